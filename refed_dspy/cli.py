@@ -1,0 +1,235 @@
+"""The command line: parse, call, print. Exit codes: 2 bad input, 1 a run that failed or ended short, 130 Ctrl-C."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import click
+import typer
+
+from refed_dspy.errors import InputError, RefedError, one_line
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+teacher_app = typer.Typer(no_args_is_help=True, help="The teacher that runs inside the process.")
+app.add_typer(teacher_app, name="teacher")
+
+RunDir = Annotated[Path, typer.Argument(metavar="DIR", help="The run's folder.")]
+ReferencesOption = Annotated[
+    str | None, typer.Option(help="File, Hub data set, or builtin.", metavar="FILE_OR_HUB_NAME", show_default=False)
+]
+TeacherOption = Annotated[
+    str | None, typer.Option(help="Teacher file, PROVIDER/NAME, a .gguf file, or embedded.", metavar="FILE_OR_NAME")
+]
+ConfigOption = Annotated[Path | None, typer.Option(help="Settings in YAML.", metavar="FILE")]
+ProgramOption = Annotated[str | None, typer.Option(help="A saved program.", metavar="FILE_OR_URI")]
+
+
+@app.command()
+def synth(
+    references: ReferencesOption = None,
+    size: Annotated[int | None, typer.Option(help="Samples to make.")] = None,
+    run_dir: Annotated[Path | None, typer.Option(help="Folder that holds the run.", metavar="DIR")] = None,
+    teacher: TeacherOption = None,
+    config: ConfigOption = None,
+    program: ProgramOption = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the run.")] = None,
+    per_reference: Annotated[int | None, typer.Option(help="Most samples of one reference in a round.")] = None,
+) -> None:
+    """Make samples from references. The same command again goes on where it stood."""
+    from refed_dspy.config import load_config
+    from refed_dspy.display import Display
+    from refed_dspy.synthesis import synthesize
+
+    settings = load_config(
+        config,
+        references=references,
+        size=size,
+        run_dir=run_dir,
+        teacher=teacher,
+        program=program,
+        seed=seed,
+        per_reference=per_reference,
+    )
+    if settings.run_dir is None:
+        raise InputError("run_dir: name the folder that shall hold the run: --run-dir DIR")
+    _needs_teacher(settings.teacher)
+    with Display().showing() as display:
+        made = synthesize(
+            _program(settings),
+            settings.references or "builtin",
+            size=settings.size,
+            teacher=settings.teacher,
+            run_dir=settings.run_dir,
+            seed=settings.seed,
+            per_reference=settings.per_reference,
+            max_failure_share=settings.max_failure_share,
+            columns=settings.columns or None,
+            on_progress=display.watch,
+        )
+    _finish(made)
+
+
+@app.command()
+def resume(
+    run_dir: RunDir,
+    size: Annotated[int | None, typer.Option(help="A larger target than before.")] = None,
+    teacher: TeacherOption = None,
+) -> None:
+    """Go on with a run that was stopped, or make it larger."""
+    from refed_dspy.config import load_config
+    from refed_dspy.display import Display
+    from refed_dspy.synthesis import resume as go_on
+
+    other = load_config(environ={}, teacher=teacher).teacher if teacher else None
+    with Display().showing() as display:
+        made = go_on(run_dir, size=size, teacher=other, on_progress=display.watch)
+    _finish(made)
+
+
+@app.command()
+def status(
+    run_dir: RunDir, as_json: Annotated[bool, typer.Option("--json", help="For scripts.")] = False
+) -> None:
+    """What a run has made and used so far; works while it runs."""
+    from refed_dspy.engine.ledger import Ledger
+    from refed_dspy.engine.summary import run_status
+
+    with Ledger.read(run_dir) as ledger:
+        facts = run_status(ledger)
+    if as_json:
+        typer.echo(json.dumps(facts, ensure_ascii=False, indent=2))
+        return
+    for line in _status_lines(facts):
+        typer.echo(line)
+
+
+@app.command()
+def export(
+    run_dir: RunDir,
+    format: Annotated[str, typer.Option(help="jsonl, parquet, messages, sharegpt or alpaca.")] = "jsonl",  # noqa: A002
+    out: Annotated[Path, typer.Option(help="File to write.", metavar="FILE")] = Path("samples.jsonl"),
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the file.")] = False,
+) -> None:
+    """Write the samples made so far to a file."""
+    from refed_dspy.data.export import export as write
+
+    typer.echo(f"{write(run_dir, format, out, force=force)} samples in {out}")
+
+
+@app.command()
+def preview(
+    references: ReferencesOption = None,
+    teacher: TeacherOption = None,
+    config: ConfigOption = None,
+    program: ProgramOption = None,
+    sample: Annotated[bool, typer.Option("--sample", help="Also make one sample: 5 paid calls, not kept.")] = False,
+) -> None:
+    """Show each stage's prompt for the first reference, and one sample as a dry run."""
+    from refed_dspy.blocking import run_blocking
+    from refed_dspy.config import load_config
+    from refed_dspy.data.references import load_references
+    from refed_dspy.preview import one_sample, rendered_prompts
+    from refed_dspy.teachers import open_teacher
+
+    settings = load_config(config, references=references, teacher=teacher, program=program)
+    loaded = load_references(settings.references or "builtin", settings.columns or None)
+    module = _program(settings)
+    for stage, messages in rendered_prompts(module, loaded[0]).items():
+        for message in messages:
+            typer.echo(f"───── {stage}: {message['role']}\n{message['content']}\n")
+    if sample:
+        _needs_teacher(settings.teacher)
+        made = run_blocking(one_sample(module, loaded[0], open_teacher(settings.teacher)))
+        typer.echo(f"───── one sample\n{made.model_dump_json(indent=2)}")
+
+
+@teacher_app.command()
+def fetch(
+    name: Annotated[str, typer.Argument(help="embedded, or embedded-smoke (tiny, for tests).")] = "embedded",
+) -> None:
+    """Download the embedded teacher's weights (1.1 GB; 93 MB for embedded-smoke) and check them."""
+    from refed_dspy.teachers.weights import WEIGHTS
+    from refed_dspy.teachers.weights import fetch as download
+
+    if name not in WEIGHTS:
+        raise InputError(f"{one_line(name, 60)}: no such weights; use {' or '.join(WEIGHTS)}")
+    path = download(WEIGHTS[name], lambda line: typer.echo(line, err=True))
+    typer.echo(path)
+
+
+def _program(settings: Any) -> Any:
+    from refed_dspy.programs import ReferenceLevelFeedback
+    from refed_dspy.programs.saved import load_program
+    from refed_dspy.signatures import DEFAULT_FEATURES
+
+    program = ReferenceLevelFeedback(settings.features or DEFAULT_FEATURES, settings.instructions_per_feature)
+    if settings.program is not None:
+        load_program(program, settings.program)
+    program.add_guidance(settings.guidance)
+    return program
+
+
+def _needs_teacher(teacher: Any) -> None:
+    if teacher is None:
+        raise InputError("no teacher: name one with --teacher (a file, PROVIDER/NAME, or embedded)")
+
+
+def _finish(made: Any) -> None:
+    """Say what came of a run. Raises typer.Exit(1) where it ended short."""
+    for line in _status_lines(made.status):
+        typer.echo(line)
+    if not made.complete:
+        typer.echo(
+            f"ended short: the references gave {len(made.samples)} of {made.size} samples; "
+            "add references, or ask for fewer",
+            err=True,
+        )
+        raise typer.Exit(1)
+
+
+def _status_lines(facts: dict[str, Any]) -> list[str]:
+    instructions = facts["instructions"]
+    lines = [
+        f"{facts['kept']} of {facts['size']} samples, {facts['opened']} of {facts['references']} references opened",
+        f"instructions: {instructions['new']} new, {instructions['duplicates']} duplicate, "
+        f"{instructions['surplus']} beyond the number asked for",
+    ]
+    if facts["left_out"]:
+        lines.append("references left out: " + ", ".join(f"{n} {why}" for why, n in facts["left_out"].items()))
+    for stage, use in facts["usage"].items():
+        unknown = f", {use['unknown']} of unknown usage" if use["unknown"] else ""
+        lines.append(
+            f"{stage}: {use['calls']} calls, {use['prompt_tokens']} tokens read ({use['cached_tokens']} cached), "
+            f"{use['completion_tokens']} written{unknown}"
+        )
+    lines += [f"failed: {f['count']} {f['kind']} in {f['stage']}" for f in facts["failures"]]
+    return lines
+
+
+def main() -> None:
+    """The console script."""
+    logging.basicConfig(format="refed: %(message)s", level=logging.WARNING)
+    try:
+        code = app(standalone_mode=False)
+    except RefedError as error:
+        typer.echo(f"refed: {one_line(error, 600)}", err=True)
+        code = error.exit_code
+    except click.ClickException as error:
+        typer.echo(f"refed: {one_line(error.format_message())}", err=True)
+        code = 2
+    except (KeyboardInterrupt, click.Abort):
+        typer.echo(f"refed: stopped{_resume_hint()}", err=True)
+        code = 130
+    sys.exit(code or 0)
+
+
+def _resume_hint() -> str:
+    return "; what was made is kept: run the same command again, or: refed resume DIR"
+
+
+if __name__ == "__main__":
+    main()

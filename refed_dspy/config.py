@@ -1,0 +1,220 @@
+"""Settings: what each means, where it comes from, and what is wrong with it in one line.
+
+A keyword (or a flag) wins over an environment variable, which wins over the file. `REFED_SIZE=20` sets `size`;
+two underscores step inside: `REFED_TEACHER__TEMPERATURE=0.7`. Keys are never settings: `api_key_env` names
+the variable that holds one.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self, TypeVar
+from urllib.parse import urlsplit
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from refed_dspy.errors import ConfigError, one_line
+
+ENV_PREFIX = "REFED_"
+NOT_SETTINGS = {"REFED_CACHE"}
+EMBEDDED = ("embedded", "embedded-smoke")
+_SECRET = re.compile(r"api.?key|authorization|headers?$|password|secret|bearer", re.IGNORECASE)
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_OWNED_PARAMS = {"model", "messages", "n", "stream", "temperature", "max_tokens", "timeout", "response_format"}
+
+
+class Settings(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class TeacherConfig(Settings):
+    """Which model writes, where it is, and how hard it may be asked."""
+
+    model: str | None = None
+    """`PROVIDER/NAME`, or `embedded` for the model that runs inside the process."""
+    gguf: Path | None = None
+    """A GGUF file to run inside the process instead: any instruct model."""
+    api_base: str | None = None
+    """Address of an OpenAI-compatible endpoint, up to and including `/v1`."""
+    api_key_env: str | None = None
+    """Name of the environment variable that holds the key."""
+    temperature: float = Field(default=1.0, ge=0, le=2)
+    max_tokens: int = Field(default=4096, ge=16)
+    concurrency: int | None = Field(default=None, ge=1, le=10_000)
+    """Calls in flight at once: 32, or 2 for a model inside the process."""
+    timeout: float = Field(default=600, gt=0)
+    """Seconds one attempt may take."""
+    retries: int = Field(default=4, ge=0, le=20)
+    """Further attempts after a 429, a 5xx, a time-out or a dropped connection."""
+    context_window: int | None = Field(default=None, ge=512)
+    """Tokens the model reads at once. Longer references are left out; unset, none is. 8192 inside the process."""
+    params: dict[str, Any] = Field(default_factory=dict)
+    """Anything else the API takes: top_p, seed, reasoning_effort, …"""
+
+    @property
+    def in_process(self) -> bool:
+        """Whether the model runs inside this process."""
+        return self.gguf is not None or self.model in EMBEDDED
+
+    @field_validator("api_key_env")
+    @classmethod
+    def _names_a_variable(cls, value: str | None) -> str | None:
+        if value is not None and (not _VARIABLE.fullmatch(value) or value.lower().startswith("sk_")):
+            raise ValueError("takes the NAME of an environment variable, never a key")
+        return value
+
+    @field_validator("api_base")
+    @classmethod
+    def _is_an_address(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        parts = urlsplit(value)
+        if parts.scheme not in {"http", "https"} or not parts.hostname:
+            raise ValueError("must be an http:// or https:// address")
+        if parts.username or parts.password or parts.query:
+            raise ValueError("must hold no user, password or query: name the key's variable in api_key_env")
+        return value.rstrip("/")
+
+    @field_validator("params")
+    @classmethod
+    def _holds_no_secret(cls, value: dict[str, Any]) -> dict[str, Any]:
+        for name in value:
+            if _SECRET.search(name):
+                raise ValueError(f"{name} may hold a key: name its variable in api_key_env")
+            if name in _OWNED_PARAMS:
+                raise ValueError(f"{name} is a setting of its own or is set by the program")
+        return value
+
+    @model_validator(mode="after")
+    def _names_one_model(self) -> Self:
+        if (self.model is None) == (self.gguf is None):
+            raise ValueError("needs a model (PROVIDER/NAME, or embedded) or a gguf file, one of the two")
+        if not self.in_process and "/" not in str(self.model).strip("/"):
+            raise ValueError(f"model {one_line(self.model, 80)!r} must be PROVIDER/NAME, or embedded")
+        if self.in_process and (self.api_base or self.api_key_env):
+            raise ValueError("a model inside the process takes no api_base and no api_key_env")
+        return self
+
+
+class RunConfig(Settings):
+    """One run: from which references, how many samples, by which program and teacher."""
+
+    references: str | None = None
+    columns: dict[str, str] = Field(default_factory=dict)
+    """Where a table's columns have other names: {instruction: question, response: answer}."""
+    size: int = Field(default=100, ge=1)
+    run_dir: Path | None = None
+    teacher: TeacherConfig | None = None
+    seed: int = Field(default=0, ge=0, lt=2**31)
+    per_reference: int | None = Field(default=None, ge=1)
+    """At most so many samples of one reference before the next is opened. Unset: all it gives."""
+    features: dict[str, str] | None = None
+    instructions_per_feature: int = Field(default=10, ge=1, le=100)
+    guidance: dict[str, str] = Field(default_factory=dict)
+    program: str | None = None
+    """A program's JSON file, or an MLflow address (`runs:/…`, `models:/…`)."""
+    max_failure_share: float = Field(default=0.5, gt=0, le=1)
+    """A stage that fails beyond this share of its calls (20 at least) stops the run."""
+
+    @field_validator("features")
+    @classmethod
+    def _are_names(cls, value: dict[str, str] | None) -> dict[str, str] | None:
+        for name in value or {}:
+            if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or name in {"instructions", "features"}:
+                raise ValueError(f"{one_line(name, 40)!r} is no name for a feature: lower-case letters, digits and _")
+        if value is not None and not value:
+            raise ValueError("name at least one feature")
+        return value
+
+
+def load_config(
+    file: Path | None = None, environ: Mapping[str, str] | None = None, **given: Any
+) -> RunConfig:
+    """The run's settings: `given` (None means not given) over the environment over `file`.
+
+    Raises:
+        ConfigError: one line that names the key, where it stands, and the nearest right one.
+    """
+    layers: dict[str, Any] = {}
+    origin: dict[str, str] = {}
+    if file is not None:
+        layers = _read_yaml(file)
+        origin = {key: str(file) for key in layers}
+    for key, value in _from_environment(os.environ if environ is None else environ).items():
+        old = layers.get(key)
+        layers[key] = {**old, **value} if isinstance(old, dict) and isinstance(value, dict) else value
+        origin[key] = f"variable {ENV_PREFIX}{key.upper()}"
+    for key, value in given.items():
+        if value is not None:
+            layers[key], origin[key] = value, key
+    if isinstance(layers.get("teacher"), str):
+        layers["teacher"] = teacher_setting(layers["teacher"])
+    return _validated(RunConfig, layers, origin)
+
+
+def teacher_setting(name: str) -> dict[str, Any]:
+    """The settings behind `--teacher`: those of a YAML file, or just a model by name."""
+    if name.endswith((".yaml", ".yml", ".json")) or Path(name).is_file():
+        settings = _read_yaml(Path(name))
+        _validated(TeacherConfig, settings, dict.fromkeys(settings, name))
+        return settings
+    if name.endswith(".gguf"):
+        return {"gguf": name}
+    return {"model": name}
+
+
+def _read_yaml(file: Path) -> dict[str, Any]:
+    try:
+        settings = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{file}: no such file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file}: cannot be read: {one_line(error)}") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f" line {mark.line + 1}" if mark else ""
+        raise ConfigError(f"{file}{line}: not YAML: {one_line(getattr(error, 'problem', None) or error)}") from None
+    if not isinstance(settings, dict):
+        raise ConfigError(f"{file}: must hold `key: value` lines, one setting each")
+    return {str(key): value for key, value in settings.items()}
+
+
+def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
+    settings: dict[str, Any] = {}
+    for name in sorted(environ):
+        if name.startswith(ENV_PREFIX) and name not in NOT_SETTINGS:
+            *outer, last = name.removeprefix(ENV_PREFIX).lower().split("__")
+            place = settings
+            for key in outer:
+                place = place.setdefault(key, {})
+                if not isinstance(place, dict):
+                    raise ConfigError(f"variable {name}: {key} is set as a whole by another variable; keep one of them")
+            place[last] = yaml.safe_load(environ[name])
+    return settings
+
+
+S = TypeVar("S", bound=Settings)
+
+
+def _validated(kind: type[S], settings: Mapping[str, Any], origin: Mapping[str, str]) -> S:
+    try:
+        return kind.model_validate(settings)
+    except ValidationError as error:
+        # Only the first fault, and never the value: it may be a key put in the wrong place.
+        fault = error.errors(include_url=False, include_input=False)[0]
+    path = [str(part) for part in fault["loc"]]
+    where = origin.get(path[0], "settings") if path else next(iter(origin.values()), "settings")
+    name = ".".join(path) or "teacher"
+    start = name if where == name else f"{where}: {name}"
+    if fault["type"] == "extra_forbidden":
+        known = TeacherConfig if path[0] == "teacher" or kind is TeacherConfig else RunConfig
+        near = difflib.get_close_matches(path[-1], known.model_fields, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known.model_fields)}"
+        raise ConfigError(f"{start}: unknown key; {hint}")
+    message = fault["msg"].removeprefix("Value error, ")
+    raise ConfigError(f"{start}: {message[0].lower() + message[1:]}")

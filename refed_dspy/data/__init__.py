@@ -1,0 +1,1 @@
+"""References in, data set out."""

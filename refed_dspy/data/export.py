@@ -1,0 +1,142 @@
+"""Data set out: JSONL, Parquet, and the chat forms that trainers read."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
+from itertools import islice
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from refed_dspy.data.rows import data_rows
+from refed_dspy.engine.ledger import Ledger
+from refed_dspy.errors import ExportError, one_line
+
+if TYPE_CHECKING:
+    import datasets
+
+Row = Mapping[str, Any]
+_ROW_GROUP = 1_000
+
+
+def _messages(row: Row) -> Row:
+    """OpenAI's and TRL's form: what is trained on is the improved response."""
+    return {
+        "messages": [
+            {"role": "user", "content": row["instruction"]},
+            {"role": "assistant", "content": row["improved_response"]},
+        ]
+    }
+
+
+def _sharegpt(row: Row) -> Row:
+    return {
+        "conversations": [
+            {"from": "human", "value": row["instruction"]},
+            {"from": "gpt", "value": row["improved_response"]},
+        ]
+    }
+
+
+def _alpaca(row: Row) -> Row:
+    return {"instruction": row["instruction"], "input": "", "output": row["improved_response"]}
+
+
+_FORMS: dict[str, Callable[[Row], Row]] = {
+    "jsonl": lambda row: row,
+    "messages": _messages,
+    "sharegpt": _sharegpt,
+    "alpaca": _alpaca,
+}
+FORMATS = ("jsonl", "parquet", "messages", "sharegpt", "alpaca")
+
+
+def export(run_dir: Path, format: str, out: Path, *, force: bool = False) -> int:  # noqa: A002 — the flag's name
+    """Write the samples that `run_dir` holds so far to `out`, whole or not at all; returns how many.
+
+    `jsonl` and `parquet` hold the paper's columns and the lineage; `messages`, `sharegpt` and `alpaca` are JSON
+    lines of (instruction, improved response).
+
+    Raises:
+        ExportError: `out` exists and `force` is not set, it cannot be written, or there is no sample yet.
+        RunDirError: no run there.
+    """
+    if format not in FORMATS:
+        raise ExportError(f"format {one_line(format, 40)}: unknown; use {', '.join(FORMATS)}")
+    if out.exists() and not force:
+        raise ExportError(f"{out}: exists; name another file, or overwrite it with --force")
+    with Ledger.read(run_dir) as ledger:
+        if not ledger.kept():
+            raise ExportError(f"{run_dir}: no samples yet; run or resume it first")
+        rows = data_rows(ledger)
+        return _atomically(out, lambda file: (_parquet(rows, file) if format == "parquet" else _lines(rows, format, file)))
+
+
+def _atomically(out: Path, write: Callable[[IO[bytes]], int]) -> int:
+    try:
+        descriptor, temporary = tempfile.mkstemp(dir=out.parent, prefix=f".{out.name}.")
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                count = write(file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(temporary, 0o666 & ~_umask())
+            os.replace(temporary, out)
+        except BaseException:
+            os.unlink(temporary)
+            raise
+    except OSError as error:
+        raise ExportError(f"{out}: cannot be written: {one_line(error.strerror or error)}") from None
+    return count
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _lines(rows: Iterable[Row], format: str, file: IO[bytes]) -> int:  # noqa: A002
+    count = 0
+    for count, row in enumerate(rows, start=1):
+        file.write(json.dumps(_FORMS[format](row), ensure_ascii=False).encode() + b"\n")
+    return count
+
+
+def _parquet(rows: Iterable[Row], file: IO[bytes]) -> int:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    count = 0
+    remaining = iter(rows)
+    with pq.ParquetWriter(file, _schema(pa)) as writer:
+        while group := list(islice(remaining, _ROW_GROUP)):
+            writer.write_table(pa.Table.from_pylist(group, schema=writer.schema))
+            count += len(group)
+    return count
+
+
+def _schema(pa: Any) -> Any:
+    text, notes, number = pa.string(), pa.list_(pa.string()), pa.int64()
+    analysis = pa.struct(
+        [("original_strengths", notes), ("improvement_opportunities", notes), ("relevant_feedback", notes)]
+    )
+    strategy = pa.struct([("planned_changes", notes), ("rationale", text)])
+    return pa.schema(
+        [("instruction", text), ("response", text), ("analysis", analysis), ("implementation_strategy", strategy)]
+        + [("improved_response", text), ("sample", number), ("reference", text), ("reference_source", text)]
+        + [("feature", text), ("round", number), ("teacher", text), ("endpoint", text), ("program", text)]
+        + [("prompt_tokens", number), ("completion_tokens", number)]
+    )
+
+
+def to_dataset(run_dir: Path) -> datasets.Dataset:
+    """The samples so far as a `datasets.Dataset`, lineage included."""
+    import datasets
+    import pyarrow as pa
+
+    with Ledger.read(run_dir) as ledger:
+        table = pa.Table.from_pylist(list(data_rows(ledger)), schema=_schema(pa))
+    return datasets.Dataset(table)

@@ -1,0 +1,124 @@
+"""Rows of a file or of a Hub data set, numbered as a person would find them."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from refed_dspy.errors import ReferencesError, one_line
+
+BUILTIN = "builtin"
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?")
+Rows = Iterator[tuple[int, Mapping[str, Any]]]
+
+
+def read_rows(source: str | Path) -> Rows:
+    """(number, row) of every row of `source`: a path, a Hub name (`OWNER/NAME`, or `OWNER/NAME:SPLIT`), or `builtin`.
+
+    Raises:
+        ReferencesError: one line with file, row and remedy.
+    """
+    if source == BUILTIN:
+        return _jsonl(str(source), files("refed_dspy.data").joinpath("references.jsonl").read_text(encoding="utf-8"))
+    path = Path(source)
+    if path.is_file():
+        return _file(path)
+    if path.is_dir():
+        raise ReferencesError(f"{source}: is a folder; name a JSONL, JSON, CSV or Parquet file")
+    if path.suffix.lower() in _READERS or not _HUB_NAME.fullmatch(str(source)):
+        raise ReferencesError(f"{source}: no such file (a Hub data set is named OWNER/NAME)")
+    return _hub(str(source))
+
+
+def _file(path: Path) -> Rows:
+    kind = path.suffix.lower()
+    if kind == ".parquet":
+        return _parquet(path)
+    reader = _READERS.get(kind)
+    if reader is None:
+        raise ReferencesError(f"{path}: unknown kind of file; use {', '.join(_READERS)} or .parquet")
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = path.read_bytes()[: error.start].count(b"\n") + 1
+        raise ReferencesError(f"{path} line {line}: not UTF-8; save the file as UTF-8 and run again") from None
+    except OSError as error:
+        raise ReferencesError(f"{path}: cannot be read: {one_line(error.strerror or error)}") from None
+    return reader(str(path), text)
+
+
+def _object(name: str, number: int, value: Any) -> Mapping[str, Any]:
+    if not isinstance(value, dict):
+        raise ReferencesError(f"{name} row {number}: holds a {type(value).__name__}; each row must be an object")
+    return value
+
+
+def _jsonl(name: str, text: str) -> Rows:
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            try:
+                yield number, _object(name, number, json.loads(line))
+            except json.JSONDecodeError as error:
+                raise ReferencesError(f"{name} line {number}: broken JSON: {error.msg} at column {error.colno}") from None
+
+
+def _json(name: str, text: str) -> Rows:
+    try:
+        rows = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ReferencesError(f"{name} line {error.lineno}: broken JSON: {error.msg} at column {error.colno}") from None
+    if not isinstance(rows, list):
+        raise ReferencesError(f"{name}: must hold a list of objects; for one object a line, name it .jsonl")
+    for number, row in enumerate(rows, start=1):
+        yield number, _object(name, number, row)
+
+
+def _csv(name: str, text: str) -> Rows:
+    table = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    try:
+        yield from enumerate(table, start=1)
+    except csv.Error as error:
+        raise ReferencesError(f"{name} line {table.line_num}: broken CSV: {one_line(error)}") from None
+
+
+def _parquet(path: Path) -> Rows:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        rows = pq.read_table(path).to_pylist()
+    except (pa.ArrowException, OSError) as error:
+        raise ReferencesError(f"{path}: not a readable Parquet file: {one_line(error, 120)}") from None
+    return enumerate(rows, start=1)
+
+
+_READERS: dict[str, Callable[[str, str], Rows]] = {".jsonl": _jsonl, ".ndjson": _jsonl, ".json": _json, ".csv": _csv}
+
+
+def _hub(source: str) -> Rows:
+    """A data set's rows through `datasets`. Imported here: it takes a second, and only this needs it."""
+    import datasets
+    from datasets.exceptions import DatasetNotFoundError
+
+    name, _, split = source.partition(":")
+    try:
+        rows = datasets.load_dataset(name, split=split or "train")
+    except DatasetNotFoundError as error:
+        if "gated" in str(error).lower():
+            raise ReferencesError(
+                f"{name}: gated on the Hub: accept its terms on its page, log in with `hf auth login`, run again"
+            ) from None
+        raise ReferencesError(f"{name}: not on the Hub, or not open to you; check the name, or name a local file") from None
+    except (ConnectionError, OSError) as error:
+        raise ReferencesError(f"{name}: the Hub cannot be reached ({one_line(error, 120)}); name a local file") from None
+    except ValueError as error:
+        raise ReferencesError(f"{name}: {one_line(error, 160)}; name another split as {name}:SPLIT") from None
+    except Exception as error:  # datasets builds raise many kinds, all of them about this data set
+        raise ReferencesError(f"{name}: cannot be loaded: {one_line(error, 160)}") from None
+    return enumerate(rows, start=1)

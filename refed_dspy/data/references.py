@@ -1,0 +1,133 @@
+"""References in: from a file, the Hub, a `datasets.Dataset` or a list, in the shapes such data comes in."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, overload
+
+from refed_dspy.data.reading import BUILTIN, read_rows
+from refed_dspy.data.shapes import LeftOut, pair_of
+from refed_dspy.errors import ReferencesError
+from refed_dspy.records import Reference
+
+# A cautious guess, for any tokenizer: English runs at 4 to 5 characters a token, code and other scripts below it.
+CHARACTERS_PER_TOKEN = 3
+PROMPT_TOKENS = 600
+"""Room left for a stage's own words."""
+
+
+@dataclass(frozen=True)
+class References(Sequence[Reference]):
+    """The usable references in their order, and how many rows were left out, by reason."""
+
+    items: tuple[Reference, ...]
+    left_out: Mapping[str, int] = field(default_factory=dict)
+
+    @overload
+    def __getitem__(self, index: int) -> Reference: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Reference]: ...
+    def __getitem__(self, index: int | slice) -> Reference | Sequence[Reference]:
+        return self.items[index]
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def fitting(self, window: int | None, max_tokens: int) -> References:
+        """Those that leave room for the prompt and an answer of `max_tokens` in a window of `window` tokens.
+
+        Raises:
+            ReferencesError: none does.
+        """
+        if window is None:
+            return self
+        room = (window - max_tokens - PROMPT_TOKENS) * CHARACTERS_PER_TOKEN
+        kept = tuple(r for r in self.items if len(r.instruction) + len(r.response) <= room)
+        left_out = Counter(self.left_out)
+        left_out["too long"] += len(self.items) - len(kept)
+        if not kept:
+            raise ReferencesError(
+                f"references: none fits the teacher's window of {window} tokens with max_tokens {max_tokens}; "
+                "raise context_window, or lower max_tokens"
+            )
+        return References(kept, {k: v for k, v in left_out.items() if v})
+
+
+def load_references(source: Any = BUILTIN, columns: Mapping[str, str] | None = None) -> References:
+    """The references of `source`.
+
+    Args:
+        source: a local JSONL, JSON, CSV or Parquet file; a Hub data set's name (`GAIR/lima`); a `datasets.Dataset`;
+            a list of mappings, `dspy.Example`s or `Reference`s; or `builtin`, the package's own.
+        columns: where the table's columns have other names: {"instruction": "question", "response": "answer"}.
+
+    Multi-turn rows, empty ones and duplicates are left out and counted in `.left_out`.
+
+    Raises:
+        ReferencesError: it cannot be read, or no row of it is usable; one line names file, row and remedy.
+    """
+    if isinstance(source, References):
+        return source
+    name, rows = _rows(source)
+    kept: dict[str, Reference] = {}
+    left_out: Counter[str] = Counter()
+    seen: list[str] = []
+    for number, row in rows:
+        try:
+            reference = _reference(row, columns, f"{name} row {number}")
+        except LeftOut as reason:
+            left_out[str(reason)] += 1
+            seen = seen or list(row)[:12]
+            continue
+        key = " ".join(f"{reference.instruction}\0{reference.response}".casefold().split())
+        if key in kept:
+            left_out["duplicate"] += 1
+        else:
+            kept[key] = reference
+    if not kept:
+        raise ReferencesError(_none_usable(name, left_out, seen))
+    return References(tuple(kept.values()), dict(left_out))
+
+
+def _rows(source: Any) -> tuple[str, Iterator[tuple[int, Mapping[str, Any]]]]:
+    if isinstance(source, str | Path):
+        return str(source), read_rows(source)
+    if isinstance(source, Iterable):
+        return "references", enumerate(_checked(source), start=1)
+    raise ReferencesError(f"references: cannot read a {type(source).__name__}; pass a path, a name, a list or a Dataset")
+
+
+def _checked(rows: Iterable[Any]) -> Iterator[Mapping[str, Any]]:
+    for number, row in enumerate(rows, start=1):
+        if isinstance(row, Reference):
+            yield {"instruction": row.instruction, "response": row.response, "source": row.source}
+        elif isinstance(row, Mapping):
+            yield row
+        elif hasattr(row, "toDict"):  # dspy.Example
+            yield row.toDict()
+        else:
+            raise ReferencesError(f"references row {number}: a {type(row).__name__}; each must be a mapping")
+
+
+def _reference(row: Mapping[str, Any], columns: Mapping[str, str] | None, where: str) -> Reference:
+    instruction, response = pair_of(row, columns or {})
+    source = row.get("source")
+    return Reference(
+        instruction=instruction,
+        response=response,
+        source=source if isinstance(source, str) and re.search(r" row \d+$", source) else where,
+    )
+
+
+def _none_usable(name: str, left_out: Counter[str], columns: list[str]) -> str:
+    if not left_out:
+        return f"{name}: no rows"
+    reasons = ", ".join(f"{count} {reason}" for reason, count in left_out.most_common())
+    hint = ""
+    if "unrecognised" in left_out:
+        hint = f"; its columns are {', '.join(map(str, columns))}: name the right ones in columns: {{instruction: …, response: …}}"
+    return f"{name}: no usable row ({reasons}){hint}"

@@ -1,0 +1,104 @@
+"""The data set's rows, read off a ledger: the paper's names first, then where each row came from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, overload
+
+from refed_dspy.engine.ledger import Ledger
+from refed_dspy.records import Sample
+
+PAPER_COLUMNS = ("instruction", "response", "analysis", "implementation_strategy", "improved_response")
+LINEAGE_COLUMNS = (
+    "sample", "reference", "reference_source", "feature", "round", "teacher", "endpoint", "program",
+    "prompt_tokens", "completion_tokens",
+)  # fmt: skip
+
+_ROWS = """
+SELECT s.seq, i.text, first.output, better.output, r.id, json_extract(r.record, '$.source'), i.feature, i.round,
+       better.endpoint, better.prompt,
+       (SELECT sum(prompt_tokens) FROM calls WHERE item = better.item),
+       (SELECT sum(completion_tokens) FROM calls WHERE item = better.item)
+FROM samples s
+JOIN instructions i ON i.id = s.instruction
+JOIN refs r ON r.position = i.reference
+JOIN answers first ON first.item = CAST(i.id AS TEXT) AND first.stage = 'response_generation'
+JOIN answers better ON better.item = CAST(i.id AS TEXT) AND better.stage = 'response_improvement'
+WHERE s.seq > ? ORDER BY s.seq LIMIT ?
+"""
+_PAGE = 500
+
+
+def data_rows(ledger: Ledger, after: int = 0, limit: int | None = None) -> Iterator[dict[str, Any]]:
+    """The kept samples as rows, in the order they were made, `PAPER_COLUMNS` then `LINEAGE_COLUMNS`.
+
+    Reads in pages: memory stays flat, and rows that a running run adds meanwhile may come too.
+    """
+    teacher = str((ledger.meta("teacher") or {}).get("model", ""))
+    left = limit
+    while left is None or left > 0:
+        page = ledger.db.execute(_ROWS, (after, min(_PAGE, left or _PAGE))).fetchall()
+        if not page:
+            return
+        for record in page:
+            yield _row(record, teacher)
+        after = page[-1][0]
+        left = None if left is None else left - len(page)
+
+
+def _row(record: tuple[Any, ...], teacher: str) -> dict[str, Any]:
+    seq, text, first, better, reference, source, feature, round_, endpoint, prompt, asked, written = record
+    improved = json.loads(better)
+    return {
+        "instruction": text,
+        "response": json.loads(first)["response"],
+        "analysis": improved["analysis"],
+        "implementation_strategy": improved["implementation_strategy"],
+        "improved_response": improved["improved_response"],
+        "sample": seq,
+        "reference": reference,
+        "reference_source": source,
+        "feature": feature,
+        "round": round_,
+        "teacher": teacher,
+        "endpoint": endpoint,
+        "program": prompt,
+        "prompt_tokens": asked,
+        "completion_tokens": written,
+    }
+
+
+class Samples(Sequence[Sample]):
+    """The kept samples of a run, read from its ledger as they are looked at: a list that takes no memory."""
+
+    def __init__(self, run_dir: Path) -> None:
+        self._ledger = Ledger.read(run_dir)
+
+    def __len__(self) -> int:
+        return self._ledger.kept()
+
+    @overload
+    def __getitem__(self, index: int) -> Sample: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Sample]: ...
+    def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        size = len(self)
+        if not -size <= index < size:
+            raise IndexError(f"sample {index} of {size}")
+        # Samples are numbered from 1 without gaps: none is ever deleted.
+        return _sample(next(data_rows(self._ledger, after=index % size, limit=1)))
+
+    def __iter__(self) -> Iterator[Sample]:
+        return (_sample(row) for row in data_rows(self._ledger))
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """The samples as the data set's rows, lineage included."""
+        return data_rows(self._ledger)
+
+
+def _sample(row: dict[str, Any]) -> Sample:
+    return Sample.model_validate({name: row[name] for name in PAPER_COLUMNS})

@@ -1,0 +1,94 @@
+"""What a person sees of a run: a live line on a terminal, plain lines anywhere else. Written to stderr."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Event, Thread
+
+from rich.console import Console
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from refed_dspy.paying import Progress
+
+PLAIN_EVERY = 10.0
+"""Seconds between plain lines; the first sample is told at once."""
+
+
+class Display:
+    """Shows the Progress that a run hands to `watch`."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console(stderr=True)
+        self.progress: Progress | None = None
+
+    def watch(self, progress: Progress) -> None:
+        """A run's `on_progress`."""
+        self.progress = progress
+
+    @contextmanager
+    def showing(self) -> Iterator[Display]:
+        """Show progress inside the block."""
+        if self.console.is_terminal:
+            with Live(get_renderable=self._bar, console=self.console, refresh_per_second=4, transient=True):
+                yield self
+            return
+        done = Event()
+        thread = Thread(target=self._lines, args=(done,), daemon=True, name="refed-progress")
+        thread.start()
+        try:
+            yield self
+        finally:
+            done.set()
+            thread.join()
+
+    def _bar(self) -> Table | Text:
+        if self.progress is None:
+            return Text("starting the teacher …")
+        row = Table.grid(padding=(0, 1))
+        row.add_row(
+            ProgressBar(total=self.progress.size, completed=self.progress.kept, width=24), summary(self.progress)
+        )
+        return row
+
+    def _lines(self, done: Event) -> None:
+        last, told = time.monotonic(), ""
+        while not done.wait(0.5):
+            progress = self.progress
+            first = progress is not None and progress.kept > 0 and not told
+            if progress is not None and (first or time.monotonic() - last >= PLAIN_EVERY):
+                last = time.monotonic()
+                line = summary(progress)
+                if line != told:
+                    self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+                    told = line
+
+
+def summary(progress: Progress) -> str:
+    """One line: samples, calls in flight, tokens, failures, time left."""
+    parts = [
+        f"{progress.kept}/{progress.size} samples",
+        f"{progress.in_flight} in flight",
+        f"{progress.calls} calls",
+        f"{_short(progress.prompt_tokens)} tokens read, {_short(progress.completion_tokens)} written",
+    ]
+    if failed := sum(progress.failed.values()):
+        parts.append(f"{failed} failed")
+    made = progress.kept - progress.kept_at_start
+    if made and progress.kept < progress.size:
+        left = (time.monotonic() - progress.started) / made * (progress.size - progress.kept)
+        parts.append(f"about {_span(left)} left")
+    return " · ".join(parts)
+
+
+def _short(count: int) -> str:
+    return f"{count}" if count < 10_000 else f"{count / 1_000:.0f}k" if count < 10_000_000 else f"{count / 1e6:.1f}M"
+
+
+def _span(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    return f"{seconds:.0f} s" if seconds < 90 else f"{minutes} min" if minutes < 90 else f"{minutes / 60:.1f} h"

@@ -1,0 +1,299 @@
+"""The ledger: one SQLite file a run, one transaction a unit of work, and nothing else is state.
+
+A killed process loses nothing that was committed. The journal is WAL at `synchronous=NORMAL`: a power cut may cost
+the last commits, never the file. One process writes (a file lock); any number may read meanwhile.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import blake2b
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Self
+
+from filelock import FileLock, Timeout
+
+from refed_dspy.errors import RunDirError, RunStopped, one_line
+from refed_dspy.records import Call, Failure, Reference
+
+FORMAT = 1
+FILE = "ledger.sqlite"
+
+
+@dataclass(frozen=True)
+class Key:
+    """What makes a unit of work the same one: equal keys are never paid for twice."""
+
+    stage: str
+    item: str
+    repetition: int
+    prompt: str
+    inputs: str
+    digest: str
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A paid answer: its key, its typed outputs as JSON, the endpoint that gave it."""
+
+    key: Key
+    output: str
+    endpoint: str
+
+
+@dataclass(frozen=True)
+class Added:
+    """What became of proposed instructions: the new ones as (id, text), and how many were there already."""
+
+    new: tuple[tuple[int, str], ...]
+    duplicates: int
+
+
+def text_digest(text: str) -> bytes:
+    """Digest of `text` with case and white space normalised: exact duplicates share it."""
+    return blake2b(" ".join(text.casefold().split()).encode(), digest_size=16).digest()
+
+
+class Ledger:
+    """Reads and writes of one run's file. Open it with `create` (the writer) or `read`."""
+
+    def __init__(self, path: Path, db: sqlite3.Connection, lock: FileLock | None) -> None:
+        self.path, self.db, self._lock = path, db, lock
+
+    @classmethod
+    def create(cls, run_dir: Path) -> Self:
+        """Open `run_dir`'s ledger for writing, making both where they do not exist.
+
+        Raises:
+            RunDirError: the folder cannot be written, another process writes it, or the file is damaged.
+        """
+        try:
+            run_dir.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(run_dir / ".lock", timeout=0)
+            lock.acquire()
+        except Timeout:
+            raise RunDirError(f"{run_dir}: another process is working on this run; wait for it, or stop it") from None
+        except OSError as error:
+            raise RunDirError(f"{run_dir}: cannot be written: {one_line(error.strerror or error)}") from None
+        try:
+            db = _open(run_dir / FILE, "rwc")
+            with _explained(run_dir / FILE):
+                db.execute("PRAGMA journal_mode=WAL")
+                db.execute("PRAGMA synchronous=NORMAL")
+                _check(run_dir / FILE, db)
+                db.executescript(files("refed_dspy.engine").joinpath("schema.sql").read_text(encoding="utf-8"))
+                db.execute(f"PRAGMA user_version={FORMAT}")
+        except BaseException:
+            lock.release()
+            raise
+        return cls(run_dir / FILE, db, lock)
+
+    @classmethod
+    def read(cls, run_dir: Path) -> Self:
+        """Open `run_dir`'s ledger for reading, also while a run is writing it.
+
+        Raises:
+            RunDirError: there is none, or it is damaged.
+        """
+        path = run_dir / FILE
+        if not path.is_file():
+            raise RunDirError(f"{run_dir}: no run here (no {FILE}); start one with: refed synth --run-dir {run_dir}")
+        db = _open(path, "rw")
+        with _explained(path):
+            db.execute("PRAGMA query_only=ON")
+            _check(path, db)
+        return cls(path, db, None)
+
+    def close(self) -> None:
+        self.db.close()
+        if self._lock is not None:
+            self._lock.release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        """One unit, whole or not at all."""
+        try:
+            self.db.execute("BEGIN IMMEDIATE")
+            yield self.db
+            self.db.execute("COMMIT")
+        except sqlite3.Error as error:
+            if self.db.in_transaction:
+                self.db.execute("ROLLBACK")
+            raise RunStopped(
+                f"{self.path}: the ledger could not be written ({one_line(error)}); make room, then resume"
+            ) from error
+
+    # --- the run itself
+
+    def meta(self, name: str) -> Any:
+        """The value stored under `name`, or None."""
+        row = self.db.execute("SELECT value FROM meta WHERE name=?", (name,)).fetchone()
+        return None if row is None else json.loads(row[0])
+
+    def set_meta(self, **values: Any) -> None:
+        with self._transaction() as db:
+            db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", [(k, json.dumps(v)) for k, v in values.items()])
+
+    def begin(self, references: Sequence[Reference], **meta: Any) -> None:
+        """Store what the run is made of, in one transaction: a run either exists or does not."""
+        with self._transaction() as db:
+            db.executemany(
+                "INSERT INTO refs VALUES (?, ?, ?)",
+                ((i, ref.id, ref.model_dump_json()) for i, ref in enumerate(references)),
+            )
+            db.executemany("INSERT INTO meta VALUES (?, ?)", [(k, json.dumps(v)) for k, v in meta.items()])
+
+    def references(self) -> list[Reference]:
+        rows = self.db.execute("SELECT record FROM refs ORDER BY position")
+        return [Reference.model_validate_json(record) for (record,) in rows]
+
+    # --- answers and failures of single calls
+
+    def answer(self, digest: str) -> str | None:
+        """The paid output under this key, as JSON, or None."""
+        row = self.db.execute("SELECT output FROM answers WHERE key=?", (digest,)).fetchone()
+        return None if row is None else str(row[0])
+
+    def failure(self, digest: str) -> tuple[str, str] | None:
+        """(kind, reason) of a final failure under this key, or None: it would only be paid for again."""
+        row = self.db.execute("SELECT kind, reason FROM failures WHERE key=? AND final", (digest,)).fetchone()
+        return None if row is None else (str(row[0]), str(row[1]))
+
+    def commit_answer(self, answer: Answer, calls: Iterable[Call]) -> None:
+        key = answer.key
+        now = time.time()
+        row = (key.digest, key.stage, key.item, key.repetition, key.prompt, key.inputs)
+        with self._transaction() as db:
+            db.execute("INSERT OR IGNORE INTO answers VALUES (?,?,?,?,?,?,?,?,?)", (*row, answer.output, answer.endpoint, now))
+            db.execute("DELETE FROM failures WHERE key=?", (key.digest,))
+            _insert_calls(db, key, calls, now)
+
+    def commit_failure(self, key: Key, kind: str, reason: str, final: bool, calls: Iterable[Call]) -> None:
+        now = time.time()
+        with self._transaction() as db:
+            row = (key.digest, key.stage, key.item, kind, reason, final, now)
+            db.execute("INSERT OR REPLACE INTO failures VALUES (?,?,?,?,?,?,?)", row)
+            _insert_calls(db, key, calls, now)
+
+    def commit_calls(self, key: Key, calls: Sequence[Call]) -> None:
+        """Book calls that brought neither an answer nor a failure: cancelled, or the run stopped."""
+        if calls:
+            with self._transaction() as db:
+                _insert_calls(db, key, calls, time.time())
+
+    # --- instructions and samples
+
+    def commit_proposal(
+        self, reference: int, feature: str, round_: int, texts: Sequence[str], surplus: int, barred: frozenset[bytes]
+    ) -> Added:
+        """Store one synthesis call's instructions; those already there, or `barred`, are counted as duplicates."""
+        new: list[tuple[int, str]] = []
+        with self._transaction() as db:
+            for text in texts:
+                if (digest := text_digest(text)) in barred:
+                    continue
+                row = db.execute(
+                    "INSERT INTO instructions (reference, feature, round, digest, text) VALUES (?,?,?,?,?)"
+                    " ON CONFLICT (digest) DO NOTHING RETURNING id",
+                    (reference, feature, round_, digest, text),
+                ).fetchone()
+                if row is not None:
+                    new.append((int(row[0]), text))
+            duplicates = len(texts) - len(new)
+            db.execute(
+                "INSERT OR REPLACE INTO proposals VALUES (?,?,?,?,?,?)",
+                (reference, feature, round_, len(new), duplicates, surplus),
+            )
+        return Added(tuple(new), duplicates)
+
+    def commit_sample(self, instruction: int, round_: int) -> None:
+        with self._transaction() as db:
+            db.execute("INSERT INTO samples (instruction, created) VALUES (?, ?)", (instruction, time.time()))
+            db.execute("UPDATE instructions SET used=? WHERE id=?", (round_, instruction))
+
+    def commit_unusable(self, instruction: int, round_: int) -> None:
+        """The instruction's answer failed for good: it is not asked again."""
+        with self._transaction() as db:
+            db.execute("UPDATE instructions SET used=? WHERE id=?", (round_, instruction))
+
+    # --- what a plan is restored from
+
+    def kept(self) -> int:
+        return int(self.db.execute("SELECT count(*) FROM samples").fetchone()[0])
+
+    def proposals(self) -> list[tuple[int, str, int, int]]:
+        """(reference, feature, round, new instructions) of every settled synthesis call, oldest round first."""
+        return self.db.execute("SELECT reference, feature, round, kept FROM proposals ORDER BY round").fetchall()
+
+    def used(self) -> list[tuple[int, int, int]]:
+        """(reference, round, how many samples it gave in that round)."""
+        return self.db.execute(
+            "SELECT reference, used, count(*) FROM samples s JOIN instructions i ON i.id = s.instruction GROUP BY 1, 2"
+        ).fetchall()
+
+    def open_instructions(self) -> list[tuple[int, int, str]]:
+        """(reference, id, text) not answered yet; those whose first response is paid for come first."""
+        return self.db.execute(
+            "SELECT reference, id, text FROM instructions i WHERE used IS NULL ORDER BY NOT EXISTS"
+            " (SELECT 1 FROM answers WHERE item=CAST(i.id AS TEXT) AND stage='response_generation'), id"
+        ).fetchall()
+
+    def texts_before(self, reference: int, round_: int, newest: int) -> list[str]:
+        """The newest instructions that one reference gave before this round, oldest first."""
+        rows = self.db.execute(
+            "SELECT text FROM instructions WHERE reference=? AND round<? ORDER BY id DESC LIMIT ?",
+            (reference, round_, newest),
+        ).fetchall()
+        return [text for (text,) in reversed(rows)]
+
+    def failures(self) -> list[Failure]:
+        rows = self.db.execute("SELECT stage, item, kind, reason FROM failures ORDER BY created")
+        return [Failure(stage=s, item=i, kind=k, reason=r) for s, i, k, r in rows]
+
+
+def _insert_calls(db: sqlite3.Connection, key: Key, calls: Iterable[Call], now: float) -> None:
+    db.executemany(
+        "INSERT INTO calls VALUES (NULL,?,?,?,?,?,?,?,?,?,?,?)",
+        (
+            (key.digest, key.stage, key.item, c.model, c.endpoint, c.outcome, c.seconds)
+            + (c.prompt_tokens, c.cached_tokens, c.completion_tokens, now)
+            for c in calls
+        ),
+    )
+
+
+def _open(path: Path, mode: str) -> sqlite3.Connection:
+    with _explained(path):
+        uri = f"{path.absolute().as_uri()}?mode={mode}"
+        return sqlite3.connect(uri, uri=True, isolation_level=None, timeout=10, check_same_thread=False)
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise RunDirError(
+            f"{path}: not a readable ledger ({one_line(error)}); restore it from a copy, or use a new --run-dir"
+        ) from None
+
+
+def _check(path: Path, db: sqlite3.Connection) -> None:
+    version = db.execute("PRAGMA user_version").fetchone()[0]
+    if version not in {0, FORMAT}:
+        raise RunDirError(f"{path}: written by another version (format {version}, this is {FORMAT}); use that version")
+    verdict = db.execute("PRAGMA quick_check(1)").fetchone()[0]
+    if verdict != "ok":
+        raise sqlite3.DatabaseError(verdict)

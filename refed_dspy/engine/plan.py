@@ -1,0 +1,288 @@
+"""What to do next: deepest stage first, and nothing that the target does not need.
+
+A unit of work is studying a reference (its two kinds of feedback), proposing instructions for one of its
+features, or responding to one instruction. The plan hands out the deepest unit that can run: samples finish early,
+memory stays flat, and one reference's calls follow one another. It opens a further reference only when what
+the open ones can still give would not fill the target. Pure bookkeeping: no clock, no network, no disk.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+PARTS = ("features", "response")
+"""What studying a reference gives: feedback on its instruction (one text a feature), and on its response."""
+
+PATIENCE = 3
+"""Rounds in a row without a new instruction after which a reference retires."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """Collect feedback on reference number `reference`: on its instruction (`features`) or its `response`."""
+
+    reference: int
+    part: str
+
+
+@dataclass(frozen=True)
+class Propose:
+    """Ask for instructions of `feature`; `round` counts how often all references were gone through before."""
+
+    reference: int
+    feature: str
+    round: int
+
+
+@dataclass(frozen=True)
+class Respond:
+    """Answer one instruction and improve the answer."""
+
+    reference: int
+    round: int
+    instruction: int
+    text: str
+
+
+Unit = Study | Propose | Respond
+
+
+@dataclass(frozen=True)
+class PlanSettings:
+    """Shape of a plan: how many samples, from how many references, how many instructions a synthesis call gives."""
+
+    size: int
+    references: int
+    features: tuple[str, ...]
+    instructions_per_feature: int
+    per_reference: int | None
+    seed: int
+
+    @property
+    def quota(self) -> int:
+        """Samples a reference may give in one round."""
+        return self.per_reference or len(self.features) * self.instructions_per_feature
+
+
+@dataclass
+class _Source:
+    """One reference in the plan. `ready` outlives a round: what one round did not need, the next uses first."""
+
+    index: int
+    round: int = 0
+    missing_parts: set[str] = field(default_factory=lambda: set(PARTS))
+    to_study: deque[str] = field(default_factory=deque)
+    studying: int = 0
+    to_propose: deque[str] = field(default_factory=deque)
+    proposing: int = 0
+    ready: deque[tuple[int, str]] = field(default_factory=deque)
+    responding: int = 0
+    used: int = 0
+    new: int = 0
+    empty_rounds: int = 0
+    failed: bool = False
+    retired: bool = False
+
+    @property
+    def busy(self) -> bool:
+        return bool(self.studying or self.proposing or self.responding or self.to_study or self.to_propose)
+
+
+class Plan:
+    """Hands out units (`next_unit`) and is told how they ended (`studied`, `proposed`, `responded`, …)."""
+
+    def __init__(self, settings: PlanSettings) -> None:
+        self.settings = settings
+        self.kept = 0
+        self.responding = 0
+        self._round = 0
+        self._sources = [_Source(i) for i in range(settings.references)]
+        self._open: list[_Source] = []
+        self._waiting = self._order(self._sources)
+
+    # --- what is needed, and what can still come
+
+    @property
+    def reached(self) -> bool:
+        return self.kept >= self.settings.size
+
+    @property
+    def missing(self) -> int:
+        """Samples that neither exist nor are being written."""
+        return self.settings.size - self.kept - self.responding
+
+    def _allowance(self, source: _Source) -> int:
+        """Samples this reference may still give in its round."""
+        return max(0, self.settings.quota - source.used - source.responding)
+
+    def _coming(self, calls: dict[int, int]) -> int:
+        """Samples to expect of the open references when reference i makes `calls[i]` synthesis calls."""
+        each = self.settings.instructions_per_feature
+        return sum(min(self._allowance(s), len(s.ready) + calls[s.index] * each) for s in self._open)
+
+    # --- handing out
+
+    def next_unit(self) -> Unit | None:
+        """The deepest unit that can run now, or None: nothing can, or nothing more is needed."""
+        if self.missing <= 0:
+            return None
+        while True:
+            unit = self._respond() or self._propose() or self._study()
+            if unit is not None:
+                return unit
+            planned = {s.index: s.proposing + len(s.to_propose) for s in self._open}
+            if self._coming(planned) >= self.missing or not self._open_next():
+                return None
+
+    def _respond(self) -> Respond | None:
+        for source in self._open:
+            if source.ready and not source.missing_parts and self._allowance(source):
+                instruction, text = source.ready.popleft()
+                source.responding += 1
+                self.responding += 1
+                return Respond(source.index, source.round, instruction, text)
+        return None
+
+    def _propose(self) -> Propose | None:
+        able = next((s for s in self._open if s.to_propose and "features" not in s.missing_parts), None)
+        # A reference is opened for all its features; the last one's second call may turn out not to be needed.
+        if able is None or self._coming({s.index: s.proposing for s in self._open}) >= self.missing:
+            return None
+        able.proposing += 1
+        return Propose(able.index, able.to_propose.popleft(), able.round)
+
+    def _study(self) -> Study | None:
+        for source in self._open:
+            if source.to_study:
+                source.studying += 1
+                return Study(source.index, source.to_study.popleft())
+        return None
+
+    # --- opening references
+
+    def _order(self, sources: Sequence[_Source]) -> list[_Source]:
+        """The references still giving, in this round's order: drawn at random without replacement."""
+        living = [source for source in sources if not source.retired]
+        return random.Random(f"{self.settings.seed}/{self._round}").sample(living, len(living))
+
+    def _open_next(self) -> bool:
+        """Open one more reference; when all have been, begin the next round. False where none is free."""
+        if not self._waiting:
+            self._round += 1
+            self._waiting = self._order(self._sources)
+        # The last round's stragglers are passed over until they are settled: a round does not wait for them.
+        source = next((s for s in self._waiting if s not in self._open), None)
+        if source is None:
+            return False
+        self._waiting.remove(source)
+        source.round = self._round
+        self._admit(source, done=())
+        return True
+
+    def _admit(self, source: _Source, done: Sequence[str]) -> None:
+        """Put `source` among the open ones, to be asked for the features of its round but those `done`."""
+        source.to_study.extend(part for part in PARTS if part in source.missing_parts)
+        # A round interrupted half-way asks for what it had not asked for; a new one for what is lacking.
+        wanted = self.settings.quota if done else self._allowance(source) - len(source.ready)
+        source.to_propose.extend(f for f in self._features_for(source, wanted) if f not in done)
+        self._open.append(source)
+
+    def _features_for(self, source: _Source, wanted: int) -> list[str]:
+        """As many features as give `wanted` instructions, starting at another one in each reference and round."""
+        features = self.settings.features
+        calls = min(len(features), -(-wanted // self.settings.instructions_per_feature))
+        first = source.index + source.round
+        return [features[(first + i) % len(features)] for i in range(calls)]
+
+    # --- being told how a unit ended
+
+    def studied(self, unit: Study, failed: bool = False) -> None:
+        """Without its feedback a reference can give nothing: where `failed`, it leaves the run."""
+        source = self._sources[unit.reference]
+        source.studying -= 1
+        if failed:
+            source.failed = True
+            source.to_study.clear()
+            source.to_propose.clear()
+        else:
+            source.missing_parts.discard(unit.part)
+        self._settle(source)
+
+    def proposed(self, unit: Propose, new: Sequence[tuple[int, str]]) -> None:
+        """`new`: id and text of each instruction that was not there before; empty where the call failed."""
+        source = self._sources[unit.reference]
+        source.proposing -= 1
+        source.new += len(new)
+        source.ready.extend(new)
+        self._settle(source)
+
+    def responded(self, unit: Respond, kept: bool) -> None:
+        source = self._sources[unit.reference]
+        source.responding -= 1
+        self.responding -= 1
+        source.used += kept
+        self.kept += kept
+        self._settle(source)
+
+    def _settle(self, source: _Source) -> None:
+        """Close `source` for this round once nothing of it runs and nothing of it is left to hand out."""
+        usable = source.ready and self._allowance(source) and not source.failed
+        if source.busy or usable:
+            return
+        self._open.remove(source)
+        source.empty_rounds = 0 if source.new or source.used else source.empty_rounds + 1
+        source.retired = source.failed or source.empty_rounds >= PATIENCE
+        source.used = source.new = 0
+
+    # --- going on where a ledger stands
+
+    def restore(
+        self,
+        kept: int,
+        proposals: Sequence[tuple[int, str, int, int]],
+        used: Sequence[tuple[int, int, int]],
+        ready: Sequence[tuple[int, int, str]],
+    ) -> None:
+        """Take over a run's state; the arguments are what `Ledger` returns under these names."""
+        self.kept = kept
+        given: dict[int, dict[int, int]] = {}  # reference → round → new instructions and samples of it
+        done: dict[tuple[int, int], list[str]] = {}
+        for reference, feature, round_, new in proposals:
+            done.setdefault((reference, round_), []).append(feature)
+            rounds = given.setdefault(reference, {})
+            rounds[round_] = rounds.get(round_, 0) + new
+        for reference, round_, count in used:
+            rounds = given.setdefault(reference, {})
+            rounds[round_] = rounds.get(round_, 0) + count
+        samples = {(reference, round_): count for reference, round_, count in used}
+        for reference, instruction, text in ready:
+            self._sources[reference].ready.append((instruction, text))
+        self._round = max((round_ for rounds in given.values() for round_ in rounds), default=0)
+        finished = set()
+        # Half-paid instructions come first in `ready`: their references are opened first.
+        for index in dict.fromkeys([reference for reference, *_ in ready] + sorted(given)):
+            source, rounds = self._sources[index], given.get(index, {})
+            source.round = max(rounds, default=self._round)
+            source.used = samples.get((index, source.round), 0)
+            source.new = rounds.get(source.round, 0)
+            self._admit(source, done.get((index, source.round), ()))
+            source.empty_rounds = _empty_tail([rounds[r] for r in sorted(rounds) if r < source.round])
+            if not source.to_propose and not (source.ready and self._allowance(source)):
+                source.to_study.clear()
+                self._settle(source)
+                if source.round == self._round:
+                    finished.add(index)
+        self._waiting = [
+            s for s in self._order(self._sources) if s.index not in finished and s not in self._open
+        ]
+
+
+def _empty_tail(counts: Sequence[int]) -> int:
+    """How many rounds at the end of `counts` gave nothing."""
+    tail = 0
+    for count in counts:
+        tail = 0 if count else tail + 1
+    return tail

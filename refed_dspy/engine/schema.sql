@@ -1,0 +1,41 @@
+-- One run. A row is written once its work is done; nothing else is state.
+CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS refs (position INTEGER PRIMARY KEY, id TEXT NOT NULL, record TEXT NOT NULL);
+
+-- One answered predictor call. `key` = digest of (prompt, inputs, sampling, repetition).
+CREATE TABLE IF NOT EXISTS answers (
+  key TEXT PRIMARY KEY, stage TEXT NOT NULL, item TEXT NOT NULL, repetition INTEGER NOT NULL,
+  prompt TEXT NOT NULL, inputs TEXT NOT NULL, output TEXT NOT NULL, endpoint TEXT NOT NULL, created REAL NOT NULL
+);
+CREATE INDEX IF NOT EXISTS answers_of_item ON answers (item, stage);
+
+-- Every attempt that reached a teacher, whatever became of it. NULL tokens: not reported.
+CREATE TABLE IF NOT EXISTS calls (
+  id INTEGER PRIMARY KEY, key TEXT NOT NULL, stage TEXT NOT NULL, item TEXT NOT NULL, model TEXT NOT NULL,
+  endpoint TEXT NOT NULL, outcome TEXT NOT NULL, seconds REAL NOT NULL,
+  prompt_tokens INTEGER, cached_tokens INTEGER, completion_tokens INTEGER, created REAL NOT NULL
+);
+
+-- A failed unit. `final` = 0: worth asking again on a later run.
+CREATE TABLE IF NOT EXISTS failures (
+  key TEXT PRIMARY KEY, stage TEXT NOT NULL, item TEXT NOT NULL, kind TEXT NOT NULL, reason TEXT NOT NULL,
+  final INTEGER NOT NULL, created REAL NOT NULL
+) WITHOUT ROWID;
+
+CREATE TABLE IF NOT EXISTS proposals (
+  reference INTEGER NOT NULL, feature TEXT NOT NULL, round INTEGER NOT NULL,
+  kept INTEGER NOT NULL, duplicates INTEGER NOT NULL, surplus INTEGER NOT NULL,
+  PRIMARY KEY (reference, feature, round)
+) WITHOUT ROWID;
+
+-- `digest`: of the text, case and white space normalised. `used`: the round it was answered in; NULL while open.
+CREATE TABLE IF NOT EXISTS instructions (
+  id INTEGER PRIMARY KEY, reference INTEGER NOT NULL, feature TEXT NOT NULL, round INTEGER NOT NULL,
+  digest BLOB NOT NULL UNIQUE, text TEXT NOT NULL, used INTEGER
+);
+CREATE INDEX IF NOT EXISTS instructions_of_reference ON instructions (reference);
+CREATE INDEX IF NOT EXISTS open_instructions ON instructions (id) WHERE used IS NULL;
+
+CREATE TABLE IF NOT EXISTS samples (
+  seq INTEGER PRIMARY KEY, instruction INTEGER NOT NULL UNIQUE REFERENCES instructions (id), created REAL NOT NULL
+);

@@ -1,0 +1,1 @@
+"""Tuning the prompts of a program."""

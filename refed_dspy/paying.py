@@ -1,0 +1,157 @@
+"""Pay once: the ledger stands between the stages and the teacher.
+
+What is answered is given back, what failed for good fails again at no cost, and the rest is asked and committed
+before anyone sees it.
+"""
+
+from __future__ import annotations
+
+
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import dspy
+
+from refed_dspy.calls import collecting
+from refed_dspy.engine.ledger import Answer, Key, Ledger
+from refed_dspy.errors import (
+    CutAnswer,
+    MalformedAnswer,
+    NoAnswer,
+    RefusedAnswer,
+    RowError,
+    RunStopped,
+    UnfitRequest,
+)
+from refed_dspy.programs.adapter import rendering
+from refed_dspy.programs.asking import Question, ask_teacher
+from refed_dspy.programs.saved import digest
+from refed_dspy.records import Call
+from refed_dspy.teachers import Teacher
+
+ENOUGH_TO_JUDGE = 20
+"""Calls of a stage before its share of failures says anything."""
+
+_KINDS = {kind.kind: kind for kind in (MalformedAnswer, CutAnswer, RefusedAnswer, UnfitRequest, NoAnswer)}
+
+
+@dataclass
+class Progress:
+    """Where a run stands, for whoever watches. Counts of this process, but for `kept`."""
+
+    size: int
+    kept: int = 0
+    in_flight: int = 0
+    calls: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    failed: Counter[str] = field(default_factory=Counter)
+    started: float = field(default_factory=time.monotonic)
+    kept_at_start: int = 0
+
+
+class PayOnce:
+    """The Answerer of a run."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        teacher: Teacher,
+        prompts: Mapping[str, str],
+        max_failure_share: float,
+        progress: Progress,
+        seed: int = 0,
+    ) -> None:
+        self.ledger, self.teacher, self.prompts, self.seed = ledger, teacher, prompts, seed
+        self.answered = False
+        """Whether any call was answered in this process, usably or not: then something was paid for."""
+        self.max_failure_share, self.progress = max_failure_share, progress
+        self._sampling = digest(teacher.identity)
+        self._asked: Counter[str] = Counter()
+        self._failed: Counter[str] = Counter()
+
+    async def __call__(self, question: Question) -> dspy.Prediction:
+        key = self._key(question)
+        if (paid := self.ledger.answer(key.digest)) is not None:
+            return _restored(question, paid)
+        if (failure := self.ledger.failure(key.digest)) is not None:
+            kind, reason = failure
+            raise _KINDS.get(kind, RowError)(question.stage, question.item, reason)
+        return await self._pay(question, key)
+
+    async def _pay(self, question: Question, key: Key) -> dspy.Prediction:
+        """Ask the teacher; whatever comes of it is in the ledger before this returns or raises."""
+        self._asked[question.stage] += 1
+        self.progress.in_flight += 1
+        # The call's own seed: another for every key, the same again for the same run seed.
+        with collecting(seed=int(key.digest[:7], 16) ^ self.seed) as calls:
+            try:
+                prediction = await self._ask(question, calls)
+            except RowError as error:
+                if isinstance(error, MalformedAnswer) and calls:
+                    calls[-1] = replace(calls[-1], outcome=error.kind)
+                self.ledger.commit_failure(key, error.kind, error.reason, error.final, calls)
+                self._count_failure(question.stage, error)
+                raise
+            except BaseException:
+                self.ledger.commit_calls(key, calls)
+                raise
+            finally:
+                self.progress.in_flight -= 1
+                self._count(calls)
+        output = {name: prediction[name] for name in question.predictor.signature.output_fields}
+        text = rendering(question.predictor.signature).answer.model_construct(**output).model_dump_json(warnings=False)
+        endpoint = calls[-1].endpoint if calls else self.teacher.endpoint
+        self.ledger.commit_answer(Answer(key, text, endpoint), calls)
+        return prediction
+
+    async def _ask(self, question: Question, calls: list[Call]) -> dspy.Prediction:
+        if self.teacher.reports_calls:
+            return await ask_teacher(question)
+        started = time.monotonic()
+        with dspy.track_usage() as tracker:
+            try:
+                return await ask_teacher(question)
+            finally:
+                seconds = time.monotonic() - started
+                for model, usage in tracker.get_total_tokens().items():
+                    calls.append(_tracked(model, self.teacher.endpoint, seconds, usage))
+
+    def _key(self, question: Question) -> Key:
+        prompt, inputs = self.prompts[question.stage], digest(question.inputs)
+        whole = digest([question.stage, prompt, inputs, self._sampling, question.repetition])
+        return Key(question.stage, question.item, question.repetition, prompt, inputs, whole)
+
+    def _count(self, calls: list[Call]) -> None:
+        self.answered = self.answered or any(call.prompt_tokens is not None or call.outcome == "ok" for call in calls)
+        self.progress.calls += len(calls)
+        self.progress.prompt_tokens += sum(call.prompt_tokens or 0 for call in calls)
+        self.progress.completion_tokens += sum(call.completion_tokens or 0 for call in calls)
+
+    def _count_failure(self, stage: str, error: RowError) -> None:
+        self.progress.failed[error.kind] += 1
+        self._failed[stage] += 1
+        asked, failed = self._asked[stage], self._failed[stage]
+        if asked >= ENOUGH_TO_JUDGE and failed / asked >= self.max_failure_share:
+            raise RunStopped(
+                f"{stage} failed in {failed} of {asked} calls, last: {error.kind}: {error.reason} — "
+                f"check the teacher, or allow more with max_failure_share ({self.max_failure_share:g} now)"
+            ) from error
+
+
+def _restored(question: Question, paid: str) -> dspy.Prediction:
+    answer = rendering(question.predictor.signature).answer.model_validate_json(paid)
+    return dspy.Prediction(**{name: getattr(answer, name) for name in question.predictor.signature.output_fields})
+
+
+def _tracked(model: str, endpoint: str, seconds: float, usage: Mapping[str, Any]) -> Call:
+    details = usage.get("prompt_tokens_details") or {}
+    cached = details.get("cached_tokens") if isinstance(details, Mapping) else None
+    return Call(
+        model, endpoint, "ok", round(seconds, 3), usage.get("prompt_tokens"), cached, usage.get("completion_tokens")
+    )
+
+

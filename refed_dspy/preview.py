@@ -1,0 +1,60 @@
+"""Look before you pay: the prompts as the teacher would get them, and one sample that is not kept."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import dspy
+
+from refed_dspy.programs import ReferenceLevelFeedback
+from refed_dspy.programs.adapter import SchemaAdapter
+from refed_dspy.programs.reference_level import STAGES
+from refed_dspy.records import Reference, Sample
+from refed_dspy.teachers import Teacher
+
+Message = dict[str, Any]
+
+
+def rendered_prompts(program: ReferenceLevelFeedback, reference: Reference) -> dict[str, list[Message]]:
+    """Stage → messages for `reference`. What an earlier stage would have written stands in «guillemets»."""
+    feature = next(iter(program.features))
+    inputs: dict[str, dict[str, Any]] = dict.fromkeys(STAGES[:2], {
+        "reference_instruction": reference.instruction,
+        "reference_response": reference.response,
+    })  # fmt: skip
+    inputs["instruction_synthesis"] = {
+        "how_many": program.instructions_per_feature,
+        "reference_instruction": reference.instruction,
+        "feature_name": feature.replace("_", " "),
+        "feature": f"«{feature}, from instruction feedback»",
+        "taken": [],
+    }
+    inputs["response_generation"] = {
+        "example_instruction": reference.instruction,
+        "example_response": reference.response,
+        "instruction": "«a new instruction»",
+    }
+    inputs["response_improvement"] = {
+        "reference_feedback": "«the response feedback of the reference»",
+        "instruction": "«a new instruction»",
+        "response": "«the response to it»",
+    }
+    adapter = dspy.settings.adapter or SchemaAdapter()
+    prompts = {}
+    for stage in STAGES:
+        predictor = getattr(program, stage)
+        prompts[stage] = adapter.format(predictor.signature, predictor.demos, inputs[stage])
+    return prompts
+
+
+async def one_sample(program: ReferenceLevelFeedback, reference: Reference, teacher: Teacher) -> Sample:
+    """One sample from the first feature of `reference`: five calls, nothing kept. Raises as a run does."""
+    async with teacher.running() as lm:
+        with dspy.context(lm=lm):
+            features, feedback = await asyncio.gather(
+                program.collect_features(reference), program.collect_response_feedback(reference)
+            )
+            feature = next(iter(features))
+            proposal = await program.propose(reference, feature, features[feature])
+            return await program.respond(reference, feedback, proposal.instructions[0])

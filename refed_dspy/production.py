@@ -1,0 +1,82 @@
+"""What each unit of a plan means for a program: which stage to call, and what to commit of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from refed_dspy.engine.ledger import Ledger, text_digest
+from refed_dspy.engine.plan import Propose, Respond, Study
+from refed_dspy.errors import RowError
+from refed_dspy.paying import Progress
+from refed_dspy.programs.reference_level import TAKEN_SHOWN, Proposal
+from refed_dspy.records import Reference, Sample
+
+
+class Stages(Protocol):
+    """What a program must offer to be run at scale: the stages of Reference-Level Feedback."""
+
+    features: Mapping[str, str]
+    instructions_per_feature: int
+
+    async def collect_features(self, reference: Reference) -> dict[str, str]: ...
+
+    async def collect_response_feedback(self, reference: Reference) -> str: ...
+
+    async def propose(
+        self, reference: Reference, feature: str, description: str, taken: Sequence[str] = (), repetition: int = 0
+    ) -> Proposal: ...
+
+    async def respond(
+        self, reference: Reference, response_feedback: str, instruction: str, item: str = ""
+    ) -> Sample: ...
+
+
+class Production:
+    """The Work of a run. Feedback stays in memory for the open references; everything else is in the ledger."""
+
+    def __init__(
+        self, program: Stages, references: Sequence[Reference], ledger: Ledger, progress: Progress
+    ) -> None:
+        self.program, self.references, self.ledger, self.progress = program, references, ledger, progress
+        self._features: dict[int, dict[str, str]] = {}
+        self._response_feedback: dict[int, str] = {}
+        # A copy of a reference's own instruction is no new instruction.
+        self._barred = frozenset(text_digest(reference.instruction) for reference in references)
+
+    async def study(self, unit: Study) -> None:
+        reference = self.references[unit.reference]
+        if unit.part == "features":
+            self._features[unit.reference] = await self.program.collect_features(reference)
+        else:
+            self._response_feedback[unit.reference] = await self.program.collect_response_feedback(reference)
+
+    async def propose(self, unit: Propose) -> list[tuple[int, str]]:
+        # Only earlier rounds are shown as taken: they are settled, so the question stays the same on a resume.
+        taken = self.ledger.texts_before(unit.reference, unit.round, TAKEN_SHOWN)
+        description = self._features[unit.reference][unit.feature]
+        proposal = await self.program.propose(
+            self.references[unit.reference], unit.feature, description, taken, repetition=unit.round
+        )
+        added = self.ledger.commit_proposal(
+            unit.reference, unit.feature, unit.round, proposal.instructions, proposal.surplus, self._barred
+        )
+        return list(added.new)
+
+    async def respond(self, unit: Respond) -> None:
+        await self.program.respond(
+            self.references[unit.reference],
+            self._response_feedback[unit.reference],
+            unit.text,
+            item=str(unit.instruction),
+        )
+        self.ledger.commit_sample(unit.instruction, unit.round)
+        self.progress.kept += 1
+
+    def unusable(self, unit: Respond, error: RowError) -> None:
+        if error.final:
+            self.ledger.commit_unusable(unit.instruction, unit.round)
+
+    def fruitless(self, unit: Propose, error: RowError) -> None:
+        if error.final:
+            self.ledger.commit_proposal(unit.reference, unit.feature, unit.round, (), 0, self._barred)

@@ -1,0 +1,164 @@
+"""How a signature becomes messages, and an answer becomes values.
+
+DSPy's own `JSONAdapter` drops a field's bounds from the schema, sends no schema to a model it does not
+know, and repairs broken JSON, so that a cut answer passes for a whole one. `SchemaAdapter` sends the bounded
+schema wherever the teacher says it takes one, and takes an answer only as it stands. Everything that depends
+on the signature alone is built once for it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Annotated, Any
+
+import dspy
+from dspy.utils.exceptions import AdapterParseError
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+
+JsonObject = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Rendering:
+    """What a signature alone decides: the system message, the answer's model and its JSON schema."""
+
+    system: str
+    answer: type[BaseModel]
+    response_format: JsonObject
+
+
+@lru_cache(maxsize=512)
+def rendering(signature: type[dspy.Signature]) -> Rendering:
+    """The fixed part of `signature`'s prompt. Cached by the class: an optimizer makes a new class."""
+    outputs: dict[str, Any] = {
+        name: (Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation, ...)
+        for name, field in signature.output_fields.items()
+    }
+    answer = create_model("Answer", __config__=ConfigDict(extra="ignore"), **outputs)
+    schema = _strict(answer.model_json_schema())
+    inputs = "\n".join(f"- {name}: {_desc(field)}" for name, field in signature.input_fields.items())
+    fields = "\n".join(f"- {name}: {_desc(field)}" for name, field in signature.output_fields.items())
+    system = (
+        f"{signature.instructions}\n\nYou are given:\n{inputs}\n\n"
+        f"Answer with one JSON object and nothing else:\n{_shape(schema, schema)}\n\nwhere\n{fields}"
+    )
+    response_format = {
+        "type": "json_schema",
+        "json_schema": {"name": "answer", "schema": schema, "strict": True},
+    }
+    return Rendering(system, answer, response_format)
+
+
+def _desc(field: Any) -> str:
+    return str((field.json_schema_extra or {}).get("desc", ""))
+
+
+def _strict(schema: Any) -> Any:
+    """`schema` as strict decoders take it: every property required, none else allowed, no prose."""
+    if isinstance(schema, list):
+        return [_strict(part) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    strict = {k: _strict(v) for k, v in schema.items() if k not in {"title", "description"} or isinstance(v, dict)}
+    if strict.get("type") == "object" and "properties" in strict:
+        strict |= {"required": list(strict["properties"]), "additionalProperties": False}
+    return strict
+
+
+def _shape(part: JsonObject, root: JsonObject) -> str:
+    """`part` of a schema as a person would sketch it: {"notes": [string, …]}."""
+    if "$ref" in part:
+        return _shape(root["$defs"][part["$ref"].rsplit("/", 1)[-1]], root)
+    if "properties" in part:
+        inner = ", ".join(f'"{name}": {_shape(value, root)}' for name, value in part["properties"].items())
+        return "{" + inner + "}"
+    if part.get("type") == "array":
+        return f"[{_shape(part.get('items', {}), root)}, …]"
+    if "enum" in part:
+        return " | ".join(json.dumps(value) for value in part["enum"])
+    return str(part.get("type", "value"))
+
+
+def _plain(value: Any) -> Any:
+    return value.model_dump(mode="json") if isinstance(value, BaseModel) else value
+
+
+def _text(value: Any) -> str:
+    """An input as the prompt shows it: text as it is, a list as lines, anything else as JSON."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
+        return "\n".join(f"- {item}" for item in value) or "(none)"
+    return json.dumps(_plain(value), ensure_ascii=False)
+
+
+class SchemaAdapter(dspy.JSONAdapter):
+    """Signature → messages and a bounded JSON schema; answer → typed values, or `AdapterParseError`."""
+
+    def __init__(self) -> None:
+        super().__init__(use_native_function_calling=False)
+
+    def __call__(self, lm: Any, lm_kwargs: JsonObject, signature: Any, demos: Any, inputs: Any) -> Any:
+        kwargs = {**lm_kwargs, **_response_format(lm, signature)}
+        return dspy.Adapter.__call__(self, lm, kwargs, signature, demos, inputs)
+
+    async def acall(self, lm: Any, lm_kwargs: JsonObject, signature: Any, demos: Any, inputs: Any) -> Any:
+        kwargs = {**lm_kwargs, **_response_format(lm, signature)}
+        return await dspy.Adapter.acall(self, lm, kwargs, signature, demos, inputs)
+
+    def format_system_message(self, signature: type[dspy.Signature]) -> str:
+        return rendering(signature).system
+
+    def format_user_message_content(
+        self,
+        signature: type[dspy.Signature],
+        inputs: Mapping[str, Any],
+        prefix: str = "",
+        suffix: str = "",
+        main_request: bool = False,
+    ) -> str:
+        tags = [f"<{k}>\n{_text(inputs[k])}\n</{k}>" for k in signature.input_fields if k in inputs]
+        return "\n\n".join(part for part in (prefix, *tags, suffix) if part)
+
+    def format_assistant_message_content(
+        self, signature: type[dspy.Signature], outputs: Mapping[str, Any], missing_field_message: str | None = None
+    ) -> str:
+        answer = {k: _plain(outputs.get(k, missing_field_message)) for k in signature.output_fields}
+        return json.dumps(answer, ensure_ascii=False)
+
+    def parse(self, signature: type[dspy.Signature], completion: str) -> dict[str, Any]:
+        """The typed outputs of `completion`.
+
+        Raises:
+            AdapterParseError: no JSON object, or one that does not fit. Nothing is repaired: half an answer is none.
+        """
+        answer = rendering(signature).answer
+        try:
+            parsed = answer.model_validate_json(_json_part(completion))
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise AdapterParseError(
+                adapter_name="SchemaAdapter",
+                signature=signature,
+                lm_response=completion,
+                message=f"{where}: {first['msg']}" if where else first["msg"],
+            ) from None
+        return {name: getattr(parsed, name) for name in signature.output_fields}
+
+
+def _json_part(completion: str) -> str:
+    """The text from the first brace to the last: models without a schema wrap their JSON in fences or words."""
+    start, end = completion.find("{"), completion.rfind("}")
+    return completion[start : end + 1] if 0 <= start < end else completion
+
+
+def _response_format(lm: Any, signature: Any) -> JsonObject:
+    if "response_format" not in lm.supported_params:
+        return {}
+    if not lm.supports_response_schema:
+        return {"response_format": {"type": "json_object"}}
+    return {"response_format": rendering(signature).response_format}

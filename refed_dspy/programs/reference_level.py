@@ -1,0 +1,210 @@
+"""Reference-Level Feedback as one DSPy module: the paper's figure, stage by stage."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import dspy
+
+from refed_dspy.blocking import run_blocking
+from refed_dspy.errors import ConfigError, RowError
+from refed_dspy.programs.asking import ask
+from refed_dspy.records import Failure, Feedback, Reference, Sample
+from refed_dspy.signatures import (
+    DEFAULT_FEATURES,
+    InstructionSynthesis,
+    ResponseFeedback,
+    ResponseGeneration,
+    ResponseImprovement,
+    instruction_feedback,
+)
+
+STAGES = (
+    "instruction_feedback",
+    "response_feedback",
+    "instruction_synthesis",
+    "response_generation",
+    "response_improvement",
+)
+TAKEN_SHOWN = 60
+"""How many of a reference's own instructions, the newest, are shown as taken: enough to steer, few enough to fit."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """Instructions proposed for one feature: at most the number asked for; `surplus` counts the rest."""
+
+    instructions: tuple[str, ...]
+    surplus: int
+
+
+class ReferenceLevelFeedback(dspy.Module):
+    """Learn from a reference once; let what was learned guide every sample written after it.
+
+    Args:
+        features: name → description of what instruction feedback looks for. The paper's two by default.
+        instructions_per_feature: how many instructions one synthesis call asks for (10 in the paper).
+        guidance: stage → a sentence added to that stage's instructions.
+
+    Call it with one reference for all of its samples; a run calls the stages `collect`, `propose` and
+    `respond` one by one over thousands of references. Both ask the same five predictors.
+    """
+
+    def __init__(
+        self,
+        features: Mapping[str, str] = DEFAULT_FEATURES,
+        instructions_per_feature: int = 10,
+        guidance: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__()
+        if not features:
+            raise ConfigError("features: name at least one")
+        if instructions_per_feature < 1:
+            raise ConfigError("instructions_per_feature: must be 1 or more")
+        self.features = dict(features)
+        self.instructions_per_feature = instructions_per_feature
+        self.instruction_feedback = dspy.Predict(instruction_feedback(features))
+        self.response_feedback = dspy.Predict(ResponseFeedback)
+        self.instruction_synthesis = dspy.Predict(InstructionSynthesis)
+        self.response_generation = dspy.Predict(ResponseGeneration)
+        self.response_improvement = dspy.Predict(ResponseImprovement)
+        self.add_guidance(guidance or {})
+
+    def add_guidance(self, guidance: Mapping[str, str]) -> None:
+        """Append a sentence of the user's own to the named stages' instructions, once.
+
+        Raises:
+            ConfigError: a stage that does not exist.
+        """
+        for stage, sentence in guidance.items():
+            if stage not in STAGES:
+                raise ConfigError(f"guidance: no stage {stage!r}; the stages are {', '.join(STAGES)}")
+            predictor = getattr(self, stage)
+            instructions = predictor.signature.instructions
+            if sentence not in instructions:
+                predictor.signature = predictor.signature.with_instructions(f"{instructions}\n\n{sentence}")
+
+    async def collect_features(self, reference: Reference) -> dict[str, str]:
+        """Feedback on the reference's instruction: feature → description."""
+        answer = await ask(
+            "instruction_feedback",
+            reference.id,
+            self.instruction_feedback,
+            reference_instruction=reference.instruction,
+            reference_response=reference.response,
+        )
+        return {name: getattr(answer, name) for name in self.features}
+
+    async def collect_response_feedback(self, reference: Reference) -> str:
+        """Feedback on the reference's response."""
+        answer = await ask(
+            "response_feedback",
+            reference.id,
+            self.response_feedback,
+            reference_instruction=reference.instruction,
+            reference_response=reference.response,
+        )
+        return str(answer.response_feedback)
+
+    async def collect(self, reference: Reference) -> Feedback:
+        """Everything one reference teaches: two calls, side by side."""
+        features, response = await asyncio.gather(
+            self.collect_features(reference), self.collect_response_feedback(reference)
+        )
+        return Feedback(features=features, response=response)
+
+    async def propose(
+        self, reference: Reference, feature: str, description: str, taken: Sequence[str] = (), repetition: int = 0
+    ) -> Proposal:
+        """New instructions of `feature`. The newest `TAKEN_SHOWN` of `taken` are shown as taken."""
+        answer = await ask(
+            "instruction_synthesis",
+            f"{reference.id}/{feature}",
+            self.instruction_synthesis,
+            repetition,
+            how_many=self.instructions_per_feature,
+            reference_instruction=reference.instruction,
+            feature_name=feature.replace("_", " "),
+            feature=description,
+            taken=list(taken[-TAKEN_SHOWN:]),
+        )
+        written = [text.strip() for text in answer.new_instructions if text.strip()]
+        kept = tuple(written[: self.instructions_per_feature])
+        return Proposal(kept, surplus=len(written) - len(kept))
+
+    async def respond(self, reference: Reference, response_feedback: str, instruction: str, item: str = "") -> Sample:
+        """Answer `instruction`, then improve the answer with what the reference taught."""
+        item = item or f"{reference.id}/{instruction[:40]}"
+        first = await ask(
+            "response_generation",
+            item,
+            self.response_generation,
+            example_instruction=reference.instruction,
+            example_response=reference.response,
+            instruction=instruction,
+        )
+        better = await ask(
+            "response_improvement",
+            item,
+            self.response_improvement,
+            reference_feedback=response_feedback,
+            instruction=instruction,
+            response=first.response,
+        )
+        return Sample(
+            instruction=instruction,
+            response=first.response,
+            analysis=better.analysis,
+            implementation_strategy=better.implementation_strategy,
+            improved_response=better.improved_response,
+        )
+
+    async def aforward(self, reference: Reference | Mapping[str, str]) -> dspy.Prediction:
+        """All of one reference's samples.
+
+        Returns:
+            A prediction with `feedback` (Feedback, or None where it failed), `samples` (list of Sample) and
+            `failures` (list of Failure). A failed row is a Failure; a teacher that cannot go on raises.
+        """
+        reference = as_reference(reference)
+        failures: list[Failure] = []
+        feedback = await _noting(failures, self.collect(reference))
+        samples: list[Sample] = []
+        if feedback is not None:
+            proposals = await asyncio.gather(
+                *(_noting(failures, self.propose(reference, k, v)) for k, v in feedback.features.items())
+            )
+            # dict.fromkeys: two features may propose the same instruction; it is answered once.
+            instructions = dict.fromkeys(text for p in proposals if p is not None for text in p.instructions)
+            made = await asyncio.gather(
+                *(_noting(failures, self.respond(reference, feedback.response, text)) for text in instructions)
+            )
+            samples = [sample for sample in made if sample is not None]
+        return dspy.Prediction(feedback=feedback, samples=samples, failures=failures)
+
+    def forward(self, reference: Reference | Mapping[str, str]) -> dspy.Prediction:
+        """`aforward` for callers without an event loop, and for notebooks whose loop is running."""
+        return run_blocking(self.aforward(reference))
+
+
+def as_reference(value: Reference | Mapping[str, Any]) -> Reference:
+    """`value` as a Reference: one already, a mapping or a dspy.Example with `instruction` and `response`."""
+    if isinstance(value, Reference):
+        return value
+    try:
+        return Reference(instruction=value["instruction"], response=value["response"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ConfigError("reference: needs a text `instruction` and a text `response`") from error
+
+
+async def _noting(failures: list[Failure], work: Coroutine[Any, Any, T]) -> T | None:
+    try:
+        return await work
+    except RowError as error:
+        failures.append(Failure(stage=error.stage, item=error.item, kind=error.kind, reason=error.reason))
+        return None

@@ -1,0 +1,123 @@
+"""Programs on disk, and the digests that tell two prompts apart.
+
+A program's file is DSPy's JSON state, without a language model, plus a digest of each signature's fields: DSPy
+itself would load a state into a changed signature without a word.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import dspy
+from pydantic import BaseModel
+
+from refed_dspy.errors import ConfigError, one_line
+from refed_dspy.programs.adapter import rendering
+
+MANIFEST = "refed"
+
+
+def digest(value: Any) -> str:
+    """Sixteen hex digits of `value` as JSON with sorted keys."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False, default=_jsonable)
+    return sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def _jsonable(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    if isinstance(value, dspy.Example):
+        return value.toDict()
+    return repr(value)
+
+
+def prompt_digest(predictor: dspy.Predict) -> str:
+    """What decides a predictor's prompt, inputs aside: instructions, fields, demos, its own LM settings, the adapter."""
+    fixed = rendering(predictor.signature)
+    adapter = type(dspy.settings.adapter).__name__ if dspy.settings.adapter else "SchemaAdapter"
+    return digest([fixed.system, fixed.response_format, predictor.demos, predictor.config, adapter])
+
+
+def program_digests(program: dspy.Module) -> dict[str, str]:
+    """Predictor name → digest of its prompt."""
+    return {name: prompt_digest(predictor) for name, predictor in program.named_predictors()}
+
+
+def _field_digests(program: dspy.Module) -> dict[str, str]:
+    return {
+        name: digest([list(p.signature.input_fields), rendering(p.signature).response_format])
+        for name, p in program.named_predictors()
+    }
+
+
+def program_state(program: dspy.Module) -> dict[str, Any]:
+    """`program` as JSON: instructions and demos, no language model, digests of its fields."""
+    state: dict[str, Any] = program.dump_state()
+    for part in state.values():
+        if isinstance(part, dict) and "lm" in part:
+            part["lm"] = None
+    state[MANIFEST] = {"fields": _field_digests(program)}
+    return dict(json.loads(json.dumps(state, default=_jsonable)))
+
+
+def save_program(program: dspy.Module, path: Path) -> None:
+    """Write `program`'s state to `path`: whole, or not at all."""
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            json.dump(program_state(program), file, ensure_ascii=False, indent=1)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def load_program(program: dspy.Module, source: str) -> None:
+    """Load the state at `source`, a JSON file or an MLflow address (`runs:/…`, `models:/…`), into `program`.
+
+    Raises:
+        ConfigError: no such file, not a program, or one made for other fields.
+    """
+    path = _download(source) if source.partition(":/")[0] in {"runs", "models", "mlflow-artifacts"} else Path(source)
+    try:
+        state = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"program {source}: no such file") from None
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"program {source}: not a program's JSON file: {one_line(error)}") from None
+    load_state(program, state, source)
+
+
+def load_state(program: dspy.Module, state: Any, source: str) -> None:
+    """Load a program's state that was read from `source`. Raises ConfigError where it does not fit."""
+    expected = {name for name, _ in program.named_predictors()}
+    if not isinstance(state, dict) or not expected <= set(state):
+        missing = sorted(expected - set(state)) if isinstance(state, dict) else sorted(expected)
+        raise ConfigError(f"program {source}: not a state of this program: it lacks {', '.join(missing)}")
+    fields = (state.get(MANIFEST) or {}).get("fields", {})
+    changed = [name for name, value in _field_digests(program).items() if fields.get(name, value) != value]
+    if changed:
+        raise ConfigError(
+            f"program {source}: made for other fields of {', '.join(changed)}; set the same features, or compile it again"
+        )
+    try:
+        program.load_state({name: {**state[name], "lm": None} for name in expected})
+    except Exception as error:  # DSPy raises many kinds for a malformed state, all of them the file's fault
+        raise ConfigError(f"program {source}: cannot be loaded: {one_line(error)}") from None
+
+
+def _download(address: str) -> Path:
+    """Fetch a program's JSON from MLflow. Imported here: it takes seconds and most runs have no use for it."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    import mlflow
+
+    try:
+        local = Path(mlflow.artifacts.download_artifacts(artifact_uri=address))
+    except Exception as error:  # MLflow's own, and its HTTP client's
+        raise ConfigError(f"program {address}: MLflow cannot provide it: {one_line(error)}") from None
+    return local / "program.json" if local.is_dir() else local

@@ -1,0 +1,92 @@
+"""The records that travel between stages. Frozen: a record is a fact."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Prose = Annotated[str, Field(max_length=24_000)]
+Note = Annotated[str, Field(max_length=2_000)]
+Notes = Annotated[list[Note], Field(max_length=24)]
+
+
+class Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Analysis(Record):
+    """What the improvement stage saw in the first response (paper, section 3.2)."""
+
+    original_strengths: Notes
+    improvement_opportunities: Notes
+    relevant_feedback: Notes
+
+
+class ImplementationStrategy(Record):
+    """What it decided to change, and why."""
+
+    planned_changes: Notes
+    rationale: Note
+
+
+class Reference(Record):
+    """One excellent pair to learn from. `source` says where it stood: file and row."""
+
+    instruction: str = Field(min_length=1)
+    response: str = Field(min_length=1)
+    source: str = ""
+
+    @property
+    def id(self) -> str:
+        """Twelve hex digits of the pair's content: the same pair has the same id in every run."""
+        return sha256(f"{self.instruction}\0{self.response}".encode()).hexdigest()[:12]
+
+
+class Feedback(Record):
+    """What one reference taught.
+
+    `features` maps a feature's name (`subject_areas`, `relevant_skills`) to its description;
+    `response` is the feedback on the reference's response.
+    """
+
+    features: Mapping[str, str]
+    response: str
+
+
+class Sample(Record):
+    """One row of the data set, under the paper's names."""
+
+    instruction: str
+    response: str
+    analysis: Analysis
+    implementation_strategy: ImplementationStrategy
+    improved_response: str
+
+
+class Failure(Record):
+    """One row that failed: at which stage, for which item, of what kind, and why."""
+
+    stage: str
+    item: str
+    kind: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One attempt that reached a teacher. A token count of None was not reported: unknown, not zero.
+
+    `prompt_tokens` includes `cached_tokens`. `outcome` is `ok`, the kind of a failure, or `cancelled`.
+    """
+
+    model: str
+    endpoint: str
+    outcome: str
+    seconds: float
+    prompt_tokens: int | None = None
+    cached_tokens: int | None = None
+    completion_tokens: int | None = None

@@ -1,0 +1,57 @@
+"""What a reference teaches: feedback on its instruction and on its response (paper, section 3.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Annotated
+
+import dspy
+from pydantic import Field
+
+Description = Annotated[str, Field(max_length=2_000)]
+Guidance = Annotated[str, Field(max_length=6_000)]
+
+DEFAULT_FEATURES: Mapping[str, str] = MappingProxyType(
+    {
+        "subject_areas": "The subject, its neighbouring subjects, and what in them the task draws on: two or three sentences",
+        "relevant_skills": "The skills that a good answer shows, from reasoning to writing: two or three sentences",
+    }
+)
+"""The paper's two features: name → what the description of it should hold."""
+
+
+class InstructionFeedback(dspy.Signature):
+    """You study excellent examples so that new tasks of the same quality can be written.
+
+    Read the reference instruction together with its response. Describe the kind of task it is, in terms
+    general enough to fit many other tasks, and specific enough that an expert would recognise the field.
+    Do not repeat the instruction and do not answer it.
+    """
+
+    reference_instruction: str = dspy.InputField(desc="an excellent instruction")
+    reference_response: str = dspy.InputField(desc="an excellent response to it")
+
+
+class ResponseFeedback(dspy.Signature):
+    """You study excellent examples so that other responses can be made as good.
+
+    Judge the reference response as a demanding editor would, under three heads: content (accuracy, depth,
+    relevance), communication (clarity, flow, structure, tone) and alignment with the instruction (scope,
+    implied needs, constraints). Name what makes it strong and what would make it stronger still, as advice
+    that someone answering a similar but different instruction could follow.
+    """
+
+    reference_instruction: str = dspy.InputField(desc="an excellent instruction")
+    reference_response: str = dspy.InputField(desc="an excellent response to it")
+    response_feedback: Guidance = dspy.OutputField(
+        desc="strengths to keep and ways to improve, under the three heads, in at most 200 words"
+    )
+
+
+def instruction_feedback(features: Mapping[str, str] = DEFAULT_FEATURES) -> type[dspy.Signature]:
+    """The instruction-feedback signature with one output a feature, in the order given."""
+    signature: type[dspy.Signature] = InstructionFeedback
+    for name, description in features.items():
+        signature = signature.append(name, dspy.OutputField(desc=description), Description)
+    return signature

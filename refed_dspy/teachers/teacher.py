@@ -1,0 +1,162 @@
+"""A teacher: its language model, what identifies its answers, and how hard it may be asked."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import dspy
+from dspy.clients.base_lm import BaseLM
+from dspy.utils.exceptions import LMError
+
+from refed_dspy.config import TeacherConfig, load_config
+from refed_dspy.errors import ConfigError, one_line
+from refed_dspy.teachers.engine import SyncTeacherEngine, TeacherEngine
+from refed_dspy.teachers.route import Route, resolve
+
+TeacherLike = TeacherConfig | BaseLM | str
+DEFAULT_CONCURRENCY = 32
+EMBEDDED_CONCURRENCY = 2
+EMBEDDED_WINDOW = 8192
+# An LM's settings that say where and how it is reached, not what it answers.
+_CONNECTION = {"api_key", "api_base", "base_url", "headers", "extra_headers", "timeout", "rollout_id", "cache"}
+
+
+@dataclass
+class Teacher:
+    """A teacher that is set up but not running: `start` gives its language model, `aclose` ends it."""
+
+    identity: dict[str, Any]
+    """Model and sampling: equal identities may share paid answers."""
+    concurrency: int
+    window: int | None
+    """Tokens it reads at once, where known."""
+    max_tokens: int
+    endpoint: str
+    model: str
+    config: TeacherConfig | None
+    """What it was made from; None for a caller's own LM object."""
+    start: Callable[[], BaseLM]
+    """The language model; starts the one inside the process, which takes seconds."""
+    stop: Callable[[], None] = lambda: None
+
+    @property
+    def reports_calls(self) -> bool:
+        """False for a caller's own LM: its usage is read off DSPy's tracker instead."""
+        return self.config is not None
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[BaseLM]:
+        """The language model inside the block; afterwards its connections are closed and its process-local model gone."""
+        lm = await asyncio.to_thread(self.start)
+        try:
+            yield lm
+        finally:
+            engine = getattr(lm, "_async_engine_spec", None)
+            if isinstance(engine, TeacherEngine):
+                await engine.aclose()
+            await asyncio.to_thread(self.stop)
+
+
+def open_teacher(teacher: TeacherLike | None) -> Teacher:
+    """Set up `teacher`: a config, a `dspy.LM`, a model's name or a teacher file; None means `dspy.settings.lm`.
+
+    Raises:
+        ConfigError: it cannot be used as it is set; one line says why.
+    """
+    if teacher is None:
+        if dspy.settings.lm is None:
+            raise ConfigError("no teacher: pass teacher=…, or set one with dspy.configure(lm=dspy.LM(…))")
+        teacher = dspy.settings.lm
+    if isinstance(teacher, BaseLM):
+        return _borrowed(teacher)
+    if isinstance(teacher, str):
+        teacher = load_config(environ={}, teacher=teacher).teacher
+    assert isinstance(teacher, TeacherConfig)
+    return _embedded(teacher) if teacher.in_process else _remote(teacher)
+
+
+def _remote(config: TeacherConfig) -> Teacher:
+    config = config.model_copy(update={"concurrency": config.concurrency or DEFAULT_CONCURRENCY})
+    route = resolve(config)
+    lm = _language_model(config, route)
+    return Teacher(
+        identity=_identity(config, str(config.model)),
+        concurrency=config.concurrency or DEFAULT_CONCURRENCY,
+        window=config.context_window,
+        max_tokens=config.max_tokens,
+        endpoint=route.endpoint,
+        model=str(config.model),
+        config=config,
+        start=lambda: lm,
+    )
+
+
+def _embedded(config: TeacherConfig) -> Teacher:
+    """The model inside the process, spoken to over loopback."""
+    from refed_dspy.teachers.llama import LlamaServer
+    from refed_dspy.teachers.weights import WEIGHTS, find
+
+    weights = WEIGHTS.get(config.model or "")
+    path = find(weights) if weights else Path(str(config.gguf))
+    if not path.is_file():
+        raise ConfigError(f"teacher: gguf {path}: no such file")
+    slots = config.concurrency or EMBEDDED_CONCURRENCY
+    window = config.context_window or EMBEDDED_WINDOW
+    server = LlamaServer(path, slots=slots, window=window)
+    label = f"embedded:{weights.model if weights else path.name}"
+    return Teacher(
+        identity=_identity(config, weights.sha256 if weights else f"{path.name}:{path.stat().st_size}"),
+        concurrency=slots,
+        window=window,
+        max_tokens=config.max_tokens,
+        endpoint=label,
+        model=weights.model if weights else path.name,
+        config=config,
+        start=lambda: _language_model(config, resolve(config, api_base=server.start()), label),
+        stop=server.stop,
+    )
+
+
+def _language_model(config: TeacherConfig, route: Route, label: str | None = None) -> dspy.LM:
+    try:
+        return dspy.LM(
+            str(config.model or f"gguf/{config.gguf}"),
+            temperature=config.temperature,
+            max_tokens=config.max_tokens,
+            cache=False,
+            num_retries=0,
+            engine=SyncTeacherEngine(config, route, label),
+            async_engine=TeacherEngine(config, route, label),
+        )
+    except LMError as error:
+        raise ConfigError(f"teacher: {one_line(error)}") from None
+
+
+def _identity(config: TeacherConfig, model: str) -> dict[str, Any]:
+    return {
+        "model": model,
+        "temperature": config.temperature,
+        "max_tokens": config.max_tokens,
+        "params": dict(sorted(config.params.items())),
+    }
+
+
+def _borrowed(lm: BaseLM) -> Teacher:
+    """A caller's own LM object, used as it is but for its cache, which would give every sample the same answer."""
+    sampling = {k: v for k, v in lm.kwargs.items() if k not in _CONNECTION and v is not None}
+    own = lm.copy(cache=False) if lm.cache else lm
+    return Teacher(
+        identity={"model": lm.model, **{k: repr(v) for k, v in sorted(sampling.items())}},
+        concurrency=DEFAULT_CONCURRENCY,
+        window=None,
+        max_tokens=int(sampling.get("max_tokens") or sampling.get("max_completion_tokens") or 4096),
+        endpoint=str(lm.kwargs.get("api_base") or lm.model.partition("/")[0]),
+        model=lm.model,
+        config=None,
+        start=lambda: own,
+    )
