@@ -211,7 +211,7 @@ class Simulator:
             raise Dropped
         if fate == "500":
             raise Refused(500, "server_error", "The simulated server failed on purpose.")
-        content, reason = write(chat, make, self.draw(chat, times), fate)
+        content, reason = write(make, self.draw(chat, times), fate)
         data = self.envelope(chat, content, reason, cached)
         response = reply(data, headers=headers)  # sent here, not by aiohttp, so that only sent ones count
         await response.prepare(request)

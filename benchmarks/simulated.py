@@ -120,9 +120,10 @@ class Draw:
     def text(self, least: int = 0, most: int = sys.maxsize) -> str:
         """response_words plain words (behind the label, in a numbered item), least..most characters."""
         bits = self.rng.getrandbits(self.shifts.stop)
-        text = self.label + " ".join([PHRASES[bits >> shift & 1023] for shift in self.shifts])
+        parts = [PHRASES[bits >> shift & 1023] for shift in self.shifts]
         if self.words:
-            text = " ".join((text, *self.rng.choices(WORDS, k=self.words))).lstrip()
+            parts += self.rng.choices(WORDS, k=self.words)
+        text = self.label + " ".join(parts)
         return text if least <= len(text) <= most else text[:most].rstrip().ljust(least, "x")
 
     def numbered(self, one: Make, depth: int, earlier: deque[Any]) -> list[Any]:
@@ -159,7 +160,7 @@ class SchemaWriter:
             return self.reference(schema["$ref"], numbered)
         if "const" in schema or "enum" in schema:
             known = schema.get("enum") or [schema["const"]]
-            return lambda draw, depth: draw.rng.choice(known)
+            return lambda draw, _: draw.rng.choice(known)
         kind = schema.get("type") or ("object" if "properties" in schema else "string")
         options = schema.get("anyOf") or schema.get("oneOf") or schema.get("allOf", [])[:1]
         if isinstance(kind, list) and not options:
@@ -173,7 +174,7 @@ class SchemaWriter:
             return kinds[kind](schema)
         simple: dict[str, list[bool | None]] = {"boolean": [True, False], "null": [None]}
         values = simple[kind]
-        return lambda draw, depth: draw.rng.choice(values)
+        return lambda draw, _: draw.rng.choice(values)
 
     def reference(self, pointer: str, numbered: bool) -> Make:
         key = (pointer, numbered)
@@ -258,7 +259,7 @@ def _text(content: Any) -> str:
     return content if isinstance(content, str) else ""
 
 
-def write(chat: Chat, make: Make | None, draw: Draw, fate: str) -> tuple[str, str]:
+def write(make: Make | None, draw: Draw, fate: str) -> tuple[str, str]:
     """The content of an answer and its finish_reason."""
     if fate in ("refusal", "empty"):
         return "", "content_filter" if fate == "refusal" else "stop"

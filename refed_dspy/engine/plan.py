@@ -67,7 +67,7 @@ class PlanSettings:
         return self.per_reference or len(self.features) * self.instructions_per_feature
 
 
-@dataclass
+@dataclass(eq=False)
 class _Source:
     """One reference in the plan. `ready` outlives a round: what one round did not need, the next uses first."""
 
@@ -130,7 +130,8 @@ class Plan:
         if self.missing <= 0:
             return None
         while True:
-            unit = self._respond() or self._propose() or self._study()
+            # Both studies of an open reference come before its proposals: its responses wait for both.
+            unit = self._respond() or self._study() or self._propose()
             if unit is not None:
                 return unit
             planned = {s.index: s.proposing + len(s.to_propose) for s in self._open}
@@ -235,6 +236,8 @@ class Plan:
         self._open.remove(source)
         source.empty_rounds = 0 if source.new or source.used else source.empty_rounds + 1
         source.retired = source.failed or source.empty_rounds >= PATIENCE
+        if source.retired and source in self._waiting:  # the next round may have been drawn before this one ended
+            self._waiting.remove(source)
         source.used = source.new = 0
 
     # --- going on where a ledger stands

@@ -19,7 +19,6 @@ from dspy.lm15 import (
     AuthError,
     BillingError,
     LM15Error,
-    LMRouter,
     RateLimitError,
     Request,
     Response,
@@ -142,7 +141,7 @@ class TeacherEngine(_Attempts):
 
     def __init__(self, config: TeacherConfig, route: Route, label: str | None = None) -> None:
         super().__init__(config, route, label)
-        self._routers: WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncLMRouter] = WeakKeyDictionary()
+        self._doors: WeakKeyDictionary[asyncio.AbstractEventLoop, tuple[AsyncLMRouter, Any]] = WeakKeyDictionary()
 
     async def complete(self, request: Request) -> Response:
         """The whole answer. Raises LM15Error after the last attempt, AnswerCut, AnswerRefused."""
@@ -156,7 +155,7 @@ class TeacherEngine(_Attempts):
         started = time.monotonic()
         try:
             async with asyncio.timeout(self.config.timeout):
-                response = await self._router().complete(request)
+                response = await self._door()[0].complete(request)
         except TimeoutError as error:  # asyncio's; lm15's own is a subclass and carries more
             late = error if isinstance(error, LM15Error) else AnswerTimeout(f"no answer in {self.config.timeout:g} s")
             self.failed(late, started)
@@ -166,16 +165,16 @@ class TeacherEngine(_Attempts):
             raise
         return self.finished(response, started)
 
-    def _router(self) -> AsyncLMRouter:
+    def _door(self) -> tuple[AsyncLMRouter, Any]:
         loop = asyncio.get_running_loop()
-        if loop not in self._routers:
-            self._routers[loop] = AsyncLMRouter(self.route.config)
-        return self._routers[loop]
+        if loop not in self._doors:
+            self._doors[loop] = self.route.async_door()
+        return self._doors[loop]
 
     async def aclose(self) -> None:
         """Close this loop's connections."""
-        if (router := self._routers.pop(asyncio.get_running_loop(), None)) is not None:
-            await router.aclose()
+        if (door := self._doors.pop(asyncio.get_running_loop(), None)) is not None:
+            await door[1].aclose()
 
 
 class SyncTeacherEngine(_Attempts):
@@ -186,12 +185,17 @@ class SyncTeacherEngine(_Attempts):
         outgoing = self.outgoing(request)
         for attempt in Retrying(**self.retrying()):
             with attempt:
-                started = time.monotonic()
-                try:
-                    with LMRouter(self.route.config) as router:
-                        response = router.complete(outgoing)
-                except BaseException as error:
-                    self.failed(error, started)
-                    raise
-                return self.finished(response, started)
+                return self._attempt(outgoing)
         raise AssertionError("tenacity ends by returning or raising")
+
+    def _attempt(self, request: Request) -> Response:
+        started = time.monotonic()
+        router, transport = self.route.door()
+        try:
+            response = router.complete(request)
+        except BaseException as error:
+            self.failed(error, started)
+            raise
+        finally:
+            transport.close()
+        return self.finished(response, started)

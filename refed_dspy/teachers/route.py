@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
+# Not in dspy.lm15's public names. Left to itself the transport reads the whole environment for proxies at each
+# request (0.5 ms) and sends loopback calls to a proxy; here it is told once.
+from dspy._vendor.lm15.transports import StdlibAsyncTransport, StdlibTransport
 from dspy.lm15 import (
     AccessPolicy,
     AsyncLMRouter,
@@ -15,7 +20,6 @@ from dspy.lm15 import (
     OpenAIChatCompat,
     ProviderDefinition,
     RouterConfig,
-    Timeouts,
 )
 
 from refed_dspy.config import TeacherConfig
@@ -39,6 +43,18 @@ class Route:
     key_env: tuple[str, ...]
     bounded_schema: bool
     """Whether the schema's length bounds are sent."""
+    transport: dict[str, Any]
+    """How connections are made: keywords of lm15's transports."""
+
+    def async_door(self) -> tuple[AsyncLMRouter, StdlibAsyncTransport]:
+        """A router and its connections, for one event loop; whoever asks closes the connections."""
+        transport = StdlibAsyncTransport(**self.transport)
+        return AsyncLMRouter(replace(self.config, transport=transport)), transport
+
+    def door(self) -> tuple[LMRouter, StdlibTransport]:
+        """The same without an event loop."""
+        transport = StdlibTransport(**self.transport)
+        return LMRouter(replace(self.config, transport=transport)), transport
 
     def key(self) -> str | None:
         """The key itself, read now: only to be blanked out of messages."""
@@ -51,17 +67,14 @@ def resolve(config: TeacherConfig, api_base: str | None = None) -> Route:
     Raises:
         ConfigError: an unknown provider without an address, or a key variable that is not set.
     """
-    connections = (config.concurrency or 32) + 2
-    timeouts = Timeouts(connect=CONNECT_SECONDS, read=config.timeout, write=config.timeout, pool=config.timeout)
-    common: dict[str, Any] = {"timeouts": timeouts, "max_connections": connections}
     if (base := api_base or config.api_base) is not None:
         name = str(config.model or config.gguf)
         wire = name if api_base else name.partition("/")[2]
-        return _own(config, base, wire, common)
-    return _known(config, common)
+        return _own(config, base, wire)
+    return _known(config)
 
 
-def _own(config: TeacherConfig, base: str, wire: str, common: dict[str, Any]) -> Route:
+def _own(config: TeacherConfig, base: str, wire: str) -> Route:
     """Any OpenAI-compatible endpoint by its address. Without `api_key_env` it is sent no key, not even OPENAI_API_KEY's."""
     env = _required_variable(config)
     definition = ProviderDefinition.chat(
@@ -70,11 +83,11 @@ def _own(config: TeacherConfig, base: str, wire: str, common: dict[str, Any]) ->
         placeholder_key=None if env else "none",
     )
     keys = {OWN: _reader(env[0])} if env else None
-    router = RouterConfig(providers=(definition,), api_keys=keys, **common)
-    return Route(f"{OWN}:{wire}", base, router, env, bounded_schema=True)
+    router = RouterConfig(providers=(definition,), api_keys=keys)
+    return Route(f"{OWN}:{wire}", base, router, env, bounded_schema=True, transport=_transport(config, base))
 
 
-def _known(config: TeacherConfig, common: dict[str, Any]) -> Route:
+def _known(config: TeacherConfig) -> Route:
     """A provider that DSPy's router knows by name, at its own address."""
     env = _required_variable(config)
     try:
@@ -89,9 +102,32 @@ def _known(config: TeacherConfig, common: dict[str, Any]) -> Route:
             )
         env = (resolution.env_key,)
     keys = {provider: _reader(env[0])} if config.api_key_env else None
-    router = RouterConfig(api_keys=keys, **common)
+    router = RouterConfig(api_keys=keys)
     endpoint = getattr(AsyncLMRouter(router).lm(f"{provider}:{resolution.model}"), "base_url", None) or provider
-    return Route(f"{provider}:{resolution.model}", str(endpoint), router, env, provider in LOCAL_PROVIDERS)
+    return Route(
+        f"{provider}:{resolution.model}",
+        str(endpoint),
+        router,
+        env,
+        bounded_schema=provider in LOCAL_PROVIDERS,
+        transport=_transport(config, str(endpoint)),
+    )
+
+
+def _transport(config: TeacherConfig, endpoint: str) -> dict[str, Any]:
+    where = urlsplit(endpoint)
+    host = where.hostname or ""
+    direct = host in {"127.0.0.1", "localhost", "::1"} or bool(proxy_bypass(host))
+    proxies = {} if direct else getproxies()
+    return {
+        "connect_timeout": CONNECT_SECONDS,
+        "read_timeout": config.timeout,
+        "write_timeout": config.timeout,
+        "pool_timeout": config.timeout,
+        "max_connections": (config.concurrency or 32) + 2,
+        "proxy": proxies.get(where.scheme) or proxies.get("all"),
+        "trust_env": False,
+    }
 
 
 def _required_variable(config: TeacherConfig) -> tuple[str, ...]:

@@ -1,0 +1,189 @@
+"""The plan alone: exact sizes, few calls, rounds, retirement, and going on where it stood."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable
+
+import pytest
+
+from refed_dspy.engine.plan import Plan, PlanSettings, Propose, Respond, Study, Unit
+
+FEATURES = ("subject_areas", "relevant_skills")
+
+
+def settings(size: int, references: int = 40, per_reference: int | None = None, seed: int = 0) -> PlanSettings:
+    return PlanSettings(size, references, FEATURES, 10, per_reference, seed)
+
+
+class World:
+    """Plays a teacher to a plan: `gives` new instructions for a proposal, `keeps` a response or not."""
+
+    def __init__(self, plan: Plan, slots: int = 40, seed: int = 0) -> None:
+        self.plan, self.slots = plan, slots
+        self.rng = random.Random(seed)
+        self.calls: Counter[str] = Counter()
+        self.samples_of: Counter[int] = Counter()
+        self.proposals: list[tuple[int, str, int, int]] = []
+        self.used: Counter[tuple[int, int]] = Counter()
+        self.open: dict[int, tuple[int, str]] = {}
+        self.next_id = 0
+        self.gives: Callable[[Propose], int] = lambda unit: 10
+        self.keeps: Callable[[Respond], bool] = lambda unit: True
+        self.studies: Callable[[Study], bool] = lambda unit: True
+
+    def run(self, units: int | None = None) -> None:
+        """Run to the end, or for so many settled units; what is in flight then is lost, as in a kill."""
+        running: list[Unit] = []
+        while units is None or units > 0:
+            while len(running) < self.slots and (unit := self.plan.next_unit()) is not None:
+                running.append(unit)
+            if not running:
+                return
+            assert self.plan.kept + self.plan.responding <= self.plan.settings.size, "overshoot"
+            self.settle(running.pop(self.rng.randrange(len(running))))
+            units = None if units is None else units - 1
+
+    def settle(self, unit: Unit) -> None:
+        match unit:
+            case Study():
+                self.calls["study"] += 1
+                self.plan.studied(unit, failed=not self.studies(unit))
+            case Propose():
+                self.calls["propose"] += 1
+                new = [(self.next_id + i, "text") for i in range(self.gives(unit))]
+                self.next_id += len(new)
+                self.open |= {i: (unit.reference, text) for i, text in new}
+                self.proposals.append((unit.reference, unit.feature, unit.round, len(new)))
+                self.plan.proposed(unit, new)
+            case Respond():
+                self.calls["respond"] += 2
+                kept = self.keeps(unit)
+                del self.open[unit.instruction]
+                self.samples_of[unit.reference] += kept
+                self.used[unit.reference, unit.round] += kept
+                self.plan.responded(unit, kept)
+
+    def restored(self, size: int | None = None) -> Plan:
+        """A new plan where this world's ledger stands."""
+        old = self.plan.settings
+        plan = Plan(PlanSettings(size or old.size, old.references, FEATURES, 10, old.per_reference, old.seed))
+        plan.restore(
+            sum(self.samples_of.values()),
+            sorted(self.proposals, key=lambda p: p[2]),
+            [(r, n, count) for (r, n), count in self.used.items()],
+            [(ref, i, text) for i, (ref, text) in sorted(self.open.items())],
+        )
+        return plan
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 10, 11, 20, 21, 100, 799, 2000])
+@pytest.mark.parametrize("slots", [1, 40])
+def test_makes_exactly_the_size_with_few_calls(size: int, slots: int) -> None:
+    world = World(Plan(settings(size)), slots)
+    world.run()
+    assert world.plan.kept == size
+    proposals = -(-size // 10)
+    rounds = -(-size // 800)
+    assert world.calls["propose"] == proposals
+    assert world.calls["study"] <= 2 * min(40, -(-proposals // 2)) * rounds
+    assert world.calls["respond"] == 2 * size
+
+
+def test_hundred_samples_take_220_calls() -> None:
+    world = World(Plan(settings(100)))
+    world.run()
+    assert sum(world.calls.values()) == 220
+
+
+def test_deepest_stage_first() -> None:
+    plan = Plan(settings(100))
+    world = World(plan, slots=1)
+    world.run(units=3)  # two studies and one proposal
+    assert isinstance(plan.next_unit(), Respond)
+
+
+def test_short_lists_and_failures_are_made_up_for() -> None:
+    world = World(Plan(settings(300)))
+    world.gives = lambda unit: 4
+    world.keeps = lambda unit: world.rng.random() < 0.7
+    world.run()
+    assert world.plan.kept == 300
+
+
+def test_per_reference_spreads_evenly() -> None:
+    world = World(Plan(settings(100, per_reference=4)))
+    world.run()
+    assert world.plan.kept == 100
+    assert len(world.samples_of) == 25
+    assert set(world.samples_of.values()) == {4}
+
+
+def test_spare_instructions_are_used_before_new_ones_are_asked_for() -> None:
+    world = World(Plan(settings(100, references=10, per_reference=5)))
+    world.run()
+    assert world.plan.kept == 100
+    assert world.calls["propose"] == 10, "ten references gave ten instructions each: a second round needs no call"
+
+
+def test_rounds_reuse_feedback_and_go_through_all_references() -> None:
+    world = World(Plan(settings(200, references=3)))
+    world.run()
+    assert world.plan.kept == 200
+    assert world.calls["study"] == 6
+    assert max(world.samples_of.values()) - min(world.samples_of.values()) <= 20
+
+
+def test_a_reference_that_gives_nothing_new_in_three_rounds_retires() -> None:
+    world = World(Plan(settings(100, references=2)))
+    world.gives = lambda unit: 10 if unit.round == 0 else 0
+    world.run()
+    assert world.plan.kept == 40 and not world.plan.reached
+    assert Counter(p[2] for p in world.proposals) == {0: 4, 1: 4, 2: 4, 3: 4}
+
+
+def test_a_reference_without_feedback_leaves_the_run() -> None:
+    world = World(Plan(settings(60, references=4)))
+    world.studies = lambda unit: unit.reference != 2 or unit.part == "features"
+    world.run()
+    assert world.plan.kept == 60 and 2 not in world.samples_of
+
+
+def test_nothing_studied_ends_short() -> None:
+    world = World(Plan(settings(60, references=4)))
+    world.studies = lambda unit: False
+    world.run()
+    assert world.plan.kept == 0 and not world.plan.reached
+
+
+def test_same_seed_same_plan() -> None:
+    def order(seed: int) -> list[tuple[int, str, int, int]]:
+        world = World(Plan(settings(400, seed=seed)), slots=1)
+        world.run()
+        return world.proposals
+
+    assert order(1) == order(1) != order(2)
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_restored_plans_end_exactly_and_lose_nothing(seed: int) -> None:
+    rng = random.Random(seed)
+    size, refs = rng.choice([30, 100, 333]), rng.choice([1, 3, 40])
+    world = World(Plan(settings(size, refs, rng.choice([None, 3, 15]), seed)), slots=rng.choice([1, 7, 40]), seed=seed)
+    world.gives = lambda unit: world.rng.randrange(11)
+    world.keeps = lambda unit: world.rng.random() < 0.8
+    for _ in range(5):
+        world.run(units=rng.randrange(1, 2 * size))
+        world.plan = world.restored()
+    world.run()
+    assert world.plan.kept == size == sum(world.samples_of.values())
+
+
+def test_a_finished_run_can_grow() -> None:
+    world = World(Plan(settings(50)))
+    world.run()
+    world.plan = world.restored(size=75)
+    world.run()
+    assert world.plan.kept == 75
+    assert world.calls["propose"] == 8

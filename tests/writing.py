@@ -1,0 +1,98 @@
+"""A teacher at our seam: an engine that writes fitting answers, or says what a queue tells it to."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import dspy
+from dspy.lm15 import Message, Request, Response, Usage
+
+Answer = str | Exception | Callable[[Request], Any]
+
+SAMPLE_PARTS: dict[str, Any] = {
+    "analysis": {"original_strengths": ["clear"], "improvement_opportunities": ["depth"], "relevant_feedback": ["tone"]},
+    "implementation_strategy": {"planned_changes": ["add an example"], "rationale": "it helps"},
+}
+
+
+class Writer:
+    """Answers each request by the fields its schema asks for. `queue` entries come first, in order.
+
+    `per_call` is how many instructions a synthesis answer holds; `repeat` makes it write the same ones each time.
+    """
+
+    supports_response_schema = True
+    supported_params = frozenset({"response_format", "temperature", "max_tokens"})
+
+    def __init__(self, *queue: Answer, per_call: int = 10, repeat: bool = False) -> None:
+        self.queue: deque[Answer] = deque(queue)
+        self.per_call, self.repeat = per_call, repeat
+        self.requests: list[Request] = []
+        self.numbers = itertools.count(1)
+        self.on_request: Callable[[Request], Answer | None] = lambda request: None
+
+    def fields(self, request: Request) -> list[str]:
+        format_ = request.config.response_format or {}
+        return list(format_["schema"]["properties"])
+
+    def write(self, request: Request) -> str:
+        """A JSON answer that fits the request's schema."""
+        answer = {name: self._value(name) for name in self.fields(request)}
+        return json.dumps(answer)
+
+    def _value(self, name: str) -> Any:
+        if name == "new_instructions":
+            return [f"Task {i if self.repeat else next(self.numbers)}: do it." for i in range(self.per_call)]
+        return SAMPLE_PARTS.get(name) or f"{name} number {next(self.numbers)}"
+
+    def answer(self, request: Request) -> Response:
+        self.requests.append(request)
+        said: Any = self.queue.popleft() if self.queue else self.on_request(request)
+        if callable(said):
+            said = said(request)
+        if isinstance(said, Exception):
+            raise said
+        if isinstance(said, Response):
+            return said
+        return response(said if said is not None else self.write(request))
+
+    # The two doors that dspy.LM asks for.
+    def complete(self, request: Request) -> Response:
+        return self.answer(request)
+
+    @property
+    def asynchronous(self) -> AsyncWriter:
+        return AsyncWriter(self)
+
+
+class AsyncWriter:
+    def __init__(self, writer: Writer) -> None:
+        self.writer = writer
+
+    async def complete(self, request: Request) -> Response:
+        return self.writer.answer(request)
+
+
+def response(text: str, finish_reason: Any = "stop") -> Response:
+    return Response(
+        id="r",
+        model="fake",
+        message=Message.assistant(text) if text else Message.assistant(" "),
+        finish_reason=finish_reason,
+        usage=Usage(input_tokens=100, output_tokens=20),
+    )
+
+
+def fake_lm(writer: Writer, **settings: Any) -> dspy.LM:
+    """A `dspy.LM` whose engine is `writer`."""
+    return dspy.LM(
+        "fake/model", engine=writer, async_engine=writer.asynchronous, num_retries=0, cache=False, **settings
+    )
+
+
+def references(count: int) -> list[dict[str, str]]:
+    return [{"instruction": f"Explain topic {i}.", "response": f"Topic {i} is about {i} things."} for i in range(count)]
