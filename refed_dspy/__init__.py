@@ -1,11 +1,11 @@
 """Instruction data from a few excellent references, as a DSPy program.
 
-    import refed_dspy
+import refed_dspy
 
-    references = refed_dspy.load_references("references.jsonl")
-    program = refed_dspy.programs.ReferenceLevelFeedback()
-    made = refed_dspy.synthesize(program, references, size=100, teacher="openai/gpt-4o-mini", run_dir="runs/first")
-    made.export("messages", "train.jsonl")
+references = refed_dspy.load_references("references.jsonl")
+program = refed_dspy.programs.ReferenceLevelFeedback()
+made = refed_dspy.synthesize(program, references, size=100, teacher="openai/gpt-4o-mini", run_dir="runs/first")
+made.export("messages", "train.jsonl")
 """
 
 import os as _os
@@ -13,16 +13,16 @@ import os as _os
 # Before anything imports LiteLLM: it would fetch its price table from the network.
 _os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "true")
 
-from refed_dspy import errors, programs  # noqa: E402
-from refed_dspy.config import TeacherConfig  # noqa: E402
-from refed_dspy.data.export import export  # noqa: E402
-from refed_dspy.data.references import References, load_references  # noqa: E402
-from refed_dspy.paying import Progress  # noqa: E402
-from refed_dspy.programs import ReferenceLevelFeedback  # noqa: E402
-from refed_dspy.programs.saved import load_program, save_program  # noqa: E402
-from refed_dspy.records import Analysis, Failure, Feedback, ImplementationStrategy, Reference, Sample  # noqa: E402
-from refed_dspy.synthesis import Synthesis, asynthesize, read_run, resume, synthesize  # noqa: E402
-from refed_dspy.teachers import open_teacher  # noqa: E402
+from refed_dspy import errors, programs
+from refed_dspy.config import TeacherConfig
+from refed_dspy.data.export import export
+from refed_dspy.data.references import References, load_references
+from refed_dspy.paying import Progress
+from refed_dspy.programs import ReferenceLevelFeedback
+from refed_dspy.programs.saved import load_program, save_program
+from refed_dspy.records import Analysis, Failure, Feedback, ImplementationStrategy, Reference, Sample
+from refed_dspy.synthesis import Synthesis, asynthesize, read_run, resume, synthesize
+from refed_dspy.teachers import open_teacher
 
 __version__ = "0.1.0"
 

@@ -37,7 +37,7 @@ def _in_thread(work: Coroutine[Any, Any, T]) -> T:
         with asyncio.Runner(loop_factory=lambda: loop) as runner:
             try:
                 outcome.set_result(runner.run(main()))
-            except BaseException as error:  # raised again in the caller's thread
+            except BaseException as error:  # noqa: BLE001 — raised again in the caller's thread
                 outcome.set_exception(error)
 
     # The copied context carries dspy.context's settings (LM, trace) into the thread.

@@ -10,13 +10,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-from dspy.utils.exceptions import LMError
+from dspy.utils.exceptions import LMError, LMTransportError
 
 from refed_dspy.records import Call
 
 
 class AnswerCut(LMError):
     """Raised by a teacher's engine: the answer ended at the token limit. DSPy alone would accept it."""
+
+
+class NotReached(LMTransportError):
+    """Raised by a teacher's engine: no connection could be made, so nothing was sent."""
 
 
 class AnswerRefused(LMError):

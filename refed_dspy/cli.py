@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
-import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar, cast
 
-import click
 import typer
 
 from refed_dspy.errors import InputError, RefedError, one_line
@@ -16,6 +16,27 @@ from refed_dspy.errors import InputError, RefedError, one_line
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 teacher_app = typer.Typer(no_args_is_help=True, help="The teacher that runs inside the process.")
 app.add_typer(teacher_app, name="teacher")
+
+F = TypeVar("F", bound=Callable[..., None])
+
+
+def reporting(command: F) -> F:
+    """Turn this package's errors, and Ctrl-C, into one line and an exit code."""
+
+    @functools.wraps(command)
+    def wrapped(*args: Any, **kwargs: Any) -> None:
+        try:
+            command(*args, **kwargs)
+        except RefedError as error:
+            typer.echo(f"refed: {one_line(error, 600)}", err=True)
+            raise typer.Exit(error.exit_code) from None
+        except KeyboardInterrupt:
+            where = f"refed resume {kwargs['run_dir']}" if kwargs.get("run_dir") else "the same command"
+            typer.echo(f"refed: stopped; what was made is kept; go on with: {where}", err=True)
+            raise typer.Exit(130) from None
+
+    return cast(F, wrapped)
+
 
 RunDir = Annotated[Path, typer.Argument(metavar="DIR", help="The run's folder.")]
 ReferencesOption = Annotated[
@@ -29,6 +50,7 @@ ProgramOption = Annotated[str | None, typer.Option(help="A saved program.", meta
 
 
 @app.command()
+@reporting
 def synth(
     references: ReferencesOption = None,
     size: Annotated[int | None, typer.Option(help="Samples to make.")] = None,
@@ -74,6 +96,7 @@ def synth(
 
 
 @app.command()
+@reporting
 def resume(
     run_dir: RunDir,
     size: Annotated[int | None, typer.Option(help="A larger target than before.")] = None,
@@ -91,9 +114,8 @@ def resume(
 
 
 @app.command()
-def status(
-    run_dir: RunDir, as_json: Annotated[bool, typer.Option("--json", help="For scripts.")] = False
-) -> None:
+@reporting
+def status(run_dir: RunDir, as_json: Annotated[bool, typer.Option("--json", help="For scripts.")] = False) -> None:
     """What a run has made and used so far; works while it runs."""
     from refed_dspy.engine.ledger import Ledger
     from refed_dspy.engine.summary import run_status
@@ -108,6 +130,7 @@ def status(
 
 
 @app.command()
+@reporting
 def export(
     run_dir: RunDir,
     format: Annotated[str, typer.Option(help="jsonl, parquet, messages, sharegpt or alpaca.")] = "jsonl",  # noqa: A002
@@ -121,6 +144,7 @@ def export(
 
 
 @app.command()
+@reporting
 def preview(
     references: ReferencesOption = None,
     teacher: TeacherOption = None,
@@ -148,6 +172,7 @@ def preview(
 
 
 @teacher_app.command()
+@reporting
 def fetch(
     name: Annotated[str, typer.Argument(help="embedded, or embedded-smoke (tiny, for tests).")] = "embedded",
 ) -> None:
@@ -212,23 +237,8 @@ def _status_lines(facts: dict[str, Any]) -> list[str]:
 
 def main() -> None:
     """The console script."""
-    logging.basicConfig(format="refed: %(message)s", level=logging.WARNING)
-    try:
-        code = app(standalone_mode=False)
-    except RefedError as error:
-        typer.echo(f"refed: {one_line(error, 600)}", err=True)
-        code = error.exit_code
-    except click.ClickException as error:
-        typer.echo(f"refed: {one_line(error.format_message())}", err=True)
-        code = 2
-    except (KeyboardInterrupt, click.Abort):
-        typer.echo(f"refed: stopped{_resume_hint()}", err=True)
-        code = 130
-    sys.exit(code or 0)
-
-
-def _resume_hint() -> str:
-    return "; what was made is kept: run the same command again, or: refed resume DIR"
+    logging.basicConfig(format="refed: %(message)s", level=logging.ERROR)
+    app()
 
 
 if __name__ == "__main__":

@@ -132,9 +132,7 @@ class RunConfig(Settings):
         return value
 
 
-def load_config(
-    file: Path | None = None, environ: Mapping[str, str] | None = None, **given: Any
-) -> RunConfig:
+def load_config(file: Path | None = None, environ: Mapping[str, str] | None = None, **given: Any) -> RunConfig:
     """The run's settings: `given` (None means not given) over the environment over `file`.
 
     Raises:

@@ -13,6 +13,7 @@
     │   ├── RefusedAnswer       a content filter, or the model itself, declined
     │   ├── UnfitRequest        the endpoint refused this one request (too long, say)
     │   └── NoAnswer            time-outs, 429s, 5xx, dropped connections, after the last retry
+    │       └── NoConnection    the endpoint was not even reached
     ├── TeacherError            the run stops: the key, the model, the account or the endpoint
     └── RunStopped              the run ended before its size was reached; it can be resumed
 
@@ -91,6 +92,10 @@ class UnfitRequest(RowError):
 class NoAnswer(RowError):
     kind = "no answer"
     final = False
+
+
+class NoConnection(NoAnswer):
+    kind = "no connection"
 
 
 class TeacherError(RefedError):

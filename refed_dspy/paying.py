@@ -6,9 +6,8 @@ before anyone sees it.
 
 from __future__ import annotations
 
-
 import time
-from collections import Counter
+from collections import Counter, defaultdict, deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -20,10 +19,11 @@ from refed_dspy.engine.ledger import Answer, Key, Ledger
 from refed_dspy.errors import (
     CutAnswer,
     MalformedAnswer,
-    NoAnswer,
+    NoConnection,
     RefusedAnswer,
     RowError,
     RunStopped,
+    TeacherError,
     UnfitRequest,
 )
 from refed_dspy.programs.adapter import rendering
@@ -33,9 +33,10 @@ from refed_dspy.records import Call
 from refed_dspy.teachers import Teacher
 
 ENOUGH_TO_JUDGE = 20
-"""Calls of a stage before its share of failures says anything."""
+RECENT = 50
+"""A stage's share of failures is that of its last 50 calls, once there are 20: a teacher may also fail later on."""
 
-_KINDS = {kind.kind: kind for kind in (MalformedAnswer, CutAnswer, RefusedAnswer, UnfitRequest, NoAnswer)}
+_KINDS = {kind.kind: kind for kind in (MalformedAnswer, CutAnswer, RefusedAnswer, UnfitRequest)}
 
 
 @dataclass
@@ -70,8 +71,7 @@ class PayOnce:
         """Whether any call was answered in this process, usably or not: then something was paid for."""
         self.max_failure_share, self.progress = max_failure_share, progress
         self._sampling = digest(teacher.identity)
-        self._asked: Counter[str] = Counter()
-        self._failed: Counter[str] = Counter()
+        self._recent: defaultdict[str, deque[bool]] = defaultdict(lambda: deque(maxlen=RECENT))
 
     async def __call__(self, question: Question) -> dspy.Prediction:
         key = self._key(question)
@@ -84,7 +84,6 @@ class PayOnce:
 
     async def _pay(self, question: Question, key: Key) -> dspy.Prediction:
         """Ask the teacher; whatever comes of it is in the ledger before this returns or raises."""
-        self._asked[question.stage] += 1
         self.progress.in_flight += 1
         # The call's own seed: another for every key, the same again for the same run seed.
         with collecting(seed=int(key.digest[:7], 16) ^ self.seed) as calls:
@@ -93,6 +92,7 @@ class PayOnce:
             except RowError as error:
                 if isinstance(error, MalformedAnswer) and calls:
                     calls[-1] = replace(calls[-1], outcome=error.kind)
+                self._not_reached_at_all(error, key, calls)
                 self.ledger.commit_failure(key, error.kind, error.reason, error.final, calls)
                 self._count_failure(question.stage, error)
                 raise
@@ -106,6 +106,7 @@ class PayOnce:
         text = rendering(question.predictor.signature).answer.model_construct(**output).model_dump_json(warnings=False)
         endpoint = calls[-1].endpoint if calls else self.teacher.endpoint
         self.ledger.commit_answer(Answer(key, text, endpoint), calls)
+        self._recent[question.stage].append(True)
         return prediction
 
     async def _ask(self, question: Question, calls: list[Call]) -> dspy.Prediction:
@@ -131,14 +132,21 @@ class PayOnce:
         self.progress.prompt_tokens += sum(call.prompt_tokens or 0 for call in calls)
         self.progress.completion_tokens += sum(call.completion_tokens or 0 for call in calls)
 
+    def _not_reached_at_all(self, error: RowError, key: Key, calls: list[Call]) -> None:
+        """An endpoint that never answered is not one row's bad luck. Raises TeacherError."""
+        if isinstance(error, NoConnection) and not self.answered:
+            self.ledger.commit_calls(key, calls)
+            raise TeacherError(f"{error.reason} — check api_base, and that the server runs") from error
+
     def _count_failure(self, stage: str, error: RowError) -> None:
         self.progress.failed[error.kind] += 1
-        self._failed[stage] += 1
-        asked, failed = self._asked[stage], self._failed[stage]
-        if asked >= ENOUGH_TO_JUDGE and failed / asked >= self.max_failure_share:
+        recent = self._recent[stage]
+        recent.append(False)
+        failed = recent.count(False)
+        if len(recent) >= ENOUGH_TO_JUDGE and failed / len(recent) >= self.max_failure_share:
             raise RunStopped(
-                f"{stage} failed in {failed} of {asked} calls, last: {error.kind}: {error.reason} — "
-                f"check the teacher, or allow more with max_failure_share ({self.max_failure_share:g} now)"
+                f"{stage} failed in {failed} of its last {len(recent)} calls, the last one {error.kind}: "
+                f"{error.reason} — check the teacher, or raise max_failure_share ({self.max_failure_share:g})"
             ) from error
 
 
@@ -153,5 +161,3 @@ def _tracked(model: str, endpoint: str, seconds: float, usage: Mapping[str, Any]
     return Call(
         model, endpoint, "ok", round(seconds, 3), usage.get("prompt_tokens"), cached, usage.get("completion_tokens")
     )
-
-

@@ -19,10 +19,8 @@ Message = dict[str, Any]
 def rendered_prompts(program: ReferenceLevelFeedback, reference: Reference) -> dict[str, list[Message]]:
     """Stage → messages for `reference`. What an earlier stage would have written stands in «guillemets»."""
     feature = next(iter(program.features))
-    inputs: dict[str, dict[str, Any]] = dict.fromkeys(STAGES[:2], {
-        "reference_instruction": reference.instruction,
-        "reference_response": reference.response,
-    })  # fmt: skip
+    pair = {"reference_instruction": reference.instruction, "reference_response": reference.response}
+    inputs: dict[str, dict[str, Any]] = {"instruction_feedback": pair, "response_feedback": pair}
     inputs["instruction_synthesis"] = {
         "how_many": program.instructions_per_feature,
         "reference_instruction": reference.instruction,

@@ -35,9 +35,7 @@ class Stages(Protocol):
 class Production:
     """The Work of a run. Feedback stays in memory for the open references; everything else is in the ledger."""
 
-    def __init__(
-        self, program: Stages, references: Sequence[Reference], ledger: Ledger, progress: Progress
-    ) -> None:
+    def __init__(self, program: Stages, references: Sequence[Reference], ledger: Ledger, progress: Progress) -> None:
         self.program, self.references, self.ledger, self.progress = program, references, ledger, progress
         self._features: dict[int, dict[str, str]] = {}
         self._response_feedback: dict[int, str] = {}

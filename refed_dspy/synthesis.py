@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 import dspy
 
@@ -29,7 +29,8 @@ from refed_dspy.records import Failure
 from refed_dspy.teachers import Teacher, TeacherLike, open_teacher
 
 log = logging.getLogger("refed_dspy")
-ProgramLike = dspy.Module | str | Path | None
+ProgramLike: TypeAlias = Any
+"""A program (`dspy.Module`), the file or MLflow address of one, or None."""
 # Silence and thrift while thousands of calls run: history and traces grow with each of them.
 _LEAN = {"disable_history": True, "trace": None, "max_trace_size": 0, "track_usage": False}
 
@@ -215,7 +216,7 @@ def _begin_or_continue(
         RunDirError: the folder holds another run; the differences are named.
     """
     stored = ledger.meta("identity")
-    if stored is None:
+    if stored != identity and not ledger.has_answers():  # new, or refused before its first answer
         ledger.begin(
             references.items,
             identity=identity,
@@ -228,7 +229,7 @@ def _begin_or_continue(
         return
     if differences := _differences(stored, identity):
         raise RunDirError(
-            f"{folder}: holds a run with other settings: {'; '.join(differences)}; set them back, or use a new --run-dir"
+            f"{folder}: holds another run: {'; '.join(differences)}; set these back, or use a new --run-dir"
         )
 
 
@@ -275,12 +276,15 @@ def resume(
     try:
         load_state(program, meta["program"], str(folder))
     except ConfigError:
-        raise RunDirError(f"{folder}: its program is not refed's own; call synthesize(…, run_dir=…) in your script") from None
+        raise RunDirError(
+            f"{folder}: its program is not refed's own; call synthesize(…, run_dir=…) in your script"
+        ) from None
     if teacher is None:
         config = meta["teacher"]["config"]
         if config is None:
             raise RunDirError(
-                f"{folder}: its teacher was a Python object; call synthesize(…, run_dir=…) in your script, or pass teacher="
+                f"{folder}: its teacher was a Python object; call synthesize(…, run_dir=…) in its script, "
+                "or name the same model with --teacher"
             )
         teacher = TeacherConfig.model_validate(config)
     return synthesize(
@@ -294,4 +298,3 @@ def resume(
         max_failure_share=max_failure_share,
         on_progress=on_progress,
     )
-

@@ -14,7 +14,11 @@ from dspy.lm15 import Message, Request, Response, Usage
 Answer = str | Exception | Callable[[Request], Any]
 
 SAMPLE_PARTS: dict[str, Any] = {
-    "analysis": {"original_strengths": ["clear"], "improvement_opportunities": ["depth"], "relevant_feedback": ["tone"]},
+    "analysis": {
+        "original_strengths": ["clear"],
+        "improvement_opportunities": ["depth"],
+        "relevant_feedback": ["tone"],
+    },
     "implementation_strategy": {"planned_changes": ["add an example"], "rationale": "it helps"},
 }
 

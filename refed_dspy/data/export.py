@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from refed_dspy.data.rows import data_rows
+from refed_dspy.data.rows import LINEAGE_COLUMNS, data_rows
 from refed_dspy.engine.ledger import Ledger
 from refed_dspy.errors import ExportError, one_line
 
@@ -71,7 +71,9 @@ def export(run_dir: Path, format: str, out: Path, *, force: bool = False) -> int
         if not ledger.kept():
             raise ExportError(f"{run_dir}: no samples yet; run or resume it first")
         rows = data_rows(ledger)
-        return _atomically(out, lambda file: (_parquet(rows, file) if format == "parquet" else _lines(rows, format, file)))
+        return _atomically(
+            out, lambda file: _parquet(rows, file) if format == "parquet" else _lines(rows, format, file)
+        )
 
 
 def _atomically(out: Path, write: Callable[[IO[bytes]], int]) -> int:
@@ -82,10 +84,10 @@ def _atomically(out: Path, write: Callable[[IO[bytes]], int]) -> int:
                 count = write(file)
                 file.flush()
                 os.fsync(file.fileno())
-            os.chmod(temporary, 0o666 & ~_umask())
-            os.replace(temporary, out)
+            Path(temporary).chmod(0o666 & ~_umask())
+            Path(temporary).replace(out)
         except BaseException:
-            os.unlink(temporary)
+            Path(temporary).unlink()
             raise
     except OSError as error:
         raise ExportError(f"{out}: cannot be written: {one_line(error.strerror or error)}") from None
@@ -100,8 +102,9 @@ def _umask() -> int:
 
 def _lines(rows: Iterable[Row], format: str, file: IO[bytes]) -> int:  # noqa: A002
     count = 0
-    for count, row in enumerate(rows, start=1):
+    for row in rows:
         file.write(json.dumps(_FORMS[format](row), ensure_ascii=False).encode() + b"\n")
+        count += 1
     return count
 
 
@@ -124,12 +127,16 @@ def _schema(pa: Any) -> Any:
         [("original_strengths", notes), ("improvement_opportunities", notes), ("relevant_feedback", notes)]
     )
     strategy = pa.struct([("planned_changes", notes), ("rationale", text)])
-    return pa.schema(
-        [("instruction", text), ("response", text), ("analysis", analysis), ("implementation_strategy", strategy)]
-        + [("improved_response", text), ("sample", number), ("reference", text), ("reference_source", text)]
-        + [("feature", text), ("round", number), ("teacher", text), ("endpoint", text), ("program", text)]
-        + [("prompt_tokens", number), ("completion_tokens", number)]
-    )
+    columns = {
+        "instruction": text,
+        "response": text,
+        "analysis": analysis,
+        "implementation_strategy": strategy,
+        "improved_response": text,
+        **dict.fromkeys(LINEAGE_COLUMNS, text),
+        **dict.fromkeys(("sample", "round", "prompt_tokens", "completion_tokens"), number),
+    }
+    return pa.schema(list(columns.items()))
 
 
 def to_dataset(run_dir: Path) -> datasets.Dataset:

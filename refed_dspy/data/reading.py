@@ -65,7 +65,9 @@ def _jsonl(name: str, text: str) -> Rows:
             try:
                 yield number, _object(name, number, json.loads(line))
             except json.JSONDecodeError as error:
-                raise ReferencesError(f"{name} line {number}: broken JSON: {error.msg} at column {error.colno}") from None
+                raise ReferencesError(
+                    f"{name} line {number}: broken JSON: {error.msg} at column {error.colno}"
+                ) from None
 
 
 def _json(name: str, text: str) -> Rows:
@@ -114,11 +116,15 @@ def _hub(source: str) -> Rows:
             raise ReferencesError(
                 f"{name}: gated on the Hub: accept its terms on its page, log in with `hf auth login`, run again"
             ) from None
-        raise ReferencesError(f"{name}: not on the Hub, or not open to you; check the name, or name a local file") from None
+        raise ReferencesError(
+            f"{name}: not on the Hub, or not open to you; check the name, or name a local file"
+        ) from None
     except (ConnectionError, OSError) as error:
-        raise ReferencesError(f"{name}: the Hub cannot be reached ({one_line(error, 120)}); name a local file") from None
+        raise ReferencesError(
+            f"{name}: the Hub cannot be reached ({one_line(error, 120)}); name a local file"
+        ) from None
     except ValueError as error:
         raise ReferencesError(f"{name}: {one_line(error, 160)}; name another split as {name}:SPLIT") from None
-    except Exception as error:  # datasets builds raise many kinds, all of them about this data set
+    except Exception as error:  # noqa: BLE001 — datasets' builders raise many kinds, all of them about this data set
         raise ReferencesError(f"{name}: cannot be loaded: {one_line(error, 160)}") from None
     return enumerate(rows, start=1)

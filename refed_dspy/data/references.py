@@ -98,7 +98,9 @@ def _rows(source: Any) -> tuple[str, Iterator[tuple[int, Mapping[str, Any]]]]:
         return str(source), read_rows(source)
     if isinstance(source, Iterable):
         return "references", enumerate(_checked(source), start=1)
-    raise ReferencesError(f"references: cannot read a {type(source).__name__}; pass a path, a name, a list or a Dataset")
+    raise ReferencesError(
+        f"references: cannot read a {type(source).__name__}; pass a path, a name, a list or a Dataset"
+    )
 
 
 def _checked(rows: Iterable[Any]) -> Iterator[Mapping[str, Any]]:
@@ -129,5 +131,6 @@ def _none_usable(name: str, left_out: Counter[str], columns: list[str]) -> str:
     reasons = ", ".join(f"{count} {reason}" for reason, count in left_out.most_common())
     hint = ""
     if "unrecognised" in left_out:
-        hint = f"; its columns are {', '.join(map(str, columns))}: name the right ones in columns: {{instruction: …, response: …}}"
+        found = ", ".join(map(str, columns))
+        hint = f"; its columns are {found}: name the right ones in columns: {{instruction: …, response: …}}"
     return f"{name}: no usable row ({reasons}){hint}"

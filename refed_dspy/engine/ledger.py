@@ -147,13 +147,22 @@ class Ledger:
             db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", [(k, json.dumps(v)) for k, v in values.items()])
 
     def begin(self, references: Sequence[Reference], **meta: Any) -> None:
-        """Store what the run is made of, in one transaction: a run either exists or does not."""
+        """Store what the run is made of, in one transaction: a run either exists or does not.
+
+        Whatever the folder held of a run without an answer is forgotten.
+        """
         with self._transaction() as db:
+            for table in ("meta", "refs", "failures", "calls"):
+                db.execute(f"DELETE FROM {table}")
             db.executemany(
                 "INSERT INTO refs VALUES (?, ?, ?)",
                 ((i, ref.id, ref.model_dump_json()) for i, ref in enumerate(references)),
             )
             db.executemany("INSERT INTO meta VALUES (?, ?)", [(k, json.dumps(v)) for k, v in meta.items()])
+
+    def has_answers(self) -> bool:
+        """Whether anything was paid for that a later start could use."""
+        return self.db.execute("SELECT 1 FROM answers LIMIT 1").fetchone() is not None
 
     def references(self) -> list[Reference]:
         rows = self.db.execute("SELECT record FROM refs ORDER BY position")
@@ -176,7 +185,9 @@ class Ledger:
         now = time.time()
         row = (key.digest, key.stage, key.item, key.repetition, key.prompt, key.inputs)
         with self._transaction() as db:
-            db.execute("INSERT OR IGNORE INTO answers VALUES (?,?,?,?,?,?,?,?,?)", (*row, answer.output, answer.endpoint, now))
+            db.execute(
+                "INSERT OR IGNORE INTO answers VALUES (?,?,?,?,?,?,?,?,?)", (*row, answer.output, answer.endpoint, now)
+            )
             db.execute("DELETE FROM failures WHERE key=?", (key.digest,))
             _insert_calls(db, key, calls, now)
 
@@ -267,9 +278,9 @@ def _insert_calls(db: sqlite3.Connection, key: Key, calls: Iterable[Call], now: 
     db.executemany(
         "INSERT INTO calls VALUES (NULL,?,?,?,?,?,?,?,?,?,?,?)",
         (
-            (key.digest, key.stage, key.item, c.model, c.endpoint, c.outcome, c.seconds)
-            + (c.prompt_tokens, c.cached_tokens, c.completion_tokens, now)
+            (key.digest, key.stage, key.item, c.model, c.endpoint, c.outcome, c.seconds, *tokens, now)
             for c in calls
+            if (tokens := (c.prompt_tokens, c.cached_tokens, c.completion_tokens))
         ),
     )
 

@@ -278,9 +278,7 @@ class Plan:
                 self._settle(source)
                 if source.round == self._round:
                     finished.add(index)
-        self._waiting = [
-            s for s in self._order(self._sources) if s.index not in finished and s not in self._open
-        ]
+        self._waiting = [s for s in self._order(self._sources) if s.index not in finished and s not in self._open]
 
 
 def _empty_tail(counts: Sequence[int]) -> int:

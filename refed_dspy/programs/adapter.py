@@ -9,10 +9,10 @@ on the signature alone is built once for it.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import dspy
 from dspy.utils.exceptions import AdapterParseError
@@ -30,9 +30,13 @@ class Rendering:
     response_format: JsonObject
 
 
-@lru_cache(maxsize=512)
 def rendering(signature: type[dspy.Signature]) -> Rendering:
     """The fixed part of `signature`'s prompt. Cached by the class: an optimizer makes a new class."""
+    return _rendering(cast(Hashable, signature))
+
+
+@lru_cache(maxsize=512)
+def _rendering(signature: Any) -> Rendering:
     outputs: dict[str, Any] = {
         name: (Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation, ...)
         for name, field in signature.output_fields.items()
@@ -118,7 +122,7 @@ class SchemaAdapter(dspy.JSONAdapter):
         inputs: Mapping[str, Any],
         prefix: str = "",
         suffix: str = "",
-        main_request: bool = False,
+        main_request: bool = False,  # noqa: ARG002 — DSPy's signature
     ) -> str:
         tags = [f"<{k}>\n{_text(inputs[k])}\n</{k}>" for k in signature.input_fields if k in inputs]
         return "\n\n".join(part for part in (prefix, *tags, suffix) if part)

@@ -16,12 +16,13 @@ import dspy
 from dspy.utils import exceptions as lm_errors
 from dspy.utils.exceptions import AdapterParseError, LMError
 
-from refed_dspy.calls import AnswerCut, AnswerRefused
+from refed_dspy.calls import AnswerCut, AnswerRefused, NotReached
 from refed_dspy.errors import (
     ConfigError,
     CutAnswer,
     MalformedAnswer,
     NoAnswer,
+    NoConnection,
     RefedError,
     RefusedAnswer,
     TeacherError,
@@ -56,7 +57,9 @@ async def ask_teacher(question: Question) -> dspy.Prediction:
         ConfigError: no language model is set.
     """
     if (question.predictor.lm or dspy.settings.lm) is None:
-        raise ConfigError("no teacher: pass teacher=…, or set one with dspy.configure(lm=dspy.LM('openai/gpt-4o-mini'))")
+        raise ConfigError(
+            "no teacher: pass teacher=…, or set one with dspy.configure(lm=dspy.LM('openai/gpt-4o-mini'))"
+        )
     try:
         with dspy.context(adapter=dspy.settings.adapter or SchemaAdapter()):
             prediction = await question.predictor.acall(**question.inputs)
@@ -76,6 +79,7 @@ _ROW_ERRORS = (
     (lm_errors.LMTimeoutError, NoAnswer),
     (lm_errors.LMRateLimitError, NoAnswer),
     (lm_errors.LMServerError, NoAnswer),
+    (NotReached, NoConnection),
     (lm_errors.LMTransportError, NoAnswer),
     (lm_errors.LMProviderError, NoAnswer),
 )
@@ -95,6 +99,8 @@ def _translated(error: LMError, question: Question) -> RefedError:
     for source, hint in _STOP_HINTS:
         if isinstance(error, source):
             return TeacherError(f"{question.stage} of {question.item}: {reason} — {hint}")
+    if getattr(error, "status", None) == 404:
+        return TeacherError(f"{question.stage} of {question.item}: {reason} — check the teacher's api_base and model")
     for source, row in _ROW_ERRORS:
         if isinstance(error, source):
             return row(question.stage, question.item, reason)

@@ -37,7 +37,7 @@ def _jsonable(value: Any) -> Any:
 
 
 def prompt_digest(predictor: dspy.Predict) -> str:
-    """What decides a predictor's prompt, inputs aside: instructions, fields, demos, its own LM settings, the adapter."""
+    """What decides a predictor's prompt but its inputs: instructions, fields, demos, LM settings, adapter."""
     fixed = rendering(predictor.signature)
     adapter = type(dspy.settings.adapter).__name__ if dspy.settings.adapter else "SchemaAdapter"
     return digest([fixed.system, fixed.response_format, predictor.demos, predictor.config, adapter])
@@ -71,9 +71,9 @@ def save_program(program: dspy.Module, path: Path) -> None:
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             json.dump(program_state(program), file, ensure_ascii=False, indent=1)
-        os.replace(temporary, path)
+        Path(temporary).replace(path)
     except BaseException:
-        os.unlink(temporary)
+        Path(temporary).unlink()
         raise
 
 
@@ -103,11 +103,11 @@ def load_state(program: dspy.Module, state: Any, source: str) -> None:
     changed = [name for name, value in _field_digests(program).items() if fields.get(name, value) != value]
     if changed:
         raise ConfigError(
-            f"program {source}: made for other fields of {', '.join(changed)}; set the same features, or compile it again"
+            f"program {source}: made for other fields of {', '.join(changed)}; set the same features, or make it anew"
         )
     try:
         program.load_state({name: {**state[name], "lm": None} for name in expected})
-    except Exception as error:  # DSPy raises many kinds for a malformed state, all of them the file's fault
+    except Exception as error:  # noqa: BLE001 — DSPy raises many kinds for a malformed state, all of them the file's fault
         raise ConfigError(f"program {source}: cannot be loaded: {one_line(error)}") from None
 
 
@@ -118,6 +118,6 @@ def _download(address: str) -> Path:
 
     try:
         local = Path(mlflow.artifacts.download_artifacts(artifact_uri=address))
-    except Exception as error:  # MLflow's own, and its HTTP client's
+    except Exception as error:  # noqa: BLE001 — MLflow's own, and its HTTP client's
         raise ConfigError(f"program {address}: MLflow cannot provide it: {one_line(error)}") from None
     return local / "program.json" if local.is_dir() else local

@@ -14,7 +14,7 @@ Guidance = Annotated[str, Field(max_length=6_000)]
 
 DEFAULT_FEATURES: Mapping[str, str] = MappingProxyType(
     {
-        "subject_areas": "The subject, its neighbouring subjects, and what in them the task draws on: two or three sentences",
+        "subject_areas": "The subject, its neighbours, and what in them the task draws on: two or three sentences",
         "relevant_skills": "The skills that a good answer shows, from reasoning to writing: two or three sentences",
     }
 )

@@ -57,6 +57,8 @@ class ResponseImprovement(dspy.Signature):
     reference_feedback: str = dspy.InputField(desc="feedback on a similar but different response")
     instruction: str = dspy.InputField(desc="the instruction")
     response: str = dspy.InputField(desc="the response to improve")
-    analysis: Analysis = dspy.OutputField(desc="what is good, what could be better, which feedback applies; short notes")
+    analysis: Analysis = dspy.OutputField(
+        desc="what is good, what could be better, which feedback applies; short notes"
+    )
     implementation_strategy: ImplementationStrategy = dspy.OutputField(desc="what to change, and why; short notes")
     improved_response: Prose = dspy.OutputField(desc="the improved response, complete and ready to use")

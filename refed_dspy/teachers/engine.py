@@ -14,9 +14,9 @@ from dataclasses import replace
 from typing import Any, Self
 from weakref import WeakKeyDictionary
 
+from dspy._vendor.lm15.transports import ConnectError
 from dspy.lm15 import (
     AsyncLMRouter,
-    AuthError,
     BillingError,
     LM15Error,
     RateLimitError,
@@ -24,13 +24,12 @@ from dspy.lm15 import (
     Response,
     ServerError,
     TransportError,
-    UnsupportedModelError,
 )
 from dspy.lm15 import TimeoutError as AnswerTimeout
 from tenacity import AsyncRetrying, RetryCallState, Retrying, retry_if_exception, stop_after_attempt
 from tenacity.wait import wait_random_exponential
 
-from refed_dspy.calls import AnswerCut, AnswerRefused, call_seed, report
+from refed_dspy.calls import AnswerCut, AnswerRefused, NotReached, call_seed, report
 from refed_dspy.config import TeacherConfig
 from refed_dspy.records import Call
 from refed_dspy.teachers.route import Route
@@ -79,8 +78,8 @@ class _Attempts:
         }
 
     def worth_retrying(self, error: BaseException) -> bool:
-        if isinstance(error, TransportError) and not isinstance(error, AnswerTimeout) and not self.answered:
-            return False
+        if isinstance(error, NotReached):
+            return self.answered
         return isinstance(error, _TRANSIENT) and not isinstance(error, BillingError)
 
     def finished(self, response: Response, started: float) -> Response:
@@ -106,17 +105,20 @@ class _Attempts:
             raise AnswerRefused("declined by the model or its content filter")
         return response
 
-    def failed(self, error: BaseException, started: float) -> None:
-        """Report an attempt that brought no answer, and blank a key out of its error."""
-        if isinstance(error, LM15Error):
-            if error.status is not None:
-                self.answered = self.answered or not isinstance(error, AuthError | UnsupportedModelError)
-            if (key := self.route.key()) and key in str(error):
-                error.message = error.message.replace(key, "[key]")
-                error.args = tuple(arg.replace(key, "[key]") if isinstance(arg, str) else arg for arg in error.args)
-            report(self._call("no answer" if error.status is None else f"http {error.status}", started))
-        else:
-            report(self._call("cancelled", started))
+    def failed(self, error: BaseException, started: float) -> BaseException:
+        """Report an attempt that brought no answer. Returns the error to raise: without the key, if it held it."""
+        if not isinstance(error, LM15Error):
+            report(self._call("cancelled" if isinstance(error, asyncio.CancelledError) else "error", started))
+            return error
+        if isinstance(error, TransportError) and isinstance(error.__cause__, ConnectError):
+            unreached: BaseException = NotReached(f"{self.endpoint} cannot be reached: {error.message}")
+            return unreached
+        if (key := self.route.key()) and key in str(error):
+            error.message = error.message.replace(key, "[key]")
+            error.args = tuple(arg.replace(key, "[key]") if isinstance(arg, str) else arg for arg in error.args)
+        report(self._call("no answer" if error.status is None else f"http {error.status}", started))
+        kept: BaseException = error
+        return kept
 
     def _call(self, outcome: str, started: float, **tokens: int | None) -> Call:
         return Call(self.model, self.endpoint, outcome, round(time.monotonic() - started, 3), **tokens)
@@ -158,11 +160,9 @@ class TeacherEngine(_Attempts):
                 response = await self._door()[0].complete(request)
         except TimeoutError as error:  # asyncio's; lm15's own is a subclass and carries more
             late = error if isinstance(error, LM15Error) else AnswerTimeout(f"no answer in {self.config.timeout:g} s")
-            self.failed(late, started)
-            raise late from None
+            raise self.failed(late, started) from None
         except BaseException as error:
-            self.failed(error, started)
-            raise
+            raise self.failed(error, started) from error
         return self.finished(response, started)
 
     def _door(self) -> tuple[AsyncLMRouter, Any]:
@@ -194,8 +194,7 @@ class SyncTeacherEngine(_Attempts):
         try:
             response = router.complete(request)
         except BaseException as error:
-            self.failed(error, started)
-            raise
+            raise self.failed(error, started) from error
         finally:
             transport.close()
         return self.finished(response, started)

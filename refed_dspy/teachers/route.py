@@ -75,7 +75,7 @@ def resolve(config: TeacherConfig, api_base: str | None = None) -> Route:
 
 
 def _own(config: TeacherConfig, base: str, wire: str) -> Route:
-    """Any OpenAI-compatible endpoint by its address. Without `api_key_env` it is sent no key, not even OPENAI_API_KEY's."""
+    """Any OpenAI-compatible endpoint by its address. Without `api_key_env` it is sent no key, whatever is set."""
     env = _required_variable(config)
     definition = ProviderDefinition.chat(
         AccessPolicy(provider=OWN, base_url=base, env_keys=env),
@@ -92,13 +92,15 @@ def _known(config: TeacherConfig) -> Route:
     env = _required_variable(config)
     try:
         resolution = LMRouter(RouterConfig()).resolve_openai_chat(str(config.model))
-    except LM15Error as error:
-        raise ConfigError(f"teacher: model {config.model!r}: {one_line(error, 120)}; set api_base") from None
+    except LM15Error:
+        unknown = one_line(str(config.model).partition("/")[0], 60)
+        raise ConfigError(f"teacher: unknown provider {unknown!r}; give its endpoint's address in api_base") from None
     provider = resolution.provider
     if not env and resolution.env_key and not resolution.placeholder_key:
         if not os.environ.get(resolution.env_key):
             raise ConfigError(
-                f"teacher: no key for {config.model}: set the variable {resolution.env_key}, or name another in api_key_env"
+                f"teacher: no key for {config.model}: set the variable {resolution.env_key}, "
+                "or name another in api_key_env"
             )
         env = (resolution.env_key,)
     keys = {provider: _reader(env[0])} if config.api_key_env else None
@@ -134,7 +136,9 @@ def _required_variable(config: TeacherConfig) -> tuple[str, ...]:
     if config.api_key_env is None:
         return ()
     if not os.environ.get(config.api_key_env):
-        raise ConfigError(f"teacher: the variable {config.api_key_env} (api_key_env) is not set; export it and run again")
+        raise ConfigError(
+            f"teacher: the variable {config.api_key_env} (api_key_env) is not set; export it and run again"
+        )
     return (config.api_key_env,)
 
 

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import dspy
 from dspy.clients.base_lm import BaseLM
@@ -18,7 +18,8 @@ from refed_dspy.errors import ConfigError, one_line
 from refed_dspy.teachers.engine import SyncTeacherEngine, TeacherEngine
 from refed_dspy.teachers.route import Route, resolve
 
-TeacherLike = TeacherConfig | BaseLM | str
+TeacherLike: TypeAlias = Any
+"""A TeacherConfig, a `dspy.LM`, or a string: a model's name or a teacher file."""
 DEFAULT_CONCURRENCY = 32
 EMBEDDED_CONCURRENCY = 2
 EMBEDDED_WINDOW = 8192
@@ -51,7 +52,7 @@ class Teacher:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[BaseLM]:
-        """The language model inside the block; afterwards its connections are closed and its process-local model gone."""
+        """The language model inside the block; afterwards its connections are closed."""
         lm = await asyncio.to_thread(self.start)
         try:
             yield lm

@@ -1,0 +1,53 @@
+# Every target sets itself up: Python 3.11+ and make are all a machine needs.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+LOCK := requirements/dev.txt
+STAMP := $(VENV)/.installed
+DEMO := demo-run
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export MLFLOW_DISABLE_TELEMETRY := true
+export DO_NOT_TRACK := 1
+export HF_HUB_DISABLE_TELEMETRY := 1
+
+.PHONY: help setup demo test check live bench lock clean
+help: ## show this
+	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 10
+
+setup: $(STAMP) ## make .venv with the locked versions
+$(STAMP): $(LOCK) pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit("refed-dspy needs Python 3.11 or newer" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --require-hashes -r $(LOCK)
+	$(BIN)/python -m pip install -q --no-deps --no-build-isolation -e .
+	@touch $@
+
+demo: setup ## a real model in this process makes 6 samples; downloads 1.1 GB once
+	$(BIN)/refed teacher fetch
+	$(BIN)/refed synth --config examples/demo.yaml --run-dir $(DEMO)
+	$(BIN)/refed export $(DEMO) --format jsonl --out $(DEMO)/samples.jsonl --force
+	@$(BIN)/python examples/show.py $(DEMO)
+
+test: setup ## lint, types, contracts, tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+	$(BIN)/python -m pytest
+
+live: setup ## tests on the tiny real model; downloads 93 MB once
+	$(BIN)/refed teacher fetch embedded-smoke
+	$(BIN)/python -m pytest -m live tests/live
+
+bench: setup ## the figures of benchmarks/README.md, about 10 minutes
+	$(BIN)/python -m benchmarks.calls
+	$(BIN)/python -m benchmarks.kills
+	$(BIN)/python -m benchmarks.memory
+
+lock: setup ## write requirements/dev.txt anew from pyproject.toml
+	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+	  --extra dev --extra local pyproject.toml -o $(LOCK) --upgrade
+
+clean: ## remove what the targets made
+	rm -rf $(VENV) $(DEMO) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
