@@ -1,0 +1,30 @@
+"""What the benchmarks share: forty references, a teacher's settings for the simulated server, one run."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import refed_dspy
+from benchmarks.simulated import SimulatedTeacher
+from refed_dspy import Synthesis, TeacherConfig
+
+REFERENCES = [
+    {"instruction": f"Explain topic {i} to a student.", "response": f"Topic {i} is about many things. " * 20}
+    for i in range(40)
+]
+
+
+def teacher_config(server: SimulatedTeacher, concurrency: int) -> TeacherConfig:
+    return TeacherConfig(model="sim/sim-model", api_base=server.base_url, concurrency=concurrency, timeout=30)
+
+
+def one_run(server: SimulatedTeacher, folder: Path, size: int, concurrency: int = 40) -> Synthesis:
+    """A run in an empty `folder`, with the server's counts starting at zero."""
+    shutil.rmtree(folder, ignore_errors=True)
+    server.reset()
+    made = refed_dspy.synthesize(
+        None, REFERENCES, size=size, teacher=teacher_config(server, concurrency), run_dir=folder
+    )
+    assert len(made.samples) == size, made.status
+    return made

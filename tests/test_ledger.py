@@ -1,0 +1,168 @@
+"""The ledger: whole units, one writer, damage told in a line."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from refed_dspy.engine.ledger import FILE, Answer, Key, Ledger, text_digest
+from refed_dspy.errors import RunDirError, RunStopped
+from refed_dspy.records import Call, Reference
+
+NOBODY: frozenset[bytes] = frozenset()
+
+
+def key(name: str, stage: str = "response_generation", item: str = "1") -> Key:
+    return Key(stage, item, 0, "prompt", "inputs", name)
+
+
+def answer(name: str, stage: str = "response_generation", item: str = "1") -> Answer:
+    return Answer(key(name, stage, item), '{"response": "r"}', "endpoint")
+
+
+CALL = Call("model", "endpoint", "ok", 0.1, 100, 0, 20)
+
+
+def test_an_answer_and_its_calls_are_one_unit(tmp_path: Path) -> None:
+    with Ledger.create(tmp_path) as ledger:
+        ledger.commit_answer(answer("a"), [CALL, CALL])
+        assert ledger.answer("a") == '{"response": "r"}'
+        assert ledger.answer("b") is None
+    with Ledger.read(tmp_path) as ledger:
+        assert ledger.db.execute("SELECT count(*), sum(prompt_tokens) FROM calls").fetchone() == (2, 200)
+
+
+def test_the_same_answer_twice_is_one(tmp_path: Path) -> None:
+    with Ledger.create(tmp_path) as ledger:
+        ledger.commit_answer(answer("a"), [])
+        ledger.commit_answer(answer("a"), [])
+        assert ledger.db.execute("SELECT count(*) FROM answers").fetchone() == (1,)
+
+
+def test_final_failures_are_remembered_and_passing_ones_are_not(tmp_path: Path) -> None:
+    with Ledger.create(tmp_path) as ledger:
+        ledger.commit_failure(key("a"), "malformed", "no JSON", True, [CALL])
+        ledger.commit_failure(key("b"), "no answer", "HTTP 500", False, [])
+        assert ledger.failure("a") == ("malformed", "no JSON")
+        assert ledger.failure("b") is None
+        ledger.commit_answer(answer("b"), [])
+        assert [f.kind for f in ledger.failures()] == ["malformed"]
+
+
+def test_duplicates_are_told_whatever_their_case_and_spaces(tmp_path: Path) -> None:
+    with Ledger.create(tmp_path) as ledger:
+        first = ledger.commit_proposal(0, "f", 0, ["Do this.", "do  THIS.", "Do that."], 3, NOBODY)
+        again = ledger.commit_proposal(1, "f", 0, ["Do that. ", "Something new."], 0, NOBODY)
+        assert [text for _, text in first.new] == ["Do this.", "Do that."] and first.duplicates == 1
+        assert [text for _, text in again.new] == ["Something new."] and again.duplicates == 1
+
+
+def test_a_copy_of_a_reference_is_a_duplicate(tmp_path: Path) -> None:
+    with Ledger.create(tmp_path) as ledger:
+        added = ledger.commit_proposal(0, "f", 0, ["EXPLAIN  it", "New."], 0, frozenset({text_digest("Explain it")}))
+        assert [text for _, text in added.new] == ["New."] and added.duplicates == 1
+
+
+def test_half_paid_instructions_come_first(tmp_path: Path) -> None:
+    with Ledger.create(tmp_path) as ledger:
+        ledger.commit_proposal(0, "f", 0, ["one", "two", "three"], 0, NOBODY)
+        ledger.commit_answer(answer("a", item="2"), [])
+        assert [i for _, i, _ in ledger.open_instructions()] == [2, 1, 3]
+        ledger.commit_sample(2, 0)
+        ledger.commit_unusable(1, 0)
+        assert [i for _, i, _ in ledger.open_instructions()] == [3]
+        assert ledger.used() == [(0, 0, 1)] and ledger.kept() == 1
+
+
+def test_only_earlier_rounds_are_taken(tmp_path: Path) -> None:
+    with Ledger.create(tmp_path) as ledger:
+        for round_ in range(3):
+            ledger.commit_proposal(0, "f", round_, [f"{round_}a", f"{round_}b"], 0, NOBODY)
+        assert ledger.texts_before(0, 0, 60) == []
+        assert ledger.texts_before(0, 2, 3) == ["0b", "1a", "1b"]
+
+
+def test_a_run_is_begun_whole(tmp_path: Path) -> None:
+    references = [Reference(instruction="i", response="r", source="here row 1")]
+    with Ledger.create(tmp_path) as ledger:
+        ledger.begin(references, identity={"seed": 1}, size=3)
+        ledger.begin(references, identity={"seed": 2}, size=3)
+        assert ledger.references() == references
+        assert ledger.meta("identity") == {"seed": 2} and ledger.meta("nothing") is None
+
+
+def test_a_second_writer_is_refused_and_a_reader_is_not(tmp_path: Path) -> None:
+    with Ledger.create(tmp_path) as ledger:
+        with pytest.raises(RunDirError, match="another process is working"):
+            Ledger.create(tmp_path)
+        ledger.commit_answer(answer("a"), [])
+        with Ledger.read(tmp_path) as reader:
+            assert reader.answer("a")
+    Ledger.create(tmp_path).close()
+
+
+def _write_until_killed(run_dir: Path) -> None:
+    ledger = Ledger.create(run_dir)
+    for number in range(100_000):
+        ledger.commit_answer(answer(f"k{number}"), [CALL])
+        if number == 200:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_kill_loses_no_committed_row_and_frees_the_lock(tmp_path: Path) -> None:
+    process = multiprocessing.get_context("spawn").Process(target=_write_until_killed, args=(tmp_path,))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    with Ledger.create(tmp_path) as ledger:
+        assert ledger.answer("k200") is not None
+        assert ledger.db.execute("SELECT count(*) FROM answers").fetchone() == (201,)
+
+
+@pytest.mark.parametrize("damage", [b"not a database, not at all", b"SQLite format 3\0" + b"\xff" * 5000])
+def test_a_damaged_ledger_is_refused_in_one_line(tmp_path: Path, damage: bytes) -> None:
+    (tmp_path / FILE).write_bytes(damage)
+    for opened in (Ledger.create, Ledger.read):
+        with pytest.raises(RunDirError, match=r"not a readable ledger.*use a new --run-dir"):
+            opened(tmp_path)
+
+
+def test_damage_in_the_middle_is_found(tmp_path: Path) -> None:
+    with Ledger.create(tmp_path) as ledger:
+        for number in range(500):
+            ledger.commit_answer(answer(f"k{number}"), [CALL])
+        ledger.db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    with (tmp_path / FILE).open("r+b") as file:
+        file.seek(8192)
+        file.write(b"\x5a" * 4096)
+    with pytest.raises(RunDirError, match="not a readable ledger"):
+        Ledger.create(tmp_path)
+
+
+def test_no_run_is_told_with_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(RunDirError, match="no run here.*refed synth"):
+        Ledger.read(tmp_path)
+
+
+def test_another_format_is_refused(tmp_path: Path) -> None:
+    Ledger.create(tmp_path).close()
+    with sqlite3.connect(tmp_path / FILE) as db:
+        db.execute("PRAGMA user_version=99")
+    with pytest.raises(RunDirError, match="another version"):
+        Ledger.create(tmp_path)
+
+
+def test_a_full_disk_stops_the_run_and_keeps_what_was_committed(tmp_path: Path) -> None:
+    with Ledger.create(tmp_path) as ledger:
+        ledger.commit_answer(answer("a"), [])
+        pages = ledger.db.execute("PRAGMA page_count").fetchone()[0]
+        ledger.db.execute(f"PRAGMA max_page_count={pages + 1}")  # SQLite's own way of a full disk
+        big = Answer(key("b"), "x" * 100_000, "endpoint")
+        with pytest.raises(RunStopped, match=r"full.*make room, then resume"):
+            ledger.commit_answer(big, [])
+        assert ledger.answer("a") and ledger.answer("b") is None
