@@ -29,7 +29,8 @@ _OWNED_PARAMS = {"model", "messages", "n", "stream", "temperature", "max_tokens"
 
 
 class Settings(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # Pydantic's own messages show what was given: a key put in the wrong place must not be.
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
 
 class TeacherConfig(Settings):
