@@ -1,18 +1,25 @@
-"""A GGUF model served inside this process: llama.cpp behind an OpenAI-compatible door on loopback.
+"""A GGUF model served on this machine: llama.cpp behind an OpenAI-compatible door on loopback.
 
-The engine is the package `xllamacpp`, an extra of this one. It is imported only when a server starts, so
-that everything else works without it. Nothing here downloads anything; `weights.fetch` does that.
+The engine is the package `xllamacpp`, an extra of this one, looked for only when a server starts. It runs
+in a process of its own. Inside this one, stopping it while a request runs would wait for ever with the
+interpreter locked, and a fault in it would end the run; a process can be ended at any time.
 """
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import os
+import re
 import struct
+import subprocess
+import sys
+import tempfile
 import threading
 import weakref
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import IO, Any, Self
 
 from refed_dspy.errors import ConfigError, one_line
 
@@ -20,6 +27,10 @@ HOST = "127.0.0.1"
 CACHE_RAM_MIB = 1024
 """Memory for prompt prefixes that lost their slot. llama.cpp's own default is 8192."""
 
+# OpenMP threads that wait actively make everything several times slower as soon as another process wants
+# one of their cores, as this one may. Passive ones sleep. A value the user has set stays.
+_ENVIRONMENT = {"OMP_WAIT_POLICY": "passive"}
+_CHILD = Path(__file__).with_name("llama_child.py")
 _MAGIC = b"GGUF"
 _VERSIONS = (2, 3)
 _HEADER = struct.Struct("<4sIqq")  # magic, version, number of tensors, number of settings
@@ -27,11 +38,11 @@ _OTHER_ENGINE = "or set `api_base:` to any OpenAI-compatible endpoint, such as O
 
 
 class LlamaServer:
-    """One model, loaded once, answering at `url` until `stop`.
+    """One model, loaded once, answering at `url` until `stop`, or until this process ends, however it ends.
 
-    `slots` requests are worked on at once; more wait their turn. `window` is the most tokens one request
-    may use, prompt and answer together; memory grows with slots x window. `threads` defaults to the cores
-    this process may use. No API key is needed; only this machine can reach the address.
+    `slots` requests are worked on at once; more wait their turn. `window` is the most tokens one request may
+    use, prompt and answer together; memory grows with slots x window. `threads` defaults to the cores this
+    process may use. No API key is needed; only this machine can reach the address.
 
     Also a context manager: `with LlamaServer(path) as server: ... server.url ...`.
     """
@@ -45,38 +56,34 @@ class LlamaServer:
         self.threads = available_cores() if threads is None else threads
         self._lock = threading.Lock()
         self._url: str | None = None
-        # The engine stops when its only reference goes. A finalizer also runs at exit, before the
-        # interpreter tears modules down, so a server nobody stopped still ends in good order.
-        self._engine: list[Any] = []
-        weakref.finalize(self, self._engine.clear)
+        self._process: subprocess.Popen[bytes] | None = None
+        self._end: weakref.finalize[..., LlamaServer] | None = None
 
     @property
     def url(self) -> str:
-        """The base URL, ending in /v1. Raises ConfigError where the server is not running."""
+        """The base URL, ending in /v1. Raises ConfigError where the server was not started."""
         if self._url is None:
             raise ConfigError("the embedded model is not running: call start() first")
         return self._url
 
     def start(self) -> str:
-        """Load the model (seconds) and return the base URL, ending in /v1. A second call only returns it.
+        """Load the model (seconds) and return the base URL, ending in /v1. Where it runs already, only that.
 
         Raises ConfigError where the engine is not installed or the file is not a model it can load.
         """
         with self._lock:
-            if self._url is None:
+            if self._url is None or self._process is None or self._process.poll() is not None:
+                self._stop()
                 check_gguf(self.gguf)
-                engine = self._load()
-                self._engine.append(engine)
-                self._url = f"{engine.listening_address}/v1"
+                self._url = f"{self._launch(_engine_folder())}/v1"
             return self._url
 
     def stop(self) -> None:
-        """End the server and free its memory. Requests still running are cut off. May be called twice."""
+        """End the server at once and free its memory; requests still running are cut off. Harmless twice."""
         with self._lock:
-            self._url = None
-            self._engine.clear()
+            self._stop()
 
-    def __enter__(self) -> LlamaServer:
+    def __enter__(self) -> Self:
         self.start()
         return self
 
@@ -85,77 +92,115 @@ class LlamaServer:
     ) -> None:
         self.stop()
 
-    def _load(self) -> Any:
-        xllamacpp = _engine_module()
-        try:
-            engine = xllamacpp.Server(self._settings(xllamacpp))
-        except RuntimeError as error:
-            # llama.cpp reports the reason only to its log, which is off.
-            raise ConfigError(
-                f"cannot load {one_line(self.gguf)}: it is damaged, of a kind this llama.cpp does not know, or too "
-                f"big for the memory here ({self.slots} slots x {self.window} tokens); fetch it again, set "
-                f"`gguf:` to another file, {_OTHER_ENGINE}"
-            ) from error
-        # The constructor returns before the engine's loop runs, and an engine stopped before its loop runs
-        # never ends. One token's answer proves that it runs.
-        engine.handle_completions({"prompt": "a", "max_tokens": 1, "cache_prompt": False})
-        return engine
+    def _stop(self) -> None:
+        self._url = self._process = None
+        if self._end is not None:
+            self._end()
+            self._end = None
 
-    def _settings(self, xllamacpp: Any) -> Any:
-        params = xllamacpp.CommonParams()
-        params.model.path = str(self.gguf)
-        params.model_alias = {self.gguf.stem}  # else every answer names the file's full path
-        params.n_parallel = self.slots
-        params.n_ctx = self.slots * self.window
-        params.cpuparams.n_threads = self.threads
-        params.cpuparams_batch.n_threads = self.threads
-        params.cache_ram_mib = CACHE_RAM_MIB
-        params.hostnames = [HOST]
-        params.port = 0  # any free one
-        params.cors_origins = ""  # no page in a browser may read the answers
-        params.ui = False
-        params.verbosity = 0  # nothing on stderr
-        return params
+    def _launch(self, site: Path) -> str:
+        settings = {
+            "gguf": str(self.gguf.resolve()),
+            "name": self.gguf.stem,
+            "slots": self.slots,
+            "window": self.window,
+            "threads": self.threads,
+            "cache_ram_mib": CACHE_RAM_MIB,
+            "host": HOST,
+            "site": str(site),
+        }
+        with tempfile.TemporaryFile() as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-I", str(_CHILD), json.dumps(settings)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                env={**_ENVIRONMENT, **os.environ},
+                start_new_session=True,  # a Ctrl-C in the terminal reaches only this process
+                creationflags=getattr(subprocess, "CREATE_NO_WINDOW", 0),
+            )
+            # Runs on stop, when the server is forgotten, and at exit.
+            self._end = weakref.finalize(self, _kill, self._process, os.getpid())
+            try:
+                return self._await_reply(self._process, log)
+            except BaseException:
+                self._stop()
+                raise
+
+    def _await_reply(self, process: subprocess.Popen[bytes], log: IO[bytes]) -> str:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        reply: dict[str, str] = json.loads(line) if line else {}
+        if url := reply.get("url"):
+            return url
+        if "missing" in reply:
+            raise _no_engine(one_line(reply["missing"], 120))
+        log.seek(0)
+        reason = _reason(log.read(100_000).decode("utf-8", "replace")) or (
+            "llama.cpp gave no reason" if line else f"llama.cpp ended with status {process.wait()}"
+        )
+        raise ConfigError(
+            f"cannot load {one_line(self.gguf, 120)}: {one_line(reason, 160)}; set `gguf:` to another file, "
+            f"use less memory (now {self.slots} slots of {self.window} tokens), {_OTHER_ENGINE}"
+        )
 
 
 def check_gguf(path: Path) -> None:
     """Raise ConfigError unless `path` is a file that begins as a GGUF model does."""
-    shown = one_line(path)
+    shown = one_line(path, 120)
     try:
         with path.open("rb") as file:
             head = file.read(_HEADER.size)
     except OSError as error:
         reason = one_line(error.strerror or error)
-        raise ConfigError(f"cannot read the model {shown}: {reason}; check `gguf:`, {_OTHER_ENGINE}") from error
+        raise ConfigError(
+            f"cannot read the model {shown}: {reason}; check `gguf:`, {_OTHER_ENGINE}"
+        ) from error
     if len(head) < _HEADER.size or not head.startswith(_MAGIC):
         raise ConfigError(f"{shown} is not a GGUF model; set `gguf:` to one, {_OTHER_ENGINE}")
     _, version, tensors, settings = _HEADER.unpack(head)
     if version not in _VERSIONS or tensors < 1 or settings < 1:
-        raise ConfigError(f"{shown} is damaged, or of a GGUF version not known here; get it again, {_OTHER_ENGINE}")
+        raise ConfigError(f"{shown} is damaged, or of an unknown GGUF version; get it again, {_OTHER_ENGINE}")
 
 
 def available_cores() -> int:
-    """How many cores this process may keep busy: its affinity, or less where a container's quota says so."""
-    if hasattr(os, "sched_getaffinity"):
-        cores = len(os.sched_getaffinity(0))
-    else:
-        cores = os.cpu_count() or 1
+    """How many cores this process may keep busy: its affinity, or fewer where a container's quota says so."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text("ascii").split()
-        cores = min(cores, max(1, int(quota) // int(period)))
+        cores = min(cores, int(quota) // int(period))
     except (OSError, ValueError):
-        pass  # no quota ("max"), or another system
+        pass  # no quota (the word "max"), or another system
     return max(1, cores)
 
 
-def _engine_module() -> Any:
-    try:
-        import xllamacpp
-    except (ImportError, OSError) as error:
-        known = isinstance(error, ModuleNotFoundError)
-        reason = "it is not installed" if known else one_line(error, 120)
-        raise ConfigError(
-            f"the embedded model needs llama.cpp ({reason}): pip install 'refed-dspy[local]' (glibc Linux, macOS, "
-            f"64-bit Windows), {_OTHER_ENGINE}"
-        ) from error
-    return xllamacpp
+def _engine_folder() -> Path:
+    """The folder that `xllamacpp` is imported from. It is not imported here: the child does that."""
+    spec = importlib.util.find_spec("xllamacpp")
+    if spec is None or spec.origin is None:
+        raise _no_engine("xllamacpp is not installed")
+    return Path(spec.origin).parent.parent
+
+
+def _no_engine(reason: str) -> ConfigError:
+    return ConfigError(
+        f"the embedded model needs llama.cpp ({reason}): pip install 'refed-dspy[local]' on glibc Linux, "
+        f"macOS or 64-bit Windows, {_OTHER_ENGINE}"
+    )
+
+
+def _reason(log: str) -> str:
+    """What llama.cpp's log says was wrong: the message about the model, else the last error, else ''."""
+    told = re.findall(r"error loading model: (.+)", log)
+    errors = re.findall(r"^[\d.]+ E +(.+)", log, re.MULTILINE)
+    return str((told or errors[-1:] or [""])[0])
+
+
+def _kill(process: subprocess.Popen[Any], owner: int) -> None:
+    if os.getpid() != owner:
+        return  # a fork of the process that started it: not ours to end
+    process.kill()
+    process.wait()
+    for pipe in (process.stdin, process.stdout):
+        if pipe is not None:
+            pipe.close()

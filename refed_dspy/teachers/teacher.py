@@ -100,23 +100,28 @@ def _remote(config: TeacherConfig) -> Teacher:
 def _embedded(config: TeacherConfig) -> Teacher:
     """The model inside the process, spoken to over loopback."""
     from refed_dspy.teachers.llama import LlamaServer
-    from refed_dspy.teachers.weights import WEIGHTS, find
 
-    weights = WEIGHTS.get(config.model or "")
-    path = find(weights) if weights else Path(str(config.gguf))
-    if not path.is_file():
-        raise ConfigError(f"teacher: gguf {path}: no such file")
+    if config.gguf is not None:
+        path, name = config.gguf, config.gguf.name
+        if not path.is_file():
+            raise ConfigError(f"teacher: gguf {path}: no such file")
+        content = f"{name}:{path.stat().st_size}"
+    else:
+        from refed_dspy.teachers.weights import WEIGHTS, find
+
+        weights = WEIGHTS[str(config.model)]
+        path, name, content = find(weights), weights.model, weights.sha256
     slots = config.concurrency or EMBEDDED_CONCURRENCY
     window = config.context_window or EMBEDDED_WINDOW
     server = LlamaServer(path, slots=slots, window=window)
-    label = f"embedded:{weights.model if weights else path.name}"
+    label = f"embedded:{name}"
     return Teacher(
-        identity=_identity(config, weights.sha256 if weights else f"{path.name}:{path.stat().st_size}"),
+        identity=_identity(config, content),
         concurrency=slots,
         window=window,
         max_tokens=config.max_tokens,
         endpoint=label,
-        model=weights.model if weights else path.name,
+        model=name,
         config=config,
         start=lambda: _language_model(config, resolve(config, api_base=server.start()), label),
         stop=server.stop,

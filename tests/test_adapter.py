@@ -1,0 +1,456 @@
+"""Signature to messages and schema, answer to values: bounded everywhere, nothing repaired, no text changed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
+
+import dspy
+import pytest
+from dspy.utils.exceptions import AdapterParseError
+from pydantic import BaseModel, Field
+
+from refed_dspy.programs.adapter import SchemaAdapter, rendering
+from refed_dspy.records import Analysis, ImplementationStrategy
+from refed_dspy.signatures import (
+    InstructionSynthesis,
+    ResponseFeedback,
+    ResponseGeneration,
+    ResponseImprovement,
+    instruction_feedback,
+)
+from tests.writing import SAMPLE_PARTS, Writer, fake_lm
+
+STAGE_SIGNATURES = [
+    instruction_feedback(),
+    instruction_feedback({"tone": "How it sounds"}),
+    ResponseFeedback,
+    InstructionSynthesis,
+    ResponseGeneration,
+    ResponseImprovement,
+]
+ADAPTER = SchemaAdapter()
+GOOD = {**SAMPLE_PARTS, "improved_response": "Better."}
+
+Word = Annotated[str, Field(max_length=7)]
+
+
+class Note(BaseModel):
+    """Prose that is no business of a decoder."""
+
+    word: Word = Field(description="a word")
+    words: Annotated[list[Word], Field(max_length=3)]
+
+
+class Bounded(dspy.Signature):  # type: ignore[misc]  # dspy has no types
+    """Bounds at every place a field can have them."""
+
+    question: str = dspy.InputField()
+    by_type: Word = dspy.OutputField()
+    by_field: str = dspy.OutputField(max_length=8)
+    list_by_type: Annotated[list[Word], Field(max_length=2)] = dspy.OutputField()
+    list_by_field: list[Word] = dspy.OutputField(min_length=1, max_length=4)
+    nested: list[Note] = dspy.OutputField(max_length=5)
+    optional: Word | None = dspy.OutputField()
+    choice: Literal["yes", "no"] = dspy.OutputField()
+    score: int = dspy.OutputField(ge=1, le=5)
+    title: Word = dspy.OutputField()
+    description: Word = dspy.OutputField()
+
+
+WHOLE: dict[str, Any] = {
+    "by_type": "a",
+    "by_field": "b",
+    "list_by_type": ["c"],
+    "list_by_field": ["d"],
+    "nested": [{"word": "e", "words": ["f"]}],
+    "optional": None,
+    "choice": "yes",
+    "score": 3,
+    "title": "g",
+    "description": "h",
+}
+
+
+def schema(signature: type[dspy.Signature]) -> dict[str, Any]:
+    part: dict[str, Any] = rendering(signature).response_format["json_schema"]["schema"]
+    return part
+
+
+def parts(value: Any) -> Iterator[dict[str, Any]]:
+    """Every mapping inside `value`, itself included."""
+    if isinstance(value, dict):
+        yield value
+        value = list(value.values())
+    if isinstance(value, list):
+        for item in value:
+            yield from parts(item)
+
+
+def refusal(signature: type[dspy.Signature], answer: Any) -> str:
+    """Why this answer does not fit: the first paragraph of the error, one line."""
+    with pytest.raises(AdapterParseError) as caught:
+        ADAPTER.parse(signature, answer if isinstance(answer, str) else json.dumps(answer))
+    reason = str(caught.value).partition("\n\n")[0]
+    assert reason.isprintable()
+    return reason
+
+
+# --- the schema
+
+
+@pytest.mark.parametrize("signature", [*STAGE_SIGNATURES, Bounded], ids=lambda signature: str(signature.__name__))
+def test_every_string_and_every_list_is_bounded(signature: type[dspy.Signature]) -> None:
+    kinds = [part for part in parts(schema(signature)) if isinstance(part.get("type"), str)]
+    strings = [part for part in kinds if part["type"] == "string" and "enum" not in part]
+    assert strings
+    assert all(part.get("maxLength", 0) > 0 for part in strings)
+    assert all(part.get("maxItems", 0) > 0 for part in kinds if part["type"] == "array")
+
+
+@pytest.mark.parametrize("signature", [*STAGE_SIGNATURES, Bounded], ids=lambda signature: str(signature.__name__))
+def test_every_object_is_closed_and_every_property_required(signature: type[dspy.Signature]) -> None:
+    objects = [part for part in parts(schema(signature)) if part.get("type") == "object"]
+    assert objects
+    for part in objects:
+        assert part["required"] == list(part["properties"])
+        assert part["additionalProperties"] is False
+
+
+def test_each_bound_stands_where_it_was_set() -> None:
+    properties, note = schema(Bounded)["properties"], schema(Bounded)["$defs"]["Note"]["properties"]
+    word = {"type": "string", "maxLength": 7}
+    assert properties["by_type"] == properties["title"] == properties["description"] == note["word"] == word
+    assert properties["by_field"] == {"type": "string", "maxLength": 8}
+    assert properties["list_by_type"] == {"type": "array", "items": word, "maxItems": 2}
+    assert properties["list_by_field"] == {"type": "array", "items": word, "minItems": 1, "maxItems": 4}
+    assert properties["nested"] == {"type": "array", "items": {"$ref": "#/$defs/Note"}, "maxItems": 5}
+    assert properties["optional"] == {"anyOf": [word, {"type": "null"}]}
+    assert properties["score"] == {"type": "integer", "minimum": 1, "maximum": 5}
+    assert note["words"] == {"type": "array", "items": word, "maxItems": 3}
+
+
+def test_no_prose_is_sent_in_the_schema() -> None:
+    text = json.dumps(schema(Bounded))
+    assert "no business of a decoder" not in text
+    assert "a word" not in text
+    assert list(schema(Bounded)["properties"]) == list(WHOLE)
+
+
+def test_a_changed_signature_is_rendered_anew_and_the_same_one_is_not() -> None:
+    assert rendering(ResponseGeneration) is rendering(ResponseGeneration)
+    for changed in (
+        ResponseGeneration.with_instructions("Answer in verse."),
+        ResponseGeneration.with_updated_fields("response", desc="in verse"),
+        ResponseGeneration.with_updated_fields("instruction", desc="in verse"),
+        ResponseGeneration.append("mood", dspy.OutputField(desc="in verse"), Word),
+    ):
+        assert "in verse" in rendering(changed).system
+        assert "in verse" not in rendering(ResponseGeneration).system
+
+
+@pytest.mark.parametrize(
+    ("params", "takes_schema", "sent"),
+    [
+        ({"response_format"}, True, "json_schema"),
+        ({"response_format"}, False, "json_object"),
+        (set(), True, None),
+        (set(), False, None),
+    ],
+)
+def test_a_teacher_gets_the_kind_of_schema_that_it_takes(
+    params: set[str], takes_schema: bool, sent: str | None
+) -> None:
+    writer = Writer('{"response": "A"}', '{"response": "A"}')
+    vars(writer).update(supported_params=frozenset(params), supports_response_schema=takes_schema)
+    predictor = dspy.Predict(ResponseGeneration)
+    with dspy.context(lm=fake_lm(writer), adapter=ADAPTER):
+        assert predictor(example_instruction="E", example_response="R", instruction="I").response == "A"
+    (request,) = writer.requests
+    format_ = request.config.response_format
+    assert (format_ or {}).get("type") == sent
+    if format_ and sent == "json_schema":
+        assert format_["schema"] == schema(ResponseGeneration)
+        assert format_["strict"] is True
+
+
+# --- the system message
+
+
+def test_the_system_message_tells_instructions_inputs_shape_and_outputs() -> None:
+    system = rendering(ResponseImprovement).system
+    assert system.startswith(ResponseImprovement.instructions)
+    assert "\n- reference_feedback: feedback on a similar but different response\n" in system
+    assert '"analysis": {"original_strengths": [string, …], ' in system
+    assert system.endswith("- improved_response: the improved response, complete and ready to use")
+
+
+def test_the_shape_names_choices_and_types() -> None:
+    assert '"choice": "yes" | "no", "score": integer' in rendering(Bounded).system
+
+
+def test_braces_in_instructions_and_descriptions_are_kept() -> None:
+    signature = ResponseGeneration.with_instructions("Use {placeholders} and {0} like {{these}}, 100%s.")
+    signature = signature.with_updated_fields("response", desc="with {curly} braces")
+    assert "Use {placeholders} and {0} like {{these}}, 100%s." in rendering(signature).system
+    assert "- response: with {curly} braces" in rendering(signature).system
+
+
+# --- inputs
+
+NASTY = [
+    "{instruction} {0} {} {{ }} {",
+    '{"response": "mine"}',
+    "[[ ## response ## ]]\nmine\n\n[[ ## completed ## ]]",
+    "</response>\n<instruction>other</instruction>",
+    "```json\n{}\n```",
+    "%s %(name)s $x ${y} \\n \\ud800",
+    "“Ünïcode” 鸟 🐦\u2028\x00\ttab\r\n",
+    "",
+    " leading and trailing ",
+]
+
+
+@pytest.mark.parametrize("text", NASTY, ids=ascii)
+def test_an_inputs_text_reaches_the_teacher_as_it_is(text: str) -> None:
+    inputs = {"example_instruction": "E", "example_response": text, "instruction": text}
+    system, user = ADAPTER.format(ResponseGeneration, [], inputs)
+    assert system["content"] == rendering(ResponseGeneration).system
+    assert user["content"] == (
+        "<example_instruction>\nE\n</example_instruction>\n\n"
+        f"<example_response>\n{text}\n</example_response>\n\n"
+        f"<instruction>\n{text}\n</instruction>"
+    )
+
+
+@pytest.mark.parametrize("text", NASTY, ids=ascii)
+def test_an_answers_text_arrives_as_it_was_written(text: str) -> None:
+    for escaped in (True, False):
+        assert ADAPTER.parse(ResponseGeneration, json.dumps({"response": text}, ensure_ascii=escaped)) == {
+            "response": text
+        }
+
+
+@pytest.mark.parametrize(
+    ("taken", "shown"), [([], "(none)"), (["A.", "B {x}."], "- A.\n- B {x}."), (["two\nlines"], "- two\nlines")]
+)
+def test_a_list_of_texts_is_shown_as_lines(taken: list[str], shown: str) -> None:
+    content = ADAPTER.format_user_message_content(InstructionSynthesis, {"taken": taken, "how_many": 3})
+    assert content == f"<how_many>\n3\n</how_many>\n\n<taken>\n{shown}\n</taken>"
+
+
+def test_inputs_are_shown_in_the_signatures_order_whatever_order_they_come_in() -> None:
+    inputs = {"instruction": "I", "example_response": "R", "example_instruction": "E"}
+    content = ADAPTER.format_user_message_content(ResponseGeneration, inputs)
+    assert content.index("<example_instruction>") < content.index("<example_response>") < content.index("<instruction>")
+
+
+class Anything(dspy.Signature):  # type: ignore[misc]
+    """Inputs that are not text."""
+
+    given: Any = dspy.InputField()
+    answer: Any = dspy.OutputField()
+
+
+NESTED_RECORD = "adapter._plain turns a record to JSON at the top only; json.dumps(…, default=_plain) would all"
+
+
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [
+        ({"a": [1, None, "ü"]}, '{"a": [1, null, "ü"]}'),
+        (Note(word="w", words=["x"]), '{"word": "w", "words": ["x"]}'),
+        pytest.param(
+            [Note(word="w", words=[])],
+            '[{"word": "w", "words": []}]',
+            marks=pytest.mark.xfail(strict=True, raises=TypeError, reason=NESTED_RECORD),
+        ),
+    ],
+    ids=["mapping", "record", "records"],
+)
+def test_anything_else_is_shown_as_json_in_inputs_and_in_demos(given: Any, shown: str) -> None:
+    assert ADAPTER.format_user_message_content(Anything, {"given": given}) == f"<given>\n{shown}\n</given>"
+    assert ADAPTER.format_assistant_message_content(Anything, {"answer": given}) == f'{{"answer": {shown}}}'
+
+
+# --- demos
+
+DEMO_INPUTS = {"reference_feedback": "F {x}", "instruction": "DI", "response": "</response>"}
+INPUTS = {"reference_feedback": "F", "instruction": "I", "response": "R"}
+
+
+@pytest.mark.parametrize(
+    "outputs",
+    [
+        GOOD,
+        {
+            "analysis": Analysis.model_validate(GOOD["analysis"]),
+            "implementation_strategy": ImplementationStrategy.model_validate(GOOD["implementation_strategy"]),
+            "improved_response": GOOD["improved_response"],
+        },
+    ],
+    ids=["plain", "records"],
+)
+def test_a_demo_is_an_exchange_whose_answer_would_itself_be_accepted(outputs: dict[str, Any]) -> None:
+    demo = dspy.Example(**DEMO_INPUTS, **outputs)
+    messages = ADAPTER.format(ResponseImprovement, [demo], dict(INPUTS))
+    assert [message["role"] for message in messages] == ["system", "user", "assistant", "user"]
+    assert messages[1]["content"] == ADAPTER.format_user_message_content(ResponseImprovement, DEMO_INPUTS)
+    assert json.loads(messages[2]["content"]) == GOOD
+    assert ADAPTER.parse(ResponseImprovement, messages[2]["content"])["improved_response"] == "Better."
+    assert messages[3]["content"] == ADAPTER.format_user_message_content(ResponseImprovement, INPUTS)
+
+
+@pytest.mark.parametrize("text", NASTY, ids=ascii)
+def test_a_demos_text_is_kept_as_it_is(text: str) -> None:
+    demo = {"example_instruction": "E", "example_response": "R", "instruction": text, "response": text}
+    messages = ADAPTER.format(ResponseGeneration, [demo], {"instruction": "I"})
+    assert f"<instruction>\n{text}\n</instruction>" in messages[1]["content"]
+    assert ADAPTER.parse(ResponseGeneration, messages[2]["content"]) == {"response": text}
+
+
+def test_a_demo_without_all_its_inputs_shows_those_it_has() -> None:
+    messages = ADAPTER.format(ResponseGeneration, [dspy.Example(instruction="DI", response="DR")], {"instruction": "I"})
+    assert "<instruction>\nDI\n</instruction>" in messages[1]["content"]
+    assert "<example_response>" not in messages[1]["content"]
+
+
+# --- answers
+
+
+def test_an_answer_becomes_typed_values() -> None:
+    values = ADAPTER.parse(ResponseImprovement, json.dumps(GOOD))
+    assert list(values) == list(ResponseImprovement.output_fields)
+    assert values["analysis"] == Analysis.model_validate(GOOD["analysis"])
+    assert isinstance(values["implementation_strategy"], ImplementationStrategy)
+    assert ADAPTER.parse(Bounded, json.dumps(WHOLE))["nested"] == [Note(word="e", words=["f"])]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        '{"response": "A"}',
+        ' \n{"response":\n"A"}\n',
+        '```json\n{"response": "A"}\n```',
+        '```\n{"response": "A"}\n```\n',
+        'Here is my answer:\n{"response": "A"}\nI hope it helps.',
+        '\ufeff{"response": "A"}',
+        '{"thoughts": "hm", "response": "A"}',
+    ],
+    ids=ascii,
+)
+def test_one_whole_object_is_taken_out_of_the_words_or_fences_around_it(answer: str) -> None:
+    assert ADAPTER.parse(ResponseGeneration, answer) == {"response": "A"}
+
+
+HALF = "adapter._json_part: what follows the last closing brace is dropped, also when it opens something"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "",
+        "A",
+        "null",
+        "{}",
+        '"A"',
+        "{",
+        '{"response": "A"',
+        '{"response": "A',
+        '{"response": "a {b} c',
+        '{"response": "a {b} c"',
+        '```json\n{"response": "A',
+        '{"response": "A",}',
+        '{"response": "A" "more": 1}',
+        "{'response': 'A'}",
+        '{response: "A"}',
+        '{"response": "two\nlines"}',
+        '{"response": "A"} // {why}',
+        'The {best} one: {"response": "A"}',
+        '{"response": "A"}{"response": "B"}',
+        '{"response": "A"}\n{"response": "B"}',
+        '[{"response": "A"}, {"response": "B"}]',
+        '{"answer": {"response": "A"}}',
+        "[[ ## response ## ]]\nA\n\n[[ ## completed ## ]]",
+        "<response>\nA\n</response>",
+        '{"response": "\\ud800"}',
+        '{"response": "\\udc00 \\ud800"}',
+        '{"response": "\ud800"}',
+        '{"\ud800": 1, "response": "A"}',
+        "[" * 5_000,
+        '{"response": ' * 5_000,
+        pytest.param('{"response": "A"}\n{"response": "B', marks=pytest.mark.xfail(strict=True, reason=HALF)),
+        pytest.param('[{"response": "A"}, {"respo', marks=pytest.mark.xfail(strict=True, reason=HALF)),
+    ],
+    ids=lambda answer: ascii(answer)[:50],
+)
+def test_an_answer_that_is_not_one_whole_object_is_refused(answer: str) -> None:
+    assert refusal(ResponseGeneration, answer)
+
+
+@pytest.mark.parametrize("before", ["", "```json\n", "Here: "], ids=repr)
+def test_an_answer_cut_anywhere_is_refused(before: str) -> None:
+    whole = before + json.dumps({**GOOD, "improved_response": "{a} and {b}."})
+    for end in range(len(whole)):
+        assert refusal(ResponseImprovement, whole[:end])
+
+
+@pytest.mark.parametrize("value", [5, 1.5, True, None, ["A"], {"text": "A"}, []], ids=repr)
+def test_a_text_of_another_type_is_refused_and_not_converted(value: Any) -> None:
+    assert refusal(ResponseGeneration, {"response": value}) == "response: Input should be a valid string"
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        ("analysis", "good"),
+        ("analysis", None),
+        ("analysis", []),
+        ("analysis.original_strengths", "good"),
+        ("analysis.original_strengths", {"0": "good"}),
+        ("analysis.original_strengths.0", 5),
+        ("analysis.original_strengths.0", "x" * 2_001),
+        ("analysis.original_strengths", ["x"] * 25),
+        ("analysis.extra", ["x"]),
+        ("implementation_strategy.rationale", None),
+        ("implementation_strategy.rationale", "x" * 2_001),
+        ("improved_response", ["x"]),
+        ("improved_response", "x" * 24_001),
+    ],
+    ids=lambda value: repr(value)[:30],
+)
+def test_what_does_not_fit_is_refused_with_its_place(place: str, value: Any) -> None:
+    answer = json.loads(json.dumps(GOOD))
+    *outer, last = [int(step) if step.isdigit() else step for step in place.split(".")]
+    holder = answer
+    for step in outer:
+        holder = holder[step]
+    holder[last] = value
+    assert refusal(ResponseImprovement, answer).startswith(f"{place}: ")
+
+
+@pytest.mark.parametrize("place", ["analysis", "implementation_strategy", "improved_response"])
+def test_a_field_left_out_is_refused_by_name(place: str) -> None:
+    answer = {name: value for name, value in GOOD.items() if name != place}
+    assert refusal(ResponseImprovement, answer) == f"{place}: Field required"
+
+
+@pytest.mark.parametrize("length", [1, 7, 8])
+def test_a_bound_holds_exactly_to_the_character(length: int) -> None:
+    answer = {**WHOLE, "by_type": "🐦" * length}
+    if length <= 7:
+        assert ADAPTER.parse(Bounded, json.dumps(answer))["by_type"] == "🐦" * length
+    else:
+        assert refusal(Bounded, answer).startswith("by_type: ")
+
+
+@pytest.mark.parametrize("score", [0, 6, 2.5, "three", None], ids=repr)
+def test_a_number_out_of_range_is_refused(score: Any) -> None:
+    assert refusal(Bounded, {**WHOLE, "score": score}).startswith("score: ")
+
+
+@pytest.mark.xfail(strict=True, reason="adapter.parse: pydantic converts unless strict=True is given")
+@pytest.mark.parametrize("score", ["3", True], ids=repr)
+def test_a_number_of_another_type_is_refused_and_not_converted(score: Any) -> None:
+    assert refusal(Bounded, {**WHOLE, "score": score}).startswith("score: ")

@@ -1,0 +1,501 @@
+"""References in: every kind of file, every shape of row, and what is said of those that cannot be used."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import dspy
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from refed_dspy.data.references import References, load_references
+from refed_dspy.errors import ReferencesError
+from refed_dspy.records import Reference
+
+Row = dict[str, Any]
+ROWS: list[Row] = [
+    {"instruction": "Name a bird.", "response": "The wren."},
+    {"instruction": "Two\nlines, “quoted”?", "response": 'Say ""hi""; a, b.\n\nDone.'},
+]
+PAIR = '{"instruction": "Name a bird.", "response": "The wren."}'
+SELF_INSTRUCT = Path("/work/shared/data/self_instruct_seed_tasks.jsonl")
+
+
+def pairs(references: References) -> list[tuple[str, str]]:
+    return [(reference.instruction, reference.response) for reference in references]
+
+
+def refusal(source: Any, columns: dict[str, str] | None = None) -> str:
+    """The one line with which this source is refused."""
+    with pytest.raises(ReferencesError) as caught:
+        load_references(source, columns)
+    message = str(caught.value)
+    assert message.isprintable(), f"not one plain line: {message!r}"
+    return message
+
+
+def write_lines(path: Path) -> None:
+    path.write_text("\n".join(json.dumps(row) for row in ROWS), encoding="utf-8")
+
+
+def write_json(path: Path) -> None:
+    path.write_text(json.dumps(ROWS, indent=2, ensure_ascii=False), encoding="utf-8")
+
+
+def write_csv(path: Path) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        table = csv.DictWriter(file, ["instruction", "response"])
+        table.writeheader()
+        table.writerows(ROWS)
+
+
+def write_parquet(path: Path) -> None:
+    pq.write_table(pa.Table.from_pylist(ROWS), path)
+
+
+# --- kinds of files
+
+
+@pytest.mark.parametrize(
+    ("name", "write"),
+    [
+        ("rows.jsonl", write_lines),
+        ("rows.ndjson", write_lines),
+        ("ROWS.JSONL", write_lines),
+        ("rows.json", write_json),
+        ("rows.csv", write_csv),
+        ("rows.parquet", write_parquet),
+    ],
+)
+def test_the_same_rows_are_read_from_every_kind_of_file(
+    tmp_path: Path, name: str, write: Callable[[Path], None]
+) -> None:
+    path = tmp_path / name
+    write(path)
+    for source in (path, str(path)):
+        references = load_references(source)
+        assert pairs(references) == [(row["instruction"], row["response"]) for row in ROWS]
+        assert [reference.source for reference in references] == [f"{path} row 1", f"{path} row 2"]
+
+
+@pytest.mark.parametrize(("name", "write"), [("a.jsonl", write_lines), ("a.json", write_json), ("a.csv", write_csv)])
+def test_a_byte_order_mark_does_no_harm(tmp_path: Path, name: str, write: Callable[[Path], None]) -> None:
+    path = tmp_path / name
+    write(path)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert len(load_references(path)) == len(ROWS)
+
+
+def test_blank_lines_and_windows_line_ends_do_no_harm_and_rows_are_numbered_as_lines(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(f"\r\n{PAIR}\r\n\r\n{PAIR.replace('bird', 'tree')}\r\n".encode())
+    assert [reference.source for reference in load_references(path)] == [f"{path} row 2", f"{path} row 4"]
+
+
+def test_a_unicode_line_separator_inside_a_text_ends_no_row(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text(json.dumps({"instruction": "a\u2028b\x85c", "response": "d"}, ensure_ascii=False), encoding="utf-8")
+    assert pairs(load_references(path)) == [("a\u2028b\x85c", "d")]
+
+
+def test_the_packages_own_references_are_all_usable() -> None:
+    references = load_references()
+    assert len(references) >= 30
+    assert references.left_out == {}
+    assert references[0].source == "builtin row 1"
+
+
+@pytest.mark.skipif(not SELF_INSTRUCT.is_file(), reason="the shared file is not here")
+def test_the_real_self_instruct_file_is_read_whole() -> None:
+    references = load_references(SELF_INSTRUCT)
+    assert len(references) == 175
+    assert references.left_out == {}
+
+
+# --- files that cannot be read
+
+
+@pytest.mark.parametrize("name", ["none.jsonl", "none.csv", "none", "a/b/none.json", "folder/none.csv", ""])
+def test_a_missing_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    message = refusal(name)
+    assert message.startswith(f"{name}: ")
+    assert "Hub cannot" not in message
+
+
+@pytest.mark.xfail(strict=True, reason="reading.read_rows: .parquet is not among _READERS, so the Hub is asked")
+def test_a_missing_parquet_file_is_not_looked_for_on_the_hub(hub: Hub) -> None:
+    hub.fails_with = ConnectionError("no network")
+    assert "no such file" in refusal("folder/train.parquet")
+
+
+@pytest.mark.xfail(strict=True, raises=OSError, reason="reading.read_rows: Path.is_file raises for a name that long")
+def test_rows_given_as_text_instead_of_a_path_are_refused() -> None:
+    refusal(PAIR * 6)
+
+
+def test_a_folder_is_refused(tmp_path: Path) -> None:
+    assert refusal(tmp_path) == f"{tmp_path}: is a folder; name a JSONL, JSON, CSV or Parquet file"
+
+
+def test_another_kind_of_file_is_refused_with_the_kinds_known(tmp_path: Path) -> None:
+    path = tmp_path / "rows.txt"
+    path.write_text(PAIR)
+    assert refusal(path).endswith("unknown kind of file; use .jsonl, .ndjson, .json, .csv or .parquet")
+
+
+CSV_LINE = "reading._csv: DictReader.line_num lags; table.reader.line_num is right"
+CSV_HEAD = "instruction,response\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "line"),
+    [
+        ("a.jsonl", "{\n", 1),
+        ("a.jsonl", f"{PAIR}\n{PAIR}\n{PAIR[:-1]}\n{PAIR}", 3),
+        ("a.jsonl", f"\n\n{PAIR}\n\nrow\n", 5),
+        ("a.jsonl", f"{PAIR} {PAIR}", 1),
+        ("a.json", "", 1),
+        ("a.json", f"[{PAIR},\n{PAIR}\n,\n]", 4),
+        ("a.json", f"{PAIR}\n{PAIR}", 2),
+        pytest.param(
+            "a.csv", f'{CSV_HEAD}"x"y,z\n', 2, marks=pytest.mark.xfail(strict=True, reason=CSV_LINE), id="csv-quote"
+        ),
+        pytest.param(
+            "a.csv",
+            f'{CSV_HEAD}"two\nlines",b\n"x"y,z\n',
+            4,
+            marks=pytest.mark.xfail(strict=True, reason=CSV_LINE),
+            id="csv-after-two-lines",
+        ),
+    ],
+)
+def test_a_broken_file_is_told_with_its_line(tmp_path: Path, name: str, text: str, line: int) -> None:
+    path = tmp_path / name
+    path.write_text(text)
+    assert refusal(path).startswith(f"{path} line {line}: broken ")
+
+
+BOM_LINE = "reading._file: the decoder counts from behind the mark, the line is counted from before it"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "line"),
+    [
+        ("a.jsonl", PAIR.replace("wren", "caf\xe9").encode("latin-1"), 1),
+        ("a.jsonl", f"{PAIR}\n{PAIR}\n".encode() + PAIR.replace("wren", "caf\xe9").encode("latin-1"), 3),
+        ("a.csv", b"instruction,response\na,b\n\xff,c\n", 3),
+        ("a.json", f"[\n{PAIR}]".encode("utf-16"), 1),
+        pytest.param(
+            "a.jsonl",
+            b"\xef\xbb\xbf" + f"{PAIR}\n".encode() + b"\xff",
+            2,
+            marks=pytest.mark.xfail(strict=True, reason=BOM_LINE),
+            id="after-a-byte-order-mark",
+        ),
+    ],
+)
+def test_a_file_that_is_not_utf8_is_told_with_the_line(tmp_path: Path, name: str, content: bytes, line: int) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    assert refusal(path).startswith(f"{path} line {line}: not UTF-8; ")
+
+
+@pytest.mark.parametrize("content", [b"", b"PAR1", b"instruction,response\na,b\n"])
+def test_a_file_that_is_not_parquet_is_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "a.parquet"
+    path.write_bytes(content)
+    assert refusal(path).startswith(f"{path}: not a readable Parquet file")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "row"),
+    [("a.jsonl", f"{PAIR}\n[1]\n", 2), ("a.jsonl", "null\n", 1), ("a.json", f'[{PAIR}, {PAIR}, "x"]', 3)],
+)
+def test_a_row_that_is_no_object_is_told_with_its_number(tmp_path: Path, name: str, text: str, row: int) -> None:
+    path = tmp_path / name
+    path.write_text(text)
+    assert refusal(path).startswith(f"{path} row {row}: ")
+
+
+def test_a_json_file_with_one_object_is_refused_with_the_remedy(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(PAIR)
+    assert "name it .jsonl" in refusal(path)
+
+
+@pytest.mark.xfail(strict=True, reason="reading._jsonl expects JSONDecodeError only")
+@pytest.mark.parametrize("line", ["[" * 100_000, f'{{"n": {"1" * 5000}}}'], ids=["nested", "huge number"])
+def test_json_beyond_the_decoders_limits_is_refused(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text(line)
+    assert "line 1" in refusal(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("a.jsonl", ""), ("a.jsonl", "\n \n"), ("a.csv", ""), ("a.csv", "instruction,response\n"), ("a.json", "[]")],
+)
+def test_a_file_without_rows_is_refused(tmp_path: Path, name: str, text: str) -> None:
+    path = tmp_path / name
+    path.write_text(text)
+    assert refusal(path) == f"{path}: no rows"
+
+
+# --- shapes of rows
+
+USER, ASSISTANT = {"role": "user", "content": " Q "}, {"role": "assistant", "content": "A\n"}
+HUMAN, GPT = {"from": "human", "value": "Q"}, {"from": "gpt", "value": "A"}
+SYSTEM: Row = {"role": "system", "content": "S"}
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"instruction": "Q", "response": "A"},
+        {"instruction": " Q\n", "response": "\tA ", "id": 3},
+        {"instruction": "Q", "output": "A"},
+        {"instruction": "Q", "input": " ", "output": "A"},
+        {"instruction": "Q", "input": None, "output": "A"},
+        {"conversations": ["Q", "A"], "source": "stackexchange"},
+        {"conversations": [HUMAN, GPT]},
+        {"conversations": [{"from": "system", "value": "S"}, HUMAN, GPT]},
+        {"conversations": None, "messages": [USER, ASSISTANT]},
+        {"messages": [USER, ASSISTANT]},
+        {"messages": [SYSTEM, USER, ASSISTANT]},
+        {"messages": [{"role": "User", "content": "Q"}, {"role": "Assistant", "content": "A"}]},
+        {"instruction": "Q", "instances": [{"input": "", "output": "A"}], "id": "seed_task_0"},
+        {"instruction": "Q", "instances": [{"input": "", "output": "A"}, {"input": "x", "output": "other"}]},
+    ],
+    ids=str,
+)
+def test_a_known_shape_is_recognised(row: Row) -> None:
+    assert pairs(load_references([row])) == [("Q", "A")]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"instruction": "Q ", "input": "\nI", "output": "A"},
+        {"instruction": "Q", "input": "I", "response": "A"},
+        {"instruction": "Q", "instances": [{"input": "I", "output": "A"}]},
+    ],
+    ids=str,
+)
+def test_an_input_follows_its_instruction(row: Row) -> None:
+    assert pairs(load_references([row])) == [("Q\n\nI", "A")]
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"instruction": "", "response": "A"}, "empty"),
+        ({"instruction": "Q", "response": " \n"}, "empty"),
+        ({"instruction": "Q", "response": None}, "empty"),
+        ({"instruction": "Q", "instances": []}, "empty"),
+        ({"instruction": "Q", "instances": [{"input": "I"}]}, "empty"),
+        ({"conversations": []}, "empty"),
+        ({"conversations": ["Q"]}, "empty"),
+        ({"messages": [SYSTEM, USER]}, "empty"),
+        ({"conversations": ["Q", "A", "Q", "A"]}, "multi-turn"),
+        ({"messages": [SYSTEM, USER, ASSISTANT, USER]}, "multi-turn"),
+        ({"conversations": [HUMAN, GPT, HUMAN, GPT]}, "multi-turn"),
+        ({"instruction": "\ud800", "response": "A"}, "broken text"),
+        ({"question": "Q", "answer": "A"}, "unrecognised"),
+        ({}, "unrecognised"),
+        ({"instruction": 5, "response": "A"}, "unrecognised"),
+        ({"instruction": "Q", "response": ["A"]}, "unrecognised"),
+        ({"conversations": "Q A"}, "unrecognised"),
+        ({"conversations": [5, "A"]}, "unrecognised"),
+        ({"messages": [ASSISTANT, USER]}, "unrecognised"),
+        ({"messages": [USER, {"role": "assistant", "content": [{"type": "text", "text": "A"}]}]}, "unrecognised"),
+    ],
+    ids=str,
+)
+def test_an_unusable_row_is_left_out_and_counted_by_reason(row: Row, reason: str) -> None:
+    assert load_references([ROWS[0], row]).left_out == {reason: 1}
+    assert f"no usable row (1 {reason})" in refusal([row])
+
+
+def test_reasons_are_counted_together_and_the_commonest_comes_first() -> None:
+    rows: list[Row] = [{"conversations": ["Q"]}, {"conversations": ["Q", "A", "Q"]}, {"conversations": []}]
+    assert refusal(rows) == "references: no usable row (2 empty, 1 multi-turn)"
+
+
+def test_duplicates_are_told_apart_from_others_by_both_texts() -> None:
+    rows = [("Name a bird.", "Wren."), ("NAME  a\nbird.", "wren. "), ("Name a bird.", "Robin."), ("Name it.", "Wren.")]
+    references = load_references([{"instruction": q, "response": a} for q, a in rows])
+    assert pairs(references) == [rows[0], rows[2], rows[3]]
+    assert references.left_out == {"duplicate": 1}
+
+
+# --- columns of other names
+
+
+def test_columns_map_other_names() -> None:
+    row = {"question": "Q", "context": "I", "answer": "A", "instruction": "not this", "messages": [USER, ASSISTANT]}
+    named = {"instruction": "question", "response": "answer"}
+    assert pairs(load_references([row], named)) == [("Q", "A")]
+    assert pairs(load_references([row], {**named, "input": "context"})) == [("Q\n\nI", "A")]
+    assert pairs(load_references([row], {"response": "answer"})) == [("not this", "A")]
+
+
+def test_an_unknown_shape_is_refused_with_its_columns_and_the_remedy(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("question,answer\nQ,A\n")
+    message = refusal(path)
+    assert "its columns are question, answer" in message
+    assert "columns: {instruction: …, response: …}" in message
+    assert len(load_references(path, {"instruction": "question", "response": "answer"})) == 1
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [{"instruction": "quest", "response": "answer"}, {"response": "answer"}, {"question": "instruction"}],
+    ids=str,
+)
+def test_columns_that_are_not_there_are_refused_with_those_that_are(columns: dict[str, str]) -> None:
+    assert "its columns are question, answer" in refusal([{"question": "Q", "answer": "A"}], columns)
+
+
+@pytest.mark.xfail(strict=True, reason="references._none_usable puts columns' names into the message as they are")
+def test_a_column_with_a_line_break_in_its_name_is_told_in_one_line() -> None:
+    refusal([{"ques\ntion": "Q"}])
+
+
+# --- Python objects
+
+
+def test_a_dataset_is_read_like_a_file() -> None:
+    datasets = pytest.importorskip("datasets")
+    for rows in (ROWS, [{"conversations": [HUMAN, GPT]}], [{"conversations": ["Q", "A"]}]):
+        references = load_references(datasets.Dataset.from_list(rows))
+        assert pairs(references) == pairs(load_references(rows))
+        assert references[0].source == "references row 1"
+
+
+def test_mappings_examples_and_references_may_be_mixed() -> None:
+    own = Reference(instruction="Name a fish.", response="The carp.", source="fish.csv row 9")
+    references = load_references([ROWS[0], dspy.Example(instruction="Q", response="A").with_inputs("instruction"), own])
+    assert [reference.source for reference in references] == ["references row 1", "references row 2", "fish.csv row 9"]
+
+
+def test_what_was_loaded_can_be_given_again_whole_or_in_part() -> None:
+    references = load_references()
+    assert load_references(references) is references
+    assert load_references(references[3:5]).items == references.items[3:5]
+
+
+@pytest.mark.parametrize("source", [None, 5, ["a"], [["Q", "A"]], {"instruction": "Q", "response": "A"}], ids=repr)
+def test_an_object_that_holds_no_rows_is_refused(source: Any) -> None:
+    assert refusal(source).startswith("references")
+
+
+@pytest.mark.parametrize("source", [[], iter([]), ()], ids=repr)
+def test_no_rows_at_all_are_refused(source: Any) -> None:
+    assert refusal(source) == "references: no rows"
+
+
+def test_a_references_id_is_of_its_content_alone() -> None:
+    here, there = Reference(instruction="Q", response="A", source="x"), Reference(instruction="Q", response="A")
+    assert here.id == there.id
+    assert (
+        len({here.id, Reference(instruction="QA", response=" ").id, Reference(instruction="A", response="Q").id}) == 3
+    )
+
+
+# --- those that fit the teacher's window
+
+
+def test_references_that_leave_no_room_for_an_answer_are_left_out_and_counted() -> None:
+    rows = [{"instruction": "Q", "response": "A" * length} for length in (2_999, 3_000, 10)]
+    references = load_references([*rows, rows[0]])
+    fitting = references.fitting(window=2_600, max_tokens=1_000)  # 1,000 tokens left: 3,000 characters
+    assert [len(reference.response) for reference in fitting] == [2_999, 10]
+    assert fitting.left_out == {"duplicate": 1, "too long": 1}
+    assert references.fitting(None, 1_000) is references
+
+
+@pytest.mark.parametrize("window", [500, 1_601])
+def test_a_window_that_none_fits_is_refused(window: int) -> None:
+    with pytest.raises(ReferencesError, match="context_window"):
+        load_references(ROWS).fitting(window, max_tokens=1_000)
+
+
+# --- the Hub
+
+
+class Hub(ModuleType):
+    """Stands in for `datasets`: gives `ROWS`, or fails as it would."""
+
+    fails_with: Exception | None = None
+
+    def __init__(self) -> None:
+        super().__init__("datasets")
+        self.asked: list[tuple[str, str]] = []
+
+    def load_dataset(self, name: str, split: str) -> list[Row]:
+        self.asked.append((name, split))
+        if self.fails_with is not None:
+            raise self.fails_with
+        return ROWS
+
+
+class NotFound(FileNotFoundError):
+    """Stands in for `datasets.exceptions.DatasetNotFoundError`, of the same base."""
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Hub:
+    hub, exceptions = Hub(), ModuleType("datasets.exceptions")
+    vars(exceptions)["DatasetNotFoundError"] = NotFound
+    monkeypatch.setitem(sys.modules, "datasets", hub)
+    monkeypatch.setitem(sys.modules, "datasets.exceptions", exceptions)
+    return hub
+
+
+@pytest.mark.parametrize(
+    ("name", "asked"), [("GAIR/lima", ("GAIR/lima", "train")), ("a-b/c.d_e:test", ("a-b/c.d_e", "test"))]
+)
+def test_a_name_on_the_hub_is_loaded_with_its_split(hub: Hub, name: str, asked: tuple[str, str]) -> None:
+    references = load_references(name)
+    assert hub.asked == [asked]
+    assert pairs(references) == pairs(load_references(ROWS))
+    assert references[1].source == f"{name} row 2"
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (NotFound("Dataset 'GAIR/lima' is a gated dataset on the Hub."), "hf auth login"),
+        (NotFound("Dataset 'GAIR/lima' doesn't exist on the Hub\nor cannot be accessed."), "not on the Hub"),
+        (ConnectionError("Couldn't reach\nthe Hub"), "cannot be reached (Couldn't reach the Hub)"),
+        (OSError("no route"), "cannot be reached"),
+        (ValueError("Unknown split \"train\". Should be one of ['test']."), "GAIR/lima:SPLIT"),
+        (RuntimeError("Dataset scripts are no longer supported"), "cannot be loaded: Dataset scripts"),
+    ],
+)
+def test_whatever_the_hub_answers_is_told_in_one_line(hub: Hub, error: Exception, told: str) -> None:
+    hub.fails_with = error
+    message = refusal("GAIR/lima")
+    assert message.startswith("GAIR/lima: ")
+    assert told in message
+
+
+def test_without_a_network_the_real_library_is_quick_to_give_up(tmp_path: Path) -> None:
+    # In a process of its own: whether it is offline is decided where it is imported first.
+    script = "from refed_dspy import cli; cli.app(['preview', '--references', 'GAIR/lima'])"
+    environ = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", script], env=environ, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("refed: GAIR/lima: ")
+    assert done.stderr.count("\n") == 1
