@@ -60,6 +60,7 @@ def synth(
     program: ProgramOption = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the run.")] = None,
     per_reference: Annotated[int | None, typer.Option(help="Most samples of one reference in a round.")] = None,
+    reuse: Annotated[Path | None, typer.Option(help="Take over a run's answers where they fit.", metavar="DIR")] = None,
 ) -> None:
     """Make samples from references. The same command again goes on where it stood."""
     from refed_dspy.config import load_config
@@ -75,6 +76,7 @@ def synth(
         program=program,
         seed=seed,
         per_reference=per_reference,
+        reuse=reuse,
     )
     if settings.run_dir is None:
         raise InputError("run_dir: name the folder that shall hold the run: --run-dir DIR")
@@ -90,6 +92,7 @@ def synth(
             per_reference=settings.per_reference,
             max_failure_share=settings.max_failure_share,
             columns=settings.columns or None,
+            reuse=settings.reuse,
             on_progress=display.watch,
         )
     _finish(made)

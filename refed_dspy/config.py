@@ -119,6 +119,8 @@ class RunConfig(Settings):
     guidance: dict[str, str] = Field(default_factory=dict)
     program: str | None = None
     """A program's JSON file, or an MLflow address (`runs:/…`, `models:/…`)."""
+    reuse: Path | None = None
+    """Another run's folder: its answers to the very same questions are taken over at no cost."""
     max_failure_share: float = Field(default=0.5, gt=0, le=1)
     """A stage that fails beyond this share of its calls (20 at least) stops the run."""
 

@@ -65,8 +65,10 @@ class PayOnce:
         max_failure_share: float,
         progress: Progress,
         seed: int = 0,
+        reuse: Ledger | None = None,
     ) -> None:
         self.ledger, self.teacher, self.prompts, self.seed = ledger, teacher, prompts, seed
+        self._reuse = reuse
         self.answered = False
         """Whether any call was answered in this process, usably or not: then something was paid for."""
         self.max_failure_share, self.progress = max_failure_share, progress
@@ -80,6 +82,9 @@ class PayOnce:
         if (failure := self.ledger.failure(key.digest)) is not None:
             kind, reason = failure
             raise _KINDS.get(kind, RowError)(question.stage, question.item, reason)
+        if self._reuse is not None and (lent := self._reuse.answer(key.digest)) is not None:
+            self.ledger.commit_answer(Answer(key, lent, self._reuse.endpoint(key.digest)), [])
+            return _restored(question, lent)
         return await self._pay(question, key)
 
     async def _pay(self, question: Question, key: Key) -> dspy.Prediction:

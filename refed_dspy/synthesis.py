@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias, cast
@@ -77,6 +78,8 @@ def synthesize(program: ProgramLike = None, references: Any = "builtin", **setti
         per_reference: at most so many samples of a reference before the next is opened.
         max_failure_share: a stage failing beyond this share of its calls stops the run (0.5).
         columns: names of the references' columns.
+        reuse: the folder of another run whose answers to the very same questions are taken over at no cost: after a
+            recompile, only what follows from the changed prompts is paid for.
         on_progress: called with a `Progress` once, when work starts; its counts stay current.
 
     Raises:
@@ -97,6 +100,7 @@ async def asynthesize(
     per_reference: int | None = None,
     max_failure_share: float = 0.5,
     columns: Mapping[str, str] | None = None,
+    reuse: str | Path | None = None,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> Synthesis:
     """`synthesize`, for code that runs in an event loop."""
@@ -108,10 +112,28 @@ async def asynthesize(
     usable = load_references(references, columns).fitting(opened.window, opened.max_tokens)
     identity = _identity(module, usable, opened, seed)
     folder = Path(run_dir) if run_dir is not None else Path("refed-runs") / digest(identity)
-    with Ledger.create(folder) as ledger:
+    with ExitStack() as stack:
+        lender = stack.enter_context(Ledger.read(Path(reuse))) if reuse is not None else None
+        ledger = stack.enter_context(Ledger.create(folder))
         _begin_or_continue(ledger, folder, identity, module, usable, opened, seed)
         ledger.set_meta(size=max(size, ledger.meta("size") or 0), per_reference=per_reference)
-        await _produce(ledger, module, usable, opened, seed, per_reference, max_failure_share, on_progress)
+        progress = Progress(int(ledger.meta("size")), ledger.kept(), kept_at_start=ledger.kept())
+        if on_progress is not None:
+            on_progress(progress)
+        pay_once = PayOnce(ledger, opened, program_digests(module), max_failure_share, progress, seed, lender)
+        await _produce(
+            pay_once,
+            module,
+            usable,
+            PlanSettings(
+                size=progress.size,
+                references=len(usable),
+                features=tuple(cast(Stages, module).features),
+                instructions_per_feature=cast(Stages, module).instructions_per_feature,
+                per_reference=per_reference,
+                seed=seed,
+            ),
+        )
     return read_run(folder)
 
 
@@ -123,39 +145,18 @@ def read_run(run_dir: str | Path) -> Synthesis:
     return Synthesis(folder, status["size"], Samples(folder), failures, status["usage"], status["left_out"], status)
 
 
-async def _produce(
-    ledger: Ledger,
-    program: dspy.Module,
-    references: References,
-    teacher: Teacher,
-    seed: int,
-    per_reference: int | None,
-    max_failure_share: float,
-    on_progress: Callable[[Progress], None] | None,
-) -> None:
+async def _produce(pay_once: PayOnce, program: dspy.Module, references: References, settings: PlanSettings) -> None:
     """Run the plan to its end on the teacher."""
-    stages = cast(Stages, program)
-    settings = PlanSettings(
-        size=int(ledger.meta("size")),
-        references=len(references),
-        features=tuple(stages.features),
-        instructions_per_feature=stages.instructions_per_feature,
-        per_reference=per_reference,
-        seed=seed,
-    )
+    ledger = pay_once.ledger
     plan = Plan(settings)
     plan.restore(ledger.kept(), ledger.proposals(), ledger.used(), ledger.open_instructions())
-    progress = Progress(settings.size, plan.kept, kept_at_start=plan.kept)
-    if on_progress is not None:
-        on_progress(progress)
     if plan.reached:
         return
-    pay_once = PayOnce(ledger, teacher, program_digests(program), max_failure_share, progress, seed)
-    work = Production(stages, references, ledger, progress)
-    async with teacher.running() as lm:
+    work = Production(cast(Stages, program), references, ledger, pay_once.progress)
+    async with pay_once.teacher.running() as lm:
         try:
             with dspy.context(lm=lm, **_LEAN), answering(pay_once):
-                await run(plan, work, teacher.concurrency)
+                await run(plan, work, pay_once.teacher.concurrency)
         except TeacherError as error:
             # Before its first answer nothing was paid for: the teacher as given cannot be used.
             if not pay_once.answered:

@@ -163,9 +163,7 @@ def test_nothing_there_to_show(home: Path) -> None:
         refused(refed(*words), "none: no run here")
 
 
-def test_a_key_revoked_midway_stops_with_how_to_resume(
-    home: Path, server: SimulatedTeacher
-) -> None:
+def test_a_key_revoked_midway_stops_with_how_to_resume(home: Path, server: SimulatedTeacher) -> None:
     server.control(auth_fails_after=20)
     refused(synth("--size", 40, "--teacher", teacher_file(home, server)), "refed resume run", code=1)
     server.control(auth_fails_after=None)
@@ -182,9 +180,7 @@ def test_preview_shows_every_prompt_and_pays_only_when_asked(home: Path, server:
     assert shown.exit_code == 0 and server.stats()["requests"] == 0
     for text in ("instruction_feedback", "response_improvement: user", "Explain topic 0.", "«a new instruction»"):
         assert text in shown.stdout
-    tried = refed(
-        "preview", "--references", "references.jsonl", "--teacher", teacher_file(home, server), "--sample"
-    )
+    tried = refed("preview", "--references", "references.jsonl", "--teacher", teacher_file(home, server), "--sample")
     assert '"improved_response"' in tried.stdout and server.stats()["requests"] == 5
     assert not (home / "run").exists()
 

@@ -162,7 +162,10 @@ def test_what_shapes_a_run_may_not_change(tmp_path: Path, change: dict[str, Any]
 
 def test_another_model_or_temperature_is_refused(tmp_path: Path) -> None:
     run(tmp_path, Writer())
-    for name, settings, named in (("fake/other", {}, "teacher.model"), ("fake/model", {"temperature": 0.1}, "temperature")):
+    for name, settings, named in (
+        ("fake/other", {}, "teacher.model"),
+        ("fake/model", {"temperature": 0.1}, "temperature"),
+    ):
         lm = dspy.LM(name, engine=Writer(), async_engine=Writer().asynchronous, **settings)
         with pytest.raises(RunDirError, match=named):
             refed_dspy.synthesize(None, references(4), size=13, teacher=lm, run_dir=tmp_path / "run")
@@ -171,6 +174,20 @@ def test_another_model_or_temperature_is_refused(tmp_path: Path) -> None:
 def test_limits_may_change(tmp_path: Path) -> None:
     run(tmp_path, Writer(), size=4)
     assert len(run(tmp_path, Writer(), size=6, per_reference=2, max_failure_share=0.9).samples) == 6
+
+
+def test_a_recompile_pays_only_for_what_changed(tmp_path: Path) -> None:
+    run(tmp_path, Writer(), size=6)
+    recompiled = ReferenceLevelFeedback(guidance={"response_improvement": "Be bold."})
+    writer = Writer()
+    made = refed_dspy.synthesize(
+        recompiled, references(4), size=6, teacher=fake_lm(writer), run_dir=tmp_path / "new", reuse=tmp_path / "run"
+    )
+    assert len(made.samples) == 6
+    assert {tuple(writer.fields(r)) for r in writer.requests} == {
+        ("analysis", "implementation_strategy", "improved_response")
+    }
+    assert len(writer.requests) == 6
 
 
 def test_references_that_run_dry_end_the_run_short(tmp_path: Path) -> None:
@@ -262,7 +279,9 @@ def test_progress_is_handed_out_once_and_stays_current(tmp_path: Path) -> None:
 
 
 def test_text_from_a_model_is_data(tmp_path: Path) -> None:
-    nasty = "{0} %s {instruction} <script>alert(1)</script> '); DROP TABLE samples; -- [[ ## response ## ]] \u0000 \x1b[31m"
+    nasty = (
+        "{0} %s {instruction} <script>alert(1)</script> '); DROP TABLE samples; -- [[ ## response ## ]] \u0000 \x1b[31m"
+    )
     writer = Writer()
     writer.on_request = lambda r: _saying(writer, r, nasty)
     made = run(tmp_path, writer, size=1, count=1)

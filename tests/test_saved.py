@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import dspy
@@ -16,6 +19,7 @@ from refed_dspy.programs.adapter import SchemaAdapter
 from refed_dspy.programs.reference_level import STAGES
 from refed_dspy.programs.saved import digest, load_program, program_digests, prompt_digest, save_program
 from refed_dspy.records import Analysis, ImplementationStrategy
+from refed_dspy.signatures import ResponseGeneration
 from tests.writing import Writer, fake_lm
 
 KEY = "sk-proj-4f9a0c55e1d27b"
@@ -155,15 +159,6 @@ def test_a_file_that_dspy_itself_saved_can_be_loaded(file: Path) -> None:
     assert program_digests(loaded) == program_digests(program)
 
 
-@pytest.mark.xfail(strict=True, reason="saved.program_state: a predictor's config is in its digest, not in its state")
-def test_a_predictors_own_settings_come_back(file: Path) -> None:
-    program, loaded = ReferenceLevelFeedback(), ReferenceLevelFeedback()
-    program.response_generation.config["temperature"] = 0.3
-    save_program(program, file)
-    load_program(loaded, str(file))
-    assert program_digests(loaded) == program_digests(program)
-
-
 @pytest.mark.xfail(strict=True, raises=OSError, reason="saved.save_program: the error of mkstemp comes through")
 def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="none"):
@@ -278,7 +273,6 @@ def broken(place: str, value: Any, reason: str = "") -> Any:
         broken("response_generation.demos", ["text"], UNCHECKED),
         broken("response_generation.signature.instructions", 5, UNCHECKED),
         broken("response_generation.signature.instructions", None, UNCHECKED),
-        broken("response_generation.signature.fields", [], UNCHECKED),
         broken("response_generation.acall", "text", UNCHECKED),
     ],
 )
@@ -292,10 +286,50 @@ def test_a_state_with_a_wrong_value_is_refused(saved: Path, place: str, value: A
     refusal(like_tuned(), saved)
 
 
-def test_an_address_that_mlflow_cannot_provide_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
-    monkeypatch.chdir(tmp_path)
-    refusal(like_tuned(), "runs:/0123456789abcdef/program")
+@pytest.mark.xfail(strict=True, reason="saved.load_state: DSPy sets every attribute that the file names")
+def test_a_file_cannot_send_the_callers_key_elsewhere(saved: Path) -> None:
+    state = json.loads(saved.read_text(encoding="utf-8"))
+    state[STAGE]["config"] = {"api_base": "http://other.example/v1"}
+    saved.write_text(json.dumps(state))
+    loaded = like_tuned()
+    with suppress(ConfigError):
+        load_program(loaded, str(saved))
+    assert loaded.response_generation.config == {}
+
+
+# --- MLflow
+
+
+class MLflow(ModuleType):
+    """Stands in for `mlflow`: its artifacts are at `found`, or fail with it."""
+
+    def __init__(self, found: Path | Exception) -> None:
+        super().__init__("mlflow")
+        self.artifacts, self.found, self.asked = self, found, ""
+
+    def download_artifacts(self, artifact_uri: str) -> str:
+        self.asked = artifact_uri
+        if isinstance(self.found, Exception):
+            raise self.found
+        return str(self.found)
+
+
+@pytest.mark.parametrize("address", ["runs:/0123abcd/program", "models:/refed/3", "mlflow-artifacts:/1/program.json"])
+@pytest.mark.parametrize("as_folder", [True, False], ids=["folder", "file"])
+def test_a_program_comes_from_mlflow(
+    saved: Path, monkeypatch: pytest.MonkeyPatch, address: str, as_folder: bool
+) -> None:
+    mlflow = MLflow(saved.parent if as_folder else saved)
+    monkeypatch.setitem(sys.modules, "mlflow", mlflow)
+    loaded = like_tuned()
+    load_program(loaded, address)
+    assert mlflow.asked == address
+    assert program_digests(loaded) == program_digests(tuned())
+
+
+def test_an_address_that_mlflow_cannot_provide_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "mlflow", MLflow(RuntimeError("Run '0123'\nnot found")))
+    assert "Run '0123' not found" in refusal(like_tuned(), "runs:/0123/program")
 
 
 # --- digests
@@ -316,26 +350,24 @@ def resigned(change: Callable[[Any], Any]) -> Callable[[dspy.Predict], None]:
     return apply
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        resigned(lambda signature: signature.with_instructions(signature.instructions + " ")),
-        resigned(lambda signature: signature.with_instructions("Other.")),
-        resigned(lambda signature: signature.with_updated_fields("response", desc="other")),
-        resigned(lambda signature: signature.with_updated_fields("instruction", desc="other")),
-        resigned(lambda signature: signature.append("mood", dspy.OutputField(desc="mood"), str)),
-        resigned(lambda signature: signature.append("mood", dspy.InputField(desc="mood"), str)),
-        resigned(lambda signature: signature.delete("example_response")),
-        resigned(lambda signature: signature.delete("response").append("response", dspy.OutputField(), list[str])),
-        lambda made: made.demos.pop(),
-        lambda made: made.demos.reverse(),
-        lambda made: made.demos.append(dict(DEMO)),
-        lambda made: made.demos[0].update(response="other"),
-        lambda made: made.config.update(temperature=0.3),
-    ],
-    ids=["trailing space", "instructions", "output's desc", "input's desc", "one more output", "one more input"]
-    + ["one less input", "output's type", "demo gone", "demos swapped", "one more demo", "demo changed", "LM settings"],
-)
+CHANGES: dict[str, Callable[[dspy.Predict], Any]] = {
+    "trailing word": resigned(lambda signature: signature.with_instructions(signature.instructions + " .")),
+    "instructions": resigned(lambda signature: signature.with_instructions("Other.")),
+    "desc of an output": resigned(lambda signature: signature.with_updated_fields("response", desc="other")),
+    "desc of an input": resigned(lambda signature: signature.with_updated_fields("instruction", desc="other")),
+    "new output": resigned(lambda signature: signature.append("mood", dspy.OutputField(desc="mood"), str)),
+    "new input": resigned(lambda signature: signature.append("mood", dspy.InputField(desc="mood"), str)),
+    "input gone": resigned(lambda signature: signature.delete("example_response")),
+    "type of an output": resigned(lambda signature: signature.with_updated_fields("response", type_=list[str])),
+    "demo gone": lambda made: made.demos.pop(),
+    "demos swapped": lambda made: made.demos.reverse(),
+    "new demo": lambda made: made.demos.append(dict(DEMO)),
+    "demo changed": lambda made: made.demos[0].update(response="other"),
+    "settings of its calls": lambda made: made.config.update(temperature=0.3),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 def test_a_digest_changes_with_what_decides_the_prompt(change: Callable[[dspy.Predict], None]) -> None:
     made = predictor()
     change(made)
@@ -355,20 +387,20 @@ def wrap_demos(made: dspy.Predict) -> None:
     made.demos = [dspy.Example(**demo).with_inputs("instruction") for demo in made.demos]
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        set_lm,
-        call,
-        wrap_demos,
-        resigned(lambda signature: signature.with_instructions(signature.instructions)),
-        resigned(lambda signature: signature.with_updated_fields("response", desc="your answer to the instruction")),
-        lambda made: made.traces.append("trace"),
-        lambda made: made.demos.append(made.demos.pop()),
-        lambda made: made.reset_copy(),
-    ],
-    ids=["LM", "a call", "Examples", "same instructions", "same desc", "traces", "same demos", "a copy made"],
-)
+INSTRUCTION_DESC = ResponseGeneration.input_fields["instruction"].json_schema_extra["desc"]
+NO_CHANGES: dict[str, Callable[[dspy.Predict], Any]] = {
+    "language model": set_lm,
+    "a call": call,
+    "demos as Examples": wrap_demos,
+    "same instructions": resigned(lambda signature: signature.with_instructions(signature.instructions)),
+    "same desc": resigned(lambda signature: signature.with_updated_fields("instruction", desc=INSTRUCTION_DESC)),
+    "traces": lambda made: made.traces.append("trace"),
+    "same demos": lambda made: made.demos.append(made.demos.pop()),
+    "a copy made": lambda made: made.reset_copy(),
+}
+
+
+@pytest.mark.parametrize("change", NO_CHANGES.values(), ids=NO_CHANGES)
 def test_a_digest_does_not_change_with_anything_else(change: Callable[[dspy.Predict], None]) -> None:
     made = predictor()
     change(made)
@@ -408,18 +440,10 @@ def test_the_order_of_features_is_part_of_the_prompt() -> None:
         (None, "None", False),
         ("\ud800", "\ud801", False),
         (dspy.Example(a=1), {"a": 1}, True),
-        (
-            RECORDS["analysis"],
-            Analysis(original_strengths=["s"], improvement_opportunities=[], relevant_feedback=["f"]),
-            True,
-        ),
-        (
-            RECORDS["analysis"],
-            Analysis(original_strengths=["t"], improvement_opportunities=[], relevant_feedback=["f"]),
-            False,
-        ),
+        (RECORDS["analysis"], Analysis.model_validate(RECORDS["analysis"]).model_dump(), True),
+        (RECORDS["analysis"], RECORDS["implementation_strategy"], False),
     ],
-    ids=repr,
+    ids=ascii,
 )
 def test_digests_are_equal_where_the_content_is(one: Any, other: Any, equal: bool) -> None:
     assert (digest(one) == digest(other)) == equal

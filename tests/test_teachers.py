@@ -126,9 +126,7 @@ def test_the_key_is_read_from_its_variable_and_kept_nowhere(
     assert KEY not in everything
 
 
-def test_a_wrong_key_is_told_without_the_key(
-    locked_server: SimulatedTeacher, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_wrong_key_is_told_without_the_key(locked_server: SimulatedTeacher, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(KEY_VARIABLE, "sk-wrong-987654321")
     [error], [call] = ask(config(locked_server, api_key_env=KEY_VARIABLE))
     assert isinstance(error, lm_errors.LMAuthError) and call.outcome == "http 401"

@@ -175,6 +175,10 @@ class Ledger:
         row = self.db.execute("SELECT output FROM answers WHERE key=?", (digest,)).fetchone()
         return None if row is None else str(row[0])
 
+    def endpoint(self, digest: str) -> str:
+        """Which endpoint gave the answer under this key."""
+        return str(self.db.execute("SELECT endpoint FROM answers WHERE key=?", (digest,)).fetchone()[0])
+
     def failure(self, digest: str) -> tuple[str, str] | None:
         """(kind, reason) of a final failure under this key, or None: it would only be paid for again."""
         row = self.db.execute("SELECT kind, reason FROM failures WHERE key=? AND final", (digest,)).fetchone()

@@ -153,9 +153,7 @@ def check_gguf(path: Path) -> None:
             head = file.read(_HEADER.size)
     except OSError as error:
         reason = one_line(error.strerror or error)
-        raise ConfigError(
-            f"cannot read the model {shown}: {reason}; check `gguf:`, {_OTHER_ENGINE}"
-        ) from error
+        raise ConfigError(f"cannot read the model {shown}: {reason}; check `gguf:`, {_OTHER_ENGINE}") from error
     if len(head) < _HEADER.size or not head.startswith(_MAGIC):
         raise ConfigError(f"{shown} is not a GGUF model; set `gguf:` to one, {_OTHER_ENGINE}")
     _, version, tensors, settings = _HEADER.unpack(head)
