@@ -45,8 +45,8 @@ def main() -> None:
         (home / "references.jsonl").write_text("\n".join(json.dumps(r) for r in REFERENCES))
         teacher = f"model: sim/sim-model\napi_base: {server.base_url}\nconcurrency: {CONCURRENCY}\n"
         (home / "teacher.yaml").write_text(teacher)
-        command = [sys.executable, "-m", "refed_dspy.cli", "synth", "--references", home / "references.jsonl"]
-        command += ["--size", str(SIZE), "--run-dir", run_dir, "--teacher", home / "teacher.yaml"]
+        command = [sys.executable, "-m", "refed_dspy.cli", "synth", "--references", str(home / "references.jsonl")]
+        command += ["--size", str(SIZE), "--run-dir", str(run_dir), "--teacher", str(home / "teacher.yaml")]
         before = 0
         for _ in range(KILLS):
             process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

@@ -17,11 +17,13 @@ from refed_dspy import errors, programs
 from refed_dspy.config import TeacherConfig
 from refed_dspy.data.export import export
 from refed_dspy.data.references import References, load_references
+from refed_dspy.outcome import Synthesis, read_run
 from refed_dspy.paying import Progress
 from refed_dspy.programs import ReferenceLevelFeedback
 from refed_dspy.programs.saved import load_program, save_program
 from refed_dspy.records import Analysis, Failure, Feedback, ImplementationStrategy, Reference, Sample
-from refed_dspy.synthesis import Synthesis, asynthesize, read_run, resume, synthesize
+from refed_dspy.resuming import resume
+from refed_dspy.synthesis import asynthesize, synthesize
 from refed_dspy.teachers import open_teacher
 
 __version__ = "0.1.0"

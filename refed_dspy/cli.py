@@ -67,34 +67,18 @@ def synth(
     from refed_dspy.display import Display
     from refed_dspy.synthesis import synthesize
 
-    settings = load_config(
-        config,
-        references=references,
-        size=size,
-        run_dir=run_dir,
-        teacher=teacher,
-        program=program,
-        seed=seed,
-        per_reference=per_reference,
-        reuse=reuse,
-    )
+    given: dict[str, Any] = {
+        **{"references": references, "size": size, "run_dir": run_dir, "teacher": teacher, "program": program},
+        **{"seed": seed, "per_reference": per_reference, "reuse": reuse},
+    }
+    settings = load_config(config, **given)
     if settings.run_dir is None:
         raise InputError("run_dir: name the folder that shall hold the run: --run-dir DIR")
     _needs_teacher(settings.teacher)
+    kept_names = ("size", "teacher", "run_dir", "seed", "per_reference", "max_failure_share", "columns", "reuse")
+    keywords = {name: getattr(settings, name) for name in kept_names}
     with Display().showing() as display:
-        made = synthesize(
-            _program(settings),
-            settings.references or "builtin",
-            size=settings.size,
-            teacher=settings.teacher,
-            run_dir=settings.run_dir,
-            seed=settings.seed,
-            per_reference=settings.per_reference,
-            max_failure_share=settings.max_failure_share,
-            columns=settings.columns or None,
-            reuse=settings.reuse,
-            on_progress=display.watch,
-        )
+        made = synthesize(_program(settings), settings.references or "builtin", **keywords, on_progress=display.watch)
     _finish(made)
 
 
@@ -108,7 +92,7 @@ def resume(
     """Go on with a run that was stopped, or make it larger."""
     from refed_dspy.config import load_config
     from refed_dspy.display import Display
-    from refed_dspy.synthesis import resume as go_on
+    from refed_dspy.resuming import resume as go_on
 
     other = load_config(environ={}, teacher=teacher).teacher if teacher else None
     with Display().showing() as display:

@@ -99,7 +99,7 @@ def bad_inputs(home: Path) -> dict[str, tuple[list[object], list[str]]]:
     (home / "nokey.yaml").write_text("model: sim/x\napi_base: http://127.0.0.1:9/v1\napi_key_env: NOT_SET_HERE\n")
     (home / "akey.yaml").write_text(f"model: sim/x\napi_base: http://127.0.0.1:9/v1\napi_key: {KEY}\n")
     (home / "program.json").write_text("{}")
-    down = ["--teacher", "down.yaml"]
+    down: list[object] = ["--teacher", "down.yaml"]
     return {
         "missing file": ([*down, "--references", "none.jsonl"], ["none.jsonl", "no such file"]),
         "broken JSON": ([*down, "--references", "broken.jsonl"], ["broken.jsonl line 2", "broken JSON"]),

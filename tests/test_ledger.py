@@ -145,7 +145,7 @@ def test_damage_in_the_middle_is_found(tmp_path: Path) -> None:
 
 
 def test_no_run_is_told_with_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(RunDirError, match="no run here.*refed synth"):
+    with pytest.raises(RunDirError, match=r"no run here.*refed synth"):
         Ledger.read(tmp_path)
 
 

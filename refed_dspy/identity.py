@@ -1,0 +1,92 @@
+"""What a run is made of, and what of it must stay the same for the run to go on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+import dspy
+
+from refed_dspy.data.references import References
+from refed_dspy.engine.ledger import Ledger
+from refed_dspy.engine.plan import PlanSettings
+from refed_dspy.errors import RunDirError
+from refed_dspy.production import Stages
+from refed_dspy.programs.saved import digest, program_digests, program_state
+from refed_dspy.teachers import Teacher
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The parts of one run."""
+
+    program: dspy.Module
+    references: References
+    teacher: Teacher
+    seed: int
+    per_reference: int | None
+
+    @property
+    def stages(self) -> Stages:
+        return cast(Stages, self.program)
+
+    def identity(self) -> dict[str, Any]:
+        """What may not change between starts, in the words that a refusal uses."""
+        return {
+            "references": digest([reference.id for reference in self.references]),
+            "program": program_digests(self.program),
+            "instructions_per_feature": self.stages.instructions_per_feature,
+            "features": list(self.stages.features),
+            "teacher": self.teacher.identity,
+            "seed": self.seed,
+        }
+
+    def plan_settings(self, size: int) -> PlanSettings:
+        return PlanSettings(
+            size=size,
+            references=len(self.references),
+            features=tuple(self.stages.features),
+            instructions_per_feature=self.stages.instructions_per_feature,
+            per_reference=self.per_reference,
+            seed=self.seed,
+        )
+
+
+def begin_or_continue(ledger: Ledger, parts: Parts, size: int) -> int:
+    """Write a new run's facts, or check that these are the same. Returns the size to reach: it only grows.
+
+    Raises:
+        RunDirError: the folder holds another run; the differences are named.
+    """
+    identity = parts.identity()
+    stored = ledger.meta("identity")
+    if stored != identity and not ledger.has_answers():  # new, or refused before its first answer
+        config = parts.teacher.config
+        ledger.begin(
+            parts.references.items,
+            identity=identity,
+            program=program_state(parts.program),
+            features=dict(parts.stages.features),
+            teacher={"model": parts.teacher.model, "config": config and config.model_dump(mode="json")},
+            left_out=dict(parts.references.left_out),
+            seed=parts.seed,
+        )
+    elif differences := _differences(stored, identity):
+        raise RunDirError(
+            f"{ledger.path.parent}: holds another run: {'; '.join(differences)}; set these back, or use a new --run-dir"
+        )
+    target = max(size, ledger.meta("size") or 0)
+    ledger.set_meta(size=target, per_reference=parts.per_reference)
+    return target
+
+
+def _differences(stored: Mapping[str, Any], given: Mapping[str, Any], prefix: str = "") -> list[str]:
+    found = []
+    for key in sorted({*stored, *given}):
+        old, new = stored.get(key), given.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            found += _differences(old, new, f"{prefix}{key}.")
+        elif old != new:
+            found.append(f"{prefix}{key} was {old}, is {new}")
+    return found

@@ -1,0 +1,50 @@
+"""A run's outcome, read from its folder: finished, unfinished, or running right now."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from refed_dspy.data.export import export, to_dataset
+from refed_dspy.data.rows import Samples
+from refed_dspy.engine.ledger import Ledger
+from refed_dspy.engine.summary import run_status
+from refed_dspy.records import Failure
+
+
+@dataclass(frozen=True)
+class Synthesis:
+    """A run's outcome. `samples` reads from the run's folder as it is looked at."""
+
+    run_dir: Path
+    size: int
+    samples: Samples
+    failures: list[Failure]
+    usage: dict[str, dict[str, int]]
+    """Stage → calls and tokens, over the whole run."""
+    left_out: Mapping[str, int]
+    """Reason → references left out."""
+    status: dict[str, Any]
+
+    @property
+    def complete(self) -> bool:
+        """Whether `size` samples were kept; False where every reference ran dry first."""
+        return len(self.samples) >= self.size
+
+    def to_dataset(self) -> Any:
+        """The samples as a `datasets.Dataset`."""
+        return to_dataset(self.run_dir)
+
+    def export(self, format: str, out: str | Path, *, force: bool = False) -> int:  # noqa: A002
+        """Write the samples to a file; see `refed export`."""
+        return export(self.run_dir, format, Path(out), force=force)
+
+
+def read_run(run_dir: str | Path) -> Synthesis:
+    """The outcome, so far, of the run in `run_dir`. Raises RunDirError where there is none."""
+    folder = Path(run_dir)
+    with Ledger.read(folder) as ledger:
+        status, failures = run_status(ledger), ledger.failures()
+    return Synthesis(folder, status["size"], Samples(folder), failures, status["usage"], status["left_out"], status)

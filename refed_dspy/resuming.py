@@ -1,0 +1,77 @@
+"""Go on with a run from its folder alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from refed_dspy.config import TeacherConfig
+from refed_dspy.data.references import References
+from refed_dspy.engine.ledger import Ledger
+from refed_dspy.errors import ConfigError, RunDirError
+from refed_dspy.outcome import Synthesis
+from refed_dspy.paying import Progress
+from refed_dspy.programs import ReferenceLevelFeedback
+from refed_dspy.programs.saved import load_state
+from refed_dspy.synthesis import synthesize
+from refed_dspy.teachers import TeacherLike
+
+_META = ("identity", "program", "features", "teacher", "seed", "size", "per_reference", "left_out")
+
+
+def resume(
+    run_dir: str | Path,
+    *,
+    size: int | None = None,
+    teacher: TeacherLike | None = None,
+    max_failure_share: float = 0.5,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> Synthesis:
+    """Go on with the run in `run_dir`, from what its ledger holds: references, program, teacher.
+
+    Args:
+        size: a larger target than before.
+        teacher: the same model at another address, or with other limits.
+
+    Raises:
+        RunDirError: no run there, or one whose program or teacher only its own script can build again.
+    """
+    folder = Path(run_dir)
+    with Ledger.read(folder) as ledger:
+        meta = {name: ledger.meta(name) for name in _META}
+        references = References(tuple(ledger.references()), meta["left_out"] or {})
+    if not meta["identity"]:
+        raise RunDirError(f"{folder}: the run never began; start it again with refed synth")
+    return synthesize(
+        _program(folder, meta),
+        references,
+        size=max(size or 0, meta["size"]),
+        teacher=teacher or _teacher(folder, meta),
+        run_dir=folder,
+        seed=meta["seed"],
+        per_reference=meta["per_reference"],
+        max_failure_share=max_failure_share,
+        on_progress=on_progress,
+    )
+
+
+def _program(folder: Path, meta: dict[str, Any]) -> ReferenceLevelFeedback:
+    program = ReferenceLevelFeedback(
+        features=meta["features"], instructions_per_feature=meta["identity"]["instructions_per_feature"]
+    )
+    try:
+        load_state(program, meta["program"], str(folder))
+    except ConfigError:
+        raise RunDirError(f"{folder}: its program is a script's own; call synthesize(…, run_dir=…) there") from None
+    return program
+
+
+def _teacher(folder: Path, meta: dict[str, Any]) -> TeacherConfig:
+    config = meta["teacher"]["config"]
+    if config is None:
+        raise RunDirError(
+            f"{folder}: its teacher was a Python object; call synthesize(…, run_dir=…) in its script, "
+            "or name the same model with --teacher"
+        )
+    return TeacherConfig.model_validate(config)
