@@ -68,8 +68,14 @@ def synth(
     from refed_dspy.synthesis import synthesize
 
     given: dict[str, Any] = {
-        **{"references": references, "size": size, "run_dir": run_dir, "teacher": teacher, "program": program},
-        **{"seed": seed, "per_reference": per_reference, "reuse": reuse},
+        "references": references,
+        "size": size,
+        "run_dir": run_dir,
+        "teacher": teacher,
+        "program": program,
+        "seed": seed,
+        "per_reference": per_reference,
+        "reuse": reuse,
     }
     settings = load_config(config, **given)
     if settings.run_dir is None:

@@ -284,6 +284,7 @@ CONFIG_FRAGMENT = "config._is_an_address lets a fragment pass"
         {"token": KEY},
         {"api_base": f"https://user:{KEY}@example.org/v1"},
         {"api_base": f"https://{KEY}@example.org/v1"},
+        {"api_base": f"https://:{KEY}@example.org/v1"},
         {"api_base": f"https://example.org/v1?key={KEY}"},
         {"api_base": KEY},
         {"temperature": KEY},

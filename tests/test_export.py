@@ -11,13 +11,13 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from refed_dspy import Synthesis, synthesize
 from refed_dspy.data.export import FORMATS, export, to_dataset
 from refed_dspy.data.references import load_references
 from refed_dspy.data.rows import LINEAGE_COLUMNS, PAPER_COLUMNS, data_rows
-from refed_dspy.engine.ledger import FILE, Ledger
+from refed_dspy.engine.ledger import FILE, Answer, Key, Ledger
 from refed_dspy.errors import ExportError, InputError, RunDirError
-from refed_dspy.records import Sample
-from refed_dspy.synthesis import Synthesis, synthesize
+from refed_dspy.records import Call, Reference, Sample
 from tests.writing import SAMPLE_PARTS, Writer, fake_lm, references
 
 SIZE = 12
@@ -56,6 +56,23 @@ def broken(run: Synthesis, tmp_path: Path) -> Path:
     copy.commit()
     copy.close()
     return folder
+
+
+def filled(run_dir: Path, size: int) -> Path:
+    """A run with so many samples, put straight into its ledger."""
+    outputs = {
+        "response_generation": {"response": "R"},
+        "response_improvement": {**SAMPLE_PARTS, "improved_response": "B"},
+    }
+    with Ledger.create(run_dir) as ledger:
+        ledger.begin([Reference(instruction="Q", response="A", source="a row 1")], teacher={"model": "m"})
+        added = ledger.commit_proposal(0, "tone", 0, [f"Task {i}." for i in range(size)], 0, frozenset())
+        for number, _ in added.new:
+            for stage, output in outputs.items():
+                key = Key(stage, str(number), 0, "prompt", "inputs", f"{stage} {number}")
+                ledger.commit_answer(Answer(key, json.dumps(output), "e"), [Call("m", "e", "ok", 0.1, 100, 0, 20)])
+            ledger.commit_sample(number, 0)
+    return run_dir
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
@@ -137,14 +154,21 @@ def test_text_is_written_as_it_is_and_not_escaped(run: Synthesis, tmp_path: Path
 @pytest.mark.xfail(strict=True, reason="data.rows._ROWS sums calls by item, and schema.sql has no index for it")
 def test_the_work_of_reading_a_row_does_not_grow_with_the_run(tmp_path: Path) -> None:
     def steps_a_row(size: int) -> float:
-        run = synthesize(None, references(30), size=size, teacher=fake_lm(Writer()), run_dir=tmp_path / str(size))
         steps = []
-        with Ledger.read(run.run_dir) as ledger:
+        with Ledger.read(filled(tmp_path / str(size), size)) as ledger:
             ledger.db.set_progress_handler(lambda: steps.append(1), 100)
             assert len(list(data_rows(ledger))) == size
         return len(steps) / size
 
-    assert steps_a_row(320) < 2 * steps_a_row(20)
+    assert steps_a_row(400) < 2 * steps_a_row(20)
+
+
+def test_every_row_of_a_long_run_is_written_once(tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    assert export(filled(tmp_path / "long", 1_001), "jsonl", out) == 1_001
+    assert [row["sample"] for row in lines(out)] == list(range(1, 1_002))
+    assert export(tmp_path / "long", "parquet", tmp_path / "out.parquet") == 1_001
+    assert pq.read_table(tmp_path / "out.parquet")["sample"].to_pylist() == list(range(1, 1_002))
 
 
 # --- whole or not at all

@@ -317,6 +317,8 @@ def test_an_input_follows_its_instruction(row: Row) -> None:
         ({"conversations": "Q A"}, "unrecognised"),
         ({"conversations": [5, "A"]}, "unrecognised"),
         ({"messages": [ASSISTANT, USER]}, "unrecognised"),
+        ({"messages": [ASSISTANT, ASSISTANT]}, "unrecognised"),
+        ({"conversations": [HUMAN, HUMAN]}, "unrecognised"),
         ({"messages": [USER, {"role": "assistant", "content": [{"type": "text", "text": "A"}]}]}, "unrecognised"),
     ],
     ids=str,
@@ -493,9 +495,16 @@ def test_whatever_the_hub_answers_is_told_in_one_line(hub: Hub, error: Exception
 
 def test_without_a_network_the_real_library_is_quick_to_give_up(tmp_path: Path) -> None:
     # In a process of its own: whether it is offline is decided where it is imported first.
-    script = "from refed_dspy import cli; cli.app(['preview', '--references', 'GAIR/lima'])"
+    script = """if True:
+        import sys
+        from refed_dspy import errors, load_references
+        try:
+            load_references("GAIR/lima")
+        except errors.ReferencesError as error:
+            sys.exit(str(error))
+    """
     environ = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", script], env=environ, capture_output=True, text=True, timeout=60)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("refed: GAIR/lima: ")
+    assert done.returncode == 1
+    assert done.stderr.startswith("GAIR/lima: the Hub cannot be reached")
     assert done.stderr.count("\n") == 1

@@ -273,7 +273,6 @@ def broken(place: str, value: Any, reason: str = "") -> Any:
         broken("response_generation.demos", ["text"], UNCHECKED),
         broken("response_generation.signature.instructions", 5, UNCHECKED),
         broken("response_generation.signature.instructions", None, UNCHECKED),
-        broken("response_generation.acall", "text", UNCHECKED),
     ],
 )
 def test_a_state_with_a_wrong_value_is_refused(saved: Path, place: str, value: Any) -> None:

@@ -110,7 +110,7 @@ class LlamaServer:
             "site": str(site),
         }
         with tempfile.TemporaryFile() as log:
-            self._process = subprocess.Popen(
+            self._process = subprocess.Popen(  # noqa: S603  our own program, and JSON
                 [sys.executable, "-I", str(_CHILD), json.dumps(settings)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,

@@ -36,7 +36,7 @@ def main() -> None:
 
 def load(settings: dict[str, Any]) -> tuple[Any, dict[str, str]]:
     """The running engine (None where there is none) and what to tell the parent."""
-    sys.path.append(settings["site"])
+    sys.path.insert(0, settings["site"])
     try:
         import xllamacpp
     except (ImportError, OSError) as error:
@@ -45,7 +45,7 @@ def load(settings: dict[str, Any]) -> tuple[Any, dict[str, str]]:
         engine = xllamacpp.Server(parameters(xllamacpp, settings))
         # One token's answer proves that the model works and that the engine's loop runs.
         engine.handle_completions({"prompt": "a", "max_tokens": 1, "cache_prompt": False})
-    except Exception as error:
+    except RuntimeError as error:
         return None, {"refused": str(error)}
     return engine, {"url": engine.listening_address}
 

