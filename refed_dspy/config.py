@@ -24,7 +24,7 @@ ENV_PREFIX = "REFED_"
 NOT_SETTINGS = {"REFED_CACHE"}
 EMBEDDED = ("embedded", "embedded-smoke")
 _SECRET = re.compile(r"api.?key|authorization|headers?$|password|secret|bearer", re.IGNORECASE)
-_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*")  # upper case: a key put here by mistake has other letters
 _OWNED_PARAMS = {"model", "messages", "n", "stream", "temperature", "max_tokens", "timeout", "response_format"}
 
 
@@ -65,8 +65,8 @@ class TeacherConfig(Settings):
     @field_validator("api_key_env")
     @classmethod
     def _names_a_variable(cls, value: str | None) -> str | None:
-        if value is not None and (not _VARIABLE.fullmatch(value) or value.lower().startswith("sk_")):
-            raise ValueError("takes the NAME of an environment variable, never a key")
+        if value is not None and not _VARIABLE.fullmatch(value):
+            raise ValueError("takes the NAME of an environment variable (A-Z, 0-9 and _), never a key")
         return value
 
     @field_validator("api_base")
@@ -77,18 +77,17 @@ class TeacherConfig(Settings):
         parts = urlsplit(value)
         if parts.scheme not in {"http", "https"} or not parts.hostname:
             raise ValueError("must be an http:// or https:// address")
-        if parts.username or parts.password or parts.query:
-            raise ValueError("must hold no user, password or query: name the key's variable in api_key_env")
+        if parts.username or parts.password or parts.query or parts.fragment:
+            raise ValueError("must hold no user, password, query or fragment: api_key_env names the key's variable")
         return value.rstrip("/")
 
     @field_validator("params")
     @classmethod
     def _holds_no_secret(cls, value: dict[str, Any]) -> dict[str, Any]:
-        for name in value:
-            if _SECRET.search(name):
-                raise ValueError(f"{name} may hold a key: name its variable in api_key_env")
-            if name in _OWNED_PARAMS:
-                raise ValueError(f"{name} is a setting of its own or is set by the program")
+        if name := _secret_name(value):
+            raise ValueError(f"{one_line(name, 40)} may hold a key: name its variable in api_key_env")
+        if owned := _OWNED_PARAMS.intersection(value):
+            raise ValueError(f"{min(owned)} is a setting of its own or is set by the program")
         return value
 
     @model_validator(mode="after")
@@ -96,10 +95,18 @@ class TeacherConfig(Settings):
         if (self.model is None) == (self.gguf is None):
             raise ValueError("needs a model (PROVIDER/NAME, or embedded) or a gguf file, one of the two")
         if not self.in_process and "/" not in str(self.model).strip("/"):
-            raise ValueError(f"model {one_line(self.model, 80)!r} must be PROVIDER/NAME, or embedded")
+            raise ValueError("model must be PROVIDER/NAME, or embedded")
         if self.in_process and (self.api_base or self.api_key_env):
             raise ValueError("a model inside the process takes no api_base and no api_key_env")
         return self
+
+
+def _secret_name(value: Any) -> str | None:
+    """The first name in `value`, however deep, that looks like a key's."""
+    if isinstance(value, dict):
+        named = next((str(name) for name in value if _SECRET.search(str(name))), None)
+        return named or next(filter(None, map(_secret_name, value.values())), None)
+    return next(filter(None, map(_secret_name, value)), None) if isinstance(value, list) else None
 
 
 class RunConfig(Settings):
@@ -126,10 +133,7 @@ class RunConfig(Settings):
 
     @field_validator("features")
     @classmethod
-    def _are_names(cls, value: dict[str, str] | None) -> dict[str, str] | None:
-        for name in value or {}:
-            if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or name in {"instructions", "features"}:
-                raise ValueError(f"{one_line(name, 40)!r} is no name for a feature: lower-case letters, digits and _")
+    def _are_some(cls, value: dict[str, str] | None) -> dict[str, str] | None:
         if value is not None and not value:
             raise ValueError("name at least one feature")
         return value
@@ -148,8 +152,12 @@ def load_config(file: Path | None = None, environ: Mapping[str, str] | None = No
         origin = {key: str(file) for key in layers}
     for key, value in _from_environment(os.environ if environ is None else environ).items():
         old = layers.get(key)
-        layers[key] = {**old, **value} if isinstance(old, dict) and isinstance(value, dict) else value
-        origin[key] = f"variable {ENV_PREFIX}{key.upper()}"
+        variable = f"variable {ENV_PREFIX}{key.upper()}"
+        if isinstance(old, dict) and isinstance(value, dict):
+            layers[key] = {**old, **value}
+            origin |= {f"{key}.{inner}": f"{variable}__{inner.upper()}" for inner in value}
+        else:
+            layers[key], origin[key] = value, variable
     for key, value in given.items():
         if value is not None:
             layers[key], origin[key] = value, key
@@ -179,7 +187,7 @@ def _read_yaml(file: Path) -> dict[str, Any]:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f" line {mark.line + 1}" if mark else ""
-        raise ConfigError(f"{file}{line}: not YAML: {one_line(getattr(error, 'problem', None) or error)}") from None
+        raise ConfigError(f"{file}{line}: not YAML: {one_line(getattr(error, 'problem', None) or 'broken')}") from None
     if not isinstance(settings, dict):
         raise ConfigError(f"{file}: must hold `key: value` lines, one setting each")
     return {str(key): value for key, value in settings.items()}
@@ -195,7 +203,10 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
                 place = place.setdefault(key, {})
                 if not isinstance(place, dict):
                     raise ConfigError(f"variable {name}: {key} is set as a whole by another variable; keep one of them")
-            place[last] = yaml.safe_load(environ[name])
+            try:
+                place[last] = yaml.safe_load(environ[name])
+            except yaml.YAMLError:
+                raise ConfigError(f"variable {name}: not a YAML value; quote it") from None
     return settings
 
 
@@ -209,8 +220,9 @@ def _validated(kind: type[S], settings: Mapping[str, Any], origin: Mapping[str, 
         # Only the first fault, and never the value: it may be a key put in the wrong place.
         fault = error.errors(include_url=False, include_input=False)[0]
     path = [str(part) for part in fault["loc"]]
-    where = origin.get(path[0], "settings") if path else next(iter(origin.values()), "settings")
-    name = ".".join(path) or "teacher"
+    name = one_line(".".join(path), 80) or "teacher"
+    first = path[0] if path else ""
+    where = origin.get(".".join(path[:2])) or origin.get(first) or next(iter(origin.values()), "settings")
     start = name if where == name else f"{where}: {name}"
     if fault["type"] == "extra_forbidden":
         known = TeacherConfig if path[0] == "teacher" or kind is TeacherConfig else RunConfig

@@ -112,7 +112,7 @@ def bad_inputs(home: Path) -> dict[str, tuple[list[object], list[str]]]:
         "endpoint down": (down, ["cannot be reached", "check api_base"]),
         "size 0": ([*down, "--size", 0], ["size", "greater than or equal to 1"]),
         "no teacher": ([], ["no teacher", "--teacher"]),
-        "unknown provider": (["--teacher", "nosuch/model"], ["unknown provider 'nosuch'", "api_base"]),
+        "unknown provider": (["--teacher", "nosuch/model"], ["provider is unknown", "api_base"]),
         "not a program": ([*down, "--program", "program.json"], ["program program.json", "it lacks"]),
         "no program": ([*down, "--program", "none.json"], ["program none.json", "no such file"]),
     }

@@ -151,7 +151,6 @@ def test_text_is_written_as_it_is_and_not_escaped(run: Synthesis, tmp_path: Path
     assert "鸟 🐦" in out.read_text(encoding="utf-8")
 
 
-@pytest.mark.xfail(strict=True, reason="data.rows._ROWS sums calls by item, and schema.sql has no index for it")
 def test_the_work_of_reading_a_row_does_not_grow_with_the_run(tmp_path: Path) -> None:
     def steps_a_row(size: int) -> float:
         steps = []
@@ -239,7 +238,6 @@ def test_a_folder_is_not_written_over(run: Synthesis, tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]
 
 
-@pytest.mark.xfail(strict=True, raises=OSError, reason="data.export.export: Path.exists raises for a name that long")
 def test_a_name_too_long_is_refused(run: Synthesis, tmp_path: Path) -> None:
     refusal(run.run_dir, "jsonl", tmp_path / ("x" * 300))
 

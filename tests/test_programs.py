@@ -340,7 +340,6 @@ class SlowWriter(AsyncWriter):
         return await super().complete(request)
 
 
-@pytest.mark.xfail(strict=True, reason="reference_level.aforward: gather raises and leaves the other calls running")
 async def test_nothing_more_is_paid_for_once_the_teacher_cannot_go_on() -> None:
     writer = answering_once("response_generation", lm_errors.LMAuthError("401"), Writer())
     lm = dspy.LM("fake/model", engine=writer, async_engine=SlowWriter(writer), num_retries=0, cache=False)
@@ -391,14 +390,14 @@ SIGNATURE_NAME = "signatures.instruction_feedback: DSPy's own error comes throug
         "score",
         "response",
         "instruction",
-        pytest.param("items", marks=pytest.mark.xfail(strict=True, reason=PREDICTION_METHOD)),
-        pytest.param("values", marks=pytest.mark.xfail(strict=True, reason=PREDICTION_METHOD)),
-        pytest.param("labels", marks=pytest.mark.xfail(strict=True, reason=PREDICTION_METHOD)),
-        pytest.param("inputs", marks=pytest.mark.xfail(strict=True, reason=PREDICTION_METHOD)),
-        pytest.param("fields", marks=pytest.mark.xfail(strict=True, reason=SIGNATURE_NAME)),
-        pytest.param("signature", marks=pytest.mark.xfail(strict=True, reason=SIGNATURE_NAME)),
-        pytest.param("reference_response", marks=pytest.mark.xfail(strict=True, reason=INPUT_NAME)),
-        pytest.param("reference_instruction", marks=pytest.mark.xfail(strict=True, reason=INPUT_NAME)),
+        pytest.param("items"),
+        pytest.param("values"),
+        pytest.param("labels"),
+        pytest.param("inputs"),
+        pytest.param("fields"),
+        pytest.param("signature"),
+        pytest.param("reference_response"),
+        pytest.param("reference_instruction"),
     ],
 )
 def test_a_features_name_is_either_served_or_refused(name: str) -> None:

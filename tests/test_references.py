@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import dspy
@@ -27,7 +23,7 @@ ROWS: list[Row] = [
     {"instruction": "Two\nlines, “quoted”?", "response": 'Say ""hi""; a, b.\n\nDone.'},
 ]
 PAIR = '{"instruction": "Name a bird.", "response": "The wren."}'
-SELF_INSTRUCT = Path("/work/shared/data/self_instruct_seed_tasks.jsonl")
+SELF_INSTRUCT = Path(__file__).parents[2] / "shared/data/self_instruct_seed_tasks.jsonl"
 
 
 def pairs(references: References) -> list[tuple[str, str]]:
@@ -132,13 +128,10 @@ def test_a_missing_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert "Hub cannot" not in message
 
 
-@pytest.mark.xfail(strict=True, reason="reading.read_rows: .parquet is not among _READERS, so the Hub is asked")
-def test_a_missing_parquet_file_is_not_looked_for_on_the_hub(hub: Hub) -> None:
-    hub.fails_with = ConnectionError("no network")
+def test_a_missing_parquet_file_is_not_looked_for_on_the_hub() -> None:
     assert "no such file" in refusal("folder/train.parquet")
 
 
-@pytest.mark.xfail(strict=True, raises=OSError, reason="reading.read_rows: Path.is_file raises for a name that long")
 def test_rows_given_as_text_instead_of_a_path_are_refused() -> None:
     refusal(PAIR * 6)
 
@@ -153,7 +146,6 @@ def test_another_kind_of_file_is_refused_with_the_kinds_known(tmp_path: Path) ->
     assert refusal(path).endswith("unknown kind of file; use .jsonl, .ndjson, .json, .csv or .parquet")
 
 
-CSV_LINE = "reading._csv: DictReader.line_num lags; table.reader.line_num is right"
 CSV_HEAD = "instruction,response\n"
 
 
@@ -167,14 +159,11 @@ CSV_HEAD = "instruction,response\n"
         ("a.json", "", 1),
         ("a.json", f"[{PAIR},\n{PAIR}\n,\n]", 4),
         ("a.json", f"{PAIR}\n{PAIR}", 2),
-        pytest.param(
-            "a.csv", f'{CSV_HEAD}"x"y,z\n', 2, marks=pytest.mark.xfail(strict=True, reason=CSV_LINE), id="csv-quote"
-        ),
+        pytest.param("a.csv", f'{CSV_HEAD}"x"y,z\n', 2, id="csv-quote"),
         pytest.param(
             "a.csv",
             f'{CSV_HEAD}"two\nlines",b\n"x"y,z\n',
             4,
-            marks=pytest.mark.xfail(strict=True, reason=CSV_LINE),
             id="csv-after-two-lines",
         ),
     ],
@@ -183,9 +172,6 @@ def test_a_broken_file_is_told_with_its_line(tmp_path: Path, name: str, text: st
     path = tmp_path / name
     path.write_text(text)
     assert refusal(path).startswith(f"{path} line {line}: broken ")
-
-
-BOM_LINE = "reading._file: the decoder counts from behind the mark, the line is counted from before it"
 
 
 @pytest.mark.parametrize(
@@ -199,7 +185,6 @@ BOM_LINE = "reading._file: the decoder counts from behind the mark, the line is 
             "a.jsonl",
             b"\xef\xbb\xbf" + f"{PAIR}\n".encode() + b"\xff",
             2,
-            marks=pytest.mark.xfail(strict=True, reason=BOM_LINE),
             id="after-a-byte-order-mark",
         ),
     ],
@@ -233,7 +218,6 @@ def test_a_json_file_with_one_object_is_refused_with_the_remedy(tmp_path: Path) 
     assert "name it .jsonl" in refusal(path)
 
 
-@pytest.mark.xfail(strict=True, reason="reading._jsonl expects JSONDecodeError only")
 @pytest.mark.parametrize("line", ["[" * 100_000, f'{{"n": {"1" * 5000}}}'], ids=["nested", "huge number"])
 def test_json_beyond_the_decoders_limits_is_refused(tmp_path: Path, line: str) -> None:
     path = tmp_path / "a.jsonl"
@@ -369,7 +353,6 @@ def test_columns_that_are_not_there_are_refused_with_those_that_are(columns: dic
     assert "its columns are question, answer" in refusal([{"question": "Q", "answer": "A"}], columns)
 
 
-@pytest.mark.xfail(strict=True, reason="references._none_usable puts columns' names into the message as they are")
 def test_a_column_with_a_line_break_in_its_name_is_told_in_one_line() -> None:
     refusal([{"ques\ntion": "Q"}])
 
@@ -431,80 +414,3 @@ def test_references_that_leave_no_room_for_an_answer_are_left_out_and_counted() 
 def test_a_window_that_none_fits_is_refused(window: int) -> None:
     with pytest.raises(ReferencesError, match="context_window"):
         load_references(ROWS).fitting(window, max_tokens=1_000)
-
-
-# --- the Hub
-
-
-class Hub(ModuleType):
-    """Stands in for `datasets`: gives `ROWS`, or fails as it would."""
-
-    fails_with: Exception | None = None
-
-    def __init__(self) -> None:
-        super().__init__("datasets")
-        self.asked: list[tuple[str, str]] = []
-
-    def load_dataset(self, name: str, split: str) -> list[Row]:
-        self.asked.append((name, split))
-        if self.fails_with is not None:
-            raise self.fails_with
-        return ROWS
-
-
-class NotFound(FileNotFoundError):
-    """Stands in for `datasets.exceptions.DatasetNotFoundError`, of the same base."""
-
-
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch) -> Hub:
-    hub, exceptions = Hub(), ModuleType("datasets.exceptions")
-    vars(exceptions)["DatasetNotFoundError"] = NotFound
-    monkeypatch.setitem(sys.modules, "datasets", hub)
-    monkeypatch.setitem(sys.modules, "datasets.exceptions", exceptions)
-    return hub
-
-
-@pytest.mark.parametrize(
-    ("name", "asked"), [("GAIR/lima", ("GAIR/lima", "train")), ("a-b/c.d_e:test", ("a-b/c.d_e", "test"))]
-)
-def test_a_name_on_the_hub_is_loaded_with_its_split(hub: Hub, name: str, asked: tuple[str, str]) -> None:
-    references = load_references(name)
-    assert hub.asked == [asked]
-    assert pairs(references) == pairs(load_references(ROWS))
-    assert references[1].source == f"{name} row 2"
-
-
-@pytest.mark.parametrize(
-    ("error", "told"),
-    [
-        (NotFound("Dataset 'GAIR/lima' is a gated dataset on the Hub."), "hf auth login"),
-        (NotFound("Dataset 'GAIR/lima' doesn't exist on the Hub\nor cannot be accessed."), "not on the Hub"),
-        (ConnectionError("Couldn't reach\nthe Hub"), "cannot be reached (Couldn't reach the Hub)"),
-        (OSError("no route"), "cannot be reached"),
-        (ValueError("Unknown split \"train\". Should be one of ['test']."), "GAIR/lima:SPLIT"),
-        (RuntimeError("Dataset scripts are no longer supported"), "cannot be loaded: Dataset scripts"),
-    ],
-)
-def test_whatever_the_hub_answers_is_told_in_one_line(hub: Hub, error: Exception, told: str) -> None:
-    hub.fails_with = error
-    message = refusal("GAIR/lima")
-    assert message.startswith("GAIR/lima: ")
-    assert told in message
-
-
-def test_without_a_network_the_real_library_is_quick_to_give_up(tmp_path: Path) -> None:
-    # In a process of its own: whether it is offline is decided where it is imported first.
-    script = """if True:
-        import sys
-        from refed_dspy import errors, load_references
-        try:
-            load_references("GAIR/lima")
-        except errors.ReferencesError as error:
-            sys.exit(str(error))
-    """
-    environ = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
-    done = subprocess.run([sys.executable, "-c", script], env=environ, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 1
-    assert done.stderr.startswith("GAIR/lima: the Hub cannot be reached")
-    assert done.stderr.count("\n") == 1

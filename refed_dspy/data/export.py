@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from itertools import islice
 from pathlib import Path
@@ -13,6 +11,7 @@ from typing import IO, TYPE_CHECKING, Any
 from refed_dspy.data.rows import LINEAGE_COLUMNS, data_rows
 from refed_dspy.engine.ledger import Ledger
 from refed_dspy.errors import ExportError, one_line
+from refed_dspy.writing import whole_file
 
 if TYPE_CHECKING:
     import datasets
@@ -65,39 +64,17 @@ def export(run_dir: Path, format: str, out: Path, *, force: bool = False) -> int
     """
     if format not in FORMATS:
         raise ExportError(f"format {one_line(format, 40)}: unknown; use {', '.join(FORMATS)}")
-    if out.exists() and not force:
-        raise ExportError(f"{out}: exists; name another file, or overwrite it with --force")
     with Ledger.read(run_dir) as ledger:
-        if not ledger.kept():
-            raise ExportError(f"{run_dir}: no samples yet; run or resume it first")
-        rows = data_rows(ledger)
-        return _atomically(
-            out, lambda file: _parquet(rows, file) if format == "parquet" else _lines(rows, format, file)
-        )
-
-
-def _atomically(out: Path, write: Callable[[IO[bytes]], int]) -> int:
-    try:
-        descriptor, temporary = tempfile.mkstemp(dir=out.parent, prefix=f".{out.name}.")
         try:
-            with os.fdopen(descriptor, "wb") as file:
-                count = write(file)
-                file.flush()
-                os.fsync(file.fileno())
-            Path(temporary).chmod(0o666 & ~_umask())
-            Path(temporary).replace(out)
-        except BaseException:
-            Path(temporary).unlink()
-            raise
-    except OSError as error:
-        raise ExportError(f"{out}: cannot be written: {one_line(error.strerror or error)}") from None
-    return count
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+            if out.exists() and not force:
+                raise ExportError(f"{out}: exists; name another file, or overwrite it with --force")
+            if not ledger.kept():
+                raise ExportError(f"{run_dir}: no samples yet; run or resume it first")
+            rows = data_rows(ledger)
+            with whole_file(out) as file:
+                return _parquet(rows, file) if format == "parquet" else _lines(rows, format, file)
+        except OSError as error:
+            raise ExportError(f"{one_line(out, 200)}: cannot be written: {one_line(error.strerror or error)}") from None
 
 
 def _lines(rows: Iterable[Row], format: str, file: IO[bytes]) -> int:  # noqa: A002

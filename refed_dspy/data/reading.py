@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import re
+import stat
 from collections.abc import Callable, Iterator, Mapping
 from importlib.resources import files
 from pathlib import Path
@@ -15,6 +16,7 @@ from refed_dspy.errors import ReferencesError, one_line
 
 BUILTIN = "builtin"
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?")
+_BEYOND_MEASURE = "JSON beyond what can be read: a number of thousands of digits, or nesting without end"
 Rows = Iterator[tuple[int, Mapping[str, Any]]]
 
 
@@ -27,12 +29,17 @@ def read_rows(source: str | Path) -> Rows:
     if source == BUILTIN:
         return _jsonl(str(source), files("refed_dspy.data").joinpath("references.jsonl").read_text(encoding="utf-8"))
     path = Path(source)
-    if path.is_file():
+    try:
+        there = path.stat()
+    except (OSError, ValueError):
+        there = None
+    if there is not None and stat.S_ISREG(there.st_mode):
         return _file(path)
-    if path.is_dir():
-        raise ReferencesError(f"{source}: is a folder; name a JSONL, JSON, CSV or Parquet file")
-    if path.suffix.lower() in _READERS or not _HUB_NAME.fullmatch(str(source)):
-        raise ReferencesError(f"{source}: no such file (a Hub data set is named OWNER/NAME)")
+    if there is not None:
+        kind = "a folder" if stat.S_ISDIR(there.st_mode) else "no file"
+        raise ReferencesError(f"{source}: is {kind}; name a JSONL, JSON, CSV or Parquet file")
+    if path.suffix.lower() in {*_READERS, ".parquet"} or not _HUB_NAME.fullmatch(str(source)):
+        raise ReferencesError(f"{one_line(source, 200)}: no such file (a Hub data set is named OWNER/NAME)")
     return _hub(str(source))
 
 
@@ -46,7 +53,7 @@ def _file(path: Path) -> Rows:
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        line = path.read_bytes()[: error.start].count(b"\n") + 1
+        line = error.object[: error.start].count(b"\n") + 1
         raise ReferencesError(f"{path} line {line}: not UTF-8; save the file as UTF-8 and run again") from None
     except OSError as error:
         raise ReferencesError(f"{path}: cannot be read: {one_line(error.strerror or error)}") from None
@@ -65,9 +72,10 @@ def _jsonl(name: str, text: str) -> Rows:
             try:
                 yield number, _object(name, number, json.loads(line))
             except json.JSONDecodeError as error:
-                raise ReferencesError(
-                    f"{name} line {number}: broken JSON: {error.msg} at column {error.colno}"
-                ) from None
+                reason = f"broken JSON: {error.msg} at column {error.colno}"
+                raise ReferencesError(f"{name} line {number}: {reason}") from None
+            except (ValueError, RecursionError):
+                raise ReferencesError(f"{name} line {number}: {_BEYOND_MEASURE}") from None
 
 
 def _json(name: str, text: str) -> Rows:
@@ -75,6 +83,8 @@ def _json(name: str, text: str) -> Rows:
         rows = json.loads(text)
     except json.JSONDecodeError as error:
         raise ReferencesError(f"{name} line {error.lineno}: broken JSON: {error.msg} at column {error.colno}") from None
+    except (ValueError, RecursionError):
+        raise ReferencesError(f"{name}: {_BEYOND_MEASURE}") from None
     if not isinstance(rows, list):
         raise ReferencesError(f"{name}: must hold a list of objects; for one object a line, name it .jsonl")
     for number, row in enumerate(rows, start=1):
@@ -82,11 +92,12 @@ def _json(name: str, text: str) -> Rows:
 
 
 def _csv(name: str, text: str) -> Rows:
+    csv.field_size_limit(2**31 - 1)  # the default of 131,072 characters is for another age
     table = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     try:
         yield from enumerate(table, start=1)
     except csv.Error as error:
-        raise ReferencesError(f"{name} line {table.line_num}: broken CSV: {one_line(error)}") from None
+        raise ReferencesError(f"{name} line {table.reader.line_num}: broken CSV: {one_line(error)}") from None
 
 
 def _parquet(path: Path) -> Rows:

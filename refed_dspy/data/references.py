@@ -11,7 +11,7 @@ from typing import Any, overload
 
 from refed_dspy.data.reading import BUILTIN, read_rows
 from refed_dspy.data.shapes import LeftOut, pair_of
-from refed_dspy.errors import ReferencesError
+from refed_dspy.errors import ReferencesError, one_line
 from refed_dspy.records import Reference
 
 # A cautious guess, for any tokenizer: English runs at 4 to 5 characters a token, code and other scripts below it.
@@ -131,6 +131,6 @@ def _none_usable(name: str, left_out: Counter[str], columns: list[str]) -> str:
     reasons = ", ".join(f"{count} {reason}" for reason, count in left_out.most_common())
     hint = ""
     if "unrecognised" in left_out:
-        found = ", ".join(map(str, columns))
+        found = one_line(", ".join(map(str, columns)), 200)
         hint = f"; its columns are {found}: name the right ones in columns: {{instruction: …, response: …}}"
     return f"{name}: no usable row ({reasons}){hint}"

@@ -16,6 +16,8 @@ CREATE TABLE IF NOT EXISTS calls (
   prompt_tokens INTEGER, cached_tokens INTEGER, completion_tokens INTEGER, created REAL NOT NULL
 );
 
+CREATE INDEX IF NOT EXISTS calls_of_item ON calls (item);
+
 -- A failed unit. `final` = 0: worth asking again on a later run.
 CREATE TABLE IF NOT EXISTS failures (
   key TEXT PRIMARY KEY, stage TEXT NOT NULL, item TEXT NOT NULL, kind TEXT NOT NULL, reason TEXT NOT NULL,

@@ -87,7 +87,7 @@ def _shape(part: JsonObject, root: JsonObject) -> str:
 
 
 def _plain(value: Any) -> Any:
-    return value.model_dump(mode="json") if isinstance(value, BaseModel) else value
+    return value.model_dump(mode="json") if isinstance(value, BaseModel) else str(value)
 
 
 def _text(value: Any) -> str:
@@ -96,7 +96,7 @@ def _text(value: Any) -> str:
         return value
     if isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
         return "\n".join(f"- {item}" for item in value) or "(none)"
-    return json.dumps(_plain(value), ensure_ascii=False)
+    return json.dumps(value, ensure_ascii=False, default=_plain)
 
 
 class SchemaAdapter(dspy.JSONAdapter):
@@ -130,8 +130,8 @@ class SchemaAdapter(dspy.JSONAdapter):
     def format_assistant_message_content(
         self, signature: type[dspy.Signature], outputs: Mapping[str, Any], missing_field_message: str | None = None
     ) -> str:
-        answer = {k: _plain(outputs.get(k, missing_field_message)) for k in signature.output_fields}
-        return json.dumps(answer, ensure_ascii=False)
+        answer = {k: outputs.get(k, missing_field_message) for k in signature.output_fields}
+        return json.dumps(answer, ensure_ascii=False, default=_plain)
 
     def parse(self, signature: type[dspy.Signature], completion: str) -> dict[str, Any]:
         """The typed outputs of `completion`.
@@ -141,7 +141,7 @@ class SchemaAdapter(dspy.JSONAdapter):
         """
         answer = rendering(signature).answer
         try:
-            parsed = answer.model_validate_json(_json_part(completion))
+            parsed = answer.model_validate_json(_json_part(completion), strict=True)
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
             where = ".".join(str(part) for part in first["loc"])
@@ -155,9 +155,13 @@ class SchemaAdapter(dspy.JSONAdapter):
 
 
 def _json_part(completion: str) -> str:
-    """The text from the first brace to the last: models without a schema wrap their JSON in fences or words."""
+    """The text from the first brace to the last: models without a schema wrap their JSON in fences or words.
+
+    What goes on after the last closing brace, or opened before the first, was cut: then nothing is taken.
+    """
     start, end = completion.find("{"), completion.rfind("}")
-    return completion[start : end + 1] if 0 <= start < end else completion
+    whole = 0 <= start < end and "[" not in completion[:start] and "{" not in completion[end:]
+    return completion[start : end + 1] if whole else completion
 
 
 def _response_format(lm: Any, signature: Any) -> JsonObject:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -98,7 +99,7 @@ class ReferenceLevelFeedback(dspy.Module):
             reference_instruction=reference.instruction,
             reference_response=reference.response,
         )
-        return {name: getattr(answer, name) for name in self.features}
+        return {name: answer[name] for name in self.features}
 
     async def collect_response_feedback(self, reference: Reference) -> str:
         """Feedback on the reference's response."""
@@ -113,10 +114,10 @@ class ReferenceLevelFeedback(dspy.Module):
 
     async def collect(self, reference: Reference) -> Feedback:
         """Everything one reference teaches: two calls, side by side."""
-        features, response = await asyncio.gather(
-            self.collect_features(reference), self.collect_response_feedback(reference)
-        )
-        return Feedback(features=features, response=response)
+        async with _together() as group:
+            features = group.create_task(self.collect_features(reference))
+            response = group.create_task(self.collect_response_feedback(reference))
+        return Feedback(features=features.result(), response=response.result())
 
     async def propose(
         self, reference: Reference, feature: str, description: str, taken: Sequence[str] = (), repetition: int = 0
@@ -176,13 +177,13 @@ class ReferenceLevelFeedback(dspy.Module):
         feedback = await _noting(failures, self.collect(reference))
         samples: list[Sample] = []
         if feedback is not None:
-            proposals = await asyncio.gather(
-                *(_noting(failures, self.propose(reference, k, v)) for k, v in feedback.features.items())
+            proposals = await _all(
+                _noting(failures, self.propose(reference, k, v)) for k, v in feedback.features.items()
             )
             # dict.fromkeys: two features may propose the same instruction; it is answered once.
             instructions = dict.fromkeys(text for p in proposals if p is not None for text in p.instructions)
-            made = await asyncio.gather(
-                *(_noting(failures, self.respond(reference, feedback.response, text)) for text in instructions)
+            made = await _all(
+                _noting(failures, self.respond(reference, feedback.response, text)) for text in instructions
             )
             samples = [sample for sample in made if sample is not None]
         return dspy.Prediction(feedback=feedback, samples=samples, failures=failures)
@@ -208,3 +209,19 @@ async def _noting(failures: list[Failure], work: Coroutine[Any, Any, T]) -> T | 
     except RowError as error:
         failures.append(Failure(stage=error.stage, item=error.item, kind=error.kind, reason=error.reason))
         return None
+
+
+@asynccontextmanager
+async def _together() -> AsyncIterator[asyncio.TaskGroup]:
+    """A task group that raises its first error as it is. What else was running is cancelled, not left behind."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            yield group
+    except BaseExceptionGroup as errors:
+        raise errors.exceptions[0] from None
+
+
+async def _all(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    async with _together() as group:
+        tasks = [group.create_task(each) for each in work]
+    return [task.result() for task in tasks]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from pydantic import BaseModel
 
 from refed_dspy.errors import ConfigError, one_line
 from refed_dspy.programs.adapter import rendering
+from refed_dspy.writing import whole_file
 
 MANIFEST = "refed"
 
@@ -65,50 +65,70 @@ def program_state(program: dspy.Module) -> dict[str, Any]:
     return dict(json.loads(json.dumps(state, default=_jsonable)))
 
 
-def save_program(program: dspy.Module, path: Path) -> None:
-    """Write `program`'s state to `path`: whole, or not at all."""
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+def save_program(program: dspy.Module, path: Path | str) -> None:
+    """Write `program`'s state to `path`: whole, or not at all.
+
+    Raises:
+        ConfigError: it cannot be written there.
+    """
+    text = json.dumps(program_state(program), ensure_ascii=False, indent=1)
     try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            json.dump(program_state(program), file, ensure_ascii=False, indent=1)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink()
-        raise
+        with whole_file(Path(path)) as file:
+            file.write(text.encode())
+    except OSError as error:
+        raise ConfigError(f"program {path}: cannot be written: {one_line(error.strerror or error)}") from None
 
 
-def load_program(program: dspy.Module, source: str) -> None:
+def load_program(program: dspy.Module, source: Path | str) -> None:
     """Load the state at `source`, a JSON file or an MLflow address (`runs:/…`, `models:/…`), into `program`.
 
     Raises:
         ConfigError: no such file, not a program, or one made for other fields.
     """
-    path = _download(source) if source.partition(":/")[0] in {"runs", "models", "mlflow-artifacts"} else Path(source)
+    name = str(source)
+    path = _download(name) if name.partition(":/")[0] in {"runs", "models", "mlflow-artifacts"} else Path(name)
     try:
         state = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ConfigError(f"program {source}: no such file") from None
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"program {source}: not a program's JSON file: {one_line(error)}") from None
-    load_state(program, state, source)
+        raise ConfigError(f"program {name}: no such file") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(f"program {name}: not a program's JSON file: {one_line(error)}") from None
+    load_state(program, state, name)
 
 
 def load_state(program: dspy.Module, state: Any, source: str) -> None:
-    """Load a program's state that was read from `source`. Raises ConfigError where it does not fit."""
+    """Load a program's state that was read from `source`. Raises ConfigError where it does not fit.
+
+    Only instructions and demos are taken over. DSPy itself would set any attribute that the file names, an LM's
+    address among them.
+    """
     expected = {name for name, _ in program.named_predictors()}
-    if not isinstance(state, dict) or not expected <= set(state):
-        missing = sorted(expected - set(state)) if isinstance(state, dict) else sorted(expected)
-        raise ConfigError(f"program {source}: not a state of this program: it lacks {', '.join(missing)}")
-    fields = (state.get(MANIFEST) or {}).get("fields", {})
+    lacking = sorted(name for name in expected if not (isinstance(state, dict) and isinstance(state.get(name), dict)))
+    if lacking:
+        raise ConfigError(f"program {source}: not a state of this program: it lacks {', '.join(lacking)}")
+    manifest = state.get(MANIFEST, {"fields": {}})  # a state that plain DSPy saved has none
+    fields = manifest.get("fields") if isinstance(manifest, dict) else None
+    if not isinstance(fields, dict):
+        raise ConfigError(f"program {source}: its {MANIFEST} entry is damaged; save it again")
     changed = [name for name, value in _field_digests(program).items() if fields.get(name, value) != value]
     if changed:
         raise ConfigError(
             f"program {source}: made for other fields of {', '.join(changed)}; set the same features, or make it anew"
         )
     try:
-        program.load_state({name: {**state[name], "lm": None} for name in expected})
-    except Exception as error:  # noqa: BLE001 — DSPy raises many kinds for a malformed state, all of them the file's fault
+        program.load_state({name: _prompt_of(state[name]) for name in expected})
+    except Exception as error:  # noqa: BLE001 — DSPy raises many kinds for a malformed state, all the file's fault
         raise ConfigError(f"program {source}: cannot be loaded: {one_line(error)}") from None
+
+
+def _prompt_of(state: dict[str, Any]) -> dict[str, Any]:
+    """The part of a predictor's state that is its prompt. Raises ValueError where it is malformed."""
+    signature, demos = state.get("signature"), state.get("demos", [])
+    if not isinstance(signature, dict) or not isinstance(signature.get("instructions"), str):
+        raise ValueError("a signature's instructions must be text")
+    if not isinstance(demos, list) or not all(isinstance(demo, dict) for demo in demos):
+        raise ValueError("demos must be a list of objects")
+    return {"signature": signature, "demos": demos, "traces": [], "train": [], "lm": None}
 
 
 def _download(address: str) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Annotated
@@ -9,8 +10,13 @@ from typing import Annotated
 import dspy
 from pydantic import Field
 
+from refed_dspy.errors import ConfigError, one_line
+
 Description = Annotated[str, Field(max_length=2_000)]
 Guidance = Annotated[str, Field(max_length=6_000)]
+
+_FIELD_NAME = re.compile(r"[a-z][a-z0-9_]*")
+_RESERVED = {"instructions", "signature", "fields", "input_fields", "output_fields"}  # DSPy's own
 
 DEFAULT_FEATURES: Mapping[str, str] = MappingProxyType(
     {
@@ -50,8 +56,16 @@ class ResponseFeedback(dspy.Signature):
 
 
 def instruction_feedback(features: Mapping[str, str] = DEFAULT_FEATURES) -> type[dspy.Signature]:
-    """The instruction-feedback signature with one output a feature, in the order given."""
+    """The instruction-feedback signature with one output a feature, in the order given.
+
+    Raises:
+        ConfigError: a name that cannot be a field's, or is an input's.
+    """
     signature: type[dspy.Signature] = InstructionFeedback
     for name, description in features.items():
+        if not _FIELD_NAME.fullmatch(name) or name in _RESERVED or name in InstructionFeedback.input_fields:
+            raise ConfigError(
+                f"features: {one_line(name, 40)!r} cannot be a feature's name; use others, in a-z, 0-9 and _"
+            )
         signature = signature.append(name, dspy.OutputField(desc=description), Description)
     return signature

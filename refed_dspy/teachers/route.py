@@ -23,7 +23,7 @@ from dspy.lm15 import (
 )
 
 from refed_dspy.config import TeacherConfig
-from refed_dspy.errors import ConfigError, one_line
+from refed_dspy.errors import ConfigError
 
 OWN = "refed-teacher"
 CONNECT_SECONDS = 10.0
@@ -93,8 +93,7 @@ def _known(config: TeacherConfig) -> Route:
     try:
         resolution = LMRouter(RouterConfig()).resolve_openai_chat(str(config.model))
     except LM15Error:
-        unknown = one_line(str(config.model).partition("/")[0], 60)
-        raise ConfigError(f"teacher: unknown provider {unknown!r}; give its endpoint's address in api_base") from None
+        raise ConfigError("teacher: the model's provider is unknown; give its endpoint's address in api_base") from None
     provider = resolution.provider
     if not env and resolution.env_key and not resolution.placeholder_key:
         if not os.environ.get(resolution.env_key):

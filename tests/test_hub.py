@@ -1,0 +1,73 @@
+"""The Hub, through the real library, against a server on this machine that answers as the Hub does."""
+
+from __future__ import annotations
+
+import http.server
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from threading import Thread
+
+import pytest
+
+SCRIPT = """if True:
+    import sys
+    from refed_dspy import errors, load_references
+    try:
+        load_references(sys.argv[1])
+    except errors.ReferencesError as error:
+        sys.exit(str(error))
+"""
+
+
+class FakeHub(http.server.BaseHTTPRequestHandler):
+    """Knows two data sets: one that is gated, and none."""
+
+    def do_GET(self) -> None:
+        gated = "gated" in self.path
+        self.send_response(403 if gated else 404)
+        self.send_header("X-Error-Code", "GatedRepo" if gated else "RepoNotFound")
+        self.send_header("X-Error-Message", "Access is restricted." if gated else "Repository not found")
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    do_HEAD = do_POST = do_GET  # noqa: N815 — the base class's names
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+        pass
+
+
+@pytest.fixture(scope="module")
+def hub() -> Iterator[str]:
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), FakeHub)
+    Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+def refusal(name: str, home: Path, **environ: str) -> str:
+    """What loading `name` says, in a process of its own: where the Hub is, the library decides when imported."""
+    settings = {**os.environ, "HF_HOME": str(home), "HF_HUB_DISABLE_TELEMETRY": "1", **environ}
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, name], env=settings, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 1 and done.stderr.count("\n") == 1, done.stderr
+    return done.stderr
+
+
+def test_a_gated_data_set(hub: str, tmp_path: Path) -> None:
+    told = refusal("GAIR/gated", tmp_path, HF_ENDPOINT=hub)
+    assert told.startswith("GAIR/gated: gated on the Hub") and "hf auth login" in told
+
+
+def test_a_missing_data_set(hub: str, tmp_path: Path) -> None:
+    told = refusal("GAIR/none:test", tmp_path, HF_ENDPOINT=hub)
+    assert told.startswith("GAIR/none: not on the Hub") and "local file" in told
+
+
+def test_no_network(tmp_path: Path) -> None:
+    told = refusal("GAIR/lima", tmp_path, HF_HUB_OFFLINE="1")
+    assert told.startswith("GAIR/lima: the Hub cannot be reached") and "local file" in told
