@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import weakref
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, overload
@@ -75,6 +76,7 @@ class Samples(Sequence[Sample]):
 
     def __init__(self, run_dir: Path) -> None:
         self._ledger = Ledger.read(run_dir)
+        weakref.finalize(self, self._ledger.close)
 
     def __len__(self) -> int:
         return self._ledger.kept()

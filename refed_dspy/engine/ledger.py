@@ -108,6 +108,10 @@ class Ledger:
         with _explained(path):
             db.execute("PRAGMA query_only=ON")
             _check(path, db)
+            begun = db.execute("SELECT 1 FROM sqlite_master WHERE name='samples'").fetchone()
+        if begun is None:
+            db.close()
+            raise RunDirError(f"{run_dir}: the run is only just being made; look again in a moment")
         return cls(path, db, None)
 
     def close(self) -> None:

@@ -1,0 +1,58 @@
+"""The package from outside: its names, its import, its lines of progress."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+
+import refed_dspy
+from refed_dspy import Progress, errors
+from refed_dspy.display import summary
+
+NO_NETWORK = """
+import sys
+def refuse(event, args):
+    if event in {"socket.connect", "socket.getaddrinfo", "socket.sendto"}:
+        raise SystemExit(f"network: {event} {args}")
+sys.addaudithook(refuse)
+import refed_dspy, refed_dspy.cli
+refed_dspy.load_references("builtin")
+refed_dspy.ReferenceLevelFeedback()
+loaded = [name for name in ("litellm", "mlflow", "datasets", "xllamacpp", "openai") if name in sys.modules]
+sys.exit(f"imported: {loaded}" if loaded else 0)
+"""
+
+
+def test_every_public_name_exists() -> None:
+    for name in refed_dspy.__all__:
+        assert getattr(refed_dspy, name) is not None
+
+
+def test_importing_reads_no_network_and_none_of_the_heavy_libraries() -> None:
+    done = subprocess.run([sys.executable, "-c", NO_NETWORK], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_packages_own_references_are_many_and_different() -> None:
+    references = refed_dspy.load_references("builtin")
+    assert len(references) >= 24 and not references.left_out
+    assert len({reference.instruction[:30] for reference in references}) == len(references)
+
+
+def test_exit_codes_follow_the_tree_of_errors() -> None:
+    assert errors.ConfigError("x").exit_code == errors.TeacherRefused("x").exit_code == 2
+    assert errors.RunStopped("x").exit_code == errors.TeacherError("x").exit_code == 1
+
+
+def test_an_errors_line_is_one_line_and_safe_to_print() -> None:
+    assert errors.one_line("a\nb\x1b[31m\tc" + "d" * 500, 20) == "a b?[31m cddddddddd…"
+
+
+def test_progress_in_one_line() -> None:
+    progress = Progress(size=100, kept=50, kept_at_start=40, in_flight=7, calls=12_345, prompt_tokens=123_456)
+    progress.failed["malformed"] += 2
+    progress.started = time.monotonic() - 100
+    assert summary(progress) == (
+        "50/100 samples · 7 in flight · 12345 calls · 123k tokens read, 0 written · 2 failed · about 8 min left"
+    )
