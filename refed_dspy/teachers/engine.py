@@ -162,7 +162,9 @@ class TeacherEngine(_Attempts):
             late = error if isinstance(error, LM15Error) else AnswerTimeout(f"no answer in {self.config.timeout:g} s")
             raise self.failed(late, started) from None
         except BaseException as error:
-            raise self.failed(error, started) from error
+            if (told := self.failed(error, started)) is not error:
+                raise told from error
+            raise
         return self.finished(response, started)
 
     def _door(self) -> tuple[AsyncLMRouter, Any]:
@@ -194,7 +196,9 @@ class SyncTeacherEngine(_Attempts):
         try:
             response = router.complete(request)
         except BaseException as error:
-            raise self.failed(error, started) from error
+            if (told := self.failed(error, started)) is not error:
+                raise told from error
+            raise
         finally:
             transport.close()
         return self.finished(response, started)
