@@ -92,7 +92,7 @@ def synth(
 @reporting
 def resume(
     run_dir: RunDir,
-    size: Annotated[int | None, typer.Option(help="A larger target than before.")] = None,
+    size: Annotated[int | None, typer.Option(help="Another target than before.")] = None,
     teacher: TeacherOption = None,
 ) -> None:
     """Go on with a run that was stopped, or make it larger."""

@@ -54,7 +54,9 @@ class Parts:
 
 
 def begin_or_continue(ledger: Ledger, parts: Parts, size: int) -> int:
-    """Write a new run's facts, or check that these are the same. Returns the size to reach: it only grows.
+    """Write a new run's facts, or check that these are the same. Returns the size to reach.
+
+    That is the size asked for now, larger or smaller than before; what is kept already stays.
 
     Raises:
         RunDirError: the folder holds another run; the differences are named.
@@ -76,7 +78,7 @@ def begin_or_continue(ledger: Ledger, parts: Parts, size: int) -> int:
         raise RunDirError(
             f"{ledger.path.parent}: holds another run: {'; '.join(differences)}; set these back, or use a new --run-dir"
         )
-    target = max(size, ledger.meta("size") or 0)
+    target = max(size, ledger.kept())
     ledger.set_meta(size=target, per_reference=parts.per_reference)
     return target
 

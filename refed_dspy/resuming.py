@@ -31,7 +31,7 @@ def resume(
     """Go on with the run in `run_dir`, from what its ledger holds: references, program, teacher.
 
     Args:
-        size: a larger target than before.
+        size: another target than before.
         teacher: the same model at another address, or with other limits.
 
     Raises:
@@ -46,7 +46,7 @@ def resume(
     return synthesize(
         _program(folder, meta),
         references,
-        size=max(size or 0, meta["size"]),
+        size=size or meta["size"],
         teacher=teacher or _teacher(folder, meta),
         run_dir=folder,
         seed=meta["seed"],

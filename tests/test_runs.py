@@ -60,6 +60,15 @@ def test_a_smaller_size_takes_nothing_away(tmp_path: Path) -> None:
     assert len(made.samples) == 8 and made.complete
 
 
+def test_a_lowered_size_is_not_exceeded(tmp_path: Path) -> None:
+    broken = Writer()
+    broken.on_request = lambda request: _break(broken, 12)
+    with pytest.raises(Killed):
+        run(tmp_path, broken, size=40)
+    made = run(tmp_path, Writer(), size=6)
+    assert len(made.samples) == 6 and made.complete
+
+
 def asked(request: Any) -> tuple[Any, Any]:
     """What makes a request the same one."""
     return request.system, request.messages
