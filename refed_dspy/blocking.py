@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from contextvars import copy_context
 from threading import Thread
 from typing import Any, TypeVar
@@ -25,29 +25,31 @@ def run_blocking(work: Coroutine[Any, Any, T]) -> T:
 
 
 def _in_thread(work: Coroutine[Any, Any, T]) -> T:
-    loop = asyncio.new_event_loop()
     outcome: Future[T] = Future()
-    task: list[asyncio.Task[T]] = []
+    begun: Future[tuple[asyncio.AbstractEventLoop, asyncio.Task[T]]] = Future()
 
     async def main() -> T:
-        task.append(asyncio.ensure_future(work))
-        return await task[0]
+        task = asyncio.ensure_future(work)
+        begun.set_result((asyncio.get_running_loop(), task))
+        return await task
 
     def target() -> None:
-        with asyncio.Runner(loop_factory=lambda: loop) as runner:
-            try:
-                outcome.set_result(runner.run(main()))
-            except BaseException as error:  # noqa: BLE001 — raised again in the caller's thread
-                outcome.set_exception(error)
+        try:
+            outcome.set_result(asyncio.run(main()))
+        except BaseException as error:  # noqa: BLE001 — raised again in the caller's thread
+            outcome.set_exception(error)
 
     # The copied context carries dspy.context's settings (LM, trace) into the thread.
     thread = Thread(target=copy_context().run, args=(target,), name="refed")
     thread.start()
     try:
-        thread.join()
+        # Not thread.join(): interrupted, it takes the thread for ended before Python 3.13.
+        wait([outcome])
     except KeyboardInterrupt:
-        if task:
-            loop.call_soon_threadsafe(task[0].cancel)
-        thread.join()
+        loop, task = begun.result()
+        loop.call_soon_threadsafe(task.cancel)
+        wait([outcome])
         raise
+    finally:
+        thread.join()
     return outcome.result()

@@ -6,7 +6,7 @@ held in a context variable, so concurrent work keeps apart without being handed 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
@@ -29,24 +29,34 @@ class AnswerRefused(LMError):
 
 _sink: ContextVar[list[Call] | None] = ContextVar("refed_calls", default=None)
 _seed: ContextVar[int | None] = ContextVar("refed_call_seed", default=None)
+_stopping: ContextVar[Callable[[], bool]] = ContextVar("refed_stopping", default=lambda: False)
 
 
 @contextmanager
-def collecting(seed: int | None = None) -> Iterator[list[Call]]:
-    """Collect every call reported inside the block. `seed` is what a teacher that takes one should send."""
+def collecting(seed: int | None = None, stopping: Callable[[], bool] = lambda: False) -> Iterator[list[Call]]:
+    """Collect every call reported inside the block.
+
+    `seed` is what a teacher that takes one should send; once `stopping()` is true, no further attempt is made.
+    """
     calls: list[Call] = []
-    sink, seeded = _sink.set(calls), _seed.set(seed)
+    sink, seeded, stops = _sink.set(calls), _seed.set(seed), _stopping.set(stopping)
     try:
         yield calls
     finally:
         _sink.reset(sink)
         _seed.reset(seeded)
+        _stopping.reset(stops)
 
 
 def report(call: Call) -> None:
     """Tell whoever collects about one attempt; nobody does when a program is called on its own."""
     if (calls := _sink.get()) is not None:
         calls.append(call)
+
+
+def stopping() -> bool:
+    """Whether the run is ending, so that nothing further may be sent."""
+    return _stopping.get()()
 
 
 def call_seed() -> int | None:

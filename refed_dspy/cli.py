@@ -94,6 +94,7 @@ def resume(
     run_dir: RunDir,
     size: Annotated[int | None, typer.Option(help="Another target than before.")] = None,
     teacher: TeacherOption = None,
+    max_failure_share: Annotated[float | None, typer.Option(help="Another share than before.", min=0, max=1)] = None,
 ) -> None:
     """Go on with a run that was stopped, or make it larger."""
     from refed_dspy.config import load_config
@@ -102,7 +103,7 @@ def resume(
 
     other = load_config(environ={}, teacher=teacher).teacher if teacher else None
     with Display().showing() as display:
-        made = go_on(run_dir, size=size, teacher=other, on_progress=display.watch)
+        made = go_on(run_dir, size=size, teacher=other, max_failure_share=max_failure_share, on_progress=display.watch)
     _finish(made)
 
 

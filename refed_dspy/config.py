@@ -158,12 +158,24 @@ def load_config(file: Path | None = None, environ: Mapping[str, str] | None = No
             origin |= {f"{key}.{inner}": f"{variable}__{inner.upper()}" for inner in value}
         else:
             layers[key], origin[key] = value, variable
+    inner = _inner_environment(layers.get("teacher"), origin)
     for key, value in given.items():
         if value is not None:
             layers[key], origin[key] = value, key
-    if isinstance(layers.get("teacher"), str):
-        layers["teacher"] = teacher_setting(layers["teacher"])
+    if isinstance(name := layers.get("teacher"), str):
+        settings = teacher_setting(name)
+        # A model's name given by flag or keyword wins over the environment; a teacher file's keys do not.
+        named = set() if Path(name).is_file() else set(settings)
+        layers["teacher"] = {**settings, **{k: v for k, v in inner.items() if k not in named}}
     return _validated(RunConfig, layers, origin)
+
+
+def _inner_environment(teacher: Any, origin: Mapping[str, str]) -> dict[str, Any]:
+    """The teacher's settings that single variables gave (`REFED_TEACHER__MAX_TOKENS`)."""
+    if not isinstance(teacher, dict):
+        return {}
+    whole = origin.get("teacher", "").startswith("variable")
+    return {k: v for k, v in teacher.items() if whole or f"teacher.{k}" in origin}
 
 
 def teacher_setting(name: str) -> dict[str, Any]:

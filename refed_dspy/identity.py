@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
 import dspy
@@ -26,6 +28,8 @@ class Parts:
     teacher: Teacher
     seed: int
     per_reference: int | None
+    max_failure_share: float
+    reuse: Path | None
 
     @property
     def stages(self) -> Stages:
@@ -35,6 +39,7 @@ class Parts:
         """What may not change between starts, in the words that a refusal uses."""
         return {
             "references": digest([reference.id for reference in self.references]),
+            "kind": type(self.program).__name__,
             "program": program_digests(self.program),
             "instructions_per_feature": self.stages.instructions_per_feature,
             "features": list(self.stages.features),
@@ -61,25 +66,34 @@ def begin_or_continue(ledger: Ledger, parts: Parts, size: int) -> int:
     Raises:
         RunDirError: the folder holds another run; the differences are named.
     """
-    identity = parts.identity()
+    identity = json.loads(json.dumps(parts.identity()))  # as it is stored: keys are text, tuples are lists
+    target = max(size, ledger.kept())
+    config = parts.teacher.config
+    # What may change is stored as it is now, so that a resume from the folder alone goes on with it.
+    current: dict[str, Any] = {
+        "size": target,
+        "per_reference": parts.per_reference,
+        "max_failure_share": parts.max_failure_share,
+        "reuse": str(parts.reuse.absolute()) if parts.reuse else None,
+        "teacher": {"model": parts.teacher.model, "config": config and config.model_dump(mode="json")},
+    }
     stored = ledger.meta("identity")
     if stored != identity and not ledger.has_answers():  # new, or refused before its first answer
-        config = parts.teacher.config
         ledger.begin(
             parts.references.items,
             identity=identity,
             program=program_state(parts.program),
             features=dict(parts.stages.features),
-            teacher={"model": parts.teacher.model, "config": config and config.model_dump(mode="json")},
             left_out=dict(parts.references.left_out),
             seed=parts.seed,
+            **current,
         )
     elif differences := _differences(stored, identity):
         raise RunDirError(
             f"{ledger.path.parent}: holds another run: {'; '.join(differences)}; set these back, or use a new --run-dir"
         )
-    target = max(size, ledger.kept())
-    ledger.set_meta(size=target, per_reference=parts.per_reference)
+    else:
+        ledger.set_meta(**current)
     return target
 
 

@@ -6,6 +6,7 @@ before anyone sees it.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Mapping
@@ -69,6 +70,8 @@ class PayOnce:
     ) -> None:
         self.ledger, self.teacher, self.prompts, self.seed = ledger, teacher, prompts, seed
         self._reuse = reuse
+        self.stopping = False
+        """Set when the run is ending: a call that has not begun does not begin."""
         self.answered = False
         """Whether any call was answered in this process, usably or not: then something was paid for."""
         self.max_failure_share, self.progress = max_failure_share, progress
@@ -89,11 +92,14 @@ class PayOnce:
 
     async def _pay(self, question: Question, key: Key) -> dspy.Prediction:
         """Ask the teacher; whatever comes of it is in the ledger before this returns or raises."""
+        if self.stopping:
+            raise asyncio.CancelledError
         self.progress.in_flight += 1
         # The call's own seed: another for every key, the same again for the same run seed.
-        with collecting(seed=int(key.digest[:7], 16) ^ self.seed) as calls:
+        with collecting(seed=int(key.digest[:7], 16) ^ self.seed, stopping=lambda: self.stopping) as calls:
             try:
                 prediction = await self._ask(question, calls)
+                text = _as_json(question, prediction)
             except RowError as error:
                 if isinstance(error, MalformedAnswer) and calls:
                     calls[-1] = replace(calls[-1], outcome=error.kind)
@@ -107,8 +113,7 @@ class PayOnce:
             finally:
                 self.progress.in_flight -= 1
                 self._count(calls)
-        output = {name: prediction[name] for name in question.predictor.signature.output_fields}
-        text = rendering(question.predictor.signature).answer.model_construct(**output).model_dump_json(warnings=False)
+        self.answered = True
         endpoint = calls[-1].endpoint if calls else self.teacher.endpoint
         self.ledger.commit_answer(Answer(key, text, endpoint), calls)
         self._recent[question.stage].append(True)
@@ -120,11 +125,14 @@ class PayOnce:
         started = time.monotonic()
         with dspy.track_usage() as tracker:
             try:
-                return await ask_teacher(question)
+                answer = await ask_teacher(question)
             finally:
                 seconds = time.monotonic() - started
                 for model, usage in tracker.get_total_tokens().items():
                     calls.append(_tracked(model, self.teacher.endpoint, seconds, usage))
+        if not calls:  # an endpoint that reports no usage was paid all the same
+            calls.append(Call(self.teacher.model, self.teacher.endpoint, "ok", round(seconds, 3)))
+        return answer
 
     def _key(self, question: Question) -> Key:
         prompt, inputs = self.prompts[question.stage], digest(question.inputs)
@@ -153,6 +161,21 @@ class PayOnce:
                 f"{stage} failed in {failed} of its last {len(recent)} calls, the last one {error.kind}: "
                 f"{error.reason} — check the teacher, or raise max_failure_share ({self.max_failure_share:g})"
             ) from error
+
+
+def _as_json(question: Question, prediction: dspy.Prediction) -> str:
+    """The typed outputs as the ledger keeps them. Raises MalformedAnswer where they could not be read back.
+
+    The caller's own adapter need not have held the outputs to their bounds.
+    """
+    answer = rendering(question.predictor.signature).answer
+    output = {name: prediction[name] for name in question.predictor.signature.output_fields}
+    try:
+        text = answer.model_construct(**output).model_dump_json(warnings=False)
+        answer.model_validate_json(text)
+    except ValueError as error:  # pydantic's own errors are ValueErrors, too
+        raise MalformedAnswer(question.stage, question.item, f"does not fit its fields: {error}") from None
+    return text
 
 
 def _restored(question: Question, paid: str) -> dspy.Prediction:

@@ -7,6 +7,7 @@ from typing import Any
 
 import dspy
 
+from refed_dspy.errors import MalformedAnswer
 from refed_dspy.programs import ReferenceLevelFeedback
 from refed_dspy.programs.adapter import SchemaAdapter
 from refed_dspy.programs.reference_level import STAGES
@@ -55,4 +56,6 @@ async def one_sample(program: ReferenceLevelFeedback, reference: Reference, teac
             )
             feature = next(iter(features))
             proposal = await program.propose(reference, feature, features[feature])
+            if not proposal.instructions:
+                raise MalformedAnswer("instruction_synthesis", reference.id, "no instruction was written")
             return await program.respond(reference, feedback, proposal.instructions[0])

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from refed_dspy.engine.ledger import Ledger, text_digest
+from refed_dspy.engine.ledger import text_digest
 from refed_dspy.engine.plan import Propose, Respond, Study
 from refed_dspy.errors import RowError
-from refed_dspy.paying import Progress
+from refed_dspy.paying import PayOnce
 from refed_dspy.programs.reference_level import TAKEN_SHOWN, Proposal
 from refed_dspy.records import Reference, Sample
 
@@ -35,8 +35,9 @@ class Stages(Protocol):
 class Production:
     """The Work of a run. Feedback stays in memory for the open references; everything else is in the ledger."""
 
-    def __init__(self, program: Stages, references: Sequence[Reference], ledger: Ledger, progress: Progress) -> None:
-        self.program, self.references, self.ledger, self.progress = program, references, ledger, progress
+    def __init__(self, program: Stages, references: Sequence[Reference], pay_once: PayOnce) -> None:
+        self.program, self.references, self.pay_once = program, references, pay_once
+        self.ledger, self.progress = pay_once.ledger, pay_once.progress
         self._features: dict[int, dict[str, str]] = {}
         self._response_feedback: dict[int, str] = {}
         # A copy of a reference's own instruction is no new instruction.
@@ -78,3 +79,6 @@ class Production:
     def fruitless(self, unit: Propose, error: RowError) -> None:
         if error.final:
             self.ledger.commit_proposal(unit.reference, unit.feature, unit.round, (), 0, self._barred)
+
+    def stop(self) -> None:
+        self.pay_once.stopping = True

@@ -17,7 +17,7 @@ from refed_dspy.programs.saved import load_state
 from refed_dspy.synthesis import synthesize
 from refed_dspy.teachers import TeacherLike
 
-_META = ("identity", "program", "features", "teacher", "seed", "size", "per_reference", "left_out")
+_META = ("identity", "program", "features", "left_out", "teacher", "seed", "size", "per_reference", "max_failure_share")
 
 
 def resume(
@@ -25,38 +25,42 @@ def resume(
     *,
     size: int | None = None,
     teacher: TeacherLike | None = None,
-    max_failure_share: float = 0.5,
+    max_failure_share: float | None = None,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> Synthesis:
     """Go on with the run in `run_dir`, from what its ledger holds: references, program, teacher.
 
     Args:
         size: another target than before.
-        teacher: the same model at another address, or with other limits.
+        teacher: the same model at another address, or with other limits; remembered from then on.
+        max_failure_share: another share than before.
 
     Raises:
         RunDirError: no run there, or one whose program or teacher only its own script can build again.
     """
     folder = Path(run_dir)
     with Ledger.read(folder) as ledger:
-        meta = {name: ledger.meta(name) for name in _META}
+        meta = {name: ledger.meta(name) for name in (*_META, "reuse")}
         references = References(tuple(ledger.references()), meta["left_out"] or {})
     if not meta["identity"]:
         raise RunDirError(f"{folder}: the run never began; start it again with refed synth")
     return synthesize(
         _program(folder, meta),
         references,
-        size=size or meta["size"],
+        size=meta["size"] if size is None else size,
         teacher=teacher or _teacher(folder, meta),
         run_dir=folder,
         seed=meta["seed"],
         per_reference=meta["per_reference"],
-        max_failure_share=max_failure_share,
+        max_failure_share=max_failure_share or meta["max_failure_share"],
+        reuse=meta["reuse"],
         on_progress=on_progress,
     )
 
 
 def _program(folder: Path, meta: dict[str, Any]) -> ReferenceLevelFeedback:
+    if meta["identity"]["kind"] != ReferenceLevelFeedback.__name__:
+        raise RunDirError(f"{folder}: its program is a script's own; call synthesize(…, run_dir=…) there")
     program = ReferenceLevelFeedback(
         features=meta["features"], instructions_per_feature=meta["identity"]["instructions_per_feature"]
     )

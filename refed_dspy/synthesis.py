@@ -91,10 +91,11 @@ async def asynthesize(
             raise ConfigError(f"{name}: must be 1 or more, not {value}")
     module, opened = _program(program), open_teacher(teacher)
     usable = load_references(references, columns).fitting(opened.window, opened.max_tokens)
-    parts = Parts(module, usable, opened, seed, per_reference)
+    lent = Path(reuse) if reuse is not None else None
+    parts = Parts(module, usable, opened, seed, per_reference, max_failure_share, lent)
     folder = Path(run_dir) if run_dir is not None else Path("refed-runs") / digest(parts.identity())
     with ExitStack() as stack:
-        lender = stack.enter_context(Ledger.read(Path(reuse))) if reuse is not None else None
+        lender = stack.enter_context(Ledger.read(lent)) if lent is not None else None
         ledger = stack.enter_context(Ledger.create(folder))
         target = begin_or_continue(ledger, parts, size)
         progress = Progress(target, ledger.kept(), kept_at_start=ledger.kept())
@@ -118,7 +119,7 @@ async def _produce(parts: Parts, pay_once: PayOnce, size: int) -> None:
     plan.restore(ledger.kept(), ledger.proposals(), ledger.used(), ledger.open_instructions())
     if plan.reached:
         return
-    work = Production(parts.stages, parts.references, ledger, pay_once.progress)
+    work = Production(parts.stages, parts.references, pay_once)
     async with parts.teacher.running() as lm:
         try:
             with dspy.context(lm=lm, **_LEAN), answering(pay_once):
@@ -146,4 +147,8 @@ def _program(program: ProgramLike) -> dspy.Module:
     lacking = [name for name in ("collect_features", "propose", "respond") if not hasattr(program, name)]
     if lacking:
         raise ConfigError(f"program: a {type(program).__name__} cannot be run at scale: it lacks {', '.join(lacking)}")
+    if bound := [name for name, predictor in program.named_predictors() if predictor.lm is not None]:
+        raise ConfigError(
+            f"program: {', '.join(bound)} has an LM of its own; pass the LM as teacher=, after set_lm(None)"
+        )
     return program

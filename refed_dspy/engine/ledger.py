@@ -132,9 +132,11 @@ class Ledger:
             self.db.execute("BEGIN IMMEDIATE")
             yield self.db
             self.db.execute("COMMIT")
-        except sqlite3.Error as error:
+        except BaseException as error:
             if self.db.in_transaction:
                 self.db.execute("ROLLBACK")
+            if not isinstance(error, sqlite3.Error):
+                raise
             raise RunStopped(
                 f"{self.path}: the ledger could not be written ({one_line(error)}); make room, then resume"
             ) from error

@@ -31,6 +31,10 @@ class Work(Protocol):
         """Told of a synthesis call that failed."""
         ...
 
+    def stop(self) -> None:
+        """Told that the run is ending: calls in flight may land, none may begin."""
+        ...
+
 
 async def run(plan: Plan, work: Work, slots: int) -> None:
     """Run `plan` until it is reached or exhausted, at most `slots` units at once.
@@ -43,6 +47,7 @@ async def run(plan: Plan, work: Work, slots: int) -> None:
     try:
         await _feed(plan, work, slots, running)
     except BaseException:
+        work.stop()
         await _land(running)
         raise
 

@@ -8,7 +8,7 @@ from refed_dspy.engine.ledger import Ledger
 
 _STAGES = """
 SELECT stage, count(*), sum(prompt_tokens), sum(cached_tokens), sum(completion_tokens),
-       sum(outcome = 'ok'), sum(prompt_tokens IS NULL AND outcome NOT LIKE 'http %')
+       sum(outcome = 'ok'), sum(prompt_tokens IS NULL AND outcome NOT LIKE 'http 4%' AND outcome NOT LIKE 'http 5%')
 FROM calls GROUP BY stage ORDER BY min(id)
 """
 

@@ -68,6 +68,9 @@ async def ask_teacher(question: Question) -> dspy.Prediction:
         raise MalformedAnswer(question.stage, question.item, str(error).partition("\n\n")[0]) from None
     except LMError as error:
         raise _translated(error, question) from error
+    for name in question.predictor.signature.output_fields:
+        if isinstance(prediction[name], str) and not prediction[name].strip():
+            raise MalformedAnswer(question.stage, question.item, f"{name} is empty")
     return prediction
 
 

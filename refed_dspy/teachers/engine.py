@@ -29,7 +29,7 @@ from dspy.lm15 import TimeoutError as AnswerTimeout
 from tenacity import AsyncRetrying, RetryCallState, Retrying, retry_if_exception, stop_after_attempt
 from tenacity.wait import wait_random_exponential
 
-from refed_dspy.calls import AnswerCut, AnswerRefused, NotReached, call_seed, report
+from refed_dspy.calls import AnswerCut, AnswerRefused, NotReached, call_seed, report, stopping
 from refed_dspy.config import TeacherConfig
 from refed_dspy.records import Call
 from refed_dspy.teachers.route import Route
@@ -78,6 +78,8 @@ class _Attempts:
         }
 
     def worth_retrying(self, error: BaseException) -> bool:
+        if stopping():
+            return False
         if isinstance(error, NotReached):
             return self.answered
         return isinstance(error, _TRANSIENT) and not isinstance(error, BillingError)

@@ -6,7 +6,9 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeAlias
+from urllib.parse import urlsplit
 
 import dspy
 from dspy.clients.base_lm import BaseLM
@@ -22,8 +24,11 @@ TeacherLike: TypeAlias = Any
 DEFAULT_CONCURRENCY = 32
 EMBEDDED_CONCURRENCY = 2
 EMBEDDED_WINDOW = 8192
-# An LM's settings that say where and how it is reached, not what it answers.
-_CONNECTION = {"api_key", "api_base", "base_url", "headers", "extra_headers", "timeout", "rollout_id", "cache"}
+# Of a caller's own LM only these are looked at: anything else may be a key, or another object each time.
+_SAMPLING = {
+    *("temperature", "max_tokens", "max_completion_tokens", "top_p", "top_k", "min_p", "n", "stop", "seed"),
+    *("presence_penalty", "frequency_penalty", "reasoning_effort", "logit_bias"),
+}
 
 
 @dataclass
@@ -74,9 +79,12 @@ def open_teacher(teacher: TeacherLike | None) -> Teacher:
         teacher = dspy.settings.lm
     if isinstance(teacher, BaseLM):
         return _borrowed(teacher)
-    if isinstance(teacher, str):
-        teacher = load_config(environ={}, teacher=teacher).teacher
-    assert isinstance(teacher, TeacherConfig)
+    if isinstance(teacher, Teacher):
+        return teacher
+    if isinstance(teacher, str | Path):
+        teacher = load_config(environ={}, teacher=str(teacher)).teacher
+    if not isinstance(teacher, TeacherConfig):
+        raise ConfigError(f"teacher: a {type(teacher).__name__}; pass a TeacherConfig, a dspy.LM, a name or a file")
     return _embedded(teacher) if teacher.in_process else _remote(teacher)
 
 
@@ -153,15 +161,22 @@ def _identity(config: TeacherConfig, model: str) -> dict[str, Any]:
 
 def _borrowed(lm: BaseLM) -> Teacher:
     """A caller's own LM object, used as it is but for its cache, which would give every sample the same answer."""
-    sampling = {k: v for k, v in lm.kwargs.items() if k not in _CONNECTION and v is not None}
+    sampling = {k: v for k, v in lm.kwargs.items() if k in _SAMPLING and v is not None}
     own = lm.copy(cache=False) if lm.cache else lm
     return Teacher(
         identity={"model": lm.model, **{k: repr(v) for k, v in sorted(sampling.items())}},
         concurrency=DEFAULT_CONCURRENCY,
         window=None,
         max_tokens=int(sampling.get("max_tokens") or sampling.get("max_completion_tokens") or 4096),
-        endpoint=str(lm.kwargs.get("api_base") or lm.model.partition("/")[0]),
+        endpoint=_address(str(lm.kwargs.get("api_base") or "")) or lm.model.partition("/")[0],
         model=lm.model,
         config=None,
         start=lambda: own,
     )
+
+
+def _address(url: str) -> str:
+    """`url` without user, password or query."""
+    parts = urlsplit(url)
+    port = f":{parts.port}" if parts.port else ""
+    return f"{parts.scheme}://{parts.hostname}{port}{parts.path}" if parts.hostname else ""
