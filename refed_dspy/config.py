@@ -8,6 +8,7 @@ the variable that holds one.
 from __future__ import annotations
 
 import difflib
+import json
 import os
 import re
 from collections.abc import Mapping
@@ -88,7 +89,10 @@ class TeacherConfig(Settings):
             raise ValueError(f"{one_line(name, 40)} may hold a key: name its variable in api_key_env")
         if owned := _OWNED_PARAMS.intersection(value):
             raise ValueError(f"{min(owned)} is a setting of its own or is set by the program")
-        return value
+        try:
+            return dict(json.loads(json.dumps(value)))  # as it is sent: YAML's numbers as keys become text
+        except (TypeError, ValueError):
+            raise ValueError("must hold what JSON can: text, numbers, lists and objects") from None
 
     @model_validator(mode="after")
     def _names_one_model(self) -> Self:

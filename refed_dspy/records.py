@@ -5,13 +5,31 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler
+from pydantic_core import CoreSchema
 
-Prose = Annotated[str, Field(max_length=24_000)]
-Note = Annotated[str, Field(max_length=2_000)]
-Notes = Annotated[list[Note], Field(max_length=24)]
+
+@dataclass(frozen=True)
+class AtMost:
+    """Bounds a text's characters or a list's items in the schema that the decoder gets, and nowhere else.
+
+    It keeps a small model from writing without end. An answer that a teacher without such a decoder made
+    longer is paid for and complete: reading it back must not refuse it.
+    """
+
+    count: int
+
+    def __get_pydantic_json_schema__(self, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        schema = handler(core)
+        return {**schema, "maxItems" if schema.get("type") == "array" else "maxLength": self.count}
+
+
+# llama.cpp binds a text up to 1,999 characters; a larger bound is none to it (teachers/engine.py).
+Prose = Annotated[str, AtMost(24_000)]
+Note = Annotated[str, AtMost(1_500)]
+Notes = Annotated[list[Note], AtMost(24)]
 
 
 class Record(BaseModel):

@@ -174,13 +174,9 @@ def test_a_text_of_another_type_is_refused_and_not_converted(value: Any) -> None
         ("analysis.original_strengths", "good"),
         ("analysis.original_strengths", {"0": "good"}),
         ("analysis.original_strengths.0", 5),
-        ("analysis.original_strengths.0", "x" * 2_001),
-        ("analysis.original_strengths", ["x"] * 25),
         ("analysis.extra", ["x"]),
         ("implementation_strategy.rationale", None),
-        ("implementation_strategy.rationale", "x" * 2_001),
         ("improved_response", ["x"]),
-        ("improved_response", "x" * 24_001),
     ],
     ids=lambda value: repr(value)[:30],
 )
@@ -217,3 +213,11 @@ def test_a_number_out_of_range_is_refused(score: Any) -> None:
 @pytest.mark.parametrize("score", ["3", True], ids=repr)
 def test_a_number_of_another_type_is_refused_and_not_converted(score: Any) -> None:
     assert refusal(Bounded, {**WHOLE, "score": score}).startswith("score: ")
+
+
+def test_what_is_longer_than_the_decoders_bounds_is_taken_whole() -> None:
+    notes = ["x" * 3_000] * 30
+    analysis = {**SAMPLE_PARTS["analysis"], "original_strengths": notes}
+    answer = {**SAMPLE_PARTS, "analysis": analysis, "improved_response": "y" * 30_000}
+    parsed = ADAPTER.parse(ResponseImprovement, json.dumps(answer))
+    assert parsed["analysis"].original_strengths == notes and parsed["improved_response"] == "y" * 30_000

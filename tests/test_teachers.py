@@ -171,6 +171,23 @@ def test_a_hosted_provider_gets_a_schema_without_lengths(monkeypatch: pytest.Mon
     assert "improved_response" in sent and '"required"' in sent
 
 
+def test_a_local_decoder_gets_the_bounds_that_it_can_keep(server: SimulatedTeacher) -> None:
+    from dspy.lm15 import Config, Message, Request
+
+    from refed_dspy.programs.adapter import rendering
+    from refed_dspy.signatures import ResponseImprovement
+
+    schema = rendering(ResponseImprovement).response_format["json_schema"]
+    lm: Any = open_teacher(config(server)).start()
+    format_ = {"type": "json_schema", **schema}
+    asked = Request(model="m", messages=(Message.user("x"),), config=Config(response_format=format_))
+    sent = lm._async_engine_spec.outgoing(asked).config.response_format["schema"]
+    assert schema["schema"]["properties"]["improved_response"]["maxLength"] == 24_000
+    assert sent["properties"]["improved_response"] == {"type": "string"}
+    assert sent["$defs"]["Analysis"]["properties"]["original_strengths"]["maxItems"] == 24
+    assert sent["$defs"]["Analysis"]["properties"]["original_strengths"]["items"]["maxLength"] == 1_500
+
+
 def test_params_reach_the_endpoint(server: SimulatedTeacher) -> None:
     from dspy.lm15 import Config, Message, Request
 

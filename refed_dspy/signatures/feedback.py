@@ -8,12 +8,12 @@ from types import MappingProxyType
 from typing import Annotated
 
 import dspy
-from pydantic import Field
 
 from refed_dspy.errors import ConfigError, one_line
+from refed_dspy.records import AtMost
 
-Description = Annotated[str, Field(max_length=2_000)]
-Guidance = Annotated[str, Field(max_length=6_000)]
+Description = Annotated[str, AtMost(1_500)]
+Guidance = Annotated[str, AtMost(1_999)]  # a little over 300 words, where 200 are asked for
 
 _FIELD_NAME = re.compile(r"[a-z][a-z0-9_]*")
 _RESERVED = {"instructions", "signature", "fields", "input_fields", "output_fields"}  # DSPy's own

@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import Annotated
 
 import dspy
-from pydantic import Field
 
-from refed_dspy.records import Analysis, ImplementationStrategy, Prose
+from refed_dspy.records import Analysis, AtMost, ImplementationStrategy, Prose
 
 # An instruction past this is a document; a list past this is a loop. What is asked for is `how_many`.
-NewInstruction = Annotated[str, Field(max_length=4_000)]
-NewInstructions = Annotated[list[NewInstruction], Field(max_length=100)]
+NewInstruction = Annotated[str, AtMost(1_999)]
+NewInstructions = Annotated[list[NewInstruction], AtMost(100)]
 
 
 class InstructionSynthesis(dspy.Signature):

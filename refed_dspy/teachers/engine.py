@@ -38,7 +38,9 @@ WAIT_CAP = 60.0
 """Seconds that no wait between attempts exceeds, whatever a Retry-After asks for."""
 _TRANSIENT = (RateLimitError, ServerError, TransportError, AnswerTimeout)
 _BACKOFF = wait_random_exponential(multiplier=0.5, max=30)
-_UNBOUNDED = {"maxLength", "minLength", "maxItems", "minItems"}
+_BOUNDS = {"maxLength", "minLength", "maxItems", "minItems"}
+LONGEST_BOUND = 1_999
+"""Characters: llama.cpp's grammar takes a longer bound for none, and some of its versions refuse it."""
 
 
 class _Attempts:
@@ -64,8 +66,8 @@ class _Attempts:
         if self.config.in_process and (seed := call_seed()) is not None:
             extensions.setdefault("seed", seed)
         format_ = request.config.response_format
-        if format_ and not self.route.bounded_schema:
-            format_ = _without_bounds(format_)
+        if format_:
+            format_ = _fitting(format_, self.route.bounded_schema)
         config = replace(request.config, extensions=extensions or None, response_format=format_)
         return replace(request, model=self.route.model, config=config)
 
@@ -134,10 +136,18 @@ def _wait(state: RetryCallState) -> float:
     return min(WAIT_CAP, asked + 0.2 * wait) if asked else wait
 
 
-def _without_bounds(part: Any) -> Any:
+def _fitting(part: Any, bounded: bool) -> Any:
+    """A schema with the bounds that the endpoint's decoder takes: none, or those that are not too long for it."""
     if isinstance(part, Mapping):
-        return {k: _without_bounds(v) for k, v in part.items() if k not in _UNBOUNDED or isinstance(v, Mapping)}
-    return [_without_bounds(item) for item in part] if isinstance(part, list | tuple) else part
+        return {k: _fitting(v, bounded) for k, v in part.items() if not _is_unfit_bound(k, v, bounded)}
+    return [_fitting(item, bounded) for item in part] if isinstance(part, list | tuple) else part
+
+
+def _is_unfit_bound(name: str, value: Any, bounded: bool) -> bool:
+    # A property of the schema may be called maxLength, too: then its value is a schema.
+    if name not in _BOUNDS or not isinstance(value, int):
+        return False
+    return not bounded or (name == "maxLength" and value > LONGEST_BOUND)
 
 
 class TeacherEngine(_Attempts):

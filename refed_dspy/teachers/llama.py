@@ -27,9 +27,10 @@ HOST = "127.0.0.1"
 CACHE_RAM_MIB = 1024
 """Memory for prompt prefixes that lost their slot. llama.cpp's own default is 8192."""
 
-# OpenMP threads that wait actively make everything several times slower as soon as another process wants
-# one of their cores, as this one may. Passive ones sleep. A value the user has set stays.
-_ENVIRONMENT = {"OMP_WAIT_POLICY": "passive"}
+# OpenMP threads that wait spinning, the default, make everything ten times slower as soon as another process wants
+# one of their cores (docs/log.md). Spinning for a short while only costs nothing when idle. A value set by the user
+# stays.
+_ENVIRONMENT = {"GOMP_SPINCOUNT": "3000"}
 _CHILD = Path(__file__).with_name("llama_child.py")
 _MAGIC = b"GGUF"
 _VERSIONS = (2, 3)
