@@ -210,7 +210,8 @@ def test_an_inputs_text_reaches_the_teacher_as_it_is(text: str) -> None:
     assert user["content"] == (
         "<example_instruction>\nE\n</example_instruction>\n\n"
         f"<example_response>\n{text}\n</example_response>\n\n"
-        f"<instruction>\n{text}\n</instruction>"
+        f"<instruction>\n{text}\n</instruction>\n\n"
+        "Write the JSON object now: response."
     )
 
 
@@ -285,7 +286,8 @@ def test_a_demo_is_an_exchange_whose_answer_would_itself_be_accepted(outputs: di
     assert messages[1]["content"] == ADAPTER.format_user_message_content(ResponseImprovement, DEMO_INPUTS)
     assert json.loads(messages[2]["content"]) == GOOD
     assert ADAPTER.parse(ResponseImprovement, messages[2]["content"])["improved_response"] == "Better."
-    assert messages[3]["content"] == ADAPTER.format_user_message_content(ResponseImprovement, INPUTS)
+    last = ADAPTER.format_user_message_content(ResponseImprovement, INPUTS, main_request=True)
+    assert messages[3]["content"] == last and last.endswith("improved_response.")
 
 
 @pytest.mark.parametrize("text", NASTY, ids=ascii)

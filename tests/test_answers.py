@@ -221,3 +221,10 @@ def test_what_is_longer_than_the_decoders_bounds_is_taken_whole() -> None:
     answer = {**SAMPLE_PARTS, "analysis": analysis, "improved_response": "y" * 30_000}
     parsed = ADAPTER.parse(ResponseImprovement, json.dumps(answer))
     assert parsed["analysis"].original_strengths == notes and parsed["improved_response"] == "y" * 30_000
+
+
+def test_an_answer_that_copies_the_prompts_tags_is_refused() -> None:
+    copied = {**GOOD, "improved_response": "<reference_feedback>\nStrong in content.\n</reference_feedback>"}
+    assert refusal(ResponseImprovement, copied) == "copies the prompt: it holds its <reference_feedback>"
+    xml = {**GOOD, "improved_response": "Send <response>200</response>."}
+    assert ADAPTER.parse(ResponseImprovement, json.dumps(xml))["improved_response"] == xml["improved_response"]

@@ -122,10 +122,12 @@ class SchemaAdapter(dspy.JSONAdapter):
         inputs: Mapping[str, Any],
         prefix: str = "",
         suffix: str = "",
-        main_request: bool = False,  # noqa: ARG002 — DSPy's signature
+        main_request: bool = False,
     ) -> str:
         tags = [f"<{k}>\n{_text(inputs[k])}\n</{k}>" for k in signature.input_fields if k in inputs]
-        return "\n\n".join(part for part in (prefix, *tags, suffix) if part)
+        # A small model that has read long inputs forgets the system message: the last line says what is due.
+        due = f"Write the JSON object now: {', '.join(signature.output_fields)}." if main_request else ""
+        return "\n\n".join(part for part in (prefix, *tags, suffix, due) if part)
 
     def format_assistant_message_content(
         self, signature: type[dspy.Signature], outputs: Mapping[str, Any], missing_field_message: str | None = None
@@ -151,7 +153,20 @@ class SchemaAdapter(dspy.JSONAdapter):
                 lm_response=completion,
                 message=f"{where}: {first['msg']}" if where else first["msg"],
             ) from None
+        if (tag := _copied_tag(signature, completion)) is not None:
+            raise AdapterParseError(
+                adapter_name="SchemaAdapter",
+                signature=signature,
+                lm_response=completion,
+                message=f"copies the prompt: it holds its {tag}",
+            )
         return {name: getattr(parsed, name) for name in signature.output_fields}
+
+
+def _copied_tag(signature: type[dspy.Signature], completion: str) -> str | None:
+    """The first of the prompt's own tags that `completion` holds. One-word names are left out: others use them too."""
+    tags = (f"<{name}>" for name in signature.input_fields if "_" in name)
+    return next((tag for tag in tags if tag in completion), None)
 
 
 def _json_part(completion: str) -> str:

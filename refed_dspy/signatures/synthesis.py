@@ -19,8 +19,8 @@ class InstructionSynthesis(dspy.Signature):
     Write exactly the number asked for. Each is a task of its own, about as complex and as long as the
     reference instruction, of the kind that the feature describes, and something a real person would ask.
     Make them differ from one another and from the reference in topic, wording and form. Each must be
-    complete in itself: include any text, data or figures that it speaks of. Write the tasks only, without
-    answers or numbering. When some are listed as taken, write others.
+    complete in itself: include any text, data or figures that it speaks of, and never mention the reference or
+    the feature. Write the tasks only, without answers or numbering. When some are listed as taken, write others.
     """
 
     how_many: int = dspy.InputField(desc="how many instructions to write")
