@@ -23,7 +23,7 @@ $(STAMP): $(LOCK) pyproject.toml
 	$(BIN)/python -m pip install -q --no-deps --no-build-isolation -e .
 	@touch $@
 
-demo: setup ## a real model in this process makes 6 samples; downloads 1.1 GB once
+demo: setup ## a real model on this machine makes 6 samples; downloads 1.1 GB once
 	$(BIN)/refed teacher fetch
 	$(BIN)/refed synth --config examples/demo.yaml --run-dir $(DEMO)
 	$(BIN)/refed export $(DEMO) --format jsonl --out $(DEMO)/samples.jsonl --force

@@ -14,7 +14,7 @@ import typer
 from refed_dspy.errors import InputError, RefedError, one_line
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-teacher_app = typer.Typer(no_args_is_help=True, help="The teacher that runs inside the process.")
+teacher_app = typer.Typer(no_args_is_help=True, help="The embedded teacher: a model that runs on this machine.")
 app.add_typer(teacher_app, name="teacher")
 
 F = TypeVar("F", bound=Callable[..., None])

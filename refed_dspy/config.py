@@ -38,9 +38,9 @@ class TeacherConfig(Settings):
     """Which model writes, where it is, and how hard it may be asked."""
 
     model: str | None = None
-    """`PROVIDER/NAME`, or `embedded` for the model that runs inside the process."""
+    """`PROVIDER/NAME`, or `embedded` for a model that the run starts beside itself."""
     gguf: Path | None = None
-    """A GGUF file to run inside the process instead: any instruct model."""
+    """A GGUF file to run that way: any instruct model."""
     api_base: str | None = None
     """Address of an OpenAI-compatible endpoint, up to and including `/v1`."""
     api_key_env: str | None = None
@@ -48,19 +48,19 @@ class TeacherConfig(Settings):
     temperature: float = Field(default=1.0, ge=0, le=2)
     max_tokens: int = Field(default=4096, ge=16)
     concurrency: int | None = Field(default=None, ge=1, le=10_000)
-    """Calls in flight at once: 32, or 2 for a model inside the process."""
+    """Calls in flight at once: 32, or 2 for an embedded model."""
     timeout: float = Field(default=600, gt=0)
     """Seconds one attempt may take."""
     retries: int = Field(default=4, ge=0, le=20)
     """Further attempts after a 429, a 5xx, a time-out or a dropped connection."""
     context_window: int | None = Field(default=None, ge=512)
-    """Tokens the model reads at once. Longer references are left out; unset, none is. 8192 inside the process."""
+    """Tokens the model reads at once. Longer references are left out; unset, none is. 8192 for an embedded model."""
     params: dict[str, Any] = Field(default_factory=dict)
     """Anything else the API takes: top_p, seed, reasoning_effort, …"""
 
     @property
-    def in_process(self) -> bool:
-        """Whether the model runs inside this process."""
+    def embedded(self) -> bool:
+        """Whether the run starts the model itself."""
         return self.gguf is not None or self.model in EMBEDDED
 
     @field_validator("api_key_env")
@@ -98,10 +98,10 @@ class TeacherConfig(Settings):
     def _names_one_model(self) -> Self:
         if (self.model is None) == (self.gguf is None):
             raise ValueError("needs a model (PROVIDER/NAME, or embedded) or a gguf file, one of the two")
-        if not self.in_process and "/" not in str(self.model).strip("/"):
+        if not self.embedded and "/" not in str(self.model).strip("/"):
             raise ValueError("model must be PROVIDER/NAME, or embedded")
-        if self.in_process and (self.api_base or self.api_key_env):
-            raise ValueError("a model inside the process takes no api_base and no api_key_env")
+        if self.embedded and (self.api_base or self.api_key_env):
+            raise ValueError("an embedded model takes no api_base and no api_key_env")
         return self
 
 

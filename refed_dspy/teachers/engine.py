@@ -63,7 +63,7 @@ class _Attempts:
     def outgoing(self, request: Request) -> Request:
         """`request` as this teacher takes it: its model, its further parameters, its kind of schema."""
         extensions = dict(self.config.params)
-        if self.config.in_process and (seed := call_seed()) is not None:
+        if self.config.embedded and (seed := call_seed()) is not None:
             extensions.setdefault("seed", seed)
         format_ = request.config.response_format
         if format_:

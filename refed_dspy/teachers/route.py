@@ -62,7 +62,7 @@ class Route:
 
 
 def resolve(config: TeacherConfig, api_base: str | None = None) -> Route:
-    """The route of `config`. `api_base` is the address of a model that was started inside the process.
+    """The route of `config`. `api_base` is the address of an embedded model that was started.
 
     Raises:
         ConfigError: an unknown provider without an address, or a key variable that is not set.

@@ -46,7 +46,7 @@ class Teacher:
     config: TeacherConfig | None
     """What it was made from; None for a caller's own LM object."""
     start: Callable[[], BaseLM]
-    """The language model; starts the one inside the process, which takes seconds."""
+    """The language model; starts an embedded one, which takes seconds."""
     stop: Callable[[], None] = lambda: None
 
     @property
@@ -85,7 +85,7 @@ def open_teacher(teacher: TeacherLike | None) -> Teacher:
         teacher = load_config(environ={}, teacher=str(teacher)).teacher
     if not isinstance(teacher, TeacherConfig):
         raise ConfigError(f"teacher: a {type(teacher).__name__}; pass a TeacherConfig, a dspy.LM, a name or a file")
-    return _embedded(teacher) if teacher.in_process else _remote(teacher)
+    return _embedded(teacher) if teacher.embedded else _remote(teacher)
 
 
 def _remote(config: TeacherConfig) -> Teacher:
@@ -105,7 +105,7 @@ def _remote(config: TeacherConfig) -> Teacher:
 
 
 def _embedded(config: TeacherConfig) -> Teacher:
-    """The model inside the process, spoken to over loopback."""
+    """The embedded model, spoken to over loopback."""
     from refed_dspy.teachers.llama import LlamaServer
 
     if config.gguf is not None:
