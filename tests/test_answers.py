@@ -3,78 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import dspy
 import pytest
 from dspy.utils.exceptions import AdapterParseError
-from pydantic import BaseModel, Field
 
-from refed_dspy.programs.adapter import SchemaAdapter, rendering
 from refed_dspy.records import Analysis, ImplementationStrategy
 from refed_dspy.signatures import (
     ResponseGeneration,
     ResponseImprovement,
 )
+from tests.test_adapter import ADAPTER, GOOD, WHOLE, Bounded, Note
 from tests.writing import SAMPLE_PARTS
-
-ADAPTER = SchemaAdapter()
-GOOD = {**SAMPLE_PARTS, "improved_response": "Better."}
-
-Word = Annotated[str, Field(max_length=7)]
-
-
-class Note(BaseModel):
-    """Prose that is no business of a decoder."""
-
-    word: Word = Field(description="a word")
-    words: Annotated[list[Word], Field(max_length=3)]
-
-
-class Bounded(dspy.Signature):  # type: ignore[misc]  # dspy has no types
-    """Bounds at every place a field can have them."""
-
-    question: str = dspy.InputField()
-    by_type: Word = dspy.OutputField()
-    by_field: str = dspy.OutputField(max_length=8)
-    list_by_type: Annotated[list[Word], Field(max_length=2)] = dspy.OutputField()
-    list_by_field: list[Word] = dspy.OutputField(min_length=1, max_length=4)
-    nested: list[Note] = dspy.OutputField(max_length=5)
-    optional: Word | None = dspy.OutputField()
-    choice: Literal["yes", "no"] = dspy.OutputField()
-    score: int = dspy.OutputField(ge=1, le=5)
-    title: Word = dspy.OutputField()
-    description: Word = dspy.OutputField()
-
-
-WHOLE: dict[str, Any] = {
-    "by_type": "a",
-    "by_field": "b",
-    "list_by_type": ["c"],
-    "list_by_field": ["d"],
-    "nested": [{"word": "e", "words": ["f"]}],
-    "optional": None,
-    "choice": "yes",
-    "score": 3,
-    "title": "g",
-    "description": "h",
-}
-
-
-def schema(signature: type[dspy.Signature]) -> dict[str, Any]:
-    part: dict[str, Any] = rendering(signature).response_format["json_schema"]["schema"]
-    return part
-
-
-def parts(value: Any) -> Iterator[dict[str, Any]]:
-    """Every mapping inside `value`, itself included."""
-    if isinstance(value, dict):
-        yield value
-        value = list(value.values())
-    if isinstance(value, list):
-        for item in value:
-            yield from parts(item)
 
 
 def refusal(signature: type[dspy.Signature], answer: Any) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import dspy
@@ -12,49 +11,11 @@ import pytest
 from refed_dspy.programs import ReferenceLevelFeedback
 from refed_dspy.programs.adapter import SchemaAdapter
 from refed_dspy.programs.reference_level import STAGES
-from refed_dspy.programs.saved import digest, program_digests, prompt_digest, save_program
-from refed_dspy.records import Analysis, ImplementationStrategy
+from refed_dspy.programs.saved import digest, program_digests, prompt_digest
+from refed_dspy.records import Analysis
 from refed_dspy.signatures import ResponseGeneration
+from tests.test_saved import DEMO, KEY, RECORDS, STAGE
 from tests.writing import Writer, fake_lm
-
-KEY = "sk-proj-4f9a0c55e1d27b"
-STAGE = "response_generation"
-DEMO = {
-    "example_instruction": "E",
-    "example_response": "R {x}",
-    "instruction": "I",
-    "response": "“Ü” 🐦\u2028 </response>",
-}
-RECORDS = {
-    "reference_feedback": "F",
-    "instruction": "I",
-    "response": "R",
-    "analysis": Analysis(original_strengths=["s"], improvement_opportunities=[], relevant_feedback=["f"]),
-    "implementation_strategy": ImplementationStrategy(planned_changes=["c"], rationale="r"),
-    "improved_response": "B",
-}
-
-
-def tuned() -> ReferenceLevelFeedback:
-    """A program as an optimizer leaves one: other instructions, demos, an LM of its own with a key."""
-    program = ReferenceLevelFeedback({"tone": "How it sounds"}, guidance={STAGE: "Write for {children}."})
-    improvement = program.response_improvement
-    improvement.signature = improvement.signature.with_instructions("Improve «this».")
-    improvement.demos = [dspy.Example(**RECORDS, augmented=True), dict(RECORDS)]
-    program.response_generation.demos = [dspy.Example(**DEMO).with_inputs("instruction")]
-    program.set_lm(dspy.LM("openai/secret-model", api_key=KEY, api_base="http://secret.example/v1"))
-    return program
-
-
-@pytest.fixture
-def file(tmp_path: Path) -> Path:
-    return tmp_path / "program.json"
-
-
-@pytest.fixture
-def saved(file: Path) -> Path:
-    save_program(tuned(), file)
-    return file
 
 
 def predictor() -> dspy.Predict:

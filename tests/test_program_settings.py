@@ -10,36 +10,13 @@ from typing import Any
 
 import dspy
 import pytest
-from dspy.lm15 import Request
 
 from refed_dspy.errors import ConfigError
 from refed_dspy.programs import ReferenceLevelFeedback
 from refed_dspy.programs.reference_level import STAGES
 from refed_dspy.programs.saved import program_digests
-from refed_dspy.records import Reference
+from tests.test_programs import REFERENCE, called, prompt, stage_of
 from tests.writing import Writer, fake_lm
-
-REFERENCE = Reference(instruction="Explain tides.", response="The moon pulls.", source="tides.jsonl row 4")
-STAGE_OF = {
-    "subject_areas": "instruction_feedback",
-    "response_feedback": "response_feedback",
-    "new_instructions": "instruction_synthesis",
-    "response": "response_generation",
-    "analysis": "response_improvement",
-}
-
-
-def stage_of(writer: Writer, request: Request) -> str:
-    return STAGE_OF[writer.fields(request)[0]]
-
-
-def prompt(request: Request) -> str:
-    return "".join(str(getattr(part, "text", "")) for message in request.messages for part in message.parts)
-
-
-def called(program: dspy.Module, writer: Writer, reference: Any = REFERENCE) -> dspy.Prediction:
-    with dspy.context(lm=fake_lm(writer)):
-        return program(reference)
 
 
 def test_features_decide_what_is_looked_for_and_are_described_to_the_teacher() -> None:

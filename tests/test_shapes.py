@@ -2,32 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
-from refed_dspy.data.references import References, load_references
-from refed_dspy.errors import ReferencesError
-
-Row = dict[str, Any]
-ROWS: list[Row] = [
-    {"instruction": "Name a bird.", "response": "The wren."},
-    {"instruction": "Two\nlines, “quoted”?", "response": 'Say ""hi""; a, b.\n\nDone.'},
-]
-
-
-def pairs(references: References) -> list[tuple[str, str]]:
-    return [(reference.instruction, reference.response) for reference in references]
-
-
-def refusal(source: Any, columns: dict[str, str] | None = None) -> str:
-    """The one line with which this source is refused."""
-    with pytest.raises(ReferencesError) as caught:
-        load_references(source, columns)
-    message = str(caught.value)
-    assert message.isprintable(), f"not one plain line: {message!r}"
-    return message
-
+from refed_dspy.data.references import load_references
+from tests.test_references import ROWS, Row, pairs, refusal
 
 USER, ASSISTANT = {"role": "user", "content": " Q "}, {"role": "assistant", "content": "A\n"}
 HUMAN, GPT = {"from": "human", "value": "Q"}, {"from": "gpt", "value": "A"}
