@@ -201,19 +201,27 @@ def test_a_disk_that_is_full(home: Path, server: SimulatedTeacher) -> None:
     assert refed("resume", "run").exit_code == 0
 
 
+def heeding_ctrl_c() -> None:
+    """In a child before it starts: a shell's background jobs, CI among them, hand down a SIGINT that is ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_ctrl_c_saves_and_says_how_to_go_on(home: Path, server: SimulatedTeacher) -> None:
     server.control(latency=0.1, sigma=0.5)
     words = ["synth", "--references", "references.jsonl", "--run-dir", "run", "--size", "150"]
     command = [*REFED, *words, "--teacher", str(teacher_file(home, server))]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    while server.stats()["answered"] < 30:
-        time.sleep(0.02)
-    server.control(faults={"hang": 0.3})
-    time.sleep(0.3)
-    started = time.monotonic()
-    process.send_signal(signal.SIGINT)
-    _, told = process.communicate(timeout=20)
-    assert process.returncode == 130 and time.monotonic() - started < 6
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=heeding_ctrl_c) as process:
+        try:
+            while server.stats()["answered"] < 30:
+                time.sleep(0.02)
+            server.control(faults={"hang": 0.3})
+            time.sleep(0.3)
+            started = time.monotonic()
+            process.send_signal(signal.SIGINT)
+            _, told = process.communicate(timeout=20)
+        finally:
+            process.kill()
+    assert process.returncode == 130 and time.monotonic() - started < 10
     assert "refed resume run" in told and "Traceback" not in told
     server.control(faults={}, latency=0, sigma=0)
     done = subprocess.run([*REFED, "resume", "run"], capture_output=True, text=True, check=False)
