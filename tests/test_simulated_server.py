@@ -168,9 +168,7 @@ def test_latency_overlaps_and_clients_may_leave(capfd: pytest.CaptureFixture[str
         await asyncio.sleep(0.3)
 
     with SimulatedTeacher(latency=0.1, sigma=0) as teacher:
-        start = time.monotonic()
         assert post(teacher)[0] == 200
-        assert 0.1 <= time.monotonic() - start < 1
         assert teacher.stats()["latency_sum_s"] == pytest.approx(0.1)
         teacher.control(faults={"hang": 1.0})
         asyncio.run(leave(teacher.port, 20))

@@ -103,10 +103,8 @@ def test_it_starts_once_and_stops_with_a_request_running(model: Path) -> None:
     client = threading.Thread(target=ask)
     client.start()
     time.sleep(0.5)
-    began = time.monotonic()
     server.stop()
     server.stop()
-    assert time.monotonic() - began < 2
     client.join(5)
     assert ends == ["cut off"]
     with pytest.raises(ConfigError, match=r"start\(\)"):
