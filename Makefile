@@ -40,7 +40,7 @@ live: setup ## tests on the tiny real model; downloads 93 MB once
 	$(BIN)/refed teacher fetch embedded-smoke
 	$(BIN)/python -m pytest -m live tests/live
 
-bench: setup ## the figures of benchmarks/README.md, about 10 minutes
+bench: setup ## the figures of benchmarks/README.md, about six minutes
 	$(BIN)/python -m benchmarks.calls
 	$(BIN)/python -m benchmarks.kills
 	$(BIN)/python -m benchmarks.memory
