@@ -94,7 +94,7 @@ def resume(
     run_dir: RunDir,
     size: Annotated[int | None, typer.Option(help="Another target than before.")] = None,
     teacher: TeacherOption = None,
-    max_failure_share: Annotated[float | None, typer.Option(help="Another share than before.", min=0, max=1)] = None,
+    max_failure_share: Annotated[float | None, typer.Option(help="Another share than before.")] = None,
 ) -> None:
     """Go on with a run that was stopped, or make it larger."""
     from refed_dspy.config import load_config

@@ -133,7 +133,7 @@ class RunConfig(Settings):
     reuse: Path | None = None
     """Another run's folder: its answers to the very same questions are taken over at no cost."""
     max_failure_share: float = Field(default=0.5, gt=0, le=1)
-    """A stage that fails beyond this share of its calls (20 at least) stops the run."""
+    """A stage that fails in this share of its last 50 calls (20 at least) stops the run."""
 
     @field_validator("features")
     @classmethod

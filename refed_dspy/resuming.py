@@ -17,7 +17,10 @@ from refed_dspy.programs.saved import load_state
 from refed_dspy.synthesis import synthesize
 from refed_dspy.teachers import TeacherLike
 
-_META = ("identity", "program", "features", "left_out", "teacher", "seed", "size", "per_reference", "max_failure_share")
+_META = (
+    *("identity", "program", "features", "left_out", "seed"),
+    *("teacher", "size", "per_reference", "max_failure_share", "reuse"),
+)
 
 
 def resume(
@@ -40,7 +43,7 @@ def resume(
     """
     folder = Path(run_dir)
     with Ledger.read(folder) as ledger:
-        meta = {name: ledger.meta(name) for name in (*_META, "reuse")}
+        meta = {name: ledger.meta(name) for name in _META}
         references = References(tuple(ledger.references()), meta["left_out"] or {})
     if not meta["identity"]:
         raise RunDirError(f"{folder}: the run never began; start it again with refed synth")
@@ -52,7 +55,7 @@ def resume(
         run_dir=folder,
         seed=meta["seed"],
         per_reference=meta["per_reference"],
-        max_failure_share=max_failure_share or meta["max_failure_share"],
+        max_failure_share=meta["max_failure_share"] if max_failure_share is None else max_failure_share,
         reuse=meta["reuse"],
         on_progress=on_progress,
     )

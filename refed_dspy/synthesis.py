@@ -89,6 +89,8 @@ async def asynthesize(
     for name, value in (("size", size), ("per_reference", per_reference)):
         if value is not None and value < 1:
             raise ConfigError(f"{name}: must be 1 or more, not {value}")
+    if not 0 < max_failure_share <= 1:
+        raise ConfigError(f"max_failure_share: must be above 0 and at most 1, not {max_failure_share:g}")
     module, opened = _program(program), open_teacher(teacher)
     usable = load_references(references, columns).fitting(opened.window, opened.max_tokens)
     lent = Path(reuse) if reuse is not None else None

@@ -273,6 +273,15 @@ def test_sizes_below_one_are_refused(tmp_path: Path) -> None:
             run(tmp_path, Writer(), **settings)
 
 
+@pytest.mark.parametrize("share", [0, -0.1, 1.1])
+def test_a_share_that_is_none_is_refused_also_on_a_resume(tmp_path: Path, share: float) -> None:
+    run(tmp_path, Writer(), size=1)
+    with pytest.raises(ConfigError, match="max_failure_share"):
+        run(tmp_path, Writer(), size=2, max_failure_share=share)
+    with pytest.raises(ConfigError, match="max_failure_share"):
+        refed_dspy.resume(tmp_path / "run", size=2, teacher=fake_lm(Writer()), max_failure_share=share)
+
+
 def test_nothing_is_left_running(tmp_path: Path) -> None:
     run(tmp_path, Writer(), size=2)
     gc.collect()
