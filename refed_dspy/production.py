@@ -33,7 +33,7 @@ class Stages(Protocol):
 
 
 class Production:
-    """The Work of a run. Feedback of the references opened so far is held in memory; everything else is in the ledger."""
+    """The Work of a run. Feedback of the references opened so far is in memory, all else in the ledger."""
 
     def __init__(self, program: Stages, references: Sequence[Reference], pay_once: PayOnce) -> None:
         self.program, self.references, self.pay_once = program, references, pay_once
