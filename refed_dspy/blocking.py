@@ -1,10 +1,12 @@
-"""Run a coroutine to its end from ordinary code, also where an event loop already runs (a notebook)."""
+"""Long work in ordinary code: a coroutine run to its end, also where an event loop already runs (a notebook)."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+import gc
+from collections.abc import Coroutine, Iterator
 from concurrent.futures import Future, wait
+from contextlib import contextmanager
 from contextvars import copy_context
 from threading import Thread
 from typing import Any, TypeVar
@@ -22,6 +24,16 @@ def run_blocking(work: Coroutine[Any, Any, T]) -> T:
     except RuntimeError:
         return asyncio.run(work)
     return _in_thread(work)
+
+
+@contextmanager
+def few_collections() -> Iterator[None]:
+    """Spare the collector what exists already: looking through every loaded module takes a tenth of a run's CPU."""
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def _in_thread(work: Coroutine[Any, Any, T]) -> T:

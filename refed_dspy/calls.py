@@ -1,14 +1,17 @@
-"""Who is told about a call: the seam between a teacher, which makes it, and the books, which keep it.
+"""The seam between a teacher, which makes calls, and the books, which keep them.
 
-A teacher reports each attempt; whoever opened `collecting()` around the work receives it. The list is
-held in a context variable, so concurrent work keeps apart without being handed anything.
+Before it sends anything a teacher asks the books for leave, and afterwards tells them what came of it. The books are
+held in a context variable, so concurrent work keeps apart without being handed anything. A program called on its
+own has none, and asks nobody.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 from dspy.utils.exceptions import LMError, LMTransportError
 
@@ -19,46 +22,95 @@ class AnswerCut(LMError):
     """Raised by a teacher's engine: the answer ended at the token limit. DSPy alone would accept it."""
 
 
-class NotReached(LMTransportError):
-    """Raised by a teacher's engine: no connection could be made, so nothing was sent."""
-
-
 class AnswerRefused(LMError):
     """Raised by a teacher's engine: a content filter, or the model, declined."""
 
 
-_sink: ContextVar[list[Call] | None] = ContextVar("refed_calls", default=None)
-_seed: ContextVar[int | None] = ContextVar("refed_call_seed", default=None)
-_stopping: ContextVar[Callable[[], bool]] = ContextVar("refed_stopping", default=lambda: False)
+class NotReached(LMTransportError):
+    """Raised by a teacher's engine: no connection could be made, so nothing was sent."""
+
+
+class NotAnApi(LMError):
+    """Raised by a teacher's engine: a web page came back where an API should be."""
+
+
+class StillLimited(LMError):
+    """Raised by a teacher's engine: the endpoint has refused everything for its rate limit, for minutes."""
+
+
+class NoMoneyLeft(LMError):
+    """Raised by the books: a further call could pass a cap. An LMError, since DSPy lets those through as they are."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """A request about to be sent. `worst` is the most it can cost, in picodollars; None: its price is unknown."""
+
+    model: str
+    endpoint: str
+    worst: int | None
+
+
+class Books(Protocol):
+    """Who is asked before a call and told after it."""
+
+    seed: int | None
+    """What a teacher that takes a seed should send."""
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the run is ending, so that nothing further may be sent."""
+        ...
+
+    async def reserve(self, attempt: Attempt) -> int:
+        """Set aside and write down the attempt's worst case; returns its number. Waits while others may give back.
+
+        Raises NoMoneyLeft where it could pass a cap.
+        """
+        ...
+
+    def report(self, call: Call) -> None:
+        """Settle an attempt that has ended."""
+        ...
+
+    def not_sent(self, number: int) -> None:
+        """Give back the reservation of an attempt that was never sent."""
+        ...
+
+
+class NoBooks:
+    """The books of a program called on its own: everything is allowed, nothing is kept."""
+
+    seed: int | None = None
+    stopping = False
+
+    async def reserve(self, attempt: Attempt) -> int:  # noqa: ARG002
+        return 0
+
+    def report(self, call: Call) -> None:
+        pass
+
+    def not_sent(self, number: int) -> None:
+        pass
+
+
+_NO_BOOKS = NoBooks()
+_books: ContextVar[Books] = ContextVar("refed_books", default=_NO_BOOKS)
+
+
+B = TypeVar("B", bound=Books)
 
 
 @contextmanager
-def collecting(seed: int | None = None, stopping: Callable[[], bool] = lambda: False) -> Iterator[list[Call]]:
-    """Collect every call reported inside the block.
-
-    `seed` is what a teacher that takes one should send; once `stopping()` is true, no further attempt is made.
-    """
-    calls: list[Call] = []
-    sink, seeded, stops = _sink.set(calls), _seed.set(seed), _stopping.set(stopping)
+def booked(books: B) -> Iterator[B]:
+    """Have `books` asked and told about every call inside the block."""
+    token = _books.set(books)
     try:
-        yield calls
+        yield books
     finally:
-        _sink.reset(sink)
-        _seed.reset(seeded)
-        _stopping.reset(stops)
+        _books.reset(token)
 
 
-def report(call: Call) -> None:
-    """Tell whoever collects about one attempt; nobody does when a program is called on its own."""
-    if (calls := _sink.get()) is not None:
-        calls.append(call)
-
-
-def stopping() -> bool:
-    """Whether the run is ending, so that nothing further may be sent."""
-    return _stopping.get()()
-
-
-def call_seed() -> int | None:
-    """The seed of the call being made, or None outside a run."""
-    return _seed.get()
+def current_books() -> Books:
+    """The books of the work being done."""
+    return _books.get()

@@ -24,7 +24,7 @@ from refed_dspy.errors import ConfigError, one_line
 ENV_PREFIX = "REFED_"
 NOT_SETTINGS = {"REFED_CACHE"}
 EMBEDDED = ("embedded", "embedded-smoke")
-_SECRET = re.compile(r"api.?key|authorization|headers?$|password|secret|bearer", re.IGNORECASE)
+SECRET = re.compile(r"api.?key|authorization|headers?$|password|secret|bearer", re.IGNORECASE)
 _VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*")  # upper case: a key put here by mistake has other letters
 _OWNED_PARAMS = {"model", "messages", "n", "stream", "temperature", "max_tokens", "timeout", "response_format"}
 
@@ -32,6 +32,15 @@ _OWNED_PARAMS = {"model", "messages", "n", "stream", "temperature", "max_tokens"
 class Settings(BaseModel):
     # Pydantic's own messages show what was given: a key put in the wrong place must not be.
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+
+class PriceConfig(Settings):
+    """What a model costs, in dollars a million tokens."""
+
+    prompt: float = Field(ge=0)
+    completion: float = Field(ge=0)
+    cached: float | None = Field(default=None, ge=0)
+    """Prompt tokens that the provider had in its cache; unset, they cost what others do."""
 
 
 class TeacherConfig(Settings):
@@ -42,7 +51,9 @@ class TeacherConfig(Settings):
     gguf: Path | None = None
     """A GGUF file to run that way: any instruct model."""
     api_base: str | None = None
-    """Address of an OpenAI-compatible endpoint, up to and including `/v1`."""
+    """Address of the endpoint: OpenAI-compatible up to and including `/v1`; for `azure/…` the resource's root."""
+    api_version: str | None = Field(default=None, pattern=r"^[A-Za-z0-9.\-]{1,40}$")
+    """Azure OpenAI's dated API, 2024-10-21 say; unset, its v1 API."""
     api_key_env: str | None = None
     """Name of the environment variable that holds the key."""
     temperature: float = Field(default=1.0, ge=0, le=2)
@@ -52,7 +63,16 @@ class TeacherConfig(Settings):
     timeout: float = Field(default=600, gt=0)
     """Seconds one attempt may take."""
     retries: int = Field(default=4, ge=0, le=20)
-    """Further attempts after a 429, a 5xx, a time-out or a dropped connection."""
+    """Further attempts after a 5xx, a time-out or a dropped connection. A 429 is waited out and does not count."""
+    malformed_retries: int = Field(default=2, ge=0, le=20)
+    """Further tries, each of them paid for, after an answer that does not fit its fields."""
+    requests_per_minute: float | None = Field(default=None, gt=0)
+    """The endpoint's limit. Unset, it is learned from the answers."""
+    tokens_per_minute: float | None = Field(default=None, gt=0)
+    """The same in tokens, read and written."""
+    price: PriceConfig | str | None = None
+    """{prompt: …, completion: …} in dollars a million tokens, or the PROVIDER/NAME in the price table that it costs as
+    much as. Unset, the table is asked for `model`."""
     context_window: int | None = Field(default=None, ge=512)
     """Tokens the model reads at once. Longer references are left out; unset, none is. 8192 for an embedded model."""
     params: dict[str, Any] = Field(default_factory=dict)
@@ -102,13 +122,15 @@ class TeacherConfig(Settings):
             raise ValueError("model must be PROVIDER/NAME, or embedded")
         if self.embedded and (self.api_base or self.api_key_env):
             raise ValueError("an embedded model takes no api_base and no api_key_env")
+        if self.api_version is not None and not (str(self.model).startswith("azure/") and self.api_base):
+            raise ValueError("api_version is Azure's: model must be azure/DEPLOYMENT, and api_base the resource's root")
         return self
 
 
 def _secret_name(value: Any) -> str | None:
     """The first name in `value`, however deep, that looks like a key's."""
     if isinstance(value, dict):
-        named = next((str(name) for name in value if _SECRET.search(str(name))), None)
+        named = next((str(name) for name in value if SECRET.search(str(name))), None)
         return named or next(filter(None, map(_secret_name, value.values())), None)
     return next(filter(None, map(_secret_name, value)), None) if isinstance(value, list) else None
 
@@ -132,6 +154,12 @@ class RunConfig(Settings):
     """A program's JSON file, or an MLflow address (`runs:/…`, `models:/…`)."""
     reuse: Path | None = None
     """Another run's folder: its answers to the very same questions are taken over at no cost."""
+    max_cost: float | None = Field(default=None, gt=0)
+    """Dollars that the run may cost, over all its starts."""
+    max_calls: int | None = Field(default=None, ge=1)
+    """Calls that it may make, over all its starts, whatever becomes of them."""
+    max_minutes: float | None = Field(default=None, gt=0)
+    """Minutes that it may work, over all its starts."""
     max_failure_share: float = Field(default=0.5, gt=0, le=1)
     """A stage that fails in this share of its last 50 calls (20 at least) stops the run."""
 

@@ -16,6 +16,7 @@
     │       └── NoConnection    the endpoint was not even reached
     ├── TeacherError            the run stops: the key, the model, the account or the endpoint
     └── RunStopped              the run ended before its size was reached; it can be resumed
+        └── CapReached          at max_cost, max_calls or max_minutes; `synthesize` returns then, and says so
 
 Each message is one line and ends with what to do about it.
 """
@@ -110,3 +111,7 @@ class TeacherRefused(TeacherError, InputError):
 
 class RunStopped(RefedError):
     """The run ended before its size was reached. What was made is in the ledger."""
+
+
+class CapReached(RunStopped):
+    """A further call could pass a cap that was set. `synthesize` ends the run in order and returns."""

@@ -29,6 +29,8 @@ class Parts:
     seed: int
     per_reference: int | None
     max_failure_share: float
+    limits: Mapping[str, float | None]
+    """max_cost, max_calls, max_minutes."""
     reuse: Path | None
 
     @property
@@ -74,6 +76,7 @@ def begin_or_continue(ledger: Ledger, parts: Parts, size: int) -> int:
         "size": target,
         "per_reference": parts.per_reference,
         "max_failure_share": parts.max_failure_share,
+        **parts.limits,
         "reuse": str(parts.reuse.absolute()) if parts.reuse else None,
         "teacher": {"model": parts.teacher.model, "config": config and config.model_dump(mode="json")},
     }

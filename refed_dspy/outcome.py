@@ -27,6 +27,8 @@ class Synthesis:
     left_out: Mapping[str, int]
     """Reason → references left out."""
     status: dict[str, Any]
+    stopped: str | None = None
+    """The cap at which the run ended before its size, or None."""
 
     @property
     def complete(self) -> bool:
@@ -47,4 +49,13 @@ def read_run(run_dir: str | Path) -> Synthesis:
     folder = Path(run_dir)
     with Ledger.read(folder) as ledger:
         status, failures = run_status(ledger), ledger.failures()
-    return Synthesis(folder, status["size"], Samples(folder), failures, status["usage"], status["left_out"], status)
+    return Synthesis(
+        folder,
+        status["size"],
+        Samples(folder),
+        failures,
+        status["usage"],
+        status["left_out"],
+        status,
+        status["stopped"],
+    )

@@ -9,14 +9,16 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter, defaultdict, deque
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import dspy
 
-from refed_dspy.calls import collecting
-from refed_dspy.engine.ledger import Answer, Key, Ledger
+from refed_dspy.books import RunBooks, UnitBooks
+from refed_dspy.calls import Attempt, booked
+from refed_dspy.engine.ledger import Ledger
+from refed_dspy.engine.rows import Answer, Key, answered, failed
 from refed_dspy.errors import (
     CutAnswer,
     MalformedAnswer,
@@ -50,6 +52,10 @@ class Progress:
     calls: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    cost: int = 0
+    """Picodollars, as far as prices are known."""
+    unpriced: int = 0
+    """Calls whose price is unknown."""
     failed: Counter[str] = field(default_factory=Counter)
     started: float = field(default_factory=time.monotonic)
     kept_at_start: int = 0
@@ -61,6 +67,7 @@ class PayOnce:
     def __init__(
         self,
         ledger: Ledger,
+        books: RunBooks,
         teacher: Teacher,
         prompts: Mapping[str, str],
         max_failure_share: float,
@@ -68,70 +75,95 @@ class PayOnce:
         seed: int = 0,
         reuse: Ledger | None = None,
     ) -> None:
-        self.ledger, self.teacher, self.prompts, self.seed = ledger, teacher, prompts, seed
+        self.ledger, self.books, self.teacher = ledger, books, teacher
+        self.prompts, self.seed = prompts, seed
         self._reuse = reuse
-        self.stopping = False
-        """Set when the run is ending: a call that has not begun does not begin."""
         self.answered = False
         """Whether any call was answered in this process, usably or not: then something was paid for."""
         self.max_failure_share, self.progress = max_failure_share, progress
         self._sampling = digest(teacher.identity)
+        self._settled = ledger.settled_keys()
+        # Where money runs short the deepest stage goes first: it finishes samples.
+        self._rank = {stage: -depth for depth, stage in enumerate(prompts)}
         self._recent: defaultdict[str, deque[bool]] = defaultdict(lambda: deque(maxlen=RECENT))
 
     async def __call__(self, question: Question) -> dspy.Prediction:
         key = self._key(question)
-        if (paid := self.ledger.answer(key.digest)) is not None:
-            return _restored(question, paid)
-        if (failure := self.ledger.failure(key.digest)) is not None:
-            kind, reason = failure
-            raise _KINDS.get(kind, RowError)(question.stage, question.item, reason)
+        if key.digest in self._settled:
+            if (paid := self.ledger.answer(key.digest)) is not None:
+                return _restored(question, paid)
+            if (failure := self.ledger.failure(key.digest)) is not None:
+                kind, reason = failure
+                raise _KINDS.get(kind, RowError)(question.stage, question.item, reason)
         if self._reuse is not None and (lent := self._reuse.answer(key.digest)) is not None:
-            self.ledger.commit_answer(Answer(key, lent, self._reuse.endpoint(key.digest)), [])
+            self.ledger.commit(answered(Answer(key, lent, self._reuse.endpoint(key.digest)), []))
             return _restored(question, lent)
         return await self._pay(question, key)
 
     async def _pay(self, question: Question, key: Key) -> dspy.Prediction:
         """Ask the teacher; whatever comes of it is in the ledger before this returns or raises."""
-        if self.stopping:
+        if self.books.stopping:
             raise asyncio.CancelledError
         self.progress.in_flight += 1
         # The call's own seed: another for every key, the same again for the same run seed.
-        with collecting(seed=int(key.digest[:7], 16) ^ self.seed, stopping=lambda: self.stopping) as calls:
-            try:
-                prediction = await self._ask(question, calls)
-                text = _as_json(question, prediction)
-            except RowError as error:
-                if isinstance(error, MalformedAnswer) and calls:
-                    calls[-1] = replace(calls[-1], outcome=error.kind)
-                self._not_reached_at_all(error, key, calls)
-                self.ledger.commit_failure(key, error.kind, error.reason, error.final, calls)
+        books = UnitBooks(self.books, key, self._rank[question.stage], int(key.digest[:7], 16) ^ self.seed)
+        try:
+            with booked(books):
+                prediction, text = await self._usable_answer(question, books)
+        except RowError as error:
+            self._not_reached_at_all(error, books)
+            await self.books.group.commit(failed(key, error.kind, error.reason, error.final, books.take()))
+            if error.final:
+                self._settled.add(key.digest)
+            if not isinstance(error, MalformedAnswer):  # those are counted try by try
                 self._count_failure(question.stage, error)
-                raise
-            except BaseException:
-                self.ledger.commit_calls(key, calls)
-                raise
-            finally:
-                self.progress.in_flight -= 1
-                self._count(calls)
+            raise
+        except BaseException:
+            books.write()
+            raise
+        finally:
+            self.progress.in_flight -= 1
+            self._count(books.calls)
         self.answered = True
-        endpoint = calls[-1].endpoint if calls else self.teacher.endpoint
-        self.ledger.commit_answer(Answer(key, text, endpoint), calls)
+        endpoint = books.calls[-1].endpoint if books.calls else self.teacher.endpoint
+        await self.books.group.commit(answered(Answer(key, text, endpoint), books.take()))
+        self._settled.add(key.digest)
         self._recent[question.stage].append(True)
         return prediction
 
-    async def _ask(self, question: Question, calls: list[Call]) -> dspy.Prediction:
+    async def _usable_answer(self, question: Question, books: UnitBooks) -> tuple[dspy.Prediction, str]:
+        """An answer that fits its fields, and its text as the ledger keeps it. Each try is paid for and booked.
+
+        Raises MalformedAnswer when the last try does not fit either, RunStopped when too many do not.
+        """
+        tries = 0
+        while True:
+            try:
+                prediction = await self._ask(question, books)
+                return prediction, _as_json(question, prediction)
+            except MalformedAnswer as error:
+                books.rename_last(error.kind)
+                books.write()
+                self._count_failure(question.stage, error)
+                if tries == self.teacher.malformed_retries or self.books.stopping:
+                    raise
+                tries += 1
+                books.seed = (books.seed or 0) + 1
+
+    async def _ask(self, question: Question, books: UnitBooks) -> dspy.Prediction:
         if self.teacher.reports_calls:
             return await ask_teacher(question)
+        number = await books.reserve(Attempt(self.teacher.model, self.teacher.endpoint, None))
         started = time.monotonic()
+        outcome = "error"
         with dspy.track_usage() as tracker:
             try:
                 answer = await ask_teacher(question)
+                outcome = "ok"
             finally:
-                seconds = time.monotonic() - started
-                for model, usage in tracker.get_total_tokens().items():
-                    calls.append(_tracked(model, self.teacher.endpoint, seconds, usage))
-        if not calls:  # an endpoint that reports no usage was paid all the same
-            calls.append(Call(self.teacher.model, self.teacher.endpoint, "ok", round(seconds, 3)))
+                seconds = round(time.monotonic() - started, 3)
+                for call in _tracked(self.teacher, outcome, seconds, tracker.get_total_tokens(), number):
+                    books.report(call)
         return answer
 
     def _key(self, question: Question) -> Key:
@@ -139,16 +171,20 @@ class PayOnce:
         whole = digest([question.stage, prompt, inputs, self._sampling, question.repetition])
         return Key(question.stage, question.item, question.repetition, prompt, inputs, whole)
 
-    def _count(self, calls: list[Call]) -> None:
-        self.answered = self.answered or any(call.prompt_tokens is not None or call.outcome == "ok" for call in calls)
-        self.progress.calls += len(calls)
-        self.progress.prompt_tokens += sum(call.prompt_tokens or 0 for call in calls)
-        self.progress.completion_tokens += sum(call.completion_tokens or 0 for call in calls)
+    def _count(self, calls: Iterable[Call]) -> None:
+        for call in calls:
+            self.answered = self.answered or call.prompt_tokens is not None or call.outcome == "ok"
+            self.progress.calls += 1
+            self.progress.prompt_tokens += call.prompt_tokens or 0
+            self.progress.completion_tokens += call.completion_tokens or 0
+            if call.cost is None:
+                self.progress.unpriced += 1
+            self.progress.cost += call.cost or 0
 
-    def _not_reached_at_all(self, error: RowError, key: Key, calls: list[Call]) -> None:
+    def _not_reached_at_all(self, error: RowError, books: UnitBooks) -> None:
         """An endpoint that never answered is not one row's bad luck. Raises TeacherError."""
         if isinstance(error, NoConnection) and not self.answered:
-            self.ledger.commit_calls(key, calls)
+            books.write()
             raise TeacherError(f"{error.reason} — check api_base, and that the server runs") from error
 
     def _count_failure(self, stage: str, error: RowError) -> None:
@@ -168,24 +204,33 @@ def _as_json(question: Question, prediction: dspy.Prediction) -> str:
 
     The caller's own adapter need not have held the outputs to their bounds.
     """
-    answer = rendering(question.predictor.signature).answer
-    output = {name: prediction[name] for name in question.predictor.signature.output_fields}
+    fixed = rendering(question.predictor.signature)
+    output = {name: prediction[name] for name in fixed.outputs}
     try:
-        text = answer.model_construct(**output).model_dump_json(warnings=False)
-        answer.model_validate_json(text)
+        text = fixed.answer.model_construct(**output).model_dump_json(warnings=False)
+        fixed.answer.model_validate_json(text)
     except ValueError as error:  # pydantic's own errors are ValueErrors, too
         raise MalformedAnswer(question.stage, question.item, f"does not fit its fields: {error}") from None
     return text
 
 
 def _restored(question: Question, paid: str) -> dspy.Prediction:
-    answer = rendering(question.predictor.signature).answer.model_validate_json(paid)
-    return dspy.Prediction(**{name: getattr(answer, name) for name in question.predictor.signature.output_fields})
+    fixed = rendering(question.predictor.signature)
+    answer = fixed.answer.model_validate_json(paid)
+    return dspy.Prediction(**{name: getattr(answer, name) for name in fixed.outputs})
 
 
-def _tracked(model: str, endpoint: str, seconds: float, usage: Mapping[str, Any]) -> Call:
-    details = usage.get("prompt_tokens_details") or {}
-    cached = details.get("cached_tokens") if isinstance(details, Mapping) else None
-    return Call(
-        model, endpoint, "ok", round(seconds, 3), usage.get("prompt_tokens"), cached, usage.get("completion_tokens")
-    )
+def _tracked(
+    teacher: Teacher, outcome: str, seconds: float, usage: Mapping[str, Mapping[str, Any]], number: int
+) -> list[Call]:
+    """The calls of a caller's own LM as far as DSPy's tracker shows them: one for each model that answered.
+
+    An endpoint that reports no usage was paid all the same.
+    """
+    calls: list[Call] = []
+    for model, tokens in usage.items():
+        details = tokens.get("prompt_tokens_details") or {}
+        cached = details.get("cached_tokens") if isinstance(details, Mapping) else None
+        counts = (tokens.get("prompt_tokens"), cached, tokens.get("completion_tokens"))
+        calls.append(Call(model, teacher.endpoint, "ok", seconds, *counts, number=0 if calls else number))
+    return calls or [Call(teacher.model, teacher.endpoint, outcome, seconds, number=number)]

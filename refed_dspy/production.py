@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from refed_dspy.engine.ledger import text_digest
 from refed_dspy.engine.plan import Propose, Respond, Study
+from refed_dspy.engine.rows import sampled, text_digest, unusable
 from refed_dspy.errors import RowError
 from refed_dspy.paying import PayOnce
 from refed_dspy.programs.reference_level import TAKEN_SHOWN, Proposal
@@ -69,16 +69,16 @@ class Production:
             unit.text,
             item=str(unit.instruction),
         )
-        self.ledger.commit_sample(unit.instruction, unit.round)
+        await self.pay_once.books.group.commit(sampled(unit.instruction, unit.round))
         self.progress.kept += 1
 
     def unusable(self, unit: Respond, error: RowError) -> None:
         if error.final:
-            self.ledger.commit_unusable(unit.instruction, unit.round)
+            self.pay_once.books.group.post(unusable(unit.instruction, unit.round))
 
     def fruitless(self, unit: Propose, error: RowError) -> None:
         if error.final:
             self.ledger.commit_proposal(unit.reference, unit.feature, unit.round, (), 0, self._barred)
 
     def stop(self) -> None:
-        self.pay_once.stopping = True
+        self.pay_once.books.stopping = True

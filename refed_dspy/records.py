@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
@@ -94,11 +95,28 @@ class Failure(Record):
     reason: str
 
 
+PICO = 10**12
+"""Money is counted in whole picodollars: a token's price is a whole number of them, and sums are exact."""
+
+
+def dollars(cost: float) -> str:
+    """Picodollars for people: cents are enough from a dollar on, below that two digits that count."""
+    amount = cost / PICO
+    if amount == 0:
+        return "$0"
+    if amount >= 0.995:
+        return f"${amount:,.2f}"
+    places = max(2, 1 - math.floor(math.log10(amount)))
+    return f"${amount:.{min(places, 8)}f}"
+
+
 @dataclass(frozen=True, slots=True)
 class Call:
     """One attempt that reached a teacher. A token count of None was not reported: unknown, not zero.
 
-    `prompt_tokens` includes `cached_tokens`. `outcome` is `ok`, the kind of a failure, or `cancelled`.
+    `prompt_tokens` includes `cached_tokens`. `outcome` is `ok`, the kind of a failure, or `cancelled`. `cost` is what
+    it is charged, in picodollars: from its tokens, or its whole reservation where it may have been billed unseen;
+    None where the model's price is unknown. `number` is its row in the books, 0 where none was reserved.
     """
 
     model: str
@@ -108,3 +126,5 @@ class Call:
     prompt_tokens: int | None = None
     cached_tokens: int | None = None
     completion_tokens: int | None = None
+    cost: int | None = None
+    number: int = 0

@@ -20,6 +20,7 @@ from refed_dspy.teachers import TeacherLike
 _META = (
     *("identity", "program", "features", "left_out", "seed"),
     *("teacher", "size", "per_reference", "max_failure_share", "reuse"),
+    *("max_cost", "max_calls", "max_minutes"),
 )
 
 
@@ -29,6 +30,9 @@ def resume(
     size: int | None = None,
     teacher: TeacherLike | None = None,
     max_failure_share: float | None = None,
+    max_cost: float | None = None,
+    max_calls: int | None = None,
+    max_minutes: float | None = None,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> Synthesis:
     """Go on with the run in `run_dir`, from what its ledger holds: references, program, teacher.
@@ -37,6 +41,7 @@ def resume(
         size: another target than before.
         teacher: the same model at another address, or with other limits; remembered from then on.
         max_failure_share: another share than before.
+        max_cost, max_calls, max_minutes: other caps than before; they count what earlier starts used.
 
     Raises:
         RunDirError: no run there, or one whose program or teacher only its own script can build again.
@@ -56,6 +61,9 @@ def resume(
         seed=meta["seed"],
         per_reference=meta["per_reference"],
         max_failure_share=meta["max_failure_share"] if max_failure_share is None else max_failure_share,
+        max_cost=meta["max_cost"] if max_cost is None else max_cost,
+        max_calls=meta["max_calls"] if max_calls is None else max_calls,
+        max_minutes=meta["max_minutes"] if max_minutes is None else max_minutes,
         reuse=meta["reuse"],
         on_progress=on_progress,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -10,17 +11,20 @@ from typing import Any, TypeAlias, TypedDict, Unpack
 
 import dspy
 
-from refed_dspy.blocking import run_blocking
+from refed_dspy.allowance import Allowance, open_allowance
+from refed_dspy.blocking import few_collections, run_blocking
+from refed_dspy.books import RunBooks
 from refed_dspy.data.references import load_references
 from refed_dspy.engine.ledger import Ledger
 from refed_dspy.engine.plan import Plan
 from refed_dspy.engine.runner import run
-from refed_dspy.errors import ConfigError, RunStopped, TeacherError, TeacherRefused
+from refed_dspy.errors import CapReached, ConfigError, RunStopped, TeacherError, TeacherRefused
 from refed_dspy.identity import Parts, begin_or_continue
 from refed_dspy.outcome import Synthesis, read_run
 from refed_dspy.paying import PayOnce, Progress
 from refed_dspy.production import Production
 from refed_dspy.programs import ReferenceLevelFeedback
+from refed_dspy.programs.adapter import SchemaAdapter
 from refed_dspy.programs.asking import answering
 from refed_dspy.programs.saved import digest, load_program, program_digests
 from refed_dspy.teachers import TeacherLike, open_teacher
@@ -41,6 +45,9 @@ class RunSettings(TypedDict, total=False):
     seed: int
     per_reference: int | None
     max_failure_share: float
+    max_cost: float | None
+    max_calls: int | None
+    max_minutes: float | None
     columns: Mapping[str, str] | None
     reuse: str | Path | None
     on_progress: Callable[[Progress], None] | None
@@ -58,6 +65,10 @@ def synthesize(program: ProgramLike = None, references: Any = "builtin", **setti
             the same call again continues it.
         seed: of the order of references and, where a teacher takes one, of each call (0).
         per_reference: at most so many samples of a reference before the next is opened.
+        max_cost: dollars the run may cost, over all its starts; never passed, not by one call. Then the run ends in
+            order and this returns: see `Synthesis.stopped`.
+        max_calls: the same for calls, whatever becomes of them.
+        max_minutes: the same for the time at work.
         max_failure_share: a stage failing at this share of its last 50 calls stops the run (0.5).
         columns: names of the references' columns.
         reuse: the folder of another run whose answers to the very same questions are taken over at no cost: after a
@@ -81,62 +92,88 @@ async def asynthesize(
     seed: int = 0,
     per_reference: int | None = None,
     max_failure_share: float = 0.5,
+    max_cost: float | None = None,
+    max_calls: int | None = None,
+    max_minutes: float | None = None,
     columns: Mapping[str, str] | None = None,
     reuse: str | Path | None = None,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> Synthesis:
     """`synthesize`, for code that runs in an event loop."""
-    for name, value in (("size", size), ("per_reference", per_reference)):
-        if value is not None and value < 1:
-            raise ConfigError(f"{name}: must be 1 or more, not {value}")
-    if not 0 < max_failure_share <= 1:
-        raise ConfigError(f"max_failure_share: must be above 0 and at most 1, not {max_failure_share:g}")
+    limits = {"max_cost": max_cost, "max_calls": max_calls, "max_minutes": max_minutes}
+    _check(size=size, per_reference=per_reference, max_failure_share=max_failure_share, **limits)
     module, opened = _program(program), open_teacher(teacher)
     usable = load_references(references, columns).fitting(opened.window, opened.max_tokens)
     lent = Path(reuse) if reuse is not None else None
-    parts = Parts(module, usable, opened, seed, per_reference, max_failure_share, lent)
+    parts = Parts(module, usable, opened, seed, per_reference, max_failure_share, limits, lent)
     folder = Path(run_dir) if run_dir is not None else Path("refed-runs") / digest(parts.identity())
     with ExitStack() as stack:
         lender = stack.enter_context(Ledger.read(lent)) if lent is not None else None
         ledger = stack.enter_context(Ledger.create(folder))
         target = begin_or_continue(ledger, parts, size)
-        progress = Progress(target, ledger.kept(), kept_at_start=ledger.kept())
+        allowance = open_allowance(ledger, opened, max_cost, max_calls, max_minutes)
+        progress = Progress(target, ledger.kept(), kept_at_start=ledger.kept(), cost=allowance.before.cost)
         if on_progress is not None:
             on_progress(progress)
-        prompts = program_digests(module)
-        pay_once = PayOnce(ledger, opened, prompts, max_failure_share, progress, seed, lender)
-        await _produce(parts, pay_once, target)
+        books = RunBooks(ledger, allowance.caps, allowance.before)
+        pay_once = PayOnce(ledger, books, opened, program_digests(module), max_failure_share, progress, seed, lender)
+        stopped = await _produce(parts, pay_once, allowance, target)
+        ledger.set_meta(stopped=stopped)
     return read_run(folder)
 
 
-async def _produce(parts: Parts, pay_once: PayOnce, size: int) -> None:
-    """Run the plan to its end on the teacher.
+async def _produce(parts: Parts, pay_once: PayOnce, allowance: Allowance, size: int) -> str | None:
+    """Run the plan on the teacher to its end, or to the first cap, whose name is returned.
 
     Raises:
         TeacherRefused: before its first answer nothing was paid for: the teacher as given cannot be used.
         RunStopped: later.
     """
-    ledger = pay_once.ledger
+    ledger, books = pay_once.ledger, pay_once.books
     plan = Plan(parts.plan_settings(size))
     plan.restore(ledger.kept(), ledger.proposals(), ledger.used(), ledger.open_instructions())
     if plan.reached:
-        return
+        return None
     work = Production(parts.stages, parts.references, pay_once)
-    async with parts.teacher.running() as lm:
-        try:
-            with dspy.context(lm=lm, **_LEAN), answering(pay_once):
+    try:
+        async with parts.teacher.running() as lm, allowance.minutes():
+            with (
+                few_collections(),
+                dspy.context(lm=lm, adapter=dspy.settings.adapter or SchemaAdapter(), **_LEAN),
+                answering(pay_once),
+            ):
                 await run(plan, work, parts.teacher.concurrency)
-        except (TeacherError, RunStopped) as error:
-            if isinstance(error, TeacherError) and not pay_once.answered:
-                raise TeacherRefused(str(error)) from error
-            kept, folder = ledger.kept(), ledger.path.parent
-            raise RunStopped(f"{error}; {kept} samples are kept; go on with: refed resume {folder}") from error
+    except CapReached:
+        return books.budget.reached.cap if books.budget.reached else "max_minutes"
+    except (TeacherError, RunStopped) as error:
+        if isinstance(error, TeacherError) and not pay_once.answered:
+            raise TeacherRefused(str(error)) from error
+        kept, folder = ledger.kept(), ledger.path.parent
+        raise RunStopped(f"{error}; {kept} samples are kept; go on with: refed resume {folder}") from error
+    finally:
+        books.group.close()
     if not plan.reached:
         log.warning(
             "the references gave %d of %d samples: each of them failed, or gave nothing new in three rounds",
             plan.kept,
             size,
         )
+    return None
+
+
+def _check(**given: float | None) -> None:
+    """Raises ConfigError for a number that makes no sense."""
+    for name, value in given.items():
+        if value is None:
+            continue
+        if name == "max_failure_share":
+            if not 0 < value <= 1:
+                raise ConfigError(f"{name}: must be above 0 and at most 1, not {value:g}")
+        elif name in {"max_cost", "max_minutes"}:
+            if not 0 < value < math.inf:
+                raise ConfigError(f"{name}: must be above 0, not {value:g}")
+        elif value < 1:
+            raise ConfigError(f"{name}: must be 1 or more, not {value:g}")
 
 
 def _program(program: ProgramLike) -> dspy.Module:

@@ -15,7 +15,8 @@ from refed_dspy import Synthesis, synthesize
 from refed_dspy.data.export import FORMATS, export, to_dataset
 from refed_dspy.data.references import load_references
 from refed_dspy.data.rows import LINEAGE_COLUMNS, PAPER_COLUMNS, data_rows
-from refed_dspy.engine.ledger import FILE, Answer, Key, Ledger
+from refed_dspy.engine.ledger import FILE, Ledger
+from refed_dspy.engine.rows import Answer, Key, answered, sampled
 from refed_dspy.errors import ExportError, InputError, RunDirError
 from refed_dspy.records import Call, Reference, Sample
 from tests.writing import SAMPLE_PARTS, Writer, fake_lm, references
@@ -70,8 +71,8 @@ def filled(run_dir: Path, size: int) -> Path:
         for number, _ in added.new:
             for stage, output in outputs.items():
                 key = Key(stage, str(number), 0, "prompt", "inputs", f"{stage} {number}")
-                ledger.commit_answer(Answer(key, json.dumps(output), "e"), [Call("m", "e", "ok", 0.1, 100, 0, 20)])
-            ledger.commit_sample(number, 0)
+                ledger.commit(answered(Answer(key, json.dumps(output), "e"), [Call("m", "e", "ok", 0.1, 100, 0, 20)]))
+            ledger.commit(sampled(number, 0))
     return run_dir
 
 

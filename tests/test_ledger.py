@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from refed_dspy.engine.ledger import FILE, Answer, Key, Ledger, text_digest
+from refed_dspy.engine.ledger import FILE, Ledger
+from refed_dspy.engine.rows import Answer, Key, answered, failed, sampled, text_digest, unusable
 from refed_dspy.errors import RunDirError, RunStopped
 from refed_dspy.records import Call, Reference
 
@@ -30,7 +31,7 @@ CALL = Call("model", "endpoint", "ok", 0.1, 100, 0, 20)
 
 def test_an_answer_and_its_calls_are_one_unit(tmp_path: Path) -> None:
     with Ledger.create(tmp_path) as ledger:
-        ledger.commit_answer(answer("a"), [CALL, CALL])
+        ledger.commit(answered(answer("a"), [CALL, CALL]))
         assert ledger.answer("a") == '{"response": "r"}'
         assert ledger.answer("b") is None
     with Ledger.read(tmp_path) as ledger:
@@ -39,18 +40,18 @@ def test_an_answer_and_its_calls_are_one_unit(tmp_path: Path) -> None:
 
 def test_the_same_answer_twice_is_one(tmp_path: Path) -> None:
     with Ledger.create(tmp_path) as ledger:
-        ledger.commit_answer(answer("a"), [])
-        ledger.commit_answer(answer("a"), [])
+        ledger.commit(answered(answer("a"), []))
+        ledger.commit(answered(answer("a"), []))
         assert ledger.db.execute("SELECT count(*) FROM answers").fetchone() == (1,)
 
 
 def test_final_failures_are_remembered_and_passing_ones_are_not(tmp_path: Path) -> None:
     with Ledger.create(tmp_path) as ledger:
-        ledger.commit_failure(key("a"), "malformed", "no JSON", True, [CALL])
-        ledger.commit_failure(key("b"), "no answer", "HTTP 500", False, [])
+        ledger.commit(failed(key("a"), "malformed", "no JSON", True, [CALL]))
+        ledger.commit(failed(key("b"), "no answer", "HTTP 500", False, []))
         assert ledger.failure("a") == ("malformed", "no JSON")
         assert ledger.failure("b") is None
-        ledger.commit_answer(answer("b"), [])
+        ledger.commit(answered(answer("b"), []))
         assert [f.kind for f in ledger.failures()] == ["malformed"]
 
 
@@ -71,10 +72,10 @@ def test_a_copy_of_a_reference_is_a_duplicate(tmp_path: Path) -> None:
 def test_half_paid_instructions_come_first(tmp_path: Path) -> None:
     with Ledger.create(tmp_path) as ledger:
         ledger.commit_proposal(0, "f", 0, ["one", "two", "three"], 0, NOBODY)
-        ledger.commit_answer(answer("a", item="2"), [])
+        ledger.commit(answered(answer("a", item="2"), []))
         assert [i for _, i, _ in ledger.open_instructions()] == [2, 1, 3]
-        ledger.commit_sample(2, 0)
-        ledger.commit_unusable(1, 0)
+        ledger.commit(sampled(2, 0))
+        ledger.commit(unusable(1, 0))
         assert [i for _, i, _ in ledger.open_instructions()] == [3]
         assert ledger.used() == [(0, 0, 1)] and ledger.kept() == 1
 
@@ -100,7 +101,7 @@ def test_a_second_writer_is_refused_and_a_reader_is_not(tmp_path: Path) -> None:
     with Ledger.create(tmp_path) as ledger:
         with pytest.raises(RunDirError, match="another process is working"):
             Ledger.create(tmp_path)
-        ledger.commit_answer(answer("a"), [])
+        ledger.commit(answered(answer("a"), []))
         with Ledger.read(tmp_path) as reader:
             assert reader.answer("a")
     Ledger.create(tmp_path).close()
@@ -109,7 +110,7 @@ def test_a_second_writer_is_refused_and_a_reader_is_not(tmp_path: Path) -> None:
 def _write_until_killed(run_dir: Path) -> None:
     ledger = Ledger.create(run_dir)
     for number in range(100_000):
-        ledger.commit_answer(answer(f"k{number}"), [CALL])
+        ledger.commit(answered(answer(f"k{number}"), [CALL]))
         if number == 200:
             os.kill(os.getpid(), signal.SIGKILL)
 
@@ -135,7 +136,7 @@ def test_a_damaged_ledger_is_refused_in_one_line(tmp_path: Path, damage: bytes) 
 def test_damage_in_the_middle_is_found(tmp_path: Path) -> None:
     with Ledger.create(tmp_path) as ledger:
         for number in range(500):
-            ledger.commit_answer(answer(f"k{number}"), [CALL])
+            ledger.commit(answered(answer(f"k{number}"), [CALL]))
         ledger.db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     with (tmp_path / FILE).open("r+b") as file:
         file.seek(8192)
@@ -159,10 +160,10 @@ def test_another_format_is_refused(tmp_path: Path) -> None:
 
 def test_a_full_disk_stops_the_run_and_keeps_what_was_committed(tmp_path: Path) -> None:
     with Ledger.create(tmp_path) as ledger:
-        ledger.commit_answer(answer("a"), [])
+        ledger.commit(answered(answer("a"), []))
         pages = ledger.db.execute("PRAGMA page_count").fetchone()[0]
         ledger.db.execute(f"PRAGMA max_page_count={pages + 1}")  # SQLite's own way of a full disk
         big = Answer(key("b"), "x" * 100_000, "endpoint")
         with pytest.raises(RunStopped, match=r"full.*make room, then resume"):
-            ledger.commit_answer(big, [])
+            ledger.commit(answered(big, []))
         assert ledger.answer("a") and ledger.answer("b") is None

@@ -10,18 +10,16 @@ from typing import Any
 
 import dspy
 import pytest
-from dspy.lm15 import RateLimitError
 from dspy.utils import exceptions as lm_errors
-from tenacity import RetryCallState, Retrying
 
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy import TeacherConfig, open_teacher
-from refed_dspy.calls import AnswerCut, AnswerRefused, NotReached, collecting
+from refed_dspy.calls import AnswerCut, AnswerRefused, NotReached, booked
 from refed_dspy.errors import ConfigError
 from refed_dspy.programs.adapter import SchemaAdapter
 from refed_dspy.records import Call
-from refed_dspy.teachers.engine import _wait
 from tests.conftest import KEY, KEY_VARIABLE
+from tests.writing import Notebook
 
 
 def config(server: SimulatedTeacher, **settings: Any) -> TeacherConfig:
@@ -41,8 +39,8 @@ def ask(teacher: TeacherConfig, times: int = 1) -> tuple[list[Any], list[Call]]:
                 questions = (predict.acall(question=f"number {i}") for i in range(times))
                 return await asyncio.gather(*questions, return_exceptions=True)
 
-    with collecting() as calls:
-        return asyncio.run(all_of_them()), calls
+    with booked(Notebook()) as books:
+        return asyncio.run(all_of_them()), books.calls
 
 
 def test_an_answer_is_reported_with_its_tokens(server: SimulatedTeacher) -> None:
@@ -91,15 +89,6 @@ def test_an_endpoint_that_never_answers_is_given_up_in_time(server: SimulatedTea
     [error], [call] = ask(config(server, timeout=0.5))
     assert isinstance(error, lm_errors.LMTimeoutError)
     assert call.outcome == "no answer"
-
-
-@pytest.mark.parametrize(("asked", "least", "most"), [(None, 0, 30), (5.0, 5, 11), (7_200.0, 60, 60)])
-def test_a_retry_after_is_obeyed_up_to_a_cap(asked: float | None, least: float, most: float) -> None:
-    state = RetryCallState(Retrying(), None, (), {})
-    error = RateLimitError("slow down", retry_after=asked)
-    state.set_exception((RateLimitError, error, None))
-    for state.attempt_number in range(1, 12):
-        assert least <= _wait(state) <= most
 
 
 def test_an_unreachable_endpoint_is_told_at_once_and_costs_nothing() -> None:
@@ -167,7 +156,7 @@ def test_a_hosted_provider_gets_a_schema_without_lengths(monkeypatch: pytest.Mon
     asked = Request(
         model="m", messages=(Message.user("x"),), config=Config(response_format={"type": "json_schema", **schema})
     )
-    sent = json.dumps(lm._async_engine_spec.outgoing(asked).config.response_format)
+    sent = json.dumps(lm.straight.outgoing(asked)[0].config.response_format)
     assert "maxLength" in json.dumps(schema) and "maxLength" not in sent and "maxItems" not in sent
     assert "improved_response" in sent and '"required"' in sent
 
@@ -182,7 +171,7 @@ def test_a_local_decoder_gets_the_bounds_that_it_can_keep(server: SimulatedTeach
     lm: Any = open_teacher(config(server)).start()
     format_ = {"type": "json_schema", **schema}
     asked = Request(model="m", messages=(Message.user("x"),), config=Config(response_format=format_))
-    sent = lm._async_engine_spec.outgoing(asked).config.response_format["schema"]
+    sent = lm.straight.outgoing(asked)[0].config.response_format["schema"]
     assert schema["schema"]["properties"]["improved_response"]["maxLength"] == 24_000
     assert sent["properties"]["improved_response"] == {"type": "string"}
     assert sent["$defs"]["Analysis"]["properties"]["original_strengths"]["maxItems"] == 24
@@ -194,19 +183,19 @@ def test_params_reach_the_endpoint(server: SimulatedTeacher) -> None:
 
     lm: Any = open_teacher(config(server, params={"top_p": 0.5, "min_p": 0.1})).start()
     request = Request(model="m", messages=(Message.user("x"),), config=Config(temperature=1.0))
-    assert lm._async_engine_spec.outgoing(request).config.extensions == {"top_p": 0.5, "min_p": 0.1}
+    assert lm.straight.outgoing(request)[0].config.extensions == {"top_p": 0.5, "min_p": 0.1}
 
 
 def test_copies_share_the_connections(server: SimulatedTeacher) -> None:
     lm: Any = open_teacher(config(server)).start()
-    assert copy.deepcopy(lm)._async_engine_spec is lm._async_engine_spec
+    assert copy.deepcopy(lm).straight is lm.straight
 
 
 def test_a_predictor_called_without_a_loop(server: SimulatedTeacher) -> None:
     lm = open_teacher(config(server)).start()
-    with collecting() as calls, dspy.context(lm=lm, adapter=SchemaAdapter()):
+    with booked(Notebook()) as books, dspy.context(lm=lm, adapter=SchemaAdapter()):
         assert dspy.Predict("question -> response")(question="x").response
-    assert [c.outcome for c in calls] == ["ok"]
+    assert [c.outcome for c in books.calls] == ["ok"]
 
 
 def test_many_at_once_stay_within_the_connections(server: SimulatedTeacher) -> None:

@@ -11,6 +11,9 @@ from typing import Any
 import dspy
 from dspy.lm15 import Message, Request, Response, Usage
 
+from refed_dspy.calls import NoBooks
+from refed_dspy.records import Call
+
 Answer = str | Exception | Callable[[Request], Any]
 
 SAMPLE_PARTS: dict[str, Any] = {
@@ -79,6 +82,16 @@ class AsyncWriter:
 
     async def complete(self, request: Request) -> Response:
         return self.writer.answer(request)
+
+
+class Notebook(NoBooks):
+    """Books that allow everything and keep what they are told."""
+
+    def __init__(self) -> None:
+        self.calls: list[Call] = []
+
+    def report(self, call: Call) -> None:
+        self.calls.append(call)
 
 
 def response(text: str, finish_reason: Any = "stop") -> Response:

@@ -8,43 +8,21 @@ from __future__ import annotations
 
 import json
 import sqlite3
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from hashlib import blake2b
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Self
 
 from filelock import FileLock, Timeout
 
+from refed_dspy.engine.rows import Statement, text_digest
 from refed_dspy.errors import RunDirError, RunStopped, one_line
-from refed_dspy.records import Call, Failure, Reference
+from refed_dspy.records import Failure, Reference
 
-FORMAT = 1
+FORMAT = 2
 FILE = "ledger.sqlite"
-
-
-@dataclass(frozen=True)
-class Key:
-    """What makes a unit of work the same one: equal keys are never paid for twice."""
-
-    stage: str
-    item: str
-    repetition: int
-    prompt: str
-    inputs: str
-    digest: str
-
-
-@dataclass(frozen=True)
-class Answer:
-    """A paid answer: its key, its typed outputs as JSON, the endpoint that gave it."""
-
-    key: Key
-    output: str
-    endpoint: str
 
 
 @dataclass(frozen=True)
@@ -53,11 +31,6 @@ class Added:
 
     new: tuple[tuple[int, str], ...]
     duplicates: int
-
-
-def text_digest(text: str) -> bytes:
-    """Digest of `text` with case and white space normalised: exact duplicates share it."""
-    return blake2b(" ".join(text.casefold().split()).encode(), digest_size=16).digest()
 
 
 class Ledger:
@@ -155,10 +128,10 @@ class Ledger:
     def begin(self, references: Sequence[Reference], **meta: Any) -> None:
         """Store what the run is made of, in one transaction: a run either exists or does not.
 
-        Whatever the folder held of a run without an answer is forgotten.
+        Whatever the folder held of a run without an answer is forgotten, but for what its calls cost.
         """
         with self._transaction() as db:
-            for table in ("meta", "refs", "failures", "calls"):
+            for table in ("meta", "refs", "failures"):
                 db.execute(f"DELETE FROM {table}")
             db.executemany(
                 "INSERT INTO refs VALUES (?, ?, ?)",
@@ -169,6 +142,15 @@ class Ledger:
     def has_answers(self) -> bool:
         """Whether anything was paid for that a later start could use."""
         return self.db.execute("SELECT 1 FROM answers LIMIT 1").fetchone() is not None
+
+    def last_call(self) -> int:
+        """The highest number a call has, or 0."""
+        return int(self.db.execute("SELECT coalesce(max(id), 0) FROM calls").fetchone()[0])
+
+    def settled_keys(self) -> set[str]:
+        """Keys that were answered or failed for good: all others need no look."""
+        rows = self.db.execute("SELECT key FROM answers UNION SELECT key FROM failures WHERE final")
+        return {key for (key,) in rows}
 
     def references(self) -> list[Reference]:
         rows = self.db.execute("SELECT record FROM refs ORDER BY position")
@@ -190,29 +172,11 @@ class Ledger:
         row = self.db.execute("SELECT kind, reason FROM failures WHERE key=? AND final", (digest,)).fetchone()
         return None if row is None else (str(row[0]), str(row[1]))
 
-    def commit_answer(self, answer: Answer, calls: Iterable[Call]) -> None:
-        key = answer.key
-        now = time.time()
-        row = (key.digest, key.stage, key.item, key.repetition, key.prompt, key.inputs)
+    def commit(self, statements: Iterable[Statement]) -> None:
+        """Write whole units (engine/rows.py), all of them or none. Raises RunStopped where it cannot be written."""
         with self._transaction() as db:
-            db.execute(
-                "INSERT OR IGNORE INTO answers VALUES (?,?,?,?,?,?,?,?,?)", (*row, answer.output, answer.endpoint, now)
-            )
-            db.execute("DELETE FROM failures WHERE key=?", (key.digest,))
-            _insert_calls(db, key, calls, now)
-
-    def commit_failure(self, key: Key, kind: str, reason: str, final: bool, calls: Iterable[Call]) -> None:
-        now = time.time()
-        with self._transaction() as db:
-            row = (key.digest, key.stage, key.item, kind, reason, final, now)
-            db.execute("INSERT OR REPLACE INTO failures VALUES (?,?,?,?,?,?,?)", row)
-            _insert_calls(db, key, calls, now)
-
-    def commit_calls(self, key: Key, calls: Sequence[Call]) -> None:
-        """Book calls that brought neither an answer nor a failure: cancelled, or the run stopped."""
-        if calls:
-            with self._transaction() as db:
-                _insert_calls(db, key, calls, time.time())
+            for sql, values in statements:
+                db.execute(sql, values)
 
     # --- instructions and samples
 
@@ -238,16 +202,6 @@ class Ledger:
                 (reference, feature, round_, len(new), duplicates, surplus),
             )
         return Added(tuple(new), duplicates)
-
-    def commit_sample(self, instruction: int, round_: int) -> None:
-        with self._transaction() as db:
-            db.execute("INSERT INTO samples (instruction, created) VALUES (?, ?)", (instruction, time.time()))
-            db.execute("UPDATE instructions SET used=? WHERE id=?", (round_, instruction))
-
-    def commit_unusable(self, instruction: int, round_: int) -> None:
-        """The instruction's answer failed for good: it is not asked again."""
-        with self._transaction() as db:
-            db.execute("UPDATE instructions SET used=? WHERE id=?", (round_, instruction))
 
     # --- what a plan is restored from
 
@@ -282,17 +236,6 @@ class Ledger:
     def failures(self) -> list[Failure]:
         rows = self.db.execute("SELECT stage, item, kind, reason FROM failures ORDER BY created")
         return [Failure(stage=s, item=i, kind=k, reason=r) for s, i, k, r in rows]
-
-
-def _insert_calls(db: sqlite3.Connection, key: Key, calls: Iterable[Call], now: float) -> None:
-    db.executemany(
-        "INSERT INTO calls VALUES (NULL,?,?,?,?,?,?,?,?,?,?,?)",
-        (
-            (key.digest, key.stage, key.item, c.model, c.endpoint, c.outcome, c.seconds, *tokens, now)
-            for c in calls
-            if (tokens := (c.prompt_tokens, c.cached_tokens, c.completion_tokens))
-        ),
-    )
 
 
 def _open(path: Path, mode: str) -> sqlite3.Connection:

@@ -9,14 +9,20 @@ CREATE TABLE IF NOT EXISTS answers (
 );
 CREATE INDEX IF NOT EXISTS answers_of_item ON answers (item, stage);
 
--- Every attempt that reached a teacher, whatever became of it. NULL tokens: not reported.
+-- Every attempt sent to a teacher, whatever became of it; written before it is sent, with outcome 'sent'. NULL tokens:
+-- not reported. Money in picodollars: `reserved` is the worst case, `cost` what it is charged (the worst case until it
+-- is settled); NULL: the price is unknown.
 CREATE TABLE IF NOT EXISTS calls (
   id INTEGER PRIMARY KEY, key TEXT NOT NULL, stage TEXT NOT NULL, item TEXT NOT NULL, model TEXT NOT NULL,
   endpoint TEXT NOT NULL, outcome TEXT NOT NULL, seconds REAL NOT NULL,
-  prompt_tokens INTEGER, cached_tokens INTEGER, completion_tokens INTEGER, created REAL NOT NULL
+  prompt_tokens INTEGER, cached_tokens INTEGER, completion_tokens INTEGER,
+  reserved INTEGER, cost INTEGER, created REAL NOT NULL
 );
 
 CREATE INDEX IF NOT EXISTS calls_of_item ON calls (item);
+
+-- When the run was worked on: one row a start. Its end is the last thing written before the next one began.
+CREATE TABLE IF NOT EXISTS starts (begun REAL NOT NULL);
 
 -- A failed unit. `final` = 0: worth asking again on a later run.
 CREATE TABLE IF NOT EXISTS failures (

@@ -56,4 +56,5 @@ def run_status(ledger: Ledger) -> dict[str, Any]:
         "usage": usage_by_stage(ledger),
         "teacher": ledger.meta("teacher") or {},
         "seed": ledger.meta("seed"),
+        "stopped": ledger.meta("stopped"),
     }

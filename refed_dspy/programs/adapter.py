@@ -11,12 +11,15 @@ from __future__ import annotations
 import json
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Annotated, Any, cast
 
 import dspy
+from dspy.clients.errors import error_boundary
 from dspy.utils.exceptions import AdapterParseError
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+
+from refed_dspy.programs.straight import lm_request, unwatched_engine
 
 JsonObject = dict[str, Any]
 
@@ -28,6 +31,16 @@ class Rendering:
     system: str
     answer: type[BaseModel]
     response_format: JsonObject
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    """The fields' names."""
+    tags: tuple[str, ...]
+    """The prompt's own tags that an answer must not hold: one-word ones are left out, since others use them too."""
+
+    @cached_property
+    def typed_format(self) -> JsonObject:
+        """`response_format` in lm15's own terms: one object for each signature."""
+        return {"type": "json_schema", **self.response_format["json_schema"]}
 
 
 def rendering(signature: type[dspy.Signature]) -> Rendering:
@@ -53,7 +66,9 @@ def _rendering(signature: Any) -> Rendering:
         "type": "json_schema",
         "json_schema": {"name": "answer", "schema": schema, "strict": True},
     }
-    return Rendering(system, answer, response_format)
+    names, outs = tuple(signature.input_fields), tuple(signature.output_fields)
+    tags = tuple(f"<{name}>" for name in names if "_" in name)
+    return Rendering(system, answer, response_format, names, outs, tags)
 
 
 def _desc(field: Any) -> str:
@@ -110,6 +125,11 @@ class SchemaAdapter(dspy.JSONAdapter):
         return dspy.Adapter.__call__(self, lm, kwargs, signature, demos, inputs)
 
     async def acall(self, lm: Any, lm_kwargs: JsonObject, signature: Any, demos: Any, inputs: Any) -> Any:
+        if (engine := unwatched_engine(lm)) is not None and not lm_kwargs and not self.callbacks:
+            request = lm_request(lm, self.format(signature, demos, inputs), rendering(signature).typed_format)
+            with error_boundary(lm.model, unexpected=True):
+                response = await engine.complete(request)
+            return [self.parse(signature, response.text or "")]
         kwargs = {**lm_kwargs, **_response_format(lm, signature)}
         return await dspy.Adapter.acall(self, lm, kwargs, signature, demos, inputs)
 
@@ -124,9 +144,10 @@ class SchemaAdapter(dspy.JSONAdapter):
         suffix: str = "",
         main_request: bool = False,
     ) -> str:
-        tags = [f"<{k}>\n{_text(inputs[k])}\n</{k}>" for k in signature.input_fields if k in inputs]
+        fixed = rendering(signature)
+        tags = [f"<{k}>\n{_text(inputs[k])}\n</{k}>" for k in fixed.inputs if k in inputs]
         # A small model that has read long inputs forgets the system message: the last line says what is due.
-        due = f"Write the JSON object now: {', '.join(signature.output_fields)}." if main_request else ""
+        due = f"Write the JSON object now: {', '.join(fixed.outputs)}." if main_request else ""
         return "\n\n".join(part for part in (prefix, *tags, suffix, due) if part)
 
     def format_assistant_message_content(
@@ -141,9 +162,9 @@ class SchemaAdapter(dspy.JSONAdapter):
         Raises:
             AdapterParseError: no JSON object, or one that does not fit. Nothing is repaired: half an answer is none.
         """
-        answer = rendering(signature).answer
+        fixed = rendering(signature)
         try:
-            parsed = answer.model_validate_json(_json_part(completion), strict=True)
+            parsed = fixed.answer.model_validate_json(_json_part(completion), strict=True)
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
             where = ".".join(str(part) for part in first["loc"])
@@ -153,20 +174,14 @@ class SchemaAdapter(dspy.JSONAdapter):
                 lm_response=completion,
                 message=f"{where}: {first['msg']}" if where else first["msg"],
             ) from None
-        if (tag := _copied_tag(signature, completion)) is not None:
+        if (tag := next((tag for tag in fixed.tags if tag in completion), None)) is not None:
             raise AdapterParseError(
                 adapter_name="SchemaAdapter",
                 signature=signature,
                 lm_response=completion,
                 message=f"copies the prompt: it holds its {tag}",
             )
-        return {name: getattr(parsed, name) for name in signature.output_fields}
-
-
-def _copied_tag(signature: type[dspy.Signature], completion: str) -> str | None:
-    """The first of the prompt's own tags that `completion` holds. One-word names are left out: others use them too."""
-    tags = (f"<{name}>" for name in signature.input_fields if "_" in name)
-    return next((tag for tag in tags if tag in completion), None)
+        return {name: getattr(parsed, name) for name in fixed.outputs}
 
 
 def _json_part(completion: str) -> str:

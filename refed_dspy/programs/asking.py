@@ -6,7 +6,9 @@ the DSPy context. A run puts its ledger in between (`answering`), which gives ba
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+import re
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -16,8 +18,10 @@ import dspy
 from dspy.utils import exceptions as lm_errors
 from dspy.utils.exceptions import AdapterParseError, LMError
 
-from refed_dspy.calls import AnswerCut, AnswerRefused, NotReached
+from refed_dspy.calls import AnswerCut, AnswerRefused, NoMoneyLeft, NotAnApi, NotReached, StillLimited
+from refed_dspy.config import SECRET
 from refed_dspy.errors import (
+    CapReached,
     ConfigError,
     CutAnswer,
     MalformedAnswer,
@@ -25,11 +29,12 @@ from refed_dspy.errors import (
     NoConnection,
     RefedError,
     RefusedAnswer,
+    RunStopped,
     TeacherError,
     UnfitRequest,
     one_line,
 )
-from refed_dspy.programs.adapter import SchemaAdapter
+from refed_dspy.programs.adapter import SchemaAdapter, rendering
 
 
 @dataclass(frozen=True)
@@ -61,17 +66,23 @@ async def ask_teacher(question: Question) -> dspy.Prediction:
             "no teacher: pass teacher=…, or set one with dspy.configure(lm=dspy.LM('openai/gpt-4o-mini'))"
         )
     try:
-        with dspy.context(adapter=dspy.settings.adapter or SchemaAdapter()):
-            prediction = await question.predictor.acall(**question.inputs)
+        prediction = await _predicted(question)
     except AdapterParseError as error:
         # DSPy's message goes on with the whole answer; the reason is its first paragraph.
         raise MalformedAnswer(question.stage, question.item, str(error).partition("\n\n")[0]) from None
     except LMError as error:
-        raise _translated(error, question) from error
-    for name in question.predictor.signature.output_fields:
+        raise _translated(error, question) from None
+    for name in rendering(question.predictor.signature).outputs:
         if isinstance(prediction[name], str) and not prediction[name].strip():
             raise MalformedAnswer(question.stage, question.item, f"{name} is empty")
     return prediction
+
+
+async def _predicted(question: Question) -> dspy.Prediction:
+    if dspy.settings.adapter is not None:
+        return await question.predictor.acall(**question.inputs)
+    with dspy.context(adapter=SchemaAdapter()):
+        return await question.predictor.acall(**question.inputs)
 
 
 _ROW_ERRORS = (
@@ -93,21 +104,50 @@ _STOP_HINTS = (
     (lm_errors.LMUnsupportedModelError, "check the teacher's model and api_base"),
     (lm_errors.LMUnsupportedFeatureError, "check the teacher's params"),
     (lm_errors.LMConfigurationError, "check the teacher's settings"),
+    (NotAnApi, "check api_base, and the proxies set in the environment"),
 )
 
 
 def _translated(error: LMError, question: Question) -> RefedError:
     """`error` in this package's terms. An unexpected one is a bug and is raised as it is."""
-    reason = one_line(getattr(error, "message", "") or str(error))
+    reason = without_keys(one_line(getattr(error, "message", "") or str(error)), question.predictor.lm)
+    where = f"{question.stage} of {question.item}: {reason}"
+    if isinstance(error, NoMoneyLeft):
+        return CapReached(reason)
+    if isinstance(error, StillLimited):
+        return RunStopped(reason)
     for source, hint in _STOP_HINTS:
         if isinstance(error, source):
-            return TeacherError(f"{question.stage} of {question.item}: {reason} — {hint}")
+            return TeacherError(f"{where} — {hint}")
     if getattr(error, "status", None) == 404:
-        return TeacherError(f"{question.stage} of {question.item}: {reason} — check the teacher's api_base and model")
+        return TeacherError(f"{where} — check the teacher's api_base, its model and, on Azure, api_version")
     for source, row in _ROW_ERRORS:
         if isinstance(error, source):
             return row(question.stage, question.item, reason)
     raise error
+
+
+def without_keys(text: str, lm: Any = None) -> str:
+    """`text` without any key that `lm`, or that of the context, or the environment holds: providers repeat them."""
+    settings = getattr(lm or dspy.settings.lm, "kwargs", None) or {}
+    keys = {*_secrets(settings), *(value for name, value in os.environ.items() if _KEY_VARIABLE.search(name))}
+    for key in sorted(keys, key=len, reverse=True):
+        if len(key) >= 8:
+            text = text.replace(key, "[key]")
+    return text
+
+
+_KEY_VARIABLE = re.compile(r"(_KEY|_TOKEN|_SECRET)$")
+
+
+def _secrets(settings: Any, named: bool = False) -> Iterator[str]:
+    """Every text under a name that sounds like a key's, however deep."""
+    if isinstance(settings, Mapping):
+        for name, value in settings.items():
+            yield from _secrets(value, named or bool(SECRET.search(str(name))))
+    elif named and isinstance(settings, str):
+        yield settings
+        yield settings.removeprefix("Bearer ")
 
 
 _answerer: ContextVar[Answerer] = ContextVar("refed_answerer", default=ask_teacher)

@@ -16,7 +16,7 @@ import dspy
 from pydantic import BaseModel
 
 from refed_dspy.errors import ConfigError, one_line
-from refed_dspy.programs.adapter import rendering
+from refed_dspy.programs.adapter import SchemaAdapter, rendering
 from refed_dspy.writing import whole_file
 
 MANIFEST = "refed"
@@ -37,10 +37,17 @@ def _jsonable(value: Any) -> Any:
 
 
 def prompt_digest(predictor: dspy.Predict) -> str:
-    """What decides a predictor's prompt but its inputs: instructions, fields, demos, LM settings, adapter."""
+    """What decides a predictor's prompt but its inputs: instructions, fields, demos, LM settings, adapter.
+
+    The words around the inputs belong to it: a version that changes them asks another question.
+    """
     fixed = rendering(predictor.signature)
-    adapter = type(dspy.settings.adapter).__name__ if dspy.settings.adapter else "SchemaAdapter"
-    return digest([fixed.system, fixed.response_format, predictor.demos, predictor.config, adapter])
+    adapter = dspy.settings.adapter or SchemaAdapter()
+    around = adapter.format_user_message_content(
+        predictor.signature, dict.fromkeys(fixed.inputs, ""), main_request=True
+    )
+    parts = [fixed.system, fixed.response_format, predictor.demos, predictor.config, type(adapter).__name__, around]
+    return digest(parts)
 
 
 def program_digests(program: dspy.Module) -> dict[str, str]:

@@ -9,208 +9,225 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, Self
 from weakref import WeakKeyDictionary
 
-from dspy._vendor.lm15.transports import ConnectError
-from dspy.lm15 import (
-    AsyncLMRouter,
-    BillingError,
-    LM15Error,
-    RateLimitError,
-    Request,
-    Response,
-    ServerError,
-    TransportError,
-)
+from dspy.lm15 import LM15Error, ProviderError, Request, Response
 from dspy.lm15 import TimeoutError as AnswerTimeout
-from tenacity import AsyncRetrying, RetryCallState, Retrying, retry_if_exception, stop_after_attempt
+from tenacity import AsyncRetrying, Retrying, retry_if_exception, stop_after_attempt
 from tenacity.wait import wait_random_exponential
 
-from refed_dspy.calls import AnswerCut, AnswerRefused, NotReached, call_seed, report, stopping
+from refed_dspy.calls import AnswerCut, AnswerRefused, Attempt, Books, NotReached, StillLimited, current_books
 from refed_dspy.config import TeacherConfig
-from refed_dspy.records import Call
+from refed_dspy.teachers.limits import Limits, Turn
+from refed_dspy.teachers.prices import Price
+from refed_dspy.teachers.receipts import Receipt, is_overload, is_rate_limit, is_transient, outcome_of, told
+from refed_dspy.teachers.requests import Outgoing
 from refed_dspy.teachers.route import Route
+from refed_dspy.teachers.transport import Watched
 
-WAIT_CAP = 60.0
-"""Seconds that no wait between attempts exceeds, whatever a Retry-After asks for."""
-_TRANSIENT = (RateLimitError, ServerError, TransportError, AnswerTimeout)
 _BACKOFF = wait_random_exponential(multiplier=0.5, max=30)
-_BOUNDS = {"maxLength", "minLength", "maxItems", "minItems"}
-LONGEST_BOUND = 1_999
-"""Characters: llama.cpp's grammar takes a longer bound for none, and some of its versions refuse it."""
 
 
 class _Attempts:
-    """What both doors share: how a request is sent off and how its end is read."""
+    """What both doors share: how a request is made ready and how its end is read."""
 
     supports_response_schema = True
     supports_function_calling = False
     supported_params = frozenset({"temperature", "max_tokens", "response_format"})
 
-    def __init__(self, config: TeacherConfig, route: Route, label: str | None = None) -> None:
-        self.config, self.route = config, route
+    def __init__(self, config: TeacherConfig, route: Route, price: Price | None, label: str | None = None) -> None:
+        self.config, self.route, self.price = config, route, price
         self.endpoint = label or route.endpoint
         self.model = str(config.model or config.gguf)
+        self.outgoing = Outgoing(config, route)
         self.answered = False
         """Whether this endpoint ever answered. Until it has, a refused connection is not waited for."""
 
     def __deepcopy__(self, memo: object) -> Self:
         return self  # optimizers copy programs, and with them their LM: the pool is shared
 
-    def outgoing(self, request: Request) -> Request:
-        """`request` as this teacher takes it: its model, its further parameters, its kind of schema."""
-        extensions = dict(self.config.params)
-        if self.config.embedded and (seed := call_seed()) is not None:
-            extensions.setdefault("seed", seed)
-        format_ = request.config.response_format
-        if format_:
-            format_ = _fitting(format_, self.route.bounded_schema)
-        config = replace(request.config, extensions=extensions or None, response_format=format_)
-        return replace(request, model=self.route.model, config=config)
-
-    def retrying(self) -> dict[str, Any]:
+    def retrying(self, books: Books) -> dict[str, Any]:
         return {
             "stop": stop_after_attempt(self.config.retries + 1),
-            "wait": _wait,
-            "retry": retry_if_exception(self.worth_retrying),
+            "wait": _BACKOFF,
+            "retry": retry_if_exception(lambda error: not books.stopping and self._worth_retrying(error)),
             "reraise": True,
         }
 
-    def worth_retrying(self, error: BaseException) -> bool:
-        if stopping():
-            return False
-        if isinstance(error, NotReached):
-            return self.answered
-        return isinstance(error, _TRANSIENT) and not isinstance(error, BillingError)
+    def _worth_retrying(self, error: BaseException) -> bool:
+        return self.answered if isinstance(error, NotReached) else is_transient(error)
 
-    def finished(self, response: Response, started: float) -> Response:
+    def worst(self, prompt_bound: int) -> int | None:
+        """The most a call with such a prompt can cost, in picodollars."""
+        return None if self.price is None else self.price.worst(prompt_bound, self.config.max_tokens)
+
+    def receipt(self, worst: int | None, number: int = 0) -> Receipt:
+        return Receipt(self.model, self.endpoint, self.price, worst, number, time.monotonic())
+
+    def finished(self, response: Response, receipt: Receipt, books: Books) -> Response:
         """Report a finished attempt; an answer that is not whole raises."""
         self.answered = True
-        reason = response.finish_reason
-        outcome = {"length": "cut", "content_filter": "refused"}.get(reason, "ok")
-        if outcome == "ok" and any(part.type == "refusal" for part in response.message.parts):
-            outcome = "refused"
-        usage = response.usage
-        report(
-            self._call(
-                outcome,
-                started,
-                prompt_tokens=usage.input_tokens,
-                cached_tokens=usage.cache_read_tokens,
-                completion_tokens=usage.output_tokens,
-            )
-        )
+        outcome = outcome_of(response)
+        books.report(receipt.answered(outcome, response, self.route))
         if outcome == "cut":
             raise AnswerCut(f"cut at max_tokens={self.config.max_tokens}: raise it in the teacher's settings")
         if outcome == "refused":
             raise AnswerRefused("declined by the model or its content filter")
         return response
 
-    def failed(self, error: BaseException, started: float) -> BaseException:
+    def failed(self, error: BaseException, receipt: Receipt, books: Books) -> BaseException:
         """Report an attempt that brought no answer. Returns the error to raise: without the key, if it held it."""
-        if not isinstance(error, LM15Error):
-            report(self._call("cancelled" if isinstance(error, asyncio.CancelledError) else "error", started))
-            return error
-        if isinstance(error, TransportError) and isinstance(error.__cause__, ConnectError):
-            unreached: BaseException = NotReached(f"{self.endpoint} cannot be reached: {error.message}")
-            return unreached
-        if (key := self.route.key()) and key in str(error):
-            error.message = error.message.replace(key, "[key]")
-            error.args = tuple(arg.replace(key, "[key]") if isinstance(arg, str) else arg for arg in error.args)
-        report(self._call("no answer" if error.status is None else f"http {error.status}", started))
-        kept: BaseException = error
-        return kept
-
-    def _call(self, outcome: str, started: float, **tokens: int | None) -> Call:
-        return Call(self.model, self.endpoint, outcome, round(time.monotonic() - started, 3), **tokens)
+        telling = error
+        if isinstance(error, LM15Error):
+            telling = told(error, self.endpoint, self.route.key(), self.answered)
+        if isinstance(telling, NotReached):
+            books.not_sent(receipt.number)
+        else:
+            books.report(receipt.failed(error))
+        return telling
 
 
-def _wait(state: RetryCallState) -> float:
-    """Exponential with full jitter; after a Retry-After, that and a little more, but never past the cap."""
-    wait = _BACKOFF(state)
-    error = state.outcome.exception() if state.outcome else None
-    asked = getattr(error, "retry_after", None)
-    return min(WAIT_CAP, asked + 0.2 * wait) if asked else wait
+def _after(first: Exception, ask: Callable[[], Awaitable[Response]]) -> Callable[[], Awaitable[Response]]:
+    """`ask`, but for the first time, which has failed already."""
+    failures = [first]
+
+    async def attempt() -> Response:
+        if failures:
+            raise failures.pop()
+        return await ask()
+
+    return attempt
 
 
-def _fitting(part: Any, bounded: bool) -> Any:
-    """A schema with the bounds that the endpoint's decoder takes: none, or those that are not too long for it."""
-    if isinstance(part, Mapping):
-        return {k: _fitting(v, bounded) for k, v in part.items() if not _is_unfit_bound(k, v, bounded)}
-    return [_fitting(item, bounded) for item in part] if isinstance(part, list | tuple) else part
+def _ending(limits: Limits, error: BaseException) -> Callable[[Turn], None]:
+    """What the limits are told of an attempt that failed."""
+    if is_rate_limit(error):
+        return partial(limits.refused, retry_after=getattr(error, "retry_after", None))
+    return limits.overloaded if is_overload(error) else limits.ended
 
 
-def _is_unfit_bound(name: str, value: Any, bounded: bool) -> bool:
-    # A property of the schema may be called maxLength, too: then its value is a schema.
-    if name not in _BOUNDS or not isinstance(value, int):
-        return False
-    return not bounded or (name == "maxLength" and value > LONGEST_BOUND)
+@dataclass
+class Door:
+    """What one event loop has of its own: connections, and limits whose waits belong to that loop."""
+
+    lm: Any
+    transport: Any
+    limits: Limits
 
 
 class TeacherEngine(_Attempts):
-    """The asynchronous door, with a connection pool for each event loop."""
+    """The asynchronous door, with connections and limits for each event loop."""
 
-    def __init__(self, config: TeacherConfig, route: Route, label: str | None = None) -> None:
-        super().__init__(config, route, label)
-        self._doors: WeakKeyDictionary[asyncio.AbstractEventLoop, tuple[AsyncLMRouter, Any]] = WeakKeyDictionary()
+    def __init__(self, config: TeacherConfig, route: Route, price: Price | None, label: str | None = None) -> None:
+        super().__init__(config, route, price, label)
+        self._doors: WeakKeyDictionary[asyncio.AbstractEventLoop, Door] = WeakKeyDictionary()
 
     async def complete(self, request: Request) -> Response:
-        """The whole answer. Raises LM15Error after the last attempt, AnswerCut, AnswerRefused."""
-        outgoing = self.outgoing(request)
-        async for attempt in AsyncRetrying(**self.retrying()):
-            with attempt:
-                return await self._attempt(outgoing)
-        raise AssertionError("tenacity ends by returning or raising")
+        """The whole answer.
 
-    async def _attempt(self, request: Request) -> Response:
-        started = time.monotonic()
+        Raises LM15Error after the last attempt, AnswerCut, AnswerRefused, NotReached, NotAnApi, StillLimited, and
+        whatever the books raise.
+        """
+        books = current_books()
+        outgoing, prompt_bound = self.outgoing(request, books.seed)
+        ask = partial(self._admitted, outgoing, prompt_bound, books)
+        try:
+            return await ask()
+        except Exception as error:
+            # Nearly every call ends above: tenacity (0.05 ms a call) is asked in only where one has failed.
+            first = error
+        return await AsyncRetrying(**self.retrying(books))(_after(first, ask))
+
+    async def _admitted(self, request: Request, prompt_bound: int, books: Books) -> Response:
+        """One attempt, and again for as long as it is refused for the rate limit: no row is lost to a 429."""
+        door = self._door()
+        while True:
+            try:
+                return await self._attempt(door, request, prompt_bound, books)
+            except LM15Error as error:
+                if not is_rate_limit(error) or books.stopping:
+                    raise
+                if door.limits.hopeless:
+                    raise StillLimited(f"{self.endpoint} has refused everything for minutes: {error.message}") from None
+
+    async def _attempt(self, door: Door, request: Request, prompt_bound: int, books: Books) -> Response:
+        limits = door.limits
+        turn = await limits.turn(prompt_bound / 4 + self.config.max_tokens)
+        end: Callable[[Turn], None] = limits.ended
+        try:
+            worst = self.worst(prompt_bound)
+            receipt = self.receipt(worst, await books.reserve(Attempt(self.model, self.endpoint, worst)))
+            try:
+                response = await self._in_time(door, request)
+            except BaseException as error:
+                end = _ending(limits, error)
+                if (telling := self.failed(error, receipt, books)) is not error:
+                    raise telling from None
+                raise
+            end = limits.went_well
+            return self.finished(response, receipt, books)
+        finally:
+            end(turn)
+
+    async def _in_time(self, door: Door, request: Request) -> Response:
+        """The answer, within one deadline over everything. Raises lm15's TimeoutError, which is also Python's."""
         try:
             async with asyncio.timeout(self.config.timeout):
-                response = await self._door()[0].complete(request)
-        except TimeoutError as error:  # asyncio's; lm15's own is a subclass and carries more
-            late = error if isinstance(error, LM15Error) else AnswerTimeout(f"no answer in {self.config.timeout:g} s")
-            raise self.failed(late, started) from None
-        except BaseException as error:
-            if (told := self.failed(error, started)) is not error:
-                raise told from error
+                answer: Response = await door.lm.complete(request)
+        except LM15Error:
             raise
-        return self.finished(response, started)
+        except TimeoutError:
+            raise AnswerTimeout(f"no answer in {self.config.timeout:g} s") from None
+        except (TypeError, ValueError) as error:
+            if "_tokens" not in str(error):
+                raise
+            raise ProviderError(f"its count of tokens cannot be read: {error}") from None
+        return answer
 
-    def _door(self) -> tuple[AsyncLMRouter, Any]:
+    def _door(self) -> Door:
         loop = asyncio.get_running_loop()
-        if loop not in self._doors:
-            self._doors[loop] = self.route.async_door()
-        return self._doors[loop]
+        if (door := self._doors.get(loop)) is None:
+            config = self.config
+            limits = Limits(self.concurrency, config.requests_per_minute, config.tokens_per_minute)
+            transport = self.route.async_transport()
+            door = self._doors[loop] = Door(self.route.async_lm(Watched(transport, limits)), transport, limits)
+        return door
+
+    @property
+    def concurrency(self) -> int:
+        return self.config.concurrency or 32
 
     async def aclose(self) -> None:
         """Close this loop's connections."""
         if (door := self._doors.pop(asyncio.get_running_loop(), None)) is not None:
-            await door[1].aclose()
+            await door.transport.aclose()
 
 
 class SyncTeacherEngine(_Attempts):
-    """The synchronous door: for a predictor called without an event loop."""
+    """The synchronous door: for a predictor called without an event loop. It keeps no limits but its own retries."""
 
     def complete(self, request: Request) -> Response:
         """As `TeacherEngine.complete`."""
-        outgoing = self.outgoing(request)
-        for attempt in Retrying(**self.retrying()):
+        books = current_books()
+        outgoing, prompt_bound = self.outgoing(request, books.seed)
+        for attempt in Retrying(**self.retrying(books)):
             with attempt:
-                return self._attempt(outgoing)
+                return self._attempt(outgoing, prompt_bound, books)
         raise AssertionError("tenacity ends by returning or raising")
 
-    def _attempt(self, request: Request) -> Response:
-        started = time.monotonic()
-        router, transport = self.route.door()
+    def _attempt(self, request: Request, prompt_bound: int, books: Books) -> Response:
+        receipt = self.receipt(self.worst(prompt_bound))
+        transport = self.route.sync_transport()
         try:
-            response = router.complete(request)
+            response = self.route.sync_lm(transport).complete(request)
         except BaseException as error:
-            if (told := self.failed(error, started)) is not error:
-                raise told from error
+            if (telling := self.failed(error, receipt, books)) is not error:
+                raise telling from error
             raise
         finally:
             transport.close()
-        return self.finished(response, started)
+        return self.finished(response, receipt, books)

@@ -1,16 +1,21 @@
-"""Where a teacher's calls go: address, key, wire model name, and what its schema decoder takes."""
+"""Where a teacher's calls go: address, key, wire shape, and what its schema decoder takes.
+
+The word before the slash of a model's name picks the wire: `azure/DEPLOYMENT` and `anthropic/NAME` speak their own,
+also at another address (`api_base`); with an `api_base` any other word means an OpenAI-compatible endpoint; without
+one it is a provider that DSPy's router knows.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 # Not in dspy.lm15's public names. Left to itself the transport reads the whole environment for proxies at each
 # request (0.5 ms) and sends loopback calls to a proxy; here it is told once.
+from dspy._vendor.lm15.features import HostSpec
 from dspy._vendor.lm15.transports import StdlibAsyncTransport, StdlibTransport
 from dspy.lm15 import (
     AccessPolicy,
@@ -23,20 +28,23 @@ from dspy.lm15 import (
 )
 
 from refed_dspy.config import TeacherConfig
-from refed_dspy.errors import ConfigError
+from refed_dspy.errors import ConfigError, one_line
 
 OWN = "refed-teacher"
 CONNECT_SECONDS = 10.0
 # Where decoding takes no lengths: hosted strict modes refuse or ignore them. Local servers need them.
 LOCAL_PROVIDERS = {"ollama", "vllm", "sglang"}
+_REASONING_APART = {"gemini", "vertex", "vertex-express", "xai"}
 
 
 @dataclass(frozen=True)
 class Route:
     """A resolved teacher. Holds the name of the key's variable, never the key."""
 
+    provider: str
+    """Whose wire it is, in the router's words."""
     model: str
-    """The model string that the router takes."""
+    """The model's name on the wire."""
     endpoint: str
     """What the ledger records as the endpoint."""
     config: RouterConfig
@@ -45,20 +53,47 @@ class Route:
     """Whether the schema's length bounds are sent."""
     transport: dict[str, Any]
     """How connections are made: keywords of lm15's transports."""
+    timeout: float
+    """Seconds, for the synchronous door: it has no deadline but those of its connections."""
 
-    def async_door(self) -> tuple[AsyncLMRouter, StdlibAsyncTransport]:
-        """A router and its connections, for one event loop; whoever asks closes the connections."""
-        transport = StdlibAsyncTransport(**self.transport)
-        return AsyncLMRouter(replace(self.config, transport=transport)), transport
+    def async_transport(self) -> StdlibAsyncTransport:
+        """Connections for one event loop; whoever asks closes them."""
+        return StdlibAsyncTransport(**self.transport)
 
-    def door(self) -> tuple[LMRouter, StdlibTransport]:
+    def async_lm(self, transport: Any) -> Any:
+        """lm15's client of this wire over `transport`. It lives in memory only, and holds the key there."""
+        return AsyncLMRouter(replace(self._keyed(), transport=transport)).lm(f"{self.provider}:{self.model}")
+
+    def sync_transport(self) -> StdlibTransport:
+        timeouts = dict.fromkeys(("read_timeout", "write_timeout", "pool_timeout"), self.timeout)
+        return StdlibTransport(**{**self.transport, **timeouts})
+
+    def sync_lm(self, transport: Any) -> Any:
         """The same without an event loop."""
-        transport = StdlibTransport(**self.transport)
-        return LMRouter(replace(self.config, transport=transport)), transport
+        return LMRouter(replace(self._keyed(), transport=transport)).lm(f"{self.provider}:{self.model}")
 
     def key(self) -> str | None:
-        """The key itself, read now: only to be blanked out of messages."""
+        """The key itself, read now."""
         return next((os.environ[name] for name in self.key_env if os.environ.get(name)), None)
+
+    def tokens(self, usage: Any) -> tuple[int | None, int | None, int | None, int | None]:
+        """(prompt, of it cached, of it written to a cache, completion) of a provider's usage, None where unknown.
+
+        Anthropic counts cached tokens beside the prompt's, Gemini and xAI reasoning beside the answer's; a bill has
+        them all.
+        """
+        prompt, cached, written = usage.input_tokens, usage.cache_read_tokens, usage.cache_write_tokens
+        completion = usage.output_tokens
+        if prompt is not None and "anthropic" in self.provider:
+            prompt += (cached or 0) + (written or 0)
+        if completion is not None and self.provider in _REASONING_APART:
+            completion += usage.reasoning_tokens or 0
+        return prompt, cached, written, completion
+
+    def _keyed(self) -> RouterConfig:
+        # A key given as text spares a thread a call, which lm15 takes to ask a function for it.
+        key = self.key()
+        return replace(self.config, api_keys={self.provider: key}) if key else self.config
 
 
 def resolve(config: TeacherConfig, api_base: str | None = None) -> Route:
@@ -67,24 +102,53 @@ def resolve(config: TeacherConfig, api_base: str | None = None) -> Route:
     Raises:
         ConfigError: an unknown provider without an address, or a key variable that is not set.
     """
-    if (base := api_base or config.api_base) is not None:
+    base = api_base or config.api_base
+    if base is None:
+        return _known(config)
+    wire, _, name = str(config.model or config.gguf).partition("/")
+    if api_base is not None:
         name = str(config.model or config.gguf)
-        wire = name if api_base else name.partition("/")[2]
-        return _own(config, base, wire)
-    return _known(config)
+    elif wire == "azure":
+        return _azure(config, base, name)
+    elif wire == "anthropic":
+        return _at(config, base, "anthropic", name, RouterConfig(base_urls={"anthropic": base}))
+    return _own(config, base, name)
 
 
-def _own(config: TeacherConfig, base: str, wire: str) -> Route:
+def _own(config: TeacherConfig, base: str, name: str) -> Route:
     """Any OpenAI-compatible endpoint by its address. Without `api_key_env` it is sent no key, whatever is set."""
+    access = AccessPolicy(provider=OWN, base_url=base, env_keys=_required_variable(config))
+    return _declared(config, base, name, access, bounded_schema=True)
+
+
+def _azure(config: TeacherConfig, base: str, deployment: str) -> Route:
+    """Azure OpenAI: with an `api_version` its dated API by deployment, without one its v1 API."""
     env = _required_variable(config)
-    definition = ProviderDefinition.chat(
-        AccessPolicy(provider=OWN, base_url=base, env_keys=env),
-        compat=OpenAIChatCompat(max_tokens_field="max_tokens"),
-        placeholder_key=None if env else "none",
-    )
-    keys = {OWN: _reader(env[0])} if env else None
-    router = RouterConfig(providers=(definition,), api_keys=keys)
-    return Route(f"{OWN}:{wire}", base, router, env, bounded_schema=True, transport=_transport(config, base))
+    root = base.removesuffix("/openai/v1").removesuffix("/openai")
+    scheme: Any = ("api-key",)
+    if config.api_version is None:
+        access = AccessPolicy(provider=OWN, base_url=f"{root}/openai/v1", env_keys=env, auth_scheme=scheme)
+    else:
+        path = "/openai/deployments/{model}/chat/completions?api-version=" + quote(config.api_version, safe="")
+        host = HostSpec(base_url=root, paths={"chat/completions": path}, model_in="path")
+        access = AccessPolicy(provider=OWN, env_keys=env, auth_scheme=scheme, host=host)
+    return _declared(config, base, deployment, access, bounded_schema=False)
+
+
+def _declared(config: TeacherConfig, base: str, name: str, access: AccessPolicy, *, bounded_schema: bool) -> Route:
+    compat = OpenAIChatCompat(max_tokens_field="max_tokens") if bounded_schema else OpenAIChatCompat()
+    keyless = None if access.env_keys else "none"
+    definition = ProviderDefinition.chat(access, compat=compat, placeholder_key=keyless)
+    return _at(config, base, OWN, name, RouterConfig(providers=(definition,)), bounded_schema=bounded_schema)
+
+
+def _at(
+    config: TeacherConfig, base: str, provider: str, name: str, router: RouterConfig, *, bounded_schema: bool = False
+) -> Route:
+    if config.api_key_env is None and provider == "anthropic":
+        router = replace(router, api_keys={provider: "none"})  # not the provider's own key to a stranger
+    env = _required_variable(config)
+    return Route(provider, name, base, router, env, bounded_schema, _transport(config, base), config.timeout)
 
 
 def _known(config: TeacherConfig) -> Route:
@@ -102,17 +166,14 @@ def _known(config: TeacherConfig) -> Route:
                 "or name another in api_key_env"
             )
         env = (resolution.env_key,)
-    keys = {provider: _reader(env[0])} if config.api_key_env else None
-    router = RouterConfig(api_keys=keys)
-    endpoint = getattr(AsyncLMRouter(router).lm(f"{provider}:{resolution.model}"), "base_url", None) or provider
-    return Route(
-        f"{provider}:{resolution.model}",
-        str(endpoint),
-        router,
-        env,
-        bounded_schema=provider in LOCAL_PROVIDERS,
-        transport=_transport(config, str(endpoint)),
-    )
+    try:
+        lm = AsyncLMRouter(RouterConfig()).lm(f"{provider}:{resolution.model}")
+    except LM15Error as error:
+        raise ConfigError(f"teacher: {one_line(error.message)}; or give its endpoint's address in api_base") from None
+    endpoint = str(getattr(lm, "base_url", None) or provider)
+    bounded = provider in LOCAL_PROVIDERS
+    transport = _transport(config, endpoint)
+    return Route(provider, resolution.model, endpoint, RouterConfig(), env, bounded, transport, config.timeout)
 
 
 def _transport(config: TeacherConfig, endpoint: str) -> dict[str, Any]:
@@ -120,11 +181,13 @@ def _transport(config: TeacherConfig, endpoint: str) -> dict[str, Any]:
     host = where.hostname or ""
     direct = host in {"127.0.0.1", "localhost", "::1"} or bool(proxy_bypass(host))
     proxies = {} if direct else getproxies()
+    # One deadline over the whole attempt stands around these connections (engine.py). lm15's own, one for each read
+    # and write, would make a task for each of them.
     return {
         "connect_timeout": CONNECT_SECONDS,
-        "read_timeout": config.timeout,
-        "write_timeout": config.timeout,
-        "pool_timeout": config.timeout,
+        "read_timeout": None,
+        "write_timeout": None,
+        "pool_timeout": None,
         "max_connections": (config.concurrency or 32) + 2,
         "proxy": proxies.get(where.scheme) or proxies.get("all"),
         "trust_env": False,
@@ -139,8 +202,3 @@ def _required_variable(config: TeacherConfig) -> tuple[str, ...]:
             f"teacher: the variable {config.api_key_env} (api_key_env) is not set; export it and run again"
         )
     return (config.api_key_env,)
-
-
-def _reader(name: str) -> Callable[[], str]:
-    """Reads the variable at each request, so that no object ever holds the key."""
-    return lambda: os.environ.get(name, "")

@@ -17,6 +17,8 @@ from dspy.utils.exceptions import LMError
 from refed_dspy.config import TeacherConfig, load_config
 from refed_dspy.errors import ConfigError, one_line
 from refed_dspy.teachers.engine import SyncTeacherEngine, TeacherEngine
+from refed_dspy.teachers.prices import FREE, Price, price_of, table_price
+from refed_dspy.teachers.requests import OVERHEAD
 from refed_dspy.teachers.route import Route, resolve
 
 TeacherLike: TypeAlias = Any
@@ -29,6 +31,15 @@ _SAMPLING = {
     *("temperature", "max_tokens", "max_completion_tokens", "top_p", "top_k", "min_p", "n", "stop", "seed"),
     *("presence_penalty", "frequency_penalty", "reasoning_effort", "logit_bias"),
 }
+
+
+class TeacherLM(dspy.LM):
+    """A `dspy.LM` on an engine of ours, which may also be asked without it (programs/straight.py)."""
+
+    @property
+    def straight(self) -> TeacherEngine:
+        engine: TeacherEngine = self._async_engine_spec
+        return engine
 
 
 @dataclass
@@ -45,9 +56,20 @@ class Teacher:
     model: str
     config: TeacherConfig | None
     """What it was made from; None for a caller's own LM object."""
+    price: Price | None
+    """None: unknown."""
     start: Callable[[], BaseLM]
     """The language model; starts an embedded one, which takes seconds."""
     stop: Callable[[], None] = lambda: None
+
+    @property
+    def malformed_retries(self) -> int:
+        return self.config.malformed_retries if self.config else 2
+
+    @property
+    def least(self) -> int | None:
+        """Less than this, in picodollars, no call's worst case can be; None where the price is unknown."""
+        return None if self.price is None else self.price.worst(OVERHEAD, self.max_tokens)
 
     @property
     def reports_calls(self) -> bool:
@@ -61,9 +83,8 @@ class Teacher:
         try:
             yield lm
         finally:
-            engine = getattr(lm, "_async_engine_spec", None)
-            if isinstance(engine, TeacherEngine):
-                await engine.aclose()
+            if isinstance(lm, TeacherLM):
+                await lm.straight.aclose()
             await asyncio.to_thread(self.stop)
 
 
@@ -91,7 +112,8 @@ def open_teacher(teacher: TeacherLike | None) -> Teacher:
 def _remote(config: TeacherConfig) -> Teacher:
     config = config.model_copy(update={"concurrency": config.concurrency or DEFAULT_CONCURRENCY})
     route = resolve(config)
-    lm = _language_model(config, route)
+    price = price_of(config, route.endpoint)
+    lm = _language_model(config, route, price)
     return Teacher(
         identity=_identity(config, str(config.model)),
         concurrency=config.concurrency or DEFAULT_CONCURRENCY,
@@ -100,6 +122,7 @@ def _remote(config: TeacherConfig) -> Teacher:
         endpoint=route.endpoint,
         model=str(config.model),
         config=config,
+        price=price,
         start=lambda: lm,
     )
 
@@ -130,21 +153,22 @@ def _embedded(config: TeacherConfig) -> Teacher:
         endpoint=label,
         model=name,
         config=config,
-        start=lambda: _language_model(config, resolve(config, api_base=server.start()), label),
+        price=FREE,
+        start=lambda: _language_model(config, resolve(config, api_base=server.start()), FREE, label),
         stop=server.stop,
     )
 
 
-def _language_model(config: TeacherConfig, route: Route, label: str | None = None) -> dspy.LM:
+def _language_model(config: TeacherConfig, route: Route, price: Price | None, label: str | None = None) -> TeacherLM:
     try:
-        return dspy.LM(
+        return TeacherLM(
             str(config.model or f"gguf/{config.gguf}"),
             temperature=config.temperature,
             max_tokens=config.max_tokens,
             cache=False,
             num_retries=0,
-            engine=SyncTeacherEngine(config, route, label),
-            async_engine=TeacherEngine(config, route, label),
+            engine=SyncTeacherEngine(config, route, price, label),
+            async_engine=TeacherEngine(config, route, price, label),
         )
     except LMError as error:
         raise ConfigError(f"teacher: {one_line(error)}") from None
@@ -171,6 +195,7 @@ def _borrowed(lm: BaseLM) -> Teacher:
         endpoint=_address(str(lm.kwargs.get("api_base") or "")) or lm.model.partition("/")[0],
         model=lm.model,
         config=None,
+        price=table_price(lm.model) if not lm.kwargs.get("api_base") else None,
         start=lambda: own,
     )
 

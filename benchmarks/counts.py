@@ -1,0 +1,88 @@
+"""What the simulated server counts: the requests of one stretch, and the limits that refuse some."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from typing import Any
+
+STEP = 512  # characters in one step (128 tokens) of the simulated prefix cache
+HIDDEN = ("digests", "prefixes", "cpu_start")
+
+
+class Stats:
+    """Counts of chat requests from one reset to the next, with the digests and prefixes seen meanwhile.
+
+    `answered`, `prompt_tokens`, `cached_tokens` (a part of them) and `completion_tokens` are of answers that
+    were delivered. The `billed_` ones are what a provider would charge for: every answer that was written, read
+    or not, and every request that hangs, with all the output it asked for. Not billed is a request that is
+    refused, or whose client leaves before the answer is written.
+
+    `by_status` counts how requests ended: an HTTP status, or "html" (a page with status 200), "dropped",
+    "disconnected". `by_wire` counts them as they come.
+    """
+
+    def __init__(self) -> None:
+        self.requests = self.answered = self.max_in_flight = self.repeated = 0
+        self.prompt_tokens = self.completion_tokens = self.cached_tokens = 0
+        self.billed_prompt_tokens = self.billed_cached_tokens = self.billed_completion_tokens = 0
+        self.by_status: Counter[str] = Counter()
+        self.by_wire: Counter[str] = Counter()
+        self.first_request = self.last_answer = self.latency_sum_s = 0.0
+        self.cpu_start = time.process_time()
+        self.digests: set[bytes] = set()
+        self.prefixes: set[int] = set()
+
+    def as_dict(self, in_flight: int) -> dict[str, Any]:
+        """Times in seconds of this process's monotonic clock; cpu_s is CPU time since the reset."""
+        known = {k: v for k, v in vars(self).items() if k not in HIDDEN}
+        times = {"span_s": max(0.0, self.last_answer - self.first_request)}
+        return known | times | {"cpu_s": time.process_time() - self.cpu_start, "in_flight": in_flight}
+
+    def cached(self, text: str) -> int:
+        """Tokens of the longest prefix (in whole steps) shared with an earlier text, which this one joins."""
+        key = shared = 0
+        hit = True
+        for end in range(STEP, len(text) + 1, STEP):
+            key = hash((key, text[end - STEP : end]))
+            hit = hit and key in self.prefixes
+            shared += hit
+            self.prefixes.add(key)
+        return shared * (STEP // 4)
+
+    def bill(self, prompt: int, cached: int, completion: int) -> None:
+        self.billed_prompt_tokens += prompt
+        self.billed_cached_tokens += cached
+        self.billed_completion_tokens += completion
+
+    def deliver(self, digest: bytes, latency: float, spent: tuple[int, int, int]) -> None:
+        """Count one answer that was sent, after `latency` seconds: its prompt, cached and completion tokens."""
+        self.answered += 1
+        self.last_answer = time.monotonic()
+        self.latency_sum_s += latency
+        self.digests.add(digest)
+        self.prompt_tokens += spent[0]
+        self.cached_tokens += spent[1]
+        self.completion_tokens += spent[2]
+
+
+class Bucket:
+    """A token bucket of `unit` ("requests" or "tokens"), full at first."""
+
+    def __init__(self, unit: str, per_minute: float, burst: float | None) -> None:
+        self.unit = unit
+        self.per_minute = per_minute
+        self.size = max(1.0, burst or per_minute)
+        self.left = self.size
+        self.last = time.monotonic()
+
+    def wait(self, amount: int) -> float:
+        """Seconds until `amount` can be taken, 0.0 when it can be now."""
+        now = time.monotonic()
+        self.left = min(self.size, self.left + (now - self.last) * self.per_minute / 60)
+        self.last = now
+        return max(0.0, (amount - self.left) * 60 / max(self.per_minute, 1e-9))
+
+    def full(self) -> float:
+        """Seconds until the bucket is full."""
+        return (self.size - self.left) * 60 / max(self.per_minute, 1e-9)

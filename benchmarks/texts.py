@@ -1,0 +1,184 @@
+"""The text that the simulated server writes: values that fit a JSON schema, in plain words."""
+
+from __future__ import annotations
+
+import math
+import random
+import sys
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import orjson
+
+from benchmarks.simulated import Settings
+
+WORDS = """
+about above account across action after again agree allow alone amount animal answer apple arrive autumn
+balance basket before begin below between border bottle branch bread bridge bright brother build butter
+camera candle carry castle center change choose circle clear climb cloud coast color common copper corner
+count cover create cross dance decide deep design detail dinner doctor double dream early earth eight engine
+enough evening every explain family farmer field figure finger finish flower follow forest forty friend
+garden gather gentle glass grain green ground handle happen harbor heavy helper history honest house hundred
+island jacket journey kitchen ladder larger leader lesson letter level light listen little longer machine
+market matter measure member metal middle minute mirror modern moment month morning mountain music narrow
+nature needle never north number object ocean office orange order outside paper parent pencil people picture
+place planet plenty pocket point potato power present problem proper question quick quiet rather reason
+record remain repair river round sample school season second shadow shape sharp silver simple single sister
+small smooth soften south spring square station steady stone story street strong sugar summer supper table
+teacher thing third thought through ticket timber today toward travel twenty under useful valley village
+visit voice wagon water weather welcome whole window winter wonder wooden yellow young
+""".split()  # noqa: SIM905
+# Text is put together from ready phrases of eight words: far cheaper than a draw for every word. They are
+# few enough to stay in the processor's cache.
+_phrase_rng = random.Random(1)
+PHRASES = [" ".join(_phrase_rng.sample(WORDS, 8)) for _ in range(1024)]
+DEEP = 5  # nesting from which optional parts of a schema are left out, so that recursive schemas end
+
+Make = Callable[["Draw", int], Any]
+
+
+class Draw:
+    """What one answer is written from: a generator (shared, seeded here), the settings in force, and the
+    numbers (each written behind `tag`) that the items of new_instructions get. Every text begins with the
+    signature in force."""
+
+    rng = random.Random()
+
+    def __init__(self, seed: int, settings: Settings, serial: Iterator[int], tag: str = "") -> None:
+        self.rng.seed(seed)
+        self.settings = settings
+        self.serial = serial
+        self.tag = tag
+        self.prefix = f"{settings.signature} " if settings.signature else ""
+        self.label = self.prefix
+        phrases, self.words = divmod(settings.response_words, 8)
+        self.shifts = range(0, 10 * phrases, 10)
+
+    def text(self, least: int = 0, most: int = sys.maxsize) -> str:
+        """response_words plain words (behind the label, in a numbered item), least..most characters."""
+        bits = self.rng.getrandbits(self.shifts.stop)
+        parts = [PHRASES[bits >> shift & 1023] for shift in self.shifts]
+        if self.words:
+            parts += self.rng.choices(WORDS, k=self.words)
+        text = self.label + " ".join(parts)
+        return text if least <= len(text) <= most else text[:most].rstrip().ljust(least, "x")
+
+    def numbered(self, one: Make, depth: int, earlier: deque[Any]) -> list[Any]:
+        """Exactly `items` values, whatever minItems and maxItems say: each with a number of its own, save the
+        share that repeats an earlier one."""
+        made: list[Any] = []
+        for _ in range(self.settings.items):
+            if earlier and self.settings.duplicates and self.rng.random() < self.settings.duplicates:
+                made.append(self.rng.choice(earlier))
+                continue
+            self.label = f"{self.prefix}Task {self.tag}{next(self.serial)}: "
+            made.append(one(self, depth + 1))
+            self.label = self.prefix
+            earlier.append(made[-1])
+        return made
+
+
+class SchemaWriter:
+    """Turns a JSON schema into a function that writes a value which fits it.
+
+    Read: $ref, const, enum, anyOf, oneOf, allOf (its first part), type, properties, required,
+    additionalProperties, items, minItems, maxItems, minLength, maxLength and the bounds of numbers.
+    """
+
+    def __init__(self, root: dict[str, Any]) -> None:
+        self.root = root
+        self.refs: dict[tuple[str, bool], Make] = {}
+
+    def build(self, schema: Any, numbered: bool = False) -> Make:
+        """The writer of one (sub)schema; KeyError, TypeError or ValueError for one that makes no sense."""
+        if not isinstance(schema, dict):
+            schema = {}
+        if "$ref" in schema:
+            return self.reference(schema["$ref"], numbered)
+        if "const" in schema or "enum" in schema:
+            known = schema.get("enum") or [schema["const"]]
+            return lambda draw, _: draw.rng.choice(known)
+        kind = schema.get("type") or ("object" if "properties" in schema else "string")
+        options = schema.get("anyOf") or schema.get("oneOf") or schema.get("allOf", [])[:1]
+        if isinstance(kind, list) and not options:
+            options = [{**schema, "type": one} for one in kind]
+        if options:
+            return self.either(options, numbered)
+        if kind == "array":
+            return self.array(schema, numbered)
+        kinds = {"object": self.object, "string": self.string, "integer": self.number, "number": self.number}
+        if kind in kinds:
+            return kinds[kind](schema)
+        simple: dict[str, list[bool | None]] = {"boolean": [True, False], "null": [None]}
+        values = simple[kind]
+        return lambda draw, _: draw.rng.choice(values)
+
+    def reference(self, pointer: str, numbered: bool) -> Make:
+        key = (pointer, numbered)
+        if key not in self.refs:
+            node: Any = self.root
+            for step in pointer.split("/")[1:]:
+                node = node[step.replace("~1", "/").replace("~0", "~")]
+            self.refs[key] = lambda *_: None  # holds the place while a recursive schema is walked
+            self.refs[key] = self.build(node, numbered)
+        return lambda draw, depth: self.refs[key](draw, depth)
+
+    def either(self, options: list[Any], numbered: bool) -> Make:
+        if numbered:
+            options = [one for one in options if one.get("type") == "array"] or options
+        makes = [self.build(one, numbered) for one in options]
+        nested = ("$ref" in one or one.get("type") in ("object", "array") for one in options)
+        flat = [make for make, deep in zip(makes, nested, strict=True) if not deep] or makes
+        return lambda draw, depth: draw.rng.choice(makes if depth < DEEP else flat)(draw, depth)
+
+    def object(self, schema: dict[str, Any]) -> Make:
+        properties = schema.get("properties", {})
+        makes = {key: self.build(sub, key == "new_instructions") for key, sub in properties.items()}
+        needed = {key: make for key, make in makes.items() if key in schema.get("required", ())}
+        other = schema.get("additionalProperties")
+        if not makes and isinstance(other, dict):
+            value = self.build(other)
+            return lambda draw, depth: {key: value(draw, depth + 1) for key in draw.rng.sample(WORDS, 2)}
+        return lambda draw, depth: {
+            key: make(draw, depth + 1) for key, make in (makes if depth < DEEP else needed).items()
+        }
+
+    def array(self, schema: dict[str, Any], numbered: bool) -> Make:
+        one = self.build(schema.get("items"))
+        if numbered:
+            earlier: deque[Any] = deque(maxlen=256)
+            return lambda draw, depth: draw.numbered(one, depth, earlier)
+        least = schema.get("minItems", 0)
+        many = max(least, min(2, schema.get("maxItems", 2)))
+        return lambda draw, depth: [one(draw, depth + 1) for _ in range(many if depth < DEEP else least)]
+
+    def string(self, schema: dict[str, Any]) -> Make:
+        least, most = int(schema.get("minLength", 0)), int(schema.get("maxLength", sys.maxsize))
+        return lambda draw, _: draw.text(least, most)
+
+    def number(self, schema: dict[str, Any]) -> Make:
+        whole = schema["type"] == "integer"
+        low = max(schema.get("minimum", -math.inf), schema.get("exclusiveMinimum", -math.inf) + whole)
+        high = min(schema.get("maximum", math.inf), schema.get("exclusiveMaximum", math.inf) - whole)
+        low = low if low > -math.inf else min(0, high - 100)
+        high = high if high < math.inf else low + 100
+        if whole:
+            return lambda draw, _: draw.rng.randint(math.ceil(low), math.floor(high))
+        return lambda draw, _: low + (high - low) * (0.01 + 0.98 * draw.rng.random())  # never on a bound
+
+
+def write(make: Make | None, draw: Draw, fate: str, most: int | None) -> tuple[str, str]:
+    """The content of an answer, at most `most` tokens of four characters, and OpenAI's finish_reason for it."""
+    if fate in ("refusal", "empty"):
+        return "", "content_filter" if fate == "refusal" else "stop"
+    if fate == "malformed":
+        text = f"{draw.prefix}Here is what I think: {draw.text().removeprefix(draw.prefix)}"
+    else:
+        text = draw.text() if make is None else orjson.dumps(make(draw, 0)).decode()
+    reason = "stop"
+    if fate == "cut":
+        text, reason = text[: len(text) * 2 // 3], "length"
+    if most is not None and len(text) > 4 * most:
+        text, reason = text[: 4 * most], "length"
+    return text, reason

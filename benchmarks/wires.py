@@ -1,0 +1,275 @@
+"""How the simulated server speaks: OpenAI's chat completions, Azure's two forms of them, Anthropic's messages.
+
+A wire knows where the key is, reads a request into a `Chat`, and forms answers, errors and rate-limit headers.
+`wire_of` finds the wire of a path.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any
+from urllib.parse import parse_qs, unquote
+
+import orjson
+from aiohttp import web
+
+from benchmarks.counts import Bucket
+
+AZURE_VERSIONS = {"2024-06-01", "2024-10-21", "2025-01-01-preview", "2025-04-01-preview"}
+FILTERED = "The response was filtered due to the prompt triggering content management policy."
+NO_DEPLOYMENT = "The API deployment for this resource does not exist. Create it, or name one that is there."
+
+
+class Refused(Exception):
+    """An answer that is no chat: the error that `Wire.error` forms, or a page of HTML for `page`."""
+
+    def __init__(
+        self, status: int, code: str, text: str, headers: dict[str, str] | None = None, *, page: bool = False
+    ) -> None:
+        super().__init__(text)
+        self.status, self.code, self.text, self.headers, self.page = status, code, text, headers, page
+
+
+@dataclass(slots=True)
+class Chat:
+    """One chat request as read: `most` is the max_tokens asked for, `form` response_format's type."""
+
+    model: str
+    text: str
+    system: str
+    digest: bytes
+    fixed: bool
+    most: int | None
+    form: str
+    schema: Any
+
+
+class OpenAI:
+    """OpenAI's chat completions, and what the other wires do alike."""
+
+    name = "openai"
+    failed = 500  # the status of the fault 500
+    missing = ("model_not_found", "The model `{}` does not exist.")
+
+    def key(self, headers: Mapping[str, str]) -> str:
+        kind, _, key = headers.get("Authorization", "").partition(" ")
+        return key if kind == "Bearer" else ""
+
+    def read(self, raw: bytes) -> Chat:
+        """ValueError, KeyError, TypeError or AttributeError for a body that cannot be answered."""
+        body, messages = _body(raw)
+        if (body.get("n") or 1) != 1:
+            raise ValueError("the simulated server knows no n above 1")
+        texts = [_text(one.get("content")) for one in messages]
+        roles = [one.get("role") for one in messages]
+        form = body.get("response_format") or {}
+        kind = form.get("type", "")
+        return Chat(
+            model=str(body.get("model") or "sim-model"),
+            text="".join(texts),
+            system="".join(t for t, r in zip(texts, roles, strict=True) if r in ("system", "developer")),
+            digest=_digest(messages),
+            fixed=body.get("temperature") == 0,
+            most=_most(body.get("max_completion_tokens") or body.get("max_tokens")),
+            form=kind,
+            schema=form["json_schema"]["schema"] if kind == "json_schema" else None,
+        )
+
+    def admit(self, chat: Chat, request: web.BaseRequest) -> None:
+        """Refused for a version or a model that is missing; a name beginning so names such a model."""
+        self.check(chat, request)
+        if chat.model.startswith("missing"):
+            code, text = self.missing
+            raise Refused(404, code, text.format(chat.model))
+
+    def check(self, chat: Chat, request: web.BaseRequest) -> None:
+        """Read what a wire has outside the body, Refused when it lacks; OpenAI's has nothing there."""
+
+    def answer(self, number: int, chat: Chat, content: str, reason: str, spent: tuple[int, int, int]) -> dict[str, Any]:
+        """The body of answer `number`; `spent` is its prompt, cached and completion tokens."""
+        message = {"role": "assistant", "content": content, "refusal": None}
+        prompt, cached, completion = spent
+        return {
+            "id": f"chatcmpl-{number:08x}",
+            "object": "chat.completion",
+            "created": int(time.time()),
+            "model": chat.model,
+            "choices": [{"index": 0, "message": message, "logprobs": None, "finish_reason": reason}],
+            "usage": {
+                "prompt_tokens": prompt,
+                "completion_tokens": completion,
+                "total_tokens": prompt + completion,
+                "prompt_tokens_details": {"cached_tokens": cached},
+            },
+        }
+
+    def error(self, refused: Refused) -> dict[str, Any]:
+        if refused.code == "content_filter":
+            inner = {"code": "ResponsibleAIPolicyViolation"}
+            error = {"message": refused.text, "type": None, "param": "prompt", "code": refused.code}
+            return {"error": error | {"status": refused.status, "innererror": inner}}
+        kind = {429: "requests", 500: "server_error"}.get(refused.status, "invalid_request_error")
+        return {"error": {"message": refused.text, "type": kind, "param": None, "code": refused.code}}
+
+    def limits(self, bucket: Bucket) -> dict[str, str]:
+        """The rate-limit headers of one bucket."""
+        shown = {"limit": int(bucket.per_minute), "remaining": int(bucket.left), "reset": f"{bucket.full():.3f}s"}
+        return {f"x-ratelimit-{name}-{bucket.unit}": str(value) for name, value in shown.items()}
+
+
+class AzureV1(OpenAI):
+    """Azure OpenAI below /openai/v1: the deployment is named as the model of the body."""
+
+    name = "azure-v1"
+    missing = ("DeploymentNotFound", NO_DEPLOYMENT)
+
+    def key(self, headers: Mapping[str, str]) -> str:
+        return headers.get("api-key") or super().key(headers)
+
+    def error(self, refused: Refused) -> dict[str, Any]:
+        if refused.status not in (401, 404, 429):
+            return super().error(refused)
+        code = refused.code if refused.code == "DeploymentNotFound" else str(refused.status)
+        return {"error": {"code": code, "message": refused.text}}
+
+
+class Azure(AzureV1):
+    """Azure OpenAI with the deployment in the path and a dated version in the query."""
+
+    name = "azure"
+
+    def key(self, headers: Mapping[str, str]) -> str:
+        return headers.get("api-key", "")
+
+    def check(self, chat: Chat, request: web.BaseRequest) -> None:
+        path, _, query = request.raw_path.partition("?")
+        chat.model = unquote(path.split("/")[3])
+        versions = parse_qs(query).get("api-version", [])
+        if len(versions) != 1 or versions[0] not in AZURE_VERSIONS:
+            raise Refused(404, "404", "Resource not found")
+
+
+class Anthropic(OpenAI):
+    """Anthropic's messages; a schema comes as output_config.format (or, as once, output_format)."""
+
+    name = "anthropic"
+    failed = 529
+    missing = ("model_not_found", "model: {}")  # which is all that Anthropic says
+    reasons: Mapping[str, str] = {"stop": "end_turn", "length": "max_tokens", "content_filter": "refusal"}
+    kinds: Mapping[int, str] = {
+        400: "invalid_request_error",
+        401: "authentication_error",
+        404: "not_found_error",
+        429: "rate_limit_error",
+        529: "overloaded_error",
+    }
+
+    def key(self, headers: Mapping[str, str]) -> str:
+        return headers.get("x-api-key", "")
+
+    def read(self, raw: bytes) -> Chat:
+        body, messages = _body(raw)
+        if not messages or any(one.get("role") not in ("user", "assistant") for one in messages):
+            raise ValueError("messages: one or more, whose role is user or assistant")
+        for name in ("model", "max_tokens"):
+            if body.get(name) is None:
+                raise ValueError(f"{name}: Field required")
+        system = _text(body.get("system"))
+        form = (body.get("output_config") or {}).get("format") or body.get("output_format") or {}
+        return Chat(
+            model=str(body["model"]),
+            text=system + "".join(_text(one.get("content")) for one in messages),
+            system=system,
+            digest=_digest([system, messages]),
+            fixed=body.get("temperature") == 0,
+            most=_most(body["max_tokens"]),
+            form="",
+            schema=form["schema"] if form.get("type") == "json_schema" else None,
+        )
+
+    def check(self, chat: Chat, request: web.BaseRequest) -> None:  # noqa: ARG002
+        if not request.headers.get("anthropic-version"):
+            raise Refused(400, "invalid_request", "anthropic-version: header is required")
+
+    def answer(self, number: int, chat: Chat, content: str, reason: str, spent: tuple[int, int, int]) -> dict[str, Any]:
+        prompt, cached, completion = spent
+        return {
+            "id": f"msg_{number:08x}",
+            "type": "message",
+            "role": "assistant",
+            "model": chat.model,
+            "content": [{"type": "text", "text": content}] if content else [],
+            "stop_reason": self.reasons[reason],
+            "stop_sequence": None,
+            "usage": {
+                "input_tokens": prompt - cached,
+                "cache_creation_input_tokens": 0,
+                "cache_read_input_tokens": cached,
+                "output_tokens": completion,
+            },
+        }
+
+    def error(self, refused: Refused) -> dict[str, Any]:
+        kind = self.kinds.get(refused.status, "api_error")
+        return {"type": "error", "error": {"type": kind, "message": refused.text}}
+
+    def limits(self, bucket: Bucket) -> dict[str, str]:
+        reset = time.gmtime(math.ceil(time.time() + min(bucket.full(), 1e9)))
+        shown = {"limit": int(bucket.per_minute), "remaining": int(bucket.left)}
+        named = shown | {"reset": time.strftime("%Y-%m-%dT%H:%M:%SZ", reset)}
+        return {f"anthropic-ratelimit-{bucket.unit}-{name}": str(value) for name, value in named.items()}
+
+
+def _body(raw: bytes) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The body of a request and its messages."""
+    body = orjson.loads(raw)
+    messages = body.get("messages") if isinstance(body, dict) else None
+    if not isinstance(messages, list) or not all(isinstance(one, dict) for one in messages):
+        raise ValueError("the body must be a JSON object with a list of messages")
+    if body.get("stream"):
+        raise ValueError("the simulated server knows no stream")
+    return body, messages
+
+
+def _digest(messages: Any) -> bytes:
+    return blake2b(orjson.dumps(messages), digest_size=16).digest()
+
+
+def _text(content: Any) -> str:
+    if isinstance(content, list):
+        return "".join(str(part.get("text", "")) for part in content)
+    return content if isinstance(content, str) else ""
+
+
+def _most(asked: Any) -> int | None:
+    if asked is not None and (not isinstance(asked, int) or isinstance(asked, bool) or asked < 1):
+        raise ValueError(f"max_tokens must be a whole number above 0, not {asked!r}")
+    return asked
+
+
+def odd(usage: dict[str, Any], turn: int) -> dict[str, Any]:
+    """Usage whose counts are strings, fractions or negative; which one is which changes with `turn`."""
+    spoil = (str, lambda count: count + 0.5, lambda count: -1 - count)
+    counts = (key for key, value in usage.items() if isinstance(value, int))
+    return {key: spoil[(turn + place) % 3](usage[key]) for place, key in enumerate(counts)}
+
+
+OPENAI, AZURE_V1, AZURE, ANTHROPIC = OpenAI(), AzureV1(), Azure(), Anthropic()
+PATHS = {
+    "/v1/chat/completions": OPENAI,
+    "/openai/v1/chat/completions": AZURE_V1,
+    "/v1/messages": ANTHROPIC,
+}
+
+
+def wire_of(path: str) -> OpenAI | None:
+    """The wire that chats at a path (without its query); None for a path where nobody does."""
+    wire = PATHS.get(path)
+    if wire is None and path.startswith("/openai/deployments/"):
+        parts = path.split("/")
+        return AZURE if parts[4:] == ["chat", "completions"] and parts[3] else None
+    return wire

@@ -1,0 +1,71 @@
+"""What a run may still use when it starts, and how it is told when that is nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from refed_dspy.engine.accounts import Spent, open_accounts
+from refed_dspy.engine.budget import Caps
+from refed_dspy.engine.ledger import Ledger
+from refed_dspy.engine.runner import GRACE
+from refed_dspy.errors import CapReached, ConfigError
+from refed_dspy.records import PICO, dollars
+from refed_dspy.teachers import Teacher
+
+
+@dataclass(frozen=True)
+class Allowance:
+    """The caps of a start, what earlier starts used of them, and the seconds that are left (None: no bound)."""
+
+    caps: Caps
+    before: Spent
+    seconds: float | None
+
+    @asynccontextmanager
+    async def minutes(self) -> AsyncIterator[None]:
+        """End the work inside the block while there is just enough time left to end it in order.
+
+        Raises CapReached when it had to be ended.
+        """
+        left = None if self.seconds is None else max(0.0, self.seconds - min(GRACE, self.seconds / 2))
+        try:
+            async with asyncio.timeout(left) as timer:
+                yield
+        except TimeoutError:
+            if timer.expired():
+                raise CapReached("max_minutes is reached") from None
+            raise
+
+
+def open_allowance(
+    ledger: Ledger, teacher: Teacher, max_cost: float | None, max_calls: int | None, max_minutes: float | None
+) -> Allowance:
+    """Book the beginning of a start, and see what it may use.
+
+    Raises:
+        ConfigError: a cap that cannot be kept, or that not one call fits under.
+    """
+    caps = Caps(None if max_cost is None else int(max_cost * PICO), max_calls)
+    if caps.max_cost is not None:
+        if teacher.least is None:
+            raise ConfigError(
+                f"max_cost: the price of {teacher.model} at {teacher.endpoint} is unknown, so no cap in dollars can be "
+                "kept; set the teacher's price ({prompt: …, completion: …} in dollars a million tokens), or use "
+                "max_calls"
+            )
+        if teacher.least > caps.max_cost:
+            raise ConfigError(
+                f"max_cost: {dollars(caps.max_cost)} is below the worst case of one call, {dollars(teacher.least)} "
+                f"({teacher.max_tokens} tokens written): raise it, or lower the teacher's max_tokens"
+            )
+    before = open_accounts(ledger)
+    if caps.max_cost is not None and before.unpriced:
+        raise ConfigError(
+            f"max_cost: {before.unpriced} calls of this run were made at an unknown price, so what is left of the cap "
+            "is unknown too; use max_calls"
+        )
+    seconds = None if max_minutes is None else max(0.0, 60 * max_minutes - before.seconds)
+    return Allowance(caps, before, seconds)

@@ -1,0 +1,90 @@
+"""The books of a run: each attempt is written down before it is sent and settled when it ends."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from refed_dspy.calls import Attempt, NoMoneyLeft
+from refed_dspy.engine.accounts import Spent
+from refed_dspy.engine.budget import Budget, CapReached, Caps
+from refed_dspy.engine.group import GroupCommit
+from refed_dspy.engine.ledger import Ledger
+from refed_dspy.engine.rows import Key, booked, not_sent, reserved
+from refed_dspy.records import Call
+
+
+class RunBooks:
+    """What all units of one start share: the budget, and the way into the ledger."""
+
+    def __init__(self, ledger: Ledger, caps: Caps, before: Spent) -> None:
+        self.group = GroupCommit(ledger)
+        self.budget = Budget(caps, before.cost, before.calls)
+        self.stopping = False
+        """Set when the run is ending: a call that has not begun does not begin."""
+        self._number = ledger.last_call()
+
+    def next_number(self) -> int:
+        self._number += 1
+        return self._number
+
+
+class UnitBooks:
+    """The `Books` of one unit of work. `unwritten` are its good calls: they are committed with the answer."""
+
+    def __init__(self, run: RunBooks, key: Key, rank: int, seed: int) -> None:
+        self.run, self.key, self.rank = run, key, rank
+        self.seed: int | None = seed
+        self.calls: list[Call] = []
+        self.unwritten: list[Call] = []
+        self._worst: dict[int, int] = {}
+
+    @property
+    def stopping(self) -> bool:
+        return self.run.stopping
+
+    async def reserve(self, attempt: Attempt) -> int:
+        worst = attempt.worst or 0
+        try:
+            await self.run.budget.reserve(worst, self.rank)
+        except CapReached as error:
+            raise NoMoneyLeft(str(error)) from None
+        number = self.run.next_number()
+        self._worst[number] = worst
+        try:
+            row = reserved(number, self.key, attempt.model, attempt.endpoint, attempt.worst)
+            await self.run.group.commit(row)
+        except BaseException:
+            self.not_sent(number)
+            raise
+        return number
+
+    def report(self, call: Call) -> None:
+        if call.number:
+            self.run.budget.settle(self._worst.pop(call.number), call.cost or 0)
+        self.calls.append(call)
+        self.unwritten.append(call)
+        if call.outcome != "ok":
+            self.write()
+
+    def not_sent(self, number: int) -> None:
+        if number:
+            self._return(number)
+
+    def _return(self, number: int) -> None:
+        self.run.budget.give_back(self._worst.pop(number))
+        self.run.group.post(not_sent(number))
+
+    def rename_last(self, outcome: str) -> None:
+        """The last call's answer turned out to be unusable."""
+        if self.unwritten:
+            self.unwritten[-1] = self.calls[-1] = replace(self.unwritten[-1], outcome=outcome)
+
+    def write(self) -> None:
+        """Have what is settled written without an answer: there is none to wait for."""
+        self.run.group.post(booked(self.key, self.take()))
+
+    def take(self) -> Sequence[Call]:
+        """The calls still to be written, handed over to whoever writes them."""
+        calls, self.unwritten = self.unwritten, []
+        return calls

@@ -1,0 +1,57 @@
+"""What a run has cost so far, read from its ledger. Money in picodollars."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from itertools import pairwise
+
+from refed_dspy.engine.ledger import Ledger
+from refed_dspy.engine.rows import SENT
+
+
+@dataclass(frozen=True)
+class Spent:
+    """Totals over all starts of a run. `unpriced` counts calls whose price is unknown; `seconds` is time at work."""
+
+    cost: int
+    calls: int
+    unpriced: int
+    seconds: float
+
+
+def spent(ledger: Ledger) -> Spent:
+    """What was charged, worst cases of calls that never reported included."""
+    cost, calls, unpriced = ledger.db.execute(
+        "SELECT coalesce(sum(cost), 0), count(*), coalesce(sum(cost IS NULL), 0) FROM calls"
+    ).fetchone()
+    return Spent(int(cost), int(calls), int(unpriced), seconds_at_work(ledger))
+
+
+def seconds_at_work(ledger: Ledger) -> float:
+    """From each start to the last thing that was written before the next one."""
+    starts = [begun for (begun,) in ledger.db.execute("SELECT begun FROM starts ORDER BY begun")]
+    total = 0.0
+    for begun, end in pairwise([*starts, time.time()]):
+        (last,) = ledger.db.execute(
+            "SELECT max(t) FROM (SELECT max(created + seconds) t FROM calls WHERE created BETWEEN :a AND :b"
+            " UNION ALL SELECT max(created) FROM answers WHERE created BETWEEN :a AND :b)",
+            {"a": begun, "b": end},
+        ).fetchone()
+        total += max(0.0, min(last or begun, end) - begun)
+    return total
+
+
+def open_accounts(ledger: Ledger) -> Spent:
+    """Begin a start: calls that were on their way when the last one died stay charged at their worst case.
+
+    Returns what earlier starts used.
+    """
+    before = spent(ledger)
+    ledger.commit(
+        [
+            ("UPDATE calls SET outcome='lost' WHERE outcome=?", (SENT,)),
+            ("INSERT INTO starts VALUES (?)", (time.time(),)),
+        ]
+    )
+    return before

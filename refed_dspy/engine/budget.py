@@ -1,0 +1,107 @@
+"""Caps that hold: what a call could cost at worst is set aside before it is sent.
+
+Bookkeeping without disk or network. Money is in picodollars.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import itertools
+from dataclasses import dataclass
+
+
+class CapReached(Exception):
+    """A further call could pass a cap, and no call in flight could still give anything back."""
+
+    def __init__(self, cap: str, worst: int) -> None:
+        super().__init__(f"{cap} is reached")
+        self.cap, self.worst = cap, worst
+
+
+@dataclass(frozen=True)
+class Caps:
+    """What a run may use at most, over all its starts. None: no bound."""
+
+    max_cost: int | None = None
+    max_calls: int | None = None
+
+
+class Budget:
+    """What is spent, what is set aside for calls in flight, and who waits for some of it to come back.
+
+    `spent` and `calls` are what earlier starts used. While a reservation does not fit but calls are in flight, it
+    waits: they mostly cost less than was set aside for them. Of those that wait, the lowest rank goes first.
+    """
+
+    def __init__(self, caps: Caps, spent: int = 0, calls: int = 0) -> None:
+        self.caps, self.spent, self.calls = caps, spent, calls
+        self.reserved = self.in_flight = 0
+        self.reached: CapReached | None = None
+        """Set once a cap was reached: nothing is granted from then on."""
+        self._waiting: list[tuple[int, int, int, asyncio.Future[None]]] = []
+        self._order = itertools.count()
+
+    async def reserve(self, worst: int, rank: int = 0) -> None:
+        """Set `worst` aside for one call. Raises CapReached."""
+        if self.reached is None and not self._waiting and self._fits(worst):
+            self._take(worst)
+            return
+        if self.reached is not None or not self.in_flight:
+            raise self._close(worst)
+        turn = asyncio.get_running_loop().create_future()
+        heapq.heappush(self._waiting, (rank, next(self._order), worst, turn))
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled() and turn.exception() is None:
+                self.give_back(worst)  # it was granted in the same moment
+            raise
+
+    def settle(self, worst: int, cost: int) -> None:
+        """Replace what was set aside for a call by what it is charged."""
+        self.spent += cost
+        self._free(worst)
+
+    def give_back(self, worst: int) -> None:
+        """A call was never sent: it is neither charged nor counted."""
+        self.calls -= 1
+        self._free(worst)
+
+    def _fits(self, worst: int) -> bool:
+        return self._cap(worst) == ""
+
+    def _cap(self, worst: int) -> str:
+        """The cap that a further call could pass, or nothing."""
+        caps = self.caps
+        if caps.max_calls is not None and self.calls >= caps.max_calls:
+            return "max_calls"
+        if caps.max_cost is not None and self.spent + self.reserved + worst > caps.max_cost:
+            return "max_cost"
+        return ""
+
+    def _take(self, worst: int) -> None:
+        self.reserved += worst
+        self.in_flight += 1
+        self.calls += 1
+
+    def _free(self, worst: int) -> None:
+        self.reserved -= worst
+        self.in_flight -= 1
+        while self._waiting:
+            _, _, wanted, turn = self._waiting[0]
+            if turn.done():  # cancelled meanwhile
+                heapq.heappop(self._waiting)
+            elif self.reached is None and self._fits(wanted):
+                heapq.heappop(self._waiting)
+                self._take(wanted)
+                turn.set_result(None)
+            elif self.in_flight:
+                return
+            else:
+                heapq.heappop(self._waiting)
+                turn.set_exception(self._close(wanted))
+
+    def _close(self, worst: int) -> CapReached:
+        self.reached = self.reached or CapReached(self._cap(worst), worst)
+        return CapReached(self.reached.cap, self.reached.worst)

@@ -1,0 +1,263 @@
+"""How hard an endpoint may be asked: learned from what it answers, obeyed by every call to it.
+
+Three things hold a call back. A *window* of calls in flight grows by one for each round trip that went well and is
+halved by a refusal, at most once a round trip (additive increase, multiplicative decrease). *Allowances* of requests
+and tokens a minute come from the settings or from the answers' headers and refill steadily; where an endpoint refuses
+and says nothing, half the pace it was asked at is a first guess, which then grows and is halved in the same way. A
+*pause* follows a refusal, for as long as the endpoint asks. Whoever waits is let in one by one, in order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import re
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+FIRST_WINDOW = 16
+"""Calls in flight before the first answer: an endpoint that nothing is known of is not met with everything at once."""
+LONGEST_PAUSE = 60.0
+"""Seconds that no pause exceeds, whatever a Retry-After asks for: afterwards it is asked again."""
+PATIENCE = 900.0
+"""Seconds of nothing but refusals after which a run ends in order instead of waiting on."""
+_FIRST_PAUSE = 0.5
+_GROWTH = 0.05
+"""A guessed pace grows by this share of itself a second."""
+
+
+class Allowance:
+    """So many a minute, refilled steadily. Unknown, and no bound, until it is set, learned or guessed."""
+
+    def __init__(self, per_minute: float | None, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._at = clock()
+        self.rate: float | None = None
+        """Units a second."""
+        self.size = self.left = 0.0
+        self._growth = 0.0
+        self.guessed = False
+        self._fixed = per_minute is not None
+        if per_minute is not None:
+            self._set(per_minute / 60, per_minute, per_minute)
+
+    def wait(self, units: float) -> float:
+        """Seconds until `units` are there. More than the whole allowance counts as the whole."""
+        if self.rate is None:
+            return 0.0
+        self._refill()
+        lacking = min(units, self.size) - self.left
+        return lacking / self.rate if lacking > 1e-9 else 0.0
+
+    def take(self, units: float) -> None:
+        if self.rate is not None:
+            self._refill()
+            self.left -= min(units, self.size)
+
+    def learn(self, limit: float, left: float, reset: float | None, in_flight: int) -> None:
+        """What an answer's headers say: the limit, what is left of it, and the seconds until it is whole again."""
+        if limit < 1:
+            return
+        self._refill()
+        if self._fixed:
+            self.left = min(self.left, left)
+            return
+        a_second = limit / 60
+        if reset and limit > left and (limit - left) / reset < 0.5 * a_second:
+            a_second = (limit - left) / reset  # a limit of an hour or a day
+        if self.rate is None or self.guessed:
+            self._set(a_second, limit, min(limit, left - in_flight))  # what is in flight may not be counted there yet
+        else:
+            self.rate, self.size, self.left = a_second, limit, min(self.left, left)
+
+    def guess(self, a_second: float) -> None:
+        """Take this pace for the limit, and try a little more as time goes by."""
+        self._set(a_second, max(1.0, a_second), 0.0)
+        self.guessed, self._growth = True, _GROWTH * a_second
+
+    def _set(self, a_second: float, size: float, left: float) -> None:
+        self.rate, self.size, self.left, self._at = a_second, size, left, self._clock()
+        self.guessed, self._growth = False, 0.0
+
+    def _refill(self) -> None:
+        now = self._clock()
+        passed, self._at = now - self._at, now
+        if self.rate is not None:
+            self.rate += self._growth * passed
+            self.left = min(self.size, self.left + passed * self.rate)
+
+
+@dataclass(slots=True)
+class Turn:
+    """Leave to make one call: when it was given."""
+
+    since: float
+
+
+class Limits:
+    """The limits of one endpoint, for one event loop. `most` is the largest window."""
+
+    def __init__(
+        self,
+        most: int,
+        requests_per_minute: float | None = None,
+        tokens_per_minute: float | None = None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        rng: random.Random | None = None,
+    ) -> None:
+        self.most, self._clock = most, clock
+        self._rng = rng or random.Random()
+        self.window = float(min(most, FIRST_WINDOW))
+        self.in_flight = 0
+        self.requests = Allowance(requests_per_minute, clock)
+        self.tokens = Allowance(tokens_per_minute, clock)
+        self._paused_until = self._halved_at = clock()
+        self._refusals = 0
+        self._refused_since: float | None = None
+        self._starting = True
+        self._answered_at: deque[float] = deque(maxlen=200)
+        self._queue: deque[tuple[float, asyncio.Future[None]]] = deque()
+        self._alarm: asyncio.TimerHandle | None = None
+
+    async def turn(self, tokens: float) -> Turn:
+        """Wait for leave to send one call of about so many tokens."""
+        if self._queue or self._wait(tokens) > 0 or self.in_flight >= int(self.window):
+            turn = asyncio.get_running_loop().create_future()
+            self._queue.append((tokens, turn))
+            self._let_in()
+            try:
+                await turn
+            except asyncio.CancelledError:
+                if turn.done() and not turn.cancelled():
+                    self._leave()
+                raise
+        else:
+            self._enter(tokens)
+        return Turn(self._clock())
+
+    def went_well(self, turn: Turn) -> None:  # noqa: ARG002 — one shape for every ending
+        """The call was answered: a little more may be asked at once."""
+        # Doubling each round trip until the first refusal, then one more each round trip.
+        self.window = min(self.most, self.window + (1.0 if self._starting else 1.0 / self.window))
+        self._refusals, self._refused_since = 0, None
+        self._answered_at.append(self._clock())
+        self._leave()
+
+    def ended(self, turn: Turn) -> None:  # noqa: ARG002
+        """The call ended in a way that says nothing about the limits."""
+        self._leave()
+
+    def overloaded(self, turn: Turn) -> None:
+        """The endpoint could not cope (5xx, no answer in time): ask less at once."""
+        self._halve(turn)
+        self._leave()
+
+    def refused(self, turn: Turn, retry_after: float | None) -> None:
+        """The endpoint refused the call for its rate (429): ask less at once, and pause."""
+        now = self._clock()
+        self._refused_since = self._refused_since or now
+        if self._halve(turn):
+            self._refusals += 1
+            self._slow_down()
+        pause = retry_after if retry_after else _FIRST_PAUSE * 2 ** min(self._refusals, 7) * self._rng.random()
+        self._paused_until = max(self._paused_until, now + min(LONGEST_PAUSE, pause))
+        self._leave()
+
+    @property
+    def hopeless(self) -> bool:
+        """Whether nothing but refusals has come for `PATIENCE` seconds."""
+        return self._refused_since is not None and self._clock() - self._refused_since > PATIENCE
+
+    def learn(self, headers: Mapping[str, str]) -> None:
+        """Take the limits from an answer's headers (lower-case names), where it has any."""
+        for allowance, unit in ((self.requests, "requests"), (self.tokens, "tokens")):
+            limit, left, reset = (_header(headers, unit, part) for part in ("limit", "remaining", "reset"))
+            if (most := _number(limit)) is not None and (rest := _number(left)) is not None:
+                allowance.learn(most, rest, _seconds(reset), self.in_flight)
+
+    def _halve(self, turn: Turn) -> bool:
+        """Halve the window, unless the call was sent before the last time: then it says nothing new."""
+        self._starting = False
+        if turn.since < self._halved_at:
+            return False
+        self.window = max(1.0, self.window / 2)
+        self._halved_at = self._clock()
+        return True
+
+    def _slow_down(self) -> None:
+        """Where the limit itself is not known, halve the pace that led to the refusal."""
+        if self.requests.rate is not None and not self.requests.guessed:
+            return
+        pace = self.requests.rate
+        if pace is None:
+            since = self._answered_at[0] if self._answered_at else self._clock()
+            pace = len(self._answered_at) / max(0.1, self._clock() - since)
+        self.requests.guess(max(0.05, pace / 2))
+
+    def _wait(self, tokens: float) -> float:
+        pause = self._paused_until - self._clock()
+        return max(pause, self.requests.wait(1), self.tokens.wait(tokens))
+
+    def _enter(self, tokens: float) -> None:
+        self.in_flight += 1
+        self.requests.take(1)
+        self.tokens.take(tokens)
+
+    def _leave(self) -> None:
+        self.in_flight -= 1
+        self._let_in()
+
+    def _let_in(self) -> None:
+        """Let in whoever is first for as long as there is room; else look again when there may be."""
+        while self._queue:
+            tokens, turn = self._queue[0]
+            if turn.done():  # cancelled meanwhile
+                self._queue.popleft()
+                continue
+            if self.in_flight >= int(self.window):
+                return  # the next call to end looks again
+            if (wait := self._wait(tokens)) > 0:
+                self._look_again(wait)
+                return
+            self._queue.popleft()
+            self._enter(tokens)
+            turn.set_result(None)
+
+    def _look_again(self, seconds: float) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+        # A little later than exactly: a burst that was refused together does not come back in step.
+        delay = seconds + 0.01 * self._rng.random()
+        self._alarm = asyncio.get_running_loop().call_later(delay, self._let_in)
+
+
+def _header(headers: Mapping[str, str], unit: str, part: str) -> str | None:
+    return headers.get(f"x-ratelimit-{part}-{unit}") or headers.get(f"anthropic-ratelimit-{unit}-{part}")
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        return None if text is None else float(text)
+    except ValueError:
+        return None
+
+
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+def _seconds(text: str | None) -> float | None:
+    """Seconds from `6m0s`, `120ms`, `1.5` or a time of day in RFC 3339; None for anything else."""
+    if not text:
+        return None
+    if parts := re.findall(r"(\d+(?:\.\d+)?)(ms|[smhd])", text):
+        return sum(float(number) * _UNITS[unit] for number, unit in parts)
+    if (number := _number(text)) is not None:
+        return number
+    try:
+        return max(0.0, datetime.fromisoformat(text).timestamp() - time.time())
+    except ValueError:
+        return None

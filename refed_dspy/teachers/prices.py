@@ -1,0 +1,159 @@
+"""What a call costs: from the teacher's settings, or from the dated table that DSPy ships. Unknown is not zero.
+
+Money in picodollars, whole ones: a price of $0.15 a million tokens is 150,000 of them a token.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+from urllib.parse import urlsplit
+
+# Left to itself the table would be fetched anew from the network.
+os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "true")
+
+from dspy.clients.model_metadata import model_info, source_info
+from dspy.lm15 import LM15Error, LMRouter, RouterConfig
+
+from refed_dspy.config import PriceConfig, TeacherConfig
+from refed_dspy.errors import ConfigError
+from refed_dspy.records import PICO
+
+TABLE_DATES = {"1.105.0": "2026-10-11"}
+"""When the versions of the table that DSPy is known to ship were published."""
+_LONGER = re.compile(r"input_cost_per_token_above_(\d+)k_tokens")
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Picodollars a token: read, read from the provider's cache, written to that cache, and generated."""
+
+    prompt: int
+    cached: int
+    written: int
+    completion: int
+
+    def cost(self, prompt: int, cached: int, written: int, completion: int) -> int:
+        """`prompt` includes what was `cached` and `written`."""
+        plain = max(0, prompt - cached - written)
+        return plain * self.prompt + cached * self.cached + written * self.written + completion * self.completion
+
+    @property
+    def dearest_prompt(self) -> int:
+        return max(self.prompt, self.cached, self.written)
+
+
+@dataclass(frozen=True)
+class Price:
+    """A model's price. `longer`: other rates for prompts of more than so many tokens, shortest first."""
+
+    rates: Rates
+    source: str
+    longer: tuple[tuple[int, Rates], ...] = field(default=())
+
+    def cost(self, prompt: int, cached: int, written: int, completion: int) -> int:
+        """Picodollars for one call's tokens."""
+        rates = self.rates
+        for threshold, above in self.longer:
+            rates = above if prompt > threshold else rates
+        return rates.cost(prompt, cached, written, completion)
+
+    def worst(self, prompt: int, completion: int) -> int:
+        """The most a call of at most so many tokens can cost."""
+        reached = [self.rates, *(rates for threshold, rates in self.longer if prompt > threshold)]
+        return max(rates.dearest_prompt * prompt + rates.completion * completion for rates in reached)
+
+
+FREE = Price(Rates(0, 0, 0, 0), "this machine")
+
+
+def price_of(config: TeacherConfig, endpoint: str) -> Price | None:
+    """The teacher's price; None where it is not known.
+
+    An embedded model costs nothing. A model's name says what it costs only at its own provider's address: behind any
+    other, `price` in the teacher's settings has to say so.
+
+    Raises:
+        ConfigError: `price` names a model that the table does not have.
+    """
+    if config.embedded:
+        return FREE
+    if isinstance(config.price, PriceConfig):
+        return _given(config.price)
+    if config.price is not None:
+        found = table_price(config.price)
+        if found is None:
+            raise ConfigError(
+                f"teacher: price: the table of {table_name()} has no {config.price}; give "
+                "{prompt: …, completion: …} in dollars a million tokens"
+            )
+        return found
+    if config.api_base is None or _its_own(str(config.model), endpoint):
+        return table_price(str(config.model))
+    return None
+
+
+def table_name() -> str:
+    """Which table: its name, version and date."""
+    version = str(source_info().get("snapshot_version"))
+    date = TABLE_DATES.get(version)
+    return f"LiteLLM {version}" + (f" of {date}" if date else "")
+
+
+@lru_cache(maxsize=256)
+def table_price(model: str) -> Price | None:
+    """The price of PROVIDER/NAME in the table, or None."""
+    try:
+        resolution = LMRouter(RouterConfig()).resolve_openai_chat(model)
+    except LM15Error:
+        return None
+    info = model_info(resolution.provider, resolution.model)
+    rates = _rates(info, "")
+    if rates is None:
+        return None
+    thresholds = sorted(int(found[1]) for key in info if (found := _LONGER.fullmatch(key)))
+    longer = ((1000 * k, above) for k in thresholds if (above := _rates(info, f"_above_{k}k_tokens")))
+    return Price(rates, table_name(), tuple(longer))
+
+
+def _its_own(model: str, endpoint: str) -> bool:
+    """Whether `endpoint` is a host of the provider that the model's name begins with."""
+    host = urlsplit(endpoint).hostname or ""
+    return any(model.startswith(prefix) and host.endswith(domain) for prefix, domain in _HOSTS)
+
+
+_HOSTS = (
+    ("azure/", ".azure.com"),
+    ("anthropic/", ".anthropic.com"),
+    ("openai/", ".openai.com"),
+    ("openrouter/", "openrouter.ai"),
+)
+
+
+def _given(price: PriceConfig) -> Price:
+    prompt, completion = _pico(price.prompt / 1e6), _pico(price.completion / 1e6)
+    cached = prompt if price.cached is None else _pico(price.cached / 1e6)
+    return Price(Rates(prompt, cached, prompt, completion), "the teacher's settings")
+
+
+def _rates(info: Mapping[str, Any], tier: str) -> Rates | None:
+    """The rates of one tier; what the table leaves out costs what a plain prompt token costs."""
+    prompt, completion = _rate(info, "input_cost_per_token" + tier), _rate(info, "output_cost_per_token" + tier)
+    if prompt is None or completion is None:
+        return None
+    cached = _rate(info, "cache_read_input_token_cost" + tier)
+    written = _rate(info, "cache_creation_input_token_cost" + tier)
+    return Rates(prompt, prompt if cached is None else cached, max(prompt, written or 0), completion)
+
+
+def _rate(info: Mapping[str, Any], name: str) -> int | None:
+    value = info.get(name)
+    return _pico(value) if isinstance(value, int | float) and value >= 0 else None
+
+
+def _pico(dollars_a_token: float) -> int:
+    return round(dollars_a_token * PICO)

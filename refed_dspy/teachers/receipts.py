@@ -1,0 +1,115 @@
+"""How an attempt ended: what it is called, what it is charged, and which error tells of it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+
+from dspy._vendor.lm15.transports import ConnectError
+from dspy.lm15 import (
+    BillingError,
+    InvalidRequestError,
+    LM15Error,
+    RateLimitError,
+    Response,
+    ServerError,
+    TransportError,
+)
+from dspy.lm15 import TimeoutError as AnswerTimeout
+
+from refed_dspy.calls import AnswerRefused, NotAnApi, NotReached
+from refed_dspy.records import Call
+from refed_dspy.teachers.prices import Price
+from refed_dspy.teachers.route import Route
+from refed_dspy.teachers.transport import WebPage
+
+_TRANSIENT = (RateLimitError, ServerError, TransportError, AnswerTimeout)
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """One attempt that was sent: who to, at what price, under which number in the books."""
+
+    model: str
+    endpoint: str
+    price: Price | None
+    worst: int | None
+    number: int
+    started: float
+
+    def answered(self, outcome: str, response: Response, route: Route) -> Call:
+        """Charged by its tokens; where they were not reported, at its worst case."""
+        prompt, cached, written, completion = route.tokens(response.usage)
+        cost = self.worst
+        if self.price is not None and prompt is not None and completion is not None:
+            cost = self.price.cost(prompt, cached or 0, written or 0, completion)
+        return Call(self.model, self.endpoint, outcome, self._seconds(), prompt, cached, completion, cost, self.number)
+
+    def failed(self, error: BaseException) -> Call:
+        """An error answer is not billed; anything else may have been, unseen: its worst case is charged."""
+        status = error.status if isinstance(error, LM15Error) else None
+        free = status is not None and status >= 400 and status != 408 and not _is_filter(error)
+        cost = 0 if free else self.worst
+        return Call(self.model, self.endpoint, _outcome(error, status), self._seconds(), cost=cost, number=self.number)
+
+    def _seconds(self) -> float:
+        return round(time.monotonic() - self.started, 3)
+
+
+def _outcome(error: BaseException, status: int | None) -> str:
+    if isinstance(error, asyncio.CancelledError):
+        return "cancelled"
+    if not isinstance(error, LM15Error):
+        return "error"
+    return "no answer" if status is None else f"http {status}"
+
+
+def outcome_of(response: Response) -> str:
+    """`ok`, `cut` or `refused`."""
+    outcome = {"length": "cut", "content_filter": "refused"}.get(str(response.finish_reason), "ok")
+    if outcome == "ok" and any(part.type == "refusal" for part in response.message.parts):
+        return "refused"
+    return outcome
+
+
+def is_rate_limit(error: BaseException) -> bool:
+    """A 429 that waiting helps against. The status decides: some messages make lm15 take it for another error."""
+    return (
+        isinstance(error, LM15Error)
+        and not isinstance(error, BillingError)
+        and (error.status == 429 or isinstance(error, RateLimitError))
+    )
+
+
+def is_overload(error: BaseException) -> bool:
+    """The endpoint could not cope with what it was asked."""
+    return isinstance(error, ServerError | AnswerTimeout)
+
+
+def is_transient(error: BaseException) -> bool:
+    """Whether asking again may help."""
+    return isinstance(error, _TRANSIENT) and not isinstance(error, BillingError)
+
+
+def told(error: LM15Error, endpoint: str, key: str | None, answered: bool) -> BaseException:
+    """The error to raise: one of ours where DSPy has no word for it, and never with the key in it."""
+    if isinstance(error, TransportError) and isinstance(error.__cause__, ConnectError):
+        return NotReached(f"{endpoint} cannot be reached: {error.message}")
+    if isinstance(error, WebPage) and not answered:
+        return NotAnApi(f"{endpoint} {error.message}")
+    if _is_filter(error):
+        return AnswerRefused("declined by a content filter")
+    if key and key in str(error):
+        error.message = error.message.replace(key, "[key]")
+        error.args = tuple(arg.replace(key, "[key]") if isinstance(arg, str) else arg for arg in error.args)
+    kept: BaseException = error
+    return kept
+
+
+def _is_filter(error: BaseException) -> bool:
+    """A content filter's refusal of a prompt. Azure bills those, as it does a 408."""
+    if not isinstance(error, InvalidRequestError):
+        return False
+    text = f"{error.provider_code} {error.message}".lower()
+    return "content_filter" in text or "content management policy" in text or "content filtering policy" in text

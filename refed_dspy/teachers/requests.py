@@ -1,0 +1,74 @@
+"""A request as this teacher takes it: its further parameters, its kind of schema, and a bound on its size."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from dspy.lm15 import Config, Request
+
+from refed_dspy.config import TeacherConfig
+from refed_dspy.teachers.route import Route
+
+_BOUNDS = {"maxLength", "minLength", "maxItems", "minItems"}
+LONGEST_BOUND = 1_999
+"""Characters: llama.cpp's grammar takes a longer bound for none, and some of its versions refuse it."""
+OVERHEAD = 1_024
+"""Tokens that a provider may add to a prompt on its own: roles, its words about the schema."""
+
+
+class Outgoing:
+    """Makes requests ready for one teacher. What depends on the settings and the schema is done once for them."""
+
+    def __init__(self, config: TeacherConfig, route: Route) -> None:
+        self.config, self.route = config, route
+        self._configs: dict[int, tuple[Config, Config, int]] = {}
+
+    def __call__(self, request: Request, seed: int | None = None) -> tuple[Request, int]:
+        """The request to send, and a number of tokens that its prompt cannot exceed.
+
+        A token stands for at least one byte of text, so the bytes of everything sent bound their number.
+        """
+        config, size = self._fitted(request.config)
+        if self.config.embedded and seed is not None:
+            config = replace(config, extensions={"seed": seed, **self.config.params})
+        size += OVERHEAD + _bytes(request.system) + sum(_bytes(part) for part in request.messages)
+        return replace(request, model=self.route.model, config=config), size
+
+    def _fitted(self, asked: Config) -> tuple[Config, int]:
+        """A request's settings as the endpoint takes them, and the size of their schema in bytes."""
+        known = self._configs.get(id(asked))
+        if known is None or known[0] is not asked:
+            if len(self._configs) >= 256:  # signatures of optimizers come and go
+                self._configs.clear()
+            format_ = asked.response_format and _fitting(asked.response_format, self.route.bounded_schema)
+            fitted = replace(asked, extensions=dict(self.config.params) or None, response_format=format_)
+            # The original is kept beside it: as long as it lives, nothing else has its id.
+            known = self._configs[id(asked)] = (asked, fitted, len(json.dumps(format_)) if format_ else 0)
+        return known[1], known[2]
+
+
+def _bytes(part: Any) -> int:
+    """Bytes of a system message or of a message's texts."""
+    if part is None:
+        return 0
+    if isinstance(part, str):
+        return len(part.encode("utf-8", "surrogatepass"))
+    texts = part.parts if hasattr(part, "parts") else part
+    return sum(len(str(getattr(text, "text", "")).encode("utf-8", "surrogatepass")) for text in texts)
+
+
+def _fitting(part: Any, bounded: bool) -> Any:
+    """A schema with the bounds that the endpoint's decoder takes: none, or those that are not too long for it."""
+    if isinstance(part, Mapping):
+        return {k: _fitting(v, bounded) for k, v in part.items() if not _is_unfit_bound(k, v, bounded)}
+    return [_fitting(item, bounded) for item in part] if isinstance(part, list | tuple) else part
+
+
+def _is_unfit_bound(name: str, value: Any, bounded: bool) -> bool:
+    # A property of the schema may be called maxLength, too: then its value is a schema.
+    if name not in _BOUNDS or not isinstance(value, int):
+        return False
+    return not bounded or (name == "maxLength" and value > LONGEST_BOUND)
