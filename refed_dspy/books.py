@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 
 from refed_dspy.calls import Attempt, NoMoneyLeft
@@ -23,6 +24,14 @@ class RunBooks:
         self.stopping = False
         """Set when the run is ending: a call that has not begun does not begin."""
         self._number = ledger.last_call()
+
+    @contextmanager
+    def closing(self) -> Iterator[None]:
+        """Have everything written when the block is left. Raises RunStopped where it could not be."""
+        try:
+            yield
+        finally:
+            self.group.close()
 
     def next_number(self) -> int:
         self._number += 1

@@ -135,14 +135,12 @@ async def _produce(parts: Parts, pay_once: PayOnce, allowance: Allowance, size: 
     if plan.reached:
         return None
     work = Production(parts.stages, parts.references, pay_once)
+    settings = dspy.context(adapter=dspy.settings.adapter or SchemaAdapter(), **_LEAN)
     try:
-        async with parts.teacher.running() as lm, allowance.minutes():
-            with (
-                few_collections(),
-                dspy.context(lm=lm, adapter=dspy.settings.adapter or SchemaAdapter(), **_LEAN),
-                answering(pay_once),
-            ):
-                await run(plan, work, parts.teacher.concurrency)
+        with books.closing(), few_collections():
+            async with parts.teacher.running() as lm, allowance.minutes():
+                with settings, dspy.context(lm=lm), answering(pay_once):
+                    await run(plan, work, parts.teacher.concurrency)
     except CapReached:
         return books.budget.reached.cap if books.budget.reached else "max_minutes"
     except (TeacherError, RunStopped) as error:
@@ -150,8 +148,6 @@ async def _produce(parts: Parts, pay_once: PayOnce, allowance: Allowance, size: 
             raise TeacherRefused(str(error)) from error
         kept, folder = ledger.kept(), ledger.path.parent
         raise RunStopped(f"{error}; {kept} samples are kept; go on with: refed resume {folder}") from error
-    finally:
-        books.group.close()
     if not plan.reached:
         log.warning(
             "the references gave %d of %d samples: each of them failed, or gave nothing new in three rounds",

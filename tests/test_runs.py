@@ -108,13 +108,26 @@ def test_malformed_rows_fail_are_booked_and_made_up_for(tmp_path: Path) -> None:
 
 
 def test_a_failed_answer_is_not_asked_for_again_in_the_same_run(tmp_path: Path) -> None:
-    failing = Writer(*["no JSON"] * 50)
-    with pytest.raises(RunStopped, match=r"20 of its last 20 calls.*refed resume"):
-        run(tmp_path, failing, count=30)
+    failing = Writer()
+    failing.on_request = lambda r: "no JSON" if asked(r) == asked(failing.requests[0]) else None
+    made = run(tmp_path, failing, size=2, count=3)
+    assert [f.kind for f in made.failures] == ["malformed"]
+    bad = asked(failing.requests[0])
+    assert [asked(r) for r in failing.requests].count(bad) == 3, "the first try and two further ones"
     again = Writer()
-    run(tmp_path, again, size=2, count=30)
-    paid = [asked(r) for r in failing.requests]
-    assert not [r for r in again.requests if asked(r) in paid]
+    run(tmp_path, again, size=50, count=3)
+    assert again.requests and bad not in [asked(r) for r in again.requests]
+
+
+def test_each_further_try_is_booked_as_a_call_of_its_own(tmp_path: Path) -> None:
+    made = run(tmp_path, Writer("no JSON", "no JSON"), size=1, count=1)
+    assert made.complete and not made.failures
+    assert sum(use["calls"] for use in made.usage.values()) == 5 + 2
+
+
+def test_a_stage_that_only_fails_stops_the_run(tmp_path: Path) -> None:
+    with pytest.raises(RunStopped, match=r"20 of its last 20 calls.*refed resume"):
+        run(tmp_path, Writer(*["no JSON"] * 50), count=30)
 
 
 def test_a_passing_fault_is_asked_again_on_the_next_start(tmp_path: Path) -> None:
@@ -262,7 +275,8 @@ def test_two_runs_in_one_folder_at_once_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_cut_answer_is_a_failure_of_ours_engine_or_not(tmp_path: Path) -> None:
-    cut = Writer(response('{"subject_areas": "a"', finish_reason="length"))
+    cut, half = Writer(), response('{"subject_areas": "a"', finish_reason="length")
+    cut.on_request = lambda r: half if asked(r) == asked(cut.requests[0]) else None
     made = run(tmp_path, cut, size=2)
     assert made.complete and [f.kind for f in made.failures] == ["malformed"]
 

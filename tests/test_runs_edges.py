@@ -118,8 +118,15 @@ def _asks_for_feedback(request: Request) -> bool:
 
 
 def test_an_empty_answer_is_no_answer(tmp_path: Path) -> None:
-    writer = Writer()
-    writer.on_request = lambda r: '{"response": " "}' if len(writer.requests) == 5 else None
+    writer, bad = Writer(), set[str]()
+
+    def empty(request: Request) -> str | None:
+        text = str(request.messages[-1].text)
+        if writer.fields(request) == ["response"] and not bad:
+            bad.add(text)
+        return '{"response": " "}' if text in bad else None
+
+    writer.on_request = empty
     made = run(tmp_path / "run", writer, size=4)
     assert made.complete and [(f.kind, f.reason) for f in made.failures] == [("malformed", "response is empty")]
 

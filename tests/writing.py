@@ -6,7 +6,7 @@ import itertools
 import json
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import dspy
 from dspy.lm15 import Message, Request, Response, Usage
@@ -14,7 +14,7 @@ from dspy.lm15 import Message, Request, Response, Usage
 from refed_dspy.calls import NoBooks
 from refed_dspy.records import Call
 
-Answer = str | Exception | Callable[[Request], Any]
+Answer: TypeAlias = str | Exception | Response | Callable[[Request], Any]
 
 SAMPLE_PARTS: dict[str, Any] = {
     "analysis": {

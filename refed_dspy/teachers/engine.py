@@ -137,7 +137,7 @@ class TeacherEngine(_Attempts):
         ask = partial(self._admitted, outgoing, prompt_bound, books)
         try:
             return await ask()
-        except Exception as error:
+        except (LM15Error, NotReached) as error:
             # Nearly every call ends above: tenacity (0.05 ms a call) is asked in only where one has failed.
             first = error
         return await AsyncRetrying(**self.retrying(books))(_after(first, ask))

@@ -2,9 +2,8 @@
 
 Three things hold a call back. A *window* of calls in flight grows by one for each round trip that went well and is
 halved by a refusal, at most once a round trip (additive increase, multiplicative decrease). *Allowances* of requests
-and tokens a minute come from the settings or from the answers' headers and refill steadily; where an endpoint refuses
-and says nothing, half the pace it was asked at is a first guess, which then grows and is halved in the same way. A
-*pause* follows a refusal, for as long as the endpoint asks. Whoever waits is let in one by one, in order.
+and tokens a minute come from the settings or from the answers' headers and refill steadily. A *pause* follows a
+refusal, for as long as the endpoint asks. Whoever waits is let in one by one, in order.
 """
 
 from __future__ import annotations
@@ -24,13 +23,12 @@ LONGEST_PAUSE = 60.0
 """Seconds that no pause exceeds, whatever a Retry-After asks for: afterwards it is asked again."""
 PATIENCE = 900.0
 """Seconds of nothing but refusals after which a run ends in order instead of waiting on."""
-_FIRST_PAUSE = 0.5
-_GROWTH = 0.05
-"""A guessed pace grows by this share of itself a second."""
+_FIRST_PAUSE = 0.1
+"""Seconds, about, after a refusal that asks for none; doubled with each further one that no answer came between."""
 
 
 class Allowance:
-    """So many a minute, refilled steadily. Unknown, and no bound, until it is set, learned or guessed."""
+    """So many a minute, refilled steadily. Unknown, and no bound, until it is set or learned."""
 
     def __init__(self, per_minute: float | None, clock: Callable[[], float]) -> None:
         self._clock = clock
@@ -38,8 +36,6 @@ class Allowance:
         self.rate: float | None = None
         """Units a second."""
         self.size = self.left = 0.0
-        self._growth = 0.0
-        self.guessed = False
         self._fixed = per_minute is not None
         if per_minute is not None:
             self._set(per_minute / 60, per_minute, per_minute)
@@ -68,25 +64,18 @@ class Allowance:
         a_second = limit / 60
         if reset and limit > left and (limit - left) / reset < 0.5 * a_second:
             a_second = (limit - left) / reset  # a limit of an hour or a day
-        if self.rate is None or self.guessed:
+        if self.rate is None:
             self._set(a_second, limit, min(limit, left - in_flight))  # what is in flight may not be counted there yet
         else:
             self.rate, self.size, self.left = a_second, limit, min(self.left, left)
 
-    def guess(self, a_second: float) -> None:
-        """Take this pace for the limit, and try a little more as time goes by."""
-        self._set(a_second, max(1.0, a_second), 0.0)
-        self.guessed, self._growth = True, _GROWTH * a_second
-
     def _set(self, a_second: float, size: float, left: float) -> None:
         self.rate, self.size, self.left, self._at = a_second, size, left, self._clock()
-        self.guessed, self._growth = False, 0.0
 
     def _refill(self) -> None:
         now = self._clock()
         passed, self._at = now - self._at, now
         if self.rate is not None:
-            self.rate += self._growth * passed
             self.left = min(self.size, self.left + passed * self.rate)
 
 
@@ -119,7 +108,6 @@ class Limits:
         self._refusals = 0
         self._refused_since: float | None = None
         self._starting = True
-        self._answered_at: deque[float] = deque(maxlen=200)
         self._queue: deque[tuple[float, asyncio.Future[None]]] = deque()
         self._alarm: asyncio.TimerHandle | None = None
 
@@ -144,7 +132,6 @@ class Limits:
         # Doubling each round trip until the first refusal, then one more each round trip.
         self.window = min(self.most, self.window + (1.0 if self._starting else 1.0 / self.window))
         self._refusals, self._refused_since = 0, None
-        self._answered_at.append(self._clock())
         self._leave()
 
     def ended(self, turn: Turn) -> None:  # noqa: ARG002
@@ -162,7 +149,6 @@ class Limits:
         self._refused_since = self._refused_since or now
         if self._halve(turn):
             self._refusals += 1
-            self._slow_down()
         pause = retry_after if retry_after else _FIRST_PAUSE * 2 ** min(self._refusals, 7) * self._rng.random()
         self._paused_until = max(self._paused_until, now + min(LONGEST_PAUSE, pause))
         self._leave()
@@ -187,16 +173,6 @@ class Limits:
         self.window = max(1.0, self.window / 2)
         self._halved_at = self._clock()
         return True
-
-    def _slow_down(self) -> None:
-        """Where the limit itself is not known, halve the pace that led to the refusal."""
-        if self.requests.rate is not None and not self.requests.guessed:
-            return
-        pace = self.requests.rate
-        if pace is None:
-            since = self._answered_at[0] if self._answered_at else self._clock()
-            pace = len(self._answered_at) / max(0.1, self._clock() - since)
-        self.requests.guess(max(0.05, pace / 2))
 
     def _wait(self, tokens: float) -> float:
         pause = self._paused_until - self._clock()
