@@ -41,7 +41,9 @@ def measure(what: str, **settings: object) -> None:
         stats = server.stats()
         refused = stats["by_status"].get("429", 0)
         span = stats["span_s"]
-        print(f"{what}: {kept} of {REQUESTS} kept, {refused} refused (<= 60), {span:.1f} s = {span / FLOOR:.2f} x (<= 1.15)")
+        print(
+            f"{what}: {kept} of {REQUESTS} kept, {refused} refused (<= 60), {span:.1f} s = {span / FLOOR:.2f} x (<= 1.15)"
+        )
 
 
 def main() -> None:

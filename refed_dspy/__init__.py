@@ -14,9 +14,10 @@ import os as _os
 _os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "true")
 
 from refed_dspy import errors, programs
-from refed_dspy.config import TeacherConfig
+from refed_dspy.config import PriceConfig, TeacherConfig
 from refed_dspy.data.export import export
 from refed_dspy.data.references import References, load_references
+from refed_dspy.estimating import Estimate, aestimate, estimate
 from refed_dspy.outcome import Synthesis, read_run
 from refed_dspy.paying import Progress
 from refed_dspy.programs import ReferenceLevelFeedback
@@ -30,9 +31,11 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Analysis",
+    "Estimate",
     "Failure",
     "Feedback",
     "ImplementationStrategy",
+    "PriceConfig",
     "Progress",
     "Reference",
     "ReferenceLevelFeedback",
@@ -40,8 +43,10 @@ __all__ = [
     "Sample",
     "Synthesis",
     "TeacherConfig",
+    "aestimate",
     "asynthesize",
     "errors",
+    "estimate",
     "export",
     "load_program",
     "load_references",

@@ -46,6 +46,9 @@ TeacherOption = Annotated[
     str | None, typer.Option(help="Teacher file, PROVIDER/NAME, a .gguf file, or embedded.", metavar="FILE_OR_NAME")
 ]
 ConfigOption = Annotated[Path | None, typer.Option(help="Settings in YAML.", metavar="FILE")]
+MaxCost = Annotated[float | None, typer.Option(help="Dollars it may cost, over all its starts.", metavar="DOLLARS")]
+MaxCalls = Annotated[int | None, typer.Option(help="Calls it may make, over all its starts.", metavar="N")]
+MaxMinutes = Annotated[float | None, typer.Option(help="Minutes it may work, over all its starts.", metavar="N")]
 ProgramOption = Annotated[str | None, typer.Option(help="A saved program.", metavar="FILE_OR_URI")]
 
 
@@ -61,10 +64,17 @@ def synth(
     seed: Annotated[int | None, typer.Option(help="Seed of the run.")] = None,
     per_reference: Annotated[int | None, typer.Option(help="Most samples of one reference in a round.")] = None,
     reuse: Annotated[Path | None, typer.Option(help="Take over a run's answers where they fit.", metavar="DIR")] = None,
+    max_cost: MaxCost = None,
+    max_calls: MaxCalls = None,
+    max_minutes: MaxMinutes = None,
+    estimate: Annotated[
+        bool, typer.Option("--estimate", help="Make a few samples only, and say what all would take.")
+    ] = False,
 ) -> None:
     """Make samples from references. The same command again goes on where it stood."""
     from refed_dspy.config import load_config
     from refed_dspy.display import Display
+    from refed_dspy.estimating import estimate as foresee
     from refed_dspy.synthesis import synthesize
 
     given: dict[str, Any] = {
@@ -76,16 +86,32 @@ def synth(
         "seed": seed,
         "per_reference": per_reference,
         "reuse": reuse,
+        "max_cost": max_cost,
+        "max_calls": max_calls,
+        "max_minutes": max_minutes,
     }
     settings = load_config(config, **given)
     if settings.run_dir is None:
         raise InputError("run_dir: name the folder that shall hold the run: --run-dir DIR")
     _needs_teacher(settings.teacher)
-    kept_names = ("size", "teacher", "run_dir", "seed", "per_reference", "max_failure_share", "columns", "reuse")
-    keywords = {name: getattr(settings, name) for name in kept_names}
+    keywords: Any = {name: getattr(settings, name) for name in _KEYWORDS}
+    program_and_references = _program(settings), settings.references or "builtin"
     with Display().showing() as display:
-        made = synthesize(_program(settings), settings.references or "builtin", **keywords, on_progress=display.watch)
-    _finish(made)
+        keywords["on_progress"] = display.watch
+        if estimate:
+            lines = foresee(*program_and_references, **keywords).lines()
+        else:
+            made = synthesize(*program_and_references, **keywords)
+    if estimate:
+        typer.echo("\n".join([*lines, "go on with the same command without --estimate"]))
+    else:
+        _finish(made)
+
+
+_KEYWORDS = (
+    *("size", "teacher", "run_dir", "seed", "per_reference", "max_failure_share", "columns", "reuse"),
+    *("max_cost", "max_calls", "max_minutes"),
+)
 
 
 @app.command()
@@ -95,6 +121,9 @@ def resume(
     size: Annotated[int | None, typer.Option(help="Another target than before.")] = None,
     teacher: TeacherOption = None,
     max_failure_share: Annotated[float | None, typer.Option(help="Another share than before.")] = None,
+    max_cost: MaxCost = None,
+    max_calls: MaxCalls = None,
+    max_minutes: MaxMinutes = None,
 ) -> None:
     """Go on with a run that was stopped, or make it larger."""
     from refed_dspy.config import load_config
@@ -102,8 +131,16 @@ def resume(
     from refed_dspy.resuming import resume as go_on
 
     other = load_config(environ={}, teacher=teacher).teacher if teacher else None
+    caps: Any = {"max_cost": max_cost, "max_calls": max_calls, "max_minutes": max_minutes}
     with Display().showing() as display:
-        made = go_on(run_dir, size=size, teacher=other, max_failure_share=max_failure_share, on_progress=display.watch)
+        made = go_on(
+            run_dir,
+            size=size,
+            teacher=other,
+            max_failure_share=max_failure_share,
+            **caps,
+            on_progress=display.watch,
+        )
     _finish(made)
 
 
@@ -112,10 +149,10 @@ def resume(
 def status(run_dir: RunDir, as_json: Annotated[bool, typer.Option("--json", help="For scripts.")] = False) -> None:
     """What a run has made and used so far; works while it runs."""
     from refed_dspy.engine.ledger import Ledger
-    from refed_dspy.engine.summary import run_status
+    from refed_dspy.outcome import full_status
 
     with Ledger.read(run_dir) as ledger:
-        facts = run_status(ledger)
+        facts = full_status(ledger)
     if as_json:
         typer.echo(json.dumps(facts, ensure_ascii=False, indent=2))
         return
@@ -201,6 +238,9 @@ def _finish(made: Any) -> None:
     """Say what came of a run. Raises typer.Exit(1) where it ended short."""
     for line in _status_lines(made.status):
         typer.echo(line)
+    if made.stopped:
+        typer.echo(f"refed: {made.stopped}", err=True)
+        raise typer.Exit(1)
     if not made.complete:
         typer.echo(
             f"ended short: the references gave {len(made.samples)} of {made.size} samples; "
@@ -223,10 +263,39 @@ def _status_lines(facts: dict[str, Any]) -> list[str]:
         unknown = f", {use['unknown']} of unknown usage" if use["unknown"] else ""
         lines.append(
             f"{stage}: {use['calls']} calls, {use['prompt_tokens']} tokens read ({use['cached_tokens']} cached), "
-            f"{use['completion_tokens']} written{unknown}"
+            f"{use['completion_tokens']} written{unknown}, {_money(use['cost'], use['unpriced'])}"
         )
+    lines += _cost_lines(facts)
     lines += [f"failed: {f['count']} {f['kind']} in {f['stage']}" for f in facts["failures"]]
     return lines
+
+
+def _cost_lines(facts: dict[str, Any]) -> list[str]:
+    """What the run has cost, for each kept sample, and what it is projected to."""
+    each = facts["cost_per_sample"]
+    line = f"dollars: {_money(facts['cost'], facts['unpriced'])}"
+    if each and not facts["unpriced"]:
+        line += f", {_money(each)} a kept sample"
+    if reserved := sum(use["reserved"] for use in facts["usage"].values()):
+        line += f"; {_money(reserved)} of it set aside for calls that never told"
+    if facts["price_source"]:
+        line += f" (prices of {facts['price_source']})"
+    lines = [line]
+    if (told := facts["projected"]) is not None:
+        money = "dollars unknown"
+        if told["cost"] is not None:
+            money = f"{_money(told['cost'])} ({_money(told['low'])} to {_money(told['high'])})"
+        lines.append(f"projected for {told['size']} samples: {money}, {told['calls']} calls")
+    return lines
+
+
+def _money(dollars: float, unpriced: int = 0) -> str:
+    from refed_dspy.records import PICO
+    from refed_dspy.records import dollars as shown
+
+    if unpriced and not dollars:
+        return "price unknown"
+    return shown(dollars * PICO) + (f" and {unpriced} calls at an unknown price" if unpriced else "")
 
 
 def main() -> None:

@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from refed_dspy.paying import Progress
+from refed_dspy.records import dollars
 
 PLAIN_EVERY = 10.0
 """Seconds between plain lines; the first sample is told at once."""
@@ -69,13 +70,15 @@ class Display:
 
 
 def summary(progress: Progress) -> str:
-    """One line: samples, calls in flight, tokens, failures, time left."""
+    """One line: samples, calls in flight, tokens, dollars, failures, time left."""
     parts = [
         f"{progress.kept}/{progress.size} samples",
         f"{progress.in_flight} in flight",
         f"{progress.calls} calls",
         f"{_short(progress.prompt_tokens)} tokens read, {_short(progress.completion_tokens)} written",
     ]
+    if progress.cost or not progress.unpriced:
+        parts.append(dollars(progress.cost) + (" and more at unknown prices" if progress.unpriced else ""))
     if failed := sum(progress.failed.values()):
         parts.append(f"{failed} failed")
     made = progress.kept - progress.kept_at_start

@@ -1,63 +1,15 @@
-"""What a run is made of, and what of it must stay the same for the run to go on."""
+"""What of a run must stay the same for it to go on."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import dspy
-
-from refed_dspy.data.references import References
 from refed_dspy.engine.ledger import Ledger
-from refed_dspy.engine.plan import PlanSettings
 from refed_dspy.errors import RunDirError
-from refed_dspy.production import Stages
-from refed_dspy.programs.saved import digest, program_digests, program_state
-from refed_dspy.teachers import Teacher
-
-
-@dataclass(frozen=True)
-class Parts:
-    """The parts of one run."""
-
-    program: dspy.Module
-    references: References
-    teacher: Teacher
-    seed: int
-    per_reference: int | None
-    max_failure_share: float
-    limits: Mapping[str, float | None]
-    """max_cost, max_calls, max_minutes."""
-    reuse: Path | None
-
-    @property
-    def stages(self) -> Stages:
-        return cast(Stages, self.program)
-
-    def identity(self) -> dict[str, Any]:
-        """What may not change between starts, in the words that a refusal uses."""
-        return {
-            "references": digest([reference.id for reference in self.references]),
-            "kind": type(self.program).__name__,
-            "program": program_digests(self.program),
-            "instructions_per_feature": self.stages.instructions_per_feature,
-            "features": list(self.stages.features),
-            "teacher": self.teacher.identity,
-            "seed": self.seed,
-        }
-
-    def plan_settings(self, size: int) -> PlanSettings:
-        return PlanSettings(
-            size=size,
-            references=len(self.references),
-            features=tuple(self.stages.features),
-            instructions_per_feature=self.stages.instructions_per_feature,
-            per_reference=self.per_reference,
-            seed=self.seed,
-        )
+from refed_dspy.parts import Parts
+from refed_dspy.programs.saved import program_state
 
 
 def begin_or_continue(ledger: Ledger, parts: Parts, size: int) -> int:
@@ -70,12 +22,15 @@ def begin_or_continue(ledger: Ledger, parts: Parts, size: int) -> int:
     """
     identity = json.loads(json.dumps(parts.identity()))  # as it is stored: keys are text, tuples are lists
     target = max(size, ledger.kept())
-    config = parts.teacher.config
+    config, price = parts.teacher.config, parts.teacher.price
     # What may change is stored as it is now, so that a resume from the folder alone goes on with it.
     current: dict[str, Any] = {
         "size": target,
         "per_reference": parts.per_reference,
         "max_failure_share": parts.max_failure_share,
+        "rates": price and [price.rates.prompt, price.rates.cached, price.rates.written, price.rates.completion],
+        "price_source": price and price.source,
+        "stopped": None,
         **parts.limits,
         "reuse": str(parts.reuse.absolute()) if parts.reuse else None,
         "teacher": {"model": parts.teacher.model, "config": config and config.model_dump(mode="json")},

@@ -11,6 +11,7 @@ from refed_dspy.data.export import export, to_dataset
 from refed_dspy.data.rows import Samples
 from refed_dspy.engine.ledger import Ledger
 from refed_dspy.engine.summary import run_status
+from refed_dspy.forecast import as_facts, forecast
 from refed_dspy.records import Failure
 
 
@@ -22,13 +23,13 @@ class Synthesis:
     size: int
     samples: Samples
     failures: list[Failure]
-    usage: dict[str, dict[str, int]]
-    """Stage → calls and tokens, over the whole run."""
+    usage: dict[str, dict[str, Any]]
+    """Stage → calls, tokens and dollars, over the whole run."""
     left_out: Mapping[str, int]
     """Reason → references left out."""
     status: dict[str, Any]
     stopped: str | None = None
-    """The cap at which the run ended before its size, or None."""
+    """Where a cap ended the run before its size: which, what there is, and what more would take. Else None."""
 
     @property
     def complete(self) -> bool:
@@ -48,7 +49,7 @@ def read_run(run_dir: str | Path) -> Synthesis:
     """The outcome, so far, of the run in `run_dir`. Raises RunDirError where there is none."""
     folder = Path(run_dir)
     with Ledger.read(folder) as ledger:
-        status, failures = run_status(ledger), ledger.failures()
+        status, failures = full_status(ledger), ledger.failures()
     return Synthesis(
         folder,
         status["size"],
@@ -59,3 +60,10 @@ def read_run(run_dir: str | Path) -> Synthesis:
         status,
         status["stopped"],
     )
+
+
+def full_status(ledger: Ledger) -> dict[str, Any]:
+    """`run_status`, and what the whole run is projected to take (None while too little was made)."""
+    status = run_status(ledger)
+    begun = bool(ledger.meta("identity")) and not status["complete"]
+    return {**status, "projected": as_facts(forecast(ledger)) if begun else None}

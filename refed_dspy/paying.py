@@ -29,9 +29,10 @@ from refed_dspy.errors import (
     TeacherError,
     UnfitRequest,
 )
+from refed_dspy.parts import Parts
 from refed_dspy.programs.adapter import rendering
 from refed_dspy.programs.asking import Question, ask_teacher
-from refed_dspy.programs.saved import digest
+from refed_dspy.programs.saved import digest, program_digests
 from refed_dspy.records import Call
 from refed_dspy.teachers import Teacher
 
@@ -65,26 +66,18 @@ class PayOnce:
     """The Answerer of a run."""
 
     def __init__(
-        self,
-        ledger: Ledger,
-        books: RunBooks,
-        teacher: Teacher,
-        prompts: Mapping[str, str],
-        max_failure_share: float,
-        progress: Progress,
-        seed: int = 0,
-        reuse: Ledger | None = None,
+        self, ledger: Ledger, books: RunBooks, parts: Parts, progress: Progress, reuse: Ledger | None = None
     ) -> None:
-        self.ledger, self.books, self.teacher = ledger, books, teacher
-        self.prompts, self.seed = prompts, seed
+        self.ledger, self.books, self.progress = ledger, books, progress
+        self.teacher, self.seed, self.max_failure_share = parts.teacher, parts.seed, parts.max_failure_share
+        self.prompts = program_digests(parts.program)
         self._reuse = reuse
         self.answered = False
         """Whether any call was answered in this process, usably or not: then something was paid for."""
-        self.max_failure_share, self.progress = max_failure_share, progress
-        self._sampling = digest(teacher.identity)
+        self._sampling = digest(parts.teacher.identity)
         self._settled = ledger.settled_keys()
         # Where money runs short the deepest stage goes first: it finishes samples.
-        self._rank = {stage: -depth for depth, stage in enumerate(prompts)}
+        self._rank = {stage: -depth for depth, stage in enumerate(self.prompts)}
         self._recent: defaultdict[str, deque[bool]] = defaultdict(lambda: deque(maxlen=RECENT))
 
     async def __call__(self, question: Question) -> dspy.Prediction:

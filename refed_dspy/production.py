@@ -2,34 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Protocol
+from collections.abc import Sequence
 
 from refed_dspy.engine.plan import Propose, Respond, Study
 from refed_dspy.engine.rows import sampled, text_digest, unusable
 from refed_dspy.errors import RowError
+from refed_dspy.parts import Stages
 from refed_dspy.paying import PayOnce
-from refed_dspy.programs.reference_level import TAKEN_SHOWN, Proposal
-from refed_dspy.records import Reference, Sample
-
-
-class Stages(Protocol):
-    """What a program must offer to be run at scale: the stages of Reference-Level Feedback."""
-
-    features: Mapping[str, str]
-    instructions_per_feature: int
-
-    async def collect_features(self, reference: Reference) -> dict[str, str]: ...
-
-    async def collect_response_feedback(self, reference: Reference) -> str: ...
-
-    async def propose(
-        self, reference: Reference, feature: str, description: str, taken: Sequence[str] = (), repetition: int = 0
-    ) -> Proposal: ...
-
-    async def respond(
-        self, reference: Reference, response_feedback: str, instruction: str, item: str = ""
-    ) -> Sample: ...
+from refed_dspy.programs.reference_level import TAKEN_SHOWN
+from refed_dspy.records import Reference
 
 
 class Production:

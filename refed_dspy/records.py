@@ -110,6 +110,25 @@ def dollars(cost: float) -> str:
     return f"${amount:.{min(places, 8)}f}"
 
 
+@dataclass(frozen=True)
+class Rates:
+    """Picodollars a token: read, read from the provider's cache, written to that cache, and generated."""
+
+    prompt: int
+    cached: int
+    written: int
+    completion: int
+
+    def cost(self, prompt: float, cached: float, written: float, completion: float) -> float:
+        """`prompt` includes what was `cached` and `written`. Whole for whole numbers of tokens."""
+        plain = max(0, prompt - cached - written)
+        return plain * self.prompt + cached * self.cached + written * self.written + completion * self.completion
+
+    @property
+    def dearest_prompt(self) -> int:
+        return max(self.prompt, self.cached, self.written)
+
+
 @dataclass(frozen=True, slots=True)
 class Call:
     """One attempt that reached a teacher. A token count of None was not reported: unknown, not zero.

@@ -19,14 +19,17 @@ from refed_dspy.engine.ledger import Ledger
 from refed_dspy.engine.plan import Plan
 from refed_dspy.engine.runner import run
 from refed_dspy.errors import CapReached, ConfigError, RunStopped, TeacherError, TeacherRefused
-from refed_dspy.identity import Parts, begin_or_continue
+from refed_dspy.identity import begin_or_continue
 from refed_dspy.outcome import Synthesis, read_run
+from refed_dspy.parts import Limits, Parts
 from refed_dspy.paying import PayOnce, Progress
 from refed_dspy.production import Production
 from refed_dspy.programs import ReferenceLevelFeedback
 from refed_dspy.programs.adapter import SchemaAdapter
 from refed_dspy.programs.asking import answering
-from refed_dspy.programs.saved import digest, load_program, program_digests
+from refed_dspy.programs.saved import digest, load_program
+from refed_dspy.records import dollars
+from refed_dspy.stopping import end_at_cap
 from refed_dspy.teachers import TeacherLike, open_teacher
 
 log = logging.getLogger("refed_dspy")
@@ -34,6 +37,10 @@ ProgramLike: TypeAlias = Any
 """A program (`dspy.Module`), the file or MLflow address of one, or None."""
 # Silence and thrift while thousands of calls run: history and traces grow with each of them.
 _LEAN = {"disable_history": True, "trace": None, "max_trace_size": 0, "track_usage": False}
+
+
+SIZE = 100
+FAILURE_SHARE = 0.5
 
 
 class RunSettings(TypedDict, total=False):
@@ -83,43 +90,43 @@ def synthesize(program: ProgramLike = None, references: Any = "builtin", **setti
 
 
 async def asynthesize(
-    program: ProgramLike = None,
-    references: Any = "builtin",
-    *,
-    size: int = 100,
-    teacher: TeacherLike | None = None,
-    run_dir: str | Path | None = None,
-    seed: int = 0,
-    per_reference: int | None = None,
-    max_failure_share: float = 0.5,
-    max_cost: float | None = None,
-    max_calls: int | None = None,
-    max_minutes: float | None = None,
-    columns: Mapping[str, str] | None = None,
-    reuse: str | Path | None = None,
-    on_progress: Callable[[Progress], None] | None = None,
+    program: ProgramLike = None, references: Any = "builtin", **settings: Unpack[RunSettings]
 ) -> Synthesis:
     """`synthesize`, for code that runs in an event loop."""
-    limits = {"max_cost": max_cost, "max_calls": max_calls, "max_minutes": max_minutes}
-    _check(size=size, per_reference=per_reference, max_failure_share=max_failure_share, **limits)
-    module, opened = _program(program), open_teacher(teacher)
-    usable = load_references(references, columns).fitting(opened.window, opened.max_tokens)
-    lent = Path(reuse) if reuse is not None else None
-    parts = Parts(module, usable, opened, seed, per_reference, max_failure_share, limits, lent)
-    folder = Path(run_dir) if run_dir is not None else Path("refed-runs") / digest(parts.identity())
+    parts, folder = prepare(program, references, **settings)
     with ExitStack() as stack:
-        lender = stack.enter_context(Ledger.read(lent)) if lent is not None else None
+        lender = stack.enter_context(Ledger.read(parts.reuse)) if parts.reuse is not None else None
         ledger = stack.enter_context(Ledger.create(folder))
-        target = begin_or_continue(ledger, parts, size)
-        allowance = open_allowance(ledger, opened, max_cost, max_calls, max_minutes)
+        target = begin_or_continue(ledger, parts, settings.get("size", SIZE))
+        allowance = open_allowance(ledger, parts.teacher, **parts.limits)
         progress = Progress(target, ledger.kept(), kept_at_start=ledger.kept(), cost=allowance.before.cost)
-        if on_progress is not None:
-            on_progress(progress)
+        if (watch := settings.get("on_progress")) is not None:
+            watch(progress)
         books = RunBooks(ledger, allowance.caps, allowance.before)
-        pay_once = PayOnce(ledger, books, opened, program_digests(module), max_failure_share, progress, seed, lender)
-        stopped = await _produce(parts, pay_once, allowance, target)
-        ledger.set_meta(stopped=stopped)
+        pay_once = PayOnce(ledger, books, parts, progress, lender)
+        cap = await _produce(parts, pay_once, allowance, target)
+        if cap is not None:
+            stopped = end_at_cap(folder, cap)
+            ledger.set_meta(stopped=stopped)
+            log.warning("%s", stopped)
     return read_run(folder)
+
+
+def prepare(program: ProgramLike, references: Any, **given: Unpack[RunSettings]) -> tuple[Parts, Path]:
+    """The parts of a run, checked, and its folder, which is not touched. Raises InputError."""
+    if unknown := sorted(set(given) - set(RunSettings.__annotations__)):
+        raise TypeError(f"synthesize takes no {', '.join(unknown)}")
+    limits = Limits(
+        max_cost=given.get("max_cost"), max_calls=given.get("max_calls"), max_minutes=given.get("max_minutes")
+    )
+    share, per_reference = given.get("max_failure_share", FAILURE_SHARE), given.get("per_reference")
+    _check(size=given.get("size"), per_reference=per_reference, max_failure_share=share, **limits)
+    module, teacher = _program(program), open_teacher(given.get("teacher"))
+    usable = load_references(references, given.get("columns")).fitting(teacher.window, teacher.max_tokens)
+    reuse, run_dir = given.get("reuse"), given.get("run_dir")
+    lent = Path(reuse) if reuse is not None else None
+    parts = Parts(module, usable, teacher, given.get("seed", 0), per_reference, share, limits, lent)
+    return parts, Path(run_dir) if run_dir is not None else Path("refed-runs") / digest(parts.identity())
 
 
 async def _produce(parts: Parts, pay_once: PayOnce, allowance: Allowance, size: int) -> str | None:
@@ -142,7 +149,13 @@ async def _produce(parts: Parts, pay_once: PayOnce, allowance: Allowance, size: 
                 with settings, dspy.context(lm=lm), answering(pay_once):
                     await run(plan, work, parts.teacher.concurrency)
     except CapReached:
-        return books.budget.reached.cap if books.budget.reached else "max_minutes"
+        reached = books.budget.reached
+        if reached is not None and not books.budget.calls:
+            raise ConfigError(
+                f"{reached.cap}: below the worst case of the first call, {dollars(reached.worst)}: raise it, or lower "
+                "the teacher's max_tokens"
+            ) from None
+        return reached.cap if reached is not None else "max_minutes"
     except (TeacherError, RunStopped) as error:
         if isinstance(error, TeacherError) and not pay_once.answered:
             raise TeacherRefused(str(error)) from error

@@ -54,5 +54,5 @@ def test_progress_in_one_line() -> None:
     progress.failed["malformed"] += 2
     progress.started = time.monotonic() - 100
     assert summary(progress) == (
-        "50/100 samples · 7 in flight · 12345 calls · 123k tokens read, 0 written · 2 failed · about 8 min left"
+        "50/100 samples · 7 in flight · 12345 calls · 123k tokens read, 0 written · $0 · 2 failed · about 8 min left"
     )

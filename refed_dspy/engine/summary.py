@@ -5,26 +5,37 @@ from __future__ import annotations
 from typing import Any
 
 from refed_dspy.engine.ledger import Ledger
+from refed_dspy.records import PICO
 
 _STAGES = """
-SELECT stage, count(*), sum(prompt_tokens), sum(cached_tokens), sum(completion_tokens),
-       sum(outcome = 'ok'), sum(prompt_tokens IS NULL AND outcome NOT LIKE 'http 4%' AND outcome NOT LIKE 'http 5%')
+SELECT stage, count(*), sum(outcome = 'ok'), total(prompt_tokens), total(cached_tokens), total(completion_tokens),
+       sum(prompt_tokens IS NULL AND outcome NOT LIKE 'http 4%' AND outcome NOT LIKE 'http 5%'),
+       total(cost), total(CASE WHEN prompt_tokens IS NULL THEN cost END), sum(cost IS NULL)
 FROM calls GROUP BY stage ORDER BY min(id)
 """
 
 
-def usage_by_stage(ledger: Ledger) -> dict[str, dict[str, int]]:
-    """Stage → calls, tokens, answers, and `unknown`: calls that may have been billed but reported no tokens."""
+def usage_by_stage(ledger: Ledger) -> dict[str, dict[str, Any]]:
+    """Stage → calls and what they took.
+
+    `answered` calls; tokens; `unknown`: calls that may have been billed but reported no tokens; `cost` in dollars, of
+    it `reserved` for those calls at their worst case; `unpriced`: calls whose price is not known, and not in `cost`.
+    """
     return {
         stage: {
             "calls": calls,
-            "answered": answered or 0,
-            "prompt_tokens": prompt or 0,
-            "cached_tokens": cached or 0,
-            "completion_tokens": completion or 0,
-            "unknown": unknown or 0,
+            "answered": answered,
+            "prompt_tokens": int(prompt),
+            "cached_tokens": int(cached),
+            "completion_tokens": int(completion),
+            "unknown": unknown,
+            "cost": cost / PICO,
+            "reserved": reserved / PICO,
+            "unpriced": unpriced,
         }
-        for stage, calls, prompt, cached, completion, answered, unknown in ledger.db.execute(_STAGES)
+        for stage, calls, answered, prompt, cached, completion, unknown, cost, reserved, unpriced in ledger.db.execute(
+            _STAGES
+        )
     }
 
 
@@ -32,9 +43,12 @@ def run_status(ledger: Ledger) -> dict[str, Any]:
     """The run at a glance, in JSON types.
 
     `size` asked for and `kept`; `references` in all, `opened` and `left_out` by reason; `instructions` that are
-    `duplicates` or `surplus` (beyond the number asked for); `failures` by stage and kind; `usage` by stage.
+    `duplicates` or `surplus` (beyond the number asked for); `failures` by stage and kind; `usage` by stage; `cost` in
+    dollars, `unpriced` calls not counted in it; `stopped`: the cap it ended at.
     """
     db = ledger.db
+    usage = usage_by_stage(ledger)
+    cost = sum(use["cost"] for use in usage.values())
     duplicates, surplus, new = db.execute(
         "SELECT coalesce(sum(duplicates), 0), coalesce(sum(surplus), 0), coalesce(sum(kept), 0) FROM proposals"
     ).fetchone()
@@ -53,7 +67,12 @@ def run_status(ledger: Ledger) -> dict[str, Any]:
         "left_out": ledger.meta("left_out") or {},
         "instructions": {"new": new, "duplicates": duplicates, "surplus": surplus},
         "failures": [{"stage": stage, "kind": kind, "count": count} for stage, kind, count in failures],
-        "usage": usage_by_stage(ledger),
+        "usage": usage,
+        "cost": cost,
+        "cost_per_sample": cost / kept if kept else None,
+        "unpriced": sum(use["unpriced"] for use in usage.values()),
+        "price_source": ledger.meta("price_source"),
+        "caps": {name: ledger.meta(name) for name in ("max_cost", "max_calls", "max_minutes")},
         "teacher": ledger.meta("teacher") or {},
         "seed": ledger.meta("seed"),
         "stopped": ledger.meta("stopped"),

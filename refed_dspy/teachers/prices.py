@@ -21,30 +21,11 @@ from dspy.lm15 import LM15Error, LMRouter, RouterConfig
 
 from refed_dspy.config import PriceConfig, TeacherConfig
 from refed_dspy.errors import ConfigError
-from refed_dspy.records import PICO
+from refed_dspy.records import PICO, Rates
 
 TABLE_DATES = {"1.105.0": "2026-10-11"}
 """When the versions of the table that DSPy is known to ship were published."""
 _LONGER = re.compile(r"input_cost_per_token_above_(\d+)k_tokens")
-
-
-@dataclass(frozen=True)
-class Rates:
-    """Picodollars a token: read, read from the provider's cache, written to that cache, and generated."""
-
-    prompt: int
-    cached: int
-    written: int
-    completion: int
-
-    def cost(self, prompt: int, cached: int, written: int, completion: int) -> int:
-        """`prompt` includes what was `cached` and `written`."""
-        plain = max(0, prompt - cached - written)
-        return plain * self.prompt + cached * self.cached + written * self.written + completion * self.completion
-
-    @property
-    def dearest_prompt(self) -> int:
-        return max(self.prompt, self.cached, self.written)
 
 
 @dataclass(frozen=True)
@@ -60,7 +41,7 @@ class Price:
         rates = self.rates
         for threshold, above in self.longer:
             rates = above if prompt > threshold else rates
-        return rates.cost(prompt, cached, written, completion)
+        return int(rates.cost(prompt, cached, written, completion))
 
     def worst(self, prompt: int, completion: int) -> int:
         """The most a call of at most so many tokens can cost."""

@@ -1,0 +1,130 @@
+"""The price before it is paid: a few references run for real, then the whole run foreseen from them.
+
+Nothing of it is wasted: it happens in the run's own folder, and the run goes on from there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Unpack
+
+from refed_dspy.blocking import run_blocking
+from refed_dspy.engine.ledger import Ledger
+from refed_dspy.errors import RunStopped
+from refed_dspy.forecast import CONFIDENCE, Forecast, forecast
+from refed_dspy.records import dollars
+from refed_dspy.synthesis import ProgramLike, RunSettings, asynthesize, prepare
+from refed_dspy.teachers.prices import table_name, table_price
+
+PILOT_REFERENCES = 5
+PILOT_SAMPLES = 3
+"""Samples of each: five references and 45 calls tell a run of thousands to about a tenth."""
+OTHERS = (
+    *("openai/gpt-4o-mini", "openai/gpt-4.1-mini", "openai/gpt-5-mini", "openai/gpt-4o", "anthropic/claude-haiku-4-5"),
+    *("anthropic/claude-sonnet-4-5", "gemini/gemini-2.5-flash", "deepseek/deepseek-chat"),
+)
+"""Teachers of the price table that an estimate is also made for, as many as the table has."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a run will come to. Money in picodollars."""
+
+    run_dir: Path
+    forecast: Forecast
+    minutes: float
+    """Still to wait, with as many calls in flight as the teacher's settings allow."""
+    price_source: str | None
+    others: Mapping[str, tuple[int, int, int]] = field(default_factory=dict)
+    """Another teacher → cost, low and high for as many tokens."""
+
+    def lines(self) -> list[str]:
+        """The estimate for people."""
+        told = self.forecast
+        lines = [
+            f"{told.size} samples: about {told.calls:,} calls, {told.prompt_tokens:,} tokens read, "
+            f"{told.completion_tokens:,} written, {_minutes(self.minutes)}",
+            _price_line(told, self.price_source),
+        ]
+        if self.others:
+            lines.append(f"as many tokens elsewhere (prices of {table_name()}; other models write more or less):")
+            lines += [
+                f"  {name:30} {dollars(cost):>10}  ({dollars(low)} to {dollars(high)})"
+                for name, (cost, low, high) in sorted(self.others.items(), key=lambda item: item[1][0])
+            ]
+        return lines
+
+
+def estimate(program: ProgramLike = None, references: Any = "builtin", **settings: Unpack[RunSettings]) -> Estimate:
+    """What `synthesize` with the same arguments would take: calls, tokens, dollars, minutes, with an interval.
+
+    Where the run's folder holds samples of a few references already, they are read and nothing is sent. Otherwise a few
+    are made there, under the same caps: `synthesize` goes on from them.
+
+    Raises:
+        InputError: as `synthesize`.
+        RunStopped: too little could be made to foresee anything.
+    """
+    return run_blocking(aestimate(program, references, **settings))
+
+
+async def aestimate(
+    program: ProgramLike = None, references: Any = "builtin", **settings: Unpack[RunSettings]
+) -> Estimate:
+    """`estimate`, for code that runs in an event loop."""
+    size = settings.get("size", 100)
+    parts, folder = prepare(program, references, **settings)
+    found = _read(folder, size, parts.per_reference)
+    if found is None:
+        pilot = min(size, PILOT_REFERENCES * PILOT_SAMPLES)
+        shallow = min(PILOT_SAMPLES, parts.per_reference or PILOT_SAMPLES)
+        made: RunSettings = {**settings, "size": pilot, "per_reference": shallow, "run_dir": folder}
+        await asynthesize(program, references, **made)
+        with Ledger.create(folder) as ledger:  # what a resume goes on with is the whole run
+            ledger.set_meta(size=max(size, ledger.kept()), per_reference=parts.per_reference)
+        found = _read(folder, size, parts.per_reference)
+    if found is None:
+        raise RunStopped(f"{folder}: too few samples could be made to foresee anything; look at: refed status {folder}")
+    prices = {name: table_price(name) for name in OTHERS}
+    return Estimate(
+        run_dir=folder,
+        forecast=found,
+        minutes=_wait(found, parts.teacher.concurrency, parts.teacher.config),
+        price_source=parts.teacher.price.source if parts.teacher.price else None,
+        others={
+            name: found.at(price.rates)
+            for name, price in prices.items()
+            if price is not None and name != parts.teacher.model
+        },
+    )
+
+
+def _read(folder: Path, size: int, per_reference: int | None) -> Forecast | None:
+    """The forecast from what the folder holds, if it holds enough."""
+    if not (folder / "ledger.sqlite").is_file():
+        return None
+    with Ledger.read(folder) as ledger:
+        return forecast(ledger, size, per_reference) if ledger.meta("identity") else None
+
+
+def _wait(found: Forecast, concurrency: int, config: Any) -> float:
+    """Minutes, from the seconds that calls take and from the limits that are set."""
+    waits = [found.seconds / concurrency / 60]
+    if config is not None and config.requests_per_minute:
+        waits.append(sum(found.stages.values()) / config.requests_per_minute)
+    return max(waits)
+
+
+def _minutes(minutes: float) -> str:
+    return f"about {minutes:.0f} minutes" if minutes >= 1.5 else f"about {max(1, round(minutes * 60))} seconds"
+
+
+def _price_line(told: Forecast, source: str | None) -> str:
+    if told.cost is None or told.low is None or told.high is None:
+        return "dollars: unknown; set the teacher's price ({prompt: …, completion: …} in dollars a million tokens)"
+    return (
+        f"dollars: {dollars(told.cost)} in all, {CONFIDENCE:.0%} between {dollars(told.low)} and {dollars(told.high)}; "
+        f"{dollars(told.spent)} of it spent already (prices of {source})"
+    )
