@@ -6,8 +6,6 @@
 from __future__ import annotations
 
 import asyncio
-import tempfile
-from pathlib import Path
 
 import dspy
 
@@ -33,17 +31,15 @@ async def ask_all(server: SimulatedTeacher) -> int:
 
 
 def measure(what: str, **settings: object) -> None:
-    with SimulatedTeacher(latency=0.1, sigma=0.3) as server, tempfile.TemporaryDirectory() as folder:
-        assert Path(folder).exists()
+    with SimulatedTeacher(latency=0.1, sigma=0.3) as server:
         server.control(limit_per_minute=PER_MINUTE, **settings)
         server.reset()
         kept = asyncio.run(ask_all(server))
         stats = server.stats()
         refused = stats["by_status"].get("429", 0)
         span = stats["span_s"]
-        print(
-            f"{what}: {kept} of {REQUESTS} kept, {refused} refused (<= 60), {span:.1f} s = {span / FLOOR:.2f} x (<= 1.15)"
-        )
+        told = f"{kept} of {REQUESTS} kept, {refused} refused (<= 60)"
+        print(f"{what}: {told}, {span:.1f} s = {span / FLOOR:.2f} x the floor (<= 1.15)")
 
 
 def main() -> None:

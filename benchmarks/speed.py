@@ -14,11 +14,11 @@ from typing import Any
 
 import aiohttp
 
-from benchmarks.runs import REFERENCES, one_run, teacher_config
+from benchmarks.runs import REFERENCES, one_run
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy.preview import rendered_prompts
 from refed_dspy.programs import ReferenceLevelFeedback
-from refed_dspy.programs.adapter import SchemaAdapter, rendering
+from refed_dspy.programs.adapter import rendering
 from refed_dspy.records import Reference
 from refed_dspy.teachers.requests import _fitting
 
@@ -53,7 +53,6 @@ async def raw(url: str, calls: int) -> None:
 
 def main() -> None:
     samples = int(sys.argv[1]) if len(sys.argv) > 1 else 3_000
-    assert SchemaAdapter and teacher_config
     with SimulatedTeacher(latency=0.1, sigma=0.0) as server, tempfile.TemporaryDirectory() as folder:
         one_run(server, Path(folder) / "warm", 50, CONCURRENCY)
         cpu = time.process_time()

@@ -28,11 +28,14 @@ def run_blocking(work: Coroutine[Any, Any, T]) -> T:
 
 @contextmanager
 def few_collections() -> Iterator[None]:
-    """Spare the collector what exists already: looking through every loaded module takes a tenth of a run's CPU."""
+    """Spare the garbage collector what exists already, and look less often: it takes a tenth of a busy run's CPU."""
+    before = gc.get_threshold()
     gc.freeze()
+    gc.set_threshold(20_000, *before[1:])
     try:
         yield
     finally:
+        gc.set_threshold(*before)
         gc.unfreeze()
 
 

@@ -15,11 +15,8 @@ from functools import cached_property, lru_cache
 from typing import Annotated, Any, cast
 
 import dspy
-from dspy.clients.errors import error_boundary
 from dspy.utils.exceptions import AdapterParseError
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
-
-from refed_dspy.programs.straight import lm_request, unwatched_engine
 
 JsonObject = dict[str, Any]
 
@@ -125,11 +122,6 @@ class SchemaAdapter(dspy.JSONAdapter):
         return dspy.Adapter.__call__(self, lm, kwargs, signature, demos, inputs)
 
     async def acall(self, lm: Any, lm_kwargs: JsonObject, signature: Any, demos: Any, inputs: Any) -> Any:
-        if (engine := unwatched_engine(lm)) is not None and not lm_kwargs and not self.callbacks:
-            request = lm_request(lm, self.format(signature, demos, inputs), rendering(signature).typed_format)
-            with error_boundary(lm.model, unexpected=True):
-                response = await engine.complete(request)
-            return [self.parse(signature, response.text or "")]
         kwargs = {**lm_kwargs, **_response_format(lm, signature)}
         return await dspy.Adapter.acall(self, lm, kwargs, signature, demos, inputs)
 

@@ -35,6 +35,7 @@ from refed_dspy.errors import (
     one_line,
 )
 from refed_dspy.programs.adapter import SchemaAdapter, rendering
+from refed_dspy.programs.straight import predict_straight, unwatched_engine
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,8 @@ async def ask_teacher(question: Question) -> dspy.Prediction:
 
 
 async def _predicted(question: Question) -> dspy.Prediction:
+    if (engine := unwatched_engine(question.predictor)) is not None:
+        return await predict_straight(question.predictor, engine, question.inputs)
     if dspy.settings.adapter is not None:
         return await question.predictor.acall(**question.inputs)
     with dspy.context(adapter=SchemaAdapter()):

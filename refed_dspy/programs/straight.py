@@ -1,31 +1,54 @@
-"""The straight way from a prompt to a teacher's engine, where nobody watches the language model in between.
+"""The straight way from a predictor to a teacher's engine, where nobody watches what lies in between.
 
-`dspy.LM` keeps history, usage, a cache and callbacks; in a run all of them are off, and passing through costs more
-than everything else this package does for a call (docs/log.md). What is sent is the same either way.
+`dspy.Predict` and `dspy.LM` keep traces, history, usage and a cache, and call callbacks. In a run all of them are off,
+and passing through them costs more than everything else this package does for a call (docs/log.md). What is sent, and
+what comes of it, is the same either way; with any of them on, the usual way is taken.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Protocol
 
 import dspy
-from dspy.lm15 import Config, Message, Request, Response
+from dspy.clients.errors import wrap_error
+from dspy.lm15 import Config, LM15Error, Message, Request, Response
+
+from refed_dspy.programs.adapter import SchemaAdapter, rendering
+
+_ADAPTER = SchemaAdapter()
 
 
 class Engine(Protocol):
     async def complete(self, request: Request) -> Response: ...
 
 
-def unwatched_engine(lm: Any) -> Engine | None:
-    """The engine of `lm`, if it offers a straight way and neither history, usage, callbacks nor a stream is on."""
-    engine: Engine | None = getattr(lm, "straight", None)
-    if engine is None or lm.callbacks or lm.cache:
-        return None
+def unwatched_engine(predictor: dspy.Predict) -> Engine | None:
+    """The engine that `predictor` would ask in this context, if it offers a straight way and nobody watches."""
     settings = dspy.settings
-    watched = settings.callbacks or settings.usage_tracker or settings.send_stream or settings.track_usage
-    return engine if settings.disable_history and not watched else None
+    lm = predictor.lm or settings.lm
+    engine: Engine | None = getattr(lm, "straight", None)
+    plain = type(predictor) is dspy.Predict and type(settings.adapter or _ADAPTER) is SchemaAdapter
+    if engine is None or not plain or predictor.config or predictor.callbacks or lm.callbacks or lm.cache:
+        return None
+    if settings.callbacks or settings.usage_tracker or settings.send_stream or settings.track_usage:
+        return None
+    traced = settings.trace is not None and settings.max_trace_size > 0
+    return engine if settings.disable_history and not traced else None
+
+
+async def predict_straight(predictor: dspy.Predict, engine: Engine, inputs: Mapping[str, Any]) -> dspy.Prediction:
+    """The predictor's typed outputs. Raises what `predictor.acall` raises."""
+    lm, signature = predictor.lm or dspy.settings.lm, predictor.signature
+    messages = _ADAPTER.format(signature, predictor.demos, dict(inputs))
+    request = lm_request(lm, messages, rendering(signature).typed_format)
+    try:
+        response = await engine.complete(request)
+    except LM15Error as error:
+        raise wrap_error(error, model=lm.model) from error
+    return dspy.Prediction(**_ADAPTER.parse(signature, response.text or ""))
 
 
 def lm_request(lm: Any, messages: list[dict[str, Any]], response_format: dict[str, Any]) -> Request:
