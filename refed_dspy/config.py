@@ -12,6 +12,7 @@ import json
 import os
 import re
 from collections.abc import Mapping
+from datetime import date
 from pathlib import Path
 from typing import Any, Self, TypeVar
 from urllib.parse import urlsplit
@@ -89,6 +90,11 @@ class TeacherConfig(Settings):
         if value is not None and not _VARIABLE.fullmatch(value):
             raise ValueError("takes the NAME of an environment variable (A-Z, 0-9 and _), never a key")
         return value
+
+    @field_validator("api_version", mode="before")
+    @classmethod
+    def _may_be_a_date(cls, value: Any) -> Any:
+        return value.isoformat() if isinstance(value, date) else value  # YAML makes 2024-10-21 one
 
     @field_validator("api_base")
     @classmethod

@@ -118,7 +118,9 @@ def _wait(found: Forecast, concurrency: int, config: Any) -> float:
 
 
 def _minutes(minutes: float) -> str:
-    return f"about {minutes:.0f} minutes" if minutes >= 1.5 else f"about {max(1, round(minutes * 60))} seconds"
+    if minutes < 1.5:
+        return f"{max(1, round(minutes * 60))} s to wait"
+    return f"{minutes:.0f} min to wait" if minutes < 90 else f"{minutes / 60:.1f} h to wait"
 
 
 def _price_line(told: Forecast, source: str | None) -> str:
