@@ -14,6 +14,7 @@ from refed_dspy.blocking import run_blocking
 from refed_dspy.engine.ledger import Ledger
 from refed_dspy.errors import RunStopped
 from refed_dspy.forecast import CONFIDENCE, Forecast, forecast
+from refed_dspy.parts import Parts
 from refed_dspy.records import dollars
 from refed_dspy.synthesis import ProgramLike, RunSettings, asynthesize, prepare
 from refed_dspy.teachers.prices import table_name, table_price
@@ -21,6 +22,8 @@ from refed_dspy.teachers.prices import table_name, table_price
 PILOT_REFERENCES = 5
 PILOT_SAMPLES = 3
 """Samples of each: five references and 45 calls tell a run of thousands to about a tenth."""
+ENOUGH_REFERENCES = 3
+"""With samples of so many, or of all there are, a run's folder is read and nothing is sent."""
 OTHERS = (
     *("openai/gpt-4o-mini", "openai/gpt-4.1-mini", "openai/gpt-5-mini", "openai/gpt-4o", "anthropic/claude-haiku-4-5"),
     *("anthropic/claude-sonnet-4-5", "gemini/gemini-2.5-flash", "deepseek/deepseek-chat"),
@@ -76,7 +79,7 @@ async def aestimate(
     """`estimate`, for code that runs in an event loop."""
     size = settings.get("size", 100)
     parts, folder = prepare(program, references, **settings)
-    found = _read(folder, size, parts.per_reference)
+    found = _read(folder, parts, size)
     if found is None:
         pilot = min(size, PILOT_REFERENCES * PILOT_SAMPLES)
         shallow = min(PILOT_SAMPLES, parts.per_reference or PILOT_SAMPLES)
@@ -84,7 +87,7 @@ async def aestimate(
         await asynthesize(program, references, **made)
         with Ledger.create(folder) as ledger:  # what a resume goes on with is the whole run
             ledger.set_meta(size=max(size, ledger.kept()), per_reference=parts.per_reference)
-        found = _read(folder, size, parts.per_reference)
+        found = _read(folder, parts, size)
     if found is None:
         raise RunStopped(f"{folder}: too few samples could be made to foresee anything; look at: refed status {folder}")
     prices = {name: table_price(name) for name in OTHERS}
@@ -101,19 +104,21 @@ async def aestimate(
     )
 
 
-def _read(folder: Path, size: int, per_reference: int | None) -> Forecast | None:
-    """The forecast from what the folder holds, if it holds enough."""
+def _read(folder: Path, parts: Parts, size: int) -> Forecast | None:
+    """The forecast from what the folder holds, if that is enough to stand on."""
     if not (folder / "ledger.sqlite").is_file():
         return None
     with Ledger.read(folder) as ledger:
-        return forecast(ledger, size, per_reference) if ledger.meta("identity") else None
+        found = forecast(ledger, size, parts.per_reference) if ledger.meta("identity") else None
+    enough = min(ENOUGH_REFERENCES, len(parts.references), -(-size // PILOT_SAMPLES))
+    return found if found is not None and found.references >= enough else None
 
 
 def _wait(found: Forecast, concurrency: int, config: Any) -> float:
     """Minutes, from the seconds that calls take and from the limits that are set."""
     waits = [found.seconds / concurrency / 60]
     if config is not None and config.requests_per_minute:
-        waits.append(sum(found.stages.values()) / config.requests_per_minute)
+        waits.append(found.calls_to_come / config.requests_per_minute)
     return max(waits)
 
 

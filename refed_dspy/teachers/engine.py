@@ -8,6 +8,7 @@ error. `dspy.LM` is told not to retry.
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from tenacity.wait import wait_random_exponential
 
 from refed_dspy.calls import AnswerCut, AnswerRefused, Attempt, Books, NotReached, StillLimited, current_books
 from refed_dspy.config import TeacherConfig
-from refed_dspy.teachers.limits import Limits, Turn
+from refed_dspy.teachers.limits import LONGEST_PAUSE, Limits, Turn
 from refed_dspy.teachers.prices import Price
 from refed_dspy.teachers.receipts import Receipt, is_overload, is_rate_limit, is_transient, outcome_of, told
 from refed_dspy.teachers.requests import Outgoing
@@ -105,9 +106,9 @@ def _after(first: Exception, ask: Callable[[], Awaitable[Response]]) -> Callable
 
 def _ending(limits: Limits, error: BaseException) -> Callable[[Turn], None]:
     """What the limits are told of an attempt that failed."""
-    if is_rate_limit(error):
+    if is_rate_limit(error) or is_overload(error):
         return partial(limits.refused, retry_after=getattr(error, "retry_after", None))
-    return limits.overloaded if is_overload(error) else limits.ended
+    return limits.ended
 
 
 @dataclass
@@ -144,7 +145,7 @@ class TeacherEngine(_Attempts):
 
     async def _admitted(self, request: Request, prompt_bound: int, books: Books) -> Response:
         """One attempt, and again for as long as it is refused for the rate limit: no row is lost to a 429."""
-        door = self._door()
+        door, refusals = self._door(), 0
         while True:
             try:
                 return await self._attempt(door, request, prompt_bound, books)
@@ -153,6 +154,9 @@ class TeacherEngine(_Attempts):
                     raise
                 if door.limits.hopeless:
                     raise StillLimited(f"{self.endpoint} has refused everything for minutes: {error.message}") from None
+                if not getattr(error, "retry_after", None):
+                    await asyncio.sleep(random.uniform(0, min(LONGEST_PAUSE, 0.2 * 2**refusals)))
+                refusals += 1
 
     async def _attempt(self, door: Door, request: Request, prompt_bound: int, books: Books) -> Response:
         limits = door.limits

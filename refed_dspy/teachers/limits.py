@@ -1,9 +1,9 @@
 """How hard an endpoint may be asked: learned from what it answers, obeyed by every call to it.
 
-Three things hold a call back. A *window* of calls in flight grows by one for each round trip that went well and is
-halved by a refusal, at most once a round trip (additive increase, multiplicative decrease). *Allowances* of requests
-and tokens a minute come from the settings or from the answers' headers and refill steadily. A *pause* follows a
-refusal, for as long as the endpoint asks. Whoever waits is let in one by one, in order.
+Three things hold a call back. A *window* of calls in flight grows by one for each round trip that went well and shrinks
+by up to a half at a refusal, at most once a round trip (additive increase, multiplicative decrease). *Allowances* of
+requests and tokens a minute come from the settings or from the answers' headers and refill steadily. A *pause* follows
+a refusal, for as long as the endpoint asks. Whoever waits is let in one by one, in order.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from datetime import datetime
 
 FIRST_WINDOW = 16
 """Calls in flight before the first answer: an endpoint that nothing is known of is not met with everything at once."""
+LATELY = 24
+"""Endings from which the share of refusals is told."""
 LONGEST_PAUSE = 60.0
 """Seconds that no pause exceeds, whatever a Retry-After asks for: afterwards it is asked again."""
 PATIENCE = 900.0
 """Seconds of nothing but refusals after which a run ends in order instead of waiting on."""
-_FIRST_PAUSE = 0.1
-"""Seconds, about, after a refusal that asks for none; doubled with each further one that no answer came between."""
 
 
 class Allowance:
@@ -104,8 +104,8 @@ class Limits:
         self.in_flight = 0
         self.requests = Allowance(requests_per_minute, clock)
         self.tokens = Allowance(tokens_per_minute, clock)
-        self._paused_until = self._halved_at = clock()
-        self._refusals = 0
+        self._paused_until = self._decreased_at = clock()
+        self._recent: deque[bool] = deque(maxlen=LATELY)
         self._refused_since: float | None = None
         self._starting = True
         self._queue: deque[tuple[float, asyncio.Future[None]]] = deque()
@@ -131,26 +131,28 @@ class Limits:
         """The call was answered: a little more may be asked at once."""
         # Doubling each round trip until the first refusal, then one more each round trip.
         self.window = min(self.most, self.window + (1.0 if self._starting else 1.0 / self.window))
-        self._refusals, self._refused_since = 0, None
+        self._refused_since = None
+        self._recent.append(True)
         self._leave()
 
     def ended(self, turn: Turn) -> None:  # noqa: ARG002
         """The call ended in a way that says nothing about the limits."""
         self._leave()
 
-    def overloaded(self, turn: Turn) -> None:
-        """The endpoint could not cope (5xx, no answer in time): ask less at once."""
-        self._halve(turn)
-        self._leave()
-
     def refused(self, turn: Turn, retry_after: float | None) -> None:
-        """The endpoint refused the call for its rate (429): ask less at once, and pause."""
+        """The endpoint refused the call (429, 503, 529): ask less at once, and pause for as long as it asks."""
         now = self._clock()
         self._refused_since = self._refused_since or now
-        if self._halve(turn):
-            self._refusals += 1
-        pause = retry_after if retry_after else _FIRST_PAUSE * 2 ** min(self._refusals, 7) * self._rng.random()
-        self._paused_until = max(self._paused_until, now + min(LONGEST_PAUSE, pause))
+        self._recent.append(False)
+        if turn.since >= self._decreased_at:  # else it was sent before the last decrease, and says nothing new
+            # An endpoint that names a time has a limit, and it is reached. One that does not may refuse at random:
+            # then the window shrinks by half the share that it refused lately (as DCTCP does).
+            share = 1.0 if retry_after else self._recent.count(False) / len(self._recent)
+            self.window = max(1.0, self.window * (1 - share / 2))
+            self._decreased_at = now
+        self._starting = False
+        if retry_after:
+            self._paused_until = max(self._paused_until, now + min(LONGEST_PAUSE, retry_after))
         self._leave()
 
     @property
@@ -164,15 +166,6 @@ class Limits:
             limit, left, reset = (_header(headers, unit, part) for part in ("limit", "remaining", "reset"))
             if (most := _number(limit)) is not None and (rest := _number(left)) is not None:
                 allowance.learn(most, rest, _seconds(reset), self.in_flight)
-
-    def _halve(self, turn: Turn) -> bool:
-        """Halve the window, unless the call was sent before the last time: then it says nothing new."""
-        self._starting = False
-        if turn.since < self._halved_at:
-            return False
-        self.window = max(1.0, self.window / 2)
-        self._halved_at = self._clock()
-        return True
 
     def _wait(self, tokens: float) -> float:
         pause = self._paused_until - self._clock()

@@ -83,8 +83,8 @@ def is_rate_limit(error: BaseException) -> bool:
 
 
 def is_overload(error: BaseException) -> bool:
-    """The endpoint could not cope with what it was asked."""
-    return isinstance(error, ServerError | AnswerTimeout)
+    """The endpoint says that it has too much to do (503; 529 is Anthropic's)."""
+    return isinstance(error, LM15Error) and error.status in {503, 529}
 
 
 def is_transient(error: BaseException) -> bool:
