@@ -49,6 +49,12 @@ def open_allowance(
         ConfigError: a cap that cannot be kept, or that not one call fits under.
     """
     caps = Caps(None if max_cost is None else int(max_cost * PICO), max_calls)
+    if caps != Caps() and not teacher.reports_calls:
+        name = "max_calls" if max_cost is None else "max_cost"
+        raise ConfigError(
+            f"{name}: a dspy.LM retries by itself, unseen, so no cap can be kept; give the teacher as a TeacherConfig, "
+            "a teacher file or PROVIDER/NAME"
+        )
     if caps.max_cost is not None:
         if teacher.least is None:
             raise ConfigError(

@@ -224,6 +224,10 @@ def _tracked(
     for model, tokens in usage.items():
         details = tokens.get("prompt_tokens_details") or {}
         cached = details.get("cached_tokens") if isinstance(details, Mapping) else None
-        counts = (tokens.get("prompt_tokens"), cached, tokens.get("completion_tokens"))
-        calls.append(Call(model, teacher.endpoint, "ok", seconds, *counts, number=0 if calls else number))
+        prompt, completion = tokens.get("prompt_tokens"), tokens.get("completion_tokens")
+        cost = None
+        if teacher.price is not None and prompt is not None and completion is not None:
+            cost = teacher.price.cost(prompt, cached or 0, 0, completion)
+        number = 0 if calls else number
+        calls.append(Call(model, teacher.endpoint, "ok", seconds, prompt, cached, completion, cost, number))
     return calls or [Call(teacher.model, teacher.endpoint, outcome, seconds, number=number)]

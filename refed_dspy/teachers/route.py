@@ -8,6 +8,7 @@ one it is a provider that DSPy's router knows.
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -34,6 +35,7 @@ OWN = "refed-teacher"
 CONNECT_SECONDS = 10.0
 # Where decoding takes no lengths: hosted strict modes refuse or ignore them. Local servers need them.
 LOCAL_PROVIDERS = {"ollama", "vllm", "sglang"}
+_REASONING = re.compile(r"o\d|gpt-5")
 _REASONING_APART = {"gemini", "vertex", "vertex-express", "xai"}
 
 
@@ -118,7 +120,8 @@ def resolve(config: TeacherConfig, api_base: str | None = None) -> Route:
 def _own(config: TeacherConfig, base: str, name: str) -> Route:
     """Any OpenAI-compatible endpoint by its address. Without `api_key_env` it is sent no key, whatever is set."""
     access = AccessPolicy(provider=OWN, base_url=base, env_keys=_required_variable(config))
-    return _declared(config, base, name, access, bounded_schema=True)
+    compat = OpenAIChatCompat(max_tokens_field="max_tokens")
+    return _declared(config, base, name, access, compat, bounded_schema=True)
 
 
 def _azure(config: TeacherConfig, base: str, deployment: str) -> Route:
@@ -132,11 +135,15 @@ def _azure(config: TeacherConfig, base: str, deployment: str) -> Route:
         path = "/openai/deployments/{model}/chat/completions?api-version=" + quote(config.api_version, safe="")
         host = HostSpec(base_url=root, paths={"chat/completions": path}, model_in="path")
         access = AccessPolicy(provider=OWN, env_keys=env, auth_scheme=scheme, host=host)
-    return _declared(config, base, deployment, access, bounded_schema=False)
+    # Dated versions before late 2024 know only the old name; reasoning models take only the new one.
+    old = config.api_version is not None and not _REASONING.match(deployment)
+    compat = OpenAIChatCompat(max_tokens_field="max_tokens") if old else OpenAIChatCompat()
+    return _declared(config, base, deployment, access, compat, bounded_schema=False)
 
 
-def _declared(config: TeacherConfig, base: str, name: str, access: AccessPolicy, *, bounded_schema: bool) -> Route:
-    compat = OpenAIChatCompat(max_tokens_field="max_tokens") if bounded_schema else OpenAIChatCompat()
+def _declared(
+    config: TeacherConfig, base: str, name: str, access: AccessPolicy, compat: OpenAIChatCompat, *, bounded_schema: bool
+) -> Route:
     keyless = None if access.env_keys else "none"
     definition = ProviderDefinition.chat(access, compat=compat, placeholder_key=keyless)
     return _at(config, base, OWN, name, RouterConfig(providers=(definition,)), bounded_schema=bounded_schema)
