@@ -74,7 +74,6 @@ def synth(
     """Make samples from references. The same command again goes on where it stood."""
     from refed_dspy.config import load_config
     from refed_dspy.display import Display
-    from refed_dspy.estimating import estimate as foresee
     from refed_dspy.synthesis import synthesize
 
     given: dict[str, Any] = {
@@ -95,17 +94,13 @@ def synth(
         raise InputError("run_dir: name the folder that shall hold the run: --run-dir DIR")
     _needs_teacher(settings.teacher)
     keywords: Any = {name: getattr(settings, name) for name in _KEYWORDS}
-    program_and_references = _program(settings), settings.references or "builtin"
-    with Display().showing() as display:
-        keywords["on_progress"] = display.watch
-        if estimate:
-            lines = foresee(*program_and_references, **keywords).lines()
-        else:
-            made = synthesize(*program_and_references, **keywords)
+    parts = _program(settings), settings.references or "builtin"
     if estimate:
-        typer.echo("\n".join([*lines, "go on with the same command without --estimate"]))
-    else:
-        _finish(made)
+        _estimate(*parts, keywords)
+        return
+    with Display().showing() as display:
+        made = synthesize(*parts, **keywords, on_progress=display.watch)
+    _finish(made)
 
 
 _KEYWORDS = (
@@ -248,6 +243,16 @@ def _finish(made: Any) -> None:
             err=True,
         )
         raise typer.Exit(1)
+
+
+def _estimate(program: Any, references: str, keywords: dict[str, Any]) -> None:
+    """Say what a run would take. A few samples are made for that."""
+    from refed_dspy.display import Display
+    from refed_dspy.estimating import estimate
+
+    with Display().showing() as display:
+        found = estimate(program, references, **cast(Any, keywords), on_progress=display.watch)
+    typer.echo("\n".join([*found.lines(), "go on with the same command without --estimate"]))
 
 
 def _status_lines(facts: dict[str, Any]) -> list[str]:

@@ -269,15 +269,18 @@ def _validated(kind: type[S], settings: Mapping[str, Any], origin: Mapping[str, 
     except ValidationError as error:
         # Only the first fault, and never the value: it may be a key put in the wrong place.
         fault = error.errors(include_url=False, include_input=False)[0]
-    path = [str(part) for part in fault["loc"]]
+    path = [str(part) for part in fault["loc"] if part not in {"PriceConfig", "str"}]  # the union's own words
     name = one_line(".".join(path), 80) or "teacher"
     first = path[0] if path else ""
     where = origin.get(".".join(path[:2])) or origin.get(first) or next(iter(origin.values()), "settings")
     start = name if where == name else f"{where}: {name}"
     if fault["type"] == "extra_forbidden":
-        known = TeacherConfig if path[0] == "teacher" or kind is TeacherConfig else RunConfig
+        known: type[Settings] = TeacherConfig if path[0] == "teacher" or kind is TeacherConfig else RunConfig
+        known = PriceConfig if "price" in path[:-1] else known
         near = difflib.get_close_matches(path[-1], known.model_fields, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known.model_fields)}"
         raise ConfigError(f"{start}: unknown key; {hint}")
     message = fault["msg"].removeprefix("Value error, ")
+    if path[-1:] == ["price"]:
+        message = "takes {prompt: …, completion: …} in dollars a million tokens, or the PROVIDER/NAME of a priced model"
     raise ConfigError(f"{start}: {message[0].lower() + message[1:]}")

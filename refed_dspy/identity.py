@@ -22,19 +22,7 @@ def begin_or_continue(ledger: Ledger, parts: Parts, size: int) -> int:
     """
     identity = json.loads(json.dumps(parts.identity()))  # as it is stored: keys are text, tuples are lists
     target = max(size, ledger.kept())
-    config, price = parts.teacher.config, parts.teacher.price
-    # What may change is stored as it is now, so that a resume from the folder alone goes on with it.
-    current: dict[str, Any] = {
-        "size": target,
-        "per_reference": parts.per_reference,
-        "max_failure_share": parts.max_failure_share,
-        "rates": price and [price.rates.prompt, price.rates.cached, price.rates.written, price.rates.completion],
-        "price_source": price and price.source,
-        "stopped": None,
-        **parts.limits,
-        "reuse": str(parts.reuse.absolute()) if parts.reuse else None,
-        "teacher": {"model": parts.teacher.model, "config": config and config.model_dump(mode="json")},
-    }
+    current = _current(parts, target)
     stored = ledger.meta("identity")
     if stored != identity and not ledger.has_answers():  # new, or refused before its first answer
         ledger.begin(
@@ -53,6 +41,22 @@ def begin_or_continue(ledger: Ledger, parts: Parts, size: int) -> int:
     else:
         ledger.set_meta(**current)
     return target
+
+
+def _current(parts: Parts, size: int) -> dict[str, Any]:
+    """What may change between starts. It is stored as it is now, so that a resume from the folder goes on with it."""
+    config, price = parts.teacher.config, parts.teacher.price
+    return {
+        "size": size,
+        "per_reference": parts.per_reference,
+        "max_failure_share": parts.max_failure_share,
+        "rates": price and [price.rates.prompt, price.rates.cached, price.rates.written, price.rates.completion],
+        "price_source": price and price.source,
+        "stopped": None,
+        **parts.limits,
+        "reuse": str(parts.reuse.absolute()) if parts.reuse else None,
+        "teacher": {"model": parts.teacher.model, "config": config and config.model_dump(mode="json")},
+    }
 
 
 def _differences(stored: Mapping[str, Any], given: Mapping[str, Any], prefix: str = "") -> list[str]:

@@ -1,0 +1,174 @@
+"""A run's future, played: its plan run to the end without a teacher, by what the ledger says happened so far."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from refed_dspy.engine.accounts import spent
+from refed_dspy.engine.ledger import Ledger
+from refed_dspy.engine.plan import Plan, PlanSettings, Propose, Respond, Study
+from refed_dspy.programs.reference_level import TAKEN_SHOWN
+from refed_dspy.records import Rates, Reference
+
+RARE = (20.0, 0.02)
+"""What is held of a stage before it failed: as if two in a hundred had, seen twenty times."""
+_STUDY = {"features": "instruction_feedback", "response": "response_feedback"}
+Numbers: TypeAlias = tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One question of a stage, asked or still to be: about which reference, whose text in the prompt has how many
+    characters, and what it took (calls, prompt, cached and completion tokens, seconds, picodollars charged unseen)."""
+
+    stage: str
+    reference: int
+    characters: float
+    took: Numbers = ()
+
+
+def plan_settings(ledger: Ledger, references: int, size: int | None, per_reference: int | None) -> PlanSettings:
+    """The plan's settings as the run's folder remembers them."""
+    identity = ledger.meta("identity")
+    return PlanSettings(
+        size=size or ledger.meta("size"),
+        references=references,
+        features=tuple(identity["features"]),
+        instructions_per_feature=identity["instructions_per_feature"],
+        per_reference=per_reference or ledger.meta("per_reference"),
+        seed=ledger.meta("seed"),
+    )
+
+
+_MADE = """
+SELECT c.stage, c.item, max(coalesce(a.repetition, 0)), count(*), total(prompt_tokens), total(cached_tokens),
+       total(completion_tokens), total(seconds),
+       total(CASE WHEN prompt_tokens IS NULL AND outcome NOT IN ('lost', 'cancelled') THEN cost END)
+FROM calls c LEFT JOIN answers a ON a.key = c.key
+WHERE outcome NOT IN ('sent', 'lost') GROUP BY c.key HAVING sum(prompt_tokens IS NOT NULL)
+"""
+
+
+@dataclass(frozen=True)
+class Known:
+    """What a run's ledger says that bears on its future."""
+
+    ledger: Ledger
+    references: Sequence[Reference]
+    made: Sequence[Unit]
+    answered: frozenset[tuple[str, str]]
+    done: Mapping[str, int]
+    """Stage → questions answered."""
+    failed: Mapping[str, int]
+    """Stage → questions that failed for good or for now."""
+    gave: Sequence[int]
+    """New instructions of each synthesis call."""
+    instruction_characters: float
+    rates: Rates | None
+    charged: int
+
+    @classmethod
+    def read(cls, ledger: Ledger) -> Known:
+        db, references, stored = ledger.db, ledger.references(), ledger.meta("rates")
+        (length,) = db.execute("SELECT avg(length(text)) FROM instructions").fetchone()
+        earlier = _Earlier((ref, round_, new) for ref, _, round_, new in ledger.proposals())
+        return cls(
+            ledger=ledger,
+            references=references,
+            made=list(_made(ledger, references, earlier, length or 0.0)),
+            answered=frozenset(db.execute("SELECT stage, item FROM answers")),
+            done=dict(db.execute("SELECT stage, count(*) FROM answers GROUP BY stage")),
+            failed=dict(db.execute("SELECT stage, count(*) FROM failures GROUP BY stage")),
+            gave=[new for *_, new in ledger.proposals()],
+            instruction_characters=length or 0.0,
+            rates=Rates(*stored) if stored else None,
+            charged=spent(ledger).cost,
+        )
+
+    @property
+    def seen(self) -> int:
+        """References that gave samples."""
+        return len({unit.reference for unit in self.made if unit.stage == "response_improvement"})
+
+    def fails(self, stage: str, rng: random.Random) -> float:
+        """A plausible share of a stage's questions that fail: drawn from its posterior, the prior being `RARE`."""
+        weight, share = RARE
+        bad, good = self.failed.get(stage, 0), self.done.get(stage, 0)
+        return rng.betavariate(bad + weight * share, good + weight * (1 - share))
+
+    def play(self, settings: PlanSettings, rng: random.Random) -> list[Unit]:
+        """The plan played to its end: every question still to ask. What fails, and how much a synthesis call gives,
+        is drawn from what happened so far."""
+        stages = (*_STUDY.values(), "instruction_synthesis", "response_generation", "response_improvement")
+        failing = {stage: self.fails(stage, rng) for stage in stages}
+        gave = rng.choices(self.gave, k=len(self.gave)) or [settings.instructions_per_feature]
+        numbers, coming = itertools.count(-1, -1), list[Unit]()
+        earlier = _Earlier((ref, round_, new) for ref, _, round_, new in self.ledger.proposals())
+        plan = Plan(settings)
+        ledger = self.ledger
+        plan.restore(ledger.kept(), ledger.proposals(), ledger.used(), ledger.open_instructions())
+
+        def asked(stage: str, index: int, item: str, shown: float = 0.0) -> bool:
+            """Ask; whether it was answered."""
+            if (stage, item) in self.answered:
+                return True
+            coming.append(Unit(stage, index, _characters(stage, self.references[index]) + shown))
+            return rng.random() >= failing[stage]
+
+        while (unit := plan.next_unit()) is not None:
+            index = unit.reference
+            match unit:
+                case Study():
+                    plan.studied(unit, failed=not asked(_STUDY[unit.part], index, self.references[index].id))
+                case Propose():
+                    shown = self.instruction_characters * earlier.shown(index, unit.round)
+                    new = rng.choice(gave) if asked("instruction_synthesis", index, "", shown) else 0
+                    earlier.add(index, unit.round, new)
+                    plan.proposed(unit, [(next(numbers), "") for _ in range(new)])
+                case Respond():
+                    item = str(unit.instruction)
+                    kept = asked("response_generation", index, item) and asked("response_improvement", index, item)
+                    plan.responded(unit, kept)
+        return coming
+
+
+class _Earlier:
+    """How many instructions a reference gave in the rounds before one: the newest of them are shown as taken."""
+
+    def __init__(self, given: Iterable[tuple[int, int, int]]) -> None:
+        self._given: defaultdict[int, Counter[int]] = defaultdict(Counter)
+        for reference, round_, new in given:
+            self.add(reference, round_, new)
+
+    def add(self, reference: int, round_: int, new: int) -> None:
+        self._given[reference][round_] += new
+
+    def shown(self, reference: int, round_: int) -> int:
+        return min(TAKEN_SHOWN, sum(new for r, new in self._given[reference].items() if r < round_))
+
+
+def _made(
+    ledger: Ledger, references: Sequence[Reference], earlier: _Earlier, instruction_characters: float
+) -> Iterator[Unit]:
+    """Every question that was answered, whatever the answer was worth, with all its calls."""
+    position = {reference.id: index for index, reference in enumerate(references)}
+    origin = dict(ledger.db.execute("SELECT CAST(id AS TEXT), reference FROM instructions"))
+    for stage, item, round_, *took in ledger.db.execute(_MADE):
+        index = origin.get(item) if stage.startswith(("response_g", "response_i")) else None
+        index = position.get(item.partition("/")[0]) if index is None else index
+        if index is not None:
+            shown = earlier.shown(index, round_) if stage == "instruction_synthesis" else 0
+            characters = _characters(stage, references[index]) + instruction_characters * shown
+            yield Unit(stage, index, characters, tuple(took))
+
+
+def _characters(stage: str, reference: Reference) -> int:
+    """How much of the reference stands in a stage's prompt (signatures/)."""
+    if stage == "response_improvement":
+        return 0
+    return len(reference.instruction) + (0 if stage == "instruction_synthesis" else len(reference.response))
