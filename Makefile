@@ -40,10 +40,16 @@ live: setup ## tests on the tiny real model; downloads 93 MB once
 	$(BIN)/refed teacher fetch embedded-smoke
 	$(BIN)/python -m pytest -m live tests/live
 
-bench: setup ## the figures of benchmarks/README.md, about six minutes
+bench: setup ## the figures of benchmarks/README.md, about sixteen minutes
 	$(BIN)/python -m benchmarks.calls
 	$(BIN)/python -m benchmarks.kills
 	$(BIN)/python -m benchmarks.memory
+	$(BIN)/python -m benchmarks.speed
+	$(BIN)/python -m benchmarks.limits
+	$(BIN)/python -m benchmarks.faults
+	$(BIN)/python -m benchmarks.endpoints
+	$(BIN)/python -m benchmarks.estimates
+	$(BIN)/python -m benchmarks.caps
 
 lock: setup ## write requirements/dev.txt anew from pyproject.toml
 	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
