@@ -10,7 +10,9 @@ from typing import Any
 
 import dspy
 import pytest
+from dspy.lm15 import RateLimitError
 from dspy.utils import exceptions as lm_errors
+from tenacity import RetryCallState, Retrying
 
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy import TeacherConfig, open_teacher
@@ -18,6 +20,7 @@ from refed_dspy.calls import AnswerCut, AnswerRefused, NotReached, booked
 from refed_dspy.errors import ConfigError
 from refed_dspy.programs.adapter import SchemaAdapter
 from refed_dspy.records import Call
+from refed_dspy.teachers.engine import _wait
 from tests.conftest import KEY, KEY_VARIABLE
 from tests.writing import Notebook
 
@@ -89,6 +92,15 @@ def test_an_endpoint_that_never_answers_is_given_up_in_time(server: SimulatedTea
     [error], [call] = ask(config(server, timeout=0.5))
     assert isinstance(error, lm_errors.LMTimeoutError)
     assert call.outcome == "no answer"
+
+
+@pytest.mark.parametrize(("asked", "least", "most"), [(None, 0, 30), (5.0, 5, 11), (7_200.0, 60, 60)])
+def test_a_retry_after_is_obeyed_up_to_a_cap(asked: float | None, least: float, most: float) -> None:
+    state = RetryCallState(Retrying(), None, (), {})
+    error = RateLimitError("slow down", retry_after=asked)
+    state.set_exception((RateLimitError, error, None))
+    for state.attempt_number in range(1, 12):
+        assert least <= _wait(state) <= most
 
 
 def test_an_unreachable_endpoint_is_told_at_once_and_costs_nothing() -> None:

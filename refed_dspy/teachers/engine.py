@@ -18,7 +18,7 @@ from weakref import WeakKeyDictionary
 
 from dspy.lm15 import LM15Error, ProviderError, Request, Response
 from dspy.lm15 import TimeoutError as AnswerTimeout
-from tenacity import AsyncRetrying, Retrying, retry_if_exception, stop_after_attempt
+from tenacity import AsyncRetrying, RetryCallState, Retrying, retry_if_exception, stop_after_attempt
 from tenacity.wait import wait_random_exponential
 
 from refed_dspy.calls import AnswerCut, AnswerRefused, Attempt, Books, NotReached, StillLimited, current_books
@@ -54,7 +54,7 @@ class _Attempts:
     def retrying(self, books: Books) -> dict[str, Any]:
         return {
             "stop": stop_after_attempt(self.config.retries + 1),
-            "wait": _BACKOFF,
+            "wait": _wait,
             "retry": retry_if_exception(lambda error: not books.stopping and self._worth_retrying(error)),
             "reraise": True,
         }
@@ -90,6 +90,14 @@ class _Attempts:
         else:
             books.report(receipt.failed(error))
         return telling
+
+
+def _wait(state: RetryCallState) -> float:
+    """Exponential with full jitter; after a Retry-After, that and a little more, but never past the cap."""
+    wait = _BACKOFF(state)
+    error = state.outcome.exception() if state.outcome else None
+    asked = getattr(error, "retry_after", None)
+    return min(LONGEST_PAUSE, asked + 0.2 * wait) if asked else wait
 
 
 def _after(first: Exception, ask: Callable[[], Awaitable[Response]]) -> Callable[[], Awaitable[Response]]:
