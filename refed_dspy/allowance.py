@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from refed_dspy.engine.accounts import Spent, open_accounts
+from refed_dspy.engine.accounts import Spent, open_accounts, spent
 from refed_dspy.engine.budget import Caps
 from refed_dspy.engine.ledger import Ledger
 from refed_dspy.engine.runner import GRACE
@@ -67,11 +67,12 @@ def open_allowance(
                 f"max_cost: {dollars(caps.max_cost)} is below the worst case of one call, {dollars(teacher.least)} "
                 f"({teacher.max_tokens} tokens written): raise it, or lower the teacher's max_tokens"
             )
-    before = open_accounts(ledger)
+    before = spent(ledger)
     if caps.max_cost is not None and before.unpriced:
         raise ConfigError(
             f"max_cost: {before.unpriced} calls of this run were made at an unknown price, so what is left of the cap "
             "is unknown too; use max_calls"
         )
+    open_accounts(ledger)
     seconds = None if max_minutes is None else max(0.0, 60 * max_minutes - before.seconds)
     return Allowance(caps, before, seconds)

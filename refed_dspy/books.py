@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 
 from refed_dspy.calls import Attempt, NoMoneyLeft
@@ -11,7 +11,8 @@ from refed_dspy.engine.accounts import Spent
 from refed_dspy.engine.budget import Budget, CapReached, Caps
 from refed_dspy.engine.group import GroupCommit
 from refed_dspy.engine.ledger import Ledger
-from refed_dspy.engine.rows import Key, booked, not_sent, reserved
+from refed_dspy.engine.rows import Key, Statement, booked, not_sent, reserved
+from refed_dspy.errors import RunStopped
 from refed_dspy.records import Call
 
 
@@ -30,8 +31,11 @@ class RunBooks:
         """Have everything written when the block is left. Raises RunStopped where it could not be."""
         try:
             yield
-        finally:
-            self.group.close()
+        except BaseException:
+            with suppress(RunStopped):  # what ended the block is told; what could not be written comes of the same
+                self.group.close()
+            raise
+        self.group.close()
 
     def next_number(self) -> int:
         self._number += 1
@@ -58,19 +62,37 @@ class UnitBooks:
             await self.run.budget.reserve(worst, self.rank)
         except CapReached as error:
             raise NoMoneyLeft(str(error)) from None
-        number = self.run.next_number()
-        self._worst[number] = worst
+        number = self._numbered(worst)
         try:
-            row = reserved(number, self.key, attempt.model, attempt.endpoint, attempt.worst)
-            await self.run.group.commit(row)
+            await self.run.group.commit(self._row(number, attempt))
         except BaseException:
             self.not_sent(number)
             raise
         return number
 
+    def reserve_now(self, attempt: Attempt) -> int:
+        worst = attempt.worst or 0
+        try:
+            self.run.budget.reserve_now(worst)
+        except CapReached as error:
+            raise NoMoneyLeft(str(error)) from None
+        number = self._numbered(worst)
+        self.run.group.ledger.commit(self._row(number, attempt))
+        return number
+
+    def _numbered(self, worst: int) -> int:
+        number = self.run.next_number()
+        self._worst[number] = worst
+        return number
+
+    def _row(self, number: int, attempt: Attempt) -> Sequence[Statement]:
+        return reserved(number, self.key, attempt.model, attempt.endpoint, attempt.worst)
+
     def report(self, call: Call) -> None:
         if call.number:
             self.run.budget.settle(self._worst.pop(call.number), call.cost or 0)
+        else:  # seen only now: it gets its number in the books behind those that are reserved
+            call = replace(call, number=self.run.next_number())
         self.calls.append(call)
         self.unwritten.append(call)
         if call.outcome != "ok":

@@ -69,6 +69,10 @@ class Books(Protocol):
         """
         ...
 
+    def reserve_now(self, attempt: Attempt) -> int:
+        """The same without an event loop: what does not fit at once is refused."""
+        ...
+
     def report(self, call: Call) -> None:
         """Settle an attempt that has ended."""
         ...
@@ -85,6 +89,9 @@ class NoBooks:
     stopping = False
 
     async def reserve(self, attempt: Attempt) -> int:  # noqa: ARG002
+        return 0
+
+    def reserve_now(self, attempt: Attempt) -> int:  # noqa: ARG002
         return 0
 
     def report(self, call: Call) -> None:

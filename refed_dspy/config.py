@@ -27,12 +27,16 @@ NOT_SETTINGS = {"REFED_CACHE"}
 EMBEDDED = ("embedded", "embedded-smoke")
 SECRET = re.compile(r"api.?key|authorization|headers?$|password|secret|bearer", re.IGNORECASE)
 _VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*")  # upper case: a key put here by mistake has other letters
-_OWNED_PARAMS = {"model", "messages", "n", "stream", "temperature", "max_tokens", "timeout", "response_format"}
+_OWNED_PARAMS = {
+    *("model", "messages", "n", "stream", "temperature", "max_tokens", "timeout", "response_format"),
+    # Other names for how much is written, or how often: a cap counts on max_tokens.
+    *("max_completion_tokens", "max_output_tokens", "max_new_tokens", "best_of", "candidate_count", "candidateCount"),
+}
 
 
 class Settings(BaseModel):
     # Pydantic's own messages show what was given: a key put in the wrong place must not be.
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True, allow_inf_nan=False)
 
 
 class PriceConfig(Settings):

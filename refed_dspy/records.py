@@ -107,7 +107,7 @@ def dollars(cost: float) -> str:
     if amount >= 0.995:
         return f"${amount:,.2f}"
     places = max(2, 1 - math.floor(math.log10(amount)))
-    return f"${amount:.{min(places, 8)}f}"
+    return f"${amount:.{min(places, 8)}f}" if amount >= 1e-8 else "less than $0.00000001"
 
 
 @dataclass(frozen=True)

@@ -42,16 +42,11 @@ def seconds_at_work(ledger: Ledger) -> float:
     return total
 
 
-def open_accounts(ledger: Ledger) -> Spent:
-    """Begin a start: calls that were on their way when the last one died stay charged at their worst case.
-
-    Returns what earlier starts used.
-    """
-    before = spent(ledger)
+def open_accounts(ledger: Ledger) -> None:
+    """Begin a start: calls that were on their way when the last one died stay charged at their worst case."""
     ledger.commit(
         [
             ("UPDATE calls SET outcome='lost' WHERE outcome=?", (SENT,)),
             ("INSERT INTO starts VALUES (?)", (time.time(),)),
         ]
     )
-    return before

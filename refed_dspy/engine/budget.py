@@ -54,9 +54,16 @@ class Budget:
         try:
             await turn
         except asyncio.CancelledError:
+            self._wake()
             if turn.done() and not turn.cancelled() and turn.exception() is None:
                 self.give_back(worst)  # it was granted in the same moment
             raise
+
+    def reserve_now(self, worst: int) -> None:
+        """The same for whoever cannot wait. Raises CapReached where it does not fit at once."""
+        if self.reached is not None or not self._fits(worst):
+            raise CapReached(self._cap(worst) or "max_cost", worst)
+        self._take(worst)
 
     def settle(self, worst: int, cost: int) -> None:
         """Replace what was set aside for a call by what it is charged."""
@@ -88,6 +95,10 @@ class Budget:
     def _free(self, worst: int) -> None:
         self.reserved -= worst
         self.in_flight -= 1
+        self._wake()
+
+    def _wake(self) -> None:
+        """Grant what fits now to those who wait, lowest rank first; with nothing in flight the first decides."""
         while self._waiting:
             _, _, wanted, turn = self._waiting[0]
             if turn.done():  # cancelled meanwhile

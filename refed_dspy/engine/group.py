@@ -24,6 +24,8 @@ class GroupCommit:
 
     async def commit(self, statements: Sequence[Statement]) -> None:
         """Write `statements`; they are committed when this returns. Raises RunStopped where they could not be."""
+        if not statements:
+            return
         self.post(statements)
         done = asyncio.get_running_loop().create_future()
         self._waiting.append(done)

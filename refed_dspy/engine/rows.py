@@ -70,7 +70,7 @@ def reserved(number: int, key: Key, model: str, endpoint: str, worst: int | None
 
 def booked(key: Key, calls: Iterable[Call]) -> list[Statement]:
     """What calls came to: settled where they were reserved, added where they were not."""
-    return [_settled(call) if call.number else _added(key, call) for call in calls]
+    return [_settled(key, call) for call in calls]
 
 
 def not_sent(number: int) -> list[Statement]:
@@ -91,23 +91,15 @@ def unusable(instruction: int, round_: int) -> list[Statement]:
     return [("UPDATE instructions SET used=? WHERE id=?", (round_, instruction))]
 
 
-def _settled(call: Call) -> Statement:
+def _settled(key: Key, call: Call) -> Statement:
     tokens = (call.prompt_tokens, call.cached_tokens, call.completion_tokens)
+    begun = time.time() - call.seconds
     return (
-        "UPDATE calls SET outcome=?, seconds=?, prompt_tokens=?, cached_tokens=?, completion_tokens=?, cost=?"
-        " WHERE id=?",
-        (call.outcome, call.seconds, *tokens, call.cost, call.number),
-    )
-
-
-def _added(key: Key, call: Call) -> Statement:
-    tokens = (call.prompt_tokens, call.cached_tokens, call.completion_tokens)
-    return (
-        "INSERT INTO calls VALUES (NULL,?,?,?,?,?,?,?,?,?,?,NULL,?,?)",
+        "INSERT INTO calls VALUES (?,?,?,?,?,?,?,?,?,?,?,NULL,?,?) ON CONFLICT (id) DO UPDATE SET"
+        " outcome=excluded.outcome, seconds=excluded.seconds, prompt_tokens=excluded.prompt_tokens,"
+        " cached_tokens=excluded.cached_tokens, completion_tokens=excluded.completion_tokens, cost=excluded.cost",
         (
-            *(key.digest, key.stage, key.item, call.model, call.endpoint, call.outcome, call.seconds),
-            *tokens,
-            call.cost,
-            time.time(),
+            *(call.number or None, key.digest, key.stage, key.item, call.model, call.endpoint, call.outcome),
+            *(call.seconds, *tokens, call.cost, begun),
         ),
     )

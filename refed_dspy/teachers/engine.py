@@ -23,7 +23,7 @@ from tenacity.wait import wait_random_exponential
 
 from refed_dspy.calls import AnswerCut, AnswerRefused, Attempt, Books, NotReached, StillLimited, current_books
 from refed_dspy.config import TeacherConfig
-from refed_dspy.teachers.limits import LONGEST_PAUSE, Limits, Turn
+from refed_dspy.teachers.limits import LONGEST_PAUSE, Limits, TooLong, Turn
 from refed_dspy.teachers.prices import Price
 from refed_dspy.teachers.receipts import Receipt, is_overload, is_rate_limit, is_transient, outcome_of, told
 from refed_dspy.teachers.requests import Outgoing
@@ -66,7 +66,7 @@ class _Attempts:
         """The most a call with such a prompt can cost, in picodollars."""
         return None if self.price is None else self.price.worst(prompt_bound, self.config.max_tokens)
 
-    def receipt(self, worst: int | None, number: int = 0) -> Receipt:
+    def receipt(self, worst: int | None, number: int) -> Receipt:
         return Receipt(self.model, self.endpoint, self.price, worst, number, time.monotonic())
 
     def finished(self, response: Response, receipt: Receipt, books: Books) -> Response:
@@ -168,11 +168,15 @@ class TeacherEngine(_Attempts):
 
     async def _attempt(self, door: Door, request: Request, prompt_bound: int, books: Books) -> Response:
         limits = door.limits
-        turn = await limits.turn(prompt_bound / 4 + self.config.max_tokens)
+        try:
+            turn = await limits.turn(prompt_bound / 4 + self.config.max_tokens)
+        except TooLong as error:
+            raise StillLimited(f"{self.endpoint} {error}, by its rate limit") from None
         end: Callable[[Turn], None] = limits.ended
         try:
             worst = self.worst(prompt_bound)
             receipt = self.receipt(worst, await books.reserve(Attempt(self.model, self.endpoint, worst)))
+            limits.sent(turn)
             try:
                 response = await self._in_time(door, request)
             except BaseException as error:
@@ -232,7 +236,8 @@ class SyncTeacherEngine(_Attempts):
         raise AssertionError("tenacity ends by returning or raising")
 
     def _attempt(self, request: Request, prompt_bound: int, books: Books) -> Response:
-        receipt = self.receipt(self.worst(prompt_bound))
+        worst = self.worst(prompt_bound)
+        receipt = self.receipt(worst, books.reserve_now(Attempt(self.model, self.endpoint, worst)))
         transport = self.route.sync_transport()
         try:
             response = self.route.sync_lm(transport).complete(request)

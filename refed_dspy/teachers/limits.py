@@ -9,11 +9,13 @@ a refusal, for as long as the endpoint asks. Whoever waits is let in one by one,
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import re
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -23,8 +25,19 @@ LATELY = 24
 """Endings from which the share of refusals is told."""
 LONGEST_PAUSE = 60.0
 """Seconds that no pause exceeds, whatever a Retry-After asks for: afterwards it is asked again."""
+LONGER_THAN_A_MINUTE = 90.0
+"""Seconds: what takes longer to be whole again is no limit of a minute."""
 PATIENCE = 900.0
-"""Seconds of nothing but refusals after which a run ends in order instead of waiting on."""
+"""Seconds of nothing but refusals, or of waiting for an allowance, that a run is not made to wait: it ends in order."""
+MANY = 5
+"""Refusals that must have come in a row before patience is lost."""
+
+
+class TooLong(Exception):
+    """The endpoint's limit is used up for longer than anyone should wait unasked."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"allows nothing more for {seconds / 60:.0f} minutes")
 
 
 class Allowance:
@@ -33,12 +46,12 @@ class Allowance:
     def __init__(self, per_minute: float | None, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._at = clock()
-        self.rate: float | None = None
+        self.rate: float | None = None if per_minute is None else per_minute / 60
         """Units a second."""
-        self.size = self.left = 0.0
+        self.size = self.left = per_minute or 0.0
+        self.taken = 0.0
+        """Units of all calls so far."""
         self._fixed = per_minute is not None
-        if per_minute is not None:
-            self._set(per_minute / 60, per_minute, per_minute)
 
     def wait(self, units: float) -> float:
         """Seconds until `units` are there. More than the whole allowance counts as the whole."""
@@ -49,28 +62,31 @@ class Allowance:
         return lacking / self.rate if lacking > 1e-9 else 0.0
 
     def take(self, units: float) -> None:
-        if self.rate is not None:
-            self._refill()
-            self.left -= min(units, self.size)
+        """A call of so many units is sent."""
+        self.taken += units
+        self._refill()
+        self.left -= min(units, self.size)
 
-    def learn(self, limit: float, left: float, reset: float | None, in_flight: int) -> None:
-        """What an answer's headers say: the limit, what is left of it, and the seconds until it is whole again."""
+    def learn(
+        self, limit: float, left: float, reset: float | None = None, age: float = 0.0, sent_since: float = 0.0
+    ) -> None:
+        """What an answer's headers say: the limit, what is left of it, and the seconds until it is whole again.
+
+        The endpoint counted when the call came in, `age` seconds ago; `sent_since` units were sent after it.
+        """
         if limit < 1:
             return
         self._refill()
-        if self._fixed:
-            self.left = min(self.left, left)
-            return
         a_second = limit / 60
-        if reset and limit > left and (limit - left) / reset < 0.5 * a_second:
-            a_second = (limit - left) / reset  # a limit of an hour or a day
-        if self.rate is None:
-            self._set(a_second, limit, min(limit, left - in_flight))  # what is in flight may not be counted there yet
+        if reset and reset > LONGER_THAN_A_MINUTE and limit > left:
+            a_second = min(a_second, (limit - left) / reset)  # a limit of an hour or a day
+        if self._fixed:
+            a_second = self.rate or a_second
+        there = left + age * a_second - sent_since
+        if self._fixed:
+            self.left = min(self.left, there)
         else:
-            self.rate, self.size, self.left = a_second, limit, min(self.left, left)
-
-    def _set(self, a_second: float, size: float, left: float) -> None:
-        self.rate, self.size, self.left, self._at = a_second, size, left, self._clock()
+            self.rate, self.size, self.left = a_second, limit, min(limit, there)
 
     def _refill(self) -> None:
         now = self._clock()
@@ -81,9 +97,14 @@ class Allowance:
 
 @dataclass(slots=True)
 class Turn:
-    """Leave to make one call: when it was given."""
+    """Leave to make one call: since when, and how many requests and tokens were sent up to it."""
 
     since: float
+    taken: tuple[float, float] = (0.0, 0.0)
+
+
+sending: ContextVar[Turn | None] = ContextVar("refed_turn", default=None)
+"""The call that this task has sent last."""
 
 
 class Limits:
@@ -107,42 +128,52 @@ class Limits:
         self._paused_until = self._decreased_at = clock()
         self._recent: deque[bool] = deque(maxlen=LATELY)
         self._refused_since: float | None = None
+        self._refusals = 0
         self._starting = True
         self._queue: deque[tuple[float, asyncio.Future[None]]] = deque()
         self._alarm: asyncio.TimerHandle | None = None
 
     async def turn(self, tokens: float) -> Turn:
-        """Wait for leave to send one call of about so many tokens."""
-        if self._queue or self._wait(tokens) > 0 or self.in_flight >= int(self.window):
-            turn = asyncio.get_running_loop().create_future()
-            self._queue.append((tokens, turn))
-            self._let_in()
-            try:
-                await turn
-            except asyncio.CancelledError:
-                if turn.done() and not turn.cancelled():
-                    self._leave()
-                raise
-        else:
+        """Wait for leave to send one call of about so many tokens. Raises TooLong."""
+        given = Turn(self._clock())
+        if not self._queue and self.in_flight < int(self.window) and self._wait(tokens) <= 0:
             self._enter(tokens)
-        return Turn(self._clock())
+            return given
+        leave = asyncio.get_running_loop().create_future()
+        self._queue.append((tokens, leave))
+        self._let_in()
+        try:
+            await leave
+        except asyncio.CancelledError:
+            if leave.done() and not leave.cancelled() and leave.exception() is None:
+                self._leave()
+            self._let_in()  # whoever stood behind may be waiting for less
+            raise
+        return given
 
-    def went_well(self, turn: Turn) -> None:  # noqa: ARG002 — one shape for every ending
+    def sent(self, turn: Turn) -> None:
+        """The call is sent now: from here on its ending tells of the endpoint."""
+        turn.since = self._clock()
+        turn.taken = (self.requests.taken, self.tokens.taken)
+        sending.set(turn)
+
+    def went_well(self, turn: Turn) -> None:
         """The call was answered: a little more may be asked at once."""
         # Doubling each round trip until the first refusal, then one more each round trip.
         self.window = min(self.most, self.window + (1.0 if self._starting else 1.0 / self.window))
-        self._refused_since = None
         self._recent.append(True)
-        self._leave()
+        self.ended(turn)
 
-    def ended(self, turn: Turn) -> None:  # noqa: ARG002
+    def ended(self, turn: Turn) -> None:  # noqa: ARG002 — one shape for every ending
         """The call ended in a way that says nothing about the limits."""
+        self._refused_since, self._refusals = None, 0
         self._leave()
 
     def refused(self, turn: Turn, retry_after: float | None) -> None:
         """The endpoint refused the call (429, 503, 529): ask less at once, and pause for as long as it asks."""
         now = self._clock()
         self._refused_since = self._refused_since or now
+        self._refusals += 1
         self._recent.append(False)
         if turn.since >= self._decreased_at:  # else it was sent before the last decrease, and says nothing new
             # An endpoint that names a time has a limit, and it is reached. One that does not may refuse at random:
@@ -158,14 +189,20 @@ class Limits:
     @property
     def hopeless(self) -> bool:
         """Whether nothing but refusals has come for `PATIENCE` seconds."""
-        return self._refused_since is not None and self._clock() - self._refused_since > PATIENCE
+        if self._refused_since is None or self._refusals < MANY:
+            return False
+        return self._clock() - self._refused_since > PATIENCE
 
     def learn(self, headers: Mapping[str, str]) -> None:
-        """Take the limits from an answer's headers (lower-case names), where it has any."""
-        for allowance, unit in ((self.requests, "requests"), (self.tokens, "tokens")):
+        """Take the limits from the headers (lower-case names) of the answer to the call that this task sent."""
+        turn = sending.get() or Turn(self._clock(), (self.requests.taken, self.tokens.taken))
+        age = self._clock() - turn.since
+        for allowance, unit, taken in zip(
+            (self.requests, self.tokens), ("requests", "tokens"), turn.taken, strict=True
+        ):
             limit, left, reset = (_header(headers, unit, part) for part in ("limit", "remaining", "reset"))
             if (most := _number(limit)) is not None and (rest := _number(left)) is not None:
-                allowance.learn(most, rest, _seconds(reset), self.in_flight)
+                allowance.learn(most, rest, _seconds(reset), age, allowance.taken - taken)
 
     def _wait(self, tokens: float) -> float:
         pause = self._paused_until - self._clock()
@@ -183,18 +220,22 @@ class Limits:
     def _let_in(self) -> None:
         """Let in whoever is first for as long as there is room; else look again when there may be."""
         while self._queue:
-            tokens, turn = self._queue[0]
-            if turn.done():  # cancelled meanwhile
+            tokens, leave = self._queue[0]
+            if leave.done():  # cancelled meanwhile
                 self._queue.popleft()
                 continue
             if self.in_flight >= int(self.window):
                 return  # the next call to end looks again
-            if (wait := self._wait(tokens)) > 0:
+            if (wait := self._wait(tokens)) > PATIENCE:
+                self._queue.popleft()
+                leave.set_exception(TooLong(wait))
+                continue
+            if wait > 0:
                 self._look_again(wait)
                 return
             self._queue.popleft()
             self._enter(tokens)
-            turn.set_result(None)
+            leave.set_result(None)
 
     def _look_again(self, seconds: float) -> None:
         if self._alarm is not None:
@@ -209,23 +250,28 @@ def _header(headers: Mapping[str, str], unit: str, part: str) -> str | None:
 
 
 def _number(text: str | None) -> float | None:
+    """A finite number, or None."""
     try:
-        return None if text is None else float(text)
+        number = math.nan if text is None else float(text)
     except ValueError:
         return None
+    return number if math.isfinite(number) else None
 
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_SPAN = re.compile(r"(\d+(?:\.\d+)?)(ms|[smhd])")
+_EPOCH = 1e9
+"""A number as large as this is a time of day, counted in seconds since 1970."""
 
 
 def _seconds(text: str | None) -> float | None:
-    """Seconds from `6m0s`, `120ms`, `1.5` or a time of day in RFC 3339; None for anything else."""
+    """Seconds from now: of `6m0s`, `120ms`, `1.5`, or until a time of day (RFC 3339, or since 1970). Else None."""
     if not text:
         return None
-    if parts := re.findall(r"(\d+(?:\.\d+)?)(ms|[smhd])", text):
-        return sum(float(number) * _UNITS[unit] for number, unit in parts)
+    if re.fullmatch(f"({_SPAN.pattern})+", text):
+        return sum(float(number) * _UNITS[unit] for number, unit in _SPAN.findall(text))
     if (number := _number(text)) is not None:
-        return number
+        return max(0.0, number - time.time() if number > _EPOCH else number)
     try:
         return max(0.0, datetime.fromisoformat(text).timestamp() - time.time())
     except ValueError:

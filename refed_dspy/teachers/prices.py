@@ -22,6 +22,7 @@ from dspy.lm15 import LM15Error, LMRouter, RouterConfig
 from refed_dspy.config import PriceConfig, TeacherConfig
 from refed_dspy.errors import ConfigError
 from refed_dspy.records import PICO, Rates
+from refed_dspy.teachers.route import LOCAL_PROVIDERS
 
 TABLE_DATES = {"1.105.0": "2026-10-11"}
 """When the versions of the table that DSPy is known to ship were published."""
@@ -49,6 +50,9 @@ class Price:
         return max(rates.dearest_prompt * prompt + rates.completion * completion for rates in reached)
 
 
+_DEARER = {"service_tier", "tools", "web_search_options", "plugins", "modalities"}
+"""Further parameters under which a call costs something else than its tokens at the plain rates."""
+
 FREE = Price(Rates(0, 0, 0, 0), "this machine")
 
 
@@ -73,6 +77,8 @@ def price_of(config: TeacherConfig, endpoint: str) -> Price | None:
                 "{prompt: …, completion: …} in dollars a million tokens"
             )
         return found
+    if _DEARER.intersection(config.params):
+        return None
     if config.api_base is None or _its_own(str(config.model), endpoint):
         return table_price(str(config.model))
     return None
@@ -94,8 +100,8 @@ def table_price(model: str) -> Price | None:
         return None
     info = model_info(resolution.provider, resolution.model)
     rates = _rates(info, "")
-    if rates is None:
-        return None
+    if rates is None or not (rates.prompt or rates.completion or resolution.provider in LOCAL_PROVIDERS):
+        return None  # a zero for a hosted model stands for a price that nobody wrote down
     thresholds = sorted(int(found[1]) for key in info if (found := _LONGER.fullmatch(key)))
     longer = ((1000 * k, above) for k in thresholds if (above := _rates(info, f"_above_{k}k_tokens")))
     return Price(rates, table_name(), tuple(longer))
@@ -104,14 +110,14 @@ def table_price(model: str) -> Price | None:
 def _its_own(model: str, endpoint: str) -> bool:
     """Whether `endpoint` is a host of the provider that the model's name begins with."""
     host = urlsplit(endpoint).hostname or ""
-    return any(model.startswith(prefix) and host.endswith(domain) for prefix, domain in _HOSTS)
+    return any(model.startswith(prefix) and f".{host}".endswith(domain) for prefix, domain in _HOSTS)
 
 
 _HOSTS = (
     ("azure/", ".azure.com"),
     ("anthropic/", ".anthropic.com"),
     ("openai/", ".openai.com"),
-    ("openrouter/", "openrouter.ai"),
+    ("openrouter/", ".openrouter.ai"),
 )
 
 

@@ -11,7 +11,7 @@ from refed_dspy.teachers.limits import Limits
 
 
 class WebPage(TransportError):
-    """An HTML page came back instead of JSON: from a proxy, a gateway in trouble, or a wrong address."""
+    """An HTML page came back instead of JSON: from a proxy, or a wrong address."""
 
 
 class Watched:
@@ -35,15 +35,19 @@ class _Exchange:
     async def __aenter__(self) -> Any:
         response = await self._inner.__aenter__()
         limits: dict[str, str] = {}
+        is_page = False
         for name, value in response.headers:
             name = name.lower()
             if "ratelimit" in name:
                 limits[name] = value
-            elif name == "content-type" and value.lower().startswith("text/html"):
-                await self._inner.__aexit__(None, None, None)
-                raise WebPage(f"answered HTTP {response.status} with a web page, not with JSON")
+            elif name == "content-type":
+                is_page = value.lower().startswith("text/html")
         if limits:
             self._limits.learn(limits)
+        # A gateway's page about too many requests, or about its own trouble, means what its status says.
+        if is_page and response.status != 429 and response.status < 500:
+            await self._inner.__aexit__(None, None, None)
+            raise WebPage(f"answered HTTP {response.status} with a web page, not with JSON")
         return response
 
     async def __aexit__(

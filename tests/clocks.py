@@ -1,0 +1,68 @@
+"""Clocks that tests set: one that stands still, and an event loop in which hours pass in no time."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import selectors
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from refed_dspy.teachers.limits import Limits
+
+
+class Clock:
+    """A clock that stands still until it is set forward."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class JumpingSelector(selectors.SelectSelector):
+    """Instead of waiting for the next timer it sets its loop's clock forward to it."""
+
+    loop: VirtualLoop
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        ready = super().select(0)
+        if not ready and timeout is not None:
+            self.loop.now += max(0.0, timeout)
+        return ready
+
+
+class VirtualLoop(asyncio.SelectorEventLoop):
+    """An event loop in which hours pass in no time."""
+
+    now = 1000.0
+
+    def __init__(self) -> None:
+        selector = JumpingSelector()
+        selector.loop = self
+        super().__init__(selector)
+
+    def time(self) -> float:
+        return self.now
+
+
+def virtually(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Run `main` in virtual time. A TimeoutError means that somebody was stuck for a day."""
+
+    async def bounded() -> None:
+        async with asyncio.timeout(86_400):
+            await main()
+
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        runner.run(bounded())
+
+
+def virtual_limits(most: int = 64, *, requests: float | None = None, tokens: float | None = None) -> Limits:
+    return Limits(most, requests, tokens, clock=asyncio.get_running_loop().time, rng=random.Random(0))
+
+
+async def settle_down() -> None:
+    """Let everything run that needs no time."""
+    for _ in range(10):
+        await asyncio.sleep(0)

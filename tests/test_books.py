@@ -1,0 +1,301 @@
+"""The books: what is on disk when, what is charged for calls that never came back, and what a cancellation leaves."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from refed_dspy.books import RunBooks, UnitBooks
+from refed_dspy.calls import Attempt, NoMoneyLeft
+from refed_dspy.engine.accounts import Spent, spent
+from refed_dspy.engine.budget import Caps
+from refed_dspy.engine.group import GroupCommit
+from refed_dspy.engine.ledger import Ledger
+from refed_dspy.engine.rows import Answer, Key, Statement, answered, booked
+from refed_dspy.errors import RunStopped
+from refed_dspy.records import Call
+
+KEY = Key("response_generation", "1", 0, "prompt", "inputs", "digest")
+NOTHING = Spent(0, 0, 0, 0.0)
+BROKEN: list[Statement] = [("INSERT INTO nowhere VALUES (1)", ())]
+
+
+class CountingLedger(Ledger):
+    """Keeps how many statements each transaction had."""
+
+    def __init__(self, *parts: Any) -> None:
+        super().__init__(*parts)
+        self.batches: list[int] = []
+
+    def commit(self, statements: Iterable[Statement]) -> None:
+        listed = list(statements)
+        self.batches.append(len(listed))
+        super().commit(listed)
+
+
+def note(name: str) -> list[Statement]:
+    """One harmless row."""
+    return [("INSERT INTO meta VALUES (?, '1')", (name,))]
+
+
+def noted(folder: Path) -> set[str]:
+    """The rows that another connection sees: what is on disk."""
+    with Ledger.read(folder) as ledger:
+        return {name for (name,) in ledger.db.execute("SELECT name FROM meta")}
+
+
+def unit(run: RunBooks) -> UnitBooks:
+    return UnitBooks(run, KEY, rank=0, seed=1)
+
+
+def attempt(worst: int | None = 100) -> Attempt:
+    return Attempt("model", "endpoint", worst)
+
+
+def call(number: int, cost: int | None = 30, outcome: str = "ok") -> Call:
+    return Call("model", "endpoint", outcome, 0.5, 10, 0, 5, cost, number)
+
+
+def rows(folder: Path) -> list[tuple[int, str, int | None, int | None]]:
+    """(id, outcome, reserved, cost) of every call, as another connection sees them."""
+    with Ledger.read(folder) as ledger:
+        return ledger.db.execute("SELECT id, outcome, reserved, cost FROM calls ORDER BY id").fetchall()
+
+
+# --- commits in a group
+
+
+async def test_commits_of_one_turn_are_one_transaction(tmp_path: Path) -> None:
+    with CountingLedger.create(tmp_path) as ledger:
+        group = GroupCommit(ledger)
+        await asyncio.gather(*(group.commit(note(f"n{i}")) for i in range(50)))
+        assert ledger.batches == [50]
+        await group.commit(note("later"))
+        assert ledger.batches == [50, 1]
+    assert len(noted(tmp_path)) == 51
+
+
+async def test_what_is_committed_is_on_disk_when_commit_returns(tmp_path: Path) -> None:
+    with Ledger.create(tmp_path) as ledger:
+        group = GroupCommit(ledger)
+
+        async def one(name: str) -> None:
+            await group.commit(note(name))
+            assert name in noted(tmp_path)
+
+        await asyncio.gather(*(one(f"n{i}") for i in range(5)))
+
+
+async def test_a_statement_that_fails_fails_all_who_wait_and_whatever_comes_next(tmp_path: Path) -> None:
+    with Ledger.create(tmp_path) as ledger:
+        group = GroupCommit(ledger)
+        commits = [group.commit(statements) for statements in (note("before"), BROKEN, note("after"))]
+        for error in await asyncio.gather(*commits, return_exceptions=True):
+            assert isinstance(error, RunStopped) and "nowhere" in str(error)
+        with pytest.raises(RunStopped):
+            group.post(note("next"))
+        with pytest.raises(RunStopped):
+            await group.commit(note("next"))
+        with pytest.raises(RunStopped):
+            group.close()
+    assert noted(tmp_path) == set(), "one transaction: all of it or nothing"
+
+
+async def test_closing_tells_of_a_failure_that_nobody_was_told_of(tmp_path: Path) -> None:
+    with Ledger.create(tmp_path) as ledger:
+        group = GroupCommit(ledger)
+        group.post(BROKEN)
+        await asyncio.sleep(0)
+        with pytest.raises(RunStopped, match="nowhere"):
+            group.close()
+
+
+async def test_closing_writes_what_is_left(tmp_path: Path) -> None:
+    with Ledger.create(tmp_path) as ledger:
+        books = RunBooks(ledger, Caps(), NOTHING)
+        with pytest.raises(KeyError), books.closing():
+            books.group.post(note("left"))
+            raise KeyError
+    assert noted(tmp_path) == {"left"}
+
+
+async def test_a_cancelled_wait_loses_nothing(tmp_path: Path) -> None:
+    with Ledger.create(tmp_path) as ledger:
+        group = GroupCommit(ledger)
+        tasks = [asyncio.create_task(group.commit(note(f"n{i}"))) for i in range(3)]
+        await asyncio.sleep(0)
+        tasks[1].cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        assert tasks[1].cancelled() and tasks[2].exception() is None
+    assert noted(tmp_path) == {"n0", "n1", "n2"}
+
+
+async def test_a_commit_of_nothing_returns(tmp_path: Path) -> None:
+    with Ledger.create(tmp_path) as ledger:
+        task = asyncio.create_task(GroupCommit(ledger).commit([]))
+        for _ in range(10):
+            await asyncio.sleep(0)
+        done = task.done()
+        task.cancel()
+        assert done
+
+
+# --- the rows of a call
+
+
+async def test_the_worst_case_is_on_disk_before_a_call_may_be_sent(tmp_path: Path) -> None:
+    with Ledger.create(tmp_path) as ledger:
+        number = await unit(RunBooks(ledger, Caps(), NOTHING)).reserve(attempt(100))
+        assert rows(tmp_path) == [(number, "sent", 100, 100)]
+
+
+async def test_a_settled_call_is_charged_its_cost_together_with_its_answer(tmp_path: Path) -> None:
+    with Ledger.create(tmp_path) as ledger:
+        run = RunBooks(ledger, Caps(), NOTHING)
+        books = unit(run)
+        number = await books.reserve(attempt(100))
+        books.report(call(number, cost=30))
+        assert (run.budget.spent, run.budget.reserved) == (30, 0)
+        assert rows(tmp_path) == [(number, "sent", 100, 100)], "a good call waits for its answer"
+        await run.group.commit(answered(Answer(KEY, "{}", "endpoint"), books.take()))
+        assert rows(tmp_path) == [(number, "ok", 100, 30)]
+        tokens = "SELECT prompt_tokens, cached_tokens, completion_tokens, seconds FROM calls"
+        assert ledger.db.execute(tokens).fetchone() == (10, 0, 5, 0.5)
+
+
+async def test_a_failed_call_is_written_without_an_answer_to_wait_for(tmp_path: Path) -> None:
+    with Ledger.create(tmp_path) as ledger:
+        books = unit(RunBooks(ledger, Caps(), NOTHING))
+        number = await books.reserve(attempt(100))
+        books.report(call(number, 0, "http 500"))
+        await asyncio.sleep(0)
+        assert rows(tmp_path) == [(number, "http 500", 100, 0)] and not books.take()
+
+
+async def test_an_answer_found_unusable_is_renamed_and_stays_paid(tmp_path: Path) -> None:
+    with Ledger.create(tmp_path) as ledger:
+        books = unit(RunBooks(ledger, Caps(), NOTHING))
+        number = await books.reserve(attempt(100))
+        books.report(call(number, 30))
+        books.rename_last("malformed")
+        books.write()
+        await asyncio.sleep(0)
+        assert rows(tmp_path) == [(number, "malformed", 100, 30)]
+
+
+async def test_a_call_that_was_not_sent_leaves_no_row(tmp_path: Path) -> None:
+    with Ledger.create(tmp_path) as ledger:
+        run = RunBooks(ledger, Caps(), NOTHING)
+        books = unit(run)
+        kept, dropped = await books.reserve(attempt()), await books.reserve(attempt())
+        books.not_sent(dropped)
+        await asyncio.sleep(0)
+        assert [row[0] for row in rows(tmp_path)] == [kept] and run.budget.calls == 1
+        assert await books.reserve(attempt()) not in {kept, dropped}
+
+
+async def test_a_call_without_a_number_is_added(tmp_path: Path) -> None:
+    with Ledger.create(tmp_path) as ledger:
+        ledger.commit(booked(KEY, [call(0, 7), call(0, None)]))
+        assert [row[1:] for row in rows(tmp_path)] == [("ok", None, 7), ("ok", None, None)]
+        assert spent(ledger).unpriced == 1
+
+
+async def test_added_and_reserved_calls_do_not_get_in_each_others_way(tmp_path: Path) -> None:
+    with Ledger.create(tmp_path) as ledger:
+        run = RunBooks(ledger, Caps(), NOTHING)
+        books = unit(run)
+        # As a caller's own LM does that asked two models for one answer (paying._tracked).
+        for reported in (call(await books.reserve(attempt())), call(0)):
+            books.report(reported)
+        await run.group.commit(answered(Answer(KEY, "{}", "endpoint"), books.take()))
+        await books.reserve(attempt())
+        assert len(rows(tmp_path)) == 3
+
+
+async def test_numbers_go_on_where_the_last_start_ended(tmp_path: Path) -> None:
+    numbers: list[int] = []
+    for _ in range(2):
+        with Ledger.create(tmp_path) as ledger:
+            books = unit(RunBooks(ledger, Caps(), NOTHING))
+            numbers += [await books.reserve(attempt()), await books.reserve(attempt())]
+    assert len(set(numbers)) == 4 == len(rows(tmp_path))
+
+
+async def test_at_the_cap_nothing_is_written(tmp_path: Path) -> None:
+    with Ledger.create(tmp_path) as ledger:
+        books = unit(RunBooks(ledger, Caps(max_cost=150), NOTHING))
+        books.report(call(await books.reserve(attempt(100)), 80, "cut"))
+        with pytest.raises(NoMoneyLeft, match="max_cost"):
+            await books.reserve(attempt(100))
+        await asyncio.sleep(0)
+        assert len(rows(tmp_path)) == 1
+
+
+async def test_a_reservation_that_cannot_be_written_is_given_back(tmp_path: Path) -> None:
+    with Ledger.create(tmp_path) as ledger:
+        run = RunBooks(ledger, Caps(), NOTHING)
+        run.group.post(BROKEN)
+        with pytest.raises(RunStopped):
+            await unit(run).reserve(attempt())
+        assert (run.budget.in_flight, run.budget.reserved, run.budget.calls) == (0, 0, 0)
+    assert rows(tmp_path) == []
+
+
+# --- cancelled in the middle
+
+
+@pytest.mark.parametrize("turns", [1, 2])
+async def test_a_reservation_cancelled_around_its_commit_leaves_all_even(tmp_path: Path, turns: int) -> None:
+    """One turn of the loop: before the commit; two: after it, before the waiting task knows."""
+    with Ledger.create(tmp_path) as ledger:
+        run = RunBooks(ledger, Caps(max_cost=100), NOTHING)
+        task = asyncio.create_task(unit(run).reserve(attempt(100)))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        run.group.close()
+        assert rows(tmp_path) == []
+        assert (run.budget.in_flight, run.budget.reserved, run.budget.calls) == (0, 0, 0)
+        assert await unit(run).reserve(attempt(100)), "the money is there for another"
+
+
+@pytest.mark.parametrize("seed", range(25))
+async def test_budget_and_ledger_agree_after_any_schedule(tmp_path: Path, seed: int) -> None:
+    rng = random.Random(seed)
+    with Ledger.create(tmp_path) as ledger:
+        run = RunBooks(ledger, Caps(max_cost=rng.choice((None, 500)), max_calls=rng.choice((None, 9))), NOTHING)
+
+        async def one() -> None:
+            books = unit(run)
+            number = await books.reserve(attempt(worst := rng.randint(1, 100)))
+            try:
+                await asyncio.sleep(0)
+            except asyncio.CancelledError:
+                books.report(call(number, worst, "cancelled"))
+                raise
+            if rng.random() < 0.2:
+                books.not_sent(number)
+            else:
+                books.report(call(number, rng.randint(0, worst), rng.choice(("ok", "cut"))))
+                books.write()
+
+        tasks = [asyncio.create_task(one()) for _ in range(20)]
+        while not all(task.done() for task in tasks):
+            if rng.random() < 0.5:
+                rng.choice(tasks).cancel()
+            await asyncio.sleep(0)
+        for ended in await asyncio.gather(*tasks, return_exceptions=True):
+            assert ended is None or isinstance(ended, NoMoneyLeft | asyncio.CancelledError)
+        run.group.close()
+        found = spent(ledger)
+        assert (found.cost, found.calls) == (run.budget.spent, run.budget.calls)
+        assert (run.budget.in_flight, run.budget.reserved) == (0, 0)
+        assert not [row for row in rows(tmp_path) if row[1] == "sent"]
