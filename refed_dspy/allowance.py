@@ -7,11 +7,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from refed_dspy.engine.accounts import Spent, open_accounts, spent
+from refed_dspy.engine.accounts import Spent, spent
 from refed_dspy.engine.budget import Caps
 from refed_dspy.engine.ledger import Ledger
 from refed_dspy.engine.runner import GRACE
 from refed_dspy.errors import CapReached, ConfigError
+from refed_dspy.parts import Limits
 from refed_dspy.records import PICO, dollars
 from refed_dspy.teachers import Teacher
 
@@ -40,14 +41,13 @@ class Allowance:
             raise
 
 
-def open_allowance(
-    ledger: Ledger, teacher: Teacher, max_cost: float | None, max_calls: int | None, max_minutes: float | None
-) -> Allowance:
-    """Book the beginning of a start, and see what it may use.
+def allowed(ledger: Ledger, teacher: Teacher, limits: Limits) -> Allowance:
+    """What a start may use. Nothing is written.
 
     Raises:
         ConfigError: a cap that cannot be kept, or that not one call fits under.
     """
+    max_cost, max_calls, max_minutes = limits["max_cost"], limits["max_calls"], limits["max_minutes"]
     caps = Caps(None if max_cost is None else int(max_cost * PICO), max_calls)
     if caps != Caps() and not teacher.reports_calls:
         name = "max_calls" if max_cost is None else "max_cost"
@@ -73,6 +73,5 @@ def open_allowance(
             f"max_cost: {before.unpriced} calls of this run were made at an unknown price, so what is left of the cap "
             "is unknown too; use max_calls"
         )
-    open_accounts(ledger)
     seconds = None if max_minutes is None else max(0.0, 60 * max_minutes - before.seconds)
     return Allowance(caps, before, seconds)

@@ -271,6 +271,8 @@ def _status_lines(facts: dict[str, Any]) -> list[str]:
             f"{use['completion_tokens']} written{unknown}, {_money(use['cost'], use['unpriced'])}"
         )
     lines += _cost_lines(facts)
+    if facts["stopped"]:
+        lines.append(f"stopped: {facts['stopped']}")
     lines += [f"failed: {f['count']} {f['kind']} in {f['stage']}" for f in facts["failures"]]
     return lines
 
@@ -279,7 +281,7 @@ def _cost_lines(facts: dict[str, Any]) -> list[str]:
     """What the run has cost, for each kept sample, and what it is projected to."""
     each = facts["cost_per_sample"]
     line = f"dollars: {_money(facts['cost'], facts['unpriced'])}"
-    if each and not facts["unpriced"]:
+    if each:
         line += f", {_money(each)} a kept sample"
     if reserved := sum(use["reserved"] for use in facts["usage"].values()):
         line += f"; {_money(reserved)} of it set aside for calls that never told"

@@ -6,7 +6,7 @@ Nothing of it is wasted: it happens in the run's own folder, and the run goes on
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -14,9 +14,10 @@ from refed_dspy.blocking import run_blocking
 from refed_dspy.engine.ledger import Ledger
 from refed_dspy.errors import RunStopped
 from refed_dspy.forecast import CONFIDENCE, Forecast, forecast
+from refed_dspy.identity import check_same
 from refed_dspy.parts import Parts
 from refed_dspy.records import dollars
-from refed_dspy.synthesis import ProgramLike, RunSettings, asynthesize, prepare
+from refed_dspy.synthesis import SIZE, ProgramLike, RunSettings, prepare, produce
 from refed_dspy.teachers.prices import table_name, table_price
 
 PILOT_REFERENCES = 5
@@ -77,16 +78,13 @@ async def aestimate(
     program: ProgramLike = None, references: Any = "builtin", **settings: Unpack[RunSettings]
 ) -> Estimate:
     """`estimate`, for code that runs in an event loop."""
-    size = settings.get("size", 100)
+    size = settings.get("size", SIZE)
     parts, folder = prepare(program, references, **settings)
     found = _read(folder, parts, size)
     if found is None:
-        pilot = min(size, PILOT_REFERENCES * PILOT_SAMPLES)
         shallow = min(PILOT_SAMPLES, parts.per_reference or PILOT_SAMPLES)
-        made: RunSettings = {**settings, "size": pilot, "per_reference": shallow, "run_dir": folder}
-        await asynthesize(program, references, **made)
-        with Ledger.create(folder) as ledger:  # what a resume goes on with is the whole run
-            ledger.set_meta(size=max(size, ledger.kept()), per_reference=parts.per_reference)
+        pilot = replace(parts.plan_settings(min(size, PILOT_REFERENCES * PILOT_SAMPLES)), per_reference=shallow)
+        await produce(parts, folder, size, settings.get("on_progress"), pilot)
         found = _read(folder, parts, size)
     if found is None:
         raise RunStopped(f"{folder}: too few samples could be made to foresee anything; look at: refed status {folder}")
@@ -105,11 +103,15 @@ async def aestimate(
 
 
 def _read(folder: Path, parts: Parts, size: int) -> Forecast | None:
-    """The forecast from what the folder holds, if that is enough to stand on."""
+    """The forecast from what the folder holds, if that is enough to stand on. Raises RunDirError for another run's."""
     if not (folder / "ledger.sqlite").is_file():
         return None
+    rates = parts.teacher.price.rates if parts.teacher.price else None
     with Ledger.read(folder) as ledger:
-        found = forecast(ledger, size, parts.per_reference) if ledger.meta("identity") else None
+        if not ledger.has_answers():
+            return None
+        check_same(ledger, parts)
+        found = forecast(ledger, size, parts.per_reference, rates)
     enough = min(ENOUGH_REFERENCES, len(parts.references), -(-size // PILOT_SAMPLES))
     return found if found is not None and found.references >= enough else None
 

@@ -46,6 +46,8 @@ class Forecast:
     seconds: float
     """Of teacher's time still to come, over all calls: divided by those in flight at once it is the time to wait."""
     calls_to_come: int
+    tokens_to_come: tuple[float, float, float]
+    """Prompt, of it cached, and completion."""
     spread: float
     """Half the interval's width as a share of what is still to come; 1 where nothing can be said of it."""
     references: int
@@ -53,13 +55,26 @@ class Forecast:
 
     def at(self, rates: Rates) -> tuple[int, int, int]:
         """Cost, low and high of as many tokens at other rates, from the first call on."""
-        cost = round(rates.cost(self.prompt_tokens, self.cached_tokens, 0, self.completion_tokens))
-        return cost, round(cost * (1 - self.spread)), round(cost * (1 + self.spread))
+        prompt, cached, completion = self.tokens_to_come
+        whole = rates.cost(self.prompt_tokens, self.cached_tokens, 0, self.completion_tokens)
+        ahead = rates.cost(prompt, cached, 0, completion)
+        low, high = _interval(ahead, self.spread)
+        return round(whole), round(whole - ahead + low), round(whole - ahead + high)
 
 
-def forecast(ledger: Ledger, size: int | None = None, per_reference: int | None = None) -> Forecast | None:
-    """The forecast for `size` samples (None: the run's own), or None where too little was made to foresee anything."""
-    known = Known.read(ledger)
+def _interval(ahead: float, spread: float) -> tuple[float, float]:
+    """Alike in ratio on both sides: what is to come cannot cost nothing."""
+    return ahead / (1 + spread), ahead * (1 + spread)
+
+
+def forecast(
+    ledger: Ledger, size: int | None = None, per_reference: int | None = None, rates: Rates | None = None
+) -> Forecast | None:
+    """The forecast for `size` samples, or None where too little was made to foresee anything.
+
+    Size, samples a reference and rates that are not given are those that the run's folder remembers.
+    """
+    known = Known.read(ledger, rates)
     if not known.seen:
         return None
     settings = plan_settings(ledger, len(known.references), size, per_reference)
@@ -86,7 +101,7 @@ def _foreseen(size: int, known: Known, futures: Sequence[Sequence[Unit]]) -> For
     cost = low = high = None
     if known.rates is not None:
         cost = known.charged + round(ahead)
-        low, high = (known.charged + max(0, round(ahead * (1 + sign * spread))) for sign in (-1, 1))
+        low, high = (known.charged + round(bound) for bound in _interval(ahead, spread))
     return Forecast(
         size=size,
         calls=round(calls),
@@ -99,6 +114,7 @@ def _foreseen(size: int, known: Known, futures: Sequence[Sequence[Unit]]) -> For
         spent=known.charged,
         seconds=rest[4],
         calls_to_come=round(rest[0]),
+        tokens_to_come=(rest[1], rest[2], rest[3]),
         spread=spread,
         references=known.seen,
     )
@@ -156,7 +172,7 @@ def _spread(
 ) -> float:
     """Half the interval as a share of what is to come: from how much references differ from one another, and from how
     much the futures do (`plays`: their standard deviation, as such a share)."""
-    from scipy.stats import t
+    from scipy.special import stdtrit
 
     total = 0.0
     off: defaultdict[int, float] = defaultdict(float)
@@ -177,7 +193,7 @@ def _spread(
     if n < 2:
         return 1.0
     variance = n / (n - 1) * sum(value**2 for value in off.values()) * (1 + n / len(targets))
-    return float(t.ppf((1 + CONFIDENCE) / 2, n - 1)) * math.sqrt(variance / total**2 + plays**2 + UNFORESEEN**2)
+    return float(stdtrit(n - 1, (1 + CONFIDENCE) / 2)) * math.sqrt(variance / total**2 + plays**2 + UNFORESEEN**2)
 
 
 def _mean(values: Iterable[float]) -> float:

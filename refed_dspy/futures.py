@@ -73,8 +73,10 @@ class Known:
     charged: int
 
     @classmethod
-    def read(cls, ledger: Ledger) -> Known:
+    def read(cls, ledger: Ledger, rates: Rates | None = None) -> Known:
+        """Priced at `rates`, or at those that the folder remembers."""
         db, references, stored = ledger.db, ledger.references(), ledger.meta("rates")
+        rates = rates or (Rates(*stored) if stored else None)
         (length,) = db.execute("SELECT avg(length(text)) FROM instructions").fetchone()
         earlier = _Earlier((ref, round_, new) for ref, _, round_, new in ledger.proposals())
         return cls(
@@ -86,8 +88,8 @@ class Known:
             failed=dict(db.execute("SELECT stage, count(*) FROM failures GROUP BY stage")),
             gave=[new for *_, new in ledger.proposals()],
             instruction_characters=length or 0.0,
-            rates=Rates(*stored) if stored else None,
-            charged=spent(ledger).cost,
+            rates=rates,
+            charged=spent(ledger).cost + _unpriced(ledger, rates),
         )
 
     @property
@@ -165,6 +167,16 @@ def _made(
             shown = earlier.shown(index, round_) if stage == "instruction_synthesis" else 0
             characters = _characters(stage, references[index]) + instruction_characters * shown
             yield Unit(stage, index, characters, tuple(took))
+
+
+def _unpriced(ledger: Ledger, rates: Rates | None) -> int:
+    """What calls made while the price was unknown come to at `rates`, picodollars."""
+    if rates is None:
+        return 0
+    tokens = ledger.db.execute(
+        "SELECT total(prompt_tokens), total(cached_tokens), 0, total(completion_tokens) FROM calls WHERE cost IS NULL"
+    ).fetchone()
+    return round(rates.cost(*tokens))
 
 
 def _characters(stage: str, reference: Reference) -> int:

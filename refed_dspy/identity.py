@@ -20,7 +20,7 @@ def begin_or_continue(ledger: Ledger, parts: Parts, size: int) -> int:
     Raises:
         RunDirError: the folder holds another run; the differences are named.
     """
-    identity = json.loads(json.dumps(parts.identity()))  # as it is stored: keys are text, tuples are lists
+    identity = _identity(parts)
     target = max(size, ledger.kept())
     current = _current(parts, target)
     stored = ledger.meta("identity")
@@ -34,13 +34,23 @@ def begin_or_continue(ledger: Ledger, parts: Parts, size: int) -> int:
             seed=parts.seed,
             **current,
         )
-    elif differences := _differences(stored, identity):
+    else:
+        check_same(ledger, parts)
+        ledger.set_meta(**current)
+    return target
+
+
+def check_same(ledger: Ledger, parts: Parts) -> None:
+    """Raises RunDirError where the folder holds another run; the differences are named."""
+    if differences := _differences(ledger.meta("identity"), _identity(parts)):
         raise RunDirError(
             f"{ledger.path.parent}: holds another run: {'; '.join(differences)}; set these back, or use a new --run-dir"
         )
-    else:
-        ledger.set_meta(**current)
-    return target
+
+
+def _identity(parts: Parts) -> dict[str, Any]:
+    """As it is stored: keys are text, tuples are lists."""
+    return dict(json.loads(json.dumps(parts.identity())))
 
 
 def _current(parts: Parts, size: int) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from pathlib import Path
 
 from refed_dspy.data.export import export
@@ -15,50 +16,69 @@ SAMPLES = "samples.jsonl"
 """Where in the run's folder a run that ended at a cap leaves its samples."""
 
 
-def end_at_cap(folder: Path, cap: str) -> str:
+@dataclass(frozen=True)
+class CapAtWork:
+    """The cap that ended a run, and the worst case (picodollars) of the call that did not fit under it any more."""
+
+    name: str
+    worst: int
+
+
+def end_at_cap(folder: Path, cap: CapAtWork) -> str:
     """Export what there is, and say in one line what it is and how to go on."""
     with Ledger.read(folder) as ledger:
         kept, size = ledger.kept(), int(ledger.meta("size"))
-        told, used, limit = forecast(ledger), spent(ledger), ledger.meta(cap)
-    start = f"{cap} {_shown(cap, limit)} is reached after {_used(cap, used)}: {kept} of {size} samples are kept"
+        told, used, limit = forecast(ledger), spent(ledger), ledger.meta(cap.name)
+    shown = dollars(limit * PICO) if cap.name == "max_cost" else f"{limit:,.10g}"
+    start = f"{cap.name} {shown} is reached after {_used(cap.name, used)}: {kept} of {size} samples are kept"
     if kept:
         export(folder, "jsonl", folder / SAMPLES, force=True)
         start += f", in {folder / SAMPLES}"
-    flag = f"--{cap.replace('_', '-')}"
+    again = f"refed resume {folder} --{cap.name.replace('_', '-')}"
     if told is None:
-        return f"{start}; too few to say what more would take: refed resume {folder} {flag} …"
-    more, enough = _more(cap, told, used, size - kept)
-    return f"{start}; {more}: refed resume {folder} {flag} {enough}"
+        return f"{start}; too few to say what more would take: {again} MORE"
+    return f"{start}; {_rest(cap.name, told, used, size - kept)}: {again} {_enough(cap, told, used, limit)}"
 
 
-def _shown(cap: str, limit: float) -> str:
-    return dollars(limit * PICO) if cap == "max_cost" else f"{limit:g}"
+def refresh_samples(folder: Path) -> None:
+    """Where a cap once left the samples in the folder, leave those of now."""
+    if (folder / SAMPLES).exists():
+        export(folder, "jsonl", folder / SAMPLES, force=True)
 
 
 def _used(cap: str, used: Spent) -> str:
     if cap == "max_cost":
         return dollars(used.cost)
-    return f"{used.calls} calls" if cap == "max_calls" else f"{used.seconds / 60:.1f} minutes"
+    return f"{used.calls:,} calls" if cap == "max_calls" else f"{used.seconds / 60:.1f} minutes"
 
 
-def _more(cap: str, told: Forecast, used: Spent, missing: int) -> tuple[str, str]:
-    """What the missing samples would take, and a cap that would be enough."""
-    high = 1 + told.spread
+def _rest(cap: str, told: Forecast, used: Spent, missing: int) -> str:
+    """What the missing samples would take."""
     cost = ""
     if told.cost is not None and told.low is not None and told.high is not None:
-        low, most = dollars(told.low - told.spent), dollars(told.high - told.spent)
-        cost = f"about {dollars(told.cost - told.spent)} ({low} to {most})"
+        low, high = dollars(told.low - told.spent), dollars(told.high - told.spent)
+        cost = f"about {dollars(told.cost - told.spent)} ({low} to {high})"
     if cap == "max_cost":
-        return f"the other {missing} would cost {cost}", f"{_up((told.high or 0) / PICO)}"
-    calls = max(0, told.calls - used.calls)
+        return f"the other {missing} would cost {cost}"
     also = f", {cost}" if cost else ""
     if cap == "max_calls":
-        return f"the other {missing} would take about {calls} calls{also}", f"{math.ceil(used.calls + calls * high)}"
-    pace = used.seconds / 60 / max(1, used.calls)
-    return (
-        f"the other {missing} would take about {calls * pace:.1f} minutes{also}",
-        f"{_up(used.seconds / 60 + calls * pace * high)}",
-    )
+        return f"the other {missing} would take about {told.calls_to_come:,} calls{also}"
+    return f"the other {missing} would take about {told.calls_to_come * _pace(used):.1f} minutes{also}"
+
+
+def _enough(cap: CapAtWork, told: Forecast, used: Spent, limit: float) -> str:
+    """A cap that should be enough: what is foreseen at the most, and room for a call's worst case beyond it."""
+    most = 1 + told.spread
+    if cap.name == "max_cost":
+        return _up(max(told.high or 0, limit * PICO) / PICO + cap.worst / PICO)
+    if cap.name == "max_calls":
+        return str(max(math.ceil(used.calls + told.calls_to_come * most), int(limit) + 1))
+    return _up(max(used.seconds / 60 + told.calls_to_come * _pace(used) * most, 1.1 * limit))
+
+
+def _pace(used: Spent) -> float:
+    """Minutes a call."""
+    return used.seconds / 60 / max(1, used.calls)
 
 
 def _up(value: float) -> str:

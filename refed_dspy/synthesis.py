@@ -11,12 +11,13 @@ from typing import Any, TypeAlias, TypedDict, Unpack
 
 import dspy
 
-from refed_dspy.allowance import Allowance, open_allowance
+from refed_dspy.allowance import Allowance, allowed
 from refed_dspy.blocking import few_collections, run_blocking
 from refed_dspy.books import RunBooks
 from refed_dspy.data.references import load_references
+from refed_dspy.engine.accounts import open_accounts
 from refed_dspy.engine.ledger import Ledger
-from refed_dspy.engine.plan import Plan
+from refed_dspy.engine.plan import Plan, PlanSettings
 from refed_dspy.engine.runner import run
 from refed_dspy.errors import CapReached, ConfigError, RunStopped, TeacherError, TeacherRefused
 from refed_dspy.identity import begin_or_continue
@@ -29,7 +30,7 @@ from refed_dspy.programs.adapter import SchemaAdapter
 from refed_dspy.programs.asking import answering
 from refed_dspy.programs.saved import digest, load_program
 from refed_dspy.records import dollars
-from refed_dspy.stopping import end_at_cap
+from refed_dspy.stopping import CapAtWork, end_at_cap, refresh_samples
 from refed_dspy.teachers import TeacherLike, open_teacher
 
 log = logging.getLogger("refed_dspy")
@@ -94,21 +95,36 @@ async def asynthesize(
 ) -> Synthesis:
     """`synthesize`, for code that runs in an event loop."""
     parts, folder = prepare(program, references, **settings)
+    return await produce(parts, folder, settings.get("size", SIZE), settings.get("on_progress"))
+
+
+async def produce(
+    parts: Parts,
+    folder: Path,
+    size: int,
+    watch: Callable[[Progress], None] | None = None,
+    shape: PlanSettings | None = None,
+) -> Synthesis:
+    """Make the run in `folder` go on towards `size`, by the plan of another `shape` if one is given: an estimate's
+    pilot asks for less, of a run that is remembered as what it shall be."""
     with ExitStack() as stack:
         lender = stack.enter_context(Ledger.read(parts.reuse)) if parts.reuse is not None else None
         ledger = stack.enter_context(Ledger.create(folder))
-        target = begin_or_continue(ledger, parts, settings.get("size", SIZE))
-        allowance = open_allowance(ledger, parts.teacher, **parts.limits)
-        progress = Progress(target, ledger.kept(), kept_at_start=ledger.kept(), cost=allowance.before.cost)
-        if (watch := settings.get("on_progress")) is not None:
+        allowance = allowed(ledger, parts.teacher, parts.limits)
+        target = begin_or_continue(ledger, parts, size)
+        open_accounts(ledger)
+        shape = shape or parts.plan_settings(target)
+        progress = Progress(shape.size, ledger.kept(), kept_at_start=ledger.kept(), cost=allowance.before.cost)
+        if watch is not None:
             watch(progress)
         books = RunBooks(ledger, allowance.caps, allowance.before)
         pay_once = PayOnce(ledger, books, parts, progress, lender)
-        cap = await _produce(parts, pay_once, allowance, target)
-        if cap is not None:
-            stopped = end_at_cap(folder, cap)
+        reached = await _produce(parts, pay_once, allowance, shape)
+        if reached is not None:
+            stopped = end_at_cap(folder, reached)
             ledger.set_meta(stopped=stopped)
             log.warning("%s", stopped)
+    refresh_samples(folder)
     return read_run(folder)
 
 
@@ -129,15 +145,15 @@ def prepare(program: ProgramLike, references: Any, **given: Unpack[RunSettings])
     return parts, Path(run_dir) if run_dir is not None else Path("refed-runs") / digest(parts.identity())
 
 
-async def _produce(parts: Parts, pay_once: PayOnce, allowance: Allowance, size: int) -> str | None:
-    """Run the plan on the teacher to its end, or to the first cap, whose name is returned.
+async def _produce(parts: Parts, pay_once: PayOnce, allowance: Allowance, shape: PlanSettings) -> CapAtWork | None:
+    """Run the plan on the teacher to its end, or to the first cap, which is returned.
 
     Raises:
         TeacherRefused: before its first answer nothing was paid for: the teacher as given cannot be used.
         RunStopped: later.
     """
     ledger, books = pay_once.ledger, pay_once.books
-    plan = Plan(parts.plan_settings(size))
+    plan = Plan(shape)
     plan.restore(ledger.kept(), ledger.proposals(), ledger.used(), ledger.open_instructions())
     if plan.reached:
         return None
@@ -155,7 +171,7 @@ async def _produce(parts: Parts, pay_once: PayOnce, allowance: Allowance, size: 
                 f"{reached.cap}: below the worst case of the first call, {dollars(reached.worst)}: raise it, or lower "
                 "the teacher's max_tokens"
             ) from None
-        return reached.cap if reached is not None else "max_minutes"
+        return CapAtWork(reached.cap, reached.worst) if reached is not None else CapAtWork("max_minutes", 0)
     except (TeacherError, RunStopped) as error:
         if isinstance(error, TeacherError) and not pay_once.answered:
             raise TeacherRefused(str(error)) from error
@@ -165,7 +181,7 @@ async def _produce(parts: Parts, pay_once: PayOnce, allowance: Allowance, size: 
         log.warning(
             "the references gave %d of %d samples: each of them failed, or gave nothing new in three rounds",
             plan.kept,
-            size,
+            shape.size,
         )
     return None
 

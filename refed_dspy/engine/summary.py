@@ -48,7 +48,7 @@ def run_status(ledger: Ledger) -> dict[str, Any]:
     """
     db = ledger.db
     usage = usage_by_stage(ledger)
-    cost = sum(use["cost"] for use in usage.values())
+    cost, unpriced = (sum(use[name] for use in usage.values()) for name in ("cost", "unpriced"))
     duplicates, surplus, new = db.execute(
         "SELECT coalesce(sum(duplicates), 0), coalesce(sum(surplus), 0), coalesce(sum(kept), 0) FROM proposals"
     ).fetchone()
@@ -69,8 +69,8 @@ def run_status(ledger: Ledger) -> dict[str, Any]:
         "failures": [{"stage": stage, "kind": kind, "count": count} for stage, kind, count in failures],
         "usage": usage,
         "cost": cost,
-        "cost_per_sample": cost / kept if kept else None,
-        "unpriced": sum(use["unpriced"] for use in usage.values()),
+        "cost_per_sample": cost / kept if kept and not unpriced else None,
+        "unpriced": unpriced,
         "price_source": ledger.meta("price_source"),
         "caps": {name: ledger.meta(name) for name in ("max_cost", "max_calls", "max_minutes")},
         "teacher": ledger.meta("teacher") or {},

@@ -155,6 +155,10 @@ class SchemaAdapter(dspy.JSONAdapter):
             AdapterParseError: no JSON object, or one that does not fit. Nothing is repaired: half an answer is none.
         """
         fixed = rendering(signature)
+        if not completion.strip():
+            raise AdapterParseError(
+                adapter_name="SchemaAdapter", signature=signature, lm_response=completion, message="the answer is empty"
+            )
         try:
             parsed = fixed.answer.model_validate_json(_json_part(completion), strict=True)
         except ValidationError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from dataclasses import dataclass
 
@@ -24,6 +25,7 @@ from refed_dspy.teachers.prices import Price
 from refed_dspy.teachers.route import Route
 from refed_dspy.teachers.transport import WebPage
 
+_PAGE = re.compile(r"<!doctype|<html", re.IGNORECASE)
 _TRANSIENT = (RateLimitError, ServerError, TransportError, AnswerTimeout)
 
 
@@ -100,6 +102,10 @@ def told(error: LM15Error, endpoint: str, key: str | None, answered: bool) -> Ba
         return NotAnApi(f"{endpoint} {error.message}")
     if _is_filter(error):
         return AnswerRefused("declined by a content filter")
+    # What follows the first paragraph is advice on lm15's own settings.
+    error.message = error.message.partition("\n\n")[0]
+    if _PAGE.search(error.message):
+        error.message = f"answered HTTP {error.status} with a web page"
     if key and key in str(error):
         error.message = error.message.replace(key, "[key]")
         error.args = tuple(arg.replace(key, "[key]") if isinstance(arg, str) else arg for arg in error.args)

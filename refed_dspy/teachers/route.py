@@ -144,9 +144,11 @@ def _azure(config: TeacherConfig, base: str, deployment: str) -> Route:
 def _declared(
     config: TeacherConfig, base: str, name: str, access: AccessPolicy, compat: OpenAIChatCompat, *, bounded_schema: bool
 ) -> Route:
-    keyless = None if access.env_keys else "none"
-    definition = ProviderDefinition.chat(access, compat=compat, placeholder_key=keyless)
-    return _at(config, base, OWN, name, RouterConfig(providers=(definition,)), bounded_schema=bounded_schema)
+    definition = ProviderDefinition.chat(access, compat=compat)
+    # Without a key of its own an endpoint is sent a word that is none: lm15 insists on one.
+    keyless = None if access.env_keys else {OWN: "none"}
+    router = RouterConfig(providers=(definition,), api_keys=keyless)
+    return _at(config, base, OWN, name, router, bounded_schema=bounded_schema)
 
 
 def _at(
