@@ -10,6 +10,16 @@ KEY_VARIABLE = "SIMULATED_TEACHER_KEY"
 KEY = "sk-simulated-0123456789abcdef"
 
 
+def at_rest(server: SimulatedTeacher) -> None:
+    """Every setting that a test may have changed is back, and the counts are at zero."""
+    server.control(
+        latency=0, sigma=0, items=10, duplicates=0, faults={}, retry_after=None, limit_per_minute=None,
+        limit_tokens_per_minute=None, rate_headers=True, signature="", response_words=40, auth_fails_after=None,
+        down_after=None, fail_stage=None, seed=0,
+    )  # fmt: skip
+    server.reset()
+
+
 @pytest.fixture(scope="session")
 def shared_server() -> Iterator[SimulatedTeacher]:
     with SimulatedTeacher(latency=0, sigma=0) as server:
@@ -19,13 +29,9 @@ def shared_server() -> Iterator[SimulatedTeacher]:
 @pytest.fixture
 def server(shared_server: SimulatedTeacher) -> Iterator[SimulatedTeacher]:
     """A simulated endpoint in its own process, without latency, faults or memory of the last test."""
-    shared_server.control(
-        latency=0, sigma=0, items=10, duplicates=0, faults={}, retry_after=None, limit_per_minute=None,
-        auth_fails_after=None, down_after=None, fail_stage=None,
-    )  # fmt: skip
-    shared_server.reset()
+    at_rest(shared_server)
     yield shared_server
-    shared_server.control(faults={})
+    at_rest(shared_server)
 
 
 @pytest.fixture(scope="session")
@@ -36,3 +42,12 @@ def locked_server() -> Iterator[SimulatedTeacher]:
     with SimulatedTeacher(latency=0, sigma=0, key=KEY_VARIABLE) as started:
         patch.undo()
         yield started
+
+
+@pytest.fixture
+def locked(locked_server: SimulatedTeacher, monkeypatch: pytest.MonkeyPatch) -> Iterator[SimulatedTeacher]:
+    """A server that asks for KEY, which is in KEY_VARIABLE."""
+    monkeypatch.setenv(KEY_VARIABLE, KEY)
+    at_rest(locked_server)
+    yield locked_server
+    at_rest(locked_server)

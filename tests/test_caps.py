@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,6 @@ from refed_dspy import Synthesis, TeacherConfig
 from refed_dspy.engine.accounts import spent
 from refed_dspy.engine.ledger import Ledger
 from refed_dspy.errors import ConfigError, RunStopped
-from tests.test_wires import at_rest
 from tests.writing import Writer, references
 
 RATES = {"prompt": 1.0, "completion": 10.0, "cached": 0.5}
@@ -31,11 +29,9 @@ FAULTS = {"429": 0.05, "500": 0.05, "malformed": 0.05, "cut": 0.04, "drop": 0.03
 
 
 @pytest.fixture
-def server(shared_server: SimulatedTeacher) -> Iterator[SimulatedTeacher]:
-    at_rest(shared_server)
-    shared_server.control(response_words=8)
-    yield shared_server
-    at_rest(shared_server)
+def server(server: SimulatedTeacher) -> SimulatedTeacher:
+    server.control(response_words=8)
+    return server
 
 
 def config(server: SimulatedTeacher, **settings: Any) -> TeacherConfig:

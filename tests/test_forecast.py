@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import random
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +19,8 @@ from refed_dspy.errors import ConfigError, RunDirError, RunStopped
 from refed_dspy.estimating import PILOT_REFERENCES, PILOT_SAMPLES
 from refed_dspy.forecast import Forecast, forecast
 from refed_dspy.records import Rates
-from tests.test_wires import at_rest
 
 PRICE = {"prompt": 1.0, "completion": 2.0}
-
-
-@pytest.fixture
-def server(shared_server: SimulatedTeacher) -> Iterator[SimulatedTeacher]:
-    at_rest(shared_server)
-    yield shared_server
-    at_rest(shared_server)
 
 
 def config(server: SimulatedTeacher, **settings: Any) -> TeacherConfig:

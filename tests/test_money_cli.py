@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +14,10 @@ from typer.testing import CliRunner, Result
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy.cli import app
 from refed_dspy.records import PICO, dollars
-from tests.test_wires import at_rest
 from tests.writing import references
 
 PRICE = "{prompt: 1, completion: 10, cached: 0.5}"
 MONEY = re.compile(r"\$\d[\d,]*(\.\d+)?")
-
-
-@pytest.fixture
-def server(shared_server: SimulatedTeacher) -> Iterator[SimulatedTeacher]:
-    at_rest(shared_server)
-    yield shared_server
-    at_rest(shared_server)
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import dspy
@@ -30,7 +30,6 @@ from refed_dspy.signatures import (
 from refed_dspy.teachers.engine import SyncTeacherEngine, TeacherEngine
 from refed_dspy.teachers.route import resolve
 from refed_dspy.teachers.teacher import TeacherLM
-from tests.test_wires import at_rest
 from tests.writing import SAMPLE_PARTS, Writer
 
 UNWATCHED = {"disable_history": True, "trace": None, "max_trace_size": 0, "track_usage": False}
@@ -85,13 +84,6 @@ def lm_on(config: TeacherConfig, engine: TeacherEngine) -> TeacherLM:
 @pytest.fixture(autouse=True)
 def a_key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-never-used-0123456789")
-
-
-@pytest.fixture
-def server(shared_server: SimulatedTeacher) -> Iterator[SimulatedTeacher]:
-    at_rest(shared_server)
-    yield shared_server
-    at_rest(shared_server)
 
 
 def inputs_for(signature: Any, number: int = 1) -> dict[str, Any]:

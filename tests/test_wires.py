@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import logging
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -18,44 +13,16 @@ import refed_dspy
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy import TeacherConfig, open_teacher
 from refed_dspy.calls import booked
-from refed_dspy.config import load_config
 from refed_dspy.errors import ConfigError, NoAnswer, RefedError, RefusedAnswer, RowError, TeacherError, TeacherRefused
 from refed_dspy.programs.adapter import SchemaAdapter
 from refed_dspy.programs.asking import Question, ask_teacher
 from refed_dspy.records import Analysis, Call
 from refed_dspy.signatures import ResponseImprovement
-from tests.conftest import KEY, KEY_VARIABLE
+from tests.conftest import KEY_VARIABLE
 from tests.writing import Notebook, references
 
 PRICE = {"prompt": 1.0, "completion": 10.0, "cached": 0.5}
 INPUTS = {"reference_feedback": "Be bold. " * 90, "instruction": "Explain it.", "response": "It is so."}
-PROVIDERS_KEYS = ("ANTHROPIC_API_KEY", "OPENAI_API_KEY", "AZURE_OPENAI_API_KEY", "AZURE_API_KEY")
-
-
-def at_rest(server: SimulatedTeacher) -> None:
-    """Every setting that a test may have changed is back, and the counts are at zero."""
-    server.control(
-        latency=0, sigma=0, items=10, duplicates=0, faults={}, retry_after=None, limit_per_minute=None,
-        limit_tokens_per_minute=None, rate_headers=True, signature="", response_words=40, auth_fails_after=None,
-        down_after=None, fail_stage=None, seed=0,
-    )  # fmt: skip
-    server.reset()
-
-
-@pytest.fixture
-def server(shared_server: SimulatedTeacher) -> Iterator[SimulatedTeacher]:
-    at_rest(shared_server)
-    yield shared_server
-    at_rest(shared_server)
-
-
-@pytest.fixture
-def locked(locked_server: SimulatedTeacher, monkeypatch: pytest.MonkeyPatch) -> Iterator[SimulatedTeacher]:
-    """A server that asks for KEY, which is in KEY_VARIABLE."""
-    monkeypatch.setenv(KEY_VARIABLE, KEY)
-    at_rest(locked_server)
-    yield locked_server
-    at_rest(locked_server)
 
 
 @pytest.fixture(autouse=True)
@@ -267,151 +234,6 @@ def test_counts_that_are_always_odd_end_the_run_in_one_line(server: SimulatedTea
         told_in_one_line(error, "tokens")
     else:
         assert not made.complete and made.failures
-
-
-# --- keys: whose is sent where, and that none is ever told
-
-
-class Seen:
-    """A server that refuses everything and repeats the headers and the key it was sent."""
-
-    def __init__(self, status: int) -> None:
-        seen = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                self.rfile.read(int(self.headers.get("Content-Length", 0)))
-                seen.headers.append(dict(self.headers.items()))
-                told = " ".join(f"{name}: {value}" for name, value in self.headers.items())
-                error = {"message": f"Bad request with {told}", "type": "invalid_request_error", "code": "bad"}
-                body = json.dumps({"type": "error", "error": error}).encode()
-                self.send_response(status)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-                pass
-
-        self.headers: list[dict[str, str]] = []
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.http.daemon_threads = True
-        self.root = f"http://127.0.0.1:{self.http.server_address[1]}"
-        self.base_url = f"{self.root}/v1"
-        self._thread = threading.Thread(target=self.http.serve_forever, args=(0.02,), daemon=True)
-        self._thread.start()
-
-    def stop(self) -> None:
-        self.http.shutdown()
-        self._thread.join()
-        self.http.server_close()
-
-
-@pytest.fixture(params=[400, 401, 500])
-def seen(request: pytest.FixtureRequest) -> Iterator[Seen]:
-    server = Seen(request.param)
-    yield server
-    server.stop()
-
-
-@pytest.fixture
-def stranger() -> Iterator[Seen]:
-    server = Seen(401)
-    yield server
-    server.stop()
-
-
-@pytest.mark.parametrize("wire", ["openai", "azure", "azure-v1", "anthropic"])
-def test_no_providers_key_goes_to_an_address_of_ours(stranger: Any, monkeypatch: pytest.MonkeyPatch, wire: str) -> None:
-    for number, name in enumerate(PROVIDERS_KEYS):
-        monkeypatch.setenv(name, f"sk-real-{number}-0123456789")
-    ask(config(stranger, wire, api_key_env=None))
-    assert len(stranger.headers) == 1
-    assert "sk-real" not in repr(stranger.headers)
-
-
-@pytest.mark.parametrize("wire", WIRES)
-def test_only_the_key_of_the_named_variable_goes_there(
-    stranger: Any, monkeypatch: pytest.MonkeyPatch, wire: str
-) -> None:
-    for name in PROVIDERS_KEYS:
-        monkeypatch.setenv(name, "sk-real-0123456789")
-    monkeypatch.setenv("MY_OWN_KEY", "sk-mine-0123456789")
-    ask(config(stranger, wire, api_key_env="MY_OWN_KEY"))
-    [headers] = stranger.headers
-    assert "sk-mine-0123456789" in repr(headers) and "sk-real" not in repr(headers)
-
-
-def everything_in(folder: Path) -> bytes:
-    return b"".join(path.read_bytes() for path in folder.rglob("*") if path.is_file())
-
-
-@pytest.mark.parametrize("wire", WIRES)
-def test_a_key_that_an_endpoint_repeats_is_told_nowhere(
-    seen: Any,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-    capfd: pytest.CaptureFixture[str],
-    wire: str,
-) -> None:
-    caplog.set_level(logging.DEBUG)
-    monkeypatch.setenv("MY_OWN_KEY", "sk-mine-0123456789")
-    try:
-        run(seen, tmp_path / "run", wire=wire, api_key_env="MY_OWN_KEY", max_tokens=64)
-    except RefedError as error:
-        told = _everything_said(error)
-    else:
-        told = repr(refed_dspy.read_run(tmp_path / "run").failures)
-    assert seen.headers and "sk-mine-0123456789" in repr(seen.headers[0]), "it was sent, so it could be repeated"
-    assert "sk-mine" not in told + caplog.text + "".join(capfd.readouterr())
-    assert b"sk-mine" not in everything_in(tmp_path)
-
-
-def _everything_said(error: BaseException | None) -> str:
-    """Text, repr and attributes of an error and of those that it came from."""
-    told = ""
-    while error is not None:
-        told += f"{error} {error!r} {vars(error)!r}\n"
-        error = error.__cause__
-    return told
-
-
-def test_a_key_inside_a_callers_own_lm_is_told_nowhere(
-    seen: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
-) -> None:
-    caplog.set_level(logging.DEBUG)
-    lm = dspy.LM("openai/sim-model", api_base=seen.base_url, api_key="sk-inside-0123456789", num_retries=0)
-    told = ""
-    try:
-        refed_dspy.synthesize(None, references(2), size=2, teacher=lm, run_dir=tmp_path / "run")
-    except RefedError as error:
-        told = str(error) + repr(error)
-    assert seen.headers and "sk-inside-0123456789" in repr(seen.headers[0])
-    told += repr(refed_dspy.read_run(tmp_path / "run").failures)
-    assert "sk-inside" not in told + caplog.text + "".join(capfd.readouterr())
-    assert b"sk-inside" not in everything_in(tmp_path)
-
-
-def test_the_key_is_read_by_its_variables_name_at_the_time_of_the_call(
-    locked: SimulatedTeacher, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    teacher = open_teacher(config(locked, api_key_env=KEY_VARIABLE))
-    monkeypatch.setenv(KEY_VARIABLE, "sk-rotated-to-a-wrong-one")
-    [error], _ = ask(teacher)
-    assert isinstance(error, TeacherError)
-    monkeypatch.setenv(KEY_VARIABLE, KEY)
-    [answer], _ = ask(teacher)
-    assert isinstance(answer.analysis, Analysis)
-    assert KEY not in repr(teacher) + repr(vars(teacher))
-
-
-def test_a_key_in_place_of_its_variables_name_is_refused_unseen() -> None:
-    with pytest.raises(ConfigError) as error:
-        load_config(environ={"REFED_TEACHER__API_KEY_ENV": KEY, "REFED_TEACHER__MODEL": "sim/x"})
-    told_in_one_line(error.value, "NAME of an environment variable")
-    assert KEY not in str(error.value)
 
 
 # --- api_version
