@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Any, cast
 
 from refed_dspy.engine.accounts import Spent, spent
 from refed_dspy.engine.budget import Caps
@@ -16,6 +18,9 @@ from refed_dspy.parts import Limits
 from refed_dspy.records import PICO, dollars
 from refed_dspy.teachers import Teacher
 
+TOO_SHORT = 0.1
+"""Seconds at work that are not worth beginning for."""
+
 
 @dataclass(frozen=True)
 class Allowance:
@@ -25,13 +30,20 @@ class Allowance:
     before: Spent
     seconds: float | None
 
+    @property
+    def grace(self) -> float:
+        """Seconds that calls in flight are given to land when the run must end."""
+        return GRACE if self.seconds is None else min(GRACE, self.seconds / 2)
+
     @asynccontextmanager
     async def minutes(self) -> AsyncIterator[None]:
         """End the work inside the block while there is just enough time left to end it in order.
 
         Raises CapReached when it had to be ended.
         """
-        left = None if self.seconds is None else max(0.0, self.seconds - min(GRACE, self.seconds / 2))
+        left = None if self.seconds is None else self.seconds - self.grace
+        if left is not None and left < TOO_SHORT:
+            raise CapReached("max_minutes is reached")
         try:
             async with asyncio.timeout(left) as timer:
                 yield
@@ -39,6 +51,13 @@ class Allowance:
             if timer.expired():
                 raise CapReached("max_minutes is reached") from None
             raise
+
+
+def lasting(ledger: Ledger, given: Limits) -> Limits:
+    """The caps given now; where none is given, the one that the run has. Infinite ones are none."""
+    had = ledger.has_answers()
+    caps: dict[str, Any] = {name: ledger.meta(name) if cap is None and had else cap for name, cap in given.items()}
+    return cast(Limits, {name: None if cap is None or math.isinf(cap) else cap for name, cap in caps.items()})
 
 
 def allowed(ledger: Ledger, teacher: Teacher, limits: Limits) -> Allowance:

@@ -8,7 +8,7 @@ from collections.abc import Coroutine, Iterator
 from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from contextvars import copy_context
-from threading import Thread
+from threading import Lock, Thread
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -26,17 +26,28 @@ def run_blocking(work: Coroutine[Any, Any, T]) -> T:
     return _in_thread(work)
 
 
+_collector = Lock()
+_sparing: list[tuple[int, int, int]] = []
+
+
 @contextmanager
 def few_collections() -> Iterator[None]:
     """Spare the garbage collector what exists already, and look less often: it takes a tenth of a busy run's CPU."""
-    before = gc.get_threshold()
-    gc.freeze()
-    gc.set_threshold(20_000, *before[1:])
+    with _collector:
+        if not _sparing:
+            _sparing.append(gc.get_threshold())
+            gc.freeze()
+            gc.set_threshold(20_000, *_sparing[0][1:])
+        else:
+            _sparing.append(_sparing[0])
     try:
         yield
     finally:
-        gc.set_threshold(*before)
-        gc.unfreeze()
+        with _collector:
+            before = _sparing.pop()
+            if not _sparing:  # the last of several runs in this process
+                gc.set_threshold(*before)
+                gc.unfreeze()
 
 
 def _in_thread(work: Coroutine[Any, Any, T]) -> T:

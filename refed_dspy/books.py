@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -13,7 +15,13 @@ from refed_dspy.engine.group import GroupCommit
 from refed_dspy.engine.ledger import Ledger
 from refed_dspy.engine.rows import Key, Statement, booked, not_sent, reserved
 from refed_dspy.errors import RunStopped
-from refed_dspy.records import Call
+from refed_dspy.records import Call, dollars
+
+CALLS_A_SAMPLE = 2.2
+"""Two of its own, and its share of what is asked once for a reference (the paper's 44 calls for 20 samples)."""
+SOME = 10
+"""Settled calls that tell what a call costs."""
+log = logging.getLogger("refed_dspy")
 
 
 class RunBooks:
@@ -25,6 +33,21 @@ class RunBooks:
         self.stopping = False
         """Set when the run is ending: a call that has not begun does not begin."""
         self._number = ledger.last_call()
+
+    def affordable(self, worst: int) -> int | None:
+        """How many samples more the caps can pay for, at least one; None without a cap.
+
+        A call is taken for what calls cost so far, and, before there are some, for its `worst` case.
+        """
+        budget, caps = self.budget, self.budget.caps
+        bounds = []
+        if caps.max_calls is not None:
+            bounds.append((caps.max_calls - budget.calls) / CALLS_A_SAMPLE)
+        if caps.max_cost is not None:
+            settled = budget.calls - budget.in_flight
+            each = budget.spent / settled if settled >= SOME else worst
+            bounds.append((caps.max_cost - budget.spent - budget.reserved) / max(1, each * CALLS_A_SAMPLE))
+        return max(1, int(min(bounds))) if bounds else None
 
     @contextmanager
     def closing(self) -> Iterator[None]:
@@ -63,6 +86,9 @@ class UnitBooks:
         except CapReached as error:
             raise NoMoneyLeft(str(error)) from None
         number = self._numbered(worst)
+        if self.stopping:  # it waited, and the run is ending meanwhile
+            self.not_sent(number)
+            raise asyncio.CancelledError
         try:
             await self.run.group.commit(self._row(number, attempt))
         except BaseException:
@@ -90,7 +116,17 @@ class UnitBooks:
 
     def report(self, call: Call) -> None:
         if call.number:
-            self.run.budget.settle(self._worst.pop(call.number), call.cost or 0)
+            worst = self._worst.pop(call.number)
+            self.run.budget.settle(worst, call.cost or 0)
+            if worst < (call.cost or 0):
+                log.warning(
+                    "%s was charged %s, and its worst case was %s: %s does not keep to max_tokens, or miscounts; no "
+                    "cap is safe with it",
+                    call.model,
+                    dollars(call.cost or 0),
+                    dollars(worst),
+                    call.endpoint,
+                )
         else:  # seen only now: it gets its number in the books behind those that are reserved
             call = replace(call, number=self.run.next_number())
         self.calls.append(call)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import logging
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, cast
@@ -17,6 +18,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 teacher_app = typer.Typer(no_args_is_help=True, help="The embedded teacher: a model that runs on this machine.")
 app.add_typer(teacher_app, name="teacher")
 
+_CAPS = ("REFED_MAX_COST", "REFED_MAX_CALLS", "REFED_MAX_MINUTES")
 F = TypeVar("F", bound=Callable[..., None])
 
 
@@ -126,7 +128,10 @@ def resume(
     from refed_dspy.resuming import resume as go_on
 
     other = load_config(environ={}, teacher=teacher).teacher if teacher else None
-    caps: Any = {"max_cost": max_cost, "max_calls": max_calls, "max_minutes": max_minutes}
+    given = {"max_cost": max_cost, "max_calls": max_calls, "max_minutes": max_minutes}
+    environment = {name: value for name in _CAPS if (value := os.environ.get(name)) is not None}
+    settings = load_config(None, environment, **given)
+    caps: Any = {name: getattr(settings, name) for name in given}
     with Display().showing() as display:
         made = go_on(
             run_dir,
@@ -279,11 +284,13 @@ def _status_lines(facts: dict[str, Any]) -> list[str]:
 
 def _cost_lines(facts: dict[str, Any]) -> list[str]:
     """What the run has cost, for each kept sample, and what it is projected to."""
-    each = facts["cost_per_sample"]
+    each, usage = facts["cost_per_sample"], facts["usage"].values()
     line = f"dollars: {_money(facts['cost'], facts['unpriced'])}"
     if each:
         line += f", {_money(each)} a kept sample"
-    if reserved := sum(use["reserved"] for use in facts["usage"].values()):
+    if flying := sum(use["in_flight"] for use in usage):
+        line += f"; {_money(sum(use['in_flight_cost'] for use in usage))} of it set aside for {flying} calls in flight"
+    if reserved := sum(use["reserved"] for use in usage):
         line += f"; {_money(reserved)} of it set aside for calls that never told"
     if facts["price_source"]:
         line += f" (prices of {facts['price_source']})"
@@ -296,11 +303,11 @@ def _cost_lines(facts: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _money(dollars: float, unpriced: int = 0) -> str:
+def _money(dollars: float | None, unpriced: int = 0) -> str:
     from refed_dspy.records import PICO
     from refed_dspy.records import dollars as shown
 
-    if unpriced and not dollars:
+    if dollars is None or (unpriced and not dollars):
         return "price unknown"
     return shown(dollars * PICO) + (f" and {unpriced} calls at an unknown price" if unpriced else "")
 

@@ -42,9 +42,11 @@ class Settings(BaseModel):
 class PriceConfig(Settings):
     """What a model costs, in dollars a million tokens."""
 
-    prompt: float = Field(ge=0)
-    completion: float = Field(ge=0)
-    cached: float | None = Field(default=None, ge=0)
+    model_config = ConfigDict(strict=True)
+
+    prompt: float = Field(ge=0, le=1e6)
+    completion: float = Field(ge=0, le=1e6)
+    cached: float | None = Field(default=None, ge=0, le=1e6)
     """Prompt tokens that the provider had in its cache; unset, they cost what others do."""
 
 
@@ -132,8 +134,10 @@ class TeacherConfig(Settings):
             raise ValueError("model must be PROVIDER/NAME, or embedded")
         if self.embedded and (self.api_base or self.api_key_env):
             raise ValueError("an embedded model takes no api_base and no api_key_env")
-        if self.api_version is not None and not (str(self.model).startswith("azure/") and self.api_base):
-            raise ValueError("api_version is Azure's: model must be azure/DEPLOYMENT, and api_base the resource's root")
+        if self.api_version is not None and not str(self.model).startswith("azure/"):
+            raise ValueError("api_version is Azure's: model must be azure/DEPLOYMENT")
+        if self.api_version is not None and self.api_base is None:
+            raise ValueError("api_version needs api_base: the resource's root, https://NAME.openai.azure.com")
         return self
 
 
@@ -164,11 +168,11 @@ class RunConfig(Settings):
     """A program's JSON file, or an MLflow address (`runs:/…`, `models:/…`)."""
     reuse: Path | None = None
     """Another run's folder: its answers to the very same questions are taken over at no cost."""
-    max_cost: float | None = Field(default=None, gt=0)
-    """Dollars that the run may cost, over all its starts."""
+    max_cost: float | None = Field(default=None, gt=0, allow_inf_nan=True)
+    """Dollars that the run may cost, over all its starts. A cap stays until another is given; `.inf` lifts it."""
     max_calls: int | None = Field(default=None, ge=1)
     """Calls that it may make, over all its starts, whatever becomes of them."""
-    max_minutes: float | None = Field(default=None, gt=0)
+    max_minutes: float | None = Field(default=None, gt=0, allow_inf_nan=True)
     """Minutes that it may work, over all its starts."""
     max_failure_share: float = Field(default=0.5, gt=0, le=1)
     """A stage that fails in this share of its last 50 calls (20 at least) stops the run."""
@@ -242,6 +246,8 @@ def _read_yaml(file: Path) -> dict[str, Any]:
         mark = getattr(error, "problem_mark", None)
         line = f" line {mark.line + 1}" if mark else ""
         raise ConfigError(f"{file}{line}: not YAML: {one_line(getattr(error, 'problem', None) or 'broken')}") from None
+    except ValueError as error:  # YAML's dates
+        raise ConfigError(f"{file}: not YAML: {one_line(error)}; put it in quotes") from None
     if not isinstance(settings, dict):
         raise ConfigError(f"{file}: must hold `key: value` lines, one setting each")
     return {str(key): value for key, value in settings.items()}
@@ -259,7 +265,7 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
                     raise ConfigError(f"variable {name}: {key} is set as a whole by another variable; keep one of them")
             try:
                 place[last] = yaml.safe_load(environ[name])
-            except yaml.YAMLError:
+            except (yaml.YAMLError, ValueError):
                 raise ConfigError(f"variable {name}: not a YAML value; quote it") from None
     return settings
 
@@ -267,9 +273,15 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
 S = TypeVar("S", bound=Settings)
 
 
-def _validated(kind: type[S], settings: Mapping[str, Any], origin: Mapping[str, str]) -> S:
+def check_settings(**given: Any) -> None:
+    """Raises ConfigError for a run's setting of another type or out of range. None means not given."""
+    present = {name: value for name, value in given.items() if value is not None}
+    _validated(RunConfig, present, {name: name for name in present}, strict=True)
+
+
+def _validated(kind: type[S], settings: Mapping[str, Any], origin: Mapping[str, str], strict: bool | None = None) -> S:
     try:
-        return kind.model_validate(settings)
+        return kind.model_validate(settings, strict=strict)
     except ValidationError as error:
         # Only the first fault, and never the value: it may be a key put in the wrong place.
         fault = error.errors(include_url=False, include_input=False)[0]

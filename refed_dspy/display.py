@@ -77,7 +77,7 @@ def summary(progress: Progress) -> str:
         f"{progress.calls} calls",
         f"{_short(progress.prompt_tokens)} tokens read, {_short(progress.completion_tokens)} written",
     ]
-    if progress.cost or not progress.unpriced:
+    if progress.priced or progress.cost:
         parts.append(dollars(progress.cost) + (" and more at unknown prices" if progress.unpriced else ""))
     if failed := sum(progress.failed.values()):
         parts.append(f"{failed} failed")

@@ -43,6 +43,8 @@ class Estimate:
     price_source: str | None
     others: Mapping[str, tuple[int, int, int]] = field(default_factory=dict)
     """Another teacher → cost, low and high for as many tokens."""
+    stopped: str | None = None
+    """Where a cap ended the pilot: which, and what it would take."""
 
     def lines(self) -> list[str]:
         """The estimate for people."""
@@ -52,6 +54,8 @@ class Estimate:
             f"{told.completion_tokens:,} written, {_minutes(self.minutes)}",
             _price_line(told, self.price_source),
         ]
+        if self.stopped:
+            lines.append(f"the pilot stopped: {self.stopped}")
         if self.others:
             lines.append(f"as many tokens elsewhere (prices of {table_name()}; other models write more or less):")
             lines += [
@@ -80,12 +84,14 @@ async def aestimate(
     """`estimate`, for code that runs in an event loop."""
     size = settings.get("size", SIZE)
     parts, folder = prepare(program, references, **settings)
-    found = _read(folder, parts, size)
+    stopped, found = None, _read(folder, parts, size)
     if found is None:
         shallow = min(PILOT_SAMPLES, parts.per_reference or PILOT_SAMPLES)
         pilot = replace(parts.plan_settings(min(size, PILOT_REFERENCES * PILOT_SAMPLES)), per_reference=shallow)
-        await produce(parts, folder, size, settings.get("on_progress"), pilot)
-        found = _read(folder, parts, size)
+        made = await produce(parts, folder, size, settings.get("on_progress"), pilot)
+        stopped, found = made.stopped, _read(folder, parts, size)
+        if found is None and stopped is not None:
+            raise RunStopped(stopped)
     if found is None:
         raise RunStopped(f"{folder}: too few samples could be made to foresee anything; look at: refed status {folder}")
     prices = {name: table_price(name) for name in OTHERS}
@@ -93,6 +99,7 @@ async def aestimate(
         run_dir=folder,
         forecast=found,
         minutes=_wait(found, parts.teacher.concurrency, parts.teacher.config),
+        stopped=stopped,
         price_source=parts.teacher.price.source if parts.teacher.price else None,
         others={
             name: found.at(price.rates)
@@ -121,6 +128,9 @@ def _wait(found: Forecast, concurrency: int, config: Any) -> float:
     waits = [found.seconds / concurrency / 60]
     if config is not None and config.requests_per_minute:
         waits.append(found.calls_to_come / config.requests_per_minute)
+    if config is not None and config.tokens_per_minute:  # endpoints count the tokens that a call may write
+        tokens = found.tokens_to_come[0] + found.calls_to_come * config.max_tokens
+        waits.append(tokens / config.tokens_per_minute)
     return max(waits)
 
 

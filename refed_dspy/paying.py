@@ -57,6 +57,8 @@ class Progress:
     """Picodollars, as far as prices are known."""
     unpriced: int = 0
     """Calls whose price is unknown."""
+    priced: bool = True
+    """Whether the teacher's price is known."""
     failed: Counter[str] = field(default_factory=Counter)
     started: float = field(default_factory=time.monotonic)
     kept_at_start: int = 0

@@ -61,5 +61,8 @@ class Production:
         if error.final:
             self.ledger.commit_proposal(unit.reference, unit.feature, unit.round, (), 0, self._barred)
 
+    def affordable(self) -> int | None:
+        return self.pay_once.books.affordable(self.pay_once.teacher.least or 0)
+
     def stop(self) -> None:
         self.pay_once.books.stopping = True

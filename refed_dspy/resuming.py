@@ -20,7 +20,6 @@ from refed_dspy.teachers import TeacherLike
 _META = (
     *("identity", "program", "features", "left_out", "seed"),
     *("teacher", "size", "per_reference", "max_failure_share", "reuse"),
-    *("max_cost", "max_calls", "max_minutes"),
 )
 
 
@@ -42,6 +41,7 @@ def resume(
         teacher: the same model at another address, or with other limits; remembered from then on.
         max_failure_share: another share than before.
         max_cost, max_calls, max_minutes: other caps than before; they count what earlier starts used.
+            `math.inf` lifts one.
 
     Raises:
         RunDirError: no run there, or one whose program or teacher only its own script can build again.
@@ -61,9 +61,9 @@ def resume(
         seed=meta["seed"],
         per_reference=meta["per_reference"],
         max_failure_share=meta["max_failure_share"] if max_failure_share is None else max_failure_share,
-        max_cost=meta["max_cost"] if max_cost is None else max_cost,
-        max_calls=meta["max_calls"] if max_calls is None else max_calls,
-        max_minutes=meta["max_minutes"] if max_minutes is None else max_minutes,
+        max_cost=max_cost,
+        max_calls=max_calls,
+        max_minutes=max_minutes,
         reuse=meta["reuse"],
         on_progress=on_progress,
     )

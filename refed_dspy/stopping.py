@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
+import shlex
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 from refed_dspy.data.export import export
 from refed_dspy.engine.accounts import Spent, spent
 from refed_dspy.engine.ledger import Ledger
+from refed_dspy.errors import ExportError
 from refed_dspy.forecast import Forecast, forecast
 from refed_dspy.records import PICO, dollars
 
-SAMPLES = "samples.jsonl"
+SAMPLES = "samples-at-cap.jsonl"
 """Where in the run's folder a run that ended at a cap leaves its samples."""
 
 
@@ -29,21 +32,31 @@ def end_at_cap(folder: Path, cap: CapAtWork) -> str:
     with Ledger.read(folder) as ledger:
         kept, size = ledger.kept(), int(ledger.meta("size"))
         told, used, limit = forecast(ledger), spent(ledger), ledger.meta(cap.name)
+        failed = Counter(failure.kind for failure in ledger.failures()).most_common(1)
     shown = dollars(limit * PICO) if cap.name == "max_cost" else f"{limit:,.10g}"
     start = f"{cap.name} {shown} is reached after {_used(cap.name, used)}: {kept} of {size} samples are kept"
     if kept:
-        export(folder, "jsonl", folder / SAMPLES, force=True)
-        start += f", in {folder / SAMPLES}"
-    again = f"refed resume {folder} --{cap.name.replace('_', '-')}"
+        start += _exported(folder)
+    again = f"refed resume {shlex.quote(str(folder))} --{cap.name.replace('_', '-')}"
     if told is None:
-        return f"{start}; too few to say what more would take: {again} MORE"
+        why = f"; most that failed was {failed[0][0]}" if failed else ""
+        return f"{start}{why}; too few to say what more would take: {again} MORE"
     return f"{start}; {_rest(cap.name, told, used, size - kept)}: {again} {_enough(cap, told, used, limit)}"
 
 
 def refresh_samples(folder: Path) -> None:
     """Where a cap once left the samples in the folder, leave those of now."""
-    if (folder / SAMPLES).exists():
+    if (folder / SAMPLES).is_file():
         export(folder, "jsonl", folder / SAMPLES, force=True)
+
+
+def _exported(folder: Path) -> str:
+    """Leave the samples in the folder. What the message says of it: a file that cannot be written ends nothing."""
+    try:
+        export(folder, "jsonl", folder / SAMPLES, force=True)
+    except ExportError as error:
+        return f", not exported ({error})"
+    return f", in {folder / SAMPLES}"
 
 
 def _used(cap: str, used: Spent) -> str:

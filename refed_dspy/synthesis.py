@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import logging
-import math
+import shlex
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeAlias, TypedDict, Unpack
 
 import dspy
 
-from refed_dspy.allowance import Allowance, allowed
+from refed_dspy.allowance import Allowance, allowed, lasting
 from refed_dspy.blocking import few_collections, run_blocking
 from refed_dspy.books import RunBooks
+from refed_dspy.config import check_settings
 from refed_dspy.data.references import load_references
 from refed_dspy.engine.accounts import open_accounts
 from refed_dspy.engine.ledger import Ledger
@@ -74,7 +76,7 @@ def synthesize(program: ProgramLike = None, references: Any = "builtin", **setti
         seed: of the order of references and, where a teacher takes one, of each call (0).
         per_reference: at most so many samples of a reference before the next is opened.
         max_cost: dollars the run may cost, over all its starts; never passed, not by one call. Then the run ends in
-            order and this returns: see `Synthesis.stopped`.
+            order and this returns: see `Synthesis.stopped`. A cap once set stays; `math.inf` lifts it.
         max_calls: the same for calls, whatever becomes of them.
         max_minutes: the same for the time at work.
         max_failure_share: a stage failing at this share of its last 50 calls stops the run (0.5).
@@ -110,14 +112,17 @@ async def produce(
     with ExitStack() as stack:
         lender = stack.enter_context(Ledger.read(parts.reuse)) if parts.reuse is not None else None
         ledger = stack.enter_context(Ledger.create(folder))
+        parts = replace(parts, limits=lasting(ledger, parts.limits))
         allowance = allowed(ledger, parts.teacher, parts.limits)
         target = begin_or_continue(ledger, parts, size)
         open_accounts(ledger)
         shape = shape or parts.plan_settings(target)
-        progress = Progress(shape.size, ledger.kept(), kept_at_start=ledger.kept(), cost=allowance.before.cost)
+        before = allowance.before
+        progress = Progress(shape.size, ledger.kept(), kept_at_start=ledger.kept(), cost=before.cost)
+        progress.unpriced, progress.priced = before.unpriced, parts.teacher.price is not None
         if watch is not None:
             watch(progress)
-        books = RunBooks(ledger, allowance.caps, allowance.before)
+        books = RunBooks(ledger, allowance.caps, before)
         pay_once = PayOnce(ledger, books, parts, progress, lender)
         reached = await _produce(parts, pay_once, allowance, shape)
         if reached is not None:
@@ -136,7 +141,7 @@ def prepare(program: ProgramLike, references: Any, **given: Unpack[RunSettings])
         max_cost=given.get("max_cost"), max_calls=given.get("max_calls"), max_minutes=given.get("max_minutes")
     )
     share, per_reference = given.get("max_failure_share", FAILURE_SHARE), given.get("per_reference")
-    _check(size=given.get("size"), per_reference=per_reference, max_failure_share=share, **limits)
+    check_settings(size=given.get("size"), per_reference=per_reference, max_failure_share=share, **limits)
     module, teacher = _program(program), open_teacher(given.get("teacher"))
     usable = load_references(references, given.get("columns")).fitting(teacher.window, teacher.max_tokens)
     reuse, run_dir = given.get("reuse"), given.get("run_dir")
@@ -163,7 +168,7 @@ async def _produce(parts: Parts, pay_once: PayOnce, allowance: Allowance, shape:
         with books.closing(), few_collections():
             async with parts.teacher.running() as lm, allowance.minutes():
                 with settings, dspy.context(lm=lm), answering(pay_once):
-                    await run(plan, work, parts.teacher.concurrency)
+                    await run(plan, work, parts.teacher.concurrency, allowance.grace)
     except CapReached:
         reached = books.budget.reached
         if reached is not None and not books.budget.calls:
@@ -173,10 +178,10 @@ async def _produce(parts: Parts, pay_once: PayOnce, allowance: Allowance, shape:
             ) from None
         return CapAtWork(reached.cap, reached.worst) if reached is not None else CapAtWork("max_minutes", 0)
     except (TeacherError, RunStopped) as error:
+        again = f"{ledger.kept()} samples are kept; go on with: refed resume {shlex.quote(str(ledger.path.parent))}"
         if isinstance(error, TeacherError) and not pay_once.answered:
-            raise TeacherRefused(str(error)) from error
-        kept, folder = ledger.kept(), ledger.path.parent
-        raise RunStopped(f"{error}; {kept} samples are kept; go on with: refed resume {folder}") from error
+            raise TeacherRefused(f"{error}; {again}" if ledger.has_answers() else str(error)) from error
+        raise RunStopped(f"{error}; {again}") from error
     if not plan.reached:
         log.warning(
             "the references gave %d of %d samples: each of them failed, or gave nothing new in three rounds",
@@ -184,21 +189,6 @@ async def _produce(parts: Parts, pay_once: PayOnce, allowance: Allowance, shape:
             shape.size,
         )
     return None
-
-
-def _check(**given: float | None) -> None:
-    """Raises ConfigError for a number that makes no sense."""
-    for name, value in given.items():
-        if value is None:
-            continue
-        if name == "max_failure_share":
-            if not 0 < value <= 1:
-                raise ConfigError(f"{name}: must be above 0 and at most 1, not {value:g}")
-        elif name in {"max_cost", "max_minutes"}:
-            if not 0 < value < math.inf:
-                raise ConfigError(f"{name}: must be above 0, not {value:g}")
-        elif value < 1:
-            raise ConfigError(f"{name}: must be 1 or more, not {value:g}")
 
 
 def _program(program: ProgramLike) -> dspy.Module:

@@ -283,7 +283,7 @@ def test_a_cut_answer_is_a_failure_of_ours_engine_or_not(tmp_path: Path) -> None
 
 def test_sizes_below_one_are_refused(tmp_path: Path) -> None:
     for settings in ({"size": 0}, {"per_reference": 0}):
-        with pytest.raises(ConfigError, match="must be 1 or more"):
+        with pytest.raises(ConfigError, match="greater than or equal to 1"):
             run(tmp_path, Writer(), **settings)
 
 

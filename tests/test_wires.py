@@ -259,4 +259,4 @@ def test_a_version_without_azure_is_refused(tmp_path: Path, settings: dict[str, 
     file.write_text("".join(f"{key}: {value}\n" for key, value in settings.items()) + "api_version: 2024-10-21\n")
     with pytest.raises(ConfigError) as error:
         open_teacher(str(file))
-    told_in_one_line(error.value, "api_version", "azure/DEPLOYMENT")
+    told_in_one_line(error.value, "api_version", "api_base" if settings["model"] == "azure/x" else "azure/DEPLOYMENT")

@@ -62,7 +62,7 @@ class Budget:
     def reserve_now(self, worst: int) -> None:
         """The same for whoever cannot wait. Raises CapReached where it does not fit at once."""
         if self.reached is not None or not self._fits(worst):
-            raise CapReached(self._cap(worst) or "max_cost", worst)
+            raise self._close(worst)
         self._take(worst)
 
     def settle(self, worst: int, cost: int) -> None:

@@ -18,43 +18,62 @@ class GroupCommit:
 
     def __init__(self, ledger: Ledger) -> None:
         self.ledger = ledger
-        self._statements: list[Statement] = []
-        self._waiting: list[asyncio.Future[None]] = []
+        self._units: list[tuple[Sequence[Statement], asyncio.Future[None] | None]] = []
         self._failed: BaseException | None = None
 
     async def commit(self, statements: Sequence[Statement]) -> None:
         """Write `statements`; they are committed when this returns. Raises RunStopped where they could not be."""
         if not statements:
             return
-        self.post(statements)
         done = asyncio.get_running_loop().create_future()
-        self._waiting.append(done)
+        self._add(statements, done)
         await done
 
     def post(self, statements: Sequence[Statement]) -> None:
         """Write `statements` at the end of this turn, without waiting. A failure is raised by whatever comes next."""
+        if statements:
+            self._add(statements, None)
+
+    def _add(self, statements: Sequence[Statement], done: asyncio.Future[None] | None) -> None:
         if self._failed is not None:
             raise self._failed
-        if not self._statements:
+        if not self._units:
             asyncio.get_running_loop().call_soon(self.flush)
-        self._statements += statements
+        self._units.append((statements, done))
 
     def flush(self) -> None:
         """Write what has come together. Called by itself at the end of a turn; and once more before closing."""
-        statements, waiting = self._statements, self._waiting
-        self._statements, self._waiting = [], []
-        if not statements:
+        units, self._units = self._units, []
+        if not units:
             return
         try:
+            self.ledger.commit([statement for statements, _ in units for statement in statements])
+        except BaseException:  # noqa: BLE001 — one unit's fault must not cost the others what they paid for
+            for statements, done in units:
+                _tell(done, self._alone(statements))
+        else:
+            for _, done in units:
+                _tell(done, None)
+
+    def _alone(self, statements: Sequence[Statement]) -> BaseException | None:
+        try:
             self.ledger.commit(statements)
-        except BaseException as error:  # noqa: BLE001 — handed to everyone who waits, and kept for those who do not
+        except BaseException as error:  # noqa: BLE001 — handed to whoever waits, and kept for those who do not
             self._failed = error
-        for done in waiting:
-            if not done.done():
-                done.set_exception(self._failed) if self._failed else done.set_result(None)
+            return error
+        return None
 
     def close(self) -> None:
         """Write what is left. Raises RunStopped where anything could not be written."""
         self.flush()
         if self._failed is not None:
             raise self._failed
+
+
+def _tell(done: asyncio.Future[None] | None, error: BaseException | None) -> None:
+    if done is None or done.done():
+        return
+    if error is not None:
+        done.set_exception(error)
+    else:
+        done.set_result(None)

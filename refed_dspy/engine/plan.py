@@ -99,6 +99,7 @@ class Plan:
         self.kept = 0
         self.responding = 0
         self._round = 0
+        self._horizon = settings.size
         self._sources = [_Source(i) for i in range(settings.references)]
         self._open: list[_Source] = []
         self._waiting = self._order(self._sources)
@@ -111,8 +112,16 @@ class Plan:
 
     @property
     def missing(self) -> int:
-        """Samples that neither exist nor are being written."""
-        return self.settings.size - self.kept - self.responding
+        """Samples to plan for: they neither exist nor are being written."""
+        return self._horizon - self.kept - self.responding
+
+    def look_ahead(self, more: int | None) -> None:
+        """Plan for at most `more` samples beyond those that exist or are being written. None: for all of them.
+
+        Where money is short, a reference that is opened for samples nobody can pay for is money lost.
+        """
+        size = self.settings.size
+        self._horizon = size if more is None else min(size, self.kept + self.responding + more)
 
     def _allowance(self, source: _Source) -> int:
         """Samples this reference may still give in its round."""

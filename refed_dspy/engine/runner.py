@@ -31,24 +31,28 @@ class Work(Protocol):
         """Told of a synthesis call that failed."""
         ...
 
+    def affordable(self) -> int | None:
+        """How many samples more can be paid for, at least one; None: no cap is in sight."""
+        ...
+
     def stop(self) -> None:
         """Told that the run is ending: calls in flight may land, none may begin."""
         ...
 
 
-async def run(plan: Plan, work: Work, slots: int) -> None:
+async def run(plan: Plan, work: Work, slots: int, grace: float = GRACE) -> None:
     """Run `plan` until it is reached or exhausted, at most `slots` units at once.
 
     Raises:
         Whatever `work` raises but RowError: an error of the teacher or the ledger, or a bug. Then, and when this is
-        cancelled, what is in flight is given `GRACE` seconds to be committed before it is cancelled too.
+        cancelled, what is in flight is given `grace` seconds to be committed before it is cancelled too.
     """
     running: set[asyncio.Task[None]] = set()
     try:
         await _feed(plan, work, slots, running)
     except BaseException:
         work.stop()
-        await _land(running)
+        await _land(running, grace)
         raise
 
 
@@ -56,6 +60,7 @@ async def _feed(plan: Plan, work: Work, slots: int, running: set[asyncio.Task[No
     """Keep `slots` units running for as long as the plan has any to hand out."""
     ended: asyncio.Queue[asyncio.Task[None]] = asyncio.Queue()
     while True:
+        plan.look_ahead(work.affordable())
         while len(running) < slots and (unit := plan.next_unit()) is not None:
             task = asyncio.ensure_future(_perform(plan, work, unit))
             task.add_done_callback(ended.put_nowait)
@@ -67,13 +72,13 @@ async def _feed(plan: Plan, work: Work, slots: int, running: set[asyncio.Task[No
         done.result()
 
 
-async def _land(running: set[asyncio.Task[None]]) -> None:
+async def _land(running: set[asyncio.Task[None]], grace: float) -> None:
     """Let what is in flight finish for a moment, then cancel it, and wait until it is gone.
 
     Whatever it raises comes of the same stop, which is being raised already.
     """
     if running:
-        _, late = await asyncio.wait(running, timeout=GRACE)
+        _, late = await asyncio.wait(running, timeout=grace)
         for task in late:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)

@@ -9,34 +9,33 @@ from refed_dspy.records import PICO
 
 _STAGES = """
 SELECT stage, count(*), sum(outcome = 'ok'), total(prompt_tokens), total(cached_tokens), total(completion_tokens),
-       sum(prompt_tokens IS NULL AND outcome NOT LIKE 'http 4%' AND outcome NOT LIKE 'http 5%'),
-       total(cost), total(CASE WHEN prompt_tokens IS NULL THEN cost END), sum(cost IS NULL)
+       sum(prompt_tokens IS NULL AND outcome NOT LIKE 'http 4%' AND outcome NOT LIKE 'http 5%' AND outcome != 'sent'),
+       total(cost), total(CASE WHEN prompt_tokens IS NULL AND outcome != 'sent' THEN cost END),
+       total(CASE WHEN outcome = 'sent' THEN cost END), sum(outcome = 'sent'), sum(cost IS NULL)
 FROM calls GROUP BY stage ORDER BY min(id)
 """
+_WORDS = (
+    *("calls", "answered", "prompt_tokens", "cached_tokens", "completion_tokens", "unknown"),
+    *("cost", "reserved", "in_flight_cost", "in_flight", "unpriced"),
+)
 
 
 def usage_by_stage(ledger: Ledger) -> dict[str, dict[str, Any]]:
     """Stage → calls and what they took.
 
     `answered` calls; tokens; `unknown`: calls that may have been billed but reported no tokens; `cost` in dollars, of
-    it `reserved` for those calls at their worst case; `unpriced`: calls whose price is not known, and not in `cost`.
+    it `reserved` for those at their worst case; `in_flight` calls and what is set aside for them (`in_flight_cost`, in
+    `cost`); `unpriced`: calls whose price is not known, and not in `cost`, which is None where there are no others.
     """
-    return {
-        stage: {
-            "calls": calls,
-            "answered": answered,
-            "prompt_tokens": int(prompt),
-            "cached_tokens": int(cached),
-            "completion_tokens": int(completion),
-            "unknown": unknown,
-            "cost": cost / PICO,
-            "reserved": reserved / PICO,
-            "unpriced": unpriced,
-        }
-        for stage, calls, answered, prompt, cached, completion, unknown, cost, reserved, unpriced in ledger.db.execute(
-            _STAGES
-        )
-    }
+    usage = {}
+    for stage, *numbers in ledger.db.execute(_STAGES):
+        use: dict[str, Any] = dict(zip(_WORDS, map(int, numbers), strict=True))
+        for name in ("cost", "reserved", "in_flight_cost"):
+            use[name] /= PICO
+        if use["unpriced"] and not use["cost"]:
+            use["cost"] = None
+        usage[stage] = use
+    return usage
 
 
 def run_status(ledger: Ledger) -> dict[str, Any]:
@@ -48,7 +47,9 @@ def run_status(ledger: Ledger) -> dict[str, Any]:
     """
     db = ledger.db
     usage = usage_by_stage(ledger)
-    cost, unpriced = (sum(use[name] for use in usage.values()) for name in ("cost", "unpriced"))
+    unpriced = sum(use["unpriced"] for use in usage.values())
+    known = [use["cost"] for use in usage.values() if use["cost"] is not None]
+    cost = sum(known) if known or not usage else None
     duplicates, surplus, new = db.execute(
         "SELECT coalesce(sum(duplicates), 0), coalesce(sum(surplus), 0), coalesce(sum(kept), 0) FROM proposals"
     ).fetchone()
@@ -69,7 +70,7 @@ def run_status(ledger: Ledger) -> dict[str, Any]:
         "failures": [{"stage": stage, "kind": kind, "count": count} for stage, kind, count in failures],
         "usage": usage,
         "cost": cost,
-        "cost_per_sample": cost / kept if kept and not unpriced else None,
+        "cost_per_sample": cost / kept if kept and cost is not None and not unpriced else None,
         "unpriced": unpriced,
         "price_source": ledger.meta("price_source"),
         "caps": {name: ledger.meta(name) for name in ("max_cost", "max_calls", "max_minutes")},

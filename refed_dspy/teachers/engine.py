@@ -23,6 +23,7 @@ from tenacity.wait import wait_random_exponential
 
 from refed_dspy.calls import AnswerCut, AnswerRefused, Attempt, Books, NotReached, StillLimited, current_books
 from refed_dspy.config import TeacherConfig
+from refed_dspy.errors import one_line
 from refed_dspy.teachers.limits import LONGEST_PAUSE, Limits, TooLong, Turn
 from refed_dspy.teachers.prices import Price
 from refed_dspy.teachers.receipts import Receipt, is_overload, is_rate_limit, is_transient, outcome_of, told
@@ -162,8 +163,9 @@ class TeacherEngine(_Attempts):
                     raise
                 if door.limits.hopeless:
                     raise StillLimited(f"{self.endpoint} has refused everything for minutes: {error.message}") from None
-                if not getattr(error, "retry_after", None):
-                    await asyncio.sleep(random.uniform(0, min(LONGEST_PAUSE, 0.2 * 2**refusals)))
+                # One that is told a time waits for it with all others; refused again, it also waits by itself.
+                if refusals or not getattr(error, "retry_after", None):
+                    await asyncio.sleep(random.uniform(0, min(LONGEST_PAUSE, 0.2 * 2 ** min(refusals, 9))))
                 refusals += 1
 
     async def _attempt(self, door: Door, request: Request, prompt_bound: int, books: Books) -> Response:
@@ -174,11 +176,13 @@ class TeacherEngine(_Attempts):
             raise StillLimited(f"{self.endpoint} {error}, by its rate limit") from None
         end: Callable[[Turn], None] = limits.ended
         try:
+            if books.stopping:  # it waited, and the run is ending meanwhile
+                raise asyncio.CancelledError
             worst = self.worst(prompt_bound)
             receipt = self.receipt(worst, await books.reserve(Attempt(self.model, self.endpoint, worst)))
             limits.sent(turn)
             try:
-                response = await self._in_time(door, request)
+                response = await self._in_time(door, request, turn)
             except BaseException as error:
                 end = _ending(limits, error)
                 if (telling := self.failed(error, receipt, books)) is not error:
@@ -189,7 +193,7 @@ class TeacherEngine(_Attempts):
         finally:
             end(turn)
 
-    async def _in_time(self, door: Door, request: Request) -> Response:
+    async def _in_time(self, door: Door, request: Request, turn: Turn) -> Response:
         """The answer, within one deadline over everything. Raises lm15's TimeoutError, which is also Python's."""
         try:
             async with asyncio.timeout(self.config.timeout):
@@ -198,10 +202,11 @@ class TeacherEngine(_Attempts):
             raise
         except TimeoutError:
             raise AnswerTimeout(f"no answer in {self.config.timeout:g} s") from None
-        except (TypeError, ValueError) as error:
-            if "_tokens" not in str(error):
+        except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+            if not turn.answered:
                 raise
-            raise ProviderError(f"its count of tokens cannot be read: {error}") from None
+            # lm15 stumbles over some shapes of JSON: that is the endpoint's fault, and one row's.
+            raise ProviderError(f"its answer cannot be read: {type(error).__name__}: {one_line(error, 120)}") from None
         return answer
 
     def _door(self) -> Door:

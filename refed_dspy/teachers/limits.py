@@ -48,7 +48,7 @@ class Allowance:
         self._at = clock()
         self.rate: float | None = None if per_minute is None else per_minute / 60
         """Units a second."""
-        self.size = self.left = per_minute or 0.0
+        self.size = self.left = 0.0 if per_minute is None else max(1.0, per_minute)
         self.taken = 0.0
         """Units of all calls so far."""
         self._fixed = per_minute is not None
@@ -101,6 +101,8 @@ class Turn:
 
     since: float
     taken: tuple[float, float] = (0.0, 0.0)
+    answered: bool = False
+    """Whether anything came back."""
 
 
 sending: ContextVar[Turn | None] = ContextVar("refed_turn", default=None)

@@ -79,7 +79,8 @@ def price_of(config: TeacherConfig, endpoint: str) -> Price | None:
         return found
     if _DEARER.intersection(config.params):
         return None
-    if config.api_base is None or _its_own(str(config.model), endpoint):
+    named = config.api_base is None and not str(config.model).startswith("azure/")  # whose address a variable may name
+    if named or _its_own(str(config.model), endpoint):
         return table_price(str(config.model))
     return None
 

@@ -12,6 +12,7 @@ from dspy.lm15 import (
     BillingError,
     InvalidRequestError,
     LM15Error,
+    ProviderError,
     RateLimitError,
     Response,
     ServerError,
@@ -51,7 +52,7 @@ class Receipt:
     def failed(self, error: BaseException) -> Call:
         """An error answer is not billed; anything else may have been, unseen: its worst case is charged."""
         status = error.status if isinstance(error, LM15Error) else None
-        free = status is not None and status >= 400 and status != 408 and not _is_filter(error)
+        free = status is not None and status >= 300 and status != 408 and not _is_filter(error)
         cost = 0 if free else self.worst
         return Call(self.model, self.endpoint, _outcome(error, status), self._seconds(), cost=cost, number=self.number)
 
@@ -100,10 +101,11 @@ def told(error: LM15Error, endpoint: str, key: str | None, answered: bool) -> Ba
         return NotReached(f"{endpoint} cannot be reached: {error.message}")
     if isinstance(error, WebPage) and not answered:
         return NotAnApi(f"{endpoint} {error.message}")
+    if not answered and type(error) is ProviderError:  # none of its kinds: lm15 could make nothing of it
+        return NotAnApi(f"{endpoint} answered with something that is no API's answer: {_first(error.message)}")
     if _is_filter(error):
         return AnswerRefused("declined by a content filter")
-    # What follows the first paragraph is advice on lm15's own settings.
-    error.message = error.message.partition("\n\n")[0]
+    error.message = _first(error.message)
     if _PAGE.search(error.message):
         error.message = f"answered HTTP {error.status} with a web page"
     if key and key in str(error):
@@ -111,6 +113,11 @@ def told(error: LM15Error, endpoint: str, key: str | None, answered: bool) -> Ba
         error.args = tuple(arg.replace(key, "[key]") if isinstance(arg, str) else arg for arg in error.args)
     kept: BaseException = error
     return kept
+
+
+def _first(message: str) -> str:
+    """The first paragraph. What follows it is advice on lm15's own settings."""
+    return message.partition("\n\n")[0]
 
 
 def _is_filter(error: BaseException) -> bool:

@@ -33,6 +33,7 @@ from refed_dspy.errors import ConfigError, one_line
 
 OWN = "refed-teacher"
 CONNECT_SECONDS = 10.0
+MOST_TOKENS = 10**9
 # Where decoding takes no lengths: hosted strict modes refuse or ignore them. Local servers need them.
 LOCAL_PROVIDERS = {"ollama", "vllm", "sglang"}
 _REASONING = re.compile(r"o\d|gpt-5")
@@ -84,18 +85,27 @@ class Route:
         Anthropic counts cached tokens beside the prompt's, Gemini and xAI reasoning beside the answer's; a bill has
         them all.
         """
-        prompt, cached, written = usage.input_tokens, usage.cache_read_tokens, usage.cache_write_tokens
-        completion = usage.output_tokens
+        prompt, cached, written, completion = map(
+            _count, (usage.input_tokens, usage.cache_read_tokens, usage.cache_write_tokens, usage.output_tokens)
+        )
         if prompt is not None and "anthropic" in self.provider:
             prompt += (cached or 0) + (written or 0)
         if completion is not None and self.provider in _REASONING_APART:
-            completion += usage.reasoning_tokens or 0
+            completion += _count(usage.reasoning_tokens) or 0
+        if prompt is not None:  # no part is more than the whole
+            cached = None if cached is None else min(cached, prompt)
+            written = None if written is None else min(written, prompt - (cached or 0))
         return prompt, cached, written, completion
 
     def _keyed(self) -> RouterConfig:
         # A key given as text spares a thread a call, which lm15 takes to ask a function for it.
         key = self.key()
         return replace(self.config, api_keys={self.provider: key}) if key else self.config
+
+
+def _count(value: int | None) -> int | None:
+    """A count of tokens, or None for one that no answer can have."""
+    return value if value is not None and 0 <= value <= MOST_TOKENS else None
 
 
 def resolve(config: TeacherConfig, api_base: str | None = None) -> Route:

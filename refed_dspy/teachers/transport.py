@@ -7,7 +7,7 @@ from typing import Any
 
 from dspy.lm15 import TransportError
 
-from refed_dspy.teachers.limits import Limits
+from refed_dspy.teachers.limits import Limits, sending
 
 
 class WebPage(TransportError):
@@ -34,6 +34,8 @@ class _Exchange:
 
     async def __aenter__(self) -> Any:
         response = await self._inner.__aenter__()
+        if (turn := sending.get()) is not None:
+            turn.answered = True
         limits: dict[str, str] = {}
         is_page = False
         for name, value in response.headers:
