@@ -74,23 +74,11 @@ def synth(
     ] = False,
 ) -> None:
     """Make samples from references. The same command again goes on where it stood."""
+    given = {name: value for name, value in locals().items() if name not in {"config", "estimate"}}
     from refed_dspy.config import load_config
     from refed_dspy.display import Display
     from refed_dspy.synthesis import synthesize
 
-    given: dict[str, Any] = {
-        "references": references,
-        "size": size,
-        "run_dir": run_dir,
-        "teacher": teacher,
-        "program": program,
-        "seed": seed,
-        "per_reference": per_reference,
-        "reuse": reuse,
-        "max_cost": max_cost,
-        "max_calls": max_calls,
-        "max_minutes": max_minutes,
-    }
     settings = load_config(config, **given)
     if settings.run_dir is None:
         raise InputError("run_dir: name the folder that shall hold the run: --run-dir DIR")

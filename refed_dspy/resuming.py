@@ -47,11 +47,7 @@ def resume(
         RunDirError: no run there, or one whose program or teacher only its own script can build again.
     """
     folder = Path(run_dir)
-    with Ledger.read(folder) as ledger:
-        meta = {name: ledger.meta(name) for name in _META}
-        references = References(tuple(ledger.references()), meta["left_out"] or {})
-    if not meta["identity"]:
-        raise RunDirError(f"{folder}: the run never began; start it again with refed synth")
+    meta, references = _remembered(folder)
     return synthesize(
         _program(folder, meta),
         references,
@@ -67,6 +63,15 @@ def resume(
         reuse=meta["reuse"],
         on_progress=on_progress,
     )
+
+
+def _remembered(folder: Path) -> tuple[dict[str, Any], References]:
+    with Ledger.read(folder) as ledger:
+        meta = {name: ledger.meta(name) for name in _META}
+        references = References(tuple(ledger.references()), meta["left_out"] or {})
+    if not meta["identity"]:
+        raise RunDirError(f"{folder}: the run never began; start it again with refed synth")
+    return meta, references
 
 
 def _program(folder: Path, meta: dict[str, Any]) -> ReferenceLevelFeedback:

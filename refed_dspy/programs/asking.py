@@ -113,7 +113,7 @@ _STOP_HINTS = (
 
 def _translated(error: LMError, question: Question) -> RefedError:
     """`error` in this package's terms. An unexpected one is a bug and is raised as it is."""
-    reason = without_keys(one_line(getattr(error, "message", "") or str(error)), question.predictor.lm)
+    reason = one_line(without_keys(getattr(error, "message", "") or str(error), question.predictor.lm))
     where = f"{question.stage} of {question.item}: {reason}"
     if isinstance(error, NoMoneyLeft):
         return CapReached(reason)
@@ -127,6 +127,8 @@ def _translated(error: LMError, question: Question) -> RefedError:
     for source, row in _ROW_ERRORS:
         if isinstance(error, source):
             return row(question.stage, question.item, reason)
+    if without_keys(str(error), question.predictor.lm) != str(error):
+        return TeacherError(f"{where} — not an error that was expected")
     raise error
 
 
