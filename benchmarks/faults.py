@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import random
 import signal
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -22,6 +23,14 @@ from refed_dspy import read_run
 
 SIZE = 500
 FAULTS = {"429": 0.10, "500": 0.05, "malformed": 0.05, "cut": 0.03, "drop": 0.02, "hang": 0.01}
+
+
+def paid(run_dir: Path) -> tuple[dict[str, int], int]:
+    """Attempts by their end, and how many questions have more than one whole and fitting answer in the books."""
+    with sqlite3.connect(run_dir / "ledger.sqlite") as db:
+        outcomes = dict(db.execute("SELECT outcome, count(*) FROM calls GROUP BY 1 ORDER BY 2 DESC"))
+        more = "SELECT count(*) FROM (SELECT key FROM calls WHERE outcome='ok' GROUP BY key HAVING count(*) > 1)"
+        return outcomes, int(db.execute(more).fetchone()[0])
 
 
 def main() -> None:
@@ -54,10 +63,8 @@ def main() -> None:
         # Every request is an attempt in the books; those of the moment of the kill are there as lost.
         booked = sum(use["calls"] for use in made.usage.values())
         print(f"{stats['requests']} requests, {booked} in the books; {in_flight} were in flight at the kill")
-        good = len({key for kind, key in committed(run_dir) if kind == "answer"})
-        print(
-            f"{stats['answered']} answers sent for {good} that are kept: the rest were malformed, cut, or on their way"
-        )
+        outcomes, twice = paid(run_dir)
+        print(f"by their end in the books: {outcomes}; questions with a good answer paid twice: {twice} (must be 0)")
 
 
 if __name__ == "__main__":

@@ -28,14 +28,14 @@ async def turns(limits: Limits, count: int) -> list[Turn]:
 
 
 async def test_good_answers_widen_the_window_up_to_the_most() -> None:
-    limits = Limits(40, clock=Clock())
+    limits = Limits(80, clock=Clock())
     assert limits.window == FIRST_WINDOW
     for turn in await turns(limits, FIRST_WINDOW):
         limits.went_well(turn)
     assert limits.window == 2 * FIRST_WINDOW, "at first it doubles each round trip"
     for _ in range(100):
         limits.went_well(*await turns(limits, 1))
-    assert limits.window == 40
+    assert limits.window == 80
 
 
 async def test_after_a_refusal_the_window_grows_by_one_a_round_trip() -> None:

@@ -19,7 +19,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import datetime
 
-FIRST_WINDOW = 16
+FIRST_WINDOW = 32
 """Calls in flight before the first answer: an endpoint that nothing is known of is not met with everything at once."""
 LATELY = 24
 """Endings from which the share of refusals is told."""
