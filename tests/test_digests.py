@@ -131,3 +131,17 @@ def test_the_order_of_features_is_part_of_the_prompt() -> None:
 def test_digests_are_equal_where_the_content_is(one: Any, other: Any, equal: bool) -> None:
     assert (digest(one) == digest(other)) == equal
     assert len(digest(one)) == 16
+
+
+def test_the_words_around_the_inputs_are_part_of_the_prompt() -> None:
+    def worded(due: str) -> dspy.Adapter:
+        def content(self: Any, signature: Any, inputs: Any, *args: Any, **kwargs: Any) -> str:
+            return due
+
+        return type("Worded", (SchemaAdapter,), {"format_user_message_content": content})()
+
+    digests = []
+    for due in ("Answer now.", "Answer now.", "Write it."):
+        with dspy.context(adapter=worded(due)):
+            digests.append(prompt_digest(predictor()))
+    assert digests[0] == digests[1] != digests[2]

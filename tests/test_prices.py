@@ -225,3 +225,11 @@ def test_a_longer_prompt_may_be_the_cheaper_one() -> None:
 )
 def test_amounts_are_shown_with_the_digits_that_count(amount: int | str, shown: str) -> None:
     assert dollars(int(Decimal(amount) * PICO)) == shown
+
+
+@pytest.mark.parametrize("params", [{"service_tier": "priority"}, {"tools": []}, {"web_search_options": {}}])
+def test_what_changes_the_rates_leaves_the_price_unknown(params: dict[str, Any]) -> None:
+    assert priced("openai/gpt-4o-mini", None) is not None
+    assert priced("openai/gpt-4o-mini", None, params=params) is None
+    given = {"prompt": 1.0, "completion": 2.0}
+    assert priced("openai/gpt-4o-mini", None, params=params, price=given) is not None, "said by who pays"

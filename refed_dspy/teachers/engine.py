@@ -176,8 +176,6 @@ class TeacherEngine(_Attempts):
             raise StillLimited(f"{self.endpoint} {error}, by its rate limit") from None
         end: Callable[[Turn], None] = limits.ended
         try:
-            if books.stopping:  # it waited, and the run is ending meanwhile
-                raise asyncio.CancelledError
             worst = self.worst(prompt_bound)
             receipt = self.receipt(worst, await books.reserve(Attempt(self.model, self.endpoint, worst)))
             limits.sent(turn)
