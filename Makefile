@@ -34,7 +34,7 @@ test: setup ## lint, types, contracts, tests
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 live: setup ## tests on the tiny real model; downloads 93 MB once
 	$(BIN)/refed teacher fetch embedded-smoke

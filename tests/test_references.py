@@ -300,7 +300,7 @@ def test_an_object_that_holds_no_rows_is_refused(source: Any) -> None:
     assert refusal(source).startswith("references")
 
 
-@pytest.mark.parametrize("source", [[], iter([]), ()], ids=repr)
+@pytest.mark.parametrize("source", [[], iter([]), ()], ids=["list", "iterator", "tuple"])
 def test_no_rows_at_all_are_refused(source: Any) -> None:
     assert refusal(source) == "references: no rows"
 
