@@ -78,13 +78,12 @@ def test_a_setting_of_another_type_is_refused(server: SimulatedTeacher, tmp_path
 
 
 async def test_nothing_is_sent_once_the_run_is_ending(server: SimulatedTeacher, tmp_path: Path) -> None:
-    server.control(latency=0.3)
+    server.control(latency=1.2)  # all land after the stop, and within its grace
     teacher = config(server.base_url, concurrency=128)
     work = refed_dspy.asynthesize(None, references(40), size=300, teacher=teacher, run_dir=tmp_path / "run")
     task = asyncio.create_task(work)
-    while server.stats()["requests"] < 32:  # noqa: ASYNC110 — the server has no event to wait for
+    while (sent := (await asyncio.to_thread(server.stats))["requests"]) < 32:
         await asyncio.sleep(0.02)
-    sent = server.stats()["requests"]
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
