@@ -80,9 +80,10 @@ def test_a_setting_of_another_type_is_refused(server: SimulatedTeacher, tmp_path
 async def test_nothing_is_sent_once_the_run_is_ending(server: SimulatedTeacher, tmp_path: Path) -> None:
     server.control(latency=1.2)  # all land after the stop, and within its grace
     teacher = config(server.base_url, concurrency=128)
-    work = refed_dspy.asynthesize(None, references(40), size=300, teacher=teacher, run_dir=tmp_path / "run")
+    # Eighty studies at once, and a first window of 32: the others wait.
+    work = refed_dspy.asynthesize(None, references(40), size=1_000, teacher=teacher, run_dir=tmp_path / "run")
     task = asyncio.create_task(work)
-    while (sent := (await asyncio.to_thread(server.stats))["requests"]) < 32:
+    while (sent := (await asyncio.to_thread(server.stats))["requests"]) < 32:  # noqa: ASYNC110 — no event
         await asyncio.sleep(0.02)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
