@@ -136,11 +136,8 @@ class UnitBooks:
 
     def not_sent(self, number: int) -> None:
         if number:
-            self._return(number)
-
-    def _return(self, number: int) -> None:
-        self.run.budget.give_back(self._worst.pop(number))
-        self.run.group.post(not_sent(number))
+            self.run.budget.give_back(self._worst.pop(number))
+            self.run.group.post(not_sent(number))
 
     def rename_last(self, outcome: str) -> None:
         """The last call's answer turned out to be unusable."""
