@@ -224,7 +224,7 @@ def _needs_teacher(teacher: Any) -> None:
 
 def _finish(made: Any) -> None:
     """Say what came of a run. Raises typer.Exit(1) where it ended short."""
-    for line in _status_lines(made.status):
+    for line in _status_lines({**made.status, "stopped": None}):  # that is told below, to stderr
         typer.echo(line)
     if made.stopped:
         typer.echo(f"refed: {made.stopped}", err=True)
