@@ -6,32 +6,21 @@ import asyncio
 import json
 from typing import Any
 
-import dspy
 import pytest
 
 from benchmarks.simulated import SimulatedTeacher
-from refed_dspy import TeacherConfig, open_teacher
-from refed_dspy.calls import StillLimited, booked
-from refed_dspy.programs.adapter import SchemaAdapter
+from refed_dspy import TeacherConfig
+from refed_dspy.calls import StillLimited
 from refed_dspy.records import Call
-from tests.writing import Notebook
+from tests.test_teachers import ask as ask_teacher
 
 # --- the engine, on a real server
 
 
 def ask(server_at: str, times: int, **settings: Any) -> tuple[list[Any], list[Call]]:
     """Ask so many questions at once, without retries: answers or errors, and the calls reported."""
-    config = TeacherConfig.model_validate({"model": "sim/sim-model", "api_base": server_at, "retries": 0, **settings})
-
-    async def all_of_them() -> list[Any]:
-        async with open_teacher(config).running() as lm:
-            with dspy.context(lm=lm, adapter=SchemaAdapter()):
-                predict = dspy.Predict("question -> response")
-                questions = (predict.acall(question=f"number {i}") for i in range(times))
-                return await asyncio.gather(*questions, return_exceptions=True)
-
-    with booked(Notebook()) as books:
-        return asyncio.run(all_of_them()), books.calls
+    values = {"model": "sim/sim-model", "api_base": server_at, "retries": 0, **settings}
+    return ask_teacher(TeacherConfig.model_validate(values), times)
 
 
 @pytest.mark.parametrize(("retry_after", "times"), [(0.02, 30), (None, 3)])
