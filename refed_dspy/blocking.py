@@ -1,12 +1,13 @@
-"""Long work in ordinary code: a coroutine run to its end, also where an event loop already runs (a notebook)."""
+"""Long work in ordinary code: a coroutine run to its end, also where an event loop already runs (a notebook); and
+tasks that end together."""
 
 from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import Coroutine, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from concurrent.futures import Future, wait
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from contextvars import copy_context
 from threading import Lock, Thread
 from typing import Any, TypeVar
@@ -24,6 +25,16 @@ def run_blocking(work: Coroutine[Any, Any, T]) -> T:
     except RuntimeError:
         return asyncio.run(work)
     return _in_thread(work)
+
+
+@asynccontextmanager
+async def together() -> AsyncIterator[asyncio.TaskGroup]:
+    """A task group that raises its first error as it is. What else was running is cancelled, not left behind."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            yield group
+    except BaseExceptionGroup as errors:
+        raise errors.exceptions[0] from None
 
 
 _collector = Lock()

@@ -13,7 +13,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-from dspy.utils.exceptions import LMError, LMTransportError
+from dspy.utils.exceptions import LMConfigurationError, LMError, LMTransportError
 
 from refed_dspy.records import Call
 
@@ -36,6 +36,10 @@ class NotAnApi(LMError):
 
 class StillLimited(LMError):
     """Raised by a teacher's engine: the endpoint has refused everything for its rate limit, for minutes."""
+
+
+class NotAnswering(LMConfigurationError):
+    """A model that is not there, or not there any more: for whoever asks it, like a wrong setting."""
 
 
 class NoMoneyLeft(LMError):

@@ -141,6 +141,20 @@ class TeacherConfig(Settings):
         return self
 
 
+class MetricConfig(Settings):
+    """What a program is tuned towards: the weights of the metric's parts, and its rules (optimizers/metric.py)."""
+
+    wins: float = Field(default=0.6, ge=0, le=1)
+    grades: float = Field(default=0.3, ge=0, le=1)
+    diversity: float = Field(default=0.1, ge=0, le=1)
+    length_tolerance: float = Field(default=1.5, ge=1)
+    """An answer so many times as long as the uncompiled program's wins in full; longer ones win less."""
+    criteria: dict[str, str] | None = None
+    """Name → what it means, of what instructions are graded by; unset, the four of this package."""
+    accept: float = Field(default=0.5, ge=0, le=1)
+    """From this score on a rollout may become a demonstration."""
+
+
 def _secret_name(value: Any) -> str | None:
     """The first name in `value`, however deep, that looks like a key's."""
     if isinstance(value, dict):
@@ -183,6 +197,50 @@ class RunConfig(Settings):
         if value is not None and not value:
             raise ValueError("name at least one feature")
         return value
+
+
+class CompileConfig(Settings):
+    """One compile: of which program, on which examples, by which optimizer and judge, under which caps."""
+
+    references: str | None = None
+    columns: dict[str, str] = Field(default_factory=dict)
+    pairs: str | None = None
+    """A file of pairs with people's verdicts: then it is the judge that is tuned."""
+    held_out_criteria: list[str] = Field(default_factory=list)
+    """Criteria of `pairs` that only the test sees."""
+    optimizer: str = "gepa"
+    """bootstrap, gepa, mipro, simba, or the dotted name of any other."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """The optimizer's own settings; they win over what is set for it."""
+    evaluations: int = Field(default=200, ge=1)
+    """About how often a candidate is scored on an example."""
+    teacher: TeacherConfig | None = None
+    judge: TeacherConfig | None = None
+    """Unset: the teacher's model at temperature 0, and a warning."""
+    reflection: TeacherConfig | None = None
+    """Which model rewrites prompts; unset, the judge's."""
+    metric: MetricConfig = Field(default_factory=MetricConfig)
+    train: int = Field(default=24, ge=1)
+    validation: int = Field(default=12, ge=1)
+    test: int = Field(default=16, ge=1)
+    """At most so many references each; of fewer, each set gets its share."""
+    features: dict[str, str] | None = None
+    instructions_per_feature: int = Field(default=2, ge=1, le=100)
+    """How many a candidate writes while it is compiled. The compiled program asks for as many as it did before."""
+    guidance: dict[str, str] = Field(default_factory=dict)
+    program: str | None = None
+    """A program's file or MLflow address to start from."""
+    seed: int = Field(default=0, ge=0, lt=2**31)
+    threads: int = Field(default=4, ge=1, le=256)
+    """Examples that are worked on at once; each makes several calls at once."""
+    out: Path | None = None
+    name: str = Field(default="refed", pattern=r"^[A-Za-z0-9][A-Za-z0-9 _.\-]{0,99}$")
+    """The registered model's name."""
+    track: bool = True
+    max_cost: float | None = Field(default=None, gt=0, allow_inf_nan=True)
+    max_calls: int | None = Field(default=None, ge=1)
+    max_minutes: float | None = Field(default=None, gt=0, allow_inf_nan=True)
+    """Caps over teacher, judge and reflection together, and over all starts."""
 
 
 def load_config(file: Path | None = None, environ: Mapping[str, str] | None = None, **given: Any) -> RunConfig:
@@ -279,6 +337,11 @@ def check_settings(**given: Any) -> None:
     _validated(RunConfig, present, {name: name for name in present}, strict=True)
 
 
+def check_compile(given: Mapping[str, Any]) -> CompileConfig:
+    """A compile's settings given as keywords. Raises ConfigError."""
+    return _validated(CompileConfig, given, {name: name for name in given})
+
+
 def _validated(kind: type[S], settings: Mapping[str, Any], origin: Mapping[str, str], strict: bool | None = None) -> S:
     try:
         return kind.model_validate(settings, strict=strict)
@@ -291,7 +354,9 @@ def _validated(kind: type[S], settings: Mapping[str, Any], origin: Mapping[str, 
     where = origin.get(".".join(path[:2])) or origin.get(first) or next(iter(origin.values()), "settings")
     start = name if where == name else f"{where}: {name}"
     if fault["type"] == "extra_forbidden":
-        known: type[Settings] = TeacherConfig if path[0] == "teacher" or kind is TeacherConfig else RunConfig
+        inner: dict[str, type[Settings]] = dict.fromkeys(("teacher", "judge", "reflection"), TeacherConfig)
+        inner["metric"] = MetricConfig
+        known: type[Settings] = inner.get(path[0], kind) if len(path) > 1 else kind
         known = PriceConfig if "price" in path[:-1] else known
         near = difflib.get_close_matches(path[-1], known.model_fields, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known.model_fields)}"

@@ -42,9 +42,9 @@ def begin_or_continue(ledger: Ledger, parts: Parts, size: int) -> int:
 
 def check_same(ledger: Ledger, parts: Parts) -> None:
     """Raises RunDirError where the folder holds another run; the differences are named."""
-    if differences := _differences(ledger.meta("identity"), _identity(parts)):
+    if found := differences(ledger.meta("identity"), _identity(parts)):
         raise RunDirError(
-            f"{ledger.path.parent}: holds another run: {'; '.join(differences)}; set these back, or use a new --run-dir"
+            f"{ledger.path.parent}: holds another run: {'; '.join(found)}; set these back, or use a new --run-dir"
         )
 
 
@@ -69,12 +69,13 @@ def _current(parts: Parts, size: int) -> dict[str, Any]:
     }
 
 
-def _differences(stored: Mapping[str, Any], given: Mapping[str, Any], prefix: str = "") -> list[str]:
+def differences(stored: Mapping[str, Any], given: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """What is not the same, a text each."""
     found = []
     for key in sorted({*stored, *given}):
         old, new = stored.get(key), given.get(key)
         if isinstance(old, dict) and isinstance(new, dict):
-            found += _differences(old, new, f"{prefix}{key}.")
+            found += differences(old, new, f"{prefix}{key}.")
         elif old != new:
             found.append(f"{prefix}{key} was {old}, is {new}")
     return found

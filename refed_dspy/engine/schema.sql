@@ -47,3 +47,12 @@ CREATE INDEX IF NOT EXISTS open_instructions ON instructions (id) WHERE used IS 
 CREATE TABLE IF NOT EXISTS samples (
   seq INTEGER PRIMARY KEY, instruction INTEGER NOT NULL UNIQUE REFERENCES instructions (id), created REAL NOT NULL
 );
+
+-- A compile's candidates: programs that an optimizer tried, by the digest of their prompts; the first is the uncompiled.
+CREATE TABLE IF NOT EXISTS candidates (digest TEXT PRIMARY KEY, seq INTEGER NOT NULL, state TEXT NOT NULL, created REAL NOT NULL);
+
+-- What a candidate scored on one example. `spent`: what the compile had cost by then, in picodollars.
+CREATE TABLE IF NOT EXISTS evaluations (
+  candidate TEXT NOT NULL, example TEXT NOT NULL, subset TEXT NOT NULL, score REAL NOT NULL, parts TEXT NOT NULL,
+  spent INTEGER NOT NULL, created REAL NOT NULL, PRIMARY KEY (candidate, example)
+) WITHOUT ROWID;

@@ -1,1 +1,1 @@
-"""Tuning the prompts of a program."""
+"""Tuning a whole program's prompts: the metric, the optimizers behind one name each, and the proof."""

@@ -1,5 +1,6 @@
 """The DSPy modules: stages composed into the flow of the paper, and how a stage is asked."""
 
+from refed_dspy.programs.judging import Criterion, PairwiseJudge, RubricJudge, Verdict
 from refed_dspy.programs.reference_level import ReferenceLevelFeedback
 
-__all__ = ["ReferenceLevelFeedback"]
+__all__ = ["Criterion", "PairwiseJudge", "ReferenceLevelFeedback", "RubricJudge", "Verdict"]

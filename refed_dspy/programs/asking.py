@@ -119,17 +119,23 @@ def _translated(error: LMError, question: Question) -> RefedError:
         return CapReached(reason)
     if isinstance(error, StillLimited):
         return RunStopped(reason)
-    for source, hint in _STOP_HINTS:
-        if isinstance(error, source):
-            return TeacherError(f"{where} — {hint}")
-    if getattr(error, "status", None) == 404:
-        return TeacherError(f"{where} — check the teacher's api_base, its model and, on Azure, api_version")
+    if hint := stop_hint(error):
+        return TeacherError(f"{where} — {hint}")
     for source, row in _ROW_ERRORS:
         if isinstance(error, source):
             return row(question.stage, question.item, reason)
     if without_keys(str(error), question.predictor.lm) != str(error):
         return TeacherError(f"{where} — not an error that was expected")
     raise error
+
+
+def stop_hint(error: LMError) -> str:
+    """What to do about an error after which no other question would fare better; empty for one row's bad luck."""
+    for source, hint in _STOP_HINTS:
+        if isinstance(error, source):
+            return hint
+    missing = getattr(error, "status", None) == 404
+    return "check the teacher's api_base, its model and, on Azure, api_version" if missing else ""
 
 
 def without_keys(text: str, lm: Any = None) -> str:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import dspy
 
-from refed_dspy.blocking import run_blocking
+from refed_dspy.blocking import run_blocking, together
 from refed_dspy.errors import ConfigError, RowError
 from refed_dspy.programs.asking import ask
 from refed_dspy.records import Failure, Feedback, Reference, Sample
@@ -114,7 +112,7 @@ class ReferenceLevelFeedback(dspy.Module):
 
     async def collect(self, reference: Reference) -> Feedback:
         """Everything one reference teaches: two calls, side by side."""
-        async with _together() as group:
+        async with together() as group:
             features = group.create_task(self.collect_features(reference))
             response = group.create_task(self.collect_response_feedback(reference))
         return Feedback(features=features.result(), response=response.result())
@@ -211,17 +209,7 @@ async def _noting(failures: list[Failure], work: Coroutine[Any, Any, T]) -> T | 
         return None
 
 
-@asynccontextmanager
-async def _together() -> AsyncIterator[asyncio.TaskGroup]:
-    """A task group that raises its first error as it is. What else was running is cancelled, not left behind."""
-    try:
-        async with asyncio.TaskGroup() as group:
-            yield group
-    except BaseExceptionGroup as errors:
-        raise errors.exceptions[0] from None
-
-
 async def _all(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-    async with _together() as group:
+    async with together() as group:
         tasks = [group.create_task(each) for each in work]
     return [task.result() for task in tasks]

@@ -1,0 +1,82 @@
+"""The rule that promotes, alone: 1,000 simulated comparisons where nothing was gained, and 1,000 with a true gain.
+
+`python -m benchmarks.promotion [SEED]`: each comparison has 8 references with 4 samples each. Scores: a reference's
+difference is its own effect (normal, sd 0.10) and the mean of its samples' noise (sd 0.15 each), 0.125 in all.
+Outcomes: a sample wins, ties or loses (1, 0.5, 0); a reference's effect moves wins against losses, symmetrically
+about none. With few ties and with many: then a few references stand far from the rest, which are all alike.
+
+What can be asked for: Student's test, the best there is for scores like these, finds a gain of 0.15 in 83% of
+comparisons where it promotes 2.5% of those without one, and in 88% where it promotes 3.5%.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+import numpy as np
+
+from refed_dspy.statistics import Interval, is_gain, mean_interval, paired_gain
+
+COMPARISONS, FEW = 1_000, 20
+REFERENCES, SAMPLES = 8, 4
+EFFECT, NOISE, GAIN = 0.10, 0.15, 0.15
+MOST_FALSE, LEAST_TRUE = 0.035, 18
+
+Comparison = Callable[[np.random.Generator], Interval]
+
+
+def scores(gain: float) -> Comparison:
+    """Scores between 0 and 1, but for draws far out: cut off there, they would be a model of something else."""
+
+    def compare(rng: np.random.Generator) -> Interval:
+        old = rng.uniform(0.35, 0.5, REFERENCES)
+        noise = rng.normal(0, NOISE, (REFERENCES, SAMPLES)).mean(axis=1)
+        new = old + gain + rng.normal(0, EFFECT, REFERENCES) + noise
+        return paired_gain(dict(enumerate(new.tolist())), dict(enumerate(old.tolist())))
+
+    return compare
+
+
+def outcomes(effect: float, ties: float) -> Comparison:
+    """Odds of win, tie and loss are exp(e) : ties : exp(-e), where e is normal with sd `effect`."""
+
+    def compare(rng: np.random.Generator) -> Interval:
+        won = np.exp(rng.normal(0, effect, (REFERENCES, 1)))
+        lost, drawn = 1 / won, rng.uniform(0, 1, (REFERENCES, SAMPLES))
+        drawn *= won + lost + ties
+        values = np.where(drawn < won, 1.0, np.where(drawn < won + lost, 0.0, 0.5)) - 0.5
+        return mean_interval(values.ravel().tolist(), [i for i in range(REFERENCES) for _ in range(SAMPLES)])
+
+    return compare
+
+
+def promotions(compare: Comparison, seed: int) -> list[bool]:
+    rng = np.random.default_rng(seed)
+    return [is_gain(compare(rng)) for _ in range(COMPARISONS)]
+
+
+def main() -> None:
+    seed = int(sys.argv[1]) if len(sys.argv) > 1 else 0
+    nulls = {
+        "no gain, scores": scores(0.0),
+        "no gain, win/tie/loss": outcomes(effect=1, ties=1),
+        "no gain, mostly ties": outcomes(effect=3, ties=20),
+    }
+    met = True
+    print(f"{'comparisons':<36}{'promoted':>10}  must")
+    for name, compare in nulls.items():
+        share = sum(promotions(compare, seed)) / COMPARISONS
+        met = met and share <= MOST_FALSE
+        print(f"{name + f', {COMPARISONS:,}':<36}{share:>10.1%}  <= {MOST_FALSE:.1%}")
+    gains = promotions(scores(GAIN), seed)
+    found = sum(gains[:FEW])
+    met = met and found >= LEAST_TRUE
+    print(f"{f'true gain of {GAIN}, the first {FEW}':<36}{found:>10}  >= {LEAST_TRUE} of {FEW}")
+    print(f"{f'true gain of {GAIN}, {COMPARISONS:,}':<36}{sum(gains) / COMPARISONS:>10.1%}")
+    if not met:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,385 @@
+"""The one door to every model while a program is compiled.
+
+DSPy's optimizers call programs, judges and reflection models from many threads. Whoever calls, each request goes
+to one event loop, where it is looked up in the journal (the compile's ledger), paid for under one budget, and written
+down before its answer is seen. Requests are equal when endpoint, model, parameters, messages and repetition are: so
+nothing is paid for twice, not in one process and not by the next one after a kill, which replays its way to where the
+first one stood.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
+from contextlib import AsyncExitStack, contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any, TypeAlias, TypeVar
+
+import dspy
+from dspy._vendor.lm15.serde import request_to_dict
+from dspy.clients.errors import wrap_error
+from dspy.lm15 import LM15Error, Message, Request, Response, Usage
+from dspy.utils import exceptions as lm_errors
+
+from refed_dspy.books import RunBooks, UnitBooks
+from refed_dspy.calls import (
+    AnswerCut,
+    AnswerRefused,
+    Attempt,
+    NoMoneyLeft,
+    NotAnswering,
+    NotReached,
+    StillLimited,
+    booked,
+)
+from refed_dspy.engine.budget import Caps
+from refed_dspy.engine.ledger import Ledger
+from refed_dspy.engine.rows import Answer, Key, Statement, answered, failed
+from refed_dspy.errors import RunStopped, TeacherError, one_line
+from refed_dspy.programs.asking import stop_hint, without_keys
+from refed_dspy.programs.saved import digest
+from refed_dspy.records import Call
+from refed_dspy.teachers import Teacher
+
+IN_A_ROW = 20
+"""So many requests of one role without any answer end the compile: that is no longer bad luck."""
+_FINAL: dict[str, type[lm_errors.LMError]] = {
+    "cut": AnswerCut,
+    "refused": AnswerRefused,
+    "unfit": lm_errors.LMInvalidRequestError,
+}
+evaluating: ContextVar[str] = ContextVar("refed_evaluating", default="")
+"""The candidate program that the calls of this context are for: by its digest."""
+judging: ContextVar[bool] = ContextVar("refed_judging", default=False)
+"""Whether they are the metric's, and not the candidate's own."""
+
+
+T = TypeVar("T")
+Paid: TypeAlias = tuple[Response, int]
+"""An answer, and what it cost in picodollars."""
+
+
+@dataclass
+class Role:
+    """One of the models of a compile: `teacher`, `judge` or `reflection`."""
+
+    name: str
+    teacher: Teacher
+    lm: Any
+    answered: bool = False
+    in_a_row: int = 0
+
+
+class Gateway:
+    """Open it with `open_gateway`. `reached` is the cap that stopped it, or an empty text."""
+
+    def __init__(self, ledger: Ledger, books: RunBooks, loop: asyncio.AbstractEventLoop, seed: int) -> None:
+        self.ledger, self.books, self.loop, self.seed = ledger, books, loop, seed
+        self.roles: dict[str, Role] = {}
+        self.opened = loop.time()
+        self.deadline: float | None = None
+        self.reached = ""
+        self.closed = False
+        self.stopped: BaseException | None = None
+        """An error that ends the compile: no call begins after it."""
+        self._flying: dict[str, asyncio.Task[Paid]] = {}
+        self.worth: defaultdict[str, int] = defaultdict(int)
+        """Candidate → what its own calls cost, picodollars, whoever paid for them first."""
+
+    def lm(self, name: str) -> dspy.LM:
+        """The language model of a role, for DSPy: it asks through this gateway."""
+        role = self.roles[name]
+        doors = {"engine": SyncDoor(self, role), "async_engine": AsyncDoor(self, role)}
+        kwargs = {k: v for k, v in role.lm.kwargs.items() if k not in _CONNECTION and v is not None}
+        if "max_completion_tokens" in kwargs:  # how dspy.LM keeps max_tokens of a reasoning model
+            kwargs["max_tokens"] = kwargs.pop("max_completion_tokens")
+        return GatewayLM(role.lm.model, cache=False, num_retries=0, **doors, **kwargs)
+
+    def submit(self, role: Role, request: Request, repetition: int) -> Future[Response]:
+        """Ask from any thread."""
+        if self.closed:
+            raise NoMoneyLeft("the compile has ended")
+        return asyncio.run_coroutine_threadsafe(
+            self._counted(role, request, repetition, evaluating.get(), judging.get()), self.loop
+        )
+
+    def write(self, statements: list[Statement]) -> None:
+        """Have rows written, from any thread, in the order given."""
+        self.loop.call_soon_threadsafe(self.books.group.post, statements)
+
+    def allow(self, caps: Caps, seconds: float | None = None) -> None:
+        """Go on under other caps; `seconds` count from when the gateway was opened."""
+
+        def change(_: Ledger) -> None:
+            self.books.budget.allow(caps)
+            self.deadline = None if seconds is None else self.opened + seconds
+            self.reached = ""
+
+        self.read(change)
+
+    def read(self, look: Callable[[Ledger], T]) -> T:
+        """What `look` finds in the ledger, where everything written before is there. Called from any other thread."""
+
+        async def looking() -> T:
+            self.books.group.flush()
+            return look(self.ledger)
+
+        return asyncio.run_coroutine_threadsafe(looking(), self.loop).result()
+
+    def stop(self, error: BaseException) -> None:
+        """Let no further call begin; `error` is what the compile ends with."""
+        self.stopped = self.stopped or error
+
+    # --- on the event loop
+
+    async def _counted(
+        self, role: Role, request: Request, repetition: int, candidate: str, of_metric: bool
+    ) -> Response:
+        response, cost = await self._answer(role, request, self._key(role, request, repetition, candidate))
+        if not of_metric:
+            self.worth[candidate] += cost
+        return response
+
+    async def _answer(self, role: Role, request: Request, key: Key) -> Paid:
+        """The answer and what it cost when it was paid for."""
+        while (flying := self._flying.get(key.digest)) is not None:
+            try:
+                return await asyncio.shield(flying)
+            except asyncio.CancelledError:
+                if not flying.cancelled():
+                    raise
+        if (known := self._known(role, key)) is not None:
+            return known
+        task = asyncio.ensure_future(self._pay(role, request, key))
+        self._flying[key.digest] = task
+        task.add_done_callback(lambda done: self._landed(key.digest, done))
+        return await asyncio.shield(task)
+
+    def _landed(self, digest_: str, task: asyncio.Task[Paid]) -> None:
+        del self._flying[digest_]
+        if not task.cancelled():
+            task.exception()  # whoever asked has it; nobody else need hear of it
+
+    def _known(self, role: Role, key: Key) -> Paid | None:
+        """The paid answer from the journal. Raises the error that the request is known to end with."""
+        if (paid := self.ledger.answer(key.digest)) is not None:
+            return _restored(role.teacher.model, paid)
+        if (failure := self.ledger.failure(key.digest)) is not None:
+            kind, reason = failure
+            raise _FINAL.get(kind, lm_errors.LMProviderError)(reason)
+        return None
+
+    async def _pay(self, role: Role, request: Request, key: Key) -> Paid:
+        if self.stopped is not None:
+            raise NoMoneyLeft(f"the compile is ending: {self.stopped}")
+        if self.reached:
+            raise NoMoneyLeft(f"{self.reached} is reached")
+        unit = UnitBooks(self.books, key, 0, int(key.digest[:7], 16) ^ self.seed)
+        try:
+            async with asyncio.timeout_at(self.deadline) as timer:
+                response = await self._ask(role, request, unit)
+        except TimeoutError:
+            unit.write()
+            if not timer.expired():
+                raise
+            self.reached = "max_minutes"
+            raise NoMoneyLeft("max_minutes is reached") from None
+        except BaseException as error:
+            told = await self._failed(role, error, key, unit)
+            if told is error:
+                raise
+            raise told from None
+        role.answered, role.in_a_row = True, 0
+        last = unit.calls[-1]
+        text = _as_json(response, last.cost or 0)
+        await self.books.group.commit(answered(Answer(key, text, last.endpoint), unit.take()))
+        return response, last.cost or 0
+
+    async def _ask(self, role: Role, request: Request, unit: UnitBooks) -> Response:
+        if role.teacher.reports_calls:
+            with booked(unit):
+                response: Response = await role.lm.straight.complete(request)
+            return response
+        number = await unit.reserve(Attempt(role.teacher.model, role.teacher.endpoint, None))
+        started, usage, outcome = time.monotonic(), Usage(), "error"
+        try:
+            said: Response = await role.lm.acall(request=request)
+            usage, outcome = said.usage or usage, "ok"
+            if said.finish_reason in {"length", "content_filter"}:
+                outcome = "cut" if said.finish_reason == "length" else "refused"
+                raise _FINAL[outcome](f"{outcome}: {said.finish_reason}")
+            return said
+        finally:
+            tokens = usage.input_tokens or None, None, usage.output_tokens or None
+            seconds = round(time.monotonic() - started, 3)
+            unit.report(Call(role.teacher.model, role.teacher.endpoint, outcome, seconds, *tokens, None, number))
+
+    async def _failed(self, role: Role, error: BaseException, key: Key, unit: UnitBooks) -> BaseException:
+        """Write down what came of a request without an answer. Returns the error for whoever asked."""
+        told = wrap_error(error, model=role.lm.model) if isinstance(error, LM15Error) else error
+        if isinstance(error, NoMoneyLeft):
+            reached = self.books.budget.reached
+            self.reached = self.reached or (reached.cap if reached else "max_cost")
+        kind = _final_kind(told)
+        if kind:
+            role.answered = True
+            await self.books.group.commit(failed(key, kind, str(told), True, unit.take()))
+            return told
+        unit.write()
+        if isinstance(told, NotReached) and not role.answered:
+            told = NotAnswering(f"{role.name}: {told} — check api_base, and that the server runs")
+        elif isinstance(told, lm_errors.LMError) and not isinstance(told, NoMoneyLeft):
+            role.in_a_row += 1
+            if role.in_a_row >= IN_A_ROW:
+                told = NotAnswering(f"{role.name}: {role.in_a_row} requests in a row had no answer, the last: {told}")
+        self._stop_for(role, told)
+        return told
+
+    def _stop_for(self, role: Role, error: BaseException) -> None:
+        """End the compile where no other request would fare better."""
+        if isinstance(error, NotAnswering):
+            self.stop(TeacherError(one_line(error)))
+        elif isinstance(error, lm_errors.LMError) and not isinstance(error, NoMoneyLeft):
+            reason = one_line(without_keys(error.message or str(error), role.lm))
+            if hint := stop_hint(error):
+                self.stop(TeacherError(f"{role.name}: {reason} — {hint}"))
+            elif isinstance(error, StillLimited):
+                self.stop(RunStopped(f"{role.name}: {reason}"))
+
+    def _key(self, role: Role, request: Request, repetition: int, candidate: str) -> Key:
+        """Equal requests to equal models have equal keys, whichever role and candidate they are asked for."""
+        teacher = role.teacher
+        asked = request_to_dict(request)
+        inputs = digest(asked)
+        whole = digest([teacher.endpoint, teacher.identity, inputs, repetition])
+        return Key(role.name, candidate, repetition, "", inputs, whole)
+
+
+class _Doors:
+    """What DSPy takes for an engine: one for each role and repetition."""
+
+    supports_function_calling = False
+
+    def __init__(self, gateway: Gateway, role: Role, repetition: int = 0) -> None:
+        self.gateway, self.role, self.repetition = gateway, role, repetition
+        engine = role.lm.straight if role.teacher.reports_calls else role.lm
+        self.supports_response_schema = bool(engine.supports_response_schema)
+        self.supported_params = frozenset(engine.supported_params)
+
+    def __deepcopy__(self, memo: object) -> _Doors:
+        return self  # optimizers copy programs, and with them their language models
+
+
+class SyncDoor(_Doors):
+    def complete(self, request: Request) -> Response:
+        """The answer, from the journal or paid for. Raises LMError."""
+        return self.gateway.submit(self.role, request, self.repetition).result()
+
+
+class AsyncDoor(_Doors):
+    async def complete(self, request: Request) -> Response:
+        """The answer, from the journal or paid for. Raises LMError."""
+        return await asyncio.wrap_future(self.gateway.submit(self.role, request, self.repetition))
+
+
+class GatewayLM(dspy.LM):
+    """A `dspy.LM` whose copies with a `rollout_id` ask for another answer to the same question."""
+
+    def copy(self, **kwargs: Any) -> GatewayLM:
+        """As `dspy.LM.copy`."""
+        own = self.engine
+        if "rollout_id" in kwargs and isinstance(own, SyncDoor):
+            repetition = int(kwargs["rollout_id"] or 0)
+            kwargs["engine"] = SyncDoor(own.gateway, own.role, repetition)
+            kwargs["async_engine"] = AsyncDoor(own.gateway, own.role, repetition)
+        copied: GatewayLM = super().copy(**kwargs)
+        return copied
+
+
+_CONNECTION = {"api_key", "api_base", "base_url", "api_version", "headers", "extra_headers", "timeout", "rollout_id"}
+
+
+@contextmanager
+def open_gateway(ledger: Ledger, books: RunBooks, teachers: Mapping[str, Teacher], seed: int) -> Iterator[Gateway]:
+    """Start the models of `teachers` (role → teacher) on an event loop of their own, and end them after the block.
+
+    One Teacher object that serves several roles is started once. What is in flight when the block ends is cancelled.
+    """
+    begun: Future[Gateway] = Future()
+    ended: list[Callable[[], object]] = []
+
+    async def main() -> None:
+        async with AsyncExitStack() as stack:
+            loop, over = asyncio.get_running_loop(), asyncio.Event()
+            gateway = Gateway(ledger, books, loop, seed)
+            started: dict[int, Any] = {}
+            for name, teacher in teachers.items():
+                if id(teacher) not in started:
+                    started[id(teacher)] = await stack.enter_async_context(teacher.running())
+                gateway.roles[name] = Role(name, teacher, started[id(teacher)])
+            gateway.opened = loop.time()
+            ended.append(lambda: loop.call_soon_threadsafe(over.set))
+            begun.set_result(gateway)
+            await over.wait()
+            gateway.closed = books.stopping = True
+            flying = list(gateway._flying.values())
+            for task in flying:
+                task.cancel()
+            await asyncio.gather(*flying, return_exceptions=True)
+            books.group.close()
+
+    def target() -> None:
+        try:
+            asyncio.run(main())
+        except BaseException as error:  # noqa: BLE001 — raised again in the caller's thread
+            if begun.done():
+                failures.append(error)
+            else:
+                begun.set_exception(error)
+
+    failures: list[BaseException] = []
+    thread = threading.Thread(target=target, name="refed-gateway")
+    thread.start()
+    try:
+        yield begun.result()
+    finally:
+        for end in ended:
+            end()
+        thread.join()
+    if failures:
+        raise failures[0]
+
+
+def _final_kind(error: BaseException) -> str:
+    """The kind of a failure that asking the same again would only repeat, or nothing."""
+    if isinstance(error, AnswerCut):
+        return "cut"
+    if isinstance(error, AnswerRefused):
+        return "refused"
+    unfit = lm_errors.ContextWindowExceededError | lm_errors.LMInvalidRequestError
+    return "unfit" if isinstance(error, unfit) and getattr(error, "status", None) != 404 else ""
+
+
+def _as_json(response: Response, cost: int) -> str:
+    usage = response.usage
+    tokens = [usage.input_tokens, usage.output_tokens] if usage else [None, None]
+    return json.dumps({"text": response.text or "", "tokens": tokens, "cost": cost}, ensure_ascii=False)
+
+
+def _restored(model: str, paid: str) -> Paid:
+    said = json.loads(paid)
+    read, written = said["tokens"]
+    response = Response(
+        id="journal",
+        model=model,
+        message=Message.assistant(said["text"] or " "),
+        finish_reason="stop",
+        usage=Usage(input_tokens=read, output_tokens=written),
+    )
+    return response, int(said["cost"])

@@ -1,0 +1,153 @@
+"""How well a judge agrees with people: its verdicts on pairs that people have judged, and the figures of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
+
+from refed_dspy.blocking import together
+from refed_dspy.data.pairs import Pair
+from refed_dspy.errors import ConfigError
+from refed_dspy.programs.judging import (
+    INSTRUCTION_CRITERIA,
+    OVERALL,
+    RESPONSE_CRITERIA,
+    Criterion,
+    PairwiseJudge,
+    Verdict,
+)
+from refed_dspy.statistics import Interval, correlations, mean_interval
+
+ALL = "all"
+_KNOWN = {**INSTRUCTION_CRITERIA, **RESPONSE_CRITERIA}
+_COLUMNS = ("criterion", "pairs", "abstained", "accuracy", "same verdict", "consistent", "Pearson", "Spearman")
+_NONE = "–"
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How a judge's verdicts go with people's, by one criterion, or by all of them (`ALL`).
+
+    In both means each instruction counts the same, however many pairs it has, since its pairs are alike. A figure is
+    None where there is nothing to tell it from. Pairs on which the judge abstained count in `abstained` alone.
+    """
+
+    criterion: str
+    pairs: int
+    abstained: int
+    accuracy: Interval | None
+    """Over pairs that people decided: 1 where the judge names their winner, 0.5 for its tie, 0 for the other."""
+    same_verdict: Interval | None
+    """How often the judge says what people say, ties included."""
+    consistency: float | None
+    """The share of judged pairs on which both orders agreed."""
+    pearson: float | None
+    """Of the judge's preference (-2 to 2) with people's verdict (-1 to 1)."""
+    spearman: float | None
+
+
+async def judged(
+    judge: PairwiseJudge,
+    pairs: Sequence[Pair],
+    concurrency: int,
+    on_pair: Callable[[Pair, Verdict], None] | None = None,
+) -> list[Verdict]:
+    """The judge's verdict on each of `pairs`, in their order. The language model is that of the DSPy context.
+
+    Args:
+        concurrency: how many pairs are judged at once, with two calls each.
+        on_pair: told of each verdict as soon as it is there, in whatever order they come.
+
+    Raises TeacherError where the judge cannot be asked at all, NoConnection where it is not reached, RunStopped at a
+    cap, ConfigError for a concurrency below 1, and a bug as it is. The first error cancels what else is running.
+    """
+    if concurrency < 1:
+        raise ConfigError(f"concurrency: {concurrency} is too low; it must be 1 or more")
+    verdicts: dict[int, Verdict] = {}
+    waiting = enumerate(pairs)
+
+    async def worker() -> None:
+        for number, pair in waiting:
+            criterion = criterion_of(pair)
+            verdict = await judge.judge(pair.instruction, pair.answer_a, pair.answer_b, criterion, pair.id)
+            verdicts[number] = verdict
+            if on_pair is not None:
+                on_pair(pair, verdict)
+
+    async with together() as group:
+        for _ in range(min(concurrency, len(pairs))):
+            group.create_task(worker())
+    return [verdicts[number] for number in range(len(pairs))]
+
+
+def criterion_of(pair: Pair) -> Criterion:
+    """What the judge is told to judge `pair` by. A name that this package knows needs no description."""
+    if not pair.criterion:
+        return OVERALL
+    if not pair.description and (known := _KNOWN.get(pair.criterion.replace(" ", "_"))) is not None:
+        return known
+    return Criterion(pair.criterion, pair.description or pair.criterion)
+
+
+def agreement(pairs: Sequence[Pair], verdicts: Sequence[Verdict], seed: int = 0) -> list[Agreement]:
+    """A row for each criterion, as they first come, and one for all if there are several; no row without a pair.
+
+    `verdicts` are those of `pairs`, in the same order; `seed` is that of the intervals' resampling.
+    Raises ValueError for lists of two lengths.
+    """
+    groups: dict[str, list[tuple[Pair, Verdict]]] = {}
+    for pair, verdict in zip(pairs, verdicts, strict=True):
+        groups.setdefault(criterion_of(pair).name, []).append((pair, verdict))
+    rows = [_row(name, said, seed) for name, said in groups.items()]
+    if len(groups) > 1:
+        rows.append(_row(ALL, list(chain.from_iterable(groups.values())), seed))
+    return rows
+
+
+def agreement_lines(rows: Sequence[Agreement]) -> list[str]:
+    """`rows` as the lines of a table, a heading first."""
+    cells = [_COLUMNS, *(_cells(row) for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells]
+
+
+def _row(criterion: str, said: Sequence[tuple[Pair, Verdict]], seed: int) -> Agreement:
+    kept = [(pair, verdict, verdict.preference) for pair, verdict in said if verdict.preference is not None]
+    decided = [(pair, preference) for pair, _, preference in kept if pair.verdict != 0]
+    related = correlations([preference for _, _, preference in kept], [pair.verdict for pair, _, _ in kept])
+    return Agreement(
+        criterion=criterion,
+        pairs=len(said),
+        abstained=len(said) - len(kept),
+        accuracy=_mean([(pair, (_sign(given) * pair.verdict + 1) / 2) for pair, given in decided], seed),
+        same_verdict=_mean([(pair, float(_sign(given) == pair.verdict)) for pair, _, given in kept], seed),
+        consistency=sum(verdict.consistent is True for _, verdict, _ in kept) / len(kept) if kept else None,
+        pearson=related.pearson,
+        spearman=related.spearman,
+    )
+
+
+def _sign(preference: float) -> int:
+    return (preference > 0) - (preference < 0)
+
+
+def _mean(scored: Sequence[tuple[Pair, float]], seed: int) -> Interval | None:
+    """The mean of scores from 0 to 1, over instructions."""
+    if not scored:
+        return None
+    mean = mean_interval([score for _, score in scored], [pair.instruction for pair, _ in scored], seed=seed)
+    # Student's interval, from few instructions, knows nothing of a share's ends; from one it has none.
+    return replace(mean, low=max(0.0, mean.low), high=min(1.0, mean.high))
+
+
+def _cells(row: Agreement) -> tuple[str, ...]:
+    means = (row.accuracy, row.same_verdict)
+    shares = (row.consistency, row.pearson, row.spearman)
+    return (
+        row.criterion,
+        str(row.pairs),
+        str(row.abstained),
+        *(_NONE if mean is None else str(mean) for mean in means),
+        *(_NONE if share is None else f"{share:z.2f}" for share in shares),
+    )

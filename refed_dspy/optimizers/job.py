@@ -1,0 +1,215 @@
+"""What a compile is made of, checked before anything is written or paid for."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import dspy
+
+from refed_dspy.config import CompileConfig, TeacherConfig, check_compile
+from refed_dspy.engine.budget import Caps
+from refed_dspy.errors import ConfigError
+from refed_dspy.optimizers.judge_metric import PeoplesVerdict
+from refed_dspy.optimizers.metric import ReferenceMetric
+from refed_dspy.optimizers.scoring import Evaluation, Metric
+from refed_dspy.optimizers.splitting import Split, as_examples, example_id, split
+from refed_dspy.parts import Limits
+from refed_dspy.programs import PairwiseJudge, ReferenceLevelFeedback
+from refed_dspy.programs.saved import digest, load_program, program_digests
+from refed_dspy.records import PICO, dollars
+from refed_dspy.signatures import DEFAULT_FEATURES
+from refed_dspy.teachers import Teacher, open_teacher
+
+log = logging.getLogger("refed_dspy")
+ROLES = ("teacher", "judge", "reflection")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One compile's parts."""
+
+    program: dspy.Module
+    """As it was given: what candidates are compared with."""
+    split: Split
+    teachers: Mapping[str, Teacher]
+    """Role → model. Equal configs share one."""
+    settings: CompileConfig
+    metric: Callable[..., Any] | None
+    """The caller's own; None: this package's for the program's kind."""
+
+    @property
+    def student(self) -> dspy.Module:
+        """A copy to tune, which asks for few instructions at a time."""
+        student = self.program.deepcopy()
+        if isinstance(student, ReferenceLevelFeedback):
+            student.instructions_per_feature = self.settings.instructions_per_feature
+        return student
+
+    def metric_with(self, teacher: dspy.LM, judge: dspy.LM) -> Metric:
+        """The metric, asking these models."""
+        if self.metric is not None:
+            return Own(self.metric)
+        if isinstance(self.program, PairwiseJudge):
+            return PeoplesVerdict()
+        return ReferenceMetric(self.student, teacher, judge, self.settings.metric)
+
+    def identity(self) -> dict[str, Any]:
+        """What may not change between starts, in the words that a refusal uses."""
+        settings = self.settings
+        return {
+            "kind": type(self.program).__name__,
+            "program": program_digests(self.program),
+            "examples": {
+                name: digest([example_id(each) for each in getattr(self.split, name)])
+                for name in ("train", "validation", "test")
+            },
+            "optimizer": settings.optimizer,
+            "options": digest(settings.options),
+            "evaluations": settings.evaluations,
+            "instructions_per_feature": settings.instructions_per_feature,
+            "metric": settings.metric.model_dump(mode="json") if self.metric is None else _name(self.metric),
+            "seed": settings.seed,
+            **{role: self.teachers[role].identity for role in ROLES},
+        }
+
+
+@dataclass(frozen=True)
+class Own:
+    """A metric of the caller's own: any function that a DSPy optimizer would take."""
+
+    function: Callable[..., Any]
+    accept: float = 0.5
+
+    def identity(self) -> dict[str, Any]:
+        return {"metric": _name(self.function)}
+
+    def score(self, example: dspy.Example, prediction: Any) -> Evaluation:
+        """What the function returns: a number, a bool, or an object with a `score`."""
+        said = self.function(example, prediction)
+        return Evaluation(float(getattr(said, "score", said)))
+
+    def feedback(self, example: dspy.Example, prediction: Any, stage: str | None, trace: Any) -> str:
+        """Its `feedback`, if it gives any when it is told of the stage, as GEPA does."""
+        try:
+            said = self.function(example, prediction, None, stage, trace)
+        except TypeError:  # one of two or three arguments, which knows no stages
+            said = self.function(example, prediction)
+        score = float(getattr(said, "score", said))
+        return str(getattr(said, "feedback", None) or f"The program scored {score:.2f} here.")
+
+
+def prepare(program: Any, examples: Any, metric: Callable[..., Any] | None, given: Mapping[str, Any]) -> Job:
+    """The checked parts of a compile. Nothing is written or paid for. Raises InputError."""
+    models = {role: given.get(role) for role in ROLES}
+    settings = check_compile({k: v for k, v in given.items() if k not in ROLES and v is not None})
+    module = _program(program, settings)
+    teachers = open_teachers(models)
+    items = as_examples(module, examples, settings.columns or None)
+    if isinstance(module, ReferenceLevelFeedback):
+        items = _fitting(items, teachers["teacher"])
+    elif not isinstance(module, PairwiseJudge) and metric is None:
+        raise ConfigError(f"metric: pass one for a {type(module).__name__}: a function of example and prediction")
+    sizes = (settings.train, settings.validation, settings.test)
+    return Job(module, split(items, sizes, settings.seed, settings.held_out_criteria), teachers, settings, metric)
+
+
+def open_teachers(models: Mapping[str, Any]) -> dict[str, Teacher]:
+    """Teacher, judge and reflection model. An unset judge is the teacher's model, an unset reflection the judge's."""
+    teacher = open_teacher(models["teacher"])
+    judge = _judge(teacher, models["judge"])
+    asked = models["reflection"]
+    reflection = judge if asked is None else open_teacher(asked)
+    if judge.model == teacher.model:
+        log.warning(
+            "judge and teacher are one model (%s): models prefer their own words, so take the scores as a guide only, "
+            "or name another judge",
+            teacher.model,
+        )
+    shared: list[Teacher] = []
+    opened = {}
+    for role, model in zip(ROLES, (teacher, judge, reflection), strict=True):
+        same = next((t for t in shared if t is model or (t.config is not None and t.config == model.config)), None)
+        opened[role] = same or model
+        shared.append(opened[role])
+    return opened
+
+
+def _judge(teacher: Teacher, asked: Any) -> Teacher:
+    if asked is None:
+        if teacher.config is None:
+            return teacher
+        return _cool(teacher.config)
+    opened = open_teacher(asked)
+    if opened.config is not None and "temperature" not in opened.config.model_fields_set:
+        return _cool(opened.config)
+    return opened
+
+
+def _cool(config: TeacherConfig) -> Teacher:
+    """`config`'s model at temperature 0, or as it is where the model takes no other temperature than its own."""
+    try:
+        return open_teacher(config.model_copy(update={"temperature": 0.0}))
+    except ConfigError:
+        return open_teacher(config)
+
+
+def caps_of(job: Job, limits: Limits) -> Caps:
+    """The caps as a budget counts them.
+
+    Raises:
+        ConfigError: one that cannot be kept with these models, or that not one call fits under.
+    """
+    cost, calls = limits["max_cost"], limits["max_calls"]
+    caps = Caps(None if cost is None else int(cost * PICO), None if calls is None else int(calls))
+    for role, teacher in job.teachers.items():
+        if caps != Caps() and not teacher.reports_calls:
+            raise ConfigError(
+                f"{role}: a dspy.LM retries by itself, unseen, so no cap can be kept; give it as a TeacherConfig, a "
+                "teacher file or PROVIDER/NAME"
+            )
+        if caps.max_cost is not None and teacher.least is None:
+            raise ConfigError(
+                f"max_cost: the price of the {role}, {teacher.model} at {teacher.endpoint}, is unknown; set its price "
+                "({prompt: …, completion: …} in dollars a million tokens), or use max_calls"
+            )
+        if caps.max_cost is not None and (teacher.least or 0) > caps.max_cost:
+            raise ConfigError(
+                f"max_cost: {dollars(caps.max_cost)} is below the worst case of one call of the {role}, "
+                f"{dollars(teacher.least or 0)}: raise it, or lower its max_tokens ({teacher.max_tokens})"
+            )
+    return caps
+
+
+def _program(program: Any, settings: CompileConfig) -> dspy.Module:
+    if program is None or isinstance(program, str | Path):
+        built = ReferenceLevelFeedback(settings.features or DEFAULT_FEATURES)
+        source = program or settings.program
+        if source is not None:
+            load_program(built, source)
+        built.add_guidance(settings.guidance)
+        return built
+    if not isinstance(program, dspy.Module):
+        raise ConfigError(f"program: a {type(program).__name__}; pass a dspy.Module, a program's file, or its address")
+    if bound := [name for name, predictor in program.named_predictors() if predictor.lm is not None]:
+        raise ConfigError(
+            f"program: {', '.join(bound)} has an LM of its own; pass the LM as teacher=, after set_lm(None)"
+        )
+    if not program.named_predictors():
+        raise ConfigError(f"program: a {type(program).__name__} has no predictor to tune")
+    return program
+
+
+def _fitting(examples: list[dspy.Example], teacher: Teacher) -> list[dspy.Example]:
+    from refed_dspy.data.references import References
+
+    fitting = References(tuple(e.reference for e in examples)).fitting(teacher.window, teacher.max_tokens)
+    kept = {reference.id for reference in fitting}
+    return [example for example in examples if example.reference.id in kept]
+
+
+def _name(function: Callable[..., Any]) -> str:
+    return f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', type(function).__qualname__)}"

@@ -1,0 +1,249 @@
+"""The metric for Reference-Level Feedback: is the final answer better than the one the uncompiled program gives?
+
+For each of a reference's samples the judge compares the candidate's final answer with the *uncompiled program's* final
+answer to the same instruction. So nothing is won by making the first response worse, and the baseline's own score is
+known: it ties with itself. To that come grades of the instructions, their diversity, and a length control.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import dspy
+
+from refed_dspy.blocking import run_blocking
+from refed_dspy.config import MetricConfig
+from refed_dspy.errors import ConfigError, NoAnswer, RowError
+from refed_dspy.optimizers.scoring import Evaluation, NotScored
+from refed_dspy.optimizers.wording import feedback_on_instructions, feedback_on_responses
+from refed_dspy.programs.adapter import SchemaAdapter
+from refed_dspy.programs.judging import INSTRUCTION_CRITERIA, Criterion, Graded, PairwiseJudge, RubricJudge, Verdict
+from refed_dspy.programs.reference_level import ReferenceLevelFeedback, as_reference
+from refed_dspy.records import Reference, Sample
+
+PARTS = ("wins", "grades", "diversity")
+_UNLUCKY = {"no answer", "no connection"}
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What the judge said of one sample. `verdict` is None where the uncompiled program had no answer to compare."""
+
+    sample: Sample
+    baseline: str | None
+    verdict: Verdict | None
+    grades: tuple[Graded, ...]
+
+    @property
+    def longer(self) -> float:
+        """The final answer's length over the baseline's; 1 where there is none."""
+        return len(self.sample.improved_response) / max(1, len(self.baseline)) if self.baseline else 1.0
+
+
+class ReferenceMetric:
+    """Scores what a `ReferenceLevelFeedback` makes of one reference.
+
+    score = coverage x (weighted mean of wins, grades and diversity), each 0 to 1:
+
+    - wins: 1, ½ or 0 a sample, pairwise against the uncompiled program, in both orders. What a win is above a tie is
+      divided by how much longer than `length_tolerance` times the baseline's answer the winner is.
+    - grades: of each instruction by each criterion, 1 to 5 as 0 to 1.
+    - diversity: 1 - the mean ROUGE-L (F) of each pair among a reference's instructions and its own.
+    - coverage: samples made of those asked for; those lost to an endpoint's failure are not counted as asked for.
+
+    A part that the judge abstained on wholly is left out, and the weights of the others make up for it.
+    """
+
+    def __init__(
+        self, baseline: ReferenceLevelFeedback, teacher: dspy.LM, judge: dspy.LM, config: MetricConfig | None = None
+    ) -> None:
+        self.baseline, self.teacher, self.judge_lm = baseline, teacher, judge
+        self.config = config or MetricConfig()
+        self.accept = self.config.accept
+        criteria = self.config.criteria
+        self.criteria = (
+            tuple(INSTRUCTION_CRITERIA.values())
+            if criteria is None
+            else tuple(Criterion(name, text) for name, text in criteria.items())
+        )
+        self.pairwise, self.rubric = PairwiseJudge(), RubricJudge()
+
+    def identity(self) -> dict[str, Any]:
+        return self.config.model_dump(mode="json")
+
+    def score(self, example: dspy.Example, prediction: Any) -> Evaluation:
+        """The score of one reference's samples. Raises NotScored."""
+        reference = as_reference(example.reference)
+        judged = run_blocking(self._judge(reference, prediction.samples))
+        return self._weighed(reference, prediction, judged)
+
+    def feedback(self, example: dspy.Example, prediction: Any, stage: str | None, trace: Any) -> str:
+        """What the judge said of what `stage` contributed to. What it said before is not paid for again."""
+        reference = as_reference(example.reference)
+        inputs, outputs = (trace[0][1], trace[0][2]) if trace else ({}, {})
+        judged = run_blocking(self._judge(reference, prediction.samples))
+        head = _summary(self._weighed(reference, prediction, judged), prediction)
+        if stage in {"instruction_feedback", "instruction_synthesis"}:
+            written = set(outputs.get("new_instructions") or ())
+            chosen = [each for each in judged if each.sample.instruction in written] or judged
+            return f"{head}\n\n{feedback_on_instructions(chosen)}"
+        asked = inputs.get("instruction")
+        chosen = [each for each in judged if each.sample.instruction == asked] or worst_first(judged)[:2]
+        graded = run_blocking(self._grade_answers(chosen))
+        return f"{head}\n\n{feedback_on_responses(chosen, graded)}"
+
+    # --- asking the judge
+
+    async def _judge(self, reference: Reference, samples: Sequence[Sample]) -> list[Judged]:
+        with _quiet():
+            feedback = await self._baseline_feedback(reference) if samples else None
+            instructions = [sample.instruction for sample in samples]
+            return list(await asyncio.gather(*(self._judge_one(reference, feedback, s, instructions) for s in samples)))
+
+    async def _judge_one(
+        self, reference: Reference, feedback: str | None, sample: Sample, siblings: Sequence[str]
+    ) -> Judged:
+        baseline = None if feedback is None else await self._baseline_answer(reference, feedback, sample.instruction)
+        context = _context(reference, sample.instruction, siblings)
+        with dspy.context(lm=self.judge_lm):
+            grades = asyncio.gather(
+                *(self.rubric.judge(sample.instruction, context, criterion) for criterion in self.criteria)
+            )
+            verdict = None
+            if baseline is not None:
+                verdict = await self.pairwise.judge(sample.instruction, sample.improved_response, baseline)
+            return Judged(sample, baseline, verdict, tuple(await grades))
+
+    async def _baseline_feedback(self, reference: Reference) -> str | None:
+        try:
+            with dspy.context(lm=self.teacher):
+                return await self.baseline.collect_response_feedback(reference)
+        except RowError:
+            return None
+
+    async def _baseline_answer(self, reference: Reference, feedback: str, instruction: str) -> str | None:
+        try:
+            with dspy.context(lm=self.teacher):
+                return (await self.baseline.respond(reference, feedback, instruction)).improved_response
+        except RowError:
+            return None
+
+    async def _grade_answers(self, judged: Sequence[Judged]) -> list[list[Graded]]:
+        from refed_dspy.programs.judging import RESPONSE_CRITERIA
+
+        with _quiet(), dspy.context(lm=self.judge_lm):
+            return [
+                await asyncio.gather(
+                    *(
+                        self.rubric.judge(
+                            each.sample.improved_response, f"It answers: {each.sample.instruction}", criterion
+                        )
+                        for criterion in RESPONSE_CRITERIA.values()
+                    )
+                )
+                for each in judged
+            ]
+
+    # --- arithmetic
+
+    def _weighed(self, reference: Reference, prediction: Any, judged: Sequence[Judged]) -> Evaluation:
+        coverage = self._coverage(prediction)
+        if not judged:
+            return Evaluation(0.0, {"coverage": 0.0})
+        verdicts = [each for each in judged if each.verdict is not None and each.verdict.win is not None]
+        grades = [grade.share for each in judged for grade in each.grades if grade.share is not None]
+        parts = {
+            "wins": _mean(_controlled(each, self.config.length_tolerance) for each in verdicts),
+            "grades": _mean(grades),
+            "diversity": diversity([reference.instruction, *(each.sample.instruction for each in judged)]),
+        }
+        weights = {name: getattr(self.config, name) for name in PARTS if not math.isnan(parts[name])}
+        if set(weights) <= {"diversity"} or not (whole := sum(weights.values())):
+            raise NotScored(f"{reference.id}: the judge abstained on all of its samples")
+        score = coverage * sum(weight * parts[name] for name, weight in weights.items()) / whole
+        told = {name: value for name, value in parts.items() if not math.isnan(value)}
+        asked = len(judged) * (1 + len(self.criteria))
+        return Evaluation(
+            score,
+            {
+                **told,
+                "raw_wins": _mean(each.verdict.win for each in verdicts) if verdicts else 0.5,  # type: ignore[union-attr]
+                "length_ratio": _mean(each.longer for each in judged),
+                "coverage": coverage,
+                "abstained": 1 - (len(verdicts) + len(grades)) / asked,
+            },
+        )
+
+    def _coverage(self, prediction: Any) -> float:
+        """Raises NotScored where the endpoint's failures left nothing to expect."""
+        asked = len(self.baseline.features) * self.baseline.instructions_per_feature
+        each_stage = {"response_generation": 1, "response_improvement": 1}
+        each_stage["instruction_synthesis"] = self.baseline.instructions_per_feature
+        lost = sum(each_stage.get(f.stage, asked) for f in prediction.failures if f.kind in _UNLUCKY)
+        if lost >= asked and not prediction.samples:
+            raise NotScored("the endpoint gave no answer")
+        return min(1.0, len(prediction.samples) / max(1, asked - lost))
+
+
+def diversity(texts: Sequence[str]) -> float:
+    """1 - the mean ROUGE-L (F-measure, on lower-case words) over all pairs of `texts`; 0 for fewer than two."""
+    from rapidfuzz.distance import Indel
+
+    words = [text.lower().split() for text in texts]
+    pairs = [Indel.normalized_similarity(a, b) for a, b in itertools.combinations(words, 2)]
+    return 1 - statistics.fmean(pairs) if pairs else 0.0
+
+
+def worst_first(judged: Iterable[Judged]) -> list[Judged]:
+    """Those whose final answer lost first, then ties, then the rest."""
+    return sorted(judged, key=lambda each: 0.5 if each.verdict is None else each.verdict.preference or 0)
+
+
+def _controlled(judged: Judged, tolerance: float) -> float:
+    """The win, less what length may have won."""
+    win = (judged.verdict.win if judged.verdict else None) or 0.0
+    return 0.5 + (win - 0.5) * min(1.0, tolerance / max(judged.longer, 1e-9)) if win > 0.5 else win
+
+
+def _mean(values: Iterable[float | None]) -> float:
+    known = [value for value in values if value is not None]
+    return statistics.fmean(known) if known else math.nan
+
+
+def _context(reference: Reference, instruction: str, siblings: Sequence[str]) -> str:
+    others = "\n".join(f"- {text}" for text in siblings if text != instruction) or "(none)"
+    return (
+        f"The text is a new instruction, made after this reference:\n{reference.instruction}\n\nIts siblings:\n{others}"
+    )
+
+
+def _summary(evaluation: Evaluation, prediction: Any) -> str:
+    parts = ", ".join(f"{name.replace('_', ' ')} {value:.2f}" for name, value in evaluation.parts.items())
+    failed = "".join(f"\nFailed: {f.stage}: {f.kind}: {f.reason}" for f in prediction.failures[:3])
+    return f"The program scored {evaluation.score:.2f} of 1 on this reference ({parts}).{failed}"
+
+
+def _quiet() -> Any:
+    """The metric's own calls leave no trace in the candidate's, and are not watched."""
+    return dspy.context(
+        trace=None, max_trace_size=0, disable_history=True, callbacks=[], track_usage=False, adapter=SchemaAdapter()
+    )
+
+
+def metric_for(
+    program: dspy.Module, teacher: dspy.LM, judge: dspy.LM, config: Mapping[str, Any] | MetricConfig | None
+) -> ReferenceMetric:
+    """The metric of `program`'s kind. Raises ConfigError where this package has none for it."""
+    if not isinstance(program, ReferenceLevelFeedback):
+        raise ConfigError(f"metric: pass one for a {type(program).__name__}: a function of example and prediction")
+    settings = config if isinstance(config, MetricConfig) or config is None else MetricConfig(**config)
+    return ReferenceMetric(program.deepcopy(), teacher, judge, settings)
+
+
+__all__ = ["Judged", "NoAnswer", "ReferenceMetric", "diversity", "metric_for"]

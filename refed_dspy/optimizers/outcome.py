@@ -1,0 +1,153 @@
+"""What a compile leaves in its folder: the program, how it came about, and what it is worth."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import platform
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import dspy
+
+from refed_dspy.engine.accounts import spent
+from refed_dspy.engine.ledger import Ledger
+from refed_dspy.engine.summary import usage_by_stage
+from refed_dspy.errors import RunStopped, one_line
+from refed_dspy.optimizers.job import ROLES, Job
+from refed_dspy.optimizers.proof import Proof
+from refed_dspy.programs.saved import MANIFEST, load_state, program_digests, program_state
+from refed_dspy.records import PICO, dollars
+from refed_dspy.writing import whole_file
+
+if TYPE_CHECKING:
+    from refed_dspy.optimizers.compiling import Found
+
+PROGRAM, DIFF, PROOF = "program.json", "prompts.diff", "proof.txt"
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A compile's outcome. `program` is ready to run; `folder` holds it as `program.json`, with its manifest in it."""
+
+    program: dspy.Module
+    folder: Path
+    manifest: Mapping[str, Any]
+    proof: Proof | None
+    """None where the cap came before the proof, or only an estimate was asked for."""
+    stopped: str
+    """The cap that ended it early, or an empty text."""
+    changed: bool
+    """False where no candidate was better than the uncompiled program: then that is what `program` is."""
+    estimate: Mapping[str, Any]
+
+    @property
+    def path(self) -> Path:
+        """The program's file."""
+        return self.folder / PROGRAM
+
+    def lines(self) -> list[str]:
+        """What came of it, for a terminal."""
+        return outcome_lines(self)
+
+    def diff(self) -> str:
+        """What changed in the prompts, for people."""
+        return (self.folder / DIFF).read_text(encoding="utf-8")
+
+
+def write_outcome(folder: Path, ledger: Ledger, job: Job, found: Found) -> Compiled:
+    """Put the best program so far into the folder: each file whole, or not at all. Raises RunStopped."""
+    program = job.program.deepcopy()
+    load_state(program, found.best.state, str(folder))
+    program._compiled = False  # DSPy's mark would freeze it inside another optimizer
+    manifest = _manifest(ledger, job, found, program)
+    state = program_state(program)
+    state[MANIFEST] = {**state[MANIFEST], **manifest}
+    files = {PROGRAM: json.dumps(state, ensure_ascii=False, indent=1), DIFF: prompt_diff(job.program, program)}
+    if found.proof is not None:
+        files[PROOF] = "\n".join([*found.proof.lines(), ""])
+    try:
+        for name, text in files.items():
+            with whole_file(folder / name) as file:
+                file.write(text.encode("utf-8", "surrogatepass"))
+    except OSError as error:
+        raise RunStopped(f"{folder}: cannot be written ({one_line(error.strerror or error)}); make room") from None
+    ledger.set_meta(outcome=manifest)
+    changed = found.best.digest != found.baseline.digest
+    return Compiled(program, folder, manifest, found.proof, found.stopped, changed, found.estimate)
+
+
+def _manifest(ledger: Ledger, job: Job, found: Found, program: dspy.Module) -> dict[str, Any]:
+    """How a program came about, in JSON types. No key is in it: teachers are named, not described."""
+    settings, used = job.settings, spent(ledger)
+    facts = {
+        "format": FORMAT,
+        "kind": type(program).__name__,
+        "prompts": program_digests(program),
+        "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "versions": {name: version(name) for name in ("refed-dspy", "dspy")} | {"python": platform.python_version()},
+        "models": {
+            role: {"model": job.teachers[role].model, "endpoint": job.teachers[role].endpoint} for role in ROLES
+        },
+        "optimizer": settings.optimizer,
+        "options": {name: one_line(value, 100) for name, value in settings.options.items()},
+        "evaluations": settings.evaluations,
+        "metric": job.identity()["metric"],
+        "seed": settings.seed,
+        "seen": job.split.seen(),
+        "sets": {name: len(getattr(job.split, name)) for name in ("train", "validation", "test")},
+        "validation": {"uncompiled": found.baseline.mean("validation"), "compiled": found.best.mean("validation")},
+        "candidate": found.best.digest,
+        "baseline": found.baseline.digest,
+        "proof": found.proof and found.proof.facts(),
+        "cost": None if used.unpriced else used.cost / PICO,
+        "calls": used.calls,
+        "usage": usage_by_stage(ledger),
+        "stopped": found.stopped,
+        "features": dict(getattr(program, "features", {})),
+        "instructions_per_feature": getattr(program, "instructions_per_feature", None),
+    }
+    return dict(json.loads(json.dumps(facts)))
+
+
+def prompt_diff(before: dspy.Module, after: dspy.Module) -> str:
+    """What changed in each predictor's instructions, line by line, and the demonstrations it was given."""
+    blocks = []
+    for (name, old), (_, new) in zip(before.named_predictors(), after.named_predictors(), strict=True):
+        lines = difflib.unified_diff(
+            old.signature.instructions.splitlines(), new.signature.instructions.splitlines(), lineterm="", n=3
+        )
+        body = [line for line in lines if not line.startswith(("---", "+++", "@@"))]
+        demos = [f"+ demonstration: {one_line(json.dumps(dict(demo), default=str), 400)}" for demo in new.demos]
+        if body or demos:
+            blocks.append("\n".join([f"### {name}", *body, *demos]))
+    return "\n\n".join(blocks) + "\n" if blocks else "no prompt changed\n"
+
+
+def outcome_lines(compiled: Compiled) -> list[str]:
+    """The outcome in a few lines: what it cost, what was gained, where it is."""
+    manifest, proof = compiled.manifest, compiled.proof
+    means = manifest["validation"]
+    lines = [f"validation: {_score(means['uncompiled'])} uncompiled, {_score(means['compiled'])} compiled"]
+    if proof is not None:
+        lines += proof.lines()
+        if not proof.proved:
+            lines.append("not proved: the interval of the gain reaches zero, or fewer than 5 references were held out")
+    else:
+        lines.append("no proof: it ended before the held-out references were scored")
+    cost = "price unknown" if manifest["cost"] is None else dollars(manifest["cost"] * PICO)
+    lines.append(f"cost: {cost}, {manifest['calls']} calls")
+    if not compiled.changed:
+        lines.append("no candidate was better than the uncompiled program, which is what is kept")
+    if compiled.stopped:
+        lines.append(f"stopped: {compiled.stopped} is reached; this is the best program so far")
+    return [*lines, f"program: {compiled.path}"]
+
+
+def _score(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}"

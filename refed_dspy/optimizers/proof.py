@@ -1,0 +1,108 @@
+"""The proof: two programs on references that no optimizer saw, paired, with an interval."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from refed_dspy.engine.trials import Trial
+from refed_dspy.records import dollars
+from refed_dspy.statistics import Interval, is_gain, mean_interval, paired_gain
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One program on the test set. `each` is what it costs: picodollars a sample, or an example where it makes none;
+    None where a price is unknown."""
+
+    score: Interval
+    parts: Mapping[str, float]
+    each: float | None
+
+
+@dataclass(frozen=True)
+class Proof:
+    """The compiled program against the uncompiled one, and against the champion where there is one."""
+
+    baseline: Measured
+    compiled: Measured
+    gain: Interval
+    """Compiled less uncompiled, paired by example, clustered by reference; 95%."""
+    champion: Measured | None = None
+    over_champion: Interval | None = None
+    """On the examples that the champion did not see either; None where they are none."""
+
+    @property
+    def proved(self) -> bool:
+        """Whether the gain lies above zero: over the champion where there is one, else over the uncompiled program."""
+        if self.champion is not None:
+            return self.over_champion is not None and is_gain(self.over_champion)
+        return is_gain(self.gain)
+
+    def lines(self) -> list[str]:
+        """A table for a terminal."""
+        rows = [("uncompiled", self.baseline), ("compiled", self.compiled)]
+        if self.champion is not None:
+            rows.insert(1, ("champion", self.champion))
+        names = [name for name in ("wins", "grades", "diversity", "coverage") if name in self.compiled.parts]
+        heads = ["program", "score (95% interval)", *names, "a sample"]
+        cells = [heads, *([name, str(one.score), *_parts(one, names), _money(one.each)] for name, one in rows)]
+        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+        table = ["  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in cells]
+        table.append(f"gain over uncompiled: {self.gain}, {self.gain.clusters} held-out references")
+        if self.over_champion is not None:
+            table.append(f"gain over the champion: {self.over_champion}, {self.over_champion.clusters} references")
+        return table
+
+    def facts(self) -> dict[str, Any]:
+        """The same in JSON types."""
+        return {**asdict(self), "proved": self.proved}
+
+
+def measured(trial: Trial, clusters: Mapping[str, str], each: float | None, seed: int) -> Measured | None:
+    """`trial` on the test set; None where it was not scored there."""
+    scores, parts = trial.scores.get("test"), trial.parts.get("test")
+    if not scores or parts is None:
+        return None
+    names = sorted({name for told in parts.values() for name in told})
+    means = {}
+    for name in names:
+        known = [told[name] for told in parts.values() if name in told]
+        means[name] = sum(known) / len(known)
+    interval = mean_interval(list(scores.values()), [clusters[example] for example in scores], seed=seed)
+    return Measured(interval, means, each)
+
+
+def gain(
+    new: Trial, old: Trial, clusters: Mapping[str, str], seed: int, unseen: frozenset[str] | None = None
+) -> Interval | None:
+    """By how much `new` scores higher on the test examples that both were scored on, of clusters in `unseen`.
+
+    The difference of a cluster is the mean of its examples'. None where nothing is shared.
+    """
+    a, b = new.scores.get("test", {}), old.scores.get("test", {})
+    shared = [e for e in a if e in b and (unseen is None or clusters[e] in unseen)]
+    if not shared:
+        return None
+    by_cluster: dict[str, list[str]] = {}
+    for example in shared:
+        by_cluster.setdefault(clusters[example], []).append(example)
+    mean_of = {name: (_mean(a, group), _mean(b, group)) for name, group in by_cluster.items()}
+    return paired_gain(
+        {name: new_ for name, (new_, _) in mean_of.items()},
+        {name: old_ for name, (_, old_) in mean_of.items()},
+        seed=seed,
+    )
+
+
+def _mean(scores: Mapping[str, float], examples: list[str]) -> float:
+    return sum(scores[example] for example in examples) / len(examples)
+
+
+def _parts(one: Measured, names: list[str]) -> list[str]:
+    return [f"{one.parts[name]:.2f}" if name in one.parts else "–" for name in names]
+
+
+def _money(each: float | None) -> str:
+    return "price unknown" if each is None else dollars(each)

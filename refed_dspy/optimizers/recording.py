@@ -1,0 +1,124 @@
+"""Who watches an optimizer at work: which candidate runs, what it scores, and whether something is broken.
+
+DSPy's own optimizers call a metric and know nothing of ledgers. They get a `Recorder` for a metric, and a callback that
+DSPy tells of every program that starts. Both work whatever the optimizer is.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import dspy
+from dspy.utils.callback import BaseCallback
+from dspy.utils.exceptions import AdapterParseError, LMError
+
+from refed_dspy.engine.trials import scored, tried
+from refed_dspy.errors import CapReached, RowError
+from refed_dspy.gateway import Gateway, evaluating, judging
+from refed_dspy.optimizers.scoring import Metric, NotScored, Scored
+from refed_dspy.optimizers.splitting import example_id
+from refed_dspy.programs.saved import digest, program_digests, program_state
+
+
+def candidate_id(program: dspy.Module) -> str:
+    """Sixteen hex digits of a program's prompts."""
+    return digest(program_digests(program))
+
+
+class Candidates(BaseCallback):
+    """Told by DSPy of every module that starts: a program of the student's kind is a candidate.
+
+    What runs in the same context afterwards, its calls and its metric, is done for that candidate.
+    """
+
+    def __init__(self, gateway: Gateway, student: dspy.Module) -> None:
+        self._gateway, self._kind = gateway, type(student)
+        self._names = [name for name, _ in student.named_predictors()]
+        self._seen: dict[str, int] = {}
+        self._running: set[str] = set()
+        self._lock = threading.Lock()
+
+    def on_module_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:  # noqa: ARG002
+        if self._is_candidate(instance):
+            self._running.add(call_id)
+            evaluating.set(self.note(instance))
+
+    def on_module_end(self, call_id: str, outputs: Any, exception: Exception | None = None) -> None:  # noqa: ARG002
+        if call_id in self._running:
+            self._running.discard(call_id)
+            if exception is not None and not bearable(exception):
+                self._gateway.stop(exception)
+
+    def note(self, program: dspy.Module) -> str:
+        """Write the candidate down when it is new. Returns its id."""
+        name = candidate_id(program)
+        with self._lock:
+            if name in self._seen:
+                return name
+            seq = self._seen[name] = len(self._seen)
+        self._gateway.write(tried(name, seq, program_state(program)))
+        return name
+
+    def _is_candidate(self, instance: Any) -> bool:
+        if judging.get() or type(instance) is not self._kind:
+            return False
+        return [name for name, _ in instance.named_predictors()] == self._names
+
+
+class Recorder:
+    """The metric as DSPy's optimizers call it: with two to five arguments, from any thread."""
+
+    def __init__(
+        self,
+        metric: Metric,
+        gateway: Gateway,
+        subset_of: Mapping[str, str],
+        watch: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._metric, self._gateway, self._subset_of, self._watch = metric, gateway, subset_of, watch
+        self.evaluations = 0
+        """How often a candidate was scored, in this process."""
+
+    def __call__(
+        self,
+        gold: dspy.Example,
+        pred: Any,
+        trace: Any = None,  # noqa: ARG002
+        pred_name: str | None = None,
+        pred_trace: Any = None,
+    ) -> Scored:
+        """`trace` is what bootstrapping passes, and reads the score as a bool; `pred_name` and `pred_trace` are GEPA's,
+        which reads `feedback`."""
+        token = judging.set(True)
+        try:
+            return self._scored(gold, pred, pred_name, pred_trace)
+        except Exception as error:
+            if not bearable(error):
+                self._gateway.stop(error)
+            raise
+        finally:
+            judging.reset(token)
+
+    def _scored(self, gold: dspy.Example, pred: Any, pred_name: str | None, pred_trace: Any) -> Scored:
+        if pred is None:
+            raise NotScored("the program failed")
+        said = self._metric.score(gold, pred)
+        if pred_name is not None:
+            return Scored(said.score, self._metric.feedback(gold, pred, pred_name, pred_trace), self._metric.accept)
+        example = example_id(gold)
+        candidate, subset = evaluating.get(), self._subset_of.get(example, "other")
+        spent = self._gateway.books.budget.spent
+        self._gateway.write(scored(candidate, example, subset, said.score, said.parts, spent))
+        self.evaluations += 1
+        self._watch()
+        return Scored(said.score, f"scored {said.score:.2f}", self._metric.accept)
+
+
+def bearable(error: BaseException) -> bool:
+    """Whether a compile goes on after it: one row's bad luck, nothing to judge by, or what the gateway saw.
+
+    What else goes wrong is a bug, or a model that no other question would fare better with.
+    """
+    return isinstance(error, RowError | CapReached | NotScored | LMError | AdapterParseError)

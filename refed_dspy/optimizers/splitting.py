@@ -1,0 +1,139 @@
+"""Examples, and who sees which: train and validation are the optimizer's, the test set is nobody's until the proof."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import dspy
+
+from refed_dspy.data.pairs import Pair, load_pairs
+from refed_dspy.data.references import References, load_references
+from refed_dspy.errors import ConfigError
+from refed_dspy.optimizers.agreement import criterion_of
+from refed_dspy.programs import PairwiseJudge, ReferenceLevelFeedback
+from refed_dspy.programs.saved import digest
+from refed_dspy.records import Reference
+
+LEAST = 3
+
+
+@dataclass(frozen=True)
+class Split:
+    """The three sets, and which cluster each example is of."""
+
+    train: tuple[dspy.Example, ...]
+    validation: tuple[dspy.Example, ...]
+    test: tuple[dspy.Example, ...]
+
+    def subsets(self) -> Mapping[str, str]:
+        """Example → its set."""
+        named = {"train": self.train, "validation": self.validation, "test": self.test}
+        return {example_id(example): name for name, examples in named.items() for example in examples}
+
+    def clusters(self) -> Mapping[str, str]:
+        """Example → its cluster."""
+        return {example_id(each): cluster_of(each) for each in (*self.train, *self.validation, *self.test)}
+
+    def seen(self) -> list[str]:
+        """The clusters that the optimizer sees."""
+        return sorted({cluster_of(example) for example in (*self.train, *self.validation)})
+
+
+def example_id(example: dspy.Example) -> str:
+    """Sixteen hex digits of an example's content."""
+    return digest(example.toDict())
+
+
+def cluster_of(example: dspy.Example) -> str:
+    """What an example's scores hang together by: its reference, or its instruction."""
+    reference = example.get("reference")
+    if isinstance(reference, Reference):
+        return reference.id
+    instruction = example.get("instruction")
+    return digest(instruction) if isinstance(instruction, str) else example_id(example)
+
+
+def as_examples(program: dspy.Module, given: Any, columns: Mapping[str, str] | None = None) -> list[dspy.Example]:
+    """What `program` is tuned on, one example an item.
+
+    References (anything `load_references` takes) for a `ReferenceLevelFeedback`; pairs with people's verdicts (a file,
+    or a list of `Pair`) for a `PairwiseJudge`; `dspy.Example`s with their inputs named for any other program.
+
+    Raises:
+        InputError: they cannot be read or used.
+    """
+    if isinstance(program, ReferenceLevelFeedback):
+        loaded = given if isinstance(given, References) else load_references(given, columns)
+        return [reference_example(reference) for reference in loaded]
+    if isinstance(program, PairwiseJudge) and not _are_examples(given):
+        pairs = load_pairs(given) if isinstance(given, str | Path) else list(given)
+        return [pair_example(pair) for pair in pairs]
+    if not _are_examples(given):
+        raise ConfigError(
+            f"examples: a {type(program).__name__} is tuned on a list of dspy.Example, each with_inputs(…)"
+        )
+    return list({example_id(example): example for example in given}.values())
+
+
+def reference_example(reference: Reference) -> dspy.Example:
+    return dspy.Example(reference=reference).with_inputs("reference")
+
+
+def pair_example(pair: Pair) -> dspy.Example:
+    criterion = criterion_of(pair)
+    fields = {"criterion": criterion.name, "description": criterion.description, "instruction": pair.instruction}
+    fields |= {"answer_a": pair.answer_a, "answer_b": pair.answer_b}
+    return dspy.Example(**fields, people=pair.verdict).with_inputs(*fields)
+
+
+def _are_examples(given: Any) -> bool:
+    if isinstance(given, str | Path | References) or not isinstance(given, Sequence) or not given:
+        return False
+    return all(isinstance(item, dspy.Example) and item._input_keys for item in given)
+
+
+def split(examples: Sequence[dspy.Example], sizes: Sequence[int], seed: int, held_out: Collection[str] = ()) -> Split:
+    """Train, validation and test sets of at most `sizes`, drawn by whole clusters with `seed`.
+
+    With fewer clusters than `sizes` ask for, each set gets its share, and at least one. Examples by a criterion of
+    `held_out` go to the test set alone.
+
+    Raises:
+        ConfigError: fewer than three clusters.
+    """
+    groups: dict[str, list[dspy.Example]] = {}
+    apart = [example for example in examples if example.get("criterion") in held_out]
+    for example in examples:
+        if example.get("criterion") not in held_out:
+            groups.setdefault(cluster_of(example), []).append(example)
+    names = sorted(groups)
+    if len(names) < LEAST:
+        raise ConfigError(
+            f"examples: {len(names)} of them; a compile needs {LEAST} at the least (train, validation, test), "
+            "and 20 or more to prove anything"
+        )
+    random.Random(f"split {seed}").shuffle(names)
+    counts = _shares(len(names), sizes)
+    edges = [0, counts[0], counts[0] + counts[1], sum(counts)]
+    train, validation, test = (
+        tuple(example for name in names[a:b] for example in groups[name]) for a, b in pairwise(edges)
+    )
+    return Split(train, validation, (*test, *apart))
+
+
+def _shares(available: int, sizes: Sequence[int]) -> list[int]:
+    wanted = sum(sizes)
+    if available >= wanted:
+        return list(sizes)
+    counts = [max(1, available * size // wanted) for size in sizes]
+    while sum(counts) > available:
+        counts[counts.index(max(counts))] -= 1
+    while sum(counts) < available:  # what rounding left over goes where most is missing
+        missing = [size * available / wanted - count for size, count in zip(sizes, counts, strict=True)]
+        counts[missing.index(max(missing))] += 1
+    return counts

@@ -1,0 +1,208 @@
+"""Intervals, the rule that promotes, and correlations: all the statistics of this package.
+
+What is scored about one reference is alike, so references are the sample's units (clusters) and each counts the same,
+however many values it gave. The interval of a mean is the percentile bootstrap over cluster means, expanded for few
+clusters after Hesterberg (2014), "What Teachers Should Know about the Bootstrap": the level alpha / 2 becomes
+Phi(-sqrt(n / (n - 1)) * t), t being Student's quantile at 1 - alpha / 2 with n - 1 degrees of freedom.
+
+The bootstrap's means never leave the range of the n means. Where even that range cannot hold the truth often enough
+(see `_too_few`; at 95% this is below 6 clusters) the interval is the wider of this one and Student's. Promotions where
+nothing was gained, 2.5% being meant, of 20,000 simulated comparisons each (both sides counted; win/tie/loss: four
+outcomes a reference):
+
+    clusters                          5      6      7      8
+    normal, percentile              4.0%   3.3%   3.1%   2.8%
+    normal, wider                   2.4%   2.4%   2.5%   2.3%
+    win/tie/loss, percentile        3.8%   2.9%   2.5%   2.3%
+    win/tie/loss, wider             3.2%   2.5%   2.4%   2.2%
+    mostly ties, percentile         2.8%   3.3%   3.2%   3.0%
+    t with 2 degrees, percentile    3.9%   3.4%   3.3%   3.3%
+
+From 6 clusters on the wider one is not taken: it would find 82% of the true gains in `benchmarks/promotion.py`
+where this one finds 85%. All of these are symmetrical. Where most references gain a little and a few lose much, every
+interval from so few of them promotes too often: in 9% of comparisons of 8 drawn from an exponential turned round
+(Student's: 10%).
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+K = TypeVar("K", bound=Hashable)
+Floats = NDArray[np.float64]
+
+MIN_CLUSTERS = 5
+"""The least that can promote. Where nothing was gained, n references all come out ahead once in 2**n comparisons,
+and if all are ahead by the same no interval has a width: 3.1% for 5 of them, and 6.3% for 4, too often for a proof."""
+_RESAMPLES = 9_999
+_AT_ONCE = 2_000_000  # resampled values held in memory at once: 16 MB
+_ROUNDING = 1e-9  # below this a gain is what adding floats leaves: 0.1 + 0.2 - 0.3 is above zero
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean, or a share, between `low` and `high`; from `n` values of `clusters` clusters."""
+
+    mean: float
+    low: float
+    high: float
+    n: int
+    clusters: int
+
+    def __str__(self) -> str:
+        return f"{self.mean:z.2f} ({self.low:z.2f} to {self.high:z.2f})"
+
+
+@dataclass(frozen=True)
+class Correlation:
+    """How two lists of `n` numbers go together, from -1 to 1; None where it is undefined."""
+
+    pearson: float | None
+    spearman: float | None
+    kendall: float | None
+    n: int
+
+
+def mean_interval(
+    values: Sequence[float],
+    clusters: Sequence[Hashable] | None = None,
+    *,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> Interval:
+    """The mean of the cluster means, each cluster counting the same, and its interval (see the module's docstring).
+
+    `clusters` names each value's cluster; without it every value is a cluster of its own. The same values, clusters
+    and `seed` give the same interval, in whatever order they come. One cluster says nothing of the others: its
+    interval is infinite. Clusters whose means are all equal give an interval of no width. Raises ValueError
+    without a value, for one that is not finite, for lists of two lengths, and for a confidence not between 0 and 1.
+    """
+    alpha = 1 - _checked_confidence(confidence)
+    means = _cluster_means(_numbers(values), clusters)
+    mean, n = math.fsum(means) / len(means), len(means)
+    if n == 1:
+        return Interval(mean, -math.inf, math.inf, len(values), n)
+    if _constant(means):
+        return Interval(mean, mean, mean, len(values), n)
+    low, high = _expanded_percentiles(means, alpha, seed)
+    if _too_few(n, alpha):
+        half = _student(n, alpha) * float(means.std(ddof=1)) / math.sqrt(n)
+        low, high = min(low, mean - half), max(high, mean + half)
+    return Interval(mean, low, high, len(values), n)
+
+
+def paired_gain(new: Mapping[K, float], old: Mapping[K, float], *, confidence: float = 0.95, seed: int = 0) -> Interval:
+    """By how much `new` is above `old` on average, over the keys that both have; a key is a cluster.
+
+    Raises ValueError where no key is shared, and for a shared score that is not finite.
+    """
+    gains = [new[key] - old[key] for key in new if key in old]
+    if not gains:
+        raise ValueError("no key is scored on both sides; score the same references with both")
+    return mean_interval(gains, confidence=confidence, seed=seed)
+
+
+def is_gain(gain: Interval, *, least_clusters: int = MIN_CLUSTERS) -> bool:
+    """The rule that promotes: the whole interval lies above zero, and it stands on `least_clusters` or more."""
+    return gain.clusters >= least_clusters and gain.low > _ROUNDING
+
+
+def proportion_interval(successes: int, trials: int, confidence: float = 0.95) -> Interval:
+    """The share of successes with Wilson's interval; every trial is a cluster. Raises ValueError without a trial."""
+    from scipy.stats import binomtest
+
+    _checked_confidence(confidence)
+    if trials < 1 or not 0 <= successes <= trials:
+        raise ValueError(f"{successes} of {trials} is no share; give 0 to `trials` successes of at least one trial")
+    wilson = binomtest(successes, trials).proportion_ci(confidence, method="wilson")
+    return Interval(successes / trials, float(wilson.low), float(wilson.high), trials, trials)
+
+
+def correlations(predicted: Sequence[float], observed: Sequence[float]) -> Correlation:
+    """Pearson's r, Spearman's rho and Kendall's tau-b; all None for fewer than 3 pairs or where a side is constant.
+
+    Raises ValueError for lists of two lengths and for a value that is not finite.
+    """
+    from scipy import stats
+
+    if len(predicted) != len(observed):
+        raise ValueError(f"{len(predicted)} predicted but {len(observed)} observed; give them in pairs")
+    n = len(predicted)
+    if n == 0:
+        return Correlation(None, None, None, 0)
+    x, y = _numbers(predicted), _numbers(observed)
+    if n < 3 or _constant(x) or _constant(y):
+        return Correlation(None, None, None, n)
+    measures = (stats.pearsonr, stats.spearmanr, stats.kendalltau)
+    pearson, spearman, kendall = (float(measure(x, y).statistic) for measure in measures)
+    return Correlation(pearson, spearman, kendall, n)
+
+
+def _numbers(values: ArrayLike) -> Floats:
+    """One dimension of finite numbers, at least one."""
+    numbers = np.asarray(values, dtype=np.float64)
+    if numbers.ndim != 1 or numbers.size == 0:
+        raise ValueError("there is no list of numbers to take a mean of; give at least one")
+    if not np.isfinite(numbers).all():
+        raise ValueError("a value is not a finite number; leave out what has no score")
+    return numbers
+
+
+def _checked_confidence(confidence: float) -> float:
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence is {confidence}; give one between 0 and 1, such as 0.95")
+    return confidence
+
+
+def _cluster_means(values: Floats, clusters: Sequence[Hashable] | None) -> Floats:
+    """In ascending order, and summed exactly: the order in which answers arrived must not show in the interval."""
+    if clusters is None:
+        return np.sort(values)
+    if len(clusters) != len(values):
+        raise ValueError(f"{len(values)} values but {len(clusters)} clusters; name the cluster of each value")
+    members: defaultdict[Hashable, list[float]] = defaultdict(list)
+    for value, cluster in zip(values.tolist(), clusters, strict=True):
+        members[cluster].append(value)
+    return np.sort(np.array([math.fsum(group) / len(group) for group in members.values()]))
+
+
+def _constant(numbers: Floats) -> bool:
+    """Equal but for the rounding of floats. `numbers` is not empty."""
+    return bool(np.ptp(numbers) <= 1e-12 * np.abs(numbers).max())
+
+
+def _student(n: int, alpha: float) -> float:
+    """Student's quantile at 1 - alpha / 2 for a mean of n."""
+    from scipy.special import stdtrit
+
+    return float(stdtrit(n - 1, 1 - alpha / 2))
+
+
+def _too_few(n: int, alpha: float) -> bool:
+    """Whether n means all lie on one side of the true one more often than alpha, be they symmetrical about it."""
+    return 2.0 ** (1 - n) > alpha
+
+
+def _expanded_percentiles(means: Floats, alpha: float, seed: int) -> tuple[float, float]:
+    from scipy.special import ndtr
+    from scipy.stats import bootstrap
+
+    n = len(means)
+    level = float(ndtr(-math.sqrt(n / (n - 1)) * _student(n, alpha)))
+    drawn: Any = bootstrap(
+        (means,),
+        np.mean,
+        n_resamples=_RESAMPLES,
+        batch=max(1, _AT_ONCE // n),
+        confidence_level=1 - 2 * level,
+        method="percentile",
+        random_state=np.random.default_rng(seed),  # newer SciPy calls it rng, and takes this name too
+    )
+    return float(drawn.confidence_interval.low), float(drawn.confidence_interval.high)

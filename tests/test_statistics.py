@@ -1,0 +1,307 @@
+"""Intervals, the rule that promotes, and correlations: against SciPy, against values by hand, and by simulation."""
+
+from __future__ import annotations
+
+import math
+import random
+import warnings
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from refed_dspy import statistics
+from refed_dspy.statistics import (
+    MIN_CLUSTERS,
+    Interval,
+    correlations,
+    is_gain,
+    mean_interval,
+    paired_gain,
+    proportion_interval,
+)
+
+EIGHT = [0.05, -0.02, 0.13, 0.22, 0.31, -0.11, 0.07, 0.18]
+
+
+@pytest.fixture(autouse=True)
+def no_warnings() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        yield
+
+
+def student(values: list[float], confidence: float = 0.95) -> tuple[float, float]:
+    low, high = stats.t.interval(confidence, len(values) - 1, np.mean(values), stats.sem(values))
+    return float(low), float(high)
+
+
+# --- the mean and its interval
+
+
+def test_the_levels_are_those_of_the_expanded_percentile_interval() -> None:
+    level = stats.norm.cdf(-math.sqrt(8 / 7) * stats.t.ppf(0.975, 7))
+    assert level == pytest.approx(0.00574, abs=1e-5), "2.5% without the expansion"
+    draws = np.random.default_rng(7).choice(EIGHT, (100_000, 8)).mean(axis=1)
+    told = mean_interval(EIGHT)
+    assert told.mean == pytest.approx(np.mean(EIGHT)) and (told.n, told.clusters) == (8, 8)
+    assert told.low == pytest.approx(np.quantile(draws, level), abs=0.01)
+    assert told.high == pytest.approx(np.quantile(draws, 1 - level), abs=0.01)
+    plain_low, plain_high = np.quantile(draws, [0.025, 0.975])
+    assert told.low < plain_low - 0.01 and told.high > plain_high + 0.01
+
+
+def test_of_many_clusters_it_is_students_interval() -> None:
+    values = np.random.default_rng(3).normal(0.4, 0.2, 400).tolist()
+    told, (low, high) = mean_interval(values), student(values)
+    assert [told.low, told.high] == pytest.approx([low, high], abs=0.002)
+
+
+def test_each_cluster_counts_the_same_however_many_values_it_gave() -> None:
+    told = mean_interval([1.0, 1.0, 1.0, 1.0, 0.0, 0.5, 0.1], ["a", "a", "a", "a", "b", "c", "c"])
+    assert told.mean == pytest.approx((1.0 + 0.0 + 0.3) / 3) and (told.n, told.clusters) == (7, 3)
+    alike = mean_interval([1.0, 0.0, 0.3])
+    assert [told.low, told.high] == pytest.approx([alike.low, alike.high])
+
+
+def test_repeated_values_of_a_cluster_do_not_narrow_the_interval() -> None:
+    once, often = mean_interval(EIGHT), mean_interval(EIGHT * 20, list(range(8)) * 20)
+    assert often.n == 160 and often.high - often.low == pytest.approx(once.high - once.low)
+    taken_apart = mean_interval(EIGHT * 20)
+    assert taken_apart.high - taken_apart.low < (once.high - once.low) / 3
+
+
+def test_a_seed_gives_one_interval_in_whatever_order_the_values_come() -> None:
+    rows = [(value + shift, i) for i, value in enumerate(EIGHT) for shift in (-0.1, 0.02, 0.3)]
+    first = mean_interval([value for value, _ in rows], [i for _, i in rows])
+    random.Random(1).shuffle(rows)
+    values, clusters = [value for value, _ in rows], [i for _, i in rows]
+    assert mean_interval(values, clusters) == first
+    other = mean_interval(values, clusters, seed=1)
+    assert other != first and other.low == pytest.approx(first.low, abs=0.01)
+
+
+def test_the_draws_leave_the_global_random_state_alone() -> None:
+    np.random.seed(5)
+    untouched = np.random.random()
+    np.random.seed(5)
+    mean_interval(EIGHT)
+    assert np.random.random() == untouched
+
+
+def test_more_confidence_is_a_wider_interval() -> None:
+    widths = [(told := mean_interval(EIGHT, confidence=c)).high - told.low for c in (0.5, 0.8, 0.9, 0.95, 0.99)]
+    assert widths == sorted(widths) and len(set(widths)) == len(widths)
+
+
+def test_the_interval_turns_with_the_signs() -> None:
+    told, turned = mean_interval(EIGHT), mean_interval([-value for value in EIGHT])
+    assert turned.mean == pytest.approx(-told.mean)
+    assert [turned.low, turned.high] == pytest.approx([-told.high, -told.low], abs=0.01)
+
+
+# --- few clusters
+
+
+def test_one_cluster_says_nothing_of_the_others() -> None:
+    told = mean_interval([0.25, 0.75, 0.5], ["a"] * 3)
+    assert told == Interval(0.5, -math.inf, math.inf, 3, 1)
+    assert str(told) == "0.50 (-inf to inf)"
+
+
+@pytest.mark.parametrize("n", [2, 3, 4])
+def test_below_five_clusters_it_is_students_interval(n: int) -> None:
+    """The range of so few means, which no bootstrap leaves, is narrower."""
+    told, (low, high) = mean_interval(EIGHT[:n]), student(EIGHT[:n])
+    assert [told.low, told.high] == pytest.approx([low, high])
+    assert told.low < min(EIGHT[:n]) and told.high > max(EIGHT[:n])
+
+
+@pytest.mark.parametrize(("confidence", "clusters"), [(0.8, 4), (0.9, 5), (0.95, 6), (0.99, 8)])
+def test_from_how_many_clusters_on_the_bootstrap_stands_alone(confidence: float, clusters: int) -> None:
+    """Where all of n fair coins fall alike no more often than the interval may miss."""
+    outlier = [0.0] * (clusters - 1) + [1.0]  # Student's interval reaches below zero, no mean of these does
+    assert mean_interval(outlier, confidence=confidence).low >= 0
+    low, _ = student(outlier[1:], confidence)
+    assert mean_interval(outlier[1:], confidence=confidence).low == pytest.approx(low) and low < 0
+
+
+@pytest.mark.parametrize("values", [[0.3] * 8, [0.0] * 5, [0.1 + 0.2, 0.3, 0.3], [-2.0, -2.0]])
+def test_clusters_that_are_all_equal_give_no_width(values: list[float]) -> None:
+    told = mean_interval(values)
+    assert told.low == told.mean == told.high == pytest.approx(values[0])
+
+
+# --- what is refused
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_a_number_that_is_none_is_refused(bad: float) -> None:
+    with pytest.raises(ValueError, match="finite"):
+        mean_interval([0.1, bad, 0.3])
+    with pytest.raises(ValueError, match="finite"):
+        paired_gain({"a": bad, "b": 0.1}, {"a": 0.2, "b": 0.1})
+    with pytest.raises(ValueError, match="finite"):
+        correlations([1, 2, 3, bad], [1, 2, 3, 4])
+    with pytest.raises(ValueError, match="finite"):
+        correlations([1, 2, 3, 4], [1, 2, 3, bad])
+
+
+def test_what_does_not_fit_together_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least one"):
+        mean_interval([])
+    with pytest.raises(ValueError, match="3 values but 2 clusters"):
+        mean_interval([1, 2, 3], ["a", "b"])
+    with pytest.raises(ValueError, match="2 predicted but 3 observed"):
+        correlations([1, 2], [1, 2, 3])
+
+
+@pytest.mark.parametrize("confidence", [0.0, 1.0, 95.0, -0.5, math.nan])
+def test_a_confidence_lies_between_none_and_certainty(confidence: float) -> None:
+    with pytest.raises(ValueError, match="confidence"):
+        mean_interval(EIGHT, confidence=confidence)
+    with pytest.raises(ValueError, match="confidence"):
+        mean_interval([1.0], confidence=confidence)
+    with pytest.raises(ValueError, match="confidence"):
+        proportion_interval(1, 2, confidence)
+
+
+# --- gains
+
+
+def test_a_gain_is_taken_over_what_both_scored() -> None:
+    old = {f"r{i}": 0.5 for i in range(8)} | {"only old": 0.0}
+    new = {"only new": 1.0, "bad": math.nan} | {f"r{i}": 0.5 + value for i, value in enumerate(EIGHT)}
+    told, alone = paired_gain(new, old), mean_interval(EIGHT)
+    assert (told.n, told.clusters) == (8, 8)
+    for field in ("mean", "low", "high"):
+        assert getattr(told, field) == pytest.approx(getattr(alone, field))
+
+
+def test_a_gain_does_not_hang_on_the_order_of_the_keys_and_hands_on_its_settings() -> None:
+    new = dict(enumerate(EIGHT))
+    old = dict.fromkeys(reversed(range(8)), 0.01)
+    turned = dict(reversed(new.items()))
+    assert paired_gain(new, old, seed=3) == paired_gain(turned, old, seed=3) != paired_gain(new, old, seed=4)
+    assert paired_gain(new, old, confidence=0.5).low > paired_gain(new, old).low
+
+
+def test_without_a_shared_key_there_is_nothing_to_compare() -> None:
+    with pytest.raises(ValueError, match="no key is scored on both sides"):
+        paired_gain({"a": 1.0}, {"b": 1.0})
+    with pytest.raises(ValueError, match="no key"):
+        paired_gain({}, {})
+
+
+# --- the rule
+
+
+@pytest.mark.parametrize(
+    ("low", "clusters", "promoted"),
+    [(0.01, 8, True), (0.0, 8, False), (-0.01, 8, False), (0.01, MIN_CLUSTERS, True), (0.01, MIN_CLUSTERS - 1, False)],
+)
+def test_a_gain_is_above_zero_and_stands_on_enough_clusters(low: float, clusters: int, promoted: bool) -> None:
+    assert is_gain(Interval(0.2, low, 0.4, 100, clusters)) is promoted
+
+
+def test_another_rule_may_ask_for_more_clusters() -> None:
+    gain = Interval(0.2, 0.1, 0.3, 100, 9)
+    assert is_gain(gain, least_clusters=9) and not is_gain(gain, least_clusters=10)
+
+
+def test_the_same_small_gain_everywhere_is_one_but_rounding_is_none() -> None:
+    assert is_gain(mean_interval([0.25] * 5)) and not is_gain(mean_interval([0.25] * 4))
+    assert not is_gain(mean_interval([0.0] * 8))
+    leftover = paired_gain(dict.fromkeys(range(8), 0.1 + 0.2), dict.fromkeys(range(8), 0.3))
+    assert leftover.low > 0 and not is_gain(leftover)
+    assert not is_gain(mean_interval([1.0] * 50, ["one reference"] * 50))
+
+
+def promoted(gain: float, comparisons: int, clusters: int, sd: float = 0.125) -> float:
+    rng = np.random.default_rng(11)
+    intervals = (mean_interval(rng.normal(gain, sd, clusters).tolist()) for _ in range(comparisons))
+    return sum(map(is_gain, intervals)) / comparisons
+
+
+@pytest.mark.parametrize("clusters", [5, 8])
+def test_where_nothing_was_gained_little_is_promoted(clusters: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(statistics, "_RESAMPLES", 1_999)
+    assert promoted(0.0, 300, clusters) <= 0.05
+
+
+def test_a_clear_gain_is_mostly_promoted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(statistics, "_RESAMPLES", 1_999)
+    assert promoted(0.2, 100, 8) >= 0.9
+
+
+@pytest.mark.parametrize("clusters", [2, 3, 5, 8])
+def test_the_interval_holds_the_truth_as_often_as_it_says(clusters: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(statistics, "_RESAMPLES", 999)
+    rng = np.random.default_rng(2)
+    intervals = [mean_interval(rng.normal(1.0, 0.5, clusters).tolist()) for _ in range(300)]
+    assert 0.92 <= sum(told.low <= 1.0 <= told.high for told in intervals) / 300 <= 0.98
+
+
+# --- shares
+
+
+def test_wilsons_interval_by_hand() -> None:
+    told, z = proportion_interval(8, 10), 1.959964
+    middle, half = (0.8 + z * z / 20) / (1 + z * z / 10), z * math.sqrt(0.016 + z * z / 400) / (1 + z * z / 10)
+    assert (told.mean, told.n, told.clusters) == (0.8, 10, 10)
+    assert [told.low, told.high] == pytest.approx([middle - half, middle + half])
+
+
+def test_a_share_stays_between_none_and_all() -> None:
+    none, every = proportion_interval(0, 20), proportion_interval(20, 20)
+    assert none.low == pytest.approx(0) and 0.1 < none.high < 0.2
+    assert every.high == pytest.approx(1) and every.low == pytest.approx(1 - none.high)
+    assert proportion_interval(5, 10, 0.8).low > proportion_interval(5, 10).low
+
+
+@pytest.mark.parametrize(("successes", "trials"), [(0, 0), (3, 2), (-1, 5), (1, -1)])
+def test_what_is_no_share_is_refused(successes: int, trials: int) -> None:
+    with pytest.raises(ValueError, match="is no share"):
+        proportion_interval(successes, trials)
+
+
+# --- correlations
+
+
+def test_correlations_by_hand() -> None:
+    told = correlations([1, 2, 3, 4], [1, 3, 2, 4])
+    assert told.n == 4
+    assert told.pearson == pytest.approx(0.8) and told.spearman == pytest.approx(0.8)
+    assert told.kendall == pytest.approx(4 / 6), "five pairs in order, one not"
+    curved = correlations([1, 2, 3, 4, 5], [-1, -10, -100, -1_000, -10_000])
+    assert curved.spearman == pytest.approx(-1) and curved.kendall == pytest.approx(-1)
+    assert curved.pearson is not None and -0.8 < curved.pearson < -0.7
+
+
+def test_kendall_minds_ties() -> None:
+    told = correlations([1, 1, 2, 3], [1, 2, 2, 3])
+    assert told.kendall == pytest.approx(4 / 5), "tau-b: 4 of the 5 pairs that each side tells apart"
+
+
+@pytest.mark.parametrize(
+    ("predicted", "observed"),
+    [([], []), ([1], [2]), ([1, 2], [2, 1]), ([3, 3, 3], [1, 2, 3]), ([1, 2, 3], [0.3, 0.1 + 0.2, 0.3])],
+)
+def test_where_a_correlation_is_undefined_there_is_none(predicted: list[float], observed: list[float]) -> None:
+    told = correlations(predicted, observed)
+    assert (told.pearson, told.spearman, told.kendall) == (None, None, None) and told.n == len(predicted)
+
+
+# --- for people
+
+
+@pytest.mark.parametrize(
+    ("interval", "text"),
+    [
+        (Interval(0.123, 0.034, 0.209, 8, 8), "0.12 (0.03 to 0.21)"),
+        (Interval(-0.001, -0.2, 0.1, 8, 8), "0.00 (-0.20 to 0.10)"),
+    ],
+)
+def test_an_interval_reads_as_a_sentence_does(interval: Interval, text: str) -> None:
+    assert str(interval) == text
