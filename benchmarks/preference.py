@@ -1,15 +1,17 @@
 """A teacher and a judge with a hidden preference: what prompt optimization has to find out.
 
 The teacher is literal: whatever it writes carries the marks that its own instructions ask for, and no others. The judge
-prefers answers, and instructions, with certain marks; it says in its reasons which are missing, as a real one would.
-The model that rewrites prompts reads: it takes up wishes that its prompt speaks of (a judge's reason) or whose marks it
-sees there (the references have them), and now and then makes one up. All are one engine at the seam of `dspy.LM`.
+prefers answers, and instructions, with certain marks and without any other; it says in its reasons which are missing
+and which are too many, as a real one would. The model that rewrites prompts only reads: it takes up most of what a
+judge's reason asks for, else some of the marks that it sees in the data (the references have the preferred ones), and
+now and then makes a wish up. All are one engine at the seam of `dspy.LM`; only the judge knows the preference.
 """
 
 from __future__ import annotations
 
 import json
 import random
+from collections import defaultdict
 from collections.abc import Sequence
 from hashlib import sha256
 from typing import Any
@@ -17,58 +19,78 @@ from typing import Any
 import dspy
 from dspy.lm15 import Message, Request, Response, Usage
 
+PLACES = {
+    **{"open with": "To open", "go on with": "To go on", "interrupt for": "In between"},
+    **{"repeat": "Twice", "underline": "Underlined", "end with": "To end"},
+}
+OF_ANSWERS = (
+    *("a summary", "a warning", "a worked example", "the assumptions", "a source", "a rule of thumb"),
+    *("a question", "the figures", "a definition", "a comparison", "the steps", "a counterexample"),
+    *("a quotation", "an analogy", "the history", "an objection"),
+)
+OF_TASKS = (
+    *("the audience", "a length limit", "the form", "a setting", "the motive", "a tone"),
+    *("a deadline", "a check", "the place", "a title", "the materials", "banned words"),
+    *("a role", "a budget", "the language", "a rival"),
+)
+
+
+def _wishes(things: Sequence[str]) -> dict[str, str]:
+    return {f"{wish} {thing}": f"{mark}, {thing}:" for wish, mark in PLACES.items() for thing in things}
+
+
 # A wish as a prompt would state it → the mark of a text that follows it.
-ANSWER_WISHES = {
-    "end with a one-line summary": "In short:",
-    "number the steps": "1)",
-    "give a worked example": "For instance,",
-    "state the assumptions first": "Assuming that",
-    "warn of the usual mistake": "Beware:",
-    "name a source to read": "See also:",
-    "compare two options": "On the other hand,",
-    "define the key term": "By this is meant",
-    "add a rule of thumb": "Rule of thumb:",
-    "close with a question": "What would you try?",
-    "give the numbers": "In figures:",
-    "say who it is for": "Written for",
-}
-TASK_WISHES = {
-    "set a length limit": "in at most",
-    "name the audience": "for a reader who",
-    "ask for a table": "as a table",
-    "give a setting": "Imagine that",
-    "ask for reasons": "giving reasons",
-    "forbid jargon": "without jargon",
-    "ask for two versions": "in two versions",
-    "fix the tone": "in a calm tone",
-    "give a deadline": "by tomorrow",
-    "ask for a check": "and check it",
-    "name a place": "in Lisbon",
-    "ask for a title": "with a title",
-}
+ANSWER_WISHES, TASK_WISHES = _wishes(OF_ANSWERS), _wishes(OF_TASKS)
 WISHES = {**ANSWER_WISHES, **TASK_WISHES}
 ADDED = "\nAlways "
+MISSING, NEEDLESS = "does not ", "need not "
+"""How the judge's reasons begin what they say of a wish."""
+NAMED = 5
+"""A reason names so many faults at most."""
 OBEYS = 0.95
 """How often the teacher follows a wish that its instructions state."""
+HEEDS, NOTICES, RETELLS, INVENTS = 0.8, 0.7, 0.95, 0.25
+"""How often the model that rewrites takes up what a reason says, takes up a mark that it sees, keeps one in a summary
+of data, and makes a wish up."""
+WORDS = (
+    "tide rent bread bee tax chess sleep rust map wine law soil river clock paper glass salt rope engine garden bridge "
+    "market school winter harbour letter mirror candle forest metal sugar cotton island valley thunder copper pepper "
+    "saddle ladder pillow basket hammer violin compass lantern anchor feather granite orchard meadow"
+).split()
 
 
 class Preference:
     """The hidden preference: wishes of answers and of tasks that the judge looks for."""
 
-    def __init__(self, seed: int, answers: int = 3, tasks: int = 2) -> None:
+    def __init__(self, seed: int, answers: int = 3, tasks: int = 3) -> None:
         rng = random.Random(f"preference {seed}")
         self.answers = rng.sample(sorted(ANSWER_WISHES), answers)
         self.tasks = rng.sample(sorted(TASK_WISHES), tasks)
 
     def references(self, count: int) -> list[dict[str, str]]:
         """Reference pairs that have what the judge prefers."""
+        rng = random.Random("references")
         return [
             {
-                "instruction": f"Explain subject {n}, {', '.join(WISHES[wish] for wish in self.tasks)}.",
-                "response": f"Subject {n} is so and so. {_marked(self.answers, n)}",
+                "instruction": _task(rng, [WISHES[wish] for wish in self.tasks]),
+                "response": _prose(rng, 40, [WISHES[wish] for wish in self.answers]),
             }
-            for n in range(count)
+            for _ in range(count)
         ]
+
+    def lacking(self, text: str, of_task: bool) -> list[str]:
+        """The preferred wishes that `text` does not follow."""
+        return [wish for wish in (self.tasks if of_task else self.answers) if WISHES[wish] not in text]
+
+    def needless(self, text: str, of_task: bool) -> list[str]:
+        """The wishes that `text` follows though nobody has them."""
+        wishes, wanted = (TASK_WISHES, self.tasks) if of_task else (ANSWER_WISHES, self.answers)
+        return [wish for wish, mark in wishes.items() if mark in text and wish not in wanted]
+
+    def faults(self, text: str, of_task: bool) -> list[str]:
+        """What the judge has to say against `text`."""
+        lacking, needless = self.lacking(text, of_task), self.needless(text, of_task)
+        return [f"{MISSING}{wish}" for wish in lacking] + [f"{NEEDLESS}{wish}" for wish in needless]
 
 
 class World:
@@ -80,24 +102,26 @@ class World:
     def __init__(self, preference: Preference) -> None:
         self.preference = preference
         self.requests = 0
+        self._asked: defaultdict[str, int] = defaultdict(int)
 
     def __deepcopy__(self, memo: object) -> World:
         return self
 
     def complete(self, request: Request) -> Response:
+        """The answer: the same to the same question, but for a question that is asked again above temperature 0."""
         self.requests += 1
         system, asked = _text(request.system), "\n".join(_text(m.parts) for m in request.messages)
-        rng = random.Random(sha256(f"{system}\0{asked}".encode()).digest())
-        format_ = request.config.response_format or {}
-        fields = list(format_["schema"]["properties"]) if format_ else []
-        if not fields:
-            text = self._rewritten(asked, rng)
-        elif "verdict" in fields:
-            text = json.dumps(self._compared(asked))
+        key = sha256(f"{system}\0{asked}".encode()).hexdigest()
+        self._asked[key] += 1
+        rng = random.Random(f"{key} {self._asked[key] if request.config.temperature else 1}")
+        fields = ((request.config.response_format or {}).get("schema") or {}).get("properties", {})
+        if "verdict" in fields:
+            said: dict[str, Any] = self._compared(asked)
         elif "grade" in fields:
-            text = json.dumps(self._graded(asked))
+            said = self._graded(asked)
         else:
-            text = json.dumps({name: self._written(name, system, asked, rng) for name in fields})
+            said = {name: self._written(name, system, asked, rng) for name in fields}
+        text = json.dumps(said) if fields else "I answer nothing but schemas."
         usage = Usage(input_tokens=(len(system) + len(asked)) // 4, output_tokens=len(text) // 4)
         return Response(id="r", model="sim", message=Message.assistant(text), finish_reason="stop", usage=usage)
 
@@ -105,65 +129,39 @@ class World:
     def asynchronous(self) -> AsyncWorld:
         return AsyncWorld(self)
 
-    # --- the teacher
-
     def _written(self, name: str, system: str, asked: str, rng: random.Random) -> Any:
+        """What the teacher writes, or the model that rewrites."""
+        if name in {"new_instruction", "proposed_instruction"}:
+            return _rewritten(asked, rng)
         if name == "new_instructions":
-            marks = [WISHES[wish] for wish in _obeyed(system, TASK_WISHES, rng)]
-            return [_task(rng, marks) for _ in range(int(_tag(asked, "how_many") or 2))]
-        if name in {"response", "improved_response"}:
-            before = _tag(asked, "response") or f"Here is an answer on {rng.randrange(10**6)}."
-            fresh = [wish for wish in _obeyed(system, ANSWER_WISHES, rng) if WISHES[wish] not in before]
-            return f"{before} {_marked(fresh, rng.randrange(10**6))}".strip()
+            count = int(_tag(asked, "how_many") or 2)
+            return [_task(rng, [WISHES[wish] for wish in _obeyed(system, TASK_WISHES, rng)]) for _ in range(count)]
+        if name == "response":
+            return _prose(rng, 60, [WISHES[wish] for wish in _obeyed(system, ANSWER_WISHES, rng)])
+        if name == "improved_response":
+            before = _tag(asked, "response")
+            marks = [WISHES[wish] for wish in _obeyed(system, ANSWER_WISHES, rng)]
+            return " ".join([before, *(_marked(rng, mark) for mark in marks if mark not in before)])
         if name == "analysis":
-            return {
-                "original_strengths": ["it is there"],
-                "improvement_opportunities": ["some"],
-                "relevant_feedback": [],
-            }
+            return {"original_strengths": ["a"], "improvement_opportunities": ["b"], "relevant_feedback": []}
         if name == "implementation_strategy":
             return {"planned_changes": ["what I was asked for"], "rationale": "I was asked for it"}
-        if name.startswith("proposed") or "instruction" in name:
-            return self._rewritten(asked, rng)
-        return f"{name} of {_sample_of(asked)}"
+        kept = [mark for mark in WISHES.values() if mark in asked and rng.random() < RETELLS]
+        return f"It speaks of {rng.choice(WORDS)}. {' '.join(kept)}"
 
     # --- the judge
 
     def _compared(self, asked: str) -> dict[str, str]:
-        a, b = _tag(asked, "answer_a"), _tag(asked, "answer_b")
-        lacks_a, lacks_b = self._lacking(a, self.preference.answers), self._lacking(b, self.preference.answers)
-        difference = len(lacks_b) - len(lacks_a)
-        verdict = {0: "A=B", 1: "A>B", -1: "B>A"}.get(difference, "A>>B" if difference > 0 else "B>>A")
-        weaker = lacks_b if difference > 0 else lacks_a
-        return {
-            "reason": f"The weaker answer does not {' and does not '.join(weaker) or 'lack a thing'}.",
-            "verdict": verdict,
-        }
+        faults_a, faults_b = (self.preference.faults(_tag(asked, f"answer_{x}"), of_task=False) for x in "ab")
+        ahead = len(faults_b) - len(faults_a)
+        verdict = {0: "A=B", 1: "A>B", -1: "B>A"}.get(ahead, "A>>B" if ahead > 0 else "B>>A")
+        return {"reason": f"The weaker answer {_listed(faults_b if ahead > 0 else faults_a)}.", "verdict": verdict}
 
     def _graded(self, asked: str) -> dict[str, str]:
-        text = _tag(asked, "text")
-        wishes = self.preference.tasks if "new instruction" in _tag(asked, "context") else self.preference.answers
-        lacking = self._lacking(text, wishes)
-        grade = 1 + round(4 * (1 - len(lacking) / len(wishes)))
-        return {"reason": f"It does not {' and does not '.join(lacking) or 'lack a thing'}.", "grade": str(grade)}
-
-    @staticmethod
-    def _lacking(text: str, wishes: Sequence[str]) -> list[str]:
-        return [wish for wish in wishes if WISHES[wish] not in text]
-
-    # --- the model that rewrites prompts
-
-    def _rewritten(self, asked: str, rng: random.Random) -> str:
-        """The prompt that stands in `asked`, with one or two wishes more, those that `asked` gives cause for first."""
-        old = _current_prompt(asked)
-        named = [wish for wish in WISHES if f"not {wish}" in asked and wish not in old]
-        seen = [wish for wish, mark in WISHES.items() if mark in asked and wish not in old and wish not in named]
-        invented = [wish for wish in WISHES if wish not in old]
-        rng.shuffle(named)
-        rng.shuffle(seen)
-        chosen = (named or seen)[: rng.choice([1, 2, 3])] or [rng.choice(invented or sorted(WISHES))]
-        new = old + "".join(f"{ADDED}{wish}." for wish in chosen)
-        return f"```\n{new}\n```" if "```" in asked else new
+        of_task = "new instruction" in _tag(asked, "context")
+        faults = self.preference.faults(_tag(asked, "text"), of_task)
+        wanted = len(self.preference.tasks if of_task else self.preference.answers)
+        return {"reason": f"It {_listed(faults)}.", "grade": str(max(1, round(5 - 4 * len(faults) / wanted)))}
 
 
 class AsyncWorld:
@@ -181,18 +179,58 @@ def model(world: World, temperature: float = 1.0) -> dspy.LM:
     )
 
 
+# --- the model that rewrites prompts: it knows what it was asked, and the words for wishes
+
+
+def _rewritten(asked: str, rng: random.Random) -> str:
+    """The prompt that stands in `asked`, with wishes more that `asked` gives cause for, and less of what it reproves."""
+    prompt = current_prompt(asked)
+    for wish in WISHES:
+        if f"{NEEDLESS}{wish}" in asked and rng.random() < HEEDS:
+            prompt = prompt.replace(f"{ADDED}{wish}.", "")
+    new = [wish for wish in WISHES if wish not in prompt]
+    named = [wish for wish in new if f"{MISSING}{wish}" in asked]
+    seen = [wish for wish in new if WISHES[wish] in asked and f"{NEEDLESS}{wish}" not in asked]
+    chosen = [wish for wish in named or seen if rng.random() < (HEEDS if named else NOTICES)]
+    if rng.random() < INVENTS:
+        chosen.append(rng.choice(new))
+    return prompt + "".join(f"{ADDED}{wish}." for wish in dict.fromkeys(chosen))
+
+
+def current_prompt(asked: str) -> str:
+    """The prompt to rewrite, as GEPA and as MIPROv2 (through this package's adapter) show it."""
+    head, tail = "[[ ## current_instruction ## ]]\n", "\n\n[[ ## examples_with_feedback ## ]]"
+    if head in asked and tail in asked:
+        return asked.split(head, 1)[1].split(tail, 1)[0]
+    return _tag(asked, "basic_instruction") or "Do the task."
+
+
+# --- the teacher's prose
+
+
 def _obeyed(system: str, wishes: dict[str, str], rng: random.Random) -> list[str]:
-    return [wish for wish in wishes if wish in system and rng.random() < OBEYS]
-
-
-def _marked(wishes: Sequence[str], number: int) -> str:
-    return " ".join(f"{WISHES[wish]} point {number}." for wish in wishes)
+    return [wish for wish in wishes if f"{wish}." in system and rng.random() < OBEYS]
 
 
 def _task(rng: random.Random, marks: Sequence[str]) -> str:
-    topics = ("tides", "rent", "bread", "bees", "tax", "chess", "sleep", "rust", "maps", "wine", "law", "soil")
-    verbs = ("Describe", "Plan", "Compare", "Rewrite", "List", "Judge", "Teach", "Sum up")
-    return f"{rng.choice(verbs)} {rng.choice(topics)} case {rng.randrange(10**6)}, {', '.join(marks) or 'please'}."
+    verb = rng.choice(("Describe", "Plan", "Compare", "Rewrite", "List", "Judge", "Teach", "Invent"))
+    return f"{verb} {_prose(rng, 20, marks)}"
+
+
+def _prose(rng: random.Random, words: int, marks: Sequence[str]) -> str:
+    text = " ".join(rng.choice(WORDS) for _ in range(words))
+    return " ".join([f"{text}.", *(_marked(rng, mark) for mark in marks)])
+
+
+def _marked(rng: random.Random, mark: str) -> str:
+    return f"{mark} {rng.choice(WORDS)} {rng.choice(WORDS)}."
+
+
+# --- reading messages
+
+
+def _listed(faults: Sequence[str]) -> str:
+    return " and ".join(faults[:NAMED]) or "lacks nothing"
 
 
 def _tag(text: str, name: str) -> str:
@@ -200,19 +238,6 @@ def _tag(text: str, name: str) -> str:
     start = text.rfind(f"<{name}>\n")
     end = text.find(f"\n</{name}>", start)
     return text[start + len(name) + 3 : end] if start >= 0 and end >= 0 else ""
-
-
-def _current_prompt(asked: str) -> str:
-    """The prompt to rewrite: between the first fences (GEPA), or what the tag `basic_instruction` holds (MIPROv2)."""
-    if basic := _tag(asked, "basic_instruction"):
-        return basic
-    parts = asked.split("```")
-    return parts[1].strip() if len(parts) > 2 else "Do the task."
-
-
-def _sample_of(asked: str) -> str:
-    """Some of what was read: a summary of data keeps the data's marks."""
-    return " ".join(mark for mark in WISHES.values() if mark in asked) or "the task"
 
 
 def _text(part: Any) -> str:

@@ -14,46 +14,66 @@ import os as _os
 _os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "true")
 
 from refed_dspy import errors, programs
-from refed_dspy.config import PriceConfig, TeacherConfig
+from refed_dspy.config import MetricConfig, PriceConfig, TeacherConfig
 from refed_dspy.data.export import export
+from refed_dspy.data.pairs import Pair, load_pairs
 from refed_dspy.data.references import References, load_references
 from refed_dspy.estimating import Estimate, aestimate, estimate
+from refed_dspy.optimizers.agreeing import measure_agreement
+from refed_dspy.optimizers.compiling import compile  # noqa: A004 — as `re.compile` and `dspy`'s optimizers call it
+from refed_dspy.optimizers.outcome import Compiled
+from refed_dspy.optimizers.progress import CompileProgress
 from refed_dspy.outcome import Synthesis, read_run
 from refed_dspy.paying import Progress
-from refed_dspy.programs import ReferenceLevelFeedback
+from refed_dspy.programs import PairwiseJudge, ReferenceLevelFeedback, RubricJudge
+from refed_dspy.programs.opening import open_program
 from refed_dspy.programs.saved import load_program, save_program
 from refed_dspy.records import Analysis, Failure, Feedback, ImplementationStrategy, Reference, Sample
 from refed_dspy.resuming import resume
 from refed_dspy.synthesis import asynthesize, synthesize
 from refed_dspy.teachers import open_teacher
+from refed_dspy.tracking.registry import promote
+from refed_dspy.tracking.telling import tell as track
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Analysis",
+    "CompileProgress",
+    "Compiled",
     "Estimate",
     "Failure",
     "Feedback",
     "ImplementationStrategy",
+    "MetricConfig",
+    "Pair",
+    "PairwiseJudge",
     "PriceConfig",
     "Progress",
     "Reference",
     "ReferenceLevelFeedback",
     "References",
+    "RubricJudge",
     "Sample",
     "Synthesis",
     "TeacherConfig",
     "aestimate",
     "asynthesize",
+    "compile",
     "errors",
     "estimate",
     "export",
+    "load_pairs",
     "load_program",
     "load_references",
+    "measure_agreement",
+    "open_program",
     "open_teacher",
     "programs",
+    "promote",
     "read_run",
     "resume",
     "save_program",
     "synthesize",
+    "track",
 ]

@@ -2,56 +2,34 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import logging
 import os
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, cast
+from typing import Annotated, Any, cast
 
 import typer
 
-from refed_dspy.errors import InputError, RefedError, one_line
+from refed_dspy import cli_compile
+from refed_dspy.cli_parts import (
+    ConfigOption,
+    MaxCalls,
+    MaxCost,
+    MaxMinutes,
+    ProgramOption,
+    ReferencesOption,
+    RunDir,
+    TeacherOption,
+    reporting,
+)
+from refed_dspy.errors import InputError, one_line
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
 teacher_app = typer.Typer(no_args_is_help=True, help="The embedded teacher: a model that runs on this machine.")
 app.add_typer(teacher_app, name="teacher")
+cli_compile.add_to(app)
 
 _CAPS = ("REFED_MAX_COST", "REFED_MAX_CALLS", "REFED_MAX_MINUTES")
-F = TypeVar("F", bound=Callable[..., None])
-
-
-def reporting(command: F) -> F:
-    """Turn this package's errors, and Ctrl-C, into one line and an exit code."""
-
-    @functools.wraps(command)
-    def wrapped(*args: Any, **kwargs: Any) -> None:
-        try:
-            command(*args, **kwargs)
-        except RefedError as error:
-            typer.echo(f"refed: {one_line(error, 600)}", err=True)
-            raise typer.Exit(error.exit_code) from None
-        except KeyboardInterrupt:
-            where = f"refed resume {kwargs['run_dir']}" if kwargs.get("run_dir") else "the same command"
-            typer.echo(f"refed: stopped; what was made is kept; go on with: {where}", err=True)
-            raise typer.Exit(130) from None
-
-    return cast(F, wrapped)
-
-
-RunDir = Annotated[Path, typer.Argument(metavar="DIR", help="The run's folder.")]
-ReferencesOption = Annotated[
-    str | None, typer.Option(help="File, Hub data set, or builtin.", metavar="FILE_OR_HUB_NAME", show_default=False)
-]
-TeacherOption = Annotated[
-    str | None, typer.Option(help="Teacher file, PROVIDER/NAME, a .gguf file, or embedded.", metavar="FILE_OR_NAME")
-]
-ConfigOption = Annotated[Path | None, typer.Option(help="Settings in YAML.", metavar="FILE")]
-MaxCost = Annotated[float | None, typer.Option(help="Dollars it may cost, over all its starts.", metavar="DOLLARS")]
-MaxCalls = Annotated[int | None, typer.Option(help="Calls it may make, over all its starts.", metavar="N")]
-MaxMinutes = Annotated[float | None, typer.Option(help="Minutes it may work, over all its starts.", metavar="N")]
-ProgramOption = Annotated[str | None, typer.Option(help="A saved program.", metavar="FILE_OR_URI")]
 
 
 @app.command()
@@ -95,7 +73,7 @@ def synth(
 
 _KEYWORDS = (
     *("size", "teacher", "run_dir", "seed", "per_reference", "max_failure_share", "columns", "reuse"),
-    *("max_cost", "max_calls", "max_minutes"),
+    *("max_cost", "max_calls", "max_minutes", "track"),
 )
 
 
@@ -207,12 +185,14 @@ def fetch(
 
 def _program(settings: Any) -> Any:
     from refed_dspy.programs import ReferenceLevelFeedback
-    from refed_dspy.programs.saved import load_program
+    from refed_dspy.programs.opening import open_program
     from refed_dspy.signatures import DEFAULT_FEATURES
 
-    program = ReferenceLevelFeedback(settings.features or DEFAULT_FEATURES, settings.instructions_per_feature)
     if settings.program is not None:
-        load_program(program, settings.program)
+        many = settings.instructions_per_feature if "instructions_per_feature" in settings.model_fields_set else None
+        program = open_program(settings.program, settings.features, many)
+    else:
+        program = ReferenceLevelFeedback(settings.features or DEFAULT_FEATURES, settings.instructions_per_feature)
     program.add_guidance(settings.guidance)
     return program
 
@@ -303,6 +283,8 @@ def _money(dollars: float | None, unpriced: int = 0) -> str:
 def main() -> None:
     """The console script."""
     logging.basicConfig(format="refed: %(message)s", level=logging.ERROR)
+    for part in ("refed_dspy.optimizers", "refed_dspy.tracking"):  # what they warn of is told nowhere else
+        logging.getLogger(part).setLevel(logging.WARNING)
     app()
 
 

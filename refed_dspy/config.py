@@ -163,6 +163,9 @@ def _secret_name(value: Any) -> str | None:
     return next(filter(None, map(_secret_name, value)), None) if isinstance(value, list) else None
 
 
+S = TypeVar("S", bound=Settings)
+
+
 class RunConfig(Settings):
     """One run: from which references, how many samples, by which program and teacher."""
 
@@ -188,6 +191,8 @@ class RunConfig(Settings):
     """Calls that it may make, over all its starts, whatever becomes of them."""
     max_minutes: float | None = Field(default=None, gt=0, allow_inf_nan=True)
     """Minutes that it may work, over all its starts."""
+    track: bool | None = None
+    """Whether MLflow is told (`REFED_TRACK=false`: no). Unset, it is."""
     max_failure_share: float = Field(default=0.5, gt=0, le=1)
     """A stage that fails in this share of its last 50 calls (20 at least) stops the run."""
 
@@ -236,7 +241,8 @@ class CompileConfig(Settings):
     out: Path | None = None
     name: str = Field(default="refed", pattern=r"^[A-Za-z0-9][A-Za-z0-9 _.\-]{0,99}$")
     """The registered model's name."""
-    track: bool = True
+    track: bool | None = None
+    """Whether MLflow is told; unset, REFED_TRACK says, and else it is."""
     max_cost: float | None = Field(default=None, gt=0, allow_inf_nan=True)
     max_calls: int | None = Field(default=None, ge=1)
     max_minutes: float | None = Field(default=None, gt=0, allow_inf_nan=True)
@@ -249,12 +255,25 @@ def load_config(file: Path | None = None, environ: Mapping[str, str] | None = No
     Raises:
         ConfigError: one line that names the key, where it stands, and the nearest right one.
     """
+    return _loaded(RunConfig, file, environ, given)
+
+
+def load_compile_config(
+    file: Path | None = None, environ: Mapping[str, str] | None = None, **given: Any
+) -> CompileConfig:
+    """The compile's settings, found as `load_config` finds a run's. Raises ConfigError."""
+    return _loaded(CompileConfig, file, environ, given)
+
+
+def _loaded(kind: type[S], file: Path | None, environ: Mapping[str, str] | None, given: Mapping[str, Any]) -> S:
     layers: dict[str, Any] = {}
     origin: dict[str, str] = {}
     if file is not None:
         layers = _read_yaml(file)
         origin = {key: str(file) for key in layers}
     for key, value in _from_environment(os.environ if environ is None else environ).items():
+        if key not in kind.model_fields and key in _ALL_KEYS:
+            continue  # the other kind of config's
         old = layers.get(key)
         variable = f"variable {ENV_PREFIX}{key.upper()}"
         if isinstance(old, dict) and isinstance(value, dict):
@@ -262,24 +281,29 @@ def load_config(file: Path | None = None, environ: Mapping[str, str] | None = No
             origin |= {f"{key}.{inner}": f"{variable}__{inner.upper()}" for inner in value}
         else:
             layers[key], origin[key] = value, variable
-    inner = _inner_environment(layers.get("teacher"), origin)
+    models = [role for role in ("teacher", "judge", "reflection") if role in kind.model_fields]
+    inner = {role: _inner_environment(role, layers.get(role), origin) for role in models}
     for key, value in given.items():
         if value is not None:
             layers[key], origin[key] = value, key
-    if isinstance(name := layers.get("teacher"), str):
-        settings = teacher_setting(name)
-        # A model's name given by flag or keyword wins over the environment; a teacher file's keys do not.
-        named = set() if Path(name).is_file() else set(settings)
-        layers["teacher"] = {**settings, **{k: v for k, v in inner.items() if k not in named}}
-    return _validated(RunConfig, layers, origin)
+    for role in models:
+        if isinstance(name := layers.get(role), str):
+            settings = teacher_setting(name)
+            # A model's name given by flag or keyword wins over the environment; a teacher file's keys do not.
+            named = set() if Path(name).is_file() else set(settings)
+            layers[role] = {**settings, **{k: v for k, v in inner[role].items() if k not in named}}
+    return _validated(kind, layers, origin)
 
 
-def _inner_environment(teacher: Any, origin: Mapping[str, str]) -> dict[str, Any]:
-    """The teacher's settings that single variables gave (`REFED_TEACHER__MAX_TOKENS`)."""
-    if not isinstance(teacher, dict):
+_ALL_KEYS = {*RunConfig.model_fields, *CompileConfig.model_fields}
+
+
+def _inner_environment(role: str, model: Any, origin: Mapping[str, str]) -> dict[str, Any]:
+    """A model's settings that single variables gave (`REFED_TEACHER__MAX_TOKENS`)."""
+    if not isinstance(model, dict):
         return {}
-    whole = origin.get("teacher", "").startswith("variable")
-    return {k: v for k, v in teacher.items() if whole or f"teacher.{k}" in origin}
+    whole = origin.get(role, "").startswith("variable")
+    return {k: v for k, v in model.items() if whole or f"{role}.{k}" in origin}
 
 
 def teacher_setting(name: str) -> dict[str, Any]:
@@ -326,9 +350,6 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
             except (yaml.YAMLError, ValueError):
                 raise ConfigError(f"variable {name}: not a YAML value; quote it") from None
     return settings
-
-
-S = TypeVar("S", bound=Settings)
 
 
 def check_settings(**given: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from refed_dspy.optimizers.progress import CompileProgress
 from refed_dspy.paying import Progress
 from refed_dspy.records import dollars
 
@@ -67,6 +69,55 @@ class Display:
                 if line != told:
                     self.console.print(line, markup=False, highlight=False, soft_wrap=True)
                     told = line
+
+
+class CompileDisplay:
+    """Shows the CompileProgress that a compile hands to `watch`: one line, renewed on a terminal, else now and then."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        # The stream itself: what optimizers write to stderr goes elsewhere meanwhile, and this does not.
+        self.console = console or Console(file=sys.stderr)
+        self.progress: CompileProgress | None = None
+
+    def watch(self, progress: CompileProgress) -> None:
+        """A compile's `on_progress`."""
+        self.progress = progress
+
+    @contextmanager
+    def showing(self) -> Iterator[CompileDisplay]:
+        """Show progress inside the block."""
+        if self.console.is_terminal:
+            with Live(get_renderable=self._line, console=self.console, refresh_per_second=4, transient=True):
+                yield self
+            return
+        done = Event()
+        thread = Thread(target=self._lines, args=(done,), daemon=True, name="refed-progress")
+        thread.start()
+        try:
+            yield self
+        finally:
+            done.set()
+            thread.join()
+
+    def _line(self) -> Text:
+        return Text(compile_summary(self.progress) if self.progress is not None else "starting the models …")
+
+    def _lines(self, done: Event) -> None:
+        phase = ""
+        while not done.wait(0.5):
+            if self.progress is not None and self.progress.phase != phase:
+                phase = self.progress.phase
+                self.console.print(compile_summary(self.progress), markup=False, highlight=False, soft_wrap=True)
+
+
+def compile_summary(progress: CompileProgress) -> str:
+    """One line: what is being done, evaluations, candidates, the best score, dollars."""
+    parts = [progress.phase, f"{progress.evaluations} of about {progress.expected or '?'} evaluations"]
+    if progress.candidates:
+        parts.append(f"{progress.candidates} candidates")
+    if progress.best is not None and progress.baseline is not None:
+        parts.append(f"best {progress.best:.2f} (uncompiled {progress.baseline:.2f})")
+    return " · ".join([*parts, f"{progress.calls} calls", dollars(progress.cost)])
 
 
 def summary(progress: Progress) -> str:

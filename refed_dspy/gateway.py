@@ -88,6 +88,8 @@ class Gateway:
         self.closed = False
         self.stopped: BaseException | None = None
         """An error that ends the compile: no call begins after it."""
+        self.on_ending: Callable[[bool], None] = lambda _: None
+        """Told when calls begin to be refused, and when they are allowed again."""
         self._flying: dict[str, asyncio.Task[Paid]] = {}
         self.worth: defaultdict[str, int] = defaultdict(int)
         """Candidate → what its own calls cost, picodollars, whoever paid for them first."""
@@ -120,6 +122,7 @@ class Gateway:
             self.books.budget.allow(caps)
             self.deadline = None if seconds is None else self.opened + seconds
             self.reached = ""
+            self.on_ending(False)
 
         self.read(change)
 
@@ -135,6 +138,11 @@ class Gateway:
     def stop(self, error: BaseException) -> None:
         """Let no further call begin; `error` is what the compile ends with."""
         self.stopped = self.stopped or error
+        self.on_ending(True)
+
+    def _reach(self, cap: str) -> None:
+        self.reached = self.reached or cap
+        self.on_ending(True)
 
     # --- on the event loop
 
@@ -188,7 +196,7 @@ class Gateway:
             unit.write()
             if not timer.expired():
                 raise
-            self.reached = "max_minutes"
+            self._reach("max_minutes")
             raise NoMoneyLeft("max_minutes is reached") from None
         except BaseException as error:
             told = await self._failed(role, error, key, unit)
@@ -225,7 +233,7 @@ class Gateway:
         told = wrap_error(error, model=role.lm.model) if isinstance(error, LM15Error) else error
         if isinstance(error, NoMoneyLeft):
             reached = self.books.budget.reached
-            self.reached = self.reached or (reached.cap if reached else "max_cost")
+            self._reach(reached.cap if reached else "max_cost")
         kind = _final_kind(told)
         if kind:
             role.answered = True

@@ -64,6 +64,7 @@ def _current(parts: Parts, size: int) -> dict[str, Any]:
         "price_source": price and price.source,
         "stopped": None,
         **parts.limits,
+        "program_source": getattr(parts.program, "source", None) or None,
         "reuse": str(parts.reuse.absolute()) if parts.reuse else None,
         "teacher": {"model": parts.teacher.model, "config": config and config.model_dump(mode="json")},
     }

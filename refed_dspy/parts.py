@@ -56,6 +56,7 @@ class Parts:
     max_failure_share: float
     limits: Limits
     reuse: Path | None
+    track: bool | None = None
 
     @property
     def stages(self) -> Stages:

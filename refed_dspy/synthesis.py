@@ -30,10 +30,13 @@ from refed_dspy.production import Production
 from refed_dspy.programs import ReferenceLevelFeedback
 from refed_dspy.programs.adapter import SchemaAdapter
 from refed_dspy.programs.asking import answering
-from refed_dspy.programs.saved import digest, load_program
+from refed_dspy.programs.opening import open_program
+from refed_dspy.programs.saved import digest
 from refed_dspy.records import dollars
 from refed_dspy.stopping import CapAtWork, end_at_cap, refresh_samples
-from refed_dspy.teachers import TeacherLike, open_teacher
+from refed_dspy.teachers import Teacher, TeacherLike, open_teacher
+from refed_dspy.tracking.background import tracking
+from refed_dspy.tracking.runs import copy_run
 
 log = logging.getLogger("refed_dspy")
 ProgramLike: TypeAlias = Any
@@ -43,6 +46,8 @@ _LEAN = {"disable_history": True, "trace": None, "max_trace_size": 0, "track_usa
 
 
 SIZE = 100
+EVERY = 60.0
+"""Seconds between two words to MLflow."""
 FAILURE_SHARE = 0.5
 
 
@@ -60,6 +65,7 @@ class RunSettings(TypedDict, total=False):
     max_minutes: float | None
     columns: Mapping[str, str] | None
     reuse: str | Path | None
+    track: bool | None
     on_progress: Callable[[Progress], None] | None
 
 
@@ -83,6 +89,8 @@ def synthesize(program: ProgramLike = None, references: Any = "builtin", **setti
         columns: names of the references' columns.
         reuse: the folder of another run whose answers to the very same questions are taken over at no cost: after a
             recompile, only what follows from the changed prompts is paid for.
+        track: whether MLflow is told of the run (parameters, metrics each minute, cost, data set); None: it is, unless
+            REFED_TRACK is false.
         on_progress: called with a `Progress` once, when work starts; its counts stay current.
 
     Raises:
@@ -124,11 +132,12 @@ async def produce(
             watch(progress)
         books = RunBooks(ledger, allowance.caps, before)
         pay_once = PayOnce(ledger, books, parts, progress, lender)
-        reached = await _produce(parts, pay_once, allowance, shape)
-        if reached is not None:
-            stopped = end_at_cap(folder, reached)
-            ledger.set_meta(stopped=stopped)
-            log.warning("%s", stopped)
+        with tracking(folder, copy_run, parts.track, EVERY):
+            reached = await _produce(parts, pay_once, allowance, shape)
+            if reached is not None:
+                stopped = end_at_cap(folder, reached)
+                ledger.set_meta(stopped=stopped)
+                log.warning("%s", stopped)
     refresh_samples(folder)
     return read_run(folder)
 
@@ -146,7 +155,9 @@ def prepare(program: ProgramLike, references: Any, **given: Unpack[RunSettings])
     usable = load_references(references, given.get("columns")).fitting(teacher.window, teacher.max_tokens)
     reuse, run_dir = given.get("reuse"), given.get("run_dir")
     lent = Path(reuse) if reuse is not None else None
-    parts = Parts(module, usable, teacher, given.get("seed", 0), per_reference, share, limits, lent)
+    _warn_of_another_teacher(module, teacher)
+    track = given.get("track")
+    parts = Parts(module, usable, teacher, given.get("seed", 0), per_reference, share, limits, lent, track)
     return parts, Path(run_dir) if run_dir is not None else Path("refed-runs") / digest(parts.identity())
 
 
@@ -191,13 +202,19 @@ async def _produce(parts: Parts, pay_once: PayOnce, allowance: Allowance, shape:
     return None
 
 
+def _warn_of_another_teacher(program: dspy.Module, teacher: Teacher) -> None:
+    tuned_with = getattr(program, "source", {}).get("teacher")
+    if tuned_with and tuned_with != teacher.model:
+        log.warning(
+            "the program was tuned with %s as its teacher; with %s its gain is not proved", tuned_with, teacher.model
+        )
+
+
 def _program(program: ProgramLike) -> dspy.Module:
     if program is None:
         return ReferenceLevelFeedback()
     if isinstance(program, str | Path):
-        loaded = ReferenceLevelFeedback()
-        load_program(loaded, str(program))
-        return loaded
+        return open_program(program)
     lacking = [name for name in ("collect_features", "propose", "respond") if not hasattr(program, name)]
     if lacking:
         raise ConfigError(f"program: a {type(program).__name__} cannot be run at scale: it lacks {', '.join(lacking)}")

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
 
 from benchmarks.simulated import SimulatedTeacher
 
+# Nothing is told to MLflow but by the tests of telling it.
+os.environ["REFED_TRACK"] = "false"
 KEY_VARIABLE = "SIMULATED_TEACHER_KEY"
 KEY = "sk-simulated-0123456789abcdef"
 

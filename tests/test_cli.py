@@ -28,6 +28,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     for name in [name for name in os.environ if name.startswith("REFED_")]:
         monkeypatch.delenv(name)
+    monkeypatch.setenv("REFED_TRACK", "false")
     (tmp_path / "references.jsonl").write_text("".join(json.dumps(r) + "\n" for r in references(12)))
     return tmp_path
 

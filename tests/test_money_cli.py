@@ -26,6 +26,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: SimulatedTeach
     monkeypatch.chdir(tmp_path)
     for name in [name for name in os.environ if name.startswith("REFED_")]:
         monkeypatch.delenv(name)
+    monkeypatch.setenv("REFED_TRACK", "false")
     (tmp_path / "references.jsonl").write_text("".join(json.dumps(r) + "\n" for r in references(12)))
     teacher = f"model: sim/sim-model\napi_base: {server.base_url}\nretries: 1\nmax_tokens: 1024\ntimeout: 5\n"
     (tmp_path / "unpriced.yaml").write_text(teacher)

@@ -6,7 +6,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,39 +18,31 @@ from refed_dspy.engine.accounts import open_accounts, spent
 from refed_dspy.engine.budget import Caps
 from refed_dspy.engine.ledger import Ledger
 from refed_dspy.engine.trials import Trial, trials
-from refed_dspy.errors import RunDirError, one_line
+from refed_dspy.errors import ConfigError, RunDirError, RunStopped, one_line
 from refed_dspy.gateway import Gateway, evaluating, open_gateway
 from refed_dspy.identity import differences
 from refed_dspy.optimizers.choosing import MANY, Means, Optimizer, choose
 from refed_dspy.optimizers.job import Job, caps_of, prepare
 from refed_dspy.optimizers.outcome import Compiled, write_outcome
+from refed_dspy.optimizers.progress import CompileProgress
 from refed_dspy.optimizers.proof import Proof, gain, measured
 from refed_dspy.optimizers.recording import Candidates, Recorder, bearable
 from refed_dspy.parts import Limits
 from refed_dspy.programs.adapter import SchemaAdapter
-from refed_dspy.programs.saved import digest, load_state, program_state
+from refed_dspy.programs.saved import MANIFEST, digest, load_state, program_state
+from refed_dspy.tracking.background import tracking, wanted
+from refed_dspy.tracking.compiles import copy_compile
+from refed_dspy.tracking.registry import Registered, champion
+from refed_dspy.tracking.store import NotTracked, noted_run
 
-log = logging.getLogger("refed_dspy")
+log = logging.getLogger("refed_dspy.optimizers")
 DEARER = 1.6
 """A candidate's evaluation costs about so many times the uncompiled program's, which is compared with nothing."""
 MOST_HELD_BACK = 0.5
+EVERY = 15.0
+"""Seconds between two words to MLflow."""
 ENOUGH = 0.8
 """A candidate that was scored on less of the validation set is none to choose: the cap, or a fault, cut it short."""
-
-
-@dataclass
-class CompileProgress:
-    """Where a compile stands, for whoever watches."""
-
-    phase: str = "starting"
-    evaluations: int = 0
-    expected: int = 0
-    candidates: int = 0
-    baseline: float | None = None
-    best: float | None = None
-    """On the validation set."""
-    cost: int = 0
-    calls: int = 0
 
 
 def compile(  # noqa: A001
@@ -104,10 +96,10 @@ def compile(  # noqa: A001
         books = RunBooks(ledger, caps, before)
         minutes = limits["max_minutes"]
         left = None if minutes is None else max(0.0, 60 * minutes - before.seconds)
-        with open_gateway(ledger, books, job.teachers, job.settings.seed) as gateway:
-            work = Compilation(job, gateway, caps, left, on_progress)
-            found = work.run(estimate_only)
-        return write_outcome(folder, ledger, job, found)
+        with tracking(folder, copy_compile, job.settings.track, EVERY, at_once=True):
+            with open_gateway(ledger, books, job.teachers, job.settings.seed) as gateway:
+                found = Compilation(job, gateway, caps, left, on_progress).run(estimate_only)
+            return write_outcome(folder, ledger, job, found)
 
 
 @dataclass
@@ -120,7 +112,8 @@ class Found:
     optimizer: str
     proof: Proof | None = None
     stopped: str = ""
-    notes: list[str] = field(default_factory=list)
+    champion: str | None = None
+    """The champion's version that the proof compares with."""
 
 
 class Compilation:
@@ -142,6 +135,8 @@ class Compilation:
         metric = job.metric_with(self.teacher, self.judge)
         self.recorder = Recorder(metric, gateway, job.split.subsets(), self._note)
         self.clusters = job.split.clusters()
+        self.champion = _champion(job, gateway.ledger.path.parent)
+        self.ended_at = ""
         self.each: dict[str, float] = {}
         """Candidate → picodollars a sample (or an example), measured on the test set."""
         if on_progress is not None:
@@ -160,6 +155,7 @@ class Compilation:
             baseline = self.candidates.note(self.student)
             self._open(self.caps, self.seconds)
             self._evaluate("uncompiled program on the validation set", self.student, self.job.split.validation)
+            self._raise_if_barren(baseline)
             optimizer = self._optimizer()
             estimate = self._estimate(optimizer)
             if estimate_only or self.gateway.reached:
@@ -169,6 +165,7 @@ class Compilation:
             found = self._found(baseline, best, estimate, optimizer)
             found.proof = self._prove(baseline, best)
             found.stopped = found.stopped or self.gateway.reached
+            found.champion = self.champion.version if self.champion else None
             return found
 
     # --- the steps
@@ -209,16 +206,23 @@ class Compilation:
             self._evaluate("tuned program on the validation set", tuned, self.job.split.validation)
 
     def _prove(self, baseline: str, best: str) -> Proof | None:
-        """Both programs on the test set. None where the cap came first."""
-        for name in dict.fromkeys((baseline, best)):
-            self._evaluate(f"{'uncompiled' if name == baseline else 'compiled'} program on the test set", name)
-        known = self._trials()
-        seed = self.job.settings.seed
-        one, two = (measured(known[name], self.clusters, self.each.get(name), seed) for name in (baseline, best))
+        """The programs on the test set, the champion among them. None where the cap came first."""
+        names = {"uncompiled": baseline, "compiled": best}
+        if self.champion is not None:
+            names["champion"] = self.candidates.note(self._plain(self.champion.state))
+        for what, name in names.items():
+            self._evaluate(f"{what} program on the test set", name)
+        known, seed = self._trials(), self.job.settings.seed
+        told = {what: measured(known[name], self.clusters, self.each.get(name), seed) for what, name in names.items()}
         difference = gain(known[best], known[baseline], self.clusters, seed)
+        one, two = told["uncompiled"], told["compiled"]
         if one is None or two is None or difference is None or self.gateway.reached:
             return None
-        return Proof(one, two, difference)
+        if self.champion is None:
+            return Proof(one, two, difference)
+        unseen = frozenset(self.clusters.values()) - set(self.champion.state.get(MANIFEST, {}).get("seen", []))
+        over = gain(known[best], known[names["champion"]], self.clusters, seed, unseen)
+        return Proof(one, two, difference, told["champion"], over)
 
     def _evaluate(self, phase: str, program: dspy.Module | str, examples: Sequence[dspy.Example] | None = None) -> None:
         """Score `program` (or the candidate of that id) on `examples` (or the test set)."""
@@ -270,7 +274,8 @@ class Compilation:
         done = sum(len(trial.scores.get("validation", {})) for trial in known.values() if trial.seq == 0)
         budget = self.gateway.books.budget
         split = self.job.split
-        after = DEARER * len(split.validation) + (1 + DEARER) * len(split.test)
+        programs = 1 + DEARER * (1 if self.champion is None else 2)
+        after = DEARER * len(split.validation) + programs * len(split.test)
         evaluations = len(split.validation) + DEARER * optimizer.expected + after
         first = next(iter(known.values()))
         each_cost, each_calls = first.cost / max(1, done), self._calls(first.digest) / max(1, done)
@@ -312,13 +317,34 @@ class Compilation:
 
     def _found(self, baseline: str, best: str, estimate: dict[str, Any], optimizer: Optimizer) -> Found:
         known = self._trials()
-        stopped = getattr(self, "ended_at", "") or self.gateway.reached
+        stopped = self.ended_at or self.gateway.reached
         return Found(known[baseline], known[best], estimate, optimizer.name, stopped=stopped)
 
     def _note(self) -> None:
         budget = self.gateway.books.budget
         self.progress.evaluations = self.recorder.evaluations
         self.progress.cost, self.progress.calls = budget.spent, budget.calls
+        if self.recorder.evaluations % 10 == 0:
+            self._tell_best()
+
+    def _raise_if_barren(self, baseline: str) -> None:
+        """Raises RunStopped where the uncompiled program makes nothing: no optimizer is worth its money then."""
+        scores = self._trials()[baseline].scores.get("validation", {})
+        if self.gateway.reached or any(scores.values()):
+            return
+        why = ", ".join(f"{count} {what}" for what, count in self.recorder.failures.most_common(2))
+        raise RunStopped(
+            f"the uncompiled program scored {'0 on' if scores else 'nothing on'} every validation example"
+            f"{f' ({why})' if why else ''}: see to the models and their max_tokens first; what was asked is kept"
+        )
+
+    def _tell_best(self) -> None:
+        """Renew what the progress says of candidates: between phases, and now and then within one."""
+        known = list(self._trials().values())
+        means = [mean for trial in known if (mean := trial.mean("validation")) is not None]
+        self.progress.candidates = len(known)
+        self.progress.baseline = known[0].mean("validation") if known else None
+        self.progress.best = max(means, default=None)
 
     def _raise_if_stopped(self) -> None:
         if (error := self.gateway.stopped) is not None:
@@ -328,18 +354,37 @@ class Compilation:
 @contextmanager
 def _hushed(gateway: Gateway) -> Iterator[None]:
     """DSPy logs each example that fails, whole. Once a compile is ending those lines say nothing new."""
-
-    def wanted(record: logging.LogRecord) -> bool:  # noqa: ARG001
-        return not (gateway.reached or gateway.stopped)
-
-    handlers = list(logging.getLogger("dspy").handlers)
-    for handler in handlers:
-        handler.addFilter(wanted)
+    dspy_log = logging.getLogger("dspy")
+    before = dspy_log.level
+    gateway.on_ending = lambda ending: dspy_log.setLevel(logging.CRITICAL if ending else before)
     try:
         yield
     finally:
-        for handler in handlers:
-            handler.removeFilter(wanted)
+        gateway.on_ending = lambda _: None
+        dspy_log.setLevel(before)
+
+
+def _champion(job: Job, folder: Path) -> Registered | None:
+    """The registered champion, where this compile is tracked and it is a program of the same kind.
+
+    None also where this very compile made it, on an earlier start.
+    """
+    if not wanted(job.settings.track):
+        return None
+    try:
+        found = champion(job.settings.name)
+        own = noted_run(folder)
+        if found is not None and own is not None and found.state.get(MANIFEST, {}).get("run_id") == own:
+            return None
+        if found is not None:
+            load_state(job.student, dict(found.state), f"champion of {job.settings.name}")
+    except NotTracked as error:
+        log.warning("MLflow cannot say which program is champion (%s): nothing will be promoted by this compile", error)
+        return None
+    except ConfigError as error:
+        log.warning("%s: not compared with it", error)
+        return None
+    return found
 
 
 def _begin_or_continue(ledger: Ledger, job: Job, limits: Limits) -> None:
@@ -352,4 +397,4 @@ def _begin_or_continue(ledger: Ledger, job: Job, limits: Limits) -> None:
         raise RunDirError(
             f"{ledger.path.parent}: holds another compile: {'; '.join(found)}; set these back, or use a new --out"
         )
-    ledger.set_meta(compile=identity, **limits)
+    ledger.set_meta(compile=identity, about=job.about(), **limits)

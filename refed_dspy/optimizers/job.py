@@ -12,19 +12,20 @@ import dspy
 
 from refed_dspy.config import CompileConfig, TeacherConfig, check_compile
 from refed_dspy.engine.budget import Caps
-from refed_dspy.errors import ConfigError
+from refed_dspy.errors import ConfigError, one_line
 from refed_dspy.optimizers.judge_metric import PeoplesVerdict
 from refed_dspy.optimizers.metric import ReferenceMetric
 from refed_dspy.optimizers.scoring import Evaluation, Metric
 from refed_dspy.optimizers.splitting import Split, as_examples, example_id, split
 from refed_dspy.parts import Limits
 from refed_dspy.programs import PairwiseJudge, ReferenceLevelFeedback
-from refed_dspy.programs.saved import digest, load_program, program_digests
+from refed_dspy.programs.opening import open_program
+from refed_dspy.programs.saved import digest, program_digests
 from refed_dspy.records import PICO, dollars
 from refed_dspy.signatures import DEFAULT_FEATURES
 from refed_dspy.teachers import Teacher, open_teacher
 
-log = logging.getLogger("refed_dspy")
+log = logging.getLogger("refed_dspy.optimizers")
 ROLES = ("teacher", "judge", "reflection")
 
 
@@ -74,6 +75,21 @@ class Job:
             "metric": settings.metric.model_dump(mode="json") if self.metric is None else _name(self.metric),
             "seed": settings.seed,
             **{role: self.teachers[role].identity for role in ROLES},
+        }
+
+    def about(self) -> dict[str, Any]:
+        """What else a reader of the compile's record wants to know, in JSON types."""
+        settings = self.settings
+        sets = {name: getattr(self.split, name) for name in ("train", "validation", "test")}
+        return {
+            "name": settings.name,
+            "models": {role: {"model": t.model, "endpoint": t.endpoint} for role, t in self.teachers.items()},
+            "options": {name: one_line(value, 100) for name, value in settings.options.items()},
+            "examples": "pairs" if isinstance(self.program, PairwiseJudge) else "references",
+            "source": settings.pairs or settings.references or "",
+            "sets": {name: [self.identity()["examples"][name], len(examples)] for name, examples in sets.items()},
+            "max_cost": settings.max_cost,
+            "max_calls": settings.max_calls,
         }
 
 
@@ -139,10 +155,13 @@ def open_teachers(models: Mapping[str, Any]) -> dict[str, Teacher]:
 
 
 def _judge(teacher: Teacher, asked: Any) -> Teacher:
-    if asked is None:
-        if teacher.config is None:
-            return teacher
-        return _cool(teacher.config)
+    if asked is not None:
+        return cool_judge(asked)
+    return teacher if teacher.config is None else _cool(teacher.config)
+
+
+def cool_judge(asked: Any) -> Teacher:
+    """The judge `asked` for, at temperature 0 unless it is given another: verdicts should not depend on luck."""
     opened = open_teacher(asked)
     if opened.config is not None and "temperature" not in opened.config.model_fields_set:
         return _cool(opened.config)
@@ -186,10 +205,12 @@ def caps_of(job: Job, limits: Limits) -> Caps:
 
 def _program(program: Any, settings: CompileConfig) -> dspy.Module:
     if program is None or isinstance(program, str | Path):
-        built = ReferenceLevelFeedback(settings.features or DEFAULT_FEATURES)
         source = program or settings.program
-        if source is not None:
-            load_program(built, source)
+        built = (
+            ReferenceLevelFeedback(settings.features or DEFAULT_FEATURES)
+            if source is None
+            else open_program(source, settings.features)
+        )
         built.add_guidance(settings.guidance)
         return built
     if not isinstance(program, dspy.Module):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import platform
 import time
@@ -20,8 +19,10 @@ from refed_dspy.engine.summary import usage_by_stage
 from refed_dspy.errors import RunStopped, one_line
 from refed_dspy.optimizers.job import ROLES, Job
 from refed_dspy.optimizers.proof import Proof
+from refed_dspy.programs.diffs import prompt_diff
 from refed_dspy.programs.saved import MANIFEST, load_state, program_digests, program_state
 from refed_dspy.records import PICO, dollars
+from refed_dspy.tracking.store import noted_run
 from refed_dspy.writing import whole_file
 
 if TYPE_CHECKING:
@@ -55,6 +56,17 @@ class Compiled:
         """What came of it, for a terminal."""
         return outcome_lines(self)
 
+    def estimate_lines(self) -> list[str]:
+        """What the whole compile would take, going by the uncompiled program's evaluations."""
+        told = self.estimate
+        cost = "dollars unknown" if told["cost"] is None else f"about {dollars(told['cost'])}"
+        return [
+            f"uncompiled program on the validation set: {_score(self.manifest['validation']['uncompiled'])}",
+            f"the whole: {cost}, {told['calls']:,.0f} calls, for about {told['evaluations']} evaluations and the proof;"
+            " less where candidates share calls",
+            f"so far: {dollars(told['spent'])}; go on with the same command without --estimate",
+        ]
+
     def diff(self) -> str:
         """What changed in the prompts, for people."""
         return (self.folder / DIFF).read_text(encoding="utf-8")
@@ -68,7 +80,10 @@ def write_outcome(folder: Path, ledger: Ledger, job: Job, found: Found) -> Compi
     manifest = _manifest(ledger, job, found, program)
     state = program_state(program)
     state[MANIFEST] = {**state[MANIFEST], **manifest}
-    files = {PROGRAM: json.dumps(state, ensure_ascii=False, indent=1), DIFF: prompt_diff(job.program, program)}
+    files = {
+        PROGRAM: json.dumps(state, ensure_ascii=False, indent=1),
+        DIFF: prompt_diff(program_state(job.program), state),
+    }
     if found.proof is not None:
         files[PROOF] = "\n".join([*found.proof.lines(), ""])
     try:
@@ -104,6 +119,9 @@ def _manifest(ledger: Ledger, job: Job, found: Found, program: dspy.Module) -> d
         "validation": {"uncompiled": found.baseline.mean("validation"), "compiled": found.best.mean("validation")},
         "candidate": found.best.digest,
         "baseline": found.baseline.digest,
+        "champion": found.champion,
+        "name": settings.name,
+        "run_id": noted_run(ledger.path.parent),
         "proof": found.proof and found.proof.facts(),
         "cost": None if used.unpriced else used.cost / PICO,
         "calls": used.calls,
@@ -113,20 +131,6 @@ def _manifest(ledger: Ledger, job: Job, found: Found, program: dspy.Module) -> d
         "instructions_per_feature": getattr(program, "instructions_per_feature", None),
     }
     return dict(json.loads(json.dumps(facts)))
-
-
-def prompt_diff(before: dspy.Module, after: dspy.Module) -> str:
-    """What changed in each predictor's instructions, line by line, and the demonstrations it was given."""
-    blocks = []
-    for (name, old), (_, new) in zip(before.named_predictors(), after.named_predictors(), strict=True):
-        lines = difflib.unified_diff(
-            old.signature.instructions.splitlines(), new.signature.instructions.splitlines(), lineterm="", n=3
-        )
-        body = [line for line in lines if not line.startswith(("---", "+++", "@@"))]
-        demos = [f"+ demonstration: {one_line(json.dumps(dict(demo), default=str), 400)}" for demo in new.demos]
-        if body or demos:
-            blocks.append("\n".join([f"### {name}", *body, *demos]))
-    return "\n\n".join(blocks) + "\n" if blocks else "no prompt changed\n"
 
 
 def outcome_lines(compiled: Compiled) -> list[str]:

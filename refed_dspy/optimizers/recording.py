@@ -7,6 +7,7 @@ DSPy tells of every program that starts. Both work whatever the optimizer is.
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -80,6 +81,8 @@ class Recorder:
         self._metric, self._gateway, self._subset_of, self._watch = metric, gateway, subset_of, watch
         self.evaluations = 0
         """How often a candidate was scored, in this process."""
+        self.failures: Counter[str] = Counter()
+        """What rows of predictions failed with: "cut in response_improvement" → how many."""
 
     def __call__(
         self,
@@ -104,6 +107,8 @@ class Recorder:
     def _scored(self, gold: dspy.Example, pred: Any, pred_name: str | None, pred_trace: Any) -> Scored:
         if pred is None:
             raise NotScored("the program failed")
+        if pred_name is None:
+            self.failures.update(f"{f.kind} in {f.stage}" for f in pred.get("failures") or ())
         said = self._metric.score(gold, pred)
         if pred_name is not None:
             return Scored(said.score, self._metric.feedback(gold, pred, pred_name, pred_trace), self._metric.accept)

@@ -65,6 +65,8 @@ class ReferenceLevelFeedback(dspy.Module):
             raise ConfigError("features: name at least one")
         if instructions_per_feature < 1:
             raise ConfigError("instructions_per_feature: must be 1 or more")
+        self.source: dict[str, str] = {}
+        """Where its prompts came from (programs/opening.py); empty for a program that was not loaded."""
         self.features = dict(features)
         self.instructions_per_feature = instructions_per_feature
         self.instruction_feedback = dspy.Predict(instruction_feedback(features))

@@ -68,7 +68,7 @@ def program_state(program: dspy.Module) -> dict[str, Any]:
     for part in state.values():
         if isinstance(part, dict) and "lm" in part:
             part["lm"] = None
-    state[MANIFEST] = {"fields": _field_digests(program)}
+    state[MANIFEST] = {"fields": _field_digests(program), "names": _names(program)}
     return dict(json.loads(json.dumps(state, default=_jsonable)))
 
 
@@ -92,15 +92,30 @@ def load_program(program: dspy.Module, source: Path | str) -> None:
     Raises:
         ConfigError: no such file, not a program, or one made for other fields.
     """
+    load_state(program, read_state(source), str(source))
+
+
+def read_state(source: Path | str) -> Any:
+    """What the program file at `source` holds, an MLflow address included. Raises ConfigError."""
     name = str(source)
-    path = _download(name) if name.partition(":/")[0] in {"runs", "models", "mlflow-artifacts"} else Path(name)
+    path = _download(name) if is_address(name) else Path(name)
     try:
-        state = json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"program {name}: no such file") from None
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"program {name}: not a program's JSON file: {one_line(error)}") from None
-    load_state(program, state, name)
+
+
+def is_address(name: str) -> bool:
+    """Whether `name` is an MLflow address and not a file."""
+    return name.partition(":/")[0] in {"runs", "models", "mlflow-artifacts"}
+
+
+def manifest_of(state: Any) -> dict[str, Any]:
+    """How the program of a state came about; empty for one that was not compiled."""
+    found = state.get(MANIFEST) if isinstance(state, dict) else None
+    return found if isinstance(found, dict) else {}
 
 
 def load_state(program: dspy.Module, state: Any, source: str) -> None:
@@ -119,13 +134,35 @@ def load_state(program: dspy.Module, state: Any, source: str) -> None:
         raise ConfigError(f"program {source}: its {MANIFEST} entry is damaged; save it again")
     changed = [name for name, value in _field_digests(program).items() if fields.get(name, value) != value]
     if changed:
+        difference = _other_fields(program, manifest, changed)
         raise ConfigError(
-            f"program {source}: made for other fields of {', '.join(changed)}; set the same features, or make it anew"
+            f"program {source}: made for other fields of {', '.join(changed)}{difference}; set the same features, or "
+            "make it anew"
         )
     try:
         program.load_state({name: _prompt_of(state[name]) for name in expected})
     except Exception as error:  # noqa: BLE001 — DSPy raises many kinds for a malformed state, all the file's fault
         raise ConfigError(f"program {source}: cannot be loaded: {one_line(error)}") from None
+
+
+def _names(program: dspy.Module) -> dict[str, list[str]]:
+    """Predictor → the names of its fields."""
+    return {name: list(predictor.signature.fields) for name, predictor in program.named_predictors()}
+
+
+def _other_fields(program: dspy.Module, manifest: dict[str, Any], changed: list[str]) -> str:
+    """Which fields the file has and the program has not, and the other way round, as far as the file tells."""
+    told, now = manifest.get("names"), _names(program)
+    if not isinstance(told, dict):
+        return ""
+    for name in changed:
+        had = set(told.get(name) or ())
+        only_then, only_now = sorted(had - set(now[name])), sorted(set(now[name]) - had)
+        if only_then or only_now:
+            then = f"it has {', '.join(map(str, only_then))}" if only_then else ""
+            here = f"this program has {', '.join(only_now)}" if only_now else ""
+            return f" ({one_line('; '.join(part for part in (then, here) if part), 200)})"
+    return " (the same names, but other types or bounds)"
 
 
 def _prompt_of(state: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,158 @@
+"""The commands around compiling: compile, judge agreement, promote, track."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from refed_dspy.cli_parts import (
+    ConfigOption,
+    MaxCalls,
+    MaxCost,
+    MaxMinutes,
+    ProgramOption,
+    ReferencesOption,
+    RunDir,
+    TeacherOption,
+    reporting,
+)
+from refed_dspy.errors import InputError
+
+judge_app = typer.Typer(no_args_is_help=True, help="Judges, measured against people.")
+PairsOption = Annotated[str | None, typer.Option(help="Pairs of answers with people's verdicts.", metavar="FILE")]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Put the commands into `app`."""
+    app.command("compile")(compile_)
+    app.command()(promote)
+    app.command()(track)
+    app.add_typer(judge_app, name="judge")
+
+
+@reporting
+def compile_(
+    references: ReferencesOption = None,
+    pairs: PairsOption = None,
+    optimizer: Annotated[
+        str | None, typer.Option(help="bootstrap, gepa, mipro, simba, or a dotted name.", metavar="NAME")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the compile.", metavar="DIR")] = None,
+    teacher: TeacherOption = None,
+    judge: Annotated[
+        str | None, typer.Option(help="The model that judges, as --teacher.", metavar="FILE_OR_NAME")
+    ] = None,
+    reflection: Annotated[
+        str | None, typer.Option(help="The model that rewrites prompts, as --teacher.", metavar="FILE_OR_NAME")
+    ] = None,
+    evaluations: Annotated[int | None, typer.Option(help="About how often a candidate is scored.", metavar="N")] = None,
+    program: ProgramOption = None,
+    config: ConfigOption = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the split and the optimizer.")] = None,
+    name: Annotated[str | None, typer.Option(help="The registered model's name.")] = None,
+    max_cost: MaxCost = None,
+    max_calls: MaxCalls = None,
+    max_minutes: MaxMinutes = None,
+    estimate: Annotated[
+        bool, typer.Option("--estimate", help="Score the uncompiled program only, and say what all would take.")
+    ] = False,
+) -> None:
+    """Tune a program's prompts and prove the gain. The same command again goes on where it stood."""
+    given = {key: value for key, value in locals().items() if key not in {"config", "estimate"}}
+    from refed_dspy.config import load_compile_config
+    from refed_dspy.display import CompileDisplay
+    from refed_dspy.optimizers.compiling import compile as tune
+    from refed_dspy.programs import PairwiseJudge
+
+    settings = load_compile_config(config, **given)
+    if settings.out is None:
+        raise InputError("out: name the folder that shall hold the compile: --out DIR")
+    if settings.teacher is None:
+        raise InputError("no teacher: name one with --teacher (a file, PROVIDER/NAME, or embedded)")
+    tuned: Any = PairwiseJudge() if settings.pairs else None
+    own = {"teacher", "judge", "reflection", "out"}
+    keywords = {key: getattr(settings, key) for key in settings.model_fields_set - own}
+    models = {role: getattr(settings, role) for role in ("teacher", "judge", "reflection")}
+    settings.out.mkdir(parents=True, exist_ok=True)
+    with CompileDisplay().showing() as display, _optimizers_words(settings.out / "optimizer.log"):
+        made = tune(
+            tuned,
+            settings.pairs or settings.references or "builtin",
+            **{**keywords, **models},
+            out=settings.out,
+            estimate_only=estimate,
+            on_progress=display.watch,
+        )
+    for line in made.estimate_lines() if estimate else made.lines():
+        typer.echo(line)
+    if made.stopped:
+        typer.echo(f"refed: {made.stopped} is reached; raise it, and the same command goes on", err=True)
+        raise typer.Exit(1)
+
+
+@judge_app.command()
+@reporting
+def agreement(
+    pairs: Annotated[str, typer.Option(help="Pairs of answers with people's verdicts.", metavar="FILE")],
+    judge: Annotated[str, typer.Option(help="The model that judges, as --teacher.", metavar="FILE_OR_NAME")],
+    out: Annotated[Path, typer.Option(help="Folder that keeps the verdicts.", metavar="DIR")],
+    count: Annotated[int | None, typer.Option(help="A seeded draw of so many pairs.", metavar="N")] = None,
+    program: Annotated[str | None, typer.Option(help="A compiled judge.", metavar="FILE_OR_URI")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the draw.")] = 0,
+    max_cost: MaxCost = None,
+    max_calls: MaxCalls = None,
+    max_minutes: MaxMinutes = None,
+) -> None:
+    """How well a judge agrees with people. The same command again goes on where it stood."""
+    from refed_dspy.optimizers.agreeing import measure_agreement
+    from refed_dspy.optimizers.agreement import agreement_lines
+
+    found = measure_agreement(
+        pairs, judge, out, count=count, program=program, seed=seed,
+        max_cost=max_cost, max_calls=max_calls, max_minutes=max_minutes,
+    )  # fmt: skip
+    for line in [*agreement_lines(found.rows), *found.lines()]:
+        typer.echo(line)
+    if found.stopped:
+        raise typer.Exit(1)
+
+
+@reporting
+def promote(
+    name: Annotated[str, typer.Argument(help="The registered model.")] = "refed",
+    version: Annotated[str | None, typer.Option(help="Which version; unset, the challenger.")] = None,
+) -> None:
+    """Make a version of the registered model the champion, whatever its proof says."""
+    from refed_dspy.tracking.registry import promote as make_champion
+
+    chosen = make_champion(name, version)
+    typer.echo(f"{name} version {chosen} is champion: models:/{name}@champion")
+
+
+@reporting
+def track(folder: RunDir) -> None:
+    """Tell MLflow of a run or a compile, or what it has not been told of it yet."""
+    from refed_dspy.tracking.telling import tell
+
+    typer.echo(f"told: run {tell(folder)}")
+
+
+@contextmanager
+def _optimizers_words(path: Path) -> Iterator[None]:
+    """What DSPy's optimizers print and log goes to a file: a person wants the display, and can read the rest there."""
+    dspy_log = logging.getLogger("dspy")
+    before = list(dspy_log.handlers)
+    with path.open("a", encoding="utf-8", errors="replace") as file:
+        handler = logging.StreamHandler(file)
+        dspy_log.handlers = [handler]
+        logging.getLogger("optuna").handlers = []
+        try:
+            with redirect_stdout(file), redirect_stderr(file):
+                yield
+        finally:
+            dspy_log.handlers = before

@@ -1,0 +1,122 @@
+"""Measure a judge against people, paying once: verdicts are kept in a folder, and a second start goes on from them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import dspy
+
+from refed_dspy.allowance import allowed, lasting
+from refed_dspy.books import RunBooks
+from refed_dspy.data.pairs import Pair, load_pairs, sample_pairs
+from refed_dspy.engine.accounts import open_accounts, spent
+from refed_dspy.engine.ledger import Ledger
+from refed_dspy.errors import CapReached, RefedError, RunDirError
+from refed_dspy.gateway import Gateway, open_gateway
+from refed_dspy.identity import differences
+from refed_dspy.optimizers.agreement import Agreement, agreement, judged
+from refed_dspy.optimizers.job import cool_judge
+from refed_dspy.parts import Limits
+from refed_dspy.programs import PairwiseJudge, Verdict
+from refed_dspy.programs.adapter import SchemaAdapter
+from refed_dspy.programs.saved import digest, load_program, program_digests
+from refed_dspy.records import dollars
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """How a judge agrees with people: a row a criterion, and what it cost. `stopped`: the cap that ended it early."""
+
+    rows: Sequence[Agreement]
+    judged: int
+    pairs: int
+    cost: int
+    calls: int
+    stopped: str
+
+    def lines(self) -> list[str]:
+        """What it took, for a terminal."""
+        lines = [f"{self.judged} of {self.pairs} pairs judged, {dollars(self.cost)}, {self.calls} calls"]
+        return [*lines, f"stopped: {self.stopped} is reached; raise it to go on"] if self.stopped else lines
+
+
+def measure_agreement(
+    pairs: str | Path | Sequence[Pair],
+    judge: Any,
+    out: str | Path,
+    *,
+    program: PairwiseJudge | str | Path | None = None,
+    count: int | None = None,
+    seed: int = 0,
+    max_cost: float | None = None,
+    max_calls: int | None = None,
+    max_minutes: float | None = None,
+) -> Measurement:
+    """Have `judge` (what `synthesize` takes as teacher) judge pairs that people have judged.
+
+    Args:
+        pairs: a file that `load_pairs` reads, or pairs; `count` of them are drawn with `seed`, or all are taken.
+        out: the folder that keeps the verdicts. The same call goes on from them.
+        program: a compiled judge, or the file or MLflow address of one; None: as it comes.
+        max_cost, max_calls, max_minutes: caps over all starts; at one, what there is is returned.
+
+    Raises:
+        InputError: something given cannot be used; nothing was paid for.
+    """
+    module = PairwiseJudge() if program is None or isinstance(program, str | Path) else program
+    if isinstance(program, str | Path):
+        load_program(module, program)
+    chosen = load_pairs(pairs) if isinstance(pairs, str | Path) else list(pairs)
+    if count is not None:
+        chosen = sample_pairs(chosen, count, seed)
+    teacher = cool_judge(judge)
+    limits = Limits(max_cost=max_cost, max_calls=max_calls, max_minutes=max_minutes)
+    with Ledger.create(Path(out)) as ledger:
+        allowance = allowed(ledger, teacher, lasting(ledger, limits))
+        _begin_or_continue(ledger, module, chosen, teacher.identity, lasting(ledger, limits))
+        open_accounts(ledger)
+        books = RunBooks(ledger, allowance.caps, allowance.before)
+        with open_gateway(ledger, books, {"judge": teacher}, seed) as gateway:
+            gateway.allow(allowance.caps, allowance.seconds)
+            verdicts = _judge_all(module, chosen, gateway, teacher.concurrency)
+            stopped = gateway.reached
+        used = spent(ledger)
+    told = [pair for pair in chosen if pair.id in verdicts]
+    rows = agreement(told, [verdicts[pair.id] for pair in told], seed)
+    return Measurement(rows, len(told), len(chosen), used.cost, used.calls, stopped)
+
+
+def _judge_all(judge: PairwiseJudge, pairs: Sequence[Pair], gateway: Gateway, concurrency: int) -> dict[str, Verdict]:
+    """Pair → verdict, of those that were judged before a cap came."""
+    verdicts: dict[str, Verdict] = {}
+
+    def keep(pair: Pair, verdict: Verdict) -> None:
+        verdicts[pair.id] = verdict
+
+    quiet: dict[str, Any] = {"disable_history": True, "trace": None, "max_trace_size": 0, "callbacks": []}
+    with dspy.context(lm=gateway.lm("judge"), adapter=SchemaAdapter(), **quiet):
+        try:
+            asyncio.run(judged(judge, pairs, max(1, concurrency // 2), keep))
+        except CapReached:
+            return verdicts  # which cap it was is told by the gateway
+        except RefedError as error:
+            raise (gateway.stopped or error) from None
+    return verdicts
+
+
+def _begin_or_continue(
+    ledger: Ledger, judge: PairwiseJudge, pairs: Sequence[Pair], model: dict[str, Any], limits: Limits
+) -> None:
+    identity = {"pairs": digest([pair.id for pair in pairs]), "program": program_digests(judge), "judge": model}
+    stored = ledger.meta("agreement")
+    if stored is None and (ledger.meta("identity") or ledger.meta("compile")):
+        raise RunDirError(f"{ledger.path.parent}: holds a run or a compile; use a new --out")
+    if stored is not None and ledger.has_answers() and (found := differences(stored, identity)):
+        raise RunDirError(
+            f"{ledger.path.parent}: holds other verdicts: {'; '.join(found)}; set these back, or use a new --out"
+        )
+    ledger.set_meta(agreement=identity, **limits)

@@ -1,0 +1,50 @@
+"""What is different between two programs' prompts, for people."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from refed_dspy.errors import one_line
+
+SHOWN = 400
+"""Characters of a demonstration that are shown."""
+
+
+def prompt_diff(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
+    """Two programs' states, predictor by predictor: instructions line by line, and demonstrations come and gone."""
+    blocks = []
+    for name, new in after.items():
+        old = before.get(name)
+        if not isinstance(new, dict) or not isinstance(old, dict) or "signature" not in new:
+            continue
+        lines = [*_lines(old, new), *_demos(old, new)]
+        if lines:
+            blocks.append("\n".join([f"### {name}", *lines]))
+    return "\n\n".join(blocks) + "\n" if blocks else "no prompt changed\n"
+
+
+def changed_predictors(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """The predictors whose instructions or demonstrations differ."""
+    parts = ("signature", "demos")
+    return [
+        name
+        for name, new in after.items()
+        if isinstance(new, dict)
+        and isinstance(old := before.get(name), dict)
+        and any(old.get(part) != new.get(part) for part in parts)
+    ]
+
+
+def _lines(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    before, after = (str(state["signature"].get("instructions", "")).splitlines() for state in (old, new))
+    diff = difflib.unified_diff(before, after, lineterm="", n=3)
+    return [line for line in diff if not line.startswith(("---", "+++", "@@"))]
+
+
+def _demos(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    had, has = ([json.dumps(demo, ensure_ascii=False) for demo in state.get("demos", [])] for state in (old, new))
+    gone = [f"- demonstration: {one_line(demo, SHOWN)}" for demo in had if demo not in has]
+    return gone + [f"+ demonstration: {one_line(demo, SHOWN)}" for demo in has if demo not in had]

@@ -1,0 +1,63 @@
+"""Open a saved program for use: built as it was, and remembering where its prompts came from."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from refed_dspy.errors import ConfigError, one_line
+from refed_dspy.programs.reference_level import ReferenceLevelFeedback
+from refed_dspy.programs.saved import is_address, load_state, manifest_of, read_state
+from refed_dspy.signatures import DEFAULT_FEATURES
+
+_MODEL = re.compile(r"models:/(?P<name>[^/@]+)(?:/(?P<version>\d+)|@(?P<alias>[^/]+))$")
+
+
+def open_program(
+    source: Path | str, features: Mapping[str, str] | None = None, instructions_per_feature: int | None = None
+) -> ReferenceLevelFeedback:
+    """The program at `source`: a file, or an MLflow address (`models:/NAME@ALIAS`, `models:/NAME/N`, `runs:/…`).
+
+    It has the features that it was compiled with, unless others are given. Its `source` says where it came from.
+
+    Raises:
+        ConfigError: there is none, or it does not fit the features given.
+    """
+    state = read_state(source)
+    told = manifest_of(state)
+    kept = told.get("features")
+    whole = isinstance(kept, dict) and all(isinstance(text, str) for pair in kept.items() for text in pair)
+    asked = told.get("instructions_per_feature")
+    known = asked if isinstance(asked, int) and 1 <= asked <= 100 else 10
+    program = ReferenceLevelFeedback(
+        features or (kept if whole and kept else DEFAULT_FEATURES),
+        known if instructions_per_feature is None else instructions_per_feature,
+    )
+    load_state(program, state, str(source))
+    program.source = {"address": str(source), **_origin(told), **_version(str(source))}
+    return program
+
+
+def _origin(manifest: Mapping[str, Any]) -> dict[str, str]:
+    """What of a manifest is worth knowing later: the run, the candidate, and the teacher it was tuned with."""
+    models = manifest.get("models")
+    teacher = models.get("teacher", {}).get("model") if isinstance(models, dict) else None
+    facts = {"run_id": manifest.get("run_id"), "candidate": manifest.get("candidate"), "teacher": teacher}
+    return {name: one_line(value, 200) for name, value in facts.items() if isinstance(value, str)}
+
+
+def _version(address: str) -> dict[str, str]:
+    """Which version of a registered model an address stands for today."""
+    if not is_address(address) or (found := _MODEL.fullmatch(address)) is None:
+        return {}
+    version = found["version"]
+    if version is None:
+        import mlflow
+
+        try:
+            version = str(mlflow.MlflowClient().get_model_version_by_alias(found["name"], found["alias"]).version)
+        except Exception as error:  # noqa: BLE001 — MLflow's own, and its HTTP client's
+            raise ConfigError(f"program {address}: MLflow cannot provide it: {one_line(error)}") from None
+    return {"model": found["name"], "version": version}

@@ -1,0 +1,96 @@
+"""A synthesis run in MLflow: its parameters, its metrics minute by minute, its cost, its data set and program."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from refed_dspy.engine.ledger import Ledger
+from refed_dspy.engine.summary import run_status
+from refed_dspy.programs.saved import digest
+from refed_dspy.records import PICO
+from refed_dspy.tracking.store import Store
+
+# Per minute since the run first began: calls, dollars, tokens, failed calls; and samples.
+_CALLS = """
+SELECT CAST((created + seconds - :begun) / 60 AS INTEGER) minute, count(*), total(cost), total(prompt_tokens),
+       total(completion_tokens), sum(outcome != 'ok')
+FROM calls WHERE outcome != 'sent' GROUP BY minute ORDER BY minute
+"""
+_SAMPLES = (
+    "SELECT CAST((created - :begun) / 60 AS INTEGER) minute, count(*) FROM samples GROUP BY minute ORDER BY minute"
+)
+_COUNTS = ("calls", "dollars", "prompt_tokens", "completion_tokens", "failed_calls")
+
+
+def copy_run(store: Store, last: bool) -> None:
+    """Tell MLflow what the run in the store's folder has done so far. Raises NotTracked."""
+    with Ledger.read(store.folder) as ledger:
+        if not ledger.meta("identity") or not ledger.has_answers():
+            return  # refused before its first answer, perhaps: then there is nothing to tell of
+        status, points = run_status(ledger), per_minute(ledger)
+        parameters, source = _parameters(ledger, status), ledger.meta("program_source") or {}
+    run_id = store.run("synthesis", store.folder.name, parameters)
+    told = store.noted("minute")
+    whole = [minute for minute in points if last or minute < max(points)]
+    fresh = [m for m in whole if told is None or m > told or (last and m >= told)]
+    store.metrics(
+        run_id,
+        [(name, value, points[m]["time"], m) for m in fresh for name, value in points[m].items() if name != "time"],
+    )
+    if fresh:
+        store.remember(minute=max(fresh))
+    if source and not store.noted("linked"):
+        store.tags(run_id, {f"refed.program.{name}": value for name, value in source.items() if value is not None})
+        store.remember(linked=True)
+    if last:
+        _finish(store, run_id, status)
+
+
+def per_minute(ledger: Ledger) -> dict[int, dict[str, float]]:
+    """Minute since the first start → running totals at its end, and that time in seconds since the epoch."""
+    row = ledger.db.execute("SELECT min(begun) FROM starts").fetchone()
+    if row[0] is None:
+        return {}
+    begun = float(row[0])
+    calls = {int(m): counts for m, *counts in ledger.db.execute(_CALLS, {"begun": begun})}
+    samples = {int(m): int(count) for m, count in ledger.db.execute(_SAMPLES, {"begun": begun})}
+    totals = dict.fromkeys((*_COUNTS, "kept"), 0.0)
+    points = {}
+    for minute in sorted({*calls, *samples}):
+        for name, count in zip(_COUNTS, calls.get(minute, [0] * len(_COUNTS)), strict=True):
+            totals[name] += count / PICO if name == "dollars" else count
+        totals["kept"] += samples.get(minute, 0)
+        points[minute] = {**totals, "time": begun + 60 * (minute + 1)}
+    return points
+
+
+def _parameters(ledger: Ledger, status: Mapping[str, Any]) -> dict[str, Any]:
+    identity = ledger.meta("identity")
+    teacher = ledger.meta("teacher") or {}
+    config = teacher.get("config") or {}
+    return {
+        "size": status["size"],
+        "references": status["references"],
+        "references_digest": identity["references"],
+        "program": identity["kind"],
+        "program_digest": digest(identity["program"]),
+        "features": ", ".join(identity["features"]),
+        "instructions_per_feature": identity["instructions_per_feature"],
+        "seed": identity["seed"],
+        "teacher": teacher.get("model"),
+        **{name: config.get(name) for name in ("temperature", "max_tokens", "concurrency", "api_base")},
+        **{name: value for name, value in status["caps"].items() if value is not None},
+    }
+
+
+def _finish(store: Store, run_id: str, status: Mapping[str, Any]) -> None:
+    store.tags(run_id, {"refed.kept": status["kept"], "refed.complete": status["complete"]})
+    if status["stopped"]:
+        store.tags(run_id, {"refed.stopped": status["stopped"]})
+    kept = int(status["kept"])
+    if kept and store.noted("rows") != kept:
+        key = digest([str(store.folder.name), kept, status["seed"]])
+        store.data_set(run_id, store.folder.name, key, str(store.folder.absolute()), kept, "synthesis")
+        store.remember(rows=kept)
+    store.ended(run_id, "FINISHED" if status["complete"] else "KILLED")

@@ -1,0 +1,179 @@
+"""MLflow's client, and the note in the folder of what it has been told. MLflow is imported here, and only when used: it
+takes seconds."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from refed_dspy.errors import RefedError, one_line
+from refed_dspy.writing import whole_file
+
+NOTE = "tracking.json"
+EXPERIMENT = "refed-dspy"
+_QUIET = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+    # MLflow's own are 7 attempts and 120 s each: minutes of waiting for a server that is away.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+}
+LONGEST_PARAMETER = 500
+
+
+class NotTracked(RefedError):
+    """MLflow could not be told. Nothing is lost: `refed track DIR` does it later."""
+
+
+def mlflow_client() -> Any:
+    """An `MlflowClient` for MLFLOW_TRACKING_URI, or MLflow's local SQLite file."""
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
+    for noisy in ("alembic", "mlflow"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
+    import mlflow
+
+    return mlflow.MlflowClient()
+
+
+def noted_run(folder: Path) -> str | None:
+    """The id of the folder's run in MLflow, as far as the folder knows one."""
+    try:
+        note = json.loads((folder / NOTE).read_text(encoding="utf-8"))
+        return str(note["runs"][folder.name])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+class Store:
+    """One folder's run in MLflow. What it was told is noted in the folder, so that telling it again adds nothing.
+
+    Raises NotTracked from every method where MLflow fails.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._client: Any = None
+        self._under_way = False
+        self.note: dict[str, Any] = {}
+
+    def connect(self) -> None:
+        """Make MLflow's client and read the note. Before anything else."""
+        if self._client is None:
+            self._client = self.told(mlflow_client)
+            self.note = self._read()
+
+    @property
+    def client(self) -> Any:
+        return self._client
+
+    def told(self, what: Any, *args: Any, **kwargs: Any) -> Any:
+        """Call MLflow. Raises NotTracked for whatever it raises."""
+        try:
+            return what(*args, **kwargs)
+        except Exception as error:  # MLflow's own, SQLAlchemy's, its HTTP client's, the disk's
+            raise NotTracked(one_line(error, 200)) from error
+
+    def run(self, kind: str, name: str, parameters: Mapping[str, Any], parent: str | None = None) -> str:
+        """The id of the run noted under `name`; made, with its parameters, where there is none yet."""
+        runs, client = self._noted("runs"), self.client
+        if name in runs:
+            if parent is None and not self._under_way:
+                self.told(client.update_run, runs[name], "RUNNING")
+                self._under_way = True
+            return str(runs[name])
+        tags = {"refed.kind": kind, "refed.folder": str(self.folder.absolute())}
+        if parent is not None:
+            tags["mlflow.parentRunId"] = parent
+        made = self.told(client.create_run, self._experiment(), tags=tags, run_name=name)
+        run_id = made.info.run_id
+        from mlflow.entities import Param
+
+        params = [
+            Param(key, one_line(value, LONGEST_PARAMETER)) for key, value in parameters.items() if value is not None
+        ]
+        self.told(client.log_batch, run_id, params=params)
+        self._note(runs={**runs, name: run_id})
+        self._under_way = True
+        return str(run_id)
+
+    def metrics(self, run_id: str, points: Sequence[tuple[str, float, float, int]]) -> None:
+        """Log (name, value, time in seconds, step)."""
+        from mlflow.entities import Metric
+
+        told = [Metric(name, float(value), int(at * 1000), step) for name, value, at, step in points]
+        for first in range(0, len(told), 500):
+            self.told(self.client.log_batch, run_id, metrics=told[first : first + 500])
+
+    def tags(self, run_id: str, tags: Mapping[str, Any]) -> None:
+        for name, value in tags.items():
+            self.told(self.client.set_tag, run_id, name, one_line(value, LONGEST_PARAMETER))
+
+    def text(self, run_id: str, name: str, text: str) -> None:
+        """Log a text artifact."""
+        self.told(self.client.log_text, run_id, text, name)
+
+    def file(self, run_id: str, path: Path, under: str | None = None) -> None:
+        """Log a file of the folder."""
+        self.told(self.client.log_artifact, run_id, str(path), under)
+
+    def figure(self, run_id: str, figure: Any, name: str) -> None:
+        self.told(self.client.log_figure, run_id, figure, name)
+
+    def data_set(self, run_id: str, name: str, digest: str, source: str, rows: int, context: str) -> None:
+        """Log a data set as the run's input or outcome."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        data = Dataset(
+            name=name[:500], digest=digest[:36], source_type="local", source=json.dumps({"uri": source}),
+            profile=json.dumps({"num_rows": rows}),
+        )  # fmt: skip
+        tags = [InputTag("mlflow.data.context", context)]
+        self.told(self.client.log_inputs, run_id, [DatasetInput(data, tags)])
+
+    def ended(self, run_id: str, status: str = "FINISHED", at: float | None = None) -> None:
+        self.told(self.client.set_terminated, run_id, status, int((at or time.time()) * 1000))
+
+    def noted(self, name: str) -> Any:
+        """What was noted under `name`, or None."""
+        return self.note.get(name)
+
+    def remember(self, **facts: Any) -> None:
+        """Note what MLflow has been told."""
+        self._note(**facts)
+
+    def _experiment(self) -> str:
+        name = os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT)
+        found = self.told(self.client.get_experiment_by_name, name)
+        return str(found.experiment_id if found else self.told(self.client.create_experiment, name))
+
+    def _noted(self, name: str) -> dict[str, Any]:
+        found = self.note.get(name)
+        return dict(found) if isinstance(found, dict) else {}
+
+    def _note(self, **facts: Any) -> None:
+        self.note = {**self.note, **facts}
+        try:
+            with whole_file(self.folder / NOTE) as file:
+                file.write(json.dumps(self.note, indent=1).encode())
+        except OSError as error:
+            raise NotTracked(f"{self.folder / NOTE}: {one_line(error.strerror or error)}") from None
+
+    def _read(self) -> dict[str, Any]:
+        """The note, if it is of the same MLflow: another server knows nothing of it."""
+        import mlflow
+
+        here = {"uri": mlflow.get_tracking_uri()}
+        try:
+            note = json.loads((self.folder / NOTE).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return here
+        except (OSError, ValueError) as error:
+            raise NotTracked(f"{self.folder / NOTE}: cannot be read ({one_line(error)}); remove it") from None
+        same = isinstance(note, dict) and note.get("uri") == here["uri"]
+        return note if same else here
