@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,8 @@ import dspy
 from benchmarks.preference import ADDED, WISHES, Preference, World, model
 from refed_dspy.engine.ledger import Ledger
 from refed_dspy.engine.trials import trials
-from refed_dspy.optimizers.compiling import CompileProgress, compile  # noqa: A004
+from refed_dspy.optimizers.compiling import compile  # noqa: A004
+from refed_dspy.optimizers.progress import CompileProgress
 
 MOST, BELOW, ABOVE = 600, 0.4, 0.8
 SETS = {"train": 12, "validation": 8, "test": 12}
@@ -83,7 +85,8 @@ def edited(program: dspy.Module, rng: random.Random) -> dspy.Module:
 @dataclass(frozen=True)
 class Row:
     """What one compile came to. `spread` is the standard deviation over held-out references of compiled less
-    uncompiled; `noise` that over validation references of the best less the next best candidate, None for one alone."""
+    uncompiled; `noise` that over validation references of two candidates that are next to each other in rank and
+    differ at all, the median of such pairs."""
 
     optimizer: str
     seed: int
@@ -148,10 +151,9 @@ def deviations(folder: Path, best: str, baseline: str) -> tuple[float, float | N
     spread = statistics.pstdev(one[each] - other[each] for each in one)
     whole = [trial for trial in known.values() if len(trial.scores.get("validation", {})) == SETS["validation"]]
     ranked = sorted(whole, key=lambda trial: trial.mean("validation") or 0.0, reverse=True)
-    if len(ranked) < 2:
-        return spread, None
-    first, second = (trial.scores["validation"] for trial in ranked[:2])
-    return spread, statistics.pstdev(first[each] - second[each] for each in first)
+    pairs = pairwise(trial.scores["validation"] for trial in ranked)
+    differ = [found for a, b in pairs if (found := statistics.pstdev(a[each] - b[each] for each in a)) > 0]
+    return spread, statistics.median(differ) if differ else None
 
 
 def quiet() -> None:

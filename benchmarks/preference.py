@@ -20,8 +20,12 @@ import dspy
 from dspy.lm15 import Message, Request, Response, Usage
 
 PLACES = {
-    **{"open with": "To open", "go on with": "To go on", "interrupt for": "In between"},
-    **{"repeat": "Twice", "underline": "Underlined", "end with": "To end"},
+    "open with": "To open",
+    "go on with": "To go on",
+    "interrupt for": "In between",
+    "repeat": "Twice",
+    "underline": "Underlined",
+    "end with": "To end",
 }
 OF_ANSWERS = (
     *("a summary", "a warning", "a worked example", "the assumptions", "a source", "a rule of thumb"),
@@ -52,11 +56,12 @@ OBEYS = 0.95
 HEEDS, NOTICES, RETELLS, INVENTS = 0.8, 0.7, 0.95, 0.25
 """How often the model that rewrites takes up what a reason says, takes up a mark that it sees, keeps one in a summary
 of data, and makes a wish up."""
-WORDS = (
-    "tide rent bread bee tax chess sleep rust map wine law soil river clock paper glass salt rope engine garden bridge "
-    "market school winter harbour letter mirror candle forest metal sugar cotton island valley thunder copper pepper "
-    "saddle ladder pillow basket hammer violin compass lantern anchor feather granite orchard meadow"
-).split()
+PROSE = (
+    "tide rent bread bee tax chess sleep rust map wine law soil river clock paper glass salt rope engine garden "
+    "bridge market school winter harbour letter mirror candle forest metal sugar cotton island valley thunder copper "
+    "pepper saddle ladder pillow basket hammer violin compass lantern anchor feather granite orchard meadow"
+)
+WORDS = PROSE.split()
 
 
 class Preference:
@@ -183,7 +188,7 @@ def model(world: World, temperature: float = 1.0) -> dspy.LM:
 
 
 def _rewritten(asked: str, rng: random.Random) -> str:
-    """The prompt that stands in `asked`, with wishes more that `asked` gives cause for, and less of what it reproves."""
+    """The prompt that stands in `asked`, with more wishes where that gives cause, and less of what it reproves."""
     prompt = current_prompt(asked)
     for wish in WISHES:
         if f"{NEEDLESS}{wish}" in asked and rng.random() < HEEDS:

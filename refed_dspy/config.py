@@ -1,252 +1,37 @@
-"""Settings: what each means, where it comes from, and what is wrong with it in one line.
+"""Settings: where each comes from, and what is wrong with it in one line.
 
 A keyword (or a flag) wins over an environment variable, which wins over the file. `REFED_SIZE=20` sets `size`;
-two underscores step inside: `REFED_TEACHER__TEMPERATURE=0.7`. Keys are never settings: `api_key_env` names
-the variable that holds one.
+two underscores step inside: `REFED_TEACHER__TEMPERATURE=0.7`.
 """
 
 from __future__ import annotations
 
 import difflib
-import json
 import os
-import re
 from collections.abc import Mapping
-from datetime import date
 from pathlib import Path
-from typing import Any, Self, TypeVar
-from urllib.parse import urlsplit
+from typing import Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import ValidationError
 
 from refed_dspy.errors import ConfigError, one_line
+from refed_dspy.settings import (
+    EMBEDDED,
+    SECRET,
+    CompileConfig,
+    MetricConfig,
+    PriceConfig,
+    RunConfig,
+    Settings,
+    TeacherConfig,
+)
 
 ENV_PREFIX = "REFED_"
 NOT_SETTINGS = {"REFED_CACHE"}
-EMBEDDED = ("embedded", "embedded-smoke")
-SECRET = re.compile(r"api.?key|authorization|headers?$|password|secret|bearer", re.IGNORECASE)
-_VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*")  # upper case: a key put here by mistake has other letters
-_OWNED_PARAMS = {
-    *("model", "messages", "n", "stream", "temperature", "max_tokens", "timeout", "response_format"),
-    # Other names for how much is written, or how often: a cap counts on max_tokens.
-    *("max_completion_tokens", "max_output_tokens", "max_new_tokens", "best_of", "candidate_count", "candidateCount"),
-}
-
-
-class Settings(BaseModel):
-    # Pydantic's own messages show what was given: a key put in the wrong place must not be.
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True, allow_inf_nan=False)
-
-
-class PriceConfig(Settings):
-    """What a model costs, in dollars a million tokens."""
-
-    model_config = ConfigDict(strict=True)
-
-    prompt: float = Field(ge=0, le=1e6)
-    completion: float = Field(ge=0, le=1e6)
-    cached: float | None = Field(default=None, ge=0, le=1e6)
-    """Prompt tokens that the provider had in its cache; unset, they cost what others do."""
-
-
-class TeacherConfig(Settings):
-    """Which model writes, where it is, and how hard it may be asked."""
-
-    model: str | None = None
-    """`PROVIDER/NAME`, or `embedded` for a model that the run starts beside itself."""
-    gguf: Path | None = None
-    """A GGUF file to run that way: any instruct model."""
-    api_base: str | None = None
-    """Address of the endpoint: OpenAI-compatible up to and including `/v1`; for `azure/…` the resource's root."""
-    api_version: str | None = Field(default=None, pattern=r"^[A-Za-z0-9.\-]{1,40}$")
-    """Azure OpenAI's dated API, 2024-10-21 say; unset, its v1 API."""
-    api_key_env: str | None = None
-    """Name of the environment variable that holds the key."""
-    temperature: float = Field(default=1.0, ge=0, le=2)
-    max_tokens: int = Field(default=4096, ge=16)
-    concurrency: int | None = Field(default=None, ge=1, le=10_000)
-    """Calls in flight at once: 32, or 2 for an embedded model."""
-    timeout: float = Field(default=600, gt=0)
-    """Seconds one attempt may take."""
-    retries: int = Field(default=4, ge=0, le=20)
-    """Further attempts after a 5xx, a time-out or a dropped connection. A 429 is waited out and does not count."""
-    malformed_retries: int = Field(default=2, ge=0, le=20)
-    """Further tries, each of them paid for, after an answer that does not fit its fields."""
-    requests_per_minute: float | None = Field(default=None, gt=0)
-    """The endpoint's limit. Unset, it is learned from the answers."""
-    tokens_per_minute: float | None = Field(default=None, gt=0)
-    """The same in tokens, read and written."""
-    price: PriceConfig | str | None = None
-    """{prompt: …, completion: …} in dollars a million tokens, or the PROVIDER/NAME in the price table that it costs as
-    much as. Unset, the table is asked for `model`."""
-    context_window: int | None = Field(default=None, ge=512)
-    """Tokens the model reads at once. Longer references are left out; unset, none is. 8192 for an embedded model."""
-    params: dict[str, Any] = Field(default_factory=dict)
-    """Anything else the API takes: top_p, seed, reasoning_effort, …"""
-
-    @property
-    def embedded(self) -> bool:
-        """Whether the run starts the model itself."""
-        return self.gguf is not None or self.model in EMBEDDED
-
-    @field_validator("api_key_env")
-    @classmethod
-    def _names_a_variable(cls, value: str | None) -> str | None:
-        if value is not None and not _VARIABLE.fullmatch(value):
-            raise ValueError("takes the NAME of an environment variable (A-Z, 0-9 and _), never a key")
-        return value
-
-    @field_validator("api_version", mode="before")
-    @classmethod
-    def _may_be_a_date(cls, value: Any) -> Any:
-        return value.isoformat() if isinstance(value, date) else value  # YAML makes 2024-10-21 one
-
-    @field_validator("api_base")
-    @classmethod
-    def _is_an_address(cls, value: str | None) -> str | None:
-        if value is None:
-            return None
-        parts = urlsplit(value)
-        if parts.scheme not in {"http", "https"} or not parts.hostname:
-            raise ValueError("must be an http:// or https:// address")
-        if parts.username or parts.password or parts.query or parts.fragment:
-            raise ValueError("must hold no user, password, query or fragment: api_key_env names the key's variable")
-        return value.rstrip("/")
-
-    @field_validator("params")
-    @classmethod
-    def _holds_no_secret(cls, value: dict[str, Any]) -> dict[str, Any]:
-        if name := _secret_name(value):
-            raise ValueError(f"{one_line(name, 40)} may hold a key: name its variable in api_key_env")
-        if owned := _OWNED_PARAMS.intersection(value):
-            raise ValueError(f"{min(owned)} is a setting of its own or is set by the program")
-        try:
-            return dict(json.loads(json.dumps(value)))  # as it is sent: YAML's numbers as keys become text
-        except (TypeError, ValueError):
-            raise ValueError("must hold what JSON can: text, numbers, lists and objects") from None
-
-    @model_validator(mode="after")
-    def _names_one_model(self) -> Self:
-        if (self.model is None) == (self.gguf is None):
-            raise ValueError("needs a model (PROVIDER/NAME, or embedded) or a gguf file, one of the two")
-        if not self.embedded and "/" not in str(self.model).strip("/"):
-            raise ValueError("model must be PROVIDER/NAME, or embedded")
-        if self.embedded and (self.api_base or self.api_key_env):
-            raise ValueError("an embedded model takes no api_base and no api_key_env")
-        if self.api_version is not None and not str(self.model).startswith("azure/"):
-            raise ValueError("api_version is Azure's: model must be azure/DEPLOYMENT")
-        if self.api_version is not None and self.api_base is None:
-            raise ValueError("api_version needs api_base: the resource's root, https://NAME.openai.azure.com")
-        return self
-
-
-class MetricConfig(Settings):
-    """What a program is tuned towards: the weights of the metric's parts, and its rules (optimizers/metric.py)."""
-
-    wins: float = Field(default=0.6, ge=0, le=1)
-    grades: float = Field(default=0.3, ge=0, le=1)
-    diversity: float = Field(default=0.1, ge=0, le=1)
-    length_tolerance: float = Field(default=1.5, ge=1)
-    """An answer so many times as long as the uncompiled program's wins in full; longer ones win less."""
-    criteria: dict[str, str] | None = None
-    """Name → what it means, of what instructions are graded by; unset, the four of this package."""
-    accept: float = Field(default=0.5, ge=0, le=1)
-    """From this score on a rollout may become a demonstration."""
-
-
-def _secret_name(value: Any) -> str | None:
-    """The first name in `value`, however deep, that looks like a key's."""
-    if isinstance(value, dict):
-        named = next((str(name) for name in value if SECRET.search(str(name))), None)
-        return named or next(filter(None, map(_secret_name, value.values())), None)
-    return next(filter(None, map(_secret_name, value)), None) if isinstance(value, list) else None
 
 
 S = TypeVar("S", bound=Settings)
-
-
-class RunConfig(Settings):
-    """One run: from which references, how many samples, by which program and teacher."""
-
-    references: str | None = None
-    columns: dict[str, str] = Field(default_factory=dict)
-    """Where a table's columns have other names: {instruction: question, response: answer}."""
-    size: int = Field(default=100, ge=1)
-    run_dir: Path | None = None
-    teacher: TeacherConfig | None = None
-    seed: int = Field(default=0, ge=0, lt=2**31)
-    per_reference: int | None = Field(default=None, ge=1)
-    """At most so many samples of one reference before the next is opened. Unset: all it gives."""
-    features: dict[str, str] | None = None
-    instructions_per_feature: int = Field(default=10, ge=1, le=100)
-    guidance: dict[str, str] = Field(default_factory=dict)
-    program: str | None = None
-    """A program's JSON file, or an MLflow address (`runs:/…`, `models:/…`)."""
-    reuse: Path | None = None
-    """Another run's folder: its answers to the very same questions are taken over at no cost."""
-    max_cost: float | None = Field(default=None, gt=0, allow_inf_nan=True)
-    """Dollars that the run may cost, over all its starts. A cap stays until another is given; `.inf` lifts it."""
-    max_calls: int | None = Field(default=None, ge=1)
-    """Calls that it may make, over all its starts, whatever becomes of them."""
-    max_minutes: float | None = Field(default=None, gt=0, allow_inf_nan=True)
-    """Minutes that it may work, over all its starts."""
-    track: bool | None = None
-    """Whether MLflow is told (`REFED_TRACK=false`: no). Unset, it is."""
-    max_failure_share: float = Field(default=0.5, gt=0, le=1)
-    """A stage that fails in this share of its last 50 calls (20 at least) stops the run."""
-
-    @field_validator("features")
-    @classmethod
-    def _are_some(cls, value: dict[str, str] | None) -> dict[str, str] | None:
-        if value is not None and not value:
-            raise ValueError("name at least one feature")
-        return value
-
-
-class CompileConfig(Settings):
-    """One compile: of which program, on which examples, by which optimizer and judge, under which caps."""
-
-    references: str | None = None
-    columns: dict[str, str] = Field(default_factory=dict)
-    pairs: str | None = None
-    """A file of pairs with people's verdicts: then it is the judge that is tuned."""
-    held_out_criteria: list[str] = Field(default_factory=list)
-    """Criteria of `pairs` that only the test sees."""
-    optimizer: str = "gepa"
-    """bootstrap, gepa, mipro, simba, or the dotted name of any other."""
-    options: dict[str, Any] = Field(default_factory=dict)
-    """The optimizer's own settings; they win over what is set for it."""
-    evaluations: int = Field(default=200, ge=1)
-    """About how often a candidate is scored on an example."""
-    teacher: TeacherConfig | None = None
-    judge: TeacherConfig | None = None
-    """Unset: the teacher's model at temperature 0, and a warning."""
-    reflection: TeacherConfig | None = None
-    """Which model rewrites prompts; unset, the judge's."""
-    metric: MetricConfig = Field(default_factory=MetricConfig)
-    train: int = Field(default=24, ge=1)
-    validation: int = Field(default=12, ge=1)
-    test: int = Field(default=16, ge=1)
-    """At most so many references each; of fewer, each set gets its share."""
-    features: dict[str, str] | None = None
-    instructions_per_feature: int = Field(default=2, ge=1, le=100)
-    """How many a candidate writes while it is compiled. The compiled program asks for as many as it did before."""
-    guidance: dict[str, str] = Field(default_factory=dict)
-    program: str | None = None
-    """A program's file or MLflow address to start from."""
-    seed: int = Field(default=0, ge=0, lt=2**31)
-    threads: int = Field(default=4, ge=1, le=256)
-    """Examples that are worked on at once; each makes several calls at once."""
-    out: Path | None = None
-    name: str = Field(default="refed", pattern=r"^[A-Za-z0-9][A-Za-z0-9 _.\-]{0,99}$")
-    """The registered model's name."""
-    track: bool | None = None
-    """Whether MLflow is told; unset, REFED_TRACK says, and else it is."""
-    max_cost: float | None = Field(default=None, gt=0, allow_inf_nan=True)
-    max_calls: int | None = Field(default=None, ge=1)
-    max_minutes: float | None = Field(default=None, gt=0, allow_inf_nan=True)
-    """Caps over teacher, judge and reflection together, and over all starts."""
 
 
 def load_config(file: Path | None = None, environ: Mapping[str, str] | None = None, **given: Any) -> RunConfig:
@@ -386,3 +171,20 @@ def _validated(kind: type[S], settings: Mapping[str, Any], origin: Mapping[str, 
     if path[-1:] == ["price"]:
         message = "takes {prompt: …, completion: …} in dollars a million tokens, or the PROVIDER/NAME of a priced model"
     raise ConfigError(f"{start}: {message[0].lower() + message[1:]}")
+
+
+__all__ = [
+    "EMBEDDED",
+    "SECRET",
+    "CompileConfig",
+    "MetricConfig",
+    "PriceConfig",
+    "RunConfig",
+    "Settings",
+    "TeacherConfig",
+    "check_compile",
+    "check_settings",
+    "load_compile_config",
+    "load_config",
+    "teacher_setting",
+]

@@ -26,7 +26,7 @@ from refed_dspy.tracking.store import noted_run
 from refed_dspy.writing import whole_file
 
 if TYPE_CHECKING:
-    from refed_dspy.optimizers.compiling import Found
+    from refed_dspy.optimizers.compilation import Found
 
 PROGRAM, DIFF, PROOF = "program.json", "prompts.diff", "proof.txt"
 FORMAT = 1

@@ -1,0 +1,113 @@
+"""The simulated world of benchmarks/preference.py keeps its secret, and its models do what they say they do."""
+
+from __future__ import annotations
+
+import json
+import random
+from typing import Any
+
+import pytest
+from dspy.lm15 import Config, Message, Request
+
+from benchmarks import preference as world_
+from benchmarks.optimization import edited
+from benchmarks.preference import ADDED, ANSWER_WISHES, TASK_WISHES, WISHES, Preference, World, current_prompt
+from refed_dspy.programs import ReferenceLevelFeedback
+
+PREFERENCE = Preference(0)
+
+
+def ask(world: World, system: str, asked: str, *fields: str, temperature: float = 0.0) -> dict[str, Any]:
+    schema = {"type": "json_schema", "schema": {"properties": {name: {} for name in fields}}}
+    config = Config(response_format=schema, temperature=temperature)
+    said = world.complete(Request(model="sim", system=system, messages=(Message.user(asked),), config=config))
+    return dict(json.loads(said.text or ""))
+
+
+def test_no_wish_and_no_mark_is_part_of_another() -> None:
+    assert not ANSWER_WISHES.keys() & TASK_WISHES.keys()
+    for texts in ([f"{wish}." for wish in WISHES], [*WISHES.values()]):
+        assert not [(a, b) for a in texts for b in texts if a != b and a in b]
+
+
+def test_the_package_s_own_prompts_state_no_wish() -> None:
+    prompts = [predictor.signature.instructions for predictor in ReferenceLevelFeedback().predictors()]
+    assert not [wish for wish in WISHES for prompt in prompts if wish in prompt]
+
+
+def test_references_have_what_the_judge_prefers_and_nothing_else() -> None:
+    for reference in PREFERENCE.references(5):
+        assert PREFERENCE.faults(reference["instruction"], of_task=True) == []
+        assert PREFERENCE.faults(reference["response"], of_task=False) == []
+
+
+def test_a_teacher_does_what_its_instructions_ask_for_whatever_it_reads() -> None:
+    reference = PREFERENCE.references(1)[0]
+    read = f"<example_response>\n{reference['response']}\n</example_response>"
+    world = World(PREFERENCE)
+    assert not any(mark in ask(world, "Do the task.", read, "response")["response"] for mark in WISHES.values())
+    wish = next(iter(ANSWER_WISHES))
+    answers = [ask(world, f"Do the task.{ADDED}{wish}.", f"{read} {n}", "response")["response"] for n in range(50)]
+    assert 40 <= sum(WISHES[wish] in answer for answer in answers) <= 50
+
+
+def test_only_the_judge_knows_the_preference() -> None:
+    """Two worlds with other preferences write, rewrite and retell alike."""
+    one, other = World(PREFERENCE), World(Preference(1))
+    for field in ("response", "new_instructions", "proposed_instruction", "summary"):
+        assert ask(one, "Do the task.", "what it reads", field) == ask(other, "Do the task.", "what it reads", field)
+
+
+def test_the_judge_says_what_is_missing_and_what_is_too_much() -> None:
+    wanted, *others = PREFERENCE.answers
+    needless = next(wish for wish in ANSWER_WISHES if wish not in PREFERENCE.answers)
+    text = f"{WISHES[wanted]} a b. {WISHES[needless]} c d."
+    said = ask(
+        World(PREFERENCE), "Judge.", f"<context>\nIt answers: x\n</context>\n<text>\n{text}\n</text>", "reason", "grade"
+    )
+    assert wanted not in said["reason"] and f"need not {needless}" in said["reason"]
+    assert all(f"does not {wish}" in said["reason"] for wish in others) and said["grade"] == "1"
+
+
+def test_the_judge_prefers_fewer_faults_in_either_order() -> None:
+    good = PREFERENCE.references(1)[0]["response"]
+    for a, b, verdict in ((good, "plain", "A>>B"), ("plain", good, "B>>A"), ("plain", "bare", "A=B")):
+        asked = f"<answer_a>\n{a}\n</answer_a>\n<answer_b>\n{b}\n</answer_b>"
+        assert ask(World(PREFERENCE), "Judge.", asked, "reason", "verdict")["verdict"] == verdict
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        "[[ ## current_instruction ## ]]\nFirst line.\nSecond.\n\n[[ ## examples_with_feedback ## ]]\n[]",
+        "<basic_instruction>\nFirst line.\nSecond.\n</basic_instruction>",
+    ],
+)
+def test_the_prompt_to_rewrite_is_found_and_kept(asked: str) -> None:
+    assert current_prompt(asked) == "First line.\nSecond."
+    for field in ("new_instruction", "proposed_instruction"):
+        assert ask(World(PREFERENCE), "Judge.", asked, field)[field].startswith("First line.\nSecond.")
+
+
+def test_a_rewritten_prompt_takes_up_reasons_and_drops_what_was_too_much() -> None:
+    missing, needless = list(WISHES)[:2]
+    prompt = f"Do it.{ADDED}{needless}."
+    asked = f"<basic_instruction>\n{prompt}\n</basic_instruction> does not {missing} and need not {needless}."
+    texts = [world_._rewritten(asked, random.Random(n)) for n in range(100)]
+    assert 65 <= sum(missing in text for text in texts) <= 95
+    assert 65 <= sum(needless not in text for text in texts) <= 95
+
+
+def test_the_same_question_again_has_another_answer_above_temperature_0_alone() -> None:
+    world = World(PREFERENCE)
+    assert ask(world, "Do it.", "x", "response") == ask(world, "Do it.", "x", "response")
+    hot = [ask(world, "Do it.", "x", "response", temperature=1.0)["response"] for _ in range(2)]
+    assert hot[0] != hot[1] and world.requests == 4
+
+
+def test_random_edits_leave_the_program_they_start_from_alone() -> None:
+    program = ReferenceLevelFeedback()
+    before = [predictor.signature.instructions for predictor in program.predictors()]
+    after = [p.signature.instructions for p in edited(program, random.Random(0)).predictors()]
+    assert before == [predictor.signature.instructions for predictor in program.predictors()] != after
+    assert 2 <= sum(text.count(ADDED) for text in after) <= 6
