@@ -3,12 +3,13 @@ of the package."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from refed_dspy.allowance import lasting
 from refed_dspy.books import RunBooks
+from refed_dspy.config import MetricConfig
 from refed_dspy.engine.accounts import open_accounts, spent
 from refed_dspy.engine.ledger import Ledger
 from refed_dspy.errors import RunDirError
@@ -31,7 +32,7 @@ def compile(  # noqa: A001
     program: Any = None,
     examples: Any = "builtin",
     *,
-    metric: Callable[..., Any] | None = None,
+    metric: Callable[..., Any] | MetricConfig | Mapping[str, Any] | None = None,
     teacher: Any = None,
     judge: Any = None,
     reflection: Any = None,
@@ -49,15 +50,16 @@ def compile(  # noqa: A001
             None for a new ReferenceLevelFeedback.
         examples: references for a ReferenceLevelFeedback; pairs with people's verdicts for a PairwiseJudge;
             `dspy.Example`s for any other program.
-        metric: for programs of other kinds: a function of (example, prediction), or with GEPA's five arguments.
+        metric: weights and rules of this package's metric (a `MetricConfig`, or its fields); or a metric of your own, a
+            function of (example, prediction) or with GEPA's five arguments, which programs of other kinds need.
         teacher: the model that runs the program; what `synthesize` takes.
         judge: the model that judges; None: the teacher's at temperature 0, with a warning.
         reflection: the model that rewrites prompts; None: the judge's.
         out: the compile's folder; None: `refed-compiles/` and a name made from everything that shapes it.
         estimate_only: score the uncompiled program on the validation set, and say what the whole would take.
         on_progress: called with a `CompileProgress` once, when work starts; it stays current.
-        settings: optimizer, options, evaluations, seed, train, validation, test, instructions_per_feature, metric
-            weights (`metric` in a config), threads, name, track, max_cost, max_calls, max_minutes: see
+        settings: optimizer, options, evaluations, seed, train, validation, test, instructions_per_feature,
+            threads, name, track, max_cost, max_calls, max_minutes: see
             `config.CompileConfig`.
 
     Raises:

@@ -10,7 +10,7 @@ from typing import Any
 
 import dspy
 
-from refed_dspy.config import CompileConfig, TeacherConfig, check_compile
+from refed_dspy.config import CompileConfig, MetricConfig, TeacherConfig, check_compile
 from refed_dspy.engine.budget import Caps
 from refed_dspy.errors import ConfigError, one_line
 from refed_dspy.optimizers.judge_metric import PeoplesVerdict
@@ -118,9 +118,13 @@ class Own:
         return str(getattr(said, "feedback", None) or f"The program scored {score:.2f} here.")
 
 
-def prepare(program: Any, examples: Any, metric: Callable[..., Any] | None, given: Mapping[str, Any]) -> Job:
+def prepare(program: Any, examples: Any, metric: Any, given: Mapping[str, Any]) -> Job:
     """The checked parts of a compile. Nothing is written or paid for. Raises InputError."""
     models = {role: given.get(role) for role in ROLES}
+    if isinstance(metric, MetricConfig | Mapping):
+        given, metric = {**given, "metric": metric}, None
+    if metric is not None and not callable(metric):
+        raise ConfigError(f"metric: a {type(metric).__name__}; pass a function, or a MetricConfig")
     settings = check_compile({k: v for k, v in given.items() if k not in ROLES and v is not None})
     module = _program(program, settings)
     teachers = open_teachers(models)
@@ -138,7 +142,7 @@ def open_teachers(models: Mapping[str, Any]) -> dict[str, Teacher]:
     teacher = open_teacher(models["teacher"])
     judge = _judge(teacher, models["judge"])
     asked = models["reflection"]
-    reflection = judge if asked is None else open_teacher(asked)
+    reflection = judge if asked is None else open_teacher(asked, teacher)
     if judge.model == teacher.model:
         log.warning(
             "judge and teacher are one model (%s): models prefer their own words, so take the scores as a guide only, "
@@ -156,24 +160,24 @@ def open_teachers(models: Mapping[str, Any]) -> dict[str, Teacher]:
 
 def _judge(teacher: Teacher, asked: Any) -> Teacher:
     if asked is not None:
-        return cool_judge(asked)
-    return teacher if teacher.config is None else _cool(teacher.config)
+        return cool_judge(asked, teacher)
+    return teacher if teacher.config is None else _cool(teacher.config, teacher)
 
 
-def cool_judge(asked: Any) -> Teacher:
+def cool_judge(asked: Any, beside: Teacher | None = None) -> Teacher:
     """The judge `asked` for, at temperature 0 unless it is given another: verdicts should not depend on luck."""
-    opened = open_teacher(asked)
+    opened = open_teacher(asked, beside)
     if opened.config is not None and "temperature" not in opened.config.model_fields_set:
-        return _cool(opened.config)
+        return _cool(opened.config, beside)
     return opened
 
 
-def _cool(config: TeacherConfig) -> Teacher:
+def _cool(config: TeacherConfig, beside: Teacher | None) -> Teacher:
     """`config`'s model at temperature 0, or as it is where the model takes no other temperature than its own."""
     try:
-        return open_teacher(config.model_copy(update={"temperature": 0.0}))
+        return open_teacher(config.model_copy(update={"temperature": 0.0}), beside)
     except ConfigError:
-        return open_teacher(config)
+        return open_teacher(config, beside)
 
 
 def caps_of(job: Job, limits: Limits) -> Caps:

@@ -61,6 +61,8 @@ class Teacher:
     start: Callable[[], BaseLM]
     """The language model; starts an embedded one, which takes seconds."""
     stop: Callable[[], None] = lambda: None
+    server: Any = None
+    """An embedded model's own server; another Teacher of the same weights may use it too."""
 
     @property
     def malformed_retries(self) -> int:
@@ -88,8 +90,10 @@ class Teacher:
             await asyncio.to_thread(self.stop)
 
 
-def open_teacher(teacher: TeacherLike | None) -> Teacher:
+def open_teacher(teacher: TeacherLike | None, beside: Teacher | None = None) -> Teacher:
     """Set up `teacher`: a config, a `dspy.LM`, a model's name or a teacher file; None means `dspy.settings.lm`.
+
+    An embedded model uses the server of the teacher it stands `beside`, if that has the same weights.
 
     Raises:
         ConfigError: it cannot be used as it is set; one line says why.
@@ -106,7 +110,7 @@ def open_teacher(teacher: TeacherLike | None) -> Teacher:
         teacher = load_config(environ={}, teacher=str(teacher)).teacher
     if not isinstance(teacher, TeacherConfig):
         raise ConfigError(f"teacher: a {type(teacher).__name__}; pass a TeacherConfig, a dspy.LM, a name or a file")
-    return _embedded(teacher) if teacher.embedded else _remote(teacher)
+    return _embedded(teacher, beside) if teacher.embedded else _remote(teacher)
 
 
 def _remote(config: TeacherConfig) -> Teacher:
@@ -127,7 +131,7 @@ def _remote(config: TeacherConfig) -> Teacher:
     )
 
 
-def _embedded(config: TeacherConfig) -> Teacher:
+def _embedded(config: TeacherConfig, beside: Teacher | None = None) -> Teacher:
     """The embedded model, spoken to over loopback."""
     from refed_dspy.teachers.llama import LlamaServer
 
@@ -143,7 +147,8 @@ def _embedded(config: TeacherConfig) -> Teacher:
         path, name, content = find(weights), weights.model, weights.sha256
     slots = config.concurrency or EMBEDDED_CONCURRENCY
     window = config.context_window or EMBEDDED_WINDOW
-    server = LlamaServer(path, slots=slots, window=window)
+    same = beside is not None and beside.server is not None and beside.identity["model"] == content
+    server = beside.server if beside is not None and same else LlamaServer(path, slots=slots, window=window)
     label = f"embedded:{name}"
     return Teacher(
         identity=_identity(config, content),
@@ -156,6 +161,7 @@ def _embedded(config: TeacherConfig) -> Teacher:
         price=FREE,
         start=lambda: _language_model(config, resolve(config, api_base=server.start()), FREE, label),
         stop=server.stop,
+        server=server,
     )
 
 

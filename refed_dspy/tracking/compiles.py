@@ -142,7 +142,7 @@ def _finish(
         return
     for name in FILES:
         if (path := Path(store.folder) / name).is_file():
-            store.file(run_id, path, "program" if name == "program.json" else None)
+            store.file(run_id, path)
     proof = outcome.get("proof") or {}
     gain = proof.get("over_champion") or proof.get("gain")
     if proof and gain:
@@ -154,6 +154,5 @@ def _finish(
         store.metrics(run_id, [(name, value, 0, 0) for name, value in points.items() if abs(value) < 1e9])
     if outcome.get("stopped"):
         store.tags(run_id, {"refed.stopped": outcome["stopped"]})
-    if outcome["candidate"] != outcome["baseline"]:
-        register(store, run_id, about["name"], outcome)
+    register(store, run_id, about["name"], outcome)
     store.ended(run_id)

@@ -15,6 +15,7 @@ from refed_dspy.tracking.store import NotTracked, Store, mlflow_client
 
 log = logging.getLogger("refed_dspy.tracking")
 CHALLENGER, CHAMPION = "challenger", "champion"
+PROGRAM = "program.json"
 
 
 @dataclass(frozen=True)
@@ -30,34 +31,45 @@ def register(store: Store, run_id: str, name: str, outcome: Mapping[str, Any]) -
 
     It is proved against the champion that the compile saw; where another one stands by now, nothing is promoted.
     """
-    client = store.client
-    version = store.noted("version")
-    if version is None:
-        try:
-            client.get_registered_model(name)
-        except Exception:  # noqa: BLE001 — MLflow tells "no such model" and worse by one class; the next call shows which
-            store.told(client.create_registered_model, name)
-        source = f"runs:/{run_id}/program"
-        tags = {
-            "refed.digest": outcome["candidate"],
-            "refed.proved": str(bool((outcome.get("proof") or {}).get("proved"))),
-        }
-        made = store.told(client.create_model_version, name, source, run_id=run_id, tags=tags)
-        version = str(made.version)
-        store.remember(version=version)
-        store.told(client.set_registered_model_alias, name, CHALLENGER, version)
-    if not (outcome.get("proof") or {}).get("proved") or store.noted("promoted"):
+    proof = outcome.get("proof") or {}
+    version = _registered(store, run_id, name, outcome)
+    if not proof.get("proved") or store.noted("promoted") == version:
         return
-    now, then = _version_of(client, name, CHAMPION), outcome.get("champion")
-    if now == then:
-        store.told(client.set_registered_model_alias, name, CHAMPION, version)
-        store.remember(promoted=True)
+    now, then = _version_of(store.client, name, CHAMPION), outcome.get("champion")
+    if now in {then, version}:
+        store.told(store.client.set_registered_model_alias, name, CHAMPION, version)
+        store.remember(promoted=version)
         log.info("%s version %s is champion", name, version)
     else:
         log.warning(
             "%s version %s is not promoted: it was proved against %s, and the champion is now version %s",
             name, version, f"version {then}" if then else "the uncompiled program", now,
         )  # fmt: skip
+
+
+def _registered(store: Store, run_id: str, name: str, outcome: Mapping[str, Any]) -> str:
+    """The version that the outcome's program is; made, with its own copy of the file, where there is none yet.
+
+    A compile that went on after a cap may come to another program: that is another version.
+    """
+    versions = dict(store.noted("versions") or {})
+    candidate = outcome["candidate"]
+    if candidate in versions:
+        return str(versions[candidate])
+    client, folder = store.client, f"programs/{candidate}"
+    store.file(run_id, store.folder / PROGRAM, folder)
+    if not store.told(client.search_registered_models, filter_string=f"name = '{name}'"):
+        store.told(client.create_registered_model, name)
+    tags = {
+        "refed.digest": candidate,
+        "refed.changed": str(candidate != outcome["baseline"]),
+        "refed.proved": str(bool((outcome.get("proof") or {}).get("proved"))),
+    }
+    made = store.told(client.create_model_version, name, f"runs:/{run_id}/{folder}", run_id=run_id, tags=tags)
+    versions[candidate] = str(made.version)
+    store.remember(versions=versions)
+    store.told(client.set_registered_model_alias, name, CHALLENGER, str(made.version))
+    return str(made.version)
 
 
 def champion(name: str) -> Registered | None:
@@ -72,7 +84,7 @@ def champion(name: str) -> Registered | None:
 
         with tempfile.TemporaryDirectory() as folder:
             path = mlflow.artifacts.download_artifacts(artifact_uri=f"models:/{name}/{version}", dst_path=folder)
-            state = json.loads((Path(path) / "program.json").read_text(encoding="utf-8"))
+            state = json.loads((Path(path) / PROGRAM).read_text(encoding="utf-8"))
     except Exception as error:
         raise NotTracked(one_line(error, 200)) from error
     return Registered(version, state)
