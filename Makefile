@@ -11,7 +11,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: help setup demo test check live bench lock clean
+.PHONY: help setup demo test check live bench ui lock clean
 help: ## show this
 	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 10
 
@@ -40,7 +40,10 @@ live: setup ## tests on the tiny real model; downloads 93 MB once
 	$(BIN)/refed teacher fetch embedded-smoke
 	$(BIN)/python -m pytest -m live tests/live
 
-bench: setup ## the figures of benchmarks/README.md, about sixteen minutes
+ui: setup ## MLflow's pages over the local file (or MLFLOW_TRACKING_URI), without its job workers
+	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow ui --workers 1 --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}"
+
+bench: setup ## the figures of benchmarks/README.md, about twenty-five minutes
 	$(BIN)/python -m benchmarks.calls
 	$(BIN)/python -m benchmarks.kills
 	$(BIN)/python -m benchmarks.memory
@@ -50,6 +53,9 @@ bench: setup ## the figures of benchmarks/README.md, about sixteen minutes
 	$(BIN)/python -m benchmarks.endpoints
 	$(BIN)/python -m benchmarks.estimates
 	$(BIN)/python -m benchmarks.caps
+	$(BIN)/python -m benchmarks.promotion
+	$(BIN)/python -m benchmarks.optimization
+	$(BIN)/python -m benchmarks.tracking
 
 lock: setup ## write requirements/dev.txt anew from pyproject.toml
 	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \

@@ -46,6 +46,12 @@ class AsyncDoor(_Doors):
 class GatewayLM(dspy.LM):
     """A `dspy.LM` whose copies with a `rollout_id` ask for another answer to the same question."""
 
+    @property
+    def straight(self) -> AsyncDoor:
+        """The way without DSPy's layers, for calls that nobody watches (programs/straight.py)."""
+        door: AsyncDoor = self._async_engine_spec
+        return door
+
     def copy(self, **kwargs: Any) -> GatewayLM:
         """As `dspy.LM.copy`."""
         own = self.engine

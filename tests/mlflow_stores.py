@@ -20,7 +20,7 @@ from filelock import FileLock
 
 EXPERIMENT = "refed-dspy"
 PASSWORD = "pw-8642-secret"
-_QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
+_QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true"}
 
 
 class Mlflow:

@@ -17,11 +17,11 @@ from dspy.utils import exceptions as lm_errors
 from dspy.utils.callback import BaseCallback
 
 from refed_dspy.config import MetricConfig
-from refed_dspy.errors import ConfigError, TeacherError
-from refed_dspy.optimizers.metric import Judged, ReferenceMetric, diversity, metric_for, worst_first
+from refed_dspy.errors import TeacherError
+from refed_dspy.optimizers.metric import Judged, ReferenceMetric, diversity, worst_first
 from refed_dspy.optimizers.scoring import Evaluation, NotScored
 from refed_dspy.optimizers.wording import LOWEST, SHOWN, clipped
-from refed_dspy.programs import PairwiseJudge, ReferenceLevelFeedback
+from refed_dspy.programs import ReferenceLevelFeedback
 from refed_dspy.programs.judging import INSTRUCTION_CRITERIA, RESPONSE_CRITERIA, Verdict
 from refed_dspy.records import Failure, Reference, Sample
 from tests.writing import SAMPLE_PARTS, Writer, fake_lm
@@ -50,7 +50,7 @@ class Judge(Writer):
         self.reason = reason
         self.on_request = self.decide
 
-    def decide(self, request: Request) -> str | Exception:
+    def decide(self, request: Request) -> Any:
         compares = "verdict" in self.fields(request)
         texts = [shown(request, name) for name in (("answer_a", "answer_b") if compares else ("text",))]
         marks = [found[1] if (found := re.search(r"[qg]=(.)", text)) else "3" for text in texts]
@@ -135,7 +135,7 @@ def test_a_win_a_tie_and_a_loss_by_hand() -> None:
     ],
     ids=str,
 )
-def test_weights_are_shares_of_their_sum(weights: dict[str, float], expected: float) -> None:
+def test_weights_are_shares_of_their_sum(weights: dict[str, Any], expected: float) -> None:
     said = Bench(per_feature=1, **weights).score([sample(1, "5", "2")])
     assert said.score == pytest.approx(expected)
 
@@ -337,7 +337,7 @@ def test_no_criteria_at_all_leave_wins_and_diversity() -> None:
     assert said.score == pytest.approx(1) and part(said, "abstained") == 0
 
 
-class Watcher(BaseCallback):
+class Watcher(BaseCallback):  # type: ignore[misc]
     def __init__(self) -> None:
         self.started: list[Any] = []
 
@@ -406,13 +406,16 @@ def test_worst_first() -> None:
     assert [each.sample.instruction[4] for each in worst_first(judged)] == ["3", "4", "2", "1", "0"]
 
 
-def test_metric_for_takes_settings_as_they_come_and_its_own_kind_of_program_alone() -> None:
-    program, lm = ReferenceLevelFeedback(), fake_lm(Writer())
-    assert metric_for(program, lm, lm, None).config == MetricConfig()
-    assert metric_for(program, lm, lm, {"wins": 1.0}).config.wins == 1
-    assert metric_for(program, lm, lm, MetricConfig(accept=0.9)).accept == 0.9
-    with pytest.raises(ConfigError, match="metric: pass one for a PairwiseJudge"):
-        metric_for(PairwiseJudge(), lm, lm, None)
+def test_what_was_judged_a_moment_ago_is_not_asked_again() -> None:
+    """GEPA asks for a score first, then for words on the same prediction, stage by stage."""
+    bench = Bench(per_feature=2)
+    prediction = made([sample(1, "5"), sample(2, "1")])
+    said = bench.metric.score(EXAMPLE, prediction)
+    asked = len(bench.judge.requests), len(bench.teacher.requests)
+    assert f"scored {said.score:.2f}" in bench.metric.feedback(EXAMPLE, prediction, "instruction_synthesis", None)
+    assert (len(bench.judge.requests), len(bench.teacher.requests)) == asked
+    bench.metric.feedback(EXAMPLE, prediction, "response_generation", call({"instruction": "task1 g=3"}))
+    assert len(bench.judge.requests) == asked[0] + len(RESPONSE_CRITERIA)
 
 
 # --- in words

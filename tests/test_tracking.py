@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -347,7 +346,6 @@ def test_a_server_killed_half_way_is_told_the_rest_later_and_nothing_twice(
     server: SimulatedTeacher,
     mlflow_server: Server,
     caplog: pytest.LogCaptureFixture,
-    capfd: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     tracked.use(mlflow_server.root.replace("http://", f"http://someone:{PASSWORD}@"))
@@ -377,16 +375,28 @@ def test_a_server_killed_half_way_is_told_the_rest_later_and_nothing_twice(
     assert whole.info.status == "FINISHED" and whole.data.metrics["kept"] == 60
     assert whole.data.metrics["calls"] == server.stats()["requests"]
     assert len(whole.inputs.dataset_inputs) == 1
-    shutil.copytree("run", "copy")  # what was written and said once the server was gone and came back
-    Path("said.txt").write_text(capfd.readouterr().out + caplog.text)
+
+
+@pytest.fixture
+def with_password(tracked: Mlflow, mlflow_server: Server) -> str:
+    """The server's address with a password in it; tracked to."""
+    if mlflow_server.process is None:
+        mlflow_server.start()
+    uri = mlflow_server.root.replace("http://", f"http://someone:{PASSWORD}@")
+    tracked.use(uri)
+    return uri
 
 
 @pytest.mark.xfail(strict=True, reason="MLflow prints each ended run's address, password and all, to stdout")
 def test_nothing_is_printed_beside_the_command_s_own_lines(
-    tracked: Mlflow, mlflow_server: Server, capfd: pytest.CaptureFixture[str]
+    with_password: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    if mlflow_server.process is None:
-        mlflow_server.start()
-    tracked.use(mlflow_server.root.replace("http://", f"http://someone:{PASSWORD}@"))
     made("printed")
     assert capfd.readouterr().out == ""
+
+
+@pytest.mark.xfail(strict=True, reason="tracking.json holds the address as it is given")
+def test_no_password_is_written_down(with_password: str) -> None:
+    made("noted")
+    assert Path("noted/tracking.json").is_file()
+    assert not [path for path, content in written(Path("noted")).items() if PASSWORD.encode() in content]

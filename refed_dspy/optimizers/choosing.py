@@ -103,7 +103,7 @@ def _gepa(options: dict[str, Any], means: Means) -> Optimizer:
 def _mipro(options: dict[str, Any], means: Means) -> Optimizer:
     candidates = options.pop("num_candidates", 6)
     demos = options.pop("max_bootstrapped_demos", 2)
-    left = means.evaluations - means.validation - min(means.train, candidates * demos)
+    left = means.evaluations - means.validation - means.train  # bootstrapping's repeats of an example cost nothing
     at_compile = {
         "num_trials": max(1, left // max(1, means.validation)),
         "minibatch": False,
@@ -164,6 +164,7 @@ def _by_dotted_name(name: str, options: dict[str, Any], means: Means) -> Optimiz
     if not callable(kind) or not hasattr(kind, "compile"):
         raise ConfigError(f"optimizer {name}: has no compile(student, trainset=…)")
     offered = {"num_threads": means.threads, "seed": means.seed, "prompt_model": means.reflection, "max_errors": MANY}
+    offered["evaluations"] = means.evaluations
     takes, at_compile = _parameters(kind.__init__), _parameters(kind.compile)
     later = {k: options.pop(k) for k in list(options) if k not in takes and k in at_compile}
     optimizer = kind(metric=means.metric, **{k: v for k, v in offered.items() if k in takes}, **options)

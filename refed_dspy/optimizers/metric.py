@@ -11,7 +11,8 @@ import asyncio
 import itertools
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections import deque
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +20,7 @@ import dspy
 
 from refed_dspy.blocking import run_blocking
 from refed_dspy.config import MetricConfig
-from refed_dspy.errors import ConfigError, NoAnswer, RowError
+from refed_dspy.errors import RowError
 from refed_dspy.optimizers.scoring import Evaluation, NotScored
 from refed_dspy.optimizers.wording import feedback_on_instructions, feedback_on_responses
 from refed_dspy.programs.adapter import SchemaAdapter
@@ -73,6 +74,7 @@ class ReferenceMetric:
             else tuple(Criterion(name, text) for name, text in criteria.items())
         )
         self.pairwise, self.rubric = PairwiseJudge(), RubricJudge()
+        self._lately: deque[tuple[Any, list[Judged]]] = deque(maxlen=64)
 
     def identity(self) -> dict[str, Any]:
         return self.config.model_dump(mode="json")
@@ -80,14 +82,13 @@ class ReferenceMetric:
     def score(self, example: dspy.Example, prediction: Any) -> Evaluation:
         """The score of one reference's samples. Raises NotScored."""
         reference = as_reference(example.reference)
-        judged = run_blocking(self._judge(reference, prediction.samples))
-        return self._weighed(reference, prediction, judged)
+        return self._weighed(reference, prediction, self._judged(reference, prediction))
 
     def feedback(self, example: dspy.Example, prediction: Any, stage: str | None, trace: Any) -> str:
         """What the judge said of what `stage` contributed to. What it said before is not paid for again."""
         reference = as_reference(example.reference)
         inputs, outputs = (trace[0][1], trace[0][2]) if trace else ({}, {})
-        judged = run_blocking(self._judge(reference, prediction.samples))
+        judged = self._judged(reference, prediction)
         head = _summary(self._weighed(reference, prediction, judged), prediction)
         if stage in {"instruction_feedback", "instruction_synthesis"}:
             written = set(outputs.get("new_instructions") or ())
@@ -97,6 +98,15 @@ class ReferenceMetric:
         chosen = [each for each in judged if each.sample.instruction == asked] or worst_first(judged)[:2]
         graded = run_blocking(self._grade_answers(chosen))
         return f"{head}\n\n{feedback_on_responses(chosen, graded)}"
+
+    def _judged(self, reference: Reference, prediction: Any) -> list[Judged]:
+        """What the judge says of a prediction's samples; of one that was judged a moment ago, what it said then."""
+        for known, judged in list(self._lately):
+            if known is prediction:
+                return judged
+        judged = run_blocking(self._judge(reference, prediction.samples))
+        self._lately.append((prediction, judged))
+        return judged
 
     # --- asking the judge
 
@@ -234,16 +244,3 @@ def _quiet() -> Any:
     return dspy.context(
         trace=None, max_trace_size=0, disable_history=True, callbacks=[], track_usage=False, adapter=SchemaAdapter()
     )
-
-
-def metric_for(
-    program: dspy.Module, teacher: dspy.LM, judge: dspy.LM, config: Mapping[str, Any] | MetricConfig | None
-) -> ReferenceMetric:
-    """The metric of `program`'s kind. Raises ConfigError where this package has none for it."""
-    if not isinstance(program, ReferenceLevelFeedback):
-        raise ConfigError(f"metric: pass one for a {type(program).__name__}: a function of example and prediction")
-    settings = config if isinstance(config, MetricConfig) or config is None else MetricConfig(**config)
-    return ReferenceMetric(program.deepcopy(), teacher, judge, settings)
-
-
-__all__ = ["Judged", "NoAnswer", "ReferenceMetric", "diversity", "metric_for"]

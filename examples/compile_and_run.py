@@ -1,0 +1,31 @@
+"""Compile a program under a dollar limit, then run the champion. Stopped at any moment, the same script goes on.
+
+A teacher, a judge and a reflection model: three entries. Swap any of them by its name.
+"""
+
+import sys
+
+import refed_dspy
+
+teacher = sys.argv[1] if len(sys.argv) > 1 else "openai/gpt-4o-mini"
+judge = sys.argv[2] if len(sys.argv) > 2 else "openai/gpt-4.1"
+
+references = refed_dspy.load_references("builtin")
+compiled = refed_dspy.compile(
+    refed_dspy.ReferenceLevelFeedback(),
+    references,
+    optimizer="gepa",
+    teacher=teacher,
+    judge=judge,
+    max_cost=2.00,
+    out="refed-compiles/first",
+)
+print("\n".join(compiled.lines()))
+print(compiled.diff())
+
+# What was proved better is champion; while nothing is, this is the compiled program itself.
+champion = "models:/refed@champion" if compiled.proof and compiled.proof.proved else compiled.path
+made = refed_dspy.synthesize(
+    champion, references, size=20, teacher=teacher, max_cost=1.00, run_dir="refed-runs/champion"
+)
+made.export("messages", "train.jsonl", force=True)
