@@ -67,6 +67,8 @@ def resume(
 
 def _remembered(folder: Path) -> tuple[dict[str, Any], References]:
     with Ledger.read(folder) as ledger:
+        if ledger.meta("compile") or ledger.meta("agreement"):
+            raise RunDirError(f"{folder}: holds no run of samples; go on with the command that began it")
         meta = {name: ledger.meta(name) for name in _META}
         references = References(tuple(ledger.references()), meta["left_out"] or {})
     if not meta["identity"]:

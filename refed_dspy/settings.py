@@ -24,6 +24,17 @@ _OWNED_PARAMS = {
 }
 
 
+_OWNED_OPTIONS = {
+    "metric": "the compile's own; weights go into metric:",
+    **dict.fromkeys(
+        ("reflection_lm", "prompt_model"), "name the model as reflection: others would pass the caps unseen"
+    ),
+    **dict.fromkeys(("task_model", "teacher_settings"), "name the model as teacher: no cap would see others"),
+    "log_dir": "it would keep pickles; a compile goes on from its own folder",
+    "num_threads": "set threads",
+}
+
+
 class Settings(BaseModel):
     # Pydantic's own messages show what was given: a key put in the wrong place must not be.
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True, allow_inf_nan=False)
@@ -144,6 +155,12 @@ class MetricConfig(Settings):
     accept: float = Field(default=0.5, ge=0, le=1)
     """From this score on a rollout may become a demonstration."""
 
+    @model_validator(mode="after")
+    def _weighs_something(self) -> Self:
+        if not self.wins + self.grades:
+            raise ValueError("wins and grades cannot both weigh nothing: diversity alone says nothing of quality")
+        return self
+
 
 def _secret_name(value: Any) -> str | None:
     """The first name in `value`, however deep, that looks like a key's."""
@@ -234,3 +251,12 @@ class CompileConfig(Settings):
     max_calls: int | None = Field(default=None, ge=1)
     max_minutes: float | None = Field(default=None, gt=0, allow_inf_nan=True)
     """Caps over teacher, judge and reflection together, and over all starts."""
+
+    @field_validator("options")
+    @classmethod
+    def _are_the_optimizers_own(cls, value: dict[str, Any]) -> dict[str, Any]:
+        if name := _secret_name(value):
+            raise ValueError(f"{one_line(name, 40)} may hold a key: options are written down")
+        if owned := sorted(set(_OWNED_OPTIONS).intersection(value)):
+            raise ValueError(f"{owned[0]}: {_OWNED_OPTIONS[owned[0]]}")
+        return value

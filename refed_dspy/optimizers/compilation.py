@@ -17,9 +17,11 @@ from refed_dspy.errors import ConfigError, RunStopped, one_line
 from refed_dspy.gateway import Gateway, evaluating
 from refed_dspy.optimizers.choosing import MANY, Means, Optimizer, choose
 from refed_dspy.optimizers.job import Job
+from refed_dspy.optimizers.judge_report import JudgeReport, agreement_of
 from refed_dspy.optimizers.progress import CompileProgress
 from refed_dspy.optimizers.proof import Proof, gain, measured
 from refed_dspy.optimizers.recording import Candidates, Recorder, bearable
+from refed_dspy.programs import PairwiseJudge
 from refed_dspy.programs.adapter import SchemaAdapter
 from refed_dspy.programs.saved import MANIFEST, load_state, program_state
 from refed_dspy.tracking.background import wanted
@@ -46,6 +48,8 @@ class Found:
     stopped: str = ""
     champion: str | None = None
     """The champion's version that the proof compares with."""
+    judge: JudgeReport | None = None
+    """Where the program is a judge."""
 
 
 class Compilation:
@@ -69,6 +73,8 @@ class Compilation:
         self.clusters = job.split.clusters()
         self.champion = _champion(job, gateway.ledger.path.parent)
         self.ended_at = ""
+        self.said: dict[str, list[Any]] = {}
+        """Candidate → (example, prediction, score) on the test set."""
         self.each: dict[str, float] = {}
         """Candidate → picodollars a sample (or an example), measured on the test set."""
         if on_progress is not None:
@@ -96,6 +102,7 @@ class Compilation:
             best = self._best(baseline)
             found = self._found(baseline, best, estimate, optimizer)
             found.proof = self._prove(baseline, best)
+            found.judge = self._judge_report(baseline, best)
             found.stopped = found.stopped or self.gateway.reached
             found.champion = self.champion.version if self.champion else None
             return found
@@ -156,6 +163,14 @@ class Compilation:
         over = gain(known[best], known[names["champion"]], self.clusters, seed, unseen)
         return Proof(one, two, difference, told["champion"], over)
 
+    def _judge_report(self, baseline: str, best: str) -> JudgeReport | None:
+        """How a tuned judge agrees with people, before and after."""
+        if not isinstance(self.job.program, PairwiseJudge) or self.gateway.reached:
+            return None
+        seed, apart = self.job.settings.seed, self.job.settings.held_out_criteria
+        before, after = (agreement_of(self.said[name], seed) for name in (baseline, best))
+        return JudgeReport(before, after, apart)
+
     def _evaluate(self, phase: str, program: dspy.Module | str, examples: Sequence[dspy.Example] | None = None) -> None:
         """Score `program` (or the candidate of that id) on `examples` (or the test set)."""
         self.progress.phase = phase
@@ -179,8 +194,10 @@ class Compilation:
         finally:
             evaluating.reset(token)
         self._raise_if_stopped()
+        if of_test:
+            self.said[name] = said.results
         if of_test and self.job.teachers["teacher"].price is not None:
-            made = sum(len(prediction.get("samples", [0])) for _, prediction, _ in said.results)
+            made = sum(_samples(prediction) for _, prediction, _ in said.results)
             self.each[name] = (self.gateway.worth[name] - before) / max(1, made)
 
     def _best(self, baseline: str) -> str:
@@ -281,6 +298,12 @@ class Compilation:
     def _raise_if_stopped(self) -> None:
         if (error := self.gateway.stopped) is not None:
             raise error
+
+
+def _samples(prediction: Any) -> int:
+    """How many samples a prediction holds; 1 for programs that make none."""
+    made = prediction.get("samples") if isinstance(prediction, dspy.Prediction) else None
+    return len(made) if isinstance(made, list) else 1
 
 
 @contextmanager

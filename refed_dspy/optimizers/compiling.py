@@ -80,7 +80,7 @@ def compile(  # noqa: A001
         books = RunBooks(ledger, caps, before)
         minutes = limits["max_minutes"]
         left = None if minutes is None else max(0.0, 60 * minutes - before.seconds)
-        with tracking(folder, copy_compile, job.settings.track, EVERY, at_once=True):
+        with tracking(folder, copy_compile, False if estimate_only else job.settings.track, EVERY, at_once=True):
             with open_gateway(ledger, books, job.teachers, job.settings.seed) as gateway:
                 found = Compilation(job, gateway, caps, left, on_progress).run(estimate_only)
             return write_outcome(folder, ledger, job, found)

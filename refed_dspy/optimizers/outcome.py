@@ -18,6 +18,7 @@ from refed_dspy.engine.ledger import Ledger
 from refed_dspy.engine.summary import usage_by_stage
 from refed_dspy.errors import RunStopped, one_line
 from refed_dspy.optimizers.job import ROLES, Job
+from refed_dspy.optimizers.judge_report import JudgeReport
 from refed_dspy.optimizers.proof import Proof
 from refed_dspy.programs.diffs import prompt_diff
 from refed_dspy.programs.saved import MANIFEST, load_state, program_digests, program_state
@@ -46,6 +47,8 @@ class Compiled:
     changed: bool
     """False where no candidate was better than the uncompiled program: then that is what `program` is."""
     estimate: Mapping[str, Any]
+    judge: JudgeReport | None = None
+    """Where the program is a judge: its agreement with people, before and after."""
 
     @property
     def path(self) -> Path:
@@ -85,7 +88,8 @@ def write_outcome(folder: Path, ledger: Ledger, job: Job, found: Found) -> Compi
         DIFF: prompt_diff(program_state(job.program), state),
     }
     if found.proof is not None:
-        files[PROOF] = "\n".join([*found.proof.lines(), ""])
+        report = found.judge.lines() if found.judge is not None else []
+        files[PROOF] = "\n".join([*found.proof.lines(), *report, ""])
     try:
         for name, text in files.items():
             with whole_file(folder / name) as file:
@@ -94,7 +98,7 @@ def write_outcome(folder: Path, ledger: Ledger, job: Job, found: Found) -> Compi
         raise RunStopped(f"{folder}: cannot be written ({one_line(error.strerror or error)}); make room") from None
     ledger.set_meta(outcome=manifest)
     changed = found.best.digest != found.baseline.digest
-    return Compiled(program, folder, manifest, found.proof, found.stopped, changed, found.estimate)
+    return Compiled(program, folder, manifest, found.proof, found.stopped, changed, found.estimate, found.judge)
 
 
 def _manifest(ledger: Ledger, job: Job, found: Found, program: dspy.Module) -> dict[str, Any]:
@@ -123,6 +127,7 @@ def _manifest(ledger: Ledger, job: Job, found: Found, program: dspy.Module) -> d
         "name": settings.name,
         "run_id": noted_run(ledger.path.parent),
         "proof": found.proof and found.proof.facts(),
+        "agreement": found.judge and found.judge.facts(),
         "cost": None if used.unpriced else used.cost / PICO,
         "calls": used.calls,
         "usage": usage_by_stage(ledger),
@@ -139,7 +144,7 @@ def outcome_lines(compiled: Compiled) -> list[str]:
     means = manifest["validation"]
     lines = [f"validation: {_score(means['uncompiled'])} uncompiled, {_score(means['compiled'])} compiled"]
     if proof is not None:
-        lines += proof.lines()
+        lines += [*proof.lines(), *(compiled.judge.lines() if compiled.judge is not None else [])]
         if not proof.proved:
             lines.append("not proved: the interval of the gain reaches zero, or fewer than 5 references were held out")
     else:
