@@ -113,16 +113,19 @@ def resume(
 @app.command()
 @reporting
 def status(run_dir: RunDir, as_json: Annotated[bool, typer.Option("--json", help="For scripts.")] = False) -> None:
-    """What a run has made and used so far; works while it runs."""
+    """What a run or a compile has made and used so far; works while it runs."""
     from refed_dspy.engine.ledger import Ledger
+    from refed_dspy.optimizers.standing import compile_status
+    from refed_dspy.optimizers.standing import status_lines as compile_lines
     from refed_dspy.outcome import full_status
 
     with Ledger.read(run_dir) as ledger:
-        facts = full_status(ledger)
+        of_compile = ledger.meta("compile") is not None
+        facts = compile_status(ledger) if of_compile else full_status(ledger)
     if as_json:
         typer.echo(json.dumps(facts, ensure_ascii=False, indent=2))
         return
-    for line in _status_lines(facts):
+    for line in compile_lines(facts) if of_compile else _status_lines(facts):
         typer.echo(line)
 
 

@@ -276,6 +276,14 @@ def test_an_answer_is_in_the_journal_before_it_is_seen(server: SimulatedTeacher,
             assert other.has_answers()
 
 
+def test_half_a_character_in_an_answer_spoils_nothing(tmp_path: Path) -> None:
+    writer = Writer("half \ud83d", "whole")
+    with opened(tmp_path, teacher=fake_lm(writer)) as gateway:
+        lm = gateway.lm("teacher")
+        outcome(lambda: said(lm, "1?"))
+        assert said(lm, "2?") == "whole" and gateway.stopped is None
+
+
 # --- caps
 
 

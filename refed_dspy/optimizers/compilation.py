@@ -158,10 +158,10 @@ class Compilation:
         if one is None or two is None or difference is None or self.gateway.reached:
             return None
         if self.champion is None:
-            return Proof(one, two, difference)
+            return Proof(one, two, difference, unit=self.job.unit)
         unseen = frozenset(self.clusters.values()) - set(self.champion.state.get(MANIFEST, {}).get("seen", []))
         over = gain(known[best], known[names["champion"]], self.clusters, seed, unseen)
-        return Proof(one, two, difference, told["champion"], over)
+        return Proof(one, two, difference, told["champion"], over, self.job.unit)
 
     def _judge_report(self, baseline: str, best: str) -> JudgeReport | None:
         """How a tuned judge agrees with people, before and after."""

@@ -50,6 +50,13 @@ class Job:
             student.instructions_per_feature = self.settings.instructions_per_feature
         return student
 
+    @property
+    def unit(self) -> str:
+        """What examples hang together by."""
+        if isinstance(self.program, ReferenceLevelFeedback):
+            return "references"
+        return "instructions" if isinstance(self.program, PairwiseJudge) else "examples"
+
     def metric_with(self, teacher: dspy.LM, judge: dspy.LM) -> Metric:
         """The metric, asking these models."""
         if self.metric is not None:
@@ -85,7 +92,7 @@ class Job:
             "name": settings.name,
             "models": {role: {"model": t.model, "endpoint": t.endpoint} for role, t in self.teachers.items()},
             "options": {name: one_line(value, 100) for name, value in settings.options.items()},
-            "examples": "pairs" if isinstance(self.program, PairwiseJudge) else "references",
+            "examples": self.unit,
             "source": settings.pairs or settings.references or "",
             "sets": {name: [self.identity()["examples"][name], len(examples)] for name, examples in sets.items()},
             "max_cost": settings.max_cost,

@@ -146,9 +146,11 @@ def outcome_lines(compiled: Compiled) -> list[str]:
     if proof is not None:
         lines += [*proof.lines(), *(compiled.judge.lines() if compiled.judge is not None else [])]
         if not proof.proved:
-            lines.append("not proved: the interval of the gain reaches zero, or fewer than 5 references were held out")
+            lines.append(
+                f"not proved: the interval of the gain reaches zero, or fewer than 5 {proof.unit} were held out"
+            )
     else:
-        lines.append("no proof: it ended before the held-out references were scored")
+        lines.append("no proof: it ended before the test set was scored")
     cost = "price unknown" if manifest["cost"] is None else dollars(manifest["cost"] * PICO)
     lines.append(f"cost: {cost}, {manifest['calls']} calls")
     if not compiled.changed:

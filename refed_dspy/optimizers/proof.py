@@ -32,6 +32,8 @@ class Proof:
     champion: Measured | None = None
     over_champion: Interval | None = None
     """On the examples that the champion did not see either; None where they are none."""
+    unit: str = "references"
+    """What the intervals are clustered by."""
 
     @property
     def proved(self) -> bool:
@@ -46,13 +48,13 @@ class Proof:
         if self.champion is not None:
             rows.insert(1, ("champion", self.champion))
         names = [name for name in ("wins", "grades", "diversity", "coverage") if name in self.compiled.parts]
-        heads = ["program", "score (95% interval)", *names, "a sample"]
+        heads = ["program", "score (95% interval)", *names, "a sample" if self.unit == "references" else "an example"]
         cells = [heads, *([name, str(one.score), *_parts(one, names), _money(one.each)] for name, one in rows)]
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
         table = ["  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in cells]
-        table.append(f"gain over uncompiled: {self.gain}, {self.gain.clusters} held-out references")
+        table.append(f"gain over uncompiled: {self.gain}, {self.gain.clusters} held-out {self.unit}")
         if self.over_champion is not None:
-            table.append(f"gain over the champion: {self.over_champion}, {self.over_champion.clusters} references")
+            table.append(f"gain over the champion: {self.over_champion}, {self.over_champion.clusters} {self.unit}")
         return table
 
     def facts(self) -> dict[str, Any]:

@@ -1,0 +1,157 @@
+"""The proof: paired by example, clustered by reference, and the champion on what it did not see either."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from refed_dspy.engine.trials import Trial
+from refed_dspy.optimizers.proof import Measured, Proof, gain, measured
+from refed_dspy.statistics import Interval, mean_interval
+
+
+def trial(scores: Mapping[str, float], parts: Mapping[str, Mapping[str, float]] | None = None) -> Trial:
+    told = {name: {} for name in scores} if parts is None else parts
+    return Trial("d", 0, {}, 0.0, {"test": scores, "validation": {"v": 0.9}}, {"test": told}, 0, 0)
+
+
+def each_its_own(scores: Mapping[str, float]) -> dict[str, str]:
+    return {name: name for name in scores}
+
+
+OLD = {f"e{n}": 0.1 * (n % 3) for n in range(8)}
+NEW = {name: score + 0.3 + 0.02 * (n % 4) for n, (name, score) in enumerate(OLD.items())}
+
+
+def interval(mean: float, low: float, high: float, clusters: int = 8) -> Interval:
+    return Interval(mean, low, high, clusters, clusters)
+
+
+def one(mean: float = 0.5, **parts: float) -> Measured:
+    return Measured(interval(mean, mean - 0.1, mean + 0.1), parts, 2_000_000_000.0)
+
+
+# --- paired
+
+
+def test_the_gain_is_the_mean_difference_of_each_pair() -> None:
+    found = gain(trial(NEW), trial(OLD), each_its_own(OLD), seed=0)
+    assert found is not None
+    assert found.mean == pytest.approx(0.33) and (found.n, found.clusters) == (8, 8)
+    assert 0.3 <= found.low < 0.33 < found.high <= 0.36, "the spread of the scores themselves is no part of it"
+
+
+def test_the_seed_decides_the_interval() -> None:
+    made = [gain(trial(NEW), trial(OLD), each_its_own(OLD), seed=seed) for seed in (1, 1)]
+    assert made[0] == made[1]
+
+
+def test_what_only_one_of_them_was_scored_on_is_left_out() -> None:
+    new, old = {"a": 1.0, "b": 0.5, "c": 0.0}, {"b": 0.25, "c": 0.5, "d": 0.0}
+    found = gain(trial(new), trial(old), each_its_own({**new, **old}), seed=0)
+    assert found is not None and found.mean == pytest.approx(-0.125) and found.n == 2
+
+
+@pytest.mark.parametrize(("new", "old"), [({}, {}), ({"a": 1.0}, {}), ({"a": 1.0}, {"b": 1.0})], ids=str)
+def test_nothing_shared_gives_no_gain(new: dict[str, float], old: dict[str, float]) -> None:
+    assert gain(trial(new), trial(old), {"a": "a", "b": "b"}, seed=0) is None
+
+
+def test_a_cluster_counts_once_however_many_examples_it_has() -> None:
+    """Nine examples of one instruction gained 1, one example of another lost 1: that is even."""
+    new = {**{f"a{n}": 1.0 for n in range(9)}, "b0": 0.0}
+    old = {**{f"a{n}": 0.0 for n in range(9)}, "b0": 1.0}
+    found = gain(trial(new), trial(old), {name: name[0] for name in new}, seed=0)
+    assert found is not None and found.mean == pytest.approx(0) and found.clusters == 2
+
+
+def test_only_the_test_set_counts() -> None:
+    elsewhere = Trial("d", 0, {}, 0.0, {"validation": {"e0": 1.0}}, {"validation": {"e0": {}}}, 0, 0)
+    assert gain(elsewhere, trial(OLD), each_its_own(OLD), seed=0) is None
+    assert measured(elsewhere, each_its_own(OLD), None, seed=0) is None
+
+
+def test_the_champion_s_seen_references_are_left_out() -> None:
+    unseen = frozenset(["e1", "e2"])
+    found = gain(trial(NEW), trial(OLD), each_its_own(OLD), seed=0, unseen=unseen)
+    assert found is not None and found.clusters == 2 and found.mean == pytest.approx((0.32 + 0.34) / 2)
+    assert gain(trial(NEW), trial(OLD), each_its_own(OLD), seed=0, unseen=frozenset()) is None
+
+
+# --- one program
+
+
+def test_a_program_is_measured_by_cluster_with_the_means_of_its_parts() -> None:
+    scores = {"a1": 1.0, "a2": 0.5, "b1": 0.25}
+    parts = {"a1": {"wins": 1.0, "grades": 0.5}, "a2": {"wins": 0.0}, "b1": {"wins": 0.5, "grades": 1.0}}
+    found = measured(trial(scores, parts), {"a1": "a", "a2": "a", "b1": "b"}, 5.0, seed=3)
+    assert found is not None
+    assert found.score == mean_interval([1.0, 0.5, 0.25], ["a", "a", "b"], seed=3) and found.score.mean == 0.5
+    assert dict(found.parts) == {"wins": 0.5, "grades": 0.75} and found.each == 5.0
+
+
+# --- proved or not
+
+
+@pytest.mark.parametrize(
+    ("low", "clusters", "proved"), [(0.01, 8, True), (0.01, 5, True), (0.01, 4, False), (0.0, 8, False), (-0.1, 8, False)]
+)
+def test_a_gain_is_proved_above_zero_on_five_references(low: float, clusters: int, proved: bool) -> None:
+    assert Proof(one(), one(), interval(0.2, low, 0.4, clusters)).proved is proved
+
+
+def test_a_champion_is_what_must_be_beaten() -> None:
+    sure, unsure = interval(0.2, 0.1, 0.3), interval(0.0, -0.1, 0.1)
+    assert not Proof(one(), one(), sure, champion=one(), over_champion=unsure).proved
+    assert Proof(one(), one(), unsure, champion=one(), over_champion=sure).proved
+    assert not Proof(one(), one(), sure, champion=one(), over_champion=None).proved, "it saw all of them"
+
+
+# --- as told
+
+
+def test_the_table_has_a_row_for_each_program_and_a_line_for_each_gain() -> None:
+    proof = Proof(
+        one(0.4, wins=0.5, grades=0.25, coverage=1.0, length_ratio=1.0),
+        one(0.7, wins=0.75, coverage=0.9),
+        interval(0.3, 0.2, 0.4, 16),
+        Measured(interval(0.5, 0.4, 0.6), {"wins": 0.6}, None),
+        interval(0.2, 0.1, 0.3, 9),
+    )
+    head, *rows, over_baseline, over_champion = proof.lines()
+    assert head.split() == ["program", "score", "(95%", "interval)", "wins", "coverage", "a", "sample"]
+    assert [row.split()[0] for row in rows] == ["uncompiled", "champion", "compiled"]
+    assert rows[0].split()[1:] == ["0.40", "(0.30", "to", "0.50)", "0.50", "1.00", "$0.0020"]
+    assert rows[1].endswith("–         price unknown") and rows[2].split()[-3:] == ["0.75", "0.90", "$0.0020"]
+    assert over_baseline == "gain over uncompiled: 0.30 (0.20 to 0.40), 16 held-out references"
+    assert over_champion == "gain over the champion: 0.20 (0.10 to 0.30), 9 references"
+    starts = [line.index(line.split()[1]) for line in (head, *rows)]
+    assert len(set(starts)) == 1, "columns stand below one another"
+
+
+def test_a_table_without_parts_or_champion() -> None:
+    lines = Proof(one(), one(), interval(0.0, 0.0, 0.0)).lines()
+    assert len(lines) == 4 and lines[0].split() == ["program", "score", "(95%", "interval)", "a", "sample"]
+    assert not any(line.endswith(" ") for line in lines)
+
+
+def test_facts_are_json_that_says_the_same() -> None:
+    proof = Proof(one(0.4, wins=0.5), one(0.7, wins=0.7), interval(0.3, 0.2, 0.4))
+    facts: dict[str, Any] = json.loads(json.dumps(proof.facts(), allow_nan=False))
+    assert facts["proved"] is True and facts["gain"] == {"mean": 0.3, "low": 0.2, "high": 0.4, "n": 8, "clusters": 8}
+    assert facts["compiled"]["parts"] == {"wins": 0.7} and facts["champion"] is None
+
+
+@pytest.mark.xfail(
+    strict=True,
+    reason="proof.py: one held-out reference has an infinite interval, and the manifest in program.json then holds "
+    "-Infinity, which is no JSON",
+)
+def test_facts_of_one_held_out_reference_are_json() -> None:
+    found = gain(trial({"a": 1.0}), trial({"a": 0.5}), {"a": "a"}, seed=0)
+    assert found is not None and found.low == -math.inf
+    json.dumps(Proof(one(), one(), found).facts(), allow_nan=False)
