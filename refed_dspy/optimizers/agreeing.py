@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import dspy
 
 from refed_dspy.allowance import allowed, lasting
+from refed_dspy.blocking import run_blocking
 from refed_dspy.books import RunBooks
 from refed_dspy.data.pairs import Pair, load_pairs, sample_pairs
 from refed_dspy.engine.accounts import open_accounts, spent
@@ -100,7 +100,7 @@ def _judge_all(judge: PairwiseJudge, pairs: Sequence[Pair], gateway: Gateway, co
     quiet: dict[str, Any] = {"disable_history": True, "trace": None, "max_trace_size": 0, "callbacks": []}
     with dspy.context(lm=gateway.lm("judge"), adapter=SchemaAdapter(), **quiet):
         try:
-            asyncio.run(judged(judge, pairs, max(1, concurrency // 2), keep))
+            run_blocking(judged(judge, pairs, max(1, concurrency // 2), keep))
         except CapReached:
             return verdicts  # which cap it was is told by the gateway
         except RefedError as error:

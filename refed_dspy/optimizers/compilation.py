@@ -90,11 +90,11 @@ class Compilation:
             track_usage=False,
         )
         with settings, _hushed(self.gateway):
+            optimizer = self._optimizer()  # first: options that it does not take cost nothing then
             baseline = self.candidates.note(self.student)
             self._open(self.caps, self.seconds)
             self._evaluate("uncompiled program on the validation set", self.student, self.job.split.validation)
             self._raise_if_barren(baseline)
-            optimizer = self._optimizer()
             estimate = self._estimate(optimizer)
             if estimate_only or self.gateway.reached:
                 return self._found(baseline, baseline, estimate, optimizer)
@@ -149,7 +149,8 @@ class Compilation:
         names = {"uncompiled": baseline, "compiled": best}
         if self.champion is not None:
             names["champion"] = self.candidates.note(self._plain(self.champion.state))
-        for what, name in names.items():
+        for name in dict.fromkeys(names.values()):
+            what = next(what for what in names if names[what] == name)
             self._evaluate(f"{what} program on the test set", name)
         known, seed = self._trials(), self.job.settings.seed
         told = {what: measured(known[name], self.clusters, self.each.get(name), seed) for what, name in names.items()}

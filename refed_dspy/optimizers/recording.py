@@ -36,7 +36,7 @@ class Candidates(BaseCallback):
 
     def __init__(self, gateway: Gateway, student: dspy.Module) -> None:
         self._gateway, self._kind = gateway, type(student)
-        self._names = [name for name, _ in student.named_predictors()]
+        self._shape = _shape(student)
         self._seen: dict[str, int] = {}
         self._running: set[str] = set()
         self._lock = threading.Lock()
@@ -65,7 +65,7 @@ class Candidates(BaseCallback):
     def _is_candidate(self, instance: Any) -> bool:
         if judging.get() or type(instance) is not self._kind:
             return False
-        return [name for name, _ in instance.named_predictors()] == self._names
+        return _shape(instance) == self._shape
 
 
 class Recorder:
@@ -119,6 +119,11 @@ class Recorder:
         self.evaluations += 1
         self._watch()
         return Scored(said.score, f"scored {said.score:.2f}", self._metric.accept)
+
+
+def _shape(program: dspy.Module) -> list[tuple[str, tuple[str, ...]]]:
+    """Predictors and their fields: an optimizer's own helpers may be of the student's class, but not of its shape."""
+    return [(name, tuple(predictor.signature.fields)) for name, predictor in program.named_predictors()]
 
 
 def bearable(error: BaseException) -> bool:

@@ -14,8 +14,9 @@ from refed_dspy.records import PICO, dollars
 def compile_status(ledger: Ledger) -> dict[str, Any]:
     """A compile at a glance, in JSON types.
 
-    `optimizer`; `candidates` tried and `evaluations` recorded; `uncompiled` and `best` mean scores on the validation set,
-    None before there are some; `proved`: None before the proof; `usage` by model; `cost` in dollars; `caps`; `stopped`.
+    `optimizer`; `candidates` tried and `evaluations` recorded; `uncompiled` and `best` mean scores on the validation
+    set, None before there are some; `proved`: None before the proof; `usage` by model; `cost` in dollars; `caps`;
+    `stopped`.
     """
     known, used, identity = trials(ledger), spent(ledger), ledger.meta("compile") or {}
     outcome = ledger.meta("outcome") or {}
