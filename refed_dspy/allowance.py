@@ -53,11 +53,17 @@ class Allowance:
             raise
 
 
+def lasting_as_given(given: Limits) -> Limits:
+    """The caps given now; infinite ones are none."""
+    caps = {name: None if cap is None or math.isinf(cast(float, cap)) else cap for name, cap in given.items()}
+    return cast(Limits, caps)
+
+
 def lasting(ledger: Ledger, given: Limits) -> Limits:
     """The caps given now; where none is given, the one that the run has. Infinite ones are none."""
     had = ledger.has_answers()
     caps: dict[str, Any] = {name: ledger.meta(name) if cap is None and had else cap for name, cap in given.items()}
-    return cast(Limits, {name: None if cap is None or math.isinf(cap) else cap for name, cap in caps.items()})
+    return lasting_as_given(cast(Limits, caps))
 
 
 def allowed(ledger: Ledger, teacher: Teacher, limits: Limits) -> Allowance:

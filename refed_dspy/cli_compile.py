@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO, cast
 
 import typer
 
@@ -68,17 +68,21 @@ def compile_(
     from refed_dspy.display import CompileDisplay
     from refed_dspy.optimizers.compiling import compile as tune
     from refed_dspy.programs import PairwiseJudge
+    from refed_dspy.programs.saved import load_program
 
     settings = load_compile_config(config, **given)
     if settings.out is None:
         raise InputError("out: name the folder that shall hold the compile: --out DIR")
     if settings.teacher is None:
         raise InputError("no teacher: name one with --teacher (a file, PROVIDER/NAME, or embedded)")
-    tuned: Any = PairwiseJudge() if settings.pairs else None
-    own = {"teacher", "judge", "reflection", "out"}
+    tuned: Any = settings.program
+    if settings.pairs:
+        tuned = PairwiseJudge()
+        if settings.program is not None:
+            load_program(tuned, settings.program)
+    own = {"teacher", "judge", "reflection", "out", "program"}
     keywords = {key: getattr(settings, key) for key in settings.model_fields_set - own}
     models = {role: getattr(settings, role) for role in ("teacher", "judge", "reflection")}
-    settings.out.mkdir(parents=True, exist_ok=True)
     with CompileDisplay().showing() as display, _optimizers_words(settings.out / "optimizer.log"):
         made = tune(
             tuned,
@@ -91,7 +95,8 @@ def compile_(
     for line in made.estimate_lines() if estimate else made.lines():
         typer.echo(line)
     if made.stopped:
-        typer.echo(f"refed: {made.stopped} is reached; raise it, and the same command goes on", err=True)
+        why = f"{made.stopped} is reached; raise it" if made.stopped.startswith("max_") else made.stopped
+        typer.echo(f"refed: {why}, and the same command goes on", err=True)
         raise typer.Exit(1)
 
 
@@ -142,17 +147,33 @@ def track(folder: RunDir) -> None:
     typer.echo(f"told: run {tell(folder)}")
 
 
+class _Log:
+    """A file that is made when the first word is written to it, in a folder that is there by then."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def write(self, text: str) -> int:
+        if self.path.parent.is_dir():
+            with self.path.open("a", encoding="utf-8", errors="replace") as file:
+                file.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        pass
+
+    def isatty(self) -> bool:
+        return False
+
+
 @contextmanager
 def _optimizers_words(path: Path) -> Iterator[None]:
     """What DSPy's optimizers print and log goes to a file: a person wants the display, and can read the rest there."""
-    dspy_log = logging.getLogger("dspy")
-    before = list(dspy_log.handlers)
-    with path.open("a", encoding="utf-8", errors="replace") as file:
-        handler = logging.StreamHandler(file)
-        dspy_log.handlers = [handler]
-        logging.getLogger("optuna").handlers = []
-        try:
-            with redirect_stdout(file), redirect_stderr(file):
-                yield
-        finally:
-            dspy_log.handlers = before
+    dspy_log, file = logging.getLogger("dspy"), cast(TextIO, _Log(path))
+    before, passed_on = list(dspy_log.handlers), dspy_log.propagate
+    dspy_log.handlers, dspy_log.propagate = [logging.StreamHandler(file)], False
+    try:
+        with redirect_stdout(file), redirect_stderr(file):
+            yield
+    finally:
+        dspy_log.handlers, dspy_log.propagate = before, passed_on

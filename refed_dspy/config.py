@@ -56,9 +56,7 @@ def _loaded(kind: type[S], file: Path | None, environ: Mapping[str, str] | None,
     if file is not None:
         layers = _read_yaml(file)
         origin = {key: str(file) for key in layers}
-    for key, value in _from_environment(os.environ if environ is None else environ).items():
-        if key not in kind.model_fields and key in _ALL_KEYS:
-            continue  # the other kind of config's
+    for key, value in _from_environment(os.environ if environ is None else environ, kind).items():
         old = layers.get(key)
         variable = f"variable {ENV_PREFIX}{key.upper()}"
         if isinstance(old, dict) and isinstance(value, dict):
@@ -120,11 +118,15 @@ def _read_yaml(file: Path) -> dict[str, Any]:
     return {str(key): value for key, value in settings.items()}
 
 
-def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
+def _from_environment(environ: Mapping[str, str], kind: type[Settings]) -> dict[str, Any]:
+    """The variables' settings, but for those that only the other kind of config has."""
     settings: dict[str, Any] = {}
     for name in sorted(environ):
         if name.startswith(ENV_PREFIX) and name not in NOT_SETTINGS:
             *outer, last = name.removeprefix(ENV_PREFIX).lower().split("__")
+            first = (outer or [last])[0]
+            if first not in kind.model_fields and first in _ALL_KEYS:
+                continue
             place = settings
             for key in outer:
                 place = place.setdefault(key, {})

@@ -10,7 +10,6 @@ first one stood.
 from __future__ import annotations
 
 import asyncio
-import json
 import threading
 import time
 from collections import defaultdict
@@ -19,18 +18,16 @@ from concurrent.futures import Future
 from contextlib import AsyncExitStack, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeVar
 
 import dspy
 from dspy._vendor.lm15.serde import request_to_dict
 from dspy.clients.errors import wrap_error
-from dspy.lm15 import LM15Error, Message, Request, Response, Usage
+from dspy.lm15 import LM15Error, Request, Response, Usage
 from dspy.utils import exceptions as lm_errors
 
 from refed_dspy.books import RunBooks, UnitBooks
 from refed_dspy.calls import (
-    AnswerCut,
-    AnswerRefused,
     Attempt,
     NoMoneyLeft,
     NotAnswering,
@@ -43,6 +40,7 @@ from refed_dspy.engine.budget import Caps
 from refed_dspy.engine.ledger import Ledger
 from refed_dspy.engine.rows import Answer, Key, Statement, answered, failed
 from refed_dspy.errors import RunStopped, TeacherError, one_line
+from refed_dspy.journal import FINAL, Paid, final_kind, given_back, kept
 from refed_dspy.programs.asking import stop_hint, without_keys
 from refed_dspy.programs.saved import digest
 from refed_dspy.records import Call
@@ -50,11 +48,6 @@ from refed_dspy.teachers import Teacher
 
 IN_A_ROW = 20
 """So many requests of one role without any answer end the compile: that is no longer bad luck."""
-_FINAL: dict[str, type[lm_errors.LMError]] = {
-    "cut": AnswerCut,
-    "refused": AnswerRefused,
-    "unfit": lm_errors.LMInvalidRequestError,
-}
 evaluating: ContextVar[str] = ContextVar("refed_evaluating", default="")
 """The candidate program that the calls of this context are for: by its digest."""
 judging: ContextVar[bool] = ContextVar("refed_judging", default=False)
@@ -62,8 +55,6 @@ judging: ContextVar[bool] = ContextVar("refed_judging", default=False)
 
 
 T = TypeVar("T")
-Paid: TypeAlias = tuple[Response, int]
-"""An answer, and what it cost in picodollars."""
 
 
 @dataclass
@@ -89,9 +80,13 @@ class Gateway:
         self.closed = False
         self.stopped: BaseException | None = None
         """An error that ends the compile: no call begins after it."""
+        self.lost = 0
+        """Requests that had no answer, so far."""
         self.on_ending: Callable[[bool], None] = lambda _: None
         """Told when calls begin to be refused, and when they are allowed again."""
         self._flying: dict[str, asyncio.Task[Paid]] = {}
+        self._handing_over = threading.Lock()
+        self._waiting: set[Future[Response]] = set()
         self.worth: defaultdict[str, int] = defaultdict(int)
         """Candidate → what its own calls cost, picodollars, whoever paid for them first."""
 
@@ -105,16 +100,34 @@ class Gateway:
         return GatewayLM(role.lm.model, cache=False, num_retries=0, **doors, **kwargs)
 
     def submit(self, role: Role, request: Request, repetition: int) -> Future[Response]:
-        """Ask from any thread."""
-        if self.closed:
-            raise NoMoneyLeft("the compile has ended")
-        return asyncio.run_coroutine_threadsafe(
-            self._counted(role, request, repetition, evaluating.get(), judging.get()), self.loop
-        )
+        """Ask from any thread. Raises NoMoneyLeft when the gateway is closed."""
+        asked = self._counted(role, request, repetition, evaluating.get(), judging.get())
+        with self._handing_over:
+            if self.closed:
+                asked.close()
+                raise NoMoneyLeft("the compile has ended")
+            future = asyncio.run_coroutine_threadsafe(asked, self.loop)
+            self._waiting.add(future)
+        future.add_done_callback(self._waiting.discard)
+        return future
 
     def write(self, statements: list[Statement]) -> None:
-        """Have rows written, from any thread, in the order given."""
-        self.loop.call_soon_threadsafe(self.books.group.post, statements)
+        """Have rows written, from any thread, in the order given; not any more when the gateway is closed."""
+        with self._handing_over:
+            if not self.closed:
+                self.loop.call_soon_threadsafe(self.books.group.post, statements)
+
+    async def close(self) -> None:
+        """Call off what is in flight, and let everyone go who waits for it."""
+        with self._handing_over:
+            self.closed = self.books.stopping = True
+        while self._waiting or self._flying:
+            for task in list(self._flying.values()):
+                task.cancel()
+            for future in list(self._waiting):
+                future.cancel()
+            await asyncio.sleep(0.01)
+        self.books.group.close()
 
     def allow(self, caps: Caps, seconds: float | None = None) -> None:
         """Go on under other caps; `seconds` count from when the gateway was opened."""
@@ -161,8 +174,9 @@ class Gateway:
             try:
                 return await asyncio.shield(flying)
             except asyncio.CancelledError:
-                if not flying.cancelled():
+                if self.closed or not flying.cancelled():
                     raise
+                self._flying.pop(key.digest, None)  # whoever asked first was called off; this one still wants it
         if (known := self._known(role, key)) is not None:
             return known
         task = asyncio.ensure_future(self._pay(role, request, key))
@@ -171,17 +185,18 @@ class Gateway:
         return await asyncio.shield(task)
 
     def _landed(self, digest_: str, task: asyncio.Task[Paid]) -> None:
-        del self._flying[digest_]
+        if self._flying.get(digest_) is task:
+            del self._flying[digest_]
         if not task.cancelled():
             task.exception()  # whoever asked has it; nobody else need hear of it
 
     def _known(self, role: Role, key: Key) -> Paid | None:
         """The paid answer from the journal. Raises the error that the request is known to end with."""
         if (paid := self.ledger.answer(key.digest)) is not None:
-            return _restored(role.teacher.model, paid)
+            return given_back(role.teacher.model, paid)
         if (failure := self.ledger.failure(key.digest)) is not None:
             kind, reason = failure
-            raise _FINAL.get(kind, lm_errors.LMProviderError)(reason)
+            raise FINAL.get(kind, lm_errors.LMProviderError)(reason)
         return None
 
     async def _pay(self, role: Role, request: Request, key: Key) -> Paid:
@@ -193,22 +208,20 @@ class Gateway:
         try:
             async with asyncio.timeout_at(self.deadline) as timer:
                 response = await self._ask(role, request, unit)
-        except TimeoutError:
-            unit.write()
-            if not timer.expired():
-                raise
-            self._reach("max_minutes")
-            raise NoMoneyLeft("max_minutes is reached") from None
         except BaseException as error:
+            if isinstance(error, TimeoutError) and timer.expired():
+                unit.write()
+                self._reach("max_minutes")
+                raise NoMoneyLeft("max_minutes is reached") from None
             told = await self._failed(role, error, key, unit)
             if told is error:
                 raise
             raise told from None
         role.answered, role.in_a_row = True, 0
         last = unit.calls[-1]
-        text = _as_json(response, last.cost or 0)
+        text = kept(response, last.cost or 0)
         await self.books.group.commit(answered(Answer(key, text, last.endpoint), unit.take()))
-        return response, last.cost or 0
+        return given_back(role.teacher.model, text)
 
     async def _ask(self, role: Role, request: Request, unit: UnitBooks) -> Response:
         if role.teacher.reports_calls:
@@ -222,7 +235,7 @@ class Gateway:
             usage, outcome = said.usage or usage, "ok"
             if said.finish_reason in {"length", "content_filter"}:
                 outcome = "cut" if said.finish_reason == "length" else "refused"
-                raise _FINAL[outcome](f"{outcome}: {said.finish_reason}")
+                raise FINAL[outcome](f"{outcome}: {said.finish_reason}")
             return said
         finally:
             tokens = usage.input_tokens or None, None, usage.output_tokens or None
@@ -235,15 +248,17 @@ class Gateway:
         if isinstance(error, NoMoneyLeft):
             reached = self.books.budget.reached
             self._reach(reached.cap if reached else "max_cost")
-        kind = _final_kind(told)
+        kind = final_kind(told)
         if kind:
-            role.answered = True
-            await self.books.group.commit(failed(key, kind, str(told), True, unit.take()))
+            role.answered, role.in_a_row = True, 0
+            reason = one_line(without_keys(getattr(told, "message", "") or str(told), role.lm))
+            await self.books.group.commit(failed(key, kind, reason, True, unit.take()))
             return told
         unit.write()
         if isinstance(told, NotReached) and not role.answered:
             told = NotAnswering(f"{role.name}: {told} — check api_base, and that the server runs")
         elif isinstance(told, lm_errors.LMError) and not isinstance(told, NoMoneyLeft):
+            self.lost += 1
             role.in_a_row += 1
             if role.in_a_row >= IN_A_ROW:
                 told = NotAnswering(f"{role.name}: {role.in_a_row} requests in a row had no answer, the last: {told}")
@@ -253,7 +268,7 @@ class Gateway:
     def _stop_for(self, role: Role, error: BaseException) -> None:
         """End the compile where no other request would fare better."""
         if isinstance(error, NotAnswering):
-            self.stop(TeacherError(one_line(error)))
+            self.stop(TeacherError(one_line(without_keys(error.message or str(error), role.lm))))
         elif isinstance(error, lm_errors.LMError) and not isinstance(error, NoMoneyLeft):
             reason = one_line(without_keys(error.message or str(error), role.lm))
             if hint := stop_hint(error):
@@ -279,75 +294,54 @@ def open_gateway(ledger: Ledger, books: RunBooks, teachers: Mapping[str, Teacher
 
     One Teacher object that serves several roles is started once. What is in flight when the block ends is cancelled.
     """
-    begun: Future[Gateway] = Future()
-    ended: list[Callable[[], object]] = []
-
-    async def main() -> None:
-        async with AsyncExitStack() as stack:
-            loop, over = asyncio.get_running_loop(), asyncio.Event()
-            gateway = Gateway(ledger, books, loop, seed)
-            started: dict[int, Any] = {}
-            for name, teacher in teachers.items():
-                if id(teacher) not in started:
-                    started[id(teacher)] = await stack.enter_async_context(teacher.running())
-                gateway.roles[name] = Role(name, teacher, started[id(teacher)])
-            gateway.opened = loop.time()
-            ended.append(lambda: loop.call_soon_threadsafe(over.set))
-            begun.set_result(gateway)
-            await over.wait()
-            gateway.closed = books.stopping = True
-            flying = list(gateway._flying.values())
-            for task in flying:
-                task.cancel()
-            await asyncio.gather(*flying, return_exceptions=True)
-            books.group.close()
+    begun: Future[tuple[Gateway, asyncio.Event]] = Future()
+    ended: Future[None] = Future()
 
     def target() -> None:
         try:
-            asyncio.run(main())
+            asyncio.run(_keep_open(ledger, books, teachers, seed, begun))
+            ended.set_result(None)
         except BaseException as error:  # noqa: BLE001 — raised again in the caller's thread
-            if begun.done():
-                failures.append(error)
-            else:
-                begun.set_exception(error)
+            (ended if begun.done() else begun).set_exception(error)
 
-    failures: list[BaseException] = []
     thread = threading.Thread(target=target, name="refed-gateway")
     thread.start()
+    gateway, over = _begun(begun, thread)
     try:
-        yield begun.result()
+        yield gateway
     finally:
-        for end in ended:
-            end()
+        gateway.loop.call_soon_threadsafe(over.set)
         thread.join()
-    if failures:
-        raise failures[0]
+    ended.result()
 
 
-def _final_kind(error: BaseException) -> str:
-    """The kind of a failure that asking the same again would only repeat, or nothing."""
-    if isinstance(error, AnswerCut):
-        return "cut"
-    if isinstance(error, AnswerRefused):
-        return "refused"
-    unfit = lm_errors.ContextWindowExceededError | lm_errors.LMInvalidRequestError
-    return "unfit" if isinstance(error, unfit) and getattr(error, "status", None) != 404 else ""
+def _begun(begun: Future[tuple[Gateway, asyncio.Event]], thread: threading.Thread) -> tuple[Gateway, asyncio.Event]:
+    try:
+        return begun.result()
+    except Exception:
+        thread.join()
+        raise
 
 
-def _as_json(response: Response, cost: int) -> str:
-    usage = response.usage
-    tokens = [usage.input_tokens, usage.output_tokens] if usage else [None, None]
-    return json.dumps({"text": response.text or "", "tokens": tokens, "cost": cost}, ensure_ascii=False)
-
-
-def _restored(model: str, paid: str) -> Paid:
-    said = json.loads(paid)
-    read, written = said["tokens"]
-    response = Response(
-        id="journal",
-        model=model,
-        message=Message.assistant(said["text"] or " "),
-        finish_reason="stop",
-        usage=Usage(input_tokens=read, output_tokens=written),
-    )
-    return response, int(said["cost"])
+async def _keep_open(
+    ledger: Ledger,
+    books: RunBooks,
+    teachers: Mapping[str, Teacher],
+    seed: int,
+    begun: Future[tuple[Gateway, asyncio.Event]],
+) -> None:
+    """Run the models until the event that goes with the gateway is set."""
+    async with AsyncExitStack() as stack:
+        loop, over = asyncio.get_running_loop(), asyncio.Event()
+        gateway = Gateway(ledger, books, loop, seed)
+        started: dict[int, Any] = {}
+        for name, teacher in teachers.items():
+            if id(teacher) not in started:
+                started[id(teacher)] = await stack.enter_async_context(teacher.running())
+            gateway.roles[name] = Role(name, teacher, started[id(teacher)])
+        gateway.opened = loop.time()
+        begun.set_result((gateway, over))
+        try:
+            await over.wait()
+        finally:
+            await gateway.close()

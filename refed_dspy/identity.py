@@ -24,6 +24,8 @@ def begin_or_continue(ledger: Ledger, parts: Parts, size: int) -> int:
     target = max(size, ledger.kept())
     current = _current(parts, target)
     stored = ledger.meta("identity")
+    if stored is None and (ledger.meta("compile") or ledger.meta("agreement")):
+        raise RunDirError(f"{ledger.path.parent}: holds a compile or verdicts, not a run; use a new --run-dir")
     if stored != identity and not ledger.has_answers():  # new, or refused before its first answer
         ledger.begin(
             parts.references.items,
@@ -64,6 +66,7 @@ def _current(parts: Parts, size: int) -> dict[str, Any]:
         "price_source": price and price.source,
         "stopped": None,
         **parts.limits,
+        "track": parts.track,
         "program_source": getattr(parts.program, "source", None) or None,
         "reuse": str(parts.reuse.absolute()) if parts.reuse else None,
         "teacher": {"model": parts.teacher.model, "config": config and config.model_dump(mode="json")},

@@ -19,7 +19,7 @@ from refed_dspy.teachers import TeacherLike
 
 _META = (
     *("identity", "program", "features", "left_out", "seed"),
-    *("teacher", "size", "per_reference", "max_failure_share", "reuse"),
+    *("teacher", "size", "per_reference", "max_failure_share", "reuse", "track"),
 )
 
 
@@ -61,6 +61,7 @@ def resume(
         max_calls=max_calls,
         max_minutes=max_minutes,
         reuse=meta["reuse"],
+        track=meta["track"],
         on_progress=on_progress,
     )
 

@@ -158,7 +158,7 @@ class MetricConfig(Settings):
     @model_validator(mode="after")
     def _weighs_something(self) -> Self:
         if not self.wins + self.grades:
-            raise ValueError("wins and grades cannot both weigh nothing: diversity alone says nothing of quality")
+            raise ValueError("wins and grades cannot both have no weight: diversity alone says nothing of quality")
         return self
 
 

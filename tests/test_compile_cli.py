@@ -1,4 +1,4 @@
-"""compile, judge agreement, track and promote as a person meets them: lines, exit codes, files, and never a traceback."""
+"""compile, judge agreement, track and promote as a person meets them: lines, exit codes, files, never a traceback."""
 
 from __future__ import annotations
 
@@ -137,8 +137,7 @@ def test_the_same_command_on_a_compile_that_is_done_pays_nothing(home: Path, ser
     settings({"train": 4, "instructions_per_feature": 2})
     first = compile_(home, server)
     paid = server.stats()["requests"]
-    again = [compile_(home, server) for _ in range(3)]
-    assert {each.stdout for each in again} == {first.stdout}
+    assert compile_(home, server).stdout == first.stdout
     assert server.stats()["requests"] == paid
 
 
@@ -183,8 +182,6 @@ def wrong(home: Path) -> dict[str, tuple[list[object], list[str]]]:
 
 NOT_YET = {
     "out is a file": "mkdir's FileExistsError is not caught (cli_compile)",
-    "unknown optimizer": "found when the uncompiled program's evaluation is paid for (compilation.py)",
-    "no such dotted name": "found when the uncompiled program's evaluation is paid for (compilation.py)",
     "not a program": "compile() is given `program` twice: TypeError (cli_compile)",
 }
 
@@ -285,6 +282,10 @@ def test_no_key_in_anything_that_a_command_leaves(
 
 # --- refed judge agreement
 
+UNCHECKED = pytest.mark.xfail(
+    strict=True, reason="caps of 0 end at once, one below 0 is a ValueError: no check_settings"
+)
+
 
 def test_agreement_is_a_table_and_costs_nothing_again(home: Path, server: SimulatedTeacher) -> None:
     first = agreement(home, server)
@@ -301,8 +302,8 @@ def test_agreement_of_a_draw(home: Path, server: SimulatedTeacher) -> None:
     refused(agreement(home, server, "--count", 4), "verdicts", "--out")
     assert server.stats()["requests"] == 6
     for count in (0, -1):
-        many = refed("judge", "agreement", "--pairs", "pairs.jsonl", "--judge", home / "teacher.yaml", "--out", f"v{count}",
-                     "--count", count)  # fmt: skip
+        given = "--pairs", "pairs.jsonl", "--judge", home / "teacher.yaml", "--out", f"v{count}"
+        many = refed("judge", "agreement", *given, "--count", count)
         refused(many, "count")
 
 
@@ -330,9 +331,9 @@ def test_agreement_at_a_cap_before_the_first_verdict(home: Path, server: Simulat
         (["--judge", "nosuch/model"], ["provider is unknown"]),
         (["--judge", "none.yaml"], ["none.yaml"]),
         (["--program", "none.json"], ["none.json", "no such file"]),
-        pytest.param(["--max-calls", "0"], ["max_calls"], marks=pytest.mark.xfail(strict=True, reason='not checked: "0 of 8 pairs judged", exit 1')),
-        pytest.param(["--max-cost", "-1"], ["max_cost"], marks=pytest.mark.xfail(strict=True, reason='not checked: ValueError, math domain error')),
-        pytest.param(["--max-minutes", "0"], ["max_minutes"], marks=pytest.mark.xfail(strict=True, reason='not checked: "0 of 8 pairs judged", exit 1')),
+        pytest.param(["--max-calls", "0"], ["max_calls"], marks=UNCHECKED),
+        pytest.param(["--max-cost", "-1"], ["max_cost"], marks=UNCHECKED),
+        pytest.param(["--max-minutes", "0"], ["max_minutes"], marks=UNCHECKED),
         (["--out", "broken.jsonl"], ["broken.jsonl", "cannot be written"]),
     ],
 )

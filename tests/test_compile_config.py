@@ -103,9 +103,7 @@ def test_a_judge_s_temperature_without_a_judge_is_told() -> None:
 
 def test_a_model_both_whole_and_in_parts_is_told() -> None:
     said = refusal(environ={"REFED_JUDGE": MODEL, "REFED_JUDGE__TEMPERATURE": "0.3"})
-    assert said == (
-        "variable REFED_JUDGE__TEMPERATURE: judge is set as a whole by another variable; keep one of them"
-    )
+    assert said == ("variable REFED_JUDGE__TEMPERATURE: judge is set as a whole by another variable; keep one of them")
 
 
 def test_the_metric_s_weights_from_file_and_environment(file: Path) -> None:
@@ -136,7 +134,6 @@ def test_a_compile_s_parts_are_passed_over_by_a_run() -> None:
     assert load_config(environ=environ) == load_config(environ={})
 
 
-@pytest.mark.xfail(strict=True, reason="config.py: both kinds of config are parsed before the other's are passed over")
 def test_a_contradiction_among_a_compile_s_variables_is_no_run_s_concern() -> None:
     assert load_config(environ={"REFED_JUDGE": MODEL, "REFED_JUDGE__TEMPERATURE": "0.3"})
 

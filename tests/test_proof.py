@@ -98,7 +98,8 @@ def test_a_program_is_measured_by_cluster_with_the_means_of_its_parts() -> None:
 
 
 @pytest.mark.parametrize(
-    ("low", "clusters", "proved"), [(0.01, 8, True), (0.01, 5, True), (0.01, 4, False), (0.0, 8, False), (-0.1, 8, False)]
+    ("low", "clusters", "proved"),
+    [(0.01, 8, True), (0.01, 5, True), (0.01, 4, False), (0.0, 8, False), (-0.1, 8, False)],
 )
 def test_a_gain_is_proved_above_zero_on_five_references(low: float, clusters: int, proved: bool) -> None:
     assert Proof(one(), one(), interval(0.2, low, 0.4, clusters)).proved is proved

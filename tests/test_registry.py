@@ -163,7 +163,7 @@ def test_a_server_that_goes_between_version_and_alias(tracked: Mlflow) -> None:
     assert tracked.aliases() == {"challenger": "1"}
 
 
-@pytest.mark.xfail(strict=True, reason="register() asks for the champion without Store.told: MLflow's own error comes out")
+@pytest.mark.xfail(strict=True, reason="register() asks for the champion without Store.told: MLflow's own error")
 def test_a_server_that_goes_when_it_is_asked_for_the_champion_is_not_tracked(tracked: Mlflow) -> None:
     class Gone:
         def __init__(self, client: Any) -> None:
@@ -190,7 +190,6 @@ def test_a_server_that_goes_when_it_is_asked_for_the_champion_is_not_tracked(tra
 # --- by whole compiles
 
 
-@pytest.mark.xfail(strict=True, reason="an estimate has an outcome too: the uncompiled program becomes a version")
 def test_an_estimate_is_no_version(tracked: Mlflow) -> None:
     compiled_in_the_world("c", estimate_only=True)
     assert not tracked.client.search_registered_models()
@@ -323,9 +322,7 @@ def test_a_version_has_the_features_that_it_was_compiled_with(tracked: Mlflow) -
         open_program("models:/refed@challenger", {"topic": "what it is about", "mood": "the mood"})
 
 
-def test_another_teacher_than_it_was_tuned_with_is_warned_of(
-    tracked: Mlflow, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_another_teacher_than_it_was_tuned_with_is_warned_of(tracked: Mlflow, caplog: pytest.LogCaptureFixture) -> None:
     said = outcome("p", models={"teacher": {"model": "sim/tuned-with"}})
     Compile("c").register(said)
     synthesize("models:/refed@challenger", references(2), size=1, teacher=fake_lm(Writer()), run_dir="run")

@@ -97,14 +97,13 @@ def test_the_seed_decides_and_the_order_of_the_examples_does_not() -> None:
 
 @pytest.mark.parametrize("count", [0, 1, 2])
 def test_fewer_than_three_are_refused(count: int) -> None:
-    with pytest.raises(ConfigError, match=rf"^examples: {count} of them; a compile needs 3") as raised:
+    with pytest.raises(ConfigError, match=rf"^examples: {count} of them, .*a compile needs 3") as raised:
         split(pairs(count), SIZES, seed=0)
     assert "\n" not in str(raised.value)
 
 
-@pytest.mark.xfail(strict=True, reason="splitting.py:117 counts clusters and calls them examples")
 def test_the_refusal_counts_what_was_given() -> None:
-    with pytest.raises(ConfigError, match="instructions|clusters|10 of them"):
+    with pytest.raises(ConfigError, match=r"instructions|clusters|10 of them"):
         split(pairs(2, each=5), SIZES, seed=0)
 
 
@@ -126,15 +125,29 @@ def test_what_the_sets_are_called_and_what_was_seen() -> None:
 # --- held-out criteria
 
 
-def test_held_out_criteria_are_in_the_test_set_alone() -> None:
-    examples = pairs(12, criterion="depth") + [pair_example(pair(n, "style")) for n in range(20, 25)]
-    made = split(examples, (4, 3, 3), seed=0, held_out=["style"])
-    assert {e.criterion for e in (*made.train, *made.validation)} == {"depth"}
-    assert Counter(e.criterion for e in made.test) == {"depth": 3, "style": 5}
+@pytest.mark.parametrize("seed", range(5))
+def test_held_out_criteria_are_in_the_test_set_alone(seed: int) -> None:
+    examples = [pair_example(pair(n, criterion)) for n in range(12) for criterion in ("depth", "style")]
+    made = split(examples, (4, 3, 3), seed, held_out=["style"])
+    assert Counter(e.criterion for e in (*made.train, *made.validation)) == {"depth": 7}
+    assert Counter(e.criterion for e in made.test) == {"depth": 3, "style": 3}
+
+
+@pytest.mark.xfail(
+    strict=True,
+    reason="splitting.py: instructions that are judged by a held-out criterion alone are drawn for train and validation "
+    "too, and dropped there: sets shrink, and with some seeds nothing of the criterion is in the test set, or a set is "
+    "empty ('nothing is left to tune on')",
+)
+def test_instructions_of_a_held_out_criterion_alone_go_to_the_test_set() -> None:
+    examples = pairs(6, criterion="depth") + [pair_example(pair(n, "style")) for n in range(20, 23)]
+    for seed in range(20):
+        made = split(examples, (2, 2, 2), seed, held_out=["style"])
+        assert len(made.train) == len(made.validation) == 2 and "style" in {e.criterion for e in made.test}
 
 
 def test_criteria_that_are_all_held_out_leave_nothing() -> None:
-    with pytest.raises(ConfigError, match="examples: 0 of them"):
+    with pytest.raises(ConfigError, match="held_out_criteria: nothing is left to tune on"):
         split(pairs(9, criterion="style"), SIZES, seed=0, held_out=["style"])
 
 
@@ -147,28 +160,17 @@ def test_held_out_criteria_do_not_make_the_test_set_larger_than_was_asked() -> N
     assert len(split(examples, (4, 3, 5), seed=0, held_out=["style"]).test) <= 5
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="splitting.py:110-126: the same instruction and answers, by another criterion, stay in train or validation: "
-    "what proves the gain was seen, and clusters() counts it as one unit with what was tuned on",
-)
 def test_instructions_of_held_out_criteria_are_not_seen_by_another_criterion() -> None:
     examples = [pair_example(pair(n, criterion)) for n in range(12) for criterion in ("depth", "style")]
     made = split(examples, (4, 3, 3), seed=0, held_out=["style"])
     assert not set(made.seen()) & {cluster_of(example) for example in made.test}
 
 
-@pytest.mark.xfail(strict=True, reason="a held-out criterion that no pair has (a typo) is ignored, so it is trained on")
 def test_a_held_out_criterion_that_is_none_is_told_of() -> None:
     with pytest.raises(ConfigError, match="stlye"):
         split(pairs(9, criterion="style"), SIZES, seed=0, held_out=["stlye"])
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="pair_example shows a known criterion under its spelled-out name, so held_out_criteria as the file has it "
-    "matches nothing and is ignored",
-)
 def test_a_known_criterion_is_held_out_by_the_name_that_the_file_has() -> None:
     known = "content_quality"
     assert known in RESPONSE_CRITERIA
@@ -229,21 +231,21 @@ def test_examples_of_one_instruction_are_one_cluster() -> None:
     ids=repr,
 )
 def test_what_is_no_list_of_examples_is_refused_in_one_line(given: Any) -> None:
-    with pytest.raises(ConfigError, match="examples: a ChainOfThought is tuned on a list of dspy.Example") as raised:
+    with pytest.raises(ConfigError, match=r"examples: a ChainOfThought is tuned on a list of dspy.Example") as raised:
         as_examples(dspy.ChainOfThought("question -> answer"), given)
     assert "\n" not in str(raised.value)
 
 
 @pytest.mark.parametrize("given", [[{"instruction": "i"}], 7, [dspy.Example(instruction="i")]], ids=repr)
-@pytest.mark.xfail(strict=True, reason="splitting.py:74: rows that are no Pair end in a bare AttributeError or TypeError")
 def test_what_is_no_list_of_pairs_is_refused_in_one_line(given: Any) -> None:
-    with pytest.raises(InputError, match="pair"):
+    with pytest.raises(InputError, match="(?i)pair"):
         as_examples(PairwiseJudge(), given)
 
 
-@pytest.mark.xfail(strict=True, reason="examples for a judge are not looked at: without `people` the metric fails later")
 def test_examples_for_a_judge_must_hold_people_s_verdict() -> None:
-    example = dspy.Example(instruction="i", answer_a="a", answer_b="b").with_inputs("instruction", "answer_a", "answer_b")
+    example = dspy.Example(instruction="i", answer_a="a", answer_b="b").with_inputs(
+        "instruction", "answer_a", "answer_b"
+    )
     with pytest.raises(InputError, match="people"):
         as_examples(PairwiseJudge(), [example])
 

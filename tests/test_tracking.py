@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -192,7 +195,7 @@ def test_a_run_in_the_working_folder_is_one_run(tracked: Mlflow, monkeypatch: py
     assert [run.info.run_name for run in tracked.runs()] == ["here"]
 
 
-@pytest.mark.xfail(strict=True, reason="a data set's digest is of folder name, count and seed: MLflow takes two for one")
+@pytest.mark.xfail(strict=True, reason="a data set's digest is of folder name, count, seed: MLflow takes two for one")
 def test_runs_of_one_name_in_two_folders_have_each_their_own_data_set(tracked: Mlflow) -> None:
     for parent in ("one", "two"):
         made(Path(parent) / "run")
@@ -307,6 +310,18 @@ def test_no_key_is_told(tracked: Mlflow, locked: SimulatedTeacher) -> None:
         assert KEY.encode() not in content, path
 
 
+@pytest.mark.xfail(strict=True, reason="MLflow sets its loggers' level when it is imported, after it was set here")
+def test_mlflow_s_own_log_lines_are_not_shown() -> None:
+    """It tells whoever uses it first of each table that it makes."""
+    script = (
+        "import logging; from refed_dspy.tracking.store import mlflow_client; mlflow_client();"
+        "print(logging.getLogger('mlflow.store.db.utils').isEnabledFor(logging.INFO))"
+    )
+    environment = {**os.environ, "MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+
+
 # --- the track command
 
 
@@ -354,9 +369,9 @@ def test_a_server_killed_half_way_is_told_the_rest_later_and_nothing_twice(
     seen: list[str] = []
 
     def kill_once_it_is_told() -> None:
-        while not (found := mlflow_server.runs()):
-            time.sleep(0.1)
-        seen.append(found[0].info.status)
+        while not Path("run/tracking.json").exists():  # sooner, and it has a run that nobody knows: see above
+            time.sleep(0.05)
+        seen.extend(run.info.status for run in mlflow_server.runs())
         mlflow_server.kill()
         server.control(latency=0.0)
 

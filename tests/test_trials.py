@@ -9,7 +9,7 @@ import pytest
 
 from refed_dspy.engine.ledger import Ledger
 from refed_dspy.engine.rows import Key, reserved
-from refed_dspy.engine.trials import Trial, scored, tried, trials
+from refed_dspy.engine.trials import Trial, scored, trials, tried
 
 
 @pytest.fixture
@@ -60,7 +60,9 @@ def test_spent_is_the_highest_and_cost_its_own_calls(ledger: Ledger) -> None:
         ledger.commit(tried(name, seq, {}))
     for name, example, cost in [("one", "a", 500), ("one", "b", 300), ("two", "a", 800)]:
         ledger.commit(scored(name, example, "train", 1.0, {}, cost))
-    for number, (role, name, cost) in enumerate([("teacher", "one", 7), ("judge", "one", 5), ("teacher", "two", 11)], 1):
+    for number, (role, name, cost) in enumerate(
+        [("teacher", "one", 7), ("judge", "one", 5), ("teacher", "two", 11)], 1
+    ):
         ledger.commit(reserved(number, Key(role, name, 0, "", "", f"k{number}"), "m", "e", cost))
     ledger.commit(reserved(4, Key("teacher", "one", 0, "", "", "k4"), "m", "e", None))  # of an unknown price
     found = known(ledger)
@@ -81,7 +83,9 @@ def test_another_process_can_read_them_while_they_are_written(ledger: Ledger, tm
         assert trials(reader) == trials(ledger)
 
 
-@pytest.mark.xfail(strict=True, reason="trials.tried: SQLite takes no lone surrogate, so the UnicodeEncodeError ends the compile")
+@pytest.mark.xfail(
+    strict=True, reason="trials.tried: SQLite takes no lone surrogate, so the UnicodeEncodeError ends the compile"
+)
 def test_half_a_character_in_a_prompt_spoils_nothing(ledger: Ledger) -> None:
     """Models that rewrite prompts write them, now and then: "\\ud83d" in their JSON."""
     ledger.commit(tried("one", 0, {"stage": {"text": "half \ud83d"}}))

@@ -12,6 +12,7 @@ import dspy
 from refed_dspy.allowance import allowed, lasting
 from refed_dspy.blocking import run_blocking
 from refed_dspy.books import RunBooks
+from refed_dspy.config import check_settings
 from refed_dspy.data.pairs import Pair, load_pairs, sample_pairs
 from refed_dspy.engine.accounts import open_accounts, spent
 from refed_dspy.engine.ledger import Ledger
@@ -67,6 +68,7 @@ def measure_agreement(
     Raises:
         InputError: something given cannot be used; nothing was paid for.
     """
+    check_settings(max_cost=max_cost, max_calls=max_calls, max_minutes=max_minutes)
     module = PairwiseJudge() if program is None or isinstance(program, str | Path) else program
     if isinstance(program, str | Path):
         load_program(module, program)

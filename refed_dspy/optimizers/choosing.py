@@ -17,6 +17,7 @@ import dspy
 from refed_dspy.errors import ConfigError, one_line
 
 Examples: TypeAlias = Sequence[dspy.Example]
+AUTO = ("light", "medium", "heavy")
 MANY = 1_000_000
 """Errors that an optimizer may meet: which of them end a compile is decided elsewhere (optimizers/recording.py)."""
 
@@ -60,7 +61,7 @@ def choose(name: str, options: Mapping[str, Any], means: Means) -> Optimizer:
             return makers[name](dict(options), means)
         if "." in name:
             return _by_dotted_name(name, dict(options), means)
-    except (AssertionError, TypeError, ValueError) as error:
+    except (ArithmeticError, AssertionError, TypeError, ValueError) as error:
         raise ConfigError(f"optimizer {name}: {one_line(error)}") from None
     raise ConfigError(
         f"optimizer: {one_line(name, 40)!r} is none of {', '.join(makers)}; others go by their dotted name, "
@@ -79,7 +80,9 @@ def _bootstrap(options: dict[str, Any], means: Means) -> Optimizer:
 
 
 def _gepa(options: dict[str, Any], means: Means) -> Optimizer:
-    own = options.pop("gepa_kwargs", {})
+    own = dict(options.pop("gepa_kwargs", None) or {})
+    if options.get("auto", "light") not in AUTO:
+        raise ValueError(f"auto: must be one of {', '.join(AUTO)}")
     stoppers = [lambda _state: means.stopping(), *_listed(own.pop("stop_callbacks", None))]
     budget = {"auto", "max_full_evals", "max_metric_calls"} & set(options)
     settings = {
@@ -104,11 +107,10 @@ def _mipro(options: dict[str, Any], means: Means) -> Optimizer:
     candidates = options.pop("num_candidates", 6)
     demos = options.pop("max_bootstrapped_demos", 2)
     left = means.evaluations - means.validation - means.train  # bootstrapping's repeats of an example cost nothing
-    at_compile = {
-        "num_trials": max(1, left // max(1, means.validation)),
-        "minibatch": False,
-        **{k: options.pop(k) for k in list(options) if k in _parameters(dspy.MIPROv2.compile)},
-    }
+    at_compile = {k: options.pop(k) for k in list(options) if k in _parameters(dspy.MIPROv2.compile)}
+    if options.get("auto") is None:
+        sized = {"num_trials": max(1, left // max(1, means.validation)), "minibatch": False}
+        at_compile = {**sized, **at_compile}
     settings = {
         "auto": None,
         "num_candidates": candidates,
@@ -123,7 +125,6 @@ def _mipro(options: dict[str, Any], means: Means) -> Optimizer:
     }
     if settings["auto"] is not None:
         settings["num_candidates"] = None
-        del at_compile["num_trials"], at_compile["minibatch"]
     optimizer = dspy.MIPROv2(metric=means.metric, **settings)
 
     def tune(student: dspy.Module, examples: Examples, held: Examples) -> dspy.Module:
@@ -167,7 +168,7 @@ def _by_dotted_name(name: str, options: dict[str, Any], means: Means) -> Optimiz
     offered["evaluations"] = means.evaluations
     takes, at_compile = _parameters(kind.__init__), _parameters(kind.compile)
     later = {k: options.pop(k) for k in list(options) if k not in takes and k in at_compile}
-    optimizer = kind(metric=means.metric, **{k: v for k, v in offered.items() if k in takes}, **options)
+    optimizer = kind(metric=means.metric, **{**{k: v for k, v in offered.items() if k in takes}, **options})
 
     def tune(student: dspy.Module, examples: Examples, held: Examples) -> dspy.Module:
         sets: dict[str, Any] = {"trainset": list(examples)}

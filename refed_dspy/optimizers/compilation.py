@@ -18,6 +18,7 @@ from refed_dspy.gateway import Gateway, evaluating
 from refed_dspy.optimizers.choosing import MANY, Means, Optimizer, choose
 from refed_dspy.optimizers.job import Job
 from refed_dspy.optimizers.judge_report import JudgeReport, agreement_of
+from refed_dspy.optimizers.metric import ReferenceMetric
 from refed_dspy.optimizers.progress import CompileProgress
 from refed_dspy.optimizers.proof import Proof, gain, measured
 from refed_dspy.optimizers.recording import Candidates, Recorder, bearable
@@ -104,6 +105,8 @@ class Compilation:
             found.proof = self._prove(baseline, best)
             found.judge = self._judge_report(baseline, best)
             found.stopped = found.stopped or self.gateway.reached
+            if found.proof is None and not found.stopped:
+                found.stopped = f"no answer to {self.gateway.lost} requests"
             found.champion = self.champion.version if self.champion else None
             return found
 
@@ -220,15 +223,12 @@ class Compilation:
 
     def _estimate(self, optimizer: Optimizer) -> dict[str, Any]:
         """What the whole will take, going by the uncompiled program's evaluations. Costs are in picodollars."""
-        known = self._trials()
-        done = sum(len(trial.scores.get("validation", {})) for trial in known.values() if trial.seq == 0)
-        budget = self.gateway.books.budget
+        first = self._first_figures()
         split = self.job.split
         programs = 1 + DEARER * (1 if self.champion is None else 2)
         after = DEARER * len(split.validation) + programs * len(split.test)
         evaluations = len(split.validation) + DEARER * optimizer.expected + after
-        first = next(iter(known.values()))
-        each_cost, each_calls = first.cost / max(1, done), self._calls(first.digest) / max(1, done)
+        each_cost, each_calls = first["cost"], first["calls"]
         self.progress.expected = int(optimizer.expected + 2 * len(split.validation) + 2 * len(split.test))
         priced = all(teacher.price is not None for teacher in self.job.teachers.values())
         return {
@@ -237,17 +237,36 @@ class Compilation:
             "calls": each_calls * evaluations,
             "proof_cost": each_cost * after,
             "proof_calls": each_calls * after,
-            "spent": budget.spent,
+            "spent": self.gateway.books.budget.spent,
+            "spent_then": first["spent"],
+            "calls_then": first["all_calls"],
         }
+
+    def _first_figures(self) -> dict[str, float]:
+        """What an evaluation of the uncompiled program cost, on the first start: later ones go by the same figures, so
+        that the same part of the caps stays kept back for the proof."""
+        if (known := self.gateway.read(lambda ledger: ledger.meta("first"))) is not None:
+            return dict(known)
+        first = next(iter(self._trials().values()))
+        done = max(1, len(first.scores.get("validation", {})))
+        budget = self.gateway.books.budget
+        figures = {
+            "cost": first.cost / done,
+            "calls": self._calls(first.digest) / done,
+            "spent": budget.spent,
+            "all_calls": budget.calls,
+        }
+        if not self.gateway.reached:
+            self.gateway.read(lambda ledger: ledger.set_meta(first=figures))
+        return figures
 
     def _without_the_proof(self, estimate: Mapping[str, Any]) -> tuple[Caps, float | None]:
         """The caps less what the proof will need of them."""
-        budget, caps = self.gateway.books.budget, self.caps
-        cost, calls = caps.max_cost, caps.max_calls
+        cost, calls = self.caps.max_cost, self.caps.max_calls
         if cost is not None:
-            cost -= int(min(1.1 * estimate["proof_cost"], MOST_HELD_BACK * (cost - budget.spent)))
+            cost -= int(min(1.1 * estimate["proof_cost"], MOST_HELD_BACK * max(0, cost - estimate["spent_then"])))
         if calls is not None:
-            calls -= int(min(1.1 * estimate["proof_calls"], MOST_HELD_BACK * (calls - budget.calls)))
+            calls -= int(min(1.1 * estimate["proof_calls"], MOST_HELD_BACK * max(0, calls - estimate["calls_then"])))
         return Caps(cost, calls), None if self.seconds is None else 0.75 * self.seconds
 
     # --- looking at the books
@@ -280,7 +299,8 @@ class Compilation:
     def _raise_if_barren(self, baseline: str) -> None:
         """Raises RunStopped where the uncompiled program makes nothing: no optimizer is worth its money then."""
         scores = self._trials()[baseline].scores.get("validation", {})
-        if self.gateway.reached or any(scores.values()):
+        own = not isinstance(self.recorder.metric, ReferenceMetric)
+        if self.gateway.reached or any(scores.values()) or (own and scores):
             return
         why = ", ".join(f"{count} {what}" for what, count in self.recorder.failures.most_common(2))
         raise RunStopped(

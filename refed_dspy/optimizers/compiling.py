@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from refed_dspy.allowance import lasting
+from refed_dspy.allowance import lasting, lasting_as_given
 from refed_dspy.books import RunBooks
 from refed_dspy.config import MetricConfig
 from refed_dspy.engine.accounts import open_accounts, spent
@@ -71,19 +71,21 @@ def compile(  # noqa: A001
     folder = Path(out) if out is not None else Path("refed-compiles") / digest(job.identity())
     wanted = job.settings
     limits = Limits(max_cost=wanted.max_cost, max_calls=wanted.max_calls, max_minutes=wanted.max_minutes)
+    caps_of(job, lasting_as_given(limits))  # before the folder is made
     with Ledger.create(folder) as ledger:
-        limits = lasting(ledger, limits)
-        caps = caps_of(job, limits)
+        limits, before = lasting(ledger, limits), spent(ledger)
+        caps = caps_of(job, limits, before.unpriced)
         _begin_or_continue(ledger, job, limits)
         open_accounts(ledger)
-        before = spent(ledger)
         books = RunBooks(ledger, caps, before)
         minutes = limits["max_minutes"]
         left = None if minutes is None else max(0.0, 60 * minutes - before.seconds)
-        with tracking(folder, copy_compile, False if estimate_only else job.settings.track, EVERY, at_once=True):
+        track = False if estimate_only else job.settings.track
+        with tracking(folder, copy_compile, track, EVERY, at_once=True) as tracker:
             with open_gateway(ledger, books, job.teachers, job.settings.seed) as gateway:
                 found = Compilation(job, gateway, caps, left, on_progress).run(estimate_only)
-            return write_outcome(folder, ledger, job, found)
+            tracker.tell()  # so that the program's manifest can name its run
+            return write_outcome(folder, ledger, job, found, keep=not estimate_only)
 
 
 def _begin_or_continue(ledger: Ledger, job: Job, limits: Limits) -> None:

@@ -13,9 +13,11 @@ import dspy
 from refed_dspy.config import CompileConfig, MetricConfig, TeacherConfig, check_compile
 from refed_dspy.engine.budget import Caps
 from refed_dspy.errors import ConfigError, one_line
+from refed_dspy.optimizers.choosing import Means, choose
 from refed_dspy.optimizers.judge_metric import PeoplesVerdict
 from refed_dspy.optimizers.metric import ReferenceMetric
-from refed_dspy.optimizers.scoring import Evaluation, Metric
+from refed_dspy.optimizers.own_metric import Own, name_of
+from refed_dspy.optimizers.scoring import Metric
 from refed_dspy.optimizers.splitting import Split, as_examples, example_id, split
 from refed_dspy.parts import Limits
 from refed_dspy.programs import PairwiseJudge, ReferenceLevelFeedback
@@ -76,10 +78,10 @@ class Job:
                 for name in ("train", "validation", "test")
             },
             "optimizer": settings.optimizer,
-            "options": digest(settings.options),
+            "options": digest(_named(settings.options)),
             "evaluations": settings.evaluations,
             "instructions_per_feature": settings.instructions_per_feature,
-            "metric": settings.metric.model_dump(mode="json") if self.metric is None else _name(self.metric),
+            "metric": settings.metric.model_dump(mode="json") if self.metric is None else name_of(self.metric),
             "seed": settings.seed,
             **{role: self.teachers[role].identity for role in ROLES},
         }
@@ -100,29 +102,26 @@ class Job:
         }
 
 
-@dataclass(frozen=True)
-class Own:
-    """A metric of the caller's own: any function that a DSPy optimizer would take."""
+def _named(value: Any) -> Any:
+    """An option's value so that it is the same on every start: functions and objects by their names."""
+    if isinstance(value, dict):
+        return {str(key): _named(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_named(inner) for inner in value]
+    if value is None or isinstance(value, str | int | float | bool):
+        return value
+    return name_of(value)
 
-    function: Callable[..., Any]
-    accept: float = 0.5
 
-    def identity(self) -> dict[str, Any]:
-        return {"metric": _name(self.function)}
-
-    def score(self, example: dspy.Example, prediction: Any) -> Evaluation:
-        """What the function returns: a number, a bool, or an object with a `score`."""
-        said = self.function(example, prediction)
-        return Evaluation(float(getattr(said, "score", said)))
-
-    def feedback(self, example: dspy.Example, prediction: Any, stage: str | None, trace: Any) -> str:
-        """Its `feedback`, if it gives any when it is told of the stage, as GEPA does."""
-        try:
-            said = self.function(example, prediction, None, stage, trace)
-        except TypeError:  # one of two or three arguments, which knows no stages
-            said = self.function(example, prediction)
-        score = float(getattr(said, "score", said))
-        return str(getattr(said, "feedback", None) or f"The program scored {score:.2f} here.")
+def _check_optimizer(settings: CompileConfig, parts: Split) -> None:
+    """Raises ConfigError for an optimizer that there is not, or options that it does not take."""
+    none: Any = object()  # stands for a model: setting an optimizer up asks nothing
+    means = Means(
+        lambda example, prediction, trace=None, name=None, pred_trace=None: 0.0,  # noqa: ARG005
+        *(none, none, settings.evaluations, settings.threads, settings.seed, lambda: False),
+        *(len(parts.train), len(parts.validation)),
+    )
+    choose(settings.optimizer, settings.options, means)
 
 
 def prepare(program: Any, examples: Any, metric: Any, given: Mapping[str, Any]) -> Job:
@@ -141,7 +140,9 @@ def prepare(program: Any, examples: Any, metric: Any, given: Mapping[str, Any]) 
     elif not isinstance(module, PairwiseJudge) and metric is None:
         raise ConfigError(f"metric: pass one for a {type(module).__name__}: a function of example and prediction")
     sizes = (settings.train, settings.validation, settings.test)
-    return Job(module, split(items, sizes, settings.seed, settings.held_out_criteria), teachers, settings, metric)
+    parts = split(items, sizes, settings.seed, settings.held_out_criteria)
+    _check_optimizer(settings, parts)
+    return Job(module, parts, teachers, settings, metric)
 
 
 def open_teachers(models: Mapping[str, Any]) -> dict[str, Teacher]:
@@ -187,14 +188,19 @@ def _cool(config: TeacherConfig, beside: Teacher | None) -> Teacher:
         return open_teacher(config, beside)
 
 
-def caps_of(job: Job, limits: Limits) -> Caps:
-    """The caps as a budget counts them.
+def caps_of(job: Job, limits: Limits, unpriced: int = 0) -> Caps:
+    """The caps as a budget counts them. `unpriced` calls of earlier starts were made at an unknown price.
 
     Raises:
         ConfigError: one that cannot be kept with these models, or that not one call fits under.
     """
     cost, calls = limits["max_cost"], limits["max_calls"]
     caps = Caps(None if cost is None else int(cost * PICO), None if calls is None else int(calls))
+    if caps.max_cost is not None and unpriced:
+        raise ConfigError(
+            f"max_cost: {unpriced} calls of this compile were made at an unknown price, so what is left of the cap is "
+            "unknown too; use max_calls"
+        )
     for role, teacher in job.teachers.items():
         if caps != Caps() and not teacher.reports_calls:
             raise ConfigError(
@@ -241,7 +247,3 @@ def _fitting(examples: list[dspy.Example], teacher: Teacher) -> list[dspy.Exampl
     fitting = References(tuple(e.reference for e in examples)).fitting(teacher.window, teacher.max_tokens)
     kept = {reference.id for reference in fitting}
     return [example for example in examples if example.reference.id in kept]
-
-
-def _name(function: Callable[..., Any]) -> str:
-    return f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', type(function).__qualname__)}"

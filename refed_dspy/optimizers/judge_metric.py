@@ -22,7 +22,7 @@ class PeoplesVerdict:
     def identity(self) -> dict[str, Any]:
         return {"metric": "people's verdict"}
 
-    def score(self, example: dspy.Example, prediction: Any) -> Evaluation:
+    def score(self, example: dspy.Example, prediction: Any, trace: Any = None) -> Evaluation:  # noqa: ARG002
         """Raises NotScored where the judge abstained."""
         if prediction.preference is None:
             raise NotScored(f"the judge abstained: {prediction.abstained}")

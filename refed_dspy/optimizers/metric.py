@@ -7,9 +7,9 @@ known: it ties with itself. To that come grades of the instructions, their diver
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import math
+import re
 import statistics
 from collections import deque
 from collections.abc import Iterable, Sequence
@@ -18,17 +18,26 @@ from typing import Any
 
 import dspy
 
-from refed_dspy.blocking import run_blocking
+from refed_dspy.blocking import run_blocking, together
 from refed_dspy.config import MetricConfig
 from refed_dspy.errors import RowError
 from refed_dspy.optimizers.scoring import Evaluation, NotScored
 from refed_dspy.optimizers.wording import feedback_on_instructions, feedback_on_responses
 from refed_dspy.programs.adapter import SchemaAdapter
-from refed_dspy.programs.judging import INSTRUCTION_CRITERIA, Criterion, Graded, PairwiseJudge, RubricJudge, Verdict
+from refed_dspy.programs.judging import (
+    INSTRUCTION_CRITERIA,
+    RESPONSE_CRITERIA,
+    Criterion,
+    Graded,
+    PairwiseJudge,
+    RubricJudge,
+    Verdict,
+)
 from refed_dspy.programs.reference_level import ReferenceLevelFeedback, as_reference
 from refed_dspy.records import Reference, Sample
 
 PARTS = ("wins", "grades", "diversity")
+_WORD = re.compile(r"\w+")
 _UNLUCKY = {"no answer", "no connection"}
 
 
@@ -79,7 +88,7 @@ class ReferenceMetric:
     def identity(self) -> dict[str, Any]:
         return self.config.model_dump(mode="json")
 
-    def score(self, example: dspy.Example, prediction: Any) -> Evaluation:
+    def score(self, example: dspy.Example, prediction: Any, trace: Any = None) -> Evaluation:  # noqa: ARG002
         """The score of one reference's samples. Raises NotScored."""
         reference = as_reference(example.reference)
         return self._weighed(reference, prediction, self._judged(reference, prediction))
@@ -91,7 +100,7 @@ class ReferenceMetric:
         judged = self._judged(reference, prediction)
         head = _summary(self._weighed(reference, prediction, judged), prediction)
         if stage in {"instruction_feedback", "instruction_synthesis"}:
-            written = set(outputs.get("new_instructions") or ())
+            written = {str(text).strip() for text in outputs.get("new_instructions") or ()}
             chosen = [each for each in judged if each.sample.instruction in written] or judged
             return f"{head}\n\n{feedback_on_instructions(chosen)}"
         asked = inputs.get("instruction")
@@ -111,10 +120,14 @@ class ReferenceMetric:
     # --- asking the judge
 
     async def _judge(self, reference: Reference, samples: Sequence[Sample]) -> list[Judged]:
+        instructions = [sample.instruction for sample in samples]
         with _quiet():
             feedback = await self._baseline_feedback(reference) if samples else None
-            instructions = [sample.instruction for sample in samples]
-            return list(await asyncio.gather(*(self._judge_one(reference, feedback, s, instructions) for s in samples)))
+            async with together() as group:
+                judged = [
+                    group.create_task(self._judge_one(reference, feedback, sample, instructions)) for sample in samples
+                ]
+        return [each.result() for each in judged]
 
     async def _judge_one(
         self, reference: Reference, feedback: str | None, sample: Sample, siblings: Sequence[str]
@@ -122,13 +135,15 @@ class ReferenceMetric:
         baseline = None if feedback is None else await self._baseline_answer(reference, feedback, sample.instruction)
         context = _context(reference, sample.instruction, siblings)
         with dspy.context(lm=self.judge_lm):
-            grades = asyncio.gather(
-                *(self.rubric.judge(sample.instruction, context, criterion) for criterion in self.criteria)
-            )
-            verdict = None
-            if baseline is not None:
-                verdict = await self.pairwise.judge(sample.instruction, sample.improved_response, baseline)
-            return Judged(sample, baseline, verdict, tuple(await grades))
+            async with together() as group:
+                grades = [
+                    group.create_task(self.rubric.judge(sample.instruction, context, criterion))
+                    for criterion in self.criteria
+                ]
+                verdict = None
+                if baseline is not None:
+                    verdict = await self.pairwise.judge(sample.instruction, sample.improved_response, baseline)
+            return Judged(sample, baseline, verdict, tuple(grade.result() for grade in grades))
 
     async def _baseline_feedback(self, reference: Reference) -> str | None:
         try:
@@ -145,20 +160,16 @@ class ReferenceMetric:
             return None
 
     async def _grade_answers(self, judged: Sequence[Judged]) -> list[list[Graded]]:
-        from refed_dspy.programs.judging import RESPONSE_CRITERIA
-
         with _quiet(), dspy.context(lm=self.judge_lm):
-            return [
-                await asyncio.gather(
-                    *(
-                        self.rubric.judge(
-                            each.sample.improved_response, f"It answers: {each.sample.instruction}", criterion
-                        )
+            async with together() as group:
+                asked = [
+                    [
+                        group.create_task(self.rubric.judge(each.sample.improved_response, _answers(each), criterion))
                         for criterion in RESPONSE_CRITERIA.values()
-                    )
-                )
-                for each in judged
-            ]
+                    ]
+                    for each in judged
+                ]
+        return [[grade.result() for grade in grades] for grades in asked]
 
     # --- arithmetic
 
@@ -202,10 +213,10 @@ class ReferenceMetric:
 
 
 def diversity(texts: Sequence[str]) -> float:
-    """1 - the mean ROUGE-L (F-measure, on lower-case words) over all pairs of `texts`; 0 for fewer than two."""
+    """1 - the mean ROUGE-L (F-measure, on words without case and punctuation) of all pairs; 0 for fewer than two."""
     from rapidfuzz.distance import Indel
 
-    words = [text.lower().split() for text in texts]
+    words = [_WORD.findall(text.lower()) for text in texts]
     pairs = [Indel.normalized_similarity(a, b) for a, b in itertools.combinations(words, 2)]
     return 1 - statistics.fmean(pairs) if pairs else 0.0
 
@@ -226,6 +237,10 @@ def _mean(values: Iterable[float | None]) -> float:
     return statistics.fmean(known) if known else math.nan
 
 
+def _answers(judged: Judged) -> str:
+    return f"It answers: {judged.sample.instruction}"
+
+
 def _context(reference: Reference, instruction: str, siblings: Sequence[str]) -> str:
     others = "\n".join(f"- {text}" for text in siblings if text != instruction) or "(none)"
     return (
@@ -241,6 +256,7 @@ def _summary(evaluation: Evaluation, prediction: Any) -> str:
 
 def _quiet() -> Any:
     """The metric's own calls leave no trace in the candidate's, and are not watched."""
+    adapter = dspy.settings.adapter or SchemaAdapter()  # the candidate's own: else the baseline would be asked anew
     return dspy.context(
-        trace=None, max_trace_size=0, disable_history=True, callbacks=[], track_usage=False, adapter=SchemaAdapter()
+        trace=None, max_trace_size=0, disable_history=True, callbacks=[], track_usage=False, adapter=adapter
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import platform
 import time
 from collections.abc import Mapping
@@ -43,7 +44,7 @@ class Compiled:
     proof: Proof | None
     """None where the cap came before the proof, or only an estimate was asked for."""
     stopped: str
-    """The cap that ended it early, or an empty text."""
+    """What ended it early: a cap's name, or that an endpoint gave no answers any more. Else an empty text."""
     changed: bool
     """False where no candidate was better than the uncompiled program: then that is what `program` is."""
     estimate: Mapping[str, Any]
@@ -75,8 +76,10 @@ class Compiled:
         return (self.folder / DIFF).read_text(encoding="utf-8")
 
 
-def write_outcome(folder: Path, ledger: Ledger, job: Job, found: Found) -> Compiled:
-    """Put the best program so far into the folder: each file whole, or not at all. Raises RunStopped."""
+def write_outcome(folder: Path, ledger: Ledger, job: Job, found: Found, keep: bool = True) -> Compiled:
+    """Put the best program so far into the folder (unless it is not to `keep`): each file whole, or not at all.
+
+    Raises RunStopped."""
     program = job.program.deepcopy()
     load_state(program, found.best.state, str(folder))
     program._compiled = False  # DSPy's mark would freeze it inside another optimizer
@@ -90,6 +93,10 @@ def write_outcome(folder: Path, ledger: Ledger, job: Job, found: Found) -> Compi
     if found.proof is not None:
         report = found.judge.lines() if found.judge is not None else []
         files[PROOF] = "\n".join([*found.proof.lines(), *report, ""])
+    changed = found.best.digest != found.baseline.digest
+    made = Compiled(program, folder, manifest, found.proof, found.stopped, changed, found.estimate, found.judge)
+    if not keep:
+        return made
     try:
         for name, text in files.items():
             with whole_file(folder / name) as file:
@@ -97,8 +104,7 @@ def write_outcome(folder: Path, ledger: Ledger, job: Job, found: Found) -> Compi
     except OSError as error:
         raise RunStopped(f"{folder}: cannot be written ({one_line(error.strerror or error)}); make room") from None
     ledger.set_meta(outcome=manifest)
-    changed = found.best.digest != found.baseline.digest
-    return Compiled(program, folder, manifest, found.proof, found.stopped, changed, found.estimate, found.judge)
+    return made
 
 
 def _manifest(ledger: Ledger, job: Job, found: Found, program: dspy.Module) -> dict[str, Any]:
@@ -135,7 +141,16 @@ def _manifest(ledger: Ledger, job: Job, found: Found, program: dspy.Module) -> d
         "features": dict(getattr(program, "features", {})),
         "instructions_per_feature": getattr(program, "instructions_per_feature", None),
     }
-    return dict(json.loads(json.dumps(facts)))
+    return dict(json.loads(json.dumps(_finite(facts))))
+
+
+def _finite(value: Any) -> Any:
+    """`value` with None for the ends of an interval that has none: JSON knows no infinity."""
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def outcome_lines(compiled: Compiled) -> list[str]:
@@ -156,7 +171,10 @@ def outcome_lines(compiled: Compiled) -> list[str]:
     if not compiled.changed:
         lines.append("no candidate was better than the uncompiled program, which is what is kept")
     if compiled.stopped:
-        lines.append(f"stopped: {compiled.stopped} is reached; this is the best program so far")
+        why = (
+            f"{compiled.stopped} is reached" if compiled.stopped.startswith("max_") else f"there was {compiled.stopped}"
+        )
+        lines.append(f"stopped: {why}; this is the best program so far, and the same command goes on")
     return [*lines, f"program: {compiled.path}"]
 
 

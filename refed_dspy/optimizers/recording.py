@@ -15,12 +15,13 @@ import dspy
 from dspy.utils.callback import BaseCallback
 from dspy.utils.exceptions import AdapterParseError, LMError
 
-from refed_dspy.engine.trials import scored, tried
+from refed_dspy.engine.trials import scored, trials, tried
 from refed_dspy.errors import CapReached, RowError
 from refed_dspy.gateway import Gateway, evaluating, judging
 from refed_dspy.optimizers.scoring import Metric, NotScored, Scored
 from refed_dspy.optimizers.splitting import example_id
 from refed_dspy.programs.saved import digest, program_digests, program_state
+from refed_dspy.records import Failure
 
 
 def candidate_id(program: dspy.Module) -> str:
@@ -37,7 +38,8 @@ class Candidates(BaseCallback):
     def __init__(self, gateway: Gateway, student: dspy.Module) -> None:
         self._gateway, self._kind = gateway, type(student)
         self._shape = _shape(student)
-        self._seen: dict[str, int] = {}
+        # A later start counts on from the candidates of the earlier ones.
+        self._seen = {trial.digest: trial.seq for trial in gateway.read(trials)}
         self._running: set[str] = set()
         self._lock = threading.Lock()
 
@@ -78,7 +80,7 @@ class Recorder:
         subset_of: Mapping[str, str],
         watch: Callable[[], None] = lambda: None,
     ) -> None:
-        self._metric, self._gateway, self._subset_of, self._watch = metric, gateway, subset_of, watch
+        self.metric, self._gateway, self._subset_of, self._watch = metric, gateway, subset_of, watch
         self.evaluations = 0
         """How often a candidate was scored, in this process."""
         self.failures: Counter[str] = Counter()
@@ -88,7 +90,7 @@ class Recorder:
         self,
         gold: dspy.Example,
         pred: Any,
-        trace: Any = None,  # noqa: ARG002
+        trace: Any = None,
         pred_name: str | None = None,
         pred_trace: Any = None,
     ) -> Scored:
@@ -96,7 +98,7 @@ class Recorder:
         which reads `feedback`."""
         token = judging.set(True)
         try:
-            return self._scored(gold, pred, pred_name, pred_trace)
+            return self._scored(gold, pred, trace, pred_name, pred_trace)
         except Exception as error:
             if not bearable(error):
                 self._gateway.stop(error)
@@ -104,26 +106,32 @@ class Recorder:
         finally:
             judging.reset(token)
 
-    def _scored(self, gold: dspy.Example, pred: Any, pred_name: str | None, pred_trace: Any) -> Scored:
+    def _scored(self, gold: dspy.Example, pred: Any, trace: Any, pred_name: str | None, pred_trace: Any) -> Scored:
         if pred is None:
             raise NotScored("the program failed")
         if pred_name is None:
-            self.failures.update(f"{f.kind} in {f.stage}" for f in pred.get("failures") or ())
-        said = self._metric.score(gold, pred)
+            self.failures.update(f"{failure.kind} in {failure.stage}" for failure in failures_of(pred))
+        said = self.metric.score(gold, pred, trace)
         if pred_name is not None:
-            return Scored(said.score, self._metric.feedback(gold, pred, pred_name, pred_trace), self._metric.accept)
+            return Scored(said.score, self.metric.feedback(gold, pred, pred_name, pred_trace), self.metric.accept)
         example = example_id(gold)
         candidate, subset = evaluating.get(), self._subset_of.get(example, "other")
         spent = self._gateway.books.budget.spent
         self._gateway.write(scored(candidate, example, subset, said.score, said.parts, spent))
         self.evaluations += 1
         self._watch()
-        return Scored(said.score, f"scored {said.score:.2f}", self._metric.accept)
+        return Scored(said.score, f"scored {said.score:.2f}", self.metric.accept)
 
 
 def _shape(program: dspy.Module) -> list[tuple[str, tuple[str, ...]]]:
     """Predictors and their fields: an optimizer's own helpers may be of the student's class, but not of its shape."""
     return [(name, tuple(predictor.signature.fields)) for name, predictor in program.named_predictors()]
+
+
+def failures_of(prediction: Any) -> list[Failure]:
+    """The rows that failed on the way to a prediction; none for programs that keep no such list."""
+    found = prediction.get("failures") if isinstance(prediction, dspy.Prediction) else None
+    return [each for each in found if isinstance(each, Failure)] if isinstance(found, list) else []
 
 
 def bearable(error: BaseException) -> bool:

@@ -34,8 +34,8 @@ class Metric(Protocol):
         """From this score on a rollout is good enough to become a demonstration."""
         ...
 
-    def score(self, example: dspy.Example, prediction: Any) -> Evaluation:
-        """Raises NotScored where nothing can be said."""
+    def score(self, example: dspy.Example, prediction: Any, trace: Any = None) -> Evaluation:
+        """`trace` is given while bootstrapping. Raises NotScored where nothing can be said."""
         ...
 
     def feedback(self, example: dspy.Example, prediction: Any, stage: str | None, trace: Any) -> str:

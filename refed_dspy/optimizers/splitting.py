@@ -70,9 +70,8 @@ def as_examples(program: dspy.Module, given: Any, columns: Mapping[str, str] | N
     if isinstance(program, ReferenceLevelFeedback):
         loaded = given if isinstance(given, References) else load_references(given, columns)
         return [reference_example(reference) for reference in loaded]
-    if isinstance(program, PairwiseJudge) and not _are_examples(given):
-        pairs = load_pairs(given) if isinstance(given, str | Path) else list(given)
-        return [pair_example(pair) for pair in pairs]
+    if isinstance(program, PairwiseJudge):
+        return [_judged(item) for item in (load_pairs(given) if isinstance(given, str | Path) else _listed(given))]
     if not _are_examples(given):
         raise ConfigError(
             f"examples: a {type(program).__name__} is tuned on a list of dspy.Example, each with_inputs(…)"
@@ -91,6 +90,25 @@ def pair_example(pair: Pair) -> dspy.Example:
     return dspy.Example(**fields, people=pair.verdict).with_inputs(*fields)
 
 
+def _listed(given: Any) -> list[Any]:
+    if not isinstance(given, Sequence) or not given:
+        raise ConfigError("examples: a judge is tuned on a file of pairs, or a list of Pair")
+    return list(given)
+
+
+def _judged(item: Any) -> dspy.Example:
+    """A Pair, or an example that holds one's fields and people's verdict."""
+    if isinstance(item, Pair):
+        return pair_example(item)
+    needed = {"instruction", "answer_a", "answer_b", "people"}
+    if not isinstance(item, dspy.Example) or needed - set(item.keys()) or item.people not in (1, 0, -1):
+        raise ConfigError(
+            "examples: a judge is tuned on Pairs, or on dspy.Examples with instruction, answer_a, answer_b and people "
+            "(1: A is preferred, 0: a tie, -1: B)"
+        )
+    return item if item._input_keys else item.with_inputs(*(set(item.keys()) - {"people"}))
+
+
 def _are_examples(given: Any) -> bool:
     if isinstance(given, str | Path | References) or not isinstance(given, Sequence) or not given:
         return False
@@ -98,32 +116,45 @@ def _are_examples(given: Any) -> bool:
 
 
 def split(examples: Sequence[dspy.Example], sizes: Sequence[int], seed: int, held_out: Collection[str] = ()) -> Split:
-    """Train, validation and test sets of at most `sizes`, drawn by whole clusters with `seed`.
+    """Train, validation and test sets of at most `sizes` clusters each, drawn with `seed`.
 
     With fewer clusters than `sizes` ask for, each set gets its share, and at least one. Examples by a criterion of
-    `held_out` go to the test set alone.
+    `held_out` are in the test set alone; no cluster is in two sets, so whoever is tuned has seen none of their texts.
 
     Raises:
-        ConfigError: fewer than three clusters.
+        ConfigError: fewer than three clusters; a criterion that no example has.
     """
+    apart = {name.replace("_", " ") for name in held_out}
+    known = {str(example.get("criterion", "")).replace("_", " ") for example in examples}
+    if unknown := sorted(apart - known):
+        raise ConfigError(
+            f"held_out_criteria: no example is judged by {unknown[0]!r}; there are {', '.join(sorted(known))}"
+        )
     groups: dict[str, list[dspy.Example]] = {}
-    apart = [example for example in examples if example.get("criterion") in held_out]
     for example in examples:
-        if example.get("criterion") not in held_out:
-            groups.setdefault(cluster_of(example), []).append(example)
+        groups.setdefault(cluster_of(example), []).append(example)
     names = sorted(groups)
     if len(names) < LEAST:
         raise ConfigError(
-            f"examples: {len(names)} of them; a compile needs {LEAST} at the least (train, validation, test), "
-            "and 20 or more to prove anything"
+            f"examples: {len(examples)} of them, of {len(names)} references or instructions; a compile needs {LEAST} "
+            "at the least (train, validation, test), and 20 or more to prove anything"
         )
     random.Random(f"split {seed}").shuffle(names)
     counts = _shares(len(names), sizes)
     edges = [0, counts[0], counts[0] + counts[1], sum(counts)]
-    train, validation, test = (
-        tuple(example for name in names[a:b] for example in groups[name]) for a, b in pairwise(edges)
-    )
-    return Split(train, validation, (*test, *apart))
+    sets = [[example for name in names[a:b] for example in groups[name]] for a, b in pairwise(edges)]
+    seen = [
+        tuple(each for each in some if str(each.get("criterion", "")).replace("_", " ") not in apart)
+        for some in sets[:2]
+    ]
+    if not all(seen):
+        raise ConfigError("held_out_criteria: nothing is left to tune on; hold out fewer criteria")
+    return Split(seen[0], seen[1], tuple(sets[2]))
+
+
+def _criterion(example: dspy.Example) -> str:
+    """What an example is judged by, as judges are told it."""
+    return str(example.get("criterion", "")).replace("_", " ")
 
 
 def _shares(available: int, sizes: Sequence[int]) -> list[int]:

@@ -8,8 +8,8 @@ from typing import Protocol
 from refed_dspy.programs.judging import Graded, Verdict
 from refed_dspy.records import Sample
 
-SHOWN = 240
-"""Characters of an instruction that are shown; of reasons, what the judge's own bound leaves."""
+SHOWN, REASON = 240, 600
+"""Characters of an instruction, and of a judge's reason, that are shown."""
 LOWEST = 6
 """Grades that are shown, the lowest first."""
 
@@ -34,7 +34,8 @@ def feedback_on_instructions(judged: Sequence[Judged]) -> str:
         return "The judge graded none of the instructions."
     graded.sort(key=lambda pair: pair[0].grade or 0)
     lines = [
-        f'- "{clipped(text)}": {grade.criterion} {grade.grade} of 5. {grade.reason}' for grade, text in graded[:LOWEST]
+        f'- "{clipped(text)}": {grade.criterion} {grade.grade} of 5. {clipped(grade.reason, REASON)}'
+        for grade, text in graded[:LOWEST]
     ]
     return "\n".join(["A judge graded the new instructions; the lowest grades and its reasons:", *lines])
 
@@ -49,8 +50,11 @@ def feedback_on_responses(judged: Sequence[Judged], graded: Sequence[Sequence[Gr
 def _one_answer(judged: Judged, grades: Sequence[Graded]) -> str:
     lines = [f'The final answer to "{clipped(judged.sample.instruction)}" {_outcome(judged.verdict)}']
     if judged.verdict is not None:
-        lines += [f"- Judge (A is this answer, B the original prompts'): {reason}" for reason in judged.verdict.reasons]
-    lines += [f"- {grade.criterion} {grade.grade or '?'} of 5. {grade.reason}" for grade in grades]
+        lines += [
+            f"- Judge (A is this answer, B the original prompts'): {clipped(reason, REASON)}"
+            for reason in judged.verdict.reasons
+        ]
+    lines += [f"- {grade.criterion} {grade.grade or '?'} of 5. {clipped(grade.reason, REASON)}" for grade in grades]
     if judged.longer > 1.5:
         lines.append(f"- It is {judged.longer:.1f} times as long as the original prompts' answer; length wins nothing.")
     return "\n".join(lines)

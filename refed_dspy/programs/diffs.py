@@ -39,9 +39,10 @@ def changed_predictors(before: Mapping[str, Any], after: Mapping[str, Any]) -> l
 
 
 def _lines(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    before, after = (str(state["signature"].get("instructions", "")).splitlines() for state in (old, new))
-    diff = difflib.unified_diff(before, after, lineterm="", n=3)
-    return [line for line in diff if not line.startswith(("---", "+++", "@@"))]
+    before, after = (str(state["signature"].get("instructions", "")).split("\n") for state in (old, new))
+    diff = list(difflib.unified_diff(before, after, lineterm="", n=3))
+    # The first two lines name files; each line of text begins with a space, + or -, so @@ is always the diff's own.
+    return [line for line in diff[2:] if not line.startswith("@@")]
 
 
 def _demos(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

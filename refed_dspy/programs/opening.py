@@ -9,7 +9,7 @@ from typing import Any
 
 from refed_dspy.errors import ConfigError, one_line
 from refed_dspy.programs.reference_level import ReferenceLevelFeedback
-from refed_dspy.programs.saved import is_address, load_state, manifest_of, read_state
+from refed_dspy.programs.saved import is_address, load_state, manifest_of, quiet_mlflow, read_state, without_password
 from refed_dspy.signatures import DEFAULT_FEATURES
 
 _MODEL = re.compile(r"models:/(?P<name>[^/@]+)(?:/(?P<version>\d+)|@(?P<alias>[^/]+))$")
@@ -36,14 +36,27 @@ def open_program(
         known if instructions_per_feature is None else instructions_per_feature,
     )
     load_state(program, state, str(source))
+    _check_words(program, features, str(source))
     program.source = {"address": str(source), **_origin(told), **_version(str(source))}
     return program
+
+
+def _check_words(program: ReferenceLevelFeedback, features: Mapping[str, str] | None, source: str) -> None:
+    """Raises ConfigError where features are given in other words than the file's, which its prompts keep."""
+    for name, words in (features or {}).items():
+        told = (program.instruction_feedback.signature.output_fields[name].json_schema_extra or {}).get("desc")
+        if told != words:
+            raise ConfigError(
+                f"program {source}: it was made with other words for the feature {name}; leave features out, or make "
+                "the program anew"
+            )
 
 
 def _origin(manifest: Mapping[str, Any]) -> dict[str, str]:
     """What of a manifest is worth knowing later: the run, the candidate, and the teacher it was tuned with."""
     models = manifest.get("models")
-    teacher = models.get("teacher", {}).get("model") if isinstance(models, dict) else None
+    entry = models.get("teacher") if isinstance(models, dict) else None
+    teacher = entry.get("model") if isinstance(entry, dict) else None
     facts = {"run_id": manifest.get("run_id"), "candidate": manifest.get("candidate"), "teacher": teacher}
     return {name: one_line(value, 200) for name, value in facts.items() if isinstance(value, str)}
 
@@ -54,10 +67,11 @@ def _version(address: str) -> dict[str, str]:
         return {}
     version = found["version"]
     if version is None:
+        quiet_mlflow()
         import mlflow
 
         try:
             version = str(mlflow.MlflowClient().get_model_version_by_alias(found["name"], found["alias"]).version)
         except Exception as error:  # noqa: BLE001 — MLflow's own, and its HTTP client's
-            raise ConfigError(f"program {address}: MLflow cannot provide it: {one_line(error)}") from None
+            raise ConfigError(f"program {address}: MLflow cannot provide it: {without_password(error)}") from None
     return {"model": found["name"], "version": version}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -172,7 +173,10 @@ class ReferenceLevelFeedback(dspy.Module):
             A prediction with `feedback` (Feedback, or None where it failed), `samples` (list of Sample) and
             `failures` (list of Failure). A failed row is a Failure; a teacher that cannot go on raises.
         """
-        reference = as_reference(reference)
+        with _trace_in_order(self):
+            return await self._flow(as_reference(reference))
+
+    async def _flow(self, reference: Reference) -> dspy.Prediction:
         failures: list[Failure] = []
         feedback = await _noting(failures, self.collect(reference))
         samples: list[Sample] = []
@@ -201,6 +205,25 @@ def as_reference(value: Reference | Mapping[str, Any]) -> Reference:
         return Reference(instruction=value["instruction"], response=value["response"])
     except (KeyError, TypeError, ValueError) as error:
         raise ConfigError("reference: needs a text `instruction` and a text `response`") from error
+
+
+@contextmanager
+def _trace_in_order(program: dspy.Module) -> Iterator[None]:
+    """Let DSPy's trace of this call be the same whichever of its calls ended first: by stage, then by inputs.
+
+    Optimizers make demonstrations of it, and a compile that is started again must come to the same ones.
+    """
+    outer = dspy.settings.trace
+    if outer is None or not dspy.settings.max_trace_size:
+        yield
+        return
+    position = {id(predictor): n for n, predictor in enumerate(program.predictors())}
+    with dspy.context(trace=[]):
+        own = dspy.settings.trace
+        try:
+            yield
+        finally:
+            outer.extend(sorted(own, key=lambda step: (position.get(id(step[0]), -1), repr(step[1]))))
 
 
 async def _noting(failures: list[Failure], work: Coroutine[Any, Any, T]) -> T | None:

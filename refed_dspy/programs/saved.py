@@ -7,7 +7,9 @@ itself would load a state into a changed signature without a word.
 from __future__ import annotations
 
 import json
+import logging
 import os
+import re
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -65,6 +67,8 @@ def _field_digests(program: dspy.Module) -> dict[str, str]:
 def program_state(program: dspy.Module) -> dict[str, Any]:
     """`program` as JSON: instructions and demos, no language model, digests of its fields."""
     state: dict[str, Any] = program.dump_state()
+    if isinstance(program, dspy.Predict):  # a predictor by itself has a state without names
+        state = {"self": state}
     for part in state.values():
         if isinstance(part, dict) and "lm" in part:
             part["lm"] = None
@@ -140,7 +144,8 @@ def load_state(program: dspy.Module, state: Any, source: str) -> None:
             "make it anew"
         )
     try:
-        program.load_state({name: _prompt_of(state[name]) for name in expected})
+        prompts = {name: _prompt_of(state[name]) for name in expected}
+        program.load_state(prompts["self"] if isinstance(program, dspy.Predict) else prompts)
     except Exception as error:  # noqa: BLE001 — DSPy raises many kinds for a malformed state, all the file's fault
         raise ConfigError(f"program {source}: cannot be loaded: {one_line(error)}") from None
 
@@ -175,13 +180,36 @@ def _prompt_of(state: dict[str, Any]) -> dict[str, Any]:
     return {"signature": signature, "demos": demos, "traces": [], "train": [], "lm": None}
 
 
+_QUIET = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    # MLflow's own are 7 attempts and 120 s each: minutes of waiting for a server that is away.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
+}
+
+
+def quiet_mlflow() -> None:
+    """Before MLflow is imported: no telemetry, no chatter, no minutes of retries. What the user has set stays."""
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
+    for noisy in ("alembic", "mlflow"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
+
+
+def without_password(text: object) -> str:
+    """`text` in one line, and without the user and password of any address in it."""
+    return re.sub(r"://[^/\s@]*@", "://", one_line(text))
+
+
 def _download(address: str) -> Path:
     """Fetch a program's JSON from MLflow. Imported here: it takes seconds and most runs have no use for it."""
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    quiet_mlflow()
     import mlflow
 
     try:
         local = Path(mlflow.artifacts.download_artifacts(artifact_uri=address))
     except Exception as error:  # noqa: BLE001 — MLflow's own, and its HTTP client's
-        raise ConfigError(f"program {address}: MLflow cannot provide it: {one_line(error)}") from None
+        raise ConfigError(f"program {address}: MLflow cannot provide it: {without_password(error)}") from None
     return local / "program.json" if local.is_dir() else local

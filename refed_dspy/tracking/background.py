@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
+from refed_dspy.programs.saved import without_password
 from refed_dspy.tracking.store import NotTracked, Store
 
 log = logging.getLogger("refed_dspy.tracking")
@@ -21,6 +22,10 @@ LAST = 60.0
 class Tracker(Protocol):
     """Whoever is told how work goes on."""
 
+    def tell(self) -> None:
+        """Tell what there is by now; returns when that is done, or has taken too long."""
+        ...
+
     def finish(self) -> None:
         """Tell the rest. Never raises: what could not be told is a warning."""
         ...
@@ -28,6 +33,9 @@ class Tracker(Protocol):
 
 class NoTracker:
     """Tells nobody."""
+
+    def tell(self) -> None:
+        pass
 
     def finish(self) -> None:
         pass
@@ -41,13 +49,19 @@ class MlflowTracker:
     ) -> None:
         self._at_once = at_once
         self._store, self._copy, self._interval = Store(folder), copy, interval
-        self._over = threading.Event()
+        self._over, self._now, self._told = threading.Event(), threading.Event(), threading.Event()
         self._warned = False
         self._thread = threading.Thread(target=self._work, name="refed-tracking", daemon=True)
         self._thread.start()
 
+    def tell(self) -> None:
+        self._told.clear()
+        self._now.set()
+        self._told.wait(LAST)
+
     def finish(self) -> None:
         self._over.set()
+        self._now.set()
         self._thread.join(LAST)
         if self._thread.is_alive():
             self._warn("it does not answer")
@@ -55,8 +69,12 @@ class MlflowTracker:
     def _work(self) -> None:
         if self._at_once:
             self._tell(last=False)
-        while not self._over.wait(self._interval):
-            self._tell(last=False)
+        while not self._over.is_set():
+            self._now.wait(self._interval)
+            self._now.clear()
+            if not self._over.is_set():
+                self._tell(last=False)
+                self._told.set()
         self._tell(last=True)
 
     def _tell(self, last: bool) -> None:
@@ -74,7 +92,7 @@ class MlflowTracker:
         where = os.environ.get("MLFLOW_TRACKING_URI", "its local file")
         log.warning(
             "MLflow at %s was not told (%s); the work goes on; later: refed track %s",
-            _without_password(where), why, shlex.quote(str(self._store.folder)),
+            without_password(where), without_password(why), shlex.quote(str(self._store.folder)),
         )  # fmt: skip
 
 
@@ -98,8 +116,3 @@ def tracking(
         yield tracker
     finally:
         tracker.finish()
-
-
-def _without_password(uri: str) -> str:
-    head, at, tail = uri.rpartition("@")
-    return f"{head.partition('://')[0]}://…{at}{tail}" if at else uri

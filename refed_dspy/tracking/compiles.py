@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,13 +28,13 @@ def copy_compile(store: Store, last: bool) -> None:
             return
         known, used = trials(ledger), spent(ledger)
         about = ledger.meta("about") or {}
-    run_id = store.run("compile", store.folder.name, _parameters(identity, about))
+    run_id = store.run("compile", store.folder.absolute().name, _parameters(identity, about))
     _copy_data(store, run_id, about)
     told = dict(store.noted("candidates") or {})
     for trial in known:
         count = sum(len(scores) for scores in trial.scores.values())
         if told.get(trial.digest) != count and (last or trial is not known[-1]):
-            _copy_candidate(store, run_id, trial, known[0])
+            _copy_candidate(store, trial, known[0])
             told[trial.digest] = count
             store.remember(candidates=told)
     points = best_so_far(known)
@@ -104,20 +105,23 @@ def _copy_data(store: Store, run_id: str, about: Mapping[str, Any]) -> None:
     store.remember(data=True)
 
 
-def _copy_candidate(store: Store, parent: str, trial: Trial, first: Trial) -> None:
+def _copy_candidate(store: Store, trial: Trial, first: Trial) -> None:
     changed = changed_predictors(first.state, trial.state)
     child = store.run(
         "candidate",
         f"candidate {trial.seq}",
         {"candidate": trial.seq, "digest": trial.digest, "changed": ", ".join(changed) or "nothing"},
-        parent,
+        trial.digest,
     )
-    points = [("dollars", trial.cost / PICO, trial.created, 0)]
+    # MLflow shows the point of the highest step, and of several the highest value: each word gets a step of its own.
+    step = sum(len(scores) for scores in trial.scores.values())
+    now = time.time()
+    points = [("dollars", trial.cost / PICO, now, step)]
     for subset in SUBSETS:
         mean, parts = trial.mean(subset), trial.parts.get(subset, {})
         if mean is not None:
-            points += [(f"{subset}_score", mean, trial.created, 0), (f"{subset}_size", len(parts), trial.created, 0)]
-            points += [(f"{subset}_{name}", value, trial.created, 0) for name, value in _means(parts).items()]
+            points += [(f"{subset}_score", mean, now, step), (f"{subset}_size", len(parts), now, step)]
+            points += [(f"{subset}_{name}", value, now, step) for name, value in _means(parts).items()]
     store.metrics(child, points)
     if not store.noted(f"files of {trial.digest}"):
         store.text(child, "program.json", json.dumps(trial.state, ensure_ascii=False, indent=1))
@@ -151,8 +155,10 @@ def _finish(
             "uncompiled_test": proof["baseline"]["score"]["mean"],
             "compiled_test": proof["compiled"]["score"]["mean"],
         }
-        store.metrics(run_id, [(name, value, 0, 0) for name, value in points.items() if abs(value) < 1e9])
+        store.metrics(run_id, [(name, value, 0, 0) for name, value in points.items() if value is not None])
     if outcome.get("stopped"):
         store.tags(run_id, {"refed.stopped": outcome["stopped"]})
+    else:
+        store.untag(run_id, "refed.stopped")
     register(store, run_id, about["name"], outcome)
     store.ended(run_id)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from refed_dspy.errors import ConfigError, one_line
+from refed_dspy.programs.saved import without_password
 from refed_dspy.tracking.store import NotTracked, Store, mlflow_client
 
 log = logging.getLogger("refed_dspy.tracking")
@@ -35,7 +36,7 @@ def register(store: Store, run_id: str, name: str, outcome: Mapping[str, Any]) -
     version = _registered(store, run_id, name, outcome)
     if not proof.get("proved") or store.noted("promoted") == version:
         return
-    now, then = _version_of(store.client, name, CHAMPION), outcome.get("champion")
+    now, then = store.told(_version_of, store.client, name, CHAMPION), outcome.get("champion")
     if now in {then, version}:
         store.told(store.client.set_registered_model_alias, name, CHAMPION, version)
         store.remember(promoted=version)
@@ -54,22 +55,33 @@ def _registered(store: Store, run_id: str, name: str, outcome: Mapping[str, Any]
     """
     versions = dict(store.noted("versions") or {})
     candidate = outcome["candidate"]
-    if candidate in versions:
-        return str(versions[candidate])
     client, folder = store.client, f"programs/{candidate}"
+    proved = str(bool((outcome.get("proof") or {}).get("proved")))
+    if candidate in versions:
+        version = str(versions[candidate])
+        store.told(client.set_model_version_tag, name, version, "refed.proved", proved)
+        _make_challenger(store, name, version)
+        return version
     store.file(run_id, store.folder / PROGRAM, folder)
     if not store.told(client.search_registered_models, filter_string=f"name = '{name}'"):
         store.told(client.create_registered_model, name)
     tags = {
         "refed.digest": candidate,
         "refed.changed": str(candidate != outcome["baseline"]),
-        "refed.proved": str(bool((outcome.get("proof") or {}).get("proved"))),
+        "refed.proved": proved,
     }
     made = store.told(client.create_model_version, name, f"runs:/{run_id}/{folder}", run_id=run_id, tags=tags)
     versions[candidate] = str(made.version)
     store.remember(versions=versions)
-    store.told(client.set_registered_model_alias, name, CHALLENGER, str(made.version))
+    _make_challenger(store, name, str(made.version))
     return str(made.version)
+
+
+def _make_challenger(store: Store, name: str, version: str) -> None:
+    """Once for each version: told again later, it must not displace a newer one."""
+    if store.noted("challenger") != version:
+        store.told(store.client.set_registered_model_alias, name, CHALLENGER, version)
+        store.remember(challenger=version)
 
 
 def champion(name: str) -> Registered | None:
@@ -85,8 +97,8 @@ def champion(name: str) -> Registered | None:
         with tempfile.TemporaryDirectory() as folder:
             path = mlflow.artifacts.download_artifacts(artifact_uri=f"models:/{name}/{version}", dst_path=folder)
             state = json.loads((Path(path) / PROGRAM).read_text(encoding="utf-8"))
-    except Exception as error:
-        raise NotTracked(one_line(error, 200)) from error
+    except Exception as error:  # noqa: BLE001 — MLflow's own, its HTTP client's, a damaged file
+        raise NotTracked(one_line(without_password(error), 200)) from None
     return Registered(version, state)
 
 
@@ -106,7 +118,7 @@ def promote(name: str, version: str | None = None) -> str:
     except ConfigError:
         raise
     except Exception as error:  # noqa: BLE001 — MLflow's own, and its HTTP client's
-        raise ConfigError(f"promote: {name}: MLflow says: {one_line(error, 200)}") from None
+        raise ConfigError(f"promote: {name}: MLflow says: {one_line(without_password(error), 200)}") from None
     return str(chosen)
 
 

@@ -30,7 +30,7 @@ def copy_run(store: Store, last: bool) -> None:
             return  # refused before its first answer, perhaps: then there is nothing to tell of
         status, points = run_status(ledger), per_minute(ledger)
         parameters, source = _parameters(ledger, status), ledger.meta("program_source") or {}
-    run_id = store.run("synthesis", store.folder.name, parameters)
+    run_id = store.run("synthesis", store.folder.absolute().name, parameters)
     told = store.noted("minute")
     whole = [minute for minute in points if last or minute < max(points)]
     fresh = [m for m in whole if told is None or m > told or (last and m >= told)]
@@ -88,9 +88,11 @@ def _finish(store: Store, run_id: str, status: Mapping[str, Any]) -> None:
     store.tags(run_id, {"refed.kept": status["kept"], "refed.complete": status["complete"]})
     if status["stopped"]:
         store.tags(run_id, {"refed.stopped": status["stopped"]})
+    else:
+        store.untag(run_id, "refed.stopped")
     kept = int(status["kept"])
     if kept and store.noted("rows") != kept:
-        key = digest([str(store.folder.name), kept, status["seed"]])
-        store.data_set(run_id, store.folder.name, key, str(store.folder.absolute()), kept, "synthesis")
+        key = digest([str(store.folder.absolute()), kept, status["seed"]])
+        store.data_set(run_id, store.folder.absolute().name, key, str(store.folder.absolute()), kept, "synthesis")
         store.remember(rows=kept)
     store.ended(run_id, "FINISHED" if status["complete"] else "KILLED")

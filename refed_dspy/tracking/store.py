@@ -4,7 +4,6 @@ takes seconds."""
 from __future__ import annotations
 
 import json
-import logging
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -12,17 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from refed_dspy.errors import RefedError, one_line
+from refed_dspy.programs.saved import quiet_mlflow, without_password
 from refed_dspy.writing import whole_file
 
 NOTE = "tracking.json"
+TOP = "run"
+"""What the folder's own run is noted under; others are candidates."""
 EXPERIMENT = "refed-dspy"
-_QUIET = {
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "DO_NOT_TRACK": "true",
-    # MLflow's own are 7 attempts and 120 s each: minutes of waiting for a server that is away.
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
-}
 LONGEST_PARAMETER = 500
 
 
@@ -32,10 +27,7 @@ class NotTracked(RefedError):
 
 def mlflow_client() -> Any:
     """An `MlflowClient` for MLFLOW_TRACKING_URI, or MLflow's local SQLite file."""
-    for name, value in _QUIET.items():
-        os.environ.setdefault(name, value)
-    for noisy in ("alembic", "mlflow"):
-        logging.getLogger(noisy).setLevel(logging.ERROR)
+    quiet_mlflow()
     import mlflow
 
     return mlflow.MlflowClient()
@@ -45,7 +37,7 @@ def noted_run(folder: Path) -> str | None:
     """The id of the folder's run in MLflow, as far as the folder knows one."""
     try:
         note = json.loads((folder / NOTE).read_text(encoding="utf-8"))
-        return str(note["runs"][folder.name])
+        return str(note["runs"][TOP])
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -76,31 +68,36 @@ class Store:
         """Call MLflow. Raises NotTracked for whatever it raises."""
         try:
             return what(*args, **kwargs)
-        except Exception as error:  # MLflow's own, SQLAlchemy's, its HTTP client's, the disk's
-            raise NotTracked(one_line(error, 200)) from error
+        except Exception as error:  # noqa: BLE001 — MLflow's own, SQLAlchemy's, its HTTP client's, the disk's
+            raise NotTracked(one_line(without_password(error), 200)) from None
 
-    def run(self, kind: str, name: str, parameters: Mapping[str, Any], parent: str | None = None) -> str:
-        """The id of the run noted under `name`; made, with its parameters, where there is none yet."""
-        runs, client = self._noted("runs"), self.client
-        if name in runs:
-            if parent is None and not self._under_way:
-                self.told(client.update_run, runs[name], "RUNNING")
-                self._under_way = True
-            return str(runs[name])
-        tags = {"refed.kind": kind, "refed.folder": str(self.folder.absolute())}
-        if parent is not None:
-            tags["mlflow.parentRunId"] = parent
-        made = self.told(client.create_run, self._experiment(), tags=tags, run_name=name)
-        run_id = made.info.run_id
+    def run(self, kind: str, name: str, parameters: Mapping[str, Any], child: str | None = None) -> str:
+        """The id of the folder's run, or of the `child` noted under that name; made where there is none yet."""
+        key, runs, client = child or TOP, self._noted("runs"), self.client
+        if key not in runs:
+            tags = {"refed.kind": kind, "refed.folder": str(self.folder.absolute())}
+            if child is not None:
+                tags["mlflow.parentRunId"] = runs[TOP]
+            made = self.told(client.create_run, self._experiment(), tags=tags, run_name=name)
+            runs[key] = made.info.run_id
+            self._note(runs=runs)
+            self._under_way = True
+        elif child is None and not self._under_way:
+            self.told(client.update_run, runs[key], "RUNNING")
+            self._under_way = True
+        self._parameters(key, str(runs[key]), parameters)
+        return str(runs[key])
+
+    def _parameters(self, key: str, run_id: str, parameters: Mapping[str, Any]) -> None:
+        told = self._noted("parameters")
+        if told.get(key):
+            return
         from mlflow.entities import Param
 
-        params = [
-            Param(key, one_line(value, LONGEST_PARAMETER)) for key, value in parameters.items() if value is not None
-        ]
-        self.told(client.log_batch, run_id, params=params)
-        self._note(runs={**runs, name: run_id})
-        self._under_way = True
-        return str(run_id)
+        known = {name: value for name, value in parameters.items() if value is not None}
+        params = [Param(name, one_line(value, LONGEST_PARAMETER)) for name, value in known.items()]
+        self.told(self.client.log_batch, run_id, params=params)
+        self._note(parameters={**told, key: True})
 
     def metrics(self, run_id: str, points: Sequence[tuple[str, float, float, int]]) -> None:
         """Log (name, value, time in seconds, step)."""
@@ -113,6 +110,11 @@ class Store:
     def tags(self, run_id: str, tags: Mapping[str, Any]) -> None:
         for name, value in tags.items():
             self.told(self.client.set_tag, run_id, name, one_line(value, LONGEST_PARAMETER))
+
+    def untag(self, run_id: str, name: str) -> None:
+        """Take a tag away that was set on an earlier start."""
+        if name in self.told(self.client.get_run, run_id).data.tags:
+            self.told(self.client.delete_tag, run_id, name)
 
     def text(self, run_id: str, name: str, text: str) -> None:
         """Log a text artifact."""
@@ -168,7 +170,7 @@ class Store:
         """The note, if it is of the same MLflow: another server knows nothing of it."""
         import mlflow
 
-        here = {"uri": mlflow.get_tracking_uri()}
+        here = {"uri": without_password(mlflow.get_tracking_uri())}
         try:
             note = json.loads((self.folder / NOTE).read_text(encoding="utf-8"))
         except FileNotFoundError:

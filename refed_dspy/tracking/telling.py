@@ -21,8 +21,9 @@ def tell(folder: Path | str) -> str:
     place = Path(folder).absolute()
     with Ledger.read(place) as ledger:
         compiled, run = ledger.meta("compile"), ledger.meta("identity")
-    if not (compiled or run):
-        raise RunDirError(f"{folder}: nothing was begun here yet")
+        begun = (compiled or run) and ledger.has_answers()
+    if not begun:
+        raise RunDirError(f"{folder}: nothing was answered here yet, so there is nothing to tell of")
     store = Store(place)
     store.connect()
     (copy_compile if compiled else copy_run)(store, True)
