@@ -162,10 +162,6 @@ def test_lifting_a_cap(server: SimulatedTeacher, tmp_path: Path) -> None:
     assert compiled(server, tmp_path, "bootstrap", max_cost=math.inf).stopped == ""
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="compilation._estimate divides the baseline's calls of every subset by its validation examples",
-)
 def test_the_estimate_of_a_second_start_is_that_of_the_first(server: SimulatedTeacher, tmp_path: Path) -> None:
     first = compiled(server, tmp_path, "bootstrap").estimate
     second = compiled(server, tmp_path, "bootstrap").estimate
@@ -255,10 +251,6 @@ def test_an_earlier_whole_candidate_is_chosen_over_a_better_one_that_was_cut(
     assert made.program.answer.signature.instructions == "Worth 0.7"
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="compilation._without_the_proof holds back half of what is left now: a second start eats it",
-)
 def test_a_compile_called_again_at_its_cap_does_not_lose_its_proof(server: SimulatedTeacher, tmp_path: Path) -> None:
     first = stepped(server, tmp_path, 21, "Worth 0.6", "Worth 0.9", back=0)
     if first.proof is None or first.stopped != "max_calls" or not first.changed:
@@ -268,9 +260,6 @@ def test_a_compile_called_again_at_its_cap_does_not_lose_its_proof(server: Simul
     assert again.manifest["candidate"] == first.manifest["candidate"]
 
 
-@pytest.mark.xfail(
-    strict=True, reason="run(estimate_only) returns the baseline as best, and write_outcome puts it over program.json"
-)
 def test_an_estimate_leaves_the_program_of_a_finished_compile_alone(server: SimulatedTeacher, tmp_path: Path) -> None:
     made = stepped(server, tmp_path, None)
     assert made.changed
@@ -335,9 +324,6 @@ def test_a_cap_that_makes_no_sense_is_refused(server: SimulatedTeacher, tmp_path
     assert not (tmp_path / "new").exists()
 
 
-@pytest.mark.xfail(
-    strict=True, reason="job.caps_of does not look at calls of an unknown price, as allowance.allowed does"
-)
 def test_a_cap_in_dollars_needs_the_price_of_what_was_done_before(server: SimulatedTeacher, tmp_path: Path) -> None:
     """As for a run: what earlier starts cost is unknown, so what is left of the cap is unknown too."""
     free = config(server, price=None)
@@ -403,7 +389,6 @@ def test_an_endpoint_that_goes_down_ends_it(
     assert requests(server) <= BASELINE + 5 + 20 + 32
 
 
-@pytest.mark.xfail(strict=True, reason="no proof, no cap, no error: fewer than 20 failures in a row go untold")
 def test_an_endpoint_that_goes_down_near_the_end_is_told_of(server: SimulatedTeacher, tmp_path: Path) -> None:
     """17 requests are lost: the optimizer's last ones and the whole proof."""
     server.control(down_after=BASELINE + 5)

@@ -233,7 +233,7 @@ def test_a_failure_that_asking_again_would_repeat_is_not_asked_again(
         pytest.param(
             lm15.ContextLengthError("too long", status=400),
             lm_errors.ContextWindowExceededError,
-            marks=pytest.mark.xfail(strict=True, reason="gateway._FINAL: 'unfit' comes back as LMInvalidRequestError"),
+            marks=pytest.mark.xfail(strict=True, reason="journal.FINAL: this kind takes its message by keyword only"),
         ),
     ],
     ids=["invalid", "too long"],
@@ -445,19 +445,7 @@ def failing(gateway: Gateway, count: int, start: int = 0) -> None:
         assert isinstance(outcome(lambda n=n: said(gateway.lm("teacher"), f"What is {n}?")), Exception)  # type: ignore[misc]
 
 
-@pytest.mark.parametrize(
-    "fault",
-    [
-        "500",
-        "drop",
-        pytest.param(
-            "hang",
-            marks=pytest.mark.xfail(
-                strict=True, reason="gateway._pay: lm15's TimeoutError is Python's, so time-outs pass _failed by"
-            ),
-        ),
-    ],
-)
+@pytest.mark.parametrize("fault", ["500", "drop", "hang"])
 def test_so_many_failures_in_a_row_end_it(server: SimulatedTeacher, tmp_path: Path, fault: str) -> None:
     server.control(faults={fault: 1})
     timeout = 0.03 if fault == "hang" else 5
@@ -479,17 +467,7 @@ def test_an_endpoint_that_goes_down_ends_it(tmp_path: Path) -> None:
     assert len(calls(tmp_path)) == 1, "what never reached it costs nothing"
 
 
-@pytest.mark.parametrize(
-    "answer",
-    [
-        pytest.param("Fine.", id="answered"),
-        pytest.param(
-            response("Half an ans", "length"),
-            id="cut",
-            marks=pytest.mark.xfail(strict=True, reason="gateway._failed: a final failure does not reset in_a_row"),
-        ),
-    ],
-)
+@pytest.mark.parametrize("answer", ["Fine.", response("Half an ans", "length")], ids=["answered", "cut"])
 def test_an_answer_in_between_ends_the_row(tmp_path: Path, answer: Any) -> None:
     """A cut answer is one, too: the endpoint is well."""
     down = [lm15.ServerError("overloaded", status=503)] * (IN_A_ROW - 1)
@@ -745,20 +723,11 @@ def test_no_key_is_written_down(locked: SimulatedTeacher, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     "raised",
     [
-        pytest.param(
-            lm15.InvalidRequestError(f"bad header Bearer {KEY}", status=400),
-            id="final",
-            marks=pytest.mark.xfail(
-                strict=True, reason="gateway._failed writes str(told) into failures.reason as it is"
-            ),
-        ),
-        pytest.param(
-            lm15.ServerError(f"proxy: cannot pass on Bearer {KEY}", status=502),
-            id="transient",
-            marks=pytest.mark.xfail(strict=True, reason="gateway._stop_for: NotAnswering is told without without_keys"),
-        ),
-        pytest.param(lm15.AuthError(f"wrong key {KEY}", status=401), id="auth"),
+        lm15.InvalidRequestError(f"bad header Bearer {KEY}", status=400),
+        lm15.ServerError(f"proxy: cannot pass on Bearer {KEY}", status=502),
+        lm15.AuthError(f"wrong key {KEY}", status=401),
     ],
+    ids=["final", "transient", "auth"],
 )
 def test_an_error_that_repeats_the_key_is_told_and_kept_without_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, raised: Exception

@@ -119,7 +119,7 @@ def _mipro(options: dict[str, Any], means: Means) -> Optimizer:
         "prompt_model": means.reflection,
         "task_model": means.teacher,
         "num_threads": means.threads,
-        "seed": means.seed or 9,
+        "seed": means.seed + 1,  # 0 would be none to it
         "max_errors": MANY,
         **options,
     }

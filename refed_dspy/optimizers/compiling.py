@@ -53,7 +53,7 @@ def compile(  # noqa: A001
         metric: weights and rules of this package's metric (a `MetricConfig`, or its fields); or a metric of your own, a
             function of (example, prediction) or with GEPA's five arguments, which programs of other kinds need.
         teacher: the model that runs the program; what `synthesize` takes.
-        judge: the model that judges; None: the teacher's at temperature 0, with a warning.
+        judge: the model that judges; None: the teacher's at temperature 0 (a `dspy.LM` as it is), with a warning.
         reflection: the model that rewrites prompts; None: the judge's.
         out: the compile's folder; None: `refed-compiles/` and a name made from everything that shapes it.
         estimate_only: score the uncompiled program on the validation set, and say what the whole would take.

@@ -101,10 +101,15 @@ class ReferenceMetric:
         head = _summary(self._weighed(reference, prediction, judged), prediction)
         if stage in {"instruction_feedback", "instruction_synthesis"}:
             written = {str(text).strip() for text in outputs.get("new_instructions") or ()}
-            chosen = [each for each in judged if each.sample.instruction in written] or judged
-            return f"{head}\n\n{feedback_on_instructions(chosen)}"
+            chosen = [each for each in judged if each.sample.instruction in written]
+            if written and not chosen:
+                return f"{head}\n\nNone of the instructions that this call wrote came to a final answer."
+            return f"{head}\n\n{feedback_on_instructions(chosen or judged)}"
         asked = inputs.get("instruction")
-        chosen = [each for each in judged if each.sample.instruction == asked] or worst_first(judged)[:2]
+        chosen = [each for each in judged if each.sample.instruction == asked]
+        if asked is not None and not chosen:
+            return f"{head}\n\nThe instruction that this call was for came to no final answer."
+        chosen = chosen or worst_first(judged)[:2]
         graded = run_blocking(self._grade_answers(chosen))
         return f"{head}\n\n{feedback_on_responses(chosen, graded)}"
 
@@ -194,7 +199,7 @@ class ReferenceMetric:
             score,
             {
                 **told,
-                "raw_wins": _mean(each.verdict.win for each in verdicts) if verdicts else 0.5,  # type: ignore[union-attr]
+                **({"raw_wins": _mean(each.verdict.win if each.verdict else None for each in verdicts)} if verdicts else {}),
                 "length_ratio": _mean(each.longer for each in judged),
                 "coverage": coverage,
                 "abstained": 1 - (len(verdicts) + len(grades)) / asked,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import platform
 import time
 from collections.abc import Mapping
@@ -20,7 +19,7 @@ from refed_dspy.engine.summary import usage_by_stage
 from refed_dspy.errors import RunStopped, one_line
 from refed_dspy.optimizers.job import ROLES, Job
 from refed_dspy.optimizers.judge_report import JudgeReport
-from refed_dspy.optimizers.proof import Proof
+from refed_dspy.optimizers.proof import Proof, finite
 from refed_dspy.programs.diffs import prompt_diff
 from refed_dspy.programs.saved import MANIFEST, load_state, program_digests, program_state
 from refed_dspy.records import PICO, dollars
@@ -141,16 +140,7 @@ def _manifest(ledger: Ledger, job: Job, found: Found, program: dspy.Module) -> d
         "features": dict(getattr(program, "features", {})),
         "instructions_per_feature": getattr(program, "instructions_per_feature", None),
     }
-    return dict(json.loads(json.dumps(_finite(facts))))
-
-
-def _finite(value: Any) -> Any:
-    """`value` with None for the ends of an interval that has none: JSON knows no infinity."""
-    if isinstance(value, dict):
-        return {key: _finite(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return dict(json.loads(json.dumps(finite(facts))))
 
 
 def outcome_lines(compiled: Compiled) -> list[str]:

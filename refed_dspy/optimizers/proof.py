@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -59,7 +60,16 @@ class Proof:
 
     def facts(self) -> dict[str, Any]:
         """The same in JSON types."""
-        return {**asdict(self), "proved": self.proved}
+        return {**finite(asdict(self)), "proved": self.proved}
+
+
+def finite(value: Any) -> Any:
+    """`value` with None for the ends of an interval that has none: JSON knows no infinity."""
+    if isinstance(value, dict):
+        return {key: finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def measured(trial: Trial, clusters: Mapping[str, str], each: float | None, seed: int) -> Measured | None:

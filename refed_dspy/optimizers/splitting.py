@@ -103,8 +103,8 @@ def _judged(item: Any) -> dspy.Example:
     needed = {"instruction", "answer_a", "answer_b", "people"}
     if not isinstance(item, dspy.Example) or needed - set(item.keys()) or item.people not in (1, 0, -1):
         raise ConfigError(
-            "examples: a judge is tuned on Pairs, or on dspy.Examples with instruction, answer_a, answer_b and people "
-            "(1: A is preferred, 0: a tie, -1: B)"
+            "examples: a judge is tuned on pairs: Pair objects, or dspy.Examples with instruction, answer_a, answer_b "
+            "and people (1: A is preferred, 0: a tie, -1: B)"
         )
     return item if item._input_keys else item.with_inputs(*(set(item.keys()) - {"people"}))
 
@@ -119,7 +119,8 @@ def split(examples: Sequence[dspy.Example], sizes: Sequence[int], seed: int, hel
     """Train, validation and test sets of at most `sizes` clusters each, drawn with `seed`.
 
     With fewer clusters than `sizes` ask for, each set gets its share, and at least one. Examples by a criterion of
-    `held_out` are in the test set alone; no cluster is in two sets, so whoever is tuned has seen none of their texts.
+    `held_out` are in the test set alone, of which up to half are clusters with no other criterion. No cluster is in two
+    sets, so whoever is tuned has seen none of the test's texts.
 
     Raises:
         ConfigError: fewer than three clusters; a criterion that no example has.
@@ -133,23 +134,25 @@ def split(examples: Sequence[dspy.Example], sizes: Sequence[int], seed: int, hel
     groups: dict[str, list[dspy.Example]] = {}
     for example in examples:
         groups.setdefault(cluster_of(example), []).append(example)
-    names = sorted(groups)
+    rng = random.Random(f"split {seed}")
+    names = sorted(name for name, group in groups.items() if not {_criterion(each) for each in group} <= apart)
+    only_apart = sorted(set(groups) - set(names))
+    if apart and not names:
+        raise ConfigError("held_out_criteria: nothing is left to tune on; hold out fewer criteria")
     if len(names) < LEAST:
         raise ConfigError(
-            f"examples: {len(examples)} of them, of {len(names)} references or instructions; a compile needs {LEAST} "
-            "at the least (train, validation, test), and 20 or more to prove anything"
+            f"examples: {len(examples)} of them, with {len(names)} references or instructions to tune on; a compile "
+            f"needs {LEAST} at the least (train, validation, test), and 20 or more to prove anything"
         )
-    random.Random(f"split {seed}").shuffle(names)
-    counts = _shares(len(names), sizes)
+    rng.shuffle(names)
+    rng.shuffle(only_apart)
+    besides = min(len(only_apart), sizes[2] // 2)
+    counts = _shares(len(names), (*sizes[:2], sizes[2] - besides))
     edges = [0, counts[0], counts[0] + counts[1], sum(counts)]
     sets = [[example for name in names[a:b] for example in groups[name]] for a, b in pairwise(edges)]
-    seen = [
-        tuple(each for each in some if str(each.get("criterion", "")).replace("_", " ") not in apart)
-        for some in sets[:2]
-    ]
-    if not all(seen):
-        raise ConfigError("held_out_criteria: nothing is left to tune on; hold out fewer criteria")
-    return Split(seen[0], seen[1], tuple(sets[2]))
+    train, validation = (tuple(each for each in some if _criterion(each) not in apart) for some in sets[:2])
+    more = [example for name in only_apart[:besides] for example in groups[name]]
+    return Split(train, validation, (*sets[2], *more))
 
 
 def _criterion(example: dspy.Example) -> str:
