@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import shlex
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -150,7 +151,8 @@ def prepare(program: ProgramLike, references: Any, **given: Unpack[RunSettings])
         max_cost=given.get("max_cost"), max_calls=given.get("max_calls"), max_minutes=given.get("max_minutes")
     )
     share, per_reference = given.get("max_failure_share", FAILURE_SHARE), given.get("per_reference")
-    check_settings(size=given.get("size"), per_reference=per_reference, max_failure_share=share, **limits)
+    finite = {name: cap for name, cap in limits.items() if cap != math.inf}
+    check_settings(size=given.get("size"), per_reference=per_reference, max_failure_share=share, **finite)
     module, teacher = _program(program), open_teacher(given.get("teacher"))
     usable = load_references(references, given.get("columns")).fitting(teacher.window, teacher.max_tokens)
     reuse, run_dir = given.get("reuse"), given.get("run_dir")

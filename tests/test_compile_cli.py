@@ -20,6 +20,7 @@ from tests import mlflow_stores
 from tests.conftest import KEY, KEY_VARIABLE
 from tests.mlflow_stores import Mlflow, written
 from tests.test_cli import refused, teacher_file
+from tests.test_tracking_compile import known
 from tests.writing import references
 
 mlflow_template, tracked = mlflow_stores.mlflow_template, mlflow_stores.tracked
@@ -129,9 +130,6 @@ def test_at_a_cap_it_ends_with_one_line_and_the_same_command_goes_on(home: Path,
     assert done.exit_code == 0 and server.stats()["repeated"] == 0 and Path("out/proof.txt").is_file()
 
 
-@pytest.mark.xfail(
-    strict=True, reason="demos come in the order in which calls ended: the same compile makes another candidate"
-)
 def test_the_same_command_on_a_compile_that_is_done_pays_nothing(home: Path, server: SimulatedTeacher) -> None:
     server.control(latency=0.02, sigma=1.0)
     settings({"train": 4, "instructions_per_feature": 2})
@@ -180,16 +178,8 @@ def wrong(home: Path) -> dict[str, tuple[list[object], list[str]]]:
     }
 
 
-NOT_YET = {
-    "out is a file": "mkdir's FileExistsError is not caught (cli_compile)",
-    "not a program": "compile() is given `program` twice: TypeError (cli_compile)",
-}
-
-
 @pytest.mark.parametrize("case", wrong(Path("/tmp")))
-def test_bad_input_is_one_line(home: Path, case: str, request: pytest.FixtureRequest) -> None:
-    if case in NOT_YET:
-        request.applymarker(pytest.mark.xfail(strict=True, reason=NOT_YET[case]))
+def test_bad_input_is_one_line(home: Path, case: str) -> None:
     words, told = wrong(home)[case]
     result = refed("compile", *words)
     no_traceback(result)
@@ -208,14 +198,12 @@ def test_the_folder_of_a_run_or_of_another_compile(home: Path, server: Simulated
     refused(compile_(home, server, "--seed", 3), "holds another compile", "seed was 0, is 3")
 
 
-@pytest.mark.xfail(strict=True, reason="check_same() meets no identity: TypeError (identity.py)")
 def test_a_run_in_the_folder_of_a_compile(home: Path, server: SimulatedTeacher) -> None:
     compile_(home, server, "--estimate")
     words = ["synth", "--references", "references.jsonl", "--run-dir", "out", "--teacher", home / "teacher.yaml"]
     refused(refed(*words), "out", "holds")
 
 
-@pytest.mark.xfail(strict=True, reason="compile() is given `program` twice: TypeError (cli_compile)")
 def test_a_compile_starts_from_the_program_that_is_named(home: Path, server: SimulatedTeacher) -> None:
     save_program(ReferenceLevelFeedback(guidance={"response_generation": "Be brief."}), "own.json")
     done = compile_(home, server, "--program", "own.json")
@@ -223,7 +211,6 @@ def test_a_compile_starts_from_the_program_that_is_named(home: Path, server: Sim
     assert "Be brief." in Path("out/program.json").read_text()
 
 
-@pytest.mark.xfail(strict=True, reason="compile() is given `program` twice: TypeError (cli_compile)")
 def test_tuning_a_judge_starts_from_the_program_that_is_named(home: Path, server: SimulatedTeacher) -> None:
     judge = PairwiseJudge()
     for predictor in judge.predictors():
@@ -231,9 +218,8 @@ def test_tuning_a_judge_starts_from_the_program_that_is_named(home: Path, server
     save_program(judge, "judge.json")
     given = "--pairs", "pairs.jsonl", "--out", "out", "--config", "compile.yaml", "--program", "judge.json"
     done = refed("compile", *given, "--teacher", teacher_file(home, server, price=PRICE))
-    assert done.exit_code == 0, done.output
-    state = json.loads(Path("out/program.json").read_text())
-    assert "Prefer what is shorter." in json.dumps(state), state.keys()
+    no_traceback(done)  # the simulated judge abstains on all of them, so that it ends early
+    assert "Prefer what is shorter." in json.dumps(known(Path("out"))[0].state)
 
 
 def test_a_compile_tracked_promoted_and_used(
@@ -254,7 +240,6 @@ def test_a_compile_tracked_promoted_and_used(
     assert run.data.tags["refed.program.version"] == "1" and run.data.tags["refed.program.model"] == "mine"
 
 
-@pytest.mark.xfail(strict=True, reason="a compile of less than 15 s has no run yet when its manifest is written")
 def test_a_compile_s_program_names_its_run(
     home: Path, server: SimulatedTeacher, tracked: Mlflow, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -281,10 +266,6 @@ def test_no_key_in_anything_that_a_command_leaves(
 
 
 # --- refed judge agreement
-
-UNCHECKED = pytest.mark.xfail(
-    strict=True, reason="caps of 0 end at once, one below 0 is a ValueError: no check_settings"
-)
 
 
 def test_agreement_is_a_table_and_costs_nothing_again(home: Path, server: SimulatedTeacher) -> None:
@@ -331,9 +312,9 @@ def test_agreement_at_a_cap_before_the_first_verdict(home: Path, server: Simulat
         (["--judge", "nosuch/model"], ["provider is unknown"]),
         (["--judge", "none.yaml"], ["none.yaml"]),
         (["--program", "none.json"], ["none.json", "no such file"]),
-        pytest.param(["--max-calls", "0"], ["max_calls"], marks=UNCHECKED),
-        pytest.param(["--max-cost", "-1"], ["max_cost"], marks=UNCHECKED),
-        pytest.param(["--max-minutes", "0"], ["max_minutes"], marks=UNCHECKED),
+        (["--max-calls", "0"], ["max_calls"]),
+        (["--max-cost", "-1"], ["max_cost"]),
+        (["--max-minutes", "0"], ["max_minutes"]),
         (["--out", "broken.jsonl"], ["broken.jsonl", "cannot be written"]),
     ],
 )

@@ -135,7 +135,6 @@ def test_another_program_of_the_same_compile_is_another_version_and_the_first_st
     assert program_digests(open_program("models:/refed@champion")) == program_digests(tuned("second"))
 
 
-@pytest.mark.xfail(strict=True, reason="refed.proved is told once, when the version is made; a proof that comes later")
 def test_a_proof_that_comes_later_is_told_of_the_version(tracked: Mlflow) -> None:
     one = Compile("c")
     one.register({**outcome("p"), "proof": None})
@@ -144,7 +143,6 @@ def test_a_proof_that_comes_later_is_told_of_the_version(tracked: Mlflow) -> Non
     assert tracked.version("1").tags["refed.proved"] == "True"
 
 
-@pytest.mark.xfail(strict=True, reason="the version is noted before it is made challenger, and then never is")
 def test_a_server_that_goes_between_version_and_alias(tracked: Mlflow) -> None:
     class Going(Store):
         def told(self, what: Any, *args: Any, **kwargs: Any) -> Any:
@@ -163,7 +161,6 @@ def test_a_server_that_goes_between_version_and_alias(tracked: Mlflow) -> None:
     assert tracked.aliases() == {"challenger": "1"}
 
 
-@pytest.mark.xfail(strict=True, reason="register() asks for the champion without Store.told: MLflow's own error")
 def test_a_server_that_goes_when_it_is_asked_for_the_champion_is_not_tracked(tracked: Mlflow) -> None:
     class Gone:
         def __init__(self, client: Any) -> None:
@@ -195,7 +192,6 @@ def test_an_estimate_is_no_version(tracked: Mlflow) -> None:
     assert not tracked.client.search_registered_models()
 
 
-@pytest.mark.xfail(strict=True, reason="an estimate writes the uncompiled program over the compiled one")
 def test_an_estimate_of_a_compile_that_is_done_leaves_its_program_alone(tracked: Mlflow) -> None:
     assert compiled_in_the_world("c", **BETTER).changed
     before = Path("c/program.json").read_bytes()
@@ -224,7 +220,6 @@ def test_a_champion_with_other_fields_is_warned_of_and_not_compared_with(
     assert champion_is("1", tracked)
 
 
-@pytest.mark.xfail(strict=True, reason="no run_id in the manifest of a compile of less than 15 s: it meets itself")
 def test_a_compile_that_made_the_champion_is_not_compared_with_itself(tracked: Mlflow) -> None:
     made = compiled_in_the_world("c", **BETTER)
     assert made.proof is not None and made.proof.proved and champion_is("1", tracked)
@@ -329,7 +324,6 @@ def test_another_teacher_than_it_was_tuned_with_is_warned_of(tracked: Mlflow, ca
     assert "tuned with sim/tuned-with" in caplog.text
 
 
-@pytest.mark.xfail(strict=True, reason="open_program() leaves MLflow its 7 attempts: minutes of waiting")
 def test_a_program_s_address_is_not_asked_for_for_minutes(tracked: Mlflow, monkeypatch: pytest.MonkeyPatch) -> None:
     from mlflow.environment_variables import MLFLOW_HTTP_REQUEST_MAX_RETRIES
 

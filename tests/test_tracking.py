@@ -170,14 +170,12 @@ def test_a_run_that_ended_at_a_cap_goes_on_as_the_same_run(tracked: Mlflow, serv
     assert again.data.tags["refed.complete"] == "True" and again.data.params["size"] == "30"
 
 
-@pytest.mark.xfail(strict=True, reason="refed.stopped stays on a run that was resumed and is complete by now")
 def test_what_stopped_it_is_gone_once_it_went_on(tracked: Mlflow, server: SimulatedTeacher) -> None:
     made(size=30, teacher=teacher(server), max_calls=40)
     refed_dspy.resume("run", max_calls=5_000)
     assert not tracked.runs()[0].data.tags.get("refed.stopped")
 
 
-@pytest.mark.xfail(strict=True, reason="the note keys runs by the folder's name: a moved folder is another run")
 def test_a_folder_that_was_moved_is_still_the_same_run(tracked: Mlflow) -> None:
     made()
     Path("run").rename("elsewhere")
@@ -186,7 +184,6 @@ def test_a_folder_that_was_moved_is_still_the_same_run(tracked: Mlflow) -> None:
     assert run.data.metrics["kept"] == 9
 
 
-@pytest.mark.xfail(strict=True, reason="Path('.').name is empty while it runs, and the folder's name afterwards")
 def test_a_run_in_the_working_folder_is_one_run(tracked: Mlflow, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("here").mkdir()
     monkeypatch.chdir("here")
@@ -195,7 +192,6 @@ def test_a_run_in_the_working_folder_is_one_run(tracked: Mlflow, monkeypatch: py
     assert [run.info.run_name for run in tracked.runs()] == ["here"]
 
 
-@pytest.mark.xfail(strict=True, reason="a data set's digest is of folder name, count, seed: MLflow takes two for one")
 def test_runs_of_one_name_in_two_folders_have_each_their_own_data_set(tracked: Mlflow) -> None:
     for parent in ("one", "two"):
         made(Path(parent) / "run")
@@ -204,7 +200,6 @@ def test_runs_of_one_name_in_two_folders_have_each_their_own_data_set(tracked: M
         assert str(Path(run.data.tags["refed.folder"])) in data.dataset.source
 
 
-@pytest.mark.xfail(strict=True, reason="a run is noted after its parameters: what fails between leaves one behind")
 def test_a_server_that_goes_between_run_and_parameters_leaves_no_second_run(tracked: Mlflow) -> None:
     made(track=False)
 
@@ -232,7 +227,6 @@ def test_not_tracked_when_told_so(tracked: Mlflow, monkeypatch: pytest.MonkeyPat
     assert len(tracked.runs()) == 1
 
 
-@pytest.mark.xfail(strict=True, reason="resume() neither takes nor remembers `track`")
 def test_a_run_that_was_not_to_be_tracked_is_not_tracked_on_resume(tracked: Mlflow, server: SimulatedTeacher) -> None:
     made(teacher=teacher(server), track=False)
     refed_dspy.resume("run", size=9)
@@ -275,7 +269,6 @@ def test_the_track_command_says_in_one_line_that_it_could_not(tracked: Mlflow) -
     assert not Path("run/tracking.json").exists()
 
 
-@pytest.mark.xfail(strict=True, reason="MLflow's own message names the address with its password, and is passed on")
 def test_a_password_in_the_address_is_in_no_warning_and_no_file(
     tracked: Mlflow, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -336,7 +329,6 @@ def test_tracking_a_folder_afterwards(tracked: Mlflow, tmp_path: Path) -> None:
         assert said.exit_code == 2 and "no run here" in said.stderr and said.stderr.count("\n") == 1
 
 
-@pytest.mark.xfail(strict=True, reason="tell() returns 'None' for a run that has no answer yet")
 def test_tracking_a_run_that_has_no_answer_says_so(tracked: Mlflow) -> None:
     closed = TeacherConfig(model="sim/x", api_base=f"http://127.0.0.1:{free_port()}/v1", retries=0)
     with pytest.raises(TeacherError):
@@ -402,7 +394,6 @@ def with_password(tracked: Mlflow, mlflow_server: Server) -> str:
     return uri
 
 
-@pytest.mark.xfail(strict=True, reason="MLflow prints each ended run's address, password and all, to stdout")
 def test_nothing_is_printed_beside_the_command_s_own_lines(
     with_password: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -410,7 +401,6 @@ def test_nothing_is_printed_beside_the_command_s_own_lines(
     assert capfd.readouterr().out == ""
 
 
-@pytest.mark.xfail(strict=True, reason="tracking.json holds the address as it is given")
 def test_no_password_is_written_down(with_password: str) -> None:
     made("noted")
     assert Path("noted/tracking.json").is_file()

@@ -204,9 +204,6 @@ def score(candidate: str, example: str, value: float, subset: str = "validation"
     return scored(candidate, example, subset, value, {"wins": value}, cost)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="same time and step: MLflow takes the highest value for the latest, not the last one told"
-)
 def test_the_score_of_a_candidate_is_the_last_one_told(tracked: Mlflow) -> None:
     folder = Path("compile").absolute()
     crafted(folder, tried("a", 0, {}), score("a", "one", 1.0))
@@ -219,7 +216,6 @@ def test_the_score_of_a_candidate_is_the_last_one_told(tracked: Mlflow) -> None:
     assert child.data.metrics["validation_wins"] == pytest.approx(0.4)
 
 
-@pytest.mark.xfail(strict=True, reason="a trial's `spent` is of its last evaluation, the test set's after all the rest")
 def test_the_best_score_stands_at_the_dollars_that_it_was_found_for(tmp_path: Path) -> None:
     crafted(
         tmp_path,
@@ -243,7 +239,6 @@ def test_a_candidate_at_work_is_told_once_it_is_done(tracked: Mlflow) -> None:
     assert parent_of(tracked).info.status == "KILLED"
 
 
-@pytest.mark.xfail(strict=True, reason="runs are noted by name, and the folder's is one of them")
 def test_a_folder_named_as_a_candidate(tracked: Mlflow) -> None:
     folder = Path("candidate 0").absolute()
     crafted(folder, tried("a", 0, {}), score("a", "one", 0.3))
@@ -287,7 +282,6 @@ def test_a_compile_that_lost_its_key_is_told_as_killed_and_no_key_is_told(
         assert KEY.encode() not in content, path
 
 
-@pytest.mark.xfail(strict=True, reason="each start numbers its candidates anew, and children are noted by number")
 def test_another_candidate_of_a_second_start_is_a_child_of_its_own(
     tracked: Mlflow, monkeypatch: pytest.MonkeyPatch
 ) -> None:

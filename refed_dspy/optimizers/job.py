@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -148,9 +149,10 @@ def prepare(program: Any, examples: Any, metric: Any, given: Mapping[str, Any]) 
 def open_teachers(models: Mapping[str, Any]) -> dict[str, Teacher]:
     """Teacher, judge and reflection model. An unset judge is the teacher's model, an unset reflection the judge's."""
     teacher = open_teacher(models["teacher"])
-    judge = _judge(teacher, models["judge"])
-    asked = models["reflection"]
-    reflection = judge if asked is None else open_teacher(asked, teacher)
+    with _told_of("judge"):
+        judge = _judge(teacher, models["judge"])
+    with _told_of("reflection"):
+        reflection = judge if models["reflection"] is None else open_teacher(models["reflection"], teacher)
     if judge.model == teacher.model:
         log.warning(
             "judge and teacher are one model (%s): models prefer their own words, so take the scores as a guide only, "
@@ -164,6 +166,15 @@ def open_teachers(models: Mapping[str, Any]) -> dict[str, Teacher]:
         opened[role] = same or model
         shared.append(opened[role])
     return opened
+
+
+@contextmanager
+def _told_of(role: str) -> Iterator[None]:
+    """Errors of setting a model up speak of a teacher, whatever it is for."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(str(error).replace("teacher:", f"{role}:", 1)) from None
 
 
 def _judge(teacher: Teacher, asked: Any) -> Teacher:

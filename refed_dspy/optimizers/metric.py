@@ -199,7 +199,11 @@ class ReferenceMetric:
             score,
             {
                 **told,
-                **({"raw_wins": _mean(each.verdict.win if each.verdict else None for each in verdicts)} if verdicts else {}),
+                **(
+                    {"raw_wins": _mean(each.verdict.win if each.verdict else None for each in verdicts)}
+                    if verdicts
+                    else {}
+                ),
                 "length_ratio": _mean(each.longer for each in judged),
                 "coverage": coverage,
                 "abstained": 1 - (len(verdicts) + len(grades)) / asked,

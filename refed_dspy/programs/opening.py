@@ -67,9 +67,7 @@ def _version(address: str) -> dict[str, str]:
         return {}
     version = found["version"]
     if version is None:
-        quiet_mlflow()
-        import mlflow
-
+        mlflow = quiet_mlflow()
         try:
             version = str(mlflow.MlflowClient().get_model_version_by_alias(found["name"], found["alias"]).version)
         except Exception as error:  # noqa: BLE001 — MLflow's own, and its HTTP client's

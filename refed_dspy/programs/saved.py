@@ -190,12 +190,16 @@ _QUIET = {
 }
 
 
-def quiet_mlflow() -> None:
-    """Before MLflow is imported: no telemetry, no chatter, no minutes of retries. What the user has set stays."""
+def quiet_mlflow() -> Any:
+    """MLflow, imported here since that takes seconds: no telemetry, no chatter, no minutes of retries. What the user has
+    set stays."""
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
-    for noisy in ("alembic", "mlflow"):
+    import mlflow
+
+    for noisy in ("alembic", "mlflow"):  # importing it has just set levels of its own
         logging.getLogger(noisy).setLevel(logging.ERROR)
+    return mlflow
 
 
 def without_password(text: object) -> str:
@@ -205,9 +209,7 @@ def without_password(text: object) -> str:
 
 def _download(address: str) -> Path:
     """Fetch a program's JSON from MLflow. Imported here: it takes seconds and most runs have no use for it."""
-    quiet_mlflow()
-    import mlflow
-
+    mlflow = quiet_mlflow()
     try:
         local = Path(mlflow.artifacts.download_artifacts(artifact_uri=address))
     except Exception as error:  # noqa: BLE001 — MLflow's own, and its HTTP client's

@@ -27,10 +27,7 @@ class NotTracked(RefedError):
 
 def mlflow_client() -> Any:
     """An `MlflowClient` for MLFLOW_TRACKING_URI, or MLflow's local SQLite file."""
-    quiet_mlflow()
-    import mlflow
-
-    return mlflow.MlflowClient()
+    return quiet_mlflow().MlflowClient()
 
 
 def noted_run(folder: Path) -> str | None:
