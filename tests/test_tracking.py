@@ -303,7 +303,6 @@ def test_no_key_is_told(tracked: Mlflow, locked: SimulatedTeacher) -> None:
         assert KEY.encode() not in content, path
 
 
-@pytest.mark.xfail(strict=True, reason="MLflow sets its loggers' level when it is imported, after it was set here")
 def test_mlflow_s_own_log_lines_are_not_shown() -> None:
     """It tells whoever uses it first of each table that it makes."""
     script = (

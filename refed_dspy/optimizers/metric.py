@@ -101,7 +101,7 @@ class ReferenceMetric:
         head = _summary(self._weighed(reference, prediction, judged), prediction)
         if stage in {"instruction_feedback", "instruction_synthesis"}:
             written = {str(text).strip() for text in outputs.get("new_instructions") or ()}
-            chosen = [each for each in judged if each.sample.instruction in written]
+            chosen = [each for each in judged if each.sample.instruction.strip() in written]
             if written and not chosen:
                 return f"{head}\n\nNone of the instructions that this call wrote came to a final answer."
             return f"{head}\n\n{feedback_on_instructions(chosen or judged)}"
@@ -194,16 +194,13 @@ class ReferenceMetric:
             raise NotScored(f"{reference.id}: the judge abstained on all of its samples")
         score = coverage * sum(weight * parts[name] for name, weight in weights.items()) / whole
         told = {name: value for name, value in parts.items() if not math.isnan(value)}
+        raw = {"raw_wins": _mean(each.verdict.win if each.verdict else None for each in verdicts)} if verdicts else {}
         asked = len(judged) * (1 + len(self.criteria))
         return Evaluation(
             score,
             {
                 **told,
-                **(
-                    {"raw_wins": _mean(each.verdict.win if each.verdict else None for each in verdicts)}
-                    if verdicts
-                    else {}
-                ),
+                **raw,
                 "length_ratio": _mean(each.longer for each in judged),
                 "coverage": coverage,
                 "abstained": 1 - (len(verdicts) + len(grades)) / asked,

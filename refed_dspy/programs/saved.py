@@ -191,8 +191,8 @@ _QUIET = {
 
 
 def quiet_mlflow() -> Any:
-    """MLflow, imported here since that takes seconds: no telemetry, no chatter, no minutes of retries. What the user has
-    set stays."""
+    """MLflow, imported as late as that since it takes seconds: without telemetry, chatter and minutes of retries, where
+    the user has not set them."""
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
     import mlflow
