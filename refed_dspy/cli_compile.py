@@ -104,8 +104,11 @@ def compile_(
 @reporting
 def agreement(
     pairs: Annotated[str, typer.Option(help="Pairs of answers with people's verdicts.", metavar="FILE")],
-    judge: Annotated[str, typer.Option(help="The model that judges, as --teacher.", metavar="FILE_OR_NAME")],
-    out: Annotated[Path, typer.Option(help="Folder that keeps the verdicts.", metavar="DIR")],
+    judge: Annotated[
+        str | None,
+        typer.Option(help="The model that judges, as --teacher; unset, REFED_JUDGE.", metavar="FILE_OR_NAME"),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder that keeps the verdicts.", metavar="DIR")] = None,
     count: Annotated[int | None, typer.Option(help="A seeded draw of so many pairs.", metavar="N")] = None,
     program: Annotated[str | None, typer.Option(help="A compiled judge.", metavar="FILE_OR_URI")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the draw.")] = 0,
@@ -114,11 +117,15 @@ def agreement(
     max_minutes: MaxMinutes = None,
 ) -> None:
     """How well a judge agrees with people. The same command again goes on where it stood."""
+    from refed_dspy.config import load_compile_config
     from refed_dspy.optimizers.agreeing import measure_agreement
     from refed_dspy.optimizers.agreement import agreement_lines
 
+    model = load_compile_config(judge=judge).judge
+    if model is None:
+        raise InputError("no judge: name one with --judge (a file, PROVIDER/NAME, or embedded), or REFED_JUDGE")
     found = measure_agreement(
-        pairs, judge, out, count=count, program=program, seed=seed,
+        pairs, model, out, count=count, program=program, seed=seed,
         max_cost=max_cost, max_calls=max_calls, max_minutes=max_minutes,
     )  # fmt: skip
     for line in [*agreement_lines(found.rows), *found.lines()]:

@@ -62,6 +62,9 @@ class GatewayLM(dspy.LM):
     It may be given with a copy or with a call. A call for `n` answers counts them.
     """
 
+    malformed_retries = 0
+    """Further tries after an answer that does not fit (programs/asking.py), each a repetition of its own."""
+
     @property
     def straight(self) -> AsyncDoor:
         """The way without DSPy's layers, for calls that nobody watches (programs/straight.py)."""

@@ -97,11 +97,14 @@ class Gateway:
         kwargs = {k: v for k, v in role.lm.kwargs.items() if k not in _CONNECTION and v is not None}
         if "max_completion_tokens" in kwargs:  # how dspy.LM keeps max_tokens of a reasoning model
             kwargs["max_tokens"] = kwargs.pop("max_completion_tokens")
-        return GatewayLM(role.lm.model, cache=False, num_retries=0, **doors, **kwargs)
+        lm = GatewayLM(role.lm.model, cache=False, num_retries=0, **doors, **kwargs)
+        lm.malformed_retries = role.teacher.malformed_retries
+        return lm
 
     def submit(self, role: Role, request: Request, repetition: int) -> Future[Response]:
         """Ask from any thread. Raises NoMoneyLeft when the gateway is closed."""
-        asked = self._counted(role, request, repetition, evaluating.get(), judging.get())
+        candidate = "" if role.name == "reflection" else evaluating.get()  # what is written anew is nobody's yet
+        asked = self._counted(role, request, repetition, candidate, judging.get())
         with self._handing_over:
             if self.closed:
                 asked.close()

@@ -226,6 +226,8 @@ class CompileConfig(Settings):
     teacher: TeacherConfig | None = None
     judge: TeacherConfig | None = None
     """Unset: the teacher's model at temperature 0, and a warning."""
+    judge_program: str | None = None
+    """A compiled judge: its program's file or MLflow address."""
     reflection: TeacherConfig | None = None
     """Which model rewrites prompts; unset, the judge's."""
     metric: MetricConfig = Field(default_factory=MetricConfig)

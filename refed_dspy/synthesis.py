@@ -31,11 +31,11 @@ from refed_dspy.production import Production
 from refed_dspy.programs import ReferenceLevelFeedback
 from refed_dspy.programs.adapter import SchemaAdapter
 from refed_dspy.programs.asking import answering
-from refed_dspy.programs.opening import open_program
+from refed_dspy.programs.opening import open_program, warn_of_another_teacher
 from refed_dspy.programs.saved import digest
 from refed_dspy.records import dollars
 from refed_dspy.stopping import CapAtWork, end_at_cap, refresh_samples
-from refed_dspy.teachers import Teacher, TeacherLike, open_teacher
+from refed_dspy.teachers import TeacherLike, open_teacher
 from refed_dspy.tracking.background import tracking
 from refed_dspy.tracking.runs import copy_run
 
@@ -157,7 +157,7 @@ def prepare(program: ProgramLike, references: Any, **given: Unpack[RunSettings])
     usable = load_references(references, given.get("columns")).fitting(teacher.window, teacher.max_tokens)
     reuse, run_dir = given.get("reuse"), given.get("run_dir")
     lent = Path(reuse) if reuse is not None else None
-    _warn_of_another_teacher(module, teacher)
+    warn_of_another_teacher(module, teacher.model)
     track = given.get("track")
     parts = Parts(module, usable, teacher, given.get("seed", 0), per_reference, share, limits, lent, track)
     return parts, Path(run_dir) if run_dir is not None else Path("refed-runs") / digest(parts.identity())
@@ -202,14 +202,6 @@ async def _produce(parts: Parts, pay_once: PayOnce, allowance: Allowance, shape:
             shape.size,
         )
     return None
-
-
-def _warn_of_another_teacher(program: dspy.Module, teacher: Teacher) -> None:
-    tuned_with = getattr(program, "source", {}).get("teacher")
-    if tuned_with and tuned_with != teacher.model:
-        log.warning(
-            "the program was tuned with %s as its teacher; with %s its gain is not proved", tuned_with, teacher.model
-        )
 
 
 def _program(program: ProgramLike) -> dspy.Module:

@@ -46,13 +46,14 @@ def test_scores_are_kept_by_subset_and_averaged(ledger: Ledger) -> None:
     assert (trial.mean("validation"), trial.mean("test"), trial.mean("train")) == (0.75, 0.0, None)
 
 
-def test_a_score_is_written_once(ledger: Ledger) -> None:
-    """The replay of a restart scores everything again: the first time stands, with what had been spent by then."""
+def test_scored_again_it_keeps_what_had_been_spent(ledger: Ledger) -> None:
+    """The replay of a restart scores everything again: one score stays, and the time and the money of the first."""
     ledger.commit(tried("one", 0, {}))
     ledger.commit(scored("one", "a", "validation", 0.25, {}, 100))
     ledger.commit(scored("one", "a", "validation", 0.75, {"wins": 1.0}, 900))
     trial = known(ledger)["one"]
-    assert trial.scores == {"validation": {"a": 0.25}} and trial.spent == 100
+    assert trial.scores == {"validation": {"a": 0.75}} and trial.spent == 100
+    assert trial.parts["validation"]["a"] == {"wins": 1.0}
 
 
 def test_spent_is_the_highest_and_cost_its_own_calls(ledger: Ledger) -> None:

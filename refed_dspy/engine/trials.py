@@ -44,9 +44,10 @@ def tried(digest: str, seq: int, state: Mapping[str, Any]) -> list[Statement]:
 def scored(
     candidate: str, example: str, subset: str, score: float, parts: Mapping[str, float], spent: int
 ) -> list[Statement]:
-    """A candidate was scored on one example. Scored again after a restart it keeps the time of the first one."""
+    """A candidate was scored on one example. Scored again it keeps the time of the first, and what was spent then."""
     row = (candidate, example, subset, score, json.dumps(dict(parts)), spent, time.time())
-    return [("INSERT OR IGNORE INTO evaluations VALUES (?,?,?,?,?,?,?)", row)]
+    again = "ON CONFLICT (candidate, example) DO UPDATE SET score=excluded.score, parts=excluded.parts"
+    return [(f"INSERT INTO evaluations VALUES (?,?,?,?,?,?,?) {again}", row)]
 
 
 def trials(ledger: Ledger) -> list[Trial]:

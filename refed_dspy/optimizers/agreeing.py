@@ -24,6 +24,7 @@ from refed_dspy.optimizers.job import cool_judge
 from refed_dspy.parts import Limits
 from refed_dspy.programs import PairwiseJudge, Verdict
 from refed_dspy.programs.adapter import SchemaAdapter
+from refed_dspy.programs.opening import warn_of_another_teacher
 from refed_dspy.programs.saved import digest, load_program, program_digests
 from refed_dspy.records import dollars
 
@@ -48,7 +49,7 @@ class Measurement:
 def measure_agreement(
     pairs: str | Path | Sequence[Pair],
     judge: Any,
-    out: str | Path,
+    out: str | Path | None = None,
     *,
     program: PairwiseJudge | str | Path | None = None,
     count: int | None = None,
@@ -61,7 +62,8 @@ def measure_agreement(
 
     Args:
         pairs: a file that `load_pairs` reads, or pairs; `count` of them are drawn with `seed`, or all are taken.
-        out: the folder that keeps the verdicts. The same call goes on from them.
+        out: the folder that keeps the verdicts; None: `refed-verdicts/` and a name made from pairs, judge and program.
+            The same call goes on from them.
         program: a compiled judge, or the file or MLflow address of one; None: as it comes.
         max_cost, max_calls, max_minutes: caps over all starts; at one, what there is is returned.
 
@@ -76,10 +78,13 @@ def measure_agreement(
     if count is not None:
         chosen = sample_pairs(chosen, count, seed)
     teacher = cool_judge(judge)
+    warn_of_another_teacher(module, teacher.model)
+    identity = {"pairs": digest([pair.id for pair in chosen]), "program": program_digests(module)}
+    folder = Path(out) if out is not None else Path("refed-verdicts") / digest([identity, teacher.identity])
     limits = Limits(max_cost=max_cost, max_calls=max_calls, max_minutes=max_minutes)
-    with Ledger.create(Path(out)) as ledger:
+    with Ledger.create(folder) as ledger:
         allowance = allowed(ledger, teacher, lasting(ledger, limits))
-        _begin_or_continue(ledger, module, chosen, teacher.identity, lasting(ledger, limits))
+        _begin_or_continue(ledger, {**identity, "judge": teacher.identity}, lasting(ledger, limits))
         open_accounts(ledger)
         books = RunBooks(ledger, allowance.caps, allowance.before)
         with open_gateway(ledger, books, {"judge": teacher}, seed) as gateway:
@@ -110,10 +115,7 @@ def _judge_all(judge: PairwiseJudge, pairs: Sequence[Pair], gateway: Gateway, co
     return verdicts
 
 
-def _begin_or_continue(
-    ledger: Ledger, judge: PairwiseJudge, pairs: Sequence[Pair], model: dict[str, Any], limits: Limits
-) -> None:
-    identity = {"pairs": digest([pair.id for pair in pairs]), "program": program_digests(judge), "judge": model}
+def _begin_or_continue(ledger: Ledger, identity: dict[str, Any], limits: Limits) -> None:
     stored = ledger.meta("agreement")
     if stored is None and (ledger.meta("identity") or ledger.meta("compile")):
         raise RunDirError(f"{ledger.path.parent}: holds a run or a compile; use a new --out")

@@ -21,7 +21,7 @@ from refed_dspy.optimizers.judge_report import JudgeReport, agreement_of
 from refed_dspy.optimizers.metric import ReferenceMetric
 from refed_dspy.optimizers.progress import CompileProgress
 from refed_dspy.optimizers.proof import Proof, gain, measured
-from refed_dspy.optimizers.recording import Candidates, Recorder, bearable
+from refed_dspy.optimizers.recording import Candidates, Recorder, bearable, candidate_id
 from refed_dspy.programs import PairwiseJudge
 from refed_dspy.programs.adapter import SchemaAdapter
 from refed_dspy.programs.saved import MANIFEST, load_state, program_state
@@ -67,7 +67,7 @@ class Compilation:
         self.job, self.gateway, self.caps, self.seconds = job, gateway, caps, seconds
         self.teacher, self.judge, self.reflection = (gateway.lm(role) for role in ("teacher", "judge", "reflection"))
         self.student = job.student
-        self.candidates = Candidates(gateway, self.student)
+        self.candidates = Candidates(gateway, self.student, job.split)
         self.progress = CompileProgress()
         metric = job.metric_with(self.teacher, self.judge)
         self.recorder = Recorder(metric, gateway, job.split.subsets(), self._note)
@@ -89,6 +89,7 @@ class Compilation:
             callbacks=[*(dspy.settings.callbacks or []), self.candidates],
             disable_history=True,
             track_usage=False,
+            max_errors=MANY,
         )
         with settings, _hushed(self.gateway):
             optimizer = self._optimizer()  # first: options that it does not take cost nothing then
@@ -96,6 +97,7 @@ class Compilation:
             self._open(self.caps, self.seconds)
             self._evaluate("uncompiled program on the validation set", self.student, self.job.split.validation)
             self._raise_if_barren(baseline)
+            self.recorder.neutral = self._trials()[baseline].mean("validation") or 0.5
             estimate = self._estimate(optimizer)
             if estimate_only or self.gateway.reached:
                 return self._found(baseline, baseline, estimate, optimizer)
@@ -161,11 +163,13 @@ class Compilation:
         one, two = told["uncompiled"], told["compiled"]
         if one is None or two is None or difference is None or self.gateway.reached:
             return None
+        enough = ENOUGH * len(self.job.split.test)
+        whole = all(len(known[name].scores.get("test", {})) >= enough for name in names.values())
         if self.champion is None:
-            return Proof(one, two, difference, unit=self.job.unit)
+            return Proof(one, two, difference, unit=self.job.unit, whole=whole)
         unseen = frozenset(self.clusters.values()) - set(self.champion.state.get(MANIFEST, {}).get("seen", []))
         over = gain(known[best], known[names["champion"]], self.clusters, seed, unseen)
-        return Proof(one, two, difference, told["champion"], over, self.job.unit)
+        return Proof(one, two, difference, told["champion"], over, self.job.unit, whole)
 
     def _judge_report(self, baseline: str, best: str) -> JudgeReport | None:
         """How a tuned judge agrees with people, before and after."""
@@ -247,7 +251,7 @@ class Compilation:
         that the same part of the caps stays kept back for the proof."""
         if (known := self.gateway.read(lambda ledger: ledger.meta("first"))) is not None:
             return dict(known)
-        first = next(iter(self._trials().values()))
+        first = next(trial for trial in self._trials().values() if trial.digest == candidate_id(self.student))
         done = max(1, len(first.scores.get("validation", {})))
         budget = self.gateway.books.budget
         figures = {

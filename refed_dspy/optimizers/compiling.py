@@ -98,4 +98,6 @@ def _begin_or_continue(ledger: Ledger, job: Job, limits: Limits) -> None:
         raise RunDirError(
             f"{ledger.path.parent}: holds another compile: {'; '.join(found)}; set these back, or use a new --out"
         )
+    if not ledger.has_answers():  # an earlier start came to nothing, and may have been of other parts
+        ledger.commit([("DELETE FROM candidates", ()), ("DELETE FROM evaluations", ())])
     ledger.set_meta(compile=identity, about=job.about(), **limits)

@@ -17,13 +17,13 @@ from refed_dspy.errors import ConfigError, one_line
 from refed_dspy.optimizers.choosing import Means, choose
 from refed_dspy.optimizers.judge_metric import PeoplesVerdict
 from refed_dspy.optimizers.metric import ReferenceMetric
-from refed_dspy.optimizers.own_metric import Own, name_of
+from refed_dspy.optimizers.own_metric import Own, name_of, source_of
 from refed_dspy.optimizers.scoring import Metric
 from refed_dspy.optimizers.splitting import Split, as_examples, example_id, split
 from refed_dspy.parts import Limits
 from refed_dspy.programs import PairwiseJudge, ReferenceLevelFeedback
-from refed_dspy.programs.opening import open_program
-from refed_dspy.programs.saved import digest, program_digests
+from refed_dspy.programs.opening import open_program, warn_of_another_teacher
+from refed_dspy.programs.saved import digest, load_program, program_digests
 from refed_dspy.records import PICO, dollars
 from refed_dspy.signatures import DEFAULT_FEATURES
 from refed_dspy.teachers import Teacher, open_teacher
@@ -44,6 +44,8 @@ class Job:
     settings: CompileConfig
     metric: Callable[..., Any] | None
     """The caller's own; None: this package's for the program's kind."""
+    judge_program: PairwiseJudge
+    """Which prompts the judge is asked with: those it comes with, or compiled ones."""
 
     @property
     def student(self) -> dspy.Module:
@@ -66,13 +68,13 @@ class Job:
             return Own(self.metric)
         if isinstance(self.program, PairwiseJudge):
             return PeoplesVerdict()
-        return ReferenceMetric(self.student, teacher, judge, self.settings.metric)
+        return ReferenceMetric(self.student, teacher, judge, self.settings.metric, self.judge_program)
 
     def identity(self) -> dict[str, Any]:
         """What may not change between starts, in the words that a refusal uses."""
         settings = self.settings
         return {
-            "kind": type(self.program).__name__,
+            "kind": f"{type(self.program).__name__}{self._code}",
             "program": program_digests(self.program),
             "examples": {
                 name: digest([example_id(each) for each in getattr(self.split, name)])
@@ -83,9 +85,16 @@ class Job:
             "evaluations": settings.evaluations,
             "instructions_per_feature": settings.instructions_per_feature,
             "metric": settings.metric.model_dump(mode="json") if self.metric is None else name_of(self.metric),
+            "judge_program": program_digests(self.judge_program),
             "seed": settings.seed,
             **{role: self.teachers[role].identity for role in ROLES},
         }
+
+    @property
+    def _code(self) -> str:
+        """A digest of a caller's own program class; this package's are told by their prompts."""
+        kind = type(self.program)
+        return "" if kind.__module__.startswith(("refed_dspy.", "dspy.")) else source_of(kind)
 
     def about(self) -> dict[str, Any]:
         """What else a reader of the compile's record wants to know, in JSON types."""
@@ -135,15 +144,20 @@ def prepare(program: Any, examples: Any, metric: Any, given: Mapping[str, Any]) 
     settings = check_compile({k: v for k, v in given.items() if k not in ROLES and v is not None})
     module = _program(program, settings)
     teachers = open_teachers(models)
+    warn_of_another_teacher(module, teachers["teacher"].model)
     items = as_examples(module, examples, settings.columns or None)
     if isinstance(module, ReferenceLevelFeedback):
         items = _fitting(items, teachers["teacher"])
     elif not isinstance(module, PairwiseJudge) and metric is None:
         raise ConfigError(f"metric: pass one for a {type(module).__name__}: a function of example and prediction")
     sizes = (settings.train, settings.validation, settings.test)
-    parts = split(items, sizes, settings.seed, settings.held_out_criteria)
+    parts = split(items, sizes, settings.seed, settings.held_out_criteria, getattr(module, "tuned_on", ()))
     _check_optimizer(settings, parts)
-    return Job(module, parts, teachers, settings, metric)
+    judge = PairwiseJudge()
+    if settings.judge_program is not None:
+        load_program(judge, settings.judge_program)
+        warn_of_another_teacher(judge, teachers["judge"].model)
+    return Job(module, parts, teachers, settings, metric, judge)
 
 
 def open_teachers(models: Mapping[str, Any]) -> dict[str, Teacher]:

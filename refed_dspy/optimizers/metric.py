@@ -71,7 +71,12 @@ class ReferenceMetric:
     """
 
     def __init__(
-        self, baseline: ReferenceLevelFeedback, teacher: dspy.LM, judge: dspy.LM, config: MetricConfig | None = None
+        self,
+        baseline: ReferenceLevelFeedback,
+        teacher: dspy.LM,
+        judge: dspy.LM,
+        config: MetricConfig | None = None,
+        pairwise: PairwiseJudge | None = None,
     ) -> None:
         self.baseline, self.teacher, self.judge_lm = baseline, teacher, judge
         self.config = config or MetricConfig()
@@ -82,7 +87,7 @@ class ReferenceMetric:
             if criteria is None
             else tuple(Criterion(name, text) for name, text in criteria.items())
         )
-        self.pairwise, self.rubric = PairwiseJudge(), RubricJudge()
+        self.pairwise, self.rubric = pairwise or PairwiseJudge(), RubricJudge()
         self._lately: deque[tuple[Any, list[Judged]]] = deque(maxlen=64)
 
     def identity(self) -> dict[str, Any]:

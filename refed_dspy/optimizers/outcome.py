@@ -66,7 +66,7 @@ class Compiled:
         return [
             f"uncompiled program on the validation set: {_score(self.manifest['validation']['uncompiled'])}",
             f"the whole: {cost}, {told['calls']:,.0f} calls, for about {told['evaluations']} evaluations and the proof;"
-            " less where candidates share calls",
+            " less where candidates share calls; the reflection model's calls are not in it",
             f"so far: {dollars(told['spent'])}; go on with the same command without --estimate",
         ]
 
@@ -83,6 +83,7 @@ def write_outcome(folder: Path, ledger: Ledger, job: Job, found: Found, keep: bo
     load_state(program, found.best.state, str(folder))
     program._compiled = False  # DSPy's mark would freeze it inside another optimizer
     manifest = _manifest(ledger, job, found, program)
+    program.tuned_on = manifest["seen"]
     state = program_state(program)
     state[MANIFEST] = {**state[MANIFEST], **manifest}
     files = {
@@ -123,7 +124,7 @@ def _manifest(ledger: Ledger, job: Job, found: Found, program: dspy.Module) -> d
         "evaluations": settings.evaluations,
         "metric": job.identity()["metric"],
         "seed": settings.seed,
-        "seen": job.split.seen(),
+        "seen": sorted({*job.split.seen(), *getattr(job.program, "tuned_on", ())}),
         "sets": {name: len(getattr(job.split, name)) for name in ("train", "validation", "test")},
         "validation": {"uncompiled": found.baseline.mean("validation"), "compiled": found.best.mean("validation")},
         "candidate": found.best.digest,
@@ -150,7 +151,9 @@ def outcome_lines(compiled: Compiled) -> list[str]:
     lines = [f"validation: {_score(means['uncompiled'])} uncompiled, {_score(means['compiled'])} compiled"]
     if proof is not None:
         lines += [*proof.lines(), *(compiled.judge.lines() if compiled.judge is not None else [])]
-        if not proof.proved:
+        if not proof.whole:
+            lines.append("not proved: less than four fifths of the test set could be scored")
+        elif not proof.proved:
             lines.append(
                 f"not proved: the interval of the gain reaches zero, or fewer than 5 {proof.unit} were held out"
             )

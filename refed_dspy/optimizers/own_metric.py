@@ -11,6 +11,7 @@ from typing import Any
 import dspy
 
 from refed_dspy.optimizers.scoring import Evaluation
+from refed_dspy.programs.saved import digest
 
 
 @dataclass(frozen=True)
@@ -59,5 +60,14 @@ def _number(said: Any) -> float:
 
 
 def name_of(function: Callable[..., Any]) -> str:
-    """A function's module and name."""
-    return f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', type(function).__qualname__)}"
+    """A function's module and name, and a digest of its text: one that was changed is another."""
+    kind = function if hasattr(function, "__qualname__") else type(function)
+    return f"{getattr(kind, '__module__', '')}.{kind.__qualname__}{source_of(kind)}"
+
+
+def source_of(thing: Any) -> str:
+    """A digest of a function's or class's text, behind a space; nothing where there is no text to be had."""
+    try:
+        return f" {digest(inspect.getsource(thing))}"
+    except (OSError, TypeError):
+        return ""

@@ -35,10 +35,14 @@ class Proof:
     """On the examples that the champion did not see either; None where they are none."""
     unit: str = "references"
     """What the intervals are clustered by."""
+    whole: bool = True
+    """Whether each program has a score on at least four fifths of the test set."""
 
     @property
     def proved(self) -> bool:
         """Whether the gain lies above zero: over the champion where there is one, else over the uncompiled program."""
+        if not self.whole:
+            return False
         if self.champion is not None:
             return self.over_champion is not None and is_gain(self.over_champion)
         return is_gain(self.gain)

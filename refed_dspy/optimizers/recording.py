@@ -6,6 +6,7 @@ DSPy tells of every program that starts. Both work whatever the optimizer is.
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -16,10 +17,11 @@ from dspy.utils.callback import BaseCallback
 from dspy.utils.exceptions import AdapterParseError, LMError
 
 from refed_dspy.engine.trials import scored, trials, tried
-from refed_dspy.errors import CapReached, RowError
+from refed_dspy.errors import CapReached, RowError, one_line
 from refed_dspy.gateway import Gateway, evaluating, judging
+from refed_dspy.journal import final_kind
 from refed_dspy.optimizers.scoring import Metric, NotScored, Scored
-from refed_dspy.optimizers.splitting import example_id
+from refed_dspy.optimizers.splitting import Split, example_id
 from refed_dspy.programs.saved import digest, program_digests, program_state
 from refed_dspy.records import Failure
 
@@ -35,24 +37,34 @@ class Candidates(BaseCallback):
     What runs in the same context afterwards, its calls and its metric, is done for that candidate.
     """
 
-    def __init__(self, gateway: Gateway, student: dspy.Module) -> None:
+    def __init__(self, gateway: Gateway, student: dspy.Module, parts: Split) -> None:
+        self._example_of = {
+            digest(dict(each.inputs())): example_id(each) for each in (*parts.train, *parts.validation, *parts.test)
+        }
+        self._subset_of = parts.subsets()
         self._gateway, self._kind = gateway, type(student)
         self._shape = _shape(student)
         # A later start counts on from the candidates of the earlier ones.
         self._seen = {trial.digest: trial.seq for trial in gateway.read(trials)}
-        self._running: set[str] = set()
+        self._running: dict[str, tuple[str, str | None]] = {}
         self._lock = threading.Lock()
 
-    def on_module_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:  # noqa: ARG002
+    def on_module_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
         if self._is_candidate(instance):
-            self._running.add(call_id)
-            evaluating.set(self.note(instance))
+            candidate = self.note(instance)
+            self._running[call_id] = candidate, self._example_of.get(digest(inputs.get("kwargs", inputs)))
+            evaluating.set(candidate)
 
     def on_module_end(self, call_id: str, outputs: Any, exception: Exception | None = None) -> None:  # noqa: ARG002
-        if call_id in self._running:
-            self._running.discard(call_id)
-            if exception is not None and not bearable(exception):
-                self._gateway.stop(exception)
+        candidate, example = self._running.pop(call_id, ("", None))
+        if not candidate or exception is None:
+            return
+        if not bearable(exception):
+            self._gateway.stop(exception)
+        elif example is not None and _own_fault(exception):
+            spent = self._gateway.books.budget.spent
+            subset = self._subset_of[example]
+            self._gateway.write(scored(candidate, example, subset, 0.0, {"failed": 1.0}, spent))
 
     def note(self, program: dspy.Module) -> str:
         """Write the candidate down when it is new. Returns its id."""
@@ -83,6 +95,10 @@ class Recorder:
         self.metric, self._gateway, self._subset_of, self._watch = metric, gateway, subset_of, watch
         self.evaluations = 0
         """How often a candidate was scored, in this process."""
+        self.abstained = 0
+        """Evaluations that nothing could be said of."""
+        self.neutral = 0.5
+        """What an optimizer is told of those."""
         self.failures: Counter[str] = Counter()
         """What rows of predictions failed with: "cut in response_improvement" → how many."""
 
@@ -111,7 +127,13 @@ class Recorder:
             raise NotScored("the program failed")
         if pred_name is None:
             self.failures.update(f"{failure.kind} in {failure.stage}" for failure in failures_of(pred))
-        said = self.metric.score(gold, pred, trace)
+        try:
+            said = self.metric.score(gold, pred, trace)
+        except NotScored as nothing:
+            # Not recorded. What the optimizer gets instead of a number is the uncompiled program's, so that the
+            # abstention counts neither for nor against the candidate; a demonstration it cannot become.
+            self.abstained += 1
+            return Scored(self.neutral, one_line(f"It could not be judged: {nothing}"), math.inf)
         if pred_name is not None:
             return Scored(said.score, self.metric.feedback(gold, pred, pred_name, pred_trace), self.metric.accept)
         example = example_id(gold)
@@ -132,6 +154,13 @@ def failures_of(prediction: Any) -> list[Failure]:
     """The rows that failed on the way to a prediction; none for programs that keep no such list."""
     found = prediction.get("failures") if isinstance(prediction, dspy.Prediction) else None
     return [each for each in found if isinstance(each, Failure)] if isinstance(found, list) else []
+
+
+def _own_fault(error: BaseException) -> bool:
+    """Whether a failed prediction is the program's own doing: what it got does not fit, was cut, or was declined."""
+    if isinstance(error, RowError):
+        return error.final
+    return isinstance(error, AdapterParseError) or bool(final_kind(error))
 
 
 def bearable(error: BaseException) -> bool:

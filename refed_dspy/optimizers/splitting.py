@@ -50,11 +50,9 @@ def example_id(example: dspy.Example) -> str:
 
 
 def cluster_of(example: dspy.Example) -> str:
-    """What an example's scores hang together by: its reference, or its instruction."""
+    """What an example's scores hang together by: its instruction, or its reference's."""
     reference = example.get("reference")
-    if isinstance(reference, Reference):
-        return reference.id
-    instruction = example.get("instruction")
+    instruction = reference.instruction if isinstance(reference, Reference) else example.get("instruction")
     return digest(instruction) if isinstance(instruction, str) else example_id(example)
 
 
@@ -115,7 +113,13 @@ def _are_examples(given: Any) -> bool:
     return all(isinstance(item, dspy.Example) and item._input_keys for item in given)
 
 
-def split(examples: Sequence[dspy.Example], sizes: Sequence[int], seed: int, held_out: Collection[str] = ()) -> Split:
+def split(
+    examples: Sequence[dspy.Example],
+    sizes: Sequence[int],
+    seed: int,
+    held_out: Collection[str] = (),
+    seen: Collection[str] = (),
+) -> Split:
     """Train, validation and test sets of at most `sizes` clusters each, drawn with `seed`.
 
     With fewer clusters than `sizes` ask for, each set gets its share, and at least one. Examples by a criterion of
@@ -148,6 +152,14 @@ def split(examples: Sequence[dspy.Example], sizes: Sequence[int], seed: int, hel
     rng.shuffle(only_apart)
     besides = min(len(only_apart), sizes[2] // 2)
     counts = _shares(len(names), (*sizes[:2], sizes[2] - besides))
+    # Those that were seen come first; the test set is taken from the end.
+    names = [*(name for name in names if name in seen), *(name for name in names if name not in seen)]
+    names = [*names[: counts[0] + counts[1]], *names[len(names) - counts[2] :]]
+    if any(name in seen for name in names[counts[0] + counts[1] :]):
+        raise ConfigError(
+            "examples: the program was tuned on so many of them that too few are left to prove it on; add others, or "
+            "lower test"
+        )
     edges = [0, counts[0], counts[0] + counts[1], sum(counts)]
     sets = [[example for name in names[a:b] for example in groups[name]] for a, b in pairwise(edges)]
     train, validation = (tuple(each for each in some if _criterion(each) not in apart) for some in sets[:2])

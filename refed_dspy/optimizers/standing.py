@@ -51,6 +51,7 @@ def status_lines(facts: dict[str, Any]) -> list[str]:
         )
     lines.append("dollars: price unknown" if facts["cost"] is None else f"dollars: {dollars(facts['cost'] * PICO)}")
     if facts["stopped"]:
-        lines.append(f"stopped: {facts['stopped']} is reached")
+        cap = str(facts["stopped"]).startswith("max_")
+        lines.append(f"stopped: {facts['stopped']}{' is reached' if cap else ''}")
     proof = {None: "no proof yet", True: "proved better", False: "not proved better"}[facts["proved"]]
     return [*lines, proof if facts["finished"] else "not finished: the same command goes on"]

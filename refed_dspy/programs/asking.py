@@ -66,8 +66,30 @@ async def ask_teacher(question: Question) -> dspy.Prediction:
         raise ConfigError(
             "no teacher: pass teacher=…, or set one with dspy.configure(lm=dspy.LM('openai/gpt-4o-mini'))"
         )
+    lm = question.predictor.lm or dspy.settings.lm
+    tries = getattr(lm, "malformed_retries", 0)
+    if tries and not lm.kwargs.get("temperature"):
+        tries = 0  # it would say the same again
+    for repeated in range(tries):
+        try:
+            return await _asked_once(question, lm.copy(rollout_id=_rollout(lm, repeated)) if repeated else None)
+        except MalformedAnswer:
+            continue
+    return await _asked_once(question, lm.copy(rollout_id=_rollout(lm, tries)) if tries else None)
+
+
+_AGAIN = 10_000
+"""Where the repetitions begin that are asked for since an answer was malformed: optimizers' own stay below."""
+
+
+def _rollout(lm: Any, repeated: int) -> int:
+    return int(lm.kwargs.get("rollout_id") or 0) + repeated * _AGAIN
+
+
+async def _asked_once(question: Question, lm: Any) -> dspy.Prediction:
+    """One try, with another language model than the predictor's if one is given."""
     try:
-        prediction = await _predicted(question)
+        prediction = await _predicted(question, lm)
     except AdapterParseError as error:
         # DSPy's message goes on with the whole answer; the reason is its first paragraph.
         raise MalformedAnswer(question.stage, question.item, str(error).partition("\n\n")[0]) from None
@@ -79,13 +101,13 @@ async def ask_teacher(question: Question) -> dspy.Prediction:
     return prediction
 
 
-async def _predicted(question: Question) -> dspy.Prediction:
+async def _predicted(question: Question, lm: Any = None) -> dspy.Prediction:
     if (engine := unwatched_engine(question.predictor)) is not None:
+        engine = engine if lm is None else lm.straight
         return await predict_straight(question.predictor, engine, question.inputs)
-    if dspy.settings.adapter is not None:
-        return await question.predictor.acall(**question.inputs)
-    with dspy.context(adapter=SchemaAdapter()):
-        return await question.predictor.acall(**question.inputs)
+    other = {} if lm is None else {"lm": lm}
+    with dspy.context(adapter=dspy.settings.adapter or SchemaAdapter()):
+        return await question.predictor.acall(**other, **question.inputs)
 
 
 _ROW_ERRORS = (

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from refed_dspy.errors import ConfigError, one_line
+from refed_dspy.errors import ConfigError
 from refed_dspy.programs.reference_level import ReferenceLevelFeedback
-from refed_dspy.programs.saved import is_address, load_state, manifest_of, quiet_mlflow, read_state, without_password
+from refed_dspy.programs.saved import (
+    is_address,
+    load_state,
+    manifest_of,
+    quiet_mlflow,
+    read_state,
+    remember_origin,
+    without_password,
+)
 from refed_dspy.signatures import DEFAULT_FEATURES
 
+log = logging.getLogger("refed_dspy.optimizers")
 _MODEL = re.compile(r"models:/(?P<name>[^/@]+)(?:/(?P<version>\d+)|@(?P<alias>[^/]+))$")
 
 
@@ -37,7 +47,8 @@ def open_program(
     )
     load_state(program, state, str(source))
     _check_words(program, features, str(source))
-    program.source = {"address": str(source), **_origin(told), **_version(str(source))}
+    remember_origin(program, state, str(source))
+    program.source |= _version(str(source))
     return program
 
 
@@ -52,13 +63,11 @@ def _check_words(program: ReferenceLevelFeedback, features: Mapping[str, str] | 
             )
 
 
-def _origin(manifest: Mapping[str, Any]) -> dict[str, str]:
-    """What of a manifest is worth knowing later: the run, the candidate, and the teacher it was tuned with."""
-    models = manifest.get("models")
-    entry = models.get("teacher") if isinstance(models, dict) else None
-    teacher = entry.get("model") if isinstance(entry, dict) else None
-    facts = {"run_id": manifest.get("run_id"), "candidate": manifest.get("candidate"), "teacher": teacher}
-    return {name: one_line(value, 200) for name, value in facts.items() if isinstance(value, str)}
+def warn_of_another_teacher(program: Any, model: str) -> None:
+    """Say so where a program was tuned with another teacher than it is now used with."""
+    tuned_with = getattr(program, "source", {}).get("teacher")
+    if tuned_with and tuned_with != model:
+        log.warning("the program was tuned with %s; with %s its gain is not proved", tuned_with, model)
 
 
 def _version(address: str) -> dict[str, str]:

@@ -190,6 +190,8 @@ class ReferenceLevelFeedback(dspy.Module):
                 _noting(failures, self.respond(reference, feedback.response, text)) for text in instructions
             )
             samples = [sample for sample in made if sample is not None]
+        # In the order of the stages, whichever ended first: optimizers read them, and must read the same again.
+        failures.sort(key=lambda failure: (STAGES.index(failure.stage), failure.item, failure.reason))
         return dspy.Prediction(feedback=feedback, samples=samples, failures=failures)
 
     def forward(self, reference: Reference | Mapping[str, str]) -> dspy.Prediction:

@@ -96,7 +96,23 @@ def load_program(program: dspy.Module, source: Path | str) -> None:
     Raises:
         ConfigError: no such file, not a program, or one made for other fields.
     """
-    load_state(program, read_state(source), str(source))
+    state = read_state(source)
+    load_state(program, state, str(source))
+    remember_origin(program, state, str(source))
+
+
+def remember_origin(program: dspy.Module, state: Any, source: str) -> None:
+    """Have `program` know where its prompts came from (`source`), and which clusters of examples they were tuned on
+    (`tuned_on`), as far as the state's manifest tells."""
+    told = manifest_of(state)
+    models = told.get("models")
+    entry = models.get("teacher") if isinstance(models, dict) else None
+    teacher = entry.get("model") if isinstance(entry, dict) else None
+    facts = {"run_id": told.get("run_id"), "candidate": told.get("candidate"), "teacher": teacher}
+    known = {name: one_line(value, 200) for name, value in facts.items() if isinstance(value, str)}
+    program.source = {"address": source, **known}
+    seen = told.get("seen")
+    program.tuned_on = [str(cluster) for cluster in seen] if isinstance(seen, list) else []
 
 
 def read_state(source: Path | str) -> Any:

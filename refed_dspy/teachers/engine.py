@@ -135,6 +135,8 @@ class TeacherEngine(_Attempts):
     def __init__(self, config: TeacherConfig, route: Route, price: Price | None, label: str | None = None) -> None:
         super().__init__(config, route, price, label)
         self._doors: WeakKeyDictionary[asyncio.AbstractEventLoop, Door] = WeakKeyDictionary()
+        self.beside: TeacherEngine | None = None
+        """Another engine of the same model at the same endpoint, whose limits are this one's too."""
 
     async def complete(self, request: Request) -> Response:
         """The whole answer.
@@ -211,7 +213,11 @@ class TeacherEngine(_Attempts):
         loop = asyncio.get_running_loop()
         if (door := self._doors.get(loop)) is None:
             config = self.config
-            limits = Limits(self.concurrency, config.requests_per_minute, config.tokens_per_minute)
+            limits = (
+                self.beside._door().limits
+                if self.beside is not None
+                else Limits(self.concurrency, config.requests_per_minute, config.tokens_per_minute)
+            )
             transport = self.route.async_transport()
             door = self._doors[loop] = Door(self.route.async_lm(Watched(transport, limits)), transport, limits)
         return door

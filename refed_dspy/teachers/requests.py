@@ -44,7 +44,10 @@ class Outgoing:
             if len(self._configs) >= 256:  # signatures of optimizers come and go
                 self._configs.clear()
             format_ = asked.response_format and _fitting(asked.response_format, self.route.bounded_schema)
-            fitted = replace(asked, extensions=dict(self.config.params) or None, response_format=format_)
+            # A cap counts on max_tokens: whoever asks for more, a module of the user's own say, gets no more.
+            most = min(asked.max_tokens or self.config.max_tokens, self.config.max_tokens)
+            params = dict(self.config.params) or None
+            fitted = replace(asked, extensions=params, response_format=format_, max_tokens=most)
             # The original is kept beside it: as long as it lives, nothing else has its id.
             known = self._configs[id(asked)] = (asked, fitted, len(json.dumps(format_)) if format_ else 0)
         return known[1], known[2]

@@ -62,7 +62,7 @@ class Teacher:
     """The language model; starts an embedded one, which takes seconds."""
     stop: Callable[[], None] = lambda: None
     server: Any = None
-    """An embedded model's own server; another Teacher of the same weights may use it too."""
+    """What another Teacher of the same model may share: an embedded model's server, or the engine whose limits hold."""
 
     @property
     def malformed_retries(self) -> int:
@@ -110,14 +110,17 @@ def open_teacher(teacher: TeacherLike | None, beside: Teacher | None = None) -> 
         teacher = load_config(environ={}, teacher=str(teacher)).teacher
     if not isinstance(teacher, TeacherConfig):
         raise ConfigError(f"teacher: a {type(teacher).__name__}; pass a TeacherConfig, a dspy.LM, a name or a file")
-    return _embedded(teacher, beside) if teacher.embedded else _remote(teacher)
+    return _embedded(teacher, beside) if teacher.embedded else _remote(teacher, beside)
 
 
-def _remote(config: TeacherConfig) -> Teacher:
+def _remote(config: TeacherConfig, beside: Teacher | None = None) -> Teacher:
     config = config.model_copy(update={"concurrency": config.concurrency or DEFAULT_CONCURRENCY})
     route = resolve(config)
     price = price_of(config, route.endpoint)
     lm = _language_model(config, route, price)
+    same = beside is not None and (beside.endpoint, beside.model) == (route.endpoint, str(config.model))
+    if beside is not None and same and isinstance(beside.server, TeacherEngine):
+        lm.straight.beside = beside.server
     return Teacher(
         identity=_identity(config, str(config.model)),
         concurrency=config.concurrency or DEFAULT_CONCURRENCY,
@@ -128,6 +131,7 @@ def _remote(config: TeacherConfig) -> Teacher:
         config=config,
         price=price,
         start=lambda: lm,
+        server=lm.straight,
     )
 
 
@@ -147,7 +151,7 @@ def _embedded(config: TeacherConfig, beside: Teacher | None = None) -> Teacher:
         path, name, content = find(weights), weights.model, weights.sha256
     slots = config.concurrency or EMBEDDED_CONCURRENCY
     window = config.context_window or EMBEDDED_WINDOW
-    same = beside is not None and beside.server is not None and beside.identity["model"] == content
+    same = beside is not None and isinstance(beside.server, LlamaServer) and beside.identity["model"] == content
     server = beside.server if beside is not None and same else LlamaServer(path, slots=slots, window=window)
     label = f"embedded:{name}"
     return Teacher(

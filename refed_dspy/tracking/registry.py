@@ -57,12 +57,12 @@ def _registered(store: Store, run_id: str, name: str, outcome: Mapping[str, Any]
     candidate = outcome["candidate"]
     client, folder = store.client, f"programs/{candidate}"
     proved = str(bool((outcome.get("proof") or {}).get("proved")))
+    store.file(run_id, store.folder / PROGRAM, folder)
     if candidate in versions:
         version = str(versions[candidate])
         store.told(client.set_model_version_tag, name, version, "refed.proved", proved)
         _make_challenger(store, name, version)
         return version
-    store.file(run_id, store.folder / PROGRAM, folder)
     if not store.told(client.search_registered_models, filter_string=f"name = '{name}'"):
         store.told(client.create_registered_model, name)
     tags = {
