@@ -211,8 +211,8 @@ def test_max_calls_needs_no_price(server: SimulatedTeacher, tmp_path: Path) -> N
 
 def test_max_minutes_ends_the_run_in_order(server: SimulatedTeacher, tmp_path: Path) -> None:
     server.control(latency=0.05)
-    made = run(server, tmp_path / "run", size=5_000, max_minutes=0.015)
-    assert made.stopped is not None and made.stopped.startswith("max_minutes 0.015 is reached after")
+    made = run(server, tmp_path / "run", size=5_000, max_minutes=0.04)
+    assert made.stopped is not None and made.stopped.startswith("max_minutes 0.04 is reached after")
     assert charged(tmp_path / "run") >= billed(server)
     assert len(rows(tmp_path / "run")) == len(made.samples) > 0
     server.control(latency=0)

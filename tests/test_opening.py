@@ -158,7 +158,7 @@ def test_another_teacher_than_it_was_tuned_with_is_told_of(tmp_path: Path, caplo
         caplog.clear()
         run(program, tmp_path / f"run{number}")
         assert warnings_of(caplog) == [
-            "the program was tuned with openai/gpt-4o-mini as its teacher; with fake/model its gain is not proved"
+            "the program was tuned with openai/gpt-4o-mini; with fake/model its gain is not proved"
         ]
 
 

@@ -13,7 +13,15 @@ import pytest
 from refed_dspy.data.pairs import Pair
 from refed_dspy.data.references import load_references
 from refed_dspy.errors import ConfigError, InputError
-from refed_dspy.optimizers.splitting import Split, as_examples, cluster_of, example_id, pair_example, split
+from refed_dspy.optimizers.splitting import (
+    Split,
+    as_examples,
+    cluster_of,
+    example_id,
+    pair_example,
+    reference_example,
+    split,
+)
 from refed_dspy.programs import PairwiseJudge, ReferenceLevelFeedback
 from refed_dspy.programs.judging import OVERALL, RESPONSE_CRITERIA
 from refed_dspy.records import Reference
@@ -117,9 +125,9 @@ def test_what_the_sets_are_called_and_what_was_seen() -> None:
     assert Counter(subsets.values()) == {"train": 3, "validation": 2, "test": 4}
     assert all(subsets[example_id(example)] == "validation" for example in made.validation)
     clusters = made.clusters()
-    assert clusters == {example_id(e): e.reference.id for e in (*made.train, *made.validation, *made.test)}
-    assert made.seen() == sorted(e.reference.id for e in (*made.train, *made.validation))
-    assert not set(made.seen()) & {e.reference.id for e in made.test}
+    assert clusters == {example_id(e): cluster_of(e) for e in (*made.train, *made.validation, *made.test)}
+    assert made.seen() == sorted(cluster_of(e) for e in (*made.train, *made.validation))
+    assert not set(made.seen()) & {cluster_of(e) for e in made.test}
 
 
 # --- held-out criteria
@@ -180,7 +188,8 @@ def test_references_become_examples_with_the_reference_as_their_input() -> None:
     assert all(list(e.inputs().keys()) == ["reference"] for e in examples)
     loaded = load_references(given)
     assert ids(as_examples(ReferenceLevelFeedback(), loaded)) == ids(examples)
-    assert cluster_of(examples[0]) == Reference(**given[0]).id
+    same = Reference(instruction=given[0]["instruction"], response="another")
+    assert cluster_of(examples[0]) == cluster_of(reference_example(same)), "one instruction is one cluster"
 
 
 def test_columns_say_where_a_table_has_them() -> None:

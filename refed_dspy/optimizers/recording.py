@@ -37,7 +37,7 @@ class Candidates(BaseCallback):
     What runs in the same context afterwards, its calls and its metric, is done for that candidate.
     """
 
-    def __init__(self, gateway: Gateway, student: dspy.Module, parts: Split) -> None:
+    def __init__(self, gateway: Gateway, student: dspy.Module, parts: Split = Split((), (), ())) -> None:  # noqa: B008
         self._example_of = {
             digest(dict(each.inputs())): example_id(each) for each in (*parts.train, *parts.validation, *parts.test)
         }

@@ -156,9 +156,11 @@ def _finish(
             "compiled_test": proof["compiled"]["score"]["mean"],
         }
         # Of points at one step MLflow shows the highest: a compile that went on has a proof of its own each time.
-        step = int(store.noted("proofs") or 0) + 1
-        store.metrics(run_id, [(name, value, time.time(), step) for name, value in points.items() if value is not None])
-        store.remember(proofs=step)
+        step = int(outcome["calls"])
+        if store.noted("proof") != step:
+            now = time.time()
+            store.metrics(run_id, [(name, value, now, step) for name, value in points.items() if value is not None])
+            store.remember(proof=step)
     if outcome.get("stopped"):
         store.tags(run_id, {"refed.stopped": outcome["stopped"]})
     else:

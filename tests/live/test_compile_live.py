@@ -11,8 +11,8 @@ import refed_dspy
 from refed_dspy import ReferenceLevelFeedback, TeacherConfig
 
 pytestmark = pytest.mark.live
-SMOKE = TeacherConfig(model="embedded-smoke", max_tokens=1000, temperature=0.3, concurrency=2)
-CAP = 40
+SMOKE = TeacherConfig(model="embedded-smoke", max_tokens=700, temperature=0.3, concurrency=2)
+CAP = 26
 
 
 def test_a_capped_compile_ends_at_its_cap_and_its_champion_runs(
