@@ -19,6 +19,7 @@ from typing import Any
 
 import dspy
 import pytest
+import tqdm
 
 import refed_dspy
 from benchmarks.simulated import SimulatedTeacher
@@ -95,6 +96,7 @@ def until(happened: Callable[[], bool], seconds: float = PATIENCE) -> None:
 
 
 def _in_child(work: Callable[[], Any], folder: Path) -> None:
+    tqdm.tqdm.set_lock(threading.RLock())  # its own is shared with the parent, and a kill would leave it taken
     with (folder.parent / f"{folder.name}.out").open("a") as out:
         os.dup2(out.fileno(), 1)
         os.dup2(out.fileno(), 2)
