@@ -11,29 +11,25 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import AsyncExitStack, contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import dspy
 from dspy._vendor.lm15.serde import request_to_dict
 from dspy.clients.errors import wrap_error
-from dspy.lm15 import LM15Error, Request, Response, Usage
+from dspy.lm15 import LM15Error, Request, Response
 from dspy.utils import exceptions as lm_errors
 
 from refed_dspy.books import RunBooks, UnitBooks
 from refed_dspy.calls import (
-    Attempt,
     NoMoneyLeft,
     NotAnswering,
     NotReached,
     StillLimited,
-    booked,
 )
 from refed_dspy.doors import AsyncDoor, GatewayLM, SyncDoor
 from refed_dspy.engine.budget import Caps
@@ -43,7 +39,7 @@ from refed_dspy.errors import RunStopped, TeacherError, one_line
 from refed_dspy.journal import FINAL, Paid, final_kind, given_back, kept
 from refed_dspy.programs.asking import stop_hint, without_keys
 from refed_dspy.programs.saved import digest
-from refed_dspy.records import Call
+from refed_dspy.roles import Role, ask
 from refed_dspy.teachers import Teacher
 
 IN_A_ROW = 20
@@ -55,17 +51,6 @@ judging: ContextVar[bool] = ContextVar("refed_judging", default=False)
 
 
 T = TypeVar("T")
-
-
-@dataclass
-class Role:
-    """One of the models of a compile: `teacher`, `judge` or `reflection`."""
-
-    name: str
-    teacher: Teacher
-    lm: Any
-    answered: bool = False
-    in_a_row: int = 0
 
 
 class Gateway:
@@ -86,7 +71,7 @@ class Gateway:
         """Told when calls begin to be refused, and when they are allowed again."""
         self._flying: dict[str, asyncio.Task[Paid]] = {}
         self._handing_over = threading.Lock()
-        self._waiting: set[Future[Response]] = set()
+        self._waiting: set[Future[Any]] = set()
         self.worth: defaultdict[str, int] = defaultdict(int)
         """Candidate → what its own calls cost, picodollars, whoever paid for them first."""
 
@@ -150,7 +135,15 @@ class Gateway:
             self.books.group.flush()
             return look(self.ledger)
 
-        return asyncio.run_coroutine_threadsafe(looking(), self.loop).result()
+        asked = looking()
+        with self._handing_over:
+            if self.closed:
+                asked.close()
+                raise NoMoneyLeft("the compile has ended")
+            future = asyncio.run_coroutine_threadsafe(asked, self.loop)
+            self._waiting.add(future)
+        future.add_done_callback(self._waiting.discard)
+        return future.result()
 
     def stop(self, error: BaseException) -> None:
         """Let no further call begin; `error` is what the compile ends with."""
@@ -179,7 +172,8 @@ class Gateway:
             except asyncio.CancelledError:
                 if self.closed or not flying.cancelled():
                     raise
-                self._flying.pop(key.digest, None)  # whoever asked first was called off; this one still wants it
+                if self._flying.get(key.digest) is flying:  # whoever asked first was called off; this one wants it
+                    del self._flying[key.digest]
         if (known := self._known(role, key)) is not None:
             return known
         task = asyncio.ensure_future(self._pay(role, request, key))
@@ -199,7 +193,7 @@ class Gateway:
             return given_back(role.teacher.model, paid)
         if (failure := self.ledger.failure(key.digest)) is not None:
             kind, reason = failure
-            raise FINAL.get(kind, lm_errors.LMProviderError)(reason)
+            raise FINAL.get(kind, lm_errors.LMProviderError)(message=reason)
         return None
 
     async def _pay(self, role: Role, request: Request, key: Key) -> Paid:
@@ -210,7 +204,7 @@ class Gateway:
         unit = UnitBooks(self.books, key, 0, int(key.digest[:7], 16) ^ self.seed)
         try:
             async with asyncio.timeout_at(self.deadline) as timer:
-                response = await self._ask(role, request, unit)
+                response = await ask(role, request, unit)
         except BaseException as error:
             if isinstance(error, TimeoutError) and timer.expired():
                 unit.write()
@@ -225,25 +219,6 @@ class Gateway:
         text = kept(response, last.cost or 0)
         await self.books.group.commit(answered(Answer(key, text, last.endpoint), unit.take()))
         return given_back(role.teacher.model, text)
-
-    async def _ask(self, role: Role, request: Request, unit: UnitBooks) -> Response:
-        if role.teacher.reports_calls:
-            with booked(unit):
-                response: Response = await role.lm.straight.complete(request)
-            return response
-        number = await unit.reserve(Attempt(role.teacher.model, role.teacher.endpoint, None))
-        started, usage, outcome = time.monotonic(), Usage(), "error"
-        try:
-            said: Response = await role.lm.acall(request=request)
-            usage, outcome = said.usage or usage, "ok"
-            if said.finish_reason in {"length", "content_filter"}:
-                outcome = "cut" if said.finish_reason == "length" else "refused"
-                raise FINAL[outcome](f"{outcome}: {said.finish_reason}")
-            return said
-        finally:
-            tokens = usage.input_tokens or None, None, usage.output_tokens or None
-            seconds = round(time.monotonic() - started, 3)
-            unit.report(Call(role.teacher.model, role.teacher.endpoint, outcome, seconds, *tokens, None, number))
 
     async def _failed(self, role: Role, error: BaseException, key: Key, unit: UnitBooks) -> BaseException:
         """Write down what came of a request without an answer. Returns the error for whoever asked."""
@@ -321,9 +296,17 @@ def open_gateway(ledger: Ledger, books: RunBooks, teachers: Mapping[str, Teacher
 def _begun(begun: Future[tuple[Gateway, asyncio.Event]], thread: threading.Thread) -> tuple[Gateway, asyncio.Event]:
     try:
         return begun.result()
-    except Exception:
+    except BaseException:
+        # Ctrl-C, while a model is starting: it has to be ended all the same.
+        begun.add_done_callback(_end_at_once)
         thread.join()
         raise
+
+
+def _end_at_once(begun: Future[tuple[Gateway, asyncio.Event]]) -> None:
+    if begun.exception() is None:
+        gateway, over = begun.result()
+        gateway.loop.call_soon_threadsafe(over.set)
 
 
 async def _keep_open(

@@ -11,6 +11,7 @@ from refed_dspy.data.export import export, to_dataset
 from refed_dspy.data.rows import Samples
 from refed_dspy.engine.ledger import Ledger
 from refed_dspy.engine.summary import run_status
+from refed_dspy.errors import RunDirError
 from refed_dspy.forecast import as_facts, forecast
 from refed_dspy.records import Failure
 
@@ -49,6 +50,8 @@ def read_run(run_dir: str | Path) -> Synthesis:
     """The outcome, so far, of the run in `run_dir`. Raises RunDirError where there is none."""
     folder = Path(run_dir)
     with Ledger.read(folder) as ledger:
+        if ledger.meta("compile") or ledger.meta("agreement"):
+            raise RunDirError(f"{folder}: holds a compile or verdicts, not a run")
         status, failures = full_status(ledger), ledger.failures()
     return Synthesis(
         folder,

@@ -19,7 +19,7 @@ from typing import Any
 
 import dspy
 import pytest
-import tqdm
+import tqdm  # type: ignore[import-untyped]
 
 import refed_dspy
 from benchmarks.simulated import SimulatedTeacher
@@ -401,7 +401,6 @@ def test_ctrl_c_ends_any_optimizer_and_leaves_the_journal_whole(
     assert made.stopped == "max_calls" and requests(server) <= asked + 5
 
 
-@pytest.mark.xfail(strict=True, reason="gateway._begun: the thread goes on, and holds up the process's end for ever")
 def test_ctrl_c_while_a_model_starts_ends_its_thread(server: SimulatedTeacher, tmp_path: Path) -> None:
     """An embedded model takes seconds to start, and it has to be ended when it has."""
     teacher = open_teacher(config(server))

@@ -233,7 +233,6 @@ def test_a_failure_that_asking_again_would_repeat_is_not_asked_again(
         pytest.param(
             lm15.ContextLengthError("too long", status=400),
             lm_errors.ContextWindowExceededError,
-            marks=pytest.mark.xfail(strict=True, reason="journal.FINAL: this kind takes its message by keyword only"),
         ),
     ],
     ids=["invalid", "too long"],
