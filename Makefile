@@ -11,7 +11,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: help setup demo test check live bench ui lock clean
+.PHONY: help setup demo test check live slow bench ui lock clean
 help: ## show this
 	@grep -E '^[a-z]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 10
 
@@ -39,6 +39,9 @@ test: setup ## lint, types, contracts, tests
 live: setup ## tests on the tiny real model; downloads 93 MB once
 	$(BIN)/refed teacher fetch embedded-smoke
 	$(BIN)/python -m pytest -m live tests/live
+
+slow: setup ## tests that take seconds each: kills, servers, whole compiles
+	$(BIN)/python -m pytest -m slow
 
 ui: setup ## MLflow's pages over the local file (or MLFLOW_TRACKING_URI), without its job workers
 	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow ui --workers 1 --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}"

@@ -92,6 +92,7 @@ def test_compile_says_what_it_came_to_and_where_it_is(home: Path, server: Simula
     assert not Path("mlflow.db").exists() and not Path("out/tracking.json").exists()
 
 
+@pytest.mark.slow
 def test_what_dspy_says_is_in_a_file(home: Path, server: SimulatedTeacher) -> None:
     command = [
         sys.executable, "-m", "refed_dspy.cli", "compile", "--references", "references.jsonl", "--out", "out",

@@ -179,6 +179,7 @@ def test_a_killed_compile_goes_on_and_pays_for_nothing_again(
     assert made.stopped == "" and made.manifest["calls"] >= requests(server) - in_flight
 
 
+@pytest.mark.slow
 def test_killed_again_and_again_it_gets_there(server: SimulatedTeacher, tmp_path: Path, uninterrupted: Any) -> None:
     whole, asked = uninterrupted("gepa")
     server.control(response_words=8, items=1, latency=0.005)
@@ -211,6 +212,7 @@ def test_calls_that_were_in_flight_at_a_kill_stay_charged(server: SimulatedTeach
 # --- the same call again
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["gepa", "bootstrap", "mipro", "simba"])
 def test_the_same_compile_again_asks_nothing_and_finds_the_same(
     server: SimulatedTeacher, tmp_path: Path, optimizer: str
@@ -356,6 +358,7 @@ def command(server: SimulatedTeacher, home: Path, optimizer: str) -> list[str]:
     return [sys.executable, "-m", "refed_dspy.cli", *words.split()]
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_the_command_within_seconds(server: SimulatedTeacher, tmp_path: Path) -> None:
     server.control(latency=0.05)
     given = command(server, tmp_path, "gepa")

@@ -192,6 +192,7 @@ def test_an_estimate_is_no_version(tracked: Mlflow) -> None:
     assert not tracked.client.search_registered_models()
 
 
+@pytest.mark.slow
 def test_an_estimate_of_a_compile_that_is_done_leaves_its_program_alone(tracked: Mlflow) -> None:
     assert compiled_in_the_world("c", **BETTER).changed
     before = Path("c/program.json").read_bytes()
@@ -209,6 +210,7 @@ def test_the_next_compile_is_compared_with_the_champion(tracked: Mlflow, caplog:
     assert "not compared" not in caplog.text
 
 
+@pytest.mark.slow
 def test_a_champion_with_other_fields_is_warned_of_and_not_compared_with(
     tracked: Mlflow, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -220,6 +222,7 @@ def test_a_champion_with_other_fields_is_warned_of_and_not_compared_with(
     assert champion_is("1", tracked)
 
 
+@pytest.mark.slow
 def test_a_compile_that_made_the_champion_is_not_compared_with_itself(tracked: Mlflow) -> None:
     made = compiled_in_the_world("c", **BETTER)
     assert made.proof is not None and made.proof.proved and champion_is("1", tracked)
@@ -341,6 +344,7 @@ def test_an_address_of_nothing_is_one_line(tracked: Mlflow, address: str) -> Non
     assert address in str(told.value) and "\n" not in str(told.value)
 
 
+@pytest.mark.slow
 def test_a_capped_compile_promotes_what_it_comes_to_in_the_end(tracked: Mlflow, server: Any) -> None:
     first = compiled_over_http("c", server, max_calls=60)
     assert first.proof is None and champion_is(None, tracked)

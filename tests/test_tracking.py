@@ -303,6 +303,7 @@ def test_no_key_is_told(tracked: Mlflow, locked: SimulatedTeacher) -> None:
         assert KEY.encode() not in content, path
 
 
+@pytest.mark.slow
 def test_mlflow_s_own_log_lines_are_not_shown() -> None:
     """It tells whoever uses it first of each table that it makes."""
     script = (
@@ -347,6 +348,7 @@ def mlflow_server(tmp_path_factory: pytest.TempPathFactory, mlflow_template: Pat
     started.kill()
 
 
+@pytest.mark.slow
 def test_a_server_killed_half_way_is_told_the_rest_later_and_nothing_twice(
     tracked: Mlflow,
     server: SimulatedTeacher,

@@ -249,6 +249,7 @@ def test_a_folder_named_as_a_candidate(tracked: Mlflow) -> None:
 # --- ended early, and gone on with
 
 
+@pytest.mark.slow
 def test_a_compile_at_its_cap_goes_on_as_the_same_run(tracked: Mlflow, server: SimulatedTeacher) -> None:
     made = compiled_over_http("compile", server, max_calls=60)
     first = parent_of(tracked)
@@ -265,6 +266,7 @@ def test_a_compile_at_its_cap_goes_on_as_the_same_run(tracked: Mlflow, server: S
     assert {each.path for each in tracked.client.list_artifacts(parent.info.run_id)} >= ARTIFACTS
 
 
+@pytest.mark.slow
 def test_a_compile_that_lost_its_key_is_told_as_killed_and_no_key_is_told(
     tracked: Mlflow, locked: SimulatedTeacher, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -282,6 +284,7 @@ def test_a_compile_that_lost_its_key_is_told_as_killed_and_no_key_is_told(
         assert KEY.encode() not in content, path
 
 
+@pytest.mark.slow
 def test_another_candidate_of_a_second_start_is_a_child_of_its_own(
     tracked: Mlflow, monkeypatch: pytest.MonkeyPatch
 ) -> None:
