@@ -141,6 +141,7 @@ def test_max_minutes_ends_it_and_lets_go_of_what_hangs(server: SimulatedTeacher,
     is_whole(made, "max_minutes")
 
 
+@pytest.mark.slow
 def test_a_higher_cap_lets_the_same_call_go_on_and_pays_nothing_again(server: SimulatedTeacher, tmp_path: Path) -> None:
     compiled(server, tmp_path, max_calls=40)
     made = compiled(server, tmp_path, max_calls=50)
@@ -251,6 +252,7 @@ def test_an_earlier_whole_candidate_is_chosen_over_a_better_one_that_was_cut(
     assert made.program.answer.signature.instructions == "Worth 0.7"
 
 
+@pytest.mark.slow
 def test_a_compile_called_again_at_its_cap_does_not_lose_its_proof(server: SimulatedTeacher, tmp_path: Path) -> None:
     first = stepped(server, tmp_path, 21, "Worth 0.6", "Worth 0.9", back=0)
     if first.proof is None or first.stopped != "max_calls" or not first.changed:

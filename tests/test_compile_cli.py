@@ -131,6 +131,7 @@ def test_at_a_cap_it_ends_with_one_line_and_the_same_command_goes_on(home: Path,
     assert done.exit_code == 0 and server.stats()["repeated"] == 0 and Path("out/proof.txt").is_file()
 
 
+@pytest.mark.slow
 def test_the_same_command_on_a_compile_that_is_done_pays_nothing(home: Path, server: SimulatedTeacher) -> None:
     server.control(latency=0.02, sigma=1.0)
     settings({"train": 4, "instructions_per_feature": 2})
@@ -241,6 +242,7 @@ def test_a_compile_tracked_promoted_and_used(
     assert run.data.tags["refed.program.version"] == "1" and run.data.tags["refed.program.model"] == "mine"
 
 
+@pytest.mark.slow
 def test_a_compile_s_program_names_its_run(
     home: Path, server: SimulatedTeacher, tracked: Mlflow, monkeypatch: pytest.MonkeyPatch
 ) -> None:

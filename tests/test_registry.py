@@ -230,6 +230,7 @@ def test_a_compile_that_made_the_champion_is_not_compared_with_itself(tracked: M
     assert again.manifest["champion"] is None and champion_is("1", tracked)
 
 
+@pytest.mark.slow
 def test_a_model_of_somebody_else_under_that_name(tracked: Mlflow, caplog: pytest.LogCaptureFixture) -> None:
     """Its champion holds no program: that is told, and the compile goes on."""
     client = tracked.client

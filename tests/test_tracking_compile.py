@@ -296,6 +296,7 @@ def test_another_candidate_of_a_second_start_is_a_child_of_its_own(
     assert {run.data.params["digest"] for run in tracked.runs("candidate")} == {trial.digest for trial in tried_}
 
 
+@pytest.mark.slow
 def test_a_compile_with_mlflow_away_is_the_same_compile(tracked: Mlflow, caplog: pytest.LogCaptureFixture) -> None:
     there = compiled_in_the_world("there")
     calls = there.manifest["calls"]
