@@ -129,25 +129,14 @@ def split(
     Raises:
         ConfigError: fewer than three clusters; a criterion that no example has.
     """
-    apart = {name.replace("_", " ") for name in held_out}
-    known = {str(example.get("criterion", "")).replace("_", " ") for example in examples}
-    if unknown := sorted(apart - known):
-        raise ConfigError(
-            f"held_out_criteria: no example is judged by {unknown[0]!r}; there are {', '.join(sorted(known))}"
-        )
+    apart = _held_out(examples, held_out)
     groups: dict[str, list[dspy.Example]] = {}
     for example in examples:
         groups.setdefault(cluster_of(example), []).append(example)
     rng = random.Random(f"split {seed}")
     names = sorted(name for name, group in groups.items() if not {_criterion(each) for each in group} <= apart)
     only_apart = sorted(set(groups) - set(names))
-    if apart and not names:
-        raise ConfigError("held_out_criteria: nothing is left to tune on; hold out fewer criteria")
-    if len(names) < LEAST:
-        raise ConfigError(
-            f"examples: {len(examples)} of them, with {len(names)} references or instructions to tune on; a compile "
-            f"needs {LEAST} at the least (train, validation, test), and 20 or more to prove anything"
-        )
+    _check_enough(len(examples), len(names), apart)
     rng.shuffle(names)
     rng.shuffle(only_apart)
     besides = min(len(only_apart), sizes[2] // 2)
@@ -165,6 +154,27 @@ def split(
     train, validation = (tuple(each for each in some if _criterion(each) not in apart) for some in sets[:2])
     more = [example for name in only_apart[:besides] for example in groups[name]]
     return Split(train, validation, (*sets[2], *more))
+
+
+def _held_out(examples: Sequence[dspy.Example], names: Collection[str]) -> set[str]:
+    """The held-out criteria as judges are told them. Raises ConfigError for one that no example has."""
+    apart = {name.replace("_", " ") for name in names}
+    known = {_criterion(example) for example in examples}
+    if unknown := sorted(apart - known):
+        there = ", ".join(sorted(known))
+        raise ConfigError(f"held_out_criteria: no example is judged by {unknown[0]!r}; there are {there}")
+    return apart
+
+
+def _check_enough(examples: int, clusters: int, apart: Collection[str]) -> None:
+    """Raises ConfigError where so many `clusters` are too few to tune on."""
+    if apart and not clusters:
+        raise ConfigError("held_out_criteria: nothing is left to tune on; hold out fewer criteria")
+    if clusters < LEAST:
+        raise ConfigError(
+            f"examples: {examples} of them, with {clusters} references or instructions to tune on; a compile needs "
+            f"{LEAST} at the least (train, validation, test), and 20 or more to prove anything"
+        )
 
 
 def _criterion(example: dspy.Example) -> str:
