@@ -252,6 +252,7 @@ def test_a_compile_s_program_names_its_run(
     assert json.loads(Path("out/program.json").read_text())["refed"]["run_id"] == parent.info.run_id
 
 
+@pytest.mark.slow
 def test_no_key_in_anything_that_a_command_leaves(
     home: Path, locked: SimulatedTeacher, tracked: Mlflow, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -200,6 +200,7 @@ def test_an_estimate_of_a_compile_that_is_done_leaves_its_program_alone(tracked:
     assert Path("c/program.json").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_the_next_compile_is_compared_with_the_champion(tracked: Mlflow, caplog: pytest.LogCaptureFixture) -> None:
     better = tuned(f"Always {Preference(0).answers[0]}.")
     Compile("by hand").register(outcome("p", proved=True), better)
