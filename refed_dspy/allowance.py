@@ -4,22 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, TypedDict, cast
 
 from refed_dspy.engine.accounts import Spent, spent
 from refed_dspy.engine.budget import Caps
 from refed_dspy.engine.ledger import Ledger
 from refed_dspy.engine.runner import GRACE
 from refed_dspy.errors import CapReached, ConfigError
-from refed_dspy.parts import Limits
 from refed_dspy.records import PICO, dollars
 from refed_dspy.teachers import Teacher
 
 TOO_SHORT = 0.1
 """Seconds at work that are not worth beginning for."""
+
+
+class Limits(TypedDict):
+    """Caps over all starts; None: no bound."""
+
+    max_cost: float | None
+    max_calls: int | None
+    max_minutes: float | None
 
 
 @dataclass(frozen=True)
@@ -66,32 +73,23 @@ def lasting(ledger: Ledger, given: Limits) -> Limits:
     return lasting_as_given(cast(Limits, caps))
 
 
-def allowed(ledger: Ledger, teacher: Teacher, limits: Limits) -> Allowance:
-    """What a start may use. Nothing is written.
+def allowed(ledger: Ledger, models: Mapping[str, Teacher], limits: Limits) -> Allowance:
+    """What a start may use with these models (role → model). Nothing is written.
 
     Raises:
         ConfigError: a cap that cannot be kept, or that not one call fits under.
     """
     max_cost, max_calls, max_minutes = limits["max_cost"], limits["max_calls"], limits["max_minutes"]
     caps = Caps(None if max_cost is None else int(max_cost * PICO), max_calls)
-    if caps != Caps() and not teacher.reports_calls:
-        name = "max_calls" if max_cost is None else "max_cost"
-        raise ConfigError(
-            f"{name}: a dspy.LM retries by itself, unseen, so no cap can be kept; give the teacher as a TeacherConfig, "
-            "a teacher file or PROVIDER/NAME"
-        )
-    if caps.max_cost is not None:
-        if teacher.least is None:
+    for role, model in models.items():
+        if caps != Caps() and not model.reports_calls:
+            name = "max_calls" if max_cost is None else "max_cost"
             raise ConfigError(
-                f"max_cost: the price of {teacher.model} at {teacher.endpoint} is unknown, so no cap in dollars can be "
-                "kept; set the teacher's price ({prompt: …, completion: …} in dollars a million tokens), or use "
-                "max_calls"
+                f"{name}: a dspy.LM retries by itself, unseen, so no cap can be kept; give the {role} as a "
+                "TeacherConfig, a teacher file or PROVIDER/NAME"
             )
-        if teacher.least > caps.max_cost:
-            raise ConfigError(
-                f"max_cost: {dollars(caps.max_cost)} is below the worst case of one call, {dollars(teacher.least)} "
-                f"({teacher.max_tokens} tokens written): raise it, or lower the teacher's max_tokens"
-            )
+        if caps.max_cost is not None:
+            _check_worst(role, model, caps.max_cost)
     before = spent(ledger)
     if caps.max_cost is not None and before.unpriced:
         raise ConfigError(
@@ -100,3 +98,18 @@ def allowed(ledger: Ledger, teacher: Teacher, limits: Limits) -> Allowance:
         )
     seconds = None if max_minutes is None else max(0.0, 60 * max_minutes - before.seconds)
     return Allowance(caps, before, seconds)
+
+
+def _check_worst(role: str, model: Teacher, max_cost: int) -> None:
+    """Raises ConfigError where the model's worst case is unknown, or above the cap."""
+    if model.least is None:
+        raise ConfigError(
+            f"max_cost: the price of {model.model} at {model.endpoint} is unknown, so no cap in dollars can be "
+            f"kept; set the {role}'s price ({{prompt: …, completion: …}} in dollars a million tokens), or use "
+            "max_calls"
+        )
+    if model.least > max_cost:
+        raise ConfigError(
+            f"max_cost: {dollars(max_cost)} is below the worst case of one call, {dollars(model.least)} "
+            f"({model.max_tokens} tokens written): raise it, or lower the {role}'s max_tokens"
+        )

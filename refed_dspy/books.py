@@ -18,7 +18,7 @@ from refed_dspy.errors import RunStopped
 from refed_dspy.records import Call, dollars
 
 CALLS_A_SAMPLE = 2.2
-"""Two of its own, and its share of what is asked once for a reference (the paper's 44 calls for 20 samples)."""
+"""Where the program does not say: two, and a share of what is asked once for a reference."""
 SOME = 10
 """Settled calls that tell what a call costs."""
 log = logging.getLogger("refed_dspy")
@@ -27,7 +27,8 @@ log = logging.getLogger("refed_dspy")
 class RunBooks:
     """What all units of one start share: the budget, and the way into the ledger."""
 
-    def __init__(self, ledger: Ledger, caps: Caps, before: Spent) -> None:
+    def __init__(self, ledger: Ledger, caps: Caps, before: Spent, calls_a_sample: float = CALLS_A_SAMPLE) -> None:
+        self.calls_a_sample = calls_a_sample
         self.group = GroupCommit(ledger)
         self.budget = Budget(caps, before.cost, before.calls)
         self.stopping = False
@@ -42,11 +43,11 @@ class RunBooks:
         budget, caps = self.budget, self.budget.caps
         bounds = []
         if caps.max_calls is not None:
-            bounds.append((caps.max_calls - budget.calls) / CALLS_A_SAMPLE)
+            bounds.append((caps.max_calls - budget.calls) / self.calls_a_sample)
         if caps.max_cost is not None:
             settled = budget.calls - budget.in_flight
             each = budget.spent / settled if settled >= SOME else worst
-            bounds.append((caps.max_cost - budget.spent - budget.reserved) / max(1, each * CALLS_A_SAMPLE))
+            bounds.append((caps.max_cost - budget.spent - budget.reserved) / max(1, each * self.calls_a_sample))
         return max(1, int(min(bounds))) if bounds else None
 
     @contextmanager

@@ -8,24 +8,18 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import ValidationError
 
 from refed_dspy.errors import ConfigError, one_line
-from refed_dspy.settings import (
-    EMBEDDED,
-    SECRET,
-    CompileConfig,
-    MetricConfig,
-    PriceConfig,
-    RunConfig,
-    Settings,
-    TeacherConfig,
-)
+from refed_dspy.filter_settings import FilterConfig
+from refed_dspy.job_settings import CompareConfig, FilterRunConfig, RecycleConfig, StatsConfig
+from refed_dspy.settings import EMBEDDED, SECRET, CompileConfig, MetricConfig, PriceConfig, RunConfig, TeacherConfig
+from refed_dspy.settings_base import Settings
 
 ENV_PREFIX = "REFED_"
 NOT_SETTINGS = {"REFED_CACHE"}
@@ -48,6 +42,13 @@ def load_compile_config(
 ) -> CompileConfig:
     """The compile's settings, found as `load_config` finds a run's. Raises ConfigError."""
     return _loaded(CompileConfig, file, environ, given)
+
+
+def load_job_config(
+    kind: type[S], file: Path | None = None, environ: Mapping[str, str] | None = None, **given: Any
+) -> S:
+    """The settings of a comparison, a filtering, a recycling or statistics, found as a run's. Raises ConfigError."""
+    return _loaded(kind, file, environ, given)
 
 
 def _loaded(kind: type[S], file: Path | None, environ: Mapping[str, str] | None, given: Mapping[str, Any]) -> S:
@@ -78,7 +79,10 @@ def _loaded(kind: type[S], file: Path | None, environ: Mapping[str, str] | None,
     return _validated(kind, layers, origin)
 
 
-_ALL_KEYS = {*RunConfig.model_fields, *CompileConfig.model_fields}
+_KINDS: tuple[type[Settings], ...] = (
+    *(RunConfig, CompileConfig, CompareConfig, FilterRunConfig, RecycleConfig, StatsConfig),
+)
+_ALL_KEYS = {key for kind in _KINDS for key in kind.model_fields}
 
 
 def _inner_environment(role: str, model: Any, origin: Mapping[str, str]) -> dict[str, Any]:
@@ -150,6 +154,26 @@ def check_compile(given: Mapping[str, Any]) -> CompileConfig:
     return _validated(CompileConfig, given, {name: name for name in given})
 
 
+def check_filters(given: Sequence[Any], *, of_a_run: bool = True) -> list[Any]:
+    """Filters given as names, settings or objects of one's own: as FilterConfigs, and those objects as they are.
+
+    `of_a_run`: `keep` is refused, since a run keeps `size` samples.
+
+    Raises:
+        ConfigError: a filter that there is not, or a setting of one that cannot be.
+    """
+    own = [hasattr(one, "check") or hasattr(one, "judged") for one in given]
+    named = [one for one, is_own in zip(given, own, strict=True) if not is_own]
+    plain = [one.model_dump(exclude_none=True) if isinstance(one, FilterConfig) else one for one in named]
+    settings, origin = {"filters": plain}, {"filters": "filters"}
+    checked = iter(
+        _validated(RunConfig, settings, origin).filters
+        if of_a_run
+        else _validated(FilterRunConfig, settings, origin).filters
+    )
+    return [one if is_own else next(checked) for one, is_own in zip(given, own, strict=True)]
+
+
 def _validated(kind: type[S], settings: Mapping[str, Any], origin: Mapping[str, str], strict: bool | None = None) -> S:
     try:
         return kind.model_validate(settings, strict=strict)
@@ -157,15 +181,12 @@ def _validated(kind: type[S], settings: Mapping[str, Any], origin: Mapping[str, 
         # Only the first fault, and never the value: it may be a key put in the wrong place.
         fault = error.errors(include_url=False, include_input=False)[0]
     path = [str(part) for part in fault["loc"] if part not in {"PriceConfig", "str"}]  # the union's own words
-    name = one_line(".".join(path), 80) or "teacher"
+    name = one_line(".".join(path), 80) or ("teacher" if kind is TeacherConfig else "settings")
     first = path[0] if path else ""
     where = origin.get(".".join(path[:2])) or origin.get(first) or next(iter(origin.values()), "settings")
     start = name if where == name else f"{where}: {name}"
     if fault["type"] == "extra_forbidden":
-        inner: dict[str, type[Settings]] = dict.fromkeys(("teacher", "judge", "reflection"), TeacherConfig)
-        inner["metric"] = MetricConfig
-        known: type[Settings] = inner.get(path[0], kind) if len(path) > 1 else kind
-        known = PriceConfig if "price" in path[:-1] else known
+        known = _settings_at(kind, path[:-1])
         near = difflib.get_close_matches(path[-1], known.model_fields, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known.model_fields)}"
         raise ConfigError(f"{start}: unknown key; {hint}")
@@ -175,14 +196,37 @@ def _validated(kind: type[S], settings: Mapping[str, Any], origin: Mapping[str, 
     raise ConfigError(f"{start}: {message[0].lower() + message[1:]}")
 
 
+def _settings_at(kind: type[Settings], path: Sequence[str]) -> type[Settings]:
+    """Which settings stand at `path` inside `kind`: they know what an unknown key there was meant to be."""
+    for name in path:
+        field = kind.model_fields.get(name)
+        if field is not None:
+            inner = [kind_ for kind_ in _kinds(field.annotation) if issubclass(kind_, Settings)]
+            kind = inner[0] if inner else kind
+    return kind
+
+
+def _kinds(annotation: Any) -> Iterator[type]:
+    """The classes that an annotation is made of."""
+    if isinstance(annotation, type) and not get_args(annotation):
+        yield annotation
+    for part in get_args(annotation):
+        yield from _kinds(part)
+
+
 __all__ = [
     "EMBEDDED",
     "SECRET",
+    "CompareConfig",
     "CompileConfig",
+    "FilterConfig",
+    "FilterRunConfig",
     "MetricConfig",
     "PriceConfig",
+    "RecycleConfig",
     "RunConfig",
     "Settings",
+    "StatsConfig",
     "TeacherConfig",
     "check_compile",
     "check_settings",

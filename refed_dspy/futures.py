@@ -17,6 +17,7 @@ from refed_dspy.records import Rates, Reference
 
 RARE = (20.0, 0.02)
 """What is held of a stage before it failed: as if two in a hundred had, seen twenty times."""
+_IMPROVED = "response_improvement"
 _STUDY = {"features": "instruction_feedback", "response": "response_feedback"}
 Numbers: TypeAlias = tuple[float, ...]
 
@@ -71,6 +72,12 @@ class Known:
     instruction_characters: float
     rates: Rates | None
     charged: int
+    stages: frozenset[str]
+    """Those that the run's program has."""
+    final: str
+    """The one whose answer is what is trained on."""
+    dropped: int
+    """Samples that a filter dropped."""
 
     @classmethod
     def read(cls, ledger: Ledger, rates: Rates | None = None) -> Known:
@@ -90,12 +97,27 @@ class Known:
             instruction_characters=length or 0.0,
             rates=rates,
             charged=spent(ledger).cost + _unpriced(ledger, rates),
+            stages=frozenset(name.rpartition(".")[2] for name in (ledger.meta("identity") or {}).get("program", ())),
+            final=str(ledger.meta("final_stage") or _IMPROVED),
+            dropped=_dropped(ledger),
         )
 
     @property
     def seen(self) -> int:
         """References that gave samples."""
-        return len({unit.reference for unit in self.made if unit.stage == "response_improvement"})
+        return len({unit.reference for unit in self.made if unit.stage == self.final})
+
+    def further(self) -> dict[str, float]:
+        """Stage → questions a response, of the stages that only some programs and filters have."""
+        responses = max(1, self.done.get("response_generation", 0))
+        known = {*_STUDY.values(), "instruction_synthesis", "response_generation", _IMPROVED}
+        asked = Counter(self.done) + Counter(self.failed)
+        return {stage: count / responses for stage, count in asked.items() if stage not in known}
+
+    def drops(self, rng: random.Random) -> float:
+        """A plausible share of the samples that a filter drops."""
+        return rng.betavariate(self.dropped, self.ledger.kept() + 1) if self.dropped else 0.0
+
 
     def fails(self, stage: str, rng: random.Random) -> float:
         """A plausible share of a stage's questions that fail: drawn from its posterior, the prior being `RARE`."""
@@ -106,8 +128,9 @@ class Known:
     def play(self, settings: PlanSettings, rng: random.Random) -> list[Unit]:
         """The plan played to its end: every question still to ask. What fails, and how much a synthesis call gives,
         is drawn from what happened so far."""
-        stages = (*_STUDY.values(), "instruction_synthesis", "response_generation", "response_improvement")
+        stages = (*_STUDY.values(), "instruction_synthesis", "response_generation", _IMPROVED)
         failing = {stage: self.fails(stage, rng) for stage in stages}
+        further, dropping = self.further(), self.drops(rng)
         gave = rng.choices(self.gave, k=len(self.gave)) or [settings.instructions_per_feature]
         numbers, coming = itertools.count(-1, -1), list[Unit]()
         earlier = _Earlier((ref, round_, new) for ref, _, round_, new in self.ledger.proposals())
@@ -116,7 +139,9 @@ class Known:
         plan.restore(ledger.kept(), ledger.proposals(), ledger.used(), ledger.open_instructions())
 
         def asked(stage: str, index: int, item: str, shown: float = 0.0) -> bool:
-            """Ask; whether it was answered."""
+            """Ask, if the program does; whether it was answered."""
+            if self.stages and stage not in self.stages:
+                return True
             if (stage, item) in self.answered:
                 return True
             coming.append(Unit(stage, index, _characters(stage, self.references[index]) + shown))
@@ -134,8 +159,10 @@ class Known:
                     plan.proposed(unit, [(next(numbers), "") for _ in range(new)])
                 case Respond():
                     item = str(unit.instruction)
-                    kept = asked("response_generation", index, item) and asked("response_improvement", index, item)
-                    plan.responded(unit, kept)
+                    kept = asked("response_generation", index, item) and asked(_IMPROVED, index, item)
+                    for stage, often in further.items() if kept else ():
+                        coming.extend([Unit(stage, index, 0.0)] * (int(often) + (rng.random() < often % 1)))
+                    plan.responded(unit, kept and rng.random() >= dropping)
         return coming
 
 
@@ -161,8 +188,8 @@ def _made(
     position = {reference.id: index for index, reference in enumerate(references)}
     origin = dict(ledger.db.execute("SELECT CAST(id AS TEXT), reference FROM instructions"))
     for stage, item, round_, *took in ledger.db.execute(_MADE):
-        index = origin.get(item) if stage.startswith(("response_g", "response_i")) else None
-        index = position.get(item.partition("/")[0]) if index is None else index
+        about = item.partition("/")[0]
+        index = origin.get(about, position.get(about))
         if index is not None:
             shown = earlier.shown(index, round_) if stage == "instruction_synthesis" else 0
             characters = _characters(stage, references[index]) + instruction_characters * shown
@@ -179,8 +206,20 @@ def _unpriced(ledger: Ledger, rates: Rates | None) -> int:
     return round(rates.cost(*tokens))
 
 
+def _dropped(ledger: Ledger) -> int:
+    """Samples that were made and dropped; instructions dropped before cost no response."""
+    if not ledger.has_table("decisions"):
+        return 0
+    return int(
+        ledger.db.execute(
+            "SELECT count(DISTINCT instruction) FROM decisions WHERE NOT kept AND CAST(instruction AS TEXT) IN"
+            " (SELECT item FROM answers WHERE stage='response_generation')"
+        ).fetchone()[0]
+    )
+
+
 def _characters(stage: str, reference: Reference) -> int:
     """How much of the reference stands in a stage's prompt (signatures/)."""
-    if stage == "response_improvement":
+    if stage not in {*_STUDY.values(), "instruction_synthesis", "response_generation"}:
         return 0
     return len(reference.instruction) + (0 if stage == "instruction_synthesis" else len(reference.response))

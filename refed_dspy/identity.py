@@ -24,8 +24,7 @@ def begin_or_continue(ledger: Ledger, parts: Parts, size: int) -> int:
     target = max(size, ledger.kept())
     current = _current(parts, target)
     stored = ledger.meta("identity")
-    if stored is None and (ledger.meta("compile") or ledger.meta("agreement")):
-        raise RunDirError(f"{ledger.path.parent}: holds a compile or verdicts, not a run; use a new --run-dir")
+    refuse_other_work(ledger, parts.work)
     if stored != identity and not ledger.has_answers():  # new, or refused before its first answer
         ledger.begin(
             parts.references.items,
@@ -34,12 +33,21 @@ def begin_or_continue(ledger: Ledger, parts: Parts, size: int) -> int:
             features=dict(parts.stages.features),
             left_out=dict(parts.references.left_out),
             seed=parts.seed,
+            final_stage=getattr(parts.program, "final_stage", None),
+            filters=parts.screening.identity(),
+            **({} if parts.work == "run" else {"work": parts.work}),
             **current,
         )
     else:
         check_same(ledger, parts)
         ledger.set_meta(**current)
     return target
+
+
+def refuse_other_work(ledger: Ledger, work: str) -> None:
+    """Raises RunDirError where the folder was made for anything else than `work`."""
+    if (holds := ledger.holds()) not in {"", work}:
+        raise RunDirError(f"{ledger.path.parent}: holds a {holds}, not a {work}; name another folder")
 
 
 def check_same(ledger: Ledger, parts: Parts) -> None:
@@ -57,7 +65,7 @@ def _identity(parts: Parts) -> dict[str, Any]:
 
 def _current(parts: Parts, size: int) -> dict[str, Any]:
     """What may change between starts. It is stored as it is now, so that a resume from the folder goes on with it."""
-    config, price = parts.teacher.config, parts.teacher.price
+    config, price, judge = parts.teacher.config, parts.teacher.price, parts.judge
     return {
         "size": size,
         "per_reference": parts.per_reference,
@@ -70,6 +78,8 @@ def _current(parts: Parts, size: int) -> dict[str, Any]:
         "program_source": getattr(parts.program, "source", None) or None,
         "reuse": str(parts.reuse.absolute()) if parts.reuse else None,
         "teacher": {"model": parts.teacher.model, "config": config and config.model_dump(mode="json")},
+        "judge_program": parts.judge_program,
+        "judge": judge and {"model": judge.model, "config": judge.config and judge.config.model_dump(mode="json")},
     }
 
 

@@ -50,8 +50,8 @@ def read_run(run_dir: str | Path) -> Synthesis:
     """The outcome, so far, of the run in `run_dir`. Raises RunDirError where there is none."""
     folder = Path(run_dir)
     with Ledger.read(folder) as ledger:
-        if ledger.meta("compile") or ledger.meta("agreement"):
-            raise RunDirError(f"{folder}: holds a compile or verdicts, not a run")
+        if (holds := ledger.holds()) not in {"", "run", "comparison"}:
+            raise RunDirError(f"{folder}: holds a {holds}, not a run")
         status, failures = full_status(ledger), ledger.failures()
     return Synthesis(
         folder,

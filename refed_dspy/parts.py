@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, TypedDict, cast
+from typing import Any, Protocol, cast
 
 import dspy
 
+from refed_dspy.allowance import Limits
+from refed_dspy.books import CALLS_A_SAMPLE
 from refed_dspy.data.references import References
 from refed_dspy.engine.plan import PlanSettings
+from refed_dspy.filters.decision import JudgeFilter
+from refed_dspy.filters.screening import Screening
+from refed_dspy.paying import Manner
 from refed_dspy.programs.reference_level import Proposal
 from refed_dspy.programs.saved import digest, program_digests
 from refed_dspy.records import Reference, Sample
@@ -25,23 +30,17 @@ class Stages(Protocol):
 
     async def collect_features(self, reference: Reference) -> dict[str, str]: ...
 
-    async def collect_response_feedback(self, reference: Reference) -> str: ...
+    async def collect_response_feedback(self, reference: Reference) -> Any:
+        """What `respond` gets as `response_feedback`."""
+        ...
 
     async def propose(
         self, reference: Reference, feature: str, description: str, taken: Sequence[str] = (), repetition: int = 0
     ) -> Proposal: ...
 
     async def respond(
-        self, reference: Reference, response_feedback: str, instruction: str, item: str = ""
+        self, reference: Reference, response_feedback: Any, instruction: str, item: str = ""
     ) -> Sample: ...
-
-
-class Limits(TypedDict):
-    """The caps of a run, over all its starts; None: no bound."""
-
-    max_cost: float | None
-    max_calls: int | None
-    max_minutes: float | None
 
 
 @dataclass(frozen=True)
@@ -57,6 +56,33 @@ class Parts:
     limits: Limits
     reuse: Path | None
     track: bool | None = None
+    judge: Teacher | None = None
+    """Who judges, where a filter or the program asks for it."""
+    screening: Screening = field(default_factory=lambda: Screening(()))
+    judge_program: str | None = None
+    """Where the judge's prompts came from."""
+    work: str = "run"
+    """What its folder is for (`Ledger.holds`)."""
+
+    @property
+    def models(self) -> dict[str, Teacher]:
+        """Role → model."""
+        return {"teacher": self.teacher} | ({"judge": self.judge} if self.judge is not None else {})
+
+    @property
+    def manner(self) -> Manner:
+        return Manner(self.seed, self.max_failure_share)
+
+    @property
+    def depth(self) -> dict[str, int]:
+        """Stage → how deep it is; a judge's stages, which are not in it, are deeper than all."""
+        return {stage: depth for depth, stage in enumerate(getattr(self.program, "stage_names", ()))}
+
+    @property
+    def calls_a_sample(self) -> float:
+        """About how many calls a kept sample takes."""
+        judged = sum(2 for step in self.screening.steps if isinstance(step.filter, JudgeFilter))
+        return float(getattr(self.program, "calls_a_sample", CALLS_A_SAMPLE)) + judged
 
     @property
     def stages(self) -> Stages:
@@ -64,7 +90,7 @@ class Parts:
 
     def identity(self) -> dict[str, Any]:
         """What may not change between starts, in the words that a refusal uses."""
-        return {
+        identity = {
             "references": digest([reference.id for reference in self.references]),
             "kind": type(self.program).__name__,
             "program": program_digests(self.program),
@@ -73,6 +99,11 @@ class Parts:
             "teacher": self.teacher.identity,
             "seed": self.seed,
         }
+        if self.judge is not None:
+            identity["judge"] = self.judge.identity
+        if self.screening.steps:
+            identity["filters"] = self.screening.identity()
+        return identity
 
     def plan_settings(self, size: int) -> PlanSettings:
         return PlanSettings(

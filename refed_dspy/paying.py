@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter, defaultdict, deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import dspy
@@ -29,10 +30,9 @@ from refed_dspy.errors import (
     TeacherError,
     UnfitRequest,
 )
-from refed_dspy.parts import Parts
 from refed_dspy.programs.adapter import rendering
 from refed_dspy.programs.asking import Question, ask_teacher
-from refed_dspy.programs.saved import digest, program_digests
+from refed_dspy.programs.saved import digest, prompt_digest
 from refed_dspy.records import Call
 from refed_dspy.teachers import Teacher
 
@@ -62,34 +62,49 @@ class Progress:
     failed: Counter[str] = field(default_factory=Counter)
     started: float = field(default_factory=time.monotonic)
     kept_at_start: int = 0
+    dropped: int = 0
+    """Rows that a filter dropped."""
+
+
+@dataclass(frozen=True)
+class Manner:
+    """How a model is asked in one run: `seed` of its calls, and the share of failures that stops the run."""
+
+    seed: int = 0
+    max_failure_share: float = 0.5
 
 
 class PayOnce:
-    """The Answerer of a run."""
+    """The Answerer of one model. Several may share a ledger, its books and a progress.
+
+    `depth`: stage → how deep it is. Where money runs short the deepest goes first, since it finishes samples; a stage
+    that is not named goes before all that are.
+    """
 
     def __init__(
-        self, ledger: Ledger, books: RunBooks, parts: Parts, progress: Progress, reuse: Ledger | None = None
+        self,
+        ledger: Ledger,
+        books: RunBooks,
+        teacher: Teacher,
+        progress: Progress,
+        manner: Manner = Manner(),
+        depth: Mapping[str, int] = MappingProxyType({}),
+        reuse: Ledger | None = None,
     ) -> None:
-        self.ledger, self.books, self.progress = ledger, books, progress
-        self.teacher, self.seed, self.max_failure_share = parts.teacher, parts.seed, parts.max_failure_share
-        self.prompts = program_digests(parts.program)
+        self.ledger, self.books, self.progress, self.teacher = ledger, books, progress, teacher
+        self.seed, self.max_failure_share = manner.seed, manner.max_failure_share
         self._reuse = reuse
         self.answered = False
         """Whether any call was answered in this process, usably or not: then something was paid for."""
-        self._sampling = digest(parts.teacher.identity)
+        self._key = keys(teacher)
         self._settled = ledger.settled_keys()
-        # Where money runs short the deepest stage goes first: it finishes samples.
-        self._rank = {stage: -depth for depth, stage in enumerate(self.prompts)}
+        self._depth = depth
         self._recent: defaultdict[str, deque[bool]] = defaultdict(lambda: deque(maxlen=RECENT))
 
     async def __call__(self, question: Question) -> dspy.Prediction:
         key = self._key(question)
-        if key.digest in self._settled:
-            if (paid := self.ledger.answer(key.digest)) is not None:
-                return _restored(question, paid)
-            if (failure := self.ledger.failure(key.digest)) is not None:
-                kind, reason = failure
-                raise _KINDS.get(kind, RowError)(question.stage, question.item, reason)
+        if key.digest in self._settled and (known := remembered(self.ledger, question, key)) is not None:
+            return known
         if self._reuse is not None and (lent := self._reuse.answer(key.digest)) is not None:
             self.ledger.commit(answered(Answer(key, lent, self._reuse.endpoint(key.digest)), []))
             return _restored(question, lent)
@@ -101,7 +116,8 @@ class PayOnce:
             raise asyncio.CancelledError
         self.progress.in_flight += 1
         # The call's own seed: another for every key, the same again for the same run seed.
-        books = UnitBooks(self.books, key, self._rank[question.stage], int(key.digest[:7], 16) ^ self.seed)
+        rank = -self._depth.get(question.stage, len(self._depth))
+        books = UnitBooks(self.books, key, rank, int(key.digest[:7], 16) ^ self.seed)
         try:
             with booked(books):
                 prediction, text = await self._usable_answer(question, books)
@@ -161,11 +177,6 @@ class PayOnce:
                     books.report(call)
         return answer
 
-    def _key(self, question: Question) -> Key:
-        prompt, inputs = self.prompts[question.stage], digest(question.inputs)
-        whole = digest([question.stage, prompt, inputs, self._sampling, question.repetition])
-        return Key(question.stage, question.item, question.repetition, prompt, inputs, whole)
-
     def _count(self, calls: Iterable[Call]) -> None:
         for call in calls:
             self.answered = self.answered or call.prompt_tokens is not None or call.outcome == "ok"
@@ -192,6 +203,32 @@ class PayOnce:
                 f"{stage} failed in {failed} of its last {len(recent)} calls, the last one {error.kind}: "
                 f"{error.reason} — check the teacher, or raise max_failure_share ({self.max_failure_share:g})"
             ) from error
+
+
+def keys(teacher: Teacher) -> Callable[[Question], Key]:
+    """What makes a question to `teacher` the same one: stage, that predictor's prompt, inputs, model, repetition."""
+    sampling = digest(teacher.identity)
+    prompts: dict[int, tuple[dspy.Predict, str]] = {}  # the predictor is held, so that no other gets its id
+
+    def key(question: Question) -> Key:
+        known = prompts.get(id(question.predictor))
+        if known is None:
+            known = prompts[id(question.predictor)] = (question.predictor, prompt_digest(question.predictor))
+        prompt, inputs = known[1], digest(question.inputs)
+        whole = digest([question.stage, prompt, inputs, sampling, question.repetition])
+        return Key(question.stage, question.item, question.repetition, prompt, inputs, whole)
+
+    return key
+
+
+def remembered(ledger: Ledger, question: Question, key: Key) -> dspy.Prediction | None:
+    """The paid answer, or None where there is none. Raises the RowError that the question is known to end with."""
+    if (paid := ledger.answer(key.digest)) is not None:
+        return _restored(question, paid)
+    if (failure := ledger.failure(key.digest)) is not None:
+        kind, reason = failure
+        raise _KINDS.get(kind, RowError)(question.stage, question.item, reason)
+    return None
 
 
 def _as_json(question: Question, prediction: dspy.Prediction) -> str:

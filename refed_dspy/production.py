@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from refed_dspy.engine.plan import Propose, Respond, Study
-from refed_dspy.engine.rows import sampled, text_digest, unusable
+from refed_dspy.engine.rows import decided, sampled, text_digest, unusable
 from refed_dspy.errors import RowError
+from refed_dspy.filters.screening import Screening
 from refed_dspy.parts import Stages
 from refed_dspy.paying import PayOnce
 from refed_dspy.programs.reference_level import TAKEN_SHOWN
@@ -16,11 +18,15 @@ from refed_dspy.records import Reference
 class Production:
     """The Work of a run. Feedback of the references opened so far is in memory, all else in the ledger."""
 
-    def __init__(self, program: Stages, references: Sequence[Reference], pay_once: PayOnce) -> None:
+    def __init__(
+        self, program: Stages, references: Sequence[Reference], pay_once: PayOnce, screening: Screening | None = None
+    ) -> None:
         self.program, self.references, self.pay_once = program, references, pay_once
         self.ledger, self.progress = pay_once.ledger, pay_once.progress
+        self.screening = screening or Screening(())
+        self.screening.restore(self.ledger)
         self._features: dict[int, dict[str, str]] = {}
-        self._response_feedback: dict[int, str] = {}
+        self._response_feedback: dict[int, Any] = {}
         # A copy of a reference's own instruction is no new instruction.
         self._barred = frozenset(text_digest(reference.instruction) for reference in references)
 
@@ -39,19 +45,28 @@ class Production:
             self.references[unit.reference], unit.feature, description, taken, repetition=unit.round
         )
         added = self.ledger.commit_proposal(
-            unit.reference, unit.feature, unit.round, proposal.instructions, proposal.surplus, self._barred
+            *(unit.reference, unit.feature, unit.round, proposal.instructions, proposal.surplus, self._barred),
+            self.screening.of_instruction,
         )
+        self.progress.dropped += added.dropped
+        self.screening.check_fruitful()
         return list(added.new)
 
-    async def respond(self, unit: Respond) -> None:
-        await self.program.respond(
-            self.references[unit.reference],
-            self._response_feedback[unit.reference],
-            unit.text,
-            item=str(unit.instruction),
-        )
-        await self.pay_once.books.group.commit(sampled(unit.instruction, unit.round))
-        self.progress.kept += 1
+    async def respond(self, unit: Respond) -> bool:
+        item = str(unit.instruction)
+        feedback = self._response_feedback[unit.reference]
+        sample = await self.program.respond(self.references[unit.reference], feedback, unit.text, item=item)
+        decisions = await self.screening.of_sample(sample, item)
+        kept = all(decision.kept for decision in decisions)
+        ending = sampled if kept else unusable
+        said = decided(unit.instruction, decisions)
+        await self.pay_once.books.group.commit([*ending(unit.instruction, unit.round), *said])
+        if kept:
+            self.progress.kept += 1
+        else:
+            self.progress.dropped += 1
+            self.screening.check_fruitful()
+        return kept
 
     def unusable(self, unit: Respond, error: RowError) -> None:
         if error.final:

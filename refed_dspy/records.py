@@ -52,6 +52,11 @@ class ImplementationStrategy(Record):
     rationale: Note
 
 
+NO_ANALYSIS = Analysis(original_strengths=[], improvement_opportunities=[], relevant_feedback=[])
+NO_STRATEGY = ImplementationStrategy(planned_changes=[], rationale="")
+"""What stands in a sample whose program improves nothing."""
+
+
 class Reference(Record):
     """One excellent pair to learn from. `source` says where it stood: file and row."""
 

@@ -13,13 +13,14 @@ from refed_dspy.errors import ConfigError, RunDirError
 from refed_dspy.outcome import Synthesis
 from refed_dspy.paying import Progress
 from refed_dspy.programs import ReferenceLevelFeedback
+from refed_dspy.programs.baselines import METHODS
 from refed_dspy.programs.saved import load_state
 from refed_dspy.synthesis import synthesize
 from refed_dspy.teachers import TeacherLike
 
 _META = (
     *("identity", "program", "features", "left_out", "seed"),
-    *("teacher", "size", "per_reference", "max_failure_share", "reuse", "track"),
+    *("teacher", "size", "per_reference", "max_failure_share", "reuse", "track", "filters", "judge", "judge_program"),
 )
 
 
@@ -28,6 +29,7 @@ def resume(
     *,
     size: int | None = None,
     teacher: TeacherLike | None = None,
+    judge: TeacherLike | None = None,
     max_failure_share: float | None = None,
     max_cost: float | None = None,
     max_calls: int | None = None,
@@ -39,6 +41,7 @@ def resume(
     Args:
         size: another target than before.
         teacher: the same model at another address, or with other limits; remembered from then on.
+        judge: the same for the judge of the run's filters.
         max_failure_share: another share than before.
         max_cost, max_calls, max_minutes: other caps than before; they count what earlier starts used.
             `math.inf` lifts one.
@@ -62,14 +65,17 @@ def resume(
         max_minutes=max_minutes,
         reuse=meta["reuse"],
         track=meta["track"],
+        filters=_filters(folder, meta["filters"] or []),
+        judge_program=meta["judge_program"],
+        judge=judge or _judge(meta["judge"]),
         on_progress=on_progress,
     )
 
 
 def _remembered(folder: Path) -> tuple[dict[str, Any], References]:
     with Ledger.read(folder) as ledger:
-        if ledger.meta("compile") or ledger.meta("agreement"):
-            raise RunDirError(f"{folder}: holds no run of samples; go on with the command that began it")
+        if (holds := ledger.holds()) not in {"", "run"}:
+            raise RunDirError(f"{folder}: holds a {holds}, not a run; go on with the command that began it")
         meta = {name: ledger.meta(name) for name in _META}
         references = References(tuple(ledger.references()), meta["left_out"] or {})
     if not meta["identity"]:
@@ -77,10 +83,27 @@ def _remembered(folder: Path) -> tuple[dict[str, Any], References]:
     return meta, references
 
 
+def _filters(folder: Path, stored: list[Any]) -> list[Any]:
+    """The run's filters from what its folder remembers of them."""
+    if any("class" in settings for _, settings in stored):
+        raise RunDirError(f"{folder}: one of its filters is a script's own; call synthesize(…, run_dir=…) there")
+    own = {"seed", "prompts"}
+    return [
+        {label.partition(" ")[0]: {name: value for name, value in settings.items() if name not in own}}
+        for label, settings in stored
+    ]
+
+
+def _judge(stored: dict[str, Any] | None) -> TeacherConfig | None:
+    config = (stored or {}).get("config")
+    return None if config is None else TeacherConfig.model_validate(config)
+
+
 def _program(folder: Path, meta: dict[str, Any]) -> ReferenceLevelFeedback:
-    if meta["identity"]["kind"] != ReferenceLevelFeedback.__name__:
+    kind = {method.__name__: method for method in METHODS.values()}.get(meta["identity"]["kind"])
+    if kind is None:
         raise RunDirError(f"{folder}: its program is a script's own; call synthesize(…, run_dir=…) there")
-    program = ReferenceLevelFeedback(
+    program = kind(
         features=meta["features"], instructions_per_feature=meta["identity"]["instructions_per_feature"]
     )
     try:

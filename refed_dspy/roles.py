@@ -13,6 +13,7 @@ from refed_dspy.calls import Attempt, booked
 from refed_dspy.journal import FINAL
 from refed_dspy.records import Call
 from refed_dspy.teachers import Teacher
+from refed_dspy.teachers.receipts import as_text
 
 
 @dataclass
@@ -41,7 +42,7 @@ async def _ask_borrowed(role: Role, request: Request, unit: UnitBooks) -> Respon
     number = await unit.reserve(Attempt(teacher.model, teacher.endpoint, None))
     started, usage, outcome = time.monotonic(), Usage(), "error"
     try:
-        said: Response = await role.lm.acall(request=request)
+        said: Response = as_text(await role.lm.acall(request=request))
         usage, outcome = said.usage or usage, "ok"
         if said.finish_reason in {"length", "content_filter"}:
             outcome = "cut" if said.finish_reason == "length" else "refused"

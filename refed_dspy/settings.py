@@ -7,12 +7,14 @@ import json
 import re
 from datetime import date
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from refed_dspy.errors import one_line
+from refed_dspy.filter_settings import FilterConfig
+from refed_dspy.settings_base import Settings
 
 EMBEDDED = ("embedded", "embedded-smoke")
 SECRET = re.compile(r"api.?key|authorization|headers?$|password|secret|bearer", re.IGNORECASE)
@@ -33,11 +35,6 @@ _OWNED_OPTIONS = {
     "log_dir": "it would keep pickles; a compile goes on from its own folder",
     "num_threads": "set threads",
 }
-
-
-class Settings(BaseModel):
-    # Pydantic's own messages show what was given: a key put in the wrong place must not be.
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True, allow_inf_nan=False)
 
 
 class PriceConfig(Settings):
@@ -195,10 +192,25 @@ class RunConfig(Settings):
     """Calls that it may make, over all its starts, whatever becomes of them."""
     max_minutes: float | None = Field(default=None, gt=0, allow_inf_nan=True)
     """Minutes that it may work, over all its starts."""
+    method: Literal["reference-level", "sample-level", "instruction-only"] = "reference-level"
+    """Which feedback guides the responses: on the reference (the paper's), on each response, or none."""
+    filters: list[FilterConfig] = Field(default_factory=list)
+    """What a sample must pass to be kept; `size` counts those that are."""
+    judge: TeacherConfig | None = None
+    """Which model judges, for filters that ask one. Unset: the teacher's at temperature 0, and a warning."""
+    judge_program: str | None = None
+    """A compiled judge: its program's file or MLflow address."""
     track: bool | None = None
     """Whether MLflow is told (`REFED_TRACK=false`: no). Unset, it is."""
     max_failure_share: float = Field(default=0.5, gt=0, le=1)
     """A stage that fails in this share of its last 50 calls (20 at least) stops the run."""
+
+    @field_validator("filters")
+    @classmethod
+    def _fit_a_run(cls, value: list[FilterConfig]) -> list[FilterConfig]:
+        if named := next((one.name for one in value if one.settings.keep is not None), None):
+            raise ValueError(f"{named}: keep is for a data set that is there; a run keeps `size` samples")
+        return value
 
     @field_validator("features")
     @classmethod

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 import shlex
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
 
 from refed_dspy.data.export import export
+from refed_dspy.desk import CapAtWork
 from refed_dspy.engine.accounts import Spent, spent
 from refed_dspy.engine.ledger import Ledger
 from refed_dspy.errors import ExportError
@@ -17,14 +17,6 @@ from refed_dspy.records import PICO, dollars
 
 SAMPLES = "samples-at-cap.jsonl"
 """Where in the run's folder a run that ended at a cap leaves its samples."""
-
-
-@dataclass(frozen=True)
-class CapAtWork:
-    """The cap that ended a run, and the worst case (picodollars) of the call that did not fit under it any more."""
-
-    name: str
-    worst: int
 
 
 def end_at_cap(folder: Path, cap: CapAtWork) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -13,37 +13,38 @@ from typing import Any, TypeAlias, TypedDict, Unpack
 
 import dspy
 
-from refed_dspy.allowance import Allowance, allowed, lasting
-from refed_dspy.blocking import few_collections, run_blocking
+from refed_dspy.allowance import Allowance, Limits, allowed, lasting
+from refed_dspy.blocking import run_blocking
 from refed_dspy.books import RunBooks
-from refed_dspy.config import check_settings
+from refed_dspy.config import check_filters, check_settings
 from refed_dspy.data.references import load_references
+from refed_dspy.desk import CapAtWork, Desk
 from refed_dspy.engine.accounts import open_accounts
 from refed_dspy.engine.ledger import Ledger
 from refed_dspy.engine.plan import Plan, PlanSettings
 from refed_dspy.engine.runner import run
-from refed_dspy.errors import CapReached, ConfigError, RunStopped, TeacherError, TeacherRefused
+from refed_dspy.errors import ConfigError
+from refed_dspy.filter_settings import FilterConfig
+from refed_dspy.filters.building import build
+from refed_dspy.filters.decision import Filter, JudgeFilter
+from refed_dspy.filters.screening import Screening
 from refed_dspy.identity import begin_or_continue
 from refed_dspy.outcome import Synthesis, read_run
-from refed_dspy.parts import Limits, Parts
-from refed_dspy.paying import PayOnce, Progress
+from refed_dspy.parts import Parts
+from refed_dspy.paying import Progress
 from refed_dspy.production import Production
 from refed_dspy.programs import ReferenceLevelFeedback
-from refed_dspy.programs.adapter import SchemaAdapter
-from refed_dspy.programs.asking import answering
-from refed_dspy.programs.opening import open_program, warn_of_another_teacher
+from refed_dspy.programs.opening import open_judge, open_program, warn_of_another_teacher
 from refed_dspy.programs.saved import digest
-from refed_dspy.records import dollars
-from refed_dspy.stopping import CapAtWork, end_at_cap, refresh_samples
-from refed_dspy.teachers import TeacherLike, open_teacher
+from refed_dspy.stopping import end_at_cap, refresh_samples
+from refed_dspy.teachers import Teacher, TeacherLike, open_teacher
+from refed_dspy.teachers.judges import judge_beside
 from refed_dspy.tracking.background import tracking
 from refed_dspy.tracking.runs import copy_run
 
 log = logging.getLogger("refed_dspy")
 ProgramLike: TypeAlias = Any
 """A program (`dspy.Module`), the file or MLflow address of one, or None."""
-# Silence and thrift while thousands of calls run: history and traces grow with each of them.
-_LEAN = {"disable_history": True, "trace": None, "max_trace_size": 0, "track_usage": False}
 
 
 SIZE = 100
@@ -66,6 +67,9 @@ class RunSettings(TypedDict, total=False):
     max_minutes: float | None
     columns: Mapping[str, str] | None
     reuse: str | Path | None
+    filters: Sequence[FilterConfig | Mapping[str, Any] | str | Filter]
+    judge: TeacherLike | None
+    judge_program: str | Path | None
     track: bool | None
     on_progress: Callable[[Progress], None] | None
 
@@ -90,6 +94,11 @@ def synthesize(program: ProgramLike = None, references: Any = "builtin", **setti
         columns: names of the references' columns.
         reuse: the folder of another run whose answers to the very same questions are taken over at no cost: after a
             recompile, only what follows from the changed prompts is paid for.
+        filters: what a sample must pass to be kept, in order: names or settings as in a config file (`"refusals"`,
+            `{"rouge": {"threshold": 0.7}}`), or filters of your own. Then `size` counts the kept; the ledger keeps the
+            dropped, with filter, reason and score.
+        judge: which model judges for filters that ask one; None: the teacher's at temperature 0, with a warning.
+        judge_program: a compiled judge: its file or MLflow address.
         track: whether MLflow is told of the run (parameters, metrics each minute, cost, data set); None: it is, unless
             REFED_TRACK is false.
         on_progress: called with a `Progress` once, when work starts; its counts stay current.
@@ -122,19 +131,20 @@ async def produce(
         lender = stack.enter_context(Ledger.read(parts.reuse)) if parts.reuse is not None else None
         ledger = stack.enter_context(Ledger.create(folder))
         parts = replace(parts, limits=lasting(ledger, parts.limits))
-        allowance = allowed(ledger, parts.teacher, parts.limits)
+        allowance = allowed(ledger, parts.models, parts.limits)
         target = begin_or_continue(ledger, parts, size)
         open_accounts(ledger)
         shape = shape or parts.plan_settings(target)
         before = allowance.before
         progress = Progress(shape.size, ledger.kept(), kept_at_start=ledger.kept(), cost=before.cost)
-        progress.unpriced, progress.priced = before.unpriced, parts.teacher.price is not None
+        progress.unpriced = before.unpriced
+        progress.priced = all(model.price is not None for model in parts.models.values())
         if watch is not None:
             watch(progress)
-        books = RunBooks(ledger, allowance.caps, before)
-        pay_once = PayOnce(ledger, books, parts, progress, lender)
+        books = RunBooks(ledger, allowance.caps, before, parts.calls_a_sample)
+        desk = Desk(ledger, books, parts.models, progress, parts.manner, parts.depth, lender)
         with tracking(folder, copy_run, parts.track, EVERY):
-            reached = await _produce(parts, pay_once, allowance, shape)
+            reached = await _produce(parts, desk, allowance, shape)
             if reached is not None:
                 stopped = end_at_cap(folder, reached)
                 ledger.set_meta(stopped=stopped)
@@ -158,43 +168,38 @@ def prepare(program: ProgramLike, references: Any, **given: Unpack[RunSettings])
     reuse, run_dir = given.get("reuse"), given.get("run_dir")
     lent = Path(reuse) if reuse is not None else None
     warn_of_another_teacher(module, teacher.model)
-    track = given.get("track")
-    parts = Parts(module, usable, teacher, given.get("seed", 0), per_reference, share, limits, lent, track)
+    screening, judge = _screening(teacher, given)
+    parts = Parts(
+        *(module, usable, teacher, given.get("seed", 0), per_reference, share, limits, lent, given.get("track")),
+        judge=judge,
+        screening=screening,
+        judge_program=None if given.get("judge_program") is None else str(given.get("judge_program")),
+    )
     return parts, Path(run_dir) if run_dir is not None else Path("refed-runs") / digest(parts.identity())
 
 
-async def _produce(parts: Parts, pay_once: PayOnce, allowance: Allowance, shape: PlanSettings) -> CapAtWork | None:
-    """Run the plan on the teacher to its end, or to the first cap, which is returned.
+def _screening(teacher: Teacher, given: RunSettings) -> tuple[Screening, Teacher | None]:
+    """The run's filters, and the judge that they ask, if any does."""
+    judge_program = given.get("judge_program")
+    judging = None if judge_program is None else open_judge(judge_program)
+    screening = Screening(build(check_filters(given.get("filters") or ()), given.get("seed", 0), judging))
+    if not any(isinstance(step.filter, JudgeFilter) for step in screening.steps):
+        return screening, None
+    return screening, judge_beside(teacher, given.get("judge"))
 
-    Raises:
-        TeacherRefused: before its first answer nothing was paid for: the teacher as given cannot be used.
-        RunStopped: later.
-    """
-    ledger, books = pay_once.ledger, pay_once.books
-    plan = Plan(shape)
+
+async def _produce(parts: Parts, desk: Desk, allowance: Allowance, shape: PlanSettings) -> CapAtWork | None:
+    """Run the plan to its end, or to the first cap, which is returned. Raises as `Desk.open`."""
+    ledger, plan = desk.ledger, Plan(shape)
     plan.restore(ledger.kept(), ledger.proposals(), ledger.used(), ledger.open_instructions())
     if plan.reached:
         return None
-    work = Production(parts.stages, parts.references, pay_once)
-    settings = dspy.context(adapter=dspy.settings.adapter or SchemaAdapter(), **_LEAN)
-    try:
-        with books.closing(), few_collections():
-            async with parts.teacher.running() as lm, allowance.minutes():
-                with settings, dspy.context(lm=lm), answering(pay_once):
-                    await run(plan, work, parts.teacher.concurrency, allowance.grace)
-    except CapReached:
-        reached = books.budget.reached
-        if reached is not None and not books.budget.calls:
-            raise ConfigError(
-                f"{reached.cap}: below the worst case of the first call, {dollars(reached.worst)}: raise it, or lower "
-                "the teacher's max_tokens"
-            ) from None
-        return CapAtWork(reached.cap, reached.worst) if reached is not None else CapAtWork("max_minutes", 0)
-    except (TeacherError, RunStopped) as error:
-        again = f"{ledger.kept()} samples are kept; go on with: refed resume {shlex.quote(str(ledger.path.parent))}"
-        if isinstance(error, TeacherError) and not pay_once.answered:
-            raise TeacherRefused(f"{error}; {again}" if ledger.has_answers() else str(error)) from error
-        raise RunStopped(f"{error}; {again}") from error
+    work = Production(parts.stages, parts.references, desk.first, parts.screening)
+    again = f"go on with: refed resume {shlex.quote(str(ledger.path.parent))}"
+    async with desk.open(allowance, lambda: f"{ledger.kept()} samples are kept; {again}"):
+        await run(plan, work, parts.teacher.concurrency, allowance.grace)
+    if desk.reached is not None:
+        return desk.reached
     if not plan.reached:
         log.warning(
             "the references gave %d of %d samples: each of them failed, or gave nothing new in three rounds",

@@ -8,8 +8,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, overload
 
+from refed_dspy.data.table import DataRow
 from refed_dspy.engine.ledger import Ledger
-from refed_dspy.records import Sample
+from refed_dspy.records import NO_ANALYSIS, NO_STRATEGY, Sample
 
 PAPER_COLUMNS = ("instruction", "response", "analysis", "implementation_strategy", "improved_response")
 LINEAGE_COLUMNS = (
@@ -20,15 +21,28 @@ LINEAGE_COLUMNS = (
 _ROWS = """
 SELECT s.seq, i.text, first.output, better.output, r.id, json_extract(r.record, '$.source'), i.feature, i.round,
        better.endpoint, better.prompt,
-       (SELECT sum(prompt_tokens) FROM calls WHERE item = better.item),
-       (SELECT sum(completion_tokens) FROM calls WHERE item = better.item)
+       (SELECT sum(prompt_tokens) FROM calls WHERE item = better.item AND stage NOT LIKE '%judge'),
+       (SELECT sum(completion_tokens) FROM calls WHERE item = better.item AND stage NOT LIKE '%judge')
 FROM samples s
 JOIN instructions i ON i.id = s.instruction
 JOIN refs r ON r.position = i.reference
 JOIN answers first ON first.item = CAST(i.id AS TEXT) AND first.stage = 'response_generation'
-JOIN answers better ON better.item = CAST(i.id AS TEXT) AND better.stage = 'response_improvement'
+JOIN answers better ON better.item = CAST(i.id AS TEXT) AND better.stage = ?
 WHERE s.seq > ? ORDER BY s.seq LIMIT ?
 """
+_DECIDED = """
+SELECT i.id, i.text, first.output, better.output, r.id, i.feature, i.round, d.filter, d.reason, d.score, d.detail
+FROM decisions d
+JOIN instructions i ON i.id = d.instruction
+JOIN refs r ON r.position = i.reference
+LEFT JOIN answers first ON first.item = CAST(i.id AS TEXT) AND first.stage = 'response_generation'
+LEFT JOIN answers better ON better.item = CAST(i.id AS TEXT) AND better.stage = ?
+WHERE d.kept = ? AND (d.filter = ? OR ? IS NULL) ORDER BY d.created, i.id
+"""
+DROPPED_COLUMNS = (
+    *("instruction", "response", "improved_response", "reference", "feature", "round"),
+    *("filter", "reason", "score", "detail"),
+)
 _PAGE = 500
 
 
@@ -37,10 +51,10 @@ def data_rows(ledger: Ledger, after: int = 0, limit: int | None = None) -> Itera
 
     Reads in pages: memory stays flat, and rows that a running run adds meanwhile may come too.
     """
-    teacher = str((ledger.meta("teacher") or {}).get("model", ""))
+    teacher, final = str((ledger.meta("teacher") or {}).get("model", "")), _final_stage(ledger)
     left = limit
     while left is None or left > 0:
-        page = ledger.db.execute(_ROWS, (after, min(_PAGE, left or _PAGE))).fetchall()
+        page = ledger.db.execute(_ROWS, (final, after, min(_PAGE, left or _PAGE))).fetchall()
         if not page:
             return
         for record in page:
@@ -51,13 +65,13 @@ def data_rows(ledger: Ledger, after: int = 0, limit: int | None = None) -> Itera
 
 def _row(record: tuple[Any, ...], teacher: str) -> dict[str, Any]:
     seq, text, first, better, reference, source, feature, round_, endpoint, prompt, asked, written = record
-    improved = json.loads(better)
+    response, improved = json.loads(first)["response"], json.loads(better)
     return {
         "instruction": text,
-        "response": json.loads(first)["response"],
-        "analysis": improved["analysis"],
-        "implementation_strategy": improved["implementation_strategy"],
-        "improved_response": improved["improved_response"],
+        "response": response,
+        "analysis": improved.get("analysis") or NO_ANALYSIS.model_dump(),
+        "implementation_strategy": improved.get("implementation_strategy") or NO_STRATEGY.model_dump(),
+        "improved_response": improved.get("improved_response", response),
         "sample": seq,
         "reference": reference,
         "reference_source": source,
@@ -69,6 +83,34 @@ def _row(record: tuple[Any, ...], teacher: str) -> dict[str, Any]:
         "prompt_tokens": asked,
         "completion_tokens": written,
     }
+
+
+def dropped_rows(ledger: Ledger) -> Iterator[dict[str, Any]]:
+    """What the run's filters dropped, with filter, reason and score: `DROPPED_COLUMNS`. A response is None where the
+    instruction was dropped before one was paid for."""
+    for _, *record in _decided(ledger, kept=False, label=None):
+        yield dict(zip(DROPPED_COLUMNS, record, strict=True))
+
+
+def passed_rows(ledger: Ledger, label: str) -> Iterator[DataRow]:
+    """The rows that the filter called `label` kept, in the order in which it did."""
+    for number, text, response, improved, *_ in _decided(ledger, kept=True, label=label):
+        yield DataRow(number, text, improved or response or "", response)
+
+
+def _decided(ledger: Ledger, *, kept: bool, label: str | None) -> Iterator[tuple[Any, ...]]:
+    if not ledger.has_table("decisions"):
+        return
+    for record in ledger.db.execute(_DECIDED, (_final_stage(ledger), kept, label, label)):
+        number, text, first, better, *rest = record
+        response = None if first is None else json.loads(first)["response"]
+        improved = None if better is None else json.loads(better).get("improved_response", response)
+        yield number, text, response, improved, *rest
+
+
+def _final_stage(ledger: Ledger) -> str:
+    """The stage whose answer is what is trained on."""
+    return str(ledger.meta("final_stage") or "response_improvement")
 
 
 class Samples(Sequence[Sample]):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.resources import files
@@ -17,7 +17,7 @@ from typing import Any, Self
 
 from filelock import FileLock, Timeout
 
-from refed_dspy.engine.rows import Statement, text_digest
+from refed_dspy.engine.rows import Decided, Statement, decided, text_digest, unusable
 from refed_dspy.errors import RunDirError, RunStopped, one_line
 from refed_dspy.records import Failure, Reference
 
@@ -27,10 +27,12 @@ FILE = "ledger.sqlite"
 
 @dataclass(frozen=True)
 class Added:
-    """What became of proposed instructions: the new ones as (id, text), and how many were there already."""
+    """What became of proposed instructions: the new ones as (id, text), how many were there already, and the new ones
+    that a filter dropped."""
 
     new: tuple[tuple[int, str], ...]
     duplicates: int
+    dropped: int = 0
 
 
 class Ledger:
@@ -125,6 +127,16 @@ class Ledger:
         with self._transaction() as db:
             db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", [(k, json.dumps(v)) for k, v in values.items()])
 
+    def holds(self) -> str:
+        """What the folder was made for: "run", "compile", "agreement", "comparison", "recycling", "filtering",
+        "statistics"; empty for one that is new."""
+        if (work := self.meta("work")) is not None:
+            return str(work)
+        for kind in ("compile", "agreement"):
+            if self.meta(kind) is not None:
+                return kind
+        return "run" if self.meta("identity") is not None else ""
+
     def begin(self, references: Sequence[Reference], **meta: Any) -> None:
         """Store what the run is made of, in one transaction: a run either exists or does not.
 
@@ -142,6 +154,10 @@ class Ledger:
     def has_answers(self) -> bool:
         """Whether anything was paid for that a later start could use."""
         return self.db.execute("SELECT 1 FROM answers LIMIT 1").fetchone() is not None
+
+    def has_table(self, name: str) -> bool:
+        """Whether the file has it: one that an earlier version wrote may lack what came later."""
+        return self.db.execute("SELECT 1 FROM sqlite_master WHERE name=?", (name,)).fetchone() is not None
 
     def last_call(self) -> int:
         """The highest number a call has, or 0."""
@@ -181,10 +197,21 @@ class Ledger:
     # --- instructions and samples
 
     def commit_proposal(
-        self, reference: int, feature: str, round_: int, texts: Sequence[str], surplus: int, barred: frozenset[bytes]
+        self,
+        reference: int,
+        feature: str,
+        round_: int,
+        texts: Sequence[str],
+        surplus: int,
+        barred: frozenset[bytes],
+        screen: Callable[[str], Sequence[Decided]] = lambda _: (),
     ) -> Added:
-        """Store one synthesis call's instructions; those already there, or `barred`, are counted as duplicates."""
+        """Store one synthesis call's instructions; those already there, or `barred`, are counted as duplicates.
+
+        What `screen` says of each new one is stored with it; one that it drops is not answered.
+        """
         new: list[tuple[int, str]] = []
+        dropped = 0
         with self._transaction() as db:
             for text in texts:
                 if (digest := text_digest(text)) in barred:
@@ -194,14 +221,22 @@ class Ledger:
                     " ON CONFLICT (digest) DO NOTHING RETURNING id",
                     (reference, feature, round_, digest, text),
                 ).fetchone()
-                if row is not None:
+                if row is None:
+                    continue
+                decisions = screen(text)
+                for sql, values in decided(row[0], decisions):
+                    db.execute(sql, values)
+                if all(decision.kept for decision in decisions):
                     new.append((int(row[0]), text))
-            duplicates = len(texts) - len(new)
+                else:
+                    db.execute(*unusable(row[0], round_)[0])
+                    dropped += 1
+            duplicates = len(texts) - len(new) - dropped
             db.execute(
                 "INSERT OR REPLACE INTO proposals VALUES (?,?,?,?,?,?)",
                 (reference, feature, round_, len(new), duplicates, surplus),
             )
-        return Added(tuple(new), duplicates)
+        return Added(tuple(new), duplicates, dropped)
 
     # --- what a plan is restored from
 

@@ -91,6 +91,30 @@ def unusable(instruction: int, round_: int) -> list[Statement]:
     return [("UPDATE instructions SET used=? WHERE id=?", (round_, instruction))]
 
 
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """What the filter called `filter`, number `position` of the run's, said of a row."""
+
+    filter: str
+    position: int
+    kept: bool
+    score: float | None
+    reason: str
+    detail: str
+
+
+def decided(instruction: int, decisions: Iterable[Decided]) -> list[Statement]:
+    """What the filters said of one instruction or its sample."""
+    now = time.time()
+    return [
+        (
+            "INSERT OR REPLACE INTO decisions VALUES (?,?,?,?,?,?,?,?)",
+            (instruction, d.filter, d.position, d.kept, d.score, d.reason, d.detail, now),
+        )
+        for d in decisions
+    ]
+
+
 def _settled(key: Key, call: Call) -> Statement:
     tokens = (call.prompt_tokens, call.cached_tokens, call.completion_tokens)
     begun = time.time() - call.seconds

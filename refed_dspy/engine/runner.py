@@ -21,7 +21,9 @@ class Work(Protocol):
         """Ids and texts of the instructions that are new."""
         ...
 
-    async def respond(self, unit: Respond) -> None: ...
+    async def respond(self, unit: Respond) -> bool:
+        """Whether it became a sample that is kept."""
+        ...
 
     def unusable(self, unit: Respond, error: RowError) -> None:
         """Told of an instruction whose answer failed."""
@@ -103,9 +105,9 @@ async def _perform(plan: Plan, work: Work, unit: Unit) -> None:
             plan.proposed(unit, new)
         case Respond():
             try:
-                await work.respond(unit)
+                kept = await work.respond(unit)
             except RowError as error:
                 work.unusable(unit, error)
                 plan.responded(unit, kept=False)
             else:
-                plan.responded(unit, kept=True)
+                plan.responded(unit, kept=kept)

@@ -48,6 +48,14 @@ CREATE TABLE IF NOT EXISTS samples (
   seq INTEGER PRIMARY KEY, instruction INTEGER NOT NULL UNIQUE REFERENCES instructions (id), created REAL NOT NULL
 );
 
+-- What the filters said of an instruction or of its sample; `filter` is its name in the run. Nothing is deleted: what was
+-- dropped stays in instructions and answers.
+CREATE TABLE IF NOT EXISTS decisions (
+  instruction INTEGER NOT NULL REFERENCES instructions (id), filter TEXT NOT NULL, position INTEGER NOT NULL,
+  kept INTEGER NOT NULL, score REAL, reason TEXT NOT NULL, detail TEXT NOT NULL, created REAL NOT NULL,
+  PRIMARY KEY (instruction, filter)
+) WITHOUT ROWID;
+
 -- A compile's candidates: programs that an optimizer tried, by the digest of their prompts; the first is the uncompiled.
 CREATE TABLE IF NOT EXISTS candidates (digest TEXT PRIMARY KEY, seq INTEGER NOT NULL, state TEXT NOT NULL, created REAL NOT NULL);
 

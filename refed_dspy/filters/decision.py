@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol, TypeAlias
 
 from refed_dspy.data.table import DataRow
 
@@ -36,3 +39,38 @@ class TextFilter(Protocol):
     def remember(self, row: DataRow) -> None:
         """Take a row as kept without a look at it: it was decided on earlier. Nothing where no row is compared."""
         ...
+
+
+class JudgeFilter(ABC):
+    """Asks a judge, which costs calls; what is kept and what is not does not depend on other rows."""
+
+    name: str
+    needs_plain = False
+    """Whether a row must have the response before it was improved, too."""
+
+    @abstractmethod
+    async def judged(self, row: DataRow, item: str) -> Decision:
+        """`item`: what the row is called in the books. Raises TeacherError or RunStopped where no judge can be had."""
+
+Filter: TypeAlias = TextFilter | JudgeFilter
+
+
+@dataclass(frozen=True)
+class Step:
+    """One filter of a run or of a data set, and the settings it was made with, in JSON types: equal settings decide
+    alike. `keep`: of the rows that pass, keep so many."""
+
+    filter: Filter
+    settings: Mapping[str, Any]
+    keep: int | None = None
+
+
+def labels(steps: Sequence[Step]) -> list[str]:
+    """A name for each: the filter's, and a number behind it where an earlier one has the same."""
+    seen: Counter[str] = Counter()
+    named = []
+    for step in steps:
+        seen[step.filter.name] += 1
+        again = seen[step.filter.name]
+        named.append(step.filter.name if again == 1 else f"{step.filter.name} {again}")
+    return named

@@ -21,7 +21,7 @@ from refed_dspy.gateway import Gateway, open_gateway
 from refed_dspy.identity import differences
 from refed_dspy.optimizers.agreement import Agreement, agreement, judged
 from refed_dspy.optimizers.job import cool_judge
-from refed_dspy.parts import Limits
+from refed_dspy.allowance import Limits
 from refed_dspy.programs import PairwiseJudge, Verdict
 from refed_dspy.programs.adapter import SchemaAdapter
 from refed_dspy.programs.opening import warn_of_another_teacher
@@ -83,7 +83,7 @@ def measure_agreement(
     folder = Path(out) if out is not None else Path("refed-verdicts") / digest([identity, teacher.identity])
     limits = Limits(max_cost=max_cost, max_calls=max_calls, max_minutes=max_minutes)
     with Ledger.create(folder) as ledger:
-        allowance = allowed(ledger, teacher, lasting(ledger, limits))
+        allowance = allowed(ledger, {"judge": teacher}, lasting(ledger, limits))
         _begin_or_continue(ledger, {**identity, "judge": teacher.identity}, lasting(ledger, limits))
         open_accounts(ledger)
         books = RunBooks(ledger, allowance.caps, allowance.before)

@@ -19,7 +19,7 @@ from refed_dspy.optimizers.compilation import Compilation
 from refed_dspy.optimizers.job import Job, caps_of, prepare
 from refed_dspy.optimizers.outcome import Compiled, write_outcome
 from refed_dspy.optimizers.progress import CompileProgress
-from refed_dspy.parts import Limits
+from refed_dspy.allowance import Limits
 from refed_dspy.programs.saved import digest
 from refed_dspy.tracking.background import tracking
 from refed_dspy.tracking.compiles import copy_compile

@@ -20,7 +20,7 @@ from refed_dspy.optimizers.metric import ReferenceMetric
 from refed_dspy.optimizers.own_metric import Own, name_of, source_of
 from refed_dspy.optimizers.scoring import Metric
 from refed_dspy.optimizers.splitting import Split, as_examples, example_id, split
-from refed_dspy.parts import Limits
+from refed_dspy.allowance import Limits
 from refed_dspy.programs import PairwiseJudge, ReferenceLevelFeedback
 from refed_dspy.programs.opening import open_program, warn_of_another_teacher
 from refed_dspy.programs.saved import digest, load_program, program_digests

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import dspy
@@ -194,6 +195,30 @@ def answering(answerer: Answerer) -> Iterator[None]:
         yield
     finally:
         _answerer.reset(token)
+
+
+_others: ContextVar[Mapping[str, tuple[Answerer, Any]]] = ContextVar("refed_others", default=MappingProxyType({}))
+
+
+@contextmanager
+def offering(others: Mapping[str, tuple[Answerer, Any]]) -> Iterator[None]:
+    """Let `asking` find other models inside the block: role → who answers, with which language model."""
+    token = _others.set(others)
+    try:
+        yield
+    finally:
+        _others.reset(token)
+
+
+@contextmanager
+def asking(role: str) -> Iterator[None]:
+    """Have the stages inside the block ask the model of `role`; where none is offered, the one of the context."""
+    if role not in _others.get():
+        yield
+        return
+    answerer, lm = _others.get()[role]
+    with answering(answerer), dspy.context(lm=lm):
+        yield
 
 
 async def ask(stage: str, item: str, predictor: dspy.Predict, repetition: int = 0, **inputs: Any) -> dspy.Prediction:

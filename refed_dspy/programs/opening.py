@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from refed_dspy.errors import ConfigError
+from refed_dspy.programs.judging import PairwiseJudge
 from refed_dspy.programs.reference_level import ReferenceLevelFeedback
 from refed_dspy.programs.saved import (
     is_address,
+    load_program,
     load_state,
     manifest_of,
     quiet_mlflow,
@@ -26,11 +28,15 @@ _MODEL = re.compile(r"models:/(?P<name>[^/@]+)(?:/(?P<version>\d+)|@(?P<alias>[^
 
 
 def open_program(
-    source: Path | str, features: Mapping[str, str] | None = None, instructions_per_feature: int | None = None
+    source: Path | str,
+    features: Mapping[str, str] | None = None,
+    instructions_per_feature: int | None = None,
+    kind: type[ReferenceLevelFeedback] = ReferenceLevelFeedback,
 ) -> ReferenceLevelFeedback:
     """The program at `source`: a file, or an MLflow address (`models:/NAME@ALIAS`, `models:/NAME/N`, `runs:/…`).
 
-    It has the features that it was compiled with, unless others are given. Its `source` says where it came from.
+    It is of `kind`, and has the features that it was compiled with, unless others are given. Its `source` says where
+    it came from.
 
     Raises:
         ConfigError: there is none, or it does not fit the features given.
@@ -41,7 +47,7 @@ def open_program(
     whole = isinstance(kept, dict) and all(isinstance(text, str) for pair in kept.items() for text in pair)
     asked = told.get("instructions_per_feature")
     known = asked if isinstance(asked, int) and 1 <= asked <= 100 else 10
-    program = ReferenceLevelFeedback(
+    program = kind(
         features or (kept if whole and kept else DEFAULT_FEATURES),
         known if instructions_per_feature is None else instructions_per_feature,
     )
@@ -50,6 +56,13 @@ def open_program(
     remember_origin(program, state, str(source))
     program.source |= _version(str(source))
     return program
+
+
+def open_judge(source: Path | str) -> PairwiseJudge:
+    """The compiled judge at `source`. Raises ConfigError."""
+    judge = PairwiseJudge()
+    load_program(judge, source)
+    return judge
 
 
 def _check_words(program: ReferenceLevelFeedback, features: Mapping[str, str] | None, source: str) -> None:

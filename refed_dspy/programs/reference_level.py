@@ -55,6 +55,13 @@ class ReferenceLevelFeedback(dspy.Module):
     `respond` one by one over thousands of references. Both ask the same five predictors.
     """
 
+    stage_names: tuple[str, ...] = STAGES
+    """Its stages, from the first to the deepest; each is the name of a predictor."""
+    final_stage = "response_improvement"
+    """The stage whose answer is what is trained on."""
+    calls_a_sample = 2.2
+    """Two of its own, and its share of what is asked once for a reference (the paper's 44 calls for 20 samples)."""
+
     def __init__(
         self,
         features: Mapping[str, str] = DEFAULT_FEATURES,
@@ -84,8 +91,8 @@ class ReferenceLevelFeedback(dspy.Module):
             ConfigError: a stage that does not exist.
         """
         for stage, sentence in guidance.items():
-            if stage not in STAGES:
-                raise ConfigError(f"guidance: no stage {stage!r}; the stages are {', '.join(STAGES)}")
+            if stage not in self.stage_names:
+                raise ConfigError(f"guidance: no stage {stage!r}; the stages are {', '.join(self.stage_names)}")
             predictor = getattr(self, stage)
             instructions = predictor.signature.instructions
             if sentence not in instructions:
@@ -139,28 +146,33 @@ class ReferenceLevelFeedback(dspy.Module):
         kept = tuple(written[: self.instructions_per_feature])
         return Proposal(kept, surplus=len(written) - len(kept))
 
-    async def respond(self, reference: Reference, response_feedback: str, instruction: str, item: str = "") -> Sample:
-        """Answer `instruction`, then improve the answer with what the reference taught."""
-        item = item or f"{reference.id}/{instruction[:40]}"
-        first = await ask(
+    async def first_response(self, reference: Reference, instruction: str, item: str = "") -> str:
+        """The answer to `instruction`, with the reference as an example."""
+        answer = await ask(
             "response_generation",
-            item,
+            item or f"{reference.id}/{instruction[:40]}",
             self.response_generation,
             example_instruction=reference.instruction,
             example_response=reference.response,
             instruction=instruction,
         )
+        return str(answer.response)
+
+    async def respond(self, reference: Reference, response_feedback: str, instruction: str, item: str = "") -> Sample:
+        """Answer `instruction`, then improve the answer with what the reference taught."""
+        item = item or f"{reference.id}/{instruction[:40]}"
+        response = await self.first_response(reference, instruction, item)
         better = await ask(
             "response_improvement",
             item,
             self.response_improvement,
             reference_feedback=response_feedback,
             instruction=instruction,
-            response=first.response,
+            response=response,
         )
         return Sample(
             instruction=instruction,
-            response=first.response,
+            response=response,
             analysis=better.analysis,
             implementation_strategy=better.implementation_strategy,
             improved_response=better.improved_response,
@@ -191,7 +203,7 @@ class ReferenceLevelFeedback(dspy.Module):
             )
             samples = [sample for sample in made if sample is not None]
         # In the order of the stages, whichever ended first: optimizers read them, and must read the same again.
-        failures.sort(key=lambda failure: (STAGES.index(failure.stage), failure.item, failure.reason))
+        failures.sort(key=lambda failure: (self.stage_names.index(failure.stage), failure.item, failure.reason))
         return dspy.Prediction(feedback=feedback, samples=samples, failures=failures)
 
     def forward(self, reference: Reference | Mapping[str, str]) -> dspy.Prediction:

@@ -26,7 +26,7 @@ from refed_dspy.config import TeacherConfig
 from refed_dspy.errors import one_line
 from refed_dspy.teachers.limits import LONGEST_PAUSE, Limits, TooLong, Turn
 from refed_dspy.teachers.prices import Price
-from refed_dspy.teachers.receipts import Receipt, is_overload, is_rate_limit, is_transient, outcome_of, told
+from refed_dspy.teachers.receipts import Receipt, as_text, is_overload, is_rate_limit, is_transient, outcome_of, told
 from refed_dspy.teachers.requests import Outgoing
 from refed_dspy.teachers.route import Route
 from refed_dspy.teachers.transport import Watched
@@ -79,7 +79,7 @@ class _Attempts:
             raise AnswerCut(f"cut at max_tokens={self.config.max_tokens}: raise it in the teacher's settings")
         if outcome == "refused":
             raise AnswerRefused("declined by the model or its content filter")
-        return response
+        return as_text(response)
 
     def failed(self, error: BaseException, receipt: Receipt, books: Books) -> BaseException:
         """Report an attempt that brought no answer. Returns the error to raise: without the key, if it held it."""

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dspy._vendor.lm15.transports import ConnectError
 from dspy.lm15 import (
     BillingError,
+    DataPart,
     InvalidRequestError,
     LM15Error,
     ProviderError,
     RateLimitError,
     Response,
     ServerError,
+    TextPart,
     TransportError,
 )
 from dspy.lm15 import TimeoutError as AnswerTimeout
@@ -66,6 +69,21 @@ def _outcome(error: BaseException, status: int | None) -> str:
     if not isinstance(error, LM15Error):
         return "error"
     return "no answer" if status is None else f"http {status}"
+
+
+def as_text(response: Response) -> Response:
+    """`response` with its JSON as text.
+
+    Where a schema has a choice in it, a judge's verdict say, lm15 hands over the value that it read from the text, and
+    no text: adapters, and whoever writes the answer down, want that.
+    """
+    if not any(isinstance(part, DataPart) for part in response.message.parts):
+        return response
+    parts = tuple(
+        TextPart(text=json.dumps(part.value, ensure_ascii=False)) if isinstance(part, DataPart) else part
+        for part in response.message.parts
+    )
+    return replace(response, message=replace(response.message, parts=parts))
 
 
 def outcome_of(response: Response) -> str:

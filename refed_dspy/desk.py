@@ -1,0 +1,101 @@
+"""The models that work in one folder, each asked through its ledger, under one budget: what all long work sits at."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import dspy
+
+from refed_dspy.allowance import Allowance
+from refed_dspy.blocking import few_collections
+from refed_dspy.books import RunBooks
+from refed_dspy.engine.ledger import Ledger
+from refed_dspy.errors import CapReached, ConfigError, RunStopped, TeacherError, TeacherRefused
+from refed_dspy.paying import Manner, PayOnce, Progress
+from refed_dspy.programs.adapter import SchemaAdapter
+from refed_dspy.programs.asking import answering, offering
+from refed_dspy.records import dollars
+from refed_dspy.teachers import Teacher
+
+# Silence and thrift while thousands of calls run: history and traces grow with each of them.
+LEAN = {"disable_history": True, "trace": None, "max_trace_size": 0, "track_usage": False}
+
+
+@dataclass(frozen=True)
+class CapAtWork:
+    """The cap that ended the work, and the worst case (picodollars) of the call that did not fit under it any more."""
+
+    name: str
+    worst: int
+
+
+class Desk:
+    """Role → model, the first of which answers unless another is asked for (`programs.asking.asking`)."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        books: RunBooks,
+        models: Mapping[str, Teacher],
+        progress: Progress,
+        manner: Manner,
+        depth: Mapping[str, int],
+        lender: Ledger | None = None,
+    ) -> None:
+        self.ledger, self.books, self.models, self.progress = ledger, books, models, progress
+        self.payers = {
+            role: PayOnce(ledger, books, model, progress, manner, depth, lender) for role, model in models.items()
+        }
+        self.reached: CapAtWork | None = None
+        """The cap at which the work ended, or None."""
+
+    @property
+    def first(self) -> PayOnce:
+        return next(iter(self.payers.values()))
+
+    @asynccontextmanager
+    async def open(self, allowance: Allowance, again: Callable[[], str]) -> AsyncIterator[None]:
+        """The models run inside the block and answer there. At a cap the block ends in order, and `reached` says so.
+
+        `again`: what is kept, and the command that goes on with the work, for messages.
+
+        Raises:
+            ConfigError: a cap is below the worst case of the very first call.
+            TeacherRefused: before the first answer nothing was paid for: a model as given cannot be used.
+            RunStopped: later.
+        """
+        with few_collections(), self._told(again), self.books.closing():
+            async with AsyncExitStack() as stack:
+                running: dict[int, Any] = {}
+                for model in self.models.values():
+                    if id(model) not in running:
+                        running[id(model)] = await stack.enter_async_context(model.running())
+                lms = {role: running[id(model)] for role, model in self.models.items()}
+                await stack.enter_async_context(allowance.minutes())
+                first = next(iter(lms))
+                stack.enter_context(dspy.context(adapter=dspy.settings.adapter or SchemaAdapter(), **LEAN))
+                stack.enter_context(dspy.context(lm=lms[first]))
+                stack.enter_context(answering(self.payers[first]))
+                stack.enter_context(offering({role: (self.payers[role], lms[role]) for role in lms}))
+                yield
+
+    @contextmanager
+    def _told(self, again: Callable[[], str]) -> Iterator[None]:
+        try:
+            yield
+        except CapReached:
+            reached = self.books.budget.reached
+            if reached is not None and not self.books.budget.calls:
+                raise ConfigError(
+                    f"{reached.cap}: below the worst case of the first call, {dollars(reached.worst)}: raise it, or "
+                    "lower the teacher's max_tokens"
+                ) from None
+            self.reached = CapAtWork(reached.cap, reached.worst) if reached is not None else CapAtWork("max_minutes", 0)
+        except (TeacherError, RunStopped) as error:
+            if isinstance(error, TeacherError) and not any(payer.answered for payer in self.payers.values()):
+                told = f"{error}; {again()}" if self.ledger.has_answers() else str(error)
+                raise TeacherRefused(told) from error
+            raise RunStopped(f"{error}; {again()}") from error

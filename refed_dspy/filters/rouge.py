@@ -1,0 +1,137 @@
+"""ROUGE-L selection: keep an instruction if its highest ROUGE-L F against those kept so far is below a threshold.
+
+The selection of Self-Instruct (Wang et al. 2023, arXiv 2212.10560), which keeps below 0.7, and a filter that reference-
+level feedback is compared with. An F that equals the threshold drops. Every decision is that of the package
+`rouge-score`, `RougeScorer(["rougeL"], use_stemmer=False)`, on the same texts in the same order; the new text being its
+target and the kept one its prediction or the other way round makes no difference. A text without a token (nothing of
+a-z and 0-9: another script, say) has an F of 0 with every text, so it is always kept.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from refed_dspy.data.table import DataRow
+from refed_dspy.errors import ConfigError, one_line
+from refed_dspy.filters.decision import Decision
+from refed_dspy.filters.rouge_index import Feature, Index, Words, counted, f_measure, lcs, token_counts, tokens
+
+THRESHOLD = 0.7
+POOL = 2_000
+SHOWN = 80
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """What became of one text. A dropped one has the highest F against the texts kept before it as `score`, and as
+    `like` the place, counted from 0, of the first text that has it. `visited` is false once enough were kept."""
+
+    kept: bool
+    visited: bool = True
+    score: float | None = None
+    like: int | None = None
+
+
+KEPT, NOT_VISITED = Match(True), Match(False, visited=False)
+
+
+def select(texts: Sequence[str], threshold: float = THRESHOLD, target: int | None = None) -> list[Match]:
+    """What becomes of each text, gone through in the order given until `target` are kept (None: to the end): as many
+    as `texts`. ConfigError for a threshold that is not above 0 and at most 1, or a target below 0."""
+    if target is not None and target < 0:
+        raise ConfigError(f"A target of {target} texts cannot be kept: give 0 or more, or none at all.")
+    index = Index(_checked(threshold))
+    common: Counter[Feature] = Counter()
+    for text in texts:
+        common.update(counted(tokens(text)))
+    words = Words(feature for feature, _ in common.most_common())
+    del common
+    kept: list[int] = []
+    matches: list[Match] = []
+    for place, text in enumerate(texts):
+        if len(kept) == target:
+            break
+        coded = words.code(text)
+        near = index.nearest(coded)
+        if near is None:
+            index.add(coded)
+            kept.append(place)
+            matches.append(KEPT)
+        else:
+            matches.append(Match(False, score=near[1], like=kept[near[0]]))
+    return matches + [NOT_VISITED] * (len(texts) - len(matches))
+
+
+class RougeFilter:
+    """`select`, one row at a time: the same rows in the same order are decided alike. Takes and checks instructions.
+
+    A row takes the longer the more are kept: at 10,000 a fraction of a millisecond, about two if all of them are made
+    of the same words. Not for several threads at once. ConfigError as for `select`.
+    """
+
+    name = "rouge"
+    of_instruction = True
+
+    def __init__(self, threshold: float = THRESHOLD) -> None:
+        self._index = Index(_checked(threshold))
+        self._words = Words()
+        self._shown: list[str] = []
+
+    def check(self, row: DataRow) -> Decision:
+        """Kept, and remembered; or dropped with the highest F and the beginning of the kept text that has it."""
+        coded = self._words.code(row.instruction)
+        near = self._index.nearest(coded)
+        if near is not None:
+            return Decision(False, "like a kept one", near[1], self._shown[near[0]])
+        self._index.add(coded)
+        self._shown.append(beginning(row.instruction))
+        return Decision(True)
+
+    def remember(self, row: DataRow) -> None:
+        self._index.add(self._words.code(row.instruction))
+        self._shown.append(beginning(row.instruction))
+
+
+def beginning(text: str) -> str:
+    """On one line, at most 80 characters."""
+    return one_line(text[: 5 * SHOWN], SHOWN)
+
+
+def rouge_l(one: str, other: str) -> float:
+    """The ROUGE-L F of two texts, 0 to 1: the very float of `rouge-score`, in either order."""
+    words = Words()
+    first, second = words.code(one).codes, words.code(other).codes
+    return float(f_measure(lcs(first, [second]), len(first), token_counts([second]))[0])
+
+
+def self_rouge(texts: Sequence[str], sample: int = 500, seed: int = 0) -> float | None:
+    """How alike texts are, 0 to 1: the mean, over a sample, of a text's highest ROUGE-L F against the others.
+
+    2,000 of the texts are drawn without replacement by `seed` (all if there are fewer), and of these the `sample` drawn
+    first are compared with all the others of the 2,000. The highest of more comparisons is higher: figures of fewer
+    than 2,000 texts compare only with those of as many. None where there are not two texts to compare; ConfigError for
+    a sample below 1.
+    """
+    if sample < 1:
+        raise ConfigError(f"A sample of {sample} texts has no mean: give 1 or more.")
+    if len(texts) < 2:
+        return None
+    words = Words()
+    drawn = random.Random(seed).sample(range(len(texts)), min(len(texts), POOL))
+    pool = [words.code(texts[place]).codes for place in drawn]
+    lengths = token_counts(pool)
+    highest = []
+    for place, codes in enumerate(pool[:sample]):
+        common = lcs(codes, pool)
+        common[place] = 0
+        highest.append(float(f_measure(common, len(codes), lengths).max()))
+    return sum(highest) / len(highest)
+
+
+def _checked(threshold: float) -> float:
+    if not 0 < threshold <= 1:
+        raise ConfigError(f"A ROUGE-L threshold of {threshold} is out of range: give one above 0 and at most 1.")
+    return threshold

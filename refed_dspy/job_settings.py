@@ -1,0 +1,133 @@
+"""Settings of the work around runs: comparing programs, filtering, recycling and measuring data sets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Self
+
+from pydantic import Field, field_validator, model_validator
+
+from refed_dspy.filter_settings import FilterConfig
+from refed_dspy.settings import TeacherConfig
+from refed_dspy.settings_base import Settings
+
+COMPARED = ("seed-only", "instruction-only", "sample-level", "reference-level")
+"""The programs of the paper's first table."""
+
+
+class Capped(Settings):
+    """Caps over all models and over all starts; they stay with the folder until others are given."""
+
+    max_cost: float | None = Field(default=None, gt=0, allow_inf_nan=True)
+    max_calls: int | None = Field(default=None, ge=1)
+    max_minutes: float | None = Field(default=None, gt=0, allow_inf_nan=True)
+
+
+class ScorerConfig(Settings):
+    """Which model says how likely a text is: one on this machine, or an endpoint that returns prompt
+    log-probabilities (vLLM)."""
+
+    model: str
+    """A folder or Hub name for transformers; with api_base, the endpoint's name of it."""
+    api_base: str | None = None
+    api_key_env: str | None = Field(default=None, pattern=r"^[A-Z_][A-Z0-9_]*$")
+    """Name of the environment variable that holds the key."""
+    concurrency: int = Field(default=8, ge=1, le=256)
+
+
+class DataConfig(Settings):
+    """Any instruction data set: a file, a Hub name, or a run's folder."""
+
+    data: str | None = None
+    columns: dict[str, str] = Field(default_factory=dict)
+    """Where its columns have other names: {instruction: question, response: answer, plain: first_answer}."""
+    out: Path | None = None
+    seed: int = Field(default=0, ge=0, lt=2**31)
+
+
+class FilterRunConfig(DataConfig, Capped):
+    """Filters over a data set that is there."""
+
+    filters: list[FilterConfig] = Field(default_factory=list)
+    judge: TeacherConfig | None = None
+    judge_program: str | None = None
+    """A compiled judge: its program's file or MLflow address."""
+
+
+class RecycleConfig(DataConfig, Capped):
+    """Reflection-Tuning over a data set (paper notes, section 4)."""
+
+    teacher: TeacherConfig | None = None
+    size: int | None = Field(default=None, ge=1)
+    """So many rows, drawn by the seed; unset, all."""
+    instruction_criteria: dict[str, str] | None = None
+    """Name → what it means, of what instructions are reflected on by; unset, the paper's five."""
+    response_criteria: dict[str, str] | None = None
+    """The same for responses; unset, the paper's four."""
+    selective: bool = False
+    """Keep the new instruction only where it is harder (IFD), the new response only where it fits better (r-IFD)."""
+    scorer: ScorerConfig | None = None
+    max_failure_share: float = Field(default=0.5, gt=0, le=1)
+
+    @model_validator(mode="after")
+    def _can_select(self) -> Self:
+        if self.selective and self.scorer is None:
+            raise ValueError("selective needs a scorer: {model: …}, the model that IFD and r-IFD are computed with")
+        return self
+
+
+class StatsConfig(DataConfig, Capped):
+    """What a data set looks like in numbers."""
+
+    scorer: ScorerConfig | None = None
+    judge: TeacherConfig | None = None
+    """Given, and the data set has plain responses: the win rate of the improved ones over them."""
+    sample: int = Field(default=500, ge=10)
+    """Rows drawn for what costs time or money: self-ROUGE-L, perplexity, verdicts."""
+    embeddings: bool | None = None
+    """Coherence and semantic diversity by the small embedding model; unset, where its weights are there."""
+
+
+class CompareConfig(Capped):
+    """Programs side by side: on the same references, instructions and first responses, by one judge."""
+
+    references: str | None = None
+    columns: dict[str, str] = Field(default_factory=dict)
+    programs: dict[str, str] = Field(default_factory=lambda: {name: name for name in COMPARED})
+    """Name → seed-only, instruction-only, sample-level, reference-level, or a saved program's file or MLflow address."""
+    against: str = "instruction-only"
+    """The program whose responses all others are compared with."""
+    size: int = Field(default=100, ge=1)
+    """Instructions that all programs answer."""
+    instructions_per_feature: int = Field(default=10, ge=1, le=100)
+    per_reference: int | None = Field(default=None, ge=1)
+    features: dict[str, str] | None = None
+    teacher: TeacherConfig | None = None
+    judge: TeacherConfig | None = None
+    judge_program: str | None = None
+    grades: bool = True
+    """Grade every program's rows by a rubric, too: the one figure that the seed set can be compared by."""
+    subsets: list[int] | None = Field(default=None, min_length=1)
+    """Sizes of the filters' subsets; unset, an eighth, a quarter, a half and all of the rows."""
+    embeddings: bool | None = None
+    out: Path | None = None
+    seed: int = Field(default=0, ge=0, lt=2**31)
+    max_failure_share: float = Field(default=0.5, gt=0, le=1)
+    track: bool | None = None
+
+    @field_validator("programs")
+    @classmethod
+    def _are_some(cls, value: dict[str, str]) -> dict[str, str]:
+        if len(value) < 2:
+            raise ValueError("name at least two")
+        if bad := next((name for name in value if not name.strip() or len(name) > 60), None):
+            raise ValueError(f"{bad[:20]!r} is no name: use 1 to 60 characters")
+        return value
+
+    @model_validator(mode="after")
+    def _knows_its_baseline(self) -> Self:
+        if self.against not in self.programs:
+            raise ValueError(f"against: name one of the programs: {', '.join(self.programs)}")
+        if self.programs[self.against] == "seed-only":
+            raise ValueError("against: the seed set answers none of the new instructions; name another program")
+        return self

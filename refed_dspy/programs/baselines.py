@@ -1,0 +1,143 @@
+"""What Reference-Level Feedback is compared with (paper notes, section 2): the same instructions, other feedback.
+
+Each is a program like `ReferenceLevelFeedback`, runs at scale as it does, and asks the same questions where it does
+the same: in one ledger, instructions and first responses are paid for once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import dspy
+
+from refed_dspy.blocking import run_blocking
+from refed_dspy.programs.asking import ask
+from refed_dspy.programs.reference_level import ReferenceLevelFeedback, as_reference
+from refed_dspy.records import NO_ANALYSIS, NO_STRATEGY, Reference, Sample
+from refed_dspy.signatures import DEFAULT_FEATURES
+from refed_dspy.signatures.sample_level import SampleFeedback, SampleImprovement
+
+
+class InstructionFeedbackOnly(ReferenceLevelFeedback):
+    """Instructions from references, and the first response to each as it comes: nothing is improved."""
+
+    stage_names = ("instruction_feedback", "instruction_synthesis", "response_generation")
+    final_stage = "response_generation"
+    calls_a_sample = 1.2
+
+    def __init__(
+        self,
+        features: Mapping[str, str] = DEFAULT_FEATURES,
+        instructions_per_feature: int = 10,
+        guidance: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(features, instructions_per_feature)
+        del self.response_feedback, self.response_improvement
+        self.add_guidance(guidance or {})
+
+    async def collect_response_feedback(self, reference: Reference) -> str:  # noqa: ARG002 — nothing is asked
+        """Nothing: no response is improved."""
+        return ""
+
+    async def respond(
+        self,
+        reference: Reference,
+        response_feedback: str,  # noqa: ARG002 — there is none
+        instruction: str,
+        item: str = "",
+    ) -> Sample:
+        """Answer `instruction`. `improved_response`, which is what is trained on, is that answer."""
+        response = await self.first_response(reference, instruction, item)
+        return Sample(
+            instruction=instruction,
+            response=response,
+            analysis=NO_ANALYSIS,
+            implementation_strategy=NO_STRATEGY,
+            improved_response=response,
+        )
+
+
+class SampleLevelFeedback(ReferenceLevelFeedback):
+    """The same instructions and first responses; feedback is collected on each response, and improves it: three calls a
+    sample, and one feedback a sample where Reference-Level Feedback has one a reference."""
+
+    stage_names = (
+        *("instruction_feedback", "instruction_synthesis"),
+        *("response_generation", "sample_feedback", "sample_improvement"),
+    )
+    final_stage = "sample_improvement"
+    calls_a_sample = 3.2
+
+    def __init__(
+        self,
+        features: Mapping[str, str] = DEFAULT_FEATURES,
+        instructions_per_feature: int = 10,
+        guidance: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(features, instructions_per_feature)
+        del self.response_feedback, self.response_improvement
+        self.sample_feedback = dspy.Predict(SampleFeedback)
+        self.sample_improvement = dspy.Predict(SampleImprovement)
+        self.add_guidance(guidance or {})
+
+    async def collect_response_feedback(self, reference: Reference) -> str:  # noqa: ARG002 — nothing is asked
+        """Nothing: feedback is on each response."""
+        return ""
+
+    async def respond(
+        self,
+        reference: Reference,
+        response_feedback: str,  # noqa: ARG002 — there is none
+        instruction: str,
+        item: str = "",
+    ) -> Sample:
+        """Answer `instruction`, judge the answer, and improve it by that."""
+        item = item or f"{reference.id}/{instruction[:40]}"
+        response = await self.first_response(reference, instruction, item)
+        said = await ask(
+            "sample_feedback", item, self.sample_feedback, instruction=instruction, response=response
+        )
+        better = await ask(
+            "sample_improvement",
+            item,
+            self.sample_improvement,
+            instruction=instruction,
+            response=response,
+            response_feedback=said.response_feedback,
+        )
+        return Sample(
+            instruction=instruction,
+            response=response,
+            analysis=better.analysis,
+            implementation_strategy=better.implementation_strategy,
+            improved_response=better.improved_response,
+        )
+
+
+class SeedOnly(dspy.Module):
+    """No feedback and no new instructions: the references themselves are the data set. Nothing is asked."""
+
+    async def aforward(self, reference: Reference | Mapping[str, str]) -> dspy.Prediction:
+        """One sample: the reference."""
+        pair = as_reference(reference)
+        sample = Sample(
+            instruction=pair.instruction,
+            response=pair.response,
+            analysis=NO_ANALYSIS,
+            implementation_strategy=NO_STRATEGY,
+            improved_response=pair.response,
+        )
+        return dspy.Prediction(feedback=None, samples=[sample], failures=[])
+
+    def forward(self, *inputs: Any, **named: Any) -> dspy.Prediction:
+        """`aforward`, for callers without an event loop."""
+        return run_blocking(self.aforward(*inputs, **named))
+
+
+METHODS: Mapping[str, type[ReferenceLevelFeedback]] = {
+    "reference-level": ReferenceLevelFeedback,
+    "sample-level": SampleLevelFeedback,
+    "instruction-only": InstructionFeedbackOnly,
+}
+"""What `method` in a config stands for."""

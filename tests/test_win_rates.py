@@ -1,0 +1,318 @@
+"""Win rates: AlpacaEval's arithmetic against its published figures, length control against scikit-learn and by simulation."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from sklearn.linear_model import LogisticRegression
+
+from benchmarks.alpaca import DATA, same, told
+from refed_dspy.measures.win_rates import LC_NOTE, LEAST_CLUSTERS, alpaca_eval, length_controlled, win_rate
+from refed_dspy.statistics import mean_interval
+
+Floats = NDArray[np.float64]
+
+
+def simulated(
+    n: int, beta: float, theta: float, *, mean: float = 0.5, ties: float = 0.0, seed: int = 1
+) -> tuple[list[float], list[float]]:
+    """Wins and length differences in characters, drawn from the model itself."""
+    rng = np.random.default_rng(seed)
+    differences = rng.normal(mean, 1, n)
+    chance = 1 / (1 + np.exp(-(beta * np.tanh(differences / differences.std()) + theta)))
+    wins = np.where(rng.random(n) < ties, 0.5, rng.random(n) < chance)
+    return wins.tolist(), (700 * differences).tolist()
+
+
+def estimate(wins: Sequence[float], differences: Sequence[float], **more: Any) -> float:
+    told = length_controlled(wins, differences, **more).estimate
+    assert told is not None
+    return told
+
+
+def by_sklearn(wins: Floats, columns: Floats, weights: Floats) -> Floats:
+    """The same prior: slopes come with sd 2, the intercept (last, as a column) with 5; a tie is half of each class."""
+    scale = np.array([2.0] * (columns.shape[1] - 1) + [5.0])
+    model = LogisticRegression(C=1.0, fit_intercept=False, tol=1e-10, max_iter=1000)
+    both = np.vstack([columns * scale] * 2)
+    model.fit(both, np.repeat([1, 0], len(wins)), np.concatenate([weights * wins, weights * (1 - wins)]))
+    return np.asarray(model.coef_[0] * scale)
+
+
+# --- AlpacaEval's arithmetic
+
+
+@pytest.mark.skipif(not DATA.is_file(), reason="the published preferences are not here")
+def test_published_win_rates_and_standard_errors_are_reproduced(capsys: pytest.CaptureFixture[str]) -> None:
+    models = json.loads(DATA.read_text(encoding="utf-8"))
+    assert len(models) == 2
+    for model in models.values():
+        ours = alpaca_eval([row["preference"] for row in model["rows"]])
+        assert ours.n == 805
+        assert ours.win_rate == pytest.approx(model["win_rate"], abs=5e-7)
+        assert ours.standard_error == pytest.approx(model["standard_error"], abs=5e-7)
+        assert told(model)
+        assert not told(model | {"win_rate": model["win_rate"] + 1e-4}), "the benchmark sees a difference"
+    assert "LC win rate" in capsys.readouterr().out
+
+
+def test_the_benchmark_compares_six_digits() -> None:
+    assert same(63.3315829, 63.33158) and not same(63.3316, 63.3317) and not same(1.422507, 1.422511)
+
+
+def test_preferences_by_hand() -> None:
+    figures = alpaca_eval([1.0, 2.0, 0, 1.25])
+    assert figures.win_rate == pytest.approx(100 * (0 + 1 + 0.5 + 0.25) / 4)
+    values = [0, 1, 0.5, 0.25]
+    variance = sum((v - 0.4375) ** 2 for v in values) / 3
+    assert figures.standard_error == pytest.approx(100 * math.sqrt(variance / 4))
+    assert math.isnan(alpaca_eval([2]).standard_error) and alpaca_eval([2]).win_rate == 100
+
+
+@pytest.mark.parametrize("bad", [[], [0.5], [2.01], [-1], [math.nan], [1.5, math.inf], [[1.5]]])
+def test_other_preferences_are_refused(bad: Any) -> None:
+    with pytest.raises(ValueError, match="from 1 to 2"):
+        alpaca_eval(bad)
+
+
+# --- the plain win rate
+
+
+def test_the_win_rate_is_the_mean_interval_in_percent() -> None:
+    wins, clusters = [1, 0.5, 0, 1, 1, 0.25, 1, 0, 1, 1], [0, 0, 1, 1, 2, 2, 3, 4, 5, 6]
+    ours, theirs = win_rate(wins, clusters, seed=3), mean_interval(wins, clusters, seed=3)
+    assert [ours.mean, ours.low, ours.high] == pytest.approx([100 * v for v in (theirs.mean, theirs.low, theirs.high)])
+    assert (ours.n, ours.clusters) == (10, 7)
+
+
+def test_the_win_rate_never_leaves_its_range() -> None:
+    one = win_rate([1, 0, 1], ["a", "a", "a"])
+    assert (one.low, one.high) == (0, 100) and one.mean == pytest.approx(200 / 3)
+    few = win_rate([1, 1, 0])
+    assert (few.low, few.high) == (0, 100)
+
+
+# --- length control
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_where_length_alone_decides_nothing_is_left_of_the_lead(seed: int) -> None:
+    wins, differences = simulated(4000, 3.0, 0.0, mean=0.8, seed=seed)
+    assert win_rate(wins).mean > 75
+    assert estimate(wins, differences) == pytest.approx(50, abs=4)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_where_quality_alone_decides_the_win_rate_stays(seed: int) -> None:
+    wins, differences = simulated(4000, 0.0, 1.0, mean=0.8, seed=seed)
+    told = length_controlled(wins, differences)
+    assert told.estimate == pytest.approx(win_rate(wins).mean, abs=2) and told.estimate == pytest.approx(73.1, abs=2.5)
+    assert told.beta == pytest.approx(0, abs=0.2) and told.note == ""
+
+
+def test_what_was_put_in_is_found_and_inside_the_interval() -> None:
+    wins, differences = simulated(20_000, 1.2, -0.6, ties=0.2)
+    told = length_controlled(wins, differences)
+    # A fifth are ties, which are half of each side: nearer to 50 than sigmoid(-0.6).
+    level = 100 * (0.8 / (1 + math.exp(0.6)) + 0.1)
+    assert told.estimate == pytest.approx(level, abs=1.5) and told.beta is not None and told.beta > 0.8
+    assert told.interval is not None and told.interval.low < told.interval.mean < told.interval.high
+    assert told.interval.high - told.interval.low < 3
+
+
+def test_the_true_rate_is_inside_19_of_20_intervals() -> None:
+    inside = 0
+    for seed in range(100):
+        wins, differences = simulated(60, 1.5, 0.4, seed=seed)
+        interval = length_controlled(wins, differences).interval
+        assert interval is not None
+        inside += interval.low <= 100 / (1 + math.exp(-0.4)) <= interval.high
+    assert 89 <= inside <= 99
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_the_fit_is_that_of_scikit_learn(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    n = int(rng.integers(12, 300))
+    wins, differences = simulated(n, float(rng.normal(0, 3)), float(rng.normal(0, 2)), ties=0.3, seed=seed)
+    difficulties = rng.normal(0, 1, n)
+    clusters = rng.integers(0, max(11, n // 3), n)
+    weights = 1 / np.bincount(clusters)[clusters]
+    x = np.asarray(differences)
+    sd = math.sqrt(np.average((x - np.average(x, weights=weights)) ** 2, weights=weights))
+    columns = np.column_stack([np.tanh(x / sd), difficulties, np.ones(n)])
+    beta, phi, theta = by_sklearn(np.asarray(wins), columns, weights)
+    told = length_controlled(wins, differences, clusters.tolist(), difficulties=difficulties.tolist())
+    level = np.average(1 / (1 + np.exp(-(phi * difficulties + theta))), weights=weights)
+    assert told.estimate == pytest.approx(100 * level, abs=1e-3)
+    assert told.beta == pytest.approx(beta, abs=1e-4)
+
+
+@pytest.mark.parametrize("hard", [False, True])
+def test_the_interval_is_that_of_refitting_every_resample(hard: bool) -> None:
+    rng = np.random.default_rng(4)
+    owner = np.repeat(np.arange(60), 3)
+    gamma = np.repeat(rng.normal(0, 1.5, 60), 3)
+    # What a reference adds to all its three comparisons makes clusters matter.
+    x = rng.normal(0.3, 1, 180)
+    wins = (rng.random(180) < 1 / (1 + np.exp(-(x + gamma + 0.5)))) * 1.0
+    told = length_controlled(wins.tolist(), x.tolist(), owner.tolist(), difficulties=gamma.tolist() if hard else None)
+    columns = np.column_stack([np.tanh(x / x.std()), *([gamma] if hard else []), np.ones(180)])
+    level = columns.copy()
+    level[:, 0] = 0
+    draws = []
+    for _ in range(300):
+        counts = np.bincount(rng.integers(0, 60, 60), minlength=60)[owner].astype(float)
+        p = 1 / (1 + np.exp(-level @ by_sklearn(wins, columns, counts / 3)))
+        draws.append(np.average(p, weights=counts))
+    low, high = 100 * np.quantile(draws, [0.025, 0.975])
+    assert told.interval is not None and (told.interval.n, told.interval.clusters) == (180, 60)
+    assert [told.interval.low, told.interval.high] == pytest.approx([low, high], abs=0.2 * (high - low))
+    assert told.interval.high - told.interval.low == pytest.approx(high - low, rel=0.2)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_with_the_sides_exchanged_it_is_100_less(seed: int) -> None:
+    wins, differences = simulated(150, 1.5, 0.7, ties=0.2, seed=seed)
+    clusters = [i // 3 for i in range(150)]
+    gamma = np.random.default_rng(seed).normal(0, 1, 150).tolist()
+    lost, shorter = [1 - w for w in wins], [-d for d in differences]
+    assert win_rate(lost, clusters).mean == pytest.approx(100 - win_rate(wins, clusters).mean)
+    one = length_controlled(wins, differences, clusters, difficulties=gamma)
+    other = length_controlled(lost, shorter, clusters, difficulties=gamma)
+    assert one.interval is not None and other.interval is not None and one.beta == pytest.approx(other.beta, abs=1e-6)
+    assert other.interval.mean == pytest.approx(100 - one.interval.mean, abs=1e-5)
+    assert other.interval.low == pytest.approx(100 - one.interval.high, abs=0.5), "but for the draws"
+    assert other.interval.high == pytest.approx(100 - one.interval.low, abs=0.5)
+
+
+def test_the_order_of_rows_and_the_unit_of_length_do_not_matter() -> None:
+    wins, differences = simulated(120, 1.5, 0.7, ties=0.2)
+    clusters = [f"c{i % 40}" for i in range(120)]
+    rows = list(zip(wins, differences, clusters, strict=True))
+    first = length_controlled(wins, differences, clusters).interval
+    random.Random(5).shuffle(rows)
+    shuffled = length_controlled(*zip(*((w, d / 4, c) for w, d, c in rows), strict=True)).interval
+    assert first is not None and shuffled is not None
+    assert [shuffled.mean, shuffled.low, shuffled.high] == pytest.approx([first.mean, first.low, first.high], abs=1e-5)
+    assert length_controlled(wins, differences, clusters) == length_controlled(wins, differences, clusters)
+    assert length_controlled(wins, differences, clusters, seed=1).interval != first
+
+
+def test_a_row_said_three_times_of_its_cluster_counts_once() -> None:
+    wins, differences = simulated(40, 1.0, 0.5)
+    thrice = [v for v in wins for _ in range(3)], [v for v in differences for _ in range(3)]
+    once = length_controlled(wins, differences).interval
+    told = length_controlled(*thrice, [i // 3 for i in range(120)]).interval
+    apart = length_controlled(*thrice).interval
+    assert once is not None and told is not None and apart is not None
+    assert [told.mean, told.low, told.high] == pytest.approx([once.mean, once.low, once.high], abs=1e-5)
+    assert apart.high - apart.low < 0.75 * (once.high - once.low)
+    # One reference that speaks a hundred times has one voice.
+    loud = estimate(wins + [0.0] * 100, differences + [50.0] * 100, clusters=[*range(40), *[99] * 100])
+    assert loud == pytest.approx(once.mean, abs=3)
+
+
+def test_given_difficulties_count() -> None:
+    rng = np.random.default_rng(2)
+    gamma = rng.normal(0, 3, 3000)
+    x = rng.normal(0, 1, 3000) + 0.3 * gamma  # answers to the easy are longer
+    wins = (rng.random(3000) < 1 / (1 + np.exp(-(gamma + 0.5)))) * 1.0
+    without, known = length_controlled(wins, x), length_controlled(wins, x, difficulties=gamma)
+    assert without.beta is not None and without.beta > 1 and known.beta == pytest.approx(0, abs=0.25)
+    truth = 100 * float(np.mean(1 / (1 + np.exp(-(gamma + 0.5)))))
+    assert known.estimate == pytest.approx(truth, abs=1.5)
+
+
+# --- where there is little to go by
+
+
+@pytest.mark.parametrize("n", [10, 12, 30, 300])
+@pytest.mark.parametrize("losses", [0, 1])
+def test_where_nearly_all_is_won_it_is_near_the_win_rate(n: int, losses: int) -> None:
+    wins = [0.0] * losses + [1.0] * (n - losses)
+    _, differences = simulated(n, 0, 0, seed=n)
+    told = length_controlled(wins, differences)
+    assert told.interval is not None and told.estimate == pytest.approx(win_rate(wins).mean, abs=8 if losses else 1e-9)
+    assert 0 <= told.interval.low <= told.interval.mean <= told.interval.high <= 100
+    assert told.note == ("" if losses else "all comparisons ended alike: this is the plain win rate")
+
+
+def test_where_length_decides_without_exception_it_is_finite() -> None:
+    for n in (10, 50, 2000):
+        differences = [float(i - n // 2) or 0.5 for i in range(n)]
+        told = length_controlled([float(d > 0) for d in differences], differences)
+        assert told.estimate == pytest.approx(50, abs=6) and told.beta is not None and 2 < told.beta < 40
+
+
+def test_where_lengths_differ_by_the_same_it_is_the_win_rate() -> None:
+    wins = [1.0, 0.0, 1.0, 0.5] * 5
+    for difference in (0.0, 7.1, -1e300):
+        told = length_controlled(wins, [difference] * 20)
+        assert told.interval == win_rate(wins) and told.beta is None and "the plain win rate" in told.note
+
+
+def test_of_few_instructions_there_is_no_estimate() -> None:
+    told = length_controlled([1.0, 0.0] * 50, list(range(100)), [i % (LEAST_CLUSTERS - 1) for i in range(100)])
+    assert told.interval is None and told.estimate is None and told.beta is None
+    assert told.note == "9 instructions are too few; 10 or more tell a rate"
+    assert length_controlled([1.0, 0.0] * 5, list(range(10))).estimate is not None
+
+
+def test_one_side_always_longer_is_told() -> None:
+    wins, differences = simulated(50, 1.0, 0.5)
+    assert length_controlled(wins, differences).note == ""
+    for sign in (1, -1):
+        told = length_controlled(wins, [sign * (abs(d) + 1) for d in differences])
+        assert told.estimate is not None and "always the longer" in told.note
+
+
+def test_wild_lengths_and_difficulties_stay_finite() -> None:
+    rng = np.random.default_rng(0)
+    for seed in range(20):
+        wins, _ = simulated(30, 0, float(rng.normal(0, 3)), seed=seed)
+        differences = (rng.standard_cauchy(30) * 10.0 ** rng.integers(-200, 200)).tolist()
+        hard = (rng.standard_cauchy(30) * 10.0 ** rng.integers(-3, 7)).tolist()
+        for difficulties in (None, hard):
+            told = length_controlled(wins, differences, difficulties=difficulties)
+            assert told.interval is not None
+            assert 0 <= told.interval.low <= told.interval.high <= 100 and 0 <= told.interval.mean <= 100
+
+
+@pytest.mark.parametrize(
+    ("wins", "differences", "more", "message"),
+    [
+        ([], [], {}, "at least one"),
+        ([1.1], [0], {}, "from 0 to 1"),
+        ([-0.1], [0], {}, "from 0 to 1"),
+        ([math.nan], [0], {}, "not a finite number"),
+        ([1, 0], [0], {}, "2 wins need as many numbers for their length difference; 1"),
+        ([1, 0], [0, math.inf], {}, "a length difference is not a finite number"),
+        ([1, 0], [0, 1], {"difficulties": [1]}, "their difficulty; 1"),
+        ([1, 0], [0, 1], {"difficulties": [1, math.nan]}, "a difficulty is not"),
+        ([1, 0], [0, 1], {"clusters": ["a"]}, "2 wins but 1 clusters"),
+    ],
+)
+def test_what_cannot_be_used_is_refused(wins: Any, differences: Any, more: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        length_controlled(wins, differences, **more)
+
+
+def test_two_thousand_rows_take_less_than_a_second() -> None:
+    wins, differences = simulated(2000, 1, 0.3)
+    length_controlled(wins[:100], differences[:100])  # imports
+    before = time.process_time()
+    length_controlled(wins, differences)
+    assert time.process_time() - before < 1
+
+
+def test_the_note_warns_of_published_figures() -> None:
+    assert "never with published ones" in LC_NOTE and "\n" not in LC_NOTE
