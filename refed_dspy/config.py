@@ -154,6 +154,11 @@ def check_compile(given: Mapping[str, Any]) -> CompileConfig:
     return _validated(CompileConfig, given, {name: name for name in given})
 
 
+def check_compare(given: Mapping[str, Any]) -> CompareConfig:
+    """A comparison's settings given as keywords. Raises ConfigError."""
+    return _validated(CompareConfig, given, {name: name for name in given})
+
+
 def check_filters(given: Sequence[Any], *, of_a_run: bool = True) -> list[Any]:
     """Filters given as names, settings or objects of one's own: as FilterConfigs, and those objects as they are.
 

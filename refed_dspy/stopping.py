@@ -20,16 +20,18 @@ SAMPLES = "samples-at-cap.jsonl"
 
 
 def end_at_cap(folder: Path, cap: CapAtWork) -> str:
-    """Export what there is, and say in one line what it is and how to go on."""
+    """Export what there is, and say in one line what it is and how to go on. A comparison has a table of its own."""
     with Ledger.read(folder) as ledger:
         kept, size = ledger.kept(), int(ledger.meta("size"))
         told, used, limit = forecast(ledger), spent(ledger), ledger.meta(cap.name)
+        is_run = ledger.holds() == "run"
         failed = Counter(failure.kind for failure in ledger.failures()).most_common(1)
     shown = dollars(limit * PICO) if cap.name == "max_cost" else f"{limit:,.10g}"
     start = f"{cap.name} {shown} is reached after {_used(cap.name, used)}: {kept} of {size} samples are kept"
-    if kept:
+    if kept and is_run:
         start += _exported(folder)
-    again = f"refed resume {shlex.quote(str(folder))} --{cap.name.replace('_', '-')}"
+    begin = f"refed resume {shlex.quote(str(folder))}" if is_run else "the same command with"
+    again = f"{begin} --{cap.name.replace('_', '-')}"
     if told is None:
         why = f"; most that failed was {failed[0][0]}" if failed else ""
         return f"{start}{why}; too few to say what more would take: {again} MORE"

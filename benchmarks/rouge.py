@@ -1,0 +1,225 @@
+"""ROUGE-L selection against the package `rouge-score`: the same decisions, the time, the memory. About three minutes.
+
+`python -m benchmarks.rouge [SEED]`
+
+The instructions are put together from real ones: Self-Instruct's seed tasks and PandaLM's test set, read from
+`shared/data` beside the repository or from the folder named by REFED_DATA. Each has the length of a real instruction,
+held between 5 and 40 words, begins with the first 2 to 4 words of one, and goes on in runs of 2 to 5 words cut from any
+of the instructions, inputs and answers: words are as frequent as they are there, next to their usual neighbours, and
+many texts begin alike. One in ten is a near-duplicate: any earlier text with one or two of its words replaced by words
+drawn from all. Where the files are missing, words are made up, w1 to w30000, drawn with odds of 1 / rank (Zipf), and
+lengths are even between 5 and 40; the table says so.
+
+Seconds are by the clock, with the processor's own beside them: on a machine with other work the clock tells of that.
+Memory is the peak of a process of its own that reads the texts from a file and selects.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+from rouge_score.rouge_scorer import RougeScorer
+from rouge_score.tokenizers import DefaultTokenizer
+
+from refed_dspy.data.table import DataRow
+from refed_dspy.filters.rouge import Match, RougeFilter, select
+
+THRESHOLD = 0.7
+FEW, SAME, MANY, MOST = 300, 2_000, 10_000, 100_000
+LENGTHS = (5, 40)
+NEAR = 0.1
+DATA = Path(os.environ.get("REFED_DATA", Path(__file__).parents[2] / "shared/data"))
+
+Words = list[str]
+
+
+def real_texts() -> tuple[list[Words], list[Words]]:
+    """The words of the real instructions, and of all real texts with them; neither where the files are missing."""
+    seeds, pandas = DATA / "self_instruct_seed_tasks.jsonl", DATA / "pandalm_testset_v1.json"
+    if not (seeds.is_file() and pandas.is_file()):
+        return [], []
+    tasks = [json.loads(line) for line in seeds.read_text(encoding="utf-8").splitlines()]
+    rows = json.loads(pandas.read_text(encoding="utf-8"))
+    instructions = [task["instruction"] for task in tasks] + sorted({row["instruction"] for row in rows})
+    others = [str(one[key]) for task in tasks for one in task["instances"] for key in ("input", "output")]
+    others += [str(row[key]) for row in rows for key in ("input", "response1", "response2")]
+    openings, pieces = [text.split() for text in instructions], [text.split() for text in instructions + others]
+    return [words for words in openings if words], [words for words in pieces if len(words) > 1]
+
+
+def joined(rng: random.Random) -> Iterator[Words]:
+    """New texts from real ones, or from made-up words."""
+    openings, pieces = real_texts()
+    if not openings:
+        made_up = [f"w{rank}" for rank in range(1, 30_001)]
+        odds = [1 / rank for rank in range(1, 30_001)]
+        drawn = rng.choices(made_up, odds, k=1_000_000)
+        while True:
+            start, length = rng.randrange(len(drawn) - LENGTHS[1]), rng.randint(*LENGTHS)
+            yield [drawn[(start + 7919 * step) % len(drawn)] for step in range(length)]
+    while True:
+        length = min(max(len(rng.choice(openings)), LENGTHS[0]), LENGTHS[1])
+        words = rng.choice(openings)[: rng.randint(2, 4)]
+        while len(words) < length:
+            piece, run = rng.choice(pieces), rng.randint(2, 5)
+            start = rng.randrange(max(1, len(piece) - run + 1))
+            words = words + piece[start : start + run]
+        yield words[:length]
+
+
+def instructions(count: int, seed: int) -> list[str]:
+    """`count` texts as the top of this file tells; the same for the same seed, and the first of more."""
+    rng = random.Random(seed)
+    fresh = joined(rng)
+    made: list[Words] = []
+    while len(made) < count:
+        if made and rng.random() < NEAR:
+            words = list(rng.choice(made))
+            for place in rng.sample(range(len(words)), rng.randint(1, 2)):
+                words[place] = rng.choice(rng.choice(made))
+            made.append(words)
+        else:
+            made.append(next(fresh))
+    return [" ".join(words) for words in made]
+
+
+class OnceTokenizer:
+    """The package's own, asked once a text: half the time of comparing all pairs goes there."""
+
+    def __init__(self) -> None:
+        self.plain, self.known = DefaultTokenizer(), dict[str, list[str]]()
+
+    def tokenize(self, text: str) -> list[str]:
+        if text not in self.known:
+            self.known[text] = self.plain.tokenize(text)
+        return self.known[text]
+
+
+def by_package(texts: list[str]) -> list[Match]:
+    """`select` by the package."""
+    scorer = RougeScorer(["rougeL"], use_stemmer=False, tokenizer=OnceTokenizer())
+    kept: list[int] = []
+    matches = []
+    for place, text in enumerate(texts):
+        scores = [scorer.score(text, texts[one])["rougeL"].fmeasure for one in kept]
+        highest = max(scores, default=0.0)
+        if highest < THRESHOLD:
+            kept.append(place)
+            matches.append(Match(True))
+        else:
+            matches.append(Match(False, score=highest, like=kept[scores.index(highest)]))
+    return matches
+
+
+def timed(work: Callable[[], object]) -> tuple[float, float]:
+    """Seconds by the clock and of the processor."""
+    clock, own = time.perf_counter(), time.process_time()
+    work()
+    return time.perf_counter() - clock, time.process_time() - own
+
+
+def near_ties() -> tuple[int, int, int]:
+    """Lengths up to 60 and an LCS that make F 0.7 in fractions: how many, how many the package drops, and how many
+    are decided otherwise here."""
+    scorer = RougeScorer(["rougeL"], use_stemmer=False)
+    pairs = dropped = wrong = 0
+    for one in range(1, 61):
+        for other in range(1, 61):
+            common, rest = divmod(7 * (one + other), 20)
+            if rest or common > min(one, other):
+                continue
+            both = [f"a{i}" for i in range(common)]
+            texts = [" ".join(both + [f"{own}{i}" for i in range(n - common)]) for own, n in (("b", one), ("c", other))]
+            drops = scorer.score(texts[1], texts[0])["rougeL"].fmeasure >= THRESHOLD
+            pairs, dropped, wrong = pairs + 1, dropped + drops, wrong + (select(texts)[1].kept is drops)
+    return pairs, dropped, wrong
+
+
+def checks(kept: list[str], asked: list[str]) -> str:
+    """What a check takes by a filter that has kept `kept`."""
+    rouge = RougeFilter()
+    rows = [DataRow(number, text, "") for number, text in enumerate(kept + asked, 1)]
+    for row in rows[: len(kept)]:
+        rouge.remember(row)
+    times = sorted(timed(partial(rouge.check, row))[0] for row in rows[len(kept) :])
+    middle, late = (1e3 * times[int(share * len(times))] for share in (0.5, 0.99))
+    return f"{middle:.2f} ms (median), {late:.2f} ms (99%)"
+
+
+def child(path: str) -> None:
+    """Selects from the JSON list at `path`; prints seconds, the processor's own, how many were kept, peak bytes."""
+    texts = json.loads(Path(path).read_text(encoding="utf-8"))
+    matches: list[Match] = []
+    seconds = timed(lambda: matches.extend(select(texts)))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    print(json.dumps([*seconds, sum(match.kept for match in matches), peak]))
+
+
+def in_child(texts: list[str]) -> tuple[float, float, int, float]:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "texts.json"
+        path.write_text(json.dumps(texts), encoding="utf-8")
+        command = [sys.executable, "-m", "benchmarks.rouge", "child", str(path)]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+    clock, own, kept, peak = json.loads(done.stdout.splitlines()[-1])
+    return clock, own, kept, peak / 1e6
+
+
+def line(what: str, must: str, measured: str) -> None:
+    print(f"| {what} | {must} | {measured} |", flush=True)
+
+
+def against_package(texts: list[str]) -> None:
+    scorer = RougeScorer(["rougeL"], use_stemmer=False)
+    few = texts[:FEW]
+    package, _ = timed(lambda: [scorer.score(a, b) for place, a in enumerate(few) for b in few[:place]])
+    package *= MANY * (MANY - 1) / (FEW * (FEW - 1))
+    clock, own = timed(lambda: select(texts[:MANY]))
+    line(
+        f"{MANY:,} instructions, the package over all pairs (from {FEW}) and this",
+        ">= 3,000 x, <= 2 s",
+        f"{package:,.0f} s, {clock:.2f} s ({own:.2f} s of the processor): {package / clock:,.0f} x",
+    )
+
+
+def main(seed: int) -> None:
+    texts = instructions(MOST, seed)
+    print("words of real instructions" if real_texts()[0] else f"made-up words: no data in {DATA}")
+    line("", "must", "measured")
+    line("---", "---", "---")
+    # First: a child begins with the peak of its parent, which must be small until then.
+    clock, own, kept, peak = in_child(texts)
+    measured = f"{clock:.1f} s ({own:.1f} s of the processor), {peak:.0f} MB, {kept:,} kept"
+    line(f"{MOST:,} instructions, one in ten a near-duplicate", "<= 30 s, <= 400 MB", measured)
+    against_package(texts)
+    expected = by_package(texts[:SAME])
+    differing = sum(a != b for a, b in zip(expected, select(texts[:SAME]), strict=True))
+    dropped = sum(not match.kept for match in expected)
+    measured = f"{differing} differ; {dropped} dropped"
+    line(f"{SAME:,} instructions: decisions, scores and nearest texts of the package", "identical", measured)
+    pairs, below, wrong = near_ties()
+    measured = f"{wrong} of {pairs} lengths otherwise ({pairs - below} kept by rounding)"
+    line("F of exactly 0.7, 23 and 37 tokens among them", "as the package", measured)
+    line(f"one check at {MANY:,} kept", "<= 2 ms", checks(texts[:MANY], texts[-1000:]))
+    rng = random.Random(seed)
+    same = [" ".join(rng.sample([f"w{i}" for i in range(30)], 30)) for _ in range(MANY + 200)]
+    line("the same, every text the same 30 words", "", checks(same[:MANY], same[MANY:]))
+    clock, own = timed(lambda: select(same[:MANY]))
+    line(f"{MANY:,} of those", "", f"{clock:.1f} s ({own:.1f} s of the processor)")
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["child"]:
+        child(sys.argv[2])
+    else:
+        main(int(sys.argv[1]) if len(sys.argv) > 1 else 0)

@@ -1,0 +1,156 @@
+"""Contamination: rows that hold a stretch of a benchmark's prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from refed_dspy.data.reading import read_rows
+from refed_dspy.data.table import DataRow
+from refed_dspy.errors import ConfigError, InputError, one_line
+from refed_dspy.filters.decision import Decision
+from refed_dspy.filters.duplicates import Array, hashed, runs, tokens, unspaced
+
+COLUMNS = ("instruction", "input", "prompt", "question", "text", "query", "problem", "task", "turns", "ctx")
+"""Where a benchmark's prompts stand, if nobody says it."""
+LEAST_WORDS = 5
+"""Words of the shortest prompt that is looked for: fewer are in many texts by chance."""
+
+
+class Overlap:
+    """Drops a row that shares a run of `n` words with a prompt of `against`, case and punctuation aside (T. Brown et
+    al., 2020, appendix C, look for 13). A prompt of fewer words is looked for as a whole, if it has `LEAST_WORDS`.
+
+    `against` is a file (JSONL, JSON, CSV or Parquet with `columns`, all of `COLUMNS` that it has if they are not given;
+    or .txt, a prompt a line), or the prompts themselves. A cell may be a list of texts: each is a prompt. `of="both"`
+    looks into the response too. In scripts without spaces a run is 2n characters, two counting as a word.
+
+    Eight bytes a run: 100 MB for a benchmark of 12 million words. A hash of 64 bits stands for a run; that two differ
+    and agree by chance is as good as excluded.
+
+    `prompts` is how many are looked for, `ignored` how many are too short for it.
+
+    Raises:
+        InputError: the file cannot be read, none of the columns is there, or no prompt is long enough.
+        ConfigError: n below 2, no column, an unknown `of`.
+    """
+
+    name = "overlap"
+
+    def __init__(
+        self,
+        against: Path | str | Sequence[str],
+        n: int = 13,
+        columns: Sequence[str] | None = None,
+        of: Literal["instruction", "both"] = "instruction",
+    ) -> None:
+        if n < 2:
+            raise ConfigError(f"overlap: n is {n}; give the number of words in a run, 2 or more (13 is usual)")
+        if of not in ("instruction", "both"):
+            raise ConfigError(f"overlap: of is {one_line(of, 40)!r}; give instruction or both")
+        if columns is not None and not columns:
+            raise ConfigError("overlap: columns is empty; name the prompts' columns, or leave the setting out")
+        self.of_instruction = of == "instruction"
+        self._n = n
+        self.prompts = self.ignored = 0
+        by_length: dict[int, list[Array]] = {}
+        for text in _prompts(against, columns):
+            self._take(text, by_length)
+        if not self.prompts:
+            where = against if isinstance(against, str | Path) else "the prompts given"
+            raise InputError(f"{where}: no prompt of {min(LEAST_WORDS, n)} words or more; name a benchmark's prompts")
+        self._known = {length: np.unique(np.concatenate(parts)) for length, parts in sorted(by_length.items())}
+
+    def check(self, row: DataRow) -> Decision:
+        """Dropped as "overlap". `score`: the share of the row's runs that a prompt has too, of the length where it is
+        highest, 0 where none is shared; `detail`: the first run shared."""
+        texts = [row.instruction] if self.of_instruction else [row.instruction, row.response]
+        score, detail = max((self._shared(text) for text in texts), key=lambda found: found[0])
+        return Decision(not score, "overlap" if score else "", score, detail)
+
+    def remember(self, row: DataRow) -> None:
+        """Nothing: no row is compared with another."""
+
+    def _take(self, text: str, by_length: dict[int, list[Array]]) -> None:
+        words = tokens(text)
+        hashes, dense = hashed(words), unspaced(words)
+        found = {length: runs(hashes, length)[kept] for length, kept in _windows(dense, self._n)}
+        if not any(map(len, found.values())):
+            if len(words) - dense.sum() / 2 < min(LEAST_WORDS, self._n):
+                self.ignored += 1
+                return
+            found = {len(words): runs(hashes, len(words))}
+        self.prompts += 1
+        for length, some in found.items():
+            if len(some):
+                by_length.setdefault(length, []).append(some)
+
+    def _shared(self, text: str) -> tuple[float, str]:
+        words = tokens(text)
+        hashes = hashed(words)
+        best = (0.0, "")
+        for length, known in self._known.items():
+            mine = runs(hashes, length)
+            if not len(mine):
+                break
+            places = np.minimum(np.searchsorted(known, mine), len(known) - 1)
+            same = known[places] == mine
+            share = float(same.mean())
+            if share > best[0]:
+                first = int(np.argmax(same))
+                best = (share, one_line(" ".join(words[first : first + length]), 200))
+        return best
+
+
+def _windows(dense: Array, n: int) -> Iterator[tuple[int, Array]]:
+    """(length, which runs of that length count): those of n where at most half of the tokens are characters of a script
+    without spaces, those of 2n where more are."""
+    before = np.concatenate(([0], np.cumsum(dense)))
+    for length, of_characters in ((n, False), (2 * n, True)):
+        inside = before[length:] - before[:-length]
+        yield length, (inside > length / 2) == of_characters
+
+
+def _prompts(against: Path | str | Sequence[str], columns: Sequence[str] | None) -> Iterator[str]:
+    if not isinstance(against, str | Path):
+        yield from against
+        return
+    path = Path(against)
+    if isinstance(against, Path) and not path.is_file():
+        raise InputError(f"{against}: no such file; name a JSONL, JSON, CSV, Parquet or .txt file")
+    if path.suffix.lower() == ".txt":
+        yield from _lines(path)
+        return
+    seen: set[str] = set()
+    missing = True
+    for _, row in read_rows(against):
+        here = [name for name in columns or COLUMNS if row.get(name) is not None]
+        missing = missing and not here
+        seen.update(list(map(str, row))[:50])
+        for name in here:
+            yield from _texts(row, name)
+    if missing:
+        there = ", ".join(sorted(seen)) or "none"
+        asked = f"none of the columns {', '.join(columns)}" if columns else "no column that is known to hold prompts"
+        raise InputError(one_line(f"{against}: {asked}; set columns to one of those there: {there}"))
+
+
+def _texts(row: Mapping[str, Any], name: str) -> Iterator[str]:
+    value = row[name]
+    for one in value if isinstance(value, list | tuple) else [value]:
+        if isinstance(one, str) and one.strip():
+            yield one
+
+
+def _lines(path: Path) -> Iterator[str]:
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: not UTF-8; save the file as UTF-8 and run again") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{path}: cannot be read: {one_line(reason)}; name a file that is there") from None
+    yield from (line for line in text.split("\n") if line.strip())

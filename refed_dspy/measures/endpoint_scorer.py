@@ -1,0 +1,232 @@
+"""A scorer behind an endpoint that returns the log-probabilities of a prompt's own tokens, as vLLM's does.
+
+Where a text starts among a prompt's tokens must be known exactly. So nothing is guessed from characters: `POST
+/tokenize` at the server's root turns context and text into tokens, each alone, and `POST /v1/completions` gets the
+joined tokens as its prompt, with `prompt_logprobs: 0` (the log-probability of each prompt token, no others) and
+`max_tokens: 1` (the least that servers accept). Services that echo a prompt as text have no such door, and are refused.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from refed_dspy.errors import ConfigError, RefedError, TeacherError, one_line
+from refed_dspy.measures.perplexity import Joined, Scored, check_pairs, check_window, join
+
+_IN_A_ROW = 5
+"""Texts without an answer, one after the other, after which the endpoint is given up."""
+
+
+class _NoAnswer(Exception):
+    """One request got no usable answer, after the last attempt; another may."""
+
+
+class EndpointScorer:
+    """An OpenAI-compatible endpoint at `api_base` (ends in /v1) that serves `model`.
+
+    The text's start: `start` where it is given, else what the server's own tokenizer puts in front of a text (Llama's
+    BOS). Where it puts nothing (Qwen, GPT-2), a text's first token is not scored; name the start to have it scored,
+    and to get the figures of a `TransformersScorer` (`<|endoftext|>`, say).
+
+    The key is read from the environment variable named by `api_key_env`, and kept out of messages and of the repr.
+    Every text is one call, which a hosted service bills: `calls` and `tokens` count them as they are answered.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        api_base: str,
+        api_key_env: str | None = None,
+        *,
+        concurrency: int = 8,
+        max_tokens: int | None = None,
+        start: str | None = None,
+        timeout: float = 120.0,
+        attempts: int = 3,
+    ) -> None:
+        """`max_tokens`: the window, or the server's own where that is smaller or none is given. `timeout`: seconds an
+        attempt may take. Nothing is sent yet. Raises ConfigError for a setting out of range or a variable not set."""
+        from openai import OpenAI
+
+        if concurrency < 1 or attempts < 1 or timeout <= 0:
+            raise ConfigError("concurrency and attempts must be 1 or more, and timeout above 0")
+        if not api_base.startswith(("http://", "https://")):
+            raise ConfigError(
+                f"api_base {one_line(api_base, 80)}: give a whole address such as http://localhost:8000/v1"
+            )
+        self.model, self.api_base = model, api_base.rstrip("/")
+        self.calls = 0
+        """Completions that were answered, hence paid for."""
+        self.tokens = 0
+        """Prompt tokens of those."""
+        self.unanswered = 0
+        """Texts that no answer came for."""
+        self._start_text, self._max_tokens, self._concurrency = start, max_tokens, concurrency
+        self._begin: tuple[list[int], int] | None = None
+        self._in_a_row = 0
+        self._lock = threading.Lock()
+        self._client = OpenAI(
+            base_url=self.api_base, api_key=_key(api_key_env), timeout=timeout, max_retries=attempts - 1
+        )
+
+    def __repr__(self) -> str:
+        return f"EndpointScorer({self.model!r}, {self.api_base!r})"
+
+    def nll(self, contexts: Sequence[str], texts: Sequence[str]) -> list[Scored | None]:
+        """See `Scorer`. `concurrency` requests are open at once; None where a text got no answer after all attempts.
+
+        Raises ConfigError where the endpoint refuses the key or the model, or returns no prompt log-probabilities, and
+        TeacherError once five texts in a row got no answer.
+        """
+        check_pairs(contexts, texts)
+        if not any(texts):
+            return [Scored(0.0, 0) for _ in texts]
+        if self._begin is None:
+            self._begin = self._beginning()
+        with ThreadPoolExecutor(self._concurrency) as pool:
+            stop = threading.Event()
+            return list(pool.map(lambda pair: self._guarded(*pair, stop), zip(contexts, texts, strict=True)))
+
+    def _guarded(self, context: str, text: str, stop: threading.Event) -> Scored | None:
+        """One text's score; after an error that ends the run, no further text is paid for."""
+        if stop.is_set():
+            return None
+        try:
+            return self._one(context, text)
+        except RefedError:
+            stop.set()
+            raise
+
+    def _one(self, context: str, text: str) -> Scored | None:
+        assert self._begin is not None
+        start, window = self._begin
+        try:
+            joined = join(start, self._ids(context), self._ids(text), window)
+            scored = joined.of(self._surprise(joined)) if joined.scored else joined.of(0.0)
+        except _NoAnswer as error:
+            with self._lock:
+                self.unanswered += 1
+                self._in_a_row += 1
+                in_a_row = self._in_a_row
+            if in_a_row >= _IN_A_ROW:
+                raise TeacherError(
+                    f"{_place(self.api_base)} gave no answer {in_a_row} times in a row ({error}; {self.calls} calls "
+                    "answered): look at the server, then score again"
+                ) from error
+            return None
+        with self._lock:
+            self._in_a_row = 0
+        return scored
+
+    def _beginning(self) -> tuple[list[int], int]:
+        """The tokens a document starts with, and the window."""
+        try:
+            own = self._tokenize("", special=True)
+            start = own["tokens"] if self._start_text is None else self._ids(self._start_text)
+        except _NoAnswer as error:
+            raise TeacherError(f"{_place(self.api_base)} gave no answer ({error}): look at the server") from error
+        # One token of the window is for the answer, which is thrown away.
+        limits = [limit for limit in (self._max_tokens, _whole(own.get("max_model_len"), less=1)) if limit is not None]
+        return start, check_window(min(limits, default=4_096))
+
+    def _ids(self, text: str) -> list[int]:
+        return list(self._tokenize(text, special=False)["tokens"]) if text else []
+
+    def _tokenize(self, text: str, *, special: bool) -> Mapping[str, Any]:
+        root = self.api_base.removesuffix("/v1")
+        answer = self._post(f"{root}/tokenize", {"model": self.model, "prompt": text, "add_special_tokens": special})
+        tokens = answer.get("tokens")
+        if not isinstance(tokens, list) or not all(type(token) is int for token in tokens):
+            raise self._unfit("answers /tokenize without tokens")
+        return answer
+
+    def _surprise(self, joined: Joined) -> float:
+        body = {"model": self.model, "prompt": joined.ids, "max_tokens": 1, "temperature": 0, "prompt_logprobs": 0}
+        answer = self._post("/completions", body)
+        usage = answer.get("usage")
+        told = _whole(usage.get("prompt_tokens")) if isinstance(usage, Mapping) else None
+        with self._lock:
+            self.calls += 1
+            self.tokens += len(joined.ids) if told is None else told
+        try:
+            choice = answer["choices"][0]
+            places = choice.get("prompt_logprobs") or answer.get("prompt_logprobs")
+        except (KeyError, IndexError, TypeError, AttributeError):
+            places = None
+        if not places:
+            raise self._unfit("does not return the log-probabilities of a prompt (prompt_logprobs)")
+        return -math.fsum(self._logprobs(places, joined))
+
+    def _logprobs(self, places: Any, joined: Joined) -> list[float]:
+        """Those of the text's own tokens: a place may hold likelier tokens too."""
+        first = len(joined.ids) - joined.scored
+        try:
+            if len(places) != len(joined.ids):
+                raise ValueError("another length")
+            found = [float(places[at][str(joined.ids[at])]["logprob"]) for at in range(first, len(joined.ids))]
+        except (KeyError, TypeError, ValueError) as error:
+            raise self._unfit("returns log-probabilities of other tokens than it was sent") from error
+        if not all(value <= 1e-6 for value in found):
+            raise self._unfit("returns log-probabilities above 0")
+        return found
+
+    def _post(self, path: str, body: dict[str, Any]) -> Mapping[str, Any]:
+        """The JSON object that came back. What a server says of an error may quote the key, so only its status is told."""
+        from openai import APIConnectionError, APIStatusError, APITimeoutError, OpenAIError
+
+        try:
+            answer: object = self._client.post(path, cast_to=object, body=body)
+        except APITimeoutError as error:
+            raise _NoAnswer("no answer in time") from error
+        except APIConnectionError as error:
+            raise _NoAnswer("no connection") from error
+        except APIStatusError as error:
+            if error.status_code in (408, 409, 429) or error.status_code >= 500:
+                raise _NoAnswer(f"HTTP {error.status_code}") from error
+            raise self._refused(error.status_code, path) from error
+        except (OpenAIError, ValueError) as error:
+            raise self._unfit("answers with something else than JSON") from error
+        if not isinstance(answer, Mapping):
+            raise self._unfit("answers with something else than a JSON object, a web page perhaps")
+        return answer
+
+    def _refused(self, status: int, path: str) -> ConfigError:
+        where = _place(self.api_base)
+        if status in (401, 403):
+            return ConfigError(
+                f"{where} refuses the key (HTTP {status}): set api_key_env to the variable that holds it"
+            )
+        if status in (404, 405) and path.endswith("/tokenize"):
+            return ConfigError(f"{where} has no /tokenize (HTTP {status}), as vLLM's server has: {_OTHER_WAY}")
+        return ConfigError(f"{where} refuses to score with {one_line(self.model, 60)} (HTTP {status}): check the model's "
+                           f"name, or {_OTHER_WAY}")  # fmt: skip
+
+    def _unfit(self, what: str) -> ConfigError:
+        return ConfigError(f"{_place(self.api_base)} {what}: {_OTHER_WAY}")
+
+
+_OTHER_WAY = "score with a vLLM server, or with a model on this machine"
+
+
+def _key(variable: str | None) -> str:
+    if variable is None:
+        return "none"  # given, so that the client does not take the one it finds in OPENAI_API_KEY
+    key = os.environ.get(variable, "").strip()
+    if not key:
+        raise ConfigError(f"the environment variable {one_line(variable, 60)} is not set: put the endpoint's key there")
+    return key
+
+
+def _place(api_base: str) -> str:
+    """The endpoint for people; a password within an address is not shown."""
+    scheme, _, rest = api_base.partition("://")
+    return one_line(f"{scheme}://{rest.rsplit('@', 1)[-1]}".partition("?")[0], 80)
+
+
+def _whole(value: object, less: int = 0) -> int | None:
+    return value - less if type(value) is int and value > 0 else None
