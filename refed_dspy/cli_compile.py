@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import Annotated, Any, TextIO, cast
+from typing import TYPE_CHECKING, Annotated, Any, TextIO, cast
 
 import typer
 
@@ -22,6 +22,10 @@ from refed_dspy.cli_parts import (
     reporting,
 )
 from refed_dspy.errors import InputError
+
+if TYPE_CHECKING:  # the commands import what they need when they run: help should not wait for DSPy
+    from refed_dspy.optimizers.outcome import Compiled
+    from refed_dspy.settings import CompileConfig
 
 judge_app = typer.Typer(no_args_is_help=True, help="Judges, measured against people.")
 PairsOption = Annotated[str | None, typer.Option(help="Pairs of answers with people's verdicts.", metavar="FILE")]
@@ -67,36 +71,46 @@ def compile_(
     from refed_dspy.config import load_compile_config
     from refed_dspy.display import CompileDisplay
     from refed_dspy.optimizers.compiling import compile as tune
-    from refed_dspy.programs import PairwiseJudge
-    from refed_dspy.programs.saved import load_program
 
     settings = load_compile_config(config, **given)
     if settings.out is None:
         raise InputError("out: name the folder that shall hold the compile: --out DIR")
     if settings.teacher is None:
         raise InputError("no teacher: name one with --teacher (a file, PROVIDER/NAME, or embedded)")
-    tuned: Any = settings.program
-    if settings.pairs:
-        tuned = PairwiseJudge()
-        if settings.program is not None:
-            load_program(tuned, settings.program)
-    own = {"teacher", "judge", "reflection", "out", "program"}
-    keywords = {key: getattr(settings, key) for key in settings.model_fields_set - own}
-    models = {role: getattr(settings, role) for role in ("teacher", "judge", "reflection")}
+    keywords = {key: getattr(settings, key) for key in settings.model_fields_set - {"program", "out"}}
     with CompileDisplay().showing() as display, _optimizers_words(settings.out / "optimizer.log"):
         made = tune(
-            tuned,
+            _tuned(settings),
             settings.pairs or settings.references or "builtin",
-            **{**keywords, **models},
+            **keywords,
             out=settings.out,
             estimate_only=estimate,
             on_progress=display.watch,
         )
+    _tell(made, estimate)
+
+
+def _tuned(settings: CompileConfig) -> Any:
+    """What `compile` is to tune: a judge for pairs, else the program that is named, if one is."""
+    from refed_dspy.programs import PairwiseJudge
+    from refed_dspy.programs.saved import load_program
+
+    if not settings.pairs:
+        return settings.program
+    judge = PairwiseJudge()
+    if settings.program is not None:
+        load_program(judge, settings.program)
+    return judge
+
+
+def _tell(made: Compiled, estimate: bool) -> None:
+    """Print the outcome. Raises typer.Exit where a cap or an endpoint ended it early."""
+    from refed_dspy.optimizers.standing import why_stopped
+
     for line in made.estimate_lines() if estimate else made.lines():
         typer.echo(line)
     if made.stopped:
-        why = f"{made.stopped} is reached; raise it" if made.stopped.startswith("max_") else made.stopped
-        typer.echo(f"refed: {why}, and the same command goes on", err=True)
+        typer.echo(f"refed: {why_stopped(made.stopped, '; raise it')}, and the same command goes on", err=True)
         raise typer.Exit(1)
 
 

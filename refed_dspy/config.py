@@ -154,9 +154,10 @@ def check_compile(given: Mapping[str, Any]) -> CompileConfig:
     return _validated(CompileConfig, given, {name: name for name in given})
 
 
-def check_compare(given: Mapping[str, Any]) -> CompareConfig:
-    """A comparison's settings given as keywords. Raises ConfigError."""
-    return _validated(CompareConfig, given, {name: name for name in given})
+def check_job(kind: type[S], given: Mapping[str, Any]) -> S:
+    """Settings of a comparison, a filtering, … given as keywords; None means not given. Raises ConfigError."""
+    present = {name: value for name, value in given.items() if value is not None}
+    return _validated(kind, present, {name: name for name in present})
 
 
 def check_filters(given: Sequence[Any], *, of_a_run: bool = True) -> list[Any]:

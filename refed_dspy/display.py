@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import Event, Thread
+from typing import Generic, Self, TypeVar
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -20,24 +22,25 @@ from refed_dspy.records import dollars
 
 PLAIN_EVERY = 10.0
 """Seconds between plain lines; the first sample is told at once."""
+P = TypeVar("P", Progress, CompileProgress)
 
 
-class Display:
-    """Shows the Progress that a run hands to `watch`."""
+class _Shown(ABC, Generic[P]):
+    """Shows the progress that work hands to `watch`."""
 
-    def __init__(self, console: Console | None = None) -> None:
-        self.console = console or Console(stderr=True)
-        self.progress: Progress | None = None
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.progress: P | None = None
 
-    def watch(self, progress: Progress) -> None:
-        """A run's `on_progress`."""
+    def watch(self, progress: P) -> None:
+        """The work's `on_progress`."""
         self.progress = progress
 
     @contextmanager
-    def showing(self) -> Iterator[Display]:
-        """Show progress inside the block."""
+    def showing(self) -> Iterator[Self]:
+        """Show progress inside the block: on a terminal one picture, renewed; anywhere else lines from a thread."""
         if self.console.is_terminal:
-            with Live(get_renderable=self._bar, console=self.console, refresh_per_second=4, transient=True):
+            with Live(get_renderable=self._picture, console=self.console, refresh_per_second=4, transient=True):
                 yield self
             return
         done = Event()
@@ -49,7 +52,25 @@ class Display:
             done.set()
             thread.join()
 
-    def _bar(self) -> Table | Text:
+    @abstractmethod
+    def _picture(self) -> RenderableType:
+        """What stands on a terminal now."""
+
+    @abstractmethod
+    def _lines(self, done: Event) -> None:
+        """Print lines until `done`."""
+
+    def _say(self, line: str) -> None:
+        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+class Display(_Shown[Progress]):
+    """Shows a run's Progress."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        super().__init__(console or Console(stderr=True))
+
+    def _picture(self) -> Table | Text:
         if self.progress is None:
             return Text("starting the teacher …")
         row = Table.grid(padding=(0, 1))
@@ -67,39 +88,18 @@ class Display:
                 last = time.monotonic()
                 line = summary(progress)
                 if line != told:
-                    self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+                    self._say(line)
                     told = line
 
 
-class CompileDisplay:
-    """Shows the CompileProgress that a compile hands to `watch`: one line, renewed on a terminal, else now and then."""
+class CompileDisplay(_Shown[CompileProgress]):
+    """Shows a compile's CompileProgress: one line, renewed on a terminal, else one for each phase."""
 
     def __init__(self, console: Console | None = None) -> None:
         # The stream itself: what optimizers write to stderr goes elsewhere meanwhile, and this does not.
-        self.console = console or Console(file=sys.stderr)
-        self.progress: CompileProgress | None = None
+        super().__init__(console or Console(file=sys.stderr))
 
-    def watch(self, progress: CompileProgress) -> None:
-        """A compile's `on_progress`."""
-        self.progress = progress
-
-    @contextmanager
-    def showing(self) -> Iterator[CompileDisplay]:
-        """Show progress inside the block."""
-        if self.console.is_terminal:
-            with Live(get_renderable=self._line, console=self.console, refresh_per_second=4, transient=True):
-                yield self
-            return
-        done = Event()
-        thread = Thread(target=self._lines, args=(done,), daemon=True, name="refed-progress")
-        thread.start()
-        try:
-            yield self
-        finally:
-            done.set()
-            thread.join()
-
-    def _line(self) -> Text:
+    def _picture(self) -> Text:
         return Text(compile_summary(self.progress) if self.progress is not None else "starting the models …")
 
     def _lines(self, done: Event) -> None:
@@ -107,7 +107,7 @@ class CompileDisplay:
         while not done.wait(0.5):
             if self.progress is not None and self.progress.phase != phase:
                 phase = self.progress.phase
-                self.console.print(compile_summary(self.progress), markup=False, highlight=False, soft_wrap=True)
+                self._say(compile_summary(self.progress))
 
 
 def compile_summary(progress: CompileProgress) -> str:

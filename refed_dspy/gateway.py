@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import AsyncExitStack, contextmanager
 from contextvars import ContextVar
@@ -89,15 +89,7 @@ class Gateway:
     def submit(self, role: Role, request: Request, repetition: int) -> Future[Response]:
         """Ask from any thread. Raises NoMoneyLeft when the gateway is closed."""
         candidate = "" if role.name == "reflection" else evaluating.get()  # what is written anew is nobody's yet
-        asked = self._counted(role, request, repetition, candidate, judging.get())
-        with self._handing_over:
-            if self.closed:
-                asked.close()
-                raise NoMoneyLeft("the compile has ended")
-            future = asyncio.run_coroutine_threadsafe(asked, self.loop)
-            self._waiting.add(future)
-        future.add_done_callback(self._waiting.discard)
-        return future
+        return self._hand_over(self._counted(role, request, repetition, candidate, judging.get()))
 
     def write(self, statements: list[Statement]) -> None:
         """Have rows written, from any thread, in the order given; not any more when the gateway is closed."""
@@ -135,15 +127,18 @@ class Gateway:
             self.books.group.flush()
             return look(self.ledger)
 
-        asked = looking()
+        return self._hand_over(looking()).result()
+
+    def _hand_over(self, work: Coroutine[Any, Any, T]) -> Future[T]:
+        """Have the event loop do `work`. Raises NoMoneyLeft when the gateway is closed."""
         with self._handing_over:
             if self.closed:
-                asked.close()
+                work.close()
                 raise NoMoneyLeft("the compile has ended")
-            future = asyncio.run_coroutine_threadsafe(asked, self.loop)
+            future = asyncio.run_coroutine_threadsafe(work, self.loop)
             self._waiting.add(future)
         future.add_done_callback(self._waiting.discard)
-        return future.result()
+        return future
 
     def stop(self, error: BaseException) -> None:
         """Let no further call begin; `error` is what the compile ends with."""

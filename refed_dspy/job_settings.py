@@ -67,6 +67,10 @@ class RecycleConfig(DataConfig, Capped):
     selective: bool = False
     """Keep the new instruction only where it is harder (IFD), the new response only where it fits better (r-IFD)."""
     scorer: ScorerConfig | None = None
+    embeddings: bool | None = None
+    """Coherence and semantic diversity by the small embedding model; unset, where its weights are there."""
+    sample: int = Field(default=500, ge=10)
+    """Rows drawn for the figures that cost time."""
     max_failure_share: float = Field(default=0.5, gt=0, le=1)
 
     @model_validator(mode="after")

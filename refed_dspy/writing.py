@@ -1,13 +1,16 @@
-"""Write a file whole or not at all."""
+"""Write a file whole or not at all, and never over what is being read."""
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
+
+from refed_dspy.errors import ExportError, one_line
 
 
 @contextmanager
@@ -31,3 +34,35 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """`rows` as JSON lines, whole or not at all. Raises ExportError where they cannot be written."""
+    with _explained(path), whole_file(path) as file:
+        for row in rows:
+            file.write(json.dumps(row, ensure_ascii=False, default=str).encode("utf-8", "replace") + b"\n")
+
+
+def write_text(path: Path, lines: Iterable[str]) -> None:
+    """`lines`, whole or not at all. Raises ExportError where they cannot be written."""
+    with _explained(path), whole_file(path) as file:
+        file.write("".join(f"{line}\n" for line in lines).encode("utf-8", "replace"))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """`value` as JSON, whole or not at all. Raises ExportError where it cannot be written."""
+    write_text(path, [json.dumps(value, ensure_ascii=False, indent=1)])
+
+
+def check_apart(data: Any, outputs: Iterable[Path]) -> None:
+    """Raises ExportError where what is read would be written over."""
+    if isinstance(data, str | Path) and any(Path(data).resolve() == path.resolve() for path in outputs):
+        raise ExportError(f"{data}: is where the results would go; name another folder with out")
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ExportError(f"{one_line(path, 200)}: cannot be written: {one_line(error.strerror or error)}") from None

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import logging
 import math
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,47 +19,24 @@ from refed_dspy.engine.ledger import Ledger
 from refed_dspy.engine.trials import Trial, trials
 from refed_dspy.errors import ConfigError, RefedError, TeacherError
 from refed_dspy.programs.saved import program_state
+from tests import compiling
+from tests.compiling import Answerer, questions, requests
 from tests.conftest import KEY, KEY_VARIABLE
-from tests.writing import Writer, fake_lm, references
+from tests.writing import Writer, fake_lm
 
+server, without_words = compiling.terse_server, compiling.without_words
 OPTIMIZERS = ("gepa", "mipro", "simba", "bootstrap")
-RATES = {"prompt": 1.0, "completion": 10.0}
-"""Dollars a million tokens: a token costs a whole number of picodollars."""
 BASELINE = 18
 """Calls of the uncompiled program's evaluation on two references."""
 
 
-@pytest.fixture
-def server(server: SimulatedTeacher) -> SimulatedTeacher:
-    server.control(response_words=8, items=1)
-    return server
-
-
-@pytest.fixture(autouse=True)
-def _without_words() -> Iterator[None]:
-    dspy_log = logging.getLogger("dspy")
-    before = dspy_log.level
-    dspy_log.setLevel(logging.CRITICAL)
-    yield
-    dspy_log.setLevel(before)
-
-
 def config(server: SimulatedTeacher, **settings: Any) -> TeacherConfig:
-    values = {"model": "openai/sim", "api_base": server.base_url, "price": RATES, "max_tokens": 512, "timeout": 5}
-    return TeacherConfig.model_validate({**values, "retries": 1, **settings})
+    return compiling.config(server, **{"timeout": 5, "retries": 1, **settings})
 
 
 def compiled(server: SimulatedTeacher, folder: Path, optimizer: str = "gepa", **settings: Any) -> Compiled:
-    """A small compile: one feature, one instruction each, about nine calls an evaluation."""
-    values: dict[str, Any] = {"teacher": config(server)}
-    values |= {"judge": config(server, temperature=0.0, model="openai/judge")}
-    values |= {"train": 3, "validation": 2, "test": 2, "evaluations": 8, "track": False}
-    values |= {"features": {"topic": "What it is about."}, "instructions_per_feature": 1}
-    return refed_dspy.compile(None, references(10), optimizer=optimizer, out=folder, **{**values, **settings})
-
-
-def requests(server: SimulatedTeacher) -> int:
-    return int(server.stats()["requests"])
+    models = {"teacher": config(server), "judge": config(server, temperature=0.0, model="openai/judge")}
+    return compiling.compiled(None, None, folder, optimizer, **{**models, "evaluations": 8, **settings})
 
 
 def billed(server: SimulatedTeacher) -> int:
@@ -172,16 +147,6 @@ def test_the_estimate_of_a_second_start_is_that_of_the_first(server: SimulatedTe
 # --- a program of one call, and an optimizer that does as it is told
 
 
-class Answerer(dspy.Module):  # type: ignore[misc]
-    def __init__(self) -> None:
-        super().__init__()
-        self.answer = dspy.Predict("question -> answer")
-
-    def forward(self, question: str) -> dspy.Prediction:
-        said = self.answer(question=question)
-        return dspy.Prediction(answer=said.answer, prompt=self.answer.signature.instructions)
-
-
 class Stepwise:
     """Tries prompts in order on the whole validation set. In DSPy's shape; gives back the one of that number."""
 
@@ -209,10 +174,9 @@ def stepped(
 ) -> Compiled:
     """Five validation and three test examples, one call each. Of `max_calls` above 5 half is held back for the proof,
     18 at most."""
-    examples = [dspy.Example(question=f"What is {n}?").with_inputs("question") for n in range(11)]
     return refed_dspy.compile(
         Answerer(),
-        examples,
+        questions(11),
         metric=graded,
         teacher=config(server),
         judge=config(server),

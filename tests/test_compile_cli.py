@@ -3,42 +3,37 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
 from benchmarks.simulated import SimulatedTeacher
-from refed_dspy.cli import app
 from refed_dspy.programs import PairwiseJudge, ReferenceLevelFeedback
 from refed_dspy.programs.saved import program_digests, save_program
-from tests import mlflow_stores
+from tests import mlflow_stores, test_cli
 from tests.conftest import KEY, KEY_VARIABLE
 from tests.mlflow_stores import Mlflow, written
-from tests.test_cli import refused, teacher_file
+from tests.test_cli import refed, refused, teacher_file
 from tests.test_tracking_compile import known
 from tests.writing import references
 
+working_folder = test_cli.home
 mlflow_template, tracked = mlflow_stores.mlflow_template, mlflow_stores.tracked
 SMALL = {"optimizer": "bootstrap", "train": 2, "validation": 2, "test": 3, "instructions_per_feature": 1}
 PRICE = "{prompt: 1, completion: 2}"
 
 
 @pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty working folder with references, pairs and a compile's settings."""
-    monkeypatch.chdir(tmp_path)
-    for name in [name for name in os.environ if name.startswith("REFED_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("REFED_TRACK", "false")
-    (tmp_path / "references.jsonl").write_text("".join(json.dumps(r) + "\n" for r in references(7)))
-    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs(8)))
+def home(working_folder: Path) -> Path:
+    """A working folder with references, pairs and a compile's settings."""
+    (working_folder / "references.jsonl").write_text("".join(json.dumps(r) + "\n" for r in references(7)))
+    (working_folder / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs(8)))
     settings({})
-    return tmp_path
+    return working_folder
 
 
 def pairs(count: int) -> list[dict[str, str]]:
@@ -50,10 +45,6 @@ def pairs(count: int) -> list[dict[str, str]]:
 
 def settings(more: dict[str, Any]) -> None:
     Path("compile.yaml").write_text(json.dumps({**SMALL, "evaluations": 4, **more}))  # JSON is YAML
-
-
-def refed(*words: object) -> Result:
-    return CliRunner().invoke(app, [str(word) for word in words])
 
 
 def compile_(home: Path, server: SimulatedTeacher, *more: object, **teacher: Any) -> Result:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import multiprocessing
 import os
 import signal
@@ -27,45 +26,26 @@ from refed_dspy import Compiled, TeacherConfig, open_teacher
 from refed_dspy.engine.ledger import Ledger
 from refed_dspy.engine.trials import trials
 from refed_dspy.errors import RunDirError
+from tests import compiling
+from tests.compiling import SMALL, Answerer, questions, requests
 from tests.conftest import at_rest
 from tests.writing import Writer, fake_lm, references
 
+server, without_words = compiling.terse_server, compiling.without_words
 PATIENCE = 20.0
 """Seconds after which whatever still works is taken to hang."""
 FORK = multiprocessing.get_context("fork")
 
 
-@pytest.fixture
-def server(server: SimulatedTeacher) -> SimulatedTeacher:
-    server.control(response_words=8, items=1)
-    return server
-
-
-@pytest.fixture(autouse=True)
-def _without_words() -> Iterator[None]:
-    dspy_log = logging.getLogger("dspy")
-    before = dspy_log.level
-    dspy_log.setLevel(logging.CRITICAL)
-    yield
-    dspy_log.setLevel(before)
-
-
 def config(server: SimulatedTeacher, **settings: Any) -> TeacherConfig:
     """At temperature 0 the server says the same to the same messages, in any order."""
-    values = {"model": "openai/sim", "api_base": server.base_url, "max_tokens": 512, "temperature": 0.0}
-    return TeacherConfig.model_validate({**values, "price": {"prompt": 1.0, "completion": 10.0}, **settings})
+    return compiling.config(server, **{"temperature": 0.0, **settings})
 
 
 def compiled(server: SimulatedTeacher, folder: Path, optimizer: str = "gepa", **settings: Any) -> Compiled:
-    values: dict[str, Any] = {"teacher": config(server), "judge": config(server, model="openai/judge"), "track": False}
-    values |= {"train": 3, "validation": 2, "test": 2, "evaluations": 10}
-    values |= {"features": {"topic": "What it is about."}, "instructions_per_feature": 1}
-    program, given = settings.pop("program", None), settings.pop("examples", None) or references(10)
-    return refed_dspy.compile(program, given, optimizer=optimizer, out=folder, **{**values, **settings})
-
-
-def requests(server: SimulatedTeacher) -> int:
-    return int(server.stats()["requests"])
+    models = {"teacher": config(server), "judge": config(server, model="openai/judge")}
+    program, examples = settings.pop("program", None), settings.pop("examples", None)
+    return compiling.compiled(program, examples, folder, optimizer, **{**models, "evaluations": 10, **settings})
 
 
 def outcome(folder: Path) -> dict[str, Any]:
@@ -286,23 +266,13 @@ def test_another_compile_in_the_same_folder_is_refused_with_the_difference(
     assert requests(server) == 0 and outcome(finished) == before
 
 
-class Answerer(dspy.Module):  # type: ignore[misc]
-    def __init__(self) -> None:
-        super().__init__()
-        self.answer = dspy.Predict("question -> answer")
-
-    def forward(self, question: str) -> dspy.Prediction:
-        return self.answer(question=question)
-
-
 def full_marks(example: dspy.Example, prediction: dspy.Prediction, trace: Any = None) -> float:
     return 1.0
 
 
 def test_another_kind_of_program_is_refused(server: SimulatedTeacher, finished: Path) -> None:
-    examples = [dspy.Example(question=f"{n}?").with_inputs("question") for n in range(10)]
     with pytest.raises(RunDirError, match="kind was ReferenceLevelFeedback, is Answerer"):
-        compiled(server, finished, "bootstrap", program=Answerer(), examples=examples, metric=full_marks)
+        compiled(server, finished, "bootstrap", program=Answerer(), examples=questions(10), metric=full_marks)
     assert requests(server) == 0
 
 
@@ -316,7 +286,7 @@ def test_a_runs_folder_is_refused_for_a_compile(server: SimulatedTeacher, tmp_pa
 
 
 def test_a_compiles_folder_is_refused_for_a_resume(server: SimulatedTeacher, finished: Path) -> None:
-    with pytest.raises(RunDirError, match="holds no run of samples"):
+    with pytest.raises(RunDirError, match="holds a compile, not a run"):
         refed_dspy.resume(finished)
     assert requests(server) == 0
 
@@ -350,9 +320,7 @@ def command(server: SimulatedTeacher, home: Path, optimizer: str) -> list[str]:
     for role in ("teacher", "judge"):
         model = {"model": f"openai/{role}", "api_base": server.base_url, "max_tokens": 512, "temperature": 0}
         (home / f"{role}.yaml").write_text(json.dumps(model))
-    settings: dict[str, Any] = {"train": 3, "validation": 2, "test": 2, "instructions_per_feature": 1, "track": False}
-    settings["features"] = {"topic": "What it is about."}
-    (home / "compile.yaml").write_text(json.dumps(settings))
+    (home / "compile.yaml").write_text(json.dumps(SMALL))
     words = "compile --references references.jsonl --teacher teacher.yaml --judge judge.yaml --config compile.yaml"
     words += f" --optimizer {optimizer} --evaluations 10 --out compile"
     return [sys.executable, "-m", "refed_dspy.cli", *words.split()]
@@ -442,9 +410,8 @@ def test_a_metric_of_ones_own_that_breaks_ends_it_and_is_told_as_it_is(
     def broken(example: Any, prediction: Any, trace: Any = None) -> float:
         raise ZeroDivisionError("my metric")
 
-    examples = [dspy.Example(question=f"{n}?").with_inputs("question") for n in range(10)]
     with pytest.raises(ZeroDivisionError, match="my metric"):
-        compiled(server, tmp_path / "compile", "gepa", program=Answerer(), examples=examples, metric=broken)
+        compiled(server, tmp_path / "compile", "gepa", program=Answerer(), examples=questions(10), metric=broken)
     with suppress(RunDirError), Ledger.read(tmp_path / "compile") as ledger:
         assert ledger.db.execute("SELECT count(*) FROM evaluations").fetchone() == (0,)
 
@@ -453,9 +420,8 @@ def test_half_a_character_in_answers_does_not_end_a_compile(tmp_path: Path) -> N
     """Models write them, now and then, as "\\ud83d" in their JSON: here they could become demonstrations."""
     writer = Writer()
     writer.on_request = lambda _: json.dumps({"answer": "whole" if len(writer.requests) % 3 else "half \ud83d"})
-    examples = [dspy.Example(question=f"{n}?").with_inputs("question") for n in range(10)]
     settings: dict[str, Any] = {"train": 3, "validation": 2, "test": 2, "track": False, "optimizer": "bootstrap"}
     made = refed_dspy.compile(
-        Answerer(), examples, metric=full_marks, teacher=fake_lm(writer), out=tmp_path / "compile", **settings
+        Answerer(), questions(10), metric=full_marks, teacher=fake_lm(writer), out=tmp_path / "compile", **settings
     )
     assert made.proof is not None

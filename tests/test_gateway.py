@@ -26,8 +26,13 @@ from refed_dspy.engine.accounts import open_accounts, spent
 from refed_dspy.engine.budget import Caps
 from refed_dspy.engine.ledger import Ledger
 from refed_dspy.engine.summary import usage_by_stage
-from refed_dspy.errors import TeacherError
+from refed_dspy.errors import MalformedAnswer, TeacherError
 from refed_dspy.gateway import IN_A_ROW, Gateway, evaluating, open_gateway
+from refed_dspy.optimizers.job import open_teachers
+from refed_dspy.programs.adapter import SchemaAdapter
+from refed_dspy.programs.asking import ask
+from refed_dspy.teachers.requests import Outgoing
+from refed_dspy.teachers.route import resolve
 from tests.conftest import KEY, KEY_VARIABLE
 from tests.writing import Writer, fake_lm, response
 
@@ -397,6 +402,74 @@ def test_a_higher_cap_is_for_those_that_wait_too(server: SimulatedTeacher, tmp_p
             gateway.allow(Caps())
             until(lambda: requests(server) == 4)
             assert all(each.result(PATIENCE) for each in asked)
+
+
+# --- more than one try
+
+
+@contextmanager
+def asking(gateway: Gateway, quiet: bool) -> Iterator[None]:
+    """The stages' way of asking; `quiet` as in the metric's own calls, where DSPy's layers are left out."""
+    lean: dict[str, Any] = {"disable_history": True, "trace": None, "max_trace_size": 0, "callbacks": []}
+    with dspy.context(lm=gateway.lm("teacher"), adapter=SchemaAdapter(), **(lean if quiet else {})):
+        yield
+
+
+async def staged(question: str = "1?") -> Any:
+    return await ask("answering", "row", dspy.Predict(Answering), question=question)
+
+
+@pytest.mark.parametrize("quiet", [False, True], ids=["watched", "straight"])
+@pytest.mark.parametrize(("temperature", "tries"), [(1.0, 3), (0.0, 1)])
+async def test_a_malformed_answer_is_asked_for_again_where_another_can_come(
+    server: SimulatedTeacher, tmp_path: Path, temperature: float, tries: int, quiet: bool
+) -> None:
+    server.control(faults={"malformed": 1})
+    teacher = config(server, temperature=temperature, malformed_retries=2)
+    for _ in range(2):  # the second time from the journal
+        with opened(tmp_path, teacher=teacher) as gateway, asking(gateway, quiet), pytest.raises(MalformedAnswer):
+            await staged()
+        assert requests(server) == tries == len(calls(tmp_path))
+
+
+async def test_the_first_answer_that_fits_is_taken_and_comes_again(server: SimulatedTeacher, tmp_path: Path) -> None:
+    server.control(faults={"malformed": 0.5}, seed=3)
+    teacher = config(server, malformed_retries=9)
+    questions = [f"{n}?" for n in range(8)]
+    with opened(tmp_path, teacher=teacher) as gateway, asking(gateway, quiet=False):
+        first = [(await staged(question)).answer for question in questions]
+    asked = requests(server)
+    assert asked > len(questions)
+    with opened(tmp_path, teacher=teacher) as gateway, asking(gateway, quiet=False):
+        assert [(await staged(question)).answer for question in questions] == first
+    assert requests(server) == asked
+
+
+# --- what an endpoint may be asked
+
+
+def test_nobody_is_written_more_than_the_settings_allow(server: SimulatedTeacher) -> None:
+    """A cap counts on max_tokens, and a module of the user's own may ask for any number."""
+    teacher = config(server)
+    outgoing = Outgoing(teacher, resolve(teacher))
+    for asked, sent in [(900, 64), (64, 64), (8, 8), (None, 64)]:
+        request = lm15.Request(model="m", messages=(lm15.Message.user("Hm?"),), config=lm15.Config(max_tokens=asked))
+        assert outgoing(request)[0].config.max_tokens == sent
+
+
+def test_a_judge_that_is_the_teacher_s_model_keeps_to_the_teacher_s_limits(
+    server: SimulatedTeacher, tmp_path: Path
+) -> None:
+    server.control(latency=0.05)
+    for model, together in [("openai/sim", 3), ("openai/sim-two", 15)]:
+        server.reset()
+        judge = config(server, concurrency=50, temperature=0.0, model=model)
+        models: Any = open_teachers({"teacher": config(server, concurrency=3), "judge": judge, "reflection": None})
+        with opened(tmp_path / str(together), **models) as gateway:
+            lms = [gateway.lm("teacher"), gateway.lm("judge")]
+            got = at_once([lambda n=n, lms=lms: said(lms[n % 2], f"What is {n}?") for n in range(24)])  # type: ignore[misc]
+        assert all(isinstance(each, str) for each in got)
+        assert (server.stats()["max_in_flight"] <= 3) is (together == 3), "another model has limits of its own"
 
 
 # --- what ends a compile

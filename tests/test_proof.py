@@ -111,6 +111,13 @@ def test_a_champion_is_what_must_be_beaten() -> None:
     assert not Proof(one(), one(), sure, champion=one(), over_champion=None).proved, "it saw all of them"
 
 
+def test_a_program_that_was_scored_on_too_little_proves_nothing() -> None:
+    sure = interval(0.2, 0.1, 0.3)
+    assert Proof(one(), one(), sure, whole=True).proved and not Proof(one(), one(), sure, whole=False).proved
+    assert not Proof(one(), one(), sure, champion=one(), over_champion=sure, whole=False).proved
+    assert Proof(one(), one(), sure, whole=False).facts()["proved"] is False
+
+
 # --- as told
 
 

@@ -38,6 +38,7 @@ class Desk:
     def __init__(self) -> None:
         self.tried: list[tuple[Any, ...]] = []
         self.scored: list[tuple[Any, ...]] = []
+        self.failed: list[tuple[Any, ...]] = []
         self.stopped: list[BaseException] = []
         self.books = SimpleNamespace(budget=SimpleNamespace(spent=42))
         self._lock = threading.Lock()
@@ -45,7 +46,8 @@ class Desk:
     def write(self, statements: list[tuple[str, tuple[Any, ...]]]) -> None:
         with self._lock:
             for sql, row in statements:
-                (self.tried if "candidates" in sql else self.scored).append(row)
+                lists = {"candidates": self.tried, "evaluations": self.scored, "failures": self.failed}
+                next(rows for table, rows in lists.items() if f"INTO {table} " in sql).append(row)
 
     def read(self, look: Any) -> list[Any]:
         return []
@@ -306,6 +308,33 @@ def test_rows_that_failed_are_counted_once_by_what_went_wrong() -> None:
     record(EXAMPLES[0], made)
     record(EXAMPLES[0], made, None, "predict", [])
     assert record.failures == {"cut in propose": 2, "no answer in propose": 1}
+
+
+def test_what_cannot_be_judged_counts_as_the_uncompiled_program_does() -> None:
+    """An optimizer wants a number. This one speaks neither for nor against, and makes no demonstration."""
+    desk = Desk()
+    record = recorder(desk, ByWorth(q9=NotScored("the judge\nabstained")))
+    record.neutral = 0.25
+    said = record(EXAMPLES[9], dspy.Prediction(answer="x"))
+    assert said.score == float(said) == 0.25 and bool(said) is False
+    assert said.feedback == "It could not be judged: the judge abstained"
+    with running():
+        assert evaluate(program(), record, [EXAMPLES[5], EXAMPLES[9]]).score == pytest.approx(37.5)
+    assert record.evaluations == 1 and [row[3] for row in desk.scored] == [0.5]
+
+
+def test_what_cannot_be_judged_is_written_down_for_its_candidate() -> None:
+    desk = Desk()
+    record = recorder(desk, ByWorth(q2=NotScored("the judge abstained")))
+    with running(candidates(desk, program())):
+        evaluate(program(), record, EXAMPLES[:4])
+    (row,) = desk.failed
+    name = candidate_id(program())
+    assert row[:6] == (
+        f"abstained {name} {example_id(EXAMPLES[2])}", "train", name, "abstained", "the judge abstained", False,
+    )  # fmt: skip
+    record(EXAMPLES[2], dspy.Prediction(answer="x"), None, "predict", [])
+    assert len(desk.failed) == 1, "its rollout was judged before"
 
 
 def test_whoever_watches_is_told_of_each() -> None:

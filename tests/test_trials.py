@@ -8,8 +8,18 @@ from pathlib import Path
 import pytest
 
 from refed_dspy.engine.ledger import Ledger
-from refed_dspy.engine.rows import Key, reserved
-from refed_dspy.engine.trials import Trial, scored, trials, tried
+from refed_dspy.engine.rows import Key, failed, reserved
+from refed_dspy.engine.trials import (
+    Trial,
+    abstained,
+    abstentions,
+    enough,
+    forgotten,
+    scored,
+    trials,
+    tried,
+    validation_means,
+)
 
 
 @pytest.fixture
@@ -75,6 +85,52 @@ def test_what_belongs_to_no_candidate_is_no_trial(ledger: Ledger) -> None:
     ledger.commit(scored("", "a", "other", 1.0, {}, 0))
     ledger.commit(reserved(1, Key("reflection", "", 0, "", "", "k"), "m", "e", 9))
     assert trials(ledger) == []
+
+
+def test_parts_are_averaged_over_the_examples_that_have_them(ledger: Ledger) -> None:
+    ledger.commit(tried("one", 0, {}))
+    for example, parts in [("a", {"wins": 1.0, "grades": 0.5}), ("b", {"wins": 0.0}), ("c", {})]:
+        ledger.commit(scored("one", example, "test", 1.0, parts, 0))
+    trial = known(ledger)["one"]
+    assert trial.part_means("test") == {"grades": 0.5, "wins": 0.5} and trial.part_means("train") == {}
+
+
+def test_the_first_candidate_and_the_best_on_the_validation_set(ledger: Ledger) -> None:
+    assert validation_means(trials(ledger)) == (None, None)
+    for seq, (name, score) in enumerate([("one", 0.25), ("two", 0.75), ("three", 0.5)]):
+        ledger.commit(tried(name, seq, {}))
+        assert validation_means(trials(ledger)[seq:]) == (None, None), "not before it is scored"
+        ledger.commit(scored(name, "a", "validation", score, {}, 0))
+    assert validation_means(trials(ledger)) == (0.25, 0.75)
+
+
+@pytest.mark.parametrize(("of", "least"), [(0, 1), (1, 1), (5, 4), (10, 8), (12, 10)])
+def test_four_fifths_of_a_set_are_enough(of: int, least: int) -> None:
+    assert enough(least, of) and not enough(least - 1, of)
+
+
+def test_an_abstention_counts_once_and_only_until_it_is_scored(ledger: Ledger) -> None:
+    for candidate, example in [("one", "a"), ("one", "b"), ("one", "a"), ("two", "a"), ("", "a")]:
+        ledger.commit(abstained(candidate, example, "train", "the judge abstained"))
+    assert abstentions(ledger) == 4
+    ledger.commit(scored("one", "a", "train", 0.5, {}, 0))
+    ledger.commit(scored("one", "c", "train", 0.5, {}, 0))
+    assert abstentions(ledger) == 3
+    ledger.commit(abstained("one", "a", "train", "no model answered, this time"))
+    assert abstentions(ledger) == 3, "its score stays"
+    assert trials(ledger) == [] and ledger.settled_keys() == set(), "nothing is settled by it"
+
+
+def test_other_failures_are_no_abstentions_and_are_not_forgotten(ledger: Ledger) -> None:
+    ledger.commit(tried("one", 0, {}))
+    ledger.commit(scored("one", "a", "train", 0.5, {}, 0))
+    ledger.commit(abstained("one", "b", "train", "the judge abstained"))
+    ledger.commit(failed(Key("teacher", "one", 0, "", "", "k"), "cut", "cut at 9", True, []))
+    assert abstentions(ledger) == 1
+    ledger.commit(forgotten())
+    assert trials(ledger) == [] and abstentions(ledger) == 0
+    assert ledger.failure("k") == ("cut", "cut at 9")
+    assert ledger.db.execute("SELECT count(*) FROM evaluations").fetchone() == (0,)
 
 
 def test_another_process_can_read_them_while_they_are_written(ledger: Ledger, tmp_path: Path) -> None:

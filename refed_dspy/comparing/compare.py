@@ -12,7 +12,7 @@ from refed_dspy.blocking import run_blocking
 from refed_dspy.comparing.reading import read_compared
 
 
-from refed_dspy.config import check_compare
+from refed_dspy.config import check_job
 from refed_dspy.data.references import load_references
 from refed_dspy.engine.ledger import Ledger
 from refed_dspy.errors import ConfigError
@@ -59,7 +59,7 @@ def compare(
     """
     named = {name: str(one) if isinstance(one, str | Path) else name for name, one in (programs or {}).items()}
     given = {**settings, **({"programs": named} if programs else {})}
-    config = check_compare({name: value for name, value in given.items() if value is not None})
+    config = check_job(CompareConfig, given)
     parts = prepare(config, programs or config.programs, references, teacher, judge)
     folder = Path(out) if out is not None else Path("refed-comparisons") / digest(parts.identity())
     made = run_blocking(produce(parts, folder, config.size, on_progress))

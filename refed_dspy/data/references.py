@@ -89,7 +89,7 @@ def load_references(source: Any = BUILTIN, columns: Mapping[str, str] | None = N
         else:
             kept[key] = reference
     if not kept:
-        raise ReferencesError(_none_usable(name, left_out, seen))
+        raise ReferencesError(none_usable(name, left_out, seen))
     return References(tuple(kept.values()), dict(left_out))
 
 
@@ -125,7 +125,8 @@ def _reference(row: Mapping[str, Any], columns: Mapping[str, str] | None, where:
     )
 
 
-def _none_usable(name: str, left_out: Counter[str], columns: list[str]) -> str:
+def none_usable(name: str, left_out: Counter[str], columns: list[str]) -> str:
+    """What is said of a source without a usable row; `columns` are those of a row that was not recognised."""
     if not left_out:
         return f"{name}: no rows"
     reasons = ", ".join(f"{count} {reason}" for reason, count in left_out.most_common())

@@ -8,6 +8,7 @@ from itertools import pairwise
 
 from refed_dspy.engine.ledger import Ledger
 from refed_dspy.engine.rows import SENT
+from refed_dspy.records import dollars
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,15 @@ class Spent:
     calls: int
     unpriced: int
     seconds: float
+
+    def __str__(self) -> str:
+        """For people: dollars and calls."""
+        if not self.calls:
+            return "nothing paid"
+        money = dollars(self.cost)
+        if self.unpriced:
+            money = f"{money} and more at unknown prices" if self.cost else "price unknown"
+        return f"{money}, {self.calls:,} calls"
 
 
 def spent(ledger: Ledger) -> Spent:

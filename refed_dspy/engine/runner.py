@@ -54,7 +54,7 @@ async def run(plan: Plan, work: Work, slots: int, grace: float = GRACE) -> None:
         await _feed(plan, work, slots, running)
     except BaseException:
         work.stop()
-        await _land(running, grace)
+        await land(running, grace)
         raise
 
 
@@ -74,7 +74,7 @@ async def _feed(plan: Plan, work: Work, slots: int, running: set[asyncio.Task[No
         done.result()
 
 
-async def _land(running: set[asyncio.Task[None]], grace: float) -> None:
+async def land(running: set[asyncio.Task[None]], grace: float) -> None:
     """Let what is in flight finish for a moment, then cancel it, and wait until it is gone.
 
     Whatever it raises comes of the same stop, which is being raised already.

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from refed_dspy.engine.ledger import Ledger
-from refed_dspy.engine.rows import Statement
+from refed_dspy.engine.rows import Key, Statement, failed
+
+ENOUGH = 0.8
+"""A mean over less of a set than this says nothing of a candidate: the cap, or a fault, cut its evaluation short."""
+ABSTAINED = "abstained"
+"""The kind under which evaluations that nothing could be said of stand among a compile's failures."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,24 @@ class Trial:
         scores = self.scores.get(subset)
         return sum(scores.values()) / len(scores) if scores else None
 
+    def part_means(self, subset: str) -> dict[str, float]:
+        """Part → its mean there, over the examples that have it; by name."""
+        parts = self.parts.get(subset, {}).values()
+        told = {name: [one[name] for one in parts if name in one] for name in sorted({n for one in parts for n in one})}
+        return {name: sum(values) / len(values) for name, values in told.items()}
+
+
+def enough(scored_on: int, of: int) -> bool:
+    """Whether a mean over `scored_on` examples speaks for a set `of` so many."""
+    return scored_on >= ENOUGH * max(1, of)
+
+
+def validation_means(known: Sequence[Trial]) -> tuple[float | None, float | None]:
+    """Mean score on the validation set of the first candidate (the uncompiled program), and the best of all; None
+    before there is one."""
+    means = [mean for trial in known if (mean := trial.mean("validation")) is not None]
+    return (known[0].mean("validation") if known else None), max(means, default=None)
+
 
 def tried(digest: str, seq: int, state: Mapping[str, Any]) -> list[Statement]:
     """A candidate is seen for the first time."""
@@ -48,6 +71,24 @@ def scored(
     row = (candidate, example, subset, score, json.dumps(dict(parts)), spent, time.time())
     again = "ON CONFLICT (candidate, example) DO UPDATE SET score=excluded.score, parts=excluded.parts"
     return [(f"INSERT INTO evaluations VALUES (?,?,?,?,?,?,?) {again}", row)]
+
+
+def abstained(candidate: str, example: str, subset: str, reason: str) -> list[Statement]:
+    """Nothing could be said of a candidate on one example, so far: where it is scored after all, that counts."""
+    return failed(Key(subset, candidate, 0, "", "", f"{ABSTAINED} {candidate} {example}"), ABSTAINED, reason, False, [])
+
+
+def abstentions(ledger: Ledger) -> int:
+    """How many evaluations nothing could be said of."""
+    since = "SELECT 1 FROM evaluations WHERE candidate = item AND key = kind || ' ' || candidate || ' ' || example"
+    query = f"SELECT count(*) FROM failures WHERE kind = ? AND NOT EXISTS ({since})"
+    return int(ledger.db.execute(query, (ABSTAINED,)).fetchone()[0])
+
+
+def forgotten() -> list[Statement]:
+    """There are no candidates any more, and nothing that was said of them."""
+    of_them = [("DELETE FROM candidates", ()), ("DELETE FROM evaluations", ())]
+    return [*of_them, ("DELETE FROM failures WHERE kind=?", (ABSTAINED,))]
 
 
 def trials(ledger: Ledger) -> list[Trial]:

@@ -52,6 +52,7 @@ class JudgeFilter(ABC):
     async def judged(self, row: DataRow, item: str) -> Decision:
         """`item`: what the row is called in the books. Raises TeacherError or RunStopped where no judge can be had."""
 
+
 Filter: TypeAlias = TextFilter | JudgeFilter
 
 

@@ -80,13 +80,13 @@ _first_person = re.compile(
         r"i (?:do not|don't) know(?: the answer)?(?: to (?:that|this)(?: question)?)?[.!]?$",
     )
 )
-_asks_to_decline = re.compile(
+_asks_for_such_words = re.compile(
     r"\b(?:declin|refus|reject|apolog|sorry|turn(?:ing|s)? (?:\w+ ){0,3}down|say(?:ing)? no\b|excuse|unable|can't|"
-    r"cannot)"
+    r"cannot|translat|paraphras|rewrit|rephras|quote)"
 )
 _asks_for_voice = re.compile(
-    r"\b(?:letter|e-?mail|message|reply|dialog|conversation|role-?play|story|poem|song|lyric|script|speech|translat|"
-    r"paraphras|rewrit|rephras|quote|monologue|note to|diary)"
+    r"\b(?:letter|e-?mail|message|reply|dialog|conversation|role-?play|story|poem|song|lyric|script|speech|"
+    r"monologue|note to|diary)"
 )
 
 _INSIDE = r"[^\]\[<>{}()\n]{2,60}"
@@ -125,7 +125,7 @@ _nothing_given = re.compile(
 _about_slots = re.compile(
     r"template|placeholder|bracket|variable|\btags?\b|html|token|regex|format|slot|blank|latex|syntax"
 )
-_around = "\"'“”‘’`*#>_ \t\r\n"
+_ends = "\"'“”‘’`*#_ \t\r\n"
 
 
 def placeholder(text: str) -> str:
@@ -140,10 +140,10 @@ def placeholder(text: str) -> str:
     if not plain:
         return "(empty)"
     low = _straight(plain)
-    bare = low.strip(_around)
+    bare = _bare(low)
     if _whole.fullmatch(bare) or (not bare and len(low) > 1 and _whole.fullmatch(low)):
         return one_line(plain, 80)
-    if _begun.match(plain.strip(_around)):
+    if _begun.match(_bare(plain)):
         return one_line(plain, 40)
     found = _slot.match(bare) if len(bare) < 10 * _REST else None
     if found and (not re.search(r"\w", _slot.sub("", bare)) or _is_leading(bare, found.end())):
@@ -157,10 +157,10 @@ class Refusals:
     ("placeholder"); `detail` is the words that gave it away.
 
     A refusal is looked for in the first 300 characters, and counts there by how sure it is. "As an AI language model, I
-    cannot ..." always does. "I can't help with that request" does unless the instruction is about declining or
-    apologising. "I'm sorry, but I cannot provide ..." does unless it is about that, or asks for words in somebody's
-    voice: a letter, a story, a translation. Only English refusals are known; `extra` adds phrases, found in the same
-    300 characters whatever their case.
+    cannot ..." always does. "I can't help with that request" does unless the instruction is about declining,
+    apologising or putting a text into other words. "I'm sorry, but I cannot provide ..." does unless it is about that,
+    or asks for words in somebody's voice: a letter, a story. Only English refusals are known; `extra` adds
+    phrases, found in the same 300 characters whatever their case.
 
     Raises:
         ConfigError: an extra phrase without a letter in it.
@@ -182,11 +182,11 @@ class Refusals:
             unfilled = one_line(found.group(), 80)
         if not unfilled:
             unfilled = placeholder(row.response)
-            if speaks_of_slots and _slot.match(_straight(row.response).strip(_around)):
+            if speaks_of_slots and _slot.match(_bare(_straight(row.response))):
                 unfilled = ""  # {name} is the answer to a question about templates
         if unfilled:
             return Decision(False, "placeholder", detail=unfilled)
-        declined = self._declined(asked, _straight(row.response).strip(_around))
+        declined = self._declined(asked, _bare(_straight(row.response)))
         return Decision(False, "refusal", detail=declined) if declined else Decision(True)
 
     def remember(self, row: DataRow) -> None:
@@ -195,7 +195,7 @@ class Refusals:
     def _declined(self, asked: str, response: str) -> str:
         opening = response[:_OPENING]
         patterns = [_as_model]
-        if not _asks_to_decline.search(asked):
+        if not _asks_for_such_words.search(asked):
             patterns.append(_of_request)
             if not _asks_for_voice.search(asked):
                 patterns.append(_first_person)
@@ -208,6 +208,11 @@ class Refusals:
 def _straight(text: str) -> str:
     """Stripped, in lower case, with straight apostrophes and single spaces within lines."""
     return re.sub(r"[ \t\xa0]+", " ", re.sub("[’‘ʼ´`](?=[a-z])", "'", text.strip().lower()))
+
+
+def _bare(text: str) -> str:
+    """Without quotation marks and Markdown around it."""
+    return text.lstrip(_ends + ">").rstrip(_ends)
 
 
 def _is_leading(bare: str, end: int) -> bool:

@@ -130,7 +130,7 @@ def reaches(partner: float, length: int) -> array[int]:
     """How long a text can be whose LCS with one of `length` tokens takes none before place 0, 1, ...: an F of t needs
     LCS >= t * (length + other) / 2, where LCS <= length - place. `partner` is 2 / t. Ends at the place from which on
     the longest is shorter than any LCS that will do, and the shortest is `length` / (`partner` - 1)."""
-    places = int(length - length / (partner - 1)) + 1 if length else 0
+    places = min(int(length - length / (partner - 1)) + 1, length)
     return array("i", (int(min((length - place) * partner - length, LARGEST)) for place in range(places)))
 
 

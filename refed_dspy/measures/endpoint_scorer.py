@@ -75,7 +75,7 @@ class EndpointScorer:
         )
 
     def __repr__(self) -> str:
-        return f"EndpointScorer({self.model!r}, {self.api_base!r})"
+        return f"EndpointScorer({self.model!r}, {_place(self.api_base)!r})"
 
     def nll(self, contexts: Sequence[str], texts: Sequence[str]) -> list[Scored | None]:
         """See `Scorer`. `concurrency` requests are open at once; None where a text got no answer after all attempts.
@@ -90,7 +90,7 @@ class EndpointScorer:
             self._begin = self._beginning()
         with ThreadPoolExecutor(self._concurrency) as pool:
             stop = threading.Event()
-            return list(pool.map(lambda pair: self._guarded(*pair, stop), zip(contexts, texts, strict=True)))
+            return list(pool.map(lambda context, text: self._guarded(context, text, stop), contexts, texts))
 
     def _guarded(self, context: str, text: str, stop: threading.Event) -> Scored | None:
         """One text's score; after an error that ends the run, no further text is paid for."""
@@ -128,6 +128,8 @@ class EndpointScorer:
         try:
             own = self._tokenize("", special=True)
             start = own["tokens"] if self._start_text is None else self._ids(self._start_text)
+            if not self._ids("a"):  # llama.cpp's door of that name reads another field, and finds no text
+                raise self._unfit("answers /tokenize without tokens")
         except _NoAnswer as error:
             raise TeacherError(f"{_place(self.api_base)} gave no answer ({error}): look at the server") from error
         # One token of the window is for the answer, which is thrown away.
@@ -154,8 +156,7 @@ class EndpointScorer:
             self.calls += 1
             self.tokens += len(joined.ids) if told is None else told
         try:
-            choice = answer["choices"][0]
-            places = choice.get("prompt_logprobs") or answer.get("prompt_logprobs")
+            places = answer["choices"][0].get("prompt_logprobs")
         except (KeyError, IndexError, TypeError, AttributeError):
             places = None
         if not places:
@@ -176,7 +177,7 @@ class EndpointScorer:
         return found
 
     def _post(self, path: str, body: dict[str, Any]) -> Mapping[str, Any]:
-        """The JSON object that came back. What a server says of an error may quote the key, so only its status is told."""
+        """The JSON object that came back. What it says of an error may quote the key: only its status is told."""
         from openai import APIConnectionError, APIStatusError, APITimeoutError, OpenAIError
 
         try:
@@ -186,7 +187,8 @@ class EndpointScorer:
         except APIConnectionError as error:
             raise _NoAnswer("no connection") from error
         except APIStatusError as error:
-            if error.status_code in (408, 409, 429) or error.status_code >= 500:
+            passing = error.status_code in (408, 409, 429) or error.status_code >= 500
+            if passing or (self.calls and error.status_code in (400, 413, 422)):  # a text that it cannot take
                 raise _NoAnswer(f"HTTP {error.status_code}") from error
             raise self._refused(error.status_code, path) from error
         except (OpenAIError, ValueError) as error:
@@ -203,8 +205,8 @@ class EndpointScorer:
             )
         if status in (404, 405) and path.endswith("/tokenize"):
             return ConfigError(f"{where} has no /tokenize (HTTP {status}), as vLLM's server has: {_OTHER_WAY}")
-        return ConfigError(f"{where} refuses to score with {one_line(self.model, 60)} (HTTP {status}): check the model's "
-                           f"name, or {_OTHER_WAY}")  # fmt: skip
+        name = one_line(self.model, 60)
+        return ConfigError(f"{where} refuses to score with {name} (HTTP {status}): check the name, or {_OTHER_WAY}")
 
     def _unfit(self, what: str) -> ConfigError:
         return ConfigError(f"{_place(self.api_base)} {what}: {_OTHER_WAY}")

@@ -1,8 +1,8 @@
 """Two pictures of a comparison: win rates of programs, and quality by rows kept. PNG and SVG, the same bytes each time.
 
 Names come from configs and models: they are shown as they are, whatever is in them, and cut where they are long. What
-cannot be printed or is not in the font is shown as its escape, so no two names look alike by accident. Colours are
-those of Okabe and Ito, told apart by colour-blind readers, and each line has a marker of its own.
+cannot be printed or is not in the font is shown as its escape: nothing is hidden, and an empty box tells nobody which
+letter it was. Colours are those of Okabe and Ito, told apart by colour-blind readers; each line has its own marker too.
 
 Figures are drawn with Matplotlib's defaults, not with the user's own settings: for as long as drawing lasts those are
 exchanged for the whole process, so draw in one thread at a time.
@@ -66,15 +66,15 @@ def win_rate_picture(bars: Sequence[Bar], *, caption: str = "") -> Figure:
     """
     if not bars:
         raise ValueError("there is no program to draw; give one or more")
-    both = any(bar.length_controlled for bar in bars)
-    kinds: list[tuple[str, list[Interval | None], float]] = [("win rate", [bar.win_rate for bar in bars], -0.14 * both)]
-    if both:
+    beside = [bar.length_controlled is not None for bar in bars]
+    kinds: list[tuple[str, list[Interval | None], float]] = [("win rate", [bar.win_rate for bar in bars], -0.14)]
+    if any(beside):
         kinds.append(("length-controlled", [bar.length_controlled for bar in bars], 0.14))
     with _drawing():
         figure, axes = _figure(1.5 + 0.5 * len(bars), caption)
         axes.axvline(50, color="0.45", linewidth=1, linestyle="--", zorder=1)
         handles = [
-            _dots(axes, number, [(row + shift, one) for row, one in enumerate(rates) if one])
+            _dots(axes, number, [(row + shift * beside[row], one) for row, one in enumerate(rates) if one])
             for number, (_, rates, shift) in enumerate(kinds)
         ]
         axes.set_xlim(*_percents([one for _, rates, _ in kinds for one in rates if one]))
@@ -153,10 +153,11 @@ def _figure(height: float, caption: str) -> tuple[Figure, Any]:
     from matplotlib.figure import Figure
 
     lines = _wrapped(one_line(caption, 1000), 8) if caption.strip() else []
-    figure = Figure(figsize=(_INCHES, height + 0.16 * len(lines)), dpi=_DPI, layout="constrained")
-    figure.set_facecolor("white")
+    figure = Figure(figsize=(_INCHES, height + 0.16 * len(lines)), dpi=_DPI)
+    # The layout does not see a number that stands at the right end of an axis.
+    figure.set_layout_engine("constrained", w_pad=0.12)
     if lines:
-        figure.supxlabel("\n".join(lines), fontsize=8, color="0.3", x=0.01, ha="left", parse_math=False)
+        figure.supxlabel("\n".join(lines), fontsize=8, color="0.3", x=0.015, ha="left", parse_math=False)
     return figure, figure.add_subplot()
 
 
@@ -247,9 +248,10 @@ def _upright(axes: Any, qualities: Sequence[Interval]) -> None:
 
 
 def _legend(figure: Figure, handles: Sequence[Any], names: Sequence[str]) -> None:
-    """Above the axes, in as many columns as there is room for."""
+    """Above the axes, in as many columns as there is room for; the figure grows by the lines beyond the first."""
     widest = max(_width(name, 9) for name in names) + 45
     columns = max(1, min(len(names), int((72 * _INCHES - 20) / widest)))
+    figure.set_figheight(figure.get_figheight() + 0.2 * (math.ceil(len(names) / columns) - 1))
     # Names are set afterwards: one that starts with an underscore would be left out.
     labels = [str(number) for number in range(len(names))]
     legend = figure.legend(

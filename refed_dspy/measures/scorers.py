@@ -32,7 +32,7 @@ class TransformersScorer:
         max_tokens: int = WINDOW,
         start: str | None = None,
     ) -> None:
-        """`model`: a local folder, or a name on the Hub. `device`: as torch names it; CUDA where there is any, else CPU.
+        """`model`: a local folder or a name on the Hub. `device`: as torch names it; CUDA by default, where it is.
 
         `batch_tokens` together, padding included: their logits take batch_tokens × vocabulary × 4 bytes. `max_tokens`
         is the window, or the model's own where that is smaller; how longer texts are cut: see `join`.
@@ -49,7 +49,7 @@ class TransformersScorer:
             self._tokenizer = transformers.AutoTokenizer.from_pretrained(model)
             loaded = transformers.AutoModelForCausalLM.from_pretrained(model, torch_dtype=dtype)
             self._model = loaded.to(self._device).eval()
-        except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
+        except (OSError, ValueError, RuntimeError, KeyError, ImportError, AssertionError) as error:
             raise ConfigError(
                 f"cannot load {one_line(model, 80)} for scoring on {self._device} ({one_line(error, 120)}): name a "
                 "folder or a Hub name of a causal language model, and a device that torch has"

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import dspy
 
-from refed_dspy.allowance import allowed, lasting
+from refed_dspy.allowance import Allowance, Limits, allowed, lasting
 from refed_dspy.blocking import run_blocking
 from refed_dspy.books import RunBooks
 from refed_dspy.config import check_settings
@@ -20,13 +21,14 @@ from refed_dspy.errors import CapReached, RefedError, RunDirError
 from refed_dspy.gateway import Gateway, open_gateway
 from refed_dspy.identity import differences
 from refed_dspy.optimizers.agreement import Agreement, agreement, judged
-from refed_dspy.optimizers.job import cool_judge
-from refed_dspy.allowance import Limits
+from refed_dspy.optimizers.standing import why_stopped
 from refed_dspy.programs import PairwiseJudge, Verdict
 from refed_dspy.programs.adapter import SchemaAdapter
 from refed_dspy.programs.opening import warn_of_another_teacher
 from refed_dspy.programs.saved import digest, load_program, program_digests
 from refed_dspy.records import dollars
+from refed_dspy.teachers import Teacher
+from refed_dspy.teachers.judges import cool_judge
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class Measurement:
     def lines(self) -> list[str]:
         """What it took, for a terminal."""
         lines = [f"{self.judged} of {self.pairs} pairs judged, {dollars(self.cost)}, {self.calls} calls"]
-        return [*lines, f"stopped: {self.stopped} is reached; raise it to go on"] if self.stopped else lines
+        return [*lines, f"stopped: {why_stopped(self.stopped, '; raise it to go on')}"] if self.stopped else lines
 
 
 def measure_agreement(
@@ -71,9 +73,7 @@ def measure_agreement(
         InputError: something given cannot be used; nothing was paid for.
     """
     check_settings(max_cost=max_cost, max_calls=max_calls, max_minutes=max_minutes)
-    module = PairwiseJudge() if program is None or isinstance(program, str | Path) else program
-    if isinstance(program, str | Path):
-        load_program(module, program)
+    module = _judge_program(program)
     chosen = load_pairs(pairs) if isinstance(pairs, str | Path) else list(pairs)
     if count is not None:
         chosen = sample_pairs(chosen, count, seed)
@@ -83,18 +83,35 @@ def measure_agreement(
     folder = Path(out) if out is not None else Path("refed-verdicts") / digest([identity, teacher.identity])
     limits = Limits(max_cost=max_cost, max_calls=max_calls, max_minutes=max_minutes)
     with Ledger.create(folder) as ledger:
-        allowance = allowed(ledger, {"judge": teacher}, lasting(ledger, limits))
-        _begin_or_continue(ledger, {**identity, "judge": teacher.identity}, lasting(ledger, limits))
-        open_accounts(ledger)
-        books = RunBooks(ledger, allowance.caps, allowance.before)
-        with open_gateway(ledger, books, {"judge": teacher}, seed) as gateway:
-            gateway.allow(allowance.caps, allowance.seconds)
+        limits = lasting(ledger, limits)
+        allowance = allowed(ledger, {"judge": teacher}, limits)
+        _begin_or_continue(ledger, {**identity, "judge": teacher.identity}, limits)
+        with _asking(ledger, teacher, allowance, seed) as gateway:
             verdicts = _judge_all(module, chosen, gateway, teacher.concurrency)
             stopped = gateway.reached
         used = spent(ledger)
     told = [pair for pair in chosen if pair.id in verdicts]
     rows = agreement(told, [verdicts[pair.id] for pair in told], seed)
     return Measurement(rows, len(told), len(chosen), used.cost, used.calls, stopped)
+
+
+def _judge_program(given: PairwiseJudge | str | Path | None) -> PairwiseJudge:
+    if given is not None and not isinstance(given, str | Path):
+        return given
+    judge = PairwiseJudge()
+    if given is not None:
+        load_program(judge, given)
+    return judge
+
+
+@contextmanager
+def _asking(ledger: Ledger, judge: Teacher, allowance: Allowance, seed: int) -> Iterator[Gateway]:
+    """The judge, asked through the ledger, under what is left of the caps."""
+    open_accounts(ledger)
+    books = RunBooks(ledger, allowance.caps, allowance.before)
+    with open_gateway(ledger, books, {"judge": judge}, seed) as gateway:
+        gateway.allow(allowance.caps, allowance.seconds)
+        yield gateway
 
 
 def _judge_all(judge: PairwiseJudge, pairs: Sequence[Pair], gateway: Gateway, concurrency: int) -> dict[str, Verdict]:

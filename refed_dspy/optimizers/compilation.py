@@ -6,14 +6,13 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import dspy
 
 from refed_dspy.engine.budget import Caps
-from refed_dspy.engine.trials import Trial, trials
-from refed_dspy.errors import ConfigError, RunStopped, one_line
+from refed_dspy.engine.trials import Trial, enough, trials, validation_means
+from refed_dspy.errors import RunStopped, one_line
 from refed_dspy.gateway import Gateway, evaluating
 from refed_dspy.optimizers.choosing import MANY, Means, Optimizer, choose
 from refed_dspy.optimizers.job import Job
@@ -21,20 +20,14 @@ from refed_dspy.optimizers.judge_report import JudgeReport, agreement_of
 from refed_dspy.optimizers.metric import ReferenceMetric
 from refed_dspy.optimizers.progress import CompileProgress
 from refed_dspy.optimizers.proof import Proof, gain, measured
-from refed_dspy.optimizers.recording import Candidates, Recorder, bearable, candidate_id
+from refed_dspy.optimizers.provision import estimated, without_the_proof
+from refed_dspy.optimizers.recording import Candidates, Recorder, bearable
+from refed_dspy.optimizers.rival import champion_for
 from refed_dspy.programs import PairwiseJudge
 from refed_dspy.programs.adapter import SchemaAdapter
 from refed_dspy.programs.saved import MANIFEST, load_state, program_state
-from refed_dspy.tracking.background import wanted
-from refed_dspy.tracking.registry import Registered, champion
-from refed_dspy.tracking.store import NotTracked, noted_run
 
 log = logging.getLogger("refed_dspy.optimizers")
-DEARER = 1.6
-"""A candidate's evaluation costs about so many times the uncompiled program's, which is compared with nothing."""
-MOST_HELD_BACK = 0.5
-ENOUGH = 0.8
-"""A candidate that was scored on less of the validation set is none to choose: the cap, or a fault, cut it short."""
 
 
 @dataclass
@@ -44,7 +37,6 @@ class Found:
     baseline: Trial
     best: Trial
     estimate: dict[str, Any]
-    optimizer: str
     proof: Proof | None = None
     stopped: str = ""
     champion: str | None = None
@@ -72,7 +64,7 @@ class Compilation:
         metric = job.metric_with(self.teacher, self.judge)
         self.recorder = Recorder(metric, gateway, job.split.subsets(), self._note)
         self.clusters = job.split.clusters()
-        self.champion = _champion(job, gateway.ledger.path.parent)
+        self.champion = champion_for(job, gateway.ledger.path.parent)
         self.ended_at = ""
         self.said: dict[str, list[Any]] = {}
         """Candidate → (example, prediction, score) on the test set."""
@@ -94,16 +86,19 @@ class Compilation:
         with settings, _hushed(self.gateway):
             optimizer = self._optimizer()  # first: options that it does not take cost nothing then
             baseline = self.candidates.note(self.student)
-            self._open(self.caps, self.seconds)
+            self.gateway.allow(self.caps, self.seconds)
             self._evaluate("uncompiled program on the validation set", self.student, self.job.split.validation)
             self._raise_if_barren(baseline)
-            self.recorder.neutral = self._trials()[baseline].mean("validation") or 0.5
-            estimate = self._estimate(optimizer)
+            uncompiled = self._trials()[baseline]
+            if (mean := uncompiled.mean("validation")) is not None:
+                self.recorder.neutral = mean
+            estimate = estimated(self.job, self.gateway, uncompiled, optimizer, self.champion is not None)
+            self.progress.expected = int(optimizer.expected) + 2 * len(self.job.split.validation + self.job.split.test)
             if estimate_only or self.gateway.reached:
-                return self._found(baseline, baseline, estimate, optimizer)
+                return self._found(baseline, baseline, estimate)
             self._tune(optimizer, estimate)
             best = self._best(baseline)
-            found = self._found(baseline, best, estimate, optimizer)
+            found = self._found(baseline, best, estimate)
             found.proof = self._prove(baseline, best)
             found.judge = self._judge_report(baseline, best)
             found.stopped = found.stopped or self.gateway.reached
@@ -132,7 +127,7 @@ class Compilation:
     def _tune(self, optimizer: Optimizer, estimate: Mapping[str, Any]) -> None:
         """Let the optimizer work under what the proof does not need."""
         self.progress.phase = optimizer.name
-        self._open(*self._without_the_proof(estimate))
+        self.gateway.allow(*without_the_proof(self.caps, self.seconds, estimate))
         try:
             tuned = optimizer.tune(self.student, list(self.job.split.train), list(self.job.split.validation))
         except Exception as error:
@@ -144,7 +139,7 @@ class Compilation:
             tuned = None
         self._raise_if_stopped()
         self.ended_at = self.gateway.reached
-        self._open(self.caps, self.seconds)
+        self.gateway.allow(self.caps, self.seconds)
         if tuned is not None:
             tuned = self._plain(program_state(tuned))
             self._evaluate("tuned program on the validation set", tuned, self.job.split.validation)
@@ -163,8 +158,8 @@ class Compilation:
         one, two = told["uncompiled"], told["compiled"]
         if one is None or two is None or difference is None or self.gateway.reached:
             return None
-        enough = ENOUGH * len(self.job.split.test)
-        whole = all(len(known[name].scores.get("test", {})) >= enough for name in names.values())
+        size = len(self.job.split.test)
+        whole = all(enough(len(known[name].scores.get("test", {})), size) for name in names.values())
         if self.champion is None:
             return Proof(one, two, difference, unit=self.job.unit, whole=whole)
         unseen = frozenset(self.clusters.values()) - set(self.champion.state.get(MANIFEST, {}).get("seen", []))
@@ -215,72 +210,15 @@ class Compilation:
         gains = {baseline: 0.0}
         for name, trial in known.items():
             shared = [e for e in trial.scores.get("validation", {}) if e in reference]
-            if len(shared) >= ENOUGH * max(1, len(reference)):
+            if enough(len(shared), len(reference)):
                 scores = trial.scores["validation"]
                 gains[name] = sum(scores[e] - reference[e] for e in shared) / max(1, len(shared))
         return max(gains, key=lambda name: (gains[name], -known[name].seq))
-
-    # --- money and time
-
-    def _open(self, caps: Caps, seconds: float | None) -> None:
-        self.gateway.allow(caps, seconds)
-
-    def _estimate(self, optimizer: Optimizer) -> dict[str, Any]:
-        """What the whole will take, going by the uncompiled program's evaluations. Costs are in picodollars."""
-        first = self._first_figures()
-        split = self.job.split
-        programs = 1 + DEARER * (1 if self.champion is None else 2)
-        after = DEARER * len(split.validation) + programs * len(split.test)
-        evaluations = len(split.validation) + DEARER * optimizer.expected + after
-        each_cost, each_calls = first["cost"], first["calls"]
-        self.progress.expected = int(optimizer.expected + 2 * len(split.validation) + 2 * len(split.test))
-        priced = all(teacher.price is not None for teacher in self.job.teachers.values())
-        return {
-            "evaluations": optimizer.expected,
-            "cost": each_cost * evaluations if priced else None,
-            "calls": each_calls * evaluations,
-            "proof_cost": each_cost * after,
-            "proof_calls": each_calls * after,
-            "spent": self.gateway.books.budget.spent,
-            "spent_then": first["spent"],
-            "calls_then": first["all_calls"],
-        }
-
-    def _first_figures(self) -> dict[str, float]:
-        """What an evaluation of the uncompiled program cost, on the first start: later ones go by the same figures, so
-        that the same part of the caps stays kept back for the proof."""
-        if (known := self.gateway.read(lambda ledger: ledger.meta("first"))) is not None:
-            return dict(known)
-        first = next(trial for trial in self._trials().values() if trial.digest == candidate_id(self.student))
-        done = max(1, len(first.scores.get("validation", {})))
-        budget = self.gateway.books.budget
-        figures = {
-            "cost": first.cost / done,
-            "calls": self._calls(first.digest) / done,
-            "spent": budget.spent,
-            "all_calls": budget.calls,
-        }
-        if not self.gateway.reached:
-            self.gateway.read(lambda ledger: ledger.set_meta(first=figures))
-        return figures
-
-    def _without_the_proof(self, estimate: Mapping[str, Any]) -> tuple[Caps, float | None]:
-        """The caps less what the proof will need of them."""
-        cost, calls = self.caps.max_cost, self.caps.max_calls
-        if cost is not None:
-            cost -= int(min(1.1 * estimate["proof_cost"], MOST_HELD_BACK * max(0, cost - estimate["spent_then"])))
-        if calls is not None:
-            calls -= int(min(1.1 * estimate["proof_calls"], MOST_HELD_BACK * max(0, calls - estimate["calls_then"])))
-        return Caps(cost, calls), None if self.seconds is None else 0.75 * self.seconds
 
     # --- looking at the books
 
     def _trials(self) -> dict[str, Trial]:
         return {trial.digest: trial for trial in self.gateway.read(trials)}
-
-    def _calls(self, candidate: str) -> int:
-        query = "SELECT count(*) FROM calls WHERE item=?"
-        return int(self.gateway.read(lambda ledger: ledger.db.execute(query, (candidate,)).fetchone()[0]))
 
     def _plain(self, state: Mapping[str, Any]) -> dspy.Module:
         """The student with another candidate's prompts."""
@@ -288,10 +226,10 @@ class Compilation:
         load_state(program, dict(state), "candidate")
         return program
 
-    def _found(self, baseline: str, best: str, estimate: dict[str, Any], optimizer: Optimizer) -> Found:
+    def _found(self, baseline: str, best: str, estimate: dict[str, Any]) -> Found:
         known = self._trials()
         stopped = self.ended_at or self.gateway.reached
-        return Found(known[baseline], known[best], estimate, optimizer.name, stopped=stopped)
+        return Found(known[baseline], known[best], estimate, stopped=stopped)
 
     def _note(self) -> None:
         budget = self.gateway.books.budget
@@ -315,10 +253,8 @@ class Compilation:
     def _tell_best(self) -> None:
         """Renew what the progress says of candidates: between phases, and now and then within one."""
         known = list(self._trials().values())
-        means = [mean for trial in known if (mean := trial.mean("validation")) is not None]
         self.progress.candidates = len(known)
-        self.progress.baseline = known[0].mean("validation") if known else None
-        self.progress.best = max(means, default=None)
+        self.progress.baseline, self.progress.best = validation_means(known)
 
     def _raise_if_stopped(self) -> None:
         if (error := self.gateway.stopped) is not None:
@@ -342,26 +278,3 @@ def _hushed(gateway: Gateway) -> Iterator[None]:
     finally:
         gateway.on_ending = lambda _: None
         dspy_log.setLevel(before)
-
-
-def _champion(job: Job, folder: Path) -> Registered | None:
-    """The registered champion, where this compile is tracked and it is a program of the same kind.
-
-    None also where this very compile made it, on an earlier start.
-    """
-    if not wanted(job.settings.track):
-        return None
-    try:
-        found = champion(job.settings.name)
-        own = noted_run(folder)
-        if found is not None and own is not None and found.state.get(MANIFEST, {}).get("run_id") == own:
-            return None
-        if found is not None:
-            load_state(job.student, dict(found.state), f"champion of {job.settings.name}")
-    except NotTracked as error:
-        log.warning("MLflow cannot say which program is champion (%s): nothing will be promoted by this compile", error)
-        return None
-    except ConfigError as error:
-        log.warning("%s: not compared with it", error)
-        return None
-    return found

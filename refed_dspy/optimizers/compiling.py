@@ -7,11 +7,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from refed_dspy.allowance import lasting, lasting_as_given
+from refed_dspy.allowance import Limits, lasting, lasting_as_given
 from refed_dspy.books import RunBooks
 from refed_dspy.config import MetricConfig
 from refed_dspy.engine.accounts import open_accounts, spent
 from refed_dspy.engine.ledger import Ledger
+from refed_dspy.engine.trials import forgotten
 from refed_dspy.errors import RunDirError
 from refed_dspy.gateway import open_gateway
 from refed_dspy.identity import differences
@@ -19,7 +20,6 @@ from refed_dspy.optimizers.compilation import Compilation
 from refed_dspy.optimizers.job import Job, caps_of, prepare
 from refed_dspy.optimizers.outcome import Compiled, write_outcome
 from refed_dspy.optimizers.progress import CompileProgress
-from refed_dspy.allowance import Limits
 from refed_dspy.programs.saved import digest
 from refed_dspy.tracking.background import tracking
 from refed_dspy.tracking.compiles import copy_compile
@@ -69,23 +69,28 @@ def compile(  # noqa: A001
     given = {**settings, "teacher": teacher, "judge": judge, "reflection": reflection}
     job = prepare(program, examples, metric, given)
     folder = Path(out) if out is not None else Path("refed-compiles") / digest(job.identity())
-    wanted = job.settings
-    limits = Limits(max_cost=wanted.max_cost, max_calls=wanted.max_calls, max_minutes=wanted.max_minutes)
+    asked = job.settings
+    limits = Limits(max_cost=asked.max_cost, max_calls=asked.max_calls, max_minutes=asked.max_minutes)
     caps_of(job, lasting_as_given(limits))  # before the folder is made
     with Ledger.create(folder) as ledger:
-        limits, before = lasting(ledger, limits), spent(ledger)
-        caps = caps_of(job, limits, before.unpriced)
-        _begin_or_continue(ledger, job, limits)
-        open_accounts(ledger)
-        books = RunBooks(ledger, caps, before)
-        minutes = limits["max_minutes"]
-        left = None if minutes is None else max(0.0, 60 * minutes - before.seconds)
-        track = False if estimate_only else job.settings.track
+        books, left = _opened(ledger, job, lasting(ledger, limits))
+        track = False if estimate_only else asked.track
         with tracking(folder, copy_compile, track, EVERY, at_once=True) as tracker:
-            with open_gateway(ledger, books, job.teachers, job.settings.seed) as gateway:
-                found = Compilation(job, gateway, caps, left, on_progress).run(estimate_only)
+            with open_gateway(ledger, books, job.teachers, asked.seed) as gateway:
+                found = Compilation(job, gateway, books.budget.caps, left, on_progress).run(estimate_only)
             tracker.tell()  # so that the program's manifest can name its run
             return write_outcome(folder, ledger, job, found, keep=not estimate_only)
+
+
+def _opened(ledger: Ledger, job: Job, limits: Limits) -> tuple[RunBooks, float | None]:
+    """The books of one start, and the seconds left to it. Raises InputError, before anything is written."""
+    before = spent(ledger)
+    caps = caps_of(job, limits, before.unpriced)
+    _begin_or_continue(ledger, job, limits)
+    open_accounts(ledger)
+    minutes = limits["max_minutes"]
+    left = None if minutes is None else max(0.0, 60 * minutes - before.seconds)
+    return RunBooks(ledger, caps, before), left
 
 
 def _begin_or_continue(ledger: Ledger, job: Job, limits: Limits) -> None:
@@ -99,5 +104,5 @@ def _begin_or_continue(ledger: Ledger, job: Job, limits: Limits) -> None:
             f"{ledger.path.parent}: holds another compile: {'; '.join(found)}; set these back, or use a new --out"
         )
     if not ledger.has_answers():  # an earlier start came to nothing, and may have been of other parts
-        ledger.commit([("DELETE FROM candidates", ()), ("DELETE FROM evaluations", ())])
+        ledger.commit(forgotten())
     ledger.set_meta(compile=identity, about=job.about(), **limits)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import dspy
 
-from refed_dspy.config import CompileConfig, MetricConfig, TeacherConfig, check_compile
+from refed_dspy.allowance import Limits
+from refed_dspy.config import CompileConfig, MetricConfig, check_compile
+from refed_dspy.data.references import References
 from refed_dspy.engine.budget import Caps
 from refed_dspy.errors import ConfigError, one_line
 from refed_dspy.optimizers.choosing import Means, choose
@@ -20,15 +20,14 @@ from refed_dspy.optimizers.metric import ReferenceMetric
 from refed_dspy.optimizers.own_metric import Own, name_of, source_of
 from refed_dspy.optimizers.scoring import Metric
 from refed_dspy.optimizers.splitting import Split, as_examples, example_id, split
-from refed_dspy.allowance import Limits
 from refed_dspy.programs import PairwiseJudge, ReferenceLevelFeedback
 from refed_dspy.programs.opening import open_program, warn_of_another_teacher
 from refed_dspy.programs.saved import digest, load_program, program_digests
 from refed_dspy.records import PICO, dollars
 from refed_dspy.signatures import DEFAULT_FEATURES
 from refed_dspy.teachers import Teacher, open_teacher
+from refed_dspy.teachers.judges import judge_beside, told_of
 
-log = logging.getLogger("refed_dspy.optimizers")
 ROLES = ("teacher", "judge", "reflection")
 
 
@@ -163,16 +162,9 @@ def prepare(program: Any, examples: Any, metric: Any, given: Mapping[str, Any]) 
 def open_teachers(models: Mapping[str, Any]) -> dict[str, Teacher]:
     """Teacher, judge and reflection model. An unset judge is the teacher's model, an unset reflection the judge's."""
     teacher = open_teacher(models["teacher"])
-    with _told_of("judge"):
-        judge = _judge(teacher, models["judge"])
-    with _told_of("reflection"):
+    judge = judge_beside(teacher, models["judge"])
+    with told_of("reflection"):
         reflection = judge if models["reflection"] is None else open_teacher(models["reflection"], teacher)
-    if judge.model == teacher.model:
-        log.warning(
-            "judge and teacher are one model (%s): models prefer their own words, so take the scores as a guide only, "
-            "or name another judge",
-            teacher.model,
-        )
     shared: list[Teacher] = []
     opened = {}
     for role, model in zip(ROLES, (teacher, judge, reflection), strict=True):
@@ -180,37 +172,6 @@ def open_teachers(models: Mapping[str, Any]) -> dict[str, Teacher]:
         opened[role] = same or model
         shared.append(opened[role])
     return opened
-
-
-@contextmanager
-def _told_of(role: str) -> Iterator[None]:
-    """Errors of setting a model up speak of a teacher, whatever it is for."""
-    try:
-        yield
-    except ConfigError as error:
-        raise ConfigError(str(error).replace("teacher:", f"{role}:", 1)) from None
-
-
-def _judge(teacher: Teacher, asked: Any) -> Teacher:
-    if asked is not None:
-        return cool_judge(asked, teacher)
-    return teacher if teacher.config is None else _cool(teacher.config, teacher)
-
-
-def cool_judge(asked: Any, beside: Teacher | None = None) -> Teacher:
-    """The judge `asked` for, at temperature 0 unless it is given another: verdicts should not depend on luck."""
-    opened = open_teacher(asked, beside)
-    if opened.config is not None and "temperature" not in opened.config.model_fields_set:
-        return _cool(opened.config, beside)
-    return opened
-
-
-def _cool(config: TeacherConfig, beside: Teacher | None) -> Teacher:
-    """`config`'s model at temperature 0, or as it is where the model takes no other temperature than its own."""
-    try:
-        return open_teacher(config.model_copy(update={"temperature": 0.0}), beside)
-    except ConfigError:
-        return open_teacher(config, beside)
 
 
 def caps_of(job: Job, limits: Limits, unpriced: int = 0) -> Caps:
@@ -267,8 +228,6 @@ def _program(program: Any, settings: CompileConfig) -> dspy.Module:
 
 
 def _fitting(examples: list[dspy.Example], teacher: Teacher) -> list[dspy.Example]:
-    from refed_dspy.data.references import References
-
     fitting = References(tuple(e.reference for e in examples)).fitting(teacher.window, teacher.max_tokens)
     kept = {reference.id for reference in fitting}
     return [example for example in examples if example.reference.id in kept]

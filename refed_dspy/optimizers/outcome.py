@@ -16,10 +16,12 @@ import dspy
 from refed_dspy.engine.accounts import spent
 from refed_dspy.engine.ledger import Ledger
 from refed_dspy.engine.summary import usage_by_stage
+from refed_dspy.engine.trials import abstentions
 from refed_dspy.errors import RunStopped, one_line
 from refed_dspy.optimizers.job import ROLES, Job
 from refed_dspy.optimizers.judge_report import JudgeReport
 from refed_dspy.optimizers.proof import Proof, finite
+from refed_dspy.optimizers.standing import unjudged, why_stopped
 from refed_dspy.programs.diffs import prompt_diff
 from refed_dspy.programs.saved import MANIFEST, load_state, program_digests, program_state
 from refed_dspy.records import PICO, dollars
@@ -127,6 +129,7 @@ def _manifest(ledger: Ledger, job: Job, found: Found, program: dspy.Module) -> d
         "seen": sorted({*job.split.seen(), *getattr(job.program, "tuned_on", ())}),
         "sets": {name: len(getattr(job.split, name)) for name in ("train", "validation", "test")},
         "validation": {"uncompiled": found.baseline.mean("validation"), "compiled": found.best.mean("validation")},
+        "abstained": abstentions(ledger),
         "candidate": found.best.digest,
         "baseline": found.baseline.digest,
         "champion": found.champion,
@@ -161,12 +164,12 @@ def outcome_lines(compiled: Compiled) -> list[str]:
         lines.append("no proof: it ended before the test set was scored")
     cost = "price unknown" if manifest["cost"] is None else dollars(manifest["cost"] * PICO)
     lines.append(f"cost: {cost}, {manifest['calls']} calls")
+    if manifest["abstained"]:
+        lines.append(unjudged(manifest["abstained"]))
     if not compiled.changed:
         lines.append("no candidate was better than the uncompiled program, which is what is kept")
     if compiled.stopped:
-        why = (
-            f"{compiled.stopped} is reached" if compiled.stopped.startswith("max_") else f"there was {compiled.stopped}"
-        )
+        why = why_stopped(compiled.stopped)
         lines.append(f"stopped: {why}; this is the best program so far, and the same command goes on")
     return [*lines, f"program: {compiled.path}"]
 

@@ -78,16 +78,11 @@ def finite(value: Any) -> Any:
 
 def measured(trial: Trial, clusters: Mapping[str, str], each: float | None, seed: int) -> Measured | None:
     """`trial` on the test set; None where it was not scored there."""
-    scores, parts = trial.scores.get("test"), trial.parts.get("test")
-    if not scores or parts is None:
+    scores = trial.scores.get("test")
+    if not scores:
         return None
-    names = sorted({name for told in parts.values() for name in told})
-    means = {}
-    for name in names:
-        known = [told[name] for told in parts.values() if name in told]
-        means[name] = sum(known) / len(known)
     interval = mean_interval(list(scores.values()), [clusters[example] for example in scores], seed=seed)
-    return Measured(interval, means, each)
+    return Measured(interval, trial.part_means("test"), each)
 
 
 def gain(

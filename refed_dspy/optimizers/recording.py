@@ -16,7 +16,7 @@ import dspy
 from dspy.utils.callback import BaseCallback
 from dspy.utils.exceptions import AdapterParseError, LMError
 
-from refed_dspy.engine.trials import scored, trials, tried
+from refed_dspy.engine.trials import abstained, scored, trials, tried
 from refed_dspy.errors import CapReached, RowError, one_line
 from refed_dspy.gateway import Gateway, evaluating, judging
 from refed_dspy.journal import final_kind
@@ -95,10 +95,8 @@ class Recorder:
         self.metric, self._gateway, self._subset_of, self._watch = metric, gateway, subset_of, watch
         self.evaluations = 0
         """How often a candidate was scored, in this process."""
-        self.abstained = 0
-        """Evaluations that nothing could be said of."""
         self.neutral = 0.5
-        """What an optimizer is told of those."""
+        """What an optimizer is told of an evaluation that nothing could be said of."""
         self.failures: Counter[str] = Counter()
         """What rows of predictions failed with: "cut in response_improvement" → how many."""
 
@@ -127,17 +125,18 @@ class Recorder:
             raise NotScored("the program failed")
         if pred_name is None:
             self.failures.update(f"{failure.kind} in {failure.stage}" for failure in failures_of(pred))
+        example = example_id(gold)
+        candidate, subset = evaluating.get(), self._subset_of.get(example, "other")
         try:
             said = self.metric.score(gold, pred, trace)
         except NotScored as nothing:
-            # Not recorded. What the optimizer gets instead of a number is the uncompiled program's, so that the
-            # abstention counts neither for nor against the candidate; a demonstration it cannot become.
-            self.abstained += 1
+            # Recorded without a score. What the optimizer gets instead of a number is the uncompiled program's, so that
+            # the abstention counts neither for nor against the candidate; a demonstration it cannot become.
+            if pred_name is None:
+                self._gateway.write(abstained(candidate, example, subset, one_line(nothing)))
             return Scored(self.neutral, one_line(f"It could not be judged: {nothing}"), math.inf)
         if pred_name is not None:
             return Scored(said.score, self.metric.feedback(gold, pred, pred_name, pred_trace), self.metric.accept)
-        example = example_id(gold)
-        candidate, subset = evaluating.get(), self._subset_of.get(example, "other")
         spent = self._gateway.books.budget.spent
         self._gateway.write(scored(candidate, example, subset, said.score, said.parts, spent))
         self.evaluations += 1

@@ -14,7 +14,7 @@ from refed_dspy.errors import RefedError
 class NotScored(RefedError):
     """There is nothing to judge this evaluation by: the judge abstained on all of it, or no model answered.
 
-    It is recorded nowhere, so that it counts neither for nor against the candidate.
+    It is recorded without a score, so that it counts neither for nor against the candidate.
     """
 
 

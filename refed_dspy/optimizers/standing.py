@@ -7,26 +7,27 @@ from typing import Any
 from refed_dspy.engine.accounts import spent
 from refed_dspy.engine.ledger import Ledger
 from refed_dspy.engine.summary import usage_by_stage
-from refed_dspy.engine.trials import trials
+from refed_dspy.engine.trials import abstentions, trials, validation_means
 from refed_dspy.records import PICO, dollars
 
 
 def compile_status(ledger: Ledger) -> dict[str, Any]:
     """A compile at a glance, in JSON types.
 
-    `optimizer`; `candidates` tried and `evaluations` recorded; `uncompiled` and `best` mean scores on the validation
-    set, None before there are some; `proved`: None before the proof; `usage` by model; `cost` in dollars; `caps`;
-    `stopped`.
+    `optimizer`; `candidates` tried, `evaluations` scored, and those that nothing could be said of (`abstained`);
+    `uncompiled` and `best` mean scores on the validation set, None before there are some; `proved`: None before the
+    proof; `usage` by model; `cost` in dollars; `caps`; `stopped`.
     """
     known, used, identity = trials(ledger), spent(ledger), ledger.meta("compile") or {}
     outcome = ledger.meta("outcome") or {}
-    means = [mean for trial in known if (mean := trial.mean("validation")) is not None]
+    uncompiled, best = validation_means(known)
     return {
         "optimizer": identity.get("optimizer"),
         "candidates": len(known),
         "evaluations": sum(len(scores) for trial in known for scores in trial.scores.values()),
-        "uncompiled": known[0].mean("validation") if known else None,
-        "best": max(means, default=None),
+        "abstained": abstentions(ledger),
+        "uncompiled": uncompiled,
+        "best": best,
         "proved": (outcome.get("proof") or {}).get("proved"),
         "usage": usage_by_stage(ledger),
         "cost": None if used.unpriced else used.cost / PICO,
@@ -43,6 +44,8 @@ def status_lines(facts: dict[str, Any]) -> list[str]:
     lines = [
         f"a compile by {facts['optimizer']}: {facts['candidates']} candidates, {facts['evaluations']} evaluations{best}"
     ]
+    if facts["abstained"]:
+        lines.append(unjudged(facts["abstained"]))
     for role, use in facts["usage"].items():
         money = "price unknown" if use["cost"] is None else dollars(use["cost"] * PICO)
         lines.append(
@@ -51,7 +54,16 @@ def status_lines(facts: dict[str, Any]) -> list[str]:
         )
     lines.append("dollars: price unknown" if facts["cost"] is None else f"dollars: {dollars(facts['cost'] * PICO)}")
     if facts["stopped"]:
-        cap = str(facts["stopped"]).startswith("max_")
-        lines.append(f"stopped: {facts['stopped']}{' is reached' if cap else ''}")
+        lines.append(f"stopped: {why_stopped(facts['stopped'])}")
     proof = {None: "no proof yet", True: "proved better", False: "not proved better"}[facts["proved"]]
     return [*lines, proof if facts["finished"] else "not finished: the same command goes on"]
+
+
+def unjudged(count: int) -> str:
+    """What is told of `count` evaluations that nothing could be said of."""
+    return f"not judged: {count} evaluations more, which count neither for nor against a candidate"
+
+
+def why_stopped(stopped: str, remedy: str = "") -> str:
+    """What ended a compile early, in words: a cap, with its `remedy`, or an endpoint that gave no answers."""
+    return f"{stopped} is reached{remedy}" if stopped.startswith("max_") else f"there was {stopped}"

@@ -10,7 +10,7 @@ from typing import Any
 
 from refed_dspy.engine.accounts import spent
 from refed_dspy.engine.ledger import Ledger
-from refed_dspy.engine.trials import Trial, trials
+from refed_dspy.engine.trials import Trial, enough, trials
 from refed_dspy.programs.diffs import changed_predictors, prompt_diff
 from refed_dspy.records import PICO
 from refed_dspy.tracking.registry import register
@@ -55,7 +55,7 @@ def best_so_far(known: Sequence[Trial]) -> list[tuple[float, float, float]]:
     best, points = -1.0, []
     for trial in sorted(known, key=lambda each: each.spent):
         mean = trial.mean("validation")
-        whole = len(trial.scores.get("validation", {})) >= 0.8 * max(1, len(reference))
+        whole = enough(len(trial.scores.get("validation", {})), len(reference))
         if mean is not None and whole and mean > best:
             best = mean
             points.append((trial.spent / PICO, mean, trial.created))
@@ -118,22 +118,15 @@ def _copy_candidate(store: Store, trial: Trial, first: Trial) -> None:
     now = time.time()
     points = [("dollars", trial.cost / PICO, now, step)]
     for subset in SUBSETS:
-        mean, parts = trial.mean(subset), trial.parts.get(subset, {})
-        if mean is not None:
-            points += [(f"{subset}_score", mean, now, step), (f"{subset}_size", len(parts), now, step)]
-            points += [(f"{subset}_{name}", value, now, step) for name, value in _means(parts).items()]
+        if (mean := trial.mean(subset)) is not None:
+            points += [(f"{subset}_score", mean, now, step), (f"{subset}_size", len(trial.scores[subset]), now, step)]
+            points += [(f"{subset}_{name}", value, now, step) for name, value in trial.part_means(subset).items()]
     store.metrics(child, points)
     if not store.noted(f"files of {trial.digest}"):
         store.text(child, "program.json", json.dumps(trial.state, ensure_ascii=False, indent=1))
         store.text(child, "prompts.diff", prompt_diff(first.state, trial.state))
         store.remember(**{f"files of {trial.digest}": True})
     store.ended(child, at=None)
-
-
-def _means(parts: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
-    names = sorted({name for told in parts.values() for name in told})
-    told = {name: [one[name] for one in parts.values() if name in one] for name in names}
-    return {name: sum(values) / len(values) for name, values in told.items()}
 
 
 def _finish(
@@ -161,9 +154,6 @@ def _finish(
             now = time.time()
             store.metrics(run_id, [(name, value, now, step) for name, value in points.items() if value is not None])
             store.remember(proof=step)
-    if outcome.get("stopped"):
-        store.tags(run_id, {"refed.stopped": outcome["stopped"]})
-    else:
-        store.untag(run_id, "refed.stopped")
+    store.stopped(run_id, outcome.get("stopped"))
     register(store, run_id, about["name"], outcome)
     store.ended(run_id)

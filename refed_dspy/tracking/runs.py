@@ -86,10 +86,7 @@ def _parameters(ledger: Ledger, status: Mapping[str, Any]) -> dict[str, Any]:
 
 def _finish(store: Store, run_id: str, status: Mapping[str, Any]) -> None:
     store.tags(run_id, {"refed.kept": status["kept"], "refed.complete": status["complete"]})
-    if status["stopped"]:
-        store.tags(run_id, {"refed.stopped": status["stopped"]})
-    else:
-        store.untag(run_id, "refed.stopped")
+    store.stopped(run_id, status["stopped"])
     kept = int(status["kept"])
     if kept and store.noted("rows") != kept:
         key = digest([str(store.folder.absolute()), kept, status["seed"]])

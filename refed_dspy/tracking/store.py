@@ -19,6 +19,7 @@ TOP = "run"
 """What the folder's own run is noted under; others are candidates."""
 EXPERIMENT = "refed-dspy"
 LONGEST_PARAMETER = 500
+STOPPED = "refed.stopped"
 
 
 class NotTracked(RefedError):
@@ -108,10 +109,12 @@ class Store:
         for name, value in tags.items():
             self.told(self.client.set_tag, run_id, name, one_line(value, LONGEST_PARAMETER))
 
-    def untag(self, run_id: str, name: str) -> None:
-        """Take a tag away that was set on an earlier start."""
-        if name in self.told(self.client.get_run, run_id).data.tags:
-            self.told(self.client.delete_tag, run_id, name)
+    def stopped(self, run_id: str, why: str | None) -> None:
+        """Tag the run with what ended it early; where nothing did, an earlier start's tag is taken away."""
+        if why:
+            self.tags(run_id, {STOPPED: why})
+        elif STOPPED in self.told(self.client.get_run, run_id).data.tags:
+            self.told(self.client.delete_tag, run_id, STOPPED)
 
     def text(self, run_id: str, name: str, text: str) -> None:
         """Log a text artifact."""

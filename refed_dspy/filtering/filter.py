@@ -1,0 +1,155 @@
+"""Filter a data set: what is kept and what is not goes into files of their own; the data itself is not touched."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from refed_dspy.allowance import Limits
+from refed_dspy.blocking import run_blocking
+from refed_dspy.config import check_filters, check_job
+from refed_dspy.data.dataset import DataSet, load_dataset
+from refed_dspy.data.table import DataRow
+from refed_dspy.engine.accounts import Spent, spent
+from refed_dspy.engine.ledger import Ledger
+from refed_dspy.errors import ConfigError, RunDirError, RunStopped, one_line
+from refed_dspy.filtering.outcome import OUTPUTS, Filtering, write_filtering
+from refed_dspy.filtering.sifting import sift
+from refed_dspy.filters.building import build
+from refed_dspy.filters.decision import Decision, JudgeFilter, Step, labels
+from refed_dspy.filters.judged import ABSTAINED
+from refed_dspy.job_settings import FilterRunConfig
+from refed_dspy.paying import Manner, Progress
+from refed_dspy.programs.opening import open_judge
+from refed_dspy.programs.saved import digest
+from refed_dspy.teachers import Teacher
+from refed_dspy.teachers.judges import cool_judge, told_of
+from refed_dspy.working import Job, at_work, each
+from refed_dspy.writing import check_apart
+
+
+def filter_data(
+    data: Any,
+    filters: Sequence[Any],
+    *,
+    judge: Any = None,
+    out: str | Path | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+    **settings: Any,
+) -> Filtering:
+    """The rows of `data` (whatever `load_dataset` takes) that all `filters` keep, and why the others are dropped.
+
+    Args:
+        filters: in their order: names or settings as in a config file (`"refusals"`, `{"rouge": {"keep": 4000}}`), or
+            filters of one's own.
+        judge: which model judges, for `judge` and `rubric`; as `synthesize` takes a teacher.
+        out: the folder for `kept.jsonl`, `dropped.jsonl`, the funnel, and the ledger of what a judge said; None:
+            `refed-filtered/` and a name made from data and filters. The same call pays for no verdict twice.
+        settings: those of `FilterRunConfig`: columns, seed, judge_program, caps.
+
+    Raises:
+        InputError: something given cannot be used; nothing was paid for.
+        RunStopped: it ended early, at a fault; what was paid for is kept.
+    """
+    config = check_job(FilterRunConfig, settings)
+    judging = None if config.judge_program is None else open_judge(config.judge_program)
+    steps = build(check_filters(filters, of_a_run=False), config.seed, judging)
+    if not steps:
+        raise ConfigError("filters: name at least one")
+    loaded = load_dataset(data, config.columns or None)
+    _check_columns(loaded, steps)
+    paid = any(isinstance(step.filter, JudgeFilter) for step in steps)
+    if paid and judge is None:
+        raise ConfigError("judge: name the model that judges, with judge=… (or --judge)")
+    with told_of("judge"):
+        models = {"judge": cool_judge(judge)} if paid else {}
+    identity = _identity(loaded, steps, models, config.seed)
+    folder = Path(out) if out is not None else Path("refed-filtered") / digest(identity)
+    check_apart(data, [folder, *(folder / name for name in OUTPUTS)])
+    _make(folder)
+    return run_blocking(_filter(loaded, steps, models, folder, config, identity, on_progress))
+
+
+async def _filter(
+    data: DataSet,
+    steps: Sequence[Step],
+    models: Mapping[str, Teacher],
+    folder: Path,
+    config: FilterRunConfig,
+    identity: Mapping[str, Any],
+    watch: Callable[[Progress], None] | None,
+) -> Filtering:
+    stopped: list[str] = []
+
+    async def judging(one: JudgeFilter, rows: Sequence[DataRow]) -> dict[int, Decision]:
+        decisions: dict[int, Decision] = {}
+        async with at_work(folder, _job(models, len(rows), folder, config, identity), watch) as (desk, allowance):
+
+            async def judge(row: DataRow) -> None:
+                decisions[row.number] = await one.judged(row, str(row.number))
+                desk.progress.kept += 1
+
+            await each(desk, rows, judge, models["judge"].concurrency, allowance.grace)
+        if desk.reached is not None:
+            stopped.append(desk.reached.name)
+        elif decisions and all(said.reason == ABSTAINED for said in decisions.values()):
+            why = next(iter(decisions.values())).detail
+            raise RunStopped(f"{one.name}: the judge abstained on every row, first because: {why} — name another judge")
+        return decisions
+
+    sifted = await sift(data.rows, steps, config.seed, judging)
+    filtering = Filtering(folder, data, sifted, _used(folder) if models else None, "".join(stopped[:1]))
+    write_filtering(filtering)
+    return filtering
+
+
+def _job(
+    models: Mapping[str, Teacher], rows: int, folder: Path, config: FilterRunConfig, identity: Mapping[str, Any]
+) -> Job:
+    return Job(
+        work="filtering",
+        identity=identity,
+        models=models,
+        limits=Limits(max_cost=config.max_cost, max_calls=config.max_calls, max_minutes=config.max_minutes),
+        rows=rows,
+        again=f"what was paid for is kept in {shlex.quote(str(folder))}; the same command goes on from there",
+        manner=Manner(config.seed, max_failure_share=1.0),  # a row that a judge fails on is an abstention, and told
+    )
+
+
+def _used(folder: Path) -> Spent:
+    with Ledger.read(folder) as ledger:
+        return spent(ledger)
+
+
+def _identity(
+    data: DataSet, steps: Sequence[Step], models: Mapping[str, Teacher], seed: int
+) -> dict[str, Any]:
+    """What may not change between starts. Verdicts are remembered by their questions, so filters may."""
+    return {
+        "data": digest([[row.number, row.instruction, row.response, row.plain] for row in data.rows]),
+        "filters": [[label, dict(step.settings), step.keep] for label, step in zip(labels(steps), steps, strict=True)],
+        "seed": seed,
+        **{role: model.identity for role, model in models.items()},
+    }
+
+
+def _check_columns(data: DataSet, steps: Sequence[Step]) -> None:
+    """Raises ConfigError where a filter needs a column that is not there."""
+    for step in steps:
+        if isinstance(step.filter, JudgeFilter) and step.filter.needs_plain and not data.has_plain:
+            lacking = sum(row.plain is None for row in data.rows)
+            raise ConfigError(
+                f"{step.filter.name}: compares the improved response with the plain one, and {lacking} of "
+                f"{len(data.rows)} rows of {data.name} have no plain one; name its column in columns: "
+                "{plain: …}, or take the filter out"
+            )
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunDirError(f"{folder}: cannot be written: {one_line(error.strerror or error)}") from None

@@ -1,0 +1,106 @@
+"""A data set through its filters, one after the other: each looks at what the one before it kept."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+
+from refed_dspy.data.table import DataRow
+from refed_dspy.filters.decision import Decision, JudgeFilter, Step, TextFilter, labels
+from refed_dspy.filters.rouge import RougeFilter, beginning, select
+
+IN_SEEDED_ORDER = {"rouge", "random"}
+"""Filters that go through the rows in an order drawn by the seed (paper notes, section 3); all others go through them
+as they stand, so that of two rows alike the first stays."""
+BEYOND = "beyond keep"
+NOT_REACHED = "not looked at: enough were kept"
+
+Judging = Callable[[JudgeFilter, Sequence[DataRow]], Awaitable[dict[int, Decision]]]
+"""A paid filter's decision on each row that it came to, by row number."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One filter's pass: how many rows came, and its decision on each, by row number. A row without one was not come
+    to: a cap ended the work."""
+
+    label: str
+    came: int
+    decisions: dict[int, Decision]
+
+
+@dataclass(frozen=True)
+class Sifted:
+    """What all filters made of the rows."""
+
+    kept: Sequence[DataRow]
+    stages: Sequence[Stage]
+    undecided: Sequence[DataRow] = field(default_factory=tuple)
+    """Rows that a cap left without a decision: neither kept nor dropped."""
+
+    def dropped(self) -> list[tuple[int, str, Decision]]:
+        """(row number, filter, decision) of every row that is not kept, in the order of the rows."""
+        out = [(n, stage.label, said) for stage in self.stages for n, said in stage.decisions.items() if not said.kept]
+        return sorted(out, key=lambda one: one[0])
+
+
+async def sift(rows: Sequence[DataRow], steps: Sequence[Step], seed: int, judging: Judging) -> Sifted:
+    """Every row kept by all filters, or dropped by the first that does. Rows stay in their order."""
+    left, stages = list(rows), list[Stage]()
+    for label, step in zip(labels(steps), steps, strict=True):
+        order = _order(left, step.filter.name, seed)
+        if isinstance(step.filter, JudgeFilter):
+            decisions = _best(await judging(step.filter, left), step.keep, order)
+        elif isinstance(step.filter, RougeFilter) and "threshold" in step.settings:
+            decisions = _by_rouge(order, float(step.settings["threshold"]), step.keep)
+        else:
+            decisions = _first(step.filter, order, step.keep)
+        stages.append(Stage(label, len(left), decisions))
+        undecided = [row for row in left if row.number not in decisions]
+        left = [row for row in left if row.number in decisions and decisions[row.number].kept]
+        if undecided:
+            return Sifted([], stages, [*undecided, *left])
+    return Sifted(left, stages)
+
+
+def _order(rows: Sequence[DataRow], name: str, seed: int) -> list[DataRow]:
+    return random.Random(seed).sample(list(rows), len(rows)) if name in IN_SEEDED_ORDER else list(rows)
+
+
+def _first(one: TextFilter, order: Sequence[DataRow], keep: int | None) -> dict[int, Decision]:
+    """The first `keep` that pass; what comes after them is not looked at."""
+    decisions: dict[int, Decision] = {}
+    kept = 0
+    for row in order:
+        if keep is not None and kept >= keep:
+            decisions[row.number] = Decision(False, NOT_REACHED)
+            continue
+        decisions[row.number] = one.check(row)
+        kept += decisions[row.number].kept
+    return decisions
+
+
+def _by_rouge(order: Sequence[DataRow], threshold: float, keep: int | None) -> dict[int, Decision]:
+    """As RougeFilter decides row by row, all at once: see filters/rouge.py."""
+    texts = [row.instruction for row in order]
+    decisions = {}
+    for row, match in zip(order, select(texts, threshold, keep), strict=True):
+        if not match.visited:
+            decisions[row.number] = Decision(False, NOT_REACHED)
+        elif match.kept:
+            decisions[row.number] = Decision(True, "", match.score)
+        else:
+            like = "" if match.like is None else beginning(texts[match.like])
+            decisions[row.number] = Decision(False, "like a kept one", match.score, like)
+    return decisions
+
+
+def _best(decisions: dict[int, Decision], keep: int | None, order: Sequence[DataRow]) -> dict[int, Decision]:
+    """Of those that pass, the `keep` with the highest scores; of equal ones, the first."""
+    passed = [row.number for row in order if row.number in decisions and decisions[row.number].kept]
+    if keep is None or len(passed) <= keep:
+        return decisions
+    ranked = sorted(passed, key=lambda number: -(decisions[number].score or 0))  # stable: the first of equals stays
+    beyond = {number: Decision(False, BEYOND, decisions[number].score) for number in ranked[keep:]}
+    return {**decisions, **beyond}

@@ -1,0 +1,140 @@
+"""A data set in figures: lengths, wording, likeness, coherence, diversity, perplexity. Two data sets' figures make the
+table of old against new."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import fmean, median
+
+from refed_dspy.errors import ConfigError
+from refed_dspy.job_settings import ScorerConfig
+from refed_dspy.measures.embedder import Embedder
+from refed_dspy.measures.perplexity import Difficulty, Scorer, ifd
+from refed_dspy.tables import aligned, number
+
+Pairs = Sequence[tuple[str, str]]
+Figures = Mapping[str, float | None]
+"""Name → figure, in the order of a table; None: not to be had."""
+
+
+@dataclass(frozen=True)
+class Tools:
+    """What some figures need. `lacking` says, a line each, which figures are left out and what would bring them."""
+
+    embedder: Embedder | None = None
+    scorer: Scorer | None = None
+    lacking: Sequence[str] = field(default_factory=tuple)
+
+
+def open_tools(embeddings: bool | None, scorer: ScorerConfig | None) -> Tools:
+    """The embedding model (True: needed, None: if its weights are there) and the model that scores.
+
+    Raises:
+        ConfigError: one that was asked for cannot be had.
+    """
+    lacking = []
+    embedder = None
+    if embeddings is not False:
+        try:
+            embedder = Embedder.open()
+        except ConfigError as error:
+            if embeddings:
+                raise
+            lacking.append(f"coherence and semantic diversity: {error}")
+    if scorer is None:
+        lacking.append("perplexity, IFD and r-IFD: name a scorer, {model: …} for transformers or vLLM's endpoint")
+    return Tools(embedder, None if scorer is None else open_scorer(scorer), tuple(lacking))
+
+
+def open_scorer(config: ScorerConfig) -> Scorer:
+    """The model that says how likely a text is. Raises ConfigError."""
+    if config.api_base is not None:
+        from refed_dspy.measures.endpoint_scorer import EndpointScorer
+
+        return EndpointScorer(config.model, config.api_base, config.api_key_env, concurrency=config.concurrency)
+    from refed_dspy.measures.scorers import TransformersScorer
+
+    return TransformersScorer(config.model)
+
+
+def figures(pairs: Pairs, tools: Tools, sample: int = 500, seed: int = 0) -> dict[str, float | None]:
+    """The figures of (instruction, response) pairs. What costs time is taken over `sample` pairs drawn by `seed`:
+    perplexities, and self-ROUGE-L. Without a pair, every figure is None."""
+    instructions, responses = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+    drawn = pairs if len(pairs) <= sample else random.Random(seed).sample(list(pairs), sample)
+    return {
+        "rows": float(len(pairs)),
+        **_lengths("instruction", instructions),
+        **_lengths("response", responses),
+        **_wording(instructions, responses, sample, seed),
+        **_embedded(instructions, responses, tools.embedder, seed),
+        **(_scored(ifd(tools.scorer, drawn)) if tools.scorer is not None else {}),
+    }
+
+
+def table(columns: Mapping[str, Figures]) -> list[str]:
+    """One column a data set, one row a figure."""
+    names = list(dict.fromkeys(name for one in columns.values() for name in one))
+    heading = ["", *columns]
+    digits = {name: 0 if name == "rows" else 1 if "words" in name else 2 for name in names}
+    return aligned([heading, *([n, *(number(one.get(n), digits[n]) for one in columns.values())] for n in names)])
+
+
+def _lengths(what: str, texts: Sequence[str]) -> Figures:
+    from refed_dspy.measures.texts import lengths
+
+    told = lengths(texts)
+    words = told.words if told else None
+    return {
+        f"{what} words, mean": words.mean if words else None,
+        f"{what} words, median": words.median if words else None,
+        f"{what} words, 95th percentile": words.p95 if words else None,
+    }
+
+
+def _wording(instructions: Sequence[str], responses: Sequence[str], sample: int, seed: int) -> Figures:
+    from refed_dspy.filters.rouge import self_rouge
+    from refed_dspy.measures.texts import wording
+
+    told: dict[str, float | None] = {}
+    for what, texts in (("instructions", instructions), ("responses", responses)):
+        for distinct in wording(texts, seed=seed).distinct:
+            told[f"distinct-{distinct.n} of {what}"] = distinct.ratio
+    return {**told, "self-ROUGE-L of instructions": self_rouge(instructions, sample, seed)}
+
+
+def _embedded(instructions: Sequence[str], responses: Sequence[str], embedder: Embedder | None, seed: int) -> Figures:
+    if embedder is None:
+        return {}
+    from refed_dspy.measures.embeddings import coherence, nearest_distance, semantic_diversity
+
+    vectors = embedder.embed(instructions)
+    return {
+        "coherence of instruction and response": _mean(coherence(embedder, instructions, responses)),
+        "semantic diversity of instructions": semantic_diversity(vectors),
+        "distance to the nearest instruction": nearest_distance(vectors, seed=seed),
+    }
+
+
+def _scored(told: Sequence[Difficulty]) -> Figures:
+    instruction, given = [one.ppl_instruction for one in told], [one.ppl_answer_given_instruction for one in told]
+    return {
+        "perplexity of the instruction, mean": _mean(instruction),
+        "perplexity of the instruction, median": _median(instruction),
+        "perplexity of the response given it, mean": _mean(given),
+        "perplexity of the response given it, median": _median(given),
+        "IFD, mean": _mean([one.ifd for one in told]),
+        "r-IFD, mean": _mean([one.r_ifd for one in told]),
+    }
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return fmean(known) if known else None
+
+
+def _median(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return median(known) if known else None

@@ -1,0 +1,3 @@
+"""Temporary."""
+
+from refed_dspy.filters.refusals import placeholder as placeholder

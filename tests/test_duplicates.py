@@ -1,0 +1,306 @@
+"""Near-duplicates are found by what they share, in every process alike; other rows are kept."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+import unicodedata
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmarks.texts import WORDS
+from refed_dspy.data.table import DataRow
+from refed_dspy.errors import ConfigError
+from refed_dspy.filters.duplicates import SHORT, NearDuplicates, _bands, _Index, runs, tokens
+
+
+def row(instruction: str, response: str = "", number: int = 1) -> DataRow:
+    return DataRow(number, instruction, response)
+
+
+def kept(texts: list[str], **settings: Any) -> list[bool]:
+    filter_ = NearDuplicates(**settings)
+    return [filter_.check(row(text)).kept for text in texts]
+
+
+def shingles(text: str, longest: int = 2) -> set[tuple[str, ...]]:
+    """What is compared, by plain Python."""
+    words = tokens(text)
+    return {tuple(words[at : at + n]) for n in range(1, longest + 1) for at in range(len(words) - n + 1)}
+
+
+FIRST = "Write a short poem about the first day of autumn."
+SAME = [
+    "WRITE A SHORT POEM ABOUT THE FIRST DAY OF AUTUMN",
+    "  Write a short\tpoem about\n\nthe first day of autumn!!",
+    '"Write a short poem", about the (first) day of autumn…',
+    "Could you please write a short poem about the first day of autumn?",
+    "I’d like you to write a short poem about the first day of autumn.",
+    "Ｗｒｉｔｅ a short poem about the first day of autumn.",
+]
+NEAR = [
+    "Write a short poem about the last day of autumn.",
+    "Write a poem about the first day of autumn.",
+    "Write a very short poem about the first day of autumn.",
+    "Compose a short poem about the first day of autumn.",
+    "Write a short poem about the first day of summer.",
+]
+
+
+@pytest.mark.parametrize("again", SAME)
+def test_case_punctuation_white_space_and_manners_make_no_difference(again: str) -> None:
+    filter_ = NearDuplicates(threshold=1.0)
+    assert filter_.check(row(FIRST)).kept
+    said = filter_.check(row(again))
+    assert (said.kept, said.reason, said.score, said.detail) == (False, "near-duplicate", 1.0, FIRST)
+
+
+@pytest.mark.parametrize("again", NEAR)
+def test_one_word_makes_no_difference_below_the_full_threshold(again: str) -> None:
+    assert kept([FIRST, again]) == [True, False]
+    assert kept([FIRST, again], threshold=1.0) == [True, True]
+
+
+def test_the_score_is_the_jaccard_similarity_of_words_and_pairs_of_words() -> None:
+    filter_ = NearDuplicates()
+    filter_.check(row(FIRST))
+    for again in NEAR:
+        ours, theirs = shingles(FIRST), shingles(again)
+        assert filter_.check(row(again)).score == pytest.approx(len(ours & theirs) / len(ours | theirs))
+
+
+def test_six_words_allow_for_one_and_five_for_none() -> None:
+    words = ["alpha", "beta", "gamma", "delta", "epsilon", "zeta"]
+    for count, found in ((SHORT, True), (SHORT - 1, False)):
+        text = " ".join(words[:count])
+        assert kept([text, text.replace("beta", "other")]) == [True, not found]
+        assert kept([text, text.upper() + "?"]) == [True, False]
+    assert kept(["alpha beta gamma delta epsilon zeta", "alpha other gamma another epsilon zeta"]) == [True, True]
+
+
+def test_the_allowance_for_a_word_shrinks_above_the_default_threshold() -> None:
+    six, inserted, changed = (
+        "one two three four five six",
+        "and one two three four five six",
+        "one two three other five six",
+    )
+    assert kept([six, changed], threshold=0.8) == kept([six, inserted], threshold=0.8) == [True, False]
+    assert kept([six, inserted], threshold=0.9) == [True, False]
+    assert kept([six, changed], threshold=0.9) == [True, True]
+    assert kept([six, inserted], threshold=0.97) == [True, True]
+
+
+def test_long_texts_are_held_to_the_threshold() -> None:
+    rng = random.Random(1)
+    text = rng.sample(WORDS, 40)
+    two, eight = list(text), list(text)
+    two[10] = two[30] = "other"
+    for at in range(0, 40, 5):
+        eight[at] = "other"
+    for other, found in ((two, True), (eight, False)):
+        ours, theirs = shingles(" ".join(text)), shingles(" ".join(other))
+        assert (len(ours & theirs) / len(ours | theirs) >= 0.8) is found
+        assert kept([" ".join(text), " ".join(other)]) == [True, not found]
+
+
+def test_what_a_dropped_row_says_is_not_held_against_later_rows_and_what_is_remembered_is() -> None:
+    chain = ["one", "two", "three", "four", "five", "six", "seven"]
+    texts = [" ".join(["other"] * at + chain[at:]) for at in range(3)]
+    assert kept(texts) == [True, False, True]  # the third is two words from the first, one from the second
+    filter_ = NearDuplicates()
+    filter_.remember(row(texts[1]))
+    assert not filter_.check(row(texts[2])).kept
+
+
+def test_it_decides_as_a_comparison_with_every_kept_row_would() -> None:
+    rng = random.Random(3)
+    base = [" ".join(rng.sample(WORDS[:60], rng.randint(3, 12))) for _ in range(150)]
+    texts = []
+    for text in base * 2:
+        words = text.split()
+        words[rng.randrange(len(words))] = rng.choice(WORDS)
+        texts += [text, " ".join(words)]
+    rng.shuffle(texts)
+    filter_, sets, differing = NearDuplicates(), list[set[tuple[str, ...]]](), 0
+    for text in texts:
+        mine, words = shingles(text), tokens(text)
+        need = min(0.8, (len(mine) - 3) / (len(mine) + 3)) if len(words) >= SHORT else 0.8
+        near = False
+        for other in sets:
+            size = sum(len(one) == 1 for one in other)
+            theirs = min(0.8, (len(other) - 3) / (len(other) + 3)) if size >= SHORT else 0.8
+            near = near or len(mine & other) / len(mine | other) >= max(need, theirs) - 1e-9
+        said = filter_.check(row(text))
+        assert near or said.kept  # nothing is dropped by a hash
+        differing += near and said.kept
+        if said.kept:
+            sets.append(mine)
+    assert differing <= 0.03 * len(texts)
+
+
+@pytest.mark.parametrize(
+    ("text", "same", "other"),
+    [
+        (
+            "请写一首关于秋天第一天的短诗，不要押韵。",
+            "请写一首关于秋天第一天的短诗 不要押韵",
+            "请把下面这段话翻译成英文，并解释其中的成语。",
+        ),
+        (
+            "请写一首关于秋天第一天的短诗，不要押韵。",
+            "请写一首关于冬天第一天的短诗，不要押韵。",
+            "列出三种可以在家种植的蔬菜以及方法。",
+        ),
+        (
+            "เขียนบทกวีสั้นเกี่ยวกับวันแรกของฤดูใบไม้ร่วง",
+            "เขียนบทกวีสั้น เกี่ยวกับวันแรกของฤดูใบไม้ร่วง!",
+            "แปลประโยคต่อไปนี้เป็นภาษาอังกฤษ",
+        ),
+        (
+            "秋の最初の日について短い詩を書いてください。",
+            "秋の最初の日について短い詩を書いて下さい",
+            "次の文章を英語に翻訳してください。",
+        ),
+        (
+            "शरद ऋतु के पहले दिन पर एक छोटी कविता लिखें",
+            "शरद ऋतु के पहले दिन पर एक छोटी कविता लिखें।",
+            "नीचे दिए गए वाक्य का अंग्रेज़ी में अनुवाद करें",
+        ),
+        (
+            "Напиши короткое стихотворение о первом дне осени",
+            "напиши короткое стихотворение о последнем дне осени",
+            "Переведи это предложение на английский язык",
+        ),
+    ],
+)
+def test_other_scripts(text: str, same: str, other: str) -> None:
+    assert kept([text, same, other]) == [True, False, True]
+
+
+def test_tokens_are_whole_words_single_characters_and_signs() -> None:
+    assert tokens("Don’t re-use C++, it's 3.5€!") == ["dont", "re", "use", "c", "+", "+", "its", "3", "5", "€"]
+    assert tokens("हिन्दी भाषा") == ["हिन्दी", "भाषा"]
+    assert tokens("秋天 is 🍂") == ["秋", "天", "is", "🍂"]
+    assert tokens("ที่") == list("ที่")
+    assert tokens("?! …") == list("?!...")
+    assert tokens(" \n\x00") == ["\x00"]
+    assert tokens("") == []
+
+
+def test_letters_of_the_basic_plane_are_in_some_token() -> None:
+    missing = []
+    for code in range(0x20, 0xFFF0, 3):
+        letter = unicodedata.normalize("NFKC", chr(code)).casefold()
+        if len(letter) == 1 and letter.isalpha() and tokens(f"a. {letter} b") != ["a", letter, "b"]:
+            missing.append(letter)
+    assert not missing
+
+
+def test_signs_and_order_tell_tasks_apart() -> None:
+    assert kept(["What is 3 + 2?", "What is 3 = 2?"]) == [True, True]
+    assert kept(["man bites dog", "dog bites man"]) == [True, True]
+
+
+def test_hostile_texts() -> None:
+    long = " ".join(random.Random(2).choices(WORDS, k=15_000))
+    texts = ["", " \n", "?!", "?!", "\x00", "x" * 100_000, "la " * 30_000, "la la", long, long.upper(), "la di da"]
+    assert kept(texts) == [True, True, True, False, True, True, True, False, True, False, True]
+    assert NearDuplicates().check(row("")).score is None
+
+
+def test_the_detail_is_one_short_line() -> None:
+    filter_ = NearDuplicates()
+    filter_.check(row("line one of it\nline two\x1b[31m " + "and more " * 40))
+    detail = filter_.check(row("line one of it\nline two\x1b[31m " + "and more " * 40)).detail
+    assert detail.startswith("line one of it line two?[31m and more") and len(detail) == 80
+
+
+def test_what_is_compared() -> None:
+    rows = [
+        row(FIRST, "Leaves fall down upon the quiet garden path"),
+        row(FIRST, "An entirely different text of some words"),
+    ]
+    rows.append(row("What colour are the trees of a park in May?", rows[0].response))
+    for of, expected in (("instruction", [1, 0, 1]), ("response", [1, 1, 0]), ("both", [1, 1, 1])):
+        filter_ = NearDuplicates(of=of)  # type: ignore[arg-type]
+        assert filter_.of_instruction is (of == "instruction")
+        assert [filter_.check(one).kept for one in rows] == [bool(one) for one in expected]
+    both = NearDuplicates(of="both")
+    assert both.check(rows[0]).kept and not both.check(rows[0]).kept
+
+
+def test_the_same_rows_give_the_same_decisions_in_every_process() -> None:
+    code = """
+import random, sys, types
+package = types.ModuleType("refed_dspy")  # without its __init__, which takes seconds
+package.__path__ = ["refed_dspy"]
+sys.modules.setdefault("refed_dspy", package)
+from refed_dspy.data.table import DataRow
+from refed_dspy.filters.duplicates import NearDuplicates
+rng, filter_ = random.Random(5), NearDuplicates(threshold=0.5, permutations=16, seed=7)
+said = [filter_.check(DataRow(1, " ".join(rng.choices("abcd", k=7)), "")) for _ in range(60)]
+"""
+    here: dict[str, Any] = {}
+    exec(code, here)
+    assert 10 < sum(one.kept for one in here["said"]) < 50
+    environment = {"PYTHONHASHSEED": "1", "PYTHONPATH": "."}
+    done = subprocess.run([sys.executable, "-c", code + "print(said)"], env=environment, capture_output=True, text=True)
+    assert done.stdout.strip() == str(here["said"]), done.stderr
+
+
+def test_the_index_finds_what_shares_a_band_in_order_of_rows() -> None:
+    rng = np.random.default_rng(0)
+    index, known = _Index(8, 2), list[list[Any]]()
+    for number in range(3000):
+        signature = rng.integers(0, 12, 16, dtype=np.uint32)
+        keys = index.keys(signature)
+        pairs = [tuple(pair) for pair in signature.reshape(8, 2).tolist()]
+        if number % 300 == 299:
+            expected = [at for at, other in enumerate(known) if any(a == b for a, b in zip(pairs, other, strict=True))]
+            assert index.find(keys).tolist() == expected
+        index.add(keys)
+        known.append(pairs)
+
+
+def test_runs_of_equal_words_have_equal_hashes_and_no_others() -> None:
+    hashes = np.array([1, 2, 3, 1, 2, 3, 2, 1], dtype=np.uint64)
+    for length in (1, 2, 3):
+        plain = [tuple(hashes[at : at + length].tolist()) for at in range(len(hashes) - length + 1)]
+        ours = runs(hashes, length).tolist()
+        assert len(ours) == len(plain)
+        assert all(
+            (a == b) == (x == y) for a, x in zip(ours, plain, strict=True) for b, y in zip(ours, plain, strict=True)
+        )
+    assert len(runs(hashes, 9)) == len(runs(hashes[:0], 1)) == 0
+    assert not set(runs(hashes, 1).tolist()) & set(runs(hashes, 2).tolist())
+
+
+@pytest.mark.parametrize("similarity", [0.3, 0.57, 0.8, 0.95, 1.0])
+def test_bands_propose_what_is_as_near_as_that(similarity: float) -> None:
+    bands, width = _bands(similarity, 128)
+    assert bands * width <= 128
+    assert 1 - (1 - similarity**width) ** bands >= 0.97
+
+
+@pytest.mark.parametrize(
+    "settings", [{"threshold": 0}, {"threshold": 1.1}, {"permutations": 4}, {"shingle": 0}, {"shingle": 9}, {"of": "x"}]
+)
+def test_settings_that_make_no_sense(settings: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=f"near_duplicates: {next(iter(settings))} is"):
+        NearDuplicates(**settings)
+
+
+def test_planted_near_duplicates_are_found_among_rows_of_the_same_words() -> None:
+    from benchmarks.duplicates import changes, recombined
+
+    rng = random.Random(11)
+    base = recombined(400, rng)
+    filter_ = NearDuplicates()
+    dropped = sum(not filter_.check(row(text)).kept for text in base)
+    made = changes(rng, WORDS)
+    planted = [change(base[at + 40 * place]) for place, change in enumerate(made.values()) for at in range(40)]
+    assert dropped <= 4
+    assert sum(not filter_.check(row(text)).kept for text in planted) >= 0.95 * len(planted)

@@ -1,0 +1,236 @@
+"""The sentence model in numpy, against the same arithmetic one sentence at a time, on a tiny model made here."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from refed_dspy.errors import ConfigError
+from refed_dspy.measures.embeddings import Embedder, coherence, nearest_distance, semantic_diversity
+from refed_dspy.teachers.weights import MINILM, WEIGHTS
+
+WIDTH, WIDE, HEAD, LAYERS = 64, 128, 32, 2
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "the", "cat", "dog", "##s", "eat", "blue", ",", "漢", "a", "b"]
+TEXTS = [
+    "the cat eats",
+    "the dogs",
+    "",
+    "blue",
+    "!!!",
+    "漢字",
+    "a b " * 400,
+    "the\0cat\ndog",
+    "x" * 100_000,
+    "cat, dog",
+]
+Tensors = dict[str, NDArray[np.float32]]
+
+
+def tensors() -> Tensors:
+    rng = np.random.default_rng(0)
+    shapes: dict[str, tuple[int, ...]] = {
+        "embeddings.word_embeddings.weight": (len(WORDS), WIDTH),
+        "embeddings.position_embeddings.weight": (300, WIDTH),
+        "embeddings.token_type_embeddings.weight": (2, WIDTH),
+        "embeddings.LayerNorm.weight": (WIDTH,),
+        "embeddings.LayerNorm.bias": (WIDTH,),
+    }
+    for layer in range(LAYERS):
+        prefix = f"encoder.layer.{layer}"
+        dense = {f"attention.self.{part}": (WIDTH, WIDTH) for part in ("query", "key", "value")}
+        dense |= {"attention.output.dense": (WIDTH, WIDTH), "intermediate.dense": (WIDE, WIDTH)}
+        dense |= {"output.dense": (WIDTH, WIDE)}
+        for name, shape in dense.items():
+            shapes |= {f"{prefix}.{name}.weight": shape, f"{prefix}.{name}.bias": shape[:1]}
+        for name in ("attention.output.LayerNorm", "output.LayerNorm"):
+            shapes |= {f"{prefix}.{name}.weight": (WIDTH,), f"{prefix}.{name}.bias": (WIDTH,)}
+    return {name: rng.normal(0.05, 0.4, shape).astype("f4") for name, shape in shapes.items()}
+
+
+def tokenizer() -> bytes:
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+
+    made = Tokenizer(models.WordPiece({word: index for index, word in enumerate(WORDS)}, unk_token="[UNK]"))
+    made.normalizer = normalizers.BertNormalizer()
+    made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    made.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    made.enable_padding(length=128)  # as in the published file: must be undone
+    made.enable_truncation(128)
+    return bytes(made.to_str(), "utf-8")
+
+
+def packed(parts: Mapping[str, NDArray[np.float32]], tail: bytes) -> bytes:
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    data = b""
+    for name, tensor in {"embeddings.position_ids": np.zeros(3, "i8"), **parts}.items():
+        kind = "F32" if tensor.dtype == np.float32 else "I64"
+        offsets = [len(data), len(data) + tensor.nbytes]
+        header[name] = {"dtype": kind, "shape": list(tensor.shape), "data_offsets": offsets}
+        data += tensor.tobytes()
+    head = json.dumps(header).encode()
+    return len(head).to_bytes(8, "little") + head + data + tail
+
+
+@pytest.fixture(scope="module")
+def weights() -> Tensors:
+    return tensors()
+
+
+@pytest.fixture(scope="module")
+def embedder(weights: Tensors, tmp_path_factory: pytest.TempPathFactory) -> Embedder:
+    path = tmp_path_factory.mktemp("embedder") / "tiny.safetensors"
+    path.write_bytes(packed(weights, tokenizer()))
+    return Embedder(path)
+
+
+def plain(weights: Tensors, text: str) -> NDArray[np.float64]:
+    """BERT on one sentence, in 64 bits, head by head, position by position."""
+    from tokenizers import Tokenizer
+
+    reader = Tokenizer.from_str(tokenizer().decode())
+    reader.no_padding()
+    reader.enable_truncation(256)
+    ids = reader.encode(text).ids
+    w = {name: tensor.astype(np.float64) for name, tensor in weights.items()}
+
+    def norm(x: NDArray[np.float64], name: str) -> NDArray[np.float64]:
+        scaled = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-12)
+        return np.asarray(scaled * w[f"{name}.weight"] + w[f"{name}.bias"])
+
+    def dense(x: NDArray[np.float64], name: str) -> NDArray[np.float64]:
+        return x @ w[f"{name}.weight"].T + w[f"{name}.bias"]
+
+    place = w["embeddings.position_embeddings.weight"][: len(ids)]
+    x = norm(
+        w["embeddings.word_embeddings.weight"][ids] + place + w["embeddings.token_type_embeddings.weight"][0],
+        "embeddings.LayerNorm",
+    )
+    erf = np.vectorize(math.erf)
+    for layer in range(LAYERS):
+        name = f"encoder.layer.{layer}"
+        q, k, v = (dense(x, f"{name}.attention.self.{part}") for part in ("query", "key", "value"))
+        heads = []
+        for at in range(0, WIDTH, HEAD):
+            scores = np.exp(q[:, at : at + HEAD] @ k[:, at : at + HEAD].T / math.sqrt(HEAD))
+            heads.append(scores / scores.sum(-1, keepdims=True) @ v[:, at : at + HEAD])
+        attended = dense(np.concatenate(heads, axis=1), f"{name}.attention.output.dense")
+        x = norm(x + attended, f"{name}.attention.output.LayerNorm")
+        inner = dense(x, f"{name}.intermediate.dense")
+        inner = inner * (1 + erf(inner / math.sqrt(2))) / 2
+        x = norm(x + dense(inner, f"{name}.output.dense"), f"{name}.output.LayerNorm")
+    pooled = x.mean(0)
+    return np.asarray(pooled / np.linalg.norm(pooled))
+
+
+def test_vectors_are_those_of_the_plain_arithmetic(embedder: Embedder, weights: Tensors) -> None:
+    found = embedder.embed(TEXTS)
+    assert found.shape == (len(TEXTS), WIDTH) and found.dtype == np.float32
+    expected = np.array([plain(weights, text) for text in TEXTS])
+    assert np.abs(found - expected).max() < 2e-5
+
+
+def test_a_vector_does_not_depend_on_its_neighbours(embedder: Embedder) -> None:
+    together = embedder.embed(TEXTS * 12)
+    alone = np.concatenate([embedder.embed([text]) for text in TEXTS])
+    assert np.abs(together[-len(TEXTS) :] - alone).max() < 1e-5
+    assert np.abs(np.linalg.norm(together, axis=1) - 1).max() < 1e-5
+
+
+def test_only_the_first_256_tokens_count(embedder: Embedder) -> None:
+    long = "a b " * 127  # and two that frame it
+    more, less = embedder.embed([long + "dog", "a b " * 126 + "dog"])
+    same = embedder.embed([long])[0]
+    assert np.abs(more - same).max() < 1e-6
+    assert np.abs(less - same).max() > 1e-4
+
+
+def test_no_text_has_no_vector(embedder: Embedder) -> None:
+    assert embedder.embed([]).shape == (0, WIDTH)
+
+
+def test_coherence_is_the_cosine_of_each_pair(embedder: Embedder) -> None:
+    asked, answered = ["the cat", "", "blue", "dog"], ["the cat", "dog", " \n", "eat a b"]
+    found = coherence(embedder, asked, answered)
+    assert found[0] == pytest.approx(1, abs=1e-5)
+    assert found[1] is None and found[2] is None
+    left, right = embedder.embed(["dog", "eat a b"])
+    assert found[3] == pytest.approx(float(left @ right), abs=1e-5)
+    assert coherence(embedder, [], []) == []
+    with pytest.raises(ConfigError, match="2 instructions and 1 responses"):
+        coherence(embedder, ["a", "b"], ["a"])
+
+
+def unit(rows: NDArray[np.float64]) -> NDArray[np.float32]:
+    return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True), dtype=np.float32)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_diversity_is_the_mean_over_all_pairs(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    vectors = unit(rng.normal(rng.normal(0, 1, 8), 1, (37, 8)))
+    distances = [1 - float(vectors[i] @ vectors[j]) for i in range(37) for j in range(37) if i != j]
+    assert semantic_diversity(vectors) == pytest.approx(sum(distances) / len(distances), abs=1e-6)
+    nearest = [min(1 - float(vectors[i] @ vectors[j]) for j in range(37) if i != j) for i in range(37)]
+    assert nearest_distance(vectors) == pytest.approx(sum(nearest) / 37, abs=1e-6)
+
+
+def test_fewer_than_two_rows_have_no_diversity() -> None:
+    one = unit(np.ones((1, 4)))
+    assert semantic_diversity(one) is nearest_distance(one) is semantic_diversity(one[:0]) is None
+    assert semantic_diversity(np.repeat(one, 5, axis=0)) == pytest.approx(0, abs=1e-6)
+    with pytest.raises(ConfigError, match="2 rows or more"):
+        nearest_distance(one, sample=1)
+
+
+def test_clusters_show_in_the_nearest_distance_only() -> None:
+    rng = np.random.default_rng(0)
+    apart = unit(rng.normal(size=(400, 64)))
+    clustered = unit(np.repeat(rng.normal(size=(40, 64)), 10, axis=0) + rng.normal(0, 0.02, (400, 64)))
+    mean = [semantic_diversity(vectors) or 0 for vectors in (apart, clustered)]
+    near = [nearest_distance(vectors) or 0 for vectors in (apart, clustered)]
+    assert abs(mean[0] - mean[1]) < 0.05
+    assert near[1] < near[0] / 50
+
+
+def test_the_nearest_distance_of_a_sample_is_drawn_by_the_seed() -> None:
+    vectors = unit(np.random.default_rng(0).normal(size=(300, 16)))
+    first, again, other = (nearest_distance(vectors, sample=50, seed=seed) for seed in (1, 1, 2))
+    assert first == again != other
+    assert first is not None and first > (nearest_distance(vectors) or 0)
+
+
+def test_the_embedder_says_how_to_fetch_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REFED_CACHE", str(tmp_path))
+    assert WEIGHTS["embedder"] is MINILM
+    with pytest.raises(ConfigError, match=r"not downloaded yet: run `refed teacher fetch embedder`") as caught:
+        Embedder.open()
+    assert "gguf" not in str(caught.value) and "\n" not in str(caught.value)
+    with (tmp_path / MINILM.filename).open("wb") as file:
+        file.truncate(MINILM.size)
+    with pytest.raises(ConfigError, match=r"not all-MiniLM-L6-v2.*fetch it again"):
+        Embedder.open()
+
+
+@pytest.mark.parametrize("damage", ["empty", "short", "no tokenizer", "no layer", "header"])
+def test_a_damaged_file_is_told_in_one_line(damage: str, weights: Tensors, tmp_path: Path) -> None:
+    whole = packed(weights, tokenizer())
+    missing = {name: tensor for name, tensor in weights.items() if "layer.1.output.dense" not in name}
+    content = {
+        "empty": b"",
+        "short": whole[: len(whole) // 2],
+        "no tokenizer": packed(weights, b"{}"),
+        "no layer": packed(missing, tokenizer()),
+        "header": (10).to_bytes(8, "little") + b"{\xff\xff" + whole,
+    }[damage]
+    path = tmp_path / "damaged"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match="refed teacher fetch embedder") as caught:
+        Embedder(path)
+    assert "\n" not in str(caught.value)

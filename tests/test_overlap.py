@@ -1,0 +1,162 @@
+"""Rows that hold a stretch of a benchmark's prompts, by a naive search and by files of every kind."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.texts import WORDS
+from refed_dspy.data.table import DataRow
+from refed_dspy.errors import ConfigError, InputError
+from refed_dspy.filters.duplicates import tokens
+from refed_dspy.filters.overlap import Overlap
+
+PROMPT = "A train leaves the station at nine and travels at sixty miles an hour; how far has it come by noon?"
+
+
+def row(instruction: str, response: str = "") -> DataRow:
+    return DataRow(1, instruction, response)
+
+
+def test_thirteen_words_of_a_prompt_drop_a_row_and_twelve_do_not() -> None:
+    filter_ = Overlap([PROMPT])
+    words = PROMPT.split()
+    said = filter_.check(row("Solve: " + " ".join(words[3:16]).upper().replace(";", " --")))
+    assert (said.kept, said.reason) == (False, "overlap")
+    assert said.detail == "the station at nine and travels at sixty miles an hour how far"
+    assert said.score == pytest.approx(1 / 2)
+    assert filter_.check(row("Solve: " + " ".join(words[3:15]))).kept
+    assert filter_.check(row(PROMPT)).score == 1.0
+
+
+def test_it_decides_as_a_plain_search_for_shared_runs_would() -> None:
+    rng = random.Random(0)
+    prompts = [" ".join(rng.choices(WORDS[:3], k=rng.randint(5, 10))) for _ in range(30)]
+    n, found = 6, 0
+    filter_ = Overlap(prompts, n=n)
+    for _ in range(300):
+        words = rng.choices(WORDS[:3], k=rng.randint(1, 15))
+        grams = {tuple(words[at : at + n]) for at in range(len(words) - n + 1)}
+        near = False
+        for prompt in prompts:
+            theirs = prompt.split()
+            whole = len(theirs) < n and f" {prompt} " in f" {' '.join(words)} "
+            near = near or whole or any(tuple(theirs[at : at + n]) in grams for at in range(len(theirs) - n + 1))
+        assert filter_.check(row(" ".join(words))).kept is not near
+        found += near
+    assert 30 < found < 270
+
+
+def test_the_score_is_the_share_of_the_row_s_runs() -> None:
+    filter_ = Overlap(["one two three four five six seven"], n=5)
+    assert filter_.check(row("zero one two three four five six")).score == pytest.approx(2 / 3)
+
+
+def test_short_prompts_are_looked_for_as_a_whole_and_shorter_ones_are_ignored() -> None:
+    filter_ = Overlap(["Who wrote the novel Emma?", "Name a colour.", "", "?!"])
+    assert (filter_.prompts, filter_.ignored) == (1, 3)
+    assert not filter_.check(row("Tell me: who wrote the novel “Emma”, and when?")).kept
+    assert filter_.check(row("Who wrote the novel, Emma?")).score == 1.0
+    assert filter_.check(row("Who wrote the novel Persuasion?")).kept
+    assert filter_.check(row("Name a colour.")).kept
+
+
+def test_scripts_without_spaces_take_twice_as_many_characters() -> None:
+    prompt = "请用三句话解释为什么天空是蓝色的，并举一个日常生活中的例子来说明光的散射现象。"
+    characters = tokens(prompt)
+    filter_ = Overlap([prompt])
+    assert not filter_.check(row("问题：" + "".join(characters[2:28]))).kept
+    assert filter_.check(row("问题：" + "".join(characters[2:27]))).kept
+    assert Overlap(["天空为什么是蓝色的呢"]).prompts == 1  # ten characters: five words, as a whole
+    assert not Overlap(["天空为什么是蓝色的呢"]).check(row("请问，天空为什么是蓝色的呢？")).kept
+    mixed = Overlap(
+        ["Translate the sentence 天空是蓝色的 into plain English and explain each of its words to a young beginner"]
+    )
+    assert not mixed.check(row("into plain English and explain each of its words to a young beginner, please")).kept
+
+
+def test_the_response_is_looked_at_if_asked_for() -> None:
+    contaminated = row("Give me a puzzle.", PROMPT)
+    only, both = Overlap([PROMPT]), Overlap([PROMPT], of="both")
+    assert only.of_instruction and not both.of_instruction
+    assert only.check(contaminated).kept and not both.check(contaminated).kept
+    half = PROMPT.split()
+    assert both.check(row(" ".join(half[:8]), " ".join(half[8:16]))).kept  # no run goes across
+
+
+def test_files_of_every_kind(tmp_path: Path) -> None:
+    rows = [{"id": 1, "question": PROMPT}, {"id": 2, "question": "Who wrote the novel Emma?"}]
+    (tmp_path / "b.jsonl").write_text("".join(json.dumps(one) + "\n" for one in rows))
+    (tmp_path / "b.json").write_text(json.dumps(rows))
+    (tmp_path / "b.csv").write_text("id,question\n" + "".join(f'{one["id"]},"{one["question"]}"\n' for one in rows))
+    (tmp_path / "b.txt").write_text(f"\ufeff{PROMPT}\r\n\r\nWho wrote the novel Emma?\n", encoding="utf-8")
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "b.parquet")
+    for kind in ("jsonl", "json", "csv", "txt", "parquet"):
+        for source in (tmp_path / f"b.{kind}", str(tmp_path / f"b.{kind}")):
+            filter_ = Overlap(source)
+            assert filter_.prompts == 2, kind
+            assert not filter_.check(row(PROMPT)).kept
+            assert not filter_.check(row("Who wrote the novel Emma?")).kept
+
+
+def test_columns(tmp_path: Path) -> None:
+    file = tmp_path / "b.json"
+    turns = ["Describe the longest river of the world.", "Now tell it as a story for children."]
+    file.write_text(json.dumps([{"turns": turns, "gold": PROMPT, "prompt": None}, {"turns": [], "prompt": 7}]))
+    assert Overlap(file).prompts == 2
+    assert not Overlap(file).check(row(turns[1])).kept
+    assert Overlap(file).check(row(PROMPT)).kept
+    assert not Overlap(file, columns=["gold"]).check(row(PROMPT)).kept
+    with pytest.raises(InputError, match=r"none of the columns asked, that; set columns .* gold, prompt, turns"):
+        Overlap(file, columns=["asked", "that"])
+    file.write_text(json.dumps([{"gold": PROMPT}]))
+    with pytest.raises(InputError, match=r"no column that is known to hold prompts; set columns .*: gold$"):
+        Overlap(file)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("none.jsonl", None, "no such file"),
+        ("none.txt", None, "no such file"),
+        ("x.txt", b"\xff\xfe\x00", "not UTF-8"),
+        ("x.txt", b"Hi there\n", "no prompt of 5 words or more"),
+        ("x.jsonl", b"{broken", "line 1: broken JSON"),
+        ("x.bin", b"x", "unknown kind of file"),
+    ],
+)
+def test_files_that_cannot_be_used_are_one_line(tmp_path: Path, name: str, content: bytes | None, message: str) -> None:
+    file = tmp_path / name
+    if content is not None:
+        file.write_bytes(content)
+    for source in (file, str(file)):
+        if content is None and name.endswith("txt") and isinstance(source, str):
+            continue
+        with pytest.raises(InputError, match=message) as caught:
+            Overlap(source)
+        assert "\n" not in str(caught.value)
+    with pytest.raises(InputError, match="cannot be read"):
+        Overlap(str(tmp_path / "none.txt"))
+
+
+@pytest.mark.parametrize("settings", [{"n": 1}, {"columns": []}, {"of": "response"}])
+def test_settings_that_make_no_sense(settings: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=f"overlap: {next(iter(settings))} is"):
+        Overlap([PROMPT], **settings)
+
+
+def test_hostile_texts() -> None:
+    filter_ = Overlap([PROMPT, "x " * 50_000])
+    for text in ("", "?!", "\x00\n", "y" * 100_000, "la " * 30_000):
+        assert filter_.check(row(text)).kept
+    assert filter_.check(row("x " * 13)).score == 1.0
+    filter_.remember(row(PROMPT))
+    with pytest.raises(InputError, match="the prompts given"):
+        Overlap([])

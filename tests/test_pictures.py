@@ -1,0 +1,323 @@
+"""Pictures: their files, what is drawn in them, and names that Matplotlib would take for something else."""
+
+from __future__ import annotations
+
+import math
+import struct
+import warnings
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import matplotlib
+import numpy as np
+import pytest
+from matplotlib.collections import LineCollection
+
+from refed_dspy.errors import ExportError
+from refed_dspy.measures.pictures import Bar, Point, filter_picture, rendered, save, win_rate_picture
+from refed_dspy.statistics import Interval
+
+HOSTILE = [
+    "$x_1$",
+    "$\\frac{",
+    "_hidden",
+    "a\nb\tc",
+    "\x00\x1b[31m",
+    "100% & {0} <b>--></b>",
+    "指令",
+    "",
+    "🙂",
+    "\\alpha",
+]
+LONG = ["W" * 100_000, "i" * 5_000]
+
+
+@pytest.fixture(autouse=True)
+def no_warnings() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        yield
+
+
+def interval(mean: float, half: float = 2.0) -> Interval:
+    return Interval(mean, mean - half, mean + half, 100, 100)
+
+
+def of_one(mean: float) -> Interval:
+    return Interval(mean, -math.inf, math.inf, 3, 1)
+
+
+def bars(names: list[str]) -> list[Bar]:
+    return [Bar(name, interval(40 + i), interval(45 + i) if i % 2 else None) for i, name in enumerate(names)]
+
+
+CURVES = {
+    "random": [Point(1000 * 2**k, interval(36 + k)) for k in range(4)],
+    "judge": [Point(1000 * 2**k, interval(41 + k)) for k in reversed(range(3))],
+}
+TWO = bars(["seed only", "compiled"])
+
+
+def drawn(figure: Any) -> list[tuple[list[float], list[float]]]:
+    """The x and y of every line that has a marker."""
+    lines = [line for line in figure.axes[0].lines if line.get_marker() not in (None, "None", "")]
+    return [(np.asarray(line.get_xdata()).tolist(), np.asarray(line.get_ydata()).tolist()) for line in lines]
+
+
+def whiskers(figure: Any) -> list[list[list[float]]]:
+    found = [one for one in figure.axes[0].collections if isinstance(one, LineCollection)]
+    return [np.asarray(segment).tolist() for one in found for segment in one.get_segments()]
+
+
+def y_names(figure: Any) -> list[str]:
+    return [label.get_text() for label in figure.axes[0].get_yticklabels()]
+
+
+def legend_names(figure: Any) -> list[str]:
+    return [text.get_text() for text in figure.legends[0].get_texts()]
+
+
+def inside(figure: Any) -> None:
+    """No text ends outside the figure, and none lies over another one or over the axes."""
+    figure.draw_without_rendering()
+    axes = figure.axes[0]
+    texts = [*figure.legends[0].get_texts(), axes.xaxis.label, axes.yaxis.label, figure._supxlabel]
+    for axis, (low, high) in ((axes.xaxis, axes.get_xlim()), (axes.yaxis, sorted(axes.get_ylim()))):
+        texts += [tick.label1 for tick in axis.get_major_ticks() if low <= tick.get_loc() <= high]
+    boxes = [text.get_window_extent() for text in texts if text and text.get_text()]
+    assert len(boxes) > 2
+    # A pixel, for the antialiasing.
+    for box in boxes:
+        assert box.x0 > -1 and box.y0 > -1 and box.x1 < figure.bbox.x1 + 1 and box.y1 < figure.bbox.y1 + 1
+    for i, box in enumerate(boxes):
+        assert not any(box.shrunk(0.98, 0.98).overlaps(other.shrunk(0.98, 0.98)) for other in boxes[:i])
+        assert not axes.bbox.shrunk(0.99, 0.99).overlaps(box.shrunk(0.98, 0.98))
+    assert axes.bbox.height > 0.25 * figure.bbox.height and axes.bbox.width > 0.3 * figure.bbox.width
+
+
+# --- files
+
+
+@pytest.mark.parametrize("figure", [lambda: win_rate_picture(TWO), lambda: filter_picture(CURVES, caption="A proxy.")])
+def test_a_png_is_one_and_always_the_same(figure: Any) -> None:
+    one = figure()
+    content = rendered(one)
+    assert content.startswith(b"\x89PNG\r\n\x1a\n") and len(content) > 5_000
+    width, height = struct.unpack(">II", content[16:24])
+    assert width == 800 and 150 <= height <= 700
+    assert b"Software" not in content and b"Matplotlib" not in content
+    assert rendered(one) == content and rendered(figure()) == content
+
+
+def test_an_svg_is_one_and_always_the_same() -> None:
+    content = rendered(win_rate_picture(TWO, caption="As judged."), "svg")
+    assert ElementTree.fromstring(content).tag == "{http://www.w3.org/2000/svg}svg"
+    assert rendered(win_rate_picture(TWO, caption="As judged."), "svg") == content
+    assert b"dc:date" not in content and b"Matplotlib" not in content
+
+
+def test_other_numbers_give_another_picture() -> None:
+    assert rendered(win_rate_picture(TWO)) != rendered(win_rate_picture(bars(["seed only", "Compiled"])))
+
+
+def test_saving_replaces_a_file_whole(tmp_path: Path) -> None:
+    for name, start in (("a.png", b"\x89PNG"), ("b.SVG", b"<?xml")):
+        path = tmp_path / name
+        path.write_bytes(b"old")
+        save(win_rate_picture(TWO), path)
+        assert path.read_bytes().startswith(start)
+    save(win_rate_picture(TWO), str(tmp_path / "c.png"))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.png", "b.SVG", "c.png"]
+
+
+@pytest.mark.parametrize("name", ["picture.pdf", "picture", "picture.png.txt"])
+def test_another_format_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ExportError, match="use png or svg"):
+        save(win_rate_picture(TWO), tmp_path / name)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_cannot_be_written_is_told_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=r"cannot be written: .*name another file") as caught:
+        save(win_rate_picture(TWO), tmp_path / "none\nsuch" / "a.png")
+    assert "\n" not in str(caught.value)
+
+
+def test_the_users_own_settings_neither_show_nor_change() -> None:
+    plain = rendered(win_rate_picture(TWO))
+    with matplotlib.rc_context({"text.usetex": True, "axes.facecolor": "red", "font.size": 40, "savefig.dpi": 30}):
+        before = dict(matplotlib.rcParams)
+        assert rendered(win_rate_picture(TWO)) == plain
+        assert dict(matplotlib.rcParams) == before
+
+
+# --- what is drawn
+
+
+def test_win_rates_are_where_they_belong() -> None:
+    given = [Bar("first", interval(40, 3), interval(45, 1)), Bar("second", interval(60, 2))]
+    figure = win_rate_picture(given)
+    (raw_x, raw_y), (lc_x, lc_y) = drawn(figure)
+    assert raw_x == [40, 60] and lc_x == [45]
+    assert raw_y[0] < 0 < lc_y[0] and raw_y[1] == 1, "apart where there are two"
+    ends = [(segment[0][0], segment[1][0]) for segment in whiskers(figure)]
+    assert ends == [(37, 43), (58, 62), (44, 46)]
+    assert y_names(figure) == ["first", "second"] and legend_names(figure) == ["win rate", "length-controlled"]
+    axes = figure.axes[0]
+    top, bottom = axes.transData.transform([(50, 0), (50, 1)])[:, 1]
+    assert top > bottom, "the first on top"
+    assert [50, 50] in [np.asarray(line.get_xdata()).tolist() for line in axes.lines]
+    low, high = axes.get_xlim()
+    assert low < 37 and high > 62
+
+
+def test_fifty_is_on_the_axis_and_the_axis_stays_near_0_to_100() -> None:
+    for mean in (3.0, 50.0, 99.0):
+        low, high = win_rate_picture([Bar("x", interval(mean, 5))]).axes[0].get_xlim()
+        assert -1 <= low < 50 < high <= 101
+        assert low <= max(0, mean - 5) and high >= min(100, mean + 5)
+
+
+def test_without_length_control_nothing_is_said_of_it() -> None:
+    figure = win_rate_picture([Bar("x", interval(40))])
+    assert legend_names(figure) == ["win rate"] and len(drawn(figure)) == 1
+
+
+def test_curves_hold_their_data_in_order_of_size() -> None:
+    figure: Any = filter_picture(CURVES, caption="A proxy.", quality="mean grade")
+    assert drawn(figure) == [([1000, 2000, 4000, 8000], [36, 37, 38, 39]), ([1000, 2000, 4000], [41, 42, 43])]
+    assert [[1000, 34], [1000, 38]] in whiskers(figure) and len(whiskers(figure)) == 7
+    axes = figure.axes[0]
+    assert axes.get_xscale() == "log" and axes.xaxis.get_transform().base == 2
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["1K", "2K", "4K", "8K"]
+    assert axes.get_ylabel() == "mean grade" and figure.get_supxlabel() == "A proxy."
+    looks = {(line.get_color(), line.get_marker()) for line in axes.lines}
+    assert len(looks) == 2 and len({colour for colour, _ in looks}) == len({marker for _, marker in looks}) == 2
+    low, high = axes.get_ylim()
+    assert low < 34 and high > 45
+
+
+def test_intervals_of_one_size_stand_apart_on_the_page() -> None:
+    figure = filter_picture({name: [Point(1000, interval(40))] for name in "abcdefgh"}, caption="")
+    figure.draw_without_rendering()
+    lines = figure.axes[0].lines
+    places = [line.get_transform().transform((1000, 40))[0] for line in lines]
+    assert len(places) == 8 and all(b - a > 4 for a, b in pairwise(places))
+    assert abs(np.mean(places) - figure.axes[0].transData.transform((1000, 40))[0]) < 0.1
+
+
+@pytest.mark.parametrize(
+    ("sizes", "ticks"),
+    [
+        ([1000], ["1K"]),
+        ([125, 16_000], ["125", "250", "500", "1K", "2K", "4K", "8K", "16K"]),
+        ([7_312], ["4K", "8K"]),
+        ([3, 40], ["2", "4", "8", "16", "32", "64"]),
+        ([1], ["1"]),
+        ([500, 900], ["256", "512", "1,024"]),
+        ([1, 10_000_000], ["1", "8", "64", "512", "4,096", "32,768", "262,144", "2,097,152", "16,777,216"]),
+    ],
+)
+def test_sizes_are_told_in_doubles(sizes: list[int], ticks: list[str]) -> None:
+    figure = filter_picture({"x": [Point(size, interval(40)) for size in sizes]}, caption="")
+    axes = figure.axes[0]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ticks
+    low, high = axes.get_xlim()
+    assert low < min(sizes) and max(sizes) < high
+    inside(figure)
+
+
+def test_what_has_no_interval_is_an_open_marker() -> None:
+    for figure in (
+        win_rate_picture([Bar("x", of_one(60)), Bar("y", interval(70))]),
+        filter_picture({"x": [Point(1000, of_one(60)), Point(2000, interval(70))]}, caption=""),
+    ):
+        hollow = [line for line in figure.axes[0].lines if line.get_markerfacecolor() == "white"]
+        assert [60] in [np.asarray(line.get_xdata()).tolist() for line in hollow] + [
+            np.asarray(line.get_ydata()).tolist() for line in hollow
+        ]
+        assert len(hollow) == 1 and np.isfinite(np.array(whiskers(figure))).all()
+        rendered(figure)
+
+
+def test_a_filter_that_kept_nothing_is_told_in_the_legend() -> None:
+    figure = filter_picture({**CURVES, "judge 2": []}, caption="")
+    assert legend_names(figure) == ["random", "judge", "judge 2 (no point)"]
+    rendered(figure)
+
+
+def test_equal_values_have_an_axis_too() -> None:
+    for value in (0.0, 40.0, -3.0):
+        low, high = filter_picture({"x": [Point(9, interval(value, 0))]}, caption="").axes[0].get_ylim()
+        assert low < value < high
+
+
+@pytest.mark.parametrize("mean", [-0.1, 100.1, math.nan, math.inf])
+def test_numbers_that_cannot_be_drawn_are_refused(mean: float) -> None:
+    for bar in (Bar("x", interval(mean)), Bar("x", interval(50), interval(mean))):
+        with pytest.raises(ValueError, match="from 0 to 100"):
+            win_rate_picture([bar])
+    if not math.isfinite(mean):
+        with pytest.raises(ValueError, match="finite"):
+            filter_picture({"x": [Point(1, interval(mean))]}, caption="")
+
+
+def test_nothing_to_draw_is_refused() -> None:
+    with pytest.raises(ValueError, match="no program"):
+        win_rate_picture([])
+    nothing: dict[str, list[Point]] = {}
+    for curves in (nothing, nothing | {"x": []}):
+        with pytest.raises(ValueError, match="no point"):
+            filter_picture(curves, caption="")
+    with pytest.raises(ValueError, match="at least one row"):
+        filter_picture({"x": [Point(0, interval(1))]}, caption="")
+
+
+# --- names and captions are data
+
+
+def test_hostile_names_are_shown_as_they_are() -> None:
+    shown = ["$x_1$", "$\\frac{", "_hidden", "a\\nb\\tc", "\\x00\\x1b[31m", "100% & {0} <b>--></b>"]
+    shown += ["\\u6307\\u4ee4", "", "\\U0001f642", "\\alpha"]
+    shown[-2] = "🙂" if len(y_names(win_rate_picture(bars(["🙂"])))[0]) == 1 else shown[-2]  # newer fonts have it
+    bar_figure = win_rate_picture(bars(HOSTILE), caption="$x_{$ and\nmore {0} \x00")
+    assert y_names(bar_figure) == shown
+    line_figure = filter_picture(
+        {name: [Point(1000, interval(i))] for i, name in enumerate(HOSTILE)}, caption="$y_{$", quality="$q_{$"
+    )
+    assert legend_names(line_figure) == shown
+    for figure in (bar_figure, line_figure):
+        assert rendered(figure).startswith(b"\x89PNG")
+        ElementTree.fromstring(rendered(figure, "svg"))
+        inside(figure)
+    assert bar_figure.get_supxlabel() == "$x_{$ and more {0} ?"
+
+
+def test_a_dollar_is_drawn_as_one() -> None:
+    """Were it read as mathematics, the signs would be gone and both pictures would be as wide."""
+    wide = [win_rate_picture(bars([name])) for name in ("$x$", "x")]
+    for figure in wide:
+        figure.draw_without_rendering()
+    dollars, plain = (figure.axes[0].get_yticklabels()[0].get_window_extent().width for figure in wide)
+    assert dollars > plain + 10
+    legends = [filter_picture({name: [Point(9, interval(1))]}, caption="") for name in ("$x$", "x")]
+    for figure in legends:
+        figure.draw_without_rendering()
+    dollars, plain = (figure.legends[0].get_texts()[0].get_window_extent().width for figure in legends)
+    assert dollars > plain + 10
+
+
+def test_long_names_are_cut_and_fit() -> None:
+    figure = win_rate_picture(bars([*LONG, "short"]), caption="word " * 100)
+    assert y_names(figure) == ["W" * 31 + "…", "i" * 31 + "…", "short"]
+    inside(figure)
+    curves = {name: [Point(1000, interval(1))] for name in [*LONG, *("abcdefgh")]}
+    inside(filter_picture(curves, caption="W" * 3_000, quality="W" * 200))
+
+
+@pytest.mark.parametrize("count", [1, 8, 20])
+def test_any_number_of_programs_fits(count: int) -> None:
+    inside(win_rate_picture(bars([f"program {i}" for i in range(count)]), caption="As judged."))

@@ -1,0 +1,295 @@
+"""ROUGE-L: every float and every decision against the package `rouge-score`."""
+
+from __future__ import annotations
+
+import random
+from itertools import pairwise
+
+import pytest
+from rouge_score.rouge_scorer import RougeScorer
+from rouge_score.tokenizers import DefaultTokenizer
+
+from benchmarks import rouge as benchmark
+from refed_dspy.data.table import DataRow
+from refed_dspy.errors import ConfigError
+from refed_dspy.filters.decision import Decision, TextFilter
+from refed_dspy.filters.rouge import Match, RougeFilter, beginning, rouge_l, select, self_rouge
+from refed_dspy.filters.rouge_index import Index, Words, counted, tokens
+
+PACKAGE = RougeScorer(["rougeL"], use_stemmer=False)
+HOSTILE = [
+    "",
+    " \n\t",
+    "?!… — ,,,",
+    "写一首关于秋天的诗",
+    "Напиши стихотворение",
+    "\0a\0b\0",
+    "İstanbul K ſ ß ﬁ É ２ ² Ⅷ",
+    "snake_case 3.14 don't E-Mail",
+    "a",
+    "a a a a a a",
+    "the cat\nthe cat\r\nthe cat",
+    "🙂 {x!r} %s {0}",
+]
+
+
+def by_package(target: str, prediction: str) -> float:
+    return float(PACKAGE.score(target, prediction)["rougeL"].fmeasure)
+
+
+def naive(texts: list[str], threshold: float) -> list[Match]:
+    kept: list[int] = []
+    matches = []
+    for place, text in enumerate(texts):
+        scores = [by_package(text, texts[one]) for one in kept]
+        if scores and max(scores) >= threshold:
+            matches.append(Match(False, score=max(scores), like=kept[scores.index(max(scores))]))
+        else:
+            kept.append(place)
+            matches.append(Match(True))
+    return matches
+
+
+def drawn(rng: random.Random, count: int, vocabulary: int, longest: int) -> list[str]:
+    """Random texts; half of them are earlier ones with a few words changed, left out, put in or moved."""
+    made: list[list[str]] = []
+    for _ in range(count):
+        words = [f"w{int(vocabulary * rng.random() ** 2)}" for _ in range(rng.randint(0, longest))]
+        if made and rng.random() < 0.5:
+            words = list(rng.choice(made))
+            for _ in range(rng.randint(0, 1 + len(words) // 4)):
+                place = rng.randrange(len(words) + 1)
+                words[place : place + rng.randint(0, 2)] = [f"w{rng.randrange(vocabulary)}"] * rng.randint(0, 2)
+        made.append(words)
+    return [" ".join(words) for words in made]
+
+
+def row(instruction: str, number: int = 1) -> DataRow:
+    return DataRow(number, instruction, "")
+
+
+# --- tokens and F
+
+
+def test_tokens_are_those_of_the_package() -> None:
+    plain = DefaultTokenizer()
+    every = "".join(f"a{chr(code)}9" for code in range(0xD800))
+    for text in [*HOSTILE, every]:
+        assert tokens(text) == plain.tokenize(text)
+
+
+def test_f_is_the_float_of_the_package_in_either_order() -> None:
+    rng = random.Random(1)
+    texts = HOSTILE + drawn(rng, 40, 6, 25) + drawn(rng, 40, 60, 25)
+    for _ in range(1_000):
+        one, other = rng.choice(texts), rng.choice(texts)
+        f = rouge_l(one, other)
+        assert f == by_package(one, other) == by_package(other, one) == rouge_l(other, one)
+
+
+def test_f_of_no_token_and_of_the_same() -> None:
+    assert rouge_l("", "") == rouge_l("?", "a") == rouge_l("诗", "诗") == 0
+    assert rouge_l("A cat!", "a CAT") == 1
+    assert rouge_l("a b c d", "a x c") == pytest.approx(4 / 7)
+
+
+# --- selection
+
+
+@pytest.mark.parametrize("threshold", [1e-9, 0.2, 0.5, 0.7, 0.95, 1])
+@pytest.mark.parametrize(("vocabulary", "longest"), [(3, 8), (12, 30), (400, 20), (5_000, 30)])
+def test_decides_as_the_package(vocabulary: int, longest: int, threshold: float) -> None:
+    rng = random.Random(f"{vocabulary} {threshold}")
+    texts = drawn(rng, 35, vocabulary, longest) + HOSTILE
+    rng.shuffle(texts)
+    expected = naive(texts, threshold)
+    assert select(texts, threshold) == expected
+    assert {match.kept for match in expected} == {True, False}
+
+
+@pytest.mark.parametrize(("vocabulary", "longest"), [(8, 12), (2_000, 25)])
+def test_row_by_row_decides_as_in_bulk(vocabulary: int, longest: int) -> None:
+    texts = drawn(random.Random(5), 400, vocabulary, longest) + HOSTILE
+    rouge: TextFilter = RougeFilter()
+    said = [rouge.check(row(text)) for text in texts]
+    matches = select(texts)
+    assert [one.kept for one in said] == [one.kept for one in matches]
+    assert [one.score for one in said] == [one.score for one in matches]
+    assert any(one.kept for one in said)
+    for one, match in zip(said, matches, strict=True):
+        if match.like is not None:
+            assert one.detail == beginning(texts[match.like])
+            assert one.reason == "like a kept one"
+
+
+def test_thousands_of_texts_against_all_pairs() -> None:
+    """Where the index leaves most texts out: no pair of kept ones is near, each dropped one is as near as it says."""
+    texts = benchmark.instructions(1_000, seed=3)
+    matches = select(texts)
+    kept = [place for place, match in enumerate(matches) if match.kept]
+    words = Words()
+    index = Index(1e-9)  # lets nothing out that has one token in common
+    for place, match in enumerate(matches):
+        near = index.nearest(words.code(texts[place]))
+        if match.kept:
+            assert near is None or near[1] < 0.7
+            index.add(words.code(texts[place]))
+        else:
+            assert near is not None
+            assert (match.like, match.score) == (kept[near[0]], near[1])
+    assert 800 < len(kept) < 970
+
+
+def test_near_ties_are_decided_as_the_package_does() -> None:
+    pairs, dropped, wrong = benchmark.near_ties()
+    assert wrong == 0
+    assert 0 < dropped < pairs
+    both = [f"a{i}" for i in range(21)]
+    short, long = " ".join([*both, "x", "y"]), " ".join([*both, *(f"z{i}" for i in range(16))])
+    assert rouge_l(short, long) < 0.7
+    assert (
+        [match.kept for match in select([short, long])] == [match.kept for match in select([long, short])] == [True] * 2
+    )
+
+
+def test_of_equally_near_ones_the_first_is_named() -> None:
+    texts = ["q", "a b c d e f g h i j k l", "k l a b c d e f g h i j", "a b c d e f g h i j"]
+    matches = select(texts, 0.85)
+    assert matches == [Match(True)] * 3 + [Match(False, score=rouge_l(texts[1], texts[3]), like=1)]
+    assert rouge_l(texts[1], texts[3]) == rouge_l(texts[2], texts[3]) == pytest.approx(20 / 22)
+
+
+def test_stops_once_enough_are_kept() -> None:
+    texts = ["one two", "one two", "three four", "five six", "seven"]
+    assert [match.visited for match in select(texts, target=2)] == [True, True, True, False, False]
+    assert [match.kept for match in select(texts, target=2)] == [True, False, True, False, False]
+    assert not any(match.visited or match.kept for match in select(texts, target=0))
+    assert select(texts, target=9) == select(texts)
+    assert select([]) == []
+
+
+def test_what_was_kept_earlier_counts() -> None:
+    rouge = RougeFilter()
+    rouge.remember(row("Write a poem about the autumn rain."))
+    rouge.remember(row("Write a poem about the autumn rain."))
+    rouge.remember(row(""))
+    again = rouge.check(row("write a poem about the autumn RAIN"))
+    assert again == Decision(False, "like a kept one", 1.0, "Write a poem about the autumn rain.")
+    assert rouge.check(row("Name three rivers.")) == Decision(True)
+    assert rouge.check(row("Name three rivers!")).kept is False
+    assert rouge.name == "rouge"
+    assert rouge.of_instruction
+
+
+def test_texts_without_a_token_are_all_kept() -> None:
+    texts = ["", "", "?!", "写一首诗", "写一首诗"]
+    assert [match.kept for match in select(texts)] == [True] * 5
+    assert all(RougeFilter().check(row(text)).kept for text in texts)
+
+
+@pytest.mark.parametrize("threshold", [0, -0.1, 1.01, float("nan"), float("inf")])
+def test_thresholds_out_of_range(threshold: float) -> None:
+    for make in (RougeFilter, lambda t: select(["a"], t)):
+        with pytest.raises(ConfigError, match="above 0 and at most 1"):
+            make(threshold)
+
+
+def test_thresholds_next_to_the_ends() -> None:
+    texts = ["a b", "a c", "d e", "a b"]
+    assert [match.kept for match in select(texts, 5e-324)] == [True, False, True, False]
+    assert [match.kept for match in select(texts, 1.0)] == [True, True, True, False]
+
+
+def test_targets_and_samples_below_zero() -> None:
+    with pytest.raises(ConfigError, match="0 or more"):
+        select(["a"], target=-1)
+    with pytest.raises(ConfigError, match="1 or more"):
+        self_rouge(["a", "b"], sample=0)
+
+
+# --- hostile texts
+
+
+def test_what_is_shown_is_one_short_line() -> None:
+    long = "Say {x}\x1b[31m\n" + "word " * 20_000
+    rouge = RougeFilter()
+    rouge.check(row(long))
+    shown = rouge.check(row(long + "more")).detail
+    assert shown.startswith("Say {x}?[31m word")
+    assert len(shown) == 80
+    assert shown.isprintable()
+
+
+def test_very_long_texts() -> None:
+    rng = random.Random(2)
+    words = [f"w{rng.randrange(3_000)}" for _ in range(8_000)]
+    changed = [word if rng.random() < 0.9 else "other" for word in words]
+    texts = [" ".join(words), "a " * 50_000, " ".join(changed), "a " * 49_000 + "b", "w1 w2 w3", "x" * 100_000]
+    assert [match.kept for match in select(texts)] == [True, True, False, False, True, True]
+    assert [match.like for match in select(texts)][2:4] == [0, 1]
+
+
+@pytest.mark.parametrize("start", [0xD7F0, 0x110000 - 0x800 - 60])
+def test_more_tokens_than_code_points(start: int) -> None:
+    """Numbers pass by the surrogates, and where characters end, texts as lists stand beside texts as characters."""
+    words = Words()
+    words.update(zip(map(str, range(start)), range(start), strict=True))
+    index = Index(0.7)
+    texts = drawn(random.Random(start), 60, 150, 20)
+    kept: list[int] = []
+    for place, (text, match) in enumerate(zip(texts, naive(texts, 0.7), strict=True)):
+        coded = words.code(text)
+        assert not any(0xD800 <= (ord(code) if isinstance(code, str) else code) < 0xE000 for code in coded.codes)
+        near = index.nearest(coded)
+        assert match == (Match(True) if near is None else Match(False, score=near[1], like=kept[near[0]]))
+        if near is None:
+            index.add(coded)
+            kept.append(place)
+    assert max(words.values()) > (0xE000 if start < 0xE000 else 0x110000)
+    assert len(set(words.values())) == len(words)
+
+
+def test_each_feature_once_and_rare_ones_first() -> None:
+    assert counted(["a", "b", "a", "a"]) == ["a", "b", ("a", 1), ("a", 2)]
+    coded = Words(["the", "a", ("the", 1), "cat"]).code("The cat, the new cat")
+    assert len(coded.codes) == len(coded.features) == len(set(coded.features)) == 5
+    assert all(one > other for one, other in pairwise(coded.features))
+    assert coded.features[-2:] == [2, 0]
+
+
+# --- how alike the texts of a data set are
+
+
+def test_self_rouge_is_the_mean_of_the_highest() -> None:
+    texts = drawn(random.Random(7), 40, 50, 12) + HOSTILE
+    highest = [max(by_package(a, b) for j, b in enumerate(texts) if i != j) for i, a in enumerate(texts)]
+    assert self_rouge(texts) == pytest.approx(sum(highest) / len(texts))
+    first = random.Random(3).sample(range(len(texts)), len(texts))[:10]
+    assert self_rouge(texts, sample=10, seed=3) == pytest.approx(sum(highest[i] for i in first) / 10)
+    assert self_rouge(texts, sample=10, seed=3) != self_rouge(texts, sample=10, seed=4)
+
+
+def test_self_rouge_of_few_texts() -> None:
+    assert self_rouge([]) is None
+    assert self_rouge(["a"]) is None
+    assert self_rouge(["a b", "c d"]) == 0
+    assert self_rouge(["", "?"]) == 0
+    assert self_rouge(["a b", "a b", "a b"]) == 1
+
+
+def test_self_rouge_compares_two_thousand() -> None:
+    once = [f"x{i} y{i} z{i}" for i in range(1_000)]
+    assert self_rouge(once * 2, sample=200) == 1
+    half = self_rouge((once + [text.upper() + "q" for text in once]) * 2, sample=500)
+    assert half is not None
+    assert 0.6 < half < 0.95  # a twin is among the 2,000 drawn in half of all cases, else its like: 2/3
+
+
+# --- the texts of the benchmark
+
+
+def test_instructions_of_the_benchmark() -> None:
+    texts = benchmark.instructions(300, seed=1)
+    assert texts == benchmark.instructions(400, seed=1)[:300]
+    assert texts != benchmark.instructions(300, seed=2)
+    assert all(5 <= len(text.split()) <= 40 for text in texts)
