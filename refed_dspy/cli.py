@@ -10,7 +10,7 @@ from typing import Annotated, Any, cast
 
 import typer
 
-from refed_dspy import cli_compile
+from refed_dspy import cli_compile, cli_data
 from refed_dspy.cli_parts import (
     ConfigOption,
     MaxCalls,
@@ -28,6 +28,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 teacher_app = typer.Typer(no_args_is_help=True, help="The embedded teacher: a model that runs on this machine.")
 app.add_typer(teacher_app, name="teacher")
 cli_compile.add_to(app)
+cli_data.add_to(app)
 
 _CAPS = ("REFED_MAX_COST", "REFED_MAX_CALLS", "REFED_MAX_MINUTES")
 
@@ -43,6 +44,12 @@ def synth(
     program: ProgramOption = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the run.")] = None,
     per_reference: Annotated[int | None, typer.Option(help="Most samples of one reference in a round.")] = None,
+    method: Annotated[
+        str | None, typer.Option(help="reference-level, sample-level or instruction-only.", metavar="NAME")
+    ] = None,
+    judge: Annotated[
+        str | None, typer.Option(help="The model that judges for filters, as --teacher.", metavar="FILE_OR_NAME")
+    ] = None,
     reuse: Annotated[Path | None, typer.Option(help="Take over a run's answers where they fit.", metavar="DIR")] = None,
     max_cost: MaxCost = None,
     max_calls: MaxCalls = None,
@@ -73,7 +80,7 @@ def synth(
 
 _KEYWORDS = (
     *("size", "teacher", "run_dir", "seed", "per_reference", "max_failure_share", "columns", "reuse"),
-    *("max_cost", "max_calls", "max_minutes", "track"),
+    *("max_cost", "max_calls", "max_minutes", "track", "filters", "judge", "judge_program"),
 )
 
 
@@ -187,15 +194,15 @@ def fetch(
 
 
 def _program(settings: Any) -> Any:
-    from refed_dspy.programs import ReferenceLevelFeedback
+    from refed_dspy.programs.baselines import METHODS
     from refed_dspy.programs.opening import open_program
     from refed_dspy.signatures import DEFAULT_FEATURES
 
     if settings.program is not None:
         many = settings.instructions_per_feature if "instructions_per_feature" in settings.model_fields_set else None
-        program = open_program(settings.program, settings.features, many)
+        program = open_program(settings.program, settings.features, many, METHODS[settings.method])
     else:
-        program = ReferenceLevelFeedback(settings.features or DEFAULT_FEATURES, settings.instructions_per_feature)
+        program = METHODS[settings.method](settings.features or DEFAULT_FEATURES, settings.instructions_per_feature)
     program.add_guidance(settings.guidance)
     return program
 

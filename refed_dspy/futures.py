@@ -118,7 +118,6 @@ class Known:
         """A plausible share of the samples that a filter drops."""
         return rng.betavariate(self.dropped, self.ledger.kept() + 1) if self.dropped else 0.0
 
-
     def fails(self, stage: str, rng: random.Random) -> float:
         """A plausible share of a stage's questions that fail: drawn from its posterior, the prior being `RARE`."""
         weight, share = RARE

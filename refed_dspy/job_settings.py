@@ -98,13 +98,14 @@ class CompareConfig(Capped):
     references: str | None = None
     columns: dict[str, str] = Field(default_factory=dict)
     programs: dict[str, str] = Field(default_factory=lambda: {name: name for name in COMPARED})
-    """Name → seed-only, instruction-only, sample-level, reference-level, or a saved program's file or MLflow address."""
+    """Name → seed-only, instruction-only, sample-level, reference-level, or a program's file or MLflow address."""
     against: str = "instruction-only"
     """The program whose responses all others are compared with."""
     size: int = Field(default=100, ge=1)
     """Instructions that all programs answer."""
     instructions_per_feature: int = Field(default=10, ge=1, le=100)
-    per_reference: int | None = Field(default=None, ge=1)
+    per_reference: int | None = Field(default=5, ge=1)
+    """At most so many of one reference: what is written from one is alike, so intervals need many references."""
     features: dict[str, str] | None = None
     teacher: TeacherConfig | None = None
     judge: TeacherConfig | None = None

@@ -103,9 +103,7 @@ def _program(folder: Path, meta: dict[str, Any]) -> ReferenceLevelFeedback:
     kind = {method.__name__: method for method in METHODS.values()}.get(meta["identity"]["kind"])
     if kind is None:
         raise RunDirError(f"{folder}: its program is a script's own; call synthesize(…, run_dir=…) there")
-    program = kind(
-        features=meta["features"], instructions_per_feature=meta["identity"]["instructions_per_feature"]
-    )
+    program = kind(features=meta["features"], instructions_per_feature=meta["identity"]["instructions_per_feature"])
     try:
         load_state(program, meta["program"], str(folder))
     except ConfigError:

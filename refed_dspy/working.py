@@ -35,7 +35,7 @@ class Job:
     again: str
     """How it is gone on with, for messages."""
     calls_a_row: float = 2.0
-    manner: Manner = Manner()
+    manner: Manner = field(default_factory=Manner)
     depth: Mapping[str, int] = field(default_factory=dict)
 
 
@@ -66,9 +66,7 @@ async def at_work(
             yield desk, allowance
 
 
-async def each(
-    desk: Desk, items: Iterable[T], work: Callable[[T], Awaitable[None]], slots: int, grace: float
-) -> None:
+async def each(desk: Desk, items: Iterable[T], work: Callable[[T], Awaitable[None]], slots: int, grace: float) -> None:
     """`work` on every item, at most `slots` at once.
 
     Raises whatever `work` raises first; what is in flight then is given `grace` seconds to be committed.
@@ -98,6 +96,7 @@ def _begin_or_continue(ledger: Ledger, job: Job, limits: Limits) -> None:
     stored = ledger.meta("job")
     if stored is not None and ledger.has_answers() and (found := differences(stored, dict(job.identity))):
         raise RunDirError(
-            f"{ledger.path.parent}: holds another {job.work}: {'; '.join(found)}; set these back, or name another folder"
+            f"{ledger.path.parent}: holds another {job.work}: {'; '.join(found)}; set these back, or name another "
+            "folder"
         )
     ledger.set_meta(work=job.work, job=dict(job.identity), size=job.rows, **limits)

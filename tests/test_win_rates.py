@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 
 from benchmarks.alpaca import DATA, same, told
+from refed_dspy.measures import win_rates
 from refed_dspy.measures.win_rates import LC_NOTE, LEAST_CLUSTERS, alpaca_eval, length_controlled, win_rate
 from refed_dspy.statistics import mean_interval
 
@@ -177,6 +178,17 @@ def test_the_interval_is_that_of_refitting_every_resample(hard: bool) -> None:
     assert told.interval is not None and (told.interval.n, told.interval.clusters) == (180, 60)
     assert [told.interval.low, told.interval.high] == pytest.approx([low, high], abs=0.2 * (high - low))
     assert told.interval.high - told.interval.low == pytest.approx(high - low, rel=0.2)
+
+
+def test_what_the_clusters_do_to_it_has_it_as_their_mean() -> None:
+    """Where the prior counts: 14 rows that length decides nearly without exception."""
+    x = np.linspace(-1, 2, 14)
+    rows = np.column_stack([np.tanh(x / x.std()), np.ones(14)])
+    wins, weights, owner = np.array(x > 0, dtype=np.float64), np.ones(14), np.arange(14)
+    fit, inverse = win_rates._fitted(rows, wins, weights)
+    logits = win_rates._logits(rows, wins, weights, owner, fit, inverse)
+    lc = estimate(wins.tolist(), x.tolist()) / 100
+    assert np.mean(logits) == pytest.approx(math.log(lc / (1 - lc)), abs=1e-6)
 
 
 @pytest.mark.parametrize("seed", range(6))

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from refed_dspy.allowance import Limits
 from refed_dspy.blocking import run_blocking
-
+from refed_dspy.comparing.comparison import Comparison
 from refed_dspy.comparing.reading import read_compared
-
-
+from refed_dspy.comparing.tallying import tally
+from refed_dspy.comparing.writing import write_comparison
 from refed_dspy.config import check_job
 from refed_dspy.data.references import load_references
 from refed_dspy.engine.ledger import Ledger
-from refed_dspy.errors import ConfigError
+from refed_dspy.errors import ConfigError, RunStopped
 from refed_dspy.job_settings import CompareConfig
+from refed_dspy.measures.figures import Tools, open_tools
 from refed_dspy.parts import Parts
 from refed_dspy.paying import Progress
 from refed_dspy.programs import PairwiseJudge, ReferenceLevelFeedback
@@ -26,7 +27,7 @@ from refed_dspy.programs.saved import digest
 from refed_dspy.programs.side_by_side import SideBySide
 from refed_dspy.signatures import DEFAULT_FEATURES
 from refed_dspy.synthesis import produce
-from refed_dspy.teachers import Teacher, open_teacher
+from refed_dspy.teachers import open_teacher
 from refed_dspy.teachers.judges import judge_beside
 
 SEED = "seed-only"
@@ -61,9 +62,10 @@ def compare(
     given = {**settings, **({"programs": named} if programs else {})}
     config = check_job(CompareConfig, given)
     parts = prepare(config, programs or config.programs, references, teacher, judge)
+    tools = open_tools(config.embeddings, None)
     folder = Path(out) if out is not None else Path("refed-comparisons") / digest(parts.identity())
     made = run_blocking(produce(parts, folder, config.size, on_progress))
-    return run_blocking(_read(parts, folder, config, made.stopped or ""))
+    return run_blocking(_read(parts, folder, config, tools, made.stopped or ""))
 
 
 def prepare(config: CompareConfig, programs: Mapping[str, Any], references: Any, teacher: Any, judge: Any) -> Parts:
@@ -97,12 +99,12 @@ def _program(name: str, given: Any, config: CompareConfig) -> ReferenceLevelFeed
     raise ConfigError(f"programs: {name} is a {type(given).__name__}; give a program of refed_dspy.programs, or a name")
 
 
-async def _read(parts: Parts, folder: Path, config: CompareConfig, stopped: str) -> Comparison:
+async def _read(parts: Parts, folder: Path, config: CompareConfig, tools: Tools, stopped: str) -> Comparison:
     """The figures of what the folder holds, written down beside it."""
-    program: Any = parts.program
-    models: dict[str, Teacher] = parts.models
     with Ledger.read(folder) as ledger:
-        compared = await read_compared(ledger, program, models)
-        comparison = figures(ledger, compared, program, config, folder, stopped)
-    write_comparison(comparison, compared, folder)
+        compared = await read_compared(ledger, cast(SideBySide, parts.program), parts.models)
+        if not compared.rows:
+            raise RunStopped(f"{folder}: nothing to compare yet; {stopped or 'no instruction was answered'}")
+        comparison = tally(ledger, compared, parts.models, config, tools, stopped)
+    write_comparison(comparison, compared)
     return comparison

@@ -83,7 +83,9 @@ def _row(number: int, row: Mapping[str, Any], columns: Mapping[str, str]) -> Dat
     fields = dict(row)
     names = {name: column for name, column in columns.items() if name != "plain"}
     if not names and isinstance(row.get("improved_response"), str):  # as this package writes them
-        instruction, response = pair_of({"instruction": row.get("instruction"), "response": row["improved_response"]}, {})
+        instruction, response = pair_of(
+            {"instruction": row.get("instruction"), "response": row["improved_response"]}, {}
+        )
         return DataRow(number, instruction, response, _plain(row, columns.get("plain", "response")), fields)
     instruction, response = pair_of(row, names)
     return DataRow(number, instruction, response, _plain(row, columns["plain"]) if "plain" in columns else None, fields)

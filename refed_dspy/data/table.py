@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class DataRow:
-    """One row. `number` counts from 1, as a person would find it; `response` is what is trained on; `plain` the response
+    """One row. `number` counts from 1, as a person would find it; `response` is what is trained on; `plain` the one
     before it was improved, None where the data set has none; `fields` is the row as it stood."""
 
     number: int

@@ -124,9 +124,7 @@ def _used(folder: Path) -> Spent:
         return spent(ledger)
 
 
-def _identity(
-    data: DataSet, steps: Sequence[Step], models: Mapping[str, Teacher], seed: int
-) -> dict[str, Any]:
+def _identity(data: DataSet, steps: Sequence[Step], models: Mapping[str, Teacher], seed: int) -> dict[str, Any]:
     """What may not change between starts. Verdicts are remembered by their questions, so filters may."""
     return {
         "data": digest([[row.number, row.instruction, row.response, row.plain] for row in data.rows]),

@@ -88,8 +88,8 @@ class Filtering:
             lines.append(str(self.used))
         if self.stopped:
             lines.append(
-                f"stopped: {self.stopped} is reached with {len(self.sifted.undecided)} rows undecided; raise it, and the "
-                "same command goes on"
+                f"stopped: {self.stopped} is reached with {len(self.sifted.undecided)} rows undecided; raise it, and "
+                "the same command goes on"
             )
         return [*lines, f"{len(self.sifted.kept)} of {len(self.data.rows)} rows kept, in {self.out / KEPT}"]
 

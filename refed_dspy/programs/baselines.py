@@ -95,9 +95,7 @@ class SampleLevelFeedback(ReferenceLevelFeedback):
         """Answer `instruction`, judge the answer, and improve it by that."""
         item = item or f"{reference.id}/{instruction[:40]}"
         response = await self.first_response(reference, instruction, item)
-        said = await ask(
-            "sample_feedback", item, self.sample_feedback, instruction=instruction, response=response
-        )
+        said = await ask("sample_feedback", item, self.sample_feedback, instruction=instruction, response=response)
         better = await ask(
             "sample_improvement",
             item,

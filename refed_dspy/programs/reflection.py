@@ -11,8 +11,8 @@ import dspy
 
 from refed_dspy.blocking import run_blocking
 from refed_dspy.errors import ConfigError, RowError, one_line
-from refed_dspy.programs.asking import ask
 from refed_dspy.placeholders import placeholder
+from refed_dspy.programs.asking import ask
 from refed_dspy.signatures.reflection import InstructionReflection, ResponseReflection
 
 INSTRUCTION_CRITERIA: Mapping[str, str] = MappingProxyType(

@@ -1,4 +1,4 @@
-"""Selective Reflection-Tuning (paper notes, section 4): a new part is kept where the student finds it worth learning."""
+"""Selective Reflection-Tuning (paper notes, section 4): a new part is kept where it is worth learning."""
 
 from __future__ import annotations
 

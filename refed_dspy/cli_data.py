@@ -1,0 +1,222 @@
+"""The commands around data sets: compare, filter, recycle, stats."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from refed_dspy.cli_parts import (
+    ConfigOption,
+    MaxCalls,
+    MaxCost,
+    MaxMinutes,
+    ReferencesOption,
+    TeacherOption,
+    reporting,
+)
+from refed_dspy.errors import ConfigError, InputError, one_line
+
+Data = Annotated[
+    str | None,
+    typer.Argument(metavar="DATA", help="A file, a Hub data set or a run's folder; unset, the config's `data`."),
+]
+JudgeOption = Annotated[str | None, typer.Option(help="The model that judges, as --teacher.", metavar="FILE_OR_NAME")]
+OutOption = Annotated[Path | None, typer.Option(help="Folder for the results.", metavar="DIR")]
+SeedOption = Annotated[int | None, typer.Option(help="Seed of draws and orders.")]
+ScorerOption = Annotated[
+    str | None, typer.Option(help="Folder or Hub name of the model that perplexity is by.", metavar="NAME")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="For scripts.")]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Put the commands into `app`."""
+    app.command("compare")(compare_)
+    app.command("filter")(filter_)
+    app.command("recycle")(recycle_)
+    app.command("stats")(stats_)
+
+
+@reporting
+def compare_(
+    references: ReferencesOption = None,
+    size: Annotated[int | None, typer.Option(help="Instructions that every program answers.")] = None,
+    out: OutOption = None,
+    teacher: TeacherOption = None,
+    judge: JudgeOption = None,
+    against: Annotated[str | None, typer.Option(help="The program that the others are compared with.")] = None,
+    config: ConfigOption = None,
+    seed: SeedOption = None,
+    max_cost: MaxCost = None,
+    max_calls: MaxCalls = None,
+    max_minutes: MaxMinutes = None,
+) -> None:
+    """Compare programs on the same references: win rates, costs, filters. The same command again goes on."""
+    given = {name: value for name, value in locals().items() if name != "config"}
+    from refed_dspy.comparing.compare import compare
+    from refed_dspy.config import CompareConfig, load_job_config
+    from refed_dspy.display import Display
+
+    settings = load_job_config(CompareConfig, config, **given)
+    folder = _needed(settings.out, "out", "--out DIR")
+    _needed(settings.teacher, "teacher", "--teacher (a file, PROVIDER/NAME, or embedded)")
+    with Display().showing() as display:
+        made = compare(
+            settings.programs,
+            settings.references or "builtin",
+            teacher=settings.teacher,
+            judge=settings.judge,
+            out=folder,
+            on_progress=display.watch,
+            **_others(settings, {"programs", "references", "teacher", "judge", "out"}),
+        )
+    _print(made.text())
+    typer.echo(f"table, rows and pictures in {folder}")
+    _ended_short(made.stopped)
+
+
+@reporting
+def filter_(
+    data: Data = None,
+    filters: Annotated[
+        list[str] | None,
+        typer.Option("--filter", help="refusals, or 'rouge: {threshold: 0.7}'; one an option.", metavar="NAME_OR_YAML"),
+    ] = None,
+    out: OutOption = None,
+    judge: JudgeOption = None,
+    config: ConfigOption = None,
+    seed: SeedOption = None,
+    max_cost: MaxCost = None,
+    max_calls: MaxCalls = None,
+    max_minutes: MaxMinutes = None,
+) -> None:
+    """Filter a data set: kept and dropped rows, each with reason and score, and a funnel. The data is not touched."""
+    given = {name: value for name, value in locals().items() if name not in {"config", "filters"}}
+    from refed_dspy.config import FilterRunConfig, load_job_config
+    from refed_dspy.display import Display
+    from refed_dspy.filtering.filter import filter_data
+
+    chosen = [_as_yaml(one) for one in filters] if filters else None
+    settings = load_job_config(FilterRunConfig, config, **given, filters=chosen)
+    folder, source = _needed(settings.out, "out", "--out DIR"), _needed(settings.data, "data", "a file or a run's DIR")
+    with Display().showing() as display:
+        made = filter_data(
+            source,
+            settings.filters,
+            judge=settings.judge,
+            out=folder,
+            on_progress=display.watch,
+            **_others(settings, {"data", "filters", "judge", "out"}),
+        )
+    _print(made.lines())
+    _ended_short(made.fruitless or (f"{made.stopped} is reached" if made.stopped else ""))
+
+
+@reporting
+def recycle_(
+    data: Data = None,
+    size: Annotated[int | None, typer.Option(help="So many rows, drawn by the seed; unset, all.")] = None,
+    out: OutOption = None,
+    teacher: TeacherOption = None,
+    selective: Annotated[
+        bool | None, typer.Option("--selective", help="Keep new parts by IFD and r-IFD; needs --scorer.")
+    ] = None,
+    scorer: ScorerOption = None,
+    config: ConfigOption = None,
+    seed: SeedOption = None,
+    max_cost: MaxCost = None,
+    max_calls: MaxCalls = None,
+    max_minutes: MaxMinutes = None,
+) -> None:
+    """Reflection-Tuning: better instructions and responses for a data set there is. The same command again goes on."""
+    given = {name: value for name, value in locals().items() if name not in {"config", "scorer"}}
+    from refed_dspy.config import RecycleConfig, load_job_config
+    from refed_dspy.display import Display
+    from refed_dspy.recycling.recycle import recycle
+
+    settings = load_job_config(RecycleConfig, config, **given, scorer=scorer and {"model": scorer})
+    folder, source = _needed(settings.out, "out", "--out DIR"), _needed(settings.data, "data", "a file or a run's DIR")
+    _needed(settings.teacher, "teacher", "--teacher (a file, PROVIDER/NAME, or embedded)")
+    with Display().showing() as display:
+        made = recycle(
+            source,
+            teacher=settings.teacher,
+            out=folder,
+            on_progress=display.watch,
+            **_others(settings, {"data", "teacher", "out"}),
+        )
+    _print(made.lines())
+    typer.echo(f"rows and table in {folder}")
+    _ended_short(f"{made.stopped} is reached" if made.stopped else "")
+
+
+@reporting
+def stats_(
+    data: Data = None,
+    scorer: ScorerOption = None,
+    judge: JudgeOption = None,
+    sample: Annotated[int | None, typer.Option(help="Rows drawn for what costs time or money.")] = None,
+    out: OutOption = None,
+    config: ConfigOption = None,
+    seed: SeedOption = None,
+    as_json: JsonOption = False,
+    max_cost: MaxCost = None,
+    max_calls: MaxCalls = None,
+    max_minutes: MaxMinutes = None,
+) -> None:
+    """A data set in figures: lengths, diversity, coherence, perplexity, and the win rate of improved over plain."""
+    given = {name: value for name, value in locals().items() if name not in {"config", "scorer", "as_json"}}
+    from refed_dspy.config import StatsConfig, load_job_config
+    from refed_dspy.display import Display
+    from refed_dspy.measuring.measure import measure
+
+    settings = load_job_config(StatsConfig, config, **given, scorer=scorer and {"model": scorer})
+    source = _needed(settings.data, "data", "a file or a run's DIR")
+    with Display().showing() as display:
+        made = measure(
+            source,
+            judge=settings.judge,
+            out=settings.out,
+            on_progress=display.watch,
+            **_others(settings, {"data", "judge", "out"}),
+        )
+    if as_json:
+        typer.echo(json.dumps(made.facts(), ensure_ascii=False, indent=1))
+    else:
+        _print(made.lines())
+    _ended_short(f"{made.wins.stopped} is reached" if made.wins is not None and made.wins.stopped else "")
+
+
+def _needed(value: Any, name: str, how: str) -> Any:
+    if value is None:
+        raise InputError(f"{name}: name it with {how}")
+    return value
+
+
+def _others(settings: Any, without: set[str]) -> dict[str, Any]:
+    """The settings that were given, but those that have a place of their own."""
+    return {name: getattr(settings, name) for name in settings.model_fields_set - without}
+
+
+def _as_yaml(text: str) -> Any:
+    """A filter as an option gives it: its name, or a line of YAML."""
+    import yaml
+
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError):
+        raise ConfigError(f"--filter {one_line(text, 60)!r}: not YAML; write NAME or 'NAME: {{key: value}}'") from None
+
+
+def _print(lines: list[str]) -> None:
+    for line in lines:
+        typer.echo(line)
+
+
+def _ended_short(why: str) -> None:
+    if why:
+        typer.echo(f"refed: {why}", err=True)
+        raise typer.Exit(1)

@@ -1,0 +1,156 @@
+"""What a comparison comes to: a line a program, a line a filter's subset, and how to show them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from refed_dspy.engine.accounts import Spent
+from refed_dspy.measures.win_rates import LC_NOTE, LengthControlled
+from refed_dspy.records import dollars
+from refed_dspy.statistics import Interval, mean_interval
+from refed_dspy.tables import NONE, aligned, number
+
+PROXY = (
+    "A judge's opinion of the data stands for the scores of models that are fine-tuned on it: a proxy, not the paper's "
+    "own measure"
+)
+
+
+@dataclass(frozen=True)
+class Line:
+    """One program, over the instructions that all of them answered to. Money in picodollars."""
+
+    program: str
+    rows: int
+    failed: Mapping[str, int]
+    """Kind → instructions that it has no answer to."""
+    win_rate: Interval | None
+    """Percent, over the program compared with; None for that one, and for the seed set, which shares no instruction."""
+    length_controlled: LengthControlled | None
+    abstained: int
+    """Pairs that the judge did not decide."""
+    consistent: float | None
+    """The share of decided pairs on which both orders of the judge agreed."""
+    grade: Interval | None
+    """1 to 5."""
+    feedback: int
+    """Answers of the feedback on responses: one a reference, or one a sample."""
+    calls: int
+    cost: int | None
+    """What it alone would have paid for these rows, the writing of the instructions included; None: price unknown."""
+    words: float
+    """A response's, on average."""
+    distinct: float | None
+    """Distinct-2 of the responses."""
+    diversity: float | None
+    """Semantic diversity of the instructions, where the embedding model is there."""
+
+
+@dataclass(frozen=True)
+class Subset:
+    """What one filter keeps of one program's rows at one size: mean grade, and win rate over the plain responses."""
+
+    program: str
+    filter: str
+    size: int
+    grade: Interval | None
+    win_rate: Interval | None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A comparison as far as it has come; written to `out`. `stopped`: what ended it early, or nothing."""
+
+    out: Path
+    against: str
+    judge: str
+    teacher: str
+    instructions: int
+    references: int
+    lines: Sequence[Line]
+    subsets: Sequence[Subset]
+    used: Spent
+    stopped: str
+    lacking: Sequence[str]
+
+    def table(self) -> list[str]:
+        """The programs, a line each."""
+        rows = [_HEADING, *map(_cells, self.lines)]
+        return aligned(rows)
+
+    def filter_table(self) -> list[str]:
+        """The filters' subsets, a line each."""
+        rows = [["program", "filter", "rows", "grade", f"win rate over {self.against}"]]
+        for one in self.subsets:
+            rows.append([one.program, one.filter, str(one.size), _interval(one.grade), _interval(one.win_rate, 1)])
+        return aligned(rows)
+
+    def text(self) -> list[str]:
+        """All of it for a terminal or a file."""
+        text = [
+            f"{self.instructions} instructions from {self.references} references, written by {self.teacher}, judged by "
+            f"{self.judge} against {self.against}",
+            "",
+            *self.table(),
+            "",
+        ]
+        text += [f"{line.program} has no answer to {_failed(line)}" for line in self.lines if line.failed]
+        text += [f"{line.program}: {note}" for line in self.lines if (note := _note(line))]
+        if self.subsets:
+            text += ["what filters keep, and what it is worth:", "", *self.filter_table(), ""]
+        text += [f"{PROXY}.", LC_NOTE, f"paid in all, shared work once: {self.used}"]
+        text += [f"not measured: {line}" for line in self.lacking]
+        return [*text, f"stopped: {self.stopped}"] if self.stopped else text
+
+
+_HEADING = (
+    *("program", "rows", "win rate %", "length-controlled %", "abstained", "consistent", "grade"),
+    *("feedback", "calls", "dollars", "a 1,000 rows", "words", "distinct-2", "diversity"),
+)
+
+
+def _cells(line: Line) -> list[str]:
+    lc = line.length_controlled
+    each = None if line.cost is None or not line.rows else line.cost / line.rows * 1000
+    return [
+        line.program,
+        str(line.rows),
+        _interval(line.win_rate, 1),
+        _interval(lc.interval if lc else None, 1),
+        str(line.abstained) if line.win_rate or line.abstained else NONE,
+        number(line.consistent),
+        _interval(line.grade),
+        str(line.feedback),
+        str(line.calls),
+        NONE if line.cost is None else dollars(line.cost),
+        NONE if each is None else dollars(each),
+        number(line.words, 0),
+        number(line.distinct),
+        number(line.diversity),
+    ]
+
+
+def _interval(one: Interval | None, digits: int = 2) -> str:
+    if one is None:
+        return NONE
+    if one.clusters < 2:
+        return f"{one.mean:z.{digits}f}"
+    return f"{one.mean:z.{digits}f} ({one.low:z.{digits}f} to {one.high:z.{digits}f})"
+
+
+def _failed(line: Line) -> str:
+    return ", ".join(f"{count} ({kind})" for kind, count in line.failed.items())
+
+
+def _note(line: Line) -> str:
+    return line.length_controlled.note if line.length_controlled is not None else ""
+
+
+def mean_grade(graded: Sequence[tuple[float, str]], seed: int) -> Interval | None:
+    """The mean of (grade, reference): grades of one reference's rows are alike."""
+    if not graded:
+        return None
+    mean = mean_interval([grade for grade, _ in graded], [reference for _, reference in graded], seed=seed)
+    return replace(mean, low=max(1.0, mean.low), high=min(5.0, mean.high))

@@ -1,0 +1,1 @@
+"""A data set in figures, for a person who has to decide what to do with it."""

@@ -1,0 +1,191 @@
+"""Statistics of a data set: its figures, those of the responses before they were improved, and who wins."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from refed_dspy.allowance import Limits
+from refed_dspy.blocking import run_blocking
+from refed_dspy.config import check_job
+from refed_dspy.data.dataset import DataSet, drawn, load_dataset
+from refed_dspy.data.table import DataRow
+from refed_dspy.engine.accounts import Spent, spent
+from refed_dspy.engine.ledger import Ledger
+from refed_dspy.errors import ConfigError, RunStopped
+from refed_dspy.job_settings import StatsConfig
+from refed_dspy.measures.figures import Figures, Tools, figures, open_tools, table
+from refed_dspy.measures.win_rates import LC_NOTE, LengthControlled, length_controlled, win_rate
+from refed_dspy.paying import Manner, Progress
+from refed_dspy.programs.judging import OVERALL, PairwiseJudge, Verdict
+from refed_dspy.programs.saved import digest, program_digests
+from refed_dspy.statistics import Interval
+from refed_dspy.tables import number
+from refed_dspy.teachers import Teacher
+from refed_dspy.teachers.judges import cool_judge, told_of
+from refed_dspy.working import Job, at_work, each
+
+
+@dataclass(frozen=True)
+class Wins:
+    """How often a judge prefers the improved response to the plain one, in percent."""
+
+    judge: str
+    rate: Interval | None
+    length_controlled: LengthControlled | None
+    judged: int
+    abstained: int
+    used: Spent
+    stopped: str
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A data set's figures. `columns`: "improved" and "plain" where it has both, else "data"."""
+
+    data: DataSet
+    columns: Mapping[str, Figures]
+    wins: Wins | None
+    lacking: Sequence[str]
+
+    def lines(self) -> list[str]:
+        """All of it for a terminal."""
+        lines = table(self.columns)
+        if self.data.left_out:
+            left = ", ".join(f"{count} {reason}" for reason, count in self.data.left_out.items())
+            lines.append(f"not read as a pair: {left}")
+        if self.wins is not None:
+            lines += ["", *_win_lines(self.wins)]
+        return [*lines, *(["", *(f"not measured: {line}" for line in self.lacking)] if self.lacking else [])]
+
+    def facts(self) -> dict[str, Any]:
+        """The same in JSON types."""
+        told: dict[str, Any] = {name: dict(column) for name, column in self.columns.items()}
+        if self.wins is not None and self.wins.rate is not None:
+            rate = self.wins.rate
+            told["win_rate"] = {"mean": rate.mean, "low": rate.low, "high": rate.high, "n": rate.n}
+            told["win_rate"] |= {"judge": self.wins.judge, "abstained": self.wins.abstained}
+        return {**told, "left_out": dict(self.data.left_out), "not_measured": list(self.lacking)}
+
+
+def measure(
+    data: Any,
+    *,
+    judge: Any = None,
+    out: str | Path | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+    **settings: Any,
+) -> Measured:
+    """The figures of `data` (whatever `load_dataset` takes). Nothing is asked of anyone but of a `judge` or a scorer.
+
+    Args:
+        judge: given, and `data` has plain responses: the win rate of the improved ones over them, on `sample` rows.
+        out: the folder that keeps the judge's verdicts; None: `refed-verdicts/` and a name made from data and judge.
+        settings: those of `StatsConfig`: columns, scorer, embeddings, sample, seed, caps.
+
+    Raises:
+        InputError: something given cannot be used; nothing was paid for.
+    """
+    config = check_job(StatsConfig, settings)
+    loaded = load_dataset(data, config.columns or None)
+    if judge is not None and not loaded.has_plain:
+        raise ConfigError(
+            f"judge: {loaded.name} has no plain responses that the others could win against; name their column in "
+            "columns: {plain: …}, or leave judge out"
+        )
+    tools = open_tools(config.embeddings, config.scorer)
+    columns = _columns(loaded, tools, config)
+    wins = None if judge is None else run_blocking(_wins(loaded, judge, out, config, on_progress))
+    return Measured(loaded, columns, wins, tools.lacking)
+
+
+def _columns(data: DataSet, tools: Tools, config: StatsConfig) -> dict[str, Figures]:
+    improved = [(row.instruction, row.response) for row in data.rows]
+    if not data.has_plain:
+        return {"data": figures(improved, tools, config.sample, config.seed)}
+    plain = [(row.instruction, row.plain or "") for row in data.rows]
+    return {
+        "plain": figures(plain, tools, config.sample, config.seed),
+        "improved": figures(improved, tools, config.sample, config.seed),
+    }
+
+
+async def _wins(
+    data: DataSet, asked: Any, out: str | Path | None, config: StatsConfig, watch: Callable[[Progress], None] | None
+) -> Wins:
+    with told_of("judge"):
+        judge = cool_judge(asked)
+    rows, program = drawn(data.rows, config.sample, config.seed), PairwiseJudge()
+    identity = {
+        "data": digest([[row.number, row.instruction, row.response, row.plain] for row in rows]),
+        "program": program_digests(program),
+        "judge": judge.identity,
+    }
+    folder = Path(out) if out is not None else Path("refed-verdicts") / digest(identity)
+    said: dict[int, Verdict] = {}
+    async with at_work(folder, _job(judge, identity, folder, len(rows), config), watch) as (desk, allowance):
+
+        async def compare(row: DataRow) -> None:
+            said[row.number] = await program.judge(
+                row.instruction, row.response, row.plain or "", OVERALL, str(row.number)
+            )
+            desk.progress.kept += 1
+
+        await each(desk, rows, compare, judge.concurrency, allowance.grace)
+    with Ledger.read(folder) as ledger:
+        used = spent(ledger)
+    return _tallied(judge.model, rows, said, used, desk.reached.name if desk.reached else "", config.seed)
+
+
+def _job(judge: Teacher, identity: Mapping[str, Any], folder: Path, rows: int, config: StatsConfig) -> Job:
+    return Job(
+        work="statistics",
+        identity=identity,
+        models={"judge": judge},
+        limits=Limits(max_cost=config.max_cost, max_calls=config.max_calls, max_minutes=config.max_minutes),
+        rows=rows,
+        again=f"what was paid for is kept in {shlex.quote(str(folder))}; the same command goes on from there",
+        manner=Manner(config.seed, max_failure_share=1.0),
+    )
+
+
+def _tallied(
+    judge: str, rows: Sequence[DataRow], said: Mapping[int, Verdict], used: Spent, stopped: str, seed: int
+) -> Wins:
+    """Raises RunStopped where the judge decided nothing."""
+    decided = [(row, win) for row in rows if row.number in said and (win := said[row.number].win) is not None]
+    if said and not decided and not stopped:
+        why = next(iter(said.values())).abstained
+        raise RunStopped(f"judge: it abstained on every row, first because: {why} — name another judge")
+    wins, clusters = [win for _, win in decided], [row.instruction for row, _ in decided]
+    differences = [float(len(row.response) - len(row.plain or "")) for row, _ in decided]
+    return Wins(
+        judge=judge,
+        rate=win_rate(wins, clusters, seed=seed) if wins else None,
+        length_controlled=length_controlled(wins, differences, clusters, seed=seed) if wins else None,
+        judged=len(said),
+        abstained=len(said) - len(decided),
+        used=used,
+        stopped=stopped,
+    )
+
+
+def _win_lines(wins: Wins) -> list[str]:
+    rate = wins.rate
+    lines = []
+    if rate is not None:
+        lines.append(
+            f"improved over plain, by {wins.judge}: {number(rate.mean, 1)}% of {rate.n} rows "
+            f"({number(rate.low, 1)} to {number(rate.high, 1)}), {wins.abstained} abstentions"
+        )
+    controlled = wins.length_controlled
+    if controlled is not None and controlled.interval is not None:
+        one = controlled.interval
+        lines.append(f"length-controlled: {one.mean:.1f}% ({one.low:.1f} to {one.high:.1f}). {LC_NOTE}")
+    lines.append(str(wins.used))
+    if wins.stopped:
+        lines.append(f"stopped: {wins.stopped} is reached after {wins.judged} rows; raise it, and the same goes on")
+    return lines
