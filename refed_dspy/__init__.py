@@ -14,11 +14,17 @@ import os as _os
 _os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "true")
 
 from refed_dspy import errors, programs
+from refed_dspy.comparing.compare import compare
+from refed_dspy.comparing.comparison import Comparison
 from refed_dspy.config import MetricConfig, PriceConfig, TeacherConfig
+from refed_dspy.data.dataset import load_dataset
 from refed_dspy.data.export import export
 from refed_dspy.data.pairs import Pair, load_pairs
 from refed_dspy.data.references import References, load_references
 from refed_dspy.estimating import Estimate, aestimate, estimate
+from refed_dspy.filtering.filter import filter_data
+from refed_dspy.filtering.outcome import Filtering
+from refed_dspy.measuring.measure import Measured, measure
 from refed_dspy.optimizers.agreeing import measure_agreement
 from refed_dspy.optimizers.compiling import compile  # noqa: A004 — as `re.compile` and `dspy`'s optimizers call it
 from refed_dspy.optimizers.outcome import Compiled
@@ -29,6 +35,8 @@ from refed_dspy.programs import PairwiseJudge, ReferenceLevelFeedback, RubricJud
 from refed_dspy.programs.opening import open_program
 from refed_dspy.programs.saved import load_program, save_program
 from refed_dspy.records import Analysis, Failure, Feedback, ImplementationStrategy, Reference, Sample
+from refed_dspy.recycling.outcome import Recycling
+from refed_dspy.recycling.recycle import recycle
 from refed_dspy.resuming import resume
 from refed_dspy.synthesis import asynthesize, synthesize
 from refed_dspy.teachers import open_teacher
@@ -39,17 +47,21 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Analysis",
+    "Comparison",
     "CompileProgress",
     "Compiled",
     "Estimate",
     "Failure",
     "Feedback",
+    "Filtering",
     "ImplementationStrategy",
+    "Measured",
     "MetricConfig",
     "Pair",
     "PairwiseJudge",
     "PriceConfig",
     "Progress",
+    "Recycling",
     "Reference",
     "ReferenceLevelFeedback",
     "References",
@@ -59,19 +71,24 @@ __all__ = [
     "TeacherConfig",
     "aestimate",
     "asynthesize",
+    "compare",
     "compile",
     "errors",
     "estimate",
     "export",
+    "filter_data",
+    "load_dataset",
     "load_pairs",
     "load_program",
     "load_references",
+    "measure",
     "measure_agreement",
     "open_program",
     "open_teacher",
     "programs",
     "promote",
     "read_run",
+    "recycle",
     "resume",
     "save_program",
     "synthesize",

@@ -293,8 +293,8 @@ def _money(dollars: float | None, unpriced: int = 0) -> str:
 def main() -> None:
     """The console script."""
     logging.basicConfig(format="refed: %(message)s", level=logging.ERROR)
-    for part in ("refed_dspy.optimizers", "refed_dspy.tracking"):  # what they warn of is told nowhere else
-        logging.getLogger(part).setLevel(logging.WARNING)
+    for part in ("optimizers", "teachers", "tracking"):  # what they warn of is told nowhere else
+        logging.getLogger(f"refed_dspy.{part}").setLevel(logging.WARNING)
     app()
 
 

@@ -76,6 +76,8 @@ def _loaded(kind: type[S], file: Path | None, environ: Mapping[str, str] | None,
             # A model's name given by flag or keyword wins over the environment; a teacher file's keys do not.
             named = set() if Path(name).is_file() else set(settings)
             layers[role] = {**settings, **{k: v for k, v in inner[role].items() if k not in named}}
+    if kind is not CompileConfig and inner.get("judge") and not {"model", "gguf"} & set(layers["judge"]):
+        del layers["judge"]  # variables that refine a compile's judge name none by themselves
     return _validated(kind, layers, origin)
 
 

@@ -14,7 +14,7 @@ import pytest
 from benchmarks.texts import WORDS
 from refed_dspy.data.table import DataRow
 from refed_dspy.errors import ConfigError
-from refed_dspy.filters.duplicates import SHORT, NearDuplicates, _bands, _Index, runs, tokens
+from refed_dspy.filters.duplicates import SHORT, NearDuplicates, _bands, _Index, hashed, runs, tokens
 
 
 def row(instruction: str, response: str = "", number: int = 1) -> DataRow:
@@ -276,6 +276,14 @@ def test_runs_of_equal_words_have_equal_hashes_and_no_others() -> None:
         )
     assert len(runs(hashes, 9)) == len(runs(hashes[:0], 1)) == 0
     assert not set(runs(hashes, 1).tolist()) & set(runs(hashes, 2).tolist())
+
+
+def test_hashes_are_the_same_in_every_process() -> None:
+    assert hashed(["autumn", "秋"]).tolist() == [10077573059336071161, 4784125667925095212]
+
+
+def test_one_word_said_over_and_over_needs_two_fifths_in_common() -> None:
+    assert NearDuplicates()._needed(2, 6, 6.0) == pytest.approx(0.4)
 
 
 @pytest.mark.parametrize("similarity", [0.3, 0.57, 0.8, 0.95, 1.0])

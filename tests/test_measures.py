@@ -52,7 +52,8 @@ def test_words(text: str, expected: list[str]) -> None:
 
 
 def test_the_spread_is_that_of_the_numbers() -> None:
-    numbers = [random.Random(3).randrange(1000) for _ in range(501)]
+    rng = random.Random(3)
+    numbers = [rng.randrange(1000) for _ in range(501)]
     found = spread(numbers)
     assert found is not None
     assert (found.count, found.minimum, found.maximum) == (501, min(numbers), max(numbers))

@@ -12,6 +12,7 @@ import pytest
 from benchmarks.texts import WORDS
 from refed_dspy.data.table import DataRow
 from refed_dspy.errors import ConfigError, InputError
+from refed_dspy.filters.decision import Decision
 from refed_dspy.filters.duplicates import tokens
 from refed_dspy.filters.overlap import Overlap
 
@@ -29,7 +30,7 @@ def test_thirteen_words_of_a_prompt_drop_a_row_and_twelve_do_not() -> None:
     assert (said.kept, said.reason) == (False, "overlap")
     assert said.detail == "the station at nine and travels at sixty miles an hour how far"
     assert said.score == pytest.approx(1 / 2)
-    assert filter_.check(row("Solve: " + " ".join(words[3:15]))).kept
+    assert filter_.check(row("Solve: " + " ".join(words[3:15]))) == Decision(True, score=0.0)
     assert filter_.check(row(PROMPT)).score == 1.0
 
 

@@ -54,6 +54,9 @@ class Toy(ThreadingHTTPServer):
         self.url = f"http://127.0.0.1:{self.server_port}/v1"
         self.rest()
 
+    def handle_error(self, *_: Any) -> None:
+        """Nothing: faults are meant."""
+
     def rest(self) -> None:
         self.fault, self.bos, self.window, self.key = "", True, 4096, ""
         self.prompts: list[list[int]] = []
@@ -351,10 +354,10 @@ def test_a_key_is_taken_from_the_named_variable_only(toy: Toy, monkeypatch: pyte
 def test_an_endpoint_that_stays_silent_is_given_up(toy: Toy, fault: str, told: str) -> None:
     toy.fault = fault
     asker = scorer(toy, concurrency=5, timeout=1 if fault == "slow" else 30)
-    with pytest.raises(TeacherError, match=f"no answer 5 times in a row .{told}.*0 calls answered") as caught:
+    with pytest.raises(TeacherError, match=rf"no answer (9|1\d) times in a row .{told}.*0 calls answered") as caught:
         asker.nll([""] * 40, ["text"] * 40)
     assert "\n" not in str(caught.value)
-    assert len(toy.prompts) <= 10
+    assert 9 <= len(toy.prompts) <= 15
 
 
 def test_one_text_without_an_answer_costs_no_other(toy: Toy) -> None:

@@ -25,7 +25,7 @@ HOSTILE = [
     "$\\frac{",
     "_hidden",
     "a\nb\tc",
-    "\x00\x1b[31m",
+    "\x00\x1b[31m\u202e\u200b",
     "100% & {0} <b>--></b>",
     "指令",
     "",
@@ -280,7 +280,7 @@ def test_nothing_to_draw_is_refused() -> None:
 
 
 def test_hostile_names_are_shown_as_they_are() -> None:
-    shown = ["$x_1$", "$\\frac{", "_hidden", "a\\nb\\tc", "\\x00\\x1b[31m", "100% & {0} <b>--></b>"]
+    shown = ["$x_1$", "$\\frac{", "_hidden", "a\\nb\\tc", "\\x00\\x1b[31m\\u202e\\u200b", "100% & {0} <b>--></b>"]
     shown += ["\\u6307\\u4ee4", "", "\\U0001f642", "\\alpha"]
     shown[-2] = "🙂" if len(y_names(win_rate_picture(bars(["🙂"])))[0]) == 1 else shown[-2]  # newer fonts have it
     bar_figure = win_rate_picture(bars(HOSTILE), caption="$x_{$ and\nmore {0} \x00")

@@ -170,8 +170,8 @@ def test_stops_once_enough_are_kept() -> None:
 
 def test_what_was_kept_earlier_counts() -> None:
     rouge = RougeFilter()
-    rouge.remember(row("Write a poem about the autumn rain."))
-    rouge.remember(row("Write a poem about the autumn rain."))
+    rouge.remember(row("Write a poem\nabout the autumn rain."))
+    rouge.remember(row("Write a poem about the autumn rain?"))
     rouge.remember(row(""))
     again = rouge.check(row("write a poem about the autumn RAIN"))
     assert again == Decision(False, "like a kept one", 1.0, "Write a poem about the autumn rain.")

@@ -12,7 +12,8 @@ from refed_dspy.errors import ConfigError
 from refed_dspy.filters.decision import Decision, TextFilter
 from refed_dspy.filters.language import CODES, Language
 from refed_dspy.filters.lengths import Lengths
-from refed_dspy.filters.refusals import Refusals, placeholder
+from refed_dspy.filters.refusals import Refusals
+from refed_dspy.placeholders import placeholder
 
 HOSTILE = [
     "",
@@ -134,6 +135,7 @@ def test_responses_that_decline(response: str) -> None:
         ("Write a story about a guard.", "I'm sorry, I can't open the gate, said the guard."),
         ("Translate: Lo siento, no puedo ayudar.", "I'm sorry, I can't help."),
         ("Complete the simile: moth", "I am like a moth to a flame; I can't help but be drawn to her."),
+        ("What do you think of this joke?", "I'm sorry, I can't help but laugh at it."),
         ("Comfort a friend.", "I'm sorry to hear that. Is there anything I can do to help?"),
         ("What can science not explain?", "There are many things that science cannot explain, such as consciousness."),
         ("Explain perpetual motion.", "Machines cannot create energy, so unfortunately none of them can run forever."),
@@ -186,6 +188,7 @@ TEXTS = [
     "You can save money by following these simple steps:", "The placeholder text of printers is called lorem ipsum.",
     "(a + b) * c", "(see below)",
     "[Intro]\nWe walk along the river, you and I, and nothing can come between us tonight.",
+    "[Insert date]\n\nDear Ms Lee,\n\nThank you for the offer. I am glad to accept it and to start in June.\n\nJo Park",
     "Fill in the blank: The capital of France is ___.",
 ]  # fmt: skip
 
@@ -233,6 +236,7 @@ def test_another_language_is_dropped_with_its_code(english: Language) -> None:
             said = english.check(one)
             assert (said.kept, said.reason, said.detail) == (False, "language", code)
             assert said.score is not None and 0.8 <= said.score <= 1
+    assert not english.check(row(ENGLISH, "写一首关于秋天的诗")).kept  # nine letters, which count as twenty-seven
     kept = english.check(row(ENGLISH, ENGLISH))
     assert kept.kept and kept.detail == "en" and kept.score is not None and kept.score > 0.8
 

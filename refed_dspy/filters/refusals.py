@@ -8,42 +8,37 @@ from collections.abc import Sequence
 from refed_dspy.data.table import DataRow
 from refed_dspy.errors import ConfigError, one_line
 from refed_dspy.filters.decision import Decision
+from refed_dspy.placeholders import SLOT, UNFILLED, any_of, bare_of, placeholder, straight
 
 _OPENING = 300
 """Characters at the beginning of a response in which it may decline, and up to which it is short."""
-_REST = 60
-"""Characters beside a slot up to which a text is still that slot."""
-
-
-def _any(*parts: str) -> str:
-    return f"(?:{'|'.join(parts)})"
 
 
 _BE = "(?:i am|i'm|we are|we're)"
-_AI = _any(
+_AI = any_of(
     r"an? (?:ai|artificial intelligence)(?: language)?(?: (?:model|assistant|chatbot|system|program|agent))*",
     r"an? (?:large |text-based |virtual )*(?:language model|assistant|chatbot)(?: ai)?",
 )
-_CANNOT = _any(
+_CANNOT = any_of(
     r"(?:i|we) (?:\w+ly |just |still )?(?:can not|cannot|can't|cant|could not|couldn't|will not|won't)",
     "(?:i|we) (?:am unable to|(?:must|have to) decline to|refuse to)",
     rf"{_BE} (?:\w+ly |just |still )?(?:unable to|not (?:able|allowed|permitted|programmed|going to be able) to)",
     rf"{_BE} (?:incapable of|not (?:capable of|comfortable))",
 )
 _LACK = r"(?:i|we) (?:\w+ly )?(?:don't|do not|cannot|can't) (?:actually |currently |really )?have"
-_MEANS = _any(
+_MEANS = any_of(
     "access",
     "the (?:ability|capability|capacity|information|necessary)",
     "(?:enough|any|sufficient) (?:information|context|data|detail)",
 )
-_DO = r"(?:\w+ly )?" + _any(
+_DO = r"(?:\w+ly )?" + any_of(
     "help(?! but)|assist|provid|answer|fulfil|comply|complet|generat|creat|writ|produc|access|brows|engag|support",
     "respond|shar|giv|offer|process|perform|discuss|participat|promot|recommend|open|continue|determine|view",
     "do (?:that|this|so)",
     "see (?:the |any |your )?(?:image|picture|photo|attach|file|link|video)",
 )
 _ASKED = "(?:request|question|task|prompt|query|instruction|topic)"
-_SORRY = _any(
+_SORRY = any_of(
     rf"(?:{_BE} (?:\w+ )?)?sorry",
     r"(?:i|we) (?:\w+ )?apologi[sz]e",
     r"(?:my |our )?(?:\w+ )?apologies",
@@ -53,12 +48,12 @@ _SORRY = _any(
 _as_model = re.compile(
     rf"(?<![\"“'])\b(?:as|{_BE}(?: just| only| merely)?) {_AI}"
     r"(?=[ ]?[,.;:(–—-]| i\b| and\b| (?:develop|creat|train)ed\b)[^\n]{0,80}?"
-    + _any(
+    + any_of(
         _CANNOT, _LACK, r"\bi (?:don't|do not|am not|lack|have no)\b", r"\bi'm not\b", "incapable|unable|without the"
     )
 )
 _of_request = re.compile(
-    _any(
+    any_of(
         rf"{_CANNOT} {_DO}\w*[^.!?\n]{{0,60}}?\b(?:this|that|your|the|such|these|those)(?: \w+)? {_ASKED}",
         rf"{_CANNOT} {_DO}\w*[^.!?\n]{{0,60}}?\b(?:with|on|to)? ?(?:that|this)(?:[.!,]|$)",
         rf"{_CANNOT} {_DO}\w*[.!]?$",
@@ -69,8 +64,8 @@ _of_request = re.compile(
 )
 _first_person = re.compile(
     "^"
-    + _any(
-        rf"{_SORRY}\b[^\n]{{0,90}}?{_any(f'{_CANNOT} {_DO}', f'{_LACK} {_MEANS}')}",
+    + any_of(
+        rf"{_SORRY}\b[^\n]{{0,90}}?{any_of(f'{_CANNOT} {_DO}', f'{_LACK} {_MEANS}')}",
         rf"{_CANNOT} {_DO}\w* (?:you |a response )?(?:with |to )?"
         r"(?:that|this|your|any|such|information|content|instructions)\b",
         rf"{_LACK} {_MEANS}",
@@ -89,67 +84,9 @@ _asks_for_voice = re.compile(
     r"monologue|note to|diary)"
 )
 
-_INSIDE = r"[^\]\[<>{}()\n]{2,60}"
-_THING = _any(
-    "answer|response|text|output|input|instruction|question|content|solution|code|name",
-    "paragraph|article|sentence|task|prompt",
-)
-_TO_FILL = _any(
-    f"(?:insert|enter|paste|fill in|type|put|add|write|provide) {_INSIDE}", rf"(?:\w+ )?{_THING}(?: goes)? here"
-)
-_PROMISE = _any(_TO_FILL, f"(?:your|the|some) {_INSIDE}", "no ?(?:in|out)put", "placeholder")
-_slot = re.compile(
-    _any(
-        rf"\[\[?(?:{_PROMISE}|[a-z][\w '’/-]{{2,60}})\]?\]",
-        rf"<{_PROMISE}>",
-        rf"\{{\{{? ?(?:[a-z]\w[\w -]{{0,40}}|{_PROMISE}) ?\}}?\}}",
-        rf"\({_PROMISE}\)",
-    )
-)
-_unfilled = re.compile(rf"[\[<{{(]{{1,2}}\s?{_TO_FILL}\s?[\]>}})]{{1,2}}")
-_whole = re.compile(
-    _any(
-        r"n\s?/\s?a|tbd|tba|to ?do|to be (?:determined|added|announced|completed)|coming soon|x{3,}",
-        r"[.…_*–—-]{2,}|…",
-        "placeholder(?: text)?|no ?(?:in|out)put",
-        rf"(?:insert |enter |your |the )?{_THING}(?: goes)? here|insert (?:your |the |a )?{_THING}",
-        r"(?:new |the )?(?:instruction|response|answer|output|input|question|task|example)s? ?#?\d*\s*:",
-    )
-    + r"[\s.!]*"
-)
-_begun = re.compile(r"[Ll]orem ipsum|LOREM IPSUM|TODO:[^\n]*\Z")
-_nothing_given = re.compile(
-    r"\b(?:(?:the|this|these|a|an) (?:following|given|provided)|below|following(?=:))\b[^.!?:\n]{0,80}:"
-    r"[\s\"'“”«»\[\]<>()…_-]*\Z"
-)
 _about_slots = re.compile(
     r"template|placeholder|bracket|variable|\btags?\b|html|token|regex|format|slot|blank|latex|syntax"
 )
-_ends = "\"'“”‘’`*#_ \t\r\n"
-
-
-def placeholder(text: str) -> str:
-    """What shows that `text` was never filled in, or "": "(empty)", or the words that gave it away, on one line.
-
-    That is: nothing at all; "N/A", "TODO", dots or a label ("Instruction 1:") and nothing else; "lorem ipsum" first; a
-    slot ("[Your answer here]", "<insert ...>", "{name}") as the whole text, or first with at most 60 characters after
-    it; an announcement of a text that does not follow ("Summarize the following text:"). A slot further inside a longer
-    text is what a letter's template has, so it is none.
-    """
-    plain = text.strip()
-    if not plain:
-        return "(empty)"
-    low = _straight(plain)
-    bare = _bare(low)
-    if _whole.fullmatch(bare) or (not bare and len(low) > 1 and _whole.fullmatch(low)):
-        return one_line(plain, 80)
-    if _begun.match(_bare(plain)):
-        return one_line(plain, 40)
-    found = _slot.match(bare) if len(bare) < 10 * _REST else None
-    if found and (not re.search(r"\w", _slot.sub("", bare)) or _is_leading(bare, found.end())):
-        return one_line(found.group(), 80)
-    nothing = _nothing_given.search(low[-200:])
-    return one_line(nothing.group(), 80) if nothing else ""
 
 
 class Refusals:
@@ -170,23 +107,23 @@ class Refusals:
     of_instruction = False
 
     def __init__(self, extra: Sequence[str] = ()) -> None:
-        self._extra = [_straight(phrase) for phrase in ([extra] if isinstance(extra, str) else extra)]
+        self._extra = [straight(phrase) for phrase in ([extra] if isinstance(extra, str) else extra)]
         if not all(any(map(str.isalpha, phrase)) for phrase in self._extra):
             raise ConfigError("refusals: an extra phrase has no letter; give the words of a refusal, or leave it out")
 
     def check(self, row: DataRow) -> Decision:
-        asked = _straight(row.instruction)
+        asked = straight(row.instruction)
         speaks_of_slots = _about_slots.search(asked) is not None
         unfilled = placeholder(row.instruction)
-        if not unfilled and not speaks_of_slots and (found := _unfilled.search(asked)):
+        if not unfilled and not speaks_of_slots and (found := UNFILLED.search(asked)):
             unfilled = one_line(found.group(), 80)
         if not unfilled:
             unfilled = placeholder(row.response)
-            if speaks_of_slots and _slot.match(_bare(_straight(row.response))):
+            if speaks_of_slots and SLOT.match(bare_of(straight(row.response))):
                 unfilled = ""  # {name} is the answer to a question about templates
         if unfilled:
             return Decision(False, "placeholder", detail=unfilled)
-        declined = self._declined(asked, _bare(_straight(row.response)))
+        declined = self._declined(asked, bare_of(straight(row.response)))
         return Decision(False, "refusal", detail=declined) if declined else Decision(True)
 
     def remember(self, row: DataRow) -> None:
@@ -203,18 +140,3 @@ class Refusals:
         if found:
             return one_line(found.group(), 120)
         return next((phrase for phrase in self._extra if phrase in opening), "")
-
-
-def _straight(text: str) -> str:
-    """Stripped, in lower case, with straight apostrophes and single spaces within lines."""
-    return re.sub(r"[ \t\xa0]+", " ", re.sub("[’‘ʼ´`](?=[a-z])", "'", text.strip().lower()))
-
-
-def _bare(text: str) -> str:
-    """Without quotation marks and Markdown around it."""
-    return text.lstrip(_ends + ">").rstrip(_ends)
-
-
-def _is_leading(bare: str, end: int) -> bool:
-    """Whether a slot that ends at `end` is what the text begins with and mostly is."""
-    return _unfilled.match(bare) is not None and len(bare) - end <= _REST

@@ -119,10 +119,10 @@ class Words(dict[Feature, int]):
 
 
 def marks(features: list[int]) -> int:
-    """64 bits, of which each feature sets one: texts differ in at least as many features as they differ in bits."""
+    """64 bits, of which each feature turns one: texts differ in at least as many features as they differ in bits."""
     bits = 0
     for feature in features:
-        bits |= 1 << (feature & 63)
+        bits ^= 1 << (feature & 63)
     return bits
 
 

@@ -18,8 +18,9 @@ from typing import Any
 from refed_dspy.errors import ConfigError, RefedError, TeacherError, one_line
 from refed_dspy.measures.perplexity import Joined, Scored, check_pairs, check_window, join
 
-_IN_A_ROW = 5
-"""Texts without an answer, one after the other, after which the endpoint is given up."""
+_MORE_IN_A_ROW = 4
+"""How many texts more than are open at once may get no answer, one after the other: then the endpoint is given up.
+One short outage fails all that are open."""
 
 
 class _NoAnswer(Exception):
@@ -81,7 +82,7 @@ class EndpointScorer:
         """See `Scorer`. `concurrency` requests are open at once; None where a text got no answer after all attempts.
 
         Raises ConfigError where the endpoint refuses the key or the model, or returns no prompt log-probabilities, and
-        TeacherError once five texts in a row got no answer.
+        TeacherError once four texts more than `concurrency`, in a row, got no answer.
         """
         check_pairs(contexts, texts)
         if not any(texts):
@@ -113,7 +114,7 @@ class EndpointScorer:
                 self.unanswered += 1
                 self._in_a_row += 1
                 in_a_row = self._in_a_row
-            if in_a_row >= _IN_A_ROW:
+            if in_a_row >= self._concurrency + _MORE_IN_A_ROW:
                 raise TeacherError(
                     f"{_place(self.api_base)} gave no answer {in_a_row} times in a row ({error}; {self.calls} calls "
                     "answered): look at the server, then score again"

@@ -127,7 +127,7 @@ def length_controlled(
     owner = _owners(clusters, len(wins))
     scaled = differences / (np.abs(differences).max() or 1.0)  # the square of a huge one would not be finite
     if (n := int(owner.max()) + 1) < LEAST_CLUSTERS:
-        return LengthControlled(None, None, f"{n} instructions are too few; {LEAST_CLUSTERS} or more tell a rate")
+        return LengthControlled(None, None, f"{n} groups of rows are too few; {LEAST_CLUSTERS} or more tell a rate")
     if alike := _alike(won, scaled):
         return LengthControlled(win_rate(wins, clusters, seed=seed), None, f"{alike}: this is the plain win rate")
     weights = 1 / np.bincount(owner)[owner]

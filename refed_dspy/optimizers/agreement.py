@@ -18,11 +18,12 @@ from refed_dspy.programs.judging import (
     Verdict,
 )
 from refed_dspy.statistics import Interval, correlations, mean_interval
+from refed_dspy.tables import NONE, aligned
+from refed_dspy.tables import number as shown
 
 ALL = "all"
 _KNOWN = {**INSTRUCTION_CRITERIA, **RESPONSE_CRITERIA}
 _COLUMNS = ("criterion", "pairs", "abstained", "accuracy", "same verdict", "consistent", "Pearson", "Spearman")
-_NONE = "–"
 
 
 @dataclass(frozen=True)
@@ -107,9 +108,7 @@ def agreement(pairs: Sequence[Pair], verdicts: Sequence[Verdict], seed: int = 0)
 
 def agreement_lines(rows: Sequence[Agreement]) -> list[str]:
     """`rows` as the lines of a table, a heading first."""
-    cells = [_COLUMNS, *(_cells(row) for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in cells]
+    return aligned([_COLUMNS, *map(_cells, rows)])
 
 
 def _row(criterion: str, said: Sequence[tuple[Pair, Verdict]], seed: int) -> Agreement:
@@ -148,6 +147,6 @@ def _cells(row: Agreement) -> tuple[str, ...]:
         row.criterion,
         str(row.pairs),
         str(row.abstained),
-        *(_NONE if mean is None else str(mean) for mean in means),
-        *(_NONE if share is None else f"{share:z.2f}" for share in shares),
+        *(NONE if mean is None else str(mean) for mean in means),
+        *map(shown, shares),
     )

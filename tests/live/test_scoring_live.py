@@ -1,0 +1,143 @@
+"""The published sentence model, and torch's own arithmetic against the batched scorer's."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from refed_dspy.errors import ConfigError
+from refed_dspy.measures.embeddings import Embedder, coherence, nearest_distance, semantic_diversity
+from refed_dspy.measures.perplexity import GUESS, Scored, ifd
+from refed_dspy.measures.scorers import TransformersScorer
+from refed_dspy.teachers.weights import MINILM, fetch
+
+pytestmark = pytest.mark.live
+ALPHABET = " abcdefghijklmnopqrstuvwxyz.,?\n"
+
+
+@pytest.fixture(scope="module")
+def embedder() -> Embedder:
+    fetch(MINILM, print)
+    return Embedder.open()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny Llama with random weights and a letter a token, saved as any model is."""
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+
+    vocabulary = {"<unk>": 0, "<s>": 1} | {letter: index + 2 for index, letter in enumerate(ALPHABET)}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
+    path = tmp_path_factory.mktemp("llama")
+    fast = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", unk_token="<unk>")
+    fast.save_pretrained(path)
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(
+        vocab_size=len(vocabulary), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        max_position_embeddings=128, initializer_range=0.5, bos_token_id=1, eos_token_id=None, pad_token_id=None,
+    )  # fmt: skip
+    transformers.LlamaForCausalLM(config).save_pretrained(path)
+    return path
+
+
+def loss(folder: Path, before: Sequence[int], own: Sequence[int]) -> float:
+    """The model's own mean loss over `own`, one sequence at a time."""
+    import torch
+    import transformers
+
+    model = transformers.LlamaForCausalLM.from_pretrained(folder)
+    with torch.no_grad():
+        labels = torch.tensor([[-100] * len(before) + list(own)])
+        return float(model(input_ids=torch.tensor([[*before, *own]]), labels=labels).loss)
+
+
+def ids(text: str) -> list[int]:
+    return [ALPHABET.index(letter) + 2 for letter in text]
+
+
+def test_the_model_tells_likeness(embedder: Embedder) -> None:
+    texts = ["A man is eating food.", "Someone has a meal.", "The stock market fell sharply today."]
+    vectors = embedder.embed([*texts, "Share prices dropped a lot this morning."])
+    cosines = vectors @ vectors.T
+    assert cosines[0, 1] > 0.5 and cosines[2, 3] > 0.5
+    assert np.abs(cosines[:2, 2:]).max() < 0.2
+    # As by transformers' BertModel on the same weights.
+    pair = embedder.embed(["A man is eating food.", "A man is eating a piece of bread."])
+    assert float(pair[0] @ pair[1]) == pytest.approx(0.7553, abs=2e-4)
+
+
+def test_the_measures_over_the_model(embedder: Embedder) -> None:
+    asked = ["How do I boil an egg?", "What is the capital of France?", "Write a poem about the sea."]
+    answered = ["Put the egg in boiling water for nine minutes.", "Paris is.", "Waves of the sea, a poem of salt."]
+    right = coherence(embedder, asked, answered)
+    wrong = coherence(embedder, asked, [*answered[1:], answered[0]])
+    assert min(value or 0 for value in right) > max(value or 0 for value in wrong)
+    varied = embedder.embed([*asked, *answered])
+    repeated = embedder.embed(asked[:1] * 6)
+    assert (semantic_diversity(varied) or 0) > 0.5 > 1e-5 > (semantic_diversity(repeated) or 0)
+    assert nearest_distance(repeated) == pytest.approx(0, abs=1e-5)
+
+
+@pytest.mark.parametrize("batch_tokens", [1, 60, 4_096])
+def test_batches_give_what_single_sequences_give(folder: Path, batch_tokens: int) -> None:
+    contexts = ["", "abc", "a long context, is it not?", "", "x\n", ""]
+    texts = ["hello there.", "hello there.", "z", "", "what is this, and why is it so long?", "q"]
+    scorer = TransformersScorer(str(folder), "cpu", batch_tokens=batch_tokens)
+    found = scorer.nll(contexts, texts)
+    for context, text, one in zip(contexts, texts, found, strict=True):
+        assert one is not None
+        assert one.tokens == len(text)
+        if text:
+            assert one.mean == pytest.approx(loss(folder, [1, *ids(context)], ids(text)), rel=1e-4)
+    assert found[3] == Scored(0.0, 0)
+
+
+def test_ifd_by_a_model(folder: Path) -> None:
+    (found, blank) = ifd(TransformersScorer(str(folder), "cpu"), [("name a sea.", "the north sea"), ("why?", "")])
+    asked, answered = ids("name a sea."), ids("the north sea")
+    guess = [ALPHABET.index(letter) + 2 if letter in ALPHABET else 0 for letter in f"the north sea\n{GUESS}\n"]
+    alone = loss(folder, [1], answered)
+    assert found.ifd == pytest.approx(math.exp(loss(folder, [1, *ids("name a sea.\n")], answered) - alone), rel=1e-4)
+    backward = loss(folder, [1, *guess], asked) - loss(folder, [1], asked)
+    assert found.r_ifd == pytest.approx(math.exp(backward), rel=1e-4)
+    assert found.ppl_answer == pytest.approx(math.exp(alone), rel=1e-4)
+    assert blank.ifd is blank.ppl_answer is None and blank.ppl_instruction is not None
+
+
+def test_a_text_beyond_the_window_is_cut(folder: Path) -> None:
+    scorer = TransformersScorer(str(folder), "cpu")
+    assert scorer.window == 128
+    alone, given = scorer.nll(["", "b" * 500], ["ac" * 100] * 2)
+    assert alone is not None and given is not None
+    assert (alone.tokens, alone.cut, alone.context_cut) == (95, 105, 0)
+    assert (given.tokens, given.cut, given.context_cut) == (95, 105, 468)
+    assert alone.mean == pytest.approx(loss(folder, [1], ids("ac" * 100)[:95]), rel=1e-4)
+    assert given.mean == pytest.approx(loss(folder, [1, *ids("b" * 32)], ids("ac" * 100)[:95]), rel=1e-4)
+
+
+def test_without_a_start_the_first_token_is_not_scored(folder: Path) -> None:
+    (alone, given, single) = TransformersScorer(str(folder), "cpu", start="").nll(["", "abc", ""], ["xyz", "xyz", "x"])
+    assert alone is not None and given is not None
+    assert alone.tokens == given.tokens == 2
+    assert alone.mean == pytest.approx(loss(folder, ids("x"), ids("yz")), rel=1e-4)
+    assert given.mean == pytest.approx(loss(folder, ids("abcx"), ids("yz")), rel=1e-4)
+    assert single == Scored(0.0, 0)
+
+
+@pytest.mark.parametrize("settings", [{"model": "/nowhere/at/all"}, {"device": "cuda:7"}, {"device": "nonsense"}])
+def test_what_cannot_be_loaded_is_told_in_one_line(folder: Path, settings: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match="for scoring") as caught:
+        TransformersScorer(**{"model": str(folder), "device": "cpu", **settings})
+    assert "\n" not in str(caught.value)
+    with pytest.raises(ConfigError, match="1 or more"):
+        TransformersScorer(str(folder), batch_tokens=0)
+    with pytest.raises(ConfigError, match="16 or more"):
+        TransformersScorer(str(folder), "cpu", max_tokens=3)
