@@ -102,7 +102,7 @@ def test_a_judge_s_temperature_without_a_judge_is_told() -> None:
 
 
 def test_a_model_both_whole_and_in_parts_is_told() -> None:
-    said = refusal(environ={"REFED_REFLECTION": MODEL, "REFED_REFLECTION__TEMPERATURE": "0.3"})
+    said = refusal(environ={"REFED_JUDGE": MODEL, "REFED_JUDGE__TEMPERATURE": "0.3"})
     assert said == ("variable REFED_JUDGE__TEMPERATURE: judge is set as a whole by another variable; keep one of them")
 
 
@@ -135,7 +135,7 @@ def test_a_compile_s_parts_are_passed_over_by_a_run() -> None:
 
 
 def test_a_contradiction_among_a_compile_s_variables_is_no_run_s_concern() -> None:
-    assert load_config(environ={"REFED_JUDGE": MODEL, "REFED_JUDGE__TEMPERATURE": "0.3"})
+    assert load_config(environ={"REFED_REFLECTION": MODEL, "REFED_REFLECTION__TEMPERATURE": "0.3"})
 
 
 @pytest.mark.parametrize(

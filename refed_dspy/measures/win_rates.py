@@ -22,7 +22,7 @@ on the scale of the logit, so that it stays within 0 and 100. How often the true
     clusters                10      20      50     200
     beta 0.8, theta 0.4    93%     96%     96%     95%
     beta 2, theta 0        94%     95%     97%     95%
-    beta 0.5, theta 2      65%     84%     92%     95%
+    beta 0.5, theta 2      65%     84%     92%     96%
 
 The last is a true LC of 88: ten draws often hold wins only, and then no interval has a width.
 """
