@@ -46,7 +46,7 @@ slow: setup ## tests that take seconds each: kills, servers, whole compiles
 ui: setup ## MLflow's pages over the local file (or MLFLOW_TRACKING_URI), without its job workers
 	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow ui --workers 1 --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}"
 
-bench: setup ## the figures of benchmarks/README.md, about twenty-five minutes
+bench: setup ## the figures of benchmarks/README.md, about half an hour
 	$(BIN)/python -m benchmarks.calls
 	$(BIN)/python -m benchmarks.kills
 	$(BIN)/python -m benchmarks.memory
@@ -59,6 +59,10 @@ bench: setup ## the figures of benchmarks/README.md, about twenty-five minutes
 	$(BIN)/python -m benchmarks.promotion
 	$(BIN)/python -m benchmarks.optimization
 	$(BIN)/python -m benchmarks.tracking
+	$(BIN)/python -m benchmarks.rouge
+	$(BIN)/python -m benchmarks.duplicates
+	$(BIN)/python -m benchmarks.alpaca
+	$(BIN)/python -m benchmarks.collections
 
 lock: setup ## write requirements/dev.txt anew from pyproject.toml
 	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \

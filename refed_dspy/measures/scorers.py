@@ -19,8 +19,8 @@ class TransformersScorer:
     """A causal language model run by transformers on this machine.
 
     The text's start: `start` where it is given, else the tokenizer's BOS token, else its EOS token, which models
-    without BOS are trained to see between documents. Computes in float32 on a CPU, else in the checkpoint's own type;
-    log-probabilities are always taken in float32.
+    without BOS are trained to see between documents. Computes in float32 on a CPU, else in the type that transformers
+    loads (from its version 5 the checkpoint's own); log-probabilities are always taken in float32.
     """
 
     def __init__(
@@ -44,11 +44,10 @@ class TransformersScorer:
             raise ConfigError("batch_tokens must be 1 or more")
         self._torch = torch
         self._device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        dtype = torch.float32 if self._device == "cpu" else "auto"
         try:
             self._tokenizer = transformers.AutoTokenizer.from_pretrained(model)
-            loaded = transformers.AutoModelForCausalLM.from_pretrained(model, torch_dtype=dtype)
-            self._model = loaded.to(self._device).eval()
+            loaded = transformers.AutoModelForCausalLM.from_pretrained(model).eval()
+            self._model = loaded.float() if self._device == "cpu" else loaded.to(self._device)
         except (OSError, ValueError, RuntimeError, KeyError, ImportError, AssertionError) as error:
             raise ConfigError(
                 f"cannot load {one_line(model, 80)} for scoring on {self._device} ({one_line(error, 120)}): name a "
