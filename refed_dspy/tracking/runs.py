@@ -79,6 +79,8 @@ def _parameters(ledger: Ledger, status: Mapping[str, Any]) -> dict[str, Any]:
         "instructions_per_feature": identity["instructions_per_feature"],
         "seed": identity["seed"],
         "teacher": teacher.get("model"),
+        "judge": (ledger.meta("judge") or {}).get("model"),
+        "filters": ", ".join(label for label, _ in ledger.meta("filters") or ()) or None,
         **{name: config.get(name) for name in ("temperature", "max_tokens", "concurrency", "api_base")},
         **{name: value for name, value in status["caps"].items() if value is not None},
     }
