@@ -13,6 +13,7 @@ import typer
 from refed_dspy import cli_compile, cli_data
 from refed_dspy.cli_parts import (
     ConfigOption,
+    JudgeOption,
     MaxCalls,
     MaxCost,
     MaxMinutes,
@@ -20,7 +21,9 @@ from refed_dspy.cli_parts import (
     ReferencesOption,
     RunDir,
     TeacherOption,
+    money,
     reporting,
+    usage_line,
 )
 from refed_dspy.errors import InputError, one_line
 
@@ -31,6 +34,8 @@ cli_compile.add_to(app)
 cli_data.add_to(app)
 
 _CAPS = ("REFED_MAX_COST", "REFED_MAX_CALLS", "REFED_MAX_MINUTES")
+_OF_SAMPLES = ("", "run", "comparison")
+"""What a folder may hold for its samples to be counted (`Ledger.holds`)."""
 
 
 @app.command()
@@ -47,9 +52,7 @@ def synth(
     method: Annotated[
         str | None, typer.Option(help="reference-level, sample-level or instruction-only.", metavar="NAME")
     ] = None,
-    judge: Annotated[
-        str | None, typer.Option(help="The model that judges for filters, as --teacher.", metavar="FILE_OR_NAME")
-    ] = None,
+    judge: JudgeOption = None,
     reuse: Annotated[Path | None, typer.Option(help="Take over a run's answers where they fit.", metavar="DIR")] = None,
     max_cost: MaxCost = None,
     max_calls: MaxCalls = None,
@@ -90,6 +93,7 @@ def resume(
     run_dir: RunDir,
     size: Annotated[int | None, typer.Option(help="Another target than before.")] = None,
     teacher: TeacherOption = None,
+    judge: JudgeOption = None,
     max_failure_share: Annotated[float | None, typer.Option(help="Another share than before.")] = None,
     max_cost: MaxCost = None,
     max_calls: MaxCalls = None,
@@ -100,7 +104,7 @@ def resume(
     from refed_dspy.display import Display
     from refed_dspy.resuming import resume as go_on
 
-    other = load_config(environ={}, teacher=teacher).teacher if teacher else None
+    others = load_config(environ={}, teacher=teacher, judge=judge)
     given = {"max_cost": max_cost, "max_calls": max_calls, "max_minutes": max_minutes}
     environment = {name: value for name in _CAPS if (value := os.environ.get(name)) is not None}
     settings = load_config(None, environment, **given)
@@ -109,7 +113,8 @@ def resume(
         made = go_on(
             run_dir,
             size=size,
-            teacher=other,
+            teacher=others.teacher,
+            judge=others.judge,
             max_failure_share=max_failure_share,
             **caps,
             on_progress=display.watch,
@@ -120,20 +125,22 @@ def resume(
 @app.command()
 @reporting
 def status(run_dir: RunDir, as_json: Annotated[bool, typer.Option("--json", help="For scripts.")] = False) -> None:
-    """What a run or a compile has made and used so far; works while it runs."""
+    """What a run, a compile or other work has made and used so far; works while it runs."""
     from refed_dspy.engine.ledger import Ledger
+    from refed_dspy.engine.summary import work_status
     from refed_dspy.optimizers.standing import compile_status
     from refed_dspy.optimizers.standing import status_lines as compile_lines
     from refed_dspy.outcome import full_status
 
     with Ledger.read(run_dir) as ledger:
-        of_compile = ledger.meta("compile") is not None
-        facts = compile_status(ledger) if of_compile else full_status(ledger)
-    if as_json:
-        typer.echo(json.dumps(facts, ensure_ascii=False, indent=2))
-        return
-    for line in compile_lines(facts) if of_compile else _status_lines(facts):
-        typer.echo(line)
+        holds = ledger.holds()
+        if holds == "compile":
+            facts, lines = compile_status(ledger), compile_lines
+        elif holds in _OF_SAMPLES:
+            facts, lines = full_status(ledger), _status_lines
+        else:
+            facts, lines = work_status(ledger), cli_data.work_lines
+    typer.echo(json.dumps(facts, ensure_ascii=False, indent=2) if as_json else "\n".join(lines(facts)))
 
 
 @app.command()
@@ -141,12 +148,27 @@ def status(run_dir: RunDir, as_json: Annotated[bool, typer.Option("--json", help
 def export(
     run_dir: RunDir,
     format: Annotated[str, typer.Option(help="jsonl, parquet, messages, sharegpt or alpaca.")] = "jsonl",  # noqa: A002
-    out: Annotated[Path, typer.Option(help="File to write.", metavar="FILE")] = Path("samples.jsonl"),
+    out: Annotated[
+        Path | None, typer.Option(help="File to write; unset, samples.jsonl or dropped.jsonl.", metavar="FILE")
+    ] = None,
+    dropped: Annotated[
+        bool, typer.Option("--dropped", help="The rows that filters dropped instead, with reason and score (jsonl).")
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the file.")] = False,
 ) -> None:
-    """Write the samples made so far to a file."""
+    """Write the samples made so far to a file, or the rows that the run's filters dropped."""
     from refed_dspy.data.export import export as write
+    from refed_dspy.outcome import export_dropped, read_run
 
+    if read_run(run_dir).status["work"] == "comparison":
+        raise InputError(f"{run_dir}: holds a comparison, whose rows are in {run_dir / 'rows.jsonl'} already")
+    if dropped:
+        if format != "jsonl":
+            raise InputError(f"format {one_line(format, 40)}: dropped rows are written as jsonl only")
+        out = out or Path("dropped.jsonl")
+        typer.echo(f"{export_dropped(run_dir, out, force=force)} dropped rows in {out}")
+        return
+    out = out or Path("samples.jsonl")
     typer.echo(f"{write(run_dir, format, out, force=force)} samples in {out}")
 
 
@@ -220,9 +242,11 @@ def _finish(made: Any) -> None:
         typer.echo(f"refed: {made.stopped}", err=True)
         raise typer.Exit(1)
     if not made.complete:
+        dropped = sum(one["dropped"] for one in made.status["filters"])
+        why = f", and filters dropped {dropped} more rows" if dropped else ""
+        remedy = "add references, loosen a filter in a new run, or ask" if dropped else "add references, or ask"
         typer.echo(
-            f"ended short: the references gave {len(made.samples)} of {made.size} samples; "
-            "add references, or ask for fewer",
+            f"ended short: the references gave {len(made.samples)} of {made.size} samples{why}; {remedy} for fewer",
             err=True,
         )
         raise typer.Exit(1)
@@ -240,19 +264,18 @@ def _estimate(program: Any, references: str, keywords: dict[str, Any]) -> None:
 
 def _status_lines(facts: dict[str, Any]) -> list[str]:
     instructions = facts["instructions"]
+    made = "instructions compared" if facts["work"] == "comparison" else "samples"
     lines = [
-        f"{facts['kept']} of {facts['size']} samples, {facts['opened']} of {facts['references']} references opened",
+        f"{facts['kept']} of {facts['size']} {made}, {facts['opened']} of {facts['references']} references opened",
         f"instructions: {instructions['new']} new, {instructions['duplicates']} duplicate, "
         f"{instructions['surplus']} beyond the number asked for",
     ]
     if facts["left_out"]:
         lines.append("references left out: " + ", ".join(f"{n} {why}" for why, n in facts["left_out"].items()))
-    for stage, use in facts["usage"].items():
-        unknown = f", {use['unknown']} of unknown usage" if use["unknown"] else ""
-        lines.append(
-            f"{stage}: {use['calls']} calls, {use['prompt_tokens']} tokens read ({use['cached_tokens']} cached), "
-            f"{use['completion_tokens']} written{unknown}, {_money(use['cost'], use['unpriced'])}"
-        )
+    for one in facts["filters"]:
+        why = ", ".join(f"{count} {one_line(reason, 80)}" for reason, count in one["reasons"].items())
+        lines.append(f"filter {one['filter']}: {one['kept']} kept, {one['dropped']} dropped{why and f' ({why})'}")
+    lines += [usage_line(stage, use) for stage, use in facts["usage"].items()]
     lines += _cost_lines(facts)
     if facts["stopped"]:
         lines.append(f"stopped: {facts['stopped']}")
@@ -263,31 +286,22 @@ def _status_lines(facts: dict[str, Any]) -> list[str]:
 def _cost_lines(facts: dict[str, Any]) -> list[str]:
     """What the run has cost, for each kept sample, and what it is projected to."""
     each, usage = facts["cost_per_sample"], facts["usage"].values()
-    line = f"dollars: {_money(facts['cost'], facts['unpriced'])}"
+    line = f"dollars: {money(facts['cost'], facts['unpriced'])}"
     if each:
-        line += f", {_money(each)} a kept sample"
+        line += f", {money(each)} a kept sample"
     if flying := sum(use["in_flight"] for use in usage):
-        line += f"; {_money(sum(use['in_flight_cost'] for use in usage))} of it set aside for {flying} calls in flight"
+        line += f"; {money(sum(use['in_flight_cost'] for use in usage))} of it set aside for {flying} calls in flight"
     if reserved := sum(use["reserved"] for use in usage):
-        line += f"; {_money(reserved)} of it set aside for calls that never told"
+        line += f"; {money(reserved)} of it set aside for calls that never told"
     if facts["price_source"]:
         line += f" (prices of {facts['price_source']})"
     lines = [line]
     if (told := facts["projected"]) is not None:
-        money = "dollars unknown"
+        worth = "dollars unknown"
         if told["cost"] is not None:
-            money = f"{_money(told['cost'])} ({_money(told['low'])} to {_money(told['high'])})"
-        lines.append(f"projected for {told['size']} samples: {money}, {told['calls']} calls")
+            worth = f"{money(told['cost'])} ({money(told['low'])} to {money(told['high'])})"
+        lines.append(f"projected for {told['size']} samples: {worth}, {told['calls']} calls")
     return lines
-
-
-def _money(dollars: float | None, unpriced: int = 0) -> str:
-    from refed_dspy.records import PICO
-    from refed_dspy.records import dollars as shown
-
-    if dollars is None or (unpriced and not dollars):
-        return "price unknown"
-    return shown(dollars * PICO) + (f" and {unpriced} calls at an unknown price" if unpriced else "")
 
 
 def main() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,12 +12,15 @@ import typer
 
 from refed_dspy.cli_parts import (
     ConfigOption,
+    JudgeOption,
     MaxCalls,
     MaxCost,
     MaxMinutes,
     ReferencesOption,
     TeacherOption,
+    money,
     reporting,
+    usage_line,
 )
 from refed_dspy.errors import ConfigError, InputError, one_line
 
@@ -23,12 +28,12 @@ Data = Annotated[
     str | None,
     typer.Argument(metavar="DATA", help="A file, a Hub data set or a run's folder; unset, the config's `data`."),
 ]
-JudgeOption = Annotated[str | None, typer.Option(help="The model that judges, as --teacher.", metavar="FILE_OR_NAME")]
 OutOption = Annotated[Path | None, typer.Option(help="Folder for the results.", metavar="DIR")]
 SeedOption = Annotated[int | None, typer.Option(help="Seed of draws and orders.")]
 ScorerOption = Annotated[
     str | None, typer.Option(help="Folder or Hub name of the model that perplexity is by.", metavar="NAME")
 ]
+_CAPS = ("max_cost", "max_calls", "max_minutes")
 JsonOption = Annotated[bool, typer.Option("--json", help="For scripts.")]
 
 
@@ -63,6 +68,7 @@ def compare_(
     settings = load_job_config(CompareConfig, config, **given)
     folder = _needed(settings.out, "out", "--out DIR")
     _needed(settings.teacher, "teacher", "--teacher (a file, PROVIDER/NAME, or embedded)")
+    _check_programs(settings.programs)
     with Display().showing() as display:
         made = compare(
             settings.programs,
@@ -75,7 +81,7 @@ def compare_(
         )
     _print(made.text())
     typer.echo(f"table, rows and pictures in {folder}")
-    _ended_short(made.stopped)
+    _ended_short(made.stopped, folder)
 
 
 @reporting
@@ -112,7 +118,7 @@ def filter_(
             **_others(settings, {"data", "filters", "judge", "out"}),
         )
     _print(made.lines())
-    _ended_short(made.fruitless or (f"{made.stopped} is reached" if made.stopped else ""))
+    _ended_short(made.fruitless or made.stopped, folder)
 
 
 @reporting
@@ -150,7 +156,7 @@ def recycle_(
         )
     _print(made.lines())
     typer.echo(f"rows and table in {folder}")
-    _ended_short(f"{made.stopped} is reached" if made.stopped else "")
+    _ended_short(made.stopped, folder)
 
 
 @reporting
@@ -187,7 +193,7 @@ def stats_(
         typer.echo(json.dumps(made.facts(), ensure_ascii=False, indent=1))
     else:
         _print(made.lines())
-    _ended_short(f"{made.wins.stopped} is reached" if made.wins is not None and made.wins.stopped else "")
+    _ended_short(made.wins.stopped if made.wins is not None else "", settings.out)
 
 
 def _needed(value: Any, name: str, how: str) -> Any:
@@ -216,7 +222,40 @@ def _print(lines: list[str]) -> None:
         typer.echo(line)
 
 
-def _ended_short(why: str) -> None:
-    if why:
-        typer.echo(f"refed: {why}", err=True)
-        raise typer.Exit(1)
+def _ended_short(why: str, folder: Path | None) -> None:
+    """Say on stderr what ended the work early, a cap's name or a sentence. Raises typer.Exit(1) where anything did."""
+    if not why:
+        return
+    if why in _CAPS:
+        where = f" in {folder}" if folder is not None else ""
+        why = (
+            f"{why} is reached; what was paid for is kept{where}: the same command with a larger "
+            f"--{why.replace('_', '-')} goes on"
+        )
+    typer.echo(f"refed: {why}", err=True)
+    raise typer.Exit(1)
+
+
+def _check_programs(programs: Mapping[str, str]) -> None:
+    """Raises ConfigError for a program that is neither known, nor there, nor an MLflow address: what it was meant to
+    be is told, where a file's reader could only say that there is none."""
+    from refed_dspy.programs.baselines import METHODS
+    from refed_dspy.programs.saved import is_address
+
+    known = ["seed-only", *METHODS]
+    for name, given in programs.items():
+        if given not in known and not is_address(given) and not Path(given).exists():
+            near = get_close_matches(given, known, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"name a program's file, or one of {', '.join(known)}"
+            raise ConfigError(f"programs: {one_line(name, 40)}: no program {one_line(given, 80)!r}; {hint}")
+
+
+def work_lines(facts: dict[str, Any]) -> list[str]:
+    """How work over a data set stands (`engine.summary.work_status`), for a person."""
+    asked, rows = facts["asked"], facts["rows"]
+    of = f" of {rows}" if rows is not None and rows >= asked else ""
+    lines = [f"{facts['work']}: {asked}{of} rows asked about"]
+    for stage, use in facts["usage"].items():
+        lines.append(usage_line(stage, use))
+    lines.append(f"dollars: {money(facts['cost'], facts['unpriced'])}")
+    return lines + [f"failed: {f['count']} {f['kind']} in {f['stage']}" for f in facts["failures"]]

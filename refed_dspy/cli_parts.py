@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, cast
 
@@ -32,10 +32,29 @@ def reporting(command: F) -> F:
     return cast(F, wrapped)
 
 
+def money(amount: float | None, unpriced: int = 0) -> str:
+    """`amount` dollars, and how many calls are not in it since their price is unknown."""
+    from refed_dspy.records import PICO, dollars
+
+    if amount is None or (unpriced and not amount):
+        return "price unknown"
+    return dollars(amount * PICO) + (f" and {unpriced} calls at an unknown price" if unpriced else "")
+
+
+def usage_line(stage: str, use: Mapping[str, Any]) -> str:
+    """What one stage's calls took (`engine.summary.usage_by_stage`)."""
+    unknown = f", {use['unknown']} of unknown usage" if use["unknown"] else ""
+    return (
+        f"{stage}: {use['calls']} calls, {use['prompt_tokens']} tokens read ({use['cached_tokens']} cached), "
+        f"{use['completion_tokens']} written{unknown}, {money(use['cost'], use['unpriced'])}"
+    )
+
+
 RunDir = Annotated[Path, typer.Argument(metavar="DIR", help="The run's folder.")]
 ReferencesOption = Annotated[
     str | None, typer.Option(help="File, Hub data set, or builtin.", metavar="FILE_OR_HUB_NAME", show_default=False)
 ]
+JudgeOption = Annotated[str | None, typer.Option(help="The model that judges, as --teacher.", metavar="FILE_OR_NAME")]
 TeacherOption = Annotated[
     str | None, typer.Option(help="Teacher file, PROVIDER/NAME, a .gguf file, or embedded.", metavar="FILE_OR_NAME")
 ]

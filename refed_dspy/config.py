@@ -187,21 +187,42 @@ def _validated(kind: type[S], settings: Mapping[str, Any], origin: Mapping[str, 
         return kind.model_validate(settings, strict=strict)
     except ValidationError as error:
         # Only the first fault, and never the value: it may be a key put in the wrong place.
-        fault = error.errors(include_url=False, include_input=False)[0]
+        faults = error.errors(include_url=False, include_input=False)
+        fault = next((one for one in faults if _misspells(one, faults[0])), faults[0])
     path = [str(part) for part in fault["loc"] if part not in {"PriceConfig", "str"}]  # the union's own words
     name = one_line(".".join(path), 80) or ("teacher" if kind is TeacherConfig else "settings")
-    first = path[0] if path else ""
-    where = origin.get(".".join(path[:2])) or origin.get(first) or next(iter(origin.values()), "settings")
-    start = name if where == name else f"{where}: {name}"
+    message = fault["msg"].removeprefix("Value error, ")
+    first = path[0] if path else message.partition(":")[0]
+    if not path and first in kind.model_fields:  # settings that do not fit together: the message names one first
+        name, message = first, message.removeprefix(f"{first}: ")
+    where = origin.get(".".join(path[:2])) or origin.get(first)
+    if where is None and (path or kind is TeacherConfig):
+        where = next(iter(origin.values()), "settings")
+    start = name if where in {None, name} else f"{where}: {name}"
     if fault["type"] == "extra_forbidden":
         known = _settings_at(kind, path[:-1])
         near = difflib.get_close_matches(path[-1], known.model_fields, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known.model_fields)}"
         raise ConfigError(f"{start}: unknown key; {hint}")
-    message = fault["msg"].removeprefix("Value error, ")
+    message = _IN_WORDS.get(fault["type"], message)
     if path[-1:] == ["price"]:
         message = "takes {prompt: …, completion: …} in dollars a million tokens, or the PROVIDER/NAME of a priced model"
     raise ConfigError(f"{start}: {message[0].lower() + message[1:]}")
+
+
+def _misspells(one: Mapping[str, Any], missing: Mapping[str, Any]) -> bool:
+    """Whether `one` is an unknown key where another is missing: it is what was meant."""
+    same_place: bool = one["loc"][:-1] == missing["loc"][:-1]
+    return same_place and (one["type"], missing["type"]) == ("extra_forbidden", "missing")
+
+
+_IN_WORDS = {
+    "model_type": "input should be `key: value` settings",
+    "model_attributes_type": "input should be `key: value` settings",
+    "dict_type": "input should be `name: value` lines",
+    "list_type": "input should be a list: [one, another]",
+}
+"""Pydantic's words for a wrong type, in a person's."""
 
 
 def _settings_at(kind: type[Settings], path: Sequence[str]) -> type[Settings]:

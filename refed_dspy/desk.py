@@ -13,7 +13,7 @@ from refed_dspy.allowance import Allowance
 from refed_dspy.blocking import few_collections
 from refed_dspy.books import RunBooks
 from refed_dspy.engine.ledger import Ledger
-from refed_dspy.errors import CapReached, ConfigError, RunStopped, TeacherError, TeacherRefused
+from refed_dspy.errors import CapReached, ConfigError, NothingKept, RowError, RunStopped, TeacherError, TeacherRefused
 from refed_dspy.paying import Manner, PayOnce, Progress
 from refed_dspy.programs.adapter import SchemaAdapter
 from refed_dspy.programs.asking import answering, offering
@@ -46,9 +46,11 @@ class Desk:
         lender: Ledger | None = None,
     ) -> None:
         self.ledger, self.books, self.models, self.progress = ledger, books, models, progress
-        self.payers = {
-            role: PayOnce(ledger, books, model, progress, manner, depth, lender) for role, model in models.items()
-        }
+        of_model: dict[int, PayOnce] = {}  # a model in two roles is asked by one: equal questions are one call
+        for role, model in models.items():
+            if id(model) not in of_model:
+                of_model[id(model)] = PayOnce(ledger, books, model, progress, manner, depth, lender, role)
+        self.payers = {role: of_model[id(model)] for role, model in models.items()}
         self.reached: CapAtWork | None = None
         """The cap at which the work ended, or None."""
 
@@ -94,7 +96,9 @@ class Desk:
                     "lower the teacher's max_tokens"
                 ) from None
             self.reached = CapAtWork(reached.cap, reached.worst) if reached is not None else CapAtWork("max_minutes", 0)
-        except (TeacherError, RunStopped) as error:
+        except NothingKept:
+            raise
+        except (TeacherError, RunStopped, RowError) as error:  # a row's failure that nobody could do without
             if isinstance(error, TeacherError) and not any(payer.answered for payer in self.payers.values()):
                 told = f"{error}; {again()}" if self.ledger.has_answers() else str(error)
                 raise TeacherRefused(told) from error

@@ -123,7 +123,7 @@ def compile_summary(progress: CompileProgress) -> str:
 def summary(progress: Progress) -> str:
     """One line: samples, calls in flight, tokens, dollars, failures, time left."""
     parts = [
-        f"{progress.kept}/{progress.size} samples",
+        f"{progress.kept}/{progress.size} {progress.unit}",
         f"{progress.in_flight} in flight",
         f"{progress.calls} calls",
         f"{_short(progress.prompt_tokens)} tokens read, {_short(progress.completion_tokens)} written",
@@ -132,6 +132,8 @@ def summary(progress: Progress) -> str:
         parts.append(dollars(progress.cost) + (" and more at unknown prices" if progress.unpriced else ""))
     if failed := sum(progress.failed.values()):
         parts.append(f"{failed} failed")
+    if progress.dropped:
+        parts.append(f"{progress.dropped} dropped")
     made = progress.kept - progress.kept_at_start
     if made and progress.kept < progress.size:
         left = (time.monotonic() - progress.started) / made * (progress.size - progress.kept)

@@ -16,6 +16,7 @@
     │       └── NoConnection    the endpoint was not even reached
     ├── TeacherError            the run stops: the key, the model, the account or the endpoint
     └── RunStopped              the run ended before its size was reached; it can be resumed
+        ├── NothingKept         the filters, or the judge, give no hope that a row will ever be kept
         └── CapReached          at max_cost, max_calls or max_minutes; `synthesize` returns then, and says so
 
 Each message is one line and ends with what to do about it.
@@ -111,6 +112,10 @@ class TeacherRefused(TeacherError, InputError):
 
 class RunStopped(RefedError):
     """The run ended before its size was reached. What was made is in the ledger."""
+
+
+class NothingKept(RunStopped):
+    """Filters drop whatever comes, or a judge never decides: going on would be paid for without end."""
 
 
 class CapReached(RunStopped):

@@ -17,22 +17,29 @@ class Keeping(Settings):
     """Of the rows that pass, keep so many: the best by score where a judge gives one, else the first in order."""
 
 
-class JudgeSettings(Keeping):
+class Judging(Keeping):
+    criterion: str | None = Field(default=None, min_length=1)
+    """One of this package's by name (content_quality, clear, …), or any with a description; unset, overall quality."""
+    description: str = ""
+    """What the criterion means."""
+
+    @model_validator(mode="after")
+    def _names_what_it_describes(self) -> Self:
+        if self.description and self.criterion is None:
+            raise ValueError("a description needs a criterion: its name")
+        return self
+
+
+class JudgeSettings(Judging):
     """The improved response must beat the plain one, in both orders."""
 
     margin: float = Field(default=0, ge=0, lt=2)
     """The preference, from -2 to 2, must be above this."""
-    criterion: str | None = None
-    """What to judge by; unset, overall quality."""
-    description: str = ""
 
 
-class RubricSettings(Keeping):
+class RubricSettings(Judging):
     """A judge's grade, 1 to 5, by one criterion."""
 
-    criterion: str | None = None
-    """One of this package's by name (content_quality, clear, …), or any with a description; unset, overall quality."""
-    description: str = ""
     of: Literal["instruction", "response"] = "response"
     at_least: int = Field(default=4, ge=1, le=5)
 

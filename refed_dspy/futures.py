@@ -55,6 +55,17 @@ WHERE outcome NOT IN ('sent', 'lost') GROUP BY c.key HAVING sum(prompt_tokens IS
 """
 
 
+_SETTLED = """
+SELECT CAST(i.id AS TEXT) AS item FROM instructions i WHERE used IS NOT NULL AND EXISTS
+  (SELECT 1 FROM answers WHERE item = CAST(i.id AS TEXT) AND stage = 'response_generation')
+"""
+_ASKED = """
+SELECT stage, count(*) FROM (
+  SELECT stage, item FROM answers UNION ALL SELECT stage, item FROM failures
+) WHERE item IN ({}) GROUP BY stage
+"""
+
+
 @dataclass(frozen=True)
 class Known:
     """What a run's ledger says that bears on its future."""
@@ -78,6 +89,11 @@ class Known:
     """The one whose answer is what is trained on."""
     dropped: int
     """Samples that a filter dropped."""
+    further: Mapping[str, float]
+    """Stage → questions a sample made beyond one answer and one improvement: those of a judge, of sample-level
+    feedback, of a further program in a comparison."""
+    of_references: Mapping[str, float]
+    """Stage → questions about an opened reference beside its studies: the grade of its own response."""
 
     @classmethod
     def read(cls, ledger: Ledger, rates: Rates | None = None) -> Known:
@@ -100,19 +116,14 @@ class Known:
             stages=frozenset(name.rpartition(".")[2] for name in (ledger.meta("identity") or {}).get("program", ())),
             final=str(ledger.meta("final_stage") or _IMPROVED),
             dropped=_dropped(ledger),
+            further=_further(ledger),
+            of_references=_of_references(ledger, references),
         )
 
     @property
     def seen(self) -> int:
         """References that gave samples."""
         return len({unit.reference for unit in self.made if unit.stage == self.final})
-
-    def further(self) -> dict[str, float]:
-        """Stage → questions a response, of the stages that only some programs and filters have."""
-        responses = max(1, self.done.get("response_generation", 0))
-        known = {*_STUDY.values(), "instruction_synthesis", "response_generation", _IMPROVED}
-        asked = Counter(self.done) + Counter(self.failed)
-        return {stage: count / responses for stage, count in asked.items() if stage not in known}
 
     def drops(self, rng: random.Random) -> float:
         """A plausible share of the samples that a filter drops."""
@@ -129,7 +140,7 @@ class Known:
         is drawn from what happened so far."""
         stages = (*_STUDY.values(), "instruction_synthesis", "response_generation", _IMPROVED)
         failing = {stage: self.fails(stage, rng) for stage in stages}
-        further, dropping = self.further(), self.drops(rng)
+        dropping = self.drops(rng)
         gave = rng.choices(self.gave, k=len(self.gave)) or [settings.instructions_per_feature]
         numbers, coming = itertools.count(-1, -1), list[Unit]()
         earlier = _Earlier((ref, round_, new) for ref, _, round_, new in self.ledger.proposals())
@@ -150,6 +161,7 @@ class Known:
             index = unit.reference
             match unit:
                 case Study():
+                    coming += _drawn(self.of_references, index, rng) if unit.part == "response" else []
                     plan.studied(unit, failed=not asked(_STUDY[unit.part], index, self.references[index].id))
                 case Propose():
                     shown = self.instruction_characters * earlier.shown(index, unit.round)
@@ -159,10 +171,15 @@ class Known:
                 case Respond():
                     item = str(unit.instruction)
                     kept = asked("response_generation", index, item) and asked(_IMPROVED, index, item)
-                    for stage, often in further.items() if kept else ():
-                        coming.extend([Unit(stage, index, 0.0)] * (int(often) + (rng.random() < often % 1)))
+                    coming += _drawn(self.further, index, rng) if kept else []
                     plan.responded(unit, kept and rng.random() >= dropping)
         return coming
+
+
+def _drawn(questions: Mapping[str, float], reference: int, rng: random.Random) -> list[Unit]:
+    """Questions about a reference, so many of each stage on average."""
+    stages = (stage for stage, often in questions.items() for _ in range(int(often) + (rng.random() < often % 1)))
+    return [Unit(stage, reference, 0.0) for stage in stages]
 
 
 class _Earlier:
@@ -215,6 +232,29 @@ def _dropped(ledger: Ledger) -> int:
             " (SELECT item FROM answers WHERE stage='response_generation')"
         ).fetchone()[0]
     )
+
+
+def _further(ledger: Ledger) -> dict[str, float]:
+    """Of the samples that are made and decided on: those in work have not been asked all yet. Before there is one, of
+    those in work."""
+    responses = _SETTLED
+    (settled,) = ledger.db.execute(f"SELECT count(*) FROM ({responses})").fetchone()
+    if not settled:
+        responses = "SELECT DISTINCT item FROM answers WHERE stage = 'response_generation'"
+        (settled,) = ledger.db.execute(f"SELECT count(*) FROM ({responses})").fetchone()
+    asked = Counter(dict(ledger.db.execute(_ASKED.format(responses))))
+    for stage in ("response_generation", _IMPROVED):  # one of each is played as such
+        asked[stage] -= settled
+    return {stage: count / settled for stage, count in asked.items() if count > 0}
+
+
+def _of_references(ledger: Ledger, references: Sequence[Reference]) -> dict[str, float]:
+    ids = {reference.id for reference in references}
+    rows = ledger.db.execute("SELECT DISTINCT stage, item FROM answers UNION SELECT stage, item FROM failures")
+    asked = [(stage, item) for stage, item in rows if item in ids]
+    opened = len({item for _, item in asked})
+    known = {*_STUDY.values(), "instruction_synthesis"}
+    return {stage: n / opened for stage, n in Counter(stage for stage, _ in asked if stage not in known).items()}
 
 
 def _characters(stage: str, reference: Reference) -> int:

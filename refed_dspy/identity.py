@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from refed_dspy.engine.ledger import Ledger
 from refed_dspy.errors import RunDirError
 from refed_dspy.parts import Parts
-from refed_dspy.programs.saved import program_state
+from refed_dspy.programs.saved import is_address, program_state
 
 
 def begin_or_continue(ledger: Ledger, parts: Parts, size: int) -> int:
@@ -47,7 +48,14 @@ def begin_or_continue(ledger: Ledger, parts: Parts, size: int) -> int:
 def refuse_other_work(ledger: Ledger, work: str) -> None:
     """Raises RunDirError where the folder was made for anything else than `work`."""
     if (holds := ledger.holds()) not in {"", work}:
-        raise RunDirError(f"{ledger.path.parent}: holds a {holds}, not a {work}; name another folder")
+        raise RunDirError(f"{ledger.path.parent}: holds {named(holds)}, not {named(work)}; name another folder")
+
+
+def named(work: str) -> str:
+    """What a folder is for (`Ledger.holds`), as it stands in a sentence."""
+    if work == "statistics":
+        return work
+    return f"an {work}" if work[:1] in "aeio" else f"a {work}"
 
 
 def check_same(ledger: Ledger, parts: Parts) -> None:
@@ -78,9 +86,14 @@ def _current(parts: Parts, size: int) -> dict[str, Any]:
         "program_source": getattr(parts.program, "source", None) or None,
         "reuse": str(parts.reuse.absolute()) if parts.reuse else None,
         "teacher": {"model": parts.teacher.model, "config": config and config.model_dump(mode="json")},
-        "judge_program": parts.judge_program,
+        "judge_program": _found_again(parts.judge_program),
         "judge": judge and {"model": judge.model, "config": judge.config and judge.config.model_dump(mode="json")},
     }
+
+
+def _found_again(source: str | None) -> str | None:
+    """A program's file by its whole path, so that it is found from any folder; an MLflow address as it is."""
+    return source if source is None or is_address(source) else str(Path(source).absolute())
 
 
 def differences(stored: Mapping[str, Any], given: Mapping[str, Any], prefix: str = "") -> list[str]:

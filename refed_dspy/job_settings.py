@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Self
+from typing import Annotated, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from refed_dspy.errors import one_line
 from refed_dspy.filter_settings import FilterConfig
 from refed_dspy.settings import TeacherConfig
 from refed_dspy.settings_base import Settings
 
+PAIR = ("instruction", "response", "input")
+"""What `columns` may name of a pair."""
 COMPARED = ("seed-only", "instruction-only", "sample-level", "reference-level")
 """The programs of the paper's first table."""
+
+
+def known_columns(value: dict[str, str], known: Sequence[str]) -> dict[str, str]:
+    """`value`, checked. Raises ValueError for a part of a row that there is not: it would be left out unseen."""
+    if (odd := next((name for name in value if name not in known), None)) is not None:
+        near = get_close_matches(odd, known, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
+        raise ValueError(f"{one_line(odd, 40)}: unknown key; {hint}")
+    return value
 
 
 class Capped(Settings):
@@ -43,6 +57,11 @@ class DataConfig(Settings):
     """Where its columns have other names: {instruction: question, response: answer, plain: first_answer}."""
     out: Path | None = None
     seed: int = Field(default=0, ge=0, lt=2**31)
+
+    @field_validator("columns")
+    @classmethod
+    def _are_parts_of_a_row(cls, value: dict[str, str]) -> dict[str, str]:
+        return known_columns(value, (*PAIR, "plain"))
 
 
 class FilterRunConfig(DataConfig, Capped):
@@ -76,7 +95,7 @@ class RecycleConfig(DataConfig, Capped):
     @model_validator(mode="after")
     def _can_select(self) -> Self:
         if self.selective and self.scorer is None:
-            raise ValueError("selective needs a scorer: {model: …}, the model that IFD and r-IFD are computed with")
+            raise ValueError("selective: needs a scorer, {model: …}, the model that IFD and r-IFD are computed with")
         return self
 
 
@@ -112,13 +131,18 @@ class CompareConfig(Capped):
     judge_program: str | None = None
     grades: bool = True
     """Grade every program's rows by a rubric, too: the one figure that the seed set can be compared by."""
-    subsets: list[int] | None = Field(default=None, min_length=1)
+    subsets: list[Annotated[int, Field(ge=1)]] | None = Field(default=None, min_length=1)
     """Sizes of the filters' subsets; unset, an eighth, a quarter, a half and all of the rows."""
     embeddings: bool | None = None
     out: Path | None = None
     seed: int = Field(default=0, ge=0, lt=2**31)
     max_failure_share: float = Field(default=0.5, gt=0, le=1)
     track: bool | None = None
+
+    @field_validator("columns")
+    @classmethod
+    def _are_parts_of_a_reference(cls, value: dict[str, str]) -> dict[str, str]:
+        return known_columns(value, PAIR)
 
     @field_validator("programs")
     @classmethod

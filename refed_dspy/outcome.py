@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from refed_dspy.data.export import export, to_dataset
-from refed_dspy.data.rows import Samples
+from refed_dspy.data.rows import Samples, dropped_rows
 from refed_dspy.engine.ledger import Ledger
-from refed_dspy.engine.summary import run_status
-from refed_dspy.errors import RunDirError
+from refed_dspy.engine.summary import decided_by_filter, run_status
+from refed_dspy.errors import ExportError, RunDirError
 from refed_dspy.forecast import as_facts, forecast
+from refed_dspy.identity import named
 from refed_dspy.records import Failure
+from refed_dspy.writing import write_lines
 
 
 @dataclass(frozen=True)
@@ -45,13 +47,18 @@ class Synthesis:
         """Write the samples to a file; see `refed export`."""
         return export(self.run_dir, format, Path(out), force=force)
 
+    def dropped(self) -> Iterator[dict[str, Any]]:
+        """The rows that filters dropped, each with filter, reason and score (`data.rows.DROPPED_COLUMNS`)."""
+        with Ledger.read(self.run_dir) as ledger:
+            yield from dropped_rows(ledger)
+
 
 def read_run(run_dir: str | Path) -> Synthesis:
     """The outcome, so far, of the run in `run_dir`. Raises RunDirError where there is none."""
     folder = Path(run_dir)
     with Ledger.read(folder) as ledger:
         if (holds := ledger.holds()) not in {"", "run", "comparison"}:
-            raise RunDirError(f"{folder}: holds a {holds}, not a run")
+            raise RunDirError(f"{folder}: holds {named(holds)}, not a run")
         status, failures = full_status(ledger), ledger.failures()
     return Synthesis(
         folder,
@@ -63,6 +70,30 @@ def read_run(run_dir: str | Path) -> Synthesis:
         status,
         status["stopped"],
     )
+
+
+def export_dropped(run_dir: Path, out: Path, *, force: bool = False) -> int:
+    """Write the rows that the run's filters dropped to `out` as JSON lines, whole or not at all; returns how many.
+
+    Raises:
+        ExportError: `out` exists and `force` is not set, it cannot be written, or nothing was dropped.
+        RunDirError: no run there.
+    """
+    with Ledger.read(run_dir) as ledger:
+        if out.exists() and not force:
+            raise ExportError(f"{out}: exists; name another file, or overwrite it with --force")
+        count = sum(one["dropped"] for one in decided_by_filter(ledger))
+        if not count:
+            raise ExportError(f"{run_dir}: no filter dropped anything; without --dropped, its samples are written")
+        written = 0
+
+        def counted() -> Iterator[dict[str, Any]]:
+            nonlocal written
+            for written, row in enumerate(dropped_rows(ledger), start=1):  # noqa: B007 — counted for the return
+                yield row
+
+        write_lines(out, counted())
+    return written
 
 
 def full_status(ledger: Ledger) -> dict[str, Any]:

@@ -64,6 +64,8 @@ class Progress:
     kept_at_start: int = 0
     dropped: int = 0
     """Rows that a filter dropped."""
+    unit: str = "samples"
+    """What is counted, for people."""
 
 
 @dataclass(frozen=True)
@@ -90,8 +92,11 @@ class PayOnce:
         manner: Manner = Manner(),
         depth: Mapping[str, int] = MappingProxyType({}),
         reuse: Ledger | None = None,
+        role: str = "teacher",
     ) -> None:
         self.ledger, self.books, self.progress, self.teacher = ledger, books, progress, teacher
+        self.role = role
+        """What the model is here, for messages."""
         self.seed, self.max_failure_share = manner.seed, manner.max_failure_share
         self._reuse = reuse
         self.answered = False
@@ -99,16 +104,24 @@ class PayOnce:
         self._key = keys(teacher)
         self._settled = ledger.settled_keys()
         self._depth = depth
+        self._flying: dict[str, asyncio.Future[None]] = {}
+        """Key → when it is settled, of the questions that are being paid for."""
         self._recent: defaultdict[str, deque[bool]] = defaultdict(lambda: deque(maxlen=RECENT))
 
     async def __call__(self, question: Question) -> dspy.Prediction:
         key = self._key(question)
+        while (flying := self._flying.get(key.digest)) is not None:  # two that ask the same at once pay once
+            await asyncio.wait([flying])
         if key.digest in self._settled and (known := remembered(self.ledger, question, key)) is not None:
             return known
         if self._reuse is not None and (lent := self._reuse.answer(key.digest)) is not None:
             self.ledger.commit(answered(Answer(key, lent, self._reuse.endpoint(key.digest)), []))
             return _restored(question, lent)
-        return await self._pay(question, key)
+        self._flying[key.digest] = asyncio.get_running_loop().create_future()
+        try:
+            return await self._pay(question, key)
+        finally:
+            self._flying.pop(key.digest).set_result(None)
 
     async def _pay(self, question: Question, key: Key) -> dspy.Prediction:
         """Ask the teacher; whatever comes of it is in the ledger before this returns or raises."""
@@ -191,7 +204,8 @@ class PayOnce:
         """An endpoint that never answered is not one row's bad luck. Raises TeacherError."""
         if isinstance(error, NoConnection) and not self.answered:
             books.write()
-            raise TeacherError(f"{error.reason} — check api_base, and that the server runs") from error
+            whose = "" if self.role == "teacher" else f"{self.role}: "
+            raise TeacherError(f"{whose}{error.reason} — check api_base, and that the server runs") from error
 
     def _count_failure(self, stage: str, error: RowError) -> None:
         self.progress.failed[error.kind] += 1
@@ -199,9 +213,11 @@ class PayOnce:
         recent.append(False)
         failed = recent.count(False)
         if len(recent) >= ENOUGH_TO_JUDGE and failed / len(recent) >= self.max_failure_share:
+            share = self.max_failure_share
             raise RunStopped(
                 f"{stage} failed in {failed} of its last {len(recent)} calls, the last one {error.kind}: "
-                f"{error.reason} — check the teacher, or raise max_failure_share ({self.max_failure_share:g})"
+                f"{error.reason} — check the {self.role}"
+                + (f", or raise max_failure_share ({share:g})" if share < 1 else "")
             ) from error
 
 

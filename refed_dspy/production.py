@@ -54,10 +54,14 @@ class Production:
 
     async def respond(self, unit: Respond) -> bool:
         item = str(unit.instruction)
-        feedback = self._response_feedback[unit.reference]
-        sample = await self.program.respond(self.references[unit.reference], feedback, unit.text, item=item)
-        decisions = await self.screening.of_sample(sample, item)
+        decisions = await self.screening.of_question(unit.text, item)
         kept = all(decision.kept for decision in decisions)
+        if kept:
+            feedback = self._response_feedback[unit.reference]
+            sample = await self.program.respond(self.references[unit.reference], feedback, unit.text, item=item)
+            decisions += await self.screening.of_sample(sample, item)
+            kept = all(decision.kept for decision in decisions)
+        self.screening.ended(decisions)
         ending = sampled if kept else unusable
         said = decided(unit.instruction, decisions)
         await self.pay_once.books.group.commit([*ending(unit.instruction, unit.round), *said])

@@ -10,6 +10,7 @@ from refed_dspy.config import TeacherConfig
 from refed_dspy.data.references import References
 from refed_dspy.engine.ledger import Ledger
 from refed_dspy.errors import ConfigError, RunDirError
+from refed_dspy.identity import named
 from refed_dspy.outcome import Synthesis
 from refed_dspy.paying import Progress
 from refed_dspy.programs import ReferenceLevelFeedback
@@ -67,7 +68,7 @@ def resume(
         track=meta["track"],
         filters=_filters(folder, meta["filters"] or []),
         judge_program=meta["judge_program"],
-        judge=judge or _judge(meta["judge"]),
+        judge=judge or _judge(folder, meta),
         on_progress=on_progress,
     )
 
@@ -75,7 +76,7 @@ def resume(
 def _remembered(folder: Path) -> tuple[dict[str, Any], References]:
     with Ledger.read(folder) as ledger:
         if (holds := ledger.holds()) not in {"", "run"}:
-            raise RunDirError(f"{folder}: holds a {holds}, not a run; go on with the command that began it")
+            raise RunDirError(f"{folder}: holds {named(holds)}, not a run; go on with the command that began it")
         meta = {name: ledger.meta(name) for name in _META}
         references = References(tuple(ledger.references()), meta["left_out"] or {})
     if not meta["identity"]:
@@ -94,9 +95,20 @@ def _filters(folder: Path, stored: list[Any]) -> list[Any]:
     ]
 
 
-def _judge(stored: dict[str, Any] | None) -> TeacherConfig | None:
-    config = (stored or {}).get("config")
-    return None if config is None else TeacherConfig.model_validate(config)
+def _judge(folder: Path, meta: dict[str, Any]) -> TeacherConfig | None:
+    """The judge as it is remembered; None: there is none, or it is the teacher, wherever that one is now."""
+    if (stored := meta["judge"]) is None:
+        return None
+    config, teacher = stored["config"], meta["teacher"]["config"]
+    if config is not None:
+        own = teacher is not None and config == {**teacher, "temperature": 0.0}
+        return None if own else TeacherConfig.model_validate(config)
+    if teacher is None and stored["model"] == meta["teacher"]["model"]:
+        return None
+    raise RunDirError(
+        f"{folder}: its judge was a Python object; call synthesize(…, run_dir=…) in its script, or name the same model "
+        "with --judge"
+    )
 
 
 def _program(folder: Path, meta: dict[str, Any]) -> ReferenceLevelFeedback:

@@ -168,7 +168,7 @@ def prepare(program: ProgramLike, references: Any, **given: Unpack[RunSettings])
     reuse, run_dir = given.get("reuse"), given.get("run_dir")
     lent = Path(reuse) if reuse is not None else None
     warn_of_another_teacher(module, teacher.model)
-    screening, judge = _screening(teacher, given)
+    screening, judge = _screening(module, teacher, given)
     parts = Parts(
         *(module, usable, teacher, given.get("seed", 0), per_reference, share, limits, lent, given.get("track")),
         judge=judge,
@@ -178,12 +178,18 @@ def prepare(program: ProgramLike, references: Any, **given: Unpack[RunSettings])
     return parts, Path(run_dir) if run_dir is not None else Path("refed-runs") / digest(parts.identity())
 
 
-def _screening(teacher: Teacher, given: RunSettings) -> tuple[Screening, Teacher | None]:
-    """The run's filters, and the judge that they ask, if any does."""
+def _screening(program: dspy.Module, teacher: Teacher, given: RunSettings) -> tuple[Screening, Teacher | None]:
+    """The run's filters, and the judge that they ask, if any does. Raises ConfigError for what can keep nothing."""
     judge_program = given.get("judge_program")
     judging = None if judge_program is None else open_judge(judge_program)
     screening = Screening(build(check_filters(given.get("filters") or ()), given.get("seed", 0), judging))
-    if not any(isinstance(step.filter, JudgeFilter) for step in screening.steps):
+    judges = [step.filter for step in screening.steps if isinstance(step.filter, JudgeFilter)]
+    if any(one.needs_plain for one in judges) and getattr(program, "final_stage", "") == "response_generation":
+        raise ConfigError(
+            f"filters: judge compares improved responses with plain ones, and a {type(program).__name__} improves "
+            "none; take it out, or use another method"
+        )
+    if not judges:
         return screening, None
     return screening, judge_beside(teacher, given.get("judge"))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -11,13 +12,15 @@ from typing import Any, TypeVar
 
 from refed_dspy.allowance import Allowance, Limits, allowed, lasting
 from refed_dspy.books import RunBooks
+from refed_dspy.data.dataset import DataSet
 from refed_dspy.desk import Desk
 from refed_dspy.engine.accounts import open_accounts
-from refed_dspy.engine.ledger import Ledger
+from refed_dspy.engine.ledger import FILE, Ledger
 from refed_dspy.engine.runner import land
 from refed_dspy.errors import RunDirError
 from refed_dspy.identity import differences, refuse_other_work
 from refed_dspy.paying import Manner, Progress
+from refed_dspy.programs.saved import digest
 from refed_dspy.teachers import Teacher
 
 T = TypeVar("T")
@@ -51,11 +54,12 @@ async def at_work(
         TeacherRefused, RunStopped: as `Desk.open`.
     """
     with Ledger.create(folder) as ledger:
+        refuse_other_work(ledger, job.work)  # first: caps of other work, and what it cost, say nothing here
         limits = lasting(ledger, job.limits)
         allowance = allowed(ledger, job.models, limits)
         _begin_or_continue(ledger, job, limits)
         open_accounts(ledger)
-        progress = Progress(job.rows, cost=allowance.before.cost)
+        progress = Progress(job.rows, cost=allowance.before.cost, unit="rows")
         progress.unpriced = allowance.before.unpriced
         progress.priced = all(model.price is not None for model in job.models.values())
         if watch is not None:
@@ -69,11 +73,16 @@ async def at_work(
 async def each(desk: Desk, items: Iterable[T], work: Callable[[T], Awaitable[None]], slots: int, grace: float) -> None:
     """`work` on every item, at most `slots` at once.
 
+    First comes what needs no call, since earlier starts paid for it: so it is done whatever ends the rest. `work` may
+    therefore be begun twice on an item, and must keep nothing of one that it does not bring to its end.
+
     Raises whatever `work` raises first; what is in flight then is given `grace` seconds to be committed.
     """
+    left = await _unpaid(desk, items, work) if desk.ledger.has_answers() else items
+    desk.progress.kept_at_start = desk.progress.kept
     running: set[asyncio.Task[None]] = set()
     ended: asyncio.Queue[asyncio.Task[None]] = asyncio.Queue()
-    waiting = iter(items)
+    waiting = iter(left)
     try:
         while True:
             while len(running) < slots and (item := next(waiting, None)) is not None:
@@ -91,12 +100,38 @@ async def each(desk: Desk, items: Iterable[T], work: Callable[[T], Awaitable[Non
         raise
 
 
+async def _unpaid(desk: Desk, items: Iterable[T], work: Callable[[T], Awaitable[None]]) -> list[T]:
+    """`work` on every item as far as the ledger knows its answers; the items that need a call are given back."""
+    unpaid = []
+    desk.books.stopping = True  # a call that would have to be made is cancelled instead
+    try:
+        for item in items:
+            try:
+                await work(item)
+            except asyncio.CancelledError:
+                if (task := asyncio.current_task()) is not None and task.cancelling():
+                    raise
+                unpaid.append(item)
+            await asyncio.sleep(0)  # nothing else in here waits, and Ctrl-C must get through
+    finally:
+        desk.books.stopping = False
+    return unpaid
+
+
+def data_identity(source: Any, data: DataSet) -> str:
+    """What tells the data set read from `source` from another: its rows; of a run, which may grow meanwhile, what
+    shapes it. Which of the rows are drawn is no part of it: more or fewer of them are the same work."""
+    if isinstance(source, str | Path) and (Path(source) / FILE).is_file():
+        with Ledger.read(Path(source)) as ledger:
+            return digest(["run", ledger.meta("identity")])
+    return digest([[row.number, row.instruction, row.response, row.plain] for row in data.rows])
+
+
 def _begin_or_continue(ledger: Ledger, job: Job, limits: Limits) -> None:
-    refuse_other_work(ledger, job.work)
-    stored = ledger.meta("job")
-    if stored is not None and ledger.has_answers() and (found := differences(stored, dict(job.identity))):
+    stored, identity = ledger.meta("job"), json.loads(json.dumps(dict(job.identity)))  # tuples and keys as stored ones
+    if stored is not None and ledger.has_answers() and (found := differences(stored, identity)):
         raise RunDirError(
             f"{ledger.path.parent}: holds another {job.work}: {'; '.join(found)}; set these back, or name another "
             "folder"
         )
-    ledger.set_meta(work=job.work, job=dict(job.identity), size=job.rows, **limits)
+    ledger.set_meta(work=job.work, job=identity, size=job.rows, **limits)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -10,20 +13,20 @@ from refed_dspy.allowance import Limits
 from refed_dspy.blocking import run_blocking
 from refed_dspy.comparing.comparison import Comparison
 from refed_dspy.comparing.reading import read_compared
-from refed_dspy.comparing.tallying import tally
+from refed_dspy.comparing.tallying import Diversity, tally
 from refed_dspy.comparing.writing import write_comparison
 from refed_dspy.config import check_job
 from refed_dspy.data.references import load_references
 from refed_dspy.engine.ledger import Ledger
-from refed_dspy.errors import ConfigError, RunStopped
+from refed_dspy.errors import ConfigError, NoAnswer, NoConnection, RefedError, RunDirError, RunStopped, one_line
+from refed_dspy.identity import differences, refuse_other_work
 from refed_dspy.job_settings import CompareConfig
-from refed_dspy.measures.figures import Tools, open_tools
 from refed_dspy.parts import Parts
 from refed_dspy.paying import Progress
-from refed_dspy.programs import PairwiseJudge, ReferenceLevelFeedback
-from refed_dspy.programs.baselines import METHODS
+from refed_dspy.programs import PairwiseJudge, ReferenceLevelFeedback, SeedOnly
+from refed_dspy.programs.baselines import METHODS, kind_of
 from refed_dspy.programs.opening import open_judge, open_program, warn_of_another_teacher
-from refed_dspy.programs.saved import digest
+from refed_dspy.programs.saved import digest, program_digests, read_state
 from refed_dspy.programs.side_by_side import SideBySide
 from refed_dspy.signatures import DEFAULT_FEATURES
 from refed_dspy.synthesis import produce
@@ -31,6 +34,7 @@ from refed_dspy.teachers import open_teacher
 from refed_dspy.teachers.judges import judge_beside
 
 SEED = "seed-only"
+_PASSING = (NoAnswer.kind, NoConnection.kind)
 
 
 def compare(
@@ -56,31 +60,44 @@ def compare(
 
     Raises:
         InputError: something given cannot be used; nothing was paid for.
-        RunStopped: it ended early; what was made is kept.
+        RunStopped: it ended early; what was made is kept, and the table of it is in the folder if there is a row.
     """
-    named = {name: str(one) if isinstance(one, str | Path) else name for name, one in (programs or {}).items()}
-    given = {**settings, **({"programs": named} if programs else {})}
+    given = {**settings, **({"programs": _named(programs)} if programs else {})}
     config = check_job(CompareConfig, given)
     parts = prepare(config, programs or config.programs, references, teacher, judge)
-    tools = open_tools(config.embeddings, None)
+    diversity = Diversity.open(config.embeddings)
     folder = Path(out) if out is not None else Path("refed-comparisons") / digest(parts.identity())
-    made = run_blocking(produce(parts, folder, config.size, on_progress))
-    return run_blocking(_read(parts, folder, config, tools, made.stopped or ""))
+    _refuse_another(parts, folder)
+    try:
+        made = run_blocking(produce(parts, folder, config.size, on_progress))
+    except RunStopped as error:
+        with suppress(RefedError):  # nothing to compare yet, say; what ended it is told
+            run_blocking(_read(parts, folder, config, diversity, str(error)))
+        raise
+    stopped = made.stopped or ""
+    if not made.complete and not stopped:
+        again = any(failure.kind in _PASSING for failure in made.failures)
+        stopped = (
+            f"the references gave {len(made.samples)} of {config.size} instructions that {config.against} answered; "
+            + ("the same again asks for what had no answer" if again else "add references, or ask for fewer")
+        )
+    return run_blocking(_read(parts, folder, config, diversity, stopped))
 
 
 def prepare(config: CompareConfig, programs: Mapping[str, Any], references: Any, teacher: Any, judge: Any) -> Parts:
     """The comparison as a run, checked; nothing is written. Raises InputError."""
+    if bad := next((name for name in programs if not name.isprintable()), None):
+        raise ConfigError(f"programs: {one_line(bad, 40)} is no name: it has characters that cannot be shown")
     opened = open_teacher(teacher)
-    built = {name: _program(name, one, config) for name, one in programs.items() if one != SEED}
+    built = {name: _program(name, one, config) for name, one in programs.items() if not _is_seed(one)}
     for program in built.values():
         warn_of_another_teacher(program, opened.model)
     judging = PairwiseJudge() if config.judge_program is None else open_judge(config.judge_program)
-    side_by_side = SideBySide(
-        built, config.against, judging, graded=config.grades, seed_graded=config.grades and SEED in programs.values()
-    )
+    seed_graded = config.grades and len(built) < len(programs)
+    side_by_side = SideBySide(built, config.against, judging, graded=config.grades, seed_graded=seed_graded)
     usable = load_references(references, config.columns or None).fitting(opened.window, opened.max_tokens)
     limits = Limits(max_cost=config.max_cost, max_calls=config.max_calls, max_minutes=config.max_minutes)
-    return Parts(
+    return _ComparisonParts(
         *(side_by_side, usable, opened, config.seed, config.per_reference, config.max_failure_share, limits, None),
         track=config.track,
         judge=judge_beside(opened, judge),
@@ -88,23 +105,71 @@ def prepare(config: CompareConfig, programs: Mapping[str, Any], references: Any,
     )
 
 
+@dataclass(frozen=True)
+class _ComparisonParts(Parts):
+    """Parts of a comparison, which is another one with other programs, another one to compare with, or grades."""
+
+    def identity(self) -> dict[str, Any]:
+        program = cast(SideBySide, self.program)
+        # Each by itself: DSPy passes over the predictors of a compiled program inside another.
+        parts = {**program.programs, "the judge": program.judge, "the grader": program.grader}
+        digests = {f"{name}.{k}": v for name, part in parts.items() for k, v in program_digests(part).items()}
+        graded = {"grades": program.graded, "seed set graded": program.seed_graded}
+        return {**super().identity(), "program": digests, "against": program.against, **graded}
+
+
+def _refuse_another(parts: Parts, folder: Path) -> None:
+    """Raises RunDirError where the folder holds other work, or another comparison."""
+    try:
+        ledger = Ledger.read(folder)
+    except RunDirError:
+        return  # new, or for `Ledger.create` to tell what is wrong
+    with ledger:
+        refuse_other_work(ledger, parts.work)
+        identity = dict(json.loads(json.dumps(parts.identity())))
+        if ledger.has_answers() and (found := differences(ledger.meta("identity") or {}, identity)):
+            more = f"; and {len(found) - 4} more" if len(found) > 4 else ""
+            raise RunDirError(
+                f"{folder}: holds another comparison: {'; '.join(found[:4])}{more}; set these back, or name another "
+                "folder with out"
+            )
+
+
+def _is_seed(given: Any) -> bool:
+    return isinstance(given, SeedOnly) or (isinstance(given, str) and given == SEED)
+
+
+def _named(programs: Mapping[str, Any]) -> dict[str, str]:
+    """The programs as a config names them; an object by its class."""
+    return {
+        name: SEED if _is_seed(one) else str(one) if isinstance(one, str | Path) else f"({type(one).__name__})"
+        for name, one in programs.items()
+    }
+
+
 def _program(name: str, given: Any, config: CompareConfig) -> ReferenceLevelFeedback:
-    features, many = config.features or DEFAULT_FEATURES, config.instructions_per_feature
+    many = config.instructions_per_feature
     if isinstance(given, ReferenceLevelFeedback):
+        if bound := [inner for inner, predictor in given.named_predictors() if predictor.lm is not None]:
+            raise ConfigError(
+                f"programs: {', '.join(bound)} of {name} has an LM of its own; pass the LM as teacher=, after "
+                "set_lm(None)"
+            )
         return given
-    if given in METHODS:
-        return METHODS[given](features, many)
+    if isinstance(given, str) and given in METHODS:
+        return METHODS[given](config.features or DEFAULT_FEATURES, many)
     if isinstance(given, str | Path):
-        return open_program(given, config.features, many)
+        asked = many if "instructions_per_feature" in config.model_fields_set else None
+        return open_program(given, config.features, asked, kind_of(read_state(given)))
     raise ConfigError(f"programs: {name} is a {type(given).__name__}; give a program of refed_dspy.programs, or a name")
 
 
-async def _read(parts: Parts, folder: Path, config: CompareConfig, tools: Tools, stopped: str) -> Comparison:
+async def _read(parts: Parts, folder: Path, config: CompareConfig, diversity: Diversity, stopped: str) -> Comparison:
     """The figures of what the folder holds, written down beside it."""
     with Ledger.read(folder) as ledger:
         compared = await read_compared(ledger, cast(SideBySide, parts.program), parts.models)
         if not compared.rows:
             raise RunStopped(f"{folder}: nothing to compare yet; {stopped or 'no instruction was answered'}")
-        comparison = tally(ledger, compared, parts.models, config, tools, stopped)
+        comparison = tally(ledger, compared, parts.models, config, diversity, stopped)
     write_comparison(comparison, compared)
     return comparison

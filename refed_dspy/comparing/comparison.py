@@ -39,7 +39,8 @@ class Line:
     """Answers of the feedback on responses: one a reference, or one a sample."""
     calls: int
     cost: int | None
-    """What it alone would have paid for these rows, the writing of the instructions included; None: price unknown."""
+    """What it alone would have paid for these rows: with the writing of the instructions, and what failed on the way;
+    without the judge. None: price unknown."""
     words: float
     """A response's, on average."""
     distinct: float | None
@@ -61,7 +62,8 @@ class Subset:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A comparison as far as it has come; written to `out`. `stopped`: what ended it early, or nothing."""
+    """A comparison as far as it has come; written to `out`. `stopped`: what it is short of and what to do about it, or
+    nothing: what ended it early, or a judge that decided on no pair."""
 
     out: Path
     against: str
@@ -102,7 +104,7 @@ class Comparison:
             text += ["what filters keep, and what it is worth:", "", *self.filter_table(), ""]
         text += [f"{PROXY}.", LC_NOTE, f"paid in all, shared work once: {self.used}"]
         text += [f"not measured: {line}" for line in self.lacking]
-        return [*text, f"stopped: {self.stopped}"] if self.stopped else text
+        return [*text, f"not complete: {self.stopped}"] if self.stopped else text
 
 
 _HEADING = (
@@ -145,6 +147,8 @@ def _failed(line: Line) -> str:
 
 
 def _note(line: Line) -> str:
+    if line.abstained and line.win_rate is None:
+        return f"the judge decided none of its {line.abstained} pairs"
     return line.length_controlled.note if line.length_controlled is not None else ""
 
 

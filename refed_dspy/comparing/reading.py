@@ -5,24 +5,29 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import dspy
 
 from refed_dspy.desk import LEAN
 from refed_dspy.engine.ledger import Ledger
-from refed_dspy.errors import RowError
+from refed_dspy.errors import NoAnswer, RowError
 from refed_dspy.paying import keys, remembered
 from refed_dspy.programs.adapter import SchemaAdapter
 from refed_dspy.programs.asking import Question, answering, offering
 from refed_dspy.programs.judging import Graded
 from refed_dspy.programs.side_by_side import Answered, SideBySide
-from refed_dspy.records import Reference, Sample
+from refed_dspy.records import Reference
 from refed_dspy.teachers import Teacher
 
 
+class NotAsked(RowError):
+    kind = "not asked"
+
+
 class Remembering:
-    """The Answerer that asks nobody: what the ledger does not know has failed. `asked` are the keys of all it knew."""
+    """The Answerer that asks nobody. `asked` are the keys of what was asked once, be it that it failed."""
 
     def __init__(self, ledger: Ledger, teacher: Teacher) -> None:
         self.ledger = ledger
@@ -32,13 +37,22 @@ class Remembering:
 
     async def __call__(self, question: Question) -> dspy.Prediction:
         key = self._key(question)
+        try:
+            if (known := remembered(self.ledger, question, key)) is not None:
+                self.asked[key.digest] = key.stage
+                return known
+        except RowError:
+            self.asked[key.digest] = key.stage
+            raise
+        row = self.ledger.db.execute("SELECT reason FROM failures WHERE key=?", (key.digest,)).fetchone()
+        if row is None:
+            raise NotAsked(question.stage, question.item, "was never asked")
         self.asked[key.digest] = key.stage
-        if (known := remembered(self.ledger, question, key)) is not None:
-            return known
-        raise RowError(question.stage, question.item, "was not answered")
+        # Not as NoConnection: that says something of the endpoint, which nobody asks here.
+        raise NoAnswer(question.stage, question.item, row[0])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)  # asyncio writes the repr of what a task gives: of all rows, a second's work
 class ComparedRow:
     """One instruction, what each program made of it, and what the judge said."""
 
@@ -49,7 +63,7 @@ class ComparedRow:
     answered: Answered
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Compared:
     """A comparison as its ledger holds it. Every mapping is by program."""
 
@@ -59,15 +73,22 @@ class Compared:
     seed_grades: Mapping[str, Graded]
     """Reference id → the grade of its own response."""
     asked: Mapping[str, Mapping[str, str]]
-    """Key → stage of what it alone would have asked for these rows, proposals aside."""
+    """Key → stage of what it alone would have asked, the writing of the instructions aside: of every reference that
+    was opened, and of every instruction that was tried, also where no row came of it."""
 
     def missing(self, name: str) -> Counter[str]:
         """Kind of failure → rows without the program's answer."""
         return Counter(row.answered.failed[name] for row in self.rows if name in row.answered.failed)
 
 
+_OPENED = "SELECT position FROM refs r WHERE EXISTS (SELECT 1 FROM calls WHERE item = r.id) ORDER BY position"
 _KEPT = """
 SELECT i.id, i.reference, i.feature, i.text FROM samples s JOIN instructions i ON i.id = s.instruction ORDER BY s.seq
+"""
+_IN_VAIN = """
+SELECT i.id, i.reference, i.text FROM instructions i
+WHERE NOT EXISTS (SELECT 1 FROM samples s WHERE s.instruction = i.id)
+  AND EXISTS (SELECT 1 FROM calls WHERE item = CAST(i.id AS TEXT)) ORDER BY i.id
 """
 
 
@@ -80,12 +101,17 @@ async def read_compared(ledger: Ledger, program: SideBySide, models: Mapping[str
         stack.enter_context(dspy.context(adapter=dspy.settings.adapter or SchemaAdapter(), **LEAN))
         stack.enter_context(answering(reader.memory))
         stack.enter_context(offering({"judge": (judge, None)}))
-        for number, index, feature, text in ledger.db.execute(_KEPT).fetchall():
+        for (index,) in ledger.db.execute(_OPENED).fetchall():
+            await reader.learn(index, references[index])
+        kept = ledger.db.execute(_KEPT).fetchall()
+        for number, index, feature, text in kept:
             answered = await reader.answered(index, references[index], text, str(number))
             rows.append(ComparedRow(number, references[index].id, feature, text, answered))
-        opened = [references[index] for index in sorted(reader.learned)]
-        grades = {ref.id: await program.grade_reference(ref) for ref in opened} if program.seed_graded else {}
-    return Compared(rows, opened, grades, reader.asked)
+        for number, index, text in ledger.db.execute(_IN_VAIN).fetchall():
+            await reader.written(index, references[index], text, str(number))
+        gave = [references[index] for index in sorted({row[1] for row in kept})]
+        grades = {ref.id: await program.grade_reference(ref) for ref in gave} if program.seed_graded else {}
+    return Compared(rows, gave, grades, reader.asked)
 
 
 class _Reader:
@@ -94,19 +120,37 @@ class _Reader:
     def __init__(self, program: SideBySide, memory: Remembering) -> None:
         self.program, self.memory = program, memory
         self.asked: dict[str, dict[str, str]] = {name: {} for name in program.programs}
-        self.learned: dict[int, dict[str, str]] = {}
+        self.learned: dict[int, dict[str, Any]] = {}
+        """Reference → program → its feedback on the response, or the RowError that it ended with."""
 
-    async def answered(self, index: int, reference: Reference, text: str, item: str) -> Answered:
-        feedback = self.learned.setdefault(index, {})
-        samples: dict[str, Sample] = {}
-        failed: dict[str, str] = {}
+    async def learn(self, index: int, reference: Reference) -> None:
+        """What each program learned of the reference's response."""
+        learned = self.learned.setdefault(index, {})
         for name, one in self.program.programs.items():
             self.memory.asked = self.asked[name]
             try:
-                if name not in feedback:
-                    feedback[name] = await one.collect_response_feedback(reference)
-                samples[name] = await one.respond(reference, feedback[name], text, item)
+                learned[name] = await one.collect_response_feedback(reference)
+            except RowError as error:
+                learned[name] = error
+
+    async def written(self, index: int, reference: Reference, text: str, item: str) -> Answered:
+        """What each program made of an instruction, unjudged."""
+        if index not in self.learned:
+            await self.learn(index, reference)
+        samples, failed = {}, {}
+        for name, one in self.program.programs.items():
+            self.memory.asked = self.asked[name]
+            learned = self.learned[index][name]
+            try:
+                if isinstance(learned, RowError):
+                    raise learned
+                samples[name] = await one.respond(reference, learned, text, item)
             except RowError as error:
                 failed[name] = error.kind
-        verdicts, grades = await self.program.judged(text, samples, item)
-        return Answered(samples, failed, verdicts, grades)
+        return Answered(samples, failed, {}, {})
+
+    async def answered(self, index: int, reference: Reference, text: str, item: str) -> Answered:
+        """What each program made of an instruction, and what the judge said of it."""
+        made = await self.written(index, reference, text, item)
+        verdicts, grades = await self.program.judged(text, made.samples, item)
+        return replace(made, verdicts=verdicts, grades=grades)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from statistics import fmean
-from typing import Any
+from typing import Any, Self
 
 from refed_dspy.comparing.comparison import Comparison, Line, mean_grade
 from refed_dspy.comparing.reading import Compared
 from refed_dspy.comparing.subsets import subsets
 from refed_dspy.engine.accounts import spent
 from refed_dspy.engine.ledger import Ledger
+from refed_dspy.errors import ConfigError, one_line
 from refed_dspy.job_settings import CompareConfig
-from refed_dspy.measures.figures import Tools
+from refed_dspy.measures.embedder import Embedder
 from refed_dspy.measures.texts import wording, words
 from refed_dspy.measures.win_rates import LengthControlled, length_controlled, win_rate
 from refed_dspy.statistics import Interval
@@ -23,20 +25,54 @@ FEEDBACK = {"response_feedback", "sample_feedback"}
 _SHARED = ("instruction_feedback", "instruction_synthesis")
 
 
+@dataclass(frozen=True)
+class Diversity:
+    """Semantic diversity, where the embedding model is there; `lacking` says what would bring it."""
+
+    embedder: Embedder | None = None
+    lacking: tuple[str, ...] = ()
+    _known: dict[tuple[str, ...], float | None] = field(default_factory=dict)
+
+    @classmethod
+    def open(cls, wanted: bool | None) -> Self:
+        """True: needed; None: if the model's weights are there. Raises ConfigError where it is needed and not there."""
+        if wanted is False:
+            return cls()
+        try:
+            return cls(Embedder.open())
+        except ConfigError as error:
+            if wanted:
+                raise
+            return cls(None, (f"semantic diversity: {error}",))
+
+    def of(self, texts: Sequence[str]) -> float | None:
+        """Programs share instructions: each list of texts is embedded once."""
+        if self.embedder is None:
+            return None
+        if (key := tuple(texts)) not in self._known:
+            from refed_dspy.measures.embeddings import semantic_diversity
+
+            self._known[key] = semantic_diversity(self.embedder.embed(texts))
+        return self._known[key]
+
+
 def tally(
     ledger: Ledger,
     compared: Compared,
     models: Mapping[str, Teacher],
     config: CompareConfig,
-    tools: Tools,
+    diversity: Diversity,
     stopped: str,
 ) -> Comparison:
     """The comparison's figures. `config.programs` gives the lines and their order."""
     costs = _Costs(ledger)
     lines = [
-        _seed_line(name, compared, config, tools) if given == SEED else _line(name, compared, config, costs, tools)
+        _seed_line(name, compared, config, diversity)
+        if given == SEED
+        else _line(name, compared, config, costs, diversity)
         for name, given in config.programs.items()
     ]
+    nothing_said = _nothing_said(compared, lines)
     return Comparison(
         out=ledger.path.parent,
         against=config.against,
@@ -47,9 +83,25 @@ def tally(
         lines=lines,
         subsets=subsets(compared, config),
         used=spent(ledger),
-        stopped=stopped,
-        lacking=tools.lacking,
+        stopped="; ".join(part for part in (stopped, nothing_said) if part),
+        lacking=[*diversity.lacking, *_ungraded(compared)],
     )
+
+
+def _nothing_said(compared: Compared, lines: Sequence[Line]) -> str:
+    """What to do where the judge decided on no pair at all; empty where it did on one."""
+    said = [verdict for row in compared.rows for verdict in row.answered.verdicts.values()]
+    if not said or any(line.win_rate is not None for line in lines):
+        return ""
+    return f"the judge decided none of {len(said)} pairs, first because: {said[0].abstained} — name another judge"
+
+
+def _ungraded(compared: Compared) -> list[str]:
+    """A line where the judge graded nothing."""
+    told = [grade for row in compared.rows for grade in row.answered.grades.values()]
+    if not told or any(one.grade is not None for one in told):
+        return []
+    return [f"grades: the judge gave none to {len(told)} responses, first because: {one_line(told[0].reason)}"]
 
 
 class _Costs:
@@ -61,6 +113,9 @@ class _Costs:
         ).fetchall()
         self._of = {key: (int(calls), int(cost), int(unknown)) for key, _, calls, cost, unknown in rows}
         self.shared = [key for key, stage, *_ in rows if stage in _SHARED]
+        answered = ledger.db.execute("SELECT key, stage FROM answers")
+        self.feedback = {key for key, stage in answered if stage in FEEDBACK}
+        """Keys of feedback on responses that was had."""
 
     def total(self, keys: Sequence[str]) -> tuple[int, int | None]:
         """(calls, picodollars) of these questions; None where a price is unknown."""
@@ -69,7 +124,7 @@ class _Costs:
         return calls, None if unknown else cost
 
 
-def _line(name: str, compared: Compared, config: CompareConfig, costs: _Costs, tools: Tools) -> Line:
+def _line(name: str, compared: Compared, config: CompareConfig, costs: _Costs, diversity: Diversity) -> Line:
     rows = [row for row in compared.rows if name in row.answered.samples]
     texts = [row.answered.samples[name].improved_response for row in rows]
     asked = compared.asked[name]
@@ -84,14 +139,14 @@ def _line(name: str, compared: Compared, config: CompareConfig, costs: _Costs, t
         abstained=abstained,
         consistent=consistent,
         grade=_grade(name, compared, config.seed),
-        feedback=sum(stage in FEEDBACK for stage in asked.values()),
+        feedback=len(costs.feedback & asked.keys()),
         calls=calls,
         cost=cost,
-        **_texts([row.instruction for row in rows], texts, tools, config.seed),
+        **_texts([row.instruction for row in rows], texts, diversity, config.seed),
     )
 
 
-def _seed_line(name: str, compared: Compared, config: CompareConfig, tools: Tools) -> Line:
+def _seed_line(name: str, compared: Compared, config: CompareConfig, diversity: Diversity) -> Line:
     """The references themselves: nothing was written, so nothing is compared or paid, but for the grade."""
     references = compared.references
     graded = [
@@ -105,7 +160,7 @@ def _seed_line(name: str, compared: Compared, config: CompareConfig, tools: Tool
         feedback=0,
         calls=0,
         cost=0,
-        **_texts([ref.instruction for ref in references], [ref.response for ref in references], tools, config.seed),
+        **_texts([ref.instruction for ref in references], [ref.response for ref in references], diversity, config.seed),
     )
 
 
@@ -137,14 +192,11 @@ def _grade(name: str, compared: Compared, seed: int) -> Interval | None:
     return mean_grade([(float(grade), reference) for grade, reference in graded if grade is not None], seed)
 
 
-def _texts(instructions: Sequence[str], responses: Sequence[str], tools: Tools, seed: int) -> dict[str, Any]:
+def _texts(instructions: Sequence[str], responses: Sequence[str], diversity: Diversity, seed: int) -> dict[str, Any]:
     """The figures that depend on the texts alone."""
-    from refed_dspy.measures.embeddings import semantic_diversity
-
     pairs = next((told for told in wording(responses, seed=seed).distinct if told.n == 2), None)
-    vectors = tools.embedder.embed(instructions) if tools.embedder is not None else None
     return {
         "words": fmean(len(words(text)) for text in responses) if responses else 0.0,
         "distinct": pairs.ratio if pairs else None,
-        "diversity": None if vectors is None else semantic_diversity(vectors),
+        "diversity": diversity.of(instructions),
     }

@@ -44,13 +44,14 @@ def write_comparison(comparison: Comparison, compared: Compared) -> None:
 
 
 def facts(comparison: Comparison) -> dict[str, Any]:
-    """The figures in JSON types; money in dollars; a bound that is infinite is None."""
+    """The figures in JSON types; money in dollars, None where a price is unknown; a bound that is infinite is None."""
     told = asdict(comparison)
     told["out"] = str(comparison.out)
     told["proxy"] = PROXY
     for line in told["lines"]:
         line["cost"] = None if line["cost"] is None else line["cost"] / PICO
-    told["used"]["cost"] /= PICO
+    unknown = told["used"]["unpriced"] and not told["used"]["cost"]
+    told["used"]["cost"] = None if unknown else told["used"]["cost"] / PICO
     return dict(json.loads(json.dumps(told, default=str), parse_constant=lambda _: None))
 
 

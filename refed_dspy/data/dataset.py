@@ -15,8 +15,11 @@ from refed_dspy.data.rows import data_rows
 from refed_dspy.data.shapes import LeftOut, pair_of
 from refed_dspy.data.table import DataRow
 from refed_dspy.engine.ledger import FILE, Ledger
-from refed_dspy.errors import ReferencesError
+from refed_dspy.errors import ConfigError, ReferencesError, one_line
 from refed_dspy.records import Reference
+
+ROLES = ("instruction", "response", "input", "plain")
+"""What `columns` may name."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,8 @@ class DataSet:
     name: str
     rows: Sequence[DataRow]
     left_out: Mapping[str, int]
+    unread: Sequence[tuple[int, str, Mapping[str, Any]]] = ()
+    """The others themselves: number, reason, and the row as it stood."""
 
     @property
     def has_plain(self) -> bool:
@@ -38,36 +43,67 @@ def load_dataset(source: Any, columns: Mapping[str, str] | None = None) -> DataS
 
     Args:
         source: a run's folder; a JSONL, JSON, CSV or Parquet file; a Hub data set's name; or a list of mappings.
-        columns: where the columns have other names: {"instruction": …, "response": …, "plain": …}. `response` is what
-            is trained on; `plain` the response before it was improved. A row with `improved_response` has both.
+        columns: where the columns have other names: {"instruction": …, "response": …, "input": …, "plain": …}.
+            `response` is what is trained on; `plain` the response before it was improved. A row with
+            `improved_response` has both.
 
     Raises:
+        ConfigError: `columns` names what there is not.
         ReferencesError: it cannot be read, or no row of it is usable; one line with file, row and remedy.
         RunDirError: a folder without a run, or a damaged one.
     """
+    named = dict(columns or {})
+    if unknown := [name for name in named if name not in ROLES]:
+        raise ConfigError(f"columns: {one_line(unknown[0], 40)!r} is none of {', '.join(ROLES)}")
     name, rows = _source(source)
     usable: list[DataRow] = []
-    left_out: Counter[str] = Counter()
-    seen: list[str] = []
+    unread: list[tuple[int, str, Mapping[str, Any]]] = []
+    seen: dict[str, None] = {}
     for number, row in rows:
+        seen.update(dict.fromkeys(str(key) for key in row))
         try:
-            usable.append(_row(number, row, columns or {}))
+            usable.append(_row(number, row, named))
         except LeftOut as reason:
-            left_out[str(reason)] += 1
-            seen = seen or [str(key) for key in row][:12]
+            unread.append((number, str(reason), dict(row)))
+    left_out = Counter(reason for _, reason, _ in unread)
     if not usable:
-        raise ReferencesError(none_usable(name, left_out, seen))
-    return DataSet(name, usable, dict(left_out))
+        raise ReferencesError(none_usable(name, left_out, [*seen][:12]))
+    if "plain" in named and named["plain"] not in seen:
+        there = one_line(", ".join([*seen][:12]), 200)
+        raise ReferencesError(f"{name}: no row has the column {named['plain']} (columns: plain); it has {there}")
+    return DataSet(name, usable, dict(left_out), unread)
 
 
 def _source(source: Any) -> tuple[str, Iterable[tuple[int, Mapping[str, Any]]]]:
     if isinstance(source, str | Path):
         folder = Path(source)
-        if (folder / FILE).is_file():
-            with Ledger.read(folder) as ledger:
-                return str(source), list(enumerate(data_rows(ledger), start=1))
+        if _is_file(folder / FILE):
+            return str(source), enumerate(_rows_of_run(folder), start=1)
+        if _is_file(folder / _KEPT):
+            raise ReferencesError(f"{source}: is a folder of filtered rows; name its {folder / _KEPT}")
         return str(source), read_rows(source)
+    if not isinstance(source, Iterable):
+        raise ReferencesError(f"data: cannot read a {type(source).__name__}; give a path, a name or a list of mappings")
     return "data", ((number, _mapping(number, row)) for number, row in enumerate(source, start=1))
+
+
+_KEPT = "kept.jsonl"
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name that no file can have
+        return False
+
+
+def _rows_of_run(folder: Path) -> list[dict[str, Any]]:
+    with Ledger.read(folder) as ledger:
+        if (holds := ledger.holds()) not in {"", "run", "comparison"}:
+            there = sorted(path.name for path in folder.glob("*.jsonl"))
+            hint = f"name a file of it: {', '.join(there)}" if there else "name a run's folder, or a file"
+            raise ReferencesError(f"{folder}: holds a {holds}, not a run; {hint}")
+        return list(data_rows(ledger))
 
 
 def _mapping(number: int, row: Any) -> Mapping[str, Any]:
@@ -75,29 +111,38 @@ def _mapping(number: int, row: Any) -> Mapping[str, Any]:
         return {"instruction": row.instruction, "response": row.response}
     if isinstance(row, Mapping):
         return row
+    if hasattr(row, "toDict"):  # dspy.Example
+        return dict(row.toDict())
     raise ReferencesError(f"data row {number}: a {type(row).__name__}; each must be a mapping")
 
 
 def _row(number: int, row: Mapping[str, Any], columns: Mapping[str, str]) -> DataRow:
     """Raises LeftOut where it is no pair."""
-    fields = dict(row)
+    if None in row:  # as Python's csv gives what has no column
+        raise LeftOut("more cells than columns")
     names = {name: column for name, column in columns.items() if name != "plain"}
-    if not names and isinstance(row.get("improved_response"), str):  # as this package writes them
-        instruction, response = pair_of(
-            {"instruction": row.get("instruction"), "response": row["improved_response"]}, {}
-        )
-        return DataRow(number, instruction, response, _plain(row, columns.get("plain", "response")), fields)
+    plain = columns.get("plain")
+    if "response" not in names and isinstance(row.get("improved_response"), str):  # as this package writes them
+        names["response"], plain = "improved_response", plain or "response"
     instruction, response = pair_of(row, names)
-    return DataRow(number, instruction, response, _plain(row, columns["plain"]) if "plain" in columns else None, fields)
+    return DataRow(number, instruction, response, None if plain is None else _plain(row, plain), dict(row))
 
 
 def _plain(row: Mapping[str, Any], column: str) -> str | None:
+    """Raises LeftOut for a text that no model can receive."""
     value = row.get(column)
-    return value.strip() if isinstance(value, str) and value.strip() else None
+    if not isinstance(value, str) or not value.strip():
+        return None
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise LeftOut("broken text") from None
+    return value.strip()
 
 
 def drawn(rows: Sequence[DataRow], count: int | None, seed: int) -> list[DataRow]:
-    """`count` of the rows, drawn by `seed` and in their order, or all."""
+    """`count` of the rows, drawn by `seed` and in their order, or all. A larger count draws the same ones and more."""
     if count is None or count >= len(rows):
         return list(rows)
-    return [rows[i] for i in sorted(random.Random(seed).sample(range(len(rows)), count))]
+    order = random.Random(seed).sample(range(len(rows)), len(rows))
+    return [rows[i] for i in sorted(order[:count])]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from refed_dspy.engine.ledger import Ledger
@@ -43,23 +44,21 @@ def run_status(ledger: Ledger) -> dict[str, Any]:
 
     `size` asked for and `kept`; `references` in all, `opened` and `left_out` by reason; `instructions` that are
     `duplicates` or `surplus` (beyond the number asked for); `failures` by stage and kind; `usage` by stage; `cost` in
-    dollars, `unpriced` calls not counted in it; `stopped`: the cap it ended at.
+    dollars, `unpriced` calls not counted in it; `filters`: what each kept and dropped, by reason; `stopped`: the cap it
+    ended at.
     """
-    db = ledger.db
-    usage = usage_by_stage(ledger)
-    unpriced = sum(use["unpriced"] for use in usage.values())
-    known = [use["cost"] for use in usage.values() if use["cost"] is not None]
-    cost = sum(known) if known or not usage else None
+    db, usage = ledger.db, usage_by_stage(ledger)
+    cost, unpriced = _cost(usage)
     duplicates, surplus, new = db.execute(
         "SELECT coalesce(sum(duplicates), 0), coalesce(sum(surplus), 0), coalesce(sum(kept), 0) FROM proposals"
     ).fetchone()
     opened = db.execute(
         "SELECT count(DISTINCT item) FROM answers WHERE stage IN ('instruction_feedback', 'response_feedback')"
     ).fetchone()[0]
-    failures = db.execute("SELECT stage, kind, count(*) FROM failures GROUP BY 1, 2 ORDER BY 3 DESC").fetchall()
     size = int(ledger.meta("size") or 0)
     kept = ledger.kept()
     return {
+        "work": ledger.holds(),
         "size": size,
         "kept": kept,
         "complete": kept >= size,
@@ -67,7 +66,8 @@ def run_status(ledger: Ledger) -> dict[str, Any]:
         "opened": opened,
         "left_out": ledger.meta("left_out") or {},
         "instructions": {"new": new, "duplicates": duplicates, "surplus": surplus},
-        "failures": [{"stage": stage, "kind": kind, "count": count} for stage, kind, count in failures],
+        "filters": decided_by_filter(ledger),
+        "failures": _failures(ledger),
         "usage": usage,
         "cost": cost,
         "cost_per_sample": cost / kept if kept and cost is not None and not unpriced else None,
@@ -78,3 +78,48 @@ def run_status(ledger: Ledger) -> dict[str, Any]:
         "seed": ledger.meta("seed"),
         "stopped": ledger.meta("stopped"),
     }
+
+
+def decided_by_filter(ledger: Ledger) -> list[dict[str, Any]]:
+    """A filter of the run each, in their order: how many it `kept` and `dropped`, and dropped by `reasons`."""
+    if not ledger.has_table("decisions"):  # a run of an earlier version
+        return []
+    told: dict[str, dict[str, Any]] = {}
+    for name, kept, reason, count in ledger.db.execute(
+        "SELECT filter, kept, reason, count(*) FROM decisions GROUP BY position, filter, kept, reason"
+        " ORDER BY position, count(*) DESC"
+    ):
+        facts = told.setdefault(name, {"filter": name, "kept": 0, "dropped": 0, "reasons": {}})
+        facts["kept" if kept else "dropped"] += count
+        if not kept:
+            facts["reasons"][reason] = count
+    return list(told.values())
+
+
+def work_status(ledger: Ledger) -> dict[str, Any]:
+    """Work over a data set at a glance, in JSON types: what `work` it is; `rows` that it has in all (None: not
+    told), of them `asked` about; failures, usage and cost as those of a run."""
+    usage = usage_by_stage(ledger)
+    cost, unpriced = _cost(usage)
+    (asked,) = ledger.db.execute("SELECT count(DISTINCT item) FROM calls").fetchone()
+    return {
+        "work": ledger.holds(),
+        "rows": ledger.meta("size"),
+        "asked": asked,
+        "failures": _failures(ledger),
+        "usage": usage,
+        "cost": cost,
+        "unpriced": unpriced,
+        "caps": {name: ledger.meta(name) for name in ("max_cost", "max_calls", "max_minutes")},
+    }
+
+
+def _cost(usage: Mapping[str, Mapping[str, Any]]) -> tuple[float | None, int]:
+    """(dollars, calls whose price is unknown and that are not in them); None where there are no others."""
+    known = [use["cost"] for use in usage.values() if use["cost"] is not None]
+    return (sum(known) if known or not usage else None), sum(use["unpriced"] for use in usage.values())
+
+
+def _failures(ledger: Ledger) -> list[dict[str, Any]]:
+    rows = ledger.db.execute("SELECT stage, kind, count(*) FROM failures GROUP BY 1, 2 ORDER BY 3 DESC")
+    return [{"stage": stage, "kind": kind, "count": count} for stage, kind, count in rows]

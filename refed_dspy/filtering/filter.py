@@ -13,12 +13,12 @@ from refed_dspy.config import check_filters, check_job
 from refed_dspy.data.dataset import DataSet, load_dataset
 from refed_dspy.data.table import DataRow
 from refed_dspy.engine.accounts import Spent, spent
-from refed_dspy.engine.ledger import Ledger
-from refed_dspy.errors import ConfigError, RunDirError, RunStopped, one_line
+from refed_dspy.engine.ledger import FILE, Ledger
+from refed_dspy.errors import ConfigError, ExportError, RowError, RunDirError, RunStopped, one_line
 from refed_dspy.filtering.outcome import OUTPUTS, Filtering, write_filtering
 from refed_dspy.filtering.sifting import sift
 from refed_dspy.filters.building import build
-from refed_dspy.filters.decision import Decision, JudgeFilter, Step, labels
+from refed_dspy.filters.decision import Decision, JudgeFilter, Step, labels, normal
 from refed_dspy.filters.judged import ABSTAINED
 from refed_dspy.job_settings import FilterRunConfig
 from refed_dspy.paying import Manner, Progress
@@ -28,6 +28,8 @@ from refed_dspy.teachers import Teacher
 from refed_dspy.teachers.judges import cool_judge, told_of
 from refed_dspy.working import Job, at_work, each
 from refed_dspy.writing import check_apart
+
+NO_PLAIN = "no plain response"
 
 
 def filter_data(
@@ -43,11 +45,15 @@ def filter_data(
 
     Args:
         filters: in their order: names or settings as in a config file (`"refusals"`, `{"rouge": {"keep": 4000}}`), or
-            filters of one's own.
+            filters of one's own; one that compares rows must be made anew for each call.
         judge: which model judges, for `judge` and `rubric`; as `synthesize` takes a teacher.
         out: the folder for `kept.jsonl`, `dropped.jsonl`, the funnel, and the ledger of what a judge said; None:
-            `refed-filtered/` and a name made from data and filters. The same call pays for no verdict twice.
+            `refed-filtered/` and a name made from the rows and the judge (from the rows and the filters, where none
+            asks a judge). No verdict is paid for twice in one folder, whatever filters it is used with: with other
+            ones, or where the data has changed since, its files are written anew.
         settings: those of `FilterRunConfig`: columns, seed, judge_program, caps.
+
+    Rows that a judge did not answer on, or that a cap kept it from, are in `undecided.jsonl`: the same call goes on.
 
     Raises:
         InputError: something given cannot be used; nothing was paid for.
@@ -65,8 +71,8 @@ def filter_data(
         raise ConfigError("judge: name the model that judges, with judge=… (or --judge)")
     with told_of("judge"):
         models = {"judge": cool_judge(judge)} if paid else {}
-    identity = _identity(loaded, steps, models, config.seed)
-    folder = Path(out) if out is not None else Path("refed-filtered") / digest(identity)
+    identity = _identity(loaded, models)
+    folder = Path(out) if out is not None else Path("refed-filtered") / _name(loaded, steps, models, config.seed)
     check_apart(data, [folder, *(folder / name for name in OUTPUTS)])
     _make(folder)
     return run_blocking(_filter(loaded, steps, models, folder, config, identity, on_progress))
@@ -86,23 +92,39 @@ async def _filter(
     async def judging(one: JudgeFilter, rows: Sequence[DataRow]) -> dict[int, Decision]:
         decisions: dict[int, Decision] = {}
         async with at_work(folder, _job(models, len(rows), folder, config, identity), watch) as (desk, allowance):
+            desk.progress.unit = "rows"
 
             async def judge(row: DataRow) -> None:
-                decisions[row.number] = await one.judged(row, str(row.number))
+                if (said := await _judged(one, row)) is not None:
+                    decisions[row.number] = said
                 desk.progress.kept += 1
 
             await each(desk, rows, judge, models["judge"].concurrency, allowance.grace)
         if desk.reached is not None:
             stopped.append(desk.reached.name)
-        elif decisions and all(said.reason == ABSTAINED for said in decisions.values()):
-            why = next(iter(decisions.values())).detail
-            raise RunStopped(f"{one.name}: the judge abstained on every row, first because: {why} — name another judge")
+        elif told := one.given_up():
+            raise RunStopped(told)
         return decisions
 
     sifted = await sift(data.rows, steps, config.seed, judging)
     filtering = Filtering(folder, data, sifted, _used(folder) if models else None, "".join(stopped[:1]))
-    write_filtering(filtering)
+    try:
+        write_filtering(filtering)
+    except ExportError as error:
+        if filtering.used is None:
+            raise
+        raise RunStopped(f"{error}; what the judge said is kept: the same command pays for none of it again") from None
     return filtering
+
+
+async def _judged(one: JudgeFilter, row: DataRow) -> Decision | None:
+    """None where the judge did not answer this time."""
+    if one.needs_plain and row.plain is None:
+        return Decision(False, NO_PLAIN)
+    try:
+        return normal(await one.judged(row, str(row.number)), one.name)
+    except RowError as error:
+        return Decision(False, ABSTAINED, None, f"{error.kind}: {error.reason}") if error.final else None
 
 
 def _job(
@@ -119,29 +141,37 @@ def _job(
     )
 
 
-def _used(folder: Path) -> Spent:
+def _used(folder: Path) -> Spent | None:
+    """None where no row came as far as a judge."""
+    if not (folder / FILE).is_file():
+        return None
     with Ledger.read(folder) as ledger:
         return spent(ledger)
 
 
-def _identity(data: DataSet, steps: Sequence[Step], models: Mapping[str, Teacher], seed: int) -> dict[str, Any]:
-    """What may not change between starts. Verdicts are remembered by their questions, so filters may."""
-    return {
-        "data": digest([[row.number, row.instruction, row.response, row.plain] for row in data.rows]),
-        "filters": [[label, dict(step.settings), step.keep] for label, step in zip(labels(steps), steps, strict=True)],
-        "seed": seed,
-        **{role: model.identity for role, model in models.items()},
-    }
+def _identity(data: DataSet, models: Mapping[str, Teacher]) -> dict[str, Any]:
+    """What may not change between starts. Verdicts are remembered by their questions, so filters and rows may: a row
+    that was corrected, or added, is one question more."""
+    return {"data": Path(data.name).name, **{role: model.identity for role, model in models.items()}}
+
+
+def _name(data: DataSet, steps: Sequence[Step], models: Mapping[str, Teacher], seed: int) -> str:
+    """A folder's name: where verdicts are paid for, the same for all filters of the same rows."""
+    rows = [[row.number, row.instruction, row.response, row.plain] for row in data.rows]
+    filters = [[label, dict(step.settings), step.keep] for label, step in zip(labels(steps), steps, strict=True)]
+    paid = {role: model.identity for role, model in models.items()}
+    return digest([rows, paid] if paid else [rows, filters, seed])
 
 
 def _check_columns(data: DataSet, steps: Sequence[Step]) -> None:
     """Raises ConfigError where a filter needs a column that is not there."""
     for step in steps:
-        if isinstance(step.filter, JudgeFilter) and step.filter.needs_plain and not data.has_plain:
-            lacking = sum(row.plain is None for row in data.rows)
+        if isinstance(step.filter, JudgeFilter) and step.filter.needs_plain:
+            if any(row.plain is not None for row in data.rows):
+                return
             raise ConfigError(
-                f"{step.filter.name}: compares the improved response with the plain one, and {lacking} of "
-                f"{len(data.rows)} rows of {data.name} have no plain one; name its column in columns: "
+                f"{step.filter.name}: compares the improved response with the plain one, and none of the "
+                f"{len(data.rows)} rows of {one_line(data.name, 200)} has a plain one; name its column in columns: "
                 "{plain: …}, or take the filter out"
             )
 

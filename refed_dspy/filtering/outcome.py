@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import math
+from base64 import b64encode
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import date, time
 from pathlib import Path
 from typing import Any
 
 from refed_dspy.data.dataset import DataSet
 from refed_dspy.engine.accounts import Spent
+from refed_dspy.errors import one_line
 from refed_dspy.filtering.sifting import Sifted
+from refed_dspy.filters.decision import Decision
 from refed_dspy.tables import aligned
 from refed_dspy.writing import write_json, write_lines, write_text
 
 KEPT, DROPPED, UNDECIDED, FUNNEL = "kept.jsonl", "dropped.jsonl", "undecided.jsonl", "funnel"
 OUTPUTS = (KEPT, DROPPED, UNDECIDED, f"{FUNNEL}.json", f"{FUNNEL}.txt")
 SAID = "refed_filters"
-"""The column that filters' words stand in, beside the row's own."""
+"""The column that filters' words stand in, beside the row's own; what an earlier filtering said is in it: `before`."""
+READ = "read"
+"""What the funnel calls the reading of the rows, where some were no pair of texts."""
 
 
 @dataclass(frozen=True)
@@ -38,52 +45,62 @@ class Filtering:
                 if said.kept and said.score is not None:
                     scores[number][stage.label] = said.score
         for row in self.sifted.kept:
-            yield {**row.fields, SAID: {"row": row.number, "scores": scores[row.number]}}
+            yield _told(row.fields, {"row": row.number, "scores": scores[row.number]})
 
     def dropped(self) -> Iterator[dict[str, Any]]:
         """The dropped rows as they stood, and in `refed_filters` which filter dropped them, why, and by what score."""
         fields = {row.number: row.fields for row in self.data.rows}
-        for number, label, said in self.sifted.dropped():
+        lost = [(number, fields[number], label, said) for number, label, said in self.sifted.dropped()]
+        lost += [(number, row, READ, Decision(False, reason)) for number, reason, row in self.data.unread]
+        for number, row, label, said in sorted(lost, key=lambda one: one[0]):
             told = {"row": number, "filter": label, "reason": said.reason, "score": said.score, "detail": said.detail}
-            yield {**fields[number], SAID: told}
+            yield _told(row, told)
+
+    def undecided(self) -> Iterator[dict[str, Any]]:
+        """The rows without a decision as they stood, with their numbers."""
+        for row in self.sifted.undecided:
+            yield _told(row.fields, {"row": row.number})
 
     def funnel(self) -> list[dict[str, Any]]:
-        """A filter each: how many rows came, were kept and dropped, and dropped by reason."""
+        """A filter each: how many rows came, were kept, dropped or left undecided, and dropped by reason. Before them,
+        where some rows were no pair of texts, the reading of them."""
         told = []
+        if lost := len(self.data.unread):
+            rows = len(self.data.rows)
+            told.append(_stage(READ, rows + lost, rows, Counter(reason for _, reason, _ in self.data.unread)))
         for stage in self.sifted.stages:
             reasons = Counter(said.reason for said in stage.decisions.values() if not said.kept)
-            kept = len(stage.decisions) - reasons.total()
-            told.append(
-                {
-                    "filter": stage.label,
-                    "in": stage.came,
-                    "kept": kept,
-                    "dropped": reasons.total(),
-                    "undecided": stage.came - len(stage.decisions),
-                    "reasons": dict(reasons.most_common()),
-                }
-            )
+            told.append(_stage(stage.label, stage.came, len(stage.decisions) - reasons.total(), reasons))
         return told
 
     @property
     def fruitless(self) -> str:
-        """Which filter kept nothing, and why, in one line; empty where something was kept."""
-        if self.sifted.kept or self.stopped:
+        """What a person must know who waits for rows, in one line: which filter kept none and why, or that the judge
+        did not answer on some. Empty where all was decided and something kept, or where a cap ended the work."""
+        if self.stopped:
             return ""
-        last = self.funnel()[-1]
-        why = ", ".join(f"{count} {reason}" for reason, count in last["reasons"].items())
-        return f"{last['filter']} kept none of {last['in']} rows ({why}); loosen it, or take it out"
+        if unheard := len(self.sifted.undecided):
+            return f"the judge did not answer on {unheard} rows, now in {UNDECIDED}; the same command asks it again"
+        for told in self.funnel():
+            if not told["kept"]:
+                why = _why(told["reasons"])
+                return f"{told['filter']} kept none of {told['in']} rows ({why}); loosen it, or take it out"
+        return ""
 
     def lines(self) -> list[str]:
         """All of it for a terminal."""
         rows = [["filter", "in", "kept", "dropped", "why"]]
         for told in self.funnel():
-            why = ", ".join(f"{count} {reason}" for reason, count in told["reasons"].items())
-            rows.append([told["filter"], str(told["in"]), str(told["kept"]), str(told["dropped"]), why])
+            why = [_why(told["reasons"])] + [f"{told['undecided']} undecided"] * bool(told["undecided"])
+            counts = [str(told[name]) for name in ("in", "kept", "dropped")]
+            rows.append([one_line(told["filter"], 40), *counts, ", ".join(filter(None, why))])
         lines = aligned(rows)
-        if self.data.left_out:
-            left = ", ".join(f"{count} {reason}" for reason, count in self.data.left_out.items())
-            lines.append(f"not read as a pair, so neither kept nor dropped: {left}")
+        if self.data.unread:
+            lines.append(f"{READ}: rows that are no pair of texts")
+        for stage in self.sifted.stages:
+            passed = sum(said.kept for said in stage.decisions.values())
+            if stage.keep is not None and passed < stage.keep:
+                lines.append(f"{stage.label}: {passed} of the {stage.keep} rows to keep passed")
         if self.used is not None:
             lines.append(str(self.used))
         if self.stopped:
@@ -94,13 +111,49 @@ class Filtering:
         return [*lines, f"{len(self.sifted.kept)} of {len(self.data.rows)} rows kept, in {self.out / KEPT}"]
 
 
+def _stage(label: str, came: int, kept: int, reasons: Counter[str]) -> dict[str, Any]:
+    by_count = dict(sorted(reasons.items(), key=lambda one: (-one[1], one[0])))
+    dropped = reasons.total()
+    counts = {"in": came, "kept": kept, "dropped": dropped, "undecided": came - kept - dropped}
+    return {"filter": label, **counts, "reasons": by_count}
+
+
+def _why(reasons: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {one_line(reason, 60)}" for reason, count in reasons.items())
+
+
+def _told(fields: Mapping[str, Any], said: dict[str, Any]) -> dict[str, Any]:
+    """A row as it stood, and what is said of it."""
+    before = {"before": fields[SAID]} if SAID in fields else {}
+    told: dict[str, Any] = _as_json({**fields, SAID: {**said, **before}})
+    return told
+
+
+def _as_json(value: Any) -> Any:
+    """In types of JSON: dates in ISO's form, bytes in Base64, no number where there is none."""
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    if isinstance(value, Mapping):
+        return {"" if key is None else str(key): _as_json(inner) for key, inner in value.items()}
+    if isinstance(value, bytes | bytearray | memoryview):
+        return b64encode(value).decode()
+    if hasattr(value, "tolist"):  # numpy's scalars and arrays
+        return _as_json(value.tolist())
+    if isinstance(value, set | frozenset):
+        return sorted(map(str, value))
+    if isinstance(value, Iterable):
+        return [_as_json(inner) for inner in value]
+    return value.isoformat() if isinstance(value, date | time) else str(value)
+
+
 def write_filtering(filtering: Filtering) -> None:
     """Rows and funnel into the folder, each file whole or not at all."""
     write_lines(filtering.out / KEPT, filtering.kept())
     write_lines(filtering.out / DROPPED, filtering.dropped())
-    undecided = (row.fields for row in filtering.sifted.undecided)
     if filtering.sifted.undecided:
-        write_lines(filtering.out / UNDECIDED, undecided)
+        write_lines(filtering.out / UNDECIDED, filtering.undecided())
     else:
         (filtering.out / UNDECIDED).unlink(missing_ok=True)
     write_json(filtering.out / f"{FUNNEL}.json", filtering.funnel())

@@ -7,12 +7,12 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 from refed_dspy.data.table import DataRow
-from refed_dspy.filters.decision import Decision, JudgeFilter, Step, TextFilter, labels
+from refed_dspy.filters.decision import Decision, JudgeFilter, Step, TextFilter, checked, labels
 from refed_dspy.filters.rouge import RougeFilter, beginning, select
 
 IN_SEEDED_ORDER = {"rouge", "random"}
-"""Filters that go through the rows in an order drawn by the seed (paper notes, section 3); all others go through them
-as they stand, so that of two rows alike the first stays."""
+"""Filters that go through the rows in an order drawn by the seed (paper notes, section 3), as judges do to choose among
+equal scores; all others go through them as they stand, so that of two rows alike the first stays."""
 BEYOND = "beyond keep"
 NOT_REACHED = "not looked at: enough were kept"
 
@@ -23,11 +23,12 @@ Judging = Callable[[JudgeFilter, Sequence[DataRow]], Awaitable[dict[int, Decisio
 @dataclass(frozen=True)
 class Stage:
     """One filter's pass: how many rows came, and its decision on each, by row number. A row without one was not come
-    to: a cap ended the work."""
+    to (a cap ended the work), or the judge did not answer. `keep`: so many it was to keep at most."""
 
     label: str
     came: int
     decisions: dict[int, Decision]
+    keep: int | None = None
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Sifted:
     kept: Sequence[DataRow]
     stages: Sequence[Stage]
     undecided: Sequence[DataRow] = field(default_factory=tuple)
-    """Rows that a cap left without a decision: neither kept nor dropped."""
+    """Rows without a decision, neither kept nor dropped: a cap ended the work, or the judge did not answer."""
 
     def dropped(self) -> list[tuple[int, str, Decision]]:
         """(row number, filter, decision) of every row that is not kept, in the order of the rows."""
@@ -46,29 +47,32 @@ class Sifted:
 
 
 async def sift(rows: Sequence[DataRow], steps: Sequence[Step], seed: int, judging: Judging) -> Sifted:
-    """Every row kept by all filters, or dropped by the first that does. Rows stay in their order."""
-    left, stages = list(rows), list[Stage]()
+    """Every row kept by all filters, dropped by the first that drops it, or undecided where one could not be asked.
+    Rows stay in their order. Where none is left, no further filter is asked."""
+    left, stages, undecided = list(rows), list[Stage](), list[DataRow]()
     for label, step in zip(labels(steps), steps, strict=True):
-        order = _order(left, step.filter.name, seed)
-        if isinstance(step.filter, JudgeFilter):
-            decisions = _best(await judging(step.filter, left), step.keep, order)
-        elif isinstance(step.filter, RougeFilter) and "threshold" in step.settings:
-            decisions = _by_rouge(order, float(step.settings["threshold"]), step.keep)
-        else:
-            decisions = _first(step.filter, order, step.keep)
-        stages.append(Stage(label, len(left), decisions))
-        undecided = [row for row in left if row.number not in decisions]
+        decisions = await _decisions(step, label, left, seed, judging) if left else {}
+        stages.append(Stage(label, len(left), decisions, step.keep))
+        undecided += [row for row in left if row.number not in decisions]
         left = [row for row in left if row.number in decisions and decisions[row.number].kept]
-        if undecided:
-            return Sifted([], stages, [*undecided, *left])
-    return Sifted(left, stages)
+    return Sifted(left, stages, sorted(undecided, key=lambda row: row.number))
 
 
-def _order(rows: Sequence[DataRow], name: str, seed: int) -> list[DataRow]:
-    return random.Random(seed).sample(list(rows), len(rows)) if name in IN_SEEDED_ORDER else list(rows)
+async def _decisions(
+    step: Step, label: str, rows: Sequence[DataRow], seed: int, judging: Judging
+) -> dict[int, Decision]:
+    """By row number; in no certain order, since judges answer as they can."""
+    one = step.filter
+    drawn = one.name in IN_SEEDED_ORDER or isinstance(one, JudgeFilter)
+    order = random.Random(seed).sample(list(rows), len(rows)) if drawn else list(rows)
+    if isinstance(one, JudgeFilter):
+        return _best(await judging(one, rows), step.keep, order)
+    if isinstance(one, RougeFilter) and "threshold" in step.settings:
+        return _by_rouge(order, float(step.settings["threshold"]), step.keep)
+    return _first(one, label, order, step.keep)
 
 
-def _first(one: TextFilter, order: Sequence[DataRow], keep: int | None) -> dict[int, Decision]:
+def _first(one: TextFilter, label: str, order: Sequence[DataRow], keep: int | None) -> dict[int, Decision]:
     """The first `keep` that pass; what comes after them is not looked at."""
     decisions: dict[int, Decision] = {}
     kept = 0
@@ -76,7 +80,7 @@ def _first(one: TextFilter, order: Sequence[DataRow], keep: int | None) -> dict[
         if keep is not None and kept >= keep:
             decisions[row.number] = Decision(False, NOT_REACHED)
             continue
-        decisions[row.number] = one.check(row)
+        decisions[row.number] = checked(one, label, row)
         kept += decisions[row.number].kept
     return decisions
 
@@ -97,7 +101,7 @@ def _by_rouge(order: Sequence[DataRow], threshold: float, keep: int | None) -> d
 
 
 def _best(decisions: dict[int, Decision], keep: int | None, order: Sequence[DataRow]) -> dict[int, Decision]:
-    """Of those that pass, the `keep` with the highest scores; of equal ones, the first."""
+    """Of those that pass, the `keep` with the highest scores; of equal ones, the first in `order`."""
     passed = [row.number for row in order if row.number in decisions and decisions[row.number].kept]
     if keep is None or len(passed) <= keep:
         return decisions

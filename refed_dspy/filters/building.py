@@ -8,7 +8,7 @@ from typing import Any
 from refed_dspy.errors import ConfigError, one_line
 from refed_dspy.filter_settings import FilterConfig
 from refed_dspy.filters.chance import ByChance
-from refed_dspy.filters.decision import Filter, Step
+from refed_dspy.filters.decision import Filter, JudgeFilter, Step
 from refed_dspy.filters.judged import ImprovedWins, Rubric
 from refed_dspy.programs.judging import INSTRUCTION_CRITERIA, OVERALL, RESPONSE_CRITERIA, Criterion, PairwiseJudge
 from refed_dspy.programs.judging import RubricJudge as Grader
@@ -21,15 +21,32 @@ def build(configs: Sequence[FilterConfig | Filter], seed: int, judge: PairwiseJu
     `judge`: a compiled pairwise judge.
 
     Raises:
-        InputError: a setting that the filter cannot use; a file that cannot be read.
+        InputError: a setting that the filter cannot use; a file that cannot be read; a compiled judge that none asks.
     """
+    if judge is not None and not any(isinstance(one, FilterConfig) and one.name == "judge" for one in configs):
+        raise ConfigError("judge_program: no filter asks it; add judge to the filters, or leave it out")
     return [_step(one, seed, judge) for one in configs]
 
 
 def _step(one: FilterConfig | Filter, seed: int, judge: PairwiseJudge | None) -> Step:
     if not isinstance(one, FilterConfig):
+        _check_own(one)
         return Step(one, {"class": f"{type(one).__module__}.{type(one).__qualname__}"})
     return Step(_BUILDERS[one.name](one.settings, seed, judge), _facts(one, seed, judge), one.settings.keep)
+
+
+def _check_own(one: Any) -> None:
+    """Raises ConfigError where a caller's own filter lacks what it will be asked for."""
+    called = one.__name__ if isinstance(one, type) else type(one).__name__
+    if isinstance(one, type):
+        raise ConfigError(f"filters: {called} is a class; give one of its objects, {called}(…)")
+    if hasattr(one, "judged") and not isinstance(one, JudgeFilter):
+        raise ConfigError(f"filters: {called} asks a judge, so make it a JudgeFilter (refed_dspy.filters.decision)")
+    needed = ("name",) if isinstance(one, JudgeFilter) else ("name", "of_instruction", "check", "remember")
+    if lacking := [name for name in needed if not hasattr(one, name)]:
+        raise ConfigError(f"filters: {called} lacks {', '.join(lacking)}; see refed_dspy.filters.decision")
+    if not isinstance(one.name, str) or not one.name.strip():
+        raise ConfigError(f"filters: the name of {called} must be a text")
 
 
 def _facts(config: FilterConfig, seed: int, judge: PairwiseJudge | None) -> dict[str, Any]:
@@ -41,16 +58,21 @@ def _facts(config: FilterConfig, seed: int, judge: PairwiseJudge | None) -> dict
 
 
 def _judge(settings: Any, _: int, judge: PairwiseJudge | None) -> Filter:
-    return ImprovedWins(judge or PairwiseJudge(), criterion_of(settings), settings.margin)
+    return ImprovedWins(PairwiseJudge() if judge is None else judge, criterion_of(settings), settings.margin)
 
 
 def _rubric(settings: Any, *_: Any) -> Filter:
     return Rubric(Grader(), criterion_of(settings), settings.of, settings.at_least)
 
 
+_OF_OTHERS = {"like_the_reference_in_complexity", "unlike_its_siblings"}
+"""They compare with a reference or with siblings, which no filter shows to a judge."""
+
+
 def criterion_of(settings: Any) -> Criterion:
     """The criterion that `criterion` and `description` name. Raises ConfigError for one that nobody knows."""
-    name, known = settings.criterion, {**INSTRUCTION_CRITERIA, **RESPONSE_CRITERIA}
+    name = settings.criterion
+    known = {key: said for key, said in {**INSTRUCTION_CRITERIA, **RESPONSE_CRITERIA}.items() if key not in _OF_OTHERS}
     if name is None:
         return OVERALL
     if settings.description:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from typing import Any, Protocol, TypeAlias
 
 from refed_dspy.data.table import DataRow
+from refed_dspy.errors import RunStopped, one_line
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,18 +43,52 @@ class TextFilter(Protocol):
 
 
 class JudgeFilter(ABC):
-    """Asks a judge, which costs calls; what is kept and what is not does not depend on other rows."""
+    """Asks a judge, which costs calls; what is kept and what is not does not depend on other rows.
+
+    One of your own asks its predictor through `programs.asking.ask`, inside `with asking("judge")`: so it is the judge
+    that answers, and each answer is paid for once.
+    """
 
     name: str
+    of_instruction = False
+    """Whether it looks at the instruction only: then a run asks it before a response is paid for."""
     needs_plain = False
     """Whether a row must have the response before it was improved, too."""
 
     @abstractmethod
     async def judged(self, row: DataRow, item: str) -> Decision:
-        """`item`: what the row is called in the books. Raises TeacherError or RunStopped where no judge can be had."""
+        """`item`: what the row is called in the books.
+
+        Raises NoAnswer where the judge did not answer this time: the row is undecided, and asked again on the next
+        start. TeacherError or RunStopped where no judge can be had.
+        """
+
+    def recall(self, decision: Decision) -> None:  # noqa: B027 — most need not
+        """Take note of a decision of an earlier start."""
+
+    def given_up(self, least: int = 1) -> str:  # noqa: ARG002 — most need not
+        """Why this judge is none, having abstained on `least` rows or more and never decided; else empty."""
+        return ""
 
 
 Filter: TypeAlias = TextFilter | JudgeFilter
+
+
+def checked(one: TextFilter, label: str, row: DataRow) -> Decision:
+    """What the filter called `label` says of a row; an error of a caller's own tells which one it was, and where."""
+    try:
+        return normal(one.check(row), label)
+    except Exception as error:
+        error.add_note(f"raised by the filter {label}, on: {one_line(row.instruction, 80)}")
+        raise
+
+
+def normal(said: Any, label: str) -> Decision:
+    """In types that a ledger and JSON take. Raises RunStopped where a caller's own filter says anything else."""
+    if not isinstance(said, Decision):
+        raise RunStopped(f"filters: {label} said a {type(said).__name__}; it must be a Decision")
+    score = None if said.score is None else float(said.score)
+    return Decision(bool(said.kept), str(said.reason), score, str(said.detail))
 
 
 @dataclass(frozen=True)
@@ -68,10 +103,9 @@ class Step:
 
 def labels(steps: Sequence[Step]) -> list[str]:
     """A name for each: the filter's, and a number behind it where an earlier one has the same."""
-    seen: Counter[str] = Counter()
-    named = []
+    named = list[str]()
     for step in steps:
-        seen[step.filter.name] += 1
-        again = seen[step.filter.name]
-        named.append(step.filter.name if again == 1 else f"{step.filter.name} {again}")
+        name = step.filter.name
+        numbers = (name if again == 1 else f"{name} {again}" for again in count(1))
+        named.append(next(label for label in numbers if label not in named))
     return named

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from refed_dspy.data.table import DataRow
-from refed_dspy.errors import RunStopped, one_line
+from refed_dspy.errors import NoAnswer, NothingKept, one_line
 from refed_dspy.filters.decision import Decision, JudgeFilter
 from refed_dspy.programs.asking import asking
-from refed_dspy.programs.judging import OVERALL, Criterion, PairwiseJudge, RubricJudge
+from refed_dspy.programs.judging import OVERALL, SAME, Criterion, PairwiseJudge, RubricJudge
 
 NO_JUDGE = 20
 """A judge that abstains on so many rows from the first on is none."""
@@ -19,16 +19,38 @@ class _Judged(JudgeFilter):
     def __init__(self) -> None:
         self.abstained = 0
         self.decided = 0
+        self._last = ""
 
-    def _abstention(self, why: str) -> Decision:
-        """Raises RunStopped where the judge has decided nothing so far."""
-        self.abstained += 1
-        if not self.decided and self.abstained >= NO_JUDGE:
-            raise RunStopped(
-                f"{self.name}: the judge abstained on each of the first {self.abstained} rows, on the last because: "
-                f"{one_line(why, 160)} — name another judge"
-            )
-        return Decision(False, ABSTAINED, None, why)
+    def recall(self, decision: Decision) -> None:
+        """Take note of a decision of an earlier start."""
+        if decision.reason == ABSTAINED:
+            self.abstained += 1
+            self._last = decision.detail
+        else:
+            self.decided += decision.detail not in SAME.reasons
+
+    def given_up(self, least: int = 1) -> str:
+        """Why this judge is none, having abstained on `least` rows or more and never decided; else empty."""
+        if self.decided or self.abstained < least:
+            return ""
+        return (
+            f"{self.name}: the judge abstained on each of the {self.abstained} rows that it was asked about, on the "
+            f"last because: {one_line(self._last, 160)} — name another judge, and another folder"
+        )
+
+    def _check(self) -> None:
+        """Raises NothingKept where it has abstained on all of many rows: it is asked about no further one."""
+        if told := self.given_up(NO_JUDGE):
+            raise NothingKept(told)
+
+    def _abstention(self, stage: str, item: str, why: str) -> Decision:
+        """Raises NoAnswer where it may answer another time."""
+        kind = f"{NoAnswer.kind}: "
+        if why.startswith(kind):
+            raise NoAnswer(stage, item, why.removeprefix(kind))
+        said = Decision(False, ABSTAINED, None, one_line(why, 300))
+        self.recall(said)
+        return said
 
 
 class ImprovedWins(_Judged):
@@ -42,11 +64,12 @@ class ImprovedWins(_Judged):
         self.judge, self.criterion, self.margin = judge, criterion, margin
 
     async def judged(self, row: DataRow, item: str) -> Decision:
+        self._check()
         with asking("judge"):
             said = await self.judge.judge(row.instruction, row.response, row.plain or "", self.criterion, item)
         if said.preference is None:
-            return self._abstention(said.abstained)
-        self.decided += 1
+            return self._abstention("pairwise_judge", item, said.abstained)
+        self.decided += said is not SAME  # equal texts are a tie without a question
         detail = one_line(said.reasons[0], 300) if said.reasons else ""
         if said.preference > self.margin:
             return Decision(True, "", said.preference, detail)
@@ -62,15 +85,17 @@ class Rubric(_Judged):
     def __init__(self, judge: RubricJudge, criterion: Criterion, of: str = "response", at_least: int = 4) -> None:
         super().__init__()
         self.judge, self.criterion, self.of, self.at_least = judge, criterion, of, at_least
+        self.of_instruction = of == "instruction"
 
     async def judged(self, row: DataRow, item: str) -> Decision:
+        self._check()
         of_response = self.of == "response"
         text = row.response if of_response else row.instruction
         context = f"It answers this instruction:\n{row.instruction}" if of_response else "It is an instruction."
         with asking("judge"):
             said = await self.judge.judge(text, context, self.criterion, item)
         if said.grade is None:
-            return self._abstention(said.reason)
+            return self._abstention("rubric_judge", item, said.reason)
         self.decided += 1
         kept = said.grade >= self.at_least
         return Decision(kept, "" if kept else f"below {self.at_least}", said.grade, one_line(said.reason, 300))

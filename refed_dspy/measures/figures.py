@@ -4,19 +4,23 @@ table of old against new."""
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from statistics import fmean, median
 
-from refed_dspy.errors import ConfigError
+from refed_dspy.errors import ConfigError, RunStopped, TeacherError
 from refed_dspy.job_settings import ScorerConfig
 from refed_dspy.measures.embedder import Embedder
-from refed_dspy.measures.perplexity import Difficulty, Scorer, ifd
+from refed_dspy.measures.perplexity import Difficulty, Scored, Scorer, ifd
 from refed_dspy.tables import aligned, number
 
 Pairs = Sequence[tuple[str, str]]
 Figures = Mapping[str, float | None]
 """Name → figure, in the order of a table; None: not to be had."""
+EMBEDDED = 2_000
+"""Pairs that are embedded, as many as `nearest_distance` compares."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,49 @@ class Tools:
     embedder: Embedder | None = None
     scorer: Scorer | None = None
     lacking: Sequence[str] = field(default_factory=tuple)
+
+    def scored(self) -> str:
+        """What the scorer was asked: calls are paid for at a hosted endpoint. Empty for one that does not count."""
+        calls = getattr(self.scorer, "calls", None)
+        if calls is None:
+            return ""
+        told = f"{calls:,} calls, {getattr(self.scorer, 'tokens', 0):,} tokens read"
+        lost = getattr(self.scorer, "unanswered", 0)
+        return f"{told}, {lost:,} texts without an answer" if lost else told
+
+
+class AskedOnce:
+    """A scorer that is asked the same once: old and new share texts, and so do selection and figures."""
+
+    def __init__(self, scorer: Scorer) -> None:
+        self._scorer = scorer
+        self._known: dict[bytes, Scored] = {}
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._scorer, name)  # its counts
+
+    def nll(self, contexts: Sequence[str], texts: Sequence[str]) -> list[Scored | None]:
+        """See `Scorer`. What got no answer is asked again the next time."""
+        keys = [_key(context, text) for context, text in zip(contexts, texts, strict=True)]
+        new = {key: at for at, key in enumerate(keys) if key not in self._known}
+        told = self._scorer.nll([contexts[at] for at in new.values()], [texts[at] for at in new.values()])
+        self._known |= {key: one for key, one in zip(new, told, strict=True) if one is not None}
+        return [self._known.get(key) for key in keys]
+
+
+def _key(context: str, text: str) -> bytes:
+    parts = (part.encode("utf-8", "surrogatepass") for part in (context, text))
+    return b"".join(blake2b(part, digest_size=16).digest() for part in parts)
+
+
+@contextmanager
+def scoring(again: str) -> Iterator[None]:
+    """Around work with a scorer after something was paid for. Raises RunStopped where it fails: `again` says how to go
+    on."""
+    try:
+        yield
+    except (ConfigError, TeacherError) as error:
+        raise RunStopped(f"scorer: {error}; {again}") from error
 
 
 def open_tools(embeddings: bool | None, scorer: ScorerConfig | None) -> Tools:
@@ -49,7 +96,18 @@ def open_tools(embeddings: bool | None, scorer: ScorerConfig | None) -> Tools:
 
 
 def open_scorer(config: ScorerConfig) -> Scorer:
-    """The model that says how likely a text is. Raises ConfigError."""
+    """The model that says how likely a text is, tried on one short text. Raises ConfigError."""
+    try:
+        scorer = _scorer(config)
+        (tried,) = scorer.nll([""], ["Is anybody there?"])
+    except (ConfigError, TeacherError) as error:
+        raise ConfigError(f"scorer: {error}") from error
+    if tried is None:
+        raise ConfigError(f"scorer: {config.model} gave no answer to a first text: look at the server, then run again")
+    return AskedOnce(scorer)
+
+
+def _scorer(config: ScorerConfig) -> Scorer:
     if config.api_base is not None:
         from refed_dspy.measures.endpoint_scorer import EndpointScorer
 
@@ -60,25 +118,29 @@ def open_scorer(config: ScorerConfig) -> Scorer:
 
 
 def figures(pairs: Pairs, tools: Tools, sample: int = 500, seed: int = 0) -> dict[str, float | None]:
-    """The figures of (instruction, response) pairs. What costs time is taken over `sample` pairs drawn by `seed`:
-    perplexities, and self-ROUGE-L. Without a pair, every figure is None."""
+    """The figures of (instruction, response) pairs. What costs time is taken over pairs drawn by `seed`: `sample` for
+    perplexities and self-ROUGE-L, EMBEDDED or `sample` for embeddings. Without a pair, every figure but the number of
+    rows is None."""
     instructions, responses = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
-    drawn = pairs if len(pairs) <= sample else random.Random(seed).sample(list(pairs), sample)
     return {
         "rows": float(len(pairs)),
         **_lengths("instruction", instructions),
         **_lengths("response", responses),
         **_wording(instructions, responses, sample, seed),
-        **_embedded(instructions, responses, tools.embedder, seed),
-        **(_scored(ifd(tools.scorer, drawn)) if tools.scorer is not None else {}),
+        **_embedded(_drawn(pairs, max(sample, EMBEDDED), seed), tools.embedder, seed),
+        **(_scored(ifd(tools.scorer, _drawn(pairs, sample, seed))) if tools.scorer is not None else {}),
     }
+
+
+def _drawn(pairs: Pairs, count: int, seed: int) -> Pairs:
+    return pairs if len(pairs) <= count else random.Random(seed).sample(list(pairs), count)
 
 
 def table(columns: Mapping[str, Figures]) -> list[str]:
     """One column a data set, one row a figure."""
     names = list(dict.fromkeys(name for one in columns.values() for name in one))
     heading = ["", *columns]
-    digits = {name: 0 if name == "rows" else 1 if "words" in name else 2 for name in names}
+    digits = {name: 0 if name == "rows" else 1 if " words, " in name else 2 for name in names}
     return aligned([heading, *([n, *(number(one.get(n), digits[n]) for one in columns.values())] for n in names)])
 
 
@@ -96,20 +158,24 @@ def _lengths(what: str, texts: Sequence[str]) -> Figures:
 
 def _wording(instructions: Sequence[str], responses: Sequence[str], sample: int, seed: int) -> Figures:
     from refed_dspy.filters.rouge import self_rouge
-    from refed_dspy.measures.texts import wording
+    from refed_dspy.measures.texts import SAMPLE_TOKENS, wording
 
     told: dict[str, float | None] = {}
     for what, texts in (("instructions", instructions), ("responses", responses)):
-        for distinct in wording(texts, seed=seed).distinct:
-            told[f"distinct-{distinct.n} of {what}"] = distinct.ratio
+        found = wording(texts, seed=seed).distinct
+        told |= {f"distinct-{one.n} of {what}": one.ratio for one in found}
+        # The ratio falls with the amount of text alone: longer responses have a lower one, however they are worded.
+        some = {f"distinct-{one.n} in {SAMPLE_TOKENS:,} words of {what}": one.sampled for one in found}
+        told |= {name: sampled for name, sampled in some.items() if sampled is not None}
     return {**told, "self-ROUGE-L of instructions": self_rouge(instructions, sample, seed)}
 
 
-def _embedded(instructions: Sequence[str], responses: Sequence[str], embedder: Embedder | None, seed: int) -> Figures:
+def _embedded(pairs: Pairs, embedder: Embedder | None, seed: int) -> Figures:
     if embedder is None:
         return {}
     from refed_dspy.measures.embeddings import coherence, nearest_distance, semantic_diversity
 
+    instructions, responses = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
     vectors = embedder.embed(instructions)
     return {
         "coherence of instruction and response": _mean(coherence(embedder, instructions, responses)),

@@ -15,18 +15,19 @@ from refed_dspy.data.dataset import DataSet, drawn, load_dataset
 from refed_dspy.data.table import DataRow
 from refed_dspy.engine.accounts import Spent, spent
 from refed_dspy.engine.ledger import Ledger
-from refed_dspy.errors import ConfigError, RunStopped
+from refed_dspy.errors import ConfigError, RunStopped, one_line
 from refed_dspy.job_settings import StatsConfig
-from refed_dspy.measures.figures import Figures, Tools, figures, open_tools, table
+from refed_dspy.measures.figures import Figures, Tools, figures, open_tools, scoring, table
 from refed_dspy.measures.win_rates import LC_NOTE, LengthControlled, length_controlled, win_rate
 from refed_dspy.paying import Manner, Progress
 from refed_dspy.programs.judging import OVERALL, PairwiseJudge, Verdict
 from refed_dspy.programs.saved import digest, program_digests
+from refed_dspy.records import PICO
 from refed_dspy.statistics import Interval
-from refed_dspy.tables import number
+from refed_dspy.tables import NONE, number
 from refed_dspy.teachers import Teacher
 from refed_dspy.teachers.judges import cool_judge, told_of
-from refed_dspy.working import Job, at_work, each
+from refed_dspy.working import Job, at_work, data_identity, each
 
 
 @dataclass(frozen=True)
@@ -37,9 +38,12 @@ class Wins:
     rate: Interval | None
     length_controlled: LengthControlled | None
     judged: int
+    """Rows with a verdict or an abstention, of `rows`."""
+    rows: int
     abstained: int
     used: Spent
     stopped: str
+    """The cap that ended it early, or nothing."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,8 @@ class Measured:
     columns: Mapping[str, Figures]
     wins: Wins | None
     lacking: Sequence[str]
+    scored: str = ""
+    """What the scorer was asked, where it counts that."""
 
     def lines(self) -> list[str]:
         """All of it for a terminal."""
@@ -59,15 +65,16 @@ class Measured:
             lines.append(f"not read as a pair: {left}")
         if self.wins is not None:
             lines += ["", *_win_lines(self.wins)]
-        return [*lines, *(["", *(f"not measured: {line}" for line in self.lacking)] if self.lacking else [])]
+        ends = [f"scorer: {self.scored}"] if self.scored else []
+        ends += [f"not measured: {line}" for line in self.lacking]
+        return [*lines, *(["", *ends] if ends else [])]
 
     def facts(self) -> dict[str, Any]:
         """The same in JSON types."""
         told: dict[str, Any] = {name: dict(column) for name, column in self.columns.items()}
-        if self.wins is not None and self.wins.rate is not None:
-            rate = self.wins.rate
-            told["win_rate"] = {"mean": rate.mean, "low": rate.low, "high": rate.high, "n": rate.n}
-            told["win_rate"] |= {"judge": self.wins.judge, "abstained": self.wins.abstained}
+        if self.wins is not None:
+            told |= _win_facts(self.wins)
+        told |= {"scorer": self.scored} if self.scored else {}
         return {**told, "left_out": dict(self.data.left_out), "not_measured": list(self.lacking)}
 
 
@@ -79,7 +86,7 @@ def measure(
     on_progress: Callable[[Progress], None] | None = None,
     **settings: Any,
 ) -> Measured:
-    """The figures of `data` (whatever `load_dataset` takes). Nothing is asked of anyone but of a `judge` or a scorer.
+    """The figures of `data` (whatever `load_dataset` takes). Nobody is asked anything but a `judge` or a scorer.
 
     Args:
         judge: given, and `data` has plain responses: the win rate of the improved ones over them, on `sample` rows.
@@ -88,18 +95,33 @@ def measure(
 
     Raises:
         InputError: something given cannot be used; nothing was paid for.
+        RunStopped: the judge failed, or abstained on every row; or the scorer failed. Verdicts are kept.
     """
     config = check_job(StatsConfig, settings)
     loaded = load_dataset(data, config.columns or None)
-    if judge is not None and not loaded.has_plain:
+    lacking = sum(row.plain is None for row in loaded.rows)
+    _check_plain(loaded, lacking, config.columns.get("plain"), judge is not None)
+    with told_of("judge"):
+        opened = None if judge is None else cool_judge(judge)
+    tools = open_tools(config.embeddings, config.scorer)  # nothing shall be paid for a figure nobody can have
+    wins = None if opened is None else run_blocking(_wins(data, loaded, opened, out, config, on_progress))
+    with scoring("verdicts are kept; the same command measures again"):
+        columns = _columns(loaded, tools, config)
+    some = (
+        [f"plain responses: {lacking} of {len(loaded.rows)} rows have none"] if 0 < lacking < len(loaded.rows) else []
+    )
+    return Measured(loaded, columns, wins, [*some, *tools.lacking], tools.scored())
+
+
+def _check_plain(data: DataSet, lacking: int, column: str | None, judged: bool) -> None:
+    """Raises ConfigError where plain responses that are asked for are not there."""
+    if column is not None and lacking == len(data.rows):
+        raise ConfigError(f"columns: plain: no row of {data.name} has a text in {one_line(column, 60)!r}")
+    if judged and lacking:
         raise ConfigError(
-            f"judge: {loaded.name} has no plain responses that the others could win against; name their column in "
-            "columns: {plain: …}, or leave judge out"
+            f"judge: {lacking} of {len(data.rows)} rows of {data.name} have no plain response that the other could win "
+            "against; name its column in columns: {plain: …}, or leave judge out"
         )
-    tools = open_tools(config.embeddings, config.scorer)
-    columns = _columns(loaded, tools, config)
-    wins = None if judge is None else run_blocking(_wins(loaded, judge, out, config, on_progress))
-    return Measured(loaded, columns, wins, tools.lacking)
 
 
 def _columns(data: DataSet, tools: Tools, config: StatsConfig) -> dict[str, Figures]:
@@ -114,13 +136,16 @@ def _columns(data: DataSet, tools: Tools, config: StatsConfig) -> dict[str, Figu
 
 
 async def _wins(
-    data: DataSet, asked: Any, out: str | Path | None, config: StatsConfig, watch: Callable[[Progress], None] | None
+    source: Any,
+    data: DataSet,
+    judge: Teacher,
+    out: str | Path | None,
+    config: StatsConfig,
+    watch: Callable[[Progress], None] | None,
 ) -> Wins:
-    with told_of("judge"):
-        judge = cool_judge(asked)
     rows, program = drawn(data.rows, config.sample, config.seed), PairwiseJudge()
     identity = {
-        "data": digest([[row.number, row.instruction, row.response, row.plain] for row in rows]),
+        "data": data_identity(source, data),
         "program": program_digests(program),
         "judge": judge.identity,
     }
@@ -167,6 +192,7 @@ def _tallied(
         rate=win_rate(wins, clusters, seed=seed) if wins else None,
         length_controlled=length_controlled(wins, differences, clusters, seed=seed) if wins else None,
         judged=len(said),
+        rows=len(rows),
         abstained=len(said) - len(decided),
         used=used,
         stopped=stopped,
@@ -182,10 +208,23 @@ def _win_lines(wins: Wins) -> list[str]:
             f"({number(rate.low, 1)} to {number(rate.high, 1)}), {wins.abstained} abstentions"
         )
     controlled = wins.length_controlled
-    if controlled is not None and controlled.interval is not None:
-        one = controlled.interval
-        lines.append(f"length-controlled: {one.mean:.1f}% ({one.low:.1f} to {one.high:.1f}). {LC_NOTE}")
+    if controlled is not None:
+        one, note = controlled.interval, f" ({controlled.note})" if controlled.note else ""
+        told = NONE if one is None else f"{number(one.mean, 1)}% ({number(one.low, 1)} to {number(one.high, 1)})"
+        lines.append(f"length-controlled: {told}{note}" + ("" if one is None else f". {LC_NOTE}"))
     lines.append(str(wins.used))
     if wins.stopped:
-        lines.append(f"stopped: {wins.stopped} is reached after {wins.judged} rows; raise it, and the same goes on")
+        lines.append(f"stopped: {wins.stopped} is reached after {wins.judged} of {wins.rows} rows; raise it to go on")
     return lines
+
+
+def _win_facts(wins: Wins) -> dict[str, Any]:
+    rate, controlled = wins.rate, wins.length_controlled
+    told: dict[str, Any] = {"judge": wins.judge, "judged": wins.judged, "of": wins.rows, "abstained": wins.abstained}
+    if rate is not None:
+        told |= {"mean": rate.mean, "low": rate.low, "high": rate.high, "n": rate.n}
+    if controlled is not None and controlled.interval is not None:
+        one = controlled.interval
+        told["length_controlled"] = {"mean": one.mean, "low": one.low, "high": one.high}
+    paid = {"calls": wins.used.calls, "cost": wins.used.cost / PICO, "stopped": wins.stopped}
+    return {"win_rate": {**told, **paid}}

@@ -139,3 +139,10 @@ METHODS: Mapping[str, type[ReferenceLevelFeedback]] = {
     "instruction-only": InstructionFeedbackOnly,
 }
 """What `method` in a config stands for."""
+
+
+def kind_of(state: Any) -> type[ReferenceLevelFeedback]:
+    """Which of METHODS a saved program's state (`read_state`) is of: the one with most stages of those it has all."""
+    there = set(state) if isinstance(state, Mapping) else set()
+    fitting = [kind for kind in METHODS.values() if there.issuperset(kind.stage_names)]
+    return max(fitting, key=lambda kind: len(kind.stage_names), default=ReferenceLevelFeedback)

@@ -10,7 +10,7 @@ from typing import Any
 import dspy
 
 from refed_dspy.blocking import run_blocking
-from refed_dspy.errors import ConfigError, RowError, one_line
+from refed_dspy.errors import ConfigError, NoAnswer, NoConnection, RowError, one_line
 from refed_dspy.placeholders import placeholder
 from refed_dspy.programs.asking import ask
 from refed_dspy.signatures.reflection import InstructionReflection, ResponseReflection
@@ -52,12 +52,22 @@ class Recycled:
     response_reason: str = ""
     """Why a pass changed nothing; empty where it did."""
 
+    @property
+    def unanswered(self) -> bool:
+        """Whether a pass got no answer, which it may get when it is asked again."""
+        return self.instruction_reason.startswith(_PASSING) or self.response_reason.startswith(_PASSING)
+
+
+_PASSING = (f"{NoAnswer.kind}:", f"{NoConnection.kind}:")
+
 
 class ReflectionTuning(dspy.Module):
     """Instruction reflection, then response reflection. A pass whose output is missing or a placeholder is passed over.
 
     Args:
-        instruction_criteria, response_criteria: name → what it means. The paper's five and four by default.
+        instruction_criteria, response_criteria: name → what it means. The paper's five and four by default. They are
+            inputs: what is tuned and saved are the prompts, and a program that is loaded has the criteria it was
+            made with here.
     """
 
     stage_names = ("instruction_reflection", "response_reflection")
@@ -139,8 +149,12 @@ class ReflectionTuning(dspy.Module):
         return better, ""
 
     async def aforward(self, instruction: str, response: str) -> dspy.Prediction:
-        """A prediction with the fields of Recycled."""
+        """A prediction with the fields of Recycled. Raises NoConnection where the teacher was not reached at all."""
         made = await self.recycle(instruction, response)
+        unreached = f"{NoConnection.kind}: "
+        if made.instruction_reason.startswith(unreached) and made.response_reason.startswith(unreached):
+            reason = made.response_reason.removeprefix(unreached)
+            raise NoConnection(self.stage_names[1], one_line(instruction, 40), reason)
         return dspy.Prediction(**{name: getattr(made, name) for name in made.__dataclass_fields__})
 
     def forward(self, *inputs: Any, **named: Any) -> dspy.Prediction:

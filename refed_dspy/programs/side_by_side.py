@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import dspy
 
@@ -23,7 +24,7 @@ from refed_dspy.records import Reference, Sample
 CONTEXT = "It answers this instruction:\n"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Answered:
     """What came of one instruction: program → its sample, or why there is none; and what the judge said."""
 
@@ -63,17 +64,33 @@ class SideBySide(dspy.Module):
 
     @property
     def stage_names(self) -> tuple[str, ...]:
-        """Those of all programs, the deepest last."""
-        return tuple(dict.fromkeys(name for program in self.programs.values() for name in program.stage_names))
+        """Those of all programs, the deepest last: each as deep as it is in the program where it is deepest."""
+        depth: dict[str, int] = {}
+        for program in self.programs.values():
+            for place, name in enumerate(program.stage_names):
+                depth[name] = max(place, depth.get(name, 0))
+        return tuple(sorted(depth, key=depth.__getitem__))
 
     async def collect_features(self, reference: Reference) -> dict[str, str]:
         return await self.lead.collect_features(reference)
 
-    async def collect_response_feedback(self, reference: Reference) -> dict[str, str]:
-        """Program → what it learned of the reference's response. One after the other: equal questions are one call."""
+    async def collect_response_feedback(self, reference: Reference) -> dict[str, Any]:
+        """Program → what it learned of the reference's response, or the RowError that it failed with for good.
+
+        One after the other: equal questions are one call. Raises RowError where the program compared with fails, and
+        where one had no answer in passing: then the reference waits for the next start.
+        """
         if self.seed_graded:
             await self.grade_reference(reference)
-        return {name: await program.collect_response_feedback(reference) for name, program in self.programs.items()}
+        learned: dict[str, Any] = {}
+        for name, program in self.programs.items():
+            try:
+                learned[name] = await program.collect_response_feedback(reference)
+            except RowError as error:
+                if name == self.against or not error.final:
+                    raise
+                learned[name] = error
+        return learned
 
     async def propose(
         self, reference: Reference, feature: str, description: str, taken: Sequence[str] = (), repetition: int = 0
@@ -81,7 +98,7 @@ class SideBySide(dspy.Module):
         return await self.lead.propose(reference, feature, description, taken, repetition)
 
     async def respond(
-        self, reference: Reference, response_feedback: Mapping[str, str], instruction: str, item: str = ""
+        self, reference: Reference, response_feedback: Mapping[str, Any], instruction: str, item: str = ""
     ) -> Sample:
         """Have every program answer and the judge compare. Returns the sample of the program compared with.
 
@@ -91,17 +108,23 @@ class SideBySide(dspy.Module):
         return answered.samples[self.against]
 
     async def answers(
-        self, reference: Reference, response_feedback: Mapping[str, str], instruction: str, item: str
+        self, reference: Reference, response_feedback: Mapping[str, Any], instruction: str, item: str
     ) -> Answered:
-        """Everything that comes of one instruction. Raises RowError where the program compared with fails."""
-        samples = {self.against: await self.lead.respond(reference, response_feedback[self.against], instruction, item)}
+        """Everything that comes of one instruction. Raises RowError where the program compared with fails.
+
+        `response_feedback` is what `collect_response_feedback` gave.
+        """
+        samples: dict[str, Sample] = {}
         failed: dict[str, str] = {}
-        for name, program in self.programs.items():
-            if name == self.against:
-                continue
+        for name in (self.against, *(name for name in self.programs if name != self.against)):
+            learned = response_feedback[name]
             try:
-                samples[name] = await program.respond(reference, response_feedback[name], instruction, item)
+                if isinstance(learned, RowError):
+                    raise learned
+                samples[name] = await self.programs[name].respond(reference, learned, instruction, item)
             except RowError as error:  # it is in the ledger's failures, and its program is not compared here
+                if name == self.against:
+                    raise
                 failed[name] = error.kind
         verdicts, grades = await self.judged(instruction, samples, item)
         return Answered(samples, failed, verdicts, grades)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +34,12 @@ class Recycling:
     used: Spent
     stopped: str
     """The cap that ended it early, or nothing."""
-    figures: Mapping[str, Figures]
+    figures: Mapping[str, Figures] = field(default_factory=dict)
     """"old" and "new" → name → figure."""
-    lacking: Sequence[str]
+    lacking: Sequence[str] = ()
     """Figures that were left out, and what would bring them."""
+    scored: str = ""
+    """What the scorer was asked in this start, where it counts that."""
 
     def kept(self) -> Iterator[dict[str, Any]]:
         """The recycled rows, as they are written down."""
@@ -50,6 +52,7 @@ class Recycling:
     def _rows(self) -> Iterator[tuple[dict[str, Any], bool]]:
         for row in self.rows:
             made = self.made[row.number]
+            chosen = None if self.selected is None else self.selected[row.number]
             facts: dict[str, Any] = {
                 "row": row.number,
                 "instruction": made.instruction,
@@ -61,30 +64,27 @@ class Recycling:
                 "instruction_reason": made.instruction_reason,
                 "response_reason": made.response_reason,
             }
-            chosen = None if self.selected is None else self.selected[row.number]
-            if chosen is not None:
-                facts |= {"instruction": chosen.instruction, "response": chosen.response, **_choice(chosen)}
-            yield facts, chosen is None or chosen.kept
+            yield (facts, True) if chosen is None else ({**facts, **_choice(made, chosen)}, chosen.kept)
 
     def lines(self) -> list[str]:
         """All of it for a terminal."""
-        counts = Counter(made.instruction_from for made in self.made.values())
-        of_responses = Counter(made.response_from for made in self.made.values())
-        lines = [
-            f"{len(self.rows)} of {self.asked} rows recycled, {self.used}",
-            "instructions: " + ", ".join(f"{count} by {name}" for name, count in sorted(counts.items())),
-            "responses: " + ", ".join(f"{count} by {name}" for name, count in sorted(of_responses.items())),
-        ]
-        why = Counter(
-            reason.partition(":")[0]
-            for made in self.made.values()
-            for reason in (made.instruction_reason, made.response_reason)
-            if reason
-        )
-        lines += [f"fell back: {count} {reason}" for reason, count in why.most_common()]
+        facts = [row for row, _ in self._rows()]
+        lines = [f"{len(self.rows)} of {self.asked} rows recycled, {self.used}"]
+        for part in ("instruction", "response"):
+            counts = Counter(row[f"{part}_from"] for row in facts)
+            told = ", ".join(f"{count} by {name}" for name, count in sorted(counts.items()))
+            lines += [f"{part}s: {told}"] if facts else []
+        why = Counter(row[f"{part}_reason"].partition(":")[0] for row in facts for part in ("instruction", "response"))
+        lines += [f"fell back: {count} {reason}" for reason, count in why.most_common() if reason]
+        if again := sum(self.made[row.number].unanswered for row in self.rows):
+            lines.append(f"{again} rows lack an answer that the teacher may still give: the same command asks again")
+        if self.data.left_out:
+            left = ", ".join(f"{count} {reason}" for reason, count in self.data.left_out.items())
+            lines.append(f"not read as a pair: {left}")
         if self.selected is not None:
             lines += _selection_lines(list(self.selected.values()))
-        lines += ["", *table(self.figures), ""]
+        lines += ["", *table(self.figures), ""] if self.figures else [""]
+        lines += [f"scorer: {self.scored}"] if self.scored else []
         lines += [f"not measured: {line}" for line in self.lacking]
         if self.stopped:
             lines.append(f"stopped: {self.stopped} is reached; raise it, and the same command goes on")
@@ -98,30 +98,44 @@ def old_and_new(kept: Sequence[Mapping[str, Any]], tools: Tools, sample: int, se
     return {"old": figures(old, tools, sample, seed), "new": figures(new, tools, sample, seed)}
 
 
-def write_recycling(recycling: Recycling) -> None:
-    """Rows and table into the folder, each file whole or not at all."""
+def write_rows(recycling: Recycling) -> None:
+    """The rows into the folder, each file whole or not at all. What an earlier start said of other rows goes."""
     write_lines(recycling.out / ROWS, recycling.kept())
+    for name in OUTPUTS[2:] if recycling.selected is not None else OUTPUTS[1:]:
+        (recycling.out / name).unlink(missing_ok=True)
     if recycling.selected is not None:
         write_lines(recycling.out / DROPPED, recycling.dropped())
+
+
+def write_table(recycling: Recycling) -> None:
+    """The table into the folder, as text and as JSON, each file whole or not at all."""
     write_text(recycling.out / f"{TABLE}.txt", recycling.lines())
     write_json(recycling.out / f"{TABLE}.json", {name: dict(told) for name, told in recycling.figures.items()})
 
 
-def _choice(chosen: Selected) -> dict[str, Any]:
+def _choice(made: Recycled, chosen: Selected) -> dict[str, Any]:
     return {
-        "new_instruction": chosen.new_instruction,
-        "new_response": chosen.new_response,
+        "instruction": chosen.instruction,
+        "response": chosen.response,
+        "instruction_from": chosen.instruction_from,
+        "response_from": chosen.response_from,
+        "instruction_reason": made.instruction_reason or chosen.instruction_reason,
+        "response_reason": made.response_reason or chosen.response_reason,
         "ifd": chosen.ifd,
         "r_ifd": chosen.r_ifd,
+        "original_ifd": chosen.original_ifd,
+        "original_r_ifd": chosen.original_r_ifd,
         "selection_reason": chosen.reason,
     }
 
 
 def _selection_lines(chosen: Sequence[Selected]) -> list[str]:
     why = Counter(one.reason for one in chosen if one.reason)
+    kept = [one for one in chosen if one.kept]
     lines = [
-        f"selected: {sum(one.kept for one in chosen)} of {len(chosen)} pairs, "
-        f"{sum(one.new_instruction for one in chosen)} with the new instruction, "
-        f"{sum(one.new_response for one in chosen)} with the new response"
+        f"selected: {len(kept)} of {len(chosen)} pairs, {sum(one.new_instruction for one in kept)} with the new "
+        f"instruction, {sum(one.new_response for one in kept)} with the new response"
     ]
+    if unscored := sum(one.ifd is None or one.r_ifd is None for one in kept):
+        lines.append(f"kept without a figure: {unscored} that could not be scored")
     return [*lines, *(f"dropped: {count} {reason}" for reason, count in why.most_common())]

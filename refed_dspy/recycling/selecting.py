@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 from refed_dspy.data.table import DataRow
 from refed_dspy.measures.perplexity import Difficulty, Scorer, ifd
-from refed_dspy.programs.reflection import ORIGINAL, Recycled
+from refed_dspy.programs.reflection import IMPROVED, ORIGINAL, REFLECTED, Recycled
+
+UNSCORED = "could not be scored"
 
 
 @dataclass(frozen=True)
@@ -20,8 +22,24 @@ class Selected:
     new_response: bool
     kept: bool
     reason: str
+    """Why it is not kept."""
     ifd: float | None
     r_ifd: float | None
+    original_ifd: float | None
+    original_r_ifd: float | None
+    instruction_reason: str = ""
+    response_reason: str = ""
+    """Why a new part was not taken; empty where it was, or where there was none."""
+
+    @property
+    def instruction_from(self) -> str:
+        """ORIGINAL or REFLECTED."""
+        return REFLECTED if self.new_instruction else ORIGINAL
+
+    @property
+    def response_from(self) -> str:
+        """ORIGINAL, REFLECTED or IMPROVED."""
+        return IMPROVED if self.new_response else self.instruction_from
 
 
 def select(rows: Sequence[DataRow], made: Mapping[int, Recycled], scorer: Scorer) -> dict[int, Selected]:
@@ -47,14 +65,21 @@ def select(rows: Sequence[DataRow], made: Mapping[int, Recycled], scorer: Scorer
     of_taken = [new if is_new else old for old, new, is_new in zip(of_original, of_first, harder, strict=True)]
     of_last = ifd(scorer, last)
     return {
-        row.number: _selected(pair, better, is_new, before, after)
-        for row, pair, better, is_new, before, after in zip(rows, taken, last, harder, of_taken, of_last, strict=True)
+        row.number: _selected(
+            made[row.number], (pair, of_taken[at]), (last[at], of_last[at]), (of_original[at], of_first[at])
+        )
+        for at, (row, pair) in enumerate(zip(rows, taken, strict=True))
     }
 
 
-def _selected(
-    pair: tuple[str, str], better: tuple[str, str], new: bool, before: Difficulty, after: Difficulty
-) -> Selected:
+_Told = tuple[tuple[str, str], Difficulty]
+
+
+def _selected(recycled: Recycled, taken: _Told, last: _Told, instructions: tuple[Difficulty, Difficulty]) -> Selected:
+    """`taken` is the pair after the first choice, `last` the same with the improved response, if that answers it."""
+    (pair, before), (better, after) = taken, last
+    original, reflected = instructions
+    new = recycled.instruction_from != ORIGINAL and pair[0] == recycled.instruction
     improved = better != pair and _above(before.r_ifd, after.r_ifd)
     chosen, told = (better, after) if improved else (pair, before)
     reason = ""
@@ -62,8 +87,20 @@ def _selected(
         reason = "IFD not below 1"
     elif told.r_ifd is not None and told.r_ifd >= 1:
         reason = "r-IFD not below 1"
-    return Selected(*chosen, new, improved, not reason, reason, told.ifd, told.r_ifd)
+    why = why_not = ""
+    if recycled.instruction_from != ORIGINAL and not new:
+        why = _why("IFD not higher", reflected.ifd, original.ifd)
+        why_not = "answers the new instruction, which is not kept"
+    elif better != pair and not improved:
+        why_not = _why("r-IFD not lower", after.r_ifd, before.r_ifd)
+    return Selected(
+        *chosen, new, improved, not reason, reason, told.ifd, told.r_ifd, original.ifd, original.r_ifd, why, why_not
+    )
 
 
 def _above(one: float | None, other: float | None) -> bool:
     return one is not None and other is not None and one > other
+
+
+def _why(what: str, new: float | None, old: float | None) -> str:
+    return UNSCORED if new is None or old is None else f"{what}: {new:.4g}, was {old:.4g}"

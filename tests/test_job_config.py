@@ -1,0 +1,175 @@
+"""Settings of compare, filter, recycle and stats: where a fault stands, what was meant, and never a value."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from refed_dspy.config import (
+    CompareConfig,
+    CompileConfig,
+    FilterRunConfig,
+    RecycleConfig,
+    RunConfig,
+    StatsConfig,
+    check_filters,
+    check_job,
+    load_compile_config,
+    load_config,
+    load_job_config,
+)
+from refed_dspy.errors import ConfigError
+from refed_dspy.settings_base import Settings
+
+SECRET = "sk-put-in-the-wrong-place-123"
+
+
+def fault(kind: type[Settings], text: str, tmp_path: Path, environ: dict[str, str] | None = None, **given: Any) -> str:
+    """What is said of `text` as the config file of such work: one line."""
+    file = tmp_path / "config.yaml"
+    file.write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError) as caught:
+        load_job_config(kind, file, environ or {}, **given)
+    told = str(caught.value)
+    assert "\n" not in told and SECRET not in told and "Settings" not in told and "Config" not in told, told
+    return told.replace(str(file), "FILE")
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "told"),
+    [
+        (FilterRunConfig, "filtres: [rouge]", "FILE: filtres: unknown key; did you mean filters?"),
+        (FilterRunConfig, "filters: [rogue]", "FILE: filters.0.rogue: unknown key; did you mean rouge?"),
+        (
+            FilterRunConfig,
+            "filters: [judge, {rouge: {treshold: 0.5}}]",
+            "filters.1.rouge.treshold: unknown key; did you",
+        ),
+        (
+            FilterRunConfig,
+            "filters: [{rouge: {threshold: high}}]",
+            "filters.0.rouge.threshold: input should be a valid",
+        ),
+        (FilterRunConfig, "filters: refusals", "filters: input should be a list: [one, another]"),
+        (FilterRunConfig, "filters: [3]", "filters.0: input should be `key: value` settings"),
+        (FilterRunConfig, "filters: [{rouge: 5}]", "filters.0.rouge: input should be `key: value` settings"),
+        (FilterRunConfig, "filters: [{rouge: {}, judge: {}}]", "filters.0: is one filter"),
+        (
+            FilterRunConfig,
+            "filters: [{rouge: {keep: 0}}]",
+            "filters.0.rouge.keep: input should be greater than or equal",
+        ),
+        (FilterRunConfig, "columns: {plian: first}", "columns: plian: unknown key; did you mean plain?"),
+        (FilterRunConfig, "columns: [plain]", "columns: input should be `name: value` lines"),
+        (
+            FilterRunConfig,
+            f"judge: {{model: a/b, api_key: {SECRET}}}",
+            "judge.api_key: unknown key; did you mean api_key",
+        ),
+        (FilterRunConfig, f"judge: {{model: a/b, api_key_env: {SECRET}}}", "judge.api_key_env"),
+        (StatsConfig, "scorer: {modle: x}", "scorer.modle: unknown key; did you mean model?"),
+        (StatsConfig, "sample: 3", "FILE: sample: input should be greater than or equal to 10"),
+        (RecycleConfig, "columns: {instructon: q}", "columns: instructon: unknown key; did you mean instruction?"),
+        (RecycleConfig, "response_criteria: [clear]", "response_criteria: input should be `name: value` lines"),
+        (CompareConfig, "programs: [a, b]", "programs: input should be `name: value` lines"),
+        (CompareConfig, "programs: {a: reference-level}", "programs: name at least two"),
+        (CompareConfig, "subset: [5]", "subset: unknown key; did you mean subsets?"),
+        (CompareConfig, "subsets: [5, 0]", "subsets.1: input should be greater than or equal to 1"),
+        (CompareConfig, "columns: {plain: x}", "columns: plain: unknown key; known are instruction, response, input"),
+    ],
+)
+def test_a_fault_is_named_with_where_it_stands(kind: type[Settings], text: str, told: str, tmp_path: Path) -> None:
+    assert told in fault(kind, text, tmp_path)
+
+
+def test_settings_that_do_not_fit_together_are_told_under_the_one_that_is_wrong(tmp_path: Path) -> None:
+    """Also where another setting came first, or from elsewhere."""
+    track = {"REFED_TRACK": "false"}
+    assert fault(CompareConfig, "size: 3", tmp_path, track, against="nobody").startswith("against: name one of the pro")
+    assert fault(CompareConfig, "against: seed-only", tmp_path, track).startswith("FILE: against: the seed set answers")
+    programs = "programs: {a: reference-level, b: sample-level}"  # nobody set the one that does not fit
+    assert fault(CompareConfig, programs, tmp_path, track).startswith("against: name one of the programs: a, b")
+    assert fault(RecycleConfig, "size: 3", tmp_path, selective=True).startswith("selective: needs a scorer, {model: …}")
+    told = fault(RecycleConfig, "size: 3", tmp_path, {"REFED_SELECTIVE": "true"})
+    assert told.startswith("variable REFED_SELECTIVE: selective: needs a scorer")
+    assert fault(StatsConfig, "judge: {api_base: 'http://h/v1'}", tmp_path).startswith("FILE: judge: needs a model")
+
+
+def test_unreadable_files(tmp_path: Path) -> None:
+    assert "line 2: not YAML" in fault(StatsConfig, "data: x\n  out: [\n", tmp_path)
+    assert "must hold `key: value` lines" in fault(StatsConfig, "- a\n", tmp_path)
+    with pytest.raises(ConfigError, match="no such file"):
+        load_job_config(StatsConfig, tmp_path / "none.yaml", {})
+
+
+def test_variables_of_one_command_are_no_fault_of_another(tmp_path: Path) -> None:
+    """One environment serves all commands: what only others have is passed over."""
+    environ = {
+        "REFED_SUBSETS": "[3]", "REFED_SIZE": "4", "REFED_SELECTIVE": "false", "REFED_METRIC__LENGTH": "1",
+        "REFED_OPTIMIZER": "gepa", "REFED_SCORER__MODEL": "m", "REFED_FILTERS": "[refusals]", "REFED_AGAINST": "b",
+        "REFED_PROGRAMS": "{a: reference-level, b: sample-level}", "REFED_METHOD": "sample-level",
+    }  # fmt: skip
+    assert load_job_config(CompareConfig, None, environ).subsets == [3]
+    assert load_job_config(FilterRunConfig, None, environ).filters[0].name == "refusals"
+    assert load_job_config(StatsConfig, None, environ).scorer is not None
+    assert load_job_config(RecycleConfig, None, environ).size == 4
+    assert load_config(None, environ).method == "sample-level"
+    with pytest.raises(ConfigError, match=r"variable REFED_SUBSET: subset: unknown key; did you mean subsets\?"):
+        load_job_config(CompareConfig, None, {"REFED_SUBSET": "[3]"})
+
+
+def test_a_variable_that_refines_a_compiles_judge_makes_none_of_a_run() -> None:
+    refines = {"REFED_JUDGE__MAX_TOKENS": "300"}
+    assert load_config(None, refines).judge is None
+    named = load_config(None, refines, judge="openai/gpt-4o").judge
+    assert named is not None and named.max_tokens == 300 and named.model == "openai/gpt-4o"
+    whole = load_job_config(StatsConfig, None, {**refines, "REFED_JUDGE__MODEL": "openai/gpt-4o"}).judge
+    assert whole is not None and whole.max_tokens == 300
+    with pytest.raises(ConfigError, match="judge"):
+        load_compile_config(None, refines)  # there a judge is due, and this one has no name
+
+
+def test_filters_given_from_python() -> None:
+    class Own:
+        name, of_instruction = "own", True
+
+        def check(self, row: Any) -> Any: ...
+        def remember(self, row: Any) -> None: ...
+
+    own = Own()
+    first, second, third = check_filters(["refusals", own, {"rouge": {"threshold": 0.5}}])
+    assert first.name == "refusals" and second is own and third.settings.threshold == 0.5
+    assert check_filters([third])[0] == third
+    with pytest.raises(ConfigError, match=r"rouge: keep is for a data set .* a run keeps `size` samples"):
+        check_filters([{"rouge": {"keep": 5}}])
+    assert check_filters([{"rouge": {"keep": 5}}], of_a_run=False)[0].settings.keep == 5
+    with pytest.raises(ConfigError, match=r"filters.0.rogue: unknown key; did you mean rouge\?"):
+        check_filters([own, "rogue"])
+
+
+def test_a_runs_yaml_takes_filters_with_and_without_settings(tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text(
+        "filters:\n  - refusals\n  - judge:\n  - length: {min_words: 3, of: instruction}\nmethod: instruction-only\n"
+    )
+    config = load_config(file, {})
+    assert [one.name for one in config.filters] == ["refusals", "judge", "length"]
+    assert config.filters[2].settings.min_words == 3
+    with pytest.raises(ConfigError, match="method: input should be 'reference-level', 'sample-level' or"):
+        load_config(file, {}, method="smaple-level")
+
+
+def test_given_as_keywords() -> None:
+    assert check_job(StatsConfig, {"sample": None, "seed": 3}).seed == 3
+    with pytest.raises(ConfigError, match=r"sampel: unknown key; did you mean sample\?"):
+        check_job(StatsConfig, {"sampel": 20})
+    with pytest.raises(ConfigError, match="max_cost: input should be greater than 0"):
+        check_job(CompareConfig, {"max_cost": -1})
+
+
+def test_every_key_of_every_kind_is_known_to_the_environment() -> None:
+    for kind in (RunConfig, CompileConfig, CompareConfig, FilterRunConfig, RecycleConfig, StatsConfig):
+        for key in kind.model_fields:
+            load_config(None, {f"REFED_{key.upper()}": "null"} if key not in RunConfig.model_fields else {})
