@@ -137,6 +137,8 @@ class CompareConfig(Capped):
     out: Path | None = None
     seed: int = Field(default=0, ge=0, lt=2**31)
     max_failure_share: float = Field(default=0.5, gt=0, le=1)
+    reuse: Path | None = None
+    """Another comparison's folder, or a run's: its answers to the very same questions are taken over at no cost."""
     track: bool | None = None
 
     @field_validator("columns")

@@ -201,7 +201,8 @@ async def _produce(parts: Parts, desk: Desk, allowance: Allowance, shape: PlanSe
     if plan.reached:
         return None
     work = Production(parts.stages, parts.references, desk.first, parts.screening)
-    again = f"go on with: refed resume {shlex.quote(str(ledger.path.parent))}"
+    folder = shlex.quote(str(ledger.path.parent))
+    again = f"go on with: refed resume {folder}" if parts.work == "run" else "the same command goes on"
     async with desk.open(allowance, lambda: f"{ledger.kept()} samples are kept; {again}"):
         await run(plan, work, parts.teacher.concurrency, allowance.grace)
     if desk.reached is not None:

@@ -51,8 +51,8 @@ def rows(home: Path) -> str:
 
 @pytest.fixture
 def filtered(home: Path, server: SimulatedTeacher) -> Path:
-    """A run of 4 samples that a judge kept, and more that it dropped."""
-    written(home, "run.yaml", "filters: [refusals, judge]\n")
+    """A run of 4 samples that a judge gave the highest grade, and more that it dropped."""
+    written(home, "run.yaml", "filters: [refusals, {rubric: {at_least: 5}}]\n")
     teacher = teacher_file(home, server, concurrency=4)
     made = synth("--size", 4, "--teacher", teacher, "--judge", judge_file(home, server), "--config", "run.yaml")
     assert made.exit_code == 0, made.output
@@ -64,13 +64,13 @@ def filtered(home: Path, server: SimulatedTeacher) -> Path:
 
 def test_status_tells_what_each_filter_dropped_and_why(filtered: Path) -> None:
     facts = json.loads(refed("status", "run", "--json").stdout)
-    refusals, judge = facts["filters"]
-    assert (refusals["filter"], refusals["dropped"]) == ("refusals", 0) and judge["kept"] == 4
-    assert judge["dropped"] == sum(judge["reasons"].values()) == refusals["kept"] - 4 > 0
-    assert set(judge["reasons"]) <= {"tie", "judge abstained", "improved loses"}
+    refusals, rubric = facts["filters"]
+    assert (refusals["filter"], refusals["dropped"]) == ("refusals", 0) and rubric["kept"] == 4
+    assert rubric["dropped"] == sum(rubric["reasons"].values()) == refusals["kept"] - 4 > 0
+    assert set(rubric["reasons"]) <= {"below 5", "judge abstained"}
     shown = refed("status", "run").stdout
-    assert f"filter judge: 4 kept, {judge['dropped']} dropped (" in shown
-    assert all(f"{count} {reason}" in shown for reason, count in judge["reasons"].items())
+    assert f"filter rubric: 4 kept, {rubric['dropped']} dropped (" in shown
+    assert all(f"{count} {reason}" in shown for reason, count in rubric["reasons"].items())
 
 
 def test_export_dropped(filtered: Path) -> None:
@@ -80,7 +80,7 @@ def test_export_dropped(filtered: Path) -> None:
     rows = [json.loads(line) for line in Path("dropped.jsonl").read_text().splitlines()]
     assert len(rows) == facts["filters"][1]["dropped"]
     for row in rows:
-        assert row["filter"] == "judge" and row["reason"] and row["instruction"] and row["improved_response"]
+        assert row["filter"] == "rubric" and row["reason"] and row["instruction"] and row["improved_response"]
         assert (row["score"] is None) == (row["reason"] == "judge abstained")
     refused(refed("export", "run", "--dropped"), "dropped.jsonl: exists", "--force")
     assert refed("export", "run", "--dropped", "--force").exit_code == 0
@@ -102,7 +102,7 @@ def test_resume_goes_on_with_the_runs_filters_and_judge(
     written(home, "elsewhere/down.yaml", DOWN)
     monkeypatch.chdir(home / "elsewhere")
     grown = refed("resume", "../run", "--size", 6)
-    assert grown.exit_code == 0 and "6 of 6 samples" in grown.output and "filter judge: 6 kept" in grown.output
+    assert grown.exit_code == 0 and "6 of 6 samples" in grown.output and "filter rubric: 6 kept" in grown.output
     other = written(home, "moved.yaml", f"model: sim/other-model\napi_base: {server.root}/v1/\n")
     refused(refed("resume", "../run", "--size", 7, "--judge", "down.yaml"), "judge.model was")
     assert refed("resume", "../run", "--size", 7, "--judge", f"../{other}").exit_code == 0
@@ -111,14 +111,14 @@ def test_resume_goes_on_with_the_runs_filters_and_judge(
 
 def test_a_judge_that_is_the_teacher_moves_with_it(home: Path, server: SimulatedTeacher) -> None:
     """No judge is named: the endpoint moves, and nobody is asked at the old address any more."""
-    written(home, "run.yaml", "filters: [judge]\n")
+    written(home, "run.yaml", "filters: [{rubric: {at_least: 2}}]\n")
     with SimulatedTeacher(latency=0, sigma=0) as old:
         made = synth("--size", 1, "--teacher", teacher_file(home, old, concurrency=2), "--config", "run.yaml")
         assert made.exit_code == 0, made.output
     moved = refed("resume", "run", "--size", 2, "--teacher", teacher_file(home, server, concurrency=2))
     assert moved.exit_code == 0, moved.output
     with Ledger.read(home / "run") as ledger:
-        asked = dict(ledger.db.execute("SELECT endpoint, count(*) FROM calls WHERE stage='pairwise_judge' GROUP BY 1"))
+        asked = dict(ledger.db.execute("SELECT endpoint, count(*) FROM calls WHERE stage='rubric_judge' GROUP BY 1"))
     assert asked[server.base_url] > 0
 
 

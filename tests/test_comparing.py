@@ -719,3 +719,17 @@ def test_a_hundred_rows_are_read_back_in_no_time(tmp_path: Path) -> None:
     begun = time.process_time()
     made = compare(None, references(6), **given, **settings)
     assert made.instructions == 100 and time.process_time() - begun < 2.5
+
+
+def test_a_further_program_pays_for_its_own_questions_only(server: SimulatedTeacher, tmp_path: Path) -> None:
+    teacher = TeacherConfig(model="sim/sim-model", api_base=server.base_url)
+    judge = teacher.model_copy(update={"temperature": 0.0})
+    two = {"plain": "instruction-only", "rlf": "reference-level"}
+    given: dict[str, Any] = {"teacher": teacher, "judge": judge, "against": "plain", "size": 6, "embeddings": False}
+    refed_dspy.compare(two, out=tmp_path / "two", **given)
+    server.reset()
+    three = refed_dspy.compare(
+        {**two, "sample": "sample-level"}, out=tmp_path / "three", reuse=tmp_path / "two", **given
+    )
+    # Feedback and improvement of six, two verdicts of both orders each, and a grade.
+    assert server.stats()["requests"] <= 6 * (2 + 2 + 1) and [line.rows for line in three.lines] == [6, 6, 6]

@@ -72,20 +72,20 @@ def holds(found: Forecast, folder: Path, within: float = 0.15) -> None:
 
 
 def test_what_filters_drop_is_foreseen_as_paid_for(server: SimulatedTeacher, tmp_path: Path) -> None:
-    run(server, tmp_path / "run", 20, filters=[Every(3)])
-    found = foreseen(tmp_path / "run", 60)
-    assert run(server, tmp_path / "run", 60, filters=[Every(3)]).complete
+    run(server, tmp_path / "run", 12, filters=[Every(3)])
+    found = foreseen(tmp_path / "run", 36)
+    assert run(server, tmp_path / "run", 36, filters=[Every(3)]).complete
     holds(found, tmp_path / "run")
-    assert truth(tmp_path / "run")[0] > 2 * 2.2 * 60, "dropped samples cost as much as kept ones"
+    assert truth(tmp_path / "run")[0] > 2 * 2.2 * 36, "dropped samples cost as much as kept ones"
 
 
 def test_what_is_dropped_before_it_is_answered_costs_no_response(server: SimulatedTeacher, tmp_path: Path) -> None:
-    run(server, tmp_path / "run", 20, filters=[Every(2, of_instruction=True)])
-    found = foreseen(tmp_path / "run", 60)
-    run(server, tmp_path / "run", 60, filters=[Every(2, of_instruction=True)])
+    run(server, tmp_path / "run", 12, filters=[Every(2, of_instruction=True)])
+    found = foreseen(tmp_path / "run", 36)
+    run(server, tmp_path / "run", 36, filters=[Every(2, of_instruction=True)])
     holds(found, tmp_path / "run")
     with Ledger.read(tmp_path / "run") as ledger:
-        assert ledger.db.execute("SELECT count(*) FROM answers WHERE stage='response_generation'").fetchone() == (60,)
+        assert ledger.db.execute("SELECT count(*) FROM answers WHERE stage='response_generation'").fetchone() == (36,)
         assert Known.read(ledger).dropped == 0
 
 
@@ -106,9 +106,9 @@ def test_a_judges_calls_are_foreseen(server: SimulatedTeacher, tmp_path: Path) -
 
 @pytest.mark.parametrize("method", ["sample-level", "instruction-only"])
 def test_other_programs_are_foreseen(server: SimulatedTeacher, tmp_path: Path, method: str) -> None:
-    run(server, tmp_path / "run", 20, METHODS[method]())
-    found = foreseen(tmp_path / "run", 80)
-    run(server, tmp_path / "run", 80, METHODS[method]())
+    run(server, tmp_path / "run", 12, METHODS[method]())
+    found = foreseen(tmp_path / "run", 40)
+    run(server, tmp_path / "run", 40, METHODS[method]())
     holds(found, tmp_path / "run", within=0.1)
 
 
@@ -139,8 +139,8 @@ def test_a_comparison_is_foreseen_with_every_program_and_the_judge(server: Simul
         known = Known.read(ledger)
     assert known.further["response_improvement"] == 1 and known.further["pairwise_judge"] == 4
     assert known.further["rubric_judge"] == 3 and known.of_references == {"rubric_judge": 1}
-    found = foreseen(tmp_path / "run", 40)
-    compare(40)
+    found = foreseen(tmp_path / "run", 30)
+    compare(30)
     holds(found, tmp_path / "run", within=0.1)
 
 

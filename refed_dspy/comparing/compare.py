@@ -98,7 +98,8 @@ def prepare(config: CompareConfig, programs: Mapping[str, Any], references: Any,
     usable = load_references(references, config.columns or None).fitting(opened.window, opened.max_tokens)
     limits = Limits(max_cost=config.max_cost, max_calls=config.max_calls, max_minutes=config.max_minutes)
     return _ComparisonParts(
-        *(side_by_side, usable, opened, config.seed, config.per_reference, config.max_failure_share, limits, None),
+        *(side_by_side, usable, opened, config.seed, config.per_reference, config.max_failure_share, limits),
+        reuse=config.reuse,
         track=config.track,
         judge=judge_beside(opened, judge),
         work="comparison",

@@ -1,0 +1,82 @@
+"""What is not paid for: a response to an instruction that its judge drops, and a question that is already on its way."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import refed_dspy
+from benchmarks.simulated import SimulatedTeacher
+from refed_dspy import TeacherConfig
+from refed_dspy.engine.ledger import Ledger
+from refed_dspy.errors import ConfigError, NothingKept
+from refed_dspy.programs.asking import ask
+from refed_dspy.programs.reference_level import ReferenceLevelFeedback
+from refed_dspy.teachers import open_teacher
+from refed_dspy.working import Job, at_work
+
+NONE: Any = {"max_cost": None, "max_calls": None, "max_minutes": None}
+
+
+def teacher_of(server: SimulatedTeacher, **settings: Any) -> TeacherConfig:
+    return TeacherConfig(model="sim/sim-model", api_base=server.base_url, **settings)
+
+
+def test_a_rubric_of_the_instruction_is_asked_before_a_response_is_paid_for(
+    server: SimulatedTeacher, tmp_path: Path
+) -> None:
+    rubric = {"rubric": {"of": "instruction", "criterion": "clear", "at_least": 5}}
+    judge = teacher_of(server, temperature=0.0)
+    made = refed_dspy.synthesize(
+        None, size=8, teacher=teacher_of(server), judge=judge, filters=[rubric], run_dir=tmp_path / "run"
+    )
+    calls = {stage: use["calls"] for stage, use in made.usage.items()}
+    assert len(made.samples) == 8 and calls["response_generation"] == 8 < calls["rubric_judge"]
+    with Ledger.read(tmp_path / "run") as ledger:
+        (dropped,) = ledger.db.execute("SELECT count(*) FROM decisions WHERE NOT kept").fetchone()
+    # A judge at work on more instructions than are missing has answers that nobody waits for.
+    assert dropped + 8 <= calls["rubric_judge"]
+
+
+def test_no_hope_is_told_without_a_way_to_go_on(server: SimulatedTeacher, tmp_path: Path) -> None:
+    never = {"length": {"min_words": 5_000}}
+    with pytest.raises(NothingKept, match="were all dropped") as told:
+        refed_dspy.synthesize(None, size=80, teacher=teacher_of(server), filters=[never], run_dir=tmp_path / "run")
+    assert "refed resume" not in str(told.value) and told.value.exit_code == 1
+
+
+def test_a_judge_has_nothing_to_compare_where_nothing_is_improved(server: SimulatedTeacher, tmp_path: Path) -> None:
+    program = refed_dspy.programs.InstructionFeedbackOnly()
+    with pytest.raises(ConfigError, match="InstructionFeedbackOnly improves none"):
+        refed_dspy.synthesize(program, size=2, teacher=teacher_of(server), filters=["judge"], run_dir=tmp_path / "run")
+    assert server.stats()["requests"] == 0
+
+
+async def test_two_that_ask_the_same_at_once_pay_once(server: SimulatedTeacher, tmp_path: Path) -> None:
+    server.control(latency=0.05)
+    teacher = open_teacher(teacher_of(server))
+    reference = refed_dspy.load_references()[0]
+    job = Job("statistics", {}, {"teacher": teacher, "judge": teacher}, NONE, 1, "again")
+    async with at_work(tmp_path / "work", job) as (desk, _):
+        program = ReferenceLevelFeedback()
+        said = await asyncio.gather(*(program.collect_response_feedback(reference) for _ in range(5)))
+        assert desk.payers["teacher"] is desk.payers["judge"]  # one model: equal questions are one call
+    assert len(set(said)) == 1 and server.stats()["requests"] == 1
+
+
+async def test_whoever_waits_for_a_question_that_fails_fails_too_and_pays_nothing(
+    server: SimulatedTeacher, tmp_path: Path
+) -> None:
+    server.control(latency=0.05, faults={"refusal": 1.0})
+    job = Job("statistics", {}, {"teacher": open_teacher(teacher_of(server))}, NONE, 1, "again")
+    async with at_work(tmp_path / "work", job):
+        program = ReferenceLevelFeedback()
+        asked = (
+            ask("response_feedback", "x", program.response_feedback, reference_instruction="a", reference_response="b")
+            for _ in range(3)
+        )
+        said = await asyncio.gather(*asked, return_exceptions=True)
+    assert {type(one).__name__ for one in said} == {"RefusedAnswer"} and server.stats()["requests"] == 1
