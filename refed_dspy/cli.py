@@ -179,7 +179,7 @@ def preview(
     teacher: TeacherOption = None,
     config: ConfigOption = None,
     program: ProgramOption = None,
-    sample: Annotated[bool, typer.Option("--sample", help="Also make one sample: 5 paid calls, not kept.")] = False,
+    sample: Annotated[bool, typer.Option("--sample", help="Also make one: a paid call a stage, not kept.")] = False,
 ) -> None:
     """Show each stage's prompt for the first reference, and one sample as a dry run."""
     from refed_dspy.blocking import run_blocking

@@ -2,31 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from refed_dspy.errors import one_line
 from refed_dspy.filter_settings import FilterConfig
 from refed_dspy.settings import TeacherConfig
-from refed_dspy.settings_base import Settings
+from refed_dspy.settings_base import PairColumns, RowColumns, Settings
 
-PAIR = ("instruction", "response", "input")
-"""What `columns` may name of a pair."""
 COMPARED = ("seed-only", "instruction-only", "sample-level", "reference-level")
 """The programs of the paper's first table."""
-
-
-def known_columns(value: dict[str, str], known: Sequence[str]) -> dict[str, str]:
-    """`value`, checked. Raises ValueError for a part of a row that there is not: it would be left out unseen."""
-    if (odd := next((name for name in value if name not in known), None)) is not None:
-        near = get_close_matches(odd, known, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
-        raise ValueError(f"{one_line(odd, 40)}: unknown key; {hint}")
-    return value
 
 
 class Capped(Settings):
@@ -53,15 +39,10 @@ class DataConfig(Settings):
     """Any instruction data set: a file, a Hub name, or a run's folder."""
 
     data: str | None = None
-    columns: dict[str, str] = Field(default_factory=dict)
+    columns: RowColumns = Field(default_factory=dict)
     """Where its columns have other names: {instruction: question, response: answer, plain: first_answer}."""
     out: Path | None = None
     seed: int = Field(default=0, ge=0, lt=2**31)
-
-    @field_validator("columns")
-    @classmethod
-    def _are_parts_of_a_row(cls, value: dict[str, str]) -> dict[str, str]:
-        return known_columns(value, (*PAIR, "plain"))
 
 
 class FilterRunConfig(DataConfig, Capped):
@@ -115,7 +96,7 @@ class CompareConfig(Capped):
     """Programs side by side: on the same references, instructions and first responses, by one judge."""
 
     references: str | None = None
-    columns: dict[str, str] = Field(default_factory=dict)
+    columns: PairColumns = Field(default_factory=dict)
     programs: dict[str, str] = Field(default_factory=lambda: {name: name for name in COMPARED})
     """Name → seed-only, instruction-only, sample-level, reference-level, or a program's file or MLflow address."""
     against: str = "instruction-only"
@@ -140,11 +121,6 @@ class CompareConfig(Capped):
     reuse: Path | None = None
     """Another comparison's folder, or a run's: its answers to the very same questions are taken over at no cost."""
     track: bool | None = None
-
-    @field_validator("columns")
-    @classmethod
-    def _are_parts_of_a_reference(cls, value: dict[str, str]) -> dict[str, str]:
-        return known_columns(value, PAIR)
 
     @field_validator("programs")
     @classmethod

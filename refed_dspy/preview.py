@@ -10,7 +10,6 @@ import dspy
 from refed_dspy.errors import MalformedAnswer
 from refed_dspy.programs import ReferenceLevelFeedback
 from refed_dspy.programs.adapter import SchemaAdapter
-from refed_dspy.programs.reference_level import STAGES
 from refed_dspy.records import Reference, Sample
 from refed_dspy.teachers import Teacher
 
@@ -41,14 +40,16 @@ def rendered_prompts(program: ReferenceLevelFeedback, reference: Reference) -> d
     }
     adapter = dspy.settings.adapter or SchemaAdapter()
     prompts = {}
-    for stage in STAGES:
+    inputs["sample_feedback"] = {"instruction": "«a new instruction»", "response": "«the response to it»"}
+    inputs["sample_improvement"] = {**inputs["sample_feedback"], "response_feedback": "«the feedback on the response»"}
+    for stage in program.stage_names:
         predictor = getattr(program, stage)
         prompts[stage] = adapter.format(predictor.signature, predictor.demos, inputs[stage])
     return prompts
 
 
 async def one_sample(program: ReferenceLevelFeedback, reference: Reference, teacher: Teacher) -> Sample:
-    """One sample from the first feature of `reference`: five calls, nothing kept. Raises as a run does."""
+    """One sample from the first feature of `reference`, a call a stage, nothing kept. Raises as a run does."""
     async with teacher.running() as lm:
         with dspy.context(lm=lm):
             features, feedback = await asyncio.gather(

@@ -19,8 +19,15 @@ class Production:
     """The Work of a run. Feedback of the references opened so far is in memory, all else in the ledger."""
 
     def __init__(
-        self, program: Stages, references: Sequence[Reference], pay_once: PayOnce, screening: Screening | None = None
+        self,
+        program: Stages,
+        references: Sequence[Reference],
+        pay_once: PayOnce,
+        screening: Screening | None = None,
+        dearest: int = 0,
     ) -> None:
+        """`dearest`: picodollars, the highest of the models' least worst cases; used until calls were settled."""
+        self.dearest = dearest
         self.program, self.references, self.pay_once = program, references, pay_once
         self.ledger, self.progress = pay_once.ledger, pay_once.progress
         self.screening = screening or Screening(())
@@ -81,7 +88,7 @@ class Production:
             self.ledger.commit_proposal(unit.reference, unit.feature, unit.round, (), 0, self._barred)
 
     def affordable(self) -> int | None:
-        return self.pay_once.books.affordable(self.pay_once.teacher.least or 0)
+        return self.pay_once.books.affordable(self.dearest)
 
     def stop(self) -> None:
         self.pay_once.books.stopping = True

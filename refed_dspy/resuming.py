@@ -88,7 +88,7 @@ def _filters(folder: Path, stored: list[Any]) -> list[Any]:
     """The run's filters from what its folder remembers of them."""
     if any("class" in settings for _, settings in stored):
         raise RunDirError(f"{folder}: one of its filters is a script's own; call synthesize(…, run_dir=…) there")
-    own = {"seed", "prompts"}
+    own = {"seed", "prompts", "content"}
     return [
         {label.partition(" ")[0]: {name: value for name, value in settings.items() if name not in own}}
         for label, settings in stored

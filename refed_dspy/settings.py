@@ -14,7 +14,7 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from refed_dspy.errors import one_line
 from refed_dspy.filter_settings import FilterConfig
-from refed_dspy.settings_base import Settings
+from refed_dspy.settings_base import PairColumns, Settings
 
 EMBEDDED = ("embedded", "embedded-smoke")
 SECRET = re.compile(r"api.?key|authorization|headers?$|password|secret|bearer", re.IGNORECASE)
@@ -171,7 +171,7 @@ class RunConfig(Settings):
     """One run: from which references, how many samples, by which program and teacher."""
 
     references: str | None = None
-    columns: dict[str, str] = Field(default_factory=dict)
+    columns: PairColumns = Field(default_factory=dict)
     """Where a table's columns have other names: {instruction: question, response: answer}."""
     size: int = Field(default=100, ge=1)
     run_dir: Path | None = None
@@ -224,7 +224,7 @@ class CompileConfig(Settings):
     """One compile: of which program, on which examples, by which optimizer and judge, under which caps."""
 
     references: str | None = None
-    columns: dict[str, str] = Field(default_factory=dict)
+    columns: PairColumns = Field(default_factory=dict)
     pairs: str | None = None
     """A file of pairs with people's verdicts: then it is the judge that is tuned."""
     held_out_criteria: list[str] = Field(default_factory=list)

@@ -200,7 +200,8 @@ async def _produce(parts: Parts, desk: Desk, allowance: Allowance, shape: PlanSe
     plan.restore(ledger.kept(), ledger.proposals(), ledger.used(), ledger.open_instructions())
     if plan.reached:
         return None
-    work = Production(parts.stages, parts.references, desk.first, parts.screening)
+    dearest = max(model.least or 0 for model in parts.models.values())
+    work = Production(parts.stages, parts.references, desk.first, parts.screening, dearest)
     folder = shlex.quote(str(ledger.path.parent))
     again = f"go on with: refed resume {folder}" if parts.work == "run" else "the same command goes on"
     async with desk.open(allowance, lambda: f"{ledger.kept()} samples are kept; {again}"):

@@ -99,7 +99,7 @@ def _is_file(path: Path) -> bool:
 
 def _rows_of_run(folder: Path) -> list[dict[str, Any]]:
     with Ledger.read(folder) as ledger:
-        if (holds := ledger.holds()) not in {"", "run", "comparison"}:
+        if (holds := ledger.holds()) not in {"", "run"}:
             there = sorted(path.name for path in folder.glob("*.jsonl"))
             hint = f"name a file of it: {', '.join(there)}" if there else "name a run's folder, or a file"
             raise ReferencesError(f"{folder}: holds a {holds}, not a run; {hint}")

@@ -128,7 +128,7 @@ def _reference(row: Mapping[str, Any], columns: Mapping[str, str] | None, where:
 def none_usable(name: str, left_out: Counter[str], columns: list[str]) -> str:
     """What is said of a source without a usable row; `columns` are those of a row that was not recognised."""
     if not left_out:
-        return f"{name}: no rows"
+        return f"{name}: no rows; write an instruction and its response a row"
     reasons = ", ".join(f"{count} {reason}" for reason, count in left_out.most_common())
     hint = ""
     if "unrecognised" in left_out:

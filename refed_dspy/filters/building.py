@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from hashlib import sha256
 from typing import Any
 
 from refed_dspy.errors import ConfigError, one_line
@@ -52,6 +53,9 @@ def _check_own(one: Any) -> None:
 def _facts(config: FilterConfig, seed: int, judge: PairwiseJudge | None) -> dict[str, Any]:
     """What tells two filters apart, in JSON types."""
     facts: dict[str, Any] = config.settings.model_dump(mode="json", exclude_none=True)
+    if config.name == "overlap":  # the file may change, and a resume may stand elsewhere
+        path = config.settings.against.absolute()
+        return {**facts, "against": str(path), "content": sha256(path.read_bytes()).hexdigest()[:16]}
     if config.name == "judge" and judge is not None:
         return {**facts, "prompts": program_digests(judge)}
     return {**facts, "seed": seed} if config.name == "random" else facts

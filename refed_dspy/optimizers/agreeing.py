@@ -19,7 +19,7 @@ from refed_dspy.engine.accounts import open_accounts, spent
 from refed_dspy.engine.ledger import Ledger
 from refed_dspy.errors import CapReached, RefedError, RunDirError
 from refed_dspy.gateway import Gateway, open_gateway
-from refed_dspy.identity import differences
+from refed_dspy.identity import differences, refuse_other_work
 from refed_dspy.optimizers.agreement import Agreement, agreement, judged
 from refed_dspy.optimizers.standing import why_stopped
 from refed_dspy.programs import PairwiseJudge, Verdict
@@ -134,8 +134,7 @@ def _judge_all(judge: PairwiseJudge, pairs: Sequence[Pair], gateway: Gateway, co
 
 def _begin_or_continue(ledger: Ledger, identity: dict[str, Any], limits: Limits) -> None:
     stored = ledger.meta("agreement")
-    if stored is None and (ledger.meta("identity") or ledger.meta("compile")):
-        raise RunDirError(f"{ledger.path.parent}: holds a run or a compile; use a new --out")
+    refuse_other_work(ledger, "agreement")
     if stored is not None and ledger.has_answers() and (found := differences(stored, identity)):
         raise RunDirError(
             f"{ledger.path.parent}: holds other verdicts: {'; '.join(found)}; set these back, or use a new --out"

@@ -15,7 +15,7 @@ from refed_dspy.engine.ledger import Ledger
 from refed_dspy.engine.trials import forgotten
 from refed_dspy.errors import RunDirError
 from refed_dspy.gateway import open_gateway
-from refed_dspy.identity import differences
+from refed_dspy.identity import differences, refuse_other_work
 from refed_dspy.optimizers.compilation import Compilation
 from refed_dspy.optimizers.job import Job, caps_of, prepare
 from refed_dspy.optimizers.outcome import Compiled, write_outcome
@@ -97,8 +97,7 @@ def _begin_or_continue(ledger: Ledger, job: Job, limits: Limits) -> None:
     """Write a new compile's facts, or check that these are the same. Raises RunDirError."""
     identity = job.identity()
     stored = ledger.meta("compile")
-    if stored is None and (ledger.has_answers() or ledger.meta("identity")):
-        raise RunDirError(f"{ledger.path.parent}: holds a run, not a compile; use a new folder")
+    refuse_other_work(ledger, "compile")
     if stored is not None and ledger.has_answers() and (found := differences(stored, identity)):
         raise RunDirError(
             f"{ledger.path.parent}: holds another compile: {'; '.join(found)}; set these back, or use a new --out"
