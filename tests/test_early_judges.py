@@ -1,4 +1,4 @@
-"""What is not paid for: a response to an instruction that its judge drops, and a question that is already on its way."""
+"""What is not paid for: a response to an instruction that its judge drops, and a question already on its way."""
 
 from __future__ import annotations
 
