@@ -222,7 +222,9 @@ def _program(settings: Any) -> Any:
 
     if settings.program is not None:
         many = settings.instructions_per_feature if "instructions_per_feature" in settings.model_fields_set else None
-        program = open_program(settings.program, settings.features, many, METHODS[settings.method])
+        program = open_program(settings.program, settings.features, many)
+        if "method" in settings.model_fields_set and type(program) is not METHODS[settings.method]:
+            raise InputError(f"method: {settings.program} is a {type(program).__name__}; leave method out")
     else:
         program = METHODS[settings.method](settings.features or DEFAULT_FEATURES, settings.instructions_per_feature)
     program.add_guidance(settings.guidance)

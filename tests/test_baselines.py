@@ -265,7 +265,7 @@ def test_saved_and_opened_again_it_asks_the_same(tmp_path: Path, method: str) ->
     save_program(program, tmp_path / "program.json")
     state = read_state(tmp_path / "program.json")
     assert kind_of(state) is kind
-    opened = open_program(tmp_path / "program.json", {"topic": "what it is about"}, kind=kind_of(state))
+    opened = open_program(tmp_path / "program.json", {"topic": "what it is about"})
     assert type(opened) is kind
     assert "Be brief." in getattr(opened, kind.final_stage).signature.instructions
     same = program_state(opened)
@@ -275,14 +275,16 @@ def test_saved_and_opened_again_it_asks_the_same(tmp_path: Path, method: str) ->
     assert program_state(fresh) == same
 
 
-def test_a_program_of_another_method_is_refused_by_name(tmp_path: Path) -> None:
-    save_program(SampleLevelFeedback(), tmp_path / "sample.json")
-    with pytest.raises(ConfigError, match="it lacks response_feedback, response_improvement"):
-        open_program(tmp_path / "sample.json")
-    with pytest.raises(ConfigError, match="it lacks sample_feedback, sample_improvement"):
-        save_program(ReferenceLevelFeedback(), tmp_path / "rlf.json")
-        open_program(tmp_path / "rlf.json", kind=SampleLevelFeedback)
+def test_what_a_file_is_of_is_told_by_its_stages() -> None:
     assert kind_of({"what": 1}) is ReferenceLevelFeedback and kind_of([]) is ReferenceLevelFeedback
+    assert kind_of(program_state(SampleLevelFeedback())) is SampleLevelFeedback
+
+
+def test_a_method_that_the_program_is_not_of_is_refused(tmp_path: Path) -> None:
+    save_program(SampleLevelFeedback(), tmp_path / "sample.json")
+    command = ["synth", "--program", str(tmp_path / "sample.json"), "--teacher", "sim/x", "--run-dir", str(tmp_path)]
+    told = CliRunner().invoke(app, [*command, "--method", "reference-level"])
+    assert told.exit_code == 2 and "is a SampleLevelFeedback; leave method out" in told.stderr
 
 
 def test_guidance_is_for_the_stages_that_there_are() -> None:
@@ -306,6 +308,6 @@ def test_a_baseline_compiles_and_its_program_runs(server: SimulatedTeacher, tmp_
     )
     state = read_state(tmp_path / "compile" / "program.json")
     assert kind_of(state) is METHODS[method] and made is not None
-    opened = open_program(tmp_path / "compile" / "program.json", kind=kind_of(state))
+    opened = open_program(tmp_path / "compile" / "program.json")
     ran = refed_dspy.synthesize(opened, references(3), size=2, teacher=teacher, run_dir=tmp_path / "run")
     assert len(ran.samples) == 2

@@ -24,9 +24,9 @@ from refed_dspy.job_settings import CompareConfig
 from refed_dspy.parts import Parts
 from refed_dspy.paying import Progress
 from refed_dspy.programs import PairwiseJudge, ReferenceLevelFeedback, SeedOnly
-from refed_dspy.programs.baselines import METHODS, kind_of
+from refed_dspy.programs.baselines import METHODS
 from refed_dspy.programs.opening import open_judge, open_program, warn_of_another_teacher
-from refed_dspy.programs.saved import digest, program_digests, read_state
+from refed_dspy.programs.saved import digest, program_digests
 from refed_dspy.programs.side_by_side import SideBySide
 from refed_dspy.signatures import DEFAULT_FEATURES
 from refed_dspy.synthesis import produce
@@ -161,7 +161,7 @@ def _program(name: str, given: Any, config: CompareConfig) -> ReferenceLevelFeed
         return METHODS[given](config.features or DEFAULT_FEATURES, many)
     if isinstance(given, str | Path):
         asked = many if "instructions_per_feature" in config.model_fields_set else None
-        return open_program(given, config.features, asked, kind_of(read_state(given)))
+        return open_program(given, config.features, asked)
     raise ConfigError(f"programs: {name} is a {type(given).__name__}; give a program of refed_dspy.programs, or a name")
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from refed_dspy.errors import ConfigError
+from refed_dspy.programs.baselines import kind_of
 from refed_dspy.programs.judging import PairwiseJudge
 from refed_dspy.programs.reference_level import ReferenceLevelFeedback
 from refed_dspy.programs.saved import (
@@ -31,12 +32,11 @@ def open_program(
     source: Path | str,
     features: Mapping[str, str] | None = None,
     instructions_per_feature: int | None = None,
-    kind: type[ReferenceLevelFeedback] = ReferenceLevelFeedback,
 ) -> ReferenceLevelFeedback:
     """The program at `source`: a file, or an MLflow address (`models:/NAME@ALIAS`, `models:/NAME/N`, `runs:/…`).
 
-    It is of `kind`, and has the features that it was compiled with, unless others are given. Its `source` says where
-    it came from.
+    It is of the kind that its stages tell, and has the features that it was compiled with, unless others are given. Its
+    `source` says where it came from.
 
     Raises:
         ConfigError: there is none, or it does not fit the features given.
@@ -47,7 +47,7 @@ def open_program(
     whole = isinstance(kept, dict) and all(isinstance(text, str) for pair in kept.items() for text in pair)
     asked = told.get("instructions_per_feature")
     known = asked if isinstance(asked, int) and 1 <= asked <= 100 else 10
-    program = kind(
+    program = kind_of(state)(
         features or (kept if whole and kept else DEFAULT_FEATURES),
         known if instructions_per_feature is None else instructions_per_feature,
     )

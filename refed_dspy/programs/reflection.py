@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeAlias
 
 import dspy
 
@@ -58,6 +58,27 @@ class Recycled:
         return self.instruction_reason.startswith(_PASSING) or self.response_reason.startswith(_PASSING)
 
 
+    @classmethod
+    def of(cls, pair: tuple[str, str], reflected: Reflected, improved: Improved) -> Recycled:
+        """`pair`, the original one, after both passes: what `improved` says is of the pair that `reflected` left."""
+        (new, why), (better, why_not) = reflected, improved
+        instruction, response = pair if new is None else new
+        first = ORIGINAL if new is None else REFLECTED
+        return cls(
+            instruction=instruction,
+            response=response if better is None else better,
+            reflected_response=response,
+            instruction_from=first,
+            response_from=first if better is None else IMPROVED,
+            instruction_reason=why,
+            response_reason=why_not,
+        )
+
+
+Reflected: TypeAlias = tuple[tuple[str, str] | None, str]
+"""The new pair, or None and why there is none."""
+Improved: TypeAlias = tuple[str | None, str]
+"""The better response, or None and why there is none."""
 _PASSING = (f"{NoAnswer.kind}:", f"{NoConnection.kind}:")
 
 
@@ -86,31 +107,22 @@ class ReflectionTuning(dspy.Module):
         self.response_reflection = dspy.Predict(ResponseReflection)
 
     async def recycle(self, instruction: str, response: str, item: str = "") -> Recycled:
-        """Both passes. A pass that fails (a RowError) or changes nothing falls back, with the reason.
+        """Both passes, the second on what the first left. One that fails (a RowError) or changes nothing falls back,
+        with the reason. `item` is what the ledger and messages call the pair; empty, its instruction's beginning."""
+        item = item or one_line(instruction, 40)
+        pair = instruction, response
+        reflected = await self.reflect(*pair, item)
+        return Recycled.of(pair, reflected, await self.improve(*(reflected[0] or pair), item))
+
+    async def reflect(self, instruction: str, response: str, item: str = "") -> Reflected:
+        """The first pass: the new pair, or None and why: a RowError, a placeholder, the same instruction again.
 
         A new instruction and its answer stand or fall together: an answer to another instruction would be wrong.
         """
-        item = item or one_line(instruction, 40)
-        new, why = await self._reflected(instruction, response, item)
-        pair = (instruction, response) if new is None else new
-        better, why_not = await self._improved(*pair, item)
-        first = ORIGINAL if new is None else REFLECTED
-        return Recycled(
-            instruction=pair[0],
-            response=pair[1] if better is None else better,
-            reflected_response=pair[1],
-            instruction_from=first,
-            response_from=first if better is None else IMPROVED,
-            instruction_reason=why,
-            response_reason=why_not,
-        )
-
-    async def _reflected(self, instruction: str, response: str, item: str) -> tuple[tuple[str, str] | None, str]:
-        """The new pair, or None and why."""
         try:
             said = await ask(
                 "instruction_reflection",
-                item,
+                item or one_line(instruction, 40),
                 self.instruction_reflection,
                 instruction_criteria=self.of_instructions,
                 response_criteria=self.of_responses,
@@ -128,12 +140,12 @@ class ReflectionTuning(dspy.Module):
             return None, "the same instruction again"
         return (text, answer), ""
 
-    async def _improved(self, instruction: str, response: str, item: str) -> tuple[str | None, str]:
-        """The better response, or None and why."""
+    async def improve(self, instruction: str, response: str, item: str = "") -> Improved:
+        """The second pass: the better response, or None and why: a RowError, a placeholder, the same one again."""
         try:
             said = await ask(
                 "response_reflection",
-                item,
+                item or one_line(instruction, 40),
                 self.response_reflection,
                 response_criteria=self.of_responses,
                 instruction=instruction,
