@@ -42,6 +42,11 @@ class Allowance:
         """Seconds that calls in flight are given to land when the run must end."""
         return GRACE if self.seconds is None else min(GRACE, self.seconds / 2)
 
+    @property
+    def over(self) -> bool:
+        """Whether no time is left that is worth beginning in."""
+        return self.seconds is not None and self.seconds - self.grace < TOO_SHORT
+
     @asynccontextmanager
     async def minutes(self) -> AsyncIterator[None]:
         """End the work inside the block while there is just enough time left to end it in order.
@@ -49,8 +54,6 @@ class Allowance:
         Raises CapReached when it had to be ended.
         """
         left = None if self.seconds is None else self.seconds - self.grace
-        if left is not None and left < TOO_SHORT:
-            raise CapReached("max_minutes is reached")
         try:
             async with asyncio.timeout(left) as timer:
                 yield

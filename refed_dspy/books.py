@@ -33,6 +33,8 @@ class RunBooks:
         self.budget = Budget(caps, before.cost, before.calls)
         self.stopping = False
         """Set when the run is ending: a call that has not begun does not begin."""
+        self.over = False
+        """Set where the time was used up before: what is paid for is given back, and nothing else begins."""
         self._number = ledger.last_call()
 
     def affordable(self, worst: int) -> int | None:

@@ -62,6 +62,7 @@ class Desk:
     async def open(self, allowance: Allowance, again: Callable[[], str]) -> AsyncIterator[None]:
         """The models run inside the block and answer there. At a cap the block ends in order, and `reached` says so.
 
+        Where the time of `max_minutes` was used up before, what is paid for is given back and nothing is begun.
         `again`: what is kept, and the command that goes on with the work, for messages.
 
         Raises:
@@ -69,14 +70,16 @@ class Desk:
             TeacherRefused: before the first answer nothing was paid for: a model as given cannot be used.
             RunStopped: later.
         """
+        self.books.over = allowance.over
         with few_collections(), self._told(again), self.books.closing():
             async with AsyncExitStack() as stack:
                 running: dict[int, Any] = {}
                 for model in self.models.values():
-                    if id(model) not in running:
+                    if id(model) not in running and not allowance.over:
                         running[id(model)] = await stack.enter_async_context(model.running())
-                lms = {role: running[id(model)] for role, model in self.models.items()}
-                await stack.enter_async_context(allowance.minutes())
+                lms = {role: running.get(id(model)) for role, model in self.models.items()}
+                if not allowance.over:
+                    await stack.enter_async_context(allowance.minutes())
                 first = next(iter(lms))
                 stack.enter_context(dspy.context(adapter=dspy.settings.adapter or SchemaAdapter(), **LEAN))
                 stack.enter_context(dspy.context(lm=lms[first]))

@@ -21,6 +21,7 @@ from refed_dspy.calls import Attempt, booked
 from refed_dspy.engine.ledger import Ledger
 from refed_dspy.engine.rows import Answer, Key, answered, failed
 from refed_dspy.errors import (
+    CapReached,
     CutAnswer,
     MalformedAnswer,
     NoConnection,
@@ -127,6 +128,8 @@ class PayOnce:
         """Ask the teacher; whatever comes of it is in the ledger before this returns or raises."""
         if self.books.stopping:
             raise asyncio.CancelledError
+        if self.books.over:
+            raise CapReached("max_minutes is reached")
         self.progress.in_flight += 1
         # The call's own seed: another for every key, the same again for the same run seed.
         rank = -self._depth.get(question.stage, len(self._depth))

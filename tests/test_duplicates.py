@@ -115,6 +115,7 @@ def test_what_a_dropped_row_says_is_not_held_against_later_rows_and_what_is_reme
     assert not filter_.check(row(texts[2])).kept
 
 
+@pytest.mark.slow
 def test_it_decides_as_a_comparison_with_every_kept_row_would() -> None:
     rng = random.Random(3)
     base = [" ".join(rng.sample(WORDS[:60], rng.randint(3, 12))) for _ in range(150)]
@@ -232,6 +233,7 @@ def test_what_is_compared() -> None:
     assert both.check(rows[0]).kept and not both.check(rows[0]).kept
 
 
+@pytest.mark.slow
 def test_the_same_rows_give_the_same_decisions_in_every_process() -> None:
     code = """
 import random, sys, types

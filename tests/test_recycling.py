@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,31 +24,38 @@ from dspy.lm15 import Request
 import refed_dspy
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy import ReferenceLevelFeedback, save_program
+from refed_dspy.allowance import Limits
 from refed_dspy.data.dataset import drawn, load_dataset
 from refed_dspy.data.table import DataRow
 from refed_dspy.engine.ledger import Ledger
 from refed_dspy.errors import ConfigError, ExportError, ReferencesError, RunDirError, RunStopped, TeacherRefused
-from refed_dspy.measures.figures import Tools, figures
-from refed_dspy.measures.perplexity import Scored
-from refed_dspy.programs.reflection import IMPROVED, ORIGINAL, REFLECTED, Recycled, ReflectionTuning
+from refed_dspy.measures.figures import AskedOnce, Tools, figures
+from refed_dspy.measures.perplexity import GUESS, Scored
+from refed_dspy.paying import Progress
+from refed_dspy.programs.reflection import (
+    IMPROVED,
+    ORIGINAL,
+    REFLECTED,
+    Improved,
+    Recycled,
+    Reflected,
+    ReflectionTuning,
+)
 from refed_dspy.recycling.outcome import Recycling
-from refed_dspy.recycling.selecting import UNSCORED, select
+from refed_dspy.recycling.passes import Passes, row_by_row, selectively
+from refed_dspy.recycling.selecting import UNSCORED, Selected, choose, select
+from refed_dspy.teachers import open_teacher
+from refed_dspy.working import Job
 from tests.compiling import config
 from tests.test_perplexity import Toy, _Door
-from tests.writing import Writer, fake_lm, references, response
+from tests.test_reflection import Reflecting, reflected, shown
+from tests.writing import Writer, fake_lm, references
 
 FIELDS = [
     *("row", "instruction", "response", "original_instruction", "original_response"),
     *("instruction_from", "response_from", "instruction_reason", "response_reason"),
 ]
 BY_SCORE = ["ifd", "r_ifd", "original_ifd", "original_r_ifd", "selection_reason"]
-
-
-class Reflecting(Writer):
-    """Writes fitting answers to both passes; what it writes depends on the question alone."""
-
-    def _value(self, name: str) -> Any:
-        return ["short"] if name.endswith("weaknesses") else super()._value(name)
 
 
 class Moody(_Door):
@@ -316,74 +326,261 @@ def test_a_run_that_is_still_growing(server: SimulatedTeacher, tmp_path: Path) -
 # --- selective
 
 
-def chosen(recycled: Recycled, told: Mapping[str, float]) -> Any:
-    """What is kept of (old, said); `told`: "context\\ntext" → perplexity given the context; alone it is 10."""
+class Told:
+    """Perplexities by hand: "context|text" → that of the text given the context's first line; alone it is 10."""
 
-    class Toy:
-        def nll(self, contexts: Sequence[str], texts: Sequence[str]) -> list[Scored | None]:
-            pairs = zip(contexts, texts, strict=True)
-            return [self.one(f"{context.partition(chr(10))[0]}|{text}") for context, text in pairs]
+    def __init__(self, told: Mapping[str, float]) -> None:
+        self.told = told
+        self.asked: list[str] = []
 
-        def one(self, key: str) -> Scored | None:
-            if key.startswith("|"):
-                return Scored(math.log(10), 1)
-            return Scored(math.log(10 * told[key]), 1) if key in told else None
+    def nll(self, contexts: Sequence[str], texts: Sequence[str]) -> list[Scored | None]:
+        keys = [f"{context.partition(chr(10))[0]}|{text}" for context, text in zip(contexts, texts, strict=True)]
+        self.asked += keys
+        return [self.one(key) for key in keys]
 
-    return select([DataRow(1, "old", "said")], {1: recycled}, Toy())[1]
+    def one(self, key: str) -> Scored | None:
+        if key.startswith("|"):
+            return Scored(math.log(10), 1)
+        return Scored(math.log(10 * self.told[key]), 1) if key in self.told else None
 
 
-BOTH = Recycled("new", "better", "first", REFLECTED, IMPROVED)
+NEW: Reflected = (("new", "first"), "")
+BETTER: Improved = ("better", "")
+
+
+def chosen(reflected: Reflected, improved: Improved, told: Mapping[str, float]) -> tuple[Recycled, Selected]:
+    """What becomes of (old, said)."""
+    scorer = AskedOnce(Told(told))
+    made, selected = select(choose([DataRow(1, "old", "said")], {1: reflected}, scorer), {1: improved}, scorer)
+    return made[1], selected[1]
 
 
 @pytest.mark.parametrize(
-    ("ifds", "r_ifds", "pair", "parts", "kept"),
+    ("ifds", "r_ifds", "pair", "parts", "dropped"),
     [
-        # IFD of old and new; r-IFD of old, of new with its first response, and with the better one
+        # IFD of old and new; r-IFD of old, of new with its first response, and of the one kept with the better one
         ((0.5, 0.6), (0.9, 0.8, 0.7), ("new", "better"), (REFLECTED, IMPROVED), ""),
+        ((0.5, 0.6), (0.7, 0.8, 0.75), ("new", "better"), (REFLECTED, IMPROVED), ""),
         ((0.5, 0.6), (0.9, 0.8, 0.8), ("new", "first"), (REFLECTED, REFLECTED), ""),
         ((0.5, 0.6), (0.9, 0.8, 0.9), ("new", "first"), (REFLECTED, REFLECTED), ""),
-        ((0.5, 0.5), (0.9, 0.8, 0.1), ("old", "said"), (ORIGINAL, ORIGINAL), ""),
-        ((0.6, 0.5), (0.9, 0.8, 0.1), ("old", "said"), (ORIGINAL, ORIGINAL), ""),
-        ((1.0, 0.5), (0.9, 0.8, 0.1), ("old", "said"), (ORIGINAL, ORIGINAL), "IFD not below 1"),
+        ((0.5, 0.5), (0.9, 0.7, 0.8), ("old", "better"), (ORIGINAL, IMPROVED), ""),
+        ((0.6, 0.5), (0.9, 0.8, 0.9), ("old", "said"), (ORIGINAL, ORIGINAL), ""),
+        ((1.0, 0.5), (0.9, 0.8, 0.9), ("old", "said"), (ORIGINAL, ORIGINAL), "IFD not below 1"),
         ((0.5, 1.2), (0.9, 1.5, 1.6), ("new", "first"), (REFLECTED, REFLECTED), "IFD not below 1"),
         ((0.5, 0.6), (0.9, 1.0, 1.2), ("new", "first"), (REFLECTED, REFLECTED), "r-IFD not below 1"),
         ((0.5, 0.6), (0.9, 1.2, 1.1), ("new", "better"), (REFLECTED, IMPROVED), "r-IFD not below 1"),
-        # None: the original stays, and the pair is kept
-        ((None, 0.6), (0.9, 0.8, 0.7), ("old", "said"), (ORIGINAL, ORIGINAL), ""),
-        ((0.5, None), (0.9, 0.8, 0.7), ("old", "said"), (ORIGINAL, ORIGINAL), ""),
+        ((0.7, 0.6), (1.2, 0.8, 0.9), ("old", "better"), (ORIGINAL, IMPROVED), ""),
+        # None: what was there before stays, and the pair is kept
+        ((None, 0.6), (0.9, 0.8, 0.7), ("old", "better"), (ORIGINAL, IMPROVED), ""),
+        ((0.5, None), (0.9, 0.8, 0.95), ("old", "said"), (ORIGINAL, ORIGINAL), ""),
         ((0.5, 0.6), (0.9, None, 0.7), ("new", "first"), (REFLECTED, REFLECTED), ""),
         ((0.5, 0.6), (0.9, 0.8, None), ("new", "first"), (REFLECTED, REFLECTED), ""),
     ],
 )
-def test_selection(ifds: Any, r_ifds: Any, pair: Any, parts: Any, kept: str) -> None:
-    names = ["old|said", "new|first", "said|old", "first|new", "better|new"]
+def test_selection(ifds: Any, r_ifds: Any, pair: Any, parts: Any, dropped: str) -> None:
+    kept = pair[0]
+    names = ["old|said", "new|first", "said|old", "first|new", f"better|{kept}"]
     told = {name: value for name, value in zip(names, [*ifds, *r_ifds], strict=True) if value is not None}
-    beside = {"new|better": 0.9, "old|better": 0.4, "better|old": 0.1}  # no answer to the old one
-    one = chosen(BOTH, {**beside, **told})
-    assert (one.instruction, one.response) == pair
-    assert (one.instruction_from, one.response_from) == parts
-    assert (one.kept, one.reason) == (not kept, kept)
+    beside = {"new|better": 0.9, "old|better": 0.4}
+    made, one = chosen(NEW, BETTER, {**beside, **told})
+    assert (made.instruction, made.response) == pair
+    assert (made.instruction_from, made.response_from) == parts
+    assert made.reflected_response == ("first" if kept == "new" else "said")
+    assert (one.kept, one.reason) == (not dropped, dropped)
     assert one.original_ifd == pytest.approx(ifds[0]) and one.original_r_ifd == pytest.approx(r_ifds[0])
+    assert one.ifd == pytest.approx({**beside, **told}.get("|".join(pair)))
+    assert one.r_ifd == pytest.approx(told.get("|".join(reversed(pair))))
 
 
-def test_an_improved_response_to_the_original_instruction_is_chosen_by_itself() -> None:
-    kept = Recycled("old", "better", "said", ORIGINAL, IMPROVED, "cut: cut")
-    told = {"old|said": 0.5, "said|old": 0.9, "old|better": 0.6}
-    one = chosen(kept, {**told, "better|old": 0.8})
-    assert (one.instruction, one.response, one.instruction_from, one.response_from) == (
-        *("old", "better", ORIGINAL, IMPROVED),
-    )
-    one = chosen(kept, {**told, "better|old": 0.95})
-    assert (one.response, one.response_from) == ("said", ORIGINAL)
-    assert one.response_reason == "r-IFD not lower: 0.95, was 0.9"
+def test_a_better_response_is_dropped_by_its_own_figures() -> None:
+    told = {"old|said": 0.5, "said|old": 0.9, "old|better": 1.0, "better|old": 0.8}
+    made, one = chosen((None, "cut: cut"), BETTER, told)
+    assert (made.response, made.instruction_reason, one.reason) == ("better", "cut: cut", "IFD not below 1")
+    assert one.original_ifd == pytest.approx(0.5)
 
 
 def test_why_a_new_part_is_not_taken_is_told() -> None:
-    told = {"old|said": 0.6, "new|first": 0.5, "said|old": 0.9, "first|new": 0.8, "better|new": 0.7, "new|better": 0.9}
-    one = chosen(BOTH, told)
-    assert one.instruction_reason == "IFD not higher: 0.5, was 0.6"
-    assert one.response_reason == "answers the new instruction, which is not kept"
-    assert chosen(BOTH, {}).instruction_reason == UNSCORED
+    told = {"old|said": 0.6, "new|first": 0.5, "said|old": 0.9, "old|better": 0.9, "better|old": 0.95}
+    made, _ = chosen(NEW, BETTER, told)
+    assert made.instruction_reason == "IFD not higher: 0.5, was 0.6"
+    assert made.response_reason == "r-IFD not lower: 0.95, was 0.9"
+    made, one = chosen(NEW, BETTER, {})
+    assert made.instruction_reason == made.response_reason == UNSCORED and one.kept
+    made, _ = chosen((None, "the same instruction again"), (None, "no answer: late"), told)
+    assert (made.instruction_reason, made.response_reason) == ("the same instruction again", "no answer: late")
+    assert made.unanswered
+
+
+def test_what_was_not_written_is_not_scored() -> None:
+    scorer = Told({})
+    rows = [DataRow(1, "old", "said"), DataRow(2, "blue", "sky")]
+    pairs = choose(rows, {1: NEW, 2: (None, "")}, scorer)
+    assert len(scorer.asked) == 12 and {pairs[1].pair, pairs[2].pair} == {("old", "said"), ("blue", "sky")}
+    scorer.asked.clear()
+    select(pairs, {1: (None, ""), 2: BETTER}, scorer)
+    assert sorted(scorer.asked) == ["better|blue", "blue|better", "|better", "|blue"]
+
+
+# --- selective: the choice stands between the passes
+
+
+class Fickle:
+    """Finds new pairs of odd topics harder than they were, those of even ones easier; likes every better response."""
+
+    def __init__(self) -> None:
+        self.before: Callable[[], None] = lambda: None
+        """Called when it is asked for the first time."""
+
+    def nll(self, contexts: Sequence[str], texts: Sequence[str]) -> list[Scored | None]:
+        self.before()
+        self.before = lambda: None
+        return [self.one(context, text) for context, text in zip(contexts, texts, strict=True)]
+
+    def one(self, context: str, text: str) -> Scored:
+        if not context:
+            return Scored(1.0, 1)
+        if GUESS in context:
+            return Scored(0.2 if "better" in context else 0.5, 1)
+        harder = {"new odd": 0.9, "new even": 0.1}
+        return Scored(next((told for name, told in harder.items() if name in context), 0.5), 1)
+
+
+class Numbering(Reflecting):
+    """Names what it writes by what it was asked about."""
+
+    def write(self, request: Request) -> str:
+        topic = int(re.findall(r"topic (\d+)", shown(request, "instruction"))[0])
+        if not _first(request):
+            better = f"better than: {shown(request, 'response')}"
+            return json.dumps({"weaknesses": ["short"], "better_response": better})
+        new = f"new {'odd' if topic % 2 else 'even'} topic {topic}", f"first of {topic}"
+        return reflected(*new)
+
+
+def passes(folder: Path, writer: Writer, concurrency: int = 8, max_minutes: float | None = None) -> Passes:
+    teacher = replace(open_teacher(fake_lm(writer)), concurrency=concurrency)
+    limits = Limits(max_cost=None, max_calls=None, max_minutes=max_minutes)
+    return Passes(ReflectionTuning(), folder, Job("recycling", {}, {"teacher": teacher}, limits, 6, "go on"), None)
+
+
+ROWS = load_dataset(references(6)).rows
+
+
+def test_the_second_pass_is_over_the_pair_that_was_chosen(tmp_path: Path) -> None:
+    writer = Numbering()
+    passed = selectively(ROWS, passes(tmp_path, writer), AskedOnce(Fickle()))
+    assert [_first(request) for request in writer.requests] == [True] * 6 + [False] * 6
+    for at, row in enumerate(ROWS):
+        made = passed.made[row.number]
+        odd = at % 2 == 1
+        before = (f"new odd topic {at}", f"first of {at}") if odd else (row.instruction, row.response)
+        (asked,) = [one for one in writer.requests[6:] if shown(one, "instruction") == before[0]]
+        assert shown(asked, "response") == before[1] == made.reflected_response
+        assert (made.instruction, made.response) == (before[0], f"better than: {before[1]}")
+        assert (made.instruction_from, made.response_from) == (REFLECTED if odd else ORIGINAL, IMPROVED)
+        assert made.instruction_reason.startswith("" if odd else "IFD not higher: ") and made.response_reason == ""
+    assert passed.selected is not None and all(one.kept for one in passed.selected.values())
+    assert (passed.stopped, passed.halfway) == ("", 0)
+
+
+def test_without_selection_both_passes_are_over_one_row_after_the_other(tmp_path: Path) -> None:
+    writer, made = Numbering(), dict[int, Recycled]()
+    passed = row_by_row(ROWS, passes(tmp_path, writer, concurrency=1), made)
+    assert [_first(request) for request in writer.requests] == [True, False] * 6
+    assert passed.made is made and passed.selected is None
+    assert made[1].response == "better than: first of 0"
+
+
+def test_a_folder_that_is_taken_between_the_passes_stops_it(tmp_path: Path) -> None:
+    scorer, taken = Fickle(), list[Ledger]()
+    scorer.before = lambda: taken.append(Ledger.create(tmp_path))
+    with pytest.raises(RunStopped, match=r"another process is working .*; go on$"):
+        selectively(ROWS, passes(tmp_path, Numbering()), scorer)
+    taken[0].close()
+    writer = Numbering()
+    assert len(selectively(ROWS, passes(tmp_path, writer), scorer).made) == 6
+    assert [_first(request) for request in writer.requests] == [False] * 6, "the first pass is not paid for again"
+
+
+def test_minutes_that_are_used_up_between_the_passes_end_it_in_order(tmp_path: Path) -> None:
+    writer = Numbering()
+
+    def last(request: Request) -> None:
+        if len(writer.requests) == 6:  # as if an hour had gone by
+            with sqlite3.connect(tmp_path / "ledger.sqlite") as db:
+                db.execute("UPDATE starts SET begun=begun-3600")
+
+    writer.on_request = last
+    passed = selectively(ROWS, passes(tmp_path, writer, max_minutes=10), Fickle())
+    assert (passed.stopped, passed.halfway, passed.made) == ("max_minutes", 6, {})
+    assert len(writer.requests) == 6
+    passed = selectively(ROWS, passes(tmp_path, writer, max_minutes=100), Fickle())
+    assert len(passed.made) == 6 and len(writer.requests) == 12
+
+
+def selective(folder: Path, scoring: Toy, teacher: Any, data: Any = None, **settings: Any) -> Recycling:
+    scorer = {"model": "toy", "api_base": scoring.url}
+    return recycled(folder, teacher, data, selective=True, scorer=scorer, **settings)
+
+
+@pytest.mark.parametrize(("calls", "done", "halfway"), [(4, 0, 4), (6, 0, 6), (9, 3, 3)])
+def test_a_cap_in_either_pass_ends_it_in_order(
+    server: SimulatedTeacher, scoring: Toy, tmp_path: Path, calls: int, done: int, halfway: int
+) -> None:
+    teacher = config(server, concurrency=1)
+    made = selective(tmp_path / "r", scoring, teacher, max_calls=calls)
+    assert (made.stopped, len(made.rows), made.halfway, made.used.calls) == ("max_calls", done, halfway, calls)
+    rows = read(tmp_path / "r" / "recycled.jsonl") + read(tmp_path / "r" / "dropped.jsonl")
+    assert sorted(row["row"] for row in rows) == [1, 2, 3][:done]
+    assert f"first pass alone: {halfway} rows; the second begins once all rows have had the first" in made.lines()
+    assert made.lines()[-1].startswith("stopped: max_calls is reached")
+    if calls < 6:
+        assert len(scoring.prompts) == 1, "but for the first text nothing is scored that the next start scores again"
+    made = selective(tmp_path / "r", scoring, teacher, max_calls=100)
+    assert (made.stopped, len(made.rows), made.halfway, made.used.calls) == ("", 6, 0, 12)
+    assert requests(server) == 12 and server.stats()["repeated"] == 0
+    assert not [line for line in made.lines() if "first pass alone" in line]
+
+
+def test_a_cap_in_the_first_pass_keeps_the_rows_that_were_done(
+    server: SimulatedTeacher, scoring: Toy, tmp_path: Path
+) -> None:
+    teacher = config(server, concurrency=1, malformed_retries=0)
+    recycled(tmp_path / "r", teacher, references(20), size=1)
+    server.control(fail_stage="better_response")
+    first = selective(tmp_path / "r", scoring, teacher, references(20), size=4)
+    reasons = {row["response_reason"].partition(":")[0] for row in [*first.kept(), *first.dropped()]}
+    assert "malformed" in reasons, "a final failure counts as done"
+    paid, prompts = requests(server), {tuple(prompt) for prompt in scoring.prompts}
+    scoring.prompts.clear()
+    made = selective(tmp_path / "r", scoring, teacher, references(20), max_calls=paid + 3)
+    assert made.stopped == "max_calls" and requests(server) == paid + 3 and made.halfway == 3
+    assert list(made.kept()) == list(first.kept()) and list(made.dropped()) == list(first.dropped())
+    assert {tuple(prompt) for prompt in scoring.prompts} == prompts, "only what is done is scored"
+
+
+def test_selective_again_pays_nothing_and_writes_the_same(
+    server: SimulatedTeacher, scoring: Toy, tmp_path: Path
+) -> None:
+    units: list[Progress] = []
+    selective(tmp_path / "r", scoring, config(server), on_progress=units.append)
+    assert [(one.unit, one.kept, one.size) for one in units] == [("instructions", 6, 6), ("responses", 6, 6)]
+    assert requests(server) == 12
+    before = {path.name: path.read_bytes() for path in (tmp_path / "r").glob("*.json*")}
+    selective(tmp_path / "r", scoring, config(server))
+    assert requests(server) == 12
+    assert before == {path.name: path.read_bytes() for path in (tmp_path / "r").glob("*.json*")}
+
+
+@pytest.mark.parametrize(("after", "refused"), [(0, TeacherRefused), (4, RunStopped), (6, RunStopped), (8, RunStopped)])
+def test_a_teacher_that_is_refused_in_either_pass(
+    server: SimulatedTeacher, scoring: Toy, tmp_path: Path, after: int, refused: type[Exception]
+) -> None:
+    server.control(auth_fails_after=after)
+    with pytest.raises(refused, match="check the key") as told:
+        selective(tmp_path / "r", scoring, config(server, concurrency=1))
+    assert isinstance(told.value, TeacherRefused) == (after == 0)
+    assert str(told.value).count("the same command goes on") == (after > 0)
 
 
 def test_selective_rows_say_what_they_are_made_of(server: SimulatedTeacher, scoring: Toy, tmp_path: Path) -> None:
@@ -401,7 +598,9 @@ def test_selective_rows_say_what_they_are_made_of(server: SimulatedTeacher, scor
         assert (row["instruction"] == row["original_instruction"]) == original
         assert (row["response"] == row["original_response"]) == (row["response_from"] == ORIGINAL)
         assert bool(row["instruction_reason"]) == original
-    assert len(sources) > 1
+        assert bool(row["response_reason"]) == (row["response_from"] != IMPROVED)
+    assert (ORIGINAL, IMPROVED) in sources and len(sources) > 2
+    assert requests(server) == made.used.calls == 24
     assert all(row["ifd"] < 1 and row["r_ifd"] < 1 for row in kept)
     assert all(row["selection_reason"] and max(row["ifd"], row["r_ifd"]) >= 1 for row in dropped)
     lines = made.lines()
@@ -413,6 +612,12 @@ def test_selective_rows_say_what_they_are_made_of(server: SimulatedTeacher, scor
     assert told == len({tuple(prompt) for prompt in scoring.prompts}), "a text is scored once"
     again = recycled(tmp_path / "r", config(server), data)
     assert not again.selected and not (tmp_path / "r" / "dropped.jsonl").exists(), "of another selection"
+
+
+def test_a_scorer_alone_selects_nothing(server: SimulatedTeacher, scoring: Toy, tmp_path: Path) -> None:
+    made = recycled(tmp_path / "r", config(server), scorer={"model": "toy", "api_base": scoring.url})
+    assert [list(row) for row in read(tmp_path / "r" / "recycled.jsonl")] == [FIELDS] * 6
+    assert made.selected is None and made.figures["new"]["IFD, mean"] is not None
 
 
 @pytest.mark.parametrize("fault", ["401", "404", "500", "no tokenize", "no logprobs"])
@@ -444,9 +649,11 @@ def test_a_scorer_that_fails_later_says_how_to_go_on(server: SimulatedTeacher, s
     scorer = {"model": "toy", "api_base": scoring.url}
     with pytest.raises(RunStopped, match=r"^scorer: .*what was paid for is kept in .*the same command goes on"):
         recycled(tmp_path / "r", fake_lm(writer), scorer=scorer, selective=True)
-    assert len(writer.requests) == 12
+    assert [_first(request) for request in writer.requests] == [True] * 6
     scoring.rest()
-    assert recycled(tmp_path / "r", fake_lm(Reflecting(response("no"))), scorer=scorer, selective=True).selected
+    again = Reflecting()
+    assert recycled(tmp_path / "r", fake_lm(again), scorer=scorer, selective=True).selected
+    assert [_first(request) for request in again.requests] == [False] * 6
 
 
 # --- killed, and stopped by hand
@@ -468,14 +675,16 @@ def heeding_ctrl_c() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-def stopped(home: Path, server: SimulatedTeacher, number: signal.Signals, after: int) -> tuple[int, str]:
-    """A start that gets the signal once the server has answered so often: its exit code and what it said."""
+def stopped(
+    home: Path, number: signal.Signals, reached: Callable[[], bool], command: Sequence[str] = COMMAND
+) -> tuple[int, str]:
+    """A start that gets the signal once that much is reached: its exit code and what it said."""
     env = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
     with subprocess.Popen(
-        COMMAND, cwd=home, stderr=subprocess.PIPE, text=True, preexec_fn=heeding_ctrl_c, env=env
+        command, cwd=home, stderr=subprocess.PIPE, text=True, preexec_fn=heeding_ctrl_c, env=env
     ) as process:
         try:
-            while server.stats()["answered"] < after and process.poll() is None:
+            while not reached() and process.poll() is None:
                 time.sleep(0.01)
             process.send_signal(number)
             _, told = process.communicate(timeout=30)
@@ -484,12 +693,46 @@ def stopped(home: Path, server: SimulatedTeacher, number: signal.Signals, after:
     return process.returncode, told
 
 
+def answers(server: SimulatedTeacher, count: int) -> Callable[[], bool]:
+    """Whether the server has answered so often."""
+    return lambda: bool(server.stats()["answered"] >= count)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130)])
+def test_stopped_between_the_passes_it_goes_on_with_the_second(
+    home: Path, server: SimulatedTeacher, scoring: Toy, number: signal.Signals, code: int
+) -> None:
+    (home / "job.yaml").write_text(f"scorer: {{model: toy, api_base: {scoring.url}}}\n")
+    command = [*COMMAND, "--selective", "--config", "job.yaml", "--size", "24"]
+    assert stopped(home, number, lambda: len(scoring.prompts) > 20, command)[0] == code
+    assert requests(server) == 24 and not (home / "out" / "recycled.jsonl").exists()
+    done = subprocess.run(command, cwd=home, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and "24 of 24 rows recycled" in done.stdout
+    assert requests(server) == 48 and server.stats()["repeated"] == 0
+
+
+@pytest.mark.slow
+def test_killed_in_the_second_pass_it_pays_no_answer_twice(home: Path, server: SimulatedTeacher, scoring: Toy) -> None:
+    (home / "job.yaml").write_text(f"scorer: {{model: toy, api_base: {scoring.url}}}\n")
+    command = [*COMMAND, "--selective", "--config", "job.yaml", "--size", "24"]
+    server.control(latency=0.05)
+    assert stopped(home, signal.SIGKILL, answers(server, 33), command)[0] == -signal.SIGKILL
+    time.sleep(0.3)
+    with Ledger.read(home / "out") as ledger:
+        (kept,) = ledger.db.execute("SELECT count(*) FROM answers").fetchone()
+    lost = requests(server) - kept
+    assert kept >= 24 and lost <= 16, "at most what was in flight is lost"
+    done = subprocess.run(command, cwd=home, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and requests(server) == 48 + lost
+
+
 @pytest.mark.slow
 def test_killed_it_goes_on_and_pays_no_answer_twice(home: Path, server: SimulatedTeacher) -> None:
     server.control(latency=0.05)
     lost = 0
     for after in (20, 70):
-        assert stopped(home, server, signal.SIGKILL, after)[0] == -signal.SIGKILL
+        assert stopped(home, signal.SIGKILL, answers(server, after))[0] == -signal.SIGKILL
         time.sleep(0.3)
         with Ledger.read(home / "out") as ledger:
             (kept,) = ledger.db.execute("SELECT count(*) FROM answers").fetchone()
@@ -505,7 +748,7 @@ def test_killed_it_goes_on_and_pays_no_answer_twice(home: Path, server: Simulate
 def test_ctrl_c_ends_it_with_130_and_leaves_the_rows_so_far(home: Path, server: SimulatedTeacher) -> None:
     server.control(latency=0.05)
     before = (home / "data.jsonl").read_bytes()
-    code, told = stopped(home, server, signal.SIGINT, 60)
+    code, told = stopped(home, signal.SIGINT, answers(server, 60))
     assert code == 130 and "go on with: the same command" in told and "Traceback" not in told
     rows = read(home / "out" / "recycled.jsonl")
     assert 20 <= len(rows) < 80

@@ -232,7 +232,7 @@ def test_json_beyond_the_decoders_limits_is_refused(tmp_path: Path, line: str) -
 def test_a_file_without_rows_is_refused(tmp_path: Path, name: str, text: str) -> None:
     path = tmp_path / name
     path.write_text(text)
-    assert refusal(path) == f"{path}: no rows"
+    assert refusal(path) == f"{path}: no rows; write an instruction and its response a row"
 
 
 # --- columns of other names
@@ -302,7 +302,7 @@ def test_an_object_that_holds_no_rows_is_refused(source: Any) -> None:
 
 @pytest.mark.parametrize("source", [[], iter([]), ()], ids=["list", "iterator", "tuple"])
 def test_no_rows_at_all_are_refused(source: Any) -> None:
-    assert refusal(source) == "references: no rows"
+    assert refusal(source) == "references: no rows; write an instruction and its response a row"
 
 
 def test_a_references_id_is_of_its_content_alone() -> None:

@@ -17,14 +17,16 @@ from dspy.utils import exceptions as lm_errors
 from refed_dspy import load_program, save_program
 from refed_dspy.calls import AnswerCut, AnswerRefused, NotReached
 from refed_dspy.errors import ConfigError, NoAnswer, NoConnection, TeacherError
-from refed_dspy.programs.asking import Question, answering
+from refed_dspy.programs.asking import Question, answering, ask_teacher
 from refed_dspy.programs.reflection import (
     IMPROVED,
     INSTRUCTION_CRITERIA,
     ORIGINAL,
     REFLECTED,
     RESPONSE_CRITERIA,
+    Improved,
     Recycled,
+    Reflected,
     ReflectionTuning,
 )
 from tests.writing import Answer, Writer, fake_lm
@@ -70,6 +72,28 @@ def test_both_passes_make_a_new_pair() -> None:
     first, second = writer.requests
     assert (shown(first, "instruction"), shown(first, "response")) == (OLD, SAID)
     assert (shown(second, "instruction"), shown(second, "response")) == ("Explain spring tides.", "Sun and moon align.")
+
+
+def test_the_passes_can_be_asked_for_one_at_a_time() -> None:
+    asked: list[str] = []
+
+    async def noted(question: Question) -> dspy.Prediction:
+        asked.append(question.item)
+        return await ask_teacher(question)
+
+    async def both() -> tuple[Reflected, Improved, Improved]:
+        program = ReflectionTuning()
+        first = await program.reflect(OLD, SAID, "7")
+        return first, await program.improve(OLD, SAID, "7"), await program.improve(OLD, SAID)
+
+    writer = Writer(reflected(), improved("Sun and moon."), improved(f" {SAID}"))
+    with dspy.context(lm=fake_lm(writer)), answering(noted):
+        first, second, third = asyncio.run(both())
+    assert first == (("Explain spring tides.", "Sun and moon align."), "") and second == ("Sun and moon.", "")
+    assert third == (None, "the same response again") and asked == ["7", "7", OLD]
+    assert [shown(request, "response") for request in writer.requests] == [SAID] * 3
+    chosen = Recycled.of((OLD, SAID), (None, "not taken"), second)
+    assert chosen == Recycled(OLD, "Sun and moon.", SAID, ORIGINAL, IMPROVED, "not taken", "")
 
 
 # --- falling back

@@ -220,6 +220,7 @@ def test_what_is_shown_is_one_short_line() -> None:
     assert shown.isprintable()
 
 
+@pytest.mark.slow
 def test_very_long_texts() -> None:
     rng = random.Random(2)
     words = [f"w{rng.randrange(3_000)}" for _ in range(8_000)]
@@ -229,6 +230,7 @@ def test_very_long_texts() -> None:
     assert [match.like for match in select(texts)][2:4] == [0, 1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("start", [0xD7F0, 0x110000 - 0x800 - 60])
 def test_more_tokens_than_code_points(start: int) -> None:
     """Numbers pass by the surrogates, and where characters end, texts as lists stand beside texts as characters."""

@@ -157,6 +157,7 @@ def test_the_fit_is_that_of_scikit_learn(seed: int) -> None:
     assert told.beta == pytest.approx(beta, abs=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hard", [False, True])
 def test_the_interval_is_that_of_refitting_every_resample(hard: bool) -> None:
     rng = np.random.default_rng(4)

@@ -6,6 +6,7 @@ import asyncio
 import json
 import math
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ import dspy
 import pytest
 from dspy.utils import exceptions as lm_errors
 
+import refed_dspy
 from benchmarks.simulated import SimulatedTeacher
-from refed_dspy import open_teacher
+from refed_dspy import TeacherConfig, open_teacher
 from refed_dspy.allowance import Allowance, Limits
 from refed_dspy.calls import NotReached
 from refed_dspy.data.dataset import load_dataset
@@ -391,3 +393,17 @@ def test_numbers_for_people(value: float | None, digits: int, text: str) -> None
 def test_tables_are_aligned() -> None:
     assert aligned([["", "old", "new"], ["rows", "1,000", "2"]]) == ["      old    new", "rows  1,000  2"]
     assert aligned([]) == []
+
+
+async def test_where_the_minutes_are_used_up_what_is_paid_for_is_given_back(
+    server: SimulatedTeacher, tmp_path: Path
+) -> None:
+    rows = [{"instruction": f"Task {i}.", "response": f"Answer {i}."} for i in range(4)]
+    teacher = TeacherConfig(model="sim/sim-model", api_base=server.base_url)
+    given: dict[str, Any] = {"teacher": teacher, "out": tmp_path / "out", "embeddings": False}
+    await asyncio.to_thread(partial(refed_dspy.recycle, rows, size=2, **given))
+    asked = server.stats()["requests"]
+    made = await asyncio.to_thread(partial(refed_dspy.recycle, rows, max_minutes=1e-6, **given))
+    assert made.stopped and len(made.rows) == 2 and server.stats()["requests"] == asked == 4
+    lines = (tmp_path / "out" / "recycled.jsonl").read_text(encoding="utf-8").splitlines()
+    assert len(lines) == 2

@@ -84,7 +84,7 @@ def tally(
         subsets=subsets(compared, config),
         used=spent(ledger),
         stopped="; ".join(part for part in (stopped, nothing_said) if part),
-        lacking=[*diversity.lacking, *_ungraded(compared)],
+        lacking=[*diversity.lacking, *_ungraded(compared), *_taken_over(ledger)],
     )
 
 
@@ -102,6 +102,13 @@ def _ungraded(compared: Compared) -> list[str]:
     if not told or any(one.grade is not None for one in told):
         return []
     return [f"grades: the judge gave none to {len(told)} responses, first because: {one_line(told[0].reason)}"]
+
+
+def _taken_over(ledger: Ledger) -> list[str]:
+    lent = ledger.meta("reuse")
+    if lent is None:
+        return []
+    return [f"what the answers cost that were taken over from {lent}: calls and dollars are those that were paid here"]
 
 
 class _Costs:

@@ -57,7 +57,6 @@ class Recycled:
         """Whether a pass got no answer, which it may get when it is asked again."""
         return self.instruction_reason.startswith(_PASSING) or self.response_reason.startswith(_PASSING)
 
-
     @classmethod
     def of(cls, pair: tuple[str, str], reflected: Reflected, improved: Improved) -> Recycled:
         """`pair`, the original one, after both passes: what `improved` says is of the pair that `reflected` left."""

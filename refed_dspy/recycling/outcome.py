@@ -10,9 +10,11 @@ from typing import Any
 
 from refed_dspy.data.dataset import DataSet
 from refed_dspy.data.table import DataRow
-from refed_dspy.engine.accounts import Spent
+from refed_dspy.engine.accounts import Spent, spent
+from refed_dspy.engine.ledger import Ledger
 from refed_dspy.measures.figures import Figures, Pairs, Tools, figures, table
-from refed_dspy.programs.reflection import Recycled
+from refed_dspy.programs.reflection import IMPROVED, REFLECTED, Recycled
+from refed_dspy.recycling.passes import Passed
 from refed_dspy.recycling.selecting import Selected
 from refed_dspy.writing import write_json, write_lines, write_text
 
@@ -34,6 +36,8 @@ class Recycling:
     used: Spent
     stopped: str
     """The cap that ended it early, or nothing."""
+    halfway: int = 0
+    """Rows with the first pass that are not done: selective mode begins the second once all rows have had the first."""
     figures: Mapping[str, Figures] = field(default_factory=dict)
     """"old" and "new" → name → figure."""
     lacking: Sequence[str] = ()
@@ -64,7 +68,7 @@ class Recycling:
                 "instruction_reason": made.instruction_reason,
                 "response_reason": made.response_reason,
             }
-            yield (facts, True) if chosen is None else ({**facts, **_choice(made, chosen)}, chosen.kept)
+            yield (facts, True) if chosen is None else ({**facts, **_choice(chosen)}, chosen.kept)
 
     def lines(self) -> list[str]:
         """All of it for a terminal."""
@@ -82,13 +86,26 @@ class Recycling:
             left = ", ".join(f"{count} {reason}" for reason, count in self.data.left_out.items())
             lines.append(f"not read as a pair: {left}")
         if self.selected is not None:
-            lines += _selection_lines(list(self.selected.values()))
+            lines += _selection_lines([(self.made[row.number], self.selected[row.number]) for row in self.rows])
         lines += ["", *table(self.figures), ""] if self.figures else [""]
         lines += [f"scorer: {self.scored}"] if self.scored else []
         lines += [f"not measured: {line}" for line in self.lacking]
+        if self.halfway:
+            lines.append(f"first pass alone: {self.halfway} rows; the second begins once all rows have had the first")
         if self.stopped:
             lines.append(f"stopped: {self.stopped} is reached; raise it, and the same command goes on")
         return lines
+
+
+def recycling_of(
+    folder: Path, data: DataSet, rows: Sequence[DataRow], lacking: Sequence[str], passed: Passed
+) -> Recycling:
+    """What the passes made of `rows` so far, with what all starts cost by the ledger; without figures."""
+    done = [row for row in rows if row.number in passed.made]
+    with Ledger.read(folder) as ledger:
+        used = spent(ledger)
+    parts = folder, data, done, passed.made, passed.selected, len(rows), used, passed.stopped, passed.halfway
+    return Recycling(*parts, lacking=lacking)
 
 
 def old_and_new(kept: Sequence[Mapping[str, Any]], tools: Tools, sample: int, seed: int) -> dict[str, Figures]:
@@ -113,14 +130,8 @@ def write_table(recycling: Recycling) -> None:
     write_json(recycling.out / f"{TABLE}.json", {name: dict(told) for name, told in recycling.figures.items()})
 
 
-def _choice(made: Recycled, chosen: Selected) -> dict[str, Any]:
+def _choice(chosen: Selected) -> dict[str, Any]:
     return {
-        "instruction": chosen.instruction,
-        "response": chosen.response,
-        "instruction_from": chosen.instruction_from,
-        "response_from": chosen.response_from,
-        "instruction_reason": made.instruction_reason or chosen.instruction_reason,
-        "response_reason": made.response_reason or chosen.response_reason,
         "ifd": chosen.ifd,
         "r_ifd": chosen.r_ifd,
         "original_ifd": chosen.original_ifd,
@@ -129,13 +140,13 @@ def _choice(made: Recycled, chosen: Selected) -> dict[str, Any]:
     }
 
 
-def _selection_lines(chosen: Sequence[Selected]) -> list[str]:
-    why = Counter(one.reason for one in chosen if one.reason)
-    kept = [one for one in chosen if one.kept]
+def _selection_lines(rows: Sequence[tuple[Recycled, Selected]]) -> list[str]:
+    why = Counter(chosen.reason for _, chosen in rows if not chosen.kept)
+    kept = [(made, chosen) for made, chosen in rows if chosen.kept]
     lines = [
-        f"selected: {len(kept)} of {len(chosen)} pairs, {sum(one.new_instruction for one in kept)} with the new "
-        f"instruction, {sum(one.new_response for one in kept)} with the new response"
+        f"selected: {len(kept)} of {len(rows)} pairs, {sum(made.instruction_from == REFLECTED for made, _ in kept)} "
+        f"with the new instruction, {sum(made.response_from == IMPROVED for made, _ in kept)} with the new response"
     ]
-    if unscored := sum(one.ifd is None or one.r_ifd is None for one in kept):
+    if unscored := sum(chosen.ifd is None or chosen.r_ifd is None for _, chosen in kept):
         lines.append(f"kept without a figure: {unscored} that could not be scored")
     return [*lines, *(f"dropped: {count} {reason}" for reason, count in why.most_common())]

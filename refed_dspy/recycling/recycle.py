@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from refed_dspy.allowance import Limits
-from refed_dspy.blocking import run_blocking
 from refed_dspy.config import check_job
 from refed_dspy.data.dataset import drawn, load_dataset
-from refed_dspy.data.table import DataRow
-from refed_dspy.engine.accounts import Spent, spent
-from refed_dspy.engine.ledger import Ledger
 from refed_dspy.errors import ConfigError, RunStopped
 from refed_dspy.job_settings import RecycleConfig
 from refed_dspy.measures.figures import open_tools, scoring
@@ -22,10 +19,10 @@ from refed_dspy.paying import Manner, Progress
 from refed_dspy.programs.opening import warn_of_another_teacher
 from refed_dspy.programs.reflection import INSTRUCTION_CRITERIA, RESPONSE_CRITERIA, Recycled, ReflectionTuning
 from refed_dspy.programs.saved import digest, load_program, program_digests
-from refed_dspy.recycling.outcome import OUTPUTS, Recycling, old_and_new, write_rows, write_table
-from refed_dspy.recycling.selecting import select
+from refed_dspy.recycling.outcome import OUTPUTS, Recycling, old_and_new, recycling_of, write_rows, write_table
+from refed_dspy.recycling.passes import Passed, Passes, row_by_row, selectively
 from refed_dspy.teachers import Teacher, open_teacher
-from refed_dspy.working import Job, at_work, data_identity, each
+from refed_dspy.working import Job, data_identity
 from refed_dspy.writing import check_apart
 
 
@@ -68,50 +65,21 @@ def recycle(
     check_apart(data, [folder / name for name in OUTPUTS])
     tools = open_tools(config.embeddings, config.scorer)  # first: nothing shall be paid for a figure nobody can have
     job = _job(opened, module, identity, folder, len(rows), config)
+    so_far = partial(recycling_of, folder, loaded, rows, tools.lacking)
+    passes, choosing = Passes(module, folder, job, on_progress), tools.scorer if config.selective else None
     made: dict[int, Recycled] = {}
-
-    def so_far(used: Spent, stopped: str) -> Recycling:
-        done = [row for row in rows if row.number in made]
-        return Recycling(folder, loaded, done, made, None, len(rows), used, stopped, lacking=tools.lacking)
-
     try:
-        recycling = so_far(*run_blocking(_made(rows, module, folder, job, made, on_progress)))
+        recycling = so_far(row_by_row(rows, passes, made) if choosing is None else selectively(rows, passes, choosing))
     except (RunStopped, KeyboardInterrupt):
-        if made and not config.selective:
-            write_rows(so_far(_used(folder), ""))
+        if made:
+            write_rows(so_far(Passed(made)))
         raise
     with scoring(job.again):
-        if config.selective and tools.scorer is not None:
-            recycling = replace(recycling, selected=select(recycling.rows, made, tools.scorer))
         write_rows(recycling)
         told = old_and_new(list(recycling.kept()), tools, config.sample, config.seed)
     recycling = replace(recycling, figures=told, scored=tools.scored())
     write_table(recycling)
     return recycling
-
-
-async def _made(
-    rows: Sequence[DataRow],
-    program: ReflectionTuning,
-    folder: Path,
-    job: Job,
-    made: dict[int, Recycled],
-    watch: Callable[[Progress], None] | None,
-) -> tuple[Spent, str]:
-    """Recycle `rows` into `made`. Returns what all starts cost, and the cap that ended it early, or nothing."""
-    async with at_work(folder, job, watch) as (desk, allowance):
-
-        async def work(row: DataRow) -> None:
-            made[row.number] = await program.recycle(row.instruction, row.response, str(row.number))
-            desk.progress.kept += 1
-
-        await each(desk, rows, work, job.models["teacher"].concurrency, allowance.grace)
-    return _used(folder), desk.reached.name if desk.reached else ""
-
-
-def _used(folder: Path) -> Spent:
-    with Ledger.read(folder) as ledger:
-        return spent(ledger)
 
 
 def _job(

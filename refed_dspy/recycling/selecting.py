@@ -1,4 +1,4 @@
-"""Selective Reflection-Tuning (paper notes, section 4): a new part is kept where it is worth learning."""
+"""Selective Reflection-Tuning (paper notes, section 4): after each pass, what it made is kept where it is worth it."""
 
 from __future__ import annotations
 
@@ -7,95 +7,93 @@ from dataclasses import dataclass
 
 from refed_dspy.data.table import DataRow
 from refed_dspy.measures.perplexity import Difficulty, Scorer, ifd
-from refed_dspy.programs.reflection import IMPROVED, ORIGINAL, REFLECTED, Recycled
+from refed_dspy.programs.reflection import Improved, Recycled, Reflected
 
 UNSCORED = "could not be scored"
 
 
 @dataclass(frozen=True)
-class Selected:
-    """What is kept of a recycled pair. `kept` is False where the pair teaches nothing (IFD or r-IFD not below 1)."""
+class Chosen:
+    """A row's pair after the first pass, the original one or the new one: the second pass is over this."""
 
-    instruction: str
-    response: str
-    new_instruction: bool
-    new_response: bool
-    kept: bool
-    reason: str
-    """Why it is not kept."""
+    pair: tuple[str, str]
+    reflected: Reflected
+    """The first pass's result; the new pair is not in it where it was not chosen, and the reason is the choice's."""
+    told: Difficulty
+    """Of the pair."""
+    original: Difficulty
+
+
+@dataclass(frozen=True)
+class Selected:
+    """A row's figures in the end, and why it is dropped: it teaches nothing (IFD or r-IFD not below 1)."""
+
     ifd: float | None
     r_ifd: float | None
     original_ifd: float | None
     original_r_ifd: float | None
-    instruction_reason: str = ""
-    response_reason: str = ""
-    """Why a new part was not taken; empty where it was, or where there was none."""
+    reason: str = ""
 
     @property
-    def instruction_from(self) -> str:
-        """ORIGINAL or REFLECTED."""
-        return REFLECTED if self.new_instruction else ORIGINAL
-
-    @property
-    def response_from(self) -> str:
-        """ORIGINAL, REFLECTED or IMPROVED."""
-        return IMPROVED if self.new_response else self.instruction_from
+    def kept(self) -> bool:
+        """Whether there is no reason to drop it; a row without a figure is kept."""
+        return not self.reason
 
 
-def select(rows: Sequence[DataRow], made: Mapping[int, Recycled], scorer: Scorer) -> dict[int, Selected]:
-    """Row number → what is kept of it.
-
-    First the new instruction (with its answer) where its IFD is higher than the original's: it is harder; then the new
-    response where its r-IFD is lower than that of the response before: it says more of its instruction. What remains is
-    kept if IFD < 1 and r-IFD < 1. Where a figure cannot be had the original stays, and the pair is kept.
-    """
-    original = [(row.instruction, row.response) for row in rows]
-    first = [(made[row.number].instruction, made[row.number].reflected_response) for row in rows]
-    of_original, of_first = ifd(scorer, original), ifd(scorer, first)
-    harder = [
-        made[row.number].instruction_from != ORIGINAL and _above(new.ifd, old.ifd)
-        for row, old, new in zip(rows, of_original, of_first, strict=True)
-    ]
-    taken = [new if is_new else old for old, new, is_new in zip(original, first, harder, strict=True)]
-    # The second pass improved the response to the recycled instruction: it is no answer to the original one.
-    last = [
-        (pair[0], made[row.number].response) if pair[0] == made[row.number].instruction else pair
-        for row, pair in zip(rows, taken, strict=True)
-    ]
-    of_taken = [new if is_new else old for old, new, is_new in zip(of_original, of_first, harder, strict=True)]
-    of_last = ifd(scorer, last)
+def choose(rows: Sequence[DataRow], reflected: Mapping[int, Reflected], scorer: Scorer) -> dict[int, Chosen]:
+    """Row number → its pair for the second pass: the new one where its IFD is higher than the original's, so that it
+    is harder. Where a figure cannot be had, and where there is no new pair, the original stays."""
+    originals = [(row.instruction, row.response) for row in rows]
+    new = {row.number: pair for row in rows if (pair := reflected[row.number][0]) is not None}
+    told = ifd(scorer, [*originals, *new.values()])
+    of_new = dict(zip(new, told[len(originals) :], strict=True))
     return {
-        row.number: _selected(
-            made[row.number], (pair, of_taken[at]), (last[at], of_last[at]), (of_original[at], of_first[at])
-        )
-        for at, (row, pair) in enumerate(zip(rows, taken, strict=True))
+        row.number: _chosen(pair, reflected[row.number], old, of_new.get(row.number))
+        for row, pair, old in zip(rows, originals, told[: len(originals)], strict=True)
     }
 
 
-_Told = tuple[tuple[str, str], Difficulty]
+def _chosen(pair: tuple[str, str], reflected: Reflected, old: Difficulty, told: Difficulty | None) -> Chosen:
+    """`told` is of the new pair, None where there is none."""
+    new, why = reflected
+    if new is not None and told is not None:
+        if _above(told.ifd, old.ifd):
+            return Chosen(new, reflected, told, old)
+        why = _why("IFD not higher", told.ifd, old.ifd)
+    return Chosen(pair, (None, why), old, old)
 
 
-def _selected(recycled: Recycled, taken: _Told, last: _Told, instructions: tuple[Difficulty, Difficulty]) -> Selected:
-    """`taken` is the pair after the first choice, `last` the same with the improved response, if that answers it."""
-    (pair, before), (better, after) = taken, last
-    original, reflected = instructions
-    new = recycled.instruction_from != ORIGINAL and pair[0] == recycled.instruction
-    improved = better != pair and _above(before.r_ifd, after.r_ifd)
-    chosen, told = (better, after) if improved else (pair, before)
-    reason = ""
+def select(
+    chosen: Mapping[int, Chosen], improved: Mapping[int, Improved], scorer: Scorer
+) -> tuple[dict[int, Recycled], dict[int, Selected]]:
+    """What became of each row that is in `improved`, and its figures, by row number.
+
+    The better response is kept where its r-IFD is lower than that of the response before: it says more of its
+    instruction. What remains is dropped unless IFD < 1 and r-IFD < 1; where a figure cannot be had, it is kept.
+    """
+    better = {number: (chosen[number].pair[0], said) for number, (said, _) in improved.items() if said is not None}
+    of_better = dict(zip(better, ifd(scorer, list(better.values())), strict=True))
+    made: dict[int, Recycled] = {}
+    selected: dict[int, Selected] = {}
+    for number, result in improved.items():
+        one = chosen[number]
+        before = told = one.told
+        if number in better:
+            after = of_better[number]
+            if _above(before.r_ifd, after.r_ifd):
+                told = after
+            else:
+                result = None, _why("r-IFD not lower", after.r_ifd, before.r_ifd)
+        made[number] = Recycled.of(one.pair, one.reflected, result)
+        selected[number] = Selected(told.ifd, told.r_ifd, one.original.ifd, one.original.r_ifd, _too_hard(told))
+    return made, selected
+
+
+def _too_hard(told: Difficulty) -> str:
+    """Why a pair teaches nothing, or nothing."""
     if told.ifd is not None and told.ifd >= 1:
-        reason = "IFD not below 1"
-    elif told.r_ifd is not None and told.r_ifd >= 1:
-        reason = "r-IFD not below 1"
-    why = why_not = ""
-    if recycled.instruction_from != ORIGINAL and not new:
-        why = _why("IFD not higher", reflected.ifd, original.ifd)
-        why_not = "answers the new instruction, which is not kept"
-    elif better != pair and not improved:
-        why_not = _why("r-IFD not lower", after.r_ifd, before.r_ifd)
-    return Selected(
-        *chosen, new, improved, not reason, reason, told.ifd, told.r_ifd, original.ifd, original.r_ifd, why, why_not
-    )
+        return "IFD not below 1"
+    return "r-IFD not below 1" if told.r_ifd is not None and told.r_ifd >= 1 else ""
 
 
 def _above(one: float | None, other: float | None) -> bool:
