@@ -29,9 +29,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import accumulate
 from pathlib import Path
-
-from rouge_score.rouge_scorer import RougeScorer
-from rouge_score.tokenizers import DefaultTokenizer
+from typing import Any
 
 from refed_dspy.data.table import DataRow
 from refed_dspy.filters.rouge import Match, RougeFilter, select
@@ -43,6 +41,13 @@ NEAR = 0.1
 DATA = Path(os.environ.get("REFED_DATA", Path(__file__).parents[2] / "shared/data"))
 
 Words = list[str]
+
+
+def scorer_of_the_package(**settings: Any) -> Any:
+    """The package's scorer. Imported here: it takes seconds, and the tests take other things from this file."""
+    from rouge_score.rouge_scorer import RougeScorer
+
+    return RougeScorer(["rougeL"], use_stemmer=False, **settings)
 
 
 def real_texts() -> tuple[list[Words], list[Words]]:
@@ -97,6 +102,8 @@ class OnceTokenizer:
     """The package's own, asked once a text: half the time of comparing all pairs goes there."""
 
     def __init__(self) -> None:
+        from rouge_score.tokenizers import DefaultTokenizer
+
         self.plain, self.known = DefaultTokenizer(), dict[str, list[str]]()
 
     def tokenize(self, text: str) -> list[str]:
@@ -107,7 +114,7 @@ class OnceTokenizer:
 
 def by_package(texts: list[str]) -> list[Match]:
     """`select` by the package."""
-    scorer = RougeScorer(["rougeL"], use_stemmer=False, tokenizer=OnceTokenizer())
+    scorer = scorer_of_the_package(tokenizer=OnceTokenizer())
     kept: list[int] = []
     matches = []
     for place, text in enumerate(texts):
@@ -131,7 +138,7 @@ def timed(work: Callable[[], object]) -> tuple[float, float]:
 def near_ties() -> tuple[int, int, int]:
     """Lengths up to 60 and an LCS that make F 0.7 in fractions: how many, how many the package drops, and how many
     are decided otherwise here."""
-    scorer = RougeScorer(["rougeL"], use_stemmer=False)
+    scorer = scorer_of_the_package()
     pairs = dropped = wrong = 0
     for one in range(1, 61):
         for other in range(1, 61):
@@ -191,7 +198,7 @@ def line(what: str, must: str, measured: str) -> None:
 
 
 def against_package(texts: list[str]) -> None:
-    scorer = RougeScorer(["rougeL"], use_stemmer=False)
+    scorer = scorer_of_the_package()
     few = texts[:FEW]
     package, _ = timed(lambda: [scorer.score(a, b) for place, a in enumerate(few) for b in few[:place]])
     package *= MANY * (MANY - 1) / (FEW * (FEW - 1))

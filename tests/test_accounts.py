@@ -95,6 +95,7 @@ def _reserve_and_hang(folder: Path) -> None:
     asyncio.run(work())
 
 
+@pytest.mark.slow
 def test_a_call_on_its_way_when_the_process_was_killed_is_charged_at_its_worst(tmp_path: Path) -> None:
     process = multiprocessing.get_context("spawn").Process(target=_reserve_and_hang, args=(tmp_path,))
     process.start()

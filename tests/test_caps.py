@@ -209,6 +209,7 @@ def test_max_calls_needs_no_price(server: SimulatedTeacher, tmp_path: Path) -> N
 # --- max_minutes
 
 
+@pytest.mark.slow
 def test_max_minutes_ends_the_run_in_order(server: SimulatedTeacher, tmp_path: Path) -> None:
     server.control(latency=0.05)
     made = run(server, tmp_path / "run", size=5_000, max_minutes=0.04)
@@ -230,6 +231,7 @@ def test_max_minutes_does_not_wait_for_an_endpoint_that_hangs(server: SimulatedT
 # --- kills
 
 
+@pytest.mark.slow
 def test_a_killed_run_stays_under_its_cap(server: SimulatedTeacher, tmp_path: Path) -> None:
     (tmp_path / "references.jsonl").write_text("".join(json.dumps(r) + "\n" for r in references(20)))
     (tmp_path / "teacher.yaml").write_text(

@@ -186,6 +186,7 @@ def test_preview_shows_every_prompt_and_pays_only_when_asked(home: Path, server:
     assert not (home / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full(home: Path, server: SimulatedTeacher) -> None:
     """A file-size limit of the system stands for the full disk: the writes really fail."""
     script = (
@@ -207,6 +208,7 @@ def heeding_ctrl_c() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
+@pytest.mark.slow
 def test_ctrl_c_saves_and_says_how_to_go_on(home: Path, server: SimulatedTeacher) -> None:
     server.control(latency=0.1, sigma=0.5)
     words = ["synth", "--references", "references.jsonl", "--run-dir", "run", "--size", "150"]

@@ -327,6 +327,7 @@ def test_a_wrong_key_ends_it_at_once(
     assert all(wrong.encode() not in path.read_bytes() for path in tmp_path.iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["mipro", "bootstrap"])
 def test_a_key_that_stops_working_ends_an_optimizer_and_a_new_one_goes_on(
     locked: SimulatedTeacher, tmp_path: Path, optimizer: str, caplog: pytest.LogCaptureFixture

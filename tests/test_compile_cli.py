@@ -215,6 +215,7 @@ def test_tuning_a_judge_starts_from_the_program_that_is_named(home: Path, server
     assert "Prefer what is shorter." in json.dumps(known(Path("out"))[0].state)
 
 
+@pytest.mark.slow
 def test_a_compile_tracked_promoted_and_used(
     home: Path, server: SimulatedTeacher, tracked: Mlflow, monkeypatch: pytest.MonkeyPatch
 ) -> None:

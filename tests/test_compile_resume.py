@@ -137,6 +137,7 @@ def uninterrupted(
     return once
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("optimizer", "after"),
     [("gepa", 30), ("gepa", 70), ("bootstrap", 40)],
@@ -348,6 +349,7 @@ def test_ctrl_c_ends_the_command_within_seconds(server: SimulatedTeacher, tmp_pa
     assert outcomes["ok"] <= server.stats()["answered"] <= outcomes["ok"] + outcomes.get("cancelled", 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["mipro", "simba", "bootstrap"])
 def test_ctrl_c_ends_any_optimizer_and_leaves_the_journal_whole(
     server: SimulatedTeacher, tmp_path: Path, optimizer: str

@@ -145,7 +145,7 @@ def test_a_comparison_is_foreseen_with_every_program_and_the_judge(server: Simul
 
 
 def test_a_cap_in_calls_leaves_room_for_the_judge(server: SimulatedTeacher, tmp_path: Path) -> None:
-    """What a run that a cap ended says is enough is so, nearly: what a judge drops is chance, so it may say it twice."""
+    """What a run that a cap ended says is enough, nearly is: what a judge drops is chance, so it may say it twice."""
     settings: dict[str, Any] = {"filters": [{"rubric": {"at_least": 2}}], "judge": config(server, model="sim/x")}
     short = run(server, tmp_path / "run", 30, max_calls=45, **settings)
     assert short.stopped is not None and "refed resume" in short.stopped

@@ -58,11 +58,13 @@ def refusal(name: str, home: Path, **environ: str) -> str:
     return done.stderr
 
 
+@pytest.mark.slow
 def test_a_gated_data_set(hub: str, tmp_path: Path) -> None:
     told = refusal("GAIR/gated", tmp_path, HF_ENDPOINT=hub)
     assert told.startswith("GAIR/gated: gated on the Hub") and "hf auth login" in told
 
 
+@pytest.mark.slow
 def test_a_missing_data_set(hub: str, tmp_path: Path) -> None:
     told = refusal("GAIR/none:test", tmp_path, HF_ENDPOINT=hub)
     assert told.startswith("GAIR/none: not on the Hub") and "local file" in told

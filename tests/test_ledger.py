@@ -115,6 +115,7 @@ def _write_until_killed(run_dir: Path) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
+@pytest.mark.slow
 def test_a_kill_loses_no_committed_row_and_frees_the_lock(tmp_path: Path) -> None:
     process = multiprocessing.get_context("spawn").Process(target=_write_until_killed, args=(tmp_path,))
     process.start()

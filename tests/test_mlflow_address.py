@@ -11,6 +11,7 @@ from refed_dspy.errors import ConfigError
 from refed_dspy.programs.saved import program_digests
 
 
+@pytest.mark.slow
 def test_a_program_is_loaded_from_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")

@@ -348,6 +348,7 @@ def test_a_key_is_taken_from_the_named_variable_only(toy: Toy, monkeypatch: pyte
         scorer(toy, api_key_env=VARIABLE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "told"), [("500", "HTTP 500"), ("hang up", "no connection"), ("slow", "no answer in time")]
 )
@@ -413,6 +414,7 @@ def test_contexts_and_texts_come_in_pairs(toy: Toy) -> None:
         scorer(toy).nll([""], ["a", "b"])
 
 
+@pytest.mark.slow
 def test_without_torch_the_extra_is_named() -> None:
     # In a process of its own, where torch cannot be found.
     code = (

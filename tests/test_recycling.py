@@ -523,6 +523,7 @@ def selective(folder: Path, scoring: Toy, teacher: Any, data: Any = None, **sett
     return recycled(folder, teacher, data, selective=True, scorer=scorer, **settings)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("calls", "done", "halfway"), [(4, 0, 4), (6, 0, 6), (9, 3, 3)])
 def test_a_cap_in_either_pass_ends_it_in_order(
     server: SimulatedTeacher, scoring: Toy, tmp_path: Path, calls: int, done: int, halfway: int
@@ -559,6 +560,7 @@ def test_a_cap_in_the_first_pass_keeps_the_rows_that_were_done(
     assert {tuple(prompt) for prompt in scoring.prompts} == prompts, "only what is done is scored"
 
 
+@pytest.mark.slow
 def test_selective_again_pays_nothing_and_writes_the_same(
     server: SimulatedTeacher, scoring: Toy, tmp_path: Path
 ) -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import random
+from functools import cache
 from itertools import pairwise
+from typing import Any
 
 import pytest
-from rouge_score.rouge_scorer import RougeScorer
-from rouge_score.tokenizers import DefaultTokenizer
 
 from benchmarks import rouge as benchmark
 from refed_dspy.data.table import DataRow
@@ -16,7 +16,6 @@ from refed_dspy.filters.decision import Decision, TextFilter
 from refed_dspy.filters.rouge import Match, RougeFilter, beginning, rouge_l, select, self_rouge
 from refed_dspy.filters.rouge_index import Index, Words, counted, tokens
 
-PACKAGE = RougeScorer(["rougeL"], use_stemmer=False)
 HOSTILE = [
     "",
     " \n\t",
@@ -33,8 +32,16 @@ HOSTILE = [
 ]
 
 
+@cache
+def package() -> Any:
+    """Imported here: it takes seconds, in each of the workers that collect this file."""
+    from rouge_score.rouge_scorer import RougeScorer
+
+    return RougeScorer(["rougeL"], use_stemmer=False)
+
+
 def by_package(target: str, prediction: str) -> float:
-    return float(PACKAGE.score(target, prediction)["rougeL"].fmeasure)
+    return float(package().score(target, prediction)["rougeL"].fmeasure)
 
 
 def naive(texts: list[str], threshold: float) -> list[Match]:
@@ -72,6 +79,8 @@ def row(instruction: str, number: int = 1) -> DataRow:
 
 
 def test_tokens_are_those_of_the_package() -> None:
+    from rouge_score.tokenizers import DefaultTokenizer
+
     plain = DefaultTokenizer()
     every = "".join(f"a{chr(code)}9" for code in range(0xD800))
     for text in [*HOSTILE, every]:

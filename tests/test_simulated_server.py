@@ -155,6 +155,7 @@ def test_limits_keys_and_models(teacher: SimulatedTeacher, monkeypatch: pytest.M
         assert [post(keyed, key="sk-right-key")[0] for _ in range(3)] == [200, 200, 401]
 
 
+@pytest.mark.slow
 def test_latency_overlaps_and_clients_may_leave(capfd: pytest.CaptureFixture[str]) -> None:
     async def leave(port: int, count: int) -> None:
         request = b'{"messages": [{"role": "user", "content": "hi"}]}'
@@ -178,6 +179,7 @@ def test_latency_overlaps_and_clients_may_leave(capfd: pytest.CaptureFixture[str
     assert capfd.readouterr().err == ""
 
 
+@pytest.mark.slow
 def test_ends_on_sigterm_and_with_its_parent(capfd: pytest.CaptureFixture[str]) -> None:
     teacher = SimulatedTeacher(latency=30, sigma=0)
     connection = http.client.HTTPConnection("127.0.0.1", teacher.port)

@@ -323,6 +323,7 @@ def test_a_limit_of_tokens_on_anthropic_is_misread_by_the_client(teacher: Simula
     assert caught.value.retry_after > 60
 
 
+@pytest.mark.slow
 def test_the_client_of_openai_understands_azure(teacher: SimulatedTeacher) -> None:
     """DSPy's client has no dated form of Azure; this is the one that LiteLLM takes for it."""
     import openai

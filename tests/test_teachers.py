@@ -58,6 +58,7 @@ def test_an_unknown_model_gets_the_bounded_schema_too(server: SimulatedTeacher) 
     assert isinstance(answer.response, str), "without a schema the server answers in plain words"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", ["429", "500", "drop"])
 def test_passing_faults_are_tried_again_and_every_attempt_is_reported(server: SimulatedTeacher, fault: str) -> None:
     ask(config(server))

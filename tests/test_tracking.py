@@ -395,6 +395,7 @@ def with_password(tracked: Mlflow, mlflow_server: Server) -> str:
     return uri
 
 
+@pytest.mark.slow
 def test_nothing_is_printed_beside_the_command_s_own_lines(
     with_password: str, capfd: pytest.CaptureFixture[str]
 ) -> None:

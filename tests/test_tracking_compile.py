@@ -30,6 +30,8 @@ from tests.conftest import KEY, KEY_VARIABLE
 from tests.mlflow_stores import Mlflow, free_port, tracked_to, written
 from tests.writing import references
 
+pytestmark = pytest.mark.slow
+
 mlflow_template, tracked = mlflow_stores.mlflow_template, mlflow_stores.tracked
 ARTIFACTS = {"program.json", "prompts.diff", "evaluations.jsonl", "proof.txt", "best_score_against_dollars.png"}
 SETS = {"train": 3, "validation": 3, "test": 5}

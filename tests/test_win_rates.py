@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from sklearn.linear_model import LogisticRegression
 
 from benchmarks.alpaca import DATA, same, told
 from refed_dspy.measures import win_rates
@@ -40,6 +39,8 @@ def estimate(wins: Sequence[float], differences: Sequence[float], **more: Any) -
 
 
 def by_sklearn(wins: Floats, columns: Floats, weights: Floats) -> Floats:
+    from sklearn.linear_model import LogisticRegression  # seconds, in each of the workers that collect this file
+
     """The same prior: slopes come with sd 2, the intercept (last, as a column) with 5; a tie is half of each class."""
     scale = np.array([2.0] * (columns.shape[1] - 1) + [5.0])
     model = LogisticRegression(C=1.0, fit_intercept=False, solver="newton-cholesky", tol=1e-10)

@@ -148,6 +148,7 @@ def test_an_answer_without_usage_is_charged_its_worst_case(server: SimulatedTeac
     assert call.cost is not None and call.cost >= worst_case(teacher)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wire", WIRES)
 @pytest.mark.parametrize("fault", ["drop", "hang"])
 def test_no_answer_is_charged_its_worst_case_at_each_attempt(server: SimulatedTeacher, wire: str, fault: str) -> None:

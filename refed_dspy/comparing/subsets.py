@@ -8,7 +8,6 @@ from typing import TypeAlias
 
 from refed_dspy.comparing.comparison import Subset, mean_grade
 from refed_dspy.comparing.reading import Compared, ComparedRow
-from refed_dspy.filters.rouge import select
 from refed_dspy.job_settings import CompareConfig
 from refed_dspy.measures.win_rates import win_rate
 from refed_dspy.statistics import Interval
@@ -26,6 +25,8 @@ def subsets(compared: Compared, config: CompareConfig) -> list[Subset]:
     is unlike those taken (ROUGE-L F below 0.7), `judge` the first that beat the response they are compared with. A
     size above the rows there are stands for all of them. A filter that keeps fewer rows than a size has no line there.
     """
+    from refed_dspy.filters.rouge import select
+
     lines = []
     unlike: dict[tuple[str, ...], list[bool]] = {}  # programs share instructions, and it takes time
     for name, given in config.programs.items():
