@@ -203,9 +203,12 @@ def preview(
 @teacher_app.command()
 @reporting
 def fetch(
-    name: Annotated[str, typer.Argument(help="embedded, or embedded-smoke (tiny, for tests).")] = "embedded",
+    name: Annotated[str, typer.Argument(help="embedded, embedded-smoke (tiny, for tests), or embedder.")] = "embedded",
 ) -> None:
-    """Download the embedded teacher's weights (1.1 GB; 93 MB for embedded-smoke) and check them."""
+    """Download weights and check them: the embedded teacher's, or the small embedding model that statistics use.
+
+    1.1 GB; 93 MB for embedded-smoke, 84 MB for embedder.
+    """
     from refed_dspy.teachers.weights import WEIGHTS
     from refed_dspy.teachers.weights import fetch as download
 
