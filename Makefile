@@ -34,14 +34,14 @@ test: setup ## lint, types, contracts, tests
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
 
 live: setup ## tests on the tiny real model; downloads 93 MB once
 	$(BIN)/refed teacher fetch embedded-smoke
 	$(BIN)/python -m pytest -m live tests/live
 
 slow: setup ## tests that take seconds each: kills, servers, whole compiles
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow -n auto --maxprocesses 4 --dist worksteal
 
 ui: setup ## MLflow's pages over the local file (or MLFLOW_TRACKING_URI), without its job workers
 	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow ui --workers 1 --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}"

@@ -107,6 +107,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", OPTIONS)
 def test_an_optimizer_runs_and_never_sees_what_is_held_out(optimizer: str, tmp_path: Path) -> None:
     world, program = Watched(), refed()
@@ -164,6 +165,7 @@ def test_the_same_seed_in_the_same_world_makes_the_same_program(tmp_path: Path) 
     assert made[0].manifest["validation"] == made[1].manifest["validation"] and made[0].proof == made[1].proof
 
 
+@pytest.mark.slow
 def test_a_second_start_pays_for_nothing_and_comes_to_the_same(tmp_path: Path) -> None:
     world = Watched()
     first = compiled(tmp_path / "c", refed(), REFERENCES, world, metric=ONE_CRITERION)

@@ -69,6 +69,7 @@ def is_whole(made: Compiled, cap: str) -> None:
 # --- caps hold, and what there is comes back
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_max_calls_is_never_passed(server: SimulatedTeacher, tmp_path: Path, optimizer: str) -> None:
     made = compiled(server, tmp_path, optimizer, max_calls=45)
@@ -108,6 +109,7 @@ def test_the_proof_is_paid_for_by_what_was_held_back(server: SimulatedTeacher, t
     assert made.proof.baseline.score.mean >= 0 and (tmp_path / "proof.txt").exists()
 
 
+@pytest.mark.slow
 def test_max_minutes_ends_it_and_lets_go_of_what_hangs(server: SimulatedTeacher, tmp_path: Path) -> None:
     server.control(faults={"hang": 0.02}, seed=1)
     begun = time.monotonic()

@@ -208,6 +208,7 @@ def test_the_same_compile_again_asks_nothing_and_finds_the_same(
     assert second.proof is not None and first.proof is not None and second.proof.gain == first.proof.gain
 
 
+@pytest.mark.slow
 def test_other_caps_threads_and_prices_are_still_the_same_compile(server: SimulatedTeacher, tmp_path: Path) -> None:
     folder = tmp_path / "compile"
     compiled(server, folder, "bootstrap")

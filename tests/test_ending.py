@@ -77,6 +77,7 @@ def test_a_setting_of_another_type_is_refused(server: SimulatedTeacher, tmp_path
     assert server.stats()["requests"] == 0
 
 
+@pytest.mark.slow
 async def test_nothing_is_sent_once_the_run_is_ending(server: SimulatedTeacher, tmp_path: Path) -> None:
     server.control(latency=1.2)  # all land after the stop, and within its grace
     teacher = config(server.base_url, concurrency=128)
@@ -137,6 +138,7 @@ def saying() -> Iterator[list[Any]]:
     there.server_close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("odd", NO_API, ids=json.dumps)
 def test_an_answer_that_is_none_refuses_the_teacher_in_one_line(saying: list[Any], tmp_path: Path, odd: Any) -> None:
     address = saying[0]
@@ -146,6 +148,7 @@ def test_an_answer_that_is_none_refuses_the_teacher_in_one_line(saying: list[Any
     assert "\n" not in str(told.value) and len(str(told.value)) < 600
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("usage", ODD_USAGE, ids=json.dumps)
 def test_usage_of_another_shape_is_no_crash(saying: list[Any], tmp_path: Path, usage: Any) -> None:
     address = saying[0]

@@ -99,6 +99,7 @@ def test_half_a_run_foresees_the_other_half(
     assert found.completion_tokens == pytest.approx(written, rel=0.15)
 
 
+@pytest.mark.slow
 def test_faults_are_foreseen_too(server: SimulatedTeacher, tmp_path: Path) -> None:
     server.control(faults={"malformed": 0.15, "nousage": 0.03, "500": 0.02}, seed=6)
     run(server, tmp_path / "run", 60)

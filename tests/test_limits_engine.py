@@ -103,6 +103,7 @@ def test_an_error_answer_is_not_billed_whatever_its_body(server: SimulatedTeache
     assert (call.outcome, call.cost) == ("http 502", 0)
 
 
+@pytest.mark.slow
 def test_a_run_of_refusals_ends_the_work(server: SimulatedTeacher, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("refed_dspy.teachers.limits.PATIENCE", 0.0)
     server.control(faults={"429": 1})

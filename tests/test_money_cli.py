@@ -64,6 +64,7 @@ def last_line(result: Result) -> str:
 # --- caps
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flag", "value", "said"),
     [

@@ -574,6 +574,7 @@ def test_selective_again_pays_nothing_and_writes_the_same(
     assert before == {path.name: path.read_bytes() for path in (tmp_path / "r").glob("*.json*")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("after", "refused"), [(0, TeacherRefused), (4, RunStopped), (6, RunStopped), (8, RunStopped)])
 def test_a_teacher_that_is_refused_in_either_pass(
     server: SimulatedTeacher, scoring: Toy, tmp_path: Path, after: int, refused: type[Exception]
@@ -622,6 +623,7 @@ def test_a_scorer_alone_selects_nothing(server: SimulatedTeacher, scoring: Toy, 
     assert made.selected is None and made.figures["new"]["IFD, mean"] is not None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", ["401", "404", "500", "no tokenize", "no logprobs"])
 def test_a_scorer_that_cannot_be_had_is_told_before_anything_is_paid(
     server: SimulatedTeacher, scoring: Toy, tmp_path: Path, fault: str
@@ -641,6 +643,7 @@ def test_selective_without_a_scorer_is_refused(server: SimulatedTeacher, tmp_pat
     assert requests(server) == 0
 
 
+@pytest.mark.slow
 def test_a_scorer_that_fails_later_says_how_to_go_on(server: SimulatedTeacher, scoring: Toy, tmp_path: Path) -> None:
     writer = Reflecting()
 

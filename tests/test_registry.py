@@ -75,6 +75,7 @@ def refused(result: Result, *told: str) -> None:
 # --- versions and aliases
 
 
+@pytest.mark.slow
 def test_every_program_is_a_version_and_the_newest_the_challenger(tracked: Mlflow) -> None:
     for number in (1, 2):
         Compile(f"c{number}").register(outcome(f"p{number}"))
@@ -102,6 +103,7 @@ def test_only_a_proved_one_is_champion(tracked: Mlflow) -> None:
     assert champion_is("4", tracked) and tracked.version("4").tags["refed.proved"] == "True"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("against", [None, "1"])
 def test_not_promoted_where_the_champion_changed_meanwhile(
     tracked: Mlflow, against: str | None, caplog: pytest.LogCaptureFixture

@@ -72,6 +72,7 @@ def form(schema: dict[str, Any]) -> dict[str, Any]:
     return {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
 
 
+@pytest.mark.slow
 def test_answers_fit_the_schema_and_differ(teacher: SimulatedTeacher) -> None:
     jsonschema = pytest.importorskip("jsonschema")
     answers = [json.loads(content(teacher, f"p{i % 10}", response_format=form(SCHEMA))) for i in range(40)]

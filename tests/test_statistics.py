@@ -235,6 +235,7 @@ def test_a_clear_gain_is_mostly_promoted(monkeypatch: pytest.MonkeyPatch) -> Non
     assert promoted(0.2, 100, 8) >= 0.9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("clusters", [2, 3, 5, 8])
 def test_the_interval_holds_the_truth_as_often_as_it_says(clusters: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(statistics, "_RESAMPLES", 999)

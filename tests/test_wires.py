@@ -194,6 +194,7 @@ def test_a_web_page_before_any_answer_refuses_the_teacher(server: SimulatedTeach
     told_in_one_line(error.value, "web page", "check api_base")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wire", WIRES)
 def test_a_gateways_page_about_its_own_trouble_is_a_5xx(server: SimulatedTeacher, wire: str) -> None:
     server.control(faults={"html502": 1})
