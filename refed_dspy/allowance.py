@@ -14,6 +14,7 @@ from refed_dspy.engine.budget import Caps
 from refed_dspy.engine.ledger import Ledger
 from refed_dspy.engine.runner import GRACE
 from refed_dspy.errors import CapReached, ConfigError
+from refed_dspy.job_settings import Capped
 from refed_dspy.records import PICO, dollars
 from refed_dspy.teachers import Teacher
 
@@ -27,6 +28,11 @@ class Limits(TypedDict):
     max_cost: float | None
     max_calls: int | None
     max_minutes: float | None
+
+
+def limits_of(config: Capped) -> Limits:
+    """The caps that a config sets."""
+    return Limits(max_cost=config.max_cost, max_calls=config.max_calls, max_minutes=config.max_minutes)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from refed_dspy.allowance import Limits
+from refed_dspy.allowance import limits_of
 from refed_dspy.blocking import run_blocking
 from refed_dspy.comparing.comparison import Comparison
 from refed_dspy.comparing.reading import read_compared
@@ -96,7 +96,7 @@ def prepare(config: CompareConfig, programs: Mapping[str, Any], references: Any,
     seed_graded = config.grades and len(built) < len(programs)
     side_by_side = SideBySide(built, config.against, judging, graded=config.grades, seed_graded=seed_graded)
     usable = load_references(references, config.columns or None).fitting(opened.window, opened.max_tokens)
-    limits = Limits(max_cost=config.max_cost, max_calls=config.max_calls, max_minutes=config.max_minutes)
+    limits = limits_of(config)
     return _ComparisonParts(
         *(side_by_side, usable, opened, config.seed, config.per_reference, config.max_failure_share, limits),
         reuse=config.reuse,

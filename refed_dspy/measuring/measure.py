@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from refed_dspy.allowance import Limits
+from refed_dspy.allowance import limits_of
 from refed_dspy.blocking import run_blocking
 from refed_dspy.config import check_job
 from refed_dspy.data.dataset import DataSet, drawn, load_dataset
@@ -170,7 +170,7 @@ def _job(judge: Teacher, identity: Mapping[str, Any], folder: Path, rows: int, c
         work="statistics",
         identity=identity,
         models={"judge": judge},
-        limits=Limits(max_cost=config.max_cost, max_calls=config.max_calls, max_minutes=config.max_minutes),
+        limits=limits_of(config),
         rows=rows,
         again=f"what was paid for is kept in {shlex.quote(str(folder))}; the same command goes on from there",
         manner=Manner(config.seed, max_failure_share=1.0),

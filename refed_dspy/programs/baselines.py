@@ -22,7 +22,7 @@ from refed_dspy.signatures.sample_level import SampleFeedback, SampleImprovement
 class InstructionFeedbackOnly(ReferenceLevelFeedback):
     """Instructions from references, and the first response to each as it comes: nothing is improved."""
 
-    stage_names = ("instruction_feedback", "instruction_synthesis", "response_generation")
+    stage_names: tuple[str, ...] = ("instruction_feedback", "instruction_synthesis", "response_generation")
     final_stage = "response_generation"
     calls_a_sample = 1.2
 
@@ -37,7 +37,7 @@ class InstructionFeedbackOnly(ReferenceLevelFeedback):
         self.add_guidance(guidance or {})
 
     async def collect_response_feedback(self, reference: Reference) -> str:  # noqa: ARG002 — nothing is asked
-        """Nothing: no response is improved."""
+        """Nothing: what improves a response, if anything does, is not learned of the reference's."""
         return ""
 
     async def respond(
@@ -58,7 +58,7 @@ class InstructionFeedbackOnly(ReferenceLevelFeedback):
         )
 
 
-class SampleLevelFeedback(ReferenceLevelFeedback):
+class SampleLevelFeedback(InstructionFeedbackOnly):
     """The same instructions and first responses; feedback is collected on each response, and improves it: three calls a
     sample, and one feedback a sample where Reference-Level Feedback has one a reference."""
 
@@ -76,14 +76,9 @@ class SampleLevelFeedback(ReferenceLevelFeedback):
         guidance: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(features, instructions_per_feature)
-        del self.response_feedback, self.response_improvement
         self.sample_feedback = dspy.Predict(SampleFeedback)
         self.sample_improvement = dspy.Predict(SampleImprovement)
         self.add_guidance(guidance or {})
-
-    async def collect_response_feedback(self, reference: Reference) -> str:  # noqa: ARG002 — nothing is asked
-        """Nothing: feedback is on each response."""
-        return ""
 
     async def respond(
         self,

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from refed_dspy.allowance import Limits
+from refed_dspy.allowance import limits_of
 from refed_dspy.config import check_job
 from refed_dspy.data.dataset import drawn, load_dataset
 from refed_dspy.errors import ConfigError, RunStopped
@@ -94,7 +94,7 @@ def _job(
         work="recycling",
         identity=identity,
         models={"teacher": teacher},
-        limits=Limits(max_cost=config.max_cost, max_calls=config.max_calls, max_minutes=config.max_minutes),
+        limits=limits_of(config),
         rows=rows,
         again=f"what was paid for is kept in {shlex.quote(str(folder))}; the same command goes on from there",
         manner=Manner(config.seed, config.max_failure_share),
