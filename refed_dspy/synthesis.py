@@ -34,7 +34,7 @@ from refed_dspy.parts import Parts
 from refed_dspy.paying import Progress
 from refed_dspy.production import Production
 from refed_dspy.programs import ReferenceLevelFeedback
-from refed_dspy.programs.opening import open_judge, open_program, warn_of_another_teacher
+from refed_dspy.programs.opening import open_judge, open_program, refuse_bound, warn_of_another_teacher
 from refed_dspy.programs.saved import digest
 from refed_dspy.stopping import end_at_cap, refresh_samples
 from refed_dspy.teachers import Teacher, TeacherLike, open_teacher
@@ -225,8 +225,5 @@ def _program(program: ProgramLike) -> dspy.Module:
     lacking = [name for name in ("collect_features", "propose", "respond") if not hasattr(program, name)]
     if lacking:
         raise ConfigError(f"program: a {type(program).__name__} cannot be run at scale: it lacks {', '.join(lacking)}")
-    if bound := [name for name, predictor in program.named_predictors() if predictor.lm is not None]:
-        raise ConfigError(
-            f"program: {', '.join(bound)} has an LM of its own; pass the LM as teacher=, after set_lm(None)"
-        )
+    refuse_bound(program)
     return program

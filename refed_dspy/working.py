@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shlex
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -40,6 +41,11 @@ class Job:
     calls_a_row: float = 2.0
     manner: Manner = field(default_factory=Manner)
     depth: Mapping[str, int] = field(default_factory=dict)
+
+
+def goes_on_from(folder: Path) -> str:
+    """How work over a data set is gone on with, for messages."""
+    return f"what was paid for is kept in {shlex.quote(str(folder))}; the same command goes on from there"
 
 
 @asynccontextmanager

@@ -25,7 +25,7 @@ from refed_dspy.parts import Parts
 from refed_dspy.paying import Progress
 from refed_dspy.programs import PairwiseJudge, ReferenceLevelFeedback, SeedOnly
 from refed_dspy.programs.baselines import METHODS
-from refed_dspy.programs.opening import open_judge, open_program, warn_of_another_teacher
+from refed_dspy.programs.opening import open_judge, open_program, refuse_bound, warn_of_another_teacher
 from refed_dspy.programs.saved import digest, program_digests
 from refed_dspy.programs.side_by_side import SideBySide
 from refed_dspy.signatures import DEFAULT_FEATURES
@@ -151,11 +151,7 @@ def _named(programs: Mapping[str, Any]) -> dict[str, str]:
 def _program(name: str, given: Any, config: CompareConfig) -> ReferenceLevelFeedback:
     many = config.instructions_per_feature
     if isinstance(given, ReferenceLevelFeedback):
-        if bound := [inner for inner, predictor in given.named_predictors() if predictor.lm is not None]:
-            raise ConfigError(
-                f"programs: {', '.join(bound)} of {name} has an LM of its own; pass the LM as teacher=, after "
-                "set_lm(None)"
-            )
+        refuse_bound(given, name)
         return given
     if isinstance(given, str) and given in METHODS:
         return METHODS[given](config.features or DEFAULT_FEATURES, many)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ from refed_dspy.programs.opening import open_judge
 from refed_dspy.programs.saved import digest
 from refed_dspy.teachers import Teacher
 from refed_dspy.teachers.judges import cool_judge, told_of
-from refed_dspy.working import Job, at_work, each
+from refed_dspy.working import Job, at_work, each, goes_on_from
 from refed_dspy.writing import check_apart
 
 NO_PLAIN = "no plain response"
@@ -136,7 +135,7 @@ def _job(
         models=models,
         limits=limits_of(config),
         rows=rows,
-        again=f"what was paid for is kept in {shlex.quote(str(folder))}; the same command goes on from there",
+        again=goes_on_from(folder),
         manner=Manner(config.seed, max_failure_share=1.0),  # a row that a judge fails on is an abstention, and told
     )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +26,7 @@ from refed_dspy.statistics import Interval
 from refed_dspy.tables import NONE, number
 from refed_dspy.teachers import Teacher
 from refed_dspy.teachers.judges import cool_judge, told_of
-from refed_dspy.working import Job, at_work, data_identity, each
+from refed_dspy.working import Job, at_work, data_identity, each, goes_on_from
 
 
 @dataclass(frozen=True)
@@ -172,7 +171,7 @@ def _job(judge: Teacher, identity: Mapping[str, Any], folder: Path, rows: int, c
         models={"judge": judge},
         limits=limits_of(config),
         rows=rows,
-        again=f"what was paid for is kept in {shlex.quote(str(folder))}; the same command goes on from there",
+        again=goes_on_from(folder),
         manner=Manner(config.seed, max_failure_share=1.0),
     )
 

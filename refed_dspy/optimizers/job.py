@@ -22,7 +22,7 @@ from refed_dspy.optimizers.own_metric import Own, name_of, source_of
 from refed_dspy.optimizers.scoring import Metric
 from refed_dspy.optimizers.splitting import Split, as_examples, example_id, split
 from refed_dspy.programs import PairwiseJudge, ReferenceLevelFeedback
-from refed_dspy.programs.opening import open_program, warn_of_another_teacher
+from refed_dspy.programs.opening import open_program, refuse_bound, warn_of_another_teacher
 from refed_dspy.programs.saved import digest, load_program, program_digests
 from refed_dspy.records import PICO, dollars
 from refed_dspy.signatures import DEFAULT_FEATURES
@@ -220,10 +220,7 @@ def _program(program: Any, settings: CompileConfig) -> dspy.Module:
         return built
     if not isinstance(program, dspy.Module):
         raise ConfigError(f"program: a {type(program).__name__}; pass a dspy.Module, a program's file, or its address")
-    if bound := [name for name, predictor in program.named_predictors() if predictor.lm is not None]:
-        raise ConfigError(
-            f"program: {', '.join(bound)} has an LM of its own; pass the LM as teacher=, after set_lm(None)"
-        )
+    refuse_bound(program)
     if not program.named_predictors():
         raise ConfigError(f"program: a {type(program).__name__} has no predictor to tune")
     return program

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import dspy
+
 from refed_dspy.errors import ConfigError
 from refed_dspy.programs.baselines import kind_of
 from refed_dspy.programs.judging import PairwiseJudge
@@ -74,6 +76,15 @@ def _check_words(program: ReferenceLevelFeedback, features: Mapping[str, str] | 
                 f"program {source}: it was made with other words for the feature {name}; leave features out, or make "
                 "the program anew"
             )
+
+
+def refuse_bound(program: dspy.Module, name: str = "") -> None:
+    """Raises ConfigError where a predictor asks a model of its own, past caps and books. `name`: the program's."""
+    if bound := [inner for inner, predictor in program.named_predictors() if predictor.lm is not None]:
+        what, of = ("programs", f" of {name}") if name else ("program", "")
+        raise ConfigError(
+            f"{what}: {', '.join(bound)}{of} has an LM of its own; pass the LM as teacher=, after set_lm(None)"
+        )
 
 
 def warn_of_another_teacher(program: Any, model: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -16,13 +15,13 @@ from refed_dspy.errors import ConfigError, RunStopped
 from refed_dspy.job_settings import RecycleConfig
 from refed_dspy.measures.figures import open_tools, scoring
 from refed_dspy.paying import Manner, Progress
-from refed_dspy.programs.opening import warn_of_another_teacher
+from refed_dspy.programs.opening import refuse_bound, warn_of_another_teacher
 from refed_dspy.programs.reflection import INSTRUCTION_CRITERIA, RESPONSE_CRITERIA, Recycled, ReflectionTuning
 from refed_dspy.programs.saved import digest, load_program, program_digests
 from refed_dspy.recycling.outcome import OUTPUTS, Recycling, old_and_new, recycling_of, write_rows, write_table
 from refed_dspy.recycling.passes import Passed, Passes, row_by_row, selectively
 from refed_dspy.teachers import Teacher, open_teacher
-from refed_dspy.working import Job, data_identity
+from refed_dspy.working import Job, data_identity, goes_on_from
 from refed_dspy.writing import check_apart
 
 
@@ -96,7 +95,7 @@ def _job(
         models={"teacher": teacher},
         limits=limits_of(config),
         rows=rows,
-        again=f"what was paid for is kept in {shlex.quote(str(folder))}; the same command goes on from there",
+        again=goes_on_from(folder),
         manner=Manner(config.seed, config.max_failure_share),
         depth={stage: depth for depth, stage in enumerate(program.stage_names)},
     )
@@ -114,8 +113,5 @@ def _program(given: Any, config: RecycleConfig) -> ReflectionTuning:
         raise ConfigError(f"program: a {type(given).__name__} does not recycle; pass a ReflectionTuning, or its file")
     if criteria != (None, None):
         raise ConfigError("criteria: the program given has its own; make it with these, or leave the criteria out")
-    if bound := [name for name, predictor in given.named_predictors() if predictor.lm is not None]:
-        raise ConfigError(
-            f"program: {', '.join(bound)} has an LM of its own; pass the LM as teacher=, after set_lm(None)"
-        )
+    refuse_bound(given)
     return given
