@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from typing import Any
 
-STEP = 512  # characters in one step (128 tokens) of the simulated prefix cache
+STEP = 128  # tokens in one step of the simulated prefix cache
 HIDDEN = ("digests", "prefixes", "cpu_start")
 
 
@@ -18,6 +18,10 @@ class Stats:
     or not, and every request that hangs, with all the output it asked for. Not billed is a request that is
     refused, or whose client leaves before the answer is written.
 
+    Batches are counted apart, and so is their bill, which a provider halves: `batches` created, `batch_files`
+    uploaded, `batch_requests` answered, with `batch_repeated` of them whose messages had been answered before (in a
+    batch or by chat). A request of a batch that is answered makes a later one by chat `repeated` too.
+
     `by_status` counts how requests ended: an HTTP status, or "html" (a page with status 200), "dropped",
     "disconnected". `by_wire` counts them as they come.
     """
@@ -26,6 +30,8 @@ class Stats:
         self.requests = self.answered = self.max_in_flight = self.repeated = 0
         self.prompt_tokens = self.completion_tokens = self.cached_tokens = 0
         self.billed_prompt_tokens = self.billed_cached_tokens = self.billed_completion_tokens = 0
+        self.batches = self.batch_files = self.batch_requests = self.batch_repeated = 0
+        self.batch_billed_prompt_tokens = self.batch_billed_completion_tokens = 0
         self.by_status: Counter[str] = Counter()
         self.by_wire: Counter[str] = Counter()
         self.first_request = self.last_answer = self.latency_sum_s = 0.0
@@ -39,16 +45,35 @@ class Stats:
         times = {"span_s": max(0.0, self.last_answer - self.first_request)}
         return known | times | {"cpu_s": time.process_time() - self.cpu_start, "in_flight": in_flight}
 
-    def cached(self, text: str) -> int:
-        """Tokens of the longest prefix (in whole steps) shared with an earlier text, which this one joins."""
+    def cached(self, units: str | tuple[int, ...], least: int = 0, *, learn: bool = True) -> int:
+        """Tokens of the longest prefix (in whole steps) shared with one known before; 0 when fewer than `least`.
+
+        `units` is the prompt: its tokens, or its characters, four to a token. Unless `learn` is false it becomes
+        known, if it has `least` tokens.
+        """
         key = shared = 0
         hit = True
-        for end in range(STEP, len(text) + 1, STEP):
-            key = hash((key, text[end - STEP : end]))
+        each = 4 if isinstance(units, str) else 1
+        if len(units) < each * least:
+            return 0
+        step = each * STEP
+        for end in range(step, len(units) + 1, step):
+            key = hash((key, units[end - step : end]))
             hit = hit and key in self.prefixes
             shared += hit
-            self.prefixes.add(key)
-        return shared * (STEP // 4)
+            if learn:
+                self.prefixes.add(key)
+            elif not hit:
+                break
+        return shared * STEP if shared * STEP >= least else 0
+
+    def batched(self, digest: bytes, prompt: int, completion: int) -> None:
+        """Count and bill one answer of a batch, to messages with that digest."""
+        self.batch_requests += 1
+        self.batch_repeated += digest in self.digests
+        self.digests.add(digest)
+        self.batch_billed_prompt_tokens += prompt
+        self.batch_billed_completion_tokens += completion
 
     def bill(self, prompt: int, cached: int, completion: int) -> None:
         self.billed_prompt_tokens += prompt

@@ -2,9 +2,9 @@
 
 Run `python -m benchmarks.server`; it prints `listening on http://127.0.0.1:PORT/v1` and serves
 POST /v1/chat/completions (OpenAI), /v1/messages (Anthropic), /openai/v1/chat/completions and
-/openai/deployments/NAME/chat/completions (Azure), and GET /v1/models. Beside them are GET /stats, POST /reset
-and POST /control (JSON that sets any field of `Settings`). `benchmarks.simulated.SimulatedTeacher` starts it
-from Python.
+/openai/deployments/NAME/chat/completions (Azure), GET /v1/models, and Files and Batches (OpenAI and Azure, see
+`benchmarks.batches_server`). Beside them are GET /stats, POST /reset and POST /control (JSON that sets any field
+of `Settings`). `benchmarks.simulated.SimulatedTeacher` starts it from Python.
 
 Refusals (400, 401, 404, 429) come at once; a 5xx, a page, a drop and every answer after the drawn latency.
 """
@@ -28,25 +28,18 @@ from typing import Any, NoReturn
 import orjson
 from aiohttp import web
 
+from benchmarks.batches_server import Batches, place
 from benchmarks.counts import Bucket, Stats
 from benchmarks.simulated import Settings
 from benchmarks.texts import Draw, Make, SchemaWriter, write
-from benchmarks.wires import AZURE_V1, FILTERED, OPENAI, Chat, OpenAI, Refused, odd, wire_of
+from benchmarks.tokenizers import Tokenizer, tokenizer
+from benchmarks.wires import AZURE_V1, FILTERED, OPENAI, Chat, Dropped, OpenAI, Refused, odd, reply, wire_of
 
 MODELS = ("sim-model", "other-model")
 PAGE = b"<!DOCTYPE html><html><head><title>Sign in</title></head><body>Please sign in to go on.</body></html>"
 # What json_object gets, which names no schema; the second when the messages ask for new_instructions.
 JSON_OBJECT = SchemaWriter({}).build({"properties": {"answer": {}}})
 JSON_INSTRUCTIONS = SchemaWriter({}).build({"properties": {"new_instructions": {"type": "array"}}})
-
-
-class Dropped(Exception):
-    """The connection is to be closed without an answer."""
-
-
-def reply(data: Any, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
-    body = orjson.dumps(data)
-    return web.Response(body=body, status=status, headers=headers, content_type="application/json")
 
 
 class Simulator:
@@ -62,6 +55,8 @@ class Simulator:
         self.oddities = count()
         self.buckets: dict[str, Bucket] = {}
         self.schemas: dict[bytes, Make] = {}
+        self.tokens: Tokenizer = tokenizer(settings.tokenizer)
+        self.batches = Batches(self)
         self.apply({"seed": settings.seed})
 
     def control(self, raw: bytes) -> web.Response:
@@ -78,6 +73,9 @@ class Simulator:
         if "seed" in changes:
             self.latencies, self.fates = (random.Random(f"{n} {self.settings.seed}") for n in (1, 2))
             self.times: Counter[bytes] = Counter()
+            self.batches.reseed()
+        if "tokenizer" in changes:
+            self.tokens = tokenizer(self.settings.tokenizer)
         limits = {"requests": ("limit_per_minute", "limit_burst")}
         limits |= {"tokens": ("limit_tokens_per_minute", "limit_tokens_burst")}
         for unit, names in limits.items():
@@ -97,13 +95,15 @@ class Simulator:
         except Refused as error:
             if error.page:
                 return web.Response(body=PAGE, status=error.status, content_type="text/html")
-            return reply((wire or OPENAI).error(error), error.status, error.headers)
+            if wire is None:
+                wire, _ = place(path) or (OPENAI, [])
+            return reply(wire.error(error), error.status, error.headers)
         except (Dropped, ConnectionError, web.RequestPayloadError):
             if request.transport is not None:
                 request.transport.close()
             return web.Response()  # goes nowhere: the connection is closed
 
-    async def other(self, request: web.BaseRequest, path: str) -> web.Response:
+    async def other(self, request: web.BaseRequest, path: str) -> web.StreamResponse:
         """Answer what is no chat."""
         route = (request.method, path)
         if route in (("GET", "/v1/models"), ("GET", "/openai/v1/models")):
@@ -114,9 +114,12 @@ class Simulator:
         if route == ("POST", "/reset"):
             self.stats = Stats()
             self.stats.max_in_flight = self.in_flight
+            self.batches.reset()
             return reply({})
         if route == ("POST", "/control"):
             return self.control(await request.content.read())
+        if self.settings.batches and (found := place(path)) is not None:
+            return await self.batches.handle(*found, request)
         raise Refused(404, "unknown_url", f"Unknown request URL: {' '.join(route)}")
 
     async def chat(self, wire: OpenAI, request: web.BaseRequest) -> web.StreamResponse:
@@ -152,11 +155,12 @@ class Simulator:
         stats.repeated += chat.digest in stats.digests
         self.gate(wire, request)
         wire.admit(chat, request)
-        prompt = len(chat.text) // 4
+        prompt, units = self.tokens.measure(chat)
         headers = self.limited(wire, prompt + (chat.most or 0)) if self.buckets else None
         latency, fate = self.drawn(chat, headers)
         self.times[chat.digest] = times = self.times[chat.digest] + 1
-        cached = stats.cached(chat.text)
+        late, least = self.settings.cache_warm == "answer", self.settings.cache_minimum
+        cached = stats.cached(units, least, learn=not late)
         if fate == "hang":
             stats.bill(prompt, cached, chat.most or 0)
             await asyncio.sleep(600)
@@ -166,19 +170,30 @@ class Simulator:
         self.gate(wire, request)
         if fate in ("drop", "500", "html", "html502"):
             fail(fate, wire)
-        content, reason = write(make, self.draw(chat, times), fate, chat.most)
-        spent = (prompt, cached, len(content) // 4)
+        data, spent = self.compose(wire, chat, make, times, fate, (prompt, cached))
         stats.bill(*spent)
+        response = reply(data, headers=headers)  # sent here, not by aiohttp, so that only sent ones count
+        await response.prepare(request)
+        await response.write_eof()
+        if late:
+            stats.cached(units, least)
+        stats.deliver(chat.digest, latency, spent)
+        return response
+
+    def compose(
+        self, wire: OpenAI, chat: Chat, make: Make | None, times: int, fate: str, read: tuple[int, int]
+    ) -> tuple[dict[str, Any], tuple[int, int, int]]:
+        """The body of an answer, and its prompt, cached and completion tokens; `read` is the first two of them.
+
+        `times` is how often its messages came so far."""
+        content, reason, completion = write(make, self.draw(chat, times), fate, chat.most, self.tokens)
+        spent = (*read, completion)
         data = wire.answer(next(self.answers), chat, content, reason, spent)
         if fate == "nousage":
             del data["usage"]
         elif fate == "oddusage":
             data["usage"] = odd(data["usage"], next(self.oddities))
-        response = reply(data, headers=headers)  # sent here, not by aiohttp, so that only sent ones count
-        await response.prepare(request)
-        await response.write_eof()
-        stats.deliver(chat.digest, latency, spent)
-        return response
+        return data, spent
 
     def gate(self, wire: OpenAI, request: web.BaseRequest) -> None:
         """Dropped when the server is down, Refused when the key is wrong or has stopped working."""
@@ -246,8 +261,8 @@ class Simulator:
         """Seeded by the messages and, unless the temperature is 0, by how often they came so far."""
         seed = int.from_bytes(chat.digest, "big") + (self.settings.seed << 128)
         if chat.fixed:
-            return Draw(seed, self.settings, count(1), f"{chat.digest.hex()[:12]}-")
-        return Draw(seed + (times << 192), self.settings, self.serial)
+            return Draw(seed, self.settings, count(1), self.tokens, f"{chat.digest.hex()[:12]}-")
+        return Draw(seed + (times << 192), self.settings, self.serial, self.tokens)
 
 
 def fail(fate: str, wire: OpenAI) -> NoReturn:

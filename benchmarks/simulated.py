@@ -11,7 +11,8 @@ import math
 import os
 import subprocess
 import sys
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -20,9 +21,13 @@ import orjson
 
 FAULTS = {"429", "500", "malformed", "cut", "drop", "hang", "refusal", "empty"}
 FAULTS |= {"html", "html502", "filtered", "nousage", "oddusage"}
+BATCH_FAULTS = {"400", "429", "500", "missing", "malformed", "cut", "refusal", "garbage", "nousage"}
+FATES = {"ok", "failed", "token_limit", "expired", "cancelled", "stuck"}
+FATES |= {"upload500", "create500", "createdrop", "poll500", "download_drop"}
 OPTIONAL = {"retry_after", "limit_per_minute", "limit_burst", "limit_tokens_per_minute", "limit_tokens_burst"}
 OPTIONAL |= {"auth_fails_after", "down_after", "fail_stage"}
-WHOLE = ("items", "seed", "response_words", "auth_fails_after", "down_after")
+WHOLE = {"items", "seed", "response_words", "auth_fails_after", "down_after", "cache_minimum"}
+WHOLE |= {"batch_max_requests", "batch_max_bytes"}
 
 
 @dataclass
@@ -41,6 +46,23 @@ class Settings:
     html (200 and a page), drop (the connection is closed), hang (no answer for ten minutes); and good
     answers spoiled: malformed (no JSON), cut, empty, refusal, nousage (no usage object), oddusage (counts that
     are strings, fractions or negative, in turn).
+
+    tokenizer is "" (a token is four characters) or "o200k_base". The prefix cache works in steps of 128 tokens; a
+    prompt or a match of fewer than cache_minimum tokens (OpenAI's is 1024) is not cached. cache_warm says when a
+    prompt becomes known to it: at its "arrival", or when its "answer" was sent, as at a provider. field_tokens:
+    top-level property of an answer -> the tokens of its text, shared out over the texts of a list or an object;
+    for new_instructions they are those of each item.
+
+    batches false: the endpoints of Files and Batches are unknown. A batch takes batch_seconds and answers (and
+    bills) at their end, with batch_progressive all along. batch_max_requests and batch_max_bytes bound its file:
+    more requests fail the batch, more bytes the upload (413). The chat faults spare the requests of batches;
+    batch_faults are shares of them: 400, 429, 500 (an error line with that status) and missing (in no file), all
+    four not answered and not billed; and, answered and billed, malformed, cut, refusal, nousage and garbage
+    (the output line is no JSON). batch_fates are those of the next batches, each taking the first away: ok, failed
+    (a validation error), token_limit (failed for the limit of enqueued tokens), expired and cancelled (half of it
+    answered), stuck (in_progress until it is cancelled), create500 and createdrop (created, but the client gets a
+    500 or no answer), poll500 (the first three look-ups), download_drop (the first download of the output breaks
+    off halfway) and upload500 (the next upload fails; this one is taken away then).
     """
 
     latency: float = 0.2
@@ -60,6 +82,21 @@ class Settings:
     auth_fails_after: int | None = None
     down_after: int | None = None
     fail_stage: str | None = None
+    tokenizer: str = ""
+    cache_minimum: int = 0
+    cache_warm: str = "arrival"
+    field_tokens: dict[str, int] = field(default_factory=dict)
+    batches: bool = True
+    batch_seconds: float = 0.2
+    batch_progressive: bool = False
+    batch_faults: dict[str, float] = field(default_factory=dict)
+    batch_fates: list[str] = field(default_factory=list)
+    batch_max_requests: int = 50_000
+    batch_max_bytes: int = 200_000_000
+
+    def copy(self) -> Settings:
+        """What is in force now, which later changes leave alone."""
+        return replace(self)
 
     def update(self, changes: Any) -> None:
         """Take over every change, or none: ValueError says which one is wrong."""
@@ -74,18 +111,37 @@ class Settings:
 
 
 def _fits(name: str, value: Any) -> bool:
-    if name == "faults":
-        good = isinstance(value, dict) and all(k in FAULTS and _share(v) for k, v in value.items())
-        return good and sum(value.values()) <= 1 + 1e-9
-    if name == "rate_headers":
-        return isinstance(value, bool)
-    if name in ("fail_stage", "signature"):
-        return isinstance(value, str) and (value != "" or name == "signature")
+    if name in CHECKS:
+        return CHECKS[name](value)
     return _share(value, 1 if name == "duplicates" else math.inf) and (isinstance(value, int) or name not in WHOLE)
+
+
+def _shares(known: set[str]) -> Callable[[Any], bool]:
+    def fits(value: Any) -> bool:
+        good = isinstance(value, dict) and all(k in known and _share(v) for k, v in value.items())
+        return good and sum(value.values()) <= 1 + 1e-9
+
+    return fits
+
+
+def _tokens(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(one, int) and one > 0 for one in value.values())
 
 
 def _share(value: Any, top: float = 1.0) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= top
+
+
+CHECKS: dict[str, Callable[[Any], bool]] = {
+    "faults": _shares(FAULTS),
+    "batch_faults": _shares(BATCH_FAULTS),
+    "batch_fates": lambda value: isinstance(value, list) and set(map(str, value)) <= FATES,
+    "field_tokens": _tokens,
+    "signature": lambda value: isinstance(value, str),
+    "fail_stage": lambda value: isinstance(value, str) and value != "",
+    "tokenizer": lambda value: value in ("", "o200k_base"),
+    "cache_warm": lambda value: value in ("arrival", "answer"),
+} | {name: lambda value: isinstance(value, bool) for name in ("rate_headers", "batches", "batch_progressive")}
 
 
 class SimulatedTeacher:
@@ -135,7 +191,8 @@ class SimulatedTeacher:
         return self._call("GET", "/stats")
 
     def reset(self) -> None:
-        """Clear the counts, the digests of answered messages and the prefix cache; settings stay."""
+        """Clear the counts, the digests of answered messages, the prefix cache, and all files and batches (those
+        under way are given up); settings stay."""
         self._call("POST", "/reset")
 
     def control(self, **settings: Any) -> dict[str, Any]:

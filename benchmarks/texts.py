@@ -7,11 +7,13 @@ import random
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
 
 from benchmarks.simulated import Settings
+from benchmarks.tokenizers import Tokenizer
 
 WORDS = """
 about above account across action after again agree allow alone amount animal answer apple arrive autumn
@@ -29,6 +31,13 @@ small smooth soften south spring square station steady stone story street strong
 teacher thing third thought through ticket timber today toward travel twenty under useful valley village
 visit voice wagon water weather welcome whole window winter wonder wooden yellow young
 """.split()  # noqa: SIM905
+# Every word is one token of o200k_base, and so is its capitalised form, but for these.
+SPLIT = """
+alone arrive autumn candle climb coast decide evening farmer forty gentle grain happen harbor honest hundred jacket
+ladder larger longer narrow needle pencil plenty potato remain sister soften steady supper timber toward valley wagon
+wooden
+""".split()  # noqa: SIM905
+STARTS = [word.capitalize() for word in WORDS if word not in SPLIT]
 # Text is put together from ready phrases of eight words: far cheaper than a draw for every word. They are
 # few enough to stay in the processor's cache.
 _phrase_rng = random.Random(1)
@@ -38,6 +47,16 @@ DEEP = 5  # nesting from which optional parts of a schema are left out, so that 
 Make = Callable[["Draw", int], Any]
 
 
+@dataclass
+class Blank:
+    """A text that is still to be written, behind a label and of least..most characters."""
+
+    label: str
+    least: int
+    most: int
+    text: str = ""
+
+
 class Draw:
     """What one answer is written from: a generator (shared, seeded here), the settings in force, and the
     numbers (each written behind `tag`) that the items of new_instructions get. Every text begins with the
@@ -45,9 +64,12 @@ class Draw:
 
     rng = random.Random()
 
-    def __init__(self, seed: int, settings: Settings, serial: Iterator[int], tag: str = "") -> None:
+    def __init__(self, seed: int, settings: Settings, serial: Iterator[int], tokens: Tokenizer, tag: str = "") -> None:
         self.rng.seed(seed)
         self.settings = settings
+        self.tokens = tokens
+        self.fields = settings.field_tokens
+        self.blanks: list[Blank] | None = None  # those met while a field of a set size is made
         self.serial = serial
         self.tag = tag
         self.prefix = f"{settings.signature} " if settings.signature else ""
@@ -55,28 +77,70 @@ class Draw:
         phrases, self.words = divmod(settings.response_words, 8)
         self.shifts = range(0, 10 * phrases, 10)
 
-    def text(self, least: int = 0, most: int = sys.maxsize) -> str:
-        """response_words plain words (behind the label, in a numbered item), least..most characters."""
+    def text(self, least: int = 0, most: int = sys.maxsize) -> Any:
+        """response_words plain words (behind the label, in a numbered item), least..most characters; a Blank for
+        them within `sized`."""
+        if self.blanks is not None:
+            self.blanks.append(Blank(self.label, least, most))
+            return self.blanks[-1]
         bits = self.rng.getrandbits(self.shifts.stop)
         parts = [PHRASES[bits >> shift & 1023] for shift in self.shifts]
         if self.words:
             parts += self.rng.choices(WORDS, k=self.words)
         text = self.label + " ".join(parts)
-        return text if least <= len(text) <= most else text[:most].rstrip().ljust(least, "x")
+        return text if least <= len(text) <= most else bounded(text, least, most)
+
+    def sized(self, one: Make, depth: int, tokens: int) -> Any:
+        """A value whose texts have `tokens` tokens together, shared out evenly."""
+        self.blanks = blanks = list[Blank]()
+        value = one(self, depth)
+        self.blanks = None
+        for place, blank in enumerate(blanks):
+            share = tokens // len(blanks) + (place < tokens % len(blanks))
+            blank.text = bounded(self.tokens.fitted(blank.label, share, self.prose), blank.least, blank.most)
+        return filled(value)
+
+    def prose(self, tokens: int) -> str:
+        """Sentences of `tokens` tokens of o200k_base (of rather more than four characters each)."""
+        made: list[str] = []
+        while tokens:
+            size = min(tokens, self.rng.randint(9, 18))
+            if tokens - size < 5:
+                size = tokens
+            words = [self.rng.choice(STARTS), *self.rng.choices(WORDS, k=max(size - 2, 1))]
+            if size > 8:  # one word less, for the comma
+                words[4:6] = [f"{words[4]},"]
+            made.append(" ".join(words[:size]) + "." * (size > 2))
+            tokens -= size
+        return " ".join(made)
 
     def numbered(self, one: Make, depth: int, earlier: deque[Any]) -> list[Any]:
         """Exactly `items` values, whatever minItems and maxItems say: each with a number of its own, save the
         share that repeats an earlier one."""
         made: list[Any] = []
+        tokens = self.fields.get("new_instructions")
         for _ in range(self.settings.items):
             if earlier and self.settings.duplicates and self.rng.random() < self.settings.duplicates:
                 made.append(self.rng.choice(earlier))
                 continue
             self.label = f"{self.prefix}Task {self.tag}{next(self.serial)}: "
-            made.append(one(self, depth + 1))
+            made.append(self.sized(one, depth + 1, tokens) if tokens else one(self, depth + 1))
             self.label = self.prefix
             earlier.append(made[-1])
         return made
+
+
+def bounded(text: str, least: int, most: int) -> str:
+    return text if least <= len(text) <= most else text[:most].rstrip().ljust(least, "x")
+
+
+def filled(value: Any) -> Any:
+    """A value with the text of every Blank in it."""
+    if isinstance(value, Blank):
+        return value.text
+    if isinstance(value, dict):
+        return {key: filled(one) for key, one in value.items()}
+    return [filled(one) for one in value] if isinstance(value, list) else value
 
 
 class SchemaWriter:
@@ -140,9 +204,19 @@ class SchemaWriter:
         if not makes and isinstance(other, dict):
             value = self.build(other)
             return lambda draw, depth: {key: value(draw, depth + 1) for key in draw.rng.sample(WORDS, 2)}
-        return lambda draw, depth: {
-            key: make(draw, depth + 1) for key, make in (makes if depth < DEEP else needed).items()
-        }
+
+        def write_top(draw: Draw) -> dict[str, Any]:
+            sizes = {key: size for key, size in draw.fields.items() if key != "new_instructions"}
+            return {
+                key: draw.sized(make, 1, sizes[key]) if key in sizes else make(draw, 1) for key, make in makes.items()
+            }
+
+        def write_object(draw: Draw, depth: int) -> dict[str, Any]:
+            if depth == 0 and draw.fields:
+                return write_top(draw)
+            return {key: make(draw, depth + 1) for key, make in (makes if depth < DEEP else needed).items()}
+
+        return write_object
 
     def array(self, schema: dict[str, Any], numbered: bool) -> Make:
         one = self.build(schema.get("items"))
@@ -168,10 +242,10 @@ class SchemaWriter:
         return lambda draw, _: low + (high - low) * (0.01 + 0.98 * draw.rng.random())  # never on a bound
 
 
-def write(make: Make | None, draw: Draw, fate: str, most: int | None) -> tuple[str, str]:
-    """The content of an answer, at most `most` tokens of four characters, and OpenAI's finish_reason for it."""
+def write(make: Make | None, draw: Draw, fate: str, most: int | None, tokens: Tokenizer) -> tuple[str, str, int]:
+    """The content of an answer, at most `most` tokens, OpenAI's finish_reason for it, and its tokens."""
     if fate in ("refusal", "empty"):
-        return "", "content_filter" if fate == "refusal" else "stop"
+        return "", "content_filter" if fate == "refusal" else "stop", 0
     if fate == "malformed":
         text = f"{draw.prefix}Here is what I think: {draw.text().removeprefix(draw.prefix)}"
     else:
@@ -179,6 +253,5 @@ def write(make: Make | None, draw: Draw, fate: str, most: int | None) -> tuple[s
     reason = "stop"
     if fate == "cut":
         text, reason = text[: len(text) * 2 // 3], "length"
-    if most is not None and len(text) > 4 * most:
-        text, reason = text[: 4 * most], "length"
-    return text, reason
+    kept, count = tokens.limit(text, most)
+    return kept, reason if len(kept) == len(text) else "length", count

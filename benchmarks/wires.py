@@ -24,6 +24,10 @@ FILTERED = "The response was filtered due to the prompt triggering content manag
 NO_DEPLOYMENT = "The API deployment for this resource does not exist. Create it, or name one that is there."
 
 
+class Dropped(Exception):
+    """The connection is to be closed without an answer."""
+
+
 class Refused(Exception):
     """An answer that is no chat: the error that `Wire.error` forms, or a page of HTML for `page`."""
 
@@ -34,11 +38,18 @@ class Refused(Exception):
         self.status, self.code, self.text, self.headers, self.page = status, code, text, headers, page
 
 
+def reply(data: Any, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
+    body = orjson.dumps(data)
+    return web.Response(body=body, status=status, headers=headers, content_type="application/json")
+
+
 @dataclass(slots=True)
 class Chat:
-    """One chat request as read: `most` is the max_tokens asked for, `form` response_format's type."""
+    """One chat request as read: `texts` are its messages' and `text` all of them, `most` is the max_tokens asked
+    for, `form` response_format's type."""
 
     model: str
+    texts: list[str]
     text: str
     system: str
     digest: bytes
@@ -70,6 +81,7 @@ class OpenAI:
         kind = form.get("type", "")
         return Chat(
             model=str(body.get("model") or "sim-model"),
+            texts=texts,
             text="".join(texts),
             system="".join(t for t, r in zip(texts, roles, strict=True) if r in ("system", "developer")),
             digest=_digest(messages),
@@ -88,6 +100,9 @@ class OpenAI:
 
     def check(self, chat: Chat, request: web.BaseRequest) -> None:
         """Read what a wire has outside the body, Refused when it lacks; OpenAI's has nothing there."""
+
+    def dated(self, request: web.BaseRequest) -> None:
+        """Refused unless the query has the version that a wire asks for; OpenAI's asks for none."""
 
     def answer(self, number: int, chat: Chat, content: str, reason: str, spent: tuple[int, int, int]) -> dict[str, Any]:
         """The body of answer `number`; `spent` is its prompt, cached and completion tokens."""
@@ -146,9 +161,11 @@ class Azure(AzureV1):
         return headers.get("api-key", "")
 
     def check(self, chat: Chat, request: web.BaseRequest) -> None:
-        path, _, query = request.raw_path.partition("?")
-        chat.model = unquote(path.split("/")[3])
-        versions = parse_qs(query).get("api-version", [])
+        chat.model = unquote(request.raw_path.partition("?")[0].split("/")[3])
+        self.dated(request)
+
+    def dated(self, request: web.BaseRequest) -> None:
+        versions = parse_qs(request.raw_path.partition("?")[2]).get("api-version", [])
         if len(versions) != 1 or versions[0] not in AZURE_VERSIONS:
             raise Refused(404, "404", "Resource not found")
 
@@ -179,10 +196,12 @@ class Anthropic(OpenAI):
             if body.get(name) is None:
                 raise ValueError(f"{name}: Field required")
         system = _text(body.get("system"))
+        texts = [system, *(_text(one.get("content")) for one in messages)]
         form = (body.get("output_config") or {}).get("format") or body.get("output_format") or {}
         return Chat(
             model=str(body["model"]),
-            text=system + "".join(_text(one.get("content")) for one in messages),
+            texts=texts,
+            text="".join(texts),
             system=system,
             digest=_digest([system, messages]),
             fixed=body.get("temperature") == 0,

@@ -18,7 +18,9 @@ def at_rest(server: SimulatedTeacher) -> None:
     server.control(
         latency=0, sigma=0, items=10, duplicates=0, faults={}, retry_after=None, limit_per_minute=None,
         limit_tokens_per_minute=None, rate_headers=True, signature="", response_words=40, auth_fails_after=None,
-        down_after=None, fail_stage=None, seed=0,
+        down_after=None, fail_stage=None, seed=0, tokenizer="", cache_minimum=0, cache_warm="arrival", field_tokens={},
+        batches=True, batch_seconds=0.2, batch_progressive=False, batch_faults={}, batch_fates=[],
+        batch_max_requests=50_000, batch_max_bytes=200_000_000,
     )  # fmt: skip
     server.reset()
 
