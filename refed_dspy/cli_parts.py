@@ -50,6 +50,21 @@ def usage_line(stage: str, use: Mapping[str, Any]) -> str:
     )
 
 
+def tokens_lines(told: Mapping[str, Any] | None) -> list[str]:
+    """What a kept sample took, by stage (`engine.summary.tokens_a_sample`): a line for all, and one a stage."""
+    if told is None:
+        return []
+    lines = [f"a kept sample: {_tokens(told['all'])}"]
+    return lines + [f"  {stage}: {_tokens(share)}" for stage, share in told["stages"].items()]
+
+
+def _tokens(share: Mapping[str, float]) -> str:
+    told = [f"{share['prompt']:,.0f} tokens read"]
+    if share["cached"]:
+        told.append(f"{share['cached']:,.0f} of them cached, {share['uncached']:,.0f} not")
+    return ", ".join([*told, f"{share['completion']:,.0f} written"])
+
+
 RunDir = Annotated[Path, typer.Argument(metavar="DIR", help="The run's folder.")]
 ReferencesOption = Annotated[
     str | None, typer.Option(help="File, Hub data set, or builtin.", metavar="FILE_OR_HUB_NAME", show_default=False)

@@ -31,6 +31,10 @@ class AtMost:
 Prose = Annotated[str, AtMost(24_000)]
 Note = Annotated[str, AtMost(1_500)]
 Notes = Annotated[list[Note], AtMost(24)]
+# Three short notes are asked for (about 150 tokens in all). A bound cuts where it stands, in a word if it must: these
+# stop a list that does not end, and leave what was asked for alone.
+ShortNote = Annotated[str, AtMost(400)]
+ShortNotes = Annotated[list[ShortNote], AtMost(6)]
 
 
 class Record(BaseModel):
@@ -40,16 +44,16 @@ class Record(BaseModel):
 class Analysis(Record):
     """What the improvement stage saw in the first response (paper, section 3.2)."""
 
-    original_strengths: Notes
-    improvement_opportunities: Notes
-    relevant_feedback: Notes
+    original_strengths: ShortNotes
+    improvement_opportunities: ShortNotes
+    relevant_feedback: ShortNotes
 
 
 class ImplementationStrategy(Record):
     """What it decided to change, and why."""
 
-    planned_changes: Notes
-    rationale: Note
+    planned_changes: ShortNotes
+    rationale: ShortNote
 
 
 NO_ANALYSIS = Analysis(original_strengths=[], improvement_opportunities=[], relevant_feedback=[])

@@ -171,13 +171,23 @@ def test_a_teacher_gets_the_kind_of_schema_that_it_takes(
 def test_the_system_message_tells_instructions_inputs_shape_and_outputs() -> None:
     system = rendering(ResponseImprovement).system
     assert system.startswith(ResponseImprovement.instructions)
-    assert "\n- reference_feedback: feedback on a similar but different response\n" in system
-    assert '"analysis": {"original_strengths": [string, …], ' in system
-    assert system.endswith("- improved_response: the improved response, complete and ready to use")
+    assert '{"analysis":{"original_strengths":[string],' in system
+    assert system.endswith(
+        "\n- analysis: one to three short notes a list\n- implementation_strategy: likewise; why, in one sentence"
+    )
+    described = ResponseImprovement.with_updated_fields("instruction", desc="what was asked")
+    assert "\n\nYou are given:\n- instruction: what was asked\n\nJSON:\n" in rendering(described).system
+
+
+def test_a_field_whose_name_says_it_all_is_not_listed() -> None:
+    """Every call would pay for the words."""
+    system = rendering(ResponseGeneration).system
+    assert system == f'{ResponseGeneration.instructions}\n\nJSON:\n{{"response":string}}'
+    assert "${" not in rendering(Bounded).system  # what DSPy puts where no description is given
 
 
 def test_the_shape_names_choices_and_types() -> None:
-    assert '"choice": "yes" | "no", "score": integer' in rendering(Bounded).system
+    assert '"choice":"yes" | "no","score":integer' in rendering(Bounded).system
 
 
 def test_braces_in_instructions_and_descriptions_are_kept() -> None:
@@ -211,7 +221,7 @@ def test_an_inputs_text_reaches_the_teacher_as_it_is(text: str) -> None:
         "<example_instruction>\nE\n</example_instruction>\n\n"
         f"<example_response>\n{text}\n</example_response>\n\n"
         f"<instruction>\n{text}\n</instruction>\n\n"
-        "Write the JSON object now: response."
+        "JSON:"
     )
 
 
@@ -228,7 +238,7 @@ def test_an_answers_text_arrives_as_it_was_written(text: str) -> None:
 )
 def test_a_list_of_texts_is_shown_as_lines(taken: list[str], shown: str) -> None:
     content = ADAPTER.format_user_message_content(InstructionSynthesis, {"taken": taken, "how_many": 3})
-    assert content == f"<how_many>\n3\n</how_many>\n\n<taken>\n{shown}\n</taken>"
+    assert content == f"<taken>\n{shown}\n</taken>\n\n<how_many>\n3\n</how_many>"
 
 
 def test_inputs_are_shown_in_the_signatures_order_whatever_order_they_come_in() -> None:
@@ -287,7 +297,7 @@ def test_a_demo_is_an_exchange_whose_answer_would_itself_be_accepted(outputs: di
     assert json.loads(messages[2]["content"]) == GOOD
     assert ADAPTER.parse(ResponseImprovement, messages[2]["content"])["improved_response"] == "Better."
     last = ADAPTER.format_user_message_content(ResponseImprovement, INPUTS, main_request=True)
-    assert messages[3]["content"] == last and last.endswith("improved_response.")
+    assert messages[3]["content"] == last and last.endswith("</response>\n\nJSON:")
 
 
 @pytest.mark.parametrize("text", NASTY, ids=ascii)

@@ -3,7 +3,9 @@
 A unit of work is studying a reference (its two kinds of feedback), proposing instructions for one of its
 features, or responding to one instruction. The plan hands out the deepest unit that can run: samples finish early,
 memory stays flat, and one reference's calls follow one another. It opens a further reference only when what
-the open ones can still give would not fill the target. Pure bookkeeping: no clock, no network, no disk.
+the open ones can still give would not fill the target. Where a warm prefix is worth money or time (`lead`), one unit of
+a reference goes ahead, and those that share its prompts' beginnings follow when it has ended: a provider knows a prefix
+only from then on. Pure bookkeeping: no clock, no network, no disk.
 """
 
 from __future__ import annotations
@@ -60,6 +62,9 @@ class PlanSettings:
     instructions_per_feature: int
     per_reference: int | None
     seed: int
+    lead: bool = False
+    """Whether a reference's first unit of a kind goes alone, so that the others find their prompts' prefix cached. It
+    costs the time of one unit a reference, which other references use; a run of few references takes longer."""
 
     @property
     def quota(self) -> int:
@@ -83,6 +88,8 @@ class _Source:
     used: int = 0
     new: int = 0
     empty_rounds: int = 0
+    warm: bool = False
+    """Whether a response of this round has ended, so that its prompts' prefixes are known."""
     failed: bool = False
     retired: bool = False
 
@@ -149,7 +156,8 @@ class Plan:
 
     def _respond(self) -> Respond | None:
         for source in self._open:
-            if source.ready and not source.missing_parts and self._allowance(source):
+            led = self.settings.lead and source.responding and not source.warm
+            if source.ready and not source.missing_parts and self._allowance(source) and not led:
                 instruction, text = source.ready.popleft()
                 source.responding += 1
                 self.responding += 1
@@ -157,7 +165,9 @@ class Plan:
         return None
 
     def _propose(self) -> Propose | None:
-        able = next((s for s in self._open if s.to_propose and "features" not in s.missing_parts), None)
+        lead = self.settings.lead
+        asked = (s for s in self._open if s.to_propose and not (lead and s.proposing))
+        able = next((s for s in asked if "features" not in s.missing_parts), None)
         # A reference is opened for all its features; the last one's second call may turn out not to be needed.
         if able is None or self._coming({s.index: s.proposing for s in self._open}) >= self.missing:
             return None
@@ -233,6 +243,7 @@ class Plan:
         source = self._sources[unit.reference]
         source.responding -= 1
         self.responding -= 1
+        source.warm = True
         source.used += kept
         self.kept += kept
         self._settle(source)
@@ -248,6 +259,7 @@ class Plan:
         if source.retired and source in self._waiting:  # the next round may have been drawn before this one ended
             self._waiting.remove(source)
         source.used = source.new = 0
+        source.warm = False  # its next round is far: no cache lasts until then
 
     # --- going on where a ledger stands
 

@@ -39,13 +39,34 @@ def usage_by_stage(ledger: Ledger) -> dict[str, dict[str, Any]]:
     return usage
 
 
+def tokens_a_sample(usage: Mapping[str, Mapping[str, Any]], kept: int) -> dict[str, Any] | None:
+    """What a kept sample took, everything that was paid for divided by it: `stages`, by stage, and `all` of them.
+
+    Each has `prompt` tokens, of them `cached` by the provider and `uncached`, and `completion` tokens. Calls that
+    reported no tokens are not in them (`unknown` in the usage). None where nothing is kept.
+    """
+    if not kept:
+        return None
+    stages = {stage: _shares(use, kept) for stage, use in usage.items()}
+    return {"stages": stages, "all": {name: round(sum(s[name] for s in stages.values()), 2) for name in _SHARES}}
+
+
+_SHARES = ("prompt", "cached", "uncached", "completion")
+
+
+def _shares(use: Mapping[str, Any], kept: int) -> dict[str, float]:
+    prompt, cached = use["prompt_tokens"], use["cached_tokens"]
+    numbers = (prompt, cached, prompt - cached, use["completion_tokens"])
+    return {name: round(number / kept, 2) for name, number in zip(_SHARES, numbers, strict=True)}
+
+
 def run_status(ledger: Ledger) -> dict[str, Any]:
     """The run at a glance, in JSON types.
 
     `size` asked for and `kept`; `references` in all, `opened` and `left_out` by reason; `instructions` that are
-    `duplicates` or `surplus` (beyond the number asked for); `failures` by stage and kind; `usage` by stage; `cost` in
-    dollars, `unpriced` calls not counted in it; `filters`: what each kept and dropped, by reason; `stopped`: the cap it
-    ended at.
+    `duplicates` or `surplus` (beyond the number asked for); `failures` by stage and kind; `usage` by stage;
+    `tokens_a_sample` by stage and in all; `cost` in dollars, `unpriced` calls not counted in it; `filters`: what each
+    kept and dropped, by reason; `stopped`: the cap it ended at.
     """
     db, usage = ledger.db, usage_by_stage(ledger)
     cost, unpriced = _cost(usage)
@@ -69,6 +90,7 @@ def run_status(ledger: Ledger) -> dict[str, Any]:
         "filters": decided_by_filter(ledger),
         "failures": _failures(ledger),
         "usage": usage,
+        "tokens_a_sample": tokens_a_sample(usage, kept),
         "cost": cost,
         "cost_per_sample": cost / kept if kept and cost is not None and not unpriced else None,
         "unpriced": unpriced,

@@ -53,12 +53,7 @@ def _rendering(signature: Any) -> Rendering:
     }
     answer = create_model("Answer", __config__=ConfigDict(extra="ignore"), **outputs)
     schema = _strict(answer.model_json_schema())
-    inputs = "\n".join(f"- {name}: {_desc(field)}" for name, field in signature.input_fields.items())
-    fields = "\n".join(f"- {name}: {_desc(field)}" for name, field in signature.output_fields.items())
-    system = (
-        f"{signature.instructions}\n\nYou are given:\n{inputs}\n\n"
-        f"Answer with one JSON object and nothing else:\n{_shape(schema, schema)}\n\nwhere\n{fields}"
-    )
+    system = _system(signature, _shape(schema, schema))
     response_format = {
         "type": "json_schema",
         "json_schema": {"name": "answer", "schema": schema, "strict": True},
@@ -68,8 +63,18 @@ def _rendering(signature: Any) -> Rendering:
     return Rendering(system, answer, response_format, names, outs, tags)
 
 
-def _desc(field: Any) -> str:
-    return str((field.json_schema_extra or {}).get("desc", ""))
+def _system(signature: Any, shape: str) -> str:
+    """Every call pays for these words: a field whose name says it all has no description, and is not listed."""
+    given, wanted = _described(signature.input_fields), _described(signature.output_fields)
+    parts = [signature.instructions, f"You are given:\n{given}" if given else ""]
+    parts.append(f"JSON:\n{shape}" + (f"\n{wanted}" if wanted else ""))
+    return "\n\n".join(part for part in parts if part)
+
+
+def _described(fields: Mapping[str, Any]) -> str:
+    """A line for each field that has a description; DSPy gives one without any its name as `${name}`."""
+    told = ((name, str((field.json_schema_extra or {}).get("desc", ""))) for name, field in fields.items())
+    return "\n".join(f"- {name}: {desc}" for name, desc in told if desc and desc != f"${{{name}}}")
 
 
 def _strict(schema: Any) -> Any:
@@ -85,14 +90,14 @@ def _strict(schema: Any) -> Any:
 
 
 def _shape(part: JsonObject, root: JsonObject) -> str:
-    """`part` of a schema as a person would sketch it: {"notes": [string, …]}."""
+    """`part` of a schema as a person would sketch it: {"notes":[string]}."""
     if "$ref" in part:
         return _shape(root["$defs"][part["$ref"].rsplit("/", 1)[-1]], root)
     if "properties" in part:
-        inner = ", ".join(f'"{name}": {_shape(value, root)}' for name, value in part["properties"].items())
+        inner = ",".join(f'"{name}":{_shape(value, root)}' for name, value in part["properties"].items())
         return "{" + inner + "}"
     if part.get("type") == "array":
-        return f"[{_shape(part.get('items', {}), root)}, …]"
+        return f"[{_shape(part.get('items', {}), root)}]"
     if "enum" in part:
         return " | ".join(json.dumps(value) for value in part["enum"])
     return str(part.get("type", "value"))
@@ -139,7 +144,7 @@ class SchemaAdapter(dspy.JSONAdapter):
         fixed = rendering(signature)
         tags = [f"<{k}>\n{_text(inputs[k])}\n</{k}>" for k in fixed.inputs if k in inputs]
         # A small model that has read long inputs forgets the system message: the last line says what is due.
-        due = f"Write the JSON object now: {', '.join(fixed.outputs)}." if main_request else ""
+        due = "JSON:" if main_request else ""
         return "\n\n".join(part for part in (prefix, *tags, suffix, due) if part)
 
     def format_assistant_message_content(

@@ -28,30 +28,29 @@ DEFAULT_FEATURES: Mapping[str, str] = MappingProxyType(
 
 
 class InstructionFeedback(dspy.Signature):
-    """You study excellent examples so that new tasks of the same quality can be written.
+    """Describe what kind of task this excellent example is, so that new tasks as good can be written.
 
-    Read the reference instruction together with its response. Describe the kind of task it is, in terms
-    general enough to fit many other tasks, and specific enough that an expert would recognise the field.
-    Do not repeat the instruction and do not answer it.
+    Be general enough to fit many other tasks, and specific enough that an expert would recognise the field. Neither
+    repeat the instruction nor answer it.
     """
 
-    reference_instruction: str = dspy.InputField(desc="an excellent instruction")
-    reference_response: str = dspy.InputField(desc="an excellent response to it")
+    reference_instruction: str = dspy.InputField()
+    reference_response: str = dspy.InputField()
 
 
 class ResponseFeedback(dspy.Signature):
-    """You study excellent examples so that other responses can be made as good.
+    """Study an excellent example so that other responses can be made as good.
 
-    Judge the reference response as a demanding editor would, under three heads: content (accuracy, depth,
-    relevance), communication (clarity, flow, structure, tone) and alignment with the instruction (scope,
-    implied needs, constraints). Name what makes it strong and what would make it stronger still, as advice
-    that someone answering a similar but different instruction could follow.
+    Judge the reference response as a demanding editor would, under three heads: content (accuracy, depth, relevance),
+    communication (clarity, flow, structure, tone) and alignment with the instruction (scope, implied needs,
+    constraints). Name what makes it strong and what would make it stronger still, as advice that someone answering a
+    similar but different instruction could follow.
     """
 
-    reference_instruction: str = dspy.InputField(desc="an excellent instruction")
-    reference_response: str = dspy.InputField(desc="an excellent response to it")
+    reference_instruction: str = dspy.InputField()
+    reference_response: str = dspy.InputField()
     response_feedback: Guidance = dspy.OutputField(
-        desc="strengths to keep and ways to improve, under the three heads, in at most 200 words"
+        desc="strengths to keep and ways to improve, under the three heads, in 100 to 200 words"
     )
 
 

@@ -16,27 +16,23 @@ class SampleFeedback(dspy.Signature):
     constraints). Name what makes it strong and what would make it stronger still.
     """
 
-    instruction: str = dspy.InputField(desc="the instruction")
-    response: str = dspy.InputField(desc="the response to judge")
+    instruction: str = dspy.InputField()
+    response: str = dspy.InputField()
     response_feedback: Guidance = dspy.OutputField(
-        desc="strengths to keep and ways to improve, under the three heads, in at most 200 words"
+        desc="strengths to keep and ways to improve, under the three heads, in 100 to 200 words"
     )
 
 
 class SampleImprovement(dspy.Signature):
-    """You improve responses.
+    """Improve the response: judge it, plan changes, rewrite it with them in full.
 
-    The feedback was written about this very response. First note what is good in the response, what could be
-    better, and which parts of the feedback matter most; then decide what to change and why; then write the improved
-    response in full. It must answer the instruction by itself, keep what was good, and never mention the feedback or
-    the earlier response.
+    The feedback is about this very response: use what matters most. The new response answers the instruction by itself,
+    keeps what was good, and never mentions the feedback or the earlier response.
     """
 
-    instruction: str = dspy.InputField(desc="the instruction")
-    response: str = dspy.InputField(desc="the response to improve")
-    response_feedback: str = dspy.InputField(desc="feedback on the response")
-    analysis: Analysis = dspy.OutputField(
-        desc="what is good, what could be better, which feedback applies; short notes"
-    )
-    implementation_strategy: ImplementationStrategy = dspy.OutputField(desc="what to change, and why; short notes")
-    improved_response: Prose = dspy.OutputField(desc="the improved response, complete and ready to use")
+    instruction: str = dspy.InputField()
+    response: str = dspy.InputField()
+    response_feedback: str = dspy.InputField()
+    analysis: Analysis = dspy.OutputField(desc="one to three short notes a list")
+    implementation_strategy: ImplementationStrategy = dspy.OutputField(desc="likewise; why, in one sentence")
+    improved_response: Prose = dspy.OutputField()

@@ -14,50 +14,46 @@ NewInstructions = Annotated[list[NewInstruction], AtMost(100)]
 
 
 class InstructionSynthesis(dspy.Signature):
-    """You write new instructions for a data set that teaches a model to follow instructions well.
+    """Write new instructions for a data set that teaches a model to follow instructions well.
 
-    Write exactly the number asked for. Each is a task of its own, about as complex and as long as the
-    reference instruction, of the kind that the feature describes, and something a real person would ask.
-    Make them differ from one another and from the reference in topic, wording and form. Each must be
-    complete in itself: include any text, data or figures that it speaks of, and never mention the reference or
-    the feature. Write the tasks only, without answers or numbering. When some are listed as taken, write others.
+    Each is about as complex and as long as the reference instruction, of the kind that the feature describes, and
+    something a real person would ask. Make them differ from one another, from the reference and from those taken in
+    topic, wording and form. Each must be complete in itself: include any text, data or figures that it speaks of, and
+    never mention the reference or the feature. Write the tasks only, without answers or numbering.
     """
 
-    how_many: int = dspy.InputField(desc="how many instructions to write")
-    reference_instruction: str = dspy.InputField(desc="the example for complexity and length")
-    feature_name: str = dspy.InputField(desc="what the feature describes")
-    feature: str = dspy.InputField(desc="the feature that every new instruction shares with the reference")
-    taken: list[str] = dspy.InputField(desc="instructions already written for this reference")
-    new_instructions: NewInstructions = dspy.OutputField(desc="the new instructions")
+    # A round asks for each feature, and what is taken changes with the round: so a round's calls share all before the
+    # feature.
+    reference_instruction: str = dspy.InputField()
+    taken: list[str] = dspy.InputField()
+    feature_name: str = dspy.InputField()
+    feature: str = dspy.InputField()
+    how_many: int = dspy.InputField()
+    new_instructions: NewInstructions = dspy.OutputField(desc="exactly how_many")
 
 
 class ResponseGeneration(dspy.Signature):
-    """You answer instructions as well as an expert would.
+    """Answer the instruction as an expert would: correctly, completely, in the form that suits it.
 
-    The example shows the quality and the care to aim for; its topic differs from yours. Answer the new
-    instruction itself: correctly, completely, and in the form that suits it.
+    The example, on another topic, shows the care to take.
     """
 
-    example_instruction: str = dspy.InputField(desc="an example")
-    example_response: str = dspy.InputField(desc="its excellent response")
-    instruction: str = dspy.InputField(desc="the instruction to answer")
-    response: Prose = dspy.OutputField(desc="your answer to the instruction")
+    example_instruction: str = dspy.InputField()
+    example_response: str = dspy.InputField()
+    instruction: str = dspy.InputField()
+    response: Prose = dspy.OutputField()
 
 
 class ResponseImprovement(dspy.Signature):
-    """You improve responses.
+    """Improve the response: judge it, plan changes, rewrite it with them in full.
 
-    The feedback was written about a similar but different instruction and response. Use only what applies
-    here. First note what is good in the response, what could be better, and which parts of the feedback
-    apply; then decide what to change and why; then write the improved response in full. It must answer the
-    instruction by itself, keep what was good, and never mention the feedback or the earlier response.
+    The feedback is about a similar but different one: use only what applies. The new response answers the instruction
+    by itself, keeps what was good, and never mentions the feedback or the earlier response.
     """
 
-    reference_feedback: str = dspy.InputField(desc="feedback on a similar but different response")
-    instruction: str = dspy.InputField(desc="the instruction")
-    response: str = dspy.InputField(desc="the response to improve")
-    analysis: Analysis = dspy.OutputField(
-        desc="what is good, what could be better, which feedback applies; short notes"
-    )
-    implementation_strategy: ImplementationStrategy = dspy.OutputField(desc="what to change, and why; short notes")
-    improved_response: Prose = dspy.OutputField(desc="the improved response, complete and ready to use")
+    reference_feedback: str = dspy.InputField()
+    instruction: str = dspy.InputField()
+    response: str = dspy.InputField()
+    analysis: Analysis = dspy.OutputField(desc="one to three short notes a list")
+    implementation_strategy: ImplementationStrategy = dspy.OutputField(desc="likewise; why, in one sentence")
+    improved_response: Prose = dspy.OutputField()

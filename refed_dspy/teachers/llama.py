@@ -43,17 +43,26 @@ class LlamaServer:
 
     `slots` requests are worked on at once; more wait their turn. `window` is the most tokens one request may
     use, prompt and answer together; memory grows with slots x window. `threads` defaults to the cores this
-    process may use. No API key is needed; only this machine can reach the address.
+    process may use. `cache_mib` of memory keep prefixes that lost their slot. No API key is needed; only this
+    machine can reach the address.
 
     Also a context manager: `with LlamaServer(path) as server: ... server.url ...`.
     """
 
-    def __init__(self, gguf: Path, *, slots: int = 2, window: int = 8192, threads: int | None = None) -> None:
+    def __init__(
+        self,
+        gguf: Path,
+        *,
+        slots: int = 2,
+        window: int = 8192,
+        threads: int | None = None,
+        cache_mib: int = CACHE_RAM_MIB,
+    ) -> None:
         for name, value in (("slots", slots), ("window", window), ("threads", threads)):
             if value is not None and value < 1:
                 raise ConfigError(f"{name} must be 1 or more, not {value}")
         self.gguf = Path(gguf)
-        self.slots, self.window = slots, window
+        self.slots, self.window, self.cache_mib = slots, window, cache_mib
         self.threads = available_cores() if threads is None else threads
         self._lock = threading.Lock()
         self._url: str | None = None
@@ -106,7 +115,7 @@ class LlamaServer:
             "slots": self.slots,
             "window": self.window,
             "threads": self.threads,
-            "cache_ram_mib": CACHE_RAM_MIB,
+            "cache_ram_mib": self.cache_mib,
             "host": HOST,
             "site": str(site),
         }

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import replace
+from hashlib import sha256
 from typing import Any
+from urllib.parse import urlsplit
 
 from dspy.lm15 import Config, Request
 
@@ -15,6 +18,9 @@ from refed_dspy.teachers.route import Route
 _BOUNDS = {"maxLength", "minLength", "maxItems", "minItems"}
 LONGEST_BOUND = 1_999
 """Characters: llama.cpp's grammar takes a longer bound for none, and some of its versions refuse it."""
+CACHE_KEY = "prompt_cache_key"
+"""What OpenAI routes a request by, beside its first tokens: those with one key go to one machine and find its cache."""
+_OPENING = re.compile(r"<(\w+)>\n.*?\n</\1>", re.DOTALL)
 OVERHEAD = 1_024
 """Tokens that a provider may add to a prompt on its own: roles, its words about the schema."""
 
@@ -25,6 +31,7 @@ class Outgoing:
     def __init__(self, config: TeacherConfig, route: Route) -> None:
         self.config, self.route = config, route
         self._configs: dict[int, tuple[Config, Config, int]] = {}
+        self.keyed = takes_cache_key(config, route)
 
     def __call__(self, request: Request, seed: int | None = None) -> tuple[Request, int]:
         """The request to send, and a number of tokens that its prompt cannot exceed.
@@ -34,6 +41,8 @@ class Outgoing:
         config, size = self._fitted(request.config)
         if self.config.embedded and seed is not None:
             config = replace(config, extensions={"seed": seed, **self.config.params})
+        elif self.keyed and (key := cache_key(request)) is not None:
+            config = replace(config, extensions={CACHE_KEY: key, **self.config.params})  # the user's own wins
         size += OVERHEAD + _bytes(request.system) + sum(_bytes(part) for part in request.messages)
         return replace(request, model=self.route.model, config=config), size
 
@@ -51,6 +60,38 @@ class Outgoing:
             # The original is kept beside it: as long as it lives, nothing else has its id.
             known = self._configs[id(asked)] = (asked, fitted, len(json.dumps(format_)) if format_ else 0)
         return known[1], known[2]
+
+
+def takes_cache_key(config: TeacherConfig, route: Route) -> bool:
+    """Whether the endpoint is known to take a cache key: OpenAI's own, and Azure's v1 API. Others may refuse it, and a
+    batch has no use for it."""
+    if config.mode == "batch":
+        return False
+    if str(config.model).startswith("azure/"):
+        return config.api_version is None
+    return f".{urlsplit(route.endpoint).hostname or ''}".endswith(".api.openai.com")
+
+
+def cache_key(request: Request) -> str | None:
+    """A digest of what the requests of one stage about one reference share: everything up to the end of the last
+    message's first input. None where that message is none of ours (`SchemaAdapter`).
+
+    One key for all would not do: a provider sends the requests of one key to one machine up to about 15 a minute, and
+    any others anywhere.
+    """
+    *earlier, last = request.messages
+    opening = _OPENING.match(_text(last))
+    if opening is None:
+        return None
+    shared = [_text(request.system), *map(_text, earlier), opening.group()]
+    return sha256("\0".join(shared).encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
+def _text(part: Any) -> str:
+    """The text of a system message or of a message."""
+    if part is None or isinstance(part, str):
+        return part or ""
+    return "\n".join(str(getattr(text, "text", "")) for text in (part.parts if hasattr(part, "parts") else part))
 
 
 def _bytes(part: Any) -> int:

@@ -1,0 +1,135 @@
+"""Prompt tokens and dollars a sample: references of 1,800 characters, answers as long as real ones, o200k_base.
+
+The simulated server counts tokens as OpenAI does (messages only, 128-token steps; a prefix is known once a request that
+has it was answered) and keeps the bill; dollars are at gpt-4o-mini's list price, for 10,000 samples. First without a
+minimum below which nothing is cached, then with OpenAI's 1,024, then in batches, which know no cache and cost half.
+
+`python -m benchmarks.economy [SIZE]`; SIZE is 1,000 samples, 20 of each reference.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import refed_dspy
+from benchmarks.simulated import SimulatedTeacher
+from benchmarks.tokenizers import tokenizer
+from refed_dspy import Synthesis, TeacherConfig, load_references
+from refed_dspy.config import PriceConfig
+from refed_dspy.programs import ReferenceLevelFeedback
+from refed_dspy.programs.adapter import rendering
+
+LENGTH, SHARE = 1_800, 0.2
+"""Characters of a reference, and how much of them is its instruction: as in the package's own."""
+TOKENS = {
+    "response": 400,
+    "improved_response": 400,
+    "analysis": 100,
+    "implementation_strategy": 50,
+    "new_instructions": 25,
+    "response_feedback": 250,
+    "subject_areas": 60,
+    "relevant_skills": 60,
+}
+EACH = 20
+PROMPT, CACHED, COMPLETION, BATCH = 0.15, 0.075, 0.60, 0.5
+"""Dollars a million tokens, and the share of them that a batch costs (its prompts all at the plain price)."""
+OPENAI_MINIMUM = 1_024
+NAMED = "o200k_base"
+
+
+def references(count: int, plain: bool = True) -> list[dict[str, str]]:
+    """`count` references of exactly LENGTH characters, of sentences of the package's own in an order of their own:
+    English prose, or (`plain` false) paragraphs as they are, with code, tables and figures."""
+    texts = [reference.response for reference in load_references("builtin")]
+    parts = [part.strip() for text in texts for part in re.split(r"\n\s*\n", text) if len(part) >= 120]
+    if plain:
+        prose = [part for part in parts if "\n" not in part and _letters(part) >= 0.94]
+        parts = [sentence for part in prose for sentence in re.split(r"(?<=[.!?]) ", part)]
+    made = []
+    for number in range(count):
+        text = " ".join(random.Random(number).sample(parts, len(parts)))[:LENGTH]
+        cut = text.index(" ", int(LENGTH * SHARE))
+        made.append({"instruction": text[:cut], "response": text[cut:]})
+    return made
+
+
+def _letters(text: str) -> float:
+    """The share of letters and spaces."""
+    return sum(character.isalpha() or character == " " for character in text) / len(text)
+
+
+def run(server: SimulatedTeacher, size: int, pairs: list[dict[str, str]], **settings: Any) -> tuple[Synthesis, Any]:
+    """A run of `size` samples and the server's counts of it. `settings` are the teacher's."""
+    server.reset()
+    teacher = TeacherConfig(
+        model="sim/sim-model",
+        api_base=server.base_url,
+        timeout=60,
+        price=PriceConfig(prompt=PROMPT, cached=CACHED, completion=COMPLETION),
+        **{"concurrency": 32, **settings},
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        made = refed_dspy.synthesize(None, pairs, size=size, teacher=teacher, run_dir=Path(folder) / "run")
+        assert made.complete, made.status
+    return made, server.stats()
+
+
+def dollars(stats: dict[str, Any], size: int) -> float:
+    """What 10,000 samples cost by the server's bill."""
+    prompt, cached = stats["billed_prompt_tokens"], stats["billed_cached_tokens"]
+    cost = (prompt - cached) * PROMPT + cached * CACHED + stats["billed_completion_tokens"] * COMPLETION
+    batched = stats["batch_billed_prompt_tokens"] * PROMPT + stats["batch_billed_completion_tokens"] * COMPLETION
+    return float(cost + batched * BATCH) / 1e6 / size * 10_000
+
+
+def schema_tokens(made: Synthesis, size: int) -> float:
+    """Tokens a sample of the answers' schemas, as JSON and without the bounds that hosted models do not get: they go
+    beside the messages, and some providers count them."""
+    counts, program = tokenizer(NAMED), ReferenceLevelFeedback()
+    total = 0
+    for stage, use in made.usage.items():
+        schema = rendering(getattr(program, stage).signature).response_format["json_schema"]["schema"]
+        total += use["calls"] * counts.count(re.sub(r', "max(Length|Items)": \d+', "", json.dumps(schema)))
+    return total / size
+
+
+def show(label: str, made: Synthesis, stats: dict[str, Any], size: int) -> None:
+    prompt, cached = stats["billed_prompt_tokens"] / size, stats["billed_cached_tokens"] / size
+    written, schemas = stats["billed_completion_tokens"] / size, schema_tokens(made, size)
+    print(
+        f"{label}: {prompt - cached:,.0f} uncached prompt tokens a sample of {prompt:,.0f} read, {written:,.0f} written"
+    )
+    print(f"  with all schemas counted too: {prompt - cached + schemas:,.0f} at most; {made.status['kept']} samples")
+    for stage, share in made.status["tokens_a_sample"]["stages"].items():
+        print(f"  {stage}: {share['prompt']:.1f} read, {share['uncached']:.1f} uncached; {share['completion']:.0f} out")
+    print(f"  10,000 samples: ${dollars(stats, size):.2f}")
+
+
+def main() -> None:
+    size = int(sys.argv[1]) if len(sys.argv) > 1 else 1_000
+    plain, dense = references(-(-size // EACH)), references(-(-size // EACH), plain=False)
+    counts = tokenizer(NAMED)
+    for name, pairs in (("prose", plain), ("as they are", dense)):
+        mean = sum(counts.count(p["instruction"]) + counts.count(p["response"]) for p in pairs) / len(pairs)
+        print(f"{len(pairs)} references of {LENGTH:,} characters, {name}: {mean:.0f} tokens each")
+    with SimulatedTeacher(latency=0.05, sigma=0.3) as server:
+        server.control(tokenizer=NAMED, field_tokens=TOKENS, cache_warm="answer", cache_minimum=0)
+        show("no minimum (must be <= 700)", *run(server, size, plain), size)
+        server.control(cache_minimum=OPENAI_MINIMUM)
+        show("minimum 1,024 (must be <= 1,400, and <= $9)", *run(server, size, plain), size)
+        _, stats = run(server, size, plain, mode="batch", concurrency=None, batch={"quiet": 0.2, "poll": 0.1})
+        prompt, written = stats["batch_billed_prompt_tokens"] / size, stats["batch_billed_completion_tokens"] / size
+        print(f"in {stats['batches']} batches: {prompt:,.0f} tokens read, {written:,.0f} written")
+        print(f"  10,000 samples (must be <= $4.50): ${dollars(stats, size):.2f}; not in batches: {stats['requests']}")
+        show("minimum 1,024, references as they are", *run(server, size, dense), size)
+
+
+if __name__ == "__main__":
+    main()
