@@ -46,9 +46,11 @@ slow: setup ## tests that take seconds each: kills, servers, whole compiles
 ui: setup ## MLflow's pages over the local file (or MLFLOW_TRACKING_URI), without its job workers
 	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow ui --workers 1 --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}"
 
-bench: setup ## the figures of benchmarks/README.md, about half an hour
+bench: setup ## the figures of benchmarks/README.md, about forty minutes
 	$(BIN)/python -m benchmarks.calls
 	$(BIN)/python -m benchmarks.kills
+	$(BIN)/python -m benchmarks.batch_kills
+	$(BIN)/python -m benchmarks.economy
 	$(BIN)/python -m benchmarks.memory
 	$(BIN)/python -m benchmarks.speed
 	$(BIN)/python -m benchmarks.limits

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Mapping
+import shlex
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, TypedDict, cast
 
 from refed_dspy.engine.accounts import Spent, spent
+from refed_dspy.engine.batches import left_batches
 from refed_dspy.engine.budget import Caps
 from refed_dspy.engine.ledger import Ledger
 from refed_dspy.engine.runner import GRACE
@@ -82,12 +84,26 @@ def lasting(ledger: Ledger, given: Limits) -> Limits:
     return lasting_as_given(cast(Limits, caps))
 
 
+def refuse_left_batches(ledger: Ledger, models: Iterable[Teacher]) -> None:
+    """Raises ConfigError where calls wait in a batch that none of `models` would look at: they would be paid twice."""
+    at_hand = {(one.endpoint, one.model) for one in models if one.config and one.config.mode != "interactive"}
+    for batch in left_batches(ledger):
+        if (batch["endpoint"], batch["model"]) not in at_hand:
+            folder = shlex.quote(str(ledger.path.parent))
+            raise ConfigError(
+                f"{batch['calls']} calls wait in a batch of {batch['model']} at {batch['endpoint']} "
+                f"({batch['name'] or 'not named yet'}): go on with that teacher in mode: batch or mixed, or give it up "
+                f"with: refed batches {folder} --give-up"
+            )
+
+
 def allowed(ledger: Ledger, models: Mapping[str, Teacher], limits: Limits) -> Allowance:
     """What a start may use with these models (role → model). Nothing is written.
 
     Raises:
-        ConfigError: a cap that cannot be kept, or that not one call fits under.
+        ConfigError: a cap that cannot be kept, or that not one call fits under; calls wait in another model's batch.
     """
+    refuse_left_batches(ledger, models.values())
     max_cost, max_calls, max_minutes = limits["max_cost"], limits["max_calls"], limits["max_minutes"]
     caps = Caps(None if max_cost is None else int(max_cost * PICO), max_calls)
     for role, model in models.items():

@@ -8,7 +8,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 
-from refed_dspy.calls import Attempt, NoMoneyLeft
+from refed_dspy.batch_log import LedgerBatches
+from refed_dspy.calls import Attempt, BatchLog, NoMoneyLeft
 from refed_dspy.engine.accounts import Spent
 from refed_dspy.engine.budget import Budget, CapReached, Caps
 from refed_dspy.engine.group import GroupCommit
@@ -31,6 +32,7 @@ class RunBooks:
         self.calls_a_sample = calls_a_sample
         self.group = GroupCommit(ledger)
         self.budget = Budget(caps, before.cost, before.calls)
+        self.batches = LedgerBatches(self.group, self.budget, lambda: self.stopping)
         self.stopping = False
         """Set when the run is ending: a call that has not begun does not begin."""
         self.over = False
@@ -61,6 +63,7 @@ class RunBooks:
             with suppress(RunStopped):  # what ended the block is told; what could not be written comes of the same
                 self.group.close()
             raise
+        self.batches.tidy()
         self.group.close()
 
     def next_number(self) -> int:
@@ -92,6 +95,9 @@ class UnitBooks:
         if self.stopping:  # it waited, and the run is ending meanwhile
             self.not_sent(number)
             raise asyncio.CancelledError
+        if attempt.batched:
+            self.run.batches.collected(number, self._row(number, attempt))
+            return number
         try:
             await self.run.group.commit(self._row(number, attempt))
         except BaseException:
@@ -140,7 +146,25 @@ class UnitBooks:
     def not_sent(self, number: int) -> None:
         if number:
             self.run.budget.give_back(self._worst.pop(number))
-            self.run.group.post(not_sent(number))
+            if not self.run.batches.left(number):
+                self.run.group.post(not_sent(number))
+
+    def let_go(self, number: int) -> None:
+        if number:
+            worst = self._worst.pop(number)
+            self.run.budget.settle(worst, worst)
+            self.run.batches.hold(number)
+
+    @property
+    def batches(self) -> BatchLog:
+        return self.run.batches
+
+    def adopt(self, endpoint: str, model: str) -> int | None:
+        found = self.run.batches.claim(self.key.digest, endpoint, model)
+        if found is None:
+            return None
+        self._worst[found.number] = found.cost
+        return found.number
 
     def rename_last(self, outcome: str) -> None:
         """The last call's answer turned out to be unusable."""

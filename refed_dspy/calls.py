@@ -7,7 +7,7 @@ own has none, and asks nobody.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -42,17 +42,103 @@ class NotAnswering(LMConfigurationError):
     """A model that is not there, or not there any more: for whoever asks it, like a wrong setting."""
 
 
+class NoBatches(LMError):
+    """Raised by a teacher's engine: the endpoint takes no batches."""
+
+
+class BatchRejected(LMError):
+    """Raised by a teacher's engine: the service refused a whole batch, so nothing of it was sent to the model."""
+
+
+class BatchOutOfReach(LMError):
+    """Raised by a teacher's engine: a batch that is under way cannot be asked about. It is in the ledger."""
+
+
 class NoMoneyLeft(LMError):
     """Raised by the books: a further call could pass a cap. An LMError, since DSPy lets those through as they are."""
 
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """A request about to be sent. `worst` is the most it can cost, in picodollars; None: its price is unknown."""
+    """A request about to be sent. `worst` is the most it can cost, in picodollars; None: its price is unknown.
+
+    One that waits to be `batched` is not sent before its batch is begun: it is written down with that.
+    """
 
     model: str
     endpoint: str
     worst: int | None
+    batched: bool = False
+
+
+@dataclass(frozen=True)
+class SentBatch:
+    """A batch that was begun, under `id` in the log: whether the service took it is known once it has a `name`.
+
+    `nonce` is in the batch's metadata at the service, so that it is found there by whoever was killed before its name
+    was written down. `numbers`: the calls in it that have no answer yet. `created`: seconds since 1970.
+    """
+
+    id: int
+    nonce: str
+    name: str | None
+    created: float
+    numbers: tuple[int, ...]
+
+
+class BatchLog(Protocol):
+    """Where batches are written down before they are waited for, and their answers before they are read."""
+
+    @property
+    def elsewhere(self) -> int:
+        """Calls in flight that wait for no batch: what comes of them may want to join one."""
+        ...
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the run is ending, so that no batch may begin."""
+        ...
+
+    def park(self, calls: int) -> None:
+        """So many more calls wait for a batch (fewer, where negative)."""
+        ...
+
+    def under_way(self, endpoint: str, model: str) -> Sequence[SentBatch]:
+        """The batches of earlier starts that have not ended."""
+        ...
+
+    def begin(self, endpoint: str, model: str, nonce: str, numbers: Sequence[int]) -> SentBatch:
+        """Write down that these calls are about to be sent as one batch."""
+        ...
+
+    def named(self, batch: SentBatch, name: str) -> None:
+        """The service took the batch, and calls it so."""
+        ...
+
+    def arrived(self, answers: Mapping[int, str]) -> None:
+        """Keep answers (call number → JSON) until they are handed over, at whichever start that is."""
+        ...
+
+    def ended(self, batch: SentBatch, how: str, free: Sequence[int] = (), lost: Sequence[int] = ()) -> None:
+        """The batch has ended. Its calls without an answer: those that are `free`, of which nothing stays written
+        unless they begin again, and those that are `lost`, which may have been billed."""
+        ...
+
+    def answer(self, number: int) -> str | None:
+        """What arrived for a call."""
+        ...
+
+    def unclaimed(self, endpoint: str, model: str) -> Mapping[int, str]:
+        """What arrived of these batches, and nobody asked for so far."""
+        ...
+
+    def settle(self, call: Call) -> None:
+        """What an unclaimed answer cost. It can still be claimed by a later start."""
+        ...
+
+    def tidy(self) -> None:
+        """Forget what was handed over."""
+        ...
 
 
 class Books(Protocol):
@@ -85,12 +171,26 @@ class Books(Protocol):
         """Give back the reservation of an attempt that was never sent."""
         ...
 
+    def let_go(self, number: int) -> None:
+        """Wait no longer for a call that is in a batch. It stays charged, and whoever asks the same again adopts it."""
+        ...
+
+    @property
+    def batches(self) -> BatchLog | None:
+        """Where batches are written down; None: nowhere, so that none outlives this process."""
+        ...
+
+    def adopt(self, endpoint: str, model: str) -> int | None:
+        """The number of this unit's call that an earlier start sent in a batch and that is not settled; None: none."""
+        ...
+
 
 class NoBooks:
     """The books of a program called on its own: everything is allowed, nothing is kept."""
 
     seed: int | None = None
     stopping = False
+    batches: BatchLog | None = None
 
     async def reserve(self, attempt: Attempt) -> int:  # noqa: ARG002
         return 0
@@ -103,6 +203,12 @@ class NoBooks:
 
     def not_sent(self, number: int) -> None:
         pass
+
+    def let_go(self, number: int) -> None:
+        pass
+
+    def adopt(self, endpoint: str, model: str) -> int | None:  # noqa: ARG002
+        return None
 
 
 _NO_BOOKS = NoBooks()

@@ -10,7 +10,7 @@ from typing import Annotated, Any, cast
 
 import typer
 
-from refed_dspy import cli_compile, cli_data
+from refed_dspy import cli_batches, cli_compile, cli_data
 from refed_dspy.cli_parts import (
     ConfigOption,
     JudgeOption,
@@ -23,6 +23,7 @@ from refed_dspy.cli_parts import (
     TeacherOption,
     money,
     reporting,
+    tokens_lines,
     usage_line,
 )
 from refed_dspy.errors import InputError, one_line
@@ -32,6 +33,7 @@ teacher_app = typer.Typer(no_args_is_help=True, help="The embedded teacher: a mo
 app.add_typer(teacher_app, name="teacher")
 cli_compile.add_to(app)
 cli_data.add_to(app)
+cli_batches.add_to(app)
 
 _CAPS = ("REFED_MAX_COST", "REFED_MAX_CALLS", "REFED_MAX_MINUTES")
 _OF_SAMPLES = ("", "run", "comparison")
@@ -82,7 +84,7 @@ def synth(
 
 
 _KEYWORDS = (
-    *("size", "teacher", "run_dir", "seed", "per_reference", "max_failure_share", "columns", "reuse"),
+    *("size", "teacher", "teachers", "run_dir", "seed", "per_reference", "max_failure_share", "columns", "reuse"),
     *("max_cost", "max_calls", "max_minutes", "track", "filters", "judge", "judge_program"),
 )
 
@@ -126,6 +128,7 @@ def resume(
 @reporting
 def status(run_dir: RunDir, as_json: Annotated[bool, typer.Option("--json", help="For scripts.")] = False) -> None:
     """What a run, a compile or other work has made and used so far; works while it runs."""
+    from refed_dspy.engine.batches import left_batches
     from refed_dspy.engine.ledger import Ledger
     from refed_dspy.engine.summary import work_status
     from refed_dspy.optimizers.standing import compile_status
@@ -140,7 +143,11 @@ def status(run_dir: RunDir, as_json: Annotated[bool, typer.Option("--json", help
             facts, lines = full_status(ledger), _status_lines
         else:
             facts, lines = work_status(ledger), cli_data.work_lines
-    typer.echo(json.dumps(facts, ensure_ascii=False, indent=2) if as_json else "\n".join(lines(facts)))
+        facts["batches"] = left_batches(ledger)
+    if as_json:
+        typer.echo(json.dumps(facts, ensure_ascii=False, indent=2))
+        return
+    typer.echo("\n".join([*lines(facts), *(f"waits for {cli_batches.told(batch)}" for batch in facts["batches"])]))
 
 
 @app.command()
@@ -186,7 +193,7 @@ def preview(
     from refed_dspy.config import load_config
     from refed_dspy.data.references import load_references
     from refed_dspy.preview import one_sample, rendered_prompts
-    from refed_dspy.teachers import open_teacher
+    from refed_dspy.staff import open_staff, stages_of
 
     settings = load_config(config, references=references, teacher=teacher, program=program)
     loaded = load_references(settings.references or "builtin", settings.columns or None)
@@ -196,7 +203,8 @@ def preview(
             typer.echo(f"───── {stage}: {message['role']}\n{message['content']}\n")
     if sample:
         _needs_teacher(settings.teacher)
-        made = run_blocking(one_sample(module, loaded[0], open_teacher(settings.teacher)))
+        staff = open_staff(settings.teacher, settings.teachers, stages_of(module))
+        made = run_blocking(one_sample(module, loaded[0], staff))
         typer.echo(f"───── one sample\n{made.model_dump_json(indent=2)}")
 
 
@@ -281,6 +289,9 @@ def _status_lines(facts: dict[str, Any]) -> list[str]:
         why = ", ".join(f"{count} {one_line(reason, 80)}" for reason, count in one["reasons"].items())
         lines.append(f"filter {one['filter']}: {one['kept']} kept, {one['dropped']} dropped{why and f' ({why})'}")
     lines += [usage_line(stage, use) for stage, use in facts["usage"].items()]
+    if len(facts["models"]) > 1:
+        lines += [usage_line(f"{use['model']} at {use['endpoint']}", use) for use in facts["models"]]
+    lines += tokens_lines(facts["tokens_a_sample"])
     lines += _cost_lines(facts)
     if facts["stopped"]:
         lines.append(f"stopped: {facts['stopped']}")
@@ -314,6 +325,7 @@ def main() -> None:
     logging.basicConfig(format="refed: %(message)s", level=logging.ERROR)
     for part in ("optimizers", "teachers", "tracking"):  # what they warn of is told nowhere else
         logging.getLogger(f"refed_dspy.{part}").setLevel(logging.WARNING)
+    logging.getLogger("refed_dspy.batches").setLevel(logging.INFO)  # hours may pass between two words
     app()
 
 

@@ -18,7 +18,17 @@ from pydantic import ValidationError
 from refed_dspy.errors import ConfigError, one_line
 from refed_dspy.filter_settings import FilterConfig
 from refed_dspy.job_settings import CompareConfig, FilterRunConfig, RecycleConfig, StatsConfig
-from refed_dspy.settings import EMBEDDED, SECRET, CompileConfig, MetricConfig, PriceConfig, RunConfig, TeacherConfig
+from refed_dspy.settings import (
+    EMBEDDED,
+    ONE,
+    POOL,
+    SECRET,
+    CompileConfig,
+    MetricConfig,
+    PriceConfig,
+    RunConfig,
+    TeacherConfig,
+)
 from refed_dspy.settings_base import Settings
 
 ENV_PREFIX = "REFED_"
@@ -55,16 +65,10 @@ def _loaded(kind: type[S], file: Path | None, environ: Mapping[str, str] | None,
     layers: dict[str, Any] = {}
     origin: dict[str, str] = {}
     if file is not None:
-        layers = _read_yaml(file)
+        layers = _one_level(file, _read_yaml(file))
         origin = {key: str(file) for key in layers}
     for key, value in _from_environment(os.environ if environ is None else environ, kind).items():
-        old = layers.get(key)
-        variable = f"variable {ENV_PREFIX}{key.upper()}"
-        if isinstance(old, dict) and isinstance(value, dict):
-            layers[key] = {**old, **value}
-            origin |= {f"{key}.{inner}": f"{variable}__{inner.upper()}" for inner in value}
-        else:
-            layers[key], origin[key] = value, variable
+        _refine(layers, origin, key, value)
     models = [role for role in ("teacher", "judge", "reflection") if role in kind.model_fields]
     inner = {role: _inner_environment(role, layers.get(role), origin) for role in models}
     for key, value in given.items():
@@ -72,13 +76,55 @@ def _loaded(kind: type[S], file: Path | None, environ: Mapping[str, str] | None,
             layers[key], origin[key] = value, key
     for role in models:
         if isinstance(name := layers.get(role), str):
-            settings = teacher_setting(name)
-            # A model's name given by flag or keyword wins over the environment; a teacher file's keys do not.
-            named = set() if Path(name).is_file() else set(settings)
-            layers[role] = {**settings, **{k: v for k, v in inner[role].items() if k not in named}}
+            layers[role] = _by_name(role, name, inner[role])
     if kind is not CompileConfig and inner.get("judge") and not {"model", "gguf"} & set(layers["judge"]):
         del layers["judge"]  # variables that refine a compile's judge name none by themselves
+    if "teachers" in kind.model_fields:
+        _open_names(layers)
     return _validated(kind, layers, origin)
+
+
+def _refine(layers: dict[str, Any], origin: dict[str, str], key: str, value: Any) -> None:
+    """Put what variables say of `key` over what the file says."""
+    old, variable = layers.get(key), f"variable {ENV_PREFIX}{key.upper()}"
+    if key == "teacher" and isinstance(old, list) and isinstance(value, dict):
+        raise ConfigError(f"{variable}__{min(value).upper()}: the file's teacher is a list; set it there")
+    if isinstance(old, dict) and isinstance(value, dict):
+        layers[key] = {**old, **value}
+        origin |= {f"{key}.{inner}": f"{variable}__{inner.upper()}" for inner in value}
+    else:
+        layers[key], origin[key] = value, variable
+
+
+def _open_names(layers: dict[str, Any]) -> None:
+    """Put the settings that names stand for in the places of pools and of stages' teachers."""
+    if isinstance(pool := layers.get("teacher"), list):
+        layers["teacher"] = _opened(pool)
+    if isinstance(stages := layers.get("teachers"), dict):
+        layers["teachers"] = {str(stage): _opened(given) for stage, given in stages.items()}
+
+
+def _opened(given: Any) -> Any:
+    """A teacher's settings, or a list of them: names and files are looked up, a list in a list is part of it."""
+    if isinstance(given, str):
+        return _settings_behind(given)
+    if not isinstance(given, list):
+        return given
+    parts = [_opened(part) for part in given]
+    return [one for part in parts for one in (part if isinstance(part, list) else [part])]
+
+
+def _by_name(role: str, name: str, inner: Mapping[str, Any]) -> Any:
+    """The settings that `name` stands for, with what single variables say (`inner`)."""
+    settings = _settings_behind(name)
+    if isinstance(settings, list):
+        if inner:
+            variable = f"variable {ENV_PREFIX}{role.upper()}__{min(inner).upper()}"
+            raise ConfigError(f"{variable}: {one_line(name, 200)} is a list of teachers; set it there")
+        return settings
+    # A model's name given by flag or keyword wins over the environment; a teacher file's keys do not.
+    named = set() if Path(name).is_file() else set(settings)
+    return {**settings, **{k: v for k, v in inner.items() if k not in named}}
 
 
 _KINDS: tuple[type[Settings], ...] = (
@@ -96,17 +142,36 @@ def _inner_environment(role: str, model: Any, origin: Mapping[str, str]) -> dict
 
 
 def teacher_setting(name: str) -> dict[str, Any]:
-    """The settings behind `--teacher`: those of a YAML file, or just a model by name."""
+    """The settings of one teacher: those of a YAML file, or just a model by name."""
+    settings = _settings_behind(name)
+    if isinstance(settings, list):
+        raise ConfigError(f"{one_line(name, 200)}: holds a list of teachers, a pool, and one is needed here")
+    return settings
+
+
+def _settings_behind(name: str) -> dict[str, Any] | list[dict[str, Any]]:
+    """The settings behind `--teacher`: those of a YAML file, which may hold a list, or just a model by name."""
     if name.endswith((".yaml", ".yml", ".json")) or Path(name).is_file():
-        settings = _read_yaml(Path(name))
-        _validated(TeacherConfig, settings, dict.fromkeys(settings, name))
+        settings: dict[str, Any] | list[dict[str, Any]] = _read_yaml(Path(name))
+        for one in settings if isinstance(settings, list) else [settings]:
+            if not isinstance(one, dict):
+                raise ConfigError(f"{name}: a list of teachers holds `key: value` settings, a dash before each teacher")
+            _validated(TeacherConfig, one, dict.fromkeys(one, name))
         return settings
     if name.endswith(".gguf"):
         return {"gguf": name}
     return {"model": name}
 
 
-def _read_yaml(file: Path) -> dict[str, Any]:
+def _one_level(file: Path, settings: Any) -> dict[str, Any]:
+    """`settings` of a config. Raises ConfigError for a list: that is a teacher file."""
+    if isinstance(settings, list):
+        raise ConfigError(f"{file}: must hold `key: value` lines, one setting each")
+    return dict(settings)
+
+
+def _read_yaml(file: Path) -> Any:
+    """A file's settings; a list of such in a file that describes several teachers."""
     try:
         settings = yaml.safe_load(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -119,8 +184,14 @@ def _read_yaml(file: Path) -> dict[str, Any]:
         raise ConfigError(f"{file}{line}: not YAML: {one_line(getattr(error, 'problem', None) or 'broken')}") from None
     except ValueError as error:  # YAML's dates
         raise ConfigError(f"{file}: not YAML: {one_line(error)}; put it in quotes") from None
+    if isinstance(settings, list) and settings:
+        return [_named_by_text(one) if isinstance(one, dict) else one for one in settings]
     if not isinstance(settings, dict):
         raise ConfigError(f"{file}: must hold `key: value` lines, one setting each")
+    return _named_by_text(settings)
+
+
+def _named_by_text(settings: Mapping[Any, Any]) -> dict[str, Any]:
     return {str(key): value for key, value in settings.items()}
 
 
@@ -189,7 +260,8 @@ def _validated(kind: type[S], settings: Mapping[str, Any], origin: Mapping[str, 
         # Only the first fault, and never the value: it may be a key put in the wrong place.
         faults = error.errors(include_url=False, include_input=False)
         fault = next((one for one in faults if _misspells(one, faults[0])), faults[0])
-    path = [str(part) for part in fault["loc"] if part not in {"PriceConfig", "str"}]  # the union's own words
+    words = {"PriceConfig", "str", ONE, POOL}  # the unions' own
+    path = [str(part) for part in fault["loc"] if part not in words]
     name = one_line(".".join(path), 80) or ("teacher" if kind is TeacherConfig else "settings")
     message = fault["msg"].removeprefix("Value error, ")
     first = path[0] if path else message.partition(":")[0]
@@ -201,10 +273,13 @@ def _validated(kind: type[S], settings: Mapping[str, Any], origin: Mapping[str, 
     start = name if where in {None, name} else f"{where}: {name}"
     if fault["type"] == "extra_forbidden":
         known = _settings_at(kind, path[:-1])
-        near = difflib.get_close_matches(path[-1], known.model_fields, n=1, cutoff=0.5)
+        near = difflib.get_close_matches(path[-1], known.model_fields, n=3, cutoff=0.5)
+        near.sort(key=lambda one: sorted(one) != sorted(path[-1]))  # two letters that changed places come first
         hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known.model_fields)}"
         raise ConfigError(f"{start}: unknown key; {hint}")
     message = _IN_WORDS.get(fault["type"], message)
+    if fault["type"] == "model_type" and path[-1:] == [first] and isinstance(settings.get(first), list):
+        message = "takes one; a list (a pool) is for the teachers of a run"
     if path[-1:] == ["price"]:
         message = "takes {prompt: …, completion: …} in dollars a million tokens, or the PROVIDER/NAME of a priced model"
     raise ConfigError(f"{start}: {message[0].lower() + message[1:]}")

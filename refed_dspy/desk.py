@@ -12,11 +12,13 @@ import dspy
 from refed_dspy.allowance import Allowance
 from refed_dspy.blocking import few_collections
 from refed_dspy.books import RunBooks
+from refed_dspy.engine.batches import left_batches
 from refed_dspy.engine.ledger import Ledger
 from refed_dspy.errors import CapReached, ConfigError, NothingKept, RowError, RunStopped, TeacherError, TeacherRefused
 from refed_dspy.paying import Manner, PayOnce, Progress
+from refed_dspy.pools import Assignment, Member, MemberPay, Pool, members_of
 from refed_dspy.programs.adapter import SchemaAdapter
-from refed_dspy.programs.asking import answering, offering
+from refed_dspy.programs.asking import Answerer, answering, offering
 from refed_dspy.records import dollars
 from refed_dspy.teachers import Teacher
 
@@ -44,13 +46,23 @@ class Desk:
         manner: Manner,
         depth: Mapping[str, int],
         lender: Ledger | None = None,
+        assignment: Assignment | None = None,
     ) -> None:
+        """`assignment`: who answers each stage, where that is not the first of `models` alone."""
         self.ledger, self.books, self.models, self.progress = ledger, books, models, progress
+        payer = PayOnce if assignment is None else MemberPay
         of_model: dict[int, PayOnce] = {}  # a model in two roles is asked by one: equal questions are one call
         for role, model in models.items():
             if id(model) not in of_model:
-                of_model[id(model)] = PayOnce(ledger, books, model, progress, manner, depth, lender, role)
+                of_model[id(model)] = payer(ledger, books, model, progress, manner, depth, lender, role)
         self.payers = {role: of_model[id(model)] for role, model in models.items()}
+        self.answerers: dict[str, Answerer] = dict(self.payers)
+        self._answerer: Answerer = self.first
+        self._members: dict[int, Member] = {}
+        if assignment is not None:
+            self._members = members_of(of_model, assignment.clock)
+            self._answerer = assignment.answerer(self._members)
+            self.answerers = {role: Pool([(self._members[id(model)], 1.0)]) for role, model in models.items()}
         self.reached: CapAtWork | None = None
         """The cap at which the work ended, or None."""
 
@@ -82,9 +94,11 @@ class Desk:
                     await stack.enter_async_context(allowance.minutes())
                 first = next(iter(lms))
                 stack.enter_context(dspy.context(adapter=dspy.settings.adapter or SchemaAdapter(), **LEAN))
+                for place, member in self._members.items():
+                    member.lm = running.get(place)
                 stack.enter_context(dspy.context(lm=lms[first]))
-                stack.enter_context(answering(self.payers[first]))
-                stack.enter_context(offering({role: (self.payers[role], lms[role]) for role in lms}))
+                stack.enter_context(answering(self._answerer))
+                stack.enter_context(offering({role: (self.answerers[role], lms[role]) for role in lms}))
                 yield
 
     @contextmanager
@@ -102,7 +116,8 @@ class Desk:
         except NothingKept:
             raise
         except (TeacherError, RunStopped, RowError) as error:  # a row's failure that nobody could do without
-            if isinstance(error, TeacherError) and not any(payer.answered for payer in self.payers.values()):
+            begun = any(payer.answered for payer in self.payers.values()) or left_batches(self.ledger)
+            if isinstance(error, TeacherError) and not begun:
                 told = f"{error}; {again()}" if self.ledger.has_answers() else str(error)
                 raise TeacherRefused(told) from error
             raise RunStopped(f"{error}; {again()}") from error

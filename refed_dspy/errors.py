@@ -16,6 +16,7 @@
     │       └── NoConnection    the endpoint was not even reached
     ├── TeacherError            the run stops: the key, the model, the account or the endpoint
     └── RunStopped              the run ended before its size was reached; it can be resumed
+        ├── EndpointBusy        an endpoint refuses everything for its rate limit, for minutes
         ├── NothingKept         the filters, or the judge, give no hope that a row will ever be kept
         └── CapReached          at max_cost, max_calls or max_minutes; `synthesize` returns then, and says so
 
@@ -112,6 +113,10 @@ class TeacherRefused(TeacherError, InputError):
 
 class RunStopped(RefedError):
     """The run ended before its size was reached. What was made is in the ledger."""
+
+
+class EndpointBusy(RunStopped):
+    """The endpoint has refused everything for its rate limit, for minutes. Another teacher of a pool may answer."""
 
 
 class NothingKept(RunStopped):

@@ -17,6 +17,7 @@ from refed_dspy.forecast import CONFIDENCE, Forecast, forecast
 from refed_dspy.identity import check_same
 from refed_dspy.parts import Parts
 from refed_dspy.records import dollars
+from refed_dspy.staff import ANY, Staff
 from refed_dspy.synthesis import SIZE, ProgramLike, RunSettings, prepare, produce
 from refed_dspy.teachers.prices import table_name, table_price
 
@@ -98,13 +99,13 @@ async def aestimate(
     return Estimate(
         run_dir=folder,
         forecast=found,
-        minutes=_wait(found, parts.teacher.concurrency, parts.teacher.config),
+        minutes=_wait(found, parts.staff),
         stopped=stopped,
-        price_source=parts.teacher.price.source if parts.teacher.price else None,
+        price_source=parts.staff.price_source,
         others={
             name: found.at(price.rates)
             for name, price in prices.items()
-            if price is not None and name != parts.teacher.model
+            if price is not None and (parts.staff.several or name != parts.teacher.model)
         },
     )
 
@@ -118,19 +119,22 @@ def _read(folder: Path, parts: Parts, size: int) -> Forecast | None:
         if not ledger.has_answers():
             return None
         check_same(ledger, parts)
-        found = forecast(ledger, size, parts.per_reference, rates)
+        found = forecast(ledger, size, parts.per_reference, rates, parts.staff.facts())
     enough = min(ENOUGH_REFERENCES, len(parts.references), -(-size // PILOT_SAMPLES))
     return found if found is not None and found.references >= enough else None
 
 
-def _wait(found: Forecast, concurrency: int, config: Any) -> float:
-    """Minutes, from the seconds that calls take and from the limits that are set."""
-    waits = [found.seconds / concurrency / 60]
-    if config is not None and config.requests_per_minute:
-        waits.append(found.calls_to_come / config.requests_per_minute)
-    if config is not None and config.tokens_per_minute:  # endpoints count the tokens that a call may write
-        tokens = found.tokens_to_come[0] + found.calls_to_come * config.max_tokens
-        waits.append(tokens / config.tokens_per_minute)
+def _wait(found: Forecast, staff: Staff) -> float:
+    """Minutes, from the seconds that calls take and from the limits that are set for those that share the work."""
+    waits = [found.seconds / staff.slots / 60]
+    pool = staff.pool(ANY)
+    for share in pool:
+        config, part = share.teacher.config, share.weight / sum(one.weight for one in pool)
+        if config is not None and config.requests_per_minute:
+            waits.append(part * found.calls_to_come / config.requests_per_minute)
+        if config is not None and config.tokens_per_minute:  # endpoints count the tokens that a call may write
+            tokens = found.tokens_to_come[0] + found.calls_to_come * config.max_tokens
+            waits.append(part * tokens / config.tokens_per_minute)
     return max(waits)
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from refed_dspy.engine.ledger import Ledger
-from refed_dspy.futures import Known, Numbers, Unit, plan_settings
+from refed_dspy.futures import Kind, Known, Numbers, Shares, Unit, plan_settings
 from refed_dspy.records import Rates
 
 CONFIDENCE = 0.9
@@ -68,13 +68,18 @@ def _interval(ahead: float, spread: float) -> tuple[float, float]:
 
 
 def forecast(
-    ledger: Ledger, size: int | None = None, per_reference: int | None = None, rates: Rates | None = None
+    ledger: Ledger,
+    size: int | None = None,
+    per_reference: int | None = None,
+    rates: Rates | None = None,
+    staff: Mapping[str, Any] | None = None,
 ) -> Forecast | None:
     """The forecast for `size` samples, or None where too little was made to foresee anything.
 
-    Size, samples a reference and rates that are not given are those that the run's folder remembers.
+    Size, samples a reference, rates (of one teacher) and `staff` (`Staff.facts`, of several) that are not given are
+    those that the run's folder remembers.
     """
-    known = Known.read(ledger, rates)
+    known = Known.read(ledger, rates, staff)
     if not known.seen:
         return None
     settings = plan_settings(ledger, len(known.references), size, per_reference)
@@ -86,20 +91,19 @@ def forecast(
 
 def _foreseen(size: int, known: Known, futures: Sequence[Sequence[Unit]]) -> Forecast:
     """The mean of the futures, and an interval from how they differ and from how references differ."""
-    groups = {stage: [u for u in known.made if u.stage == stage] for stage in {unit.stage for unit in known.made}}
-    slope = _slope(known.made)
-    rests = [_sum(_expected(groups, stage, units, slope) for stage, units in _by_stage(f).items()) for f in futures]
+    groups, slope, weigh = _by_kind(known.made), _slope(known.made), _Weigh(known.shares)
+    kinds = [{kind: _expected(groups, kind, units, slope) for kind, units in _by_kind(f).items()} for f in futures]
+    rests = [_sum(took.values()) for took in kinds]
     rest = tuple(total / len(rests) for total in _sum(rests))
     calls, prompt, cached, completion, _, _ = (
         a + b for a, b in zip(_sum(unit.took for unit in known.made), rest, strict=True)
     )
-    weigh = known.rates or Rates(1, 1, 1, 4)  # without a price: tokens, those written counted as usual
-    costs = [_cost(one, weigh) for one in rests]
+    costs = [sum(weigh.cost(kind, took) for kind, took in one.items()) for one in kinds]
     ahead = _mean(costs)
     plays = math.sqrt(sum((cost - ahead) ** 2 for cost in costs) / (len(costs) - 1)) / ahead if ahead else 0.0
-    spread = _spread(groups, _by_stage(futures[0]), slope, weigh, plays)
+    spread = _spread(groups, _by_kind(futures[0]), slope, weigh, plays)
     cost = low = high = None
-    if known.rates is not None:
+    if known.shares.priced:
         cost = known.charged + round(ahead)
         low, high = (known.charged + round(bound) for bound in _interval(ahead, spread))
     return Forecast(
@@ -120,31 +124,42 @@ def _foreseen(size: int, known: Known, futures: Sequence[Sequence[Unit]]) -> For
     )
 
 
-def _by_stage(units: Iterable[Unit]) -> dict[str, list[Unit]]:
-    stages: dict[str, list[Unit]] = {}
+def _by_kind(units: Iterable[Unit]) -> dict[Kind, list[Unit]]:
+    kinds: dict[Kind, list[Unit]] = {}
     for unit in units:
-        stages.setdefault(unit.stage, []).append(unit)
-    return stages
+        kinds.setdefault(unit.kind, []).append(unit)
+    return kinds
+
+
+class _Weigh:
+    """What questions of a kind cost. Without a price they are weighed by tokens, those written counted as usual."""
+
+    def __init__(self, shares: Shares) -> None:
+        self._shares = shares if shares.priced else None
+
+    def rates(self, kind: Kind) -> Rates:
+        return (self._shares.of_rates(kind[1]) if self._shares is not None else None) or Rates(1, 1, 1, 4)
+
+    def cost(self, kind: Kind, took: Numbers) -> float:
+        _, prompt, cached, completion, _, unseen = took
+        return self.rates(kind).cost(prompt, cached, 0, completion) + unseen
 
 
 def _sum(rows: Iterable[Numbers]) -> Numbers:
     return tuple(map(sum, zip(*rows, strict=True))) or (0.0,) * len(_NAMES)
 
 
-def _cost(took: Numbers, rates: Rates) -> float:
-    _, prompt, cached, completion, _, unseen = took
-    return rates.cost(prompt, cached, 0, completion) + unseen
-
-
-def _expected(groups: Mapping[str, Sequence[Unit]], stage: str, coming: Sequence[Unit], slope: float) -> Numbers:
+def _expected(groups: Mapping[Kind, Sequence[Unit]], kind: Kind, coming: Sequence[Unit], slope: float) -> Numbers:
     """What `coming` will take: the mean of those made each, and the prompt longer by what their references are longer.
 
-    A stage that no call was made of yet is taken for the mean of all.
+    Where that teacher made no call of that stage yet, it is taken for the mean of the stage, or of all.
     """
-    made = groups.get(stage) or [unit for units in groups.values() for unit in units]
+    everything = [unit for units in groups.values() for unit in units]
+    made = groups.get(kind) or [unit for unit in everything if unit.stage == kind[0]] or everything
     each = [total / len(made) for total in _sum(unit.took for unit in made)]
     longer = _mean(unit.characters for unit in coming) - _mean(unit.characters for unit in made)
     each[1] = max(0.0, each[1] + slope * longer * max(1.0, each[0]))
+    each[2] = min(each[1], each[2])  # of a shorter prompt no more than all of it comes from the cache
     return tuple(len(coming) * value for value in each)
 
 
@@ -154,8 +169,7 @@ def _slope(made: Sequence[Unit]) -> float:
     The ridge counts as much as one reference 200 characters away from the mean.
     """
     above, below = TOKENS_A_CHARACTER * 200.0**2, 200.0**2
-    for stage in {unit.stage for unit in made}:
-        units = [unit for unit in made if unit.stage == stage]
+    for units in _by_kind(made).values():
         calls = [(unit.characters, unit.took[1] / max(1.0, unit.took[0])) for unit in units]
         x, y = _mean(x for x, _ in calls), _mean(y for _, y in calls)
         above += sum((a - x) * (b - y) for a, b in calls)
@@ -164,10 +178,10 @@ def _slope(made: Sequence[Unit]) -> float:
 
 
 def _spread(
-    groups: Mapping[str, Sequence[Unit]],
-    wanted: Mapping[str, Sequence[Unit]],
+    groups: Mapping[Kind, Sequence[Unit]],
+    wanted: Mapping[Kind, Sequence[Unit]],
     slope: float,
-    rates: Rates,
+    weigh: _Weigh,
     plays: float,
 ) -> float:
     """Half the interval as a share of what is to come: from how much references differ from one another, and from how
@@ -177,12 +191,13 @@ def _spread(
     total = 0.0
     off: defaultdict[int, float] = defaultdict(float)
     targets = {unit.reference for units in wanted.values() for unit in units}
-    for stage, coming in wanted.items():
-        if not (units := groups.get(stage, ())):
+    for kind, coming in wanted.items():
+        if not (units := groups.get(kind, ())):
             continue
         weight = len(coming) / len(units)
         mean = _mean(unit.characters for unit in units)
-        costs = [_cost(u.took, rates) - rates.prompt * slope * (u.characters - mean) for u in units]
+        a_character = weigh.rates(kind).prompt * slope
+        costs = [weigh.cost(kind, unit.took) - a_character * (unit.characters - mean) for unit in units]
         middle = _mean(costs)
         total += weight * sum(costs)
         for unit, cost in zip(units, costs, strict=True):

@@ -7,8 +7,9 @@ import random
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
+from refed_dspy.data.writers import model_of
 from refed_dspy.engine.accounts import spent
 from refed_dspy.engine.ledger import Ledger
 from refed_dspy.engine.plan import Plan, PlanSettings, Propose, Respond, Study
@@ -20,6 +21,8 @@ RARE = (20.0, 0.02)
 _IMPROVED = "response_improvement"
 _STUDY = {"features": "instruction_feedback", "response": "response_feedback"}
 Numbers: TypeAlias = tuple[float, ...]
+Kind: TypeAlias = tuple[str, str]
+"""A stage, and who answers."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,73 @@ class Unit:
     reference: int
     characters: float
     took: Numbers = ()
+    writer: str = ""
+    """Who answers it (`Shares`)."""
+
+    @property
+    def kind(self) -> Kind:
+        """What units must share for one to tell of another."""
+        return self.stage, self.writer
+
+
+JUDGE = "judge"
+
+
+@dataclass(frozen=True)
+class Shares:
+    """Who answers which stage, with what weight, and what each charges. One teacher has no name; a judge answers the
+    stages that the program has not."""
+
+    pools: Mapping[str, Sequence[tuple[str, float]]]
+    """Stage → (writer, weight); the empty name: all others."""
+    rates: Mapping[str, Rates | None]
+    stages: frozenset[str]
+
+    @classmethod
+    def read(cls, ledger: Ledger, rates: Rates | None, staff: Mapping[str, Any] | None) -> Shares:
+        """As the folder remembers them, but for what is given: the one teacher's rates, or the staff's facts."""
+        stages = frozenset(name.rpartition(".")[2] for name in (ledger.meta("identity") or {}).get("program", ()))
+        staff = staff or (ledger.meta("staff") if rates is None else None)
+        known = rates or _rates(ledger.meta("rates"))
+        charge: dict[str, Rates | None] = {"": known, JUDGE: _rates((ledger.meta("judge") or {}).get("rates")) or known}
+        if not staff:
+            return cls({"": (("", 1.0),)}, charge, stages)
+        pools = {stage: [(_writer(one), float(one["weight"])) for one in pool] for stage, pool in staff.items()}
+        charge |= {_writer(one): _rates(one["rates"]) for pool in staff.values() for one in pool}
+        return cls(pools, charge, stages)
+
+    @property
+    def priced(self) -> bool:
+        """Whether the price of everyone who will be asked is known."""
+        return all(self.rates[writer] is not None for pool in self.pools.values() for writer, _ in pool)
+
+    def of_rates(self, writer: str) -> Rates | None:
+        """None: unknown."""
+        return self.rates.get(writer)
+
+    def wrote(self, stage: str, model: str, endpoint: str) -> str:
+        """Whose a call was."""
+        if self.stages and stage not in self.stages:
+            return JUDGE
+        alone = "" in (writer for writer, _ in self.pools[""])
+        return "" if alone else f"{model_of(model, endpoint)} at {endpoint}"
+
+    def drawn(self, stage: str, rng: random.Random) -> str:
+        """Who will answer a question."""
+        if self.stages and stage not in self.stages:
+            return JUDGE
+        pool = self.pools.get(stage, self.pools[""])
+        if len(pool) == 1:
+            return pool[0][0]
+        return rng.choices([writer for writer, _ in pool], [weight for _, weight in pool])[0]
+
+
+def _writer(member: Mapping[str, Any]) -> str:
+    return f"{member['model']} at {member['endpoint']}"
+
+
+def _rates(stored: Sequence[int] | None) -> Rates | None:
+    return Rates(*stored) if stored else None
 
 
 def plan_settings(ledger: Ledger, references: int, size: int | None, per_reference: int | None) -> PlanSettings:
@@ -49,7 +119,8 @@ def plan_settings(ledger: Ledger, references: int, size: int | None, per_referen
 _MADE = """
 SELECT c.stage, c.item, max(coalesce(a.repetition, 0)), count(*), total(prompt_tokens), total(cached_tokens),
        total(completion_tokens), total(seconds),
-       total(CASE WHEN prompt_tokens IS NULL AND outcome NOT IN ('lost', 'cancelled') THEN cost END)
+       total(CASE WHEN prompt_tokens IS NULL AND outcome NOT IN ('lost', 'cancelled') THEN cost END),
+       max(model), c.endpoint
 FROM calls c LEFT JOIN answers a ON a.key = c.key
 WHERE outcome NOT IN ('sent', 'lost') GROUP BY c.key HAVING sum(prompt_tokens IS NOT NULL)
 """
@@ -81,7 +152,7 @@ class Known:
     gave: Sequence[int]
     """New instructions of each synthesis call."""
     instruction_characters: float
-    rates: Rates | None
+    shares: Shares
     charged: int
     stages: frozenset[str]
     """Those that the run's program has."""
@@ -96,24 +167,23 @@ class Known:
     """Stage → questions about an opened reference beside its studies: the grade of its own response."""
 
     @classmethod
-    def read(cls, ledger: Ledger, rates: Rates | None = None) -> Known:
-        """Priced at `rates`, or at those that the folder remembers."""
-        db, references, stored = ledger.db, ledger.references(), ledger.meta("rates")
-        rates = rates or (Rates(*stored) if stored else None)
+    def read(cls, ledger: Ledger, rates: Rates | None = None, staff: Mapping[str, Any] | None = None) -> Known:
+        """Priced at `rates` (of one teacher) or those in `staff`, or at those that the folder remembers."""
+        db, references, shares = ledger.db, ledger.references(), Shares.read(ledger, rates, staff)
         (length,) = db.execute("SELECT avg(length(text)) FROM instructions").fetchone()
         earlier = _Earlier((ref, round_, new) for ref, _, round_, new in ledger.proposals())
         return cls(
             ledger=ledger,
             references=references,
-            made=list(_made(ledger, references, earlier, length or 0.0)),
+            made=list(_made(ledger, references, earlier, length or 0.0, shares)),
             answered=frozenset(db.execute("SELECT stage, item FROM answers")),
             done=dict(db.execute("SELECT stage, count(*) FROM answers GROUP BY stage")),
             failed=dict(db.execute("SELECT stage, count(*) FROM failures GROUP BY stage")),
             gave=[new for *_, new in ledger.proposals()],
             instruction_characters=length or 0.0,
-            rates=rates,
-            charged=spent(ledger).cost + _unpriced(ledger, rates),
-            stages=frozenset(name.rpartition(".")[2] for name in (ledger.meta("identity") or {}).get("program", ())),
+            shares=shares,
+            charged=spent(ledger).cost + _unpriced(ledger, shares),
+            stages=shares.stages,
             final=str(ledger.meta("final_stage") or _IMPROVED),
             dropped=_dropped(ledger),
             further=_further(ledger),
@@ -144,8 +214,7 @@ class Known:
         gave = rng.choices(self.gave, k=len(self.gave)) or [settings.instructions_per_feature]
         numbers, coming = itertools.count(-1, -1), list[Unit]()
         earlier = _Earlier((ref, round_, new) for ref, _, round_, new in self.ledger.proposals())
-        plan = Plan(settings)
-        ledger = self.ledger
+        plan, ledger = Plan(settings), self.ledger
         plan.restore(ledger.kept(), ledger.proposals(), ledger.used(), ledger.open_instructions())
 
         def asked(stage: str, index: int, item: str, shown: float = 0.0) -> bool:
@@ -154,14 +223,15 @@ class Known:
                 return True
             if (stage, item) in self.answered:
                 return True
-            coming.append(Unit(stage, index, _characters(stage, self.references[index]) + shown))
+            characters, writer = _characters(stage, self.references[index]) + shown, self.shares.drawn(stage, rng)
+            coming.append(Unit(stage, index, characters, writer=writer))
             return rng.random() >= failing[stage]
 
         while (unit := plan.next_unit()) is not None:
             index = unit.reference
             match unit:
                 case Study():
-                    coming += _drawn(self.of_references, index, rng) if unit.part == "response" else []
+                    coming += self._drawn(self.of_references, index, rng) if unit.part == "response" else []
                     plan.studied(unit, failed=not asked(_STUDY[unit.part], index, self.references[index].id))
                 case Propose():
                     shown = self.instruction_characters * earlier.shown(index, unit.round)
@@ -171,15 +241,14 @@ class Known:
                 case Respond():
                     item = str(unit.instruction)
                     kept = asked("response_generation", index, item) and asked(_IMPROVED, index, item)
-                    coming += _drawn(self.further, index, rng) if kept else []
+                    coming += self._drawn(self.further, index, rng) if kept else []
                     plan.responded(unit, kept and rng.random() >= dropping)
         return coming
 
-
-def _drawn(questions: Mapping[str, float], reference: int, rng: random.Random) -> list[Unit]:
-    """Questions about a reference, so many of each stage on average."""
-    stages = (stage for stage, often in questions.items() for _ in range(int(often) + (rng.random() < often % 1)))
-    return [Unit(stage, reference, 0.0) for stage in stages]
+    def _drawn(self, questions: Mapping[str, float], reference: int, rng: random.Random) -> list[Unit]:
+        """Questions about a reference, so many of each stage on average."""
+        stages = (stage for stage, often in questions.items() for _ in range(int(often) + (rng.random() < often % 1)))
+        return [Unit(stage, reference, 0.0, writer=self.shares.drawn(stage, rng)) for stage in stages]
 
 
 class _Earlier:
@@ -198,28 +267,30 @@ class _Earlier:
 
 
 def _made(
-    ledger: Ledger, references: Sequence[Reference], earlier: _Earlier, instruction_characters: float
+    ledger: Ledger, references: Sequence[Reference], earlier: _Earlier, instruction_characters: float, shares: Shares
 ) -> Iterator[Unit]:
     """Every question that was answered, whatever the answer was worth, with all its calls."""
     position = {reference.id: index for index, reference in enumerate(references)}
     origin = dict(ledger.db.execute("SELECT CAST(id AS TEXT), reference FROM instructions"))
-    for stage, item, round_, *took in ledger.db.execute(_MADE):
+    for stage, item, round_, *took, model, endpoint in ledger.db.execute(_MADE):
         about = item.partition("/")[0]
         index = origin.get(about, position.get(about))
         if index is not None:
             shown = earlier.shown(index, round_) if stage == "instruction_synthesis" else 0
             characters = _characters(stage, references[index]) + instruction_characters * shown
-            yield Unit(stage, index, characters, tuple(took))
+            yield Unit(stage, index, characters, tuple(took), shares.wrote(stage, model, endpoint))
 
 
-def _unpriced(ledger: Ledger, rates: Rates | None) -> int:
-    """What calls made while the price was unknown come to at `rates`, picodollars."""
-    if rates is None:
-        return 0
-    tokens = ledger.db.execute(
-        "SELECT total(prompt_tokens), total(cached_tokens), 0, total(completion_tokens) FROM calls WHERE cost IS NULL"
-    ).fetchone()
-    return round(rates.cost(*tokens))
+def _unpriced(ledger: Ledger, shares: Shares) -> int:
+    """What calls made while the price was unknown come to, picodollars, as far as it is known now."""
+    total = 0.0
+    for stage, model, endpoint, *tokens in ledger.db.execute(
+        "SELECT stage, model, endpoint, total(prompt_tokens), total(cached_tokens), 0, total(completion_tokens)"
+        " FROM calls WHERE cost IS NULL GROUP BY stage, model, endpoint"
+    ):
+        if (rates := shares.of_rates(shares.wrote(stage, model, endpoint))) is not None:
+            total += rates.cost(*tokens)
+    return round(total)
 
 
 def _dropped(ledger: Ledger) -> int:

@@ -26,6 +26,7 @@ from dspy.utils import exceptions as lm_errors
 
 from refed_dspy.books import RunBooks, UnitBooks
 from refed_dspy.calls import (
+    BatchOutOfReach,
     NoMoneyLeft,
     NotAnswering,
     NotReached,
@@ -246,7 +247,7 @@ class Gateway:
             reason = one_line(without_keys(error.message or str(error), role.lm))
             if hint := stop_hint(error):
                 self.stop(TeacherError(f"{role.name}: {reason} — {hint}"))
-            elif isinstance(error, StillLimited):
+            elif isinstance(error, StillLimited | BatchOutOfReach):
                 self.stop(RunStopped(f"{role.name}: {reason}"))
 
     def _key(self, role: Role, request: Request, repetition: int, candidate: str) -> Key:

@@ -9,6 +9,7 @@ from typing import Any
 
 from refed_dspy.data.export import export, to_dataset
 from refed_dspy.data.rows import Samples, dropped_rows
+from refed_dspy.data.writers import usage_by_model
 from refed_dspy.engine.ledger import Ledger
 from refed_dspy.engine.summary import decided_by_filter, run_status
 from refed_dspy.errors import ExportError, RunDirError
@@ -97,7 +98,9 @@ def export_dropped(run_dir: Path, out: Path, *, force: bool = False) -> int:
 
 
 def full_status(ledger: Ledger) -> dict[str, Any]:
-    """`run_status`, and what the whole run is projected to take (None while too little was made)."""
+    """`run_status`, what each of the `models` took, and what the whole run is projected to take (None while too little
+    was made)."""
     status = run_status(ledger)
     begun = bool(ledger.meta("identity")) and not status["complete"]
+    status["models"] = usage_by_model(ledger)
     return {**status, "projected": as_facts(forecast(ledger)) if begun else None}

@@ -19,6 +19,7 @@ from refed_dspy.paying import Manner
 from refed_dspy.programs.reference_level import Proposal
 from refed_dspy.programs.saved import digest, program_digests
 from refed_dspy.records import Reference, Sample
+from refed_dspy.staff import Staff
 from refed_dspy.teachers import Teacher
 
 
@@ -50,6 +51,7 @@ class Parts:
     program: dspy.Module
     references: References
     teacher: Teacher
+    """The one that stands for all where one must."""
     seed: int
     per_reference: int | None
     max_failure_share: float
@@ -63,11 +65,17 @@ class Parts:
     """Where the judge's prompts came from."""
     work: str = "run"
     """What its folder is for (`Ledger.holds`)."""
+    stage_teachers: Staff | None = None
+    """Who is asked, where that is not `teacher` alone."""
+
+    @property
+    def staff(self) -> Staff:
+        return self.stage_teachers or Staff.of(self.teacher)
 
     @property
     def models(self) -> dict[str, Teacher]:
         """Role → model."""
-        return {"teacher": self.teacher} | ({"judge": self.judge} if self.judge is not None else {})
+        return self.staff.roles | ({"judge": self.judge} if self.judge is not None else {})
 
     @property
     def manner(self) -> Manner:
@@ -96,7 +104,7 @@ class Parts:
             "program": program_digests(self.program),
             "instructions_per_feature": self.stages.instructions_per_feature,
             "features": list(self.stages.features),
-            "teacher": self.teacher.identity,
+            "teacher": self.staff.identity(),
             "seed": self.seed,
         }
         if self.judge is not None:
@@ -113,4 +121,11 @@ class Parts:
             instructions_per_feature=self.stages.instructions_per_feature,
             per_reference=self.per_reference,
             seed=self.seed,
+            lead=self._lead(),
         )
+
+    def _lead(self) -> bool:
+        """Whether one unit of a reference is to go ahead of the others (`PlanSettings.lead`)."""
+        lengths = [len(reference.instruction) + len(reference.response) for reference in self.references]
+        mean = sum(lengths) / len(lengths)
+        return any(one.warm_pays(mean) for one in self.staff.teachers)

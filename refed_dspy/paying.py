@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
@@ -19,7 +19,7 @@ import dspy
 from refed_dspy.books import RunBooks, UnitBooks
 from refed_dspy.calls import Attempt, booked
 from refed_dspy.engine.ledger import Ledger
-from refed_dspy.engine.rows import Answer, Key, answered, failed
+from refed_dspy.engine.rows import Answer, Key, answered, failed, taken_over
 from refed_dspy.errors import (
     CapReached,
     CutAnswer,
@@ -102,7 +102,8 @@ class PayOnce:
         self._reuse = reuse
         self.answered = False
         """Whether any call was answered in this process, usably or not: then something was paid for."""
-        self._key = keys(teacher)
+        self.key = keys(teacher)
+        """A question's key."""
         self._settled = ledger.settled_keys()
         self._depth = depth
         self._flying: dict[str, asyncio.Future[None]] = {}
@@ -110,21 +111,31 @@ class PayOnce:
         self._recent: defaultdict[str, deque[bool]] = defaultdict(lambda: deque(maxlen=RECENT))
 
     async def __call__(self, question: Question) -> dspy.Prediction:
-        key = self._key(question)
+        key = self.key(question)
         while (flying := self._flying.get(key.digest)) is not None:  # two that ask the same at once pay once
             await asyncio.wait([flying])
-        if key.digest in self._settled and (known := remembered(self.ledger, question, key)) is not None:
+        if (known := self.known(question, key)) is not None:
             return known
-        if self._reuse is not None and (lent := self._reuse.answer(key.digest)) is not None:
-            self.ledger.commit(answered(Answer(key, lent, self._reuse.endpoint(key.digest)), []))
-            return _restored(question, lent)
         self._flying[key.digest] = asyncio.get_running_loop().create_future()
         try:
-            return await self._pay(question, key)
+            return await self.pay(question, key)
         finally:
             self._flying.pop(key.digest).set_result(None)
 
-    async def _pay(self, question: Question, key: Key) -> dspy.Prediction:
+    def known(self, question: Question, key: Key) -> dspy.Prediction | None:
+        """The answer that was paid for, here or in the run that lends its answers; None: there is none.
+
+        Raises the RowError that the question is known to end with.
+        """
+        if key.digest in self._settled and (known := remembered(self.ledger, question, key)) is not None:
+            return known
+        if self._reuse is None or (lent := self._reuse.answer(key.digest)) is None:
+            return None
+        endpoint = self._reuse.endpoint(key.digest)
+        self.ledger.commit([*answered(Answer(key, lent, endpoint), []), *taken_over(key.digest, self.teacher.model)])
+        return _restored(question, lent)
+
+    async def pay(self, question: Question, key: Key) -> dspy.Prediction:
         """Ask the teacher; whatever comes of it is in the ledger before this returns or raises."""
         if self.books.stopping:
             raise asyncio.CancelledError
@@ -138,12 +149,7 @@ class PayOnce:
             with booked(books):
                 prediction, text = await self._usable_answer(question, books)
         except RowError as error:
-            self._not_reached_at_all(error, books)
-            await self.books.group.commit(failed(key, error.kind, error.reason, error.final, books.take()))
-            if error.final:
-                self._settled.add(key.digest)
-            if not isinstance(error, MalformedAnswer):  # those are counted try by try
-                self._count_failure(question.stage, error)
+            await self._failed(question, key, error, books)
             raise
         except BaseException:
             books.write()
@@ -157,6 +163,26 @@ class PayOnce:
         self._settled.add(key.digest)
         self._recent[question.stage].append(True)
         return prediction
+
+    async def _failed(self, question: Question, key: Key, error: RowError, books: UnitBooks) -> None:
+        """Write down and count a question that no answer came of. Raises TeacherError, RunStopped."""
+        if isinstance(error, NoConnection) and not self.answered:
+            books.write()
+            raise self.not_reached(error) from error
+        await self.fail(question, key, error, books.take())
+
+    async def fail(self, question: Question, key: Key, error: RowError, calls: Sequence[Call] = ()) -> None:
+        """The question ends with `error`. Raises RunStopped where too many of its stage did."""
+        await self.books.group.commit(failed(key, error.kind, error.reason, error.final, calls))
+        if error.final:
+            self._settled.add(key.digest)
+        if not isinstance(error, MalformedAnswer):  # those are counted try by try
+            self._count_failure(question.stage, error)
+
+    def not_reached(self, error: NoConnection) -> TeacherError:
+        """An endpoint that never answered is not one row's bad luck."""
+        whose = "" if self.role == "teacher" else f"{self.role}: "
+        return TeacherError(f"{whose}{error.reason} — check api_base, and that the server runs")
 
     async def _usable_answer(self, question: Question, books: UnitBooks) -> tuple[dspy.Prediction, str]:
         """An answer that fits its fields, and its text as the ledger keeps it. Each try is paid for and booked.
@@ -203,13 +229,6 @@ class PayOnce:
                 self.progress.unpriced += 1
             self.progress.cost += call.cost or 0
 
-    def _not_reached_at_all(self, error: RowError, books: UnitBooks) -> None:
-        """An endpoint that never answered is not one row's bad luck. Raises TeacherError."""
-        if isinstance(error, NoConnection) and not self.answered:
-            books.write()
-            whose = "" if self.role == "teacher" else f"{self.role}: "
-            raise TeacherError(f"{whose}{error.reason} — check api_base, and that the server runs") from error
-
     def _count_failure(self, stage: str, error: RowError) -> None:
         self.progress.failed[error.kind] += 1
         recent = self._recent[stage]
@@ -226,7 +245,12 @@ class PayOnce:
 
 def keys(teacher: Teacher) -> Callable[[Question], Key]:
     """What makes a question to `teacher` the same one: stage, that predictor's prompt, inputs, model, repetition."""
-    sampling = digest(teacher.identity)
+    return keys_of(teacher.identity)
+
+
+def keys_of(identity: Mapping[str, Any]) -> Callable[[Question], Key]:
+    """`keys` of the teacher that has this identity, be it that it is asked no more."""
+    sampling = digest(identity)
     prompts: dict[int, tuple[dspy.Predict, str]] = {}  # the predictor is held, so that no other gets its id
 
     def key(question: Question) -> Key:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import AsyncExitStack
 from typing import Any
 
 import dspy
@@ -10,8 +11,9 @@ import dspy
 from refed_dspy.errors import MalformedAnswer
 from refed_dspy.programs import ReferenceLevelFeedback
 from refed_dspy.programs.adapter import SchemaAdapter
+from refed_dspy.programs.asking import Question, answering, ask_teacher
 from refed_dspy.records import Reference, Sample
-from refed_dspy.teachers import Teacher
+from refed_dspy.staff import Staff
 
 Message = dict[str, Any]
 
@@ -48,10 +50,19 @@ def rendered_prompts(program: ReferenceLevelFeedback, reference: Reference) -> d
     return prompts
 
 
-async def one_sample(program: ReferenceLevelFeedback, reference: Reference, teacher: Teacher) -> Sample:
-    """One sample from the first feature of `reference`, a call a stage, nothing kept. Raises as a run does."""
-    async with teacher.running() as lm:
-        with dspy.context(lm=lm):
+async def one_sample(program: ReferenceLevelFeedback, reference: Reference, staff: Staff) -> Sample:
+    """One sample from the first feature of `reference`, a call a stage, nothing kept. Of a pool the first is asked.
+
+    Raises as a run does.
+    """
+    async with AsyncExitStack() as stack:
+        running = {id(one): await stack.enter_async_context(one.running()) for one in staff.teachers}
+
+        async def asked(question: Question) -> dspy.Prediction:
+            with dspy.context(lm=running[id(staff.pool(question.stage)[0].teacher)]):
+                return await ask_teacher(question)
+
+        with answering(asked):
             features, feedback = await asyncio.gather(
                 program.collect_features(reference), program.collect_response_feedback(reference)
             )

@@ -11,6 +11,7 @@ from refed_dspy.errors import RowError
 from refed_dspy.filters.screening import Screening
 from refed_dspy.parts import Stages
 from refed_dspy.paying import PayOnce
+from refed_dspy.programs.asking import one_hand
 from refed_dspy.programs.reference_level import TAKEN_SHOWN
 from refed_dspy.records import Reference
 
@@ -65,7 +66,8 @@ class Production:
         kept = all(decision.kept for decision in decisions)
         if kept:
             feedback = self._response_feedback[unit.reference]
-            sample = await self.program.respond(self.references[unit.reference], feedback, unit.text, item=item)
+            with one_hand(unit.text):
+                sample = await self.program.respond(self.references[unit.reference], feedback, unit.text, item=item)
             decisions += await self.screening.of_sample(sample, item)
             kept = all(decision.kept for decision in decisions)
         self.screening.ended(decisions)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,14 @@ from refed_dspy.paying import Progress
 from refed_dspy.programs import ReferenceLevelFeedback
 from refed_dspy.programs.baselines import METHODS
 from refed_dspy.programs.saved import load_state
+from refed_dspy.staff import ANY
 from refed_dspy.synthesis import synthesize
 from refed_dspy.teachers import TeacherLike
 
 _META = (
     *("identity", "program", "features", "left_out", "seed"),
-    *("teacher", "size", "per_reference", "max_failure_share", "reuse", "track", "filters", "judge", "judge_program"),
+    *("teacher", "staff", "size", "per_reference", "max_failure_share", "reuse", "track"),
+    *("filters", "judge", "judge_program"),
 )
 
 
@@ -29,7 +31,8 @@ def resume(
     run_dir: str | Path,
     *,
     size: int | None = None,
-    teacher: TeacherLike | None = None,
+    teacher: TeacherLike | Sequence[TeacherLike] | None = None,
+    teachers: Mapping[str, TeacherLike | Sequence[TeacherLike]] | None = None,
     judge: TeacherLike | None = None,
     max_failure_share: float | None = None,
     max_cost: float | None = None,
@@ -41,7 +44,9 @@ def resume(
 
     Args:
         size: another target than before.
-        teacher: the same model at another address, or with other limits; remembered from then on.
+        teacher: the same model at another address, or with other limits; remembered from then on. Of a pool: other
+            members or weights; one of its members must stay.
+        teachers: stage → the same, in place of all stages' own teachers; `{}`: no stage has one any more.
         judge: the same for the judge of the run's filters.
         max_failure_share: another share than before.
         max_cost, max_calls, max_minutes: other caps than before; they count what earlier starts used.
@@ -56,7 +61,8 @@ def resume(
         _program(folder, meta),
         references,
         size=meta["size"] if size is None else size,
-        teacher=teacher or _teacher(folder, meta),
+        teacher=teacher or _teachers(folder, meta, ANY),
+        teachers=_stages(folder, meta) if teachers is None else teachers,
         run_dir=folder,
         seed=meta["seed"],
         per_reference=meta["per_reference"],
@@ -123,11 +129,16 @@ def _program(folder: Path, meta: dict[str, Any]) -> ReferenceLevelFeedback:
     return program
 
 
-def _teacher(folder: Path, meta: dict[str, Any]) -> TeacherConfig:
-    config = meta["teacher"]["config"]
-    if config is None:
+def _stages(folder: Path, meta: dict[str, Any]) -> dict[str, list[TeacherConfig]]:
+    """Stage → its own teachers, where it has some."""
+    return {stage: _teachers(folder, meta, stage) for stage in meta["staff"] or () if stage != ANY}
+
+
+def _teachers(folder: Path, meta: dict[str, Any], stage: str) -> list[TeacherConfig]:
+    members = (meta["staff"] or {}).get(stage) or [meta["teacher"]]
+    if any(one["config"] is None for one in members):
         raise RunDirError(
             f"{folder}: its teacher was a Python object; call synthesize(…, run_dir=…) in its script, "
             "or name the same model with --teacher"
         )
-    return TeacherConfig.model_validate(config)
+    return [TeacherConfig.model_validate({**one["config"], "weight": one.get("weight", 1.0)}) for one in members]

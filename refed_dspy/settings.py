@@ -7,10 +7,10 @@ import json
 import re
 from datetime import date
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeAlias
 from urllib.parse import urlsplit
 
-from pydantic import ConfigDict, Field, field_validator, model_validator
+from pydantic import ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
 
 from refed_dspy.errors import one_line
 from refed_dspy.filter_settings import FilterConfig
@@ -46,6 +46,23 @@ class PriceConfig(Settings):
     completion: float = Field(ge=0, le=1e6)
     cached: float | None = Field(default=None, ge=0, le=1e6)
     """Prompt tokens that the provider had in its cache; unset, they cost what others do."""
+    batch: float = Field(default=0.5, ge=0, le=1)
+    """The share of the price that is paid in a batch. There the cache makes nothing cheaper."""
+
+
+class BatchConfig(Settings):
+    """How requests go into a provider's batches, where `mode` is `batch` or `mixed`."""
+
+    requests: int = Field(default=50_000, ge=1, le=1_000_000)
+    """At most so many in one batch: the service's limit."""
+    megabytes: float = Field(default=200, gt=0, le=10_000)
+    """A batch's file is at most so large: the service's limit."""
+    quiet: float = Field(default=1.0, gt=0, le=3600)
+    """Seconds without a further request after which what was collected is sent."""
+    poll: float = Field(default=30, gt=0, le=3600)
+    """Seconds between two looks at a batch that is under way; the first come sooner."""
+    stragglers: int = Field(default=50, ge=1)
+    """`mixed`: so many requests or fewer are not worth the wait for a batch of their own."""
 
 
 class TeacherConfig(Settings):
@@ -63,8 +80,13 @@ class TeacherConfig(Settings):
     """Name of the environment variable that holds the key."""
     temperature: float = Field(default=1.0, ge=0, le=2)
     max_tokens: int = Field(default=4096, ge=16)
-    concurrency: int | None = Field(default=None, ge=1, le=10_000)
-    """Calls in flight at once: 32, or 2 for an embedded model."""
+    concurrency: int | None = Field(default=None, ge=1, le=100_000)
+    """Calls in flight at once: 32, 2 for an embedded model, 10,000 where they wait for a batch."""
+    mode: Literal["interactive", "batch", "mixed"] = "interactive"
+    """`batch`: through the provider's Batch API, at half the price, within a day. `mixed`: so, but for the last few."""
+    batch: BatchConfig = Field(default_factory=BatchConfig)
+    weight: float = Field(default=1.0, gt=0, le=1e6)
+    """In a pool of teachers, its share of the work."""
     timeout: float = Field(default=600, gt=0)
     """Seconds one attempt may take."""
     retries: int = Field(default=4, ge=0, le=20)
@@ -139,6 +161,21 @@ class TeacherConfig(Settings):
         return self
 
 
+ONE, POOL = "one teacher", "a pool"
+"""How errors tell the two forms apart; neither is a key."""
+
+
+def _form(value: Any) -> str:
+    return POOL if isinstance(value, list | tuple) else ONE
+
+
+TeachersConfig: TypeAlias = Annotated[
+    Annotated[TeacherConfig, Tag(ONE)] | Annotated[list[TeacherConfig], Tag(POOL), Field(min_length=1)],
+    Discriminator(_form),
+]
+"""One teacher, or a list of them that share the work by `weight`."""
+
+
 class MetricConfig(Settings):
     """What a program is tuned towards: the weights of the metric's parts, and its rules (optimizers/metric.py)."""
 
@@ -175,7 +212,10 @@ class RunConfig(Settings):
     """Where a table's columns have other names: {instruction: question, response: answer}."""
     size: int = Field(default=100, ge=1)
     run_dir: Path | None = None
-    teacher: TeacherConfig | None = None
+    teacher: TeachersConfig | None = None
+    """Who answers, for every stage that `teachers` does not name."""
+    teachers: dict[str, TeachersConfig] = Field(default_factory=dict)
+    """Stage → who answers there. `feedback` stands for every stage that collects feedback."""
     seed: int = Field(default=0, ge=0, lt=2**31)
     per_reference: int | None = Field(default=None, ge=1)
     """At most so many samples of one reference before the next is opened. Unset: all it gives."""

@@ -28,7 +28,7 @@ from refed_dspy.filter_settings import FilterConfig
 from refed_dspy.filters.building import build
 from refed_dspy.filters.decision import Filter, JudgeFilter
 from refed_dspy.filters.screening import Screening
-from refed_dspy.identity import begin_or_continue
+from refed_dspy.identity import assigned, begin_or_continue
 from refed_dspy.outcome import Synthesis, read_run
 from refed_dspy.parts import Parts
 from refed_dspy.paying import Progress
@@ -36,9 +36,10 @@ from refed_dspy.production import Production
 from refed_dspy.programs import ReferenceLevelFeedback
 from refed_dspy.programs.opening import open_judge, open_program, refuse_bound, warn_of_another_teacher
 from refed_dspy.programs.saved import digest
+from refed_dspy.staff import Staff, open_staff, stages_of
 from refed_dspy.stopping import end_at_cap, refresh_samples
 from refed_dspy.teachers import Teacher, TeacherLike, open_teacher
-from refed_dspy.teachers.judges import judge_beside
+from refed_dspy.teachers.judges import judge_beside, told_of
 from refed_dspy.tracking.background import tracking
 from refed_dspy.tracking.runs import copy_run
 
@@ -57,7 +58,8 @@ class RunSettings(TypedDict, total=False):
     """The keywords of `synthesize` and `asynthesize`."""
 
     size: int
-    teacher: TeacherLike | None
+    teacher: TeacherLike | Sequence[TeacherLike] | None
+    teachers: Mapping[str, TeacherLike | Sequence[TeacherLike]] | None
     run_dir: str | Path | None
     seed: int
     per_reference: int | None
@@ -81,7 +83,11 @@ def synthesize(program: ProgramLike = None, references: Any = "builtin", **setti
         program: a `ReferenceLevelFeedback`, the file or MLflow address of a saved one, or None for a new one.
         references: whatever `load_references` takes.
         size: kept samples to make (100).
-        teacher: `TeacherConfig`, `dspy.LM`, "PROVIDER/NAME", "embedded" or a teacher file; None: `dspy.settings.lm`.
+        teacher: `TeacherConfig`, `dspy.LM`, "PROVIDER/NAME", "embedded" or a teacher file; None: `dspy.settings.lm`. A
+            list of such is a pool: they share the work by `TeacherConfig.weight`, and while one is down the others go
+            on.
+        teachers: stage → the same, for stages that others than `teacher` answer (`{"feedback": "openai/gpt-4.1"}`);
+            `feedback` stands for every stage of feedback.
         run_dir: the run's folder; None: `refed-runs/` and a name made from everything that shapes the run, so that
             the same call again continues it.
         seed: of the order of references and, where a teacher takes one, of each call (0).
@@ -142,7 +148,9 @@ async def produce(
         if watch is not None:
             watch(progress)
         books = RunBooks(ledger, allowance.caps, before, parts.calls_a_sample)
-        desk = Desk(ledger, books, parts.models, progress, parts.manner, parts.depth, lender)
+        desk = Desk(
+            *(ledger, books, parts.models, progress, parts.manner, parts.depth, lender), assigned(ledger, parts)
+        )
         with tracking(folder, copy_run, parts.track, EVERY):
             reached = await _produce(parts, desk, allowance, shape)
             if reached is not None:
@@ -163,22 +171,30 @@ def prepare(program: ProgramLike, references: Any, **given: Unpack[RunSettings])
     share, per_reference = given.get("max_failure_share", FAILURE_SHARE), given.get("per_reference")
     finite = {name: cap for name, cap in limits.items() if cap != math.inf}
     check_settings(size=given.get("size"), per_reference=per_reference, max_failure_share=share, **finite)
-    module, teacher = _program(program), open_teacher(given.get("teacher"))
-    usable = load_references(references, given.get("columns")).fitting(teacher.window, teacher.max_tokens)
+    module = _program(program)
+    staff = open_staff(given.get("teacher"), given.get("teachers"), stages_of(module))
+    usable = load_references(references, given.get("columns"))
+    for one in staff.teachers:
+        usable = usable.fitting(one.window, one.max_tokens)
     reuse, run_dir = given.get("reuse"), given.get("run_dir")
     lent = Path(reuse) if reuse is not None else None
-    warn_of_another_teacher(module, teacher.model)
-    screening, judge = _screening(module, teacher, given)
+    if not staff.asks(getattr(module, "source", {}).get("teacher")):
+        warn_of_another_teacher(module, staff.first.model)
+    screening, judge = _screening(module, staff, given)
     parts = Parts(
-        *(module, usable, teacher, given.get("seed", 0), per_reference, share, limits, lent, given.get("track")),
+        *(module, usable, staff.first, given.get("seed", 0), per_reference, share, limits, lent, given.get("track")),
+        stage_teachers=staff,
         judge=judge,
         screening=screening,
         judge_program=None if given.get("judge_program") is None else str(given.get("judge_program")),
     )
-    return parts, Path(run_dir) if run_dir is not None else Path("refed-runs") / digest(parts.identity())
+    if run_dir is not None:
+        return parts, Path(run_dir)
+    shape = [parts.identity(), staff.shape()] if staff.several else parts.identity()
+    return parts, Path("refed-runs") / digest(shape)
 
 
-def _screening(program: dspy.Module, teacher: Teacher, given: RunSettings) -> tuple[Screening, Teacher | None]:
+def _screening(program: dspy.Module, staff: Staff, given: RunSettings) -> tuple[Screening, Teacher | None]:
     """The run's filters, and the judge that they ask, if any does. Raises ConfigError for what can keep nothing."""
     judge_program = given.get("judge_program")
     judging = None if judge_program is None else open_judge(judge_program)
@@ -191,7 +207,15 @@ def _screening(program: dspy.Module, teacher: Teacher, given: RunSettings) -> tu
         )
     if not judges:
         return screening, None
-    return screening, judge_beside(teacher, given.get("judge"))
+    asked = given.get("judge")
+    with told_of("judge"):
+        beside = staff.first if asked is None else _alike(staff, open_teacher(asked))
+    return screening, judge_beside(beside, asked)
+
+
+def _alike(staff: Staff, judge: Teacher) -> Teacher:
+    """The teacher whose model the judge has, if there is one: its words would be judged by their own writer."""
+    return next((one for one in staff.teachers if one.model == judge.model), staff.first)
 
 
 async def _produce(parts: Parts, desk: Desk, allowance: Allowance, shape: PlanSettings) -> CapAtWork | None:
@@ -205,7 +229,7 @@ async def _produce(parts: Parts, desk: Desk, allowance: Allowance, shape: PlanSe
     folder = shlex.quote(str(ledger.path.parent))
     again = f"go on with: refed resume {folder}" if parts.work == "run" else "the same command goes on"
     async with desk.open(allowance, lambda: f"{ledger.kept()} samples are kept; {again}"):
-        await run(plan, work, parts.teacher.concurrency, allowance.grace)
+        await run(plan, work, parts.staff.slots, allowance.grace)
     if desk.reached is not None:
         return desk.reached
     if not plan.reached:

@@ -172,7 +172,7 @@ def test_a_key_revoked_midway_stops_with_how_to_resume(home: Path, server: Simul
 
 
 def test_a_stage_that_fails_stops_the_run(home: Path, server: SimulatedTeacher) -> None:
-    server.control(fail_stage="improve responses")
+    server.control(fail_stage="improved_response")
     refused(synth("--size", 90, "--teacher", teacher_file(home, server)), "response_improvement failed in", code=1)
 
 

@@ -167,7 +167,7 @@ def test_a_variable_that_is_not_yaml_is_refused_by_name() -> None:
         ("column", "columns"),
         ("per_refrence", "per_reference"),
         ("max_failures_share", "max_failure_share"),
-        ("teachers", "teacher"),
+        ("teachr", "teacher"),
     ],
 )
 def test_an_unknown_key_is_placed_and_the_nearest_right_one_told(file: Path, wrong: str, right: str) -> None:

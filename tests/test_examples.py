@@ -19,6 +19,7 @@ from refed_dspy.config import (
 EXAMPLES = Path(__file__).parent.parent / "examples"
 KINDS: dict[str, type[Settings]] = {
     "demo.yaml": RunConfig,
+    "pool.yaml": RunConfig,
     "compile.yaml": CompileConfig,
     "compare.yaml": CompareConfig,
     "filters.yaml": FilterRunConfig,

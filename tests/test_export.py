@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from refed_dspy import Synthesis, synthesize
+from refed_dspy import Synthesis, read_run, synthesize
 from refed_dspy.data.export import FORMATS, export, to_dataset
 from refed_dspy.data.references import load_references
 from refed_dspy.data.rows import LINEAGE_COLUMNS, PAPER_COLUMNS, data_rows
@@ -107,6 +107,8 @@ def test_the_lineage_says_where_each_row_came_from(run: Synthesis, tmp_path: Pat
         assert row["reference_source"] == sources[row["reference"]]
         assert row["feature"] in {"subject_areas", "relevant_skills"}
         assert (row["round"], row["teacher"], row["endpoint"]) == (0, "fake/model", "fake")
+        for of in ("response", "instruction"):
+            assert (row[f"{of}_teacher"], row[f"{of}_endpoint"]) == ("fake/model", "fake")
         assert len(row["program"]) == 16
         assert (row["prompt_tokens"], row["completion_tokens"]) == (200, 40)  # two calls of 100 and 20
 
@@ -276,3 +278,9 @@ def test_rows_can_be_read_in_parts(run: Synthesis) -> None:
     with Ledger.read(run.run_dir) as ledger:
         numbers = [[row["sample"] for row in data_rows(ledger, *part)] for part in ((0, 3), (3, 3), (10, 9), (0, 0))]
     assert numbers == [[1, 2, 3], [4, 5, 6], [11, 12], []]
+
+
+def test_rows_and_samples_outlive_the_outcome_they_were_asked_of(run: Synthesis) -> None:
+    rows = read_run(run.run_dir).samples.rows()
+    samples = iter(read_run(run.run_dir).samples)
+    assert len(list(rows)) == len(list(samples)) == SIZE

@@ -150,11 +150,11 @@ def test_an_endpoint_that_reports_no_usage_is_booked_as_unknown(tmp_path: Path) 
 def test_a_flag_wins_for_what_it_names_and_the_environment_for_the_rest(tmp_path: Path) -> None:
     environ = {"REFED_TEACHER__MAX_TOKENS": "512", "REFED_TEACHER__MODEL": "openai/not-this"}
     by_name = load_config(environ=environ, teacher="openai/x").teacher
-    assert by_name is not None and (by_name.model, by_name.max_tokens) == ("openai/x", 512)
+    assert isinstance(by_name, TeacherConfig) and (by_name.model, by_name.max_tokens) == ("openai/x", 512)
     file = tmp_path / "teacher.yaml"
     file.write_text("model: openai/y\nmax_tokens: 99\ntemperature: 0.5\n")
     by_file = load_config(environ={"REFED_TEACHER__MAX_TOKENS": "512"}, teacher=str(file)).teacher
-    assert by_file is not None and (by_file.max_tokens, by_file.temperature) == (512, 0.5)
+    assert isinstance(by_file, TeacherConfig) and (by_file.max_tokens, by_file.temperature) == (512, 0.5)
 
 
 def test_a_teacher_of_a_wrong_kind_is_told(tmp_path: Path) -> None:

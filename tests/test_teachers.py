@@ -187,8 +187,8 @@ def test_a_local_decoder_gets_the_bounds_that_it_can_keep(server: SimulatedTeach
     sent = lm.straight.outgoing(asked)[0].config.response_format["schema"]
     assert schema["schema"]["properties"]["improved_response"]["maxLength"] == 24_000
     assert sent["properties"]["improved_response"] == {"type": "string"}
-    assert sent["$defs"]["Analysis"]["properties"]["original_strengths"]["maxItems"] == 24
-    assert sent["$defs"]["Analysis"]["properties"]["original_strengths"]["items"]["maxLength"] == 1_500
+    assert sent["$defs"]["Analysis"]["properties"]["original_strengths"]["maxItems"] == 6
+    assert sent["$defs"]["Analysis"]["properties"]["original_strengths"]["items"]["maxLength"] == 400
 
 
 def test_params_reach_the_endpoint(server: SimulatedTeacher) -> None:

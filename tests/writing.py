@@ -104,11 +104,9 @@ def response(text: str, finish_reason: Any = "stop") -> Response:
     )
 
 
-def fake_lm(writer: Writer, **settings: Any) -> dspy.LM:
+def fake_lm(writer: Writer, name: str = "fake/model", **settings: Any) -> dspy.LM:
     """A `dspy.LM` whose engine is `writer`."""
-    return dspy.LM(
-        "fake/model", engine=writer, async_engine=writer.asynchronous, num_retries=0, cache=False, **settings
-    )
+    return dspy.LM(name, engine=writer, async_engine=writer.asynchronous, num_retries=0, cache=False, **settings)
 
 
 def references(count: int) -> list[dict[str, str]]:

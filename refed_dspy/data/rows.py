@@ -9,18 +9,21 @@ from pathlib import Path
 from typing import Any, overload
 
 from refed_dspy.data.table import DataRow
+from refed_dspy.data.writers import Writers
 from refed_dspy.engine.ledger import Ledger
 from refed_dspy.records import NO_ANALYSIS, NO_STRATEGY, Sample
 
 PAPER_COLUMNS = ("instruction", "response", "analysis", "implementation_strategy", "improved_response")
 LINEAGE_COLUMNS = (
-    "sample", "reference", "reference_source", "feature", "round", "teacher", "endpoint", "program",
-    "prompt_tokens", "completion_tokens",
+    "sample", "reference", "reference_source", "feature", "round", "teacher", "endpoint",
+    "response_teacher", "response_endpoint", "instruction_teacher", "instruction_endpoint",
+    "program", "prompt_tokens", "completion_tokens",
 )  # fmt: skip
 
 _ROWS = """
 SELECT s.seq, i.text, first.output, better.output, r.id, json_extract(r.record, '$.source'), i.feature, i.round,
-       better.endpoint, better.prompt,
+       better.key, better.item, better.endpoint, first.key, first.item, first.endpoint,
+       asked.key, asked.item, asked.endpoint, better.prompt,
        (SELECT sum(prompt_tokens) FROM calls WHERE item = better.item AND stage NOT LIKE '%judge'),
        (SELECT sum(completion_tokens) FROM calls WHERE item = better.item AND stage NOT LIKE '%judge')
 FROM samples s
@@ -28,6 +31,9 @@ JOIN instructions i ON i.id = s.instruction
 JOIN refs r ON r.position = i.reference
 JOIN answers first ON first.item = CAST(i.id AS TEXT) AND first.stage = 'response_generation'
 JOIN answers better ON better.item = CAST(i.id AS TEXT) AND better.stage = ?
+LEFT JOIN answers asked ON asked.key = (
+  SELECT key FROM answers WHERE item = r.id || '/' || i.feature AND stage = 'instruction_synthesis'
+    AND repetition = i.round LIMIT 1)
 WHERE s.seq > ? ORDER BY s.seq LIMIT ?
 """
 _DECIDED = """
@@ -51,20 +57,21 @@ def data_rows(ledger: Ledger, after: int = 0, limit: int | None = None) -> Itera
 
     Reads in pages: memory stays flat, and rows that a running run adds meanwhile may come too.
     """
-    teacher, final = str((ledger.meta("teacher") or {}).get("model", "")), _final_stage(ledger)
+    writers, final = Writers(ledger), _final_stage(ledger)
     left = limit
     while left is None or left > 0:
         page = ledger.db.execute(_ROWS, (final, after, min(_PAGE, left or _PAGE))).fetchall()
         if not page:
             return
         for record in page:
-            yield _row(record, teacher)
+            yield _row(record, writers)
         after = page[-1][0]
         left = None if left is None else left - len(page)
 
 
-def _row(record: tuple[Any, ...], teacher: str) -> dict[str, Any]:
-    seq, text, first, better, reference, source, feature, round_, endpoint, prompt, asked, written = record
+def _row(record: tuple[Any, ...], writers: Writers) -> dict[str, Any]:
+    seq, text, first, better, reference, source, feature, round_, *by, prompt, asked, written = record
+    final, plain, instruction = by[:3], by[3:6], by[6:]
     response, improved = json.loads(first)["response"], json.loads(better)
     return {
         "instruction": text,
@@ -77,8 +84,12 @@ def _row(record: tuple[Any, ...], teacher: str) -> dict[str, Any]:
         "reference_source": source,
         "feature": feature,
         "round": round_,
-        "teacher": teacher,
-        "endpoint": endpoint,
+        "teacher": writers.model(*final),
+        "endpoint": final[2],
+        "response_teacher": writers.model(*plain),
+        "response_endpoint": plain[2],
+        "instruction_teacher": writers.model(*instruction),
+        "instruction_endpoint": instruction[2],
         "program": prompt,
         "prompt_tokens": asked,
         "completion_tokens": written,
@@ -137,11 +148,12 @@ class Samples(Sequence[Sample]):
         return _sample(next(data_rows(self._ledger, after=index % size, limit=1)))
 
     def __iter__(self) -> Iterator[Sample]:
-        return (_sample(row) for row in data_rows(self._ledger))
+        for row in self.rows():  # a generator of its own holds this object, and with it the ledger, open
+            yield _sample(row)
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """The samples as the data set's rows, lineage included."""
-        return data_rows(self._ledger)
+        yield from data_rows(self._ledger)
 
 
 def _sample(row: dict[str, Any]) -> Sample:

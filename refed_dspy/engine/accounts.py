@@ -53,10 +53,11 @@ def seconds_at_work(ledger: Ledger) -> float:
 
 
 def open_accounts(ledger: Ledger) -> None:
-    """Begin a start: calls that were on their way when the last one died stay charged at their worst case."""
+    """Begin a start: calls that were on their way when the last one died stay charged at their worst case. Those in a
+    batch are still on their way."""
     ledger.commit(
         [
-            ("UPDATE calls SET outcome='lost' WHERE outcome=?", (SENT,)),
+            ("UPDATE calls SET outcome='lost' WHERE outcome=? AND id NOT IN (SELECT call FROM batched)", (SENT,)),
             ("INSERT INTO starts VALUES (?)", (time.time(),)),
         ]
     )

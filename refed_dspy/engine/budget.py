@@ -80,6 +80,23 @@ class Budget:
         self.calls -= 1
         self._free(worst)
 
+    def adopt(self, cost: int) -> None:
+        """A call that an earlier start sent is in flight again: what it was charged is set aside for it."""
+        self.spent -= cost
+        self.reserved += cost
+        self.in_flight += 1
+
+    def forget(self, cost: int) -> None:
+        """A call that an earlier start sent turned out not to be paid for."""
+        self.spent -= cost
+        self.calls -= 1
+        self._wake()
+
+    def recharge(self, before: int, cost: int) -> None:
+        """A call that an earlier start sent is charged `cost`, and not what was set down for it."""
+        self.spent += cost - before
+        self._wake()
+
     def _fits(self, worst: int) -> bool:
         return self._cap(worst) == ""
 

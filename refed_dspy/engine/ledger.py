@@ -21,7 +21,9 @@ from refed_dspy.engine.rows import Decided, Statement, decided, text_digest, unu
 from refed_dspy.errors import RunDirError, RunStopped, one_line
 from refed_dspy.records import Failure, Reference
 
-FORMAT = 2
+FORMAT = 3
+READABLE = {0, 2, FORMAT}
+"""0: a file that is only being made. 2: had no batches."""
 FILE = "ledger.sqlite"
 
 
@@ -291,7 +293,7 @@ def _explained(path: Path) -> Iterator[None]:
 
 def _check(path: Path, db: sqlite3.Connection) -> None:
     version = db.execute("PRAGMA user_version").fetchone()[0]
-    if version not in {0, FORMAT}:
+    if version not in READABLE:
         raise RunDirError(f"{path}: written by another version (format {version}, this is {FORMAT}); use that version")
     verdict = db.execute("PRAGMA quick_check(1)").fetchone()[0]
     if verdict != "ok":

@@ -14,6 +14,8 @@ Statement: TypeAlias = tuple[str, tuple[Any, ...]]
 
 SENT = "sent"
 """The outcome of a call that is on its way, or was when the process was killed."""
+UNUSED = "unused"
+"""The outcome of one that a batch answered, and nobody asked for so far."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,11 @@ def answered(answer: Answer, calls: Iterable[Call], failed_before: bool = True) 
     return [("INSERT OR IGNORE INTO answers VALUES (?,?,?,?,?,?,?,?,?)", row), *forget, *booked(key, calls)]
 
 
+def taken_over(key: str, model: str) -> list[Statement]:
+    """The answer under `key` came from another run, whose calls are not told here: this is who wrote it."""
+    return [("INSERT OR IGNORE INTO lent VALUES (?,?)", (key, model))]
+
+
 def failed(key: Key, kind: str, reason: str, final: bool, calls: Iterable[Call]) -> list[Statement]:
     """A failed unit and what its calls came to."""
     row = (key.digest, key.stage, key.item, kind, reason, final, time.time())
@@ -75,7 +82,7 @@ def booked(key: Key, calls: Iterable[Call]) -> list[Statement]:
 
 def not_sent(number: int) -> list[Statement]:
     """A reserved call that was never sent leaves no trace."""
-    return [("DELETE FROM calls WHERE id=?", (number,))]
+    return [("DELETE FROM calls WHERE id=?", (number,)), ("DELETE FROM batched WHERE call=?", (number,))]
 
 
 def sampled(instruction: int, round_: int) -> list[Statement]:

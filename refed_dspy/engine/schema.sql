@@ -21,6 +21,19 @@ CREATE TABLE IF NOT EXISTS calls (
 
 CREATE INDEX IF NOT EXISTS calls_of_item ON calls (item);
 
+-- Batches at a provider. Written before the batch is made there (`name` NULL), again when the service took it (its id
+-- there), and once it has ended (`state`: how). `nonce` is in the batch's metadata at the service.
+CREATE TABLE IF NOT EXISTS batches (
+  id INTEGER PRIMARY KEY, nonce TEXT NOT NULL, endpoint TEXT NOT NULL, model TEXT NOT NULL, name TEXT,
+  state TEXT, requests INTEGER NOT NULL, created REAL NOT NULL, ended REAL
+);
+
+-- The calls in a batch that are not settled; `answer`: what the service said, as JSON, once it has arrived.
+CREATE TABLE IF NOT EXISTS batched (call INTEGER PRIMARY KEY, batch INTEGER NOT NULL, answer TEXT);
+
+-- Which model wrote an answer that was taken over from another run: no call tells.
+CREATE TABLE IF NOT EXISTS lent (key TEXT PRIMARY KEY, model TEXT NOT NULL) WITHOUT ROWID;
+
 -- When the run was worked on: one row a start. Its end is the last thing written before the next one began.
 CREATE TABLE IF NOT EXISTS starts (begun REAL NOT NULL);
 

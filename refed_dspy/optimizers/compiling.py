@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from refed_dspy.allowance import Limits, lasting, lasting_as_given
+from refed_dspy.allowance import Limits, lasting, lasting_as_given, refuse_left_batches
 from refed_dspy.books import RunBooks
 from refed_dspy.config import MetricConfig
 from refed_dspy.engine.accounts import open_accounts, spent
@@ -84,6 +84,7 @@ def compile(  # noqa: A001
 
 def _opened(ledger: Ledger, job: Job, limits: Limits) -> tuple[RunBooks, float | None]:
     """The books of one start, and the seconds left to it. Raises InputError, before anything is written."""
+    refuse_left_batches(ledger, job.teachers.values())
     before = spent(ledger)
     caps = caps_of(job, limits, before.unpriced)
     _begin_or_continue(ledger, job, limits)

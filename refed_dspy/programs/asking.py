@@ -19,12 +19,23 @@ import dspy
 from dspy.utils import exceptions as lm_errors
 from dspy.utils.exceptions import AdapterParseError, LMError
 
-from refed_dspy.calls import AnswerCut, AnswerRefused, NoMoneyLeft, NotAnApi, NotReached, StillLimited
+from refed_dspy.calls import (
+    AnswerCut,
+    AnswerRefused,
+    BatchOutOfReach,
+    BatchRejected,
+    NoBatches,
+    NoMoneyLeft,
+    NotAnApi,
+    NotReached,
+    StillLimited,
+)
 from refed_dspy.config import SECRET
 from refed_dspy.errors import (
     CapReached,
     ConfigError,
     CutAnswer,
+    EndpointBusy,
     MalformedAnswer,
     NoAnswer,
     NoConnection,
@@ -131,6 +142,8 @@ _STOP_HINTS = (
     (lm_errors.LMUnsupportedFeatureError, "check the teacher's params"),
     (lm_errors.LMConfigurationError, "check the teacher's settings"),
     (NotAnApi, "check api_base, and the proxies set in the environment"),
+    (NoBatches, "set mode: interactive, or name an endpoint that takes batches"),
+    (BatchRejected, "nothing of it was paid for; mend that, or set mode: interactive"),
 )
 
 
@@ -141,6 +154,8 @@ def _translated(error: LMError, question: Question) -> RefedError:
     if isinstance(error, NoMoneyLeft):
         return CapReached(reason)
     if isinstance(error, StillLimited):
+        return EndpointBusy(reason)
+    if isinstance(error, BatchOutOfReach):
         return RunStopped(reason)
     if hint := stop_hint(error):
         return TeacherError(f"{where} — {hint}")
@@ -219,6 +234,35 @@ def asking(role: str) -> Iterator[None]:
     answerer, lm = _others.get()[role]
     with answering(answerer), dspy.context(lm=lm):
         yield
+
+
+@dataclass
+class Writing:
+    """One text being written in several answers, by one hand where several could write it."""
+
+    about: str
+    """What is written, which draws the hand."""
+    hand: object | None = None
+    """Whoever gave the first of the answers."""
+
+
+_writing: ContextVar[Writing | None] = ContextVar("refed_writing", default=None)
+
+
+@contextmanager
+def one_hand(about: str) -> Iterator[None]:
+    """Have one teacher of a pool give all answers inside the block, for as long as it answers: so a response and its
+    improvement differ by what was improved, and not by who wrote."""
+    token = _writing.set(Writing(about))
+    try:
+        yield
+    finally:
+        _writing.reset(token)
+
+
+def current_writing() -> Writing | None:
+    """What is being written by one hand, or None."""
+    return _writing.get()
 
 
 async def ask(stage: str, item: str, predictor: dspy.Predict, repetition: int = 0, **inputs: Any) -> dspy.Prediction:

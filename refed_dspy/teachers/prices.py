@@ -53,6 +53,8 @@ class Price:
 _DEARER = {"service_tier", "tools", "web_search_options", "plugins", "modalities"}
 """Further parameters under which a call costs something else than its tokens at the plain rates."""
 
+BATCH_SHARE = 0.5
+"""What a batch costs of the price, where nobody says otherwise."""
 FREE = Price(Rates(0, 0, 0, 0), "this machine")
 
 
@@ -83,6 +85,33 @@ def price_of(config: TeacherConfig, endpoint: str) -> Price | None:
     if named or _its_own(str(config.model), endpoint):
         return table_price(str(config.model))
     return None
+
+
+def in_batches(config: TeacherConfig, price: Price | None) -> Price | None:
+    """What the same costs in a provider's batches: the table's rates for them, or else `price.batch` of the price, a
+    half if nothing else is set. A prompt that the provider has in its cache costs there what any other does."""
+    if price is None:
+        return None
+    named = config.price if isinstance(config.price, str) else config.model
+    if not isinstance(config.price, PriceConfig) and (found := _table_batches(str(named))) is not None:
+        return found
+    share = config.price.batch if isinstance(config.price, PriceConfig) else BATCH_SHARE
+    longer = tuple((threshold, _shared(rates, share)) for threshold, rates in price.longer)
+    return Price(_shared(price.rates, share), price.source, longer)
+
+
+def _table_batches(model: str) -> Price | None:
+    try:
+        resolution = LMRouter(RouterConfig()).resolve_openai_chat(model)
+    except LM15Error:
+        return None
+    rates = _rates(model_info(resolution.provider, resolution.model), "_batches")
+    return None if rates is None or not rates.completion else Price(rates, table_name())
+
+
+def _shared(rates: Rates, share: float) -> Rates:
+    prompt = round(rates.prompt * share)
+    return Rates(prompt, prompt, prompt, round(rates.completion * share))
 
 
 def table_name() -> str:

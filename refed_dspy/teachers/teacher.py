@@ -17,7 +17,7 @@ from dspy.utils.exceptions import LMError
 from refed_dspy.config import TeacherConfig, load_config
 from refed_dspy.errors import ConfigError, one_line
 from refed_dspy.teachers.engine import SyncTeacherEngine, TeacherEngine
-from refed_dspy.teachers.prices import FREE, Price, price_of, table_price
+from refed_dspy.teachers.prices import FREE, Price, in_batches, price_of, table_price
 from refed_dspy.teachers.requests import OVERHEAD
 from refed_dspy.teachers.route import Route, resolve
 
@@ -25,6 +25,13 @@ TeacherLike: TypeAlias = Any
 """A TeacherConfig, a `dspy.LM`, or a string: a model's name or a teacher file."""
 DEFAULT_CONCURRENCY = 32
 EMBEDDED_CONCURRENCY = 2
+BATCH_CONCURRENCY = 10_000
+"""So many calls wait for their batches at once: a wave of a run's calls is one batch."""
+CACHE_MINIMA = {"openai": 1024, "azure": 1024, "anthropic": 1024}
+"""Tokens of a prompt below which these providers cache nothing, at the least."""
+CHARACTERS_A_TOKEN = 4
+NO_BATCHES = {"anthropic", "gemini", "vertex", "vertex-express", "xai"}
+"""Providers whose batches, if they have any, are of another kind."""
 EMBEDDED_WINDOW = 8192
 # Of a caller's own LM only these are looked at: anything else may be a key, or another object each time.
 _SAMPLING = {
@@ -73,6 +80,17 @@ class Teacher:
         """Less than this, in picodollars, no call's worst case can be; None where the price is unknown."""
         return None if self.price is None else self.price.worst(OVERHEAD, self.max_tokens)
 
+    def warm_pays(self, characters: float) -> bool:
+        """Whether it is worth something that a prompt's beginning is in the model's cache, if that is about so many
+        characters long: it is read faster, or for less. A provider may cache no short ones."""
+        if self.config is None or self.config.mode != "interactive":
+            return False
+        if self.config.embedded:
+            return True
+        cheaper = self.price is not None and self.price.rates.cached < self.price.rates.prompt
+        wire = str(self.config.model).partition("/")[0]
+        return cheaper and characters >= CHARACTERS_A_TOKEN * CACHE_MINIMA.get(wire, 0)
+
     @property
     def reports_calls(self) -> bool:
         """False for a caller's own LM: its usage is read off DSPy's tracker instead."""
@@ -108,18 +126,23 @@ def open_teacher(teacher: TeacherLike | None, beside: Teacher | None = None) -> 
         return teacher
     if isinstance(teacher, str | Path):
         teacher = load_config(environ={}, teacher=str(teacher)).teacher
+    if isinstance(teacher, TeacherConfig) and teacher.embedded and teacher.mode != "interactive":
+        raise ConfigError(f"teacher: an embedded model takes no batches: leave out mode: {teacher.mode}")
     if not isinstance(teacher, TeacherConfig):
         raise ConfigError(f"teacher: a {type(teacher).__name__}; pass a TeacherConfig, a dspy.LM, a name or a file")
     return _embedded(teacher, beside) if teacher.embedded else _remote(teacher, beside)
 
 
 def _remote(config: TeacherConfig, beside: Teacher | None = None) -> Teacher:
-    config = config.model_copy(update={"concurrency": config.concurrency or DEFAULT_CONCURRENCY})
+    usual = DEFAULT_CONCURRENCY if config.mode == "interactive" else BATCH_CONCURRENCY
+    config = config.model_copy(update={"concurrency": config.concurrency or usual})
     route = resolve(config)
     price = price_of(config, route.endpoint)
+    if config.mode != "interactive":
+        return _in_batches(config, route, price)
     lm = _language_model(config, route, price)
     same = beside is not None and (beside.endpoint, beside.model) == (route.endpoint, str(config.model))
-    if beside is not None and same and isinstance(beside.server, TeacherEngine):
+    if beside is not None and same and type(beside.server) is TeacherEngine:
         lm.straight.beside = beside.server
     return Teacher(
         identity=_identity(config, str(config.model)),
@@ -132,6 +155,32 @@ def _remote(config: TeacherConfig, beside: Teacher | None = None) -> Teacher:
         price=price,
         start=lambda: lm,
         server=lm.straight,
+    )
+
+
+def _in_batches(config: TeacherConfig, route: Route, plain: Price | None) -> Teacher:
+    """A model behind its provider's batches."""
+    from refed_dspy.teachers.batch_engine import BatchEngine
+
+    if route.provider in NO_BATCHES:
+        raise ConfigError(
+            f"teacher: mode: {config.mode} needs a Batch API like OpenAI's, and {config.model} speaks another: set "
+            "mode: interactive"
+        )
+    price = in_batches(config, plain)
+    engine = BatchEngine(config, route, price, plain)
+    lm = _made(config, SyncTeacherEngine(config, route, plain), engine)
+    return Teacher(
+        identity=_identity(config, str(config.model)),
+        concurrency=config.concurrency or BATCH_CONCURRENCY,
+        window=config.context_window,
+        max_tokens=config.max_tokens,
+        endpoint=route.endpoint,
+        model=str(config.model),
+        config=config,
+        price=price,
+        start=lambda: lm,
+        server=engine,
     )
 
 
@@ -170,6 +219,10 @@ def _embedded(config: TeacherConfig, beside: Teacher | None = None) -> Teacher:
 
 
 def _language_model(config: TeacherConfig, route: Route, price: Price | None, label: str | None = None) -> TeacherLM:
+    return _made(config, SyncTeacherEngine(config, route, price, label), TeacherEngine(config, route, price, label))
+
+
+def _made(config: TeacherConfig, engine: SyncTeacherEngine, async_engine: TeacherEngine) -> TeacherLM:
     try:
         return TeacherLM(
             str(config.model or f"gguf/{config.gguf}"),
@@ -177,8 +230,8 @@ def _language_model(config: TeacherConfig, route: Route, price: Price | None, la
             max_tokens=config.max_tokens,
             cache=False,
             num_retries=0,
-            engine=SyncTeacherEngine(config, route, price, label),
-            async_engine=TeacherEngine(config, route, price, label),
+            engine=engine,
+            async_engine=async_engine,
         )
     except LMError as error:
         raise ConfigError(f"teacher: {one_line(error)}") from None

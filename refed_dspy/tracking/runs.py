@@ -78,12 +78,18 @@ def _parameters(ledger: Ledger, status: Mapping[str, Any]) -> dict[str, Any]:
         "features": ", ".join(identity["features"]),
         "instructions_per_feature": identity["instructions_per_feature"],
         "seed": identity["seed"],
-        "teacher": teacher.get("model"),
+        "teacher": _teachers(ledger.meta("staff")) or teacher.get("model"),
         "judge": (ledger.meta("judge") or {}).get("model"),
         "filters": ", ".join(label for label, _ in ledger.meta("filters") or ()) or None,
         **{name: config.get(name) for name in ("temperature", "max_tokens", "concurrency", "api_base")},
         **{name: value for name, value in status["caps"].items() if value is not None},
     }
+
+
+def _teachers(staff: Mapping[str, Any] | None) -> str | None:
+    """Who is asked where that is not one teacher: stage by stage, those of no named stage first."""
+    pools = {stage: " + ".join(one["model"] for one in pool) for stage, pool in (staff or {}).items()}
+    return ", ".join(f"{stage}: {models}" if stage else models for stage, models in pools.items()) or None
 
 
 def _finish(store: Store, run_id: str, status: Mapping[str, Any]) -> None:

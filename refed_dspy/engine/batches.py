@@ -1,0 +1,136 @@
+"""Batches in the ledger: what is written of each, and what a later start finds of those that had not ended."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from refed_dspy.engine.ledger import Ledger
+from refed_dspy.engine.rows import SENT, UNUSED, Statement
+from refed_dspy.records import Call
+
+
+@dataclass(frozen=True)
+class Held:
+    """A call in a batch that is not settled: its number, what it is for, where it was sent, and what it is charged."""
+
+    number: int
+    key: str
+    endpoint: str
+    model: str
+    cost: int
+
+
+_HELD = f"""
+SELECT b.call, c.key, t.endpoint, t.model, coalesce(c.cost, 0) FROM batched b
+JOIN calls c ON c.id = b.call JOIN batches t ON t.id = b.batch WHERE c.outcome IN ('{SENT}', '{UNUSED}')
+"""
+
+
+def held(ledger: Ledger, number: int | None = None) -> list[Held]:
+    """Every call that a batch has, or had an answer for, and that was not settled, oldest first; or that one alone."""
+    if number is not None:
+        return [Held(*row) for row in ledger.db.execute(f"{_HELD} AND b.call = ?", (number,))]
+    if not ledger.has_table("batched"):
+        return []
+    return [Held(*row) for row in ledger.db.execute(f"{_HELD} ORDER BY b.call")]
+
+
+_FACTS = ("id", "nonce", "endpoint", "model", "name", "state", "requests", "created", "ended")
+
+
+def all_batches(ledger: Ledger) -> list[dict[str, Any]]:
+    """Every batch: `id`, `nonce`, `endpoint`, `model`, `name` (its id at the service; None: not known to be there),
+    `state` (how it ended; None: it has not), `requests`, `created` and `ended` (seconds since 1970), and `calls`: those
+    of it that are not settled."""
+    if not ledger.has_table("batches"):
+        return []
+    calls = (
+        f"SELECT count(*) FROM batched b JOIN calls c ON c.id = b.call WHERE b.batch = t.id AND c.outcome = '{SENT}'"
+    )
+    rows = ledger.db.execute(f"SELECT {', '.join(_FACTS)}, ({calls}) FROM batches t ORDER BY id")
+    return [dict(zip((*_FACTS, "calls"), row, strict=True)) for row in rows]
+
+
+def left_batches(ledger: Ledger) -> list[dict[str, Any]]:
+    """The batches, ended or not, that calls still wait in."""
+    return [batch for batch in all_batches(ledger) if batch["calls"]]
+
+
+def open_batches(ledger: Ledger) -> list[dict[str, Any]]:
+    """The batches that have not ended."""
+    return [batch for batch in all_batches(ledger) if batch["state"] is None]
+
+
+def numbers(ledger: Ledger, batch: int) -> tuple[int, ...]:
+    """The calls of a batch whose answers have not arrived."""
+    rows = ledger.db.execute("SELECT call FROM batched WHERE batch=? AND answer IS NULL ORDER BY call", (batch,))
+    return tuple(number for (number,) in rows)
+
+
+def answer(ledger: Ledger, number: int) -> str | None:
+    """What arrived for a call, as JSON, or None."""
+    row = ledger.db.execute("SELECT answer FROM batched WHERE call=?", (number,)).fetchone()
+    return None if row is None else row[0]
+
+
+def row(ledger: Ledger, number: int) -> list[Statement]:
+    """What is written of a call that is on its way, to be written again; empty where there is nothing."""
+    columns = "id, key, stage, item, model, endpoint, outcome, seconds, reserved, cost, created"
+    found = ledger.db.execute(f"SELECT {columns} FROM calls WHERE id=? AND outcome=?", (number, SENT)).fetchone()
+    return [] if found is None else [(f"INSERT INTO calls ({columns}) VALUES (?,?,?,?,?,?,?,?,?,?,?)", tuple(found))]
+
+
+def begun(batch: int, nonce: str, endpoint: str, model: str, calls: Sequence[int]) -> list[Statement]:
+    """A batch about to be made at the service."""
+    row = (batch, nonce, endpoint, model, len(calls), time.time())
+    insert = "INSERT INTO batches (id, nonce, endpoint, model, requests, created) VALUES (?,?,?,?,?,?)"
+    return [(insert, row), *(("INSERT INTO batched (call, batch) VALUES (?,?)", (call, batch)) for call in calls)]
+
+
+def named(batch: int, name: str) -> list[Statement]:
+    """The service has it, under this id."""
+    return [("UPDATE batches SET name=? WHERE id=?", (name, batch))]
+
+
+def arrived(answers: Mapping[int, str]) -> list[Statement]:
+    """Answers, until they are handed over."""
+    return [("UPDATE batched SET answer=? WHERE call=?", (text, number)) for number, text in answers.items()]
+
+
+def ended(batch: int, how: str) -> list[Statement]:
+    """Nothing more will come of the batch; its calls without an answer are in it no longer."""
+    return [
+        ("UPDATE batches SET state=?, ended=? WHERE id=?", (how, time.time(), batch)),
+        ("DELETE FROM batched WHERE batch=? AND answer IS NULL", (batch,)),
+    ]
+
+
+def lost(number: int) -> list[Statement]:
+    """A call that nobody waits for, and that may have been billed without an answer."""
+    return [("UPDATE calls SET outcome='lost' WHERE id=?", (number,))]
+
+
+def unused(call: Call) -> list[Statement]:
+    """What an answer cost that nobody asked for so far."""
+    tokens = (call.prompt_tokens, call.cached_tokens, call.completion_tokens)
+    update = "UPDATE calls SET outcome=?, prompt_tokens=?, cached_tokens=?, completion_tokens=?, cost=? WHERE id=?"
+    return [(update, (UNUSED, *tokens, call.cost, call.number))]
+
+
+def tidied() -> list[Statement]:
+    """Forget the answers that were handed over: they stand in `answers`."""
+    settled = f"SELECT id FROM calls WHERE outcome NOT IN ('{SENT}', '{UNUSED}')"
+    return [(f"DELETE FROM batched WHERE call IN ({settled}) OR call NOT IN (SELECT id FROM calls)", ())]
+
+
+def given_up(batches: Iterable[int]) -> list[Statement]:
+    """Batches that nobody will ask about again. What is in them stays charged at its worst case: it may be billed."""
+    statements: list[Statement] = []
+    for batch in batches:
+        lost = "UPDATE calls SET outcome='lost' WHERE outcome=? AND id IN (SELECT call FROM batched WHERE batch=?)"
+        forget = "DELETE FROM batched WHERE batch=? AND call IN (SELECT id FROM calls WHERE outcome='lost')"
+        statements += [(lost, (SENT, batch)), (forget, (batch,)), *ended(batch, "given up")]
+    return statements

@@ -1,0 +1,215 @@
+"""A provider's Files and Batches, through the `openai` package: OpenAI, Azure OpenAI, and whoever answers like them.
+
+Nothing here is remembered, and every method may be called again after a kill: only `create` makes something that
+costs money, and what it made is found again by its nonce.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from io import BytesIO
+from typing import IO, Any, TypeVar
+
+from dspy.utils.exceptions import LMAuthError, LMBillingError, LMError
+from tenacity import AsyncRetrying, retry_if_exception, stop_after_delay, wait_random_exponential
+
+from refed_dspy.calls import BatchOutOfReach, BatchRejected, NoBatches, NotAnApi, NotReached
+from refed_dspy.config import TeacherConfig
+from refed_dspy.errors import one_line
+from refed_dspy.teachers.limits import LONGEST_PAUSE, PATIENCE
+from refed_dspy.teachers.route import Route
+
+NONCE = "refed_batch"
+"""Under this name a batch's metadata hold what it is found by."""
+WINDOW: Any = "24h"
+"""The one completion window that the services know."""
+EARLIER = 86_400
+"""Seconds that the service's clock may be behind ours."""
+OLDER = 100
+"""So many batches in a row that were made earlier end a search: the newest come first, but not to the second."""
+PENDING = {"pending", "running", "notRunning"}
+"""Azure's words for a file that it is still looking at."""
+T = TypeVar("T")
+
+
+class BatchService:
+    """The batches of one endpoint, for one event loop."""
+
+    def __init__(self, config: TeacherConfig, route: Route, patience: float = PATIENCE) -> None:
+        """`patience`: seconds that an endpoint which does not answer is asked again."""
+        self.endpoint, self._route, self._patience = route.endpoint, route, patience
+        self._client = _client(config, route)
+        self._reached = False
+        """Whether the endpoint ever answered. Until it has, it is not waited for."""
+        # Azure names the deployment in each line, and the operation without a version.
+        self.path: Any = "/chat/completions" if _is_azure(config) else "/v1/chat/completions"
+        self.model = route.model
+
+    async def upload(self, lines: IO[bytes]) -> str:
+        """Put a file of requests there; returns its id. It costs nothing, and may be done twice.
+
+        Raises NoBatches where the endpoint has no such door.
+        """
+
+        async def put() -> Any:
+            lines.seek(0)
+            return await self._client.files.create(file=("requests.jsonl", lines), purpose="batch")
+
+        file = await self._patiently(put, "files")
+        name, since = str(file.id), time.monotonic()
+        while (status := getattr(file, "status", None)) in PENDING:
+            if time.monotonic() - since > self._patience:
+                raise BatchOutOfReach(f"{self.endpoint} has looked at a file for too long: it is still {status}")
+            await asyncio.sleep(1.0)
+            file = await self._patiently(lambda: self._client.files.retrieve(name), "files")
+        if status == "error":
+            raise BatchRejected(f"{self.endpoint} refused the file: {one_line(file.status_details or 'no reason')}")
+        return name
+
+    async def create(self, file: str, nonce: str, since: float) -> Any:
+        """Make a batch of an uploaded file, once: where the answer is lost, it is looked for before that.
+
+        Raises BatchRejected, NoBatches, LMAuthError or LMBillingError only where there certainly is none.
+        """
+
+        async def make() -> Any:
+            tried.append(True)
+            found = await self.find(nonce, since, file) if len(tried) > 1 else None
+            return found or await self._client.batches.create(
+                input_file_id=file, endpoint=self.path, completion_window=WINDOW, metadata={NONCE: nonce}
+            )
+
+        tried: list[bool] = []
+        try:
+            return await self._patiently(make, "batches")
+        except (BatchRejected, NoBatches, LMAuthError, LMBillingError) as error:
+            if len(tried) < 2:
+                raise
+            raise BatchOutOfReach(f"whether {self.endpoint} has the batch is not known: {error}") from None
+
+    async def find(self, nonce: str, since: float, file: str | None = None) -> Any | None:
+        """The batch made with `nonce` after `since` (seconds since 1970), or of that file; or None."""
+
+        async def look() -> Any | None:
+            older = 0
+            async for batch in self._client.batches.list(limit=100):
+                if (batch.metadata or {}).get(NONCE) == nonce or (file is not None and batch.input_file_id == file):
+                    return batch
+                older = older + 1 if batch.created_at < since - EARLIER else 0
+                if older >= OLDER:
+                    return None
+            return None
+
+        return await self._patiently(look, "batches")
+
+    async def look(self, name: str) -> Any:
+        """The batch as it stands. Raises BatchOutOfReach where the endpoint does not know it."""
+        return await self._patiently(lambda: self._client.batches.retrieve(name), f"batches/{name}")
+
+    async def cancel(self, name: str) -> Any:
+        """Ask for the batch to be ended; what it has answered by then is paid for, and can be read."""
+        return await self._patiently(lambda: self._client.batches.cancel(name), f"batches/{name}/cancel")
+
+    async def lines(self, file: str) -> Iterator[dict[str, Any]]:
+        """The lines of an output file, once all of it has come; {} for one that is no JSON object."""
+        content = await self._patiently(lambda: self._client.files.content(file), f"files/{file}/content")
+        return _objects(content.content)
+
+    async def aclose(self) -> None:
+        await self._client.close()
+
+    async def _patiently(self, ask: Callable[[], Awaitable[T]], what: str) -> T:
+        """`ask`, again and again while the endpoint is out of reach or busy. Raises an LMError that says what to do."""
+        import openai
+
+        try:
+            async for attempt in AsyncRetrying(
+                stop=stop_after_delay(self._patience),
+                wait=wait_random_exponential(multiplier=0.5, max=LONGEST_PAUSE),
+                retry=retry_if_exception(self._passing),
+                reraise=True,
+            ):
+                with attempt:
+                    answer = await ask()
+                    self._reached = True
+                    if isinstance(answer, str):  # what the package makes of a page
+                        raise NotAnApi(f"{self.endpoint} answered with something that is no API's answer ({what})")
+                    return answer
+        except openai.OpenAIError as error:
+            if isinstance(error, openai.APIConnectionError) and not self._reached:
+                raise NotReached(f"{self.endpoint} cannot be reached: {one_line(error)}") from None
+            raise self._told(error, what) from None
+        raise AssertionError("tenacity ends by returning or raising")
+
+    def _passing(self, error: BaseException) -> bool:
+        """Whether asking again may help."""
+        import openai
+
+        if isinstance(error, openai.APIStatusError):
+            self._reached = True
+            return not _used_up(error) and (error.status_code in {408, 409, 429} or error.status_code >= 500)
+        return self._reached and isinstance(error, openai.APIConnectionError)
+
+    def _told(self, error: Exception, what: str) -> LMError:
+        status = getattr(error, "status_code", None)
+        reason = one_line(_message(error))
+        if (key := self._route.key()) and key in reason:
+            reason = reason.replace(key, "[key]")
+        if status in {401, 403}:
+            return LMAuthError(reason)
+        if _used_up(error):
+            return LMBillingError(reason)
+        if status in {404, 405, 501} and what in {"files", "batches"}:
+            return NoBatches(f"{self.endpoint} takes no batches (POST {what} answered HTTP {status})")
+        if status in {404, 410}:
+            return BatchOutOfReach(
+                f"{self.endpoint} does not know {what} (HTTP {status}); what is in it can be given up with: "
+                "refed batches DIR --give-up"
+            )
+        refused = status is not None and 400 <= status < 500 and status not in {408, 409, 429}
+        if refused and what in {"files", "batches"}:
+            return BatchRejected(f"{self.endpoint} refused a batch: HTTP {status}: {reason}")
+        return BatchOutOfReach(f"{self.endpoint} cannot be asked about batches ({what}): {reason}")
+
+
+def _used_up(error: Exception) -> bool:
+    """Whether it is the account that allows no more."""
+    return "insufficient_quota" in f"{getattr(error, 'code', None)} {getattr(error, 'type', None)} {error}"
+
+
+def _message(error: Exception) -> str:
+    body = getattr(error, "body", None)
+    said = body.get("message") if isinstance(body, dict) else None
+    return str(said or getattr(error, "message", "") or error)
+
+
+def _objects(content: bytes) -> Iterator[dict[str, Any]]:
+    for text in BytesIO(content):  # by line feeds alone: a text may hold what else Unicode calls the end of a line
+        if not text.strip():
+            continue
+        try:
+            line = json.loads(text)
+        except (ValueError, RecursionError):
+            line = None
+        yield line if isinstance(line, dict) else {}
+
+
+def _is_azure(config: TeacherConfig) -> bool:
+    return str(config.model).startswith("azure/")
+
+
+def _client(config: TeacherConfig, route: Route) -> Any:
+    """The package's own retries are off: they do not know that making a batch twice costs money."""
+    import openai
+
+    http = openai.DefaultAsyncHttpxClient(proxy=route.transport["proxy"], trust_env=False, timeout=config.timeout)
+    settings: dict[str, Any] = {"api_key": route.key() or "none", "max_retries": 0, "http_client": http}
+    if not _is_azure(config):
+        return openai.AsyncOpenAI(base_url=route.endpoint, **settings)
+    root = route.endpoint.removesuffix("/openai/v1").removesuffix("/openai")
+    if config.api_version is None:
+        return openai.AsyncOpenAI(base_url=f"{root}/openai/v1", **settings)
+    return openai.AsyncAzureOpenAI(azure_endpoint=root, api_version=config.api_version, **settings)

@@ -1,0 +1,93 @@
+"""A request's place in a batch, and what it may come to."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+
+from dspy.lm15 import TransportError
+
+from refed_dspy.calls import SentBatch
+from refed_dspy.records import Call
+
+
+class Unanswered(TransportError):
+    """A batch ended without an answer to this request. `billed`: it may have been paid for all the same."""
+
+    def __init__(self, why: str, *, billed: bool = False) -> None:
+        super().__init__(f"the batch ended without an answer: {why}")
+        self.billed = billed
+
+
+class Straggler(Exception):
+    """So few requests wait that a batch of their own is not worth it: this one is to be asked by itself."""
+
+
+@dataclass(eq=False)
+class Seat:
+    """One request's place: the number of its call, and whether the service may have it."""
+
+    number: int
+    held: bool = False
+    """An earlier start sent it."""
+    line: bytes = b""
+    answer: asyncio.Future[str] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    sent: bool = False
+
+    @property
+    def came(self) -> bool:
+        """Whether the answer is here."""
+        return self.answer.done() and not self.answer.cancelled() and self.answer.exception() is None
+
+    @property
+    def billed(self) -> bool:
+        """Whether there is none, and it may have been paid for all the same."""
+        error = None if not self.answer.done() or self.answer.cancelled() else self.answer.exception()
+        return isinstance(error, Unanswered) and error.billed
+
+
+sitting: ContextVar[Seat | None] = ContextVar("refed_seat", default=None)
+"""The place of the request that this task is sending."""
+
+
+class Unlogged:
+    """The log of a program called on its own: its batches end with the process."""
+
+    elsewhere, stopping = 0, False
+
+    def __init__(self) -> None:
+        self._last = 0
+
+    def park(self, calls: int) -> None:
+        pass
+
+    def under_way(self, endpoint: str, model: str) -> Sequence[SentBatch]:  # noqa: ARG002
+        return ()
+
+    def begin(self, endpoint: str, model: str, nonce: str, numbers: Sequence[int]) -> SentBatch:  # noqa: ARG002
+        self._last += 1
+        return SentBatch(self._last, nonce, None, time.time(), tuple(numbers))
+
+    def named(self, batch: SentBatch, name: str) -> None:
+        pass
+
+    def arrived(self, answers: Mapping[int, str]) -> None:
+        pass
+
+    def ended(self, batch: SentBatch, how: str, free: Sequence[int] = (), lost: Sequence[int] = ()) -> None:
+        pass
+
+    def answer(self, number: int) -> str | None:  # noqa: ARG002
+        return None
+
+    def unclaimed(self, endpoint: str, model: str) -> Mapping[int, str]:  # noqa: ARG002
+        return {}
+
+    def settle(self, call: Call) -> None:
+        pass
+
+    def tidy(self) -> None:
+        pass

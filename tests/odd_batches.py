@@ -1,0 +1,269 @@
+"""A Batch API that says whatever a test has it say, and questions asked there through a ledger."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import shutil
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import dspy
+from aiohttp import web
+
+from refed_dspy import TeacherConfig
+from refed_dspy.books import RunBooks
+from refed_dspy.desk import LEAN
+from refed_dspy.engine.accounts import open_accounts, spent
+from refed_dspy.engine.budget import Caps
+from refed_dspy.engine.ledger import Ledger
+from refed_dspy.paying import PayOnce, Progress
+from refed_dspy.programs.adapter import SchemaAdapter
+from refed_dspy.programs.asking import Question
+from refed_dspy.teachers import open_teacher
+
+PRICE = {"prompt": 2.0, "completion": 4.0}
+"""Dollars a million tokens; a batch halves them."""
+USED = {"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 110}
+COST = 100 * 1_000_000 + 10 * 2_000_000
+"""Of one answer in a batch, picodollars."""
+PATIENCE = 10.0
+"""Seconds after which whatever still waits is taken to hang."""
+Line = Mapping[str, Any]
+Said = tuple[bytes | None, bytes | None]
+"""An output file and an error file."""
+Hook = Callable[[], web.StreamResponse | None]
+
+
+def asked(line: Line) -> str:
+    """The question that a line of a batch asks."""
+    return str(line["body"]["messages"][-1]["content"]).partition("<question>\n")[2].partition("\n</question>")[0]
+
+
+def body(text: str, usage: Any = USED, reason: str = "stop") -> dict[str, Any]:
+    """An answer that says `text`."""
+    message = {"role": "assistant", "content": json.dumps({"answer": text}, ensure_ascii=False)}
+    choice = {"index": 0, "message": message, "finish_reason": reason}
+    return {"id": "x", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice], "usage": usage}
+
+
+def line(custom_id: Any, said: Any, status: Any = 200) -> dict[str, Any]:
+    """A line of an output file."""
+    return {"id": "r", "custom_id": custom_id, "response": {"status_code": status, "body": said}, "error": None}
+
+
+def spared(custom_id: str, code: str = "batch_expired") -> dict[str, Any]:
+    return {"id": "r", "custom_id": custom_id, "response": None, "error": {"code": code, "message": "not executed"}}
+
+
+def written(*lines: Any) -> bytes:
+    """A file of JSON lines, with whatever Unicode holds as it is; bytes stand for themselves."""
+    raw = (one if isinstance(one, bytes) else json.dumps(one, ensure_ascii=False).encode() for one in lines)
+    return b"".join(one + b"\n" for one in raw)
+
+
+def well(lines: Sequence[Line]) -> Said:
+    """Every request is answered with its own question."""
+    return written(*(line(one["custom_id"], body(asked(one))) for one in lines)), None
+
+
+class OddService:
+    """Files and Batches. `answers` makes the files of the next batches, the last one of all further ones.
+
+    `hooks`: of an operation (upload, create, created, list, look, download), what the next calls do first; a response
+    that a hook returns is sent in place of the usual one.
+    """
+
+    def __init__(self) -> None:
+        self.answers: list[Callable[[Sequence[Line]], Said]] = [well]
+        self.status: list[str] = ["completed"]
+        self.errors: list[Any] = [None]
+        self.hooks: dict[str, list[Hook | None]] = {}
+        self.ready = True
+        """Whether batches end when they are looked at."""
+        self.clock = 0.0
+        """Seconds that its clock is ahead."""
+        self.sent: list[list[Line]] = []
+        """The requests of each batch that was run."""
+        self.made: dict[str, dict[str, Any]] = {}
+        self.calls: Counter[str] = Counter()
+        self.files: dict[str, bytes] = {}
+        self.paid: Counter[str] = Counter()
+        self.url = ""
+
+    @property
+    def repeated(self) -> int:
+        """Requests that were answered, and so paid for, more than once."""
+        return sum(count - 1 for count in self.paid.values())
+
+    def _hooked(self, name: str) -> web.StreamResponse | None:
+        self.calls[name] += 1
+        waiting = self.hooks.get(name)
+        hook = waiting.pop(0) if waiting else None
+        return hook() if hook is not None else None
+
+    async def upload(self, request: web.Request) -> web.StreamResponse:
+        form = await request.post()
+        if (instead := self._hooked("upload")) is not None:
+            return instead
+        name = self._kept(form["file"].file.read())  # type: ignore[union-attr]
+        return web.json_response({"id": name, "object": "file", "status": "processed", "created_at": 1})
+
+    def _kept(self, content: bytes) -> str:
+        name = f"file-{len(self.files)}"
+        self.files[name] = content
+        return name
+
+    async def create(self, request: web.Request) -> web.StreamResponse:
+        given = await request.json()
+        if (instead := self._hooked("create")) is not None:
+            return instead
+        batch = {
+            "id": f"batch-{len(self.made)}",
+            "object": "batch",
+            "status": "in_progress",
+            "errors": None,
+            "created_at": int(time.time() + self.clock),
+            "input_file_id": given["input_file_id"],
+            "metadata": given.get("metadata"),
+            "output_file_id": None,
+            "error_file_id": None,
+            "request_counts": {"total": 0, "completed": 0, "failed": 0},
+        }
+        self.made[str(batch["id"])] = batch
+        return self._hooked("created") or web.json_response(batch)
+
+    async def list(self, request: web.Request) -> web.StreamResponse:
+        if (instead := self._hooked("list")) is not None:
+            return instead
+        names = [*self.made][::-1]
+        first = names.index(request.query["after"]) + 1 if "after" in request.query else 0
+        some = names[first : first + int(request.query.get("limit", 20))]
+        more = names[-1:] != some[-1:]
+        return web.json_response({"object": "list", "data": [self.made[name] for name in some], "has_more": more})
+
+    async def look(self, request: web.Request) -> web.StreamResponse:
+        instead, name = self._hooked("look"), request.match_info["name"]
+        if instead is not None:
+            return instead
+        if name not in self.made:
+            return refused(404, "no such batch")
+        if self.ready and self.made[name]["status"] == "in_progress":
+            self._run(self.made[name])
+        return web.json_response(self.made[name])
+
+    def _run(self, batch: dict[str, Any]) -> None:
+        batch["status"], errors = _next(self.status), _next(self.errors)
+        if errors is not None:
+            batch["errors"] = {"object": "list", "data": errors}
+            return
+        lines = [json.loads(one) for one in self.files[batch["input_file_id"]].splitlines()]
+        self.sent.append(lines)
+        for kind, content in zip(("output_file_id", "error_file_id"), _next(self.answers)(lines), strict=True):
+            batch[kind] = None if content is None else self._kept(content)
+            named = re.findall(r'"(call-[0-9]+)", "response": {"status_code": 200', (content or b"").decode())
+            good = set(named)
+            self.paid.update(asked(one) for one in lines if one["custom_id"] in good)
+
+    async def download(self, request: web.Request) -> web.StreamResponse:
+        if (instead := self._hooked("download")) is not None:
+            return instead
+        return web.Response(body=self.files[request.match_info["name"]])
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[OddService]:
+        app = web.Application(client_max_size=10**9)
+        app.add_routes(
+            [
+                *(web.post("/v1/files", self.upload), web.post("/v1/batches", self.create)),
+                *(web.get("/v1/batches", self.list), web.get("/v1/batches/{name}", self.look)),
+                web.get("/v1/files/{name}/content", self.download),
+            ]
+        )
+        runner = web.AppRunner(app, shutdown_timeout=0.1)
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        self.url = f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
+        try:
+            yield self
+        finally:
+            await runner.cleanup()
+
+
+def _next(given: list[Any]) -> Any:
+    return given.pop(0) if len(given) > 1 else given[0]
+
+
+def refused(status: int, message: str, code: str | None = None) -> web.Response:
+    return web.json_response({"error": {"message": message, "code": code}}, status=status)
+
+
+def teacher_config(service: OddService, **settings: Any) -> TeacherConfig:
+    values = {"model": "odd/m", "api_base": service.url, "price": PRICE, "max_tokens": 64, "mode": "batch"}
+    values |= {"batch": {"quiet": 0.02, "poll": 0.02}, "retries": 2}
+    return TeacherConfig.model_validate({**values, **settings})
+
+
+@asynccontextmanager
+async def at_work(
+    folder: Path,
+    config: TeacherConfig,
+    caps: Caps | None = None,
+    books: type[RunBooks] = RunBooks,
+) -> AsyncIterator[PayOnce]:
+    """One start on the ledger in `folder`: who is asked there."""
+    teacher = open_teacher(config)
+    with Ledger.create(folder) as ledger:
+        open_accounts(ledger)
+        run = books(ledger, caps or Caps(), spent(ledger))
+        async with teacher.running() as lm:
+            with dspy.context(lm=lm, adapter=SchemaAdapter(), **LEAN):
+                try:
+                    yield PayOnce(ledger, run, teacher, Progress(0))
+                finally:
+                    run.stopping = True
+        run.batches.tidy()
+        run.group.close()
+
+
+PREDICTOR = dspy.Predict("question -> answer")
+
+
+async def ask(payer: PayOnce, text: str) -> str:
+    """What is answered to `text`."""
+    question = Question("stage", text, PREDICTOR, {"question": text})
+    return str((await asyncio.wait_for(payer(question), PATIENCE)).answer)
+
+
+async def ask_all(payer: PayOnce, texts: Sequence[str]) -> list[str | BaseException]:
+    return await asyncio.gather(*(ask(payer, text) for text in texts), return_exceptions=True)
+
+
+def calls(folder: Path) -> Counter[tuple[str, int | None]]:
+    """(outcome, cost) of the calls in a ledger."""
+    with Ledger.read(folder) as ledger:
+        return Counter(ledger.db.execute("SELECT outcome, cost FROM calls").fetchall())
+
+
+def batched(folder: Path) -> int:
+    """Calls that are in batches, as the ledger has it."""
+    with Ledger.read(folder) as ledger:
+        return int(ledger.db.execute("SELECT count(*) FROM batched").fetchone()[0])
+
+
+def states(folder: Path) -> list[str | None]:
+    """How the batches ended."""
+    with Ledger.read(folder) as ledger:
+        return [state for (state,) in ledger.db.execute("SELECT state FROM batches ORDER BY id")]
+
+
+def as_killed(folder: Path, to: Path) -> Path:
+    """The folder as a SIGKILL in this moment would leave it."""
+    shutil.copytree(folder, to)
+    return to
