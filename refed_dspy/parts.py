@@ -122,6 +122,7 @@ class Parts:
             per_reference=self.per_reference,
             seed=self.seed,
             lead=self._lead(),
+            ahead=any(one.config is not None and one.config.mode != "interactive" for one in self.models.values()),
         )
 
     def _lead(self) -> bool:

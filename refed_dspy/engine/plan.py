@@ -10,6 +10,7 @@ only from then on. Pure bookkeeping: no clock, no network, no disk.
 
 from __future__ import annotations
 
+import math
 import random
 from collections import deque
 from collections.abc import Sequence
@@ -18,6 +19,12 @@ from dataclasses import dataclass, field
 PARTS = ("features", "response")
 """What studying a reference gives: feedback on its instruction (one text a feature), and on its response."""
 
+TELLING, SOME, FEW = 50, 10, 20
+"""So many responses tell what share is kept, so many synthesis calls what they give. So few that are missing are made
+up for exactly."""
+SURE, LEAST = 2.33, 0.1
+"""Standard deviations: about one round in a hundred keeps a row more than was asked for. And the smallest share that is
+reckoned with: no round is more than ten times what is missing, whatever the filters did so far."""
 PATIENCE = 3
 """Rounds in a row without a new instruction after which a reference retires."""
 
@@ -65,6 +72,10 @@ class PlanSettings:
     lead: bool = False
     """Whether a reference's first unit of a kind goes alone, so that the others find their prompts' prefix cached. It
     costs the time of one unit a reference, which other references use; a run of few references takes longer."""
+    ahead: bool = False
+    """Whether what filters will drop is made up for beforehand, at the share that was kept so far. Else it is once it
+    has been dropped: exactly `size` are kept, but where a round of calls takes hours, half of them, then a quarter, …
+    are waited for one after the other."""
 
     @property
     def quota(self) -> int:
@@ -105,6 +116,10 @@ class Plan:
         self.settings = settings
         self.kept = 0
         self.responding = 0
+        self._ended = self._kept = 0
+        """Responses that ended in this start, and those of them that were kept."""
+        self._proposals = self._new = 0
+        """Synthesis calls of this start, and the new instructions that they gave."""
         self._round = 0
         self._horizon = settings.size
         self._sources = [_Source(i) for i in range(settings.references)]
@@ -120,7 +135,17 @@ class Plan:
     @property
     def missing(self) -> int:
         """Samples to plan for: they neither exist nor are being written."""
-        return self._horizon - self.kept - self.responding
+        return self._horizon - self.kept - self._expected(self.responding)
+
+    def _expected(self, responses: int) -> int:
+        """How many of so many responses will be kept: all of them, unless it is known better (`PlanSettings.ahead`)."""
+        if not self.settings.ahead or self._ended < TELLING or self.settings.size - self.kept < FEW:
+            return responses
+        share = max(LEAST, (self._kept + 1) / (self._ended + 2))
+        # Rather too high: what is still missing comes with the next round, what is too much is paid for. The spread is
+        # that of so many draws, and of the share itself.
+        spread = math.sqrt(share * (1 - share) * responses * (1 + responses / self._ended))
+        return min(responses, math.ceil(responses * share + SURE * spread))
 
     def look_ahead(self, more: int | None) -> None:
         """Plan for at most `more` samples beyond those that exist or are being written. None: for all of them.
@@ -128,7 +153,7 @@ class Plan:
         Where money is short, a reference that is opened for samples nobody can pay for is money lost.
         """
         size = self.settings.size
-        self._horizon = size if more is None else min(size, self.kept + self.responding + more)
+        self._horizon = size if more is None else min(size, self.kept + self._expected(self.responding) + more)
 
     def _allowance(self, source: _Source) -> int:
         """Samples this reference may still give in its round."""
@@ -136,8 +161,14 @@ class Plan:
 
     def _coming(self, calls: dict[int, int]) -> int:
         """Samples to expect of the open references when reference i makes `calls[i]` synthesis calls."""
-        each = self.settings.instructions_per_feature
-        return sum(min(self._allowance(s), len(s.ready) + calls[s.index] * each) for s in self._open)
+        each = self._each()
+        return self._expected(sum(min(self._allowance(s), len(s.ready) + calls[s.index] * each) for s in self._open))
+
+    def _each(self) -> int:
+        """Instructions that a synthesis call gives: as many as it is asked for, unless it is known better."""
+        if not self.settings.ahead or self._proposals < SOME:
+            return self.settings.instructions_per_feature
+        return max(1, math.ceil(self._new / self._proposals))
 
     # --- handing out
 
@@ -235,6 +266,8 @@ class Plan:
         """`new`: id and text of each instruction that was not there before; empty where the call failed."""
         source = self._sources[unit.reference]
         source.proposing -= 1
+        self._proposals += 1
+        self._new += len(new)
         source.new += len(new)
         source.ready.extend(new)
         self._settle(source)
@@ -246,6 +279,8 @@ class Plan:
         source.warm = True
         source.used += kept
         self.kept += kept
+        self._ended += 1
+        self._kept += kept
         self._settle(source)
 
     def _settle(self, source: _Source) -> None:

@@ -41,6 +41,7 @@ class BatchService:
     def __init__(self, config: TeacherConfig, route: Route, patience: float = PATIENCE) -> None:
         """`patience`: seconds that an endpoint which does not answer is asked again."""
         self.endpoint, self._route, self._patience = route.endpoint, route, patience
+        self._look_again = min(1.0, config.batch.poll)
         self._client = _client(config, route)
         self._reached = False
         """Whether the endpoint ever answered. Until it has, it is not waited for."""
@@ -63,7 +64,7 @@ class BatchService:
         while (status := getattr(file, "status", None)) in PENDING:
             if time.monotonic() - since > self._patience:
                 raise BatchOutOfReach(f"{self.endpoint} has looked at a file for too long: it is still {status}")
-            await asyncio.sleep(1.0)
+            await asyncio.sleep(self._look_again)
             file = await self._patiently(lambda: self._client.files.retrieve(name), "files")
         if status == "error":
             raise BatchRejected(f"{self.endpoint} refused the file: {one_line(file.status_details or 'no reason')}")
@@ -108,10 +109,6 @@ class BatchService:
     async def look(self, name: str) -> Any:
         """The batch as it stands. Raises BatchOutOfReach where the endpoint does not know it."""
         return await self._patiently(lambda: self._client.batches.retrieve(name), f"batches/{name}")
-
-    async def cancel(self, name: str) -> Any:
-        """Ask for the batch to be ended; what it has answered by then is paid for, and can be read."""
-        return await self._patiently(lambda: self._client.batches.cancel(name), f"batches/{name}/cancel")
 
     async def lines(self, file: str) -> Iterator[dict[str, Any]]:
         """The lines of an output file, once all of it has come; {} for one that is no JSON object."""
