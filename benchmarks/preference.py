@@ -241,7 +241,7 @@ def _listed(faults: Sequence[str]) -> str:
 def _tag(text: str, name: str) -> str:
     """What the last message holds for one input."""
     start = text.rfind(f"<{name}>\n")
-    end = text.find(f"\n</{name}>", start)
+    end = text.find("\n</>", start)
     return text[start + len(name) + 3 : end] if start >= 0 and end >= 0 else ""
 
 

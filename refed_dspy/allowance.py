@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, TypedDict, cast
 
 from refed_dspy.engine.accounts import Spent, spent
-from refed_dspy.engine.batches import left_batches
+from refed_dspy.engine.batches import held, left_batches
 from refed_dspy.engine.budget import Caps
 from refed_dspy.engine.ledger import Ledger
 from refed_dspy.engine.runner import GRACE
@@ -77,9 +77,14 @@ def lasting_as_given(given: Limits) -> Limits:
     return cast(Limits, caps)
 
 
+def has_begun(ledger: Ledger) -> bool:
+    """Whether a later start could use what was paid for, or sent in a batch: then it must be the same work."""
+    return ledger.has_answers() or bool(held(ledger))
+
+
 def lasting(ledger: Ledger, given: Limits) -> Limits:
     """The caps given now; where none is given, the one that the run has. Infinite ones are none."""
-    had = ledger.has_answers()
+    had = has_begun(ledger)
     caps: dict[str, Any] = {name: ledger.meta(name) if cap is None and had else cap for name, cap in given.items()}
     return lasting_as_given(cast(Limits, caps))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from refed_dspy.calls import SentBatch
 from refed_dspy.engine import batches
@@ -21,6 +22,7 @@ class LedgerBatches:
     def __init__(self, group: GroupCommit, budget: Budget, stopping: Callable[[], bool]) -> None:
         self._group, self._ledger, self._budget, self._stopping = group, group.ledger, budget, stopping
         self._parked = 0
+        self.couriers: dict[tuple[str, str], Any] = {}
         self._held: dict[int, Held] = {}
         """Calls in batches that nobody waits for: earlier starts sent them, or whoever asked was called off."""
         self._of_key: defaultdict[str, list[int]] = defaultdict(list)
@@ -93,13 +95,15 @@ class LedgerBatches:
 
     def ended(self, batch: SentBatch, how: str, free: Sequence[int] = (), lost: Sequence[int] = ()) -> None:
         statements = batches.ended(batch.id, how)
-        for number in free:  # in the same transaction: a kill right after it must not find them charged
+        waiting = set(batches.numbers(self._ledger, batch.id))  # what is in another batch by now is that one's
+        for number in sorted(waiting.intersection(free)):
+            # In the same transaction: a kill right after it must not find them charged.
             if (one := self._drop(number)) is not None:
                 self._budget.forget(one.cost)
             elif row := batches.row(self._ledger, number):
                 self._collected[number] = row
             statements += not_sent(number)
-        for number in lost:
+        for number in sorted(waiting.intersection(lost)):
             if self._drop(number) is not None:
                 statements += batches.lost(number)
         self._ledger.commit(statements)
@@ -111,6 +115,9 @@ class LedgerBatches:
         theirs = (one.number for one in self._held.values() if (one.endpoint, one.model) == (endpoint, model))
         answers = ((number, self.answer(number)) for number in theirs)
         return {number: text for number, text in answers if text is not None}
+
+    def has_answered(self, endpoint: str, model: str) -> bool:
+        return batches.has_answered(self._ledger, endpoint, model)
 
     def settle(self, call: Call) -> None:
         one = self._held[call.number]

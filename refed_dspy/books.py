@@ -127,7 +127,7 @@ class UnitBooks:
         if call.number:
             worst = self._worst.pop(call.number)
             self.run.budget.settle(worst, call.cost or 0)
-            if worst < (call.cost or 0):
+            if 0 < worst < (call.cost or 0):  # without a known price, or one that a start adopted, it is 0
                 log.warning(
                     "%s was charged %s, and its worst case was %s: %s does not keep to max_tokens, or miscounts; no "
                     "cap is safe with it",

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from dspy.utils.exceptions import LMConfigurationError, LMError, LMTransportError
 
@@ -50,7 +50,12 @@ class BatchRejected(LMError):
     """Raised by a teacher's engine: the service refused a whole batch, so nothing of it was sent to the model."""
 
 
-class BatchOutOfReach(LMError):
+class WorkEnds(LMError):
+    """Raised by a teacher's engine: the run ends, and no other teacher is asked instead. Whether its price is to be
+    paid is for a person to say."""
+
+
+class BatchOutOfReach(WorkEnds):
     """Raised by a teacher's engine: a batch that is under way cannot be asked about. It is in the ledger."""
 
 
@@ -88,6 +93,10 @@ class SentBatch:
 
 class BatchLog(Protocol):
     """Where batches are written down before they are waited for, and their answers before they are read."""
+
+    couriers: dict[tuple[str, str], Any]
+    """Who takes batches there and back, by endpoint and model: one for all engines of a model, since whoever follows
+    a batch settles it."""
 
     @property
     def elsewhere(self) -> int:
@@ -130,6 +139,10 @@ class BatchLog(Protocol):
 
     def unclaimed(self, endpoint: str, model: str) -> Mapping[int, str]:
         """What arrived of these batches, and nobody asked for so far."""
+        ...
+
+    def has_answered(self, endpoint: str, model: str) -> bool:
+        """Whether this model ever answered here, at whichever start."""
         ...
 
     def settle(self, call: Call) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -33,7 +33,7 @@ def batches(
         with Ledger.read(run_dir), Ledger.create(run_dir) as ledger:
             left = left_batches(ledger)
             ledger.commit(given_up(batch["id"] for batch in left))
-            typer.echo(f"{len(left)} given up: {sum(batch['calls'] for batch in left)} calls stay charged in full")
+            typer.echo(given_up_line(left))
             return
     with Ledger.read(run_dir) as ledger:
         facts = all_batches(ledger)
@@ -41,6 +41,14 @@ def batches(
         typer.echo(json.dumps(facts))
     else:
         typer.echo("\n".join(map(told, facts)) or f"{run_dir}: no batches; they come with mode: batch or mixed")
+
+
+def given_up_line(left: Sequence[Mapping[str, Any]]) -> str:
+    """What became of the calls in the batches `left`, for people."""
+    arrived = sum(batch["arrived"] for batch in left)
+    lost = sum(batch["calls"] for batch in left) - arrived
+    kept = f"; {arrived} answers that have come are kept for a run in batches" if arrived else ""
+    return f"{len(left)} given up: {lost} calls stay charged in full{kept}"
 
 
 def told(batch: Mapping[str, Any]) -> str:

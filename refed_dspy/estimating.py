@@ -39,8 +39,9 @@ class Estimate:
 
     run_dir: Path
     forecast: Forecast
-    minutes: float
-    """Still to wait, with as many calls in flight as the teacher's settings allow."""
+    minutes: float | None
+    """Still to wait, with as many calls in flight as the teacher's settings allow; None: in batches, which take what
+    they take."""
     price_source: str | None
     others: Mapping[str, tuple[int, int, int]] = field(default_factory=dict)
     """Another teacher → cost, low and high for as many tokens."""
@@ -99,7 +100,7 @@ async def aestimate(
     return Estimate(
         run_dir=folder,
         forecast=found,
-        minutes=_wait(found, parts.staff),
+        minutes=None if parts.in_batches else _wait(found, parts.staff),
         stopped=stopped,
         price_source=parts.staff.price_source,
         others={
@@ -119,7 +120,8 @@ def _read(folder: Path, parts: Parts, size: int) -> Forecast | None:
         if not ledger.has_answers():
             return None
         check_same(ledger, parts)
-        found = forecast(ledger, size, parts.per_reference, rates, parts.staff.facts())
+        judge = parts.judge.price.rates if parts.judge and parts.judge.price else None
+        found = forecast(ledger, size, parts.per_reference, rates, parts.staff.facts(), judge)
     enough = min(ENOUGH_REFERENCES, len(parts.references), -(-size // PILOT_SAMPLES))
     return found if found is not None and found.references >= enough else None
 
@@ -138,7 +140,9 @@ def _wait(found: Forecast, staff: Staff) -> float:
     return max(waits)
 
 
-def _minutes(minutes: float) -> str:
+def _minutes(minutes: float | None) -> str:
+    if minutes is None:
+        return "within a day a wave of batches"
     if minutes < 1.5:
         return f"{max(1, round(minutes * 60))} s to wait"
     return f"{minutes:.0f} min to wait" if minutes < 90 else f"{minutes / 60:.1f} h to wait"
@@ -146,7 +150,10 @@ def _minutes(minutes: float) -> str:
 
 def _price_line(told: Forecast, source: str | None) -> str:
     if told.cost is None or told.low is None or told.high is None:
-        return "dollars: unknown; set the teacher's price ({prompt: …, completion: …} in dollars a million tokens)"
+        return (
+            "dollars: unknown; set the teacher's price, and a judge's ({prompt: …, completion: …} in dollars a million "
+            "tokens)"
+        )
     return (
         f"dollars: {dollars(told.cost)} in all, {CONFIDENCE:.0%} between {dollars(told.low)} and {dollars(told.high)}; "
         f"{dollars(told.spent)} of it spent already (prices of {source})"

@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import math
 import random
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from refed_dspy.engine.ledger import Ledger
-from refed_dspy.futures import Kind, Known, Numbers, Shares, Unit, plan_settings
+from refed_dspy.futures import Kind, Known, Numbers, Unit, plan_settings
 from refed_dspy.records import Rates
+from refed_dspy.shares import Shares
 
 CONFIDENCE = 0.9
 PLAYS = (3, 8)
@@ -43,6 +44,7 @@ class Forecast:
     low: int | None
     high: int | None
     spent: int
+    """Already, and for good: what is set aside for calls that wait in a batch is still to come."""
     seconds: float
     """Of teacher's time still to come, over all calls: divided by those in flight at once it is the time to wait."""
     calls_to_come: int
@@ -73,13 +75,14 @@ def forecast(
     per_reference: int | None = None,
     rates: Rates | None = None,
     staff: Mapping[str, Any] | None = None,
+    judge: Rates | None = None,
 ) -> Forecast | None:
     """The forecast for `size` samples, or None where too little was made to foresee anything.
 
-    Size, samples a reference, rates (of one teacher) and `staff` (`Staff.facts`, of several) that are not given are
-    those that the run's folder remembers.
+    Size, samples a reference, rates (of one teacher), `staff` (`Staff.facts`, of several) and the judge's rates that
+    are not given are those that the run's folder remembers.
     """
-    known = Known.read(ledger, rates, staff)
+    known = Known.read(ledger, rates, staff, judge)
     if not known.seen:
         return None
     settings = plan_settings(ledger, len(known.references), size, per_reference)
@@ -102,10 +105,11 @@ def _foreseen(size: int, known: Known, futures: Sequence[Sequence[Unit]]) -> For
     ahead = _mean(costs)
     plays = math.sqrt(sum((cost - ahead) ** 2 for cost in costs) / (len(costs) - 1)) / ahead if ahead else 0.0
     spread = _spread(groups, _by_kind(futures[0]), slope, weigh, plays)
+    settled = known.settled(_a_play(futures))
     cost = low = high = None
     if known.shares.priced:
-        cost = known.charged + round(ahead)
-        low, high = (known.charged + round(bound) for bound in _interval(ahead, spread))
+        cost = settled + round(ahead)
+        low, high = (settled + round(bound) for bound in _interval(ahead, spread))
     return Forecast(
         size=size,
         calls=round(calls),
@@ -115,13 +119,18 @@ def _foreseen(size: int, known: Known, futures: Sequence[Sequence[Unit]]) -> For
         cost=cost,
         low=low,
         high=high,
-        spent=known.charged,
+        spent=settled,
         seconds=rest[4],
         calls_to_come=round(rest[0]),
         tokens_to_come=(rest[1], rest[2], rest[3]),
         spread=spread,
         references=known.seen,
     )
+
+
+def _a_play(futures: Sequence[Sequence[Unit]]) -> dict[str, float]:
+    """Stage → questions still to ask, on average."""
+    return {stage: n / len(futures) for stage, n in Counter(unit.stage for one in futures for unit in one).items()}
 
 
 def _by_kind(units: Iterable[Unit]) -> dict[Kind, list[Unit]]:

@@ -9,12 +9,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from refed_dspy.data.writers import model_of
 from refed_dspy.engine.accounts import spent
 from refed_dspy.engine.ledger import Ledger
 from refed_dspy.engine.plan import Plan, PlanSettings, Propose, Respond, Study
+from refed_dspy.engine.rows import SENT, UNUSED
 from refed_dspy.programs.reference_level import TAKEN_SHOWN
 from refed_dspy.records import Rates, Reference
+from refed_dspy.shares import Shares
 
 RARE = (20.0, 0.02)
 """What is held of a stage before it failed: as if two in a hundred had, seen twenty times."""
@@ -43,66 +44,6 @@ class Unit:
         return self.stage, self.writer
 
 
-JUDGE = "judge"
-
-
-@dataclass(frozen=True)
-class Shares:
-    """Who answers which stage, with what weight, and what each charges. One teacher has no name; a judge answers the
-    stages that the program has not."""
-
-    pools: Mapping[str, Sequence[tuple[str, float]]]
-    """Stage → (writer, weight); the empty name: all others."""
-    rates: Mapping[str, Rates | None]
-    stages: frozenset[str]
-
-    @classmethod
-    def read(cls, ledger: Ledger, rates: Rates | None, staff: Mapping[str, Any] | None) -> Shares:
-        """As the folder remembers them, but for what is given: the one teacher's rates, or the staff's facts."""
-        stages = frozenset(name.rpartition(".")[2] for name in (ledger.meta("identity") or {}).get("program", ()))
-        staff = staff or (ledger.meta("staff") if rates is None else None)
-        known = rates or _rates(ledger.meta("rates"))
-        charge: dict[str, Rates | None] = {"": known, JUDGE: _rates((ledger.meta("judge") or {}).get("rates")) or known}
-        if not staff:
-            return cls({"": (("", 1.0),)}, charge, stages)
-        pools = {stage: [(_writer(one), float(one["weight"])) for one in pool] for stage, pool in staff.items()}
-        charge |= {_writer(one): _rates(one["rates"]) for pool in staff.values() for one in pool}
-        return cls(pools, charge, stages)
-
-    @property
-    def priced(self) -> bool:
-        """Whether the price of everyone who will be asked is known."""
-        return all(self.rates[writer] is not None for pool in self.pools.values() for writer, _ in pool)
-
-    def of_rates(self, writer: str) -> Rates | None:
-        """None: unknown."""
-        return self.rates.get(writer)
-
-    def wrote(self, stage: str, model: str, endpoint: str) -> str:
-        """Whose a call was."""
-        if self.stages and stage not in self.stages:
-            return JUDGE
-        alone = "" in (writer for writer, _ in self.pools[""])
-        return "" if alone else f"{model_of(model, endpoint)} at {endpoint}"
-
-    def drawn(self, stage: str, rng: random.Random) -> str:
-        """Who will answer a question."""
-        if self.stages and stage not in self.stages:
-            return JUDGE
-        pool = self.pools.get(stage, self.pools[""])
-        if len(pool) == 1:
-            return pool[0][0]
-        return rng.choices([writer for writer, _ in pool], [weight for _, weight in pool])[0]
-
-
-def _writer(member: Mapping[str, Any]) -> str:
-    return f"{member['model']} at {member['endpoint']}"
-
-
-def _rates(stored: Sequence[int] | None) -> Rates | None:
-    return Rates(*stored) if stored else None
-
-
 def plan_settings(ledger: Ledger, references: int, size: int | None, per_reference: int | None) -> PlanSettings:
     """The plan's settings as the run's folder remembers them."""
     identity = ledger.meta("identity")
@@ -122,7 +63,7 @@ SELECT c.stage, c.item, max(coalesce(a.repetition, 0)), count(*), total(prompt_t
        total(CASE WHEN prompt_tokens IS NULL AND outcome NOT IN ('lost', 'cancelled') THEN cost END),
        max(model), c.endpoint
 FROM calls c LEFT JOIN answers a ON a.key = c.key
-WHERE outcome NOT IN ('sent', 'lost') GROUP BY c.key HAVING sum(prompt_tokens IS NOT NULL)
+WHERE outcome NOT IN ('sent', 'unused', 'lost') GROUP BY c.key HAVING sum(prompt_tokens IS NOT NULL)
 """
 
 
@@ -154,6 +95,9 @@ class Known:
     instruction_characters: float
     shares: Shares
     charged: int
+    """Picodollars, calls that wait in a batch, or whose answers do, included."""
+    waiting: Mapping[str, tuple[int, float]]
+    """Stage → how many those are, and what they are charged. A play asks their questions, too."""
     stages: frozenset[str]
     """Those that the run's program has."""
     final: str
@@ -167,9 +111,16 @@ class Known:
     """Stage → questions about an opened reference beside its studies: the grade of its own response."""
 
     @classmethod
-    def read(cls, ledger: Ledger, rates: Rates | None = None, staff: Mapping[str, Any] | None = None) -> Known:
-        """Priced at `rates` (of one teacher) or those in `staff`, or at those that the folder remembers."""
-        db, references, shares = ledger.db, ledger.references(), Shares.read(ledger, rates, staff)
+    def read(
+        cls,
+        ledger: Ledger,
+        rates: Rates | None = None,
+        staff: Mapping[str, Any] | None = None,
+        judge: Rates | None = None,
+    ) -> Known:
+        """Priced at `rates` (of one teacher) or those in `staff`, and the judge's, or at those that the folder
+        remembers."""
+        db, references, shares = ledger.db, ledger.references(), Shares.read(ledger, rates, staff, judge)
         (length,) = db.execute("SELECT avg(length(text)) FROM instructions").fetchone()
         earlier = _Earlier((ref, round_, new) for ref, _, round_, new in ledger.proposals())
         return cls(
@@ -183,12 +134,19 @@ class Known:
             instruction_characters=length or 0.0,
             shares=shares,
             charged=spent(ledger).cost + _unpriced(ledger, shares),
+            waiting=_waiting(ledger, shares),
             stages=shares.stages,
             final=str(ledger.meta("final_stage") or _IMPROVED),
             dropped=_dropped(ledger),
             further=_further(ledger),
             of_references=_of_references(ledger, references),
         )
+
+    def settled(self, coming: Mapping[str, float]) -> int:
+        """What is charged, but for calls in batches whose questions are among those `coming` (stage → how many): what
+        these cost is foreseen with the rest."""
+        shares = ((min(1.0, coming.get(stage, 0.0) / count), cost) for stage, (count, cost) in self.waiting.items())
+        return self.charged - round(sum(share * cost for share, cost in shares))
 
     @property
     def seen(self) -> int:
@@ -283,14 +241,31 @@ def _made(
 
 def _unpriced(ledger: Ledger, shares: Shares) -> int:
     """What calls made while the price was unknown come to, picodollars, as far as it is known now."""
-    total = 0.0
-    for stage, model, endpoint, *tokens in ledger.db.execute(
-        "SELECT stage, model, endpoint, total(prompt_tokens), total(cached_tokens), 0, total(completion_tokens)"
-        " FROM calls WHERE cost IS NULL GROUP BY stage, model, endpoint"
+    return round(sum(cost for *_, cost in _charged(ledger, shares, "cost IS NULL")))
+
+
+def _waiting(ledger: Ledger, shares: Shares) -> dict[str, tuple[int, float]]:
+    """Stage → calls that wait in a batch, or whose answers nobody asked for so far, and what they are charged."""
+    if not ledger.has_table("batched"):  # a run of an earlier version
+        return {}
+    waiting: dict[str, tuple[int, float]] = {}
+    in_batches = f"outcome IN ('{SENT}', '{UNUSED}') AND id IN (SELECT call FROM batched)"
+    for stage, count, cost in _charged(ledger, shares, in_batches):
+        calls, charged = waiting.get(stage, (0, 0.0))
+        waiting[stage] = calls + count, charged + cost
+    return waiting
+
+
+def _charged(ledger: Ledger, shares: Shares, which: str) -> Iterator[tuple[str, int, float]]:
+    """(stage, calls, picodollars) of some calls, at the price that is known now where it was unknown."""
+    of = "CASE WHEN cost IS NULL THEN"
+    for stage, model, endpoint, count, cost, *tokens in ledger.db.execute(
+        f"SELECT stage, model, endpoint, count(*), total(cost), total({of} prompt_tokens END),"
+        f" total({of} cached_tokens END), 0, total({of} completion_tokens END)"
+        f" FROM calls WHERE {which} GROUP BY stage, model, endpoint"
     ):
-        if (rates := shares.of_rates(shares.wrote(stage, model, endpoint))) is not None:
-            total += rates.cost(*tokens)
-    return round(total)
+        rates = shares.of_rates(shares.wrote(stage, model, endpoint)) if any(tokens) else None
+        yield stage, count, cost + (rates.cost(*tokens) if rates is not None else 0)
 
 
 def _dropped(ledger: Ledger) -> int:

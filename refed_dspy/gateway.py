@@ -25,13 +25,7 @@ from dspy.lm15 import LM15Error, Request, Response
 from dspy.utils import exceptions as lm_errors
 
 from refed_dspy.books import RunBooks, UnitBooks
-from refed_dspy.calls import (
-    BatchOutOfReach,
-    NoMoneyLeft,
-    NotAnswering,
-    NotReached,
-    StillLimited,
-)
+from refed_dspy.calls import NoMoneyLeft, NotAnswering, NotReached, StillLimited, WorkEnds
 from refed_dspy.doors import AsyncDoor, GatewayLM, SyncDoor
 from refed_dspy.engine.budget import Caps
 from refed_dspy.engine.ledger import Ledger
@@ -247,7 +241,7 @@ class Gateway:
             reason = one_line(without_keys(error.message or str(error), role.lm))
             if hint := stop_hint(error):
                 self.stop(TeacherError(f"{role.name}: {reason} — {hint}"))
-            elif isinstance(error, StillLimited | BatchOutOfReach):
+            elif isinstance(error, StillLimited | WorkEnds):
                 self.stop(RunStopped(f"{role.name}: {reason}"))
 
     def _key(self, role: Role, request: Request, repetition: int, candidate: str) -> Key:

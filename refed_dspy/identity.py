@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from refed_dspy.allowance import has_begun
 from refed_dspy.engine.ledger import Ledger
 from refed_dspy.errors import RunDirError
 from refed_dspy.parts import Parts
@@ -32,7 +33,7 @@ def begin_or_continue(ledger: Ledger, parts: Parts, size: int) -> int:
     current = _current(parts, target)
     stored = ledger.meta("identity")
     refuse_other_work(ledger, parts.work)
-    if stored != identity and not ledger.has_answers():  # new, or refused before its first answer
+    if stored != identity and not has_begun(ledger):  # new, or refused before its first answer
         ledger.begin(
             parts.references.items,
             identity=identity,

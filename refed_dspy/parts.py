@@ -19,8 +19,11 @@ from refed_dspy.paying import Manner
 from refed_dspy.programs.reference_level import Proposal
 from refed_dspy.programs.saved import digest, program_digests
 from refed_dspy.records import Reference, Sample
-from refed_dspy.staff import Staff
+from refed_dspy.staff import Staff, batched, stages_of
 from refed_dspy.teachers import Teacher
+
+STUDIES = ("instruction_feedback", "response_feedback")
+"""The stages that collect feedback on a reference."""
 
 
 class Stages(Protocol):
@@ -78,6 +81,18 @@ class Parts:
         return self.staff.roles | ({"judge": self.judge} if self.judge is not None else {})
 
     @property
+    def in_batches(self) -> bool:
+        """Whether anyone is asked through a Batch API."""
+        return any(map(batched, self.models.values()))
+
+    @property
+    def slots(self) -> int:
+        """Units of work at once: what the staff takes, or more where the judge's batches take more. Whoever is asked
+        interactively is asked no more at once for that."""
+        judge = self.judge.concurrency if self.judge is not None and batched(self.judge) else 0
+        return max(self.staff.slots, judge)
+
+    @property
     def manner(self) -> Manner:
         return Manner(self.seed, self.max_failure_share)
 
@@ -122,11 +137,20 @@ class Parts:
             per_reference=self.per_reference,
             seed=self.seed,
             lead=self._lead(),
-            ahead=any(one.config is not None and one.config.mode != "interactive" for one in self.models.values()),
+            ahead=self.in_batches,
         )
 
     def _lead(self) -> bool:
-        """Whether one unit of a reference is to go ahead of the others (`PlanSettings.lead`)."""
+        """Whether one unit of a reference is to go ahead of the others (`PlanSettings.lead`): never where anyone whom
+        such a unit asks is in batches, since the others would wait for a batch."""
+        names = stages_of(self.program)
+        if any(map(batched, [*self._asked(STUDIES, names), *([self.judge] if self.judge is not None else [])])):
+            return False
         lengths = [len(reference.instruction) + len(reference.response) for reference in self.references]
         mean = sum(lengths) / len(lengths)
-        return any(one.warm_pays(mean) for one in self.staff.teachers)
+        return any(one.warm_pays(mean) for one in self._asked(("feedback",), names))
+
+    def _asked(self, but: tuple[str, ...], names: Sequence[str]) -> list[Teacher]:
+        """Who is asked in the program's stages but those whose names end with one of these."""
+        pools = [self.staff.pool(name) for name in names if not name.endswith(but)]
+        return [share.teacher for pool in pools for share in pool]

@@ -127,8 +127,16 @@ class PayOnce:
 
         Raises the RowError that the question is known to end with.
         """
-        if key.digest in self._settled and (known := remembered(self.ledger, question, key)) is not None:
-            return known
+        own = self.own(question, key)
+        return own if own is not None else self.lent(question, key)
+
+    def own(self, question: Question, key: Key) -> dspy.Prediction | None:
+        """`known` of this folder alone."""
+        return remembered(self.ledger, question, key) if key.digest in self._settled else None
+
+    def lent(self, question: Question, key: Key) -> dspy.Prediction | None:
+        """What the run that lends its answers has under this key, which is taken over; None: nothing, or no such
+        run."""
         if self._reuse is None or (lent := self._reuse.answer(key.digest)) is None:
             return None
         endpoint = self._reuse.endpoint(key.digest)

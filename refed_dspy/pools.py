@@ -183,11 +183,12 @@ class Pool:
             self._flying.pop(name).set_result(None)
 
     def _known(self, question: Question, keys: Sequence[Key]) -> dspy.Prediction | None:
-        """What any of them answered, now or earlier. Raises the RowError that the question is known to end with."""
+        """What any of them answered, now or earlier: in this folder, and only where that has nothing in the one that
+        lends its answers. Raises the RowError that the question is known to end with."""
         ended: RowError | None = None
         for hand, key in zip(self._hands, keys, strict=True):
             try:
-                if (known := hand.member.payer.known(question, key)) is not None:
+                if (known := hand.member.payer.own(question, key)) is not None:
                     _take_note(hand.member)
                     return known
             except RowError as error:
@@ -195,6 +196,10 @@ class Pool:
         for digest_ in (key_of(question).digest for key_of in self._former):
             if digest_ in self._settled:
                 return remembered(self._ledger, question, replace(keys[0], digest=digest_))
+        for hand, key in zip(self._hands, keys, strict=True):
+            if (lent := hand.member.payer.lent(question, key)) is not None:
+                _take_note(hand.member)
+                return lent
         if ended is not None:
             raise ended
         return None

@@ -13,7 +13,8 @@ from refed_dspy.programs import ReferenceLevelFeedback
 from refed_dspy.programs.adapter import SchemaAdapter
 from refed_dspy.programs.asking import Question, answering, ask_teacher
 from refed_dspy.records import Reference, Sample
-from refed_dspy.staff import Staff
+from refed_dspy.staff import Staff, batched
+from refed_dspy.teachers import Teacher, open_teacher
 
 Message = dict[str, Any]
 
@@ -51,12 +52,13 @@ def rendered_prompts(program: ReferenceLevelFeedback, reference: Reference) -> d
 
 
 async def one_sample(program: ReferenceLevelFeedback, reference: Reference, staff: Staff) -> Sample:
-    """One sample from the first feature of `reference`, a call a stage, nothing kept. Of a pool the first is asked.
+    """One sample from the first feature of `reference`, a call a stage, nothing kept. Of a pool the first is asked; a
+    teacher in batches is asked interactively, since a look at five calls is not worth hours.
 
     Raises as a run does.
     """
     async with AsyncExitStack() as stack:
-        running = {id(one): await stack.enter_async_context(one.running()) for one in staff.teachers}
+        running = {id(one): await stack.enter_async_context(_at_once(one).running()) for one in staff.teachers}
 
         async def asked(question: Question) -> dspy.Prediction:
             with dspy.context(lm=running[id(staff.pool(question.stage)[0].teacher)]):
@@ -71,3 +73,10 @@ async def one_sample(program: ReferenceLevelFeedback, reference: Reference, staf
             if not proposal.instructions:
                 raise MalformedAnswer("instruction_synthesis", reference.id, "no instruction was written")
             return await program.respond(reference, feedback, proposal.instructions[0])
+
+
+def _at_once(teacher: Teacher) -> Teacher:
+    """The same one, asked interactively."""
+    if teacher.config is None or not batched(teacher):
+        return teacher
+    return open_teacher(teacher.config.model_copy(update={"mode": "interactive", "concurrency": None}))

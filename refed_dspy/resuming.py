@@ -61,7 +61,7 @@ def resume(
         _program(folder, meta),
         references,
         size=meta["size"] if size is None else size,
-        teacher=teacher or _teachers(folder, meta, ANY),
+        teacher=_teachers(folder, meta, ANY) if teacher is None else teacher,
         teachers=_stages(folder, meta) if teachers is None else teachers,
         run_dir=folder,
         seed=meta["seed"],
@@ -74,7 +74,7 @@ def resume(
         track=meta["track"],
         filters=_filters(folder, meta["filters"] or []),
         judge_program=meta["judge_program"],
-        judge=judge or _judge(folder, meta),
+        judge=_judge(folder, meta) if judge is None else judge,
         on_progress=on_progress,
     )
 
@@ -125,7 +125,10 @@ def _program(folder: Path, meta: dict[str, Any]) -> ReferenceLevelFeedback:
     try:
         load_state(program, meta["program"], str(folder))
     except ConfigError:
-        raise RunDirError(f"{folder}: its program is a script's own; call synthesize(…, run_dir=…) there") from None
+        raise RunDirError(
+            f"{folder}: made with other prompts, of an earlier version or a script's own: go on with that version, or "
+            "call synthesize(…, run_dir=…) in that script, or begin a new --run-dir; refed export works as it is"
+        ) from None
     return program
 
 

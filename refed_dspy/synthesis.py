@@ -20,6 +20,7 @@ from refed_dspy.config import check_filters, check_settings
 from refed_dspy.data.references import load_references
 from refed_dspy.desk import CapAtWork, Desk
 from refed_dspy.engine.accounts import open_accounts
+from refed_dspy.engine.batches import left_batches
 from refed_dspy.engine.ledger import Ledger
 from refed_dspy.engine.plan import Plan, PlanSettings
 from refed_dspy.engine.runner import run
@@ -36,7 +37,7 @@ from refed_dspy.production import Production
 from refed_dspy.programs import ReferenceLevelFeedback
 from refed_dspy.programs.opening import open_judge, open_program, refuse_bound, warn_of_another_teacher
 from refed_dspy.programs.saved import digest
-from refed_dspy.staff import Staff, open_staff, stages_of
+from refed_dspy.staff import Staff, batched, open_staff, stages_of
 from refed_dspy.stopping import end_at_cap, refresh_samples
 from refed_dspy.teachers import Teacher, TeacherLike, open_teacher
 from refed_dspy.teachers.judges import judge_beside, told_of
@@ -52,6 +53,8 @@ SIZE = 100
 EVERY = 60.0
 """Seconds between two words to MLflow."""
 FAILURE_SHARE = 0.5
+FULL_BATCH = 1_000
+"""Requests a batch below which a run takes many waves of them."""
 
 
 class RunSettings(TypedDict, total=False):
@@ -157,6 +160,7 @@ async def produce(
                 stopped = end_at_cap(folder, reached)
                 ledger.set_meta(stopped=stopped)
                 log.warning("%s", stopped)
+            _tell_of_batches(ledger)
     refresh_samples(folder)
     return read_run(folder)
 
@@ -224,12 +228,13 @@ async def _produce(parts: Parts, desk: Desk, allowance: Allowance, shape: PlanSe
     plan.restore(ledger.kept(), ledger.proposals(), ledger.used(), ledger.open_instructions())
     if plan.reached:
         return None
+    _warn_of_small_batches(parts)
     dearest = max(model.least or 0 for model in parts.models.values())
     work = Production(parts.stages, parts.references, desk.first, parts.screening, dearest)
     folder = shlex.quote(str(ledger.path.parent))
     again = f"go on with: refed resume {folder}" if parts.work == "run" else "the same command goes on"
     async with desk.open(allowance, lambda: f"{ledger.kept()} samples are kept; {again}"):
-        await run(plan, work, parts.staff.slots, allowance.grace)
+        await run(plan, work, parts.slots, allowance.grace)
     if desk.reached is not None:
         return desk.reached
     if not plan.reached:
@@ -239,6 +244,28 @@ async def _produce(parts: Parts, desk: Desk, allowance: Allowance, shape: PlanSe
             shape.size,
         )
     return None
+
+
+def _warn_of_small_batches(parts: Parts) -> None:
+    for role, one in parts.models.items():
+        if batched(one) and one.concurrency < FULL_BATCH:
+            log.warning(
+                "%s: concurrency %d: at most so many requests a batch, each of which may take hours; leave it out, or "
+                "set thousands",
+                role,
+                one.concurrency,
+            )
+
+
+def _tell_of_batches(ledger: Ledger) -> None:
+    """Say so where calls that are paid for are left in batches."""
+    if left := sum(batch["calls"] for batch in left_batches(ledger)):
+        log.warning(
+            "%d calls still wait in batches, charged at their worst case: a later start takes the answers that it "
+            "needs; see: refed batches %s",
+            left,
+            shlex.quote(str(ledger.path.parent)),
+        )
 
 
 def _program(program: ProgramLike) -> dspy.Module:

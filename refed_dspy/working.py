@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from refed_dspy.allowance import Allowance, Limits, allowed, lasting
+from refed_dspy.allowance import Allowance, Limits, allowed, has_begun, lasting
 from refed_dspy.books import RunBooks
 from refed_dspy.data.dataset import DataSet
 from refed_dspy.desk import Desk
@@ -135,7 +135,7 @@ def data_identity(source: Any, data: DataSet) -> str:
 
 def _begin_or_continue(ledger: Ledger, job: Job, limits: Limits) -> None:
     stored, identity = ledger.meta("job"), json.loads(json.dumps(dict(job.identity)))  # tuples and keys as stored ones
-    if stored is not None and ledger.has_answers() and (found := differences(stored, identity)):
+    if stored is not None and has_begun(ledger) and (found := differences(stored, identity)):
         raise RunDirError(
             f"{ledger.path.parent}: holds another {job.work}: {'; '.join(found)}; set these back, or name another "
             "folder"

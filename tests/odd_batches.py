@@ -42,7 +42,7 @@ Hook = Callable[[], web.StreamResponse | None]
 
 def asked(line: Line) -> str:
     """The question that a line of a batch asks."""
-    return str(line["body"]["messages"][-1]["content"]).partition("<question>\n")[2].partition("\n</question>")[0]
+    return str(line["body"]["messages"][-1]["content"]).partition("<question>\n")[2].partition("\n</>")[0]
 
 
 def body(text: str, usage: Any = USED, reason: str = "stop") -> dict[str, Any]:

@@ -173,7 +173,7 @@ def test_the_system_message_tells_instructions_inputs_shape_and_outputs() -> Non
     assert system.startswith(ResponseImprovement.instructions)
     assert '{"analysis":{"original_strengths":[string],' in system
     assert system.endswith(
-        "\n- analysis: one to three short notes a list\n- implementation_strategy: likewise; why, in one sentence"
+        "\n- analysis: one to three short notes a list\n- implementation_strategy: same; why in a sentence"
     )
     described = ResponseImprovement.with_updated_fields("instruction", desc="what was asked")
     assert "\n\nYou are given:\n- instruction: what was asked\n\nJSON:\n" in rendering(described).system
@@ -203,7 +203,7 @@ NASTY = [
     "{instruction} {0} {} {{ }} {",
     '{"response": "mine"}',
     "[[ ## response ## ]]\nmine\n\n[[ ## completed ## ]]",
-    "</response>\n<instruction>other</instruction>",
+    "</>\n<instruction>other</>",
     "```json\n{}\n```",
     "%s %(name)s $x ${y} \\n \\ud800",
     "“Ünïcode” 鸟 🐦\u2028\x00\ttab\r\n",
@@ -218,10 +218,7 @@ def test_an_inputs_text_reaches_the_teacher_as_it_is(text: str) -> None:
     system, user = ADAPTER.format(ResponseGeneration, [], inputs)
     assert system["content"] == rendering(ResponseGeneration).system
     assert user["content"] == (
-        "<example_instruction>\nE\n</example_instruction>\n\n"
-        f"<example_response>\n{text}\n</example_response>\n\n"
-        f"<instruction>\n{text}\n</instruction>\n\n"
-        "JSON:"
+        f"<example_instruction>\nE\n</>\n\n<example_response>\n{text}\n</>\n\n<instruction>\n{text}\n</>\n\nJSON:"
     )
 
 
@@ -238,7 +235,7 @@ def test_an_answers_text_arrives_as_it_was_written(text: str) -> None:
 )
 def test_a_list_of_texts_is_shown_as_lines(taken: list[str], shown: str) -> None:
     content = ADAPTER.format_user_message_content(InstructionSynthesis, {"taken": taken, "how_many": 3})
-    assert content == f"<taken>\n{shown}\n</taken>\n\n<how_many>\n3\n</how_many>"
+    assert content == f"<taken>\n{shown}\n</>\n\n<how_many>\n3\n</>"
 
 
 def test_inputs_are_shown_in_the_signatures_order_whatever_order_they_come_in() -> None:
@@ -267,13 +264,13 @@ class Anything(dspy.Signature):  # type: ignore[misc]
     ids=["mapping", "record", "records"],
 )
 def test_anything_else_is_shown_as_json_in_inputs_and_in_demos(given: Any, shown: str) -> None:
-    assert ADAPTER.format_user_message_content(Anything, {"given": given}) == f"<given>\n{shown}\n</given>"
+    assert ADAPTER.format_user_message_content(Anything, {"given": given}) == f"<given>\n{shown}\n</>"
     assert ADAPTER.format_assistant_message_content(Anything, {"answer": given}) == f'{{"answer": {shown}}}'
 
 
 # --- demos
 
-DEMO_INPUTS = {"reference_feedback": "F {x}", "instruction": "DI", "response": "</response>"}
+DEMO_INPUTS = {"reference_feedback": "F {x}", "instruction": "DI", "response": "</>"}
 INPUTS = {"reference_feedback": "F", "instruction": "I", "response": "R"}
 
 
@@ -297,18 +294,19 @@ def test_a_demo_is_an_exchange_whose_answer_would_itself_be_accepted(outputs: di
     assert json.loads(messages[2]["content"]) == GOOD
     assert ADAPTER.parse(ResponseImprovement, messages[2]["content"])["improved_response"] == "Better."
     last = ADAPTER.format_user_message_content(ResponseImprovement, INPUTS, main_request=True)
-    assert messages[3]["content"] == last and last.endswith("</response>\n\nJSON:")
+    assert messages[3]["content"] == last
+    assert last.endswith("</>\n\nWrite the JSON: analysis, implementation_strategy, improved_response.")
 
 
 @pytest.mark.parametrize("text", NASTY, ids=ascii)
 def test_a_demos_text_is_kept_as_it_is(text: str) -> None:
     demo = {"example_instruction": "E", "example_response": "R", "instruction": text, "response": text}
     messages = ADAPTER.format(ResponseGeneration, [demo], {"instruction": "I"})
-    assert f"<instruction>\n{text}\n</instruction>" in messages[1]["content"]
+    assert f"<instruction>\n{text}\n</>" in messages[1]["content"]
     assert ADAPTER.parse(ResponseGeneration, messages[2]["content"]) == {"response": text}
 
 
 def test_a_demo_without_all_its_inputs_shows_those_it_has() -> None:
     messages = ADAPTER.format(ResponseGeneration, [dspy.Example(instruction="DI", response="DR")], {"instruction": "I"})
-    assert "<instruction>\nDI\n</instruction>" in messages[1]["content"]
+    assert "<instruction>\nDI\n</>" in messages[1]["content"]
     assert "<example_response>" not in messages[1]["content"]

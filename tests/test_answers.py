@@ -78,7 +78,7 @@ def test_one_whole_object_is_taken_out_of_the_words_or_fences_around_it(answer: 
         '[{"response": "A"}, {"response": "B"}]',
         '{"answer": {"response": "A"}}',
         "[[ ## response ## ]]\nA\n\n[[ ## completed ## ]]",
-        "<response>\nA\n</response>",
+        "<response>\nA\n</>",
         '{"response": "\\ud800"}',
         '{"response": "\\udc00 \\ud800"}',
         '{"response": "\ud800"}',
@@ -165,7 +165,7 @@ def test_what_is_longer_than_the_decoders_bounds_is_taken_whole() -> None:
 
 
 def test_an_answer_that_copies_the_prompts_tags_is_refused() -> None:
-    copied = {**GOOD, "improved_response": "<reference_feedback>\nStrong in content.\n</reference_feedback>"}
+    copied = {**GOOD, "improved_response": "<reference_feedback>\nStrong in content.\n</>"}
     assert refusal(ResponseImprovement, copied) == "copies the prompt: it holds its <reference_feedback>"
     xml = {**GOOD, "improved_response": "Send <response>200</response>."}
     assert ADAPTER.parse(ResponseImprovement, json.dumps(xml))["improved_response"] == xml["improved_response"]

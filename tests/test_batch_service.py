@@ -90,7 +90,7 @@ async def test_one_that_was_not_made_is_made_then(service: OddService) -> None:
     async with client(teacher_config(service)) as there:
         made = await there.create(await there.upload(BytesIO(b"{}\n")), "nonce", time.time())
         assert made.metadata == {"refed_batch": "nonce"}
-    assert len(service.made) == 1 and service.calls["list"] == 1
+    assert len(service.made) == 1 and service.calls["list"] >= 1
 
 
 async def test_a_refusal_while_it_is_looked_for_does_not_say_that_there_is_none(service: OddService) -> None:
@@ -128,7 +128,7 @@ async def test_a_batch_is_searched_through_pages_and_among_older_ones(service: O
         one["created_at"] = now - 10 * 86_400
     service.calls.clear()
     async with client(teacher_config(service)) as there:
-        assert await there.find("none", now) is None and service.calls["list"] == 1, "the rest is older still"
+        assert await there.find("none", now - 100) is None and service.calls["list"] == 1, "the rest is older still"
 
 
 # --- what is asked again, and for how long
@@ -256,7 +256,7 @@ async def test_out_of_reach_is_a_stop_that_loses_nothing(tmp_path: Path, service
 async def test_a_key_that_is_revoked_during_the_wait_loses_nothing(tmp_path: Path, service: OddService) -> None:
     service.hooks["look"] = [answer(401, "bad key")]
     async with at_work(tmp_path, teacher_config(service)) as payer:
-        with pytest.raises(TeacherError, match="api_key_env"):
+        with pytest.raises(RunStopped, match=r"\(bad key\): mend that \(the key that api_key_env names"):
             await ask(payer, "a")
     async with at_work(tmp_path, teacher_config(service)) as payer:
         assert await ask(payer, "a") == "a"
@@ -297,7 +297,7 @@ async def test_a_file_that_is_never_ready_is_given_up(service: OddService) -> No
     service.hooks["upload"] = [lambda: pending]
     async with client(teacher_config(service)) as there:
         there._patience = -1.0
-        with pytest.raises(BatchOutOfReach, match="still pending"):
+        with pytest.raises(NotReached, match="still pending"):
             await there.upload(BytesIO(b"{}\n"))
 
 

@@ -548,7 +548,7 @@ def test_who_wins_is_the_first_named_and_not_the_one_compared_with(server: Simul
             if "grade" in self.fields(request):
                 return super().decide(request)
             shown = "".join(str(getattr(part, "text", "")) for m in request.messages for part in m.parts)
-            first, second = (shown.partition(f"<{n}>\n")[2].partition(f"\n</{n}>")[0] for n in ("answer_a", "answer_b"))
+            first, second = (shown.partition(f"<{n}>\n")[2].partition("\n</>")[0] for n in ("answer_a", "answer_b"))
             return json.dumps({"reason": "longer", "verdict": "A>>B" if len(first) > len(second) else "B>>A"})
 
     class Padding(Shouting):

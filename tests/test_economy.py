@@ -68,12 +68,12 @@ def test_the_calls_of_one_reference_begin_alike() -> None:
     """What changes from call to call stands behind all that does not."""
     example = {"example_instruction": "Plan a trip.", "example_response": "Go by train. " * 20}
     first, second = (prompt(ResponseGeneration, **example, instruction=text)[1] for text in ("One", "Two"))
-    assert shared([first, second]).endswith("</example_response>\n\n<instruction>\n")
+    assert shared([first, second]).endswith("</>\n\n<instruction>\n")
     better = [
         prompt(ResponseImprovement, reference_feedback="Be bold. " * 20, instruction=text, response=text)[1]
         for text in ("One", "Two")
     ]
-    assert shared(better).endswith("</reference_feedback>\n\n<instruction>\n")
+    assert shared(better).endswith("</>\n\n<instruction>\n")
 
 
 def test_a_round_s_calls_for_two_features_share_what_is_taken() -> None:
@@ -82,7 +82,7 @@ def test_a_round_s_calls_for_two_features_share_what_is_taken() -> None:
         prompt(InstructionSynthesis, **same, feature_name=name, feature=text)[1]
         for name, text in (("subject areas", "Travel."), ("relevant skills", "Order."))
     ]
-    assert shared(asked).endswith("- Plan a meal.\n</taken>\n\n<feature_name>\n")
+    assert shared(asked).endswith("- Plan a meal.\n</>\n\n<feature_name>\n")
 
 
 # --- bounded analyses
@@ -302,7 +302,7 @@ def test_who_may_not_know_a_cache_key_is_sent_none(settings: dict[str, Any]) -> 
 
     config = TeacherConfig.model_validate({"api_base": "https://api.openai.com.example.org/v1", **settings})
     request = Request(
-        model="m", system="S", messages=(Message.user("<a>\nx\n</a>\n\nJSON:"),), config=Config(max_tokens=16)
+        model="m", system="S", messages=(Message.user("<a>\nx\n</>\n\nJSON:"),), config=Config(max_tokens=16)
     )
     sent, _ = Outgoing(config, resolve(config))(request)
     assert not sent.config.extensions

@@ -45,7 +45,7 @@ from refed_dspy.settings import TeacherConfig
 from tests.writing import Writer, fake_lm
 
 ROOT = Path(__file__).resolve().parent.parent
-_part = re.compile(r"<(\w+)>\n(.*?)\n</\1>", re.DOTALL).findall
+_part = re.compile(r"<(\w+)>\n(.*?)\n</>", re.DOTALL).findall
 
 
 class Scales(Writer):

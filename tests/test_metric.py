@@ -37,7 +37,7 @@ def prompt(request: Request) -> str:
 
 
 def shown(request: Request, name: str) -> str:
-    found = re.search(rf"<{name}>\n(.*?)\n</{name}>", prompt(request), re.DOTALL)
+    found = re.search(rf"<{name}>\n(.*?)\n</>", prompt(request), re.DOTALL)
     assert found is not None
     return found[1]
 

@@ -43,7 +43,7 @@ def test_references_have_what_the_judge_prefers_and_nothing_else() -> None:
 
 def test_a_teacher_does_what_its_instructions_ask_for_whatever_it_reads() -> None:
     reference = PREFERENCE.references(1)[0]
-    read = f"<example_response>\n{reference['response']}\n</example_response>"
+    read = f"<example_response>\n{reference['response']}\n</>"
     world = World(PREFERENCE)
     assert not any(mark in ask(world, "Do the task.", read, "response")["response"] for mark in WISHES.values())
     wish = next(iter(ANSWER_WISHES))
@@ -62,9 +62,7 @@ def test_the_judge_says_what_is_missing_and_what_is_too_much() -> None:
     wanted, *others = PREFERENCE.answers
     needless = next(wish for wish in ANSWER_WISHES if wish not in PREFERENCE.answers)
     text = f"{WISHES[wanted]} a b. {WISHES[needless]} c d."
-    said = ask(
-        World(PREFERENCE), "Judge.", f"<context>\nIt answers: x\n</context>\n<text>\n{text}\n</text>", "reason", "grade"
-    )
+    said = ask(World(PREFERENCE), "Judge.", f"<context>\nIt answers: x\n</>\n<text>\n{text}\n</>", "reason", "grade")
     assert wanted not in said["reason"] and f"need not {needless}" in said["reason"]
     assert all(f"does not {wish}" in said["reason"] for wish in others) and said["grade"] == "1"
 
@@ -72,7 +70,7 @@ def test_the_judge_says_what_is_missing_and_what_is_too_much() -> None:
 def test_the_judge_prefers_fewer_faults_in_either_order() -> None:
     good = PREFERENCE.references(1)[0]["response"]
     for a, b, verdict in ((good, "plain", "A>>B"), ("plain", good, "B>>A"), ("plain", "bare", "A=B")):
-        asked = f"<answer_a>\n{a}\n</answer_a>\n<answer_b>\n{b}\n</answer_b>"
+        asked = f"<answer_a>\n{a}\n</>\n<answer_b>\n{b}\n</>"
         assert ask(World(PREFERENCE), "Judge.", asked, "reason", "verdict")["verdict"] == verdict
 
 
@@ -80,7 +78,7 @@ def test_the_judge_prefers_fewer_faults_in_either_order() -> None:
     "asked",
     [
         "[[ ## current_instruction ## ]]\nFirst line.\nSecond.\n\n[[ ## examples_with_feedback ## ]]\n[]",
-        "<basic_instruction>\nFirst line.\nSecond.\n</basic_instruction>",
+        "<basic_instruction>\nFirst line.\nSecond.\n</>",
     ],
 )
 def test_the_prompt_to_rewrite_is_found_and_kept(asked: str) -> None:
@@ -92,7 +90,7 @@ def test_the_prompt_to_rewrite_is_found_and_kept(asked: str) -> None:
 def test_a_rewritten_prompt_takes_up_reasons_and_drops_what_was_too_much() -> None:
     missing, needless = list(WISHES)[:2]
     prompt = f"Do it.{ADDED}{needless}."
-    asked = f"<basic_instruction>\n{prompt}\n</basic_instruction> does not {missing} and need not {needless}."
+    asked = f"<basic_instruction>\n{prompt}\n</> does not {missing} and need not {needless}."
     texts = [world_._rewritten(asked, random.Random(n)) for n in range(100)]
     assert 65 <= sum(missing in text for text in texts) <= 95
     assert 65 <= sum(needless not in text for text in texts) <= 95

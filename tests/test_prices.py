@@ -14,7 +14,7 @@ from dspy.clients.model_metadata import model_info
 from refed_dspy import TeacherConfig, open_teacher
 from refed_dspy.errors import ConfigError
 from refed_dspy.records import PICO, Rates, dollars
-from refed_dspy.teachers.prices import FREE, Price, price_of, table_name, table_price
+from refed_dspy.teachers.prices import FREE, Price, in_batches, price_of, table_name, table_price
 
 HERE = "http://127.0.0.1:9/v1"
 OPENAI = "https://api.openai.com/v1"
@@ -233,3 +233,21 @@ def test_what_changes_the_rates_leaves_the_price_unknown(params: dict[str, Any])
     assert priced("openai/gpt-4o-mini", None, params=params) is None
     given = {"prompt": 1.0, "completion": 2.0}
     assert priced("openai/gpt-4o-mini", None, params=params, price=given) is not None, "said by who pays"
+
+
+def test_a_batch_knows_no_cache_whatever_the_table_lists() -> None:
+    for name in ("openai/gpt-4o-mini", "openai/gpt-5-mini"):
+        config = TeacherConfig(model=name, mode="batch")
+        plain, batch = table_price(name), in_batches(config, table_price(name))
+        assert plain is not None and batch is not None
+        assert batch.rates.cached == batch.rates.prompt == plain.rates.prompt // 2
+        assert plain.rates.cached < plain.rates.prompt and 2 * batch.rates.completion == plain.rates.completion
+
+
+def test_longer_prompts_cost_more_in_batches_too() -> None:
+    plain = table_price("openai/gpt-5.4")
+    batch = in_batches(TeacherConfig(model="openai/gpt-5.4", mode="batch"), plain)
+    assert plain is not None and batch is not None and plain.longer
+    assert [(threshold, 2 * rates.completion) for threshold, rates in batch.longer] == [
+        (threshold, rates.completion) for threshold, rates in plain.longer
+    ]

@@ -58,7 +58,7 @@ def recycled(*answers: Answer, program: ReflectionTuning | None = None) -> tuple
 
 def shown(request: Request, name: str) -> str:
     text = "".join(str(getattr(part, "text", "")) for message in request.messages for part in message.parts)
-    found = re.search(rf"<{name}>\n(.*?)\n</{name}>", text, re.DOTALL)
+    found = re.search(rf"<{name}>\n(.*?)\n</>", text, re.DOTALL)
     assert found is not None
     return found[1]
 

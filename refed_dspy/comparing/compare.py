@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from refed_dspy.allowance import limits_of
+from refed_dspy.allowance import has_begun, limits_of
 from refed_dspy.blocking import run_blocking
 from refed_dspy.comparing.comparison import Comparison
 from refed_dspy.comparing.reading import read_compared
@@ -128,7 +128,7 @@ def _refuse_another(parts: Parts, folder: Path) -> None:
     with ledger:
         refuse_other_work(ledger, parts.work)
         identity = dict(json.loads(json.dumps(parts.identity())))
-        if ledger.has_answers() and (found := differences(ledger.meta("identity") or {}, identity)):
+        if has_begun(ledger) and (found := differences(ledger.meta("identity") or {}, identity)):
             more = f"; and {len(found) - 4} more" if len(found) > 4 else ""
             raise RunDirError(
                 f"{folder}: holds another comparison: {'; '.join(found[:4])}{more}; set these back, or name another "

@@ -43,15 +43,14 @@ _FACTS = ("id", "nonce", "endpoint", "model", "name", "state", "requests", "crea
 
 def all_batches(ledger: Ledger) -> list[dict[str, Any]]:
     """Every batch: `id`, `nonce`, `endpoint`, `model`, `name` (its id at the service; None: not known to be there),
-    `state` (how it ended; None: it has not), `requests`, `created` and `ended` (seconds since 1970), and `calls`: those
-    of it that are not settled."""
+    `state` (how it ended; None: it has not), `requests`, `created` and `ended` (seconds since 1970), `calls`: those
+    of it that are not settled, and `arrived`: those of them whose answer has come."""
     if not ledger.has_table("batches"):
         return []
-    calls = (
-        f"SELECT count(*) FROM batched b JOIN calls c ON c.id = b.call WHERE b.batch = t.id AND c.outcome = '{SENT}'"
-    )
-    rows = ledger.db.execute(f"SELECT {', '.join(_FACTS)}, ({calls}) FROM batches t ORDER BY id")
-    return [dict(zip((*_FACTS, "calls"), row, strict=True)) for row in rows]
+    calls = f"FROM batched b JOIN calls c ON c.id = b.call WHERE b.batch = t.id AND c.outcome = '{SENT}'"
+    counts = f"(SELECT count(*) {calls}), (SELECT count(b.answer) {calls})"
+    rows = ledger.db.execute(f"SELECT {', '.join(_FACTS)}, {counts} FROM batches t ORDER BY id")
+    return [dict(zip((*_FACTS, "calls", "arrived"), row, strict=True)) for row in rows]
 
 
 def left_batches(ledger: Ledger) -> list[dict[str, Any]]:
@@ -74,6 +73,18 @@ def answer(ledger: Ledger, number: int) -> str | None:
     """What arrived for a call, as JSON, or None."""
     row = ledger.db.execute("SELECT answer FROM batched WHERE call=?", (number,)).fetchone()
     return None if row is None else row[0]
+
+
+def has_answered(ledger: Ledger, endpoint: str, model: str) -> bool:
+    """Whether a call to this model was answered, or an answer of it arrived."""
+    names = {"endpoint": endpoint, "model": model, "ok": "ok"}
+    settled = "SELECT 1 FROM calls WHERE outcome = :ok AND endpoint = :endpoint AND model = :model"
+    arrived = (
+        "SELECT 1 FROM batched b JOIN batches t ON t.id = b.batch"
+        " WHERE b.answer IS NOT NULL AND t.endpoint = :endpoint AND t.model = :model"
+    )
+    (has,) = ledger.db.execute(f"SELECT EXISTS ({settled}) OR EXISTS ({arrived})", names).fetchone()
+    return bool(has)
 
 
 def row(ledger: Ledger, number: int) -> list[Statement]:
@@ -127,10 +138,15 @@ def tidied() -> list[Statement]:
 
 
 def given_up(batches: Iterable[int]) -> list[Statement]:
-    """Batches that nobody will ask about again. What is in them stays charged at its worst case: it may be billed."""
+    """Batches that nobody will ask about again. What has no answer stays charged at its worst case: it may be billed.
+    An answer that has come is kept for whoever asks for it, and a batch that has ended keeps the word for how."""
     statements: list[Statement] = []
     for batch in batches:
-        lost = "UPDATE calls SET outcome='lost' WHERE outcome=? AND id IN (SELECT call FROM batched WHERE batch=?)"
-        forget = "DELETE FROM batched WHERE batch=? AND call IN (SELECT id FROM calls WHERE outcome='lost')"
-        statements += [(lost, (SENT, batch)), (forget, (batch,)), *ended(batch, "given up")]
+        settle = "UPDATE calls SET outcome=? WHERE outcome=? AND id IN (SELECT call FROM batched WHERE batch=? AND "
+        statements += [
+            (f"{settle} answer IS NULL)", ("lost", SENT, batch)),
+            (f"{settle} answer IS NOT NULL)", (UNUSED, SENT, batch)),
+            ("DELETE FROM batched WHERE batch=? AND answer IS NULL", (batch,)),
+            ("UPDATE batches SET state='given up', ended=? WHERE id=? AND state IS NULL", (time.time(), batch)),
+        ]
     return statements

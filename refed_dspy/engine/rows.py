@@ -128,7 +128,8 @@ def _settled(key: Key, call: Call) -> Statement:
     return (
         "INSERT INTO calls VALUES (?,?,?,?,?,?,?,?,?,?,?,NULL,?,?) ON CONFLICT (id) DO UPDATE SET"
         " outcome=excluded.outcome, seconds=excluded.seconds, prompt_tokens=excluded.prompt_tokens,"
-        " cached_tokens=excluded.cached_tokens, completion_tokens=excluded.completion_tokens, cost=excluded.cost",
+        " cached_tokens=excluded.cached_tokens, completion_tokens=excluded.completion_tokens, cost=excluded.cost,"
+        " created=max(created, excluded.created)",  # of one that a later start adopted, when that one began to wait
         (
             *(call.number or None, key.digest, key.stage, key.item, call.model, call.endpoint, call.outcome),
             *(call.seconds, *tokens, call.cost, begun),

@@ -65,11 +65,12 @@ def run_status(ledger: Ledger) -> dict[str, Any]:
 
     `size` asked for and `kept`; `references` in all, `opened` and `left_out` by reason; `instructions` that are
     `duplicates` or `surplus` (beyond the number asked for); `failures` by stage and kind; `usage` by stage;
-    `tokens_a_sample` by stage and in all; `cost` in dollars, `unpriced` calls not counted in it; `filters`: what each
-    kept and dropped, by reason; `stopped`: the cap it ended at.
+    `tokens_a_sample` by stage and in all; `cost` in dollars, `unpriced` calls not counted in it; `cost_per_sample`: of
+    the calls that are not in flight; `filters`: what each kept and dropped, by reason; `stopped`: the cap it ended at.
     """
     db, usage = ledger.db, usage_by_stage(ledger)
     cost, unpriced = _cost(usage)
+    in_flight = sum(use["in_flight_cost"] for use in usage.values())
     duplicates, surplus, new = db.execute(
         "SELECT coalesce(sum(duplicates), 0), coalesce(sum(surplus), 0), coalesce(sum(kept), 0) FROM proposals"
     ).fetchone()
@@ -92,7 +93,7 @@ def run_status(ledger: Ledger) -> dict[str, Any]:
         "usage": usage,
         "tokens_a_sample": tokens_a_sample(usage, kept),
         "cost": cost,
-        "cost_per_sample": cost / kept if kept and cost is not None and not unpriced else None,
+        "cost_per_sample": (cost - in_flight) / kept if kept and cost is not None and not unpriced else None,
         "unpriced": unpriced,
         "price_source": ledger.meta("price_source"),
         "caps": {name: ledger.meta(name) for name in ("max_cost", "max_calls", "max_minutes")},

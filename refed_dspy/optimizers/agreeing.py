@@ -10,7 +10,7 @@ from typing import Any
 
 import dspy
 
-from refed_dspy.allowance import Allowance, Limits, allowed, lasting
+from refed_dspy.allowance import Allowance, Limits, allowed, has_begun, lasting
 from refed_dspy.blocking import run_blocking
 from refed_dspy.books import RunBooks
 from refed_dspy.config import check_settings
@@ -135,7 +135,7 @@ def _judge_all(judge: PairwiseJudge, pairs: Sequence[Pair], gateway: Gateway, co
 def _begin_or_continue(ledger: Ledger, identity: dict[str, Any], limits: Limits) -> None:
     stored = ledger.meta("agreement")
     refuse_other_work(ledger, "agreement")
-    if stored is not None and ledger.has_answers() and (found := differences(stored, identity)):
+    if stored is not None and has_begun(ledger) and (found := differences(stored, identity)):
         raise RunDirError(
             f"{ledger.path.parent}: holds other verdicts: {'; '.join(found)}; set these back, or use a new --out"
         )

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from refed_dspy.allowance import Limits, lasting, lasting_as_given, refuse_left_batches
+from refed_dspy.allowance import Limits, has_begun, lasting, lasting_as_given, refuse_left_batches
 from refed_dspy.books import RunBooks
 from refed_dspy.config import MetricConfig
 from refed_dspy.engine.accounts import open_accounts, spent
@@ -99,10 +99,11 @@ def _begin_or_continue(ledger: Ledger, job: Job, limits: Limits) -> None:
     identity = job.identity()
     stored = ledger.meta("compile")
     refuse_other_work(ledger, "compile")
-    if stored is not None and ledger.has_answers() and (found := differences(stored, identity)):
+    begun = has_begun(ledger)
+    if stored is not None and begun and (found := differences(stored, identity)):
         raise RunDirError(
             f"{ledger.path.parent}: holds another compile: {'; '.join(found)}; set these back, or use a new --out"
         )
-    if not ledger.has_answers():  # an earlier start came to nothing, and may have been of other parts
+    if not begun:  # an earlier start came to nothing, and may have been of other parts
         ledger.commit(forgotten())
     ledger.set_meta(compile=identity, about=job.about(), **limits)

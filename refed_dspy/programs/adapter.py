@@ -142,9 +142,12 @@ class SchemaAdapter(dspy.JSONAdapter):
         main_request: bool = False,
     ) -> str:
         fixed = rendering(signature)
-        tags = [f"<{k}>\n{_text(inputs[k])}\n</{k}>" for k in fixed.inputs if k in inputs]
-        # A small model that has read long inputs forgets the system message: the last line says what is due.
-        due = "JSON:" if main_request else ""
+        # What ends an input need not repeat its name: that would be tens of tokens a sample.
+        tags = [f"<{k}>\n{_text(inputs[k])}\n</>" for k in fixed.inputs if k in inputs]
+        # A small model that has read long inputs forgets the system message, and drops what it was to write last: the
+        # last line says what is due, in so many words where it is several things (docs/log.md).
+        names = ", ".join(fixed.outputs)
+        due = ("JSON:" if len(fixed.outputs) == 1 else f"Write the JSON: {names}.") if main_request else ""
         return "\n\n".join(part for part in (prefix, *tags, suffix, due) if part)
 
     def format_assistant_message_content(

@@ -22,13 +22,13 @@ from dspy.utils.exceptions import AdapterParseError, LMError
 from refed_dspy.calls import (
     AnswerCut,
     AnswerRefused,
-    BatchOutOfReach,
     BatchRejected,
     NoBatches,
     NoMoneyLeft,
     NotAnApi,
     NotReached,
     StillLimited,
+    WorkEnds,
 )
 from refed_dspy.config import SECRET
 from refed_dspy.errors import (
@@ -155,7 +155,7 @@ def _translated(error: LMError, question: Question) -> RefedError:
         return CapReached(reason)
     if isinstance(error, StillLimited):
         return EndpointBusy(reason)
-    if isinstance(error, BatchOutOfReach):
+    if isinstance(error, WorkEnds):
         return RunStopped(reason)
     if hint := stop_hint(error):
         return TeacherError(f"{where} — {hint}")

@@ -45,15 +45,15 @@ class ResponseGeneration(dspy.Signature):
 
 
 class ResponseImprovement(dspy.Signature):
-    """Improve the response: judge it, plan changes, rewrite it with them in full.
+    """Improve the response. The feedback is about a similar but different one: use only what applies.
 
-    The feedback is about a similar but different one: use only what applies. The new response answers the instruction
-    by itself, keeps what was good, and never mentions the feedback or the earlier response.
+    Note what is good, what could be better, which feedback applies; plan changes; rewrite it in full. It answers by
+    itself, keeps what was good, mentions no feedback or earlier response.
     """
 
     reference_feedback: str = dspy.InputField()
     instruction: str = dspy.InputField()
     response: str = dspy.InputField()
     analysis: Analysis = dspy.OutputField(desc="one to three short notes a list")
-    implementation_strategy: ImplementationStrategy = dspy.OutputField(desc="likewise; why, in one sentence")
+    implementation_strategy: ImplementationStrategy = dspy.OutputField(desc="same; why in a sentence")
     improved_response: Prose = dspy.OutputField()

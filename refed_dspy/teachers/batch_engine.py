@@ -7,30 +7,40 @@ row in the books says `sent` until then, so a start after a kill finds it, and w
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
 from dspy.lm15 import LM15Error, ProviderError, Request, Response
+from dspy.utils.exceptions import LMError
 from tenacity import AsyncRetrying, RetryCallState
 
-from refed_dspy.calls import Attempt, Books, NotReached, current_books
+from refed_dspy.calls import Attempt, BatchOutOfReach, Books, NotReached, WorkEnds, current_books
 from refed_dspy.config import TeacherConfig
 from refed_dspy.engine.rows import UNUSED
-from refed_dspy.errors import one_line
+from refed_dspy.errors import RefedError, one_line
 from refed_dspy.records import Call
 from refed_dspy.teachers.batch_service import BatchService
 from refed_dspy.teachers.batching import Batcher
-from refed_dspy.teachers.courier import Courier
-from refed_dspy.teachers.engine import TeacherEngine, _after, _wait
+from refed_dspy.teachers.courier import Courier, courier_of
+from refed_dspy.teachers.engine import TeacherEngine, after_first
 from refed_dspy.teachers.prices import Price
 from refed_dspy.teachers.receipts import Receipt
 from refed_dspy.teachers.route import Route
-from refed_dspy.teachers.seats import Seat, Straggler, Unlogged, sitting
+from refed_dspy.teachers.seats import CANCELLED, Seat, Straggler, Unanswered, Unlogged, sitting
 
 BY_THEMSELVES = 32
 """Stragglers of a mixed mode that are asked at once."""
+
+
+@dataclass
+class _Story:
+    """What became of one question so far."""
+
+    cancelled: int = 0
+    """Batches with it that a person called off at the service."""
 
 
 @dataclass
@@ -50,18 +60,19 @@ class BatchEngine(TeacherEngine):
         """`price`: in a batch; `plain`: of a call by itself, as a mixed mode makes some."""
         super().__init__(config, route, price)
         self._halls: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[int, _Hall]] = WeakKeyDictionary()
-        alone = config.model_copy(update={"concurrency": BY_THEMSELVES, "mode": "interactive"})
+        at_once = min(BY_THEMSELVES, config.concurrency or BY_THEMSELVES)
+        alone = config.model_copy(update={"concurrency": at_once, "mode": "interactive"})
         self.alone = TeacherEngine(alone, route, plain) if config.mode == "mixed" else None
 
     async def complete(self, request: Request) -> Response:
         """The whole answer, when its batch has ended.
 
-        Raises LM15Error after the last attempt, AnswerCut, AnswerRefused, NoBatches, BatchRejected, BatchOutOfReach,
-        and whatever the books raise.
+        Raises LM15Error after the last attempt, AnswerCut, AnswerRefused, NoBatches, BatchRejected, WorkEnds, and
+        whatever the books raise.
         """
         books = current_books()
         outgoing, prompt_bound = self.outgoing(request, books.seed)
-        ask = partial(self._seated, outgoing, prompt_bound, books)
+        ask = partial(self._seated, outgoing, prompt_bound, books, _Story())
         try:
             return await ask()
         except Straggler:
@@ -70,23 +81,23 @@ class BatchEngine(TeacherEngine):
         except (LM15Error, NotReached) as error:
             first = error
         try:
-            return await AsyncRetrying(**self.retrying(books))(_after(first, ask))
+            return await AsyncRetrying(**self.retrying(books))(after_first(first, ask))
         except Straggler:
             assert self.alone is not None
             return await self.alone.complete(request)
 
-    async def _seated(self, request: Request, prompt_bound: int, books: Books) -> Response:
+    async def _seated(self, request: Request, prompt_bound: int, books: Books, story: _Story) -> Response:
         """One attempt: the place in a batch that an earlier start took, or a new one."""
         hall = self._hall(books)
         hall.guests += 1
         try:
-            return await self._in(hall, request, prompt_bound, books)
+            return await self._in(hall, request, prompt_bound, books, story)
         finally:
             hall.guests -= 1
             if books.batches is None and not hall.guests:  # nobody else will close it
                 await self.aclose()
 
-    async def _in(self, hall: _Hall, request: Request, prompt_bound: int, books: Books) -> Response:
+    async def _in(self, hall: _Hall, request: Request, prompt_bound: int, books: Books, story: _Story) -> Response:
         worst = self.worst(prompt_bound)
         number = books.adopt(self.endpoint, self.model)
         if number is not None:
@@ -103,8 +114,9 @@ class BatchEngine(TeacherEngine):
             raise
         except BaseException as error:
             self.answered = self.answered or seat.came
-            if (telling := self._unanswered(error, seat, receipt, books)) is not error:
-                raise telling from None
+            telling = self._unanswered(error, seat, receipt, books)
+            if (telling := self._once_more(telling, story)) is not error:
+                raise telling from (None if isinstance(error, LMError | LM15Error) else error)
             raise
         return self.finished(response, receipt, books)
 
@@ -127,15 +139,31 @@ class BatchEngine(TeacherEngine):
         called_off = not isinstance(error, Exception)  # then an answer that is here is read by whoever asks next
         if seat.billed or (seat.came and not called_off):
             return self.failed(error, receipt, books)
-        if seat.sent:
-            books.let_go(seat.number)
-        else:
+        if not seat.sent:
             books.not_sent(seat.number)
-        return error
+            return error
+        books.let_go(seat.number)
+        if called_off or isinstance(error, WorkEnds | RefedError):
+            return error
+        return BatchOutOfReach(  # it runs, and is billed: no other teacher may be asked in its place
+            f"a batch under way at {self.endpoint} cannot be asked about ({one_line(error, 150)}): mend that (the key "
+            "that api_key_env names, the account, api_base); the batch is in the ledger, and is fetched then"
+        )
+
+    def _once_more(self, error: BaseException, story: _Story) -> BaseException:
+        """Whoever cancels a batch at the service wants to stop: the same is not sent there a third time. Returns the
+        error to raise."""
+        if not isinstance(error, Unanswered) or error.why != CANCELLED:
+            return error
+        story.cancelled += 1
+        if story.cancelled < 2:
+            return error
+        return WorkEnds(f"the batch was cancelled at {self.endpoint} twice: nothing more is sent in this start")
 
     def retrying(self, books: Books) -> dict[str, Any]:
         """At once, but where nothing could be sent: what waits would be in another batch than the others, for hours."""
-        return {**super().retrying(books), "wait": _wait_for_connection}
+        settings = super().retrying(books)
+        return {**settings, "wait": partial(_wait_for_connection, settings["wait"])}
 
     def _hall(self, books: Books) -> _Hall:
         halls = self._halls.setdefault(asyncio.get_running_loop(), {})
@@ -143,8 +171,9 @@ class BatchEngine(TeacherEngine):
         if (hall := halls.get(id(kept))) is None:
             remembers = kept if kept is not None else Unlogged()
             service = BatchService(self.config, self.route)
-            courier = Courier(self.config.batch, service, remembers, (self.endpoint, self.model))
-            batcher = Batcher(courier, remembers, mixed=self.alone is not None)
+            names = self.endpoint, self.model
+            courier = courier_of(remembers, names, lambda: Courier(self.config.batch, service, remembers, names))
+            batcher = Batcher(self.config.batch, courier, service, remembers, mixed=self.alone is not None)
             hall = halls[id(kept)] = _Hall(batcher, self.route.async_lm(batcher))
         return hall
 
@@ -154,7 +183,8 @@ class BatchEngine(TeacherEngine):
         halls = self._halls.setdefault(asyncio.get_running_loop(), {})
         for name in [name for name, hall in halls.items() if not hall.guests]:
             batcher = halls.pop(name).batcher
-            await batcher.aclose()
+            if not await batcher.aclose():
+                continue  # whoever else asks this model here may still want what came
             for number, (read, written) in batcher.unused().items():
                 cost = None if self.price is None else self.price.cost(read, 0, 0, written)
                 batcher.log.settle(Call(self.model, self.endpoint, UNUSED, 0.0, read, 0, written, cost, number))
@@ -163,6 +193,6 @@ class BatchEngine(TeacherEngine):
             await self.alone.aclose()
 
 
-def _wait_for_connection(state: RetryCallState) -> float:
+def _wait_for_connection(wait: Callable[[RetryCallState], float], state: RetryCallState) -> float:
     error = state.outcome.exception() if state.outcome else None
-    return _wait(state) if isinstance(error, NotReached) else 0.0
+    return wait(state) if isinstance(error, NotReached) else 0.0

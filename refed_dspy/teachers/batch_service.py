@@ -30,6 +30,8 @@ EARLIER = 86_400
 """Seconds that the service's clock may be behind ours."""
 OLDER = 100
 """So many batches in a row that were made earlier end a search: the newest come first, but not to the second."""
+YOUNG, LAG = 60.0, 10.0
+"""Seconds since it was begun in which a batch may not be listed yet, and for which it is looked for then."""
 PENDING = {"pending", "running", "notRunning"}
 """Azure's words for a file that it is still looking at."""
 T = TypeVar("T")
@@ -42,8 +44,9 @@ class BatchService:
         """`patience`: seconds that an endpoint which does not answer is asked again."""
         self.endpoint, self._route, self._patience = route.endpoint, route, patience
         self._look_again = min(1.0, config.batch.poll)
+        self._lag = min(LAG, 10 * config.batch.poll)
         self._client = _client(config, route)
-        self._reached = False
+        self.reached = False
         """Whether the endpoint ever answered. Until it has, it is not waited for."""
         # Azure names the deployment in each line, and the operation without a version.
         self.path: Any = "/chat/completions" if _is_azure(config) else "/v1/chat/completions"
@@ -52,8 +55,15 @@ class BatchService:
     async def upload(self, lines: IO[bytes]) -> str:
         """Put a file of requests there; returns its id. It costs nothing, and may be done twice.
 
-        Raises NoBatches where the endpoint has no such door.
+        Raises NoBatches where the endpoint has no such door, NotReached where it does not answer: nothing is there
+        then, so another may be asked.
         """
+        try:
+            return await self._uploaded(lines)
+        except BatchOutOfReach as error:
+            raise NotReached(error.message or str(error)) from None
+
+    async def _uploaded(self, lines: IO[bytes]) -> str:
 
         async def put() -> Any:
             lines.seek(0)
@@ -67,7 +77,8 @@ class BatchService:
             await asyncio.sleep(self._look_again)
             file = await self._patiently(lambda: self._client.files.retrieve(name), "files")
         if status == "error":
-            raise BatchRejected(f"{self.endpoint} refused the file: {one_line(file.status_details or 'no reason')}")
+            why = one_line(self.without_key(file.status_details or "no reason"))
+            raise BatchRejected(f"{self.endpoint} refused the file: {why}")
         return name
 
     async def create(self, file: str, nonce: str, since: float) -> Any:
@@ -92,7 +103,19 @@ class BatchService:
             raise BatchOutOfReach(f"whether {self.endpoint} has the batch is not known: {error}") from None
 
     async def find(self, nonce: str, since: float, file: str | None = None) -> Any | None:
-        """The batch made with `nonce` after `since` (seconds since 1970), or of that file; or None."""
+        """The batch made with `nonce` after `since` (seconds since 1970), or of that file; or None.
+
+        A list may lag behind: one that was begun a moment ago is looked for again, since taking it for one that was
+        never made would pay for it twice.
+        """
+        asked, young = time.monotonic(), time.time() - since < YOUNG
+        while True:
+            found = await self._found(nonce, since, file)
+            if found is not None or not young or time.monotonic() - asked >= self._lag:
+                return found
+            await asyncio.sleep(self._look_again)
+
+    async def _found(self, nonce: str, since: float, file: str | None) -> Any | None:
 
         async def look() -> Any | None:
             older = 0
@@ -131,12 +154,12 @@ class BatchService:
             ):
                 with attempt:
                     answer = await ask()
-                    self._reached = True
+                    self.reached = True
                     if isinstance(answer, str):  # what the package makes of a page
                         raise NotAnApi(f"{self.endpoint} answered with something that is no API's answer ({what})")
                     return answer
         except openai.OpenAIError as error:
-            if isinstance(error, openai.APIConnectionError) and not self._reached:
+            if isinstance(error, openai.APIConnectionError) and not self.reached:
                 raise NotReached(f"{self.endpoint} cannot be reached: {one_line(error)}") from None
             raise self._told(error, what) from None
         raise AssertionError("tenacity ends by returning or raising")
@@ -146,15 +169,18 @@ class BatchService:
         import openai
 
         if isinstance(error, openai.APIStatusError):
-            self._reached = True
+            self.reached = True
             return not _used_up(error) and (error.status_code in {408, 409, 429} or error.status_code >= 500)
-        return self._reached and isinstance(error, openai.APIConnectionError)
+        return self.reached and isinstance(error, openai.APIConnectionError)
+
+    def without_key(self, text: object) -> str:
+        """What a service said, before it is cut: what a cut leaves of a key would not be known for one."""
+        key = self._route.key()
+        return str(text).replace(key, "[key]") if key else str(text)
 
     def _told(self, error: Exception, what: str) -> LMError:
         status = getattr(error, "status_code", None)
-        reason = one_line(_message(error))
-        if (key := self._route.key()) and key in reason:
-            reason = reason.replace(key, "[key]")
+        reason = one_line(self.without_key(_message(error)))
         if status in {401, 403}:
             return LMAuthError(reason)
         if _used_up(error):
@@ -163,8 +189,8 @@ class BatchService:
             return NoBatches(f"{self.endpoint} takes no batches (POST {what} answered HTTP {status})")
         if status in {404, 410}:
             return BatchOutOfReach(
-                f"{self.endpoint} does not know {what} (HTTP {status}); what is in it can be given up with: "
-                "refed batches DIR --give-up"
+                f"{self.endpoint} does not know {what} (HTTP {status}); what is in it can be given up: refed batches, "
+                "with --give-up"
             )
         refused = status is not None and 400 <= status < 500 and status not in {408, 409, 429}
         if refused and what in {"files", "batches"}:

@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from typing import Any, Self
 
 from refed_dspy.calls import BatchLog
+from refed_dspy.settings import BatchConfig
+from refed_dspy.teachers.batch_service import BatchService
 from refed_dspy.teachers.courier import Courier
 from refed_dspy.teachers.route import MOST_TOKENS
 from refed_dspy.teachers.seats import Seat, Straggler, sitting
@@ -26,10 +28,13 @@ LONGEST_WAIT = 60.0
 class Batcher:
     """Collects the requests of one event loop for one courier."""
 
-    def __init__(self, courier: Courier, remembers: BatchLog, *, mixed: bool) -> None:
-        """`mixed`: a few left over are to be asked by themselves (Straggler)."""
-        self.courier, self.log, self.mixed = courier, remembers, mixed
-        self.config = courier.config
+    def __init__(
+        self, config: BatchConfig, courier: Courier, service: BatchService, remembers: BatchLog, *, mixed: bool
+    ) -> None:
+        """`courier` may be that of other engines too; `service` sends what is collected here. `mixed`: a few left
+        over are to be asked by themselves (Straggler)."""
+        self.config, self.courier, self.service, self.log, self.mixed = config, courier, service, remembers, mixed
+        courier.join(service)
         self._queue: list[Seat] = []
         self._bytes = self._last_number = 0
         self._first = self._last = 0.0
@@ -69,8 +74,9 @@ class Batcher:
 
     def _join(self, seat: Seat, body: bytes) -> None:
         whole = json.loads(body)
-        whole.setdefault("model", self.courier.service.model)  # Azure's dated API has it in the address
-        line = {"custom_id": f"call-{seat.number}", "method": "POST", "url": self.courier.service.path, "body": whole}
+        whole.setdefault("model", self.service.model)  # Azure's dated API has it in the address
+        line = {"custom_id": f"call-{seat.number}", "method": "POST", "url": self.service.path, "body": whole}
+        seat.service = self.service
         seat.line = json.dumps(line, ensure_ascii=False).encode() + b"\n"
         if self._bytes + len(seat.line) > self.config.megabytes * 1e6:
             self._flush()
@@ -79,7 +85,7 @@ class Batcher:
         loop = asyncio.get_running_loop()
         self._last = loop.time()
         self._first = self._first or self._last
-        if len(self._queue) >= self.courier.most:
+        if len(self._queue) >= min(self.config.requests, self.courier.most):
             self._flush()
         elif self._alarm is None:
             self._alarm = loop.call_later(self.config.quiet, self._look)
@@ -111,11 +117,12 @@ class Batcher:
             return
         self.courier.take(seats)
 
-    async def aclose(self) -> None:
-        """Let go. Batches under way go on at the service, and the log has them."""
+    async def aclose(self) -> bool:
+        """Let go. Batches under way go on at the service, and the log has them. Returns whether nobody else follows
+        them here."""
         if self._alarm is not None:
             self._alarm.cancel()
-        await self.courier.aclose()
+        return await self.courier.leave()
 
 
 class _Sent:

@@ -9,14 +9,14 @@ import re
 import tempfile
 import time
 import uuid
-from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from dspy.utils.exceptions import LMAuthError, LMBillingError
 
-from refed_dspy.calls import BatchLog, BatchRejected, NoBatches, SentBatch
+from refed_dspy.calls import BatchLog, BatchRejected, NoBatches, SentBatch, WorkEnds
 from refed_dspy.errors import one_line
 from refed_dspy.settings import BatchConfig
 from refed_dspy.teachers.batch_service import BatchService
@@ -48,11 +48,15 @@ class _Reading:
 
 
 class Courier:
-    """Takes seats to the service of one endpoint and model, and answers back: for one event loop and one log."""
+    """Takes seats to the service of one endpoint and model, and answers back: for one event loop and one log, and for
+    all engines of that model (`courier_of`)."""
 
     def __init__(self, config: BatchConfig, service: BatchService, remembers: BatchLog, names: tuple[str, str]) -> None:
         """`names`: endpoint and model as the log has them. Batches of earlier starts are taken up at once."""
         self.config, self.service, self.log, self.names = config, service, remembers, names
+        self._services = [service]
+        """Of all who share it: what one of them sent is followed with its own key, whoever leaves."""
+        self._users = 0
         self.most = config.requests
         """Requests that go into one batch."""
         self._waiting: dict[int, Seat] = {}
@@ -63,6 +67,7 @@ class Courier:
         """Once the service's queue was full: one batch after the other."""
         self._tasks: set[asyncio.Task[None]] = set()
         for batch in remembers.under_way(*names):
+            service.reached = True  # it was, by an earlier start: if it is away for a moment it is waited for
             self._start(self._take_up(batch))
 
     def expect(self, seat: Seat) -> None:
@@ -81,12 +86,28 @@ class Courier:
         for first in range(0, len(seats), self.most):
             self._start(self._send(seats[first : first + self.most]))
 
+    def join(self, service: BatchService) -> None:
+        """One more sends its seats through this courier, and leaves one day."""
+        self._users += 1
+        if service not in self._services:
+            self._services.append(service)
+
+    async def leave(self) -> bool:
+        """One less. Returns whether it was the last, after which nothing is followed."""
+        self._users -= 1
+        if self._users:
+            return False
+        self.log.couriers.pop(self.names, None)
+        await self.aclose()
+        return True
+
     async def aclose(self) -> None:
         """Let go. Batches under way go on at the service, and the log has them."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self.service.aclose()
+        for service in self._services:
+            await service.aclose()
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.ensure_future(work)
@@ -98,29 +119,32 @@ class Courier:
         self._waiting.update((seat.number, seat) for seat in seats)
         try:
             async with self._crowded or nullcontext():
-                if (batch := await self._made(seats)) is not None:
-                    await self._follow(batch)
+                service = seats[0].service or self.service
+                if (batch := await self._made(seats, service)) is not None:
+                    await self._follow(batch, service)
+        except BatchRejected as error:
+            self._lose([seat.number for seat in seats], self._refusal(error.message or str(error)))
         except Exception as error:  # noqa: BLE001 — raised again by each who waits, of whom there is at least one
             self._lose([seat.number for seat in seats], error)
 
-    async def _uploaded(self, seats: Sequence[Seat]) -> tuple[str, Sequence[Seat]]:
+    async def _uploaded(self, seats: Sequence[Seat], service: BatchService) -> tuple[str, Sequence[Seat]]:
         """A file of the requests of those who still wait, and who they are: what nobody waits for is not sent."""
         while waiting := [seat for seat in seats if not seat.answer.done()]:
             if self.log.stopping:
                 break
             with tempfile.TemporaryFile() as lines:
                 lines.writelines(seat.line for seat in waiting)
-                file = await self.service.upload(lines)
+                file = await service.upload(lines)
             if not any(seat.answer.done() for seat in waiting) and not self.log.stopping:
                 return file, waiting
         return "", waiting
 
-    async def _made(self, seats: Sequence[Seat]) -> SentBatch | None:
+    async def _made(self, seats: Sequence[Seat], service: BatchService) -> SentBatch | None:
         """The batch, made at the service and written down; None where it is not to begin any more.
 
         It is written down before it is made: a kill, or an answer that is lost, leaves its nonce, by which it is found.
         """
-        file, waiting = await self._uploaded(seats)
+        file, waiting = await self._uploaded(seats, service)
         if not file:
             for seat in waiting:
                 seat.answer.cancel()
@@ -134,8 +158,12 @@ class Courier:
         for seat in seats:
             seat.sent = True
         try:
-            made = await self.service.create(file, batch.nonce, batch.created)
-        except (BatchRejected, NoBatches, LMAuthError, LMBillingError) as error:
+            made = await service.create(file, batch.nonce, batch.created)
+        except BatchRejected as error:
+            told = self._refusal(error.message or str(error))
+            self._without_answer(batch, "refused", told, batch.numbers)
+            raise told from None
+        except (NoBatches, LMAuthError, LMBillingError) as error:
             self._without_answer(batch, "refused", error, batch.numbers)
             raise
         self.log.named(batch, made.id)
@@ -153,32 +181,32 @@ class Courier:
                     return
                 name = str(found.id)
                 self.log.named(batch, name)
-            await self._follow(replace(batch, name=name))
+            await self._follow(replace(batch, name=name), self.service)
         except Exception as error:  # noqa: BLE001 — raised again by each who waits, or will
             self._lose(batch.numbers, error)
 
-    async def _follow(self, batch: SentBatch) -> None:
+    async def _follow(self, batch: SentBatch, service: BatchService) -> None:
         """Wait for the batch's end; hand its answers over, and tell the others that they have none."""
-        end = await self._end(batch)
+        end = await self._end(batch, service)
         failures = end.errors.data if end.errors and end.errors.data else []
         if end.status == "failed":
-            await self._failed(batch, failures)
+            await self._failed(batch, failures, service)
             return
         found = _Reading(set(batch.numbers))
         for file in (end.output_file_id, end.error_file_id):
             if file:
-                await self._hand_over(found, await self.service.lines(file))
+                await self._hand_over(found, await service.lines(file))
         left = found.left
         # What the service did not come to costs nothing. What it lost, or garbled, may have been billed.
         lost = left - found.spared if end.status == "completed" or found.unreadable else set[int]()
         self._without_answer(batch, end.status, Unanswered(end.status), left - lost, lost)
         log.info("batch %s: %s, %d answered, %d not", batch.name, end.status, len(batch.numbers) - len(left), len(left))
 
-    async def _end(self, batch: SentBatch) -> Any:
+    async def _end(self, batch: SentBatch, service: BatchService) -> Any:
         """The batch as it ended."""
         wait, said, looks = min(FIRST_LOOK, self.config.poll), "", 0
         while True:
-            now = await self.service.look(str(batch.name))
+            now = await service.look(str(batch.name))
             looks += _lacks_file(now)
             if now.status in ENDED and (not _lacks_file(now) or looks > LOOKS):
                 return now
@@ -189,7 +217,7 @@ class Courier:
             await asyncio.sleep(wait)
             wait = min(self.config.poll, 1.5 * wait)
 
-    async def _failed(self, batch: SentBatch, failures: Sequence[Any]) -> None:
+    async def _failed(self, batch: SentBatch, failures: Sequence[Any], service: BatchService) -> None:
         """The service took nothing of the batch. One that its queue had no room for goes again, in halves."""
         first = failures[0] if failures else None
         code = getattr(first, "code", None)
@@ -197,9 +225,16 @@ class Courier:
             await self._make_room(batch)
             return
         line = f" (line {first.line})" if first is not None and first.line else ""
-        said = one_line(getattr(first, "message", None) or code or "no reason given", 200)
-        error = BatchRejected(f"batch {batch.name} was refused by {self.names[0]}: {said}{line}")
+        said = one_line(service.without_key(getattr(first, "message", None) or code or "no reason given"), 200)
+        error = self._refusal(f"batch {batch.name} was refused by {self.names[0]}: {said}{line}")
         self._without_answer(batch, "failed", error, batch.numbers)
+
+    def _refusal(self, said: str) -> BatchRejected | WorkEnds:
+        """A whole batch was refused: a mistake in the settings, where the model never answered; later the run ends,
+        since another teacher of a pool may be dearer."""
+        if not self.log.has_answered(*self.names):
+            return BatchRejected(said)
+        return WorkEnds(f"{said} — nothing of that batch was paid for; mend that, or set mode: interactive")
 
     async def _make_room(self, batch: SentBatch) -> None:
         """The service's queue holds so many tokens and no more: smaller batches, one after the other."""
@@ -269,6 +304,15 @@ class Courier:
             seat = self._waiting.pop(number, None)
             if seat is not None and not seat.answer.done():
                 seat.answer.set_exception(error)
+
+
+def courier_of(log: BatchLog, names: tuple[str, str], make: Callable[[], Courier]) -> Courier:
+    """The one courier of this log to the model of these `names` (endpoint, model): two would take each other's batches
+    for those of an earlier start."""
+    if (courier := log.couriers.get(names)) is None:
+        courier = log.couriers[names] = make()
+    there: Courier = courier
+    return there
 
 
 def _number(line: Mapping[str, Any]) -> int | None:

@@ -101,7 +101,7 @@ def _wait(state: RetryCallState) -> float:
     return min(LONGEST_PAUSE, asked + 0.2 * wait) if asked else wait
 
 
-def _after(first: Exception, ask: Callable[[], Awaitable[Response]]) -> Callable[[], Awaitable[Response]]:
+def after_first(first: Exception, ask: Callable[[], Awaitable[Response]]) -> Callable[[], Awaitable[Response]]:
     """`ask`, but for the first time, which has failed already."""
     failures = [first]
 
@@ -152,7 +152,7 @@ class TeacherEngine(_Attempts):
         except (LM15Error, NotReached) as error:
             # Nearly every call ends above: tenacity (0.05 ms a call) is asked in only where one has failed.
             first = error
-        return await AsyncRetrying(**self.retrying(books))(_after(first, ask))
+        return await AsyncRetrying(**self.retrying(books))(after_first(first, ask))
 
     async def _admitted(self, request: Request, prompt_bound: int, books: Books) -> Response:
         """One attempt, and again for as long as it is refused for the rate limit: no row is lost to a 429."""

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 # Left to itself the table would be fetched anew from the network.
@@ -92,21 +92,29 @@ def in_batches(config: TeacherConfig, price: Price | None) -> Price | None:
     half if nothing else is set. A prompt that the provider has in its cache costs there what any other does."""
     if price is None:
         return None
-    named = config.price if isinstance(config.price, str) else config.model
-    if not isinstance(config.price, PriceConfig) and (found := _table_batches(str(named))) is not None:
-        return found
     share = config.price.batch if isinstance(config.price, PriceConfig) else BATCH_SHARE
-    longer = tuple((threshold, _shared(rates, share)) for threshold, rates in price.longer)
-    return Price(_shared(price.rates, share), price.source, longer)
+    listed = {} if isinstance(config.price, PriceConfig) else _listed(str(config.price or config.model))
+    rates = _uncached(_rates(listed, "_batches")) or _shared(price.rates, share)
+    longer = tuple(
+        (threshold, _uncached(_rates(listed, f"_above_{threshold // 1000}k_tokens_batches")) or _shared(above, share))
+        for threshold, above in price.longer
+    )
+    return Price(rates, price.source, longer)
 
 
-def _table_batches(model: str) -> Price | None:
+def _listed(model: str) -> Mapping[str, Any]:
+    """What the table has of PROVIDER/NAME, or nothing."""
     try:
         resolution = LMRouter(RouterConfig()).resolve_openai_chat(model)
     except LM15Error:
-        return None
-    rates = _rates(model_info(resolution.provider, resolution.model), "_batches")
-    return None if rates is None or not rates.completion else Price(rates, table_name())
+        return {}
+    return cast(Mapping[str, Any], model_info(resolution.provider, resolution.model))
+
+
+def _uncached(rates: Rates | None) -> Rates | None:
+    """`rates` where they are known, with every prompt token at the plain price: a batch knows no cache, whatever the
+    table lists."""
+    return _shared(rates, 1.0) if rates is not None and rates.completion else None
 
 
 def _shared(rates: Rates, share: float) -> Rates:

@@ -20,7 +20,7 @@ LONGEST_BOUND = 1_999
 """Characters: llama.cpp's grammar takes a longer bound for none, and some of its versions refuse it."""
 CACHE_KEY = "prompt_cache_key"
 """What OpenAI routes a request by, beside its first tokens: those with one key go to one machine and find its cache."""
-_OPENING = re.compile(r"<(\w+)>\n.*?\n</\1>", re.DOTALL)
+_OPENING = re.compile(r"<(\w+)>\n.*?\n</>", re.DOTALL)
 OVERHEAD = 1_024
 """Tokens that a provider may add to a prompt on its own: roles, its words about the schema."""
 

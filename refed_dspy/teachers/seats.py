@@ -7,11 +7,16 @@ import time
 from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from typing import Any
 
 from dspy.lm15 import TransportError
 
 from refed_dspy.calls import SentBatch
 from refed_dspy.records import Call
+from refed_dspy.teachers.batch_service import BatchService
+
+CANCELLED = "cancelled"
+"""The service's word for a batch that a person called off there."""
 
 
 class Unanswered(TransportError):
@@ -19,7 +24,7 @@ class Unanswered(TransportError):
 
     def __init__(self, why: str, *, billed: bool = False) -> None:
         super().__init__(f"the batch ended without an answer: {why}")
-        self.billed = billed
+        self.why, self.billed = why, billed
 
 
 class Straggler(Exception):
@@ -36,6 +41,8 @@ class Seat:
     line: bytes = b""
     answer: asyncio.Future[str] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
     sent: bool = False
+    service: BatchService | None = None
+    """Who sends it, with whose key; None: whoever sends the courier's own."""
 
     @property
     def came(self) -> bool:
@@ -60,6 +67,7 @@ class Unlogged:
 
     def __init__(self) -> None:
         self._last = 0
+        self.couriers: dict[tuple[str, str], Any] = {}
 
     def park(self, calls: int) -> None:
         pass
@@ -85,6 +93,9 @@ class Unlogged:
 
     def unclaimed(self, endpoint: str, model: str) -> Mapping[int, str]:  # noqa: ARG002
         return {}
+
+    def has_answered(self, endpoint: str, model: str) -> bool:  # noqa: ARG002
+        return False
 
     def settle(self, call: Call) -> None:
         pass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -27,8 +28,8 @@ DEFAULT_CONCURRENCY = 32
 EMBEDDED_CONCURRENCY = 2
 BATCH_CONCURRENCY = 10_000
 """So many calls wait for their batches at once: a wave of a run's calls is one batch."""
-CACHE_MINIMA = {"openai": 1024, "azure": 1024, "anthropic": 1024}
-"""Tokens of a prompt below which these providers cache nothing, at the least."""
+CACHE_MINIMA = {"openai": 1024, "azure": 1024, "anthropic": math.inf}
+"""Tokens of a prompt below which these providers cache nothing. Anthropic caches what is marked, and nothing is."""
 CHARACTERS_A_TOKEN = 4
 NO_BATCHES = {"anthropic", "gemini", "vertex", "vertex-express", "xai"}
 """Providers whose batches, if they have any, are of another kind."""

@@ -1,0 +1,30 @@
+"""Where a warm prefix is worth that one unit of a reference goes ahead of the others."""
+
+from __future__ import annotations
+
+import pytest
+
+from refed_dspy.config import PriceConfig, TeacherConfig
+from refed_dspy.teachers import open_teacher
+
+CHEAPER, PLAIN = PriceConfig(prompt=0.15, completion=0.6, cached=0.075), PriceConfig(prompt=0.15, completion=0.6)
+LOCAL = {"model": "vllm/x", "api_base": "http://127.0.0.1:9/v1"}
+OPENAI = {"model": "openai/gpt-4o-mini", "api_base": "http://127.0.0.1:9/v1"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "characters", "pays"),
+    [
+        ({**LOCAL, "price": CHEAPER}, 100, True),
+        ({**LOCAL, "price": PLAIN}, 10_000, False),
+        (LOCAL, 10_000, False),  # the price is unknown
+        ({**OPENAI, "price": CHEAPER}, 1_800, False),  # OpenAI caches nothing that short
+        ({**OPENAI, "price": CHEAPER}, 5_000, True),
+        ({**OPENAI, "price": CHEAPER, "mode": "batch"}, 5_000, False),  # a batch knows no cache
+        ({**OPENAI, "price": CHEAPER, "model": "anthropic/x"}, 10**6, False),  # nothing is marked there
+    ],
+)
+def test_it_pays_where_the_cache_makes_something_cheaper(
+    settings: dict[str, object], characters: int, pays: bool
+) -> None:
+    assert open_teacher(TeacherConfig.model_validate(settings)).warm_pays(characters) is pays
