@@ -127,6 +127,7 @@ def test_nothing_is_exported_where_nothing_is_kept(server: SimulatedTeacher, tmp
     assert not (tmp_path / "run" / "samples-at-cap.jsonl").exists()
 
 
+@pytest.mark.slow
 def test_a_resume_with_a_larger_cap_goes_on_to_the_full_size(server: SimulatedTeacher, tmp_path: Path) -> None:
     server.control(faults={"500": 0.05, "malformed": 0.05}, seed=7)
     first = run(server, tmp_path / "run", size=60, max_cost=0.1)

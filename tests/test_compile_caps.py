@@ -128,6 +128,7 @@ def test_a_higher_cap_lets_the_same_call_go_on_and_pays_nothing_again(server: Si
     assert server.stats()["repeated"] == 0 and requests(server) == charged(tmp_path)[1]
 
 
+@pytest.mark.slow
 def test_a_cap_stays_until_another_is_given(server: SimulatedTeacher, tmp_path: Path) -> None:
     compiled(server, tmp_path, max_calls=30)
     assert compiled(server, tmp_path).stopped == "max_calls" and requests(server) <= 30
@@ -140,6 +141,7 @@ def test_lifting_a_cap(server: SimulatedTeacher, tmp_path: Path) -> None:
     assert compiled(server, tmp_path, "bootstrap", max_cost=math.inf).stopped == ""
 
 
+@pytest.mark.slow
 def test_the_estimate_of_a_second_start_is_that_of_the_first(server: SimulatedTeacher, tmp_path: Path) -> None:
     first = compiled(server, tmp_path, "bootstrap").estimate
     second = compiled(server, tmp_path, "bootstrap").estimate

@@ -99,6 +99,7 @@ def test_what_dspy_says_is_in_a_file(home: Path, server: SimulatedTeacher) -> No
     assert "judge and teacher are one model" in done.stderr
 
 
+@pytest.mark.slow
 def test_an_estimate_asks_a_little_and_says_what_all_would_take(home: Path, server: SimulatedTeacher) -> None:
     told = compile_(home, server, "--estimate")
     assert told.exit_code == 0 and "the whole: about $" in told.stdout and "without --estimate" in told.stdout
@@ -110,6 +111,7 @@ def test_an_estimate_asks_a_little_and_says_what_all_would_take(home: Path, serv
     assert 0.4 < foreseen / took < 2.5
 
 
+@pytest.mark.slow
 def test_at_a_cap_it_ends_with_one_line_and_the_same_command_goes_on(home: Path, server: SimulatedTeacher) -> None:
     cut = compile_(home, server, "--max-calls", 60)
     assert cut.exit_code == 1 and server.stats()["requests"] == 60
@@ -325,6 +327,7 @@ def test_agreement_of_what_cannot_be_used_is_one_line(
     assert server.stats()["requests"] == 0
 
 
+@pytest.mark.slow
 def test_agreement_by_a_compiled_judge(home: Path, server: SimulatedTeacher) -> None:
     judge = PairwiseJudge()
     for predictor in judge.predictors():
@@ -335,6 +338,7 @@ def test_agreement_by_a_compiled_judge(home: Path, server: SimulatedTeacher) -> 
     refused(agreement(home, server), "holds other verdicts", "program")
 
 
+@pytest.mark.slow
 def test_track_of_a_folder_of_verdicts_says_that_it_is_none_to_track(
     home: Path, server: SimulatedTeacher, tracked: Mlflow
 ) -> None:

@@ -372,6 +372,7 @@ def test_a_judge_that_cannot_be_asked_at_all_ends_it() -> None:
     gc.collect()  # what was left behind is told of here, and not in the next test
 
 
+@pytest.mark.slow
 def test_a_judge_that_cannot_be_asked_leaves_no_traceback_behind(caplog: pytest.LogCaptureFixture) -> None:
     bench = Bench(per_feature=1)
     bench.judge.on_request = lambda request: lm_errors.LMAuthError("wrong key", model="fake")

@@ -85,6 +85,7 @@ def test_every_program_is_a_version_and_the_newest_the_challenger(tracked: Mlflo
     assert tracked.version("2").run_id != tracked.version("1").run_id
 
 
+@pytest.mark.slow
 def test_the_same_program_again_is_no_version_more(tracked: Mlflow) -> None:
     one = Compile("c")
     one.register(outcome("p"))
@@ -92,6 +93,7 @@ def test_the_same_program_again_is_no_version_more(tracked: Mlflow) -> None:
     assert len(tracked.client.search_model_versions("name='refed'")) == 1
 
 
+@pytest.mark.slow
 def test_only_a_proved_one_is_champion(tracked: Mlflow) -> None:
     Compile("one").register(outcome("p1"))
     assert champion_is(None, tracked)

@@ -135,6 +135,7 @@ def test_faults_in_answers(teacher: SimulatedTeacher) -> None:
     assert teacher.control()["items"] == 4
 
 
+@pytest.mark.slow
 def test_limits_keys_and_models(teacher: SimulatedTeacher, monkeypatch: pytest.MonkeyPatch) -> None:
     assert post(teacher, model="missing-model")[1]["error"]["code"] == "model_not_found"
     assert post(teacher, response_format={"type": "json_schema"})[0] == 400

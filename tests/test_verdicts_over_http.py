@@ -80,6 +80,7 @@ def test_agreement_with_people_is_measured_over_http(
     assert all(row.accuracy is not None for row in made.rows)
 
 
+@pytest.mark.slow
 def test_a_runs_filter_gets_verdicts_over_http(server: SimulatedTeacher, tmp_path: Path) -> None:
     teacher = TeacherConfig.model_validate({"model": "sim/sim-model", "api_base": server.base_url, "concurrency": 4})
     other = teacher.model_copy(update={"model": "sim/other-model"})
