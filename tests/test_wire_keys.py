@@ -102,6 +102,49 @@ def test_a_key_that_an_endpoint_repeats_is_told_nowhere(
     assert b"sk-mine" not in everything_in(tmp_path)
 
 
+@pytest.mark.parametrize("around", ["{}\n", "{}\r\n", " {}\t", "\n{}\n"])
+@pytest.mark.parametrize("wire", WIRES)
+def test_blanks_and_line_breaks_around_a_key_are_not_sent_and_the_key_is_kept_nowhere(
+    seen: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    wire: str,
+    around: str,
+) -> None:
+    monkeypatch.setenv("MY_OWN_KEY", around.format("sk-mine-0123456789"))
+    told = ""
+    try:
+        run(seen, tmp_path / "run", wire=wire, api_key_env="MY_OWN_KEY", max_tokens=64)
+    except RefedError as error:
+        told = _everything_said(error)
+    sent = [
+        value for name, value in seen.headers[0].items() if name.lower() in {"authorization", "api-key", "x-api-key"}
+    ]
+    assert [value.removeprefix("Bearer ") for value in sent] == ["sk-mine-0123456789"]
+    assert "sk-mine" not in told + "".join(capfd.readouterr())
+    assert b"sk-mine" not in everything_in(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "key", ["sk-mine-01\n23456789", "sk-mine 0123456789", "sk-mine-é0123456789", "sk-mine-\x7f0123"]
+)
+def test_a_key_that_no_header_can_hold_is_refused_before_anything_is_sent(
+    stranger: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    monkeypatch.setenv("MY_OWN_KEY", key)
+    with pytest.raises(ConfigError, match="MY_OWN_KEY") as error:
+        run(stranger, tmp_path / "run", api_key_env="MY_OWN_KEY", max_tokens=64)
+    assert not stranger.headers and "sk-mine" not in _everything_said(error.value)
+    assert b"sk-mine" not in everything_in(tmp_path)
+
+
+def test_a_variable_of_blanks_holds_no_key(stranger: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_OWN_KEY", " \n")
+    with pytest.raises(ConfigError, match=r"MY_OWN_KEY .*not set"):
+        run(stranger, tmp_path / "run", api_key_env="MY_OWN_KEY")
+
+
 def _everything_said(error: BaseException | None) -> str:
     """Text, repr and attributes of an error and of those that it came from."""
     told = ""

@@ -19,6 +19,7 @@ from tenacity import AsyncRetrying, retry_if_exception, stop_after_delay, wait_r
 from refed_dspy.calls import BatchOutOfReach, BatchRejected, NoBatches, NotAnApi, NotReached
 from refed_dspy.config import TeacherConfig
 from refed_dspy.errors import one_line
+from refed_dspy.teachers.keys import without_key
 from refed_dspy.teachers.limits import LONGEST_PAUSE, PATIENCE
 from refed_dspy.teachers.route import Route
 
@@ -175,8 +176,7 @@ class BatchService:
 
     def without_key(self, text: object) -> str:
         """What a service said, before it is cut: what a cut leaves of a key would not be known for one."""
-        key = self._route.key()
-        return str(text).replace(key, "[key]") if key else str(text)
+        return without_key(str(text), self._route.key())
 
     def _told(self, error: Exception, what: str) -> LMError:
         status = getattr(error, "status_code", None)
@@ -225,10 +225,15 @@ def _is_azure(config: TeacherConfig) -> bool:
 
 
 def _client(config: TeacherConfig, route: Route) -> Any:
-    """The package's own retries are off: they do not know that making a batch twice costs money."""
+    """The package's own retries are off: they do not know that making a batch twice costs money.
+
+    No redirect is followed: it would carry prompts, and on Azure the key, to a host that nobody named.
+    """
     import openai
 
-    http = openai.DefaultAsyncHttpxClient(proxy=route.transport["proxy"], trust_env=False, timeout=config.timeout)
+    http = openai.DefaultAsyncHttpxClient(
+        proxy=route.transport["proxy"], trust_env=False, timeout=config.timeout, follow_redirects=False
+    )
     settings: dict[str, Any] = {"api_key": route.key() or "none", "max_retries": 0, "http_client": http}
     if not _is_azure(config):
         return openai.AsyncOpenAI(base_url=route.endpoint, **settings)

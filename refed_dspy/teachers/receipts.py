@@ -25,6 +25,7 @@ from dspy.lm15 import TimeoutError as AnswerTimeout
 
 from refed_dspy.calls import AnswerRefused, NotAnApi, NotReached
 from refed_dspy.records import Call
+from refed_dspy.teachers.keys import without_key
 from refed_dspy.teachers.prices import Price
 from refed_dspy.teachers.route import Route
 from refed_dspy.teachers.transport import WebPage
@@ -115,6 +116,8 @@ def is_transient(error: BaseException) -> bool:
 
 def told(error: LM15Error, endpoint: str, key: str | None, answered: bool) -> BaseException:
     """The error to raise: one of ours where DSPy has no word for it, and never with the key in it."""
+    error.message = without_key(error.message, key)
+    error.args = tuple(without_key(arg, key) if isinstance(arg, str) else arg for arg in error.args)
     if isinstance(error, TransportError) and isinstance(error.__cause__, ConnectError):
         return NotReached(f"{endpoint} cannot be reached: {error.message}")
     if isinstance(error, WebPage) and not answered:
@@ -126,9 +129,6 @@ def told(error: LM15Error, endpoint: str, key: str | None, answered: bool) -> Ba
     error.message = _first(error.message)
     if _PAGE.search(error.message):
         error.message = f"answered HTTP {error.status} with a web page"
-    if key and key in str(error):
-        error.message = error.message.replace(key, "[key]")
-        error.args = tuple(arg.replace(key, "[key]") if isinstance(arg, str) else arg for arg in error.args)
     kept: BaseException = error
     return kept
 

@@ -30,6 +30,7 @@ from dspy.lm15 import (
 
 from refed_dspy.config import TeacherConfig
 from refed_dspy.errors import ConfigError, one_line
+from refed_dspy.teachers.keys import read_key
 
 OWN = "refed-teacher"
 CONNECT_SECONDS = 10.0
@@ -77,7 +78,7 @@ class Route:
 
     def key(self) -> str | None:
         """The key itself, read now."""
-        return next((os.environ[name] for name in self.key_env if os.environ.get(name)), None)
+        return next((key for name in self.key_env if (key := read_key(name))), None)
 
     def tokens(self, usage: Any) -> tuple[int | None, int | None, int | None, int | None]:
         """(prompt, of it cached, of it written to a cache, completion) of a provider's usage, None where unknown.
@@ -216,7 +217,7 @@ def _transport(config: TeacherConfig, endpoint: str) -> dict[str, Any]:
 def _required_variable(config: TeacherConfig) -> tuple[str, ...]:
     if config.api_key_env is None:
         return ()
-    if not os.environ.get(config.api_key_env):
+    if not read_key(config.api_key_env):
         raise ConfigError(
             f"teacher: the variable {config.api_key_env} (api_key_env) is not set; export it and run again"
         )
