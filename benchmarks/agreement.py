@@ -21,13 +21,14 @@ from typing import IO
 
 import dspy
 
-from refed_dspy.config import TeacherConfig, teacher_setting
+from refed_dspy.config.loading import TeacherConfig, teacher_setting
 from refed_dspy.data.pairs import Pair, load_pairs, sample_pairs
 from refed_dspy.errors import NoAnswer, RefedError
 from refed_dspy.optimizers.agreement import agreement, agreement_lines, judged
 from refed_dspy.programs.adapter import SchemaAdapter
-from refed_dspy.programs.judging import PairwiseJudge, Verdict
-from refed_dspy.programs.saved import digest, program_digests
+from refed_dspy.programs.judges import PairwiseJudge, Verdict
+from refed_dspy.programs.saved import program_digests
+from refed_dspy.records import digest
 from refed_dspy.teachers import Teacher, open_teacher
 
 DATA = Path(__file__).parents[2] / "shared/data"

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from refed_dspy.measures.win_rates import LC_NOTE, alpaca_eval, length_controlled
+from refed_dspy.metrics.win_rates import LC_NOTE, alpaca_eval, length_controlled
 
 DATA = Path(__file__).parents[2] / "shared/data/alpacaeval2_preferences.json"
 DIGITS = 6

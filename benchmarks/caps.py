@@ -20,9 +20,9 @@ from typing import Any
 import refed_dspy
 from benchmarks.runs import REFERENCES
 from benchmarks.simulated import SimulatedTeacher
-from refed_dspy.engine.accounts import spent
-from refed_dspy.engine.ledger import Ledger
 from refed_dspy.errors import RunStopped
+from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.ledger.spending import spent
 from refed_dspy.records import PICO
 
 CONCURRENCY = 500

@@ -13,7 +13,7 @@ from pathlib import Path
 import refed_dspy
 from benchmarks.runs import teacher_config
 from benchmarks.simulated import SimulatedTeacher
-from refed_dspy.engine.ledger import Ledger
+from refed_dspy.ledger.ledger import Ledger
 
 SIZE, REFERENCES = 1_000, 50
 _MANY = [

@@ -16,9 +16,9 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
-from refed_dspy.measures.perplexity import GUESS, Difficulty, ifd
-from refed_dspy.measures.scorers import EndpointScorer, TransformersScorer
-from refed_dspy.teachers.weights import SMOKE, find
+from refed_dspy.metrics.perplexity import GUESS, Difficulty, ifd
+from refed_dspy.metrics.transformers_scorer import EndpointScorer, TransformersScorer
+from refed_dspy.weights import SMOKE, find
 
 ROWS = Path("/work/shared/data/self_instruct_seed_tasks.jsonl")
 FOLDER = Path("/tmp/smollm")

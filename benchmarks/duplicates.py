@@ -22,8 +22,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from benchmarks.texts import WORDS
-from refed_dspy.data.table import DataRow
-from refed_dspy.filters.duplicates import NearDuplicates, tokens
+from refed_dspy.filters.near_duplicates import NearDuplicates, tokens
+from refed_dspy.records import DataRow
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 ROWS, PLANTED = 10_000, 1_000

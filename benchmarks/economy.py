@@ -21,7 +21,7 @@ import refed_dspy
 from benchmarks.simulated import SimulatedTeacher
 from benchmarks.tokenizers import tokenizer
 from refed_dspy import Synthesis, TeacherConfig, load_references
-from refed_dspy.config import PriceConfig
+from refed_dspy.config.loading import PriceConfig
 from refed_dspy.programs import ReferenceLevelFeedback
 from refed_dspy.programs.adapter import rendering
 

@@ -29,9 +29,9 @@ from typing import Any
 import dspy
 
 from benchmarks.preference import ADDED, WISHES, Preference, World, model
-from refed_dspy.engine.ledger import Ledger
-from refed_dspy.engine.trials import trials
-from refed_dspy.optimizers.compiling import compile  # noqa: A004
+from refed_dspy.ledger.candidates import trials
+from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.optimizers.compile import compile  # noqa: A004
 from refed_dspy.optimizers.progress import CompileProgress
 
 MOST, BELOW, ABOVE = 600, 0.4, 0.8

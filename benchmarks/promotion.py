@@ -19,7 +19,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from refed_dspy.statistics import Interval, is_gain, mean_interval, paired_gain
+from refed_dspy.metrics.intervals import Interval, is_gain, mean_interval, paired_gain
 
 COMPARISONS, FEW = 1_000, 20
 REFERENCES, SAMPLES = 8, 4

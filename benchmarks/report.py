@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.browsing import Browsing
-from refed_dspy.engine.ledger import Ledger
-from refed_dspy.engine.rows import Answer, Decided, Key, answered, decided, sampled
+from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.ledger.statements import Answer, Decided, Key, answered, decided, sampled
 from refed_dspy.records import Call, Reference
 
 VOCABULARY = 30_000

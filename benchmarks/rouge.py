@@ -31,8 +31,8 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from refed_dspy.data.table import DataRow
 from refed_dspy.filters.rouge import Match, RougeFilter, select
+from refed_dspy.records import DataRow
 
 THRESHOLD = 0.7
 FEW, SAME, MANY, MOST = 300, 2_000, 10_000, 100_000

@@ -16,7 +16,7 @@ import aiohttp
 
 from benchmarks.runs import REFERENCES, one_run
 from benchmarks.simulated import SimulatedTeacher
-from refed_dspy.preview import rendered_prompts
+from refed_dspy.cli.preview import rendered_prompts
 from refed_dspy.programs import ReferenceLevelFeedback
 from refed_dspy.programs.adapter import rendering
 from refed_dspy.records import Reference

@@ -63,8 +63,8 @@ class Elsewhere:
 
 def child(base_url: str, samples: int, interval: float | None, folder: Path) -> Row:
     """The measured process."""
-    from refed_dspy import synthesis
-    from refed_dspy.tracking import runs
+    from refed_dspy.runs import synthesize as synthesis
+    from refed_dspy.tracking import run as runs
 
     words, copy = list[float](), runs.copy_run
 

@@ -25,12 +25,12 @@ from pathlib import Path
 from typing import Any
 
 from refed_dspy import load_references
-from refed_dspy.engine.plan import Plan, PlanSettings, Propose, Respond, Study
 from refed_dspy.programs import ReferenceLevelFeedback
 from refed_dspy.programs.adapter import SchemaAdapter
 from refed_dspy.records import Reference
+from refed_dspy.runs.plan import Plan, PlanSettings, Propose, Respond, Study
 from refed_dspy.signatures import DEFAULT_FEATURES
-from refed_dspy.teachers.llama import CACHE_RAM_MIB, LlamaServer
+from refed_dspy.teachers.local.llama import CACHE_RAM_MIB, LlamaServer
 
 REFERENCES, SAMPLES, WRITTEN, SEED = 4, 6, 48, 7
 """How many references, samples of each, and tokens of each answer."""
@@ -133,7 +133,7 @@ def ask(url: str, asked: Asked) -> tuple[float, int, int]:
 
 
 def main() -> None:
-    from refed_dspy.teachers.weights import WEIGHTS, find
+    from refed_dspy.weights import WEIGHTS, find
 
     gguf = Path(sys.argv[1]) if len(sys.argv) > 1 else find(WEIGHTS["embedded"])
     kept = [each for each in questions() if each.stage in GUIDANCE]

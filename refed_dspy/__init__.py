@@ -14,37 +14,37 @@ import os as _os
 _os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "true")
 
 from refed_dspy import errors, programs
-from refed_dspy.comparing.compare import compare
-from refed_dspy.comparing.comparison import Comparison
-from refed_dspy.config import MetricConfig, PriceConfig, TeacherConfig
+from refed_dspy.config.loading import MetricConfig, PriceConfig, TeacherConfig
 from refed_dspy.data.dataset import load_dataset
 from refed_dspy.data.export import export
 from refed_dspy.data.pairs import Pair, load_pairs
 from refed_dspy.data.references import References, load_references
-from refed_dspy.estimating import Estimate, aestimate, estimate
-from refed_dspy.filtering.filter import filter_data
-from refed_dspy.filtering.outcome import Filtering
-from refed_dspy.measuring.measure import Measured, measure
-from refed_dspy.optimizers.agreeing import measure_agreement
-from refed_dspy.optimizers.compiling import compile  # noqa: A004 — as `re.compile` and `dspy`'s optimizers call it
-from refed_dspy.optimizers.outcome import Compiled
+from refed_dspy.optimizers.compile import compile  # noqa: A004 — as `re.compile` and `dspy`'s optimizers call it
+from refed_dspy.optimizers.judge_agreement import measure_agreement
 from refed_dspy.optimizers.progress import CompileProgress
-from refed_dspy.outcome import Synthesis, read_run
-from refed_dspy.paying import Progress
+from refed_dspy.optimizers.result import Compiled
 from refed_dspy.programs import PairwiseJudge, ReferenceLevelFeedback, RubricJudge
-from refed_dspy.programs.opening import open_program
+from refed_dspy.programs.load import open_program
 from refed_dspy.programs.saved import load_program, save_program
 from refed_dspy.records import Analysis, Failure, Feedback, ImplementationStrategy, Reference, Sample
-from refed_dspy.recycling.outcome import Recycling
-from refed_dspy.recycling.recycle import recycle
-from refed_dspy.reporting.report import report
-from refed_dspy.resuming import resume
+from refed_dspy.runs.compare.compare import compare
+from refed_dspy.runs.compare.result import Comparison
+from refed_dspy.runs.estimate import Estimate, aestimate, estimate
+from refed_dspy.runs.filter.filter import filter_data
+from refed_dspy.runs.filter.result import Filtering
+from refed_dspy.runs.recycle.recycle import recycle
+from refed_dspy.runs.recycle.result import Recycling
+from refed_dspy.runs.result import Synthesis, read_run
+from refed_dspy.runs.resume import resume
+from refed_dspy.runs.stats import Measured, measure
+from refed_dspy.runs.synthesize import asynthesize, synthesize
 from refed_dspy.sharing.push import push
+from refed_dspy.sharing.report.report import report
 from refed_dspy.sharing.share import share
-from refed_dspy.synthesis import asynthesize, synthesize
 from refed_dspy.teachers import open_teacher
+from refed_dspy.teachers.recorded import Progress
 from refed_dspy.tracking.registry import promote
-from refed_dspy.tracking.telling import tell as track
+from refed_dspy.tracking.track import tell as track
 
 __version__ = "0.1.0"
 

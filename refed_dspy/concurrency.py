@@ -90,3 +90,19 @@ def _in_thread(work: Coroutine[Any, Any, T]) -> T:
     finally:
         thread.join()
     return outcome.result()
+
+
+GRACE = 2.0
+"""Seconds that calls in flight are given to land when the run must stop: their answers are paid for."""
+
+
+async def land(running: set[asyncio.Task[None]], grace: float) -> None:
+    """Let what is in flight finish for a moment, then cancel it, and wait until it is gone.
+
+    Whatever it raises comes of the same stop, which is being raised already.
+    """
+    if running:
+        _, late = await asyncio.wait(running, timeout=grace)
+        for task in late:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)

@@ -124,4 +124,9 @@ class NothingKept(RunStopped):
 
 
 class CapReached(RunStopped):
-    """A further call could pass a cap that was set. `synthesize` ends the run in order and returns."""
+    """A further call could pass `cap`, and no call in flight could still give anything back. `synthesize` ends the run
+    in order and returns. `worst`: picodollars that the call which did not fit could have cost."""
+
+    def __init__(self, cap: str, worst: int = 0, reason: str = "") -> None:
+        super().__init__(reason or f"{cap} is reached")
+        self.cap, self.worst = cap, worst

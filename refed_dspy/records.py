@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Annotated, Any
 
@@ -156,3 +157,29 @@ class Call:
     completion_tokens: int | None = None
     cost: int | None = None
     number: int = 0
+
+
+def digest(value: Any) -> str:
+    """Sixteen hex digits of `value` as JSON with sorted keys."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False, default=_jsonable)
+    return sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def _jsonable(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    if callable(as_dict := getattr(value, "toDict", None)):  # a DSPy Example; records import no DSPy
+        return as_dict()
+    return repr(value)
+
+
+@dataclass(frozen=True, slots=True)
+class DataRow:
+    """One row. `number` counts from 1, as a person would find it; `response` is what is trained on; `plain` the one
+    before it was improved, None where the data set has none; `fields` is the row as it stood."""
+
+    number: int
+    instruction: str
+    response: str
+    plain: str | None = None
+    fields: Mapping[str, Any] = field(default_factory=dict)

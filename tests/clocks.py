@@ -8,7 +8,7 @@ import selectors
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from refed_dspy.teachers.limits import Limits
+from refed_dspy.teachers.rate_limits import Limits
 
 
 class Clock:

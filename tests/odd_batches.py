@@ -18,17 +18,17 @@ from aiohttp import web
 
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy import TeacherConfig
-from refed_dspy.books import RunBooks
-from refed_dspy.desk import LEAN
-from refed_dspy.engine.accounts import open_accounts, spent
-from refed_dspy.engine.budget import Caps
-from refed_dspy.engine.ledger import Ledger
-from refed_dspy.paying import PayOnce, Progress
+from refed_dspy.ledger.budget import Caps
+from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.ledger.recorder import RunBooks
+from refed_dspy.ledger.spending import open_accounts, spent
 from refed_dspy.programs.adapter import SchemaAdapter
 from refed_dspy.programs.asking import Question
 from refed_dspy.teachers import Teacher, open_teacher
-from refed_dspy.teachers.batch_service import BatchService
+from refed_dspy.teachers.batch.service import BatchService
+from refed_dspy.teachers.recorded import PayOnce, Progress
 from refed_dspy.teachers.route import resolve
+from refed_dspy.teachers.session import LEAN
 
 PRICE = {"prompt": 2.0, "completion": 4.0}
 """Dollars a million tokens; a batch halves them."""

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import refed_dspy
-from refed_dspy.data.table import DataRow
-from refed_dspy.filters.decision import Decision
+from refed_dspy.filters.base import Decision
+from refed_dspy.records import DataRow
 from tests.writing import Writer, fake_lm, references
 
 HOSTILE = '<script>alert(1)</script><img src=x onerror="alert(2)">{{ 7*7 }}{% raw %}</script><!--'

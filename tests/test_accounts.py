@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from refed_dspy.books import RunBooks
-from refed_dspy.calls import NoMoneyLeft
-from refed_dspy.engine.accounts import open_accounts, seconds_at_work, spent
-from refed_dspy.engine.budget import Caps
-from refed_dspy.engine.ledger import Ledger
-from refed_dspy.engine.rows import booked
+from refed_dspy.errors import CapReached
+from refed_dspy.ledger.budget import Caps
+from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.ledger.recorder import RunBooks
+from refed_dspy.ledger.spending import open_accounts, seconds_at_work, spent
+from refed_dspy.ledger.statements import booked
 from refed_dspy.records import Call
 from tests.test_books import KEY, NOTHING, attempt, call, rows, unit
 
@@ -34,7 +34,7 @@ async def test_calls_without_an_ending_are_charged_at_their_worst(tmp_path: Path
             assert (before.cost, before.calls, before.unpriced) == (230, 3, 1)
         assert [row[1] for row in rows(tmp_path)] == ["cut", "lost", "lost"]
         run = RunBooks(ledger, Caps(max_cost=300), before)
-        with pytest.raises(NoMoneyLeft):
+        with pytest.raises(CapReached):
             await unit(run).reserve(attempt(71))
 
 

@@ -13,11 +13,11 @@ import pytest
 from dspy.lm15 import Request, Response
 from dspy.utils import exceptions as lm_errors
 
-from refed_dspy.calls import AnswerCut, NotReached
 from refed_dspy.data.pairs import Pair
 from refed_dspy.errors import ConfigError, NoConnection, TeacherError
 from refed_dspy.optimizers.agreement import ALL, Agreement, agreement, agreement_lines, criterion_of, judged
-from refed_dspy.programs.judging import OVERALL, RESPONSE_CRITERIA, Criterion, PairwiseJudge, Verdict
+from refed_dspy.programs.judges import OVERALL, RESPONSE_CRITERIA, Criterion, PairwiseJudge, Verdict
+from refed_dspy.programs.lm_errors import AnswerCut, NotReached
 from tests.writing import Answer, AsyncWriter, Writer, fake_lm
 
 BETTER = "[better] "

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from refed_dspy.teachers.limits import Allowance, Limits, _seconds
+from refed_dspy.teachers.rate_limits import Allowance, Limits, _seconds
 from tests.clocks import Clock
 
 # --- allowances

@@ -10,10 +10,7 @@ import pytest
 from dspy.utils.exceptions import AdapterParseError
 
 from refed_dspy.records import Analysis, ImplementationStrategy
-from refed_dspy.signatures import (
-    ResponseGeneration,
-    ResponseImprovement,
-)
+from refed_dspy.signatures import ResponseGeneration, ResponseImprovement
 from tests.test_adapter import ADAPTER, GOOD, WHOLE, Bounded, Note
 from tests.writing import SAMPLE_PARTS
 

@@ -19,9 +19,9 @@ from typer.testing import CliRunner
 import refed_dspy
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy import ReferenceLevelFeedback, TeacherConfig, load_program, open_program, save_program
-from refed_dspy.cli import app
-from refed_dspy.engine.ledger import Ledger
+from refed_dspy.cli.main import app
 from refed_dspy.errors import ConfigError, RunDirError
+from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.programs import InstructionFeedbackOnly, SampleLevelFeedback, SeedOnly
 from refed_dspy.programs.baselines import METHODS, kind_of
 from refed_dspy.programs.saved import program_state, read_state

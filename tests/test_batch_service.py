@@ -16,15 +16,16 @@ from dspy.utils.exceptions import LMAuthError, LMBillingError
 
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy import TeacherConfig
-from refed_dspy.books import UnitBooks
-from refed_dspy.calls import Attempt, BatchOutOfReach, BatchRejected, NoBatches, NotAnApi, NotReached
-from refed_dspy.engine.ledger import Ledger
-from refed_dspy.engine.rows import Key
 from refed_dspy.errors import RunStopped, TeacherError
-from refed_dspy.teachers.batch_service import OLDER, BatchService
-from refed_dspy.teachers.courier import Courier
+from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.ledger.recorder import UnitBooks
+from refed_dspy.ledger.recording import Attempt
+from refed_dspy.ledger.statements import Key
+from refed_dspy.programs.lm_errors import BatchOutOfReach, BatchRejected, NoBatches, NotAnApi, NotReached
+from refed_dspy.teachers.batch.request import Seat, Unlogged
+from refed_dspy.teachers.batch.service import OLDER, BatchService
+from refed_dspy.teachers.batch.tracker import Courier
 from refed_dspy.teachers.route import resolve
-from refed_dspy.teachers.seats import Seat, Unlogged
 from tests.conftest import KEY, KEY_VARIABLE
 from tests.odd_batches import (
     OddService,

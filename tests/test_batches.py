@@ -13,13 +13,13 @@ import pytest
 import refed_dspy
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy import open_teacher
-from refed_dspy.batch_log import LedgerBatches
-from refed_dspy.books import RunBooks, UnitBooks
-from refed_dspy.calls import Attempt
-from refed_dspy.engine.budget import Caps
-from refed_dspy.engine.ledger import Ledger
-from refed_dspy.engine.rows import Key
 from refed_dspy.errors import CapReached
+from refed_dspy.ledger.batch_log import LedgerBatches
+from refed_dspy.ledger.budget import Caps
+from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.ledger.recorder import RunBooks, UnitBooks
+from refed_dspy.ledger.recording import Attempt
+from refed_dspy.ledger.statements import Key
 from refed_dspy.programs.asking import Question
 from refed_dspy.records import Call
 from tests.odd_batches import (

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from refed_dspy.allowance import refuse_left_batches
-from refed_dspy.engine.accounts import spent
-from refed_dspy.engine.batches import given_up, left_batches
-from refed_dspy.engine.budget import Caps
-from refed_dspy.engine.ledger import Ledger
 from refed_dspy.errors import ConfigError, NoAnswer, RunStopped
+from refed_dspy.ledger.batches import given_up, left_batches
+from refed_dspy.ledger.budget import Caps
+from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.ledger.spending import spent
 from refed_dspy.teachers import open_teacher
+from refed_dspy.teachers.caps import refuse_left_batches
 from tests.killed_batches import TEXTS, called_off, goes_on, killed_waiting
 from tests.odd_batches import (
     COST,

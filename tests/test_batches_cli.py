@@ -9,11 +9,11 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from refed_dspy.cli_batches import add_to
-from refed_dspy.engine.accounts import open_accounts, spent
-from refed_dspy.engine.batches import begun, ended, named
-from refed_dspy.engine.ledger import Ledger
-from refed_dspy.engine.rows import Key, reserved
+from refed_dspy.cli.batches import add_to
+from refed_dspy.ledger.batches import begun, ended, named
+from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.ledger.spending import open_accounts, spent
+from refed_dspy.ledger.statements import Key, reserved
 
 
 @pytest.fixture

@@ -8,16 +8,8 @@ from typing import Any
 
 import pytest
 
-from refed_dspy.engine.ledger import Ledger
-from refed_dspy.errors import (
-    CutAnswer,
-    MalformedAnswer,
-    NoAnswer,
-    RefusedAnswer,
-    RowError,
-    TeacherError,
-    UnfitRequest,
-)
+from refed_dspy.errors import CutAnswer, MalformedAnswer, NoAnswer, RefusedAnswer, RowError, TeacherError, UnfitRequest
+from refed_dspy.ledger.ledger import Ledger
 from tests.odd_batches import (
     COST,
     FULL,

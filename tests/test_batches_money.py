@@ -14,32 +14,31 @@ import pytest
 import refed_dspy
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy import TeacherConfig, open_teacher
-from refed_dspy.allowance import Limits, lasting
-from refed_dspy.books import RunBooks
-from refed_dspy.engine.accounts import spent
-from refed_dspy.engine.batches import begun, left_batches, named, unused
-from refed_dspy.engine.budget import Caps
-from refed_dspy.engine.ledger import Ledger
-from refed_dspy.engine.rows import Answer, Key, answered, reserved
-from refed_dspy.engine.summary import run_status
-from refed_dspy.engine.trials import trials, tried
+from refed_dspy.cli.preview import one_sample
 from refed_dspy.errors import ConfigError, RunDirError
-from refed_dspy.estimating import Estimate
-from refed_dspy.forecast import Forecast, forecast
-from refed_dspy.identity import begin_or_continue
-from refed_dspy.optimizers.compiling import _opened
-from refed_dspy.optimizers.job import prepare as prepare_compile
-from refed_dspy.parts import Parts
-from refed_dspy.paying import Progress
-from refed_dspy.pools import Member, MemberPay, Pool
-from refed_dspy.preview import one_sample
+from refed_dspy.ledger.batches import begun, left_batches, named, unused
+from refed_dspy.ledger.budget import Caps
+from refed_dspy.ledger.candidates import trials, tried
+from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.ledger.recorder import RunBooks
+from refed_dspy.ledger.spending import spent
+from refed_dspy.ledger.statements import Answer, Key, answered, reserved
+from refed_dspy.ledger.summary import run_status
+from refed_dspy.optimizers.compile import _opened
+from refed_dspy.optimizers.spec import prepare as prepare_compile
 from refed_dspy.programs.asking import Question
 from refed_dspy.programs.saved import MANIFEST
 from refed_dspy.records import PICO, Call, Rates
-from refed_dspy.shares import JUDGE, Shares
-from refed_dspy.staff import open_staff, stages_of
-from refed_dspy.synthesis import prepare
-from refed_dspy.working import Job, at_work
+from refed_dspy.runs.estimate import Estimate
+from refed_dspy.runs.forecast import Forecast, forecast
+from refed_dspy.runs.playout import JUDGE, Shares
+from refed_dspy.runs.spec import Parts, begin_or_continue
+from refed_dspy.runs.synthesize import prepare
+from refed_dspy.teachers.by_stage import open_staff, stages_of
+from refed_dspy.teachers.caps import Limits, lasting
+from refed_dspy.teachers.pool import Member, MemberPay, Pool
+from refed_dspy.teachers.recorded import Progress
+from refed_dspy.teachers.row_jobs import Job, at_work
 from tests.compiling import SMALL
 from tests.writing import Writer, fake_lm, references
 

@@ -16,9 +16,9 @@ import pytest
 
 import refed_dspy
 from benchmarks.simulated import SimulatedTeacher
-from refed_dspy.engine.accounts import spent
-from refed_dspy.engine.batches import left_batches
-from refed_dspy.engine.ledger import Ledger
+from refed_dspy.ledger.batches import left_batches
+from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.ledger.spending import spent
 from tests.killed_batches import TEXTS, called_off, goes_on, killed_at, killed_waiting
 from tests.odd_batches import (
     COST,

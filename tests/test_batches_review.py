@@ -16,24 +16,25 @@ from aiohttp import web
 from dspy.utils.exceptions import LMAuthError
 
 from refed_dspy import TeacherConfig
-from refed_dspy.books import RunBooks, UnitBooks
-from refed_dspy.calls import Attempt, BatchOutOfReach, NotReached
-from refed_dspy.cli_batches import given_up_line
-from refed_dspy.engine.accounts import open_accounts, seconds_at_work, spent
-from refed_dspy.engine.batches import all_batches, begun, given_up, left_batches, named
-from refed_dspy.engine.budget import Caps
-from refed_dspy.engine.ledger import Ledger
-from refed_dspy.engine.rows import Answer, Key, answered, reserved
+from refed_dspy.cli.batches import given_up_line
 from refed_dspy.errors import RunStopped
-from refed_dspy.paying import Manner, PayOnce, Progress
-from refed_dspy.pools import MemberPay, Pool, members_of
+from refed_dspy.ledger.batches import all_batches, begun, given_up, left_batches, named
+from refed_dspy.ledger.budget import Caps
+from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.ledger.recorder import RunBooks, UnitBooks
+from refed_dspy.ledger.recording import Attempt
+from refed_dspy.ledger.spending import open_accounts, seconds_at_work, spent
+from refed_dspy.ledger.statements import Answer, Key, answered, reserved
 from refed_dspy.programs.asking import Question
+from refed_dspy.programs.lm_errors import BatchOutOfReach, NotReached
 from refed_dspy.records import Call
 from refed_dspy.teachers import open_teacher
-from refed_dspy.teachers.batch_service import BatchService
-from refed_dspy.teachers.courier import Courier
+from refed_dspy.teachers.batch.request import Seat
+from refed_dspy.teachers.batch.service import BatchService
+from refed_dspy.teachers.batch.tracker import Courier
+from refed_dspy.teachers.pool import MemberPay, Pool, members_of
+from refed_dspy.teachers.recorded import Manner, PayOnce, Progress
 from refed_dspy.teachers.route import resolve
-from refed_dspy.teachers.seats import Seat
 from tests.conftest import KEY, KEY_VARIABLE
 from tests.odd_batches import (
     COST,

@@ -13,9 +13,9 @@ import pytest
 import refed_dspy
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy import open_teacher
-from refed_dspy.engine.ledger import Ledger
 from refed_dspy.errors import ConfigError
 from refed_dspy.errors import TeacherRefused as Refused
+from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.programs.adapter import SchemaAdapter
 from tests.compiling import compiled
 from tests.conftest import KEY_VARIABLE

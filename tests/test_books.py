@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
-from refed_dspy.books import RunBooks, UnitBooks
-from refed_dspy.calls import Attempt, NoMoneyLeft
-from refed_dspy.engine.accounts import Spent, spent
-from refed_dspy.engine.budget import Caps
-from refed_dspy.engine.group import GroupCommit
-from refed_dspy.engine.ledger import Ledger
-from refed_dspy.engine.rows import Answer, Key, Statement, answered, booked
-from refed_dspy.errors import RunStopped
+from refed_dspy.errors import CapReached, RunStopped
+from refed_dspy.ledger.budget import Caps
+from refed_dspy.ledger.group_commit import GroupCommit
+from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.ledger.recorder import RunBooks, UnitBooks
+from refed_dspy.ledger.recording import Attempt
+from refed_dspy.ledger.spending import Spent, spent
+from refed_dspy.ledger.statements import Answer, Key, Statement, answered, booked
 from refed_dspy.records import Call
 
 KEY = Key("response_generation", "1", 0, "prompt", "inputs", "digest")
@@ -232,7 +232,7 @@ async def test_at_the_cap_nothing_is_written(tmp_path: Path) -> None:
     with Ledger.create(tmp_path) as ledger:
         books = unit(RunBooks(ledger, Caps(max_cost=150), NOTHING))
         books.report(call(await books.reserve(attempt(100)), 80, "cut"))
-        with pytest.raises(NoMoneyLeft, match="max_cost"):
+        with pytest.raises(CapReached, match="max_cost"):
             await books.reserve(attempt(100))
         await asyncio.sleep(0)
         assert len(rows(tmp_path)) == 1
@@ -295,7 +295,7 @@ async def test_budget_and_ledger_agree_after_any_schedule(tmp_path: Path, seed: 
                 rng.choice(tasks).cancel()
             await asyncio.sleep(0)
         for ended in await asyncio.gather(*tasks, return_exceptions=True):
-            assert ended is None or isinstance(ended, NoMoneyLeft | asyncio.CancelledError)
+            assert ended is None or isinstance(ended, CapReached | asyncio.CancelledError)
         run.group.close()
         found = spent(ledger)
         assert (found.cost, found.calls) == (run.budget.spent, run.budget.calls)

@@ -8,7 +8,8 @@ from contextlib import suppress
 
 import pytest
 
-from refed_dspy.engine.budget import Budget, CapReached, Caps
+from refed_dspy.errors import CapReached
+from refed_dspy.ledger.budget import Budget, Caps
 
 
 async def settle_down() -> None:

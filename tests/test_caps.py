@@ -18,9 +18,9 @@ import pytest
 import refed_dspy
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy import Synthesis, TeacherConfig
-from refed_dspy.engine.accounts import spent
-from refed_dspy.engine.ledger import Ledger
 from refed_dspy.errors import ConfigError, RunStopped
+from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.ledger.spending import spent
 from tests.writing import Writer, references
 
 RATES = {"prompt": 1.0, "completion": 10.0, "cached": 0.5}

@@ -12,12 +12,12 @@ from huggingface_hub import DatasetCard
 from markdown_it import MarkdownIt
 
 from refed_dspy import Synthesis, synthesize
-from refed_dspy.engine.ledger import FILE, Ledger
+from refed_dspy.ledger.ledger import FILE, Ledger
 from refed_dspy.records import PICO, dollars
 from refed_dspy.sharing.card import Card, Config, Given
-from refed_dspy.sharing.discreet import origin_of, public_endpoint, public_model, public_source
 from refed_dspy.sharing.facts import run_facts
 from refed_dspy.sharing.markdown import block, code, plain
+from refed_dspy.sharing.redact import origin_of, public_endpoint, public_model, public_source
 from refed_dspy.sharing.share import share
 from refed_dspy.sharing.survey import Survey
 from refed_dspy.sharing.terms import UNKNOWN, terms_of
@@ -268,7 +268,7 @@ def test_hostile_text_is_text_wherever_it_stands(tmp_path: Path) -> None:
         name, of_instruction = "odd|<b>", True
 
         def check(self, row: Any) -> Any:
-            from refed_dspy.filters.decision import Decision
+            from refed_dspy.filters.base import Decision
 
             return Decision("Task 1:" not in row.instruction, HOSTILE if "Task 1:" in row.instruction else "", None, "")
 

@@ -15,12 +15,11 @@ from huggingface_hub import DatasetCard
 from markdown_it import MarkdownIt
 
 from refed_dspy import ReferenceLevelFeedback, Synthesis, synthesize
-from refed_dspy.engine.ledger import FILE, Ledger
-from refed_dspy.sharing.card import Card, Config, Given
-from refed_dspy.sharing.columns import COLUMNS
+from refed_dspy.ledger.ledger import FILE, Ledger
+from refed_dspy.sharing.card import COLUMNS, Card, Config, Given
 from refed_dspy.sharing.copied import Copied, DrawnRow, copied
 from refed_dspy.sharing.facts import run_facts
-from refed_dspy.sharing.settings import Settings, StageText, settings_of
+from refed_dspy.sharing.run_settings import Settings, StageText, settings_of
 from refed_dspy.sharing.share import Shared, share
 from refed_dspy.sharing.survey import MOST, Survey
 from refed_dspy.sharing.terms import terms_of

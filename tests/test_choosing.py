@@ -10,7 +10,7 @@ import dspy
 import pytest
 
 from refed_dspy.errors import ConfigError
-from refed_dspy.optimizers.choosing import Means, Optimizer, choose
+from refed_dspy.optimizers.dspy_optimizers import Means, Optimizer, choose
 from tests.writing import Writer, fake_lm
 
 TEACHER, REFLECTION = fake_lm(Writer()), fake_lm(Writer())

@@ -15,7 +15,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from benchmarks.simulated import SimulatedTeacher
-from refed_dspy.cli import app
+from refed_dspy.cli.main import app
 from tests.conftest import KEY, KEY_VARIABLE
 from tests.writing import references
 

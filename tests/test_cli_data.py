@@ -16,7 +16,7 @@ import pytest
 
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy import PairwiseJudge, save_program
-from refed_dspy.engine.ledger import Ledger
+from refed_dspy.ledger.ledger import Ledger
 from tests.conftest import KEY, KEY_VARIABLE
 from tests.test_cli import REFED, heeding_ctrl_c, refed, refused, synth, teacher_file
 from tests.test_cli import home as empty_home  # noqa: F401 — a fixture

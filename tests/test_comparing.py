@@ -22,17 +22,17 @@ from typer.testing import CliRunner
 import refed_dspy
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy import Comparison, ReferenceLevelFeedback, TeacherConfig, compare, save_program
-from refed_dspy.cli import app
-from refed_dspy.comparing.comparison import Line, Subset
-from refed_dspy.comparing.writing import facts as in_json
-from refed_dspy.engine.accounts import Spent, spent
-from refed_dspy.engine.ledger import Ledger
+from refed_dspy.cli.main import app
 from refed_dspy.errors import ConfigError, MalformedAnswer, NoAnswer, RunDirError, RunStopped
+from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.ledger.spending import Spent, spent
+from refed_dspy.metrics.intervals import Interval, mean_interval
 from refed_dspy.programs import SampleLevelFeedback, SeedOnly
 from refed_dspy.programs.baselines import METHODS
 from refed_dspy.programs.side_by_side import SideBySide
 from refed_dspy.records import Reference
-from refed_dspy.statistics import Interval, mean_interval
+from refed_dspy.runs.compare.result import Line, Subset
+from refed_dspy.runs.compare.write import facts as in_json
 from tests.writing import Writer, fake_lm, references
 
 RATES = {"prompt": 1.0, "completion": 10.0}

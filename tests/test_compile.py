@@ -20,11 +20,11 @@ from benchmarks.preference import WISHES, Preference, World, model
 from refed_dspy import TeacherConfig, load_program, open_program
 from refed_dspy import compile as tune
 from refed_dspy.data.pairs import Pair
-from refed_dspy.engine.ledger import Ledger
-from refed_dspy.engine.trials import Trial, trials
 from refed_dspy.errors import InputError, RunDirError, RunStopped
-from refed_dspy.optimizers.outcome import Compiled
+from refed_dspy.ledger.candidates import Trial, trials
+from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.optimizers.progress import CompileProgress
+from refed_dspy.optimizers.result import Compiled
 from refed_dspy.programs import PairwiseJudge, ReferenceLevelFeedback
 from refed_dspy.programs.saved import MANIFEST, program_digests, program_state
 from tests.writing import response
@@ -346,7 +346,7 @@ def test_a_file_that_cannot_be_written_leaves_no_half(tmp_path: Path, monkeypatc
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("refed_dspy.writing.os.fsync", full)
+        patch.setattr("refed_dspy.files.os.fsync", full)
         with pytest.raises(RunStopped, match=r"cannot be written .*No space left on device.*make room"):
             compiled(tmp_path / "c", answerer(), QUESTIONS, metric=marks)
     assert {path.name for path in (tmp_path / "c").iterdir()} == {"ledger.sqlite", ".lock"}

@@ -14,11 +14,10 @@ import pytest
 from dspy.utils import exceptions as lm_errors
 
 from refed_dspy import load_program
-from refed_dspy.engine.ledger import Ledger
 from refed_dspy.errors import MalformedAnswer, RunDirError, RunStopped
-from refed_dspy.optimizers.own_metric import name_of
-from refed_dspy.optimizers.scoring import NotScored
-from refed_dspy.optimizers.standing import compile_status, status_lines, why_stopped
+from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.optimizers.metrics import NotScored, name_of
+from refed_dspy.optimizers.result import compile_status, status_lines, why_stopped
 from refed_dspy.programs import PairwiseJudge, ReferenceLevelFeedback
 from refed_dspy.programs.asking import Question, answering, ask_teacher
 from refed_dspy.programs.saved import save_program

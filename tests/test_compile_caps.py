@@ -14,10 +14,10 @@ import pytest
 import refed_dspy
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy import Compiled, ReferenceLevelFeedback, TeacherConfig, open_teacher
-from refed_dspy.engine.accounts import spent
-from refed_dspy.engine.ledger import Ledger
-from refed_dspy.engine.trials import Trial, trials
 from refed_dspy.errors import ConfigError, RefedError, TeacherError
+from refed_dspy.ledger.candidates import Trial, trials
+from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.ledger.spending import spent
 from refed_dspy.programs.saved import program_state
 from tests import compiling
 from tests.compiling import Answerer, questions, requests

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from refed_dspy.config import check_compile, load_compile_config, load_config
+from refed_dspy.config.compile import CompileConfig, MetricConfig
+from refed_dspy.config.loading import check_compile, load_compile_config, load_config
+from refed_dspy.config.run import RunConfig
 from refed_dspy.errors import ConfigError
-from refed_dspy.settings import CompileConfig, MetricConfig, RunConfig
 
 MODEL, OTHER = "openai/gpt-4o-mini", "openai/gpt-4o"
 

@@ -23,9 +23,9 @@ import tqdm  # type: ignore[import-untyped]
 import refed_dspy
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy import Compiled, TeacherConfig, open_teacher
-from refed_dspy.engine.ledger import Ledger
-from refed_dspy.engine.trials import trials
 from refed_dspy.errors import RunDirError
+from refed_dspy.ledger.candidates import trials
+from refed_dspy.ledger.ledger import Ledger
 from tests import compiling
 from tests.compiling import SMALL, Answerer, questions, requests
 from tests.conftest import at_rest

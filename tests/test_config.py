@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from refed_dspy.config import RunConfig, TeacherConfig, load_config
+from refed_dspy.config.loading import RunConfig, TeacherConfig, load_config
 from refed_dspy.errors import ConfigError
 
 KEY = "sk-proj-4f9a0c55e1d27b"

@@ -11,8 +11,8 @@ import pytest
 from refed_dspy.programs import ReferenceLevelFeedback
 from refed_dspy.programs.adapter import SchemaAdapter
 from refed_dspy.programs.reference_level import STAGES
-from refed_dspy.programs.saved import digest, program_digests, prompt_digest
-from refed_dspy.records import Analysis
+from refed_dspy.programs.saved import program_digests, prompt_digest
+from refed_dspy.records import Analysis, digest
 from refed_dspy.signatures import ResponseGeneration
 from tests.test_saved import DEMO, KEY, RECORDS, STAGE
 from tests.writing import Writer, fake_lm

@@ -22,9 +22,11 @@ from sybil.example import SybilFailure
 
 import refed_dspy
 from benchmarks.simulated import SimulatedTeacher
-from refed_dspy import filter_settings, job_settings, settings
-from refed_dspy.cli import app
-from refed_dspy.config import (
+from refed_dspy.cli.main import app
+from refed_dspy.config import filters as filter_settings
+from refed_dspy.config import jobs as job_settings
+from refed_dspy.config import teacher as settings
+from refed_dspy.config.loading import (
     CompareConfig,
     CompileConfig,
     FilterRunConfig,

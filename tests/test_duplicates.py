@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from benchmarks.texts import WORDS
-from refed_dspy.data.table import DataRow
 from refed_dspy.errors import ConfigError
-from refed_dspy.filters.duplicates import SHORT, NearDuplicates, _bands, _Index, hashed, runs, tokens
+from refed_dspy.filters.near_duplicates import SHORT, NearDuplicates, _bands, _Index, hashed, runs, tokens
+from refed_dspy.records import DataRow
 
 
 def row(instruction: str, response: str = "", number: int = 1) -> DataRow:
@@ -240,7 +240,7 @@ import random, sys, types
 package = types.ModuleType("refed_dspy")  # without its __init__, which takes seconds
 package.__path__ = ["refed_dspy"]
 sys.modules.setdefault("refed_dspy", package)
-from refed_dspy.data.table import DataRow
+from refed_dspy.records import DataRow
 from refed_dspy.filters.duplicates import NearDuplicates
 rng, filter_ = random.Random(5), NearDuplicates(threshold=0.5, permutations=16, seed=7)
 said = [filter_.check(DataRow(1, " ".join(rng.choices("abcd", k=7)), "")) for _ in range(60)]

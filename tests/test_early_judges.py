@@ -11,12 +11,12 @@ import pytest
 import refed_dspy
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy import TeacherConfig
-from refed_dspy.engine.ledger import Ledger
 from refed_dspy.errors import ConfigError, NothingKept
+from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.programs.asking import ask
 from refed_dspy.programs.reference_level import ReferenceLevelFeedback
 from refed_dspy.teachers import open_teacher
-from refed_dspy.working import Job, at_work
+from refed_dspy.teachers.row_jobs import Job, at_work
 
 NONE: Any = {"max_cost": None, "max_calls": None, "max_minutes": None}
 

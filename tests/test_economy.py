@@ -14,8 +14,8 @@ from benchmarks import economy, warm
 from benchmarks.simulated import SimulatedTeacher
 from benchmarks.tokenizers import tokenizer
 from refed_dspy import TeacherConfig
-from refed_dspy.cli_parts import tokens_lines
-from refed_dspy.engine.summary import tokens_a_sample
+from refed_dspy.cli.options import tokens_lines
+from refed_dspy.ledger.summary import tokens_a_sample
 from refed_dspy.programs import ReferenceLevelFeedback
 from refed_dspy.programs.adapter import SchemaAdapter, rendering
 from refed_dspy.records import Analysis, ImplementationStrategy

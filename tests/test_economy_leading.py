@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from refed_dspy.engine.plan import Plan, PlanSettings, Propose, Respond, Study
-from refed_dspy.engine.runner import run
+from refed_dspy.runs.plan import Plan, PlanSettings, Propose, Respond, Study
+from refed_dspy.runs.scheduler import run
 
 
 def lead_settings(size: int, lead: bool = True) -> PlanSettings:

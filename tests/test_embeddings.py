@@ -13,8 +13,8 @@ import pytest
 from numpy.typing import NDArray
 
 from refed_dspy.errors import ConfigError
-from refed_dspy.measures.embeddings import Embedder, coherence, nearest_distance, semantic_diversity
-from refed_dspy.teachers.weights import MINILM, WEIGHTS
+from refed_dspy.metrics.diversity import Embedder, coherence, nearest_distance, semantic_diversity
+from refed_dspy.weights import MINILM, WEIGHTS
 
 WIDTH, WIDE, HEAD, LAYERS = 64, 128, 32, 2
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "the", "cat", "dog", "##s", "eat", "blue", ",", "漢", "a", "b"]

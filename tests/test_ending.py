@@ -17,9 +17,9 @@ import pytest
 import refed_dspy
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy import TeacherConfig
-from refed_dspy.engine.ledger import Ledger
-from refed_dspy.engine.plan import Plan, PlanSettings, Study
 from refed_dspy.errors import ConfigError, TeacherRefused
+from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.runs.plan import Plan, PlanSettings, Study
 from tests.writing import references
 
 PRICE = {"prompt": 0.15, "completion": 0.6}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from refed_dspy.config import (
+from refed_dspy.config.loading import (
     CompareConfig,
     CompileConfig,
     FilterRunConfig,

@@ -25,8 +25,8 @@ from dspy.utils.exceptions import LMServerError
 
 import refed_dspy
 from benchmarks.simulated import SimulatedTeacher
+from refed_dspy.config.teacher import TeacherConfig
 from refed_dspy.data.dataset import load_dataset
-from refed_dspy.data.table import DataRow
 from refed_dspy.errors import (
     ConfigError,
     ExportError,
@@ -37,11 +37,11 @@ from refed_dspy.errors import (
     RunStopped,
     TeacherRefused,
 )
-from refed_dspy.filtering.outcome import Filtering
-from refed_dspy.filters.decision import Decision, JudgeFilter, Step, labels
-from refed_dspy.programs.judging import PairwiseJudge
+from refed_dspy.filters.base import Decision, JudgeFilter, Step, labels
+from refed_dspy.programs.judges import PairwiseJudge
 from refed_dspy.programs.saved import save_program
-from refed_dspy.settings import TeacherConfig
+from refed_dspy.records import DataRow
+from refed_dspy.runs.filter.result import Filtering
 from tests.writing import Writer, fake_lm
 
 ROOT = Path(__file__).resolve().parent.parent

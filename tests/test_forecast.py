@@ -13,12 +13,12 @@ import pytest
 import refed_dspy
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy import Estimate, TeacherConfig
-from refed_dspy.engine.accounts import spent
-from refed_dspy.engine.ledger import Ledger
 from refed_dspy.errors import ConfigError, RunDirError, RunStopped
-from refed_dspy.estimating import PILOT_REFERENCES, PILOT_SAMPLES
-from refed_dspy.forecast import Forecast, forecast
+from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.ledger.spending import spent
 from refed_dspy.records import Rates
+from refed_dspy.runs.estimate import PILOT_REFERENCES, PILOT_SAMPLES
+from refed_dspy.runs.forecast import Forecast, forecast
 
 PRICE = {"prompt": 1.0, "completion": 2.0}
 

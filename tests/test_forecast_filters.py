@@ -10,16 +10,16 @@ import pytest
 import refed_dspy
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy import TeacherConfig
-from refed_dspy.blocking import run_blocking
-from refed_dspy.comparing.compare import prepare
-from refed_dspy.config import CompareConfig, check_job
-from refed_dspy.engine.accounts import spent
-from refed_dspy.engine.ledger import Ledger
-from refed_dspy.filters.decision import Decision
-from refed_dspy.forecast import Forecast, forecast
-from refed_dspy.futures import Known
+from refed_dspy.concurrency import run_blocking
+from refed_dspy.config.loading import CompareConfig, check_job
+from refed_dspy.filters.base import Decision
+from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.ledger.spending import spent
 from refed_dspy.programs.baselines import METHODS
-from refed_dspy.synthesis import produce
+from refed_dspy.runs.compare.compare import prepare
+from refed_dspy.runs.forecast import Forecast, forecast
+from refed_dspy.runs.playout import Known
+from refed_dspy.runs.synthesize import produce
 from tests.writing import references
 
 pytestmark = pytest.mark.slow

@@ -20,17 +20,17 @@ from dspy.utils import exceptions as lm_errors
 
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy import TeacherConfig, open_teacher
-from refed_dspy.books import RunBooks
-from refed_dspy.calls import AnswerCut, AnswerRefused, NoMoneyLeft
-from refed_dspy.engine.accounts import open_accounts, spent
-from refed_dspy.engine.budget import Caps
-from refed_dspy.engine.ledger import Ledger
-from refed_dspy.engine.summary import usage_by_stage
 from refed_dspy.errors import MalformedAnswer, TeacherError
-from refed_dspy.gateway import IN_A_ROW, Gateway, evaluating, open_gateway
-from refed_dspy.optimizers.job import open_teachers
+from refed_dspy.ledger.budget import Caps
+from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.ledger.recorder import RunBooks
+from refed_dspy.ledger.spending import open_accounts, spent
+from refed_dspy.ledger.summary import usage_by_stage
+from refed_dspy.optimizers.gateway import IN_A_ROW, Gateway, evaluating, open_gateway
+from refed_dspy.optimizers.spec import open_teachers
 from refed_dspy.programs.adapter import SchemaAdapter
 from refed_dspy.programs.asking import ask
+from refed_dspy.programs.lm_errors import AnswerCut, AnswerRefused, NoMoneyLeft
 from refed_dspy.teachers.requests import Outgoing
 from refed_dspy.teachers.route import resolve
 from tests.conftest import KEY, KEY_VARIABLE

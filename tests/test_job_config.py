@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from refed_dspy.config import (
+from refed_dspy.config.base import Settings
+from refed_dspy.config.loading import (
     CompareConfig,
     CompileConfig,
     FilterRunConfig,
@@ -21,7 +22,6 @@ from refed_dspy.config import (
     load_job_config,
 )
 from refed_dspy.errors import ConfigError
-from refed_dspy.settings_base import Settings
 
 SECRET = "sk-put-in-the-wrong-place-123"
 

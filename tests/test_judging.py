@@ -16,10 +16,9 @@ from dspy.lm15 import Request
 from dspy.utils import exceptions as lm_errors
 
 from refed_dspy import load_program, save_program
-from refed_dspy.calls import AnswerCut, AnswerRefused, NotReached
 from refed_dspy.errors import ConfigError, NoConnection, TeacherError
 from refed_dspy.programs.asking import Question, answering, ask_teacher
-from refed_dspy.programs.judging import (
+from refed_dspy.programs.judges import (
     INSTRUCTION_CRITERIA,
     OVERALL,
     RESPONSE_CRITERIA,
@@ -30,6 +29,7 @@ from refed_dspy.programs.judging import (
     RubricJudge,
     Verdict,
 )
+from refed_dspy.programs.lm_errors import AnswerCut, AnswerRefused, NotReached
 from tests.writing import Answer, Writer, fake_lm, response
 
 DEPTH = Criterion("depth", "how deep it goes")

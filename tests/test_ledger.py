@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from refed_dspy.engine.ledger import FILE, Ledger
-from refed_dspy.engine.rows import Answer, Key, answered, failed, sampled, text_digest, unusable
 from refed_dspy.errors import RunDirError, RunStopped
+from refed_dspy.ledger.ledger import FILE, Ledger
+from refed_dspy.ledger.statements import Answer, Key, answered, failed, sampled, text_digest, unusable
 from refed_dspy.records import Call, Reference
 
 NOBODY: frozenset[bytes] = frozenset()

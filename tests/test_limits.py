@@ -8,7 +8,7 @@ from contextlib import suppress
 
 import pytest
 
-from refed_dspy.teachers.limits import FIRST_WINDOW, LONGEST_PAUSE, PATIENCE, Limits, Turn
+from refed_dspy.teachers.rate_limits import FIRST_WINDOW, LONGEST_PAUSE, PATIENCE, Limits, Turn
 from tests.clocks import Clock, settle_down, virtual_limits, virtually
 
 # --- the window

@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy import TeacherConfig
-from refed_dspy.calls import StillLimited
+from refed_dspy.programs.lm_errors import StillLimited
 from refed_dspy.records import Call
 from tests.test_teachers import ask as ask_teacher
 
@@ -105,7 +105,7 @@ def test_an_error_answer_is_not_billed_whatever_its_body(server: SimulatedTeache
 
 @pytest.mark.slow
 def test_a_run_of_refusals_ends_the_work(server: SimulatedTeacher, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("refed_dspy.teachers.limits.PATIENCE", 0.0)
+    monkeypatch.setattr("refed_dspy.teachers.rate_limits.PATIENCE", 0.0)
     server.control(faults={"429": 1})
     (error,), calls = ask(server.base_url, 1)
     assert isinstance(error, StillLimited) and server.base_url in str(error)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from refed_dspy.errors import ConfigError
-from refed_dspy.measures.texts import lengths, spread, wording, words
+from refed_dspy.metrics.wording import lengths, spread, wording, words
 
 HOSTILE = [
     "",

@@ -16,11 +16,11 @@ from dspy.utils import exceptions as lm_errors
 
 import refed_dspy
 from benchmarks.simulated import SimulatedTeacher
-from refed_dspy.engine.ledger import Ledger
 from refed_dspy.errors import ConfigError, RunDirError, RunStopped, TeacherRefused
-from refed_dspy.measures.figures import AskedOnce, Pairs, Tools, figures, open_tools, table
-from refed_dspy.measures.perplexity import Scored
-from refed_dspy.measuring.measure import Measured
+from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.metrics.figures import AskedOnce, Pairs, Tools, figures, open_tools, table
+from refed_dspy.metrics.perplexity import Scored
+from refed_dspy.runs.stats import Measured
 from tests.compiling import config
 from tests.test_perplexity import Toy
 from tests.writing import Writer, fake_lm, references

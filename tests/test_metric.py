@@ -16,13 +16,13 @@ from dspy.lm15 import Request
 from dspy.utils import exceptions as lm_errors
 from dspy.utils.callback import BaseCallback
 
-from refed_dspy.config import MetricConfig
+from refed_dspy.config.loading import MetricConfig
 from refed_dspy.errors import TeacherError
-from refed_dspy.optimizers.metric import Judged, ReferenceMetric, diversity, worst_first
-from refed_dspy.optimizers.scoring import Evaluation, NotScored
-from refed_dspy.optimizers.wording import LOWEST, SHOWN, clipped
+from refed_dspy.optimizers.judge_feedback import LOWEST, SHOWN, Judged, clipped
+from refed_dspy.optimizers.metrics import Evaluation, NotScored
+from refed_dspy.optimizers.reference_metric import ReferenceMetric, diversity, worst_first
 from refed_dspy.programs import ReferenceLevelFeedback
-from refed_dspy.programs.judging import INSTRUCTION_CRITERIA, RESPONSE_CRITERIA, Verdict
+from refed_dspy.programs.judges import INSTRUCTION_CRITERIA, RESPONSE_CRITERIA, Verdict
 from refed_dspy.records import Failure, Reference, Sample
 from tests.writing import SAMPLE_PARTS, Writer, fake_lm
 

@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from benchmarks.simulated import SimulatedTeacher
-from refed_dspy.cli import app
+from refed_dspy.cli.main import app
 from refed_dspy.records import PICO, dollars
 from tests.writing import references
 

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from benchmarks.texts import WORDS
-from refed_dspy.data.table import DataRow
 from refed_dspy.errors import ConfigError, InputError
-from refed_dspy.filters.decision import Decision
-from refed_dspy.filters.duplicates import tokens
+from refed_dspy.filters.base import Decision
+from refed_dspy.filters.near_duplicates import tokens
 from refed_dspy.filters.overlap import Overlap
+from refed_dspy.records import DataRow
 
 PROMPT = "A train leaves the station at nine and travels at sixty miles an hour; how far has it come by noon?"
 

@@ -20,8 +20,8 @@ from typing import Any
 import pytest
 
 from refed_dspy.errors import ConfigError, TeacherError
-from refed_dspy.measures.perplexity import GUESS, Scored, check_window, ifd, join
-from refed_dspy.measures.scorers import EndpointScorer
+from refed_dspy.metrics.perplexity import GUESS, Scored, check_window, ifd, join
+from refed_dspy.metrics.transformers_scorer import EndpointScorer
 
 KEY, VARIABLE = "sk-toy-0123456789", "TOY_SCORER_KEY"
 BOS, KINDS = 1, 97
@@ -419,7 +419,7 @@ def test_without_torch_the_extra_is_named() -> None:
     # In a process of its own, where torch cannot be found.
     code = (
         "import sys; sys.modules['torch'] = None\n"
-        "from refed_dspy.measures.scorers import TransformersScorer\n"
+        "from refed_dspy.metrics.transformers_scorer import TransformersScorer\n"
         "from refed_dspy.errors import ConfigError\n"
         "try: TransformersScorer('x')\n"
         "except ConfigError as error: print(error)\n"

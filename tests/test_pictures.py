@@ -17,8 +17,8 @@ import pytest
 from matplotlib.collections import LineCollection
 
 from refed_dspy.errors import ExportError
-from refed_dspy.measures.pictures import Bar, Point, filter_picture, rendered, save, win_rate_picture
-from refed_dspy.statistics import Interval
+from refed_dspy.metrics.intervals import Interval
+from refed_dspy.runs.compare.pictures import Bar, Point, filter_picture, rendered, save, win_rate_picture
 
 pytestmark = pytest.mark.slow
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from refed_dspy.engine.plan import Plan, PlanSettings, Propose, Respond, Study, Unit
+from refed_dspy.runs.plan import Plan, PlanSettings, Propose, Respond, Study, Unit
 
 FEATURES = ("subject_areas", "relevant_skills")
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from refed_dspy.engine.plan import FEW, TELLING, Plan, PlanSettings, Propose, Respond, Study, Unit
+from refed_dspy.runs.plan import FEW, TELLING, Plan, PlanSettings, Propose, Respond, Study, Unit
 
 
 class Waves:

@@ -11,14 +11,14 @@ import pytest
 import refed_dspy
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy import TeacherConfig
-from refed_dspy.config import CompileConfig, RecycleConfig, RunConfig, load_config, load_job_config
-from refed_dspy.engine.ledger import Ledger
-from refed_dspy.engine.summary import run_status
+from refed_dspy.cli.preview import one_sample
+from refed_dspy.config.base import Settings
+from refed_dspy.config.loading import CompileConfig, RecycleConfig, RunConfig, load_config, load_job_config
 from refed_dspy.errors import ConfigError, RunDirError, RunStopped
-from refed_dspy.preview import one_sample
-from refed_dspy.settings_base import Settings
-from refed_dspy.staff import open_staff, stages_of
-from refed_dspy.tracking.runs import _parameters
+from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.ledger.summary import run_status
+from refed_dspy.teachers.by_stage import open_staff, stages_of
+from refed_dspy.tracking.run import _parameters
 from tests.two_teachers import answered_twice, asked, check_lineage, config, pool, repeated, run
 from tests.writing import Writer, fake_lm, references
 

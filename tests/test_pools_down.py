@@ -12,10 +12,10 @@ from dspy import lm15
 
 import refed_dspy
 from benchmarks.simulated import SimulatedTeacher
-from refed_dspy.calls import StillLimited
-from refed_dspy.engine.ledger import Ledger
 from refed_dspy.errors import RunStopped, TeacherRefused
-from refed_dspy.pools import FIRST_REST, LONGEST_REST, Rest
+from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.programs.lm_errors import StillLimited
+from refed_dspy.teachers.pool import FIRST_REST, LONGEST_REST, Rest
 from tests.clocks import Clock
 from tests.conftest import KEY_VARIABLE
 from tests.two_teachers import NO_CAPS, answered_twice, asked, at_desk, check_lineage, config, pool, repeated, run

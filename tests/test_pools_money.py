@@ -9,9 +9,9 @@ import pytest
 
 import refed_dspy
 from benchmarks.simulated import SimulatedTeacher
-from refed_dspy.engine.accounts import spent
-from refed_dspy.engine.ledger import Ledger
 from refed_dspy.errors import ConfigError
+from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.ledger.spending import spent
 from refed_dspy.records import PICO
 from tests.two_teachers import asked, check_lineage, config, pool, run
 from tests.writing import references

@@ -12,7 +12,7 @@ import pytest
 from dspy.clients.model_metadata import model_info
 
 from refed_dspy import TeacherConfig, open_teacher
-from refed_dspy.config import PriceConfig
+from refed_dspy.config.loading import PriceConfig
 from refed_dspy.errors import ConfigError
 from refed_dspy.records import PICO, Rates, dollars
 from refed_dspy.teachers.prices import FREE, Price, in_batches, price_of, table_name, table_price

@@ -13,10 +13,10 @@ import pytest
 from dspy.lm15 import Request
 from dspy.utils import exceptions as lm_errors
 
-from refed_dspy.calls import AnswerCut, AnswerRefused
 from refed_dspy.errors import ConfigError, MalformedAnswer, TeacherError
 from refed_dspy.programs import ReferenceLevelFeedback
 from refed_dspy.programs.asking import Question, answering, ask_teacher
+from refed_dspy.programs.lm_errors import AnswerCut, AnswerRefused
 from refed_dspy.programs.reference_level import STAGES, TAKEN_SHOWN
 from refed_dspy.records import Feedback, Reference, Sample
 from tests.writing import Answer, AsyncWriter, Writer, fake_lm

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from refed_dspy.engine.trials import Trial
+from refed_dspy.ledger.candidates import Trial
+from refed_dspy.metrics.intervals import Interval, mean_interval
 from refed_dspy.optimizers.proof import Measured, Proof, gain, measured
-from refed_dspy.statistics import Interval, mean_interval
 
 
 def trial(scores: Mapping[str, float], parts: Mapping[str, Mapping[str, float]] | None = None) -> Trial:

@@ -8,7 +8,7 @@ import time
 
 import refed_dspy
 from refed_dspy import Progress, errors
-from refed_dspy.display import summary
+from refed_dspy.cli.display import summary
 
 NO_NETWORK = """
 import sys

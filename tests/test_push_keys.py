@@ -16,13 +16,13 @@ import pytest
 from typer.testing import CliRunner
 
 from refed_dspy import synthesize
-from refed_dspy.cli import app
-from refed_dspy.engine.ledger import FILE as LEDGER
+from refed_dspy.cli.main import app
 from refed_dspy.errors import InputError
+from refed_dspy.ledger.ledger import FILE as LEDGER
 from refed_dspy.sharing.manifest import FILE
 from refed_dspy.sharing.push import push
+from refed_dspy.sharing.secrets import texts_of
 from refed_dspy.sharing.share import share
-from refed_dspy.sharing.texts import texts_of
 from tests.test_push import KEY, TOKEN, folder, run_dir  # noqa: F401 — fixtures, too
 from tests.writing import SAMPLE_PARTS, Writer, fake_lm, references
 

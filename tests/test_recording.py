@@ -19,12 +19,10 @@ from dspy.utils import exceptions as lm_errors
 from dspy.utils.exceptions import AdapterParseError
 
 from refed_dspy.errors import CapReached, ConfigError, MalformedAnswer, NoAnswer, TeacherError
-from refed_dspy.gateway import evaluating, judging
-from refed_dspy.optimizers.judge_metric import PeoplesVerdict
-from refed_dspy.optimizers.own_metric import Own
-from refed_dspy.optimizers.recording import Candidates, Recorder, bearable, candidate_id
-from refed_dspy.optimizers.scoring import Evaluation, NotScored, Scored
-from refed_dspy.optimizers.splitting import example_id
+from refed_dspy.optimizers.examples import example_id
+from refed_dspy.optimizers.gateway import evaluating, judging
+from refed_dspy.optimizers.metrics import Evaluation, NotScored, Own, PeoplesVerdict, Scored
+from refed_dspy.optimizers.recorder import Candidates, Recorder, bearable, candidate_id
 from refed_dspy.programs.adapter import SchemaAdapter
 from refed_dspy.records import Failure
 from tests.writing import Writer, fake_lm

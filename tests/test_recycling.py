@@ -24,14 +24,11 @@ from dspy.lm15 import Request
 import refed_dspy
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy import ReferenceLevelFeedback, save_program
-from refed_dspy.allowance import Limits
 from refed_dspy.data.dataset import drawn, load_dataset
-from refed_dspy.data.table import DataRow
-from refed_dspy.engine.ledger import Ledger
 from refed_dspy.errors import ConfigError, ExportError, ReferencesError, RunDirError, RunStopped, TeacherRefused
-from refed_dspy.measures.figures import AskedOnce, Tools, figures
-from refed_dspy.measures.perplexity import GUESS, Scored
-from refed_dspy.paying import Progress
+from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.metrics.figures import AskedOnce, Tools, figures
+from refed_dspy.metrics.perplexity import GUESS, Scored
 from refed_dspy.programs.reflection import (
     IMPROVED,
     ORIGINAL,
@@ -41,11 +38,14 @@ from refed_dspy.programs.reflection import (
     Reflected,
     ReflectionTuning,
 )
-from refed_dspy.recycling.outcome import Recycling
-from refed_dspy.recycling.passes import Passes, row_by_row, selectively
-from refed_dspy.recycling.selecting import UNSCORED, Selected, choose, select
+from refed_dspy.records import DataRow
+from refed_dspy.runs.recycle.passes import Passes, row_by_row, selectively
+from refed_dspy.runs.recycle.result import Recycling
+from refed_dspy.runs.recycle.select import UNSCORED, Selected, choose, select
 from refed_dspy.teachers import open_teacher
-from refed_dspy.working import Job
+from refed_dspy.teachers.caps import Limits
+from refed_dspy.teachers.recorded import Progress
+from refed_dspy.teachers.row_jobs import Job
 from tests.compiling import config
 from tests.test_perplexity import Toy, _Door
 from tests.test_reflection import Reflecting, reflected, shown

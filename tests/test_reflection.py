@@ -15,9 +15,9 @@ from dspy.lm15 import Request
 from dspy.utils import exceptions as lm_errors
 
 from refed_dspy import load_program, save_program
-from refed_dspy.calls import AnswerCut, AnswerRefused, NotReached
 from refed_dspy.errors import ConfigError, NoAnswer, NoConnection, TeacherError
 from refed_dspy.programs.asking import Question, answering, ask_teacher
+from refed_dspy.programs.lm_errors import AnswerCut, AnswerRefused, NotReached
 from refed_dspy.programs.reflection import (
     IMPROVED,
     INSTRUCTION_CRITERIA,

@@ -14,9 +14,9 @@ from typer.testing import CliRunner, Result
 
 from benchmarks.preference import Preference
 from refed_dspy import ReferenceLevelFeedback, synthesize
-from refed_dspy.cli import app
+from refed_dspy.cli.main import app
 from refed_dspy.errors import ConfigError
-from refed_dspy.programs.opening import open_program
+from refed_dspy.programs.load import open_program
 from refed_dspy.programs.saved import MANIFEST, program_digests, program_state
 from refed_dspy.signatures import DEFAULT_FEATURES
 from refed_dspy.tracking.registry import champion, promote, register

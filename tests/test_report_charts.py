@@ -8,11 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from refed_dspy.reporting import charts, histograms
-from refed_dspy.reporting.funnel import Step
-from refed_dspy.reporting.map_chart import instruction_map
-from refed_dspy.reporting.mapping import LANDMARKS, Map, draw_map
-from refed_dspy.reporting.reading import Rows
+from refed_dspy.sharing.report import charts, histograms
+from refed_dspy.sharing.report.funnel import Step
+from refed_dspy.sharing.report.map import LANDMARKS, Map, draw_map, instruction_map
+from refed_dspy.sharing.report.rows import Rows
 
 MARKUP = "<a href='x'>&"
 

@@ -10,16 +10,15 @@ from typing import Any
 
 import pytest
 
-from refed_dspy.engine.ledger import FILE, Ledger
-from refed_dspy.outcome import full_status
+from refed_dspy.ledger.ledger import FILE, Ledger
 from refed_dspy.records import PICO, dollars
-from refed_dspy.reporting import glance
-from refed_dspy.reporting.funnel import OPEN, funnel
-from refed_dspy.reporting.map_chart import instruction_map
-from refed_dspy.reporting.mapping import draw_map
-from refed_dspy.reporting.page import Page, render
-from refed_dspy.reporting.reading import Rows, read_rows
-from refed_dspy.reporting.report import read_page
+from refed_dspy.runs.result import full_status
+from refed_dspy.sharing.report import glance
+from refed_dspy.sharing.report.funnel import OPEN, funnel
+from refed_dspy.sharing.report.map import draw_map, instruction_map
+from refed_dspy.sharing.report.page import Page, render
+from refed_dspy.sharing.report.report import read_page
+from refed_dspy.sharing.report.rows import Rows, read_rows
 from tests.shown_run import HOSTILE, shown_run
 
 CALL = "INSERT INTO calls VALUES (NULL, 'k', ?, ?, 'other/model', 'other', ?, 1, 70, 40, 30, 0, ?, 0)"
@@ -230,7 +229,7 @@ def test_the_tables_tell_failures_models_and_settings(ledger: Ledger) -> None:
 
 
 def test_what_stopped_it_and_a_charts_text_are_data() -> None:
-    from refed_dspy.reporting.charts import Chart
+    from refed_dspy.sharing.report.charts import Chart
 
     rows = Rows({}, {"number": []})
     lead = glance.Lead(0, 0, (HOSTILE,), "$0")

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 import refed_dspy
-from refed_dspy.reporting.report import report
+from refed_dspy.sharing.report.report import report
 from refed_dspy.tracking.store import NOTE
-from refed_dspy.tracking.telling import log_page
+from refed_dspy.tracking.track import log_page
 from tests import mlflow_stores
 from tests.mlflow_stores import PASSWORD, Mlflow, free_port
 from tests.writing import Writer, fake_lm, references

@@ -17,18 +17,17 @@ import pytest
 from typer.testing import CliRunner
 
 import refed_dspy
-from refed_dspy.cli import app
+from refed_dspy.cli.main import app
 from refed_dspy.data.rows import data_rows, dropped_rows
-from refed_dspy.engine.ledger import FILE, Ledger
 from refed_dspy.errors import ExportError, RunDirError
-from refed_dspy.outcome import full_status
-from refed_dspy.reporting import charts, histograms
-from refed_dspy.reporting.funnel import funnel
-from refed_dspy.reporting.map_chart import instruction_map
-from refed_dspy.reporting.mapping import Map, draw_map
-from refed_dspy.reporting.page import packed
-from refed_dspy.reporting.reading import COLUMNS, Rows, read_rows
-from refed_dspy.reporting.report import report
+from refed_dspy.ledger.ledger import FILE, Ledger
+from refed_dspy.runs.result import full_status
+from refed_dspy.sharing.report import charts, histograms
+from refed_dspy.sharing.report.funnel import funnel
+from refed_dspy.sharing.report.map import Map, draw_map, instruction_map
+from refed_dspy.sharing.report.page import packed
+from refed_dspy.sharing.report.report import report
+from refed_dspy.sharing.report.rows import COLUMNS, Rows, read_rows
 from tests.shown_run import HOSTILE, shown_run
 from tests.writing import Writer, fake_lm, references
 

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from benchmarks import rouge as benchmark
-from refed_dspy.data.table import DataRow
 from refed_dspy.errors import ConfigError
-from refed_dspy.filters.decision import Decision, TextFilter
-from refed_dspy.filters.rouge import Match, RougeFilter, beginning, rouge_l, select, self_rouge
-from refed_dspy.filters.rouge_index import Index, Words, counted, tokens
+from refed_dspy.filters.base import Decision, TextFilter
+from refed_dspy.filters.rouge import Match, RougeFilter, beginning, rouge_l, select
+from refed_dspy.metrics.rouge import Index, Words, counted, self_rouge, tokens
+from refed_dspy.records import DataRow
 
 HOSTILE = [
     "",

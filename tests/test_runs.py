@@ -15,8 +15,8 @@ from dspy import lm15
 
 import refed_dspy
 from refed_dspy import ReferenceLevelFeedback
-from refed_dspy.engine.ledger import Ledger
 from refed_dspy.errors import ConfigError, RunDirError, RunStopped, TeacherRefused
+from refed_dspy.ledger.ledger import Ledger
 from tests.writing import Writer, fake_lm, references, response
 
 

@@ -14,9 +14,9 @@ from dspy.lm15 import Message, Request, Response, Usage
 import refed_dspy
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy import ReferenceLevelFeedback, TeacherConfig
-from refed_dspy.config import load_config
-from refed_dspy.engine.ledger import Ledger
+from refed_dspy.config.loading import load_config
 from refed_dspy.errors import ConfigError, RunDirError
+from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.teachers import open_teacher
 from tests.writing import AsyncWriter, Writer, fake_lm, references
 

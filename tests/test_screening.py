@@ -21,16 +21,17 @@ from dspy.utils.exceptions import LMServerError
 
 import refed_dspy
 from benchmarks.simulated import SimulatedTeacher
+from refed_dspy.config.loading import check_filters
+from refed_dspy.config.teacher import TeacherConfig
 from refed_dspy.data.rows import dropped_rows
-from refed_dspy.data.table import DataRow
-from refed_dspy.engine.ledger import Ledger
-from refed_dspy.engine.rows import Decided
 from refed_dspy.errors import ConfigError, RunDirError, RunStopped, TeacherError
-from refed_dspy.filters.building import build
-from refed_dspy.filters.decision import Decision
+from refed_dspy.filters.base import Decision
+from refed_dspy.filters.build import build
 from refed_dspy.filters.screening import FAR, INSTRUCTIONS_IN_A_ROW, SAMPLES_IN_A_ROW, _Streak
-from refed_dspy.forecast import forecast
-from refed_dspy.settings import TeacherConfig
+from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.ledger.statements import Decided
+from refed_dspy.records import DataRow
+from refed_dspy.runs.forecast import forecast
 from tests.writing import Writer, fake_lm, references
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -230,7 +231,7 @@ def test_killed_and_resumed_it_keeps_the_size_and_no_two_alike(server: Simulated
     made = refed_dspy.resume(tmp_path / "run")
     assert len(made.samples) == 60 and server.stats()["repeated"] <= 16, "those in flight"
     texts = kept_by(tmp_path / "run", "near_duplicates")
-    fresh = build(refed_dspy.config.check_filters(filters[:1]), 0)[0].filter
+    fresh = build(check_filters(filters[:1]), 0)[0].filter
     assert all(fresh.check(DataRow(0, text, "")).kept for text in texts)  # type: ignore[union-attr]
     asked = server.stats()["requests"]
     assert len(refed_dspy.resume(tmp_path / "run").samples) == 60 and server.stats()["requests"] == asked

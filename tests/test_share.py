@@ -22,13 +22,12 @@ from huggingface_hub import DatasetCard
 from typer.testing import CliRunner
 
 from refed_dspy import Synthesis, synthesize
-from refed_dspy.cli import app
-from refed_dspy.engine.ledger import FILE as LEDGER
-from refed_dspy.engine.ledger import Ledger
+from refed_dspy.cli.main import app
 from refed_dspy.errors import ConfigError, ExportError, RunDirError
-from refed_dspy.sharing.folder import whole_folder
-from refed_dspy.sharing.manifest import FILE, files_in, looked_at, name_digest, read_manifest
-from refed_dspy.sharing.shards import ShardSize
+from refed_dspy.ledger.ledger import FILE as LEDGER
+from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.sharing.manifest import FILE, files_in, looked_at, name_digest, read_manifest, whole_folder
+from refed_dspy.sharing.parquet import ShardSize
 from refed_dspy.sharing.share import share
 from tests.writing import Writer, fake_lm, references
 

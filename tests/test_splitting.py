@@ -13,7 +13,7 @@ import pytest
 from refed_dspy.data.pairs import Pair
 from refed_dspy.data.references import load_references
 from refed_dspy.errors import ConfigError, InputError
-from refed_dspy.optimizers.splitting import (
+from refed_dspy.optimizers.examples import (
     Split,
     as_examples,
     cluster_of,
@@ -23,7 +23,7 @@ from refed_dspy.optimizers.splitting import (
     split,
 )
 from refed_dspy.programs import PairwiseJudge, ReferenceLevelFeedback
-from refed_dspy.programs.judging import OVERALL, RESPONSE_CRITERIA
+from refed_dspy.programs.judges import OVERALL, RESPONSE_CRITERIA
 from refed_dspy.records import Reference
 from tests.writing import references
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from refed_dspy import statistics
-from refed_dspy.statistics import (
+from refed_dspy.metrics import intervals as statistics
+from refed_dspy.metrics.intervals import (
     MIN_CLUSTERS,
     Interval,
     correlations,

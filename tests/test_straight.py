@@ -18,7 +18,7 @@ from refed_dspy import TeacherConfig, open_teacher
 from refed_dspy.errors import CutAnswer, MalformedAnswer, RefedError, TeacherError
 from refed_dspy.programs.adapter import SchemaAdapter
 from refed_dspy.programs.asking import Question, ask_teacher
-from refed_dspy.programs.straight import unwatched_engine
+from refed_dspy.programs.fast_path import unwatched_engine
 from refed_dspy.records import Analysis
 from refed_dspy.signatures import (
     InstructionSynthesis,

@@ -10,7 +10,7 @@ import yaml
 import refed_dspy
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy import TeacherConfig
-from refed_dspy.config import load_config
+from refed_dspy.config.loading import load_config
 from refed_dspy.teachers.prices import price_of
 from refed_dspy.teachers.route import resolve
 from tests.writing import references

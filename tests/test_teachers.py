@@ -16,9 +16,10 @@ from tenacity import RetryCallState, Retrying
 
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy import TeacherConfig, open_teacher
-from refed_dspy.calls import AnswerCut, AnswerRefused, NotReached, booked
 from refed_dspy.errors import ConfigError
+from refed_dspy.ledger.recording import booked
 from refed_dspy.programs.adapter import SchemaAdapter
+from refed_dspy.programs.lm_errors import AnswerCut, AnswerRefused, NotReached
 from refed_dspy.records import Call
 from refed_dspy.teachers.engine import _wait
 from tests.conftest import KEY, KEY_VARIABLE

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from refed_dspy.data.table import DataRow
 from refed_dspy.errors import ConfigError
-from refed_dspy.filters.decision import Decision, TextFilter
+from refed_dspy.filters.base import Decision, TextFilter
 from refed_dspy.filters.language import CODES, Language
-from refed_dspy.filters.lengths import Lengths
+from refed_dspy.filters.length import Lengths
 from refed_dspy.filters.refusals import Refusals
-from refed_dspy.placeholders import placeholder
+from refed_dspy.records import DataRow
+from refed_dspy.text import placeholder
 
 HOSTILE = [
     "",

@@ -17,13 +17,14 @@ from typer.testing import CliRunner
 
 import refed_dspy
 from benchmarks.simulated import SimulatedTeacher
-from refed_dspy import Synthesis, TeacherConfig, synthesis
-from refed_dspy.cli import app
-from refed_dspy.engine.ledger import Ledger
+from refed_dspy import Synthesis, TeacherConfig
+from refed_dspy.cli.main import app
 from refed_dspy.errors import TeacherError
-from refed_dspy.tracking.runs import copy_run, per_minute
+from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.runs import synthesize as synthesis
+from refed_dspy.tracking.run import copy_run, per_minute
 from refed_dspy.tracking.store import NotTracked, Store
-from refed_dspy.tracking.telling import tell
+from refed_dspy.tracking.track import tell
 from tests import mlflow_stores
 from tests.conftest import KEY, KEY_VARIABLE
 from tests.mlflow_stores import PASSWORD, Mlflow, Server, free_port, written

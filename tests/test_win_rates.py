@@ -14,9 +14,9 @@ import pytest
 from numpy.typing import NDArray
 
 from benchmarks.alpaca import DATA, same, told
-from refed_dspy.measures import win_rates
-from refed_dspy.measures.win_rates import LC_NOTE, LEAST_CLUSTERS, alpaca_eval, length_controlled, win_rate
-from refed_dspy.statistics import mean_interval
+from refed_dspy.metrics import win_rates
+from refed_dspy.metrics.intervals import mean_interval
+from refed_dspy.metrics.win_rates import LC_NOTE, LEAST_CLUSTERS, alpaca_eval, length_controlled, win_rate
 
 Floats = NDArray[np.float64]
 

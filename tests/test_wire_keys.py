@@ -13,7 +13,7 @@ import pytest
 import refed_dspy
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy import open_teacher
-from refed_dspy.config import load_config
+from refed_dspy.config.loading import load_config
 from refed_dspy.errors import ConfigError, RefedError, TeacherError
 from refed_dspy.records import Analysis
 from tests.conftest import KEY, KEY_VARIABLE

@@ -12,8 +12,8 @@ import pytest
 import refed_dspy
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy import TeacherConfig, open_teacher
-from refed_dspy.calls import booked
 from refed_dspy.errors import ConfigError, NoAnswer, RefedError, RefusedAnswer, RowError, TeacherError, TeacherRefused
+from refed_dspy.ledger.recording import booked
 from refed_dspy.programs.adapter import SchemaAdapter
 from refed_dspy.programs.asking import Question, ask_teacher
 from refed_dspy.records import Analysis, Call

@@ -17,25 +17,18 @@ from dspy.utils import exceptions as lm_errors
 import refed_dspy
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy import TeacherConfig, open_teacher
-from refed_dspy.allowance import Allowance, Limits
-from refed_dspy.calls import NotReached
-from refed_dspy.data.dataset import load_dataset
-from refed_dspy.desk import Desk
-from refed_dspy.engine.ledger import Ledger
-from refed_dspy.errors import (
-    ConfigError,
-    ExportError,
-    NoConnection,
-    RunDirError,
-    RunStopped,
-    TeacherRefused,
-)
-from refed_dspy.paying import Manner, Progress
+from refed_dspy.data.dataset import data_identity, load_dataset
+from refed_dspy.errors import ConfigError, ExportError, NoConnection, RunDirError, RunStopped, TeacherRefused
+from refed_dspy.files import check_apart, write_json, write_lines, write_text
+from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.programs.asking import ask, asking
-from refed_dspy.tables import NONE, aligned, number
+from refed_dspy.programs.lm_errors import NotReached
 from refed_dspy.teachers import Teacher
-from refed_dspy.working import Job, at_work, data_identity, each
-from refed_dspy.writing import check_apart, write_json, write_lines, write_text
+from refed_dspy.teachers.caps import Allowance, Limits
+from refed_dspy.teachers.recorded import Manner, Progress
+from refed_dspy.teachers.row_jobs import Job, at_work, each
+from refed_dspy.teachers.session import Desk
+from refed_dspy.text import NONE, aligned, number
 from tests.compiling import config
 from tests.writing import Answer, Writer, fake_lm, references
 
@@ -163,7 +156,7 @@ async def test_what_is_paid_for_comes_first_whatever_ends_the_rest(server: Simul
     seen: list[Progress] = []
     desk = await worked(tmp_path, job(models, limits={"max_calls": 4}), [0, 1, 2, 3, 4], work, slots=1, seen=seen)
     assert done == [1, 2, 3, 4] and server.stats()["requests"] == 4
-    assert desk.reached is not None and desk.reached.name == "max_calls"
+    assert desk.reached is not None and desk.reached.cap == "max_calls"
     assert seen[0].kept_at_start == 0, "this work counts nothing as kept"
 
 
@@ -241,7 +234,7 @@ async def test_a_cap_ends_the_work_in_order_and_stays(server: SimulatedTeacher, 
     models = {"teacher": open_teacher(config(server))}
     for _ in range(2):
         desk = await worked(tmp_path, job(models, limits={"max_calls": 3}), range(6), question_only, slots=1)
-        assert desk.reached is not None and desk.reached.name == "max_calls"
+        assert desk.reached is not None and desk.reached.cap == "max_calls"
     desk = await worked(tmp_path, job(models), range(6), question_only)
     assert desk.reached is not None and server.stats()["requests"] == 3, "a cap that was given stays"
     desk = await worked(tmp_path, job(models, limits={"max_calls": 100}), range(6), question_only)
@@ -252,7 +245,7 @@ async def test_minutes_are_over_all_starts(server: SimulatedTeacher, tmp_path: P
     server.control(latency=0.05)
     models = {"teacher": open_teacher(config(server))}
     desk = await worked(tmp_path, job(models, limits={"max_minutes": 0.01}), range(200), question_only, slots=4)
-    assert desk.reached is not None and desk.reached.name == "max_minutes"
+    assert desk.reached is not None and desk.reached.cap == "max_minutes"
     asked = server.stats()["requests"]
     assert 0 < asked < 100
     await worked(tmp_path, job(models, limits={"max_minutes": 0.01}), range(200), question_only, slots=4)

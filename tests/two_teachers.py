@@ -9,16 +9,16 @@ from typing import Any, TypeAlias
 import refed_dspy
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy import TeacherConfig
-from refed_dspy.allowance import Allowance
-from refed_dspy.books import RunBooks
-from refed_dspy.desk import Desk
-from refed_dspy.engine.accounts import Spent
-from refed_dspy.engine.budget import Caps
-from refed_dspy.engine.ledger import Ledger
-from refed_dspy.paying import Manner, Progress
-from refed_dspy.pools import Assignment
+from refed_dspy.ledger.budget import Caps
+from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.ledger.recorder import RunBooks
+from refed_dspy.ledger.spending import Spent
 from refed_dspy.programs.asking import ask
-from refed_dspy.staff import open_staff
+from refed_dspy.teachers.by_stage import open_staff
+from refed_dspy.teachers.caps import Allowance
+from refed_dspy.teachers.pool import Assignment
+from refed_dspy.teachers.recorded import Manner, Progress
+from refed_dspy.teachers.session import Desk
 from tests.clocks import Clock
 from tests.conftest import MARKS
 from tests.writing import Writer, fake_lm, references

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import dspy
 from dspy.lm15 import Message, Request, Response, Usage
 
-from refed_dspy.calls import NoBooks
+from refed_dspy.ledger.recording import NoBooks
 from refed_dspy.records import Call
 
 Answer: TypeAlias = str | Exception | Response | Callable[[Request], Any]

@@ -21,7 +21,7 @@ _NAMES = {
     "Of": "instruction | response | both",
 }
 """What type aliases stand for."""
-_MODULES = ("settings", "settings_base", "job_settings", "filter_settings")
+_MODULES = ("base", "teacher", "run", "compile", "jobs", "filters")
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
@@ -68,7 +68,7 @@ def settings(name: str) -> str:
 def _kind(name: str) -> Any:
     import importlib
 
-    modules = (importlib.import_module(f"refed_dspy.{one}") for one in _MODULES)
+    modules = (importlib.import_module(f"refed_dspy.config.{one}") for one in _MODULES)
     return next(vars(module)[name] for module in modules if name in vars(module))
 
 
@@ -80,7 +80,7 @@ def _said() -> dict[str, dict[str, tuple[str, str]]]:
     said: dict[str, dict[str, tuple[str, str]]] = {}
     package: Any = griffe.load("refed_dspy")
     for module in _MODULES:
-        for name, kind in package[module].classes.items():
+        for name, kind in package["config"][module].classes.items():
             said[name] = {
                 key: (str(one.annotation), " ".join(one.docstring.value.split()) if one.docstring else "")
                 for key, one in kind.attributes.items()

@@ -25,16 +25,16 @@ from typing import Any, NamedTuple
 import sft
 
 import refed_dspy
-from refed_dspy.data.reading import read_rows
-from refed_dspy.engine.accounts import Spent
+from refed_dspy.data.read import read_rows
 from refed_dspy.errors import RefedError, ReferencesError, RunDirError, RunStopped, one_line
-from refed_dspy.filtering.outcome import Filtering
-from refed_dspy.measures.pictures import Point, filter_picture, save
-from refed_dspy.measures.win_rates import LC_NOTE, LengthControlled, length_controlled, win_rate
-from refed_dspy.programs.saved import digest
-from refed_dspy.statistics import Interval
-from refed_dspy.tables import NONE, aligned
-from refed_dspy.writing import write_json, write_lines, write_text
+from refed_dspy.files import write_json, write_lines, write_text
+from refed_dspy.ledger.spending import Spent
+from refed_dspy.metrics.intervals import Interval
+from refed_dspy.metrics.win_rates import LC_NOTE, LengthControlled, length_controlled, win_rate
+from refed_dspy.records import digest
+from refed_dspy.runs.compare.pictures import Point, filter_picture, save
+from refed_dspy.runs.filter.result import Filtering
+from refed_dspy.text import NONE, aligned
 
 HERE = Path(__file__).resolve().parent
 FILTERS = ("random", "rouge", "judge")

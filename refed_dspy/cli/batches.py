@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from refed_dspy.cli_parts import RunDir, reporting
+from refed_dspy.cli.options import RunDir, reporting
 from refed_dspy.errors import one_line
 
 
@@ -26,8 +26,8 @@ def batches(
     as_json: Annotated[bool, typer.Option("--json", help="For scripts.")] = False,
 ) -> None:
     """The batches of a run, a compile or other work: which are under way, and how the others ended."""
-    from refed_dspy.engine.batches import all_batches, given_up, left_batches
-    from refed_dspy.engine.ledger import Ledger
+    from refed_dspy.ledger.batches import all_batches, given_up, left_batches
+    from refed_dspy.ledger.ledger import Ledger
 
     if give_up:
         with Ledger.read(run_dir), Ledger.create(run_dir) as ledger:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO, cast
 
 import typer
 
-from refed_dspy.cli_parts import (
+from refed_dspy.cli.options import (
     ConfigOption,
     MaxCalls,
     MaxCost,
@@ -24,8 +24,8 @@ from refed_dspy.cli_parts import (
 from refed_dspy.errors import InputError
 
 if TYPE_CHECKING:  # the commands import what they need when they run: help should not wait for DSPy
-    from refed_dspy.optimizers.outcome import Compiled
-    from refed_dspy.settings import CompileConfig
+    from refed_dspy.config.compile import CompileConfig
+    from refed_dspy.optimizers.result import Compiled
 
 judge_app = typer.Typer(no_args_is_help=True, help="Judges, measured against people.")
 PairsOption = Annotated[str | None, typer.Option(help="Pairs of answers with people's verdicts.", metavar="FILE")]
@@ -68,9 +68,9 @@ def compile_(
 ) -> None:
     """Tune a program's prompts and prove the gain. The same command again goes on where it stood."""
     given = {key: value for key, value in locals().items() if key not in {"config", "estimate"}}
-    from refed_dspy.config import load_compile_config
-    from refed_dspy.display import CompileDisplay
-    from refed_dspy.optimizers.compiling import compile as tune
+    from refed_dspy.cli.display import CompileDisplay
+    from refed_dspy.config.loading import load_compile_config
+    from refed_dspy.optimizers.compile import compile as tune
 
     settings = load_compile_config(config, **given)
     if settings.out is None:
@@ -105,7 +105,7 @@ def _tuned(settings: CompileConfig) -> Any:
 
 def _tell(made: Compiled, estimate: bool) -> None:
     """Print the outcome. Raises typer.Exit where a cap or an endpoint ended it early."""
-    from refed_dspy.optimizers.standing import why_stopped
+    from refed_dspy.optimizers.result import why_stopped
 
     for line in made.estimate_lines() if estimate else made.lines():
         typer.echo(line)
@@ -131,9 +131,9 @@ def agreement(
     max_minutes: MaxMinutes = None,
 ) -> None:
     """How well a judge agrees with people. The same command again goes on where it stood."""
-    from refed_dspy.config import StatsConfig, load_job_config
-    from refed_dspy.optimizers.agreeing import measure_agreement
+    from refed_dspy.config.loading import StatsConfig, load_job_config
     from refed_dspy.optimizers.agreement import agreement_lines
+    from refed_dspy.optimizers.judge_agreement import measure_agreement
 
     model = load_job_config(StatsConfig, judge=judge).judge
     if model is None:
@@ -163,7 +163,7 @@ def promote(
 @reporting
 def track(folder: RunDir) -> None:
     """Tell MLflow of a run or a compile, or what it has not been told of it yet."""
-    from refed_dspy.tracking.telling import tell
+    from refed_dspy.tracking.track import tell
 
     typer.echo(f"told: run {tell(folder)}")
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from refed_dspy.cli_parts import (
+from refed_dspy.cli.options import (
     ConfigOption,
     JudgeOption,
     MaxCalls,
@@ -61,9 +61,9 @@ def compare_(
 ) -> None:
     """Compare programs on the same references: win rates, costs, filters. The same command again goes on."""
     given = {name: value for name, value in locals().items() if name != "config"}
-    from refed_dspy.comparing.compare import compare
-    from refed_dspy.config import CompareConfig, load_job_config
-    from refed_dspy.display import Display
+    from refed_dspy.cli.display import Display
+    from refed_dspy.config.loading import CompareConfig, load_job_config
+    from refed_dspy.runs.compare.compare import compare
 
     settings = load_job_config(CompareConfig, config, **given)
     folder = _needed(settings.out, "out", "--out DIR")
@@ -101,9 +101,9 @@ def filter_(
 ) -> None:
     """Filter a data set: kept and dropped rows, each with reason and score, and a funnel. The data is not touched."""
     given = {name: value for name, value in locals().items() if name not in {"config", "filters"}}
-    from refed_dspy.config import FilterRunConfig, load_job_config
-    from refed_dspy.display import Display
-    from refed_dspy.filtering.filter import filter_data
+    from refed_dspy.cli.display import Display
+    from refed_dspy.config.loading import FilterRunConfig, load_job_config
+    from refed_dspy.runs.filter.filter import filter_data
 
     chosen = [_as_yaml(one) for one in filters] if filters else None
     settings = load_job_config(FilterRunConfig, config, **given, filters=chosen)
@@ -139,9 +139,9 @@ def recycle_(
 ) -> None:
     """Reflection-Tuning: better instructions and responses for a data set there is. The same command again goes on."""
     given = {name: value for name, value in locals().items() if name not in {"config", "scorer"}}
-    from refed_dspy.config import RecycleConfig, load_job_config
-    from refed_dspy.display import Display
-    from refed_dspy.recycling.recycle import recycle
+    from refed_dspy.cli.display import Display
+    from refed_dspy.config.loading import RecycleConfig, load_job_config
+    from refed_dspy.runs.recycle.recycle import recycle
 
     settings = load_job_config(RecycleConfig, config, **given, scorer=scorer and {"model": scorer})
     folder, source = _needed(settings.out, "out", "--out DIR"), _needed(settings.data, "data", "a file or a run's DIR")
@@ -175,9 +175,9 @@ def stats_(
 ) -> None:
     """A data set in figures: lengths, diversity, coherence, perplexity, and the win rate of improved over plain."""
     given = {name: value for name, value in locals().items() if name not in {"config", "scorer", "as_json"}}
-    from refed_dspy.config import StatsConfig, load_job_config
-    from refed_dspy.display import Display
-    from refed_dspy.measuring.measure import measure
+    from refed_dspy.cli.display import Display
+    from refed_dspy.config.loading import StatsConfig, load_job_config
+    from refed_dspy.runs.stats import measure
 
     settings = load_job_config(StatsConfig, config, **given, scorer=scorer and {"model": scorer})
     source = _needed(settings.data, "data", "a file or a run's DIR")
@@ -240,7 +240,7 @@ def _check_programs(programs: Mapping[str, str]) -> None:
     """Raises ConfigError for a program that is neither known, nor there, nor an MLflow address: what it was meant to
     be is told, where a file's reader could only say that there is none."""
     from refed_dspy.programs.baselines import METHODS
-    from refed_dspy.programs.saved import is_address
+    from refed_dspy.programs.mlflow_address import is_address
 
     known = ["seed-only", *METHODS]
     for name, given in programs.items():

@@ -17,8 +17,8 @@ from rich.table import Table
 from rich.text import Text
 
 from refed_dspy.optimizers.progress import CompileProgress
-from refed_dspy.paying import Progress
 from refed_dspy.records import dollars
+from refed_dspy.teachers.recorded import Progress
 
 PLAIN_EVERY = 10.0
 """Seconds between plain lines; the first sample is told at once."""

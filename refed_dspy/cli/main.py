@@ -10,8 +10,12 @@ from typing import Annotated, Any, cast
 
 import typer
 
-from refed_dspy import cli_batches, cli_compile, cli_data, cli_report, cli_share
-from refed_dspy.cli_parts import (
+from refed_dspy.cli import batches as cli_batches
+from refed_dspy.cli import compile as cli_compile
+from refed_dspy.cli import data as cli_data
+from refed_dspy.cli import report as cli_report
+from refed_dspy.cli import sharing as cli_share
+from refed_dspy.cli.options import (
     ConfigOption,
     JudgeOption,
     MaxCalls,
@@ -67,9 +71,9 @@ def synth(
 ) -> None:
     """Make samples from references. The same command again goes on where it stood."""
     given = {name: value for name, value in locals().items() if name not in {"config", "estimate"}}
-    from refed_dspy.config import load_config
-    from refed_dspy.display import Display
-    from refed_dspy.synthesis import synthesize
+    from refed_dspy.cli.display import Display
+    from refed_dspy.config.loading import load_config
+    from refed_dspy.runs.synthesize import synthesize
 
     settings = load_config(config, **given)
     if settings.run_dir is None:
@@ -104,9 +108,9 @@ def resume(
     max_minutes: MaxMinutes = None,
 ) -> None:
     """Go on with a run that was stopped, or make it larger."""
-    from refed_dspy.config import load_config
-    from refed_dspy.display import Display
-    from refed_dspy.resuming import resume as go_on
+    from refed_dspy.cli.display import Display
+    from refed_dspy.config.loading import load_config
+    from refed_dspy.runs.resume import resume as go_on
 
     others = load_config(environ={}, teacher=teacher, judge=judge)
     given = {"max_cost": max_cost, "max_calls": max_calls, "max_minutes": max_minutes}
@@ -130,12 +134,12 @@ def resume(
 @reporting
 def status(run_dir: RunDir, as_json: Annotated[bool, typer.Option("--json", help="For scripts.")] = False) -> None:
     """What a run, a compile or other work has made and used so far; works while it runs."""
-    from refed_dspy.engine.batches import left_batches
-    from refed_dspy.engine.ledger import Ledger
-    from refed_dspy.engine.summary import work_status
-    from refed_dspy.optimizers.standing import compile_status
-    from refed_dspy.optimizers.standing import status_lines as compile_lines
-    from refed_dspy.outcome import full_status
+    from refed_dspy.ledger.batches import left_batches
+    from refed_dspy.ledger.ledger import Ledger
+    from refed_dspy.ledger.summary import work_status
+    from refed_dspy.optimizers.result import compile_status
+    from refed_dspy.optimizers.result import status_lines as compile_lines
+    from refed_dspy.runs.result import full_status
 
     with Ledger.read(run_dir) as ledger:
         holds = ledger.holds()
@@ -167,7 +171,8 @@ def export(
 ) -> None:
     """Write the samples made so far to a file, or the rows that the run's filters dropped."""
     from refed_dspy.data.export import export as write
-    from refed_dspy.outcome import export_dropped, read_run
+    from refed_dspy.data.export import export_dropped
+    from refed_dspy.runs.result import read_run
 
     if read_run(run_dir).status["work"] == "comparison":
         raise InputError(f"{run_dir}: holds a comparison, whose rows are in {run_dir / 'rows.jsonl'} already")
@@ -191,11 +196,11 @@ def preview(
     sample: Annotated[bool, typer.Option("--sample", help="Also make one: a paid call a stage, not kept.")] = False,
 ) -> None:
     """Show each stage's prompt for the first reference, and one sample as a dry run."""
-    from refed_dspy.blocking import run_blocking
-    from refed_dspy.config import load_config
+    from refed_dspy.cli.preview import one_sample, rendered_prompts
+    from refed_dspy.concurrency import run_blocking
+    from refed_dspy.config.loading import load_config
     from refed_dspy.data.references import load_references
-    from refed_dspy.preview import one_sample, rendered_prompts
-    from refed_dspy.staff import open_staff, stages_of
+    from refed_dspy.teachers.by_stage import open_staff, stages_of
 
     settings = load_config(config, references=references, teacher=teacher, program=program)
     loaded = load_references(settings.references or "builtin", settings.columns or None)
@@ -219,8 +224,8 @@ def fetch(
 
     1.1 GB; 93 MB for embedded-smoke, 84 MB for embedder.
     """
-    from refed_dspy.teachers.weights import WEIGHTS
-    from refed_dspy.teachers.weights import fetch as download
+    from refed_dspy.weights import WEIGHTS
+    from refed_dspy.weights import fetch as download
 
     if name not in WEIGHTS:
         raise InputError(f"{one_line(name, 60)}: no such weights; use {' or '.join(WEIGHTS)}")
@@ -230,7 +235,7 @@ def fetch(
 
 def _program(settings: Any) -> Any:
     from refed_dspy.programs.baselines import METHODS
-    from refed_dspy.programs.opening import open_program
+    from refed_dspy.programs.load import open_program
     from refed_dspy.signatures import DEFAULT_FEATURES
 
     if settings.program is not None:
@@ -269,8 +274,8 @@ def _finish(made: Any) -> None:
 
 def _estimate(program: Any, references: str, keywords: dict[str, Any]) -> None:
     """Say what a run would take. A few samples are made for that."""
-    from refed_dspy.display import Display
-    from refed_dspy.estimating import estimate
+    from refed_dspy.cli.display import Display
+    from refed_dspy.runs.estimate import estimate
 
     with Display().showing() as display:
         found = estimate(program, references, **cast(Any, keywords), on_progress=display.watch)

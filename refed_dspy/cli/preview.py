@@ -13,8 +13,8 @@ from refed_dspy.programs import ReferenceLevelFeedback
 from refed_dspy.programs.adapter import SchemaAdapter
 from refed_dspy.programs.asking import Question, answering, ask_teacher
 from refed_dspy.records import Reference, Sample
-from refed_dspy.staff import Staff
 from refed_dspy.teachers import Teacher, open_teacher
+from refed_dspy.teachers.by_stage import Staff
 
 Message = dict[str, Any]
 

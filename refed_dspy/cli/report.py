@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from refed_dspy.cli_parts import RunDir, reporting
+from refed_dspy.cli.options import RunDir, reporting
 
 
 def add_to(app: typer.Typer) -> None:
@@ -24,7 +24,7 @@ def report(
     show: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
 ) -> None:
     """Make one page that shows a run: what was made, why each row looks as it does, what it cost."""
-    from refed_dspy.reporting.report import report as make
+    from refed_dspy.sharing.report.report import report as make
 
     path = make(run_dir, out, force=force, say=lambda line: typer.echo(line, err=True))
     typer.echo(f"{path} ({path.stat().st_size / 1e6:.1f} MB)")

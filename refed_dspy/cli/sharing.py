@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from refed_dspy.cli_parts import reporting
+from refed_dspy.cli.options import reporting
 
 
 def add_to(app: typer.Typer) -> None:

@@ -7,7 +7,7 @@ from difflib import get_close_matches
 from functools import partial
 from typing import Annotated, TypeAlias
 
-from pydantic import AfterValidator, BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from refed_dspy.errors import one_line
 
@@ -33,3 +33,14 @@ PairColumns: TypeAlias = Annotated[dict[str, str], AfterValidator(partial(_known
 """Where a table's columns have other names: {instruction: question, response: answer}."""
 RowColumns: TypeAlias = Annotated[dict[str, str], AfterValidator(partial(_known, (*PAIR, "plain")))]
 """The same with `plain`: the response before it was improved."""
+
+
+class Capped(Settings):
+    """Caps over all models and over all starts; they stay with the folder until others are given."""
+
+    max_cost: float | None = Field(default=None, gt=0, allow_inf_nan=True)
+    """Dollars."""
+    max_calls: int | None = Field(default=None, ge=1)
+    """Calls, whatever becomes of them."""
+    max_minutes: float | None = Field(default=None, gt=0, allow_inf_nan=True)
+    """Minutes at work."""

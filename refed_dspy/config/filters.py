@@ -7,7 +7,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from refed_dspy.settings_base import Settings
+from refed_dspy.config.base import Settings
 
 Of = Literal["instruction", "response", "both"]
 

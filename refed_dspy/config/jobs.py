@@ -7,23 +7,12 @@ from typing import Annotated, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from refed_dspy.filter_settings import FilterConfig
-from refed_dspy.settings import TeacherConfig
-from refed_dspy.settings_base import PairColumns, RowColumns, Settings
+from refed_dspy.config.base import Capped, PairColumns, RowColumns, Settings
+from refed_dspy.config.filters import FilterConfig
+from refed_dspy.config.teacher import TeacherConfig
 
 COMPARED = ("seed-only", "instruction-only", "sample-level", "reference-level")
 """The programs of the paper's first table."""
-
-
-class Capped(Settings):
-    """Caps over all models and over all starts; they stay with the folder until others are given."""
-
-    max_cost: float | None = Field(default=None, gt=0, allow_inf_nan=True)
-    """Dollars."""
-    max_calls: int | None = Field(default=None, ge=1)
-    """Calls, whatever becomes of them."""
-    max_minutes: float | None = Field(default=None, gt=0, allow_inf_nan=True)
-    """Minutes at work."""
 
 
 class ScorerConfig(Settings):

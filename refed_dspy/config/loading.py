@@ -15,21 +15,13 @@ from typing import Any, TypeVar, get_args
 import yaml
 from pydantic import ValidationError
 
+from refed_dspy.config.base import Settings
+from refed_dspy.config.compile import CompileConfig, MetricConfig
+from refed_dspy.config.filters import FilterConfig
+from refed_dspy.config.jobs import CompareConfig, FilterRunConfig, RecycleConfig, StatsConfig
+from refed_dspy.config.run import RunConfig
+from refed_dspy.config.teacher import EMBEDDED, ONE, POOL, SECRET, PriceConfig, TeacherConfig
 from refed_dspy.errors import ConfigError, one_line
-from refed_dspy.filter_settings import FilterConfig
-from refed_dspy.job_settings import CompareConfig, FilterRunConfig, RecycleConfig, StatsConfig
-from refed_dspy.settings import (
-    EMBEDDED,
-    ONE,
-    POOL,
-    SECRET,
-    CompileConfig,
-    MetricConfig,
-    PriceConfig,
-    RunConfig,
-    TeacherConfig,
-)
-from refed_dspy.settings_base import Settings
 
 ENV_PREFIX = "REFED_"
 NOT_SETTINGS = {"REFED_CACHE"}

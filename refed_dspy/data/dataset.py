@@ -9,14 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from refed_dspy.data.reading import read_rows
+from refed_dspy.data.read import read_rows
 from refed_dspy.data.references import none_usable
 from refed_dspy.data.rows import data_rows
 from refed_dspy.data.shapes import LeftOut, pair_of
-from refed_dspy.data.table import DataRow
-from refed_dspy.engine.ledger import FILE, Ledger
 from refed_dspy.errors import ConfigError, ReferencesError, one_line
-from refed_dspy.records import Reference
+from refed_dspy.ledger.ledger import FILE, Ledger
+from refed_dspy.records import DataRow, Reference, digest
 
 ROLES = ("instruction", "response", "input", "plain")
 """What `columns` may name."""
@@ -146,3 +145,12 @@ def drawn(rows: Sequence[DataRow], count: int | None, seed: int) -> list[DataRow
         return list(rows)
     order = random.Random(seed).sample(range(len(rows)), len(rows))
     return [rows[i] for i in sorted(order[:count])]
+
+
+def data_identity(source: Any, data: DataSet) -> str:
+    """What tells the data set read from `source` from another: its rows; of a run, which may grow meanwhile, what
+    shapes it. Which of the rows are drawn is no part of it: more or fewer of them are the same work."""
+    if isinstance(source, str | Path) and (Path(source) / FILE).is_file():
+        with Ledger.read(Path(source)) as ledger:
+            return digest(["run", ledger.meta("identity")])
+    return digest([[row.number, row.instruction, row.response, row.plain] for row in data.rows])

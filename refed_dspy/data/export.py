@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from refed_dspy.data.rows import LINEAGE_COLUMNS, data_rows
-from refed_dspy.engine.ledger import Ledger
+from refed_dspy.data.rows import LINEAGE_COLUMNS, data_rows, dropped_rows
 from refed_dspy.errors import ExportError, one_line
-from refed_dspy.writing import whole_file
+from refed_dspy.files import whole_file, write_lines
+from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.ledger.summary import decided_by_filter
 
 if TYPE_CHECKING:
     import datasets
@@ -124,3 +125,27 @@ def to_dataset(run_dir: Path) -> datasets.Dataset:
     with Ledger.read(run_dir) as ledger:
         table = pa.Table.from_pylist(list(data_rows(ledger)), schema=_schema(pa))
     return datasets.Dataset(table)
+
+
+def export_dropped(run_dir: Path, out: Path, *, force: bool = False) -> int:
+    """Write the rows that the run's filters dropped to `out` as JSON lines, whole or not at all; returns how many.
+
+    Raises:
+        ExportError: `out` exists and `force` is not set, it cannot be written, or nothing was dropped.
+        RunDirError: no run there.
+    """
+    with Ledger.read(run_dir) as ledger:
+        if out.exists() and not force:
+            raise ExportError(f"{out}: exists; name another file, or overwrite it with --force")
+        count = sum(one["dropped"] for one in decided_by_filter(ledger))
+        if not count:
+            raise ExportError(f"{run_dir}: no filter dropped anything; without --dropped, its samples are written")
+        written = 0
+
+        def counted() -> Iterator[dict[str, Any]]:
+            nonlocal written
+            for written, row in enumerate(dropped_rows(ledger), start=1):  # noqa: B007 — counted for the return
+                yield row
+
+        write_lines(out, counted())
+    return written

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field
 
-from refed_dspy.data.reading import read_rows
+from refed_dspy.data.read import read_rows
 from refed_dspy.errors import ConfigError, ReferencesError, one_line
 from refed_dspy.records import Record
 

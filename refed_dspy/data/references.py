@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, overload
 
-from refed_dspy.data.reading import BUILTIN, read_rows
+from refed_dspy.data.read import BUILTIN, read_rows
 from refed_dspy.data.shapes import LeftOut, pair_of
 from refed_dspy.errors import ReferencesError, one_line
 from refed_dspy.records import Reference

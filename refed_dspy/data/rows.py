@@ -8,10 +8,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, overload
 
-from refed_dspy.data.table import DataRow
-from refed_dspy.data.writers import Writers
-from refed_dspy.engine.ledger import Ledger
-from refed_dspy.records import NO_ANALYSIS, NO_STRATEGY, Sample
+from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.ledger.provenance import Writers
+from refed_dspy.records import NO_ANALYSIS, NO_STRATEGY, DataRow, Sample
 
 PAPER_COLUMNS = ("instruction", "response", "analysis", "implementation_strategy", "improved_response")
 LINEAGE_COLUMNS = (

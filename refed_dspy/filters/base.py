@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Any, Protocol, TypeAlias
 
-from refed_dspy.data.table import DataRow
 from refed_dspy.errors import RunStopped, one_line
+from refed_dspy.records import DataRow
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,13 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from hashlib import sha256
 from typing import Any
 
+from refed_dspy.config.filters import FilterConfig
 from refed_dspy.errors import ConfigError, one_line
-from refed_dspy.filter_settings import FilterConfig
-from refed_dspy.filters.chance import ByChance
-from refed_dspy.filters.decision import Filter, JudgeFilter, Step
-from refed_dspy.filters.judged import ImprovedWins, Rubric
-from refed_dspy.programs.judging import INSTRUCTION_CRITERIA, OVERALL, RESPONSE_CRITERIA, Criterion, PairwiseJudge
-from refed_dspy.programs.judging import RubricJudge as Grader
+from refed_dspy.filters.base import Filter, JudgeFilter, Step
+from refed_dspy.filters.judge import ImprovedWins, Rubric
+from refed_dspy.filters.random_draw import ByChance
+from refed_dspy.programs.judges import INSTRUCTION_CRITERIA, OVERALL, RESPONSE_CRITERIA, Criterion, PairwiseJudge
+from refed_dspy.programs.judges import RubricJudge as Grader
 from refed_dspy.programs.saved import program_digests
 
 
@@ -96,13 +96,13 @@ def _rouge(settings: Any, *_: Any) -> Filter:
 
 
 def _near_duplicates(settings: Any, *_: Any) -> Filter:
-    from refed_dspy.filters.duplicates import NearDuplicates
+    from refed_dspy.filters.near_duplicates import NearDuplicates
 
     return NearDuplicates(settings.threshold, of=settings.of)
 
 
 def _length(settings: Any, *_: Any) -> Filter:
-    from refed_dspy.filters.lengths import Lengths
+    from refed_dspy.filters.length import Lengths
 
     bounds = ("min_words", "max_words", "min_characters", "max_characters")
     return Lengths(**{name: getattr(settings, name) for name in bounds}, of=settings.of)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from refed_dspy.data.table import DataRow
 from refed_dspy.errors import NoAnswer, NothingKept, one_line
-from refed_dspy.filters.decision import Decision, JudgeFilter
+from refed_dspy.filters.base import Decision, JudgeFilter
 from refed_dspy.programs.asking import asking
-from refed_dspy.programs.judging import OVERALL, SAME, Criterion, PairwiseJudge, RubricJudge
+from refed_dspy.programs.judges import OVERALL, SAME, Criterion, PairwiseJudge, RubricJudge
+from refed_dspy.records import DataRow
 
 NO_JUDGE = 20
 """A judge that abstains on so many rows from the first on is none."""

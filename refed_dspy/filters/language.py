@@ -6,9 +6,9 @@ import re
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from refed_dspy.data.table import DataRow
 from refed_dspy.errors import ConfigError, one_line
-from refed_dspy.filters.decision import Decision
+from refed_dspy.filters.base import Decision
+from refed_dspy.records import DataRow
 
 _CODES = (
     "ace af am an ar ary arz as az ba bcl be bg bn br bs ca crh cs cy da de dz el en eo es et eu ext fa fi fo fr "

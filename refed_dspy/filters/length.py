@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from refed_dspy.data.table import DataRow
 from refed_dspy.errors import ConfigError, one_line
-from refed_dspy.filters.decision import Decision
+from refed_dspy.filters.base import Decision
+from refed_dspy.records import DataRow
 
 
 class Lengths:

@@ -12,9 +12,9 @@ from unicodedata import category, normalize
 import numpy as np
 from numpy.typing import NDArray
 
-from refed_dspy.data.table import DataRow
 from refed_dspy.errors import ConfigError, one_line
-from refed_dspy.filters.decision import Decision
+from refed_dspy.filters.base import Decision
+from refed_dspy.records import DataRow
 
 SHORT = 6
 """Words from which one changed word is allowed for. In fewer, another word is another task."""

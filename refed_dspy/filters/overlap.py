@@ -8,11 +8,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from refed_dspy.data.reading import read_rows
-from refed_dspy.data.table import DataRow
+from refed_dspy.data.read import read_rows
 from refed_dspy.errors import ConfigError, InputError, one_line
-from refed_dspy.filters.decision import Decision
-from refed_dspy.filters.duplicates import Array, hashed, runs, tokens, unspaced
+from refed_dspy.filters.base import Decision
+from refed_dspy.filters.near_duplicates import Array, hashed, runs, tokens, unspaced
+from refed_dspy.records import DataRow
 
 COLUMNS = ("instruction", "input", "prompt", "question", "text", "query", "problem", "task", "turns", "ctx")
 """Where a benchmark's prompts stand, if nobody says it."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from hashlib import blake2b
 
-from refed_dspy.data.table import DataRow
-from refed_dspy.filters.decision import Decision
+from refed_dspy.filters.base import Decision
+from refed_dspy.records import DataRow
 
 
 class ByChance:

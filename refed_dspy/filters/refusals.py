@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from refed_dspy.data.table import DataRow
 from refed_dspy.errors import ConfigError, one_line
-from refed_dspy.filters.decision import Decision
-from refed_dspy.placeholders import SLOT, UNFILLED, any_of, bare_of, placeholder, straight
+from refed_dspy.filters.base import Decision
+from refed_dspy.records import DataRow
+from refed_dspy.text import SLOT, UNFILLED, any_of, bare_of, placeholder, straight
 
 _OPENING = 300
 """Characters at the beginning of a response in which it may decline, and up to which it is short."""

@@ -9,18 +9,16 @@ a-z and 0-9: another script, say) has an F of 0 with every text, so it is always
 
 from __future__ import annotations
 
-import random
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from refed_dspy.data.table import DataRow
 from refed_dspy.errors import ConfigError, one_line
-from refed_dspy.filters.decision import Decision
-from refed_dspy.filters.rouge_index import Feature, Index, Words, counted, f_measure, lcs, token_counts, tokens
+from refed_dspy.filters.base import Decision
+from refed_dspy.metrics.rouge import Feature, Index, Words, counted, f_measure, lcs, token_counts, tokens
+from refed_dspy.records import DataRow
 
 THRESHOLD = 0.7
-POOL = 2_000
 SHOWN = 80
 
 
@@ -105,30 +103,6 @@ def rouge_l(one: str, other: str) -> float:
     words = Words()
     first, second = words.code(one).codes, words.code(other).codes
     return float(f_measure(lcs(first, [second]), len(first), token_counts([second]))[0])
-
-
-def self_rouge(texts: Sequence[str], sample: int = 500, seed: int = 0) -> float | None:
-    """How alike texts are, 0 to 1: the mean, over a sample, of a text's highest ROUGE-L F against the others.
-
-    2,000 of the texts are drawn without replacement by `seed` (all if there are fewer), and of these the `sample` drawn
-    first are compared with all the others of the 2,000. The highest of more comparisons is higher: figures of fewer
-    than 2,000 texts compare only with those of as many. None where there are not two texts to compare; ConfigError for
-    a sample below 1.
-    """
-    if sample < 1:
-        raise ConfigError(f"A sample of {sample} texts has no mean: give 1 or more.")
-    if len(texts) < 2:
-        return None
-    words = Words()
-    drawn = random.Random(seed).sample(range(len(texts)), min(len(texts), POOL))
-    pool = [words.code(texts[place]).codes for place in drawn]
-    lengths = token_counts(pool)
-    highest = []
-    for place, codes in enumerate(pool[:sample]):
-        common = lcs(codes, pool)
-        common[place] = 0
-        highest.append(float(f_measure(common, len(codes), lengths).max()))
-    return sum(highest) / len(highest)
 
 
 def _checked(threshold: float) -> float:

@@ -7,13 +7,12 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from refed_dspy.data.rows import passed_rows
-from refed_dspy.data.table import DataRow
-from refed_dspy.engine.ledger import Ledger
-from refed_dspy.engine.rows import Decided
 from refed_dspy.errors import NothingKept, one_line
-from refed_dspy.filters.decision import Decision, Filter, JudgeFilter, Step, TextFilter, checked, labels, normal
-from refed_dspy.filters.judged import NO_JUDGE
-from refed_dspy.records import Sample
+from refed_dspy.filters.base import Decision, Filter, JudgeFilter, Step, TextFilter, checked, labels, normal
+from refed_dspy.filters.judge import NO_JUDGE
+from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.ledger.statements import Decided
+from refed_dspy.records import DataRow, Sample
 
 INSTRUCTIONS_IN_A_ROW, SAMPLES_IN_A_ROW = 100, 50
 """So many that are all dropped end a run: it would pay for ever. An instruction costs a twentieth of a sample."""

@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from refed_dspy.calls import SentBatch
-from refed_dspy.engine import batches
-from refed_dspy.engine.batches import Held
-from refed_dspy.engine.budget import Budget
-from refed_dspy.engine.group import GroupCommit
-from refed_dspy.engine.rows import Statement, not_sent
+from refed_dspy.ledger import batches
+from refed_dspy.ledger.batches import Held
+from refed_dspy.ledger.budget import Budget
+from refed_dspy.ledger.group_commit import GroupCommit
+from refed_dspy.ledger.recording import SentBatch
+from refed_dspy.ledger.statements import Statement, not_sent
 from refed_dspy.records import Call
 
 

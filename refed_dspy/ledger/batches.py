@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from refed_dspy.engine.ledger import Ledger
-from refed_dspy.engine.rows import SENT, UNUSED, Statement
+from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.ledger.statements import SENT, UNUSED, Statement
 from refed_dspy.records import Call
 
 

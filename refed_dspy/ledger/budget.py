@@ -10,13 +10,7 @@ import heapq
 import itertools
 from dataclasses import dataclass
 
-
-class CapReached(Exception):
-    """A further call could pass a cap, and no call in flight could still give anything back."""
-
-    def __init__(self, cap: str, worst: int) -> None:
-        super().__init__(f"{cap} is reached")
-        self.cap, self.worst = cap, worst
+from refed_dspy.errors import CapReached
 
 
 @dataclass(frozen=True)

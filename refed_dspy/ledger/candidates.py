@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from refed_dspy.engine.ledger import Ledger
-from refed_dspy.engine.rows import Key, Statement, failed
+from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.ledger.statements import Key, Statement, failed
 
 ENOUGH = 0.8
 """A mean over less of a set than this says nothing of a candidate: the cap, or a fault, cut its evaluation short."""

@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from refed_dspy.engine.ledger import Ledger
-from refed_dspy.engine.rows import Statement
+from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.ledger.statements import Statement
 
 
 class GroupCommit:

@@ -17,8 +17,8 @@ from typing import Any, Self
 
 from filelock import FileLock, Timeout
 
-from refed_dspy.engine.rows import Decided, Statement, decided, text_digest, unusable
 from refed_dspy.errors import RunDirError, RunStopped, one_line
+from refed_dspy.ledger.statements import Decided, Statement, decided, text_digest, unusable
 from refed_dspy.records import Failure, Reference
 
 FORMAT = 3
@@ -64,7 +64,7 @@ class Ledger:
                 db.execute("PRAGMA journal_mode=WAL")
                 db.execute("PRAGMA synchronous=NORMAL")
                 _check(run_dir / FILE, db)
-                db.executescript(files("refed_dspy.engine").joinpath("schema.sql").read_text(encoding="utf-8"))
+                db.executescript(files("refed_dspy.ledger").joinpath("schema.sql").read_text(encoding="utf-8"))
                 db.execute(f"PRAGMA user_version={FORMAT}")
         except BaseException:
             lock.release()

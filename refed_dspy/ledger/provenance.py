@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from refed_dspy.engine.ledger import Ledger
+from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.records import PICO
 
 EMBEDDED = "embedded:"

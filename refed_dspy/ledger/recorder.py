@@ -8,14 +8,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 
-from refed_dspy.batch_log import LedgerBatches
-from refed_dspy.calls import Attempt, BatchLog, NoMoneyLeft
-from refed_dspy.engine.accounts import Spent
-from refed_dspy.engine.budget import Budget, CapReached, Caps
-from refed_dspy.engine.group import GroupCommit
-from refed_dspy.engine.ledger import Ledger
-from refed_dspy.engine.rows import Key, Statement, booked, not_sent, reserved
 from refed_dspy.errors import RunStopped
+from refed_dspy.ledger.batch_log import LedgerBatches
+from refed_dspy.ledger.budget import Budget, Caps
+from refed_dspy.ledger.group_commit import GroupCommit
+from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.ledger.recording import Attempt, BatchLog
+from refed_dspy.ledger.spending import Spent
+from refed_dspy.ledger.statements import Key, Statement, booked, not_sent, reserved
 from refed_dspy.records import Call, dollars
 
 CALLS_A_SAMPLE = 2.2
@@ -87,10 +87,7 @@ class UnitBooks:
 
     async def reserve(self, attempt: Attempt) -> int:
         worst = attempt.worst or 0
-        try:
-            await self.run.budget.reserve(worst, self.rank)
-        except CapReached as error:
-            raise NoMoneyLeft(str(error)) from None
+        await self.run.budget.reserve(worst, self.rank)
         number = self._numbered(worst)
         if self.stopping:  # it waited, and the run is ending meanwhile
             self.not_sent(number)
@@ -107,10 +104,7 @@ class UnitBooks:
 
     def reserve_now(self, attempt: Attempt) -> int:
         worst = attempt.worst or 0
-        try:
-            self.run.budget.reserve_now(worst)
-        except CapReached as error:
-            raise NoMoneyLeft(str(error)) from None
+        self.run.budget.reserve_now(worst)
         number = self._numbered(worst)
         self.run.group.ledger.commit(self._row(number, attempt))
         return number

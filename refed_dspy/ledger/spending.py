@@ -6,8 +6,8 @@ import time
 from dataclasses import dataclass
 from itertools import pairwise
 
-from refed_dspy.engine.ledger import Ledger
-from refed_dspy.engine.rows import SENT
+from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.ledger.statements import SENT
 from refed_dspy.records import dollars
 
 

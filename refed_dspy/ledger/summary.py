@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from refed_dspy.engine.ledger import Ledger
+from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.records import PICO
 
 _STAGES = """

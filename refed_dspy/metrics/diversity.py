@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refed_dspy.errors import ConfigError
-from refed_dspy.measures.embedder import Embedder, Vectors
+from refed_dspy.metrics.embedder import Embedder, Vectors
 
 NEIGHBOURS = 2_000
 """Rows that `nearest_distance` compares with each other: 16 MB of cosines."""

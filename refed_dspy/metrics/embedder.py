@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refed_dspy.errors import ConfigError, one_line
-from refed_dspy.teachers.weights import MINILM, find, verify
+from refed_dspy.weights import MINILM, find, verify
 
 Vectors: TypeAlias = NDArray[np.float32]
 

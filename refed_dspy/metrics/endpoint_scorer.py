@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from refed_dspy.errors import ConfigError, RefedError, TeacherError, one_line
-from refed_dspy.measures.perplexity import Joined, Scored, check_pairs, check_window, join
+from refed_dspy.metrics.perplexity import Joined, Scored, check_pairs, check_window, join
 
 _MORE_IN_A_ROW = 4
 """How many texts more than are open at once may get no answer, one after the other: then the endpoint is given up.

@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from statistics import fmean, median
 
+from refed_dspy.config.jobs import ScorerConfig
 from refed_dspy.errors import ConfigError, RunStopped, TeacherError
-from refed_dspy.job_settings import ScorerConfig
-from refed_dspy.measures.embedder import Embedder
-from refed_dspy.measures.perplexity import Difficulty, Scored, Scorer, ifd
-from refed_dspy.tables import aligned, number
+from refed_dspy.metrics.embedder import Embedder
+from refed_dspy.metrics.perplexity import Difficulty, Scored, Scorer, ifd
+from refed_dspy.text import aligned, number
 
 Pairs = Sequence[tuple[str, str]]
 Figures = Mapping[str, float | None]
@@ -109,10 +109,10 @@ def open_scorer(config: ScorerConfig) -> Scorer:
 
 def _scorer(config: ScorerConfig) -> Scorer:
     if config.api_base is not None:
-        from refed_dspy.measures.endpoint_scorer import EndpointScorer
+        from refed_dspy.metrics.endpoint_scorer import EndpointScorer
 
         return EndpointScorer(config.model, config.api_base, config.api_key_env, concurrency=config.concurrency)
-    from refed_dspy.measures.scorers import TransformersScorer
+    from refed_dspy.metrics.transformers_scorer import TransformersScorer
 
     return TransformersScorer(config.model)
 
@@ -145,7 +145,7 @@ def table(columns: Mapping[str, Figures]) -> list[str]:
 
 
 def _lengths(what: str, texts: Sequence[str]) -> Figures:
-    from refed_dspy.measures.texts import lengths
+    from refed_dspy.metrics.wording import lengths
 
     told = lengths(texts)
     words = told.words if told else None
@@ -157,8 +157,8 @@ def _lengths(what: str, texts: Sequence[str]) -> Figures:
 
 
 def _wording(instructions: Sequence[str], responses: Sequence[str], sample: int, seed: int) -> Figures:
-    from refed_dspy.filters.rouge import self_rouge
-    from refed_dspy.measures.texts import SAMPLE_TOKENS, wording
+    from refed_dspy.metrics.rouge import self_rouge
+    from refed_dspy.metrics.wording import SAMPLE_TOKENS, wording
 
     told: dict[str, float | None] = {}
     for what, texts in (("instructions", instructions), ("responses", responses)):
@@ -173,7 +173,7 @@ def _wording(instructions: Sequence[str], responses: Sequence[str], sample: int,
 def _embedded(pairs: Pairs, embedder: Embedder | None, seed: int) -> Figures:
     if embedder is None:
         return {}
-    from refed_dspy.measures.embeddings import coherence, nearest_distance, semantic_diversity
+    from refed_dspy.metrics.diversity import coherence, nearest_distance, semantic_diversity
 
     instructions, responses = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
     vectors = embedder.embed(instructions)

@@ -18,6 +18,7 @@ of what is left is computed by rapidfuzz, as an integer.
 from __future__ import annotations
 
 import math
+import random
 import re
 from array import array
 from collections.abc import Iterable, Sequence
@@ -28,6 +29,8 @@ import numpy as np
 from numpy.typing import NDArray
 from rapidfuzz import process
 from rapidfuzz.distance import LCSseq
+
+from refed_dspy.errors import ConfigError
 
 Feature = str | tuple[str, int]
 """A token the first time that it stands in a text; with 1, 2, ... the times after."""
@@ -210,3 +213,30 @@ class Index:
         both = np.frombuffer(self._lengths, np.int32)[numbers] + len(text.codes)
         fits: NDArray[np.bool_] = apart <= (1 - 2 / self._partner) * both
         return numbers[fits]
+
+
+POOL = 2_000
+
+
+def self_rouge(texts: Sequence[str], sample: int = 500, seed: int = 0) -> float | None:
+    """How alike texts are, 0 to 1: the mean, over a sample, of a text's highest ROUGE-L F against the others.
+
+    2,000 of the texts are drawn without replacement by `seed` (all if there are fewer), and of these the `sample` drawn
+    first are compared with all the others of the 2,000. The highest of more comparisons is higher: figures of fewer
+    than 2,000 texts compare only with those of as many. None where there are not two texts to compare; ConfigError for
+    a sample below 1.
+    """
+    if sample < 1:
+        raise ConfigError(f"A sample of {sample} texts has no mean: give 1 or more.")
+    if len(texts) < 2:
+        return None
+    words = Words()
+    drawn = random.Random(seed).sample(range(len(texts)), min(len(texts), POOL))
+    pool = [words.code(texts[place]).codes for place in drawn]
+    lengths = token_counts(pool)
+    highest = []
+    for place, codes in enumerate(pool[:sample]):
+        common = lcs(codes, pool)
+        common[place] = 0
+        highest.append(float(f_measure(common, len(codes), lengths).max()))
+    return sum(highest) / len(highest)

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from refed_dspy.errors import ConfigError, one_line
-from refed_dspy.measures.endpoint_scorer import EndpointScorer
-from refed_dspy.measures.perplexity import Joined, Scored, check_pairs, check_window, join
+from refed_dspy.metrics.endpoint_scorer import EndpointScorer
+from refed_dspy.metrics.perplexity import Joined, Scored, check_pairs, check_window, join
 
 __all__ = ["EndpointScorer", "TransformersScorer"]
 

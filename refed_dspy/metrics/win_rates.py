@@ -36,7 +36,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from refed_dspy.statistics import Interval, mean_interval
+from refed_dspy.metrics.intervals import Interval, mean_interval
 
 Floats = NDArray[np.float64]
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
 from itertools import chain
+from typing import Any
 
-from refed_dspy.blocking import together
+import dspy
+
+from refed_dspy.concurrency import together
 from refed_dspy.data.pairs import Pair
 from refed_dspy.errors import ConfigError
-from refed_dspy.programs.judging import (
+from refed_dspy.metrics.intervals import Interval, correlations, mean_interval
+from refed_dspy.programs.judges import (
     INSTRUCTION_CRITERIA,
     OVERALL,
     RESPONSE_CRITERIA,
@@ -17,9 +21,8 @@ from refed_dspy.programs.judging import (
     PairwiseJudge,
     Verdict,
 )
-from refed_dspy.statistics import Interval, correlations, mean_interval
-from refed_dspy.tables import NONE, aligned
-from refed_dspy.tables import number as shown
+from refed_dspy.text import NONE, aligned
+from refed_dspy.text import number as shown
 
 ALL = "all"
 _KNOWN = {**INSTRUCTION_CRITERIA, **RESPONSE_CRITERIA}
@@ -150,3 +153,45 @@ def _cells(row: Agreement) -> tuple[str, ...]:
         *(NONE if mean is None else str(mean) for mean in means),
         *map(shown, shares),
     )
+
+
+@dataclass(frozen=True)
+class JudgeReport:
+    """Agreement on the test pairs, criteria that only the test saw among them."""
+
+    before: Sequence[Agreement]
+    after: Sequence[Agreement]
+    held_out: Sequence[str]
+
+    def lines(self) -> list[str]:
+        """Two tables for a terminal."""
+        apart = f"; held out altogether: {', '.join(self.held_out)}" if self.held_out else ""
+        return [
+            f"agreement with people on the test pairs, uncompiled{apart}:",
+            *agreement_lines(self.before),
+            "compiled:",
+            *agreement_lines(self.after),
+        ]
+
+    def facts(self) -> dict[str, Any]:
+        """The same in JSON types."""
+        return {"before": [asdict(row) for row in self.before], "after": [asdict(row) for row in self.after]}
+
+
+def agreement_of(results: Iterable[tuple[dspy.Example, Any, Any]], seed: int) -> list[Agreement]:
+    """The rows for what `dspy.Evaluate` gives: (example, prediction, score). A failed prediction is an abstention."""
+    pairs, verdicts = [], []
+    for example, prediction, _ in results:
+        pairs.append(
+            Pair(
+                instruction=example.instruction,
+                answer_a=example.answer_a,
+                answer_b=example.answer_b,
+                verdict=example.people,
+                criterion=example.criterion,
+                description=example.description,
+            )
+        )
+        told = prediction if isinstance(prediction, dspy.Prediction) else dspy.Prediction()
+        verdicts.append(Verdict(told.get("preference"), told.get("consistent"), (), "" if told else "failed"))
+    return agreement(pairs, verdicts, seed)

@@ -7,22 +7,22 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from refed_dspy.allowance import Limits, has_begun, lasting, lasting_as_given, refuse_left_batches
-from refed_dspy.books import RunBooks
-from refed_dspy.config import MetricConfig
-from refed_dspy.engine.accounts import open_accounts, spent
-from refed_dspy.engine.ledger import Ledger
-from refed_dspy.engine.trials import forgotten
+from refed_dspy.config.loading import MetricConfig
 from refed_dspy.errors import RunDirError
-from refed_dspy.gateway import open_gateway
-from refed_dspy.identity import differences, refuse_other_work
-from refed_dspy.optimizers.compilation import Compilation
-from refed_dspy.optimizers.job import Job, caps_of, prepare
-from refed_dspy.optimizers.outcome import Compiled, write_outcome
+from refed_dspy.ledger.candidates import forgotten
+from refed_dspy.ledger.identity import differences, has_begun, refuse_other_work
+from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.ledger.recorder import RunBooks
+from refed_dspy.ledger.spending import open_accounts, spent
+from refed_dspy.optimizers.gateway import open_gateway
 from refed_dspy.optimizers.progress import CompileProgress
-from refed_dspy.programs.saved import digest
+from refed_dspy.optimizers.result import Compiled, write_outcome
+from refed_dspy.optimizers.spec import Job, caps_of, prepare
+from refed_dspy.optimizers.steps import Compilation
+from refed_dspy.records import digest
+from refed_dspy.teachers.caps import Limits, lasting, lasting_as_given, refuse_left_batches
 from refed_dspy.tracking.background import tracking
-from refed_dspy.tracking.compiles import copy_compile
+from refed_dspy.tracking.compile import copy_compile
 
 EVERY = 15.0
 """Seconds between two words to MLflow."""

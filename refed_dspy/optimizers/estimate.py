@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from refed_dspy.engine.budget import Caps
-from refed_dspy.engine.trials import Trial
-from refed_dspy.gateway import Gateway
-from refed_dspy.optimizers.choosing import Optimizer
-from refed_dspy.optimizers.job import Job
+from refed_dspy.ledger.budget import Caps
+from refed_dspy.ledger.candidates import Trial
+from refed_dspy.optimizers.dspy_optimizers import Optimizer
+from refed_dspy.optimizers.gateway import Gateway
+from refed_dspy.optimizers.spec import Job
 
 DEARER = 1.6
 """A candidate's evaluation costs about so many times the uncompiled program's, which is compared with nothing."""

@@ -16,8 +16,7 @@ from refed_dspy.data.references import References, load_references
 from refed_dspy.errors import ConfigError
 from refed_dspy.optimizers.agreement import criterion_of
 from refed_dspy.programs import PairwiseJudge, ReferenceLevelFeedback
-from refed_dspy.programs.saved import digest
-from refed_dspy.records import Reference
+from refed_dspy.records import Reference, digest
 
 LEAST = 3
 

@@ -11,31 +11,34 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import AsyncExitStack, contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import dspy
 from dspy._vendor.lm15.serde import request_to_dict
 from dspy.clients.errors import wrap_error
-from dspy.lm15 import LM15Error, Request, Response
+from dspy.lm15 import LM15Error, Request, Response, Usage
 from dspy.utils import exceptions as lm_errors
 
-from refed_dspy.books import RunBooks, UnitBooks
-from refed_dspy.calls import NoMoneyLeft, NotAnswering, NotReached, StillLimited, WorkEnds
-from refed_dspy.doors import AsyncDoor, GatewayLM, SyncDoor
-from refed_dspy.engine.budget import Caps
-from refed_dspy.engine.ledger import Ledger
-from refed_dspy.engine.rows import Answer, Key, Statement, answered, failed
 from refed_dspy.errors import RunStopped, TeacherError, one_line
-from refed_dspy.journal import FINAL, Paid, final_kind, given_back, kept
+from refed_dspy.ledger.budget import Caps
+from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.ledger.recorder import RunBooks, UnitBooks
+from refed_dspy.ledger.recording import Attempt, booked
+from refed_dspy.ledger.statements import Answer, Key, Statement, answered, failed
+from refed_dspy.optimizers.gateway_lm import AsyncDoor, GatewayLM, SyncDoor
+from refed_dspy.optimizers.journal import FINAL, Paid, final_kind, given_back, kept
 from refed_dspy.programs.asking import stop_hint, without_keys
-from refed_dspy.programs.saved import digest
-from refed_dspy.roles import Role, ask
+from refed_dspy.programs.lm_errors import NoMoneyLeft, NotAnswering, NotReached, StillLimited, WorkEnds
+from refed_dspy.records import Call, digest
 from refed_dspy.teachers import Teacher
+from refed_dspy.teachers.outcomes import as_text, reserved
 
 IN_A_ROW = 20
 """So many requests of one role without any answer end the compile: that is no longer bad luck."""
@@ -321,3 +324,41 @@ async def _keep_open(
             await over.wait()
         finally:
             await gateway.close()
+
+
+@dataclass
+class Role:
+    """One of the models of a compile: `teacher`, `judge` or `reflection`."""
+
+    name: str
+    teacher: Teacher
+    lm: Any
+    answered: bool = False
+    in_a_row: int = 0
+
+
+async def ask(role: Role, request: Request, unit: UnitBooks) -> Response:
+    """The answer of a role's model, booked in `unit`. Raises what the model's engine raises."""
+    if role.teacher.reports_calls:
+        with booked(unit):
+            response: Response = await role.lm.straight.complete(request)
+        return response
+    return await _ask_borrowed(role, request, unit)
+
+
+async def _ask_borrowed(role: Role, request: Request, unit: UnitBooks) -> Response:
+    """Ask a caller's own LM, whose attempts are not seen one by one."""
+    teacher = role.teacher
+    number = await reserved(unit, Attempt(teacher.model, teacher.endpoint, None))
+    started, usage, outcome = time.monotonic(), Usage(), "error"
+    try:
+        said: Response = as_text(await role.lm.acall(request=request))
+        usage, outcome = said.usage or usage, "ok"
+        if said.finish_reason in {"length", "content_filter"}:
+            outcome = "cut" if said.finish_reason == "length" else "refused"
+            raise FINAL[outcome](f"{outcome}: {said.finish_reason}")
+        return said
+    finally:
+        tokens = usage.input_tokens or None, None, usage.output_tokens or None
+        seconds = round(time.monotonic() - started, 3)
+        unit.report(Call(teacher.model, teacher.endpoint, outcome, seconds, *tokens, None, number))

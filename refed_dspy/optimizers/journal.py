@@ -8,7 +8,7 @@ from typing import TypeAlias
 from dspy.lm15 import Message, Response, Usage
 from dspy.utils import exceptions as lm_errors
 
-from refed_dspy.calls import AnswerCut, AnswerRefused
+from refed_dspy.programs.lm_errors import AnswerCut, AnswerRefused
 
 Paid: TypeAlias = tuple[Response, int]
 """An answer, and what it cost in picodollars."""

@@ -10,25 +10,25 @@ from typing import Any
 
 import dspy
 
-from refed_dspy.allowance import Allowance, Limits, allowed, has_begun, lasting
-from refed_dspy.blocking import run_blocking
-from refed_dspy.books import RunBooks
-from refed_dspy.config import check_settings
+from refed_dspy.concurrency import run_blocking
+from refed_dspy.config.loading import check_settings
 from refed_dspy.data.pairs import Pair, load_pairs, sample_pairs
-from refed_dspy.engine.accounts import open_accounts, spent
-from refed_dspy.engine.ledger import Ledger
 from refed_dspy.errors import CapReached, RefedError, RunDirError
-from refed_dspy.gateway import Gateway, open_gateway
-from refed_dspy.identity import differences, refuse_other_work
+from refed_dspy.ledger.identity import differences, has_begun, refuse_other_work
+from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.ledger.recorder import RunBooks
+from refed_dspy.ledger.spending import open_accounts, spent
 from refed_dspy.optimizers.agreement import Agreement, agreement, judged
-from refed_dspy.optimizers.standing import why_stopped
+from refed_dspy.optimizers.gateway import Gateway, open_gateway
+from refed_dspy.optimizers.result import why_stopped
 from refed_dspy.programs import PairwiseJudge, Verdict
 from refed_dspy.programs.adapter import SchemaAdapter
-from refed_dspy.programs.opening import warn_of_another_teacher
-from refed_dspy.programs.saved import digest, load_program, program_digests
-from refed_dspy.records import dollars
+from refed_dspy.programs.load import warn_of_another_teacher
+from refed_dspy.programs.saved import load_program, program_digests
+from refed_dspy.records import digest, dollars
 from refed_dspy.teachers import Teacher
-from refed_dspy.teachers.judges import cool_judge
+from refed_dspy.teachers.caps import Allowance, Limits, allowed, lasting
+from refed_dspy.teachers.judge import cool_judge
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from refed_dspy.engine.trials import Trial
+from refed_dspy.ledger.candidates import Trial
+from refed_dspy.metrics.intervals import Interval, is_gain, mean_interval, paired_gain
 from refed_dspy.records import dollars
-from refed_dspy.statistics import Interval, is_gain, mean_interval, paired_gain
 
 
 @dataclass(frozen=True)

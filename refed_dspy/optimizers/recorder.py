@@ -16,14 +16,14 @@ import dspy
 from dspy.utils.callback import BaseCallback
 from dspy.utils.exceptions import AdapterParseError, LMError
 
-from refed_dspy.engine.trials import abstained, scored, trials, tried
 from refed_dspy.errors import CapReached, RowError, one_line
-from refed_dspy.gateway import Gateway, evaluating, judging
-from refed_dspy.journal import final_kind
-from refed_dspy.optimizers.scoring import Metric, NotScored, Scored
-from refed_dspy.optimizers.splitting import Split, example_id
-from refed_dspy.programs.saved import digest, program_digests, program_state
-from refed_dspy.records import Failure
+from refed_dspy.ledger.candidates import abstained, scored, trials, tried
+from refed_dspy.optimizers.examples import Split, example_id
+from refed_dspy.optimizers.gateway import Gateway, evaluating, judging
+from refed_dspy.optimizers.journal import final_kind
+from refed_dspy.optimizers.metrics import Metric, NotScored, Scored
+from refed_dspy.programs.saved import program_digests, program_state
+from refed_dspy.records import Failure, digest
 
 
 def candidate_id(program: dspy.Module) -> str:

@@ -13,25 +13,23 @@ import re
 import statistics
 from collections import deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import dspy
 
-from refed_dspy.blocking import run_blocking, together
-from refed_dspy.config import MetricConfig
+from refed_dspy.concurrency import run_blocking, together
+from refed_dspy.config.loading import MetricConfig
 from refed_dspy.errors import RowError
-from refed_dspy.optimizers.scoring import Evaluation, NotScored
-from refed_dspy.optimizers.wording import feedback_on_instructions, feedback_on_responses
+from refed_dspy.optimizers.judge_feedback import Judged, feedback_on_instructions, feedback_on_responses
+from refed_dspy.optimizers.metrics import Evaluation, NotScored
 from refed_dspy.programs.adapter import SchemaAdapter
-from refed_dspy.programs.judging import (
+from refed_dspy.programs.judges import (
     INSTRUCTION_CRITERIA,
     RESPONSE_CRITERIA,
     Criterion,
     Graded,
     PairwiseJudge,
     RubricJudge,
-    Verdict,
 )
 from refed_dspy.programs.reference_level import ReferenceLevelFeedback, as_reference
 from refed_dspy.records import Reference, Sample
@@ -39,21 +37,6 @@ from refed_dspy.records import Reference, Sample
 PARTS = ("wins", "grades", "diversity")
 _WORD = re.compile(r"\w+")
 _UNLUCKY = {"no answer", "no connection"}
-
-
-@dataclass(frozen=True)
-class Judged:
-    """What the judge said of one sample. `verdict` is None where the uncompiled program had no answer to compare."""
-
-    sample: Sample
-    baseline: str | None
-    verdict: Verdict | None
-    grades: tuple[Graded, ...]
-
-    @property
-    def longer(self) -> float:
-        """The final answer's length over the baseline's; 1 where there is none."""
-        return len(self.sample.improved_response) / max(1, len(self.baseline)) if self.baseline else 1.0
 
 
 class ReferenceMetric:

@@ -13,23 +13,22 @@ from typing import TYPE_CHECKING, Any
 
 import dspy
 
-from refed_dspy.engine.accounts import spent
-from refed_dspy.engine.ledger import Ledger
-from refed_dspy.engine.summary import usage_by_stage
-from refed_dspy.engine.trials import abstentions
 from refed_dspy.errors import RunStopped, one_line
-from refed_dspy.optimizers.job import ROLES, Job
-from refed_dspy.optimizers.judge_report import JudgeReport
+from refed_dspy.files import whole_file
+from refed_dspy.ledger.candidates import abstentions, trials, validation_means
+from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.ledger.spending import spent
+from refed_dspy.ledger.summary import usage_by_stage
+from refed_dspy.optimizers.agreement import JudgeReport
 from refed_dspy.optimizers.proof import Proof, finite
-from refed_dspy.optimizers.standing import unjudged, why_stopped
-from refed_dspy.programs.diffs import prompt_diff
+from refed_dspy.optimizers.spec import ROLES, Job
+from refed_dspy.programs.prompt_diff import prompt_diff
 from refed_dspy.programs.saved import MANIFEST, load_state, program_digests, program_state
 from refed_dspy.records import PICO, dollars
 from refed_dspy.tracking.store import noted_run
-from refed_dspy.writing import whole_file
 
 if TYPE_CHECKING:
-    from refed_dspy.optimizers.compilation import Found
+    from refed_dspy.optimizers.steps import Found
 
 PROGRAM, DIFF, PROOF = "program.json", "prompts.diff", "proof.txt"
 FORMAT = 1
@@ -176,3 +175,61 @@ def outcome_lines(compiled: Compiled) -> list[str]:
 
 def _score(value: float | None) -> str:
     return "–" if value is None else f"{value:.2f}"
+
+
+def compile_status(ledger: Ledger) -> dict[str, Any]:
+    """A compile at a glance, in JSON types.
+
+    `optimizer`; `candidates` tried, `evaluations` scored, and those that nothing could be said of (`abstained`);
+    `uncompiled` and `best` mean scores on the validation set, None before there are some; `proved`: None before the
+    proof; `usage` by model; `cost` in dollars; `caps`; `stopped`.
+    """
+    known, used, identity = trials(ledger), spent(ledger), ledger.meta("compile") or {}
+    outcome = ledger.meta("outcome") or {}
+    uncompiled, best = validation_means(known)
+    return {
+        "optimizer": identity.get("optimizer"),
+        "candidates": len(known),
+        "evaluations": sum(len(scores) for trial in known for scores in trial.scores.values()),
+        "abstained": abstentions(ledger),
+        "uncompiled": uncompiled,
+        "best": best,
+        "proved": (outcome.get("proof") or {}).get("proved"),
+        "usage": usage_by_stage(ledger),
+        "cost": None if used.unpriced else used.cost / PICO,
+        "calls": used.calls,
+        "caps": {name: ledger.meta(name) for name in ("max_cost", "max_calls", "max_minutes")},
+        "finished": bool(outcome),
+        "stopped": outcome.get("stopped") or None,
+    }
+
+
+def status_lines(facts: dict[str, Any]) -> list[str]:
+    """The same for a person."""
+    best = "" if facts["best"] is None else f", best {facts['best']:.2f} (uncompiled {facts['uncompiled']:.2f})"
+    lines = [
+        f"a compile by {facts['optimizer']}: {facts['candidates']} candidates, {facts['evaluations']} evaluations{best}"
+    ]
+    if facts["abstained"]:
+        lines.append(unjudged(facts["abstained"]))
+    for role, use in facts["usage"].items():
+        money = "price unknown" if use["cost"] is None else dollars(use["cost"] * PICO)
+        lines.append(
+            f"{role}: {use['calls']} calls, {use['prompt_tokens']} tokens read, "
+            f"{use['completion_tokens']} written, {money}"
+        )
+    lines.append("dollars: price unknown" if facts["cost"] is None else f"dollars: {dollars(facts['cost'] * PICO)}")
+    if facts["stopped"]:
+        lines.append(f"stopped: {why_stopped(facts['stopped'])}")
+    proof = {None: "no proof yet", True: "proved better", False: "not proved better"}[facts["proved"]]
+    return [*lines, proof if facts["finished"] else "not finished: the same command goes on"]
+
+
+def unjudged(count: int) -> str:
+    """What is told of `count` evaluations that nothing could be said of."""
+    return f"not judged: {count} evaluations more, which count neither for nor against a candidate"
+
+
+def why_stopped(stopped: str, remedy: str = "") -> str:
+    """What ended a compile early, in words: a cap, with its `remedy`, or an endpoint that gave no answers."""
+    return f"{stopped} is reached{remedy}" if stopped.startswith("max_") else f"there was {stopped}"

@@ -10,24 +10,22 @@ from typing import Any
 
 import dspy
 
-from refed_dspy.allowance import Limits
-from refed_dspy.config import CompileConfig, MetricConfig, check_compile
+from refed_dspy.config.loading import CompileConfig, MetricConfig, check_compile
 from refed_dspy.data.references import References
-from refed_dspy.engine.budget import Caps
 from refed_dspy.errors import ConfigError, one_line
-from refed_dspy.optimizers.choosing import Means, choose
-from refed_dspy.optimizers.judge_metric import PeoplesVerdict
-from refed_dspy.optimizers.metric import ReferenceMetric
-from refed_dspy.optimizers.own_metric import Own, name_of, source_of
-from refed_dspy.optimizers.scoring import Metric
-from refed_dspy.optimizers.splitting import Split, as_examples, example_id, split
+from refed_dspy.ledger.budget import Caps
+from refed_dspy.optimizers.dspy_optimizers import Means, choose
+from refed_dspy.optimizers.examples import Split, as_examples, example_id, split
+from refed_dspy.optimizers.metrics import Metric, Own, PeoplesVerdict, name_of, source_of
+from refed_dspy.optimizers.reference_metric import ReferenceMetric
 from refed_dspy.programs import PairwiseJudge, ReferenceLevelFeedback
-from refed_dspy.programs.opening import open_program, refuse_bound, warn_of_another_teacher
-from refed_dspy.programs.saved import digest, load_program, program_digests
-from refed_dspy.records import PICO, dollars
+from refed_dspy.programs.load import open_program, refuse_bound, warn_of_another_teacher
+from refed_dspy.programs.saved import load_program, program_digests
+from refed_dspy.records import PICO, digest, dollars
 from refed_dspy.signatures import DEFAULT_FEATURES
 from refed_dspy.teachers import Teacher, open_teacher
-from refed_dspy.teachers.judges import judge_beside, told_of
+from refed_dspy.teachers.caps import Limits
+from refed_dspy.teachers.judge import judge_beside, told_of
 
 log = logging.getLogger("refed_dspy.optimizers")
 ROLES = ("teacher", "judge", "reflection")

@@ -6,26 +6,29 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import dspy
 
-from refed_dspy.engine.budget import Caps
-from refed_dspy.engine.trials import Trial, enough, trials, validation_means
-from refed_dspy.errors import RunStopped, one_line
-from refed_dspy.gateway import Gateway, evaluating
-from refed_dspy.optimizers.choosing import MANY, Means, Optimizer, choose
-from refed_dspy.optimizers.job import Job
-from refed_dspy.optimizers.judge_report import JudgeReport, agreement_of
-from refed_dspy.optimizers.metric import ReferenceMetric
+from refed_dspy.errors import ConfigError, RunStopped, one_line
+from refed_dspy.ledger.budget import Caps
+from refed_dspy.ledger.candidates import Trial, enough, trials, validation_means
+from refed_dspy.optimizers.agreement import JudgeReport, agreement_of
+from refed_dspy.optimizers.dspy_optimizers import MANY, Means, Optimizer, choose
+from refed_dspy.optimizers.estimate import estimated, without_the_proof
+from refed_dspy.optimizers.gateway import Gateway, evaluating
 from refed_dspy.optimizers.progress import CompileProgress
 from refed_dspy.optimizers.proof import Proof, gain, measured
-from refed_dspy.optimizers.provision import estimated, without_the_proof
-from refed_dspy.optimizers.recording import Candidates, Recorder, bearable
-from refed_dspy.optimizers.rival import champion_for
+from refed_dspy.optimizers.recorder import Candidates, Recorder, bearable
+from refed_dspy.optimizers.reference_metric import ReferenceMetric
+from refed_dspy.optimizers.spec import Job
 from refed_dspy.programs import PairwiseJudge
 from refed_dspy.programs.adapter import SchemaAdapter
 from refed_dspy.programs.saved import MANIFEST, load_state, program_state
+from refed_dspy.tracking.background import wanted
+from refed_dspy.tracking.registry import Registered, champion
+from refed_dspy.tracking.store import NotTracked, noted_run
 
 log = logging.getLogger("refed_dspy.optimizers")
 
@@ -278,3 +281,26 @@ def _hushed(gateway: Gateway) -> Iterator[None]:
     finally:
         gateway.on_ending = lambda _: None
         dspy_log.setLevel(before)
+
+
+def champion_for(job: Job, folder: Path) -> Registered | None:
+    """The registered champion, where this compile is tracked and it is a program of the same kind.
+
+    None also where this very compile made it, on an earlier start.
+    """
+    if not wanted(job.settings.track):
+        return None
+    try:
+        found = champion(job.settings.name)
+        own = noted_run(folder)
+        if found is not None and own is not None and found.state.get(MANIFEST, {}).get("run_id") == own:
+            return None
+        if found is not None:
+            load_state(job.student, dict(found.state), f"champion of {job.settings.name}")
+    except NotTracked as error:
+        log.warning("MLflow cannot say which program is champion (%s): nothing will be promoted by this compile", error)
+        return None
+    except ConfigError as error:
+        log.warning("%s: not compared with it", error)
+        return None
+    return found

@@ -19,18 +19,7 @@ import dspy
 from dspy.utils import exceptions as lm_errors
 from dspy.utils.exceptions import AdapterParseError, LMError
 
-from refed_dspy.calls import (
-    AnswerCut,
-    AnswerRefused,
-    BatchRejected,
-    NoBatches,
-    NoMoneyLeft,
-    NotAnApi,
-    NotReached,
-    StillLimited,
-    WorkEnds,
-)
-from refed_dspy.config import SECRET
+from refed_dspy.config.loading import SECRET
 from refed_dspy.errors import (
     CapReached,
     ConfigError,
@@ -47,7 +36,18 @@ from refed_dspy.errors import (
     one_line,
 )
 from refed_dspy.programs.adapter import SchemaAdapter, rendering
-from refed_dspy.programs.straight import predict_straight, unwatched_engine
+from refed_dspy.programs.fast_path import predict_straight, unwatched_engine
+from refed_dspy.programs.lm_errors import (
+    AnswerCut,
+    AnswerRefused,
+    BatchRejected,
+    NoBatches,
+    NoMoneyLeft,
+    NotAnApi,
+    NotReached,
+    StillLimited,
+    WorkEnds,
+)
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ def _translated(error: LMError, question: Question) -> RefedError:
     reason = one_line(without_keys(getattr(error, "message", "") or str(error), question.predictor.lm))
     where = f"{question.stage} of {question.item}: {reason}"
     if isinstance(error, NoMoneyLeft):
-        return CapReached(reason)
+        return CapReached("", reason=reason)
     if isinstance(error, StillLimited):
         return EndpointBusy(reason)
     if isinstance(error, WorkEnds):

@@ -11,7 +11,7 @@ from typing import Any
 
 import dspy
 
-from refed_dspy.blocking import run_blocking
+from refed_dspy.concurrency import run_blocking
 from refed_dspy.programs.asking import ask
 from refed_dspy.programs.reference_level import ReferenceLevelFeedback, as_reference
 from refed_dspy.records import NO_ANALYSIS, NO_STRATEGY, Reference, Sample

@@ -12,7 +12,7 @@ from typing import Any
 
 import dspy
 
-from refed_dspy.blocking import run_blocking, together
+from refed_dspy.concurrency import run_blocking, together
 from refed_dspy.errors import NoConnection, RowError, one_line
 from refed_dspy.programs.asking import ask
 from refed_dspy.signatures.judging import PairwiseComparison, RubricGrading

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,22 +11,13 @@ import dspy
 
 from refed_dspy.errors import ConfigError
 from refed_dspy.programs.baselines import kind_of
-from refed_dspy.programs.judging import PairwiseJudge
+from refed_dspy.programs.judges import PairwiseJudge
+from refed_dspy.programs.mlflow_address import _version
 from refed_dspy.programs.reference_level import ReferenceLevelFeedback
-from refed_dspy.programs.saved import (
-    is_address,
-    load_program,
-    load_state,
-    manifest_of,
-    quiet_mlflow,
-    read_state,
-    remember_origin,
-    without_password,
-)
+from refed_dspy.programs.saved import load_program, load_state, manifest_of, read_state, remember_origin
 from refed_dspy.signatures import DEFAULT_FEATURES
 
 log = logging.getLogger("refed_dspy.optimizers")
-_MODEL = re.compile(r"models:/(?P<name>[^/@]+)(?:/(?P<version>\d+)|@(?P<alias>[^/]+))$")
 
 
 def open_program(
@@ -92,17 +82,3 @@ def warn_of_another_teacher(program: Any, model: str) -> None:
     tuned_with = getattr(program, "source", {}).get("teacher")
     if tuned_with and tuned_with != model:
         log.warning("the program was tuned with %s; with %s its gain is not proved", tuned_with, model)
-
-
-def _version(address: str) -> dict[str, str]:
-    """Which version of a registered model an address stands for today."""
-    if not is_address(address) or (found := _MODEL.fullmatch(address)) is None:
-        return {}
-    version = found["version"]
-    if version is None:
-        mlflow = quiet_mlflow()
-        try:
-            version = str(mlflow.MlflowClient().get_model_version_by_alias(found["name"], found["alias"]).version)
-        except Exception as error:  # noqa: BLE001 — MLflow's own, and its HTTP client's
-            raise ConfigError(f"program {address}: MLflow cannot provide it: {without_password(error)}") from None
-    return {"model": found["name"], "version": version}

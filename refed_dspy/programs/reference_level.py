@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import dspy
 
-from refed_dspy.blocking import run_blocking, together
+from refed_dspy.concurrency import run_blocking, together
 from refed_dspy.errors import ConfigError, RowError
 from refed_dspy.programs.asking import ask
 from refed_dspy.records import Failure, Feedback, Reference, Sample

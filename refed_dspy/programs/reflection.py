@@ -9,11 +9,11 @@ from typing import Any, TypeAlias
 
 import dspy
 
-from refed_dspy.blocking import run_blocking
+from refed_dspy.concurrency import run_blocking
 from refed_dspy.errors import ConfigError, NoAnswer, NoConnection, RowError, one_line
-from refed_dspy.placeholders import placeholder
 from refed_dspy.programs.asking import ask
 from refed_dspy.signatures.reflection import InstructionReflection, ResponseReflection
+from refed_dspy.text import placeholder
 
 INSTRUCTION_CRITERIA: Mapping[str, str] = MappingProxyType(
     {

@@ -7,35 +7,18 @@ itself would load a state into a changed signature without a word.
 from __future__ import annotations
 
 import json
-import logging
-import os
-import re
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import dspy
-from pydantic import BaseModel
 
 from refed_dspy.errors import ConfigError, one_line
+from refed_dspy.files import whole_file
 from refed_dspy.programs.adapter import SchemaAdapter, rendering
-from refed_dspy.writing import whole_file
+from refed_dspy.programs.mlflow_address import _download, is_address
+from refed_dspy.records import _jsonable, digest
 
 MANIFEST = "refed"
-
-
-def digest(value: Any) -> str:
-    """Sixteen hex digits of `value` as JSON with sorted keys."""
-    text = json.dumps(value, sort_keys=True, ensure_ascii=False, default=_jsonable)
-    return sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
-
-
-def _jsonable(value: Any) -> Any:
-    if isinstance(value, BaseModel):
-        return value.model_dump(mode="json")
-    if isinstance(value, dspy.Example):
-        return value.toDict()
-    return repr(value)
 
 
 def prompt_digest(predictor: dspy.Predict) -> str:
@@ -127,11 +110,6 @@ def read_state(source: Path | str) -> Any:
         raise ConfigError(f"program {name}: not a program's JSON file: {one_line(error)}") from None
 
 
-def is_address(name: str) -> bool:
-    """Whether `name` is an MLflow address and not a file."""
-    return name.partition(":/")[0] in {"runs", "models", "mlflow-artifacts"}
-
-
 def manifest_of(state: Any) -> dict[str, Any]:
     """How the program of a state came about; empty for one that was not compiled."""
     found = state.get(MANIFEST) if isinstance(state, dict) else None
@@ -194,41 +172,3 @@ def _prompt_of(state: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(demos, list) or not all(isinstance(demo, dict) for demo in demos):
         raise ValueError("demos must be a list of objects")
     return {"signature": signature, "demos": demos, "traces": [], "train": [], "lm": None}
-
-
-_QUIET = {
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "DO_NOT_TRACK": "true",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    # MLflow's own are 7 attempts and 120 s each: minutes of waiting for a server that is away.
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
-}
-
-
-def quiet_mlflow() -> Any:
-    """MLflow, imported as late as that since it takes seconds: without telemetry, chatter and minutes of retries, where
-    the user has not set them."""
-    for name, value in _QUIET.items():
-        os.environ.setdefault(name, value)
-    import mlflow
-
-    for noisy in ("alembic", "mlflow"):  # importing it has just set levels of its own
-        logging.getLogger(noisy).setLevel(logging.ERROR)
-    return mlflow
-
-
-def without_password(text: object) -> str:
-    """`text` in one line, and without the user and password of any address in it."""
-    return re.sub(r"://[^/\s@]*@", "://", one_line(text))
-
-
-def _download(address: str) -> Path:
-    """Fetch a program's JSON from MLflow. Imported here: it takes seconds and most runs have no use for it."""
-    mlflow = quiet_mlflow()
-    try:
-        local = Path(mlflow.artifacts.download_artifacts(artifact_uri=address))
-    except Exception as error:  # noqa: BLE001 — MLflow's own, and its HTTP client's
-        raise ConfigError(f"program {address}: MLflow cannot provide it: {without_password(error)}") from None
-    return local / "program.json" if local.is_dir() else local

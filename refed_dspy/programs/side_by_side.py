@@ -17,7 +17,7 @@ import dspy
 from refed_dspy.errors import ConfigError, RowError
 from refed_dspy.programs.asking import asking
 from refed_dspy.programs.baselines import SeedOnly
-from refed_dspy.programs.judging import OVERALL, Graded, PairwiseJudge, RubricJudge, Verdict
+from refed_dspy.programs.judges import OVERALL, Graded, PairwiseJudge, RubricJudge, Verdict
 from refed_dspy.programs.reference_level import Proposal, ReferenceLevelFeedback
 from refed_dspy.records import Reference, Sample
 

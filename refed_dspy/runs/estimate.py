@@ -10,15 +10,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Unpack
 
-from refed_dspy.blocking import run_blocking
-from refed_dspy.engine.ledger import Ledger
+from refed_dspy.concurrency import run_blocking
+from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.errors import RunStopped
-from refed_dspy.forecast import CONFIDENCE, Forecast, forecast
-from refed_dspy.identity import check_same
-from refed_dspy.parts import Parts
+from refed_dspy.runs.forecast import CONFIDENCE, Forecast, forecast
+from refed_dspy.runs.spec import check_same
+from refed_dspy.runs.spec import Parts
 from refed_dspy.records import dollars
-from refed_dspy.staff import ANY, Staff
-from refed_dspy.synthesis import SIZE, ProgramLike, RunSettings, prepare, produce
+from refed_dspy.teachers.by_stage import ANY, Staff
+from refed_dspy.runs.synthesize import ProgramLike, RunSettings, SIZE, prepare, produce
 from refed_dspy.teachers.prices import table_name, table_price
 
 PILOT_REFERENCES = 5

@@ -15,10 +15,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from refed_dspy.engine.ledger import Ledger
-from refed_dspy.futures import Kind, Known, Numbers, Unit, plan_settings
+from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.runs.playout import Kind, Known, Numbers, Unit, plan_settings
 from refed_dspy.records import Rates
-from refed_dspy.shares import Shares
+from refed_dspy.runs.playout import Shares
 
 CONFIDENCE = 0.9
 PLAYS = (3, 8)

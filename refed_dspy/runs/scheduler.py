@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 from typing import Protocol
 
-from refed_dspy.engine.plan import Plan, Propose, Respond, Study, Unit
+from refed_dspy.runs.plan import Plan, Propose, Respond, Study, Unit
 from refed_dspy.errors import RowError
+from refed_dspy.concurrency import GRACE, land
 
-GRACE = 2.0
-"""Seconds that calls in flight are given to land when the run must stop: their answers are paid for."""
 
 
 class Work(Protocol):
@@ -74,16 +73,6 @@ async def _feed(plan: Plan, work: Work, slots: int, running: set[asyncio.Task[No
         done.result()
 
 
-async def land(running: set[asyncio.Task[None]], grace: float) -> None:
-    """Let what is in flight finish for a moment, then cancel it, and wait until it is gone.
-
-    Whatever it raises comes of the same stop, which is being raised already.
-    """
-    if running:
-        _, late = await asyncio.wait(running, timeout=grace)
-        for task in late:
-            task.cancel()
-        await asyncio.gather(*running, return_exceptions=True)
 
 
 async def _perform(plan: Plan, work: Work, unit: Unit) -> None:

@@ -7,26 +7,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from refed_dspy.allowance import limits_of
-from refed_dspy.blocking import run_blocking
-from refed_dspy.config import check_job
+from refed_dspy.teachers.caps import limits_of
+from refed_dspy.concurrency import run_blocking
+from refed_dspy.config.loading import check_job
 from refed_dspy.data.dataset import DataSet, drawn, load_dataset
-from refed_dspy.data.table import DataRow
-from refed_dspy.engine.accounts import Spent, spent
-from refed_dspy.engine.ledger import Ledger
+from refed_dspy.records import DataRow
+from refed_dspy.ledger.spending import Spent, spent
+from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.errors import ConfigError, RunStopped, one_line
-from refed_dspy.job_settings import StatsConfig
-from refed_dspy.measures.figures import Figures, Tools, figures, open_tools, scoring, table
-from refed_dspy.measures.win_rates import LC_NOTE, LengthControlled, length_controlled, win_rate
-from refed_dspy.paying import Manner, Progress
-from refed_dspy.programs.judging import OVERALL, PairwiseJudge, Verdict
-from refed_dspy.programs.saved import digest, program_digests
+from refed_dspy.config.jobs import StatsConfig
+from refed_dspy.metrics.figures import Figures, Tools, figures, open_tools, scoring, table
+from refed_dspy.metrics.win_rates import LC_NOTE, LengthControlled, length_controlled, win_rate
+from refed_dspy.teachers.recorded import Manner, Progress
+from refed_dspy.programs.judges import OVERALL, PairwiseJudge, Verdict
+from refed_dspy.programs.saved import program_digests
+from refed_dspy.records import digest
 from refed_dspy.records import PICO
-from refed_dspy.statistics import Interval
-from refed_dspy.tables import NONE, number
+from refed_dspy.metrics.intervals import Interval
+from refed_dspy.text import NONE, number
 from refed_dspy.teachers import Teacher
-from refed_dspy.teachers.judges import cool_judge, told_of
-from refed_dspy.working import Job, at_work, data_identity, each, goes_on_from
+from refed_dspy.teachers.judge import cool_judge, told_of
+from refed_dspy.data.dataset import data_identity
+from refed_dspy.teachers.row_jobs import Job, at_work, each, goes_on_from
 
 
 @dataclass(frozen=True)
@@ -161,7 +163,7 @@ async def _wins(
         await each(desk, rows, compare, judge.concurrency, allowance.grace)
     with Ledger.read(folder) as ledger:
         used = spent(ledger)
-    return _tallied(judge.model, rows, said, used, desk.reached.name if desk.reached else "", config.seed)
+    return _tallied(judge.model, rows, said, used, desk.reached.cap if desk.reached else "", config.seed)
 
 
 def _job(judge: Teacher, identity: Mapping[str, Any], folder: Path, rows: int, config: StatsConfig) -> Job:

@@ -13,36 +13,37 @@ from typing import Any, TypeAlias, TypedDict, Unpack
 
 import dspy
 
-from refed_dspy.allowance import Allowance, Limits, allowed, lasting
-from refed_dspy.blocking import run_blocking
-from refed_dspy.books import RunBooks
-from refed_dspy.config import check_filters, check_settings
+from refed_dspy.errors import CapReached
+from refed_dspy.teachers.caps import Allowance, Limits, allowed, lasting
+from refed_dspy.concurrency import run_blocking
+from refed_dspy.ledger.recorder import RunBooks
+from refed_dspy.config.loading import check_filters, check_settings
 from refed_dspy.data.references import load_references
-from refed_dspy.desk import CapAtWork, Desk
-from refed_dspy.engine.accounts import open_accounts
-from refed_dspy.engine.batches import left_batches
-from refed_dspy.engine.ledger import Ledger
-from refed_dspy.engine.plan import Plan, PlanSettings
-from refed_dspy.engine.runner import run
+from refed_dspy.teachers.session import Desk
+from refed_dspy.ledger.spending import open_accounts
+from refed_dspy.ledger.batches import left_batches
+from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.runs.plan import Plan, PlanSettings
+from refed_dspy.runs.scheduler import run
 from refed_dspy.errors import ConfigError
-from refed_dspy.filter_settings import FilterConfig
-from refed_dspy.filters.building import build
-from refed_dspy.filters.decision import Filter, JudgeFilter
+from refed_dspy.config.filters import FilterConfig
+from refed_dspy.filters.build import build
+from refed_dspy.filters.base import Filter, JudgeFilter
 from refed_dspy.filters.screening import Screening
-from refed_dspy.identity import assigned, begin_or_continue
-from refed_dspy.outcome import Synthesis, read_run
-from refed_dspy.parts import Parts
-from refed_dspy.paying import Progress
-from refed_dspy.production import Production
+from refed_dspy.runs.spec import assigned, begin_or_continue
+from refed_dspy.runs.result import Synthesis, read_run
+from refed_dspy.runs.spec import Parts
+from refed_dspy.teachers.recorded import Progress
+from refed_dspy.runs.worker import Production
 from refed_dspy.programs import ReferenceLevelFeedback
-from refed_dspy.programs.opening import open_judge, open_program, refuse_bound, warn_of_another_teacher
-from refed_dspy.programs.saved import digest
-from refed_dspy.staff import Staff, open_staff, stages_of
-from refed_dspy.stopping import end_at_cap, refresh_samples
+from refed_dspy.programs.load import open_judge, open_program, refuse_bound, warn_of_another_teacher
+from refed_dspy.records import digest
+from refed_dspy.teachers.by_stage import Staff, open_staff, stages_of
+from refed_dspy.runs.result import end_at_cap, refresh_samples
 from refed_dspy.teachers import Teacher, TeacherLike, open_teacher
-from refed_dspy.teachers.judges import judge_beside, told_of
+from refed_dspy.teachers.judge import judge_beside, told_of
 from refed_dspy.tracking.background import tracking
-from refed_dspy.tracking.runs import copy_run
+from refed_dspy.tracking.run import copy_run
 
 log = logging.getLogger("refed_dspy")
 ProgramLike: TypeAlias = Any
@@ -222,7 +223,7 @@ def _alike(staff: Staff, judge: Teacher) -> Teacher:
     return next((one for one in staff.teachers if one.model == judge.model), staff.first)
 
 
-async def _produce(parts: Parts, desk: Desk, allowance: Allowance, shape: PlanSettings) -> CapAtWork | None:
+async def _produce(parts: Parts, desk: Desk, allowance: Allowance, shape: PlanSettings) -> CapReached | None:
     """Run the plan to its end, or to the first cap, which is returned. Raises as `Desk.open`."""
     ledger, plan = desk.ledger, Plan(shape)
     plan.restore(ledger.kept(), ledger.proposals(), ledger.used(), ledger.open_instructions())

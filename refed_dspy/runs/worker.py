@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from refed_dspy.engine.plan import Propose, Respond, Study
-from refed_dspy.engine.rows import decided, sampled, text_digest, unusable
+from refed_dspy.runs.plan import Propose, Respond, Study
+from refed_dspy.ledger.statements import decided, sampled, text_digest, unusable
 from refed_dspy.errors import RowError
 from refed_dspy.filters.screening import Screening
-from refed_dspy.parts import Stages
-from refed_dspy.paying import PayOnce
+from refed_dspy.runs.spec import Stages
+from refed_dspy.teachers.recorded import PayOnce
 from refed_dspy.programs.asking import one_hand
 from refed_dspy.programs.reference_level import TAKEN_SHOWN
 from refed_dspy.records import Reference

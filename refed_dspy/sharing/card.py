@@ -7,15 +7,14 @@ from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import Any
 
-from refed_dspy.data.reading import BUILTIN
-from refed_dspy.sharing.columns import COLUMNS
-from refed_dspy.sharing.discreet import PRIVATE
+from refed_dspy.data.read import BUILTIN
 from refed_dspy.sharing.facts import RunFacts
 from refed_dspy.sharing.markdown import Markdown, block, code, escaped, plain
-from refed_dspy.sharing.settings import StageText
+from refed_dspy.sharing.redact import PRIVATE
+from refed_dspy.sharing.run_settings import StageText
 from refed_dspy.sharing.survey import Survey
 from refed_dspy.sharing.terms import terms_of
-from refed_dspy.tables import number
+from refed_dspy.text import number
 
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 _LARGEST = "n>1M"
@@ -251,3 +250,26 @@ def _config(one: Config) -> dict[str, Any]:
 
 def _figures(figures: Mapping[str, float | None]) -> dict[str, str]:
     return {name: number(value, 1 if " words, " in name else 2) for name, value in figures.items()}
+
+
+COLUMNS: Mapping[str, str] = {
+    "instruction": "the new instruction",
+    "response": "the first response to it",
+    "analysis": "what the improvement saw in the first response: strengths, opportunities, feedback that applies",
+    "implementation_strategy": "what it planned to change, and why",
+    "improved_response": "the response to train on",
+    "sample": "the row's number in the run, from 1",
+    "reference": "id of the reference that the row came from, a digest of its texts",
+    "reference_source": "where that reference stood: source and row",
+    "feature": "the feature of the reference that the instruction was written by",
+    "round": "how often the reference had been gone through before, from 0",
+    "teacher": "the model that wrote the improved response",
+    "endpoint": "where that model was asked",
+    "response_teacher": "the model that wrote the first response",
+    "response_endpoint": "where that one was asked",
+    "instruction_teacher": "the model that wrote the instruction",
+    "instruction_endpoint": "where that one was asked",
+    "program": "digest of the prompt that improved the response",
+    "prompt_tokens": "tokens read by the row's own calls, without its reference's",
+    "completion_tokens": "tokens written by these calls",
+}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from operator import attrgetter
 
-from refed_dspy.measures.texts import words
+from refed_dspy.metrics.wording import words
 
 RUN = 8
 """Words in a row that are looked for. What has fewer words counts as not copied."""

@@ -8,13 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from refed_dspy.data.writers import model_of
-from refed_dspy.engine.ledger import Ledger
-from refed_dspy.engine.summary import run_status
-from refed_dspy.programs.saved import digest
-from refed_dspy.records import PICO, dollars
-from refed_dspy.sharing.discreet import origin_of, public_endpoint, public_model
-from refed_dspy.sharing.settings import Settings, settings_of
+from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.ledger.provenance import model_of
+from refed_dspy.ledger.summary import run_status
+from refed_dspy.records import PICO, digest, dollars
+from refed_dspy.sharing.redact import origin_of, public_endpoint, public_model
+from refed_dspy.sharing.run_settings import Settings, settings_of
 
 _ANSWERS = """
 SELECT stage, model, endpoint, count(*) FROM (

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from refed_dspy.data.rows import DROPPED_COLUMNS
-from refed_dspy.sharing.discreet import public_detail, public_endpoint, public_model, public_source
+from refed_dspy.sharing.redact import public_detail, public_endpoint, public_model, public_source
 
 TEACHERS = ("teacher", "response_teacher", "instruction_teacher")
 ENDPOINTS = ("endpoint", "response_endpoint", "instruction_endpoint")

@@ -8,11 +8,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from refed_dspy.reporting.glance import Table
-from refed_dspy.reporting.page import Page, render
-from refed_dspy.reporting.reading import Columns, Rows
-from refed_dspy.reporting.report import read_page
-from refed_dspy.sharing.discreet import public_detail, public_endpoint, public_model, public_source
+from refed_dspy.sharing.redact import public_detail, public_endpoint, public_model, public_source
+from refed_dspy.sharing.report.glance import Table
+from refed_dspy.sharing.report.page import Page, render
+from refed_dspy.sharing.report.report import read_page
+from refed_dspy.sharing.report.rows import Columns, Rows
 
 _MODELS = {"teacher", "judge"}
 _OF_A_STAGE = "teacher of "

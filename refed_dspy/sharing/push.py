@@ -10,7 +10,7 @@ from pathlib import Path
 from refed_dspy.errors import InputError, one_line
 from refed_dspy.sharing import hub
 from refed_dspy.sharing.manifest import FILE, SharedFile, looked_at, read_manifest, strays
-from refed_dspy.sharing.scan import holds_secrets, looks_like_keys, secrets_at_hand
+from refed_dspy.sharing.secrets import holds_secrets, looks_like_keys, secrets_at_hand
 
 MESSAGE = "Data set made with refed-dspy"
 BRANCH = "main"

@@ -6,10 +6,10 @@ import re
 from functools import lru_cache
 from urllib.parse import urlsplit
 
-from refed_dspy.data.reading import BUILTIN
-from refed_dspy.data.writers import EMBEDDED
+from refed_dspy.data.read import BUILTIN
 from refed_dspy.errors import one_line
-from refed_dspy.filters.judged import ABSTAINED
+from refed_dspy.filters.judge import ABSTAINED
+from refed_dspy.ledger.provenance import EMBEDDED
 
 PRIVATE = "a private endpoint"
 LOCAL = "beside the run, on its machine"

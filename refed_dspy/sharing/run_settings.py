@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from refed_dspy.engine.ledger import Ledger
-from refed_dspy.sharing.discreet import public_model
+from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.sharing.redact import public_model
 
 _SAMPLING = (
     *("top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty"),

@@ -11,21 +11,20 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from refed_dspy.data.export import export
-from refed_dspy.data.reading import BUILTIN
+from refed_dspy.data.read import BUILTIN
 from refed_dspy.data.rows import dropped_rows
-from refed_dspy.engine.ledger import Ledger
-from refed_dspy.engine.summary import decided_by_filter
 from refed_dspy.errors import ExportError, RunDirError, one_line
-from refed_dspy.identity import named
-from refed_dspy.sharing import licenses
+from refed_dspy.files import whole_file
+from refed_dspy.ledger.identity import named
+from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.ledger.summary import decided_by_filter
+from refed_dspy.sharing import terms
 from refed_dspy.sharing.card import Card, Config, Given
 from refed_dspy.sharing.facts import RunFacts, key_variables, run_facts
-from refed_dspy.sharing.folder import whole_folder
-from refed_dspy.sharing.manifest import SharedFile, write_manifest
-from refed_dspy.sharing.public_page import public_page
-from refed_dspy.sharing.shards import ShardSize, cleaned_tables, dropped_tables, write_shards
+from refed_dspy.sharing.manifest import SharedFile, whole_folder, write_manifest
+from refed_dspy.sharing.parquet import ShardSize, cleaned_tables, dropped_tables, write_shards
+from refed_dspy.sharing.public_report import public_page
 from refed_dspy.sharing.survey import Survey
-from refed_dspy.writing import whole_file
 
 CARD, LICENSE, REPORT = "README.md", "LICENSE", "report.html"
 _LARGEST_TEXT = 1_000_000
@@ -151,11 +150,11 @@ def _license(given: str | Path | None) -> tuple[str | None, str | None]:
     """(text of a file, identifier), one of them at most."""
     if given is None:
         return None, None
-    if isinstance(given, str) and given.strip().lower() in licenses.IDENTIFIERS:
-        return None, licenses.checked(given)
+    if isinstance(given, str) and given.strip().lower() in terms.IDENTIFIERS:
+        return None, terms.checked(given)
     if Path(given).is_file():
         return _text(Path(given), "license"), None
-    return None, licenses.checked(str(given))
+    return None, terms.checked(str(given))
 
 
 def _text(path: Path, what: str) -> str:

@@ -11,7 +11,7 @@ from functools import cached_property, lru_cache
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from refed_dspy.data.table import DataRow
+from refed_dspy.records import DataRow
 from refed_dspy.sharing.copied import Copied, DrawnRow, copied
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class Survey:
 
     def figures(self) -> Mapping[str, float | None]:
         """Lengths and wording by name (`measures.figures`): those that need no model."""
-        from refed_dspy.measures.figures import Tools, figures
+        from refed_dspy.metrics.figures import Tools, figures
 
         return {name: value for name, value in figures(self.pairs, Tools()).items() if name != "rows"}
 
@@ -86,7 +86,7 @@ class Survey:
         """None where no row was looked at."""
         from rapidfuzz.distance import Indel
 
-        from refed_dspy.measures.texts import words
+        from refed_dspy.metrics.wording import words
 
         if not self.drawn:
             return None

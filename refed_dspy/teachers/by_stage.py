@@ -10,11 +10,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from refed_dspy.config import TeacherConfig, load_config
+from refed_dspy.config.loading import TeacherConfig, load_config
 from refed_dspy.errors import ConfigError, one_line
-from refed_dspy.programs.saved import digest
+from refed_dspy.records import digest
 from refed_dspy.teachers import Teacher, TeacherLike, open_teacher
-from refed_dspy.teachers.judges import told_of
+from refed_dspy.teachers.judge import told_of
 
 ANY = ""
 """Every stage that is not named."""

@@ -10,13 +10,14 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, TypedDict, cast
 
-from refed_dspy.engine.accounts import Spent, spent
-from refed_dspy.engine.batches import held, left_batches
-from refed_dspy.engine.budget import Caps
-from refed_dspy.engine.ledger import Ledger
-from refed_dspy.engine.runner import GRACE
+from refed_dspy.concurrency import GRACE
+from refed_dspy.config.base import Capped
 from refed_dspy.errors import CapReached, ConfigError
-from refed_dspy.job_settings import Capped
+from refed_dspy.ledger.batches import left_batches
+from refed_dspy.ledger.budget import Caps
+from refed_dspy.ledger.identity import has_begun
+from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.ledger.spending import Spent, spent
 from refed_dspy.records import PICO, dollars
 from refed_dspy.teachers import Teacher
 
@@ -67,7 +68,7 @@ class Allowance:
                 yield
         except TimeoutError:
             if timer.expired():
-                raise CapReached("max_minutes is reached") from None
+                raise CapReached("max_minutes") from None
             raise
 
 
@@ -75,11 +76,6 @@ def lasting_as_given(given: Limits) -> Limits:
     """The caps given now; infinite ones are none."""
     caps = {name: None if cap is None or math.isinf(cast(float, cap)) else cap for name, cap in given.items()}
     return cast(Limits, caps)
-
-
-def has_begun(ledger: Ledger) -> bool:
-    """Whether a later start could use what was paid for, or sent in a batch: then it must be the same work."""
-    return ledger.has_answers() or bool(held(ledger))
 
 
 def lasting(ledger: Ledger, given: Limits) -> Limits:

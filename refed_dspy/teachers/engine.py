@@ -21,15 +21,24 @@ from dspy.lm15 import TimeoutError as AnswerTimeout
 from tenacity import AsyncRetrying, RetryCallState, Retrying, retry_if_exception, stop_after_attempt
 from tenacity.wait import wait_random_exponential
 
-from refed_dspy.calls import AnswerCut, AnswerRefused, Attempt, Books, NotReached, StillLimited, current_books
-from refed_dspy.config import TeacherConfig
-from refed_dspy.errors import one_line
-from refed_dspy.teachers.limits import LONGEST_PAUSE, Limits, TooLong, Turn
+from refed_dspy.config.loading import TeacherConfig
+from refed_dspy.errors import CapReached, one_line
+from refed_dspy.ledger.recording import Attempt, Books, current_books
+from refed_dspy.programs.lm_errors import AnswerCut, AnswerRefused, NoMoneyLeft, NotReached, StillLimited
+from refed_dspy.teachers.outcomes import (
+    Receipt,
+    as_text,
+    is_overload,
+    is_rate_limit,
+    is_transient,
+    outcome_of,
+    reserved,
+    told,
+)
 from refed_dspy.teachers.prices import Price
-from refed_dspy.teachers.receipts import Receipt, as_text, is_overload, is_rate_limit, is_transient, outcome_of, told
+from refed_dspy.teachers.rate_limits import LONGEST_PAUSE, Limits, TooLong, Turn, Watched
 from refed_dspy.teachers.requests import Outgoing
 from refed_dspy.teachers.route import Route
-from refed_dspy.teachers.transport import Watched
 
 _BACKOFF = wait_random_exponential(multiplier=0.5, max=30)
 
@@ -179,7 +188,7 @@ class TeacherEngine(_Attempts):
         end: Callable[[Turn], None] = limits.ended
         try:
             worst = self.worst(prompt_bound)
-            receipt = self.receipt(worst, await books.reserve(Attempt(self.model, self.endpoint, worst)))
+            receipt = self.receipt(worst, await reserved(books, Attempt(self.model, self.endpoint, worst)))
             limits.sent(turn)
             try:
                 response = await self._in_time(door, request, turn)
@@ -246,7 +255,10 @@ class SyncTeacherEngine(_Attempts):
 
     def _attempt(self, request: Request, prompt_bound: int, books: Books) -> Response:
         worst = self.worst(prompt_bound)
-        receipt = self.receipt(worst, books.reserve_now(Attempt(self.model, self.endpoint, worst)))
+        try:
+            receipt = self.receipt(worst, books.reserve_now(Attempt(self.model, self.endpoint, worst)))
+        except CapReached as error:
+            raise NoMoneyLeft(str(error)) from None
         transport = self.route.sync_transport()
         try:
             response = self.route.sync_lm(transport).complete(request)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from refed_dspy.config import TeacherConfig
+from refed_dspy.config.loading import TeacherConfig
 from refed_dspy.errors import ConfigError
 from refed_dspy.teachers.teacher import Teacher, open_teacher
 

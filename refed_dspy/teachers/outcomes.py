@@ -23,12 +23,14 @@ from dspy.lm15 import (
 )
 from dspy.lm15 import TimeoutError as AnswerTimeout
 
-from refed_dspy.calls import AnswerRefused, NotAnApi, NotReached
+from refed_dspy.errors import CapReached
+from refed_dspy.ledger.recording import Attempt, Books
+from refed_dspy.programs.lm_errors import AnswerRefused, NoMoneyLeft, NotAnApi, NotReached
 from refed_dspy.records import Call
 from refed_dspy.teachers.keys import without_key
 from refed_dspy.teachers.prices import Price
+from refed_dspy.teachers.rate_limits import WebPage
 from refed_dspy.teachers.route import Route
-from refed_dspy.teachers.transport import WebPage
 
 _PAGE = re.compile(r"<!doctype|<html", re.IGNORECASE)
 _TRANSIENT = (RateLimitError, ServerError, TransportError, AnswerTimeout)
@@ -62,6 +64,14 @@ class Receipt:
 
     def _seconds(self) -> float:
         return round(time.monotonic() - self.started, 3)
+
+
+async def reserved(recorder: Books, attempt: Attempt) -> int:
+    """`recorder.reserve`, told in DSPy's words where it cannot be. Raises NoMoneyLeft."""
+    try:
+        return await recorder.reserve(attempt)
+    except CapReached as error:
+        raise NoMoneyLeft(str(error)) from None
 
 
 def _outcome(error: BaseException, status: int | None) -> str:

@@ -18,14 +18,14 @@ from typing import Any
 
 import dspy
 
-from refed_dspy.books import UnitBooks
-from refed_dspy.engine.batches import held
-from refed_dspy.engine.rows import Key
 from refed_dspy.errors import EndpointBusy, NoAnswer, NoConnection, RefedError, RowError, TeacherError, one_line
-from refed_dspy.paying import PayOnce, keys_of, remembered
+from refed_dspy.ledger.batches import held
+from refed_dspy.ledger.recorder import UnitBooks
+from refed_dspy.ledger.statements import Key
 from refed_dspy.programs.asking import Answerer, Question, current_writing
-from refed_dspy.programs.saved import digest
-from refed_dspy.staff import ANY, Staff
+from refed_dspy.records import digest
+from refed_dspy.teachers.by_stage import ANY, Staff
+from refed_dspy.teachers.recorded import PayOnce, keys_of, remembered
 
 log = logging.getLogger("refed_dspy.teachers")
 FIRST_REST, LONGEST_REST = 30.0, 900.0

@@ -19,7 +19,7 @@ os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "true")
 from dspy.clients.model_metadata import model_info, source_info
 from dspy.lm15 import LM15Error, LMRouter, RouterConfig
 
-from refed_dspy.config import PriceConfig, TeacherConfig
+from refed_dspy.config.loading import PriceConfig, TeacherConfig
 from refed_dspy.errors import ConfigError
 from refed_dspy.records import PICO, Rates
 from refed_dspy.teachers.route import LOCAL_PROVIDERS

@@ -16,10 +16,6 @@ from typing import Any
 
 import dspy
 
-from refed_dspy.books import RunBooks, UnitBooks
-from refed_dspy.calls import Attempt, booked
-from refed_dspy.engine.ledger import Ledger
-from refed_dspy.engine.rows import Answer, Key, answered, failed, taken_over
 from refed_dspy.errors import (
     CapReached,
     CutAnswer,
@@ -31,11 +27,16 @@ from refed_dspy.errors import (
     TeacherError,
     UnfitRequest,
 )
+from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.ledger.recorder import RunBooks, UnitBooks
+from refed_dspy.ledger.recording import Attempt, booked
+from refed_dspy.ledger.statements import Answer, Key, answered, failed, taken_over
 from refed_dspy.programs.adapter import rendering
 from refed_dspy.programs.asking import Question, ask_teacher
-from refed_dspy.programs.saved import digest, prompt_digest
-from refed_dspy.records import Call
+from refed_dspy.programs.saved import prompt_digest
+from refed_dspy.records import Call, digest
 from refed_dspy.teachers import Teacher
+from refed_dspy.teachers.outcomes import reserved
 
 ENOUGH_TO_JUDGE = 20
 RECENT = 50
@@ -148,7 +149,7 @@ class PayOnce:
         if self.books.stopping:
             raise asyncio.CancelledError
         if self.books.over:
-            raise CapReached("max_minutes is reached")
+            raise CapReached("max_minutes")
         self.progress.in_flight += 1
         # The call's own seed: another for every key, the same again for the same run seed.
         rank = -self._depth.get(question.stage, len(self._depth))
@@ -214,7 +215,7 @@ class PayOnce:
     async def _ask(self, question: Question, books: UnitBooks) -> dspy.Prediction:
         if self.teacher.reports_calls:
             return await ask_teacher(question)
-        number = await books.reserve(Attempt(self.teacher.model, self.teacher.endpoint, None))
+        number = await reserved(books, Attempt(self.teacher.model, self.teacher.endpoint, None))
         started = time.monotonic()
         outcome = "error"
         with dspy.track_usage() as tracker:

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from dspy.lm15 import Config, Request
 
-from refed_dspy.config import TeacherConfig
+from refed_dspy.config.loading import TeacherConfig
 from refed_dspy.teachers.route import Route
 
 _BOUNDS = {"maxLength", "minLength", "maxItems", "minItems"}

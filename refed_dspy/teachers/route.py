@@ -28,7 +28,7 @@ from dspy.lm15 import (
     RouterConfig,
 )
 
-from refed_dspy.config import TeacherConfig
+from refed_dspy.config.loading import TeacherConfig
 from refed_dspy.errors import ConfigError, one_line
 from refed_dspy.teachers.keys import read_key
 

@@ -11,18 +11,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from refed_dspy.allowance import Allowance, Limits, allowed, has_begun, lasting
-from refed_dspy.books import RunBooks
-from refed_dspy.data.dataset import DataSet
-from refed_dspy.desk import Desk
-from refed_dspy.engine.accounts import open_accounts
-from refed_dspy.engine.ledger import FILE, Ledger
-from refed_dspy.engine.runner import land
+from refed_dspy.concurrency import land
 from refed_dspy.errors import RunDirError
-from refed_dspy.identity import differences, refuse_other_work
-from refed_dspy.paying import Manner, Progress
-from refed_dspy.programs.saved import digest
+from refed_dspy.ledger.identity import differences, has_begun, refuse_other_work
+from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.ledger.recorder import RunBooks
+from refed_dspy.ledger.spending import open_accounts
 from refed_dspy.teachers import Teacher
+from refed_dspy.teachers.caps import Allowance, Limits, allowed, lasting
+from refed_dspy.teachers.recorded import Manner, Progress
+from refed_dspy.teachers.session import Desk
 
 T = TypeVar("T")
 
@@ -122,15 +120,6 @@ async def _unpaid(desk: Desk, items: Iterable[T], work: Callable[[T], Awaitable[
     finally:
         desk.books.stopping = False
     return unpaid
-
-
-def data_identity(source: Any, data: DataSet) -> str:
-    """What tells the data set read from `source` from another: its rows; of a run, which may grow meanwhile, what
-    shapes it. Which of the rows are drawn is no part of it: more or fewer of them are the same work."""
-    if isinstance(source, str | Path) and (Path(source) / FILE).is_file():
-        with Ledger.read(Path(source)) as ledger:
-            return digest(["run", ledger.meta("identity")])
-    return digest([[row.number, row.instruction, row.response, row.plain] for row in data.rows])
 
 
 def _begin_or_continue(ledger: Ledger, job: Job, limits: Limits) -> None:

@@ -4,34 +4,25 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import dspy
 
-from refed_dspy.allowance import Allowance
-from refed_dspy.blocking import few_collections
-from refed_dspy.books import RunBooks
-from refed_dspy.engine.batches import left_batches
-from refed_dspy.engine.ledger import Ledger
+from refed_dspy.concurrency import few_collections
 from refed_dspy.errors import CapReached, ConfigError, NothingKept, RowError, RunStopped, TeacherError, TeacherRefused
-from refed_dspy.paying import Manner, PayOnce, Progress
-from refed_dspy.pools import Assignment, Member, MemberPay, Pool, members_of
+from refed_dspy.ledger.batches import left_batches
+from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.ledger.recorder import RunBooks
 from refed_dspy.programs.adapter import SchemaAdapter
 from refed_dspy.programs.asking import Answerer, answering, offering
 from refed_dspy.records import dollars
 from refed_dspy.teachers import Teacher
+from refed_dspy.teachers.caps import Allowance
+from refed_dspy.teachers.pool import Assignment, Member, MemberPay, Pool, members_of
+from refed_dspy.teachers.recorded import Manner, PayOnce, Progress
 
 # Silence and thrift while thousands of calls run: history and traces grow with each of them.
 LEAN = {"disable_history": True, "trace": None, "max_trace_size": 0, "track_usage": False}
-
-
-@dataclass(frozen=True)
-class CapAtWork:
-    """The cap that ended the work, and the worst case (picodollars) of the call that did not fit under it any more."""
-
-    name: str
-    worst: int
 
 
 class Desk:
@@ -63,8 +54,8 @@ class Desk:
             self._members = members_of(of_model, assignment.clock)
             self._answerer = assignment.answerer(self._members)
             self.answerers = {role: Pool([(self._members[id(model)], 1.0)]) for role, model in models.items()}
-        self.reached: CapAtWork | None = None
-        """The cap at which the work ended, or None."""
+        self.reached: CapReached | None = None
+        """What ended the work at a cap, or None."""
 
     @property
     def first(self) -> PayOnce:
@@ -112,7 +103,7 @@ class Desk:
                     f"{reached.cap}: below the worst case of the first call, {dollars(reached.worst)}: raise it, or "
                     "lower the teacher's max_tokens"
                 ) from None
-            self.reached = CapAtWork(reached.cap, reached.worst) if reached is not None else CapAtWork("max_minutes", 0)
+            self.reached = reached or CapReached("max_minutes")
         except NothingKept:
             raise
         except (TeacherError, RunStopped, RowError) as error:  # a row's failure that nobody could do without

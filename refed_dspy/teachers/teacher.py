@@ -15,7 +15,7 @@ import dspy
 from dspy.clients.base_lm import BaseLM
 from dspy.utils.exceptions import LMError
 
-from refed_dspy.config import TeacherConfig, load_config
+from refed_dspy.config.loading import TeacherConfig, load_config
 from refed_dspy.errors import ConfigError, one_line
 from refed_dspy.teachers.engine import SyncTeacherEngine, TeacherEngine
 from refed_dspy.teachers.prices import FREE, Price, in_batches, price_of, table_price
@@ -168,7 +168,7 @@ def _remote(config: TeacherConfig, beside: Teacher | None = None) -> Teacher:
 
 def _in_batches(config: TeacherConfig, route: Route, price: Price | None, plain: Price | None) -> TeacherLM:
     """A model behind its provider's batches. `plain`: the price of a call by itself."""
-    from refed_dspy.teachers.batch_engine import BatchEngine
+    from refed_dspy.teachers.batch.engine import BatchEngine
 
     if route.provider in NO_BATCHES:
         raise ConfigError(
@@ -180,7 +180,7 @@ def _in_batches(config: TeacherConfig, route: Route, price: Price | None, plain:
 
 def _embedded(config: TeacherConfig, beside: Teacher | None = None) -> Teacher:
     """The embedded model, spoken to over loopback."""
-    from refed_dspy.teachers.llama import LlamaServer
+    from refed_dspy.teachers.local.llama import LlamaServer
 
     if config.gguf is not None:
         path, name = config.gguf, config.gguf.name
@@ -188,7 +188,7 @@ def _embedded(config: TeacherConfig, beside: Teacher | None = None) -> Teacher:
             raise ConfigError(f"teacher: gguf {path}: no such file")
         content = f"{name}:{path.stat().st_size}"
     else:
-        from refed_dspy.teachers.weights import WEIGHTS, find
+        from refed_dspy.weights import WEIGHTS, find
 
         weights = WEIGHTS[str(config.model)]
         path, name, content = find(weights), weights.model, weights.sha256

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
-from refed_dspy.programs.saved import without_password
+from refed_dspy.programs.mlflow_address import without_password
 from refed_dspy.tracking.store import NotTracked, Store
 
 log = logging.getLogger("refed_dspy.tracking")

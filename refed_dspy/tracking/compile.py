@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from refed_dspy.engine.accounts import spent
-from refed_dspy.engine.ledger import Ledger
-from refed_dspy.engine.trials import Trial, enough, trials
-from refed_dspy.programs.diffs import changed_predictors, prompt_diff
+from refed_dspy.ledger.candidates import Trial, enough, trials
+from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.ledger.spending import spent
+from refed_dspy.programs.prompt_diff import changed_predictors, prompt_diff
 from refed_dspy.records import PICO
 from refed_dspy.tracking.registry import register
 from refed_dspy.tracking.store import Store

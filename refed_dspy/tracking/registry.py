@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from refed_dspy.errors import ConfigError, one_line
-from refed_dspy.programs.saved import without_password
+from refed_dspy.programs.mlflow_address import without_password
 from refed_dspy.tracking.store import NotTracked, Store, mlflow_client
 
 log = logging.getLogger("refed_dspy.tracking")

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from refed_dspy.engine.ledger import Ledger
-from refed_dspy.engine.summary import run_status
-from refed_dspy.programs.saved import digest
-from refed_dspy.records import PICO
+from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.ledger.summary import run_status
+from refed_dspy.records import PICO, digest
 from refed_dspy.tracking.store import Store
 
 # Per minute since the run first began: calls, dollars, tokens, failed calls; and samples.

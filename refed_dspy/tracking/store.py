@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from refed_dspy.errors import RefedError, one_line
-from refed_dspy.programs.saved import quiet_mlflow, without_password
-from refed_dspy.writing import whole_file
+from refed_dspy.files import whole_file
+from refed_dspy.programs.mlflow_address import quiet_mlflow, without_password
 
 NOTE = "tracking.json"
 TOP = "run"

@@ -6,10 +6,10 @@ import logging
 import shlex
 from pathlib import Path
 
-from refed_dspy.engine.ledger import Ledger
 from refed_dspy.errors import RunDirError
-from refed_dspy.tracking.compiles import copy_compile
-from refed_dspy.tracking.runs import copy_run
+from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.tracking.compile import copy_compile
+from refed_dspy.tracking.run import copy_run
 from refed_dspy.tracking.store import TOP, NotTracked, Store, noted_run
 
 log = logging.getLogger(__name__)

@@ -8,12 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from refed_dspy.reporting.differences import difference
-from refed_dspy.reporting.glance import Lead
-from refed_dspy.reporting.map_chart import instruction_map
-from refed_dspy.reporting.mapping import Map
-from refed_dspy.reporting.page import Page, render
-from refed_dspy.reporting.reading import COLUMNS, Rows
+from refed_dspy.sharing.report.differences import difference
+from refed_dspy.sharing.report.glance import Lead
+from refed_dspy.sharing.report.map import Map, instruction_map
+from refed_dspy.sharing.report.page import Page, render
+from refed_dspy.sharing.report.rows import COLUMNS, Rows
 from tests.browser.test_report_page import Browse, focused, listed, status
 from tests.shown_run import HOSTILE
 

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 
-from refed_dspy.engine.ledger import Ledger
-from refed_dspy.reporting.reading import Rows, read_rows
+from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.sharing.report.rows import Rows, read_rows
 from tests.browser.conftest import Opened
 from tests.shown_run import HOSTILE
 

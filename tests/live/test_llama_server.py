@@ -18,8 +18,8 @@ from urllib.parse import urlsplit
 import pytest
 
 from refed_dspy.errors import ConfigError
-from refed_dspy.teachers.llama import LlamaServer, available_cores
-from refed_dspy.teachers.weights import SMOKE, fetch
+from refed_dspy.teachers.local.llama import LlamaServer, available_cores
+from refed_dspy.weights import SMOKE, fetch
 
 ROOT = Path(__file__).parents[2]
 SCHEMA = {

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from refed_dspy.errors import ConfigError
-from refed_dspy.measures.embeddings import Embedder, coherence, nearest_distance, semantic_diversity
-from refed_dspy.measures.perplexity import GUESS, Scored, ifd
-from refed_dspy.measures.scorers import TransformersScorer
-from refed_dspy.teachers.weights import MINILM, fetch
+from refed_dspy.metrics.diversity import Embedder, coherence, nearest_distance, semantic_diversity
+from refed_dspy.metrics.perplexity import GUESS, Scored, ifd
+from refed_dspy.metrics.transformers_scorer import TransformersScorer
+from refed_dspy.weights import MINILM, fetch
 
 pytestmark = pytest.mark.live
 ALPHABET = " abcdefghijklmnopqrstuvwxyz.,?\n"

@@ -15,10 +15,10 @@ import dspy
 import pytest
 
 from refed_dspy import TeacherConfig, open_teacher
-from refed_dspy.calls import booked
+from refed_dspy.ledger.recording import booked
 from refed_dspy.programs.adapter import SchemaAdapter
 from refed_dspy.records import Call
-from refed_dspy.teachers.weights import SMOKE, fetch
+from refed_dspy.weights import SMOKE, fetch
 from tests.writing import Notebook
 
 SCRIPT = """

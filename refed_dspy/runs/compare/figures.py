@@ -7,18 +7,25 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any, Self
 
-from refed_dspy.comparing.comparison import Comparison, Line, mean_grade
-from refed_dspy.comparing.reading import Compared
-from refed_dspy.comparing.subsets import subsets
-from refed_dspy.engine.accounts import spent
-from refed_dspy.engine.ledger import Ledger
+from refed_dspy.runs.compare.result import Comparison, Line, mean_grade
+from refed_dspy.runs.compare.replay import Compared
+from refed_dspy.ledger.spending import spent
+from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.errors import ConfigError, one_line
-from refed_dspy.job_settings import CompareConfig
-from refed_dspy.measures.embedder import Embedder
-from refed_dspy.measures.texts import wording, words
-from refed_dspy.measures.win_rates import LengthControlled, length_controlled, win_rate
-from refed_dspy.statistics import Interval
+from refed_dspy.config.jobs import CompareConfig
+from refed_dspy.metrics.embedder import Embedder
+from refed_dspy.metrics.wording import wording, words
+from refed_dspy.metrics.win_rates import LengthControlled, length_controlled, win_rate
+from refed_dspy.metrics.intervals import Interval
 from refed_dspy.teachers import Teacher
+import random
+from collections.abc import Mapping, Sequence
+from typing import TypeAlias
+from refed_dspy.runs.compare.result import Subset, mean_grade
+from refed_dspy.runs.compare.replay import Compared, ComparedRow
+from refed_dspy.config.jobs import CompareConfig
+from refed_dspy.metrics.win_rates import win_rate
+from refed_dspy.metrics.intervals import Interval
 
 SEED = "seed-only"
 FEEDBACK = {"response_feedback", "sample_feedback"}
@@ -50,7 +57,7 @@ class Diversity:
         if self.embedder is None:
             return None
         if (key := tuple(texts)) not in self._known:
-            from refed_dspy.measures.embeddings import semantic_diversity
+            from refed_dspy.metrics.diversity import semantic_diversity
 
             self._known[key] = semantic_diversity(self.embedder.embed(texts))
         return self._known[key]
@@ -207,3 +214,65 @@ def _texts(instructions: Sequence[str], responses: Sequence[str], diversity: Div
         "distinct": pairs.ratio if pairs else None,
         "diversity": diversity.of(instructions),
     }
+
+
+FILTERS = ("random", "rouge", "judge")
+_Worth: TypeAlias = tuple[Interval | None, Interval | None]
+_SHARES = (0.125, 0.25, 0.5, 1.0)
+
+
+def subsets(compared: Compared, config: CompareConfig) -> list[Subset]:
+    """A line for each program that improves responses, filter and size.
+
+    Rows are taken in one order drawn by the seed: `random` takes the first ones, `rouge` the first whose instruction
+    is unlike those taken (ROUGE-L F below 0.7), `judge` the first that beat the response they are compared with. A
+    size above the rows there are stands for all of them. A filter that keeps fewer rows than a size has no line there.
+    """
+    from refed_dspy.filters.rouge import select
+
+    lines = []
+    unlike: dict[tuple[str, ...], list[bool]] = {}  # programs share instructions, and it takes time
+    for name, given in config.programs.items():
+        rows = [row for row in compared.rows if name in row.answered.verdicts]
+        if given == SEED or name == config.against or not rows:
+            continue
+        order = random.Random(config.seed).sample(rows, len(rows))
+        sizes = sorted({min(size, len(rows)) for size in config.subsets or _sizes(len(rows))})
+        texts = tuple(row.instruction for row in order)
+        if texts not in unlike:
+            unlike[texts] = [match.kept for match in select(texts)]
+        kept = _kept(name, order, unlike[texts])
+        told: dict[tuple[int, ...], _Worth] = {}  # a filter that drops nothing keeps what `random` does
+        for which in FILTERS:
+            for size in sizes:
+                if size <= len(kept[which]):
+                    taken = kept[which][:size]
+                    key = tuple(row.number for row in taken)
+                    told[key] = told.get(key) or _worth(name, taken, config)
+                    lines.append(Subset(name, which, size, *told[key]))
+    return lines
+
+
+def _sizes(rows: int) -> list[int]:
+    return [size for share in _SHARES if (size := round(share * rows)) >= 2]
+
+
+def _kept(name: str, order: Sequence[ComparedRow], unlike: Sequence[bool]) -> Mapping[str, Sequence[ComparedRow]]:
+    wins = [row for row in order if (row.answered.verdicts[name].preference or 0) > 0]
+    return {
+        "random": order,
+        "rouge": [row for row, kept in zip(order, unlike, strict=True) if kept],
+        "judge": wins,
+    }
+
+
+def _worth(name: str, rows: Sequence[ComparedRow], config: CompareConfig) -> _Worth:
+    """Mean grade, and win rate over the plain responses."""
+    graded = [
+        (float(grade.grade), row.reference)
+        for row in rows
+        if (grade := row.answered.grades.get(name)) is not None and grade.grade is not None
+    ]
+    won = [(win, row.reference) for row in rows if (win := row.answered.verdicts[name].win) is not None]
+    rate = win_rate(*map(list, zip(*won, strict=True)), seed=config.seed) if won else None
+    return mean_grade(graded, config.seed), rate

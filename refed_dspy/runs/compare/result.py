@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from refed_dspy.engine.accounts import Spent
-from refed_dspy.measures.win_rates import LC_NOTE, LengthControlled
+from refed_dspy.ledger.spending import Spent
+from refed_dspy.metrics.win_rates import LC_NOTE, LengthControlled
 from refed_dspy.records import dollars
-from refed_dspy.statistics import Interval, mean_interval
-from refed_dspy.tables import NONE, aligned, number
+from refed_dspy.metrics.intervals import Interval, mean_interval
+from refed_dspy.text import NONE, aligned, number
 
 PROXY = (
     "A judge's opinion of the data stands for the scores of models that are fine-tuned on it: a proxy, not the paper's "

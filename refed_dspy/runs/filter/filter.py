@@ -6,27 +6,27 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from refed_dspy.allowance import limits_of
-from refed_dspy.blocking import run_blocking
-from refed_dspy.config import check_filters, check_job
+from refed_dspy.teachers.caps import limits_of
+from refed_dspy.concurrency import run_blocking
+from refed_dspy.config.loading import check_filters, check_job
 from refed_dspy.data.dataset import DataSet, load_dataset
-from refed_dspy.data.table import DataRow
-from refed_dspy.engine.accounts import Spent, spent
-from refed_dspy.engine.ledger import FILE, Ledger
+from refed_dspy.records import DataRow
+from refed_dspy.ledger.spending import Spent, spent
+from refed_dspy.ledger.ledger import FILE, Ledger
 from refed_dspy.errors import ConfigError, ExportError, RowError, RunDirError, RunStopped, one_line
-from refed_dspy.filtering.outcome import OUTPUTS, Filtering, write_filtering
-from refed_dspy.filtering.sifting import sift
-from refed_dspy.filters.building import build
-from refed_dspy.filters.decision import Decision, JudgeFilter, Step, labels, normal
-from refed_dspy.filters.judged import ABSTAINED
-from refed_dspy.job_settings import FilterRunConfig
-from refed_dspy.paying import Manner, Progress
-from refed_dspy.programs.opening import open_judge
-from refed_dspy.programs.saved import digest
+from refed_dspy.runs.filter.result import Filtering, OUTPUTS, write_filtering
+from refed_dspy.runs.filter.sift import sift
+from refed_dspy.filters.build import build
+from refed_dspy.filters.base import Decision, JudgeFilter, Step, labels, normal
+from refed_dspy.filters.judge import ABSTAINED
+from refed_dspy.config.jobs import FilterRunConfig
+from refed_dspy.teachers.recorded import Manner, Progress
+from refed_dspy.programs.load import open_judge
+from refed_dspy.records import digest
 from refed_dspy.teachers import Teacher
-from refed_dspy.teachers.judges import cool_judge, told_of
-from refed_dspy.working import Job, at_work, each, goes_on_from
-from refed_dspy.writing import check_apart
+from refed_dspy.teachers.judge import cool_judge, told_of
+from refed_dspy.teachers.row_jobs import Job, at_work, each, goes_on_from
+from refed_dspy.files import check_apart
 
 NO_PLAIN = "no plain response"
 
@@ -100,7 +100,7 @@ async def _filter(
 
             await each(desk, rows, judge, models["judge"].concurrency, allowance.grace)
         if desk.reached is not None:
-            stopped.append(desk.reached.name)
+            stopped.append(desk.reached.cap)
         elif told := one.given_up():
             raise RunStopped(told)
         return decisions

@@ -6,8 +6,8 @@ import random
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
-from refed_dspy.data.table import DataRow
-from refed_dspy.filters.decision import Decision, JudgeFilter, Step, TextFilter, checked, labels
+from refed_dspy.records import DataRow
+from refed_dspy.filters.base import Decision, JudgeFilter, Step, TextFilter, checked, labels
 from refed_dspy.filters.rouge import RougeFilter, beginning, select
 
 IN_SEEDED_ORDER = {"rouge", "random"}

@@ -9,18 +9,18 @@ from typing import TypeVar
 
 import dspy
 
-from refed_dspy.allowance import allowed, lasting
-from refed_dspy.blocking import run_blocking
-from refed_dspy.data.table import DataRow
-from refed_dspy.engine.ledger import Ledger
+from refed_dspy.teachers.caps import allowed, lasting
+from refed_dspy.concurrency import run_blocking
+from refed_dspy.records import DataRow
+from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.errors import CapReached, InputError, RunStopped, TeacherRefused
-from refed_dspy.measures.figures import scoring
-from refed_dspy.measures.perplexity import Scorer
-from refed_dspy.paying import Progress, keys, remembered
+from refed_dspy.metrics.figures import scoring
+from refed_dspy.metrics.perplexity import Scorer
+from refed_dspy.teachers.recorded import Progress, keys, remembered
 from refed_dspy.programs.asking import Question, answering
 from refed_dspy.programs.reflection import Improved, Recycled, Reflected, ReflectionTuning
-from refed_dspy.recycling.selecting import Selected, choose, select
-from refed_dspy.working import Job, at_work, each
+from refed_dspy.runs.recycle.select import Selected, choose, select
+from refed_dspy.teachers.row_jobs import Job, at_work, each
 
 T = TypeVar("T")
 Work = Callable[[DataRow], Awaitable[T]]
@@ -69,7 +69,7 @@ class Passes:
 
             await each(desk, rows, one, self.job.models["teacher"].concurrency, allowance.grace)
         self._answered = self._answered or desk.first.answered
-        return desk.reached.name if desk.reached else ""
+        return desk.reached.cap if desk.reached else ""
 
     def recall(self, rows: Sequence[DataRow], work: Work[T], done: dict[int, T]) -> None:
         """As `pay`, on the rows whose answers are all in the ledger. Nobody is asked."""

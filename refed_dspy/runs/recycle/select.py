@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from refed_dspy.data.table import DataRow
-from refed_dspy.measures.perplexity import Difficulty, Scorer, ifd
+from refed_dspy.records import DataRow
+from refed_dspy.metrics.perplexity import Difficulty, Scorer, ifd
 from refed_dspy.programs.reflection import Improved, Recycled, Reflected
 
 UNSCORED = "could not be scored"

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from refed_dspy.engine.ledger import Ledger
+from refed_dspy.ledger.ledger import Ledger
 
 OPEN = "not asked about, or on their way"
 _PLAIN = "response_generation"

@@ -7,12 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from refed_dspy.engine.accounts import seconds_at_work
-from refed_dspy.engine.ledger import Ledger
-from refed_dspy.programs.saved import digest
-from refed_dspy.records import PICO, dollars
-from refed_dspy.reporting.differences import BOTH
-from refed_dspy.reporting.reading import Rows
+from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.ledger.spending import seconds_at_work
+from refed_dspy.records import PICO, digest, dollars
+from refed_dspy.sharing.report.differences import BOTH
+from refed_dspy.sharing.report.rows import Rows
 
 _EXAMPLES = "SELECT stage, kind, count(*), min(reason) FROM failures GROUP BY 1, 2 ORDER BY 3 DESC"
 

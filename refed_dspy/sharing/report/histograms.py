@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from refed_dspy.measures.texts import Spread, spread
-from refed_dspy.reporting.charts import GREEN, PALETTE, RED, Chart, Figure, plain, titled
-from refed_dspy.reporting.reading import Rows
-from refed_dspy.tables import NONE, number
+from refed_dspy.metrics.wording import Spread, spread
+from refed_dspy.sharing.report.charts import GREEN, PALETTE, RED, Chart, Figure, plain, titled
+from refed_dspy.sharing.report.rows import Rows
+from refed_dspy.text import NONE, number
 
 _BINS = 40
 _TEXTS = {"instruction": "instruction", "plain response": "response", "improved response": "improved"}

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
-from refed_dspy.reporting.charts import Chart
-from refed_dspy.reporting.glance import Fact, Lead, Table
-from refed_dspy.reporting.reading import Rows
+from refed_dspy.sharing.report.charts import Chart
+from refed_dspy.sharing.report.glance import Fact, Lead, Table
+from refed_dspy.sharing.report.rows import Rows
 
 _SCRIPTS = ("store.js", "list.js", "detail.js", "charts.js", "main.js")
 _POLICY = (
@@ -50,7 +50,7 @@ def render(page: Page, version: str) -> bytes:
     from markupsafe import Markup
     from plotly.offline import get_plotlyjs
 
-    folder = files("refed_dspy.reporting").joinpath("page")
+    folder = files("refed_dspy.sharing.report").joinpath("assets")
     names = (*_SCRIPTS, "report.css", "report.html.j2")
     part = {name: folder.joinpath(name).read_text(encoding="utf-8") for name in names}
     script, plotly = "\n".join(part[name] for name in _SCRIPTS), get_plotlyjs()

@@ -6,21 +6,21 @@ from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
-from refed_dspy.engine.ledger import Ledger
 from refed_dspy.errors import ConfigError, ExportError, RunDirError, one_line
-from refed_dspy.identity import named
-from refed_dspy.measures.embedder import Embedder
-from refed_dspy.outcome import full_status
-from refed_dspy.reporting import charts, glance, histograms
-from refed_dspy.reporting.funnel import funnel
-from refed_dspy.reporting.map_chart import instruction_map
-from refed_dspy.reporting.mapping import draw_map
-from refed_dspy.reporting.page import Page, render
-from refed_dspy.reporting.reading import read_rows
+from refed_dspy.files import whole_file
+from refed_dspy.ledger.identity import named
+from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.ledger.provenance import usage_by_model
+from refed_dspy.ledger.summary import run_status
+from refed_dspy.metrics.embedder import Embedder
+from refed_dspy.sharing.report import charts, glance, histograms
+from refed_dspy.sharing.report.funnel import funnel
+from refed_dspy.sharing.report.map import draw_map, instruction_map
+from refed_dspy.sharing.report.page import Page, render
+from refed_dspy.sharing.report.rows import read_rows
 from refed_dspy.tracking.background import wanted
-from refed_dspy.tracking.runs import per_minute
-from refed_dspy.tracking.telling import log_page
-from refed_dspy.writing import whole_file
+from refed_dspy.tracking.run import per_minute
+from refed_dspy.tracking.track import log_page
 
 NAME = "report.html"
 
@@ -69,7 +69,7 @@ def read_page(folder: Path, say: Callable[[str], None]) -> Page:
         if not ledger.has_answers():
             raise RunDirError(f"{folder}: nothing was answered here yet, so there is nothing to show; run or resume it")
         ledger.db.execute("BEGIN")  # one moment of a run that may go on meanwhile
-        status, rows = full_status(ledger), read_rows(ledger)
+        status, rows = {**run_status(ledger), "models": usage_by_model(ledger)}, read_rows(ledger)
         steps, points = funnel(ledger, status), per_minute(ledger)
         facts, tables = glance.facts(ledger, status, rows), glance.tables(ledger, status)
         seed = int(status["seed"] or 0)

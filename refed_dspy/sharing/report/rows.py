@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from refed_dspy.data.writers import Writers
-from refed_dspy.engine.ledger import Ledger
+from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.ledger.provenance import Writers
 from refed_dspy.records import PICO
-from refed_dspy.reporting.differences import difference
+from refed_dspy.sharing.report.differences import difference
 
 Columns: TypeAlias = dict[str, list[Any]]
 

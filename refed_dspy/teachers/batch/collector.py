@@ -12,12 +12,12 @@ import json
 from collections.abc import Mapping
 from typing import Any, Self
 
-from refed_dspy.calls import BatchLog
-from refed_dspy.settings import BatchConfig
-from refed_dspy.teachers.batch_service import BatchService
-from refed_dspy.teachers.courier import Courier
+from refed_dspy.config.teacher import BatchConfig
+from refed_dspy.ledger.recording import BatchLog
+from refed_dspy.teachers.batch.request import Seat, Straggler, sitting
+from refed_dspy.teachers.batch.service import BatchService
+from refed_dspy.teachers.batch.tracker import Courier
 from refed_dspy.teachers.route import MOST_TOKENS
-from refed_dspy.teachers.seats import Seat, Straggler, sitting
 
 FREE = {*range(300, 600)} - {408}
 """Statuses of errors that are not billed, as receipts.py has it."""

@@ -17,19 +17,20 @@ from dspy.lm15 import LM15Error, ProviderError, Request, Response
 from dspy.utils.exceptions import LMError
 from tenacity import AsyncRetrying, RetryCallState
 
-from refed_dspy.calls import Attempt, BatchOutOfReach, Books, NotReached, WorkEnds, current_books
-from refed_dspy.config import TeacherConfig
-from refed_dspy.engine.rows import UNUSED
+from refed_dspy.config.loading import TeacherConfig
 from refed_dspy.errors import RefedError, one_line
+from refed_dspy.ledger.recording import Attempt, Books, current_books
+from refed_dspy.ledger.statements import UNUSED
+from refed_dspy.programs.lm_errors import BatchOutOfReach, NotReached, WorkEnds
 from refed_dspy.records import Call
-from refed_dspy.teachers.batch_service import BatchService
-from refed_dspy.teachers.batching import Batcher
-from refed_dspy.teachers.courier import Courier, courier_of
+from refed_dspy.teachers.batch.collector import Batcher
+from refed_dspy.teachers.batch.request import CANCELLED, Seat, Straggler, Unanswered, Unlogged, sitting
+from refed_dspy.teachers.batch.service import BatchService
+from refed_dspy.teachers.batch.tracker import Courier, courier_of
 from refed_dspy.teachers.engine import TeacherEngine, after_first
+from refed_dspy.teachers.outcomes import Receipt, reserved
 from refed_dspy.teachers.prices import Price
-from refed_dspy.teachers.receipts import Receipt
 from refed_dspy.teachers.route import Route
-from refed_dspy.teachers.seats import CANCELLED, Seat, Straggler, Unanswered, Unlogged, sitting
 
 BY_THEMSELVES = 32
 """Stragglers of a mixed mode that are asked at once."""
@@ -106,7 +107,7 @@ class BatchEngine(TeacherEngine):
             hall.batcher.courier.expect(seat)
         else:
             attempt = Attempt(self.model, self.endpoint, worst, batched=True)
-            seat = Seat(await books.reserve(attempt) or hall.batcher.next_number())
+            seat = Seat(await reserved(books, attempt) or hall.batcher.next_number())
         receipt = self.receipt(worst, seat.number)
         try:
             response = await self._answered(hall, request, seat)

@@ -11,9 +11,9 @@ from typing import Any
 
 from dspy.lm15 import TransportError
 
-from refed_dspy.calls import SentBatch
+from refed_dspy.ledger.recording import SentBatch
 from refed_dspy.records import Call
-from refed_dspy.teachers.batch_service import BatchService
+from refed_dspy.teachers.batch.service import BatchService
 
 CANCELLED = "cancelled"
 """The service's word for a batch that a person called off there."""

@@ -16,11 +16,11 @@ from typing import IO, Any, TypeVar
 from dspy.utils.exceptions import LMAuthError, LMBillingError, LMError
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_delay, wait_random_exponential
 
-from refed_dspy.calls import BatchOutOfReach, BatchRejected, NoBatches, NotAnApi, NotReached
-from refed_dspy.config import TeacherConfig
+from refed_dspy.config.loading import TeacherConfig
 from refed_dspy.errors import one_line
+from refed_dspy.programs.lm_errors import BatchOutOfReach, BatchRejected, NoBatches, NotAnApi, NotReached
 from refed_dspy.teachers.keys import without_key
-from refed_dspy.teachers.limits import LONGEST_PAUSE, PATIENCE
+from refed_dspy.teachers.rate_limits import LONGEST_PAUSE, PATIENCE
 from refed_dspy.teachers.route import Route
 
 NONCE = "refed_batch"

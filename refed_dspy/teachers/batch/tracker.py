@@ -16,11 +16,12 @@ from typing import Any
 
 from dspy.utils.exceptions import LMAuthError, LMBillingError
 
-from refed_dspy.calls import BatchLog, BatchRejected, NoBatches, SentBatch, WorkEnds
+from refed_dspy.config.teacher import BatchConfig
 from refed_dspy.errors import one_line
-from refed_dspy.settings import BatchConfig
-from refed_dspy.teachers.batch_service import BatchService
-from refed_dspy.teachers.seats import Seat, Unanswered
+from refed_dspy.ledger.recording import BatchLog, SentBatch
+from refed_dspy.programs.lm_errors import BatchRejected, NoBatches, WorkEnds
+from refed_dspy.teachers.batch.request import Seat, Unanswered
+from refed_dspy.teachers.batch.service import BatchService
 
 log = logging.getLogger("refed_dspy.batches")
 ENDED = {"completed", "failed", "expired", "cancelled"}

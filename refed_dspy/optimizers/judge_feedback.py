@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from dataclasses import dataclass
 
-from refed_dspy.programs.judging import Graded, Verdict
+from refed_dspy.programs.judges import Graded, Verdict
 from refed_dspy.records import Sample
 
 SHOWN, REASON = 240, 600
@@ -14,17 +14,19 @@ LOWEST = 6
 """Grades that are shown, the lowest first."""
 
 
-class Judged(Protocol):
-    """What this module reads of a judged sample (optimizers/metric.py)."""
+@dataclass(frozen=True)
+class Judged:
+    """What the judge said of one sample. `verdict` is None where the uncompiled program had no answer to compare."""
+
+    sample: Sample
+    baseline: str | None
+    verdict: Verdict | None
+    grades: tuple[Graded, ...]
 
     @property
-    def sample(self) -> Sample: ...
-    @property
-    def verdict(self) -> Verdict | None: ...
-    @property
-    def grades(self) -> tuple[Graded, ...]: ...
-    @property
-    def longer(self) -> float: ...
+    def longer(self) -> float:
+        """The final answer's length over the baseline's; 1 where there is none."""
+        return len(self.sample.improved_response) / max(1, len(self.baseline)) if self.baseline else 1.0
 
 
 def feedback_on_instructions(judged: Sequence[Judged]) -> str:

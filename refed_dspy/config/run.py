@@ -1,0 +1,75 @@
+"""The settings of a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from refed_dspy.config.base import PairColumns, Settings
+from refed_dspy.config.filters import FilterConfig
+from refed_dspy.config.teacher import TeacherConfig, TeachersConfig
+
+
+class RunConfig(Settings):
+    """One run: from which references, how many samples, by which program and teacher."""
+
+    references: str | None = None
+    """A file, a Hub data set, or `builtin`; unset, that."""
+    columns: PairColumns = Field(default_factory=dict)
+    """Where a table's columns have other names: {instruction: question, response: answer}."""
+    size: int = Field(default=100, ge=1)
+    """Samples to keep."""
+    run_dir: Path | None = None
+    """Folder that holds the run."""
+    teacher: TeachersConfig | None = None
+    """Who answers, for every stage that `teachers` does not name."""
+    teachers: dict[str, TeachersConfig] = Field(default_factory=dict)
+    """Stage → who answers there. `feedback` stands for every stage that collects feedback."""
+    seed: int = Field(default=0, ge=0, lt=2**31)
+    """Of the order of references and, where a teacher takes one, of each call."""
+    per_reference: int | None = Field(default=None, ge=1)
+    """At most so many samples of one reference before the next is opened. Unset: all it gives."""
+    features: dict[str, str] | None = None
+    """Name → what feedback on an instruction looks for; unset, the paper's two."""
+    instructions_per_feature: int = Field(default=10, ge=1, le=100)
+    """So many instructions one call of synthesis asks for."""
+    guidance: dict[str, str] = Field(default_factory=dict)
+    """Stage → a sentence of yours that is added to its prompt."""
+    program: str | None = None
+    """A program's JSON file, or an MLflow address (`runs:/…`, `models:/…`)."""
+    reuse: Path | None = None
+    """Another run's folder: its answers to the very same questions are taken over at no cost."""
+    max_cost: float | None = Field(default=None, gt=0, allow_inf_nan=True)
+    """Dollars that the run may cost, over all its starts. A cap stays until another is given; `.inf` lifts it."""
+    max_calls: int | None = Field(default=None, ge=1)
+    """Calls that it may make, over all its starts, whatever becomes of them."""
+    max_minutes: float | None = Field(default=None, gt=0, allow_inf_nan=True)
+    """Minutes that it may work, over all its starts."""
+    method: Literal["reference-level", "sample-level", "instruction-only"] = "reference-level"
+    """Which feedback guides the responses: on the reference (the paper's), on each response, or none."""
+    filters: list[FilterConfig] = Field(default_factory=list)
+    """What a sample must pass to be kept; `size` counts those that are."""
+    judge: TeacherConfig | None = None
+    """Which model judges, for filters that ask one. Unset: the teacher's at temperature 0, and a warning."""
+    judge_program: str | None = None
+    """A compiled judge: its program's file or MLflow address."""
+    track: bool | None = None
+    """Whether MLflow is told (`REFED_TRACK=false`: no). Unset, it is."""
+    max_failure_share: float = Field(default=0.5, gt=0, le=1)
+    """A stage that fails in this share of its last 50 calls (20 at least) stops the run."""
+
+    @field_validator("filters")
+    @classmethod
+    def _fit_a_run(cls, value: list[FilterConfig]) -> list[FilterConfig]:
+        if named := next((one.name for one in value if one.settings.keep is not None), None):
+            raise ValueError(f"{named}: keep is for a data set that is there; a run keeps `size` samples")
+        return value
+
+    @field_validator("features")
+    @classmethod
+    def _are_some(cls, value: dict[str, str] | None) -> dict[str, str] | None:
+        if value is not None and not value:
+            raise ValueError("name at least one feature")
+        return value
