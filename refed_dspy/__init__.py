@@ -36,7 +36,7 @@ from refed_dspy.runs.recycle.recycle import recycle
 from refed_dspy.runs.recycle.result import Recycling
 from refed_dspy.runs.result import Synthesis, read_run
 from refed_dspy.runs.resume import resume
-from refed_dspy.runs.stats import Measured, measure
+from refed_dspy.runs.stats import DataStats, measure
 from refed_dspy.runs.synthesize import asynthesize, synthesize
 from refed_dspy.sharing.push import push
 from refed_dspy.sharing.report.report import report
@@ -44,7 +44,7 @@ from refed_dspy.sharing.share import share
 from refed_dspy.teachers import open_teacher
 from refed_dspy.teachers.recorded import Progress
 from refed_dspy.tracking.registry import promote
-from refed_dspy.tracking.track import tell as track
+from refed_dspy.tracking.track import track as track
 
 __version__ = "0.1.0"
 
@@ -53,12 +53,12 @@ __all__ = [
     "Comparison",
     "CompileProgress",
     "Compiled",
+    "DataStats",
     "Estimate",
     "Failure",
     "Feedback",
     "Filtering",
     "ImplementationStrategy",
-    "Measured",
     "MetricConfig",
     "Pair",
     "PairwiseJudge",

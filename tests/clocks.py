@@ -8,7 +8,7 @@ import selectors
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from refed_dspy.teachers.rate_limits import Limits
+from refed_dspy.teachers.rate_limits import RateLimits
 
 
 class Clock:
@@ -58,8 +58,8 @@ def virtually(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
         runner.run(bounded())
 
 
-def virtual_limits(most: int = 64, *, requests: float | None = None, tokens: float | None = None) -> Limits:
-    return Limits(most, requests, tokens, clock=asyncio.get_running_loop().time, rng=random.Random(0))
+def virtual_limits(most: int = 64, *, requests: float | None = None, tokens: float | None = None) -> RateLimits:
+    return RateLimits(most, requests, tokens, clock=asyncio.get_running_loop().time, rng=random.Random(0))
 
 
 async def settle_down() -> None:

@@ -34,8 +34,8 @@ async def killed_at(
         return instead
 
     service.hooks[moment] = [kill]
-    async with at_work(tmp_path / "first", teacher_config(service)) as payer:
-        asking = asyncio.ensure_future(ask_all(payer, TEXTS))
+    async with at_work(tmp_path / "first", teacher_config(service)) as recorded:
+        asking = asyncio.ensure_future(ask_all(recorded, TEXTS))
         folder = await asyncio.wait_for(killed, PATIENCE)
         await called_off(asking)
     assert isinstance(folder, Path)
@@ -54,9 +54,9 @@ async def called_off(asking: asyncio.Future[list[str | BaseException]]) -> None:
 
 async def goes_on(folder: Path, service: OddService, **settings: object) -> None:
     """The next start gets all answers, pays for each once, and leaves nothing open."""
-    async with at_work(folder, teacher_config(service, **settings)) as payer:
-        assert await ask_all(payer, TEXTS) == TEXTS
-        assert payer.books.budget.in_flight == payer.books.budget.reserved == 0
-        assert payer.books.budget.spent == len(TEXTS) * COST and payer.books.budget.calls == len(TEXTS)
+    async with at_work(folder, teacher_config(service, **settings)) as recorded:
+        assert await ask_all(recorded, TEXTS) == TEXTS
+        assert recorded.recorder.budget.in_flight == recorded.recorder.budget.reserved == 0
+        assert recorded.recorder.budget.spent == len(TEXTS) * COST and recorded.recorder.budget.calls == len(TEXTS)
     assert service.repeated == 0 and batched(folder) == 0
     assert calls(folder) == {("ok", COST): len(TEXTS)}

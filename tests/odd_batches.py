@@ -20,13 +20,13 @@ from benchmarks.simulated import SimulatedTeacher
 from refed_dspy import TeacherConfig
 from refed_dspy.ledger.budget import Caps
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.ledger.recorder import RunBooks
-from refed_dspy.ledger.spending import open_accounts, spent
+from refed_dspy.ledger.recorder import RunRecorder
+from refed_dspy.ledger.spending import begin_start, spent
 from refed_dspy.programs.adapter import SchemaAdapter
 from refed_dspy.programs.asking import Question
 from refed_dspy.teachers import Teacher, open_teacher
 from refed_dspy.teachers.batch.service import BatchService
-from refed_dspy.teachers.recorded import PayOnce, Progress
+from refed_dspy.teachers.recorded import Progress, RecordedTeacher
 from refed_dspy.teachers.route import resolve
 from refed_dspy.teachers.session import LEAN
 
@@ -246,17 +246,17 @@ async def at_work(
     folder: Path,
     config: TeacherConfig | Teacher,
     caps: Caps | None = None,
-    books: type[RunBooks] = RunBooks,
-) -> AsyncIterator[PayOnce]:
+    recorder: type[RunRecorder] = RunRecorder,
+) -> AsyncIterator[RecordedTeacher]:
     """One start on the ledger in `folder`: who is asked there."""
     teacher = open_teacher(config)
     with Ledger.create(folder) as ledger:
-        open_accounts(ledger)
-        run = books(ledger, caps or Caps(), spent(ledger))
+        begin_start(ledger)
+        run = recorder(ledger, caps or Caps(), spent(ledger))
         async with teacher.running() as lm:
             with dspy.context(lm=lm, adapter=SchemaAdapter(), **LEAN):
                 try:
-                    yield PayOnce(ledger, run, teacher, Progress(0))
+                    yield RecordedTeacher(ledger, run, teacher, Progress(0))
                 finally:
                     run.stopping = True
         run.batches.tidy()
@@ -266,14 +266,14 @@ async def at_work(
 PREDICTOR = dspy.Predict("question -> answer")
 
 
-async def ask(payer: PayOnce, text: str) -> str:
+async def ask(recorded: RecordedTeacher, text: str) -> str:
     """What is answered to `text`."""
     question = Question("stage", text, PREDICTOR, {"question": text})
-    return str((await asyncio.wait_for(payer(question), PATIENCE)).answer)
+    return str((await asyncio.wait_for(recorded(question), PATIENCE)).answer)
 
 
-async def ask_all(payer: PayOnce, texts: Sequence[str]) -> list[str | BaseException]:
-    return await asyncio.gather(*(ask(payer, text) for text in texts), return_exceptions=True)
+async def ask_all(recorded: RecordedTeacher, texts: Sequence[str]) -> list[str | BaseException]:
+    return await asyncio.gather(*(ask(recorded, text) for text in texts), return_exceptions=True)
 
 
 async def until(done: Callable[[], Any]) -> None:

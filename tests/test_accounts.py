@@ -14,26 +14,26 @@ import pytest
 from refed_dspy.errors import CapReached
 from refed_dspy.ledger.budget import Caps
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.ledger.recorder import RunBooks
-from refed_dspy.ledger.spending import open_accounts, seconds_at_work, spent
-from refed_dspy.ledger.statements import booked
+from refed_dspy.ledger.recorder import RunRecorder
+from refed_dspy.ledger.spending import begin_start, seconds_at_work, spent
+from refed_dspy.ledger.statements import settled
 from refed_dspy.records import Call
 from tests.test_books import KEY, NOTHING, attempt, call, rows, unit
 
 
 async def test_calls_without_an_ending_are_charged_at_their_worst(tmp_path: Path) -> None:
     with Ledger.create(tmp_path) as ledger:
-        books = unit(RunBooks(ledger, Caps(), NOTHING))
-        books.report(call(await books.reserve(attempt(100)), 30, "cut"))
-        await books.reserve(attempt(200))
-        await books.reserve(attempt(None))
+        recorder = unit(RunRecorder(ledger, Caps(), NOTHING))
+        recorder.report(call(await recorder.reserve(attempt(100)), 30, "cut"))
+        await recorder.reserve(attempt(200))
+        await recorder.reserve(attempt(None))
     with Ledger.create(tmp_path) as ledger:
         for _ in range(2):  # opened again, nothing changes
-            open_accounts(ledger)
+            begin_start(ledger)
             before = spent(ledger)
             assert (before.cost, before.calls, before.unpriced) == (230, 3, 1)
         assert [row[1] for row in rows(tmp_path)] == ["cut", "lost", "lost"]
-        run = RunBooks(ledger, Caps(max_cost=300), before)
+        run = RunRecorder(ledger, Caps(max_cost=300), before)
         with pytest.raises(CapReached):
             await unit(run).reserve(attempt(71))
 
@@ -79,7 +79,7 @@ def test_time_at_work_does_not_run_ahead_of_the_clock(tmp_path: Path) -> None:
 
 def test_an_added_call_ends_when_it_is_written(tmp_path: Path) -> None:
     with Ledger.create(tmp_path) as ledger:
-        ledger.commit(booked(KEY, [Call("model", "endpoint", "ok", 600.0)]))
+        ledger.commit(settled(KEY, [Call("model", "endpoint", "ok", 600.0)]))
         assert ledger.db.execute("SELECT created + seconds FROM calls").fetchone()[0] <= time.time()
 
 
@@ -87,9 +87,9 @@ def _reserve_and_hang(folder: Path) -> None:
     """In a process of its own: one call settled, one on its way when the process is killed."""
 
     async def work() -> None:
-        books = unit(RunBooks(Ledger.create(folder), Caps(), NOTHING))
-        books.report(call(await books.reserve(attempt(100)), 30, "cut"))
-        await books.reserve(attempt(1000))
+        recorder = unit(RunRecorder(Ledger.create(folder), Caps(), NOTHING))
+        recorder.report(call(await recorder.reserve(attempt(100)), 30, "cut"))
+        await recorder.reserve(attempt(1000))
         os.kill(os.getpid(), signal.SIGKILL)
 
     asyncio.run(work())
@@ -102,7 +102,7 @@ def test_a_call_on_its_way_when_the_process_was_killed_is_charged_at_its_worst(t
     process.join()
     assert process.exitcode == -signal.SIGKILL
     with Ledger.create(tmp_path) as ledger:
-        open_accounts(ledger)
+        begin_start(ledger)
         before = spent(ledger)
         assert (before.cost, before.calls) == (1030, 2)
         assert [row[1:] for row in rows(tmp_path)] == [("cut", 100, 30), ("lost", 1000, 1000)]

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from refed_dspy.teachers.rate_limits import Allowance, Limits, _seconds
+from refed_dspy.teachers.rate_limits import PerMinute, RateLimits, _seconds
 from tests.clocks import Clock
 
 # --- allowances
@@ -15,7 +15,7 @@ from tests.clocks import Clock
 
 def test_a_fixed_allowance_refills_steadily_and_never_above_its_size() -> None:
     clock = Clock()
-    allowance = Allowance(60, clock)
+    allowance = PerMinute(60, clock)
     assert allowance.wait(60) == 0
     allowance.take(60)
     assert allowance.wait(1) == pytest.approx(1)
@@ -27,7 +27,7 @@ def test_a_fixed_allowance_refills_steadily_and_never_above_its_size() -> None:
 
 def test_an_unknown_allowance_is_no_bound_until_it_is_learned() -> None:
     clock = Clock()
-    allowance = Allowance(None, clock)
+    allowance = PerMinute(None, clock)
     allowance.take(1e9)
     assert allowance.wait(1e9) == 0
     allowance.learn(limit=60, left=10, reset=50, age=2, sent_since=6)
@@ -36,7 +36,7 @@ def test_an_unknown_allowance_is_no_bound_until_it_is_learned() -> None:
 
 
 def test_an_answer_that_was_overtaken_says_the_same() -> None:
-    allowance = Allowance(None, Clock())
+    allowance = PerMinute(None, Clock())
     allowance.learn(60, 12, 48)
     allowance.learn(60, 25, 35, sent_since=13)
     assert allowance.left == 12
@@ -46,7 +46,7 @@ def test_an_answer_that_was_overtaken_says_the_same() -> None:
 
 def test_headers_leave_a_fixed_allowance_its_rate_but_take_from_what_is_left() -> None:
     clock = Clock()
-    allowance = Allowance(60, clock)
+    allowance = PerMinute(60, clock)
     allowance.learn(6000, 3, None)
     assert allowance.left == 3 and allowance.size == 60
     allowance.learn(6000, 5999, None)
@@ -55,21 +55,21 @@ def test_headers_leave_a_fixed_allowance_its_rate_but_take_from_what_is_left() -
 
 @pytest.mark.parametrize(("limit", "seconds"), [(200, 86_400), (3600, 3 * 3600)])
 def test_a_limit_of_hours_or_a_day_is_told_by_its_long_reset(limit: int, seconds: int) -> None:
-    allowance = Allowance(None, Clock())
+    allowance = PerMinute(None, Clock())
     allowance.learn(limit, limit / 2, seconds / 2)
     allowance.take(limit / 2)
     assert allowance.wait(1) == pytest.approx(seconds / limit)
 
 
 def test_a_limit_of_a_minute_has_a_short_reset() -> None:
-    allowance = Allowance(None, Clock())
+    allowance = PerMinute(None, Clock())
     allowance.learn(5000, 4999, 0.012)
     assert allowance.rate == pytest.approx(5000 / 60)
 
 
 def test_more_than_the_whole_allowance_counts_as_the_whole() -> None:
     clock = Clock()
-    allowance = Allowance(60, clock)
+    allowance = PerMinute(60, clock)
     assert allowance.wait(10_000) == 0
     allowance.take(10_000)
     assert allowance.wait(10_000) == pytest.approx(60), "a minute, not forever"
@@ -77,7 +77,7 @@ def test_more_than_the_whole_allowance_counts_as_the_whole() -> None:
 
 @pytest.mark.parametrize("limit", [0, -1, 0.5])
 def test_a_limit_of_nothing_is_none(limit: float) -> None:
-    allowance = Allowance(None, Clock())
+    allowance = PerMinute(None, Clock())
     allowance.learn(limit, 0, 60)
     assert allowance.wait(5) == 0
 
@@ -86,7 +86,7 @@ def test_a_limit_of_nothing_is_none(limit: float) -> None:
 def test_never_more_is_taken_than_the_size_and_what_was_refilled(seed: int) -> None:
     rng, clock = random.Random(seed), Clock()
     per_minute = rng.uniform(1, 1000)
-    allowance, taken, begun = Allowance(per_minute, clock), 0.0, clock.now
+    allowance, taken, begun = PerMinute(per_minute, clock), 0.0, clock.now
     for _ in range(300):
         units = rng.uniform(0, per_minute)
         if allowance.wait(units) == 0:
@@ -133,7 +133,7 @@ ANTHROPIC = {"anthropic-ratelimit-requests-{}": "requests", "anthropic-ratelimit
 
 @pytest.mark.parametrize("names", [OPENAI, ANTHROPIC])
 def test_both_families_of_headers_are_known(names: dict[str, str]) -> None:
-    limits = Limits(8, clock=Clock())
+    limits = RateLimits(8, clock=Clock())
     said = {"requests": {"limit": "60", "remaining": "9"}, "tokens": {"limit": "6000", "remaining": "70"}}
     limits.learn({name.format(part): value for name, unit in names.items() for part, value in said[unit].items()})
     assert (limits.requests.size, limits.requests.left) == (60, 9)
@@ -142,14 +142,14 @@ def test_both_families_of_headers_are_known(names: dict[str, str]) -> None:
 
 @pytest.mark.parametrize("limit", ["unlimited", "", "60 per minute", "nan"])
 def test_headers_that_cannot_be_read_bound_nothing(limit: str) -> None:
-    limits = Limits(8, clock=Clock())
+    limits = RateLimits(8, clock=Clock())
     limits.learn({"x-ratelimit-limit-requests": limit, "x-ratelimit-remaining-requests": "0"})
     limits.learn({"x-ratelimit-limit-tokens": "60"})  # nothing about what is left
     assert limits.requests.rate is None and limits.tokens.rate is None
 
 
 def test_a_reset_that_is_no_number_breaks_nothing() -> None:
-    limits = Limits(8, clock=Clock())
+    limits = RateLimits(8, clock=Clock())
     said = {"limit": "60", "remaining": "0", "reset": "inf"}
     limits.learn({f"x-ratelimit-{part}-requests": value for part, value in said.items()})
     assert limits.requests.wait(1) >= 0

@@ -17,14 +17,14 @@ from dspy.utils.exceptions import LMAuthError, LMBillingError
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy import TeacherConfig
 from refed_dspy.errors import RunStopped, TeacherError
+from refed_dspy.ledger.attempt import Attempt
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.ledger.recorder import UnitBooks
-from refed_dspy.ledger.recording import Attempt
+from refed_dspy.ledger.recorder import CallRecorder
 from refed_dspy.ledger.statements import Key
 from refed_dspy.programs.lm_errors import BatchOutOfReach, BatchRejected, NoBatches, NotAnApi, NotReached
-from refed_dspy.teachers.batch.request import Seat, Unlogged
+from refed_dspy.teachers.batch.request import NullBatchLog, PendingRequest
 from refed_dspy.teachers.batch.service import OLDER, BatchService
-from refed_dspy.teachers.batch.tracker import Courier
+from refed_dspy.teachers.batch.tracker import BatchTracker
 from refed_dspy.teachers.route import resolve
 from tests.conftest import KEY, KEY_VARIABLE
 from tests.odd_batches import (
@@ -190,57 +190,62 @@ async def test_a_service_that_is_away_for_long_ends_the_run_and_the_next_start_g
     tmp_path: Path, service: OddService
 ) -> None:
     """What the engine does, with less patience."""
-    async with at_work(tmp_path, teacher_config(service)) as payer:
-        engine = payer.teacher.server
-        log = payer.books.batches
+    async with at_work(tmp_path, teacher_config(service)) as recorded:
+        engine = recorded.teacher.server
+        log = recorded.recorder.batches
         patient = BatchService(engine.config, engine.route, patience=PATIENCE)
-        unit = UnitBooks(payer.books, Key("stage", "q", 0, "p", "i", "digest"), 0, 1)
-        seat = Seat(await unit.reserve(Attempt(engine.model, engine.endpoint, 5, batched=True)))
-        seat.line = json.dumps({"custom_id": f"call-{seat.number}", "body": {"messages": [{"content": "q"}]}}).encode()
+        unit = CallRecorder(recorded.recorder, Key("stage", "q", 0, "p", "i", "digest"), 0, 1)
+        pending = PendingRequest(await unit.reserve(Attempt(engine.model, engine.endpoint, 5, batched=True)))
+        pending.line = json.dumps(
+            {"custom_id": f"call-{pending.number}", "body": {"messages": [{"content": "q"}]}}
+        ).encode()
         service.hooks["look"] = [answer(503, "away")] * 20
-        courier = Courier(engine.config.batch, patient, log, (engine.endpoint, engine.model))
-        courier.take([seat])
+        tracker = BatchTracker(engine.config.batch, patient, log, (engine.endpoint, engine.model))
+        tracker.take([pending])
         with pytest.raises(BatchOutOfReach, match="away"):
-            await seat.answer
-        unit.let_go(seat.number)
+            await pending.answer
+        unit.let_go(pending.number)
         assert states(tmp_path) == [None] and batched(tmp_path) == 1
-        await courier.aclose()
+        await tracker.aclose()
     service.hooks.clear()
-    async with at_work(tmp_path, teacher_config(service)) as payer:
-        engine, unit = payer.teacher.server, UnitBooks(payer.books, Key("stage", "q", 0, "p", "i", "digest"), 0, 1)
+    async with at_work(tmp_path, teacher_config(service)) as recorded:
+        engine, unit = (
+            recorded.teacher.server,
+            CallRecorder(recorded.recorder, Key("stage", "q", 0, "p", "i", "digest"), 0, 1),
+        )
         number = unit.adopt(engine.endpoint, engine.model)
         assert number == 1
-        again = Seat(number, held=True)
-        courier = Courier(
+        again = PendingRequest(number, held=True)
+        tracker = BatchTracker(
             engine.config.batch,
             BatchService(engine.config, engine.route),
-            payer.books.batches,
+            recorded.recorder.batches,
             (engine.endpoint, engine.model),
         )
-        courier.expect(again)
+        tracker.expect(again)
         assert json.loads(await again.answer)["status"] == 200
-        await courier.aclose()
+        await tracker.aclose()
     assert len(service.sent) == 1
 
 
 async def test_out_of_reach_is_a_stop_that_loses_nothing(tmp_path: Path, service: OddService) -> None:
     service.hooks["look"] = [answer(404)]
-    async with at_work(tmp_path, teacher_config(service)) as payer:
-        said = await ask_all(payer, ["a", "b"])
+    async with at_work(tmp_path, teacher_config(service)) as recorded:
+        said = await ask_all(recorded, ["a", "b"])
         assert {type(one) for one in said} == {RunStopped}
     assert batched(tmp_path) == 2 and {how for how, _ in calls(tmp_path)} == {"sent"}
-    async with at_work(tmp_path, teacher_config(service)) as payer:
-        assert await ask_all(payer, ["a", "b"]) == ["a", "b"]
+    async with at_work(tmp_path, teacher_config(service)) as recorded:
+        assert await ask_all(recorded, ["a", "b"]) == ["a", "b"]
     assert len(service.sent) == 1
 
 
 async def test_a_key_that_is_revoked_during_the_wait_loses_nothing(tmp_path: Path, service: OddService) -> None:
     service.hooks["look"] = [answer(401, "bad key")]
-    async with at_work(tmp_path, teacher_config(service)) as payer:
+    async with at_work(tmp_path, teacher_config(service)) as recorded:
         with pytest.raises(RunStopped, match=r"\(bad key\): mend that \(the key that api_key_env names"):
-            await ask(payer, "a")
-    async with at_work(tmp_path, teacher_config(service)) as payer:
-        assert await ask(payer, "a") == "a"
+            await ask(recorded, "a")
+    async with at_work(tmp_path, teacher_config(service)) as recorded:
+        assert await ask(recorded, "a") == "a"
     assert len(service.sent) == 1
 
 
@@ -256,9 +261,9 @@ async def test_a_key_that_the_service_repeats_is_in_no_message(
             await there.upload(BytesIO(b"{}\n"))
     assert KEY not in str(told.value) and "[key]" in str(told.value)
     service.hooks["create"] = [answer(400, f"no: {KEY}")]
-    async with at_work(tmp_path, config) as payer:
+    async with at_work(tmp_path, config) as recorded:
         with pytest.raises(TeacherError) as refusal:
-            await ask(payer, "q")
+            await ask(recorded, "q")
     assert KEY not in str(refusal.value) + caplog.text
     assert KEY.encode() not in stored(tmp_path)
     assert states(tmp_path) == ["refused"] and not calls(tmp_path)
@@ -266,11 +271,14 @@ async def test_a_key_that_the_service_repeats_is_in_no_message(
 
 async def test_a_log_that_nobody_keeps_makes_batches_too(service: OddService) -> None:
     config = teacher_config(service)
-    courier = Courier(config.batch, BatchService(config, resolve(config)), Unlogged(), ("there", "m"))
-    seats = [Seat(n, line=written({"custom_id": f"call-{n}", "body": {"messages": [{"content": ""}]}})) for n in (1, 2)]
-    courier.take(seats)
-    assert [json.loads(await seat.answer)["status"] for seat in seats] == [200, 200]
-    await courier.aclose()
+    tracker = BatchTracker(config.batch, BatchService(config, resolve(config)), NullBatchLog(), ("there", "m"))
+    pending_requests = [
+        PendingRequest(n, line=written({"custom_id": f"call-{n}", "body": {"messages": [{"content": ""}]}}))
+        for n in (1, 2)
+    ]
+    tracker.take(pending_requests)
+    assert [json.loads(await pending.answer)["status"] for pending in pending_requests] == [200, 200]
+    await tracker.aclose()
 
 
 async def test_a_file_that_is_never_ready_is_given_up(service: OddService) -> None:

@@ -14,11 +14,11 @@ import refed_dspy
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy import open_teacher
 from refed_dspy.errors import CapReached
-from refed_dspy.ledger.batch_log import LedgerBatches
+from refed_dspy.ledger.attempt import Attempt
+from refed_dspy.ledger.batch_log import BatchLog
 from refed_dspy.ledger.budget import Caps
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.ledger.recorder import RunBooks, UnitBooks
-from refed_dspy.ledger.recording import Attempt
+from refed_dspy.ledger.recorder import CallRecorder, RunRecorder
 from refed_dspy.ledger.statements import Key
 from refed_dspy.programs.asking import Question
 from refed_dspy.records import Call
@@ -55,18 +55,18 @@ async def test_answers_in_any_order_reach_their_own_waiter(tmp_path: Path, servi
 
     service.answers = [backwards]
     texts = [f"q{n}" for n in range(25)]
-    async with at_work(tmp_path, teacher_config(service)) as payer:
-        assert await ask_all(payer, texts) == texts
-        assert await ask_all(payer, texts) == texts, "the second time they are in the ledger"
+    async with at_work(tmp_path, teacher_config(service)) as recorded:
+        assert await ask_all(recorded, texts) == texts
+        assert await ask_all(recorded, texts) == texts, "the second time they are in the ledger"
     assert len(service.sent) == 1 and calls(tmp_path) == {("ok", COST): 25} and batched(tmp_path) == 0
 
 
 @pytest.mark.parametrize(("limits", "sizes"), [({"requests": 4}, [4, 4, 2]), ({"megabytes": 0.0001}, [1] * 10)])
 async def test_limits_split_a_wave(tmp_path: Path, service: OddService, limits: Any, sizes: list[int]) -> None:
     config = teacher_config(service, batch={"quiet": 0.02, "poll": 0.02, **limits})
-    async with at_work(tmp_path, config) as payer:
+    async with at_work(tmp_path, config) as recorded:
         texts = [f"q{n}" for n in range(10)]
-        assert await ask_all(payer, texts) == texts
+        assert await ask_all(recorded, texts) == texts
     assert sorted(map(len, service.sent)) == sorted(sizes)
 
 
@@ -80,18 +80,18 @@ def test_a_run_takes_as_few_batches_as_it_has_waves(tmp_path: Path, server: Simu
     assert made.status["cost"] == pytest.approx(bill(server), rel=1e-9) and batched(tmp_path) == 0
 
 
-def other_unit(run: RunBooks) -> UnitBooks:
-    return UnitBooks(run, Key("judge", "1", 0, "p", "i", "other"), rank=0, seed=1)
+def other_unit(run: RunRecorder) -> CallRecorder:
+    return CallRecorder(run, Key("judge", "1", 0, "p", "i", "other"), rank=0, seed=1)
 
 
 @pytest.mark.slow
 async def test_a_batch_waits_for_calls_in_flight_elsewhere(tmp_path: Path, service: OddService) -> None:
-    async with at_work(tmp_path, teacher_config(service)) as payer:
-        assert await ask(payer, "first") == "first"  # what is imported late is there from now on
+    async with at_work(tmp_path, teacher_config(service)) as recorded:
+        assert await ask(recorded, "first") == "first"  # what is imported late is there from now on
         service.calls.clear()
-        judge = other_unit(payer.books)
+        judge = other_unit(recorded.recorder)
         number = await judge.reserve(Attempt("judge", "there", 1))
-        waiting = asyncio.ensure_future(ask(payer, "q"))
+        waiting = asyncio.ensure_future(ask(recorded, "q"))
         await asyncio.sleep(0.3)
         assert not service.calls, "what comes of the judge's call may want to join"
         judge.report(Call("judge", "there", "ok", 0.1, 1, 0, 1, 1, number))
@@ -100,36 +100,36 @@ async def test_a_batch_waits_for_calls_in_flight_elsewhere(tmp_path: Path, servi
 
 @pytest.mark.slow
 async def test_but_not_for_ever(tmp_path: Path, service: OddService) -> None:
-    async with at_work(tmp_path, teacher_config(service, batch={"quiet": 0.002, "poll": 0.02})) as payer:
-        judge = other_unit(payer.books)
+    async with at_work(tmp_path, teacher_config(service, batch={"quiet": 0.002, "poll": 0.02})) as recorded:
+        judge = other_unit(recorded.recorder)
         judge.not_sent(await judge.reserve(Attempt("judge", "there", 1)))
         await judge.reserve(Attempt("judge", "there", 1))
-        assert await ask(payer, "q") == "q"
+        assert await ask(recorded, "q") == "q"
 
 
 @pytest.mark.parametrize("moment", ["collected", "uploaded"])
 async def test_nothing_begins_once_the_run_is_stopping(tmp_path: Path, service: OddService, moment: str) -> None:
-    async with at_work(tmp_path, teacher_config(service)) as payer:
+    async with at_work(tmp_path, teacher_config(service)) as recorded:
 
         def stop() -> None:
-            payer.books.stopping = True
+            recorded.recorder.stopping = True
 
         if moment == "uploaded":
             service.hooks["upload"] = [stop]
-        asking = asyncio.ensure_future(ask_all(payer, ["a", "b"]))
+        asking = asyncio.ensure_future(ask_all(recorded, ["a", "b"]))
         if moment == "collected":
             await asyncio.sleep(0.01)
             stop()
         assert {type(said) for said in await asking} == {asyncio.CancelledError}
-        assert payer.books.budget.in_flight == payer.books.budget.calls == 0
+        assert recorded.recorder.budget.in_flight == recorded.recorder.budget.calls == 0
     assert not service.calls["create"] and not calls(tmp_path) and not states(tmp_path)
 
 
 async def test_whoever_is_called_off_while_a_file_is_sent_is_not_in_the_batch(
     tmp_path: Path, service: OddService
 ) -> None:
-    async with at_work(tmp_path, teacher_config(service)) as payer:
-        first, second = (asyncio.ensure_future(ask(payer, text)) for text in "ab")
+    async with at_work(tmp_path, teacher_config(service)) as recorded:
+        first, second = (asyncio.ensure_future(ask(recorded, text)) for text in "ab")
 
         def call_off() -> None:
             first.cancel()
@@ -144,20 +144,20 @@ async def test_whoever_is_called_off_during_the_wait_leaves_a_call_that_the_next
     tmp_path: Path, service: OddService
 ) -> None:
     service.ready = False
-    async with at_work(tmp_path, teacher_config(service)) as payer:
-        asking = asyncio.ensure_future(ask(payer, "q"))
+    async with at_work(tmp_path, teacher_config(service)) as recorded:
+        asking = asyncio.ensure_future(ask(recorded, "q"))
         await until(lambda: service.calls["look"])
         asking.cancel()
         await asyncio.gather(asking, return_exceptions=True)
-        budget = payer.books.budget
+        budget = recorded.recorder.budget
         assert (budget.in_flight, budget.reserved, budget.calls) == (0, 0, 1) and budget.spent > COST
         service.ready = True
-        assert await ask(payer, "q") == "q"
+        assert await ask(recorded, "q") == "q"
         assert (budget.in_flight, budget.spent) == (0, COST)
     assert len(service.sent) == 1 and calls(tmp_path) == {("ok", COST): 1}
 
 
-class CallingOff(LedgerBatches):
+class CallingOff(BatchLog):
     """Cancels `asking` in the moment in which an answer arrives."""
 
     asking: asyncio.Future[Any] | None = None
@@ -168,24 +168,24 @@ class CallingOff(LedgerBatches):
             asyncio.get_running_loop().call_soon(self.asking.cancel)
 
 
-class CalledOff(RunBooks):
+class CalledOff(RunRecorder):
     def __init__(self, *given: Any) -> None:
         super().__init__(*given)
         self.batches: CallingOff = CallingOff(self.group, self.budget, lambda: self.stopping)
 
 
 async def test_an_answer_that_came_as_its_waiter_was_called_off_is_kept(tmp_path: Path, service: OddService) -> None:
-    async with at_work(tmp_path, teacher_config(service), books=CalledOff) as payer:
-        assert isinstance(payer.books, CalledOff)
+    async with at_work(tmp_path, teacher_config(service), recorder=CalledOff) as recorded:
+        assert isinstance(recorded.recorder, CalledOff)
         question = Question("stage", "q", PREDICTOR, {"question": "q"})
-        asking: asyncio.Future[Any] = asyncio.ensure_future(payer(question))
-        payer.books.batches.asking = asking
+        asking: asyncio.Future[Any] = asyncio.ensure_future(recorded(question))
+        recorded.recorder.batches.asking = asking
         with pytest.raises(asyncio.CancelledError):
             await asking
     assert calls(tmp_path) == {("unused", COST): 1} and batched(tmp_path) == 1
-    async with at_work(tmp_path, teacher_config(service)) as payer:
-        assert payer.books.budget.spent == COST
-        assert await ask(payer, "q") == "q"
+    async with at_work(tmp_path, teacher_config(service)) as recorded:
+        assert recorded.recorder.budget.spent == COST
+        assert await ask(recorded, "q") == "q"
     assert len(service.sent) == 1 and calls(tmp_path) == {("ok", COST): 1} and batched(tmp_path) == 0
 
 
@@ -216,18 +216,18 @@ async def test_calls_that_wait_for_money_go_in_the_next_batch(tmp_path: Path, se
     assert teacher.least is not None
     cap = 3 * teacher.least + 20 * COST  # there is room for a few worst cases at once
     texts = [f"q{n}" for n in range(20)]
-    async with at_work(tmp_path, teacher_config(service), Caps(max_cost=cap)) as payer:
-        said = await ask_all(payer, texts)
+    async with at_work(tmp_path, teacher_config(service), Caps(max_cost=cap)) as recorded:
+        said = await ask_all(recorded, texts)
         answered = [one for one in said if isinstance(one, str)]
         assert {type(one) for one in said} <= {str, CapReached} and len(answered) > 3
-        assert payer.books.budget.in_flight == 0 and payer.books.budget.spent == len(answered) * COST <= cap
+        assert recorded.recorder.budget.in_flight == 0 and recorded.recorder.budget.spent == len(answered) * COST <= cap
     assert len(service.sent) > 1
 
 
 @pytest.mark.slow
 async def test_calls_are_counted_against_their_cap(tmp_path: Path, service: OddService) -> None:
-    async with at_work(tmp_path, teacher_config(service), Caps(max_calls=4)) as payer:
-        said = await ask_all(payer, [f"q{n}" for n in range(9)])
+    async with at_work(tmp_path, teacher_config(service), Caps(max_calls=4)) as recorded:
+        said = await ask_all(recorded, [f"q{n}" for n in range(9)])
         assert [type(one) for one in said].count(str) == 4 and [type(one) for one in said].count(CapReached) == 5
     assert sum(map(len, service.sent)) == 4
 

@@ -62,8 +62,8 @@ async def test_an_adopted_batch_that_the_queue_had_no_room_for(tmp_path: Path, s
 async def test_a_kill_while_there_is_no_room_charges_nothing(tmp_path: Path, service: OddService) -> None:
     service.status, service.errors = ["failed", "completed"], [FULL, None]
     service.hooks["upload"] = [None]
-    async with at_work(tmp_path / "first", teacher_config(service, batch={"quiet": 0.02, "poll": 0.05})) as payer:
-        asking = asyncio.ensure_future(ask_all(payer, TEXTS))
+    async with at_work(tmp_path / "first", teacher_config(service, batch={"quiet": 0.02, "poll": 0.05})) as recorded:
+        asking = asyncio.ensure_future(ask_all(recorded, TEXTS))
         await until(lambda: states(tmp_path / "first") == ["no room"])
         folder = as_killed(tmp_path / "first", tmp_path / "killed")
         await called_off(asking)
@@ -75,10 +75,10 @@ async def test_a_kill_while_there_is_no_room_charges_nothing(tmp_path: Path, ser
 async def test_an_adopted_batch_that_is_not_there_any_more(tmp_path: Path, service: OddService) -> None:
     folder = await killed_waiting(tmp_path, service)
     service.made.clear()
-    async with at_work(folder, teacher_config(service)) as payer:
-        first = await ask_all(payer, TEXTS[:1])
+    async with at_work(folder, teacher_config(service)) as recorded:
+        first = await ask_all(recorded, TEXTS[:1])
         assert isinstance(first[0], RunStopped) and "--give-up" in str(first[0])
-        later = await ask_all(payer, TEXTS)  # and whoever comes later does not wait for ever, and does not pay twice
+        later = await ask_all(recorded, TEXTS)  # and whoever comes later does not wait for ever, and does not pay twice
         assert {type(one) for one in later} == {RunStopped}
     assert sum(calls(folder).values()) == len(TEXTS) == batched(folder)
 
@@ -92,12 +92,12 @@ async def test_what_nobody_asks_for_is_charged_what_it_cost_and_kept(tmp_path: P
         ),
         well,
     ]
-    async with at_work(folder, teacher_config(service)) as payer:
-        assert await ask(payer, TEXTS[0]) == TEXTS[0]
+    async with at_work(folder, teacher_config(service)) as recorded:
+        assert await ask(recorded, TEXTS[0]) == TEXTS[0]
     assert calls(folder) == {("ok", COST): 1, ("unused", COST): 4, ("unused", 0): 1}
-    async with at_work(folder, teacher_config(service)) as payer:
-        assert await ask_all(payer, TEXTS) == TEXTS
-        assert payer.books.budget.spent == 6 * COST
+    async with at_work(folder, teacher_config(service)) as recorded:
+        assert await ask_all(recorded, TEXTS) == TEXTS
+        assert recorded.recorder.budget.spent == 6 * COST
     assert calls(folder) == {("ok", COST): 6, ("http 500", 0): 1} and list(map(len, service.sent)) == [6, 1]
 
 
@@ -105,9 +105,9 @@ async def test_what_nobody_asks_for_is_charged_what_it_cost_and_kept(tmp_path: P
 async def test_what_is_missing_and_nobody_asks_for_stays_charged(tmp_path: Path, service: OddService) -> None:
     folder = await killed_waiting(tmp_path, service)
     service.answers = [lambda lines: (well(lines[:4])[0], None), well]
-    async with at_work(folder, teacher_config(service)) as payer:
-        assert await ask(payer, TEXTS[0]) == TEXTS[0]
-        assert await ask(payer, TEXTS[5]) == TEXTS[5], "its batch has ended without it: it goes again"
+    async with at_work(folder, teacher_config(service)) as recorded:
+        assert await ask(recorded, TEXTS[0]) == TEXTS[0]
+        assert await ask(recorded, TEXTS[5]) == TEXTS[5], "its batch has ended without it: it goes again"
     assert calls(folder)["ok", COST] == 2
     assert sorted(how for how, _ in calls(folder)) == ["lost", "ok", "unused"] and calls(folder).total() == 7
 
@@ -115,9 +115,9 @@ async def test_what_is_missing_and_nobody_asks_for_stays_charged(tmp_path: Path,
 @pytest.mark.slow
 async def test_a_cap_counts_what_waits_in_a_batch(tmp_path: Path, service: OddService) -> None:
     folder = await killed_waiting(tmp_path, service)
-    async with at_work(folder, teacher_config(service), Caps(max_calls=len(TEXTS))) as payer:
-        assert await ask_all(payer, TEXTS) == TEXTS
-        assert type((await ask_all(payer, ["one more"]))[0]).__name__ == "CapReached"
+    async with at_work(folder, teacher_config(service), Caps(max_calls=len(TEXTS))) as recorded:
+        assert await ask_all(recorded, TEXTS) == TEXTS
+        assert type((await ask_all(recorded, ["one more"]))[0]).__name__ == "CapReached"
     assert len(service.sent) == 1
 
 
@@ -143,7 +143,7 @@ async def test_another_mode_or_place_is_refused_while_calls_wait(tmp_path: Path,
 async def test_tries_end_though_every_start_goes_on(tmp_path: Path, service: OddService) -> None:
     service.status = ["expired"]
     service.answers = [lambda lines: (None, written(*(spared(str(one["custom_id"])) for one in lines)))]
-    async with at_work(tmp_path, teacher_config(service, retries=1)) as payer:
+    async with at_work(tmp_path, teacher_config(service, retries=1)) as recorded:
         with pytest.raises(NoAnswer, match="expired"):
-            await ask(payer, "q")
+            await ask(recorded, "q")
     assert len(service.sent) == 2 and not calls(tmp_path)

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from refed_dspy.cli.batches import add_to
 from refed_dspy.ledger.batches import begun, ended, named
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.ledger.spending import open_accounts, spent
+from refed_dspy.ledger.spending import begin_start, spent
 from refed_dspy.ledger.statements import Key, reserved
 
 
@@ -62,7 +62,7 @@ def test_the_same_for_scripts(app: typer.Typer, folder: Path) -> None:
 def test_giving_up_keeps_the_charge(app: typer.Typer, folder: Path) -> None:
     assert said(app, str(folder), "--give-up") == (0, "2 given up: 3 calls stay charged in full\n")
     with Ledger.create(folder) as ledger:
-        open_accounts(ledger)
+        begin_start(ledger)
         assert spent(ledger).cost == 400
         assert ledger.db.execute("SELECT count(*) FROM batched").fetchone() == (0,)
     assert [row["state"] for row in json.loads(said(app, str(folder), "--json")[1])] == [

@@ -94,9 +94,9 @@ async def test_what_becomes_of_a_request(tmp_path: Path, service: OddService) ->
         return written(*(said for one in lines if (said := FATES[asked(one)][0](one)) is not None)), None
 
     service.answers = [by_fate, well]
-    async with at_work(tmp_path, teacher_config(service, malformed_retries=0)) as payer:
-        said = dict(zip(FATES, await ask_all(payer, list(FATES)), strict=True))
-        assert payer.books.budget.in_flight == payer.books.budget.reserved == 0
+    async with at_work(tmp_path, teacher_config(service, malformed_retries=0)) as recorded:
+        said = dict(zip(FATES, await ask_all(recorded, list(FATES)), strict=True))
+        assert recorded.recorder.budget.in_flight == recorded.recorder.budget.reserved == 0
     with Ledger.read(tmp_path) as ledger:
         rows = ledger.db.execute("SELECT item, outcome, cost, reserved FROM calls ORDER BY id").fetchall()
     for name, (_, ends, taken) in FATES.items():
@@ -111,8 +111,8 @@ async def test_a_malformed_answer_is_paid_for_and_asked_again(tmp_path: Path, se
     bad = {**body("q")}
     bad["choices"] = [{**bad["choices"][0], "message": {"role": "assistant", "content": "no JSON"}}]
     service.answers = once(odd(bad))
-    async with at_work(tmp_path, teacher_config(service)) as payer:
-        assert await ask(payer, "q") == "q"
+    async with at_work(tmp_path, teacher_config(service)) as recorded:
+        assert await ask(recorded, "q") == "q"
     assert calls(tmp_path) == {("malformed", COST): 1, ("ok", COST): 1}
 
 
@@ -126,17 +126,17 @@ async def test_lines_of_others_and_twice_the_same_change_nothing(tmp_path: Path,
         return written(*strange, *own, *again, b"", b"null", b"[" * 200_000), written(*again)
 
     service.answers = [odd_lines]
-    async with at_work(tmp_path, teacher_config(service)) as payer:
-        assert await ask_all(payer, ["a", "b"]) == ["a\u2028\u2029\x85 end", "b\u2028\u2029\x85 end"]
+    async with at_work(tmp_path, teacher_config(service)) as recorded:
+        assert await ask_all(recorded, ["a", "b"]) == ["a\u2028\u2029\x85 end", "b\u2028\u2029\x85 end"]
     assert calls(tmp_path) == {("ok", COST): 2}
 
 
 @pytest.mark.slow
 async def test_tries_have_an_end(tmp_path: Path, service: OddService) -> None:
     service.answers = once(with_status(500))[:1]
-    async with at_work(tmp_path, teacher_config(service, retries=2)) as payer:
+    async with at_work(tmp_path, teacher_config(service, retries=2)) as recorded:
         with pytest.raises(NoAnswer):
-            await ask(payer, "q")
+            await ask(recorded, "q")
     assert len(service.sent) == 3 and calls(tmp_path) == {("http 500", 0): 3}
 
 
@@ -153,9 +153,9 @@ async def test_what_an_expired_batch_did_not_come_to_goes_again_and_costs_nothin
 
     service.status, service.answers = ["expired", "cancelled", "completed"], [half, half, well]
     texts = [f"q{n}" for n in range(8)]
-    async with at_work(tmp_path, teacher_config(service)) as payer:
-        assert await ask_all(payer, texts) == texts
-        assert payer.books.budget.calls == 8
+    async with at_work(tmp_path, teacher_config(service)) as recorded:
+        assert await ask_all(recorded, texts) == texts
+        assert recorded.recorder.budget.calls == 8
     assert [len(lines) for lines in service.sent] == [8, 4, 2] and calls(tmp_path) == {("ok", COST): 8}
     assert states(tmp_path) == ["expired", "cancelled", "completed"]
 
@@ -166,8 +166,8 @@ async def test_what_is_garbled_in_an_expired_batch_may_have_been_billed(tmp_path
         return b'{"custom_id": "call-\n', written(*(spared(str(one["custom_id"])) for one in lines[1:]))
 
     service.status, service.answers = ["expired", "completed"], [half, well]
-    async with at_work(tmp_path, teacher_config(service)) as payer:
-        assert await ask_all(payer, ["a", "b", "c"]) == ["a", "b", "c"]
+    async with at_work(tmp_path, teacher_config(service)) as recorded:
+        assert await ask_all(recorded, ["a", "b", "c"]) == ["a", "b", "c"]
     paid = calls(tmp_path)
     assert paid["ok", COST] == 3 and sum(paid.values()) == 4, "one of them was answered, and its line cannot be read"
 
@@ -178,11 +178,11 @@ async def test_a_batch_that_fails_whole_is_one_line_and_costs_nothing(tmp_path: 
         ["failed"],
         [[{"code": "invalid", "message": "the model\nis not there", "line": 2}]],
     )
-    async with at_work(tmp_path, teacher_config(service)) as payer:
-        said = await ask_all(payer, ["a", "b"])
+    async with at_work(tmp_path, teacher_config(service)) as recorded:
+        said = await ask_all(recorded, ["a", "b"])
         assert {type(one) for one in said} == {TeacherError}
         assert "the model is not there (line 2)" in str(said[0]) and "\n" not in str(said[0])
-        assert payer.books.budget.calls == payer.books.budget.in_flight == 0
+        assert recorded.recorder.budget.calls == recorded.recorder.budget.in_flight == 0
     assert not calls(tmp_path) and batched(tmp_path) == 0 and states(tmp_path) == ["failed"]
 
 
@@ -197,8 +197,8 @@ async def test_a_full_queue_takes_smaller_batches_one_after_another(tmp_path: Pa
 
     service.hooks["create"] = [None, *[count] * 9]
     texts = [f"q{n}" for n in range(44)]
-    async with at_work(tmp_path, teacher_config(service, batch={"quiet": 0.02, "poll": 0.01})) as payer:
-        assert await ask_all(payer, texts) == texts
+    async with at_work(tmp_path, teacher_config(service, batch={"quiet": 0.02, "poll": 0.01})) as recorded:
+        assert await ask_all(recorded, texts) == texts
     assert max(map(len, service.sent)) <= 22 and set(open_at_once) == {0} and service.repeated == 0
     assert calls(tmp_path) == {("ok", COST): 44}
 
@@ -207,9 +207,9 @@ async def test_a_full_queue_takes_smaller_batches_one_after_another(tmp_path: Pa
 async def test_a_limit_of_requests_is_not_raised_by_a_full_queue(tmp_path: Path, service: OddService) -> None:
     service.status, service.errors = ["failed", "completed"], [FULL, None]
     config = teacher_config(service, batch={"quiet": 0.02, "poll": 0.005, "requests": 3})
-    async with at_work(tmp_path, config) as payer:
+    async with at_work(tmp_path, config) as recorded:
         for texts in ([f"q{n}" for n in range(6)], [f"later {n}" for n in range(8)]):
-            assert await ask_all(payer, texts) == texts
+            assert await ask_all(recorded, texts) == texts
     assert max(map(len, service.sent)) <= 3
 
 
@@ -227,8 +227,8 @@ async def test_a_file_that_is_named_late_is_waited_for(tmp_path: Path, service: 
         batch["output_file_id"] = hidden["name"]
 
     service.hooks["look"] = [hide, None, show]
-    async with at_work(tmp_path, teacher_config(service)) as payer:
-        assert await ask(payer, "q") == "q"
+    async with at_work(tmp_path, teacher_config(service)) as recorded:
+        assert await ask(recorded, "q") == "q"
     assert calls(tmp_path) == {("ok", COST): 1}
 
 
@@ -237,6 +237,6 @@ async def test_a_completed_batch_without_any_file_is_not_waited_for_for_ever(
     tmp_path: Path, service: OddService
 ) -> None:
     service.answers = [lambda lines: (None, None), well]
-    async with at_work(tmp_path, teacher_config(service)) as payer:
-        assert await ask(payer, "q") == "q"
+    async with at_work(tmp_path, teacher_config(service)) as recorded:
+        assert await ask(recorded, "q") == "q"
     assert [how for how, _ in calls(tmp_path)].count("no answer") == 1

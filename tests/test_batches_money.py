@@ -20,7 +20,7 @@ from refed_dspy.ledger.batches import begun, left_batches, named, unused
 from refed_dspy.ledger.budget import Caps
 from refed_dspy.ledger.candidates import trials, tried
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.ledger.recorder import RunBooks
+from refed_dspy.ledger.recorder import RunRecorder
 from refed_dspy.ledger.spending import spent
 from refed_dspy.ledger.statements import Answer, Key, answered, reserved
 from refed_dspy.ledger.summary import run_status
@@ -31,19 +31,19 @@ from refed_dspy.programs.saved import MANIFEST
 from refed_dspy.records import PICO, Call, Rates
 from refed_dspy.runs.estimate import Estimate
 from refed_dspy.runs.forecast import Forecast, forecast
-from refed_dspy.runs.playout import JUDGE, Shares
-from refed_dspy.runs.spec import Parts, begin_or_continue
+from refed_dspy.runs.playout import JUDGE, StageShares
+from refed_dspy.runs.spec import RunSpec, begin_or_continue
 from refed_dspy.runs.synthesize import prepare
-from refed_dspy.teachers.by_stage import open_staff, stages_of
-from refed_dspy.teachers.caps import Limits, lasting
-from refed_dspy.teachers.pool import Member, MemberPay, Pool
+from refed_dspy.teachers.by_stage import open_teachers, stages_of
+from refed_dspy.teachers.caps import CapSettings, lasting_caps
+from refed_dspy.teachers.pool import Pool, PooledTeacher, PoolMember
 from refed_dspy.teachers.recorded import Progress
-from refed_dspy.teachers.row_jobs import Job, at_work
+from refed_dspy.teachers.row_jobs import RowJob, row_job
 from tests.compiling import SMALL
 from tests.writing import Writer, fake_lm, references
 
 NOWHERE = "http://127.0.0.1:9/v1"
-NO_LIMITS = Limits(max_cost=None, max_calls=None, max_minutes=None)
+NO_LIMITS = CapSettings(max_cost=None, max_calls=None, max_minutes=None)
 PRICE = {"prompt": 1.0, "completion": 2.0}
 WORST = PICO
 """What a call in a batch is charged while it waits: a dollar."""
@@ -72,9 +72,9 @@ def waiting(ledger: Ledger, address: str = NOWHERE, calls: int = 1, stage: str =
 def test_caps_stay_though_nothing_was_answered_yet(tmp_path: Path) -> None:
     with Ledger.create(tmp_path) as ledger:
         ledger.set_meta(max_cost=3.0, max_calls=None, max_minutes=None)
-        assert lasting(ledger, NO_LIMITS)["max_cost"] is None, "a start that came to nothing binds none"
+        assert lasting_caps(ledger, NO_LIMITS)["max_cost"] is None, "a start that came to nothing binds none"
         waiting(ledger)
-        assert lasting(ledger, NO_LIMITS)["max_cost"] == 3.0
+        assert lasting_caps(ledger, NO_LIMITS)["max_cost"] == 3.0
 
 
 def test_a_run_whose_first_batch_is_under_way_is_no_other(tmp_path: Path) -> None:
@@ -90,13 +90,13 @@ def test_a_run_whose_first_batch_is_under_way_is_no_other(tmp_path: Path) -> Non
 
 async def test_work_over_rows_whose_first_batch_is_under_way_is_no_other(tmp_path: Path) -> None:
     models = {"teacher": open_teacher(config())}
-    job = Job("testing", {"data": "d"}, models, NO_LIMITS, rows=6, again="again")
-    async with at_work(tmp_path, job):
+    job = RowJob("testing", {"data": "d"}, models, NO_LIMITS, rows=6, again="again")
+    async with row_job(tmp_path, job):
         pass
     with Ledger.create(tmp_path) as ledger:
         waiting(ledger)
     with pytest.raises(RunDirError, match="holds another testing: data was d, is e"):
-        async with at_work(tmp_path, replace(job, identity={"data": "e"})):
+        async with row_job(tmp_path, replace(job, identity={"data": "e"})):
             pass
 
 
@@ -166,7 +166,7 @@ def test_a_judge_is_foreseen_at_its_own_price(
 ) -> None:
     with Ledger.create(tmp_path) as ledger:
         ledger.set_meta(rates=[1, 1, 1, 4], judge=judge, identity={"program": {"response_generation": "x"}})
-        shares = Shares.read(ledger, None, None, given)
+        shares = StageShares.read(ledger, None, None, given)
         assert shares.of_rates(JUDGE) == rates and shares.priced is (rates is not None)
 
 
@@ -194,16 +194,18 @@ async def test_what_the_run_itself_has_comes_before_what_another_lends(tmp_path:
     lms = [open_teacher(fake_lm(Writer())) for _ in range(2)]
     lms = [replace(one, identity={"model": name}, model=name) for one, name in zip(lms, ("a", "b"), strict=True)]
     with Ledger.create(tmp_path / "own") as own, Ledger.create(tmp_path / "lender") as lender:
-        key_of = [MemberPay(own, RunBooks(own, Caps(), spent(own)), one, Progress(0)).key for one in lms]
+        key_of = [PooledTeacher(own, RunRecorder(own, Caps(), spent(own)), one, Progress(0)).key for one in lms]
         lender.commit(answered(Answer(key_of[0](question), '{"answer": "lent"}', "there"), []))
         own.commit(answered(Answer(key_of[1](question), '{"answer": "own"}', "here"), []))
-        books = RunBooks(own, Caps(), spent(own))
-        payers = [MemberPay(own, books, one, Progress(0), reuse=lender) for one in lms]
-        assert (await Pool([(Member(payer, set(), lambda: 0.0), 1.0) for payer in payers])(question)).answer == "own"
+        recorder = RunRecorder(own, Caps(), spent(own))
+        recorded_teachers = [PooledTeacher(own, recorder, one, Progress(0), reuse=lender) for one in lms]
+        assert (
+            await Pool([(PoolMember(recorded, set(), lambda: 0.0), 1.0) for recorded in recorded_teachers])(question)
+        ).answer == "own"
         assert own.db.execute("SELECT count(*) FROM answers").fetchone() == (1,), "one stage, one answer"
-        alone = Pool([(Member(payers[0], set(), lambda: 0.0), 1.0)])
+        alone = Pool([(PoolMember(recorded_teachers[0], set(), lambda: 0.0), 1.0)])
         assert (await alone(question)).answer == "lent", "what it has not it is lent"
-        books.group.close()
+        recorder.group.close()
 
 
 # --- who waits for whom
@@ -213,7 +215,7 @@ WARM, PLAIN = config(mode="interactive", price=CHEAPER), config(mode="interactiv
 BATCH = config(model="sim/batch", price=CHEAPER)
 
 
-def parts_of(**given: Any) -> Parts:
+def parts_of(**given: Any) -> RunSpec:
     return prepare(None, references(3), run_dir="nowhere", **given)[0]
 
 
@@ -269,8 +271,8 @@ def test_a_run_that_is_complete_tells_of_what_waits(
 
 async def test_a_preview_waits_for_no_batch(server: SimulatedTeacher) -> None:
     program = refed_dspy.ReferenceLevelFeedback()
-    staff = open_staff(config(server.base_url, max_tokens=2048), None, stages_of(program))
-    await one_sample(program, refed_dspy.Reference(**references(1)[0]), staff)
+    by_stage = open_teachers(config(server.base_url, max_tokens=2048), None, stages_of(program))
+    await one_sample(program, refed_dspy.Reference(**references(1)[0]), by_stage)
     assert server.stats()["requests"] == 5 and server.stats()["batches"] == 0
 
 

@@ -104,10 +104,10 @@ async def test_while_a_part_is_handed_over(tmp_path: Path, service: OddService) 
     """The second of two batches is awaited while the first is done."""
     service.hooks["look"] = [None]
     folder = tmp_path / "first"
-    async with at_work(folder, teacher_config(service)) as payer:
-        assert await ask_all(payer, TEXTS[:2]) == TEXTS[:2]
+    async with at_work(folder, teacher_config(service)) as recorded:
+        assert await ask_all(recorded, TEXTS[:2]) == TEXTS[:2]
         service.ready = False
-        asking = asyncio.ensure_future(ask_all(payer, TEXTS[2:]))
+        asking = asyncio.ensure_future(ask_all(recorded, TEXTS[2:]))
         looks = service.calls["look"]
         await until(lambda: service.calls["look"] > looks)
         killed = as_killed(folder, tmp_path / "killed")
@@ -129,8 +129,8 @@ async def test_an_orderly_stop_is_no_worse_than_a_kill(tmp_path: Path, service: 
 async def test_killed_again_and_again(tmp_path: Path, service: OddService) -> None:
     service.ready, folder = False, tmp_path / "0"
     for n in range(4):
-        async with at_work(folder, teacher_config(service)) as payer:
-            asking = asyncio.ensure_future(ask_all(payer, TEXTS))
+        async with at_work(folder, teacher_config(service)) as recorded:
+            asking = asyncio.ensure_future(ask_all(recorded, TEXTS))
             service.calls.clear()
             await until(lambda: service.calls["look"] >= 2)
             folder = as_killed(folder, tmp_path / str(n + 1))

@@ -18,22 +18,22 @@ from dspy.utils.exceptions import LMAuthError
 from refed_dspy import TeacherConfig
 from refed_dspy.cli.batches import given_up_line
 from refed_dspy.errors import RunStopped
+from refed_dspy.ledger.attempt import Attempt
 from refed_dspy.ledger.batches import all_batches, begun, given_up, left_batches, named
 from refed_dspy.ledger.budget import Caps
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.ledger.recorder import RunBooks, UnitBooks
-from refed_dspy.ledger.recording import Attempt
-from refed_dspy.ledger.spending import open_accounts, seconds_at_work, spent
+from refed_dspy.ledger.recorder import CallRecorder, RunRecorder
+from refed_dspy.ledger.spending import begin_start, seconds_at_work, spent
 from refed_dspy.ledger.statements import Answer, Key, answered, reserved
 from refed_dspy.programs.asking import Question
 from refed_dspy.programs.lm_errors import BatchOutOfReach, NotReached
 from refed_dspy.records import Call
 from refed_dspy.teachers import open_teacher
-from refed_dspy.teachers.batch.request import Seat
+from refed_dspy.teachers.batch.request import PendingRequest
 from refed_dspy.teachers.batch.service import BatchService
-from refed_dspy.teachers.batch.tracker import Courier
-from refed_dspy.teachers.pool import MemberPay, Pool, members_of
-from refed_dspy.teachers.recorded import Manner, PayOnce, Progress
+from refed_dspy.teachers.batch.tracker import BatchTracker
+from refed_dspy.teachers.pool import Pool, PooledTeacher, members_of
+from refed_dspy.teachers.recorded import CallPolicy, Progress, RecordedTeacher
 from refed_dspy.teachers.route import resolve
 from tests.conftest import KEY, KEY_VARIABLE
 from tests.odd_batches import (
@@ -75,8 +75,8 @@ async def test_two_engines_of_one_model_leave_each_others_batches_alone(tmp_path
     """The second begins while the first one's batch is being made, and is not there yet."""
     service.ready = False
     judge = open_teacher(teacher_config(service, temperature=0.0))
-    async with at_work(tmp_path / "run", teacher_config(service)) as payer, judge.running() as lm:
-        beside = PayOnce(payer.ledger, payer.books, judge, Progress(0))
+    async with at_work(tmp_path / "run", teacher_config(service)) as recorded, judge.running() as lm:
+        beside = RecordedTeacher(recorded.ledger, recorded.recorder, judge, Progress(0))
         asking: list[asyncio.Future[str]] = []
 
         async def judged() -> str:
@@ -88,7 +88,7 @@ async def test_two_engines_of_one_model_leave_each_others_batches_alone(tmp_path
             return refused(503, "busy")
 
         service.hooks["create"] = [begin]
-        asking.append(asyncio.ensure_future(ask(payer, "a")))
+        asking.append(asyncio.ensure_future(ask(recorded, "a")))
         await until(lambda: len(service.made) == 2 and service.calls["look"] > 2)
         killed = as_killed(tmp_path / "run", tmp_path / "killed")
         assert batched(killed) == 2 and calls(killed).total() == 2, "neither is forgotten"
@@ -103,12 +103,14 @@ async def test_two_engines_of_one_model_leave_each_others_batches_alone(tmp_path
 async def test_the_first_to_leave_does_not_take_the_others_batch_along(tmp_path: Path, service: OddService) -> None:
     service.ready = False
     judge = open_teacher(teacher_config(service, temperature=0.0))
-    async with at_work(tmp_path, teacher_config(service)) as payer:
+    async with at_work(tmp_path, teacher_config(service)) as recorded:
         async with judge.running() as lm:
             with dspy.context(lm=lm):
-                asking = asyncio.ensure_future(ask(PayOnce(payer.ledger, payer.books, judge, Progress(0)), "b"))
+                asking = asyncio.ensure_future(
+                    ask(RecordedTeacher(recorded.ledger, recorded.recorder, judge, Progress(0)), "b")
+                )
             await until(lambda: service.calls["look"])
-            waiting = asyncio.ensure_future(ask(payer, "a"))
+            waiting = asyncio.ensure_future(ask(recorded, "a"))
             await until(lambda: len(service.made) == 2)
             asking.cancel()
             await asyncio.gather(asking, return_exceptions=True)
@@ -120,8 +122,8 @@ async def test_the_first_to_leave_does_not_take_the_others_batch_along(tmp_path:
 
 async def test_the_end_of_a_batch_is_not_that_of_the_next_one_with_the_same_calls(tmp_path: Path) -> None:
     with Ledger.create(tmp_path) as ledger:
-        run = RunBooks(ledger, Caps(), spent(ledger))
-        unit = UnitBooks(run, Key("stage", "q", 0, "p", "i", "digest"), 0, 1)
+        run = RunRecorder(ledger, Caps(), spent(ledger))
+        unit = CallRecorder(run, Key("stage", "q", 0, "p", "i", "digest"), 0, 1)
         number = await unit.reserve(Attempt("m", "there", 5, batched=True))
         first = run.batches.begin("there", "m", "n1", [number])
         run.batches.ended(first, "no room", [number])
@@ -146,10 +148,12 @@ class Two:
 
     async def ask(self, texts: Sequence[str]) -> list[Any]:
         with Ledger.create(self.folder) as ledger:
-            open_accounts(ledger)
-            run = RunBooks(ledger, Caps(), spent(ledger))
-            payers = {id(one): MemberPay(ledger, run, one, Progress(0), Manner()) for one in self.teachers}
-            members = members_of(payers, time.monotonic)
+            begin_start(ledger)
+            run = RunRecorder(ledger, Caps(), spent(ledger))
+            recorded_teachers = {
+                id(one): PooledTeacher(ledger, run, one, Progress(0), CallPolicy()) for one in self.teachers
+            }
+            members = members_of(recorded_teachers, time.monotonic)
             pool = Pool([(members[id(one)], weight) for one, weight in zip(self.teachers, (1e9, 1e-9), strict=True)])
             async with self.teachers[0].running() as one, self.teachers[1].running() as two:
                 for teacher, lm in zip(self.teachers, (one, two), strict=True):
@@ -237,15 +241,17 @@ async def test_what_an_earlier_start_sent_is_waited_for_where_the_endpoint_is_aw
         config = teacher_config(service).model_copy(update={"api_base": "http://127.0.0.1:9/v1"})
         key = Key("stage", "q", 0, "p", "i", "digest")
         ledger.commit([*reserved(1, key, "odd/m", "there", 5), *begun(1, "n", "there", "odd/m", [1]), *named(1, "b")])
-        run = RunBooks(ledger, Caps(), spent(ledger))
-        courier = Courier(config.batch, BatchService(config, resolve(config), 0.3), run.batches, ("there", "odd/m"))
-        seat = Seat(1, held=True)
-        courier.expect(seat)
+        run = RunRecorder(ledger, Caps(), spent(ledger))
+        tracker = BatchTracker(
+            config.batch, BatchService(config, resolve(config), 0.3), run.batches, ("there", "odd/m")
+        )
+        pending = PendingRequest(1, held=True)
+        tracker.expect(pending)
         asked = time.monotonic()
         with pytest.raises(BatchOutOfReach):
-            await seat.answer
+            await pending.answer
         assert time.monotonic() - asked >= 0.2
-        await courier.aclose()
+        await tracker.aclose()
 
 
 # --- the books
@@ -264,8 +270,8 @@ def test_time_between_two_starts_is_not_time_at_work(tmp_path: Path) -> None:
 
 async def test_a_call_that_was_held_at_no_price_is_no_alarm(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with Ledger.create(tmp_path) as ledger:
-        run = RunBooks(ledger, Caps(), spent(ledger))
-        unit = UnitBooks(run, Key("stage", "q", 0, "p", "i", "digest"), 0, 1)
+        run = RunRecorder(ledger, Caps(), spent(ledger))
+        unit = CallRecorder(run, Key("stage", "q", 0, "p", "i", "digest"), 0, 1)
         for worst, alarms in ((None, 0), (3, 1)):
             number = await unit.reserve(Attempt("m", "there", worst))
             unit.report(Call("m", "there", "ok", 0.1, 1, 0, 1, 5, number))
@@ -288,13 +294,13 @@ async def test_a_batch_that_is_cancelled_twice_ends_the_run(tmp_path: Path, serv
         return None, written(*(spared(str(one["custom_id"]), "batch_cancelled") for one in lines))
 
     service.status, service.answers = ["cancelled", "cancelled", "completed"], [none, none, well]
-    async with at_work(tmp_path, teacher_config(service, retries=5)) as payer:
-        said = await ask_all(payer, ["a", "b"])
+    async with at_work(tmp_path, teacher_config(service, retries=5)) as recorded:
+        said = await ask_all(recorded, ["a", "b"])
         assert {type(one) for one in said} == {RunStopped} and "cancelled" in str(said[0])
-        assert payer.books.budget.in_flight == payer.books.budget.calls == 0
+        assert recorded.recorder.budget.in_flight == recorded.recorder.budget.calls == 0
     assert states(tmp_path) == ["cancelled"] * 2 and not calls(tmp_path)
-    async with at_work(tmp_path, teacher_config(service)) as payer:
-        assert await ask_all(payer, ["a", "b"]) == ["a", "b"]
+    async with at_work(tmp_path, teacher_config(service)) as recorded:
+        assert await ask_all(recorded, ["a", "b"]) == ["a", "b"]
 
 
 # --- what is given up
@@ -307,8 +313,8 @@ async def test_answers_that_have_come_are_not_given_up(tmp_path: Path, service: 
         as_killed(tmp_path / "first", folder)
 
     service.hooks["download"] = [kill]
-    async with at_work(tmp_path / "first", teacher_config(service)) as payer:
-        assert await ask_all(payer, texts) == texts
+    async with at_work(tmp_path / "first", teacher_config(service)) as recorded:
+        assert await ask_all(recorded, texts) == texts
     with Ledger.create(folder) as ledger:  # as if the kill had come after the first half of the file
         answers = [(json.dumps({"status": 200, "body": body(text)}), n) for n, text in enumerate(texts[:2], 1)]
         ledger.commit([("UPDATE batched SET answer=? WHERE call=?", one) for one in answers])
@@ -318,15 +324,15 @@ async def test_answers_that_have_come_are_not_given_up(tmp_path: Path, service: 
         ledger.commit(given_up(batch["id"] for batch in left))
         assert not left_batches(ledger) and spent(ledger).cost == before
     service.sent.clear()
-    async with at_work(folder, teacher_config(service)) as payer:
-        assert await ask_all(payer, texts) == texts
+    async with at_work(folder, teacher_config(service)) as recorded:
+        assert await ask_all(recorded, texts) == texts
     assert [len(lines) for lines in service.sent] == [2], "only what had not come is asked again"
     assert calls(folder)["ok", COST] == 4 and [how for how, _ in calls(folder)].count("lost") == 1
 
 
 async def test_a_batch_that_ended_keeps_the_word_for_how(tmp_path: Path, service: OddService) -> None:
-    async with at_work(tmp_path, teacher_config(service)) as payer:
-        assert await ask(payer, "a") == "a"
+    async with at_work(tmp_path, teacher_config(service)) as recorded:
+        assert await ask(recorded, "a") == "a"
     with Ledger.create(tmp_path) as ledger:
         ledger.commit(given_up(batch["id"] for batch in all_batches(ledger)))
     assert states(tmp_path) == ["completed"] and calls(tmp_path) == {("ok", COST): 1}

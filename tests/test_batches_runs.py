@@ -78,10 +78,10 @@ async def test_a_service_that_is_away_as_the_next_run_begins_is_waited_for(tmp_p
     service = OddService()
     async with service.open():
         teacher = open_teacher(teacher_config(service, retries=8))
-        async with at_work(tmp_path / "one", teacher) as payer:
-            assert await ask(payer, "a") == "a"
-    async with at_work(tmp_path / "two", teacher) as payer:
-        asking = asyncio.ensure_future(ask(payer, "b"))
+        async with at_work(tmp_path / "one", teacher) as recorded:
+            assert await ask(recorded, "a") == "a"
+    async with at_work(tmp_path / "two", teacher) as recorded:
+        asking = asyncio.ensure_future(ask(recorded, "b"))
         await asyncio.sleep(0.5)
         assert not asking.done()
         async with service.open(service.port):
@@ -146,9 +146,9 @@ def test_stragglers_are_asked_by_themselves_at_their_own_price(tmp_path: Path, s
 
 async def test_a_straggler_holds_no_money_in_a_batch(tmp_path: Path, server: SimulatedTeacher) -> None:
     config = simulated(server, mode="mixed", batch={"quiet": 0.02, "poll": 0.02, "stragglers": 6})
-    async with at_work(tmp_path, config) as payer:
-        assert await ask(payer, "q")
-        budget, stats = payer.books.budget, server.stats()
+    async with at_work(tmp_path, config) as recorded:
+        assert await ask(recorded, "q")
+        budget, stats = recorded.recorder.budget, server.stats()
         assert (budget.in_flight, budget.reserved, budget.calls) == (0, 0, 1)
     assert (stats["batches"], stats["requests"]) == (0, 1) and batched(tmp_path) == 0
     paid = stats["billed_prompt_tokens"] * 150_000 + stats["billed_completion_tokens"] * 600_000

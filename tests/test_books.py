@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 
 from refed_dspy.errors import CapReached, RunStopped
+from refed_dspy.ledger.attempt import Attempt
 from refed_dspy.ledger.budget import Caps
 from refed_dspy.ledger.group_commit import GroupCommit
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.ledger.recorder import RunBooks, UnitBooks
-from refed_dspy.ledger.recording import Attempt
+from refed_dspy.ledger.recorder import CallRecorder, RunRecorder
 from refed_dspy.ledger.spending import Spent, spent
-from refed_dspy.ledger.statements import Answer, Key, Statement, answered, booked
+from refed_dspy.ledger.statements import Answer, Key, Statement, answered, settled
 from refed_dspy.records import Call
 
 KEY = Key("response_generation", "1", 0, "prompt", "inputs", "digest")
@@ -49,8 +49,8 @@ def noted(folder: Path) -> set[str]:
         return {name for (name,) in ledger.db.execute("SELECT name FROM meta")}
 
 
-def unit(run: RunBooks) -> UnitBooks:
-    return UnitBooks(run, KEY, rank=0, seed=1)
+def unit(run: RunRecorder) -> CallRecorder:
+    return CallRecorder(run, KEY, rank=0, seed=1)
 
 
 def attempt(worst: int | None = 100) -> Attempt:
@@ -118,9 +118,9 @@ async def test_closing_tells_of_a_failure_that_nobody_was_told_of(tmp_path: Path
 
 async def test_closing_writes_what_is_left(tmp_path: Path) -> None:
     with Ledger.create(tmp_path) as ledger:
-        books = RunBooks(ledger, Caps(), NOTHING)
-        with pytest.raises(KeyError), books.closing():
-            books.group.post(note("left"))
+        recorder = RunRecorder(ledger, Caps(), NOTHING)
+        with pytest.raises(KeyError), recorder.closing():
+            recorder.group.post(note("left"))
             raise KeyError
     assert noted(tmp_path) == {"left"}
 
@@ -151,19 +151,19 @@ async def test_a_commit_of_nothing_returns(tmp_path: Path) -> None:
 
 async def test_the_worst_case_is_on_disk_before_a_call_may_be_sent(tmp_path: Path) -> None:
     with Ledger.create(tmp_path) as ledger:
-        number = await unit(RunBooks(ledger, Caps(), NOTHING)).reserve(attempt(100))
+        number = await unit(RunRecorder(ledger, Caps(), NOTHING)).reserve(attempt(100))
         assert rows(tmp_path) == [(number, "sent", 100, 100)]
 
 
 async def test_a_settled_call_is_charged_its_cost_together_with_its_answer(tmp_path: Path) -> None:
     with Ledger.create(tmp_path) as ledger:
-        run = RunBooks(ledger, Caps(), NOTHING)
-        books = unit(run)
-        number = await books.reserve(attempt(100))
-        books.report(call(number, cost=30))
+        run = RunRecorder(ledger, Caps(), NOTHING)
+        recorder = unit(run)
+        number = await recorder.reserve(attempt(100))
+        recorder.report(call(number, cost=30))
         assert (run.budget.spent, run.budget.reserved) == (30, 0)
         assert rows(tmp_path) == [(number, "sent", 100, 100)], "a good call waits for its answer"
-        await run.group.commit(answered(Answer(KEY, "{}", "endpoint"), books.take()))
+        await run.group.commit(answered(Answer(KEY, "{}", "endpoint"), recorder.take()))
         assert rows(tmp_path) == [(number, "ok", 100, 30)]
         tokens = "SELECT prompt_tokens, cached_tokens, completion_tokens, seconds FROM calls"
         assert ledger.db.execute(tokens).fetchone() == (10, 0, 5, 0.5)
@@ -171,51 +171,51 @@ async def test_a_settled_call_is_charged_its_cost_together_with_its_answer(tmp_p
 
 async def test_a_failed_call_is_written_without_an_answer_to_wait_for(tmp_path: Path) -> None:
     with Ledger.create(tmp_path) as ledger:
-        books = unit(RunBooks(ledger, Caps(), NOTHING))
-        number = await books.reserve(attempt(100))
-        books.report(call(number, 0, "http 500"))
+        recorder = unit(RunRecorder(ledger, Caps(), NOTHING))
+        number = await recorder.reserve(attempt(100))
+        recorder.report(call(number, 0, "http 500"))
         await asyncio.sleep(0)
-        assert rows(tmp_path) == [(number, "http 500", 100, 0)] and not books.take()
+        assert rows(tmp_path) == [(number, "http 500", 100, 0)] and not recorder.take()
 
 
 async def test_an_answer_found_unusable_is_renamed_and_stays_paid(tmp_path: Path) -> None:
     with Ledger.create(tmp_path) as ledger:
-        books = unit(RunBooks(ledger, Caps(), NOTHING))
-        number = await books.reserve(attempt(100))
-        books.report(call(number, 30))
-        books.rename_last("malformed")
-        books.write()
+        recorder = unit(RunRecorder(ledger, Caps(), NOTHING))
+        number = await recorder.reserve(attempt(100))
+        recorder.report(call(number, 30))
+        recorder.rename_last("malformed")
+        recorder.write()
         await asyncio.sleep(0)
         assert rows(tmp_path) == [(number, "malformed", 100, 30)]
 
 
 async def test_a_call_that_was_not_sent_leaves_no_row(tmp_path: Path) -> None:
     with Ledger.create(tmp_path) as ledger:
-        run = RunBooks(ledger, Caps(), NOTHING)
-        books = unit(run)
-        kept, dropped = await books.reserve(attempt()), await books.reserve(attempt())
-        books.not_sent(dropped)
+        run = RunRecorder(ledger, Caps(), NOTHING)
+        recorder = unit(run)
+        kept, dropped = await recorder.reserve(attempt()), await recorder.reserve(attempt())
+        recorder.not_sent(dropped)
         await asyncio.sleep(0)
         assert [row[0] for row in rows(tmp_path)] == [kept] and run.budget.calls == 1
-        assert await books.reserve(attempt()) not in {kept, dropped}
+        assert await recorder.reserve(attempt()) not in {kept, dropped}
 
 
 async def test_a_call_without_a_number_is_added(tmp_path: Path) -> None:
     with Ledger.create(tmp_path) as ledger:
-        ledger.commit(booked(KEY, [call(0, 7), call(0, None)]))
+        ledger.commit(settled(KEY, [call(0, 7), call(0, None)]))
         assert [row[1:] for row in rows(tmp_path)] == [("ok", None, 7), ("ok", None, None)]
         assert spent(ledger).unpriced == 1
 
 
 async def test_added_and_reserved_calls_do_not_get_in_each_others_way(tmp_path: Path) -> None:
     with Ledger.create(tmp_path) as ledger:
-        run = RunBooks(ledger, Caps(), NOTHING)
-        books = unit(run)
+        run = RunRecorder(ledger, Caps(), NOTHING)
+        recorder = unit(run)
         # As a caller's own LM does that asked two models for one answer (paying._tracked).
-        for reported in (call(await books.reserve(attempt())), call(0)):
-            books.report(reported)
-        await run.group.commit(answered(Answer(KEY, "{}", "endpoint"), books.take()))
-        await books.reserve(attempt())
+        for reported in (call(await recorder.reserve(attempt())), call(0)):
+            recorder.report(reported)
+        await run.group.commit(answered(Answer(KEY, "{}", "endpoint"), recorder.take()))
+        await recorder.reserve(attempt())
         assert len(rows(tmp_path)) == 3
 
 
@@ -223,24 +223,24 @@ async def test_numbers_go_on_where_the_last_start_ended(tmp_path: Path) -> None:
     numbers: list[int] = []
     for _ in range(2):
         with Ledger.create(tmp_path) as ledger:
-            books = unit(RunBooks(ledger, Caps(), NOTHING))
-            numbers += [await books.reserve(attempt()), await books.reserve(attempt())]
+            recorder = unit(RunRecorder(ledger, Caps(), NOTHING))
+            numbers += [await recorder.reserve(attempt()), await recorder.reserve(attempt())]
     assert len(set(numbers)) == 4 == len(rows(tmp_path))
 
 
 async def test_at_the_cap_nothing_is_written(tmp_path: Path) -> None:
     with Ledger.create(tmp_path) as ledger:
-        books = unit(RunBooks(ledger, Caps(max_cost=150), NOTHING))
-        books.report(call(await books.reserve(attempt(100)), 80, "cut"))
+        recorder = unit(RunRecorder(ledger, Caps(max_cost=150), NOTHING))
+        recorder.report(call(await recorder.reserve(attempt(100)), 80, "cut"))
         with pytest.raises(CapReached, match="max_cost"):
-            await books.reserve(attempt(100))
+            await recorder.reserve(attempt(100))
         await asyncio.sleep(0)
         assert len(rows(tmp_path)) == 1
 
 
 async def test_a_reservation_that_cannot_be_written_is_given_back(tmp_path: Path) -> None:
     with Ledger.create(tmp_path) as ledger:
-        run = RunBooks(ledger, Caps(), NOTHING)
+        run = RunRecorder(ledger, Caps(), NOTHING)
         run.group.post(BROKEN)
         await asyncio.sleep(0)
         with pytest.raises(RunStopped):
@@ -256,7 +256,7 @@ async def test_a_reservation_that_cannot_be_written_is_given_back(tmp_path: Path
 async def test_a_reservation_cancelled_around_its_commit_leaves_all_even(tmp_path: Path, turns: int) -> None:
     """One turn of the loop: before the commit; two: after it, before the waiting task knows."""
     with Ledger.create(tmp_path) as ledger:
-        run = RunBooks(ledger, Caps(max_cost=100), NOTHING)
+        run = RunRecorder(ledger, Caps(max_cost=100), NOTHING)
         task = asyncio.create_task(unit(run).reserve(attempt(100)))
         for _ in range(turns):
             await asyncio.sleep(0)
@@ -273,21 +273,21 @@ async def test_a_reservation_cancelled_around_its_commit_leaves_all_even(tmp_pat
 async def test_budget_and_ledger_agree_after_any_schedule(tmp_path: Path, seed: int) -> None:
     rng = random.Random(seed)
     with Ledger.create(tmp_path) as ledger:
-        run = RunBooks(ledger, Caps(max_cost=rng.choice((None, 500)), max_calls=rng.choice((None, 9))), NOTHING)
+        run = RunRecorder(ledger, Caps(max_cost=rng.choice((None, 500)), max_calls=rng.choice((None, 9))), NOTHING)
 
         async def one() -> None:
-            books = unit(run)
-            number = await books.reserve(attempt(worst := rng.randint(1, 100)))
+            recorder = unit(run)
+            number = await recorder.reserve(attempt(worst := rng.randint(1, 100)))
             try:
                 await asyncio.sleep(0)
             except asyncio.CancelledError:
-                books.report(call(number, worst, "cancelled"))
+                recorder.report(call(number, worst, "cancelled"))
                 raise
             if rng.random() < 0.2:
-                books.not_sent(number)
+                recorder.not_sent(number)
             else:
-                books.report(call(number, rng.randint(0, worst), rng.choice(("ok", "cut"))))
-                books.write()
+                recorder.report(call(number, rng.randint(0, worst), rng.choice(("ok", "cut"))))
+                recorder.write()
 
         tasks = [asyncio.create_task(one()) for _ in range(20)]
         while not all(task.done() for task in tasks):

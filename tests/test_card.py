@@ -14,7 +14,7 @@ from markdown_it import MarkdownIt
 from refed_dspy import Synthesis, synthesize
 from refed_dspy.ledger.ledger import FILE, Ledger
 from refed_dspy.records import PICO, dollars
-from refed_dspy.sharing.card import Card, Config, Given
+from refed_dspy.sharing.card import Card, CardSettings, Config
 from refed_dspy.sharing.facts import run_facts
 from refed_dspy.sharing.markdown import block, code, plain
 from refed_dspy.sharing.redact import origin_of, public_endpoint, public_model, public_source
@@ -44,7 +44,7 @@ def card_of(run_dir: Path, **given: Any) -> Card:
     survey.features.update({"subject_areas": 2})
     survey.references.update({"r1": 2})
     survey.pairs += [("Ask a thing.", "Answer it.")] * 2
-    return Card(Given("Rows", **given), facts, survey, [Config("default", "data/*", 2)], "0.1.0", ["en"])
+    return Card(CardSettings("Rows", **given), facts, survey, [Config("default", "data/*", 2)], "0.1.0", ["en"])
 
 
 def rendered(text: str) -> str:
@@ -147,9 +147,9 @@ def test_the_language_of_the_rows_is_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("meta", "told"),
     [
-        ("('staff', 'null')", "openai/gpt-4o-mini"),
-        ("('staff', '{}')", "not known"),
-        ("('taught', '[1, 2]')", "not known"),
+        ("('pools', 'null')", "openai/gpt-4o-mini"),
+        ("('pools', '{}')", "not known"),
+        ("('asked_teachers', '[1, 2]')", "not known"),
     ],
 )
 def test_an_answer_without_a_call_is_the_one_teachers(run: Synthesis, tmp_path: Path, meta: str, told: str) -> None:

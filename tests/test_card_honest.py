@@ -16,10 +16,10 @@ from markdown_it import MarkdownIt
 
 from refed_dspy import ReferenceLevelFeedback, Synthesis, synthesize
 from refed_dspy.ledger.ledger import FILE, Ledger
-from refed_dspy.sharing.card import COLUMNS, Card, Config, Given
+from refed_dspy.sharing.card import COLUMNS, Card, CardSettings, Config
 from refed_dspy.sharing.copied import Copied, DrawnRow, copied
 from refed_dspy.sharing.facts import run_facts
-from refed_dspy.sharing.run_settings import Settings, StageText, settings_of
+from refed_dspy.sharing.run_settings import SharedSettings, StageText, settings_of
 from refed_dspy.sharing.share import Shared, share
 from refed_dspy.sharing.survey import MOST, Survey
 from refed_dspy.sharing.terms import terms_of
@@ -75,13 +75,13 @@ def text(made: Shared) -> str:
     return (made.folder / "README.md").read_text()
 
 
-def card_of(run: Synthesis, settings: Settings | None = None, **given: Any) -> Card:
+def card_of(run: Synthesis, settings: SharedSettings | None = None, **given: Any) -> Card:
     with Ledger.read(run.run_dir) as ledger:
         facts = run_facts(ledger)
     survey = Survey(2)
     list(survey.of([table("a b", "c d"), table("a b", "a b")]))
     facts = replace(facts, settings=settings or facts.settings, **given)
-    return Card(Given("Rows"), facts, survey, [Config("default", "data/*", 2)], "0.1.0", ["en"])
+    return Card(CardSettings("Rows"), facts, survey, [Config("default", "data/*", 2)], "0.1.0", ["en"])
 
 
 def table(response: str, improved: str, instruction: str = "Do.", reference: str = "r", feature: str = "f") -> pa.Table:
@@ -199,7 +199,7 @@ def test_what_each_stage_was_told_is_shown_and_whose_words_it_is(text: str) -> N
     assert f"The guidance in it:\n\n```\n{GUIDANCE}\n```" in fold and fold.count("guidance of the author") == 1
 
 
-def changed(run: Synthesis, folder: Path, **meta: Any) -> Settings:
+def changed(run: Synthesis, folder: Path, **meta: Any) -> SharedSettings:
     import sqlite3
 
     folder.mkdir()
@@ -217,7 +217,7 @@ def test_teachers_and_judge_are_told_without_what_is_private(run: Synthesis, tmp
     one = {"model": "hosted_vllm//home/anna/big", "endpoint": "https://llm.corp.internal/v1", "config": config}
     judge = {"model": "openai/judge", "config": {**secret, "temperature": 0.0, "max_tokens": 50, "params": {}}}
     told = changed(
-        run, tmp_path / "x", staff={"response_generation": [one], "": [judge]}, judge=judge, judge_program="/home/j",
+        run, tmp_path / "x", by_stage={"response_generation": [one], "": [judge]}, judge=judge, judge_program="/home/j",
         filters=[["overlap", {"against": "/home/anna/tests/bench.jsonl", "n": 13, "columns": None}],
                  ["Own", {"class": "corp.secret.Own"}], ["judge", {"margin": 0.5, "prompts": {"a": "b"}}]],
         stopped="max_cost $0.01 is reached after $0.0099: 2 of 9 samples are kept, in /home/anna/s.jsonl; more",
@@ -238,7 +238,7 @@ def test_teachers_and_judge_are_told_without_what_is_private(run: Synthesis, tmp
 
 def test_an_lm_of_ones_own_and_earlier_teachers(run: Synthesis, tmp_path: Path) -> None:
     taught = [{"model": "openai/gpt-4o-mini", "temperature": "0.3", "max_tokens": "77"}, {"model": "x/y"}]
-    rows = dict(changed(run, tmp_path / "x", taught=taught).rows)
+    rows = dict(changed(run, tmp_path / "x", asked_teachers=taught).rows)
     assert rows["teacher"] == "openai/gpt-4o-mini: temperature 0.3, max_tokens 77"
     assert rows["teachers of earlier starts"].startswith("1;")
     assert "teachers of earlier starts" not in dict(changed(run, tmp_path / "y").rows)
@@ -321,7 +321,7 @@ def test_one_is_said_as_one(run: Synthesis, text: str) -> None:
 
 
 def test_nothing_of_it_becomes_markup(run: Synthesis) -> None:
-    hostile = Settings(
+    hostile = SharedSettings(
         rows=[("teacher", HOSTILE)], filters=[(HOSTILE, json.dumps({HOSTILE: HOSTILE}))], features={HOSTILE: HOSTILE},
         stages=[StageText(HOSTILE, HOSTILE, "guided", HOSTILE, 2), StageText("b", f"{HOSTILE}\n````\n</details>")],
         stopped=HOSTILE,

@@ -10,7 +10,7 @@ import dspy
 import pytest
 
 from refed_dspy.errors import ConfigError
-from refed_dspy.optimizers.dspy_optimizers import Means, Optimizer, choose
+from refed_dspy.optimizers.dspy_optimizers import Optimizer, OptimizerInputs, choose
 from tests.writing import Writer, fake_lm
 
 TEACHER, REFLECTION = fake_lm(Writer()), fake_lm(Writer())
@@ -21,7 +21,7 @@ def metric(gold: Any, pred: Any, trace: Any = None, pred_name: Any = None, pred_
     return 1.0
 
 
-def means(**more: Any) -> Means:
+def means(**more: Any) -> OptimizerInputs:
     usual: dict[str, Any] = {
         "metric": metric,
         "teacher": TEACHER,
@@ -33,7 +33,7 @@ def means(**more: Any) -> Means:
         "train": 6,
         "validation": 3,
     }
-    return Means(**{**usual, **more})
+    return OptimizerInputs(**{**usual, **more})
 
 
 class Told:

@@ -19,7 +19,7 @@ from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.optimizers.metrics import NotScored, name_of
 from refed_dspy.optimizers.result import compile_status, status_lines, why_stopped
 from refed_dspy.programs import PairwiseJudge, ReferenceLevelFeedback
-from refed_dspy.programs.asking import Question, answering, ask_teacher
+from refed_dspy.programs.asking import Question, answered_by, ask_teacher
 from refed_dspy.programs.saved import save_program
 from tests.test_compile import (
     ONE_CRITERION,
@@ -135,7 +135,7 @@ async def test_failures_stand_in_one_order_whichever_came_first(quicker: int) ->
             raise MalformedAnswer(question.stage, question.item, "no JSON")
         return await ask_teacher(question)
 
-    with dspy.context(lm=fake_lm(Writer(per_call=1))), answering(answer):
+    with dspy.context(lm=fake_lm(Writer(per_call=1))), answered_by(answer):
         made = await program.aforward(REFERENCES[0])
     stages = [failure.stage for failure in made.failures]
     assert stages == ["instruction_synthesis", "instruction_synthesis", "response_generation"]

@@ -16,7 +16,7 @@ from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.programs.asking import ask
 from refed_dspy.programs.reference_level import ReferenceLevelFeedback
 from refed_dspy.teachers import open_teacher
-from refed_dspy.teachers.row_jobs import Job, at_work
+from refed_dspy.teachers.row_jobs import RowJob, row_job
 
 NONE: Any = {"max_cost": None, "max_calls": None, "max_minutes": None}
 
@@ -59,11 +59,13 @@ async def test_two_that_ask_the_same_at_once_pay_once(server: SimulatedTeacher, 
     server.control(latency=0.05)
     teacher = open_teacher(teacher_of(server))
     reference = refed_dspy.load_references()[0]
-    job = Job("statistics", {}, {"teacher": teacher, "judge": teacher}, NONE, 1, "again")
-    async with at_work(tmp_path / "work", job) as (desk, _):
+    job = RowJob("statistics", {}, {"teacher": teacher, "judge": teacher}, NONE, 1, "again")
+    async with row_job(tmp_path / "work", job) as (session, _):
         program = ReferenceLevelFeedback()
         said = await asyncio.gather(*(program.collect_response_feedback(reference) for _ in range(5)))
-        assert desk.payers["teacher"] is desk.payers["judge"]  # one model: equal questions are one call
+        assert (
+            session.recorded_teachers["teacher"] is session.recorded_teachers["judge"]
+        )  # one model: equal questions are one call
     assert len(set(said)) == 1 and server.stats()["requests"] == 1
 
 
@@ -71,8 +73,8 @@ async def test_whoever_waits_for_a_question_that_fails_fails_too_and_pays_nothin
     server: SimulatedTeacher, tmp_path: Path
 ) -> None:
     server.control(latency=0.05, faults={"refusal": 1.0})
-    job = Job("statistics", {}, {"teacher": open_teacher(teacher_of(server))}, NONE, 1, "again")
-    async with at_work(tmp_path / "work", job):
+    job = RowJob("statistics", {}, {"teacher": open_teacher(teacher_of(server))}, NONE, 1, "again")
+    async with row_job(tmp_path / "work", job):
         program = ReferenceLevelFeedback()
         asked = (
             ask("response_feedback", "x", program.response_feedback, reference_instruction="a", reference_response="b")

@@ -18,7 +18,7 @@ from refed_dspy.ledger.spending import spent
 from refed_dspy.programs.baselines import METHODS
 from refed_dspy.runs.compare.compare import prepare
 from refed_dspy.runs.forecast import Forecast, forecast
-from refed_dspy.runs.playout import Known
+from refed_dspy.runs.playout import RunHistory
 from refed_dspy.runs.synthesize import produce
 from tests.writing import references
 
@@ -88,7 +88,7 @@ def test_what_is_dropped_before_it_is_answered_costs_no_response(server: Simulat
     holds(found, tmp_path / "run")
     with Ledger.read(tmp_path / "run") as ledger:
         assert ledger.db.execute("SELECT count(*) FROM answers WHERE stage='response_generation'").fetchone() == (36,)
-        assert Known.read(ledger).dropped == 0
+        assert RunHistory.read(ledger).dropped == 0
 
 
 def test_a_judges_calls_are_foreseen(server: SimulatedTeacher, tmp_path: Path) -> None:
@@ -103,7 +103,7 @@ def test_a_judges_calls_are_foreseen(server: SimulatedTeacher, tmp_path: Path) -
     run(server, tmp_path / "run", 30, **settings)
     holds(found, tmp_path / "run", within=0.25)
     with Ledger.read(tmp_path / "run") as ledger:
-        assert Known.read(ledger).further == {"rubric_judge": 1.0}
+        assert RunHistory.read(ledger).further == {"rubric_judge": 1.0}
 
 
 @pytest.mark.parametrize("method", ["sample-level", "instruction-only"])
@@ -138,7 +138,7 @@ def test_a_comparison_is_foreseen_with_every_program_and_the_judge(server: Simul
 
     compare(16)
     with Ledger.read(tmp_path / "run") as ledger:
-        known = Known.read(ledger)
+        known = RunHistory.read(ledger)
     assert known.further["response_improvement"] == 1 and known.further["pairwise_judge"] == 4
     assert known.further["rubric_judge"] == 3 and known.of_references == {"rubric_judge": 1}
     found = foreseen(tmp_path / "run", 30)

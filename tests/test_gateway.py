@@ -23,14 +23,14 @@ from refed_dspy import TeacherConfig, open_teacher
 from refed_dspy.errors import MalformedAnswer, TeacherError
 from refed_dspy.ledger.budget import Caps
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.ledger.recorder import RunBooks
-from refed_dspy.ledger.spending import open_accounts, spent
+from refed_dspy.ledger.recorder import RunRecorder
+from refed_dspy.ledger.spending import begin_start, spent
 from refed_dspy.ledger.summary import usage_by_stage
 from refed_dspy.optimizers.gateway import IN_A_ROW, Gateway, evaluating, open_gateway
 from refed_dspy.optimizers.spec import open_teachers
 from refed_dspy.programs.adapter import SchemaAdapter
 from refed_dspy.programs.asking import ask
-from refed_dspy.programs.lm_errors import AnswerCut, AnswerRefused, NoMoneyLeft
+from refed_dspy.programs.lm_errors import AnswerCut, AnswerRefused, LMCapReached
 from refed_dspy.teachers.requests import Outgoing
 from refed_dspy.teachers.route import resolve
 from tests.conftest import KEY, KEY_VARIABLE
@@ -57,10 +57,10 @@ def config(server: SimulatedTeacher, **settings: Any) -> TeacherConfig:
 def opened(folder: Path, caps: Caps = Caps(), **models: Any) -> Iterator[Gateway]:  # noqa: B008
     """A gateway on the ledger in `folder`; `models` are roles."""
     with Ledger.create(folder) as ledger:
-        open_accounts(ledger)
-        books = RunBooks(ledger, caps, spent(ledger))
+        begin_start(ledger)
+        recorder = RunRecorder(ledger, caps, spent(ledger))
         teachers = {role: open_teacher(model) for role, model in models.items()}
-        with open_gateway(ledger, books, teachers, seed=0) as gateway:
+        with open_gateway(ledger, recorder, teachers, seed=0) as gateway:
             yield gateway
 
 
@@ -296,7 +296,7 @@ def test_max_calls_is_never_passed_by_fifty_threads(server: SimulatedTeacher, tm
         got = at_once([lambda n=n: said(lm, f"What is {n}?") for n in range(50)])  # type: ignore[misc]
         assert gateway.reached == "max_calls"
     assert requests(server) == 20
-    assert [type(each) for each in got if isinstance(each, Exception)] == [NoMoneyLeft] * 30
+    assert [type(each) for each in got if isinstance(each, Exception)] == [LMCapReached] * 30
 
 
 def test_the_cap_on_calls_counts_what_failed_and_is_shared_by_all_roles(
@@ -334,9 +334,9 @@ def test_max_minutes_lets_go_of_whatever_hangs(server: SimulatedTeacher, tmp_pat
         gateway.allow(Caps(), seconds=0.3)
         lm = gateway.lm("teacher")
         got = at_once([lambda n=n: said(lm, f"What is {n}?") for n in range(20)])  # type: ignore[misc]
-        assert {type(each) for each in got} == {NoMoneyLeft} and gateway.reached == "max_minutes"
+        assert {type(each) for each in got} == {LMCapReached} and gateway.reached == "max_minutes"
         sent = requests(server)
-        assert isinstance(outcome(lambda: said(lm, "And now?")), NoMoneyLeft) and requests(server) == sent
+        assert isinstance(outcome(lambda: said(lm, "And now?")), LMCapReached) and requests(server) == sent
     assert time.monotonic() - begun < PATIENCE
     assert {row["outcome"] for row in calls(tmp_path)} == {"cancelled"}
     assert all(row["cost"] == row["reserved"] for row in calls(tmp_path)), "they may be billed: their worst case"
@@ -345,7 +345,7 @@ def test_max_minutes_lets_go_of_whatever_hangs(server: SimulatedTeacher, tmp_pat
 def test_a_deadline_in_the_past_sends_nothing(server: SimulatedTeacher, tmp_path: Path) -> None:
     with opened(tmp_path, teacher=config(server)) as gateway:
         gateway.allow(Caps(), seconds=0)
-        assert isinstance(outcome(lambda: said(gateway.lm("teacher"))), NoMoneyLeft)
+        assert isinstance(outcome(lambda: said(gateway.lm("teacher"))), LMCapReached)
     assert requests(server) == 0 == len(calls(tmp_path))
 
 
@@ -365,12 +365,12 @@ async def test_the_cap_comes_through_predict_as_it_is(server: SimulatedTeacher, 
         gateway.submit = lambda *a: asked.append(a) or submit(*a)  # type: ignore[method-assign, func-returns-value]
         for adapter in (None, dspy.ChatAdapter(), dspy.JSONAdapter()):
             with dspy.context(lm=lm, adapter=adapter):
-                with pytest.raises(NoMoneyLeft) as one:
+                with pytest.raises(LMCapReached) as one:
                     await asyncio.to_thread(dspy.Predict(Answering), question="1?")
-                with pytest.raises(NoMoneyLeft) as other:
+                with pytest.raises(LMCapReached) as other:
                     await dspy.Predict(Answering).acall(question="2?")
             for error in (one.value, other.value):
-                assert type(error) is NoMoneyLeft and str(error) == "max_calls is reached"
+                assert type(error) is LMCapReached and str(error) == "max_calls is reached"
         assert len(asked) == 6, "none was retried"
     assert requests(server) == 1
 
@@ -490,7 +490,7 @@ def test_a_wrong_key_ends_it_with_a_hint_and_without_the_key(
         lm = gateway.lm("judge")
         first = outcome(lambda: said(lm))
         assert isinstance(first, lm_errors.LMAuthError)
-        assert isinstance(outcome(lambda: said(lm, "Another?")), NoMoneyLeft)
+        assert isinstance(outcome(lambda: said(lm, "Another?")), LMCapReached)
         message = stopped_by(gateway)
     assert requests(locked) == 1, "no call begins after it"
     assert message.startswith("judge: ") and "api_key_env" in message
@@ -633,7 +633,7 @@ def test_closing_lets_go_of_every_thread_and_books_what_flies(server: SimulatedT
     pool.shutdown()
     assert [row["outcome"] for row in calls(tmp_path)] == ["cancelled"] * 4
     assert all(row["cost"] == row["reserved"] > 0 for row in calls(tmp_path))
-    assert isinstance(outcome(lambda: said(lm, "Too late?")), NoMoneyLeft)
+    assert isinstance(outcome(lambda: said(lm, "Too late?")), LMCapReached)
     until(lambda: server.stats()["in_flight"] == 0)
     assert requests(server) == 4
 
@@ -714,7 +714,7 @@ def test_a_thread_that_asks_just_when_it_closes_is_let_go(
         ready.wait(PATIENCE)
     may.set()
     thread.join(PATIENCE)
-    assert not thread.is_alive() and isinstance(got[0], NoMoneyLeft)
+    assert not thread.is_alive() and isinstance(got[0], LMCapReached)
 
 
 def test_an_error_inside_the_block_comes_out_and_closes_it(server: SimulatedTeacher, tmp_path: Path) -> None:

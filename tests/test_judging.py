@@ -17,7 +17,7 @@ from dspy.utils import exceptions as lm_errors
 
 from refed_dspy import load_program, save_program
 from refed_dspy.errors import ConfigError, NoConnection, TeacherError
-from refed_dspy.programs.asking import Question, answering, ask_teacher
+from refed_dspy.programs.asking import Question, answered_by, ask_teacher
 from refed_dspy.programs.judges import (
     INSTRUCTION_CRITERIA,
     OVERALL,
@@ -144,7 +144,7 @@ def test_the_judge_is_asked_through_whoever_answers() -> None:
         questions.append(question)
         return await ask_teacher(question)
 
-    with answering(answerer):
+    with answered_by(answerer):
         verdict_of(answering_by(lambda request: says("A=B")))
         verdict_of(answering_by(lambda request: says("A=B")), item="pair 4")
     assert {question.stage for question in questions} == {"pairwise_judge"}
@@ -209,7 +209,7 @@ def test_a_bug_is_raised_as_it_is() -> None:
     async def broken(question: Question) -> dspy.Prediction:
         raise KeyError("a bug")
 
-    with answering(broken), pytest.raises(KeyError, match="a bug"):
+    with answered_by(broken), pytest.raises(KeyError, match="a bug"):
         verdict_of(Writer())
 
 
@@ -231,7 +231,7 @@ async def test_an_order_that_raises_leaves_no_other_behind() -> None:
             raise
         raise AssertionError("it was left to run")
 
-    with answering(answerer), pytest.raises(TeacherError, match="the key is refused"):
+    with answered_by(answerer), pytest.raises(TeacherError, match="the key is refused"):
         await PairwiseJudge().judge("i", "first", "second")
     assert ends == ["cancelled"]
 

@@ -8,13 +8,13 @@ from contextlib import suppress
 
 import pytest
 
-from refed_dspy.teachers.rate_limits import FIRST_WINDOW, LONGEST_PAUSE, PATIENCE, Limits, Turn
+from refed_dspy.teachers.rate_limits import FIRST_WINDOW, LONGEST_PAUSE, PATIENCE, RateLimits, Slot
 from tests.clocks import Clock, settle_down, virtual_limits, virtually
 
 # --- the window
 
 
-async def at_once(waiting: asyncio.Task[Turn]) -> Turn:
+async def at_once(waiting: asyncio.Task[Slot]) -> Slot:
     """The turn of one that has nothing left to wait for."""
     await settle_down()
     if not waiting.done():
@@ -23,12 +23,12 @@ async def at_once(waiting: asyncio.Task[Turn]) -> Turn:
     return await waiting
 
 
-async def turns(limits: Limits, count: int) -> list[Turn]:
+async def turns(limits: RateLimits, count: int) -> list[Slot]:
     return [await at_once(asyncio.create_task(limits.turn(1))) for _ in range(count)]
 
 
 async def test_good_answers_widen_the_window_up_to_the_most() -> None:
-    limits = Limits(80, clock=Clock())
+    limits = RateLimits(80, clock=Clock())
     assert limits.window == FIRST_WINDOW
     for turn in await turns(limits, FIRST_WINDOW):
         limits.went_well(turn)
@@ -40,7 +40,7 @@ async def test_good_answers_widen_the_window_up_to_the_most() -> None:
 
 async def test_after_a_refusal_the_window_grows_by_one_a_round_trip() -> None:
     clock = Clock()
-    limits = Limits(64, clock=clock)
+    limits = RateLimits(64, clock=clock)
     (turn,) = await turns(limits, 1)
     clock.now += 1
     limits.refused(turn, 0.5)
@@ -54,7 +54,7 @@ async def test_after_a_refusal_the_window_grows_by_one_a_round_trip() -> None:
 @pytest.mark.parametrize("retry_after", [None, 1.0])
 async def test_calls_refused_together_halve_the_window_once(retry_after: float | None) -> None:
     clock = Clock()
-    limits = Limits(64, clock=clock, rng=random.Random(0))
+    limits = RateLimits(64, clock=clock, rng=random.Random(0))
     together = await turns(limits, FIRST_WINDOW)
     for turn in together:
         clock.now += 0.01
@@ -70,7 +70,7 @@ async def test_calls_refused_together_halve_the_window_once(retry_after: float |
 @pytest.mark.parametrize("seed", range(20))
 async def test_the_window_stays_between_one_and_the_most(seed: int) -> None:
     rng, clock = random.Random(seed), Clock()
-    limits = Limits(24, clock=clock, rng=rng)
+    limits = RateLimits(24, clock=clock, rng=rng)
     for _ in range(200):
         (turn,), before = await turns(limits, 1), limits.window
         clock.now += 1
@@ -84,13 +84,13 @@ async def test_the_window_stays_between_one_and_the_most(seed: int) -> None:
 
 
 async def test_an_ending_that_says_nothing_changes_nothing() -> None:
-    limits = Limits(64, clock=Clock())
+    limits = RateLimits(64, clock=Clock())
     limits.ended(*await turns(limits, 1))
     assert limits.window == FIRST_WINDOW and limits.in_flight == 0
 
 
 async def test_a_window_of_one_serves_one_at_a_time() -> None:
-    limits = Limits(1, clock=Clock())
+    limits = RateLimits(1, clock=Clock())
     first, second = await limits.turn(1), asyncio.create_task(limits.turn(1))
     await settle_down()
     assert not second.done()
@@ -151,7 +151,7 @@ def test_after_a_pause_those_who_waited_come_within_the_window() -> None:
 
 async def test_nothing_but_refusals_for_long_is_hopeless() -> None:
     clock = Clock()
-    limits = Limits(4, clock=clock, rng=random.Random(0))
+    limits = RateLimits(4, clock=clock, rng=random.Random(0))
     while not limits.hopeless:
         (turn,) = await turns(limits, 1)
         limits.refused(turn, 30)
@@ -184,7 +184,7 @@ def test_those_who_wait_are_let_in_in_order() -> None:
 
 
 async def test_a_turn_given_in_the_moment_of_a_cancellation_is_given_back() -> None:
-    limits = Limits(1, clock=Clock())
+    limits = RateLimits(1, clock=Clock())
     first = await limits.turn(1)
     second, third = (asyncio.create_task(limits.turn(1)) for _ in range(2))
     await settle_down()
@@ -196,7 +196,7 @@ async def test_a_turn_given_in_the_moment_of_a_cancellation_is_given_back() -> N
 
 async def test_who_stood_behind_a_cancelled_one_need_not_wait_in_its_place() -> None:
     clock = Clock()
-    limits = Limits(4, tokens_per_minute=600, clock=clock)
+    limits = RateLimits(4, tokens_per_minute=600, clock=clock)
     await limits.turn(500)
     large, small = asyncio.create_task(limits.turn(600)), asyncio.create_task(limits.turn(1))
     await settle_down()
@@ -212,7 +212,7 @@ async def test_who_stood_behind_a_cancelled_one_need_not_wait_in_its_place() -> 
 def test_nobody_is_stuck_and_no_turn_leaks(seed: int) -> None:
     rng = random.Random(seed)
 
-    async def use(limits: Limits) -> None:
+    async def use(limits: RateLimits) -> None:
         turn = await limits.turn(rng.uniform(0, 300))
         end = rng.choice((limits.went_well, limits.ended, limits.refused))
         try:
@@ -247,7 +247,7 @@ class FixedWindow:
     def __init__(self) -> None:
         self.minute, self.used, self.refused = -1, 0, 0
 
-    async def call(self, limits: Limits) -> bool:
+    async def call(self, limits: RateLimits) -> bool:
         loop, turn = asyncio.get_running_loop(), await limits.turn(1)
         await asyncio.sleep(1)
         if (minute := int(loop.time() // 60)) != self.minute:

@@ -19,8 +19,8 @@ from benchmarks.simulated import SimulatedTeacher
 from refed_dspy.errors import ConfigError, RunDirError, RunStopped, TeacherRefused
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.metrics.figures import AskedOnce, Pairs, Tools, figures, open_tools, table
-from refed_dspy.metrics.perplexity import Scored
-from refed_dspy.runs.stats import Measured
+from refed_dspy.metrics.perplexity import ScoredText
+from refed_dspy.runs.stats import DataStats
 from tests.compiling import config
 from tests.test_perplexity import Toy
 from tests.writing import Writer, fake_lm, references
@@ -58,7 +58,7 @@ def judging(*verdicts: str) -> Writer:
     return writer
 
 
-def measured(data: Any, folder: Path | None = None, **settings: Any) -> Measured:
+def measured(data: Any, folder: Path | None = None, **settings: Any) -> DataStats:
     return refed_dspy.measure(data, out=folder, **{"embeddings": False, **settings})
 
 
@@ -89,11 +89,11 @@ class Lengths:
         self.calls = self.tokens = self.unanswered = 0
         self.asked: list[tuple[str, str]] = []
 
-    def nll(self, contexts: Sequence[str], texts: Sequence[str]) -> list[Scored | None]:
+    def nll(self, contexts: Sequence[str], texts: Sequence[str]) -> list[ScoredText | None]:
         self.asked += zip(contexts, texts, strict=True)
         self.calls += len(texts)
         pairs = zip(contexts, texts, strict=True)
-        return [None if "unknown" in text else Scored(math.log(len(text) + bool(c)), 1) for c, text in pairs]
+        return [None if "unknown" in text else ScoredText(math.log(len(text) + bool(c)), 1) for c, text in pairs]
 
 
 def test_scored_figures_of_a_case_counted_by_hand() -> None:
@@ -169,8 +169,12 @@ def test_longer_responses_are_compared_at_one_length_too() -> None:
 def test_a_text_is_scored_once() -> None:
     inner = Lengths()
     scorer = AskedOnce(inner)
-    assert scorer.nll(["", "c", ""], ["a", "a", "a"]) == [Scored(0.0, 1), Scored(math.log(2), 1), Scored(0.0, 1)]
-    assert scorer.nll(["", "a"], ["a", "c"])[0] == Scored(0.0, 1)
+    assert scorer.nll(["", "c", ""], ["a", "a", "a"]) == [
+        ScoredText(0.0, 1),
+        ScoredText(math.log(2), 1),
+        ScoredText(0.0, 1),
+    ]
+    assert scorer.nll(["", "a"], ["a", "c"])[0] == ScoredText(0.0, 1)
     assert inner.asked == [("", "a"), ("c", "a"), ("a", "c")] or sorted(inner.asked) == sorted(
         [("", "a"), ("c", "a"), ("a", "c")]
     )

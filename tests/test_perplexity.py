@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from refed_dspy.errors import ConfigError, TeacherError
-from refed_dspy.metrics.perplexity import GUESS, Scored, check_window, ifd, join
+from refed_dspy.metrics.perplexity import GUESS, ScoredText, check_window, ifd, join
 from refed_dspy.metrics.transformers_scorer import EndpointScorer
 
 KEY, VARIABLE = "sk-toy-0123456789", "TOY_SCORER_KEY"
@@ -159,10 +159,10 @@ def scorer(toy: Toy, **settings: Any) -> EndpointScorer:
 
 
 def test_perplexity_is_the_exponential_of_the_mean() -> None:
-    assert Scored(3 * math.log(7), 3).perplexity == pytest.approx(7)
-    assert Scored(0.0, 0).perplexity is None and Scored(0.0, 0).mean is None
-    assert Scored(1e6, 1).perplexity is None
-    assert Scored(math.inf, 3).perplexity is None
+    assert ScoredText(3 * math.log(7), 3).perplexity == pytest.approx(7)
+    assert ScoredText(0.0, 0).perplexity is None and ScoredText(0.0, 0).mean is None
+    assert ScoredText(1e6, 1).perplexity is None
+    assert ScoredText(math.inf, 3).perplexity is None
 
 
 def test_the_text_makes_the_same_tokens_under_every_context() -> None:
@@ -189,21 +189,21 @@ def test_a_long_context_keeps_its_end_and_a_long_text_its_beginning() -> None:
 class Listed:
     """A scorer that answers from a list, and remembers what it was asked."""
 
-    def __init__(self, known: dict[tuple[str, str], Scored | None]) -> None:
+    def __init__(self, known: dict[tuple[str, str], ScoredText | None]) -> None:
         self.known = known
         self.asked: list[tuple[str, str]] = []
 
-    def nll(self, contexts: Sequence[str], texts: Sequence[str]) -> list[Scored | None]:
+    def nll(self, contexts: Sequence[str], texts: Sequence[str]) -> list[ScoredText | None]:
         self.asked += zip(contexts, texts, strict=True)
         return [self.known[question] for question in zip(contexts, texts, strict=True)]
 
 
 def test_ifd_is_the_ratio_of_perplexities() -> None:
-    known: dict[tuple[str, str], Scored | None] = {
-        ("", "ask"): Scored(2 * math.log(30), 2),
-        ("", "tell"): Scored(3 * math.log(50), 3, cut=1),
-        ("ask\n", "tell"): Scored(3 * math.log(20), 3),
-        (f"tell\n{GUESS}\n", "ask"): Scored(2 * math.log(12), 2),
+    known: dict[tuple[str, str], ScoredText | None] = {
+        ("", "ask"): ScoredText(2 * math.log(30), 2),
+        ("", "tell"): ScoredText(3 * math.log(50), 3, cut=1),
+        ("ask\n", "tell"): ScoredText(3 * math.log(20), 3),
+        (f"tell\n{GUESS}\n", "ask"): ScoredText(2 * math.log(12), 2),
     }
     model = Listed(known)
     (found,) = ifd(model, [("ask", "tell")])
@@ -217,8 +217,8 @@ def test_ifd_is_the_ratio_of_perplexities() -> None:
 
 
 def test_what_has_no_meaning_is_none() -> None:
-    known: dict[tuple[str, str], Scored | None] = {
-        ("", "ask"): Scored(2.0, 2), ("", "tell"): Scored(0.0, 0), ("ask\n", "tell"): Scored(0.0, 0),
+    known: dict[tuple[str, str], ScoredText | None] = {
+        ("", "ask"): ScoredText(2.0, 2), ("", "tell"): ScoredText(0.0, 0), ("ask\n", "tell"): ScoredText(0.0, 0),
         (f"tell\n{GUESS}\n", "ask"): None,
     }  # fmt: skip
     model = Listed(known)
@@ -232,9 +232,9 @@ def test_what_has_no_meaning_is_none() -> None:
 
 
 def test_a_ratio_of_perplexities_too_large_for_a_float_is_still_told() -> None:
-    known: dict[tuple[str, str], Scored | None] = {
-        ("", "a"): Scored(900.0, 1), ("", "b"): Scored(900.0, 1), ("a\n", "b"): Scored(901.0, 1),
-        (f"b\n{GUESS}\n", "a"): Scored(math.inf, 1),
+    known: dict[tuple[str, str], ScoredText | None] = {
+        ("", "a"): ScoredText(900.0, 1), ("", "b"): ScoredText(900.0, 1), ("a\n", "b"): ScoredText(901.0, 1),
+        (f"b\n{GUESS}\n", "a"): ScoredText(math.inf, 1),
     }  # fmt: skip
     (found,) = ifd(Listed(known), [("a", "b")])
     assert found.ppl_answer is None
@@ -279,7 +279,7 @@ def test_without_a_first_token_the_texts_first_is_not_scored(toy: Toy) -> None:
     assert alone is not None and given is not None and single is not None
     assert alone.tokens == given.tokens == 2
     assert alone.nll == pytest.approx(surprise(tokens("abcdef"), 1))
-    assert single == Scored(0.0, 0)
+    assert single == ScoredText(0.0, 0)
     assert len(toy.prompts) == 2
     (named,) = scorer(toy, start="<>").nll([""], ["abcdef"])
     assert named is not None
@@ -389,7 +389,7 @@ def test_a_dead_endpoint_is_told() -> None:
 
 
 def test_empty_texts_ask_nothing(toy: Toy) -> None:
-    assert scorer(toy).nll(["a", ""], ["", ""]) == [Scored(0.0, 0)] * 2
+    assert scorer(toy).nll(["a", ""], ["", ""]) == [ScoredText(0.0, 0)] * 2
     assert toy.prompts == []
 
 

@@ -17,7 +17,7 @@ from refed_dspy.config.loading import CompileConfig, RecycleConfig, RunConfig, l
 from refed_dspy.errors import ConfigError, RunDirError, RunStopped
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.summary import run_status
-from refed_dspy.teachers.by_stage import open_staff, stages_of
+from refed_dspy.teachers.by_stage import open_teachers, stages_of
 from refed_dspy.tracking.run import _parameters
 from tests.two_teachers import answered_twice, asked, check_lineage, config, pool, repeated, run
 from tests.writing import Writer, fake_lm, references
@@ -129,7 +129,7 @@ def test_one_teacher_in_several_places_is_one(tmp_path: Path) -> None:
     assert made.complete and made.status["models"][0]["calls"] == len(writer.requests)
     with Ledger.read(tmp_path / "run") as ledger:
         assert ledger.meta("identity")["teacher"] == {"model": "fake/model"}, "as ever for one teacher"
-        assert ledger.meta("staff") is None
+        assert ledger.meta("pools") is None
 
 
 # --- settings
@@ -204,6 +204,6 @@ def test_tracking_names_all_teachers(two: tuple[SimulatedTeacher, ...], tmp_path
 
 async def test_a_preview_asks_each_stages_own_teacher(two: tuple[SimulatedTeacher, ...]) -> None:
     program = refed_dspy.ReferenceLevelFeedback()
-    staff = open_staff(config(two[0]), {"response_feedback": config(two[1])}, stages_of(program))
-    await one_sample(program, refed_dspy.Reference(**references(1)[0]), staff)
+    by_stage = open_teachers(config(two[0]), {"response_feedback": config(two[1])}, stages_of(program))
+    await one_sample(program, refed_dspy.Reference(**references(1)[0]), by_stage)
     assert asked(two) == [4, 1]

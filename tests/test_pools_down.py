@@ -18,7 +18,7 @@ from refed_dspy.programs.lm_errors import StillLimited
 from refed_dspy.teachers.pool import FIRST_REST, LONGEST_REST, Rest
 from tests.clocks import Clock
 from tests.conftest import KEY_VARIABLE
-from tests.two_teachers import NO_CAPS, answered_twice, asked, at_desk, check_lineage, config, pool, repeated, run
+from tests.two_teachers import NO_CAPS, answered_twice, asked, at_session, check_lineage, config, pool, repeated, run
 from tests.writing import Writer
 
 
@@ -146,10 +146,10 @@ def test_one_that_comes_back_is_asked_again(tmp_path: Path, caplog: pytest.LogCa
 
     numbers = itertools.count()
     with Ledger.create(tmp_path / "run") as ledger, caplog.at_level(logging.WARNING, "refed_dspy.teachers"):
-        desk, ask_pool = at_desk(ledger, writers, clock)
+        session, ask_pool = at_session(ledger, writers, clock)
 
         async def story() -> None:
-            async with desk.open(NO_CAPS, lambda: "again"):
+            async with session.open(NO_CAPS, lambda: "again"):
                 assert all(await asked_of_each(4, 0))
                 down[0] = True
                 assert (await asked_of_each(4, 0))[1] <= 8, "those in flight"
@@ -170,10 +170,10 @@ def test_a_trial_that_ends_without_a_word_of_the_teacher_is_made_again(tmp_path:
     writers, clock = [Writer(), Writer()], Clock()
     writers[1].on_request = lambda request: said.pop(0) if said else None
     with Ledger.create(tmp_path / "run") as ledger:
-        desk, ask_pool = at_desk(ledger, writers, clock)
+        session, ask_pool = at_session(ledger, writers, clock)
 
         async def story() -> None:
-            async with desk.open(NO_CAPS, lambda: "again"):
+            async with session.open(NO_CAPS, lambda: "again"):
                 for number in range(20):
                     clock.now += FIRST_REST
                     await asyncio.gather(ask_pool(number), return_exceptions=True)
@@ -185,10 +185,10 @@ def test_a_trial_that_ends_without_a_word_of_the_teacher_is_made_again(tmp_path:
 def test_two_that_ask_the_same_at_once_pay_once(tmp_path: Path) -> None:
     writers, clock = [Writer(), Writer()], Clock()
     with Ledger.create(tmp_path / "run") as ledger:
-        desk, ask_pool = at_desk(ledger, writers, clock)
+        session, ask_pool = at_session(ledger, writers, clock)
 
         async def twice() -> None:
-            async with desk.open(NO_CAPS, lambda: "again"):
+            async with session.open(NO_CAPS, lambda: "again"):
                 answers = await asyncio.gather(*(ask_pool(number % 5) for number in range(20)))
                 assert all(answer.response == answers[number % 5].response for number, answer in enumerate(answers))
 

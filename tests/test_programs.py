@@ -15,7 +15,7 @@ from dspy.utils import exceptions as lm_errors
 
 from refed_dspy.errors import ConfigError, MalformedAnswer, TeacherError
 from refed_dspy.programs import ReferenceLevelFeedback
-from refed_dspy.programs.asking import Question, answering, ask_teacher
+from refed_dspy.programs.asking import Question, answered_by, ask_teacher
 from refed_dspy.programs.lm_errors import AnswerCut, AnswerRefused
 from refed_dspy.programs.reference_level import STAGES, TAKEN_SHOWN
 from refed_dspy.records import Feedback, Reference, Sample
@@ -209,7 +209,7 @@ def test_whoever_answers_in_this_context_is_told_stage_item_and_repetition() -> 
         await program.propose(REFERENCE, "relevant_skills", "reasoning", repetition=3)
         await program.respond(REFERENCE, "Be kind.", "Do it.", item="17")
 
-    with answering(answerer):
+    with answered_by(answerer):
         run_with(Writer(), work)
     told = [(question.stage, question.item, question.repetition) for question in questions]
     assert told[0] == ("instruction_synthesis", f"{REFERENCE.id}/relevant_skills", 3)

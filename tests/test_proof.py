@@ -10,7 +10,7 @@ import pytest
 
 from refed_dspy.ledger.candidates import Trial
 from refed_dspy.metrics.intervals import Interval, mean_interval
-from refed_dspy.optimizers.proof import Measured, Proof, gain, measured
+from refed_dspy.optimizers.proof import ProgramScore, Proof, gain, measured
 
 
 def trial(scores: Mapping[str, float], parts: Mapping[str, Mapping[str, float]] | None = None) -> Trial:
@@ -30,8 +30,8 @@ def interval(mean: float, low: float, high: float, clusters: int = 8) -> Interva
     return Interval(mean, low, high, clusters, clusters)
 
 
-def one(mean: float = 0.5, **parts: float) -> Measured:
-    return Measured(interval(mean, mean - 0.1, mean + 0.1), parts, 2_000_000_000.0)
+def one(mean: float = 0.5, **parts: float) -> ProgramScore:
+    return ProgramScore(interval(mean, mean - 0.1, mean + 0.1), parts, 2_000_000_000.0)
 
 
 # --- paired
@@ -126,7 +126,7 @@ def test_the_table_has_a_row_for_each_program_and_a_line_for_each_gain() -> None
         one(0.4, wins=0.5, grades=0.25, coverage=1.0, length_ratio=1.0),
         one(0.7, wins=0.75, coverage=0.9),
         interval(0.3, 0.2, 0.4, 16),
-        Measured(interval(0.5, 0.4, 0.6), {"wins": 0.6}, None),
+        ProgramScore(interval(0.5, 0.4, 0.6), {"wins": 0.6}, None),
         interval(0.2, 0.1, 0.3, 9),
     )
     head, *rows, over_baseline, over_champion = proof.lines()

@@ -21,8 +21,8 @@ from dspy.utils.exceptions import AdapterParseError
 from refed_dspy.errors import CapReached, ConfigError, MalformedAnswer, NoAnswer, TeacherError
 from refed_dspy.optimizers.examples import example_id
 from refed_dspy.optimizers.gateway import evaluating, judging
-from refed_dspy.optimizers.metrics import Evaluation, NotScored, Own, PeoplesVerdict, Scored
-from refed_dspy.optimizers.recorder import Candidates, Recorder, bearable, candidate_id
+from refed_dspy.optimizers.metrics import CustomMetric, Evaluation, HumanAgreement, MetricScore, NotScored
+from refed_dspy.optimizers.recorder import Candidates, ScoreRecorder, bearable, candidate_id
 from refed_dspy.programs.adapter import SchemaAdapter
 from refed_dspy.records import Failure
 from tests.writing import Writer, fake_lm
@@ -38,7 +38,7 @@ class Desk:
         self.scored: list[tuple[Any, ...]] = []
         self.failed: list[tuple[Any, ...]] = []
         self.stopped: list[BaseException] = []
-        self.books = SimpleNamespace(budget=SimpleNamespace(spent=42))
+        self.recorder = SimpleNamespace(budget=SimpleNamespace(spent=42))
         self._lock = threading.Lock()
 
     def write(self, statements: list[tuple[str, tuple[Any, ...]]]) -> None:
@@ -76,15 +76,15 @@ class ByWorth:
         return {}
 
 
-def recorder(desk: Desk, metric: Any = None, **more: Any) -> Recorder:
+def recorder(session: Desk, metric: Any = None, **more: Any) -> ScoreRecorder:
     subsets = {example_id(example): "train" for example in EXAMPLES[:5]}
-    recorder_: Any = Recorder
-    return recorder_(metric or ByWorth(), desk, subsets, **more)  # type: ignore[no-any-return]
+    recorder_: Any = ScoreRecorder
+    return recorder_(metric or ByWorth(), session, subsets, **more)  # type: ignore[no-any-return]
 
 
-def candidates(desk: Desk, student: dspy.Module) -> Candidates:
+def candidates(session: Desk, student: dspy.Module) -> Candidates:
     made: Any = Candidates
-    return made(desk, student)  # type: ignore[no-any-return]
+    return made(session, student)  # type: ignore[no-any-return]
 
 
 def program(instructions: str = "Answer.") -> dspy.Module:
@@ -106,28 +106,28 @@ def evaluate(program_: dspy.Module, metric: Any, examples: list[dspy.Example], t
 
 
 def test_a_score_is_a_number_where_dspy_adds() -> None:
-    scores = [Scored(0.25, "", 0.5), Scored(0.5, "", 0.5)]
+    scores = [MetricScore(0.25, "", 0.5), MetricScore(0.5, "", 0.5)]
     assert sum(scores) == 0.75 and sum(scores) / 2 == 0.375
     assert scores[0] + 1 == 1.25 and 1 + scores[0] == 1.25 and scores[0] + scores[1] == 0.75
     assert scores[0] / 2 == 0.125 and float(scores[1]) == 0.5
-    assert sum([*scores, Scored(1, "", 0)]) == 1.75
+    assert sum([*scores, MetricScore(1, "", 0)]) == 1.75
 
 
 def test_scores_compare_by_what_they_are() -> None:
-    low, high = Scored(0.2, "a", 0.9), Scored(0.8, "b", 0.1)
+    low, high = MetricScore(0.2, "a", 0.9), MetricScore(0.8, "b", 0.1)
     assert low < high and high > low and low <= high and high >= low and low < 0.5 < high
     assert max([low, high]) is high and sorted([high, low]) == [low, high]
 
 
 @pytest.mark.parametrize(("score", "accepted"), [(0.0, False), (0.69, False), (0.7, True), (1.0, True)])
 def test_a_score_is_true_from_the_one_that_is_accepted_on(score: float, accepted: bool) -> None:
-    said = Scored(score, "words", 0.7)
+    said = MetricScore(score, "words", 0.7)
     assert bool(said) is accepted
     assert (said.score, said.feedback, said["score"], said["feedback"]) == (score, "words", score, "words")
 
 
 def test_a_copy_of_a_score_is_as_true_as_it_is() -> None:
-    said = Scored(0.6, "words", 0.7)
+    said = MetricScore(0.6, "words", 0.7)
     twin = copy.deepcopy(said)
     assert (twin.score, twin.feedback, bool(twin)) == (0.6, "words", False)
     said["score"] = 0.9  # as GEPA does with a module's score
@@ -138,18 +138,18 @@ def test_a_copy_of_a_score_is_as_true_as_it_is() -> None:
 
 
 def test_evaluate_takes_the_mean_and_everything_is_written_down() -> None:
-    desk = Desk()
-    seen = candidates(desk, program())
-    record = recorder(desk)
+    session = Desk()
+    seen = candidates(session, program())
+    record = recorder(session)
     with running(seen):
         said = evaluate(program(), record, EXAMPLES)
     assert said.score == pytest.approx(45.0)
     name = candidate_id(program())
-    assert {row[0] for row in desk.scored} == {name}
-    assert {row[1]: (row[2], row[3], json.loads(row[4]), row[5]) for row in desk.scored} == {
+    assert {row[0] for row in session.scored} == {name}
+    assert {row[1]: (row[2], row[3], json.loads(row[4]), row[5]) for row in session.scored} == {
         example_id(e): ("train" if n < 5 else "other", e.worth, {"worth": e.worth}, 42) for n, e in enumerate(EXAMPLES)
     }
-    assert record.evaluations == 10 and desk.stopped == []
+    assert record.evaluations == 10 and session.stopped == []
 
 
 @pytest.mark.parametrize(
@@ -165,12 +165,12 @@ def test_evaluate_takes_the_mean_and_everything_is_written_down() -> None:
     ids=lambda error: type(error).__name__,
 )
 def test_bad_luck_ends_nothing_and_is_no_zero_in_the_books(error: Exception) -> None:
-    desk = Desk()
-    record = recorder(desk, ByWorth(q1=error))
+    session = Desk()
+    record = recorder(session, ByWorth(q1=error))
     with running():
         evaluate(program(), record, EXAMPLES[:3])
-    assert bearable(error) and desk.stopped == []
-    assert sorted(row[3] for row in desk.scored) == [0.0, 0.2] and record.evaluations == 2
+    assert bearable(error) and session.stopped == []
+    assert sorted(row[3] for row in session.scored) == [0.0, 0.2] and record.evaluations == 2
 
 
 @pytest.mark.parametrize(
@@ -179,14 +179,14 @@ def test_bad_luck_ends_nothing_and_is_no_zero_in_the_books(error: Exception) -> 
     ids=lambda error: type(error).__name__,
 )
 def test_a_bug_in_a_metric_ends_it_as_it_is(error: Exception) -> None:
-    desk = Desk()
-    record = recorder(desk, ByWorth(q1=error))
+    session = Desk()
+    record = recorder(session, ByWorth(q1=error))
     with running(), pytest.raises(type(error)) as raised:
         record(EXAMPLES[1], dspy.Prediction(answer="x"))
-    assert raised.value is error and desk.stopped == [error] and desk.scored == []
+    assert raised.value is error and session.stopped == [error] and session.scored == []
     with running():
         evaluate(program(), record, EXAMPLES[:3])
-    assert desk.stopped == [error, error]
+    assert session.stopped == [error, error]
 
 
 class Buggy(dspy.Module):  # type: ignore[misc]
@@ -203,24 +203,24 @@ class Buggy(dspy.Module):  # type: ignore[misc]
 
 def test_a_bug_in_a_program_ends_it_as_it_is() -> None:
     for error, ends in ((AttributeError("tyop"), True), (NoAnswer("s", "i", "r"), False)):
-        desk = Desk()
+        session = Desk()
         buggy = Buggy(error)
-        with running(candidates(desk, buggy)):
-            evaluate(buggy, recorder(desk), EXAMPLES[:1])
-        assert desk.stopped == ([error] if ends else []) and desk.scored == []
+        with running(candidates(session, buggy)):
+            evaluate(buggy, recorder(session), EXAMPLES[:1])
+        assert session.stopped == ([error] if ends else []) and session.scored == []
 
 
 def test_a_bug_in_somebody_else_s_module_is_theirs() -> None:
-    desk = Desk()
-    with running(candidates(desk, program())), pytest.raises(AttributeError):
+    session = Desk()
+    with running(candidates(session, program())), pytest.raises(AttributeError):
         Buggy(AttributeError("an optimizer's own"))(question="x")
-    assert desk.stopped == [] and desk.tried == []
+    assert session.stopped == [] and session.tried == []
 
 
 def test_bootstrapping_takes_what_is_accepted_and_nothing_else() -> None:
     """Worth 0.0 to 0.9: from 0.5 on five are good enough."""
-    desk = Desk()
-    record = recorder(desk)
+    session = Desk()
+    record = recorder(session)
     with running():
         tuned = dspy.BootstrapFewShot(metric=record, max_bootstrapped_demos=9, max_labeled_demos=0).compile(
             program(), trainset=EXAMPLES
@@ -241,27 +241,27 @@ def test_bootstrapping_goes_by_the_metric_s_own_bar() -> None:
 
 
 def test_gepa_takes_it_and_gets_words_for_the_stage() -> None:
-    desk, metric = Desk(), ByWorth()
-    record = recorder(desk, metric)
+    session, metric = Desk(), ByWorth()
+    record = recorder(session, metric)
     dspy.GEPA(metric=record, max_metric_calls=1, reflection_lm=fake_lm(Writer()))
     trace = [(None, {"question": "q3"}, dspy.Prediction(answer="x"))]
     said = record(EXAMPLES[3], dspy.Prediction(answer="x"), ["the whole trace"], "predict", trace)
     assert said["feedback"] == "write more about q3" and said["score"] == 0.3 and hasattr(said, "feedback")
     assert metric.stages == [("predict", trace)]
-    assert desk.scored == [] and record.evaluations == 0, "its rollout was scored before"
+    assert session.scored == [] and record.evaluations == 0, "its rollout was scored before"
 
 
 def test_gepa_works_on_it() -> None:
-    desk, metric = Desk(), ByWorth()
+    session, metric = Desk(), ByWorth()
     writer = Writer()
-    seen = candidates(desk, program())
+    seen = candidates(session, program())
     with running(seen, writer=writer):
         # Two texts: what the reflection model writes is a new prompt.
         reflection = fake_lm(Writer(*(json.dumps({"new_instruction": f"Version {n}."}) for n in range(9))))
-        dspy.GEPA(metric=recorder(desk, metric), max_metric_calls=12, reflection_lm=reflection, num_threads=2).compile(
-            program(), trainset=EXAMPLES[:3], valset=EXAMPLES[5:8]
-        )
-    assert {stage for stage, _ in metric.stages} == {"predict"} and len(desk.tried) > 1 and not desk.stopped
+        dspy.GEPA(
+            metric=recorder(session, metric), max_metric_calls=12, reflection_lm=reflection, num_threads=2
+        ).compile(program(), trainset=EXAMPLES[:3], valset=EXAMPLES[5:8])
+    assert {stage for stage, _ in metric.stages} == {"predict"} and len(session.tried) > 1 and not session.stopped
 
 
 def test_simba_reads_score_and_feedback() -> None:
@@ -272,10 +272,10 @@ def test_simba_reads_score_and_feedback() -> None:
 
 def test_a_rollout_that_failed_is_not_scored() -> None:
     """SIMBA calls the metric without a prediction then."""
-    desk = Desk()
+    session = Desk()
     with pytest.raises(NotScored, match="the program failed"):
-        recorder(desk)(EXAMPLES[0], None)
-    assert desk.stopped == [] and desk.scored == []
+        recorder(session)(EXAMPLES[0], None)
+    assert session.stopped == [] and session.scored == []
 
 
 @pytest.mark.parametrize("arguments", [(), (None,), (None, None), (None, None, None), ([], None, None)])
@@ -310,29 +310,29 @@ def test_rows_that_failed_are_counted_once_by_what_went_wrong() -> None:
 
 def test_what_cannot_be_judged_counts_as_the_uncompiled_program_does() -> None:
     """An optimizer wants a number. This one speaks neither for nor against, and makes no demonstration."""
-    desk = Desk()
-    record = recorder(desk, ByWorth(q9=NotScored("the judge\nabstained")))
+    session = Desk()
+    record = recorder(session, ByWorth(q9=NotScored("the judge\nabstained")))
     record.neutral = 0.25
     said = record(EXAMPLES[9], dspy.Prediction(answer="x"))
     assert said.score == float(said) == 0.25 and bool(said) is False
     assert said.feedback == "It could not be judged: the judge abstained"
     with running():
         assert evaluate(program(), record, [EXAMPLES[5], EXAMPLES[9]]).score == pytest.approx(37.5)
-    assert record.evaluations == 1 and [row[3] for row in desk.scored] == [0.5]
+    assert record.evaluations == 1 and [row[3] for row in session.scored] == [0.5]
 
 
 def test_what_cannot_be_judged_is_written_down_for_its_candidate() -> None:
-    desk = Desk()
-    record = recorder(desk, ByWorth(q2=NotScored("the judge abstained")))
-    with running(candidates(desk, program())):
+    session = Desk()
+    record = recorder(session, ByWorth(q2=NotScored("the judge abstained")))
+    with running(candidates(session, program())):
         evaluate(program(), record, EXAMPLES[:4])
-    (row,) = desk.failed
+    (row,) = session.failed
     name = candidate_id(program())
     assert row[:6] == (
         f"abstained {name} {example_id(EXAMPLES[2])}", "train", name, "abstained", "the judge abstained", False,
     )  # fmt: skip
     record(EXAMPLES[2], dspy.Prediction(answer="x"), None, "predict", [])
-    assert len(desk.failed) == 1, "its rollout was judged before"
+    assert len(session.failed) == 1, "its rollout was judged before"
 
 
 def test_whoever_watches_is_told_of_each() -> None:
@@ -347,17 +347,17 @@ def test_whoever_watches_is_told_of_each() -> None:
 
 
 def test_candidates_are_written_down_once_in_order_the_first_first() -> None:
-    desk = Desk()
-    seen = candidates(desk, program())
+    session = Desk()
+    seen = candidates(session, program())
     texts = ["Answer.", "Answer well.", "Answer.", "Answer briefly.", "Answer well."]
     seen.note(program("Answer."))
     with running(seen):
         for text in texts:
             program(text)(question="x")
-    assert [(row[1], json.loads(row[2])["predict"]["signature"]["instructions"]) for row in desk.tried] == [
+    assert [(row[1], json.loads(row[2])["predict"]["signature"]["instructions"]) for row in session.tried] == [
         (0, "Answer."), (1, "Answer well."), (2, "Answer briefly.")
     ]  # fmt: skip
-    assert [row[0] for row in desk.tried] == [candidate_id(program(text)) for text in (*texts[:2], texts[3])]
+    assert [row[0] for row in session.tried] == [candidate_id(program(text)) for text in (*texts[:2], texts[3])]
 
 
 def test_demonstrations_make_another_candidate() -> None:
@@ -367,36 +367,36 @@ def test_demonstrations_make_another_candidate() -> None:
 
 
 def test_an_optimizer_s_own_modules_are_no_candidates() -> None:
-    desk = Desk()
-    with running(candidates(desk, program())):
+    session = Desk()
+    with running(candidates(session, program())):
         dspy.Predict("basic_instruction -> proposed_instruction")(basic_instruction="x")
-    assert desk.tried == []
+    assert session.tried == []
 
 
 @pytest.mark.parametrize("kind", [dspy.Predict, dspy.ChainOfThought])
 def test_an_optimizer_s_own_modules_of_the_student_s_type_are_no_candidates(kind: Any) -> None:
-    desk = Desk()
-    with running(candidates(desk, kind("question -> answer"))):
+    session = Desk()
+    with running(candidates(session, kind("question -> answer"))):
         kind("basic_instruction -> proposed_instruction")(basic_instruction="x")
-    assert desk.tried == []
+    assert session.tried == []
 
 
 def test_a_program_that_a_metric_runs_is_no_candidate() -> None:
-    desk = Desk()
+    session = Desk()
 
     def asks(example: dspy.Example, prediction: Any) -> float:
         return float(bool(program("Judge.")(question=example.question).answer))
 
-    with running(seen := candidates(desk, program())):
+    with running(seen := candidates(session, program())):
         seen.note(program())
-        evaluate(program(), recorder(desk, Own(asks)), EXAMPLES[:3])
-    assert len(desk.tried) == 1 and {row[0] for row in desk.scored} == {candidate_id(program())}
+        evaluate(program(), recorder(session, CustomMetric(asks)), EXAMPLES[:3])
+    assert len(session.tried) == 1 and {row[0] for row in session.scored} == {candidate_id(program())}
 
 
 def test_evaluations_go_to_their_candidate_under_eight_threads() -> None:
     """Three candidates at a time, each on eight threads, in a shuffled order."""
-    desk = Desk()
-    seen = candidates(desk, program())
+    session = Desk()
+    seen = candidates(session, program())
     asked: defaultdict[str, set[str]] = defaultdict(set)
 
     def looks(example: dspy.Example, prediction: Any) -> float:
@@ -408,7 +408,7 @@ def test_evaluations_go_to_their_candidate_under_eight_threads() -> None:
 
     writer = Writer()
     writer.on_request = answer
-    record = recorder(desk, Own(looks))
+    record = recorder(session, CustomMetric(looks))
     texts = [f"Way {n}." for n in range(6)]
     random.Random(0).shuffle(texts)
 
@@ -424,10 +424,10 @@ def test_evaluations_go_to_their_candidate_under_eight_threads() -> None:
         thread.join()
     expected = {candidate_id(program(text)): text for text in texts}
     assert {name: {expected[name]} for name in asked} == dict(asked) and set(asked) == set(expected)
-    assert sorted((row[0], row[1]) for row in desk.scored) == sorted(
+    assert sorted((row[0], row[1]) for row in session.scored) == sorted(
         (name, example_id(example)) for name in expected for example in EXAMPLES
     )
-    assert sorted(row[1] for row in desk.tried) == list(range(6))
+    assert sorted(row[1] for row in session.tried) == list(range(6))
     assert record.evaluations == 60
 
 
@@ -457,7 +457,7 @@ def three(example: dspy.Example, pred: Any, trace: Any = None) -> int:
     ],
 )
 def test_a_metric_of_two_three_or_five_arguments(metric: Callable[..., Any], score: float, words: str) -> None:
-    own = Own(metric)
+    own = CustomMetric(metric)
     assert own.score(EXAMPLES[0], dspy.Prediction(answer="x")).score == score
     assert own.feedback(EXAMPLES[0], dspy.Prediction(answer="x"), "predict", []) == words
 
@@ -472,7 +472,7 @@ def all_three(example: Any, pred: Any, trace: Any) -> float:
 
 @pytest.mark.parametrize("metric", [all_three, all_five])
 def test_a_metric_whose_arguments_have_no_defaults(metric: Callable[..., Any]) -> None:
-    assert Own(metric).score(EXAMPLES[0], dspy.Prediction(answer="x")).score == 0.5
+    assert CustomMetric(metric).score(EXAMPLES[0], dspy.Prediction(answer="x")).score == 0.5
 
 
 def test_a_type_error_within_a_metric_of_five_arguments_is_not_hidden() -> None:
@@ -480,7 +480,7 @@ def test_a_type_error_within_a_metric_of_five_arguments_is_not_hidden() -> None:
         return 0.5 if name is None else len(name.nonsense if hasattr(name, "nonsense") else 5)  # type: ignore[arg-type]
 
     with pytest.raises(TypeError):
-        Own(metric).feedback(EXAMPLES[0], dspy.Prediction(answer="x"), "predict", [])
+        CustomMetric(metric).feedback(EXAMPLES[0], dspy.Prediction(answer="x"), "predict", [])
 
 
 def test_a_metric_of_its_own_hears_that_it_is_bootstrapping() -> None:
@@ -490,31 +490,31 @@ def test_a_metric_of_its_own_hears_that_it_is_bootstrapping() -> None:
         traces.append(trace)
         return trace is None
 
-    recorder(Desk(), Own(metric))(EXAMPLES[0], dspy.Prediction(answer="x"), ["a trace"])
+    recorder(Desk(), CustomMetric(metric))(EXAMPLES[0], dspy.Prediction(answer="x"), ["a trace"])
     assert traces == [["a trace"]]
 
 
 @pytest.mark.parametrize("said", [math.nan, math.inf])
 def test_a_score_that_is_no_number_is_told_of(said: float) -> None:
-    desk = Desk()
+    session = Desk()
     with pytest.raises(Exception, match=r"nan|inf|finite"):
-        recorder(desk, Own(lambda example, pred: said))(EXAMPLES[0], dspy.Prediction(answer="x"))
-    assert desk.scored == []
+        recorder(session, CustomMetric(lambda example, pred: said))(EXAMPLES[0], dspy.Prediction(answer="x"))
+    assert session.scored == []
 
 
 @pytest.mark.parametrize("said", [None, "good"])
 def test_a_metric_that_returns_no_number_ends_it(said: Any) -> None:
-    desk = Desk()
+    session = Desk()
     with pytest.raises((TypeError, ValueError)):
-        recorder(desk, Own(lambda example, pred: said))(EXAMPLES[0], dspy.Prediction(answer="x"))
-    assert len(desk.stopped) == 1
+        recorder(session, CustomMetric(lambda example, pred: said))(EXAMPLES[0], dspy.Prediction(answer="x"))
+    assert len(session.stopped) == 1
 
 
 @pytest.mark.parametrize("made", ["text", ("a", "b"), dspy.Prediction(failures="none that I know")], ids=str)
 def test_a_program_may_return_what_it_likes(made: Any) -> None:
-    desk = Desk()
-    assert recorder(desk, Own(lambda example, pred: 1.0))(EXAMPLES[0], made).score == 1
-    assert desk.stopped == []
+    session = Desk()
+    assert recorder(session, CustomMetric(lambda example, pred: 1.0))(EXAMPLES[0], made).score == 1
+    assert session.stopped == []
 
 
 # --- people's verdicts
@@ -526,22 +526,22 @@ def test_a_program_may_return_what_it_likes(made: Any) -> None:
 )
 def test_a_judge_scores_by_how_near_it_comes_to_people(preference: float, people: float, score: float) -> None:
     made = dspy.Prediction(preference=preference, consistent=True, reasons=("r",), abstained="")
-    said = PeoplesVerdict().score(dspy.Example(people=people), made)
+    said = HumanAgreement().score(dspy.Example(people=people), made)
     assert (said.score, said.parts) == (score, {"consistent": 1.0})
 
 
 def test_a_judge_that_abstained_is_not_scored() -> None:
     made = dspy.Prediction(preference=None, consistent=None, reasons=(), abstained="the judge could not tell")
     with pytest.raises(NotScored, match="could not tell"):
-        PeoplesVerdict().score(dspy.Example(people=1.0), made)
+        HumanAgreement().score(dspy.Example(people=1.0), made)
 
 
 def test_a_judge_is_told_what_people_said_and_whether_order_mattered() -> None:
     pair = dspy.Example(people=-1.0, answer_a="one", answer_b="two")
     made = dspy.Prediction(preference=0, consistent=False, reasons=("A {is} nicer", "no, B"), abstained="")
     other_way: list[Any] = [(None, {"answer_a": "two", "answer_b": "one"}, {})]
-    said = PeoplesVerdict().feedback(pair, made, "compare", other_way)
+    said = HumanAgreement().feedback(pair, made, "compare", other_way)
     assert "People preferred answer B." in said and "A and B stood the other way round" in said
     assert "changed with the order" in said and "A {is} nicer" in said and "no, B" in said
-    plain = PeoplesVerdict().feedback(pair, dspy.Prediction(**{**made, "consistent": True}), "compare", None)
+    plain = HumanAgreement().feedback(pair, dspy.Prediction(**{**made, "consistent": True}), "compare", None)
     assert "other way round" not in plain and "changed with the order" not in plain

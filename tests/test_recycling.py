@@ -28,7 +28,7 @@ from refed_dspy.data.dataset import drawn, load_dataset
 from refed_dspy.errors import ConfigError, ExportError, ReferencesError, RunDirError, RunStopped, TeacherRefused
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.metrics.figures import AskedOnce, Tools, figures
-from refed_dspy.metrics.perplexity import GUESS, Scored
+from refed_dspy.metrics.perplexity import GUESS, ScoredText
 from refed_dspy.programs.reflection import (
     IMPROVED,
     ORIGINAL,
@@ -43,9 +43,9 @@ from refed_dspy.runs.recycle.passes import Passes, row_by_row, selectively
 from refed_dspy.runs.recycle.result import Recycling
 from refed_dspy.runs.recycle.select import UNSCORED, Selected, choose, select
 from refed_dspy.teachers import open_teacher
-from refed_dspy.teachers.caps import Limits
+from refed_dspy.teachers.caps import CapSettings
 from refed_dspy.teachers.recorded import Progress
-from refed_dspy.teachers.row_jobs import Job
+from refed_dspy.teachers.row_jobs import RowJob
 from tests.compiling import config
 from tests.test_perplexity import Toy, _Door
 from tests.test_reflection import Reflecting, reflected, shown
@@ -333,15 +333,15 @@ class Told:
         self.told = told
         self.asked: list[str] = []
 
-    def nll(self, contexts: Sequence[str], texts: Sequence[str]) -> list[Scored | None]:
+    def nll(self, contexts: Sequence[str], texts: Sequence[str]) -> list[ScoredText | None]:
         keys = [f"{context.partition(chr(10))[0]}|{text}" for context, text in zip(contexts, texts, strict=True)]
         self.asked += keys
         return [self.one(key) for key in keys]
 
-    def one(self, key: str) -> Scored | None:
+    def one(self, key: str) -> ScoredText | None:
         if key.startswith("|"):
-            return Scored(math.log(10), 1)
-        return Scored(math.log(10 * self.told[key]), 1) if key in self.told else None
+            return ScoredText(math.log(10), 1)
+        return ScoredText(math.log(10 * self.told[key]), 1) if key in self.told else None
 
 
 NEW: Reflected = (("new", "first"), "")
@@ -431,18 +431,18 @@ class Fickle:
         self.before: Callable[[], None] = lambda: None
         """Called when it is asked for the first time."""
 
-    def nll(self, contexts: Sequence[str], texts: Sequence[str]) -> list[Scored | None]:
+    def nll(self, contexts: Sequence[str], texts: Sequence[str]) -> list[ScoredText | None]:
         self.before()
         self.before = lambda: None
         return [self.one(context, text) for context, text in zip(contexts, texts, strict=True)]
 
-    def one(self, context: str, text: str) -> Scored:
+    def one(self, context: str, text: str) -> ScoredText:
         if not context:
-            return Scored(1.0, 1)
+            return ScoredText(1.0, 1)
         if GUESS in context:
-            return Scored(0.2 if "better" in context else 0.5, 1)
+            return ScoredText(0.2 if "better" in context else 0.5, 1)
         harder = {"new odd": 0.9, "new even": 0.1}
-        return Scored(next((told for name, told in harder.items() if name in context), 0.5), 1)
+        return ScoredText(next((told for name, told in harder.items() if name in context), 0.5), 1)
 
 
 class Numbering(Reflecting):
@@ -459,8 +459,8 @@ class Numbering(Reflecting):
 
 def passes(folder: Path, writer: Writer, concurrency: int = 8, max_minutes: float | None = None) -> Passes:
     teacher = replace(open_teacher(fake_lm(writer)), concurrency=concurrency)
-    limits = Limits(max_cost=None, max_calls=None, max_minutes=max_minutes)
-    return Passes(ReflectionTuning(), folder, Job("recycling", {}, {"teacher": teacher}, limits, 6, "go on"), None)
+    limits = CapSettings(max_cost=None, max_calls=None, max_minutes=max_minutes)
+    return Passes(ReflectionTuning(), folder, RowJob("recycling", {}, {"teacher": teacher}, limits, 6, "go on"), None)
 
 
 ROWS = load_dataset(references(6)).rows

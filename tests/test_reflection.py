@@ -16,7 +16,7 @@ from dspy.utils import exceptions as lm_errors
 
 from refed_dspy import load_program, save_program
 from refed_dspy.errors import ConfigError, NoAnswer, NoConnection, TeacherError
-from refed_dspy.programs.asking import Question, answering, ask_teacher
+from refed_dspy.programs.asking import Question, answered_by, ask_teacher
 from refed_dspy.programs.lm_errors import AnswerCut, AnswerRefused, NotReached
 from refed_dspy.programs.reflection import (
     IMPROVED,
@@ -87,7 +87,7 @@ def test_the_passes_can_be_asked_for_one_at_a_time() -> None:
         return first, await program.improve(OLD, SAID, "7"), await program.improve(OLD, SAID)
 
     writer = Writer(reflected(), improved("Sun and moon."), improved(f" {SAID}"))
-    with dspy.context(lm=fake_lm(writer)), answering(noted):
+    with dspy.context(lm=fake_lm(writer)), answered_by(noted):
         first, second, third = asyncio.run(both())
     assert first == (("Explain spring tides.", "Sun and moon align."), "") and second == ("Sun and moon.", "")
     assert third == (None, "the same response again") and asked == ["7", "7", OLD]
@@ -172,7 +172,7 @@ def test_what_is_no_rows_fault_is_raised() -> None:
     async def broken(question: Question) -> dspy.Prediction:
         raise KeyError("a bug")
 
-    with answering(broken), pytest.raises(KeyError, match="a bug"):
+    with answered_by(broken), pytest.raises(KeyError, match="a bug"):
         asyncio.run(ReflectionTuning().recycle(OLD, SAID))
 
 

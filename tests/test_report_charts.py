@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from refed_dspy.sharing.report import charts, histograms
-from refed_dspy.sharing.report.funnel import Step
+from refed_dspy.sharing.report.funnel import FunnelStep
 from refed_dspy.sharing.report.map import LANDMARKS, Map, draw_map, instruction_map
 from refed_dspy.sharing.report.rows import Rows
 
@@ -59,7 +59,9 @@ def test_scores_of_many_values_are_counted_in_bins() -> None:
 
 
 def test_the_flow_says_what_was_lost() -> None:
-    chart = charts.flow([Step("written", 1200), Step(f"kept by {MARKUP}", 900, {"too short": 250, "odd": 50})])
+    chart = charts.flow(
+        [FunnelStep("written", 1200), FunnelStep(f"kept by {MARKUP}", 900, {"too short": 250, "odd": 50})]
+    )
     assert chart.rows == [["written", "1,200", ""], [f"kept by {MARKUP}", "900", "250 too short; 50 odd"]]
     assert chart.figure["data"][0]["x"] == [1200, 900] and "1,200 instructions" in chart.text
     assert "<" not in json.dumps(chart.figure) and "&" not in json.dumps(chart.figure)

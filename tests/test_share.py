@@ -173,7 +173,7 @@ def test_the_variables_of_keys_are_noted_by_their_digests(run: Synthesis, tmp_pa
         run,
         tmp_path / "run",
         f"INSERT OR REPLACE INTO meta VALUES ('teacher', '{config('CORP_LLM')}'), ('judge', '{config('ACME_J')}')",
-        f"""INSERT OR REPLACE INTO meta VALUES ('staff', '{{"": [{config("CORP_LLM")}, {config("POOL_TWO")}]}}')""",
+        f"""INSERT OR REPLACE INTO meta VALUES ('pools', '{{"": [{config("CORP_LLM")}, {config("POOL_TWO")}]}}')""",
     )
     share(folder, tmp_path / "out")
     noted = read_manifest(tmp_path / "out").key_variables

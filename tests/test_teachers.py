@@ -17,7 +17,7 @@ from tenacity import RetryCallState, Retrying
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy import TeacherConfig, open_teacher
 from refed_dspy.errors import ConfigError
-from refed_dspy.ledger.recording import booked
+from refed_dspy.ledger.recorder import recording
 from refed_dspy.programs.adapter import SchemaAdapter
 from refed_dspy.programs.lm_errors import AnswerCut, AnswerRefused, NotReached
 from refed_dspy.records import Call
@@ -43,8 +43,8 @@ def ask(teacher: TeacherConfig, times: int = 1) -> tuple[list[Any], list[Call]]:
                 questions = (predict.acall(question=f"number {i}") for i in range(times))
                 return await asyncio.gather(*questions, return_exceptions=True)
 
-    with booked(Notebook()) as books:
-        return asyncio.run(all_of_them()), books.calls
+    with recording(Notebook()) as recorder:
+        return asyncio.run(all_of_them()), recorder.calls
 
 
 def test_an_answer_is_reported_with_its_tokens(server: SimulatedTeacher) -> None:
@@ -207,9 +207,9 @@ def test_copies_share_the_connections(server: SimulatedTeacher) -> None:
 
 def test_a_predictor_called_without_a_loop(server: SimulatedTeacher) -> None:
     lm = open_teacher(config(server)).start()
-    with booked(Notebook()) as books, dspy.context(lm=lm, adapter=SchemaAdapter()):
+    with recording(Notebook()) as recorder, dspy.context(lm=lm, adapter=SchemaAdapter()):
         assert dspy.Predict("question -> response")(question="x").response
-    assert [c.outcome for c in books.calls] == ["ok"]
+    assert [c.outcome for c in recorder.calls] == ["ok"]
 
 
 def test_many_at_once_stay_within_the_connections(server: SimulatedTeacher) -> None:

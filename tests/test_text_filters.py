@@ -10,7 +10,7 @@ import pytest
 from refed_dspy.errors import ConfigError
 from refed_dspy.filters.base import Decision, TextFilter
 from refed_dspy.filters.language import CODES, Language
-from refed_dspy.filters.length import Lengths
+from refed_dspy.filters.length import Length
 from refed_dspy.filters.refusals import Refusals
 from refed_dspy.records import DataRow
 from refed_dspy.text import placeholder
@@ -34,7 +34,7 @@ def row(instruction: str, response: str = "Here is the answer that you asked for
 
 
 def test_every_filter_takes_any_text_and_says_whether_it_needs_the_response() -> None:
-    filters: list[TextFilter] = [Lengths(min_words=1), Refusals(), Language(), Lengths(max_words=3, of="instruction")]
+    filters: list[TextFilter] = [Length(min_words=1), Refusals(), Language(), Length(max_words=3, of="instruction")]
     assert [(one.name, one.of_instruction) for one in filters] == [
         ("length", False), ("refusals", False), ("language", False), ("length", True),
     ]  # fmt: skip
@@ -49,7 +49,7 @@ def test_every_filter_takes_any_text_and_says_whether_it_needs_the_response() ->
 
 
 def test_bounds_are_inclusive_and_say_what_they_counted() -> None:
-    filter_ = Lengths(min_words=2, max_words=4, max_characters=20)
+    filter_ = Length(min_words=2, max_words=4, max_characters=20)
     texts = ["one", "one two", " one\u3000two\nthree four ", "1 2 3 4 5", "seventeen characters plus"]
     said = [filter_.check(row("", text)) for text in texts]
     assert [(one.kept, one.reason, one.score) for one in said] == [
@@ -59,7 +59,7 @@ def test_bounds_are_inclusive_and_say_what_they_counted() -> None:
 
 
 def test_lengths_of_instructions_and_of_characters() -> None:
-    filter_ = Lengths(min_characters=3, of="instruction")
+    filter_ = Length(min_characters=3, of="instruction")
     assert filter_.check(row("写首诗", "")) == Decision(True, score=3)
     assert filter_.check(row(" ab ", "long enough")).reason == "too short"
 
@@ -76,8 +76,8 @@ def test_lengths_of_instructions_and_of_characters() -> None:
 )
 def test_lengths_that_make_no_sense(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        Lengths(**settings)
-    assert Lengths(min_words=0, max_words=0).check(row("", "")).kept
+        Length(**settings)
+    assert Length(min_words=0, max_words=0).check(row("", "")).kept
 
 
 # refusals
@@ -303,7 +303,7 @@ def test_languages_that_make_no_sense(settings: dict[str, Any], message: str) ->
 def test_random_text_is_never_an_error(english: Language) -> None:
     rng = random.Random(0)
     letters = "abz AZ09[]{}<>()'’\"`~*_-…:.!?\n\t\x00秋ที่éß🍂"
-    filters: list[TextFilter] = [Refusals(), english, Lengths(min_words=3)]
+    filters: list[TextFilter] = [Refusals(), english, Length(min_words=3)]
     for _ in range(300):
         text = "".join(rng.choices(letters, k=rng.randint(0, 60)))
         for one in filters:

@@ -24,7 +24,7 @@ from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.runs import synthesize as synthesis
 from refed_dspy.tracking.run import copy_run, per_minute
 from refed_dspy.tracking.store import NotTracked, Store
-from refed_dspy.tracking.track import tell
+from refed_dspy.tracking.track import track
 from tests import mlflow_stores
 from tests.conftest import KEY, KEY_VARIABLE
 from tests.mlflow_stores import PASSWORD, Mlflow, Server, free_port, written
@@ -103,7 +103,7 @@ def test_metrics_minute_by_minute(tracked: Mlflow) -> None:
         assert values == sorted(values), name
     assert points[3]["calls"] == calls and points[3]["kept"] == 9 and 0 < points[0]["calls"] < calls
     assert [points[m + 1]["time"] - points[m]["time"] for m in range(3)] == [60, 60, 60]
-    tell("run")
+    track("run")
     (run,) = tracked.runs()
     for name in COUNTS:
         assert tracked.history(run.info.run_id, name) == [(minute, points[minute][name]) for minute in points], name
@@ -129,7 +129,7 @@ def test_telling_again_adds_nothing(tracked: Mlflow) -> None:
     made()
     before = tracked.everything()
     assert len(before) == 1
-    assert tell("run") == tell("run") == before[0][0]
+    assert track("run") == track("run") == before[0][0]
     made()
     assert tracked.everything() == before
 
@@ -189,7 +189,7 @@ def test_a_run_in_the_working_folder_is_one_run(tracked: Mlflow, monkeypatch: py
     Path("here").mkdir()
     monkeypatch.chdir("here")
     made(".")
-    tell(".")
+    track(".")
     assert [run.info.run_name for run in tracked.runs()] == ["here"]
 
 
@@ -214,7 +214,7 @@ def test_a_server_that_goes_between_run_and_parameters_leaves_no_second_run(trac
     store.connect()
     with pytest.raises(NotTracked):
         copy_run(store, True)
-    tell("run")
+    track("run")
     (run,) = tracked.runs()
     assert run.data.params["size"] == "6"
 
@@ -379,7 +379,7 @@ def test_a_server_killed_half_way_is_told_the_rest_later_and_nothing_twice(
     assert left.info.status == "RUNNING" and left.data.metrics.get("kept", 0) < 60
     mlflow_server.start()
     for _ in range(2):
-        assert tell("run") == left.info.run_id
+        assert track("run") == left.info.run_id
     (whole,) = mlflow_server.runs()
     assert whole.info.status == "FINISHED" and whole.data.metrics["kept"] == 60
     assert whole.data.metrics["calls"] == server.stats()["requests"]

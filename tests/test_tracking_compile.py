@@ -24,7 +24,7 @@ from refed_dspy.optimizers.result import Compiled
 from refed_dspy.records import PICO
 from refed_dspy.tracking.compile import best_so_far, copy_compile
 from refed_dspy.tracking.store import Store
-from refed_dspy.tracking.track import tell
+from refed_dspy.tracking.track import track
 from tests import mlflow_stores
 from tests.conftest import KEY, KEY_VARIABLE
 from tests.mlflow_stores import Mlflow, free_port, tracked_to, written
@@ -185,7 +185,7 @@ def test_telling_a_compile_again_adds_nothing(gepa: Tuned) -> None:
     store, folder, _ = gepa
     before, versions = store.everything(), len(store.client.search_model_versions("name='refed'"))
     store.use()
-    assert tell(folder) == tell(folder) == parent_of(store).info.run_id
+    assert track(folder) == track(folder) == parent_of(store).info.run_id
     assert store.everything() == before
     assert len(store.client.search_model_versions("name='refed'")) == versions == 1
 
@@ -209,9 +209,9 @@ def score(candidate: str, example: str, value: float, subset: str = "validation"
 def test_the_score_of_a_candidate_is_the_last_one_told(tracked: Mlflow) -> None:
     folder = Path("compile").absolute()
     crafted(folder, tried("a", 0, {}), score("a", "one", 1.0))
-    tell(folder)
+    track(folder)
     crafted(folder, score("a", "two", 0.0), score("a", "three", 0.2))
-    tell(folder)
+    track(folder)
     (child,) = tracked.runs("candidate")
     assert child.data.metrics["validation_size"] == 3
     assert child.data.metrics["validation_score"] == pytest.approx(0.4)
@@ -244,7 +244,7 @@ def test_a_candidate_at_work_is_told_once_it_is_done(tracked: Mlflow) -> None:
 def test_a_folder_named_as_a_candidate(tracked: Mlflow) -> None:
     folder = Path("candidate 0").absolute()
     crafted(folder, tried("a", 0, {}), score("a", "one", 0.3))
-    tell(folder)
+    track(folder)
     assert len(tracked.runs()) == 2
 
 
@@ -309,7 +309,7 @@ def test_a_compile_with_mlflow_away_is_the_same_compile(tracked: Mlflow, caplog:
     assert 1 <= len(warnings(caplog)) <= 2 and "Traceback" not in caplog.text
     assert "champion" in caplog.text
     tracked.use()
-    tell("away")
+    track("away")
     one, other = tracked.runs("compile")
     assert one.data.metrics.keys() == other.data.metrics.keys() and other.info.status == "FINISHED"
     assert {each.path for each in tracked.client.list_artifacts(other.info.run_id)} >= ARTIFACTS

@@ -13,7 +13,7 @@ import refed_dspy
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy import TeacherConfig, open_teacher
 from refed_dspy.errors import ConfigError, NoAnswer, RefedError, RefusedAnswer, RowError, TeacherError, TeacherRefused
-from refed_dspy.ledger.recording import booked
+from refed_dspy.ledger.recorder import recording
 from refed_dspy.programs.adapter import SchemaAdapter
 from refed_dspy.programs.asking import Question, ask_teacher
 from refed_dspy.records import Analysis, Call
@@ -60,8 +60,8 @@ def ask(teacher: Any, times: int = 1) -> tuple[list[Any], list[Call]]:
                 )
                 return await asyncio.gather(*questions, return_exceptions=True)
 
-    with booked(Notebook()) as books:
-        return asyncio.run(all_of_them()), books.calls
+    with recording(Notebook()) as recorder:
+        return asyncio.run(all_of_them()), recorder.calls
 
 
 def worst_case(teacher: TeacherConfig) -> int:

@@ -21,40 +21,40 @@ from refed_dspy.data.dataset import data_identity, load_dataset
 from refed_dspy.errors import ConfigError, ExportError, NoConnection, RunDirError, RunStopped, TeacherRefused
 from refed_dspy.files import check_apart, write_json, write_lines, write_text
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.programs.asking import ask, asking
+from refed_dspy.programs.asking import as_role, ask
 from refed_dspy.programs.lm_errors import NotReached
 from refed_dspy.teachers import Teacher
-from refed_dspy.teachers.caps import Allowance, Limits
-from refed_dspy.teachers.recorded import Manner, Progress
-from refed_dspy.teachers.row_jobs import Job, at_work, each
-from refed_dspy.teachers.session import Desk
+from refed_dspy.teachers.caps import CapSettings, CapsLeft
+from refed_dspy.teachers.recorded import CallPolicy, Progress
+from refed_dspy.teachers.row_jobs import RowJob, for_each_row, row_job
+from refed_dspy.teachers.session import Session
 from refed_dspy.text import NONE, aligned, number
 from tests.compiling import config
 from tests.writing import Answer, Writer, fake_lm, references
 
-NO_LIMITS = Limits(max_cost=None, max_calls=None, max_minutes=None)
+NO_LIMITS = CapSettings(max_cost=None, max_calls=None, max_minutes=None)
 ANSWER = dspy.Predict("question -> answer")
 
 
-def job(models: dict[str, Teacher], **changes: Any) -> Job:
+def job(models: dict[str, Teacher], **changes: Any) -> RowJob:
     """Work whose identity, limits and so on may be changed."""
-    limits = Limits(**{**NO_LIMITS, **changes.pop("limits", {})})
+    limits = CapSettings(**{**NO_LIMITS, **changes.pop("limits", {})})
     given = {"identity": {"data": "d"}, "rows": 6, "again": "it is kept; run it again", **changes}
-    return Job(work="testing", models=models, limits=limits, **given)
+    return RowJob(work="testing", models=models, limits=limits, **given)
 
 
 async def worked(
     folder: Path,
-    given: Job,
+    given: RowJob,
     items: Sequence[Any],
     work: Callable[[Any], Awaitable[None]],
     slots: int = 2,
     seen: list[Progress] | None = None,
-) -> Desk:
-    async with at_work(folder, given, None if seen is None else seen.append) as (desk, allowance):
-        assert isinstance(allowance, Allowance)
-        await each(desk, items, work, slots, allowance.grace)
-    return desk
+) -> Session:
+    async with row_job(folder, given, None if seen is None else seen.append) as (session, allowance):
+        assert isinstance(allowance, CapsLeft)
+        await for_each_row(session, items, work, slots, allowance.grace)
+    return session
 
 
 def teacher(*queue: Answer) -> tuple[Teacher, Writer]:
@@ -133,8 +133,8 @@ async def test_what_does_not_land_within_the_grace_is_cancelled(tmp_path: Path) 
             raise
 
     with pytest.raises(ValueError, match="first"):
-        async with at_work(tmp_path, job({"teacher": teacher()[0]})) as (desk, _):
-            await each(desk, range(2), work, 2, 0.01)
+        async with row_job(tmp_path, job({"teacher": teacher()[0]})) as (session, _):
+            await for_each_row(session, range(2), work, 2, 0.01)
     assert ends == ["cancelled"]
 
 
@@ -154,9 +154,9 @@ async def test_what_is_paid_for_comes_first_whatever_ends_the_rest(server: Simul
     assert server.stats()["requests"] == 4
     done.clear()
     seen: list[Progress] = []
-    desk = await worked(tmp_path, job(models, limits={"max_calls": 4}), [0, 1, 2, 3, 4], work, slots=1, seen=seen)
+    session = await worked(tmp_path, job(models, limits={"max_calls": 4}), [0, 1, 2, 3, 4], work, slots=1, seen=seen)
     assert done == [1, 2, 3, 4] and server.stats()["requests"] == 4
-    assert desk.reached is not None and desk.reached.cap == "max_calls"
+    assert session.reached is not None and session.reached.cap == "max_calls"
     assert seen[0].kept_at_start == 0, "this work counts nothing as kept"
 
 
@@ -233,19 +233,19 @@ def test_the_data_is_known_by_its_rows() -> None:
 async def test_a_cap_ends_the_work_in_order_and_stays(server: SimulatedTeacher, tmp_path: Path) -> None:
     models = {"teacher": open_teacher(config(server))}
     for _ in range(2):
-        desk = await worked(tmp_path, job(models, limits={"max_calls": 3}), range(6), question_only, slots=1)
-        assert desk.reached is not None and desk.reached.cap == "max_calls"
-    desk = await worked(tmp_path, job(models), range(6), question_only)
-    assert desk.reached is not None and server.stats()["requests"] == 3, "a cap that was given stays"
-    desk = await worked(tmp_path, job(models, limits={"max_calls": 100}), range(6), question_only)
-    assert desk.reached is None and server.stats()["requests"] == 6
+        session = await worked(tmp_path, job(models, limits={"max_calls": 3}), range(6), question_only, slots=1)
+        assert session.reached is not None and session.reached.cap == "max_calls"
+    session = await worked(tmp_path, job(models), range(6), question_only)
+    assert session.reached is not None and server.stats()["requests"] == 3, "a cap that was given stays"
+    session = await worked(tmp_path, job(models, limits={"max_calls": 100}), range(6), question_only)
+    assert session.reached is None and server.stats()["requests"] == 6
 
 
 async def test_minutes_are_over_all_starts(server: SimulatedTeacher, tmp_path: Path) -> None:
     server.control(latency=0.05)
     models = {"teacher": open_teacher(config(server))}
-    desk = await worked(tmp_path, job(models, limits={"max_minutes": 0.01}), range(200), question_only, slots=4)
-    assert desk.reached is not None and desk.reached.cap == "max_minutes"
+    session = await worked(tmp_path, job(models, limits={"max_minutes": 0.01}), range(200), question_only, slots=4)
+    assert session.reached is not None and session.reached.cap == "max_minutes"
     asked = server.stats()["requests"]
     assert 0 < asked < 100
     await worked(tmp_path, job(models, limits={"max_minutes": 0.01}), range(200), question_only, slots=4)
@@ -280,7 +280,7 @@ async def test_one_model_in_two_roles_starts_once(tmp_path: Path) -> None:
 
     async def work(n: int) -> None:
         await question(n)
-        with asking("judge"):
+        with as_role("judge"):
             roles.append(await question(f"{n} of the judge"))
 
     await worked(tmp_path, job({"teacher": both, "judge": both}), range(2), work)
@@ -295,7 +295,7 @@ async def test_a_model_that_never_answers_is_refused_and_later_it_stops_the_work
 
     async def work(n: int) -> None:
         if role == "judge" and n:
-            with asking("judge"):
+            with as_role("judge"):
                 await question(n)
         else:
             await question(n)
@@ -328,7 +328,7 @@ async def test_too_many_failures_stop_the_work_in_one_line(tmp_path: Path) -> No
             return
 
     with pytest.raises(RunStopped, match=r"answering failed in 20 of its last 20 calls.*; it is kept") as told:
-        await worked(tmp_path, job({"teacher": one}, manner=Manner(0, 0.5)), range(99), work, slots=1)
+        await worked(tmp_path, job({"teacher": one}, policy=CallPolicy(0, 0.5)), range(99), work, slots=1)
     assert "\n" not in str(told.value) and len(writer.requests) <= 21
 
 

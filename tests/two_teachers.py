@@ -11,14 +11,14 @@ from benchmarks.simulated import SimulatedTeacher
 from refed_dspy import TeacherConfig
 from refed_dspy.ledger.budget import Caps
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.ledger.recorder import RunBooks
+from refed_dspy.ledger.recorder import RunRecorder
 from refed_dspy.ledger.spending import Spent
 from refed_dspy.programs.asking import ask
-from refed_dspy.teachers.by_stage import open_staff
-from refed_dspy.teachers.caps import Allowance
-from refed_dspy.teachers.pool import Assignment
-from refed_dspy.teachers.recorded import Manner, Progress
-from refed_dspy.teachers.session import Desk
+from refed_dspy.teachers.by_stage import open_teachers
+from refed_dspy.teachers.caps import CapsLeft
+from refed_dspy.teachers.pool import PoolSetup
+from refed_dspy.teachers.recorded import CallPolicy, Progress
+from refed_dspy.teachers.session import Session
 from tests.clocks import Clock
 from tests.conftest import MARKS
 from tests.writing import Writer, fake_lm, references
@@ -73,19 +73,21 @@ def check_lineage(made: refed_dspy.Synthesis, two: tuple[SimulatedTeacher, ...])
     return rows
 
 
-NO_CAPS = Allowance(Caps(), Spent(0, 0, 0, 0.0), None)
+NO_CAPS = CapsLeft(Caps(), Spent(0, 0, 0, 0.0), None)
 AskPool: TypeAlias = Callable[[int], Awaitable[Any]]
 
 
-def at_desk(ledger: Ledger, writers: list[Writer], clock: Clock) -> tuple[Desk, AskPool]:
+def at_session(ledger: Ledger, writers: list[Writer], clock: Clock) -> tuple[Session, AskPool]:
     """A desk where a pool of these writers sits, and how it is asked."""
-    staff = open_staff([fake_lm(writer, name=f"fake/{number}") for number, writer in enumerate(writers)])
-    books = RunBooks(ledger, Caps(), NO_CAPS.before)
-    desk = Desk(ledger, books, staff.roles, Progress(1), Manner(), {}, None, Assignment(staff, (), clock))
+    by_stage = open_teachers([fake_lm(writer, name=f"fake/{number}") for number, writer in enumerate(writers)])
+    recorder = RunRecorder(ledger, Caps(), NO_CAPS.before)
+    session = Session(
+        ledger, recorder, by_stage.roles, Progress(1), CallPolicy(), {}, None, PoolSetup(by_stage, (), clock)
+    )
     predictor = refed_dspy.ReferenceLevelFeedback().response_generation
 
     def ask_pool(number: int) -> Awaitable[Any]:
         inputs: dict[str, Any] = {"example_instruction": "e", "example_response": "r", "instruction": f"Task {number}"}
         return ask("response_generation", str(number), predictor, **inputs)
 
-    return desk, ask_pool
+    return session, ask_pool

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import dspy
 from dspy.lm15 import Message, Request, Response, Usage
 
-from refed_dspy.ledger.recording import NoBooks
+from refed_dspy.ledger.recorder import NullRecorder
 from refed_dspy.records import Call
 
 Answer: TypeAlias = str | Exception | Response | Callable[[Request], Any]
@@ -84,7 +84,7 @@ class AsyncWriter:
         return self.writer.answer(request)
 
 
-class Notebook(NoBooks):
+class Notebook(NullRecorder):
     """Books that allow everything and keep what they are told."""
 
     def __init__(self) -> None:

@@ -163,9 +163,9 @@ def promote(
 @reporting
 def track(folder: RunDir) -> None:
     """Tell MLflow of a run or a compile, or what it has not been told of it yet."""
-    from refed_dspy.tracking.track import tell
+    from refed_dspy.tracking.track import track as track_folder
 
-    typer.echo(f"told: run {tell(folder)}")
+    typer.echo(f"told: run {track_folder(folder)}")
 
 
 class _Log:

@@ -200,7 +200,7 @@ def preview(
     from refed_dspy.concurrency import run_blocking
     from refed_dspy.config.loading import load_config
     from refed_dspy.data.references import load_references
-    from refed_dspy.teachers.by_stage import open_staff, stages_of
+    from refed_dspy.teachers.by_stage import open_teachers, stages_of
 
     settings = load_config(config, references=references, teacher=teacher, program=program)
     loaded = load_references(settings.references or "builtin", settings.columns or None)
@@ -210,8 +210,8 @@ def preview(
             typer.echo(f"───── {stage}: {message['role']}\n{message['content']}\n")
     if sample:
         _needs_teacher(settings.teacher)
-        staff = open_staff(settings.teacher, settings.teachers, stages_of(module))
-        made = run_blocking(one_sample(module, loaded[0], staff))
+        by_stage = open_teachers(settings.teacher, settings.teachers, stages_of(module))
+        made = run_blocking(one_sample(module, loaded[0], by_stage))
         typer.echo(f"───── one sample\n{made.model_dump_json(indent=2)}")
 
 

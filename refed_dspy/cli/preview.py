@@ -11,10 +11,10 @@ import dspy
 from refed_dspy.errors import MalformedAnswer
 from refed_dspy.programs import ReferenceLevelFeedback
 from refed_dspy.programs.adapter import SchemaAdapter
-from refed_dspy.programs.asking import Question, answering, ask_teacher
+from refed_dspy.programs.asking import Question, answered_by, ask_teacher
 from refed_dspy.records import Reference, Sample
 from refed_dspy.teachers import Teacher, open_teacher
-from refed_dspy.teachers.by_stage import Staff
+from refed_dspy.teachers.by_stage import TeachersByStage
 
 Message = dict[str, Any]
 
@@ -51,20 +51,20 @@ def rendered_prompts(program: ReferenceLevelFeedback, reference: Reference) -> d
     return prompts
 
 
-async def one_sample(program: ReferenceLevelFeedback, reference: Reference, staff: Staff) -> Sample:
+async def one_sample(program: ReferenceLevelFeedback, reference: Reference, by_stage: TeachersByStage) -> Sample:
     """One sample from the first feature of `reference`, a call a stage, nothing kept. Of a pool the first is asked; a
     teacher in batches is asked interactively, since a look at five calls is not worth hours.
 
     Raises as a run does.
     """
     async with AsyncExitStack() as stack:
-        running = {id(one): await stack.enter_async_context(_at_once(one).running()) for one in staff.teachers}
+        running = {id(one): await stack.enter_async_context(_at_once(one).running()) for one in by_stage.teachers}
 
         async def asked(question: Question) -> dspy.Prediction:
-            with dspy.context(lm=running[id(staff.pool(question.stage)[0].teacher)]):
+            with dspy.context(lm=running[id(by_stage.pool(question.stage)[0].teacher)]):
                 return await ask_teacher(question)
 
-        with answering(asked):
+        with answered_by(asked):
             features, feedback = await asyncio.gather(
                 program.collect_features(reference), program.collect_response_feedback(reference)
             )

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, overload
 
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.ledger.provenance import Writers
+from refed_dspy.ledger.provenance import Authors
 from refed_dspy.records import NO_ANALYSIS, NO_STRATEGY, DataRow, Sample
 
 PAPER_COLUMNS = ("instruction", "response", "analysis", "implementation_strategy", "improved_response")
@@ -56,7 +56,7 @@ def data_rows(ledger: Ledger, after: int = 0, limit: int | None = None) -> Itera
 
     Reads in pages: memory stays flat, and rows that a running run adds meanwhile may come too.
     """
-    writers, final = Writers(ledger), _final_stage(ledger)
+    writers, final = Authors(ledger), _final_stage(ledger)
     left = limit
     while left is None or left > 0:
         page = ledger.db.execute(_ROWS, (final, after, min(_PAGE, left or _PAGE))).fetchall()
@@ -68,7 +68,7 @@ def data_rows(ledger: Ledger, after: int = 0, limit: int | None = None) -> Itera
         left = None if left is None else left - len(page)
 
 
-def _row(record: tuple[Any, ...], writers: Writers) -> dict[str, Any]:
+def _row(record: tuple[Any, ...], writers: Authors) -> dict[str, Any]:
     seq, text, first, better, reference, source, feature, round_, *by, prompt, asked, written = record
     final, plain, instruction = by[:3], by[3:6], by[6:]
     response, improved = json.loads(first)["response"], json.loads(better)

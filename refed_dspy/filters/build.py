@@ -102,10 +102,10 @@ def _near_duplicates(settings: Any, *_: Any) -> Filter:
 
 
 def _length(settings: Any, *_: Any) -> Filter:
-    from refed_dspy.filters.length import Lengths
+    from refed_dspy.filters.length import Length
 
     bounds = ("min_words", "max_words", "min_characters", "max_characters")
-    return Lengths(**{name: getattr(settings, name) for name in bounds}, of=settings.of)
+    return Length(**{name: getattr(settings, name) for name in bounds}, of=settings.of)
 
 
 def _refusals(settings: Any, *_: Any) -> Filter:

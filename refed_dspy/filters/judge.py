@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from refed_dspy.errors import NoAnswer, NothingKept, one_line
 from refed_dspy.filters.base import Decision, JudgeFilter
-from refed_dspy.programs.asking import asking
+from refed_dspy.programs.asking import as_role
 from refed_dspy.programs.judges import OVERALL, SAME, Criterion, PairwiseJudge, RubricJudge
 from refed_dspy.records import DataRow
 
@@ -65,7 +65,7 @@ class ImprovedWins(_Judged):
 
     async def judged(self, row: DataRow, item: str) -> Decision:
         self._check()
-        with asking("judge"):
+        with as_role("judge"):
             said = await self.judge.judge(row.instruction, row.response, row.plain or "", self.criterion, item)
         if said.preference is None:
             return self._abstention("pairwise_judge", item, said.abstained)
@@ -92,7 +92,7 @@ class Rubric(_Judged):
         of_response = self.of == "response"
         text = row.response if of_response else row.instruction
         context = f"It answers this instruction:\n{row.instruction}" if of_response else "It is an instruction."
-        with asking("judge"):
+        with as_role("judge"):
             said = await self.judge.judge(text, context, self.criterion, item)
         if said.grade is None:
             return self._abstention("rubric_judge", item, said.reason)

@@ -9,7 +9,7 @@ from refed_dspy.filters.base import Decision
 from refed_dspy.records import DataRow
 
 
-class Lengths:
+class Length:
     """Drops a row whose text has fewer or more words or characters than asked for. Bounds are inclusive.
 
     A word is what stands between white space; a character is a code point, white space at both ends aside. Chinese,

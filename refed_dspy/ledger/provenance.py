@@ -33,13 +33,13 @@ def usage_by_model(ledger: Ledger) -> list[dict[str, Any]]:
     return told
 
 
-class Writers:
+class Authors:
     """Which model wrote an answer of a run: the one teacher of most runs, or the one whose call it was."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._db = ledger.db
         self._lent = ledger.has_table("lent")
-        several = ledger.meta("staff") is not None or len(ledger.meta("taught") or ()) > 1
+        several = ledger.meta("pools") is not None or len(ledger.meta("asked_teachers") or ()) > 1
         self._only = None if several else str((ledger.meta("teacher") or {}).get("model", ""))
 
     def model(self, key: str | None, item: str | None, endpoint: str | None) -> str | None:

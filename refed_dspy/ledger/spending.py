@@ -55,7 +55,7 @@ def seconds_at_work(ledger: Ledger) -> float:
     return total
 
 
-def open_accounts(ledger: Ledger) -> None:
+def begin_start(ledger: Ledger) -> None:
     """Begin a start: calls that were on their way when the last one died stay charged at their worst case. Those in a
     batch are still on their way."""
     ledger.commit(

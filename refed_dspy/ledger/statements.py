@@ -49,7 +49,7 @@ def answered(answer: Answer, calls: Iterable[Call], failed_before: bool = True) 
     key, now = answer.key, time.time()
     row = (key.digest, key.stage, key.item, key.repetition, key.prompt, key.inputs, answer.output, answer.endpoint, now)
     forget = [("DELETE FROM failures WHERE key=?", (key.digest,))] if failed_before else []
-    return [("INSERT OR IGNORE INTO answers VALUES (?,?,?,?,?,?,?,?,?)", row), *forget, *booked(key, calls)]
+    return [("INSERT OR IGNORE INTO answers VALUES (?,?,?,?,?,?,?,?,?)", row), *forget, *settled(key, calls)]
 
 
 def taken_over(key: str, model: str) -> list[Statement]:
@@ -60,7 +60,7 @@ def taken_over(key: str, model: str) -> list[Statement]:
 def failed(key: Key, kind: str, reason: str, final: bool, calls: Iterable[Call]) -> list[Statement]:
     """A failed unit and what its calls came to."""
     row = (key.digest, key.stage, key.item, kind, reason, final, time.time())
-    return [("INSERT OR REPLACE INTO failures VALUES (?,?,?,?,?,?,?)", row), *booked(key, calls)]
+    return [("INSERT OR REPLACE INTO failures VALUES (?,?,?,?,?,?,?)", row), *settled(key, calls)]
 
 
 def reserved(number: int, key: Key, model: str, endpoint: str, worst: int | None) -> list[Statement]:
@@ -75,7 +75,7 @@ def reserved(number: int, key: Key, model: str, endpoint: str, worst: int | None
     ]
 
 
-def booked(key: Key, calls: Iterable[Call]) -> list[Statement]:
+def settled(key: Key, calls: Iterable[Call]) -> list[Statement]:
     """What calls came to: settled where they were reserved, added where they were not."""
     return [_settled(key, call) for call in calls]
 

@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from refed_dspy.errors import ConfigError, RefedError, TeacherError, one_line
-from refed_dspy.metrics.perplexity import Joined, Scored, check_pairs, check_window, join
+from refed_dspy.metrics.perplexity import Joined, ScoredText, check_pairs, check_window, join
 
 _MORE_IN_A_ROW = 4
 """How many texts more than are open at once may get no answer, one after the other: then the endpoint is given up.
@@ -78,7 +78,7 @@ class EndpointScorer:
     def __repr__(self) -> str:
         return f"EndpointScorer({self.model!r}, {_place(self.api_base)!r})"
 
-    def nll(self, contexts: Sequence[str], texts: Sequence[str]) -> list[Scored | None]:
+    def nll(self, contexts: Sequence[str], texts: Sequence[str]) -> list[ScoredText | None]:
         """See `Scorer`. `concurrency` requests are open at once; None where a text got no answer after all attempts.
 
         Raises ConfigError where the endpoint refuses the key or the model, or returns no prompt log-probabilities, and
@@ -86,14 +86,14 @@ class EndpointScorer:
         """
         check_pairs(contexts, texts)
         if not any(texts):
-            return [Scored(0.0, 0) for _ in texts]
+            return [ScoredText(0.0, 0) for _ in texts]
         if self._begin is None:
             self._begin = self._beginning()
         with ThreadPoolExecutor(self._concurrency) as pool:
             stop = threading.Event()
             return list(pool.map(lambda context, text: self._guarded(context, text, stop), contexts, texts))
 
-    def _guarded(self, context: str, text: str, stop: threading.Event) -> Scored | None:
+    def _guarded(self, context: str, text: str, stop: threading.Event) -> ScoredText | None:
         """One text's score; after an error that ends the run, no further text is paid for."""
         if stop.is_set():
             return None
@@ -103,7 +103,7 @@ class EndpointScorer:
             stop.set()
             raise
 
-    def _one(self, context: str, text: str) -> Scored | None:
+    def _one(self, context: str, text: str) -> ScoredText | None:
         assert self._begin is not None
         start, window = self._begin
         try:

@@ -13,7 +13,7 @@ from statistics import fmean, median
 from refed_dspy.config.jobs import ScorerConfig
 from refed_dspy.errors import ConfigError, RunStopped, TeacherError
 from refed_dspy.metrics.embedder import Embedder
-from refed_dspy.metrics.perplexity import Difficulty, Scored, Scorer, ifd
+from refed_dspy.metrics.perplexity import Difficulty, ScoredText, Scorer, ifd
 from refed_dspy.text import aligned, number
 
 Pairs = Sequence[tuple[str, str]]
@@ -46,12 +46,12 @@ class AskedOnce:
 
     def __init__(self, scorer: Scorer) -> None:
         self._scorer = scorer
-        self._known: dict[bytes, Scored] = {}
+        self._known: dict[bytes, ScoredText] = {}
 
     def __getattr__(self, name: str) -> object:
         return getattr(self._scorer, name)  # its counts
 
-    def nll(self, contexts: Sequence[str], texts: Sequence[str]) -> list[Scored | None]:
+    def nll(self, contexts: Sequence[str], texts: Sequence[str]) -> list[ScoredText | None]:
         """See `Scorer`. What got no answer is asked again the next time."""
         keys = [_key(context, text) for context, text in zip(contexts, texts, strict=True)]
         new = {key: at for at, key in enumerate(keys) if key not in self._known}

@@ -24,7 +24,7 @@ _TEXT_SHARE = 0.75
 
 
 @dataclass(frozen=True, slots=True)
-class Scored:
+class ScoredText:
     """One text's surprise, given its context."""
 
     nll: float
@@ -49,7 +49,7 @@ class Scored:
 class Scorer(Protocol):
     """A language model that tells how likely given texts are."""
 
-    def nll(self, contexts: Sequence[str], texts: Sequence[str]) -> list[Scored | None]:
+    def nll(self, contexts: Sequence[str], texts: Sequence[str]) -> list[ScoredText | None]:
         """Each text's surprise given the context in the same place, which may be empty; None where no answer came.
 
         A text makes the same tokens under every context: the two are tokenised apart and the tokens are joined. An
@@ -67,8 +67,8 @@ class Joined:
     cut: int
     context_cut: int
 
-    def of(self, nll: float) -> Scored:
-        return Scored(nll, self.scored, self.cut, self.context_cut)
+    def of(self, nll: float) -> ScoredText:
+        return ScoredText(nll, self.scored, self.cut, self.context_cut)
 
 
 def join(start: Sequence[int], context: Sequence[int], text: Sequence[int], window: int) -> Joined:
@@ -129,7 +129,7 @@ def _questions(instruction: str, answer: str) -> tuple[_Question, _Question, _Qu
 
 
 def _difficulty(
-    instruction: Scored | None, answer: Scored | None, forward: Scored | None, backward: Scored | None
+    instruction: ScoredText | None, answer: ScoredText | None, forward: ScoredText | None, backward: ScoredText | None
 ) -> Difficulty:
     every = [one for one in (instruction, answer, forward, backward) if one]
     return Difficulty(
@@ -145,7 +145,7 @@ def _difficulty(
     )
 
 
-def _ratio(given: Scored | None, alone: Scored | None) -> float | None:
+def _ratio(given: ScoredText | None, alone: ScoredText | None) -> float | None:
     """PPL over PPL, by the difference of the means: sound where a perplexity itself is too large for a float."""
     if given is None or alone is None or given.mean is None or alone.mean is None:
         return None

@@ -7,7 +7,7 @@ from typing import Any
 
 from refed_dspy.errors import ConfigError, one_line
 from refed_dspy.metrics.endpoint_scorer import EndpointScorer
-from refed_dspy.metrics.perplexity import Joined, Scored, check_pairs, check_window, join
+from refed_dspy.metrics.perplexity import Joined, ScoredText, check_pairs, check_window, join
 
 __all__ = ["EndpointScorer", "TransformersScorer"]
 
@@ -58,7 +58,7 @@ class TransformersScorer:
         self._batch_tokens = batch_tokens
         self._start = self._starting(start)
 
-    def nll(self, contexts: Sequence[str], texts: Sequence[str]) -> list[Scored | None]:
+    def nll(self, contexts: Sequence[str], texts: Sequence[str]) -> list[ScoredText | None]:
         """See `Scorer`. Batched by length; None never happens. Raises ConfigError where there is not a context for
         each text, or the device has too little memory."""
         check_pairs(contexts, texts)
@@ -66,7 +66,7 @@ class TransformersScorer:
         joined = [join(self._start, before[context], own[text], self.window) for context, text in zip(
             contexts, texts, strict=True
         )]  # fmt: skip
-        scored: list[Scored | None] = [one.of(0.0) for one in joined]
+        scored: list[ScoredText | None] = [one.of(0.0) for one in joined]
         with self._torch.inference_mode():
             for batch in _batches(joined, self._batch_tokens):
                 for index, nll in zip(batch, self._batch([joined[index] for index in batch]), strict=True):

@@ -12,15 +12,15 @@ from refed_dspy.errors import RunDirError
 from refed_dspy.ledger.candidates import forgotten
 from refed_dspy.ledger.identity import differences, has_begun, refuse_other_work
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.ledger.recorder import RunBooks
-from refed_dspy.ledger.spending import open_accounts, spent
+from refed_dspy.ledger.recorder import RunRecorder
+from refed_dspy.ledger.spending import begin_start, spent
 from refed_dspy.optimizers.gateway import open_gateway
 from refed_dspy.optimizers.progress import CompileProgress
 from refed_dspy.optimizers.result import Compiled, write_outcome
-from refed_dspy.optimizers.spec import Job, caps_of, prepare
-from refed_dspy.optimizers.steps import Compilation
+from refed_dspy.optimizers.spec import CompileSpec, caps_of, prepare
+from refed_dspy.optimizers.steps import CompileSteps
 from refed_dspy.records import digest
-from refed_dspy.teachers.caps import Limits, lasting, lasting_as_given, refuse_left_batches
+from refed_dspy.teachers.caps import CapSettings, lasting_caps, refuse_left_batches, without_infinite
 from refed_dspy.tracking.background import tracking
 from refed_dspy.tracking.compile import copy_compile
 
@@ -70,31 +70,31 @@ def compile(  # noqa: A001
     job = prepare(program, examples, metric, given)
     folder = Path(out) if out is not None else Path("refed-compiles") / digest(job.identity())
     asked = job.settings
-    limits = Limits(max_cost=asked.max_cost, max_calls=asked.max_calls, max_minutes=asked.max_minutes)
-    caps_of(job, lasting_as_given(limits))  # before the folder is made
+    limits = CapSettings(max_cost=asked.max_cost, max_calls=asked.max_calls, max_minutes=asked.max_minutes)
+    caps_of(job, without_infinite(limits))  # before the folder is made
     with Ledger.create(folder) as ledger:
-        books, left = _opened(ledger, job, lasting(ledger, limits))
+        recorder, left = _opened(ledger, job, lasting_caps(ledger, limits))
         track = False if estimate_only else asked.track
         with tracking(folder, copy_compile, track, EVERY, at_once=True) as tracker:
-            with open_gateway(ledger, books, job.teachers, asked.seed) as gateway:
-                found = Compilation(job, gateway, books.budget.caps, left, on_progress).run(estimate_only)
+            with open_gateway(ledger, recorder, job.teachers, asked.seed) as gateway:
+                found = CompileSteps(job, gateway, recorder.budget.caps, left, on_progress).run(estimate_only)
             tracker.tell()  # so that the program's manifest can name its run
             return write_outcome(folder, ledger, job, found, keep=not estimate_only)
 
 
-def _opened(ledger: Ledger, job: Job, limits: Limits) -> tuple[RunBooks, float | None]:
+def _opened(ledger: Ledger, job: CompileSpec, limits: CapSettings) -> tuple[RunRecorder, float | None]:
     """The books of one start, and the seconds left to it. Raises InputError, before anything is written."""
     refuse_left_batches(ledger, job.teachers.values())
     before = spent(ledger)
     caps = caps_of(job, limits, before.unpriced)
     _begin_or_continue(ledger, job, limits)
-    open_accounts(ledger)
+    begin_start(ledger)
     minutes = limits["max_minutes"]
     left = None if minutes is None else max(0.0, 60 * minutes - before.seconds)
-    return RunBooks(ledger, caps, before), left
+    return RunRecorder(ledger, caps, before), left
 
 
-def _begin_or_continue(ledger: Ledger, job: Job, limits: Limits) -> None:
+def _begin_or_continue(ledger: Ledger, job: CompileSpec, limits: CapSettings) -> None:
     """Write a new compile's facts, or check that these are the same. Raises RunDirError."""
     identity = job.identity()
     stored = ledger.meta("compile")

@@ -23,7 +23,7 @@ MANY = 1_000_000
 
 
 @dataclass(frozen=True)
-class Means:
+class OptimizerInputs:
     """What an optimizer works with."""
 
     metric: Callable[..., Any]
@@ -49,7 +49,7 @@ class Optimizer:
     expected: int
 
 
-def choose(name: str, options: Mapping[str, Any], means: Means) -> Optimizer:
+def choose(name: str, options: Mapping[str, Any], means: OptimizerInputs) -> Optimizer:
     """The optimizer called `name`, set up with `means`.
 
     Raises:
@@ -69,7 +69,7 @@ def choose(name: str, options: Mapping[str, Any], means: Means) -> Optimizer:
     )
 
 
-def _bootstrap(options: dict[str, Any], means: Means) -> Optimizer:
+def _bootstrap(options: dict[str, Any], means: OptimizerInputs) -> Optimizer:
     settings = {"max_bootstrapped_demos": 4, "max_labeled_demos": 0, "max_errors": MANY, **options}
     optimizer = dspy.BootstrapFewShot(metric=means.metric, **settings)
 
@@ -79,7 +79,7 @@ def _bootstrap(options: dict[str, Any], means: Means) -> Optimizer:
     return Optimizer("bootstrap", tune, min(means.train, 2 * settings["max_bootstrapped_demos"]) + means.validation)
 
 
-def _gepa(options: dict[str, Any], means: Means) -> Optimizer:
+def _gepa(options: dict[str, Any], means: OptimizerInputs) -> Optimizer:
     own = dict(options.pop("gepa_kwargs", None) or {})
     if options.get("auto", "light") not in AUTO:
         raise ValueError(f"auto: must be one of {', '.join(AUTO)}")
@@ -103,7 +103,7 @@ def _gepa(options: dict[str, Any], means: Means) -> Optimizer:
     return Optimizer("gepa", tune, settings.get("max_metric_calls") or means.evaluations)
 
 
-def _mipro(options: dict[str, Any], means: Means) -> Optimizer:
+def _mipro(options: dict[str, Any], means: OptimizerInputs) -> Optimizer:
     candidates = options.pop("num_candidates", 6)
     demos = options.pop("max_bootstrapped_demos", 2)
     left = means.evaluations - means.validation - means.train  # bootstrapping's repeats of an example cost nothing
@@ -133,7 +133,7 @@ def _mipro(options: dict[str, Any], means: Means) -> Optimizer:
     return Optimizer("mipro", tune, means.evaluations)
 
 
-def _simba(options: dict[str, Any], means: Means) -> Optimizer:
+def _simba(options: dict[str, Any], means: OptimizerInputs) -> Optimizer:
     size, candidates = min(means.train, options.pop("bsize", 8)), options.pop("num_candidates", 4)
     each_step = 2 * size * candidates
     left = means.evaluations - (candidates + 1) * means.train - means.validation
@@ -155,7 +155,7 @@ def _simba(options: dict[str, Any], means: Means) -> Optimizer:
     return Optimizer("simba", tune, expected)
 
 
-def _by_dotted_name(name: str, options: dict[str, Any], means: Means) -> Optimizer:
+def _by_dotted_name(name: str, options: dict[str, Any], means: OptimizerInputs) -> Optimizer:
     """Any class with DSPy's shape: made with `metric=`, then `compile(student, trainset=…)`."""
     module, _, attribute = name.rpartition(".")
     try:

@@ -9,14 +9,16 @@ from refed_dspy.ledger.budget import Caps
 from refed_dspy.ledger.candidates import Trial
 from refed_dspy.optimizers.dspy_optimizers import Optimizer
 from refed_dspy.optimizers.gateway import Gateway
-from refed_dspy.optimizers.spec import Job
+from refed_dspy.optimizers.spec import CompileSpec
 
 DEARER = 1.6
 """A candidate's evaluation costs about so many times the uncompiled program's, which is compared with nothing."""
 MOST_HELD_BACK = 0.5
 
 
-def estimated(job: Job, gateway: Gateway, uncompiled: Trial, optimizer: Optimizer, champion: bool) -> dict[str, Any]:
+def estimated(
+    job: CompileSpec, gateway: Gateway, uncompiled: Trial, optimizer: Optimizer, champion: bool
+) -> dict[str, Any]:
     """What the whole will take, going by the uncompiled program's evaluations. Costs are in picodollars.
 
     `champion`: whether the proof compares with one.
@@ -34,7 +36,7 @@ def estimated(job: Job, gateway: Gateway, uncompiled: Trial, optimizer: Optimize
         "calls": each_calls * evaluations,
         "proof_cost": each_cost * after,
         "proof_calls": each_calls * after,
-        "spent": gateway.books.budget.spent,
+        "spent": gateway.recorder.budget.spent,
         "spent_then": first["spent"],
         "calls_then": first["all_calls"],
     }
@@ -56,7 +58,7 @@ def _first_figures(gateway: Gateway, uncompiled: Trial) -> dict[str, float]:
     if (known := gateway.read(lambda ledger: ledger.meta("first"))) is not None:
         return dict(known)
     done = max(1, len(uncompiled.scores.get("validation", {})))
-    budget = gateway.books.budget
+    budget = gateway.recorder.budget
     figures = {
         "cost": uncompiled.cost / done,
         "calls": _calls(gateway, uncompiled.digest) / done,

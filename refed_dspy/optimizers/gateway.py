@@ -27,15 +27,15 @@ from dspy.lm15 import LM15Error, Request, Response, Usage
 from dspy.utils import exceptions as lm_errors
 
 from refed_dspy.errors import RunStopped, TeacherError, one_line
+from refed_dspy.ledger.attempt import Attempt
 from refed_dspy.ledger.budget import Caps
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.ledger.recorder import RunBooks, UnitBooks
-from refed_dspy.ledger.recording import Attempt, booked
+from refed_dspy.ledger.recorder import CallRecorder, RunRecorder, recording
 from refed_dspy.ledger.statements import Answer, Key, Statement, answered, failed
-from refed_dspy.optimizers.gateway_lm import AsyncDoor, GatewayLM, SyncDoor
-from refed_dspy.optimizers.journal import FINAL, Paid, final_kind, given_back, kept
+from refed_dspy.optimizers.gateway_lm import AsyncEngine, GatewayLM, SyncEngine
+from refed_dspy.optimizers.journal import FINAL, Paid, final_kind, from_ledger, to_ledger
 from refed_dspy.programs.asking import stop_hint, without_keys
-from refed_dspy.programs.lm_errors import NoMoneyLeft, NotAnswering, NotReached, StillLimited, WorkEnds
+from refed_dspy.programs.lm_errors import LMCapReached, NotAnswering, NotReached, StillLimited, WorkEnds
 from refed_dspy.records import Call, digest
 from refed_dspy.teachers import Teacher
 from refed_dspy.teachers.outcomes import as_text, reserved
@@ -54,9 +54,9 @@ T = TypeVar("T")
 class Gateway:
     """Open it with `open_gateway`. `reached` is the cap that stopped it, or an empty text."""
 
-    def __init__(self, ledger: Ledger, books: RunBooks, loop: asyncio.AbstractEventLoop, seed: int) -> None:
-        self.ledger, self.books, self.loop, self.seed = ledger, books, loop, seed
-        self.roles: dict[str, Role] = {}
+    def __init__(self, ledger: Ledger, recorder: RunRecorder, loop: asyncio.AbstractEventLoop, seed: int) -> None:
+        self.ledger, self.recorder, self.loop, self.seed = ledger, recorder, loop, seed
+        self.roles: dict[str, CompileModel] = {}
         self.opened = loop.time()
         self.deadline: float | None = None
         self.reached = ""
@@ -76,7 +76,7 @@ class Gateway:
     def lm(self, name: str) -> dspy.LM:
         """The language model of a role, for DSPy: it asks through this gateway."""
         role = self.roles[name]
-        doors = {"engine": SyncDoor(self, role), "async_engine": AsyncDoor(self, role)}
+        doors = {"engine": SyncEngine(self, role), "async_engine": AsyncEngine(self, role)}
         kwargs = {k: v for k, v in role.lm.kwargs.items() if k not in _CONNECTION and v is not None}
         if "max_completion_tokens" in kwargs:  # how dspy.LM keeps max_tokens of a reasoning model
             kwargs["max_tokens"] = kwargs.pop("max_completion_tokens")
@@ -84,8 +84,8 @@ class Gateway:
         lm.malformed_retries = role.teacher.malformed_retries
         return lm
 
-    def submit(self, role: Role, request: Request, repetition: int) -> Future[Response]:
-        """Ask from any thread. Raises NoMoneyLeft when the gateway is closed."""
+    def submit(self, role: CompileModel, request: Request, repetition: int) -> Future[Response]:
+        """Ask from any thread. Raises LMCapReached when the gateway is closed."""
         candidate = "" if role.name == "reflection" else evaluating.get()  # what is written anew is nobody's yet
         return self._hand_over(self._counted(role, request, repetition, candidate, judging.get()))
 
@@ -93,25 +93,25 @@ class Gateway:
         """Have rows written, from any thread, in the order given; not any more when the gateway is closed."""
         with self._handing_over:
             if not self.closed:
-                self.loop.call_soon_threadsafe(self.books.group.post, statements)
+                self.loop.call_soon_threadsafe(self.recorder.group.post, statements)
 
     async def close(self) -> None:
         """Call off what is in flight, and let everyone go who waits for it."""
         with self._handing_over:
-            self.closed = self.books.stopping = True
+            self.closed = self.recorder.stopping = True
         while self._waiting or self._flying:
             for task in list(self._flying.values()):
                 task.cancel()
             for future in list(self._waiting):
                 future.cancel()
             await asyncio.sleep(0.01)
-        self.books.group.close()
+        self.recorder.group.close()
 
     def allow(self, caps: Caps, seconds: float | None = None) -> None:
         """Go on under other caps; `seconds` count from when the gateway was opened."""
 
         def change(_: Ledger) -> None:
-            self.books.budget.allow(caps)
+            self.recorder.budget.allow(caps)
             self.deadline = None if seconds is None else self.opened + seconds
             self.reached = ""
             self.on_ending(False)
@@ -122,17 +122,17 @@ class Gateway:
         """What `look` finds in the ledger, where everything written before is there. Called from any other thread."""
 
         async def looking() -> T:
-            self.books.group.flush()
+            self.recorder.group.flush()
             return look(self.ledger)
 
         return self._hand_over(looking()).result()
 
     def _hand_over(self, work: Coroutine[Any, Any, T]) -> Future[T]:
-        """Have the event loop do `work`. Raises NoMoneyLeft when the gateway is closed."""
+        """Have the event loop do `work`. Raises LMCapReached when the gateway is closed."""
         with self._handing_over:
             if self.closed:
                 work.close()
-                raise NoMoneyLeft("the compile has ended")
+                raise LMCapReached("the compile has ended")
             future = asyncio.run_coroutine_threadsafe(work, self.loop)
             self._waiting.add(future)
         future.add_done_callback(self._waiting.discard)
@@ -150,14 +150,14 @@ class Gateway:
     # --- on the event loop
 
     async def _counted(
-        self, role: Role, request: Request, repetition: int, candidate: str, of_metric: bool
+        self, role: CompileModel, request: Request, repetition: int, candidate: str, of_metric: bool
     ) -> Response:
         response, cost = await self._answer(role, request, self._key(role, request, repetition, candidate))
         if not of_metric:
             self.worth[candidate] += cost
         return response
 
-    async def _answer(self, role: Role, request: Request, key: Key) -> Paid:
+    async def _answer(self, role: CompileModel, request: Request, key: Key) -> Paid:
         """The answer and what it cost when it was paid for."""
         while (flying := self._flying.get(key.digest)) is not None:
             try:
@@ -180,21 +180,21 @@ class Gateway:
         if not task.cancelled():
             task.exception()  # whoever asked has it; nobody else need hear of it
 
-    def _known(self, role: Role, key: Key) -> Paid | None:
+    def _known(self, role: CompileModel, key: Key) -> Paid | None:
         """The paid answer from the journal. Raises the error that the request is known to end with."""
         if (paid := self.ledger.answer(key.digest)) is not None:
-            return given_back(role.teacher.model, paid)
+            return from_ledger(role.teacher.model, paid)
         if (failure := self.ledger.failure(key.digest)) is not None:
             kind, reason = failure
             raise FINAL.get(kind, lm_errors.LMProviderError)(message=reason)
         return None
 
-    async def _pay(self, role: Role, request: Request, key: Key) -> Paid:
+    async def _pay(self, role: CompileModel, request: Request, key: Key) -> Paid:
         if self.stopped is not None:
-            raise NoMoneyLeft(f"the compile is ending: {self.stopped}")
+            raise LMCapReached(f"the compile is ending: {self.stopped}")
         if self.reached:
-            raise NoMoneyLeft(f"{self.reached} is reached")
-        unit = UnitBooks(self.books, key, 0, int(key.digest[:7], 16) ^ self.seed)
+            raise LMCapReached(f"{self.reached} is reached")
+        unit = CallRecorder(self.recorder, key, 0, int(key.digest[:7], 16) ^ self.seed)
         try:
             async with asyncio.timeout_at(self.deadline) as timer:
                 response = await ask(role, request, unit)
@@ -202,33 +202,33 @@ class Gateway:
             if isinstance(error, TimeoutError) and timer.expired():
                 unit.write()
                 self._reach("max_minutes")
-                raise NoMoneyLeft("max_minutes is reached") from None
+                raise LMCapReached("max_minutes is reached") from None
             told = await self._failed(role, error, key, unit)
             if told is error:
                 raise
             raise told from None
         role.answered, role.in_a_row = True, 0
         last = unit.calls[-1]
-        text = kept(response, last.cost or 0)
-        await self.books.group.commit(answered(Answer(key, text, last.endpoint), unit.take()))
-        return given_back(role.teacher.model, text)
+        text = to_ledger(response, last.cost or 0)
+        await self.recorder.group.commit(answered(Answer(key, text, last.endpoint), unit.take()))
+        return from_ledger(role.teacher.model, text)
 
-    async def _failed(self, role: Role, error: BaseException, key: Key, unit: UnitBooks) -> BaseException:
+    async def _failed(self, role: CompileModel, error: BaseException, key: Key, unit: CallRecorder) -> BaseException:
         """Write down what came of a request without an answer. Returns the error for whoever asked."""
         told = wrap_error(error, model=role.lm.model) if isinstance(error, LM15Error) else error
-        if isinstance(error, NoMoneyLeft):
-            reached = self.books.budget.reached
+        if isinstance(error, LMCapReached):
+            reached = self.recorder.budget.reached
             self._reach(reached.cap if reached else "max_cost")
         kind = final_kind(told)
         if kind:
             role.answered, role.in_a_row = True, 0
             reason = one_line(without_keys(getattr(told, "message", "") or str(told), role.lm))
-            await self.books.group.commit(failed(key, kind, reason, True, unit.take()))
+            await self.recorder.group.commit(failed(key, kind, reason, True, unit.take()))
             return told
         unit.write()
         if isinstance(told, NotReached) and not role.answered:
             told = NotAnswering(f"{role.name}: {told} — check api_base, and that the server runs")
-        elif isinstance(told, lm_errors.LMError) and not isinstance(told, NoMoneyLeft):
+        elif isinstance(told, lm_errors.LMError) and not isinstance(told, LMCapReached):
             self.lost += 1
             role.in_a_row += 1
             if role.in_a_row >= IN_A_ROW:
@@ -236,18 +236,18 @@ class Gateway:
         self._stop_for(role, told)
         return told
 
-    def _stop_for(self, role: Role, error: BaseException) -> None:
+    def _stop_for(self, role: CompileModel, error: BaseException) -> None:
         """End the compile where no other request would fare better."""
         if isinstance(error, NotAnswering):
             self.stop(TeacherError(one_line(without_keys(error.message or str(error), role.lm))))
-        elif isinstance(error, lm_errors.LMError) and not isinstance(error, NoMoneyLeft):
+        elif isinstance(error, lm_errors.LMError) and not isinstance(error, LMCapReached):
             reason = one_line(without_keys(error.message or str(error), role.lm))
             if hint := stop_hint(error):
                 self.stop(TeacherError(f"{role.name}: {reason} — {hint}"))
             elif isinstance(error, StillLimited | WorkEnds):
                 self.stop(RunStopped(f"{role.name}: {reason}"))
 
-    def _key(self, role: Role, request: Request, repetition: int, candidate: str) -> Key:
+    def _key(self, role: CompileModel, request: Request, repetition: int, candidate: str) -> Key:
         """Equal requests to equal models have equal keys, whichever role and candidate they are asked for."""
         teacher = role.teacher
         asked = request_to_dict(request)
@@ -260,7 +260,9 @@ _CONNECTION = {"api_key", "api_base", "base_url", "api_version", "headers", "ext
 
 
 @contextmanager
-def open_gateway(ledger: Ledger, books: RunBooks, teachers: Mapping[str, Teacher], seed: int) -> Iterator[Gateway]:
+def open_gateway(
+    ledger: Ledger, recorder: RunRecorder, teachers: Mapping[str, Teacher], seed: int
+) -> Iterator[Gateway]:
     """Start the models of `teachers` (role → teacher) on an event loop of their own, and end them after the block.
 
     One Teacher object that serves several roles is started once. What is in flight when the block ends is cancelled.
@@ -270,7 +272,7 @@ def open_gateway(ledger: Ledger, books: RunBooks, teachers: Mapping[str, Teacher
 
     def target() -> None:
         try:
-            asyncio.run(_keep_open(ledger, books, teachers, seed, begun))
+            asyncio.run(_keep_open(ledger, recorder, teachers, seed, begun))
             ended.set_result(None)
         except BaseException as error:  # noqa: BLE001 — raised again in the caller's thread
             (ended if begun.done() else begun).set_exception(error)
@@ -304,7 +306,7 @@ def _end_at_once(begun: Future[tuple[Gateway, asyncio.Event]]) -> None:
 
 async def _keep_open(
     ledger: Ledger,
-    books: RunBooks,
+    recorder: RunRecorder,
     teachers: Mapping[str, Teacher],
     seed: int,
     begun: Future[tuple[Gateway, asyncio.Event]],
@@ -312,12 +314,12 @@ async def _keep_open(
     """Run the models until the event that goes with the gateway is set."""
     async with AsyncExitStack() as stack:
         loop, over = asyncio.get_running_loop(), asyncio.Event()
-        gateway = Gateway(ledger, books, loop, seed)
+        gateway = Gateway(ledger, recorder, loop, seed)
         started: dict[int, Any] = {}
         for name, teacher in teachers.items():
             if id(teacher) not in started:
                 started[id(teacher)] = await stack.enter_async_context(teacher.running())
-            gateway.roles[name] = Role(name, teacher, started[id(teacher)])
+            gateway.roles[name] = CompileModel(name, teacher, started[id(teacher)])
         gateway.opened = loop.time()
         begun.set_result((gateway, over))
         try:
@@ -327,7 +329,7 @@ async def _keep_open(
 
 
 @dataclass
-class Role:
+class CompileModel:
     """One of the models of a compile: `teacher`, `judge` or `reflection`."""
 
     name: str
@@ -337,16 +339,16 @@ class Role:
     in_a_row: int = 0
 
 
-async def ask(role: Role, request: Request, unit: UnitBooks) -> Response:
+async def ask(role: CompileModel, request: Request, unit: CallRecorder) -> Response:
     """The answer of a role's model, booked in `unit`. Raises what the model's engine raises."""
     if role.teacher.reports_calls:
-        with booked(unit):
+        with recording(unit):
             response: Response = await role.lm.straight.complete(request)
         return response
     return await _ask_borrowed(role, request, unit)
 
 
-async def _ask_borrowed(role: Role, request: Request, unit: UnitBooks) -> Response:
+async def _ask_borrowed(role: CompileModel, request: Request, unit: CallRecorder) -> Response:
     """Ask a caller's own LM, whose attempts are not seen one by one."""
     teacher = role.teacher
     number = await reserved(unit, Attempt(teacher.model, teacher.endpoint, None))

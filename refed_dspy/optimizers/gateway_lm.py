@@ -24,7 +24,7 @@ class Asked(Protocol):
     def submit(self, role: Any, request: Request, repetition: int) -> Future[Response]: ...
 
 
-class _Doors:
+class _Engine:
     """What DSPy takes for an engine: one for each role and repetition."""
 
     supports_function_calling = False
@@ -35,7 +35,7 @@ class _Doors:
         self.supports_response_schema = bool(engine.supports_response_schema)
         self.supported_params = frozenset(engine.supported_params)
 
-    def __deepcopy__(self, memo: object) -> _Doors:
+    def __deepcopy__(self, memo: object) -> _Engine:
         return self  # optimizers copy programs, and with them their language models
 
     def _submitted(self, request: Request) -> Future[Response]:
@@ -44,13 +44,13 @@ class _Doors:
         return self.gateway.submit(self.role, request, self.repetition + nth * MANY)
 
 
-class SyncDoor(_Doors):
+class SyncEngine(_Engine):
     def complete(self, request: Request) -> Response:
         """The answer, from the journal or paid for. Raises LMError."""
         return self._submitted(request).result()
 
 
-class AsyncDoor(_Doors):
+class AsyncEngine(_Engine):
     async def complete(self, request: Request) -> Response:
         """The answer, from the journal or paid for. Raises LMError."""
         return await asyncio.wrap_future(self._submitted(request))
@@ -66,18 +66,18 @@ class GatewayLM(dspy.LM):
     """Further tries after an answer that does not fit (programs/asking.py), each a repetition of its own."""
 
     @property
-    def straight(self) -> AsyncDoor:
+    def straight(self) -> AsyncEngine:
         """The way without DSPy's layers, for calls that nobody watches (programs/straight.py)."""
-        door: AsyncDoor = self._async_engine_spec
+        door: AsyncEngine = self._async_engine_spec
         return door
 
     def copy(self, **kwargs: Any) -> GatewayLM:
         """As `dspy.LM.copy`."""
         own = self.engine
-        if "rollout_id" in kwargs and isinstance(own, SyncDoor):
+        if "rollout_id" in kwargs and isinstance(own, SyncEngine):
             repetition = int(kwargs["rollout_id"] or 0)
-            kwargs["engine"] = SyncDoor(own.gateway, own.role, repetition)
-            kwargs["async_engine"] = AsyncDoor(own.gateway, own.role, repetition)
+            kwargs["engine"] = SyncEngine(own.gateway, own.role, repetition)
+            kwargs["async_engine"] = AsyncEngine(own.gateway, own.role, repetition)
         copied: GatewayLM = super().copy(**kwargs)
         return copied
 

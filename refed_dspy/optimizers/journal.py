@@ -28,7 +28,7 @@ def final_kind(error: BaseException) -> str:
     return next((kind for kind, known in FINAL.items() if isinstance(error, known)), "")
 
 
-def kept(response: Response, cost: int) -> str:
+def to_ledger(response: Response, cost: int) -> str:
     """An answer as it is written down. Half a character, which no database and no endpoint takes, becomes a `?`."""
     usage = response.usage
     tokens = [usage.input_tokens, usage.output_tokens] if usage else [None, None]
@@ -36,7 +36,7 @@ def kept(response: Response, cost: int) -> str:
     return json.dumps({"text": text, "tokens": tokens, "cost": cost}, ensure_ascii=False)
 
 
-def given_back(model: str, paid: str) -> Paid:
+def from_ledger(model: str, paid: str) -> Paid:
     """An answer that was written down, as its endpoint would give it."""
     said = json.loads(paid)
     read, written = said["tokens"]

@@ -16,8 +16,8 @@ from refed_dspy.data.pairs import Pair, load_pairs, sample_pairs
 from refed_dspy.errors import CapReached, RefedError, RunDirError
 from refed_dspy.ledger.identity import differences, has_begun, refuse_other_work
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.ledger.recorder import RunBooks
-from refed_dspy.ledger.spending import open_accounts, spent
+from refed_dspy.ledger.recorder import RunRecorder
+from refed_dspy.ledger.spending import begin_start, spent
 from refed_dspy.optimizers.agreement import Agreement, agreement, judged
 from refed_dspy.optimizers.gateway import Gateway, open_gateway
 from refed_dspy.optimizers.result import why_stopped
@@ -27,8 +27,8 @@ from refed_dspy.programs.load import warn_of_another_teacher
 from refed_dspy.programs.saved import load_program, program_digests
 from refed_dspy.records import digest, dollars
 from refed_dspy.teachers import Teacher
-from refed_dspy.teachers.caps import Allowance, Limits, allowed, lasting
-from refed_dspy.teachers.judge import cool_judge
+from refed_dspy.teachers.caps import CapSettings, CapsLeft, caps_left, lasting_caps
+from refed_dspy.teachers.judge import open_judge_model
 
 
 @dataclass(frozen=True)
@@ -77,14 +77,14 @@ def measure_agreement(
     chosen = load_pairs(pairs) if isinstance(pairs, str | Path) else list(pairs)
     if count is not None:
         chosen = sample_pairs(chosen, count, seed)
-    teacher = cool_judge(judge)
+    teacher = open_judge_model(judge)
     warn_of_another_teacher(module, teacher.model)
     identity = {"pairs": digest([pair.id for pair in chosen]), "program": program_digests(module)}
     folder = Path(out) if out is not None else Path("refed-verdicts") / digest([identity, teacher.identity])
-    limits = Limits(max_cost=max_cost, max_calls=max_calls, max_minutes=max_minutes)
+    limits = CapSettings(max_cost=max_cost, max_calls=max_calls, max_minutes=max_minutes)
     with Ledger.create(folder) as ledger:
-        limits = lasting(ledger, limits)
-        allowance = allowed(ledger, {"judge": teacher}, limits)
+        limits = lasting_caps(ledger, limits)
+        allowance = caps_left(ledger, {"judge": teacher}, limits)
         _begin_or_continue(ledger, {**identity, "judge": teacher.identity}, limits)
         with _asking(ledger, teacher, allowance, seed) as gateway:
             verdicts = _judge_all(module, chosen, gateway, teacher.concurrency)
@@ -105,11 +105,11 @@ def _judge_program(given: PairwiseJudge | str | Path | None) -> PairwiseJudge:
 
 
 @contextmanager
-def _asking(ledger: Ledger, judge: Teacher, allowance: Allowance, seed: int) -> Iterator[Gateway]:
+def _asking(ledger: Ledger, judge: Teacher, allowance: CapsLeft, seed: int) -> Iterator[Gateway]:
     """The judge, asked through the ledger, under what is left of the caps."""
-    open_accounts(ledger)
-    books = RunBooks(ledger, allowance.caps, allowance.before)
-    with open_gateway(ledger, books, {"judge": judge}, seed) as gateway:
+    begin_start(ledger)
+    recorder = RunRecorder(ledger, allowance.caps, allowance.before)
+    with open_gateway(ledger, recorder, {"judge": judge}, seed) as gateway:
         gateway.allow(allowance.caps, allowance.seconds)
         yield gateway
 
@@ -132,7 +132,7 @@ def _judge_all(judge: PairwiseJudge, pairs: Sequence[Pair], gateway: Gateway, co
     return verdicts
 
 
-def _begin_or_continue(ledger: Ledger, identity: dict[str, Any], limits: Limits) -> None:
+def _begin_or_continue(ledger: Ledger, identity: dict[str, Any], limits: CapSettings) -> None:
     stored = ledger.meta("agreement")
     refuse_other_work(ledger, "agreement")
     if stored is not None and has_begun(ledger) and (found := differences(stored, identity)):

@@ -50,7 +50,7 @@ class Metric(Protocol):
         ...
 
 
-class Scored(dspy.Prediction):
+class MetricScore(dspy.Prediction):
     """A score as DSPy's optimizers want one: a number where they add, true or false where they bootstrap, and an
     object with `score` and `feedback` where they reflect."""
 
@@ -65,7 +65,7 @@ class Scored(dspy.Prediction):
 _WORDS = {1.0: "answer A", 0.0: "neither: a tie", -1.0: "answer B"}
 
 
-class PeoplesVerdict:
+class HumanAgreement:
     """How near a pairwise judge comes to people: 1 for the same verdict, ½ where one of both sees a tie, else 0.
 
     Its examples hold people's verdict as `people`: 1 (A), 0 (a tie) or -1 (B).
@@ -96,7 +96,7 @@ class PeoplesVerdict:
 
 
 @dataclass(frozen=True)
-class Own:
+class CustomMetric:
     """Any function that a DSPy optimizer would take: of (example, prediction), with a trace, or with GEPA's five."""
 
     function: Callable[..., Any]

@@ -13,7 +13,7 @@ from refed_dspy.records import dollars
 
 
 @dataclass(frozen=True)
-class Measured:
+class ProgramScore:
     """One program on the test set. `each` is what it costs: picodollars a sample, or an example where it makes none;
     None where a price is unknown."""
 
@@ -26,11 +26,11 @@ class Measured:
 class Proof:
     """The compiled program against the uncompiled one, and against the champion where there is one."""
 
-    baseline: Measured
-    compiled: Measured
+    baseline: ProgramScore
+    compiled: ProgramScore
     gain: Interval
     """Compiled less uncompiled, paired by example, clustered by reference; 95%."""
-    champion: Measured | None = None
+    champion: ProgramScore | None = None
     over_champion: Interval | None = None
     """On the examples that the champion did not see either; None where they are none."""
     unit: str = "references"
@@ -76,13 +76,13 @@ def finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def measured(trial: Trial, clusters: Mapping[str, str], each: float | None, seed: int) -> Measured | None:
+def measured(trial: Trial, clusters: Mapping[str, str], each: float | None, seed: int) -> ProgramScore | None:
     """`trial` on the test set; None where it was not scored there."""
     scores = trial.scores.get("test")
     if not scores:
         return None
     interval = mean_interval(list(scores.values()), [clusters[example] for example in scores], seed=seed)
-    return Measured(interval, trial.part_means("test"), each)
+    return ProgramScore(interval, trial.part_means("test"), each)
 
 
 def gain(
@@ -111,7 +111,7 @@ def _mean(scores: Mapping[str, float], examples: list[str]) -> float:
     return sum(scores[example] for example in examples) / len(examples)
 
 
-def _parts(one: Measured, names: list[str]) -> list[str]:
+def _parts(one: ProgramScore, names: list[str]) -> list[str]:
     return [f"{one.parts[name]:.2f}" if name in one.parts else "–" for name in names]
 
 

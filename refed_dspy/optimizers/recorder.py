@@ -21,7 +21,7 @@ from refed_dspy.ledger.candidates import abstained, scored, trials, tried
 from refed_dspy.optimizers.examples import Split, example_id
 from refed_dspy.optimizers.gateway import Gateway, evaluating, judging
 from refed_dspy.optimizers.journal import final_kind
-from refed_dspy.optimizers.metrics import Metric, NotScored, Scored
+from refed_dspy.optimizers.metrics import Metric, MetricScore, NotScored
 from refed_dspy.programs.saved import program_digests, program_state
 from refed_dspy.records import Failure, digest
 
@@ -62,7 +62,7 @@ class Candidates(BaseCallback):
         if not bearable(exception):
             self._gateway.stop(exception)
         elif example is not None and _own_fault(exception):
-            spent = self._gateway.books.budget.spent
+            spent = self._gateway.recorder.budget.spent
             subset = self._subset_of[example]
             self._gateway.write(scored(candidate, example, subset, 0.0, {"failed": 1.0}, spent))
 
@@ -82,7 +82,7 @@ class Candidates(BaseCallback):
         return _shape(instance) == self._shape
 
 
-class Recorder:
+class ScoreRecorder:
     """The metric as DSPy's optimizers call it: with two to five arguments, from any thread."""
 
     def __init__(
@@ -107,7 +107,7 @@ class Recorder:
         trace: Any = None,
         pred_name: str | None = None,
         pred_trace: Any = None,
-    ) -> Scored:
+    ) -> MetricScore:
         """`trace` is what bootstrapping passes, and reads the score as a bool; `pred_name` and `pred_trace` are GEPA's,
         which reads `feedback`."""
         token = judging.set(True)
@@ -120,7 +120,7 @@ class Recorder:
         finally:
             judging.reset(token)
 
-    def _scored(self, gold: dspy.Example, pred: Any, trace: Any, pred_name: str | None, pred_trace: Any) -> Scored:
+    def _scored(self, gold: dspy.Example, pred: Any, trace: Any, pred_name: str | None, pred_trace: Any) -> MetricScore:
         if pred is None:
             raise NotScored("the program failed")
         if pred_name is None:
@@ -134,14 +134,14 @@ class Recorder:
             # the abstention counts neither for nor against the candidate; a demonstration it cannot become.
             if pred_name is None:
                 self._gateway.write(abstained(candidate, example, subset, one_line(nothing)))
-            return Scored(self.neutral, one_line(f"It could not be judged: {nothing}"), math.inf)
+            return MetricScore(self.neutral, one_line(f"It could not be judged: {nothing}"), math.inf)
         if pred_name is not None:
-            return Scored(said.score, self.metric.feedback(gold, pred, pred_name, pred_trace), self.metric.accept)
-        spent = self._gateway.books.budget.spent
+            return MetricScore(said.score, self.metric.feedback(gold, pred, pred_name, pred_trace), self.metric.accept)
+        spent = self._gateway.recorder.budget.spent
         self._gateway.write(scored(candidate, example, subset, said.score, said.parts, spent))
         self.evaluations += 1
         self._watch()
-        return Scored(said.score, f"scored {said.score:.2f}", self.metric.accept)
+        return MetricScore(said.score, f"scored {said.score:.2f}", self.metric.accept)
 
 
 def _shape(program: dspy.Module) -> list[tuple[str, tuple[str, ...]]]:

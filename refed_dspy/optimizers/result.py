@@ -21,14 +21,14 @@ from refed_dspy.ledger.spending import spent
 from refed_dspy.ledger.summary import usage_by_stage
 from refed_dspy.optimizers.agreement import JudgeReport
 from refed_dspy.optimizers.proof import Proof, finite
-from refed_dspy.optimizers.spec import ROLES, Job
+from refed_dspy.optimizers.spec import ROLES, CompileSpec
 from refed_dspy.programs.prompt_diff import prompt_diff
 from refed_dspy.programs.saved import MANIFEST, load_state, program_digests, program_state
 from refed_dspy.records import PICO, dollars
 from refed_dspy.tracking.store import noted_run
 
 if TYPE_CHECKING:
-    from refed_dspy.optimizers.steps import Found
+    from refed_dspy.optimizers.steps import CompileOutcome
 
 PROGRAM, DIFF, PROOF = "program.json", "prompts.diff", "proof.txt"
 FORMAT = 1
@@ -76,7 +76,7 @@ class Compiled:
         return (self.folder / DIFF).read_text(encoding="utf-8")
 
 
-def write_outcome(folder: Path, ledger: Ledger, job: Job, found: Found, keep: bool = True) -> Compiled:
+def write_outcome(folder: Path, ledger: Ledger, job: CompileSpec, found: CompileOutcome, keep: bool = True) -> Compiled:
     """Put the best program so far into the folder (unless it is not to `keep`): each file whole, or not at all.
 
     Raises RunStopped."""
@@ -108,7 +108,7 @@ def write_outcome(folder: Path, ledger: Ledger, job: Job, found: Found, keep: bo
     return made
 
 
-def _manifest(ledger: Ledger, job: Job, found: Found, program: dspy.Module) -> dict[str, Any]:
+def _manifest(ledger: Ledger, job: CompileSpec, found: CompileOutcome, program: dspy.Module) -> dict[str, Any]:
     """How a program came about, in JSON types. No key is in it: teachers are named, not described."""
     settings, used = job.settings, spent(ledger)
     facts = {

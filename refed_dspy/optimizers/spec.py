@@ -14,9 +14,9 @@ from refed_dspy.config.loading import CompileConfig, MetricConfig, check_compile
 from refed_dspy.data.references import References
 from refed_dspy.errors import ConfigError, one_line
 from refed_dspy.ledger.budget import Caps
-from refed_dspy.optimizers.dspy_optimizers import Means, choose
+from refed_dspy.optimizers.dspy_optimizers import OptimizerInputs, choose
 from refed_dspy.optimizers.examples import Split, as_examples, example_id, split
-from refed_dspy.optimizers.metrics import Metric, Own, PeoplesVerdict, name_of, source_of
+from refed_dspy.optimizers.metrics import CustomMetric, HumanAgreement, Metric, name_of, source_of
 from refed_dspy.optimizers.reference_metric import ReferenceMetric
 from refed_dspy.programs import PairwiseJudge, ReferenceLevelFeedback
 from refed_dspy.programs.load import open_program, refuse_bound, warn_of_another_teacher
@@ -24,15 +24,15 @@ from refed_dspy.programs.saved import load_program, program_digests
 from refed_dspy.records import PICO, digest, dollars
 from refed_dspy.signatures import DEFAULT_FEATURES
 from refed_dspy.teachers import Teacher, open_teacher
-from refed_dspy.teachers.caps import Limits
-from refed_dspy.teachers.judge import judge_beside, told_of
+from refed_dspy.teachers.caps import CapSettings
+from refed_dspy.teachers.judge import in_role, judge_beside
 
 log = logging.getLogger("refed_dspy.optimizers")
 ROLES = ("teacher", "judge", "reflection")
 
 
 @dataclass(frozen=True)
-class Job:
+class CompileSpec:
     """One compile's parts."""
 
     program: dspy.Module
@@ -64,9 +64,9 @@ class Job:
     def metric_with(self, teacher: dspy.LM, judge: dspy.LM) -> Metric:
         """The metric, asking these models."""
         if self.metric is not None:
-            return Own(self.metric)
+            return CustomMetric(self.metric)
         if isinstance(self.program, PairwiseJudge):
-            return PeoplesVerdict()
+            return HumanAgreement()
         return ReferenceMetric(self.student, teacher, judge, self.settings.metric, self.judge_program)
 
     def identity(self) -> dict[str, Any]:
@@ -125,7 +125,7 @@ def _named(value: Any) -> Any:
 def _check_optimizer(settings: CompileConfig, parts: Split) -> None:
     """Raises ConfigError for an optimizer that there is not, or options that it does not take."""
     none: Any = object()  # stands for a model: setting an optimizer up asks nothing
-    means = Means(
+    means = OptimizerInputs(
         lambda example, prediction, trace=None, name=None, pred_trace=None: 0.0,  # noqa: ARG005
         *(none, none, settings.evaluations, settings.threads, settings.seed, lambda: False),
         *(len(parts.train), len(parts.validation)),
@@ -133,7 +133,7 @@ def _check_optimizer(settings: CompileConfig, parts: Split) -> None:
     choose(settings.optimizer, settings.options, means)
 
 
-def prepare(program: Any, examples: Any, metric: Any, given: Mapping[str, Any]) -> Job:
+def prepare(program: Any, examples: Any, metric: Any, given: Mapping[str, Any]) -> CompileSpec:
     """The checked parts of a compile. Nothing is written or paid for. Raises InputError."""
     models = {role: given.get(role) for role in ROLES}
     if isinstance(metric, MetricConfig | Mapping):
@@ -156,14 +156,14 @@ def prepare(program: Any, examples: Any, metric: Any, given: Mapping[str, Any]) 
     if settings.judge_program is not None:
         load_program(judge, settings.judge_program)
         warn_of_another_teacher(judge, teachers["judge"].model)
-    return Job(module, parts, teachers, settings, metric, judge)
+    return CompileSpec(module, parts, teachers, settings, metric, judge)
 
 
 def open_teachers(models: Mapping[str, Any]) -> dict[str, Teacher]:
     """Teacher, judge and reflection model. An unset judge is the teacher's model, an unset reflection the judge's."""
     teacher = open_teacher(models["teacher"])
     judge = judge_beside(teacher, models["judge"])
-    with told_of("reflection"):
+    with in_role("reflection"):
         reflection = judge if models["reflection"] is None else open_teacher(models["reflection"], teacher)
     shared: list[Teacher] = []
     opened = {}
@@ -174,7 +174,7 @@ def open_teachers(models: Mapping[str, Any]) -> dict[str, Teacher]:
     return opened
 
 
-def caps_of(job: Job, limits: Limits, unpriced: int = 0) -> Caps:
+def caps_of(job: CompileSpec, limits: CapSettings, unpriced: int = 0) -> Caps:
     """The caps as a budget counts them. `unpriced` calls of earlier starts were made at an unknown price.
 
     Raises:

@@ -15,14 +15,14 @@ from refed_dspy.errors import ConfigError, RunStopped, one_line
 from refed_dspy.ledger.budget import Caps
 from refed_dspy.ledger.candidates import Trial, enough, trials, validation_means
 from refed_dspy.optimizers.agreement import JudgeReport, agreement_of
-from refed_dspy.optimizers.dspy_optimizers import MANY, Means, Optimizer, choose
+from refed_dspy.optimizers.dspy_optimizers import MANY, Optimizer, OptimizerInputs, choose
 from refed_dspy.optimizers.estimate import estimated, without_the_proof
 from refed_dspy.optimizers.gateway import Gateway, evaluating
 from refed_dspy.optimizers.progress import CompileProgress
 from refed_dspy.optimizers.proof import Proof, gain, measured
-from refed_dspy.optimizers.recorder import Candidates, Recorder, bearable
+from refed_dspy.optimizers.recorder import Candidates, ScoreRecorder, bearable
 from refed_dspy.optimizers.reference_metric import ReferenceMetric
-from refed_dspy.optimizers.spec import Job
+from refed_dspy.optimizers.spec import CompileSpec
 from refed_dspy.programs import PairwiseJudge
 from refed_dspy.programs.adapter import SchemaAdapter
 from refed_dspy.programs.saved import MANIFEST, load_state, program_state
@@ -34,7 +34,7 @@ log = logging.getLogger("refed_dspy.optimizers")
 
 
 @dataclass
-class Found:
+class CompileOutcome:
     """What a compile came to. `best` and `baseline` are candidates; `stopped` says which limit ended it early."""
 
     baseline: Trial
@@ -48,12 +48,12 @@ class Found:
     """Where the program is a judge."""
 
 
-class Compilation:
+class CompileSteps:
     """One start of a compile."""
 
     def __init__(
         self,
-        job: Job,
+        job: CompileSpec,
         gateway: Gateway,
         caps: Caps,
         seconds: float | None,
@@ -65,7 +65,7 @@ class Compilation:
         self.candidates = Candidates(gateway, self.student, job.split)
         self.progress = CompileProgress()
         metric = job.metric_with(self.teacher, self.judge)
-        self.recorder = Recorder(metric, gateway, job.split.subsets(), self._note)
+        self.recorder = ScoreRecorder(metric, gateway, job.split.subsets(), self._note)
         self.clusters = job.split.clusters()
         self.champion = champion_for(job, gateway.ledger.path.parent)
         self.ended_at = ""
@@ -76,7 +76,7 @@ class Compilation:
         if on_progress is not None:
             on_progress(self.progress)
 
-    def run(self, estimate_only: bool = False) -> Found:
+    def run(self, estimate_only: bool = False) -> CompileOutcome:
         """Baseline, estimate, optimizer, choice, proof. Raises what ended it, unless that was a cap."""
         settings = dspy.context(
             lm=self.teacher,
@@ -114,7 +114,7 @@ class Compilation:
 
     def _optimizer(self) -> Optimizer:
         settings, split = self.job.settings, self.job.split
-        means = Means(
+        means = OptimizerInputs(
             metric=self.recorder,
             teacher=self.teacher,
             reflection=self.reflection,
@@ -229,13 +229,13 @@ class Compilation:
         load_state(program, dict(state), "candidate")
         return program
 
-    def _found(self, baseline: str, best: str, estimate: dict[str, Any]) -> Found:
+    def _found(self, baseline: str, best: str, estimate: dict[str, Any]) -> CompileOutcome:
         known = self._trials()
         stopped = self.ended_at or self.gateway.reached
-        return Found(known[baseline], known[best], estimate, stopped=stopped)
+        return CompileOutcome(known[baseline], known[best], estimate, stopped=stopped)
 
     def _note(self) -> None:
-        budget = self.gateway.books.budget
+        budget = self.gateway.recorder.budget
         self.progress.evaluations = self.recorder.evaluations
         self.progress.cost, self.progress.calls = budget.spent, budget.calls
         if self.recorder.evaluations % 10 == 0:
@@ -283,7 +283,7 @@ def _hushed(gateway: Gateway) -> Iterator[None]:
         dspy_log.setLevel(before)
 
 
-def champion_for(job: Job, folder: Path) -> Registered | None:
+def champion_for(job: CompileSpec, folder: Path) -> Registered | None:
     """The registered champion, where this compile is tracked and it is a program of the same kind.
 
     None also where this very compile made it, on an earlier start.

@@ -41,8 +41,8 @@ from refed_dspy.programs.lm_errors import (
     AnswerCut,
     AnswerRefused,
     BatchRejected,
+    LMCapReached,
     NoBatches,
-    NoMoneyLeft,
     NotAnApi,
     NotReached,
     StillLimited,
@@ -151,7 +151,7 @@ def _translated(error: LMError, question: Question) -> RefedError:
     """`error` in this package's terms. An unexpected one is a bug and is raised as it is."""
     reason = one_line(without_keys(getattr(error, "message", "") or str(error), question.predictor.lm))
     where = f"{question.stage} of {question.item}: {reason}"
-    if isinstance(error, NoMoneyLeft):
+    if isinstance(error, LMCapReached):
         return CapReached("", reason=reason)
     if isinstance(error, StillLimited):
         return EndpointBusy(reason)
@@ -203,7 +203,7 @@ _answerer: ContextVar[Answerer] = ContextVar("refed_answerer", default=ask_teach
 
 
 @contextmanager
-def answering(answerer: Answerer) -> Iterator[None]:
+def answered_by(answerer: Answerer) -> Iterator[None]:
     """Put `answerer` between the stages and the teacher inside the block."""
     token = _answerer.set(answerer)
     try:
@@ -216,7 +216,7 @@ _others: ContextVar[Mapping[str, tuple[Answerer, Any]]] = ContextVar("refed_othe
 
 
 @contextmanager
-def offering(others: Mapping[str, tuple[Answerer, Any]]) -> Iterator[None]:
+def with_roles(others: Mapping[str, tuple[Answerer, Any]]) -> Iterator[None]:
     """Let `asking` find other models inside the block: role → who answers, with which language model."""
     token = _others.set(others)
     try:
@@ -226,18 +226,18 @@ def offering(others: Mapping[str, tuple[Answerer, Any]]) -> Iterator[None]:
 
 
 @contextmanager
-def asking(role: str) -> Iterator[None]:
+def as_role(role: str) -> Iterator[None]:
     """Have the stages inside the block ask the model of `role`; where none is offered, the one of the context."""
     if role not in _others.get():
         yield
         return
     answerer, lm = _others.get()[role]
-    with answering(answerer), dspy.context(lm=lm):
+    with answered_by(answerer), dspy.context(lm=lm):
         yield
 
 
 @dataclass
-class Writing:
+class SampleInProgress:
     """One text being written in several answers, by one hand where several could write it."""
 
     about: str
@@ -246,21 +246,21 @@ class Writing:
     """Whoever gave the first of the answers."""
 
 
-_writing: ContextVar[Writing | None] = ContextVar("refed_writing", default=None)
+_writing: ContextVar[SampleInProgress | None] = ContextVar("refed_writing", default=None)
 
 
 @contextmanager
-def one_hand(about: str) -> Iterator[None]:
+def same_teacher(about: str) -> Iterator[None]:
     """Have one teacher of a pool give all answers inside the block, for as long as it answers: so a response and its
     improvement differ by what was improved, and not by who wrote."""
-    token = _writing.set(Writing(about))
+    token = _writing.set(SampleInProgress(about))
     try:
         yield
     finally:
         _writing.reset(token)
 
 
-def current_writing() -> Writing | None:
+def current_sample() -> SampleInProgress | None:
     """What is being written by one hand, or None."""
     return _writing.get()
 

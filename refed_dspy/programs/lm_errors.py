@@ -51,5 +51,5 @@ class BatchOutOfReach(WorkEnds):
     """Raised by a teacher's engine: a batch that is under way cannot be asked about. It is in the ledger."""
 
 
-class NoMoneyLeft(LMError):
+class LMCapReached(LMError):
     """`errors.CapReached` in DSPy's words, which lets LMErrors through as they are; or a compile is ending."""

@@ -15,7 +15,7 @@ from typing import Any
 import dspy
 
 from refed_dspy.errors import ConfigError, RowError
-from refed_dspy.programs.asking import asking
+from refed_dspy.programs.asking import as_role
 from refed_dspy.programs.baselines import SeedOnly
 from refed_dspy.programs.judges import OVERALL, Graded, PairwiseJudge, RubricJudge, Verdict
 from refed_dspy.programs.reference_level import Proposal, ReferenceLevelFeedback
@@ -136,7 +136,7 @@ class SideBySide(dspy.Module):
         base = samples[self.against].improved_response
         verdicts: dict[str, Verdict] = {}
         grades: dict[str, Graded] = {}
-        with asking("judge"):
+        with as_role("judge"):
             for name, sample in samples.items():
                 text = sample.improved_response
                 if name != self.against:
@@ -147,7 +147,7 @@ class SideBySide(dspy.Module):
 
     async def grade_reference(self, reference: Reference) -> Graded:
         """The grade of a reference's own response: the one figure that a data set of references can be compared by."""
-        with asking("judge"):
+        with as_role("judge"):
             return await self.grade(reference.response, reference.instruction, reference.id)
 
     async def grade(self, response: str, instruction: str, item: str) -> Graded:

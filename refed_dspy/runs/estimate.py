@@ -15,9 +15,9 @@ from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.errors import RunStopped
 from refed_dspy.runs.forecast import CONFIDENCE, Forecast, forecast
 from refed_dspy.runs.spec import check_same
-from refed_dspy.runs.spec import Parts
+from refed_dspy.runs.spec import RunSpec
 from refed_dspy.records import dollars
-from refed_dspy.teachers.by_stage import ANY, Staff
+from refed_dspy.teachers.by_stage import ANY, TeachersByStage
 from refed_dspy.runs.synthesize import ProgramLike, RunSettings, SIZE, prepare, produce
 from refed_dspy.teachers.prices import table_name, table_price
 
@@ -100,18 +100,18 @@ async def aestimate(
     return Estimate(
         run_dir=folder,
         forecast=found,
-        minutes=None if parts.in_batches else _wait(found, parts.staff),
+        minutes=None if parts.in_batches else _wait(found, parts.by_stage),
         stopped=stopped,
-        price_source=parts.staff.price_source,
+        price_source=parts.by_stage.price_source,
         others={
             name: found.at(price.rates)
             for name, price in prices.items()
-            if price is not None and (parts.staff.several or name != parts.teacher.model)
+            if price is not None and (parts.by_stage.several or name != parts.teacher.model)
         },
     )
 
 
-def _read(folder: Path, parts: Parts, size: int) -> Forecast | None:
+def _read(folder: Path, parts: RunSpec, size: int) -> Forecast | None:
     """The forecast from what the folder holds, if that is enough to stand on. Raises RunDirError for another run's."""
     if not (folder / "ledger.sqlite").is_file():
         return None
@@ -121,15 +121,15 @@ def _read(folder: Path, parts: Parts, size: int) -> Forecast | None:
             return None
         check_same(ledger, parts)
         judge = parts.judge.price.rates if parts.judge and parts.judge.price else None
-        found = forecast(ledger, size, parts.per_reference, rates, parts.staff.facts(), judge)
+        found = forecast(ledger, size, parts.per_reference, rates, parts.by_stage.facts(), judge)
     enough = min(ENOUGH_REFERENCES, len(parts.references), -(-size // PILOT_SAMPLES))
     return found if found is not None and found.references >= enough else None
 
 
-def _wait(found: Forecast, staff: Staff) -> float:
+def _wait(found: Forecast, by_stage: TeachersByStage) -> float:
     """Minutes, from the seconds that calls take and from the limits that are set for those that share the work."""
-    waits = [found.seconds / staff.slots / 60]
-    pool = staff.pool(ANY)
+    waits = [found.seconds / by_stage.slots / 60]
+    pool = by_stage.pool(ANY)
     for share in pool:
         config, part = share.teacher.config, share.weight / sum(one.weight for one in pool)
         if config is not None and config.requests_per_minute:

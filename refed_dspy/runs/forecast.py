@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.runs.playout import Kind, Known, Numbers, Unit, plan_settings
+from refed_dspy.runs.playout import Kind, RunHistory, Numbers, Unit, plan_settings
 from refed_dspy.records import Rates
-from refed_dspy.runs.playout import Shares
+from refed_dspy.runs.playout import StageShares
 
 CONFIDENCE = 0.9
 PLAYS = (3, 8)
@@ -74,7 +74,7 @@ def forecast(
     size: int | None = None,
     per_reference: int | None = None,
     rates: Rates | None = None,
-    staff: Mapping[str, Any] | None = None,
+    by_stage: Mapping[str, Any] | None = None,
     judge: Rates | None = None,
 ) -> Forecast | None:
     """The forecast for `size` samples, or None where too little was made to foresee anything.
@@ -82,17 +82,17 @@ def forecast(
     Size, samples a reference, rates (of one teacher), `staff` (`Staff.facts`, of several) and the judge's rates that
     are not given are those that the run's folder remembers.
     """
-    known = Known.read(ledger, rates, staff, judge)
+    known = RunHistory.read(ledger, rates, by_stage, judge)
     if not known.seen:
         return None
     settings = plan_settings(ledger, len(known.references), size, per_reference)
     missing = max(1, settings.size - ledger.kept())
     plays = max(PLAYS[0], min(PLAYS[1], 20_000 // missing))
-    futures = [known.play(settings, random.Random(f"{settings.seed}/{i}")) for i in range(plays)]
+    futures = [known.simulate(settings, random.Random(f"{settings.seed}/{i}")) for i in range(plays)]
     return _foreseen(settings.size, known, futures)
 
 
-def _foreseen(size: int, known: Known, futures: Sequence[Sequence[Unit]]) -> Forecast:
+def _foreseen(size: int, known: RunHistory, futures: Sequence[Sequence[Unit]]) -> Forecast:
     """The mean of the futures, and an interval from how they differ and from how references differ."""
     groups, slope, weigh = _by_kind(known.made), _slope(known.made), _Weigh(known.shares)
     kinds = [{kind: _expected(groups, kind, units, slope) for kind, units in _by_kind(f).items()} for f in futures]
@@ -143,7 +143,7 @@ def _by_kind(units: Iterable[Unit]) -> dict[Kind, list[Unit]]:
 class _Weigh:
     """What questions of a kind cost. Without a price they are weighed by tokens, those written counted as usual."""
 
-    def __init__(self, shares: Shares) -> None:
+    def __init__(self, shares: StageShares) -> None:
         self._shares = shares if shares.priced else None
 
     def rates(self, kind: Kind) -> Rates:

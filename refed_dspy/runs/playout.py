@@ -85,7 +85,7 @@ SELECT stage, count(*) FROM (
 
 
 @dataclass(frozen=True)
-class Known:
+class RunHistory:
     """What a run's ledger says that bears on its future."""
 
     ledger: Ledger
@@ -99,7 +99,7 @@ class Known:
     gave: Sequence[int]
     """New instructions of each synthesis call."""
     instruction_characters: float
-    shares: Shares
+    shares: StageShares
     charged: int
     """Picodollars, calls that wait in a batch, or whose answers do, included."""
     waiting: Mapping[str, tuple[int, float]]
@@ -121,12 +121,12 @@ class Known:
         cls,
         ledger: Ledger,
         rates: Rates | None = None,
-        staff: Mapping[str, Any] | None = None,
+        by_stage: Mapping[str, Any] | None = None,
         judge: Rates | None = None,
-    ) -> Known:
+    ) -> RunHistory:
         """Priced at `rates` (of one teacher) or those in `staff`, and the judge's, or at those that the folder
         remembers."""
-        db, references, shares = ledger.db, ledger.references(), Shares.read(ledger, rates, staff, judge)
+        db, references, shares = ledger.db, ledger.references(), StageShares.read(ledger, rates, by_stage, judge)
         (length,) = db.execute("SELECT avg(length(text)) FROM instructions").fetchone()
         earlier = _Earlier((ref, round_, new) for ref, _, round_, new in ledger.proposals())
         return cls(
@@ -169,7 +169,7 @@ class Known:
         bad, good = self.failed.get(stage, 0), self.done.get(stage, 0)
         return rng.betavariate(bad + weight * share, good + weight * (1 - share))
 
-    def play(self, settings: PlanSettings, rng: random.Random) -> list[Unit]:
+    def simulate(self, settings: PlanSettings, rng: random.Random) -> list[Unit]:
         """The plan played to its end: every question still to ask. What fails, and how much a synthesis call gives,
         is drawn from what happened so far."""
         stages = (*_STUDY.values(), "instruction_synthesis", "response_generation", _IMPROVED)
@@ -231,7 +231,7 @@ class _Earlier:
 
 
 def _made(
-    ledger: Ledger, references: Sequence[Reference], earlier: _Earlier, instruction_characters: float, shares: Shares
+    ledger: Ledger, references: Sequence[Reference], earlier: _Earlier, instruction_characters: float, shares: StageShares
 ) -> Iterator[Unit]:
     """Every question that was answered, whatever the answer was worth, with all its calls."""
     position = {reference.id: index for index, reference in enumerate(references)}
@@ -245,12 +245,12 @@ def _made(
             yield Unit(stage, index, characters, tuple(took), shares.wrote(stage, model, endpoint))
 
 
-def _unpriced(ledger: Ledger, shares: Shares) -> int:
+def _unpriced(ledger: Ledger, shares: StageShares) -> int:
     """What calls made while the price was unknown come to, picodollars, as far as it is known now."""
     return round(sum(cost for *_, cost in _charged(ledger, shares, "cost IS NULL")))
 
 
-def _waiting(ledger: Ledger, shares: Shares) -> dict[str, tuple[int, float]]:
+def _waiting(ledger: Ledger, shares: StageShares) -> dict[str, tuple[int, float]]:
     """Stage → calls that wait in a batch, or whose answers nobody asked for so far, and what they are charged."""
     if not ledger.has_table("batched"):  # a run of an earlier version
         return {}
@@ -262,7 +262,7 @@ def _waiting(ledger: Ledger, shares: Shares) -> dict[str, tuple[int, float]]:
     return waiting
 
 
-def _charged(ledger: Ledger, shares: Shares, which: str) -> Iterator[tuple[str, int, float]]:
+def _charged(ledger: Ledger, shares: StageShares, which: str) -> Iterator[tuple[str, int, float]]:
     """(stage, calls, picodollars) of some calls, at the price that is known now where it was unknown."""
     of = "CASE WHEN cost IS NULL THEN"
     for stage, model, endpoint, count, cost, *tokens in ledger.db.execute(
@@ -320,7 +320,7 @@ JUDGE = "judge"
 
 
 @dataclass(frozen=True)
-class Shares:
+class StageShares:
     """Who answers which stage, with what weight, and what each charges. One teacher has no name; a judge answers the
     stages that the program has not."""
 
@@ -330,19 +330,19 @@ class Shares:
     stages: frozenset[str]
 
     @classmethod
-    def read(cls, ledger: Ledger, rates: Rates | None, staff: Mapping[str, Any] | None, judge: Rates | None) -> Shares:
+    def read(cls, ledger: Ledger, rates: Rates | None, by_stage: Mapping[str, Any] | None, judge: Rates | None) -> StageShares:
         """As the folder remembers them, but for what is given: the one teacher's rates, or the staff's facts, and the
         judge's rates."""
         stages = frozenset(name.rpartition(".")[2] for name in (ledger.meta("identity") or {}).get("program", ()))
-        staff = staff or (ledger.meta("staff") if rates is None else None)
+        by_stage = by_stage or (ledger.meta("pools") if rates is None else None)
         known = rates or _rates(ledger.meta("rates"))
         had = ledger.meta("judge") or {}
         remembered = _rates(had["rates"]) if "rates" in had else known  # an earlier version wrote none
         charge: dict[str, Rates | None] = {"": known, JUDGE: judge or remembered}
-        if not staff:
+        if not by_stage:
             return cls({"": (("", 1.0),)}, charge, stages)
-        pools = {stage: [(_writer(one), float(one["weight"])) for one in pool] for stage, pool in staff.items()}
-        charge |= {_writer(one): _rates(one["rates"]) for pool in staff.values() for one in pool}
+        pools = {stage: [(_writer(one), float(one["weight"])) for one in pool] for stage, pool in by_stage.items()}
+        charge |= {_writer(one): _rates(one["rates"]) for pool in by_stage.values() for one in pool}
         return cls(pools, charge, stages)
 
     @property

@@ -22,7 +22,7 @@ from refed_dspy.teachers import TeacherLike
 
 _META = (
     *("identity", "program", "features", "left_out", "seed"),
-    *("teacher", "staff", "size", "per_reference", "max_failure_share", "reuse", "track"),
+    *("teacher", "pools", "size", "per_reference", "max_failure_share", "reuse", "track"),
     *("filters", "judge", "judge_program"),
 )
 
@@ -134,11 +134,11 @@ def _program(folder: Path, meta: dict[str, Any]) -> ReferenceLevelFeedback:
 
 def _stages(folder: Path, meta: dict[str, Any]) -> dict[str, list[TeacherConfig]]:
     """Stage → its own teachers, where it has some."""
-    return {stage: _teachers(folder, meta, stage) for stage in meta["staff"] or () if stage != ANY}
+    return {stage: _teachers(folder, meta, stage) for stage in meta["pools"] or () if stage != ANY}
 
 
 def _teachers(folder: Path, meta: dict[str, Any], stage: str) -> list[TeacherConfig]:
-    members = (meta["staff"] or {}).get(stage) or [meta["teacher"]]
+    members = (meta["pools"] or {}).get(stage) or [meta["teacher"]]
     if any(one["config"] is None for one in members):
         raise RunDirError(
             f"{folder}: its teacher was a Python object; call synthesize(…, run_dir=…) in its script, "

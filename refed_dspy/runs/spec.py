@@ -9,18 +9,18 @@ from typing import Any, Protocol, cast
 
 import dspy
 
-from refed_dspy.teachers.caps import Limits
+from refed_dspy.teachers.caps import CapSettings
 from refed_dspy.ledger.recorder import CALLS_A_SAMPLE
 from refed_dspy.data.references import References
 from refed_dspy.runs.plan import PlanSettings
 from refed_dspy.filters.base import JudgeFilter
 from refed_dspy.filters.screening import Screening
-from refed_dspy.teachers.recorded import Manner
+from refed_dspy.teachers.recorded import CallPolicy
 from refed_dspy.programs.reference_level import Proposal
 from refed_dspy.programs.saved import program_digests
 from refed_dspy.records import digest
 from refed_dspy.records import Reference, Sample
-from refed_dspy.teachers.by_stage import Staff, stages_of
+from refed_dspy.teachers.by_stage import TeachersByStage, stages_of
 from refed_dspy.teachers import Teacher
 import json
 import logging
@@ -30,7 +30,7 @@ from typing import Any
 from refed_dspy.ledger.identity import has_begun
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.errors import RunDirError
-from refed_dspy.teachers.pool import Assignment
+from refed_dspy.teachers.pool import PoolSetup
 from refed_dspy.programs.mlflow_address import is_address
 from refed_dspy.programs.saved import program_state
 from refed_dspy.teachers.by_stage import ANY, rates_of
@@ -40,7 +40,7 @@ STUDIES = ("instruction_feedback", "response_feedback")
 """The stages that collect feedback on a reference."""
 
 
-class Stages(Protocol):
+class SynthesisProgram(Protocol):
     """What a program must offer to be run at scale: the stages of Reference-Level Feedback."""
 
     features: Mapping[str, str]
@@ -62,7 +62,7 @@ class Stages(Protocol):
 
 
 @dataclass(frozen=True)
-class Parts:
+class RunSpec:
     """The parts of one run."""
 
     program: dspy.Module
@@ -72,7 +72,7 @@ class Parts:
     seed: int
     per_reference: int | None
     max_failure_share: float
-    limits: Limits
+    limits: CapSettings
     reuse: Path | None
     track: bool | None = None
     judge: Teacher | None = None
@@ -82,17 +82,17 @@ class Parts:
     """Where the judge's prompts came from."""
     work: str = "run"
     """What its folder is for (`Ledger.holds`)."""
-    stage_teachers: Staff | None = None
+    stage_teachers: TeachersByStage | None = None
     """Who is asked, where that is not `teacher` alone."""
 
     @property
-    def staff(self) -> Staff:
-        return self.stage_teachers or Staff.of(self.teacher)
+    def by_stage(self) -> TeachersByStage:
+        return self.stage_teachers or TeachersByStage.of(self.teacher)
 
     @property
     def models(self) -> dict[str, Teacher]:
         """Role → model."""
-        return self.staff.roles | ({"judge": self.judge} if self.judge is not None else {})
+        return self.by_stage.roles | ({"judge": self.judge} if self.judge is not None else {})
 
     @property
     def in_batches(self) -> bool:
@@ -104,11 +104,11 @@ class Parts:
         """Units of work at once: what the staff takes, or more where the judge's batches take more. Whoever is asked
         interactively is asked no more at once for that."""
         judge = self.judge.concurrency if self.judge is not None and self.judge.batched else 0
-        return max(self.staff.slots, judge)
+        return max(self.by_stage.slots, judge)
 
     @property
-    def manner(self) -> Manner:
-        return Manner(self.seed, self.max_failure_share)
+    def policy(self) -> CallPolicy:
+        return CallPolicy(self.seed, self.max_failure_share)
 
     @property
     def depth(self) -> dict[str, int]:
@@ -122,8 +122,8 @@ class Parts:
         return float(getattr(self.program, "calls_a_sample", CALLS_A_SAMPLE)) + judged
 
     @property
-    def stages(self) -> Stages:
-        return cast(Stages, self.program)
+    def stages(self) -> SynthesisProgram:
+        return cast(SynthesisProgram, self.program)
 
     def identity(self) -> dict[str, Any]:
         """What may not change between starts, in the words that a refusal uses."""
@@ -133,7 +133,7 @@ class Parts:
             "program": program_digests(self.program),
             "instructions_per_feature": self.stages.instructions_per_feature,
             "features": list(self.stages.features),
-            "teacher": self.staff.identity(),
+            "teacher": self.by_stage.identity(),
             "seed": self.seed,
         }
         if self.judge is not None:
@@ -166,14 +166,14 @@ class Parts:
 
     def _asked(self, but: tuple[str, ...], names: Sequence[str]) -> list[Teacher]:
         """Who is asked in the program's stages but those whose names end with one of these."""
-        pools = [self.staff.pool(name) for name in names if not name.endswith(but)]
+        pools = [self.by_stage.pool(name) for name in names if not name.endswith(but)]
         return [share.teacher for pool in pools for share in pool]
 
 
 log = logging.getLogger("refed_dspy.teachers")
 
 
-def begin_or_continue(ledger: Ledger, parts: Parts, size: int) -> int:
+def begin_or_continue(ledger: Ledger, parts: RunSpec, size: int) -> int:
     """Write a new run's facts, or check that these are the same. Returns the size to reach. Who is asked may be others
     than before, as long as one of them is still there: what the others answered counts.
 
@@ -197,7 +197,7 @@ def begin_or_continue(ledger: Ledger, parts: Parts, size: int) -> int:
             seed=parts.seed,
             final_stage=getattr(parts.program, "final_stage", None),
             filters=parts.screening.identity(),
-            taught=_listed(identity["teacher"]),
+            asked_teachers=_listed(identity["teacher"]),
             **({} if parts.work == "run" else {"work": parts.work}),
             **current,
         )
@@ -206,20 +206,20 @@ def begin_or_continue(ledger: Ledger, parts: Parts, size: int) -> int:
         _tell_of_others(ledger, parts)
         known = _taught(ledger)
         new = [one for one in _listed(identity["teacher"]) if one not in known]
-        ledger.set_meta(**current, taught=[*known, *new])
+        ledger.set_meta(**current, asked_teachers=[*known, *new])
     return target
 
 
-def assigned(ledger: Ledger, parts: Parts) -> Assignment | None:
+def assigned(ledger: Ledger, parts: RunSpec) -> PoolSetup | None:
     """Who is asked at which stage, and who was before; None where it is one teacher, and always was."""
     now = _listed(_identity(parts)["teacher"])
     former = [one for one in _taught(ledger) if one not in now]
-    return Assignment(parts.staff, former) if parts.staff.several or former else None
+    return PoolSetup(parts.by_stage, former) if parts.by_stage.several or former else None
 
 
 def _taught(ledger: Ledger) -> list[Any]:
     """The identities of all teachers that were asked in any start."""
-    return list(ledger.meta("taught") or _listed((ledger.meta("identity") or {}).get("teacher") or []))
+    return list(ledger.meta("asked_teachers") or _listed((ledger.meta("identity") or {}).get("teacher") or []))
 
 
 def _listed(identity: Any) -> list[Any]:
@@ -228,10 +228,10 @@ def _listed(identity: Any) -> list[Any]:
     return [one for place, one in enumerate(each) if one not in each[:place]]
 
 
-def _tell_of_others(ledger: Ledger, parts: Parts) -> None:
+def _tell_of_others(ledger: Ledger, parts: RunSpec) -> None:
     """Say so where a stage asks others than at the last start: what comes next costs another price."""
-    before = ledger.meta("staff") or {ANY: [ledger.meta("teacher") or {}]}
-    now = parts.staff.facts() or {ANY: [{"model": parts.teacher.model, "endpoint": parts.teacher.endpoint}]}
+    before = ledger.meta("pools") or {ANY: [ledger.meta("teacher") or {}]}
+    now = parts.by_stage.facts() or {ANY: [{"model": parts.teacher.model, "endpoint": parts.teacher.endpoint}]}
     for stage in sorted({*before, *now}):
         was, is_ = (_shares(facts.get(stage, facts[ANY])) for facts in (before, now))
         if was != is_:
@@ -250,7 +250,7 @@ def _shares(members: Sequence[Mapping[str, Any]]) -> str:
 
 
 
-def check_same(ledger: Ledger, parts: Parts) -> None:
+def check_same(ledger: Ledger, parts: RunSpec) -> None:
     """Raises RunDirError where the folder holds another run; the differences are named."""
     stored, given = ledger.meta("identity"), _identity(parts)
     if any(isinstance(one["teacher"], list) for one in (stored, given)) or len(_taught(ledger)) > 1:
@@ -264,12 +264,12 @@ def check_same(ledger: Ledger, parts: Parts) -> None:
         )
 
 
-def _identity(parts: Parts) -> dict[str, Any]:
+def _identity(parts: RunSpec) -> dict[str, Any]:
     """As it is stored: keys are text, tuples are lists."""
     return dict(json.loads(json.dumps(parts.identity())))
 
 
-def _current(parts: Parts, size: int) -> dict[str, Any]:
+def _current(parts: RunSpec, size: int) -> dict[str, Any]:
     """What may change between starts. It is stored as it is now, so that a resume from the folder goes on with it."""
     config, judge = parts.teacher.config, parts.judge
     return {
@@ -277,14 +277,14 @@ def _current(parts: Parts, size: int) -> dict[str, Any]:
         "per_reference": parts.per_reference,
         "max_failure_share": parts.max_failure_share,
         "rates": rates_of(parts.teacher),
-        "price_source": parts.staff.price_source,
+        "price_source": parts.by_stage.price_source,
         "stopped": None,
         **parts.limits,
         "track": parts.track,
         "program_source": getattr(parts.program, "source", None) or None,
         "reuse": str(parts.reuse.absolute()) if parts.reuse else None,
         "teacher": {"model": parts.teacher.model, "config": config and config.model_dump(mode="json")},
-        "staff": parts.staff.facts(),
+        "pools": parts.by_stage.facts(),
         "judge_program": _found_again(parts.judge_program),
         "judge": judge
         and {

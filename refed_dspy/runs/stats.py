@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from refed_dspy.teachers.caps import limits_of
+from refed_dspy.teachers.caps import caps_of
 from refed_dspy.concurrency import run_blocking
 from refed_dspy.config.loading import check_job
 from refed_dspy.data.dataset import DataSet, drawn, load_dataset
@@ -18,7 +18,7 @@ from refed_dspy.errors import ConfigError, RunStopped, one_line
 from refed_dspy.config.jobs import StatsConfig
 from refed_dspy.metrics.figures import Figures, Tools, figures, open_tools, scoring, table
 from refed_dspy.metrics.win_rates import LC_NOTE, LengthControlled, length_controlled, win_rate
-from refed_dspy.teachers.recorded import Manner, Progress
+from refed_dspy.teachers.recorded import CallPolicy, Progress
 from refed_dspy.programs.judges import OVERALL, PairwiseJudge, Verdict
 from refed_dspy.programs.saved import program_digests
 from refed_dspy.records import digest
@@ -26,9 +26,9 @@ from refed_dspy.records import PICO
 from refed_dspy.metrics.intervals import Interval
 from refed_dspy.text import NONE, number
 from refed_dspy.teachers import Teacher
-from refed_dspy.teachers.judge import cool_judge, told_of
+from refed_dspy.teachers.judge import open_judge_model, in_role
 from refed_dspy.data.dataset import data_identity
-from refed_dspy.teachers.row_jobs import Job, at_work, each, goes_on_from
+from refed_dspy.teachers.row_jobs import RowJob, row_job, for_each_row, goes_on_from
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Wins:
 
 
 @dataclass(frozen=True)
-class Measured:
+class DataStats:
     """A data set's figures. `columns`: "improved" and "plain" where it has both, else "data"."""
 
     data: DataSet
@@ -86,7 +86,7 @@ def measure(
     out: str | Path | None = None,
     on_progress: Callable[[Progress], None] | None = None,
     **settings: Any,
-) -> Measured:
+) -> DataStats:
     """The figures of `data` (whatever `load_dataset` takes). Nobody is asked anything but a `judge` or a scorer.
 
     Args:
@@ -102,8 +102,8 @@ def measure(
     loaded = load_dataset(data, config.columns or None)
     lacking = sum(row.plain is None for row in loaded.rows)
     _check_plain(loaded, lacking, config.columns.get("plain"), judge is not None)
-    with told_of("judge"):
-        opened = None if judge is None else cool_judge(judge)
+    with in_role("judge"):
+        opened = None if judge is None else open_judge_model(judge)
     tools = open_tools(config.embeddings, config.scorer)  # nothing shall be paid for a figure nobody can have
     wins = None if opened is None else run_blocking(_wins(data, loaded, opened, out, config, on_progress))
     with scoring("verdicts are kept; the same command measures again"):
@@ -111,7 +111,7 @@ def measure(
     some = (
         [f"plain responses: {lacking} of {len(loaded.rows)} rows have none"] if 0 < lacking < len(loaded.rows) else []
     )
-    return Measured(loaded, columns, wins, [*some, *tools.lacking], tools.scored())
+    return DataStats(loaded, columns, wins, [*some, *tools.lacking], tools.scored())
 
 
 def _check_plain(data: DataSet, lacking: int, column: str | None, judged: bool) -> None:
@@ -152,29 +152,29 @@ async def _wins(
     }
     folder = Path(out) if out is not None else Path("refed-verdicts") / digest(identity)
     said: dict[int, Verdict] = {}
-    async with at_work(folder, _job(judge, identity, folder, len(rows), config), watch) as (desk, allowance):
+    async with row_job(folder, _job(judge, identity, folder, len(rows), config), watch) as (session, allowance):
 
         async def compare(row: DataRow) -> None:
             said[row.number] = await program.judge(
                 row.instruction, row.response, row.plain or "", OVERALL, str(row.number)
             )
-            desk.progress.kept += 1
+            session.progress.kept += 1
 
-        await each(desk, rows, compare, judge.concurrency, allowance.grace)
+        await for_each_row(session, rows, compare, judge.concurrency, allowance.grace)
     with Ledger.read(folder) as ledger:
         used = spent(ledger)
-    return _tallied(judge.model, rows, said, used, desk.reached.cap if desk.reached else "", config.seed)
+    return _tallied(judge.model, rows, said, used, session.reached.cap if session.reached else "", config.seed)
 
 
-def _job(judge: Teacher, identity: Mapping[str, Any], folder: Path, rows: int, config: StatsConfig) -> Job:
-    return Job(
+def _job(judge: Teacher, identity: Mapping[str, Any], folder: Path, rows: int, config: StatsConfig) -> RowJob:
+    return RowJob(
         work="statistics",
         identity=identity,
         models={"judge": judge},
-        limits=limits_of(config),
+        limits=caps_of(config),
         rows=rows,
         again=goes_on_from(folder),
-        manner=Manner(config.seed, max_failure_share=1.0),
+        policy=CallPolicy(config.seed, max_failure_share=1.0),
     )
 
 

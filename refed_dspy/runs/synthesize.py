@@ -14,13 +14,13 @@ from typing import Any, TypeAlias, TypedDict, Unpack
 import dspy
 
 from refed_dspy.errors import CapReached
-from refed_dspy.teachers.caps import Allowance, Limits, allowed, lasting
+from refed_dspy.teachers.caps import CapsLeft, CapSettings, caps_left, lasting_caps
 from refed_dspy.concurrency import run_blocking
-from refed_dspy.ledger.recorder import RunBooks
+from refed_dspy.ledger.recorder import RunRecorder
 from refed_dspy.config.loading import check_filters, check_settings
 from refed_dspy.data.references import load_references
-from refed_dspy.teachers.session import Desk
-from refed_dspy.ledger.spending import open_accounts
+from refed_dspy.teachers.session import Session
+from refed_dspy.ledger.spending import begin_start
 from refed_dspy.ledger.batches import left_batches
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.runs.plan import Plan, PlanSettings
@@ -32,16 +32,16 @@ from refed_dspy.filters.base import Filter, JudgeFilter
 from refed_dspy.filters.screening import Screening
 from refed_dspy.runs.spec import assigned, begin_or_continue
 from refed_dspy.runs.result import Synthesis, read_run
-from refed_dspy.runs.spec import Parts
+from refed_dspy.runs.spec import RunSpec
 from refed_dspy.teachers.recorded import Progress
-from refed_dspy.runs.worker import Production
+from refed_dspy.runs.worker import SynthesisWorker
 from refed_dspy.programs import ReferenceLevelFeedback
 from refed_dspy.programs.load import open_judge, open_program, refuse_bound, warn_of_another_teacher
 from refed_dspy.records import digest
-from refed_dspy.teachers.by_stage import Staff, open_staff, stages_of
+from refed_dspy.teachers.by_stage import TeachersByStage, open_teachers, stages_of
 from refed_dspy.runs.result import end_at_cap, refresh_samples
 from refed_dspy.teachers import Teacher, TeacherLike, open_teacher
-from refed_dspy.teachers.judge import judge_beside, told_of
+from refed_dspy.teachers.judge import judge_beside, in_role
 from refed_dspy.tracking.background import tracking
 from refed_dspy.tracking.run import copy_run
 
@@ -129,7 +129,7 @@ async def asynthesize(
 
 
 async def produce(
-    parts: Parts,
+    parts: RunSpec,
     folder: Path,
     size: int,
     watch: Callable[[Progress], None] | None = None,
@@ -140,10 +140,10 @@ async def produce(
     with ExitStack() as stack:
         lender = stack.enter_context(Ledger.read(parts.reuse)) if parts.reuse is not None else None
         ledger = stack.enter_context(Ledger.create(folder))
-        parts = replace(parts, limits=lasting(ledger, parts.limits))
-        allowance = allowed(ledger, parts.models, parts.limits)
+        parts = replace(parts, limits=lasting_caps(ledger, parts.limits))
+        allowance = caps_left(ledger, parts.models, parts.limits)
         target = begin_or_continue(ledger, parts, size)
-        open_accounts(ledger)
+        begin_start(ledger)
         shape = shape or parts.plan_settings(target)
         before = allowance.before
         progress = Progress(shape.size, ledger.kept(), kept_at_start=ledger.kept(), cost=before.cost)
@@ -151,12 +151,12 @@ async def produce(
         progress.priced = all(model.price is not None for model in parts.models.values())
         if watch is not None:
             watch(progress)
-        books = RunBooks(ledger, allowance.caps, before, parts.calls_a_sample)
-        desk = Desk(
-            *(ledger, books, parts.models, progress, parts.manner, parts.depth, lender), assigned(ledger, parts)
+        recorder = RunRecorder(ledger, allowance.caps, before, parts.calls_a_sample)
+        session = Session(
+            *(ledger, recorder, parts.models, progress, parts.policy, parts.depth, lender), assigned(ledger, parts)
         )
         with tracking(folder, copy_run, parts.track, EVERY):
-            reached = await _produce(parts, desk, allowance, shape)
+            reached = await _produce(parts, session, allowance, shape)
             if reached is not None:
                 stopped = end_at_cap(folder, reached)
                 ledger.set_meta(stopped=stopped)
@@ -166,40 +166,40 @@ async def produce(
     return read_run(folder)
 
 
-def prepare(program: ProgramLike, references: Any, **given: Unpack[RunSettings]) -> tuple[Parts, Path]:
+def prepare(program: ProgramLike, references: Any, **given: Unpack[RunSettings]) -> tuple[RunSpec, Path]:
     """The parts of a run, checked, and its folder, which is not touched. Raises InputError."""
     if unknown := sorted(set(given) - set(RunSettings.__annotations__)):
         raise TypeError(f"synthesize takes no {', '.join(unknown)}")
-    limits = Limits(
+    limits = CapSettings(
         max_cost=given.get("max_cost"), max_calls=given.get("max_calls"), max_minutes=given.get("max_minutes")
     )
     share, per_reference = given.get("max_failure_share", FAILURE_SHARE), given.get("per_reference")
     finite = {name: cap for name, cap in limits.items() if cap != math.inf}
     check_settings(size=given.get("size"), per_reference=per_reference, max_failure_share=share, **finite)
     module = _program(program)
-    staff = open_staff(given.get("teacher"), given.get("teachers"), stages_of(module))
+    by_stage = open_teachers(given.get("teacher"), given.get("teachers"), stages_of(module))
     usable = load_references(references, given.get("columns"))
-    for one in staff.teachers:
+    for one in by_stage.teachers:
         usable = usable.fitting(one.window, one.max_tokens)
     reuse, run_dir = given.get("reuse"), given.get("run_dir")
     lent = Path(reuse) if reuse is not None else None
-    if not staff.asks(getattr(module, "source", {}).get("teacher")):
-        warn_of_another_teacher(module, staff.first.model)
-    screening, judge = _screening(module, staff, given)
-    parts = Parts(
-        *(module, usable, staff.first, given.get("seed", 0), per_reference, share, limits, lent, given.get("track")),
-        stage_teachers=staff,
+    if not by_stage.asks(getattr(module, "source", {}).get("teacher")):
+        warn_of_another_teacher(module, by_stage.first.model)
+    screening, judge = _screening(module, by_stage, given)
+    parts = RunSpec(
+        *(module, usable, by_stage.first, given.get("seed", 0), per_reference, share, limits, lent, given.get("track")),
+        stage_teachers=by_stage,
         judge=judge,
         screening=screening,
         judge_program=None if given.get("judge_program") is None else str(given.get("judge_program")),
     )
     if run_dir is not None:
         return parts, Path(run_dir)
-    shape = [parts.identity(), staff.shape()] if staff.several else parts.identity()
+    shape = [parts.identity(), by_stage.shape()] if by_stage.several else parts.identity()
     return parts, Path("refed-runs") / digest(shape)
 
 
-def _screening(program: dspy.Module, staff: Staff, given: RunSettings) -> tuple[Screening, Teacher | None]:
+def _screening(program: dspy.Module, by_stage: TeachersByStage, given: RunSettings) -> tuple[Screening, Teacher | None]:
     """The run's filters, and the judge that they ask, if any does. Raises ConfigError for what can keep nothing."""
     judge_program = given.get("judge_program")
     judging = None if judge_program is None else open_judge(judge_program)
@@ -213,31 +213,31 @@ def _screening(program: dspy.Module, staff: Staff, given: RunSettings) -> tuple[
     if not judges:
         return screening, None
     asked = given.get("judge")
-    with told_of("judge"):
-        beside = staff.first if asked is None else _alike(staff, open_teacher(asked))
+    with in_role("judge"):
+        beside = by_stage.first if asked is None else _alike(by_stage, open_teacher(asked))
     return screening, judge_beside(beside, asked)
 
 
-def _alike(staff: Staff, judge: Teacher) -> Teacher:
+def _alike(by_stage: TeachersByStage, judge: Teacher) -> Teacher:
     """The teacher whose model the judge has, if there is one: its words would be judged by their own writer."""
-    return next((one for one in staff.teachers if one.model == judge.model), staff.first)
+    return next((one for one in by_stage.teachers if one.model == judge.model), by_stage.first)
 
 
-async def _produce(parts: Parts, desk: Desk, allowance: Allowance, shape: PlanSettings) -> CapReached | None:
-    """Run the plan to its end, or to the first cap, which is returned. Raises as `Desk.open`."""
-    ledger, plan = desk.ledger, Plan(shape)
+async def _produce(parts: RunSpec, session: Session, allowance: CapsLeft, shape: PlanSettings) -> CapReached | None:
+    """Run the plan to its end, or to the first cap, which is returned. Raises as `Session.open`."""
+    ledger, plan = session.ledger, Plan(shape)
     plan.restore(ledger.kept(), ledger.proposals(), ledger.used(), ledger.open_instructions())
     if plan.reached:
         return None
     _warn_of_small_batches(parts)
     dearest = max(model.least or 0 for model in parts.models.values())
-    work = Production(parts.stages, parts.references, desk.first, parts.screening, dearest)
+    work = SynthesisWorker(parts.stages, parts.references, session.first, parts.screening, dearest)
     folder = shlex.quote(str(ledger.path.parent))
     again = f"go on with: refed resume {folder}" if parts.work == "run" else "the same command goes on"
-    async with desk.open(allowance, lambda: f"{ledger.kept()} samples are kept; {again}"):
+    async with session.open(allowance, lambda: f"{ledger.kept()} samples are kept; {again}"):
         await run(plan, work, parts.slots, allowance.grace)
-    if desk.reached is not None:
-        return desk.reached
+    if session.reached is not None:
+        return session.reached
     if not plan.reached:
         log.warning(
             "the references gave %d of %d samples: each of them failed, or gave nothing new in three rounds",
@@ -247,7 +247,7 @@ async def _produce(parts: Parts, desk: Desk, allowance: Allowance, shape: PlanSe
     return None
 
 
-def _warn_of_small_batches(parts: Parts) -> None:
+def _warn_of_small_batches(parts: RunSpec) -> None:
     for role, one in parts.models.items():
         if one.batched and one.concurrency < FULL_BATCH:
             log.warning(

@@ -9,28 +9,28 @@ from refed_dspy.runs.plan import Propose, Respond, Study
 from refed_dspy.ledger.statements import decided, sampled, text_digest, unusable
 from refed_dspy.errors import RowError
 from refed_dspy.filters.screening import Screening
-from refed_dspy.runs.spec import Stages
-from refed_dspy.teachers.recorded import PayOnce
-from refed_dspy.programs.asking import one_hand
+from refed_dspy.runs.spec import SynthesisProgram
+from refed_dspy.teachers.recorded import RecordedTeacher
+from refed_dspy.programs.asking import same_teacher
 from refed_dspy.programs.reference_level import TAKEN_SHOWN
 from refed_dspy.records import Reference
 
 
-class Production:
+class SynthesisWorker:
     """The Work of a run. Feedback of the references opened so far is in memory, all else in the ledger."""
 
     def __init__(
         self,
-        program: Stages,
+        program: SynthesisProgram,
         references: Sequence[Reference],
-        pay_once: PayOnce,
+        recorded: RecordedTeacher,
         screening: Screening | None = None,
         dearest: int = 0,
     ) -> None:
         """`dearest`: picodollars, the highest of the models' least worst cases; used until calls were settled."""
         self.dearest = dearest
-        self.program, self.references, self.pay_once = program, references, pay_once
-        self.ledger, self.progress = pay_once.ledger, pay_once.progress
+        self.program, self.references, self.recorded = program, references, recorded
+        self.ledger, self.progress = recorded.ledger, recorded.progress
         self.screening = screening or Screening(())
         self.screening.restore(self.ledger)
         self._features: dict[int, dict[str, str]] = {}
@@ -66,14 +66,14 @@ class Production:
         kept = all(decision.kept for decision in decisions)
         if kept:
             feedback = self._response_feedback[unit.reference]
-            with one_hand(unit.text):
+            with same_teacher(unit.text):
                 sample = await self.program.respond(self.references[unit.reference], feedback, unit.text, item=item)
             decisions += await self.screening.of_sample(sample, item)
             kept = all(decision.kept for decision in decisions)
         self.screening.ended(decisions)
         ending = sampled if kept else unusable
         said = decided(unit.instruction, decisions)
-        await self.pay_once.books.group.commit([*ending(unit.instruction, unit.round), *said])
+        await self.recorded.recorder.group.commit([*ending(unit.instruction, unit.round), *said])
         if kept:
             self.progress.kept += 1
         else:
@@ -83,14 +83,14 @@ class Production:
 
     def unusable(self, unit: Respond, error: RowError) -> None:
         if error.final:
-            self.pay_once.books.group.post(unusable(unit.instruction, unit.round))
+            self.recorded.recorder.group.post(unusable(unit.instruction, unit.round))
 
     def fruitless(self, unit: Propose, error: RowError) -> None:
         if error.final:
             self.ledger.commit_proposal(unit.reference, unit.feature, unit.round, (), 0, self._barred)
 
     def affordable(self) -> int | None:
-        return self.pay_once.books.affordable(self.dearest)
+        return self.recorded.recorder.affordable(self.dearest)
 
     def stop(self) -> None:
-        self.pay_once.books.stopping = True
+        self.recorded.recorder.stopping = True

@@ -64,7 +64,7 @@ class Config:
 
 
 @dataclass(frozen=True)
-class Given:
+class CardSettings:
     """What the person who shares the data says of it. None: not said."""
 
     name: str
@@ -82,7 +82,7 @@ class Given:
 class Card:
     """What a card is made of."""
 
-    given: Given
+    given: CardSettings
     facts: RunFacts
     survey: Survey
     configs: Sequence[Config]

@@ -13,7 +13,7 @@ from refed_dspy.ledger.provenance import model_of
 from refed_dspy.ledger.summary import run_status
 from refed_dspy.records import PICO, digest, dollars
 from refed_dspy.sharing.redact import origin_of, public_endpoint, public_model
-from refed_dspy.sharing.run_settings import Settings, settings_of
+from refed_dspy.sharing.run_settings import SharedSettings, settings_of
 
 _ANSWERS = """
 SELECT stage, model, endpoint, count(*) FROM (
@@ -84,7 +84,7 @@ class RunFacts:
     """Answers of another run, which cost nothing here."""
     made: str
     """The first and the last day (UTC) on which a row was made."""
-    settings: Settings
+    settings: SharedSettings
 
 
 def run_facts(ledger: Ledger) -> RunFacts:
@@ -117,7 +117,7 @@ def run_facts(ledger: Ledger) -> RunFacts:
 
 def key_variables(ledger: Ledger) -> set[str]:
     """The names of the environment's variables that held the keys of the run's models, as its settings name them."""
-    members = [one for pool in (ledger.meta("staff") or {}).values() for one in pool]
+    members = [one for pool in (ledger.meta("pools") or {}).values() for one in pool]
     asked = [ledger.meta("teacher") or {}, ledger.meta("judge") or {}, *members]
     names = ((one.get("config") or {}).get("api_key_env") for one in asked)
     return {str(name) for name in names if name}
@@ -132,7 +132,7 @@ def _stages(ledger: Ledger, identity: Mapping[str, Any]) -> list[StageFacts]:
     judge; it is not known where several teachers were asked."""
     lent = _LENT if ledger.has_table("lent") else "NULL"
     judge = (ledger.meta("judge") or {}).get("model")
-    several = ledger.meta("staff") is not None or len(ledger.meta("taught") or ()) > 1
+    several = ledger.meta("pools") is not None or len(ledger.meta("asked_teachers") or ()) > 1
     teacher = None if several else (ledger.meta("teacher") or {}).get("model")
     prompts = identity.get("program") or {}
     merged: Counter[tuple[str, str, str]] = Counter()

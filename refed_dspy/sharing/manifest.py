@@ -110,7 +110,7 @@ def _noted(path: str, one: Any) -> SharedFile:
     return SharedFile(path, int(one["bytes"]), str(one["sha256"]))
 
 
-def strays(folder: Path, noted: Iterable[SharedFile]) -> Sequence[str]:
+def unlisted(folder: Path, noted: Iterable[SharedFile]) -> Sequence[str]:
     """What lies in `folder` and is neither noted nor the manifest, in order."""
     return sorted(files_in(folder) - {one.path for one in noted} - {FILE})
 
@@ -170,7 +170,7 @@ def _check_replaceable(target: Path, force: bool) -> None:
         raise ExportError(f"{shown}: exists, and refed share did not make it; name another folder with --out")
     if not force:
         raise ExportError(f"{shown}: exists; name another folder with --out, or replace it with --force")
-    if more := strays(target, read_manifest(target).files):
+    if more := unlisted(target, read_manifest(target).files):
         raise ExportError(
             f"{shown}: holds {one_line(more[0], 100)}, which refed share did not write; move it away first"
         )

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from refed_dspy.errors import InputError, one_line
 from refed_dspy.sharing import hub
-from refed_dspy.sharing.manifest import FILE, SharedFile, looked_at, read_manifest, strays
-from refed_dspy.sharing.secrets import holds_secrets, looks_like_keys, secrets_at_hand
+from refed_dspy.sharing.manifest import FILE, SharedFile, looked_at, read_manifest, unlisted
+from refed_dspy.sharing.secrets import holds_secrets, known_secrets, looks_like_keys
 
 MESSAGE = "Data set made with refed-dspy"
 BRANCH = "main"
@@ -122,7 +122,7 @@ def _plan(folder: Path, repo: str, *, public: bool, branch: str, message: str) -
         branch=branch,
         message=message.strip(),
         files=files,
-        left_out=strays(folder, noted),
+        left_out=unlisted(folder, noted),
         warnings=_warnings(folder, noted, files),
         leaks=_leaks(folder, files, manifest.key_variables),
         account=hub.account(),
@@ -154,7 +154,7 @@ def _warnings(folder: Path, noted: Sequence[SharedFile], files: Sequence[SharedF
 
 
 def _leaks(folder: Path, files: Sequence[SharedFile], key_variables: Collection[str]) -> list[str]:
-    secrets = secrets_at_hand(key_variables)
+    secrets = known_secrets(key_variables)
     return [f"{one.path}: holds {what}" for one in files for what in holds_secrets(folder / one.path, secrets)]
 
 

@@ -35,7 +35,7 @@ class StageText:
 
 
 @dataclass(frozen=True)
-class Settings:
+class SharedSettings:
     """`rows`: (setting, value), in order. `filters`: (name, settings as JSON). `features`: name → description.
     `stopped`: the cap that the run ended at, without its folder; empty where it ended at none."""
 
@@ -46,15 +46,15 @@ class Settings:
     stopped: str = ""
 
 
-def settings_of(ledger: Ledger) -> Settings:
+def settings_of(ledger: Ledger) -> SharedSettings:
     """Those of the run in `ledger`. No address, no folder, and of a file only its name."""
     meta = {name: ledger.meta(name) for name in (
-        *("identity", "teacher", "taught", "staff", "judge", "judge_program", "size", "per_reference", "seed"),
+        *("identity", "teacher", "asked_teachers", "pools", "judge", "judge_program", "size", "per_reference", "seed"),
         *("filters", "features", "program", "stopped"),
     )}  # fmt: skip
     identity = meta["identity"] or {}
     stopped = _CAP.match(str(meta["stopped"] or ""))
-    return Settings(
+    return SharedSettings(
         rows=list(_rows(meta, identity)),
         filters=[(str(name), _filter(settings)) for name, settings in meta["filters"] or ()],
         features={str(name): str(told) for name, told in (meta["features"] or {}).items()},
@@ -77,10 +77,10 @@ def _rows(meta: Mapping[str, Any], identity: Mapping[str, Any]) -> Iterator[tupl
 
 
 def _teachers(meta: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    taught = [one for one in meta["taught"] or () if isinstance(one, dict)]
-    staff = meta["staff"] or {"": [meta["teacher"] or {}]}
-    several = meta["staff"] is not None
-    for stage, pool in staff.items():
+    taught = [one for one in meta["asked_teachers"] or () if isinstance(one, dict)]
+    by_stage = meta["pools"] or {"": [meta["teacher"] or {}]}
+    several = meta["pools"] is not None
+    for stage, pool in by_stage.items():
         told = [
             f"{public_model(one.get('model'))}: "
             + _sampling(one.get("config"), next((t for t in taught if t.get("model") == one.get("model")), {}))
@@ -88,7 +88,9 @@ def _teachers(meta: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         ]
         where = f" of {stage}" if stage else " of other stages" if several else ""
         yield f"teacher{where}", "; ".join(dict.fromkeys(told))
-    now = {(one.get("model"), json.dumps(one.get("config"), sort_keys=True)) for pool in staff.values() for one in pool}
+    now = {
+        (one.get("model"), json.dumps(one.get("config"), sort_keys=True)) for pool in by_stage.values() for one in pool
+    }
     if len(taught) > len(now):
         yield "teachers of earlier starts", f"{len(taught) - len(now)}; their sampling is not told here"
 

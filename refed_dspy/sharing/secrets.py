@@ -31,7 +31,7 @@ _LEAST = 12
 """A shorter value of a variable is a word that any text may hold."""
 
 
-def secrets_at_hand(named: Collection[str] = ()) -> dict[str, str]:
+def known_secrets(named: Collection[str] = ()) -> dict[str, str]:
     """What it is → its value: the variables of this process's environment whose name is one of a secret, or has its
     digest (`manifest.name_digest`) in `named`, and the token of a login. Asks no one."""
     values = {

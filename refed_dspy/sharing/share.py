@@ -19,7 +19,7 @@ from refed_dspy.ledger.identity import named
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.summary import decided_by_filter
 from refed_dspy.sharing import terms
-from refed_dspy.sharing.card import Card, Config, Given
+from refed_dspy.sharing.card import Card, CardSettings, Config
 from refed_dspy.sharing.facts import RunFacts, key_variables, run_facts
 from refed_dspy.sharing.manifest import SharedFile, whole_folder, write_manifest
 from refed_dspy.sharing.parquet import ShardSize, cleaned_tables, dropped_tables, write_shards
@@ -81,7 +81,7 @@ def share(
         if dropped and not any(one["dropped"] for one in decided_by_filter(ledger)):
             raise ExportError(f"{folder}: no filter dropped anything; leave out --dropped")
         license_text, known = _license(license)
-        given = Given(
+        given = CardSettings(
             name=one_line(name or target.name, 120),
             license="other" if license_text is not None else known,
             license_file=license_text is not None,
@@ -170,7 +170,7 @@ def _text(path: Path, what: str) -> str:
     return text
 
 
-def _notes(given: Given, facts: RunFacts, survey: Survey) -> list[str]:
+def _notes(given: CardSettings, facts: RunFacts, survey: Survey) -> list[str]:
     notes = []
     if given.license is None:
         notes.append("no license is named: nobody may use the data set as it is; name one with --license")

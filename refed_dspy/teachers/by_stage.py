@@ -14,17 +14,17 @@ from refed_dspy.config.loading import TeacherConfig, load_config
 from refed_dspy.errors import ConfigError, one_line
 from refed_dspy.records import digest
 from refed_dspy.teachers import Teacher, TeacherLike, open_teacher
-from refed_dspy.teachers.judge import told_of
+from refed_dspy.teachers.judge import in_role
 
 ANY = ""
 """Every stage that is not named."""
 FEEDBACK = "feedback"
 """Every stage that collects feedback."""
-Pool: TypeAlias = Sequence["Share"]
+PoolShares: TypeAlias = Sequence["PoolShare"]
 
 
 @dataclass(frozen=True)
-class Share:
+class PoolShare:
     """A teacher in a pool. Of what is asked there it gets `weight` over the sum of all weights."""
 
     teacher: Teacher
@@ -32,17 +32,17 @@ class Share:
 
 
 @dataclass(frozen=True)
-class Staff:
+class TeachersByStage:
     """Stage → its pool; `ANY` is always there. A teacher that stands in several places is one object."""
 
-    pools: Mapping[str, Pool]
+    pools: Mapping[str, PoolShares]
 
     @classmethod
-    def of(cls, teacher: Teacher) -> Staff:
+    def of(cls, teacher: Teacher) -> TeachersByStage:
         """One teacher for everything."""
-        return cls({ANY: (Share(teacher),)})
+        return cls({ANY: (PoolShare(teacher),)})
 
-    def pool(self, stage: str) -> Pool:
+    def pool(self, stage: str) -> PoolShares:
         return self.pools.get(stage, self.pools[ANY])
 
     @property
@@ -111,7 +111,7 @@ def _person(teacher: Teacher) -> list[Any]:
     return [teacher.identity, teacher.endpoint]
 
 
-def _facts(share: Share) -> dict[str, Any]:
+def _facts(share: PoolShare) -> dict[str, Any]:
     one, config = share.teacher, share.teacher.config
     return {
         "model": one.model,
@@ -130,11 +130,11 @@ def rates_of(teacher: Teacher) -> list[int] | None:
     return [rates.prompt, rates.cached, rates.written, rates.completion]
 
 
-def open_staff(
+def open_teachers(
     teacher: TeacherLike | Sequence[TeacherLike] | None,
     teachers: Mapping[str, TeacherLike | Sequence[TeacherLike]] | None = None,
     stages: Sequence[str] = (),
-) -> Staff:
+) -> TeachersByStage:
     """Set up who is asked.
 
     Args:
@@ -149,7 +149,7 @@ def open_staff(
     pools = {ANY: opening.pool(teacher, "teacher")}
     named = _by_stage(teachers or {}, stages)
     pools |= {stage: opening.pool(given, f"teachers: {key}") for stage, (key, given) in named.items()}
-    return Staff(pools)
+    return TeachersByStage(pools)
 
 
 def stages_of(program: Any) -> list[str]:
@@ -178,8 +178,8 @@ class _Opening:
     def __init__(self) -> None:
         self._opened: list[tuple[Any, Teacher]] = []
 
-    def pool(self, given: Any, where: str) -> Pool:
-        with told_of(where):
+    def pool(self, given: Any, where: str) -> PoolShares:
+        with in_role(where):
             shares = [self._share(one) for one in _listed(given)]
         seen = Counter(digest(_person(share.teacher)) for share in shares)
         if twice := next((share for share in shares if seen[digest(_person(share.teacher))] > 1), None):
@@ -189,12 +189,12 @@ class _Opening:
             raise ConfigError(f"{where}: an empty list; name a teacher")
         return tuple(shares)
 
-    def _share(self, given: Any) -> Share:
+    def _share(self, given: Any) -> PoolShare:
         if not isinstance(given, TeacherConfig):
-            return Share(self._known(given) or self._keep(given, open_teacher(given)))
+            return PoolShare(self._known(given) or self._keep(given, open_teacher(given)))
         config = given if given.weight == 1 else given.model_copy(update={"weight": 1.0})
         beside = next((one for _, one in self._opened if _same_server(one.config, config)), None)
-        return Share(self._known(config) or self._keep(config, open_teacher(config, beside)), given.weight)
+        return PoolShare(self._known(config) or self._keep(config, open_teacher(config, beside)), given.weight)
 
     def _known(self, given: Any) -> Teacher | None:
         return next((one for what, one in self._opened if what is given or _equal(what, given)), None)

@@ -25,7 +25,7 @@ TOO_SHORT = 0.1
 """Seconds at work that are not worth beginning for."""
 
 
-class Limits(TypedDict):
+class CapSettings(TypedDict):
     """Caps over all starts; None: no bound."""
 
     max_cost: float | None
@@ -33,13 +33,13 @@ class Limits(TypedDict):
     max_minutes: float | None
 
 
-def limits_of(config: Capped) -> Limits:
+def caps_of(config: Capped) -> CapSettings:
     """The caps that a config sets."""
-    return Limits(max_cost=config.max_cost, max_calls=config.max_calls, max_minutes=config.max_minutes)
+    return CapSettings(max_cost=config.max_cost, max_calls=config.max_calls, max_minutes=config.max_minutes)
 
 
 @dataclass(frozen=True)
-class Allowance:
+class CapsLeft:
     """The caps of a start, what earlier starts used of them, and the seconds that are left (None: no bound)."""
 
     caps: Caps
@@ -72,17 +72,17 @@ class Allowance:
             raise
 
 
-def lasting_as_given(given: Limits) -> Limits:
+def without_infinite(given: CapSettings) -> CapSettings:
     """The caps given now; infinite ones are none."""
     caps = {name: None if cap is None or math.isinf(cast(float, cap)) else cap for name, cap in given.items()}
-    return cast(Limits, caps)
+    return cast(CapSettings, caps)
 
 
-def lasting(ledger: Ledger, given: Limits) -> Limits:
+def lasting_caps(ledger: Ledger, given: CapSettings) -> CapSettings:
     """The caps given now; where none is given, the one that the run has. Infinite ones are none."""
     had = has_begun(ledger)
     caps: dict[str, Any] = {name: ledger.meta(name) if cap is None and had else cap for name, cap in given.items()}
-    return lasting_as_given(cast(Limits, caps))
+    return without_infinite(cast(CapSettings, caps))
 
 
 def refuse_left_batches(ledger: Ledger, models: Iterable[Teacher]) -> None:
@@ -98,7 +98,7 @@ def refuse_left_batches(ledger: Ledger, models: Iterable[Teacher]) -> None:
             )
 
 
-def allowed(ledger: Ledger, models: Mapping[str, Teacher], limits: Limits) -> Allowance:
+def caps_left(ledger: Ledger, models: Mapping[str, Teacher], limits: CapSettings) -> CapsLeft:
     """What a start may use with these models (role → model). Nothing is written.
 
     Raises:
@@ -123,7 +123,7 @@ def allowed(ledger: Ledger, models: Mapping[str, Teacher], limits: Limits) -> Al
             "is unknown too; use max_calls"
         )
     seconds = None if max_minutes is None else max(0.0, 60 * max_minutes - before.seconds)
-    return Allowance(caps, before, seconds)
+    return CapsLeft(caps, before, seconds)
 
 
 def _check_worst(role: str, model: Teacher, max_cost: int) -> None:

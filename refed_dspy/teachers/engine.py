@@ -23,20 +23,21 @@ from tenacity.wait import wait_random_exponential
 
 from refed_dspy.config.loading import TeacherConfig
 from refed_dspy.errors import CapReached, one_line
-from refed_dspy.ledger.recording import Attempt, Books, current_books
-from refed_dspy.programs.lm_errors import AnswerCut, AnswerRefused, NoMoneyLeft, NotReached, StillLimited
+from refed_dspy.ledger.attempt import Attempt
+from refed_dspy.ledger.recorder import Recorder, current_recorder
+from refed_dspy.programs.lm_errors import AnswerCut, AnswerRefused, LMCapReached, NotReached, StillLimited
 from refed_dspy.teachers.outcomes import (
-    Receipt,
+    SentAttempt,
     as_text,
+    error_to_raise,
     is_overload,
     is_rate_limit,
     is_transient,
     outcome_of,
     reserved,
-    told,
 )
 from refed_dspy.teachers.prices import Price
-from refed_dspy.teachers.rate_limits import LONGEST_PAUSE, Limits, TooLong, Turn, Watched
+from refed_dspy.teachers.rate_limits import LONGEST_PAUSE, RateLimits, Slot, WaitTooLong, WatchedTransport
 from refed_dspy.teachers.requests import Outgoing
 from refed_dspy.teachers.route import Route
 
@@ -61,11 +62,11 @@ class _Attempts:
     def __deepcopy__(self, memo: object) -> Self:
         return self  # optimizers copy programs, and with them their LM: the pool is shared
 
-    def retrying(self, books: Books) -> dict[str, Any]:
+    def retrying(self, recorder: Recorder) -> dict[str, Any]:
         return {
             "stop": stop_after_attempt(self.config.retries + 1),
             "wait": _wait,
-            "retry": retry_if_exception(lambda error: not books.stopping and self._worth_retrying(error)),
+            "retry": retry_if_exception(lambda error: not recorder.stopping and self._worth_retrying(error)),
             "reraise": True,
         }
 
@@ -76,29 +77,29 @@ class _Attempts:
         """The most a call with such a prompt can cost, in picodollars."""
         return None if self.price is None else self.price.worst(prompt_bound, self.config.max_tokens)
 
-    def receipt(self, worst: int | None, number: int) -> Receipt:
-        return Receipt(self.model, self.endpoint, self.price, worst, number, time.monotonic())
+    def receipt(self, worst: int | None, number: int) -> SentAttempt:
+        return SentAttempt(self.model, self.endpoint, self.price, worst, number, time.monotonic())
 
-    def finished(self, response: Response, receipt: Receipt, books: Books) -> Response:
+    def finished(self, response: Response, receipt: SentAttempt, recorder: Recorder) -> Response:
         """Report a finished attempt; an answer that is not whole raises."""
         self.answered = True
         outcome = outcome_of(response)
-        books.report(receipt.answered(outcome, response, self.route))
+        recorder.report(receipt.answered(outcome, response, self.route))
         if outcome == "cut":
             raise AnswerCut(f"cut at max_tokens={self.config.max_tokens}: raise it in the teacher's settings")
         if outcome == "refused":
             raise AnswerRefused("declined by the model or its content filter")
         return as_text(response)
 
-    def failed(self, error: BaseException, receipt: Receipt, books: Books) -> BaseException:
+    def failed(self, error: BaseException, receipt: SentAttempt, recorder: Recorder) -> BaseException:
         """Report an attempt that brought no answer. Returns the error to raise: without the key, if it held it."""
         telling = error
         if isinstance(error, LM15Error):
-            telling = told(error, self.endpoint, self.route.key(), self.answered)
+            telling = error_to_raise(error, self.endpoint, self.route.key(), self.answered)
         if isinstance(telling, NotReached):
-            books.not_sent(receipt.number)
+            recorder.not_sent(receipt.number)
         else:
-            books.report(receipt.failed(error))
+            recorder.report(receipt.failed(error))
         return telling
 
 
@@ -122,7 +123,7 @@ def after_first(first: Exception, ask: Callable[[], Awaitable[Response]]) -> Cal
     return attempt
 
 
-def _ending(limits: Limits, error: BaseException) -> Callable[[Turn], None]:
+def _ending(limits: RateLimits, error: BaseException) -> Callable[[Slot], None]:
     """What the limits are told of an attempt that failed."""
     if is_rate_limit(error) or is_overload(error):
         return partial(limits.refused, retry_after=getattr(error, "retry_after", None))
@@ -130,12 +131,12 @@ def _ending(limits: Limits, error: BaseException) -> Callable[[Turn], None]:
 
 
 @dataclass
-class Door:
+class Connections:
     """What one event loop has of its own: connections, and limits whose waits belong to that loop."""
 
     lm: Any
     transport: Any
-    limits: Limits
+    limits: RateLimits
 
 
 class TeacherEngine(_Attempts):
@@ -143,7 +144,7 @@ class TeacherEngine(_Attempts):
 
     def __init__(self, config: TeacherConfig, route: Route, price: Price | None, label: str | None = None) -> None:
         super().__init__(config, route, price, label)
-        self._doors: WeakKeyDictionary[asyncio.AbstractEventLoop, Door] = WeakKeyDictionary()
+        self._doors: WeakKeyDictionary[asyncio.AbstractEventLoop, Connections] = WeakKeyDictionary()
         self.beside: TeacherEngine | None = None
         """Another engine of the same model at the same endpoint, whose limits are this one's too."""
 
@@ -153,24 +154,24 @@ class TeacherEngine(_Attempts):
         Raises LM15Error after the last attempt, AnswerCut, AnswerRefused, NotReached, NotAnApi, StillLimited, and
         whatever the books raise.
         """
-        books = current_books()
-        outgoing, prompt_bound = self.outgoing(request, books.seed)
-        ask = partial(self._admitted, outgoing, prompt_bound, books)
+        recorder = current_recorder()
+        outgoing, prompt_bound = self.outgoing(request, recorder.seed)
+        ask = partial(self._admitted, outgoing, prompt_bound, recorder)
         try:
             return await ask()
         except (LM15Error, NotReached) as error:
             # Nearly every call ends above: tenacity (0.05 ms a call) is asked in only where one has failed.
             first = error
-        return await AsyncRetrying(**self.retrying(books))(after_first(first, ask))
+        return await AsyncRetrying(**self.retrying(recorder))(after_first(first, ask))
 
-    async def _admitted(self, request: Request, prompt_bound: int, books: Books) -> Response:
+    async def _admitted(self, request: Request, prompt_bound: int, recorder: Recorder) -> Response:
         """One attempt, and again for as long as it is refused for the rate limit: no row is lost to a 429."""
         door, refusals = self._door(), 0
         while True:
             try:
-                return await self._attempt(door, request, prompt_bound, books)
+                return await self._attempt(door, request, prompt_bound, recorder)
             except LM15Error as error:
-                if not is_rate_limit(error) or books.stopping:
+                if not is_rate_limit(error) or recorder.stopping:
                     raise
                 if door.limits.hopeless:
                     raise StillLimited(f"{self.endpoint} has refused everything for minutes: {error.message}") from None
@@ -179,30 +180,30 @@ class TeacherEngine(_Attempts):
                     await asyncio.sleep(random.uniform(0, min(LONGEST_PAUSE, 0.2 * 2 ** min(refusals, 9))))
                 refusals += 1
 
-    async def _attempt(self, door: Door, request: Request, prompt_bound: int, books: Books) -> Response:
+    async def _attempt(self, door: Connections, request: Request, prompt_bound: int, recorder: Recorder) -> Response:
         limits = door.limits
         try:
             turn = await limits.turn(prompt_bound / 4 + self.config.max_tokens)
-        except TooLong as error:
+        except WaitTooLong as error:
             raise StillLimited(f"{self.endpoint} {error}, by its rate limit") from None
-        end: Callable[[Turn], None] = limits.ended
+        end: Callable[[Slot], None] = limits.ended
         try:
             worst = self.worst(prompt_bound)
-            receipt = self.receipt(worst, await reserved(books, Attempt(self.model, self.endpoint, worst)))
+            receipt = self.receipt(worst, await reserved(recorder, Attempt(self.model, self.endpoint, worst)))
             limits.sent(turn)
             try:
                 response = await self._in_time(door, request, turn)
             except BaseException as error:
                 end = _ending(limits, error)
-                if (telling := self.failed(error, receipt, books)) is not error:
+                if (telling := self.failed(error, receipt, recorder)) is not error:
                     raise telling from None
                 raise
             end = limits.went_well
-            return self.finished(response, receipt, books)
+            return self.finished(response, receipt, recorder)
         finally:
             end(turn)
 
-    async def _in_time(self, door: Door, request: Request, turn: Turn) -> Response:
+    async def _in_time(self, door: Connections, request: Request, turn: Slot) -> Response:
         """The answer, within one deadline over everything. Raises lm15's TimeoutError, which is also Python's."""
         try:
             async with asyncio.timeout(self.config.timeout):
@@ -218,17 +219,19 @@ class TeacherEngine(_Attempts):
             raise ProviderError(f"its answer cannot be read: {type(error).__name__}: {one_line(error, 120)}") from None
         return answer
 
-    def _door(self) -> Door:
+    def _door(self) -> Connections:
         loop = asyncio.get_running_loop()
         if (door := self._doors.get(loop)) is None:
             config = self.config
             limits = (
                 self.beside._door().limits
                 if self.beside is not None
-                else Limits(self.concurrency, config.requests_per_minute, config.tokens_per_minute)
+                else RateLimits(self.concurrency, config.requests_per_minute, config.tokens_per_minute)
             )
             transport = self.route.async_transport()
-            door = self._doors[loop] = Door(self.route.async_lm(Watched(transport, limits)), transport, limits)
+            door = self._doors[loop] = Connections(
+                self.route.async_lm(WatchedTransport(transport, limits)), transport, limits
+            )
         return door
 
     @property
@@ -246,26 +249,26 @@ class SyncTeacherEngine(_Attempts):
 
     def complete(self, request: Request) -> Response:
         """As `TeacherEngine.complete`."""
-        books = current_books()
-        outgoing, prompt_bound = self.outgoing(request, books.seed)
-        for attempt in Retrying(**self.retrying(books)):
+        recorder = current_recorder()
+        outgoing, prompt_bound = self.outgoing(request, recorder.seed)
+        for attempt in Retrying(**self.retrying(recorder)):
             with attempt:
-                return self._attempt(outgoing, prompt_bound, books)
+                return self._attempt(outgoing, prompt_bound, recorder)
         raise AssertionError("tenacity ends by returning or raising")
 
-    def _attempt(self, request: Request, prompt_bound: int, books: Books) -> Response:
+    def _attempt(self, request: Request, prompt_bound: int, recorder: Recorder) -> Response:
         worst = self.worst(prompt_bound)
         try:
-            receipt = self.receipt(worst, books.reserve_now(Attempt(self.model, self.endpoint, worst)))
+            receipt = self.receipt(worst, recorder.reserve_now(Attempt(self.model, self.endpoint, worst)))
         except CapReached as error:
-            raise NoMoneyLeft(str(error)) from None
+            raise LMCapReached(str(error)) from None
         transport = self.route.sync_transport()
         try:
             response = self.route.sync_lm(transport).complete(request)
         except BaseException as error:
-            if (telling := self.failed(error, receipt, books)) is not error:
+            if (telling := self.failed(error, receipt, recorder)) is not error:
                 raise telling from error
             raise
         finally:
             transport.close()
-        return self.finished(response, receipt, books)
+        return self.finished(response, receipt, recorder)

@@ -20,9 +20,9 @@ def judge_beside(teacher: Teacher, asked: Any) -> Teacher:
     Raises:
         ConfigError: it cannot be used as it is set.
     """
-    with told_of("judge"):
+    with in_role("judge"):
         if asked is not None:
-            judge = cool_judge(asked, teacher)
+            judge = open_judge_model(asked, teacher)
         else:
             judge = teacher if teacher.config is None else _cool(teacher.config, teacher)
     if judge.model == teacher.model:
@@ -35,7 +35,7 @@ def judge_beside(teacher: Teacher, asked: Any) -> Teacher:
 
 
 @contextmanager
-def told_of(role: str) -> Iterator[None]:
+def in_role(role: str) -> Iterator[None]:
     """Errors of setting a model up speak of a teacher, whatever it is for."""
     try:
         yield
@@ -43,7 +43,7 @@ def told_of(role: str) -> Iterator[None]:
         raise ConfigError(str(error).replace("teacher:", f"{role}:", 1)) from None
 
 
-def cool_judge(asked: Any, beside: Teacher | None = None) -> Teacher:
+def open_judge_model(asked: Any, beside: Teacher | None = None) -> Teacher:
     """The judge `asked` for, at temperature 0 unless it is given another: verdicts should not depend on luck."""
     opened = open_teacher(asked, beside)
     if opened.config is not None and "temperature" not in opened.config.model_fields_set:

@@ -24,8 +24,9 @@ from dspy.lm15 import (
 from dspy.lm15 import TimeoutError as AnswerTimeout
 
 from refed_dspy.errors import CapReached
-from refed_dspy.ledger.recording import Attempt, Books
-from refed_dspy.programs.lm_errors import AnswerRefused, NoMoneyLeft, NotAnApi, NotReached
+from refed_dspy.ledger.attempt import Attempt
+from refed_dspy.ledger.recorder import Recorder
+from refed_dspy.programs.lm_errors import AnswerRefused, LMCapReached, NotAnApi, NotReached
 from refed_dspy.records import Call
 from refed_dspy.teachers.keys import without_key
 from refed_dspy.teachers.prices import Price
@@ -37,7 +38,7 @@ _TRANSIENT = (RateLimitError, ServerError, TransportError, AnswerTimeout)
 
 
 @dataclass(frozen=True, slots=True)
-class Receipt:
+class SentAttempt:
     """One attempt that was sent: who to, at what price, under which number in the books."""
 
     model: str
@@ -66,12 +67,12 @@ class Receipt:
         return round(time.monotonic() - self.started, 3)
 
 
-async def reserved(recorder: Books, attempt: Attempt) -> int:
-    """`recorder.reserve`, told in DSPy's words where it cannot be. Raises NoMoneyLeft."""
+async def reserved(recorder: Recorder, attempt: Attempt) -> int:
+    """`recorder.reserve`, told in DSPy's words where it cannot be. Raises LMCapReached."""
     try:
         return await recorder.reserve(attempt)
     except CapReached as error:
-        raise NoMoneyLeft(str(error)) from None
+        raise LMCapReached(str(error)) from None
 
 
 def _outcome(error: BaseException, status: int | None) -> str:
@@ -124,7 +125,7 @@ def is_transient(error: BaseException) -> bool:
     return isinstance(error, _TRANSIENT) and not isinstance(error, BillingError)
 
 
-def told(error: LM15Error, endpoint: str, key: str | None, answered: bool) -> BaseException:
+def error_to_raise(error: LM15Error, endpoint: str, key: str | None, answered: bool) -> BaseException:
     """The error to raise: one of ours where DSPy has no word for it, and never with the key in it."""
     error.message = without_key(error.message, key)
     error.args = tuple(without_key(arg, key) if isinstance(arg, str) else arg for arg in error.args)

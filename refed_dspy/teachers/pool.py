@@ -20,12 +20,12 @@ import dspy
 
 from refed_dspy.errors import EndpointBusy, NoAnswer, NoConnection, RefedError, RowError, TeacherError, one_line
 from refed_dspy.ledger.batches import held
-from refed_dspy.ledger.recorder import UnitBooks
+from refed_dspy.ledger.recorder import CallRecorder
 from refed_dspy.ledger.statements import Key
-from refed_dspy.programs.asking import Answerer, Question, current_writing
+from refed_dspy.programs.asking import Answerer, Question, current_sample
 from refed_dspy.records import digest
-from refed_dspy.teachers.by_stage import ANY, Staff
-from refed_dspy.teachers.recorded import PayOnce, keys_of, remembered
+from refed_dspy.teachers.by_stage import ANY, TeachersByStage
+from refed_dspy.teachers.recorded import RecordedTeacher, keys_of, remembered
 
 log = logging.getLogger("refed_dspy.teachers")
 FIRST_REST, LONGEST_REST = 30.0, 900.0
@@ -77,24 +77,24 @@ class Rest:
         self._tried = False
 
 
-class MemberPay(PayOnce):
-    """The PayOnce of a teacher whose questions another may answer: only what is final ends one."""
+class PooledTeacher(RecordedTeacher):
+    """The RecordedTeacher of a teacher whose questions another may answer: only what is final ends one."""
 
-    async def _failed(self, question: Question, key: Key, error: RowError, books: UnitBooks) -> None:
+    async def _failed(self, question: Question, key: Key, error: RowError, recorder: CallRecorder) -> None:
         if error.final:
-            await super()._failed(question, key, error, books)
+            await super()._failed(question, key, error, recorder)
         else:
-            books.write()
+            recorder.write()
 
 
-class Member:
+class PoolMember:
     """One teacher at work: who pays for its answers, its language model while it runs, and whether it rests."""
 
-    def __init__(self, payer: PayOnce, served: set[tuple[str, str]], clock: Callable[[], float]) -> None:
+    def __init__(self, recorded: RecordedTeacher, served: set[tuple[str, str]], clock: Callable[[], float]) -> None:
         """`served`: (model, endpoint) of the calls that were answered in earlier starts."""
-        self.payer, self.rest = payer, Rest(clock)
+        self.recorded, self.rest = recorded, Rest(clock)
         self.lm: Any = None
-        teacher, config = payer.teacher, payer.teacher.config
+        teacher, config = recorded.teacher, recorded.teacher.config
         self.model, self.id = digest(teacher.identity), digest([teacher.identity, teacher.endpoint])
         self.shown = f"{teacher.model} at {teacher.endpoint}"
         names = {teacher.model, *([str(config.model or config.gguf)] if config else [])}
@@ -103,14 +103,14 @@ class Member:
     @property
     def proved(self) -> bool:
         """Whether it ever answered in this folder: then a refusal is an outage, else a mistake in the settings."""
-        return self.payer.answered or self._served
+        return self.recorded.answered or self._served
 
     async def ask(self, question: Question, key: Key) -> dspy.Prediction:
-        """Its answer. Raises as `PayOnce.pay`; what is passing leaves no failure in the ledger."""
+        """Its answer. Raises as `RecordedTeacher.pay`; what is passing leaves no failure in the ledger."""
         rested = self.rest.down
         try:
             with dspy.context(lm=self.lm):
-                answer = await self.payer.pay(question, key)
+                answer = await self.recorded.pay(question, key)
         except _PASSING:
             raise
         except RowError:  # an answer, if an unusable one
@@ -139,10 +139,10 @@ class Member:
 
 
 @dataclass(frozen=True)
-class _Hand:
+class _WeightedMember:
     """A member of a pool: its weight there, and the name that its draws go by."""
 
-    member: Member
+    member: PoolMember
     weight: float
     name: str
 
@@ -151,14 +151,16 @@ class Pool:
     """The Answerer of one stage's teachers, or of all stages'. `former`: keys of teachers that were asked in earlier
     starts and are asked no more; their answers count."""
 
-    def __init__(self, hands: Sequence[tuple[Member, float]], former: Sequence[Callable[[Question], Key]] = ()) -> None:
+    def __init__(
+        self, hands: Sequence[tuple[PoolMember, float]], former: Sequence[Callable[[Question], Key]] = ()
+    ) -> None:
         models = Counter(member.model for member, _ in hands)
         # Where a model stands is no part of the draw, unless it stands in two places.
         named = ((one, weight, one.model if models[one.model] == 1 else one.id) for one, weight in hands)
-        self._hands = [_Hand(*hand) for hand in named]
+        self._hands = [_WeightedMember(*hand) for hand in named]
         self._former = former
-        any_payer = hands[0][0].payer
-        self._seed, self._books, self._ledger = any_payer.seed, any_payer.books, any_payer.ledger
+        any_member = hands[0][0].recorded
+        self._seed, self._recorder, self._ledger = any_member.seed, any_member.recorder, any_member.ledger
         ledger = self._ledger
         self._flying: dict[str, asyncio.Future[None]] = {}
         self._passing = {key for (key,) in ledger.db.execute("SELECT key FROM failures WHERE NOT final")}
@@ -168,7 +170,7 @@ class Pool:
         """Keys of calls that wait in a batch: whoever sent one fetches it."""
 
     async def __call__(self, question: Question) -> dspy.Prediction:
-        keys = [hand.member.payer.key(question) for hand in self._hands]
+        keys = [hand.member.recorded.key(question) for hand in self._hands]
         name = keys[0].digest
         while (flying := self._flying.get(name)) is not None:  # two that ask the same at once pay once
             await asyncio.wait([flying])
@@ -188,7 +190,7 @@ class Pool:
         ended: RowError | None = None
         for hand, key in zip(self._hands, keys, strict=True):
             try:
-                if (known := hand.member.payer.own(question, key)) is not None:
+                if (known := hand.member.recorded.own(question, key)) is not None:
                     _take_note(hand.member)
                     return known
             except RowError as error:
@@ -197,7 +199,7 @@ class Pool:
             if digest_ in self._settled:
                 return remembered(self._ledger, question, replace(keys[0], digest=digest_))
         for hand, key in zip(self._hands, keys, strict=True):
-            if (lent := hand.member.payer.lent(question, key)) is not None:
+            if (lent := hand.member.recorded.lent(question, key)) is not None:
                 _take_note(hand.member)
                 return lent
         if ended is not None:
@@ -210,7 +212,7 @@ class Pool:
         Raises as a single teacher does where none answers, and TeacherError for one that is refused from the start.
         """
         of_hand = dict(zip((hand.member.id for hand in self._hands), keys, strict=True))
-        failed: tuple[Member, RefedError] | None = None
+        failed: tuple[PoolMember, RefedError] | None = None
         for member in self._in_turn(of_hand):
             try:
                 answer = await member.ask(question, of_hand[member.id])
@@ -224,7 +226,7 @@ class Pool:
         await self._give_up(question, of_hand, *failed)
         raise failed[1]
 
-    def _in_turn(self, keys: Mapping[str, Key]) -> Iterator[Member]:
+    def _in_turn(self, keys: Mapping[str, Key]) -> Iterator[PoolMember]:
         """Those that are up, in the order of the draw. Where all rest the one that is drawn is asked all the same."""
         order = self._drawn(keys)
         asked = False
@@ -235,22 +237,22 @@ class Pool:
         if not asked:
             yield order[0]
 
-    def _drawn(self, keys: Mapping[str, Key]) -> list[Member]:
+    def _drawn(self, keys: Mapping[str, Key]) -> list[PoolMember]:
         """All, the drawn one first: by content, seed and weight, so that a further member, or another weight, moves as
         few questions as can be. What is written by one hand stays with it."""
         if len(self._hands) == 1:
             return [self._hands[0].member]
-        writing = current_writing()
+        writing = current_sample()
         about = writing.about if writing is not None else _content(keys[self._hands[0].member.id])
         hand = writing.hand if writing is not None else None
 
-        def place(one: _Hand) -> tuple[bool, bool, float]:
+        def place(one: _WeightedMember) -> tuple[bool, bool, float]:
             sent = keys[one.member.id].digest in self._held
             return not sent, one.member is not hand, _draw(f"{self._seed}/{about}/{one.name}") / one.weight
 
         return [one.member for one in sorted(self._hands, key=place)]
 
-    def _fell(self, member: Member, error: RefedError) -> None:
+    def _fell(self, member: PoolMember, error: RefedError) -> None:
         """Raises TeacherError for a member that is refused and never answered: that is no outage."""
         others = len(self._hands) > 1
         if isinstance(error, TeacherError) and not (others and member.proved):
@@ -258,24 +260,26 @@ class Pool:
         if others:
             member.fall(error)
 
-    async def _give_up(self, question: Question, keys: Mapping[str, Key], member: Member, error: RefedError) -> None:
+    async def _give_up(
+        self, question: Question, keys: Mapping[str, Key], member: PoolMember, error: RefedError
+    ) -> None:
         """None answered: the question fails as it would with the last that was asked alone."""
         if not isinstance(error, RowError):
             return
-        if isinstance(error, NoConnection) and not any(hand.member.payer.answered for hand in self._hands):
-            raise member.payer.not_reached(error) from error
+        if isinstance(error, NoConnection) and not any(hand.member.recorded.answered for hand in self._hands):
+            raise member.recorded.not_reached(error) from error
         self._passing.add(keys[member.id].digest)
-        await member.payer.fail(question, keys[member.id], error)
+        await member.recorded.fail(question, keys[member.id], error)
 
     def _put_right(self, keys: Sequence[Key]) -> None:
         """The question is answered: a passing failure of it, whoever's, is none any more."""
         if self._passing and (stale := self._passing.intersection(key.digest for key in keys)):
             self._passing -= stale
-            self._books.group.post([("DELETE FROM failures WHERE key=?", (key,)) for key in sorted(stale)])
+            self._recorder.group.post([("DELETE FROM failures WHERE key=?", (key,)) for key in sorted(stale)])
 
 
-def _take_note(member: Member) -> None:
-    writing = current_writing()
+def _take_note(member: PoolMember) -> None:
+    writing = current_sample()
     if writing is not None and writing.hand is None:
         writing.hand = member
 
@@ -290,7 +294,7 @@ def _draw(text: str) -> float:
     return -math.log((number + 0.5) / 2**64)
 
 
-class ByStage:
+class StageRouter:
     """The Answerer of a staff: each question goes to its stage's pool."""
 
     def __init__(self, pools: Mapping[str, Pool]) -> None:
@@ -301,27 +305,27 @@ class ByStage:
 
 
 @dataclass(frozen=True)
-class Assignment:
+class PoolSetup:
     """Who is asked in a run where that is not one teacher. `former`: identities of those of earlier starts that are
     asked no more."""
 
-    staff: Staff
+    by_stage: TeachersByStage
     former: Sequence[Mapping[str, Any]] = ()
     clock: Callable[[], float] = time.monotonic
 
-    def answerer(self, members: Mapping[int, Member]) -> Answerer:
+    def answerer(self, members: Mapping[int, PoolMember]) -> Answerer:
         """Who answers each stage. `members`: the `id` of a teacher → its Member."""
         former = [keys_of(identity) for identity in self.former]
-        return ByStage(
+        return StageRouter(
             {
                 stage: Pool([(members[id(share.teacher)], share.weight) for share in pool], former)
-                for stage, pool in self.staff.pools.items()
+                for stage, pool in self.by_stage.pools.items()
             }
         )
 
 
-def members_of(payers: Mapping[int, PayOnce], clock: Callable[[], float]) -> dict[int, Member]:
+def members_of(recorded_teachers: Mapping[int, RecordedTeacher], clock: Callable[[], float]) -> dict[int, PoolMember]:
     """The `id` of a teacher → its Member, from that of each → who pays."""
-    ledger = next(iter(payers.values())).ledger
+    ledger = next(iter(recorded_teachers.values())).ledger
     served = set(ledger.db.execute("SELECT DISTINCT model, endpoint FROM calls WHERE outcome='ok'"))
-    return {place: Member(payer, served, clock) for place, payer in payers.items()}
+    return {place: PoolMember(recorded, served, clock) for place, recorded in recorded_teachers.items()}

@@ -37,14 +37,14 @@ MANY = 5
 """Refusals that must have come in a row before patience is lost."""
 
 
-class TooLong(Exception):
+class WaitTooLong(Exception):
     """The endpoint's limit is used up for longer than anyone should wait unasked."""
 
     def __init__(self, seconds: float) -> None:
         super().__init__(f"allows nothing more for {seconds / 60:.0f} minutes")
 
 
-class Allowance:
+class PerMinute:
     """So many a minute, refilled steadily. Unknown, and no bound, until it is set or learned."""
 
     def __init__(self, per_minute: float | None, clock: Callable[[], float]) -> None:
@@ -100,7 +100,7 @@ class Allowance:
 
 
 @dataclass(slots=True)
-class Turn:
+class Slot:
     """Leave to make one call: since when, and how many requests and tokens were sent up to it."""
 
     since: float
@@ -109,11 +109,11 @@ class Turn:
     """Whether anything came back."""
 
 
-sending: ContextVar[Turn | None] = ContextVar("refed_turn", default=None)
+sending: ContextVar[Slot | None] = ContextVar("refed_turn", default=None)
 """The call that this task has sent last."""
 
 
-class Limits:
+class RateLimits:
     """The limits of one endpoint, for one event loop. `most` is the largest window."""
 
     def __init__(
@@ -129,8 +129,8 @@ class Limits:
         self._rng = rng or random.Random()
         self.window = float(min(most, FIRST_WINDOW))
         self.in_flight = 0
-        self.requests = Allowance(requests_per_minute, clock)
-        self.tokens = Allowance(tokens_per_minute, clock)
+        self.requests = PerMinute(requests_per_minute, clock)
+        self.tokens = PerMinute(tokens_per_minute, clock)
         self._paused_until = self._decreased_at = clock()
         self._recent: deque[bool] = deque(maxlen=LATELY)
         self._refused_since: float | None = None
@@ -139,9 +139,9 @@ class Limits:
         self._queue: deque[tuple[float, asyncio.Future[None]]] = deque()
         self._alarm: asyncio.TimerHandle | None = None
 
-    async def turn(self, tokens: float) -> Turn:
-        """Wait for leave to send one call of about so many tokens. Raises TooLong."""
-        given = Turn(self._clock())
+    async def turn(self, tokens: float) -> Slot:
+        """Wait for leave to send one call of about so many tokens. Raises WaitTooLong."""
+        given = Slot(self._clock())
         if not self._queue and self.in_flight < int(self.window) and self._wait(tokens) <= 0:
             self._enter(tokens)
             return given
@@ -157,25 +157,25 @@ class Limits:
             raise
         return given
 
-    def sent(self, turn: Turn) -> None:
+    def sent(self, turn: Slot) -> None:
         """The call is sent now: from here on its ending tells of the endpoint."""
         turn.since = self._clock()
         turn.taken = (self.requests.taken, self.tokens.taken)
         sending.set(turn)
 
-    def went_well(self, turn: Turn) -> None:
+    def went_well(self, turn: Slot) -> None:
         """The call was answered: a little more may be asked at once."""
         # Doubling each round trip until the first refusal, then one more each round trip.
         self.window = min(self.most, self.window + (1.0 if self._starting else 1.0 / self.window))
         self._recent.append(True)
         self.ended(turn)
 
-    def ended(self, turn: Turn) -> None:  # noqa: ARG002 — one shape for every ending
+    def ended(self, turn: Slot) -> None:  # noqa: ARG002 — one shape for every ending
         """The call ended in a way that says nothing about the limits."""
         self._refused_since, self._refusals = None, 0
         self._leave()
 
-    def refused(self, turn: Turn, retry_after: float | None) -> None:
+    def refused(self, turn: Slot, retry_after: float | None) -> None:
         """The endpoint refused the call (429, 503, 529): ask less at once, and pause for as long as it asks."""
         now = self._clock()
         self._refused_since = self._refused_since or now
@@ -201,7 +201,7 @@ class Limits:
 
     def learn(self, headers: Mapping[str, str]) -> None:
         """Take the limits from the headers (lower-case names) of the answer to the call that this task sent."""
-        turn = sending.get() or Turn(self._clock(), (self.requests.taken, self.tokens.taken))
+        turn = sending.get() or Slot(self._clock(), (self.requests.taken, self.tokens.taken))
         age = self._clock() - turn.since
         for allowance, unit, taken in zip(
             (self.requests, self.tokens), ("requests", "tokens"), turn.taken, strict=True
@@ -234,7 +234,7 @@ class Limits:
                 return  # the next call to end looks again
             if (wait := self._wait(tokens)) > PATIENCE:
                 self._queue.popleft()
-                leave.set_exception(TooLong(wait))
+                leave.set_exception(WaitTooLong(wait))
                 continue
             if wait > 0:
                 self._look_again(wait)
@@ -288,10 +288,10 @@ class WebPage(TransportError):
     """An HTML page came back instead of JSON: from a proxy, or a wrong address."""
 
 
-class Watched:
+class WatchedTransport:
     """One of lm15's asynchronous transports, with `limits` told of each answer's headers."""
 
-    def __init__(self, transport: Any, limits: Limits) -> None:
+    def __init__(self, transport: Any, limits: RateLimits) -> None:
         self._transport, self._limits = transport, limits
 
     def stream(self, request: Any) -> _Exchange:
@@ -303,7 +303,7 @@ class _Exchange:
 
     __slots__ = ("_inner", "_limits")
 
-    def __init__(self, inner: Any, limits: Limits) -> None:
+    def __init__(self, inner: Any, limits: RateLimits) -> None:
         self._inner, self._limits = inner, limits
 
     async def __aenter__(self) -> Any:

@@ -27,9 +27,9 @@ from refed_dspy.errors import (
     TeacherError,
     UnfitRequest,
 )
+from refed_dspy.ledger.attempt import Attempt
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.ledger.recorder import RunBooks, UnitBooks
-from refed_dspy.ledger.recording import Attempt, booked
+from refed_dspy.ledger.recorder import CallRecorder, RunRecorder, recording
 from refed_dspy.ledger.statements import Answer, Key, answered, failed, taken_over
 from refed_dspy.programs.adapter import rendering
 from refed_dspy.programs.asking import Question, ask_teacher
@@ -71,14 +71,14 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class Manner:
+class CallPolicy:
     """How a model is asked in one run: `seed` of its calls, and the share of failures that stops the run."""
 
     seed: int = 0
     max_failure_share: float = 0.5
 
 
-class PayOnce:
+class RecordedTeacher:
     """The Answerer of one model. Several may share a ledger, its books and a progress.
 
     `depth`: stage → how deep it is. Where money runs short the deepest goes first, since it finishes samples; a stage
@@ -88,18 +88,18 @@ class PayOnce:
     def __init__(
         self,
         ledger: Ledger,
-        books: RunBooks,
+        recorder: RunRecorder,
         teacher: Teacher,
         progress: Progress,
-        manner: Manner = Manner(),
+        policy: CallPolicy = CallPolicy(),
         depth: Mapping[str, int] = MappingProxyType({}),
         reuse: Ledger | None = None,
         role: str = "teacher",
     ) -> None:
-        self.ledger, self.books, self.progress, self.teacher = ledger, books, progress, teacher
+        self.ledger, self.recorder, self.progress, self.teacher = ledger, recorder, progress, teacher
         self.role = role
         """What the model is here, for messages."""
-        self.seed, self.max_failure_share = manner.seed, manner.max_failure_share
+        self.seed, self.max_failure_share = policy.seed, policy.max_failure_share
         self._reuse = reuse
         self.answered = False
         """Whether any call was answered in this process, usably or not: then something was paid for."""
@@ -146,43 +146,43 @@ class PayOnce:
 
     async def pay(self, question: Question, key: Key) -> dspy.Prediction:
         """Ask the teacher; whatever comes of it is in the ledger before this returns or raises."""
-        if self.books.stopping:
+        if self.recorder.stopping:
             raise asyncio.CancelledError
-        if self.books.over:
+        if self.recorder.over:
             raise CapReached("max_minutes")
         self.progress.in_flight += 1
         # The call's own seed: another for every key, the same again for the same run seed.
         rank = -self._depth.get(question.stage, len(self._depth))
-        books = UnitBooks(self.books, key, rank, int(key.digest[:7], 16) ^ self.seed)
+        recorder = CallRecorder(self.recorder, key, rank, int(key.digest[:7], 16) ^ self.seed)
         try:
-            with booked(books):
-                prediction, text = await self._usable_answer(question, books)
+            with recording(recorder):
+                prediction, text = await self._usable_answer(question, recorder)
         except RowError as error:
-            await self._failed(question, key, error, books)
+            await self._failed(question, key, error, recorder)
             raise
         except BaseException:
-            books.write()
+            recorder.write()
             raise
         finally:
             self.progress.in_flight -= 1
-            self._count(books.calls)
+            self._count(recorder.calls)
         self.answered = True
-        endpoint = books.calls[-1].endpoint if books.calls else self.teacher.endpoint
-        await self.books.group.commit(answered(Answer(key, text, endpoint), books.take()))
+        endpoint = recorder.calls[-1].endpoint if recorder.calls else self.teacher.endpoint
+        await self.recorder.group.commit(answered(Answer(key, text, endpoint), recorder.take()))
         self._settled.add(key.digest)
         self._recent[question.stage].append(True)
         return prediction
 
-    async def _failed(self, question: Question, key: Key, error: RowError, books: UnitBooks) -> None:
+    async def _failed(self, question: Question, key: Key, error: RowError, recorder: CallRecorder) -> None:
         """Write down and count a question that no answer came of. Raises TeacherError, RunStopped."""
         if isinstance(error, NoConnection) and not self.answered:
-            books.write()
+            recorder.write()
             raise self.not_reached(error) from error
-        await self.fail(question, key, error, books.take())
+        await self.fail(question, key, error, recorder.take())
 
     async def fail(self, question: Question, key: Key, error: RowError, calls: Sequence[Call] = ()) -> None:
         """The question ends with `error`. Raises RunStopped where too many of its stage did."""
-        await self.books.group.commit(failed(key, error.kind, error.reason, error.final, calls))
+        await self.recorder.group.commit(failed(key, error.kind, error.reason, error.final, calls))
         if error.final:
             self._settled.add(key.digest)
         if not isinstance(error, MalformedAnswer):  # those are counted try by try
@@ -193,7 +193,7 @@ class PayOnce:
         whose = "" if self.role == "teacher" else f"{self.role}: "
         return TeacherError(f"{whose}{error.reason} — check api_base, and that the server runs")
 
-    async def _usable_answer(self, question: Question, books: UnitBooks) -> tuple[dspy.Prediction, str]:
+    async def _usable_answer(self, question: Question, recorder: CallRecorder) -> tuple[dspy.Prediction, str]:
         """An answer that fits its fields, and its text as the ledger keeps it. Each try is paid for and booked.
 
         Raises MalformedAnswer when the last try does not fit either, RunStopped when too many do not.
@@ -201,21 +201,21 @@ class PayOnce:
         tries = 0
         while True:
             try:
-                prediction = await self._ask(question, books)
+                prediction = await self._ask(question, recorder)
                 return prediction, _as_json(question, prediction)
             except MalformedAnswer as error:
-                books.rename_last(error.kind)
-                books.write()
+                recorder.rename_last(error.kind)
+                recorder.write()
                 self._count_failure(question.stage, error)
-                if tries == self.teacher.malformed_retries or self.books.stopping:
+                if tries == self.teacher.malformed_retries or self.recorder.stopping:
                     raise
                 tries += 1
-                books.seed = (books.seed or 0) + 1
+                recorder.seed = (recorder.seed or 0) + 1
 
-    async def _ask(self, question: Question, books: UnitBooks) -> dspy.Prediction:
+    async def _ask(self, question: Question, recorder: CallRecorder) -> dspy.Prediction:
         if self.teacher.reports_calls:
             return await ask_teacher(question)
-        number = await reserved(books, Attempt(self.teacher.model, self.teacher.endpoint, None))
+        number = await reserved(recorder, Attempt(self.teacher.model, self.teacher.endpoint, None))
         started = time.monotonic()
         outcome = "error"
         with dspy.track_usage() as tracker:
@@ -225,7 +225,7 @@ class PayOnce:
             finally:
                 seconds = round(time.monotonic() - started, 3)
                 for call in _tracked(self.teacher, outcome, seconds, tracker.get_total_tokens(), number):
-                    books.report(call)
+                    recorder.report(call)
         return answer
 
     def _count(self, calls: Iterable[Call]) -> None:

@@ -15,29 +15,29 @@ from refed_dspy.concurrency import land
 from refed_dspy.errors import RunDirError
 from refed_dspy.ledger.identity import differences, has_begun, refuse_other_work
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.ledger.recorder import RunBooks
-from refed_dspy.ledger.spending import open_accounts
+from refed_dspy.ledger.recorder import RunRecorder
+from refed_dspy.ledger.spending import begin_start
 from refed_dspy.teachers import Teacher
-from refed_dspy.teachers.caps import Allowance, Limits, allowed, lasting
-from refed_dspy.teachers.recorded import Manner, Progress
-from refed_dspy.teachers.session import Desk
+from refed_dspy.teachers.caps import CapSettings, CapsLeft, caps_left, lasting_caps
+from refed_dspy.teachers.recorded import CallPolicy, Progress
+from refed_dspy.teachers.session import Session
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Job:
+class RowJob:
     """What kind of work it is (`Ledger.holds`), what may not change between its starts, and who works on it."""
 
     work: str
     identity: Mapping[str, Any]
     models: Mapping[str, Teacher]
-    limits: Limits
+    limits: CapSettings
     rows: int
     again: str
     """How it is gone on with, for messages."""
     calls_a_row: float = 2.0
-    manner: Manner = field(default_factory=Manner)
+    policy: CallPolicy = field(default_factory=CallPolicy)
     depth: Mapping[str, int] = field(default_factory=dict)
 
 
@@ -47,34 +47,36 @@ def goes_on_from(folder: Path) -> str:
 
 
 @asynccontextmanager
-async def at_work(
-    folder: Path, job: Job, watch: Callable[[Progress], None] | None = None
-) -> AsyncIterator[tuple[Desk, Allowance]]:
-    """The desk in `folder`, its models running. At a cap the block ends in order; `Desk.reached` says which.
+async def row_job(
+    folder: Path, job: RowJob, watch: Callable[[Progress], None] | None = None
+) -> AsyncIterator[tuple[Session, CapsLeft]]:
+    """The desk in `folder`, its models running. At a cap the block ends in order; `Session.reached` says which.
 
     Raises:
         RunDirError: the folder holds other work.
         ConfigError: a cap that cannot be kept.
-        TeacherRefused, RunStopped: as `Desk.open`.
+        TeacherRefused, RunStopped: as `Session.open`.
     """
     with Ledger.create(folder) as ledger:
         refuse_other_work(ledger, job.work)  # first: caps of other work, and what it cost, say nothing here
-        limits = lasting(ledger, job.limits)
-        allowance = allowed(ledger, job.models, limits)
+        limits = lasting_caps(ledger, job.limits)
+        allowance = caps_left(ledger, job.models, limits)
         _begin_or_continue(ledger, job, limits)
-        open_accounts(ledger)
+        begin_start(ledger)
         progress = Progress(job.rows, cost=allowance.before.cost, unit="rows")
         progress.unpriced = allowance.before.unpriced
         progress.priced = all(model.price is not None for model in job.models.values())
         if watch is not None:
             watch(progress)
-        books = RunBooks(ledger, allowance.caps, allowance.before, job.calls_a_row)
-        desk = Desk(ledger, books, job.models, progress, job.manner, job.depth)
-        async with desk.open(allowance, lambda: job.again):
-            yield desk, allowance
+        recorder = RunRecorder(ledger, allowance.caps, allowance.before, job.calls_a_row)
+        session = Session(ledger, recorder, job.models, progress, job.policy, job.depth)
+        async with session.open(allowance, lambda: job.again):
+            yield session, allowance
 
 
-async def each(desk: Desk, items: Iterable[T], work: Callable[[T], Awaitable[None]], slots: int, grace: float) -> None:
+async def for_each_row(
+    session: Session, items: Iterable[T], work: Callable[[T], Awaitable[None]], slots: int, grace: float
+) -> None:
     """`work` on every item, at most `slots` at once.
 
     First comes what needs no call, since earlier starts paid for it: so it is done whatever ends the rest. `work` may
@@ -82,8 +84,8 @@ async def each(desk: Desk, items: Iterable[T], work: Callable[[T], Awaitable[Non
 
     Raises whatever `work` raises first; what is in flight then is given `grace` seconds to be committed.
     """
-    left = await _unpaid(desk, items, work) if desk.ledger.has_answers() else items
-    desk.progress.kept_at_start = desk.progress.kept
+    left = await _unpaid(session, items, work) if session.ledger.has_answers() else items
+    session.progress.kept_at_start = session.progress.kept
     running: set[asyncio.Task[None]] = set()
     ended: asyncio.Queue[asyncio.Task[None]] = asyncio.Queue()
     waiting = iter(left)
@@ -99,15 +101,15 @@ async def each(desk: Desk, items: Iterable[T], work: Callable[[T], Awaitable[Non
             running.discard(done)
             done.result()
     except BaseException:
-        desk.books.stopping = True
+        session.recorder.stopping = True
         await land(running, grace)
         raise
 
 
-async def _unpaid(desk: Desk, items: Iterable[T], work: Callable[[T], Awaitable[None]]) -> list[T]:
+async def _unpaid(session: Session, items: Iterable[T], work: Callable[[T], Awaitable[None]]) -> list[T]:
     """`work` on every item as far as the ledger knows its answers; the items that need a call are given back."""
     unpaid = []
-    desk.books.stopping = True  # a call that would have to be made is cancelled instead
+    session.recorder.stopping = True  # a call that would have to be made is cancelled instead
     try:
         for item in items:
             try:
@@ -118,11 +120,11 @@ async def _unpaid(desk: Desk, items: Iterable[T], work: Callable[[T], Awaitable[
                 unpaid.append(item)
             await asyncio.sleep(0)  # nothing else in here waits, and Ctrl-C must get through
     finally:
-        desk.books.stopping = False
+        session.recorder.stopping = False
     return unpaid
 
 
-def _begin_or_continue(ledger: Ledger, job: Job, limits: Limits) -> None:
+def _begin_or_continue(ledger: Ledger, job: RowJob, limits: CapSettings) -> None:
     stored, identity = ledger.meta("job"), json.loads(json.dumps(dict(job.identity)))  # tuples and keys as stored ones
     if stored is not None and has_begun(ledger) and (found := differences(stored, identity)):
         raise RunDirError(

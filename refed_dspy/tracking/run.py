@@ -77,7 +77,7 @@ def _parameters(ledger: Ledger, status: Mapping[str, Any]) -> dict[str, Any]:
         "features": ", ".join(identity["features"]),
         "instructions_per_feature": identity["instructions_per_feature"],
         "seed": identity["seed"],
-        "teacher": _teachers(ledger.meta("staff")) or teacher.get("model"),
+        "teacher": _teachers(ledger.meta("pools")) or teacher.get("model"),
         "judge": (ledger.meta("judge") or {}).get("model"),
         "filters": ", ".join(label for label, _ in ledger.meta("filters") or ()) or None,
         **{name: config.get(name) for name in ("temperature", "max_tokens", "concurrency", "api_base")},
@@ -85,9 +85,9 @@ def _parameters(ledger: Ledger, status: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _teachers(staff: Mapping[str, Any] | None) -> str | None:
+def _teachers(by_stage: Mapping[str, Any] | None) -> str | None:
     """Who is asked where that is not one teacher: stage by stage, those of no named stage first."""
-    pools = {stage: " + ".join(one["model"] for one in pool) for stage, pool in (staff or {}).items()}
+    pools = {stage: " + ".join(one["model"] for one in pool) for stage, pool in (by_stage or {}).items()}
     return ", ".join(f"{stage}: {models}" if stage else models for stage, models in pools.items()) or None
 
 

@@ -15,7 +15,7 @@ from refed_dspy.tracking.store import TOP, NotTracked, Store, noted_run
 log = logging.getLogger(__name__)
 
 
-def tell(folder: Path | str) -> str:
+def track(folder: Path | str) -> str:
     """Tell MLflow all of the run or compile in `folder` that it was not told yet. Returns the run's id.
 
     Raises:

@@ -12,7 +12,7 @@ import pytest
 
 from refed_dspy.errors import ConfigError
 from refed_dspy.metrics.diversity import Embedder, coherence, nearest_distance, semantic_diversity
-from refed_dspy.metrics.perplexity import GUESS, Scored, ifd
+from refed_dspy.metrics.perplexity import GUESS, ScoredText, ifd
 from refed_dspy.metrics.transformers_scorer import TransformersScorer
 from refed_dspy.weights import MINILM, fetch
 
@@ -97,7 +97,7 @@ def test_batches_give_what_single_sequences_give(folder: Path, batch_tokens: int
         assert one.tokens == len(text)
         if text:
             assert one.mean == pytest.approx(loss(folder, [1, *ids(context)], ids(text)), rel=1e-4)
-    assert found[3] == Scored(0.0, 0)
+    assert found[3] == ScoredText(0.0, 0)
 
 
 def test_ifd_by_a_model(folder: Path) -> None:
@@ -129,7 +129,7 @@ def test_without_a_start_the_first_token_is_not_scored(folder: Path) -> None:
     assert alone.tokens == given.tokens == 2
     assert alone.mean == pytest.approx(loss(folder, ids("x"), ids("yz")), rel=1e-4)
     assert given.mean == pytest.approx(loss(folder, ids("abcx"), ids("yz")), rel=1e-4)
-    assert single == Scored(0.0, 0)
+    assert single == ScoredText(0.0, 0)
 
 
 @pytest.mark.parametrize("settings", [{"model": "/nowhere/at/all"}, {"device": "cuda:7"}, {"device": "nonsense"}])

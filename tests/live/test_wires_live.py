@@ -15,7 +15,7 @@ import dspy
 import pytest
 
 from refed_dspy import TeacherConfig, open_teacher
-from refed_dspy.ledger.recording import booked
+from refed_dspy.ledger.recorder import recording
 from refed_dspy.programs.adapter import SchemaAdapter
 from refed_dspy.records import Call
 from refed_dspy.weights import SMOKE, fetch
@@ -67,9 +67,9 @@ def ask(**settings: Any) -> tuple[bool, Call]:
                 said = await dspy.Predict("question -> wet: bool").acall(question="Is rain wet?")
         return bool(said.wet)
 
-    with booked(Notebook()) as books:
+    with recording(Notebook()) as recorder:
         said = asyncio.run(answer())
-    (call,) = books.calls
+    (call,) = recorder.calls
     return said, call
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from refed_dspy.ledger.identity import has_begun
-from refed_dspy.teachers.caps import limits_of
+from refed_dspy.teachers.caps import caps_of
 from refed_dspy.concurrency import run_blocking
 from refed_dspy.runs.compare.result import Comparison
 from refed_dspy.runs.compare.replay import read_compared
@@ -22,7 +22,7 @@ from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.errors import ConfigError, NoAnswer, NoConnection, RefedError, RunDirError, RunStopped, one_line
 from refed_dspy.ledger.identity import differences, refuse_other_work
 from refed_dspy.config.jobs import CompareConfig
-from refed_dspy.runs.spec import Parts
+from refed_dspy.runs.spec import RunSpec
 from refed_dspy.teachers.recorded import Progress
 from refed_dspy.programs import PairwiseJudge, ReferenceLevelFeedback, SeedOnly
 from refed_dspy.programs.baselines import METHODS
@@ -86,7 +86,7 @@ def compare(
     return run_blocking(_read(parts, folder, config, diversity, stopped))
 
 
-def prepare(config: CompareConfig, programs: Mapping[str, Any], references: Any, teacher: Any, judge: Any) -> Parts:
+def prepare(config: CompareConfig, programs: Mapping[str, Any], references: Any, teacher: Any, judge: Any) -> RunSpec:
     """The comparison as a run, checked; nothing is written. Raises InputError."""
     if bad := next((name for name in programs if not name.isprintable()), None):
         raise ConfigError(f"programs: {one_line(bad, 40)} is no name: it has characters that cannot be shown")
@@ -98,8 +98,8 @@ def prepare(config: CompareConfig, programs: Mapping[str, Any], references: Any,
     seed_graded = config.grades and len(built) < len(programs)
     side_by_side = SideBySide(built, config.against, judging, graded=config.grades, seed_graded=seed_graded)
     usable = load_references(references, config.columns or None).fitting(opened.window, opened.max_tokens)
-    limits = limits_of(config)
-    return _ComparisonParts(
+    limits = caps_of(config)
+    return _ComparisonSpec(
         *(side_by_side, usable, opened, config.seed, config.per_reference, config.max_failure_share, limits),
         reuse=config.reuse,
         track=config.track,
@@ -109,7 +109,7 @@ def prepare(config: CompareConfig, programs: Mapping[str, Any], references: Any,
 
 
 @dataclass(frozen=True)
-class _ComparisonParts(Parts):
+class _ComparisonSpec(RunSpec):
     """Parts of a comparison, which is another one with other programs, another one to compare with, or grades."""
 
     def identity(self) -> dict[str, Any]:
@@ -121,7 +121,7 @@ class _ComparisonParts(Parts):
         return {**super().identity(), "program": digests, "against": program.against, **graded}
 
 
-def _refuse_another(parts: Parts, folder: Path) -> None:
+def _refuse_another(parts: RunSpec, folder: Path) -> None:
     """Raises RunDirError where the folder holds other work, or another comparison."""
     try:
         ledger = Ledger.read(folder)
@@ -163,7 +163,7 @@ def _program(name: str, given: Any, config: CompareConfig) -> ReferenceLevelFeed
     raise ConfigError(f"programs: {name} is a {type(given).__name__}; give a program of refed_dspy.programs, or a name")
 
 
-async def _read(parts: Parts, folder: Path, config: CompareConfig, diversity: Diversity, stopped: str) -> Comparison:
+async def _read(parts: RunSpec, folder: Path, config: CompareConfig, diversity: Diversity, stopped: str) -> Comparison:
     """The figures of what the folder holds, written down beside it."""
     with Ledger.read(folder) as ledger:
         compared = await read_compared(ledger, cast(SideBySide, parts.program), parts.models)

@@ -15,7 +15,7 @@ from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.errors import NoAnswer, RowError
 from refed_dspy.teachers.recorded import keys, remembered
 from refed_dspy.programs.adapter import SchemaAdapter
-from refed_dspy.programs.asking import Question, answering, offering
+from refed_dspy.programs.asking import Question, answered_by, with_roles
 from refed_dspy.programs.judges import Graded
 from refed_dspy.programs.side_by_side import Answered, SideBySide
 from refed_dspy.records import Reference
@@ -26,7 +26,7 @@ class NotAsked(RowError):
     kind = "not asked"
 
 
-class Remembering:
+class ReplayAnswerer:
     """The Answerer that asks nobody. `asked` are the keys of what was asked once, be it that it failed."""
 
     def __init__(self, ledger: Ledger, teacher: Teacher) -> None:
@@ -94,13 +94,13 @@ WHERE NOT EXISTS (SELECT 1 FROM samples s WHERE s.instruction = i.id)
 
 async def read_compared(ledger: Ledger, program: SideBySide, models: Mapping[str, Teacher]) -> Compared:
     """The comparison so far."""
-    references, reader = ledger.references(), _Reader(program, Remembering(ledger, models["teacher"]))
-    judge = Remembering(ledger, models["judge"])
+    references, reader = ledger.references(), _Reader(program, ReplayAnswerer(ledger, models["teacher"]))
+    judge = ReplayAnswerer(ledger, models["judge"])
     rows = []
     with ExitStack() as stack:
         stack.enter_context(dspy.context(adapter=dspy.settings.adapter or SchemaAdapter(), **LEAN))
-        stack.enter_context(answering(reader.memory))
-        stack.enter_context(offering({"judge": (judge, None)}))
+        stack.enter_context(answered_by(reader.memory))
+        stack.enter_context(with_roles({"judge": (judge, None)}))
         for (index,) in ledger.db.execute(_OPENED).fetchall():
             await reader.learn(index, references[index])
         kept = ledger.db.execute(_KEPT).fetchall()
@@ -117,7 +117,7 @@ async def read_compared(ledger: Ledger, program: SideBySide, models: Mapping[str
 class _Reader:
     """Runs the programs one by one, and notes what each asks."""
 
-    def __init__(self, program: SideBySide, memory: Remembering) -> None:
+    def __init__(self, program: SideBySide, memory: ReplayAnswerer) -> None:
         self.program, self.memory = program, memory
         self.asked: dict[str, dict[str, str]] = {name: {} for name in program.programs}
         self.learned: dict[int, dict[str, Any]] = {}

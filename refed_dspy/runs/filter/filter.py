@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from refed_dspy.teachers.caps import limits_of
+from refed_dspy.teachers.caps import caps_of
 from refed_dspy.concurrency import run_blocking
 from refed_dspy.config.loading import check_filters, check_job
 from refed_dspy.data.dataset import DataSet, load_dataset
@@ -20,12 +20,12 @@ from refed_dspy.filters.build import build
 from refed_dspy.filters.base import Decision, JudgeFilter, Step, labels, normal
 from refed_dspy.filters.judge import ABSTAINED
 from refed_dspy.config.jobs import FilterRunConfig
-from refed_dspy.teachers.recorded import Manner, Progress
+from refed_dspy.teachers.recorded import CallPolicy, Progress
 from refed_dspy.programs.load import open_judge
 from refed_dspy.records import digest
 from refed_dspy.teachers import Teacher
-from refed_dspy.teachers.judge import cool_judge, told_of
-from refed_dspy.teachers.row_jobs import Job, at_work, each, goes_on_from
+from refed_dspy.teachers.judge import open_judge_model, in_role
+from refed_dspy.teachers.row_jobs import RowJob, row_job, for_each_row, goes_on_from
 from refed_dspy.files import check_apart
 
 NO_PLAIN = "no plain response"
@@ -68,8 +68,8 @@ def filter_data(
     paid = any(isinstance(step.filter, JudgeFilter) for step in steps)
     if paid and judge is None:
         raise ConfigError("judge: name the model that judges, with judge=… (or --judge)")
-    with told_of("judge"):
-        models = {"judge": cool_judge(judge)} if paid else {}
+    with in_role("judge"):
+        models = {"judge": open_judge_model(judge)} if paid else {}
     identity = _identity(loaded, models)
     folder = Path(out) if out is not None else Path("refed-filtered") / _name(loaded, steps, models, config.seed)
     check_apart(data, [folder, *(folder / name for name in OUTPUTS)])
@@ -90,17 +90,17 @@ async def _filter(
 
     async def judging(one: JudgeFilter, rows: Sequence[DataRow]) -> dict[int, Decision]:
         decisions: dict[int, Decision] = {}
-        async with at_work(folder, _job(models, len(rows), folder, config, identity), watch) as (desk, allowance):
-            desk.progress.unit = "rows"
+        async with row_job(folder, _job(models, len(rows), folder, config, identity), watch) as (session, allowance):
+            session.progress.unit = "rows"
 
             async def judge(row: DataRow) -> None:
                 if (said := await _judged(one, row)) is not None:
                     decisions[row.number] = said
-                desk.progress.kept += 1
+                session.progress.kept += 1
 
-            await each(desk, rows, judge, models["judge"].concurrency, allowance.grace)
-        if desk.reached is not None:
-            stopped.append(desk.reached.cap)
+            await for_each_row(session, rows, judge, models["judge"].concurrency, allowance.grace)
+        if session.reached is not None:
+            stopped.append(session.reached.cap)
         elif told := one.given_up():
             raise RunStopped(told)
         return decisions
@@ -128,15 +128,15 @@ async def _judged(one: JudgeFilter, row: DataRow) -> Decision | None:
 
 def _job(
     models: Mapping[str, Teacher], rows: int, folder: Path, config: FilterRunConfig, identity: Mapping[str, Any]
-) -> Job:
-    return Job(
+) -> RowJob:
+    return RowJob(
         work="filtering",
         identity=identity,
         models=models,
-        limits=limits_of(config),
+        limits=caps_of(config),
         rows=rows,
         again=goes_on_from(folder),
-        manner=Manner(config.seed, max_failure_share=1.0),  # a row that a judge fails on is an abstention, and told
+        policy=CallPolicy(config.seed, max_failure_share=1.0),  # a row that a judge fails on is an abstention, and told
     )
 
 

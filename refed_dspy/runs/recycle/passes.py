@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import dspy
 
-from refed_dspy.teachers.caps import allowed, lasting
+from refed_dspy.teachers.caps import caps_left, lasting_caps
 from refed_dspy.concurrency import run_blocking
 from refed_dspy.records import DataRow
 from refed_dspy.ledger.ledger import Ledger
@@ -17,10 +17,10 @@ from refed_dspy.errors import CapReached, InputError, RunStopped, TeacherRefused
 from refed_dspy.metrics.figures import scoring
 from refed_dspy.metrics.perplexity import Scorer
 from refed_dspy.teachers.recorded import Progress, keys, remembered
-from refed_dspy.programs.asking import Question, answering
+from refed_dspy.programs.asking import Question, answered_by
 from refed_dspy.programs.reflection import Improved, Recycled, Reflected, ReflectionTuning
 from refed_dspy.runs.recycle.select import Selected, choose, select
-from refed_dspy.teachers.row_jobs import Job, at_work, each
+from refed_dspy.teachers.row_jobs import RowJob, row_job, for_each_row
 
 T = TypeVar("T")
 Work = Callable[[DataRow], Awaitable[T]]
@@ -41,7 +41,7 @@ class Passed:
 class Passes:
     """Pays for passes over rows, in the folder of `job`. One object is one start of the work."""
 
-    def __init__(self, program: ReflectionTuning, folder: Path, job: Job, watch: Callable[[Progress], None] | None):
+    def __init__(self, program: ReflectionTuning, folder: Path, job: RowJob, watch: Callable[[Progress], None] | None):
         self.program, self.folder, self.job, self.watch = program, folder, job, watch
         self._answered = False
 
@@ -60,16 +60,16 @@ class Passes:
             raise RunStopped(f"{error}{told}") from error
 
     async def _pay(self, rows: Sequence[DataRow], work: Work[T], done: dict[int, T], unit: str) -> str:
-        async with at_work(self.folder, self.job, self.watch) as (desk, allowance):
-            desk.progress.unit = unit
+        async with row_job(self.folder, self.job, self.watch) as (session, allowance):
+            session.progress.unit = unit
 
             async def one(row: DataRow) -> None:
                 done[row.number] = await work(row)
-                desk.progress.kept += 1
+                session.progress.kept += 1
 
-            await each(desk, rows, one, self.job.models["teacher"].concurrency, allowance.grace)
-        self._answered = self._answered or desk.first.answered
-        return desk.reached.cap if desk.reached else ""
+            await for_each_row(session, rows, one, self.job.models["teacher"].concurrency, allowance.grace)
+        self._answered = self._answered or session.first.answered
+        return session.reached.cap if session.reached else ""
 
     def recall(self, rows: Sequence[DataRow], work: Work[T], done: dict[int, T]) -> None:
         """As `pay`, on the rows whose answers are all in the ledger. Nobody is asked."""
@@ -84,7 +84,7 @@ class Passes:
                     raise _NotPaidFor
                 return answer
 
-            with answering(known):
+            with answered_by(known):
                 for row in rows:
                     try:
                         done[row.number] = await work(row)
@@ -102,7 +102,7 @@ class Passes:
     async def _minutes_left(self) -> None:
         """Raises CapReached where another pass would end before it began."""
         with Ledger.read(self.folder) as ledger:
-            allowance = allowed(ledger, self.job.models, lasting(ledger, self.job.limits))
+            allowance = caps_left(ledger, self.job.models, lasting_caps(ledger, self.job.limits))
         async with allowance.minutes():
             pass
 

@@ -8,13 +8,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from refed_dspy.teachers.caps import limits_of
+from refed_dspy.teachers.caps import caps_of
 from refed_dspy.config.loading import check_job
 from refed_dspy.data.dataset import drawn, load_dataset
 from refed_dspy.errors import ConfigError, RunStopped
 from refed_dspy.config.jobs import RecycleConfig
 from refed_dspy.metrics.figures import open_tools, scoring
-from refed_dspy.teachers.recorded import Manner, Progress
+from refed_dspy.teachers.recorded import CallPolicy, Progress
 from refed_dspy.programs.load import refuse_bound, warn_of_another_teacher
 from refed_dspy.programs.reflection import INSTRUCTION_CRITERIA, RESPONSE_CRITERIA, Recycled, ReflectionTuning
 from refed_dspy.programs.saved import load_program, program_digests
@@ -23,7 +23,7 @@ from refed_dspy.runs.recycle.result import OUTPUTS, Recycling, old_and_new, recy
 from refed_dspy.runs.recycle.passes import Passed, Passes, row_by_row, selectively
 from refed_dspy.teachers import Teacher, open_teacher
 from refed_dspy.data.dataset import data_identity
-from refed_dspy.teachers.row_jobs import Job, goes_on_from
+from refed_dspy.teachers.row_jobs import RowJob, goes_on_from
 from refed_dspy.files import check_apart
 
 
@@ -90,15 +90,15 @@ def _job(
     folder: Path,
     rows: int,
     config: RecycleConfig,
-) -> Job:
-    return Job(
+) -> RowJob:
+    return RowJob(
         work="recycling",
         identity=identity,
         models={"teacher": teacher},
-        limits=limits_of(config),
+        limits=caps_of(config),
         rows=rows,
         again=goes_on_from(folder),
-        manner=Manner(config.seed, config.max_failure_share),
+        policy=CallPolicy(config.seed, config.max_failure_share),
         depth={stage: depth for depth, stage in enumerate(program.stage_names)},
     )
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from refed_dspy.records import PICO, dollars
-from refed_dspy.sharing.report.funnel import Step
+from refed_dspy.sharing.report.funnel import FunnelStep
 
 Figure: TypeAlias = dict[str, Any]
 PALETTE = ("#4269d0", "#c47f00", "#e0523a", "#2a9d83", "#3ca951", "#d6578f", "#8a4fe0", "#5b8def", "#9c6b4e", "#7d8288")
@@ -43,7 +43,7 @@ def titled(x: str, y: str) -> Figure:
     return {"xaxis": {"title": {"text": x}}, "yaxis": {"title": {"text": y}}}
 
 
-def flow(steps: Sequence[Step]) -> Chart:
+def flow(steps: Sequence[FunnelStep]) -> Chart:
     """The steps of `funnel`."""
     trace = {
         "type": "funnel",

@@ -26,7 +26,7 @@ WHERE CAST(instruction AS TEXT) NOT IN (SELECT item FROM answers WHERE stage = ?
 
 
 @dataclass(frozen=True)
-class Step:
+class FunnelStep:
     """`count` rows came through; `lost`: why others did not, with how many."""
 
     name: str
@@ -34,7 +34,7 @@ class Step:
     lost: Mapping[str, int] = field(default_factory=dict)
 
 
-def funnel(ledger: Ledger, status: Mapping[str, Any]) -> list[Step]:
+def funnel(ledger: Ledger, status: Mapping[str, Any]) -> list[FunnelStep]:
     """The run's steps in their order, each with what it lost of the one before. `status`: see `run_status`.
 
     Each step's losses and its count come to the count of the step before.
@@ -42,14 +42,14 @@ def funnel(ledger: Ledger, status: Mapping[str, Any]) -> list[Step]:
     made = status["instructions"]
     lost = {"duplicates": made["duplicates"], "beyond the number asked for": made["surplus"]}
     (new,) = ledger.db.execute("SELECT count(*) FROM instructions").fetchone()  # also what filters dropped at once
-    told = [Step("instructions written", new + sum(lost.values())), Step("new ones", new, _there(lost))]
-    for step in [*_later(ledger, status), Step("in the data set", status["kept"])]:
+    told = [FunnelStep("instructions written", new + sum(lost.values())), FunnelStep("new ones", new, _there(lost))]
+    for step in [*_later(ledger, status), FunnelStep("in the data set", status["kept"])]:
         left = told[-1].count - step.count - sum(step.lost.values())
-        told.append(Step(step.name, step.count, _there({**step.lost, OPEN: left})))
+        told.append(FunnelStep(step.name, step.count, _there({**step.lost, OPEN: left})))
     return told
 
 
-def _later(ledger: Ledger, status: Mapping[str, Any]) -> Iterator[Step]:
+def _later(ledger: Ledger, status: Mapping[str, Any]) -> Iterator[FunnelStep]:
     final = str(ledger.meta("final_stage") or "response_improvement")
     early = set()
     if status["filters"]:  # one that looks at instructions alone dropped some before a response was paid for
@@ -60,12 +60,12 @@ def _later(ledger: Ledger, status: Mapping[str, Any]) -> Iterator[Step]:
             continue
         (count,) = ledger.db.execute(_ANSWERED, (stage,)).fetchone()
         failed = {f"failed: {kind}": number for kind, number in ledger.db.execute(_FAILED, (stage == _PLAIN,))}
-        yield Step(name, count, failed)
+        yield FunnelStep(name, count, failed)
     yield from (_kept_by(one) for one in status["filters"] if one["filter"] not in early)
 
 
-def _kept_by(one: Mapping[str, Any]) -> Step:
-    return Step(f"kept by {one['filter']}", one["kept"], one["reasons"])
+def _kept_by(one: Mapping[str, Any]) -> FunnelStep:
+    return FunnelStep(f"kept by {one['filter']}", one["kept"], one["reasons"])
 
 
 def _there(counts: Mapping[str, int]) -> dict[str, int]:

@@ -143,13 +143,13 @@ def _settings(ledger: Ledger, status: Mapping[str, Any]) -> Table:
 
 def _teachers(ledger: Ledger, status: Mapping[str, Any]) -> dict[str, Any]:
     """The one teacher, or who was asked at which stage."""
-    staff = ledger.meta("staff")
-    if staff is None:
+    by_stage = ledger.meta("pools")
+    if by_stage is None:
         config = status["teacher"].get("config") or {}
         return {"teacher": status["teacher"].get("model"), "temperature": config.get("temperature")}
     return {
         f"teacher of {stage or 'other stages'}": " + ".join(one["model"] for one in pool)
-        for stage, pool in staff.items()
+        for stage, pool in by_stage.items()
     }
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.ledger.provenance import Writers
+from refed_dspy.ledger.provenance import Authors
 from refed_dspy.records import PICO
 from refed_dspy.sharing.report.differences import difference
 
@@ -70,7 +70,7 @@ class Rows:
 
 
 @dataclass
-class _Reading:
+class _RowReader:
     ledger: Ledger
     writers: Names = field(default_factory=Names)
     programs: Names = field(default_factory=Names)
@@ -81,7 +81,7 @@ class _Reading:
 
 def read_rows(ledger: Ledger) -> Rows:
     """Every row that the run kept, in the order they were made, and then those that its filters dropped."""
-    reading = _Reading(ledger)
+    reading = _RowReader(ledger)
     for feature in ledger.meta("features") or ():
         reading.features.number(feature)
     # By the item of a row's own questions, which is its instruction's number as text.
@@ -90,7 +90,7 @@ def read_rows(ledger: Ledger) -> Rows:
     filtered = ledger.has_table("decisions")  # a run of an earlier version has none
     decisions = _grouped(ledger, _DECISIONS) if filtered else {}
     scoring = _scoring(ledger) if decisions else None
-    writer = Writers(ledger)
+    writer = Authors(ledger)
     columns: Columns = {name: [] for name in COLUMNS}
     final = str(ledger.meta("final_stage") or "response_improvement")
     for record in ledger.db.execute(_ROWS.format(dropped=_DROPPED if filtered else ""), {"final": final}):
@@ -108,7 +108,7 @@ def read_rows(ledger: Ledger) -> Rows:
     return Rows({**_names(reading), "scoring": scoring}, columns)
 
 
-def _texts(reading: _Reading, record: Sequence[Any], writer: Callable[..., str | None]) -> dict[str, Any]:
+def _texts(reading: _RowReader, record: Sequence[Any], writer: Callable[..., str | None]) -> dict[str, Any]:
     _, seq, reference, feature, round_, text, first, better, feedback, *by, prompt = record
     response = json.loads(first)["response"] if first is not None else None
     answered = json.loads(better) if better is not None else {}
@@ -136,14 +136,14 @@ def _diff(response: str | None, improved: str | None) -> list[int] | None:
     return None if response is None or improved is None else difference(response, improved)
 
 
-def _writer(reading: _Reading, model: Callable[..., str | None], *answer: Any) -> int:
+def _writer(reading: _RowReader, model: Callable[..., str | None], *answer: Any) -> int:
     if answer[0] is None:
         return -1
     name = model(*answer)
     return -1 if name is None else reading.writers.number((name, answer[2]))
 
 
-def _costs(reading: _Reading, calls: Sequence[Sequence[Any]]) -> dict[str, Any]:
+def _costs(reading: _RowReader, calls: Sequence[Sequence[Any]]) -> dict[str, Any]:
     """What was asked for one row alone; feedback and instructions are shared with others, and told by stage."""
     told = [
         [reading.stages.number(stage), *map(int, numbers), None if unpriced else cost / PICO]
@@ -158,7 +158,7 @@ def _costs(reading: _Reading, calls: Sequence[Sequence[Any]]) -> dict[str, Any]:
     }
 
 
-def _said(reading: _Reading, decisions: Sequence[Sequence[Any]], scoring: str | None) -> dict[str, Any]:
+def _said(reading: _RowReader, decisions: Sequence[Sequence[Any]], scoring: str | None) -> dict[str, Any]:
     """What the filters said; the row's score is the one that the filter called `scoring` gave."""
     scores = [score for label, _, score, *_ in decisions if label == scoring]
     told = [[reading.filters.number(label), *rest] for label, *rest in decisions]
@@ -187,7 +187,7 @@ def _grouped(ledger: Ledger, query: str) -> dict[Any, list[tuple[Any, ...]]]:
     return found
 
 
-def _names(reading: _Reading) -> dict[str, Any]:
+def _names(reading: _RowReader) -> dict[str, Any]:
     return {
         "features": list(reading.features),
         "writers": [{"model": model, "endpoint": endpoint} for model, endpoint in reading.writers],

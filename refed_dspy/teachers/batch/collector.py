@@ -13,10 +13,9 @@ from collections.abc import Mapping
 from typing import Any, Self
 
 from refed_dspy.config.teacher import BatchConfig
-from refed_dspy.ledger.recording import BatchLog
-from refed_dspy.teachers.batch.request import Seat, Straggler, sitting
+from refed_dspy.teachers.batch.request import AnyBatchLog, PendingRequest, Straggler, current_request
 from refed_dspy.teachers.batch.service import BatchService
-from refed_dspy.teachers.batch.tracker import Courier
+from refed_dspy.teachers.batch.tracker import BatchTracker
 from refed_dspy.teachers.route import MOST_TOKENS
 
 FREE = {*range(300, 600)} - {408}
@@ -25,17 +24,17 @@ LONGEST_WAIT = 60.0
 """Times `quiet` that a batch waits at most for calls that are in flight elsewhere."""
 
 
-class Batcher:
+class BatchCollector:
     """Collects the requests of one event loop for one courier."""
 
     def __init__(
-        self, config: BatchConfig, courier: Courier, service: BatchService, remembers: BatchLog, *, mixed: bool
+        self, config: BatchConfig, tracker: BatchTracker, service: BatchService, batch_log: AnyBatchLog, *, mixed: bool
     ) -> None:
         """`courier` may be that of other engines too; `service` sends what is collected here. `mixed`: a few left
         over are to be asked by themselves (Straggler)."""
-        self.config, self.courier, self.service, self.log, self.mixed = config, courier, service, remembers, mixed
-        courier.join(service)
-        self._queue: list[Seat] = []
+        self.config, self.tracker, self.service, self.log, self.mixed = config, tracker, service, batch_log, mixed
+        tracker.join(service)
+        self._queue: list[PendingRequest] = []
         self._bytes = self._last_number = 0
         self._first = self._last = 0.0
         self._alarm: asyncio.TimerHandle | None = None
@@ -50,42 +49,42 @@ class Batcher:
     def unused(self) -> dict[int, tuple[int, int]]:
         """Tokens (read, written) of the answers that arrived and nobody asked for; without those that do not say. An
         error has none."""
-        said = {number: _read(text) for number, text in self.log.unclaimed(*self.courier.names).items()}
+        said = {number: _read(text) for number, text in self.log.unclaimed(*self.tracker.names).items()}
         return {number: tokens for number, one in said.items() if (tokens := _tokens(one)) is not None}
 
     # --- as a transport
 
     def stream(self, request: Any) -> _Sent:
-        seat = sitting.get()
-        assert seat is not None, "a batch engine sends nothing without a place"
-        return _Sent(self, seat, request)
+        pending = current_request.get()
+        assert pending is not None, "a batch engine sends nothing without a place"
+        return _Sent(self, pending, request)
 
-    async def ask(self, seat: Seat, body: bytes) -> Mapping[str, Any]:
+    async def ask(self, pending: PendingRequest, body: bytes) -> Mapping[str, Any]:
         """The answer: `status` and `body`. Raises Straggler, Unanswered, and what the service raises."""
         self.log.park(1)
         try:
-            if not seat.held:
-                self._join(seat, body)
-            return _read(await seat.answer)
+            if not pending.held:
+                self._join(pending, body)
+            return _read(await pending.answer)
         finally:
             self.log.park(-1)
 
     # --- collecting
 
-    def _join(self, seat: Seat, body: bytes) -> None:
+    def _join(self, pending: PendingRequest, body: bytes) -> None:
         whole = json.loads(body)
         whole.setdefault("model", self.service.model)  # Azure's dated API has it in the address
-        line = {"custom_id": f"call-{seat.number}", "method": "POST", "url": self.service.path, "body": whole}
-        seat.service = self.service
-        seat.line = json.dumps(line, ensure_ascii=False).encode() + b"\n"
-        if self._bytes + len(seat.line) > self.config.megabytes * 1e6:
+        line = {"custom_id": f"call-{pending.number}", "method": "POST", "url": self.service.path, "body": whole}
+        pending.service = self.service
+        pending.line = json.dumps(line, ensure_ascii=False).encode() + b"\n"
+        if self._bytes + len(pending.line) > self.config.megabytes * 1e6:
             self._flush()
-        self._queue.append(seat)
-        self._bytes += len(seat.line)
+        self._queue.append(pending)
+        self._bytes += len(pending.line)
         loop = asyncio.get_running_loop()
         self._last = loop.time()
         self._first = self._first or self._last
-        if len(self._queue) >= min(self.config.requests, self.courier.most):
+        if len(self._queue) >= min(self.config.requests, self.tracker.most):
             self._flush()
         elif self._alarm is None:
             self._alarm = loop.call_later(self.config.quiet, self._look)
@@ -105,24 +104,24 @@ class Batcher:
         self._flush(last=True)
 
     def _flush(self, *, last: bool = False) -> None:
-        seats, self._queue = [seat for seat in self._queue if not seat.answer.done()], []
+        pending_requests, self._queue = [pending for pending in self._queue if not pending.answer.done()], []
         self._bytes, self._first = 0, 0.0
         if self.log.stopping:  # the run is ending: nothing begins
-            for seat in seats:
-                seat.answer.cancel()
+            for pending in pending_requests:
+                pending.answer.cancel()
             return
-        if self.mixed and last and len(seats) <= self.config.stragglers:
-            for seat in seats:
-                seat.answer.set_exception(Straggler())
+        if self.mixed and last and len(pending_requests) <= self.config.stragglers:
+            for pending in pending_requests:
+                pending.answer.set_exception(Straggler())
             return
-        self.courier.take(seats)
+        self.tracker.take(pending_requests)
 
     async def aclose(self) -> bool:
         """Let go. Batches under way go on at the service, and the log has them. Returns whether nobody else follows
         them here."""
         if self._alarm is not None:
             self._alarm.cancel()
-        return await self.courier.leave()
+        return await self.tracker.leave()
 
 
 class _Sent:
@@ -130,8 +129,8 @@ class _Sent:
 
     reason, http_version = "", "HTTP/1.1"
 
-    def __init__(self, batcher: Batcher, seat: Seat, request: Any) -> None:
-        self._batcher, self._seat, self._request = batcher, seat, request
+    def __init__(self, batcher: BatchCollector, pending: PendingRequest, request: Any) -> None:
+        self._batcher, self._seat, self._request = batcher, pending, request
         self.status = 0
         self.headers: list[tuple[str, str]] = []
         self._body = b""

@@ -19,16 +19,24 @@ from tenacity import AsyncRetrying, RetryCallState
 
 from refed_dspy.config.loading import TeacherConfig
 from refed_dspy.errors import RefedError, one_line
-from refed_dspy.ledger.recording import Attempt, Books, current_books
+from refed_dspy.ledger.attempt import Attempt
+from refed_dspy.ledger.recorder import Recorder, current_recorder
 from refed_dspy.ledger.statements import UNUSED
 from refed_dspy.programs.lm_errors import BatchOutOfReach, NotReached, WorkEnds
 from refed_dspy.records import Call
-from refed_dspy.teachers.batch.collector import Batcher
-from refed_dspy.teachers.batch.request import CANCELLED, Seat, Straggler, Unanswered, Unlogged, sitting
+from refed_dspy.teachers.batch.collector import BatchCollector
+from refed_dspy.teachers.batch.request import (
+    CANCELLED,
+    NullBatchLog,
+    PendingRequest,
+    Straggler,
+    Unanswered,
+    current_request,
+)
 from refed_dspy.teachers.batch.service import BatchService
-from refed_dspy.teachers.batch.tracker import Courier, courier_of
+from refed_dspy.teachers.batch.tracker import BatchTracker, tracker_of
 from refed_dspy.teachers.engine import TeacherEngine, after_first
-from refed_dspy.teachers.outcomes import Receipt, reserved
+from refed_dspy.teachers.outcomes import SentAttempt, reserved
 from refed_dspy.teachers.prices import Price
 from refed_dspy.teachers.route import Route
 
@@ -45,12 +53,12 @@ class _Story:
 
 
 @dataclass
-class _Hall:
+class _PerLoop:
     """What one event loop and one log have of their own: the batcher, and lm15's client over it."""
 
-    batcher: Batcher
+    batcher: BatchCollector
     lm: Any
-    guests: int = 0
+    in_flight: int = 0
     """Calls that are being made."""
 
 
@@ -60,7 +68,7 @@ class BatchEngine(TeacherEngine):
     def __init__(self, config: TeacherConfig, route: Route, price: Price | None, plain: Price | None) -> None:
         """`price`: in a batch; `plain`: of a call by itself, as a mixed mode makes some."""
         super().__init__(config, route, price)
-        self._halls: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[int, _Hall]] = WeakKeyDictionary()
+        self._halls: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[int, _PerLoop]] = WeakKeyDictionary()
         at_once = min(BY_THEMSELVES, config.concurrency or BY_THEMSELVES)
         alone = config.model_copy(update={"concurrency": at_once, "mode": "interactive"})
         self.alone = TeacherEngine(alone, route, plain) if config.mode == "mixed" else None
@@ -79,72 +87,76 @@ class BatchEngine(TeacherEngine):
 
     async def _patiently(self, request: Request) -> Response:
         """The answer of whichever batch has it. Raises Straggler where a batch is not worth it."""
-        books = current_books()
-        outgoing, prompt_bound = self.outgoing(request, books.seed)
-        ask = partial(self._seated, outgoing, prompt_bound, books, _Story())
+        recorder = current_recorder()
+        outgoing, prompt_bound = self.outgoing(request, recorder.seed)
+        ask = partial(self._seated, outgoing, prompt_bound, recorder, _Story())
         try:
             return await ask()
         except (LM15Error, NotReached) as error:
             first = error
-        return await AsyncRetrying(**self.retrying(books))(after_first(first, ask))
+        return await AsyncRetrying(**self.retrying(recorder))(after_first(first, ask))
 
-    async def _seated(self, request: Request, prompt_bound: int, books: Books, story: _Story) -> Response:
+    async def _seated(self, request: Request, prompt_bound: int, recorder: Recorder, story: _Story) -> Response:
         """One attempt: the place in a batch that an earlier start took, or a new one."""
-        hall = self._hall(books)
-        hall.guests += 1
+        per_loop = self._per_loop(recorder)
+        per_loop.in_flight += 1
         try:
-            return await self._in(hall, request, prompt_bound, books, story)
+            return await self._in(per_loop, request, prompt_bound, recorder, story)
         finally:
-            hall.guests -= 1
-            if books.batches is None and not hall.guests:  # nobody else will close it
+            per_loop.in_flight -= 1
+            if recorder.batches is None and not per_loop.in_flight:  # nobody else will close it
                 await self.aclose()
 
-    async def _in(self, hall: _Hall, request: Request, prompt_bound: int, books: Books, story: _Story) -> Response:
+    async def _in(
+        self, per_loop: _PerLoop, request: Request, prompt_bound: int, recorder: Recorder, story: _Story
+    ) -> Response:
         worst = self.worst(prompt_bound)
-        number = books.adopt(self.endpoint, self.model)
+        number = recorder.adopt(self.endpoint, self.model)
         if number is not None:
-            seat = Seat(number, held=True)
-            hall.batcher.courier.expect(seat)
+            pending = PendingRequest(number, held=True)
+            per_loop.batcher.tracker.expect(pending)
         else:
             attempt = Attempt(self.model, self.endpoint, worst, batched=True)
-            seat = Seat(await reserved(books, attempt) or hall.batcher.next_number())
-        receipt = self.receipt(worst, seat.number)
+            pending = PendingRequest(await reserved(recorder, attempt) or per_loop.batcher.next_number())
+        receipt = self.receipt(worst, pending.number)
         try:
-            response = await self._answered(hall, request, seat)
+            response = await self._answered(per_loop, request, pending)
         except Straggler:
-            books.not_sent(seat.number)
+            recorder.not_sent(pending.number)
             raise
         except BaseException as error:
-            self.answered = self.answered or seat.came
-            telling = self._unanswered(error, seat, receipt, books)
+            self.answered = self.answered or pending.came
+            telling = self._unanswered(error, pending, receipt, recorder)
             if (telling := self._once_more(telling, story)) is not error:
                 raise telling from (None if isinstance(error, LMError | LM15Error) else error)
             raise
-        return self.finished(response, receipt, books)
+        return self.finished(response, receipt, recorder)
 
-    async def _answered(self, hall: _Hall, request: Request, seat: Seat) -> Response:
-        token = sitting.set(seat)
+    async def _answered(self, per_loop: _PerLoop, request: Request, pending: PendingRequest) -> Response:
+        token = current_request.set(pending)
         try:
-            answer: Response = await hall.lm.complete(request)
+            answer: Response = await per_loop.lm.complete(request)
         except LM15Error:
             raise
         except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
-            if not seat.answer.done():
+            if not pending.answer.done():
                 raise
             raise ProviderError(f"its answer cannot be read: {type(error).__name__}: {one_line(error, 120)}") from None
         finally:
-            sitting.reset(token)
+            current_request.reset(token)
         return answer
 
-    def _unanswered(self, error: BaseException, seat: Seat, receipt: Receipt, books: Books) -> BaseException:
+    def _unanswered(
+        self, error: BaseException, pending: PendingRequest, receipt: SentAttempt, recorder: Recorder
+    ) -> BaseException:
         """Settle a call without an answer, unless one may still come. Returns the error to raise."""
         called_off = not isinstance(error, Exception)  # then an answer that is here is read by whoever asks next
-        if seat.billed or (seat.came and not called_off):
-            return self.failed(error, receipt, books)
-        if not seat.sent:
-            books.not_sent(seat.number)
+        if pending.billed or (pending.came and not called_off):
+            return self.failed(error, receipt, recorder)
+        if not pending.sent:
+            recorder.not_sent(pending.number)
             return error
-        books.let_go(seat.number)
+        recorder.let_go(pending.number)
         if called_off or isinstance(error, WorkEnds | RefedError):
             return error
         return BatchOutOfReach(  # it runs, and is billed: no other teacher may be asked in its place
@@ -162,28 +174,28 @@ class BatchEngine(TeacherEngine):
             return error
         return WorkEnds(f"the batch was cancelled at {self.endpoint} twice: nothing more is sent in this start")
 
-    def retrying(self, books: Books) -> dict[str, Any]:
+    def retrying(self, recorder: Recorder) -> dict[str, Any]:
         """At once, but where nothing could be sent: what waits would be in another batch than the others, for hours."""
-        settings = super().retrying(books)
+        settings = super().retrying(recorder)
         return {**settings, "wait": partial(_wait_for_connection, settings["wait"])}
 
-    def _hall(self, books: Books) -> _Hall:
+    def _per_loop(self, recorder: Recorder) -> _PerLoop:
         halls = self._halls.setdefault(asyncio.get_running_loop(), {})
-        kept = books.batches
-        if (hall := halls.get(id(kept))) is None:
-            remembers = kept if kept is not None else Unlogged()
+        kept = recorder.batches
+        if (per_loop := halls.get(id(kept))) is None:
+            batch_log = kept if kept is not None else NullBatchLog()
             service = BatchService(self.config, self.route)
             names = self.endpoint, self.model
-            courier = courier_of(remembers, names, lambda: Courier(self.config.batch, service, remembers, names))
-            batcher = Batcher(self.config.batch, courier, service, remembers, mixed=self.alone is not None)
-            hall = halls[id(kept)] = _Hall(batcher, self.route.async_lm(batcher))
-        return hall
+            tracker = tracker_of(batch_log, names, lambda: BatchTracker(self.config.batch, service, batch_log, names))
+            batcher = BatchCollector(self.config.batch, tracker, service, batch_log, mixed=self.alone is not None)
+            per_loop = halls[id(kept)] = _PerLoop(batcher, self.route.async_lm(batcher))
+        return per_loop
 
     async def aclose(self) -> None:
         """Let go of this loop's batches, and write down what came that nobody asked for. Where calls are being made,
         another run's say, nothing is let go of."""
         halls = self._halls.setdefault(asyncio.get_running_loop(), {})
-        for name in [name for name, hall in halls.items() if not hall.guests]:
+        for name in [name for name, per_loop in halls.items() if not per_loop.in_flight]:
             batcher = halls.pop(name).batcher
             if not await batcher.aclose():
                 continue  # whoever else asks this model here may still want what came

@@ -7,11 +7,12 @@ import time
 from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 from dspy.lm15 import TransportError
 
-from refed_dspy.ledger.recording import SentBatch
+from refed_dspy.ledger.attempt import SentBatch
+from refed_dspy.ledger.batch_log import BatchLog
 from refed_dspy.records import Call
 from refed_dspy.teachers.batch.service import BatchService
 
@@ -32,7 +33,7 @@ class Straggler(Exception):
 
 
 @dataclass(eq=False)
-class Seat:
+class PendingRequest:
     """One request's place: the number of its call, and whether the service may have it."""
 
     number: int
@@ -56,18 +57,18 @@ class Seat:
         return isinstance(error, Unanswered) and error.billed
 
 
-sitting: ContextVar[Seat | None] = ContextVar("refed_seat", default=None)
+current_request: ContextVar[PendingRequest | None] = ContextVar("refed_pending_request", default=None)
 """The place of the request that this task is sending."""
 
 
-class Unlogged:
+class NullBatchLog:
     """The log of a program called on its own: its batches end with the process."""
 
     elsewhere, stopping = 0, False
 
     def __init__(self) -> None:
         self._last = 0
-        self.couriers: dict[tuple[str, str], Any] = {}
+        self.trackers: dict[tuple[str, str], Any] = {}
 
     def park(self, calls: int) -> None:
         pass
@@ -102,3 +103,6 @@ class Unlogged:
 
     def tidy(self) -> None:
         pass
+
+
+AnyBatchLog: TypeAlias = BatchLog | NullBatchLog

@@ -18,9 +18,9 @@ from dspy.utils.exceptions import LMAuthError, LMBillingError
 
 from refed_dspy.config.teacher import BatchConfig
 from refed_dspy.errors import one_line
-from refed_dspy.ledger.recording import BatchLog, SentBatch
+from refed_dspy.ledger.attempt import SentBatch
 from refed_dspy.programs.lm_errors import BatchRejected, NoBatches, WorkEnds
-from refed_dspy.teachers.batch.request import Seat, Unanswered
+from refed_dspy.teachers.batch.request import AnyBatchLog, PendingRequest, Unanswered
 from refed_dspy.teachers.batch.service import BatchService
 
 log = logging.getLogger("refed_dspy.batches")
@@ -39,7 +39,7 @@ _NAME = re.compile(r"call-([0-9]{1,18})")
 
 
 @dataclass
-class _Reading:
+class _OutputReader:
     """What the files of a batch say. `left`: calls without an answer so far; `spared`: those of them that the service
     says it did not come to; `unreadable`: lines that may be anyone's."""
 
@@ -48,44 +48,46 @@ class _Reading:
     unreadable: int = 0
 
 
-class Courier:
+class BatchTracker:
     """Takes seats to the service of one endpoint and model, and answers back: for one event loop and one log, and for
     all engines of that model (`courier_of`)."""
 
-    def __init__(self, config: BatchConfig, service: BatchService, remembers: BatchLog, names: tuple[str, str]) -> None:
+    def __init__(
+        self, config: BatchConfig, service: BatchService, batch_log: AnyBatchLog, names: tuple[str, str]
+    ) -> None:
         """`names`: endpoint and model as the log has them. Batches of earlier starts are taken up at once."""
-        self.config, self.service, self.log, self.names = config, service, remembers, names
+        self.config, self.service, self.log, self.names = config, service, batch_log, names
         self._services = [service]
         """Of all who share it: what one of them sent is followed with its own key, whoever leaves."""
         self._users = 0
         self.most = config.requests
         """Requests that go into one batch."""
-        self._waiting: dict[int, Seat] = {}
+        self._waiting: dict[int, PendingRequest] = {}
         """Those whose batch is being sent or is under way, by number."""
         self._lost: dict[int, Exception] = {}
         """Calls in batches that are followed no longer, and why not."""
         self._crowded: asyncio.Semaphore | None = None
         """Once the service's queue was full: one batch after the other."""
         self._tasks: set[asyncio.Task[None]] = set()
-        for batch in remembers.under_way(*names):
+        for batch in batch_log.under_way(*names):
             service.reached = True  # it was, by an earlier start: if it is away for a moment it is waited for
             self._start(self._take_up(batch))
 
-    def expect(self, seat: Seat) -> None:
+    def expect(self, pending: PendingRequest) -> None:
         """Wait for a call that an earlier start sent. Called in the moment in which it is claimed: else its batch
         could end unseen."""
-        seat.sent = True
-        if (there := self.log.answer(seat.number)) is not None:
-            seat.answer.set_result(there)
-        elif (why := self._lost.get(seat.number)) is not None:
-            seat.answer.set_exception(why)
+        pending.sent = True
+        if (there := self.log.answer(pending.number)) is not None:
+            pending.answer.set_result(there)
+        elif (why := self._lost.get(pending.number)) is not None:
+            pending.answer.set_exception(why)
         else:
-            self._waiting[seat.number] = seat
+            self._waiting[pending.number] = pending
 
-    def take(self, seats: Sequence[Seat]) -> None:
+    def take(self, pending_requests: Sequence[PendingRequest]) -> None:
         """Send `seats` in as few batches as the limits allow; each gets its answer, or an error."""
-        for first in range(0, len(seats), self.most):
-            self._start(self._send(seats[first : first + self.most]))
+        for first in range(0, len(pending_requests), self.most):
+            self._start(self._send(pending_requests[first : first + self.most]))
 
     def join(self, service: BatchService) -> None:
         """One more sends its seats through this courier, and leaves one day."""
@@ -98,7 +100,7 @@ class Courier:
         self._users -= 1
         if self._users:
             return False
-        self.log.couriers.pop(self.names, None)
+        self.log.trackers.pop(self.names, None)
         await self.aclose()
         return True
 
@@ -115,49 +117,51 @@ class Courier:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _send(self, seats: Sequence[Seat]) -> None:
+    async def _send(self, pending_requests: Sequence[PendingRequest]) -> None:
         """Send `seats` as one batch, and see it to its end. Whatever goes wrong is told to all who wait."""
-        self._waiting.update((seat.number, seat) for seat in seats)
+        self._waiting.update((pending.number, pending) for pending in pending_requests)
         try:
             async with self._crowded or nullcontext():
-                service = seats[0].service or self.service
-                if (batch := await self._made(seats, service)) is not None:
+                service = pending_requests[0].service or self.service
+                if (batch := await self._made(pending_requests, service)) is not None:
                     await self._follow(batch, service)
         except BatchRejected as error:
-            self._lose([seat.number for seat in seats], self._refusal(error.message or str(error)))
+            self._lose([pending.number for pending in pending_requests], self._refusal(error.message or str(error)))
         except Exception as error:  # noqa: BLE001 — raised again by each who waits, of whom there is at least one
-            self._lose([seat.number for seat in seats], error)
+            self._lose([pending.number for pending in pending_requests], error)
 
-    async def _uploaded(self, seats: Sequence[Seat], service: BatchService) -> tuple[str, Sequence[Seat]]:
+    async def _uploaded(
+        self, pending_requests: Sequence[PendingRequest], service: BatchService
+    ) -> tuple[str, Sequence[PendingRequest]]:
         """A file of the requests of those who still wait, and who they are: what nobody waits for is not sent."""
-        while waiting := [seat for seat in seats if not seat.answer.done()]:
+        while waiting := [pending for pending in pending_requests if not pending.answer.done()]:
             if self.log.stopping:
                 break
             with tempfile.TemporaryFile() as lines:
-                lines.writelines(seat.line for seat in waiting)
+                lines.writelines(pending.line for pending in waiting)
                 file = await service.upload(lines)
-            if not any(seat.answer.done() for seat in waiting) and not self.log.stopping:
+            if not any(pending.answer.done() for pending in waiting) and not self.log.stopping:
                 return file, waiting
         return "", waiting
 
-    async def _made(self, seats: Sequence[Seat], service: BatchService) -> SentBatch | None:
+    async def _made(self, pending_requests: Sequence[PendingRequest], service: BatchService) -> SentBatch | None:
         """The batch, made at the service and written down; None where it is not to begin any more.
 
         It is written down before it is made: a kill, or an answer that is lost, leaves its nonce, by which it is found.
         """
-        file, waiting = await self._uploaded(seats, service)
+        file, waiting = await self._uploaded(pending_requests, service)
         if not file:
-            for seat in waiting:
-                seat.answer.cancel()
-        for seat in seats:
-            if seat.answer.done():
-                self._waiting.pop(seat.number, None)
+            for pending in waiting:
+                pending.answer.cancel()
+        for pending in pending_requests:
+            if pending.answer.done():
+                self._waiting.pop(pending.number, None)
         if not file:
             return None
-        seats = waiting
-        batch = self.log.begin(*self.names, uuid.uuid4().hex, [seat.number for seat in seats])
-        for seat in seats:
-            seat.sent = True
+        pending_requests = waiting
+        batch = self.log.begin(*self.names, uuid.uuid4().hex, [pending.number for pending in pending_requests])
+        for pending in pending_requests:
+            pending.sent = True
         try:
             made = await service.create(file, batch.nonce, batch.created)
         except BatchRejected as error:
@@ -168,7 +172,7 @@ class Courier:
             self._without_answer(batch, "refused", error, batch.numbers)
             raise
         self.log.named(batch, made.id)
-        log.info("batch %s: %d requests sent to %s", made.id, len(seats), self.names[0])
+        log.info("batch %s: %d requests sent to %s", made.id, len(pending_requests), self.names[0])
         return replace(batch, name=str(made.id))
 
     async def _take_up(self, batch: SentBatch) -> None:
@@ -193,7 +197,7 @@ class Courier:
         if end.status == "failed":
             await self._failed(batch, failures, service)
             return
-        found = _Reading(set(batch.numbers))
+        found = _OutputReader(set(batch.numbers))
         for file in (end.output_file_id, end.error_file_id):
             if file:
                 await self._hand_over(found, await service.lines(file))
@@ -239,8 +243,10 @@ class Courier:
 
     async def _make_room(self, batch: SentBatch) -> None:
         """The service's queue holds so many tokens and no more: smaller batches, one after the other."""
-        seats = [seat for number in batch.numbers if (seat := self._waiting.get(number)) is not None and seat.line]
-        again = {seat.number for seat in seats}
+        pending_requests = [
+            pending for number in batch.numbers if (pending := self._waiting.get(number)) is not None and pending.line
+        ]
+        again = {pending.number for pending in pending_requests}
         self.log.ended(batch, "no room", batch.numbers)
         self._unsend(batch.numbers)
         others = [number for number in batch.numbers if number not in again]
@@ -252,9 +258,9 @@ class Courier:
             await asyncio.sleep(10 * self.config.poll)
         self.most = min(self.most, max(SMALL, min(self.most, len(batch.numbers)) // 2))
         log.warning("batch %s: no room at %s; going on with batches of %d", batch.name, self.names[0], self.most)
-        self.take([seat for seat in seats if not seat.answer.done()])
+        self.take([pending for pending in pending_requests if not pending.answer.done()])
 
-    async def _hand_over(self, found: _Reading, lines: Iterable[Mapping[str, Any]]) -> None:
+    async def _hand_over(self, found: _OutputReader, lines: Iterable[Mapping[str, Any]]) -> None:
         """Write answers down, piece by piece, and wake those who wait."""
         piece: dict[int, str] = {}
         for line in lines:
@@ -276,9 +282,9 @@ class Courier:
         if answers:
             self.log.arrived(answers)
         for number, text in answers.items():
-            seat = self._waiting.pop(number, None)
-            if seat is not None and not seat.answer.done():
-                seat.answer.set_result(text)
+            pending = self._waiting.pop(number, None)
+            if pending is not None and not pending.answer.done():
+                pending.answer.set_result(text)
 
     def _without_answer(
         self, batch: SentBatch, how: str, error: Exception, free: Iterable[int], lost: Iterable[int] = ()
@@ -297,22 +303,22 @@ class Courier:
 
     def _unsend(self, numbers: Iterable[int]) -> None:
         for number in numbers:
-            if (seat := self._waiting.get(number)) is not None:
-                seat.sent = False
+            if (pending := self._waiting.get(number)) is not None:
+                pending.sent = False
 
     def _tell(self, numbers: Iterable[int], error: Exception) -> None:
         for number in numbers:
-            seat = self._waiting.pop(number, None)
-            if seat is not None and not seat.answer.done():
-                seat.answer.set_exception(error)
+            pending = self._waiting.pop(number, None)
+            if pending is not None and not pending.answer.done():
+                pending.answer.set_exception(error)
 
 
-def courier_of(log: BatchLog, names: tuple[str, str], make: Callable[[], Courier]) -> Courier:
+def tracker_of(log: AnyBatchLog, names: tuple[str, str], make: Callable[[], BatchTracker]) -> BatchTracker:
     """The one courier of this log to the model of these `names` (endpoint, model): two would take each other's batches
     for those of an earlier start."""
-    if (courier := log.couriers.get(names)) is None:
-        courier = log.couriers[names] = make()
-    there: Courier = courier
+    if (tracker := log.trackers.get(names)) is None:
+        tracker = log.trackers[names] = make()
+    there: BatchTracker = tracker
     return there
 
 
