@@ -217,7 +217,7 @@ def test_teachers_and_judge_are_told_without_what_is_private(run: Synthesis, tmp
     one = {"model": "hosted_vllm//home/anna/big", "endpoint": "https://llm.corp.internal/v1", "config": config}
     judge = {"model": "openai/judge", "config": {**secret, "temperature": 0.0, "max_tokens": 50, "params": {}}}
     told = changed(
-        run, tmp_path / "x", by_stage={"response_generation": [one], "": [judge]}, judge=judge, judge_program="/home/j",
+        run, tmp_path / "x", pools={"response_generation": [one], "": [judge]}, judge=judge, judge_program="/home/j",
         filters=[["overlap", {"against": "/home/anna/tests/bench.jsonl", "n": 13, "columns": None}],
                  ["Own", {"class": "corp.secret.Own"}], ["judge", {"margin": 0.5, "prompts": {"a": "b"}}]],
         stopped="max_cost $0.01 is reached after $0.0099: 2 of 9 samples are kept, in /home/anna/s.jsonl; more",

@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import Any, Unpack
 
 from refed_dspy.concurrency import run_blocking
-from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.errors import RunStopped
-from refed_dspy.runs.forecast import CONFIDENCE, Forecast, forecast
-from refed_dspy.runs.spec import check_same
-from refed_dspy.runs.spec import RunSpec
+from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.records import dollars
+from refed_dspy.runs.forecast import CONFIDENCE, Forecast, forecast
+from refed_dspy.runs.spec import RunSpec, check_same
+from refed_dspy.runs.synthesize import SIZE, ProgramLike, RunSettings, prepare, produce
 from refed_dspy.teachers.by_stage import ANY, TeachersByStage
-from refed_dspy.runs.synthesize import ProgramLike, RunSettings, SIZE, prepare, produce
 from refed_dspy.teachers.prices import table_name, table_price
 
 PILOT_REFERENCES = 5

@@ -16,9 +16,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.runs.playout import Kind, RunHistory, Numbers, Unit, plan_settings
 from refed_dspy.records import Rates
-from refed_dspy.runs.playout import StageShares
+from refed_dspy.runs.playout import Kind, Numbers, RunHistory, StageShares, Unit, plan_settings
 
 CONFIDENCE = 0.9
 PLAYS = (3, 8)

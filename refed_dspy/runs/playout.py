@@ -9,19 +9,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from refed_dspy.ledger.spending import spent
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.runs.plan import Plan, PlanSettings, Propose, Respond, Study
+from refed_dspy.ledger.provenance import model_of
+from refed_dspy.ledger.spending import spent
 from refed_dspy.ledger.statements import SENT, UNUSED
 from refed_dspy.programs.reference_level import TAKEN_SHOWN
 from refed_dspy.records import Rates, Reference
-import random
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
-from refed_dspy.ledger.provenance import model_of
-from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.records import Rates
+from refed_dspy.runs.plan import Plan, PlanSettings, Propose, Respond, Study
 
 RARE = (20.0, 0.02)
 """What is held of a stage before it failed: as if two in a hundred had, seen twenty times."""
@@ -231,7 +225,11 @@ class _Earlier:
 
 
 def _made(
-    ledger: Ledger, references: Sequence[Reference], earlier: _Earlier, instruction_characters: float, shares: StageShares
+    ledger: Ledger,
+    references: Sequence[Reference],
+    earlier: _Earlier,
+    instruction_characters: float,
+    shares: StageShares,
 ) -> Iterator[Unit]:
     """Every question that was answered, whatever the answer was worth, with all its calls."""
     position = {reference.id: index for index, reference in enumerate(references)}
@@ -330,7 +328,9 @@ class StageShares:
     stages: frozenset[str]
 
     @classmethod
-    def read(cls, ledger: Ledger, rates: Rates | None, by_stage: Mapping[str, Any] | None, judge: Rates | None) -> StageShares:
+    def read(
+        cls, ledger: Ledger, rates: Rates | None, by_stage: Mapping[str, Any] | None, judge: Rates | None
+    ) -> StageShares:
         """As the folder remembers them, but for what is given: the one teacher's rates, or the staff's facts, and the
         judge's rates."""
         stages = frozenset(name.rpartition(".")[2] for name in (ledger.meta("identity") or {}).get("program", ()))

@@ -2,32 +2,24 @@
 
 from __future__ import annotations
 
+import math
+import shlex
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from refed_dspy.errors import CapReached
 from refed_dspy.data.export import export, to_dataset
 from refed_dspy.data.rows import Samples, dropped_rows
-from refed_dspy.ledger.provenance import usage_by_model
-from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.ledger.summary import decided_by_filter, run_status
-from refed_dspy.errors import ExportError, RunDirError
-from refed_dspy.runs.forecast import as_facts, forecast
+from refed_dspy.errors import CapReached, ExportError, RunDirError
 from refed_dspy.ledger.identity import named
-from refed_dspy.records import Failure
-from refed_dspy.files import write_lines
-import math
-import shlex
-from collections import Counter
-from pathlib import Path
-from refed_dspy.data.export import export
-from refed_dspy.ledger.spending import Spent, spent
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.errors import ExportError
-from refed_dspy.runs.forecast import Forecast, forecast
-from refed_dspy.records import PICO, dollars
+from refed_dspy.ledger.provenance import usage_by_model
+from refed_dspy.ledger.spending import Spent, spent
+from refed_dspy.ledger.summary import run_status
+from refed_dspy.records import PICO, Failure, dollars
+from refed_dspy.runs.forecast import Forecast, as_facts, forecast
 
 
 @dataclass(frozen=True)
@@ -82,8 +74,6 @@ def read_run(run_dir: str | Path) -> Synthesis:
         status,
         status["stopped"],
     )
-
-
 
 
 def full_status(ledger: Ledger) -> dict[str, Any]:

@@ -8,17 +8,17 @@ from typing import Any
 
 from refed_dspy.config.loading import TeacherConfig
 from refed_dspy.data.references import References
-from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.errors import ConfigError, RunDirError
 from refed_dspy.ledger.identity import named
-from refed_dspy.runs.result import Synthesis
-from refed_dspy.teachers.recorded import Progress
+from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.programs import ReferenceLevelFeedback
 from refed_dspy.programs.baselines import METHODS
 from refed_dspy.programs.saved import load_state
-from refed_dspy.teachers.by_stage import ANY
+from refed_dspy.runs.result import Synthesis
 from refed_dspy.runs.synthesize import synthesize
 from refed_dspy.teachers import TeacherLike
+from refed_dspy.teachers.by_stage import ANY
+from refed_dspy.teachers.recorded import Progress
 
 _META = (
     *("identity", "program", "features", "left_out", "seed"),

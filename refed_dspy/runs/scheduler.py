@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 from typing import Protocol
 
-from refed_dspy.runs.plan import Plan, Propose, Respond, Study, Unit
-from refed_dspy.errors import RowError
 from refed_dspy.concurrency import GRACE, land
-
+from refed_dspy.errors import RowError
+from refed_dspy.runs.plan import Plan, Propose, Respond, Study, Unit
 
 
 class Work(Protocol):
@@ -71,8 +70,6 @@ async def _feed(plan: Plan, work: Work, slots: int, running: set[asyncio.Task[No
         done = await ended.get()
         running.discard(done)
         done.result()
-
-
 
 
 async def _perform(plan: Plan, work: Work, unit: Unit) -> None:

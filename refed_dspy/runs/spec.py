@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,32 +11,23 @@ from typing import Any, Protocol, cast
 
 import dspy
 
-from refed_dspy.teachers.caps import CapSettings
-from refed_dspy.ledger.recorder import CALLS_A_SAMPLE
 from refed_dspy.data.references import References
-from refed_dspy.runs.plan import PlanSettings
+from refed_dspy.errors import RunDirError
 from refed_dspy.filters.base import JudgeFilter
 from refed_dspy.filters.screening import Screening
-from refed_dspy.teachers.recorded import CallPolicy
-from refed_dspy.programs.reference_level import Proposal
-from refed_dspy.programs.saved import program_digests
-from refed_dspy.records import digest
-from refed_dspy.records import Reference, Sample
-from refed_dspy.teachers.by_stage import TeachersByStage, stages_of
-from refed_dspy.teachers import Teacher
-import json
-import logging
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
-from refed_dspy.ledger.identity import has_begun
+from refed_dspy.ledger.identity import differences, has_begun, refuse_other_work
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.errors import RunDirError
-from refed_dspy.teachers.pool import PoolSetup
+from refed_dspy.ledger.recorder import CALLS_A_SAMPLE
 from refed_dspy.programs.mlflow_address import is_address
-from refed_dspy.programs.saved import program_state
-from refed_dspy.teachers.by_stage import ANY, rates_of
-from refed_dspy.ledger.identity import differences, named, refuse_other_work
+from refed_dspy.programs.reference_level import Proposal
+from refed_dspy.programs.saved import program_digests, program_state
+from refed_dspy.records import Reference, Sample, digest
+from refed_dspy.runs.plan import PlanSettings
+from refed_dspy.teachers import Teacher
+from refed_dspy.teachers.by_stage import ANY, TeachersByStage, rates_of, stages_of
+from refed_dspy.teachers.caps import CapSettings
+from refed_dspy.teachers.pool import PoolSetup
+from refed_dspy.teachers.recorded import CallPolicy
 
 STUDIES = ("instruction_feedback", "response_feedback")
 """The stages that collect feedback on a reference."""
@@ -246,10 +239,6 @@ def _shares(members: Sequence[Mapping[str, Any]]) -> str:
     return ", ".join(f"{name} (weight {one['weight']:g})" for name, one in zip(names, members, strict=True))
 
 
-
-
-
-
 def check_same(ledger: Ledger, parts: RunSpec) -> None:
     """Raises RunDirError where the folder holds another run; the differences are named."""
     stored, given = ledger.meta("identity"), _identity(parts)
@@ -298,5 +287,3 @@ def _current(parts: RunSpec, size: int) -> dict[str, Any]:
 def _found_again(source: str | None) -> str | None:
     """A program's file by its whole path, so that it is found from any folder; an MLflow address as it is."""
     return source if source is None or is_address(source) else str(Path(source).absolute())
-
-

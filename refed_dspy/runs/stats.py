@@ -7,28 +7,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from refed_dspy.teachers.caps import caps_of
 from refed_dspy.concurrency import run_blocking
-from refed_dspy.config.loading import check_job
-from refed_dspy.data.dataset import DataSet, drawn, load_dataset
-from refed_dspy.records import DataRow
-from refed_dspy.ledger.spending import Spent, spent
-from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.errors import ConfigError, RunStopped, one_line
 from refed_dspy.config.jobs import StatsConfig
+from refed_dspy.config.loading import check_job
+from refed_dspy.data.dataset import DataSet, data_identity, drawn, load_dataset
+from refed_dspy.errors import ConfigError, RunStopped, one_line
+from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.ledger.spending import Spent, spent
 from refed_dspy.metrics.figures import Figures, Tools, figures, open_tools, scoring, table
+from refed_dspy.metrics.intervals import Interval
 from refed_dspy.metrics.win_rates import LC_NOTE, LengthControlled, length_controlled, win_rate
-from refed_dspy.teachers.recorded import CallPolicy, Progress
 from refed_dspy.programs.judges import OVERALL, PairwiseJudge, Verdict
 from refed_dspy.programs.saved import program_digests
-from refed_dspy.records import digest
-from refed_dspy.records import PICO
-from refed_dspy.metrics.intervals import Interval
-from refed_dspy.text import NONE, number
+from refed_dspy.records import PICO, DataRow, digest
 from refed_dspy.teachers import Teacher
-from refed_dspy.teachers.judge import open_judge_model, in_role
-from refed_dspy.data.dataset import data_identity
-from refed_dspy.teachers.row_jobs import RowJob, row_job, for_each_row, goes_on_from
+from refed_dspy.teachers.caps import caps_of
+from refed_dspy.teachers.judge import in_role, open_judge_model
+from refed_dspy.teachers.recorded import CallPolicy, Progress
+from refed_dspy.teachers.row_jobs import RowJob, for_each_row, goes_on_from, row_job
+from refed_dspy.text import NONE, number
 
 
 @dataclass(frozen=True)

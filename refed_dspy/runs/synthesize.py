@@ -13,35 +13,32 @@ from typing import Any, TypeAlias, TypedDict, Unpack
 
 import dspy
 
-from refed_dspy.errors import CapReached
-from refed_dspy.teachers.caps import CapsLeft, CapSettings, caps_left, lasting_caps
 from refed_dspy.concurrency import run_blocking
-from refed_dspy.ledger.recorder import RunRecorder
+from refed_dspy.config.filters import FilterConfig
 from refed_dspy.config.loading import check_filters, check_settings
 from refed_dspy.data.references import load_references
-from refed_dspy.teachers.session import Session
-from refed_dspy.ledger.spending import begin_start
+from refed_dspy.errors import CapReached, ConfigError
+from refed_dspy.filters.base import Filter, JudgeFilter
+from refed_dspy.filters.build import build
+from refed_dspy.filters.screening import Screening
 from refed_dspy.ledger.batches import left_batches
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.runs.plan import Plan, PlanSettings
-from refed_dspy.runs.scheduler import run
-from refed_dspy.errors import ConfigError
-from refed_dspy.config.filters import FilterConfig
-from refed_dspy.filters.build import build
-from refed_dspy.filters.base import Filter, JudgeFilter
-from refed_dspy.filters.screening import Screening
-from refed_dspy.runs.spec import assigned, begin_or_continue
-from refed_dspy.runs.result import Synthesis, read_run
-from refed_dspy.runs.spec import RunSpec
-from refed_dspy.teachers.recorded import Progress
-from refed_dspy.runs.worker import SynthesisWorker
+from refed_dspy.ledger.recorder import RunRecorder
+from refed_dspy.ledger.spending import begin_start
 from refed_dspy.programs import ReferenceLevelFeedback
 from refed_dspy.programs.load import open_judge, open_program, refuse_bound, warn_of_another_teacher
 from refed_dspy.records import digest
-from refed_dspy.teachers.by_stage import TeachersByStage, open_teachers, stages_of
-from refed_dspy.runs.result import end_at_cap, refresh_samples
+from refed_dspy.runs.plan import Plan, PlanSettings
+from refed_dspy.runs.result import Synthesis, end_at_cap, read_run, refresh_samples
+from refed_dspy.runs.scheduler import run
+from refed_dspy.runs.spec import RunSpec, assigned, begin_or_continue
+from refed_dspy.runs.worker import SynthesisWorker
 from refed_dspy.teachers import Teacher, TeacherLike, open_teacher
-from refed_dspy.teachers.judge import judge_beside, in_role
+from refed_dspy.teachers.by_stage import TeachersByStage, open_teachers, stages_of
+from refed_dspy.teachers.caps import CapSettings, CapsLeft, caps_left, lasting_caps
+from refed_dspy.teachers.judge import in_role, judge_beside
+from refed_dspy.teachers.recorded import Progress
+from refed_dspy.teachers.session import Session
 from refed_dspy.tracking.background import tracking
 from refed_dspy.tracking.run import copy_run
 

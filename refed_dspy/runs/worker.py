@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from refed_dspy.runs.plan import Propose, Respond, Study
-from refed_dspy.ledger.statements import decided, sampled, text_digest, unusable
 from refed_dspy.errors import RowError
 from refed_dspy.filters.screening import Screening
-from refed_dspy.runs.spec import SynthesisProgram
-from refed_dspy.teachers.recorded import RecordedTeacher
+from refed_dspy.ledger.statements import decided, sampled, text_digest, unusable
 from refed_dspy.programs.asking import same_teacher
 from refed_dspy.programs.reference_level import TAKEN_SHOWN
 from refed_dspy.records import Reference
+from refed_dspy.runs.plan import Propose, Respond, Study
+from refed_dspy.runs.spec import SynthesisProgram
+from refed_dspy.teachers.recorded import RecordedTeacher
 
 
 class SynthesisWorker:

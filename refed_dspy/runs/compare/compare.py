@@ -9,31 +9,30 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from refed_dspy.ledger.identity import has_begun
-from refed_dspy.teachers.caps import caps_of
 from refed_dspy.concurrency import run_blocking
-from refed_dspy.runs.compare.result import Comparison
-from refed_dspy.runs.compare.replay import read_compared
-from refed_dspy.runs.compare.figures import Diversity, tally
-from refed_dspy.runs.compare.write import write_comparison
+from refed_dspy.config.jobs import CompareConfig
 from refed_dspy.config.loading import check_job
 from refed_dspy.data.references import load_references
-from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.errors import ConfigError, NoAnswer, NoConnection, RefedError, RunDirError, RunStopped, one_line
-from refed_dspy.ledger.identity import differences, refuse_other_work
-from refed_dspy.config.jobs import CompareConfig
-from refed_dspy.runs.spec import RunSpec
-from refed_dspy.teachers.recorded import Progress
+from refed_dspy.ledger.identity import differences, has_begun, refuse_other_work
+from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.programs import PairwiseJudge, ReferenceLevelFeedback, SeedOnly
 from refed_dspy.programs.baselines import METHODS
 from refed_dspy.programs.load import open_judge, open_program, refuse_bound, warn_of_another_teacher
 from refed_dspy.programs.saved import program_digests
-from refed_dspy.records import digest
 from refed_dspy.programs.side_by_side import SideBySide
-from refed_dspy.signatures import DEFAULT_FEATURES
+from refed_dspy.records import digest
+from refed_dspy.runs.compare.figures import Diversity, tally
+from refed_dspy.runs.compare.replay import read_compared
+from refed_dspy.runs.compare.result import Comparison
+from refed_dspy.runs.compare.write import write_comparison
+from refed_dspy.runs.spec import RunSpec
 from refed_dspy.runs.synthesize import produce
+from refed_dspy.signatures import DEFAULT_FEATURES
 from refed_dspy.teachers import open_teacher
+from refed_dspy.teachers.caps import caps_of
 from refed_dspy.teachers.judge import judge_beside
+from refed_dspy.teachers.recorded import Progress
 
 SEED = "seed-only"
 _PASSING = (NoAnswer.kind, NoConnection.kind)

@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
-from typing import Any, Self
+from typing import Any, Self, TypeAlias
 
-from refed_dspy.runs.compare.result import Comparison, Line, mean_grade
-from refed_dspy.runs.compare.replay import Compared
-from refed_dspy.ledger.spending import spent
-from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.config.jobs import CompareConfig
 from refed_dspy.errors import ConfigError, one_line
-from refed_dspy.config.jobs import CompareConfig
+from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.ledger.spending import spent
 from refed_dspy.metrics.embedder import Embedder
-from refed_dspy.metrics.wording import wording, words
+from refed_dspy.metrics.intervals import Interval
 from refed_dspy.metrics.win_rates import LengthControlled, length_controlled, win_rate
-from refed_dspy.metrics.intervals import Interval
-from refed_dspy.teachers import Teacher
-import random
-from collections.abc import Mapping, Sequence
-from typing import TypeAlias
-from refed_dspy.runs.compare.result import Subset, mean_grade
+from refed_dspy.metrics.wording import wording, words
 from refed_dspy.runs.compare.replay import Compared, ComparedRow
-from refed_dspy.config.jobs import CompareConfig
-from refed_dspy.metrics.win_rates import win_rate
-from refed_dspy.metrics.intervals import Interval
+from refed_dspy.runs.compare.result import Comparison, Line, Subset, mean_grade
+from refed_dspy.teachers import Teacher
 
 SEED = "seed-only"
 FEEDBACK = {"response_feedback", "sample_feedback"}

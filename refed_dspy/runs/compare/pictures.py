@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from refed_dspy.errors import ExportError, one_line
-from refed_dspy.metrics.intervals import Interval
 from refed_dspy.files import whole_file
+from refed_dspy.metrics.intervals import Interval
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -10,16 +10,16 @@ from typing import Any
 
 import dspy
 
-from refed_dspy.teachers.session import LEAN
-from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.errors import NoAnswer, RowError
-from refed_dspy.teachers.recorded import keys, remembered
+from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.programs.adapter import SchemaAdapter
 from refed_dspy.programs.asking import Question, answered_by, with_roles
 from refed_dspy.programs.judges import Graded
 from refed_dspy.programs.side_by_side import Answered, SideBySide
 from refed_dspy.records import Reference
 from refed_dspy.teachers import Teacher
+from refed_dspy.teachers.recorded import keys, remembered
+from refed_dspy.teachers.session import LEAN
 
 
 class NotAsked(RowError):

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from refed_dspy.ledger.spending import Spent
+from refed_dspy.metrics.intervals import Interval, mean_interval
 from refed_dspy.metrics.win_rates import LC_NOTE, LengthControlled
 from refed_dspy.records import dollars
-from refed_dspy.metrics.intervals import Interval, mean_interval
 from refed_dspy.text import NONE, aligned, number
 
 PROXY = (

@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
-from refed_dspy.runs.compare.result import Comparison, PROXY
-from refed_dspy.runs.compare.replay import Compared
-from refed_dspy.runs.compare.pictures import Bar, Point, filter_picture, save, win_rate_picture
-from refed_dspy.records import PICO
 from refed_dspy.files import write_json, write_lines, write_text
+from refed_dspy.records import PICO
+from refed_dspy.runs.compare.pictures import Bar, Point, filter_picture, save, win_rate_picture
+from refed_dspy.runs.compare.replay import Compared
+from refed_dspy.runs.compare.result import PROXY, Comparison
 
 TABLE, FIGURES, ROWS, WIN_RATES, FILTERS = (
     *("comparison.txt", "comparison.json", "rows.jsonl"),

@@ -6,27 +6,26 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from refed_dspy.teachers.caps import caps_of
 from refed_dspy.concurrency import run_blocking
+from refed_dspy.config.jobs import FilterRunConfig
 from refed_dspy.config.loading import check_filters, check_job
 from refed_dspy.data.dataset import DataSet, load_dataset
-from refed_dspy.records import DataRow
-from refed_dspy.ledger.spending import Spent, spent
-from refed_dspy.ledger.ledger import FILE, Ledger
 from refed_dspy.errors import ConfigError, ExportError, RowError, RunDirError, RunStopped, one_line
-from refed_dspy.runs.filter.result import Filtering, OUTPUTS, write_filtering
-from refed_dspy.runs.filter.sift import sift
-from refed_dspy.filters.build import build
-from refed_dspy.filters.base import Decision, JudgeFilter, Step, labels, normal
-from refed_dspy.filters.judge import ABSTAINED
-from refed_dspy.config.jobs import FilterRunConfig
-from refed_dspy.teachers.recorded import CallPolicy, Progress
-from refed_dspy.programs.load import open_judge
-from refed_dspy.records import digest
-from refed_dspy.teachers import Teacher
-from refed_dspy.teachers.judge import open_judge_model, in_role
-from refed_dspy.teachers.row_jobs import RowJob, row_job, for_each_row, goes_on_from
 from refed_dspy.files import check_apart
+from refed_dspy.filters.base import Decision, JudgeFilter, Step, labels, normal
+from refed_dspy.filters.build import build
+from refed_dspy.filters.judge import ABSTAINED
+from refed_dspy.ledger.ledger import FILE, Ledger
+from refed_dspy.ledger.spending import Spent, spent
+from refed_dspy.programs.load import open_judge
+from refed_dspy.records import DataRow, digest
+from refed_dspy.runs.filter.result import OUTPUTS, Filtering, write_filtering
+from refed_dspy.runs.filter.sift import sift
+from refed_dspy.teachers import Teacher
+from refed_dspy.teachers.caps import caps_of
+from refed_dspy.teachers.judge import in_role, open_judge_model
+from refed_dspy.teachers.recorded import CallPolicy, Progress
+from refed_dspy.teachers.row_jobs import RowJob, for_each_row, goes_on_from, row_job
 
 NO_PLAIN = "no plain response"
 

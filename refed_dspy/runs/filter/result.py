@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from refed_dspy.data.dataset import DataSet
-from refed_dspy.ledger.spending import Spent
 from refed_dspy.errors import one_line
-from refed_dspy.runs.filter.sift import Sifted
-from refed_dspy.filters.base import Decision
-from refed_dspy.text import aligned
 from refed_dspy.files import write_json, write_lines, write_text
+from refed_dspy.filters.base import Decision
+from refed_dspy.ledger.spending import Spent
+from refed_dspy.runs.filter.sift import Sifted
+from refed_dspy.text import aligned
 
 KEPT, DROPPED, UNDECIDED, FUNNEL = "kept.jsonl", "dropped.jsonl", "undecided.jsonl", "funnel"
 OUTPUTS = (KEPT, DROPPED, UNDECIDED, f"{FUNNEL}.json", f"{FUNNEL}.txt")

@@ -6,9 +6,9 @@ import random
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
-from refed_dspy.records import DataRow
 from refed_dspy.filters.base import Decision, JudgeFilter, Step, TextFilter, checked, labels
 from refed_dspy.filters.rouge import RougeFilter, beginning, select
+from refed_dspy.records import DataRow
 
 IN_SEEDED_ORDER = {"rouge", "random"}
 """Filters that go through the rows in an order drawn by the seed (paper notes, section 3), as judges do to choose among

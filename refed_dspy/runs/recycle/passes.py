@@ -9,18 +9,18 @@ from typing import TypeVar
 
 import dspy
 
-from refed_dspy.teachers.caps import caps_left, lasting_caps
 from refed_dspy.concurrency import run_blocking
-from refed_dspy.records import DataRow
-from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.errors import CapReached, InputError, RunStopped, TeacherRefused
+from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.metrics.figures import scoring
 from refed_dspy.metrics.perplexity import Scorer
-from refed_dspy.teachers.recorded import Progress, keys, remembered
 from refed_dspy.programs.asking import Question, answered_by
 from refed_dspy.programs.reflection import Improved, Recycled, Reflected, ReflectionTuning
+from refed_dspy.records import DataRow
 from refed_dspy.runs.recycle.select import Selected, choose, select
-from refed_dspy.teachers.row_jobs import RowJob, row_job, for_each_row
+from refed_dspy.teachers.caps import caps_left, lasting_caps
+from refed_dspy.teachers.recorded import Progress, keys, remembered
+from refed_dspy.teachers.row_jobs import RowJob, for_each_row, row_job
 
 T = TypeVar("T")
 Work = Callable[[DataRow], Awaitable[T]]

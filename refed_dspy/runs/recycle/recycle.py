@@ -8,23 +8,22 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from refed_dspy.teachers.caps import caps_of
-from refed_dspy.config.loading import check_job
-from refed_dspy.data.dataset import drawn, load_dataset
-from refed_dspy.errors import ConfigError, RunStopped
 from refed_dspy.config.jobs import RecycleConfig
+from refed_dspy.config.loading import check_job
+from refed_dspy.data.dataset import data_identity, drawn, load_dataset
+from refed_dspy.errors import ConfigError, RunStopped
+from refed_dspy.files import check_apart
 from refed_dspy.metrics.figures import open_tools, scoring
-from refed_dspy.teachers.recorded import CallPolicy, Progress
 from refed_dspy.programs.load import refuse_bound, warn_of_another_teacher
 from refed_dspy.programs.reflection import INSTRUCTION_CRITERIA, RESPONSE_CRITERIA, Recycled, ReflectionTuning
 from refed_dspy.programs.saved import load_program, program_digests
 from refed_dspy.records import digest
-from refed_dspy.runs.recycle.result import OUTPUTS, Recycling, old_and_new, recycling_of, write_rows, write_table
 from refed_dspy.runs.recycle.passes import Passed, Passes, row_by_row, selectively
+from refed_dspy.runs.recycle.result import OUTPUTS, Recycling, old_and_new, recycling_of, write_rows, write_table
 from refed_dspy.teachers import Teacher, open_teacher
-from refed_dspy.data.dataset import data_identity
+from refed_dspy.teachers.caps import caps_of
+from refed_dspy.teachers.recorded import CallPolicy, Progress
 from refed_dspy.teachers.row_jobs import RowJob, goes_on_from
-from refed_dspy.files import check_apart
 
 
 def recycle(

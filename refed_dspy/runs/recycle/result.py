@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from refed_dspy.data.dataset import DataSet
-from refed_dspy.records import DataRow
-from refed_dspy.ledger.spending import Spent, spent
+from refed_dspy.files import write_json, write_lines, write_text
 from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.ledger.spending import Spent, spent
 from refed_dspy.metrics.figures import Figures, Pairs, Tools, figures, table
 from refed_dspy.programs.reflection import IMPROVED, REFLECTED, Recycled
+from refed_dspy.records import DataRow
 from refed_dspy.runs.recycle.passes import Passed
 from refed_dspy.runs.recycle.select import Selected
-from refed_dspy.files import write_json, write_lines, write_text
 
 ROWS, DROPPED, TABLE = "recycled.jsonl", "dropped.jsonl", "table"
 OUTPUTS = (ROWS, DROPPED, f"{TABLE}.txt", f"{TABLE}.json")

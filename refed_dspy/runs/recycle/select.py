@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from refed_dspy.records import DataRow
 from refed_dspy.metrics.perplexity import Difficulty, Scorer, ifd
 from refed_dspy.programs.reflection import Improved, Recycled, Reflected
+from refed_dspy.records import DataRow
 
 UNSCORED = "could not be scored"
 
