@@ -9,7 +9,7 @@ import pytest
 from benchmarks.simulated import SimulatedTeacher
 
 if TYPE_CHECKING:
-    from tests.odd_batches import OddService
+    from tests.support.scripted_batches import OddService
 
 # Nothing is told to MLflow but by the tests of telling it.
 os.environ["REFED_TRACK"] = "false"
@@ -83,7 +83,7 @@ def two(server: SimulatedTeacher, second_server: SimulatedTeacher) -> Iterator[t
 @pytest.fixture
 async def service() -> AsyncIterator[OddService]:
     """A Batch API in this loop that says whatever a test has it say."""
-    from tests.odd_batches import OddService  # takes seconds to import, and few need it
+    from tests.support.scripted_batches import OddService  # takes seconds to import, and few need it
 
     async with OddService().open() as opened:
         yield opened

@@ -39,7 +39,7 @@ from refed_dspy.config.loading import (
     teacher_setting,
 )
 from refed_dspy.errors import ConfigError
-from tests import docs_running as running
+from tests.support import docs_running as running
 
 ROOT = running.DOCS.parent
 KINDS: dict[str, type[Settings]] = {

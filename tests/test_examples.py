@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from refed_dspy.config.loading import (
@@ -15,8 +13,9 @@ from refed_dspy.config.loading import (
     Settings,
     load_job_config,
 )
+from tests.support import ROOT
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
+EXAMPLES = ROOT / "examples"
 KINDS: dict[str, type[Settings]] = {
     "demo.yaml": RunConfig,
     "pool.yaml": RunConfig,

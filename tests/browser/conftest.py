@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from refed_dspy.sharing.report.report import report
-from tests.shown_run import shown_run
+from tests.support.example_run import shown_run
 
 
 @dataclass

@@ -14,7 +14,7 @@ from refed_dspy.sharing.report.map import Map, instruction_map
 from refed_dspy.sharing.report.page import Page, render
 from refed_dspy.sharing.report.rows import COLUMNS, Rows
 from tests.browser.test_report_page import Browse, focused, listed, status
-from tests.shown_run import HOSTILE
+from tests.support.example_run import HOSTILE
 
 pytestmark = pytest.mark.browser
 KEPT, SIZE = 110, 120

@@ -13,7 +13,7 @@ from axe_playwright_python.sync_playwright import Axe
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.sharing.report.rows import Rows, read_rows
 from tests.browser.conftest import Opened
-from tests.shown_run import HOSTILE
+from tests.support.example_run import HOSTILE
 
 pytestmark = pytest.mark.browser
 Browse = Callable[..., Opened]

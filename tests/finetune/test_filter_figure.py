@@ -15,8 +15,8 @@ pytest.importorskip("trl", reason="make finetune brings it")
 
 from benchmarks.simulated import SimulatedTeacher
 from tests.finetune.conftest import ROWS, run_script
-from tests.test_filtering import Scales
-from tests.writing import fake_lm
+from tests.runs.filter.test_filter import Scales
+from tests.support.scripted_engine import fake_lm
 
 pytestmark = pytest.mark.finetune
 PROMPTS = [f"Question {n}: what of it?" for n in range(5)]

@@ -19,7 +19,7 @@ from refed_dspy.ledger.recorder import recording
 from refed_dspy.programs.adapter import SchemaAdapter
 from refed_dspy.records import Call
 from refed_dspy.weights import SMOKE, fetch
-from tests.writing import Notebook
+from tests.support.scripted_engine import Notebook
 
 SCRIPT = """
 import json, os, sys

@@ -1,0 +1,364 @@
+"""compile, judge agreement, track and promote as a person meets them: lines, exit codes, files, never a traceback."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import Result
+
+from benchmarks.simulated import SimulatedTeacher
+from refed_dspy.programs import PairwiseJudge, ReferenceLevelFeedback
+from refed_dspy.programs.saved import program_digests, save_program
+from tests.cli import test_runs
+from tests.cli.test_runs import refed, refused, teacher_file
+from tests.conftest import KEY, KEY_VARIABLE
+from tests.support import mlflow_stores
+from tests.support.mlflow_stores import Mlflow, written
+from tests.support.scripted_engine import references
+from tests.tracking.test_compile import known
+
+working_folder = test_runs.home
+mlflow_template, tracked = mlflow_stores.mlflow_template, mlflow_stores.tracked
+SMALL = {"optimizer": "bootstrap", "train": 2, "validation": 2, "test": 3, "instructions_per_feature": 1}
+PRICE = "{prompt: 1, completion: 2}"
+
+
+@pytest.fixture
+def home(working_folder: Path) -> Path:
+    """A working folder with references, pairs and a compile's settings."""
+    (working_folder / "references.jsonl").write_text("".join(json.dumps(r) + "\n" for r in references(7)))
+    (working_folder / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs(8)))
+    settings({})
+    return working_folder
+
+
+def pairs(count: int) -> list[dict[str, str]]:
+    return [
+        {"instruction": f"Explain {i}.", "answer_a": f"{i} is {i}.", "answer_b": "No.", "preferred": "AB"[i % 2]}
+        for i in range(count)
+    ]
+
+
+def settings(more: dict[str, Any]) -> None:
+    Path("compile.yaml").write_text(json.dumps({**SMALL, "evaluations": 4, **more}))  # JSON is YAML
+
+
+def compile_(home: Path, server: SimulatedTeacher, *more: object, **teacher: Any) -> Result:
+    return refed(
+        "compile", "--references", "references.jsonl", "--config", "compile.yaml", "--out", "out",
+        "--teacher", teacher_file(home, server, price=PRICE, **teacher), *more,
+    )  # fmt: skip
+
+
+def agreement(home: Path, server: SimulatedTeacher, *more: object, **judge: Any) -> Result:
+    given = "--pairs", "pairs.jsonl", "--out", "verdicts", "--judge", teacher_file(home, server, price=PRICE, **judge)
+    return refed("judge", "agreement", *given, *more)
+
+
+def no_traceback(result: Result) -> None:
+    assert result.exception is None or isinstance(result.exception, SystemExit), repr(result.exception)
+    assert "Traceback" not in result.output
+
+
+# --- refed compile
+
+
+def test_compile_says_what_it_came_to_and_where_it_is(home: Path, server: SimulatedTeacher) -> None:
+    done = compile_(home, server)
+    assert done.exit_code == 0, done.output
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith("validation: 0.") and "uncompiled" in lines[0] and "compiled" in lines[0]
+    heads = [line.split("  ")[0] for line in lines]
+    assert heads.index("program") < heads.index("uncompiled") < heads.index("compiled")
+    assert any(line.startswith("gain over uncompiled: ") and "3 held-out references" in line for line in lines)
+    assert "not proved" in done.stdout  # three references prove nothing
+    cost = next(line for line in lines if line.startswith("cost: $"))
+    assert cost.endswith(f"{server.stats()['requests']} calls")
+    assert lines[-1] == "program: out/program.json" and not [line for line in lines if len(line) > 200]
+    assert {p.name for p in Path("out").iterdir()} >= {"program.json", "prompts.diff", "proof.txt", "optimizer.log"}
+    assert not Path("mlflow.db").exists() and not Path("out/tracking.json").exists()
+
+
+@pytest.mark.slow
+def test_what_dspy_says_is_in_a_file(home: Path, server: SimulatedTeacher) -> None:
+    command = [
+        sys.executable, "-m", "refed_dspy.cli", "compile", "--references", "references.jsonl", "--out", "out",
+        "--config", "compile.yaml", "--teacher", str(teacher_file(home, server)),
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    chatter = Path("out/optimizer.log").read_text()
+    assert "Average Metric" in chatter and "Bootstrapped" in chatter
+    for text in ("Average Metric", "Bootstrapped", "it/s", "INFO", "Traceback"):
+        assert text not in done.stdout + done.stderr, text
+    assert all(" · " in line or line.startswith("refed: ") for line in done.stderr.splitlines()), done.stderr
+    assert "judge and teacher are one model" in done.stderr
+
+
+@pytest.mark.slow
+def test_an_estimate_asks_a_little_and_says_what_all_would_take(home: Path, server: SimulatedTeacher) -> None:
+    told = compile_(home, server, "--estimate")
+    assert told.exit_code == 0 and "the whole: about $" in told.stdout and "without --estimate" in told.stdout
+    paid = server.stats()["requests"]
+    done = compile_(home, server)
+    assert done.exit_code == 0 and server.stats()["repeated"] == 0 and server.stats()["requests"] > 2 * paid
+    foreseen = float(told.stdout.partition("about $")[2].partition(",")[0])
+    took = float(done.stdout.partition("cost: $")[2].partition(",")[0])
+    assert 0.4 < foreseen / took < 2.5
+
+
+@pytest.mark.slow
+def test_at_a_cap_it_ends_with_one_line_and_the_same_command_goes_on(home: Path, server: SimulatedTeacher) -> None:
+    cut = compile_(home, server, "--max-calls", 60)
+    assert cut.exit_code == 1 and server.stats()["requests"] == 60
+    told = [line for line in cut.stderr.splitlines() if line.startswith("refed: max_calls")]
+    assert told == ["refed: max_calls is reached; raise it, and the same command goes on"]
+    assert "stopped: max_calls is reached" in cut.stdout and Path("out/program.json").is_file()
+    again = compile_(home, server)
+    assert again.exit_code == 1 and server.stats()["requests"] == 60  # a cap stays
+    done = compile_(home, server, "--max-calls", 5_000)
+    assert done.exit_code == 0 and server.stats()["repeated"] == 0 and Path("out/proof.txt").is_file()
+
+
+@pytest.mark.slow
+def test_the_same_command_on_a_compile_that_is_done_pays_nothing(home: Path, server: SimulatedTeacher) -> None:
+    server.control(latency=0.02, sigma=1.0)
+    settings({"train": 4, "instructions_per_feature": 2})
+    first = compile_(home, server)
+    paid = server.stats()["requests"]
+    assert compile_(home, server).stdout == first.stdout
+    assert server.stats()["requests"] == paid
+
+
+@pytest.mark.slow
+def test_a_metric_from_the_config(home: Path, server: SimulatedTeacher) -> None:
+    settings({"metric": {"wins": 0.2, "grades": 0.8, "diversity": 0.0, "criteria": {"clear": "It is clear."}}})
+    done = compile_(home, server)
+    assert done.exit_code == 0, done.output
+    manifest = json.loads(Path("out/program.json").read_text())["refed"]
+    assert manifest["metric"]["grades"] == 0.8 and list(manifest["metric"]["criteria"]) == ["clear"]
+
+
+def wrong(home: Path) -> dict[str, tuple[list[object], list[str]]]:
+    (home / "down.yaml").write_text("model: sim/x\napi_base: http://127.0.0.1:9/v1\nretries: 0\n")
+    (home / "akey.yaml").write_text(f"model: sim/x\napi_base: http://127.0.0.1:9/v1\napi_key: {KEY}\n")
+    (home / "unknown.yaml").write_text("optimizr: gepa\n")
+    (home / "broken-pairs.jsonl").write_text('{"instruction": "a", "answer_a": "b"\n')
+    (home / "few.jsonl").write_text("".join(json.dumps(r) + "\n" for r in references(2)))
+    (home / "program.json").write_text("{}")
+    (home / "file").write_text("")
+    down: list[object] = ["--teacher", "down.yaml", "--references", "references.jsonl"]
+    out = [*down, "--out", "out"]
+    return {
+        "no out": (down, ["out:", "--out DIR"]),
+        "no teacher": (["--out", "out"], ["no teacher", "--teacher"]),
+        "unknown key": ([*out, "--config", "unknown.yaml"], ["optimizr", "did you mean optimizer?"]),
+        "unknown optimizer": ([*out, "--optimizer", "nosuch"], ["nosuch"]),
+        "no such dotted name": ([*out, "--optimizer", "no.such.Thing"], ["no.such.Thing"]),
+        "missing references": ([*out, "--references", "none.jsonl"], ["none.jsonl", "no such file"]),
+        "two references": ([*out, "--references", "few.jsonl"], ["a compile needs 3"]),
+        "broken pairs": ([*out, "--pairs", "broken-pairs.jsonl"], ["broken-pairs.jsonl line 1"]),
+        "not a program": ([*out, "--program", "program.json"], ["program.json", "it lacks"]),
+        "no price": ([*out, "--max-cost", 1], ["max_cost", "price"]),
+        "cap of nothing": ([*out, "--max-calls", 0], ["max_calls"]),
+        "a negative cap": ([*out, "--max-cost", -1], ["max_cost"]),
+        "a name that is none": ([*out, "--name", "a/b"], ["name"]),
+        "a key in a file": ([*out, "--teacher", "akey.yaml"], ["api_key: unknown key"]),
+        "endpoint down": (out, ["cannot be reached"]),
+        "judge is none": ([*out, "--judge", "nosuch/model"], ["provider is unknown"]),
+        "out is a file": ([*down, "--out", "file"], ["file"]),
+    }
+
+
+@pytest.mark.parametrize("case", wrong(Path("/tmp")))
+def test_bad_input_is_one_line(home: Path, case: str) -> None:
+    words, told = wrong(home)[case]
+    result = refed("compile", *words)
+    no_traceback(result)
+    lines = [line for line in result.stderr.splitlines() if not line.startswith(("refed: judge and", "uncompiled"))]
+    assert result.exit_code in ({1, 2} if case == "endpoint down" else {2}), result.output
+    assert len(lines) == 1 and lines[0].startswith("refed: "), result.stderr
+    assert all(text in lines[0] for text in told), lines
+    assert KEY not in result.output
+
+
+def test_the_folder_of_a_run_or_of_another_compile(home: Path, server: SimulatedTeacher) -> None:
+    teacher = teacher_file(home, server, price=PRICE)
+    refed("synth", "--references", "references.jsonl", "--run-dir", "run", "--size", 2, "--teacher", teacher)
+    refused(refed("compile", "--references", "references.jsonl", "--out", "run", "--teacher", teacher), "holds a run")
+    compile_(home, server, "--estimate")
+    refused(compile_(home, server, "--seed", 3), "holds another compile", "seed was 0, is 3")
+
+
+def test_a_run_in_the_folder_of_a_compile(home: Path, server: SimulatedTeacher) -> None:
+    compile_(home, server, "--estimate")
+    words = ["synth", "--references", "references.jsonl", "--run-dir", "out", "--teacher", home / "teacher.yaml"]
+    refused(refed(*words), "out", "holds")
+
+
+@pytest.mark.slow
+def test_a_compile_starts_from_the_program_that_is_named(home: Path, server: SimulatedTeacher) -> None:
+    save_program(ReferenceLevelFeedback(guidance={"response_generation": "Be brief."}), "own.json")
+    done = compile_(home, server, "--program", "own.json")
+    assert done.exit_code == 0, done.output
+    assert "Be brief." in Path("out/program.json").read_text()
+
+
+def test_tuning_a_judge_starts_from_the_program_that_is_named(home: Path, server: SimulatedTeacher) -> None:
+    judge = PairwiseJudge()
+    for predictor in judge.predictors():
+        predictor.signature = predictor.signature.with_instructions("Prefer what is shorter.")
+    save_program(judge, "judge.json")
+    given = "--pairs", "pairs.jsonl", "--out", "out", "--config", "compile.yaml", "--program", "judge.json"
+    done = refed("compile", *given, "--teacher", teacher_file(home, server, price=PRICE))
+    no_traceback(done)  # the simulated judge abstains on all of them, so that it ends early
+    assert "Prefer what is shorter." in json.dumps(known(Path("out"))[0].state)
+
+
+@pytest.mark.slow
+def test_a_compile_tracked_promoted_and_used(
+    home: Path, server: SimulatedTeacher, tracked: Mlflow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REFED_TRACK", "true")
+    done = compile_(home, server, "--name", "mine")
+    assert done.exit_code == 0, done.output
+    assert len(tracked.runs("compile")) == 1 and tracked.aliases("mine") == {"challenger": "1"}
+    assert refed("promote", "mine").output == "mine version 1 is champion: models:/mine@champion\n"
+    before = tracked.everything()
+    assert refed("track", "out").exit_code == 0 and tracked.everything() == before
+    assert tracked.aliases("mine") == {"challenger": "1", "champion": "1"}
+    words = ["synth", "--references", "references.jsonl", "--run-dir", "run", "--size", 3]
+    made = refed(*words, "--program", "models:/mine@champion", "--teacher", home / "teacher.yaml")
+    assert made.exit_code == 0, made.output
+    (run,) = tracked.runs("synthesis")
+    assert run.data.tags["refed.program.version"] == "1" and run.data.tags["refed.program.model"] == "mine"
+
+
+@pytest.mark.slow
+def test_a_compile_s_program_names_its_run(
+    home: Path, server: SimulatedTeacher, tracked: Mlflow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REFED_TRACK", "true")
+    compile_(home, server)
+    (parent,) = tracked.runs("compile")
+    assert json.loads(Path("out/program.json").read_text())["refed"]["run_id"] == parent.info.run_id
+
+
+@pytest.mark.slow
+def test_no_key_in_anything_that_a_command_leaves(
+    home: Path, locked: SimulatedTeacher, tracked: Mlflow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REFED_TRACK", "true")
+    done = compile_(home, locked, api_key_env=KEY_VARIABLE)
+    judged = agreement(home, locked, "--count", 2, api_key_env=KEY_VARIABLE)
+    assert done.exit_code == judged.exit_code == 0, done.output + judged.output
+    assert KEY not in done.output + judged.output
+    for path, content in written(home).items():
+        assert KEY.encode() not in content, path
+    monkeypatch.setenv(KEY_VARIABLE, "sk-wrong-77777777")
+    lost = agreement(home, locked, "--count", 3, api_key_env=KEY_VARIABLE)
+    no_traceback(lost)
+    assert lost.exit_code in {1, 2} and "sk-wrong-77777777" not in lost.output
+
+
+# --- refed judge agreement
+
+
+def test_agreement_is_a_table_and_costs_nothing_again(home: Path, server: SimulatedTeacher) -> None:
+    first = agreement(home, server)
+    assert first.exit_code == 0, first.output
+    assert "8 of 8 pairs judged, $" in first.stdout.splitlines()[-1]
+    paid = server.stats()["requests"]
+    assert paid == 16 and f"{paid} calls" in first.stdout  # each in both orders
+    assert agreement(home, server).stdout == first.stdout and server.stats()["requests"] == paid
+
+
+def test_agreement_heeds_no_teacher(home: Path, server: SimulatedTeacher, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REFED_TEACHER__TEMPERATURE", "0.5")  # of a teacher that this command does not take
+    assert agreement(home, server).exit_code == 0
+
+
+def test_agreement_of_a_draw(home: Path, server: SimulatedTeacher) -> None:
+    drawn = agreement(home, server, "--count", 3)
+    assert drawn.exit_code == 0 and "3 of 3 pairs judged" in drawn.stdout
+    refused(agreement(home, server, "--count", 4), "verdicts", "--out")
+    assert server.stats()["requests"] == 6
+    for count in (0, -1):
+        given = "--pairs", "pairs.jsonl", "--judge", home / "teacher.yaml", "--out", f"v{count}"
+        many = refed("judge", "agreement", *given, "--count", count)
+        refused(many, "count")
+
+
+def test_agreement_at_a_cap_goes_on_later(home: Path, server: SimulatedTeacher) -> None:
+    cut = agreement(home, server, "--max-calls", 6, concurrency=2)
+    no_traceback(cut)
+    assert cut.exit_code == 1 and "max_calls is reached" in cut.output and server.stats()["requests"] == 6
+    done = agreement(home, server, "--max-calls", 100, concurrency=2)
+    assert done.exit_code == 0 and "8 of 8 pairs judged" in done.stdout
+    assert server.stats()["requests"] == 16 and server.stats()["repeated"] == 0
+
+
+def test_agreement_at_a_cap_before_the_first_verdict(home: Path, server: SimulatedTeacher) -> None:
+    cut = agreement(home, server, "--max-calls", 1)
+    no_traceback(cut)
+    assert cut.exit_code == 1 and "0 of 8 pairs judged" in cut.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--pairs", "none.jsonl"], ["none.jsonl", "no such file"]),
+        (["--pairs", "broken.jsonl"], ["broken.jsonl line 2"]),
+        (["--pairs", "references.jsonl"], ["references.jsonl"]),
+        (["--judge", "nosuch/model"], ["provider is unknown"]),
+        (["--judge", "none.yaml"], ["none.yaml"]),
+        (["--program", "none.json"], ["none.json", "no such file"]),
+        (["--max-calls", "0"], ["max_calls"]),
+        (["--max-cost", "-1"], ["max_cost"]),
+        (["--max-minutes", "0"], ["max_minutes"]),
+        (["--out", "broken.jsonl"], ["broken.jsonl", "cannot be written"]),
+    ],
+)
+def test_agreement_of_what_cannot_be_used_is_one_line(
+    home: Path, server: SimulatedTeacher, words: list[str], told: list[str]
+) -> None:
+    good = json.dumps(pairs(1)[0])
+    (home / "broken.jsonl").write_text(f'{good}\n{{"instruction": "a"\n')
+    result = agreement(home, server, *words)
+    no_traceback(result)
+    refused(result, *told)
+    assert server.stats()["requests"] == 0
+
+
+@pytest.mark.slow
+def test_agreement_by_a_compiled_judge(home: Path, server: SimulatedTeacher) -> None:
+    judge = PairwiseJudge()
+    for predictor in judge.predictors():
+        predictor.signature = predictor.signature.with_instructions("Prefer what is shorter.")
+    save_program(judge, "judge.json")
+    assert program_digests(judge) != program_digests(PairwiseJudge())
+    assert agreement(home, server, "--program", "judge.json").exit_code == 0
+    refused(agreement(home, server), "holds other verdicts", "program")
+
+
+@pytest.mark.slow
+def test_track_of_a_folder_of_verdicts_says_that_it_is_none_to_track(
+    home: Path, server: SimulatedTeacher, tracked: Mlflow
+) -> None:
+    agreement(home, server)
+    result = refed("track", "verdicts")
+    refused(result, "verdicts")
+    assert tracked.runs() == []
+
+
+def test_the_commands_are_in_the_help() -> None:
+    shown = refed("--help").stdout
+    for command in ("compile", "judge", "promote", "track"):
+        assert command in shown
+    for words in (["compile"], ["judge", "agreement"], ["promote"], ["track"]):
+        assert refed(*words, "--help").exit_code == 0

@@ -1,0 +1,350 @@
+"""compare, filter, recycle and stats on the command line, and what synth, status, resume and export say of filters: one
+line for a mistake, the right exit code, nothing paid twice, no key in any file."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.simulated import SimulatedTeacher
+from refed_dspy import PairwiseJudge, save_program
+from refed_dspy.ledger.ledger import Ledger
+from tests.cli.test_runs import REFED, heeding_ctrl_c, refed, refused, synth, teacher_file
+from tests.cli.test_runs import home as empty_home  # noqa: F401 — a fixture
+from tests.conftest import KEY, KEY_VARIABLE
+
+DOWN = "model: sim/x\napi_base: http://127.0.0.1:9/v1\nretries: 0\n"
+
+
+def written(folder: Path, name: str, text: str) -> str:
+    (folder / name).write_text(text, encoding="utf-8")
+    return name
+
+
+def judge_file(folder: Path, server: SimulatedTeacher, **settings: Any) -> str:
+    values = {"model": "sim/other-model", "api_base": server.base_url, "retries": 0, **settings}
+    return written(folder, "judge.yaml", "".join(f"{key}: {value}\n" for key, value in values.items()))
+
+
+@pytest.fixture
+def home(empty_home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:  # noqa: F811
+    """A working folder with references, and the figures that need no model."""
+    monkeypatch.setenv("REFED_EMBEDDINGS", "false")
+    return empty_home
+
+
+@pytest.fixture
+def rows(home: Path) -> str:
+    """A data set with plain responses, in columns that a config names."""
+    written(home, "plain.yaml", "columns: {plain: first}\n")
+    many = [{"instruction": f"Say {i}.", "response": f"Word {i} at length.", "first": f"Word {i}."} for i in range(24)]
+    return written(home, "rows.jsonl", "".join(json.dumps(row) + "\n" for row in many))
+
+
+@pytest.fixture
+def filtered(home: Path, server: SimulatedTeacher) -> Path:
+    """A run of 4 samples that a judge gave the highest grade, and more that it dropped."""
+    written(home, "run.yaml", "filters: [refusals, {rubric: {at_least: 5}}]\n")
+    teacher = teacher_file(home, server, concurrency=4)
+    made = synth("--size", 4, "--teacher", teacher, "--judge", judge_file(home, server), "--config", "run.yaml")
+    assert made.exit_code == 0, made.output
+    return home / "run"
+
+
+# --- filters of a run
+
+
+def test_status_tells_what_each_filter_dropped_and_why(filtered: Path) -> None:
+    facts = json.loads(refed("status", "run", "--json").stdout)
+    refusals, rubric = facts["filters"]
+    assert (refusals["filter"], refusals["dropped"]) == ("refusals", 0) and rubric["kept"] == 4
+    assert rubric["dropped"] == sum(rubric["reasons"].values()) == refusals["kept"] - 4 > 0
+    assert set(rubric["reasons"]) <= {"below 5", "judge abstained"}
+    shown = refed("status", "run").stdout
+    assert f"filter rubric: 4 kept, {rubric['dropped']} dropped (" in shown
+    assert all(f"{count} {reason}" in shown for reason, count in rubric["reasons"].items())
+
+
+def test_export_dropped(filtered: Path) -> None:
+    facts = json.loads(refed("status", "run", "--json").stdout)
+    told = refed("export", "run", "--dropped")
+    assert told.exit_code == 0 and f"{facts['filters'][1]['dropped']} dropped rows in dropped.jsonl" in told.output
+    rows = [json.loads(line) for line in Path("dropped.jsonl").read_text().splitlines()]
+    assert len(rows) == facts["filters"][1]["dropped"]
+    for row in rows:
+        assert row["filter"] == "rubric" and row["reason"] and row["instruction"] and row["improved_response"]
+        assert (row["score"] is None) == (row["reason"] == "judge abstained")
+    refused(refed("export", "run", "--dropped"), "dropped.jsonl: exists", "--force")
+    assert refed("export", "run", "--dropped", "--force").exit_code == 0
+    refused(
+        refed("export", "run", "--dropped", "--format", "parquet", "--out", "x"), "dropped rows are written as jsonl"
+    )
+    refused(refed("export", "run", "--dropped", "--out", "none/x.jsonl"), "none/x.jsonl: cannot be written")
+    kept = refed("export", "run")
+    assert "4 samples in samples.jsonl" in kept.output
+
+
+def test_resume_goes_on_with_the_runs_filters_and_judge(
+    filtered: Path,
+    server: SimulatedTeacher,
+    home: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (home / "elsewhere").mkdir()
+    written(home, "elsewhere/down.yaml", DOWN)
+    monkeypatch.chdir(home / "elsewhere")
+    grown = refed("resume", "../run", "--size", 6)
+    assert grown.exit_code == 0 and "6 of 6 samples" in grown.output and "filter rubric: 6 kept" in grown.output
+    other = written(home, "moved.yaml", f"model: sim/other-model\napi_base: {server.root}/v1/\n")
+    refused(refed("resume", "../run", "--size", 7, "--judge", "down.yaml"), "judge.model was")
+    assert refed("resume", "../run", "--size", 7, "--judge", f"../{other}").exit_code == 0
+    assert server.stats()["repeated"] == 0
+
+
+def test_a_judge_that_is_the_teacher_moves_with_it(home: Path, server: SimulatedTeacher) -> None:
+    """No judge is named: the endpoint moves, and nobody is asked at the old address any more."""
+    written(home, "run.yaml", "filters: [{rubric: {at_least: 2}}]\n")
+    with SimulatedTeacher(latency=0, sigma=0) as old:
+        made = synth("--size", 1, "--teacher", teacher_file(home, old, concurrency=2), "--config", "run.yaml")
+        assert made.exit_code == 0, made.output
+    moved = refed("resume", "run", "--size", 2, "--teacher", teacher_file(home, server, concurrency=2))
+    assert moved.exit_code == 0, moved.output
+    with Ledger.read(home / "run") as ledger:
+        asked = dict(ledger.db.execute("SELECT endpoint, count(*) FROM calls WHERE stage='rubric_judge' GROUP BY 1"))
+    assert asked[server.base_url] > 0
+
+
+def test_a_compiled_judges_file_is_found_from_any_folder(
+    home: Path,
+    server: SimulatedTeacher,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    compiled = PairwiseJudge()
+    compiled.compare.signature = compiled.compare.signature.with_instructions("You compare two answers, strictly.")
+    save_program(compiled, home / "judge.json")
+    written(home, "run.yaml", "filters: [judge]\njudge_program: judge.json\n")
+    settings = ("--judge", judge_file(home, server), "--config", "run.yaml")
+    assert synth("--size", 1, "--teacher", teacher_file(home, server, concurrency=2), *settings).exit_code == 0
+    (home / "elsewhere").mkdir()
+    monkeypatch.chdir(home / "elsewhere")
+    assert refed("resume", "../run", "--size", 2).exit_code == 0
+
+
+def test_a_judge_that_is_down_is_told_before_and_after_the_first_answer(home: Path, server: SimulatedTeacher) -> None:
+    written(home, "run.yaml", "filters: [judge]\n")
+    words = ("--size", 3, "--teacher", teacher_file(home, server), "--config", "run.yaml")
+    down = synth(*words, "--judge", written(home, "down.yaml", DOWN))
+    refused(down, "127.0.0.1:9", "cannot be reached", "refed resume run", code=1)
+    refused(synth(*words, "--judge", "nosuch/judge"), "judge", "provider is unknown")
+    nokey = written(home, "nokey.yaml", "model: sim/x\napi_base: http://127.0.0.1:9/v1\napi_key_env: NOT_SET_HERE\n")
+    refused(synth(*words, "--judge", nokey), "judge: the variable NOT_SET_HERE", "export it")
+
+
+def test_a_run_of_an_earlier_version_is_read_and_gone_on_with(home: Path, server: SimulatedTeacher) -> None:
+    """Its ledger has no table of decisions, and no word of filters, judges or programs."""
+    synth("--size", 3, "--teacher", teacher_file(home, server))
+    with Ledger.create(home / "run") as ledger:
+        ledger.db.execute("DROP TABLE decisions")
+        ledger.db.execute("DELETE FROM meta WHERE name IN ('filters', 'judge', 'judge_program', 'final_stage')")
+    facts = json.loads(refed("status", "run", "--json").stdout)
+    assert facts["kept"] == 3 and facts["filters"] == []
+    assert refed("export", "run").exit_code == 0 and refed("stats", "run").exit_code == 0
+    refused(refed("export", "run", "--dropped"), "no filter dropped anything")
+    grown = refed("resume", "run", "--size", 5)
+    assert grown.exit_code == 0 and server.stats()["repeated"] == 0
+
+
+def test_methods(home: Path, server: SimulatedTeacher) -> None:
+    teacher = teacher_file(home, server)
+    made = synth("--size", 3, "--teacher", teacher, "--method", "sample-level")
+    assert made.exit_code == 0 and "sample_feedback: 3 calls" in made.output
+    assert "5 of 5 samples" in refed("resume", "run", "--size", 5).output and server.stats()["repeated"] == 0
+    refused(synth("--size", 3, "--teacher", teacher), "holds another run", "kind was SampleLevelFeedback")
+    refused(synth("--method", "smaple-level", "--teacher", teacher), "method: input should be 'reference-level'")
+
+
+# --- filter
+
+
+def test_filter_status_and_again(rows: str, home: Path, server: SimulatedTeacher) -> None:
+    before = Path(rows).read_bytes()
+    words = ("filter", rows, "--filter", "refusals", "--filter", "judge", "--judge", judge_file(home, server))
+    made = refed(*words, "--config", "plain.yaml", "--out", "out")
+    assert made.exit_code == 0, made.output
+    kept, dropped = (Path("out", name).read_text().splitlines() for name in ("kept.jsonl", "dropped.jsonl"))
+    assert len(kept) + len(dropped) == 24 and kept and Path(rows).read_bytes() == before
+    paid = server.stats()["requests"]
+    assert refed(*words, "--config", "plain.yaml", "--out", "out").stdout == made.stdout
+    assert server.stats()["requests"] == paid
+    facts = json.loads(refed("status", "out", "--json").stdout)
+    assert facts["work"] == "filtering" and facts["asked"] == 24 and facts["usage"]["pairwise_judge"]["calls"] == 48
+    assert refed("status", "out").stdout.startswith("filtering: 24 of 24 rows asked about\npairwise_judge: 48 calls")
+    refused(refed("resume", "out"), "holds a filtering, not a run")
+    refused(refed("export", "out", "--out", "x"), "holds a filtering, not a run")
+    refused(refed("recycle", rows, "--out", "out", "--teacher", "judge.yaml"), "holds a filtering, not a recycling")
+
+
+def test_filter_at_a_cap_says_how_to_go_on(rows: str, home: Path, server: SimulatedTeacher) -> None:
+    words = ("filter", rows, "--filter", "judge", "--judge", judge_file(home, server), "--config", "plain.yaml")
+    refused(refed(*words, "--out", "out", "--max-calls", 9), "max_calls", "--max-calls", "out", code=1)
+    assert refed(*words, "--out", "out", "--max-calls", 48).exit_code == 0
+    assert server.stats()["requests"] == 48 and server.stats()["repeated"] == 0
+
+
+def bad_filtering(folder: Path) -> dict[str, tuple[list[object], list[str], int]]:
+    written(folder, "empty.jsonl", "")
+    written(folder, "shapeless.jsonl", '{"q": "a", "a": "b"}\n')
+    written(folder, "broken.jsonl", '{"instruction": "a", "resp')
+    written(folder, "down.yaml", DOWN)
+    written(folder, "bad.yaml", "filters: [\n b")
+    written(folder, "wrong.yaml", "columns: {plain: nosuch}\n")
+    written(folder, "typo.yaml", "columns: {plian: first}\n")
+    judged: list[object] = ["rows.jsonl", "--filter", "judge", "--judge", "down.yaml"]
+    return {
+        "empty": (["empty.jsonl", "--filter", "refusals"], ["empty.jsonl: no rows"], 2),
+        "shapeless": (["shapeless.jsonl", "--filter", "refusals"], ["no usable row", "q, a", "columns"], 2),
+        "broken": (["broken.jsonl", "--filter", "refusals"], ["broken.jsonl line 1"], 2),
+        "missing file": (["none.jsonl", "--filter", "refusals"], ["none.jsonl: no such file"], 2),
+        "a folder": ([".", "--filter", "refusals"], ["is a folder"], 2),
+        "no data": (["--filter", "refusals"], ["data: name it"], 2),
+        "no filter": (["rows.jsonl"], ["filters: name at least one"], 2),
+        "unknown filter": (["rows.jsonl", "--filter", "rogue"], ["rogue: unknown key; did you mean rouge?"], 2),
+        "not YAML": (["rows.jsonl", "--filter", "rouge: {threshold"], ["--filter", "not YAML"], 2),
+        "nothing": (["rows.jsonl", "--filter", ""], ["filters.0", "settings"], 2),
+        "wrong type": (
+            ["rows.jsonl", "--filter", "rouge: 5"],
+            ["filters.0.rouge: input should be `key: value` settings"],
+            2,
+        ),
+        "broken config": (["rows.jsonl", "--config", "bad.yaml"], ["bad.yaml line 2: not YAML"], 2),
+        "no benchmark": (["rows.jsonl", "--filter", "overlap: {against: none.txt}"], ["none.txt", "no such file"], 2),
+        "no judge": (["rows.jsonl", "--filter", "rubric"], ["judge", "--judge"], 2),
+        "no plain column": (judged, ["judge", "24 rows", "plain"], 2),
+        "wrong column": ([*judged, "--config", "wrong.yaml"], ["rows.jsonl", "plain"], 2),
+        "misspelt column": ([*judged, "--config", "typo.yaml"], ["plian: unknown key; did you mean plain?"], 2),
+        "judge down": ([*judged, "--config", "plain.yaml"], ["127.0.0.1:9", "cannot be reached"], 2),
+        "keeps nothing": (["rows.jsonl", "--filter", "length: {min_words: 50}"], ["length", "too short", "loosen"], 1),
+        "cap too low": ([*judged, "--config", "plain.yaml", "--max-cost", "1e-9"], ["max_cost", "price"], 2),
+        "over the data": (["rows.jsonl", "--filter", "refusals", "--out", "rows.jsonl"], ["rows.jsonl", "folder"], 2),
+    }
+
+
+@pytest.mark.parametrize("case", bad_filtering(Path("/tmp")))
+def test_bad_input_to_filter_is_one_line(rows: str, home: Path, case: str) -> None:
+    words, told, code = bad_filtering(home)[case]
+    before = Path(rows).read_bytes()
+    refused(refed("filter", *words, *(() if "--out" in words else ("--out", "out"))), *told, code=code)
+    assert Path(rows).read_bytes() == before
+
+
+def test_a_judge_that_abstains_everywhere_is_an_error(rows: str, home: Path, server: SimulatedTeacher) -> None:
+    server.control(fail_stage="compare two answers")
+    words = ("filter", rows, "--filter", "judge", "--judge", judge_file(home, server, malformed_retries=0))
+    refused(refed(*words, "--config", "plain.yaml", "--out", "out"), "judge", code=1)
+    refused(refed("stats", rows, "--judge", "judge.yaml", "--config", "plain.yaml", "--out", "st"), "judge", code=1)
+
+
+def test_no_key_is_in_any_file(rows: str, home: Path, locked: SimulatedTeacher) -> None:
+    judge = judge_file(home, locked, api_key_env=KEY_VARIABLE)
+    common = ("--config", "plain.yaml", "--judge", judge)
+    for words in (("filter", rows, "--filter", "judge", "--out", "f"), ("stats", rows, "--out", "s")):
+        done = refed(*words, *common)
+        assert done.exit_code == 0 and KEY not in done.output, done.output
+    assert refed("recycle", rows, "--size", 2, "--out", "r", "--teacher", judge).exit_code == 0
+    for path in (p for p in home.rglob("*") if p.is_file()):
+        assert KEY.encode() not in path.read_bytes(), path
+
+
+@pytest.mark.slow
+def test_ctrl_c_in_filter_keeps_what_was_paid_for(rows: str, home: Path, server: SimulatedTeacher) -> None:
+    server.control(latency=0.3)
+    words = ["filter", rows, "--filter", "judge", "--judge", judge_file(home, server, concurrency=2)]
+    command = [*REFED, *words, "--config", "plain.yaml", "--out", "out"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=heeding_ctrl_c) as process:
+        try:
+            while server.stats()["answered"] < 6:
+                time.sleep(0.02)
+            process.send_signal(signal.SIGINT)
+            _, told = process.communicate(timeout=20)
+        finally:
+            process.kill()
+    assert process.returncode == 130 and told.strip().splitlines()[-1].endswith("go on with: the same command")
+    assert "Traceback" not in told
+    server.control(latency=0)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ})
+    assert done.returncode == 0 and server.stats()["repeated"] == 0
+
+
+# --- recycle, stats, compare
+
+
+def test_recycle(rows: str, home: Path, server: SimulatedTeacher) -> None:
+    teacher = teacher_file(home, server)
+    refused(refed("recycle", rows, "--out", "r"), "teacher: name it with --teacher")
+    refused(refed("recycle", rows, "--out", "r", "--teacher", teacher, "--selective"), "selective: needs a scorer")
+    refused(refed("recycle", "none.jsonl", "--out", "r", "--teacher", teacher), "none.jsonl: no such file")
+    short = refed("recycle", rows, "--size", 5, "--out", "r", "--teacher", teacher, "--max-calls", 4)
+    refused(short, "max_calls", "--max-calls", code=1)
+    made = refed("recycle", rows, "--size", 5, "--out", "r", "--teacher", teacher, "--max-calls", 10)
+    assert made.exit_code == 0 and "5 of 5 rows recycled" in made.stdout and server.stats()["repeated"] == 0
+    assert refed("status", "r").stdout.startswith("recycling: 5 of 5 rows asked about\n")
+
+
+def test_stats(rows: str, home: Path, server: SimulatedTeacher) -> None:
+    shown = refed("stats", rows)
+    assert shown.exit_code == 0 and "distinct-2 of responses" in shown.stdout and not server.stats()["requests"]
+    facts = json.loads(refed("stats", rows, "--json").stdout)
+    assert facts["data"]["rows"] == 24 and all(
+        not isinstance(v, float) or math.isfinite(v) for v in facts["data"].values()
+    )
+    refused(refed("stats", rows, "--judge", judge_file(home, server)), "no plain response", "columns")
+    refused(refed("stats", rows, "--sample", 3), "sample: input should be greater than or equal to 10")
+    judged = ("stats", rows, "--config", "plain.yaml", "--judge", "judge.yaml", "--out", "st")
+    refused(refed(*judged, "--max-calls", 8), "max_calls", "--max-calls", code=1)
+    assert "improved over plain, by sim/other-model" in refed(*judged, "--max-calls", 60).stdout
+    assert refed("status", "st").stdout.startswith("statistics: 24 of 24 rows asked about\n")
+    refused(refed("resume", "st"), "holds statistics, not a run")
+
+
+def test_compare_refuses_before_anything_is_asked(home: Path, server: SimulatedTeacher) -> None:
+    teacher, judge = teacher_file(home, server), judge_file(home, server)
+    words = ("compare", "--references", "references.jsonl", "--out", "c", "--judge", judge)
+    written(home, "typo.yaml", "programs: {a: reference-level, b: refrence-level}\nagainst: a\n")
+    written(home, "nofile.yaml", "programs: {a: reference-level, b: mine.json}\nagainst: a\n")
+    written(home, "sizes.yaml", "subsets: [0]\n")
+    refused(refed(*words), "teacher: name it with --teacher")
+    refused(refed(*words, "--teacher", teacher, "--against", "nobody"), "refed: against: name one of the programs")
+    refused(
+        refed(*words, "--teacher", teacher, "--config", "typo.yaml"), "'refrence-level'; did you mean reference-level?"
+    )
+    refused(refed(*words, "--teacher", teacher, "--config", "nofile.yaml"), "programs: b: no program 'mine.json'")
+    refused(refed(*words, "--teacher", teacher, "--config", "sizes.yaml"), "sizes.yaml: subsets.0")
+    assert not server.stats()["requests"] and not (home / "c").exists()
+
+
+@pytest.mark.slow
+def test_compare_status_and_export(home: Path, server: SimulatedTeacher) -> None:
+    first = ("compare", "--references", "references.jsonl", "--size", 4, "--out", "c")
+    words = (*first, "--judge", judge_file(home, server), "--teacher", teacher_file(home, server))
+    made = refed(*words)
+    assert made.exit_code == 0 and "reference-level" in made.stdout, made.output
+    paid = server.stats()["requests"]
+    assert refed(*words).exit_code == 0 and server.stats()["requests"] == paid
+    assert refed("status", "c").stdout.startswith("4 of 4 instructions compared, ")
+    refused(refed("export", "c"), "c: holds a comparison, whose rows are in c/rows.jsonl already")
+    refused(refed("resume", "c"), "holds a comparison, not a run")
+    refused(synth("--run-dir", "c", "--teacher", "teacher.yaml"), "holds a comparison, not a run")
+
+
+def test_help_names_every_command() -> None:
+    shown = refed("--help").stdout
+    for command in ("compare", "filter", "recycle", "stats"):
+        assert command in shown and refed(command, "--help").exit_code == 0

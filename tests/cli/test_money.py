@@ -1,0 +1,267 @@
+"""Money on the command line: caps, estimates, what a run cost, and one line for each mistake."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from benchmarks.simulated import SimulatedTeacher
+from refed_dspy.cli.main import app
+from refed_dspy.records import PICO, dollars
+from tests.support.scripted_engine import references
+
+PRICE = "{prompt: 1, completion: 10, cached: 0.5}"
+MONEY = re.compile(r"\$\d[\d,]*(\.\d+)?")
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, server: SimulatedTeacher) -> Path:
+    """An empty working folder with references and two teachers: one whose price is set, one whose price is not."""
+    monkeypatch.chdir(tmp_path)
+    for name in [name for name in os.environ if name.startswith("REFED_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("REFED_TRACK", "false")
+    (tmp_path / "references.jsonl").write_text("".join(json.dumps(r) + "\n" for r in references(12)))
+    teacher = f"model: sim/sim-model\napi_base: {server.base_url}\nretries: 1\nmax_tokens: 1024\ntimeout: 5\n"
+    (tmp_path / "unpriced.yaml").write_text(teacher)
+    (tmp_path / "priced.yaml").write_text(f"{teacher}price: {PRICE}\n")
+    return tmp_path
+
+
+def refed(*words: object) -> Result:
+    return CliRunner().invoke(app, [str(word) for word in words])
+
+
+def synth(*more: object, teacher: str = "priced.yaml", run: str = "run") -> Result:
+    return refed("synth", "--references", "references.jsonl", "--run-dir", run, "--teacher", teacher, *more)
+
+
+def facts(run: str = "run") -> dict[str, Any]:
+    told: dict[str, Any] = json.loads(refed("status", run, "--json").stdout)
+    return told
+
+
+def refused(result: Result, *told: str) -> None:
+    """Bad input: exit code 2 and one line on stderr that says all of `told`, nothing on stdout."""
+    assert result.exit_code == 2, result.output
+    assert result.stderr.startswith("refed: ") and result.stderr.count("\n") == 1, result.stderr
+    assert "Traceback" not in result.output and not result.stdout
+    for text in told:
+        assert text in result.stderr
+
+
+def last_line(result: Result) -> str:
+    """The last line of stderr: above it stands progress."""
+    return str(result.stderr.splitlines()[-1])
+
+
+# --- caps
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("flag", "value", "said"),
+    [
+        ("--max-cost", "0.15", "max_cost $0.15 is reached after $0.1"),
+        ("--max-calls", "40", "max_calls 40 is reached after 40 calls"),
+        ("--max-minutes", "0.01", "max_minutes 0.01 is reached after 0.0 minutes"),
+    ],
+)
+def test_a_cap_ends_with_exit_code_1_and_how_to_go_on(
+    home: Path, server: SimulatedTeacher, flag: str, value: str, said: str
+) -> None:
+    server.control(latency=0.01 if flag == "--max-minutes" else 0)
+    result = synth("--size", 3_000 if flag == "--max-minutes" else 60, flag, value)
+    assert result.exit_code == 1 and "Traceback" not in result.output
+    told = last_line(result)
+    assert told.startswith(f"refed: {said}") and f"refed resume run {flag} " in told
+    kept = facts()["kept"]
+    assert kept == 0 or len((home / "run" / "samples-at-cap.jsonl").read_text().splitlines()) == kept
+    status = refed("status", "run")
+    assert status.exit_code == 0, "looking at a run that ended at a cap is no mistake"
+
+
+def test_a_resume_goes_on_under_a_larger_cap(home: Path, server: SimulatedTeacher) -> None:
+    assert synth("--size", 20, "--max-calls", 30).exit_code == 1
+    again = refed("resume", "run")
+    assert again.exit_code == 1 and "max_calls 30" in last_line(again), "the caps of before are remembered"
+    assert server.stats()["requests"] == 30
+    assert refed("resume", "run", "--max-calls", 35).exit_code == 1
+    assert server.stats()["requests"] == 35
+    done = refed("resume", "run", "--max-calls", 500)
+    assert done.exit_code == 0 and "20 of 20 samples" in done.stdout
+    assert facts()["stopped"] is None
+
+
+def test_caps_come_from_a_settings_file_and_the_environment_too(
+    home: Path, server: SimulatedTeacher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (home / "config.yaml").write_text("max_calls: 7\n")
+    assert synth("--config", "config.yaml").exit_code == 1 and server.stats()["requests"] == 7
+    monkeypatch.setenv("REFED_MAX_CALLS", "9")
+    assert synth("--config", "config.yaml").exit_code == 1 and server.stats()["requests"] == 9
+    assert synth("--config", "config.yaml", "--max-calls", 11).exit_code == 1
+    assert server.stats()["requests"] == 11
+
+
+def test_a_cap_that_is_not_needed_changes_nothing(home: Path) -> None:
+    result = synth("--size", 5, "--max-cost", 100, "--max-calls", 1000, "--max-minutes", 60)
+    assert result.exit_code == 0 and facts()["caps"] == {"max_cost": 100, "max_calls": 1000, "max_minutes": 60}
+
+
+BAD = [
+    ("--max-cost", "0"), ("--max-cost", "-1"), ("--max-cost", "nan"), ("--max-calls", "0"),
+    ("--max-calls", "-5"), ("--max-minutes", "0"), ("--max-minutes", "-1"),
+    ("--max-cost", "0.000001"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("flag", "value"), BAD)
+def test_a_cap_that_makes_no_sense_is_one_line(home: Path, server: SimulatedTeacher, flag: str, value: str) -> None:
+    name = flag.removeprefix("--").replace("-", "_")
+    refused(synth(flag, value), name)
+    synth("--size", 1, run="there")
+    sent = server.stats()["requests"]
+    refused(refed("resume", "there", "--size", 4, flag, value), name)
+    assert server.stats()["requests"] == sent
+
+
+@pytest.mark.parametrize(("flag", "value"), [("--max-cost", "much"), ("--max-calls", "1.5"), ("--max-minutes", "")])
+def test_a_cap_that_is_no_number_is_bad_input(home: Path, flag: str, value: str) -> None:
+    result = synth(flag, value)
+    assert result.exit_code == 2 and flag in result.stderr and "Traceback" not in result.output
+
+
+def test_a_cap_in_dollars_without_a_price_is_one_line(home: Path, server: SimulatedTeacher) -> None:
+    refused(synth("--max-cost", 1, teacher="unpriced.yaml"), "max_cost", "price", "unknown", "max_calls")
+    assert server.stats()["requests"] == 0
+
+
+@pytest.mark.parametrize(
+    ("price", "told"),
+    [
+        ("nosuch/model", "nosuch/model"),
+        ("{prompt: 1}", "completion"),
+        ("{prompt: -1, completion: 1}", "price"),
+        ("{prompt: 1, completion: 1, output: 3}", "output"),
+        ("0.15", "price"),
+    ],
+)
+def test_a_price_that_is_none_is_one_line(home: Path, server: SimulatedTeacher, price: str, told: str) -> None:
+    teacher = (home / "unpriced.yaml").read_text()
+    (home / "bad.yaml").write_text(f"{teacher}price: {price}\n")
+    refused(synth(teacher="bad.yaml"), "price", told)
+    assert server.stats()["requests"] == 0
+
+
+# --- the estimate
+
+
+def test_an_estimate_and_then_the_run(home: Path, server: SimulatedTeacher) -> None:
+    told = synth("--size", 60, "--estimate")
+    assert told.exit_code == 0, told.output
+    first, second, *_, last = told.stdout.splitlines()
+    assert first.startswith("60 samples: about ") and second.startswith("dollars: $")
+    assert last == "go on with the same command without --estimate"
+    made = facts()
+    assert made["size"] == 60 and 0 < made["kept"] <= 15
+    sent = server.stats()["requests"]
+    assert synth("--size", 60, "--estimate").stdout.splitlines()[:2] == [first, second]
+    assert server.stats()["requests"] == sent
+    assert synth("--size", 60).exit_code == 0 and facts()["kept"] == 60
+    assert server.stats()["repeated"] == 0
+
+
+def test_an_estimate_at_an_unknown_price(home: Path) -> None:
+    told = synth("--size", 60, "--estimate", teacher="unpriced.yaml")
+    assert told.exit_code == 0
+    assert told.stdout.splitlines()[1].startswith("dollars: unknown; set the teacher's price")
+
+
+def test_an_estimate_under_a_small_cap_fails_in_one_line(home: Path, server: SimulatedTeacher) -> None:
+    result = synth("--estimate", "--max-calls", 3)
+    assert result.exit_code == 1 and not result.stdout and "Traceback" not in result.stderr
+    assert last_line(result).startswith("refed: max_calls 3 is reached") and "of 100 samples" in last_line(result)
+    assert server.stats()["requests"] == 3
+
+
+# --- what a run has cost
+
+
+def test_status_tells_dollars_by_stage_for_each_sample_and_in_all(home: Path, server: SimulatedTeacher) -> None:
+    synth("--size", 10)
+    stats = server.stats()
+    plain = stats["billed_prompt_tokens"] - stats["billed_cached_tokens"]
+    bill = (plain + 0.5 * stats["billed_cached_tokens"] + 10 * stats["billed_completion_tokens"]) / 1e6
+    shown = refed("status", "run").stdout.splitlines()
+    for stage in ("instruction_feedback", "instruction_synthesis", "response_generation", "response_improvement"):
+        [line] = [line for line in shown if line.startswith(f"{stage}: ")]
+        assert MONEY.search(line), line
+    [total] = [line for line in shown if line.startswith("dollars: ")]
+    assert "the teacher's settings" in total
+    assert total.startswith(f"dollars: {dollars(bill * PICO)}, {dollars(bill / 10 * PICO)} a kept sample")
+    told = facts()
+    assert told["cost"] == pytest.approx(bill) and told["cost_per_sample"] == pytest.approx(bill / 10)
+    assert sum(use["cost"] for use in told["usage"].values()) == pytest.approx(bill)
+    assert all(isinstance(use["cost"], float) and use["unpriced"] == 0 for use in told["usage"].values())
+    assert told["price_source"] == "the teacher's settings" and told["projected"] is None
+
+
+def test_status_of_an_unfinished_run_tells_what_it_is_projected_to(home: Path) -> None:
+    synth("--size", 60, "--max-calls", 90)
+    [line] = [line for line in refed("status", "run").stdout.splitlines() if line.startswith("projected")]
+    assert line.startswith("projected for 60 samples: $") and "calls" in line
+    told = facts()["projected"]
+    assert told["size"] == 60 and 0 < told["low"] <= told["cost"] <= told["high"]
+    assert all(isinstance(told[name], float) for name in ("cost", "low", "high"))
+    assert facts()["stopped"].startswith("max_calls 90 is reached")
+
+
+def test_what_was_charged_unseen_is_told_apart(home: Path, server: SimulatedTeacher) -> None:
+    server.control(faults={"nousage": 0.3}, seed=2)
+    synth("--size", 10)
+    [line] = [line for line in refed("status", "run").stdout.splitlines() if line.startswith("dollars: ")]
+    assert "set aside for calls that never told" in line
+    told = facts()
+    reserved = sum(use["reserved"] for use in told["usage"].values())
+    assert 0 < reserved < told["cost"] and sum(use["unknown"] for use in told["usage"].values()) > 0
+
+
+def test_an_unknown_price_is_never_told_as_nothing(home: Path, server: SimulatedTeacher) -> None:
+    made = synth("--size", 8, "--max-calls", 15, teacher="unpriced.yaml")
+    for shown in (made.stdout, made.stderr, refed("status", "run").stdout):
+        assert "$" not in shown, shown
+    assert "price unknown" in refed("status", "run").stdout
+    assert facts()["unpriced"] == 15 and facts()["price_source"] is None
+    whole = synth("--size", 8, "--max-calls", 10_000, teacher="unpriced.yaml")
+    assert whole.exit_code == 0 and "$" not in whole.stdout and "price unknown" in whole.stdout
+    assert all(use["unpriced"] == use["calls"] for use in facts()["usage"].values())
+
+
+def test_a_sample_of_unknown_price_costs_no_number_in_json(home: Path) -> None:
+    synth("--size", 2, teacher="unpriced.yaml")
+    assert facts()["cost_per_sample"] is None
+
+
+def test_a_price_known_later_counts_from_then_on(home: Path) -> None:
+    synth("--size", 3, teacher="unpriced.yaml")
+    before = facts()
+    assert synth("--size", 6).exit_code == 0
+    told = facts()
+    assert told["unpriced"] == before["unpriced"] > 0 and told["cost"] > 0
+    [line] = [line for line in refed("status", "run").stdout.splitlines() if line.startswith("dollars: ")]
+    assert MONEY.search(line) and "at an unknown price" in line and "a kept sample" not in line
+
+
+def test_a_free_teacher_is_told_as_such(home: Path) -> None:
+    teacher = (home / "unpriced.yaml").read_text()
+    (home / "free.yaml").write_text(f"{teacher}price: {{prompt: 0, completion: 0}}\n")
+    made = synth("--size", 2, "--max-cost", 0.01, teacher="free.yaml")
+    assert made.exit_code == 0, "no call of it can pass a cap"
+    assert "dollars: $0" in refed("status", "run").stdout

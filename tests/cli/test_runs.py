@@ -1,0 +1,237 @@
+"""The command line as a person meets it: one line for a mistake, the right exit code, no traceback, no key."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from benchmarks.simulated import SimulatedTeacher
+from refed_dspy.cli.main import app
+from tests.conftest import KEY, KEY_VARIABLE
+from tests.support.scripted_engine import references
+
+REFED = [sys.executable, "-m", "refed_dspy.cli"]
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working folder with a file of references."""
+    monkeypatch.chdir(tmp_path)
+    for name in [name for name in os.environ if name.startswith("REFED_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("REFED_TRACK", "false")
+    (tmp_path / "references.jsonl").write_text("".join(json.dumps(r) + "\n" for r in references(12)))
+    return tmp_path
+
+
+def teacher_file(home: Path, server: SimulatedTeacher, **settings: Any) -> Path:
+    values = {"model": "sim/sim-model", "api_base": server.base_url, "retries": 1, "timeout": 20, **settings}
+    path = home / "teacher.yaml"
+    path.write_text("".join(f"{key}: {value}\n" for key, value in values.items()))
+    return path
+
+
+def refed(*words: object) -> Result:
+    return CliRunner().invoke(app, [str(word) for word in words])
+
+
+def synth(*more: object) -> Result:
+    return refed("synth", "--references", "references.jsonl", "--run-dir", "run", *more)
+
+
+def refused(result: Result, *told: str, code: int = 2) -> None:
+    """One line on stderr that says all of `told`, and the exit code."""
+    assert result.exit_code == code, result.output
+    assert result.stderr.startswith("refed: ") and result.stderr.count("\n") == 1, result.stderr
+    assert "Traceback" not in result.output
+    for text in told:
+        assert text in result.stderr
+
+
+def test_synth_status_export(home: Path, server: SimulatedTeacher) -> None:
+    made = synth("--size", 25, "--teacher", teacher_file(home, server))
+    assert made.exit_code == 0 and "25 of 25 samples" in made.output
+    facts = json.loads(refed("status", "run", "--json").stdout)
+    assert facts["kept"] == 25 and facts["complete"] and facts["usage"]["response_generation"]["calls"] == 25
+    assert "25 of 25 samples" in refed("status", "run").stdout
+    assert refed("export", "run", "--format", "jsonl", "--out", "out.jsonl").exit_code == 0
+    rows = [json.loads(line) for line in Path("out.jsonl").read_text().splitlines()]
+    assert len(rows) == 25
+    assert list(rows[0])[:5] == [
+        "instruction", "response", "analysis", "implementation_strategy", "improved_response",
+    ]  # fmt: skip
+    refused(refed("export", "run", "--format", "jsonl", "--out", "out.jsonl"), "out.jsonl: exists", "--force")
+    assert refed("export", "run", "--out", "out.jsonl", "--force").exit_code == 0
+
+
+def test_the_same_command_goes_on_and_resume_needs_only_the_folder(home: Path, server: SimulatedTeacher) -> None:
+    teacher = teacher_file(home, server)
+    synth("--size", 5, "--teacher", teacher)
+    paid = server.stats()["requests"]
+    assert synth("--size", 5, "--teacher", teacher).exit_code == 0
+    assert server.stats()["requests"] == paid
+    grown = refed("resume", "run", "--size", 9)
+    assert grown.exit_code == 0 and "9 of 9 samples" in grown.output
+    assert server.stats()["repeated"] == 0
+
+
+def test_a_run_that_ends_short_says_so(home: Path, server: SimulatedTeacher) -> None:
+    server.control(items=0)
+    short = synth("--size", 30, "--teacher", teacher_file(home, server))
+    assert short.exit_code == 1 and "ended short" in short.stderr
+
+
+def bad_inputs(home: Path) -> dict[str, tuple[list[object], list[str]]]:
+    (home / "broken.jsonl").write_text('{"instruction": "a", "response": "b"}\n{"instruction": "a", \n')
+    (home / "latin.jsonl").write_bytes('{"instruction": "é", "response": "b"}\n'.encode("latin-1"))
+    (home / "shapeless.jsonl").write_text('{"question": "a", "answer": "b"}\n')
+    (home / "config.yaml").write_text("size: 3\nteachr: embedded\n")
+    (home / "broken.yaml").write_text("size: 3\n  teacher: [\n")
+    (home / "down.yaml").write_text("model: sim/x\napi_base: http://127.0.0.1:9/v1\n")
+    (home / "nokey.yaml").write_text("model: sim/x\napi_base: http://127.0.0.1:9/v1\napi_key_env: NOT_SET_HERE\n")
+    (home / "akey.yaml").write_text(f"model: sim/x\napi_base: http://127.0.0.1:9/v1\napi_key: {KEY}\n")
+    (home / "program.json").write_text("{}")
+    down: list[object] = ["--teacher", "down.yaml"]
+    return {
+        "missing file": ([*down, "--references", "none.jsonl"], ["none.jsonl", "no such file"]),
+        "broken JSON": ([*down, "--references", "broken.jsonl"], ["broken.jsonl line 2", "broken JSON"]),
+        "wrong encoding": ([*down, "--references", "latin.jsonl"], ["latin.jsonl line 1", "UTF-8"]),
+        "no usable row": ([*down, "--references", "shapeless.jsonl"], ["no usable row", "question, answer", "columns"]),
+        "unknown config key": (["--config", "config.yaml"], ["config.yaml", "teachr", "did you mean teacher?"]),
+        "broken config": (["--config", "broken.yaml"], ["broken.yaml line 2", "not YAML"]),
+        "missing key variable": (["--teacher", "nokey.yaml"], ["NOT_SET_HERE", "export it"]),
+        "a key in a file": (["--teacher", "akey.yaml"], ["api_key: unknown key", "did you mean api_key_env?"]),
+        "endpoint down": (down, ["cannot be reached", "check api_base"]),
+        "size 0": ([*down, "--size", 0], ["size", "greater than or equal to 1"]),
+        "no teacher": ([], ["no teacher", "--teacher"]),
+        "unknown provider": (["--teacher", "nosuch/model"], ["provider is unknown", "api_base"]),
+        "not a program": ([*down, "--program", "program.json"], ["program program.json", "it lacks"]),
+        "no program": ([*down, "--program", "none.json"], ["program none.json", "no such file"]),
+    }
+
+
+@pytest.mark.parametrize("case", bad_inputs(Path("/tmp")))
+def test_bad_input_is_one_line_before_the_first_call(home: Path, case: str) -> None:
+    words, told = bad_inputs(home)[case]
+    result = synth(*words)
+    refused(result, *told)
+    assert KEY not in result.output
+    assert not list(home.glob("run/*.sqlite")) or case == "endpoint down"
+
+
+def test_a_wrong_key_and_an_unknown_model(
+    home: Path, server: SimulatedTeacher, locked_server: SimulatedTeacher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(KEY_VARIABLE, "sk-wrong-55555555")
+    result = synth("--teacher", teacher_file(home, locked_server, api_key_env=KEY_VARIABLE))
+    refused(result, "api_key_env")
+    assert "sk-wrong-55555555" not in result.output
+    refused(synth("--teacher", teacher_file(home, server, model="sim/missing")), "model")
+    monkeypatch.setenv(KEY_VARIABLE, KEY)
+    right = synth("--size", 2, "--teacher", teacher_file(home, locked_server, api_key_env=KEY_VARIABLE))
+    assert right.exit_code == 0, right.output
+    refed("export", "run", "--out", "out.jsonl")
+    for path in (p for p in home.rglob("*") if p.is_file()):
+        assert KEY.encode() not in path.read_bytes(), path
+
+
+def test_a_folder_of_another_run_names_the_difference(home: Path, server: SimulatedTeacher) -> None:
+    teacher = teacher_file(home, server)
+    synth("--size", 2, "--teacher", teacher)
+    refused(synth("--size", 3, "--teacher", teacher, "--seed", 7), "seed was 0, is 7", "new --run-dir")
+
+
+def test_a_corrupt_ledger(home: Path, server: SimulatedTeacher) -> None:
+    (home / "run").mkdir()
+    (home / "run" / "ledger.sqlite").write_bytes(b"garbage" * 100)
+    refused(synth("--teacher", teacher_file(home, server)), "not a readable ledger")
+    for words in (["status", "run"], ["export", "run", "--out", "x"], ["resume", "run"]):
+        refused(refed(*words), "not a readable ledger")
+    assert server.stats()["requests"] == 0
+
+
+def test_nothing_there_to_show(home: Path) -> None:
+    for words in (["status", "none"], ["export", "none", "--out", "x"], ["resume", "none"]):
+        refused(refed(*words), "none: no run here")
+
+
+def test_a_key_revoked_midway_stops_with_how_to_resume(home: Path, server: SimulatedTeacher) -> None:
+    server.control(auth_fails_after=20)
+    refused(synth("--size", 40, "--teacher", teacher_file(home, server)), "refed resume run", code=1)
+    server.control(auth_fails_after=None)
+    assert refed("resume", "run").exit_code == 0
+
+
+def test_a_stage_that_fails_stops_the_run(home: Path, server: SimulatedTeacher) -> None:
+    server.control(fail_stage="improved_response")
+    refused(synth("--size", 90, "--teacher", teacher_file(home, server)), "response_improvement failed in", code=1)
+
+
+def test_preview_shows_every_prompt_and_pays_only_when_asked(home: Path, server: SimulatedTeacher) -> None:
+    shown = refed("preview", "--references", "references.jsonl")
+    assert shown.exit_code == 0 and server.stats()["requests"] == 0
+    for text in ("instruction_feedback", "response_improvement: user", "Explain topic 0.", "«a new instruction»"):
+        assert text in shown.stdout
+    tried = refed("preview", "--references", "references.jsonl", "--teacher", teacher_file(home, server), "--sample")
+    assert '"improved_response"' in tried.stdout and server.stats()["requests"] == 5
+    assert not (home / "run").exists()
+
+
+@pytest.mark.slow
+def test_a_disk_that_is_full(home: Path, server: SimulatedTeacher) -> None:
+    """A file-size limit of the system stands for the full disk: the writes really fail."""
+    script = (
+        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000));"
+        "sys.argv = ['refed', *sys.argv[1:]]; from refed_dspy.cli import main; main()"
+    )
+    words = ["synth", "--references", "references.jsonl", "--run-dir", "run", "--size", "200"]
+    command = [sys.executable, "-c", script, *words, "--teacher", str(teacher_file(home, server))]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stderr
+    last = done.stderr.strip().splitlines()[-1]
+    assert "could not be written" in last and "refed resume run" in last and "Traceback" not in done.stderr
+    assert refed("resume", "run").exit_code == 0
+
+
+def heeding_ctrl_c() -> None:
+    """In a child before it starts: a shell's background jobs, CI among them, hand down a SIGINT that is ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+@pytest.mark.slow
+def test_ctrl_c_saves_and_says_how_to_go_on(home: Path, server: SimulatedTeacher) -> None:
+    server.control(latency=0.1, sigma=0.5)
+    words = ["synth", "--references", "references.jsonl", "--run-dir", "run", "--size", "150"]
+    command = [*REFED, *words, "--teacher", str(teacher_file(home, server))]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=heeding_ctrl_c) as process:
+        try:
+            while server.stats()["answered"] < 30:
+                time.sleep(0.02)
+            server.control(faults={"hang": 0.3})
+            time.sleep(0.3)
+            process.send_signal(signal.SIGINT)
+            _, told = process.communicate(timeout=20)
+        finally:
+            process.kill()
+    assert process.returncode == 130
+    assert "refed resume run" in told and "Traceback" not in told
+    server.control(faults={}, latency=0, sigma=0)
+    done = subprocess.run([*REFED, "resume", "run"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and "150 of 150 samples" in done.stdout
+
+
+def test_help_is_quick_to_read() -> None:
+    shown = refed("--help").stdout
+    for command in ("synth", "resume", "status", "export", "preview", "teacher"):
+        assert command in shown
+    assert refed("synth", "--nonsense").exit_code == 2

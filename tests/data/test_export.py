@@ -1,0 +1,286 @@
+"""Data set out: the same samples in every format, written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from refed_dspy import Synthesis, read_run, synthesize
+from refed_dspy.data.export import FORMATS, export, to_dataset
+from refed_dspy.data.references import load_references
+from refed_dspy.data.rows import LINEAGE_COLUMNS, PAPER_COLUMNS, data_rows
+from refed_dspy.errors import ExportError, InputError, RunDirError
+from refed_dspy.ledger.ledger import FILE, Ledger
+from refed_dspy.ledger.statements import Answer, Key, answered, sampled
+from refed_dspy.records import Call, Reference, Sample
+from tests.support.scripted_engine import SAMPLE_PARTS, Writer, fake_lm, references
+
+SIZE = 12
+NASTY = "“Ünïcode” 鸟 🐦\u2028\x00 {braces} </s>\r\n\tend"
+
+
+def nasty(writer: Writer) -> Writer:
+    """Makes each improved response end in a text that formats trip over."""
+
+    def answer(request: Any) -> str | None:
+        if "improved_response" not in writer.fields(request):
+            return None
+        return json.dumps({**SAMPLE_PARTS, "improved_response": f"Better {next(writer.numbers)}: {NASTY}"})
+
+    writer.on_request = answer
+    return writer
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Synthesis:
+    """A finished run. Its samples come from two references: per_reference is less than the size."""
+    folder = tmp_path_factory.mktemp("run")
+    teacher = fake_lm(nasty(Writer()))
+    return synthesize(None, references(3), size=SIZE, teacher=teacher, run_dir=folder, per_reference=7)
+
+
+@pytest.fixture
+def broken(run: Synthesis, tmp_path: Path) -> Path:
+    """A copy of the run in which the last sample cannot be read."""
+    folder = tmp_path / "broken"
+    folder.mkdir()
+    with Ledger.read(run.run_dir) as ledger:
+        copy = sqlite3.connect(folder / FILE)
+        ledger.db.backup(copy)
+    copy.execute("UPDATE answers SET output='{' WHERE item=(SELECT instruction FROM samples ORDER BY seq DESC LIMIT 1)")
+    copy.commit()
+    copy.close()
+    return folder
+
+
+def filled(run_dir: Path, size: int) -> Path:
+    """A run with so many samples, put straight into its ledger."""
+    outputs = {
+        "response_generation": {"response": "R"},
+        "response_improvement": {**SAMPLE_PARTS, "improved_response": "B"},
+    }
+    with Ledger.create(run_dir) as ledger:
+        ledger.begin([Reference(instruction="Q", response="A", source="a row 1")], teacher={"model": "m"})
+        added = ledger.commit_proposal(0, "tone", 0, [f"Task {i}." for i in range(size)], 0, frozenset())
+        for number, _ in added.new:
+            for stage, output in outputs.items():
+                key = Key(stage, str(number), 0, "prompt", "inputs", f"{stage} {number}")
+                ledger.commit(answered(Answer(key, json.dumps(output), "e"), [Call("m", "e", "ok", 0.1, 100, 0, 20)]))
+            ledger.commit(sampled(number, 0))
+    return run_dir
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    text = path.read_text(encoding="utf-8")
+    assert text.endswith("\n")
+    return [json.loads(line) for line in text[:-1].split("\n")]
+
+
+def written(run: Synthesis, format_: str, folder: Path) -> list[dict[str, Any]]:
+    out = folder / f"out.{format_}"
+    assert export(run.run_dir, format_, out) == SIZE
+    return lines(out)
+
+
+# --- what is written
+
+
+def test_jsonl_holds_the_papers_columns_then_the_lineage_in_the_order_made(run: Synthesis, tmp_path: Path) -> None:
+    rows = written(run, "jsonl", tmp_path)
+    assert all(tuple(row) == PAPER_COLUMNS + LINEAGE_COLUMNS for row in rows)
+    assert [row["sample"] for row in rows] == list(range(1, SIZE + 1))
+    assert [{name: row[name] for name in PAPER_COLUMNS} for row in rows] == [s.model_dump() for s in run.samples]
+    assert all(row["improved_response"].endswith(NASTY) for row in rows)
+
+
+def test_the_lineage_says_where_each_row_came_from(run: Synthesis, tmp_path: Path) -> None:
+    rows = written(run, "jsonl", tmp_path)
+    sources = {reference.id: reference.source for reference in load_references(references(3))}
+    assert len({row["reference"] for row in rows}) == 2
+    for row in rows:
+        assert row["reference_source"] == sources[row["reference"]]
+        assert row["feature"] in {"subject_areas", "relevant_skills"}
+        assert (row["round"], row["teacher"], row["endpoint"]) == (0, "fake/model", "fake")
+        for of in ("response", "instruction"):
+            assert (row[f"{of}_teacher"], row[f"{of}_endpoint"]) == ("fake/model", "fake")
+        assert len(row["program"]) == 16
+        assert (row["prompt_tokens"], row["completion_tokens"]) == (200, 40)  # two calls of 100 and 20
+
+
+def test_parquet_and_the_dataset_hold_what_jsonl_holds(run: Synthesis, tmp_path: Path) -> None:
+    rows = written(run, "jsonl", tmp_path)
+    assert export(run.run_dir, "parquet", tmp_path / "out.parquet") == SIZE
+    assert pq.read_table(tmp_path / "out.parquet").to_pylist() == rows
+    assert to_dataset(run.run_dir).to_list() == rows
+    assert run.to_dataset().column_names == list(PAPER_COLUMNS + LINEAGE_COLUMNS)
+
+
+def test_the_chat_formats_train_on_the_improved_response(run: Synthesis, tmp_path: Path) -> None:
+    first = run.samples[0]
+    assert written(run, "messages", tmp_path)[0] == {
+        "messages": [
+            {"role": "user", "content": first.instruction},
+            {"role": "assistant", "content": first.improved_response},
+        ]
+    }
+    assert written(run, "sharegpt", tmp_path)[0] == {
+        "conversations": [
+            {"from": "human", "value": first.instruction},
+            {"from": "gpt", "value": first.improved_response},
+        ]
+    }
+    alpaca = {"instruction": first.instruction, "input": "", "output": first.improved_response}
+    assert written(run, "alpaca", tmp_path)[0] == alpaca
+
+
+@pytest.mark.parametrize("format_", ["messages", "sharegpt", "alpaca"])
+def test_what_is_written_for_chat_can_be_read_as_references(run: Synthesis, tmp_path: Path, format_: str) -> None:
+    out = tmp_path / "out.jsonl"
+    run.export(format_, out)
+    loaded = load_references(out)
+    assert loaded.left_out == {}
+    assert [(r.instruction, r.response) for r in loaded] == [(s.instruction, s.improved_response) for s in run.samples]
+
+
+def test_text_is_written_as_it_is_and_not_escaped(run: Synthesis, tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    run.export("jsonl", str(out))
+    assert "鸟 🐦" in out.read_text(encoding="utf-8")
+
+
+def test_the_work_of_reading_a_row_does_not_grow_with_the_run(tmp_path: Path) -> None:
+    def steps_a_row(size: int) -> float:
+        steps = []
+        with Ledger.read(filled(tmp_path / str(size), size)) as ledger:
+            ledger.db.set_progress_handler(lambda: steps.append(1), 100)
+            assert len(list(data_rows(ledger))) == size
+        return len(steps) / size
+
+    assert steps_a_row(400) < 2 * steps_a_row(20)
+
+
+def test_every_row_of_a_long_run_is_written_once(tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    assert export(filled(tmp_path / "long", 1_001), "jsonl", out) == 1_001
+    assert [row["sample"] for row in lines(out)] == list(range(1, 1_002))
+    assert export(tmp_path / "long", "parquet", tmp_path / "out.parquet") == 1_001
+    assert pq.read_table(tmp_path / "out.parquet")["sample"].to_pylist() == list(range(1, 1_002))
+
+
+# --- whole or not at all
+
+
+@pytest.mark.parametrize("format_", FORMATS)
+def test_an_existing_file_is_kept_unless_forced(run: Synthesis, tmp_path: Path, format_: str) -> None:
+    out = tmp_path / "out"
+    out.write_text("mine")
+    with pytest.raises(ExportError, match="--force"):
+        export(run.run_dir, format_, out)
+    assert out.read_text() == "mine"
+    assert export(run.run_dir, format_, out, force=True) == SIZE
+    assert out.read_bytes() != b"mine"
+
+
+@pytest.mark.parametrize("format_", FORMATS)
+def test_a_write_that_fails_halfway_leaves_the_old_file_and_no_other(
+    broken: Path, tmp_path: Path, format_: str
+) -> None:
+    folder = tmp_path / "out"
+    folder.mkdir()
+    (folder / "train").write_text("mine")
+    with pytest.raises(json.JSONDecodeError):
+        export(broken, format_, folder / "train", force=True)
+    assert [path.name for path in folder.iterdir()] == ["train"]
+    assert (folder / "train").read_text() == "mine"
+
+
+def test_the_file_gets_the_rights_any_new_file_gets(run: Synthesis, tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        run.export("jsonl", tmp_path / "out.jsonl")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "out.jsonl").stat().st_mode & 0o777 == 0o640
+
+
+# --- what cannot be written
+
+
+def refusal(run_dir: Path, format_: str, out: Path, force: bool = False) -> str:
+    """The one line with which this export is refused."""
+    with pytest.raises(InputError) as caught:
+        export(run_dir, format_, out, force=force)
+    assert str(caught.value).isprintable()
+    assert isinstance(caught.value, ExportError | RunDirError)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("format_", ["xlsx", "", "JSONL", "json\nl"])
+def test_an_unknown_format_is_refused_with_those_known(run: Synthesis, tmp_path: Path, format_: str) -> None:
+    message = refusal(run.run_dir, format_, tmp_path / "out")
+    assert all(name in message for name in FORMATS)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("place", ["none/out.jsonl", "file/out.jsonl"])
+def test_a_place_that_cannot_be_written_is_named(run: Synthesis, tmp_path: Path, place: str) -> None:
+    (tmp_path / "file").touch()
+    out = tmp_path / place
+    assert refusal(run.run_dir, "jsonl", out).startswith(f"{out}: cannot be written: ")
+
+
+def test_a_folder_is_not_written_over(run: Synthesis, tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    assert "cannot be written" in refusal(run.run_dir, "jsonl", tmp_path / "folder", force=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
+def test_a_name_too_long_is_refused(run: Synthesis, tmp_path: Path) -> None:
+    refusal(run.run_dir, "jsonl", tmp_path / ("x" * 300))
+
+
+def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
+    assert "refed synth" in refusal(tmp_path, "jsonl", tmp_path / "out")
+
+
+def test_a_run_without_samples_is_refused_but_gives_an_empty_dataset(tmp_path: Path) -> None:
+    Ledger.create(tmp_path).close()
+    assert "no samples yet" in refusal(tmp_path, "jsonl", tmp_path / "out")
+    assert to_dataset(tmp_path).num_rows == 0
+
+
+# --- samples as a sequence
+
+
+def test_samples_behave_like_a_list(run: Synthesis) -> None:
+    everything = list(run.samples)
+    assert len(run.samples) == len(everything) == SIZE
+    assert all(isinstance(sample, Sample) for sample in everything)
+    assert [run.samples[i] for i in range(-SIZE, SIZE)] == everything * 2
+    for part in (slice(2, 5), slice(None, None, -3), slice(10, 99), slice(5, 2)):
+        assert run.samples[part] == everything[part]
+    assert everything[3] in run.samples
+
+
+@pytest.mark.parametrize("index", [SIZE, -SIZE - 1])
+def test_a_sample_that_is_not_there_is_an_index_error(run: Synthesis, index: int) -> None:
+    with pytest.raises(IndexError):
+        run.samples[index]
+
+
+def test_rows_can_be_read_in_parts(run: Synthesis) -> None:
+    with Ledger.read(run.run_dir) as ledger:
+        numbers = [[row["sample"] for row in data_rows(ledger, *part)] for part in ((0, 3), (3, 3), (10, 9), (0, 0))]
+    assert numbers == [[1, 2, 3], [4, 5, 6], [11, 12], []]
+
+
+def test_rows_and_samples_outlive_the_outcome_they_were_asked_of(run: Synthesis) -> None:
+    rows = read_run(run.run_dir).samples.rows()
+    samples = iter(read_run(run.run_dir).samples)
+    assert len(list(rows)) == len(list(samples)) == SIZE

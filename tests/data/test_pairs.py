@@ -1,0 +1,204 @@
+"""Pairs that people have judged: their shapes, their files, and what is wrong with one in one line."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from refed_dspy.data.pairs import Pair, load_pairs, sample_pairs
+from refed_dspy.errors import ConfigError, InputError, ReferencesError
+from tests.support import ROOT
+
+DATA = ROOT.parent / "shared/data"
+LLMBAR, PANDALM = DATA / "llmbar_mtbench_200.json", DATA / "pandalm_testset_v1.json"
+OWN = {"instruction": "Name a river.", "answer_a": "The Rhine.", "answer_b": "A hill.", "preferred": "A"}
+BAR = {"input": "Name a river.", "output_1": "The Rhine.", "output_2": "A hill.", "label": 1}
+PANDA = {
+    "idx": 3, "instruction": "Name it.", "input": "A river in Bonn.", "response1": "The Rhine.", "response2": "Ah.",
+    "annotator1": 1, "annotator2": 1, "annotator3": 2,
+}  # fmt: skip
+
+
+def written(tmp_path: Path, *rows: Any, name: str = "pairs.jsonl") -> Path:
+    path = tmp_path / name
+    path.write_text(json.dumps(rows) if name.endswith(".json") else "\n".join(map(json.dumps, rows)), encoding="utf-8")
+    return path
+
+
+def only(tmp_path: Path, row: Any) -> Pair:
+    (pair,) = load_pairs(written(tmp_path, row))
+    return pair
+
+
+def refusal(path: Path) -> str:
+    """The message of a file that is refused: one line, and bad input."""
+    with pytest.raises(ReferencesError) as caught:
+        load_pairs(path)
+    message = str(caught.value)
+    assert isinstance(caught.value, InputError)
+    assert caught.value.exit_code == 2
+    assert len(message.splitlines()) == 1
+    assert message.startswith(str(path))
+    return message.removeprefix(str(path))
+
+
+# --- a pair
+
+
+def test_a_pair_is_a_fact() -> None:
+    pair = Pair(instruction="i", answer_a="a", answer_b="", verdict=0)
+    with pytest.raises(ValueError, match="frozen"):
+        pair.verdict = 1.0
+    for wrong in (0.5, 2, float("nan")):
+        with pytest.raises(ValueError, match="must be 1"):
+            Pair(instruction="i", answer_a="a", answer_b="b", verdict=wrong)
+    with pytest.raises(ValueError, match="at least 1"):
+        Pair(instruction="", answer_a="a", answer_b="b", verdict=1)
+
+
+def test_the_id_is_that_of_what_the_judge_sees() -> None:
+    pair = Pair(instruction="i", answer_a="a", answer_b="b", verdict=1)
+    assert len(pair.id) == 12
+    int(pair.id, 16)
+    assert pair.model_copy(update={"verdict": -1.0}).id == pair.id
+    others = {
+        pair.model_copy(update={name: "x"}).id
+        for name in ("instruction", "answer_a", "answer_b", "criterion", "description")
+    }
+    assert len(others - {pair.id}) == 5
+    # The answers' places count, and so does where one ends.
+    assert Pair(instruction="i", answer_a="b", answer_b="a", verdict=1).id != pair.id
+    assert Pair(instruction="i", answer_a="ab", answer_b="", verdict=1).id != pair.id
+
+
+# --- shapes
+
+
+@pytest.mark.parametrize(
+    ("preferred", "verdict"), [("A", 1), ("B", -1), ("tie", 0), ("a", 1), (" b ", -1), ("Tie", 0), ("TIE", 0)]
+)
+def test_our_own_shape(tmp_path: Path, preferred: str, verdict: float) -> None:
+    pair = only(tmp_path, {**OWN, "preferred": preferred})
+    assert pair == Pair(instruction="Name a river.", answer_a="The Rhine.", answer_b="A hill.", verdict=verdict)
+    assert (pair.criterion, pair.description) == ("", "")
+
+
+def test_a_criterion_and_what_it_means_are_read(tmp_path: Path) -> None:
+    pair = only(tmp_path, {**OWN, "criterion": "depth", "description": "how deep it goes", "note": "left alone"})
+    assert (pair.criterion, pair.description) == ("depth", "how deep it goes")
+    assert only(tmp_path, {**OWN, "criterion": None}).criterion == ""
+
+
+@pytest.mark.parametrize(("label", "verdict"), [(1, 1), (2, -1), ("2", -1)])
+def test_llmbars_shape(tmp_path: Path, label: Any, verdict: float) -> None:
+    pair = only(tmp_path, {**BAR, "label": label})
+    assert pair == Pair(instruction="Name a river.", answer_a="The Rhine.", answer_b="A hill.", verdict=verdict)
+
+
+@pytest.mark.parametrize(
+    ("said", "verdict"),
+    [((1, 1, 1), 1), ((2, 0, 2), -1), ((0, 1, 0), 0), ((0, 1, 2), 0), ((2, 1, 1), 1), (("2", "1", "2"), -1)],
+)
+def test_in_pandalms_shape_most_annotators_decide(tmp_path: Path, said: tuple[Any, ...], verdict: float) -> None:
+    names = ("annotator1", "annotator2", "annotator3")
+    pair = only(tmp_path, {**PANDA, **dict(zip(names, said, strict=True))})
+    assert (pair.instruction, pair.answer_a) == ("Name it.\n\nA river in Bonn.", "The Rhine.")
+    assert pair.verdict == verdict
+
+
+def test_pandalms_instruction_may_have_no_input_and_its_answers_may_be_values(tmp_path: Path) -> None:
+    assert only(tmp_path, {**PANDA, "input": ""}).instruction == "Name it."
+    assert only(tmp_path, {k: v for k, v in PANDA.items() if k != "input"}).instruction == "Name it."
+    assert only(tmp_path, {**PANDA, "response1": True, "response2": 4}).answer_a == "True"
+    assert only(tmp_path, {**PANDA, "response1": ""}).answer_a == ""
+
+
+def test_one_file_may_mix_shapes_as_json_or_jsonl(tmp_path: Path) -> None:
+    for name in ("pairs.json", "pairs.jsonl"):
+        pairs = load_pairs(written(tmp_path, OWN, BAR, PANDA, name=name))
+        assert [pair.verdict for pair in pairs] == [1, 1, 1]
+        assert pairs[0].id == pairs[1].id != pairs[2].id
+
+
+# --- files that cannot be used
+
+
+@pytest.mark.parametrize(
+    ("row", "fault"),
+    [
+        ({"instruction": "i", "chosen": "a", "rejected": "b"}, "its columns are instruction, chosen, rejected; a pair"),
+        ({}, "its columns are none; a pair needs instruction, answer_a, answer_b, preferred; or input, output_1"),
+        ({**OWN, "preferred": "C"}, "preferred is C; it must be A, B or tie"),
+        ({**OWN, "preferred": None}, "preferred is None; it must be A, B or tie"),
+        ({**OWN, "preferred": {"a": ["\n"] * 99}}, "preferred is {'a': ["),
+        ({**OWN, "answer_b": None}, "answer_b is missing; write it, or take the row out"),
+        ({**OWN, "answer_b": ["x"]}, "answer_b is a list; it must be text"),
+        ({**OWN, "instruction": " \n"}, "the instruction is empty; write one, or take the row out"),
+        ({**OWN, "description": "deep"}, "a description without a criterion; give the criterion it describes a name"),
+        ({**OWN, "answer_a": "\ud83d"}, "answer_a is broken text; mend it, or take the row out"),
+        ({**BAR, "label": 0}, "label is 0; it must be 1 or 2"),
+        ({**BAR, "label": True}, "label is True; it must be 1 or 2"),
+        ({**PANDA, "annotator2": 3}, "annotator2 is 3; it must be 0 (a tie), 1 or 2"),
+        ([OWN], "holds a list; each row must be an object"),
+    ],
+)
+def test_a_row_that_is_no_pair_is_named(tmp_path: Path, row: Any, fault: str) -> None:
+    message = refusal(written(tmp_path, OWN, row))
+    assert message.startswith(f" row 2: {fault}")
+    assert len(message) < 400
+
+
+def test_a_broken_file_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "pairs.jsonl"
+    path.write_text(f'{json.dumps(OWN)}\n{{"instruction": "i', encoding="utf-8")
+    assert refusal(path).startswith(" line 2: broken JSON: ")
+    path.write_text("\n\n", encoding="utf-8")
+    assert refusal(path) == ": no rows; write one pair a row, with instruction, answer_a, answer_b, preferred"
+    path.write_bytes(b'{"instruction": "\xff"}')
+    assert refusal(path).startswith(" line 1: not UTF-8")
+    assert refusal(tmp_path / "none.json").startswith(": no such file")
+    assert refusal(tmp_path).startswith(": is a folder")
+    single = tmp_path / "one.json"
+    single.write_text(json.dumps(OWN), encoding="utf-8")
+    assert refusal(single).startswith(": must hold a list of objects")
+    single.write_text("[" * 100_000, encoding="utf-8")
+    assert "beyond what can be read" in refusal(single)
+
+
+# --- drawing
+
+
+def test_a_draw_is_seeded_and_takes_nothing_twice(tmp_path: Path) -> None:
+    pairs = load_pairs(written(tmp_path, *({**OWN, "instruction": f"Task {i}"} for i in range(50))))
+    drawn = sample_pairs(pairs, 20, seed=3)
+    assert sample_pairs(pairs, 20, seed=3) == drawn
+    assert sample_pairs(pairs, 20, seed=4) != drawn
+    assert len({pair.id for pair in drawn}) == 20
+    everything = sample_pairs(pairs, 999, seed=3)
+    assert sorted(pair.id for pair in everything) == sorted(pair.id for pair in pairs)
+    with pytest.raises(ConfigError, match="ask for 1 or more"):
+        sample_pairs(pairs, 0, seed=3)
+
+
+# --- real files
+
+
+@pytest.mark.skipif(not LLMBAR.is_file(), reason="the shared file is not here")
+def test_the_real_mtbench_file_is_read_whole() -> None:
+    pairs = load_pairs(LLMBAR)
+    assert Counter(pair.verdict for pair in pairs) == {1: 101, -1: 99}
+    assert len({pair.id for pair in pairs}) == 200
+    assert len({pair.instruction for pair in pairs}) == 75
+
+
+@pytest.mark.skipif(not PANDALM.is_file(), reason="the shared file is not here")
+def test_the_real_pandalm_file_is_read_whole() -> None:
+    pairs = load_pairs(PANDALM)
+    assert Counter(pair.verdict for pair in pairs) == {1: 422, -1: 472, 0: 105}
+    assert len({pair.instruction for pair in pairs}) == 170
+    assert sum(not (pair.answer_a and pair.answer_b) for pair in pairs) == 54
+    assert {"True", "True."} == {pair.answer_a for pair in pairs if pair.answer_a.startswith("True")}

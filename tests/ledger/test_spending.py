@@ -1,0 +1,108 @@
+"""Accounts over several starts: what is charged for calls that never came back, and how long a run has worked."""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from refed_dspy.errors import CapReached
+from refed_dspy.ledger.budget import Caps
+from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.ledger.recorder import RunRecorder
+from refed_dspy.ledger.spending import begin_start, seconds_at_work, spent
+from refed_dspy.ledger.statements import settled
+from refed_dspy.records import Call
+from tests.ledger.test_recorder import KEY, NOTHING, attempt, call, rows, unit
+
+
+async def test_calls_without_an_ending_are_charged_at_their_worst(tmp_path: Path) -> None:
+    with Ledger.create(tmp_path) as ledger:
+        recorder = unit(RunRecorder(ledger, Caps(), NOTHING))
+        recorder.report(call(await recorder.reserve(attempt(100)), 30, "cut"))
+        await recorder.reserve(attempt(200))
+        await recorder.reserve(attempt(None))
+    with Ledger.create(tmp_path) as ledger:
+        for _ in range(2):  # opened again, nothing changes
+            begin_start(ledger)
+            before = spent(ledger)
+            assert (before.cost, before.calls, before.unpriced) == (230, 3, 1)
+        assert [row[1] for row in rows(tmp_path)] == ["cut", "lost", "lost"]
+        run = RunRecorder(ledger, Caps(max_cost=300), before)
+        with pytest.raises(CapReached):
+            await unit(run).reserve(attempt(71))
+
+
+def begin(ledger: Ledger, *starts: float) -> None:
+    ledger.commit([("INSERT INTO starts VALUES (?)", (begun,)) for begun in starts])
+
+
+def call_at(ledger: Ledger, created: float, seconds: float) -> None:
+    columns = "key, stage, item, model, endpoint, outcome, seconds, created"
+    row = ("k", "s", "i", "m", "e", "ok", seconds, created)
+    ledger.commit([(f"INSERT INTO calls ({columns}) VALUES (?,?,?,?,?,?,?,?)", row)])
+
+
+def answer_at(ledger: Ledger, created: float) -> None:
+    ledger.commit([("INSERT INTO answers VALUES (?,'s','i',0,'p','n','{}','e',?)", (str(created), created))])
+
+
+def test_time_at_work_leaves_out_the_gaps_between_starts(tmp_path: Path) -> None:
+    with Ledger.create(tmp_path) as ledger:
+        assert seconds_at_work(ledger) == 0
+        begin(ledger, 1000, 50_000, 90_000)
+        call_at(ledger, 1010, 20)
+        answer_at(ledger, 1100)
+        call_at(ledger, 50_010, 5.5)
+        assert seconds_at_work(ledger) == pytest.approx(100 + 15.5), "nothing was written in the third start"
+
+
+def test_time_at_work_of_a_start_ends_where_the_next_begins(tmp_path: Path) -> None:
+    with Ledger.create(tmp_path) as ledger:
+        begin(ledger, 1000, 1060)
+        call_at(ledger, 1050, 600)
+        assert seconds_at_work(ledger) == pytest.approx(60)
+
+
+def test_time_at_work_does_not_run_ahead_of_the_clock(tmp_path: Path) -> None:
+    with Ledger.create(tmp_path) as ledger:
+        begun = time.time() - 10
+        begin(ledger, begun)
+        call_at(ledger, begun, 3600)
+        assert seconds_at_work(ledger) <= time.time() - begun
+
+
+def test_an_added_call_ends_when_it_is_written(tmp_path: Path) -> None:
+    with Ledger.create(tmp_path) as ledger:
+        ledger.commit(settled(KEY, [Call("model", "endpoint", "ok", 600.0)]))
+        assert ledger.db.execute("SELECT created + seconds FROM calls").fetchone()[0] <= time.time()
+
+
+def _reserve_and_hang(folder: Path) -> None:
+    """In a process of its own: one call settled, one on its way when the process is killed."""
+
+    async def work() -> None:
+        recorder = unit(RunRecorder(Ledger.create(folder), Caps(), NOTHING))
+        recorder.report(call(await recorder.reserve(attempt(100)), 30, "cut"))
+        await recorder.reserve(attempt(1000))
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    asyncio.run(work())
+
+
+@pytest.mark.slow
+def test_a_call_on_its_way_when_the_process_was_killed_is_charged_at_its_worst(tmp_path: Path) -> None:
+    process = multiprocessing.get_context("spawn").Process(target=_reserve_and_hang, args=(tmp_path,))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    with Ledger.create(tmp_path) as ledger:
+        begin_start(ledger)
+        before = spent(ledger)
+        assert (before.cost, before.calls) == (1030, 2)
+        assert [row[1:] for row in rows(tmp_path)] == [("cut", 100, 30), ("lost", 1000, 1000)]

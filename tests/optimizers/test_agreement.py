@@ -1,0 +1,350 @@
+"""Agreement of a judge with people: what is asked, in which order it comes, and what the figures stand on."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import Callable
+from typing import Any
+
+import dspy
+import pytest
+from dspy.lm15 import Request, Response
+from dspy.utils import exceptions as lm_errors
+
+from refed_dspy.data.pairs import Pair
+from refed_dspy.errors import ConfigError, NoConnection, TeacherError
+from refed_dspy.optimizers.agreement import ALL, Agreement, agreement, agreement_lines, criterion_of, judged
+from refed_dspy.programs.judges import OVERALL, RESPONSE_CRITERIA, Criterion, PairwiseJudge, Verdict
+from refed_dspy.programs.lm_errors import AnswerCut, NotReached
+from tests.support.scripted_engine import Answer, AsyncWriter, Writer, fake_lm
+
+BETTER = "[better] "
+"""The mark by which a judge that is always right knows the better answer. Two marks, or none, are a tie."""
+A_WINS, B_WINS, TIE = Verdict(1, True, ()), Verdict(-1, True, ()), Verdict(0, True, ())
+TORN, NONE = Verdict(0, False, ()), Verdict(None, None, (), "cut: at max_tokens=300")
+
+
+def pair(number: int, verdict: float, **more: Any) -> Pair:
+    a, b = (BETTER if verdict == side else "" for side in (1, -1))
+    return Pair(
+        instruction=f"Task {number}.",
+        answer_a=f"{a}One way to do {number}.",
+        answer_b=f"{b}Another way to do {number}.",
+        verdict=verdict,
+        **more,
+    )
+
+
+def prompt(request: Request) -> str:
+    return "".join(str(getattr(part, "text", "")) for message in request.messages for part in message.parts)
+
+
+def answers(request: Request) -> tuple[str, str]:
+    a, b = re.findall(r"<answer_[ab]>\n(.*?)\n</>", prompt(request), re.DOTALL)
+    return a, b
+
+
+def says(verdict: str) -> str:
+    return json.dumps({"reason": "it is deeper", "verdict": verdict})
+
+
+def perfect(request: Request) -> str:
+    a, b = (BETTER in answer for answer in answers(request))
+    return says("A=B" if a == b else "A>>B" if a else "B>>A")
+
+
+def writer_by(decide: Callable[[Request], Answer | None]) -> Writer:
+    writer = Writer()
+    writer.on_request = decide
+    return writer
+
+
+def judged_by(writer: Writer, pairs: list[Pair], concurrency: int = 3, **more: Any) -> list[Verdict]:
+    with dspy.context(lm=fake_lm(writer)):
+        return asyncio.run(judged(PairwiseJudge(), pairs, concurrency, **more))
+
+
+def of(pairs: list[Pair], verdicts: list[Verdict]) -> Agreement:
+    (row,) = agreement(pairs, verdicts)
+    return row
+
+
+def means(row: Agreement) -> tuple[float | None, float | None]:
+    accuracy, same = row.accuracy, row.same_verdict
+    return accuracy.mean if accuracy else None, same.mean if same else None
+
+
+# --- judging
+
+
+def test_a_judge_that_is_always_right() -> None:
+    pairs = [pair(number, verdict) for number, verdict in enumerate([1, -1, 1, 0, -1, -1, 1, 0])]
+    writer = writer_by(perfect)
+    verdicts = judged_by(writer, pairs)
+    assert [verdict.preference for verdict in verdicts] == [2 * pair.verdict for pair in pairs]
+    assert len(writer.requests) == 16
+    row = of(pairs, verdicts)
+    assert (row.criterion, row.pairs, row.abstained) == (OVERALL.name, 8, 0)
+    assert means(row) == (1, 1)
+    assert row.accuracy is not None
+    assert (row.accuracy.low, row.accuracy.high, row.accuracy.n, row.accuracy.clusters) == (1, 1, 6, 6)
+    assert row.same_verdict is not None
+    assert row.same_verdict.n == 8
+    assert row.consistency == 1
+    assert row.pearson == pytest.approx(1)
+    assert row.spearman == pytest.approx(1)
+
+
+def test_a_judge_that_always_says_a_knows_nothing() -> None:
+    pairs = [pair(number, 1 if number % 3 else -1) for number in range(9)]
+    writer = writer_by(lambda request: says("A>B"))
+    verdicts = judged_by(writer, pairs)
+    assert {(verdict.preference, verdict.consistent) for verdict in verdicts} == {(0, False)}
+    asked = [answers(request) for request in writer.requests]
+    assert sorted(asked) == sorted((b, a) for a, b in asked)  # each pair in both orders
+    row = of(pairs, verdicts)
+    assert means(row) == (0.5, 0)
+    assert row.consistency == 0
+    assert (row.pearson, row.spearman) == (None, None)
+
+
+def test_an_abstention_is_recorded_and_is_no_zero() -> None:
+    pairs = [pair(number, (-1) ** number) for number in range(6)]
+
+    def decide(request: Request) -> Answer:
+        if "Task 2." in prompt(request):
+            return AnswerCut("cut at max_tokens=300")
+        return says("cannot tell") if "Task 3." in prompt(request) else perfect(request)
+
+    verdicts = judged_by(writer_by(decide), pairs)
+    assert verdicts[2].abstained.startswith("cut: ")
+    assert verdicts[3].abstained == "the judge could not tell"
+    row = of(pairs, verdicts)
+    assert (row.pairs, row.abstained) == (6, 2)
+    assert means(row) == (1, 1)
+    assert row.accuracy is not None
+    assert row.accuracy.n == 4
+    assert row.consistency == 1
+
+
+def test_verdicts_come_in_the_order_of_the_pairs() -> None:
+    pairs = [pair(number, (-1) ** number) for number in range(4)]
+    told: list[tuple[Pair, Verdict]] = []
+    writer = Slow(lambda request: (4 - number_of(request)) * 0.03)  # the last pair comes first
+    verdicts = judged_by(writer, pairs, concurrency=4, on_pair=lambda pair, verdict: told.append((pair, verdict)))
+    assert [verdict.preference for verdict in verdicts] == [2 * pair.verdict for pair in pairs]
+    assert told == list(reversed(list(zip(pairs, verdicts, strict=True))))
+
+
+def number_of(request: Request) -> int:
+    found = re.search(r"Task (\d+)\.", prompt(request))
+    assert found is not None
+    return int(found[1])
+
+
+class Slow(Writer):
+    """Judges rightly after `seconds`, and remembers how many calls were there at once and how they ended."""
+
+    def __init__(self, seconds: Callable[[Request], float]) -> None:
+        super().__init__()
+        self.seconds = seconds
+        self.running = self.most = self.cancelled = 0
+        self.four_are_running = asyncio.Event()
+
+    @property
+    def asynchronous(self) -> AsyncWriter:
+        return SlowDoor(self)
+
+
+class SlowDoor(AsyncWriter):
+    writer: Slow
+
+    async def complete(self, request: Request) -> Response:
+        slow = self.writer
+        slow.running += 1
+        slow.most = max(slow.most, slow.running)
+        if slow.running == 4:
+            slow.four_are_running.set()
+        try:
+            await asyncio.sleep(slow.seconds(request))
+        except asyncio.CancelledError:
+            slow.cancelled += 1
+            raise
+        finally:
+            slow.running -= 1
+        if not slow.queue:
+            slow.queue.append(perfect(request))
+        return slow.answer(request)
+
+
+@pytest.mark.parametrize("concurrency", [1, 3])
+def test_no_more_pairs_are_judged_at_once_than_was_said(concurrency: int) -> None:
+    writer = Slow(lambda request: 0.005)
+    judged_by(writer, [pair(number, 1) for number in range(10)], concurrency)
+    assert writer.most == 2 * concurrency
+
+
+def test_no_pairs_ask_nothing() -> None:
+    assert judged_by(Writer(), []) == []
+    with pytest.raises(ConfigError, match="must be 1 or more"):
+        judged_by(Writer(), [pair(1, 1)], concurrency=0)
+
+
+def test_the_same_judge_of_the_same_context_is_asked_by_each_pairs_criterion() -> None:
+    pairs = [
+        pair(1, 1),
+        pair(2, 1, criterion="depth", description="how deep it goes"),
+        pair(3, 1, criterion="communication"),
+        pair(4, 1, criterion="brevity"),
+    ]
+    writer = writer_by(perfect)
+    judged_by(writer, pairs)
+    for number, (name, meaning) in {
+        1: (OVERALL.name, OVERALL.description),
+        2: ("depth", "how deep it goes"),
+        3: ("communication", RESPONSE_CRITERIA["communication"].description),
+        4: ("brevity", "brevity"),
+    }.items():
+        prompts = [prompt(request) for request in writer.requests if number_of(request) == number]
+        assert len(prompts) == 2
+        for text in prompts:
+            assert f"<criterion>\n{name}\n</>" in text
+            assert f"<description>\n{meaning}\n</>" in text
+
+
+def test_a_known_criterion_has_its_meaning_under_either_name() -> None:
+    known = RESPONSE_CRITERIA["content_quality"]
+    for name in ("content_quality", "content quality"):
+        assert criterion_of(pair(1, 1, criterion=name)) is known
+    own = pair(1, 1, criterion="content quality", description="as our people were told")
+    assert criterion_of(own) == Criterion("content quality", "as our people were told")
+
+
+# --- what stops it
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind"),
+    [(lm_errors.LMAuthError("wrong key"), TeacherError), (NotReached("connection refused"), NoConnection)],
+)
+def test_a_judge_that_cannot_be_asked_stops_it(fault: Exception, kind: type[Exception]) -> None:
+    writer = writer_by(lambda request: fault if number_of(request) == 2 else perfect(request))
+    pairs = [pair(number, 1) for number in range(100)]
+    with pytest.raises(kind):
+        judged_by(writer, pairs, concurrency=2)
+    assert len(writer.requests) < 20
+
+
+async def test_the_first_error_cancels_what_else_is_running() -> None:
+    writer = Slow(lambda request: 0.01 if number_of(request) == 0 else 60)
+    writer.queue.append(lm_errors.LMAuthError("wrong key"))
+    with dspy.context(lm=fake_lm(writer)), pytest.raises(TeacherError, match="check the key"):
+        await judged(PairwiseJudge(), [pair(number, 1) for number in range(5)], 5)
+    assert writer.cancelled >= 8
+
+
+async def test_whoever_cancels_it_cancels_its_calls() -> None:
+    writer = Slow(lambda request: 60)
+    with dspy.context(lm=fake_lm(writer)):
+        task = asyncio.create_task(judged(PairwiseJudge(), [pair(number, 1) for number in range(5)], 2))
+        await asyncio.wait_for(writer.four_are_running.wait(), 10)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    assert (writer.running, writer.cancelled) == (0, 4)
+
+
+def test_a_bug_in_what_is_told_is_raised_as_it_is() -> None:
+    def broken(pair: Pair, verdict: Verdict) -> None:
+        raise LookupError("a bug")
+
+    writer = writer_by(perfect)
+    with pytest.raises(LookupError, match="a bug"):
+        judged_by(writer, [pair(number, 1) for number in range(50)], on_pair=broken)
+    assert len(writer.requests) < 20
+
+
+# --- figures
+
+
+def test_a_tie_of_the_judge_is_half_right_and_one_of_people_is_no_question_of_accuracy() -> None:
+    pairs = [pair(1, 1), pair(2, 1), pair(3, -1), pair(4, 0), pair(5, 0)]
+    row = of(pairs, [A_WINS, TORN, A_WINS, TIE, B_WINS])
+    assert row.accuracy is not None
+    assert (row.accuracy.mean, row.accuracy.n) == (0.5, 3)  # right, half, wrong
+    assert row.same_verdict is not None
+    assert row.same_verdict.mean == pytest.approx(2 / 5)
+    assert row.same_verdict.n == 5
+    assert row.consistency == 4 / 5
+
+
+def test_a_strong_preference_is_no_more_right_than_a_weak_one() -> None:
+    pairs = [pair(1, 1), pair(2, -1)]
+    assert means(of(pairs, [Verdict(2, True, ()), Verdict(1.5, True, ())])) == (0.5, 0.5)
+
+
+def test_each_instruction_counts_the_same() -> None:
+    many = [pair(1, 1).model_copy(update={"answer_b": f"Way {way}."}) for way in range(8)]
+    row = of([*many, pair(2, 1)], [A_WINS] * 8 + [B_WINS])
+    assert row.accuracy is not None
+    assert (row.accuracy.mean, row.accuracy.n, row.accuracy.clusters) == (0.5, 9, 2)
+
+
+def test_a_share_stays_between_none_and_all() -> None:
+    for count in (1, 2, 5, 30):
+        row = of([pair(number, 1) for number in range(count)], [A_WINS] * (count - 1) + [B_WINS])
+        for mean in (row.accuracy, row.same_verdict):
+            assert mean is not None
+            assert 0 <= mean.low <= mean.mean <= mean.high <= 1
+    alone = of([pair(1, 1)], [A_WINS]).accuracy
+    assert alone is not None
+    assert (alone.low, alone.high) == (0, 1)  # one instruction says nothing of others
+
+
+def test_where_there_is_nothing_to_tell_from_a_figure_is_none() -> None:
+    row = of([pair(1, 1), pair(2, 0)], [NONE, NONE])
+    assert (row.pairs, row.abstained, row.accuracy, row.same_verdict, row.consistency) == (2, 2, None, None, None)
+    assert (row.pearson, row.spearman) == (None, None)
+    tied = of([pair(1, 0)], [TIE])
+    assert tied.accuracy is None
+    assert tied.same_verdict is not None
+    assert agreement([], []) == []
+    with pytest.raises(ValueError, match="shorter"):
+        agreement([pair(1, 1), pair(2, 1)], [A_WINS])
+
+
+def test_a_row_for_each_criterion_and_one_for_all() -> None:
+    pairs = [pair(1, 1, criterion="depth"), pair(2, 1), pair(3, -1, criterion="depth"), pair(4, 1)]
+    rows = agreement(pairs, [A_WINS, A_WINS, NONE, B_WINS])
+    assert [(row.criterion, row.pairs, row.abstained) for row in rows] == [
+        ("depth", 2, 1),
+        (OVERALL.name, 2, 0),
+        (ALL, 4, 1),
+    ]
+    assert [means(row)[0] for row in rows] == [1, 0.5, pytest.approx(2 / 3)]
+    assert len(agreement(pairs[1::2], [A_WINS, A_WINS])) == 1
+
+
+def test_the_same_seed_gives_the_same_intervals() -> None:
+    pairs = [pair(number, 1) for number in range(20)]
+    verdicts = [A_WINS, TORN, B_WINS, A_WINS] * 5
+    assert agreement(pairs, verdicts, 1) == agreement(pairs, verdicts, 1)
+    assert of(pairs, verdicts) == agreement(pairs[::-1], verdicts[::-1], 0)[0]
+
+
+def test_the_table() -> None:
+    pairs = [pair(number, 1) for number in range(8)]
+    deep = [pair(9, 1, criterion="depth"), pair(10, 0, criterion="depth")]
+    rows = agreement([*pairs, *deep], [A_WINS] * 8 + [NONE, NONE])
+    lines = agreement_lines(rows)
+    assert len(lines) == 4
+    assert [re.split(r"  +", line) for line in lines[:3]] == [
+        ["criterion", "pairs", "abstained", "accuracy", "same verdict", "consistent", "Pearson", "Spearman"],
+        ["overall quality", "8", "0", "1.00 (1.00 to 1.00)", "1.00 (1.00 to 1.00)", "1.00", "–", "–"],
+        ["depth", "2", "2", "–", "–", "–", "–", "–"],
+    ]
+    assert lines[3].startswith("all ")
+    assert {line.find("1.00 (") for line in (lines[1], lines[3])} == {lines[0].index("accuracy")}
+    assert all(len(line) <= 120 and line == line.rstrip() for line in lines)

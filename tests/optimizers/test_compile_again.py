@@ -1,0 +1,255 @@
+"""What a compile takes over from others, what makes it another one, and what it says of evaluations that came to
+nothing. In process, in the simulated world of tests/test_compile.py."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import dspy
+import pytest
+from dspy.utils import exceptions as lm_errors
+
+from refed_dspy import load_program
+from refed_dspy.errors import MalformedAnswer, RunDirError, RunStopped
+from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.optimizers.metrics import NotScored, name_of
+from refed_dspy.optimizers.result import compile_status, status_lines, why_stopped
+from refed_dspy.programs import PairwiseJudge, ReferenceLevelFeedback
+from refed_dspy.programs.asking import Question, answered_by, ask_teacher
+from refed_dspy.programs.saved import save_program
+from tests.optimizers.test_compile import (
+    ONE_CRITERION,
+    QUESTIONS,
+    REFERENCES,
+    Knows,
+    Watched,
+    answerer,
+    compiled,
+    marks,
+    refed,
+)
+from tests.support.scripted_engine import Writer, fake_lm
+
+pytestmark = pytest.mark.slow
+
+KNOWS = "tests.optimizers.test_compile.Knows"
+OTHERS = [dspy.Example(question=f"another question, number {n}").with_inputs("question") for n in range(6)]
+
+
+# --- what a program was tuned on
+
+
+@pytest.mark.parametrize("source", ["the program", "its file"])
+def test_a_later_compile_is_proved_on_what_the_program_never_saw(source: str, tmp_path: Path) -> None:
+    first = compiled(tmp_path / "first", answerer(), QUESTIONS, metric=marks)
+    other = compiled(tmp_path / "other", answerer(), QUESTIONS, metric=marks, seed=4)
+    assert other.manifest["seen"] != first.manifest["seen"], "of itself this seed splits them otherwise"
+    program = first.program
+    if source == "its file":
+        load_program(program := answerer(), first.path)
+    again = compiled(tmp_path / "again", program, QUESTIONS, metric=marks, seed=4)
+    assert again.manifest["seen"] == first.manifest["seen"] and again.manifest["sets"]["test"] == 2
+
+
+def test_what_was_seen_is_handed_down_from_compile_to_compile(tmp_path: Path) -> None:
+    first = compiled(tmp_path / "first", answerer(), QUESTIONS, metric=marks)
+    second = compiled(tmp_path / "second", first.program, OTHERS, metric=marks)
+    assert len(second.manifest["seen"]) == 8 and set(first.manifest["seen"]) < set(second.manifest["seen"])
+    fresh = answerer()
+    load_program(fresh, second.path)
+    assert sorted(fresh.tuned_on) == second.manifest["seen"] == second.program.tuned_on
+
+
+# --- a compiled judge
+
+
+def strict_judge(folder: Path) -> Path:
+    judge = PairwiseJudge()
+    for predictor in judge.predictors():
+        predictor.signature = predictor.signature.with_instructions("Prefer whichever is stricter.")
+    save_program(judge, folder / "judge.json")
+    return folder / "judge.json"
+
+
+def test_the_judge_is_asked_with_the_prompts_of_the_program_that_is_named(tmp_path: Path) -> None:
+    world = Watched()
+    given: dict[str, Any] = {"metric": ONE_CRITERION, "optimizer": "tests.tracking.test_compile.Adding"}
+    compiled(tmp_path / "c", refed(), REFERENCES, world, judge_program=str(strict_judge(tmp_path)), **given)
+    compared = [text for _, text in world.asked if "'verdict'" in text]
+    assert compared and all("Prefer whichever is stricter." in text for text in compared)
+    assert not [text for _, text in world.asked if "'grade'" in text and "stricter" in text]
+    asked = world.requests
+    with pytest.raises(RunDirError, match=r"holds another compile: judge_program\."):
+        compiled(tmp_path / "c", refed(), REFERENCES, world, **given)
+    assert world.requests == asked
+
+
+# --- a metric that was changed
+
+
+def one_metric() -> Callable[..., float]:
+    def metric(example: Any, prediction: Any) -> float:
+        return 0.5
+
+    return metric
+
+
+def other_metric() -> Callable[..., float]:
+    def metric(example: Any, prediction: Any) -> float:
+        return 0.75
+
+    return metric
+
+
+def test_a_metric_whose_text_was_changed_is_another(tmp_path: Path) -> None:
+    old, new = one_metric(), other_metric()
+    new.__qualname__ = old.__qualname__
+    assert inspect.getsource(old) != inspect.getsource(new)
+    assert name_of(old).split()[0] == name_of(new).split()[0] and name_of(old) != name_of(new)
+    assert name_of(old) == name_of(one_metric())
+    compiled(tmp_path / "c", answerer(), QUESTIONS, metric=old)
+    with pytest.raises(RunDirError, match="holds another compile: metric was"):
+        compiled(tmp_path / "c", answerer(), QUESTIONS, metric=new)
+    assert compiled(tmp_path / "c", answerer(), QUESTIONS, metric=one_metric()).path.exists()
+
+
+# --- the same whichever call ended first
+
+
+@pytest.mark.parametrize("quicker", [0, 1], ids=["first", "second"])
+async def test_failures_stand_in_one_order_whichever_came_first(quicker: int) -> None:
+    """Optimizers read them, and a replay answers in another order than the endpoint did."""
+    program = ReferenceLevelFeedback({"one": "the first", "two": "the second", "three": "the third"}, 1)
+
+    async def answer(question: Question) -> dspy.Prediction:
+        if question.stage == "instruction_synthesis":
+            number = ("one", "two", "three").index(question.item.rpartition("/")[2])
+            await asyncio.sleep(0.02 * (number if quicker == 0 else 2 - number))
+            if number:
+                raise MalformedAnswer(question.stage, question.item, "no JSON")
+        if question.stage == "response_generation":
+            raise MalformedAnswer(question.stage, question.item, "no JSON")
+        return await ask_teacher(question)
+
+    with dspy.context(lm=fake_lm(Writer(per_call=1))), answered_by(answer):
+        made = await program.aforward(REFERENCES[0])
+    stages = [failure.stage for failure in made.failures]
+    assert stages == ["instruction_synthesis", "instruction_synthesis", "response_generation"]
+    assert [failure.item.rpartition("/")[2] for failure in made.failures[:2]] == ["three", "two"]
+
+
+# --- evaluations that came to nothing
+
+
+class Looks(Knows):
+    """It also asks the metric about what it was given to train on."""
+
+    told: tuple[Any, ...] = ()
+
+    def compile(self, student: dspy.Module, *, trainset: list[Any], valset: list[Any]) -> dspy.Module:
+        type(self).told = tuple(self.metric(each, student(**each.inputs())) for each in trainset)
+        return super().compile(student, trainset=trainset, valset=valset)
+
+
+@pytest.mark.parametrize("worth", [0.0, 0.3])
+def test_an_optimizer_is_told_the_uncompiled_program_s_mean_where_nothing_can_be_said(
+    worth: float, tmp_path: Path
+) -> None:
+    compiled(tmp_path / "which", answerer(), QUESTIONS, metric=marks, optimizer=KNOWS)
+    train = {example.question for example in Knows.given[0]}
+
+    def abstains(example: Any, prediction: Any) -> float:
+        if example.question in train:
+            raise NotScored("nothing to say")
+        return worth
+
+    made = compiled(tmp_path / "c", answerer(), QUESTIONS, metric=abstains, optimizer=f"{__name__}.Looks")
+    assert [float(each) for each in Looks.told] == [worth, worth] and not any(Looks.told)
+    assert made.manifest["abstained"] == 2 and made.manifest["validation"]["uncompiled"] == worth
+
+
+def test_how_many_could_not_be_judged_is_told_wherever_a_compile_is(tmp_path: Path) -> None:
+    """One validation example, by both candidates."""
+    compiled(tmp_path / "which", answerer(), QUESTIONS, metric=marks, optimizer=KNOWS)
+    odd = Knows.given[1][0].question
+
+    def abstains(example: Any, prediction: Any) -> float:
+        if example.question == odd:
+            raise NotScored("nothing to say")
+        return marks(example, prediction)
+
+    for _ in range(2):  # a second start says the same
+        made = compiled(tmp_path / "c", answerer(), QUESTIONS, metric=abstains, optimizer=KNOWS)
+        assert made.manifest["abstained"] == 2
+    line = "not judged: 2 evaluations more, which count neither for nor against a candidate"
+    assert line in made.lines()
+    with Ledger.read(made.folder) as ledger:
+        facts = compile_status(ledger)
+    assert facts["abstained"] == 2 and facts["evaluations"] == 2 + 2 * 2 and line in status_lines(facts)
+
+
+def test_nothing_is_said_of_none(tmp_path: Path) -> None:
+    made = compiled(tmp_path / "c", answerer(), QUESTIONS, metric=marks)
+    assert made.manifest["abstained"] == 0 and "not judged" not in "\n".join(made.lines())
+    with Ledger.read(made.folder) as ledger:
+        assert "not judged" not in "\n".join(status_lines(compile_status(ledger)))
+
+
+def test_what_could_not_be_judged_and_then_was_is_no_more_told(tmp_path: Path) -> None:
+    """The endpoint fails on the first start, and no more on the second."""
+    silent = [True]
+
+    def metric(example: Any, prediction: Any) -> float:
+        if silent[0] and example.question.endswith("3"):
+            raise NotScored("no model answered")
+        return marks(example, prediction)
+
+    first = compiled(tmp_path / "c", answerer(), QUESTIONS, metric=metric, optimizer=f"{__name__}.Looks")
+    silent[0] = False
+    second = compiled(tmp_path / "c", answerer(), QUESTIONS, metric=metric, optimizer=f"{__name__}.Looks")
+    assert first.manifest["abstained"] > 0 == second.manifest["abstained"]
+
+
+def test_a_proof_of_less_than_four_fifths_of_the_test_set_proves_nothing(tmp_path: Path) -> None:
+    questions = [dspy.Example(question=f"question number {n}").with_inputs("question") for n in range(16)]
+    given: dict[str, Any] = {"metric": marks, "optimizer": KNOWS, "test": 10}
+    sure = compiled(tmp_path / "sure", answerer(), questions, **given)
+    assert sure.proof is not None and sure.proof.whole and sure.proof.proved
+    held = [each.question for each in questions if each not in [*Knows.given[0], *Knows.given[1]]]
+    for lost, whole in [(2, True), (3, False)]:
+        world = Watched()
+        world.answer = lambda text, fields, gone=held[:lost]: (  # type: ignore[misc]
+            lm_errors.LMServerError("down", model="m") if any(f"{each}\n" in f"{text}\n" for each in gone) else None
+        )
+        made = compiled(tmp_path / str(lost), answerer(), questions, world, **given)
+        assert made.proof is not None and (made.proof.gain.n, made.proof.whole, made.proof.proved) == (
+            10 - lost, whole, whole,
+        )  # fmt: skip
+        told = "not proved: less than four fifths of the test set could be scored"
+        assert (told in made.lines()) is not whole and made.manifest["proof"]["proved"] is whole
+
+
+def test_a_start_that_came_to_nothing_leaves_nothing_to_tell(tmp_path: Path) -> None:
+    down = Watched()
+    down.answer = lambda text, fields: lm_errors.LMServerError("down", model="m")
+    with pytest.raises(RunStopped, match="scored nothing on every validation example"):
+        compiled(tmp_path / "c", refed(), REFERENCES, down)
+    with Ledger.read(tmp_path / "c") as ledger:
+        assert compile_status(ledger)["abstained"] == 2 and not ledger.has_answers()
+    made = compiled(tmp_path / "c", answerer(), QUESTIONS, metric=marks)
+    assert made.manifest["abstained"] == 0
+
+
+@pytest.mark.parametrize(
+    ("stopped", "said", "with_remedy"),
+    [
+        ("max_cost", "max_cost is reached", "max_cost is reached; raise it"),
+        ("no answer to 3 requests", "there was no answer to 3 requests", "there was no answer to 3 requests"),
+    ],
+)
+def test_what_ended_it_early_is_said_in_one_way(stopped: str, said: str, with_remedy: str) -> None:
+    assert why_stopped(stopped) == said and why_stopped(stopped, "; raise it") == with_remedy

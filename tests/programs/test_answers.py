@@ -1,0 +1,168 @@
+"""What the adapter takes for an answer: whole ones only."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import dspy
+import pytest
+from dspy.utils.exceptions import AdapterParseError
+
+from refed_dspy.records import Analysis, ImplementationStrategy
+from refed_dspy.signatures import ResponseGeneration, ResponseImprovement
+from tests.programs.test_adapter import ADAPTER, GOOD, WHOLE, Bounded, Note
+from tests.support.scripted_engine import SAMPLE_PARTS
+
+
+def refusal(signature: type[dspy.Signature], answer: Any) -> str:
+    """Why this answer does not fit: the first paragraph of the error, one line."""
+    with pytest.raises(AdapterParseError) as caught:
+        ADAPTER.parse(signature, answer if isinstance(answer, str) else json.dumps(answer))
+    reason = str(caught.value).partition("\n\n")[0]
+    assert reason.isprintable()
+    return reason
+
+
+def test_an_answer_becomes_typed_values() -> None:
+    values = ADAPTER.parse(ResponseImprovement, json.dumps(GOOD))
+    assert list(values) == list(ResponseImprovement.output_fields)
+    assert values["analysis"] == Analysis.model_validate(GOOD["analysis"])
+    assert isinstance(values["implementation_strategy"], ImplementationStrategy)
+    assert ADAPTER.parse(Bounded, json.dumps(WHOLE))["nested"] == [Note(word="e", words=["f"])]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        '{"response": "A"}',
+        ' \n{"response":\n"A"}\n',
+        '```json\n{"response": "A"}\n```',
+        '```\n{"response": "A"}\n```\n',
+        'Here is my answer:\n{"response": "A"}\nI hope it helps.',
+        '\ufeff{"response": "A"}',
+        '{"thoughts": "hm", "response": "A"}',
+    ],
+    ids=ascii,
+)
+def test_one_whole_object_is_taken_out_of_the_words_or_fences_around_it(answer: str) -> None:
+    assert ADAPTER.parse(ResponseGeneration, answer) == {"response": "A"}
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "",
+        "A",
+        "null",
+        "{}",
+        '"A"',
+        "{",
+        '{"response": "A"',
+        '{"response": "A',
+        '{"response": "a {b} c',
+        '{"response": "a {b} c"',
+        '```json\n{"response": "A',
+        '{"response": "A",}',
+        '{"response": "A" "more": 1}',
+        "{'response': 'A'}",
+        '{response: "A"}',
+        '{"response": "two\nlines"}',
+        '{"response": "A"} // {why}',
+        'The {best} one: {"response": "A"}',
+        '{"response": "A"}{"response": "B"}',
+        '{"response": "A"}\n{"response": "B"}',
+        '[{"response": "A"}, {"response": "B"}]',
+        '{"answer": {"response": "A"}}',
+        "[[ ## response ## ]]\nA\n\n[[ ## completed ## ]]",
+        "<response>\nA\n</>",
+        '{"response": "\\ud800"}',
+        '{"response": "\\udc00 \\ud800"}',
+        '{"response": "\ud800"}',
+        '{"\ud800": 1, "response": "A"}',
+        "[" * 5_000,
+        '{"response": ' * 5_000,
+        pytest.param('{"response": "A"}\n{"response": "B'),
+        pytest.param('[{"response": "A"}, {"respo'),
+    ],
+    ids=lambda answer: ascii(answer)[:50],
+)
+def test_an_answer_that_is_not_one_whole_object_is_refused(answer: str) -> None:
+    assert refusal(ResponseGeneration, answer)
+
+
+@pytest.mark.parametrize("before", ["", "```json\n", "Here: "], ids=repr)
+def test_an_answer_cut_anywhere_is_refused(before: str) -> None:
+    whole = before + json.dumps({**GOOD, "improved_response": "{a} and {b}."})
+    for end in range(len(whole)):
+        assert refusal(ResponseImprovement, whole[:end])
+
+
+@pytest.mark.parametrize("value", [5, 1.5, True, None, ["A"], {"text": "A"}, []], ids=repr)
+def test_a_text_of_another_type_is_refused_and_not_converted(value: Any) -> None:
+    assert refusal(ResponseGeneration, {"response": value}) == "response: Input should be a valid string"
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        ("analysis", "good"),
+        ("analysis", None),
+        ("analysis", []),
+        ("analysis.original_strengths", "good"),
+        ("analysis.original_strengths", {"0": "good"}),
+        ("analysis.original_strengths.0", 5),
+        ("analysis.extra", ["x"]),
+        ("implementation_strategy.rationale", None),
+        ("improved_response", ["x"]),
+    ],
+    ids=lambda value: repr(value)[:30],
+)
+def test_what_does_not_fit_is_refused_with_its_place(place: str, value: Any) -> None:
+    answer = json.loads(json.dumps(GOOD))
+    *outer, last = [int(step) if step.isdigit() else step for step in place.split(".")]
+    holder = answer
+    for step in outer:
+        holder = holder[step]
+    holder[last] = value
+    assert refusal(ResponseImprovement, answer).startswith(f"{place}: ")
+
+
+@pytest.mark.parametrize("place", ["analysis", "implementation_strategy", "improved_response"])
+def test_a_field_left_out_is_refused_by_name(place: str) -> None:
+    answer = {name: value for name, value in GOOD.items() if name != place}
+    assert refusal(ResponseImprovement, answer) == f"{place}: Field required"
+
+
+@pytest.mark.parametrize("length", [1, 7, 8])
+def test_a_bound_holds_exactly_to_the_character(length: int) -> None:
+    answer = {**WHOLE, "by_type": "🐦" * length}
+    if length <= 7:
+        assert ADAPTER.parse(Bounded, json.dumps(answer))["by_type"] == "🐦" * length
+    else:
+        assert refusal(Bounded, answer).startswith("by_type: ")
+
+
+@pytest.mark.parametrize("score", [0, 6, 2.5, "three", None], ids=repr)
+def test_a_number_out_of_range_is_refused(score: Any) -> None:
+    assert refusal(Bounded, {**WHOLE, "score": score}).startswith("score: ")
+
+
+@pytest.mark.parametrize("score", ["3", True], ids=repr)
+def test_a_number_of_another_type_is_refused_and_not_converted(score: Any) -> None:
+    assert refusal(Bounded, {**WHOLE, "score": score}).startswith("score: ")
+
+
+def test_what_is_longer_than_the_decoders_bounds_is_taken_whole() -> None:
+    notes = ["x" * 3_000] * 30
+    analysis = {**SAMPLE_PARTS["analysis"], "original_strengths": notes}
+    answer = {**SAMPLE_PARTS, "analysis": analysis, "improved_response": "y" * 30_000}
+    parsed = ADAPTER.parse(ResponseImprovement, json.dumps(answer))
+    assert parsed["analysis"].original_strengths == notes and parsed["improved_response"] == "y" * 30_000
+
+
+def test_an_answer_that_copies_the_prompts_tags_is_refused() -> None:
+    copied = {**GOOD, "improved_response": "<reference_feedback>\nStrong in content.\n</>"}
+    assert refusal(ResponseImprovement, copied) == "copies the prompt: it holds its <reference_feedback>"
+    xml = {**GOOD, "improved_response": "Send <response>200</response>."}
+    assert ADAPTER.parse(ResponseImprovement, json.dumps(xml))["improved_response"] == xml["improved_response"]

@@ -1,0 +1,320 @@
+"""The judges: both orders asked, strengths averaged, and an abstention with its reason where there is no verdict."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import dspy
+import pytest
+from dspy.lm15 import Request
+from dspy.utils import exceptions as lm_errors
+
+from refed_dspy import load_program, save_program
+from refed_dspy.errors import ConfigError, NoConnection, TeacherError
+from refed_dspy.programs.asking import Question, answered_by, ask_teacher
+from refed_dspy.programs.judges import (
+    INSTRUCTION_CRITERIA,
+    OVERALL,
+    RESPONSE_CRITERIA,
+    SAME,
+    Criterion,
+    Graded,
+    PairwiseJudge,
+    RubricJudge,
+    Verdict,
+)
+from refed_dspy.programs.lm_errors import AnswerCut, AnswerRefused, NotReached
+from tests.support.scripted_engine import Answer, Writer, fake_lm, response
+
+DEPTH = Criterion("depth", "how deep it goes")
+
+
+def prompt(request: Request) -> str:
+    return "".join(str(getattr(part, "text", "")) for message in request.messages for part in message.parts)
+
+
+def shown(request: Request, name: str) -> str:
+    """The input `name` as the prompt has it."""
+    found = re.search(rf"<{name}>\n(.*?)\n</>", prompt(request), re.DOTALL)
+    assert found is not None
+    return found[1]
+
+
+def says(verdict: str, reason: str = "it is deeper") -> str:
+    return json.dumps({"reason": reason, "verdict": verdict})
+
+
+def grades(grade: str) -> str:
+    return json.dumps({"reason": "it lacks an example", "grade": grade})
+
+
+def answering_by(decide: Callable[[Request], Answer | None]) -> Writer:
+    writer = Writer()
+    writer.on_request = decide
+    return writer
+
+
+def by_order(usual: Answer, exchanged: Answer) -> Writer:
+    """Says `usual` where "first" is answer A, and `exchanged` where it is answer B."""
+    return answering_by(lambda request: usual if shown(request, "answer_a") == "first" else exchanged)
+
+
+def verdict_of(writer: Writer, a: str = "first", b: str = "second", **more: Any) -> Verdict:
+    with dspy.context(lm=fake_lm(writer)):
+        return asyncio.run(PairwiseJudge().judge("Explain tides.", a, b, **more))
+
+
+def grade_of(writer: Writer, criterion: Criterion = DEPTH) -> Graded:
+    with dspy.context(lm=fake_lm(writer)):
+        return asyncio.run(RubricJudge().judge("The moon pulls.", "Explain tides.", criterion))
+
+
+# --- two answers
+
+
+def test_both_orders_are_asked() -> None:
+    writer = by_order(says("A>B", "more depth"), says("B>A", "less depth"))
+    verdict = verdict_of(writer)
+    orders = {(shown(request, "answer_a"), shown(request, "answer_b")) for request in writer.requests}
+    assert orders == {("first", "second"), ("second", "first")}
+    assert len(writer.requests) == 2
+    assert verdict == Verdict(1, True, ("more depth", "(asked with A and B exchanged) less depth"))
+
+
+@pytest.mark.parametrize(
+    ("usual", "exchanged", "preference", "win"),
+    [
+        ("A>>B", "B>>A", 2, 1),
+        ("A>B", "B>>A", 1.5, 1),
+        ("A>B", "B>A", 1, 1),
+        ("A=B", "A=B", 0, 0.5),
+        ("B>A", "A>>B", -1.5, 0),
+        ("B>>A", "A>>B", -2, 0),
+    ],
+)
+def test_the_preference_is_the_mean_of_both_orders(usual: str, exchanged: str, preference: float, win: float) -> None:
+    verdict = verdict_of(by_order(says(usual), says(exchanged)))
+    assert (verdict.preference, verdict.consistent, verdict.win) == (preference, True, win)
+
+
+@pytest.mark.parametrize(
+    ("usual", "exchanged"),
+    [("A>B", "A>B"), ("A>>B", "A>B"), ("B>>A", "B>A"), ("A>>B", "A=B"), ("A=B", "A>B"), ("A=B", "B>>A")],
+)
+def test_orders_that_disagree_make_a_tie(usual: str, exchanged: str) -> None:
+    verdict = verdict_of(by_order(says(usual), says(exchanged)))
+    assert (verdict.preference, verdict.consistent, verdict.win, verdict.abstained) == (0, False, 0.5, "")
+    assert len(verdict.reasons) == 2
+
+
+def test_answers_that_are_the_same_cost_no_call() -> None:
+    writer = Writer()
+    assert verdict_of(writer, "  one\n", "one") is SAME
+    assert verdict_of(writer, "", "") is SAME
+    assert (SAME.preference, SAME.consistent, SAME.win) == (0, True, 0.5)
+    assert writer.requests == []
+
+
+def test_an_empty_answer_is_judged() -> None:
+    writer = by_order(says("A>>B"), says("B>>A"))
+    assert verdict_of(writer, "first", "").preference == 2
+
+
+def test_what_it_is_judged_by_reaches_the_prompt() -> None:
+    for criterion in (DEPTH, OVERALL, *INSTRUCTION_CRITERIA.values(), *RESPONSE_CRITERIA.values()):
+        writer = answering_by(lambda request: says("A=B"))
+        verdict_of(writer, criterion=criterion)
+        for request in writer.requests:
+            assert shown(request, "criterion") == criterion.name
+            assert shown(request, "description") == criterion.description
+            assert shown(request, "instruction") == "Explain tides."
+    assert "like the reference in complexity" in {criterion.name for criterion in INSTRUCTION_CRITERIA.values()}
+
+
+def test_the_judge_is_asked_through_whoever_answers() -> None:
+    questions: list[Question] = []
+
+    async def answerer(question: Question) -> dspy.Prediction:
+        questions.append(question)
+        return await ask_teacher(question)
+
+    with answered_by(answerer):
+        verdict_of(answering_by(lambda request: says("A=B")))
+        verdict_of(answering_by(lambda request: says("A=B")), item="pair 4")
+    assert {question.stage for question in questions} == {"pairwise_judge"}
+    assert [question.item for question in questions] == ["Explain tides."] * 2 + ["pair 4"] * 2
+
+
+# --- no verdict: an abstention, and why
+
+FAULTS: list[tuple[Answer, str]] = [
+    ("What a pair!", "malformed: "),
+    ('{"reason": "it is dee', "malformed: "),
+    (says("A"), "malformed: "),
+    (says("A>B", " "), "malformed: reason is empty"),
+    (AnswerCut("cut at max_tokens=300"), "cut: "),
+    (AnswerRefused("declined"), "refused: "),
+    (response(" ", "content_filter"), "malformed: "),
+    (lm_errors.ContextWindowExceededError(message="too long"), "unfit: "),
+    (lm_errors.LMInvalidRequestError("bad request"), "unfit: "),
+    (lm_errors.LMTimeoutError("no answer in 600 s"), "no answer: "),
+    (lm_errors.LMServerError("500"), "no answer: "),
+]
+
+
+@pytest.mark.parametrize(("fault", "why"), FAULTS)
+@pytest.mark.parametrize("first", [True, False])
+def test_a_call_that_fails_is_an_abstention_with_its_reason(fault: Answer, why: str, first: bool) -> None:
+    verdict = verdict_of(by_order(fault, says("B>A")) if first else by_order(says("A>B"), fault))
+    assert (verdict.preference, verdict.consistent, verdict.win) == (None, None, None)
+    assert verdict.abstained.startswith(why)
+    assert len(verdict.abstained.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("usual", "exchanged"), [("cannot tell", "A>B"), ("A>B", "cannot tell"), ("cannot tell", "cannot tell")]
+)
+def test_a_judge_that_cannot_tell_abstains_and_keeps_its_reasons(usual: str, exchanged: str) -> None:
+    verdict = verdict_of(by_order(says(usual), says(exchanged)))
+    assert (verdict.preference, verdict.consistent, verdict.abstained) == (None, None, "the judge could not tell")
+    assert len(verdict.reasons) == 2
+
+
+# --- no judge
+
+
+def test_an_endpoint_that_is_not_reached_raises() -> None:
+    writer = answering_by(lambda request: NotReached("connection refused"))
+    with pytest.raises(NoConnection, match="connection refused"):
+        verdict_of(writer)
+    with pytest.raises(NoConnection, match="connection refused"):
+        grade_of(writer)
+
+
+def test_a_key_that_is_refused_raises() -> None:
+    writer = answering_by(lambda request: lm_errors.LMAuthError("wrong key"))
+    with pytest.raises(TeacherError, match="check the key"):
+        verdict_of(writer)
+    with pytest.raises(TeacherError, match="check the key"):
+        grade_of(writer)
+
+
+def test_a_bug_is_raised_as_it_is() -> None:
+    async def broken(question: Question) -> dspy.Prediction:
+        raise KeyError("a bug")
+
+    with answered_by(broken), pytest.raises(KeyError, match="a bug"):
+        verdict_of(Writer())
+
+
+def test_without_a_language_model_it_says_so() -> None:
+    with dspy.context(lm=None), pytest.raises(ConfigError, match="no teacher"):
+        asyncio.run(PairwiseJudge().judge("i", "a", "b"))
+
+
+async def test_an_order_that_raises_leaves_no_other_behind() -> None:
+    ends: list[str] = []
+
+    async def answerer(question: Question) -> dspy.Prediction:
+        if question.inputs["answer_a"] == "first":
+            raise TeacherError("the key is refused")
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            ends.append("cancelled")
+            raise
+        raise AssertionError("it was left to run")
+
+    with answered_by(answerer), pytest.raises(TeacherError, match="the key is refused"):
+        await PairwiseJudge().judge("i", "first", "second")
+    assert ends == ["cancelled"]
+
+
+# --- one text
+
+
+@pytest.mark.parametrize(("said", "share"), [("1", 0), ("2", 0.25), ("3", 0.5), ("4", 0.75), ("5", 1)])
+def test_a_grade_is_one_to_five(said: str, share: float) -> None:
+    writer = answering_by(lambda request: grades(said))
+    graded = grade_of(writer)
+    assert graded == Graded("depth", int(said), "it lacks an example")
+    assert graded.share == share
+    (request,) = writer.requests
+    assert (shown(request, "criterion"), shown(request, "description")) == ("depth", "how deep it goes")
+    assert (shown(request, "context"), shown(request, "text")) == ("Explain tides.", "The moon pulls.")
+
+
+@pytest.mark.parametrize("said", ["0", "6", "3.5", "5/5", ""])
+def test_a_grade_out_of_bounds_is_an_abstention(said: str) -> None:
+    graded = grade_of(answering_by(lambda request: grades(said)))
+    assert (graded.grade, graded.share) == (None, None)
+    assert graded.reason.startswith("malformed: ")
+
+
+def test_a_grader_that_cannot_tell_abstains() -> None:
+    graded = grade_of(answering_by(lambda request: grades("cannot tell")))
+    assert (graded.grade, graded.share, graded.reason) == (None, None, "it lacks an example")
+
+
+def test_a_grade_that_was_cut_is_an_abstention_with_its_reason() -> None:
+    graded = grade_of(answering_by(lambda request: AnswerCut("cut at max_tokens=300")))
+    assert (graded.grade, graded.share) == (None, None)
+    assert graded.reason.startswith("cut: cut at max_tokens=300")
+
+
+# --- DSPy programs like any other
+
+
+def test_they_are_called_like_any_program() -> None:
+    with dspy.context(lm=fake_lm(by_order(says("A>B"), says("B>A")))):
+        made = PairwiseJudge()(instruction="i", answer_a="first", answer_b="second")
+        assert (made.preference, made.consistent, made.abstained, len(made.reasons)) == (1, True, "", 2)
+    with dspy.context(lm=fake_lm(answering_by(lambda request: grades("4")))):
+        made = RubricJudge()(text="t", context="c", criterion="depth", description="how deep it goes")
+        assert (made.grade, made.reason) == (4, "it lacks an example")
+
+
+async def test_they_work_inside_a_running_loop() -> None:
+    writer = by_order(says("A>B"), says("B>A"))
+    with dspy.context(lm=fake_lm(writer)):
+        inputs = {"instruction": "i", "answer_a": "first", "answer_b": "second"}
+        assert PairwiseJudge()(**inputs, criterion="depth", description="how deep it goes").preference == 1
+        assert (await PairwiseJudge().acall(**inputs)).preference == 1
+    assert [shown(request, "criterion") for request in writer.requests] == ["depth"] * 2 + [OVERALL.name] * 2
+    with dspy.context(lm=fake_lm(answering_by(lambda request: grades("4")))):
+        assert RubricJudge()(text="t", context="c", criterion="depth", description="d").grade == 4
+
+
+def test_a_copy_is_another_program() -> None:
+    judge = PairwiseJudge()
+    twin = copy.deepcopy(judge)
+    twin.compare.signature = twin.compare.signature.with_instructions("Toss a coin.")
+    assert judge.compare.signature.instructions != "Toss a coin."
+    writer = by_order(says("A>B"), says("B>A"))
+    with dspy.context(lm=fake_lm(writer)):
+        assert asyncio.run(twin.judge("i", "first", "second")).preference == 1
+    assert all("Toss a coin." in str(request.system) for request in writer.requests)
+
+
+def test_a_tuned_judge_is_saved_and_loaded(tmp_path: Path) -> None:
+    for judge, fresh, name in (
+        (PairwiseJudge(), PairwiseJudge(), "compare"),
+        (RubricJudge(), RubricJudge(), "grade"),
+    ):
+        tuned = getattr(judge, name)
+        tuned.signature = tuned.signature.with_instructions("Judge as a poet would.")
+        tuned.demos = [dspy.Example(criterion="depth", reason="it rhymes", verdict="A>B", grade="5")]
+        save_program(judge, tmp_path / "judge.json")
+        load_program(fresh, tmp_path / "judge.json")
+        loaded = getattr(fresh, name)
+        assert loaded.signature.instructions == "Judge as a poet would."
+        assert [dict(demo) for demo in loaded.demos] == [dict(demo) for demo in tuned.demos]
+        assert fresh.dump_state() == judge.dump_state()
+    with pytest.raises(ConfigError, match="it lacks compare"):
+        load_program(PairwiseJudge(), tmp_path / "judge.json")

@@ -1,0 +1,177 @@
+"""A saved program is opened as it was made, and remembers where its prompts came from."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from refed_dspy import open_program, save_program, synthesize
+from refed_dspy.errors import ConfigError
+from refed_dspy.programs import PairwiseJudge, ReferenceLevelFeedback
+from refed_dspy.programs.saved import MANIFEST, program_digests, program_state
+from refed_dspy.signatures import DEFAULT_FEATURES
+from tests.support.scripted_engine import Writer, fake_lm, references
+
+FEATURES = {"audience": "Who asks", "tone": "How {formal} it is"}
+MANIFEST_OF_A_COMPILE: dict[str, Any] = {
+    "features": FEATURES,
+    "instructions_per_feature": 3,
+    "models": {"teacher": {"model": "openai/gpt-4o-mini", "endpoint": "https://api.openai.com/v1"}},
+    "run_id": "abc123",
+    "candidate": "0123456789abcdef",
+}
+
+
+def tuned(features: dict[str, str] | None = None) -> ReferenceLevelFeedback:
+    program = ReferenceLevelFeedback(features or FEATURES, 3)
+    predictor = program.response_generation
+    predictor.signature = predictor.signature.with_instructions("Answer {well}.\nAlways.")
+    predictor.demos = [{"instruction": "i", "response": "r"}]
+    return program
+
+
+def saved(folder: Path, program: Any = None, **manifest: Any) -> Path:
+    """A file as a compile leaves it, with these entries of its manifest instead."""
+    state = program_state(program or tuned())
+    told = {**state[MANIFEST], **MANIFEST_OF_A_COMPILE, **manifest}
+    state[MANIFEST] = {key: value for key, value in told.items() if value is not ...}
+    path = folder / "program.json"
+    path.write_text(json.dumps(state), encoding="utf-8")
+    return path
+
+
+def refusal(path: Path | str, **more: Any) -> str:
+    with pytest.raises(ConfigError) as raised:
+        open_program(path, **more)
+    assert str(raised.value).isprintable()
+    return str(raised.value)
+
+
+def test_a_program_is_what_it_was(tmp_path: Path) -> None:
+    opened = open_program(saved(tmp_path))
+    assert opened.features == FEATURES and opened.instructions_per_feature == 3
+    assert program_digests(opened) == program_digests(tuned())
+    assert opened.response_generation.signature.instructions == "Answer {well}.\nAlways."
+    assert all(predictor.lm is None for predictor in opened.predictors())
+
+
+def test_it_remembers_where_it_came_from(tmp_path: Path) -> None:
+    path = saved(tmp_path)
+    assert open_program(path).source == {
+        "address": str(path),
+        "run_id": "abc123",
+        "candidate": "0123456789abcdef",
+        "teacher": "openai/gpt-4o-mini",
+    }
+    assert open_program(str(path)).source["address"] == str(path)
+    assert ReferenceLevelFeedback().source == {}
+
+
+def test_a_program_that_was_not_compiled_opens_with_the_usual_features(tmp_path: Path) -> None:
+    save_program(ReferenceLevelFeedback(), tmp_path / "plain.json")
+    opened = open_program(tmp_path / "plain.json")
+    assert opened.features == dict(DEFAULT_FEATURES) and opened.instructions_per_feature == 10
+    assert opened.source == {"address": str(tmp_path / "plain.json")}
+
+
+def test_what_is_asked_for_wins_over_the_file(tmp_path: Path) -> None:
+    path = saved(tmp_path)
+    assert open_program(path, instructions_per_feature=7).instructions_per_feature == 7
+    same = {name: FEATURES[name] for name in FEATURES}
+    assert open_program(path, features=same).features == FEATURES
+
+
+def test_other_features_are_refused_with_the_difference(tmp_path: Path) -> None:
+    said = refusal(saved(tmp_path), features={"audience": "Who asks", "length": "How long"})
+    assert "made for other fields of instruction_feedback" in said
+    assert "it has tone" in said and "this program has length" in said
+
+
+def test_features_given_in_other_words_are_refused(tmp_path: Path) -> None:
+    said = refusal(saved(tmp_path), features={"audience": "Who reads", "tone": "How {formal} it is"})
+    assert "made with other words for the feature audience" in said
+
+
+def test_another_kind_of_program_is_refused(tmp_path: Path) -> None:
+    save_program(PairwiseJudge(), tmp_path / "judge.json")
+    assert "not a state of this program: it lacks instruction_feedback" in refusal(tmp_path / "judge.json")
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", '"x"', "null", "{}", '{"refed": 3}'])
+def test_what_is_no_program_is_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "program.json"
+    path.write_text(text)
+    assert refusal(path).startswith(f"program {path}: ")
+    assert "no such file" in refusal(tmp_path / "none.json")
+
+
+@pytest.mark.parametrize("entry", ["features", "instructions_per_feature", "models", "run_id", "candidate"])
+@pytest.mark.parametrize("value", [..., None, 7, [], {}], ids=repr)
+def test_a_manifest_that_says_nothing_usable_is_passed_over(tmp_path: Path, entry: str, value: Any) -> None:
+    features = dict(DEFAULT_FEATURES) if entry == "features" else FEATURES
+    opened = open_program(saved(tmp_path, tuned(features), **{entry: value}))
+    assert opened.features == features
+    usable = {"instructions_per_feature": 7} if value == 7 else {}
+    expected = usable.get(entry, 10 if entry == "instructions_per_feature" else 3)
+    assert opened.instructions_per_feature == expected
+    gone = {"models": "teacher"}.get(entry, entry)
+    assert gone not in opened.source and "address" in opened.source
+
+
+@pytest.mark.parametrize("teacher", [None, "openai/gpt-4o-mini", ["x"]], ids=repr)
+def test_a_manifest_with_a_damaged_teacher_is_passed_over(tmp_path: Path, teacher: Any) -> None:
+    assert "teacher" not in open_program(saved(tmp_path, models={"teacher": teacher})).source
+
+
+@pytest.mark.parametrize("asked", [0, 101, -1, "3", 2.5])
+def test_a_count_that_is_out_of_range_is_passed_over(tmp_path: Path, asked: Any) -> None:
+    assert open_program(saved(tmp_path, instructions_per_feature=asked)).instructions_per_feature == 10
+
+
+def test_what_a_manifest_tells_is_one_short_line(tmp_path: Path) -> None:
+    source = open_program(saved(tmp_path, run_id="a\nb" * 500, candidate="\x1b[31m")).source
+    assert all(value.isprintable() and len(value) <= 200 for key, value in source.items() if key != "address")
+
+
+def test_a_manifest_s_features_that_cannot_be_fields_are_refused(tmp_path: Path) -> None:
+    assert "features" in refusal(saved(tmp_path, features={"not a name": "x"}))
+
+
+# --- another teacher
+
+
+def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+def run(program: Any, folder: Path, **more: Any) -> Any:
+    return synthesize(program, references(1), size=2, teacher=fake_lm(Writer(per_call=3)), run_dir=folder, **more)
+
+
+def test_another_teacher_than_it_was_tuned_with_is_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = saved(tmp_path)
+    for number, program in enumerate((path, str(path), open_program(path))):
+        caplog.clear()
+        run(program, tmp_path / f"run{number}")
+        assert warnings_of(caplog) == [
+            "the program was tuned with openai/gpt-4o-mini; with fake/model its gain is not proved"
+        ]
+
+
+def test_the_same_teacher_needs_no_word(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = saved(tmp_path, models={"teacher": {"model": "fake/model"}})
+    run(path, tmp_path / "run")
+    run(ReferenceLevelFeedback(), tmp_path / "plain")
+    assert warnings_of(caplog) == []
+
+
+def test_a_run_asks_as_often_as_the_program_was_made_for(tmp_path: Path) -> None:
+    writer = Writer(per_call=3)
+    synthesize(saved(tmp_path), references(1), size=2, teacher=fake_lm(writer), run_dir=tmp_path / "run")
+    asked = [str(r.messages) for r in writer.requests if "new_instructions" in writer.fields(r)]
+    assert asked and all("<how_many>\\n3\\n</>" in text for text in asked)
+    assert "audience" in writer.fields(writer.requests[0]) or "audience" in writer.fields(writer.requests[1])

@@ -1,0 +1,347 @@
+"""Reference-Level Feedback as a DSPy module: what it asks, what it gives, and what becomes of failures."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import Counter
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import dspy
+import pytest
+from dspy.lm15 import Request
+from dspy.utils import exceptions as lm_errors
+
+from refed_dspy.errors import ConfigError, MalformedAnswer, TeacherError
+from refed_dspy.programs import ReferenceLevelFeedback
+from refed_dspy.programs.asking import Question, answered_by, ask_teacher
+from refed_dspy.programs.lm_errors import AnswerCut, AnswerRefused
+from refed_dspy.programs.reference_level import STAGES, TAKEN_SHOWN
+from refed_dspy.records import Feedback, Reference, Sample
+from tests.support.scripted_engine import Answer, AsyncWriter, Writer, fake_lm
+
+REFERENCE = Reference(instruction="Explain tides.", response="The moon pulls.", source="tides.jsonl row 4")
+STAGE_OF = {
+    "subject_areas": "instruction_feedback",
+    "response_feedback": "response_feedback",
+    "new_instructions": "instruction_synthesis",
+    "response": "response_generation",
+    "analysis": "response_improvement",
+}
+
+
+def stage_of(writer: Writer, request: Request) -> str:
+    return STAGE_OF[writer.fields(request)[0]]
+
+
+def asked(writer: Writer) -> Counter[str]:
+    """How many calls each stage made."""
+    return Counter(stage_of(writer, request) for request in writer.requests)
+
+
+def prompt(request: Request) -> str:
+    return "".join(str(getattr(part, "text", "")) for message in request.messages for part in message.parts)
+
+
+def called(program: dspy.Module, writer: Writer, reference: Any = REFERENCE) -> dspy.Prediction:
+    with dspy.context(lm=fake_lm(writer)):
+        return program(reference)
+
+
+def answering_once(stage: str, answer: Answer, writer: Writer) -> Writer:
+    """`writer`, but its first answer to `stage` is `answer`."""
+    left = [answer]
+
+    def said(request: Request) -> Answer | None:
+        return left.pop() if left and stage_of(writer, request) == stage else None
+
+    writer.on_request = said
+    return writer
+
+
+def run_with(writer: Writer, work: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
+    with dspy.context(lm=fake_lm(writer)):
+        return asyncio.run(work())
+
+
+# --- one reference, all of its samples
+
+
+def test_one_reference_gives_its_samples_with_two_calls_each() -> None:
+    writer = Writer()
+    made = called(ReferenceLevelFeedback(), writer)
+    assert isinstance(made.feedback, Feedback)
+    assert set(made.feedback.features) == {"subject_areas", "relevant_skills"}
+    assert all(isinstance(sample, Sample) for sample in made.samples)
+    assert len({sample.instruction for sample in made.samples}) == 20
+    assert made.failures == []
+    assert asked(writer) == dict(zip(STAGES, (1, 1, 2, 20, 20), strict=True))
+
+
+def test_each_stage_is_shown_what_the_paper_gives_it() -> None:
+    writer = Writer(per_call=1)
+    program = ReferenceLevelFeedback({"subject_areas": "its field"}, instructions_per_feature=1)
+    made = called(program, writer)
+    shown = {stage_of(writer, request): prompt(request) for request in writer.requests}
+    sample, feedback = made.samples[0], made.feedback
+    for stage in STAGES[:2]:
+        assert REFERENCE.instruction in shown[stage]
+        assert REFERENCE.response in shown[stage]
+    assert feedback.features["subject_areas"] in shown["instruction_synthesis"]
+    assert "<feature_name>\nsubject areas\n" in shown["instruction_synthesis"]
+    assert "<how_many>\n1\n" in shown["instruction_synthesis"]
+    assert REFERENCE.response in shown["response_generation"]
+    assert sample.instruction in shown["response_generation"]
+    for text in (feedback.response, sample.instruction, sample.response):
+        assert text in shown["response_improvement"]
+
+
+def test_a_samples_parts_are_the_teachers_answers() -> None:
+    sample = called(ReferenceLevelFeedback({"subject_areas": "x"}), Writer()).samples[0]
+    assert sample.analysis.original_strengths == ["clear"]
+    assert sample.implementation_strategy.rationale == "it helps"
+    assert sample.response.startswith("response number")
+    assert sample.improved_response.startswith("improved_response number")
+
+
+@pytest.mark.parametrize(
+    "reference",
+    [
+        REFERENCE,
+        {"instruction": REFERENCE.instruction, "response": REFERENCE.response},
+        dspy.Example(instruction=REFERENCE.instruction, response=REFERENCE.response, id=4),
+    ],
+    ids=["Reference", "dict", "Example"],
+)
+def test_a_reference_may_be_a_record_a_mapping_or_an_example(reference: Any) -> None:
+    assert len(called(ReferenceLevelFeedback(), Writer(), reference).samples) == 20
+
+
+@pytest.mark.parametrize(
+    "reference",
+    [
+        None,
+        5,
+        "Explain tides.",
+        {"instruction": "Q"},
+        {"instruction": "", "response": "A"},
+        {"instruction": 5, "response": "A"},
+        {"instruction": "\ud800", "response": "A"},
+        dspy.Example(response="A"),
+    ],
+    ids=ascii,
+)
+def test_anything_else_is_refused_before_any_call(reference: Any) -> None:
+    writer = Writer()
+    with pytest.raises(ConfigError, match="instruction"):
+        called(ReferenceLevelFeedback(), writer, reference)
+    assert writer.requests == []
+
+
+def test_without_a_language_model_it_says_how_to_set_one() -> None:
+    with dspy.context(lm=None), pytest.raises(ConfigError, match=r"dspy\.configure"):
+        ReferenceLevelFeedback()(REFERENCE)
+
+
+# --- the doors: forward, aforward, a running loop, Evaluate
+
+
+async def test_acall_gives_what_a_call_gives() -> None:
+    with dspy.context(lm=fake_lm(Writer())):
+        made = await ReferenceLevelFeedback().acall(REFERENCE)
+    assert len(made.samples) == 20
+
+
+async def test_a_call_works_where_a_loop_is_running_and_sees_its_context() -> None:
+    asyncio.get_running_loop()  # as in a notebook
+    assert len(called(ReferenceLevelFeedback(), Writer()).samples) == 20
+
+
+async def test_an_error_crosses_from_the_other_thread() -> None:
+    with pytest.raises(TeacherError, match="api_key_env"):
+        called(ReferenceLevelFeedback(), Writer(lm_errors.LMAuthError("no such key")))
+
+
+def test_evaluate_calls_it_from_several_threads() -> None:
+    devset = [
+        dspy.Example(reference=Reference(instruction=f"Explain {i}.", response="It is.")).with_inputs("reference")
+        for i in range(6)
+    ]
+    evaluate = dspy.Evaluate(
+        devset=devset,
+        metric=lambda example, made, trace=None: len(made.samples) / 20,
+        num_threads=3,
+        display_progress=False,
+    )
+    with dspy.context(lm=fake_lm(Writer())):
+        assert evaluate(ReferenceLevelFeedback()).score == 100
+
+
+def test_predictors_are_named_as_the_stages() -> None:
+    assert tuple(name for name, _ in ReferenceLevelFeedback().named_predictors()) == STAGES
+
+
+def test_a_predictors_own_language_model_is_asked_instead() -> None:
+    program, own, other = ReferenceLevelFeedback(), Writer(), Writer()
+    program.response_generation.lm = fake_lm(own)
+    called(program, other)
+    assert asked(own) == {"response_generation": 20}
+    assert "response_generation" not in asked(other)
+
+
+def test_the_callers_adapter_is_used_where_one_is_set() -> None:
+    writer = Writer("[[ ## response_feedback ## ]]\nKeep the tone.\n\n[[ ## completed ## ]]")
+    with dspy.context(adapter=dspy.ChatAdapter()):
+        feedback = run_with(writer, lambda: ReferenceLevelFeedback().collect_response_feedback(REFERENCE))
+    assert feedback == "Keep the tone."
+
+
+def test_whoever_answers_in_this_context_is_told_stage_item_and_repetition() -> None:
+    questions: list[Question] = []
+
+    async def answerer(question: Question) -> dspy.Prediction:
+        questions.append(question)
+        return await ask_teacher(question)
+
+    async def work() -> None:
+        program = ReferenceLevelFeedback()
+        await program.propose(REFERENCE, "relevant_skills", "reasoning", repetition=3)
+        await program.respond(REFERENCE, "Be kind.", "Do it.", item="17")
+
+    with answered_by(answerer):
+        run_with(Writer(), work)
+    told = [(question.stage, question.item, question.repetition) for question in questions]
+    assert told[0] == ("instruction_synthesis", f"{REFERENCE.id}/relevant_skills", 3)
+    assert told[1:] == [("response_generation", "17", 0), ("response_improvement", "17", 0)]
+
+
+# --- what is proposed
+
+
+def test_instructions_beyond_the_number_asked_for_are_counted_and_dropped() -> None:
+    program = ReferenceLevelFeedback(instructions_per_feature=4)
+    proposal = run_with(Writer(per_call=7), lambda: program.propose(REFERENCE, "subject_areas", "tides"))
+    assert proposal.instructions == tuple(f"Task {i}: do it." for i in range(1, 5))
+    assert proposal.surplus == 3
+
+
+def test_blank_instructions_count_neither_as_written_nor_as_surplus() -> None:
+    program = ReferenceLevelFeedback(instructions_per_feature=2)
+    writer = Writer(json.dumps({"new_instructions": ["", " One. ", "\n", "Two."]}))
+    proposal = run_with(writer, lambda: program.propose(REFERENCE, "subject_areas", "tides"))
+    assert (proposal.instructions, proposal.surplus) == (("One.", "Two."), 0)
+
+
+def test_fewer_instructions_than_asked_for_are_taken_as_they_are() -> None:
+    assert len(called(ReferenceLevelFeedback(), Writer(per_call=3)).samples) == 6
+    assert called(ReferenceLevelFeedback(), Writer(per_call=0)).samples == []
+
+
+def test_an_instruction_that_two_features_propose_is_answered_once() -> None:
+    writer = Writer(repeat=True)
+    assert len(called(ReferenceLevelFeedback(), writer).samples) == 10
+    assert asked(writer)["response_generation"] == 10
+
+
+def test_the_newest_of_those_taken_are_shown() -> None:
+    taken = [f"Taken {i}." for i in range(TAKEN_SHOWN + 2)]
+    writer = Writer()
+    run_with(writer, lambda: ReferenceLevelFeedback().propose(REFERENCE, "subject_areas", "tides", taken))
+    shown = [line for line in prompt(writer.requests[0]).splitlines() if line.startswith("- Taken")]
+    assert shown == [f"- {text}" for text in taken[2:]]
+
+
+# --- failures
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        ("not JSON", "malformed"),
+        ('{"response_feedback": 5, "new_instructions": 5, "response": 5, "subject_areas": 5}', "malformed"),
+        (AnswerCut("cut"), "cut"),
+        (AnswerRefused("declined"), "refused"),
+        (lm_errors.ContextWindowExceededError(message="too long"), "unfit"),
+        (lm_errors.LMInvalidRequestError("bad request"), "unfit"),
+        (lm_errors.LMTimeoutError("late"), "no answer"),
+        (lm_errors.LMRateLimitError("429"), "no answer"),
+        (lm_errors.LMServerError("500"), "no answer"),
+        (lm_errors.LMTransportError("reset"), "no answer"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
+)
+def test_a_failed_answer_costs_one_sample_and_is_told_by_kind(error: Answer, kind: str) -> None:
+    made = called(ReferenceLevelFeedback(), answering_once("response_generation", error, Writer()))
+    (failure,) = made.failures
+    assert (failure.stage, failure.kind) == ("response_generation", kind)
+    assert failure.item.startswith(f"{REFERENCE.id}/Task ")
+    assert failure.reason.isprintable()
+    assert len(made.samples) == 19
+
+
+@pytest.mark.parametrize(
+    ("stage", "samples", "feedback"),
+    [
+        ("instruction_feedback", 0, False),
+        ("response_feedback", 0, False),
+        ("instruction_synthesis", 10, True),
+        ("response_generation", 19, True),
+        ("response_improvement", 19, True),
+    ],
+)
+def test_a_failure_costs_what_depends_on_it_and_no_more(stage: str, samples: int, feedback: bool) -> None:
+    made = called(ReferenceLevelFeedback(), answering_once(stage, AnswerCut("cut"), Writer()))
+    assert [failure.stage for failure in made.failures] == [stage]
+    assert len(made.samples) == samples
+    assert (made.feedback is not None) == feedback
+
+
+def test_the_reason_of_a_malformed_answer_is_short_and_leaves_the_answer_out() -> None:
+    answer = "I would rather tell a story. " * 50
+    with pytest.raises(MalformedAnswer) as caught:
+        run_with(Writer(answer), lambda: ReferenceLevelFeedback().collect_response_feedback(REFERENCE))
+    assert "story" not in str(caught.value)
+    assert len(caught.value.reason) < 200
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (lm_errors.LMAuthError("401"), "api_key_env"),
+        (lm_errors.LMBillingError("402"), "account"),
+        (lm_errors.LMUnsupportedModelError("404"), "api_base"),
+        (lm_errors.LMUnsupportedFeatureError("no schema"), "params"),
+        (lm_errors.LMConfigurationError("odd"), "settings"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
+)
+def test_a_teacher_that_cannot_go_on_stops_it_in_any_stage(stage: str, error: Exception, told: str) -> None:
+    with pytest.raises(TeacherError, match=told) as caught:
+        called(ReferenceLevelFeedback(), answering_once(stage, error, Writer()))
+    assert str(caught.value).isprintable()
+    assert stage in str(caught.value)
+
+
+def test_a_bug_is_no_failed_row() -> None:
+    with pytest.raises(lm_errors.LMUnexpectedError):
+        called(ReferenceLevelFeedback(), Writer(ZeroDivisionError("a bug")))
+
+
+class SlowWriter(AsyncWriter):
+    """Takes a moment, so that calls are under way at the same time."""
+
+    async def complete(self, request: Request) -> Any:
+        await asyncio.sleep(0.005)
+        return await super().complete(request)
+
+
+async def test_nothing_more_is_paid_for_once_the_teacher_cannot_go_on() -> None:
+    writer = answering_once("response_generation", lm_errors.LMAuthError("401"), Writer())
+    lm = dspy.LM("fake/model", engine=writer, async_engine=SlowWriter(writer), num_retries=0, cache=False)
+    with dspy.context(lm=lm), pytest.raises(TeacherError):
+        await ReferenceLevelFeedback().acall(REFERENCE)
+    calls = len(writer.requests)
+    await asyncio.sleep(0.1)
+    assert len(writer.requests) == calls

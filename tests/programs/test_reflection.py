@@ -1,0 +1,266 @@
+"""Reflection-Tuning's program: what each pass is asked, and that each part falls back by itself, with the reason."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import dspy
+import pytest
+from dspy.lm15 import Request
+from dspy.utils import exceptions as lm_errors
+
+from refed_dspy import load_program, save_program
+from refed_dspy.errors import ConfigError, NoAnswer, NoConnection, TeacherError
+from refed_dspy.programs.asking import Question, answered_by, ask_teacher
+from refed_dspy.programs.lm_errors import AnswerCut, AnswerRefused, NotReached
+from refed_dspy.programs.reflection import (
+    IMPROVED,
+    INSTRUCTION_CRITERIA,
+    ORIGINAL,
+    REFLECTED,
+    RESPONSE_CRITERIA,
+    Improved,
+    Recycled,
+    Reflected,
+    ReflectionTuning,
+)
+from tests.support.scripted_engine import Answer, Writer, fake_lm
+
+OLD, SAID = "Explain tides.", "The moon pulls."
+
+
+def reflected(new: str = "Explain spring tides.", answer: str = "Sun and moon align.") -> str:
+    notes = {"instruction_weaknesses": ["short"], "response_weaknesses": ["short"]}
+    return json.dumps({**notes, "new_instruction": new, "new_response": answer})
+
+
+def improved(better: str = "Sun, moon and earth align.") -> str:
+    return json.dumps({"weaknesses": ["short"], "better_response": better})
+
+
+class Reflecting(Writer):
+    """Writes fitting answers to both passes."""
+
+    def _value(self, name: str) -> Any:
+        return ["short"] if name.endswith("weaknesses") else super()._value(name)
+
+
+def recycled(*answers: Answer, program: ReflectionTuning | None = None) -> tuple[Recycled, Writer]:
+    writer = Writer(*answers)
+    with dspy.context(lm=fake_lm(writer)):
+        return asyncio.run((program or ReflectionTuning()).recycle(OLD, SAID)), writer
+
+
+def shown(request: Request, name: str) -> str:
+    text = "".join(str(getattr(part, "text", "")) for message in request.messages for part in message.parts)
+    found = re.search(rf"<{name}>\n(.*?)\n</>", text, re.DOTALL)
+    assert found is not None
+    return found[1]
+
+
+def test_both_passes_make_a_new_pair() -> None:
+    made, writer = recycled(reflected(), improved())
+    assert made == Recycled(
+        *("Explain spring tides.", "Sun, moon and earth align.", "Sun and moon align."),
+        *(REFLECTED, IMPROVED, "", ""),
+    )
+    first, second = writer.requests
+    assert (shown(first, "instruction"), shown(first, "response")) == (OLD, SAID)
+    assert (shown(second, "instruction"), shown(second, "response")) == ("Explain spring tides.", "Sun and moon align.")
+
+
+def test_the_passes_can_be_asked_for_one_at_a_time() -> None:
+    asked: list[str] = []
+
+    async def noted(question: Question) -> dspy.Prediction:
+        asked.append(question.item)
+        return await ask_teacher(question)
+
+    async def both() -> tuple[Reflected, Improved, Improved]:
+        program = ReflectionTuning()
+        first = await program.reflect(OLD, SAID, "7")
+        return first, await program.improve(OLD, SAID, "7"), await program.improve(OLD, SAID)
+
+    writer = Writer(reflected(), improved("Sun and moon."), improved(f" {SAID}"))
+    with dspy.context(lm=fake_lm(writer)), answered_by(noted):
+        first, second, third = asyncio.run(both())
+    assert first == (("Explain spring tides.", "Sun and moon align."), "") and second == ("Sun and moon.", "")
+    assert third == (None, "the same response again") and asked == ["7", "7", OLD]
+    assert [shown(request, "response") for request in writer.requests] == [SAID] * 3
+    chosen = Recycled.of((OLD, SAID), (None, "not taken"), second)
+    assert chosen == Recycled(OLD, "Sun and moon.", SAID, ORIGINAL, IMPROVED, "not taken", "")
+
+
+# --- falling back
+
+FAULTS: list[tuple[Answer, str]] = [
+    ("no JSON", "malformed: "),
+    (AnswerCut("cut at max_tokens=300"), "cut: cut at max_tokens=300"),
+    (AnswerRefused("declined"), "refused: declined"),
+    (lm_errors.LMInvalidRequestError("too long"), "unfit: "),
+    (lm_errors.LMTimeoutError("no answer in 60 s"), "no answer: "),
+]
+IDS = ["malformed", "cut", "refused", "unfit", "no answer"]
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        *FAULTS,
+        (reflected(new="  "), "malformed: new_instruction is empty"),
+        (reflected(answer=""), "malformed: new_response is empty"),
+        (reflected(new="[Your instruction here]"), "placeholder instruction: "),
+        (reflected(answer="N/A"), "placeholder response: N/A"),
+        (reflected(new=f" {OLD}\n"), "the same instruction again"),
+    ],
+    ids=[*IDS, "empty", "empty answer", "placeholder", "placeholder answer", "unchanged"],
+)
+def test_a_first_pass_without_a_usable_pair_leaves_the_original_pair_to_the_second(fault: Answer, reason: str) -> None:
+    made, writer = recycled(fault, improved())
+    assert (made.instruction, made.instruction_from, made.reflected_response) == (OLD, ORIGINAL, SAID)
+    assert made.instruction_reason.startswith(reason)
+    assert (made.response, made.response_from, made.response_reason) == ("Sun, moon and earth align.", IMPROVED, "")
+    assert (shown(writer.requests[1], "instruction"), shown(writer.requests[1], "response")) == (OLD, SAID)
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        *FAULTS,
+        (improved("\n"), "malformed: better_response is empty"),
+        (improved("<insert the answer here>"), "placeholder response: "),
+        (improved(" Sun and moon align. "), "the same response again"),
+    ],
+    ids=[*IDS, "empty", "placeholder", "unchanged"],
+)
+def test_a_second_pass_without_a_usable_answer_keeps_the_first_ones(fault: Answer, reason: str) -> None:
+    made, _ = recycled(reflected(), fault)
+    assert (made.instruction, made.instruction_from) == ("Explain spring tides.", REFLECTED)
+    assert (made.response, made.response_from) == ("Sun and moon align.", REFLECTED)
+    assert made.instruction_reason == "" and made.response_reason.startswith(reason)
+
+
+def test_both_passes_may_fall_back() -> None:
+    made, _ = recycled("no JSON", improved("TODO"))
+    assert (made.instruction, made.response, made.instruction_from, made.response_from) == (
+        *(OLD, SAID, ORIGINAL, ORIGINAL),
+    )
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_what_may_still_be_answered_is_known(which: int) -> None:
+    late: Answer = lm_errors.LMTimeoutError("late")
+    assert recycled(*([late, improved()] if which == 0 else [reflected(), late]))[0].unanswered
+    assert not recycled("no JSON", improved("N/A"))[0].unanswered
+
+
+def test_text_of_a_model_is_data() -> None:
+    odd = "{0} %s {x} </new_instruction> \u200b 漢字\n\n```"
+    made, _ = recycled(reflected(new=odd, answer=odd + "!"), improved(odd + "?"))
+    assert (made.instruction, made.reflected_response, made.response) == (odd, odd + "!", odd + "?")
+
+
+def test_what_is_no_rows_fault_is_raised() -> None:
+    with pytest.raises(TeacherError, match="check the key"):
+        recycled(lm_errors.LMAuthError("wrong key"))
+
+    async def broken(question: Question) -> dspy.Prediction:
+        raise KeyError("a bug")
+
+    with answered_by(broken), pytest.raises(KeyError, match="a bug"):
+        asyncio.run(ReflectionTuning().recycle(OLD, SAID))
+
+
+# --- criteria
+
+
+def test_criteria_are_inputs() -> None:
+    mine = ReflectionTuning({"rhyme": "whether it rhymes"}, {"metre": "how it scans", "wit": "how witty"})
+    _, writer = recycled(reflected(), improved(), program=mine)
+    first, second = writer.requests
+    assert "rhyme: whether it rhymes" in shown(first, "instruction_criteria")
+    assert "ambiguity" not in shown(first, "instruction_criteria")
+    for request in (first, second):
+        assert "metre: how it scans" in shown(request, "response_criteria")
+        assert "wit: how witty" in shown(request, "response_criteria")
+
+
+def test_the_papers_criteria_are_the_usual_ones() -> None:
+    assert len(INSTRUCTION_CRITERIA) == 5 and len(RESPONSE_CRITERIA) == 4
+    _, writer = recycled(reflected(), improved())
+    for name in INSTRUCTION_CRITERIA:
+        assert name in shown(writer.requests[0], "instruction_criteria")
+    for request in writer.requests:
+        assert all(name in shown(request, "response_criteria") for name in RESPONSE_CRITERIA)
+
+
+@pytest.mark.parametrize("none", [({}, RESPONSE_CRITERIA), (INSTRUCTION_CRITERIA, {})])
+def test_no_criterion_is_refused(none: tuple[Any, Any]) -> None:
+    with pytest.raises(ConfigError, match="name at least one"):
+        ReflectionTuning(*none)
+
+
+# --- a DSPy program like any other
+
+
+def test_it_is_called_like_any_program() -> None:
+    with dspy.context(lm=fake_lm(Writer(reflected(), improved()))):
+        made = ReflectionTuning()(instruction=OLD, response=SAID)
+    assert (made.instruction, made.response_from, made.instruction_reason) == ("Explain spring tides.", IMPROVED, "")
+
+
+async def test_it_works_inside_a_running_loop() -> None:
+    with dspy.context(lm=fake_lm(Writer(reflected(), improved(), reflected(), improved()))):
+        assert ReflectionTuning()(instruction=OLD, response=SAID).response_from == IMPROVED
+        assert (await ReflectionTuning().acall(instruction=OLD, response=SAID)).response_from == IMPROVED
+
+
+def test_called_by_itself_it_does_not_pass_a_dead_endpoint_off_as_a_pair() -> None:
+    writer = Writer()
+    writer.on_request = lambda request: NotReached("connection refused")
+    with dspy.context(lm=fake_lm(writer)), pytest.raises(NoConnection, match="connection refused"):
+        ReflectionTuning()(instruction=OLD, response=SAID)
+    assert issubclass(NoConnection, NoAnswer)
+
+
+def test_it_is_evaluated_by_dspy() -> None:
+    examples = [
+        dspy.Example(instruction=f"Explain {n}.", response=f"It is {n}.").with_inputs("instruction", "response")
+        for n in range(3)
+    ]
+    with dspy.context(lm=fake_lm(Reflecting())):
+        score = dspy.Evaluate(
+            devset=examples, metric=lambda _, made, *__: made.response_from == IMPROVED, num_threads=2
+        )
+        assert score(ReflectionTuning()).score == 100
+
+
+def test_it_is_compiled_by_dspy() -> None:
+    examples = [dspy.Example(instruction=OLD, response=SAID).with_inputs("instruction", "response")]
+    with dspy.context(lm=fake_lm(Reflecting())):
+        made = dspy.BootstrapFewShot(metric=lambda *_: True, max_bootstrapped_demos=1, max_labeled_demos=0).compile(
+            ReflectionTuning(), trainset=examples
+        )
+    for name, predictor in made.named_predictors():
+        assert len(predictor.demos) == 1, f"{name} was not seen by the optimizer"
+    assert [name for name, _ in made.named_predictors()] == list(ReflectionTuning.stage_names)
+
+
+def test_a_tuned_one_is_copied_saved_and_loaded(tmp_path: Path) -> None:
+    tuned = ReflectionTuning({"rhyme": "whether it rhymes"})
+    predictor = tuned.instruction_reflection
+    predictor.signature = predictor.signature.with_instructions("Reflect as a poet would.")
+    twin = copy.deepcopy(tuned)
+    assert twin.of_instructions == tuned.of_instructions
+    save_program(twin, tmp_path / "tuned.json")
+    fresh = ReflectionTuning({"rhyme": "whether it rhymes"})
+    load_program(fresh, tmp_path / "tuned.json")
+    assert fresh.dump_state() == tuned.dump_state()
+    _, writer = recycled(reflected(), improved(), program=fresh)
+    assert "Reflect as a poet would." in str(writer.requests[0].system)
+    assert "rhyme: whether it rhymes" in shown(writer.requests[0], "instruction_criteria")

@@ -1,0 +1,285 @@
+"""Programs on disk, and the digests that tell two prompts apart."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import dspy
+import pytest
+
+from refed_dspy.errors import ConfigError
+from refed_dspy.programs import ReferenceLevelFeedback
+from refed_dspy.programs.reference_level import STAGES
+from refed_dspy.programs.saved import load_program, program_digests, save_program
+from refed_dspy.records import Analysis, ImplementationStrategy
+from tests.support.scripted_engine import Writer, fake_lm
+
+KEY = "sk-proj-4f9a0c55e1d27b"
+STAGE = "response_generation"
+REFERENCE = {"instruction": "Explain tides.", "response": "The moon pulls."}
+DEMO = {
+    "example_instruction": "E",
+    "example_response": "R {x}",
+    "instruction": "I",
+    "response": "“Ü” 🐦\u2028 </response>",
+}
+RECORDS = {
+    "reference_feedback": "F",
+    "instruction": "I",
+    "response": "R",
+    "analysis": Analysis(original_strengths=["s"], improvement_opportunities=[], relevant_feedback=["f"]),
+    "implementation_strategy": ImplementationStrategy(planned_changes=["c"], rationale="r"),
+    "improved_response": "B",
+}
+
+
+def tuned() -> ReferenceLevelFeedback:
+    """A program as an optimizer leaves one: other instructions, demos, an LM of its own with a key."""
+    program = ReferenceLevelFeedback({"tone": "How it sounds"}, guidance={STAGE: "Write for {children}."})
+    improvement = program.response_improvement
+    improvement.signature = improvement.signature.with_instructions("Improve «this».")
+    improvement.demos = [dspy.Example(**RECORDS, augmented=True), dict(RECORDS)]
+    program.response_generation.demos = [dspy.Example(**DEMO).with_inputs("instruction")]
+    program.set_lm(dspy.LM("openai/secret-model", api_key=KEY, api_base="http://secret.example/v1"))
+    return program
+
+
+def like_tuned() -> ReferenceLevelFeedback:
+    return ReferenceLevelFeedback({"tone": "How it sounds"})
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "program.json"
+
+
+@pytest.fixture
+def saved(file: Path) -> Path:
+    save_program(tuned(), file)
+    return file
+
+
+def refusal(program: dspy.Module, source: Path | str) -> str:
+    """The one line with which this file is refused. The program stays as it was."""
+    before = program_digests(program)
+    with pytest.raises(ConfigError) as caught:
+        load_program(program, str(source))
+    message = str(caught.value)
+    assert message.isprintable(), f"not one plain line: {message!r}"
+    assert message.startswith(f"program {source}: ")
+    assert program_digests(program) == before
+    return message
+
+
+# --- there and back
+
+
+def test_a_program_comes_back_as_it_was_saved(saved: Path) -> None:
+    loaded = like_tuned()
+    load_program(loaded, str(saved))
+    assert program_digests(loaded) == program_digests(tuned())
+    assert program_digests(loaded) != program_digests(like_tuned())
+    assert [dict(demo) for demo in loaded.response_generation.demos] == [DEMO]
+    assert loaded.response_improvement.signature.instructions == "Improve «this»."
+
+
+def test_saved_again_it_is_the_same_file(saved: Path, tmp_path: Path) -> None:
+    loaded = like_tuned()
+    load_program(loaded, str(saved))
+    save_program(loaded, tmp_path / "again.json")
+    assert (tmp_path / "again.json").read_bytes() == saved.read_bytes()
+
+
+def test_a_loaded_program_asks_what_the_saved_one_asked(saved: Path) -> None:
+    loaded, program = like_tuned(), tuned()
+    load_program(loaded, str(saved))
+    program.set_lm(None)
+    requests = []
+    for one in (program, loaded):
+        writer = Writer(per_call=1)
+        with dspy.context(lm=fake_lm(writer)):
+            one(REFERENCE)
+        requests.append([(request.system, request.messages) for request in writer.requests])
+    assert requests[0] == requests[1]
+
+
+def test_the_file_holds_no_language_model_and_no_key(saved: Path) -> None:
+    text = saved.read_text(encoding="utf-8")
+    assert KEY not in text
+    assert "secret" not in text
+    state = json.loads(text)
+    assert set(state) == {*STAGES, "refed"}
+    assert all(state[stage]["lm"] is None for stage in STAGES)
+
+
+def test_loading_takes_no_language_model_from_the_file(saved: Path) -> None:
+    state = json.loads(saved.read_text(encoding="utf-8"))
+    for stage in STAGES:
+        state[stage]["lm"] = {"model": "openai/other", "api_base": "http://other.example/v1"}
+    saved.write_text(json.dumps(state))
+    loaded = like_tuned()
+    load_program(loaded, str(saved))
+    assert all(predictor.lm is None for predictor in loaded.predictors())
+
+
+def test_text_is_saved_as_people_write_it(saved: Path) -> None:
+    assert "“Ü” 🐦" in saved.read_text(encoding="utf-8")
+
+
+def test_a_saved_program_replaces_the_one_there(saved: Path) -> None:
+    save_program(ReferenceLevelFeedback(), saved)
+    load_program(ReferenceLevelFeedback(), str(saved))
+    assert [path.name for path in saved.parent.iterdir()] == [saved.name]
+
+
+def test_a_save_that_fails_leaves_the_old_file_and_no_other(saved: Path) -> None:
+    before = saved.read_bytes()
+    program = like_tuned()
+    program.response_generation.demos = [{"instruction": "\ud800"}]
+    with pytest.raises(UnicodeEncodeError):
+        save_program(program, saved)
+    assert [path.name for path in saved.parent.iterdir()] == [saved.name]
+    assert saved.read_bytes() == before
+
+
+def test_a_file_that_dspy_itself_saved_can_be_loaded(file: Path) -> None:
+    program = tuned()
+    program.set_lm(None)
+    program.save(str(file))
+    loaded = like_tuned()
+    load_program(loaded, str(file))
+    assert program_digests(loaded) == program_digests(program)
+
+
+def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="none"):
+        save_program(ReferenceLevelFeedback(), tmp_path / "none" / "program.json")
+
+
+# --- files that do not fit
+
+
+@pytest.mark.parametrize(
+    "features",
+    [{"subject_areas": "x"}, {"tone": "How it sounds", "audience": "x"}],
+    ids=lambda features: " ".join(features),
+)
+def test_a_program_made_for_other_features_is_refused_by_stage(saved: Path, features: dict[str, str]) -> None:
+    message = refusal(ReferenceLevelFeedback(features), saved)
+    assert "other fields of instruction_feedback (it has " in message.replace("(this program has ", "(it has ")
+
+
+def change_bound(program: ReferenceLevelFeedback) -> None:
+    signature = program.response_generation.signature
+    program.response_generation.signature = signature.delete("response").append("response", dspy.OutputField(), str)
+
+
+def change_input(program: ReferenceLevelFeedback) -> None:
+    program.response_generation.signature = program.response_generation.signature.delete("example_response")
+
+
+def swap_inputs(program: ReferenceLevelFeedback) -> None:
+    signature = program.response_generation.signature
+    field = signature.input_fields["instruction"]
+    program.response_generation.signature = signature.delete("instruction").prepend("instruction", field, str)
+
+
+def rename_output(program: ReferenceLevelFeedback) -> None:
+    signature = program.response_generation.signature
+    program.response_generation.signature = signature.delete("response").append("answer", dspy.OutputField(), str)
+
+
+@pytest.mark.parametrize("change", [change_bound, change_input, swap_inputs, rename_output])
+def test_a_program_made_for_other_fields_is_refused(
+    saved: Path, change: Callable[[ReferenceLevelFeedback], None]
+) -> None:
+    program = like_tuned()
+    change(program)
+    assert f"other fields of {STAGE} (" in refusal(program, saved)
+
+
+def test_a_feature_described_in_other_words_is_the_same_field(saved: Path) -> None:
+    loaded = ReferenceLevelFeedback({"tone": "In other words"})
+    load_program(loaded, str(saved))
+    assert program_digests(loaded) == program_digests(tuned())
+
+
+# --- files that are broken
+
+
+def test_a_missing_file_is_named(file: Path) -> None:
+    assert refusal(like_tuned(), file) == f"program {file}: no such file"
+
+
+def test_a_folder_is_refused(tmp_path: Path) -> None:
+    refusal(like_tuned(), tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff", b"program", b"\xef\xbb\xbf{}", b'{"a": 1}}'])
+def test_a_file_that_is_not_json_is_refused(file: Path, content: bytes) -> None:
+    file.write_bytes(content)
+    assert "not a program's JSON file" in refusal(like_tuned(), file)
+
+
+@pytest.mark.parametrize("content", ["[]", "3", "null", "{}", '"response_generation"', '{"refed": {}}'])
+def test_json_that_is_no_program_is_refused_with_what_it_lacks(file: Path, content: str) -> None:
+    file.write_text(content)
+    message = refusal(like_tuned(), file)
+    assert all(stage in message for stage in STAGES)
+
+
+def test_a_state_without_one_stage_is_refused_by_its_name(saved: Path) -> None:
+    state = json.loads(saved.read_text(encoding="utf-8"))
+    del state[STAGE]
+    saved.write_text(json.dumps(state))
+    assert refusal(like_tuned(), saved).endswith(f"it lacks {STAGE}")
+
+
+def broken(place: str, value: Any) -> Any:
+    """A place in a saved file, and the wrong value put there."""
+    return pytest.param(place, value, id=f"{place}={value!r}")
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        broken("response_generation", None),
+        broken("response_generation", "text"),
+        broken("response_generation", []),
+        broken("response_generation", {}),
+        broken("response_generation.signature", None),
+        broken("response_generation.signature", []),
+        broken("response_generation.signature", {}),
+        broken("refed", [1]),
+        broken("refed", "text"),
+        broken("refed.fields", None),
+        broken("refed.fields", ["text"]),
+        broken("response_generation.demos", None),
+        broken("response_generation.demos", "text"),
+        broken("response_generation.demos", ["text"]),
+        broken("response_generation.signature.instructions", 5),
+        broken("response_generation.signature.instructions", None),
+    ],
+)
+def test_a_state_with_a_wrong_value_is_refused(saved: Path, place: str, value: Any) -> None:
+    state = holder = json.loads(saved.read_text(encoding="utf-8"))
+    *outer, last = place.split(".")
+    for step in outer:
+        holder = holder[step]
+    holder[last] = value
+    saved.write_text(json.dumps(state))
+    refusal(like_tuned(), saved)
+
+
+def test_a_file_cannot_send_the_callers_key_elsewhere(saved: Path) -> None:
+    state = json.loads(saved.read_text(encoding="utf-8"))
+    state[STAGE]["config"] = {"api_base": "http://other.example/v1"}
+    saved.write_text(json.dumps(state))
+    loaded = like_tuned()
+    with suppress(ConfigError):
+        load_program(loaded, str(saved))
+    assert loaded.response_generation.config == {}

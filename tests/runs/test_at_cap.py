@@ -1,0 +1,161 @@
+"""How a run under caps begins, ends and goes on: what it opens, what it still sends, which caps hold afterwards."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import math
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import refed_dspy
+from benchmarks.simulated import SimulatedTeacher
+from refed_dspy import TeacherConfig
+from refed_dspy.errors import ConfigError, TeacherRefused
+from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.runs.plan import Plan, PlanSettings, Study
+from tests.support.scripted_engine import references
+
+PRICE = {"prompt": 0.15, "completion": 0.6}
+
+
+def config(base: str, **settings: Any) -> TeacherConfig:
+    values = {"model": "sim/sim-model", "api_base": base, "price": PRICE, "max_tokens": 2048, "retries": 0}
+    return TeacherConfig.model_validate({**values, **settings})
+
+
+def run(server: SimulatedTeacher, folder: Path, size: int = 300, **settings: Any) -> refed_dspy.Synthesis:
+    teacher = config(server.base_url)
+    return refed_dspy.synthesize(None, references(40), size=size, teacher=teacher, run_dir=folder, **settings)
+
+
+@pytest.mark.parametrize("caps", [{"max_calls": 60}, {"max_cost": 0.03}])
+def test_a_small_cap_buys_samples_and_not_only_feedback(
+    server: SimulatedTeacher, tmp_path: Path, caps: dict[str, Any]
+) -> None:
+    server.control(latency=0.01)
+    made = run(server, tmp_path / "run", **caps)
+    calls = sum(use["calls"] for use in made.usage.values())
+    assert made.stopped and len(made.samples) >= 0.3 * calls, "an unlimited run makes 0.45 samples a call"
+
+
+def test_a_plan_opens_no_reference_for_samples_that_nobody_can_pay_for() -> None:
+    plan = Plan(PlanSettings(300, 40, ("a", "b"), 10, None, 0))
+    plan.look_ahead(20)
+    opened = [plan.next_unit() for _ in range(3)]
+    assert [type(unit) for unit in opened] == [Study, Study, type(None)]
+    plan.look_ahead(None)
+    assert plan.next_unit() is not None
+
+
+def test_a_cap_stays_until_another_is_given(server: SimulatedTeacher, tmp_path: Path) -> None:
+    assert run(server, tmp_path / "run", max_calls=40).stopped
+    assert run(server, tmp_path / "run").stopped, "the same run again, and the cap was not lifted"
+    assert refed_dspy.resume(tmp_path / "run", max_calls=60).status["caps"]["max_calls"] == 60
+    made = run(server, tmp_path / "run", size=40, max_cost=math.inf, max_calls=10_000)
+    assert made.complete and made.stopped is None and made.status["caps"]["max_cost"] is None
+
+
+def test_a_refused_start_leaves_the_run_as_it_was(server: SimulatedTeacher, tmp_path: Path) -> None:
+    run(server, tmp_path / "run", max_calls=40)
+    before = refed_dspy.read_run(tmp_path / "run").status
+    with pytest.raises(ConfigError, match="below the worst case"):
+        refed_dspy.resume(tmp_path / "run", max_cost=0.000001)
+    assert refed_dspy.read_run(tmp_path / "run").status == before
+
+
+@pytest.mark.parametrize("odd", [{"max_cost": "5"}, {"max_cost": True}, {"max_calls": 2.5}, {"size": "3"}])
+def test_a_setting_of_another_type_is_refused(server: SimulatedTeacher, tmp_path: Path, odd: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError):
+        run(server, tmp_path / "run", **odd)
+    assert server.stats()["requests"] == 0
+
+
+@pytest.mark.slow
+async def test_nothing_is_sent_once_the_run_is_ending(server: SimulatedTeacher, tmp_path: Path) -> None:
+    server.control(latency=1.2)  # all land after the stop, and within its grace
+    teacher = config(server.base_url, concurrency=128)
+    # Eighty studies at once, and a first window of 32: the others wait.
+    work = refed_dspy.asynthesize(None, references(40), size=1_000, teacher=teacher, run_dir=tmp_path / "run")
+    task = asyncio.create_task(work)
+    while (sent := (await asyncio.to_thread(server.stats))["requests"]) < 32:  # noqa: ASYNC110 — no event
+        await asyncio.sleep(0.02)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert server.stats()["requests"] == sent, "those that waited for the window were let in"
+    with Ledger.read(tmp_path / "run") as ledger:
+        assert ledger.db.execute("SELECT count(*) FROM calls WHERE outcome='sent'").fetchone() == (0,)
+        assert ledger.db.execute("SELECT count(*) FROM calls").fetchone()[0] <= sent
+
+
+async def test_two_runs_at_once_leave_the_collector_as_it_was(server: SimulatedTeacher, tmp_path: Path) -> None:
+    before = gc.get_threshold()
+    teacher = config(server.base_url)
+    await asyncio.gather(
+        *(
+            refed_dspy.asynthesize(None, references(2), size=4, teacher=teacher, run_dir=tmp_path / name)
+            for name in ("one", "other")
+        )
+    )
+    assert gc.get_threshold() == before and gc.get_freeze_count() == 0
+
+
+NO_API: list[Any] = [None, [], "x", 5, {"choices": "x"}]
+MESSAGE = {"message": {"content": '{"response_feedback": "f"}'}, "finish_reason": "stop"}
+ODD_USAGE: list[Any] = ["x", 5, {"prompt_tokens_details": 5}, {"prompt_tokens": 10**30, "completion_tokens": 1}]
+
+
+@pytest.fixture
+def saying() -> Iterator[list[Any]]:
+    """What a server answers with, and as its last entry its address."""
+    said: list[Any] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = json.dumps(said[0]).encode()
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
+            pass
+
+    there = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=there.serve_forever, daemon=True).start()
+    said.append(f"http://127.0.0.1:{there.server_address[1]}/v1")
+    yield said
+    there.shutdown()
+    there.server_close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("odd", NO_API, ids=json.dumps)
+def test_an_answer_that_is_none_refuses_the_teacher_in_one_line(saying: list[Any], tmp_path: Path, odd: Any) -> None:
+    address = saying[0]
+    saying.insert(0, odd)
+    with pytest.raises(TeacherRefused, match="no API's answer") as told:
+        refed_dspy.synthesize(None, references(12), size=5, teacher=config(address), run_dir=tmp_path / "run")
+    assert "\n" not in str(told.value) and len(str(told.value)) < 600
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("usage", ODD_USAGE, ids=json.dumps)
+def test_usage_of_another_shape_is_no_crash(saying: list[Any], tmp_path: Path, usage: Any) -> None:
+    address = saying[0]
+    saying.insert(0, {"choices": [MESSAGE], "usage": usage})
+    try:
+        made = refed_dspy.synthesize(None, references(3), size=5, teacher=config(address), run_dir=tmp_path / "run")
+    except TeacherRefused as told:
+        assert "no API's answer" in str(told)
+    else:
+        assert made.failures and all(use["unknown"] for use in made.usage.values())

@@ -1,0 +1,162 @@
+"""Edges of a run: stops, what is remembered for a resume, callers' own LMs and adapters."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import dspy
+import pytest
+from dspy.lm15 import Message, Request, Response, Usage
+
+import refed_dspy
+from benchmarks.simulated import SimulatedTeacher
+from refed_dspy import ReferenceLevelFeedback, TeacherConfig
+from refed_dspy.config.loading import load_config
+from refed_dspy.errors import ConfigError, RunDirError
+from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.teachers import open_teacher
+from tests.support.scripted_engine import AsyncWriter, Writer, fake_lm, references
+
+
+def run(folder: Path, writer: Writer, size: int = 6, **settings: Any) -> refed_dspy.Synthesis:
+    return refed_dspy.synthesize(
+        None, references(4), **{"size": size, "teacher": fake_lm(writer), "run_dir": folder, **settings}
+    )
+
+
+class Slow(AsyncWriter):
+    """Answers after a moment, as a network does."""
+
+    async def complete(self, request: Request) -> Response:
+        answer = self.writer.answer(request)
+        await asyncio.sleep(0.3)
+        return answer
+
+
+def test_a_stop_lets_calls_land_and_begins_none(tmp_path: Path) -> None:
+    writer = Writer()
+    lm = dspy.LM("fake/model", engine=writer, async_engine=Slow(writer), num_retries=0, cache=False)
+
+    async def stopped_midway() -> int:
+        work = asyncio.ensure_future(
+            refed_dspy.asynthesize(None, references(4), size=8, teacher=lm, run_dir=tmp_path / "run")
+        )
+        while not [r for r in writer.requests if writer.fields(r) == ["response"]]:  # noqa: ASYNC110 — a list is no event
+            await asyncio.sleep(0.02)
+        await asyncio.sleep(0.05)
+        sent = len(writer.requests)
+        work.cancel()
+        await asyncio.gather(work, return_exceptions=True)
+        return sent
+
+    sent = asyncio.run(stopped_midway())
+    assert len(writer.requests) == sent, "an improvement was begun after the stop"
+    with Ledger.read(tmp_path / "run") as ledger:
+        assert ledger.db.execute("SELECT count(*) FROM answers").fetchone() == (sent,), "what was in flight landed"
+
+
+def test_a_resume_remembers_what_it_may_reuse(tmp_path: Path, server: SimulatedTeacher) -> None:
+    teacher = TeacherConfig(model="sim/sim-model", api_base=server.base_url)
+    run(tmp_path / "old", Writer(), teacher=teacher, size=8)
+    run(tmp_path / "new", Writer(), teacher=teacher, size=3, reuse=tmp_path / "old")
+    assert server.stats()["requests"] == 2 + 1 + 16
+    made = refed_dspy.resume(tmp_path / "new", size=8)
+    assert len(made.samples) == 8 and server.stats()["requests"] == 2 + 1 + 16
+
+
+def test_a_resume_goes_on_at_the_last_address(tmp_path: Path, server: SimulatedTeacher) -> None:
+    here = TeacherConfig(model="sim/sim-model", api_base=server.base_url, concurrency=3)
+    elsewhere = TeacherConfig(model="sim/sim-model", api_base="http://127.0.0.1:9/v1", retries=0)
+    run(tmp_path / "run", Writer(), teacher=here, size=2)
+    refed_dspy.resume(tmp_path / "run", size=2, teacher=elsewhere)  # complete: nothing is asked
+    refed_dspy.resume(tmp_path / "run", size=3, teacher=here)
+    assert len(refed_dspy.resume(tmp_path / "run", size=4).samples) == 4
+
+
+def test_a_program_with_an_lm_of_its_own_is_refused(tmp_path: Path) -> None:
+    program = ReferenceLevelFeedback()
+    program.set_lm(fake_lm(Writer()))
+    with pytest.raises(ConfigError, match="LM of its own"):
+        refed_dspy.synthesize(program, references(2), size=1, teacher=fake_lm(Writer()), run_dir=tmp_path)
+
+
+def test_a_program_of_another_kind_is_not_resumed_as_ours(tmp_path: Path) -> None:
+    class Bolder(ReferenceLevelFeedback):
+        pass
+
+    refed_dspy.synthesize(Bolder(), references(2), size=1, teacher=fake_lm(Writer()), run_dir=tmp_path)
+    with pytest.raises(RunDirError, match="a script's own"):
+        refed_dspy.resume(tmp_path, size=2, teacher=fake_lm(Writer()))
+
+
+def test_no_setting_of_a_callers_lm_but_its_sampling_is_stored() -> None:
+    lm = dspy.LM(
+        "openai/x", api_key="sk-1", aws_secret_access_key="sk-2", api_base="https://u:sk-3@h.example/v1?k=sk-4"
+    )
+    teacher = open_teacher(lm)
+    assert "sk-" not in json.dumps(teacher.identity) + teacher.endpoint
+    assert teacher.endpoint == "https://h.example/v1"
+
+
+def test_an_answer_longer_than_the_decoders_bound_is_kept_and_read_back(tmp_path: Path) -> None:
+    writer = Writer()
+    long = json.dumps({"response_feedback": "x" * 7_000})
+    writer.on_request = lambda r: long if _asks_for_feedback(r) else None
+    for adapter in (None, dspy.JSONAdapter()):
+        folder = tmp_path / str(adapter is None)
+        with dspy.context(adapter=adapter):
+            assert len(run(folder, writer, size=2).samples) == 2
+            made = run(folder, Writer(), size=3)
+            assert len(made.samples) == 3 and not made.failures
+
+
+def _asks_for_feedback(request: Request) -> bool:
+    return "response_feedback" in str(request.system)
+
+
+def test_an_empty_answer_is_no_answer(tmp_path: Path) -> None:
+    writer, bad = Writer(), set[str]()
+
+    def empty(request: Request) -> str | None:
+        text = str(request.messages[-1].text)
+        if writer.fields(request) == ["response"] and not bad:
+            bad.add(text)
+        return '{"response": " "}' if text in bad else None
+
+    writer.on_request = empty
+    made = run(tmp_path / "run", writer, size=4)
+    assert made.complete and [(f.kind, f.reason) for f in made.failures] == [("malformed", "response is empty")]
+
+
+def test_settings_with_keys_that_are_numbers_are_the_same_settings(tmp_path: Path, server: SimulatedTeacher) -> None:
+    teacher = TeacherConfig(model="sim/sim-model", api_base=server.base_url, params={"logit_bias": {50256: -100}})
+    for size in (1, 2):
+        assert len(run(tmp_path / "run", Writer(), teacher=teacher, size=size).samples) == size
+
+
+def test_an_endpoint_that_reports_no_usage_is_booked_as_unknown(tmp_path: Path) -> None:
+    writer = Writer()
+    writer.on_request = lambda r: Response(
+        id="r", model="m", message=Message.assistant(writer.write(r)), finish_reason="stop", usage=Usage()
+    )
+    made = run(tmp_path / "run", writer, size=2)
+    assert sum(stage["calls"] for stage in made.usage.values()) == len(writer.requests)
+    assert sum(stage["unknown"] for stage in made.usage.values()) == len(writer.requests)
+
+
+def test_a_flag_wins_for_what_it_names_and_the_environment_for_the_rest(tmp_path: Path) -> None:
+    environ = {"REFED_TEACHER__MAX_TOKENS": "512", "REFED_TEACHER__MODEL": "openai/not-this"}
+    by_name = load_config(environ=environ, teacher="openai/x").teacher
+    assert isinstance(by_name, TeacherConfig) and (by_name.model, by_name.max_tokens) == ("openai/x", 512)
+    file = tmp_path / "teacher.yaml"
+    file.write_text("model: openai/y\nmax_tokens: 99\ntemperature: 0.5\n")
+    by_file = load_config(environ={"REFED_TEACHER__MAX_TOKENS": "512"}, teacher=str(file)).teacher
+    assert isinstance(by_file, TeacherConfig) and (by_file.max_tokens, by_file.temperature) == (512, 0.5)
+
+
+def test_a_teacher_of_a_wrong_kind_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="teacher: a int"):
+        open_teacher(5)

@@ -1,0 +1,245 @@
+"""The page's figures where money, judges and rounds come in: what each row took, the run at a glance, its tables."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from refed_dspy.ledger.ledger import FILE, Ledger
+from refed_dspy.records import PICO, dollars
+from refed_dspy.runs.result import full_status
+from refed_dspy.sharing.report import glance
+from refed_dspy.sharing.report.funnel import OPEN, funnel
+from refed_dspy.sharing.report.map import draw_map, instruction_map
+from refed_dspy.sharing.report.page import Page, render
+from refed_dspy.sharing.report.report import read_page
+from refed_dspy.sharing.report.rows import Rows, read_rows
+from tests.support.example_run import HOSTILE, shown_run
+
+CALL = "INSERT INTO calls VALUES (NULL, 'k', ?, ?, 'other/model', 'other', ?, 1, 70, 40, 30, 0, ?, 0)"
+ANSWER = "INSERT INTO answers SELECT ?, ?, ?, ?, prompt, inputs, ?, ?, created FROM answers LIMIT 1"
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return shown_run(tmp_path_factory.mktemp("figures") / "run", size=12)
+
+
+@pytest.fixture
+def ledger(made: Path, tmp_path: Path) -> Iterator[Ledger]:
+    """A run of the test's own, in which every call cost $0.002."""
+    shutil.copy(made / FILE, tmp_path)
+    with Ledger.create(tmp_path) as opened:
+        opened.db.execute("UPDATE calls SET cost = ?", (PICO // 500,))
+        yield opened
+
+
+def first_rows(ledger: Ledger, count: int = 2) -> list[str]:
+    """The items under which the first kept rows' own questions were asked."""
+    found = ledger.db.execute("SELECT instruction FROM samples ORDER BY seq LIMIT ?", (count,))
+    return [str(number) for (number,) in found]
+
+
+def facts(ledger: Ledger) -> dict[str, tuple[str, str]]:
+    return {fact.name: (fact.value, fact.note) for fact in glance.facts(ledger, full_status(ledger), read_rows(ledger))}
+
+
+def table(ledger: Ledger, name: str) -> list[list[str]]:
+    return next([list(row) for row in one.rows] for one in glance.tables(ledger, full_status(ledger)) if one.id == name)
+
+
+# --- rows
+
+
+def test_what_a_row_cost_is_in_dollars_and_unknown_if_any_of_it_is(ledger: Ledger) -> None:
+    known, unknown = first_rows(ledger)
+    ledger.db.execute(CALL, ("rubric_judge", known, "ok", PICO // 2))
+    ledger.db.execute(CALL, ("rubric_judge", known, "sent", PICO))
+    ledger.db.execute(CALL, ("rubric_judge", unknown, "ok", None))
+    rows = read_rows(ledger)
+    assert rows.columns["cost"][:2] == [pytest.approx(0.504), None]
+    plain, better, judge = rows.columns["calls"][0]
+    assert [rows.names["stages"][one[0]] for one in (plain, better, judge)][2] == "rubric_judge"
+    assert judge[1:] == [1, 70, 40, 30, 0.5] and better[-1] == 0.002, "what was sent and not settled is not counted"
+    assert rows.columns["calls"][1][-1][-1] is None
+    assert rows.columns["prompt_tokens"][0] == 270 and rows.columns["completion_tokens"][0] == 70
+
+
+def test_what_judges_said_of_a_row(ledger: Ledger) -> None:
+    first, second = first_rows(ledger)
+    for key, stage, item, said in (
+        ("a", "rubric_judge", first, f'{{"reason": "clear enough", "grade": "4", "x": {len(HOSTILE)}}}'),
+        ("b", "pairwise_judge", second, '{"verdict": "A", "reason": "A is shorter"}'),
+        ("c", "pairwise_judge", second, '{"verdict": "B", "reason": "B is longer"}'),
+    ):
+        ledger.db.execute(ANSWER, (key, stage, item, 0, said, "there"))
+    rows = read_rows(ledger)
+    told = [[[rows.names["stages"][stage], *said] for stage, *said in one] for one in rows.columns["verdicts"][:3]]
+    assert told == [
+        [["rubric_judge", "clear enough", f"grade: 4, x: {len(HOSTILE)}"]],
+        [["pairwise_judge", "A is shorter", "verdict: A"], ["pairwise_judge", "B is longer", "verdict: B"]],
+        [],
+    ]
+
+
+def test_an_instructions_writer_is_who_wrote_that_round(ledger: Ledger) -> None:
+    (first,) = first_rows(ledger, 1)
+    id_, feature = ledger.db.execute(
+        "SELECT refs.id, feature FROM instructions i JOIN refs ON position = reference WHERE i.id = ?", (first,)
+    ).fetchone()
+    ledger.db.execute(ANSWER, ("w", "instruction_synthesis", f"{id_}/{feature}", 7, "{}", "elsewhere"))
+    here = read_rows(ledger)
+    ledger.db.execute("UPDATE instructions SET round = 7 WHERE id = ?", (first,))
+    there = read_rows(ledger)
+    assert here.names["writers"][here.columns["writers"][0][0]]["endpoint"] != "elsewhere"
+    assert there.names["writers"][there.columns["writers"][0][0]]["endpoint"] == "elsewhere"
+    assert len(here) == len(there), "one row an instruction, however many answers fit it"
+
+
+# --- the funnel
+
+
+def test_what_was_never_new_and_what_is_open_are_told(ledger: Ledger) -> None:
+    ledger.db.execute("UPDATE proposals SET duplicates = 0, surplus = 0")
+    least = "(reference, feature, round) = (SELECT reference, feature, round FROM proposals LIMIT 1)"
+    ledger.db.execute(f"UPDATE proposals SET duplicates = 3, surplus = 2 WHERE {least}")
+    (first,) = first_rows(ledger, 1)
+    ledger.db.execute("DELETE FROM samples WHERE instruction = ?", (first,))
+    ledger.db.execute("DELETE FROM decisions WHERE instruction = ? AND filter = 'late'", (first,))
+    ledger.db.execute("DELETE FROM answers WHERE item = ? AND stage = 'response_improvement'", (first,))
+    steps = {step.name: step for step in funnel(ledger, full_status(ledger))}
+    assert steps["new ones"].lost == {"duplicates": 3, "beyond the number asked for": 2}
+    assert steps["instructions written"].count == steps["new ones"].count + 5
+    assert steps["improved"].lost[OPEN] == 1 and OPEN not in steps["kept by late"].lost
+
+
+def test_an_early_filter_that_dropped_nothing_still_stands_before_the_answers(ledger: Ledger) -> None:
+    answered = "SELECT item FROM answers WHERE stage = 'response_generation'"
+    for table_, column in (("decisions", "instruction"), ("instructions", "id")):
+        ledger.db.execute(f"DELETE FROM {table_} WHERE CAST({column} AS TEXT) NOT IN ({answered})")
+    (first,) = first_rows(ledger, 1)
+    ledger.db.execute("DELETE FROM samples WHERE instruction = ?", (first,))
+    ledger.db.execute("DELETE FROM decisions WHERE instruction = ? AND filter = 'late'", (first,))
+    ledger.db.execute("DELETE FROM answers WHERE item = ? AND stage = 'response_improvement'", (first,))
+    steps = funnel(ledger, full_status(ledger))
+    assert [step.name for step in steps][2:5] == ["kept by early", "answered", "improved"]
+    for before, after in itertools.pairwise(steps):
+        assert before.count == after.count + sum(after.lost.values())
+
+
+@pytest.mark.slow
+def test_the_map_goes_by_the_runs_seed(ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REFED_CACHE", str(tmp_path / "cache"))
+    ledger.set_meta(seed=5)
+    rows = read_rows(ledger)
+    shown = next(chart for chart in read_page(tmp_path, lambda _: None).charts if chart.id == "map")
+    by_seed = [instruction_map(rows, draw_map(rows.columns["instruction"], seed)) for seed in (5, 0)]
+    assert by_seed[0] is not None and by_seed[1] is not None
+    assert shown.figure == by_seed[0].figure != by_seed[1].figure
+
+
+# --- at a glance
+
+
+def test_the_facts_are_the_ledgers(ledger: Ledger) -> None:
+    (first,) = first_rows(ledger, 1)
+    ledger.db.execute(CALL, ("rubric_judge", first, "http 500", 0))
+    ledger.db.execute("UPDATE calls SET created = 1000, seconds = 5")
+    ledger.db.execute("UPDATE answers SET created = 1000")
+    ledger.db.execute("UPDATE starts SET begun = 1000 - 3780")
+    count, ok, read, cached, written = ledger.db.execute(
+        "SELECT count(*), sum(outcome = 'ok'), total(prompt_tokens), total(cached_tokens), total(completion_tokens)"
+        " FROM calls"
+    ).fetchone()
+    (failed,) = ledger.db.execute("SELECT count(*) FROM failures").fetchone()
+    (dropped,) = ledger.db.execute("SELECT count(*) FROM decisions WHERE NOT kept").fetchone()
+    told = facts(ledger)
+    cost = (count - 1) * PICO // 500
+    assert told["Samples"] == ("12", "of 12 asked for")
+    assert told["Calls"] == (str(count), f"{ok} answered") and ok < count
+    assert told["Tokens read"] == (f"{read:,.0f}", f"{cached:.0f} of them cached") and cached == 40
+    assert told["Tokens written"][0] == f"{written:,.0f}"
+    assert told["Time at work"][0] == "1 h 3 min"
+    assert told["Failures"][0] == str(failed) and failed > 1
+    assert told["Dropped"][0] == str(dropped) and dropped > 2
+    assert told["References"] == (f"{told['References'][0]}", "opened of 4")
+    assert told["Cost"] == (dollars(cost), f"{dollars(cost / 12)} a sample")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"), [(0, "0 s"), (0.25, "0.25 s"), (59, "59 s"), (99.6, "1 min 40 s"), (3700, "1 h 1 min")]
+)
+def test_time_at_work_is_for_people(ledger: Ledger, seconds: float, said: str) -> None:
+    ledger.db.execute("UPDATE calls SET created = 1000, seconds = ?", (seconds,))
+    ledger.db.execute("UPDATE answers SET created = 1000")
+    ledger.db.execute("UPDATE starts SET begun = 1000")
+    assert facts(ledger)["Time at work"][0] == said
+
+
+def test_a_price_that_is_not_known_is_never_nothing(ledger: Ledger) -> None:
+    ledger.db.execute("UPDATE calls SET cost = NULL")
+    status = full_status(ledger)
+    (calls,) = ledger.db.execute("SELECT count(*) FROM calls").fetchone()
+    assert facts(ledger)["Cost"] == ("price unknown", "")
+    assert str(glance.lead(status, read_rows(ledger))).endswith("by fake/model: price unknown")
+    assert f"{calls:,} calls have no known price and are in no sum of dollars." in glance.notes(status)
+    assert [row[-1] for row in table(ledger, "models")] == ["unknown"]
+    free = "UPDATE calls SET cost = 0 WHERE stage = 'response_generation'"
+    ledger.db.execute(free)
+    assert facts(ledger)["Cost"][0] == "price unknown", "what is free is not all of it"
+    ledger.db.execute("UPDATE calls SET cost = 0")
+    assert facts(ledger)["Cost"][0] == "$0"
+
+
+def test_what_to_know_first(ledger: Ledger) -> None:
+    assert glance.notes(full_status(ledger)) == []
+    last = "(SELECT max(id) FROM calls)"
+    ledger.db.execute(f"UPDATE calls SET outcome = 'lost', prompt_tokens = NULL, cost = {PICO // 4} WHERE id = {last}")
+    ledger.set_meta(size=20, left_out={"no response": 1_200})
+    unfinished, reserved, left = glance.notes(full_status(ledger))
+    assert unfinished.startswith("The run has 12 of 20 samples")
+    assert reserved.startswith("$0.25 of the cost is set aside")
+    assert left == "References left out: 1,200 no response."
+
+
+def test_the_tables_tell_failures_models_and_settings(ledger: Ledger) -> None:
+    (first,) = first_rows(ledger, 1)
+    ledger.db.execute(CALL, ("rubric_judge", first, "ok", 3 * PICO))
+    ledger.set_meta(max_cost=7.5, program_source={"name": "refed", "version": 3, "alias": None})
+    failures = {(row[0], row[1]): row[2:] for row in table(ledger, "failures")}
+    count, reason = ledger.db.execute(
+        "SELECT count(*), min(reason) FROM failures WHERE stage = 'response_generation' AND kind = 'malformed'"
+    ).fetchone()
+    assert failures["response_generation", "malformed"] == [str(count), reason]
+    models = {row[0]: row[1:] for row in table(ledger, "models")}
+    (calls,) = ledger.db.execute("SELECT count(*) FROM calls WHERE model = 'fake/model'").fetchone()
+    assert models["other/model"] == ["other", "1", "70", "30", "$3.00"]
+    assert models["fake/model"][1] == str(calls) and models["fake/model"][-1] == dollars(calls * PICO // 500)
+    settings = dict(table(ledger, "settings"))
+    prompts = ledger.meta("identity")["program"]
+    assert settings["saved program"] == "name refed, version 3" and settings["max cost"] == "7.5"
+    assert all(settings[f"prompt of {stage}"] == prompt for stage, prompt in prompts.items())
+    assert settings["program's prompts"] not in prompts.values() and settings["features"]
+    assert "early" in settings["filters"] and settings["teacher"] == "fake/model"
+
+
+def test_what_stopped_it_and_a_charts_text_are_data() -> None:
+    from refed_dspy.sharing.report.charts import Chart
+
+    rows = Rows({}, {"number": []})
+    lead = glance.Lead(0, 0, (HOSTILE,), "$0")
+    figure: dict[str, Any] = {"data": [{"name": "</script><script>alert(1)</script>"}], "layout": {}}
+    chart = Chart("one", HOSTILE, HOSTILE, figure, (HOSTILE,), ((HOSTILE,),))
+    table_ = glance.Table("t", HOSTILE, HOSTILE, (HOSTILE,), ((HOSTILE,),))
+    facts_ = [glance.Fact(HOSTILE, HOSTILE, HOSTILE)]
+    text = render(Page(HOSTILE, lead, f"the cap {HOSTILE}", facts_, [HOSTILE], [chart], [table_], rows), "0").decode()
+    shown = text[: text.index("<script>")]
+    assert "The run stopped: the cap &lt;script&gt;" in shown
+    assert "alert(1)</script>" not in shown and "<img" not in shown and "{{ 7*7 }}" in shown
+    assert '<script type="application/json" id="figures">' in shown and "\\u003c/script>\\u003cscript>" in shown
+    assert text.count("<script") == text.count("</script>") == 3

@@ -1,0 +1,302 @@
+"""A run's page: what is read off the ledger, what the charts say, and what the file may not do."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import hashlib
+import itertools
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+import refed_dspy
+from refed_dspy.cli.main import app
+from refed_dspy.data.rows import data_rows, dropped_rows
+from refed_dspy.errors import ExportError, RunDirError
+from refed_dspy.ledger.ledger import FILE, Ledger
+from refed_dspy.runs.result import full_status
+from refed_dspy.sharing.report import charts, histograms
+from refed_dspy.sharing.report.funnel import funnel
+from refed_dspy.sharing.report.map import Map, draw_map, instruction_map
+from refed_dspy.sharing.report.page import packed
+from refed_dspy.sharing.report.report import report
+from refed_dspy.sharing.report.rows import COLUMNS, Rows, read_rows
+from tests.support.example_run import HOSTILE, shown_run
+from tests.support.scripted_engine import Writer, fake_lm, references
+
+
+@pytest.fixture(autouse=True)
+def no_embedder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Maps go by words here: weights may lie in the cache of one machine and not of another."""
+    monkeypatch.setenv("REFED_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run with an early and a late filter, failures, and hostile texts."""
+    return shown_run(tmp_path_factory.mktemp("report") / "<b>run")
+
+
+@pytest.fixture
+def ledger(folder: Path) -> Iterator[Ledger]:
+    with Ledger.read(folder) as opened:
+        yield opened
+
+
+def unpacked(page: str) -> dict[str, Any]:
+    found = re.search(r'id="rows">\s*([A-Za-z0-9+/=]+)\s*</script>', page)
+    assert found
+    told: dict[str, Any] = json.loads(gzip.decompress(base64.b64decode(found[1])))
+    return told
+
+
+# --- what is read
+
+
+def test_rows_are_those_of_the_data_set(ledger: Ledger) -> None:
+    rows, names = read_rows(ledger), read_rows(ledger).names
+    assert set(rows.columns) == set(COLUMNS) and len({len(column) for column in rows.columns.values()}) == 1
+    exported = list(data_rows(ledger))
+    kept = [{name: column[at] for name, column in rows.columns.items()} for at in range(24)]
+    for row, same in zip(kept, exported, strict=True):
+        assert row["kept"] == 1 and row["number"] == same["sample"] and row["round"] == same["round"]
+        assert row["instruction"] == same["instruction"]
+        assert (row["response"], row["improved"]) == (same["response"], same["improved_response"])
+        assert row["analysis"] == list(same["analysis"].values())
+        assert row["strategy"] == list(same["implementation_strategy"].values())
+        assert names["references"][row["reference"]]["id"] == same["reference"]
+        assert names["features"][row["feature"]] == same["feature"]
+        assert names["programs"][row["program"]] == same["program"]
+        asked, plain, final = (names["writers"][number] for number in row["writers"])
+        assert (final["model"], final["endpoint"]) == (same["teacher"], same["endpoint"])
+        assert (plain["model"], asked["model"]) == (same["response_teacher"], same["instruction_teacher"])
+        assert (row["prompt_tokens"], row["completion_tokens"]) == (same["prompt_tokens"], same["completion_tokens"])
+        assert [names["filters"][said[0]] for said in row["decisions"]] == ["early", "late"]
+        assert row["score"] == row["decisions"][-1][2] and row["decisions"][-1][4] == HOSTILE
+
+
+def test_dropped_rows_follow(ledger: Ledger) -> None:
+    rows = read_rows(ledger)
+    dropped = [at for at, kept in enumerate(rows.columns["kept"]) if not kept]
+    assert dropped == list(range(24, len(rows)))
+    said = {row["instruction"]: (row["response"], row["improved_response"]) for row in dropped_rows(ledger)}
+    assert len(said) == len(dropped) > 2
+    for at in dropped:
+        row = {name: column[at] for name, column in rows.columns.items()}
+        assert row["number"] is None and said[row["instruction"]] == (row["response"], row["improved"])
+        assert row["decisions"][-1][1:4:2] == [0, "by three"]
+    assert any(rows.columns["response"][at] is None for at in dropped), "one was dropped early"
+
+
+def test_what_was_learned_of_a_reference(ledger: Ledger) -> None:
+    told, features = read_rows(ledger).names["references"], ledger.meta("features")
+    opened = [one for one in told if one["features"]]
+    assert len(told) == 4 and opened and all(one["source"] and HOSTILE in one["instruction"] for one in told)
+    for one in opened:
+        assert set(one["features"]) == set(features) and all(one["features"].values()) and one["feedback"]
+
+
+def test_a_rows_own_calls(ledger: Ledger) -> None:
+    rows = read_rows(ledger)
+    stages = [[rows.names["stages"][call[0]] for call in calls] for calls in rows.columns["calls"][:24]]
+    assert all(told == ["response_generation", "response_improvement"] for told in stages)
+    assert rows.columns["cost"][0] is None, "a borrowed model has no price"
+
+
+def test_sample_level_feedback_is_the_rows_own(tmp_path: Path) -> None:
+    program = refed_dspy.programs.SampleLevelFeedback()
+    refed_dspy.synthesize(program, references(1), size=2, teacher=fake_lm(Writer()), run_dir=tmp_path)
+    with Ledger.read(tmp_path) as ledger:
+        rows = read_rows(ledger)
+    assert all(text.startswith("response_feedback number") for text in rows.columns["feedback"])
+    assert rows.names["references"][0]["feedback"] == "" and rows.columns["diff"][0]
+
+
+def test_a_program_that_improves_nothing(tmp_path: Path) -> None:
+    program = refed_dspy.programs.InstructionFeedbackOnly()
+    refed_dspy.synthesize(program, references(1), size=2, teacher=fake_lm(Writer()), run_dir=tmp_path)
+    with Ledger.read(tmp_path) as ledger:
+        rows, steps = read_rows(ledger), funnel(ledger, full_status(ledger))
+    assert rows.columns["diff"] == [None, None] and rows.columns["analysis"] == [None, None]
+    assert rows.columns["improved"] == [None, None] and all(rows.columns["response"])
+    assert [step.name for step in steps] == ["instructions written", "new ones", "answered", "in the data set"]
+
+
+# --- the charts
+
+
+def test_the_funnel_adds_up(ledger: Ledger) -> None:
+    status = full_status(ledger)
+    steps = funnel(ledger, status)
+    assert [step.name for step in steps] == [
+        *("instructions written", "new ones", "kept by early", "answered", "improved", "kept by late"),
+        "in the data set",
+    ]
+    for before, after in itertools.pairwise(steps):
+        assert before.count == after.count + sum(after.lost.values()) and min(after.lost.values(), default=1) > 0
+    early, late = status["filters"]
+    assert steps[2].lost == {"by three": early["dropped"]} and steps[5].lost["by three"] == late["dropped"]
+    failed = sum(one["count"] for one in status["failures"] if one["stage"] == "response_generation")
+    assert steps[3].lost["failed: malformed"] == failed and steps[-1].count == 24
+
+
+@pytest.mark.slow
+def test_every_figure_is_one_that_plotly_takes(ledger: Ledger) -> None:
+    import plotly.graph_objects as plotly  # takes seconds
+
+    rows, status = read_rows(ledger), full_status(ledger)
+    points = {0: {"kept": 1.0, "calls": 4.0, "dollars": 0.0}, 7: {"kept": 9.0, "calls": 30.0, "dollars": 0.2}}
+    found = draw_map(rows.columns["instruction"])
+    made = [
+        charts.flow(funnel(ledger, status)), histograms.lengths(rows), *histograms.scores(rows),
+        charts.costs(status["usage"]), charts.progress(points), instruction_map(rows, found),
+    ]  # fmt: skip
+    assert len(made) == 7
+    for chart in made:
+        assert chart is not None
+        plotly.Figure(chart.figure)  # raises for a property that it does not know
+        assert all(len(row) == len(chart.columns) for row in chart.rows) and chart.rows
+        assert "<script" not in json.dumps(chart.figure), "no text of a model goes into a chart"
+
+
+def test_the_map_has_every_row_twice(ledger: Ledger) -> None:
+    rows = read_rows(ledger)
+    chart = instruction_map(rows, draw_map(rows.columns["instruction"]))
+    assert chart is not None
+    traces = chart.figure["data"]
+    for colouring in chart.figure["layout"]["meta"]["colourings"]:
+        told = [row for number in colouring["traces"] for row in traces[number]["customdata"]]
+        assert sorted(told) == list(range(len(rows)))
+    labels = [one["label"] for one in chart.figure["layout"]["meta"]["colourings"]]
+    assert labels == ["reference", "feature", "kept or dropped"]
+    assert [trace.get("visible", True) for trace in traces].count(False) == len(rows.names["features"]) + 2
+
+
+def test_scores_of_one_value() -> None:
+    columns = {"decisions": [[[0, 1, 4.0, "", ""]], [[0, 0, 4.0, "", ""]], [[0, 1, None, "", ""]]]}
+    assert histograms.scores(Rows({"filters": ["rubric"]}, columns)) == [], "they tell no row from another"
+
+
+def test_costs_without_a_price_are_tokens() -> None:
+    use = {"calls": 2, "prompt_tokens": 70, "cached_tokens": 0, "completion_tokens": 30, "cost": None, "unpriced": 2}
+    assert [trace["x"] for trace in charts.costs({"judge": use}).figure["data"]] == [[70], [30]]
+    priced = charts.costs({"judge": {**use, "cost": 0.5}, "other": use})
+    assert [trace["x"] for trace in priced.figure["data"]] == [[0.5, 0]] and "$0.50" in priced.text
+
+
+def test_a_name_from_settings_is_no_markup() -> None:
+    assert charts.plain("<a href='x'>&lt;") == "‹a href='x'›＆lt;"
+
+
+# --- the map
+
+
+def test_a_map_is_the_same_twice_and_likeness_is_nearness() -> None:
+    texts = [f"Bake a loaf of rye bread with {n} seeds" for n in range(8)]
+    texts += [f"Prove theorem {n} of linear algebra about matrices" for n in range(8)]
+    first, second = draw_map(texts, 3), draw_map(texts, 3)
+    assert first.points is not None and second.points is not None
+    assert (first.points == second.points).all()
+    bread, algebra = first.points[:8], first.points[8:]
+    apart = ((bread.mean(0) - algebra.mean(0)) ** 2).sum() ** 0.5
+    assert apart > 2 * max(bread.std(0).max(), algebra.std(0).max())
+
+
+@pytest.mark.parametrize("texts", [[], ["one"] * 9, ["a", "b", "c", "d"]])
+def test_too_little_for_a_map(texts: list[str]) -> None:
+    assert draw_map(texts).points is None
+    empty = Rows({"features": [], "references": []}, {"reference": [], "feature": []})
+    assert instruction_map(empty, Map(None, "")) is None
+
+
+# --- the file
+
+
+def test_the_page_holds_the_rows_and_no_text_as_markup(folder: Path, tmp_path: Path) -> None:
+    page = report(folder, tmp_path / "page.html").read_text(encoding="utf-8")
+    told = unpacked(page)
+    assert told["columns"]["improved"][0].startswith(HOSTILE)
+    assert not re.search(r"[<>]alert\(1\)", page) and 'onerror="alert' not in page
+    assert "<b>run" not in page and "&lt;b&gt;run" in page
+    assert page.count("<script") == page.count("</script>") == 4
+    with Ledger.read(folder) as ledger:
+        assert told["names"]["references"] == read_rows(ledger).names["references"]
+
+
+def test_only_the_pages_own_scripts_may_run(folder: Path, tmp_path: Path) -> None:
+    page = report(folder, tmp_path / "page.html").read_text(encoding="utf-8")
+    policy = re.search(r'http-equiv="Content-Security-Policy" content="([^"]+)"', page)
+    assert policy
+    rules = dict(rule.strip().split(" ", 1) for rule in policy[1].replace("&#39;", "'").split(";"))
+    scripts = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)
+    hashes = {f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'" for text in scripts}
+    assert len(hashes) == 2 and set(rules.pop("script-src").split()) == hashes
+    nothing = dict.fromkeys(("default-src", "base-uri", "form-action"), "'none'")
+    assert rules == {**nothing, "style-src": "'unsafe-inline'", "img-src": "data: blob:"}
+    assert not re.search(
+        r"""(?:src|href)\s*=\s*["']?(?:https?:)?//""", re.sub(r"<script>.*?</script>", "", page, flags=re.S)
+    )
+
+
+def test_a_surrogate_on_its_own_does_not_end_it() -> None:
+    rows = Rows({"features": []}, {"number": [1], "instruction": ["\ud83d end"]})
+    assert base64.b64decode(packed(rows))[4:8] == bytes(4), "no time in it: the same rows are the same bytes"
+    assert json.loads(gzip.decompress(base64.b64decode(packed(rows))))["columns"]["instruction"] == ["? end"]
+
+
+def test_a_run_that_goes_on_can_be_shown(folder: Path, tmp_path: Path) -> None:
+    with Ledger.read(folder) as reading, Ledger.create(tmp_path) as copy:
+        reading.db.backup(copy.db)
+        copy.set_meta(size=500)
+        page = report(tmp_path).read_text(encoding="utf-8")  # its writer holds the lock
+    assert "24 of 500 samples" in page
+
+
+def test_where_it_goes(folder: Path, tmp_path: Path) -> None:
+    place = tmp_path / "run"
+    place.mkdir()
+    shutil.copy(folder / FILE, place)
+    first = report(place).stat().st_ino
+    assert report(place) == place / "report.html", "it is made of nothing but the run"
+    assert (place / "report.html").stat().st_ino != first, (
+        "a new file takes the old one's place: no half of one is ever seen"
+    )
+    other = tmp_path / "mine.html"
+    other.write_text("mine")
+    with pytest.raises(ExportError, match=r"mine\.html: exists; .* --force"):
+        report(place, other)
+    assert other.read_text() == "mine"
+    assert report(place, other, force=True).stat().st_size > 4_000_000
+    with pytest.raises(ExportError, match=r"cannot be written: no folder .*; make it first"):
+        report(place, tmp_path / "nowhere" / "page.html")
+
+
+def test_bad_input_is_one_line(folder: Path, tmp_path: Path) -> None:
+    def said(*arguments: str) -> tuple[int, str]:
+        done = CliRunner().invoke(app, ["report", *arguments])
+        return done.exit_code, done.stderr
+
+    assert said(str(tmp_path)) == (
+        2,
+        f"refed: {tmp_path}: no run here (no ledger.sqlite); start one with: refed synth --run-dir {tmp_path}\n",
+    )
+    with Ledger.create(tmp_path / "new") as ledger:
+        ledger.begin([], identity={})
+    code, line = said(str(tmp_path / "new"))
+    assert code == 2 and "nothing was answered here yet" in line and line.count("\n") == 1
+    with Ledger.create(tmp_path / "other") as ledger:
+        ledger.set_meta(work="filtering")
+    code, line = said(str(tmp_path / "other"))
+    assert code == 2 and "not a run" in line and line.count("\n") == 1
+    out = tmp_path / "page.html"
+    done = CliRunner().invoke(app, ["report", str(folder), "--out", str(out)])
+    assert done.exit_code == 0 and done.stdout.startswith(f"{out} (") and out.exists()
+    with pytest.raises(RunDirError):
+        report(tmp_path / "new")

@@ -1,0 +1,345 @@
+"""What the card says of the rows and of how they came about, each against a run where it is known by hand."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from huggingface_hub import DatasetCard
+from markdown_it import MarkdownIt
+
+from refed_dspy import ReferenceLevelFeedback, Synthesis, synthesize
+from refed_dspy.ledger.ledger import FILE, Ledger
+from refed_dspy.sharing.card import COLUMNS, Card, CardSettings, Config
+from refed_dspy.sharing.copied import Copied, DrawnRow, copied
+from refed_dspy.sharing.facts import run_facts
+from refed_dspy.sharing.run_settings import SharedSettings, StageText, settings_of
+from refed_dspy.sharing.share import Shared, share
+from refed_dspy.sharing.survey import MOST, Survey
+from refed_dspy.sharing.terms import terms_of
+from tests.support.scripted_engine import Writer, fake_lm, references
+
+MARKDOWN = MarkdownIt("commonmark").enable(["table", "strikethrough"])
+HOSTILE = (
+    "a|b `c` ```\n---\n</details></summary><script>alert(1)</script>\n~~~\n# H\n{{ 7*7 }}{% raw %} <img src=x> **b**"
+)
+SOURCE = " ".join(f"word{at}" for at in range(20))
+"""20 different words: 13 runs of eight."""
+GUIDANCE = "Write for | readers who are in a hurry."
+
+
+class Copying(Writer):
+    """Improves to the reference's own text in the first two rows, and leaves the third as it was."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.improved = 0
+
+    def write(self, request: Any) -> str:
+        answer = json.loads(super().write(request))
+        if "response" in answer:
+            answer["response"] = "a plain answer of four"
+        if "improved_response" in answer:
+            self.improved += 1
+            answer["improved_response"] = (
+                SOURCE if self.improved <= 2 else "a plain answer of four" if self.improved == 3 else "a plain one"
+            )
+        return json.dumps(answer)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Synthesis:
+    """Five rows of one reference: two copied, one left as it was, two of other words."""
+    return synthesize(
+        ReferenceLevelFeedback(guidance={"response_generation": GUIDANCE}),
+        [{"instruction": "Say twenty words.", "response": SOURCE.upper()}],
+        size=5, per_reference=7, seed=3, teacher=fake_lm(Copying(), "openai/gpt-4o-mini"),
+        filters=["refusals", {"length": {"min_words": 1, "of": "response"}}], run_dir=tmp_path_factory.mktemp("run"),
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def made(run: Synthesis, tmp_path_factory: pytest.TempPathFactory) -> Shared:
+    return share(run.run_dir, tmp_path_factory.mktemp("above") / "a" / "b" / "out")
+
+
+@pytest.fixture(scope="module")
+def text(made: Shared) -> str:
+    """The card of `run`."""
+    return (made.folder / "README.md").read_text()
+
+
+def card_of(run: Synthesis, settings: SharedSettings | None = None, **given: Any) -> Card:
+    with Ledger.read(run.run_dir) as ledger:
+        facts = run_facts(ledger)
+    survey = Survey(2)
+    list(survey.of([table("a b", "c d"), table("a b", "a b")]))
+    facts = replace(facts, settings=settings or facts.settings, **given)
+    return Card(CardSettings("Rows"), facts, survey, [Config("default", "data/*", 2)], "0.1.0", ["en"])
+
+
+def table(response: str, improved: str, instruction: str = "Do.", reference: str = "r", feature: str = "f") -> pa.Table:
+    return pa.table({
+        "reference": [reference], "instruction": [instruction], "response": [response],
+        "improved_response": [improved], "feature": [feature],
+    })  # fmt: skip
+
+
+def rendered(text: str) -> str:
+    return str(MARKDOWN.render(text.split("\n---\n", 1)[1]))
+
+
+# --- text of the references
+
+
+def row(improved: str, *, instruction: str = "", response: str = "", reference: str = "r") -> DrawnRow:
+    return DrawnRow(reference, instruction, response, improved)
+
+
+def fresh(count: int) -> str:
+    return " ".join(f"other{at}" for at in range(count))
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        (SOURCE, 1),
+        (SOURCE.upper().replace(" ", ", "), 1),
+        (" ".join(SOURCE.split()[:8]), 1),
+        (" ".join(SOURCE.split()[:7]), 0),
+        (SOURCE + " " + fresh(13), 1),  # 13 of 26 runs
+        (SOURCE + " " + fresh(14), 0),  # 13 of 27
+        (" ".join(reversed(SOURCE.split())), 0),
+        ("", 0),
+    ],
+)
+def test_half_of_the_runs_of_eight_words_is_copied(text: str, found: int) -> None:
+    assert copied([row(text)], {"r": ["Ask.", SOURCE]}) == Copied(improved_response=found, rows=found)
+
+
+def test_each_column_is_counted_beside_its_own_reference_and_a_row_once() -> None:
+    rows = [
+        row(SOURCE, instruction=SOURCE, response=SOURCE), row("", response=SOURCE), row("", instruction=SOURCE),
+        row(SOURCE, reference="other"), row(SOURCE, reference="unknown"),
+    ]  # fmt: skip
+    assert copied(rows, {"r": [SOURCE], "other": [fresh(20)]}) == Copied(2, 2, 1, 3)
+    halves = SOURCE.split()
+    assert copied([row(SOURCE)], {"r": [" ".join(halves[:10]), " ".join(halves[10:])]}).rows == 0  # 6 of 13 runs
+
+
+def test_the_card_and_the_notes_tell_of_copied_text(made: Shared, text: str) -> None:
+    told = "In 2 rows, half or more of the eight-word runs of the response stand in the reference"
+    assert text.count(told) == 2 and "(that is `improved_response`; of `response` in 0, of `instruction` in 0)" in text
+    assert told in text.split("## Known limits")[1] and told in text.split("## References")[1].split("\n## ")[0]
+    assert "5 rows were looked at" in text
+    for untrue in ("holds their texts", "was written by language models", "as large as was asked for"):
+        assert untrue not in text
+    [note] = [note for note in made.notes if "word for word" in note]
+    assert note.startswith("in 2 of 5 rows") and "the references' license then covers text in the rows" in note
+
+
+def test_that_nothing_was_copied_is_told_too(tmp_path: Path) -> None:
+    made = synthesize(None, references(1), size=2, teacher=fake_lm(Writer()), run_dir=tmp_path / "run")
+    shared = share(made.run_dir, tmp_path / "out")
+    assert "In 0 rows, half or more of the eight-word runs" in (tmp_path / "out" / "README.md").read_text()
+    assert not [note for note in shared.notes if "word for word" in note]
+
+
+# --- what the improvement changed
+
+
+def test_rows_that_were_left_as_they_were(text: str) -> None:
+    """Words changed of those of both: 1, 1, 0 (left), and twice 'a plain answer of four' to 'a plain one', 4 of 8."""
+    assert "The improvement left 1 row of 5 as it was. At the median it changed 50% of the words" in text
+
+
+def test_changes_by_hand() -> None:
+    survey = Survey(3)
+    list(survey.of([table("a b", "a b \n"), table("a b", "A, b"), table("a b c", "a b c d")]))
+    assert survey.changes is not None
+    assert (survey.changes.same, survey.changes.median) == (1, 0.0)
+    lone = Survey(1)
+    list(lone.of([table("a b c", "a b c d")]))
+    assert lone.changes is not None and lone.changes.median == pytest.approx(1 / 7)
+
+
+def test_no_more_rows_are_looked_at_than_are_drawn() -> None:
+    survey = Survey(MOST + 1, {"r": [SOURCE]})
+    rows = pa.concat_tables([table(SOURCE, SOURCE)] * (MOST + 1)).combine_chunks()
+    list(survey.of([rows]))
+    assert survey.copied.rows == len(survey.drawn) == MOST
+
+
+# --- how it was set up
+
+
+def test_the_settings_are_told(text: str) -> None:
+    for line in (
+        "| rows asked for | 5 |", "| instructions asked for at a time, by each feature | 10 |", "| seed | 3 |",
+        "| rows of a reference before the next one | at most 7 |", "| filter `refusals` | `{}` |",
+        '| filter `length` | `{"min_words": 1, "of": "response"}` |',
+    ):  # fmt: skip
+        assert f"\n{line}\n" in text, line
+    assert "\n- `relevant_skills`: The skills that a good answer shows" in text
+
+
+def test_what_each_stage_was_told_is_shown_and_whose_words_it_is(text: str) -> None:
+    fold = text.split("<details>")[1].split("</details>")[0]
+    own = ReferenceLevelFeedback()
+    assert fold.count("```\n") == 2 * 5 + 2
+    for name, predictor in own.named_predictors():
+        assert f"`{name}`: the words of refed-dspy" in fold and predictor.signature.instructions in fold
+    assert "`response_generation`: the words of refed-dspy, and guidance" in fold
+    assert f"The guidance in it:\n\n```\n{GUIDANCE}\n```" in fold and fold.count("guidance of the author") == 1
+
+
+def changed(run: Synthesis, folder: Path, **meta: Any) -> SharedSettings:
+    import sqlite3
+
+    folder.mkdir()
+    with Ledger.read(run.run_dir) as ledger, sqlite3.connect(folder / FILE) as db:
+        ledger.db.backup(db)
+        db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", [(n, json.dumps(v)) for n, v in meta.items()])
+    db.close()
+    with Ledger.read(folder) as ledger:
+        return settings_of(ledger)
+
+
+def test_teachers_and_judge_are_told_without_what_is_private(run: Synthesis, tmp_path: Path) -> None:
+    secret = {"api_base": "https://llm.corp.internal/v1", "api_key_env": "CORP_KEY"}
+    config = {**secret, "temperature": 0.7, "max_tokens": 900, "params": {"top_p": 0.9, "extra_headers": {"x": "y"}}}
+    one = {"model": "hosted_vllm//home/anna/big", "endpoint": "https://llm.corp.internal/v1", "config": config}
+    judge = {"model": "openai/judge", "config": {**secret, "temperature": 0.0, "max_tokens": 50, "params": {}}}
+    told = changed(
+        run, tmp_path / "x", pools={"response_generation": [one], "": [judge]}, judge=judge, judge_program="/home/j",
+        filters=[["overlap", {"against": "/home/anna/tests/bench.jsonl", "n": 13, "columns": None}],
+                 ["Own", {"class": "corp.secret.Own"}], ["judge", {"margin": 0.5, "prompts": {"a": "b"}}]],
+        stopped="max_cost $0.01 is reached after $0.0099: 2 of 9 samples are kept, in /home/anna/s.jsonl; more",
+    )  # fmt: skip
+    rows = dict(told.rows)
+    assert rows["teacher of response_generation"] == (
+        "big: temperature 0.7, max_tokens 900, top_p 0.9, other parameters, not told: 1"
+    )
+    assert rows["teacher of other stages"] == "openai/judge: temperature 0.0, max_tokens 50"
+    assert rows["judge"] == "openai/judge: temperature 0.0, max_tokens 50, compiled prompts"
+    assert [settings for _, settings in told.filters] == [
+        '{"against": "bench.jsonl", "n": 13}', '{"own filter": "Own"}', '{"margin": 0.5, "prompts": "compiled"}',
+    ]  # fmt: skip
+    assert told.stopped == "max_cost $0.01 is reached after $0.0099"
+    for private in ("corp", "anna", "CORP_KEY", "/home", "extra_headers"):
+        assert private not in repr(told), private
+
+
+def test_an_lm_of_ones_own_and_earlier_teachers(run: Synthesis, tmp_path: Path) -> None:
+    taught = [{"model": "openai/gpt-4o-mini", "temperature": "0.3", "max_tokens": "77"}, {"model": "x/y"}]
+    rows = dict(changed(run, tmp_path / "x", asked_teachers=taught).rows)
+    assert rows["teacher"] == "openai/gpt-4o-mini: temperature 0.3, max_tokens 77"
+    assert rows["teachers of earlier starts"].startswith("1;")
+    assert "teachers of earlier starts" not in dict(changed(run, tmp_path / "y").rows)
+
+
+@pytest.mark.parametrize(
+    ("stopped", "told"),
+    [
+        ("max_calls 5 is reached after 5 calls: 2 of 9 are kept, in /home/x", "(it ended at a cap: max\\_calls 5 is"),
+        ("/home/x is reached", "(it was still going on, or had ended short)"),
+        (None, "(it was still going on, or had ended short)"),
+    ],
+)  # fmt: skip
+def test_why_it_ended_short(run: Synthesis, tmp_path: Path, stopped: str | None, told: str) -> None:
+    text = card_of(run, changed(run, tmp_path / "x", stopped=stopped), size=9).text()
+    assert told in text.split("## Known limits")[1] and "/home" not in text
+
+
+# --- columns, an example, words that are explained
+
+
+def test_every_column_of_the_data_has_its_line(made: Shared, text: str) -> None:
+    [file] = (made.folder / "data").iterdir()
+    assert pq.read_schema(file).names == list(COLUMNS)
+    assert re.findall(r"(?m)^\| `(\w+)` \| [^|]+ \|$", text.split("The first row")[0]) == list(COLUMNS)
+
+
+def test_the_first_row_is_shown_cut(run: Synthesis, text: str) -> None:
+    first = next(iter(run.samples.rows()))
+    for name in ("instruction", "response", "improved_response"):
+        assert f"`{name}`\n\n```\n{first[name]}\n```" in text
+    long = Survey(1)
+    list(long.of([table("x" * 600, "y" * 601)]))
+    cut = replace(card_of(run), survey=long).text()
+    assert f"\n{'x' * 600}\n" in cut and f"\n{'y' * 600} …\n" in cut and "y" * 601 not in cut
+
+
+def test_what_the_figures_mean(text: str) -> None:
+    assert "\n- distinct-n is " in text and "\n- self-ROUGE-L is " in text
+
+
+# --- licenses, terms, numbers
+
+
+def test_a_license_that_is_not_needed_is_not_ignored_silently(run: Synthesis, tmp_path: Path) -> None:
+    made = synthesize(None, "builtin", size=2, teacher=fake_lm(Writer()), run_dir=tmp_path / "run")
+    notes = share(made.run_dir, tmp_path / "out", reference_license="CC0").notes
+    text = (tmp_path / "out" / "README.md").read_text()
+    assert [note for note in notes if note.startswith("--reference-license is not in the card")]
+    assert "CC0" not in text and "`builtin` are the references that come with the package" in text
+    own = share(run.run_dir, tmp_path / "own", reference_license="CC0")
+    assert not [note for note in own.notes if "is not in the card" in note]
+    assert "come with the package" not in (own.folder / "README.md").read_text()
+
+
+def test_terms_at_a_private_endpoint_are_conditional(run: Synthesis) -> None:
+    assert terms_of("openai/gpt-4o-mini", "a private endpoint").startswith("If it is OpenAI's model: OpenAI's terms")
+    assert terms_of("openai/gpt-4o-mini", "openai").startswith("OpenAI's terms")
+    assert terms_of("sim/sim-model", "a private endpoint") == terms_of("sim/sim-model")
+    stages = run_facts_of(run).stages
+    private = [replace(one, endpoint="a private endpoint") for one in stages]
+    assert "| If it is OpenAI's model: " in card_of(run, stages=private).text()
+    assert "If it is" not in card_of(run, stages=[*private[1:], stages[0]]).text()
+
+
+def run_facts_of(run: Synthesis) -> Any:
+    with Ledger.read(run.run_dir) as ledger:
+        return run_facts(ledger)
+
+
+def test_one_is_said_as_one(run: Synthesis, text: str) -> None:
+    assert "1 reference, 1 of them" in text and "1 reference gave rows\\: 5.\n" in text
+    assert "1 reference behind 5 rows" in text and not re.search(r"\b1 (references|rows|pairs|calls|features)\b", text)
+    survey = Survey(4)
+    list(survey.of([table("a", "b", reference=name) for name in "xxyy"]))
+    assert "2 references gave rows\\: 2 each." in replace(card_of(run), survey=survey).text()
+
+
+# --- text is data
+
+
+def test_nothing_of_it_becomes_markup(run: Synthesis) -> None:
+    hostile = SharedSettings(
+        rows=[("teacher", HOSTILE)], filters=[(HOSTILE, json.dumps({HOSTILE: HOSTILE}))], features={HOSTILE: HOSTILE},
+        stages=[StageText(HOSTILE, HOSTILE, "guided", HOSTILE, 2), StageText("b", f"{HOSTILE}\n````\n</details>")],
+        stopped=HOSTILE,
+    )  # fmt: skip
+    survey = Survey(1)
+    list(survey.of([table(HOSTILE, f"---\n{HOSTILE}", HOSTILE, feature=HOSTILE)]))
+    card = replace(card_of(run, hostile, size=9), survey=survey)
+    text = card.text()
+    page = rendered(text)
+    assert DatasetCard(text).data.pretty_name == "Rows"
+    for markup in ("<script", "<img", "<strong>", "<b>", "<em>", "49"):
+        assert markup not in page.replace("149", ""), markup
+    assert page.count("<details>") == page.count("</details>") == page.count("</summary>") == page.count("<h1>") == 1
+    assert page.count("<table>") == text.count("\n| ---")
+    clean = rendered(replace(card_of(run, size=9), survey=survey).text())
+    assert re.findall(r"<h[1-6]>.*?</h", page) == re.findall(r"<h[1-6]>.*?</h", clean)
+    assert "<hr" not in page and "2 examples shown with them" in page
+
+
+def test_the_folders_above_are_made(made: Shared) -> None:
+    assert made.folder.parts[-3:] == ("a", "b", "out") and (made.folder / "README.md").is_file()

@@ -1,0 +1,313 @@
+"""The push, through the real library, to a server on this machine that answers as the Hub does."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from refed_dspy import synthesize
+from refed_dspy.errors import InputError
+from refed_dspy.sharing.manifest import FILE
+from refed_dspy.sharing.push import push
+from refed_dspy.sharing.share import share
+from tests.support.hub_server import READER, WRITER, FakeHub, Repo
+from tests.support.scripted_engine import Writer, fake_lm, references
+
+KEY = "sk-proj-0123456789abcdefghijklmn"
+TOKEN = "hf_" + "a1" * 17
+# Where the Hub is, and whether Xet is used, the library decides when it is imported: so in a process of its own, one
+# for all tests. A line in: words and variables; a line out: exit code, stdout, stderr.
+CLIENT = """if True:
+    import json, os, sys
+    from typer.testing import CliRunner
+    from refed_dspy.cli import app
+    for line in sys.stdin:
+        words, token = json.loads(line)
+        os.environ["HF_TOKEN"] = token
+        done = CliRunner().invoke(app, words)
+        sys.__stdout__.write(json.dumps([done.exit_code, done.stdout, done.stderr, repr(done.exception)]) + chr(10))
+        sys.__stdout__.flush()
+"""
+
+
+class Client:
+    """`refed`, told where the Hub is."""
+
+    def __init__(self, hub: FakeHub, home: Path) -> None:
+        settings = {"HF_ENDPOINT": hub.url, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1", "REFED_TRACK": "false"}
+        environment = {**os.environ, **settings, "HF_HUB_DISABLE_PROGRESS_BARS": "1", "NO_PROXY": "127.0.0.1"}
+        self.home = home
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", CLIENT], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def push(self, *words: object, token: str = WRITER) -> tuple[int, str, str]:
+        """Exit code, stdout and stderr of `refed push`."""
+        assert self.process.stdin is not None and self.process.stdout is not None
+        self.process.stdin.write(json.dumps([["push", *map(str, words)], token]) + "\n")
+        self.process.stdin.flush()
+        code, out, err, _ = json.loads(self.process.stdout.readline())
+        assert WRITER not in out + err and READER not in out + err
+        return code, out, err
+
+    def refused(self, *words: object, told: str, code: int, token: str = WRITER) -> str:
+        """The one line with which a push is refused, which says `told`."""
+        got, _, err = self.push(*words, token=token)
+        assert (got, err.count("\n")) == (code, 1) and err.startswith("refed: ") and told in err, err
+        return err
+
+
+@pytest.fixture(scope="module")
+def running_hub() -> Iterator[FakeHub]:
+    with FakeHub() as hub:
+        yield hub
+
+
+@pytest.fixture
+def hub(running_hub: FakeHub) -> FakeHub:
+    running_hub.reset()
+    return running_hub
+
+
+@pytest.fixture(scope="module")
+def client(running_hub: FakeHub, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+    client = Client(running_hub, tmp_path_factory.mktemp("home"))
+    with client.process:
+        yield client
+        assert client.process.stdin is not None
+        client.process.stdin.close()
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("made")
+    synthesize(None, references(2), size=6, teacher=fake_lm(Writer()), run_dir=folder)
+    share(folder, folder / "shared", license="mit")
+    return folder
+
+
+@pytest.fixture
+def folder(run_dir: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(run_dir / "shared", tmp_path / "shared"))
+
+
+def shown(out: str) -> dict[str, tuple[int, str]]:
+    """What a push says that it sends: path → bytes, SHA-256."""
+    rows = [line.split() for line in out.splitlines() if line.startswith("  ")]
+    return {path: (int(size.replace(",", "")), digest) for path, size, _, digest in rows}
+
+
+def arrived(repo: Repo, branch: str = "main") -> dict[str, tuple[int, str]]:
+    """The same of what lies on the Hub."""
+    files = {path: content for path, content in repo.branches[branch][-1].items() if path != ".gitattributes"}
+    return {path: (len(content), hashlib.sha256(content).hexdigest()) for path, content in files.items()}
+
+
+# --- a dry run
+
+
+@pytest.mark.slow
+def test_a_dry_run_asks_nothing_and_shows_all(hub: FakeHub, client: Client, folder: Path) -> None:
+    code, out, err = client.push(folder, "me/set")
+    there = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert (code, err, hub.log) == (0, "", [])
+    assert shown(out) == {
+        path.relative_to(folder).as_posix(): (len(content), hashlib.sha256(content).hexdigest())
+        for path, content in there.items()
+    }
+    assert "me/set, a private data set, branch main" in out and "token: in HF_TOKEN" in out and "--go" in out
+    assert "PUBLIC" in client.push(folder, "me/set", "--public")[1]
+
+
+@pytest.mark.slow
+def test_what_arrives_is_what_was_shown(hub: FakeHub, client: Client, folder: Path) -> None:
+    (folder / "mine.txt").write_text("not for others")
+    _, dry, _ = client.push(folder, "me/set")
+    code, out, err = client.push(folder, "me/set", "--go", "--message", "First rows")
+    repo = hub.repos["me/set"]
+    assert (code, err) == (0, "") and "sent in one commit" in out
+    assert arrived(repo) == shown(dry) == shown(out)
+    assert (repo.private, len(repo.branches["main"]), repo.messages) == (True, 2, ["First rows"])
+    assert "mine.txt" in dry and "mine.txt" not in repo.branches["main"][-1]
+
+
+@pytest.mark.slow
+def test_again_makes_no_commit_and_uploads_nothing(hub: FakeHub, client: Client, folder: Path) -> None:
+    client.push(folder, "me/set", "--go")
+    hub.log.clear()
+    code, out, err = client.push(folder, "me/set", "--go")
+    assert (code, err) == (0, "") and "unchanged" in out and len(hub.repos["me/set"].branches["main"]) == 2
+    assert not [path for _, path in hub.log if "commit" in path or "preupload" in path or "lfs" in path]
+
+
+@pytest.mark.slow
+def test_what_changed_goes_and_what_else_is_there_stays(hub: FakeHub, client: Client, folder: Path) -> None:
+    client.push(folder, "me/set", "--go")
+    hub.repos["me/set"].branches["main"][-1]["data/older.parquet"] = b"older"
+    with (folder / "README.md").open("a") as card:
+        card.write("\nMore.\n")
+    code, out, _ = client.push(folder, "me/set", "--go")
+    assert code == 0 and "README.md: changed since refed share" in out and "stays: data/older.parquet" in out
+    assert arrived(hub.repos["me/set"])["README.md"] == shown(out)["README.md"]
+    assert "data/older.parquet" in hub.repos["me/set"].branches["main"][-1]
+
+
+@pytest.mark.slow
+def test_a_branch_and_a_public_set(hub: FakeHub, client: Client, folder: Path) -> None:
+    code, out, _ = client.push(folder, "lab/set", "--go", "--public", "--branch", "v2/rows")
+    repo = hub.repos["lab/set"]
+    assert code == 0 and not repo.private and len(repo.branches["main"]) == 1
+    assert arrived(repo, "v2/rows") == shown(out)
+
+
+@pytest.mark.slow
+def test_a_list_of_ignored_files_on_the_hub_takes_nothing_away(hub: FakeHub, client: Client, folder: Path) -> None:
+    hub.repos["me/set"] = Repo(private=True, ignores="parquet")
+    code, out, _ = client.push(folder, "me/set", "--go")
+    assert code == 0 and arrived(hub.repos["me/set"]) == shown(out)
+
+
+# --- what is refused
+
+
+@pytest.mark.slow
+def test_tokens_and_rights(hub: FakeHub, client: Client, folder: Path) -> None:
+    client.refused(folder, "me/set", "--go", told="no token; set HF_TOKEN", code=2, token="")
+    client.refused(folder, "me/set", "--go", told="refuses the token", code=2, token="hf_wrong")
+    client.refused(folder, "me/set", "--go", told="no right to write", code=2, token=READER)
+    client.refused(folder, "nobody/set", "--go", told="or another OWNER", code=2)
+    assert hub.repos == {}
+    assert "none yet: set HF_TOKEN" in client.push(folder, "me/set", token="")[1]
+
+
+@pytest.mark.slow
+def test_the_visibility_must_be_the_one_asked_for(hub: FakeHub, client: Client, folder: Path) -> None:
+    hub.repos |= {"me/open": Repo(private=False), "me/closed": Repo(private=True)}
+    client.refused(folder, "me/open", "--go", told="is there, and is public", code=2)
+    client.refused(folder, "me/closed", "--go", "--public", told="is there, and is private", code=2)
+    assert all(len(repo.branches["main"]) == 1 for repo in hub.repos.values()) and not hub.blobs
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("where", "status", "told", "code"),
+    [
+        ("/api/repos/create", 503, "the Hub fails (503)", 1),
+        ("/commit/", 500, "the same command goes on", 1),
+        ("/commit/", 429, "asks for fewer requests", 1),
+        ("/commit/", 413, "refuses this (413", 2),
+        ("/api/validate-yaml", 400, "Invalid metadata in README.md", 2),
+    ],
+)
+def test_a_hub_that_fails(
+    hub: FakeHub, client: Client, folder: Path, where: str, status: int, told: str, code: int
+) -> None:
+    hub.faults = {where: status}
+    client.refused(folder, "me/set", "--go", told=told, code=code)
+    hub.faults = {}
+    assert client.push(folder, "me/set", "--go")[0] == 0 and len(hub.repos["me/set"].branches["main"]) == 2
+
+
+@pytest.mark.slow
+def test_a_commit_of_someone_else_meanwhile(hub: FakeHub, client: Client, folder: Path) -> None:
+    def meddle(path: str) -> None:
+        if path.startswith("/lfs/"):
+            hub.repos["me/set"].branches["main"].append({"theirs.txt": b"x"})
+
+    hub.on_request = meddle
+    client.refused(folder, "me/set", "--go", told="changed meanwhile", code=1)
+    assert arrived(hub.repos["me/set"]).keys() == {"theirs.txt"}
+
+
+@pytest.mark.slow
+def test_a_file_that_changes_while_it_is_sent_is_not_committed(hub: FakeHub, client: Client, folder: Path) -> None:
+    """A small one goes as it was read; of a large one, what was uploaded is not what was shown."""
+    card = folder / "README.md"
+    hub.on_request = lambda path: "/preupload/" in path and card.write_bytes(b"another card")
+    code, out, _ = client.push(folder, "me/set", "--go")
+    assert code == 0 and arrived(hub.repos["me/set"]) == shown(out)
+    (folder / "LICENSE").write_bytes(b"a" * 11_000_000)
+    noted = json.loads((folder / FILE).read_text())
+    noted["files"]["LICENSE"] = {"bytes": 0, "sha256": ""}
+    (folder / FILE).write_text(json.dumps(noted))
+    hub.on_request = lambda path: "/preupload/" in path and (folder / "LICENSE").write_bytes(b"b" * 11_000_000)
+    card.write_bytes(hub.repos["me/set"].branches["main"][-1]["README.md"])
+    client.refused(folder, "me/set", "--go", told="LICENSE: changed while it was sent; nothing was committed", code=2)
+    assert len(hub.repos["me/set"].branches["main"]) == 2
+
+
+@pytest.mark.parametrize("name", ["set", "me/", "me/a/b", "me/../x", "hf://me/set", "me/se t", "me/a--b", "-me/set"])
+def test_a_name_that_is_none(folder: Path, name: str) -> None:
+    with pytest.raises(InputError, match="OWNER/NAME"):
+        push(folder, name)
+
+
+def test_folders_that_refed_share_did_not_make(folder: Path, tmp_path: Path) -> None:
+    for text, told in {
+        "": "not made by refed share",
+        "{": "cannot be read",
+        '{"format": 1, "files": {"../outside": {"bytes": 1, "sha256": ""}}}': "damaged",
+        '{"format": 1, "files": {"/etc/hostname": {"bytes": 1, "sha256": ""}}}': "damaged",
+        '{"format": 9, "files": {}}': "another version",
+    }.items():
+        (folder / FILE).unlink(missing_ok=True)
+        if text:
+            (folder / FILE).write_text(text)
+        with pytest.raises(InputError, match=told):
+            push(folder, "me/set")
+    with pytest.raises(InputError, match="no such folder"):
+        push(tmp_path / "none", "me/set")
+
+
+def test_a_file_that_is_missing_or_a_link(folder: Path, tmp_path: Path) -> None:
+    data = folder / "data" / "train-00000-of-00001.parquet"
+    data.rename(tmp_path / "moved.parquet")
+    with pytest.raises(InputError, match="No such file"):
+        push(folder, "me/set")
+    data.symlink_to(tmp_path / "moved.parquet")
+    with pytest.raises(InputError, match="is a link"):
+        push(folder, "me/set")
+
+
+def test_a_card_that_is_no_longer_one(folder: Path) -> None:
+    (folder / "README.md").write_text("---\nlicense: [mit\n---\n")
+    with pytest.raises(InputError, match="front matter is not YAML"):
+        push(folder, "me/set")
+
+
+# --- a login, and no network
+
+
+@pytest.mark.slow
+def test_the_token_of_a_login_does_not_go(hub: FakeHub, client: Client, folder: Path) -> None:
+    with (folder / "README.md").open("a") as card:
+        card.write("an-odd-token-7391\n")
+    (client.home / "token").write_text("an-odd-token-7391\n")
+    try:
+        code, out, err = client.push(folder, "me/set", token="")
+        assert (code, err) == (0, "") and "warning: README.md: holds the token of hf auth login" in out
+        assert "token: of hf auth login" in out and "an-odd-token" not in out
+        told = "README.md: holds the token of hf auth login; take it out"
+        assert "an-odd-token" not in client.refused(folder, "me/set", "--go", told=told, code=2, token="")
+    finally:
+        (client.home / "token").unlink()
+    assert hub.log == []
+
+
+@pytest.mark.slow
+def test_no_network(folder: Path, tmp_path: Path) -> None:
+    script = "import sys; from refed_dspy.cli import main; sys.argv[1:] = ['push', *sys.argv[1:], '--go']; main()"
+    settings = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_TOKEN": WRITER, "HF_HOME": str(tmp_path), "NO_PROXY": "*"}
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(folder), "me/set"],
+        env={**os.environ, **settings}, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1 and "the Hub cannot be reached" in done.stderr and done.stderr.count("\n") == 1

@@ -1,0 +1,139 @@
+"""No key goes to the Hub: where one may stand, and what is done about it."""
+
+# ruff: noqa: F811
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+import os
+import shutil
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from refed_dspy import synthesize
+from refed_dspy.cli.main import app
+from refed_dspy.errors import InputError
+from refed_dspy.ledger.ledger import FILE as LEDGER
+from refed_dspy.sharing.manifest import FILE
+from refed_dspy.sharing.push import push
+from refed_dspy.sharing.secrets import texts_of
+from refed_dspy.sharing.share import share
+from tests.sharing.test_push import KEY, TOKEN, folder, run_dir  # noqa: F401 — fixtures, too
+from tests.support.scripted_engine import SAMPLE_PARTS, Writer, fake_lm, references
+
+# --- keys
+
+
+def test_what_looks_like_a_key_is_told_and_not_shown(folder: Path, tmp_path: Path) -> None:
+    told = "\n".join(push(written(tmp_path, f"Set it to {KEY}."), "me/set").lines())
+    assert "data/train-00000-of-00001.parquet: holds what looks like a key of OpenAI's" in told
+    assert "names no license" in told and KEY not in told
+    assert not push(folder, "me/set").warnings
+
+
+def test_the_value_of_a_secret_variable_does_not_go(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOME_API_KEY", "an-odd-secret-7391")
+    assert not push(folder, "me/set").leaks
+    with (folder / "README.md").open("a") as card:
+        card.write("an-odd-secret-7391\n")
+    dry = push(folder, "me/set")
+    assert dry.leaks == ["README.md: holds the value of the variable SOME_API_KEY"]
+    assert "an-odd-secret" not in "\n".join(dry.lines())
+    with pytest.raises(InputError, match="SOME_API_KEY; take it out"):
+        push(folder, "me/set", go=True)
+
+
+def test_a_long_value_is_no_path(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as a signed token: a name of a file is never that long."""
+    value = "x0" * 200
+    monkeypatch.setenv("SESSION_TOKEN", value)
+    with (folder / "README.md").open("a") as card:
+        card.write(f"{value}\n")
+    done = CliRunner().invoke(app, ["push", str(folder), "me/set"])
+    assert done.exit_code == 0 and "README.md: holds the value of the variable SESSION_TOKEN" in done.stdout
+    assert value not in done.output
+    done = CliRunner().invoke(app, ["push", str(folder), "me/set", "--go"])
+    assert (done.exit_code, done.stderr.count("\n")) == (2, 1) and value not in done.output
+
+
+def test_a_variable_that_the_run_names_is_a_secret_whatever_it_is_called(
+    run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CORP_LLM", "an-odd-secret-7391")
+    run = Path(shutil.copytree(run_dir, tmp_path / "run", ignore=shutil.ignore_patterns("shared")))
+    (run / "cite.bib").write_text("an-odd-secret-7391")
+    share(run, tmp_path / "before", citation=run / "cite.bib")
+    assert not push(tmp_path / "before", "me/set").leaks
+    teacher = json.dumps({"model": "corp/llm", "config": {"api_key_env": "CORP_LLM"}})
+    with sqlite3.connect(run / LEDGER) as db:
+        db.execute("UPDATE meta SET value = ? WHERE name = 'teacher'", (teacher,))
+    db.close()
+    share(run, tmp_path / "out", citation=run / "cite.bib")
+    assert push(tmp_path / "out", "me/set").leaks == ["README.md: holds the value of the variable CORP_LLM"]
+
+
+def test_a_value_that_is_no_text_is_no_trouble(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOME_SECRET", os.fsdecode(b"\xff\xfe-0123456789abcdef"))
+    assert not push(folder, "me/set").leaks
+
+
+def test_a_folder_of_before_has_no_such_list(folder: Path) -> None:
+    noted = json.loads((folder / FILE).read_text())
+    del noted["key_variables"]
+    (folder / FILE).write_text(json.dumps(noted))
+    assert not push(folder, "me/set").leaks
+
+
+# --- where a key can hide
+
+
+def written(tmp_path: Path, text: str, **given: Any) -> Path:
+    """A shared run one of whose responses is `text`."""
+    texts = [json.dumps({**SAMPLE_PARTS, "improved_response": one}) for one in (text, "Else.")]
+    writer = Writer()
+    writer.on_request = lambda request: texts.pop() if "improved_response" in writer.fields(request) else None
+    synthesize(None, references(1), size=2, teacher=fake_lm(writer), run_dir=tmp_path / "run")
+    share(tmp_path / "run", tmp_path / "out", **given)
+    return tmp_path / "out"
+
+
+def test_a_page_is_read_as_a_browser_reads_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows are packed in it; names stand there with HTML's escapes."""
+    monkeypatch.setenv("SOME_PASSWORD", 'an "odd" <secret> \u00fc')
+    monkeypatch.setenv("OTHER_PASSWORD", "one & another's")
+    folder = written(tmp_path, f'Say {KEY} and an "odd" <secret> \u00fc.', report=True, name="of one & another's")
+    made = push(folder, "me/set")
+    about_page = [text for text in [*made.warnings, *made.leaks] if text.startswith("report.html")]
+    assert about_page == [
+        "report.html: holds what looks like a key of OpenAI's or Anthropic's kind (sk-…)",
+        "report.html: holds the value of the variable SOME_PASSWORD",
+        "report.html: holds the value of the variable OTHER_PASSWORD",
+    ]
+
+
+def test_a_page_whose_rows_cannot_be_read_is_refused(folder: Path) -> None:
+    (folder / "LICENSE.html").write_text('<script type="text/plain" id="rows">QUJD</script>')
+    noted = json.loads((folder / FILE).read_text())
+    noted["files"]["LICENSE.html"] = {"bytes": 0, "sha256": ""}
+    (folder / FILE).write_text(json.dumps(noted))
+    with pytest.raises(InputError, match="a key in it could not be seen; make the folder again"):
+        push(folder, "me/set")
+
+
+def test_packed_rows_are_not_taken_for_a_key_by_chance(tmp_path: Path) -> None:
+    page = tmp_path / "report.html"
+    packed = base64.b64encode(gzip.compress(b'{"rows": []}', mtime=0)).decode()
+    page.write_text(f'<script type="text/plain" id="rows">{packed}</script>{packed}')
+    assert list(texts_of(page)) == ["rows", packed, packed]
+
+
+def test_a_card_is_read_without_its_escapes(run_dir: Path, tmp_path: Path) -> None:
+    share(run_dir, tmp_path / "out", reference_license=f"as {TOKEN} may")
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert TOKEN not in card and TOKEN.replace("_", "\\_") in card
+    assert "README.md: holds what looks like a token of the Hub (hf_…)" in push(tmp_path / "out", "me/set").warnings

@@ -1,0 +1,137 @@
+"""Few tokens: short fixed words, prefixes that are shared, and what a kept sample took."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import refed_dspy
+from benchmarks import economy, warm
+from benchmarks.simulated import SimulatedTeacher
+from benchmarks.tokenizers import tokenizer
+from refed_dspy import TeacherConfig
+from refed_dspy.cli.options import tokens_lines
+from refed_dspy.ledger.summary import tokens_a_sample
+from refed_dspy.programs import ReferenceLevelFeedback
+from refed_dspy.programs.adapter import SchemaAdapter, rendering
+from refed_dspy.records import Analysis, ImplementationStrategy
+from refed_dspy.signatures import InstructionSynthesis, ResponseGeneration, ResponseImprovement
+from tests.support.scripted_engine import references
+
+MOST = {
+    "instruction_feedback": 120,
+    "response_feedback": 120,
+    "instruction_synthesis": 150,
+    "response_generation": 65,
+    "response_improvement": 130,
+}
+"""Tokens of o200k_base that a stage's system message may have: every call pays for them."""
+
+
+def prompt(signature: Any, **inputs: Any) -> tuple[str, str]:
+    system, user = SchemaAdapter().format(signature, [], inputs)
+    return system["content"], user["content"]
+
+
+def shared(texts: list[str]) -> str:
+    """What all of them begin with."""
+    ends = (n for n, letters in enumerate(zip(*texts, strict=False)) if len(set(letters)) > 1)
+    return texts[0][: next(ends)]
+
+
+@pytest.mark.parametrize("stage", MOST)
+def test_a_stage_s_fixed_words_are_few(stage: str) -> None:
+    signature = getattr(ReferenceLevelFeedback(), stage).signature
+    assert tokenizer("o200k_base").count(rendering(signature).system) <= MOST[stage]
+    frame = SchemaAdapter().format_user_message_content(
+        signature, dict.fromkeys(rendering(signature).inputs, ""), main_request=True
+    )
+    assert tokenizer("o200k_base").count(frame) <= 50
+
+
+# --- the stable part first
+
+
+def test_the_calls_of_one_reference_begin_alike() -> None:
+    """What changes from call to call stands behind all that does not."""
+    example = {"example_instruction": "Plan a trip.", "example_response": "Go by train. " * 20}
+    first, second = (prompt(ResponseGeneration, **example, instruction=text)[1] for text in ("One", "Two"))
+    assert shared([first, second]).endswith("</>\n\n<instruction>\n")
+    better = [
+        prompt(ResponseImprovement, reference_feedback="Be bold. " * 20, instruction=text, response=text)[1]
+        for text in ("One", "Two")
+    ]
+    assert shared(better).endswith("</>\n\n<instruction>\n")
+
+
+def test_a_round_s_calls_for_two_features_share_what_is_taken() -> None:
+    same = {"reference_instruction": "Plan a trip.", "taken": ["Plan a party.", "Plan a meal."], "how_many": 10}
+    asked = [
+        prompt(InstructionSynthesis, **same, feature_name=name, feature=text)[1]
+        for name, text in (("subject areas", "Travel."), ("relevant skills", "Order."))
+    ]
+    assert shared(asked).endswith("- Plan a meal.\n</>\n\n<feature_name>\n")
+
+
+# --- bounded analyses
+
+
+def test_a_longer_analysis_than_asked_for_is_accepted_and_a_decoder_is_bound() -> None:
+    long = {name: ["x" * 2_000] * 30 for name in Analysis.model_fields}
+    assert len(Analysis.model_validate(long).relevant_feedback) == 30
+    strategy = {"planned_changes": ["y" * 2_000] * 30, "rationale": "z" * 5_000}
+    assert ImplementationStrategy.model_validate_json(json.dumps(strategy)).rationale == "z" * 5_000
+    schema = rendering(ResponseImprovement).response_format["json_schema"]["schema"]["$defs"]
+    lists = [
+        *schema["Analysis"]["properties"].values(),
+        schema["ImplementationStrategy"]["properties"]["planned_changes"],
+    ]
+    assert all((part["maxItems"], part["items"]["maxLength"]) == (6, 400) for part in lists)
+    assert "three short notes a list" in rendering(ResponseImprovement).system
+
+
+# --- what a kept sample took
+
+
+def test_tokens_a_sample_are_everything_that_was_read_and_written(server: SimulatedTeacher, tmp_path: Path) -> None:
+    server.control(cache_warm="answer")
+    teacher = TeacherConfig(model="sim/sim-model", api_base=server.base_url, concurrency=8)
+    long = [{"instruction": r["instruction"], "response": r["response"] * 60} for r in references(4)]
+    made = refed_dspy.synthesize(None, long, size=30, teacher=teacher, run_dir=tmp_path / "run")
+    told, stats = made.status["tokens_a_sample"], server.stats()
+    assert list(told["stages"]) == list(made.usage)
+    assert told["all"]["prompt"] == pytest.approx(stats["prompt_tokens"] / 30, abs=0.1)
+    assert told["all"]["cached"] == pytest.approx(stats["cached_tokens"] / 30, abs=0.1) and stats["cached_tokens"]
+    assert told["all"]["uncached"] == pytest.approx(told["all"]["prompt"] - told["all"]["cached"], abs=0.1)
+    assert told["all"]["completion"] == pytest.approx(stats["completion_tokens"] / 30, abs=0.1)
+    generation = told["stages"]["response_generation"]
+    assert generation["cached"] > generation["uncached"] > 0
+    first, *lines = tokens_lines(told)
+    assert first.startswith("a kept sample: ") and len(lines) == len(told["stages"])
+    assert f"{generation['cached']:,.0f} of them cached" in "\n".join(lines)
+
+
+def test_where_nothing_is_kept_no_sample_took_anything() -> None:
+    assert tokens_a_sample({"stage": {"prompt_tokens": 5, "cached_tokens": 0, "completion_tokens": 1}}, 0) is None
+    assert tokens_lines(None) == []
+
+
+# --- the benchmarks' own questions
+
+
+def test_the_benchmark_s_references_are_as_long_as_it_says() -> None:
+    for plain in (True, False):
+        made = economy.references(60, plain)
+        assert {len(pair["instruction"]) + len(pair["response"]) for pair in made} == {economy.LENGTH}
+        assert len({tuple(pair.values()) for pair in made}) == 60
+
+
+def test_the_warm_benchmark_asks_what_a_run_asks() -> None:
+    asked = [each.stage for each in warm.questions()]
+    count = warm.REFERENCES * warm.SAMPLES
+    assert Counter(asked)["response_generation"] == Counter(asked)["response_improvement"] == count
+    assert asked[:4] == [*MOST][:4], "a reference's calls follow one another"

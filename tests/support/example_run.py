@@ -1,0 +1,64 @@
+"""A run to be shown: two filters, failures, and texts that a page must not take for markup."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import refed_dspy
+from refed_dspy.filters.base import Decision
+from refed_dspy.records import DataRow
+from tests.support.scripted_engine import Writer, fake_lm, references
+
+HOSTILE = '<script>alert(1)</script><img src=x onerror="alert(2)">{{ 7*7 }}{% raw %}</script><!--'
+
+
+class Length:
+    """Drops every third by the number in it: instructions early, or responses late."""
+
+    def __init__(self, name: str, of_instruction: bool) -> None:
+        self.name, self.of_instruction = name, of_instruction
+
+    def check(self, row: DataRow) -> Decision:
+        number = int(re.findall(r"\d+", row.instruction if self.of_instruction else row.response)[-1])
+        return Decision(number % 3 != 0, "by three" if number % 3 == 0 else "", float(number), HOSTILE)
+
+    def remember(self, row: DataRow) -> None:
+        pass
+
+
+def hostile(writer: Writer) -> Writer:
+    """Whatever it writes carries markup, and some of its tasks are never answered."""
+
+    def answer(request: Any) -> str | None:
+        if "response" in writer.fields(request) and re.search(r"Task \d*7:", str(request)):
+            return "no JSON"
+        return json.dumps({name: _planted(value) for name, value in json.loads(writer.write(request)).items()})
+
+    writer.on_request = answer
+    return writer
+
+
+def hostile_references(count: int) -> list[dict[str, str]]:
+    return [{name: f"{text} {HOSTILE}" for name, text in one.items()} for one in references(count)]
+
+
+def _planted(value: Any) -> Any:
+    """HOSTILE before every text; what ends in a number still does."""
+    if isinstance(value, str):
+        return f"{HOSTILE} {value}"
+    if isinstance(value, list):
+        return [_planted(one) for one in value]
+    return {name: _planted(one) for name, one in value.items()}
+
+
+def shown_run(folder: Path, size: int = 24) -> Path:
+    """A finished run in `folder`, which it returns."""
+    made = refed_dspy.synthesize(
+        None, hostile_references(4), size=size, teacher=fake_lm(hostile(Writer())), run_dir=folder,
+        max_failure_share=0.9, filters=[Length("early", True), Length("late", False)],
+    )  # fmt: skip
+    assert made.complete and made.failures
+    return folder

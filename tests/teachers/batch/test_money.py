@@ -1,0 +1,294 @@
+"""Batches and money: what is remembered before the first answer, what is foreseen, and who waits for whom."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import dspy
+import pytest
+
+import refed_dspy
+from benchmarks.simulated import SimulatedTeacher
+from refed_dspy import TeacherConfig, open_teacher
+from refed_dspy.cli.preview import one_sample
+from refed_dspy.errors import ConfigError, RunDirError
+from refed_dspy.ledger.batches import begun, left_batches, named, unused
+from refed_dspy.ledger.budget import Caps
+from refed_dspy.ledger.candidates import trials, tried
+from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.ledger.recorder import RunRecorder
+from refed_dspy.ledger.spending import spent
+from refed_dspy.ledger.statements import Answer, Key, answered, reserved
+from refed_dspy.ledger.summary import run_status
+from refed_dspy.optimizers.compile import _opened
+from refed_dspy.optimizers.spec import prepare as prepare_compile
+from refed_dspy.programs.asking import Question
+from refed_dspy.programs.saved import MANIFEST
+from refed_dspy.records import PICO, Call, Rates
+from refed_dspy.runs.estimate import Estimate
+from refed_dspy.runs.forecast import Forecast, forecast
+from refed_dspy.runs.playout import JUDGE, StageShares
+from refed_dspy.runs.spec import RunSpec, begin_or_continue
+from refed_dspy.runs.synthesize import prepare
+from refed_dspy.teachers.by_stage import open_teachers, stages_of
+from refed_dspy.teachers.caps import CapSettings, lasting_caps
+from refed_dspy.teachers.pool import Pool, PooledTeacher, PoolMember
+from refed_dspy.teachers.recorded import Progress
+from refed_dspy.teachers.row_jobs import RowJob, row_job
+from tests.support.compiling import SMALL
+from tests.support.scripted_engine import Writer, fake_lm, references
+
+NOWHERE = "http://127.0.0.1:9/v1"
+NO_LIMITS = CapSettings(max_cost=None, max_calls=None, max_minutes=None)
+PRICE = {"prompt": 1.0, "completion": 2.0}
+WORST = PICO
+"""What a call in a batch is charged while it waits: a dollar."""
+
+
+def config(address: str = NOWHERE, **settings: Any) -> TeacherConfig:
+    values = {"model": "sim/sim-model", "api_base": address, "price": PRICE, "max_tokens": 512, "mode": "batch"}
+    return TeacherConfig.model_validate({**values, **settings})
+
+
+def waiting(ledger: Ledger, address: str = NOWHERE, calls: int = 1, stage: str = "response_generation") -> list[int]:
+    """Calls of a start that was killed while their batch ran: their numbers."""
+    first = ledger.last_call() + 1
+    numbers = list(range(first, first + calls))
+    for number in numbers:
+        key = Key(stage, "1", 0, "p", "i", f"waiting {number}")
+        ledger.commit(reserved(number, key, "sim/sim-model", address, WORST))
+    batch = len(left_batches(ledger)) + 1
+    ledger.commit([*begun(batch, f"n{batch}", address, "sim/sim-model", numbers), *named(batch, f"batch_{batch}")])
+    return numbers
+
+
+# --- before the first answer
+
+
+def test_caps_stay_though_nothing_was_answered_yet(tmp_path: Path) -> None:
+    with Ledger.create(tmp_path) as ledger:
+        ledger.set_meta(max_cost=3.0, max_calls=None, max_minutes=None)
+        assert lasting_caps(ledger, NO_LIMITS)["max_cost"] is None, "a start that came to nothing binds none"
+        waiting(ledger)
+        assert lasting_caps(ledger, NO_LIMITS)["max_cost"] == 3.0
+
+
+def test_a_run_whose_first_batch_is_under_way_is_no_other(tmp_path: Path) -> None:
+    parts, other = (prepare(None, references(2), teacher=config(), run_dir=tmp_path, seed=seed)[0] for seed in (0, 9))
+    with Ledger.create(tmp_path) as ledger:
+        begin_or_continue(ledger, other, 4)
+        begin_or_continue(ledger, parts, 4)  # nothing came of the other
+        waiting(ledger)
+        with pytest.raises(RunDirError, match="holds another run: seed was 0, is 9"):
+            begin_or_continue(ledger, other, 4)
+        assert ledger.meta("seed") == 0 and len(left_batches(ledger)) == 1
+
+
+async def test_work_over_rows_whose_first_batch_is_under_way_is_no_other(tmp_path: Path) -> None:
+    models = {"teacher": open_teacher(config())}
+    job = RowJob("testing", {"data": "d"}, models, NO_LIMITS, rows=6, again="again")
+    async with row_job(tmp_path, job):
+        pass
+    with Ledger.create(tmp_path) as ledger:
+        waiting(ledger)
+    with pytest.raises(RunDirError, match="holds another testing: data was d, is e"):
+        async with row_job(tmp_path, replace(job, identity={"data": "e"})):
+            pass
+
+
+def test_a_compile_whose_first_batch_is_under_way_is_no_other(tmp_path: Path) -> None:
+    given = {**SMALL, "optimizer": "bootstrap", "teacher": config(), "judge": config(), "reflection": None}
+    job, other = (prepare_compile(None, references(10), None, {**given, "seed": seed}) for seed in (0, 9))
+    with Ledger.create(tmp_path) as ledger:
+        _opened(ledger, job, NO_LIMITS)
+        ledger.commit(tried("d", 0, {}))
+        waiting(ledger)
+        with pytest.raises(RunDirError, match="holds another compile"):
+            _opened(ledger, other, NO_LIMITS)
+        _opened(ledger, job, NO_LIMITS)
+        assert len(trials(ledger)) == 1, "the same one goes on with its candidates"
+
+
+# --- what is foreseen
+
+
+@pytest.fixture
+def made(server: SimulatedTeacher, tmp_path: Path) -> Path:
+    """A run of 12 samples."""
+    teacher = config(server.base_url, mode="interactive", max_tokens=2048)
+    refed_dspy.synthesize(None, references(6), size=12, per_reference=2, teacher=teacher, run_dir=tmp_path / "run")
+    return tmp_path / "run"
+
+
+def foreseen(ledger: Ledger, size: int) -> Forecast:
+    found = forecast(ledger, size)
+    assert found is not None and found.cost is not None
+    return found
+
+
+def test_what_waits_in_a_batch_is_foreseen_once(made: Path) -> None:
+    with Ledger.create(made) as ledger:
+        before, each = foreseen(ledger, 40), run_status(ledger)["cost_per_sample"]
+        sent, *others = waiting(ledger, calls=4)
+        for number in others:
+            ledger.commit(unused(Call("sim/sim-model", NOWHERE, "ok", 0.0, 10**6, 0, 10**6, WORST, number)))
+        assert foreseen(ledger, 40) == before and sent not in others
+        assert run_status(ledger)["cost_per_sample"] == pytest.approx(each + 3 / 12), "what is set aside is not in it"
+
+
+def test_what_waits_and_is_not_asked_for_any_more_stays_charged(made: Path) -> None:
+    with Ledger.create(made) as ledger:
+        before = foreseen(ledger, 12)
+        waiting(ledger, calls=2)
+        found = foreseen(ledger, 12)
+        assert found.cost == found.spent == spent(ledger).cost == before.spent + 2 * WORST
+        waiting(ledger, calls=200)
+        some = foreseen(ledger, 40)
+        assert some.cost is not None and 0 < before.spent + 202 * WORST - some.cost < 40 * WORST, "28 of them or so"
+
+
+@pytest.mark.parametrize(
+    ("judge", "given", "rates"),
+    [
+        (None, None, Rates(1, 1, 1, 4)),
+        ({"model": "j"}, None, Rates(1, 1, 1, 4)),  # an earlier version wrote no rates
+        ({"model": "j", "rates": None}, None, None),
+        ({"model": "j", "rates": [2, 2, 2, 8]}, None, Rates(2, 2, 2, 8)),
+        ({"model": "j", "rates": None}, Rates(3, 3, 3, 9), Rates(3, 3, 3, 9)),
+    ],
+)
+def test_a_judge_is_foreseen_at_its_own_price(
+    tmp_path: Path, judge: Mapping[str, Any] | None, given: Rates | None, rates: Rates | None
+) -> None:
+    with Ledger.create(tmp_path) as ledger:
+        ledger.set_meta(rates=[1, 1, 1, 4], judge=judge, identity={"program": {"response_generation": "x"}})
+        shares = StageShares.read(ledger, None, None, given)
+        assert shares.of_rates(JUDGE) == rates and shares.priced is (rates is not None)
+
+
+def test_nobody_foresees_the_minutes_of_a_batch(tmp_path: Path) -> None:
+    found = Forecast(100, 300, 10, 0, 10, PICO, PICO, PICO, 0, 9.0, 250, (8.0, 0.0, 8.0), 0.1, 5)
+    assert Estimate(tmp_path, found, None, "x").lines()[0].endswith("within a day a wave of batches")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("who", ["teacher", "judge"])
+def test_an_estimate_in_batches_tells_no_minutes(server: SimulatedTeacher, tmp_path: Path, who: str) -> None:
+    server.control(batch_seconds=0)
+    quick = config(server.base_url, batch={"quiet": 0.02, "poll": 0.02}, max_tokens=2048)
+    given: dict[str, Any] = {"teacher": config(server.base_url, mode="interactive", max_tokens=2048), who: quick}
+    given["filters"] = [{"rubric": {"at_least": 1}}] if who == "judge" else []
+    told = refed_dspy.estimate(None, references(6), size=60, run_dir=tmp_path, **given)
+    assert told.minutes is None and told.forecast.cost is not None and server.stats()["batches"] > 0
+
+
+# --- who answers
+
+
+async def test_what_the_run_itself_has_comes_before_what_another_lends(tmp_path: Path) -> None:
+    question = Question("stage", "item", dspy.Predict("question -> answer"), {"question": "q"})
+    lms = [open_teacher(fake_lm(Writer())) for _ in range(2)]
+    lms = [replace(one, identity={"model": name}, model=name) for one, name in zip(lms, ("a", "b"), strict=True)]
+    with Ledger.create(tmp_path / "own") as own, Ledger.create(tmp_path / "lender") as lender:
+        key_of = [PooledTeacher(own, RunRecorder(own, Caps(), spent(own)), one, Progress(0)).key for one in lms]
+        lender.commit(answered(Answer(key_of[0](question), '{"answer": "lent"}', "there"), []))
+        own.commit(answered(Answer(key_of[1](question), '{"answer": "own"}', "here"), []))
+        recorder = RunRecorder(own, Caps(), spent(own))
+        recorded_teachers = [PooledTeacher(own, recorder, one, Progress(0), reuse=lender) for one in lms]
+        assert (
+            await Pool([(PoolMember(recorded, set(), lambda: 0.0), 1.0) for recorded in recorded_teachers])(question)
+        ).answer == "own"
+        assert own.db.execute("SELECT count(*) FROM answers").fetchone() == (1,), "one stage, one answer"
+        alone = Pool([(PoolMember(recorded_teachers[0], set(), lambda: 0.0), 1.0)])
+        assert (await alone(question)).answer == "lent", "what it has not it is lent"
+        recorder.group.close()
+
+
+# --- who waits for whom
+
+CHEAPER = {**PRICE, "cached": 0.5}
+WARM, PLAIN = config(mode="interactive", price=CHEAPER), config(mode="interactive", model="sim/plain")
+BATCH = config(model="sim/batch", price=CHEAPER)
+
+
+def parts_of(**given: Any) -> RunSpec:
+    return prepare(None, references(3), run_dir="nowhere", **given)[0]
+
+
+@pytest.mark.parametrize(
+    ("given", "leads"),
+    [
+        ({"teacher": WARM}, True),
+        ({"teacher": PLAIN}, False),
+        ({"teacher": BATCH}, False),
+        ({"teacher": PLAIN, "teachers": {"feedback": WARM}}, False),  # each of its prompts is asked once
+        ({"teacher": PLAIN, "teachers": {"response_improvement": WARM}}, True),
+        ({"teacher": WARM, "teachers": {"feedback": BATCH}}, True),
+        ({"teacher": WARM, "teachers": {"response_improvement": BATCH}}, False),
+        ({"teacher": [WARM, BATCH]}, False),
+        ({"teacher": WARM, "judge": BATCH, "filters": ["rubric"]}, False),
+        ({"teacher": WARM, "judge": PLAIN, "filters": ["rubric"]}, True),
+    ],
+)
+def test_one_goes_ahead_where_the_others_find_its_prefix_and_wait_for_no_batch(
+    given: dict[str, Any], leads: bool
+) -> None:
+    assert parts_of(**given).plan_settings(10).lead is leads
+
+
+def test_a_judge_in_batches_gets_full_ones() -> None:
+    judged = {"teacher": PLAIN, "filters": ["rubric"]}
+    assert parts_of(**judged, judge=WARM).slots == 32
+    assert parts_of(**judged, judge=BATCH).slots == 10_000
+
+
+@pytest.mark.slow
+def test_small_batches_are_warned_of(
+    server: SimulatedTeacher, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.control(batch_seconds=0)
+    for concurrency, warned in ((50, True), (None, False)):
+        caplog.clear()
+        teacher = config(server.base_url, batch={"quiet": 0.02, "poll": 0.02}, max_tokens=2048, concurrency=concurrency)
+        with caplog.at_level(logging.WARNING, logger="refed_dspy"):
+            refed_dspy.synthesize(None, references(2), size=2, teacher=teacher, run_dir=tmp_path / str(warned))
+        assert ("teacher: concurrency 50: at most so many requests a batch" in caplog.text) is warned
+
+
+def test_a_run_that_is_complete_tells_of_what_waits(
+    made: Path, server: SimulatedTeacher, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Ledger.create(made) as ledger:
+        waiting(ledger, server.base_url, calls=3)
+    with caplog.at_level(logging.WARNING, logger="refed_dspy"):
+        assert refed_dspy.resume(made, size=12, teacher=config(server.base_url, max_tokens=2048)).complete
+    assert "3 calls still wait in batches" in caplog.text and f"refed batches {made}" in caplog.text
+
+
+async def test_a_preview_waits_for_no_batch(server: SimulatedTeacher) -> None:
+    program = refed_dspy.ReferenceLevelFeedback()
+    by_stage = open_teachers(config(server.base_url, max_tokens=2048), None, stages_of(program))
+    await one_sample(program, refed_dspy.Reference(**references(1)[0]), by_stage)
+    assert server.stats()["requests"] == 5 and server.stats()["batches"] == 0
+
+
+# --- going on
+
+
+def test_an_empty_list_of_teachers_is_no_way_to_say_the_same_ones(made: Path) -> None:
+    with pytest.raises(ConfigError, match="teacher: an empty list"):
+        refed_dspy.resume(made, teacher=[])
+
+
+def test_a_run_of_other_prompts_is_told_from_a_script_s_own(made: Path) -> None:
+    with Ledger.create(made) as ledger:
+        state = ledger.meta("program")
+        state[MANIFEST]["fields"]["response_generation"] = "of an earlier version"
+        ledger.set_meta(program=state)
+    with pytest.raises(RunDirError, match=r"made with other prompts, of an earlier version .* refed export") as told:
+        refed_dspy.resume(made, size=20)
+    assert "\n" not in str(told.value)

@@ -1,0 +1,57 @@
+"""A Batch API that sends its callers elsewhere: neither prompts nor keys go there."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from io import BytesIO
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from refed_dspy import TeacherConfig
+from tests.conftest import KEY, KEY_VARIABLE
+from tests.support.scripted_batches import client
+
+WIRES: dict[str, dict[str, Any]] = {
+    "openai": {"model": "odd/m"},
+    "azure-v1": {"model": "azure/m"},
+    "azure": {"model": "azure/m", "api_version": "2024-10-21"},
+}
+
+
+@asynccontextmanager
+async def answering(response: web.Response) -> AsyncIterator[tuple[str, list[str]]]:
+    """The address of a server that answers everything with `response`, and the paths it was asked for."""
+
+    async def answer(request: web.Request) -> web.Response:
+        asked.append(request.path)
+        return response
+
+    asked: list[str] = []
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", answer)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    try:
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}", asked
+    finally:
+        await runner.cleanup()
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+@pytest.mark.parametrize("wire", WIRES)
+async def test_a_redirect_to_another_host_is_not_followed(
+    monkeypatch: pytest.MonkeyPatch, wire: str, status: int
+) -> None:
+    monkeypatch.setenv(KEY_VARIABLE, KEY)
+    async with answering(web.Response()) as (stranger, asked_there):
+        elsewhere = web.Response(status=status, headers={"Location": f"{stranger}/v1/files"})
+        async with answering(elsewhere) as (endpoint, asked):
+            config = TeacherConfig(api_base=endpoint, mode="batch", api_key_env=KEY_VARIABLE, **WIRES[wire])
+            async with client(config, patience=0.2) as service:
+                with pytest.raises(Exception, match=str(status)):
+                    await service.upload(BytesIO(b"a prompt"))
+    assert asked and not asked_there

@@ -1,0 +1,195 @@
+"""Batch mode in whole runs: who takes batches, which roles and places there are, and one teacher in several loops."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+from pathlib import Path
+from typing import Any
+
+import dspy
+import pytest
+
+import refed_dspy
+from benchmarks.simulated import SimulatedTeacher
+from refed_dspy import open_teacher
+from refed_dspy.errors import ConfigError
+from refed_dspy.errors import TeacherRefused as Refused
+from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.programs.adapter import SchemaAdapter
+from tests.conftest import KEY_VARIABLE
+from tests.support.compiling import compiled
+from tests.support.scripted_batches import (
+    COST,
+    OddService,
+    ask,
+    at_work,
+    batched,
+    bill,
+    calls,
+    simulated,
+    stored,
+    teacher_config,
+)
+from tests.support.scripted_engine import references
+
+ALL_PASS = [{"rubric": {"at_least": 1}}]
+
+
+def test_an_endpoint_without_batches_is_one_line_before_anything_is_paid(
+    tmp_path: Path, server: SimulatedTeacher
+) -> None:
+    server.control(batches=False)
+    with pytest.raises(Refused, match=r"takes no batches .* set mode: interactive") as told:
+        refed_dspy.synthesize(None, references(2), size=2, teacher=simulated(server), run_dir=tmp_path, track=False)
+    assert told.value.exit_code == 2 and "\n" not in str(told.value) and not calls(tmp_path)
+
+
+@pytest.mark.slow
+def test_a_key_that_is_wrong_is_in_no_message_and_no_file(
+    tmp_path: Path, locked: SimulatedTeacher, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv(KEY_VARIABLE, "sk-wrong-key-0123456789")
+    caplog.set_level(0)
+    config = simulated(locked, api_key_env=KEY_VARIABLE)
+    with pytest.raises(Refused) as told:
+        refed_dspy.synthesize(None, references(2), size=2, teacher=config, run_dir=tmp_path, track=False)
+    assert told.value.exit_code == 2 and "api_key_env" in str(told.value)
+    assert "sk-wrong" not in str(told.value) + caplog.text and b"sk-wrong" not in stored(tmp_path)
+
+
+@pytest.mark.slow
+async def test_two_runs_at_once_with_one_teacher_keep_apart(tmp_path: Path, server: SimulatedTeacher) -> None:
+    server.control(batch_seconds=0)
+    teacher = open_teacher(simulated(server))
+    given: dict[str, Any] = {"teacher": teacher, "track": False}
+    made = await asyncio.gather(
+        *(
+            refed_dspy.asynthesize(None, references(2), size=n, seed=n, run_dir=tmp_path / str(n), **given)
+            for n in (2, 5)
+        )
+    )
+    assert [len(one.samples) for one in made] == [2, 5]
+    assert sum(one.status["cost"] for one in made) == pytest.approx(bill(server), rel=1e-9)
+
+
+@pytest.mark.slow
+def test_one_teacher_serves_one_run_after_another(tmp_path: Path, server: SimulatedTeacher) -> None:
+    server.control(batch_seconds=0)
+    teacher = open_teacher(simulated(server))
+    for n in (1, 2):
+        made = refed_dspy.synthesize(
+            None, references(2), size=n, seed=n, run_dir=tmp_path / str(n), teacher=teacher, track=False
+        )
+        assert len(made.samples) == n
+
+
+@pytest.mark.slow
+async def test_a_service_that_is_away_as_the_next_run_begins_is_waited_for(tmp_path: Path) -> None:
+    service = OddService()
+    async with service.open():
+        teacher = open_teacher(teacher_config(service, retries=8))
+        async with at_work(tmp_path / "one", teacher) as recorded:
+            assert await ask(recorded, "a") == "a"
+    async with at_work(tmp_path / "two", teacher) as recorded:
+        asking = asyncio.ensure_future(ask(recorded, "b"))
+        await asyncio.sleep(0.5)
+        assert not asking.done()
+        async with service.open(service.port):
+            assert await asking == "b"
+    assert calls(tmp_path / "two") == {("ok", COST): 1}
+
+
+@pytest.mark.slow
+def test_a_program_on_its_own_needs_no_ledger(server: SimulatedTeacher) -> None:
+    server.control(batch_seconds=0)
+    lm = open_teacher(simulated(server)).start()
+    program = dspy.Predict("question -> answer")
+
+    async def both() -> list[Any]:
+        return list(await asyncio.gather(*(program.acall(question=f"What is {n}?") for n in range(2))))
+
+    with dspy.context(lm=lm, adapter=SchemaAdapter()):
+        assert all(one.answer for one in asyncio.run(both())) and all(one.answer for one in asyncio.run(both()))
+        assert server.stats()["batches"] == 2 and server.stats()["requests"] == 0
+        assert program(question="Without a loop?").answer, "the synchronous door makes a call by itself"
+        assert server.stats()["requests"] == 1
+    assert copy.deepcopy(lm).straight is lm.straight
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("same", [True, False])
+def test_a_judge_in_batches_too(tmp_path: Path, server: SimulatedTeacher, same: bool) -> None:
+    server.control(batch_seconds=0)
+    judge = simulated(server, temperature=0.0, **({} if same else {"model": "sim/judge"}))
+    made = refed_dspy.synthesize(
+        *(None, references(4)), size=6, teacher=simulated(server), judge=judge, filters=ALL_PASS,
+        run_dir=tmp_path, track=False,
+    )  # fmt: skip
+    stats = server.stats()
+    assert made.complete and stats["requests"] == 0 and stats["batch_repeated"] == 0
+    assert made.status["cost"] == pytest.approx(bill(server), rel=1e-9) and batched(tmp_path) == 0
+
+
+@pytest.mark.slow
+def test_an_interactive_judge_does_not_splinter_the_batches(tmp_path: Path, server: SimulatedTeacher) -> None:
+    server.control(batch_seconds=0, latency=0.1)
+    judge = simulated(server, mode="interactive", temperature=0.0)
+    made = refed_dspy.synthesize(
+        *(None, references(4)), size=12, teacher=simulated(server), judge=judge, filters=ALL_PASS,
+        run_dir=tmp_path, track=False,
+    )  # fmt: skip
+    assert made.complete and server.stats()["batches"] <= 12 and server.stats()["requests"] > 0
+
+
+@pytest.mark.slow
+def test_stragglers_are_asked_by_themselves_at_their_own_price(tmp_path: Path, server: SimulatedTeacher) -> None:
+    server.control(batch_seconds=0)
+    config = simulated(server, mode="mixed", batch={"quiet": 0.05, "poll": 0.05, "stragglers": 6})
+    made = refed_dspy.synthesize(None, references(4), size=12, teacher=config, run_dir=tmp_path, track=False)
+    stats = server.stats()
+    assert made.complete and stats["requests"] and stats["batch_requests"]
+    cached = stats["billed_cached_tokens"]
+    dear = (stats["billed_prompt_tokens"] - cached) * 0.15 + cached * 0.075 + stats["billed_completion_tokens"] * 0.6
+    assert made.status["cost"] == pytest.approx(bill(server) + dear / 1e6, rel=1e-6)
+    assert made.status["cost"] > bill(server)
+
+
+async def test_a_straggler_holds_no_money_in_a_batch(tmp_path: Path, server: SimulatedTeacher) -> None:
+    config = simulated(server, mode="mixed", batch={"quiet": 0.02, "poll": 0.02, "stragglers": 6})
+    async with at_work(tmp_path, config) as recorded:
+        assert await ask(recorded, "q")
+        budget, stats = recorded.recorder.budget, server.stats()
+        assert (budget.in_flight, budget.reserved, budget.calls) == (0, 0, 1)
+    assert (stats["batches"], stats["requests"]) == (0, 1) and batched(tmp_path) == 0
+    paid = stats["billed_prompt_tokens"] * 150_000 + stats["billed_completion_tokens"] * 600_000
+    assert calls(tmp_path) == {("ok", paid): 1}, "at the price of a call by itself"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("version", [None, "2024-10-21"])
+def test_azure(tmp_path: Path, server: SimulatedTeacher, monkeypatch: pytest.MonkeyPatch, version: str | None) -> None:
+    monkeypatch.setenv(KEY_VARIABLE, "sk-azure-0123456789")
+    server.control(batch_seconds=0)
+    config = simulated(
+        server, model="azure/sim-model", api_base=server.root, api_key_env=KEY_VARIABLE, api_version=version
+    )
+    made = refed_dspy.synthesize(None, references(2), size=3, teacher=config, run_dir=tmp_path, track=False)
+    assert made.complete and server.stats()["requests"] == 0
+    assert made.status["cost"] == pytest.approx(bill(server), rel=1e-9)
+
+
+def test_providers_with_batches_of_another_kind_are_refused(server: SimulatedTeacher) -> None:
+    with pytest.raises(ConfigError, match="set mode: interactive"):
+        open_teacher(simulated(server, model="anthropic/x"))
+
+
+@pytest.mark.slow
+def test_a_compile_in_batches(tmp_path: Path, server: SimulatedTeacher) -> None:
+    server.control(batch_seconds=0, response_words=8, items=1)
+    made = compiled(None, None, tmp_path, "bootstrap", teacher=simulated(server))
+    stats = server.stats()
+    assert made and stats["requests"] == 0 and stats["batch_requests"] and batched(tmp_path) == 0
+    with Ledger.read(tmp_path) as ledger:
+        (cost,) = ledger.db.execute("SELECT sum(cost) / 1e12 FROM calls").fetchone()
+    assert cost == pytest.approx(bill(server), rel=1e-9)

@@ -1,0 +1,338 @@
+"""Batches beside each other: two engines of one model, pools, whoever cancels, and what is given up."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import dspy
+import pytest
+from aiohttp import web
+from dspy.utils.exceptions import LMAuthError
+
+from refed_dspy import TeacherConfig
+from refed_dspy.cli.batches import given_up_line
+from refed_dspy.errors import RunStopped
+from refed_dspy.ledger.attempt import Attempt
+from refed_dspy.ledger.batches import all_batches, begun, given_up, left_batches, named
+from refed_dspy.ledger.budget import Caps
+from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.ledger.recorder import CallRecorder, RunRecorder
+from refed_dspy.ledger.spending import begin_start, seconds_at_work, spent
+from refed_dspy.ledger.statements import Answer, Key, answered, reserved
+from refed_dspy.programs.asking import Question
+from refed_dspy.programs.lm_errors import BatchOutOfReach, NotReached
+from refed_dspy.records import Call
+from refed_dspy.teachers import open_teacher
+from refed_dspy.teachers.batch.request import PendingRequest
+from refed_dspy.teachers.batch.service import BatchService
+from refed_dspy.teachers.batch.tracker import BatchTracker
+from refed_dspy.teachers.pool import Pool, PooledTeacher, members_of
+from refed_dspy.teachers.recorded import CallPolicy, Progress, RecordedTeacher
+from refed_dspy.teachers.route import resolve
+from tests.conftest import KEY, KEY_VARIABLE
+from tests.support.scripted_batches import (
+    COST,
+    PATIENCE,
+    PREDICTOR,
+    Line,
+    OddService,
+    Said,
+    as_killed,
+    ask,
+    ask_all,
+    at_work,
+    batched,
+    body,
+    calls,
+    client,
+    refused,
+    spared,
+    states,
+    teacher_config,
+    until,
+    well,
+    written,
+)
+
+
+@pytest.fixture
+async def other() -> AsyncIterator[OddService]:
+    async with OddService().open() as opened:
+        yield opened
+
+
+# --- two engines of one model in one folder
+
+
+@pytest.mark.slow
+async def test_two_engines_of_one_model_leave_each_others_batches_alone(tmp_path: Path, service: OddService) -> None:
+    """The second begins while the first one's batch is being made, and is not there yet."""
+    service.ready = False
+    judge = open_teacher(teacher_config(service, temperature=0.0))
+    async with at_work(tmp_path / "run", teacher_config(service)) as recorded, judge.running() as lm:
+        beside = RecordedTeacher(recorded.ledger, recorded.recorder, judge, Progress(0))
+        asking: list[asyncio.Future[str]] = []
+
+        async def judged() -> str:
+            with dspy.context(lm=lm):
+                return await ask(beside, "b")
+
+        def begin() -> web.StreamResponse:
+            asking.append(asyncio.ensure_future(judged()))
+            return refused(503, "busy")
+
+        service.hooks["create"] = [begin]
+        asking.append(asyncio.ensure_future(ask(recorded, "a")))
+        await until(lambda: len(service.made) == 2 and service.calls["look"] > 2)
+        killed = as_killed(tmp_path / "run", tmp_path / "killed")
+        assert batched(killed) == 2 and calls(killed).total() == 2, "neither is forgotten"
+        service.ready = True
+        assert set(await asyncio.gather(*asking)) == {"a", "b"}
+        assert service.calls["download"] == 2, "each is fetched once"
+    assert calls(tmp_path / "run") == {("ok", COST): 2} and states(tmp_path / "run") == ["completed"] * 2
+    assert len(service.sent) == 2 and service.repeated == 0
+
+
+@pytest.mark.slow
+async def test_the_first_to_leave_does_not_take_the_others_batch_along(tmp_path: Path, service: OddService) -> None:
+    service.ready = False
+    judge = open_teacher(teacher_config(service, temperature=0.0))
+    async with at_work(tmp_path, teacher_config(service)) as recorded:
+        async with judge.running() as lm:
+            with dspy.context(lm=lm):
+                asking = asyncio.ensure_future(
+                    ask(RecordedTeacher(recorded.ledger, recorded.recorder, judge, Progress(0)), "b")
+                )
+            await until(lambda: service.calls["look"])
+            waiting = asyncio.ensure_future(ask(recorded, "a"))
+            await until(lambda: len(service.made) == 2)
+            asking.cancel()
+            await asyncio.gather(asking, return_exceptions=True)
+        service.ready = True
+        assert await waiting == "a"
+        await until(lambda: states(tmp_path) == ["completed"] * 2)
+    assert calls(tmp_path) == {("ok", COST): 1, ("unused", COST): 1}, "what the other asked is there for it"
+
+
+async def test_the_end_of_a_batch_is_not_that_of_the_next_one_with_the_same_calls(tmp_path: Path) -> None:
+    with Ledger.create(tmp_path) as ledger:
+        run = RunRecorder(ledger, Caps(), spent(ledger))
+        unit = CallRecorder(run, Key("stage", "q", 0, "p", "i", "digest"), 0, 1)
+        number = await unit.reserve(Attempt("m", "there", 5, batched=True))
+        first = run.batches.begin("there", "m", "n1", [number])
+        run.batches.ended(first, "no room", [number])
+        second = run.batches.begin("there", "m", "n2", [number])
+        run.batches.ended(first, "no room", [number])
+        assert [one.id for one in run.batches.under_way("there", "m")] == [second.id]
+        assert run.batches.under_way("there", "m")[0].numbers == (number,)
+        unit.let_go(number)
+        run.group.close()
+    assert calls(tmp_path) == {("sent", 5): 1} and batched(tmp_path) == 1
+
+
+# --- a pool
+
+
+class Two:
+    """A pool of two teachers in batches, the first of which answered before."""
+
+    def __init__(self, folder: Path, first: OddService, second: OddService) -> None:
+        self.folder = folder
+        self.teachers = [open_teacher(teacher_config(first)), open_teacher(teacher_config(second, model="odd/other"))]
+
+    async def ask(self, texts: Sequence[str]) -> list[Any]:
+        with Ledger.create(self.folder) as ledger:
+            begin_start(ledger)
+            run = RunRecorder(ledger, Caps(), spent(ledger))
+            recorded_teachers = {
+                id(one): PooledTeacher(ledger, run, one, Progress(0), CallPolicy()) for one in self.teachers
+            }
+            members = members_of(recorded_teachers, time.monotonic)
+            pool = Pool([(members[id(one)], weight) for one, weight in zip(self.teachers, (1e9, 1e-9), strict=True)])
+            async with self.teachers[0].running() as one, self.teachers[1].running() as two:
+                for teacher, lm in zip(self.teachers, (one, two), strict=True):
+                    members[id(teacher)].lm = lm
+                questions = (Question("stage", text, PREDICTOR, {"question": text}) for text in texts)
+                asking = asyncio.gather(*map(pool, questions), return_exceptions=True)
+                said = await asyncio.wait_for(asking, PATIENCE)
+                run.stopping = True
+            run.group.close()
+        return [one if isinstance(one, BaseException) else one.answer for one in said]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "trouble", [(401, "bad key", None), (403, "no", None), (429, "out of money", "insufficient_quota")]
+)
+async def test_a_pool_does_not_ask_another_for_what_runs_in_a_batch(
+    tmp_path: Path, service: OddService, other: OddService, trouble: Any
+) -> None:
+    pool = Two(tmp_path, service, other)
+    assert await pool.ask(["first"]) == ["first"]
+    service.hooks["look"] = [lambda: refused(*trouble)]
+    said = await pool.ask(["a", "b"])
+    assert {type(one) for one in said} == {RunStopped} and trouble[1] in str(said[0]) and "\n" not in str(said[0])
+    assert not other.calls and batched(tmp_path) == 2
+    assert await pool.ask(["a", "b"]) == ["a", "b"] and not other.calls and len(service.sent) == 2
+    assert calls(tmp_path) == {("ok", COST): 3}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("at", ["upload", "create", "failed"])
+async def test_a_pool_does_not_send_a_rejected_batch_to_a_dearer_teacher(
+    tmp_path: Path, service: OddService, other: OddService, at: str
+) -> None:
+    pool = Two(tmp_path, service, other)
+    assert await pool.ask(["first"]) == ["first"]
+    if at != "failed":
+        service.hooks[at] = [lambda: refused(400, "too large")]
+    else:
+        service.status, service.errors = ["failed", "completed"], [[{"code": "x", "message": "too large"}], None]
+    said = await pool.ask(["a", "b"])
+    assert {type(one) for one in said} == {RunStopped}, said
+    assert "too large" in str(said[0]) and "mode: interactive" in str(said[0])
+    assert not other.calls and calls(tmp_path) == {("ok", COST): 1} and batched(tmp_path) == 0
+    assert await pool.ask(["a", "b"]) == ["a", "b"]
+
+
+# --- the service
+
+
+@pytest.mark.slow
+async def test_a_file_that_cannot_be_sent_is_no_batch_under_way(service: OddService) -> None:
+    """Nothing is there yet, so another teacher may be asked."""
+    service.hooks["upload"] = [lambda: refused(503, "busy")] * 50
+    async with client(teacher_config(service), 0.3) as there:
+        with pytest.raises(NotReached, match="busy"):
+            await there.upload(BytesIO(b"{}\n"))
+
+
+async def test_a_list_that_lags_is_looked_at_again(service: OddService) -> None:
+    empty = {"object": "list", "data": [], "has_more": False}
+    async with client(teacher_config(service), 0.3) as there:
+        await there.create(await there.upload(BytesIO(b"{}\n")), "nonce", time.time())
+        service.hooks["list"] = [lambda: web.json_response(empty)]
+        assert await there.find("nonce", time.time() - 120) is None
+        service.hooks["list"] = [lambda: web.json_response(empty)]
+        found = await there.find("nonce", time.time() - 5)
+        assert found is not None and found.id == "batch-0"
+
+
+async def test_a_key_is_taken_out_before_a_message_is_cut(service: OddService, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(KEY_VARIABLE, KEY)
+    service.hooks["upload"] = [lambda: refused(401, "x" * (299 - len(KEY) // 2) + KEY)]
+    async with client(teacher_config(service, api_key_env=KEY_VARIABLE), 0.3) as there:
+        with pytest.raises(LMAuthError) as told:
+            await there.upload(BytesIO(b"{}\n"))
+    assert KEY[: len(KEY) // 3] not in str(told.value)
+
+
+@pytest.mark.slow
+async def test_what_an_earlier_start_sent_is_waited_for_where_the_endpoint_is_away(
+    tmp_path: Path, service: OddService
+) -> None:
+    with Ledger.create(tmp_path) as ledger:
+        config = teacher_config(service).model_copy(update={"api_base": "http://127.0.0.1:9/v1"})
+        key = Key("stage", "q", 0, "p", "i", "digest")
+        ledger.commit([*reserved(1, key, "odd/m", "there", 5), *begun(1, "n", "there", "odd/m", [1]), *named(1, "b")])
+        run = RunRecorder(ledger, Caps(), spent(ledger))
+        tracker = BatchTracker(
+            config.batch, BatchService(config, resolve(config), 0.3), run.batches, ("there", "odd/m")
+        )
+        pending = PendingRequest(1, held=True)
+        tracker.expect(pending)
+        asked = time.monotonic()
+        with pytest.raises(BatchOutOfReach):
+            await pending.answer
+        assert time.monotonic() - asked >= 0.2
+        await tracker.aclose()
+
+
+# --- the books
+
+
+def test_time_between_two_starts_is_not_time_at_work(tmp_path: Path) -> None:
+    """A call that the first sent a minute before it was killed, and the second adopted an hour later."""
+    now, key = time.time(), Key("stage", "q", 0, "p", "i", "digest")
+    with Ledger.create(tmp_path) as ledger:
+        ledger.commit([("INSERT INTO starts VALUES (?)", (now - begin,)) for begin in (7260, 3600)])
+        ledger.commit(reserved(1, key, "m", "there", 5))
+        ledger.commit([("UPDATE calls SET created=?", (now - 7200,))])
+        ledger.commit(answered(Answer(key, "{}", "there"), [Call("m", "there", "ok", 3500.0, 1, 0, 1, 5, 1)]))
+        assert 3500 <= seconds_at_work(ledger) <= 3700
+
+
+async def test_a_call_that_was_held_at_no_price_is_no_alarm(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with Ledger.create(tmp_path) as ledger:
+        run = RunRecorder(ledger, Caps(), spent(ledger))
+        unit = CallRecorder(run, Key("stage", "q", 0, "p", "i", "digest"), 0, 1)
+        for worst, alarms in ((None, 0), (3, 1)):
+            number = await unit.reserve(Attempt("m", "there", worst))
+            unit.report(Call("m", "there", "ok", 0.1, 1, 0, 1, 5, number))
+            assert len(caplog.records) == alarms
+        run.group.close()
+
+
+def test_stragglers_are_no_more_at_once_than_was_said() -> None:
+    for said, most in ((None, 32), (4, 4), (1000, 32)):
+        config = TeacherConfig(model="odd/m", api_base="http://there/v1", mode="mixed", concurrency=said)
+        assert open_teacher(config).server.alone.concurrency == most
+
+
+# --- whoever cancels
+
+
+@pytest.mark.slow
+async def test_a_batch_that_is_cancelled_twice_ends_the_run(tmp_path: Path, service: OddService) -> None:
+    def none(lines: Sequence[Line]) -> Said:
+        return None, written(*(spared(str(one["custom_id"]), "batch_cancelled") for one in lines))
+
+    service.status, service.answers = ["cancelled", "cancelled", "completed"], [none, none, well]
+    async with at_work(tmp_path, teacher_config(service, retries=5)) as recorded:
+        said = await ask_all(recorded, ["a", "b"])
+        assert {type(one) for one in said} == {RunStopped} and "cancelled" in str(said[0])
+        assert recorded.recorder.budget.in_flight == recorded.recorder.budget.calls == 0
+    assert states(tmp_path) == ["cancelled"] * 2 and not calls(tmp_path)
+    async with at_work(tmp_path, teacher_config(service)) as recorded:
+        assert await ask_all(recorded, ["a", "b"]) == ["a", "b"]
+
+
+# --- what is given up
+
+
+async def test_answers_that_have_come_are_not_given_up(tmp_path: Path, service: OddService) -> None:
+    texts, folder = [f"q{n}" for n in range(4)], tmp_path / "killed"
+
+    def kill() -> None:
+        as_killed(tmp_path / "first", folder)
+
+    service.hooks["download"] = [kill]
+    async with at_work(tmp_path / "first", teacher_config(service)) as recorded:
+        assert await ask_all(recorded, texts) == texts
+    with Ledger.create(folder) as ledger:  # as if the kill had come after the first half of the file
+        answers = [(json.dumps({"status": 200, "body": body(text)}), n) for n, text in enumerate(texts[:2], 1)]
+        ledger.commit([("UPDATE batched SET answer=? WHERE call=?", one) for one in answers])
+        left = left_batches(ledger)
+        assert given_up_line(left).startswith("1 given up: 2 calls stay charged in full; 2 answers that have come")
+        before = spent(ledger).cost
+        ledger.commit(given_up(batch["id"] for batch in left))
+        assert not left_batches(ledger) and spent(ledger).cost == before
+    service.sent.clear()
+    async with at_work(folder, teacher_config(service)) as recorded:
+        assert await ask_all(recorded, texts) == texts
+    assert [len(lines) for lines in service.sent] == [2], "only what had not come is asked again"
+    assert calls(folder)["ok", COST] == 4 and [how for how, _ in calls(folder)].count("lost") == 1
+
+
+async def test_a_batch_that_ended_keeps_the_word_for_how(tmp_path: Path, service: OddService) -> None:
+    async with at_work(tmp_path, teacher_config(service)) as recorded:
+        assert await ask(recorded, "a") == "a"
+    with Ledger.create(tmp_path) as ledger:
+        ledger.commit(given_up(batch["id"] for batch in all_batches(ledger)))
+    assert states(tmp_path) == ["completed"] and calls(tmp_path) == {("ok", COST): 1}

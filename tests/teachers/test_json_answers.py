@@ -1,0 +1,108 @@
+"""Verdicts of a judge behind a real HTTP endpoint. Where a schema has a choice the client hands over a value and no
+text: read as text it is empty, and every verdict is lost."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import dspy
+import pytest
+
+import refed_dspy
+from benchmarks.simulated import SimulatedTeacher
+from refed_dspy import TeacherConfig
+from refed_dspy.data.pairs import Pair
+from refed_dspy.data.rows import dropped_rows
+from refed_dspy.filters.judge import ABSTAINED
+from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.optimizers.judge_agreement import measure_agreement
+from tests.support.compiling import compiled, without_words  # noqa: F401 — DSPy logs each example that fails
+from tests.support.compiling import config as of_compile
+from tests.support.scripted_engine import references
+
+GRADES = {"A>>B", "A>B", "A=B", "B>A", "B>>A", "cannot tell"}
+
+
+def judge(server: SimulatedTeacher, wire: str, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A judge on one of the server's wires, or an LM object of the caller's own."""
+    monkeypatch.setenv("ANY_KEY", "sk-any")
+    settings: dict[str, Any] = {"model": "sim/sim-model", "api_base": server.base_url}
+    if wire == "borrowed":
+        # A model that DSPy knows to take a schema: without one there is no choice in it, and plain text comes back.
+        return dspy.LM("openai/gpt-4o-mini", api_base=server.base_url, api_key="sk-any", cache=False)
+    if wire.startswith("azure"):
+        settings = {"model": "azure/sim-model", "api_base": server.root, "api_key_env": "ANY_KEY"}
+    if wire == "azure-dated":
+        settings["api_version"] = "2024-10-21"
+    if wire == "anthropic":
+        settings = {"model": "anthropic/sim-model", "api_base": f"{server.root}/v1", "api_key_env": "ANY_KEY"}
+    return TeacherConfig.model_validate(settings)
+
+
+def verdicts(folder: Path) -> list[str]:
+    """What the judge said, as the ledger keeps it."""
+    with Ledger.read(folder) as ledger:
+        rows = ledger.db.execute("SELECT output FROM answers WHERE stage LIKE '%judge'").fetchall()
+    return [json.loads(output)["verdict"] for (output,) in rows]
+
+
+WIRES = ("openai", "azure", "azure-dated", "anthropic", "borrowed")
+
+
+@pytest.mark.parametrize("wire", WIRES)
+def test_a_judge_decides_pairs_over_http(
+    server: SimulatedTeacher, tmp_path: Path, wire: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [{"instruction": f"Say {i}.", "response": f"Word {i} at length.", "plain": f"Word {i}."} for i in range(15)]
+    made = refed_dspy.filter_data(
+        rows, ["judge"], judge=judge(server, wire, monkeypatch), out=tmp_path / "out", columns={"plain": "plain"}
+    )
+    said = verdicts(tmp_path / "out")
+    assert len(said) == 30 and set(said) <= GRADES and len(set(said)) >= 4, "all kinds of verdicts came through"
+    (told,) = made.funnel()
+    decided = told["in"] - told["reasons"].get(ABSTAINED, 0)
+    assert decided >= 8, "a sixth of what the server says is that it cannot tell, and nothing else abstains"
+    details = {row["refed_filters"]["detail"] for row in made.dropped() if row["refed_filters"]["reason"] == ABSTAINED}
+    assert details <= {"the judge could not tell"}
+
+
+@pytest.mark.parametrize("wire", ["openai", "anthropic", "borrowed"])
+def test_agreement_with_people_is_measured_over_http(
+    server: SimulatedTeacher, tmp_path: Path, wire: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pairs = [
+        Pair(instruction=f"Say {i}.", answer_a=f"One {i}.", answer_b=f"Two {i}.", verdict=(-1) ** i) for i in range(12)
+    ]
+    made = measure_agreement(pairs, judge(server, wire, monkeypatch), tmp_path / "out")
+    assert made.judged == 12 and made.rows[-1].abstained <= 8
+    assert all(row.accuracy is not None for row in made.rows)
+
+
+@pytest.mark.slow
+def test_a_runs_filter_gets_verdicts_over_http(server: SimulatedTeacher, tmp_path: Path) -> None:
+    teacher = TeacherConfig.model_validate({"model": "sim/sim-model", "api_base": server.base_url, "concurrency": 4})
+    other = teacher.model_copy(update={"model": "sim/other-model"})
+    made = refed_dspy.synthesize(
+        None, references(12), size=2, teacher=teacher, judge=other, filters=["judge"], run_dir=tmp_path / "run"
+    )
+    assert made.complete and all(said in GRADES for said in verdicts(tmp_path / "run"))
+    with Ledger.read(tmp_path / "run") as ledger:
+        kept = ledger.db.execute("SELECT score FROM decisions WHERE kept").fetchall()
+        scored = [row for row in dropped_rows(ledger) if row["score"] is not None]
+    assert len(kept) == 2 and all(score > 0 for (score,) in kept)
+    assert scored and all(row["score"] <= 0 for row in scored)
+
+
+def test_a_compile_gets_verdicts_through_its_journal(server: SimulatedTeacher, tmp_path: Path) -> None:
+    server.control(response_words=8, items=1)
+    models = {"teacher": of_compile(server), "judge": of_compile(server, model="openai/judge")}
+    made = compiled(
+        None, None, tmp_path / "out", "bootstrap", evaluations=1, options={"max_bootstrapped_demos": 1}, **models
+    )
+    with Ledger.read(tmp_path / "out") as ledger:
+        outputs = [text for (text,) in ledger.db.execute("SELECT output FROM answers WHERE output LIKE '%verdict%'")]
+    assert outputs and made is not None
+    said = [word for word in GRADES if any(f'"{word}"' in text or f'\\"{word}\\"' in text for text in outputs)]
+    assert len(said) >= 2, "the journal keeps each verdict as text that is read again"

@@ -1,0 +1,209 @@
+"""Several teachers: who is asked, which stages have their own, and how they are set."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+import refed_dspy
+from benchmarks.simulated import SimulatedTeacher
+from refed_dspy import TeacherConfig
+from refed_dspy.cli.preview import one_sample
+from refed_dspy.config.base import Settings
+from refed_dspy.config.loading import CompileConfig, RecycleConfig, RunConfig, load_config, load_job_config
+from refed_dspy.errors import ConfigError, RunDirError, RunStopped
+from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.ledger.summary import run_status
+from refed_dspy.teachers.by_stage import open_teachers, stages_of
+from refed_dspy.tracking.run import _parameters
+from tests.support.scripted_engine import Writer, fake_lm, references
+from tests.support.two_teachers import answered_twice, asked, check_lineage, config, pool, repeated, run
+
+# --- the draw
+
+
+def test_a_pool_shares_by_weight_and_one_hand_writes_a_sample(
+    two: tuple[SimulatedTeacher, ...], tmp_path: Path
+) -> None:
+    made = run(tmp_path / "run", 120, teacher=pool(two, 3, 1))
+    rows = check_lineage(made, two)
+    wrote = Counter(row["teacher"] for row in rows)
+    assert 70 <= wrote["sim/sim-model"] <= 110, "90 expected, with a standard deviation of 4.7"
+    assert wrote.total() == 120
+    assert all(row["teacher"] == row["response_teacher"] for row in rows)
+    told = {use["model"]: use for use in made.status["models"]}
+    assert sum(use["calls"] for use in told.values()) == sum(asked(two))
+    assert sum(use["cost"] for use in told.values()) == pytest.approx(made.status["cost"])
+
+
+def test_other_weights_another_order_and_fewer_members_pay_nothing_again(
+    two: tuple[SimulatedTeacher, ...], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    both = pool(two)
+    first = list(run(tmp_path / "run", teacher=both).samples)
+    assert all(asked(two))
+    with caplog.at_level(logging.WARNING, "refed_dspy.teachers"):
+        for who in (pool(two, 1, 9), both[::-1], both[:1], both[1:], both):
+            made = run(tmp_path / "run", teacher=who)
+            assert list(made.samples) == first
+    assert asked(two) == [0, 0]
+    assert "was sim/sim-model (weight 1), sim/other-model (weight 1), is now sim/sim-model (weight 1)" in caplog.text
+    rows = check_lineage(run(tmp_path / "run", teacher=both[:1]), two)
+    assert len({row["teacher"] for row in rows}) == 2, "who is asked no more has written it all the same"
+    assert run(tmp_path / "run", 60, teacher=both[1:]).complete
+    assert asked(two)[0] == 0 and not answered_twice(tmp_path / "run"), "nor is its feedback paid for again"
+
+
+def test_what_a_further_start_asks_goes_by_the_new_weights(two: tuple[SimulatedTeacher, ...], tmp_path: Path) -> None:
+    run(tmp_path / "run", 10, teacher=config(two[0]))
+    assert asked(two)[1] == 0
+    run(tmp_path / "run", 40, teacher=pool(two, 1, 9))
+    first, second = asked(two)
+    assert second > 3 * first and repeated(two) == 0
+    assert len(refed_dspy.resume(tmp_path / "run", size=44).samples) == 44
+    assert asked(two)[1] > 0
+    assert run(tmp_path / "run", 60, teacher=config(two[0])).complete
+    assert asked(two)[1] == 0 and not answered_twice(tmp_path / "run"), "one is asked now, and both have answered"
+
+
+def test_who_began_a_sample_ends_it_whatever_the_weights_are_now(
+    two: tuple[SimulatedTeacher, ...], tmp_path: Path
+) -> None:
+    first, second = pool(two, 1, 50)
+    two[1].control(down_after=0)
+    with pytest.raises(RunStopped, match="response_improvement failed in"):
+        run(tmp_path / "run", 60, teacher=first, teachers={"response_improvement": second})
+    two[1].control(down_after=None)
+    made = run(tmp_path / "run", teacher=[first, second])
+    assert made.complete and not made.failures
+    rows = check_lineage(made, two)
+    assert all(row["teacher"] == row["response_teacher"] for row in rows)
+    assert len({row["teacher"] for row in rows}) == 2, "those begun before, and those begun now"
+
+
+def test_a_run_of_other_teachers_is_another_run(two: tuple[SimulatedTeacher, ...], tmp_path: Path) -> None:
+    run(tmp_path / "run", 4, teacher=pool(two))
+    with pytest.raises(RunDirError, match=r"teacher was sim/sim-model, sim/other-model, is sim/sim-model; set these"):
+        run(tmp_path / "run", 4, teacher=config(two[0], temperature=0.5))
+    with pytest.raises(RunDirError, match="holds another run"):
+        run(tmp_path / "run", 4, teacher=[config(one, temperature=0.5) for one in two])
+
+
+# --- stages
+
+
+def test_stages_have_teachers_of_their_own(two: tuple[SimulatedTeacher, ...], tmp_path: Path) -> None:
+    writer, strong = config(two[0]), config(two[1], model="sim/other-model")
+    made = run(tmp_path / "run", teacher=writer, teachers={"feedback": strong})
+    usage = made.status["usage"]
+    feedback = sum(usage[stage]["calls"] for stage in ("instruction_feedback", "response_feedback"))
+    assert asked(two) == [sum(use["calls"] for use in usage.values()) - feedback, feedback]
+    rows = check_lineage(made, two)
+    assert {(row["teacher"], row["instruction_teacher"]) for row in rows} == {("sim/sim-model", "sim/sim-model")}
+    refed_dspy.resume(tmp_path / "run", size=90)
+    assert asked(two)[1] > 0, "the folder remembers who gives feedback"
+    split = {"feedback": strong, "response_feedback": writer, "response_improvement": strong}
+    made = run(tmp_path / "split", 10, teacher=writer, teachers=split)
+    assert {row["teacher"] for row in check_lineage(made, two)} == {"sim/other-model"}
+    assert {row["response_teacher"] for row in check_lineage(made, two)} == {"sim/sim-model"}
+
+
+@pytest.mark.parametrize(
+    ("stage", "told"),
+    [("respons_feedback", "did you mean response_feedback"), ("x", "the program's stages are instruction_feedback")],
+)
+def test_a_stage_that_there_is_not_is_refused(tmp_path: Path, stage: str, told: str) -> None:
+    with pytest.raises(ConfigError, match=f"teachers: {stage}: no such stage; {told}"):
+        run(tmp_path / "run", teacher=fake_lm(Writer()), teachers={stage: fake_lm(Writer())})
+
+
+def test_one_teacher_in_several_places_is_one(tmp_path: Path) -> None:
+    writer, other = Writer(), fake_lm(Writer())
+    lm = fake_lm(writer)
+    with pytest.raises(ConfigError, match="fake/model at fake stands there twice; give it a weight"):
+        run(tmp_path / "run", teacher=[lm, other])
+    made = run(tmp_path / "run", 4, teacher=lm, teachers={"feedback": lm, "response_generation": [lm]})
+    assert made.complete and made.status["models"][0]["calls"] == len(writer.requests)
+    with Ledger.read(tmp_path / "run") as ledger:
+        assert ledger.meta("identity")["teacher"] == {"model": "fake/model"}, "as ever for one teacher"
+        assert ledger.meta("pools") is None
+
+
+# --- settings
+
+
+def test_a_config_and_a_file_may_hold_a_list(tmp_path: Path) -> None:
+    pair = tmp_path / "pair.yaml"
+    pair.write_text("- {model: openai/a, weight: 3}\n- model: openai/b\n")
+    file = tmp_path / "run.yaml"
+    file.write_text(f"teacher: [{pair}, openai/c]\nteachers: {{feedback: openai/d, response_generation: {pair}}}\n")
+    told = load_config(file, {})
+    assert isinstance(told.teacher, list) and [one.model for one in told.teacher] == [
+        "openai/a",
+        "openai/b",
+        "openai/c",
+    ]
+    assert [one.weight for one in told.teacher] == [3, 1, 1]
+    assert told.teachers["feedback"] == TeacherConfig(model="openai/d")
+    assert load_config(environ={}, teacher=str(pair)).teacher == told.teachers["response_generation"]
+    one = load_config(file, {"REFED_TEACHER": "openai/e", "REFED_TEACHERS__FEEDBACK": "openai/f"})
+    assert one.teacher == TeacherConfig(model="openai/e") and one.teachers["feedback"] == TeacherConfig(
+        model="openai/f"
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "environ", "told"),
+    [
+        (RunConfig, "teacher: []", {}, "teacher: list should have at least 1 item"),
+        (RunConfig, "teacher: [{modle: x}]", {}, "teacher.0.modle: unknown key; did you mean model?"),
+        (RunConfig, "teachers: {feedback: {model: x}}", {}, "teachers.feedback: model must be PROVIDER/NAME"),
+        (RunConfig, "teacher: [{model: a/b, weight: 0}]", {}, "teacher.0.weight: input should be greater than 0"),
+        (
+            RunConfig,
+            "teacher: [a/b, c/d]",
+            {"REFED_TEACHER__RETRIES": "3"},
+            "REFED_TEACHER__RETRIES: the file's teacher",
+        ),
+        (CompileConfig, "teacher: [a/b, c/d]", {}, "teacher: takes one; a list"),
+        (RecycleConfig, "teacher: [a/b, c/d]", {}, "teacher: takes one; a list"),
+        (RunConfig, "judge: [a/b, c/d]", {}, "judge: takes one; a list"),
+    ],
+)
+def test_wrong_settings_of_several_are_told_in_one_line(
+    tmp_path: Path, kind: type[Settings], text: str, environ: dict[str, str], told: str
+) -> None:
+    file = tmp_path / "x.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError) as refused:
+        load_job_config(kind, file, environ)
+    assert told in str(refused.value) and str(refused.value).isprintable()
+
+
+@pytest.mark.slow
+def test_a_judge_beside_a_pool_answers_by_itself(two: tuple[SimulatedTeacher, ...], tmp_path: Path) -> None:
+    judge = config(two[1], model="sim/judge", temperature=0.0)
+    settings = {"teacher": pool(two), "filters": [{"rubric": {"at_least": 1}}], "judge": judge}
+    made = run(tmp_path / "run", 12, **settings)
+    told = {use["model"]: use["calls"] for use in made.status["models"]}
+    assert told["sim/judge"] == made.status["usage"]["rubric_judge"]["calls"] and len(told) == 3
+    assert refed_dspy.resume(tmp_path / "run", size=14).complete
+
+
+@pytest.mark.slow
+def test_tracking_names_all_teachers(two: tuple[SimulatedTeacher, ...], tmp_path: Path) -> None:
+    made = run(tmp_path / "run", 2, teacher=pool(two), teachers={"feedback": config(two[1], model="sim/strong")})
+    with Ledger.read(made.run_dir) as ledger:
+        told = _parameters(ledger, run_status(ledger))["teacher"]
+    feedback = "instruction_feedback: sim/strong, response_feedback: sim/strong"
+    assert told == f"sim/sim-model + sim/other-model, {feedback}"
+
+
+async def test_a_preview_asks_each_stages_own_teacher(two: tuple[SimulatedTeacher, ...]) -> None:
+    program = refed_dspy.ReferenceLevelFeedback()
+    by_stage = open_teachers(config(two[0]), {"response_feedback": config(two[1])}, stages_of(program))
+    await one_sample(program, refed_dspy.Reference(**references(1)[0]), by_stage)
+    assert asked(two) == [4, 1]

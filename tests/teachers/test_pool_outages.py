@@ -1,0 +1,206 @@
+"""Several teachers: who goes on where one is down."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+from pathlib import Path
+
+import pytest
+from dspy import lm15
+
+import refed_dspy
+from benchmarks.simulated import SimulatedTeacher
+from refed_dspy.errors import RunStopped, TeacherRefused
+from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.programs.lm_errors import StillLimited
+from refed_dspy.teachers.pool import FIRST_REST, LONGEST_REST, Rest
+from tests.conftest import KEY_VARIABLE
+from tests.support.clocks import Clock
+from tests.support.scripted_engine import Writer
+from tests.support.two_teachers import (
+    NO_CAPS,
+    answered_twice,
+    asked,
+    at_session,
+    check_lineage,
+    config,
+    pool,
+    repeated,
+    run,
+)
+
+
+def test_where_one_is_killed_the_others_go_on(
+    two: tuple[SimulatedTeacher, ...], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    two[1].control(down_after=25)
+    with caplog.at_level(logging.WARNING, "refed_dspy.teachers"):
+        made = run(tmp_path / "run", 60, teacher=pool(two))
+    assert made.complete and not made.failures, "what another made good is no failure"
+    assert repeated(two) == 0
+    check_lineage(made, two)
+    (line,) = caplog.messages
+    assert line.startswith(f"sim/other-model at {two[1].base_url} does not answer (") and "in 30 s" in line
+    assert not answered_twice(made.run_dir)
+
+
+@pytest.mark.slow
+def test_a_key_that_is_revoked_after_it_answered_is_an_outage(
+    two: tuple[SimulatedTeacher, ...], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    two[0].control(auth_fails_after=20)
+    with caplog.at_level(logging.WARNING, "refed_dspy.teachers"):
+        made = run(tmp_path / "run", teacher=pool(two))
+    assert made.complete and not made.failures and len(caplog.messages) == 1
+    two[0].control(auth_fails_after=0)
+    made = run(tmp_path / "run", 50, teacher=pool(two))
+    assert made.complete, "it answered in an earlier start"
+
+
+def test_a_key_that_never_worked_ends_the_run(
+    two: tuple[SimulatedTeacher, ...], locked: SimulatedTeacher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrong = "sk-wrong-987654321"
+    locked.control(response_words=5)
+    monkeypatch.setenv("WRONG_KEY", wrong)
+    one = config(locked, model="sim/other-model", api_key_env="WRONG_KEY")
+    with pytest.raises(TeacherRefused, match=f"sim/other-model at {locked.base_url}: .*api_key_env") as refused:
+        run(tmp_path / "first", teacher=[one.model_copy(update={"weight": 1e6}), config(two[0])])
+    assert refused.value.exit_code == 2 and wrong not in str(refused.value) and two[0].stats()["requests"] == 0
+    run(tmp_path / "run", 10, teacher=config(two[0]))
+    with pytest.raises(TeacherRefused, match=f"sim/other-model at {locked.base_url}.*go on with: refed resume"):
+        run(tmp_path / "run", 40, teacher=[one.model_copy(update={"weight": 1e6}), config(two[0])])
+    with pytest.raises(RunStopped, match=f"sim/other-model at {locked.base_url}.*go on with: refed resume"):
+        run(tmp_path / "late", 200, teacher=[one.model_copy(update={"weight": 0.06}), config(two[0])])
+    assert asked(two)[0] > 4, "others had answered: then it is no mistake that cost nothing"
+    right = one.model_copy(update={"api_key_env": KEY_VARIABLE})
+    assert run(tmp_path / "run", 40, teacher=[right, config(two[0])]).complete
+
+
+def test_one_that_cannot_be_reached_at_the_start_is_down_and_all_are_a_mistake(
+    two: tuple[SimulatedTeacher, ...], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    nobody = config("http://127.0.0.1:9/v1")
+    with caplog.at_level(logging.WARNING, "refed_dspy.teachers"):
+        made = run(tmp_path / "run", 10, teacher=[nobody, config(two[0])])
+    assert made.complete and not made.failures
+    assert "sim/sim-model at http://127.0.0.1:9/v1 does not answer" in caplog.text
+    with pytest.raises(TeacherRefused, match=r"check api_base, and that the server runs") as refused:
+        run(tmp_path / "none", 10, teacher=[nobody, config("http://127.0.0.1:19/v1")])
+    assert refused.value.exit_code == 2
+
+
+@pytest.mark.slow
+def test_where_all_are_down_the_run_ends_and_goes_on_later(two: tuple[SimulatedTeacher, ...], tmp_path: Path) -> None:
+    for one in two:
+        one.control(down_after=15)
+    with pytest.raises(RunStopped, match=r"failed in .* check the teacher sim/.*go on with: refed resume"):
+        run(tmp_path / "run", 200, teacher=pool(two))
+    for one in two:
+        one.control(down_after=None)
+    made = refed_dspy.resume(tmp_path / "run", size=60)
+    assert made.complete and repeated(two) == 0
+    check_lineage(made, two)
+    with Ledger.read(made.run_dir) as ledger:
+        both = "SELECT 1 FROM failures f JOIN answers a ON (a.stage, a.item) = (f.stage, f.item) WHERE a.repetition=0"
+        assert not ledger.db.execute(both).fetchall(), "what was answered later is no failure"
+
+
+@pytest.mark.slow
+def test_a_model_that_writes_nothing_usable_ends_the_run_by_name(
+    two: tuple[SimulatedTeacher, ...], tmp_path: Path
+) -> None:
+    two[1].control(faults={"malformed": 1.0})
+    with pytest.raises(RunStopped, match=r"20 of its last 20 calls.*check the teacher sim/other-model"):
+        run(tmp_path / "run", 100, teacher=pool(two), max_failure_share=1.0)
+
+
+def test_a_teacher_that_rests_is_tried_with_one_question_and_rests_longer() -> None:
+    clock = Clock()
+    rest = Rest(clock)
+    assert rest.takes() and rest.fall() and not rest.fall(), "it falls once"
+    clock.now += FIRST_REST - 1
+    assert rest.down and not rest.takes()
+    clock.now += 1
+    assert rest.takes() and not rest.takes(), "one question"
+    assert not rest.fall() and rest.seconds == 2 * FIRST_REST
+    for _ in range(9):
+        clock.now += rest.seconds
+        assert rest.takes() and not rest.fall()
+    assert rest.seconds == LONGEST_REST
+    clock.now += rest.seconds
+    assert rest.takes()
+    rest.rise()
+    assert not rest.down and rest.takes() and rest.takes()
+    clock.now += LONGEST_REST + 1
+    assert rest.fall() and rest.seconds == FIRST_REST, "it was well for long"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [lm15.ServerError("busy", status=503), StillLimited("refuses everything", model="m"), lm15.AuthError("revoked")],
+    ids=lambda error: type(error).__name__,
+)
+def test_one_that_comes_back_is_asked_again(tmp_path: Path, caplog: pytest.LogCaptureFixture, error: Exception) -> None:
+    down, writers, clock = [False], [Writer(), Writer()], Clock()
+    writers[1].on_request = lambda request: error if down[0] else None
+
+    async def asked_of_each(rounds: int, ticks: float) -> list[int]:
+        before = [len(writer.requests) for writer in writers]
+        for _ in range(rounds):
+            clock.now += ticks
+            await asyncio.gather(*(ask_pool(next(numbers)) for _ in range(8)))
+        return [len(writer.requests) - was for writer, was in zip(writers, before, strict=True)]
+
+    numbers = itertools.count()
+    with Ledger.create(tmp_path / "run") as ledger, caplog.at_level(logging.WARNING, "refed_dspy.teachers"):
+        session, ask_pool = at_session(ledger, writers, clock)
+
+        async def story() -> None:
+            async with session.open(NO_CAPS, lambda: "again"):
+                assert all(await asked_of_each(4, 0))
+                down[0] = True
+                assert (await asked_of_each(4, 0))[1] <= 8, "those in flight"
+                assert (await asked_of_each(1, FIRST_REST))[1] == 1, "one question tells that it is still down"
+                down[0] = False
+                assert (await asked_of_each(1, FIRST_REST))[1] == 0
+                assert (await asked_of_each(1, FIRST_REST))[1] >= 1
+                assert (await asked_of_each(4, 0))[1] > 4
+
+        asyncio.run(story())
+        assert not ledger.failures()
+    fell, rose = caplog.messages
+    assert "does not answer" in fell and rose == "fake/1 at fake answers again"
+
+
+def test_a_trial_that_ends_without_a_word_of_the_teacher_is_made_again(tmp_path: Path) -> None:
+    said: list[Exception] = [lm15.ServerError("busy", status=503), ZeroDivisionError("a bug")]
+    writers, clock = [Writer(), Writer()], Clock()
+    writers[1].on_request = lambda request: said.pop(0) if said else None
+    with Ledger.create(tmp_path / "run") as ledger:
+        session, ask_pool = at_session(ledger, writers, clock)
+
+        async def story() -> None:
+            async with session.open(NO_CAPS, lambda: "again"):
+                for number in range(20):
+                    clock.now += FIRST_REST
+                    await asyncio.gather(ask_pool(number), return_exceptions=True)
+
+        asyncio.run(story())
+    assert not said and len(writers[1].requests) > 4
+
+
+def test_two_that_ask_the_same_at_once_pay_once(tmp_path: Path) -> None:
+    writers, clock = [Writer(), Writer()], Clock()
+    with Ledger.create(tmp_path / "run") as ledger:
+        session, ask_pool = at_session(ledger, writers, clock)
+
+        async def twice() -> None:
+            async with session.open(NO_CAPS, lambda: "again"):
+                answers = await asyncio.gather(*(ask_pool(number % 5) for number in range(20)))
+                assert all(answer.response == answers[number % 5].response for number, answer in enumerate(answers))
+
+        asyncio.run(twice())
+    assert sum(len(writer.requests) for writer in writers) == 5

@@ -1,0 +1,264 @@
+"""The wires a teacher speaks, at our own address: one typed answer over each, its price, its faults, its keys."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import dspy
+import pytest
+
+import refed_dspy
+from benchmarks.simulated import SimulatedTeacher
+from refed_dspy import TeacherConfig, open_teacher
+from refed_dspy.errors import ConfigError, NoAnswer, RefedError, RefusedAnswer, RowError, TeacherError, TeacherRefused
+from refed_dspy.ledger.recorder import recording
+from refed_dspy.programs.adapter import SchemaAdapter
+from refed_dspy.programs.asking import Question, ask_teacher
+from refed_dspy.records import Analysis, Call
+from refed_dspy.signatures import ResponseImprovement
+from tests.conftest import KEY_VARIABLE
+from tests.support.scripted_engine import Notebook, references
+
+PRICE = {"prompt": 1.0, "completion": 10.0, "cached": 0.5}
+INPUTS = {"reference_feedback": "Be bold. " * 90, "instruction": "Explain it.", "response": "It is so."}
+
+
+@pytest.fixture(autouse=True)
+def any_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A key for endpoints that ask for one and take any."""
+    monkeypatch.setenv("ANY_KEY", "sk-any-0123456789")
+
+
+WIRES = ("openai", "azure", "azure-v1", "anthropic")
+
+
+def config(server: SimulatedTeacher, wire: str = "openai", model: str = "sim-model", **more: Any) -> TeacherConfig:
+    """A teacher on one of WIRES, as the server's stats call them."""
+    settings: dict[str, Any] = {"model": f"sim/{model}", "api_base": server.base_url}
+    if wire.startswith("azure"):
+        settings = {"model": f"azure/{model}", "api_base": server.root}
+    if wire == "azure":
+        settings |= {"api_version": "2024-10-21", "api_key_env": "ANY_KEY"}
+    if wire == "anthropic":
+        settings = {"model": f"anthropic/{model}", "api_base": f"{server.root}/v1"}
+    return TeacherConfig.model_validate({"retries": 0, "price": PRICE, **settings, **more})
+
+
+def ask(teacher: Any, times: int = 1) -> tuple[list[Any], list[Call]]:
+    """Ask a stage's question so many times at once: typed outputs or errors, and the calls reported."""
+
+    async def all_of_them() -> list[Any]:
+        opened = open_teacher(teacher)
+        async with opened.running() as lm:
+            with dspy.context(lm=lm, adapter=SchemaAdapter()):
+                predict = dspy.Predict(ResponseImprovement)
+                questions = (
+                    ask_teacher(Question("improve", f"item {i}", predict, {**INPUTS, "instruction": f"Explain {i}."}))
+                    for i in range(times)
+                )
+                return await asyncio.gather(*questions, return_exceptions=True)
+
+    with recording(Notebook()) as recorder:
+        return asyncio.run(all_of_them()), recorder.calls
+
+
+def worst_case(teacher: TeacherConfig) -> int:
+    """What no call can be charged less than when it is charged its worst case."""
+    least = open_teacher(teacher).least
+    assert least is not None
+    return least
+
+
+def told_in_one_line(error: BaseException, *words: str) -> None:
+    text = str(error)
+    assert "\n" not in text and "Traceback" not in text
+    for word in words:
+        assert word in text, text
+
+
+# --- what is the same on every wire
+
+
+@pytest.mark.parametrize("wire", WIRES)
+def test_a_typed_answer_and_the_same_accounts_on_every_wire(locked: SimulatedTeacher, wire: str) -> None:
+    locked.control(seed=5)
+    teacher = config(locked, wire, api_key_env=KEY_VARIABLE)
+    [first], _ = ask(teacher)
+    [again], [call] = ask(teacher)
+    assert isinstance(first.analysis, Analysis) and isinstance(again.improved_response, str)
+    stats = locked.stats()
+    assert stats["by_wire"] == {wire: 2}
+    assert call.outcome == "ok" and call.prompt_tokens == stats["prompt_tokens"] / 2
+    assert call.prompt_tokens and call.cached_tokens and call.completion_tokens
+    assert call.cached_tokens == stats["cached_tokens"], "a part of the prompt's tokens, not beside them"
+    plain = call.prompt_tokens - call.cached_tokens
+    assert call.cost == plain * 1_000_000 + call.cached_tokens * 500_000 + call.completion_tokens * 10_000_000
+
+
+@pytest.mark.parametrize("wire", WIRES)
+def test_a_wrong_key_is_told_in_one_line_without_it(
+    locked: SimulatedTeacher, monkeypatch: pytest.MonkeyPatch, wire: str
+) -> None:
+    monkeypatch.setenv("THE_WRONG_ONE", "sk-wrong-987654321")
+    [error], [call] = ask(config(locked, wire, api_key_env="THE_WRONG_ONE"))
+    assert isinstance(error, TeacherError) and call.outcome == "http 401" and call.cost == 0
+    told_in_one_line(error, "check the key in the variable that api_key_env names")
+    assert "sk-wrong-987654321" not in str(error) + repr(error) + repr(call)
+
+
+@pytest.mark.parametrize("wire", WIRES)
+def test_a_model_that_is_not_there(server: SimulatedTeacher, wire: str) -> None:
+    [error], [call] = ask(config(server, wire, model="missing-model"))
+    assert isinstance(error, TeacherError) and call.outcome == "http 404" and call.cost == 0
+    told_in_one_line(error, "model", "api_base")
+
+
+@pytest.mark.parametrize("wire", WIRES)
+def test_a_prompt_that_a_filter_declines_is_charged_and_not_asked_again(server: SimulatedTeacher, wire: str) -> None:
+    server.control(faults={"filtered": 1})
+    teacher = config(server, wire, retries=3)
+    [error], [call] = ask(teacher)
+    assert isinstance(error, RefusedAnswer) and error.final
+    assert call.outcome == "http 400" and call.cost is not None and call.cost >= worst_case(teacher)
+    assert server.stats()["requests"] == 1
+
+
+@pytest.mark.parametrize("wire", WIRES)
+@pytest.mark.parametrize(("fault", "outcome"), [("refusal", "refused"), ("cut", "cut")])
+def test_an_answer_that_is_not_whole_is_paid_for_and_not_asked_again(
+    server: SimulatedTeacher, wire: str, fault: str, outcome: str
+) -> None:
+    server.control(faults={fault: 1})
+    [error], [call] = ask(config(server, wire, retries=3))
+    assert isinstance(error, RowError) and error.kind == outcome == call.outcome
+    stats = server.stats()
+    assert stats["requests"] == 1
+    assert (call.prompt_tokens, call.completion_tokens) == (stats["prompt_tokens"], stats["completion_tokens"])
+
+
+@pytest.mark.parametrize("wire", WIRES)
+def test_an_answer_without_usage_is_charged_its_worst_case(server: SimulatedTeacher, wire: str) -> None:
+    server.control(faults={"nousage": 1})
+    teacher = config(server, wire)
+    [answer], [call] = ask(teacher)
+    assert isinstance(answer.analysis, Analysis)
+    assert call.prompt_tokens is None and call.completion_tokens is None
+    assert call.cost is not None and call.cost >= worst_case(teacher)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("wire", WIRES)
+@pytest.mark.parametrize("fault", ["drop", "hang"])
+def test_no_answer_is_charged_its_worst_case_at_each_attempt(server: SimulatedTeacher, wire: str, fault: str) -> None:
+    server.control(faults={fault: 1})
+    teacher = config(server, wire, timeout=0.2, retries=1)
+    [error], calls = ask(teacher)
+    assert isinstance(error, NoAnswer) and not error.final
+    assert [call.outcome for call in calls] == ["no answer"] * 2 and server.stats()["requests"] == 2
+    for call in calls:
+        assert call.prompt_tokens is None and call.cost is not None and call.cost >= worst_case(teacher)
+
+
+@pytest.mark.parametrize("wire", WIRES)
+def test_a_passing_5xx_costs_nothing_and_is_tried_again(server: SimulatedTeacher, wire: str) -> None:
+    server.control(faults={"500": 0.3}, seed=11)
+    answers, calls = ask(config(server, wire, retries=12), times=4)
+    assert not [answer for answer in answers if isinstance(answer, Exception)]
+    failed = [call for call in calls if call.outcome != "ok"]
+    assert failed and {call.outcome for call in failed} == {"http 529" if wire == "anthropic" else "http 500"}
+    assert {call.cost for call in failed} == {0} and len(calls) == server.stats()["requests"]
+
+
+# --- whole runs: what a fault means for the run
+
+
+def run(server: SimulatedTeacher, folder: Path, size: int = 6, **settings: Any) -> refed_dspy.Synthesis:
+    teacher = config(server, **settings)
+    return refed_dspy.synthesize(None, references(3), size=size, teacher=teacher, run_dir=folder)
+
+
+def test_an_api_version_that_is_not_there_is_named(server: SimulatedTeacher, tmp_path: Path) -> None:
+    with pytest.raises(TeacherRefused) as error:
+        run(server, tmp_path / "run", wire="azure", api_version="1999-01-01")
+    told_in_one_line(error.value, "api_version")
+    assert error.value.exit_code == 2
+
+
+@pytest.mark.parametrize("wire", WIRES)
+def test_a_web_page_before_any_answer_refuses_the_teacher(server: SimulatedTeacher, tmp_path: Path, wire: str) -> None:
+    server.control(faults={"html": 1})
+    with pytest.raises(TeacherRefused) as error:
+        run(server, tmp_path / "run", wire=wire)
+    told_in_one_line(error.value, "web page", "check api_base")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("wire", WIRES)
+def test_a_gateways_page_about_its_own_trouble_is_a_5xx(server: SimulatedTeacher, wire: str) -> None:
+    server.control(faults={"html502": 1})
+    [error], calls = ask(config(server, wire, retries=1))
+    assert isinstance(error, NoAnswer) and not error.final
+    told_in_one_line(error)
+    assert [(call.outcome, call.cost) for call in calls] == [("http 502", 0)] * 2
+
+
+def test_a_page_is_not_what_a_person_has_to_read(server: SimulatedTeacher) -> None:
+    server.control(faults={"html502": 1})
+    [error], _ = ask(config(server))
+    told_in_one_line(error, "502")
+    assert "<html" not in str(error)
+
+
+@pytest.mark.parametrize("fault", ["html", "html502"])
+def test_a_web_page_later_on_is_a_fault_that_passes(server: SimulatedTeacher, tmp_path: Path, fault: str) -> None:
+    run(server, tmp_path / "run", size=1, concurrency=1)
+    server.control(faults={fault: 0.2}, seed=4)
+    # One after the other, so that the first answer comes before the first page whatever the timing.
+    made = run(server, tmp_path / "run", size=9, retries=10, concurrency=1)
+    assert made.complete and not made.failures
+    assert server.stats()["by_status"][fault.removeprefix("html") or "html"] > 0
+
+
+def test_counts_of_tokens_that_are_none_fail_a_row_or_are_made_up_for(server: SimulatedTeacher, tmp_path: Path) -> None:
+    server.control(faults={"oddusage": 0.2}, seed=3)
+    made = run(server, tmp_path / "run", size=20, retries=2, concurrency=1)
+    assert made.complete
+    assert all(failure.kind == "no answer" and "tokens" in failure.reason for failure in made.failures)
+
+
+def test_counts_that_are_always_odd_end_the_run_in_one_line(server: SimulatedTeacher, tmp_path: Path) -> None:
+    server.control(faults={"oddusage": 1})
+    try:
+        made = run(server, tmp_path / "run", size=20)
+    except RefedError as error:
+        told_in_one_line(error, "tokens")
+    else:
+        assert not made.complete and made.failures
+
+
+# --- api_version
+
+
+def test_a_version_that_yaml_takes_for_a_date_works(server: SimulatedTeacher, tmp_path: Path) -> None:
+    file = tmp_path / "teacher.yaml"
+    file.write_text(f"model: azure/sim-model\napi_base: {server.root}\napi_version: 2024-10-21\napi_key_env: ANY_KEY\n")
+    [answer], _ = ask(str(file))
+    assert isinstance(answer.analysis, Analysis) and server.stats()["by_wire"] == {"azure": 1}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"model": "sim/x", "api_base": "http://127.0.0.1:9/v1"},
+        {"model": "anthropic/x", "api_base": "http://127.0.0.1:9/v1"},
+        {"model": "azure/x"},
+    ],
+)
+def test_a_version_without_azure_is_refused(tmp_path: Path, settings: dict[str, str]) -> None:
+    file = tmp_path / "teacher.yaml"
+    file.write_text("".join(f"{key}: {value}\n" for key, value in settings.items()) + "api_version: 2024-10-21\n")
+    with pytest.raises(ConfigError) as error:
+        open_teacher(str(file))
+    told_in_one_line(error.value, "api_version", "api_base" if settings["model"] == "azure/x" else "azure/DEPLOYMENT")

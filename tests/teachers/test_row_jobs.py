@@ -1,0 +1,402 @@
+"""Paid work over rows: how many at once, what ends it, what is told, and what no start pays for again."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import dspy
+import pytest
+from dspy.utils import exceptions as lm_errors
+
+import refed_dspy
+from benchmarks.simulated import SimulatedTeacher
+from refed_dspy import TeacherConfig, open_teacher
+from refed_dspy.data.dataset import data_identity, load_dataset
+from refed_dspy.errors import ConfigError, ExportError, NoConnection, RunDirError, RunStopped, TeacherRefused
+from refed_dspy.files import check_apart, write_json, write_lines, write_text
+from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.programs.asking import as_role, ask
+from refed_dspy.programs.lm_errors import NotReached
+from refed_dspy.teachers import Teacher
+from refed_dspy.teachers.caps import CapSettings, CapsLeft
+from refed_dspy.teachers.recorded import CallPolicy, Progress
+from refed_dspy.teachers.row_jobs import RowJob, for_each_row, row_job
+from refed_dspy.teachers.session import Session
+from refed_dspy.text import NONE, aligned, number
+from tests.support.compiling import config
+from tests.support.scripted_engine import Answer, Writer, fake_lm, references
+
+NO_LIMITS = CapSettings(max_cost=None, max_calls=None, max_minutes=None)
+ANSWER = dspy.Predict("question -> answer")
+
+
+def job(models: dict[str, Teacher], **changes: Any) -> RowJob:
+    """Work whose identity, limits and so on may be changed."""
+    limits = CapSettings(**{**NO_LIMITS, **changes.pop("limits", {})})
+    given = {"identity": {"data": "d"}, "rows": 6, "again": "it is kept; run it again", **changes}
+    return RowJob(work="testing", models=models, limits=limits, **given)
+
+
+async def worked(
+    folder: Path,
+    given: RowJob,
+    items: Sequence[Any],
+    work: Callable[[Any], Awaitable[None]],
+    slots: int = 2,
+    seen: list[Progress] | None = None,
+) -> Session:
+    async with row_job(folder, given, None if seen is None else seen.append) as (session, allowance):
+        assert isinstance(allowance, CapsLeft)
+        await for_each_row(session, items, work, slots, allowance.grace)
+    return session
+
+
+def teacher(*queue: Answer) -> tuple[Teacher, Writer]:
+    writer = Writer(*queue)
+    return open_teacher(fake_lm(writer)), writer
+
+
+async def question(n: Any) -> str:
+    return str((await ask("answering", str(n), ANSWER, question=f"What is {n}?")).answer)
+
+
+# --- many at once
+
+
+async def test_no_more_than_the_slots_work_at_once_and_all_come_to_their_turn(tmp_path: Path) -> None:
+    now, most, done = 0, 0, []
+
+    async def work(n: int) -> None:
+        nonlocal now, most
+        now += 1
+        most = max(most, now)
+        await asyncio.sleep(0.001 * (n % 3))
+        now -= 1
+        done.append(n)
+
+    await worked(tmp_path, job({"teacher": teacher()[0]}), range(20), work, slots=3)
+    assert most == 3 and sorted(done) == list(range(20))
+    await worked(tmp_path, job({"teacher": teacher()[0]}), [], work)
+    assert len(done) == 20
+
+
+async def test_the_first_error_is_raised_and_what_is_in_flight_may_land(tmp_path: Path) -> None:
+    landed: list[int] = []
+
+    async def work(n: int) -> None:
+        if n == 1:
+            await asyncio.sleep(0.01)
+            raise ValueError("first")
+        await asyncio.sleep(0.05)
+        landed.append(n)
+        if n == 0:
+            raise ValueError("second")
+
+    with pytest.raises(ValueError, match="first"):
+        await worked(tmp_path, job({"teacher": teacher()[0]}), range(9), work, slots=3)
+    assert landed == [0, 2], "two were in flight, and no further one began"
+
+
+async def test_once_it_must_stop_no_call_begins(server: SimulatedTeacher, tmp_path: Path) -> None:
+    server.control(latency=0.1)
+
+    async def work(n: int) -> None:
+        if n == 1:
+            await asyncio.sleep(0.02)
+            raise ValueError("first")
+        await question(n)
+        await question(f"{n} more")
+
+    with pytest.raises(ValueError, match="first"):
+        await worked(tmp_path, job({"teacher": open_teacher(config(server))}), range(2), work)
+    assert server.stats()["requests"] == 1
+    with Ledger.read(tmp_path) as ledger:
+        assert ledger.has_answers(), "what was in flight has landed, and is kept"
+
+
+async def test_what_does_not_land_within_the_grace_is_cancelled(tmp_path: Path) -> None:
+    ends: list[str] = []
+
+    async def work(n: int) -> None:
+        if n == 1:
+            raise ValueError("first")
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            ends.append("cancelled")
+            raise
+
+    with pytest.raises(ValueError, match="first"):
+        async with row_job(tmp_path, job({"teacher": teacher()[0]})) as (session, _):
+            await for_each_row(session, range(2), work, 2, 0.01)
+    assert ends == ["cancelled"]
+
+
+# --- nothing paid twice
+
+
+async def test_what_is_paid_for_comes_first_whatever_ends_the_rest(server: SimulatedTeacher, tmp_path: Path) -> None:
+    """Item 0 is asked anew and takes the last call there is: the items behind it are there all the same."""
+    done: list[int] = []
+
+    async def work(n: int) -> None:
+        await question(n)
+        done.append(n)
+
+    models = {"teacher": open_teacher(config(server))}
+    await worked(tmp_path, job(models), [1, 2, 3, 4], work)
+    assert server.stats()["requests"] == 4
+    done.clear()
+    seen: list[Progress] = []
+    session = await worked(tmp_path, job(models, limits={"max_calls": 4}), [0, 1, 2, 3, 4], work, slots=1, seen=seen)
+    assert done == [1, 2, 3, 4] and server.stats()["requests"] == 4
+    assert session.reached is not None and session.reached.cap == "max_calls"
+    assert seen[0].kept_at_start == 0, "this work counts nothing as kept"
+
+
+@pytest.mark.parametrize("within", [False, True])
+async def test_ctrl_c_gets_through_while_paid_answers_are_read(tmp_path: Path, within: bool) -> None:
+    one, _ = teacher()
+    await worked(tmp_path, job({"teacher": one}), range(3), question_only)
+    begun: list[int] = []
+
+    async def work(n: int) -> None:
+        begun.append(n)
+        await question(n)
+        if n == 0:
+            asyncio.current_task().cancel()  # type: ignore[union-attr]
+            if within:
+                await asyncio.sleep(0)
+
+    with pytest.raises(asyncio.CancelledError):
+        await worked(tmp_path, job({"teacher": one}), range(3), work)
+    assert begun == [0]
+
+
+async def question_only(n: Any) -> None:
+    await question(n)
+
+
+async def test_half_paid_work_is_done_again_from_its_beginning(tmp_path: Path) -> None:
+    one, writer = teacher()
+    done: list[int] = []
+
+    async def twice(n: int) -> None:
+        await question(n)
+        await question(f"{n} more")
+        done.append(n)
+
+    await worked(tmp_path, job({"teacher": one}), range(3), question_only)
+    await worked(tmp_path, job({"teacher": one}), range(3), twice)
+    assert sorted(done) == [0, 1, 2] and len(writer.requests) == 6
+
+
+# --- whose folder it is
+
+
+async def test_other_work_is_refused_before_its_caps_are_looked_at(tmp_path: Path) -> None:
+    with Ledger.create(tmp_path) as ledger:
+        ledger.set_meta(work="filtering")
+    with pytest.raises(RunDirError, match=r"holds a filtering, not .*testing; name another folder"):
+        await worked(tmp_path, job({"teacher": teacher()[0]}, limits={"max_calls": 5}), [], question_only)
+
+
+async def test_another_identity_is_refused_by_name_once_there_are_answers(tmp_path: Path) -> None:
+    one, _ = teacher()
+    await worked(tmp_path, job({"teacher": one}, identity={"data": "a", "teacher": {"t": 1}}), [], question_only)
+    await worked(tmp_path, job({"teacher": one}, identity={"data": "b", "teacher": {"t": 1}}), [1], question_only)
+    with pytest.raises(RunDirError, match=r"holds another testing: teacher\.t was 1, is 2; set these back"):
+        await worked(tmp_path, job({"teacher": one}, identity={"data": "b", "teacher": {"t": 2}}), [], question_only)
+
+
+async def test_settings_that_json_writes_otherwise_are_the_same_settings(tmp_path: Path) -> None:
+    identity = {"teacher": {"params": {"logit_bias": {50256: -100}, "stop": ("a", "b")}}}
+    for _ in range(2):
+        await worked(tmp_path, job({"teacher": teacher()[0]}, identity=identity), [1], question_only)
+
+
+def test_the_data_is_known_by_its_rows() -> None:
+    one, other = references(3), references(4)
+    assert data_identity(one, load_dataset(one)) == data_identity(None, load_dataset(one))
+    assert data_identity(one, load_dataset(one)) != data_identity(other, load_dataset(other))
+
+
+# --- caps
+
+
+async def test_a_cap_ends_the_work_in_order_and_stays(server: SimulatedTeacher, tmp_path: Path) -> None:
+    models = {"teacher": open_teacher(config(server))}
+    for _ in range(2):
+        session = await worked(tmp_path, job(models, limits={"max_calls": 3}), range(6), question_only, slots=1)
+        assert session.reached is not None and session.reached.cap == "max_calls"
+    session = await worked(tmp_path, job(models), range(6), question_only)
+    assert session.reached is not None and server.stats()["requests"] == 3, "a cap that was given stays"
+    session = await worked(tmp_path, job(models, limits={"max_calls": 100}), range(6), question_only)
+    assert session.reached is None and server.stats()["requests"] == 6
+
+
+async def test_minutes_are_over_all_starts(server: SimulatedTeacher, tmp_path: Path) -> None:
+    server.control(latency=0.05)
+    models = {"teacher": open_teacher(config(server))}
+    session = await worked(tmp_path, job(models, limits={"max_minutes": 0.01}), range(200), question_only, slots=4)
+    assert session.reached is not None and session.reached.cap == "max_minutes"
+    asked = server.stats()["requests"]
+    assert 0 < asked < 100
+    await worked(tmp_path, job(models, limits={"max_minutes": 0.01}), range(200), question_only, slots=4)
+    assert server.stats()["requests"] < 1.7 * asked, "the second had what the first left: its grace"
+
+
+async def test_a_cap_that_no_call_fits_under_is_told_before_any(server: SimulatedTeacher, tmp_path: Path) -> None:
+    models = {"teacher": open_teacher(config(server))}
+    with pytest.raises(ConfigError, match="max_cost"):
+        await worked(tmp_path, job(models, limits={"max_cost": 1e-6}), range(6), question_only)
+    assert server.stats()["requests"] == 0
+    with pytest.raises(ConfigError, match="give the teacher as a TeacherConfig"):
+        await worked(tmp_path, job({"teacher": teacher()[0]}, limits={"max_calls": 3}), [1], question_only)
+
+
+# --- the models
+
+
+async def test_one_model_in_two_roles_starts_once(tmp_path: Path) -> None:
+    counts = {"started": 0, "stopped": 0}
+    lm = fake_lm(Writer())
+
+    def started() -> Any:
+        counts["started"] += 1
+        return lm
+
+    def stopped() -> None:
+        counts["stopped"] += 1
+
+    both = Teacher({"model": "m"}, 4, None, 64, "e", "m", None, None, start=started, stop=stopped)
+    roles: list[str] = []
+
+    async def work(n: int) -> None:
+        await question(n)
+        with as_role("judge"):
+            roles.append(await question(f"{n} of the judge"))
+
+    await worked(tmp_path, job({"teacher": both, "judge": both}), range(2), work)
+    assert counts == {"started": 1, "stopped": 1} and len(roles) == 2
+
+
+@pytest.mark.parametrize("role", ["teacher", "judge"])
+async def test_a_model_that_never_answers_is_refused_and_later_it_stops_the_work(tmp_path: Path, role: str) -> None:
+    one, _ = teacher()
+    bad, _ = teacher(lm_errors.LMAuthError("wrong key"))
+    models = {"teacher": one, "judge": bad} if role == "judge" else {"teacher": bad}
+
+    async def work(n: int) -> None:
+        if role == "judge" and n:
+            with as_role("judge"):
+                await question(n)
+        else:
+            await question(n)
+
+    with pytest.raises(TeacherRefused if role == "teacher" else RunStopped) as told:
+        await worked(tmp_path, job(models), range(3), work, slots=1)
+    assert "check the key" in str(told.value) and "\n" not in str(told.value)
+    assert ("run it again" in str(told.value)) == (role == "judge"), "only then something is kept"
+    assert getattr(told.value, "exit_code", 0) == (2 if role == "teacher" else 1)
+
+
+async def test_a_row_that_cannot_do_without_its_answer_ends_the_work_and_says_how_to_go_on(tmp_path: Path) -> None:
+    one, writer = teacher()
+    writer.on_request = lambda request: NotReached("connection refused") if len(writer.requests) > 1 else None
+    with pytest.raises(RunStopped, match="connection refused; it is kept; run it again"):
+        await worked(tmp_path, job({"teacher": one}), range(3), question_only, slots=1)
+    assert not issubclass(RunStopped, NoConnection)
+
+
+async def test_too_many_failures_stop_the_work_in_one_line(tmp_path: Path) -> None:
+    one, writer = teacher()
+    writer.on_request = lambda request: "no JSON"
+
+    async def work(n: int) -> None:
+        try:
+            await question(n)
+        except RunStopped:
+            raise
+        except Exception:  # noqa: BLE001 — a row may fail
+            return
+
+    with pytest.raises(RunStopped, match=r"answering failed in 20 of its last 20 calls.*; it is kept") as told:
+        await worked(tmp_path, job({"teacher": one}, policy=CallPolicy(0, 0.5)), range(99), work, slots=1)
+    assert "\n" not in str(told.value) and len(writer.requests) <= 21
+
+
+# --- files and tables
+
+
+def test_files_are_whole_or_not_there(tmp_path: Path) -> None:
+    class Killed(BaseException): ...
+
+    def rows() -> Any:
+        yield {"a": 1}
+        raise Killed
+
+    write_lines(tmp_path / "rows.jsonl", [{"text": "漢\ud800\n"}, {}])
+    first, second = (tmp_path / "rows.jsonl").read_text("utf-8").splitlines()
+    assert json.loads(first) == {"text": "漢?\n"} and second == "{}"
+    before = (tmp_path / "rows.jsonl").read_bytes()
+    with pytest.raises(Killed):
+        write_lines(tmp_path / "rows.jsonl", rows())
+    assert (tmp_path / "rows.jsonl").read_bytes() == before
+    write_text(tmp_path / "t.txt", [])
+    write_json(tmp_path / "t.json", {"a": None})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["rows.jsonl", "t.json", "t.txt"]
+    with pytest.raises(ExportError, match="cannot be written"):
+        write_text(tmp_path / "no" / "t.txt", [])
+
+
+def test_what_is_read_is_not_written_over(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path)
+    for data in (str(tmp_path / "a.jsonl"), tmp_path / "link" / "a.jsonl", tmp_path / "x" / ".." / "a.jsonl"):
+        with pytest.raises(ExportError, match="name another folder"):
+            check_apart(data, [tmp_path / "a.jsonl"])
+    check_apart(tmp_path / "b.jsonl", [tmp_path / "a.jsonl"])
+    check_apart([{"a": 1}], [tmp_path / "a.jsonl"])
+
+
+@pytest.mark.parametrize(
+    ("value", "digits", "text"),
+    [
+        (None, 2, NONE),
+        (0.0, 2, "0.00"),
+        (-0.001, 2, "0.00"),
+        (1.005, 1, "1.0"),
+        (12, 0, "12"),
+        (9_999.5, 1, "9,999.5"),
+        (10_000, 2, "10,000"),
+        (-12_345_678.9, 2, "-12,345,679"),
+        (math.inf, 2, "inf"),
+    ],
+)
+def test_numbers_for_people(value: float | None, digits: int, text: str) -> None:
+    assert number(value, digits) == text
+
+
+def test_tables_are_aligned() -> None:
+    assert aligned([["", "old", "new"], ["rows", "1,000", "2"]]) == ["      old    new", "rows  1,000  2"]
+    assert aligned([]) == []
+
+
+async def test_where_the_minutes_are_used_up_what_is_paid_for_is_given_back(
+    server: SimulatedTeacher, tmp_path: Path
+) -> None:
+    rows = [{"instruction": f"Task {i}.", "response": f"Answer {i}."} for i in range(4)]
+    teacher = TeacherConfig(model="sim/sim-model", api_base=server.base_url)
+    given: dict[str, Any] = {"teacher": teacher, "out": tmp_path / "out", "embeddings": False}
+    await asyncio.to_thread(partial(refed_dspy.recycle, rows, size=2, **given))
+    asked = server.stats()["requests"]
+    made = await asyncio.to_thread(partial(refed_dspy.recycle, rows, max_minutes=1e-6, **given))
+    assert made.stopped and len(made.rows) == 2 and server.stats()["requests"] == asked == 4
+    lines = (tmp_path / "out" / "recycled.jsonl").read_text(encoding="utf-8").splitlines()
+    assert len(lines) == 2

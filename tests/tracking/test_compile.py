@@ -1,0 +1,321 @@
+"""A compile in MLflow: a run, a child run for each candidate, and nothing twice however often it is told."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.preference import ADDED, Preference, World, model
+from benchmarks.simulated import SimulatedTeacher
+from refed_dspy import TeacherConfig
+from refed_dspy.config.teacher import PriceConfig
+from refed_dspy.errors import RefedError
+from refed_dspy.ledger.candidates import Trial, scored, trials, tried
+from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.ledger.spending import spent
+from refed_dspy.ledger.statements import Statement
+from refed_dspy.optimizers.compile import compile as tune
+from refed_dspy.optimizers.result import Compiled
+from refed_dspy.records import PICO
+from refed_dspy.tracking.compile import best_so_far, copy_compile
+from refed_dspy.tracking.store import Store
+from refed_dspy.tracking.track import track
+from tests.conftest import KEY, KEY_VARIABLE
+from tests.support import mlflow_stores
+from tests.support.mlflow_stores import Mlflow, free_port, tracked_to, written
+from tests.support.scripted_engine import references
+
+pytestmark = pytest.mark.slow
+
+mlflow_template, tracked = mlflow_stores.mlflow_template, mlflow_stores.tracked
+ARTIFACTS = {"program.json", "prompts.diff", "evaluations.jsonl", "proof.txt", "best_score_against_dollars.png"}
+SETS = {"train": 3, "validation": 3, "test": 5}
+
+
+class Adding:
+    """An optimizer in DSPy's shape that knows what is preferred: its program is better, and quickly made."""
+
+    besides = ""
+
+    def __init__(self, metric: Any) -> None:
+        self.metric = metric
+
+    def compile(self, student: Any, *, trainset: list[Any], valset: list[Any]) -> Any:
+        program, preference = student.deepcopy(), Preference(0)
+        wishes = {"response_generation": preference.answers, "instruction_synthesis": preference.tasks}
+        for name, predictor in program.named_predictors():
+            text = "".join(f"{ADDED}{wish}." for wish in wishes.get(name, ()))
+            predictor.signature = predictor.signature.with_instructions(
+                predictor.signature.instructions + text + self.besides
+            )
+        return program
+
+
+BETTER = {"optimizer": "tests.tracking.test_compile.Adding"}
+
+
+def compiled_in_the_world(folder: Path | str, **settings: Any) -> Compiled:
+    """A compile of models in this process; bootstrap's, which is quick, unless told otherwise."""
+    world, preference = World(Preference(0)), Preference(0)
+    models = {"teacher": model(world), "judge": model(world, 0.0)}
+    return tune(
+        None, preference.references(11), out=folder,
+        **{**models, **SETS, "optimizer": "bootstrap", "evaluations": 6, **settings},
+    )  # fmt: skip
+
+
+def compiled_over_http(folder: Path | str, server: SimulatedTeacher, **settings: Any) -> Compiled:
+    price, key = PriceConfig(prompt=1, completion=2), settings.pop("key", None)
+    teacher = TeacherConfig(
+        model="sim/sim-model", api_base=server.base_url, retries=1, timeout=20, price=price, api_key_env=key
+    )
+    small = {"train": 2, "validation": 2, "test": 3, "instructions_per_feature": 1, "evaluations": 4}
+    return tune(None, references(7), teacher=teacher, out=folder, **{**small, "optimizer": "bootstrap", **settings})
+
+
+def parent_of(store: Mlflow) -> Any:
+    (parent,) = store.runs("compile")
+    return parent
+
+
+def artifact(store: Mlflow, run_id: str, name: str) -> bytes:
+    return Path(store.client.download_artifacts(run_id, name)).read_bytes()
+
+
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [r.getMessage() for r in caplog.records if r.name == "refed_dspy.tracking" and r.levelno >= logging.WARNING]
+
+
+@pytest.fixture(scope="module")
+def gepa(tmp_path_factory: pytest.TempPathFactory, mlflow_template: Path) -> Iterator[tuple[Mlflow, Path, Compiled]]:
+    """GEPA with four threads, told of every 50 ms while it works."""
+    from refed_dspy.optimizers import compile as compiling
+
+    home, patch = tmp_path_factory.mktemp("gepa"), pytest.MonkeyPatch()
+    patch.setattr(compiling, "EVERY", 0.05)
+    with tracked_to(home / "mlflow", mlflow_template) as store:
+        made = compiled_in_the_world(home / "compile", optimizer="gepa", evaluations=24, threads=4, seed=2)
+        yield store, home / "compile", made
+    patch.undo()
+
+
+Tuned = tuple[Mlflow, Path, Compiled]
+
+
+def known(folder: Path) -> list[Trial]:
+    with Ledger.read(folder) as ledger:
+        return trials(ledger)
+
+
+# --- one compile, looked at from all sides
+
+
+def test_the_parent_run(gepa: Tuned) -> None:
+    store, folder, made = gepa
+    parent = parent_of(store)
+    told, metrics = parent.data.params, parent.data.metrics
+    assert parent.info.status == "FINISHED" and parent.info.run_name == "compile"
+    assert told["optimizer"] == "gepa" and told["seed"] == "2" and told["evaluations"] == "24"
+    assert told["teacher"] == told["judge"] == told["reflection"] == "sim/world" and told["metric.wins"] == "0.6"
+    with Ledger.read(folder) as ledger:
+        assert metrics["calls"] == spent(ledger).calls
+    assert made.proof is not None
+    assert metrics["gain"] == pytest.approx(made.proof.gain.mean)
+    assert metrics["gain_low"] <= metrics["gain"] <= metrics["gain_high"]
+    assert metrics["uncompiled_test"] == pytest.approx(made.proof.baseline.score.mean)
+    assert metrics["compiled_test"] == pytest.approx(made.proof.compiled.score.mean)
+    best = [value for _, value in store.history(parent.info.run_id, "best_validation")]
+    assert best == sorted(set(best)) and best[-1] == pytest.approx(made.manifest["validation"]["compiled"])
+
+
+def test_its_files_and_data_sets(gepa: Tuned) -> None:
+    store, folder, _ = gepa
+    parent = parent_of(store)
+    found = {each.path for each in store.client.list_artifacts(parent.info.run_id)}
+    assert found >= ARTIFACTS
+    assert artifact(store, parent.info.run_id, "best_score_against_dollars.png").startswith(b"\x89PNG\r\n")
+    for name in ("program.json", "prompts.diff", "proof.txt"):
+        assert artifact(store, parent.info.run_id, name) == (folder / name).read_bytes()
+    rows = [json.loads(line) for line in artifact(store, parent.info.run_id, "evaluations.jsonl").splitlines()]
+    assert len(rows) == sum(len(scores) for trial in known(folder) for scores in trial.scores.values())
+    assert {row["set"] for row in rows} == {"train", "validation", "test"} and all("wins" in row for row in rows)
+    inputs = {each.tags[0].value: json.loads(each.dataset.profile)["num_rows"] for each in parent.inputs.dataset_inputs}
+    assert inputs == SETS
+    assert len({each.dataset.digest for each in parent.inputs.dataset_inputs}) == 3
+
+
+def test_every_candidate_is_a_child_of_the_one_parent(gepa: Tuned) -> None:
+    """GEPA asks from four threads: none of what it tries is told to a run of another."""
+    store, folder, _ = gepa
+    parent, children = parent_of(store), store.runs("candidate")
+    assert {child.data.tags["mlflow.parentRunId"] for child in children} == {parent.info.run_id}
+    assert len(store.runs()) == 1 + len(children)
+    tried_ = known(folder)
+    assert len(tried_) >= 3 and [child.data.params["digest"] for child in children] == [t.digest for t in tried_]
+    assert [child.info.run_name for child in children] == [f"candidate {trial.seq}" for trial in tried_]
+    assert all(child.info.status == "FINISHED" for child in children)
+    for child, trial in zip(children, tried_, strict=True):
+        assert (
+            child.data.params["changed"] == "nothing" if trial.seq == 0 else child.data.params["changed"] != "nothing"
+        )
+        assert json.loads(artifact(store, child.info.run_id, "program.json")) == trial.state
+        unchanged = artifact(store, child.info.run_id, "prompts.diff") == b"no prompt changed\n"
+        assert unchanged == (trial.seq == 0)
+
+
+def test_what_a_candidate_scored_by_parts(gepa: Tuned) -> None:
+    store, folder, _ = gepa
+    for child, trial in zip(store.runs("candidate"), known(folder), strict=True):
+        for subset, scores in trial.scores.items():
+            told = {k.removeprefix(f"{subset}_"): v for k, v in child.data.metrics.items() if k.startswith(subset)}
+            assert told["size"] == len(scores)
+            if subset == "validation":  # of a training set more may be scored later: see below
+                assert told["score"] == pytest.approx(trial.mean(subset))
+                for part in ("wins", "grades", "diversity", "coverage", "abstained", "length_ratio"):
+                    each = [parts[part] for parts in trial.parts[subset].values()]
+                    assert told[part] == pytest.approx(sum(each) / len(each)), part
+
+
+def test_telling_a_compile_again_adds_nothing(gepa: Tuned) -> None:
+    store, folder, _ = gepa
+    before, versions = store.everything(), len(store.client.search_model_versions("name='refed'"))
+    store.use()
+    assert track(folder) == track(folder) == parent_of(store).info.run_id
+    assert store.everything() == before
+    assert len(store.client.search_model_versions("name='refed'")) == versions == 1
+
+
+# --- candidates that are scored on more, later
+
+
+def crafted(folder: Path, *statements: list[Statement]) -> None:
+    """A compile's ledger with these rows."""
+    with Ledger.create(folder) as ledger:
+        ledger.set_meta(compile={"kind": "X", "seed": 0}, about={"name": "refed", "models": {}})
+        ledger.db.execute("INSERT OR IGNORE INTO answers VALUES ('k', 'teacher', 'a', 0, '', '', '{}', 'http://x', 0)")
+        for each in statements:
+            ledger.commit(each)
+
+
+def score(candidate: str, example: str, value: float, subset: str = "validation", cost: int = 0) -> list[Statement]:
+    return scored(candidate, example, subset, value, {"wins": value}, cost)
+
+
+def test_the_score_of_a_candidate_is_the_last_one_told(tracked: Mlflow) -> None:
+    folder = Path("compile").absolute()
+    crafted(folder, tried("a", 0, {}), score("a", "one", 1.0))
+    track(folder)
+    crafted(folder, score("a", "two", 0.0), score("a", "three", 0.2))
+    track(folder)
+    (child,) = tracked.runs("candidate")
+    assert child.data.metrics["validation_size"] == 3
+    assert child.data.metrics["validation_score"] == pytest.approx(0.4)
+    assert child.data.metrics["validation_wins"] == pytest.approx(0.4)
+
+
+def test_the_best_score_stands_at_the_dollars_that_it_was_found_for(tmp_path: Path) -> None:
+    crafted(
+        tmp_path,
+        tried("a", 0, {}), score("a", "one", 0.3, cost=1 * PICO),
+        tried("b", 1, {}), score("b", "one", 0.6, cost=2 * PICO),
+        tried("c", 2, {}), score("c", "one", 0.5, cost=3 * PICO),
+        score("a", "far", 0.3, "test", 4 * PICO), score("b", "far", 0.6, "test", 5 * PICO),
+    )  # fmt: skip
+    assert [(at, best) for at, best, _ in best_so_far(known(tmp_path))] == [(1, 0.3), (2, 0.6)]
+
+
+def test_a_candidate_at_work_is_told_once_it_is_done(tracked: Mlflow) -> None:
+    folder = Path("compile").absolute()
+    crafted(folder, tried("a", 0, {}), score("a", "one", 0.3), tried("b", 1, {}), score("b", "one", 0.6))
+    store = Store(folder)
+    store.connect()
+    copy_compile(store, False)
+    assert [run.info.run_name for run in tracked.runs()] == ["compile", "candidate 0"]
+    copy_compile(store, True)
+    assert [run.info.run_name for run in tracked.runs()] == ["compile", "candidate 0", "candidate 1"]
+    assert parent_of(tracked).info.status == "KILLED"
+
+
+def test_a_folder_named_as_a_candidate(tracked: Mlflow) -> None:
+    folder = Path("candidate 0").absolute()
+    crafted(folder, tried("a", 0, {}), score("a", "one", 0.3))
+    track(folder)
+    assert len(tracked.runs()) == 2
+
+
+# --- ended early, and gone on with
+
+
+@pytest.mark.slow
+def test_a_compile_at_its_cap_goes_on_as_the_same_run(tracked: Mlflow, server: SimulatedTeacher) -> None:
+    made = compiled_over_http("compile", server, max_calls=60)
+    first = parent_of(tracked)
+    assert made.stopped == "max_calls" and first.data.tags["refed.stopped"] == "max_calls"
+    assert first.data.metrics["calls"] == 60 == server.stats()["requests"]
+    assert first.data.params["max_calls"] == "60"
+    whole = compiled_over_http("compile", server, max_calls=5_000)
+    parent, children = parent_of(tracked), tracked.runs("candidate")
+    assert parent.info.run_id == first.info.run_id and parent.info.status == "FINISHED" and not whole.stopped
+    assert parent.data.metrics["calls"] == server.stats()["requests"] and server.stats()["repeated"] == 0
+    assert parent.data.metrics["dollars"] == pytest.approx(whole.manifest["cost"])
+    digests = [child.data.params["digest"] for child in children]
+    assert len(digests) == len(set(digests)) == len(known(Path("compile")))
+    assert {each.path for each in tracked.client.list_artifacts(parent.info.run_id)} >= ARTIFACTS
+
+
+@pytest.mark.slow
+def test_a_compile_that_lost_its_key_is_told_as_killed_and_no_key_is_told(
+    tracked: Mlflow, locked: SimulatedTeacher, caplog: pytest.LogCaptureFixture
+) -> None:
+    locked.control(auth_fails_after=50)
+    with pytest.raises(RefedError):
+        compiled_over_http("compile", locked, key=KEY_VARIABLE)
+    first = parent_of(tracked)
+    assert first.info.status == "KILLED" and first.data.metrics["calls"] >= 50
+    locked.control(auth_fails_after=None)
+    compiled_over_http("compile", locked, key=KEY_VARIABLE)
+    parent = parent_of(tracked)
+    assert parent.info.run_id == first.info.run_id and parent.info.status == "FINISHED"
+    assert KEY not in caplog.text
+    for path, content in {**written(tracked.home), **written(Path("compile"))}.items():
+        assert KEY.encode() not in content, path
+
+
+@pytest.mark.slow
+def test_another_candidate_of_a_second_start_is_a_child_of_its_own(
+    tracked: Mlflow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled_in_the_world("c", **BETTER)
+    monkeypatch.setattr(Adding, "besides", "\nBe kind.")
+    compiled_in_the_world("c", **BETTER)
+    tried_ = known(Path("c"))
+    assert len(tried_) == 3 and len({trial.seq for trial in tried_}) == 3
+    assert {run.data.params["digest"] for run in tracked.runs("candidate")} == {trial.digest for trial in tried_}
+
+
+@pytest.mark.slow
+def test_a_compile_with_mlflow_away_is_the_same_compile(tracked: Mlflow, caplog: pytest.LogCaptureFixture) -> None:
+    there = compiled_in_the_world("there")
+    calls = there.manifest["calls"]
+    caplog.clear()
+    tracked.use(f"http://127.0.0.1:{free_port()}")
+    away = compiled_in_the_world("away")
+    assert away.manifest["candidate"] == there.manifest["candidate"] and away.manifest["calls"] == calls
+    assert 1 <= len(warnings(caplog)) <= 2 and "Traceback" not in caplog.text
+    assert "champion" in caplog.text
+    tracked.use()
+    track("away")
+    one, other = tracked.runs("compile")
+    assert one.data.metrics.keys() == other.data.metrics.keys() and other.info.status == "FINISHED"
+    assert {each.path for each in tracked.client.list_artifacts(other.info.run_id)} >= ARTIFACTS
+
+
+def test_a_compile_is_not_told_when_it_shall_not_be(tracked: Mlflow) -> None:
+    compiled_in_the_world("compile", track=False)
+    assert tracked.runs() == [] and not Path("compile/tracking.json").exists()
+    assert not tracked.client.search_registered_models()
