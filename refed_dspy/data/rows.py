@@ -109,8 +109,6 @@ def passed_rows(ledger: Ledger, label: str) -> Iterator[DataRow]:
 
 
 def _decided(ledger: Ledger, *, kept: bool, label: str | None) -> Iterator[tuple[Any, ...]]:
-    if not ledger.has_table("decisions"):
-        return
     for record in ledger.db.execute(_DECIDED, (_final_stage(ledger), kept, label, label)):
         number, text, first, better, *rest = record
         response = None if first is None else json.loads(first)["response"]

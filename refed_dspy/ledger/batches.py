@@ -33,8 +33,6 @@ def held(ledger: Ledger, number: int | None = None) -> list[Held]:
     """Every call that a batch has, or had an answer for, and that was not settled, oldest first; or that one alone."""
     if number is not None:
         return [Held(*row) for row in ledger.db.execute(f"{_HELD} AND b.call = ?", (number,))]
-    if not ledger.has_table("batched"):
-        return []
     return [Held(*row) for row in ledger.db.execute(f"{_HELD} ORDER BY b.call")]
 
 
@@ -45,8 +43,6 @@ def all_batches(ledger: Ledger) -> list[dict[str, Any]]:
     """Every batch: `id`, `nonce`, `endpoint`, `model`, `name` (its id at the service; None: not known to be there),
     `state` (how it ended; None: it has not), `requests`, `created` and `ended` (seconds since 1970), `calls`: those
     of it that are not settled, and `arrived`: those of them whose answer has come."""
-    if not ledger.has_table("batches"):
-        return []
     calls = f"FROM batched b JOIN calls c ON c.id = b.call WHERE b.batch = t.id AND c.outcome = '{SENT}'"
     counts = f"(SELECT count(*) {calls}), (SELECT count(b.answer) {calls})"
     rows = ledger.db.execute(f"SELECT {', '.join(_FACTS)}, {counts} FROM batches t ORDER BY id")

@@ -69,7 +69,7 @@ def scored(
 ) -> list[Statement]:
     """A candidate was scored on one example. Scored again it keeps the time of the first, and what was spent then."""
     row = (candidate, example, subset, score, json.dumps(dict(parts)), spent, time.time())
-    again = "ON CONFLICT (candidate, example) DO UPDATE SET score=excluded.score, parts=excluded.parts"
+    again = "ON CONFLICT (candidate, example) DO UPDATE SET score=excluded.score, components=excluded.components"
     return [(f"INSERT INTO evaluations VALUES (?,?,?,?,?,?,?) {again}", row)]
 
 
@@ -96,7 +96,9 @@ def trials(ledger: Ledger) -> list[Trial]:
     scores: dict[str, dict[str, dict[str, float]]] = {}
     parts: dict[str, dict[str, dict[str, Any]]] = {}
     spent: dict[str, int] = {}
-    rows = ledger.db.execute("SELECT candidate, example, subset, score, parts, spent FROM evaluations ORDER BY created")
+    rows = ledger.db.execute(
+        "SELECT candidate, example, subset, score, components, spent FROM evaluations ORDER BY created"
+    )
     for candidate, example, subset, score, told, cost in rows:
         scores.setdefault(candidate, {}).setdefault(subset, {})[example] = score
         parts.setdefault(candidate, {}).setdefault(subset, {})[example] = json.loads(told)

@@ -21,9 +21,7 @@ from refed_dspy.errors import RunDirError, RunStopped, one_line
 from refed_dspy.ledger.statements import Decided, Statement, decided, text_digest, unusable
 from refed_dspy.records import Failure, Reference
 
-FORMAT = 3
-READABLE = {0, 2, FORMAT}
-"""0: a file that is only being made. 2: had no batches."""
+FORMAT = 4
 FILE = "ledger.sqlite"
 
 
@@ -157,10 +155,6 @@ class Ledger:
         """Whether anything was paid for that a later start could use."""
         return self.db.execute("SELECT 1 FROM answers LIMIT 1").fetchone() is not None
 
-    def has_table(self, name: str) -> bool:
-        """Whether the file has it: one that an earlier version wrote may lack what came later."""
-        return self.db.execute("SELECT 1 FROM sqlite_master WHERE name=?", (name,)).fetchone() is not None
-
     def last_call(self) -> int:
         """The highest number a call has, or 0."""
         return int(self.db.execute("SELECT coalesce(max(id), 0) FROM calls").fetchone()[0])
@@ -293,7 +287,7 @@ def _explained(path: Path) -> Iterator[None]:
 
 def _check(path: Path, db: sqlite3.Connection) -> None:
     version = db.execute("PRAGMA user_version").fetchone()[0]
-    if version not in READABLE:
+    if version not in {0, FORMAT}:  # 0: the file is only being made
         raise RunDirError(f"{path}: written by another version (format {version}, this is {FORMAT}); use that version")
     verdict = db.execute("PRAGMA quick_check(1)").fetchone()[0]
     if verdict != "ok":

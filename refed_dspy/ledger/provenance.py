@@ -38,16 +38,15 @@ class Authors:
 
     def __init__(self, ledger: Ledger) -> None:
         self._db = ledger.db
-        self._lent = ledger.has_table("lent")
         several = ledger.meta("pools") is not None or len(ledger.meta("asked_teachers") or ()) > 1
         self._only = None if several else str((ledger.meta("teacher") or {}).get("model", ""))
 
     def model(self, key: str | None, item: str | None, endpoint: str | None) -> str | None:
-        """Of the answer under `key`; None where it is not known: a reused answer of an earlier version."""
+        """Of the answer under `key`; None where it is not known."""
         if self._only is not None or key is None or endpoint is None:
             return self._only
         call = "SELECT model FROM calls WHERE item=? AND key=? AND outcome='ok' LIMIT 1"
         found = self._db.execute(call, (item, key)).fetchone()
-        if found is None and self._lent:
-            found = self._db.execute("SELECT model FROM lent WHERE key=?", (key,)).fetchone()
+        if found is None:
+            found = self._db.execute("SELECT model FROM reused WHERE key=?", (key,)).fetchone()
         return None if found is None else model_of(str(found[0]), endpoint)

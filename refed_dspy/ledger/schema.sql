@@ -32,7 +32,7 @@ CREATE TABLE IF NOT EXISTS batches (
 CREATE TABLE IF NOT EXISTS batched (call INTEGER PRIMARY KEY, batch INTEGER NOT NULL, answer TEXT);
 
 -- Which model wrote an answer that was taken over from another run: no call tells.
-CREATE TABLE IF NOT EXISTS lent (key TEXT PRIMARY KEY, model TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS reused (key TEXT PRIMARY KEY, model TEXT NOT NULL) WITHOUT ROWID;
 
 -- When the run was worked on: one row a start. Its end is the last thing written before the next one began.
 CREATE TABLE IF NOT EXISTS starts (begun REAL NOT NULL);
@@ -74,6 +74,6 @@ CREATE TABLE IF NOT EXISTS candidates (digest TEXT PRIMARY KEY, seq INTEGER NOT 
 
 -- What a candidate scored on one example. `spent`: what the compile had cost by then, in picodollars.
 CREATE TABLE IF NOT EXISTS evaluations (
-  candidate TEXT NOT NULL, example TEXT NOT NULL, subset TEXT NOT NULL, score REAL NOT NULL, parts TEXT NOT NULL,
+  candidate TEXT NOT NULL, example TEXT NOT NULL, subset TEXT NOT NULL, score REAL NOT NULL, components TEXT NOT NULL,
   spent INTEGER NOT NULL, created REAL NOT NULL, PRIMARY KEY (candidate, example)
 ) WITHOUT ROWID;

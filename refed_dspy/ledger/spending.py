@@ -41,14 +41,12 @@ def spent(ledger: Ledger) -> Spent:
 def seconds_at_work(ledger: Ledger) -> float:
     """From each start to the last thing that was written before the next one."""
     starts = [begun for (begun,) in ledger.db.execute("SELECT begun FROM starts ORDER BY begun")]
-    total, batches = 0.0, ""
-    if ledger.has_table("batches"):
-        batches = " UNION ALL SELECT max(created) FROM batches WHERE created BETWEEN :a AND :b"
+    total = 0.0
     for begun, end in pairwise([*starts, time.time()]):
         (last,) = ledger.db.execute(
             "SELECT max(t) FROM (SELECT max(created + seconds) t FROM calls WHERE created BETWEEN :a AND :b"
             " UNION ALL SELECT max(created) FROM answers WHERE created BETWEEN :a AND :b"
-            f"{batches})",
+            " UNION ALL SELECT max(created) FROM batches WHERE created BETWEEN :a AND :b)",
             {"a": begun, "b": end},
         ).fetchone()
         total += max(0.0, min(last or begun, end) - begun)

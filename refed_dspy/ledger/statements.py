@@ -54,7 +54,7 @@ def answered(answer: Answer, calls: Iterable[Call], failed_before: bool = True) 
 
 def taken_over(key: str, model: str) -> list[Statement]:
     """The answer under `key` came from another run, whose calls are not told here: this is who wrote it."""
-    return [("INSERT OR IGNORE INTO lent VALUES (?,?)", (key, model))]
+    return [("INSERT OR IGNORE INTO reused VALUES (?,?)", (key, model))]
 
 
 def failed(key: Key, kind: str, reason: str, final: bool, calls: Iterable[Call]) -> list[Statement]:

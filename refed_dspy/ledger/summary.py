@@ -105,8 +105,6 @@ def run_status(ledger: Ledger) -> dict[str, Any]:
 
 def decided_by_filter(ledger: Ledger) -> list[dict[str, Any]]:
     """A filter of the run each, in their order: how many it `kept` and `dropped`, and dropped by `reasons`."""
-    if not ledger.has_table("decisions"):  # a run of an earlier version
-        return []
     told: dict[str, dict[str, Any]] = {}
     for name, kept, reason, count in ledger.db.execute(
         "SELECT filter, kept, reason, count(*) FROM decisions GROUP BY position, filter, kept, reason"

@@ -250,8 +250,6 @@ def _unpriced(ledger: Ledger, shares: StageShares) -> int:
 
 def _waiting(ledger: Ledger, shares: StageShares) -> dict[str, tuple[int, float]]:
     """Stage → calls that wait in a batch, or whose answers nobody asked for so far, and what they are charged."""
-    if not ledger.has_table("batched"):  # a run of an earlier version
-        return {}
     waiting: dict[str, tuple[int, float]] = {}
     in_batches = f"outcome IN ('{SENT}', '{UNUSED}') AND id IN (SELECT call FROM batched)"
     for stage, count, cost in _charged(ledger, shares, in_batches):
@@ -274,8 +272,6 @@ def _charged(ledger: Ledger, shares: StageShares, which: str) -> Iterator[tuple[
 
 def _dropped(ledger: Ledger) -> int:
     """Samples that were made and dropped; instructions dropped before cost no response."""
-    if not ledger.has_table("decisions"):
-        return 0
     return int(
         ledger.db.execute(
             "SELECT count(DISTINCT instruction) FROM decisions WHERE NOT kept AND CAST(instruction AS TEXT) IN"
@@ -337,7 +333,7 @@ class StageShares:
         by_stage = by_stage or (ledger.meta("pools") if rates is None else None)
         known = rates or _rates(ledger.meta("rates"))
         had = ledger.meta("judge") or {}
-        remembered = _rates(had["rates"]) if "rates" in had else known  # an earlier version wrote none
+        remembered = _rates(had["rates"]) if "rates" in had else known
         charge: dict[str, Rates | None] = {"": known, JUDGE: judge or remembered}
         if not by_stage:
             return cls({"": (("", 1.0),)}, charge, stages)

@@ -18,11 +18,11 @@ from refed_dspy.sharing.run_settings import SharedSettings, settings_of
 _ANSWERS = """
 SELECT stage, model, endpoint, count(*) FROM (
   SELECT a.rowid AS place, a.stage, a.endpoint, coalesce(
-    (SELECT model FROM calls c WHERE c.item = a.item AND c.key = a.key AND c.outcome = 'ok' LIMIT 1), {lent}) AS model
+    (SELECT model FROM calls c WHERE c.item = a.item AND c.key = a.key AND c.outcome = 'ok' LIMIT 1),
+    (SELECT model FROM reused r WHERE r.key = a.key)) AS model
   FROM answers a
 ) GROUP BY stage, model, endpoint ORDER BY min(place)
 """
-_LENT = "(SELECT model FROM lent l WHERE l.key = a.key)"
 _TAKEN_OVER = """
 SELECT count(*) FROM answers a
 WHERE NOT EXISTS (SELECT 1 FROM calls c WHERE c.item = a.item AND c.key = a.key AND c.outcome = 'ok')
@@ -130,13 +130,12 @@ def _written(ledger: Ledger) -> int:
 def _stages(ledger: Ledger, identity: Mapping[str, Any]) -> list[StageFacts]:
     """Stages in the order in which they were first asked. A model that no call names is the run's one teacher, or the
     judge; it is not known where several teachers were asked."""
-    lent = _LENT if ledger.has_table("lent") else "NULL"
     judge = (ledger.meta("judge") or {}).get("model")
     several = ledger.meta("pools") is not None or len(ledger.meta("asked_teachers") or ()) > 1
     teacher = None if several else (ledger.meta("teacher") or {}).get("model")
     prompts = identity.get("program") or {}
     merged: Counter[tuple[str, str, str]] = Counter()
-    for stage, model, endpoint, count in ledger.db.execute(_ANSWERS.format(lent=lent)):
+    for stage, model, endpoint, count in ledger.db.execute(_ANSWERS):
         asked = model or (judge or teacher if str(stage).endswith("judge") else teacher)
         name = public_model(model_of(str(asked or ""), str(endpoint)))
         merged[str(stage), name, public_endpoint(str(endpoint))] += count

@@ -148,20 +148,6 @@ def test_a_judge_that_is_down_is_told_before_and_after_the_first_answer(home: Pa
     refused(synth(*words, "--judge", nokey), "judge: the variable NOT_SET_HERE", "export it")
 
 
-def test_a_run_of_an_earlier_version_is_read_and_gone_on_with(home: Path, server: SimulatedTeacher) -> None:
-    """Its ledger has no table of decisions, and no word of filters, judges or programs."""
-    synth("--size", 3, "--teacher", teacher_file(home, server))
-    with Ledger.create(home / "run") as ledger:
-        ledger.db.execute("DROP TABLE decisions")
-        ledger.db.execute("DELETE FROM meta WHERE name IN ('filters', 'judge', 'judge_program', 'final_stage')")
-    facts = json.loads(refed("status", "run", "--json").stdout)
-    assert facts["kept"] == 3 and facts["filters"] == []
-    assert refed("export", "run").exit_code == 0 and refed("stats", "run").exit_code == 0
-    refused(refed("export", "run", "--dropped"), "no filter dropped anything")
-    grown = refed("resume", "run", "--size", 5)
-    assert grown.exit_code == 0 and server.stats()["repeated"] == 0
-
-
 def test_methods(home: Path, server: SimulatedTeacher) -> None:
     teacher = teacher_file(home, server)
     made = synth("--size", 3, "--teacher", teacher, "--method", "sample-level")

@@ -34,10 +34,9 @@ LEFT JOIN answers better ON better.item = CAST(i.id AS TEXT) AND better.stage = 
 LEFT JOIN answers said ON said.item = CAST(i.id AS TEXT) AND said.stage = 'sample_feedback'
 LEFT JOIN answers asked ON asked.item = r.id || '/' || i.feature AND asked.stage = 'instruction_synthesis'
   AND asked.repetition = i.round
-WHERE s.seq IS NOT NULL {dropped}
+WHERE s.seq IS NOT NULL OR i.id IN (SELECT instruction FROM decisions WHERE NOT kept)
 GROUP BY i.id ORDER BY s.seq IS NULL, s.seq, i.id
 """
-_DROPPED = "OR i.id IN (SELECT instruction FROM decisions WHERE NOT kept)"
 _CALLS = """
 SELECT item, stage, count(*), total(prompt_tokens), total(cached_tokens), total(completion_tokens), total(cost),
        sum(cost IS NULL)
@@ -87,13 +86,12 @@ def read_rows(ledger: Ledger) -> Rows:
     # By the item of a row's own questions, which is its instruction's number as text.
     calls = _grouped(ledger, _CALLS)
     verdicts = _grouped(ledger, _VERDICTS)
-    filtered = ledger.has_table("decisions")  # a run of an earlier version has none
-    decisions = _grouped(ledger, _DECISIONS) if filtered else {}
+    decisions = _grouped(ledger, _DECISIONS)
     scoring = _scoring(ledger) if decisions else None
     writer = Authors(ledger)
     columns: Columns = {name: [] for name in COLUMNS}
     final = str(ledger.meta("final_stage") or "response_improvement")
-    for record in ledger.db.execute(_ROWS.format(dropped=_DROPPED if filtered else ""), {"final": final}):
+    for record in ledger.db.execute(_ROWS, {"final": final}):
         number = record[0]
         row = {
             **_texts(reading, record, writer.model),
