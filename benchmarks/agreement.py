@@ -1,10 +1,10 @@
-"""Agreement of a pairwise judge with people: seeded pairs of MT-Bench (by LLMBar) and of PandaLM's test set.
+"""Agreement of a pairwise judge with people, on a seeded draw of MT-Bench (by LLMBar) and PandaLM test pairs.
 
 `python -m benchmarks.agreement [--teacher embedded] [--count 100] [--seed 0] [--out FILE] [--report]`
 
-Each pair is two calls. Verdicts are kept in --out as they come, and those that are there are not asked for again, so
-it may be stopped at any time. --report asks nothing and prints the figures of what is there. With the embedded model on
-two cores 100 pairs of each take about an hour and a half.
+Each pair takes two calls. Verdicts are written to --out as they come in and are never asked for again, so it can be
+stopped at any time. --report asks nothing and prints the figures for the verdicts in the file. With the embedded model
+on two cores, 100 pairs of each set take about an hour and a half.
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ from typing import IO
 
 import dspy
 
-from refed_dspy.config.loading import TeacherConfig, teacher_setting
+from refed_dspy.config.loading import teacher_setting
+from refed_dspy.config.teacher import TeacherConfig
 from refed_dspy.data.pairs import Pair, load_pairs, sample_pairs
 from refed_dspy.errors import NoAnswer, RefedError
-from refed_dspy.optimizers.agreement import agreement, agreement_lines, judged
+from refed_dspy.optimizers.agreement import agreement, agreement_lines, judge_pairs
 from refed_dspy.programs.adapter import SchemaAdapter
 from refed_dspy.programs.judges import PairwiseJudge, Verdict
 from refed_dspy.programs.saved import program_digests
@@ -35,17 +36,17 @@ DATA = Path(__file__).parents[2] / "shared/data"
 FILES = {"MT-Bench": "llmbar_mtbench_200.json", "PandaLM": "pandalm_testset_v1.json"}
 JUDGE = {"temperature": 0, "max_tokens": 300}
 EMBEDDED = {"concurrency": 2, "context_window": 6144}
-Known = dict[str, Verdict]
+Verdicts = dict[str, Verdict]
 
 
 class Kept:
-    """Verdicts in a JSONL file, a line each, under the pair's id and `asked`: the teacher and the judge's prompt."""
+    """Verdicts in a JSONL file, one a line. `asked` is a digest of the teacher and the judge's prompt."""
 
     def __init__(self, path: Path, asked: str) -> None:
         self.path, self.asked = path, asked
-        self.verdicts: Known = {}
+        self.verdicts: Verdicts = {}
         text = path.read_text(encoding="utf-8") if path.is_file() else ""
-        # After a kill the last line may be cut: it is not read, and the next one must not be written behind it.
+        # A kill may have cut the last line: it is not read, and the next line must not be appended to it.
         self.cut = bool(text) and not text.endswith("\n")
         for line in text.split("\n")[:-1]:
             self._read(line)
@@ -54,7 +55,7 @@ class Kept:
         try:
             row = json.loads(line)
         except ValueError:
-            return  # the stump of a line that a kill has cut
+            return  # a line that a kill cut short
         verdict = Verdict(**{**row["verdict"], "reasons": tuple(row["verdict"]["reasons"])})
         if row["asked"] == self.asked and not verdict.abstained.startswith(NoAnswer.kind):
             self.verdicts[row["pair"]] = verdict
@@ -73,7 +74,7 @@ class Kept:
 
 
 async def judge_rest(judge: PairwiseJudge, teacher: Teacher, pairs: list[Pair], kept: Kept) -> None:
-    """Judge those of `pairs` whose verdict is not kept yet."""
+    """Judge those of `pairs` that have no verdict yet."""
     # By id: PandaLM has some pairs more than once.
     left = list({pair.id: pair for pair in pairs if pair.id not in kept.verdicts}.values())
     print(f"{len(left)} pairs are left to judge", flush=True)
@@ -91,17 +92,17 @@ async def judge_rest(judge: PairwiseJudge, teacher: Teacher, pairs: list[Pair], 
 
         async with teacher.running() as lm:
             with dspy.context(lm=lm, adapter=SchemaAdapter(), disable_history=True):
-                await judged(judge, left, teacher.concurrency, note)
+                await judge_pairs(judge, left, teacher.concurrency, note)
 
 
-def report(drawn: dict[str, list[Pair]], known: Known, seed: int) -> None:
+def report(drawn: dict[str, list[Pair]], verdicts: Verdicts, seed: int) -> None:
     """Print the table of each set, and why the judge abstained."""
     for name, pairs in drawn.items():
-        there = [pair for pair in pairs if pair.id in known]
-        verdicts = [known[pair.id] for pair in there]
-        print(f"\n{name}: {len(there)} of {len(pairs)} pairs")
-        print("\n".join(agreement_lines(agreement(there, verdicts, seed))) if there else "no verdict yet")
-        for pair, verdict in zip(there, verdicts, strict=True):
+        decided = [pair for pair in pairs if pair.id in verdicts]
+        table = [verdicts[pair.id] for pair in decided]
+        print(f"\n{name}: {len(decided)} of {len(pairs)} pairs")
+        print("\n".join(agreement_lines(agreement(decided, table, seed))) if decided else "no verdict yet")
+        for pair, verdict in zip(decided, table, strict=True):
             if verdict.abstained:
                 print(f"  {pair.id} abstained: {verdict.abstained}")
 
@@ -113,23 +114,23 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path(tempfile.gettempdir()) / "refed-agreement.jsonl")
     parser.add_argument("--report", action="store_true", help="ask nothing; print the figures of what is kept")
-    given = parser.parse_args()
-    drawn = {name: sample_pairs(load_pairs(DATA / file), given.count, given.seed) for name, file in FILES.items()}
-    settings = teacher_setting(given.teacher)
+    options = parser.parse_args()
+    drawn = {name: sample_pairs(load_pairs(DATA / file), options.count, options.seed) for name, file in FILES.items()}
+    settings = teacher_setting(options.teacher)
     embedded = TeacherConfig(**settings).embedded
     teacher = open_teacher(TeacherConfig(**{**JUDGE, **(EMBEDDED if embedded else {}), **settings}))
     judge = PairwiseJudge()
-    kept = Kept(given.out, digest([teacher.identity, program_digests(judge)]))
-    if not given.report:
-        # In turn, so that a run that was stopped has some of each.
-        turns = chain.from_iterable(zip_longest(*drawn.values()))
+    kept = Kept(options.out, digest([teacher.identity, program_digests(judge)]))
+    if not options.report:
+        # Alternate between the sets, so that a run that is stopped has some of each.
+        alternating = chain.from_iterable(zip_longest(*drawn.values()))
         try:
-            asyncio.run(judge_rest(judge, teacher, [pair for pair in turns if pair is not None], kept))
+            asyncio.run(judge_rest(judge, teacher, [pair for pair in alternating if pair is not None], kept))
         except KeyboardInterrupt:
-            print(f"stopped; the verdicts so far are in {given.out}, and the same command goes on from there")
+            print(f"stopped; the verdicts so far are in {options.out}, and the same command goes on from there")
         except RefedError as error:
             print(f"stopped: {error}")
-    report(drawn, kept.verdicts, given.seed)
+    report(drawn, kept.verdicts, options.seed)
 
 
 if __name__ == "__main__":

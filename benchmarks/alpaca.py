@@ -1,9 +1,8 @@
-"""AlpacaEval 2's figures of two models on its leaderboard, from their 805 preferences: ours against the published.
+"""AlpacaEval 2's figures for two models of its leaderboard, computed from 805 preferences, and the published ones.
 
-`python -m benchmarks.alpaca`: win rate and standard error must be equal to 6 digits. LC win rates need the
-leaderboard's instruction difficulties, which are not in the file: ours, fitted on one model alone, is told with what it
-is off by.
-Exits with 1 where a win rate or a standard error differs.
+`python -m benchmarks.alpaca`: win rate and standard error must agree to 6 digits; exits with 1 where one differs.
+Length-controlled (LC) win rates need the leaderboard's instruction difficulties, which are not in the file: ours,
+fitted on one model alone, is printed with its difference.
 """
 
 from __future__ import annotations
@@ -24,8 +23,8 @@ def same(ours: float, published: float) -> bool:
     return f"{ours:.{DIGITS}g}" == f"{published:.{DIGITS}g}"
 
 
-def told(model: dict[str, Any]) -> bool:
-    """Print one model's figures; whether those that must be equal are."""
+def figures_agree(model: dict[str, Any]) -> bool:
+    """Print one model's figures. True if those that must agree do."""
     preferences = [row["preference"] for row in model["rows"]]
     differences = [row["len_model"] - row["len_baseline"] for row in model["rows"]]
     plain = alpaca_eval(preferences)
@@ -49,7 +48,7 @@ def main() -> None:
     right = True
     for name, model in json.loads(DATA.read_text(encoding="utf-8")).items():
         print(f"{name}, {len(model['rows'])} preferences")
-        right &= told(model)
+        right &= figures_agree(model)
     print(LC_NOTE)
     print(f"win rates and standard errors are {'' if right else 'NOT '}equal to {DIGITS} digits")
     sys.exit(not right)

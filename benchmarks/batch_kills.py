@@ -1,4 +1,4 @@
-"""SIGKILL 20 times while a batch is waited for, and 20 times at any moment, each resumed: requests paid twice.
+"""SIGKILL a run 20 times while it waits for a batch, and 20 times at any moment, resumed each time: what is paid twice?
 
 `python -m benchmarks.batch_kills [SEED [wait|any]]`
 """
@@ -19,11 +19,11 @@ from benchmarks.runs import REFERENCES
 from benchmarks.simulated import SimulatedTeacher
 
 KILLS, SIZE, SECONDS = 20, 480, 6.0
-"""A batch is under way for so many seconds."""
+"""SECONDS is how long a batch takes."""
 
 
 def waiting(run_dir: Path) -> bool:
-    """Whether a batch is under way that the service has named."""
+    """Whether a batch is under way and the service has given it a name."""
     if not (run_dir / "ledger.sqlite").exists():
         return False
     with sqlite3.connect(run_dir / "ledger.sqlite") as db:
@@ -34,7 +34,7 @@ def waiting(run_dir: Path) -> bool:
 
 
 def settled(run_dir: Path) -> tuple[int, int, int]:
-    """Samples, answers, and calls that are charged without an answer."""
+    """Counts of samples, of answers, and of calls charged without an answer."""
     with sqlite3.connect(run_dir / "ledger.sqlite") as db:
         samples, answers = (
             db.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in ("samples", "answers")
@@ -44,7 +44,7 @@ def settled(run_dir: Path) -> tuple[int, int, int]:
 
 
 def killed(server: SimulatedTeacher, home: Path, rng: random.Random, *, in_wait: bool) -> None:
-    """One run, killed `KILLS` times and then left alone; prints what it came to."""
+    """Kill one run `KILLS` times, then let it finish. Prints the figures."""
     run_dir = home / ("wait" if in_wait else "any")
     command = [sys.executable, "-m", "refed_dspy.cli", "synth", "--references", str(home / "references.jsonl")]
     command += ["--size", str(SIZE), "--run-dir", str(run_dir), "--teacher", str(home / "teacher.yaml")]
@@ -55,13 +55,13 @@ def killed(server: SimulatedTeacher, home: Path, rng: random.Random, *, in_wait:
         if in_wait:
             while not waiting(run_dir) and process.poll() is None:
                 time.sleep(0.01)
-            time.sleep(rng.uniform(2.0, 4.0))  # also what a start takes until it waits for the batch of the one before
+            time.sleep(rng.uniform(2.0, 4.0))  # long enough for a start to reach the batch of the one before
         else:
             time.sleep(rng.uniform(1.5, 6.0))
         if process.poll() is not None:
             break
         if in_wait and not waiting(run_dir):
-            process.kill()  # it was between two batches: not counted, and none the worse for it
+            process.kill()  # it was between two batches: not counted
             process.wait()
             continue
         process.send_signal(signal.SIGKILL)
@@ -85,7 +85,7 @@ def main() -> None:
         teacher = {"model": "sim/sim-model", "api_base": server.base_url, "mode": "batch"}
         price = {"prompt": 0.15, "completion": 0.6}
         settings = {**teacher, "batch": {"quiet": 0.2, "poll": 0.2}, "price": price}
-        (home / "teacher.yaml").write_text(json.dumps(settings))  # JSON is YAML, too
+        (home / "teacher.yaml").write_text(json.dumps(settings))  # JSON is valid YAML
         for in_wait in (True, False) if len(sys.argv) < 3 else (sys.argv[2] == "wait",):
             killed(server, home, rng, in_wait=in_wait)
 

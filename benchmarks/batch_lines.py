@@ -1,4 +1,4 @@
-"""The lines of a batch: how the simulated service reads those of an input file and writes those of its results."""
+"""Lines of batch files: how the simulated service reads those of the input file and writes those of the results."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import orjson
 
 from benchmarks.wires import OPENAI, OpenAI
 
-SHOWN = 50  # errors that are listed of a file that is refused
-YIELD = 200  # lines read before other requests get a turn
+SHOWN = 50  # errors listed for a refused file, at most
+YIELD = 200  # lines read before the event loop serves other requests
 # What the two services call the same mistake.
 AZURE_CODES = {"mismatched_model": "model_mismatch", "invalid_url": "url_mismatch"}
 
@@ -26,11 +26,10 @@ class Line:
 
 
 class Reading:
-    """An input file as the service validates it: its requests, or the errors for which it fails whole.
+    """An input file as the service validates it: its requests, or the errors that make the whole batch fail.
 
-    Every mistake is an error of the whole file but one inside a body, which is its request's own: a line that
-    is no JSON, lacks a part, repeats a custom_id, names another model or URL; and a file that is empty or has
-    more than `most` requests.
+    A line that is not JSON, lacks a field, repeats a custom_id, or names another model or URL fails the batch, as does
+    a file that is empty or has more than `most` requests. A mistake inside a body fails only that request.
     """
 
     def __init__(self, wire: OpenAI, endpoint: str, most: int) -> None:
@@ -51,8 +50,8 @@ class Reading:
         if not self.lines and not self.errors:
             self.wrong("empty_file", "The input file has no requests.")
         if len(self.lines) > self.most:
-            many = f"The input file has {len(self.lines)} requests; a batch takes {self.most}."
-            self.wrong("too_many_tasks", many)
+            message = f"The input file has {len(self.lines)} requests; a batch takes {self.most}."
+            self.wrong("too_many_tasks", message)
 
     def wrong(self, code: str, message: str, line: int | None = None, param: str | None = None) -> None:
         if self.wire is not OPENAI:
@@ -79,13 +78,13 @@ class Reading:
         if sent["method"] != "POST":
             self.wrong("invalid_method", f"The method is '{sent['method']}'; it must be POST.", number, "method")
         if sent["url"] != self.endpoint:
-            other = f"The url '{sent['url']}' is not the batch's endpoint '{self.endpoint}'."
-            self.wrong("invalid_url", other, number, "url")
-        self.named(number, body.get("model"))
+            message = f"The url '{sent['url']}' is not the batch's endpoint '{self.endpoint}'."
+            self.wrong("invalid_url", message, number, "url")
+        self.check_model(number, body.get("model"))
         self.lines.append(Line(custom, body))
 
-    def named(self, number: int, model: Any) -> None:
-        """Check the model that a request names against that of the first, and that one for being there."""
+    def check_model(self, number: int, model: Any) -> None:
+        """Check that the model exists (first request) and that every later request names the same one."""
         if not isinstance(model, str) or not model:
             self.wrong("missing_required_parameter", "A request needs a model.", number, "body.model")
         elif not self.model:
@@ -93,18 +92,18 @@ class Reading:
             if model.startswith("missing"):
                 self.wrong("model_not_found", f"The model '{model}' is not there for batches.", number, "body.model")
         elif model != self.model:
-            other = f"The model '{model}' is not that of the first request, '{self.model}'."
-            self.wrong("mismatched_model", other, number, "body.model")
+            message = f"The model '{model}' is not that of the first request, '{self.model}'."
+            self.wrong("mismatched_model", message, number, "body.model")
 
 
 def answered(line: Line, status: int, body: dict[str, Any]) -> bytes:
-    """The line of a request that was answered, with its own error or without one."""
+    """The result line of a request that was answered, with an error or without."""
     response = {"status_code": status, "request_id": uuid4().hex, "body": body}
     return _written(line, response, None)
 
 
 def unreached(line: Line, code: str, message: str) -> bytes:
-    """The line of a request that the batch did not come to."""
+    """The result line of a request that the batch did not get to."""
     return _written(line, None, {"code": code, "message": message})
 
 

@@ -1,4 +1,4 @@
-"""The Batches endpoints of the simulated teacher, as OpenAI and Azure serve them, and how a batch goes.
+"""The Batches endpoints of the simulated teacher, as OpenAI and Azure serve them, and the life of a batch.
 
 A batch takes `batch_seconds`: a tenth validating, eight tenths in_progress, a tenth finalizing. Its requests are
 answered in an order drawn by the seed, at the end of in_progress or, with batch_progressive, spread over it;
@@ -37,17 +37,17 @@ AZURE_ENDPOINTS = ("/chat/completions", "/v1/chat/completions")
 
 
 def place(path: str) -> tuple[OpenAI, list[str]] | None:
-    """The wire of a path of Files or Batches and the parts behind its base; None for any other path."""
+    """The wire of a Files or Batches path and the path's segments after its base; None for any other path."""
     for base, wire in BASES:
-        parts = path.removeprefix(base).split("/")
-        if path.startswith(base) and parts[0] in ("files", "batches"):
-            return wire, parts
+        segments = path.removeprefix(base).split("/")
+        if path.startswith(base) and segments[0] in ("files", "batches"):
+            return wire, segments
     return None
 
 
 @dataclass
 class Batch:
-    """One batch; `polls` are the look-ups that are still to answer 500."""
+    """One batch. The next `polls` look-ups answer 500."""
 
     wire: OpenAI
     endpoint: str
@@ -76,7 +76,7 @@ class Batch:
         self.times[f"{status}_at"] = int(time.time())
 
     async def wait(self, seconds: float | None) -> None:
-        """Let `seconds` (None: no end of them) go by, or less when the batch is cancelled meanwhile."""
+        """Wait `seconds` (None: for ever), or until the batch is cancelled."""
         try:
             await asyncio.wait_for(self.stop.wait(), seconds)
         except TimeoutError:
@@ -101,43 +101,43 @@ class Batch:
 
 
 class Batches:
-    """The files and batches of one simulated teacher, by whose code their requests are answered."""
+    """The files and batches of one simulated teacher, which writes the answers."""
 
     def __init__(self, teacher: Simulator) -> None:
         self.teacher = teacher
         self.files = Files()
-        self.known: dict[str, Batch] = {}
+        self.by_id: dict[str, Batch] = {}
         self.tasks: set[asyncio.Task[None]] = set()
         self.reseed()
 
     def reseed(self) -> None:
-        """Start the drawing of orders and faults afresh."""
+        """Restart the generator of orders and faults."""
         self.lots = random.Random(f"3 {self.teacher.settings.seed}")
 
     def reset(self) -> None:
-        """Forget every file and batch; those under way are given up."""
+        """Forget every file and batch, those under way too."""
         for task in self.tasks:
             task.cancel()
         self.files = Files()
-        self.known = {}
+        self.by_id = {}
 
-    async def handle(self, wire: OpenAI, parts: list[str], request: web.BaseRequest) -> web.StreamResponse:
-        """Answer a request for a path that `place` knows; Refused or Dropped as its handlers are."""
+    async def handle(self, wire: OpenAI, segments: list[str], request: web.BaseRequest) -> web.StreamResponse:
+        """Answer a request for a path that `place` knows. Raises Refused or Dropped as the handlers do."""
         wire.dated(request)
         self.teacher.gate(wire, request)
-        if parts[0] == "files":
-            if request.method == "POST" and len(parts) == 1:
+        if segments[0] == "files":
+            if request.method == "POST" and len(segments) == 1:
                 return await self.upload(wire, request)
-            return await self.files.handle(parts, request)
-        route = (request.method, len(parts))
+            return await self.files.handle(segments, request)
+        route = (request.method, len(segments))
         if route == ("POST", 1):
             return self.create(wire, await request.content.read())
         if route == ("GET", 1):
-            return page(self.known.values(), request)
+            return page(self.by_id.values(), request)
         if route == ("GET", 2):
-            return self.look(self.get(parts[1]))
-        if route == ("POST", 3) and parts[2] == "cancel":
-            return self.cancel(self.get(parts[1]))
+            return self.look(self.get(segments[1]))
+        if route == ("POST", 3) and segments[2] == "cancel":
+            return self.cancel(self.get(segments[1]))
         raise Refused(404, "unknown_url", f"Unknown request URL: {request.method} {request.path}")
 
     async def upload(self, wire: OpenAI, request: web.BaseRequest) -> web.Response:
@@ -150,9 +150,9 @@ class Batches:
         return reply(file.as_dict())
 
     def get(self, name: str) -> Batch:
-        if name not in self.known:
+        if name not in self.by_id:
             raise Refused(404, "not_found", f"No batch found with id '{name}'.")
-        return self.known[name]
+        return self.by_id[name]
 
     def look(self, batch: Batch) -> web.Response:
         if batch.polls:
@@ -169,7 +169,7 @@ class Batches:
         return reply(batch.as_dict())
 
     def create(self, wire: OpenAI, raw: bytes) -> web.Response:
-        """Start a batch; its fate is the first of batch_fates, which it takes away."""
+        """Start a batch. It takes its fate from the front of batch_fates."""
         try:
             body = orjson.loads(raw)
             endpoint, window, source = (body[name] for name in ("endpoint", "completion_window", "input_file_id"))
@@ -184,7 +184,7 @@ class Batches:
         fate = fates.pop(0) if fates else "ok"
         settings = self.teacher.settings.copy()
         batch = Batch(wire, endpoint, file, metadata, fate, settings, polls=3 if fate == "poll500" else 0)
-        self.known[batch.id] = batch
+        self.by_id[batch.id] = batch
         self.teacher.stats.batches += 1
         task = asyncio.create_task(self.run(batch))
         self.tasks.add(task)
@@ -196,8 +196,8 @@ class Batches:
         return reply(batch.as_dict())
 
     def source(self, name: Any) -> File:
-        """The input file of that id, Refused unless it is there, ready and for batches."""
-        file = self.files.known.get(name) if isinstance(name, str) else None
+        """The input file with that id. Raises Refused unless it exists, is processed and is meant for batches."""
+        file = self.files.by_id.get(name) if isinstance(name, str) else None
         if file is None:
             raise Refused(400, "invalid_value", f"input_file_id: there is no file {name!r}")
         if file.purpose != "batch":
@@ -207,7 +207,7 @@ class Batches:
         return file
 
     async def run(self, batch: Batch) -> None:
-        """Take one batch from validating to its end."""
+        """Take one batch from validating to its end state."""
         beat = batch.settings.batch_seconds / 10
         reading = Reading(batch.wire, batch.endpoint, batch.settings.batch_max_requests)
         await reading.read(batch.source.data)
@@ -228,7 +228,7 @@ class Batches:
         await self.finish(batch, rest, beat)
 
     async def execute(self, batch: Batch, lines: list[Line], span: float) -> list[Line]:
-        """Answer the requests in that order within `span` seconds; returns those that were not come to."""
+        """Answer the requests in that order within `span` seconds. Returns those it did not get to."""
         if batch.fate == "stuck":
             await batch.wait(None)
         many = len(lines) // 2 if batch.fate in ("expired", "cancelled") else len(lines)
@@ -267,11 +267,11 @@ class Batches:
                 file = File(b"\n".join(lines) + b"\n", f"{batch.id}_{name}.jsonl", "batch_output")
                 file.breaks = int(name == "output" and batch.fate == "download_drop")
                 batch.files[f"{name}_file_id"] = self.files.add(file).id
-        batch.output, batch.failures = [], []  # which the files have now
+        batch.output, batch.failures = [], []  # now in the files
         batch.enter(end)
 
     def answer(self, batch: Batch, line: Line) -> None:
-        """Answer and bill one request, or let it go wrong as its fate says."""
+        """Answer and bill one request, or fail it as its fate says."""
         wire, fate, faults = batch.wire, "", batch.settings.batch_faults
         if faults:
             at, tops = self.lots.random(), accumulate(faults.values())
@@ -293,7 +293,7 @@ class Batches:
         batch.completed += 1
 
     def written(self, wire: OpenAI, line: Line, fate: str) -> tuple[Chat, dict[str, Any], tuple[int, int]]:
-        """A request, the body of its answer, and the prompt and completion tokens of that."""
+        """A request, the body of its answer, and the answer's prompt and completion tokens."""
         try:
             chat = wire.read(orjson.dumps(line.body))
             make = self.teacher.maker(chat)
@@ -313,7 +313,7 @@ REFUSALS: dict[str, tuple[int, str, str]] = {
 
 
 def checked(metadata: Any) -> dict[str, str] | None:
-    """The metadata of a batch; Refused unless it is at most 16 short texts by short names."""
+    """The metadata of a batch. Raises Refused unless it is at most 16 short texts with short names."""
     if metadata is None:
         return None
     good = isinstance(metadata, dict) and len(metadata) <= 16

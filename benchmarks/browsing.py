@@ -1,4 +1,4 @@
-"""A report opened in Chromium, headless, from disk: until it can be used, and until a search or an order is painted."""
+"""A report page in headless Chromium, opened from disk: time until it is usable, and for a search or a sort."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any, Self
 
 REPEATS = 7
-# From the event to the second frame after it: by then what it changed has been painted.
+# From the event to the second frame after it: by then the change has been painted.
 _TIMED = """
 async act => {
   const begun = performance.now();
@@ -32,7 +32,7 @@ _SORT = f"""column => ({_TIMED})(() => document.querySelector(`[data-column=${{c
 
 
 class Browsing:
-    """A browser for the time of a `with` block. `REFED_CHROMIUM` may name one; else the `chromium` on the path."""
+    """A browser for a `with` block: the one REFED_CHROMIUM names, else the `chromium` on the path."""
 
     def __enter__(self) -> Self:
         from playwright.sync_api import sync_playwright
@@ -49,23 +49,23 @@ class Browsing:
         self._playwright.stop()
 
     def measured(self, path: Path) -> Iterator[str]:
-        """A line a figure, for people."""
+        """One printable line for each figure."""
         page = self._browser.new_page(viewport={"width": 1400, "height": 900})
         begun = time.perf_counter()
         page.goto(path.as_uri(), wait_until="commit")
-        for state, told in (("list", "listed"), ("ready", "indexed")):
+        for state, event in (("list", "listed"), ("ready", "indexed")):
             page.wait_for_selector(f"html[data-state={state}], html[data-state=ready]", timeout=120_000)
-            yield f"{told} {time.perf_counter() - begun:.1f} s after it was opened"
+            yield f"{event} {time.perf_counter() - begun:.1f} s after it was opened"
         for name, query in self._queries(page):
-            yield _told(
+            yield _line(
                 f"search {name}", [page.evaluate(_SEARCH, text) for _ in range(REPEATS) for text in ("", query)][1::2]
             )
         page.evaluate(_SEARCH, "")
         for column in ("instruction", "words", "change", "score", "cost", "number"):
-            yield _told(f"sort by {column}", [page.evaluate(_SORT, column) for _ in range(REPEATS)])
+            yield _line(f"sort by {column}", [page.evaluate(_SORT, column) for _ in range(REPEATS)])
 
     def _queries(self, page: Any) -> Iterator[tuple[str, str]]:
-        """Of words that the page's first row holds."""
+        """(name, search text), made of words in the page's first row."""
         words = page.inner_text("#rows-body .line").lower().replace(".", " ").split()
         longest = max(words, key=len)
         yield "for one letter", longest[0]
@@ -76,5 +76,5 @@ class Browsing:
         yield "for what is not there", "qqqq"
 
 
-def _told(what: str, milliseconds: list[float]) -> str:
+def _line(what: str, milliseconds: list[float]) -> str:
     return f"{what}: {median(milliseconds):.0f} ms, at most {max(milliseconds):.0f} (must be at most 100)"

@@ -1,4 +1,4 @@
-"""Calls paid and time taken: 100 and 800 samples from 40 references, 40 at once, 200 ms answers.
+"""Calls paid for and time taken: 100 and 800 samples from 40 references, 40 calls at once, 200 ms answers.
 
 `python -m benchmarks.calls`
 """
@@ -10,7 +10,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks.runs import one_run
+from benchmarks.runs import fresh_run
 from benchmarks.simulated import SimulatedTeacher
 
 CONCURRENCY = 40
@@ -20,14 +20,14 @@ def main() -> None:
     with SimulatedTeacher(latency=0.2, sigma=0.5) as server, tempfile.TemporaryDirectory() as folder:
         spans, calls = [], []
         for _ in range(5):
-            one_run(server, Path(folder) / "small", 100)
+            fresh_run(server, Path(folder) / "small", 100)
             stats = server.stats()
             spans.append(stats["span_s"])
             calls.append(stats["requests"])
         print(f"100 samples: {max(calls)} calls (must be <= 240)")
         print(f"100 samples: {statistics.median(spans):.2f} s, median of 5: {[f'{s:.2f}' for s in spans]} (<= 2.8)")
         cpu = time.process_time()
-        one_run(server, Path(folder) / "large", 800)
+        fresh_run(server, Path(folder) / "large", 800)
         cpu = time.process_time() - cpu
         stats = server.stats()
         ratio = stats["span_s"] / (stats["latency_sum_s"] / CONCURRENCY)

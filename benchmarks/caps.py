@@ -1,4 +1,4 @@
-"""200 runs with random caps and faults, 500 calls at once: dollars over the cap, by the books and by the server's bill.
+"""200 runs with random caps and faults, 500 calls at once: dollars over the cap, by ledger and by the server's bill.
 
 `python -m benchmarks.caps [RUNS] [SEED]`. One run in five is killed (SIGKILL) half-way and resumed under its cap.
 """
@@ -35,7 +35,7 @@ def faults(rng: random.Random) -> dict[str, float]:
 
 
 def run(base_url: str, folder: Path, max_cost: float, size: int) -> None:
-    """One start of a run. A stage that fails too often ends it early: that is no matter here."""
+    """Start a run once. A stage that fails too often ends it early, which does not matter here."""
     teacher: dict[str, Any] = {"model": "sim/sim-model", "api_base": base_url, "price": PRICE}
     teacher |= {"concurrency": CONCURRENCY, "timeout": 0.5, "retries": 2, "max_tokens": 1024}
     try:
@@ -53,7 +53,7 @@ def run(base_url: str, folder: Path, max_cost: float, size: int) -> None:
 
 
 def killed(base_url: str, folder: Path, max_cost: float, size: int, rng: random.Random) -> None:
-    """The same in a process of its own, killed after a moment."""
+    """`run` in its own process, killed after a moment."""
     command = [sys.executable, "-m", "benchmarks.caps", "--child", base_url, str(folder), str(max_cost), str(size)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     until = time.monotonic() + 20
@@ -66,7 +66,7 @@ def killed(base_url: str, folder: Path, max_cost: float, size: int, rng: random.
 
 
 def bill(stats: Mapping[str, int]) -> int:
-    """Picodollars that the server would charge for everything it answered, seen by the client or not."""
+    """Picodollars the server would charge for all its answers, whether or not the client received them."""
     prompt, completion = stats["billed_prompt_tokens"], stats["billed_completion_tokens"]
     return round(prompt * PRICE["prompt"] * 1e6) + round(completion * PRICE["completion"] * 1e6)
 
@@ -77,8 +77,8 @@ def main() -> None:
         return
     runs = int(sys.argv[1]) if len(sys.argv) > 1 else 200
     rng = random.Random(int(sys.argv[2]) if len(sys.argv) > 2 else 0)
-    over_books, over_bill, unseen, capped = 0.0, 0.0, 0, 0
-    shares = []
+    over_ledger, over_bill, unseen, capped = 0.0, 0.0, 0, 0
+    used_shares = []
     logging.getLogger("refed_dspy").setLevel(logging.ERROR)
     with SimulatedTeacher(latency=0.05, sigma=0.8) as server, tempfile.TemporaryDirectory() as home:
         for number in range(runs):
@@ -91,16 +91,16 @@ def main() -> None:
                 killed(server.base_url, folder, max_cost, size, rng)
             run(server.base_url, folder, max_cost, size)
             with Ledger.read(folder) as ledger:
-                booked, kept = spent(ledger).cost, ledger.kept()
+                recorded, kept = spent(ledger).cost, ledger.kept()
             billed = bill(server.stats())
             capped += kept < size
-            over_books = max(over_books, booked / PICO - max_cost)
+            over_ledger = max(over_ledger, recorded / PICO - max_cost)
             over_bill = max(over_bill, billed / PICO - max_cost)
-            unseen = max(unseen, billed - booked)
-            shares.append(booked / PICO / max_cost if kept < size else 1.0)
-    print(f"{runs} runs, {capped} ended at their cap, with {sum(shares) / runs:.0%} of it used on average")
-    print(f"dollars over the cap, the largest of all: {over_books:g} by the books, {over_bill:g} billed (must be 0)")
-    print(f"billed beyond what the books say, the largest of all: ${unseen / PICO:g} (must be 0)")
+            unseen = max(unseen, billed - recorded)
+            used_shares.append(recorded / PICO / max_cost if kept < size else 1.0)
+    print(f"{runs} runs, {capped} ended at their cap, with {sum(used_shares) / runs:.0%} of it used on average")
+    print(f"dollars over the cap, the largest of all: {over_ledger:g} by the ledger, {over_bill:g} billed (must be 0)")
+    print(f"billed beyond what the ledger says, the largest of all: ${unseen / PICO:g} (must be 0)")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Feedback on responses for 1,000 samples, sample-level against Reference-Level: read from one comparison's ledger.
+"""Feedback collections for 1,000 samples, sample-level against Reference-Level, counted in one comparison's ledger.
 
-`python -m benchmarks.collections`: the paper's four programs over fifty references of twenty samples each, on the
-simulated server. Also: how long the ledger takes to be read back, and that nothing was asked twice.
+`python -m benchmarks.collections`: the paper's four programs over fifty references with twenty samples each, on the
+simulated server. Also measures how long reading the ledger back takes, and checks that nothing was asked twice.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the simulated server counts: the requests of one stretch, and the limits that refuse some."""
+"""What the simulated server counts: requests since the last reset, the prefix cache, and the rate-limit buckets."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ HIDDEN = ("digests", "prefixes", "cpu_start")
 class Stats:
     """Counts of chat requests from one reset to the next, with the digests and prefixes seen meanwhile.
 
-    `answered`, `prompt_tokens`, `cached_tokens` (a part of them) and `completion_tokens` are of answers that
-    were delivered. The `billed_` ones are what a provider would charge for: every answer that was written, read
-    or not, and every request that hangs, with all the output it asked for. Not billed is a request that is
-    refused, or whose client leaves before the answer is written.
+    `answered`, `prompt_tokens`, `cached_tokens` (included in `prompt_tokens`) and `completion_tokens` cover delivered
+    answers. The `billed_` counts are what a provider would charge for: every answer written, whether or not the client
+    read it, and every request that hangs, with all the output it asked for. A request that is refused, or whose client
+    leaves before the answer is written, is not billed.
 
-    Batches are counted apart, and so is their bill, which a provider halves: `batches` created, `batch_files`
-    uploaded, `batch_requests` answered, with `batch_repeated` of them whose messages had been answered before (in a
-    batch or by chat). A request of a batch that is answered makes a later one by chat `repeated` too.
+    Batches are counted apart, and so is their bill, which a provider halves: `batches` created, `batch_files` uploaded,
+    `batch_requests` answered, `batch_repeated` of them with messages answered before (in a batch or by chat). A request
+    answered in a batch also makes a later one by chat `repeated`.
 
-    `by_status` counts how requests ended: an HTTP status, or "html" (a page with status 200), "dropped",
-    "disconnected". `by_wire` counts them as they come.
+    `by_status` counts how requests ended: an HTTP status, or "html" (a page with status 200), "dropped" or
+    "disconnected". `by_wire` counts them as they arrive.
     """
 
     def __init__(self) -> None:
@@ -41,22 +41,22 @@ class Stats:
 
     def as_dict(self, in_flight: int) -> dict[str, Any]:
         """Times in seconds of this process's monotonic clock; cpu_s is CPU time since the reset."""
-        known = {k: v for k, v in vars(self).items() if k not in HIDDEN}
+        shown = {k: v for k, v in vars(self).items() if k not in HIDDEN}
         times = {"span_s": max(0.0, self.last_answer - self.first_request)}
-        return known | times | {"cpu_s": time.process_time() - self.cpu_start, "in_flight": in_flight}
+        return shown | times | {"cpu_s": time.process_time() - self.cpu_start, "in_flight": in_flight}
 
     def cached(self, units: str | tuple[int, ...], least: int = 0, *, learn: bool = True) -> int:
-        """Tokens of the longest prefix (in whole steps) shared with one known before; 0 when fewer than `least`.
+        """Tokens of the longest prefix, in whole steps, that an earlier prompt had too; 0 when fewer than `least`.
 
-        `units` is the prompt: its tokens, or its characters, four to a token. Unless `learn` is false it becomes
-        known, if it has `least` tokens.
+        `units` is the prompt: its tokens, or its characters, four to a token. A prompt of at least `least` tokens is
+        remembered, unless `learn` is false.
         """
         key = shared = 0
         hit = True
-        each = 4 if isinstance(units, str) else 1
-        if len(units) < each * least:
+        characters = 4 if isinstance(units, str) else 1
+        if len(units) < characters * least:
             return 0
-        step = each * STEP
+        step = characters * STEP
         for end in range(step, len(units) + 1, step):
             key = hash((key, units[end - step : end]))
             hit = hit and key in self.prefixes
@@ -68,7 +68,7 @@ class Stats:
         return shared * STEP if shared * STEP >= least else 0
 
     def batched(self, digest: bytes, prompt: int, completion: int) -> None:
-        """Count and bill one answer of a batch, to messages with that digest."""
+        """Count and bill one batch answer to messages with that digest."""
         self.batch_requests += 1
         self.batch_repeated += digest in self.digests
         self.digests.add(digest)
@@ -81,7 +81,7 @@ class Stats:
         self.billed_completion_tokens += completion
 
     def deliver(self, digest: bytes, latency: float, spent: tuple[int, int, int]) -> None:
-        """Count one answer that was sent, after `latency` seconds: its prompt, cached and completion tokens."""
+        """Count one answer sent after `latency` seconds; `spent` is its prompt, cached and completion tokens."""
         self.answered += 1
         self.last_answer = time.monotonic()
         self.latency_sum_s += latency
@@ -92,7 +92,7 @@ class Stats:
 
 
 class Bucket:
-    """A token bucket of `unit` ("requests" or "tokens"), full at first."""
+    """A token bucket of `unit` ("requests" or "tokens"). It starts full."""
 
     def __init__(self, unit: str, per_minute: float, burst: float | None) -> None:
         self.unit = unit
@@ -102,7 +102,7 @@ class Bucket:
         self.last = time.monotonic()
 
     def wait(self, amount: int) -> float:
-        """Seconds until `amount` can be taken, 0.0 when it can be now."""
+        """Seconds until `amount` can be taken, 0.0 if it can be taken now."""
         now = time.monotonic()
         self.left = min(self.size, self.left + (now - self.last) * self.per_minute / 60)
         self.last = now

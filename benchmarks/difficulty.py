@@ -1,8 +1,8 @@
 """IFD and r-IFD against a direct computation, one sequence at a time: SmolLM2-135M-Instruct, 40 rows.
 
 `python -m benchmarks.difficulty [ROWS.jsonl]`, with torch, transformers and gguf installed and the weights fetched
-(`refed teacher fetch embedded-smoke`). Both scorers are compared: the batched one, and the endpoint's, whose server
-is a process of its own that answers as vLLM does with the same model.
+(`refed teacher fetch embedded-smoke`). Both scorers are checked: the batched one, and the endpoint one, whose server is
+a separate process that answers as vLLM does with the same model.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
+from refed_dspy.metrics.endpoint_scorer import EndpointScorer
 from refed_dspy.metrics.perplexity import GUESS, Difficulty, ifd
-from refed_dspy.metrics.transformers_scorer import EndpointScorer, TransformersScorer
+from refed_dspy.metrics.transformers_scorer import TransformersScorer
 from refed_dspy.weights import SMOKE, find
 
 ROWS = Path("/work/shared/data/self_instruct_seed_tasks.jsonl")
@@ -38,7 +39,7 @@ def pairs(path: Path) -> list[Pair]:
 
 
 def unpacked() -> Path:
-    """The weights as a folder that transformers loads, written once."""
+    """The folder of weights that transformers can load; written once."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -46,7 +47,7 @@ def unpacked() -> Path:
         packed = find(SMOKE)
         AutoTokenizer.from_pretrained(packed.parent, gguf_file=packed.name).save_pretrained(FOLDER)
         model = AutoModelForCausalLM.from_pretrained(packed.parent, gguf_file=packed.name, dtype=torch.float32)
-        # What came from a GGUF file counts as quantised, and is not saved, although its numbers are plain by now.
+        # transformers takes a model read from GGUF for quantised and will not save it, though its weights are plain.
         if hasattr(model.config, "quantization_config"):
             del model.config.quantization_config
         plain = AutoModelForCausalLM.from_config(model.config).float()
@@ -70,11 +71,13 @@ def direct(folder: Path, rows: list[Pair]) -> list[tuple[float, float]]:
     model, tokenizer = loaded(folder)
 
     def loss(context: str, text: str) -> float:
-        before = [tokenizer.bos_token_id] + (tokenizer.encode(context, add_special_tokens=False) if context else [])
-        own = tokenizer.encode(text, add_special_tokens=False)
-        labels = torch.tensor([[-100] * len(before) + own])
+        context_ids = [tokenizer.bos_token_id]
+        if context:
+            context_ids += tokenizer.encode(context, add_special_tokens=False)
+        text_ids = tokenizer.encode(text, add_special_tokens=False)
+        labels = torch.tensor([[-100] * len(context_ids) + text_ids])
         with torch.no_grad():
-            return float(model(input_ids=torch.tensor([before + own]), labels=labels).loss)
+            return float(model(input_ids=torch.tensor([context_ids + text_ids]), labels=labels).loss)
 
     figures = []
     for asked, answered in rows:
@@ -85,17 +88,18 @@ def direct(folder: Path, rows: list[Pair]) -> list[tuple[float, float]]:
 
 
 def serve(folder: Path) -> None:
-    """Answer /tokenize and /v1/completions as vLLM does, on a free port, which is printed."""
+    """Answer /tokenize and /v1/completions as vLLM does. Prints the port, a free one."""
     import torch
 
     model, tokenizer = loaded(folder)
 
     def completion(ids: list[int]) -> dict[str, Any]:
         with torch.inference_mode():
-            told = torch.log_softmax(model(input_ids=torch.tensor([ids])).logits[0].float(), dim=-1)
+            log_probabilities = torch.log_softmax(model(input_ids=torch.tensor([ids])).logits[0].float(), dim=-1)
         places: list[Any] = [None]
         for place, token in enumerate(ids[1:]):
-            places.append({str(token): {"logprob": float(told[place, token]), "rank": 1, "decoded_token": ""}})
+            value = float(log_probabilities[place, token])
+            places.append({str(token): {"logprob": value, "rank": 1, "decoded_token": ""}})
         choice = {"index": 0, "text": "", "finish_reason": "length", "prompt_logprobs": places}
         return {"object": "text_completion", "choices": [choice], "usage": {"prompt_tokens": len(ids)}}
 
@@ -128,17 +132,17 @@ def by_endpoint(folder: Path, rows: list[Pair], start: str) -> list[Difficulty]:
             assert process.stdout is not None
             port = int(process.stdout.readline())
             scorer = EndpointScorer("smollm2", f"http://127.0.0.1:{port}/v1", start=start)
-            found = ifd(scorer, rows)
+            difficulties = ifd(scorer, rows)
             print(f"  endpoint: {scorer.calls} calls, {scorer.tokens:,} prompt tokens, {scorer.unanswered} unanswered")
-            return found
+            return difficulties
         finally:
             process.terminate()
 
 
-def apart(found: list[Difficulty], known: list[tuple[float, float]]) -> float:
-    """The largest difference from `known`, as a share of it. A figure that is missing is infinitely far."""
+def largest_gap(measured: list[Difficulty], expected: list[tuple[float, float]]) -> float:
+    """The largest difference from `expected`, as a share of it. A missing figure is infinitely far."""
     gaps = []
-    for row, (forward, backward) in zip(found, known, strict=True):
+    for row, (forward, backward) in zip(measured, expected, strict=True):
         for value, right in ((row.ifd, forward), (row.r_ifd, backward)):
             gaps.append(math.inf if value is None else abs(value - right) / right)
     return max(gaps)
@@ -149,16 +153,16 @@ def main() -> None:
     folder = unpacked()
     print(f"{len(rows)} rows, SmolLM2-135M-Instruct in float32")
     began = time.perf_counter()
-    known = direct(folder, rows)
+    expected = direct(folder, rows)
     print(f"  direct, one sequence at a time: {time.perf_counter() - began:.0f} s")
     began = time.perf_counter()
     batched = ifd(TransformersScorer(str(folder), device="cpu"), rows)
     print(f"  batched: {time.perf_counter() - began:.0f} s, loading included")
     remote = by_endpoint(folder, rows, loaded(folder)[1].bos_token)
-    worst = {"batched": apart(batched, known), "endpoint": apart(remote, known)}
+    worst = {"batched": largest_gap(batched, expected), "endpoint": largest_gap(remote, expected)}
     for name, gap in worst.items():
         print(f"  {name}: largest difference of an IFD or r-IFD from the direct one {gap:.2e} (must be ≤ {WITHIN})")
-    below = sum(forward < 1 and backward < 1 for forward, backward in known)
+    below = sum(forward < 1 and backward < 1 for forward, backward in expected)
     print(f"  {below} of {len(rows)} rows have both below 1")
     sys.exit(any(gap > WITHIN for gap in worst.values()))
 

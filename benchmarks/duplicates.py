@@ -1,12 +1,12 @@
-"""Near-duplicates planted among ten thousand instructions: how many are found, what else is dropped, what it takes.
+"""Near-duplicates planted among ten thousand instructions: how many are caught, what else is dropped, at what cost.
 
 `python -m benchmarks.duplicates [SEED]`. The instructions have 6 to 40 words: the beginning of one of the 345 human
-instructions of ../shared/data, or a whole one, followed by a stretch of another text there (plain words where the files
-are missing). A thousand of them get a near-duplicate somewhere behind them. Found: the planted row is dropped. A false
-drop: a row that nobody planted is dropped although no row before it is within one word of it, or within a tenth of its
-words (Levenshtein distance over words, by rapidfuzz: another measure than the filter's).
+instructions in ../shared/data, or a whole one, followed by a stretch of another text there (plain words where the files
+are missing). A thousand of them get a near-duplicate somewhere after them. It is caught if the planted row is dropped.
+A false drop is an unplanted row that is dropped although no earlier row is within one word of it, or within a tenth of
+its words (Levenshtein distance over words, by rapidfuzz: a different measure from the filter's).
 
-The real instructions are shown as they stand too, each distinct one once.
+The filter is also run over the real instructions, each distinct one once.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from refed_dspy.records import DataRow
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 ROWS, PLANTED = 10_000, 1_000
-LEAST_FOUND, MOST_FALSE, MOST_MS = 0.95, 0.01, 1.0
+LEAST_CAUGHT, MOST_FALSE, MOST_MS = 0.95, 0.01, 1.0
 
 
 def real_texts() -> tuple[list[str], list[str], list[str]]:
@@ -35,7 +35,8 @@ def real_texts() -> tuple[list[str], list[str], list[str]]:
     lines = (DATA / "self_instruct_seed_tasks.jsonl").read_text(encoding="utf-8").splitlines()
     seeds = [json.loads(line) for line in lines]
     pairs = json.loads((DATA / "pandalm_testset_v1.json").read_text(encoding="utf-8"))
-    others = [part for row in seeds for one in row["instances"] for part in (one["input"], one["output"])]
+    instances = [instance for row in seeds for instance in row["instances"]]
+    others = [text for instance in instances for text in (instance["input"], instance["output"])]
     others += [row[name] for row in pairs for name in ("input", "response1", "response2")]
     asked = [f"{row['instruction']}\n{row['input']}".strip() for row in pairs]
     texts = dict.fromkeys(text for text in others if isinstance(text, str))  # one response there is `false`
@@ -62,7 +63,7 @@ def recombined(count: int, rng: random.Random) -> list[str]:
 
 
 def changes(rng: random.Random, vocabulary: Sequence[str]) -> dict[str, Callable[[str], str]]:
-    """What is done to a text to plant it again, by name."""
+    """The changes that turn a text into a near-duplicate, by name."""
 
     def word(change: Callable[[list[str], int], object]) -> Callable[[str], str]:
         def changed(text: str) -> str:
@@ -85,7 +86,7 @@ def changes(rng: random.Random, vocabulary: Sequence[str]) -> dict[str, Callable
 
 
 def planted(rng: random.Random) -> list[tuple[str, str]]:
-    """(text, the name of its change, empty for one of the ten thousand), in the order to be shown."""
+    """(text, name of its change: empty for one of the ten thousand), in the order the filter sees them."""
     base = recombined(ROWS, rng)
     vocabulary = sorted({word for text in base for word in text.split() if word.isalpha() and len(word) > 2})
     makers = list(changes(rng, vocabulary).items())
@@ -97,7 +98,7 @@ def planted(rng: random.Random) -> list[tuple[str, str]]:
 
 
 def peak() -> int:
-    """KiB of this process at its largest, so far."""
+    """Peak resident memory of this process so far, in KiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
@@ -111,34 +112,34 @@ def has_neighbour(text: str, earlier: Sequence[str]) -> bool:
 
 def measure(rng: random.Random) -> bool:
     rows = planted(rng)
-    NearDuplicates().check(DataRow(0, "the first one loads datasketch", ""))
+    NearDuplicates().check(DataRow(0, "the first check loads datasketch", ""))
     filter_, before, started = NearDuplicates(), peak(), time.process_time()
     dropped = [not filter_.check(DataRow(number, text, "")).kept for number, (text, _) in enumerate(rows)]
     took, memory = 1e3 * (time.process_time() - started) / len(rows), (peak() - before) / len(rows)
     all_ = Counter(name for _, name in rows)
-    found = Counter(name for (_, name), gone in zip(rows, dropped, strict=True) if gone)
+    caught = Counter(name for (_, name), gone in zip(rows, dropped, strict=True) if gone)
     texts = [text for text, _ in rows]
     suspects = [at for at, (_, name) in enumerate(rows) if dropped[at] and not name]
     false = [at for at in suspects if not has_neighbour(texts[at], texts[:at])]
     for name in sorted(all_.keys() - {""}):
-        print(f"{name}: {found[name]} of {all_[name]} found")
-    share = (found.total() - found[""]) / PLANTED
-    print(f"found: {share:.1%} of {PLANTED} (must be >= {LEAST_FOUND:.0%})")
+        print(f"{name}: {caught[name]} of {all_[name]} found")
+    share = (caught.total() - caught[""]) / PLANTED
+    print(f"found: {share:.1%} of {PLANTED} (must be >= {LEAST_CAUGHT:.0%})")
     print(f"dropped of the {ROWS}: {len(suspects)}, without a near neighbour {len(false)}, {len(false) / ROWS:.2%}")
     for at in false[:5]:
         print(f"    {texts[at][:110]!r}")
     print(
         f"{took:.2f} ms of CPU a row (must be <= {MOST_MS}), {memory:.1f} KB a row; {peak() / 1024:.0f} MB at the peak"
     )
-    return share >= LEAST_FOUND and len(false) / ROWS <= MOST_FALSE and took <= MOST_MS
+    return share >= LEAST_CAUGHT and len(false) / ROWS <= MOST_FALSE and took <= MOST_MS
 
 
-def tell_real() -> None:
+def check_real() -> None:
     seeds, asked, _ = real_texts()
     for name, texts in (("seed tasks", seeds), ("PandaLM instructions with their inputs", asked)):
         filter_ = NearDuplicates()
-        told = [(text, filter_.check(DataRow(at, text, ""))) for at, text in enumerate(texts)]
-        gone = [(text, decision) for text, decision in told if not decision.kept]
+        decisions = [(text, filter_.check(DataRow(at, text, ""))) for at, text in enumerate(texts)]
+        gone = [(text, decision) for text, decision in decisions if not decision.kept]
         print(f"{name}: {len(gone)} of {len(texts)} dropped")
         for text, decision in gone:
             print(f"    {decision.score:.2f} {text[:90]!r} after {decision.detail!r}")
@@ -147,7 +148,7 @@ def tell_real() -> None:
 def main() -> None:
     good = measure(random.Random(int(sys.argv[1]) if len(sys.argv) > 1 else 0))
     if DATA.is_dir():
-        tell_real()
+        check_real()
     sys.exit(0 if good else 1)
 
 

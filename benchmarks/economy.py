@@ -1,8 +1,9 @@
-"""Prompt tokens and dollars a sample: references of 1,800 characters, answers as long as real ones, o200k_base.
+"""Prompt tokens and dollars a sample: references of 1,800 characters, answers of realistic length, o200k_base.
 
-The simulated server counts tokens as OpenAI does (messages only, 128-token steps; a prefix is known once a request that
-has it was answered) and keeps the bill; dollars are at gpt-4o-mini's list price, for 10,000 samples. First without a
-minimum below which nothing is cached, then with OpenAI's 1,024, then in batches, which know no cache and cost half.
+The simulated server counts tokens as OpenAI does (messages only, in steps of 128; a prefix is cached once a request
+with it has been answered) and keeps the bill. Dollars are at gpt-4o-mini's list price, for 10,000 samples: first with a
+cache that has no minimum length, then with OpenAI's minimum of 1,024 tokens, then in batches, which have no cache and
+cost half.
 
 `python -m benchmarks.economy [SIZE]`; SIZE is 1,000 samples, 20 of each reference.
 """
@@ -20,13 +21,14 @@ from typing import Any
 import refed_dspy
 from benchmarks.simulated import SimulatedTeacher
 from benchmarks.tokenizers import tokenizer
-from refed_dspy import Synthesis, TeacherConfig, load_references
-from refed_dspy.config.loading import PriceConfig
+from refed_dspy import TeacherConfig, load_references
+from refed_dspy.config.teacher import PriceConfig
 from refed_dspy.programs import ReferenceLevelFeedback
 from refed_dspy.programs.adapter import rendering
+from refed_dspy.runs.result import Synthesis
 
 LENGTH, SHARE = 1_800, 0.2
-"""Characters of a reference, and how much of them is its instruction: as in the package's own."""
+"""Characters of a reference, and the instruction's share of them, as in the package's own references."""
 TOKENS = {
     "response": 400,
     "improved_response": 400,
@@ -37,7 +39,7 @@ TOKENS = {
     "subject_areas": 60,
     "relevant_skills": 60,
 }
-EACH = 20
+PER_REFERENCE = 20
 PROMPT, CACHED, COMPLETION, BATCH = 0.15, 0.075, 0.60, 0.5
 """Dollars a million tokens, and the share of them that a batch costs (its prompts all at the plain price)."""
 OPENAI_MINIMUM = 1_024
@@ -45,16 +47,16 @@ NAMED = "o200k_base"
 
 
 def references(count: int, plain: bool = True) -> list[dict[str, str]]:
-    """`count` references of exactly LENGTH characters, of sentences of the package's own in an order of their own:
-    English prose, or (`plain` false) paragraphs as they are, with code, tables and figures."""
+    """`count` references of exactly LENGTH characters, shuffled from the package's own: sentences of English prose, or
+    (`plain` false) whole paragraphs, with code, tables and figures."""
     texts = [reference.response for reference in load_references("builtin")]
-    parts = [part.strip() for text in texts for part in re.split(r"\n\s*\n", text) if len(part) >= 120]
+    pieces = [piece.strip() for text in texts for piece in re.split(r"\n\s*\n", text) if len(piece) >= 120]
     if plain:
-        prose = [part for part in parts if "\n" not in part and _letters(part) >= 0.94]
-        parts = [sentence for part in prose for sentence in re.split(r"(?<=[.!?]) ", part)]
+        prose = [piece for piece in pieces if "\n" not in piece and _letters(piece) >= 0.94]
+        pieces = [sentence for piece in prose for sentence in re.split(r"(?<=[.!?]) ", piece)]
     made = []
     for number in range(count):
-        text = " ".join(random.Random(number).sample(parts, len(parts)))[:LENGTH]
+        text = " ".join(random.Random(number).sample(pieces, len(pieces)))[:LENGTH]
         cut = text.index(" ", int(LENGTH * SHARE))
         made.append({"instruction": text[:cut], "response": text[cut:]})
     return made
@@ -66,7 +68,7 @@ def _letters(text: str) -> float:
 
 
 def run(server: SimulatedTeacher, size: int, pairs: list[dict[str, str]], **settings: Any) -> tuple[Synthesis, Any]:
-    """A run of `size` samples and the server's counts of it. `settings` are the teacher's."""
+    """A run of `size` samples, and the server's counts for it. `settings` are the teacher's."""
     server.reset()
     teacher = TeacherConfig(
         model="sim/sim-model",
@@ -82,7 +84,7 @@ def run(server: SimulatedTeacher, size: int, pairs: list[dict[str, str]], **sett
 
 
 def dollars(stats: dict[str, Any], size: int) -> float:
-    """What 10,000 samples cost by the server's bill."""
+    """The cost of 10,000 samples by the server's bill."""
     prompt, cached = stats["billed_prompt_tokens"], stats["billed_cached_tokens"]
     cost = (prompt - cached) * PROMPT + cached * CACHED + stats["billed_completion_tokens"] * COMPLETION
     batched = stats["batch_billed_prompt_tokens"] * PROMPT + stats["batch_billed_completion_tokens"] * COMPLETION
@@ -90,7 +92,7 @@ def dollars(stats: dict[str, Any], size: int) -> float:
 
 
 def schema_tokens(made: Synthesis, size: int) -> float:
-    """Tokens a sample of the answers' schemas, as JSON and without the bounds that hosted models do not get: they go
+    """Tokens a sample of the answers' JSON schemas, without the bounds that hosted models do not get. Schemas are sent
     beside the messages, and some providers count them."""
     counts, program = tokenizer(NAMED), ReferenceLevelFeedback()
     total = 0
@@ -114,7 +116,7 @@ def show(label: str, made: Synthesis, stats: dict[str, Any], size: int) -> None:
 
 def main() -> None:
     size = int(sys.argv[1]) if len(sys.argv) > 1 else 1_000
-    plain, dense = references(-(-size // EACH)), references(-(-size // EACH), plain=False)
+    plain, dense = references(-(-size // PER_REFERENCE)), references(-(-size // PER_REFERENCE), plain=False)
     counts = tokenizer(NAMED)
     for name, pairs in (("prose", plain), ("as they are", dense)):
         mean = sum(counts.count(p["instruction"]) + counts.count(p["response"]) for p in pairs) / len(pairs)

@@ -1,4 +1,4 @@
-"""Two endpoints that serve one model name, used at once and after one another: whose answers does each run hold?
+"""Two endpoints that serve the same model name, used at once, twice: whose answers does each run hold?
 
 `python -m benchmarks.endpoints`
 """
@@ -12,11 +12,12 @@ from pathlib import Path
 import refed_dspy
 from benchmarks.runs import REFERENCES, teacher_config
 from benchmarks.simulated import SimulatedTeacher
+from refed_dspy.runs.result import Synthesis
 
 SIZE = 200
 
 
-async def both(servers: dict[str, SimulatedTeacher], home: Path) -> dict[str, refed_dspy.Synthesis]:
+async def both(servers: dict[str, SimulatedTeacher], home: Path) -> dict[str, Synthesis]:
     runs = (
         refed_dspy.asynthesize(None, REFERENCES, size=SIZE, teacher=teacher_config(server, 40), run_dir=home / name)
         for name, server in servers.items()
@@ -26,11 +27,11 @@ async def both(servers: dict[str, SimulatedTeacher], home: Path) -> dict[str, re
 
 def main() -> None:
     with (
-        SimulatedTeacher(latency=0.02) as one,
-        SimulatedTeacher(latency=0.02) as other,
+        SimulatedTeacher(latency=0.02) as northern,
+        SimulatedTeacher(latency=0.02) as southern,
         tempfile.TemporaryDirectory() as folder,
     ):
-        servers = {"northern": one, "southern": other}
+        servers = {"northern": northern, "southern": southern}
         for name, server in servers.items():
             server.control(signature=name)
         mixed = 0

@@ -1,7 +1,7 @@
 """The estimate against the true total: 20 simulated jobs.
 
-`python -m benchmarks.estimates [JOBS] [SEED]`: jobs differ in size, references, their lengths,
-duplicates and faults.
+`python -m benchmarks.estimates [JOBS] [SEED]`: jobs differ in size, in number and length of references, in duplicates
+and in faults.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ PRICE = {"prompt": 0.15, "completion": 0.6, "cached": 0.075}
 
 
 def references(rng: random.Random) -> list[dict[str, str]]:
-    """Lengths as real data has them: a few are very long."""
+    """References of varied length; as in real data, a few are very long."""
     spread = rng.uniform(0.3, 1.1)
     return [
         {
@@ -59,18 +59,18 @@ def main() -> None:
             folder = Path(home) / "run"
             shutil.rmtree(folder, ignore_errors=True)
             sources, settings = job(rng, server)
-            told = refed_dspy.estimate(None, sources, run_dir=folder, **settings).forecast
+            forecast = refed_dspy.estimate(None, sources, run_dir=folder, **settings).forecast
             made = refed_dspy.synthesize(None, sources, run_dir=folder, **settings)
             cost = made.status["cost"]
-            assert told.cost is not None and told.low is not None and told.high is not None
-            off = told.cost / PICO / cost - 1
+            assert forecast.cost is not None and forecast.low is not None and forecast.high is not None
+            off = forecast.cost / PICO / cost - 1
             near += abs(off) <= 0.15
-            covered += told.low / PICO <= cost <= told.high / PICO
+            covered += forecast.low / PICO <= cost <= forecast.high / PICO
             print(
                 f"job {number}: {len(made.samples)} of {settings['size']} rows, ${cost:.4f}, "
-                f"estimated ${told.cost / PICO:.4f} "
-                f"(${told.low / PICO:.4f} to ${told.high / PICO:.4f}), {off:+.1%}; "
-                f"{told.spent / PICO / cost:.0%} spent on the pilot"
+                f"estimated ${forecast.cost / PICO:.4f} "
+                f"(${forecast.low / PICO:.4f} to ${forecast.high / PICO:.4f}), {off:+.1%}; "
+                f"{forecast.spent / PICO / cost:.0%} spent on the pilot"
             )
     print(f"within 15%: {near} of {jobs} (must be 18 of 20); the interval held the truth in {covered}")
 

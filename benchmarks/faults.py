@@ -1,4 +1,4 @@
-"""500 rows under every fault at once, killed half-way and resumed: rows, and what was paid twice.
+"""500 rows under all faults at once, killed half-way and resumed: how many rows come out, what is paid for twice?
 
 `python -m benchmarks.faults [SEED]`
 """
@@ -26,7 +26,7 @@ FAULTS = {"429": 0.10, "500": 0.05, "malformed": 0.05, "cut": 0.03, "drop": 0.02
 
 
 def paid(run_dir: Path) -> tuple[dict[str, int], int]:
-    """Attempts by their end, and how many questions have more than one whole and fitting answer in the books."""
+    """Attempts by their end, and how many questions have more than one good answer in the ledger."""
     with sqlite3.connect(run_dir / "ledger.sqlite") as db:
         outcomes = dict(db.execute("SELECT outcome, count(*) FROM calls GROUP BY 1 ORDER BY 2 DESC"))
         more = "SELECT count(*) FROM (SELECT key FROM calls WHERE outcome='ok' GROUP BY key HAVING count(*) > 1)"
@@ -60,11 +60,11 @@ def main() -> None:
         print(f"{len(made.samples)} rows of {SIZE}, exit code {done.returncode}, {took:.0f} s in all")
         print(f"{len(rows - kept)} committed rows lost; questions that failed for good or for now: {dict(failed)}")
         print(f"requests by their end at the server: {stats['by_status']}")
-        # Every request is an attempt in the books; those of the moment of the kill are there as lost.
-        booked = sum(use["calls"] for use in made.usage.values())
-        print(f"{stats['requests']} requests, {booked} in the books; {in_flight} were in flight at the kill")
+        # Every request is a call in the ledger; those in flight at the kill are recorded as lost.
+        recorded = sum(use["calls"] for use in made.usage.values())
+        print(f"{stats['requests']} requests, {recorded} in the ledger; {in_flight} were in flight at the kill")
         outcomes, twice = paid(run_dir)
-        print(f"by their end in the books: {outcomes}; questions with a good answer paid twice: {twice} (must be 0)")
+        print(f"by their end in the ledger: {outcomes}; questions with a good answer paid twice: {twice} (must be 0)")
 
 
 if __name__ == "__main__":

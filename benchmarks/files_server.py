@@ -1,7 +1,7 @@
-"""The files of the simulated batch service, as OpenAI's and Azure's Files endpoints keep them.
+"""The Files endpoints of the simulated batch service, as OpenAI and Azure serve them.
 
-Files are kept in memory until a reset: those that clients upload and those that batches write. Azure's are
-`pending` for AZURE_PENDING seconds after an upload and `processed` then; OpenAI's are processed at once.
+Files that clients upload and files that batches write are kept in memory until a reset. On Azure an upload is
+`pending` for AZURE_PENDING seconds before it is `processed`; on OpenAI it is processed at once.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from aiohttp import BodyPartReader, MultipartReader, web
 from benchmarks.wires import AZURE_V1, Dropped, OpenAI, Refused, reply
 
 AZURE_PENDING = 0.05  # seconds
-PAGE = 20  # entries of a list when no limit is asked for
+PAGE = 20  # entries in a list when the request names no limit
 
 
 @dataclass
 class File:
-    """One stored file; `ready` is when it is processed, `breaks` the downloads that are to break off."""
+    """One stored file, processed from `ready` (monotonic clock) on. Its next `breaks` downloads break off."""
 
     data: bytes
     name: str
@@ -43,27 +43,27 @@ class File:
 
 
 class Files:
-    """The store, and the answers to what is asked of it; Refused where the service would refuse."""
+    """The stored files and the endpoints over them. Raises Refused where the service would refuse."""
 
     def __init__(self) -> None:
-        self.known: dict[str, File] = {}
+        self.by_id: dict[str, File] = {}
 
     def add(self, file: File) -> File:
-        self.known[file.id] = file
+        self.by_id[file.id] = file
         return file
 
     def get(self, name: str) -> File:
-        if name not in self.known:
+        if name not in self.by_id:
             raise Refused(404, "not_found", f"No such File object: {name}")
-        return self.known[name]
+        return self.by_id[name]
 
     async def upload(self, wire: OpenAI, request: web.BaseRequest, most: int) -> File:
-        """The file of a multipart request, stored; Refused for another body or one above `most` bytes."""
+        """Store the file of a multipart request. Raises Refused for another body or a file above `most` bytes."""
         if not request.content_type.startswith("multipart/"):
             raise Refused(400, "invalid_request", "A file is sent as multipart/form-data.")
         sent: dict[str, bytes] = {}
         name = ""
-        # Not request.multipart(), which takes a megabyte at most.
+        # Not request.multipart(): it takes at most a megabyte.
         async for part in MultipartReader(request.headers, request.content):
             if isinstance(part, BodyPartReader) and part.name is not None:
                 name = part.filename or name
@@ -75,19 +75,19 @@ class Files:
         ready = time.monotonic() + (AZURE_PENDING if isinstance(wire, type(AZURE_V1)) else 0.0)
         return self.add(File(sent["file"], name, sent["purpose"].decode(), ready))
 
-    async def handle(self, parts: list[str], request: web.BaseRequest) -> web.StreamResponse:
+    async def handle(self, segments: list[str], request: web.BaseRequest) -> web.StreamResponse:
         """Answer everything but an upload: list, look up, download, delete."""
-        route = (request.method, *parts[1:2], *parts[2:])
-        if request.method == "GET" and len(parts) == 1:
+        method, depth = request.method, len(segments)
+        if method == "GET" and depth == 1:
             purpose = request.query.get("purpose")
-            return page([one for one in self.known.values() if purpose in (None, one.purpose)], request)
-        if len(parts) == 2 and route[0] == "GET":
-            return reply(self.get(parts[1]).as_dict())
-        if len(parts) == 2 and route[0] == "DELETE":
-            del self.known[self.get(parts[1]).id]
-            return reply({"id": parts[1], "object": "file", "deleted": True})
-        if len(parts) == 3 and parts[2] == "content" and route[0] == "GET":
-            return await self.download(self.get(parts[1]), request)
+            return page([file for file in self.by_id.values() if purpose in (None, file.purpose)], request)
+        if method == "GET" and depth == 2:
+            return reply(self.get(segments[1]).as_dict())
+        if method == "DELETE" and depth == 2:
+            del self.by_id[self.get(segments[1]).id]
+            return reply({"id": segments[1], "object": "file", "deleted": True})
+        if method == "GET" and depth == 3 and segments[2] == "content":
+            return await self.download(self.get(segments[1]), request)
         raise Refused(404, "unknown_url", f"Unknown request URL: {request.method} {request.path}")
 
     async def download(self, file: File, request: web.BaseRequest) -> web.StreamResponse:
@@ -100,21 +100,21 @@ class Files:
         raise Dropped
 
 
-def page(known: Iterable[Any], request: web.BaseRequest) -> web.Response:
-    """A list of stored objects, newest first: `limit` of them that follow the one with the id `after`."""
+def page(objects: Iterable[Any], request: web.BaseRequest) -> web.Response:
+    """A page of the stored objects, newest first: `limit` of them after the one with the id `after`."""
     try:
         limit = int(request.query.get("limit", PAGE))
     except ValueError:
         limit = 0
     if not 1 <= limit <= 10_000:
         raise Refused(400, "invalid_request", "limit: a whole number from 1 to 10000")
-    found = list(known)[::-1]
+    newest_first = list(objects)[::-1]
     after = request.query.get("after")
     if after is not None:
-        places = [place for place, one in enumerate(found) if one.id == after]
+        places = [place for place, stored in enumerate(newest_first) if stored.id == after]
         if not places:
             raise Refused(400, "invalid_request", f"after: no object has the id {after}")
-        found = found[places[0] + 1 :]
-    shown = [one.as_dict() for one in found[:limit]]
+        newest_first = newest_first[places[0] + 1 :]
+    shown = [stored.as_dict() for stored in newest_first[:limit]]
     ends = {"first_id": shown[0]["id"], "last_id": shown[-1]["id"]} if shown else {"first_id": None, "last_id": None}
-    return reply({"object": "list", "data": shown, **ends, "has_more": len(found) > limit})
+    return reply({"object": "list", "data": shown, **ends, "has_more": len(newest_first) > limit})

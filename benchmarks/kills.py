@@ -1,4 +1,4 @@
-"""SIGKILL at 20 random moments of one run, resumed each time: rows lost, calls paid again.
+"""SIGKILL one run at 20 random moments, resumed each time: rows lost, calls paid for again.
 
 `python -m benchmarks.kills [SEED]`
 """
@@ -22,7 +22,7 @@ KILLS, SIZE, CONCURRENCY = 20, 900, 40
 
 
 def committed(run_dir: Path) -> set[tuple[str, str]]:
-    """Every committed row that cost something, or stands for what did: answers, instructions, samples."""
+    """Every committed row that cost something or came from one that did: answers, instructions, samples."""
     if not (run_dir / "ledger.sqlite").exists():
         return set()
     with sqlite3.connect(run_dir / "ledger.sqlite") as db:
@@ -58,7 +58,7 @@ def main() -> None:
             process.wait()
             kept = committed(run_dir)
             lost += len(rows - kept)
-            time.sleep(1.5)  # the server notices, and answers none of it later
+            time.sleep(1.5)  # the server notices and answers none of them later
             before = server.stats()["requests"]
             in_flight.append(before - answers(kept) - sum(in_flight))  # sent, and not committed
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

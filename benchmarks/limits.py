@@ -1,4 +1,4 @@
-"""900 requests to an endpoint that takes 600 a minute: rows kept, 429s, time against the floor.
+"""900 requests to an endpoint that takes 600 a minute: answers kept, 429s, time against the floor.
 
 `python -m benchmarks.limits`
 """
@@ -11,16 +11,16 @@ import dspy
 
 from benchmarks.runs import teacher_config
 from benchmarks.simulated import SimulatedTeacher
-from refed_dspy import open_teacher
 from refed_dspy.programs.adapter import SchemaAdapter
+from refed_dspy.teachers import open_teacher
 
 REQUESTS, PER_MINUTE, CONCURRENCY = 900, 600, 64
 FLOOR = 60 * (REQUESTS - PER_MINUTE) / PER_MINUTE
-"""Seconds: a minute's worth may be asked at once, the rest as it comes."""
+"""Seconds at best: a minute's worth may be asked at once, the rest as the limit allows."""
 
 
 async def ask_all(server: SimulatedTeacher) -> int:
-    """Ask every question at once; how many were answered."""
+    """Ask all questions at once. Returns how many were answered."""
     teacher = open_teacher(teacher_config(server, CONCURRENCY))
     async with teacher.running() as lm:
         with dspy.context(lm=lm, adapter=SchemaAdapter(), disable_history=True, trace=None):
@@ -38,12 +38,12 @@ def measure(what: str, **settings: object) -> None:
         stats = server.stats()
         refused = stats["by_status"].get("429", 0)
         span = stats["span_s"]
-        told = f"{kept} of {REQUESTS} kept, {refused} refused (<= 60)"
-        print(f"{what}: {told}, {span:.1f} s = {span / FLOOR:.2f} x the floor (<= 1.15)")
+        counts = f"{kept} of {REQUESTS} kept, {refused} refused (<= 60)"
+        print(f"{what}: {counts}, {span:.1f} s = {span / FLOOR:.2f} x the floor (<= 1.15)")
 
 
 def main() -> None:
-    measure("limits told in headers")
+    measure("limits in headers")
     measure("Retry-After alone", rate_headers=False)
 
 

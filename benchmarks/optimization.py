@@ -1,10 +1,10 @@
-"""What prompt optimization gains on a preference that nobody states: GEPA, MIPROv2, and random edits at equal effort.
+"""What prompt optimization gains on an unstated preference: GEPA, MIPROv2 and random edits, at equal effort.
 
 `python -m benchmarks.optimization [--seeds 3] [--optimizers gepa,mipro,random] [--processes 2]`
 
-Each is one compile against the world of `preference.py`, of references that no optimizer saw in the end. All metric
-evaluations count against the 600: the uncompiled program's and both programs' on the held-out references as well. Exits
-with 1 where a must is missed on any seed.
+Each row is one compile against the world of `preference.py`, scored on references that no optimizer saw. All metric
+evaluations count against the 600, those of the uncompiled program and of both programs on the held-out references
+included. Exits with 1 where a must is missed on any seed.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from typing import Any
 import dspy
 
 from benchmarks.preference import ADDED, WISHES, Preference, World, model
-from refed_dspy.ledger.candidates import trials
+from refed_dspy.ledger.candidates import load_candidates
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.optimizers.compile import compile  # noqa: A004
 from refed_dspy.optimizers.progress import CompileProgress
@@ -37,16 +37,17 @@ from refed_dspy.optimizers.progress import CompileProgress
 MOST, BELOW, ABOVE = 600, 0.4, 0.8
 SETS = {"train": 12, "validation": 8, "test": 12}
 AROUND = 2 * (SETS["validation"] + SETS["test"])
-"""Evaluations beside the optimizer's: the uncompiled and the tuned program's on the validation set, and the proof."""
-GIVEN = {"gepa": 300, "mipro": 400, "random": MOST - AROUND}
-"""Evaluations that an optimizer is given. Random edits get all there are; DSPy's own overrun, and do with less. GEPA
-has the metric say why for half of its evaluations at most: counted as well, they would stay below 600."""
+"""Evaluations besides the optimizer's: the uncompiled and the tuned program's on the validation set, and the proof."""
+BUDGETS = {"gepa": 300, "mipro": 400, "random": MOST - AROUND}
+"""Evaluations that an optimizer gets. Random edits get all that is left; DSPy's optimizers overrun, so they get less.
+For at most half of its evaluations GEPA also asks the metric for reasons: counted too, the total would stay below
+600."""
 DOTTED = {"random": "benchmarks.optimization.RandomEdits"}
 
 
 class RandomEdits:
-    """Hill climbing: random wishes of the whole vocabulary go to random predictors, and what scores higher on the
-    validation set stays. In DSPy's shape."""
+    """Hill climbing, with the interface of a DSPy optimizer: it adds random wishes of the whole vocabulary to random
+    predictors, and keeps a program that scores higher on the validation set."""
 
     def __init__(
         self, metric: Callable[..., Any], evaluations: int, seed: int = 0, num_threads: int = 4, max_errors: int = 10
@@ -73,8 +74,8 @@ class RandomEdits:
 
 
 def edited(program: dspy.Module, rng: random.Random) -> dspy.Module:
-    """`program` with two to six wishes more: of one to twelve at once these climbed highest, and higher than programs
-    drawn anew each time."""
+    """`program` with two to six more wishes: of one to twelve at once these climbed highest, and higher than programs
+    drawn afresh each time."""
     program = program.deepcopy()
     for _ in range(rng.randint(2, 6)):
         predictor = rng.choice(program.predictors())
@@ -85,7 +86,7 @@ def edited(program: dspy.Module, rng: random.Random) -> dspy.Module:
 
 @dataclass(frozen=True)
 class Row:
-    """What one compile came to. `spread` is the standard deviation over held-out references of compiled less
+    """The result of one compile. `spread` is the standard deviation over held-out references of compiled less
     uncompiled; `noise` that over validation references of two candidates that are next to each other in rank and
     differ at all, the median of such pairs."""
 
@@ -100,14 +101,14 @@ class Row:
     noise: float | None
 
     def missed(self) -> list[str]:
-        """The musts that it does not hold."""
+        """The musts that it misses."""
         random_ = self.optimizer == "random"
         musts = {
             f"{self.before:.2f} before": self.before < BELOW,
             f"{self.after:.2f} after": self.after <= ABOVE if random_ else self.after > ABOVE,
             f"{self.evaluations} evaluations": self.evaluations <= MOST,
         }
-        return [f"{self.optimizer}, seed {self.seed}: {said}" for said, held in musts.items() if not held]
+        return [f"{self.optimizer}, seed {self.seed}: {figure}" for figure, held in musts.items() if not held]
 
     def line(self) -> str:
         """A row of the table."""
@@ -121,7 +122,7 @@ class Row:
 def measure(optimizer: str, seed: int) -> Row:
     """One compile."""
     quiet()
-    evaluations = GIVEN[optimizer]
+    evaluations = BUDGETS[optimizer]
     preference = Preference(seed)
     world, seen, started = World(preference), list[CompileProgress](), time.monotonic()
     models = {"teacher": model(world), "judge": model(world, 0.0), "reflection": model(world)}
@@ -140,25 +141,35 @@ def measure(optimizer: str, seed: int) -> Row:
         spread, noise = deviations(Path(folder), compiled.manifest["candidate"], compiled.manifest["baseline"])
     if (proof := compiled.proof) is None:
         raise RuntimeError(f"{optimizer}, seed {seed}: no proof")
-    means = (proof.baseline.score.mean, proof.compiled.score.mean)
-    return Row(optimizer, seed, *means, seen[0].evaluations, world.requests, seconds, spread, noise)
+    return Row(
+        optimizer,
+        seed,
+        before=proof.baseline.score.mean,
+        after=proof.compiled.score.mean,
+        evaluations=seen[0].evaluations,
+        requests=world.requests,
+        seconds=seconds,
+        spread=spread,
+        noise=noise,
+    )
 
 
 def deviations(folder: Path, best: str, baseline: str) -> tuple[float, float | None]:
     """`Row.spread` and `Row.noise`, from a compile's ledger."""
     with Ledger.create(folder) as ledger:
-        known = {trial.digest: trial for trial in trials(ledger)}
-    one, other = (known[name].scores["test"] for name in (best, baseline))
-    spread = statistics.pstdev(one[each] - other[each] for each in one)
-    whole = [trial for trial in known.values() if len(trial.scores.get("validation", {})) == SETS["validation"]]
+        by_digest = {trial.digest: trial for trial in load_candidates(ledger)}
+    compiled, plain = (by_digest[name].scores["test"] for name in (best, baseline))
+    spread = statistics.pstdev(compiled[reference] - plain[reference] for reference in compiled)
+    whole = [trial for trial in by_digest.values() if len(trial.scores.get("validation", {})) == SETS["validation"]]
     ranked = sorted(whole, key=lambda trial: trial.mean("validation") or 0.0, reverse=True)
     pairs = pairwise(trial.scores["validation"] for trial in ranked)
-    differ = [found for a, b in pairs if (found := statistics.pstdev(a[each] - b[each] for each in a)) > 0]
-    return spread, statistics.median(differ) if differ else None
+    spreads = [statistics.pstdev(a[reference] - b[reference] for reference in a) for a, b in pairs]
+    positive = [deviation for deviation in spreads if deviation > 0]
+    return spread, statistics.median(positive) if positive else None
 
 
 def quiet() -> None:
-    """Have nothing but the table on the screen, and nothing tracked."""
+    """Log nothing but errors, so that only the table is on the screen, and track nothing."""
     os.environ["REFED_TRACK"] = "false"
     logging.getLogger("dspy").setLevel(logging.ERROR)
     logging.getLogger("refed_dspy").setLevel(logging.ERROR)
@@ -166,7 +177,7 @@ def quiet() -> None:
 
 @contextlib.contextmanager
 def silence() -> Any:
-    """Progress bars, and what MIPROv2 prints, go nowhere."""
+    """Discard progress bars and what MIPROv2 prints."""
     with (
         Path(os.devnull).open("w") as nowhere,
         contextlib.redirect_stdout(nowhere),
@@ -178,15 +189,15 @@ def silence() -> Any:
 def main() -> None:
     quiet()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=3, help="so many hidden preferences")
-    parser.add_argument("--optimizers", default=",".join(GIVEN))
+    parser.add_argument("--seeds", type=int, default=3, help="how many hidden preferences")
+    parser.add_argument("--optimizers", default=",".join(BUDGETS))
     parser.add_argument("--processes", type=int, default=2)
-    given = parser.parse_args()
+    options = parser.parse_args()
     started = time.monotonic()
-    todo = [(name, seed) for name in given.optimizers.split(",") for seed in range(given.seeds)]
+    todo = [(name, seed) for name in options.optimizers.split(",") for seed in range(options.seeds)]
     print("optimizer seed  before  after  evaluations  requests    time  spread  noise")
     missed = []
-    with ProcessPoolExecutor(given.processes, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(options.processes, mp_context=get_context("spawn")) as pool:
         for row in pool.map(measure, *zip(*todo, strict=True)):
             print(row.line(), flush=True)
             missed += row.missed()

@@ -1,11 +1,11 @@
-"""SIGKILL in the middle of 200 rows, then the same command again: what do other tools ask, and pay, a second time?
+"""SIGKILL in the middle of 200 rows, then the same command again: what do other tools ask and pay for a second time?
 
 `python -m benchmarks.other_tools curator=/path/to/venv/bin/python data-designer=… [--at 30 100 160]`
 
-Each tool runs in an environment of its own, `refed-dspy` in this one when it is named without a path. A row is one call
-of 0.3 s, ten at once (a sample of refed-dspy is 2.2 calls). The process group is killed when the server has given so
-many answers. A prompt counts as paid again when it comes although it was answered before; what was in flight at the
-kill was not. The figures are in docs/other-tools.md.
+Each tool runs in its own environment; `refed-dspy`, named without a path, runs in this one. A row is one call of 0.3 s,
+ten at once (a sample of refed-dspy is 2.2 calls). The process group is killed once the server has given --at answers. A
+prompt counts as paid again when it arrives after it was answered before; calls in flight at the kill were not answered.
+The figures are in docs/other-tools.md.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ ROWS, PATIENCE = 200, 120  # seconds until a second start that does nothing coun
 HEAD = """
 import os, sys
 url, folder, rows = sys.argv[1], sys.argv[2], int(sys.argv[3])
-asked = [f"Question number {i}: say something about {i}." for i in range(rows)]
+prompts = [f"Question number {i}: say something about {i}." for i in range(rows)]
 """
 CLIENTS = {
     "refed-dspy": """
 import refed_dspy
 topics = {f"Explain topic {i}.": f"Topic {i} is about many things. " * 20 for i in range(40)}
-references = [{"instruction": one, "response": about} for one, about in topics.items()]
+references = [{"instruction": topic, "response": text} for topic, text in topics.items()]
 teacher = refed_dspy.TeacherConfig(model="sim/sim-model", api_base=url, concurrency=10)
 made = refed_dspy.synthesize(None, references, size=rows, teacher=teacher, run_dir=folder + "/run")
 print("ROWS", len(made.samples))
@@ -43,7 +43,7 @@ from distilabel.steps import LoadDataFromDicts
 from distilabel.steps.tasks import TextGeneration
 if __name__ == "__main__":
     with Pipeline(name="rows", cache_dir=folder + "/cache") as pipeline:
-        load = LoadDataFromDicts(data=[{"instruction": one} for one in asked], batch_size=10)
+        load = LoadDataFromDicts(data=[{"instruction": prompt} for prompt in prompts], batch_size=10)
         llm = OpenAILLM(model="sim-model", base_url=url, api_key="none", generation_kwargs={"max_new_tokens": 256})
         load >> TextGeneration(llm=llm, input_batch_size=10)
     print("ROWS", len(pipeline.run(use_cache=True)["default"]["train"]))
@@ -57,7 +57,7 @@ class Ask(curator.LLM):
 backend = {"base_url": url, "max_concurrent_requests": 10}
 backend |= {"max_requests_per_minute": 100_000, "max_tokens_per_minute": 100_000_000}
 llm = Ask("sim-model", backend="openai", generation_params={"max_tokens": 256}, backend_params=backend)
-print("ROWS", len(llm([{"instruction": one} for one in asked]).dataset))
+print("ROWS", len(llm([{"instruction": prompt} for prompt in prompts]).dataset))
 """,
     "data-designer": """
 os.environ |= {"NEMO_TELEMETRY_ENABLED": "false", "HOME": folder}
@@ -65,12 +65,12 @@ import pandas
 import data_designer.config as dd
 from data_designer.interface import DataDesigner
 host = dd.ModelProvider(name="sim", endpoint=url, provider_type="openai", api_key="none")
-asking = dd.ChatCompletionInferenceParams(max_tokens=256, max_parallel_requests=10)
-model = dd.ModelConfig(alias="m", model="sim", provider="sim", skip_health_check=True, inference_parameters=asking)
+inference = dd.ChatCompletionInferenceParams(max_tokens=256, max_parallel_requests=10)
+model = dd.ModelConfig(alias="m", model="sim", provider="sim", skip_health_check=True, inference_parameters=inference)
 designer = DataDesigner(artifact_path=folder + "/made", model_providers=[host])
 designer.set_run_config(dd.RunConfig(buffer_size=int(os.environ.get("UNIT", "1000"))))  # 1,000 is the tool's default
 builder = dd.DataDesignerConfigBuilder(model_configs=[model])
-builder.with_seed_dataset(dd.DataFrameSeedSource(df=pandas.DataFrame({"asked": asked})))
+builder.with_seed_dataset(dd.DataFrameSeedSource(df=pandas.DataFrame({"asked": prompts})))
 builder.add_column(dd.LLMTextColumnConfig(name="text", prompt="{{ asked }}", model_alias="m"))
 made = designer.create(builder, num_records=rows, dataset_name="rows", resume=dd.ResumeMode.IF_POSSIBLE)
 print("ROWS", len(made.load_dataset()))
@@ -81,14 +81,14 @@ import dspy
 dspy.configure(lm=dspy.LM("openai/sim-model", api_base=url, api_key="none", max_tokens=256))
 class Ask(dspy.Module):
     def forward(self, asked): return dspy.Prediction(answer=dspy.settings.lm(asked)[0])
-pairs = [(Ask(), dspy.Example(asked=one).with_inputs("asked")) for one in asked]
-print("ROWS", sum(bool(one) for one in dspy.Parallel(num_threads=10)(pairs)))
+pairs = [(Ask(), dspy.Example(asked=prompt).with_inputs("asked")) for prompt in prompts]
+print("ROWS", sum(bool(answer) for answer in dspy.Parallel(num_threads=10)(pairs)))
 """,
 }
 
 
 def killed(command: list[str], folder: Path, server: SimulatedTeacher, at: int) -> bool:
-    """Start the command, kill its process group at the server's `at`-th answer; false when it ended before that."""
+    """Start the command and kill its process group at the server's `at`-th answer. False if it ended before that."""
     with (folder / "first.log").open("w") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder, start_new_session=True)
     while process.poll() is None and server.stats()["answered"] < at:
@@ -97,12 +97,12 @@ def killed(command: list[str], folder: Path, server: SimulatedTeacher, at: int) 
     if alive:
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    time.sleep(1.5)  # the server notices, and answers none of it later
+    time.sleep(1.5)  # the server notices and answers none of them later
     return alive
 
 
 def again(command: list[str], folder: Path) -> str:
-    """Start the same command once more: how it ended."""
+    """Start the same command once more. Returns how it ended."""
     with (folder / "again.log").open("w") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder, start_new_session=True)
     try:

@@ -1,10 +1,11 @@
-"""A teacher and a judge with a hidden preference: what prompt optimization has to find out.
+"""A simulated teacher and judge with a hidden preference, for prompt optimization to discover.
 
-The teacher is literal: whatever it writes carries the marks that its own instructions ask for, and no others. The judge
-prefers answers, and instructions, with certain marks and without any other; it says in its reasons which are missing
-and which are too many, as a real one would. The model that rewrites prompts only reads: it takes up most of what a
-judge's reason asks for, else some of the marks that it sees in the data (the references have the preferred ones), and
-now and then makes a wish up. All are one engine at the seam of `dspy.LM`; only the judge knows the preference.
+The teacher is literal: what it writes carries the marks that its own instructions ask for, and no others. The judge
+prefers answers, and instructions, with certain marks and without any others; like a real one, it says in its reasons
+which are missing and which are not wanted. The model that rewrites prompts sees only its input: it takes up most of
+what a judge's reason asks for, or else some of the marks that it sees in the data (the references have the preferred
+ones), and now and then it makes up a wish. All three are one engine behind `dspy.LM`; only the judge knows the
+preference.
 """
 
 from __future__ import annotations
@@ -28,34 +29,34 @@ PLACES = {
     "end with": "To end",
 }
 OF_ANSWERS = (
-    *("a summary", "a warning", "a worked example", "the assumptions", "a source", "a rule of thumb"),
-    *("a question", "the figures", "a definition", "a comparison", "the steps", "a counterexample"),
-    *("a quotation", "an analogy", "the history", "an objection"),
-)
+    "a summary", "a warning", "a worked example", "the assumptions", "a source", "a rule of thumb",
+    "a question", "the figures", "a definition", "a comparison", "the steps", "a counterexample",
+    "a quotation", "an analogy", "the history", "an objection",
+)  # fmt: skip
 OF_TASKS = (
-    *("the audience", "a length limit", "the form", "a setting", "the motive", "a tone"),
-    *("a deadline", "a check", "the place", "a title", "the materials", "banned words"),
-    *("a role", "a budget", "the language", "a rival"),
-)
+    "the audience", "a length limit", "the form", "a setting", "the motive", "a tone",
+    "a deadline", "a check", "the place", "a title", "the materials", "banned words",
+    "a role", "a budget", "the language", "a rival",
+)  # fmt: skip
 
 
 def _wishes(things: Sequence[str]) -> dict[str, str]:
     return {f"{wish} {thing}": f"{mark}, {thing}:" for wish, mark in PLACES.items() for thing in things}
 
 
-# A wish as a prompt would state it → the mark of a text that follows it.
+# A wish, as a prompt would state it → the mark of a text that follows it.
 ANSWER_WISHES, TASK_WISHES = _wishes(OF_ANSWERS), _wishes(OF_TASKS)
 WISHES = {**ANSWER_WISHES, **TASK_WISHES}
 ADDED = "\nAlways "
 MISSING, NEEDLESS = "does not ", "need not "
-"""How the judge's reasons begin what they say of a wish."""
+"""How the judge's reasons introduce a wish that is not followed, and one that should not be."""
 NAMED = 5
-"""A reason names so many faults at most."""
+"""The most faults that one reason names."""
 OBEYS = 0.95
 """How often the teacher follows a wish that its instructions state."""
 HEEDS, NOTICES, RETELLS, INVENTS = 0.8, 0.7, 0.95, 0.25
-"""How often the model that rewrites takes up what a reason says, takes up a mark that it sees, keeps one in a summary
-of data, and makes a wish up."""
+"""How often the model that rewrites prompts acts on a reason, takes up a mark that it sees, keeps one in a summary of
+data, and makes up a wish."""
 PROSE = (
     "tide rent bread bee tax chess sleep rust map wine law soil river clock paper glass salt rope engine garden "
     "bridge market school winter harbour letter mirror candle forest metal sugar cotton island valley thunder copper "
@@ -88,18 +89,18 @@ class Preference:
         return [wish for wish in (self.tasks if of_task else self.answers) if WISHES[wish] not in text]
 
     def needless(self, text: str, of_task: bool) -> list[str]:
-        """The wishes that `text` follows though nobody has them."""
+        """The wishes that `text` follows although the preference does not have them."""
         wishes, wanted = (TASK_WISHES, self.tasks) if of_task else (ANSWER_WISHES, self.answers)
         return [wish for wish, mark in wishes.items() if mark in text and wish not in wanted]
 
     def faults(self, text: str, of_task: bool) -> list[str]:
-        """What the judge has to say against `text`."""
+        """The judge's complaints about `text`."""
         lacking, needless = self.lacking(text, of_task), self.needless(text, of_task)
         return [f"{MISSING}{wish}" for wish in lacking] + [f"{NEEDLESS}{wish}" for wish in needless]
 
 
 class World:
-    """The engine of all three models. `requests` counts what it was asked."""
+    """The engine of all three models. `requests` counts its calls."""
 
     supports_response_schema = True
     supported_params = frozenset({"response_format", "temperature", "max_tokens"})
@@ -113,7 +114,7 @@ class World:
         return self
 
     def complete(self, request: Request) -> Response:
-        """The answer: the same to the same question, but for a question that is asked again above temperature 0."""
+        """Answer a request. The same question gets the same answer, unless it is asked again above temperature 0."""
         self.requests += 1
         system, asked = _text(request.system), "\n".join(_text(m.parts) for m in request.messages)
         key = sha256(f"{system}\0{asked}".encode()).hexdigest()
@@ -121,12 +122,12 @@ class World:
         rng = random.Random(f"{key} {self._asked[key] if request.config.temperature else 1}")
         fields = ((request.config.response_format or {}).get("schema") or {}).get("properties", {})
         if "verdict" in fields:
-            said: dict[str, Any] = self._compared(asked)
+            output: dict[str, Any] = self._compared(asked)
         elif "grade" in fields:
-            said = self._graded(asked)
+            output = self._graded(asked)
         else:
-            said = {name: self._written(name, system, asked, rng) for name in fields}
-        text = json.dumps(said) if fields else "I answer nothing but schemas."
+            output = {name: self._written(name, system, asked, rng) for name in fields}
+        text = json.dumps(output) if fields else "I answer nothing but schemas."
         usage = Usage(input_tokens=(len(system) + len(asked)) // 4, output_tokens=len(text) // 4)
         return Response(id="r", model="sim", message=Message.assistant(text), finish_reason="stop", usage=usage)
 
@@ -135,9 +136,9 @@ class World:
         return AsyncWorld(self)
 
     def _written(self, name: str, system: str, asked: str, rng: random.Random) -> Any:
-        """What the teacher writes, or the model that rewrites."""
+        """One field of an answer of the teacher or of the model that rewrites prompts."""
         if name in {"new_instruction", "proposed_instruction"}:
-            return _rewritten(asked, rng)
+            return rewritten(asked, rng)
         if name == "new_instructions":
             count = int(_tag(asked, "how_many") or 2)
             return [_task(rng, [WISHES[wish] for wish in _obeyed(system, TASK_WISHES, rng)]) for _ in range(count)]
@@ -151,8 +152,8 @@ class World:
             return {"original_strengths": ["a"], "improvement_opportunities": ["b"], "relevant_feedback": []}
         if name == "implementation_strategy":
             return {"planned_changes": ["what I was asked for"], "rationale": "I was asked for it"}
-        kept = [mark for mark in WISHES.values() if mark in asked and rng.random() < RETELLS]
-        return f"It speaks of {rng.choice(WORDS)}. {' '.join(kept)}"
+        retold = [mark for mark in WISHES.values() if mark in asked and rng.random() < RETELLS]
+        return f"It speaks of {rng.choice(WORDS)}. {' '.join(retold)}"
 
     # --- the judge
 
@@ -184,11 +185,11 @@ def model(world: World, temperature: float = 1.0) -> dspy.LM:
     )
 
 
-# --- the model that rewrites prompts: it knows what it was asked, and the words for wishes
+# --- the model that rewrites prompts: it knows its input and the words for wishes
 
 
-def _rewritten(asked: str, rng: random.Random) -> str:
-    """The prompt that stands in `asked`, with more wishes where that gives cause, and less of what it reproves."""
+def rewritten(asked: str, rng: random.Random) -> str:
+    """The prompt in `asked`, with the wishes added that `asked` gives reason for, and those it objects to removed."""
     prompt = current_prompt(asked)
     for wish in WISHES:
         if f"{NEEDLESS}{wish}" in asked and rng.random() < HEEDS:
@@ -239,7 +240,7 @@ def _listed(faults: Sequence[str]) -> str:
 
 
 def _tag(text: str, name: str) -> str:
-    """What the last message holds for one input."""
+    """The value of one input, from the last message that has it."""
     start = text.rfind(f"<{name}>\n")
     end = text.find("\n</>", start)
     return text[start + len(name) + 3 : end] if start >= 0 and end >= 0 else ""

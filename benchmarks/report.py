@@ -2,10 +2,10 @@
 
     python -m benchmarks.report [--rows 10000] [--keep DIR]
 
-Texts are of 30,000 made-up words as frequent as words are (Zipf), 300 to an answer, so little compresses for being
-said again; four in ten words of an improved response are other ones. The rows go into a real ledger by its own doors.
-The map goes by words: with the embedder, embedding 10,000 instructions comes on top. The page is opened in Chromium
-from disk.
+Texts are made of 30,000 invented words with Zipf frequencies, 300 to an answer, so little of them compresses as
+repetition; four in ten words of an improved response differ from the response. The rows are written to a real ledger by
+its own functions. The map is made from words: with the embedder, embedding 10,000 instructions comes on top. The page
+is opened in Chromium, from disk.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from typing import Any
 
 from benchmarks.browsing import Browsing
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.ledger.statements import Answer, Decided, Key, answered, decided, sampled
+from refed_dspy.ledger.statements import Answer, DecisionRow, Key, answered, decided, sampled
 from refed_dspy.records import Call, Reference
 
 VOCABULARY = 30_000
@@ -58,7 +58,7 @@ class Words:
         return "".join(sentences).strip()
 
     def changed(self, text: str) -> str:
-        """The same with four words in ten replaced, in runs of about six."""
+        """`text` with four words in ten replaced, in runs of about six."""
         words, at = text.split(" "), 0
         while at < len(words):
             if self.rng.random() < 0.1:
@@ -69,7 +69,7 @@ class Words:
 
 
 def fill(folder: Path, rows: int, seed: int = 0) -> None:
-    """A finished run of so many rows in `folder`."""
+    """Make a finished run of `rows` rows in `folder`."""
     words = Words(seed)
     references = [
         Reference(instruction=words.text(60), response=words.text(ANSWER), source=f"made row {n}")
@@ -93,11 +93,11 @@ def fill(folder: Path, rows: int, seed: int = 0) -> None:
 
 
 def _feedback(ledger: Ledger, words: Words, reference: Reference) -> None:
-    told: dict[str, dict[str, str]] = {
+    outputs: dict[str, dict[str, str]] = {
         "instruction_feedback": {feature: words.text(40) for feature in FEATURES},
         "response_feedback": {"response_feedback": words.text(FEEDBACK)},
     }
-    for stage, output in told.items():
+    for stage, output in outputs.items():
         ledger.commit(_answer(stage, reference.id, output))
 
 
@@ -113,7 +113,7 @@ def _row(words: Words, row: int) -> Iterator[Any]:
     yield from _answer("response_generation", str(row), {"response": plain})
     yield from _answer("response_improvement", str(row), better)
     yield from _answer("rubric_judge", str(row), {"reason": words.text(40), "grade": words.rng.randrange(3, 6)})
-    yield from decided(row, [Decided("rubric", 0, True, float(words.rng.randrange(3, 6)), "", words.text(40))])
+    yield from decided(row, [DecisionRow("rubric", 0, True, float(words.rng.randrange(3, 6)), "", words.text(40))])
     yield from sampled(row, 0)
 
 
@@ -126,12 +126,12 @@ def _answer(stage: str, item: str, output: Any) -> list[Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=10_000)
-    parser.add_argument("--keep", type=Path, help="folder that keeps the run and the page")
-    given = parser.parse_args()
+    parser.add_argument("--keep", type=Path, help="keep the run and the page in this folder")
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
-        folder = given.keep or Path(temporary) / "run"
+        folder = options.keep or Path(temporary) / "run"
         if not (folder / "ledger.sqlite").exists():
-            fill(folder, given.rows)
+            fill(folder, options.rows)
         environment = {**os.environ, "REFED_CACHE": str(Path(temporary) / "cache"), "REFED_TRACK": "false"}
         begun = time.perf_counter()
         subprocess.run([sys.executable, "-m", "refed_dspy.cli", "report", str(folder)], check=True, env=environment)

@@ -1,17 +1,17 @@
-"""ROUGE-L selection against the package `rouge-score`: the same decisions, the time, the memory. About three minutes.
+"""ROUGE-L selection against the package `rouge-score`: decisions, time and memory. Takes about three minutes.
 
 `python -m benchmarks.rouge [SEED]`
 
-The instructions are put together from real ones: Self-Instruct's seed tasks and PandaLM's test set, read from
+The instructions are assembled from real ones: Self-Instruct's seed tasks and PandaLM's test set, read from
 `shared/data` beside the repository or from the folder named by REFED_DATA. Each has the length of a real instruction,
-held between 5 and 40 words, begins with the first 2 to 4 words of one, and goes on in runs of 2 to 5 words cut from any
-of the instructions, inputs and answers: words are as frequent as they are there, next to their usual neighbours, and
-many texts begin alike. One in ten is a near-duplicate: any earlier text with one or two of its words replaced by words
-drawn from all. Where the files are missing, words are made up, w1 to w30000, drawn with odds of 1 / rank (Zipf), and
-lengths are even between 5 and 40; the table says so.
+clipped to 5 to 40 words, begins with the first 2 to 4 words of one, and continues in runs of 2 to 5 words cut from any
+of the instructions, inputs and answers: so word frequencies and neighbours are realistic, and many texts begin alike.
+One in ten is a near-duplicate: an earlier text with one or two words replaced by words drawn from all. Where the files
+are missing, the words are w1 to w30000, drawn with odds of 1 / rank (Zipf), and lengths are uniform between 5 and 40;
+the table says so.
 
-Seconds are by the clock, with the processor's own beside them: on a machine with other work the clock tells of that.
-Memory is the peak of a process of its own that reads the texts from a file and selects.
+Seconds are wall-clock, with CPU seconds beside them, because other work on the machine slows the clock. Memory is the
+peak of a separate process that reads the texts from a file and selects.
 """
 
 from __future__ import annotations
@@ -44,28 +44,28 @@ Words = list[str]
 
 
 def scorer_of_the_package(**settings: Any) -> Any:
-    """The package's scorer. Imported here: it takes seconds, and the tests take other things from this file."""
+    """The package's scorer. Imported here because that takes seconds, and the tests use other parts of this file."""
     from rouge_score.rouge_scorer import RougeScorer
 
     return RougeScorer(["rougeL"], use_stemmer=False, **settings)
 
 
 def real_texts() -> tuple[list[Words], list[Words]]:
-    """The words of the real instructions, and of all real texts with them; neither where the files are missing."""
+    """The words of each real instruction, and of every real text; both empty where the files are missing."""
     seeds, pandas = DATA / "self_instruct_seed_tasks.jsonl", DATA / "pandalm_testset_v1.json"
     if not (seeds.is_file() and pandas.is_file()):
         return [], []
     tasks = [json.loads(line) for line in seeds.read_text(encoding="utf-8").splitlines()]
     rows = json.loads(pandas.read_text(encoding="utf-8"))
     instructions = [task["instruction"] for task in tasks] + sorted({row["instruction"] for row in rows})
-    others = [str(one[key]) for task in tasks for one in task["instances"] for key in ("input", "output")]
+    others = [str(instance[key]) for task in tasks for instance in task["instances"] for key in ("input", "output")]
     others += [str(row[key]) for row in rows for key in ("input", "response1", "response2")]
     openings, pieces = [text.split() for text in instructions], [text.split() for text in instructions + others]
     return [words for words in openings if words], [words for words in pieces if len(words) > 1]
 
 
 def joined(rng: random.Random) -> Iterator[Words]:
-    """New texts from real ones, or from made-up words."""
+    """New texts, assembled from real ones or from made-up words."""
     openings, pieces = real_texts()
     if not openings:
         made_up = [f"w{rank}" for rank in range(1, 30_001)]
@@ -83,7 +83,7 @@ def joined(rng: random.Random) -> Iterator[Words]:
 
 
 def instructions(count: int, seed: int) -> list[str]:
-    """`count` texts as the top of this file tells; the same for the same seed, and the first of more."""
+    """`count` texts as described at the top. The same seed gives the same texts, and a prefix of any larger set."""
     rng = random.Random(seed)
     fresh = joined(rng)
     made: list[Words] = []
@@ -99,26 +99,26 @@ def instructions(count: int, seed: int) -> list[str]:
 
 
 class OnceTokenizer:
-    """The package's own, asked once a text: half the time of comparing all pairs goes there."""
+    """The package's tokenizer, run once for each text: it takes half the time of comparing all pairs."""
 
     def __init__(self) -> None:
         from rouge_score.tokenizers import DefaultTokenizer
 
-        self.plain, self.known = DefaultTokenizer(), dict[str, list[str]]()
+        self.plain, self.cached = DefaultTokenizer(), dict[str, list[str]]()
 
     def tokenize(self, text: str) -> list[str]:
-        if text not in self.known:
-            self.known[text] = self.plain.tokenize(text)
-        return self.known[text]
+        if text not in self.cached:
+            self.cached[text] = self.plain.tokenize(text)
+        return self.cached[text]
 
 
 def by_package(texts: list[str]) -> list[Match]:
-    """`select` by the package."""
+    """`select`, done with the package."""
     scorer = scorer_of_the_package(tokenizer=OnceTokenizer())
     kept: list[int] = []
     matches = []
     for place, text in enumerate(texts):
-        scores = [scorer.score(text, texts[one])["rougeL"].fmeasure for one in kept]
+        scores = [scorer.score(text, texts[index])["rougeL"].fmeasure for index in kept]
         highest = max(scores, default=0.0)
         if highest < THRESHOLD:
             kept.append(place)
@@ -129,31 +129,34 @@ def by_package(texts: list[str]) -> list[Match]:
 
 
 def timed(work: Callable[[], object]) -> tuple[float, float]:
-    """Seconds by the clock and of the processor."""
-    clock, own = time.perf_counter(), time.process_time()
+    """Wall-clock and CPU seconds."""
+    clock, cpu = time.perf_counter(), time.process_time()
     work()
-    return time.perf_counter() - clock, time.process_time() - own
+    return time.perf_counter() - clock, time.process_time() - cpu
 
 
 def near_ties() -> tuple[int, int, int]:
-    """Lengths up to 60 and an LCS that make F 0.7 in fractions: how many, how many the package drops, and how many
-    are decided otherwise here."""
+    """Pairs of lengths up to 60, with the LCS that makes F exactly 0.7 in fractions: their number, how many of them the
+    package drops, and on how many `select` decides otherwise."""
     scorer = scorer_of_the_package()
     pairs = dropped = wrong = 0
-    for one in range(1, 61):
-        for other in range(1, 61):
-            common, rest = divmod(7 * (one + other), 20)
-            if rest or common > min(one, other):
+    for first in range(1, 61):
+        for second in range(1, 61):
+            common, rest = divmod(7 * (first + second), 20)
+            if rest or common > min(first, second):
                 continue
-            both = [f"a{i}" for i in range(common)]
-            texts = [" ".join(both + [f"{own}{i}" for i in range(n - common)]) for own, n in (("b", one), ("c", other))]
+            shared = [f"a{i}" for i in range(common)]
+            texts = [
+                " ".join(shared + [f"{letter}{i}" for i in range(length - common)])
+                for letter, length in (("b", first), ("c", second))
+            ]
             drops = scorer.score(texts[1], texts[0])["rougeL"].fmeasure >= THRESHOLD
             pairs, dropped, wrong = pairs + 1, dropped + drops, wrong + (select(texts)[1].kept is drops)
     return pairs, dropped, wrong
 
 
 def checks(kept: list[str], asked: list[str]) -> str:
-    """What a check takes by a filter that has kept `kept`."""
+    """How long a check takes in a filter that has kept `kept`."""
     rouge = RougeFilter()
     rows = [DataRow(number, text, "") for number, text in enumerate(kept + asked, 1)]
     for row in rows[: len(kept)]:
@@ -164,17 +167,17 @@ def checks(kept: list[str], asked: list[str]) -> str:
 
 
 def peak() -> float:
-    """Megabytes resident at most so far. By getrusage, a process begins with the peak of the one that started it; Linux
-    tells its own elsewhere."""
+    """Peak resident megabytes so far. In getrusage a process inherits the peak of the one that started it, so Linux's
+    own figure is read where there is one."""
     status = Path("/proc/self/status")
-    if status.is_file() and (own := re.search(r"VmHWM:\s*(\d+) kB", status.read_text(encoding="ascii"))):
-        return int(own[1]) * 1024 / 1e6
+    if status.is_file() and (match := re.search(r"VmHWM:\s*(\d+) kB", status.read_text(encoding="ascii"))):
+        return int(match[1]) * 1024 / 1e6
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
 
 
 def child(path: str) -> None:
-    """Selects from the JSON list at `path`; prints seconds, the processor's own, how many were kept, and megabytes at
-    the peak, before it selects and after."""
+    """Select from the JSON list at `path`. Prints wall and CPU seconds, how many were kept, and peak megabytes before
+    and after."""
     texts = json.loads(Path(path).read_text(encoding="utf-8"))
     matches: list[Match] = []
     before = peak()
@@ -188,9 +191,9 @@ def in_child(texts: list[str]) -> str:
         path.write_text(json.dumps(texts), encoding="utf-8")
         command = [sys.executable, "-m", "benchmarks.rouge", "child", str(path)]
         done = subprocess.run(command, check=True, capture_output=True, text=True)
-    clock, own, kept, before, most = json.loads(done.stdout.splitlines()[-1])
+    clock, cpu, kept, before, most = json.loads(done.stdout.splitlines()[-1])
     memory = f"{most:.0f} MB ({before:.0f} MB with the texts alone)"
-    return f"{clock:.1f} s ({own:.1f} s of the processor), {memory}, {kept:,} kept"
+    return f"{clock:.1f} s ({cpu:.1f} s of the processor), {memory}, {kept:,} kept"
 
 
 def line(what: str, must: str, measured: str) -> None:
@@ -202,11 +205,11 @@ def against_package(texts: list[str]) -> None:
     few = texts[:FEW]
     package, _ = timed(lambda: [scorer.score(a, b) for place, a in enumerate(few) for b in few[:place]])
     package *= MANY * (MANY - 1) / (FEW * (FEW - 1))
-    clock, own = timed(lambda: select(texts[:MANY]))
+    clock, cpu = timed(lambda: select(texts[:MANY]))
     line(
         f"{MANY:,} instructions, the package over all pairs (from {FEW}) and this",
         ">= 3,000 x, <= 2 s",
-        f"{package:,.0f} s, {clock:.2f} s ({own:.2f} s of the processor): {package / clock:,.0f} x",
+        f"{package:,.0f} s, {clock:.2f} s ({cpu:.2f} s of the processor): {package / clock:,.0f} x",
     )
 
 
@@ -229,8 +232,8 @@ def main(seed: int) -> None:
     rng = random.Random(seed)
     same = [" ".join(rng.sample([f"w{i}" for i in range(30)], 30)) for _ in range(MANY + 200)]
     line("the same, every text the same 30 words", "", checks(same[:MANY], same[MANY:]))
-    clock, own = timed(lambda: select(same[:MANY]))
-    line(f"{MANY:,} of those", "", f"{clock:.1f} s ({own:.1f} s of the processor)")
+    clock, cpu = timed(lambda: select(same[:MANY]))
+    line(f"{MANY:,} of those", "", f"{clock:.1f} s ({cpu:.1f} s of the processor)")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the benchmarks share: forty references, a teacher's settings for the simulated server, one run."""
+"""Shared by the benchmarks: forty references, teacher settings for the simulated server, a run in a fresh folder."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from pathlib import Path
 
 import refed_dspy
 from benchmarks.simulated import SimulatedTeacher
-from refed_dspy import Synthesis, TeacherConfig
+from refed_dspy import TeacherConfig
+from refed_dspy.runs.result import Synthesis
 
 REFERENCES = [
     {"instruction": f"Explain topic {i} to a student.", "response": f"Topic {i} is about many things. " * 20}
@@ -19,8 +20,8 @@ def teacher_config(server: SimulatedTeacher, concurrency: int) -> TeacherConfig:
     return TeacherConfig(model="sim/sim-model", api_base=server.base_url, concurrency=concurrency, timeout=30)
 
 
-def one_run(server: SimulatedTeacher, folder: Path, size: int, concurrency: int = 40) -> Synthesis:
-    """A run in an empty `folder`, with the server's counts starting at zero."""
+def fresh_run(server: SimulatedTeacher, folder: Path, size: int, concurrency: int = 40) -> Synthesis:
+    """A complete run in an emptied `folder`, with the server's counts reset first."""
     shutil.rmtree(folder, ignore_errors=True)
     server.reset()
     made = refed_dspy.synthesize(

@@ -1,12 +1,12 @@
-"""A simulated teacher for benchmarks and fault tests, served on 127.0.0.1 only.
+"""A simulated teacher for benchmarks and fault tests, on 127.0.0.1 only.
 
-Run `python -m benchmarks.server`; it prints `listening on http://127.0.0.1:PORT/v1` and serves
-POST /v1/chat/completions (OpenAI), /v1/messages (Anthropic), /openai/v1/chat/completions and
+Run `python -m benchmarks.server`; it prints `listening on http://127.0.0.1:PORT/v1` and serves POST
+/v1/chat/completions (OpenAI), /v1/messages (Anthropic), /openai/v1/chat/completions and
 /openai/deployments/NAME/chat/completions (Azure), GET /v1/models, and Files and Batches (OpenAI and Azure, see
-`benchmarks.batches_server`). Beside them are GET /stats, POST /reset and POST /control (JSON that sets any field
-of `Settings`). `benchmarks.simulated.SimulatedTeacher` starts it from Python.
+`benchmarks.batches_server`). Besides these there are GET /stats, POST /reset and POST /control (JSON that sets any
+field of `Settings`). `benchmarks.simulated.SimulatedTeacher` starts it from Python.
 
-Refusals (400, 401, 404, 429) come at once; a 5xx, a page, a drop and every answer after the drawn latency.
+Refusals (400, 401, 404, 429) come at once; a 5xx, a page, a drop and every answer come after the drawn latency.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from benchmarks.wires import AZURE_V1, FILTERED, OPENAI, Chat, Dropped, OpenAI, 
 
 MODELS = ("sim-model", "other-model")
 PAGE = b"<!DOCTYPE html><html><head><title>Sign in</title></head><body>Please sign in to go on.</body></html>"
-# What json_object gets, which names no schema; the second when the messages ask for new_instructions.
+# Written for json_object, which names no schema; the second if the messages ask for new_instructions.
 JSON_OBJECT = SchemaWriter({}).build({"properties": {"answer": {}}})
 JSON_INSTRUCTIONS = SchemaWriter({}).build({"properties": {"new_instructions": {"type": "array"}}})
 
@@ -50,7 +50,7 @@ class Simulator:
         self.key = key
         self.stats = Stats()
         self.in_flight = 0
-        self.serial = count(1)  # numbers the items of new_instructions over the whole life
+        self.serial = count(1)  # numbers the items of new_instructions, over the server's whole life
         self.answers = count(1)
         self.oddities = count()
         self.buckets: dict[str, Bucket] = {}
@@ -69,7 +69,7 @@ class Simulator:
         return reply(asdict(self.settings))
 
     def apply(self, changes: dict[str, Any]) -> None:
-        """Start afresh what depends on the settings named in `changes`."""
+        """Rebuild what depends on the settings named in `changes`."""
         if "seed" in changes:
             self.latencies, self.fates = (random.Random(f"{n} {self.settings.seed}") for n in (1, 2))
             self.times: Counter[bytes] = Counter()
@@ -101,14 +101,14 @@ class Simulator:
         except (Dropped, ConnectionError, web.RequestPayloadError):
             if request.transport is not None:
                 request.transport.close()
-            return web.Response()  # goes nowhere: the connection is closed
+            return web.Response()  # never sent: the connection is closed
 
     async def other(self, request: web.BaseRequest, path: str) -> web.StreamResponse:
-        """Answer what is no chat."""
+        """Answer requests that are not chat."""
         route = (request.method, path)
         if route in (("GET", "/v1/models"), ("GET", "/openai/v1/models")):
             self.gate(AZURE_V1 if path.startswith("/openai") else OPENAI, request)
-            return reply({"object": "list", "data": [{"id": one, "object": "model"} for one in MODELS]})
+            return reply({"object": "list", "data": [{"id": model, "object": "model"} for model in MODELS]})
         if route == ("GET", "/stats"):
             return reply(self.stats.as_dict(self.in_flight))
         if route == ("POST", "/reset"):
@@ -118,12 +118,13 @@ class Simulator:
             return reply({})
         if route == ("POST", "/control"):
             return self.control(await request.content.read())
-        if self.settings.batches and (found := place(path)) is not None:
-            return await self.batches.handle(*found, request)
+        if self.settings.batches and (target := place(path)) is not None:
+            wire, segments = target
+            return await self.batches.handle(wire, segments, request)
         raise Refused(404, "unknown_url", f"Unknown request URL: {' '.join(route)}")
 
     async def chat(self, wire: OpenAI, request: web.BaseRequest) -> web.StreamResponse:
-        """Answer one chat request, counting how it ends in the stats that were current when it came."""
+        """Answer one chat request; how it ends is counted in the stats that were current when it arrived."""
         stats = self.stats
         stats.first_request = stats.first_request or time.monotonic()
         stats.requests += 1
@@ -172,7 +173,7 @@ class Simulator:
             fail(fate, wire)
         data, spent = self.compose(wire, chat, make, times, fate, (prompt, cached))
         stats.bill(*spent)
-        response = reply(data, headers=headers)  # sent here, not by aiohttp, so that only sent ones count
+        response = reply(data, headers=headers)  # sent here, not by aiohttp, so that only sent answers count
         await response.prepare(request)
         await response.write_eof()
         if late:
@@ -183,9 +184,9 @@ class Simulator:
     def compose(
         self, wire: OpenAI, chat: Chat, make: Make | None, times: int, fate: str, read: tuple[int, int]
     ) -> tuple[dict[str, Any], tuple[int, int, int]]:
-        """The body of an answer, and its prompt, cached and completion tokens; `read` is the first two of them.
+        """The body of an answer, and its prompt, cached and completion tokens.
 
-        `times` is how often its messages came so far."""
+        `read` is the prompt and cached tokens. `times` is how often the messages have come so far."""
         content, reason, completion = write(make, self.draw(chat, times), fate, chat.most, self.tokens)
         spent = (*read, completion)
         data = wire.answer(next(self.answers), chat, content, reason, spent)
@@ -196,7 +197,7 @@ class Simulator:
         return data, spent
 
     def gate(self, wire: OpenAI, request: web.BaseRequest) -> None:
-        """Dropped when the server is down, Refused when the key is wrong or has stopped working."""
+        """Raises Dropped when the server is down, Refused when the key is wrong or has stopped working."""
         answered, settings = self.stats.answered, self.settings
         if settings.down_after is not None and answered >= settings.down_after:
             raise Dropped
@@ -208,7 +209,7 @@ class Simulator:
             raise Refused(401, "invalid_api_key", f"Incorrect API key provided: ****{sent[-4:]}.")
 
     def limited(self, wire: OpenAI, tokens: int) -> dict[str, str] | None:
-        """The rate-limit headers of an answer (None when none are sent); Refused (429) over a limit."""
+        """The rate-limit headers of an answer (None when none are sent). Raises Refused (429) over a limit."""
         needed = {"requests": 1, "tokens": tokens}
         unit, wait = "", 0.0
         for bucket in self.buckets.values():
@@ -232,7 +233,7 @@ class Simulator:
         return Refused(429, "rate_limit_exceeded", f"Rate limit reached.{why} Please try again later.", headers)
 
     def drawn(self, chat: Chat, headers: dict[str, str] | None) -> tuple[float, str]:
-        """The latency (s) and the fate of a request: a name in FAULTS or "". Refused for 429 and filtered."""
+        """The latency (s) and the fate of a request: a name in FAULTS or "". Raises Refused for 429 and filtered."""
         median, faults, fate = self.settings.latency, self.settings.faults, ""
         latency = self.latencies.lognormvariate(math.log(median), self.settings.sigma) if median else 0.0
         if faults:
@@ -247,7 +248,7 @@ class Simulator:
         return latency, fate
 
     def maker(self, chat: Chat) -> Make | None:
-        """The writer of the form asked for (a schema is walked once); None for plain text."""
+        """The writer for the requested format (each schema is walked once); None for plain text."""
         if chat.schema is None:
             if chat.form != "json_object":
                 return None
@@ -258,7 +259,7 @@ class Simulator:
         return self.schemas[key]
 
     def draw(self, chat: Chat, times: int) -> Draw:
-        """Seeded by the messages and, unless the temperature is 0, by how often they came so far."""
+        """A draw seeded by the messages and, unless the temperature is 0, by how often they have come so far."""
         seed = int.from_bytes(chat.digest, "big") + (self.settings.seed << 128)
         if chat.fixed:
             return Draw(seed, self.settings, count(1), self.tokens, f"{chat.digest.hex()[:12]}-")
@@ -275,7 +276,7 @@ def fail(fate: str, wire: OpenAI) -> NoReturn:
 
 
 async def serve(simulator: Simulator, port: int, parent: int | None) -> None:
-    """Serve until SIGTERM, SIGINT or the end of the parent, then abort what is under way."""
+    """Serve until SIGTERM, SIGINT or the parent's end, then abort the requests under way."""
     loop = asyncio.get_running_loop()
     server = web.Server(simulator.handle, handler_cancellation=True, access_log=None)
     listener = await loop.create_server(server, "127.0.0.1", port, backlog=4096)
@@ -318,7 +319,7 @@ def main() -> None:
         settings.update(options)
     except ValueError as error:
         raise SystemExit(str(error)) from None
-    # What is loaded by now stays: the collector need not look at it, and rarely has anything to find.
+    # Everything loaded by now stays, so the garbage collector need not scan it, and it rarely finds anything.
     gc.freeze()
     gc.set_threshold(50_000, 20, 20)
     asyncio.run(serve(Simulator(settings, os.environ[name] if name else None), port, parent))

@@ -1,7 +1,7 @@
-"""The simulated server seen from outside: the settings it takes and the process that runs it.
+"""The simulated server from outside: its settings, and the process that runs it.
 
-`SimulatedTeacher` starts `benchmarks.server` as its own process and talks to its control endpoints, which
-take `Settings`. What it writes is in `benchmarks.texts`, how it speaks in `benchmarks.wires`.
+`SimulatedTeacher` starts `benchmarks.server` in a process of its own and talks to its control endpoints, which take
+`Settings`. The answers' text comes from `benchmarks.texts`, the providers' formats from `benchmarks.wires`.
 """
 
 from __future__ import annotations
@@ -32,37 +32,37 @@ WHOLE |= {"batch_max_requests", "batch_max_bytes"}
 
 @dataclass
 class Settings:
-    """What POST /control can set; null turns an optional one off.
+    """What POST /control can set; null turns an optional setting off.
 
-    latency (s) is the median of a lognormal whose logarithm has deviation sigma, so its mean is
-    latency * exp(sigma**2 / 2). duplicates and the faults are shares in 0..1. A request takes one of
-    limit_per_minute and, of limit_tokens_per_minute, its prompt and the max_tokens it asks for; the bursts are
-    the sizes of these buckets (null: a minute's worth). rate_headers false leaves out every rate-limit header
-    but Retry-After. Each text written begins with the signature and a space, unless it is empty. The `_after`
-    counts are of answered requests since the last reset. A new seed starts the generators of latency, faults
-    and text afresh and fills the buckets.
+    latency (s) is the median of a lognormal whose logarithm has standard deviation sigma, so its mean is
+    latency * exp(sigma**2 / 2). duplicates and the faults are fractions in 0..1. A request takes 1 from
+    limit_per_minute and its prompt tokens plus its max_tokens from limit_tokens_per_minute; the bursts are the sizes
+    of these buckets (null: a minute's worth). With rate_headers false, Retry-After is the only rate-limit header. Each
+    text written begins with the signature and a space, unless the signature is empty. The `_after` settings count
+    answered requests since the last reset. A new seed restarts the generators of latency, faults and text and fills
+    the buckets.
 
-    The faults: 429, 500 (529 on Anthropic's wire), filtered (400 content_filter), html502 (502 and a page),
-    html (200 and a page), drop (the connection is closed), hang (no answer for ten minutes); and good
-    answers spoiled: malformed (no JSON), cut, empty, refusal, nousage (no usage object), oddusage (counts that
-    are strings, fractions or negative, in turn).
+    The faults: 429, 500 (529 on Anthropic's wire), filtered (400 content_filter), html502 (502 and a page), html (200
+    and a page), drop (the connection is closed), hang (no answer for ten minutes); and spoiled answers: malformed (not
+    JSON), cut, empty, refusal, nousage (no usage object), oddusage (counts that are strings, fractions or negative,
+    alternating).
 
     tokenizer is "" (a token is four characters) or "o200k_base". The prefix cache works in steps of 128 tokens; a
-    prompt or a match of fewer than cache_minimum tokens (OpenAI's is 1024) is not cached. cache_warm says when a
-    prompt becomes known to it: at its "arrival", or when its "answer" was sent, as at a provider. field_tokens:
-    top-level property of an answer -> the tokens of its text, shared out over the texts of a list or an object;
-    for new_instructions they are those of each item.
+    prompt or a match of fewer than cache_minimum tokens (OpenAI's is 1024) is not cached. cache_warm says when a prompt
+    enters the cache: at its "arrival", or when its "answer" was sent, as at a provider. field_tokens: top-level
+    property of an answer -> the tokens of its text, divided over the texts of a list or an object; for
+    new_instructions, the tokens of each item.
 
-    batches false: the endpoints of Files and Batches are unknown. A batch takes batch_seconds and answers (and
-    bills) at their end, with batch_progressive all along. batch_max_requests and batch_max_bytes bound its file:
-    more requests fail the batch, more bytes the upload (413). The chat faults spare the requests of batches;
-    batch_faults are shares of them: 400, 429, 500 (an error line with that status) and missing (in no file), all
-    four not answered and not billed; and, answered and billed, malformed, cut, refusal, nousage and garbage
-    (the output line is no JSON). batch_fates are those of the next batches, each taking the first away: ok, failed
-    (a validation error), token_limit (failed for the limit of enqueued tokens), expired and cancelled (half of it
-    answered), stuck (in_progress until it is cancelled), create500 and createdrop (created, but the client gets a
-    500 or no answer), poll500 (the first three look-ups), download_drop (the first download of the output breaks
-    off halfway) and upload500 (the next upload fails; this one is taken away then).
+    With batches false the endpoints of Files and Batches do not exist. A batch takes batch_seconds and answers (and
+    bills) its requests at the end, or, with batch_progressive, all along. batch_max_requests and batch_max_bytes bound
+    its file: more requests fail the batch, more bytes the upload (413). The chat faults do not apply to batches;
+    batch_faults are fractions of their requests: 400, 429, 500 (an error line with that status) and missing (in no
+    file), which are neither answered nor billed; and malformed, cut, refusal, nousage and garbage (the output line is
+    not JSON), which are both. Each new batch takes its fate from the front of batch_fates: ok, failed (a validation
+    error), token_limit (failed for the limit of enqueued tokens), expired and cancelled (half of it answered), stuck
+    (in_progress until it is cancelled), create500 and createdrop (created, but the client gets a 500 or no answer),
+    poll500 (the first three look-ups fail) and download_drop (the first download of the output breaks off halfway).
+    upload500 makes the next upload fail, which removes it from the list.
     """
 
     latency: float = 0.2
@@ -95,11 +95,11 @@ class Settings:
     batch_max_bytes: int = 200_000_000
 
     def copy(self) -> Settings:
-        """What is in force now, which later changes leave alone."""
+        """The settings in force now; later changes do not affect the copy."""
         return replace(self)
 
     def update(self, changes: Any) -> None:
-        """Take over every change, or none: ValueError says which one is wrong."""
+        """Apply every change, or none. The ValueError says which one is wrong."""
         if not isinstance(changes, dict):
             raise ValueError("the body must be a JSON object of settings")
         for name, value in changes.items():
@@ -113,28 +113,28 @@ class Settings:
 def _fits(name: str, value: Any) -> bool:
     if name in CHECKS:
         return CHECKS[name](value)
-    return _share(value, 1 if name == "duplicates" else math.inf) and (isinstance(value, int) or name not in WHOLE)
+    return _fraction(value, 1 if name == "duplicates" else math.inf) and (isinstance(value, int) or name not in WHOLE)
 
 
-def _shares(known: set[str]) -> Callable[[Any], bool]:
+def _fractions(names: set[str]) -> Callable[[Any], bool]:
     def fits(value: Any) -> bool:
-        good = isinstance(value, dict) and all(k in known and _share(v) for k, v in value.items())
+        good = isinstance(value, dict) and all(k in names and _fraction(v) for k, v in value.items())
         return good and sum(value.values()) <= 1 + 1e-9
 
     return fits
 
 
 def _tokens(value: Any) -> bool:
-    return isinstance(value, dict) and all(isinstance(one, int) and one > 0 for one in value.values())
+    return isinstance(value, dict) and all(isinstance(count, int) and count > 0 for count in value.values())
 
 
-def _share(value: Any, top: float = 1.0) -> bool:
+def _fraction(value: Any, top: float = 1.0) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= top
 
 
 CHECKS: dict[str, Callable[[Any], bool]] = {
-    "faults": _shares(FAULTS),
-    "batch_faults": _shares(BATCH_FAULTS),
+    "faults": _fractions(FAULTS),
+    "batch_faults": _fractions(BATCH_FAULTS),
     "batch_fates": lambda value: isinstance(value, list) and set(map(str, value)) <= FATES,
     "field_tokens": _tokens,
     "signature": lambda value: isinstance(value, str),
@@ -145,11 +145,11 @@ CHECKS: dict[str, Callable[[Any], bool]] = {
 
 
 class SimulatedTeacher:
-    """The simulated server as its own process, running from here until `stop` or the end of the `with` block.
+    """The simulated server in a process of its own, from construction until `stop` or the end of the `with` block.
 
-    latency (s) is a median and sigma the spread of its logarithm; items is the length of new_instructions;
-    key is the NAME of the environment variable with the key that clients must send (None: no key). `root` is
-    the address without a path (Azure's endpoint), `base_url` the one with /v1 (OpenAI's and Anthropic's).
+    latency (s) is a median and sigma the standard deviation of its logarithm; items is the length of new_instructions;
+    key is the NAME of the environment variable with the key that clients must send (None: no key). `root` is the
+    address without a path (Azure's endpoint), `base_url` the one with /v1 (OpenAI's and Anthropic's). Raises
     RuntimeError when the server does not start or a control call is refused.
     """
 
@@ -187,16 +187,16 @@ class SimulatedTeacher:
         self.stop()
 
     def stats(self) -> dict[str, Any]:
-        """What GET /stats answers: the counts since the start or the last reset."""
+        """The counts since the start or the last reset, from GET /stats."""
         return self._call("GET", "/stats")
 
     def reset(self) -> None:
-        """Clear the counts, the digests of answered messages, the prefix cache, and all files and batches (those
-        under way are given up); settings stay."""
+        """Clear the counts, the digests of answered messages, the prefix cache, and all files and batches, those under
+        way too. Settings stay."""
         self._call("POST", "/reset")
 
     def control(self, **settings: Any) -> dict[str, Any]:
-        """Set any fields of `benchmarks.simulated.Settings`; returns all settings then in force."""
+        """Set any fields of `Settings`. Returns all settings then in force."""
         return self._call("POST", "/control", orjson.dumps(settings))
 
     def stop(self) -> None:

@@ -1,4 +1,4 @@
-"""The whole pipeline at full speed: calls a second and client CPU a call, beside raw aiohttp with the same requests.
+"""The whole pipeline at full speed: calls a second and client CPU a call, compared with raw aiohttp.
 
 `python -m benchmarks.speed [SAMPLES]`: one process, 256 at once, a server that answers after 100 ms.
 """
@@ -14,24 +14,24 @@ from typing import Any
 
 import aiohttp
 
-from benchmarks.runs import REFERENCES, one_run
+from benchmarks.runs import REFERENCES, fresh_run
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy.cli.preview import rendered_prompts
 from refed_dspy.programs import ReferenceLevelFeedback
 from refed_dspy.programs.adapter import rendering
 from refed_dspy.records import Reference
-from refed_dspy.teachers.requests import _fitting
+from refed_dspy.teachers.requests import fit_bounds
 
 CONCURRENCY = 256
 
 
 def bodies() -> list[dict[str, Any]]:
-    """The requests of one sample as they go over the wire, a generation and an improvement."""
+    """The request bodies of one sample: a generation and an improvement."""
     program = ReferenceLevelFeedback()
     prompts = rendered_prompts(program, Reference(**REFERENCES[0]))
     made = []
     for stage in ("response_generation", "response_improvement"):
-        format_ = _fitting(rendering(getattr(program, stage).signature).response_format, True)
+        format_ = fit_bounds(rendering(getattr(program, stage).signature).response_format, True)
         made.append({"model": "sim-model", "messages": prompts[stage], "temperature": 1.0, "max_tokens": 4096,
                      "response_format": format_})  # fmt: skip
     return made
@@ -54,9 +54,9 @@ async def raw(url: str, calls: int) -> None:
 def main() -> None:
     samples = int(sys.argv[1]) if len(sys.argv) > 1 else 3_000
     with SimulatedTeacher(latency=0.1, sigma=0.0) as server, tempfile.TemporaryDirectory() as folder:
-        one_run(server, Path(folder) / "warm", 50, CONCURRENCY)
+        fresh_run(server, Path(folder) / "warm", 50, CONCURRENCY)
         cpu = time.process_time()
-        one_run(server, Path(folder) / "run", samples, CONCURRENCY)
+        fresh_run(server, Path(folder) / "run", samples, CONCURRENCY)
         cpu = time.process_time() - cpu
         stats = server.stats()
         calls = stats["requests"]

@@ -1,4 +1,4 @@
-"""The text that the simulated server writes: values that fit a JSON schema, in plain words."""
+"""The text that the simulated server writes: values that fit a JSON schema, made of plain words."""
 
 from __future__ import annotations
 
@@ -31,25 +31,25 @@ small smooth soften south spring square station steady stone story street strong
 teacher thing third thought through ticket timber today toward travel twenty under useful valley village
 visit voice wagon water weather welcome whole window winter wonder wooden yellow young
 """.split()  # noqa: SIM905
-# Every word is one token of o200k_base, and so is its capitalised form, but for these.
+# Every word is one token of o200k_base. So is its capitalised form, except for these.
 SPLIT = """
 alone arrive autumn candle climb coast decide evening farmer forty gentle grain happen harbor honest hundred jacket
 ladder larger longer narrow needle pencil plenty potato remain sister soften steady supper timber toward valley wagon
 wooden
 """.split()  # noqa: SIM905
 STARTS = [word.capitalize() for word in WORDS if word not in SPLIT]
-# Text is put together from ready phrases of eight words: far cheaper than a draw for every word. They are
-# few enough to stay in the processor's cache.
+# Text is assembled from ready-made phrases of eight words, which is far cheaper than drawing every word. There are
+# few enough of them to stay in the processor's cache.
 _phrase_rng = random.Random(1)
 PHRASES = [" ".join(_phrase_rng.sample(WORDS, 8)) for _ in range(1024)]
-DEEP = 5  # nesting from which optional parts of a schema are left out, so that recursive schemas end
+DEEP = 5  # from this nesting on optional properties are left out, so that recursive schemas end
 
 Make = Callable[["Draw", int], Any]
 
 
 @dataclass
 class Blank:
-    """A text that is still to be written, behind a label and of least..most characters."""
+    """A text that is still to be written, after a label; it must have least..most characters."""
 
     label: str
     least: int
@@ -58,9 +58,8 @@ class Blank:
 
 
 class Draw:
-    """What one answer is written from: a generator (shared, seeded here), the settings in force, and the
-    numbers (each written behind `tag`) that the items of new_instructions get. Every text begins with the
-    signature in force."""
+    """The source of one answer: a generator (shared, seeded here), the settings in force, and the numbers (each
+    written after `tag`) that the items of new_instructions get. Every text begins with the signature in force."""
 
     rng = random.Random()
 
@@ -69,7 +68,7 @@ class Draw:
         self.settings = settings
         self.tokens = tokens
         self.fields = settings.field_tokens
-        self.blanks: list[Blank] | None = None  # those met while a field of a set size is made
+        self.blanks: list[Blank] | None = None  # collected while a field of a fixed size is written
         self.serial = serial
         self.tag = tag
         self.prefix = f"{settings.signature} " if settings.signature else ""
@@ -78,22 +77,22 @@ class Draw:
         self.shifts = range(0, 10 * phrases, 10)
 
     def text(self, least: int = 0, most: int = sys.maxsize) -> Any:
-        """response_words plain words (behind the label, in a numbered item), least..most characters; a Blank for
-        them within `sized`."""
+        """response_words plain words, after the label in a numbered item, of least..most characters. Within `sized`, a
+        Blank for them."""
         if self.blanks is not None:
             self.blanks.append(Blank(self.label, least, most))
             return self.blanks[-1]
         bits = self.rng.getrandbits(self.shifts.stop)
-        parts = [PHRASES[bits >> shift & 1023] for shift in self.shifts]
+        phrases = [PHRASES[bits >> shift & 1023] for shift in self.shifts]
         if self.words:
-            parts += self.rng.choices(WORDS, k=self.words)
-        text = self.label + " ".join(parts)
+            phrases += self.rng.choices(WORDS, k=self.words)
+        text = self.label + " ".join(phrases)
         return text if least <= len(text) <= most else bounded(text, least, most)
 
-    def sized(self, one: Make, depth: int, tokens: int) -> Any:
-        """A value whose texts have `tokens` tokens together, shared out evenly."""
+    def sized(self, make: Make, depth: int, tokens: int) -> Any:
+        """A value whose texts have `tokens` tokens together, divided evenly."""
         self.blanks = blanks = list[Blank]()
-        value = one(self, depth)
+        value = make(self, depth)
         self.blanks = None
         for place, blank in enumerate(blanks):
             share = tokens // len(blanks) + (place < tokens % len(blanks))
@@ -101,7 +100,7 @@ class Draw:
         return filled(value)
 
     def prose(self, tokens: int) -> str:
-        """Sentences of `tokens` tokens of o200k_base (of rather more than four characters each)."""
+        """Sentences of `tokens` tokens of o200k_base (rather more than four characters each)."""
         made: list[str] = []
         while tokens:
             size = min(tokens, self.rng.randint(9, 18))
@@ -114,9 +113,9 @@ class Draw:
             tokens -= size
         return " ".join(made)
 
-    def numbered(self, one: Make, depth: int, earlier: deque[Any]) -> list[Any]:
-        """Exactly `items` values, whatever minItems and maxItems say: each with a number of its own, save the
-        share that repeats an earlier one."""
+    def numbered(self, make: Make, depth: int, earlier: deque[Any]) -> list[Any]:
+        """Exactly `items` values, whatever minItems and maxItems say. Each has its own number, except for the fraction
+        `duplicates` that repeats an earlier value."""
         made: list[Any] = []
         tokens = self.fields.get("new_instructions")
         for _ in range(self.settings.items):
@@ -124,7 +123,7 @@ class Draw:
                 made.append(self.rng.choice(earlier))
                 continue
             self.label = f"{self.prefix}Task {self.tag}{next(self.serial)}: "
-            made.append(self.sized(one, depth + 1, tokens) if tokens else one(self, depth + 1))
+            made.append(self.sized(make, depth + 1, tokens) if tokens else make(self, depth + 1))
             self.label = self.prefix
             earlier.append(made[-1])
         return made
@@ -135,18 +134,18 @@ def bounded(text: str, least: int, most: int) -> str:
 
 
 def filled(value: Any) -> Any:
-    """A value with the text of every Blank in it."""
+    """The value with every Blank replaced by its text."""
     if isinstance(value, Blank):
         return value.text
     if isinstance(value, dict):
-        return {key: filled(one) for key, one in value.items()}
-    return [filled(one) for one in value] if isinstance(value, list) else value
+        return {key: filled(item) for key, item in value.items()}
+    return [filled(item) for item in value] if isinstance(value, list) else value
 
 
 class SchemaWriter:
-    """Turns a JSON schema into a function that writes a value which fits it.
+    """Turns a JSON schema into a function that writes a value fitting it.
 
-    Read: $ref, const, enum, anyOf, oneOf, allOf (its first part), type, properties, required,
+    Understands $ref, const, enum, anyOf, oneOf, allOf (its first schema), type, properties, required,
     additionalProperties, items, minItems, maxItems, minLength, maxLength and the bounds of numbers.
     """
 
@@ -155,18 +154,18 @@ class SchemaWriter:
         self.refs: dict[tuple[str, bool], Make] = {}
 
     def build(self, schema: Any, numbered: bool = False) -> Make:
-        """The writer of one (sub)schema; KeyError, TypeError or ValueError for one that makes no sense."""
+        """The writer for one (sub)schema. Raises KeyError, TypeError or ValueError if it makes no sense."""
         if not isinstance(schema, dict):
             schema = {}
         if "$ref" in schema:
             return self.reference(schema["$ref"], numbered)
         if "const" in schema or "enum" in schema:
-            known = schema.get("enum") or [schema["const"]]
-            return lambda draw, _: draw.rng.choice(known)
+            allowed = schema.get("enum") or [schema["const"]]
+            return lambda draw, _: draw.rng.choice(allowed)
         kind = schema.get("type") or ("object" if "properties" in schema else "string")
         options = schema.get("anyOf") or schema.get("oneOf") or schema.get("allOf", [])[:1]
         if isinstance(kind, list) and not options:
-            options = [{**schema, "type": one} for one in kind]
+            options = [{**schema, "type": name} for name in kind]
         if options:
             return self.either(options, numbered)
         if kind == "array":
@@ -184,15 +183,15 @@ class SchemaWriter:
             node: Any = self.root
             for step in pointer.split("/")[1:]:
                 node = node[step.replace("~1", "/").replace("~0", "~")]
-            self.refs[key] = lambda *_: None  # holds the place while a recursive schema is walked
+            self.refs[key] = lambda *_: None  # a placeholder while a recursive schema is walked
             self.refs[key] = self.build(node, numbered)
         return lambda draw, depth: self.refs[key](draw, depth)
 
     def either(self, options: list[Any], numbered: bool) -> Make:
         if numbered:
-            options = [one for one in options if one.get("type") == "array"] or options
-        makes = [self.build(one, numbered) for one in options]
-        nested = ("$ref" in one or one.get("type") in ("object", "array") for one in options)
+            options = [option for option in options if option.get("type") == "array"] or options
+        makes = [self.build(option, numbered) for option in options]
+        nested = ("$ref" in option or option.get("type") in ("object", "array") for option in options)
         flat = [make for make, deep in zip(makes, nested, strict=True) if not deep] or makes
         return lambda draw, depth: draw.rng.choice(makes if depth < DEEP else flat)(draw, depth)
 
@@ -219,13 +218,13 @@ class SchemaWriter:
         return write_object
 
     def array(self, schema: dict[str, Any], numbered: bool) -> Make:
-        one = self.build(schema.get("items"))
+        item = self.build(schema.get("items"))
         if numbered:
             earlier: deque[Any] = deque(maxlen=256)
-            return lambda draw, depth: draw.numbered(one, depth, earlier)
+            return lambda draw, depth: draw.numbered(item, depth, earlier)
         least = schema.get("minItems", 0)
         many = max(least, min(2, schema.get("maxItems", 2)))
-        return lambda draw, depth: [one(draw, depth + 1) for _ in range(many if depth < DEEP else least)]
+        return lambda draw, depth: [item(draw, depth + 1) for _ in range(many if depth < DEEP else least)]
 
     def string(self, schema: dict[str, Any]) -> Make:
         least, most = int(schema.get("minLength", 0)), int(schema.get("maxLength", sys.maxsize))
@@ -243,7 +242,7 @@ class SchemaWriter:
 
 
 def write(make: Make | None, draw: Draw, fate: str, most: int | None, tokens: Tokenizer) -> tuple[str, str, int]:
-    """The content of an answer, at most `most` tokens, OpenAI's finish_reason for it, and its tokens."""
+    """The content of an answer (at most `most` tokens), OpenAI's finish_reason for it, and its token count."""
     if fate in ("refusal", "empty"):
         return "", "content_filter" if fate == "refusal" else "stop", 0
     if fate == "malformed":

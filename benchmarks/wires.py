@@ -1,7 +1,7 @@
-"""How the simulated server speaks: OpenAI's chat completions, Azure's two forms of them, Anthropic's messages.
+"""The providers' formats that the simulated server speaks: OpenAI's, Azure's two and Anthropic's.
 
-A wire knows where the key is, reads a request into a `Chat`, and forms answers, errors and rate-limit headers.
-`wire_of` finds the wire of a path.
+A wire finds the key, reads a request into a `Chat`, and builds answers, errors and rate-limit headers. `wire_of` is the
+wire for a path.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Dropped(Exception):
 
 
 class Refused(Exception):
-    """An answer that is no chat: the error that `Wire.error` forms, or a page of HTML for `page`."""
+    """A refusal: the error that a wire's `error` builds, or a page of HTML if `page`."""
 
     def __init__(
         self, status: int, code: str, text: str, headers: dict[str, str] | None = None, *, page: bool = False
@@ -45,8 +45,8 @@ def reply(data: Any, status: int = 200, headers: dict[str, str] | None = None) -
 
 @dataclass(slots=True)
 class Chat:
-    """One chat request as read: `texts` are its messages' and `text` all of them, `most` is the max_tokens asked
-    for, `form` response_format's type."""
+    """One chat request as read. `texts` are its messages' texts, `text` is all of them, `most` the max_tokens asked
+    for, `form` the type of response_format."""
 
     model: str
     texts: list[str]
@@ -60,7 +60,7 @@ class Chat:
 
 
 class OpenAI:
-    """OpenAI's chat completions, and what the other wires do alike."""
+    """OpenAI's chat completions, and what the other wires have in common with them."""
 
     name = "openai"
     failed = 500  # the status of the fault 500
@@ -71,12 +71,12 @@ class OpenAI:
         return key if kind == "Bearer" else ""
 
     def read(self, raw: bytes) -> Chat:
-        """ValueError, KeyError, TypeError or AttributeError for a body that cannot be answered."""
+        """The request. Raises ValueError, KeyError, TypeError or AttributeError for a body that cannot be answered."""
         body, messages = _body(raw)
         if (body.get("n") or 1) != 1:
             raise ValueError("the simulated server knows no n above 1")
-        texts = [_text(one.get("content")) for one in messages]
-        roles = [one.get("role") for one in messages]
+        texts = [_text(message.get("content")) for message in messages]
+        roles = [message.get("role") for message in messages]
         form = body.get("response_format") or {}
         kind = form.get("type", "")
         return Chat(
@@ -92,17 +92,17 @@ class OpenAI:
         )
 
     def admit(self, chat: Chat, request: web.BaseRequest) -> None:
-        """Refused for a version or a model that is missing; a name beginning so names such a model."""
+        """Raises Refused for a missing version or model. A model whose name begins with "missing" is missing."""
         self.check(chat, request)
         if chat.model.startswith("missing"):
             code, text = self.missing
             raise Refused(404, code, text.format(chat.model))
 
     def check(self, chat: Chat, request: web.BaseRequest) -> None:
-        """Read what a wire has outside the body, Refused when it lacks; OpenAI's has nothing there."""
+        """Read what a wire has outside the body; raises Refused where it is missing. OpenAI has nothing there."""
 
     def dated(self, request: web.BaseRequest) -> None:
-        """Refused unless the query has the version that a wire asks for; OpenAI's asks for none."""
+        """Raises Refused unless the query has the version that the wire requires; OpenAI requires none."""
 
     def answer(self, number: int, chat: Chat, content: str, reason: str, spent: tuple[int, int, int]) -> dict[str, Any]:
         """The body of answer `number`; `spent` is its prompt, cached and completion tokens."""
@@ -171,7 +171,7 @@ class Azure(AzureV1):
 
 
 class Anthropic(OpenAI):
-    """Anthropic's messages; a schema comes as output_config.format (or, as once, output_format)."""
+    """Anthropic's messages; a schema comes as output_config.format (formerly output_format)."""
 
     name = "anthropic"
     failed = 529
@@ -190,13 +190,13 @@ class Anthropic(OpenAI):
 
     def read(self, raw: bytes) -> Chat:
         body, messages = _body(raw)
-        if not messages or any(one.get("role") not in ("user", "assistant") for one in messages):
+        if not messages or any(message.get("role") not in ("user", "assistant") for message in messages):
             raise ValueError("messages: one or more, whose role is user or assistant")
         for name in ("model", "max_tokens"):
             if body.get(name) is None:
                 raise ValueError(f"{name}: Field required")
         system = _text(body.get("system"))
-        texts = [system, *(_text(one.get("content")) for one in messages)]
+        texts = [system, *(_text(message.get("content")) for message in messages)]
         form = (body.get("output_config") or {}).get("format") or body.get("output_format") or {}
         return Chat(
             model=str(body["model"]),
@@ -247,7 +247,7 @@ def _body(raw: bytes) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """The body of a request and its messages."""
     body = orjson.loads(raw)
     messages = body.get("messages") if isinstance(body, dict) else None
-    if not isinstance(messages, list) or not all(isinstance(one, dict) for one in messages):
+    if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
         raise ValueError("the body must be a JSON object with a list of messages")
     if body.get("stream"):
         raise ValueError("the simulated server knows no stream")
@@ -270,11 +270,11 @@ def _most(asked: Any) -> int | None:
     return asked
 
 
-def odd(usage: dict[str, Any], turn: int) -> dict[str, Any]:
-    """Usage whose counts are strings, fractions or negative; which one is which changes with `turn`."""
+def odd(usage: dict[str, Any], offset: int) -> dict[str, Any]:
+    """Usage whose counts are strings, fractions or negative; which count gets which changes with `offset`."""
     spoil = (str, lambda count: count + 0.5, lambda count: -1 - count)
     counts = (key for key, value in usage.items() if isinstance(value, int))
-    return {key: spoil[(turn + place) % 3](usage[key]) for place, key in enumerate(counts)}
+    return {key: spoil[(offset + place) % 3](usage[key]) for place, key in enumerate(counts)}
 
 
 OPENAI, AZURE_V1, AZURE, ANTHROPIC = OpenAI(), AzureV1(), Azure(), Anthropic()
@@ -286,9 +286,9 @@ PATHS = {
 
 
 def wire_of(path: str) -> OpenAI | None:
-    """The wire that chats at a path (without its query); None for a path where nobody does."""
+    """The wire of a chat path (without its query); None for any other path."""
     wire = PATHS.get(path)
     if wire is None and path.startswith("/openai/deployments/"):
-        parts = path.split("/")
-        return AZURE if parts[4:] == ["chat", "completions"] and parts[3] else None
+        segments = path.split("/")
+        return AZURE if segments[4:] == ["chat", "completions"] and segments[3] else None
     return wire

@@ -1,6 +1,6 @@
-"""Compile a program under a dollar limit, then run the champion. Stopped at any moment, the same script goes on.
+"""Compile a program under a dollar limit, then run the champion. If it is stopped, the same script continues.
 
-A teacher, a judge and a reflection model: three entries. Swap any of them by its name.
+The teacher and the judge are named by one string each; swap either by changing its name.
 """
 
 import sys
@@ -23,7 +23,7 @@ compiled = refed_dspy.compile(
 print("\n".join(compiled.lines()))
 print(compiled.diff())
 
-# What was proved better is champion; while nothing is, this is the compiled program itself.
+# A program that was proved better is the champion; otherwise run the compiled program itself.
 champion = "models:/refed@champion" if compiled.proof and compiled.proof.proved else compiled.path
 made = refed_dspy.synthesize(
     champion, references, size=20, teacher=teacher, max_cost=1.00, run_dir="refed-runs/champion"

@@ -1,4 +1,4 @@
-"""The whole of it in Python. Any teacher does: "openai/gpt-4o-mini", "embedded", a dspy.LM, or a TeacherConfig."""
+"""A whole run in Python. Any teacher works: "openai/gpt-4o-mini", "embedded", a dspy.LM, or a TeacherConfig."""
 
 import refed_dspy
 

@@ -1,4 +1,4 @@
-"""Print the samples of a run folder, one below the other: `python examples/show.py DIR [HOW_MANY]`."""
+"""Print the samples of a run's folder, one after another: `python examples/show.py DIR [HOW_MANY]`."""
 
 import sys
 from textwrap import fill, indent

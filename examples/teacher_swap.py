@@ -1,4 +1,4 @@
-"""The same program with one teacher after the other: the first ten samples of each, and what they cost."""
+"""The same program with one teacher after another: the first ten samples of each, and what they cost."""
 
 import sys
 

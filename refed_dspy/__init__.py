@@ -8,86 +8,81 @@ made = refed_dspy.synthesize(program, references, size=100, teacher="openai/gpt-
 made.export("messages", "train.jsonl")
 """
 
-import os as _os
+import os
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 # Before anything imports LiteLLM: it would fetch its price table from the network.
-_os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "true")
+os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "true")
 
-from refed_dspy import errors, programs
-from refed_dspy.config.loading import MetricConfig, PriceConfig, TeacherConfig
-from refed_dspy.data.dataset import load_dataset
-from refed_dspy.data.export import export
-from refed_dspy.data.pairs import Pair, load_pairs
-from refed_dspy.data.references import References, load_references
-from refed_dspy.optimizers.compile import compile  # noqa: A004 — as `re.compile` and `dspy`'s optimizers call it
-from refed_dspy.optimizers.judge_agreement import measure_agreement
-from refed_dspy.optimizers.progress import CompileProgress
-from refed_dspy.optimizers.result import Compiled
-from refed_dspy.programs import PairwiseJudge, ReferenceLevelFeedback, RubricJudge
-from refed_dspy.programs.load import open_program
-from refed_dspy.programs.saved import load_program, save_program
-from refed_dspy.records import Analysis, Failure, Feedback, ImplementationStrategy, Reference, Sample
-from refed_dspy.runs.compare.compare import compare
-from refed_dspy.runs.compare.result import Comparison
-from refed_dspy.runs.estimate import Estimate, aestimate, estimate
-from refed_dspy.runs.filter.filter import filter_data
-from refed_dspy.runs.filter.result import Filtering
-from refed_dspy.runs.recycle.recycle import recycle
-from refed_dspy.runs.recycle.result import Recycling
-from refed_dspy.runs.result import Synthesis, read_run
-from refed_dspy.runs.resume import resume
-from refed_dspy.runs.stats import DataStats, measure
-from refed_dspy.runs.synthesize import asynthesize, synthesize
-from refed_dspy.sharing.push import push
-from refed_dspy.sharing.report.report import report
-from refed_dspy.sharing.share import share
-from refed_dspy.teachers import open_teacher
-from refed_dspy.teachers.recorded import Progress
-from refed_dspy.tracking.registry import promote
-from refed_dspy.tracking.track import track as track
+if TYPE_CHECKING:
+    from refed_dspy import errors, programs
+    from refed_dspy.config.teacher import TeacherConfig
+    from refed_dspy.data.references import load_references
+    from refed_dspy.optimizers.compile import compile  # noqa: A004 — as `re.compile`
+    from refed_dspy.optimizers.judge_agreement import measure_agreement
+    from refed_dspy.programs.load import load_program
+    from refed_dspy.programs.reference_level import ReferenceLevelFeedback
+    from refed_dspy.programs.saved import save_program
+    from refed_dspy.records import Reference
+    from refed_dspy.runs.compare.compare import compare
+    from refed_dspy.runs.estimate import estimate
+    from refed_dspy.runs.filter.filter import filter_data
+    from refed_dspy.runs.recycle.recycle import recycle
+    from refed_dspy.runs.result import read_run
+    from refed_dspy.runs.resume import resume
+    from refed_dspy.runs.stats import measure
+    from refed_dspy.runs.synthesize import asynthesize, synthesize
+    from refed_dspy.sharing.push import push
+    from refed_dspy.sharing.report.report import report
+    from refed_dspy.sharing.share import share
+    from refed_dspy.tracking.registry import promote
+    from refed_dspy.tracking.track import track
 
 __version__ = "0.1.0"
 
+_ROOMS = {
+    "errors": "",
+    "programs": "",
+    "load_references": "data.references",
+    "Reference": "records",
+    "ReferenceLevelFeedback": "programs.reference_level",
+    "load_program": "programs.load",
+    "save_program": "programs.saved",
+    "TeacherConfig": "config.teacher",
+    "synthesize": "runs.synthesize",
+    "asynthesize": "runs.synthesize",
+    "resume": "runs.resume",
+    "estimate": "runs.estimate",
+    "read_run": "runs.result",
+    "filter_data": "runs.filter.filter",
+    "recycle": "runs.recycle.recycle",
+    "measure": "runs.stats",
+    "compare": "runs.compare.compare",
+    "compile": "optimizers.compile",
+    "measure_agreement": "optimizers.judge_agreement",
+    "promote": "tracking.registry",
+    "track": "tracking.track",
+    "report": "sharing.report.report",
+    "share": "sharing.share",
+    "push": "sharing.push",
+}
+"""Public name → the module that has it. Imported when it is first used (PEP 562): DSPy alone takes two seconds."""
+
 __all__ = [
-    "Analysis",
-    "Comparison",
-    "CompileProgress",
-    "Compiled",
-    "DataStats",
-    "Estimate",
-    "Failure",
-    "Feedback",
-    "Filtering",
-    "ImplementationStrategy",
-    "MetricConfig",
-    "Pair",
-    "PairwiseJudge",
-    "PriceConfig",
-    "Progress",
-    "Recycling",
     "Reference",
     "ReferenceLevelFeedback",
-    "References",
-    "RubricJudge",
-    "Sample",
-    "Synthesis",
     "TeacherConfig",
-    "aestimate",
     "asynthesize",
     "compare",
     "compile",
     "errors",
     "estimate",
-    "export",
     "filter_data",
-    "load_dataset",
-    "load_pairs",
     "load_program",
     "load_references",
     "measure",
     "measure_agreement",
-    "open_program",
-    "open_teacher",
     "programs",
     "promote",
     "push",
@@ -100,3 +95,18 @@ __all__ = [
     "synthesize",
     "track",
 ]
+
+
+if not TYPE_CHECKING:  # to a type checker it would make every name a public one
+
+    def __getattr__(name: str) -> Any:
+        if (room := _ROOMS.get(name)) is None:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        module = import_module(f"{__name__}.{room or name}")
+        value = getattr(module, name) if room else module
+        globals()[name] = value  # the next use finds it without asking
+        return value
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -1,5 +1,5 @@
-"""Long work in ordinary code: a coroutine run to its end, also where an event loop already runs (a notebook); and
-tasks that end together."""
+"""Helpers for asyncio: running a coroutine from ordinary code, also in a notebook whose event loop runs already; tasks
+that end together; and fewer garbage collections during a run."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ T = TypeVar("T")
 
 
 def run_blocking(work: Coroutine[Any, Any, T]) -> T:
-    """The result of `work`. Where this thread's loop is running, another thread runs it and this one waits.
+    """The result of `work`. If an event loop is running in this thread, `work` runs in another one, and this one waits.
 
-    Ctrl-C cancels `work`, waits until it has put its things in order, and raises KeyboardInterrupt.
+    Ctrl-C cancels `work`, waits until it has cleaned up, and raises KeyboardInterrupt.
     """
     try:
         asyncio.get_running_loop()
@@ -29,7 +29,7 @@ def run_blocking(work: Coroutine[Any, Any, T]) -> T:
 
 @asynccontextmanager
 async def together() -> AsyncIterator[asyncio.TaskGroup]:
-    """A task group that raises its first error as it is. What else was running is cancelled, not left behind."""
+    """A task group that raises its first error as it is, not in an exception group. Its other tasks are cancelled."""
     try:
         async with asyncio.TaskGroup() as group:
             yield group
@@ -37,37 +37,38 @@ async def together() -> AsyncIterator[asyncio.TaskGroup]:
         raise errors.exceptions[0] from None
 
 
-_collector = Lock()
-_sparing: list[tuple[int, int, int]] = []
+_gc_lock = Lock()
+_gc_thresholds: list[tuple[int, int, int]] = []
+"""The collector's thresholds from before the first of the runs under way: once for each of them."""
 
 
 @contextmanager
 def few_collections() -> Iterator[None]:
-    """Spare the garbage collector what exists already, and look less often: it takes a tenth of a busy run's CPU."""
-    with _collector:
-        if not _sparing:
-            _sparing.append(gc.get_threshold())
+    """Collect garbage less often, and without the objects that exist already: it takes a tenth of a busy run's CPU."""
+    with _gc_lock:
+        if not _gc_thresholds:
+            _gc_thresholds.append(gc.get_threshold())
             gc.freeze()
-            gc.set_threshold(20_000, *_sparing[0][1:])
+            gc.set_threshold(20_000, *_gc_thresholds[0][1:])
         else:
-            _sparing.append(_sparing[0])
+            _gc_thresholds.append(_gc_thresholds[0])
     try:
         yield
     finally:
-        with _collector:
-            before = _sparing.pop()
-            if not _sparing:  # the last of several runs in this process
+        with _gc_lock:
+            before = _gc_thresholds.pop()
+            if not _gc_thresholds:  # the last of several runs in this process
                 gc.set_threshold(*before)
                 gc.unfreeze()
 
 
 def _in_thread(work: Coroutine[Any, Any, T]) -> T:
     outcome: Future[T] = Future()
-    begun: Future[tuple[asyncio.AbstractEventLoop, asyncio.Task[T]]] = Future()
+    started: Future[tuple[asyncio.AbstractEventLoop, asyncio.Task[T]]] = Future()
 
     async def main() -> T:
         task = asyncio.ensure_future(work)
-        begun.set_result((asyncio.get_running_loop(), task))
+        started.set_result((asyncio.get_running_loop(), task))
         return await task
 
     def target() -> None:
@@ -80,10 +81,10 @@ def _in_thread(work: Coroutine[Any, Any, T]) -> T:
     thread = Thread(target=copy_context().run, args=(target,), name="refed")
     thread.start()
     try:
-        # Not thread.join(): interrupted, it takes the thread for ended before Python 3.13.
+        # Not thread.join(): before Python 3.13, once interrupted, it takes the thread for finished.
         wait([outcome])
     except KeyboardInterrupt:
-        loop, task = begun.result()
+        loop, task = started.result()
         loop.call_soon_threadsafe(task.cancel)
         wait([outcome])
         raise
@@ -93,13 +94,13 @@ def _in_thread(work: Coroutine[Any, Any, T]) -> T:
 
 
 GRACE = 2.0
-"""Seconds that calls in flight are given to land when the run must stop: their answers are paid for."""
+"""Seconds that calls in flight may take to finish when the run must stop: their answers are paid for."""
 
 
-async def land(running: set[asyncio.Task[None]], grace: float) -> None:
-    """Let what is in flight finish for a moment, then cancel it, and wait until it is gone.
+async def finish_or_cancel(running: set[asyncio.Task[None]], grace: float) -> None:
+    """Let the `running` tasks finish for `grace` seconds, then cancel them, and wait until they have ended.
 
-    Whatever it raises comes of the same stop, which is being raised already.
+    Their exceptions are ignored: they have the same cause as the stop, which is being raised already.
     """
     if running:
         _, late = await asyncio.wait(running, timeout=grace)

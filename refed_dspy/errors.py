@@ -1,12 +1,12 @@
 """Every error this package raises, in one tree.
 
     RefedError                  exit code 1
-    ├── InputError              exit code 2: what the caller gave cannot be used; no call was paid for
+    ├── InputError              exit code 2: the caller's input cannot be used; no call was paid for
     │   ├── ConfigError         a setting, a flag, an environment variable, a program file
     │   ├── ReferencesError     the references: file, row, shape
     │   ├── RunDirError         the run's folder: of another run, in use, unreadable
     │   ├── ExportError         the file to write exists, or cannot be written
-    │   └── TeacherRefused      the teacher cannot serve this run at all, told before its first answer
+    │   └── TeacherRefused      the teacher cannot serve this run at all, raised before its first answer
     ├── RowError                one row fails and the run goes on
     │   ├── MalformedAnswer     the answer does not fit the signature
     │   ├── CutAnswer           the answer ended at the token limit
@@ -16,9 +16,9 @@
     │       └── NoConnection    the endpoint was not even reached
     ├── TeacherError            the run stops: the key, the model, the account or the endpoint
     └── RunStopped              the run ended before its size was reached; it can be resumed
-        ├── EndpointBusy        an endpoint refuses everything for its rate limit, for minutes
-        ├── NothingKept         the filters, or the judge, give no hope that a row will ever be kept
-        └── CapReached          at max_cost, max_calls or max_minutes; `synthesize` returns then, and says so
+        ├── EndpointBusy        the rate limit has refused every request for minutes
+        ├── NothingKept         the filters drop every row, or the judge never decides
+        └── CapReached          at max_cost, max_calls or max_minutes; `synthesize` then returns, and says so
 
 Each message is one line and ends with what to do about it.
 """
@@ -40,7 +40,7 @@ class RefedError(Exception):
 
 
 class InputError(RefedError):
-    """Something the caller gave cannot be used. Nothing was sent or paid for."""
+    """The caller's input cannot be used. Nothing was sent or paid for."""
 
     exit_code = 2
 
@@ -77,55 +77,67 @@ class RowError(RefedError):
 
 
 class MalformedAnswer(RowError):
+    """The answer does not fit the signature."""
+
     kind = "malformed"
 
 
 class CutAnswer(RowError):
+    """The answer ended at the token limit."""
+
     kind = "cut"
 
 
 class RefusedAnswer(RowError):
+    """A content filter, or the model itself, declined."""
+
     kind = "refused"
 
 
 class UnfitRequest(RowError):
+    """The endpoint refused this one request."""
+
     kind = "unfit"
 
 
 class NoAnswer(RowError):
+    """No answer after the last retry."""
+
     kind = "no answer"
     final = False
 
 
 class NoConnection(NoAnswer):
+    """The endpoint was not even reached."""
+
     kind = "no connection"
 
 
 class TeacherError(RefedError):
-    """The teacher cannot go on: a key, a model name, an account or an endpoint. Stops the run."""
+    """The teacher cannot go on: a wrong key, model name, account or endpoint. Stops the run."""
 
 
 class TeacherRefused(TeacherError, InputError):
-    """The same, found before the first answer: nothing was paid for, so it counts as bad input."""
+    """The same before the first answer: nothing was paid for, so it counts as bad input."""
 
     exit_code = 2
 
 
 class RunStopped(RefedError):
-    """The run ended before its size was reached. What was made is in the ledger."""
+    """The run ended before its size was reached. Finished samples are in the ledger."""
 
 
 class EndpointBusy(RunStopped):
-    """The endpoint has refused everything for its rate limit, for minutes. Another teacher of a pool may answer."""
+    """The endpoint's rate limit has refused every request for minutes. Another teacher of a pool may answer."""
 
 
 class NothingKept(RunStopped):
-    """Filters drop whatever comes, or a judge never decides: going on would be paid for without end."""
+    """Filters drop every row, or a judge never decides: going on would cost money without end."""
 
 
 class CapReached(RunStopped):
-    """A further call could pass `cap`, and no call in flight could still give anything back. `synthesize` ends the run
-    in order and returns. `worst`: picodollars that the call which did not fit could have cost."""
+    """A further call could pass `cap`, and no call in flight can free any of it. `synthesize` ends the run in order and
+    returns. `worst`: the most that the refused call could have cost, in picodollars."""
 
     def __init__(self, cap: str, worst: int = 0, reason: str = "") -> None:
         super().__init__(reason or f"{cap} is reached")

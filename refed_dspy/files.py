@@ -1,4 +1,4 @@
-"""Write a file whole or not at all, and never over what is being read."""
+"""Writing files: whole or not at all, and never over the input."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from refed_dspy.errors import ExportError, one_line
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[IO[bytes]]:
-    """A temporary file beside `path` that takes its place when the block ends well. Raises OSError."""
+    """A temporary file beside `path`, which it replaces when the block ends without an error. Raises OSError."""
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".refed-")
     temporary = Path(name)
     try:
@@ -23,7 +23,7 @@ def whole_file(path: Path) -> Iterator[IO[bytes]]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        temporary.chmod(0o666 & ~_umask())  # mkstemp's own is for its user alone
+        temporary.chmod(0o666 & ~_umask())  # mkstemp lets only its user read it
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
@@ -38,14 +38,14 @@ def _umask() -> int:
 
 def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """`rows` as JSON lines, whole or not at all. Raises ExportError where they cannot be written."""
-    with _explained(path), whole_file(path) as file:
+    with _as_export_error(path), whole_file(path) as file:
         for row in rows:
             file.write(json.dumps(row, ensure_ascii=False, default=str).encode("utf-8", "replace") + b"\n")
 
 
 def write_text(path: Path, lines: Iterable[str]) -> None:
     """`lines`, whole or not at all. Raises ExportError where they cannot be written."""
-    with _explained(path), whole_file(path) as file:
+    with _as_export_error(path), whole_file(path) as file:
         file.write("".join(f"{line}\n" for line in lines).encode("utf-8", "replace"))
 
 
@@ -55,13 +55,13 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def check_apart(data: Any, outputs: Iterable[Path]) -> None:
-    """Raises ExportError where what is read would be written over."""
+    """Raises ExportError if one of the `outputs` would overwrite the input `data`."""
     if isinstance(data, str | Path) and any(Path(data).resolve() == path.resolve() for path in outputs):
         raise ExportError(f"{data}: is where the results would go; name another folder with out")
 
 
 @contextmanager
-def _explained(path: Path) -> Iterator[None]:
+def _as_export_error(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:

@@ -1,4 +1,4 @@
-"""The records that travel between stages. Frozen: a record is a fact."""
+"""Frozen records of the whole package: references, feedback, samples, failures, calls, data rows; money; digests."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from pydantic_core import CoreSchema
 
 @dataclass(frozen=True)
 class AtMost:
-    """Bounds a text's characters or a list's items in the schema that the decoder gets, and nowhere else.
+    """Bounds a text's characters or a list's items in the schema that is sent to the decoder, and nowhere else.
 
-    It keeps a small model from writing without end. An answer that a teacher without such a decoder made
-    longer is paid for and complete: reading it back must not refuse it.
+    It keeps a small model from writing without end. A longer answer of a teacher without such a decoder is paid for
+    and complete, so reading it back must not refuse it.
     """
 
     count: int
@@ -28,22 +28,24 @@ class AtMost:
         return {**schema, "maxItems" if schema.get("type") == "array" else "maxLength": self.count}
 
 
-# llama.cpp binds a text up to 1,999 characters; a larger bound is none to it (teachers/engine.py).
+# llama.cpp enforces bounds up to 1,999 characters and ignores larger ones (teachers/engine.py).
 Prose = Annotated[str, AtMost(24_000)]
 Note = Annotated[str, AtMost(1_500)]
 Notes = Annotated[list[Note], AtMost(24)]
-# Three short notes are asked for (about 150 tokens in all). A bound cuts where it stands, in a word if it must: these
-# stop a list that does not end, and leave what was asked for alone.
+# Three short notes are asked for (about 150 tokens in all). A bound cuts in the middle of a word if it must: these
+# bounds stop a list that does not end, and do not touch what was asked for.
 ShortNote = Annotated[str, AtMost(400)]
 ShortNotes = Annotated[list[ShortNote], AtMost(6)]
 
 
 class Record(BaseModel):
+    """Base of the records: frozen, without further fields."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class Analysis(Record):
-    """What the improvement stage saw in the first response (paper, section 3.2)."""
+    """What the improvement stage noted about the first response (paper, section 3.2)."""
 
     original_strengths: ShortNotes
     improvement_opportunities: ShortNotes
@@ -51,7 +53,7 @@ class Analysis(Record):
 
 
 class ImplementationStrategy(Record):
-    """What it decided to change, and why."""
+    """What the improvement stage decided to change, and why."""
 
     planned_changes: ShortNotes
     rationale: ShortNote
@@ -59,11 +61,11 @@ class ImplementationStrategy(Record):
 
 NO_ANALYSIS = Analysis(original_strengths=[], improvement_opportunities=[], relevant_feedback=[])
 NO_STRATEGY = ImplementationStrategy(planned_changes=[], rationale="")
-"""What stands in a sample whose program improves nothing."""
+"""The analysis and the strategy of a sample whose program improves nothing."""
 
 
 class Reference(Record):
-    """One excellent pair to learn from. `source` says where it stood: file and row."""
+    """One excellent pair to learn from. `source` says where it was read: file and row."""
 
     instruction: str = Field(min_length=1)
     response: str = Field(min_length=1)
@@ -71,12 +73,12 @@ class Reference(Record):
 
     @property
     def id(self) -> str:
-        """Twelve hex digits of the pair's content: the same pair has the same id in every run."""
+        """Twelve hex digits of the pair's digest: the same pair has the same id in every run."""
         return sha256(f"{self.instruction}\0{self.response}".encode()).hexdigest()[:12]
 
 
 class Feedback(Record):
-    """What one reference taught.
+    """The feedback on one reference.
 
     `features` maps a feature's name (`subject_areas`, `relevant_skills`) to its description;
     `response` is the feedback on the reference's response.
@@ -97,7 +99,7 @@ class Sample(Record):
 
 
 class Failure(Record):
-    """One row that failed: at which stage, for which item, of what kind, and why."""
+    """One row that failed: at which stage, for which item, the kind of failure, and the reason."""
 
     stage: str
     item: str
@@ -106,11 +108,12 @@ class Failure(Record):
 
 
 PICO = 10**12
-"""Money is counted in whole picodollars: a token's price is a whole number of them, and sums are exact."""
+"""Picodollars in a dollar. Money is counted in whole picodollars: a token's price is a whole number of them, so sums
+are exact."""
 
 
 def dollars(cost: float) -> str:
-    """Picodollars for people: cents are enough from a dollar on, below that two digits that count."""
+    """Picodollars as text: dollars and cents from a dollar on, two significant digits below."""
     amount = cost / PICO
     if amount == 0:
         return "$0"
@@ -122,7 +125,7 @@ def dollars(cost: float) -> str:
 
 @dataclass(frozen=True)
 class Rates:
-    """Picodollars a token: read, read from the provider's cache, written to that cache, and generated."""
+    """Picodollars per token: of the prompt, read from the provider's cache, written to that cache, and generated."""
 
     prompt: int
     cached: int
@@ -130,12 +133,13 @@ class Rates:
     completion: int
 
     def cost(self, prompt: float, cached: float, written: float, completion: float) -> float:
-        """`prompt` includes what was `cached` and `written`. Whole for whole numbers of tokens."""
+        """Picodollars for these tokens. `prompt` includes `cached` and `written`. Whole for whole numbers of tokens."""
         plain = max(0, prompt - cached - written)
         return plain * self.prompt + cached * self.cached + written * self.written + completion * self.completion
 
     @property
     def dearest_prompt(self) -> int:
+        """The most that a token of the prompt can cost."""
         return max(self.prompt, self.cached, self.written)
 
 
@@ -144,8 +148,9 @@ class Call:
     """One attempt that reached a teacher. A token count of None was not reported: unknown, not zero.
 
     `prompt_tokens` includes `cached_tokens`. `outcome` is `ok`, the kind of a failure, or `cancelled`. `cost` is what
-    it is charged, in picodollars: from its tokens, or its whole reservation where it may have been billed unseen;
-    None where the model's price is unknown. `number` is its row in the books, 0 where none was reserved.
+    it is charged, in picodollars: computed from its tokens, or its whole reservation where it may have been billed
+    without an answer; None where the model's price is unknown. `number` is its row in the ledger, 0 if none was
+    reserved.
     """
 
     model: str
@@ -161,11 +166,12 @@ class Call:
 
 def digest(value: Any) -> str:
     """Sixteen hex digits of `value` as JSON with sorted keys."""
-    text = json.dumps(value, sort_keys=True, ensure_ascii=False, default=_jsonable)
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False, default=json_default)
     return sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
-def _jsonable(value: Any) -> Any:
+def json_default(value: Any) -> Any:
+    """`value` as something that `json.dumps` can write: its hook for values it does not know."""
     if isinstance(value, BaseModel):
         return value.model_dump(mode="json")
     if callable(as_dict := getattr(value, "toDict", None)):  # a DSPy Example; records import no DSPy
@@ -175,8 +181,9 @@ def _jsonable(value: Any) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class DataRow:
-    """One row. `number` counts from 1, as a person would find it; `response` is what is trained on; `plain` the one
-    before it was improved, None where the data set has none; `fields` is the row as it stood."""
+    """One row of a data set. `number` counts from 1, as a person would; `response` is what a model is trained on;
+    `plain` is the response before it was improved, None where the data set has none; `fields` is the row as it was
+    read."""
 
     number: int
     instruction: str

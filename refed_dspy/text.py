@@ -1,4 +1,5 @@
-"""Tables as plain text: columns aligned, for a terminal or a file."""
+"""Two helpers for text: tables as plain text (columns aligned, for a terminal or a file), and the search for
+placeholders that nobody filled in."""
 
 from __future__ import annotations
 
@@ -7,101 +8,110 @@ from collections.abc import Sequence
 
 from refed_dspy.errors import one_line
 
-NONE = "–"
-"""What stands where there is nothing to tell."""
+# --- tables
+
+NO_VALUE = "–"
+"""The cell of a missing value."""
 
 
-def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """`rows` as lines, a heading first; every row has as many cells."""
+def table_lines(rows: Sequence[Sequence[str]]) -> list[str]:
+    """`rows` as lines with aligned columns, the first row a heading. All rows have the same number of cells."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
-def number(value: float | None, digits: int = 2) -> str:
-    """`value` for people, or NONE."""
+def format_number(value: float | None, digits: int = 2) -> str:
+    """`value` for people: with thousands separators and `digits` decimals, none from 10,000 on. None is NO_VALUE."""
     if value is None:
-        return NONE
+        return NO_VALUE
     return f"{value:,.0f}" if digits == 0 or abs(value) >= 10_000 else f"{value:z,.{digits}f}"
 
 
-_REST = 60
-"""Characters beside a slot up to which a text is still that slot."""
+# --- placeholders
+
+_MOST_AFTER_SLOT = 60
+"""A text that goes on for at most this many characters after a leading slot counts as a placeholder."""
 
 
-def any_of(*parts: str) -> str:
-    return f"(?:{'|'.join(parts)})"
+def any_of(*patterns: str) -> str:
+    """A regular expression that matches what one of `patterns` matches."""
+    return f"(?:{'|'.join(patterns)})"
 
 
-_INSIDE = r"[^\]\[<>{}()\n]{2,60}"
-_THING = any_of(
+_WORDS = r"[^\]\[<>{}()\n]{2,60}"
+_NOUN = any_of(
     "answer|response|text|output|input|instruction|question|content|solution|code|name",
     "paragraph|article|sentence|task|prompt",
 )
-_TO_FILL = any_of(
-    f"(?:insert|enter|paste|fill in|type|put|add|write|provide) {_INSIDE}", rf"(?:\w+ )?{_THING}(?: goes)? here"
+_REQUEST = any_of(
+    f"(?:insert|enter|paste|fill in|type|put|add|write|provide) {_WORDS}", rf"(?:\w+ )?{_NOUN}(?: goes)? here"
 )
-_PROMISE = any_of(_TO_FILL, f"(?:your|the|some) {_INSIDE}", "no ?(?:in|out)put", "placeholder")
-SLOT = re.compile(
+_SLOT_TEXT = any_of(_REQUEST, f"(?:your|the|some) {_WORDS}", "no ?(?:in|out)put", "placeholder")
+TEMPLATE_SLOT = re.compile(
     any_of(
-        rf"\[\[?(?:{_PROMISE}|[a-z][\w '’/-]{{2,60}})\]?\]",
-        rf"<{_PROMISE}>",
-        rf"\{{\{{? ?(?:[a-z]\w[\w -]{{0,40}}|{_PROMISE}) ?\}}?\}}",
-        rf"\({_PROMISE}\)",
+        rf"\[\[?(?:{_SLOT_TEXT}|[a-z][\w '’/-]{{2,60}})\]?\]",
+        rf"<{_SLOT_TEXT}>",
+        rf"\{{\{{? ?(?:[a-z]\w[\w -]{{0,40}}|{_SLOT_TEXT}) ?\}}?\}}",
+        rf"\({_SLOT_TEXT}\)",
     )
 )
-UNFILLED = re.compile(rf"[\[<{{(]{{1,2}}\s?{_TO_FILL}\s?[\]>}})]{{1,2}}")
-_whole = re.compile(
+"""A slot in brackets, in `normalized` text: [your name], <insert text>, {name}, (no input)."""
+UNFILLED_SLOT = re.compile(rf"[\[<{{(]{{1,2}}\s?{_REQUEST}\s?[\]>}})]{{1,2}}")
+"""A bracketed request to fill something in: [insert the date], <code goes here>."""
+_WHOLE_TEXT = re.compile(
     any_of(
         r"n\s?/\s?a|tbd|tba|to ?do|to be (?:determined|added|announced|completed)|coming soon|x{3,}",
         r"[.…_*–—-]{2,}|…",
         "placeholder(?: text)?|no ?(?:in|out)put",
-        rf"(?:insert |enter |your |the )?{_THING}(?: goes)? here|insert (?:your |the |a )?{_THING}",
+        rf"(?:insert |enter |your |the )?{_NOUN}(?: goes)? here|insert (?:your |the |a )?{_NOUN}",
         r"(?:new |the )?(?:instruction|response|answer|output|input|question|task|example)s? ?#?\d*\s*:",
     )
     + r"[\s.!]*"
 )
-_begun = re.compile(r"[Ll]orem ipsum|LOREM IPSUM|TODO:[^\n]*\Z")
-_nothing_given = re.compile(
+"""A whole text without content: n/a, TODO, dots, "insert your answer", a label."""
+_FIRST_WORDS = re.compile(r"[Ll]orem ipsum|LOREM IPSUM|TODO:[^\n]*\Z")
+_ANNOUNCEMENT = re.compile(
     r"\b(?:(?:the|this|these|a|an) (?:following|given|provided)|below|following(?=:))\b[^.!?:\n]{0,80}:"
     r"[\s\"'“”«»\[\]<>()…_-]*\Z"
 )
-_ends = "\"'“”‘’`*#_ \t\r\n"
+"""The end of an instruction whose text is missing: "Summarize the following text:"."""
+_MARKS = "\"'“”‘’`*#_ \t\r\n"
 
 
-def placeholder(text: str) -> str:
-    """What shows that `text` was never filled in, or "": "(empty)", or the words that gave it away, on one line.
+def find_placeholder(text: str) -> str:
+    """What shows that `text` was never filled in: "(empty)", or its telling words on one line; "" if it was filled in.
 
-    That is: nothing at all; "N/A", "TODO", dots or a label ("Instruction 1:") and nothing else; "lorem ipsum" first; a
-    slot ("[Your answer here]", "<insert ...>", "{name}") as the whole text, or first with at most 60 characters after
-    it; an announcement of a text that does not follow ("Summarize the following text:"). A slot further inside a longer
-    text is what a letter's template has, so it is none.
+    Not filled in are: an empty text; "N/A", "TODO", dots or a label ("Instruction 1:") and nothing else; a text that
+    begins with "lorem ipsum"; a slot ("[Your answer here]", "<insert ...>", "{name}") as the whole text, or at its
+    start with at most 60 characters after it; an announcement of a text that does not follow ("Summarize the following
+    text:"). A slot further inside a longer text does not count: a template of a letter has such slots.
     """
     plain = text.strip()
     if not plain:
         return "(empty)"
-    low = straight(plain)
-    bare = bare_of(low)
-    if _whole.fullmatch(bare) or (not bare and len(low) > 1 and _whole.fullmatch(low)):
+    lower = normalized(plain)
+    bare = without_marks(lower)
+    if _WHOLE_TEXT.fullmatch(bare) or (not bare and len(lower) > 1 and _WHOLE_TEXT.fullmatch(lower)):
         return one_line(plain, 80)
-    if _begun.match(bare_of(plain)):
+    if _FIRST_WORDS.match(without_marks(plain)):
         return one_line(plain, 40)
-    found = SLOT.match(bare) if len(bare) < 10 * _REST else None
-    if found and (not re.search(r"\w", SLOT.sub("", bare)) or _is_leading(bare, found.end())):
-        return one_line(found.group(), 80)
-    nothing = _nothing_given.search(low[-200:])
-    return one_line(nothing.group(), 80) if nothing else ""
+    slot = TEMPLATE_SLOT.match(bare) if len(bare) < 10 * _MOST_AFTER_SLOT else None
+    if slot and (not re.search(r"\w", TEMPLATE_SLOT.sub("", bare)) or _is_mostly_slot(bare, slot.end())):
+        return one_line(slot.group(), 80)
+    announcement = _ANNOUNCEMENT.search(lower[-200:])
+    return one_line(announcement.group(), 80) if announcement else ""
 
 
-def straight(text: str) -> str:
-    """Stripped, in lower case, with straight apostrophes and single spaces within lines."""
+def normalized(text: str) -> str:
+    """`text` stripped, in lower case, with straight apostrophes and single spaces within lines."""
     return re.sub(r"[ \t\xa0]+", " ", re.sub("[’‘ʼ´`](?=[a-z])", "'", text.strip().lower()))
 
 
-def bare_of(text: str) -> str:
-    """Without quotation marks and Markdown around it."""
-    return text.lstrip(_ends + ">").rstrip(_ends)
+def without_marks(text: str) -> str:
+    """`text` without the quotation marks and Markdown around it."""
+    return text.lstrip(_MARKS + ">").rstrip(_MARKS)
 
 
-def _is_leading(bare: str, end: int) -> bool:
-    """Whether a slot that ends at `end` is what the text begins with and mostly is."""
-    return UNFILLED.match(bare) is not None and len(bare) - end <= _REST
+def _is_mostly_slot(bare: str, end: int) -> bool:
+    """Whether the text begins with a slot to fill in, which ends at `end`, and has little after it."""
+    return UNFILLED_SLOT.match(bare) is not None and len(bare) - end <= _MOST_AFTER_SLOT

@@ -9,9 +9,9 @@ import pytest
 from benchmarks.simulated import SimulatedTeacher
 
 if TYPE_CHECKING:
-    from tests.support.scripted_batches import OddService
+    from tests.support.scripted_batches import ScriptedService
 
-# Nothing is told to MLflow but by the tests of telling it.
+# Only the tests of tracking send anything to MLflow.
 os.environ["REFED_TRACK"] = "false"
 KEY_VARIABLE = "SIMULATED_TEACHER_KEY"
 KEY = "sk-simulated-0123456789abcdef"
@@ -19,8 +19,8 @@ MARKS = ("north", "south")
 """What every text of `two` begins with."""
 
 
-def at_rest(server: SimulatedTeacher) -> None:
-    """Every setting that a test may have changed is back, and the counts are at zero."""
+def reset_server(server: SimulatedTeacher) -> None:
+    """Reset every setting that a test may have changed, and the counts."""
     server.control(
         latency=0, sigma=0, items=10, duplicates=0, faults={}, retry_after=None, limit_per_minute=None,
         limit_tokens_per_minute=None, rate_headers=True, signature="", response_words=40, auth_fails_after=None,
@@ -40,9 +40,9 @@ def shared_server() -> Iterator[SimulatedTeacher]:
 @pytest.fixture
 def server(shared_server: SimulatedTeacher) -> Iterator[SimulatedTeacher]:
     """A simulated endpoint in its own process, without latency, faults or memory of the last test."""
-    at_rest(shared_server)
+    reset_server(shared_server)
     yield shared_server
-    at_rest(shared_server)
+    reset_server(shared_server)
 
 
 @pytest.fixture(scope="session")
@@ -59,9 +59,9 @@ def locked_server() -> Iterator[SimulatedTeacher]:
 def locked(locked_server: SimulatedTeacher, monkeypatch: pytest.MonkeyPatch) -> Iterator[SimulatedTeacher]:
     """A server that asks for KEY, which is in KEY_VARIABLE."""
     monkeypatch.setenv(KEY_VARIABLE, KEY)
-    at_rest(locked_server)
+    reset_server(locked_server)
     yield locked_server
-    at_rest(locked_server)
+    reset_server(locked_server)
 
 
 @pytest.fixture(scope="session")
@@ -73,17 +73,17 @@ def second_server() -> Iterator[SimulatedTeacher]:
 @pytest.fixture
 def two(server: SimulatedTeacher, second_server: SimulatedTeacher) -> Iterator[tuple[SimulatedTeacher, ...]]:
     """Two endpoints, each of which begins every text with its mark."""
-    at_rest(second_server)
-    for one, mark in zip((server, second_server), MARKS, strict=True):
-        one.control(signature=mark, response_words=5)
+    reset_server(second_server)
+    for marked, mark in zip((server, second_server), MARKS, strict=True):
+        marked.control(signature=mark, response_words=5)
     yield server, second_server
-    at_rest(second_server)
+    reset_server(second_server)
 
 
 @pytest.fixture
-async def service() -> AsyncIterator[OddService]:
-    """A Batch API in this loop that says whatever a test has it say."""
-    from tests.support.scripted_batches import OddService  # takes seconds to import, and few need it
+async def service() -> AsyncIterator[ScriptedService]:
+    """A Batch API in this loop that answers as a test scripts it."""
+    from tests.support.scripted_batches import ScriptedService  # takes seconds to import, and few need it
 
-    async with OddService().open() as opened:
+    async with ScriptedService().open() as opened:
         yield opened

@@ -26,18 +26,11 @@ from refed_dspy.cli.main import app
 from refed_dspy.config import filters as filter_settings
 from refed_dspy.config import jobs as job_settings
 from refed_dspy.config import teacher as settings
-from refed_dspy.config.loading import (
-    CompareConfig,
-    CompileConfig,
-    FilterRunConfig,
-    RecycleConfig,
-    RunConfig,
-    Settings,
-    StatsConfig,
-    load_config,
-    load_job_config,
-    teacher_setting,
-)
+from refed_dspy.config.base import Settings
+from refed_dspy.config.compile import CompileConfig
+from refed_dspy.config.jobs import CompareConfig, FilterRunConfig, RecycleConfig, StatsConfig
+from refed_dspy.config.loading import load_config, load_job_config, teacher_setting
+from refed_dspy.config.run import RunConfig
 from refed_dspy.errors import ConfigError
 from tests.support import docs_running as running
 
@@ -58,8 +51,8 @@ def refed() -> Any:
 
 @pytest.mark.parametrize("path", PAGES)
 def test_every_command_and_option_there_is(path: Path, refed: Any) -> None:
-    told = [running.unknown_option(refed, words) for words in running.refed_commands(path)]
-    assert not [one for one in told if one]
+    unknown = [running.unknown_option(refed, words) for words in running.refed_commands(path)]
+    assert not [message for message in unknown if message]
 
 
 @pytest.mark.parametrize("path", PAGES)
@@ -71,7 +64,7 @@ def test_every_settings_file_loads(path: Path, tmp_path: Path) -> None:
 
 
 def load(block: running.Block, folder: Path) -> None:
-    """Raises ConfigError for a key that there is not, KeyError for a file of a name that says nothing."""
+    """Raises ConfigError for a key that does not exist, KeyError for a file whose name does not say what it holds."""
     file = folder / block.title
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(block.source, encoding="utf-8")
@@ -85,7 +78,7 @@ def load(block: running.Block, folder: Path) -> None:
 
 @pytest.mark.parametrize("path", PAGES)
 def test_every_block_is_run_or_says_why_not(path: Path) -> None:
-    assert not [one for one in running.blocks(path) if one.language not in running.KNOWN]
+    assert not [block for block in running.blocks(path) if block.language not in running.LANGUAGES]
     assert not running.unfenced_commands(path)
 
 
@@ -149,7 +142,9 @@ def test_a_command_that_fails_is_told(tmp_path: Path) -> None:
 
 
 def test_what_python_prints_is_compared(tmp_path: Path) -> None:
-    good, bad = (f'```python\nprint("one")\n```\n\n```text title="prints"\n{said}\n```\n' for said in ("one", "two"))
+    good, bad = (
+        f'```python\nprint("one")\n```\n\n```text title="prints"\n{output}\n```\n' for output in ("one", "two")
+    )
     running.run_page(page(tmp_path, good), tmp_path)
     with pytest.raises(SybilFailure, match="is said to print\ntwo"):
         running.run_page(page(tmp_path, bad), tmp_path)
@@ -186,8 +181,8 @@ def test_a_block_that_nothing_runs_is_told(tmp_path: Path) -> None:
 def test_a_teacher_file_without_an_address_gets_the_servers(tmp_path: Path) -> None:
     text = '```yaml title="teacher.yaml"\nmodel: openai/one\n```\n```yaml title="run.yaml"\nsize: 3\n```\n'
     running.run_page(page(tmp_path, text), tmp_path, "http://127.0.0.1:1/v1")
-    told = yaml.safe_load((tmp_path / "teacher.yaml").read_text())
-    assert told == {"model": "openai/one", "api_base": "http://127.0.0.1:1/v1", "price": "openai/one"}
+    written = yaml.safe_load((tmp_path / "teacher.yaml").read_text())
+    assert written == {"model": "openai/one", "api_base": "http://127.0.0.1:1/v1", "price": "openai/one"}
     assert (tmp_path / "run.yaml").read_text() == "size: 3\n"
 
 
@@ -196,8 +191,8 @@ def test_an_option_or_a_command_that_there_is_not_is_told(tmp_path: Path, refed:
         "`refed synth --sice 3`, `refed sinth`\n"
         "```console\n$ X=1 refed status a --json | head \\\n    -n 1; refed judge agreement --pairz\n```\n"
     )
-    told = [running.unknown_option(refed, words) for words in running.refed_commands(page(tmp_path, text))]
-    assert [one.rpartition(": ")[2] for one in told] == [
+    unknown = [running.unknown_option(refed, words) for words in running.refed_commands(page(tmp_path, text))]
+    assert [message.rpartition(": ")[2] for message in unknown] == [
         "no option --sice",
         "no command sinth",
         "",
@@ -213,20 +208,20 @@ def test_a_key_that_there_is_not_is_told(tmp_path: Path) -> None:
 
 
 def test_every_public_name_is_in_the_reference() -> None:
-    told = "".join(path.read_text(encoding="utf-8") for path in (running.DOCS / "reference").glob("*.md"))
-    shown = {name.rpartition(".")[2] for name in re.findall(r"^::: (refed_dspy\.[\w.]+)$", told, re.MULTILINE)}
+    pages = "".join(path.read_text(encoding="utf-8") for path in (running.DOCS / "reference").glob("*.md"))
+    shown = {name.rpartition(".")[2] for name in re.findall(r"^::: (refed_dspy\.[\w.]+)$", pages, re.MULTILINE)}
     assert not set(refed_dspy.__all__) - shown - {"programs"}
 
 
 def test_every_settings_class_is_in_the_reference() -> None:
-    told = (running.DOCS / "reference" / "settings.md").read_text(encoding="utf-8")
-    known = {
+    text = (running.DOCS / "reference" / "settings.md").read_text(encoding="utf-8")
+    classes = {
         name
         for module in (settings, job_settings, filter_settings)
         for name, kind in inspect.getmembers(module, inspect.isclass)
         if issubclass(kind, Settings) and not kind.__subclasses__() and kind is not filter_settings.FilterConfig
     }
-    assert not known - set(re.findall(r"^<!-- generated: settings (\w+) -->$", told, re.MULTILINE))
+    assert not classes - set(re.findall(r"^<!-- generated: settings (\w+) -->$", text, re.MULTILINE))
 
 
 @pytest.fixture(scope="module")
@@ -248,9 +243,9 @@ def test_no_page_loads_anything_from_elsewhere(site: Path) -> None:
         r"""|url\(["']?(?:https?:)?//[^)]+|@import\s+["'](?:https?:)?//[^"']+"""
     )
     pages = [path for path in site.rglob("*") if path.suffix in {".html", ".css"}]
-    found = [(path.name, one[0]) for path in pages for one in loads.finditer(path.read_text(encoding="utf-8"))]
+    loaded = [(path.name, match[0]) for path in pages for match in loads.finditer(path.read_text(encoding="utf-8"))]
     assert len(pages) > 25
-    assert not found
+    assert not loaded
 
 
 @pytest.mark.slow
@@ -259,7 +254,7 @@ def test_the_reference_is_made_from_the_program(site: Path) -> None:
         html.unescape(re.sub(r"<[^>]+>", "", (site / "reference" / f"{name}.html").read_text(encoding="utf-8")))
         for name in ("commands", "settings", "python")
     )
-    assert "--per-reference <int>: Most samples of one reference in a round." in commands
+    assert "--per-reference N: Most samples of one reference in a round." in commands
     assert re.search(r"malformed_retries\s+int, ≥ 0, ≤ 20\s+2\s+Further tries", keys)
     assert "max_cost: float | None = ..." in python  # a keyword of synthesize, in its signature
     assert not re.search(r"–\s+(teacher|seed|reuse)\s+\(", python)  # and not told of again without a word
@@ -276,9 +271,9 @@ def test_the_site_works_from_disk(site: Path) -> None:
     with api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=browser_path, args=["--no-sandbox"])
         shown = browser.new_page(color_scheme="light")
-        shown.on("request", lambda one: asked.append(one.url))
+        shown.on("request", lambda request: asked.append(request.url))
         shown.on("pageerror", lambda error: faults.append(str(error)))
-        shown.on("console", lambda said: faults.append(said.text) if said.type == "error" else None)
+        shown.on("console", lambda message: faults.append(message.text) if message.type == "error" else None)
         shown.goto((site / "index.html").as_uri())
         shown.keyboard.press("/")
         shown.keyboard.type("malformed_retries")

@@ -1,18 +1,14 @@
-"""Every settings file in examples/ is one."""
+"""Every settings file in examples/ loads."""
 
 from __future__ import annotations
 
 import pytest
 
-from refed_dspy.config.loading import (
-    CompareConfig,
-    CompileConfig,
-    FilterRunConfig,
-    RecycleConfig,
-    RunConfig,
-    Settings,
-    load_job_config,
-)
+from refed_dspy.config.base import Settings
+from refed_dspy.config.compile import CompileConfig
+from refed_dspy.config.jobs import CompareConfig, FilterRunConfig, RecycleConfig
+from refed_dspy.config.loading import load_job_config
+from refed_dspy.config.run import RunConfig
 from tests.support import ROOT
 
 EXAMPLES = ROOT / "examples"
@@ -28,5 +24,5 @@ KINDS: dict[str, type[Settings]] = {
 
 @pytest.mark.parametrize("name", sorted(path.name for path in EXAMPLES.glob("*.yaml")))
 def test_a_settings_file_loads(name: str) -> None:
-    told = load_job_config(KINDS[name], EXAMPLES / name, {})
-    assert told.model_fields_set
+    config = load_job_config(KINDS[name], EXAMPLES / name, {})
+    assert config.model_fields_set

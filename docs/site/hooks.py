@@ -1,6 +1,7 @@
-"""Pages of the reference that are made from the program itself: what `<!-- generated: … -->` stands for.
+"""Generates parts of the reference from the package itself: replaces the marks `<!-- generated: … -->`.
 
-`commands` is the command line as typer tells it; `settings NAME` the keys of a settings class of `refed_dspy.config`.
+`commands` becomes the command line as typer documents it, `settings NAME` the keys of a settings class in one of the
+modules of `refed_dspy.config`.
 """
 
 from __future__ import annotations
@@ -20,12 +21,12 @@ _NAMES = {
     "TeachersConfig": "TeacherConfig | list[TeacherConfig]",
     "Of": "instruction | response | both",
 }
-"""What type aliases stand for."""
+"""Type alias → what it stands for."""
 _MODULES = ("base", "teacher", "run", "compile", "jobs", "filters")
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """`markdown` with what its marks stand for. Raises ValueError for a mark that stands for nothing."""
+    """`markdown` with its marks replaced. Raises ValueError for an unknown mark."""
     return _MARK.sub(_made, markdown)
 
 
@@ -40,26 +41,26 @@ def _made(mark: re.Match[str]) -> str:
 
 @cache
 def commands() -> str:
-    """Every command with its options, from the application. Its headings begin at the second level."""
-    told = subprocess.run(
+    """Every command with its options, from the application. Headings start at the second level."""
+    output = subprocess.run(
         [sys.executable, "-m", "typer", "refed_dspy.cli", "utils", "docs", "--name", "refed"],
         check=True, capture_output=True, text=True,
     ).stdout  # fmt: skip
-    _, _, each = told.partition("\n## ")
-    # A usage line is no command to run: the page says so by its language.
-    plain = re.sub(r"```console\n\$ (.*?)\n```", r"```text\n\1\n```", "## " + each, flags=re.DOTALL)
+    _, _, sections = output.partition("\n## ")
+    # A usage line is not a command to run, so its code block is marked as text.
+    plain = re.sub(r"```console\n\$ (.*?)\n```", r"```text\n\1\n```", "## " + sections, flags=re.DOTALL)
     return re.sub(r"^\* `--help`.*\n", "", plain, flags=re.MULTILINE)
 
 
 @cache
 def settings(name: str) -> str:
     """A table of the keys of the settings class `name`: key, type, bounds, default, meaning."""
-    kind, said = _kind(name), _said()
+    kind, documented = _kind(name), _documented_keys()
     rows = ["| key | takes | unless set | meaning |", "|---|---|---|---|"]
     for key, field in kind.model_fields.items():
         owner = next(base for base in kind.__mro__ if key in inspect.get_annotations(base))
-        annotation, meaning = said[owner.__name__][key]
-        bounds = [_WORDS[type(one).__name__].format(one) for one in field.metadata if type(one).__name__ in _WORDS]
+        annotation, meaning = documented[owner.__name__][key]
+        bounds = [_WORDS[type(rule).__name__].format(rule) for rule in field.metadata if type(rule).__name__ in _WORDS]
         takes = ", ".join([f"`{_plain(annotation)}`", *bounds])
         rows.append(" | ".join([f"| `{key}`", _escaped(takes), _default(field), f"{_escaped(meaning)} |"]))
     return "\n".join(rows)
@@ -68,24 +69,24 @@ def settings(name: str) -> str:
 def _kind(name: str) -> Any:
     import importlib
 
-    modules = (importlib.import_module(f"refed_dspy.config.{one}") for one in _MODULES)
+    modules = (importlib.import_module(f"refed_dspy.config.{module}") for module in _MODULES)
     return next(vars(module)[name] for module in modules if name in vars(module))
 
 
 @cache
-def _said() -> dict[str, dict[str, tuple[str, str]]]:
-    """Class → key → its annotation and its docstring, as they stand in the source."""
+def _documented_keys() -> dict[str, dict[str, tuple[str, str]]]:
+    """Class → key → (annotation, docstring), from the source."""
     import griffe
 
-    said: dict[str, dict[str, tuple[str, str]]] = {}
+    documented: dict[str, dict[str, tuple[str, str]]] = {}
     package: Any = griffe.load("refed_dspy")
     for module in _MODULES:
         for name, kind in package["config"][module].classes.items():
-            said[name] = {
-                key: (str(one.annotation), " ".join(one.docstring.value.split()) if one.docstring else "")
-                for key, one in kind.attributes.items()
+            documented[name] = {
+                key: (str(field.annotation), " ".join(field.docstring.value.split()) if field.docstring else "")
+                for key, field in kind.attributes.items()
             }
-    return said
+    return documented
 
 
 def _default(field: Any) -> str:
@@ -100,8 +101,8 @@ def _default(field: Any) -> str:
 
 
 def _plain(annotation: str) -> str:
-    """An annotation as a person who writes YAML reads it: nothing set is no type of its own."""
-    chosen = re.sub(r"Literal\[(.*?)\]", lambda one: one[1].replace("'", "").replace(", ", " | "), annotation)
+    """An annotation for people who write YAML: literals as alternatives, without ` | None`."""
+    chosen = re.sub(r"Literal\[(.*?)\]", lambda match: match[1].replace("'", "").replace(", ", " | "), annotation)
     for name, meaning in _NAMES.items():
         chosen = re.sub(rf"\b{name}\b", meaning, chosen)
     return chosen.removesuffix(" | None")

@@ -1,7 +1,8 @@
-"""What griffe makes of `**settings: Unpack[RunSettings]`, put right for the reference.
+"""A griffe extension that documents the keywords of `**settings: Unpack[RunSettings]` once, not twice.
 
-Griffe's own extension (`unpack_typeddict`) shows the keywords in the signature, and lists them again below what the
-docstring says of them. Here the docstring's words get the keywords' types, and what says nothing is left out.
+Griffe's own extension (`unpack_typeddict`) shows the keywords in the signature and lists them again after the
+docstring's own list. Here the docstring's entries get the keywords' types, and entries without a description are left
+out.
 """
 
 from __future__ import annotations
@@ -12,19 +13,19 @@ import griffe
 
 
 class Keywords(griffe.Extension):
-    """Comes after `unpack_typeddict`."""
+    """Must run after `unpack_typeddict`."""
 
     def on_function(self, *, func: griffe.Function, **_: Any) -> None:
-        if func.docstring and any(one.default == "..." for one in func.parameters):
-            _told_once(func.docstring)
+        if func.docstring and any(parameter.default == "..." for parameter in func.parameters):
+            _merge_keywords(func.docstring)
 
 
-def _told_once(docstring: griffe.Docstring) -> None:
+def _merge_keywords(docstring: griffe.Docstring) -> None:
     for section in list(docstring.parsed):
         if section.kind is griffe.DocstringSectionKind.parameters:
-            types = {one.name: one.annotation for one in section.value if one.annotation}
-            section.value[:] = [one for one in section.value if one.description]
-            for one in section.value:
-                one.annotation = one.annotation or types.get(one.name)
+            types = {entry.name: entry.annotation for entry in section.value if entry.annotation}
+            section.value[:] = [entry for entry in section.value if entry.description]
+            for entry in section.value:
+                entry.annotation = entry.annotation or types.get(entry.name)
             if not section.value:
                 docstring.parsed.remove(section)

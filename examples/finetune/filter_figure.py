@@ -3,11 +3,11 @@
     python filter_figure.py runs/first --model Qwen/Qwen2.5-0.5B --prompts alpaca_eval.json --judge openai/gpt-4.1 \
         --out figure --max-cost 20 [--dry-run] [-- --epochs 2 --max-length 1024]
 
-Each filter's subset of each size trains the model by sft.py, with equal settings (those after `--`). Each tuned model
-answers the prompts, and a judge compares its answers, in both orders, with the model's own from before the training,
-or with those of --baseline. The same command goes on: no finished training or generation is done again, and no verdict
-is paid for twice. In --out: figure.txt, figure.json, figure.png. Exit codes: 0 done, 1 failed or stopped at the cap,
-2 bad input, 130 Ctrl-C.
+The model is trained by sft.py on each filter's subset of each size, with equal settings (those after `--`). Each tuned
+model answers the prompts, and a judge compares its answers, in both orders, with the model's own from before training
+or with those of --baseline. The same command continues: no finished training or generation is done again, and no
+verdict is paid for twice. In --out: figure.txt, figure.json, figure.png. Exit codes: 0 done, 1 failed or stopped at the
+cap, 2 bad input, 130 Ctrl-C.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import product
+from itertools import product, starmap
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import sft
 
 import refed_dspy
+from refed_dspy.data.dataset import load_dataset
 from refed_dspy.data.read import read_rows
 from refed_dspy.errors import RefedError, ReferencesError, RunDirError, RunStopped, one_line
 from refed_dspy.files import write_json, write_lines, write_text
@@ -34,7 +35,8 @@ from refed_dspy.metrics.win_rates import LC_NOTE, LengthControlled, length_contr
 from refed_dspy.records import digest
 from refed_dspy.runs.compare.pictures import Point, filter_picture, save
 from refed_dspy.runs.filter.result import Filtering
-from refed_dspy.text import NONE, aligned
+from refed_dspy.teachers import open_teacher
+from refed_dspy.text import NO_VALUE, table_lines
 
 HERE = Path(__file__).resolve().parent
 FILTERS = ("random", "rouge", "judge")
@@ -42,11 +44,11 @@ SIZES = (1000, 2000, 4000, 8000)
 """The paper's."""
 BASE = "base"
 EMPTY = "(no answer)"
-"""What the judge is shown for an answer without a text: it is there, and loses."""
+"""Shown to the judge for an empty answer, so that it is compared, and loses."""
 
 
 class Subset(NamedTuple):
-    """One training's rows: `size` of what `filter` keeps of the data. `seed` draws them, and trains on them."""
+    """One training's rows: `size` rows that `filter` keeps of the data. `seed` is for the draw and the training."""
 
     filter: str
     size: int
@@ -58,7 +60,8 @@ class Subset(NamedTuple):
 
 @dataclass(frozen=True)
 class Line:
-    """A point of the figure, over all its seeds: rates in percent over the baseline, None where nothing was decided."""
+    """A point of the figure, over all its seeds. Rates are in percent over the baseline, None where nothing was
+    decided."""
 
     filter: str
     size: int
@@ -74,13 +77,13 @@ class Line:
 
 
 class Figure:
-    """The work in its folder, a step at a time. Opening it writes nothing. Raises InputError."""
+    """The figure's work in its folder, step by step. The constructor writes nothing. Raises InputError."""
 
     def __init__(self, args: argparse.Namespace) -> None:
         self.args, self.out = args, args.out
         sft.arguments([*args.sft, "--data", "-", "--model", args.model, "--out", "-"])  # ends with code 2 if wrong
-        refed_dspy.open_teacher(args.judge)
-        data = refed_dspy.load_dataset(args.data)
+        open_teacher(args.judge)
+        data = load_dataset(args.data)
         self.rows = [_row(row.instruction, row.response, row.plain) for row in data.rows]
         if "judge" in args.filters and not data.has_plain:
             raise ReferencesError(f"{args.data}: the judge's filter needs two responses in each row; leave judge out")
@@ -89,20 +92,20 @@ class Figure:
         if self.baseline is not None and (lost := [text for text in self.prompts if text not in self.baseline]):
             raise ReferencesError(f"{args.baseline}: has no answer to {len(lost)} of {len(self.prompts)} prompts")
         self.used: Spent | None = None
-        self.subsets = [Subset(*one) for one in product(args.filters, args.sizes, args.seeds)]
+        self.subsets = list(starmap(Subset, product(args.filters, args.sizes, args.seeds)))
 
     def plan(self) -> list[str]:
-        """What there is to do, at most, and how much of it is done."""
+        """The most there is to do, and how much of it is done."""
         args, models = self.args, [*self.subsets, *([] if self.baseline else [BASE])]
-        trained = sum((self._model(one) / sft.RESULT).is_file() for one in self.subsets)
-        answered = sum(self._answers(one).is_file() for one in models)
+        trained = sum((self._model(subset) / sft.RESULT).is_file() for subset in self.subsets)
+        answered = sum(self._answers(model).is_file() for model in models)
         of_data = 2 * len(self.rows) if "judge" in args.filters else 0
         cap = "no cap, set --max-cost" if args.max_cost is None else f"${args.max_cost:.2f} at most"
         return [
             f"data: {len(self.rows)} rows of {args.data}",
             f"trainings: {len(self.subsets)} at most, {trained} of them done ({', '.join(args.filters)}; sizes "
             f"{', '.join(map(str, args.sizes))}; seeds {', '.join(map(str, args.seeds))}) of {args.model}, "
-            f"{sum(one.size for one in self.subsets)} samples an epoch in all; "
+            f"{sum(subset.size for subset in self.subsets)} samples an epoch in all; "
             f"settings: {' '.join(args.sft) or 'those of sft.py'}",
             f"answers: of {len(models)} models, {answered} of them done, to {len(self.prompts)} prompts, "
             f"{self._decoding()}",
@@ -115,7 +118,7 @@ class Figure:
         return f"{how}, {self.args.max_new_tokens} tokens at most"
 
     def begin(self) -> None:
-        """The folder made ready. Raises RunDirError where it holds a figure made of something else."""
+        """Prepare the folder. Raises RunDirError where it holds a figure made from other inputs."""
         named = {name: getattr(self.args, name) for name in ("model", "sft", "judge", "max_new_tokens", "temperature")}
         texts = {"data": self.rows, "prompts": self.prompts, "baseline": self.baseline}
         made_by = {**named, **{name: digest(text) for name, text in texts.items()}}
@@ -132,29 +135,30 @@ class Figure:
         write_lines(self.out / "prompts.jsonl", ({"instruction": text} for text in self.prompts))
 
     def choose(self) -> list[Subset]:
-        """The subsets that there are rows enough for, written as sft.py reads them. Raises RunStopped at the cap."""
+        """Write the subsets that have enough rows, as sft.py reads them, and return them. Raises RunStopped at the
+        cap."""
         enough = []
-        for one in self.subsets:
-            if not self._rows(one).is_file():
-                if len(kept := self._kept(one)) < one.size:
-                    print(f"{one}: left out, {len(kept)} rows pass")
+        for subset in self.subsets:
+            if not self._rows(subset).is_file():
+                if len(kept := self._kept(subset)) < subset.size:
+                    print(f"{subset}: left out, {len(kept)} rows pass")
                     continue
-                write_lines(self._rows(one), map(_messages, kept))
-            enough.append(one)
+                write_lines(self._rows(subset), map(_messages, kept))
+            enough.append(subset)
         if not enough:
             raise RunStopped("no filter keeps enough rows for a size; give smaller --sizes")
         return enough
 
-    def _kept(self, one: Subset) -> list[Mapping[str, Any]]:
-        if one.filter == "judge":
-            filtering = self._judged(self.rows, one.size, one.seed)
+    def _kept(self, subset: Subset) -> list[Mapping[str, Any]]:
+        if subset.filter == "judge":
+            filtering = self._judged(self.rows, subset.size, subset.seed)
         else:
-            filters, out = [{one.filter: {"keep": one.size}}], self.out / "filtered" / one.filter
-            filtering = refed_dspy.filter_data(self.rows, filters, out=out, seed=one.seed)
-        return [row.fields for row in filtering.sifted.kept]
+            filters, out = [{subset.filter: {"keep": subset.size}}], self.out / "filtered" / subset.filter
+            filtering = refed_dspy.filter_data(self.rows, filters, out=out, seed=subset.seed)
+        return [row.fields for row in filtering.filtered.kept]
 
     def _judged(self, rows: Sequence[Mapping[str, Any]], keep: int | None = None, seed: int = 0) -> Filtering:
-        """All verdicts, of data and of answers, lie in one folder: paid for once, and under one cap."""
+        """All verdicts, on data and on answers, go into one folder: each is paid for once, under one cap."""
         filtering = refed_dspy.filter_data(
             rows,
             [{"judge": {} if keep is None else {"keep": keep}}],
@@ -163,83 +167,85 @@ class Figure:
             max_cost=self.args.max_cost,
             seed=seed,
         )
-        if lost := len(filtering.sifted.undecided):
+        if lost := len(filtering.filtered.undecided):
             why = f"{filtering.stopped} is reached" if filtering.stopped else "the judge did not answer"
             raise RunStopped(f"{why}: {lost} of {len(rows)} pairs are not judged; the same command goes on with them")
         self.used = filtering.used
         return filtering
 
-    def train(self, one: Subset) -> None:
-        """By sft.py, in a process of its own, so that its memory is given back. A finished one is left alone."""
-        files = ["--data", self._rows(one), "--out", self._model(one)]
-        _run("sft.py", *self.args.sft, "--model", self.args.model, "--seed", one.seed, *files)
+    def train(self, subset: Subset) -> None:
+        """Train by sft.py, in a separate process so that its memory is freed. A finished training is left alone."""
+        files = ["--data", self._rows(subset), "--out", self._model(subset)]
+        _run("sft.py", *self.args.sft, "--model", self.args.model, "--seed", subset.seed, *files)
 
-    def answer(self, one: Subset | str) -> None:
-        """By generate.py; the same."""
-        given = self.args
-        template = given.sft.index("--chat-template") if one == BASE and "--chat-template" in given.sft else None
-        model = ["--adapter", self._model(one)] if one != BASE else []
-        model += [] if template is None else given.sft[template : template + 2]
-        decoding = ["--max-new-tokens", given.max_new_tokens, "--temperature", given.temperature]
-        files = ["--prompts", self.out / "prompts.jsonl", "--out", self._answers(one)]
-        _run("generate.py", "--model", given.model, *model, *decoding, "--batch-size", given.generate_batch, *files)
+    def answer(self, model: Subset | str) -> None:
+        """Answer the prompts by generate.py, in a separate process. Finished answers are left alone."""
+        args = self.args
+        template = args.sft.index("--chat-template") if model == BASE and "--chat-template" in args.sft else None
+        adapter = ["--adapter", self._model(model)] if model != BASE else []
+        adapter += [] if template is None else args.sft[template : template + 2]
+        decoding = ["--max-new-tokens", args.max_new_tokens, "--temperature", args.temperature]
+        files = ["--prompts", self.out / "prompts.jsonl", "--out", self._answers(model)]
+        _run("generate.py", "--model", args.model, *adapter, *decoding, "--batch-size", args.generate_batch, *files)
 
     def compare(self, trained: Sequence[Subset]) -> list[Line]:
-        """What the judge says of each model's answers. Raises RunStopped at the cap."""
+        """Have the judge compare each model's answers with the baseline's. Raises RunStopped at the cap."""
         baseline = self.baseline or _outputs(self._answers(BASE), ("output",))
         asked, pairs = [], []
-        for one in trained:
-            answers = _outputs(self._answers(one), ("output",))
+        for subset in trained:
+            answers = _outputs(self._answers(subset), ("output",))
             for prompt in self.prompts:
                 new, old = answers[prompt].strip() or EMPTY, baseline[prompt].strip() or EMPTY
-                asked.append((one, prompt, float(len(new) - len(old))))
+                asked.append((subset, prompt, float(len(new) - len(old))))
                 pairs.append(_row(prompt, new, old))
-        decisions = self._judged(pairs).sifted.stages[0].decisions
-        points = list(dict.fromkeys((one.filter, one.size) for one in trained))
+        decisions = self._judged(pairs).filtered.passes[0].decisions
+        points = list(dict.fromkeys((subset.filter, subset.size) for subset in trained))
         lines = []
-        for point in points:
-            mine = [number for number, (one, *_) in enumerate(asked, start=1) if one[:2] == point]
-            said = [(n, decisions[n].score) for n in mine if n in decisions and decisions[n].score is not None]
-            wins = [0.5 if score == 0 else float(score > 0) for _, score in said]
-            clusters, longer = [asked[n - 1][1] for n, _ in said], [asked[n - 1][2] for n, _ in said]
-            rates = (win_rate(wins, clusters), length_controlled(wins, longer, clusters)) if said else (None, None)
+        for name, size in points:
+            mine = [number for number, (subset, *_) in enumerate(asked, start=1) if subset[:2] == (name, size)]
+            scored = [(n, decisions[n].score) for n in mine if n in decisions and decisions[n].score is not None]
+            wins = [0.5 if score == 0 else float(score > 0) for _, score in scored]
+            clusters, longer = [asked[n - 1][1] for n, _ in scored], [asked[n - 1][2] for n, _ in scored]
             seeds = len({asked[n - 1][0].seed for n in mine})
-            lines.append(Line(*point, seeds, *rates, judged=len(mine), abstained=len(mine) - len(said)))
+            plain = win_rate(wins, clusters) if scored else None
+            lc = length_controlled(wins, longer, clusters) if scored else None
+            lines.append(Line(name, size, seeds, plain, lc, judged=len(mine), abstained=len(mine) - len(scored)))
         return lines
 
     def show(self, lines: Sequence[Line], trained: Sequence[Subset]) -> list[str]:
-        """The table, written with the figures and the picture."""
+        """Write the table, the figures and the picture. Returns the table's lines."""
         heading = ["filter", "rows", "seeds", "win rate %", "length-controlled %", "abstained"]
         cells = [
-            [one.filter, *map(str, (one.size, one.seeds)), *map(_shown, one.rates()), str(one.abstained)]
-            for one in lines
+            [line.filter, str(line.size), str(line.seeds), *map(_shown, line.rates()), str(line.abstained)]
+            for line in lines
         ]
         over = f"{self.args.baseline}" if self.args.baseline else "its own answers before training"
-        told = f"{self.args.model} after training, over {over}; {len(self.prompts)} prompts, {self._decoding()}"
-        lost = [f"{one}: left out, too few rows pass" for one in self.subsets if one not in trained]
-        text = [f"{told}, judged by {self.args.judge}", "", *aligned([heading, *cells]), "", *lost, LC_NOTE]
+        title = f"{self.args.model} after training, over {over}; {len(self.prompts)} prompts, {self._decoding()}"
+        lost = [f"{subset}: left out, too few rows pass" for subset in self.subsets if subset not in trained]
+        text = [f"{title}, judged by {self.args.judge}", "", *table_lines([heading, *cells]), "", *lost, LC_NOTE]
         text.append(f"the judge, all starts together: {self.used}")
         write_text(self.out / "figure.txt", text)
         facts = {"settings": json.loads((self.out / "settings.json").read_text()), "lines": [*map(asdict, lines)]}
-        facts["trainings"] = {str(one): json.loads((self._model(one) / sft.RESULT).read_text()) for one in trained}
+        results = {str(subset): self._model(subset) / sft.RESULT for subset in trained}
+        facts["trainings"] = {name: json.loads(path.read_text()) for name, path in results.items()}
         write_json(self.out / "figure.json", json.loads(json.dumps(facts), parse_constant=lambda _: None))
         curves = {
-            name: [Point(one.size, one.win_rate) for one in lines if one.filter == name and one.win_rate]
+            name: [Point(line.size, line.win_rate) for line in lines if line.filter == name and line.win_rate]
             for name in self.args.filters
         }
         if any(curves.values()):
-            caption = f"{told}. Judge: {self.args.judge}."
+            caption = f"{title}. Judge: {self.args.judge}."
             save(filter_picture(curves, caption=caption, quality="win rate in %"), self.out / "figure.png")
         return text
 
-    def _rows(self, one: Subset) -> Path:
-        return self.out / "subsets" / f"{one}.jsonl"
+    def _rows(self, subset: Subset) -> Path:
+        return self.out / "subsets" / f"{subset}.jsonl"
 
-    def _model(self, one: Subset | str) -> Path:
-        return self.out / "models" / str(one)
+    def _model(self, model: Subset | str) -> Path:
+        return self.out / "models" / str(model)
 
-    def _answers(self, one: Subset | str) -> Path:
-        return self.out / "answers" / f"{one}.jsonl"
+    def _answers(self, model: Subset | str) -> Path:
+        return self.out / "answers" / f"{model}.jsonl"
 
 
 def _row(instruction: str, response: str, plain: str | None) -> dict[str, str]:
@@ -269,8 +275,8 @@ def _outputs(path: Path, columns: Sequence[str]) -> dict[str, str]:
     return texts
 
 
-def _run(script: str, *given: Any) -> None:
-    code = subprocess.run([sys.executable, HERE / script, *map(str, given)], check=False).returncode  # noqa: S603
+def _run(script: str, *arguments: Any) -> None:
+    code = subprocess.run([sys.executable, HERE / script, *map(str, arguments)], check=False).returncode  # noqa: S603
     if code == 130:
         raise KeyboardInterrupt
     if code:
@@ -279,12 +285,12 @@ def _run(script: str, *given: Any) -> None:
         )
 
 
-def _shown(one: Interval | None) -> str:
-    return NONE if one is None else f"{one.mean:.1f} ({one.low:.1f} to {one.high:.1f})"
+def _shown(rate: Interval | None) -> str:
+    return NO_VALUE if rate is None else f"{rate.mean:.1f} ({rate.low:.1f} to {rate.high:.1f})"
 
 
-def arguments(given: Sequence[str]) -> argparse.Namespace:
-    split = given.index("--") if "--" in given else len(given)
+def arguments(argv: Sequence[str]) -> argparse.Namespace:
+    split = argv.index("--") if "--" in argv else len(argv)
     parser = argparse.ArgumentParser(description="subsets -> SFT -> win rate; what follows -- goes to sft.py.")
     parser.add_argument("data", help="a run's folder, or a file of rows with response and improved_response")
     parser.add_argument("--model", required=True, help="the causal language model to train")
@@ -303,15 +309,15 @@ def arguments(given: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--temperature", type=float, default=0.0, help="of the answers; 0: greedy")
     parser.add_argument("--generate-batch", type=int, default=8, help="prompts answered at once")
     parser.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
-    args = parser.parse_args(given[:split])
-    args.sft = list(given[split + 1 :])
+    args = parser.parse_args(argv[:split])
+    args.sft = list(argv[split + 1 :])
     if min(*args.sizes, args.max_new_tokens, args.generate_batch, 1 if args.count is None else args.count) < 1:
         parser.error("sizes, --count, --max-new-tokens and --generate-batch must be at least 1")
     return args
 
 
 def work(args: argparse.Namespace) -> None:
-    """All of it, in an order in which what can go wrong goes wrong before much is spent. Raises RefedError."""
+    """Do all steps, those that can fail before those that cost much. Raises RefedError."""
     figure = Figure(args)
     print("\n".join(figure.plan()), flush=True)
     if args.dry_run:
@@ -320,10 +326,10 @@ def work(args: argparse.Namespace) -> None:
     if figure.baseline is None:
         figure.answer(BASE)
     trained = figure.choose()
-    for one in trained:
-        print(f"{one}: training", flush=True)
-        figure.train(one)
-        figure.answer(one)
+    for subset in trained:
+        print(f"{subset}: training", flush=True)
+        figure.train(subset)
+        figure.answer(subset)
     print("\n".join(figure.show(figure.compare(trained), trained)))
 
 

@@ -2,8 +2,8 @@
 
     python generate.py --model Qwen/Qwen2.5-0.5B --adapter tuned --prompts prompts.jsonl --out answers.jsonl
 
-A row of --prompts has an `instruction`. --out gets JSON lines of instruction and output, whole or not at all, and a
-file that is there is left alone. Decoding is greedy unless --temperature is above 0. Exit codes as in sft.py.
+A row of --prompts has an `instruction`. --out gets JSON lines of instruction and output. It is written whole, and an
+existing file is left alone. Decoding is greedy unless --temperature is above 0. Exit codes as in sft.py.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 from sft import BadInput, load_model, load_tokenizer
 
 
-def arguments(given: list[str] | None = None) -> argparse.Namespace:
+def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Answers of a model to prompts.")
     parser.add_argument("--model", required=True, help="the causal language model, as sft.py was given it")
     parser.add_argument("--adapter", type=Path, help="a folder that sft.py made; unset, the model itself answers")
@@ -29,11 +29,11 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--temperature", type=float, default=0.0, help="0: greedy (default 0)")
     parser.add_argument("--batch-size", type=int, default=8, help="prompts answered at once (default 8)")
     parser.add_argument("--seed", type=int, default=0, help="of a temperature above 0 (default 0)")
-    return parser.parse_args(given)
+    return parser.parse_args(argv)
 
 
 def generate(args: argparse.Namespace) -> None:
-    """The answers, written. Raises BadInput."""
+    """Write the answers. Raises BadInput."""
     import torch
     from transformers import set_seed
 

@@ -1,10 +1,10 @@
-"""Fine-tune a causal language model on what refed made: TRL's SFTTrainer with LoRA, a chat template and packing.
+"""Fine-tune a causal language model on data made by refed: TRL's SFTTrainer with LoRA, a chat template and packing.
 
     refed export runs/first --format messages --out train.jsonl
     python sft.py --data train.jsonl --model Qwen/Qwen2.5-0.5B --out tuned
 
-The loss is over the answer alone. The same command goes on from the last checkpoint of a training that was stopped,
-and does nothing after a finished one. In --out: the adapter, its tokenizer with the chat template, and training.json.
+The loss is over the answer alone. The same command continues a stopped training from its last checkpoint, and does
+nothing after a finished one. In --out: the adapter, its tokenizer with the chat template, and training.json.
 Exit codes: 0 done, 1 failed, 2 bad input, 130 stopped by Ctrl-C.
 """
 
@@ -29,7 +29,7 @@ NUMBERS = {
     "seed": (0, 2**31, "of the split, the adapter's first weights, the order and the dropout"),
     "save_steps": (50, 2**31, "steps between checkpoints"),
 }
-"""Each setting's default, its most and its meaning. The defaults are ours: we know of none of the paper's."""
+"""Each setting's default, maximum and meaning. The defaults are ours: the paper states none that we know of."""
 TEMPLATE = (
     "{% for message in messages %}"
     "{% if message.role == 'assistant' %}{{ '### Response:\n' + message.content | trim + eos_token + '\n' }}"
@@ -42,20 +42,20 @@ RESULT = "training.json"  # losses, settings and the data's digest; it is writte
 
 
 class BadInput(Exception):
-    """What was given cannot be trained on or with; one line that says what to do."""
+    """The input cannot be used for training. The message is one line that says what to do."""
 
 
-def arguments(given: list[str] | None = None) -> argparse.Namespace:
-    """The settings; what is out of range ends the program with code 2."""
+def arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    """The settings. A value out of range ends the program with code 2."""
     parser = argparse.ArgumentParser(description="LoRA fine-tuning on a refed data set, by TRL.")
     parser.add_argument("--data", type=Path, required=True, help="JSONL of messages, or refed's own JSONL or Parquet")
     parser.add_argument("--model", required=True, help="a causal language model: a folder, or a name on the Hub")
     parser.add_argument("--out", type=Path, required=True, help="a folder for the adapter")
     parser.add_argument("--chat-template", type=Path, help="a Jinja file, instead of the tokenizer's own template")
-    for name, (default, _, told) in NUMBERS.items():
+    for name, (default, _, meaning) in NUMBERS.items():
         flag = f"--{name.replace('_', '-')}"
-        parser.add_argument(flag, type=type(default), default=default, help=f"{told} (default {default})")
-    args = parser.parse_args(given)
+        parser.add_argument(flag, type=type(default), default=default, help=f"{meaning} (default {default})")
+    args = parser.parse_args(argv)
     for name in NUMBERS:
         if not (0 if name in {"seed", "eval_share"} else 1e-9) <= getattr(args, name) <= NUMBERS[name][1]:
             parser.error(f"--{name.replace('_', '-')} {getattr(args, name)} is out of range")
@@ -80,19 +80,19 @@ def read_samples(path: Path) -> list[dict[str, Any]]:
 
 def _sample(row: Any, where: str) -> dict[str, Any]:
     row = row if isinstance(row, dict) else {}
-    turns = row.get("messages") or [
+    messages = row.get("messages") or [
         {"role": "user", "content": row.get("instruction")},
         {"role": "assistant", "content": row.get("improved_response")},
     ]
-    turns = [turn if isinstance(turn, dict) else {} for turn in turns] if isinstance(turns, list) else []
-    whole = all(isinstance(text := turn.get("content"), str) and text.strip() for turn in turns)
-    if not whole or [turn.get("role") for turn in turns[-2:]] != ["user", "assistant"]:
+    messages = [m if isinstance(m, dict) else {} for m in messages] if isinstance(messages, list) else []
+    whole = all(isinstance(text := message.get("content"), str) and text.strip() for message in messages)
+    if not whole or [message.get("role") for message in messages[-2:]] != ["user", "assistant"]:
         raise BadInput(
             f"{where}: needs messages that end in a user's and the assistant's, or instruction and improved_response, "
             f"each with a text; its columns: {', '.join(map(str, row)) or 'none'}"
         )
-    turns = [{"role": str(turn.get("role")), "content": turn["content"]} for turn in turns]
-    return {"prompt": turns[:-1], "completion": turns[-1:]}
+    messages = [{"role": str(message.get("role")), "content": message["content"]} for message in messages]
+    return {"prompt": messages[:-1], "completion": messages[-1:]}
 
 
 def load_tokenizer(name: str, chat_template: Path | None = None) -> Any:
@@ -100,7 +100,7 @@ def load_tokenizer(name: str, chat_template: Path | None = None) -> Any:
     from jinja2 import TemplateError
     from transformers import AutoTokenizer
 
-    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
     try:
         tokenizer = AutoTokenizer.from_pretrained(name)
         if chat_template is not None:
@@ -108,7 +108,7 @@ def load_tokenizer(name: str, chat_template: Path | None = None) -> Any:
         if not tokenizer.chat_template and tokenizer.eos_token:
             begins = tokenizer.bos_token_id in tokenizer("a")["input_ids"][:1]
             tokenizer.chat_template = "{{ bos_token }}" * begins + TEMPLATE
-        ids = tokenizer.apply_chat_template(turns, tokenize=True, return_dict=False)
+        ids = tokenizer.apply_chat_template(messages, tokenize=True, return_dict=False)
     except (OSError, ValueError, TypeError, TemplateError) as error:
         raise BadInput(f"{name}: its tokenizer or chat template cannot be used: {error}") from None
     last = next((token for token in reversed(ids) if tokenizer.decode([token]).strip()), None)
@@ -133,14 +133,14 @@ def load_model(name: str) -> Any:
 def fitting(
     samples: list[dict[str, Any]], model: Any, tokenizer: Any, args: argparse.Namespace
 ) -> list[dict[str, Any]]:
-    """The samples of at most --max-length tokens: a cut answer would not teach to stop. Raises BadInput where the model
-    has no room for that many, or too few samples are left."""
+    """The samples of at most --max-length tokens; a cut answer would not teach the model to stop. Raises BadInput where
+    the model's window is smaller, or too few samples are left."""
     room = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if room is not None and args.max_length > room:
         raise BadInput(f"{args.model}: has room for {room} tokens; lower --max-length from {args.max_length}")
-    texts = [tokenizer.apply_chat_template(one["prompt"] + one["completion"], tokenize=False) for one in samples]
+    texts = [tokenizer.apply_chat_template(row["prompt"] + row["completion"], tokenize=False) for row in samples]
     tokens = tokenizer(texts, add_special_tokens=False)["input_ids"]
-    fit = [one for one, ids in zip(samples, tokens, strict=True) if len(ids) <= args.max_length]
+    fit = [sample for sample, ids in zip(samples, tokens, strict=True) if len(ids) <= args.max_length]
     if lost := len(samples) - len(fit):
         print(f"{lost} of {len(samples)} samples are longer than --max-length {args.max_length}, and left out")
     if len(fit) < (2 if args.eval_share else 1):
@@ -164,14 +164,14 @@ def start(args: argparse.Namespace) -> tuple[dict[str, Any], str | None]:
         write_json(settings, made_by)
     except OSError as error:
         raise BadInput(f"{error.filename or args.out}: {error.strerror}; name another file or folder") from None
-    # The state is what a checkpoint's writing ends with: without it, that writing was cut off.
+    # trainer_state.json is written last: a checkpoint without it was cut off.
     whole = [state.parent for state in args.out.glob("checkpoints/checkpoint-*/trainer_state.json")]
     last = max(whole, key=lambda folder: int(folder.name.rpartition("-")[2]), default=None)
     return made_by, None if last is None else str(last)
 
 
 def make_trainer(args: argparse.Namespace, model: Any, tokenizer: Any, samples: list[dict[str, Any]]) -> Any:
-    """TRL's trainer. It packs whole samples, and attention and positions start anew at each of them."""
+    """TRL's trainer. It packs whole samples; attention and positions start afresh at each."""
     import torch
     from datasets import Dataset
     from peft import LoraConfig
@@ -197,7 +197,7 @@ def make_trainer(args: argparse.Namespace, model: Any, tokenizer: Any, samples: 
 
 
 def train(args: argparse.Namespace) -> None:
-    """All of it. Raises BadInput."""
+    """Train, or continue a training. Raises BadInput."""
     made_by, checkpoint = start(args)
     if (args.out / RESULT).is_file():
         print(f"{args.out}: is finished; nothing is left to do")
@@ -210,19 +210,19 @@ def train(args: argparse.Namespace) -> None:
     done = trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_model(str(args.out))
     if trainer.is_world_process_zero():
-        said = [(kind, one) for one in trainer.state.log_history for kind in ("loss", "eval_loss") if kind in one]
-        told = {
+        kinds, log = ("loss", "eval_loss"), trainer.state.log_history
+        facts = {
             **made_by, "rows": len(read), "left_out": len(read) - len(samples), "steps": trainer.state.global_step,
-            "losses": [{"step": one["step"], "epoch": one["epoch"], kind: one[kind]} for kind, one in said],
+            "losses": [{k: row[k] for k in ("step", "epoch", kind)} for row in log for kind in kinds if kind in row],
             "versions": {name: version(name) for name in ("torch", "transformers", "trl", "peft", "datasets")},
             "device": str(model.device), "dtype": str(model.dtype), "seconds": done.metrics["train_runtime"],
         }  # fmt: skip
-        write_json(args.out / RESULT, told)
+        write_json(args.out / RESULT, facts)
         shutil.rmtree(args.out / "checkpoints")
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Whole or not at all."""
+    """Write the file whole, or leave what was there."""
     (temporary := path.with_name(f".{path.name}")).write_text(json.dumps(value, indent=1) + "\n")
     temporary.replace(path)
 

@@ -2,4 +2,5 @@
 
 from refed_dspy.cli import main
 
-main()
+if __name__ == "__main__":
+    main()

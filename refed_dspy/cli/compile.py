@@ -12,12 +12,14 @@ import typer
 
 from refed_dspy.cli.options import (
     ConfigOption,
+    JudgeOption,
     MaxCalls,
     MaxCost,
     MaxMinutes,
     ProgramOption,
     ReferencesOption,
     RunDir,
+    SeedOption,
     TeacherOption,
     reporting,
 )
@@ -31,14 +33,11 @@ judge_app = typer.Typer(no_args_is_help=True, help="Judges, measured against peo
 PairsOption = Annotated[str | None, typer.Option(help="Pairs of answers with people's verdicts.", metavar="FILE")]
 
 
-def add_to(app: typer.Typer) -> None:
-    """Put the commands into `app`."""
-    app.command("compile")(compile_)
-    app.command()(promote)
-    app.command()(track)
-    app.add_typer(judge_app, name="judge")
+app = typer.Typer()
+app.add_typer(judge_app, name="judge")
 
 
+@app.command("compile")
 @reporting
 def compile_(
     references: ReferencesOption = None,
@@ -48,17 +47,17 @@ def compile_(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the compile.", metavar="DIR")] = None,
     teacher: TeacherOption = None,
-    judge: Annotated[
-        str | None, typer.Option(help="The model that judges, as --teacher.", metavar="FILE_OR_NAME")
-    ] = None,
+    judge: JudgeOption = None,
     reflection: Annotated[
         str | None, typer.Option(help="The model that rewrites prompts, as --teacher.", metavar="FILE_OR_NAME")
     ] = None,
     evaluations: Annotated[int | None, typer.Option(help="About how often a candidate is scored.", metavar="N")] = None,
     program: ProgramOption = None,
     config: ConfigOption = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of the split and the optimizer.")] = None,
-    name: Annotated[str | None, typer.Option(help="The registered model's name.")] = None,
+    seed: SeedOption = None,
+    name: Annotated[
+        str | None, typer.Option(help="The registered model's name.", metavar="NAME", show_default="refed")
+    ] = None,
     max_cost: MaxCost = None,
     max_calls: MaxCalls = None,
     max_minutes: MaxMinutes = None,
@@ -67,18 +66,18 @@ def compile_(
     ] = False,
 ) -> None:
     """Tune a program's prompts and prove the gain. The same command again goes on where it stood."""
-    given = {key: value for key, value in locals().items() if key not in {"config", "estimate"}}
+    flags = {key: value for key, value in locals().items() if key not in {"config", "estimate"}}
     from refed_dspy.cli.display import CompileDisplay
     from refed_dspy.config.loading import load_compile_config
     from refed_dspy.optimizers.compile import compile as tune
 
-    settings = load_compile_config(config, **given)
+    settings = load_compile_config(config, **flags)
     if settings.out is None:
         raise InputError("out: name the folder that shall hold the compile: --out DIR")
     if settings.teacher is None:
         raise InputError("no teacher: name one with --teacher (a file, PROVIDER/NAME, or embedded)")
     keywords = {key: getattr(settings, key) for key in settings.model_fields_set - {"program", "out"}}
-    with CompileDisplay().showing() as display, _optimizers_words(settings.out / "optimizer.log"):
+    with CompileDisplay().showing() as display, _optimizer_log(settings.out / "optimizer.log"):
         made = tune(
             _tuned(settings),
             settings.pairs or settings.references or "builtin",
@@ -87,23 +86,23 @@ def compile_(
             estimate_only=estimate,
             on_progress=display.watch,
         )
-    _tell(made, estimate)
+    _print_outcome(made, estimate)
 
 
 def _tuned(settings: CompileConfig) -> Any:
     """What `compile` is to tune: a judge for pairs, else the program that is named, if one is."""
     from refed_dspy.programs import PairwiseJudge
-    from refed_dspy.programs.saved import load_program
+    from refed_dspy.programs.saved import load_into
 
     if not settings.pairs:
         return settings.program
     judge = PairwiseJudge()
     if settings.program is not None:
-        load_program(judge, settings.program)
+        load_into(judge, settings.program)
     return judge
 
 
-def _tell(made: Compiled, estimate: bool) -> None:
+def _print_outcome(made: Compiled, estimate: bool) -> None:
     """Print the outcome. Raises typer.Exit where a cap or an endpoint ended it early."""
     from refed_dspy.optimizers.result import why_stopped
 
@@ -131,27 +130,31 @@ def agreement(
     max_minutes: MaxMinutes = None,
 ) -> None:
     """How well a judge agrees with people. The same command again goes on where it stood."""
-    from refed_dspy.config.loading import StatsConfig, load_job_config
+    from refed_dspy.config.jobs import StatsConfig
+    from refed_dspy.config.loading import load_job_config
     from refed_dspy.optimizers.agreement import agreement_lines
     from refed_dspy.optimizers.judge_agreement import measure_agreement
 
     model = load_job_config(StatsConfig, judge=judge).judge
     if model is None:
         raise InputError("no judge: name one with --judge (a file, PROVIDER/NAME, or embedded), or REFED_JUDGE")
-    found = measure_agreement(
+    measured = measure_agreement(
         pairs, model, out, count=count, program=program, seed=seed,
         max_cost=max_cost, max_calls=max_calls, max_minutes=max_minutes,
     )  # fmt: skip
-    for line in [*agreement_lines(found.rows), *found.lines()]:
+    for line in [*agreement_lines(measured.rows), *measured.lines()]:
         typer.echo(line)
-    if found.stopped:
+    if measured.stopped:
         raise typer.Exit(1)
 
 
+@app.command()
 @reporting
 def promote(
     name: Annotated[str, typer.Argument(help="The registered model.")] = "refed",
-    version: Annotated[str | None, typer.Option(help="Which version; unset, the challenger.")] = None,
+    version: Annotated[
+        str | None, typer.Option(help="Which version.", metavar="N", show_default="the challenger")
+    ] = None,
 ) -> None:
     """Make a version of the registered model the champion, whatever its proof says."""
     from refed_dspy.tracking.registry import promote as make_champion
@@ -160,6 +163,7 @@ def promote(
     typer.echo(f"{name} version {chosen} is champion: models:/{name}@champion")
 
 
+@app.command()
 @reporting
 def track(folder: RunDir) -> None:
     """Tell MLflow of a run or a compile, or what it has not been told of it yet."""
@@ -169,7 +173,7 @@ def track(folder: RunDir) -> None:
 
 
 class _Log:
-    """A file that is made when the first word is written to it, in a folder that is there by then."""
+    """A file that is made when something is first written to it, in a folder that is there by then."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -188,7 +192,7 @@ class _Log:
 
 
 @contextmanager
-def _optimizers_words(path: Path) -> Iterator[None]:
+def _optimizer_log(path: Path) -> Iterator[None]:
     """What DSPy's optimizers print and log goes to a file: a person wants the display, and can read the rest there."""
     dspy_log, file = logging.getLogger("dspy"), cast(TextIO, _Log(path))
     before, passed_on = list(dspy_log.handlers), dspy_log.propagate

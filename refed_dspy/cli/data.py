@@ -12,15 +12,15 @@ import typer
 
 from refed_dspy.cli.options import (
     ConfigOption,
+    JsonOption,
     JudgeOption,
     MaxCalls,
     MaxCost,
     MaxMinutes,
     ReferencesOption,
+    SeedOption,
     TeacherOption,
-    money,
     reporting,
-    usage_line,
 )
 from refed_dspy.errors import ConfigError, InputError, one_line
 
@@ -29,30 +29,27 @@ Data = Annotated[
     typer.Argument(metavar="DATA", help="A file, a Hub data set or a run's folder; unset, the config's `data`."),
 ]
 OutOption = Annotated[Path | None, typer.Option(help="Folder for the results.", metavar="DIR")]
-SeedOption = Annotated[int | None, typer.Option(help="Seed of draws and orders.")]
 ScorerOption = Annotated[
     str | None, typer.Option(help="Folder or Hub name of the model that perplexity is by.", metavar="NAME")
 ]
 _CAPS = ("max_cost", "max_calls", "max_minutes")
-JsonOption = Annotated[bool, typer.Option("--json", help="For scripts.")]
+
+app = typer.Typer()
 
 
-def add_to(app: typer.Typer) -> None:
-    """Put the commands into `app`."""
-    app.command("compare")(compare_)
-    app.command("filter")(filter_)
-    app.command("recycle")(recycle_)
-    app.command("stats")(stats_)
-
-
+@app.command("compare")
 @reporting
 def compare_(
     references: ReferencesOption = None,
-    size: Annotated[int | None, typer.Option(help="Instructions that every program answers.")] = None,
+    size: Annotated[
+        int | None, typer.Option(help="Instructions that every program answers.", metavar="N", show_default="100")
+    ] = None,
     out: OutOption = None,
     teacher: TeacherOption = None,
     judge: JudgeOption = None,
-    against: Annotated[str | None, typer.Option(help="The program that the others are compared with.")] = None,
+    against: Annotated[
+        str | None, typer.Option(help="The program that the others are compared with.", metavar="NAME")
+    ] = None,
     config: ConfigOption = None,
     seed: SeedOption = None,
     max_cost: MaxCost = None,
@@ -60,12 +57,13 @@ def compare_(
     max_minutes: MaxMinutes = None,
 ) -> None:
     """Compare programs on the same references: win rates, costs, filters. The same command again goes on."""
-    given = {name: value for name, value in locals().items() if name != "config"}
+    flags = {name: value for name, value in locals().items() if name != "config"}
     from refed_dspy.cli.display import Display
-    from refed_dspy.config.loading import CompareConfig, load_job_config
+    from refed_dspy.config.jobs import CompareConfig
+    from refed_dspy.config.loading import load_job_config
     from refed_dspy.runs.compare.compare import compare
 
-    settings = load_job_config(CompareConfig, config, **given)
+    settings = load_job_config(CompareConfig, config, **flags)
     folder = _needed(settings.out, "out", "--out DIR")
     _needed(settings.teacher, "teacher", "--teacher (a file, PROVIDER/NAME, or embedded)")
     _check_programs(settings.programs)
@@ -84,6 +82,7 @@ def compare_(
     _ended_short(made.stopped, folder)
 
 
+@app.command("filter")
 @reporting
 def filter_(
     data: Data = None,
@@ -100,13 +99,14 @@ def filter_(
     max_minutes: MaxMinutes = None,
 ) -> None:
     """Filter a data set: kept and dropped rows, each with reason and score, and a funnel. The data is not touched."""
-    given = {name: value for name, value in locals().items() if name not in {"config", "filters"}}
+    flags = {name: value for name, value in locals().items() if name not in {"config", "filters"}}
     from refed_dspy.cli.display import Display
-    from refed_dspy.config.loading import FilterRunConfig, load_job_config
+    from refed_dspy.config.jobs import FilterRunConfig
+    from refed_dspy.config.loading import load_job_config
     from refed_dspy.runs.filter.filter import filter_data
 
-    chosen = [_as_yaml(one) for one in filters] if filters else None
-    settings = load_job_config(FilterRunConfig, config, **given, filters=chosen)
+    chosen = [_as_yaml(text) for text in filters] if filters else None
+    settings = load_job_config(FilterRunConfig, config, **flags, filters=chosen)
     folder, source = _needed(settings.out, "out", "--out DIR"), _needed(settings.data, "data", "a file or a run's DIR")
     with Display().showing() as display:
         made = filter_data(
@@ -118,13 +118,16 @@ def filter_(
             **_others(settings, {"data", "filters", "judge", "out"}),
         )
     _print(made.lines())
-    _ended_short(made.fruitless or made.stopped, folder)
+    _ended_short(made.problem or made.stopped, folder)
 
 
+@app.command("recycle")
 @reporting
 def recycle_(
     data: Data = None,
-    size: Annotated[int | None, typer.Option(help="So many rows, drawn by the seed; unset, all.")] = None,
+    size: Annotated[
+        int | None, typer.Option(help="Rows to recycle, drawn by the seed.", metavar="N", show_default="all")
+    ] = None,
     out: OutOption = None,
     teacher: TeacherOption = None,
     selective: Annotated[
@@ -138,12 +141,13 @@ def recycle_(
     max_minutes: MaxMinutes = None,
 ) -> None:
     """Reflection-Tuning: better instructions and responses for a data set there is. The same command again goes on."""
-    given = {name: value for name, value in locals().items() if name not in {"config", "scorer"}}
+    flags = {name: value for name, value in locals().items() if name not in {"config", "scorer"}}
     from refed_dspy.cli.display import Display
-    from refed_dspy.config.loading import RecycleConfig, load_job_config
+    from refed_dspy.config.jobs import RecycleConfig
+    from refed_dspy.config.loading import load_job_config
     from refed_dspy.runs.recycle.recycle import recycle
 
-    settings = load_job_config(RecycleConfig, config, **given, scorer=scorer and {"model": scorer})
+    settings = load_job_config(RecycleConfig, config, **flags, scorer=scorer and {"model": scorer})
     folder, source = _needed(settings.out, "out", "--out DIR"), _needed(settings.data, "data", "a file or a run's DIR")
     _needed(settings.teacher, "teacher", "--teacher (a file, PROVIDER/NAME, or embedded)")
     with Display().showing() as display:
@@ -159,12 +163,13 @@ def recycle_(
     _ended_short(made.stopped, folder)
 
 
+@app.command("stats")
 @reporting
 def stats_(
     data: Data = None,
     scorer: ScorerOption = None,
     judge: JudgeOption = None,
-    sample: Annotated[int | None, typer.Option(help="Rows drawn for what costs time or money.")] = None,
+    sample: Annotated[int | None, typer.Option(help="Rows drawn for what costs time or money.", metavar="N")] = None,
     out: OutOption = None,
     config: ConfigOption = None,
     seed: SeedOption = None,
@@ -174,12 +179,13 @@ def stats_(
     max_minutes: MaxMinutes = None,
 ) -> None:
     """A data set in figures: lengths, diversity, coherence, perplexity, and the win rate of improved over plain."""
-    given = {name: value for name, value in locals().items() if name not in {"config", "scorer", "as_json"}}
+    flags = {name: value for name, value in locals().items() if name not in {"config", "scorer", "as_json"}}
     from refed_dspy.cli.display import Display
-    from refed_dspy.config.loading import StatsConfig, load_job_config
+    from refed_dspy.config.jobs import StatsConfig
+    from refed_dspy.config.loading import load_job_config
     from refed_dspy.runs.stats import measure
 
-    settings = load_job_config(StatsConfig, config, **given, scorer=scorer and {"model": scorer})
+    settings = load_job_config(StatsConfig, config, **flags, scorer=scorer and {"model": scorer})
     source = _needed(settings.data, "data", "a file or a run's DIR")
     with Display().showing() as display:
         made = measure(
@@ -237,25 +243,14 @@ def _ended_short(why: str, folder: Path | None) -> None:
 
 
 def _check_programs(programs: Mapping[str, str]) -> None:
-    """Raises ConfigError for a program that is neither known, nor there, nor an MLflow address: what it was meant to
-    be is told, where a file's reader could only say that there is none."""
+    """Raises ConfigError for a program that is no method, no file and no MLflow address. It suggests what was meant,
+    where a file's reader could only say that there is no such file."""
     from refed_dspy.programs.baselines import METHODS
     from refed_dspy.programs.mlflow_address import is_address
 
-    known = ["seed-only", *METHODS]
-    for name, given in programs.items():
-        if given not in known and not is_address(given) and not Path(given).exists():
-            near = get_close_matches(given, known, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"name a program's file, or one of {', '.join(known)}"
-            raise ConfigError(f"programs: {one_line(name, 40)}: no program {one_line(given, 80)!r}; {hint}")
-
-
-def work_lines(facts: dict[str, Any]) -> list[str]:
-    """How work over a data set stands (`engine.summary.work_status`), for a person."""
-    asked, rows = facts["asked"], facts["rows"]
-    of = f" of {rows}" if rows is not None and rows >= asked else ""
-    lines = [f"{facts['work']}: {asked}{of} rows asked about"]
-    for stage, use in facts["usage"].items():
-        lines.append(usage_line(stage, use))
-    lines.append(f"dollars: {money(facts['cost'], facts['unpriced'])}")
-    return lines + [f"failed: {f['count']} {f['kind']} in {f['stage']}" for f in facts["failures"]]
+    methods = ["seed-only", *METHODS]
+    for name, program in programs.items():
+        if program not in methods and not is_address(program) and not Path(program).exists():
+            near = get_close_matches(program, methods, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"name a program's file, or one of {', '.join(methods)}"
+            raise ConfigError(f"programs: {one_line(name, 40)}: no program {one_line(program, 80)!r}; {hint}")

@@ -80,16 +80,16 @@ class Display(_Shown[Progress]):
         return row
 
     def _lines(self, done: Event) -> None:
-        last, told = time.monotonic(), ""
+        last, printed = time.monotonic(), ""
         while not done.wait(0.5):
             progress = self.progress
-            first = progress is not None and progress.kept > 0 and not told
+            first = progress is not None and progress.kept > 0 and not printed
             if progress is not None and (first or time.monotonic() - last >= PLAIN_EVERY):
                 last = time.monotonic()
                 line = summary(progress)
-                if line != told:
+                if line != printed:
                     self._say(line)
-                    told = line
+                    printed = line
 
 
 class CompileDisplay(_Shown[CompileProgress]):
@@ -112,33 +112,33 @@ class CompileDisplay(_Shown[CompileProgress]):
 
 def compile_summary(progress: CompileProgress) -> str:
     """One line: what is being done, evaluations, candidates, the best score, dollars."""
-    parts = [progress.phase, f"{progress.evaluations} of about {progress.expected or '?'} evaluations"]
+    phrases = [progress.phase, f"{progress.evaluations} of about {progress.expected or '?'} evaluations"]
     if progress.candidates:
-        parts.append(f"{progress.candidates} candidates")
+        phrases.append(f"{progress.candidates} candidates")
     if progress.best is not None and progress.baseline is not None:
-        parts.append(f"best {progress.best:.2f} (uncompiled {progress.baseline:.2f})")
-    return " · ".join([*parts, f"{progress.calls} calls", dollars(progress.cost)])
+        phrases.append(f"best {progress.best:.2f} (uncompiled {progress.baseline:.2f})")
+    return " · ".join([*phrases, f"{progress.calls} calls", dollars(progress.cost)])
 
 
 def summary(progress: Progress) -> str:
     """One line: samples, calls in flight, tokens, dollars, failures, time left."""
-    parts = [
+    phrases = [
         f"{progress.kept}/{progress.size} {progress.unit}",
         f"{progress.in_flight} in flight",
         f"{progress.calls} calls",
         f"{_short(progress.prompt_tokens)} tokens read, {_short(progress.completion_tokens)} written",
     ]
     if progress.priced or progress.cost:
-        parts.append(dollars(progress.cost) + (" and more at unknown prices" if progress.unpriced else ""))
+        phrases.append(dollars(progress.cost) + (" and more at unknown prices" if progress.unpriced else ""))
     if failed := sum(progress.failed.values()):
-        parts.append(f"{failed} failed")
+        phrases.append(f"{failed} failed")
     if progress.dropped:
-        parts.append(f"{progress.dropped} dropped")
+        phrases.append(f"{progress.dropped} dropped")
     made = progress.kept - progress.kept_at_start
     if made and progress.kept < progress.size:
         left = (time.monotonic() - progress.started) / made * (progress.size - progress.kept)
-        parts.append(f"about {_span(left)} left")
-    return " · ".join(parts)
+        phrases.append(f"about {_span(left)} left")
+    return " · ".join(phrases)
 
 
 def _short(count: int) -> str:

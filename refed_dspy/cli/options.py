@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, cast
 
@@ -32,42 +32,9 @@ def reporting(command: F) -> F:
     return cast(F, wrapped)
 
 
-def money(amount: float | None, unpriced: int = 0) -> str:
-    """`amount` dollars, and how many calls are not in it since their price is unknown."""
-    from refed_dspy.records import PICO, dollars
-
-    if amount is None or (unpriced and not amount):
-        return "price unknown"
-    return dollars(amount * PICO) + (f" and {unpriced} calls at an unknown price" if unpriced else "")
-
-
-def usage_line(stage: str, use: Mapping[str, Any]) -> str:
-    """What one stage's calls took (`engine.summary.usage_by_stage`)."""
-    unknown = f", {use['unknown']} of unknown usage" if use["unknown"] else ""
-    return (
-        f"{stage}: {use['calls']} calls, {use['prompt_tokens']} tokens read ({use['cached_tokens']} cached), "
-        f"{use['completion_tokens']} written{unknown}, {money(use['cost'], use['unpriced'])}"
-    )
-
-
-def tokens_lines(told: Mapping[str, Any] | None) -> list[str]:
-    """What a kept sample took, by stage (`engine.summary.tokens_a_sample`): a line for all, and one a stage."""
-    if told is None:
-        return []
-    lines = [f"a kept sample: {_tokens(told['all'])}"]
-    return lines + [f"  {stage}: {_tokens(share)}" for stage, share in told["stages"].items()]
-
-
-def _tokens(share: Mapping[str, float]) -> str:
-    told = [f"{share['prompt']:,.0f} tokens read"]
-    if share["cached"]:
-        told.append(f"{share['cached']:,.0f} of them cached, {share['uncached']:,.0f} not")
-    return ", ".join([*told, f"{share['completion']:,.0f} written"])
-
-
 RunDir = Annotated[Path, typer.Argument(metavar="DIR", help="The run's folder.")]
 ReferencesOption = Annotated[
-    str | None, typer.Option(help="File, Hub data set, or builtin.", metavar="FILE_OR_HUB_NAME", show_default=False)
+    str | None, typer.Option(help="File, Hub data set, or builtin.", metavar="FILE_OR_HUB_NAME", show_default="builtin")
 ]
 JudgeOption = Annotated[str | None, typer.Option(help="The model that judges, as --teacher.", metavar="FILE_OR_NAME")]
 TeacherOption = Annotated[
@@ -78,3 +45,5 @@ MaxCost = Annotated[float | None, typer.Option(help="Dollars it may cost, over a
 MaxCalls = Annotated[int | None, typer.Option(help="Calls it may make, over all its starts.", metavar="N")]
 MaxMinutes = Annotated[float | None, typer.Option(help="Minutes it may work, over all its starts.", metavar="N")]
 ProgramOption = Annotated[str | None, typer.Option(help="A saved program.", metavar="FILE_OR_URI")]
+SeedOption = Annotated[int | None, typer.Option(help="Seed of draws and orders.", metavar="N", show_default="0")]
+JsonOption = Annotated[bool, typer.Option("--json", help="For scripts.")]

@@ -58,7 +58,9 @@ async def one_sample(program: ReferenceLevelFeedback, reference: Reference, by_s
     Raises as a run does.
     """
     async with AsyncExitStack() as stack:
-        running = {id(one): await stack.enter_async_context(_at_once(one).running()) for one in by_stage.teachers}
+        running = {
+            id(teacher): await stack.enter_async_context(_at_once(teacher).running()) for teacher in by_stage.teachers
+        }
 
         async def asked(question: Question) -> dspy.Prediction:
             with dspy.context(lm=running[id(by_stage.pool(question.stage)[0].teacher)]):

@@ -1,4 +1,4 @@
-"""`refed share` and `refed push`: a run's data set made ready for the Hub, and sent there."""
+"""`refed report`, `refed share`, `refed push`: a run as a page, made ready for the Hub, and sent there."""
 
 from __future__ import annotations
 
@@ -7,20 +7,38 @@ from typing import Annotated
 
 import typer
 
-from refed_dspy.cli.options import reporting
+from refed_dspy.cli.options import RunDir, reporting
+
+app = typer.Typer()
 
 
-def add_to(app: typer.Typer) -> None:
-    """Put the commands into `app`."""
-    app.command("share")(share_)
-    app.command("push")(push_)
+@app.command()
+@reporting
+def report(
+    run_dir: RunDir,
+    out: Annotated[
+        Path | None, typer.Option(help="File to write.", metavar="FILE", show_default="report.html in DIR")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the file.")] = False,
+    show: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
+) -> None:
+    """Make one page that shows a run: what was made, why each row looks as it does, what it cost."""
+    from refed_dspy.sharing.report.report import report as make
+
+    path = make(run_dir, out, force=force, say=lambda line: typer.echo(line, err=True))
+    typer.echo(f"{path} ({path.stat().st_size / 1e6:.1f} MB)")
+    if show:
+        typer.launch(str(path.absolute()))
 
 
+@app.command("share")
 @reporting
 def share_(
     run: Annotated[Path, typer.Argument(metavar="DIR", help="The run's folder.")],
     out: Annotated[Path, typer.Option(help="Folder to make.", metavar="FOLDER")],
-    name: Annotated[str | None, typer.Option(help="The data set's name; unset, the folder's.", metavar="TEXT")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="The data set's name.", metavar="TEXT", show_default="the folder's")
+    ] = None,
     license: Annotated[  # noqa: A002 — the flag's name
         str | None,
         typer.Option(help="License that you give the data: its name on the Hub, or a file of its text.", metavar="ID"),
@@ -49,20 +67,21 @@ def share_(
         dropped=dropped,
         force=force,
     )
-    for one in made.files:
-        typer.echo(f"{one.path}  {one.bytes:,} bytes")
+    for file in made.files:
+        typer.echo(f"{file.path}  {file.bytes:,} bytes")
     for note in made.notes:
         typer.echo(f"refed: {note}", err=True)
     more = f", {made.dropped} dropped ones" if made.dropped else ""
     typer.echo(f"{made.rows} rows{more} in {out}; read its README.md, then: refed push {out} OWNER/NAME")
 
 
+@app.command("push")
 @reporting
 def push_(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A folder that refed share made.")],
     repo: Annotated[str, typer.Argument(metavar="OWNER/NAME", help="The data set on the Hub.")],
     go: Annotated[bool, typer.Option("--go", help="Send it. Without, nothing is sent or asked.")] = False,
-    public: Annotated[bool, typer.Option("--public", help="Make it public; unset, private.")] = False,
+    public: Annotated[bool, typer.Option("--public", help="Make it public, not private.")] = False,
     branch: Annotated[str, typer.Option(help="The branch, made where it is not there.", metavar="NAME")] = "main",
     message: Annotated[str | None, typer.Option(help="The commit's message.", metavar="TEXT")] = None,
 ) -> None:

@@ -1,4 +1,4 @@
-"""What all settings have in common."""
+"""What all settings classes share: their base class, the checks on column names, and the caps."""
 
 from __future__ import annotations
 
@@ -12,35 +12,37 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from refed_dspy.errors import one_line
 
 PAIR = ("instruction", "response", "input")
-"""What `columns` may name of a pair."""
+"""The fields of a pair that `columns` may name."""
 
 
 class Settings(BaseModel):
-    # Pydantic's own messages show what was given: a key put in the wrong place must not be.
+    """Base of all settings: frozen, and an unknown key is an error."""
+
+    # Pydantic's own messages show the input. It may be an API key put in the wrong place, so it must not be shown.
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True, allow_inf_nan=False)
 
 
-def _known(known: Sequence[str], value: dict[str, str]) -> dict[str, str]:
-    """`value`, checked. Raises ValueError for a part of a row that there is not: it would be left out unseen."""
-    if (odd := next((name for name in value if name not in known), None)) is not None:
-        near = get_close_matches(odd, known, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
-        raise ValueError(f"{one_line(odd, 40)}: unknown key; {hint}")
-    return value
+def _check_columns(fields: Sequence[str], columns: dict[str, str]) -> dict[str, str]:
+    """`columns`, checked. Raises ValueError for a key that is none of `fields`: it would be ignored silently."""
+    if (unknown := next((name for name in columns if name not in fields), None)) is not None:
+        near = get_close_matches(unknown, fields, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(fields)}"
+        raise ValueError(f"{one_line(unknown, 40)}: unknown key; {hint}")
+    return columns
 
 
-PairColumns: TypeAlias = Annotated[dict[str, str], AfterValidator(partial(_known, PAIR))]
-"""Where a table's columns have other names: {instruction: question, response: answer}."""
-RowColumns: TypeAlias = Annotated[dict[str, str], AfterValidator(partial(_known, (*PAIR, "plain")))]
+PairColumns: TypeAlias = Annotated[dict[str, str], AfterValidator(partial(_check_columns, PAIR))]
+"""The names of a table's columns where they differ: {instruction: question, response: answer}."""
+RowColumns: TypeAlias = Annotated[dict[str, str], AfterValidator(partial(_check_columns, (*PAIR, "plain")))]
 """The same with `plain`: the response before it was improved."""
 
 
 class Capped(Settings):
-    """Caps over all models and over all starts; they stay with the folder until others are given."""
+    """Caps over all models and all starts. They are stored in the folder and hold until they are set again."""
 
     max_cost: float | None = Field(default=None, gt=0, allow_inf_nan=True)
     """Dollars."""
     max_calls: int | None = Field(default=None, ge=1)
-    """Calls, whatever becomes of them."""
+    """Calls, whatever their outcome."""
     max_minutes: float | None = Field(default=None, gt=0, allow_inf_nan=True)
-    """Minutes at work."""
+    """Minutes of work."""

@@ -1,4 +1,4 @@
-"""The settings of a compile, and of the metric it is judged by."""
+"""The settings of a compile, and of the metric that it optimizes."""
 
 from __future__ import annotations
 
@@ -8,35 +8,40 @@ from typing import Any, Self
 from pydantic import Field, field_validator, model_validator
 
 from refed_dspy.config.base import PairColumns, Settings
-from refed_dspy.config.teacher import TeacherConfig, _secret_name
+from refed_dspy.config.teacher import TeacherConfig, secret_name
 from refed_dspy.errors import one_line
 
-_OWNED_OPTIONS = {
+_REFLECTION = "name the model as reflection: others would pass the caps unseen"
+_TEACHER = "name the model as teacher: no cap would see others"
+_RESERVED_OPTIONS = {
     "metric": "the compile's own; weights go into metric:",
-    **dict.fromkeys(
-        ("reflection_lm", "prompt_model"), "name the model as reflection: others would pass the caps unseen"
-    ),
-    **dict.fromkeys(("task_model", "teacher_settings"), "name the model as teacher: no cap would see others"),
+    "reflection_lm": _REFLECTION,
+    "prompt_model": _REFLECTION,
+    "task_model": _TEACHER,
+    "teacher_settings": _TEACHER,
     "log_dir": "it would keep pickles; a compile goes on from its own folder",
     "num_threads": "set threads",
 }
+"""Options of DSPy's optimizers that a compile sets itself → what to do instead."""
 
 
 class MetricConfig(Settings):
-    """What a program is tuned towards: the weights of the metric's parts, and its rules (optimizers/metric.py)."""
+    """What a program is tuned for: the weights of the metric's components, and its rules
+    (optimizers/reference_metric.py)."""
 
     wins: float = Field(default=0.6, ge=0, le=1)
-    """Weight of a judge's preference over the uncompiled program's answers."""
+    """Weight of the judge's preference over the uncompiled program's answers."""
     grades: float = Field(default=0.3, ge=0, le=1)
     """Weight of the instructions' grades."""
     diversity: float = Field(default=0.1, ge=0, le=1)
-    """Weight of how far apart the instructions are."""
+    """Weight of how different the instructions are from one another."""
     length_tolerance: float = Field(default=1.5, ge=1)
-    """An answer so many times as long as the uncompiled program's wins in full; longer ones win less."""
+    """Up to this many times the length of the uncompiled program's answer a win counts in full; a longer answer's win
+    counts less."""
     criteria: dict[str, str] | None = None
-    """Name → what it means, of what instructions are graded by; unset, the four of this package."""
+    """Name → meaning of each criterion that instructions are graded by. Unset: this package's four."""
     accept: float = Field(default=0.5, ge=0, le=1)
-    """From this score on a rollout may become a demonstration."""
+    """A rollout with at least this score may become a demonstration."""
 
     @model_validator(mode="after")
     def _weighs_something(self) -> Self:
@@ -49,39 +54,40 @@ class CompileConfig(Settings):
     """One compile: of which program, on which examples, by which optimizer and judge, under which caps."""
 
     references: str | None = None
-    """A file, a Hub data set, or `builtin`; unset, that."""
+    """A file, a Hub data set, or `builtin`. Unset: `builtin`."""
     columns: PairColumns = Field(default_factory=dict)
-    """Where a table's columns have other names: {instruction: question, response: answer}."""
+    """The names of a table's columns where they differ: {instruction: question, response: answer}."""
     pairs: str | None = None
-    """A file of pairs with people's verdicts: then it is the judge that is tuned."""
+    """A file of pairs with people's verdicts. If set, the judge is tuned instead of a program."""
     held_out_criteria: list[str] = Field(default_factory=list)
-    """Criteria of `pairs` that only the test sees."""
+    """Criteria of `pairs` that are used in the test set only."""
     optimizer: str = "gepa"
     """bootstrap, gepa, mipro, simba, or the dotted name of any other."""
     options: dict[str, Any] = Field(default_factory=dict)
-    """The optimizer's own settings; they win over what is set for it."""
+    """Settings of the optimizer; they override this package's choices for it."""
     evaluations: int = Field(default=200, ge=1)
-    """About how often a candidate is scored on an example."""
+    """About how many times a candidate is scored on an example, over the whole compile."""
     teacher: TeacherConfig | None = None
-    """Which model runs the program."""
+    """The model that runs the program."""
     judge: TeacherConfig | None = None
-    """Unset: the teacher's model at temperature 0, and a warning."""
+    """The model that judges. Unset: the teacher's model at temperature 0, with a warning."""
     judge_program: str | None = None
     """A compiled judge: its program's file or MLflow address."""
     reflection: TeacherConfig | None = None
-    """Which model rewrites prompts; unset, the judge's."""
+    """The model that rewrites prompts. Unset: the judge's."""
     metric: MetricConfig = Field(default_factory=MetricConfig)
-    """What is good: weights and rules."""
+    """The metric: its weights and rules."""
     train: int = Field(default=24, ge=1)
-    """At most so many references to learn from; of fewer, each of the three sets gets its share."""
+    """At most this many references to learn from. With too few references, each of the three sets gets a proportional
+    share."""
     validation: int = Field(default=12, ge=1)
-    """The same to choose candidates by."""
+    """At most this many references to choose candidates by."""
     test: int = Field(default=16, ge=1)
-    """At most so many references each; of fewer, each set gets its share."""
+    """At most this many references to test the champion on."""
     features: dict[str, str] | None = None
-    """Name → what feedback on an instruction looks for; unset, the program's own."""
+    """Name → what feedback on an instruction looks for. Unset: the program's features."""
     instructions_per_feature: int = Field(default=2, ge=1, le=100)
-    """How many a candidate writes while it is compiled. The compiled program asks for as many as it did before."""
+    """How many instructions a candidate writes during the compile. The compiled program keeps its number."""
     guidance: dict[str, str] = Field(default_factory=dict)
     """Stage → a sentence of yours that is added to its prompt."""
     program: str | None = None
@@ -89,25 +95,25 @@ class CompileConfig(Settings):
     seed: int = Field(default=0, ge=0, lt=2**31)
     """Of the split and the optimizer."""
     threads: int = Field(default=4, ge=1, le=256)
-    """Examples that are worked on at once; each makes several calls at once."""
+    """Examples that are evaluated at once; each makes several calls at once."""
     out: Path | None = None
     """Folder of the compile."""
     name: str = Field(default="refed", pattern=r"^[A-Za-z0-9][A-Za-z0-9 _.\-]{0,99}$")
     """The registered model's name."""
     track: bool | None = None
-    """Whether MLflow is told; unset, REFED_TRACK says, and else it is."""
+    """Whether the compile is logged to MLflow. Unset: as `REFED_TRACK` says, and yes without it."""
     max_cost: float | None = Field(default=None, gt=0, allow_inf_nan=True)
-    """Dollars, over teacher, judge and reflection together, and over all starts."""
+    """Cap in dollars, over teacher, judge and reflection together, and over all starts."""
     max_calls: int | None = Field(default=None, ge=1)
     """The same in calls."""
     max_minutes: float | None = Field(default=None, gt=0, allow_inf_nan=True)
-    """Caps over teacher, judge and reflection together, and over all starts."""
+    """The same in minutes of work."""
 
     @field_validator("options")
     @classmethod
-    def _are_the_optimizers_own(cls, value: dict[str, Any]) -> dict[str, Any]:
-        if name := _secret_name(value):
+    def _check_options(cls, value: dict[str, Any]) -> dict[str, Any]:
+        if name := secret_name(value):
             raise ValueError(f"{one_line(name, 40)} may hold a key: options are written down")
-        if owned := sorted(set(_OWNED_OPTIONS).intersection(value)):
-            raise ValueError(f"{owned[0]}: {_OWNED_OPTIONS[owned[0]]}")
+        if reserved := sorted(set(_RESERVED_OPTIONS).intersection(value)):
+            raise ValueError(f"{reserved[0]}: {_RESERVED_OPTIONS[reserved[0]]}")
         return value

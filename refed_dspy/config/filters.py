@@ -1,4 +1,4 @@
-"""Settings of the filters: each its own, in a list whose order is the order of filtering."""
+"""Settings of the filters. A list of them is applied in its order."""
 
 from __future__ import annotations
 
@@ -13,13 +13,18 @@ Of = Literal["instruction", "response", "both"]
 
 
 class Keeping(Settings):
+    """What every filter has."""
+
     keep: int | None = Field(default=None, ge=1)
-    """Of the rows that pass, keep so many: the best by score where a judge gives one, else the first in order."""
+    """How many of the rows that pass are kept: the best where a judge scores them, otherwise the first in order."""
 
 
 class Judging(Keeping):
+    """What every filter has that asks a judge."""
+
     criterion: str | None = Field(default=None, min_length=1)
-    """One of this package's by name (content_quality, clear, …), or any with a description; unset, overall quality."""
+    """One of this package's criteria by name (content_quality, clear, …), or any other with a description. Unset:
+    overall quality."""
     description: str = ""
     """What the criterion means."""
 
@@ -34,11 +39,11 @@ class JudgeSettings(Judging):
     """The improved response must beat the plain one, in both orders."""
 
     margin: float = Field(default=0, ge=0, lt=2)
-    """The preference, from -2 to 2, must be above this."""
+    """The judge's preference, from -2 to 2, must be above this."""
 
 
 class RubricSettings(Judging):
-    """A judge's grade, 1 to 5, by one criterion."""
+    """A judge grades one text from 1 to 5, by one criterion."""
 
     of: Literal["instruction", "response"] = "response"
     """Which text is graded."""
@@ -50,14 +55,14 @@ class RougeSettings(Keeping):
     """The highest ROUGE-L F of the instruction against those kept must be below the threshold (Self-Instruct: 0.7)."""
 
     threshold: float = Field(default=0.7, gt=0, le=1)
-    """From this F on an instruction is dropped."""
+    """An instruction with this F or more is dropped."""
 
 
 class RandomSettings(Keeping):
     """The control: rows drawn by the seed."""
 
     share: float | None = Field(default=None, gt=0, le=1)
-    """Of all rows, in place of `keep`."""
+    """The share of all rows to keep, in place of `keep`."""
 
     @model_validator(mode="after")
     def _draws_some(self) -> Self:
@@ -70,7 +75,7 @@ class NearDuplicateSettings(Keeping):
     """MinHash over shingles, confirmed by their exact Jaccard similarity."""
 
     threshold: float = Field(default=0.8, gt=0, le=1)
-    """From this Jaccard similarity on a row is dropped."""
+    """A row with this Jaccard similarity or more is dropped."""
     of: Of = "instruction"
     """Which text is compared."""
 
@@ -110,26 +115,26 @@ class LanguageSettings(Keeping):
     """The language that a text is in."""
 
     allowed: list[str] = Field(default_factory=lambda: ["en"], min_length=1)
-    """Codes of ISO 639-1."""
+    """ISO 639-1 codes."""
     of: Of = "both"
-    """Which text is looked at."""
+    """Which text is checked."""
 
 
 class OverlapSettings(Keeping):
-    """No n words in a row may stand in a benchmark's prompts."""
+    """No n consecutive words may occur in a benchmark's prompts."""
 
     against: Path
     """The benchmark's file."""
     n: int = Field(default=13, ge=3, le=50)
-    """So many words in a row."""
+    """How many consecutive words."""
     of: Literal["instruction", "both"] = "instruction"
-    """Which text is looked at."""
+    """Which text is checked."""
     columns: list[str] | None = None
-    """The file's columns to look at; unset, those that look like a prompt."""
+    """The file's columns that hold prompts. Unset: those whose names suggest it."""
 
 
 class FilterConfig(Settings):
-    """One filter: its name, and its settings under it. A name alone stands for its defaults."""
+    """One filter: its name, and its settings under it. A name alone means the default settings."""
 
     judge: JudgeSettings | None = None
     rubric: RubricSettings | None = None
@@ -158,5 +163,5 @@ class FilterConfig(Settings):
 
     @property
     def settings(self) -> Any:
-        """Those of the one filter: an object of its settings class."""
+        """The filter's settings: an object of its settings class."""
         return getattr(self, self.name)

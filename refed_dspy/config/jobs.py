@@ -1,4 +1,4 @@
-"""Settings of the work around runs: comparing programs, filtering, recycling and measuring data sets."""
+"""Settings of comparisons, filterings, recyclings and statistics: all work but runs and compiles."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ COMPARED = ("seed-only", "instruction-only", "sample-level", "reference-level")
 
 
 class ScorerConfig(Settings):
-    """Which model says how likely a text is: one on this machine, or an endpoint that returns prompt
+    """The model that scores how likely a text is: one on this machine, or an endpoint that returns prompt
     log-probabilities (vLLM)."""
 
     model: str
-    """A folder or Hub name for transformers; with api_base, the endpoint's name of it."""
+    """A folder or Hub name for transformers; with api_base, the model's name at the endpoint."""
     api_base: str | None = None
-    """Address of the endpoint, up to and including `/v1`; unset, the model runs on this machine."""
+    """Address of the endpoint, up to and including `/v1`. Unset: the model runs on this machine."""
     api_key_env: str | None = Field(default=None, pattern=r"^[A-Z_][A-Z0-9_]*$")
     """Name of the environment variable that holds the key."""
     concurrency: int = Field(default=8, ge=1, le=256)
@@ -35,20 +35,20 @@ class DataConfig(Settings):
     data: str | None = None
     """A file, a Hub data set's name, or a run's folder."""
     columns: RowColumns = Field(default_factory=dict)
-    """Where its columns have other names: {instruction: question, response: answer, plain: first_answer}."""
+    """The names of its columns where they differ: {instruction: question, response: answer, plain: first_answer}."""
     out: Path | None = None
-    """Folder for what comes of it."""
+    """Folder for the results."""
     seed: int = Field(default=0, ge=0, lt=2**31)
-    """Of draws and orders."""
+    """Seed of random draws and orders."""
 
 
 class FilterRunConfig(DataConfig, Capped):
-    """Filters over a data set that is there."""
+    """Filters over an existing data set."""
 
     filters: list[FilterConfig] = Field(default_factory=list)
-    """In the order of filtering: each looks at what the one before it kept."""
+    """The filters in their order: each sees the rows that the one before it kept."""
     judge: TeacherConfig | None = None
-    """Which model judges, for `judge` and `rubric`."""
+    """The model that judges, for `judge` and `rubric`."""
     judge_program: str | None = None
     """A compiled judge: its program's file or MLflow address."""
 
@@ -57,51 +57,54 @@ class RecycleConfig(DataConfig, Capped):
     """Reflection-Tuning over a data set (paper notes, section 4)."""
 
     teacher: TeacherConfig | None = None
-    """Which model reflects."""
+    """The model that reflects."""
     size: int | None = Field(default=None, ge=1)
-    """So many rows, drawn by the seed; unset, all."""
+    """How many rows, drawn by the seed. Unset: all."""
     instruction_criteria: dict[str, str] | None = None
-    """Name → what it means, of what instructions are reflected on by; unset, the paper's five."""
+    """Name → meaning of each criterion for reflecting on an instruction. Unset: the paper's five."""
     response_criteria: dict[str, str] | None = None
-    """The same for responses; unset, the paper's four."""
+    """The same for responses. Unset: the paper's four."""
     selective: bool = False
     """Keep the new instruction only where it is harder (IFD), the new response only where it fits better (r-IFD)."""
     scorer: ScorerConfig | None = None
     """The model that IFD and r-IFD are computed with; without one they are not measured."""
     embeddings: bool | None = None
-    """Coherence and semantic diversity by the small embedding model; unset, where its weights are there."""
+    """Whether to measure coherence and semantic diversity with the small embedding model. Unset: if its weights are
+    present."""
     sample: int = Field(default=500, ge=10)
-    """Rows drawn for the figures that cost time."""
+    """Rows drawn for the measures that take long."""
     max_failure_share: float = Field(default=0.5, gt=0, le=1)
-    """A stage that fails in this share of its last 50 calls (20 at least) stops the work."""
+    """If a stage fails in this share of its last 50 calls (of 20 at least), the work stops."""
 
     @model_validator(mode="after")
-    def _can_select(self) -> Self:
+    def _check_scorer(self) -> Self:
         if self.selective and self.scorer is None:
             raise ValueError("selective: needs a scorer, {model: …}, the model that IFD and r-IFD are computed with")
         return self
 
 
 class StatsConfig(DataConfig, Capped):
-    """What a data set looks like in numbers."""
+    """Statistics of a data set."""
 
     scorer: ScorerConfig | None = None
     """The model that perplexity, IFD and r-IFD are computed with; without one they are not measured."""
     judge: TeacherConfig | None = None
-    """Given, and the data set has plain responses: the win rate of the improved ones over them."""
+    """The model that judges improved responses against plain ones, for their win rate. Unset, or for a data set without
+    plain responses: no win rate."""
     sample: int = Field(default=500, ge=10)
-    """Rows drawn for what costs time or money: self-ROUGE-L, perplexity, verdicts."""
+    """Rows drawn for the measures that take time or money: self-ROUGE-L, perplexity, verdicts."""
     embeddings: bool | None = None
-    """Coherence and semantic diversity by the small embedding model; unset, where its weights are there."""
+    """Whether to measure coherence and semantic diversity with the small embedding model. Unset: if its weights are
+    present."""
 
 
 class CompareConfig(Capped):
     """Programs side by side: on the same references, instructions and first responses, by one judge."""
 
     references: str | None = None
-    """A file, a Hub data set, or `builtin`; unset, that."""
+    """A file, a Hub data set, or `builtin`. Unset: `builtin`."""
     columns: PairColumns = Field(default_factory=dict)
-    """Where a table's columns have other names: {instruction: question, response: answer}."""
+    """The names of a table's columns where they differ: {instruction: question, response: answer}."""
     programs: dict[str, str] = Field(default_factory=lambda: {name: name for name in COMPARED})
     """Name → seed-only, instruction-only, sample-level, reference-level, or a program's file or MLflow address."""
     against: str = "instruction-only"
@@ -109,37 +112,37 @@ class CompareConfig(Capped):
     size: int = Field(default=100, ge=1)
     """Instructions that all programs answer."""
     instructions_per_feature: int = Field(default=10, ge=1, le=100)
-    """So many instructions one call of synthesis asks for."""
+    """How many instructions one call of synthesis asks for."""
     per_reference: int | None = Field(default=5, ge=1)
-    """At most so many of one reference: what is written from one is alike, so intervals need many references."""
+    """At most this many of one reference: its instructions are alike, so confidence intervals need many references."""
     features: dict[str, str] | None = None
-    """Name → what feedback on an instruction looks for; unset, the paper's two."""
+    """Name → what feedback on an instruction looks for. Unset: the paper's two."""
     teacher: TeacherConfig | None = None
-    """Which model writes, for all programs."""
+    """The teacher of all programs."""
     judge: TeacherConfig | None = None
-    """Which model judges. Unset: the teacher's at temperature 0, and a warning."""
+    """The model that judges. Unset: the teacher's model at temperature 0, with a warning."""
     judge_program: str | None = None
     """A compiled judge: its program's file or MLflow address."""
     grades: bool = True
-    """Grade every program's rows by a rubric, too: the one figure that the seed set can be compared by."""
+    """Whether to grade every program's rows by a rubric, too: the only measure that includes the seed set."""
     subsets: list[Annotated[int, Field(ge=1)]] | None = Field(default=None, min_length=1)
-    """Sizes of the filters' subsets; unset, an eighth, a quarter, a half and all of the rows."""
+    """Sizes of the filters' subsets. Unset: an eighth, a quarter, a half and all of the rows."""
     embeddings: bool | None = None
-    """Semantic diversity by the small embedding model; unset, where its weights are there."""
+    """Whether to measure semantic diversity with the small embedding model. Unset: if its weights are present."""
     out: Path | None = None
     """Folder for table, rows and pictures."""
     seed: int = Field(default=0, ge=0, lt=2**31)
-    """Of draws and orders."""
+    """Seed of random draws and orders."""
     max_failure_share: float = Field(default=0.5, gt=0, le=1)
-    """A stage that fails in this share of its last 50 calls (20 at least) stops the work."""
+    """If a stage fails in this share of its last 50 calls (of 20 at least), the work stops."""
     reuse: Path | None = None
-    """Another comparison's folder, or a run's: its answers to the very same questions are taken over at no cost."""
+    """The folder of another comparison or run: its answers to identical questions are reused at no cost."""
     track: bool | None = None
-    """Whether MLflow is told; unset, REFED_TRACK says, and else it is."""
+    """Whether the comparison is logged to MLflow. Unset: as `REFED_TRACK` says, and yes without it."""
 
     @field_validator("programs")
     @classmethod
-    def _are_some(cls, value: dict[str, str]) -> dict[str, str]:
+    def _at_least_two(cls, value: dict[str, str]) -> dict[str, str]:
         if len(value) < 2:
             raise ValueError("name at least two")
         if bad := next((name for name in value if not name.strip() or len(name) > 60), None):
@@ -147,7 +150,7 @@ class CompareConfig(Capped):
         return value
 
     @model_validator(mode="after")
-    def _knows_its_baseline(self) -> Self:
+    def _check_against(self) -> Self:
         if self.against not in self.programs:
             raise ValueError(f"against: name one of the programs: {', '.join(self.programs)}")
         if self.programs[self.against] == "seed-only":

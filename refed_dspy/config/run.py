@@ -16,60 +16,60 @@ class RunConfig(Settings):
     """One run: from which references, how many samples, by which program and teacher."""
 
     references: str | None = None
-    """A file, a Hub data set, or `builtin`; unset, that."""
+    """A file, a Hub data set, or `builtin`. Unset: `builtin`."""
     columns: PairColumns = Field(default_factory=dict)
-    """Where a table's columns have other names: {instruction: question, response: answer}."""
+    """The names of a table's columns where they differ: {instruction: question, response: answer}."""
     size: int = Field(default=100, ge=1)
     """Samples to keep."""
     run_dir: Path | None = None
     """Folder that holds the run."""
     teacher: TeachersConfig | None = None
-    """Who answers, for every stage that `teachers` does not name."""
+    """The teacher, or a pool of them, of every stage that `teachers` does not name."""
     teachers: dict[str, TeachersConfig] = Field(default_factory=dict)
-    """Stage → who answers there. `feedback` stands for every stage that collects feedback."""
+    """Stage → its teacher or pool. `feedback` stands for every stage that collects feedback."""
     seed: int = Field(default=0, ge=0, lt=2**31)
-    """Of the order of references and, where a teacher takes one, of each call."""
+    """Seed of the order of references and, where a teacher takes one, of each call."""
     per_reference: int | None = Field(default=None, ge=1)
-    """At most so many samples of one reference before the next is opened. Unset: all it gives."""
+    """At most this many samples of one reference before the next one is used. Unset: as many as it gives."""
     features: dict[str, str] | None = None
-    """Name → what feedback on an instruction looks for; unset, the paper's two."""
+    """Name → what feedback on an instruction looks for. Unset: the paper's two."""
     instructions_per_feature: int = Field(default=10, ge=1, le=100)
-    """So many instructions one call of synthesis asks for."""
+    """How many instructions one call of synthesis asks for."""
     guidance: dict[str, str] = Field(default_factory=dict)
     """Stage → a sentence of yours that is added to its prompt."""
     program: str | None = None
     """A program's JSON file, or an MLflow address (`runs:/…`, `models:/…`)."""
     reuse: Path | None = None
-    """Another run's folder: its answers to the very same questions are taken over at no cost."""
+    """Another run's folder: its answers to identical questions are reused at no cost."""
     max_cost: float | None = Field(default=None, gt=0, allow_inf_nan=True)
-    """Dollars that the run may cost, over all its starts. A cap stays until another is given; `.inf` lifts it."""
+    """Dollars that the run may cost, over all its starts. A cap holds until it is set again; `.inf` lifts it."""
     max_calls: int | None = Field(default=None, ge=1)
-    """Calls that it may make, over all its starts, whatever becomes of them."""
+    """Calls that it may make, over all its starts, whatever their outcome."""
     max_minutes: float | None = Field(default=None, gt=0, allow_inf_nan=True)
     """Minutes that it may work, over all its starts."""
     method: Literal["reference-level", "sample-level", "instruction-only"] = "reference-level"
-    """Which feedback guides the responses: on the reference (the paper's), on each response, or none."""
+    """Which feedback guides the responses: on the reference (the paper's method), on each response, or none."""
     filters: list[FilterConfig] = Field(default_factory=list)
-    """What a sample must pass to be kept; `size` counts those that are."""
+    """The filters that a sample must pass to be kept; `size` counts kept samples."""
     judge: TeacherConfig | None = None
-    """Which model judges, for filters that ask one. Unset: the teacher's at temperature 0, and a warning."""
+    """The model that judges, for filters that need one. Unset: the teacher's model at temperature 0, with a warning."""
     judge_program: str | None = None
     """A compiled judge: its program's file or MLflow address."""
     track: bool | None = None
-    """Whether MLflow is told (`REFED_TRACK=false`: no). Unset, it is."""
+    """Whether the run is logged to MLflow (`REFED_TRACK=false`: no). Unset: yes."""
     max_failure_share: float = Field(default=0.5, gt=0, le=1)
-    """A stage that fails in this share of its last 50 calls (20 at least) stops the run."""
+    """If a stage fails in this share of its last 50 calls (of 20 at least), the run stops."""
 
     @field_validator("filters")
     @classmethod
-    def _fit_a_run(cls, value: list[FilterConfig]) -> list[FilterConfig]:
-        if named := next((one.name for one in value if one.settings.keep is not None), None):
-            raise ValueError(f"{named}: keep is for a data set that is there; a run keeps `size` samples")
+    def _keep_no_number(cls, value: list[FilterConfig]) -> list[FilterConfig]:
+        if name := next((config.name for config in value if config.settings.keep is not None), None):
+            raise ValueError(f"{name}: keep is for a data set that is there; a run keeps `size` samples")
         return value
 
     @field_validator("features")
     @classmethod
-    def _are_some(cls, value: dict[str, str] | None) -> dict[str, str] | None:
+    def _not_empty(cls, value: dict[str, str] | None) -> dict[str, str] | None:
         if value is not None and not value:
             raise ValueError("name at least one feature")
         return value

@@ -1,1 +1,1 @@
-"""References in, data set out."""
+"""Reading references, data sets and pairs; writing a run's data set."""

@@ -1,4 +1,4 @@
-"""Any instruction data set in: a file, a Hub name, or what a run has made."""
+"""Reading an instruction data set: a file, a Hub data set, a list, or what a run has made."""
 
 from __future__ import annotations
 
@@ -18,18 +18,19 @@ from refed_dspy.ledger.ledger import FILE, Ledger
 from refed_dspy.records import DataRow, Reference, digest
 
 ROLES = ("instruction", "response", "input", "plain")
-"""What `columns` may name."""
+"""The keys that `columns` may have."""
 
 
 @dataclass(frozen=True)
 class DataSet:
-    """Its usable rows in their order, and the others by reason. `name` is what a person called it."""
+    """The usable rows of a data set in their order, and the others. `name` is the source as it was named."""
 
     name: str
     rows: Sequence[DataRow]
     left_out: Mapping[str, int]
+    """How many rows were left out, by reason."""
     unread: Sequence[tuple[int, str, Mapping[str, Any]]] = ()
-    """The others themselves: number, reason, and the row as it stood."""
+    """The rows left out: number, reason, and the row unchanged."""
 
     @property
     def has_plain(self) -> bool:
@@ -43,16 +44,16 @@ def load_dataset(source: Any, columns: Mapping[str, str] | None = None) -> DataS
     Args:
         source: a run's folder; a JSONL, JSON, CSV or Parquet file; a Hub data set's name; or a list of mappings.
         columns: where the columns have other names: {"instruction": …, "response": …, "input": …, "plain": …}.
-            `response` is what is trained on; `plain` the response before it was improved. A row with
+            `response` is the text to train on; `plain` is the response before it was improved. A row with
             `improved_response` has both.
 
     Raises:
-        ConfigError: `columns` names what there is not.
-        ReferencesError: it cannot be read, or no row of it is usable; one line with file, row and remedy.
+        ConfigError: `columns` has an unknown key.
+        ReferencesError: the source cannot be read, or no row of it is usable; one line with file, row and remedy.
         RunDirError: a folder without a run, or a damaged one.
     """
-    named = dict(columns or {})
-    if unknown := [name for name in named if name not in ROLES]:
+    columns = dict(columns or {})
+    if unknown := [role for role in columns if role not in ROLES]:
         raise ConfigError(f"columns: {one_line(unknown[0], 40)!r} is none of {', '.join(ROLES)}")
     name, rows = _source(source)
     usable: list[DataRow] = []
@@ -61,15 +62,15 @@ def load_dataset(source: Any, columns: Mapping[str, str] | None = None) -> DataS
     for number, row in rows:
         seen.update(dict.fromkeys(str(key) for key in row))
         try:
-            usable.append(_row(number, row, named))
+            usable.append(_row(number, row, columns))
         except LeftOut as reason:
             unread.append((number, str(reason), dict(row)))
     left_out = Counter(reason for _, reason, _ in unread)
     if not usable:
         raise ReferencesError(none_usable(name, left_out, [*seen][:12]))
-    if "plain" in named and named["plain"] not in seen:
+    if "plain" in columns and columns["plain"] not in seen:
         there = one_line(", ".join([*seen][:12]), 200)
-        raise ReferencesError(f"{name}: no row has the column {named['plain']} (columns: plain); it has {there}")
+        raise ReferencesError(f"{name}: no row has the column {columns['plain']} (columns: plain); it has {there}")
     return DataSet(name, usable, dict(left_out), unread)
 
 
@@ -116,19 +117,19 @@ def _mapping(number: int, row: Any) -> Mapping[str, Any]:
 
 
 def _row(number: int, row: Mapping[str, Any], columns: Mapping[str, str]) -> DataRow:
-    """Raises LeftOut where it is no pair."""
-    if None in row:  # as Python's csv gives what has no column
+    """Raises LeftOut for a row that is no pair of instruction and response."""
+    if None in row:  # where Python's csv puts cells beyond the last column
         raise LeftOut("more cells than columns")
     names = {name: column for name, column in columns.items() if name != "plain"}
     plain = columns.get("plain")
-    if "response" not in names and isinstance(row.get("improved_response"), str):  # as this package writes them
+    if "response" not in names and isinstance(row.get("improved_response"), str):  # as this package exports it
         names["response"], plain = "improved_response", plain or "response"
     instruction, response = pair_of(row, names)
     return DataRow(number, instruction, response, None if plain is None else _plain(row, plain), dict(row))
 
 
 def _plain(row: Mapping[str, Any], column: str) -> str | None:
-    """Raises LeftOut for a text that no model can receive."""
+    """The response before it was improved, if there is one. Raises LeftOut for a text that no model can receive."""
     value = row.get(column)
     if not isinstance(value, str) or not value.strip():
         return None
@@ -140,7 +141,7 @@ def _plain(row: Mapping[str, Any], column: str) -> str | None:
 
 
 def drawn(rows: Sequence[DataRow], count: int | None, seed: int) -> list[DataRow]:
-    """`count` of the rows, drawn by `seed` and in their order, or all. A larger count draws the same ones and more."""
+    """`count` of the rows, drawn by `seed`, in their order; None: all. A larger count draws the same rows and more."""
     if count is None or count >= len(rows):
         return list(rows)
     order = random.Random(seed).sample(range(len(rows)), len(rows))
@@ -148,8 +149,9 @@ def drawn(rows: Sequence[DataRow], count: int | None, seed: int) -> list[DataRow
 
 
 def data_identity(source: Any, data: DataSet) -> str:
-    """What tells the data set read from `source` from another: its rows; of a run, which may grow meanwhile, what
-    shapes it. Which of the rows are drawn is no part of it: more or fewer of them are the same work."""
+    """A digest that distinguishes the data set read from `source` from others: of its rows; of a run, which may grow
+    meanwhile, of the run's identity. Which rows are drawn does not count: with more or fewer of them, the work is the
+    same."""
     if isinstance(source, str | Path) and (Path(source) / FILE).is_file():
         with Ledger.read(Path(source)) as ledger:
             return digest(["run", ledger.meta("identity")])

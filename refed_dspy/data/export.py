@@ -1,4 +1,4 @@
-"""Data set out: JSONL, Parquet, and the chat forms that trainers read."""
+"""Writing a run's data set: JSONL, Parquet, and the chat formats that trainers read; also the dropped rows."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from refed_dspy.data.rows import LINEAGE_COLUMNS, data_rows, dropped_rows
 from refed_dspy.errors import ExportError, one_line
 from refed_dspy.files import whole_file, write_lines
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.ledger.summary import decided_by_filter
+from refed_dspy.ledger.summary import decisions_by_filter
 
 if TYPE_CHECKING:
     import datasets
@@ -22,7 +22,7 @@ _ROW_GROUP = 1_000
 
 
 def _messages(row: Row) -> Row:
-    """OpenAI's and TRL's form: what is trained on is the improved response."""
+    """The format of OpenAI and TRL. The improved response is the text to train on."""
     return {
         "messages": [
             {"role": "user", "content": row["instruction"]},
@@ -54,7 +54,7 @@ FORMATS = ("jsonl", "parquet", "messages", "sharegpt", "alpaca")
 
 
 def export(run_dir: Path, format: str, out: Path, *, force: bool = False) -> int:  # noqa: A002 — the flag's name
-    """Write the samples that `run_dir` holds so far to `out`, whole or not at all; returns how many.
+    """Write the samples that `run_dir` has so far to `out`, whole or not at all; returns how many.
 
     `jsonl` and `parquet` hold the paper's columns and the lineage; `messages`, `sharegpt` and `alpaca` are JSON
     lines of (instruction, improved response).
@@ -137,14 +137,14 @@ def export_dropped(run_dir: Path, out: Path, *, force: bool = False) -> int:
     with Ledger.read(run_dir) as ledger:
         if out.exists() and not force:
             raise ExportError(f"{out}: exists; name another file, or overwrite it with --force")
-        count = sum(one["dropped"] for one in decided_by_filter(ledger))
-        if not count:
+        if not any(counts["dropped"] for counts in decisions_by_filter(ledger)):
             raise ExportError(f"{run_dir}: no filter dropped anything; without --dropped, its samples are written")
         written = 0
 
         def counted() -> Iterator[dict[str, Any]]:
             nonlocal written
-            for written, row in enumerate(dropped_rows(ledger), start=1):  # noqa: B007 — counted for the return
+            for row in dropped_rows(ledger):
+                written += 1
                 yield row
 
         write_lines(out, counted())

@@ -1,4 +1,4 @@
-"""Pairs of answers with people's verdict: what a judge is measured against, and tuned on."""
+"""Pairs of answers with the verdict of people: judges are measured against them and tuned on them."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from refed_dspy.errors import ConfigError, ReferencesError, one_line
 from refed_dspy.records import Record
 
 SHAPES = {
-    "own": ("instruction", "answer_a", "answer_b", "preferred"),
+    "refed": ("instruction", "answer_a", "answer_b", "preferred"),
     "LLMBar": ("input", "output_1", "output_2", "label"),
     "PandaLM": ("instruction", "response1", "response2", "annotator1", "annotator2", "annotator3"),
 }
-"""The shapes that `load_pairs` knows, by the columns that each must have."""
+"""The shapes that `load_pairs` reads, with the columns that each must have."""
 
 _PREFERRED = {"a": 1.0, "b": -1.0, "tie": 0.0}
 _NUMBERED = {"1": 1.0, "2": -1.0, "0": 0.0}
@@ -36,7 +36,7 @@ class Pair(Record):
     """Two answers to one instruction, and which of them people prefer.
 
     `verdict`: 1 for A, 0 for a tie, -1 for B. `criterion` is what they judged by and `description` what it means; both
-    are empty where it was the answers' quality as a whole. An answer may be empty: some models say nothing.
+    are empty where they judged the answers' overall quality. An answer may be empty: some models answer nothing.
     """
 
     instruction: str = Field(min_length=1)
@@ -48,7 +48,7 @@ class Pair(Record):
 
     @property
     def id(self) -> str:
-        """Twelve hex digits of what a judge gets to see, so of everything but the verdict."""
+        """Twelve hex digits of what a judge sees, so of everything but the verdict."""
         seen = (self.instruction, self.answer_a, self.answer_b, self.criterion, self.description)
         return sha256("\0".join(seen).encode("utf-8", "surrogatepass")).hexdigest()[:12]
 
@@ -56,16 +56,16 @@ class Pair(Record):
 def load_pairs(source: str | Path) -> list[Pair]:
     """The pairs of `source`: a JSON or JSONL file, or whatever else references are read from.
 
-    Three shapes are known, and one file may mix them: {instruction, answer_a, answer_b, preferred: A, B or tie}, with a
-    criterion and its description if need be; LLMBar's {input, output_1, output_2, label}; PandaLM's {instruction,
-    input, response1, response2, annotator1 to 3}, where most annotators decide, and it is a tie if there is no most.
+    There are three shapes, and a file may mix them: {instruction, answer_a, answer_b, preferred: A, B or tie}, with an
+    optional criterion and its description; LLMBar's {input, output_1, output_2, label}; PandaLM's {instruction, input,
+    response1, response2, annotator1 to 3}, where the majority of annotators decides; without one it is a tie.
 
     Raises:
         ReferencesError: it cannot be read, a row is no such pair, or there is none; one line with file, row and remedy.
     """
     pairs = [_pair(row, f"{source} row {number}") for number, row in read_rows(source)]
     if not pairs:
-        raise ReferencesError(f"{source}: no rows; write one pair a row, with {_columns('own')}")
+        raise ReferencesError(f"{source}: no rows; write one pair a row, with {_columns('refed')}")
     return pairs
 
 
@@ -83,14 +83,14 @@ def sample_pairs(pairs: Sequence[Pair], count: int, seed: int) -> list[Pair]:
 def _pair(row: Mapping[str, Any], where: str) -> Pair:
     shape = next((name for name, columns in SHAPES.items() if all(column in row for column in columns)), None)
     if shape is None:
-        found = one_line(", ".join(map(str, row)), 120) or "none"
-        known = "; or ".join(map(_columns, SHAPES))
-        raise ReferencesError(f"{where}: its columns are {found}; a pair needs {known}")
+        columns = one_line(", ".join(map(str, row)), 120) or "none"
+        needed = "; or ".join(map(_columns, SHAPES))
+        raise ReferencesError(f"{where}: its columns are {columns}; a pair needs {needed}")
     instruction, answer_a, answer_b = (_text(row, name, where) for name in SHAPES[shape][:3])
     if shape == "PandaLM":
         instruction = "\n\n".join(filter(None, (instruction, _text(row, "input", where, optional=True))))
     criterion, description = (
-        _text(row, name, where, optional=True) if shape == "own" else "" for name in ("criterion", "description")
+        _text(row, name, where, optional=True) if shape == "refed" else "" for name in ("criterion", "description")
     )
     if description and not criterion:
         raise ReferencesError(f"{where}: a description without a criterion; give the criterion it describes a name")
@@ -117,7 +117,7 @@ def _text(row: Mapping[str, Any], name: str, where: str, optional: bool = False)
             return ""
         raise ReferencesError(f"{where}: {name} is missing; write it, or take the row out")
     if isinstance(value, bool | int | float):
-        # Four of PandaLM's answers are a bare `true`: what wrote the file took the answer "True" for a value.
+        # Four of PandaLM's answers are a bare `true`: the file's writer took the answer "True" for a value.
         value = str(value)
     if not isinstance(value, str):
         raise ReferencesError(f"{where}: {name} is a {type(value).__name__}; it must be text")
@@ -129,19 +129,19 @@ def _text(row: Mapping[str, Any], name: str, where: str, optional: bool = False)
 
 
 def _verdict(row: Mapping[str, Any], shape: str, where: str) -> float:
-    if shape == "own":
+    if shape == "refed":
         return _looked_up(row, "preferred", _PREFERRED, "A, B or tie", where)
     if shape == "LLMBar":
         decided = {key: value for key, value in _NUMBERED.items() if value}
         return _looked_up(row, "label", decided, "1 or 2", where)
     names = SHAPES[shape][3:]
-    said = Counter(_looked_up(row, name, _NUMBERED, "0 (a tie), 1 or 2", where) for name in names)
-    verdict, count = said.most_common(1)[0]
+    verdicts = Counter(_looked_up(row, name, _NUMBERED, "0 (a tie), 1 or 2", where) for name in names)
+    verdict, count = verdicts.most_common(1)[0]
     return verdict if count > len(names) / 2 else 0.0
 
 
-def _looked_up(row: Mapping[str, Any], name: str, known: Mapping[str, float], allowed: str, where: str) -> float:
+def _looked_up(row: Mapping[str, Any], name: str, verdicts: Mapping[str, float], allowed: str, where: str) -> float:
     value = str(row[name]).strip().casefold()
-    if value not in known:
+    if value not in verdicts:
         raise ReferencesError(f"{where}: {name} is {one_line(row[name], 40)}; it must be {allowed}")
-    return known[value]
+    return verdicts[value]

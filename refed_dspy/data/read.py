@@ -1,4 +1,4 @@
-"""Rows of a file or of a Hub data set, numbered as a person would find them."""
+"""Reading the rows of a file or of a Hub data set, numbered from 1; rows of JSONL by their line."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def _json(name: str, text: str) -> Rows:
 
 
 def _csv(name: str, text: str) -> Rows:
-    csv.field_size_limit(2**31 - 1)  # the default of 131,072 characters is for another age
+    csv.field_size_limit(2**31 - 1)  # the default of 131,072 characters is too small
     table = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     try:
         yield from enumerate(table, start=1)
@@ -115,7 +115,7 @@ _READERS: dict[str, Callable[[str, str], Rows]] = {".jsonl": _jsonl, ".ndjson": 
 
 
 def _hub(source: str) -> Rows:
-    """A data set's rows through `datasets`. Imported here: it takes a second, and only this needs it."""
+    """A data set's rows through `datasets`, imported here because that takes a second and nothing else needs it."""
     import datasets
     from datasets.exceptions import DatasetNotFoundError
 

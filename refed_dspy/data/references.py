@@ -1,4 +1,4 @@
-"""References in: from a file, the Hub, a `datasets.Dataset` or a list, in the shapes such data comes in."""
+"""Reading references: from a file, the Hub, a `datasets.Dataset` or a list, in the shapes that such data has."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from refed_dspy.records import Reference
 # A cautious guess, for any tokenizer: English runs at 4 to 5 characters a token, code and other scripts below it.
 CHARACTERS_PER_TOKEN = 3
 PROMPT_TOKENS = 600
-"""Room left for a stage's own words."""
+"""Room left for a stage's prompt text."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def load_references(source: Any = BUILTIN, columns: Mapping[str, str] | None = N
 
     Args:
         source: a local JSONL, JSON, CSV or Parquet file; a Hub data set's name (`GAIR/lima`); a `datasets.Dataset`;
-            a list of mappings, `dspy.Example`s or `Reference`s; or `builtin`, the package's own.
+            a list of mappings, `dspy.Example`s or `Reference`s; or `builtin`, those of the package.
         columns: where the table's columns have other names: {"instruction": "question", "response": "answer"}.
 
     Multi-turn rows, empty ones and duplicates are left out and counted in `.left_out`.
@@ -126,12 +126,12 @@ def _reference(row: Mapping[str, Any], columns: Mapping[str, str] | None, where:
 
 
 def none_usable(name: str, left_out: Counter[str], columns: list[str]) -> str:
-    """What is said of a source without a usable row; `columns` are those of a row that was not recognised."""
+    """The message about a source without a usable row; `columns` are those of a row that was not recognised."""
     if not left_out:
         return f"{name}: no rows; write an instruction and its response a row"
     reasons = ", ".join(f"{count} {reason}" for reason, count in left_out.most_common())
     hint = ""
     if "unrecognised" in left_out:
-        found = one_line(", ".join(map(str, columns)), 200)
-        hint = f"; its columns are {found}: name the right ones in columns: {{instruction: …, response: …}}"
+        names = one_line(", ".join(map(str, columns)), 200)
+        hint = f"; its columns are {names}: name the right ones in columns: {{instruction: …, response: …}}"
     return f"{name}: no usable row ({reasons}){hint}"

@@ -1,4 +1,4 @@
-"""The data set's rows, read off a ledger: the paper's names first, then where each row came from."""
+"""The rows of a run's data set, read from its ledger: the paper's columns first, then the lineage of each row."""
 
 from __future__ import annotations
 
@@ -45,70 +45,79 @@ LEFT JOIN answers better ON better.item = CAST(i.id AS TEXT) AND better.stage = 
 WHERE d.kept = ? AND (d.filter = ? OR ? IS NULL) ORDER BY d.created, i.id
 """
 DROPPED_COLUMNS = (
-    *("instruction", "response", "improved_response", "reference", "feature", "round"),
-    *("filter", "reason", "score", "detail"),
-)
+    "instruction", "response", "improved_response", "reference", "feature", "round",
+    "filter", "reason", "score", "detail",
+)  # fmt: skip
 _PAGE = 500
 
 
 def data_rows(ledger: Ledger, after: int = 0, limit: int | None = None) -> Iterator[dict[str, Any]]:
     """The kept samples as rows, in the order they were made, `PAPER_COLUMNS` then `LINEAGE_COLUMNS`.
 
-    Reads in pages: memory stays flat, and rows that a running run adds meanwhile may come too.
+    Starts behind the sample numbered `after`; `limit`: at most so many rows. Reads in pages, so memory use is constant,
+    and samples that a run in progress adds meanwhile may be included.
     """
-    writers, final = Authors(ledger), _final_stage(ledger)
+    authors, final = Authors(ledger), _final_stage(ledger)
     left = limit
     while left is None or left > 0:
         page = ledger.db.execute(_ROWS, (final, after, min(_PAGE, left or _PAGE))).fetchall()
         if not page:
             return
         for record in page:
-            yield _row(record, writers)
+            yield _row(record, authors)
         after = page[-1][0]
         left = None if left is None else left - len(page)
 
 
-def _row(record: tuple[Any, ...], writers: Authors) -> dict[str, Any]:
-    seq, text, first, better, reference, source, feature, round_, *by, prompt, asked, written = record
-    final, plain, instruction = by[:3], by[3:6], by[6:]
-    response, improved = json.loads(first)["response"], json.loads(better)
+def _row(record: tuple[Any, ...], authors: Authors) -> dict[str, Any]:
+    """The row of one record of `_ROWS`."""
+    (
+        sample, instruction, first, final, reference, source, feature, round_,
+        final_key, final_item, final_endpoint,
+        first_key, first_item, first_endpoint,
+        asked_key, asked_item, asked_endpoint,
+        program, prompt_tokens, completion_tokens,
+    ) = record  # fmt: skip
+    response, improved = json.loads(first)["response"], json.loads(final)
     return {
-        "instruction": text,
+        "instruction": instruction,
         "response": response,
         "analysis": improved.get("analysis") or NO_ANALYSIS.model_dump(),
         "implementation_strategy": improved.get("implementation_strategy") or NO_STRATEGY.model_dump(),
         "improved_response": improved.get("improved_response", response),
-        "sample": seq,
+        "sample": sample,
         "reference": reference,
         "reference_source": source,
         "feature": feature,
         "round": round_,
-        "teacher": writers.model(*final),
-        "endpoint": final[2],
-        "response_teacher": writers.model(*plain),
-        "response_endpoint": plain[2],
-        "instruction_teacher": writers.model(*instruction),
-        "instruction_endpoint": instruction[2],
-        "program": prompt,
-        "prompt_tokens": asked,
-        "completion_tokens": written,
+        "teacher": authors.model(final_key, final_item, final_endpoint),
+        "endpoint": final_endpoint,
+        "response_teacher": authors.model(first_key, first_item, first_endpoint),
+        "response_endpoint": first_endpoint,
+        "instruction_teacher": authors.model(asked_key, asked_item, asked_endpoint),
+        "instruction_endpoint": asked_endpoint,
+        "program": program,
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": completion_tokens,
     }
 
 
 def dropped_rows(ledger: Ledger) -> Iterator[dict[str, Any]]:
-    """What the run's filters dropped, with filter, reason and score: `DROPPED_COLUMNS`. A response is None where the
-    instruction was dropped before one was paid for."""
+    """The rows that the run's filters dropped, with filter, reason and score: `DROPPED_COLUMNS`. A response is None
+    where the instruction was dropped before one was paid for."""
     for _, *record in _decided(ledger, kept=False, label=None):
         yield dict(zip(DROPPED_COLUMNS, record, strict=True))
 
 
 def passed_rows(ledger: Ledger, label: str) -> Iterator[DataRow]:
-    """The rows that the filter called `label` kept, in the order in which it did."""
+    """The rows that the filter called `label` kept, in the order of its decisions."""
     for number, text, response, improved, *_ in _decided(ledger, kept=True, label=label):
         yield DataRow(number, text, improved or response or "", response)
 
 
 def _decided(ledger: Ledger, *, kept: bool, label: str | None) -> Iterator[tuple[Any, ...]]:
+    """(number, instruction, response, improved response, …) of each row that a filter, or the filter `label`, kept or
+    dropped; then the columns of `_DECIDED` from the reference on."""
     for record in ledger.db.execute(_DECIDED, (_final_stage(ledger), kept, label, label)):
         number, text, first, better, *rest = record
         response = None if first is None else json.loads(first)["response"]
@@ -117,12 +126,12 @@ def _decided(ledger: Ledger, *, kept: bool, label: str | None) -> Iterator[tuple
 
 
 def _final_stage(ledger: Ledger) -> str:
-    """The stage whose answer is what is trained on."""
+    """The stage whose answer is the text to train on."""
     return str(ledger.meta("final_stage") or "response_improvement")
 
 
 class Samples(Sequence[Sample]):
-    """The kept samples of a run, read from its ledger as they are looked at: a list that takes no memory."""
+    """The kept samples of a run, read from its ledger when accessed: a list that takes no memory."""
 
     def __init__(self, run_dir: Path) -> None:
         self._ledger = Ledger.read(run_dir)
@@ -145,7 +154,7 @@ class Samples(Sequence[Sample]):
         return _sample(next(data_rows(self._ledger, after=index % size, limit=1)))
 
     def __iter__(self) -> Iterator[Sample]:
-        for row in self.rows():  # a generator of its own holds this object, and with it the ledger, open
+        for row in self.rows():  # a separate generator keeps this object, and so its ledger, alive
             yield _sample(row)
 
     def rows(self) -> Iterator[dict[str, Any]]:

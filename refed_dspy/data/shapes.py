@@ -1,4 +1,4 @@
-"""The shapes a reference comes in: which texts of a row are the instruction and the response."""
+"""The shapes of a reference: which texts of a row are the instruction and the response."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ _ASSISTANT = {"assistant", "gpt", "chatgpt", "bot", "model"}
 
 
 class LeftOut(Exception):
-    """This row is no reference; the message is the reason that is counted."""
+    """This row is not a reference. The message is the reason under which it is counted."""
 
 
 def pair_of(row: Mapping[str, Any], columns: Mapping[str, str]) -> tuple[str, str]:
     """(instruction, response) of one row, stripped.
 
     Raises:
-        LeftOut: "multi-turn", "empty", or "unrecognised".
+        LeftOut: "multi-turn", "empty", "broken text" or "unrecognised".
     """
     instruction, response = _texts(row, columns)
     if not isinstance(instruction, str) or not isinstance(response, str):
@@ -39,7 +39,7 @@ def _texts(row: Mapping[str, Any], columns: Mapping[str, str]) -> tuple[Any, Any
         return _with_input(row, names[0], columns.get("input", "input")), row[names[1]]
     for name in ("conversations", "messages"):
         if row.get(name) is not None:
-            return _turns(row[name])
+            return _conversation(row[name])
     if "instruction" in row and (instances := row.get("instances")) is not None:
         if not isinstance(instances, Sequence) or not instances or not isinstance(instances[0], Mapping):
             raise LeftOut("empty")
@@ -50,34 +50,35 @@ def _texts(row: Mapping[str, Any], columns: Mapping[str, str]) -> tuple[Any, Any
     raise LeftOut("unrecognised")
 
 
-def _with_input(row: Mapping[str, Any], instruction: str = "instruction", given: str = "input") -> Any:
-    text, extra = row.get(instruction), row.get(given)
+def _with_input(row: Mapping[str, Any], instruction: str = "instruction", input_: str = "input") -> Any:
+    text, extra = row.get(instruction), row.get(input_)
     if isinstance(text, str) and isinstance(extra, str) and extra.strip():
         return f"{text.strip()}\n\n{extra.strip()}"
     return text
 
 
-def _turns(turns: Any) -> tuple[Any, Any]:
-    """The one exchange of a conversation: plain strings (LIMA), from/value (ShareGPT) or role/content (OpenAI)."""
-    if not isinstance(turns, Sequence) or isinstance(turns, str):
+def _conversation(messages: Any) -> tuple[Any, Any]:
+    """The only two messages of a conversation: plain strings (LIMA), from/value (ShareGPT) or role/content (OpenAI).
+    System messages do not count."""
+    if not isinstance(messages, Sequence) or isinstance(messages, str):
         raise LeftOut("unrecognised")
-    if turns and all(isinstance(turn, str) for turn in turns):
-        return _one_exchange(list(turns))
-    said = [_said(turn) for turn in turns]
-    said = [turn for turn in said if turn[0] != "system"]
-    texts = [text for _, text in said]
-    if len(said) == 2 and (said[0][0] not in _USER or said[1][0] not in _ASSISTANT):
+    if messages and all(isinstance(message, str) for message in messages):
+        return _pair(list(messages))
+    roles_and_texts = [(role, text) for role, text in map(_role_and_text, messages) if role != "system"]
+    roles = [role for role, _ in roles_and_texts]
+    if len(roles) == 2 and (roles[0] not in _USER or roles[1] not in _ASSISTANT):
         raise LeftOut("unrecognised")
-    return _one_exchange(texts)
+    return _pair([text for _, text in roles_and_texts])
 
 
-def _said(turn: Any) -> tuple[str, Any]:
-    if not isinstance(turn, Mapping):
+def _role_and_text(message: Any) -> tuple[str, Any]:
+    if not isinstance(message, Mapping):
         raise LeftOut("unrecognised")
-    return str(turn.get("role", turn.get("from", ""))).lower(), turn.get("content", turn.get("value"))
+    role = message.get("role", message.get("from", ""))
+    return str(role).lower(), message.get("content", message.get("value"))
 
 
-def _one_exchange(texts: Sequence[Any]) -> tuple[Any, Any]:
+def _pair(texts: Sequence[Any]) -> tuple[Any, Any]:
     if len(texts) > 2:
         raise LeftOut("multi-turn")
     if len(texts) < 2:

@@ -1,4 +1,4 @@
-"""What a filter says of one row."""
+"""What a filter is: it looks at a row and decides whether it is kept. Also, a filter's step in a run."""
 
 from __future__ import annotations
 
@@ -14,8 +14,11 @@ from refed_dspy.records import DataRow
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """Kept or dropped. `reason` is one short phrase that counts can be grouped by, empty for what is kept; `score` is
-    the number that was decided by, None where there is none; `detail`: what a person would want to see of it."""
+    """Kept or dropped.
+
+    `reason` is a short phrase that counts can be grouped by, empty for a kept row. `score` is the number that decided,
+    None where there is none. `detail` is what a person would want to see.
+    """
 
     kept: bool
     reason: str = ""
@@ -26,8 +29,8 @@ class Decision:
 class TextFilter(Protocol):
     """Decides by the text alone, at once and at no cost.
 
-    One that compares rows with each other (ROUGE-L, near-duplicates) remembers each row that it keeps, so rows must be
-    shown in the order that shall count.
+    A filter that compares rows with each other (ROUGE-L, near-duplicates) remembers each row that it keeps, so the
+    order in which rows are checked matters.
     """
 
     name: str
@@ -38,15 +41,15 @@ class TextFilter(Protocol):
     def check(self, row: DataRow) -> Decision: ...
 
     def remember(self, row: DataRow) -> None:
-        """Take a row as kept without a look at it: it was decided on earlier. Nothing where no row is compared."""
+        """Count a row as kept without checking it: an earlier start did. Does nothing where rows are not compared."""
         ...
 
 
 class JudgeFilter(ABC):
-    """Asks a judge, which costs calls; what is kept and what is not does not depend on other rows.
+    """Asks a judge, which costs calls. A decision does not depend on other rows.
 
-    One of your own asks its predictor through `programs.asking.ask`, inside `with asking("judge")`: so it is the judge
-    that answers, and each answer is paid for once.
+    A custom one asks its predictor through `programs.asking.ask`, inside `with as_role("judge")`: then the judge
+    answers, and each answer is paid for once.
     """
 
     name: str
@@ -57,44 +60,45 @@ class JudgeFilter(ABC):
 
     @abstractmethod
     async def judged(self, row: DataRow, item: str) -> Decision:
-        """`item`: what the row is called in the books.
+        """The decision on `row`. `item` is the row's name in the ledger.
 
-        Raises NoAnswer where the judge did not answer this time: the row is undecided, and asked again on the next
-        start. TeacherError or RunStopped where no judge can be had.
+        Raises NoAnswer where the judge did not answer this time: the row is undecided, and asked about again on the
+        next start. Raises TeacherError or RunStopped where the judge cannot be reached at all.
         """
 
-    def recall(self, decision: Decision) -> None:  # noqa: B027 — most need not
+    def recall(self, decision: Decision) -> None:  # noqa: B027 — optional
         """Take note of a decision of an earlier start."""
 
-    def given_up(self, least: int = 1) -> str:  # noqa: ARG002 — most need not
-        """Why this judge is none, having abstained on `least` rows or more and never decided; else empty."""
+    def hopeless(self, least: int = 1) -> str:  # noqa: ARG002 — optional
+        """Why this judge is useless: it abstained on `least` rows or more and never decided. Else empty."""
         return ""
 
 
 Filter: TypeAlias = TextFilter | JudgeFilter
 
 
-def checked(one: TextFilter, label: str, row: DataRow) -> Decision:
-    """What the filter called `label` says of a row; an error of a caller's own tells which one it was, and where."""
+def decide(filter_: TextFilter, label: str, row: DataRow) -> Decision:
+    """The decision on `row` of the filter called `label`. An error that a custom filter raises gets a note with the
+    label and the row's instruction."""
     try:
-        return normal(one.check(row), label)
+        return validated(filter_.check(row), label)
     except Exception as error:
         error.add_note(f"raised by the filter {label}, on: {one_line(row.instruction, 80)}")
         raise
 
 
-def normal(said: Any, label: str) -> Decision:
-    """In types that a ledger and JSON take. Raises RunStopped where a caller's own filter says anything else."""
-    if not isinstance(said, Decision):
-        raise RunStopped(f"filters: {label} said a {type(said).__name__}; it must be a Decision")
-    score = None if said.score is None else float(said.score)
-    return Decision(bool(said.kept), str(said.reason), score, str(said.detail))
+def validated(decision: Any, label: str) -> Decision:
+    """`decision` in types that a ledger and JSON take. Raises RunStopped where a custom filter returned none."""
+    if not isinstance(decision, Decision):
+        raise RunStopped(f"filters: {label} returned a {type(decision).__name__}; it must be a Decision")
+    score = None if decision.score is None else float(decision.score)
+    return Decision(bool(decision.kept), str(decision.reason), score, str(decision.detail))
 
 
 @dataclass(frozen=True)
 class Step:
     """One filter of a run or of a data set, and the settings it was made with, in JSON types: equal settings decide
-    alike. `keep`: of the rows that pass, keep so many."""
+    alike. `keep`: of the rows that pass, keep only this many."""
 
     filter: Filter
     settings: Mapping[str, Any]
@@ -102,10 +106,10 @@ class Step:
 
 
 def labels(steps: Sequence[Step]) -> list[str]:
-    """A name for each: the filter's, and a number behind it where an earlier one has the same."""
-    named = list[str]()
+    """A label for each step: its filter's name, followed by a number where an earlier step has the same name."""
+    taken = list[str]()
     for step in steps:
         name = step.filter.name
-        numbers = (name if again == 1 else f"{name} {again}" for again in count(1))
-        named.append(next(label for label in numbers if label not in named))
-    return named
+        candidates = (name if number == 1 else f"{name} {number}" for number in count(1))
+        taken.append(next(label for label in candidates if label not in taken))
+    return taken

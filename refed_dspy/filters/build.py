@@ -17,48 +17,50 @@ from refed_dspy.programs.saved import program_digests
 
 
 def build(configs: Sequence[FilterConfig | Filter], seed: int, judge: PairwiseJudge | None = None) -> list[Step]:
-    """The filters of `configs`, in their order, with nothing seen yet; a caller's own stay as they are.
+    """The filters of `configs`, in their order, before any row was checked. Custom filters stay as they are.
 
     `judge`: a compiled pairwise judge.
 
     Raises:
-        InputError: a setting that the filter cannot use; a file that cannot be read; a compiled judge that none asks.
+        InputError: a setting that the filter cannot use; a file that cannot be read; a compiled judge that no filter
+            asks.
     """
-    if judge is not None and not any(isinstance(one, FilterConfig) and one.name == "judge" for one in configs):
+    if judge is not None and not any(isinstance(item, FilterConfig) and item.name == "judge" for item in configs):
         raise ConfigError("judge_program: no filter asks it; add judge to the filters, or leave it out")
-    return [_step(one, seed, judge) for one in configs]
+    return [_step(item, seed, judge) for item in configs]
 
 
-def _step(one: FilterConfig | Filter, seed: int, judge: PairwiseJudge | None) -> Step:
-    if not isinstance(one, FilterConfig):
-        _check_own(one)
-        return Step(one, {"class": f"{type(one).__module__}.{type(one).__qualname__}"})
-    return Step(_BUILDERS[one.name](one.settings, seed, judge), _facts(one, seed, judge), one.settings.keep)
+def _step(config: FilterConfig | Filter, seed: int, judge: PairwiseJudge | None) -> Step:
+    if not isinstance(config, FilterConfig):
+        _check_custom(config)
+        return Step(config, {"class": f"{type(config).__module__}.{type(config).__qualname__}"})
+    filter_ = _BUILDERS[config.name](config.settings, seed, judge)
+    return Step(filter_, _identity(config, seed, judge), config.settings.keep)
 
 
-def _check_own(one: Any) -> None:
-    """Raises ConfigError where a caller's own filter lacks what it will be asked for."""
-    called = one.__name__ if isinstance(one, type) else type(one).__name__
-    if isinstance(one, type):
-        raise ConfigError(f"filters: {called} is a class; give one of its objects, {called}(…)")
-    if hasattr(one, "judged") and not isinstance(one, JudgeFilter):
-        raise ConfigError(f"filters: {called} asks a judge, so make it a JudgeFilter (refed_dspy.filters.decision)")
-    needed = ("name",) if isinstance(one, JudgeFilter) else ("name", "of_instruction", "check", "remember")
-    if lacking := [name for name in needed if not hasattr(one, name)]:
-        raise ConfigError(f"filters: {called} lacks {', '.join(lacking)}; see refed_dspy.filters.decision")
-    if not isinstance(one.name, str) or not one.name.strip():
-        raise ConfigError(f"filters: the name of {called} must be a text")
+def _check_custom(filter_: Any) -> None:
+    """Raises ConfigError where a custom filter lacks an attribute that a run or a data set will ask for."""
+    class_name = filter_.__name__ if isinstance(filter_, type) else type(filter_).__name__
+    if isinstance(filter_, type):
+        raise ConfigError(f"filters: {class_name} is a class; give one of its objects, {class_name}(…)")
+    if hasattr(filter_, "judged") and not isinstance(filter_, JudgeFilter):
+        raise ConfigError(f"filters: {class_name} asks a judge, so make it a JudgeFilter (refed_dspy.filters.base)")
+    needed = ("name",) if isinstance(filter_, JudgeFilter) else ("name", "of_instruction", "check", "remember")
+    if lacking := [name for name in needed if not hasattr(filter_, name)]:
+        raise ConfigError(f"filters: {class_name} lacks {', '.join(lacking)}; see refed_dspy.filters.base")
+    if not isinstance(filter_.name, str) or not filter_.name.strip():
+        raise ConfigError(f"filters: the name of {class_name} must be a text")
 
 
-def _facts(config: FilterConfig, seed: int, judge: PairwiseJudge | None) -> dict[str, Any]:
-    """What tells two filters apart, in JSON types."""
-    facts: dict[str, Any] = config.settings.model_dump(mode="json", exclude_none=True)
-    if config.name == "overlap":  # the file may change, and a resume may stand elsewhere
+def _identity(config: FilterConfig, seed: int, judge: PairwiseJudge | None) -> dict[str, Any]:
+    """What distinguishes this filter from another, in JSON types."""
+    settings: dict[str, Any] = config.settings.model_dump(mode="json", exclude_none=True)
+    if config.name == "overlap":  # the file may change, and a resume may have another working directory
         path = config.settings.against.absolute()
-        return {**facts, "against": str(path), "content": sha256(path.read_bytes()).hexdigest()[:16]}
+        return {**settings, "against": str(path), "content": sha256(path.read_bytes()).hexdigest()[:16]}
     if config.name == "judge" and judge is not None:
-        return {**facts, "prompts": program_digests(judge)}
-    return {**facts, "seed": seed} if config.name == "random" else facts
+        return {**settings, "prompts": program_digests(judge)}
+    return {**settings, "seed": seed} if config.name == "random" else settings
 
 
 def _judge(settings: Any, _: int, judge: PairwiseJudge | None) -> Filter:
@@ -70,23 +72,24 @@ def _rubric(settings: Any, *_: Any) -> Filter:
 
 
 _OF_OTHERS = {"like_the_reference_in_complexity", "unlike_its_siblings"}
-"""They compare with a reference or with siblings, which no filter shows to a judge."""
+"""These compare with a reference or with sibling samples, which no filter shows to a judge."""
 
 
 def criterion_of(settings: Any) -> Criterion:
-    """The criterion that `criterion` and `description` name. Raises ConfigError for one that nobody knows."""
+    """The criterion that `criterion` and `description` name. Raises ConfigError for an unknown one."""
     name = settings.criterion
-    known = {key: said for key, said in {**INSTRUCTION_CRITERIA, **RESPONSE_CRITERIA}.items() if key not in _OF_OTHERS}
+    every = {**INSTRUCTION_CRITERIA, **RESPONSE_CRITERIA}
+    available = {key: criterion for key, criterion in every.items() if key not in _OF_OTHERS}
     if name is None:
         return OVERALL
     if settings.description:
         return Criterion(name, settings.description)
-    if name not in known:
+    if name not in available:
         raise ConfigError(
             f"filters: criterion {one_line(name, 40)!r} needs a description; without one, it is one of: "
-            + ", ".join(known)
+            + ", ".join(available)
         )
-    return known[name]
+    return available[name]
 
 
 def _rouge(settings: Any, *_: Any) -> Filter:

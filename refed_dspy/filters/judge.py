@@ -9,12 +9,12 @@ from refed_dspy.programs.judges import OVERALL, SAME, Criterion, PairwiseJudge, 
 from refed_dspy.records import DataRow
 
 NO_JUDGE = 20
-"""A judge that abstains on so many rows from the first on is none."""
+"""A judge that abstains on the first rows, this many of them, is useless."""
 ABSTAINED = "judge abstained"
 
 
 class _Judged(JudgeFilter):
-    """Counts abstentions: a row that nothing is known of is not kept, and a judge that never decides ends the work."""
+    """Counts abstentions: a row that the judge abstains on is dropped, and a judge that never decides ends the work."""
 
     def __init__(self) -> None:
         self.abstained = 0
@@ -29,8 +29,8 @@ class _Judged(JudgeFilter):
         else:
             self.decided += decision.detail not in SAME.reasons
 
-    def given_up(self, least: int = 1) -> str:
-        """Why this judge is none, having abstained on `least` rows or more and never decided; else empty."""
+    def hopeless(self, least: int = 1) -> str:
+        """Why this judge is useless: it abstained on `least` rows or more and never decided. Else empty."""
         if self.decided or self.abstained < least:
             return ""
         return (
@@ -38,19 +38,19 @@ class _Judged(JudgeFilter):
             f"last because: {one_line(self._last, 160)} — name another judge, and another folder"
         )
 
-    def _check(self) -> None:
-        """Raises NothingKept where it has abstained on all of many rows: it is asked about no further one."""
-        if told := self.given_up(NO_JUDGE):
-            raise NothingKept(told)
+    def _check_useful(self) -> None:
+        """Raises NothingKept where the judge abstained on each of NO_JUDGE rows or more: it gets no further call."""
+        if message := self.hopeless(NO_JUDGE):
+            raise NothingKept(message)
 
     def _abstention(self, stage: str, item: str, why: str) -> Decision:
-        """Raises NoAnswer where it may answer another time."""
+        """The decision on a row that the judge abstained on. Raises NoAnswer where it may answer another time."""
         kind = f"{NoAnswer.kind}: "
         if why.startswith(kind):
             raise NoAnswer(stage, item, why.removeprefix(kind))
-        said = Decision(False, ABSTAINED, None, one_line(why, 300))
-        self.recall(said)
-        return said
+        decision = Decision(False, ABSTAINED, None, one_line(why, 300))
+        self.recall(decision)
+        return decision
 
 
 class ImprovedWins(_Judged):
@@ -64,17 +64,18 @@ class ImprovedWins(_Judged):
         self.judge, self.criterion, self.margin = judge, criterion, margin
 
     async def judged(self, row: DataRow, item: str) -> Decision:
-        self._check()
+        self._check_useful()
         with as_role("judge"):
-            said = await self.judge.judge(row.instruction, row.response, row.plain or "", self.criterion, item)
-        if said.preference is None:
-            return self._abstention("pairwise_judge", item, said.abstained)
-        self.decided += said is not SAME  # equal texts are a tie without a question
-        detail = one_line(said.reasons[0], 300) if said.reasons else ""
-        if said.preference > self.margin:
-            return Decision(True, "", said.preference, detail)
-        reason = "improved loses" if said.preference < 0 else "tie" if said.preference == 0 else "wins by too little"
-        return Decision(False, reason, said.preference, detail)
+            verdict = await self.judge.judge(row.instruction, row.response, row.plain or "", self.criterion, item)
+        preference = verdict.preference
+        if preference is None:
+            return self._abstention("pairwise_judge", item, verdict.abstained)
+        self.decided += verdict is not SAME  # equal texts are a tie without a question
+        detail = one_line(verdict.reasons[0], 300) if verdict.reasons else ""
+        if preference > self.margin:
+            return Decision(True, "", preference, detail)
+        reason = "improved loses" if preference < 0 else "tie" if preference == 0 else "wins by too little"
+        return Decision(False, reason, preference, detail)
 
 
 class Rubric(_Judged):
@@ -88,14 +89,14 @@ class Rubric(_Judged):
         self.of_instruction = of == "instruction"
 
     async def judged(self, row: DataRow, item: str) -> Decision:
-        self._check()
+        self._check_useful()
         of_response = self.of == "response"
         text = row.response if of_response else row.instruction
         context = f"It answers this instruction:\n{row.instruction}" if of_response else "It is an instruction."
         with as_role("judge"):
-            said = await self.judge.judge(text, context, self.criterion, item)
-        if said.grade is None:
-            return self._abstention("rubric_judge", item, said.reason)
+            graded = await self.judge.judge(text, context, self.criterion, item)
+        if graded.grade is None:
+            return self._abstention("rubric_judge", item, graded.reason)
         self.decided += 1
-        kept = said.grade >= self.at_least
-        return Decision(kept, "" if kept else f"below {self.at_least}", said.grade, one_line(said.reason, 300))
+        kept = graded.grade >= self.at_least
+        return Decision(kept, "" if kept else f"below {self.at_least}", graded.grade, one_line(graded.reason, 300))

@@ -1,4 +1,4 @@
-"""The language that a text is in."""
+"""A filter of texts in other languages than asked for."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _CODES = (
     "zh zu "
 )
 CODES = tuple(_CODES.split())
-"""The languages that can be told apart, by ISO 639 code."""
+"""The languages that are recognised, by ISO 639 code."""
 
 _fences = re.compile(r"^[ \t]*(`{3,}|~{3,}).*?(?:^[ \t]*\1[`~]*[ \t]*$|\Z)", re.DOTALL | re.MULTILINE)
 _inline = re.compile(r"`[^`\n]+`|https?://\S+")
@@ -29,16 +29,16 @@ _Of = Literal["both", "instruction", "response"]
 
 
 class Language:
-    """Drops a row whose text is, decidedly, in a language other than those `allowed` (ISO 639 codes, as "en").
+    """Drops a row with a text that is clearly in a language other than those `allowed` (ISO 639 codes, as "en").
 
-    Told by py3langid, a naive Bayes model over byte sequences that comes with its weights: 0.2 ms a text, loaded at the
-    first row. Code between fences or backticks and addresses are taken out first, and the first 2,000 characters of
-    what is left are judged.
+    The language is detected by py3langid, a naive Bayes model over byte sequences that comes with its weights: 0.2 ms a
+    text, loaded at the first row. Code between fences or backticks and web addresses are removed first; of the rest,
+    the first 2,000 characters are classified.
 
-    Kept, because nothing can be told: a text of fewer than `least_characters` letters (a Chinese, Japanese or Korean
-    one counts as three), or one whose likeliest language has a probability below `least_probability`. The model takes
-    the root of the length as the temperature of its probabilities, so that few words, lists of names and code stay
-    below.
+    Kept, because its language is uncertain: a text of fewer than `least_characters` letters (a Chinese, Japanese or
+    Korean one counts as three), or one whose likeliest language has a probability below `least_probability`. The model
+    takes the square root of the length as the temperature of its probabilities, so a few words, lists of names and code
+    stay below that.
 
     Raises:
         ConfigError: an unknown code, none at all, a number out of range, an unknown `of`.
@@ -59,26 +59,26 @@ class Language:
             raise ConfigError("language: least_characters must be 0 or more, least_probability above 0 and at most 1")
         self.of_instruction = of == "instruction"
         self._of, self._least_characters, self._least_probability = of, least_characters, least_probability
-        self._allowed = _known([allowed] if isinstance(allowed, str) else allowed)
+        self._allowed = _checked_codes([allowed] if isinstance(allowed, str) else allowed)
         self._model: Any = None
 
     def check(self, row: DataRow) -> Decision:
-        """Dropped as "language". `score`: the probability of the language found, None where a text was too short to
-        tell; `detail`: its code. Of a row kept: those of its least certain text."""
+        """Dropped as "language". `score`: the probability of the detected language, None where every text is too short;
+        `detail`: its code. For a kept row, both are those of its least certain text."""
         texts = [row.instruction, row.response] if self._of == "both" else [getattr(row, self._of)]
-        told = [found for found in map(self._told, texts) if found is not None]
-        for code, probability in told:
+        detected = [language for language in map(self._detect, texts) if language is not None]
+        for code, probability in detected:
             if code not in self._allowed and probability >= self._least_probability:
                 return Decision(False, "language", probability, code)
-        if not told:
+        if not detected:
             return Decision(True)
-        code, probability = min(told, key=lambda found: found[1])
+        code, probability = min(detected, key=lambda language: language[1])
         return Decision(True, score=probability, detail=code)
 
     def remember(self, row: DataRow) -> None:
-        """Nothing: no row is compared."""
+        """Does nothing: rows are not compared."""
 
-    def _told(self, text: str) -> tuple[str, float] | None:
+    def _detect(self, text: str) -> tuple[str, float] | None:
         """(code, probability), or None where there are too few letters, or no language."""
         plain = _inline.sub(" ", _fences.sub(" ", text))[:_LONGEST]
         letters = sum(map(str.isalpha, plain)) + 2 * len(_dense.findall(plain))
@@ -92,7 +92,7 @@ class Language:
         return None if code == _NO_LANGUAGE else (code, float(probability))
 
 
-def _known(allowed: Sequence[str]) -> frozenset[str]:
+def _checked_codes(allowed: Sequence[str]) -> frozenset[str]:
     if not allowed:
         raise ConfigError("language: allowed is empty; name at least one language, as en")
     from rapidfuzz.process import extractOne

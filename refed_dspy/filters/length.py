@@ -1,4 +1,4 @@
-"""Texts that are too short or too long."""
+"""A filter of texts that are too short or too long."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from refed_dspy.records import DataRow
 class Length:
     """Drops a row whose text has fewer or more words or characters than asked for. Bounds are inclusive.
 
-    A word is what stands between white space; a character is a code point, white space at both ends aside. Chinese,
-    Japanese, Thai and other scripts without spaces have few such words: bound their characters.
+    Words are separated by white space. A character is a code point; white space at both ends does not count. Texts in
+    Chinese, Japanese, Thai and other scripts without spaces have few such words: bound their characters instead.
 
     Raises:
         ConfigError: no bound at all, a bound below 0, a lower bound above its upper one, an unknown `of`.
@@ -39,10 +39,10 @@ class Length:
             raise ConfigError("length: no bound is given; set min_words, max_words, min_characters or max_characters")
 
     def check(self, row: DataRow) -> Decision:
-        """Dropped as "too short" or "too long". `score`: the count that was decided by (of a row kept the words, where
-        they are bounded); `detail`: that count with its unit and the bound."""
+        """Dropped as "too short" or "too long". `score`: the count that decided, and of a kept row the count of words
+        where they are bounded, else of characters. `detail`: that count with its unit and the bound."""
         text = (row.instruction if self.of_instruction else row.response).strip()
-        kept: list[int] = []
+        counts: list[int] = []
         for unit, (least, most) in (("words", self._words), ("characters", self._characters)):
             if least is most is None:
                 continue
@@ -51,11 +51,11 @@ class Length:
                 return Decision(False, "too short", count, f"{count} {unit}, at least {least} asked for")
             if most is not None and count > most:
                 return Decision(False, "too long", count, f"{count} {unit}, at most {most} asked for")
-            kept.append(count)
-        return Decision(True, score=kept[0])
+            counts.append(count)
+        return Decision(True, score=counts[0])
 
     def remember(self, row: DataRow) -> None:
-        """Nothing: no row is compared."""
+        """Does nothing: rows are not compared."""
 
 
 def _check_bounds(unit: str, least: int | None, most: int | None) -> None:

@@ -1,4 +1,4 @@
-"""Near-duplicates: rows that say what a kept row says already, but for a word, case, punctuation or white space."""
+"""A filter of near-duplicates: rows that differ from a kept row by a word, case, punctuation or white space only."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from refed_dspy.filters.base import Decision
 from refed_dspy.records import DataRow
 
 SHORT = 6
-"""Words from which one changed word is allowed for. In fewer, another word is another task."""
+"""From this many words on, one changed word still makes a duplicate. In fewer words, another word is another task."""
 
 # Scripts written without spaces: a character is a token. Thai, Lao, Myanmar, Khmer, kana, Han.
 _UNSPACED = (
@@ -65,8 +65,8 @@ def tokens(text: str) -> list[str]:
     punctuation only gives its characters.
     """
     plain = normalize("NFKC", text).casefold().replace("'", "").replace("’", "")
-    found = _ascii_tokens(plain) if plain.isascii() else _token_pattern().findall(plain)
-    return found or [char for char in plain if not char.isspace()]
+    words = _ascii_tokens(plain) if plain.isascii() else _token_pattern().findall(plain)
+    return words or [char for char in plain if not char.isspace()]
 
 
 def unspaced(words: Sequence[str]) -> Array:
@@ -75,13 +75,14 @@ def unspaced(words: Sequence[str]) -> Array:
 
 
 def hashed(words: Sequence[str]) -> Array:
-    """uint64 array as long as `words`, the same in every process (Python's own `hash` of a string is not)."""
+    """uint64 array as long as `words`, the same in every process (Python's `hash` of a string is not)."""
     digests = b"".join(blake2b(word.encode("utf-8", "surrogatepass"), digest_size=8).digest() for word in words)
     return np.frombuffer(digests, dtype="<u8")
 
 
 def runs(hashes: Array, length: int) -> Array:
-    """uint64 hashes of each run of `length` neighbours: len(hashes) - length + 1 of them, none where that is < 1."""
+    """uint64 hashes of all runs of `length` neighbouring words: len(hashes) - length + 1 of them, none where that is
+    below 1."""
     count = len(hashes) - length + 1
     if count < 1:
         return np.empty(0, dtype=np.uint64)
@@ -96,19 +97,20 @@ class NearDuplicates:
     """Drops a row whose text has a Jaccard similarity of `threshold` or more with a row kept before it.
 
     The similarity is that of two sets: all runs of 1 to `shingle` words. It is exact (but for collisions of 32-bit
-    hashes); MinHash (A. Z. Broder, 1997) only proposes whom to compare with, so hashing drops nothing by mistake and
-    may miss a near-duplicate: 2 in 100 at the very edge, hardly any beyond it.
+    hashes). MinHash (A. Z. Broder, 1997) only proposes which rows to compare with, so hashing drops nothing by mistake
+    but may miss a near-duplicate: 2 in 100 at the threshold, hardly any above it.
 
-    **Short texts.** One word changed takes three of the eleven shingles of six words, which leaves 8 / 14 = 0.57; only
-    from fifteen words on does it leave 0.8. So a text of `SHORT` words or more needs `threshold`, or what one changed
-    word leaves of it, whichever is less; a shorter one always `threshold`, which at 0.8 means: the same words. Above
-    0.8 that allowance shrinks, to a half changed word at 0.9 and to none at 1, where only equal texts are dropped.
+    **Short texts.** One changed word takes three of the eleven shingles of six words, which leaves 8 / 14 = 0.57; only
+    from fifteen words on does it leave 0.8. So a text of `SHORT` words or more is dropped from `threshold` on, or from
+    the similarity that one changed word leaves, whichever is lower. A shorter text is always dropped from `threshold`
+    on, which at 0.8 means: the same words. Above 0.8 that allowance shrinks, to half a changed word at 0.9 and to none
+    at 1, where only equal texts are dropped.
 
     Scripts without spaces are compared by characters, two of which count as a word. A polite opening of an English
     instruction ("Could you please ...") does not count. `of="both"` compares instruction and response as one text.
 
-    About 0.4 ms a row of fifteen words among ten thousand, and 1.4 KB. A kept row costs memory for its hashes and 80
-    characters; the text is not held. datasketch's own index holds 10 KB a row, hence the tables here.
+    A row of fifteen words among ten thousand takes about 0.4 ms and 1.4 KB. Of a kept row, its hashes and 80 characters
+    stay in memory, not its text. datasketch's index takes 10 KB a row, hence the tables here.
 
     Raises:
         ConfigError: a threshold outside (0, 1], fewer than 16 permutations, a shingle outside 1 to 3, an unknown `of`.
@@ -126,83 +128,84 @@ class NearDuplicates:
         self._of, self._threshold, self._shingle = of, threshold, shingle
         self._blank = MinHash(num_perm=permutations, seed=seed % 2**32, hashfunc=int)
         edge = self._needed(sum(range(SHORT, SHORT - shingle, -1)), SHORT, SHORT)
-        bands, width = _bands(min(edge, threshold), permutations)
-        self._index = _Index(bands, width)
+        bands, width = band_shape(min(edge, threshold), permutations)
+        self._index = BandIndex(bands, width)
         self._shingles: list[Array] = []
-        self._needs: list[float] = []
+        self._thresholds: list[float] = []
         self._previews: list[str] = []
 
     def check(self, row: DataRow) -> Decision:
-        """Dropped as "near-duplicate", or kept and from now on compared with. `score`: the highest similarity among
-        those proposed, 0 where there was none; `detail`: the beginning of the text that was kept."""
-        shingles, need, keys = self._read(row)
+        """Dropped as "near-duplicate"; or kept, and later rows are compared with it. `score`: the highest similarity
+        to a proposed row, 0 where none was proposed; `detail`: the beginning of the text that was kept."""
+        shingles, needed, keys = self._read(row)
         if not len(shingles):
             return Decision(True)
-        best, score = self._nearest(shingles, need, keys)
+        best, score = self._nearest(shingles, needed, keys)
         if best is not None:
             return Decision(False, "near-duplicate", score, self._previews[best])
-        self._keep(row, shingles, need, keys)
+        self._keep(row, shingles, needed, keys)
         return Decision(True, score=score)
 
     def remember(self, row: DataRow) -> None:
-        """Take a row as kept without a look at it."""
-        shingles, need, keys = self._read(row)
+        """Count a row as kept without checking it."""
+        shingles, needed, keys = self._read(row)
         if len(shingles):
-            self._keep(row, shingles, need, keys)
+            self._keep(row, shingles, needed, keys)
 
     def _read(self, row: DataRow) -> tuple[Array, float, Array]:
         """(sorted uint32 shingles, similarity needed, the index's keys of their MinHash signature) of a row."""
         words = tokens(_text(row, self._of))
         hashes = hashed(words)
-        parts = [runs(hashes, length) for length in range(1, self._shingle + 1)]
-        shingles = np.unique((np.concatenate(parts) >> np.uint64(32)).astype(np.uint32))
+        by_length = [runs(hashes, length) for length in range(1, self._shingle + 1)]
+        shingles = np.unique((np.concatenate(by_length) >> np.uint64(32)).astype(np.uint32))
         sketch = self._blank.copy()
         for first in range(0, len(shingles), 4096):  # a batch takes 128 numbers a shingle
             sketch.update_batch(shingles[first : first + 4096].tolist())
-        spoken = len(words) - unspaced(words).sum() / 2
-        return shingles, self._needed(len(shingles), len(words), float(spoken)), self._index.keys(sketch.hashvalues)
+        word_count = len(words) - unspaced(words).sum() / 2
+        needed = self._needed(len(shingles), len(words), float(word_count))
+        return shingles, needed, self._index.keys(sketch.hashvalues)
 
-    def _needed(self, shingles: int, count: int, spoken: float) -> float:
-        """The similarity that a text must have with another: (F - k) / (F + k) where a changed word takes k of its F
-        shingles, at most the threshold. `count`: its tokens; `spoken`: its words."""
-        if spoken < SHORT:
+    def _needed(self, shingles: int, tokens: int, words: float) -> float:
+        """The similarity from which on a text is a duplicate: (F - k) / (F + k) where a changed word takes k of its F
+        shingles, at most the threshold. `tokens`, `words`: how many it has; two tokens without a space are a word."""
+        if words < SHORT:
             return self._threshold
-        word = count / spoken
-        changed = self._shingle * word + self._shingle * (self._shingle - 1) / 2
+        tokens_a_word = tokens / words
+        changed = self._shingle * tokens_a_word + self._shingle * (self._shingle - 1) / 2
         changed *= min(1.0, 5 * (1 - self._threshold))
-        left = max(_LEAST, (shingles - changed) / (shingles + changed))  # one word said six times has two shingles
+        left = max(_LEAST, (shingles - changed) / (shingles + changed))  # one word six times over has two shingles
         return min(self._threshold, left) - 1e-9
 
-    def _nearest(self, shingles: Array, need: float, keys: Array) -> tuple[int | None, float]:
-        """(the most similar kept row that is near enough, the earliest of equals, or None; the highest similarity)."""
-        found = self._index.find(keys)
-        if not len(found):
+    def _nearest(self, shingles: Array, needed: float, keys: Array) -> tuple[int | None, float]:
+        """(the most similar kept row that is similar enough, the first of equals, or None; the highest similarity)."""
+        proposed = self._index.find(keys)
+        if not len(proposed):
             return None, 0.0
-        sets = [self._shingles[number] for number in found]
-        sizes = np.array([len(one) for one in sets])
+        sets = [self._shingles[number] for number in proposed]
+        sizes = np.array([len(shingle_set) for shingle_set in sets])
         joined = np.concatenate(sets)
         places = np.minimum(np.searchsorted(shingles, joined), len(shingles) - 1)
         starts = np.concatenate(([0], np.cumsum(sizes)[:-1]))
         shared = np.add.reduceat((shingles[places] == joined).astype(np.int64), starts)
         scores = shared / (sizes + len(shingles) - shared)
-        near = scores >= np.maximum(need, [self._needs[number] for number in found])
+        near = scores >= np.maximum(needed, [self._thresholds[number] for number in proposed])
         if not near.any():
             return None, float(scores.max())
         best = int(np.argmax(np.where(near, scores, -1.0)))
-        return int(found[best]), float(scores[best])
+        return int(proposed[best]), float(scores[best])
 
-    def _keep(self, row: DataRow, shingles: Array, need: float, keys: Array) -> None:
+    def _keep(self, row: DataRow, shingles: Array, needed: float, keys: Array) -> None:
         self._index.add(keys)
         self._shingles.append(shingles)
-        self._needs.append(need)
+        self._thresholds.append(needed)
         self._previews.append(one_line(_text(row, self._of)[: 4 * _PREVIEW], _PREVIEW))
 
 
-class _Index:
+class BandIndex:
     """Which rows share a band of `width` numbers of their signatures. Rows are numbered from 0 in the order added.
 
-    Twelve bytes a band and row: the newest rows as they came, the others in sorted runs, merged when two are alike in
-    size, so that a row is moved log2(rows / 512) times.
+    Takes twelve bytes a band and row. The newest rows lie as they came, the others in sorted runs; two runs of like
+    size are merged, so a row is moved log2(rows / 512) times.
     """
 
     def __init__(self, bands: int, width: int) -> None:
@@ -212,11 +215,11 @@ class _Index:
         self._sorted: list[tuple[Array, Array]] = []
 
     def keys(self, signature: Array) -> Array:
-        """uint64 per band, made of its number and its part of the signature."""
-        parts = signature[: self._bands * self._width].reshape(self._bands, self._width).astype(np.uint64)
+        """uint64 for each band, made of its number and its numbers of the signature."""
+        bands = signature[: self._bands * self._width].reshape(self._bands, self._width).astype(np.uint64)
         keys = np.arange(1, self._bands + 1, dtype=np.uint64)
         for column in range(self._width):
-            keys = (keys ^ (keys >> np.uint64(32))) * _ODD + parts[:, column]
+            keys = (keys ^ (keys >> np.uint64(32))) * _ODD + bands[:, column]
         return keys * _ODD
 
     def add(self, keys: Array) -> None:
@@ -228,13 +231,14 @@ class _Index:
     def find(self, keys: Array) -> Array:
         """The rows that share a band, in order, each once."""
         same = (self._newest[: self._count - self._sealed] == keys).any(axis=1)
-        found = [np.flatnonzero(same) + self._sealed]
-        for known, rows in self._sorted:
-            first, past = np.searchsorted(known, keys), np.searchsorted(known, keys, side="right")
-            found += [rows[a:b] for a, b in zip(first, past, strict=True) if a < b]
-        return np.unique(np.concatenate(found))
+        sharing = [np.flatnonzero(same) + self._sealed]
+        for sorted_keys, rows in self._sorted:
+            first, past = np.searchsorted(sorted_keys, keys), np.searchsorted(sorted_keys, keys, side="right")
+            sharing += [rows[a:b] for a, b in zip(first, past, strict=True) if a < b]
+        return np.unique(np.concatenate(sharing))
 
     def _seal(self) -> None:
+        """Move the newest rows into the sorted runs."""
         keys = self._newest.ravel()
         rows = np.repeat(np.arange(self._sealed, self._count, dtype=np.int32), self._bands)
         while True:
@@ -258,7 +262,7 @@ def _text(row: DataRow, of: Of) -> str:
     return instruction if of == "instruction" else f"{instruction}\n{row.response}"
 
 
-def _bands(similarity: float, permutations: int) -> tuple[int, int]:
+def band_shape(similarity: float, permutations: int) -> tuple[int, int]:
     """(bands, width): the widest bands that still propose a row of this similarity 97 times in 100.
 
     s^width is the chance that a band agrees, 1 - (1 - s^width)^bands that one of them does (Leskovec, Rajaraman,

@@ -1,4 +1,4 @@
-"""Contamination: rows that hold a stretch of a benchmark's prompts."""
+"""A filter of contamination: rows that contain a passage of a benchmark's prompts."""
 
 from __future__ import annotations
 
@@ -15,23 +15,24 @@ from refed_dspy.filters.near_duplicates import Array, hashed, runs, tokens, unsp
 from refed_dspy.records import DataRow
 
 COLUMNS = ("instruction", "input", "prompt", "question", "text", "query", "problem", "task", "turns", "ctx")
-"""Where a benchmark's prompts stand, if nobody says it."""
+"""The columns in which a benchmark's prompts are looked for, unless `columns` names others."""
 LEAST_WORDS = 5
-"""Words of the shortest prompt that is looked for: fewer are in many texts by chance."""
+"""Words of the shortest prompt that is looked for: shorter ones are in many texts by chance."""
 
 
 class Overlap:
-    """Drops a row that shares a run of `n` words with a prompt of `against`, case and punctuation aside (T. Brown et
-    al., 2020, appendix C, look for 13). A prompt of fewer words is looked for as a whole, if it has `LEAST_WORDS`.
+    """Drops a row that shares a run of `n` words with a prompt of `against`, whatever the case and punctuation.
 
-    `against` is a file (JSONL, JSON, CSV or Parquet with `columns`, all of `COLUMNS` that it has if they are not given;
-    or .txt, a prompt a line), or the prompts themselves. A cell may be a list of texts: each is a prompt. `of="both"`
-    looks into the response too. In scripts without spaces a run is 2n characters, two counting as a word.
+    T. Brown et al. (2020, appendix C) look for 13. A shorter prompt is looked for as a whole, if it has `LEAST_WORDS`.
 
-    Eight bytes a run: 100 MB for a benchmark of 12 million words. A hash of 64 bits stands for a run; that two differ
-    and agree by chance is as good as excluded.
+    `against` is a file (JSONL, JSON, CSV or Parquet with `columns`, by default all of `COLUMNS` that it has; or .txt, a
+    prompt a line), or the prompts themselves. A cell may be a list of texts: each is a prompt. `of="both"` looks into
+    the response too. In scripts without spaces a run is 2n characters, two counting as a word.
 
-    `prompts` is how many are looked for, `ignored` how many are too short for it.
+    Takes eight bytes a run: 100 MB for a benchmark of 12 million words. A run is stored as a hash of 64 bits; it is
+    practically impossible that two different runs have the same one.
+
+    `prompts` is how many prompts are looked for, `ignored` how many are too short for that.
 
     Raises:
         InputError: the file cannot be read, none of the columns is there, or no prompt is long enough.
@@ -58,46 +59,48 @@ class Overlap:
         self.prompts = self.ignored = 0
         by_length: dict[int, list[Array]] = {}
         for text in _prompts(against, columns):
-            self._take(text, by_length)
+            self._add_prompt(text, by_length)
         if not self.prompts:
             where = against if isinstance(against, str | Path) else "the prompts given"
             raise InputError(f"{where}: no prompt of {min(LEAST_WORDS, n)} words or more; name a benchmark's prompts")
-        self._known = {length: np.unique(np.concatenate(parts)) for length, parts in sorted(by_length.items())}
+        self._runs = {length: np.unique(np.concatenate(arrays)) for length, arrays in sorted(by_length.items())}
 
     def check(self, row: DataRow) -> Decision:
-        """Dropped as "overlap". `score`: the share of the row's runs that a prompt has too, of the length where it is
-        highest, 0 where none is shared; `detail`: the first run shared."""
+        """Dropped as "overlap". `score`: the share of the row's runs that a prompt has too, for the run length where
+        that share is highest, 0 where no run is shared; `detail`: the first shared run."""
         texts = [row.instruction] if self.of_instruction else [row.instruction, row.response]
-        score, detail = max((self._shared(text) for text in texts), key=lambda found: found[0])
+        score, detail = max((self._shared(text) for text in texts), key=lambda shared: shared[0])
         return Decision(not score, "overlap" if score else "", score, detail)
 
     def remember(self, row: DataRow) -> None:
-        """Nothing: no row is compared with another."""
+        """Does nothing: rows are not compared."""
 
-    def _take(self, text: str, by_length: dict[int, list[Array]]) -> None:
+    def _add_prompt(self, text: str, by_length: dict[int, list[Array]]) -> None:
+        """Add the hashed runs of a prompt to `by_length`, and count it."""
         words = tokens(text)
         hashes, dense = hashed(words), unspaced(words)
-        found = {length: runs(hashes, length)[kept] for length, kept in _windows(dense, self._n)}
-        if not any(map(len, found.values())):
+        run_hashes = {length: runs(hashes, length)[counts] for length, counts in _windows(dense, self._n)}
+        if not any(map(len, run_hashes.values())):
             if len(words) - dense.sum() / 2 < min(LEAST_WORDS, self._n):
                 self.ignored += 1
                 return
-            found = {len(words): runs(hashes, len(words))}
+            run_hashes = {len(words): runs(hashes, len(words))}
         self.prompts += 1
-        for length, some in found.items():
-            if len(some):
-                by_length.setdefault(length, []).append(some)
+        for length, array in run_hashes.items():
+            if len(array):
+                by_length.setdefault(length, []).append(array)
 
     def _shared(self, text: str) -> tuple[float, str]:
+        """(the share of the runs of `text` that a prompt has too, the first of them)."""
         words = tokens(text)
         hashes = hashed(words)
         best = (0.0, "")
-        for length, known in self._known.items():
-            mine = runs(hashes, length)
-            if not len(mine):
+        for length, of_prompts in self._runs.items():
+            of_text = runs(hashes, length)
+            if not len(of_text):
                 break
-            places = np.minimum(np.searchsorted(known, mine), len(known) - 1)
-            same = known[places] == mine
+            places = np.minimum(np.searchsorted(of_prompts, of_text), len(of_prompts) - 1)
+            same = of_prompts[places] == of_text
             share = float(same.mean())
             if share > best[0]:
                 first = int(np.argmax(same))
@@ -106,8 +109,8 @@ class Overlap:
 
 
 def _windows(dense: Array, n: int) -> Iterator[tuple[int, Array]]:
-    """(length, which runs of that length count): those of n where at most half of the tokens are characters of a script
-    without spaces, those of 2n where more are."""
+    """(length, which runs of that length count, a bool array): runs of n tokens count where at most half of them are
+    characters of a script without spaces, runs of 2n where more are."""
     before = np.concatenate(([0], np.cumsum(dense)))
     for length, of_characters in ((n, False), (2 * n, True)):
         inside = before[length:] - before[:-length]
@@ -140,9 +143,9 @@ def _prompts(against: Path | str | Sequence[str], columns: Sequence[str] | None)
 
 def _texts(row: Mapping[str, Any], name: str) -> Iterator[str]:
     value = row[name]
-    for one in value if isinstance(value, list | tuple) else [value]:
-        if isinstance(one, str) and one.strip():
-            yield one
+    for text in value if isinstance(value, list | tuple) else [value]:
+        if isinstance(text, str) and text.strip():
+            yield text
 
 
 def _lines(path: Path) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""The control: rows kept by chance."""
+"""A filter that keeps rows at random: the control that other filters must beat."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from refed_dspy.records import DataRow
 
 
 class ByChance:
-    """Keeps about `share` of all rows, drawn by `seed` and the row's own text: the same rows in whatever order."""
+    """Keeps about `share` of all rows, drawn by `seed` and the row's text: the same rows whatever their order."""
 
     name = "random"
     of_instruction = True
@@ -18,10 +18,10 @@ class ByChance:
         self.share, self.seed = share, seed
 
     def check(self, row: DataRow) -> Decision:
-        """The score is the number drawn, from 0 to 1."""
+        """Dropped as "not drawn". The score is the number drawn, from 0 to 1."""
         text = f"{self.seed}\0{row.instruction}".encode("utf-8", "surrogatepass")
         drawn = int.from_bytes(blake2b(text, digest_size=8).digest()) / 2**64
         return Decision(drawn < self.share, "" if drawn < self.share else "not drawn", drawn)
 
     def remember(self, row: DataRow) -> None:
-        """Rows are not compared."""
+        """Does nothing: rows are not compared."""

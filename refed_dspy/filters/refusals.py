@@ -1,4 +1,4 @@
-"""Responses that decline, and texts that somebody was to fill in and did not."""
+"""A filter of responses that refuse, and of placeholders that were never filled in."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from refed_dspy.errors import ConfigError, one_line
 from refed_dspy.filters.base import Decision
 from refed_dspy.records import DataRow
-from refed_dspy.text import SLOT, UNFILLED, any_of, bare_of, placeholder, straight
+from refed_dspy.text import TEMPLATE_SLOT, UNFILLED_SLOT, any_of, find_placeholder, normalized, without_marks
 
 _OPENING = 300
-"""Characters at the beginning of a response in which it may decline, and up to which it is short."""
+"""Characters at the beginning of a response in which refusals are looked for."""
 
 
 _BE = "(?:i am|i'm|we are|we're)"
@@ -26,7 +26,7 @@ _CANNOT = any_of(
     rf"{_BE} (?:incapable of|not (?:capable of|comfortable))",
 )
 _LACK = r"(?:i|we) (?:\w+ly )?(?:don't|do not|cannot|can't) (?:actually |currently |really )?have"
-_MEANS = any_of(
+_LACKED = any_of(
     "access",
     "the (?:ability|capability|capacity|information|necessary)",
     "(?:enough|any|sufficient) (?:information|context|data|detail)",
@@ -65,10 +65,10 @@ _of_request = re.compile(
 _first_person = re.compile(
     "^"
     + any_of(
-        rf"{_SORRY}\b[^\n]{{0,90}}?{any_of(f'{_CANNOT} {_DO}', f'{_LACK} {_MEANS}')}",
+        rf"{_SORRY}\b[^\n]{{0,90}}?{any_of(f'{_CANNOT} {_DO}', f'{_LACK} {_LACKED}')}",
         rf"{_CANNOT} {_DO}\w* (?:you |a response )?(?:with |to )?"
         r"(?:that|this|your|any|such|information|content|instructions)\b",
-        rf"{_LACK} {_MEANS}",
+        rf"{_LACK} {_LACKED}",
         rf"{_LACK} (?:personal (?:opinion|experience|feeling|belief)|feelings|real-time)",
         r"i (?:must|(?:would |will )?have to|need to|respectfully) (?:\w+ly )?(?:decline|refuse)",
         r"it (?:is|'s|would be|isn't|wouldn't be) (?:not )?(?:appropriate|inappropriate|unethical|possible) for me to",
@@ -90,14 +90,14 @@ _about_slots = re.compile(
 
 
 class Refusals:
-    """Drops a row whose response declines ("refusal"), or whose instruction or response was never filled in
-    ("placeholder"); `detail` is the words that gave it away.
+    """Drops a row whose response refuses ("refusal"), or whose instruction or response was never filled in
+    ("placeholder"); `detail` is the words that matched.
 
-    A refusal is looked for in the first 300 characters, and counts there by how sure it is. "As an AI language model, I
-    cannot ..." always does. "I can't help with that request" does unless the instruction is about declining,
-    apologising or putting a text into other words. "I'm sorry, but I cannot provide ..." does unless it is about that,
-    or asks for words in somebody's voice: a letter, a story. Only English refusals are known; `extra` adds
-    phrases, found in the same 300 characters whatever their case.
+    Refusals are looked for in the first 300 characters; whether one counts depends on how certain it is. "As an AI
+    language model, I cannot ..." always counts. "I can't help with that request" counts unless the instruction is about
+    declining, apologising or rewording a text. "I'm sorry, but I cannot provide ..." counts unless the instruction is
+    about that, or asks for a text in somebody's voice: a letter, a story. Only English refusals are recognised; `extra`
+    adds phrases, looked for in the same 300 characters whatever their case.
 
     Raises:
         ConfigError: an extra phrase without a letter in it.
@@ -107,36 +107,37 @@ class Refusals:
     of_instruction = False
 
     def __init__(self, extra: Sequence[str] = ()) -> None:
-        self._extra = [straight(phrase) for phrase in ([extra] if isinstance(extra, str) else extra)]
+        self._extra = [normalized(phrase) for phrase in ([extra] if isinstance(extra, str) else extra)]
         if not all(any(map(str.isalpha, phrase)) for phrase in self._extra):
             raise ConfigError("refusals: an extra phrase has no letter; give the words of a refusal, or leave it out")
 
     def check(self, row: DataRow) -> Decision:
-        asked = straight(row.instruction)
-        speaks_of_slots = _about_slots.search(asked) is not None
-        unfilled = placeholder(row.instruction)
-        if not unfilled and not speaks_of_slots and (found := UNFILLED.search(asked)):
-            unfilled = one_line(found.group(), 80)
+        instruction = normalized(row.instruction)
+        speaks_of_slots = _about_slots.search(instruction) is not None
+        unfilled = find_placeholder(row.instruction)
+        if not unfilled and not speaks_of_slots and (match := UNFILLED_SLOT.search(instruction)):
+            unfilled = one_line(match.group(), 80)
         if not unfilled:
-            unfilled = placeholder(row.response)
-            if speaks_of_slots and SLOT.match(bare_of(straight(row.response))):
+            unfilled = find_placeholder(row.response)
+            if speaks_of_slots and TEMPLATE_SLOT.match(without_marks(normalized(row.response))):
                 unfilled = ""  # {name} is the answer to a question about templates
         if unfilled:
             return Decision(False, "placeholder", detail=unfilled)
-        declined = self._declined(asked, bare_of(straight(row.response)))
-        return Decision(False, "refusal", detail=declined) if declined else Decision(True)
+        refusal = self._refusal(instruction, without_marks(normalized(row.response)))
+        return Decision(False, "refusal", detail=refusal) if refusal else Decision(True)
 
     def remember(self, row: DataRow) -> None:
-        """Nothing: no row is compared."""
+        """Does nothing: rows are not compared."""
 
-    def _declined(self, asked: str, response: str) -> str:
+    def _refusal(self, instruction: str, response: str) -> str:
+        """The words with which `response` refuses; empty where it does not."""
         opening = response[:_OPENING]
         patterns = [_as_model]
-        if not _asks_for_such_words.search(asked):
+        if not _asks_for_such_words.search(instruction):
             patterns.append(_of_request)
-            if not _asks_for_voice.search(asked):
+            if not _asks_for_voice.search(instruction):
                 patterns.append(_first_person)
-        found = next((match for pattern in patterns if (match := pattern.search(opening))), None)
-        if found:
-            return one_line(found.group(), 120)
+        for pattern in patterns:
+            if match := pattern.search(opening):
+                return one_line(match.group(), 120)
         return next((phrase for phrase in self._extra if phrase in opening), "")

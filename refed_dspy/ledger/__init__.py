@@ -1,1 +1,4 @@
-"""Plan → run → ledger: what to do next, doing it, and remembering it. Knows no prompt and no provider."""
+"""The ledger, one SQLite file per folder that records calls, answers and decisions; the budget; the recorder of calls.
+
+Nothing here knows a prompt or a provider.
+"""

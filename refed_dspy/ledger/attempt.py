@@ -1,4 +1,4 @@
-"""What is about to be sent to a teacher: one request, or a batch of them."""
+"""What is about to be sent to a teacher (one request), and what was sent (a batch of them)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 class Attempt:
     """A request about to be sent. `worst` is the most it can cost, in picodollars; None: its price is unknown.
 
-    One that waits to be `batched` is not sent before its batch is begun: it is written down with that.
+    A `batched` request is not sent before its batch is begun, and is written down together with it.
     """
 
     model: str
@@ -20,10 +20,10 @@ class Attempt:
 
 @dataclass(frozen=True)
 class SentBatch:
-    """A batch that was begun, under `id` in the log: whether the service took it is known once it has a `name`.
+    """A batch that was begun, under `id` in the ledger. Only once it has a `name` is it known that the service took it.
 
-    `nonce` is in the batch's metadata at the service, so that it is found there by whoever was killed before its name
-    was written down. `numbers`: the calls in it that have no answer yet. `created`: seconds since 1970.
+    `nonce` is in the batch's metadata at the service: a process that was killed before it wrote down the name finds the
+    batch by it. `numbers`: the calls in it that have no answer yet. `created`: seconds since 1970.
     """
 
     id: int

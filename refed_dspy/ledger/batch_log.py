@@ -1,4 +1,5 @@
-"""The log of a run's batches: which calls wait in them, so that whoever asks the same again waits and does not pay."""
+"""The log of a run's batches and of the calls in them, so that the same question asked again waits for its batch and is
+not paid for twice."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ from typing import Any
 
 from refed_dspy.ledger import batches
 from refed_dspy.ledger.attempt import SentBatch
-from refed_dspy.ledger.batches import Held
+from refed_dspy.ledger.batches import UnsettledCall
 from refed_dspy.ledger.budget import Budget
 from refed_dspy.ledger.group_commit import GroupCommit
 from refed_dspy.ledger.statements import Statement, not_sent
@@ -17,27 +18,27 @@ from refed_dspy.records import Call
 
 
 class BatchLog:
-    """The batches of one ledger, for one start: written down before they are waited for, and their answers before they
-    are read. What is written here is on disk when the method returns."""
+    """The batches of one ledger, during one start. A batch is written down before it is waited for, and its answers
+    before they are read. What a method writes is on disk when it returns, except after `settle` and `tidy`."""
 
     def __init__(self, group: GroupCommit, budget: Budget, stopping: Callable[[], bool]) -> None:
         self._group, self._ledger, self._budget, self._stopping = group, group.ledger, budget, stopping
-        self._parked = 0
+        self._waiting = 0
         self.trackers: dict[tuple[str, str], Any] = {}
-        """Who follows batches, by endpoint and model: one for all engines of a model, since whoever follows a batch
-        settles it."""
-        self._held: dict[int, Held] = {}
-        """Calls in batches that nobody waits for: earlier starts sent them, or whoever asked was called off."""
-        self._of_key: defaultdict[str, list[int]] = defaultdict(list)
-        for one in batches.held(self._ledger):
-            self._keep(one)
+        """The batch tracker of each (endpoint, model): one for all engines of a model, since whoever follows a batch
+        settles its calls."""
+        self._unclaimed: dict[int, UnsettledCall] = {}
+        """Calls in batches that nobody waits for: an earlier start sent them, or the task that asked was cancelled."""
+        self._numbers_of_key: defaultdict[str, list[int]] = defaultdict(list)
+        for call in batches.unsettled_calls(self._ledger):
+            self._add_unclaimed(call)
         self._collected: dict[int, Sequence[Statement]] = {}
-        """Calls that wait for their batch to begin, and what is to be written of them then."""
+        """Calls that wait for their batch to begin → the statements that will write them down."""
 
     @property
-    def elsewhere(self) -> int:
-        """Calls in flight that wait for no batch: what comes of them may want to join one."""
-        return self._budget.in_flight - self._parked
+    def in_flight_elsewhere(self) -> int:
+        """Calls in flight that wait for no batch: what follows them may want to join one."""
+        return self._budget.in_flight - self._waiting
 
     @property
     def stopping(self) -> bool:
@@ -45,46 +46,47 @@ class BatchLog:
         return self._stopping()
 
     def park(self, calls: int) -> None:
-        """So many more calls wait for a batch (fewer, where negative)."""
-        self._parked += calls
+        """Count `calls` more that wait for a batch (fewer, where negative)."""
+        self._waiting += calls
 
     def collected(self, number: int, row: Sequence[Statement]) -> None:
-        """A call waits for its batch to begin. Until then nothing is written of it: a kill costs nothing."""
+        """A call waits for its batch to begin. Until then it is not written down: if the process is killed, it has cost
+        nothing."""
         self._collected[number] = row
 
-    def left(self, number: int) -> bool:
-        """A call waits no longer. Returns whether it still did, and so was never written down."""
+    def withdraw(self, number: int) -> bool:
+        """A call waits no longer for its batch to begin. Returns whether it still did, and was never written down."""
         return self._collected.pop(number, None) is not None
 
-    def claim(self, key: str, endpoint: str, model: str) -> Held | None:
-        """A call that is this one, sent to the same place and not settled. It is claimed once."""
-        for one in [self._held[number] for number in self._of_key.get(key, ())]:
-            if (one.endpoint, one.model) == (endpoint, model):
-                self._drop(one.number)
-                self._budget.adopt(one.cost)
-                return one
+    def claim(self, key: str, endpoint: str, model: str) -> UnsettledCall | None:
+        """An unsettled call with this key that was sent to the same model, or None. A call is claimed once."""
+        for call in [self._unclaimed[number] for number in self._numbers_of_key.get(key, ())]:
+            if (call.endpoint, call.model) == (endpoint, model):
+                self._remove_unclaimed(call.number)
+                self._budget.adopt(call.cost)
+                return call
         return None
 
-    def hold(self, number: int) -> None:
-        """A call in a batch is waited for no longer. It can be claimed again."""
-        for one in batches.held(self._ledger, number):
-            self._keep(one)
+    def release(self, number: int) -> None:
+        """Nobody waits any longer for a call in a batch. It can be claimed again."""
+        for call in batches.unsettled_calls(self._ledger, number):
+            self._add_unclaimed(call)
 
-    def _keep(self, one: Held) -> None:
-        self._held[one.number] = one
-        self._of_key[one.key].append(one.number)
+    def _add_unclaimed(self, call: UnsettledCall) -> None:
+        self._unclaimed[call.number] = call
+        self._numbers_of_key[call.key].append(call.number)
 
-    def _drop(self, number: int) -> Held | None:
-        if (one := self._held.pop(number, None)) is not None:
-            self._of_key[one.key].remove(number)
-        return one
+    def _remove_unclaimed(self, number: int) -> UnsettledCall | None:
+        if (call := self._unclaimed.pop(number, None)) is not None:
+            self._numbers_of_key[call.key].remove(number)
+        return call
 
     def under_way(self, endpoint: str, model: str) -> Sequence[SentBatch]:
         """The batches of earlier starts that have not ended."""
         return [
-            SentBatch(one["id"], one["nonce"], one["name"], one["created"], batches.numbers(self._ledger, one["id"]))
-            for one in batches.open_batches(self._ledger)
-            if (one["endpoint"], one["model"]) == (endpoint, model)
+            SentBatch(row["id"], row["nonce"], row["name"], row["created"], batches.numbers(self._ledger, row["id"]))
+            for row in batches.open_batches(self._ledger)
+            if (row["endpoint"], row["model"]) == (endpoint, model)
         ]
 
     def begin(self, endpoint: str, model: str, nonce: str, numbers: Sequence[int]) -> SentBatch:
@@ -96,51 +98,51 @@ class BatchLog:
         return SentBatch(last + 1, nonce, None, created, tuple(numbers))
 
     def named(self, batch: SentBatch, name: str) -> None:
-        """The service took the batch, and calls it so."""
+        """The service took the batch under this name."""
         self._ledger.commit(batches.named(batch.id, name))
 
     def arrived(self, answers: Mapping[int, str]) -> None:
-        """Keep answers (call number → JSON) until they are handed over, at whichever start that is."""
+        """Store answers (call number → JSON) until they are handed over, in this start or a later one."""
         self._ledger.commit(batches.arrived(answers))
 
     def ended(self, batch: SentBatch, how: str, free: Sequence[int] = (), lost: Sequence[int] = ()) -> None:
-        """The batch has ended. Its calls without an answer: those that are `free`, of which nothing stays written
-        unless they begin again, and those that are `lost`, which may have been billed."""
+        """The batch has ended. Its calls without an answer are `free`, and are deleted until they are sent again, or
+        `lost`: these may have been billed."""
         statements = batches.ended(batch.id, how)
-        waiting = set(batches.numbers(self._ledger, batch.id))  # what is in another batch by now is that one's
+        waiting = set(batches.numbers(self._ledger, batch.id))  # without calls that are in another batch by now
         for number in sorted(waiting.intersection(free)):
-            # In the same transaction: a kill right after it must not find them charged.
-            if (one := self._drop(number)) is not None:
-                self._budget.forget(one.cost)
+            # In the same transaction: if the process is killed right after it, they must not be charged.
+            if (call := self._remove_unclaimed(number)) is not None:
+                self._budget.forget(call.cost)
             elif row := batches.row(self._ledger, number):
                 self._collected[number] = row
             statements += not_sent(number)
         for number in sorted(waiting.intersection(lost)):
-            if self._drop(number) is not None:
+            if self._remove_unclaimed(number) is not None:
                 statements += batches.lost(number)
         self._ledger.commit(statements)
 
     def answer(self, number: int) -> str | None:
-        """What arrived for a call."""
+        """The answer that arrived for a call, as JSON, or None."""
         return batches.answer(self._ledger, number)
 
     def unclaimed(self, endpoint: str, model: str) -> Mapping[int, str]:
-        """What arrived of these batches, and nobody asked for so far."""
-        theirs = (one.number for one in self._held.values() if (one.endpoint, one.model) == (endpoint, model))
-        answers = ((number, self.answer(number)) for number in theirs)
+        """The answers of this model's batches that arrived and that nobody asked for so far, by call number."""
+        numbers = (call.number for call in self._unclaimed.values() if (call.endpoint, call.model) == (endpoint, model))
+        answers = ((number, self.answer(number)) for number in numbers)
         return {number: text for number, text in answers if text is not None}
 
     def has_answered(self, endpoint: str, model: str) -> bool:
-        """Whether this model ever answered here, at whichever start."""
+        """Whether this model ever answered, in any start."""
         return batches.has_answered(self._ledger, endpoint, model)
 
     def settle(self, call: Call) -> None:
-        """What an unclaimed answer cost. It can still be claimed by a later start."""
-        one = self._held[call.number]
-        self._held[call.number] = replace(one, cost=call.cost or 0)
-        self._budget.recharge(one.cost, call.cost or 0)
+        """Charge an unclaimed answer what it cost. It can still be claimed by a later start."""
+        before = self._unclaimed[call.number]
+        self._unclaimed[call.number] = replace(before, cost=call.cost or 0)
+        self._budget.recharge(before.cost, call.cost or 0)
         self._group.post(batches.unused(call))
 
     def tidy(self) -> None:
-        """Forget what was handed over."""
+        """Delete the answers that were handed over."""
         self._group.post(batches.tidied())

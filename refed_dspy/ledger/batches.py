@@ -1,4 +1,4 @@
-"""Batches in the ledger: what is written of each, and what a later start finds of those that had not ended."""
+"""Batches in the ledger: the statements that write them, and the queries for those that have not ended."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from refed_dspy.records import Call
 
 
 @dataclass(frozen=True)
-class Held:
-    """A call in a batch that is not settled: its number, what it is for, where it was sent, and what it is charged."""
+class UnsettledCall:
+    """A call in a batch that is not settled: its number, its unit's key, where it was sent, and what it is charged."""
 
     number: int
     key: str
@@ -23,34 +23,34 @@ class Held:
     cost: int
 
 
-_HELD = f"""
+_UNSETTLED = f"""
 SELECT b.call, c.key, t.endpoint, t.model, coalesce(c.cost, 0) FROM batched b
 JOIN calls c ON c.id = b.call JOIN batches t ON t.id = b.batch WHERE c.outcome IN ('{SENT}', '{UNUSED}')
 """
 
 
-def held(ledger: Ledger, number: int | None = None) -> list[Held]:
-    """Every call that a batch has, or had an answer for, and that was not settled, oldest first; or that one alone."""
+def unsettled_calls(ledger: Ledger, number: int | None = None) -> list[UnsettledCall]:
+    """Every call that is in a batch, answered there or not, and is not settled, oldest first; or call `number` only."""
     if number is not None:
-        return [Held(*row) for row in ledger.db.execute(f"{_HELD} AND b.call = ?", (number,))]
-    return [Held(*row) for row in ledger.db.execute(f"{_HELD} ORDER BY b.call")]
+        return [UnsettledCall(*row) for row in ledger.db.execute(f"{_UNSETTLED} AND b.call = ?", (number,))]
+    return [UnsettledCall(*row) for row in ledger.db.execute(f"{_UNSETTLED} ORDER BY b.call")]
 
 
-_FACTS = ("id", "nonce", "endpoint", "model", "name", "state", "requests", "created", "ended")
+_COLUMNS = ("id", "nonce", "endpoint", "model", "name", "state", "requests", "created", "ended")
 
 
 def all_batches(ledger: Ledger) -> list[dict[str, Any]]:
     """Every batch: `id`, `nonce`, `endpoint`, `model`, `name` (its id at the service; None: not known to be there),
-    `state` (how it ended; None: it has not), `requests`, `created` and `ended` (seconds since 1970), `calls`: those
-    of it that are not settled, and `arrived`: those of them whose answer has come."""
+    `state` (how it ended; None: it has not), `requests`, `created` and `ended` (seconds since 1970), `calls`: how many
+    of its calls are not settled, and `arrived`: how many of those have an answer."""
     calls = f"FROM batched b JOIN calls c ON c.id = b.call WHERE b.batch = t.id AND c.outcome = '{SENT}'"
     counts = f"(SELECT count(*) {calls}), (SELECT count(b.answer) {calls})"
-    rows = ledger.db.execute(f"SELECT {', '.join(_FACTS)}, {counts} FROM batches t ORDER BY id")
-    return [dict(zip((*_FACTS, "calls", "arrived"), row, strict=True)) for row in rows]
+    rows = ledger.db.execute(f"SELECT {', '.join(_COLUMNS)}, {counts} FROM batches t ORDER BY id")
+    return [dict(zip((*_COLUMNS, "calls", "arrived"), row, strict=True)) for row in rows]
 
 
 def left_batches(ledger: Ledger) -> list[dict[str, Any]]:
-    """The batches, ended or not, that calls still wait in."""
+    """The batches, ended or not, with calls that still wait."""
     return [batch for batch in all_batches(ledger) if batch["calls"]]
 
 
@@ -66,49 +66,49 @@ def numbers(ledger: Ledger, batch: int) -> tuple[int, ...]:
 
 
 def answer(ledger: Ledger, number: int) -> str | None:
-    """What arrived for a call, as JSON, or None."""
+    """The answer that arrived for a call, as JSON, or None."""
     row = ledger.db.execute("SELECT answer FROM batched WHERE call=?", (number,)).fetchone()
     return None if row is None else row[0]
 
 
 def has_answered(ledger: Ledger, endpoint: str, model: str) -> bool:
-    """Whether a call to this model was answered, or an answer of it arrived."""
+    """Whether a call to this model was answered, or an answer to one arrived in a batch."""
     names = {"endpoint": endpoint, "model": model, "ok": "ok"}
     settled = "SELECT 1 FROM calls WHERE outcome = :ok AND endpoint = :endpoint AND model = :model"
     arrived = (
         "SELECT 1 FROM batched b JOIN batches t ON t.id = b.batch"
         " WHERE b.answer IS NOT NULL AND t.endpoint = :endpoint AND t.model = :model"
     )
-    (has,) = ledger.db.execute(f"SELECT EXISTS ({settled}) OR EXISTS ({arrived})", names).fetchone()
-    return bool(has)
+    (answered,) = ledger.db.execute(f"SELECT EXISTS ({settled}) OR EXISTS ({arrived})", names).fetchone()
+    return bool(answered)
 
 
 def row(ledger: Ledger, number: int) -> list[Statement]:
-    """What is written of a call that is on its way, to be written again; empty where there is nothing."""
+    """The statement that would write again the row of a call that is on its way; empty if it has none."""
     columns = "id, key, stage, item, model, endpoint, outcome, seconds, reserved, cost, created"
-    found = ledger.db.execute(f"SELECT {columns} FROM calls WHERE id=? AND outcome=?", (number, SENT)).fetchone()
-    return [] if found is None else [(f"INSERT INTO calls ({columns}) VALUES (?,?,?,?,?,?,?,?,?,?,?)", tuple(found))]
+    values = ledger.db.execute(f"SELECT {columns} FROM calls WHERE id=? AND outcome=?", (number, SENT)).fetchone()
+    return [] if values is None else [(f"INSERT INTO calls ({columns}) VALUES (?,?,?,?,?,?,?,?,?,?,?)", tuple(values))]
 
 
 def begun(batch: int, nonce: str, endpoint: str, model: str, calls: Sequence[int]) -> list[Statement]:
-    """A batch about to be made at the service."""
+    """A batch that is about to be created at the service."""
     row = (batch, nonce, endpoint, model, len(calls), time.time())
     insert = "INSERT INTO batches (id, nonce, endpoint, model, requests, created) VALUES (?,?,?,?,?,?)"
     return [(insert, row), *(("INSERT INTO batched (call, batch) VALUES (?,?)", (call, batch)) for call in calls)]
 
 
 def named(batch: int, name: str) -> list[Statement]:
-    """The service has it, under this id."""
+    """The service took the batch, under this id."""
     return [("UPDATE batches SET name=? WHERE id=?", (name, batch))]
 
 
 def arrived(answers: Mapping[int, str]) -> list[Statement]:
-    """Answers, until they are handed over."""
+    """Answers that arrived, stored until they are handed over."""
     return [("UPDATE batched SET answer=? WHERE call=?", (text, number)) for number, text in answers.items()]
 
 
 def ended(batch: int, how: str) -> list[Statement]:
-    """Nothing more will come of the batch; its calls without an answer are in it no longer."""
+    """The batch has ended; its calls without an answer are removed from it."""
     return [
         ("UPDATE batches SET state=?, ended=? WHERE id=?", (how, time.time(), batch)),
         ("DELETE FROM batched WHERE batch=? AND answer IS NULL", (batch,)),
@@ -121,21 +121,21 @@ def lost(number: int) -> list[Statement]:
 
 
 def unused(call: Call) -> list[Statement]:
-    """What an answer cost that nobody asked for so far."""
+    """The cost of an answer that nobody asked for so far."""
     tokens = (call.prompt_tokens, call.cached_tokens, call.completion_tokens)
     update = "UPDATE calls SET outcome=?, prompt_tokens=?, cached_tokens=?, completion_tokens=?, cost=? WHERE id=?"
     return [(update, (UNUSED, *tokens, call.cost, call.number))]
 
 
 def tidied() -> list[Statement]:
-    """Forget the answers that were handed over: they stand in `answers`."""
+    """Delete the answers that were handed over: they are in the table `answers`."""
     settled = f"SELECT id FROM calls WHERE outcome NOT IN ('{SENT}', '{UNUSED}')"
     return [(f"DELETE FROM batched WHERE call IN ({settled}) OR call NOT IN (SELECT id FROM calls)", ())]
 
 
-def given_up(batches: Iterable[int]) -> list[Statement]:
-    """Batches that nobody will ask about again. What has no answer stays charged at its worst case: it may be billed.
-    An answer that has come is kept for whoever asks for it, and a batch that has ended keeps the word for how."""
+def abandoned(batches: Iterable[int]) -> list[Statement]:
+    """Batches that are no longer followed. A call without an answer stays charged at its worst case, since it may be
+    billed. An answer that has arrived is kept for later questions, and a batch that has ended keeps its state."""
     statements: list[Statement] = []
     for batch in batches:
         settle = "UPDATE calls SET outcome=? WHERE outcome=? AND id IN (SELECT call FROM batched WHERE batch=? AND "

@@ -1,6 +1,6 @@
-"""Caps that hold: what a call could cost at worst is set aside before it is sent.
+"""The budget that keeps the caps: the worst case of a call is reserved before it is sent.
 
-Bookkeeping without disk or network. Money is in picodollars.
+Arithmetic without disk or network. Money is in picodollars.
 """
 
 from __future__ import annotations
@@ -15,57 +15,57 @@ from refed_dspy.errors import CapReached
 
 @dataclass(frozen=True)
 class Caps:
-    """What a run may use at most, over all its starts. None: no bound."""
+    """The most that a run may use, over all its starts. None: no limit."""
 
     max_cost: int | None = None
     max_calls: int | None = None
 
 
 class Budget:
-    """What is spent, what is set aside for calls in flight, and who waits for some of it to come back.
+    """What is spent, what is reserved for calls in flight, and the queue of those that wait for some of it.
 
-    `spent` and `calls` are what earlier starts used. While a reservation does not fit but calls are in flight, it
-    waits: they mostly cost less than was set aside for them. Of those that wait, the lowest rank goes first.
+    The arguments `spent` and `calls` are what earlier starts used. A reservation that does not fit waits while calls
+    are in flight, since most cost less than was reserved for them. Of those that wait, the lowest rank goes first.
     """
 
     def __init__(self, caps: Caps, spent: int = 0, calls: int = 0) -> None:
         self.caps, self.spent, self.calls = caps, spent, calls
         self.reserved = self.in_flight = 0
         self.reached: CapReached | None = None
-        """Set once a cap was reached: nothing is granted from then on."""
+        """Set once a cap was reached: from then on every reservation is refused."""
         self._waiting: list[tuple[int, int, int, asyncio.Future[None]]] = []
         self._order = itertools.count()
 
     async def reserve(self, worst: int, rank: int = 0) -> None:
-        """Set `worst` aside for one call. Raises CapReached."""
+        """Reserve `worst` for one call. Raises CapReached."""
         if self.reached is None and not self._waiting and self._fits(worst):
             self._take(worst)
             return
         if self.reached is not None or not self.in_flight:
             raise self._close(worst)
-        turn = asyncio.get_running_loop().create_future()
-        heapq.heappush(self._waiting, (rank, next(self._order), worst, turn))
+        granted = asyncio.get_running_loop().create_future()
+        heapq.heappush(self._waiting, (rank, next(self._order), worst, granted))
         try:
-            await turn
+            await granted
         except asyncio.CancelledError:
             self._wake()
-            if turn.done() and not turn.cancelled() and turn.exception() is None:
-                self.give_back(worst)  # it was granted in the same moment
+            if granted.done() and not granted.cancelled() and granted.exception() is None:
+                self.give_back(worst)  # it was granted at the same moment
             raise
 
     def reserve_now(self, worst: int) -> None:
-        """The same for whoever cannot wait. Raises CapReached where it does not fit at once."""
+        """The same without waiting. Raises CapReached where it does not fit at once."""
         if self.reached is not None or not self._fits(worst):
             raise self._close(worst)
         self._take(worst)
 
     def allow(self, caps: Caps) -> None:
-        """Go on under other caps."""
+        """Continue under other caps."""
         self.caps, self.reached = caps, None
         self._wake()
 
     def settle(self, worst: int, cost: int) -> None:
-        """Replace what was set aside for a call by what it is charged."""
+        """Replace the reservation of a call by what it is charged."""
         self.spent += cost
         self._free(worst)
 
@@ -75,7 +75,7 @@ class Budget:
         self._free(worst)
 
     def adopt(self, cost: int) -> None:
-        """A call that an earlier start sent is in flight again: what it was charged is set aside for it."""
+        """A call that an earlier start sent is in flight again: what it was charged becomes its reservation."""
         self.spent -= cost
         self.reserved += cost
         self.in_flight += 1
@@ -87,7 +87,7 @@ class Budget:
         self._wake()
 
     def recharge(self, before: int, cost: int) -> None:
-        """A call that an earlier start sent is charged `cost`, and not what was set down for it."""
+        """A call that an earlier start sent is charged `cost` in place of `before`."""
         self.spent += cost - before
         self._wake()
 
@@ -95,7 +95,7 @@ class Budget:
         return self._cap(worst) == ""
 
     def _cap(self, worst: int) -> str:
-        """The cap that a further call could pass, or nothing."""
+        """The cap that a further call could pass, or ""."""
         caps = self.caps
         if caps.max_calls is not None and self.calls >= caps.max_calls:
             return "max_calls"
@@ -116,19 +116,20 @@ class Budget:
     def _wake(self) -> None:
         """Grant what fits now to those who wait, lowest rank first; with nothing in flight the first decides."""
         while self._waiting:
-            _, _, wanted, turn = self._waiting[0]
-            if turn.done():  # cancelled meanwhile
+            _, _, worst, granted = self._waiting[0]
+            if granted.done():  # cancelled meanwhile
                 heapq.heappop(self._waiting)
-            elif self.reached is None and self._fits(wanted):
+            elif self.reached is None and self._fits(worst):
                 heapq.heappop(self._waiting)
-                self._take(wanted)
-                turn.set_result(None)
+                self._take(worst)
+                granted.set_result(None)
             elif self.in_flight:
                 return
             else:
                 heapq.heappop(self._waiting)
-                turn.set_exception(self._close(wanted))
+                granted.set_exception(self._close(worst))
 
     def _close(self, worst: int) -> CapReached:
+        """Refuse everything from now on. Returns the error to raise."""
         self.reached = self.reached or CapReached(self._cap(worst), worst)
         return CapReached(self.reached.cap, self.reached.worst)

@@ -1,7 +1,7 @@
-"""Group commit: whatever is to be written within one turn of the event loop shares one transaction.
+"""Group commit: all units that are written within one iteration of the event loop share one transaction.
 
-A commit costs as much as the rows of several units. The busier a run is, the more units end in one turn, so the
-price of a commit falls when it matters. No unit is ever split: its statements stand together in one transaction.
+A commit takes as long as writing the rows of several units. The busier a run is, the more units end in one iteration,
+so the time per unit falls when it matters. A unit is never split: its statements are in one transaction.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class GroupCommit:
         await done
 
     def post(self, statements: Sequence[Statement]) -> None:
-        """Write `statements` at the end of this turn, without waiting. A failure is raised by whatever comes next."""
+        """Write `statements` at the end of this iteration, without waiting. A failure is raised by the next write."""
         if statements:
             self._add(statements, None)
 
@@ -42,23 +42,23 @@ class GroupCommit:
         self._units.append((statements, done))
 
     def flush(self) -> None:
-        """Write what has come together. Called by itself at the end of a turn; and once more before closing."""
+        """Write all that is waiting. Runs by itself at the end of an iteration, and once more before closing."""
         units, self._units = self._units, []
         if not units:
             return
         try:
             self.ledger.commit([statement for statements, _ in units for statement in statements])
-        except BaseException:  # noqa: BLE001 — one unit's fault must not cost the others what they paid for
+        except BaseException:  # noqa: BLE001 — one unit's fault must not lose the others' paid answers
             for statements, done in units:
-                _tell(done, self._alone(statements))
+                _finish(done, self._commit_alone(statements))
         else:
             for _, done in units:
-                _tell(done, None)
+                _finish(done, None)
 
-    def _alone(self, statements: Sequence[Statement]) -> BaseException | None:
+    def _commit_alone(self, statements: Sequence[Statement]) -> BaseException | None:
         try:
             self.ledger.commit(statements)
-        except BaseException as error:  # noqa: BLE001 — handed to whoever waits, and kept for those who do not
+        except BaseException as error:  # noqa: BLE001 — raised where the unit is awaited, and by the next write
             self._failed = error
             return error
         return None
@@ -70,7 +70,8 @@ class GroupCommit:
             raise self._failed
 
 
-def _tell(done: asyncio.Future[None] | None, error: BaseException | None) -> None:
+def _finish(done: asyncio.Future[None] | None, error: BaseException | None) -> None:
+    """End the wait for a unit, if somebody waits for it."""
     if done is None or done.done():
         return
     if error is not None:

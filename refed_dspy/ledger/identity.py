@@ -1,4 +1,4 @@
-"""What a folder was made for, and what of it may not change between two starts."""
+"""Checks that a folder is used for one kind of work, and what differs between two starts of it."""
 
 from __future__ import annotations
 
@@ -6,35 +6,37 @@ from collections.abc import Mapping
 from typing import Any
 
 from refed_dspy.errors import RunDirError
-from refed_dspy.ledger.batches import held
+from refed_dspy.ledger.batches import unsettled_calls
 from refed_dspy.ledger.ledger import Ledger
 
 
 def refuse_other_work(ledger: Ledger, work: str) -> None:
-    """Raises RunDirError where the folder was made for anything else than `work`."""
-    if (holds := ledger.holds()) not in {"", work}:
-        raise RunDirError(f"{ledger.path.parent}: holds {named(holds)}, not {named(work)}; name another folder")
+    """Raises RunDirError where the folder holds another kind of work than `work`."""
+    if (existing := ledger.holds()) not in {"", work}:
+        raise RunDirError(
+            f"{ledger.path.parent}: holds {named_work(existing)}, not {named_work(work)}; name another folder"
+        )
 
 
-def named(work: str) -> str:
-    """What a folder is for (`Ledger.holds`), as it stands in a sentence."""
+def named_work(work: str) -> str:
+    """The kind of work in a folder (`Ledger.holds`) with its article: "a run", "an agreement"."""
     if work == "statistics":
         return work
     return f"an {work}" if work[:1] in "aeio" else f"a {work}"
 
 
-def differences(stored: Mapping[str, Any], given: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """What is not the same, a text each."""
-    found = []
-    for key in sorted({*stored, *given}):
-        old, new = stored.get(key), given.get(key)
+def differences(stored: Mapping[str, Any], current: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """The differences between two nested mappings, as one text each: "seed was 1, is 2"."""
+    texts = []
+    for key in sorted({*stored, *current}):
+        old, new = stored.get(key), current.get(key)
         if isinstance(old, dict) and isinstance(new, dict):
-            found += differences(old, new, f"{prefix}{key}.")
+            texts += differences(old, new, f"{prefix}{key}.")
         elif old != new:
-            found.append(f"{prefix}{key} was {old}, is {new}")
-    return found
+            texts.append(f"{prefix}{key} was {old}, is {new}")
+    return texts
 
 
 def has_begun(ledger: Ledger) -> bool:
-    """Whether a later start could use what was paid for, or sent in a batch: then it must be the same work."""
-    return ledger.has_answers() or bool(held(ledger))
+    """Whether there are paid answers or calls in batches: a later start could use them, so it must be the same work."""
+    return ledger.has_answers() or bool(unsettled_calls(ledger))

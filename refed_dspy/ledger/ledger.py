@@ -1,7 +1,7 @@
-"""The ledger: one SQLite file a run, one transaction a unit of work, and nothing else is state.
+"""The ledger: one SQLite file per run, one transaction per unit of work. There is no other state.
 
-A killed process loses nothing that was committed. The journal is WAL at `synchronous=NORMAL`: a power cut may cost
-the last commits, never the file. One process writes (a file lock); any number may read meanwhile.
+A killed process loses nothing that was committed. The database is in WAL mode at `synchronous=NORMAL`: a power cut may
+lose the last commits, never the file. One process writes (a file lock); any number may read meanwhile.
 """
 
 from __future__ import annotations
@@ -18,17 +18,23 @@ from typing import Any, Self
 from filelock import FileLock, Timeout
 
 from refed_dspy.errors import RunDirError, RunStopped, one_line
-from refed_dspy.ledger.statements import Decided, Statement, decided, text_digest, unusable
+from refed_dspy.ledger.statements import DecisionRow, Statement, decided, text_digest, unusable
 from refed_dspy.records import Failure, Reference
 
 FORMAT = 4
+"""The format of the file: its `user_version`. Others are refused."""
 FILE = "ledger.sqlite"
+"""The file's name in a run's folder."""
+_NEW_INSTRUCTION = """
+INSERT INTO instructions (reference, feature, round, digest, text) VALUES (?,?,?,?,?)
+ON CONFLICT (digest) DO NOTHING RETURNING id
+"""
 
 
 @dataclass(frozen=True)
 class Added:
-    """What became of proposed instructions: the new ones as (id, text), how many were there already, and the new ones
-    that a filter dropped."""
+    """The outcome of storing proposed instructions: the new ones as (id, text), how many were duplicates, and how many
+    new ones a filter dropped."""
 
     new: tuple[tuple[int, str], ...]
     duplicates: int
@@ -36,14 +42,14 @@ class Added:
 
 
 class Ledger:
-    """Reads and writes of one run's file. Open it with `create` (the writer) or `read`."""
+    """Reads and writes one run's file. Open it with `create` (the writer) or `read`."""
 
     def __init__(self, path: Path, db: sqlite3.Connection, lock: FileLock | None) -> None:
         self.path, self.db, self._lock = path, db, lock
 
     @classmethod
     def create(cls, run_dir: Path) -> Self:
-        """Open `run_dir`'s ledger for writing, making both where they do not exist.
+        """Open `run_dir`'s ledger for writing. Creates the folder and the file where they do not exist.
 
         Raises:
             RunDirError: the folder cannot be written, another process writes it, or the file is damaged.
@@ -58,7 +64,7 @@ class Ledger:
             raise RunDirError(f"{run_dir}: cannot be written: {one_line(error.strerror or error)}") from None
         try:
             db = _open(run_dir / FILE, "rwc")
-            with _explained(run_dir / FILE):
+            with _as_run_dir_error(run_dir / FILE):
                 db.execute("PRAGMA journal_mode=WAL")
                 db.execute("PRAGMA synchronous=NORMAL")
                 _check(run_dir / FILE, db)
@@ -71,7 +77,7 @@ class Ledger:
 
     @classmethod
     def read(cls, run_dir: Path) -> Self:
-        """Open `run_dir`'s ledger for reading, also while a run is writing it.
+        """Open `run_dir`'s ledger for reading, also while another process writes it.
 
         Raises:
             RunDirError: there is none, or it is damaged.
@@ -80,16 +86,17 @@ class Ledger:
         if not path.is_file():
             raise RunDirError(f"{run_dir}: no run here (no {FILE}); start one with: refed synth --run-dir {run_dir}")
         db = _open(path, "rw")
-        with _explained(path):
+        with _as_run_dir_error(path):
             db.execute("PRAGMA query_only=ON")
             _check(path, db)
-            begun = db.execute("SELECT 1 FROM sqlite_master WHERE name='samples'").fetchone()
-        if begun is None:
+            complete = db.execute("SELECT 1 FROM sqlite_master WHERE name='samples'").fetchone()
+        if complete is None:
             db.close()
             raise RunDirError(f"{run_dir}: the run is only just being made; look again in a moment")
         return cls(path, db, None)
 
     def close(self) -> None:
+        """Close the file, and release the lock if there is one."""
         self.db.close()
         if self._lock is not None:
             self._lock.release()
@@ -102,7 +109,7 @@ class Ledger:
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        """One unit, whole or not at all."""
+        """A transaction: committed whole at the end of the block, or not at all. Raises RunStopped where it fails."""
         try:
             self.db.execute("BEGIN IMMEDIATE")
             yield self.db
@@ -124,12 +131,13 @@ class Ledger:
         return None if row is None else json.loads(row[0])
 
     def set_meta(self, **values: Any) -> None:
+        """Store each of `values` under its name, in one transaction."""
         with self._transaction() as db:
             db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", [(k, json.dumps(v)) for k, v in values.items()])
 
     def holds(self) -> str:
-        """What the folder was made for: "run", "compile", "agreement", "comparison", "recycling", "filtering",
-        "statistics"; empty for one that is new."""
+        """The kind of work in the folder: "run", "compile", "agreement", "comparison", "recycling", "filtering",
+        "statistics"; "" for a new folder."""
         if (work := self.meta("work")) is not None:
             return str(work)
         for kind in ("compile", "agreement"):
@@ -138,9 +146,9 @@ class Ledger:
         return "run" if self.meta("identity") is not None else ""
 
     def begin(self, references: Sequence[Reference], **meta: Any) -> None:
-        """Store what the run is made of, in one transaction: a run either exists or does not.
+        """Store the run's references and settings in one transaction: a run either exists or does not.
 
-        Whatever the folder held of a run without an answer is forgotten, but for what its calls cost.
+        What an earlier run without any answer left in the folder is deleted, except what its calls cost.
         """
         with self._transaction() as db:
             for table in ("meta", "refs", "failures"):
@@ -152,7 +160,7 @@ class Ledger:
             db.executemany("INSERT INTO meta VALUES (?, ?)", [(k, json.dumps(v)) for k, v in meta.items()])
 
     def has_answers(self) -> bool:
-        """Whether anything was paid for that a later start could use."""
+        """Whether there is a paid answer that a later start could use."""
         return self.db.execute("SELECT 1 FROM answers LIMIT 1").fetchone() is not None
 
     def last_call(self) -> int:
@@ -160,32 +168,33 @@ class Ledger:
         return int(self.db.execute("SELECT coalesce(max(id), 0) FROM calls").fetchone()[0])
 
     def settled_keys(self) -> set[str]:
-        """Keys that were answered or failed for good: all others need no look."""
+        """The keys that were answered or failed for good. No other key has anything in the ledger to use."""
         rows = self.db.execute("SELECT key FROM answers UNION SELECT key FROM failures WHERE final")
         return {key for (key,) in rows}
 
     def references(self) -> list[Reference]:
+        """The run's references, in their order."""
         rows = self.db.execute("SELECT record FROM refs ORDER BY position")
         return [Reference.model_validate_json(record) for (record,) in rows]
 
     # --- answers and failures of single calls
 
     def answer(self, digest: str) -> str | None:
-        """The paid output under this key, as JSON, or None."""
+        """The paid answer under this key, as JSON, or None."""
         row = self.db.execute("SELECT output FROM answers WHERE key=?", (digest,)).fetchone()
         return None if row is None else str(row[0])
 
     def endpoint(self, digest: str) -> str:
-        """Which endpoint gave the answer under this key."""
+        """The endpoint that gave the answer under this key."""
         return str(self.db.execute("SELECT endpoint FROM answers WHERE key=?", (digest,)).fetchone()[0])
 
     def failure(self, digest: str) -> tuple[str, str] | None:
-        """(kind, reason) of a final failure under this key, or None: it would only be paid for again."""
+        """(kind, reason) of a final failure under this key, or None. Asking again would only be paid for again."""
         row = self.db.execute("SELECT kind, reason FROM failures WHERE key=? AND final", (digest,)).fetchone()
         return None if row is None else (str(row[0]), str(row[1]))
 
     def commit(self, statements: Iterable[Statement]) -> None:
-        """Write whole units (engine/rows.py), all of them or none. Raises RunStopped where it cannot be written."""
+        """Write the statements of whole units, all of them or none. Raises RunStopped where they cannot be written."""
         with self._transaction() as db:
             for sql, values in statements:
                 db.execute(sql, values)
@@ -200,11 +209,11 @@ class Ledger:
         texts: Sequence[str],
         surplus: int,
         barred: frozenset[bytes],
-        screen: Callable[[str], Sequence[Decided]] = lambda _: (),
+        screen: Callable[[str], Sequence[DecisionRow]] = lambda _: (),
     ) -> Added:
-        """Store one synthesis call's instructions; those already there, or `barred`, are counted as duplicates.
+        """Store one synthesis call's instructions. Those that exist already, or are `barred`, count as duplicates.
 
-        What `screen` says of each new one is stored with it; one that it drops is not answered.
+        The decisions of `screen` about each new one are stored with it. One that it drops is not answered.
         """
         new: list[tuple[int, str]] = []
         dropped = 0
@@ -212,21 +221,18 @@ class Ledger:
             for text in texts:
                 if (digest := text_digest(text)) in barred:
                     continue
-                row = db.execute(
-                    "INSERT INTO instructions (reference, feature, round, digest, text) VALUES (?,?,?,?,?)"
-                    " ON CONFLICT (digest) DO NOTHING RETURNING id",
-                    (reference, feature, round_, digest, text),
-                ).fetchone()
+                row = db.execute(_NEW_INSTRUCTION, (reference, feature, round_, digest, text)).fetchone()
                 if row is None:
                     continue
-                decisions = screen(text)
-                for sql, values in decided(row[0], decisions):
-                    db.execute(sql, values)
+                number, decisions = int(row[0]), screen(text)
+                statements = decided(number, decisions)
                 if all(decision.kept for decision in decisions):
-                    new.append((int(row[0]), text))
+                    new.append((number, text))
                 else:
-                    db.execute(*unusable(row[0], round_)[0])
+                    statements += unusable(number, round_)
                     dropped += 1
+                for sql, values in statements:
+                    db.execute(sql, values)
             duplicates = len(texts) - len(new) - dropped
             db.execute(
                 "INSERT OR REPLACE INTO proposals VALUES (?,?,?,?,?,?)",
@@ -234,9 +240,10 @@ class Ledger:
             )
         return Added(tuple(new), duplicates, dropped)
 
-    # --- what a plan is restored from
+    # --- the state that a plan is restored from
 
     def kept(self) -> int:
+        """How many samples were kept."""
         return int(self.db.execute("SELECT count(*) FROM samples").fetchone()[0])
 
     def proposals(self) -> list[tuple[int, str, int, int]]:
@@ -244,20 +251,20 @@ class Ledger:
         return self.db.execute("SELECT reference, feature, round, kept FROM proposals ORDER BY round").fetchall()
 
     def used(self) -> list[tuple[int, int, int]]:
-        """(reference, round, how many samples it gave in that round)."""
+        """(reference, round, samples that it gave in that round) of every reference and round."""
         return self.db.execute(
             "SELECT reference, used, count(*) FROM samples s JOIN instructions i ON i.id = s.instruction GROUP BY 1, 2"
         ).fetchall()
 
     def open_instructions(self) -> list[tuple[int, int, str]]:
-        """(reference, id, text) not answered yet; those whose first response is paid for come first."""
+        """(reference, id, text) of all instructions not used yet; those whose first response is paid for come first."""
         return self.db.execute(
             "SELECT reference, id, text FROM instructions i WHERE used IS NULL ORDER BY NOT EXISTS"
             " (SELECT 1 FROM answers WHERE item=CAST(i.id AS TEXT) AND stage='response_generation'), id"
         ).fetchall()
 
     def texts_before(self, reference: int, round_: int, newest: int) -> list[str]:
-        """The newest instructions that one reference gave before this round, oldest first."""
+        """The `newest` last instructions that one reference gave before this round, oldest first."""
         rows = self.db.execute(
             "SELECT text FROM instructions WHERE reference=? AND round<? ORDER BY id DESC LIMIT ?",
             (reference, round_, newest),
@@ -265,18 +272,19 @@ class Ledger:
         return [text for (text,) in reversed(rows)]
 
     def failures(self) -> list[Failure]:
+        """Every failed unit, oldest first."""
         rows = self.db.execute("SELECT stage, item, kind, reason FROM failures ORDER BY created")
-        return [Failure(stage=s, item=i, kind=k, reason=r) for s, i, k, r in rows]
+        return [Failure(stage=stage, item=item, kind=kind, reason=reason) for stage, item, kind, reason in rows]
 
 
 def _open(path: Path, mode: str) -> sqlite3.Connection:
-    with _explained(path):
+    with _as_run_dir_error(path):
         uri = f"{path.absolute().as_uri()}?mode={mode}"
         return sqlite3.connect(uri, uri=True, isolation_level=None, timeout=10, check_same_thread=False)
 
 
 @contextmanager
-def _explained(path: Path) -> Iterator[None]:
+def _as_run_dir_error(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:
@@ -286,9 +294,10 @@ def _explained(path: Path) -> Iterator[None]:
 
 
 def _check(path: Path, db: sqlite3.Connection) -> None:
+    """Raises RunDirError for a file of another format, sqlite3.DatabaseError for a damaged one."""
     version = db.execute("PRAGMA user_version").fetchone()[0]
-    if version not in {0, FORMAT}:  # 0: the file is only being made
+    if version not in {0, FORMAT}:  # 0: the file is being created
         raise RunDirError(f"{path}: written by another version (format {version}, this is {FORMAT}); use that version")
-    verdict = db.execute("PRAGMA quick_check(1)").fetchone()[0]
-    if verdict != "ok":
-        raise sqlite3.DatabaseError(verdict)
+    result = db.execute("PRAGMA quick_check(1)").fetchone()[0]
+    if result != "ok":
+        raise sqlite3.DatabaseError(result)

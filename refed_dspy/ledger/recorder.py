@@ -1,7 +1,7 @@
 """The recorder of calls: each attempt is written down before it is sent, and settled when it ends.
 
-A teacher finds the recorder of the work being done in a context variable, so concurrent work keeps apart without being
-handed anything. A program called on its own has none, and nothing of it is recorded.
+A teacher finds its recorder in a context variable, so concurrent units of work need not pass one along and do not mix.
+A program that is called outside a run has none, and its calls are not recorded.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from refed_dspy.ledger.statements import Key, Statement, not_sent, reserved, set
 from refed_dspy.records import Call, dollars
 
 CALLS_A_SAMPLE = 2.2
-"""Where the program does not say: two, and a share of what is asked once for a reference."""
-SOME = 10
-"""Settled calls that tell what a call costs."""
+"""Unless the program says otherwise: two of the sample's, and a share of the calls that are made once per reference."""
+ENOUGH_CALLS = 10
+"""Settled calls from which the cost of a call is estimated."""
 log = logging.getLogger("refed_dspy")
 
 
 class RunRecorder:
-    """What all units of one start share: the budget, and the way into the ledger."""
+    """What all units of one start share: the budget, and writing to the ledger."""
 
     def __init__(self, ledger: Ledger, caps: Caps, before: Spent, calls_a_sample: float = CALLS_A_SAMPLE) -> None:
         self.calls_a_sample = calls_a_sample
@@ -40,15 +40,15 @@ class RunRecorder:
         self.budget = Budget(caps, before.cost, before.calls)
         self.batches = BatchLog(self.group, self.budget, lambda: self.stopping)
         self.stopping = False
-        """Set when the run is ending: a call that has not begun does not begin."""
-        self.over = False
-        """Set where the time was used up before: what is paid for is given back, and nothing else begins."""
+        """Set when the run is ending: no further call may begin."""
+        self.out_of_time = False
+        """Set if the time was used up before this start: only recorded answers are returned, and no call begins."""
         self._number = ledger.last_call()
 
     def affordable(self, worst: int) -> int | None:
-        """How many samples more the caps can pay for, at least one; None without a cap.
+        """How many further samples fit under the caps, at least one; None without a cap.
 
-        A call is taken for what calls cost so far, and, before there are some, for its `worst` case.
+        A call is assumed to cost what calls have cost so far, and before ENOUGH_CALLS its `worst` case.
         """
         budget, caps = self.budget, self.budget.caps
         bounds = []
@@ -56,8 +56,8 @@ class RunRecorder:
             bounds.append((caps.max_calls - budget.calls) / self.calls_a_sample)
         if caps.max_cost is not None:
             settled = budget.calls - budget.in_flight
-            each = budget.spent / settled if settled >= SOME else worst
-            bounds.append((caps.max_cost - budget.spent - budget.reserved) / max(1, each * self.calls_a_sample))
+            cost = budget.spent / settled if settled >= ENOUGH_CALLS else worst
+            bounds.append((caps.max_cost - budget.spent - budget.reserved) / max(1, cost * self.calls_a_sample))
         return max(1, int(min(bounds))) if bounds else None
 
     @contextmanager
@@ -66,24 +66,25 @@ class RunRecorder:
         try:
             yield
         except BaseException:
-            with suppress(RunStopped):  # what ended the block is told; what could not be written comes of the same
+            with suppress(RunStopped):  # the block's error is raised; a failed write has the same cause
                 self.group.close()
             raise
         self.batches.tidy()
         self.group.close()
 
     def next_number(self) -> int:
+        """The number of a new call."""
         self._number += 1
         return self._number
 
 
 class CallRecorder:
-    """The recorder of one unit of work. `unwritten` are its good calls: they are committed with the answer."""
+    """The recorder of one unit of work. `unwritten` are its successful calls: they are committed with the answer."""
 
     def __init__(self, run: RunRecorder, key: Key, rank: int, seed: int) -> None:
         self.run, self.key, self.rank = run, key, rank
         self.seed: int | None = seed
-        """What a teacher that takes a seed should send."""
+        """The seed to send to a teacher that takes one."""
         self.calls: list[Call] = []
         self.unwritten: list[Call] = []
         self._worst: dict[int, int] = {}
@@ -94,14 +95,15 @@ class CallRecorder:
         return self.run.stopping
 
     async def reserve(self, attempt: Attempt) -> int:
-        """Set aside and write down the attempt's worst case; returns its number. Waits while others may give back.
+        """Set aside and write down the attempt's worst case; returns its number. Waits while calls in flight may free
+        some of the budget.
 
         Raises CapReached where it could pass a cap.
         """
         worst = attempt.worst or 0
         await self.run.budget.reserve(worst, self.rank)
         number = self._numbered(worst)
-        if self.stopping:  # it waited, and the run is ending meanwhile
+        if self.stopping:  # the run began to end while it waited
             self.not_sent(number)
             raise asyncio.CancelledError
         if attempt.batched:
@@ -115,7 +117,7 @@ class CallRecorder:
         return number
 
     def reserve_now(self, attempt: Attempt) -> int:
-        """The same without an event loop: what does not fit at once is refused."""
+        """The same without an event loop: an attempt that does not fit at once is refused."""
         worst = attempt.worst or 0
         self.run.budget.reserve_now(worst)
         number = self._numbered(worst)
@@ -135,7 +137,7 @@ class CallRecorder:
         if call.number:
             worst = self._worst.pop(call.number)
             self.run.budget.settle(worst, call.cost or 0)
-            if 0 < worst < (call.cost or 0):  # without a known price, or one that a start adopted, it is 0
+            if 0 < worst < (call.cost or 0):  # 0: the price is unknown, or an earlier start had sent the call
                 log.warning(
                     "%s was charged %s, and its worst case was %s: %s does not keep to max_tokens, or miscounts; no "
                     "cap is safe with it",
@@ -144,7 +146,7 @@ class CallRecorder:
                     dollars(worst),
                     call.endpoint,
                 )
-        else:  # seen only now: it gets its number in the books behind those that are reserved
+        else:  # it was not reserved: it gets a number after all reserved ones
             call = replace(call, number=self.run.next_number())
         self.calls.append(call)
         self.unwritten.append(call)
@@ -155,46 +157,46 @@ class CallRecorder:
         """Give back the reservation of an attempt that was never sent."""
         if number:
             self.run.budget.give_back(self._worst.pop(number))
-            if not self.run.batches.left(number):
+            if not self.run.batches.withdraw(number):
                 self.run.group.post(not_sent(number))
 
     def let_go(self, number: int) -> None:
-        """Wait no longer for a call that is in a batch. It stays charged, and whoever asks the same again adopts it."""
+        """Wait no longer for a call in a batch. It stays charged, and the same question asked again adopts it."""
         if number:
             worst = self._worst.pop(number)
             self.run.budget.settle(worst, worst)
-            self.run.batches.hold(number)
+            self.run.batches.release(number)
 
     @property
     def batches(self) -> BatchLog:
-        """Where batches are written down."""
+        """The log of the run's batches."""
         return self.run.batches
 
     def adopt(self, endpoint: str, model: str) -> int | None:
-        """The number of this unit's call that an earlier start sent in a batch and that is not settled; None: none."""
-        found = self.run.batches.claim(self.key.digest, endpoint, model)
-        if found is None:
+        """The number of a call of this unit that was sent in a batch earlier and is not settled, or None."""
+        call = self.run.batches.claim(self.key.digest, endpoint, model)
+        if call is None:
             return None
-        self._worst[found.number] = found.cost
-        return found.number
+        self._worst[call.number] = call.cost
+        return call.number
 
     def rename_last(self, outcome: str) -> None:
-        """The last call's answer turned out to be unusable."""
+        """Change the last call's outcome: its answer turned out to be unusable."""
         if self.unwritten:
             self.unwritten[-1] = self.calls[-1] = replace(self.unwritten[-1], outcome=outcome)
 
     def write(self) -> None:
-        """Have what is settled written without an answer: there is none to wait for."""
+        """Have the settled calls written now: there is no answer to write them with."""
         self.run.group.post(settled(self.key, self.take()))
 
     def take(self) -> Sequence[Call]:
-        """The calls still to be written, handed over to whoever writes them."""
+        """The calls that are still to be written. The caller writes them."""
         calls, self.unwritten = self.unwritten, []
         return calls
 
 
 class NullRecorder:
-    """That of a program called on its own: everything is allowed, nothing is kept."""
+    """The recorder outside a run: every call is allowed, and nothing is recorded."""
 
     seed: int | None = None
     stopping = False
@@ -226,7 +228,7 @@ _current: ContextVar[Recorder] = ContextVar("refed_recorder", default=NullRecord
 
 @contextmanager
 def recording(recorder: R) -> Iterator[R]:
-    """Have `recorder` asked before, and told after, every call inside the block."""
+    """Have `recorder` reserve and settle every call inside the block."""
     token = _current.set(recorder)
     try:
         yield recorder
@@ -235,5 +237,5 @@ def recording(recorder: R) -> Iterator[R]:
 
 
 def current_recorder() -> Recorder:
-    """That of the work being done."""
+    """The recorder of the current unit of work."""
     return _current.get()

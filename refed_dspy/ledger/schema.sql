@@ -1,4 +1,4 @@
--- One run. A row is written once its work is done; nothing else is state.
+-- The ledger of one run. There is no other state. A row is written once its work is done, a call's before it is sent.
 CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS refs (position INTEGER PRIMARY KEY, id TEXT NOT NULL, record TEXT NOT NULL);
 
@@ -28,10 +28,10 @@ CREATE TABLE IF NOT EXISTS batches (
   state TEXT, requests INTEGER NOT NULL, created REAL NOT NULL, ended REAL
 );
 
--- The calls in a batch that are not settled; `answer`: what the service said, as JSON, once it has arrived.
+-- The calls in a batch that are not settled; `answer`: the service's answer, as JSON, once it has arrived.
 CREATE TABLE IF NOT EXISTS batched (call INTEGER PRIMARY KEY, batch INTEGER NOT NULL, answer TEXT);
 
--- Which model wrote an answer that was taken over from another run: no call tells.
+-- Which model wrote an answer that was reused from another run: this run has no call for it.
 CREATE TABLE IF NOT EXISTS reused (key TEXT PRIMARY KEY, model TEXT NOT NULL) WITHOUT ROWID;
 
 -- When the run was worked on: one row a start. Its end is the last thing written before the next one began.
@@ -61,8 +61,8 @@ CREATE TABLE IF NOT EXISTS samples (
   seq INTEGER PRIMARY KEY, instruction INTEGER NOT NULL UNIQUE REFERENCES instructions (id), created REAL NOT NULL
 );
 
--- What the filters said of an instruction or of its sample; `filter` is its name in the run. Nothing is deleted: what was
--- dropped stays in instructions and answers.
+-- The decisions of filters about an instruction or its sample; `filter` is the filter's name in the run. Nothing is
+-- deleted: what was dropped stays in instructions and answers.
 CREATE TABLE IF NOT EXISTS decisions (
   instruction INTEGER NOT NULL REFERENCES instructions (id), filter TEXT NOT NULL, position INTEGER NOT NULL,
   kept INTEGER NOT NULL, score REAL, reason TEXT NOT NULL, detail TEXT NOT NULL, created REAL NOT NULL,

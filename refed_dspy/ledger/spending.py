@@ -1,4 +1,4 @@
-"""What a run has cost so far, read from its ledger. Money in picodollars."""
+"""What a run has cost so far, and how long it has worked, read from its ledger. Money is in picodollars."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from refed_dspy.records import dollars
 
 @dataclass(frozen=True)
 class Spent:
-    """Totals over all starts of a run. `unpriced` counts calls whose price is unknown; `seconds` is time at work."""
+    """Totals over all starts of a run. `unpriced` counts calls whose price is unknown; `seconds` is time of work."""
 
     cost: int
     calls: int
@@ -31,7 +31,7 @@ class Spent:
 
 
 def spent(ledger: Ledger) -> Spent:
-    """What was charged, worst cases of calls that never reported included."""
+    """What was charged, including the worst cases of calls that never reported."""
     cost, calls, unpriced = ledger.db.execute(
         "SELECT coalesce(sum(cost), 0), count(*), coalesce(sum(cost IS NULL), 0) FROM calls"
     ).fetchone()
@@ -39,7 +39,7 @@ def spent(ledger: Ledger) -> Spent:
 
 
 def seconds_at_work(ledger: Ledger) -> float:
-    """From each start to the last thing that was written before the next one."""
+    """The time of work: from each start to the last row that was written before the next start."""
     starts = [begun for (begun,) in ledger.db.execute("SELECT begun FROM starts ORDER BY begun")]
     total = 0.0
     for begun, end in pairwise([*starts, time.time()]):
@@ -54,8 +54,8 @@ def seconds_at_work(ledger: Ledger) -> float:
 
 
 def begin_start(ledger: Ledger) -> None:
-    """Begin a start: calls that were on their way when the last one died stay charged at their worst case. Those in a
-    batch are still on their way."""
+    """Begin a start: calls that were in flight when the last one was killed are lost, and stay charged at their worst
+    case. Those in a batch are still in flight."""
     ledger.commit(
         [
             ("UPDATE calls SET outcome='lost' WHERE outcome=? AND id NOT IN (SELECT call FROM batched)", (SENT,)),

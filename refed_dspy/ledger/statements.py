@@ -1,4 +1,4 @@
-"""What is written for each kind of unit: one list of statements, committed whole."""
+"""The SQL statements that write each kind of unit: one list for a unit, committed whole."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from refed_dspy.records import Call
 Statement: TypeAlias = tuple[str, tuple[Any, ...]]
 
 SENT = "sent"
-"""The outcome of a call that is on its way, or was when the process was killed."""
+"""The outcome of a call that is in flight, or was when the process was killed."""
 UNUSED = "unused"
-"""The outcome of one that a batch answered, and nobody asked for so far."""
+"""The outcome of a call that a batch answered and that nobody asked for so far."""
 
 
 @dataclass(frozen=True)
 class Key:
-    """What makes a unit of work the same one: equal keys are never paid for twice."""
+    """The identity of a unit of work: a unit with an equal key is never paid for twice."""
 
     stage: str
     item: str
@@ -40,25 +40,25 @@ class Answer:
 
 
 def text_digest(text: str) -> bytes:
-    """Digest of `text` with case and white space normalised: exact duplicates share it."""
+    """A digest of `text` with case and white space normalised: exact duplicates have the same."""
     return blake2b(" ".join(text.casefold().split()).encode(), digest_size=16).digest()
 
 
 def answered(answer: Answer, calls: Iterable[Call], failed_before: bool = True) -> list[Statement]:
-    """An answer and what its calls came to. `failed_before`: an earlier failure under this key may have to go."""
+    """An answer and its calls, settled. `failed_before`: delete an earlier failure under this key."""
     key, now = answer.key, time.time()
     row = (key.digest, key.stage, key.item, key.repetition, key.prompt, key.inputs, answer.output, answer.endpoint, now)
     forget = [("DELETE FROM failures WHERE key=?", (key.digest,))] if failed_before else []
     return [("INSERT OR IGNORE INTO answers VALUES (?,?,?,?,?,?,?,?,?)", row), *forget, *settled(key, calls)]
 
 
-def taken_over(key: str, model: str) -> list[Statement]:
-    """The answer under `key` came from another run, whose calls are not told here: this is who wrote it."""
+def reused(key: str, model: str) -> list[Statement]:
+    """The answer under `key` came from another run, so this run has no call for it: which model wrote it."""
     return [("INSERT OR IGNORE INTO reused VALUES (?,?)", (key, model))]
 
 
 def failed(key: Key, kind: str, reason: str, final: bool, calls: Iterable[Call]) -> list[Statement]:
-    """A failed unit and what its calls came to."""
+    """A failed unit and its calls, settled."""
     row = (key.digest, key.stage, key.item, kind, reason, final, time.time())
     return [("INSERT OR REPLACE INTO failures VALUES (?,?,?,?,?,?,?)", row), *settled(key, calls)]
 
@@ -76,12 +76,12 @@ def reserved(number: int, key: Key, model: str, endpoint: str, worst: int | None
 
 
 def settled(key: Key, calls: Iterable[Call]) -> list[Statement]:
-    """What calls came to: settled where they were reserved, added where they were not."""
+    """Calls that ended: updated where they were reserved, inserted where they were not."""
     return [_settled(key, call) for call in calls]
 
 
 def not_sent(number: int) -> list[Statement]:
-    """A reserved call that was never sent leaves no trace."""
+    """A reserved call that was never sent: it is deleted."""
     return [("DELETE FROM calls WHERE id=?", (number,)), ("DELETE FROM batched WHERE call=?", (number,))]
 
 
@@ -94,13 +94,13 @@ def sampled(instruction: int, round_: int) -> list[Statement]:
 
 
 def unusable(instruction: int, round_: int) -> list[Statement]:
-    """The instruction's answer failed for good: it is not asked again."""
+    """An instruction whose answer failed for good, or that was dropped: it is not asked again."""
     return [("UPDATE instructions SET used=? WHERE id=?", (round_, instruction))]
 
 
 @dataclass(frozen=True, slots=True)
-class Decided:
-    """What the filter called `filter`, number `position` of the run's, said of a row."""
+class DecisionRow:
+    """The decision of a run's filter about a row: the filter's name and its position in the run, and why."""
 
     filter: str
     position: int
@@ -110,15 +110,15 @@ class Decided:
     detail: str
 
 
-def decided(instruction: int, decisions: Iterable[Decided]) -> list[Statement]:
-    """What the filters said of one instruction or its sample."""
+def decided(instruction: int, decisions: Iterable[DecisionRow]) -> list[Statement]:
+    """The decisions of filters about one instruction or its sample."""
     now = time.time()
     return [
         (
             "INSERT OR REPLACE INTO decisions VALUES (?,?,?,?,?,?,?,?)",
-            (instruction, d.filter, d.position, d.kept, d.score, d.reason, d.detail, now),
+            (instruction, row.filter, row.position, row.kept, row.score, row.reason, row.detail, now),
         )
-        for d in decisions
+        for row in decisions
     ]
 
 
@@ -129,9 +129,18 @@ def _settled(key: Key, call: Call) -> Statement:
         "INSERT INTO calls VALUES (?,?,?,?,?,?,?,?,?,?,?,NULL,?,?) ON CONFLICT (id) DO UPDATE SET"
         " outcome=excluded.outcome, seconds=excluded.seconds, prompt_tokens=excluded.prompt_tokens,"
         " cached_tokens=excluded.cached_tokens, completion_tokens=excluded.completion_tokens, cost=excluded.cost,"
-        " created=max(created, excluded.created)",  # of one that a later start adopted, when that one began to wait
+        " created=max(created, excluded.created)",  # of a call that a later start adopted: when it began to wait
         (
-            *(call.number or None, key.digest, key.stage, key.item, call.model, call.endpoint, call.outcome),
-            *(call.seconds, *tokens, call.cost, begun),
+            call.number or None,
+            key.digest,
+            key.stage,
+            key.item,
+            call.model,
+            call.endpoint,
+            call.outcome,
+            call.seconds,
+            *tokens,
+            call.cost,
+            begun,
         ),
     )

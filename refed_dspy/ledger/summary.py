@@ -1,4 +1,4 @@
-"""What a ledger says of its run: counts for people and for scripts."""
+"""The state of a run or of other work, read from its ledger: counts and costs in JSON types."""
 
 from __future__ import annotations
 
@@ -8,29 +8,39 @@ from typing import Any
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.records import PICO
 
-_STAGES = """
+_USAGE_BY_STAGE = """
 SELECT stage, count(*), sum(outcome = 'ok'), total(prompt_tokens), total(cached_tokens), total(completion_tokens),
        sum(prompt_tokens IS NULL AND outcome NOT LIKE 'http 4%' AND outcome NOT LIKE 'http 5%' AND outcome != 'sent'),
        total(cost), total(CASE WHEN prompt_tokens IS NULL AND outcome != 'sent' THEN cost END),
        total(CASE WHEN outcome = 'sent' THEN cost END), sum(outcome = 'sent'), sum(cost IS NULL)
 FROM calls GROUP BY stage ORDER BY min(id)
 """
-_WORDS = (
-    *("calls", "answered", "prompt_tokens", "cached_tokens", "completion_tokens", "unknown"),
-    *("cost", "reserved", "in_flight_cost", "in_flight", "unpriced"),
+_COLUMNS = (
+    "calls",
+    "answered",
+    "prompt_tokens",
+    "cached_tokens",
+    "completion_tokens",
+    "unknown",
+    "cost",
+    "reserved",
+    "in_flight_cost",
+    "in_flight",
+    "unpriced",
 )
 
 
 def usage_by_stage(ledger: Ledger) -> dict[str, dict[str, Any]]:
-    """Stage → calls and what they took.
+    """Stage → its calls and what they used.
 
-    `answered` calls; tokens; `unknown`: calls that may have been billed but reported no tokens; `cost` in dollars, of
-    it `reserved` for those at their worst case; `in_flight` calls and what is set aside for them (`in_flight_cost`, in
-    `cost`); `unpriced`: calls whose price is not known, and not in `cost`, which is None where there are no others.
+    `answered` calls; tokens; `unknown`: calls that may have been billed but reported no tokens; `cost` in dollars, and
+    how much of it is `reserved` for those `unknown` calls at their worst case; `in_flight` calls and the reservations
+    for them (`in_flight_cost`, part of `cost`); `unpriced`: calls whose price is unknown. They are not in `cost`, which
+    is None if there are no others.
     """
     usage = {}
-    for stage, *numbers in ledger.db.execute(_STAGES):
-        use: dict[str, Any] = dict(zip(_WORDS, map(int, numbers), strict=True))
+    for stage, *numbers in ledger.db.execute(_USAGE_BY_STAGE):
+        use: dict[str, Any] = dict(zip(_COLUMNS, map(int, numbers), strict=True))
         for name in ("cost", "reserved", "in_flight_cost"):
             use[name] /= PICO
         if use["unpriced"] and not use["cost"]:
@@ -40,33 +50,31 @@ def usage_by_stage(ledger: Ledger) -> dict[str, dict[str, Any]]:
 
 
 def tokens_a_sample(usage: Mapping[str, Mapping[str, Any]], kept: int) -> dict[str, Any] | None:
-    """What a kept sample took, everything that was paid for divided by it: `stages`, by stage, and `all` of them.
+    """Tokens per kept sample, of everything that was paid for: by stage (`stages`), and of all stages (`all`).
 
     Each has `prompt` tokens, of them `cached` by the provider and `uncached`, and `completion` tokens. Calls that
-    reported no tokens are not in them (`unknown` in the usage). None where nothing is kept.
+    reported no tokens (`unknown` in the usage) are not counted. None where nothing is kept.
     """
     if not kept:
         return None
-    stages = {stage: _shares(use, kept) for stage, use in usage.items()}
-    return {"stages": stages, "all": {name: round(sum(s[name] for s in stages.values()), 2) for name in _SHARES}}
+    stages = {stage: _tokens_per_sample(use, kept) for stage, use in usage.items()}
+    names = ("prompt", "cached", "uncached", "completion")
+    return {"stages": stages, "all": {name: round(sum(s[name] for s in stages.values()), 2) for name in names}}
 
 
-_SHARES = ("prompt", "cached", "uncached", "completion")
-
-
-def _shares(use: Mapping[str, Any], kept: int) -> dict[str, float]:
+def _tokens_per_sample(use: Mapping[str, Any], kept: int) -> dict[str, float]:
     prompt, cached = use["prompt_tokens"], use["cached_tokens"]
-    numbers = (prompt, cached, prompt - cached, use["completion_tokens"])
-    return {name: round(number / kept, 2) for name, number in zip(_SHARES, numbers, strict=True)}
+    tokens = {"prompt": prompt, "cached": cached, "uncached": prompt - cached, "completion": use["completion_tokens"]}
+    return {name: round(number / kept, 2) for name, number in tokens.items()}
 
 
 def run_status(ledger: Ledger) -> dict[str, Any]:
-    """The run at a glance, in JSON types.
+    """The state of a run, in JSON types.
 
-    `size` asked for and `kept`; `references` in all, `opened` and `left_out` by reason; `instructions` that are
-    `duplicates` or `surplus` (beyond the number asked for); `failures` by stage and kind; `usage` by stage;
-    `tokens_a_sample` by stage and in all; `cost` in dollars, `unpriced` calls not counted in it; `cost_per_sample`: of
-    the calls that are not in flight; `filters`: what each kept and dropped, by reason; `stopped`: the cap it ended at.
+    `size` (asked for) and `kept`; `references` in all, `opened`, and `left_out` by reason; `instructions`: how many are
+    `new`, `duplicates` or `surplus` (beyond the number asked for); `failures` by stage and kind; `usage` by stage;
+    `tokens_a_sample` by stage and in all; `cost` in dollars, without the `unpriced` calls; `cost_per_sample`: of the
+    calls that are not in flight; `filters`: what each kept and dropped, by reason; `stopped`: the cap it ended at.
     """
     db, usage = ledger.db, usage_by_stage(ledger)
     cost, unpriced = _cost(usage)
@@ -77,8 +85,7 @@ def run_status(ledger: Ledger) -> dict[str, Any]:
     opened = db.execute(
         "SELECT count(DISTINCT item) FROM answers WHERE stage IN ('instruction_feedback', 'response_feedback')"
     ).fetchone()[0]
-    size = int(ledger.meta("size") or 0)
-    kept = ledger.kept()
+    size, kept = int(ledger.meta("size") or 0), ledger.kept()
     return {
         "work": ledger.holds(),
         "size": size,
@@ -88,7 +95,7 @@ def run_status(ledger: Ledger) -> dict[str, Any]:
         "opened": opened,
         "left_out": ledger.meta("left_out") or {},
         "instructions": {"new": new, "duplicates": duplicates, "surplus": surplus},
-        "filters": decided_by_filter(ledger),
+        "filters": decisions_by_filter(ledger),
         "failures": _failures(ledger),
         "usage": usage,
         "tokens_a_sample": tokens_a_sample(usage, kept),
@@ -103,23 +110,23 @@ def run_status(ledger: Ledger) -> dict[str, Any]:
     }
 
 
-def decided_by_filter(ledger: Ledger) -> list[dict[str, Any]]:
-    """A filter of the run each, in their order: how many it `kept` and `dropped`, and dropped by `reasons`."""
-    told: dict[str, dict[str, Any]] = {}
+def decisions_by_filter(ledger: Ledger) -> list[dict[str, Any]]:
+    """For each filter of the run, in order: how many rows it `kept` and `dropped`, and `reasons` with counts."""
+    filters: dict[str, dict[str, Any]] = {}
     for name, kept, reason, count in ledger.db.execute(
         "SELECT filter, kept, reason, count(*) FROM decisions GROUP BY position, filter, kept, reason"
         " ORDER BY position, count(*) DESC"
     ):
-        facts = told.setdefault(name, {"filter": name, "kept": 0, "dropped": 0, "reasons": {}})
-        facts["kept" if kept else "dropped"] += count
+        counts = filters.setdefault(name, {"filter": name, "kept": 0, "dropped": 0, "reasons": {}})
+        counts["kept" if kept else "dropped"] += count
         if not kept:
-            facts["reasons"][reason] = count
-    return list(told.values())
+            counts["reasons"][reason] = count
+    return list(filters.values())
 
 
 def work_status(ledger: Ledger) -> dict[str, Any]:
-    """Work over a data set at a glance, in JSON types: what `work` it is; `rows` that it has in all (None: not
-    told), of them `asked` about; failures, usage and cost as those of a run."""
+    """The state of work over a data set, in JSON types: the kind of `work`; the number of its `rows` (None: unknown),
+    and of those `asked` about; failures, usage and cost as those of a run."""
     usage = usage_by_stage(ledger)
     cost, unpriced = _cost(usage)
     (asked,) = ledger.db.execute("SELECT count(DISTINCT item) FROM calls").fetchone()
@@ -136,9 +143,9 @@ def work_status(ledger: Ledger) -> dict[str, Any]:
 
 
 def _cost(usage: Mapping[str, Mapping[str, Any]]) -> tuple[float | None, int]:
-    """(dollars, calls whose price is unknown and that are not in them); None where there are no others."""
-    known = [use["cost"] for use in usage.values() if use["cost"] is not None]
-    return (sum(known) if known or not usage else None), sum(use["unpriced"] for use in usage.values())
+    """(dollars, calls of unknown price, which they leave out). The dollars are None if every price is unknown."""
+    costs = [use["cost"] for use in usage.values() if use["cost"] is not None]
+    return (sum(costs) if costs or not usage else None), sum(use["unpriced"] for use in usage.values())
 
 
 def _failures(ledger: Ledger) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""What sentence embeddings tell of a data set: whether answers belong to their instructions, and how diverse it is."""
+"""Measures by sentence embeddings: whether answers fit their instructions, and how diverse a data set is."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ def coherence(embedder: Embedder, instructions: Sequence[str], responses: Sequen
     if len(instructions) != len(responses):
         raise ConfigError(f"{len(instructions)} instructions and {len(responses)} responses make no pairs")
     pairs = zip(instructions, responses, strict=True)
-    told = [bool(asked.strip() and answered.strip()) for asked, answered in pairs]
-    asked = embedder.embed([text for text, both in zip(instructions, told, strict=True) if both])
-    answered = embedder.embed([text for text, both in zip(responses, told, strict=True) if both])
+    whole = [bool(instruction.strip() and response.strip()) for instruction, response in pairs]
+    asked = embedder.embed([text for text, both in zip(instructions, whole, strict=True) if both])
+    answered = embedder.embed([text for text, both in zip(responses, whole, strict=True) if both])
     cosines = iter(np.clip(np.einsum("nh,nh->n", asked, answered), -1, 1).tolist())
-    return [next(cosines) if both else None for both in told]
+    return [next(cosines) if both else None for both in whole]
 
 
 def semantic_diversity(vectors: Vectors) -> float | None:
@@ -43,17 +43,17 @@ def semantic_diversity(vectors: Vectors) -> float | None:
     if count < 2:
         return None
     total = vectors.sum(axis=0, dtype=np.float64)
-    own = float(np.einsum("nh,nh->n", vectors, vectors).sum(dtype=np.float64))
-    return 1 - (float(total @ total) - own) / (count * (count - 1))
+    squares = float(np.einsum("nh,nh->n", vectors, vectors).sum(dtype=np.float64))
+    return 1 - (float(total @ total) - squares) / (count * (count - 1))
 
 
 def nearest_distance(vectors: Vectors, *, sample: int = NEIGHBOURS, seed: int = 0) -> float | None:
     """The mean cosine distance of a row to the row nearest to it; None for fewer than two rows.
 
-    It notices what the mean over all pairs does not: a data set of many tight clusters, far from each other, is
-    diverse by that mean and close to 0 here. Among more rows the nearest is nearer, so at most `sample` rows, drawn
-    by `seed`, are compared with each other: data sets of at least that many rows are comparable, smaller ones only
-    with those of their size. Raises ConfigError for a `sample` below 2.
+    It shows what the mean over all pairs hides: a data set of many tight clusters, far from each other, is diverse by
+    that mean and close to 0 here. Among more rows the nearest is nearer, so at most `sample` rows, drawn by `seed`, are
+    compared with each other: data sets of at least that many rows are comparable, smaller ones only with those of
+    their size. Raises ConfigError for a `sample` below 2.
     """
     if sample < 2:
         raise ConfigError("the sample of nearest neighbours must be 2 rows or more")

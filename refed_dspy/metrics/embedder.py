@@ -1,4 +1,4 @@
-"""all-MiniLM-L6-v2 in numpy: sentences to vectors on this machine, without torch.
+"""The embedding model all-MiniLM-L6-v2 in numpy: sentences to vectors on this machine, without torch.
 
 The model is BERT (Devlin et al., arXiv 1810.04805) with 6 layers of 12 heads; a sentence's vector is the mean over its
 tokens, made unit length (Reimers and Gurevych, arXiv 1908.10084).
@@ -22,12 +22,12 @@ from refed_dspy.weights import MINILM, find, verify
 Vectors: TypeAlias = NDArray[np.float32]
 
 MAX_TOKENS = 256
-"""Of a sentence, the two that frame it included: what the model was made for. The rest of the text is left out."""
-_HEAD = 32
+"""Tokens of a sentence, [CLS] and [SEP] included, that the model was made for. The rest of the text is left out."""
+_HEAD_SIZE = 32
 """Numbers a head."""
 _EPSILON = 1e-12
 _BATCH_TOKENS = 2_048
-"""Tokens that go through the model together: enough for the matrices, few enough for the cache."""
+"""Tokens that go through the model together: enough for efficient matrix products, few enough for the cache."""
 _SLICE = 1 << 15
 """Numbers that stay in a core's cache while a formula goes over them."""
 _READ = 1_000
@@ -62,42 +62,42 @@ class _Norm:
 
 @dataclass(frozen=True, slots=True)
 class _Layer:
-    attend: _Dense
+    qkv: _Dense
     """Query, key and value in one, (h, 3h)."""
-    joined: _Dense
-    after_attention: _Norm
-    wide: _Dense
-    narrow: _Dense
-    after: _Norm
+    attention_output: _Dense
+    attention_norm: _Norm
+    intermediate: _Dense
+    output: _Dense
+    output_norm: _Norm
 
-    def __call__(self, x: Vectors, hidden: Vectors | None) -> Vectors:
-        """(rows, tokens, h) to the same shape. `hidden` is what is added to the scores of padding."""
+    def __call__(self, x: Vectors, mask: Vectors | None) -> Vectors:
+        """(rows, tokens, h) to the same shape. `mask` is added to the attention scores: very negative for padding."""
         rows, tokens, size = x.shape
-        parts = self.attend(x).reshape(rows, tokens, 3, size // _HEAD, _HEAD).transpose(2, 0, 3, 1, 4)
-        query, key, value = parts
-        scores = (query * np.float32(1 / math.sqrt(_HEAD))) @ key.swapaxes(-1, -2)
-        if hidden is not None:
-            scores += hidden
+        by_head = self.qkv(x).reshape(rows, tokens, 3, size // _HEAD_SIZE, _HEAD_SIZE)
+        query, key, value = by_head.transpose(2, 0, 3, 1, 4)
+        scores = (query * np.float32(1 / math.sqrt(_HEAD_SIZE))) @ key.swapaxes(-1, -2)
+        if mask is not None:
+            scores += mask
         mixed = _softmax(scores) @ value
-        x = self.after_attention(x + self.joined(mixed.transpose(0, 2, 1, 3).reshape(rows, tokens, size)))
-        return self.after(x + self.narrow(_gelu(self.wide(x))))
+        x = self.attention_norm(x + self.attention_output(mixed.transpose(0, 2, 1, 3).reshape(rows, tokens, size)))
+        return self.output_norm(x + self.output(_gelu(self.intermediate(x))))
 
 
 class Embedder:
-    """Sentences to vectors. Computes in float32 with what numpy uses of this machine's cores; safe to share."""
+    """Sentences to vectors, in float32, on as many cores as numpy uses. Safe for several threads."""
 
     def __init__(self, path: Path) -> None:
-        """From one file in the safetensors format with the tokenizer's JSON behind its last tensor.
+        """`path`: a file in the safetensors format with the tokenizer's JSON behind its last tensor.
 
-        Raises ConfigError, in one line, where it is not such a file.
+        Raises ConfigError, in one line, for any other file.
         """
         try:
             tensors, tail = _read(path)
             self._tokenizer = _tokenizer(tail)
-            self._words = tensors["embeddings.word_embeddings.weight"]
-            places = tensors["embeddings.position_embeddings.weight"]
-            self._places = places + tensors["embeddings.token_type_embeddings.weight"][0]
-            self._first = _norm(tensors, "embeddings.LayerNorm")
+            self._word_embeddings = tensors["embeddings.word_embeddings.weight"]
+            positions = tensors["embeddings.position_embeddings.weight"]
+            self._position_embeddings = positions + tensors["embeddings.token_type_embeddings.weight"][0]
+            self._first_norm = _norm(tensors, "embeddings.LayerNorm")
             layers = {name.split(".")[2] for name in tensors if name.startswith("encoder.layer.")}
             self._layers = [_layer(tensors, f"encoder.layer.{number}") for number in range(len(layers))]
         except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
@@ -110,7 +110,7 @@ class Embedder:
     def open(cls) -> Embedder:
         """all-MiniLM-L6-v2 from the cache, its SHA-256 checked: about 0.5 s, 0.2 GB.
 
-        Raises ConfigError, which names the command that fetches it, where it is not there or damaged.
+        Raises ConfigError, which names the command that fetches it, where it is missing or damaged.
         """
         path = find(MINILM)
         verify(path, MINILM)
@@ -119,13 +119,13 @@ class Embedder:
     @property
     def width(self) -> int:
         """Numbers a vector: 384."""
-        return int(self._words.shape[1])
+        return int(self._word_embeddings.shape[1])
 
     def embed(self, texts: Sequence[str]) -> Vectors:
         """A vector of unit length for each text, in order: (n, width), float32.
 
         Only a text's first 256 tokens count. An empty text has a vector too, which means nothing. A vector does not
-        depend on the texts beside it, but for rounding (about 1e-6).
+        depend on the other texts, except for rounding (about 1e-6).
         """
         vectors = np.zeros((len(texts), self.width), dtype=np.float32)
         tokens = self._tokens(texts)
@@ -134,31 +134,31 @@ class Embedder:
         return vectors
 
     def _tokens(self, texts: Sequence[str]) -> list[NDArray[np.int32]]:
-        # Whole encodings weigh kilobytes each: only their ids are kept.
-        read: list[NDArray[np.int32]] = []
+        # An encoding takes kilobytes: only its ids are kept.
+        ids: list[NDArray[np.int32]] = []
         for start in range(0, len(texts), _READ):
             encoded = self._tokenizer.encode_batch(list(texts[start : start + _READ]))
-            read += [np.array(one.ids, dtype=np.int32) for one in encoded]
-        return read
+            ids += [np.array(encoding.ids, dtype=np.int32) for encoding in encoded]
+        return ids
 
     def _forward(self, tokens: Sequence[NDArray[np.int32]]) -> Vectors:
         longest = max(map(len, tokens))
         ids = np.zeros((len(tokens), longest), dtype=np.int32)
-        there = np.zeros((len(tokens), longest), dtype=np.float32)
-        for row, own in enumerate(tokens):
-            ids[row, : len(own)] = own
-            there[row, : len(own)] = 1
-        hidden = None if there.all() else (there[:, None, None, :] - 1) * np.float32(1e9)
-        x = self._first(self._words[ids] + self._places[:longest])
+        present = np.zeros((len(tokens), longest), dtype=np.float32)
+        for row, text_ids in enumerate(tokens):
+            ids[row, : len(text_ids)] = text_ids
+            present[row, : len(text_ids)] = 1
+        mask = None if present.all() else (present[:, None, None, :] - 1) * np.float32(1e9)
+        x = self._first_norm(self._word_embeddings[ids] + self._position_embeddings[:longest])
         for layer in self._layers:
-            x = layer(x, hidden)
-        pooled: Vectors = np.einsum("nth,nt->nh", x, there) / there.sum(axis=1, keepdims=True)
+            x = layer(x, mask)
+        pooled: Vectors = np.einsum("nth,nt->nh", x, present) / present.sum(axis=1, keepdims=True)
         pooled /= np.maximum(np.linalg.norm(pooled, axis=1, keepdims=True), np.float32(_EPSILON))
         return pooled
 
 
 def _batches(sizes: Sequence[int]) -> Iterator[list[int]]:
-    """Indexes in batches of like length, so that little is padded; the padded batch has _BATCH_TOKENS at most."""
+    """Indexes in batches of like length, so that little is padded; a padded batch has at most _BATCH_TOKENS."""
     batch: list[int] = []
     for index in np.argsort(sizes, kind="stable").tolist():
         if batch and (len(batch) + 1) * sizes[index] > _BATCH_TOKENS:
@@ -181,8 +181,8 @@ def _gelu(x: Vectors) -> Vectors:
     most 1.5e-7; a sixth of the time of scipy's)."""
     flat = x.reshape(-1)
     for start in range(0, flat.size, _SLICE):
-        part = flat[start : start + _SLICE]
-        size = np.abs(part)
+        piece = flat[start : start + _SLICE]
+        size = np.abs(piece)
         t = 1 / (1 + size * np.float32(0.3275911 * math.sqrt(0.5)))
         beyond = t * np.float32(1.061405429)
         for coefficient in (-1.453152027, 1.421413741, -0.284496736, 0.254829592):
@@ -190,7 +190,7 @@ def _gelu(x: Vectors) -> Vectors:
             beyond *= t
         beyond *= np.exp(size * size * np.float32(-0.5))  # erfc(|x| / √2), that is 2 (1 - Φ(|x|))
         beyond *= size
-        part[:] = np.maximum(part, 0) - beyond * np.float32(0.5)
+        piece[:] = np.maximum(piece, 0) - beyond * np.float32(0.5)
     return x
 
 
@@ -223,20 +223,21 @@ def _tokenizer(content: bytes) -> Any:
 
 
 def _layer(tensors: Mapping[str, Vectors], name: str) -> _Layer:
-    own = [_dense(tensors, f"{name}.attention.self.{part}") for part in ("query", "key", "value")]
-    together = _Dense(np.concatenate([one.weight for one in own], axis=1), np.concatenate([one.bias for one in own]))
+    projections = [_dense(tensors, f"{name}.attention.self.{role}") for role in ("query", "key", "value")]
+    weight = np.concatenate([dense.weight for dense in projections], axis=1)
+    bias = np.concatenate([dense.bias for dense in projections])
     return _Layer(
-        attend=together,
-        joined=_dense(tensors, f"{name}.attention.output.dense"),
-        after_attention=_norm(tensors, f"{name}.attention.output.LayerNorm"),
-        wide=_dense(tensors, f"{name}.intermediate.dense"),
-        narrow=_dense(tensors, f"{name}.output.dense"),
-        after=_norm(tensors, f"{name}.output.LayerNorm"),
+        qkv=_Dense(weight, bias),
+        attention_output=_dense(tensors, f"{name}.attention.output.dense"),
+        attention_norm=_norm(tensors, f"{name}.attention.output.LayerNorm"),
+        intermediate=_dense(tensors, f"{name}.intermediate.dense"),
+        output=_dense(tensors, f"{name}.output.dense"),
+        output_norm=_norm(tensors, f"{name}.output.LayerNorm"),
     )
 
 
 def _dense(tensors: Mapping[str, Vectors], name: str) -> _Dense:
-    # Stored as (out, in); turned once here.
+    # Stored as (out, in); transposed once here.
     return _Dense(np.ascontiguousarray(tensors[f"{name}.weight"].T), tensors[f"{name}.bias"])
 
 

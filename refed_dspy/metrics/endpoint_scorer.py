@@ -1,9 +1,10 @@
-"""A scorer behind an endpoint that returns the log-probabilities of a prompt's own tokens, as vLLM's does.
+"""A scorer behind an endpoint that returns the log-probabilities of a prompt's tokens, as vLLM's does.
 
-Where a text starts among a prompt's tokens must be known exactly. So nothing is guessed from characters: `POST
+The place where a text starts among a prompt's tokens must be known exactly, so it is not guessed from characters: `POST
 /tokenize` at the server's root turns context and text into tokens, each alone, and `POST /v1/completions` gets the
 joined tokens as its prompt, with `prompt_logprobs: 0` (the log-probability of each prompt token, no others) and
-`max_tokens: 1` (the least that servers accept). Services that echo a prompt as text have no such door, and are refused.
+`max_tokens: 1` (the least that servers accept). Services without these endpoints, which echo a prompt as text, are
+refused.
 """
 
 from __future__ import annotations
@@ -16,26 +17,26 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from refed_dspy.errors import ConfigError, RefedError, TeacherError, one_line
-from refed_dspy.metrics.perplexity import Joined, ScoredText, check_pairs, check_window, join
+from refed_dspy.metrics.perplexity import ScoredText, ScoringPrompt, check_pairs, check_window, join
 
 _MORE_IN_A_ROW = 4
-"""How many texts more than are open at once may get no answer, one after the other: then the endpoint is given up.
-One short outage fails all that are open."""
+"""An endpoint is given up once `concurrency` and this many texts in a row got no answer. One short outage fails all
+requests that are open."""
 
 
 class _NoAnswer(Exception):
-    """One request got no usable answer, after the last attempt; another may."""
+    """A request got no usable answer, even after the last attempt. Another request may get one."""
 
 
 class EndpointScorer:
     """An OpenAI-compatible endpoint at `api_base` (ends in /v1) that serves `model`.
 
-    The text's start: `start` where it is given, else what the server's own tokenizer puts in front of a text (Llama's
-    BOS). Where it puts nothing (Qwen, GPT-2), a text's first token is not scored; name the start to have it scored,
-    and to get the figures of a `TransformersScorer` (`<|endoftext|>`, say).
+    A text starts with `start`, by default with what the server's tokenizer puts in front of a text (Llama's BOS). Where
+    it puts nothing (Qwen, GPT-2), a text's first token is not scored; name a start to have it scored, and to get the
+    figures of a `TransformersScorer` (`<|endoftext|>`, say).
 
-    The key is read from the environment variable named by `api_key_env`, and kept out of messages and of the repr.
-    Every text is one call, which a hosted service bills: `calls` and `tokens` count them as they are answered.
+    The key is read from the environment variable named by `api_key_env`; it appears in no message and not in the repr.
+    Every text is one call, which a hosted service bills: `calls` and `tokens` count those that were answered.
     """
 
     def __init__(
@@ -50,7 +51,7 @@ class EndpointScorer:
         timeout: float = 120.0,
         attempts: int = 3,
     ) -> None:
-        """`max_tokens`: the window, or the server's own where that is smaller or none is given. `timeout`: seconds an
+        """`max_tokens`: the window; the server's where that is smaller, or where it is None. `timeout`: seconds an
         attempt may take. Nothing is sent yet. Raises ConfigError for a setting out of range or a variable not set."""
         from openai import OpenAI
 
@@ -62,13 +63,13 @@ class EndpointScorer:
             )
         self.model, self.api_base = model, api_base.rstrip("/")
         self.calls = 0
-        """Completions that were answered, hence paid for."""
+        """Completions that were answered, so paid for."""
         self.tokens = 0
         """Prompt tokens of those."""
         self.unanswered = 0
-        """Texts that no answer came for."""
+        """Texts that got no answer."""
         self._start_text, self._max_tokens, self._concurrency = start, max_tokens, concurrency
-        self._begin: tuple[list[int], int] | None = None
+        self._start_and_window: tuple[list[int], int] | None = None
         self._in_a_row = 0
         self._lock = threading.Lock()
         self._client = OpenAI(
@@ -87,28 +88,28 @@ class EndpointScorer:
         check_pairs(contexts, texts)
         if not any(texts):
             return [ScoredText(0.0, 0) for _ in texts]
-        if self._begin is None:
-            self._begin = self._beginning()
+        if self._start_and_window is None:
+            self._start_and_window = self._read_start_and_window()
         with ThreadPoolExecutor(self._concurrency) as pool:
             stop = threading.Event()
-            return list(pool.map(lambda context, text: self._guarded(context, text, stop), contexts, texts))
+            return list(pool.map(lambda context, text: self._score_unless(stop, context, text), contexts, texts))
 
-    def _guarded(self, context: str, text: str, stop: threading.Event) -> ScoredText | None:
-        """One text's score; after an error that ends the run, no further text is paid for."""
+    def _score_unless(self, stop: threading.Event, context: str, text: str) -> ScoredText | None:
+        """A text's score. An error that ends the run sets `stop`, so that no further text is paid for."""
         if stop.is_set():
             return None
         try:
-            return self._one(context, text)
+            return self._score(context, text)
         except RefedError:
             stop.set()
             raise
 
-    def _one(self, context: str, text: str) -> ScoredText | None:
-        assert self._begin is not None
-        start, window = self._begin
+    def _score(self, context: str, text: str) -> ScoredText | None:
+        assert self._start_and_window is not None
+        start, window = self._start_and_window
         try:
-            joined = join(start, self._ids(context), self._ids(text), window)
-            scored = joined.of(self._surprise(joined)) if joined.scored else joined.of(0.0)
+            prompt = join(start, self._ids(context), self._ids(text), window)
+            scored = prompt.scored_as(self._nll(prompt) if prompt.scored else 0.0)
         except _NoAnswer as error:
             with self._lock:
                 self.unanswered += 1
@@ -124,17 +125,17 @@ class EndpointScorer:
             self._in_a_row = 0
         return scored
 
-    def _beginning(self) -> tuple[list[int], int]:
-        """The tokens a document starts with, and the window."""
+    def _read_start_and_window(self) -> tuple[list[int], int]:
+        """The tokens that a document starts with, and the window."""
         try:
-            own = self._tokenize("", special=True)
-            start = own["tokens"] if self._start_text is None else self._ids(self._start_text)
-            if not self._ids("a"):  # llama.cpp's door of that name reads another field, and finds no text
+            empty = self._tokenize("", special=True)
+            start = empty["tokens"] if self._start_text is None else self._ids(self._start_text)
+            if not self._ids("a"):  # llama.cpp's /tokenize reads another field, so it sees no text
                 raise self._unfit("answers /tokenize without tokens")
         except _NoAnswer as error:
             raise TeacherError(f"{_place(self.api_base)} gave no answer ({error}): look at the server") from error
-        # One token of the window is for the answer, which is thrown away.
-        limits = [limit for limit in (self._max_tokens, _whole(own.get("max_model_len"), less=1)) if limit is not None]
+        served = _whole(empty.get("max_model_len"), less=1)  # a token of it is for the answer, which is thrown away
+        limits = [limit for limit in (self._max_tokens, served) if limit is not None]
         return start, check_window(min(limits, default=4_096))
 
     def _ids(self, text: str) -> list[int]:
@@ -148,37 +149,37 @@ class EndpointScorer:
             raise self._unfit("answers /tokenize without tokens")
         return answer
 
-    def _surprise(self, joined: Joined) -> float:
-        body = {"model": self.model, "prompt": joined.ids, "max_tokens": 1, "temperature": 0, "prompt_logprobs": 0}
+    def _nll(self, prompt: ScoringPrompt) -> float:
+        body = {"model": self.model, "prompt": prompt.ids, "max_tokens": 1, "temperature": 0, "prompt_logprobs": 0}
         answer = self._post("/completions", body)
         usage = answer.get("usage")
-        told = _whole(usage.get("prompt_tokens")) if isinstance(usage, Mapping) else None
+        reported = _whole(usage.get("prompt_tokens")) if isinstance(usage, Mapping) else None
         with self._lock:
             self.calls += 1
-            self.tokens += len(joined.ids) if told is None else told
+            self.tokens += len(prompt.ids) if reported is None else reported
         try:
             places = answer["choices"][0].get("prompt_logprobs")
         except (KeyError, IndexError, TypeError, AttributeError):
             places = None
         if not places:
             raise self._unfit("does not return the log-probabilities of a prompt (prompt_logprobs)")
-        return -math.fsum(self._logprobs(places, joined))
+        return -math.fsum(self._logprobs(places, prompt))
 
-    def _logprobs(self, places: Any, joined: Joined) -> list[float]:
-        """Those of the text's own tokens: a place may hold likelier tokens too."""
-        first = len(joined.ids) - joined.scored
+    def _logprobs(self, places: Any, prompt: ScoringPrompt) -> list[float]:
+        """The log-probabilities of the text's tokens: a place may list likelier tokens too."""
+        first = len(prompt.ids) - prompt.scored
         try:
-            if len(places) != len(joined.ids):
+            if len(places) != len(prompt.ids):
                 raise ValueError("another length")
-            found = [float(places[at][str(joined.ids[at])]["logprob"]) for at in range(first, len(joined.ids))]
+            logprobs = [float(places[at][str(prompt.ids[at])]["logprob"]) for at in range(first, len(prompt.ids))]
         except (KeyError, TypeError, ValueError) as error:
             raise self._unfit("returns log-probabilities of other tokens than it was sent") from error
-        if not all(value <= 1e-6 for value in found):
+        if not all(value <= 1e-6 for value in logprobs):
             raise self._unfit("returns log-probabilities above 0")
-        return found
+        return logprobs
 
     def _post(self, path: str, body: dict[str, Any]) -> Mapping[str, Any]:
-        """The JSON object that came back. What it says of an error may quote the key: only its status is told."""
+        """The JSON object in the answer. Of an error only the status is reported: its text may quote the key."""
         from openai import APIConnectionError, APIStatusError, APITimeoutError, OpenAIError
 
         try:
@@ -188,8 +189,8 @@ class EndpointScorer:
         except APIConnectionError as error:
             raise _NoAnswer("no connection") from error
         except APIStatusError as error:
-            passing = error.status_code in (408, 409, 429) or error.status_code >= 500
-            if passing or (self.calls and error.status_code in (400, 413, 422)):  # a text that it cannot take
+            temporary = error.status_code in (408, 409, 429) or error.status_code >= 500
+            if temporary or (self.calls and error.status_code in (400, 413, 422)):  # a text that the model cannot take
                 raise _NoAnswer(f"HTTP {error.status_code}") from error
             raise self._refused(error.status_code, path) from error
         except (OpenAIError, ValueError) as error:
@@ -209,8 +210,8 @@ class EndpointScorer:
         name = one_line(self.model, 60)
         return ConfigError(f"{where} refuses to score with {name} (HTTP {status}): check the name, or {_OTHER_WAY}")
 
-    def _unfit(self, what: str) -> ConfigError:
-        return ConfigError(f"{_place(self.api_base)} {what}: {_OTHER_WAY}")
+    def _unfit(self, fault: str) -> ConfigError:
+        return ConfigError(f"{_place(self.api_base)} {fault}: {_OTHER_WAY}")
 
 
 _OTHER_WAY = "score with a vLLM server, or with a model on this machine"
@@ -218,7 +219,7 @@ _OTHER_WAY = "score with a vLLM server, or with a model on this machine"
 
 def _key(variable: str | None) -> str:
     if variable is None:
-        return "none"  # given, so that the client does not take the one it finds in OPENAI_API_KEY
+        return "none"  # set, so that the client does not read OPENAI_API_KEY
     key = os.environ.get(variable, "").strip()
     if not key:
         raise ConfigError(f"the environment variable {one_line(variable, 60)} is not set: put the endpoint's key there")
@@ -226,10 +227,11 @@ def _key(variable: str | None) -> str:
 
 
 def _place(api_base: str) -> str:
-    """The endpoint for people; a password within an address is not shown."""
+    """The address for messages, without a password that it may contain."""
     scheme, _, rest = api_base.partition("://")
     return one_line(f"{scheme}://{rest.rsplit('@', 1)[-1]}".partition("?")[0], 80)
 
 
 def _whole(value: object, less: int = 0) -> int | None:
+    """`value` minus `less` where it is a positive whole number, else None."""
     return value - less if type(value) is int and value > 0 else None

@@ -1,14 +1,14 @@
-"""Intervals, the rule that promotes, and correlations: all the statistics of this package.
+"""Confidence intervals, the rule that promotes a program, and correlations.
 
-What is scored about one reference is alike, so references are the sample's units (clusters) and each counts the same,
-however many values it gave. The interval of a mean is the percentile bootstrap over cluster means, expanded for few
+Scores of the same reference are alike, so references are the units of the sample (clusters), and each counts the same,
+however many values it has. The interval of a mean is the percentile bootstrap over cluster means, expanded for few
 clusters after Hesterberg (2014), "What Teachers Should Know about the Bootstrap": the level alpha / 2 becomes
 Phi(-sqrt(n / (n - 1)) * t), t being Student's quantile at 1 - alpha / 2 with n - 1 degrees of freedom.
 
-The bootstrap's means never leave the range of the n means. Where even that range cannot hold the truth often enough
-(see `_too_few`; at 95% this is below 6 clusters) the interval is the wider of this one and Student's. Promotions where
-nothing was gained, 2.5% being meant, of 20,000 simulated comparisons each (both sides counted; win/tie/loss: four
-outcomes a reference):
+The bootstrap's means never leave the range of the n means. Where even that range contains the true mean too rarely
+(see `_too_few`; at 95% this is below 6 clusters) the interval is the wider of this one and Student's. The share of
+promotions where nothing was gained (intended: 2.5%), in 20,000 simulated comparisons each (both sides counted;
+win/tie/loss: four outcomes a reference):
 
     clusters                          5      6      7      8
     normal, percentile              4.0%   3.3%   3.1%   2.8%
@@ -18,10 +18,10 @@ outcomes a reference):
     mostly ties, percentile         2.8%   3.3%   3.2%   3.0%
     t with 2 degrees, percentile    3.9%   3.4%   3.3%   3.3%
 
-From 6 clusters on the wider one is not taken: it would find 82% of the true gains in `benchmarks/promotion.py`
-where this one finds 85%. All of these are symmetrical. Where most references gain a little and a few lose much, every
-interval from so few of them promotes too often: in 9% of comparisons of 8 drawn from an exponential turned round
-(Student's: 10%).
+From 6 clusters on the wider one is not used: it would find 82% of the true gains in `benchmarks/promotion.py` where
+this one finds 85%. All these distributions are symmetrical. Where most references gain a little and a few lose much,
+every interval from so few of them promotes too often: in 9% of comparisons of 8 clusters drawn from a mirrored
+exponential distribution (Student's: 10%).
 """
 
 from __future__ import annotations
@@ -39,11 +39,12 @@ K = TypeVar("K", bound=Hashable)
 Floats = NDArray[np.float64]
 
 MIN_CLUSTERS = 5
-"""The least that can promote. Where nothing was gained, n references all come out ahead once in 2**n comparisons,
-and if all are ahead by the same no interval has a width: 3.1% for 5 of them, and 6.3% for 4, too often for a proof."""
-_RESAMPLES = 9_999
+"""The fewest clusters that can promote. Where nothing was gained, n references all come out ahead once in 2**n
+comparisons, and if all are ahead by the same amount no interval has a width: 3.1% for 5 of them, and 6.3% for 4, too
+often for a proof."""
+RESAMPLES = 9_999
 _AT_ONCE = 2_000_000  # resampled values held in memory at once: 16 MB
-_ROUNDING = 1e-9  # below this a gain is what adding floats leaves: 0.1 + 0.2 - 0.3 is above zero
+_ROUNDING = 1e-9  # below this a gain is a rounding error: 0.1 + 0.2 - 0.3 is above zero
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Correlation:
-    """How two lists of `n` numbers go together, from -1 to 1; None where it is undefined."""
+    """How two lists of `n` numbers correlate, from -1 to 1; None where it is undefined."""
 
     pearson: float | None
     spearman: float | None
@@ -80,8 +81,8 @@ def mean_interval(
     """The mean of the cluster means, each cluster counting the same, and its interval (see the module's docstring).
 
     `clusters` names each value's cluster; without it every value is a cluster of its own. The same values, clusters
-    and `seed` give the same interval, in whatever order they come. One cluster says nothing of the others: its
-    interval is infinite. Clusters whose means are all equal give an interval of no width. Raises ValueError
+    and `seed` give the same interval, whatever their order. One cluster says nothing of others: its interval is
+    infinite. Clusters whose means are all equal give an interval of no width. Raises ValueError
     without a value, for one that is not finite, for lists of two lengths, and for a confidence not between 0 and 1.
     """
     alpha = 1 - _checked_confidence(confidence)
@@ -110,7 +111,7 @@ def paired_gain(new: Mapping[K, float], old: Mapping[K, float], *, confidence: f
 
 
 def is_gain(gain: Interval, *, least_clusters: int = MIN_CLUSTERS) -> bool:
-    """The rule that promotes: the whole interval lies above zero, and it stands on `least_clusters` or more."""
+    """The rule that promotes: the whole interval lies above zero, and it has `least_clusters` or more."""
     return gain.clusters >= least_clusters and gain.low > _ROUNDING
 
 
@@ -162,7 +163,8 @@ def _checked_confidence(confidence: float) -> float:
 
 
 def _cluster_means(values: Floats, clusters: Sequence[Hashable] | None) -> Floats:
-    """In ascending order, and summed exactly: the order in which answers arrived must not show in the interval."""
+    """The clusters' means, ascending and summed exactly: the order in which answers arrived must not change the
+    interval."""
     if clusters is None:
         return np.sort(values)
     if len(clusters) != len(values):
@@ -174,7 +176,7 @@ def _cluster_means(values: Floats, clusters: Sequence[Hashable] | None) -> Float
 
 
 def _constant(numbers: Floats) -> bool:
-    """Equal but for the rounding of floats. `numbers` is not empty."""
+    """Whether all are equal but for the rounding of floats. `numbers` is not empty."""
     return bool(np.ptp(numbers) <= 1e-12 * np.abs(numbers).max())
 
 
@@ -186,7 +188,8 @@ def _student(n: int, alpha: float) -> float:
 
 
 def _too_few(n: int, alpha: float) -> bool:
-    """Whether n means all lie on one side of the true one more often than alpha, be they symmetrical about it."""
+    """Whether n means, distributed symmetrically about the true mean, all lie on one side of it more often than
+    alpha."""
     return 2.0 ** (1 - n) > alpha
 
 
@@ -199,7 +202,7 @@ def _expanded_percentiles(means: Floats, alpha: float, seed: int) -> tuple[float
     drawn: Any = bootstrap(
         (means,),
         np.mean,
-        n_resamples=_RESAMPLES,
+        n_resamples=RESAMPLES,
         batch=max(1, _AT_ONCE // n),
         confidence_level=1 - 2 * level,
         method="percentile",

@@ -1,11 +1,11 @@
-"""How hard a language model finds a pair: perplexities, IFD and r-IFD (Li et al., arXiv 2308.12032 and 2402.10110).
+"""How difficult a pair is for a language model: perplexities, IFD and r-IFD (Li et al., arXiv 2308.12032, 2402.10110).
 
     PPL(t | c) = exp(mean over t's tokens of -log p(token | c and the tokens before))
     IFD   = PPL(response | instruction) / PPL(response)
     r-IFD = PPL(instruction | response, GUESS) / PPL(instruction)
 
 Above 1, the context does not help at all. Context and text are plain text with a line break between them, whatever
-chat template the model has: a template's own tokens would be scored with neither.
+chat template the model has: the tokens of a template belong to neither.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from typing import Protocol
 from refed_dspy.errors import ConfigError
 
 GUESS = "What was asked, so that the text above is the answer to it?"
-"""Stands between a response and the instruction that is to be guessed from it."""
+"""The question between a response and the instruction that is to be guessed from it."""
 
 _TEXT_SHARE = 0.75
 
 
 @dataclass(frozen=True, slots=True)
 class ScoredText:
-    """One text's surprise, given its context."""
+    """The negative log-likelihood of a text in its context."""
 
     nll: float
     """-log p in nats, summed over the `tokens` that were scored."""
@@ -47,49 +47,53 @@ class ScoredText:
 
 
 class Scorer(Protocol):
-    """A language model that tells how likely given texts are."""
+    """A language model that scores how likely texts are."""
 
     def nll(self, contexts: Sequence[str], texts: Sequence[str]) -> list[ScoredText | None]:
-        """Each text's surprise given the context in the same place, which may be empty; None where no answer came.
+        """The score of each text after the context at the same place, which may be empty; None where no answer came.
 
-        A text makes the same tokens under every context: the two are tokenised apart and the tokens are joined. An
+        A text has the same tokens after every context: the two are tokenised separately and their tokens joined. An
         empty text has no token.
         """
         ...
 
 
 @dataclass(frozen=True, slots=True)
-class Joined:
-    """Tokens to send: the last `scored` of them are the text's."""
+class ScoringPrompt:
+    """The tokens to send. The last `scored` of them are the text's."""
 
     ids: list[int]
     scored: int
     cut: int
     context_cut: int
 
-    def of(self, nll: float) -> ScoredText:
+    def scored_as(self, nll: float) -> ScoredText:
         return ScoredText(nll, self.scored, self.cut, self.context_cut)
 
 
-def join(start: Sequence[int], context: Sequence[int], text: Sequence[int], window: int) -> Joined:
+def join(start: Sequence[int], context: Sequence[int], text: Sequence[int], window: int) -> ScoringPrompt:
     """`start`, `context` and `text` as at most `window` tokens.
 
-    Of a text longer than three quarters of the window the beginning is kept, under every context alike; of a context
-    that does not fit beside it, the end. `start` (BOS, say) is what the first token is predicted from: without one
-    the text's first token is not scored, under any context.
+    Of a text longer than three quarters of the window the beginning is kept, the same for every context; of a context
+    that does not fit before it, the end. The first token is predicted from `start` (BOS, say): without a start, the
+    text's first token is not scored, whatever the context.
     """
     room = window - len(start)
-    kept = list(text[: int(room * _TEXT_SHARE)])
-    space = room - len(kept)
-    beside = list(context[-space:])
-    scored = len(kept) if start else max(0, len(kept) - 1)
-    return Joined([*start, *beside, *kept], scored, len(text) - len(kept), len(context) - len(beside))
+    kept_text = list(text[: int(room * _TEXT_SHARE)])
+    space = room - len(kept_text)
+    kept_context = list(context[-space:])
+    return ScoringPrompt(
+        ids=[*start, *kept_context, *kept_text],
+        scored=len(kept_text) if start else max(0, len(kept_text) - 1),
+        cut=len(text) - len(kept_text),
+        context_cut=len(context) - len(kept_context),
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class Difficulty:
-    """One pair's figures. Each is None where it has no meaning: a text is blank, makes no token that can be scored, or
-    the model gave no answer."""
+    """The figures of one pair. Each is None where it has no meaning: a text is blank, none of its tokens can be scored,
+    or the model gave no answer."""
 
     ifd: float | None
     r_ifd: float | None
@@ -101,23 +105,27 @@ class Difficulty:
     tokens_answer: int
     """Scored."""
     cut: bool
-    """Whether anything was left out for want of room."""
+    """Whether any token did not fit into the window."""
 
 
 def ifd(scorer: Scorer, pairs: Sequence[tuple[str, str]]) -> list[Difficulty]:
-    """The difficulty of each (instruction, answer), in order. A quantity that pairs share is asked for once."""
-    asked = [_questions(instruction, answer) for instruction, answer in pairs]
-    once = list(dict.fromkeys(question for four in asked for question in four if question))
-    answers = scorer.nll([context for context, _ in once], [text for _, text in once]) if once else []
-    known = dict(zip(once, answers, strict=True))
-    return [_difficulty(*(known[question] if question else None for question in four)) for four in asked]
+    """The difficulty of each (instruction, answer), in order. A text that pairs share is scored once a context."""
+    queries = [_queries(instruction, answer) for instruction, answer in pairs]
+    distinct = list(dict.fromkeys(query for of_pair in queries for query in of_pair if query))
+    scores = scorer.nll([context for context, _ in distinct], [text for _, text in distinct]) if distinct else []
+    score_of: dict[_Query, ScoredText | None] = {None: None, **dict(zip(distinct, scores, strict=True))}
+    return [
+        _difficulty(score_of[instruction], score_of[answer], score_of[forward], score_of[backward])
+        for instruction, answer, forward, backward in queries
+    ]
 
 
-_Question = tuple[str, str] | None
+_Query = tuple[str, str] | None
 
 
-def _questions(instruction: str, answer: str) -> tuple[_Question, _Question, _Question, _Question]:
-    """(context, text) of: instruction, answer, answer given instruction, instruction given answer."""
+def _queries(instruction: str, answer: str) -> tuple[_Query, _Query, _Query, _Query]:
+    """(context, text) of: instruction, answer, answer after instruction, instruction after answer. None for those with
+    a blank text."""
     asked, answered = bool(instruction.strip()), bool(answer.strip())
     both = asked and answered
     return (
@@ -131,7 +139,7 @@ def _questions(instruction: str, answer: str) -> tuple[_Question, _Question, _Qu
 def _difficulty(
     instruction: ScoredText | None, answer: ScoredText | None, forward: ScoredText | None, backward: ScoredText | None
 ) -> Difficulty:
-    every = [one for one in (instruction, answer, forward, backward) if one]
+    scores = [score for score in (instruction, answer, forward, backward) if score]
     return Difficulty(
         ifd=_ratio(forward, answer),
         r_ifd=_ratio(backward, instruction),
@@ -141,15 +149,15 @@ def _difficulty(
         ppl_instruction_given_answer=backward.perplexity if backward else None,
         tokens_instruction=instruction.tokens if instruction else 0,
         tokens_answer=answer.tokens if answer else 0,
-        cut=any(one.cut or one.context_cut for one in every),
+        cut=any(score.cut or score.context_cut for score in scores),
     )
 
 
-def _ratio(given: ScoredText | None, alone: ScoredText | None) -> float | None:
-    """PPL over PPL, by the difference of the means: sound where a perplexity itself is too large for a float."""
-    if given is None or alone is None or given.mean is None or alone.mean is None:
+def _ratio(in_context: ScoredText | None, alone: ScoredText | None) -> float | None:
+    """PPL over PPL, by the difference of the means: correct even where a perplexity is too large for a float."""
+    if in_context is None or alone is None or in_context.mean is None or alone.mean is None:
         return None
-    return _exp(given.mean - alone.mean)
+    return _exp(in_context.mean - alone.mean)
 
 
 def _exp(mean: float | None) -> float | None:

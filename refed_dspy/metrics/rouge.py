@@ -1,18 +1,18 @@
-"""ROUGE-L between texts, and the nearest of many kept texts, exactly as the package `rouge-score` decides.
+"""ROUGE-L: of two texts, the nearest of many texts, and the mean within a data set, exactly as `rouge-score` does it.
 
 A text's tokens are the runs of a-z and 0-9 in its lower-cased form. With LCS the longest common subsequence of two
 token lists of lengths m and n, P = LCS / m and R = LCS / n, ROUGE-L F = 2PR / (P + R), which is 2 LCS / (m + n) up to
-rounding, and 0 where a text has no token (Lin 2004, "ROUGE: A Package for Automatic Evaluation of Summaries"). What is
-reported and decided by is the formula with P and R, in floats and in this order, because at a threshold of 0.7 the two
-differ: 23 and 37 tokens with an LCS of 21 are below it in floats. Swapping the texts changes no bit of F: it swaps the
-two sides of one product and one sum.
+rounding, and 0 where a text has no token (Lin 2004, "ROUGE: A Package for Automatic Evaluation of Summaries"). F is
+computed by the formula with P and R, in floats and in this order, because at a threshold of 0.7 the two differ: 23 and
+37 tokens with an LCS of 21 are below it in floats. Swapping the texts changes no bit of F: it swaps the two sides of
+one product and one sum.
 
-An LCS cannot be longer than the overlap of the two bags of tokens. A bag is made a set by counting: the second "the"
-of a text is another feature than the first. All features have one order, rare ones first. If m and n tokens need an
-LCS of l, the first feature that they share stands at a place i of m with m - i >= l and at a place j of n with
-n - j >= l. So only the first features of each text are written down and looked up (the prefix filter of set similarity
-joins: Chaudhuri et al. 2006; Bayardo et al. 2007), each with the longest partner that it can still speak for. The LCS
-of what is left is computed by rapidfuzz, as an integer.
+An LCS cannot be longer than the overlap of the two multisets of tokens. Counting makes them sets: the second "the" of a
+text is another feature than the first. All features have one order, rare ones first. If texts of m and n tokens need an
+LCS of l, the first feature that they share is at a place i of m with m - i >= l and at a place j of n with n - j >= l.
+So only the first features of each text are indexed and looked up (the prefix filter of set similarity joins: Chaudhuri
+et al. 2006; Bayardo et al. 2007), each with the length of the longest text that it can still match. For the remaining
+candidates, rapidfuzz computes the LCS, as an integer.
 """
 
 from __future__ import annotations
@@ -33,27 +33,29 @@ from rapidfuzz.distance import LCSseq
 from refed_dspy.errors import ConfigError
 
 Feature = str | tuple[str, int]
-"""A token the first time that it stands in a text; with 1, 2, ... the times after."""
+"""A token where it occurs first in a text; the token with 1, 2, ... where it occurs again."""
 
 TOKEN = re.compile("[a-z0-9]+")
-SURROGATES = (0xD800, 0xE000)
+FIRST_SURROGATE, SURROGATES = 0xD800, 0x800
+"""The code points from 0xD800 to 0xDFFF, which are no characters."""
 LARGEST = np.iinfo(np.int32).max
 SLACK = 1e-9
-"""The share of the threshold by which filters are laxer than F: far more than its rounding."""
+"""The share of the threshold by which the index is laxer than F: far more than the rounding of F."""
 
 BITS = np.unpackbits(np.arange(1 << 16, dtype=np.uint16).view(np.uint8)).reshape(-1, 16).sum(axis=1, dtype=np.uint8)
-"""How many bits are set in a number of 16."""
+"""How many bits are set in each number of 16 bits."""
 
 Codes = str | list[int]
-"""A number a token: as characters while code points last. rapidfuzz takes a character for its number."""
+"""A text's tokens as numbers: a string of characters while there are enough code points, else a list. rapidfuzz takes a
+character for its number."""
 
 
-class Coded(NamedTuple):
-    """A text as `Words` wrote it down."""
+class EncodedText(NamedTuple):
+    """A text as an `Alphabet` encodes it."""
 
     codes: Codes
     features: list[int]
-    """As many as there are tokens, each once, those that are taken for rare first."""
+    """Distinct numbers, as many as there are tokens, those presumed rare first."""
 
 
 def tokens(text: str) -> list[str]:
@@ -61,15 +63,15 @@ def tokens(text: str) -> list[str]:
     return TOKEN.findall(text.lower())
 
 
-def counted(found: Sequence[str]) -> list[Feature]:
-    """Each token that comes again as a feature of its own."""
+def features_of(words: Sequence[str]) -> list[Feature]:
+    """The features of a text's tokens: each occurrence of a token is another one."""
     times: dict[str, int] = {}
-    parts: list[Feature] = []
-    for token in found:
+    features: list[Feature] = []
+    for token in words:
         before = times.get(token, 0)
-        parts.append((token, before) if before else token)
+        features.append((token, before) if before else token)
         times[token] = before + 1
-    return parts
+    return features
 
 
 def f_measure(common: NDArray[Any], length: int, lengths: NDArray[Any]) -> NDArray[np.float64]:
@@ -84,8 +86,8 @@ def f_measure(common: NDArray[Any], length: int, lengths: NDArray[Any]) -> NDArr
 
 def lcs(text: Codes, others: Sequence[Codes], least: int = 0) -> NDArray[np.int32]:
     """The LCS lengths of one text with others (n): (n); 0 for those below `least`."""
-    found = process.cdist([text], others, scorer=LCSseq.similarity, score_cutoff=least, dtype=np.int32)
-    lengths: NDArray[np.int32] = found[0]
+    rows = process.cdist([text], others, scorer=LCSseq.similarity, score_cutoff=least, dtype=np.int32)
+    lengths: NDArray[np.int32] = rows[0]
     return lengths
 
 
@@ -93,84 +95,95 @@ def token_counts(texts: Sequence[Codes]) -> NDArray[np.int32]:
     return np.fromiter(map(len, texts), np.int32, len(texts))
 
 
-class Words(dict[Feature, int]):
-    """A number for every feature: for those of `common`, most frequent first, then for others as they are asked for. A
-    later number is taken for a rarer feature; a bad guess costs time, never a decision."""
+class Alphabet:
+    """Numbers for features: for those of `common`, most frequent first, then for others as texts bring them. A later
+    number is taken for a rarer feature; a wrong guess costs time but changes no decision."""
 
     def __init__(self, common: Iterable[Feature] = ()) -> None:
-        super().__init__()
-        for feature in common:
-            self[feature]
+        self.numbers: dict[Feature, int] = {}
+        self._numbers_of(list(common))
 
-    def __missing__(self, feature: Feature) -> int:
-        number = len(self)
-        if number >= SURROGATES[0]:
-            number += SURROGATES[1] - SURROGATES[0]
-        self[feature] = number
-        return number
+    def encode(self, text: str) -> EncodedText:
+        """`text` with each token as a number.
 
-    def code(self, text: str) -> Coded:
-        found = tokens(text)
-        codes = [self[token] for token in found]
-        again = len(set(codes)) < len(codes)
-        features = [self[feature] for feature in counted(found)] if again else codes
-        features = sorted(features, reverse=True)
+        rapidfuzz compares strings two to three times as fast as lists, so the numbers become the characters of a
+        string. Hence no number is a surrogate: a string with one is no valid text, and rapidfuzz does not promise to
+        take it. A text with a number beyond the last code point stays a list; rapidfuzz compares strings with lists.
+        """
+        words = tokens(text)
+        codes = self._numbers_of(words)
+        repeats = len(set(codes)) < len(codes)
+        features = sorted(self._numbers_of(features_of(words)) if repeats else codes, reverse=True)
         try:
-            return Coded("".join(map(chr, codes)), features)
-        except ValueError:  # more features than code points
-            return Coded(codes, features)
+            return EncodedText("".join(map(chr, codes)), features)
+        except ValueError:  # a number beyond the last code point
+            return EncodedText(codes, features)
+
+    def _numbers_of(self, features: Sequence[Feature]) -> list[int]:
+        """The number of each feature; new features get the next free numbers."""
+        numbers = self.numbers
+        for feature in features:
+            if feature not in numbers:
+                count = len(numbers)
+                numbers[feature] = count if count < FIRST_SURROGATE else count + SURROGATES
+        return list(map(numbers.__getitem__, features))
 
 
-def marks(features: list[int]) -> int:
-    """64 bits, of which each feature turns one: texts differ in at least as many features as they differ in bits."""
+def parity_bits(features: list[int]) -> int:
+    """64 bits, of which each feature flips one: texts differ in at least as many features as in bits."""
     bits = 0
     for feature in features:
         bits ^= 1 << (feature & 63)
     return bits
 
 
-def reaches(partner: float, length: int) -> array[int]:
-    """How long a text can be whose LCS with one of `length` tokens takes none before place 0, 1, ...: an F of t needs
-    LCS >= t * (length + other) / 2, where LCS <= length - place. `partner` is 2 / t. Ends at the place from which on
-    the longest is shorter than any LCS that will do, and the shortest is `length` / (`partner` - 1)."""
+def longest_partners(partner: float, length: int) -> array[int]:
+    """Of a text of `length` tokens, for each place 0, 1, ...: the length of the longest other text that can reach an F
+    of t with an LCS that uses no token before that place.
+
+    F >= t needs LCS >= t * (length + other) / 2, and there LCS <= length - place. `partner` is 2 / t. The list ends at
+    the place from which on no other text is both short enough and long enough: the shortest that can reach t has
+    `length` / (`partner` - 1) tokens.
+    """
     places = min(int(length - length / (partner - 1)) + 1, length)
     return array("i", (int(min((length - place) * partner - length, LARGEST)) for place in range(places)))
 
 
 class Index:
-    """Coded texts, numbered from 0 as they are added, and which of them is nearest to another, from `threshold` on
-    (above 0, at most 1). Not for several threads at once."""
+    """Encoded texts, numbered from 0 as they are added: finds the nearest of them to another text, if its F is at least
+    `threshold` (above 0, at most 1). Not safe for several threads."""
 
     def __init__(self, threshold: float) -> None:
         self._threshold = threshold
         self._partner = 2 / (threshold * (1 - SLACK))
-        self._reaches = lru_cache(maxsize=256)(partial(reaches, self._partner))
+        self._longest_partners = lru_cache(maxsize=256)(partial(longest_partners, self._partner))
         self._texts: list[Codes] = []
         self._lengths = array("i")
-        self._marks = array("Q")
-        self._places: dict[int, array[int]] = {}
-        """Of each feature: the numbers of texts that have it among their first ones, each with its reach there."""
+        self._parity_bits = array("Q")
+        self._postings: dict[int, array[int]] = {}
+        """Of each feature: the number of every text that has it among its first features, each followed by the length
+        of the longest partner from that place on."""
 
     def __len__(self) -> int:
         return len(self._texts)
 
-    def add(self, text: Coded) -> None:
+    def add(self, text: EncodedText) -> None:
         number, length = len(self._texts), len(text.codes)
         self._texts.append(text.codes)
         self._lengths.append(length)
-        self._marks.append(marks(text.features))
-        for feature, reach in zip(text.features, self._reaches(length), strict=False):
-            if (found := self._places.get(feature)) is None:
-                found = self._places[feature] = array("i")
-            found.append(number)
-            found.append(reach)
+        self._parity_bits.append(parity_bits(text.features))
+        for feature, longest in zip(text.features, self._longest_partners(length), strict=False):
+            if (postings := self._postings.get(feature)) is None:
+                postings = self._postings[feature] = array("i")
+            postings.append(number)
+            postings.append(longest)
 
     def _least(self, length: int) -> int:
-        """The shortest LCS, and the shortest partner, that will do for a text of `length` tokens."""
+        """The shortest LCS, and the shortest partner, with which a text of `length` tokens reaches the threshold."""
         return math.ceil(length / (self._partner - 1))
 
-    def nearest(self, text: Coded) -> tuple[int, float] | None:
-        """The number and the F of the text nearest to `text`, the first added of equals; None where all are below the
+    def nearest(self, text: EncodedText) -> tuple[int, float] | None:
+        """(number, F) of the text nearest to `text`, the first added of equals; None where all are below the
         threshold."""
         near, length = self._candidates(text), len(text.codes)
         if not len(near):
@@ -183,15 +196,15 @@ class Index:
         best = int(ratios.argmax())
         return (int(near[best]), float(ratios[best])) if ratios[best] >= self._threshold else None
 
-    def _candidates(self, text: Coded) -> NDArray[np.intp]:
-        """The numbers, rising, of all texts that can be as near as the threshold, and of some that cannot."""
+    def _candidates(self, text: EncodedText) -> NDArray[np.intp]:
+        """The numbers, ascending, of all texts that can reach the threshold, and of some that cannot."""
         length = len(text.codes)
         lists, sizes, longest = [], [], []
-        for feature, reach in zip(text.features, self._reaches(length), strict=False):
-            if (found := self._places.get(feature)) is not None:
-                lists.append(found)
-                sizes.append(len(found) // 2)
-                longest.append(reach)
+        for feature, longest_here in zip(text.features, self._longest_partners(length), strict=False):
+            if (postings := self._postings.get(feature)) is not None:
+                lists.append(postings)
+                sizes.append(len(postings) // 2)
+                longest.append(longest_here)
         if not lists:
             return np.empty(0, np.intp)
         lengths = np.frombuffer(self._lengths, np.int32)
@@ -199,16 +212,16 @@ class Index:
             fits = (lengths >= self._least(length)) & (lengths <= longest[0])
         else:
             rows = np.frombuffer(b"".join(lists), np.int32)
-            numbers, reached = rows[::2], rows[1::2] >= length
-            reached &= lengths[numbers] <= np.repeat(np.array(longest, np.int32), sizes)
+            numbers, possible = rows[::2], rows[1::2] >= length
+            possible &= lengths[numbers] <= np.repeat(np.array(longest, np.int32), sizes)
             fits = np.zeros(len(self), np.bool_)
-            fits[numbers[reached]] = True
+            fits[numbers[possible]] = True
         return self._overlapping(np.flatnonzero(fits), text)
 
-    def _overlapping(self, numbers: NDArray[np.intp], text: Coded) -> NDArray[np.intp]:
-        """Those of `numbers` whose marks allow enough overlap: if d features stand in one of two texts only, an LCS is
-        at most half of (both lengths - d)."""
-        differing = np.frombuffer(self._marks, np.uint64)[numbers] ^ np.uint64(marks(text.features))
+    def _overlapping(self, numbers: NDArray[np.intp], text: EncodedText) -> NDArray[np.intp]:
+        """Those of `numbers` whose parity bits allow enough overlap: if d features are in only one of two texts, their
+        LCS is at most half of (both lengths - d)."""
+        differing = np.frombuffer(self._parity_bits, np.uint64)[numbers] ^ np.uint64(parity_bits(text.features))
         apart = BITS[differing.view(np.uint16)].reshape(-1, 4).sum(axis=1)
         both = np.frombuffer(self._lengths, np.int32)[numbers] + len(text.codes)
         fits: NDArray[np.bool_] = apart <= (1 - 2 / self._partner) * both
@@ -221,18 +234,18 @@ POOL = 2_000
 def self_rouge(texts: Sequence[str], sample: int = 500, seed: int = 0) -> float | None:
     """How alike texts are, 0 to 1: the mean, over a sample, of a text's highest ROUGE-L F against the others.
 
-    2,000 of the texts are drawn without replacement by `seed` (all if there are fewer), and of these the `sample` drawn
-    first are compared with all the others of the 2,000. The highest of more comparisons is higher: figures of fewer
-    than 2,000 texts compare only with those of as many. None where there are not two texts to compare; ConfigError for
-    a sample below 1.
+    2,000 of the texts are drawn without replacement by `seed` (all if there are fewer). The `sample` texts drawn first
+    are compared with all the others of the 2,000. The highest of more comparisons is higher, so values of fewer than
+    2,000 texts are comparable only with those of equally many. None for fewer than two texts; ConfigError for a sample
+    below 1.
     """
     if sample < 1:
         raise ConfigError(f"A sample of {sample} texts has no mean: give 1 or more.")
     if len(texts) < 2:
         return None
-    words = Words()
+    alphabet = Alphabet()
     drawn = random.Random(seed).sample(range(len(texts)), min(len(texts), POOL))
-    pool = [words.code(texts[place]).codes for place in drawn]
+    pool = [alphabet.encode(texts[place]).codes for place in drawn]
     lengths = token_counts(pool)
     highest = []
     for place, codes in enumerate(pool[:sample]):

@@ -1,23 +1,24 @@
-"""Win rates: AlpacaEval 2's arithmetic, and what is left of a win rate when lengths are equal.
+"""Win rates: AlpacaEval 2's arithmetic, plain win rates with intervals, and length-controlled win rates.
 
-A win is a number from 0 (lost) to 1 (won), a tie 0.5; a rate is a percentage. What is said of one reference or of one
-instruction is alike: name it in `clusters`, and each counts the same, as in `refed_dspy.statistics`.
+A win is a number from 0 (lost) to 1 (won), a tie 0.5; a rate is a percentage. Verdicts on the same reference or
+instruction are alike: name it in `clusters`, and each counts the same, as in `refed_dspy.metrics.intervals`.
 
 Length control (Dubois et al., "Length-Controlled AlpacaEval", 2024) is the logistic model
 
     P(win) = sigmoid(beta * tanh(dlen / sd(dlen)) + phi * difficulty + theta)
     LC     = 100 * mean over the instructions of P(win) where dlen = 0
 
-AlpacaEval fits its difficulties once, over the judgements of many models, and publishes them. Here nothing is fitted
-but the wins that are given, and without difficulties that term is left out: not comparable with published LC win rates.
+AlpacaEval fits its difficulties once, over the judgements of many models, and publishes them. Here the model is fitted
+to the wins passed in and nothing else, and without difficulties that term is left out: the result is not comparable
+with published LC win rates.
 
-A normal prior of mean 0 (a ridge) keeps every answer finite: standard deviation 2 for beta and phi, 5 for theta. It
-weighs little: 18 wins of 20 give 89.6 where lengths play no part. Of few clusters it holds beta near 0, hence LC near
-the plain win rate.
+A normal prior of mean 0 (a ridge) keeps every estimate finite: standard deviation 2 for beta and phi, 5 for theta. It
+has little weight: 18 wins of 20 give 89.6 where lengths play no part. With few clusters it keeps beta near 0, hence LC
+near the plain win rate.
 
 The interval is a bootstrap over clusters of the fit's first-order change by each of them (the infinitesimal jackknife),
 on the scale of the logit, so that it stays within 0 and 100. How often the true LC was inside the 95% interval, of
-1,000 simulated comparisons (normal dlen whose mean is half its sd, and wins drawn with the beta and theta told):
+1,000 simulated comparisons (normal dlen whose mean is half its sd, and wins drawn with the beta and theta listed):
 
     clusters                10      20      50     200
     beta 0.8, theta 0.4    93%     96%     96%     95%
@@ -46,7 +47,7 @@ LC_NOTE = (
 )
 """Belongs under every table and picture that shows one."""
 LEAST_CLUSTERS = 10
-"""From fewer, no slope by length is told from chance."""
+"""With fewer, a slope by length cannot be distinguished from chance."""
 _SLOPE_SD, _THETA_SD = 2.0, 5.0
 
 
@@ -61,10 +62,10 @@ class AlpacaEval:
 
 @dataclass(frozen=True)
 class LengthControlled:
-    """A win rate at equal length. `note` is empty, or says why there is no estimate, or what to bear in mind of it."""
+    """A win rate at equal length. `note` is empty, or says why there is no estimate, or what limits it."""
 
     interval: Interval | None
-    """In percent, with the estimate as its mean. None where none can be given."""
+    """In percent, with the estimate as its mean. None where there is no estimate."""
     beta: float | None
     """How far the longer answer is preferred (above 0) or the shorter one; None where it was not fitted."""
     note: str = ""
@@ -117,35 +118,36 @@ def length_controlled(
     show LC_NOTE beside it. The order of rows does not matter, and with the sides exchanged it is 100 less itself.
 
     Below LEAST_CLUSTERS there is no estimate. Where all comparisons ended alike or all differ in length by the same,
-    nothing tells length from quality: the estimate is the plain win rate, with a note. Raises ValueError without a
+    length and quality cannot be separated: the estimate is the plain win rate, with a note. Raises ValueError without a
     comparison, for a win outside 0 to 1, for a number that is not finite and for lists of two lengths.
     """
     won, differences = _wins(wins), _finite(length_differences, "length difference", len(wins))
     factors = [np.ones(len(won))]
     if difficulties is not None:
         factors.insert(0, _finite(difficulties, "difficulty", len(wins)))
-    owner = _owners(clusters, len(wins))
+    cluster_of = _cluster_numbers(clusters, len(wins))
     scaled = differences / (np.abs(differences).max() or 1.0)  # the square of a huge one would not be finite
-    if (n := int(owner.max()) + 1) < LEAST_CLUSTERS:
+    if (n := int(cluster_of.max()) + 1) < LEAST_CLUSTERS:
         return LengthControlled(None, None, f"{n} groups of rows are too few; {LEAST_CLUSTERS} or more tell a rate")
     if alike := _alike(won, scaled):
         return LengthControlled(win_rate(wins, clusters, seed=seed), None, f"{alike}: this is the plain win rate")
-    weights = 1 / np.bincount(owner)[owner]
+    weights = 1 / np.bincount(cluster_of)[cluster_of]
     rows = np.column_stack([np.tanh(scaled / _spread(scaled, weights)), *factors])
     fit, inverse = _fitted(rows, won, weights)
     lc = _controlled(rows, weights, fit)
-    logits = mean_interval(_logits(rows, won, weights, owner, fit, inverse), seed=seed)
+    logits = mean_interval(_logits(rows, won, weights, cluster_of, fit, inverse), seed=seed)
     interval = Interval(100 * lc, _percent(logits.low), _percent(logits.high), len(won), n)
-    one_sided = "one side is always the longer: equal length is beyond what was seen"
-    return LengthControlled(interval, float(fit[0]), one_sided if scaled.min() > 0 or scaled.max() < 0 else "")
+    always_longer = scaled.min() > 0 or scaled.max() < 0
+    note = "one side is always the longer: equal length is beyond what was seen" if always_longer else ""
+    return LengthControlled(interval, float(fit[0]), note)
 
 
-def _finite(numbers: Sequence[float], what: str, n: int) -> Floats:
+def _finite(numbers: Sequence[float], noun: str, n: int) -> Floats:
     array = np.asarray(numbers, dtype=np.float64)
     if array.shape != (n,):
-        raise ValueError(f"{n} wins need as many numbers for their {what}; {len(numbers)} were given")
+        raise ValueError(f"{n} wins need as many numbers for their {noun}; {len(numbers)} were given")
     if not np.isfinite(array).all():
-        raise ValueError(f"a {what} is not a finite number; leave out the comparisons that have none")
+        raise ValueError(f"a {noun} is not a finite number; leave out the comparisons that have none")
     return array
 
 
@@ -156,8 +158,8 @@ def _wins(wins: Sequence[float]) -> Floats:
     return array
 
 
-def _owners(clusters: Sequence[Hashable] | None, n: int) -> NDArray[np.intp]:
-    """Each row's cluster, counted from 0."""
+def _cluster_numbers(clusters: Sequence[Hashable] | None, n: int) -> NDArray[np.intp]:
+    """The number of each row's cluster, from 0."""
     if clusters is None:
         return np.arange(n)
     if len(clusters) != n:
@@ -167,13 +169,14 @@ def _owners(clusters: Sequence[Hashable] | None, n: int) -> NDArray[np.intp]:
 
 
 def _alike(won: Floats, scaled: Floats) -> str:
-    """Why no slope can be seen; empty where one can."""
+    """Why no slope can be fitted; empty where one can."""
     if np.ptp(won) <= 1e-12:
         return "all comparisons ended alike"
     return "all answers differ in length by the same" if np.ptp(scaled) <= 1e-12 else ""
 
 
 def _spread(numbers: Floats, weights: Floats) -> float:
+    """The weighted standard deviation."""
     centre = np.average(numbers, weights=weights)
     return math.sqrt(np.average((numbers - centre) ** 2, weights=weights))
 
@@ -185,7 +188,7 @@ def _probabilities(rows: Floats, fit: Floats) -> Floats:
 
 
 def _ridge(rows: Floats) -> Floats:
-    """One over the prior's variances; theta is last."""
+    """One over the variances of the prior; theta is last."""
     return np.array([_SLOPE_SD**-2] * (rows.shape[1] - 1) + [_THETA_SD**-2])
 
 
@@ -207,8 +210,9 @@ def _fitted(rows: Floats, won: Floats, weights: Floats) -> tuple[Floats, Floats]
         return rows.T @ (rows * (weights * p * (1 - p))[:, None]) + np.diag(ridge)
 
     close = {"gtol": 1e-8 * float(weights.sum())}  # just above what rounding leaves of the loss
-    found = minimize(loss, np.zeros(rows.shape[1]), jac=gradient, hess=information, method="trust-exact", options=close)
-    fit: Floats = found.x
+    start = np.zeros(rows.shape[1])
+    result = minimize(loss, start, jac=gradient, hess=information, method="trust-exact", options=close)
+    fit: Floats = result.x
     return fit, np.asarray(np.linalg.inv(information(fit)))
 
 
@@ -221,25 +225,26 @@ def _controlled(rows: Floats, weights: Floats, fit: Floats) -> float:
 
 
 def _logits(
-    rows: Floats, won: Floats, weights: Floats, owner: NDArray[np.intp], fit: Floats, inverse: Floats
+    rows: Floats, won: Floats, weights: Floats, cluster_of: NDArray[np.intp], fit: Floats, inverse: Floats
 ) -> list[float]:
-    """The logit of LC, moved by what each cluster does to it to the first order, times the clusters: its mean is LC's.
+    """For each cluster, the logit of LC plus n times the cluster's first-order effect on it, n being the number of
+    clusters. Their mean is the logit of LC.
 
-    A cluster moves the coefficients by its score (less its part of the prior) through the information, and LC by its
-    own difficulty as well.
+    A cluster changes the coefficients by its score (less its share of the prior) through the information, and LC by its
+    difficulty as well.
     """
     from scipy.special import logit
 
     level = rows.copy()
     level[:, 0] = 0
     p = _probabilities(level, fit)
-    n, lc = owner.max() + 1, _controlled(rows, weights, fit)
+    n, lc = cluster_of.max() + 1, _controlled(rows, weights, fit)
     scores = rows * (weights * (won - _probabilities(rows, fit)))[:, None]
-    by_cluster = np.column_stack([np.bincount(owner, column) for column in scores.T]) - _ridge(rows) * fit / n
+    by_cluster = np.column_stack([np.bincount(cluster_of, column) for column in scores.T]) - _ridge(rows) * fit / n
     slope = np.average(level * (p * (1 - p))[:, None], axis=0, weights=weights)
-    own = np.bincount(owner, weights * p) - lc
-    moved = logit(lc) + (own + n * by_cluster @ inverse @ slope) / (lc * (1 - lc))
-    return [float(one) for one in moved]
+    direct = np.bincount(cluster_of, weights * p) - lc
+    moved = logit(lc) + (direct + n * by_cluster @ inverse @ slope) / (lc * (1 - lc))
+    return [float(value) for value in moved]
 
 
 def _percent(logit: float) -> float:

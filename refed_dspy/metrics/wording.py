@@ -1,4 +1,4 @@
-"""Lengths and wording of a data set: how long its texts are, and how much of their wording is said only once."""
+"""Lengths and lexical diversity of a data set: words and characters a text, vocabulary, and distinct-n."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from refed_dspy.errors import ConfigError
 
 SAMPLE_TOKENS = 10_000
-"""Words that the sampled distinct-n looks at: about a hundred answers."""
+"""Words in the sample of distinct-n: about a hundred answers."""
 
 # Ideographs and kana are written without spaces: each counts as a word.
 _UNSPACED = re.compile("([\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003134f])")
@@ -23,7 +23,7 @@ _UNSPACED = re.compile("([\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """Of `count` numbers; `p5` and `p95` are percentiles, interpolated between neighbours."""
+    """The spread of `count` numbers; `p5` and `p95` are percentiles, interpolated between neighbours."""
 
     count: int
     mean: float
@@ -36,7 +36,7 @@ class Spread:
 
 @dataclass(frozen=True, slots=True)
 class Lengths:
-    """Of a data set's texts, a text a number."""
+    """How long a data set's texts are: the spread of one number a text."""
 
     words: Spread
     characters: Spread
@@ -50,17 +50,17 @@ class Distinct:
     distinct: int
     total: int
     sampled: float | None
-    """The same over the sample: comparable between data sets of unlike size. None where they are smaller than it."""
+    """The ratio over the sample, comparable between data sets of different sizes. None for a smaller data set."""
 
     @property
     def ratio(self) -> float | None:
-        """Over the whole data set, in (0, 1]. It falls as a data set grows. None where there is no n-gram."""
+        """Over the whole data set, in (0, 1]; falls as a data set grows. None where there is no n-gram."""
         return self.distinct / self.total if self.total else None
 
 
 @dataclass(frozen=True, slots=True)
-class Wording:
-    """`words` in all, `vocabulary` different ones, and distinct-n by n."""
+class LexicalDiversity:
+    """`words` in all, `vocabulary` different ones, and a Distinct for each n."""
 
     words: int
     vocabulary: int
@@ -71,7 +71,7 @@ def words(text: str) -> list[str]:
     """The words of `text` in order, compared without case.
 
     A word is a run of letters, digits, underscores and the marks that belong to letters; an ideograph or a kana is a
-    word by itself. Other scripts that put no space between words (Thai, say) make one word of a run.
+    word by itself. In other scripts without spaces between words (Thai, say) a run is one word.
     """
     folded = text.casefold()
     if _UNSPACED.search(folded):
@@ -97,14 +97,14 @@ def lengths(texts: Iterable[str]) -> Lengths | None:
     return Lengths(by_words, by_characters) if by_words and by_characters else None
 
 
-def wording(
+def lexical_diversity(
     texts: Sequence[str], *, sizes: Sequence[int] = (1, 2, 3), sample: int = SAMPLE_TOKENS, seed: int = 0
-) -> Wording:
+) -> LexicalDiversity:
     """Vocabulary and distinct-n of the texts, for each n of `sizes`.
 
-    Distinct-n falls with the amount of text alone, so it is given a second time over a sample of a fixed number of
-    words: texts in an order drawn by `seed` until there are `sample` words, the last one cut there. Each text
-    becomes an array of 4 bytes a word; counting sorts 8 bytes a word.
+    Distinct-n falls with the amount of text alone, so it is also computed over a sample of a fixed number of words:
+    texts in an order drawn by `seed` until there are `sample` words, the last text cut there. Each text becomes an
+    array of 4 bytes a word; counting sorts 8 bytes a word.
 
     Raises ConfigError for an n or a `sample` below 1.
     """
@@ -116,10 +116,11 @@ def wording(
     drawn = _drawn(coded, sample, seed) if total >= sample else None
     distinct = []
     for n in sizes:
-        kinds, grams = _grams(coded, n)
-        seen = _grams(drawn, n) if drawn is not None else (0, 0)
-        distinct.append(Distinct(n, kinds, grams, seen[0] / seen[1] if seen[1] else None))
-    return Wording(total, len(numbers), tuple(distinct))
+        different, count = _grams(coded, n)
+        sampled_different, sampled_count = _grams(drawn, n) if drawn is not None else (0, 0)
+        ratio = sampled_different / sampled_count if sampled_count else None
+        distinct.append(Distinct(n, different, count, ratio))
+    return LexicalDiversity(total, len(numbers), tuple(distinct))
 
 
 @lru_cache(maxsize=1)
@@ -135,22 +136,22 @@ def _coded(text: str, numbers: dict[str, int]) -> NDArray[np.uint32]:
     return np.array([numbers.setdefault(word, len(numbers)) for word in words(text)], dtype=np.uint32)
 
 
-def _drawn(coded: Sequence[NDArray[np.uint32]], most: int, seed: int) -> list[NDArray[np.uint32]]:
-    """Texts in random order, `most` words of them in all."""
+def _drawn(coded: Sequence[NDArray[np.uint32]], size: int, seed: int) -> list[NDArray[np.uint32]]:
+    """Texts in random order, `size` words of them in all."""
     order = list(range(len(coded)))
     random.Random(seed).shuffle(order)
     chosen: list[NDArray[np.uint32]] = []
     for index in order:
-        part = coded[index][:most]
-        chosen.append(part)
-        most -= len(part)
-        if not most:
+        text = coded[index][:size]
+        chosen.append(text)
+        size -= len(text)
+        if not size:
             break
     return chosen
 
 
 def _grams(coded: Sequence[NDArray[np.uint32]], n: int) -> tuple[int, int]:
-    """Distinct n-grams and all n-grams of the texts."""
+    """(how many different n-grams the texts have, how many in all)."""
     long_enough = [text for text in coded if len(text) >= n]
     if not long_enough:
         return 0, 0

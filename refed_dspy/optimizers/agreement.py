@@ -1,4 +1,5 @@
-"""How well a judge agrees with people: its verdicts on pairs that people have judged, and the figures of them."""
+"""How well a judge agrees with people: its verdicts on pairs that people judged, the figures, and the report of a
+compiled judge."""
 
 from __future__ import annotations
 
@@ -21,20 +22,19 @@ from refed_dspy.programs.judges import (
     PairwiseJudge,
     Verdict,
 )
-from refed_dspy.text import NONE, aligned
-from refed_dspy.text import number as shown
+from refed_dspy.text import NO_VALUE, format_number, table_lines
 
 ALL = "all"
-_KNOWN = {**INSTRUCTION_CRITERIA, **RESPONSE_CRITERIA}
+_PACKAGE_CRITERIA = {**INSTRUCTION_CRITERIA, **RESPONSE_CRITERIA}
 _COLUMNS = ("criterion", "pairs", "abstained", "accuracy", "same verdict", "consistent", "Pearson", "Spearman")
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """How a judge's verdicts go with people's, by one criterion, or by all of them (`ALL`).
+    """How a judge's verdicts agree with people's, by one criterion, or by all of them (`ALL`).
 
-    In both means each instruction counts the same, however many pairs it has, since its pairs are alike. A figure is
-    None where there is nothing to tell it from. Pairs on which the judge abstained count in `abstained` alone.
+    In both means each instruction has the same weight, however many pairs it has, since its pairs are alike. A figure
+    is None where no pair allows it. Pairs on which the judge abstained count in `abstained` alone.
     """
 
     criterion: str
@@ -43,7 +43,7 @@ class Agreement:
     accuracy: Interval | None
     """Over pairs that people decided: 1 where the judge names their winner, 0.5 for its tie, 0 for the other."""
     same_verdict: Interval | None
-    """How often the judge says what people say, ties included."""
+    """How often the judge's verdict is that of people, ties included."""
     consistency: float | None
     """The share of judged pairs on which both orders agreed."""
     pearson: float | None
@@ -51,7 +51,7 @@ class Agreement:
     spearman: float | None
 
 
-async def judged(
+async def judge_pairs(
     judge: PairwiseJudge,
     pairs: Sequence[Pair],
     concurrency: int,
@@ -61,7 +61,7 @@ async def judged(
 
     Args:
         concurrency: how many pairs are judged at once, with two calls each.
-        on_pair: told of each verdict as soon as it is there, in whatever order they come.
+        on_pair: called with each pair and its verdict as soon as there is one, in the order in which they come.
 
     Raises TeacherError where the judge cannot be asked at all, NoConnection where it is not reached, RunStopped at a
     cap, ConfigError for a concurrency below 1, and a bug as it is. The first error cancels what else is running.
@@ -86,11 +86,11 @@ async def judged(
 
 
 def criterion_of(pair: Pair) -> Criterion:
-    """What the judge is told to judge `pair` by. A name that this package knows needs no description."""
+    """The criterion by which `pair` is judged. One of this package's own criteria needs no description."""
     if not pair.criterion:
         return OVERALL
-    if not pair.description and (known := _KNOWN.get(pair.criterion.replace(" ", "_"))) is not None:
-        return known
+    if not pair.description and (criterion := _PACKAGE_CRITERIA.get(pair.criterion.replace(" ", "_"))) is not None:
+        return criterion
     return Criterion(pair.criterion, pair.description or pair.criterion)
 
 
@@ -103,7 +103,7 @@ def agreement(pairs: Sequence[Pair], verdicts: Sequence[Verdict], seed: int = 0)
     groups: dict[str, list[tuple[Pair, Verdict]]] = {}
     for pair, verdict in zip(pairs, verdicts, strict=True):
         groups.setdefault(criterion_of(pair).name, []).append((pair, verdict))
-    rows = [_row(name, said, seed) for name, said in groups.items()]
+    rows = [_row(name, judged, seed) for name, judged in groups.items()]
     if len(groups) > 1:
         rows.append(_row(ALL, list(chain.from_iterable(groups.values())), seed))
     return rows
@@ -111,22 +111,24 @@ def agreement(pairs: Sequence[Pair], verdicts: Sequence[Verdict], seed: int = 0)
 
 def agreement_lines(rows: Sequence[Agreement]) -> list[str]:
     """`rows` as the lines of a table, a heading first."""
-    return aligned([_COLUMNS, *map(_cells, rows)])
+    return table_lines([_COLUMNS, *map(_cells, rows)])
 
 
-def _row(criterion: str, said: Sequence[tuple[Pair, Verdict]], seed: int) -> Agreement:
-    kept = [(pair, verdict, verdict.preference) for pair, verdict in said if verdict.preference is not None]
-    decided = [(pair, preference) for pair, _, preference in kept if pair.verdict != 0]
-    related = correlations([preference for _, _, preference in kept], [pair.verdict for pair, _, _ in kept])
+def _row(criterion: str, judged: Sequence[tuple[Pair, Verdict]], seed: int) -> Agreement:
+    answered = [(pair, verdict, verdict.preference) for pair, verdict in judged if verdict.preference is not None]
+    decided = [(pair, preference) for pair, _, preference in answered if pair.verdict != 0]
+    correlation = correlations([preference for _, _, preference in answered], [pair.verdict for pair, _, _ in answered])
     return Agreement(
         criterion=criterion,
-        pairs=len(said),
-        abstained=len(said) - len(kept),
-        accuracy=_mean([(pair, (_sign(given) * pair.verdict + 1) / 2) for pair, given in decided], seed),
-        same_verdict=_mean([(pair, float(_sign(given) == pair.verdict)) for pair, _, given in kept], seed),
-        consistency=sum(verdict.consistent is True for _, verdict, _ in kept) / len(kept) if kept else None,
-        pearson=related.pearson,
-        spearman=related.spearman,
+        pairs=len(judged),
+        abstained=len(judged) - len(answered),
+        accuracy=_mean([(pair, (_sign(preference) * pair.verdict + 1) / 2) for pair, preference in decided], seed),
+        same_verdict=_mean(
+            [(pair, float(_sign(preference) == pair.verdict)) for pair, _, preference in answered], seed
+        ),
+        consistency=sum(verdict.consistent is True for _, verdict, _ in answered) / len(answered) if answered else None,
+        pearson=correlation.pearson,
+        spearman=correlation.spearman,
     )
 
 
@@ -139,25 +141,25 @@ def _mean(scored: Sequence[tuple[Pair, float]], seed: int) -> Interval | None:
     if not scored:
         return None
     mean = mean_interval([score for _, score in scored], [pair.instruction for pair, _ in scored], seed=seed)
-    # Student's interval, from few instructions, knows nothing of a share's ends; from one it has none.
+    # Student's interval from few instructions may pass 0 or 1; from a single one it has no ends.
     return replace(mean, low=max(0.0, mean.low), high=min(1.0, mean.high))
 
 
 def _cells(row: Agreement) -> tuple[str, ...]:
-    means = (row.accuracy, row.same_verdict)
-    shares = (row.consistency, row.pearson, row.spearman)
+    intervals = (row.accuracy, row.same_verdict)
+    numbers = (row.consistency, row.pearson, row.spearman)
     return (
         row.criterion,
         str(row.pairs),
         str(row.abstained),
-        *(NONE if mean is None else str(mean) for mean in means),
-        *map(shown, shares),
+        *(NO_VALUE if mean is None else str(mean) for mean in intervals),
+        *map(format_number, numbers),
     )
 
 
 @dataclass(frozen=True)
 class JudgeReport:
-    """Agreement on the test pairs, criteria that only the test saw among them."""
+    """Agreement on the test pairs before and after the compile. `held_out`: criteria that only the test set has."""
 
     before: Sequence[Agreement]
     after: Sequence[Agreement]
@@ -165,9 +167,9 @@ class JudgeReport:
 
     def lines(self) -> list[str]:
         """Two tables for a terminal."""
-        apart = f"; held out altogether: {', '.join(self.held_out)}" if self.held_out else ""
+        held_out = f"; held out altogether: {', '.join(self.held_out)}" if self.held_out else ""
         return [
-            f"agreement with people on the test pairs, uncompiled{apart}:",
+            f"agreement with people on the test pairs, uncompiled{held_out}:",
             *agreement_lines(self.before),
             "compiled:",
             *agreement_lines(self.after),
@@ -178,8 +180,8 @@ class JudgeReport:
         return {"before": [asdict(row) for row in self.before], "after": [asdict(row) for row in self.after]}
 
 
-def agreement_of(results: Iterable[tuple[dspy.Example, Any, Any]], seed: int) -> list[Agreement]:
-    """The rows for what `dspy.Evaluate` gives: (example, prediction, score). A failed prediction is an abstention."""
+def agreement_of_results(results: Iterable[tuple[dspy.Example, Any, Any]], seed: int) -> list[Agreement]:
+    """The rows for results of `dspy.Evaluate`: (example, prediction, score). A failed prediction is an abstention."""
     pairs, verdicts = [], []
     for example, prediction, _ in results:
         pairs.append(
@@ -192,6 +194,6 @@ def agreement_of(results: Iterable[tuple[dspy.Example, Any, Any]], seed: int) ->
                 description=example.description,
             )
         )
-        told = prediction if isinstance(prediction, dspy.Prediction) else dspy.Prediction()
-        verdicts.append(Verdict(told.get("preference"), told.get("consistent"), (), "" if told else "failed"))
+        answer = prediction if isinstance(prediction, dspy.Prediction) else dspy.Prediction()
+        verdicts.append(Verdict(answer.get("preference"), answer.get("consistent"), (), "" if answer else "failed"))
     return agreement(pairs, verdicts, seed)

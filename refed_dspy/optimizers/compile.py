@@ -1,5 +1,5 @@
-"""Compile: tune a program's prompts by an optimizer, under one hard limit, and prove what was gained. Read this first
-of the package."""
+"""Compile: tune a program's prompts with an optimizer, under hard caps, and prove the gain. Read this module first in
+this package."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from refed_dspy.config.loading import MetricConfig
+from refed_dspy.config.compile import MetricConfig
 from refed_dspy.errors import RunDirError
-from refed_dspy.ledger.candidates import forgotten
+from refed_dspy.ledger.candidates import delete_candidates
 from refed_dspy.ledger.identity import differences, has_begun, refuse_other_work
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.recorder import RunRecorder
@@ -17,15 +17,15 @@ from refed_dspy.ledger.spending import begin_start, spent
 from refed_dspy.optimizers.gateway import open_gateway
 from refed_dspy.optimizers.progress import CompileProgress
 from refed_dspy.optimizers.result import Compiled, write_outcome
-from refed_dspy.optimizers.spec import CompileSpec, caps_of, prepare
+from refed_dspy.optimizers.spec import CompileSpec, compile_caps, prepare
 from refed_dspy.optimizers.steps import CompileSteps
 from refed_dspy.records import digest
 from refed_dspy.teachers.caps import CapSettings, lasting_caps, refuse_left_batches, without_infinite
 from refed_dspy.tracking.background import tracking
 from refed_dspy.tracking.compile import copy_compile
 
-EVERY = 15.0
-"""Seconds between two words to MLflow."""
+TRACKING_INTERVAL = 15.0
+"""Seconds between two updates of MLflow."""
 
 
 def compile(  # noqa: A001
@@ -43,67 +43,68 @@ def compile(  # noqa: A001
 ) -> Compiled:
     """Tune `program`'s prompts and demonstrations, and prove the gain on examples that the optimizer never saw.
 
-    Stopped at any moment, the same call goes on: what was asked before is not paid for again.
+    It may be stopped at any moment. The same call then continues, and nothing is paid for twice.
 
     Args:
         program: a `ReferenceLevelFeedback`, a `PairwiseJudge`, any `dspy.Module`, a program's file or MLflow address;
             None for a new ReferenceLevelFeedback.
         examples: references for a ReferenceLevelFeedback; pairs with people's verdicts for a PairwiseJudge;
             `dspy.Example`s for any other program.
-        metric: weights and rules of this package's metric (a `MetricConfig`, or its fields); or a metric of your own, a
+        metric: weights and rules of this package's metric (a `MetricConfig`, or its fields); or your own metric, a
             function of (example, prediction) or with GEPA's five arguments, which programs of other kinds need.
         teacher: the model that runs the program; what `synthesize` takes.
         judge: the model that judges; None: the teacher's at temperature 0 (a `dspy.LM` as it is), with a warning.
         reflection: the model that rewrites prompts; None: the judge's.
-        out: the compile's folder; None: `refed-compiles/` and a name made from everything that shapes it.
-        estimate_only: score the uncompiled program on the validation set, and say what the whole would take.
-        on_progress: called with a `CompileProgress` once, when work starts; it stays current.
+        out: the compile's folder; None: `refed-compiles/` and a name made from all that determines the result.
+        estimate_only: score the uncompiled program on the validation set, and estimate what the whole would take.
+        on_progress: called once with a `CompileProgress`, when work starts; that object is kept up to date.
         settings: optimizer, options, evaluations, seed, train, validation, test, instructions_per_feature,
             threads, name, track, max_cost, max_calls, max_minutes: see
             `config.CompileConfig`.
 
     Raises:
-        InputError: something given cannot be used; nothing was paid for.
-        RunStopped, TeacherError: the compile ended early; the same call goes on.
+        InputError: an argument cannot be used; nothing was paid for.
+        RunStopped, TeacherError: the compile ended early; the same call continues it.
     """
-    given = {**settings, "teacher": teacher, "judge": judge, "reflection": reflection}
-    job = prepare(program, examples, metric, given)
-    folder = Path(out) if out is not None else Path("refed-compiles") / digest(job.identity())
-    asked = job.settings
-    limits = CapSettings(max_cost=asked.max_cost, max_calls=asked.max_calls, max_minutes=asked.max_minutes)
-    caps_of(job, without_infinite(limits))  # before the folder is made
+    models = {"teacher": teacher, "judge": judge, "reflection": reflection}
+    spec = prepare(program, examples, metric, {**settings, **models})
+    folder = Path(out) if out is not None else Path("refed-compiles") / digest(spec.identity())
+    config = spec.settings
+    cap_settings = CapSettings(max_cost=config.max_cost, max_calls=config.max_calls, max_minutes=config.max_minutes)
+    compile_caps(spec, without_infinite(cap_settings))  # before the folder is made
     with Ledger.create(folder) as ledger:
-        recorder, left = _opened(ledger, job, lasting_caps(ledger, limits))
-        track = False if estimate_only else asked.track
-        with tracking(folder, copy_compile, track, EVERY, at_once=True) as tracker:
-            with open_gateway(ledger, recorder, job.teachers, asked.seed) as gateway:
-                found = CompileSteps(job, gateway, recorder.budget.caps, left, on_progress).run(estimate_only)
-            tracker.tell()  # so that the program's manifest can name its run
-            return write_outcome(folder, ledger, job, found, keep=not estimate_only)
+        recorder, seconds = open_recorder(ledger, spec, lasting_caps(ledger, cap_settings))
+        track = False if estimate_only else config.track
+        with tracking(folder, copy_compile, track, TRACKING_INTERVAL, at_once=True) as tracker:
+            with open_gateway(ledger, recorder, spec.teachers, config.seed) as gateway:
+                steps = CompileSteps(spec, gateway, recorder.budget.caps, seconds, on_progress)
+                outcome = steps.run(estimate_only)
+            tracker.update()  # so that the program's manifest can name its run
+            return write_outcome(folder, ledger, spec, outcome, keep=not estimate_only)
 
 
-def _opened(ledger: Ledger, job: CompileSpec, limits: CapSettings) -> tuple[RunRecorder, float | None]:
-    """The books of one start, and the seconds left to it. Raises InputError, before anything is written."""
-    refuse_left_batches(ledger, job.teachers.values())
+def open_recorder(ledger: Ledger, spec: CompileSpec, cap_settings: CapSettings) -> tuple[RunRecorder, float | None]:
+    """The recorder of one start, and the seconds left to it. Raises InputError before anything is written."""
+    refuse_left_batches(ledger, spec.teachers.values())
     before = spent(ledger)
-    caps = caps_of(job, limits, before.unpriced)
-    _begin_or_continue(ledger, job, limits)
+    caps = compile_caps(spec, cap_settings, before.unpriced)
+    _begin_or_continue(ledger, spec, cap_settings)
     begin_start(ledger)
-    minutes = limits["max_minutes"]
-    left = None if minutes is None else max(0.0, 60 * minutes - before.seconds)
-    return RunRecorder(ledger, caps, before), left
+    minutes = cap_settings["max_minutes"]
+    seconds = None if minutes is None else max(0.0, 60 * minutes - before.seconds)
+    return RunRecorder(ledger, caps, before), seconds
 
 
-def _begin_or_continue(ledger: Ledger, job: CompileSpec, limits: CapSettings) -> None:
-    """Write a new compile's facts, or check that these are the same. Raises RunDirError."""
-    identity = job.identity()
+def _begin_or_continue(ledger: Ledger, spec: CompileSpec, cap_settings: CapSettings) -> None:
+    """Record what a new compile is, or check that this is the same one. Raises RunDirError."""
+    identity = spec.identity()
     stored = ledger.meta("compile")
     refuse_other_work(ledger, "compile")
     begun = has_begun(ledger)
-    if stored is not None and begun and (found := differences(stored, identity)):
+    if stored is not None and begun and (changes := differences(stored, identity)):
         raise RunDirError(
-            f"{ledger.path.parent}: holds another compile: {'; '.join(found)}; set these back, or use a new --out"
+            f"{ledger.path.parent}: holds another compile: {'; '.join(changes)}; set these back, or use a new --out"
         )
-    if not begun:  # an earlier start came to nothing, and may have been of other parts
-        ledger.commit(forgotten())
-    ledger.set_meta(compile=identity, about=job.about(), **limits)
+    if not begun:  # an earlier start recorded no answer, and may have been another compile
+        ledger.commit(delete_candidates())
+    ledger.set_meta(compile=identity, about=spec.about(), **cap_settings)

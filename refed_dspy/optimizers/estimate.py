@@ -1,4 +1,4 @@
-"""What the whole compile will take, going by its first evaluations, and what of the caps is kept back for the proof."""
+"""What the whole compile will take, judging by its first evaluations, and how much of the caps the proof needs."""
 
 from __future__ import annotations
 
@@ -6,57 +6,58 @@ from collections.abc import Mapping
 from typing import Any
 
 from refed_dspy.ledger.budget import Caps
-from refed_dspy.ledger.candidates import Trial
+from refed_dspy.ledger.candidates import Candidate
 from refed_dspy.optimizers.dspy_optimizers import Optimizer
 from refed_dspy.optimizers.gateway import Gateway
 from refed_dspy.optimizers.spec import CompileSpec
 
-DEARER = 1.6
-"""A candidate's evaluation costs about so many times the uncompiled program's, which is compared with nothing."""
-MOST_HELD_BACK = 0.5
+COST_OF_CANDIDATE = 1.6
+"""Cost of a candidate's evaluation over that of the uncompiled program's, which needs no comparison."""
+MOST_FOR_PROOF = 0.5
+"""At most this share of what is left of a cap is set aside for the proof."""
 
 
-def estimated(
-    job: CompileSpec, gateway: Gateway, uncompiled: Trial, optimizer: Optimizer, champion: bool
+def estimate_compile(
+    spec: CompileSpec, gateway: Gateway, uncompiled: Candidate, optimizer: Optimizer, champion: bool
 ) -> dict[str, Any]:
-    """What the whole will take, going by the uncompiled program's evaluations. Costs are in picodollars.
+    """What the whole will take, judging by the uncompiled program's evaluations. Costs are in picodollars.
 
-    `champion`: whether the proof compares with one.
+    `champion`: whether the proof compares with a champion.
     """
-    first = _first_figures(gateway, uncompiled)
-    split = job.split
-    programs = 1 + DEARER * (2 if champion else 1)
-    after = DEARER * len(split.validation) + programs * len(split.test)
-    evaluations = len(split.validation) + DEARER * optimizer.expected + after
-    each_cost, each_calls = first["cost"], first["calls"]
-    priced = all(teacher.price is not None for teacher in job.teachers.values())
+    baseline = _baseline_figures(gateway, uncompiled)
+    split = spec.split
+    programs = 1 + COST_OF_CANDIDATE * (2 if champion else 1)
+    for_proof = COST_OF_CANDIDATE * len(split.validation) + programs * len(split.test)
+    evaluations = len(split.validation) + COST_OF_CANDIDATE * optimizer.expected + for_proof
+    each_cost, each_calls = baseline["cost"], baseline["calls"]
+    priced = all(teacher.price is not None for teacher in spec.teachers.values())
     return {
         "evaluations": optimizer.expected,
         "cost": each_cost * evaluations if priced else None,
         "calls": each_calls * evaluations,
-        "proof_cost": each_cost * after,
-        "proof_calls": each_calls * after,
+        "proof_cost": each_cost * for_proof,
+        "proof_calls": each_calls * for_proof,
         "spent": gateway.recorder.budget.spent,
-        "spent_then": first["spent"],
-        "calls_then": first["all_calls"],
+        "spent_then": baseline["spent"],
+        "calls_then": baseline["all_calls"],
     }
 
 
-def without_the_proof(caps: Caps, seconds: float | None, estimate: Mapping[str, Any]) -> tuple[Caps, float | None]:
-    """The caps less what the proof will need of them, by an `estimate` made above."""
+def caps_before_proof(caps: Caps, seconds: float | None, estimate: Mapping[str, Any]) -> tuple[Caps, float | None]:
+    """The caps less what the proof will need, by the result of `estimate_compile`."""
     cost, calls = caps.max_cost, caps.max_calls
     if cost is not None:
-        cost -= int(min(1.1 * estimate["proof_cost"], MOST_HELD_BACK * max(0, cost - estimate["spent_then"])))
+        cost -= int(min(1.1 * estimate["proof_cost"], MOST_FOR_PROOF * max(0, cost - estimate["spent_then"])))
     if calls is not None:
-        calls -= int(min(1.1 * estimate["proof_calls"], MOST_HELD_BACK * max(0, calls - estimate["calls_then"])))
+        calls -= int(min(1.1 * estimate["proof_calls"], MOST_FOR_PROOF * max(0, calls - estimate["calls_then"])))
     return Caps(cost, calls), None if seconds is None else 0.75 * seconds
 
 
-def _first_figures(gateway: Gateway, uncompiled: Trial) -> dict[str, float]:
-    """What an evaluation of the uncompiled program cost, on the first start: later ones go by the same figures, so
-    that the same part of the caps stays kept back for the proof."""
-    if (known := gateway.read(lambda ledger: ledger.meta("first"))) is not None:
-        return dict(known)
+def _baseline_figures(gateway: Gateway, uncompiled: Candidate) -> dict[str, float]:
+    """What an evaluation of the uncompiled program cost on the first start. Later starts use the same figures, so that
+    the same part of the caps stays set aside for the proof."""
+    if (recorded := gateway.read(lambda ledger: ledger.meta("first"))) is not None:
+        return dict(recorded)
     done = max(1, len(uncompiled.scores.get("validation", {})))
     budget = gateway.recorder.budget
     figures = {
@@ -65,7 +66,7 @@ def _first_figures(gateway: Gateway, uncompiled: Trial) -> dict[str, float]:
         "spent": budget.spent,
         "all_calls": budget.calls,
     }
-    if not gateway.reached:
+    if not gateway.cap_reached:
         gateway.read(lambda ledger: ledger.set_meta(first=figures))
     return figures
 

@@ -1,4 +1,4 @@
-"""What DSPy holds of a gateway: a language model for each role, whose every request goes through it."""
+"""The language models that DSPy works with during a compile: each sends its requests through the gateway."""
 
 from __future__ import annotations
 
@@ -7,31 +7,29 @@ import itertools
 from collections.abc import Iterator
 from concurrent.futures import Future
 from contextvars import ContextVar
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import dspy
 from dspy.lm15 import Request, Response
 
-MANY = 1_000_000
-"""Where the repetitions of one call that wants several answers begin: no rollout is counted so far."""
-_several: ContextVar[Iterator[int] | None] = ContextVar("refed_several", default=None)
-"""Counts the answers of a call that wants several."""
+if TYPE_CHECKING:
+    from refed_dspy.optimizers.gateway import Gateway
+    from refed_dspy.optimizers.models import CompileModel
 
-
-class Asked(Protocol):
-    """Whoever takes requests from any thread: a gateway."""
-
-    def submit(self, role: Any, request: Request, repetition: int) -> Future[Response]: ...
+FIRST_OF_SEVERAL = 1_000_000
+"""Where the repetition numbers of a call for several answers begin: no `rollout_id` gets that high."""
+_answer_numbers: ContextVar[Iterator[int] | None] = ContextVar("refed_several", default=None)
+"""Numbers the answers of a call that wants several."""
 
 
 class _Engine:
-    """What DSPy takes for an engine: one for each role and repetition."""
+    """An engine for DSPy: one for each model and repetition number."""
 
     supports_function_calling = False
 
-    def __init__(self, gateway: Asked, role: Any, repetition: int = 0) -> None:
-        self.gateway, self.role, self.repetition = gateway, role, repetition
-        engine = role.lm.straight if role.teacher.reports_calls else role.lm
+    def __init__(self, gateway: Gateway, model: CompileModel, repetition: int = 0) -> None:
+        self.gateway, self.model, self.repetition = gateway, model, repetition
+        engine = model.lm.direct_engine if model.teacher.reports_calls else model.lm
         self.supports_response_schema = bool(engine.supports_response_schema)
         self.supported_params = frozenset(engine.supported_params)
 
@@ -39,68 +37,68 @@ class _Engine:
         return self  # optimizers copy programs, and with them their language models
 
     def _submitted(self, request: Request) -> Future[Response]:
-        counter = _several.get()
-        nth = 0 if counter is None else next(counter)
-        return self.gateway.submit(self.role, request, self.repetition + nth * MANY)
+        counter = _answer_numbers.get()
+        number = 0 if counter is None else next(counter)
+        return self.gateway.submit(self.model, request, self.repetition + number * FIRST_OF_SEVERAL)
 
 
 class SyncEngine(_Engine):
     def complete(self, request: Request) -> Response:
-        """The answer, from the journal or paid for. Raises LMError."""
+        """The answer, recorded or paid for. Raises LMError."""
         return self._submitted(request).result()
 
 
 class AsyncEngine(_Engine):
     async def complete(self, request: Request) -> Response:
-        """The answer, from the journal or paid for. Raises LMError."""
+        """The answer, recorded or paid for. Raises LMError."""
         return await asyncio.wrap_future(self._submitted(request))
 
 
 class GatewayLM(dspy.LM):
-    """A `dspy.LM` that asks for another answer to the same question where its `rollout_id` is another.
+    """A `dspy.LM` that asks for another answer to the same question if its `rollout_id` is another.
 
-    It may be given with a copy or with a call. A call for `n` answers counts them.
+    The `rollout_id` may come with a copy or with a call. A call for `n` answers numbers them.
     """
 
     malformed_retries = 0
-    """Further tries after an answer that does not fit (programs/asking.py), each a repetition of its own."""
+    """Further tries after an answer that does not fit (programs/asking.py), each with its own repetition number."""
 
     @property
-    def straight(self) -> AsyncEngine:
-        """The way without DSPy's layers, for calls that nobody watches (programs/straight.py)."""
-        door: AsyncEngine = self._async_engine_spec
-        return door
+    def direct_engine(self) -> AsyncEngine:
+        """The engine itself, past DSPy's layers, for calls without traces or callbacks (programs/fast_path.py)."""
+        engine: AsyncEngine = self._async_engine_spec
+        return engine
 
     def copy(self, **kwargs: Any) -> GatewayLM:
         """As `dspy.LM.copy`."""
-        own = self.engine
-        if "rollout_id" in kwargs and isinstance(own, SyncEngine):
+        engine = self.engine
+        if "rollout_id" in kwargs and isinstance(engine, SyncEngine):
             repetition = int(kwargs["rollout_id"] or 0)
-            kwargs["engine"] = SyncEngine(own.gateway, own.role, repetition)
-            kwargs["async_engine"] = AsyncEngine(own.gateway, own.role, repetition)
+            kwargs["engine"] = SyncEngine(engine.gateway, engine.model, repetition)
+            kwargs["async_engine"] = AsyncEngine(engine.gateway, engine.model, repetition)
         copied: GatewayLM = super().copy(**kwargs)
         return copied
 
     def __call__(self, prompt: Any = None, *, messages: Any = None, **kwargs: Any) -> Any:
         """As `dspy.LM`."""
-        asked = self._repeated(kwargs)
-        token = _several.set(itertools.count() if _wants_several(asked, kwargs) else None)
+        lm = self._repeated(kwargs)
+        token = _answer_numbers.set(itertools.count() if _wants_several(lm, kwargs) else None)
         try:
-            return super(GatewayLM, asked).__call__(prompt, messages=messages, **kwargs)
+            return super(GatewayLM, lm).__call__(prompt, messages=messages, **kwargs)
         finally:
-            _several.reset(token)
+            _answer_numbers.reset(token)
 
     async def acall(self, prompt: Any = None, *, messages: Any = None, **kwargs: Any) -> Any:
         """As `dspy.LM`."""
-        asked = self._repeated(kwargs)
-        token = _several.set(itertools.count() if _wants_several(asked, kwargs) else None)
+        lm = self._repeated(kwargs)
+        token = _answer_numbers.set(itertools.count() if _wants_several(lm, kwargs) else None)
         try:
-            return await super(GatewayLM, asked).acall(prompt, messages=messages, **kwargs)
+            return await super(GatewayLM, lm).acall(prompt, messages=messages, **kwargs)
         finally:
-            _several.reset(token)
+            _answer_numbers.reset(token)
 
     def _repeated(self, kwargs: dict[str, Any]) -> GatewayLM:
-        """This model, or a copy for the repetition that a call is for."""
+        """This model, or a copy for the `rollout_id` of a call."""
         rollout = kwargs.get("rollout_id")
         return self if rollout is None or rollout == self.engine.repetition else self.copy(rollout_id=rollout)
 

@@ -1,4 +1,4 @@
-"""Measure a judge against people, paying once: verdicts are kept in a folder, and a second start goes on from them."""
+"""Measure how well a judge agrees with people. Verdicts are recorded in a folder; a second start continues."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from refed_dspy.ledger.identity import differences, has_begun, refuse_other_work
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.recorder import RunRecorder
 from refed_dspy.ledger.spending import begin_start, spent
-from refed_dspy.optimizers.agreement import Agreement, agreement, judged
+from refed_dspy.optimizers.agreement import Agreement, agreement, judge_pairs
 from refed_dspy.optimizers.gateway import Gateway, open_gateway
 from refed_dspy.optimizers.result import why_stopped
 from refed_dspy.programs import PairwiseJudge, Verdict
 from refed_dspy.programs.adapter import SchemaAdapter
 from refed_dspy.programs.load import warn_of_another_teacher
-from refed_dspy.programs.saved import load_program, program_digests
+from refed_dspy.programs.saved import load_into, program_digests
 from refed_dspy.records import digest, dollars
 from refed_dspy.teachers import Teacher
 from refed_dspy.teachers.caps import CapSettings, CapsLeft, caps_left, lasting_caps
@@ -33,7 +33,7 @@ from refed_dspy.teachers.judge import open_judge_model
 
 @dataclass(frozen=True)
 class Measurement:
-    """How a judge agrees with people: a row a criterion, and what it cost. `stopped`: the cap that ended it early."""
+    """How a judge agrees with people: a row for each criterion, and what it cost. `stopped`: the cap that ended it."""
 
     rows: Sequence[Agreement]
     judged: int
@@ -63,59 +63,59 @@ def measure_agreement(
     """Have `judge` (what `synthesize` takes as teacher) judge pairs that people have judged.
 
     Args:
-        pairs: a file that `load_pairs` reads, or pairs; `count` of them are drawn with `seed`, or all are taken.
+        pairs: a file that `load_pairs` reads, or pairs; `count` of them are drawn with `seed`, or all are used.
         out: the folder that keeps the verdicts; None: `refed-verdicts/` and a name made from pairs, judge and program.
-            The same call goes on from them.
-        program: a compiled judge, or the file or MLflow address of one; None: as it comes.
-        max_cost, max_calls, max_minutes: caps over all starts; at one, what there is is returned.
+            The same call continues from them.
+        program: a compiled judge, or its file or MLflow address; None: the judge with its own prompts.
+        max_cost, max_calls, max_minutes: caps over all starts; at a cap, the result so far is returned.
 
     Raises:
-        InputError: something given cannot be used; nothing was paid for.
+        InputError: an argument cannot be used; nothing was paid for.
     """
     check_settings(max_cost=max_cost, max_calls=max_calls, max_minutes=max_minutes)
-    module = _judge_program(program)
+    judge_program = _judge_program(program)
     chosen = load_pairs(pairs) if isinstance(pairs, str | Path) else list(pairs)
     if count is not None:
         chosen = sample_pairs(chosen, count, seed)
     teacher = open_judge_model(judge)
-    warn_of_another_teacher(module, teacher.model)
-    identity = {"pairs": digest([pair.id for pair in chosen]), "program": program_digests(module)}
+    warn_of_another_teacher(judge_program, teacher.model)
+    identity = {"pairs": digest([pair.id for pair in chosen]), "program": program_digests(judge_program)}
     folder = Path(out) if out is not None else Path("refed-verdicts") / digest([identity, teacher.identity])
-    limits = CapSettings(max_cost=max_cost, max_calls=max_calls, max_minutes=max_minutes)
+    caps = CapSettings(max_cost=max_cost, max_calls=max_calls, max_minutes=max_minutes)
     with Ledger.create(folder) as ledger:
-        limits = lasting_caps(ledger, limits)
-        allowance = caps_left(ledger, {"judge": teacher}, limits)
-        _begin_or_continue(ledger, {**identity, "judge": teacher.identity}, limits)
-        with _asking(ledger, teacher, allowance, seed) as gateway:
-            verdicts = _judge_all(module, chosen, gateway, teacher.concurrency)
-            stopped = gateway.reached
-        used = spent(ledger)
-    told = [pair for pair in chosen if pair.id in verdicts]
-    rows = agreement(told, [verdicts[pair.id] for pair in told], seed)
-    return Measurement(rows, len(told), len(chosen), used.cost, used.calls, stopped)
+        caps = lasting_caps(ledger, caps)
+        remaining = caps_left(ledger, {"judge": teacher}, caps)
+        _begin_or_continue(ledger, {**identity, "judge": teacher.identity}, caps)
+        with _asking(ledger, teacher, remaining, seed) as gateway:
+            verdicts = _judge_all(judge_program, chosen, gateway, teacher.concurrency)
+            stopped = gateway.cap_reached
+        spending = spent(ledger)
+    judged_pairs = [pair for pair in chosen if pair.id in verdicts]
+    rows = agreement(judged_pairs, [verdicts[pair.id] for pair in judged_pairs], seed)
+    return Measurement(rows, len(judged_pairs), len(chosen), spending.cost, spending.calls, stopped)
 
 
-def _judge_program(given: PairwiseJudge | str | Path | None) -> PairwiseJudge:
-    if given is not None and not isinstance(given, str | Path):
-        return given
+def _judge_program(program: PairwiseJudge | str | Path | None) -> PairwiseJudge:
+    if program is not None and not isinstance(program, str | Path):
+        return program
     judge = PairwiseJudge()
-    if given is not None:
-        load_program(judge, given)
+    if program is not None:
+        load_into(judge, program)
     return judge
 
 
 @contextmanager
-def _asking(ledger: Ledger, judge: Teacher, allowance: CapsLeft, seed: int) -> Iterator[Gateway]:
-    """The judge, asked through the ledger, under what is left of the caps."""
+def _asking(ledger: Ledger, judge: Teacher, remaining: CapsLeft, seed: int) -> Iterator[Gateway]:
+    """A gateway to the judge, under what is left of the caps."""
     begin_start(ledger)
-    recorder = RunRecorder(ledger, allowance.caps, allowance.before)
+    recorder = RunRecorder(ledger, remaining.caps, remaining.before)
     with open_gateway(ledger, recorder, {"judge": judge}, seed) as gateway:
-        gateway.allow(allowance.caps, allowance.seconds)
+        gateway.allow(remaining.caps, remaining.seconds)
         yield gateway
 
 
 def _judge_all(judge: PairwiseJudge, pairs: Sequence[Pair], gateway: Gateway, concurrency: int) -> dict[str, Verdict]:
-    """Pair → verdict, of those that were judged before a cap came."""
+    """Pair's id → verdict, for the pairs that were judged before a cap was reached."""
     verdicts: dict[str, Verdict] = {}
 
     def keep(pair: Pair, verdict: Verdict) -> None:
@@ -124,19 +124,19 @@ def _judge_all(judge: PairwiseJudge, pairs: Sequence[Pair], gateway: Gateway, co
     quiet: dict[str, Any] = {"disable_history": True, "trace": None, "max_trace_size": 0, "callbacks": []}
     with dspy.context(lm=gateway.lm("judge"), adapter=SchemaAdapter(), **quiet):
         try:
-            run_blocking(judged(judge, pairs, max(1, concurrency // 2), keep))
+            run_blocking(judge_pairs(judge, pairs, max(1, concurrency // 2), keep))
         except CapReached:
-            return verdicts  # which cap it was is told by the gateway
+            return verdicts  # the gateway holds which cap it was
         except RefedError as error:
-            raise (gateway.stopped or error) from None
+            raise (gateway.stop_error or error) from None
     return verdicts
 
 
-def _begin_or_continue(ledger: Ledger, identity: dict[str, Any], limits: CapSettings) -> None:
+def _begin_or_continue(ledger: Ledger, identity: dict[str, Any], caps: CapSettings) -> None:
     stored = ledger.meta("agreement")
     refuse_other_work(ledger, "agreement")
-    if stored is not None and has_begun(ledger) and (found := differences(stored, identity)):
+    if stored is not None and has_begun(ledger) and (changes := differences(stored, identity)):
         raise RunDirError(
-            f"{ledger.path.parent}: holds other verdicts: {'; '.join(found)}; set these back, or use a new --out"
+            f"{ledger.path.parent}: holds other verdicts: {'; '.join(changes)}; set these back, or use a new --out"
         )
-    ledger.set_meta(agreement=identity, **limits)
+    ledger.set_meta(agreement=identity, **caps)

@@ -1,4 +1,4 @@
-"""What the judge said, in words for the model that rewrites prompts. Short: each word of it is paid for again."""
+"""The judge's verdicts and grades as feedback for the model that rewrites prompts. Short, since every token costs."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from refed_dspy.programs.judges import Graded, Verdict
 from refed_dspy.records import Sample
 
-SHOWN, REASON = 240, 600
-"""Characters of an instruction, and of a judge's reason, that are shown."""
-LOWEST = 6
-"""Grades that are shown, the lowest first."""
+INSTRUCTION_LENGTH, REASON_LENGTH = 240, 600
+"""How many characters of an instruction, and of a judge's reason, are shown at most."""
+MOST_GRADES = 6
+"""How many grades are shown, the lowest first."""
 
 
 @dataclass(frozen=True)
-class Judged:
-    """What the judge said of one sample. `verdict` is None where the uncompiled program had no answer to compare."""
+class JudgedSample:
+    """The judge's verdict and grades of one sample. `verdict` is None where the uncompiled program had no answer."""
 
     sample: Sample
     baseline: str | None
@@ -24,41 +24,47 @@ class Judged:
     grades: tuple[Graded, ...]
 
     @property
-    def longer(self) -> float:
-        """The final answer's length over the baseline's; 1 where there is none."""
+    def length_ratio(self) -> float:
+        """The final answer's length over that of the baseline's; 1 where there is no baseline."""
         return len(self.sample.improved_response) / max(1, len(self.baseline)) if self.baseline else 1.0
 
 
-def feedback_on_instructions(judged: Sequence[Judged]) -> str:
+def feedback_on_instructions(judged: Sequence[JudgedSample]) -> str:
     """The lowest grades of the instructions, with the judge's reasons."""
-    graded = [(grade, each.sample.instruction) for each in judged for grade in each.grades if grade.grade is not None]
+    graded = [
+        (grade, sample.sample.instruction) for sample in judged for grade in sample.grades if grade.grade is not None
+    ]
     if not graded:
         return "The judge graded none of the instructions."
     graded.sort(key=lambda pair: pair[0].grade or 0)
     lines = [
-        f'- "{clipped(text)}": {grade.criterion} {grade.grade} of 5. {clipped(grade.reason, REASON)}'
-        for grade, text in graded[:LOWEST]
+        f'- "{clipped(text)}": {grade.criterion} {grade.grade} of 5. {clipped(grade.reason, REASON_LENGTH)}'
+        for grade, text in graded[:MOST_GRADES]
     ]
     return "\n".join(["A judge graded the new instructions; the lowest grades and its reasons:", *lines])
 
 
-def feedback_on_responses(judged: Sequence[Judged], graded: Sequence[Sequence[Graded]]) -> str:
-    """How the final answers fared against the original prompts' answers, and what a judge finds lacking in them."""
+def feedback_on_responses(judged: Sequence[JudgedSample], graded: Sequence[Sequence[Graded]]) -> str:
+    """How the final answers compare with the original prompts' answers, and what the judge criticises in them."""
     if not judged:
         return "There was no final answer to judge."
-    return "\n\n".join(_one_answer(each, grades) for each, grades in zip(judged, graded, strict=True))
+    return "\n\n".join(_feedback_on_answer(sample, grades) for sample, grades in zip(judged, graded, strict=True))
 
 
-def _one_answer(judged: Judged, grades: Sequence[Graded]) -> str:
+def _feedback_on_answer(judged: JudgedSample, grades: Sequence[Graded]) -> str:
     lines = [f'The final answer to "{clipped(judged.sample.instruction)}" {_outcome(judged.verdict)}']
     if judged.verdict is not None:
         lines += [
-            f"- Judge (A is this answer, B the original prompts'): {clipped(reason, REASON)}"
+            f"- Judge (A is this answer, B the original prompts'): {clipped(reason, REASON_LENGTH)}"
             for reason in judged.verdict.reasons
         ]
-    lines += [f"- {grade.criterion} {grade.grade or '?'} of 5. {clipped(grade.reason, REASON)}" for grade in grades]
-    if judged.longer > 1.5:
-        lines.append(f"- It is {judged.longer:.1f} times as long as the original prompts' answer; length wins nothing.")
+    lines += [
+        f"- {grade.criterion} {grade.grade or '?'} of 5. {clipped(grade.reason, REASON_LENGTH)}" for grade in grades
+    ]
+    if judged.length_ratio > 1.5:
+        lines.append(
+            f"- It is {judged.length_ratio:.1f} times as long as the original prompts' answer; length wins nothing."
+        )
     return "\n".join(lines)
 
 
@@ -71,6 +77,6 @@ def _outcome(verdict: Verdict | None) -> str:
     return f"{won} the answer that the original prompts give."
 
 
-def clipped(text: str, most: int = SHOWN) -> str:
-    """`text` in at most `most` characters."""
-    return text if len(text) <= most else text[: most - 1] + "…"
+def clipped(text: str, longest: int = INSTRUCTION_LENGTH) -> str:
+    """`text` in at most `longest` characters."""
+    return text if len(text) <= longest else text[: longest - 1] + "…"

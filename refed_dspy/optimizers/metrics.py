@@ -1,4 +1,4 @@
-"""What every metric of a compile gives: one score, its parts, and words for whoever improves the prompts."""
+"""The interface of a compile's metrics, and two of them: agreement with people, and a caller's own function."""
 
 from __future__ import annotations
 
@@ -15,44 +15,44 @@ from refed_dspy.records import digest
 
 
 class NotScored(RefedError):
-    """There is nothing to judge this evaluation by: the judge abstained on all of it, or no model answered.
+    """This evaluation cannot be scored: the judge abstained on all of it, or no model answered.
 
-    It is recorded without a score, so that it counts neither for nor against the candidate.
+    It is recorded without a score, so it counts neither for nor against the candidate.
     """
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A program's score on one example, 0 to 1, and the parts that it is made of."""
+    """A program's score on one example, 0 to 1, and the components that it is made of."""
 
     score: float
-    parts: Mapping[str, float] = field(default_factory=dict)
+    components: Mapping[str, float] = field(default_factory=dict)
 
 
 class Metric(Protocol):
-    """What a compile needs of a metric. Both are called from threads, without an event loop."""
+    """What a compile needs of a metric. Its methods are called from threads without an event loop."""
 
     @property
     def accept(self) -> float:
-        """From this score on a rollout is good enough to become a demonstration."""
+        """The lowest score at which a rollout may become a demonstration."""
         ...
 
     def score(self, example: dspy.Example, prediction: Any, trace: Any = None) -> Evaluation:
-        """`trace` is given while bootstrapping. Raises NotScored where nothing can be said."""
+        """The score of `prediction`; `trace` is set while bootstrapping. Raises NotScored if there is none."""
         ...
 
     def feedback(self, example: dspy.Example, prediction: Any, stage: str | None, trace: Any) -> str:
-        """Words for whoever rewrites the prompt of `stage`; `trace` holds the call of it that is looked at."""
+        """Feedback for the model that rewrites the prompt of `stage`; `trace` holds the call of it that is examined."""
         ...
 
     def identity(self) -> dict[str, Any]:
-        """What its scores depend on, beyond the judge."""
+        """What its scores depend on besides the judge, in JSON types."""
         ...
 
 
 class MetricScore(dspy.Prediction):
-    """A score as DSPy's optimizers want one: a number where they add, true or false where they bootstrap, and an
-    object with `score` and `feedback` where they reflect."""
+    """A score as DSPy's optimizers use it: a number where they add, a bool where they bootstrap, and an object with
+    `score` and `feedback` where they reflect."""
 
     def __init__(self, score: float, feedback: str, accept: float) -> None:
         super().__init__(score=score, feedback=feedback)
@@ -62,13 +62,13 @@ class MetricScore(dspy.Prediction):
         return bool(float(self) >= self._accept)
 
 
-_WORDS = {1.0: "answer A", 0.0: "neither: a tie", -1.0: "answer B"}
+_WINNER = {1.0: "answer A", 0.0: "neither: a tie", -1.0: "answer B"}
 
 
 class HumanAgreement:
-    """How near a pairwise judge comes to people: 1 for the same verdict, ½ where one of both sees a tie, else 0.
+    """Agreement of a pairwise judge with people: 1 for the same verdict, ½ if only one of the two is a tie, else 0.
 
-    Its examples hold people's verdict as `people`: 1 (A), 0 (a tie) or -1 (B).
+    The examples hold people's verdict as `people`: 1 (A), 0 (a tie) or -1 (B).
     """
 
     accept = 1.0
@@ -80,12 +80,12 @@ class HumanAgreement:
         """Raises NotScored where the judge abstained."""
         if prediction.preference is None:
             raise NotScored(f"the judge abstained: {prediction.abstained}")
-        said = (prediction.preference > 0) - (prediction.preference < 0)
-        return Evaluation(1 - abs(said - example.people) / 2, {"consistent": float(prediction.consistent)})
+        verdict = (prediction.preference > 0) - (prediction.preference < 0)
+        return Evaluation(1 - abs(verdict - example.people) / 2, {"consistent": float(prediction.consistent)})
 
     def feedback(self, example: dspy.Example, prediction: Any, stage: str | None, trace: Any) -> str:  # noqa: ARG002
-        """What people said, and whether the judge kept to its verdict when the answers changed places."""
-        lines = [f"People preferred {_WORDS[float(example.people)]}."]
+        """What people preferred, and whether the judge's verdict stayed the same when the answers were swapped."""
+        lines = [f"People preferred {_WINNER[float(example.people)]}."]
         inputs = trace[0][1] if trace else {}
         if inputs.get("answer_a") == example.answer_b:
             lines.append("(In this call A and B stood the other way round.)")
@@ -97,7 +97,7 @@ class HumanAgreement:
 
 @dataclass(frozen=True)
 class CustomMetric:
-    """Any function that a DSPy optimizer would take: of (example, prediction), with a trace, or with GEPA's five."""
+    """The caller's function, in any form that DSPy takes: of (example, prediction), with a trace, or GEPA's five."""
 
     function: Callable[..., Any]
     accept: float = 0.5
@@ -106,18 +106,18 @@ class CustomMetric:
         return {"metric": name_of(self.function)}
 
     def score(self, example: dspy.Example, prediction: Any, trace: Any = None) -> Evaluation:
-        """What the function returns: a number, a bool, or an object with a `score`.
+        """The score that the function returns: a number, a bool, or an object with a `score`.
 
         Raises ValueError for a score that is no finite number.
         """
-        return Evaluation(_number(self._asked(example, prediction, trace, None, None)))
+        return Evaluation(_number(self._call(example, prediction, trace, None, None)))
 
     def feedback(self, example: dspy.Example, prediction: Any, stage: str | None, trace: Any) -> str:
-        """Its `feedback`, if it gives any when it is told of the stage, as GEPA does."""
-        said = self._asked(example, prediction, None, stage, trace)
-        return str(getattr(said, "feedback", None) or f"The program scored {_number(said):.2f} here.")
+        """The `feedback` that the function returns when called as GEPA calls it; else its score in words."""
+        result = self._call(example, prediction, None, stage, trace)
+        return str(getattr(result, "feedback", None) or f"The program scored {_number(result):.2f} here.")
 
-    def _asked(self, *arguments: Any) -> Any:
+    def _call(self, *arguments: Any) -> Any:
         """Call the function with as many of the five arguments as it takes: five, three or two."""
         for count in (5, 3):
             if _takes(self.function, count):
@@ -133,21 +133,21 @@ def _takes(function: Callable[..., Any], count: int) -> bool:
     return True
 
 
-def _number(said: Any) -> float:
-    score = float(getattr(said, "score", said))
+def _number(result: Any) -> float:
+    score = float(getattr(result, "score", result))
     if not math.isfinite(score):
         raise ValueError(f"the metric returned {score}, which is no finite number")
     return score
 
 
 def name_of(function: Callable[..., Any]) -> str:
-    """A function's module and name, and a digest of its text: one that was changed is another."""
+    """A function's module and name, and a digest of its source: a changed function has another name."""
     kind = function if hasattr(function, "__qualname__") else type(function)
     return f"{getattr(kind, '__module__', '')}.{kind.__qualname__}{source_of(kind)}"
 
 
 def source_of(thing: Any) -> str:
-    """A digest of a function's or class's text, behind a space; nothing where there is no text to be had."""
+    """A digest of a function's or class's source after a space; an empty text where the source is not available."""
     try:
         return f" {digest(inspect.getsource(thing))}"
     except (OSError, TypeError):

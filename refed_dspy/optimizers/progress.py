@@ -1,4 +1,4 @@
-"""Where a compile stands, for whoever watches."""
+"""How far a compile has come, for a display."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass
 class CompileProgress:
-    """Where a compile stands, for whoever watches."""
+    """How far a compile has come. `baseline` and `best` are mean scores on the validation set."""
 
     phase: str = "starting"
     evaluations: int = 0
@@ -15,6 +15,5 @@ class CompileProgress:
     candidates: int = 0
     baseline: float | None = None
     best: float | None = None
-    """On the validation set."""
     cost: int = 0
     calls: int = 0

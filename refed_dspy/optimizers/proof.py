@@ -1,4 +1,4 @@
-"""The proof: two programs on references that no optimizer saw, paired, with an interval."""
+"""The proof: programs compared on examples that no optimizer saw, in pairs, with an interval."""
 
 from __future__ import annotations
 
@@ -7,19 +7,23 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from refed_dspy.ledger.candidates import Trial
+from refed_dspy.ledger.candidates import Candidate
 from refed_dspy.metrics.intervals import Interval, is_gain, mean_interval, paired_gain
 from refed_dspy.records import dollars
 
 
 @dataclass(frozen=True)
 class ProgramScore:
-    """One program on the test set. `each` is what it costs: picodollars a sample, or an example where it makes none;
+    """One program on the test set. `unit_cost`: picodollars a sample, or an example for programs that make no samples;
     None where a price is unknown."""
 
     score: Interval
-    parts: Mapping[str, float]
-    each: float | None
+    components: Mapping[str, float]
+    unit_cost: float | None
+
+    def facts(self) -> dict[str, Any]:
+        """The same in the names of the outcome's JSON."""
+        return {"score": asdict(self.score), "parts": dict(self.components), "each": self.unit_cost}
 
 
 @dataclass(frozen=True)
@@ -32,7 +36,7 @@ class Proof:
     """Compiled less uncompiled, paired by example, clustered by reference; 95%."""
     champion: ProgramScore | None = None
     over_champion: Interval | None = None
-    """On the examples that the champion did not see either; None where they are none."""
+    """On the examples that the champion did not see either; None where there are none."""
     unit: str = "references"
     """What the intervals are clustered by."""
     whole: bool = True
@@ -40,7 +44,7 @@ class Proof:
 
     @property
     def proved(self) -> bool:
-        """Whether the gain lies above zero: over the champion where there is one, else over the uncompiled program."""
+        """Whether the gain is above zero: over the champion where there is one, else over the uncompiled program."""
         if not self.whole:
             return False
         if self.champion is not None:
@@ -52,9 +56,12 @@ class Proof:
         rows = [("uncompiled", self.baseline), ("compiled", self.compiled)]
         if self.champion is not None:
             rows.insert(1, ("champion", self.champion))
-        names = [name for name in ("wins", "grades", "diversity", "coverage") if name in self.compiled.parts]
+        names = [name for name in ("wins", "grades", "diversity", "coverage") if name in self.compiled.components]
         heads = ["program", "score (95% interval)", *names, "a sample" if self.unit == "references" else "an example"]
-        cells = [heads, *([name, str(one.score), *_parts(one, names), _money(one.each)] for name, one in rows)]
+        cells = [
+            heads,
+            *([label, str(row.score), *_component_cells(row, names), _money(row.unit_cost)] for label, row in rows),
+        ]
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
         table = ["  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in cells]
         table.append(f"gain over uncompiled: {self.gain}, {self.gain.clusters} held-out {self.unit}")
@@ -63,12 +70,14 @@ class Proof:
         return table
 
     def facts(self) -> dict[str, Any]:
-        """The same in JSON types."""
-        return {**finite(asdict(self)), "proved": self.proved}
+        """The same in JSON types, as the outcome stores it."""
+        champion = None if self.champion is None else self.champion.facts()
+        programs = {"baseline": self.baseline.facts(), "compiled": self.compiled.facts()}
+        return {**finite({**asdict(self), **programs, "champion": champion}), "proved": self.proved}
 
 
 def finite(value: Any) -> Any:
-    """`value` with None for the ends of an interval that has none: JSON knows no infinity."""
+    """`value` with None for numbers that are not finite, as JSON has none: the ends of an interval without ends."""
     if isinstance(value, dict):
         return {key: finite(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
@@ -76,21 +85,23 @@ def finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def measured(trial: Trial, clusters: Mapping[str, str], each: float | None, seed: int) -> ProgramScore | None:
-    """`trial` on the test set; None where it was not scored there."""
-    scores = trial.scores.get("test")
+def program_score(
+    candidate: Candidate, clusters: Mapping[str, str], unit_cost: float | None, seed: int
+) -> ProgramScore | None:
+    """The scores of `candidate` on the test set; None where there are none."""
+    scores = candidate.scores.get("test")
     if not scores:
         return None
     interval = mean_interval(list(scores.values()), [clusters[example] for example in scores], seed=seed)
-    return ProgramScore(interval, trial.part_means("test"), each)
+    return ProgramScore(interval, candidate.component_means("test"), unit_cost)
 
 
 def gain(
-    new: Trial, old: Trial, clusters: Mapping[str, str], seed: int, unseen: frozenset[str] | None = None
+    new: Candidate, old: Candidate, clusters: Mapping[str, str], seed: int, unseen: frozenset[str] | None = None
 ) -> Interval | None:
-    """By how much `new` scores higher on the test examples that both were scored on, of clusters in `unseen`.
+    """By how much `new` scores higher than `old` on the test examples of clusters in `unseen` that both have scores on.
 
-    The difference of a cluster is the mean of its examples'. None where nothing is shared.
+    A cluster's difference is the mean of its examples' differences. None where no example is shared.
     """
     a, b = new.scores.get("test", {}), old.scores.get("test", {})
     shared = [e for e in a if e in b and (unseen is None or clusters[e] in unseen)]
@@ -111,9 +122,9 @@ def _mean(scores: Mapping[str, float], examples: list[str]) -> float:
     return sum(scores[example] for example in examples) / len(examples)
 
 
-def _parts(one: ProgramScore, names: list[str]) -> list[str]:
-    return [f"{one.parts[name]:.2f}" if name in one.parts else "–" for name in names]
+def _component_cells(score: ProgramScore, names: list[str]) -> list[str]:
+    return [f"{score.components[name]:.2f}" if name in score.components else "–" for name in names]
 
 
-def _money(each: float | None) -> str:
-    return "price unknown" if each is None else dollars(each)
+def _money(unit_cost: float | None) -> str:
+    return "price unknown" if unit_cost is None else dollars(unit_cost)

@@ -1,8 +1,8 @@
 """The metric for Reference-Level Feedback: is the final answer better than the one the uncompiled program gives?
 
 For each of a reference's samples the judge compares the candidate's final answer with the *uncompiled program's* final
-answer to the same instruction. So nothing is won by making the first response worse, and the baseline's own score is
-known: it ties with itself. To that come grades of the instructions, their diversity, and a length control.
+answer to the same instruction. So a candidate gains nothing by making the first response worse, and the baseline's own
+score is known: it ties with itself. Grades of the instructions, their diversity and a length control are added.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from typing import Any
 import dspy
 
 from refed_dspy.concurrency import run_blocking, together
-from refed_dspy.config.loading import MetricConfig
+from refed_dspy.config.compile import MetricConfig
 from refed_dspy.errors import RowError
-from refed_dspy.optimizers.judge_feedback import Judged, feedback_on_instructions, feedback_on_responses
+from refed_dspy.optimizers.judge_feedback import JudgedSample, feedback_on_instructions, feedback_on_responses
 from refed_dspy.optimizers.metrics import Evaluation, NotScored
 from refed_dspy.programs.adapter import SchemaAdapter
 from refed_dspy.programs.judges import (
@@ -34,9 +34,9 @@ from refed_dspy.programs.judges import (
 from refed_dspy.programs.reference_level import ReferenceLevelFeedback, as_reference
 from refed_dspy.records import Reference, Sample
 
-PARTS = ("wins", "grades", "diversity")
+COMPONENTS = ("wins", "grades", "diversity")
 _WORD = re.compile(r"\w+")
-_UNLUCKY = {"no answer", "no connection"}
+_ENDPOINT_FAILURES = {"no answer", "no connection"}
 
 
 class ReferenceMetric:
@@ -44,13 +44,13 @@ class ReferenceMetric:
 
     score = coverage x (weighted mean of wins, grades and diversity), each 0 to 1:
 
-    - wins: 1, ½ or 0 a sample, pairwise against the uncompiled program, in both orders. What a win is above a tie is
+    - wins: 1, ½ or 0 a sample, pairwise against the uncompiled program, in both orders. What a win adds to a tie is
       divided by how much longer than `length_tolerance` times the baseline's answer the winner is.
     - grades: of each instruction by each criterion, 1 to 5 as 0 to 1.
     - diversity: 1 - the mean ROUGE-L (F) of each pair among a reference's instructions and its own.
-    - coverage: samples made of those asked for; those lost to an endpoint's failure are not counted as asked for.
+    - coverage: samples made over samples asked for; those lost to an endpoint's failure do not count as asked for.
 
-    A part that the judge abstained on wholly is left out, and the weights of the others make up for it.
+    A component on which the judge abstained throughout is left out, and the weights of the others are scaled up.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class ReferenceMetric:
             else tuple(Criterion(name, text) for name, text in criteria.items())
         )
         self.pairwise, self.rubric = pairwise or PairwiseJudge(), RubricJudge()
-        self._lately: deque[tuple[Any, list[Judged]]] = deque(maxlen=64)
+        self._recent: deque[tuple[Any, list[JudgedSample]]] = deque(maxlen=64)
 
     def identity(self) -> dict[str, Any]:
         return self.config.model_dump(mode="json")
@@ -79,14 +79,14 @@ class ReferenceMetric:
     def score(self, example: dspy.Example, prediction: Any, trace: Any = None) -> Evaluation:  # noqa: ARG002
         """The score of one reference's samples. Raises NotScored."""
         reference = as_reference(example.reference)
-        return self._weighed(reference, prediction, self._judged(reference, prediction))
+        return self._evaluation(reference, prediction, self._judge_once(reference, prediction))
 
     def feedback(self, example: dspy.Example, prediction: Any, stage: str | None, trace: Any) -> str:
-        """What the judge said of what `stage` contributed to. What it said before is not paid for again."""
+        """What the judge said about what `stage` contributed to. Verdicts on the same prediction are reused."""
         reference = as_reference(example.reference)
         inputs, outputs = (trace[0][1], trace[0][2]) if trace else ({}, {})
-        judged = self._judged(reference, prediction)
-        head = _summary(self._weighed(reference, prediction, judged), prediction)
+        judged = self._judge_once(reference, prediction)
+        head = _summary(self._evaluation(reference, prediction, judged), prediction)
         if stage in {"instruction_feedback", "instruction_synthesis"}:
             written = {str(text).strip() for text in outputs.get("new_instructions") or ()}
             chosen = [each for each in judged if each.sample.instruction.strip() in written]
@@ -101,32 +101,33 @@ class ReferenceMetric:
         graded = run_blocking(self._grade_answers(chosen))
         return f"{head}\n\n{feedback_on_responses(chosen, graded)}"
 
-    def _judged(self, reference: Reference, prediction: Any) -> list[Judged]:
-        """What the judge says of a prediction's samples; of one that was judged a moment ago, what it said then."""
-        for known, judged in list(self._lately):
-            if known is prediction:
+    def _judge_once(self, reference: Reference, prediction: Any) -> list[JudgedSample]:
+        """The judge's verdicts on a prediction's samples; those of a prediction judged recently are reused."""
+        for recent_prediction, judged in list(self._recent):
+            if recent_prediction is prediction:
                 return judged
         judged = run_blocking(self._judge(reference, prediction.samples))
-        self._lately.append((prediction, judged))
+        self._recent.append((prediction, judged))
         return judged
 
     # --- asking the judge
 
-    async def _judge(self, reference: Reference, samples: Sequence[Sample]) -> list[Judged]:
+    async def _judge(self, reference: Reference, samples: Sequence[Sample]) -> list[JudgedSample]:
         instructions = [sample.instruction for sample in samples]
-        with _quiet():
+        with _metric_context():
             feedback = await self._baseline_feedback(reference) if samples else None
             async with together() as group:
                 judged = [
-                    group.create_task(self._judge_one(reference, feedback, sample, instructions)) for sample in samples
+                    group.create_task(self._judge_sample(reference, feedback, sample, instructions))
+                    for sample in samples
                 ]
         return [each.result() for each in judged]
 
-    async def _judge_one(
+    async def _judge_sample(
         self, reference: Reference, feedback: str | None, sample: Sample, siblings: Sequence[str]
-    ) -> Judged:
+    ) -> JudgedSample:
         baseline = None if feedback is None else await self._baseline_answer(reference, feedback, sample.instruction)
-        context = _context(reference, sample.instruction, siblings)
+        context = _instruction_context(reference, sample.instruction, siblings)
         with dspy.context(lm=self.judge_lm):
             async with together() as group:
                 grades = [
@@ -136,7 +137,7 @@ class ReferenceMetric:
                 verdict = None
                 if baseline is not None:
                     verdict = await self.pairwise.judge(sample.instruction, sample.improved_response, baseline)
-            return Judged(sample, baseline, verdict, tuple(grade.result() for grade in grades))
+            return JudgedSample(sample, baseline, verdict, tuple(grade.result() for grade in grades))
 
     async def _baseline_feedback(self, reference: Reference) -> str | None:
         try:
@@ -152,12 +153,14 @@ class ReferenceMetric:
         except RowError:
             return None
 
-    async def _grade_answers(self, judged: Sequence[Judged]) -> list[list[Graded]]:
-        with _quiet(), dspy.context(lm=self.judge_lm):
+    async def _grade_answers(self, judged: Sequence[JudgedSample]) -> list[list[Graded]]:
+        with _metric_context(), dspy.context(lm=self.judge_lm):
             async with together() as group:
                 asked = [
                     [
-                        group.create_task(self.rubric.judge(each.sample.improved_response, _answers(each), criterion))
+                        group.create_task(
+                            self.rubric.judge(each.sample.improved_response, _answer_context(each), criterion)
+                        )
                         for criterion in RESPONSE_CRITERIA.values()
                     ]
                     for each in judged
@@ -166,41 +169,41 @@ class ReferenceMetric:
 
     # --- arithmetic
 
-    def _weighed(self, reference: Reference, prediction: Any, judged: Sequence[Judged]) -> Evaluation:
+    def _evaluation(self, reference: Reference, prediction: Any, judged: Sequence[JudgedSample]) -> Evaluation:
         coverage = self._coverage(prediction)
         if not judged:
             return Evaluation(0.0, {"coverage": 0.0})
         verdicts = [each for each in judged if each.verdict is not None and each.verdict.win is not None]
         grades = [grade.share for each in judged for grade in each.grades if grade.share is not None]
-        parts = {
-            "wins": _mean(_controlled(each, self.config.length_tolerance) for each in verdicts),
+        components = {
+            "wins": _mean(_length_controlled(each, self.config.length_tolerance) for each in verdicts),
             "grades": _mean(grades),
             "diversity": diversity([reference.instruction, *(each.sample.instruction for each in judged)]),
         }
-        weights = {name: getattr(self.config, name) for name in PARTS if not math.isnan(parts[name])}
+        weights = {name: getattr(self.config, name) for name in COMPONENTS if not math.isnan(components[name])}
         if set(weights) <= {"diversity"} or not (whole := sum(weights.values())):
             raise NotScored(f"{reference.id}: the judge abstained on all of its samples")
-        score = coverage * sum(weight * parts[name] for name, weight in weights.items()) / whole
-        told = {name: value for name, value in parts.items() if not math.isnan(value)}
+        score = coverage * sum(weight * components[name] for name, weight in weights.items()) / whole
+        defined = {name: value for name, value in components.items() if not math.isnan(value)}
         raw = {"raw_wins": _mean(each.verdict.win if each.verdict else None for each in verdicts)} if verdicts else {}
         asked = len(judged) * (1 + len(self.criteria))
         return Evaluation(
             score,
             {
-                **told,
+                **defined,
                 **raw,
-                "length_ratio": _mean(each.longer for each in judged),
+                "length_ratio": _mean(each.length_ratio for each in judged),
                 "coverage": coverage,
                 "abstained": 1 - (len(verdicts) + len(grades)) / asked,
             },
         )
 
     def _coverage(self, prediction: Any) -> float:
-        """Raises NotScored where the endpoint's failures left nothing to expect."""
+        """Raises NotScored where all that was asked for was lost to the endpoint's failures."""
         asked = len(self.baseline.features) * self.baseline.instructions_per_feature
         each_stage = {"response_generation": 1, "response_improvement": 1}
         each_stage["instruction_synthesis"] = self.baseline.instructions_per_feature
-        lost = sum(each_stage.get(f.stage, asked) for f in prediction.failures if f.kind in _UNLUCKY)
+        lost = sum(each_stage.get(f.stage, asked) for f in prediction.failures if f.kind in _ENDPOINT_FAILURES)
         if lost >= asked and not prediction.samples:
             raise NotScored("the endpoint gave no answer")
         return min(1.0, len(prediction.samples) / max(1, asked - lost))
@@ -215,27 +218,27 @@ def diversity(texts: Sequence[str]) -> float:
     return 1 - statistics.fmean(pairs) if pairs else 0.0
 
 
-def worst_first(judged: Iterable[Judged]) -> list[Judged]:
+def worst_first(judged: Iterable[JudgedSample]) -> list[JudgedSample]:
     """Those whose final answer lost first, then ties, then the rest."""
     return sorted(judged, key=lambda each: 0.5 if each.verdict is None else each.verdict.preference or 0)
 
 
-def _controlled(judged: Judged, tolerance: float) -> float:
-    """The win, less what length may have won."""
+def _length_controlled(judged: JudgedSample, tolerance: float) -> float:
+    """The win, reduced by what its length may have gained."""
     win = (judged.verdict.win if judged.verdict else None) or 0.0
-    return 0.5 + (win - 0.5) * min(1.0, tolerance / max(judged.longer, 1e-9)) if win > 0.5 else win
+    return 0.5 + (win - 0.5) * min(1.0, tolerance / max(judged.length_ratio, 1e-9)) if win > 0.5 else win
 
 
 def _mean(values: Iterable[float | None]) -> float:
-    known = [value for value in values if value is not None]
-    return statistics.fmean(known) if known else math.nan
+    numbers = [value for value in values if value is not None]
+    return statistics.fmean(numbers) if numbers else math.nan
 
 
-def _answers(judged: Judged) -> str:
+def _answer_context(judged: JudgedSample) -> str:
     return f"It answers: {judged.sample.instruction}"
 
 
-def _context(reference: Reference, instruction: str, siblings: Sequence[str]) -> str:
+def _instruction_context(reference: Reference, instruction: str, siblings: Sequence[str]) -> str:
     others = "\n".join(f"- {text}" for text in siblings if text != instruction) or "(none)"
     return (
         f"The text is a new instruction, made after this reference:\n{reference.instruction}\n\nIts siblings:\n{others}"
@@ -243,14 +246,15 @@ def _context(reference: Reference, instruction: str, siblings: Sequence[str]) ->
 
 
 def _summary(evaluation: Evaluation, prediction: Any) -> str:
-    parts = ", ".join(f"{name.replace('_', ' ')} {value:.2f}" for name, value in evaluation.parts.items())
+    components = ", ".join(f"{name.replace('_', ' ')} {value:.2f}" for name, value in evaluation.components.items())
     failed = "".join(f"\nFailed: {f.stage}: {f.kind}: {f.reason}" for f in prediction.failures[:3])
-    return f"The program scored {evaluation.score:.2f} of 1 on this reference ({parts}).{failed}"
+    return f"The program scored {evaluation.score:.2f} of 1 on this reference ({components}).{failed}"
 
 
-def _quiet() -> Any:
-    """The metric's own calls leave no trace in the candidate's, and are not watched."""
-    adapter = dspy.settings.adapter or SchemaAdapter()  # the candidate's own: else the baseline would be asked anew
+def _metric_context() -> Any:
+    """Settings for the metric's own calls: they are in no trace or history, and no callback sees them."""
+    # The candidate's adapter: with another one the baseline's recorded answers would not be reused.
+    adapter = dspy.settings.adapter or SchemaAdapter()
     return dspy.context(
         trace=None, max_trace_size=0, disable_history=True, callbacks=[], track_usage=False, adapter=adapter
     )

@@ -1,4 +1,4 @@
-"""What a compile leaves in its folder: the program, how it came about, and what it is worth."""
+"""A compile's outcome in its folder: the program, its manifest and proof; and a compile's status for `refed status`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import dspy
 
 from refed_dspy.errors import RunStopped, one_line
 from refed_dspy.files import whole_file
-from refed_dspy.ledger.candidates import abstentions, trials, validation_means
+from refed_dspy.ledger.candidates import baseline_and_best, count_abstentions, load_candidates
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.spending import spent
 from refed_dspy.ledger.summary import usage_by_stage
@@ -42,11 +42,11 @@ class Compiled:
     folder: Path
     manifest: Mapping[str, Any]
     proof: Proof | None
-    """None where the cap came before the proof, or only an estimate was asked for."""
+    """None where a cap was reached before the proof, or only an estimate was asked for."""
     stopped: str
-    """What ended it early: a cap's name, or that an endpoint gave no answers any more. Else an empty text."""
+    """What ended it early: a cap's name, or "no answer to N requests". Else an empty text."""
     changed: bool
-    """False where no candidate was better than the uncompiled program: then that is what `program` is."""
+    """False where no candidate was better than the uncompiled program: then `program` is the uncompiled one."""
     estimate: Mapping[str, Any]
     judge: JudgeReport | None = None
     """Where the program is a judge: its agreement with people, before and after."""
@@ -57,45 +57,48 @@ class Compiled:
         return self.folder / PROGRAM
 
     def lines(self) -> list[str]:
-        """What came of it, for a terminal."""
+        """The outcome, for a terminal."""
         return outcome_lines(self)
 
     def estimate_lines(self) -> list[str]:
-        """What the whole compile would take, going by the uncompiled program's evaluations."""
-        told = self.estimate
-        cost = "dollars unknown" if told["cost"] is None else f"about {dollars(told['cost'])}"
+        """What the whole compile would take, judging by the uncompiled program's evaluations."""
+        estimate = self.estimate
+        cost = "dollars unknown" if estimate["cost"] is None else f"about {dollars(estimate['cost'])}"
         return [
             f"uncompiled program on the validation set: {_score(self.manifest['validation']['uncompiled'])}",
-            f"the whole: {cost}, {told['calls']:,.0f} calls, for about {told['evaluations']} evaluations and the proof;"
-            " less where candidates share calls; the reflection model's calls are not in it",
-            f"so far: {dollars(told['spent'])}; go on with the same command without --estimate",
+            f"the whole: {cost}, {estimate['calls']:,.0f} calls, for about {estimate['evaluations']} evaluations and "
+            "the proof; less where candidates share calls; the reflection model's calls are not in it",
+            f"so far: {dollars(estimate['spent'])}; go on with the same command without --estimate",
         ]
 
     def diff(self) -> str:
-        """What changed in the prompts, for people."""
+        """What changed in the prompts, as a diff for people."""
         return (self.folder / DIFF).read_text(encoding="utf-8")
 
 
-def write_outcome(folder: Path, ledger: Ledger, job: CompileSpec, found: CompileOutcome, keep: bool = True) -> Compiled:
-    """Put the best program so far into the folder (unless it is not to `keep`): each file whole, or not at all.
+def write_outcome(
+    folder: Path, ledger: Ledger, spec: CompileSpec, outcome: CompileOutcome, keep: bool = True
+) -> Compiled:
+    """The outcome. With `keep`, the best program so far is written to the folder: each file whole, or not at all.
 
-    Raises RunStopped."""
-    program = job.program.deepcopy()
-    load_state(program, found.best.state, str(folder))
+    Raises RunStopped where the folder cannot be written.
+    """
+    program = spec.program.deepcopy()
+    load_state(program, outcome.best.state, str(folder))
     program._compiled = False  # DSPy's mark would freeze it inside another optimizer
-    manifest = _manifest(ledger, job, found, program)
+    manifest = _manifest(ledger, spec, outcome, program)
     program.tuned_on = manifest["seen"]
     state = program_state(program)
     state[MANIFEST] = {**state[MANIFEST], **manifest}
     files = {
         PROGRAM: json.dumps(state, ensure_ascii=False, indent=1),
-        DIFF: prompt_diff(program_state(job.program), state),
+        DIFF: prompt_diff(program_state(spec.program), state),
     }
-    if found.proof is not None:
-        report = found.judge.lines() if found.judge is not None else []
-        files[PROOF] = "\n".join([*found.proof.lines(), *report, ""])
-    changed = found.best.digest != found.baseline.digest
-    made = Compiled(program, folder, manifest, found.proof, found.stopped, changed, found.estimate, found.judge)
+    if outcome.proof is not None:
+        report = outcome.judge.lines() if outcome.judge is not None else []
+        files[PROOF] = "\n".join([*outcome.proof.lines(), *report, ""])
+    changed = outcome.best.digest != outcome.baseline.digest
+    made = Compiled(program, folder, manifest, outcome.proof, outcome.stopped, changed, outcome.estimate, outcome.judge)
     if not keep:
         return made
     try:
@@ -108,9 +111,9 @@ def write_outcome(folder: Path, ledger: Ledger, job: CompileSpec, found: Compile
     return made
 
 
-def _manifest(ledger: Ledger, job: CompileSpec, found: CompileOutcome, program: dspy.Module) -> dict[str, Any]:
-    """How a program came about, in JSON types. No key is in it: teachers are named, not described."""
-    settings, used = job.settings, spent(ledger)
+def _manifest(ledger: Ledger, spec: CompileSpec, outcome: CompileOutcome, program: dspy.Module) -> dict[str, Any]:
+    """How a program came about, in JSON types. It holds no API key: of a teacher only model and endpoint."""
+    settings, spending = spec.settings, spent(ledger)
     facts = {
         "format": FORMAT,
         "kind": type(program).__name__,
@@ -118,28 +121,28 @@ def _manifest(ledger: Ledger, job: CompileSpec, found: CompileOutcome, program: 
         "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "versions": {name: version(name) for name in ("refed-dspy", "dspy")} | {"python": platform.python_version()},
         "models": {
-            role: {"model": job.teachers[role].model, "endpoint": job.teachers[role].endpoint} for role in ROLES
+            role: {"model": spec.teachers[role].model, "endpoint": spec.teachers[role].endpoint} for role in ROLES
         },
         "optimizer": settings.optimizer,
         "options": {name: one_line(value, 100) for name, value in settings.options.items()},
         "evaluations": settings.evaluations,
-        "metric": job.identity()["metric"],
+        "metric": spec.identity()["metric"],
         "seed": settings.seed,
-        "seen": sorted({*job.split.seen(), *getattr(job.program, "tuned_on", ())}),
-        "sets": {name: len(getattr(job.split, name)) for name in ("train", "validation", "test")},
-        "validation": {"uncompiled": found.baseline.mean("validation"), "compiled": found.best.mean("validation")},
-        "abstained": abstentions(ledger),
-        "candidate": found.best.digest,
-        "baseline": found.baseline.digest,
-        "champion": found.champion,
+        "seen": sorted({*spec.split.seen(), *getattr(spec.program, "tuned_on", ())}),
+        "sets": {name: len(getattr(spec.split, name)) for name in ("train", "validation", "test")},
+        "validation": {"uncompiled": outcome.baseline.mean("validation"), "compiled": outcome.best.mean("validation")},
+        "abstained": count_abstentions(ledger),
+        "candidate": outcome.best.digest,
+        "baseline": outcome.baseline.digest,
+        "champion": outcome.champion,
         "name": settings.name,
         "run_id": noted_run(ledger.path.parent),
-        "proof": found.proof and found.proof.facts(),
-        "agreement": found.judge and found.judge.facts(),
-        "cost": None if used.unpriced else used.cost / PICO,
-        "calls": used.calls,
+        "proof": outcome.proof and outcome.proof.facts(),
+        "agreement": outcome.judge and outcome.judge.facts(),
+        "cost": None if spending.unpriced else spending.cost / PICO,
+        "calls": spending.calls,
         "usage": usage_by_stage(ledger),
-        "stopped": found.stopped,
+        "stopped": outcome.stopped,
         "features": dict(getattr(program, "features", {})),
         "instructions_per_feature": getattr(program, "instructions_per_feature", None),
     }
@@ -149,8 +152,8 @@ def _manifest(ledger: Ledger, job: CompileSpec, found: CompileOutcome, program: 
 def outcome_lines(compiled: Compiled) -> list[str]:
     """The outcome in a few lines: what it cost, what was gained, where it is."""
     manifest, proof = compiled.manifest, compiled.proof
-    means = manifest["validation"]
-    lines = [f"validation: {_score(means['uncompiled'])} uncompiled, {_score(means['compiled'])} compiled"]
+    validation = manifest["validation"]
+    lines = [f"validation: {_score(validation['uncompiled'])} uncompiled, {_score(validation['compiled'])} compiled"]
     if proof is not None:
         lines += [*proof.lines(), *(compiled.judge.lines() if compiled.judge is not None else [])]
         if not proof.whole:
@@ -178,26 +181,26 @@ def _score(value: float | None) -> str:
 
 
 def compile_status(ledger: Ledger) -> dict[str, Any]:
-    """A compile at a glance, in JSON types.
+    """A compile's status, in JSON types.
 
-    `optimizer`; `candidates` tried, `evaluations` scored, and those that nothing could be said of (`abstained`);
+    `optimizer`; `candidates` tried, `evaluations` scored, and those that could not be scored (`abstained`);
     `uncompiled` and `best` mean scores on the validation set, None before there are some; `proved`: None before the
     proof; `usage` by model; `cost` in dollars; `caps`; `stopped`.
     """
-    known, used, identity = trials(ledger), spent(ledger), ledger.meta("compile") or {}
+    candidates, spending, identity = load_candidates(ledger), spent(ledger), ledger.meta("compile") or {}
     outcome = ledger.meta("outcome") or {}
-    uncompiled, best = validation_means(known)
+    uncompiled, best = baseline_and_best(candidates)
     return {
         "optimizer": identity.get("optimizer"),
-        "candidates": len(known),
-        "evaluations": sum(len(scores) for trial in known for scores in trial.scores.values()),
-        "abstained": abstentions(ledger),
+        "candidates": len(candidates),
+        "evaluations": sum(len(scores) for candidate in candidates for scores in candidate.scores.values()),
+        "abstained": count_abstentions(ledger),
         "uncompiled": uncompiled,
         "best": best,
         "proved": (outcome.get("proof") or {}).get("proved"),
         "usage": usage_by_stage(ledger),
-        "cost": None if used.unpriced else used.cost / PICO,
-        "calls": used.calls,
+        "cost": None if spending.unpriced else spending.cost / PICO,
+        "calls": spending.calls,
         "caps": {name: ledger.meta(name) for name in ("max_cost", "max_calls", "max_minutes")},
         "finished": bool(outcome),
         "stopped": outcome.get("stopped") or None,
@@ -205,7 +208,7 @@ def compile_status(ledger: Ledger) -> dict[str, Any]:
 
 
 def status_lines(facts: dict[str, Any]) -> list[str]:
-    """The same for a person."""
+    """The status, for a terminal."""
     best = "" if facts["best"] is None else f", best {facts['best']:.2f} (uncompiled {facts['uncompiled']:.2f})"
     lines = [
         f"a compile by {facts['optimizer']}: {facts['candidates']} candidates, {facts['evaluations']} evaluations{best}"
@@ -226,10 +229,10 @@ def status_lines(facts: dict[str, Any]) -> list[str]:
 
 
 def unjudged(count: int) -> str:
-    """What is told of `count` evaluations that nothing could be said of."""
+    """The line about `count` evaluations that could not be scored."""
     return f"not judged: {count} evaluations more, which count neither for nor against a candidate"
 
 
 def why_stopped(stopped: str, remedy: str = "") -> str:
-    """What ended a compile early, in words: a cap, with its `remedy`, or an endpoint that gave no answers."""
+    """What ended a compile early, in words: a cap, with its `remedy`, or missing answers."""
     return f"{stopped} is reached{remedy}" if stopped.startswith("max_") else f"there was {stopped}"

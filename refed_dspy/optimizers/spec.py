@@ -1,4 +1,4 @@
-"""What a compile is made of, checked before anything is written or paid for."""
+"""What a compile works on and with, checked before anything is written or paid for."""
 
 from __future__ import annotations
 
@@ -10,22 +10,23 @@ from typing import Any
 
 import dspy
 
-from refed_dspy.config.loading import CompileConfig, MetricConfig, check_compile
+from refed_dspy.config.compile import CompileConfig, MetricConfig
+from refed_dspy.config.loading import check_compile
 from refed_dspy.data.references import References
 from refed_dspy.errors import ConfigError, one_line
 from refed_dspy.ledger.budget import Caps
 from refed_dspy.optimizers.dspy_optimizers import OptimizerInputs, choose
-from refed_dspy.optimizers.examples import Split, as_examples, example_id, split
+from refed_dspy.optimizers.examples import Split, as_examples, example_id, split_examples
 from refed_dspy.optimizers.metrics import CustomMetric, HumanAgreement, Metric, name_of, source_of
 from refed_dspy.optimizers.reference_metric import ReferenceMetric
 from refed_dspy.programs import PairwiseJudge, ReferenceLevelFeedback
-from refed_dspy.programs.load import open_program, refuse_bound, warn_of_another_teacher
-from refed_dspy.programs.saved import load_program, program_digests
+from refed_dspy.programs.load import load_program, refuse_bound_models, warn_of_another_teacher
+from refed_dspy.programs.saved import load_into, program_digests
 from refed_dspy.records import PICO, digest, dollars
 from refed_dspy.signatures import DEFAULT_FEATURES
 from refed_dspy.teachers import Teacher, open_teacher
 from refed_dspy.teachers.caps import CapSettings
-from refed_dspy.teachers.judge import in_role, judge_beside
+from refed_dspy.teachers.judge import in_role, judge_for
 
 log = logging.getLogger("refed_dspy.optimizers")
 ROLES = ("teacher", "judge", "reflection")
@@ -33,18 +34,18 @@ ROLES = ("teacher", "judge", "reflection")
 
 @dataclass(frozen=True)
 class CompileSpec:
-    """One compile's parts."""
+    """One compile: its program, examples, models, settings and metric."""
 
     program: dspy.Module
-    """As it was given: what candidates are compared with."""
+    """The uncompiled program, which candidates are compared with."""
     split: Split
     teachers: Mapping[str, Teacher]
     """Role → model. Equal configs share one."""
     settings: CompileConfig
     metric: Callable[..., Any] | None
-    """The caller's own; None: this package's for the program's kind."""
+    """The caller's metric; None: this package's for the program's kind."""
     judge_program: PairwiseJudge
-    """Which prompts the judge is asked with: those it comes with, or compiled ones."""
+    """The judge's prompts: its own, or compiled ones."""
 
     @property
     def student(self) -> dspy.Module:
@@ -56,7 +57,7 @@ class CompileSpec:
 
     @property
     def unit(self) -> str:
-        """What examples hang together by."""
+        """What the examples are clustered by, in the plural."""
         if isinstance(self.program, ReferenceLevelFeedback):
             return "references"
         return "instructions" if isinstance(self.program, PairwiseJudge) else "examples"
@@ -70,7 +71,7 @@ class CompileSpec:
         return ReferenceMetric(self.student, teacher, judge, self.settings.metric, self.judge_program)
 
     def identity(self) -> dict[str, Any]:
-        """What may not change between starts, in the words that a refusal uses."""
+        """What must be the same on every start, in JSON types. A refusal quotes these names."""
         settings = self.settings
         return {
             "kind": f"{type(self.program).__name__}{self._code}",
@@ -91,12 +92,12 @@ class CompileSpec:
 
     @property
     def _code(self) -> str:
-        """A digest of a caller's own program class; this package's are told by their prompts."""
+        """A digest of the source of a caller's program class; this package's and DSPy's need none."""
         kind = type(self.program)
         return "" if kind.__module__.startswith(("refed_dspy.", "dspy.")) else source_of(kind)
 
     def about(self) -> dict[str, Any]:
-        """What else a reader of the compile's record wants to know, in JSON types."""
+        """What the ledger records about the compile besides its identity, in JSON types."""
         settings = self.settings
         sets = {name: getattr(self.split, name) for name in ("train", "validation", "test")}
         return {
@@ -112,7 +113,7 @@ class CompileSpec:
 
 
 def _named(value: Any) -> Any:
-    """An option's value so that it is the same on every start: functions and objects by their names."""
+    """An option's value in a form that is equal on every start: functions and objects become their names."""
     if isinstance(value, dict):
         return {str(key): _named(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
@@ -122,25 +123,34 @@ def _named(value: Any) -> Any:
     return name_of(value)
 
 
-def _check_optimizer(settings: CompileConfig, parts: Split) -> None:
-    """Raises ConfigError for an optimizer that there is not, or options that it does not take."""
-    none: Any = object()  # stands for a model: setting an optimizer up asks nothing
-    means = OptimizerInputs(
-        lambda example, prediction, trace=None, name=None, pred_trace=None: 0.0,  # noqa: ARG005
-        *(none, none, settings.evaluations, settings.threads, settings.seed, lambda: False),
-        *(len(parts.train), len(parts.validation)),
+def _check_optimizer(settings: CompileConfig, split: Split) -> None:
+    """Raises ConfigError for an unknown optimizer, or options that it does not take."""
+    no_model: Any = object()  # stands for a model: setting up an optimizer asks nothing
+    inputs = OptimizerInputs(
+        metric=lambda example, prediction, trace=None, name=None, pred_trace=None: 0.0,  # noqa: ARG005
+        teacher=no_model,
+        reflection=no_model,
+        evaluations=settings.evaluations,
+        threads=settings.threads,
+        seed=settings.seed,
+        stopping=lambda: False,
+        train=len(split.train),
+        validation=len(split.validation),
     )
-    choose(settings.optimizer, settings.options, means)
+    choose(settings.optimizer, settings.options, inputs)
 
 
-def prepare(program: Any, examples: Any, metric: Any, given: Mapping[str, Any]) -> CompileSpec:
-    """The checked parts of a compile. Nothing is written or paid for. Raises InputError."""
-    models = {role: given.get(role) for role in ROLES}
+def prepare(program: Any, examples: Any, metric: Any, arguments: Mapping[str, Any]) -> CompileSpec:
+    """Check what a compile is called with. `arguments`: the models by role, and the settings.
+
+    Nothing is written or paid for. Raises InputError.
+    """
+    models = {role: arguments.get(role) for role in ROLES}
     if isinstance(metric, MetricConfig | Mapping):
-        given, metric = {**given, "metric": metric}, None
+        arguments, metric = {**arguments, "metric": metric}, None
     if metric is not None and not callable(metric):
         raise ConfigError(f"metric: a {type(metric).__name__}; pass a function, or a MetricConfig")
-    settings = check_compile({k: v for k, v in given.items() if k not in ROLES and v is not None})
+    settings = check_compile({k: v for k, v in arguments.items() if k not in ROLES and v is not None})
     module = _program(program, settings)
     teachers = open_teachers(models)
     warn_of_another_teacher(module, teachers["teacher"].model)
@@ -150,19 +160,19 @@ def prepare(program: Any, examples: Any, metric: Any, given: Mapping[str, Any]) 
     elif not isinstance(module, PairwiseJudge) and metric is None:
         raise ConfigError(f"metric: pass one for a {type(module).__name__}: a function of example and prediction")
     sizes = (settings.train, settings.validation, settings.test)
-    parts = split(items, sizes, settings.seed, settings.held_out_criteria, getattr(module, "tuned_on", ()))
-    _check_optimizer(settings, parts)
+    split = split_examples(items, sizes, settings.seed, settings.held_out_criteria, getattr(module, "tuned_on", ()))
+    _check_optimizer(settings, split)
     judge = PairwiseJudge()
     if settings.judge_program is not None:
-        load_program(judge, settings.judge_program)
+        load_into(judge, settings.judge_program)
         warn_of_another_teacher(judge, teachers["judge"].model)
-    return CompileSpec(module, parts, teachers, settings, metric, judge)
+    return CompileSpec(module, split, teachers, settings, metric, judge)
 
 
 def open_teachers(models: Mapping[str, Any]) -> dict[str, Teacher]:
-    """Teacher, judge and reflection model. An unset judge is the teacher's model, an unset reflection the judge's."""
+    """Teacher, judge and reflection model. The judge defaults to the teacher's model, the reflection to the judge's."""
     teacher = open_teacher(models["teacher"])
-    judge = judge_beside(teacher, models["judge"])
+    judge = judge_for(teacher, models["judge"])
     with in_role("reflection"):
         reflection = judge if models["reflection"] is None else open_teacher(models["reflection"], teacher)
     shared: list[Teacher] = []
@@ -174,20 +184,20 @@ def open_teachers(models: Mapping[str, Any]) -> dict[str, Teacher]:
     return opened
 
 
-def caps_of(job: CompileSpec, limits: CapSettings, unpriced: int = 0) -> Caps:
-    """The caps as a budget counts them. `unpriced` calls of earlier starts were made at an unknown price.
+def compile_caps(spec: CompileSpec, cap_settings: CapSettings, unpriced: int = 0) -> Caps:
+    """The caps as a budget counts them. `unpriced`: how many calls of earlier starts had an unknown price.
 
     Raises:
-        ConfigError: one that cannot be kept with these models, or that not one call fits under.
+        ConfigError: a cap cannot be kept with these models, or is too low for a single call.
     """
-    cost, calls = limits["max_cost"], limits["max_calls"]
+    cost, calls = cap_settings["max_cost"], cap_settings["max_calls"]
     caps = Caps(None if cost is None else int(cost * PICO), None if calls is None else int(calls))
     if caps.max_cost is not None and unpriced:
         raise ConfigError(
             f"max_cost: {unpriced} calls of this compile were made at an unknown price, so what is left of the cap is "
             "unknown too; use max_calls"
         )
-    for role, teacher in job.teachers.items():
+    for role, teacher in spec.teachers.items():
         if caps != Caps() and not teacher.reports_calls:
             raise ConfigError(
                 f"{role}: a dspy.LM retries by itself, unseen, so no cap can be kept; give it as a TeacherConfig, a "
@@ -209,22 +219,23 @@ def caps_of(job: CompileSpec, limits: CapSettings, unpriced: int = 0) -> Caps:
 def _program(program: Any, settings: CompileConfig) -> dspy.Module:
     if program is None or isinstance(program, str | Path):
         source = program or settings.program
-        built = (
+        module = (
             ReferenceLevelFeedback(settings.features or DEFAULT_FEATURES)
             if source is None
-            else open_program(source, settings.features)
+            else load_program(source, settings.features)
         )
-        built.add_guidance(settings.guidance)
-        return built
+        module.add_guidance(settings.guidance)
+        return module
     if not isinstance(program, dspy.Module):
         raise ConfigError(f"program: a {type(program).__name__}; pass a dspy.Module, a program's file, or its address")
-    refuse_bound(program)
+    refuse_bound_models(program)
     if not program.named_predictors():
         raise ConfigError(f"program: a {type(program).__name__} has no predictor to tune")
     return program
 
 
 def _fitting(examples: list[dspy.Example], teacher: Teacher) -> list[dspy.Example]:
+    """The examples whose reference fits the teacher's context window."""
     fitting = References(tuple(e.reference for e in examples)).fitting(teacher.window, teacher.max_tokens)
-    kept = {reference.id for reference in fitting}
-    return [example for example in examples if example.reference.id in kept]
+    fitting_ids = {reference.id for reference in fitting}
+    return [example for example in examples if example.reference.id in fitting_ids]

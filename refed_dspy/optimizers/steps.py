@@ -1,4 +1,4 @@
-"""One start of a compile, step by step: baseline, estimate, optimizer, choice, proof."""
+"""One start of a compile, step by step: baseline, estimate, optimizer, choice, proof; and the champion to beat."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ import dspy
 
 from refed_dspy.errors import ConfigError, RunStopped, one_line
 from refed_dspy.ledger.budget import Caps
-from refed_dspy.ledger.candidates import Trial, enough, trials, validation_means
-from refed_dspy.optimizers.agreement import JudgeReport, agreement_of
-from refed_dspy.optimizers.dspy_optimizers import MANY, Optimizer, OptimizerInputs, choose
-from refed_dspy.optimizers.estimate import estimated, without_the_proof
-from refed_dspy.optimizers.gateway import Gateway, evaluating
+from refed_dspy.ledger.candidates import Candidate, baseline_and_best, enough, load_candidates
+from refed_dspy.optimizers.agreement import JudgeReport, agreement_of_results
+from refed_dspy.optimizers.dspy_optimizers import NO_ERROR_LIMIT, Optimizer, OptimizerInputs, choose
+from refed_dspy.optimizers.estimate import caps_before_proof, estimate_compile
+from refed_dspy.optimizers.gateway import Gateway, current_candidate
 from refed_dspy.optimizers.progress import CompileProgress
-from refed_dspy.optimizers.proof import Proof, gain, measured
-from refed_dspy.optimizers.recorder import Candidates, ScoreRecorder, bearable
+from refed_dspy.optimizers.proof import Proof, gain, program_score
+from refed_dspy.optimizers.recorder import CandidateCallback, ScoreRecorder, is_recoverable
 from refed_dspy.optimizers.reference_metric import ReferenceMetric
 from refed_dspy.optimizers.spec import CompileSpec
 from refed_dspy.programs import PairwiseJudge
@@ -35,232 +35,241 @@ log = logging.getLogger("refed_dspy.optimizers")
 
 @dataclass
 class CompileOutcome:
-    """What a compile came to. `best` and `baseline` are candidates; `stopped` says which limit ended it early."""
+    """What a compile came to. `stopped`: what ended it early, a cap's name or missing answers; else an empty text."""
 
-    baseline: Trial
-    best: Trial
+    baseline: Candidate
+    best: Candidate
     estimate: dict[str, Any]
     proof: Proof | None = None
     stopped: str = ""
     champion: str | None = None
-    """The champion's version that the proof compares with."""
+    """The version of the champion that the proof compares with."""
     judge: JudgeReport | None = None
     """Where the program is a judge."""
 
 
 class CompileSteps:
-    """One start of a compile."""
+    """Runs one start of a compile."""
 
     def __init__(
         self,
-        job: CompileSpec,
+        spec: CompileSpec,
         gateway: Gateway,
         caps: Caps,
         seconds: float | None,
         on_progress: Callable[[CompileProgress], None] | None,
     ) -> None:
-        self.job, self.gateway, self.caps, self.seconds = job, gateway, caps, seconds
+        self.spec, self.gateway, self.caps, self.seconds = spec, gateway, caps, seconds
         self.teacher, self.judge, self.reflection = (gateway.lm(role) for role in ("teacher", "judge", "reflection"))
-        self.student = job.student
-        self.candidates = Candidates(gateway, self.student, job.split)
+        self.student = spec.student
+        self.candidates = CandidateCallback(gateway, self.student, spec.split)
         self.progress = CompileProgress()
-        metric = job.metric_with(self.teacher, self.judge)
-        self.recorder = ScoreRecorder(metric, gateway, job.split.subsets(), self._note)
-        self.clusters = job.split.clusters()
-        self.champion = champion_for(job, gateway.ledger.path.parent)
-        self.ended_at = ""
-        self.said: dict[str, list[Any]] = {}
-        """Candidate → (example, prediction, score) on the test set."""
-        self.each: dict[str, float] = {}
-        """Candidate → picodollars a sample (or an example), measured on the test set."""
+        metric = spec.metric_with(self.teacher, self.judge)
+        self.recorder = ScoreRecorder(metric, gateway, spec.split.subsets(), self._on_evaluation)
+        self.clusters = spec.split.clusters()
+        self.champion = champion_for(spec, gateway.ledger.path.parent)
+        self.tuning_ended_at = ""
+        """The cap that ended the optimizer early, or an empty text."""
+        self.test_results: dict[str, list[Any]] = {}
+        """Candidate → the results of `dspy.Evaluate` on the test set: (example, prediction, score)."""
+        self.unit_costs: dict[str, float] = {}
+        """Candidate → picodollars a sample (or an example) on the test set."""
         if on_progress is not None:
             on_progress(self.progress)
 
     def run(self, estimate_only: bool = False) -> CompileOutcome:
-        """Baseline, estimate, optimizer, choice, proof. Raises what ended it, unless that was a cap."""
+        """Baseline, estimate, optimizer, choice, proof. Raises the error that ended it, unless that was a cap."""
         settings = dspy.context(
             lm=self.teacher,
             adapter=dspy.settings.adapter or SchemaAdapter(),
             callbacks=[*(dspy.settings.callbacks or []), self.candidates],
             disable_history=True,
             track_usage=False,
-            max_errors=MANY,
+            max_errors=NO_ERROR_LIMIT,
         )
-        with settings, _hushed(self.gateway):
-            optimizer = self._optimizer()  # first: options that it does not take cost nothing then
+        with settings, _quiet_dspy_log(self.gateway):
+            optimizer = self._optimizer()  # first, so that options that it does not take cost nothing
             baseline = self.candidates.note(self.student)
             self.gateway.allow(self.caps, self.seconds)
-            self._evaluate("uncompiled program on the validation set", self.student, self.job.split.validation)
-            self._raise_if_barren(baseline)
-            uncompiled = self._trials()[baseline]
+            self._evaluate("uncompiled program on the validation set", self.student, self.spec.split.validation)
+            self._raise_if_nothing_scored(baseline)
+            uncompiled = self._candidates()[baseline]
             if (mean := uncompiled.mean("validation")) is not None:
                 self.recorder.neutral = mean
-            estimate = estimated(self.job, self.gateway, uncompiled, optimizer, self.champion is not None)
-            self.progress.expected = int(optimizer.expected) + 2 * len(self.job.split.validation + self.job.split.test)
-            if estimate_only or self.gateway.reached:
-                return self._found(baseline, baseline, estimate)
+            estimate = estimate_compile(self.spec, self.gateway, uncompiled, optimizer, self.champion is not None)
+            self.progress.expected = int(optimizer.expected) + 2 * len(
+                self.spec.split.validation + self.spec.split.test
+            )
+            if estimate_only or self.gateway.cap_reached:
+                return self._outcome(baseline, baseline, estimate)
             self._tune(optimizer, estimate)
             best = self._best(baseline)
-            found = self._found(baseline, best, estimate)
-            found.proof = self._prove(baseline, best)
-            found.judge = self._judge_report(baseline, best)
-            found.stopped = found.stopped or self.gateway.reached
-            if found.proof is None and not found.stopped:
-                found.stopped = f"no answer to {self.gateway.lost} requests"
-            found.champion = self.champion.version if self.champion else None
-            return found
+            outcome = self._outcome(baseline, best, estimate)
+            outcome.proof = self._prove(baseline, best)
+            outcome.judge = self._judge_report(baseline, best)
+            outcome.stopped = outcome.stopped or self.gateway.cap_reached
+            if outcome.proof is None and not outcome.stopped:
+                outcome.stopped = f"no answer to {self.gateway.unanswered} requests"
+            outcome.champion = self.champion.version if self.champion else None
+            return outcome
 
     # --- the steps
 
     def _optimizer(self) -> Optimizer:
-        settings, split = self.job.settings, self.job.split
-        means = OptimizerInputs(
+        settings, split = self.spec.settings, self.spec.split
+        inputs = OptimizerInputs(
             metric=self.recorder,
             teacher=self.teacher,
             reflection=self.reflection,
             evaluations=settings.evaluations,
             threads=settings.threads,
             seed=settings.seed,
-            stopping=lambda: bool(self.gateway.reached or self.gateway.stopped),
+            stopping=lambda: bool(self.gateway.cap_reached or self.gateway.stop_error),
             train=len(split.train),
             validation=len(split.validation),
         )
-        return choose(settings.optimizer, settings.options, means)
+        return choose(settings.optimizer, settings.options, inputs)
 
     def _tune(self, optimizer: Optimizer, estimate: Mapping[str, Any]) -> None:
-        """Let the optimizer work under what the proof does not need."""
+        """Run the optimizer under what the proof leaves of the caps."""
         self.progress.phase = optimizer.name
-        self.gateway.allow(*without_the_proof(self.caps, self.seconds, estimate))
+        self.gateway.allow(*caps_before_proof(self.caps, self.seconds, estimate))
         try:
-            tuned = optimizer.tune(self.student, list(self.job.split.train), list(self.job.split.validation))
+            tuned = optimizer.tune(self.student, list(self.spec.split.train), list(self.spec.split.validation))
         except Exception as error:
             self._raise_if_stopped()
-            if not self.gateway.reached and not bearable(error):
+            if not self.gateway.cap_reached and not is_recoverable(error):
                 raise
-            if not self.gateway.reached:
+            if not self.gateway.cap_reached:
                 log.warning("the optimizer ended early (%s): going on with what it found", one_line(error, 200))
             tuned = None
         self._raise_if_stopped()
-        self.ended_at = self.gateway.reached
+        self.tuning_ended_at = self.gateway.cap_reached
         self.gateway.allow(self.caps, self.seconds)
         if tuned is not None:
-            tuned = self._plain(program_state(tuned))
-            self._evaluate("tuned program on the validation set", tuned, self.job.split.validation)
+            tuned = self._with_prompts(program_state(tuned))
+            self._evaluate("tuned program on the validation set", tuned, self.spec.split.validation)
 
     def _prove(self, baseline: str, best: str) -> Proof | None:
-        """The programs on the test set, the champion among them. None where the cap came first."""
+        """Compare the programs on the test set, the champion included. None where a cap was reached before."""
         names = {"uncompiled": baseline, "compiled": best}
         if self.champion is not None:
-            names["champion"] = self.candidates.note(self._plain(self.champion.state))
+            names["champion"] = self.candidates.note(self._with_prompts(self.champion.state))
         for name in dict.fromkeys(names.values()):
-            what = next(what for what in names if names[what] == name)
-            self._evaluate(f"{what} program on the test set", name)
-        known, seed = self._trials(), self.job.settings.seed
-        told = {what: measured(known[name], self.clusters, self.each.get(name), seed) for what, name in names.items()}
-        difference = gain(known[best], known[baseline], self.clusters, seed)
-        one, two = told["uncompiled"], told["compiled"]
-        if one is None or two is None or difference is None or self.gateway.reached:
+            label = next(label for label in names if names[label] == name)
+            self._evaluate(f"{label} program on the test set", name)
+        candidates, seed = self._candidates(), self.spec.settings.seed
+        scores = {
+            label: program_score(candidates[name], self.clusters, self.unit_costs.get(name), seed)
+            for label, name in names.items()
+        }
+        difference = gain(candidates[best], candidates[baseline], self.clusters, seed)
+        baseline_score, best_score = scores["uncompiled"], scores["compiled"]
+        if baseline_score is None or best_score is None or difference is None or self.gateway.cap_reached:
             return None
-        size = len(self.job.split.test)
-        whole = all(enough(len(known[name].scores.get("test", {})), size) for name in names.values())
+        size = len(self.spec.split.test)
+        whole = all(enough(len(candidates[name].scores.get("test", {})), size) for name in names.values())
         if self.champion is None:
-            return Proof(one, two, difference, unit=self.job.unit, whole=whole)
+            return Proof(baseline_score, best_score, difference, unit=self.spec.unit, whole=whole)
         unseen = frozenset(self.clusters.values()) - set(self.champion.state.get(MANIFEST, {}).get("seen", []))
-        over = gain(known[best], known[names["champion"]], self.clusters, seed, unseen)
-        return Proof(one, two, difference, told["champion"], over, self.job.unit, whole)
+        gain_over_champion = gain(candidates[best], candidates[names["champion"]], self.clusters, seed, unseen)
+        return Proof(
+            baseline_score, best_score, difference, scores["champion"], gain_over_champion, self.spec.unit, whole
+        )
 
     def _judge_report(self, baseline: str, best: str) -> JudgeReport | None:
-        """How a tuned judge agrees with people, before and after."""
-        if not isinstance(self.job.program, PairwiseJudge) or self.gateway.reached:
+        """How a judge agrees with people, before and after the compile."""
+        if not isinstance(self.spec.program, PairwiseJudge) or self.gateway.cap_reached:
             return None
-        seed, apart = self.job.settings.seed, self.job.settings.held_out_criteria
-        before, after = (agreement_of(self.said[name], seed) for name in (baseline, best))
-        return JudgeReport(before, after, apart)
+        seed, held_out = self.spec.settings.seed, self.spec.settings.held_out_criteria
+        before, after = (agreement_of_results(self.test_results[name], seed) for name in (baseline, best))
+        return JudgeReport(before, after, held_out)
 
     def _evaluate(self, phase: str, program: dspy.Module | str, examples: Sequence[dspy.Example] | None = None) -> None:
         """Score `program` (or the candidate of that id) on `examples` (or the test set)."""
         self.progress.phase = phase
         of_test = examples is None
         if isinstance(program, str):
-            program = self._plain(self._trials()[program].state)
+            program = self._with_prompts(self._candidates()[program].state)
         name = self.candidates.note(program)
         evaluator = dspy.Evaluate(
-            devset=list(self.job.split.test if examples is None else examples),
+            devset=list(self.spec.split.test if examples is None else examples),
             metric=self.recorder,
-            num_threads=self.job.settings.threads,
+            num_threads=self.spec.settings.threads,
             display_progress=False,
-            max_errors=MANY,
+            max_errors=NO_ERROR_LIMIT,
             failure_score=0.0,
             provide_traceback=False,
         )
-        token = evaluating.set(name)
-        before = self.gateway.worth[name]
+        token = current_candidate.set(name)
+        before = self.gateway.candidate_costs[name]
         try:
-            said = evaluator(program)
+            evaluation = evaluator(program)
         finally:
-            evaluating.reset(token)
+            current_candidate.reset(token)
         self._raise_if_stopped()
         if of_test:
-            self.said[name] = said.results
-        if of_test and self.job.teachers["teacher"].price is not None:
-            made = sum(_samples(prediction) for _, prediction, _ in said.results)
-            self.each[name] = (self.gateway.worth[name] - before) / max(1, made)
+            self.test_results[name] = evaluation.results
+        if of_test and self.spec.teachers["teacher"].price is not None:
+            units = sum(_samples(prediction) for _, prediction, _ in evaluation.results)
+            self.unit_costs[name] = (self.gateway.candidate_costs[name] - before) / max(1, units)
 
     def _best(self, baseline: str) -> str:
         """The candidate that gains most over the uncompiled program on the validation set, or that program."""
-        known = self._trials()
-        reference = known[baseline].scores.get("validation", {})
+        candidates = self._candidates()
+        baseline_scores = candidates[baseline].scores.get("validation", {})
         gains = {baseline: 0.0}
-        for name, trial in known.items():
-            shared = [e for e in trial.scores.get("validation", {}) if e in reference]
-            if enough(len(shared), len(reference)):
-                scores = trial.scores["validation"]
-                gains[name] = sum(scores[e] - reference[e] for e in shared) / max(1, len(shared))
-        return max(gains, key=lambda name: (gains[name], -known[name].seq))
+        for name, candidate in candidates.items():
+            shared = [e for e in candidate.scores.get("validation", {}) if e in baseline_scores]
+            if enough(len(shared), len(baseline_scores)):
+                scores = candidate.scores["validation"]
+                gains[name] = sum(scores[e] - baseline_scores[e] for e in shared) / max(1, len(shared))
+        return max(gains, key=lambda name: (gains[name], -candidates[name].seq))
 
-    # --- looking at the books
+    # --- candidates and progress
 
-    def _trials(self) -> dict[str, Trial]:
-        return {trial.digest: trial for trial in self.gateway.read(trials)}
+    def _candidates(self) -> dict[str, Candidate]:
+        return {candidate.digest: candidate for candidate in self.gateway.read(load_candidates)}
 
-    def _plain(self, state: Mapping[str, Any]) -> dspy.Module:
+    def _with_prompts(self, state: Mapping[str, Any]) -> dspy.Module:
         """The student with another candidate's prompts."""
         program = self.student.deepcopy()
         load_state(program, dict(state), "candidate")
         return program
 
-    def _found(self, baseline: str, best: str, estimate: dict[str, Any]) -> CompileOutcome:
-        known = self._trials()
-        stopped = self.ended_at or self.gateway.reached
-        return CompileOutcome(known[baseline], known[best], estimate, stopped=stopped)
+    def _outcome(self, baseline: str, best: str, estimate: dict[str, Any]) -> CompileOutcome:
+        candidates = self._candidates()
+        stopped = self.tuning_ended_at or self.gateway.cap_reached
+        return CompileOutcome(candidates[baseline], candidates[best], estimate, stopped=stopped)
 
-    def _note(self) -> None:
+    def _on_evaluation(self) -> None:
         budget = self.gateway.recorder.budget
         self.progress.evaluations = self.recorder.evaluations
         self.progress.cost, self.progress.calls = budget.spent, budget.calls
         if self.recorder.evaluations % 10 == 0:
-            self._tell_best()
+            self._update_scores()
 
-    def _raise_if_barren(self, baseline: str) -> None:
-        """Raises RunStopped where the uncompiled program makes nothing: no optimizer is worth its money then."""
-        scores = self._trials()[baseline].scores.get("validation", {})
-        own = not isinstance(self.recorder.metric, ReferenceMetric)
-        if self.gateway.reached or any(scores.values()) or (own and scores):
+    def _raise_if_nothing_scored(self, baseline: str) -> None:
+        """Raises RunStopped where the uncompiled program scored nothing: no optimizer is worth its cost then."""
+        scores = self._candidates()[baseline].scores.get("validation", {})
+        custom = not isinstance(self.recorder.metric, ReferenceMetric)
+        if self.gateway.cap_reached or any(scores.values()) or (custom and scores):
             return
-        why = ", ".join(f"{count} {what}" for what, count in self.recorder.failures.most_common(2))
+        failures = ", ".join(f"{count} {kind}" for kind, count in self.recorder.failures.most_common(2))
         raise RunStopped(
             f"the uncompiled program scored {'0 on' if scores else 'nothing on'} every validation example"
-            f"{f' ({why})' if why else ''}: see to the models and their max_tokens first; what was asked is kept"
+            f"{f' ({failures})' if failures else ''}: see to the models and their max_tokens first; "
+            "what was asked is kept"
         )
 
-    def _tell_best(self) -> None:
-        """Renew what the progress says of candidates: between phases, and now and then within one."""
-        known = list(self._trials().values())
-        self.progress.candidates = len(known)
-        self.progress.baseline, self.progress.best = validation_means(known)
+    def _update_scores(self) -> None:
+        """Update what the progress says of candidates."""
+        candidates = list(self._candidates().values())
+        self.progress.candidates = len(candidates)
+        self.progress.baseline, self.progress.best = baseline_and_best(candidates)
 
     def _raise_if_stopped(self) -> None:
-        if (error := self.gateway.stopped) is not None:
+        if (error := self.gateway.stop_error) is not None:
             raise error
 
 
@@ -271,8 +280,8 @@ def _samples(prediction: Any) -> int:
 
 
 @contextmanager
-def _hushed(gateway: Gateway) -> Iterator[None]:
-    """DSPy logs each example that fails, whole. Once a compile is ending those lines say nothing new."""
+def _quiet_dspy_log(gateway: Gateway) -> Iterator[None]:
+    """Silence DSPy's log while a compile ends: it logs each failed example in full, which says nothing new then."""
     dspy_log = logging.getLogger("dspy")
     before = dspy_log.level
     gateway.on_ending = lambda ending: dspy_log.setLevel(logging.CRITICAL if ending else before)
@@ -283,24 +292,24 @@ def _hushed(gateway: Gateway) -> Iterator[None]:
         dspy_log.setLevel(before)
 
 
-def champion_for(job: CompileSpec, folder: Path) -> Registered | None:
-    """The registered champion, where this compile is tracked and it is a program of the same kind.
+def champion_for(spec: CompileSpec, folder: Path) -> Registered | None:
+    """The registered champion, if this compile is tracked and the champion is a program of the same kind.
 
-    None also where this very compile made it, on an earlier start.
+    None also if an earlier start of this compile made it.
     """
-    if not wanted(job.settings.track):
+    if not wanted(spec.settings.track):
         return None
     try:
-        found = champion(job.settings.name)
-        own = noted_run(folder)
-        if found is not None and own is not None and found.state.get(MANIFEST, {}).get("run_id") == own:
+        registered = champion(spec.settings.name)
+        run_id = noted_run(folder)
+        if registered is not None and run_id is not None and registered.state.get(MANIFEST, {}).get("run_id") == run_id:
             return None
-        if found is not None:
-            load_state(job.student, dict(found.state), f"champion of {job.settings.name}")
+        if registered is not None:
+            load_state(spec.student, dict(registered.state), f"champion of {spec.settings.name}")
     except NotTracked as error:
         log.warning("MLflow cannot say which program is champion (%s): nothing will be promoted by this compile", error)
         return None
     except ConfigError as error:
         log.warning("%s: not compared with it", error)
         return None
-    return found
+    return registered

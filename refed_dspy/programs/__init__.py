@@ -1,4 +1,5 @@
-"""The DSPy modules: stages composed into the flow of the paper, and how a stage is asked."""
+"""The DSPy modules: Reference-Level Feedback, what it is compared with, and the judges; how their stages are asked, and
+how programs are saved and loaded."""
 
 from refed_dspy.programs.baselines import InstructionFeedbackOnly, SampleLevelFeedback, SeedOnly
 from refed_dspy.programs.judges import Criterion, PairwiseJudge, RubricJudge, Verdict

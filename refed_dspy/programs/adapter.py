@@ -1,9 +1,8 @@
 """How a signature becomes messages, and an answer becomes values.
 
-DSPy's own `JSONAdapter` drops a field's bounds from the schema, sends no schema to a model it does not
-know, and repairs broken JSON, so that a cut answer passes for a whole one. `SchemaAdapter` sends the bounded
-schema wherever the teacher says it takes one, and takes an answer only as it stands. Everything that depends
-on the signature alone is built once for it.
+DSPy's own `JSONAdapter` drops a field's bounds from the schema, sends no schema to a model it does not know, and
+repairs broken JSON, so that a cut answer passes for a complete one. `SchemaAdapter` sends the bounded schema wherever
+the teacher accepts one, and never repairs an answer. Everything that depends only on the signature is built once.
 """
 
 from __future__ import annotations
@@ -23,25 +22,25 @@ JsonObject = dict[str, Any]
 
 @dataclass(frozen=True)
 class Rendering:
-    """What a signature alone decides: the system message, the answer's model and its JSON schema."""
+    """What depends only on a signature: the system message, the answer's Pydantic model and its JSON schema."""
 
     system: str
     answer: type[BaseModel]
     response_format: JsonObject
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
-    """The fields' names."""
+    """Names of the input and output fields."""
     tags: tuple[str, ...]
-    """The prompt's own tags that an answer must not hold: one-word ones are left out, since others use them too."""
+    """Tags of the prompt that an answer must not contain. Tags of one word are left out: other texts have them too."""
 
     @cached_property
     def typed_format(self) -> JsonObject:
-        """`response_format` in lm15's own terms: one object for each signature."""
+        """`response_format` in the form that lm15 takes: the same object for every call of a signature."""
         return {"type": "json_schema", **self.response_format["json_schema"]}
 
 
 def rendering(signature: type[dspy.Signature]) -> Rendering:
-    """The fixed part of `signature`'s prompt. Cached by the class: an optimizer makes a new class."""
+    """The fixed part of `signature`'s prompt. Cached by class: an optimizer makes a new class for a changed prompt."""
     return _rendering(cast(Hashable, signature))
 
 
@@ -58,29 +57,35 @@ def _rendering(signature: Any) -> Rendering:
         "type": "json_schema",
         "json_schema": {"name": "answer", "schema": schema, "strict": True},
     }
-    names, outs = tuple(signature.input_fields), tuple(signature.output_fields)
-    tags = tuple(f"<{name}>" for name in names if "_" in name)
-    return Rendering(system, answer, response_format, names, outs, tags)
+    inputs = tuple(signature.input_fields)
+    return Rendering(
+        system=system,
+        answer=answer,
+        response_format=response_format,
+        inputs=inputs,
+        outputs=tuple(signature.output_fields),
+        tags=tuple(f"<{name}>" for name in inputs if "_" in name),
+    )
 
 
 def _system(signature: Any, shape: str) -> str:
-    """Every call pays for these words: a field whose name says it all has no description, and is not listed."""
-    given, wanted = _described(signature.input_fields), _described(signature.output_fields)
-    parts = [signature.instructions, f"You are given:\n{given}" if given else ""]
-    parts.append(f"JSON:\n{shape}" + (f"\n{wanted}" if wanted else ""))
-    return "\n\n".join(part for part in parts if part)
+    """The system message. Every call pays for it, so a field whose name says enough has no description here."""
+    inputs, outputs = _described(signature.input_fields), _described(signature.output_fields)
+    sections = [signature.instructions, f"You are given:\n{inputs}" if inputs else ""]
+    sections.append(f"JSON:\n{shape}" + (f"\n{outputs}" if outputs else ""))
+    return "\n\n".join(section for section in sections if section)
 
 
 def _described(fields: Mapping[str, Any]) -> str:
-    """A line for each field that has a description; DSPy gives one without any its name as `${name}`."""
-    told = ((name, str((field.json_schema_extra or {}).get("desc", ""))) for name, field in fields.items())
-    return "\n".join(f"- {name}: {desc}" for name, desc in told if desc and desc != f"${{{name}}}")
+    """A line for each field that has a description. DSPy's default description is `${name}`."""
+    described = ((name, str((field.json_schema_extra or {}).get("desc", ""))) for name, field in fields.items())
+    return "\n".join(f"- {name}: {desc}" for name, desc in described if desc and desc != f"${{{name}}}")
 
 
 def _strict(schema: Any) -> Any:
-    """`schema` as strict decoders take it: every property required, none else allowed, no prose."""
+    """`schema` in the form that strict decoders take: every property required, no others, no titles or descriptions."""
     if isinstance(schema, list):
-        return [_strict(part) for part in schema]
+        return [_strict(item) for item in schema]
     if not isinstance(schema, dict):
         return schema
     strict = {k: _strict(v) for k, v in schema.items() if k not in {"title", "description"} or isinstance(v, dict)}
@@ -89,18 +94,18 @@ def _strict(schema: Any) -> Any:
     return strict
 
 
-def _shape(part: JsonObject, root: JsonObject) -> str:
-    """`part` of a schema as a person would sketch it: {"notes":[string]}."""
-    if "$ref" in part:
-        return _shape(root["$defs"][part["$ref"].rsplit("/", 1)[-1]], root)
-    if "properties" in part:
-        inner = ",".join(f'"{name}":{_shape(value, root)}' for name, value in part["properties"].items())
+def _shape(schema: JsonObject, root: JsonObject) -> str:
+    """A sketch of a schema, or of a part of `root`, for the prompt: {"notes":[string]}."""
+    if "$ref" in schema:
+        return _shape(root["$defs"][schema["$ref"].rsplit("/", 1)[-1]], root)
+    if "properties" in schema:
+        inner = ",".join(f'"{name}":{_shape(value, root)}' for name, value in schema["properties"].items())
         return "{" + inner + "}"
-    if part.get("type") == "array":
-        return f"[{_shape(part.get('items', {}), root)}]"
-    if "enum" in part:
-        return " | ".join(json.dumps(value) for value in part["enum"])
-    return str(part.get("type", "value"))
+    if schema.get("type") == "array":
+        return f"[{_shape(schema.get('items', {}), root)}]"
+    if "enum" in schema:
+        return " | ".join(json.dumps(value) for value in schema["enum"])
+    return str(schema.get("type", "value"))
 
 
 def _plain(value: Any) -> Any:
@@ -108,7 +113,7 @@ def _plain(value: Any) -> Any:
 
 
 def _text(value: Any) -> str:
-    """An input as the prompt shows it: text as it is, a list as lines, anything else as JSON."""
+    """An input as the prompt shows it: text as it is, a list of texts as lines, anything else as JSON."""
     if isinstance(value, str):
         return value
     if isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
@@ -142,13 +147,13 @@ class SchemaAdapter(dspy.JSONAdapter):
         main_request: bool = False,
     ) -> str:
         fixed = rendering(signature)
-        # What ends an input need not repeat its name: that would be tens of tokens a sample.
+        # The closing tag need not repeat the input's name: that would cost tens of tokens a sample.
         tags = [f"<{k}>\n{_text(inputs[k])}\n</>" for k in fixed.inputs if k in inputs]
-        # A small model that has read long inputs forgets the system message, and drops what it was to write last: the
-        # last line says what is due, in so many words where it is several things (docs/log.md).
+        # A small model that has read long inputs forgets the system message and leaves out the last fields. So the last
+        # line asks for the JSON again, and names the fields if there are several (docs/log.md).
         names = ", ".join(fixed.outputs)
-        due = ("JSON:" if len(fixed.outputs) == 1 else f"Write the JSON: {names}.") if main_request else ""
-        return "\n\n".join(part for part in (prefix, *tags, suffix, due) if part)
+        last = ("JSON:" if len(fixed.outputs) == 1 else f"Write the JSON: {names}.") if main_request else ""
+        return "\n\n".join(section for section in (prefix, *tags, suffix, last) if section)
 
     def format_assistant_message_content(
         self, signature: type[dspy.Signature], outputs: Mapping[str, Any], missing_field_message: str | None = None
@@ -160,7 +165,7 @@ class SchemaAdapter(dspy.JSONAdapter):
         """The typed outputs of `completion`.
 
         Raises:
-            AdapterParseError: no JSON object, or one that does not fit. Nothing is repaired: half an answer is none.
+            AdapterParseError: no JSON object, or one that does not fit. Nothing is repaired.
         """
         fixed = rendering(signature)
         if not completion.strip():
@@ -168,10 +173,10 @@ class SchemaAdapter(dspy.JSONAdapter):
                 adapter_name="SchemaAdapter", signature=signature, lm_response=completion, message="the answer is empty"
             )
         try:
-            parsed = fixed.answer.model_validate_json(_json_part(completion), strict=True)
+            parsed = fixed.answer.model_validate_json(_json_object(completion), strict=True)
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
-            where = ".".join(str(part) for part in first["loc"])
+            where = ".".join(str(step) for step in first["loc"])
             raise AdapterParseError(
                 adapter_name="SchemaAdapter",
                 signature=signature,
@@ -188,10 +193,11 @@ class SchemaAdapter(dspy.JSONAdapter):
         return {name: getattr(parsed, name) for name in fixed.outputs}
 
 
-def _json_part(completion: str) -> str:
+def _json_object(completion: str) -> str:
     """The text from the first brace to the last: models without a schema wrap their JSON in fences or words.
 
-    What goes on after the last closing brace, or opened before the first, was cut: then nothing is taken.
+    If something opens before the first brace, or after the last closing one, the answer was cut: it is returned whole,
+    and will not parse.
     """
     start, end = completion.find("{"), completion.rfind("}")
     whole = 0 <= start < end and "[" not in completion[:start] and "{" not in completion[end:]

@@ -1,7 +1,8 @@
-"""How a stage's predictor is asked, and who may stand in between.
+"""Asking a stage's predictor: by which answerer, for which role, and what its errors mean.
 
-A stage does not call its predictor: it asks. By default asking calls the predictor with the language model of
-the DSPy context. A run puts its ledger in between (`answering`), which gives back what is already paid for.
+A stage does not call its predictor, it asks (`ask`). By default this calls the predictor with the language model of the
+DSPy context. A run sets another answerer (`answered_by`): a recorded teacher, which returns recorded answers and
+otherwise asks and records. A role (`as_role`) has other models answer. DSPy's errors become this package's.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import dspy
 from dspy.utils import exceptions as lm_errors
 from dspy.utils.exceptions import AdapterParseError, LMError
 
-from refed_dspy.config.loading import SECRET
+from refed_dspy.config.teacher import SECRET
 from refed_dspy.errors import (
     CapReached,
     ConfigError,
@@ -36,7 +37,7 @@ from refed_dspy.errors import (
     one_line,
 )
 from refed_dspy.programs.adapter import SchemaAdapter, rendering
-from refed_dspy.programs.fast_path import predict_straight, unwatched_engine
+from refed_dspy.programs.fast_path import direct_engine, predict_directly
 from refed_dspy.programs.lm_errors import (
     AnswerCut,
     AnswerRefused,
@@ -52,7 +53,7 @@ from refed_dspy.programs.lm_errors import (
 
 @dataclass(frozen=True)
 class Question:
-    """One predictor to ask: which stage it is, about what, with which inputs, for the how-manieth time."""
+    """A predictor asked about an item: its stage, its inputs, and the repetition (0 for the first time)."""
 
     stage: str
     item: str
@@ -62,6 +63,8 @@ class Question:
 
 
 class Answerer(Protocol):
+    """What answers questions: a language model, or a recorded teacher in between."""
+
     async def __call__(self, question: Question) -> dspy.Prediction:
         """The predictor's typed outputs. Raises RowError for this row, TeacherError for the whole run."""
 
@@ -81,29 +84,29 @@ async def ask_teacher(question: Question) -> dspy.Prediction:
     lm = question.predictor.lm or dspy.settings.lm
     tries = getattr(lm, "malformed_retries", 0)
     if tries and not lm.kwargs.get("temperature"):
-        tries = 0  # it would say the same again
-    for repeated in range(tries):
+        tries = 0  # at temperature 0 the answer would be the same
+    for retry in range(tries):
         try:
-            return await _asked_once(question, lm.copy(rollout_id=_rollout(lm, repeated)) if repeated else None)
+            return await _ask_once(question, lm.copy(rollout_id=_rollout(lm, retry)) if retry else None)
         except MalformedAnswer:
             continue
-    return await _asked_once(question, lm.copy(rollout_id=_rollout(lm, tries)) if tries else None)
+    return await _ask_once(question, lm.copy(rollout_id=_rollout(lm, tries)) if tries else None)
 
 
-_AGAIN = 10_000
-"""Where the repetitions begin that are asked for since an answer was malformed: optimizers' own stay below."""
+_RETRY_ROLLOUT = 10_000
+"""Rollout ids of retries after a malformed answer are this far apart. Optimizers' own ids stay below."""
 
 
-def _rollout(lm: Any, repeated: int) -> int:
-    return int(lm.kwargs.get("rollout_id") or 0) + repeated * _AGAIN
+def _rollout(lm: Any, retry: int) -> int:
+    return int(lm.kwargs.get("rollout_id") or 0) + retry * _RETRY_ROLLOUT
 
 
-async def _asked_once(question: Question, lm: Any) -> dspy.Prediction:
-    """One try, with another language model than the predictor's if one is given."""
+async def _ask_once(question: Question, lm: Any) -> dspy.Prediction:
+    """One try, with `lm` in place of the predictor's language model unless it is None."""
     try:
-        prediction = await _predicted(question, lm)
+        prediction = await _predict(question, lm)
     except AdapterParseError as error:
-        # DSPy's message goes on with the whole answer; the reason is its first paragraph.
+        # DSPy's message continues with the whole answer; the reason is its first paragraph.
         raise MalformedAnswer(question.stage, question.item, str(error).partition("\n\n")[0]) from None
     except LMError as error:
         raise _translated(error, question) from None
@@ -113,13 +116,13 @@ async def _asked_once(question: Question, lm: Any) -> dspy.Prediction:
     return prediction
 
 
-async def _predicted(question: Question, lm: Any = None) -> dspy.Prediction:
-    if (engine := unwatched_engine(question.predictor)) is not None:
-        engine = engine if lm is None else lm.straight
-        return await predict_straight(question.predictor, engine, question.inputs)
-    other = {} if lm is None else {"lm": lm}
+async def _predict(question: Question, lm: Any = None) -> dspy.Prediction:
+    if (engine := direct_engine(question.predictor)) is not None:
+        engine = engine if lm is None else lm.direct_engine
+        return await predict_directly(question.predictor, engine, question.inputs)
+    options = {} if lm is None else {"lm": lm}
     with dspy.context(adapter=dspy.settings.adapter or SchemaAdapter()):
-        return await question.predictor.acall(**other, **question.inputs)
+        return await question.predictor.acall(**options, **question.inputs)
 
 
 _ROW_ERRORS = (
@@ -148,7 +151,7 @@ _STOP_HINTS = (
 
 
 def _translated(error: LMError, question: Question) -> RefedError:
-    """`error` in this package's terms. An unexpected one is a bug and is raised as it is."""
+    """`error` as an error of this package. An unexpected one is a bug and is raised as it is."""
     reason = one_line(without_keys(getattr(error, "message", "") or str(error), question.predictor.lm))
     where = f"{question.stage} of {question.item}: {reason}"
     if isinstance(error, LMCapReached):
@@ -159,25 +162,25 @@ def _translated(error: LMError, question: Question) -> RefedError:
         return RunStopped(reason)
     if hint := stop_hint(error):
         return TeacherError(f"{where} — {hint}")
-    for source, row in _ROW_ERRORS:
-        if isinstance(error, source):
-            return row(question.stage, question.item, reason)
+    for lm_error, row_error in _ROW_ERRORS:
+        if isinstance(error, lm_error):
+            return row_error(question.stage, question.item, reason)
     if without_keys(str(error), question.predictor.lm) != str(error):
         return TeacherError(f"{where} — not an error that was expected")
     raise error
 
 
 def stop_hint(error: LMError) -> str:
-    """What to do about an error after which no other question would fare better; empty for one row's bad luck."""
-    for source, hint in _STOP_HINTS:
-        if isinstance(error, source):
+    """What to do about an error that every other question would meet too; "" for an error of one row."""
+    for lm_error, hint in _STOP_HINTS:
+        if isinstance(error, lm_error):
             return hint
     missing = getattr(error, "status", None) == 404
     return "check the teacher's api_base, its model and, on Azure, api_version" if missing else ""
 
 
 def without_keys(text: str, lm: Any = None) -> str:
-    """`text` without any key that `lm`, or that of the context, or the environment holds: providers repeat them."""
+    """`text` without the API keys of `lm` (or the context's) and of the environment: providers repeat them."""
     settings = getattr(lm or dspy.settings.lm, "kwargs", None) or {}
     keys = {*_secrets(settings), *(value for name, value in os.environ.items() if _KEY_VARIABLE.search(name))}
     for key in sorted(keys, key=len, reverse=True):
@@ -190,7 +193,7 @@ _KEY_VARIABLE = re.compile(r"(_KEY|_TOKEN|_SECRET)$")
 
 
 def _secrets(settings: Any, named: bool = False) -> Iterator[str]:
-    """Every text under a name that sounds like a key's, however deep."""
+    """Every text, at any depth, under a name that suggests an API key."""
     if isinstance(settings, Mapping):
         for name, value in settings.items():
             yield from _secrets(value, named or bool(SECRET.search(str(name))))
@@ -204,7 +207,7 @@ _answerer: ContextVar[Answerer] = ContextVar("refed_answerer", default=ask_teach
 
 @contextmanager
 def answered_by(answerer: Answerer) -> Iterator[None]:
-    """Put `answerer` between the stages and the teacher inside the block."""
+    """Have `answerer` answer the questions of stages inside the block."""
     token = _answerer.set(answerer)
     try:
         yield
@@ -212,38 +215,38 @@ def answered_by(answerer: Answerer) -> Iterator[None]:
         _answerer.reset(token)
 
 
-_others: ContextVar[Mapping[str, tuple[Answerer, Any]]] = ContextVar("refed_others", default=MappingProxyType({}))
+_roles: ContextVar[Mapping[str, tuple[Answerer, Any]]] = ContextVar("refed_roles", default=MappingProxyType({}))
 
 
 @contextmanager
-def with_roles(others: Mapping[str, tuple[Answerer, Any]]) -> Iterator[None]:
-    """Let `asking` find other models inside the block: role → who answers, with which language model."""
-    token = _others.set(others)
+def with_roles(roles: Mapping[str, tuple[Answerer, Any]]) -> Iterator[None]:
+    """Set the models that `as_role` uses inside the block: role → (answerer, language model)."""
+    token = _roles.set(roles)
     try:
         yield
     finally:
-        _others.reset(token)
+        _roles.reset(token)
 
 
 @contextmanager
 def as_role(role: str) -> Iterator[None]:
-    """Have the stages inside the block ask the model of `role`; where none is offered, the one of the context."""
-    if role not in _others.get():
+    """Have the stages inside the block ask the model of `role`; if none is set (`with_roles`), the context's."""
+    if role not in _roles.get():
         yield
         return
-    answerer, lm = _others.get()[role]
+    answerer, lm = _roles.get()[role]
     with answered_by(answerer), dspy.context(lm=lm):
         yield
 
 
 @dataclass
 class SampleInProgress:
-    """One text being written in several answers, by one hand where several could write it."""
+    """A sample being written in several answers, all by the same teacher where a pool has several."""
 
     about: str
-    """What is written, which draws the hand."""
-    hand: object | None = None
-    """Whoever gave the first of the answers."""
+    """The item; the teacher is drawn by it."""
+    writer: object | None = None
+    """The teacher that gave the first of the answers."""
 
 
 _writing: ContextVar[SampleInProgress | None] = ContextVar("refed_writing", default=None)
@@ -251,8 +254,8 @@ _writing: ContextVar[SampleInProgress | None] = ContextVar("refed_writing", defa
 
 @contextmanager
 def same_teacher(about: str) -> Iterator[None]:
-    """Have one teacher of a pool give all answers inside the block, for as long as it answers: so a response and its
-    improvement differ by what was improved, and not by who wrote."""
+    """Have the same teacher of a pool give all answers inside the block, as long as it answers: so a response and its
+    improvement differ by the improvement, and not by the writer."""
     token = _writing.set(SampleInProgress(about))
     try:
         yield
@@ -261,10 +264,10 @@ def same_teacher(about: str) -> Iterator[None]:
 
 
 def current_sample() -> SampleInProgress | None:
-    """What is being written by one hand, or None."""
+    """The sample that one teacher is writing in this context, or None."""
     return _writing.get()
 
 
 async def ask(stage: str, item: str, predictor: dspy.Predict, repetition: int = 0, **inputs: Any) -> dspy.Prediction:
-    """The answer of `predictor` for `inputs`, from whoever answers in this context."""
+    """The answer of `predictor` for `inputs`, from the answerer of this context."""
     return await _answerer.get()(Question(stage, item, predictor, inputs, repetition))

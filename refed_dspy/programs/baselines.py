@@ -1,7 +1,7 @@
 """What Reference-Level Feedback is compared with (paper notes, section 2): the same instructions, other feedback.
 
-Each is a program like `ReferenceLevelFeedback`, runs at scale as it does, and asks the same questions where it does
-the same: in one ledger, instructions and first responses are paid for once.
+Each is a program like `ReferenceLevelFeedback` and runs at scale like it. Where stages are the same they ask the same
+questions, so in one ledger instructions and first responses are paid for once.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from refed_dspy.signatures.sample_level import SampleFeedback, SampleImprovement
 
 
 class InstructionFeedbackOnly(ReferenceLevelFeedback):
-    """Instructions from references, and the first response to each as it comes: nothing is improved."""
+    """Instructions from references, and the first response to each, which is not improved."""
 
     stage_names: tuple[str, ...] = ("instruction_feedback", "instruction_synthesis", "response_generation")
     final_stage = "response_generation"
@@ -37,7 +37,7 @@ class InstructionFeedbackOnly(ReferenceLevelFeedback):
         self.add_guidance(guidance or {})
 
     async def collect_response_feedback(self, reference: Reference) -> str:  # noqa: ARG002 — nothing is asked
-        """Nothing: what improves a response, if anything does, is not learned of the reference's."""
+        """Nothing: no feedback on the reference's response is used."""
         return ""
 
     async def respond(
@@ -59,12 +59,15 @@ class InstructionFeedbackOnly(ReferenceLevelFeedback):
 
 
 class SampleLevelFeedback(InstructionFeedbackOnly):
-    """The same instructions and first responses; feedback is collected on each response, and improves it: three calls a
-    sample, and one feedback a sample where Reference-Level Feedback has one a reference."""
+    """The same instructions and first responses, each improved with feedback on that very response: three calls a
+    sample, and one feedback for each sample where Reference-Level Feedback has one for each reference."""
 
     stage_names = (
-        *("instruction_feedback", "instruction_synthesis"),
-        *("response_generation", "sample_feedback", "sample_improvement"),
+        "instruction_feedback",
+        "instruction_synthesis",
+        "response_generation",
+        "sample_feedback",
+        "sample_improvement",
     )
     final_stage = "sample_improvement"
     calls_a_sample = 3.2
@@ -87,17 +90,17 @@ class SampleLevelFeedback(InstructionFeedbackOnly):
         instruction: str,
         item: str = "",
     ) -> Sample:
-        """Answer `instruction`, judge the answer, and improve it by that."""
+        """Answer `instruction`, collect feedback on the answer, and improve it."""
         item = item or f"{reference.id}/{instruction[:40]}"
         response = await self.first_response(reference, instruction, item)
-        said = await ask("sample_feedback", item, self.sample_feedback, instruction=instruction, response=response)
+        feedback = await ask("sample_feedback", item, self.sample_feedback, instruction=instruction, response=response)
         better = await ask(
             "sample_improvement",
             item,
             self.sample_improvement,
             instruction=instruction,
             response=response,
-            response_feedback=said.response_feedback,
+            response_feedback=feedback.response_feedback,
         )
         return Sample(
             instruction=instruction,
@@ -109,7 +112,7 @@ class SampleLevelFeedback(InstructionFeedbackOnly):
 
 
 class SeedOnly(dspy.Module):
-    """No feedback and no new instructions: the references themselves are the data set. Nothing is asked."""
+    """No feedback and no new instructions: the references are the data set. No question is asked."""
 
     async def aforward(self, reference: Reference | Mapping[str, str]) -> dspy.Prediction:
         """One sample: the reference."""
@@ -133,11 +136,12 @@ METHODS: Mapping[str, type[ReferenceLevelFeedback]] = {
     "sample-level": SampleLevelFeedback,
     "instruction-only": InstructionFeedbackOnly,
 }
-"""What `method` in a config stands for."""
+"""`method` in a config → its program."""
 
 
-def kind_of(state: Any) -> type[ReferenceLevelFeedback]:
-    """Which of METHODS a saved program's state (`read_state`) is of: the one with most stages of those it has all."""
-    there = set(state) if isinstance(state, Mapping) else set()
-    fitting = [kind for kind in METHODS.values() if there.issuperset(kind.stage_names)]
-    return max(fitting, key=lambda kind: len(kind.stage_names), default=ReferenceLevelFeedback)
+def program_class_of(state: Any) -> type[ReferenceLevelFeedback]:
+    """The class in METHODS of a saved program's state (`read_state`): of those whose stages it all has, the one with
+    most stages."""
+    saved = set(state) if isinstance(state, Mapping) else set()
+    fitting = [program for program in METHODS.values() if saved.issuperset(program.stage_names)]
+    return max(fitting, key=lambda program: len(program.stage_names), default=ReferenceLevelFeedback)

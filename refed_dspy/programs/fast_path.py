@@ -1,8 +1,8 @@
-"""The straight way from a predictor to a teacher's engine, where nobody watches what lies in between.
+"""The direct way from a predictor to a teacher's engine, taken where nothing observes the layers in between.
 
 `dspy.Predict` and `dspy.LM` keep traces, history, usage and a cache, and call callbacks. In a run all of them are off,
-and passing through them costs more than everything else this package does for a call (docs/log.md). What is sent, and
-what comes of it, is the same either way; with any of them on, the usual way is taken.
+and passing through them costs more than everything else this package does for a call (docs/log.md). The request and its
+result are the same either way. If any of them is on, the usual way is taken.
 """
 
 from __future__ import annotations
@@ -22,14 +22,16 @@ _ADAPTER = SchemaAdapter()
 
 
 class Engine(Protocol):
+    """What sends a request to a model."""
+
     async def complete(self, request: Request) -> Response: ...
 
 
-def unwatched_engine(predictor: dspy.Predict) -> Engine | None:
-    """The engine that `predictor` would ask in this context, if it offers a straight way and nobody watches."""
+def direct_engine(predictor: dspy.Predict) -> Engine | None:
+    """The engine of `predictor`'s language model in this context, if it may be asked directly; else None."""
     settings = dspy.settings
     lm = predictor.lm or settings.lm
-    engine: Engine | None = getattr(lm, "straight", None)
+    engine: Engine | None = getattr(lm, "direct_engine", None)
     plain = type(predictor) is dspy.Predict and type(settings.adapter or _ADAPTER) is SchemaAdapter
     if engine is None or not plain or predictor.config or predictor.callbacks or lm.callbacks or lm.cache:
         return None
@@ -39,7 +41,7 @@ def unwatched_engine(predictor: dspy.Predict) -> Engine | None:
     return engine if settings.disable_history and not traced else None
 
 
-async def predict_straight(predictor: dspy.Predict, engine: Engine, inputs: Mapping[str, Any]) -> dspy.Prediction:
+async def predict_directly(predictor: dspy.Predict, engine: Engine, inputs: Mapping[str, Any]) -> dspy.Prediction:
     """The predictor's typed outputs. Raises what `predictor.acall` raises."""
     lm, signature = predictor.lm or dspy.settings.lm, predictor.signature
     messages = _ADAPTER.format(signature, predictor.demos, dict(inputs))
@@ -52,35 +54,37 @@ async def predict_straight(predictor: dspy.Predict, engine: Engine, inputs: Mapp
 
 
 def lm_request(lm: Any, messages: list[dict[str, Any]], response_format: dict[str, Any]) -> Request:
-    """What `lm` would send for `messages`: an optional system message first, then user and assistant in turn."""
+    """The request that `lm` would send for `messages`: an optional system message, then user and assistant in turn."""
     system = messages[0]["content"] if messages[0]["role"] == "system" else None
-    turns = messages[1:] if system is not None else messages
+    dialogue = messages[1:] if system is not None else messages
     make = {"user": Message.user, "assistant": Message.assistant}
-    config = _config(_Same(response_format), lm.kwargs.get("temperature"), _most_tokens(lm))
     return Request(
-        model=lm.model, system=system, messages=tuple(make[m["role"]](m["content"]) for m in turns), config=config
+        model=lm.model,
+        system=system,
+        messages=tuple(make[message["role"]](message["content"]) for message in dialogue),
+        config=_config(_ByIdentity(response_format), lm.kwargs.get("temperature"), _max_tokens(lm)),
     )
 
 
-def _most_tokens(lm: Any) -> int | None:
-    most: int | None = lm.kwargs.get("max_tokens") or lm.kwargs.get("max_completion_tokens")
-    return most
+def _max_tokens(lm: Any) -> int | None:
+    max_tokens: int | None = lm.kwargs.get("max_tokens") or lm.kwargs.get("max_completion_tokens")
+    return max_tokens
 
 
 @dataclass(frozen=True, eq=False)
-class _Same:
-    """A value that is equal to itself alone, so that it can be a cache's key whatever it holds."""
+class _ByIdentity:
+    """A value that is equal only to itself, so that it can be a cache's key though it is not hashable."""
 
     value: dict[str, Any]
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Same) and self.value is other.value
+        return isinstance(other, _ByIdentity) and self.value is other.value
 
     def __hash__(self) -> int:
         return id(self.value)
 
 
 @lru_cache(maxsize=512)
-def _config(response_format: _Same, temperature: float | None, max_tokens: int | None) -> Config:
-    """One object for each signature and teacher: lm15 looks through the whole schema whenever one is made."""
+def _config(response_format: _ByIdentity, temperature: float | None, max_tokens: int | None) -> Config:
+    """The same object for every call of a signature to a teacher: lm15 walks the whole schema whenever it makes one."""
     return Config(temperature=temperature, max_tokens=max_tokens, response_format=response_format.value)

@@ -1,6 +1,6 @@
-"""Judges: DSPy programs like any other, so they can be compiled too, against people's verdicts.
+"""Judges: DSPy programs like any other, so they can be compiled too, on people's verdicts.
 
-A judge that cannot decide abstains, and says why. An abstention is recorded; it is never a zero.
+A judge that cannot decide abstains, with a reason. An abstention is recorded as such, never as a zero.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ class Criterion:
     description: str
 
 
-def _criteria(**described: str) -> Mapping[str, Criterion]:
-    return MappingProxyType({name: Criterion(name.replace("_", " "), text) for name, text in described.items()})
+def _criteria(**descriptions: str) -> Mapping[str, Criterion]:
+    return MappingProxyType({name: Criterion(name.replace("_", " "), text) for name, text in descriptions.items()})
 
 
 OVERALL = Criterion(
@@ -41,23 +41,24 @@ INSTRUCTION_CRITERIA = _criteria(
     like_the_reference_in_complexity="asks for about as much knowledge, reasoning and length as the reference does",
     unlike_its_siblings="differs from the reference and from every sibling in topic, wording and form",
 )
-"""For new instructions (the paper's wishes: practical, diverse, of the reference's complexity)."""
+"""Criteria for new instructions (the paper asks for practical, diverse ones of the reference's complexity)."""
 RESPONSE_CRITERIA = _criteria(
     content_quality="accurate, and as deep as the instruction calls for",
     communication="clear, well structured, fluent, in a fitting tone",
     instruction_alignment="does what is asked within its scope and constraints, and meets needs that are implied",
 )
-"""The paper's three groups of response feedback."""
+"""Criteria for responses: the paper's three groups of response feedback."""
 
-_POINTS = {"A>>B": 2, "A>B": 1, "A=B": 0, "B>A": -1, "B>>A": -2}
+_PREFERENCES = {"A>>B": 2, "A>B": 1, "A=B": 0, "B>A": -1, "B>>A": -2}
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a pairwise judge says of (answer A, answer B).
+    """A pairwise judge's verdict on (answer A, answer B).
 
-    `preference`: the mean of both orders, from 2 (A is much better) to -2; 0 is a tie; None: it abstained.
-    `consistent`: both orders named the same winner, or both a tie; None where it abstained.
+    `preference`: the mean over both orders, from 2 (A is much better) to -2; 0 is a tie; None: the judge abstained.
+    `consistent`: whether both orders named the same winner, or both a tie; None: the judge abstained.
+    `abstained`: why it did; empty where it decided.
     """
 
     preference: float | None
@@ -78,7 +79,7 @@ SAME = Verdict(0, True, ("the two answers are the same",))
 
 @dataclass(frozen=True)
 class Graded:
-    """A rubric judge's grade, 1 to 5; None: it abstained."""
+    """A rubric judge's grade, 1 to 5, and its reason; None: it abstained."""
 
     criterion: str
     grade: int | None
@@ -86,7 +87,7 @@ class Graded:
 
     @property
     def share(self) -> float | None:
-        """The grade as 0 to 1."""
+        """The grade on a scale from 0 to 1."""
         return None if self.grade is None else (self.grade - 1) / 4
 
 
@@ -100,33 +101,33 @@ class PairwiseJudge(dspy.Module):
     async def judge(
         self, instruction: str, answer_a: str, answer_b: str, criterion: Criterion = OVERALL, item: str = ""
     ) -> Verdict:
-        """The verdict. One failed call is an abstention.
+        """The verdict. If one of the two calls fails, the judge abstains.
 
         Raises TeacherError where the judge cannot be asked at all, NoConnection where it is not reached.
         """
         if answer_a.strip() == answer_b.strip():
             return SAME
         async with together() as group:
-            one_way = group.create_task(self._one_order(instruction, answer_a, answer_b, criterion, item))
-            other_way = group.create_task(self._one_order(instruction, answer_b, answer_a, criterion, item))
-        first, second = one_way.result(), other_way.result()
-        reasons = tuple(
-            said.reason if said is first else f"(asked with A and B exchanged) {said.reason}"
-            for said in (first, second)
-            if not isinstance(said, str)
-        )
-        for said in (first, second):
-            if isinstance(said, str):
-                return Verdict(None, None, reasons, said)
-        if not {first.verdict, second.verdict} <= set(_POINTS):
-            return Verdict(None, None, reasons, "the judge could not tell")
-        one, two = _POINTS[first.verdict], -_POINTS[second.verdict]
-        consistent = (one > 0) == (two > 0) and (one < 0) == (two < 0)
-        return Verdict((one + two) / 2 if consistent else 0, consistent, reasons)
+            in_order = group.create_task(self._compare(instruction, answer_a, answer_b, criterion, item))
+            exchanged = group.create_task(self._compare(instruction, answer_b, answer_a, criterion, item))
+        first, second = in_order.result(), exchanged.result()
+        reasons = []
+        if not isinstance(first, str):
+            reasons.append(first.reason)
+        if not isinstance(second, str):
+            reasons.append(f"(asked with A and B exchanged) {second.reason}")
+        for failure in (first, second):
+            if isinstance(failure, str):
+                return Verdict(None, None, tuple(reasons), failure)
+        if not {first.verdict, second.verdict} <= set(_PREFERENCES):
+            return Verdict(None, None, tuple(reasons), "the judge could not tell")
+        in_first, in_second = _PREFERENCES[first.verdict], -_PREFERENCES[second.verdict]
+        consistent = (in_first > 0) == (in_second > 0) and (in_first < 0) == (in_second < 0)
+        return Verdict((in_first + in_second) / 2 if consistent else 0, consistent, tuple(reasons))
 
-    async def _one_order(self, instruction: str, a: str, b: str, criterion: Criterion, item: str) -> Any:
-        """The answer, or why there is none."""
-        return await _answer_or_why(
+    async def _compare(self, instruction: str, a: str, b: str, criterion: Criterion, item: str) -> Any:
+        """The answer for one order, or a text: why there is none."""
+        return await _answer_or_failure(
             "pairwise_judge",
             item or one_line(instruction, 40),
             self.compare,
@@ -146,9 +147,12 @@ class PairwiseJudge(dspy.Module):
         description: str = OVERALL.description,
     ) -> dspy.Prediction:
         """A prediction with the Verdict's fields."""
-        said = await self.judge(instruction, answer_a, answer_b, Criterion(criterion, description))
+        verdict = await self.judge(instruction, answer_a, answer_b, Criterion(criterion, description))
         return dspy.Prediction(
-            preference=said.preference, consistent=said.consistent, reasons=said.reasons, abstained=said.abstained
+            preference=verdict.preference,
+            consistent=verdict.consistent,
+            reasons=verdict.reasons,
+            abstained=verdict.abstained,
         )
 
     def forward(self, *inputs: Any, **named: Any) -> dspy.Prediction:
@@ -164,11 +168,11 @@ class RubricJudge(dspy.Module):
         self.grade = dspy.Predict(RubricGrading)
 
     async def judge(self, text: str, context: str, criterion: Criterion, item: str = "") -> Graded:
-        """The grade. One failed call is an abstention.
+        """The grade. If the call fails, the judge abstains.
 
         Raises TeacherError where the judge cannot be asked at all, NoConnection where it is not reached.
         """
-        said = await _answer_or_why(
+        answer = await _answer_or_failure(
             "rubric_judge",
             item or one_line(text, 40),
             self.grade,
@@ -177,24 +181,25 @@ class RubricJudge(dspy.Module):
             context=context,
             text=text,
         )
-        if isinstance(said, str):
-            return Graded(criterion.name, None, said)
-        return Graded(criterion.name, int(said.grade) if said.grade.isdecimal() else None, said.reason)
+        if isinstance(answer, str):
+            return Graded(criterion.name, None, answer)
+        return Graded(criterion.name, int(answer.grade) if answer.grade.isdecimal() else None, answer.reason)
 
     async def aforward(self, text: str, context: str, criterion: str, description: str) -> dspy.Prediction:
         """A prediction with `grade` (1 to 5, or None) and `reason`."""
-        said = await self.judge(text, context, Criterion(criterion, description))
-        return dspy.Prediction(grade=said.grade, reason=said.reason)
+        graded = await self.judge(text, context, Criterion(criterion, description))
+        return dspy.Prediction(grade=graded.grade, reason=graded.reason)
 
     def forward(self, *inputs: Any, **named: Any) -> dspy.Prediction:
         """`aforward`, for callers without an event loop."""
         return run_blocking(self.aforward(*inputs, **named))
 
 
-async def _answer_or_why(stage: str, item: str, predictor: dspy.Predict, **inputs: Any) -> Any:
+async def _answer_or_failure(stage: str, item: str, predictor: dspy.Predict, **inputs: Any) -> Any:
+    """The answer, or a text: the kind of the failure and its reason."""
     try:
         return await ask(stage, item, predictor, **inputs)
     except NoConnection:
-        raise  # no judge at all, and not this pair's bad luck
+        raise  # the judge is not there at all: this is no failure of one pair
     except RowError as error:
         return f"{error.kind}: {error.reason}"

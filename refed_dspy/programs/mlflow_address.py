@@ -1,4 +1,4 @@
-"""A program kept in MLflow: its address (`models:/…`, `runs:/…`), and how it is fetched."""
+"""Programs stored in MLflow: their addresses (`models:/…`, `runs:/…`), and how they are downloaded."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from refed_dspy.errors import ConfigError, one_line
 
 
 def is_address(name: str) -> bool:
-    """Whether `name` is an MLflow address and not a file."""
+    """Whether `name` is an MLflow address, and not a file."""
     return name.partition(":/")[0] in {"runs", "models", "mlflow-artifacts"}
 
 
@@ -21,31 +21,31 @@ _QUIET = {
     "DO_NOT_TRACK": "true",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    # MLflow's own are 7 attempts and 120 s each: minutes of waiting for a server that is away.
+    # MLflow's defaults are 7 attempts of 120 s each: minutes of waiting for a server that is down.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
 }
 
 
 def quiet_mlflow() -> Any:
-    """MLflow, imported as late as that since it takes seconds: without telemetry, chatter and minutes of retries, where
-    the user has not set them."""
+    """The module `mlflow`, imported here because that takes seconds. Telemetry, log messages and long retries are
+    turned off, except where the user has set the variables."""
     for name, value in _QUIET.items():
         os.environ.setdefault(name, value)
     import mlflow
 
-    for noisy in ("alembic", "mlflow"):  # importing it has just set levels of its own
+    for noisy in ("alembic", "mlflow"):  # importing MLflow has just set their levels
         logging.getLogger(noisy).setLevel(logging.ERROR)
     return mlflow
 
 
 def without_password(text: object) -> str:
-    """`text` in one line, and without the user and password of any address in it."""
+    """`text` in one line, without the user and password of any address in it."""
     return re.sub(r"://[^/\s@]*@", "://", one_line(text))
 
 
-def _download(address: str) -> Path:
-    """Fetch a program's JSON from MLflow. Imported here: it takes seconds and most runs have no use for it."""
+def download_program(address: str) -> Path:
+    """Download a program's JSON from MLflow; returns the local file. Raises ConfigError."""
     mlflow = quiet_mlflow()
     try:
         local = Path(mlflow.artifacts.download_artifacts(artifact_uri=address))
@@ -54,18 +54,18 @@ def _download(address: str) -> Path:
     return local / "program.json" if local.is_dir() else local
 
 
-_MODEL = re.compile(r"models:/(?P<name>[^/@]+)(?:/(?P<version>\d+)|@(?P<alias>[^/]+))$")
+_MODEL_ADDRESS = re.compile(r"models:/(?P<name>[^/@]+)(?:/(?P<version>\d+)|@(?P<alias>[^/]+))$")
 
 
-def _version(address: str) -> dict[str, str]:
-    """Which version of a registered model an address stands for today."""
-    if not is_address(address) or (found := _MODEL.fullmatch(address)) is None:
+def model_version(address: str) -> dict[str, str]:
+    """`model` and the `version` that the address of a registered model means now; empty for other addresses."""
+    if not is_address(address) or (match := _MODEL_ADDRESS.fullmatch(address)) is None:
         return {}
-    version = found["version"]
+    version = match["version"]
     if version is None:
         mlflow = quiet_mlflow()
         try:
-            version = str(mlflow.MlflowClient().get_model_version_by_alias(found["name"], found["alias"]).version)
+            version = str(mlflow.MlflowClient().get_model_version_by_alias(match["name"], match["alias"]).version)
         except Exception as error:  # noqa: BLE001 — MLflow's own, and its HTTP client's
             raise ConfigError(f"program {address}: MLflow cannot provide it: {without_password(error)}") from None
-    return {"model": found["name"], "version": version}
+    return {"model": match["name"], "version": version}

@@ -1,4 +1,4 @@
-"""What is different between two programs' prompts, for people."""
+"""The differences between two programs' prompts, as text for people."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SHOWN = 400
 
 
 def prompt_diff(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
-    """Two programs' states, predictor by predictor: instructions line by line, and demonstrations come and gone."""
+    """The differences of two programs' states by predictor: a diff of the instructions, and demonstrations + and -."""
     blocks = []
     for name, new in after.items():
         old = before.get(name)
@@ -28,24 +28,23 @@ def prompt_diff(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
 
 def changed_predictors(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
     """The predictors whose instructions or demonstrations differ."""
-    parts = ("signature", "demos")
     return [
         name
         for name, new in after.items()
         if isinstance(new, dict)
         and isinstance(old := before.get(name), dict)
-        and any(old.get(part) != new.get(part) for part in parts)
+        and any(old.get(key) != new.get(key) for key in ("signature", "demos"))
     ]
 
 
 def _lines(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     before, after = (str(state["signature"].get("instructions", "")).split("\n") for state in (old, new))
     diff = list(difflib.unified_diff(before, after, lineterm="", n=3))
-    # The first two lines name files; each line of text begins with a space, + or -, so @@ is always the diff's own.
+    # The first two lines name files. A line of text begins with a space, + or -, so one with @@ is the diff's header.
     return [line for line in diff[2:] if not line.startswith("@@")]
 
 
 def _demos(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    had, has = ([json.dumps(demo, ensure_ascii=False) for demo in state.get("demos", [])] for state in (old, new))
-    gone = [f"- demonstration: {one_line(demo, SHOWN)}" for demo in had if demo not in has]
-    return gone + [f"+ demonstration: {one_line(demo, SHOWN)}" for demo in has if demo not in had]
+    before, after = ([json.dumps(demo, ensure_ascii=False) for demo in state.get("demos", [])] for state in (old, new))
+    removed = [f"- demonstration: {one_line(demo, SHOWN)}" for demo in before if demo not in after]
+    return removed + [f"+ demonstration: {one_line(demo, SHOWN)}" for demo in after if demo not in before]

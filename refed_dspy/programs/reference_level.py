@@ -30,7 +30,7 @@ STAGES = (
     "response_improvement",
 )
 TAKEN_SHOWN = 60
-"""How many of a reference's own instructions, the newest, are shown as taken: enough to steer, few enough to fit."""
+"""How many of a reference's instructions, the newest, the prompt shows as taken: enough to steer, few enough to fit."""
 
 T = TypeVar("T")
 
@@ -44,7 +44,7 @@ class Proposal:
 
 
 class ReferenceLevelFeedback(dspy.Module):
-    """Learn from a reference once; let what was learned guide every sample written after it.
+    """Collect feedback on a reference once; every sample of that reference is written with it.
 
     Args:
         features: name → description of what instruction feedback looks for. The paper's two by default.
@@ -58,9 +58,9 @@ class ReferenceLevelFeedback(dspy.Module):
     stage_names: tuple[str, ...] = STAGES
     """Its stages, from the first to the deepest; each is the name of a predictor."""
     final_stage = "response_improvement"
-    """The stage whose answer is what is trained on."""
+    """The stage whose answer is the sample's final response."""
     calls_a_sample = 2.2
-    """Two of its own, and its share of what is asked once for a reference (the paper's 44 calls for 20 samples)."""
+    """Calls per sample: two for itself, and a share of those made once per reference (the paper: 44 for 20 samples)."""
 
     def __init__(
         self,
@@ -74,7 +74,7 @@ class ReferenceLevelFeedback(dspy.Module):
         if instructions_per_feature < 1:
             raise ConfigError("instructions_per_feature: must be 1 or more")
         self.source: dict[str, str] = {}
-        """Where its prompts came from (programs/opening.py); empty for a program that was not loaded."""
+        """Where its prompts came from (`saved.remember_origin`); empty for a program that was not loaded."""
         self.features = dict(features)
         self.instructions_per_feature = instructions_per_feature
         self.instruction_feedback = dspy.Predict(instruction_feedback(features))
@@ -85,7 +85,7 @@ class ReferenceLevelFeedback(dspy.Module):
         self.add_guidance(guidance or {})
 
     def add_guidance(self, guidance: Mapping[str, str]) -> None:
-        """Append a sentence of the user's own to the named stages' instructions, once.
+        """Append the user's sentence to the instructions of each named stage, once.
 
         Raises:
             ConfigError: a stage that does not exist.
@@ -121,7 +121,7 @@ class ReferenceLevelFeedback(dspy.Module):
         return str(answer.response_feedback)
 
     async def collect(self, reference: Reference) -> Feedback:
-        """Everything one reference teaches: two calls, side by side."""
+        """All feedback on one reference: two calls, concurrently."""
         async with together() as group:
             features = group.create_task(self.collect_features(reference))
             response = group.create_task(self.collect_response_feedback(reference))
@@ -143,8 +143,8 @@ class ReferenceLevelFeedback(dspy.Module):
             taken=list(taken[-TAKEN_SHOWN:]),
         )
         written = [text.strip() for text in answer.new_instructions if text.strip()]
-        kept = tuple(written[: self.instructions_per_feature])
-        return Proposal(kept, surplus=len(written) - len(kept))
+        instructions = tuple(written[: self.instructions_per_feature])
+        return Proposal(instructions, surplus=len(written) - len(instructions))
 
     async def first_response(self, reference: Reference, instruction: str, item: str = "") -> str:
         """The answer to `instruction`, with the reference as an example."""
@@ -159,7 +159,7 @@ class ReferenceLevelFeedback(dspy.Module):
         return str(answer.response)
 
     async def respond(self, reference: Reference, response_feedback: str, instruction: str, item: str = "") -> Sample:
-        """Answer `instruction`, then improve the answer with what the reference taught."""
+        """Answer `instruction`, then improve the answer with the feedback on the reference."""
         item = item or f"{reference.id}/{instruction[:40]}"
         response = await self.first_response(reference, instruction, item)
         better = await ask(
@@ -190,29 +190,32 @@ class ReferenceLevelFeedback(dspy.Module):
 
     async def _flow(self, reference: Reference) -> dspy.Prediction:
         failures: list[Failure] = []
-        feedback = await _noting(failures, self.collect(reference))
+        feedback = await _or_failure(failures, self.collect(reference))
         samples: list[Sample] = []
         if feedback is not None:
             proposals = await _all(
-                _noting(failures, self.propose(reference, k, v)) for k, v in feedback.features.items()
+                _or_failure(failures, self.propose(reference, name, description))
+                for name, description in feedback.features.items()
             )
             # dict.fromkeys: two features may propose the same instruction; it is answered once.
-            instructions = dict.fromkeys(text for p in proposals if p is not None for text in p.instructions)
-            made = await _all(
-                _noting(failures, self.respond(reference, feedback.response, text)) for text in instructions
+            instructions = dict.fromkeys(
+                text for proposal in proposals if proposal is not None for text in proposal.instructions
             )
-            samples = [sample for sample in made if sample is not None]
-        # In the order of the stages, whichever ended first: optimizers read them, and must read the same again.
+            responses = await _all(
+                _or_failure(failures, self.respond(reference, feedback.response, text)) for text in instructions
+            )
+            samples = [sample for sample in responses if sample is not None]
+        # In the order of stages, not of completion: optimizers read them, and a resumed compile must read the same.
         failures.sort(key=lambda failure: (self.stage_names.index(failure.stage), failure.item, failure.reason))
         return dspy.Prediction(feedback=feedback, samples=samples, failures=failures)
 
     def forward(self, reference: Reference | Mapping[str, str]) -> dspy.Prediction:
-        """`aforward` for callers without an event loop, and for notebooks whose loop is running."""
+        """`aforward` from ordinary code, and from notebooks, whose event loop is running."""
         return run_blocking(self.aforward(reference))
 
 
 def as_reference(value: Reference | Mapping[str, Any]) -> Reference:
-    """`value` as a Reference: one already, a mapping or a dspy.Example with `instruction` and `response`."""
+    """`value` as a Reference: a Reference, or a mapping or dspy.Example with `instruction` and `response`."""
     if isinstance(value, Reference):
         return value
     try:
@@ -223,9 +226,9 @@ def as_reference(value: Reference | Mapping[str, Any]) -> Reference:
 
 @contextmanager
 def _trace_in_order(program: dspy.Module) -> Iterator[None]:
-    """Let DSPy's trace of this call be the same whichever of its calls ended first: by stage, then by inputs.
+    """Sort DSPy's trace of this block by stage, then by inputs, so that it does not depend on which call ended first.
 
-    Optimizers make demonstrations of it, and a compile that is started again must come to the same ones.
+    Optimizers make demonstrations from it, and a resumed compile must make the same ones.
     """
     outer = dspy.settings.trace
     if outer is None or not dspy.settings.max_trace_size:
@@ -233,14 +236,15 @@ def _trace_in_order(program: dspy.Module) -> Iterator[None]:
         return
     position = {id(predictor): n for n, predictor in enumerate(program.predictors())}
     with dspy.context(trace=[]):
-        own = dspy.settings.trace
+        inner = dspy.settings.trace
         try:
             yield
         finally:
-            outer.extend(sorted(own, key=lambda step: (position.get(id(step[0]), -1), repr(step[1]))))
+            outer.extend(sorted(inner, key=lambda step: (position.get(id(step[0]), -1), repr(step[1]))))
 
 
-async def _noting(failures: list[Failure], work: Coroutine[Any, Any, T]) -> T | None:
+async def _or_failure(failures: list[Failure], work: Coroutine[Any, Any, T]) -> T | None:
+    """The result of `work`; None if it raised a RowError, which is then added to `failures`."""
     try:
         return await work
     except RowError as error:
@@ -248,7 +252,8 @@ async def _noting(failures: list[Failure], work: Coroutine[Any, Any, T]) -> T | 
         return None
 
 
-async def _all(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+async def _all(coroutines: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """The results of `coroutines`, which run concurrently."""
     async with together() as group:
-        tasks = [group.create_task(each) for each in work]
+        tasks = [group.create_task(coroutine) for coroutine in coroutines]
     return [task.result() for task in tasks]

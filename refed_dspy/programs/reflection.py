@@ -1,4 +1,4 @@
-"""Reflection-Tuning: an existing pair is reflected on twice, and recycled (Li et al. 2023; paper notes, section 4)."""
+"""Reflection-Tuning: two passes of reflection improve an existing pair (Li et al. 2023; paper notes, section 4)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from refed_dspy.concurrency import run_blocking
 from refed_dspy.errors import ConfigError, NoAnswer, NoConnection, RowError, one_line
 from refed_dspy.programs.asking import ask
 from refed_dspy.signatures.reflection import InstructionReflection, ResponseReflection
-from refed_dspy.text import placeholder
+from refed_dspy.text import find_placeholder
 
 INSTRUCTION_CRITERIA: Mapping[str, str] = MappingProxyType(
     {
@@ -38,7 +38,7 @@ ORIGINAL, REFLECTED, IMPROVED = "original", "instruction reflection", "response 
 
 @dataclass(frozen=True)
 class Recycled:
-    """What became of a pair. Each part is the new one, or the original with the reason why."""
+    """The result for one pair. Instruction and response are each the new one, or the original with the reason."""
 
     instruction: str
     response: str
@@ -54,40 +54,39 @@ class Recycled:
 
     @property
     def unanswered(self) -> bool:
-        """Whether a pass got no answer, which it may get when it is asked again."""
+        """Whether a pass got no answer. It may get one when it is asked again."""
         return self.instruction_reason.startswith(_PASSING) or self.response_reason.startswith(_PASSING)
 
     @classmethod
     def of(cls, pair: tuple[str, str], reflected: Reflected, improved: Improved) -> Recycled:
-        """`pair`, the original one, after both passes: what `improved` says is of the pair that `reflected` left."""
-        (new, why), (better, why_not) = reflected, improved
-        instruction, response = pair if new is None else new
-        first = ORIGINAL if new is None else REFLECTED
+        """The original `pair` after both passes. `improved` is about the pair that the first pass left."""
+        (new_pair, instruction_reason), (new_response, response_reason) = reflected, improved
+        instruction, response = pair if new_pair is None else new_pair
+        origin = ORIGINAL if new_pair is None else REFLECTED
         return cls(
             instruction=instruction,
-            response=response if better is None else better,
+            response=response if new_response is None else new_response,
             reflected_response=response,
-            instruction_from=first,
-            response_from=first if better is None else IMPROVED,
-            instruction_reason=why,
-            response_reason=why_not,
+            instruction_from=origin,
+            response_from=origin if new_response is None else IMPROVED,
+            instruction_reason=instruction_reason,
+            response_reason=response_reason,
         )
 
 
 Reflected: TypeAlias = tuple[tuple[str, str] | None, str]
-"""The new pair, or None and why there is none."""
+"""The first pass: the new pair, or None and why there is none."""
 Improved: TypeAlias = tuple[str | None, str]
-"""The better response, or None and why there is none."""
+"""The second pass: the better response, or None and why there is none."""
 _PASSING = (f"{NoAnswer.kind}:", f"{NoConnection.kind}:")
 
 
 class ReflectionTuning(dspy.Module):
-    """Instruction reflection, then response reflection. A pass whose output is missing or a placeholder is passed over.
+    """Instruction reflection, then response reflection. A pass without output, or with a placeholder, changes nothing.
 
     Args:
-        instruction_criteria, response_criteria: name → what it means. The paper's five and four by default. They are
-            inputs: what is tuned and saved are the prompts, and a program that is loaded has the criteria it was
-            made with here.
+        instruction_criteria, response_criteria: name → meaning. The paper's five and four by default. They are inputs,
+            not part of the prompts: loading a saved program's prompts does not change them.
     """
 
     stage_names = ("instruction_reflection", "response_reflection")
@@ -106,20 +105,21 @@ class ReflectionTuning(dspy.Module):
         self.response_reflection = dspy.Predict(ResponseReflection)
 
     async def recycle(self, instruction: str, response: str, item: str = "") -> Recycled:
-        """Both passes, the second on what the first left. One that fails (a RowError) or changes nothing falls back,
-        with the reason. `item` is what the ledger and messages call the pair; empty, its instruction's beginning."""
+        """Both passes, the second on the first one's result. A pass that fails (a RowError) or changes nothing leaves
+        its input, with the reason. `item` names the pair in the ledger and in messages; "": by its instruction."""
         item = item or one_line(instruction, 40)
-        pair = instruction, response
-        reflected = await self.reflect(*pair, item)
-        return Recycled.of(pair, reflected, await self.improve(*(reflected[0] or pair), item))
+        reflected = await self.reflect(instruction, response, item)
+        new_instruction, new_response = reflected[0] or (instruction, response)
+        improved = await self.improve(new_instruction, new_response, item)
+        return Recycled.of((instruction, response), reflected, improved)
 
     async def reflect(self, instruction: str, response: str, item: str = "") -> Reflected:
         """The first pass: the new pair, or None and why: a RowError, a placeholder, the same instruction again.
 
-        A new instruction and its answer stand or fall together: an answer to another instruction would be wrong.
+        A new instruction is taken only together with its answer: the old answer would be wrong for it.
         """
         try:
-            said = await ask(
+            prediction = await ask(
                 "instruction_reflection",
                 item or one_line(instruction, 40),
                 self.instruction_reflection,
@@ -130,19 +130,19 @@ class ReflectionTuning(dspy.Module):
             )
         except RowError as error:
             return None, f"{error.kind}: {error.reason}"
-        text, answer = said.new_instruction.strip(), said.new_response.strip()
-        if found := placeholder(text):
-            return None, f"placeholder instruction: {found}"
-        if found := placeholder(answer):
-            return None, f"placeholder response: {found}"
-        if text == instruction.strip():
+        new_instruction, new_response = prediction.new_instruction.strip(), prediction.new_response.strip()
+        if placeholder := find_placeholder(new_instruction):
+            return None, f"placeholder instruction: {placeholder}"
+        if placeholder := find_placeholder(new_response):
+            return None, f"placeholder response: {placeholder}"
+        if new_instruction == instruction.strip():
             return None, "the same instruction again"
-        return (text, answer), ""
+        return (new_instruction, new_response), ""
 
     async def improve(self, instruction: str, response: str, item: str = "") -> Improved:
         """The second pass: the better response, or None and why: a RowError, a placeholder, the same one again."""
         try:
-            said = await ask(
+            prediction = await ask(
                 "response_reflection",
                 item or one_line(instruction, 40),
                 self.response_reflection,
@@ -152,21 +152,21 @@ class ReflectionTuning(dspy.Module):
             )
         except RowError as error:
             return None, f"{error.kind}: {error.reason}"
-        better = said.better_response.strip()
-        if found := placeholder(better):
-            return None, f"placeholder response: {found}"
+        better = prediction.better_response.strip()
+        if placeholder := find_placeholder(better):
+            return None, f"placeholder response: {placeholder}"
         if better == response.strip():
             return None, "the same response again"
         return better, ""
 
     async def aforward(self, instruction: str, response: str) -> dspy.Prediction:
         """A prediction with the fields of Recycled. Raises NoConnection where the teacher was not reached at all."""
-        made = await self.recycle(instruction, response)
-        unreached = f"{NoConnection.kind}: "
-        if made.instruction_reason.startswith(unreached) and made.response_reason.startswith(unreached):
-            reason = made.response_reason.removeprefix(unreached)
+        recycled = await self.recycle(instruction, response)
+        no_connection = f"{NoConnection.kind}: "
+        if recycled.instruction_reason.startswith(no_connection) and recycled.response_reason.startswith(no_connection):
+            reason = recycled.response_reason.removeprefix(no_connection)
             raise NoConnection(self.stage_names[1], one_line(instruction, 40), reason)
-        return dspy.Prediction(**{name: getattr(made, name) for name in made.__dataclass_fields__})
+        return dspy.Prediction(**{name: getattr(recycled, name) for name in recycled.__dataclass_fields__})
 
     def forward(self, *inputs: Any, **named: Any) -> dspy.Prediction:
         """`aforward`, for callers without an event loop."""

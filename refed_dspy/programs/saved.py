@@ -1,7 +1,7 @@
-"""Programs on disk, and the digests that tell two prompts apart.
+"""Programs saved as files, and the digests of prompts and fields.
 
-A program's file is DSPy's JSON state, without a language model, plus a digest of each signature's fields: DSPy
-itself would load a state into a changed signature without a word.
+A program's file is DSPy's JSON state, without a language model, plus a digest of each signature's fields: DSPy itself
+would silently load a state into a changed signature.
 """
 
 from __future__ import annotations
@@ -15,24 +15,30 @@ import dspy
 from refed_dspy.errors import ConfigError, one_line
 from refed_dspy.files import whole_file
 from refed_dspy.programs.adapter import SchemaAdapter, rendering
-from refed_dspy.programs.mlflow_address import _download, is_address
-from refed_dspy.records import _jsonable, digest
+from refed_dspy.programs.mlflow_address import download_program, is_address
+from refed_dspy.records import digest, json_default
 
 MANIFEST = "refed"
+"""The key of this package's entry in a program's file."""
 
 
 def prompt_digest(predictor: dspy.Predict) -> str:
-    """What decides a predictor's prompt but its inputs: instructions, fields, demos, LM settings, adapter.
-
-    The words around the inputs belong to it: a version that changes them asks another question.
-    """
+    """A digest of all that determines a predictor's prompt except its inputs: instructions, fields, demos, LM settings,
+    adapter, and the text around the inputs: a version of this package that changes it asks another question."""
     fixed = rendering(predictor.signature)
     adapter = dspy.settings.adapter or SchemaAdapter()
     around = adapter.format_user_message_content(
         predictor.signature, dict.fromkeys(fixed.inputs, ""), main_request=True
     )
-    parts = [fixed.system, fixed.response_format, predictor.demos, predictor.config, type(adapter).__name__, around]
-    return digest(parts)
+    components = [
+        fixed.system,
+        fixed.response_format,
+        predictor.demos,
+        predictor.config,
+        type(adapter).__name__,
+        around,
+    ]
+    return digest(components)
 
 
 def program_digests(program: dspy.Module) -> dict[str, str]:
@@ -48,19 +54,19 @@ def _field_digests(program: dspy.Module) -> dict[str, str]:
 
 
 def program_state(program: dspy.Module) -> dict[str, Any]:
-    """`program` as JSON: instructions and demos, no language model, digests of its fields."""
+    """`program` as JSON: instructions, demos and the digests of its fields, without a language model."""
     state: dict[str, Any] = program.dump_state()
-    if isinstance(program, dspy.Predict):  # a predictor by itself has a state without names
+    if isinstance(program, dspy.Predict):  # the state of a single predictor has no names
         state = {"self": state}
-    for part in state.values():
-        if isinstance(part, dict) and "lm" in part:
-            part["lm"] = None
-    state[MANIFEST] = {"fields": _field_digests(program), "names": _names(program)}
-    return dict(json.loads(json.dumps(state, default=_jsonable)))
+    for predictor in state.values():
+        if isinstance(predictor, dict) and "lm" in predictor:
+            predictor["lm"] = None
+    state[MANIFEST] = {"fields": _field_digests(program), "names": _field_names(program)}
+    return dict(json.loads(json.dumps(state, default=json_default)))
 
 
 def save_program(program: dspy.Module, path: Path | str) -> None:
-    """Write `program`'s state to `path`: whole, or not at all.
+    """Write `program`'s state to `path`, whole or not at all.
 
     Raises:
         ConfigError: it cannot be written there.
@@ -73,7 +79,7 @@ def save_program(program: dspy.Module, path: Path | str) -> None:
         raise ConfigError(f"program {path}: cannot be written: {one_line(error.strerror or error)}") from None
 
 
-def load_program(program: dspy.Module, source: Path | str) -> None:
+def load_into(program: dspy.Module, source: Path | str) -> None:
     """Load the state at `source`, a JSON file or an MLflow address (`runs:/…`, `models:/…`), into `program`.
 
     Raises:
@@ -85,23 +91,23 @@ def load_program(program: dspy.Module, source: Path | str) -> None:
 
 
 def remember_origin(program: dspy.Module, state: Any, source: str) -> None:
-    """Have `program` know where its prompts came from (`source`), and which clusters of examples they were tuned on
-    (`tuned_on`), as far as the state's manifest tells."""
-    told = manifest_of(state)
-    models = told.get("models")
+    """Store in `program` where its prompts came from (`source`) and which clusters of examples they were tuned on
+    (`tuned_on`), as far as the state's manifest says."""
+    manifest = manifest_of(state)
+    models = manifest.get("models")
     entry = models.get("teacher") if isinstance(models, dict) else None
     teacher = entry.get("model") if isinstance(entry, dict) else None
-    facts = {"run_id": told.get("run_id"), "candidate": told.get("candidate"), "teacher": teacher}
-    known = {name: one_line(value, 200) for name, value in facts.items() if isinstance(value, str)}
-    program.source = {"address": source, **known}
-    seen = told.get("seen")
+    origin = {"run_id": manifest.get("run_id"), "candidate": manifest.get("candidate"), "teacher": teacher}
+    texts = {name: one_line(value, 200) for name, value in origin.items() if isinstance(value, str)}
+    program.source = {"address": source, **texts}
+    seen = manifest.get("seen")
     program.tuned_on = [str(cluster) for cluster in seen] if isinstance(seen, list) else []
 
 
 def read_state(source: Path | str) -> Any:
     """What the program file at `source` holds, an MLflow address included. Raises ConfigError."""
     name = str(source)
-    path = _download(name) if is_address(name) else Path(name)
+    path = download_program(name) if is_address(name) else Path(name)
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -111,28 +117,28 @@ def read_state(source: Path | str) -> Any:
 
 
 def manifest_of(state: Any) -> dict[str, Any]:
-    """How the program of a state came about; empty for one that was not compiled."""
-    found = state.get(MANIFEST) if isinstance(state, dict) else None
-    return found if isinstance(found, dict) else {}
+    """The manifest in a program's state: how it was compiled, and digests of its fields; empty if it has none."""
+    manifest = state.get(MANIFEST) if isinstance(state, dict) else None
+    return manifest if isinstance(manifest, dict) else {}
 
 
 def load_state(program: dspy.Module, state: Any, source: str) -> None:
     """Load a program's state that was read from `source`. Raises ConfigError where it does not fit.
 
-    Only instructions and demos are taken over. DSPy itself would set any attribute that the file names, an LM's
-    address among them.
+    Only instructions and demos are loaded. DSPy itself would set any attribute that the file names, an LM's address
+    among them.
     """
     expected = {name for name, _ in program.named_predictors()}
     lacking = sorted(name for name in expected if not (isinstance(state, dict) and isinstance(state.get(name), dict)))
     if lacking:
         raise ConfigError(f"program {source}: not a state of this program: it lacks {', '.join(lacking)}")
-    manifest = state.get(MANIFEST, {"fields": {}})  # a state that plain DSPy saved has none
+    manifest = state.get(MANIFEST, {"fields": {}})  # a state that DSPy saved has none
     fields = manifest.get("fields") if isinstance(manifest, dict) else None
     if not isinstance(fields, dict):
         raise ConfigError(f"program {source}: its {MANIFEST} entry is damaged; save it again")
     changed = [name for name, value in _field_digests(program).items() if fields.get(name, value) != value]
     if changed:
-        difference = _other_fields(program, manifest, changed)
+        difference = _field_difference(program, manifest, changed)
         raise ConfigError(
             f"program {source}: made for other fields of {', '.join(changed)}{difference}; set the same features, or "
             "make it anew"
@@ -140,32 +146,34 @@ def load_state(program: dspy.Module, state: Any, source: str) -> None:
     try:
         prompts = {name: _prompt_of(state[name]) for name in expected}
         program.load_state(prompts["self"] if isinstance(program, dspy.Predict) else prompts)
-    except Exception as error:  # noqa: BLE001 — DSPy raises many kinds for a malformed state, all the file's fault
+    except Exception as error:  # noqa: BLE001 — DSPy raises many kinds of errors for a malformed state
         raise ConfigError(f"program {source}: cannot be loaded: {one_line(error)}") from None
 
 
-def _names(program: dspy.Module) -> dict[str, list[str]]:
+def _field_names(program: dspy.Module) -> dict[str, list[str]]:
     """Predictor → the names of its fields."""
     return {name: list(predictor.signature.fields) for name, predictor in program.named_predictors()}
 
 
-def _other_fields(program: dspy.Module, manifest: dict[str, Any], changed: list[str]) -> str:
-    """Which fields the file has and the program has not, and the other way round, as far as the file tells."""
-    told, now = manifest.get("names"), _names(program)
-    if not isinstance(told, dict):
+def _field_difference(program: dspy.Module, manifest: dict[str, Any], changed: list[str]) -> str:
+    """The fields that only the file or only the program has, as far as the file says."""
+    saved, current = manifest.get("names"), _field_names(program)
+    if not isinstance(saved, dict):
         return ""
     for name in changed:
-        had = set(told.get(name) or ())
-        only_then, only_now = sorted(had - set(now[name])), sorted(set(now[name]) - had)
-        if only_then or only_now:
-            then = f"it has {', '.join(map(str, only_then))}" if only_then else ""
-            here = f"this program has {', '.join(only_now)}" if only_now else ""
-            return f" ({one_line('; '.join(part for part in (then, here) if part), 200)})"
+        saved_names, current_names = set(saved.get(name) or ()), set(current[name])
+        differences = []
+        if only_saved := sorted(saved_names - current_names):
+            differences.append(f"it has {', '.join(map(str, only_saved))}")
+        if only_current := sorted(current_names - saved_names):
+            differences.append(f"this program has {', '.join(only_current)}")
+        if differences:
+            return f" ({one_line('; '.join(differences), 200)})"
     return " (the same names, but other types or bounds)"
 
 
 def _prompt_of(state: dict[str, Any]) -> dict[str, Any]:
-    """The part of a predictor's state that is its prompt. Raises ValueError where it is malformed."""
+    """The instructions and demos of a predictor's state, in DSPy's form. Raises ValueError where it is malformed."""
     signature, demos = state.get("signature"), state.get("demos", [])
     if not isinstance(signature, dict) or not isinstance(signature.get("instructions"), str):
         raise ValueError("a signature's instructions must be text")

@@ -1,9 +1,9 @@
-"""Several programs on the same instructions, and a judge between them: what a comparison runs at scale.
+"""Several programs on the same instructions, and a judge that compares their answers: the program of a comparison.
 
-It is itself a program that a run can run: its instructions are those of one of the programs (`lead`), each of the
-others answers them too, and the judge compares every answer with that of the program it is measured `against`. Where
-two programs ask the same, the ledger gives the second one the first one's answer: instructions and first responses are
-paid for once, and every figure is paired.
+A run can run it like any other program: its instructions are those of one of the programs (`lead`), all others answer
+them too, and the judge compares every answer with that of the program `against`, the baseline. Where two programs ask
+the same question, the second one gets the first one's answer from the ledger: instructions and first responses are paid
+for once, and every figure is paired.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ CONTEXT = "It answers this instruction:\n"
 
 
 @dataclass(frozen=True, repr=False)
-class Answered:
-    """What came of one instruction: program → its sample, or why there is none; and what the judge said."""
+class ComparedAnswers:
+    """The answers to one instruction: program → its sample, or why there is none; and the judge's verdicts."""
 
     samples: Mapping[str, Sample]
     failed: Mapping[str, str]
     verdicts: Mapping[str, Verdict]
-    """Program → the judge's verdict on (its response, that of the program it is compared with)."""
+    """Program → the judge's verdict on (its response, the baseline's response)."""
     grades: Mapping[str, Graded]
     """Program → its response's grade by overall quality."""
 
 
 class SideBySide(dspy.Module):
-    """Programs to compare, by name. One that writes nothing (`SeedOnly`) has no part in this."""
+    """Programs to compare, by name. `SeedOnly` is refused: it answers no new instruction."""
 
     def __init__(
         self,
@@ -59,38 +59,38 @@ class SideBySide(dspy.Module):
         self.instructions_per_feature = self.lead.instructions_per_feature
         self.final_stage = self.lead.final_stage
         others = len(programs) - 1
-        self.calls_a_sample = sum(p.calls_a_sample - 1 for p in programs.values()) + 1 + 2 * others
+        self.calls_a_sample = sum(program.calls_a_sample - 1 for program in programs.values()) + 1 + 2 * others
         self.calls_a_sample += len(programs) * graded
 
     @property
     def stage_names(self) -> tuple[str, ...]:
-        """Those of all programs, the deepest last: each as deep as it is in the program where it is deepest."""
+        """The stages of all programs, the deepest last; a stage's depth is its greatest in any program."""
         depth: dict[str, int] = {}
         for program in self.programs.values():
-            for place, name in enumerate(program.stage_names):
-                depth[name] = max(place, depth.get(name, 0))
+            for position, name in enumerate(program.stage_names):
+                depth[name] = max(position, depth.get(name, 0))
         return tuple(sorted(depth, key=depth.__getitem__))
 
     async def collect_features(self, reference: Reference) -> dict[str, str]:
         return await self.lead.collect_features(reference)
 
     async def collect_response_feedback(self, reference: Reference) -> dict[str, Any]:
-        """Program → what it learned of the reference's response, or the RowError that it failed with for good.
+        """Program → its feedback on the reference's response, or the final RowError that it failed with.
 
-        One after the other: equal questions are one call. Raises RowError where the program compared with fails, and
-        where one had no answer in passing: then the reference waits for the next start.
+        One program after the other, so that equal questions are one call. Raises RowError where the baseline fails, and
+        for a failure that is not final: then the reference waits for the next start.
         """
         if self.seed_graded:
             await self.grade_reference(reference)
-        learned: dict[str, Any] = {}
+        feedback: dict[str, Any] = {}
         for name, program in self.programs.items():
             try:
-                learned[name] = await program.collect_response_feedback(reference)
+                feedback[name] = await program.collect_response_feedback(reference)
             except RowError as error:
                 if name == self.against or not error.final:
                     raise
-                learned[name] = error
-        return learned
+                feedback[name] = error
+        return feedback
 
     async def propose(
         self, reference: Reference, feature: str, description: str, taken: Sequence[str] = (), repetition: int = 0
@@ -100,39 +100,39 @@ class SideBySide(dspy.Module):
     async def respond(
         self, reference: Reference, response_feedback: Mapping[str, Any], instruction: str, item: str = ""
     ) -> Sample:
-        """Have every program answer and the judge compare. Returns the sample of the program compared with.
+        """Have every program answer and the judge compare. Returns the baseline's sample.
 
-        Raises RowError where that one has none; without another's, there is less to compare.
+        Raises RowError where the baseline has none. If another program has none, it is not compared.
         """
         answered = await self.answers(reference, response_feedback, instruction, item)
         return answered.samples[self.against]
 
     async def answers(
         self, reference: Reference, response_feedback: Mapping[str, Any], instruction: str, item: str
-    ) -> Answered:
-        """Everything that comes of one instruction. Raises RowError where the program compared with fails.
+    ) -> ComparedAnswers:
+        """All answers to one instruction, with verdicts. Raises RowError where the baseline fails.
 
-        `response_feedback` is what `collect_response_feedback` gave.
+        `response_feedback` is the result of `collect_response_feedback`.
         """
         samples: dict[str, Sample] = {}
         failed: dict[str, str] = {}
         for name in (self.against, *(name for name in self.programs if name != self.against)):
-            learned = response_feedback[name]
+            feedback = response_feedback[name]
             try:
-                if isinstance(learned, RowError):
-                    raise learned
-                samples[name] = await self.programs[name].respond(reference, learned, instruction, item)
-            except RowError as error:  # it is in the ledger's failures, and its program is not compared here
+                if isinstance(feedback, RowError):
+                    raise feedback
+                samples[name] = await self.programs[name].respond(reference, feedback, instruction, item)
+            except RowError as error:  # it is in the ledger's failures; its program is not compared here
                 if name == self.against:
                     raise
                 failed[name] = error.kind
         verdicts, grades = await self.judged(instruction, samples, item)
-        return Answered(samples, failed, verdicts, grades)
+        return ComparedAnswers(samples, failed, verdicts, grades)
 
     async def judged(
         self, instruction: str, samples: Mapping[str, Sample], item: str
     ) -> tuple[dict[str, Verdict], dict[str, Graded]]:
-        """The judge's verdicts and grades, of the programs that have a sample."""
+        """The judge's verdicts and grades of the programs that have a sample."""
         base = samples[self.against].improved_response
         verdicts: dict[str, Verdict] = {}
         grades: dict[str, Graded] = {}
@@ -146,7 +146,7 @@ class SideBySide(dspy.Module):
         return verdicts, grades
 
     async def grade_reference(self, reference: Reference) -> Graded:
-        """The grade of a reference's own response: the one figure that a data set of references can be compared by."""
+        """The grade of a reference's response: the only figure by which the seed set can be compared."""
         with as_role("judge"):
             return await self.grade(reference.response, reference.instruction, reference.id)
 

@@ -1,1 +1,1 @@
-"""A data set in figures, for a person who has to decide what to do with it."""
+"""Long paid work in a folder: runs of synthesis, their plan, estimate and forecast, and statistics of a data set."""

@@ -1,6 +1,6 @@
-"""The price before it is paid: a few references run for real, then the whole run foreseen from them.
+"""The estimate before a run: a few references are run for real, and the whole run is forecast from them.
 
-Nothing of it is wasted: it happens in the run's own folder, and the run goes on from there.
+Nothing of it is wasted: the pilot works in the run's own folder, and the run goes on from there.
 """
 
 from __future__ import annotations
@@ -22,25 +22,31 @@ from refed_dspy.teachers.prices import table_name, table_price
 
 PILOT_REFERENCES = 5
 PILOT_SAMPLES = 3
-"""Samples of each: five references and 45 calls tell a run of thousands to about a tenth."""
+"""Samples of each: five references and 45 calls predict a run of thousands to within about a tenth."""
 ENOUGH_REFERENCES = 3
-"""With samples of so many, or of all there are, a run's folder is read and nothing is sent."""
+"""With samples of so many references, or of all there are, a run's folder is read and nothing is sent."""
 OTHERS = (
-    *("openai/gpt-4o-mini", "openai/gpt-4.1-mini", "openai/gpt-5-mini", "openai/gpt-4o", "anthropic/claude-haiku-4-5"),
-    *("anthropic/claude-sonnet-4-5", "gemini/gemini-2.5-flash", "deepseek/deepseek-chat"),
+    "openai/gpt-4o-mini",
+    "openai/gpt-4.1-mini",
+    "openai/gpt-5-mini",
+    "openai/gpt-4o",
+    "anthropic/claude-haiku-4-5",
+    "anthropic/claude-sonnet-4-5",
+    "gemini/gemini-2.5-flash",
+    "deepseek/deepseek-chat",
 )
-"""Teachers of the price table that an estimate is also made for, as many as the table has."""
+"""Other teachers that the estimate prices too; those that the price table does not have are left out."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a run will come to. Money in picodollars."""
+    """What a run will take. Money in picodollars."""
 
     run_dir: Path
     forecast: Forecast
     minutes: float | None
-    """Still to wait, with as many calls in flight as the teacher's settings allow; None: in batches, which take what
-    they take."""
+    """Still to wait, with as many calls in flight as the teacher's settings allow; None: in batches, whose time cannot
+    be predicted."""
     price_source: str | None
     others: Mapping[str, tuple[int, int, int]] = field(default_factory=dict)
     """Another teacher → cost, low and high for as many tokens."""
@@ -49,11 +55,11 @@ class Estimate:
 
     def lines(self) -> list[str]:
         """The estimate for people."""
-        told = self.forecast
+        prediction = self.forecast
         lines = [
-            f"{told.size} samples: about {told.calls:,} calls, {told.prompt_tokens:,} tokens read, "
-            f"{told.completion_tokens:,} written, {_minutes(self.minutes)}",
-            _price_line(told, self.price_source),
+            f"{prediction.size} samples: about {prediction.calls:,} calls, {prediction.prompt_tokens:,} tokens read, "
+            f"{prediction.completion_tokens:,} written, {_time_text(self.minutes)}",
+            _price_line(prediction, self.price_source),
         ]
         if self.stopped:
             lines.append(f"the pilot stopped: {self.stopped}")
@@ -74,7 +80,7 @@ def estimate(program: ProgramLike = None, references: Any = "builtin", **setting
 
     Raises:
         InputError: as `synthesize`.
-        RunStopped: too little could be made to foresee anything.
+        RunStopped: too little could be made to base a forecast on.
     """
     return run_blocking(aestimate(program, references, **settings))
 
@@ -84,62 +90,65 @@ async def aestimate(
 ) -> Estimate:
     """`estimate`, for code that runs in an event loop."""
     size = settings.get("size", SIZE)
-    parts, folder = prepare(program, references, **settings)
-    stopped, found = None, _read(folder, parts, size)
-    if found is None:
-        shallow = min(PILOT_SAMPLES, parts.per_reference or PILOT_SAMPLES)
-        pilot = replace(parts.plan_settings(min(size, PILOT_REFERENCES * PILOT_SAMPLES)), per_reference=shallow)
-        made = await produce(parts, folder, size, settings.get("on_progress"), pilot)
-        stopped, found = made.stopped, _read(folder, parts, size)
-        if found is None and stopped is not None:
+    spec, folder = prepare(program, references, **settings)
+    stopped, prediction = None, _forecast_from(folder, spec, size)
+    if prediction is None:
+        shallow = min(PILOT_SAMPLES, spec.per_reference or PILOT_SAMPLES)
+        pilot = replace(spec.plan_settings(min(size, PILOT_REFERENCES * PILOT_SAMPLES)), per_reference=shallow)
+        made = await produce(spec, folder, size, settings.get("on_progress"), pilot)
+        stopped, prediction = made.stopped, _forecast_from(folder, spec, size)
+        if prediction is None and stopped is not None:
             raise RunStopped(stopped)
-    if found is None:
+    if prediction is None:
         raise RunStopped(f"{folder}: too few samples could be made to foresee anything; look at: refed status {folder}")
     prices = {name: table_price(name) for name in OTHERS}
     return Estimate(
         run_dir=folder,
-        forecast=found,
-        minutes=None if parts.in_batches else _wait(found, parts.by_stage),
+        forecast=prediction,
+        minutes=None if spec.in_batches else _minutes_to_wait(prediction, spec.by_stage),
         stopped=stopped,
-        price_source=parts.by_stage.price_source,
+        price_source=spec.by_stage.price_source,
         others={
-            name: found.at(price.rates)
+            name: prediction.at(price.rates)
             for name, price in prices.items()
-            if price is not None and (parts.by_stage.several or name != parts.teacher.model)
+            if price is not None and (spec.by_stage.several or name != spec.teacher.model)
         },
     )
 
 
-def _read(folder: Path, parts: RunSpec, size: int) -> Forecast | None:
-    """The forecast from what the folder holds, if that is enough to stand on. Raises RunDirError for another run's."""
+def _forecast_from(folder: Path, spec: RunSpec, size: int) -> Forecast | None:
+    """The forecast from what the folder holds, if that is enough to base one on. Raises RunDirError for another run's
+    folder."""
     if not (folder / "ledger.sqlite").is_file():
         return None
-    rates = parts.teacher.price.rates if parts.teacher.price else None
+    rates = spec.teacher.price.rates if spec.teacher.price else None
     with Ledger.read(folder) as ledger:
         if not ledger.has_answers():
             return None
-        check_same(ledger, parts)
-        judge = parts.judge.price.rates if parts.judge and parts.judge.price else None
-        found = forecast(ledger, size, parts.per_reference, rates, parts.by_stage.facts(), judge)
-    enough = min(ENOUGH_REFERENCES, len(parts.references), -(-size // PILOT_SAMPLES))
-    return found if found is not None and found.references >= enough else None
+        check_same(ledger, spec)
+        judge = spec.judge.price.rates if spec.judge and spec.judge.price else None
+        prediction = forecast(ledger, size, spec.per_reference, rates, spec.by_stage.facts(), judge)
+    enough = min(ENOUGH_REFERENCES, len(spec.references), -(-size // PILOT_SAMPLES))
+    return prediction if prediction is not None and prediction.references >= enough else None
 
 
-def _wait(found: Forecast, by_stage: TeachersByStage) -> float:
-    """Minutes, from the seconds that calls take and from the limits that are set for those that share the work."""
-    waits = [found.seconds / by_stage.slots / 60]
+def _minutes_to_wait(prediction: Forecast, by_stage: TeachersByStage) -> float:
+    """Minutes, from the seconds that calls take and from the rate limits of the teachers that share the work."""
+    waits = [prediction.seconds / by_stage.slots / 60]
     pool = by_stage.pool(ANY)
+    total_weight = sum(share.weight for share in pool)
     for share in pool:
-        config, part = share.teacher.config, share.weight / sum(one.weight for one in pool)
+        config, fraction = share.teacher.config, share.weight / total_weight
         if config is not None and config.requests_per_minute:
-            waits.append(part * found.calls_to_come / config.requests_per_minute)
+            waits.append(fraction * prediction.calls_to_come / config.requests_per_minute)
         if config is not None and config.tokens_per_minute:  # endpoints count the tokens that a call may write
-            tokens = found.tokens_to_come[0] + found.calls_to_come * config.max_tokens
-            waits.append(part * tokens / config.tokens_per_minute)
+            prompt_tokens, _, _ = prediction.tokens_to_come
+            tokens = prompt_tokens + prediction.calls_to_come * config.max_tokens
+            waits.append(fraction * tokens / config.tokens_per_minute)
     return max(waits)
 
 
-def _minutes(minutes: float | None) -> str:
+def _time_text(minutes: float | None) -> str:
     if minutes is None:
         return "within a day a wave of batches"
     if minutes < 1.5:
@@ -147,13 +156,14 @@ def _minutes(minutes: float | None) -> str:
     return f"{minutes:.0f} min to wait" if minutes < 90 else f"{minutes / 60:.1f} h to wait"
 
 
-def _price_line(told: Forecast, source: str | None) -> str:
-    if told.cost is None or told.low is None or told.high is None:
+def _price_line(prediction: Forecast, source: str | None) -> str:
+    if prediction.cost is None or prediction.low is None or prediction.high is None:
         return (
             "dollars: unknown; set the teacher's price, and a judge's ({prompt: …, completion: …} in dollars a million "
             "tokens)"
         )
+    low, high = dollars(prediction.low), dollars(prediction.high)
     return (
-        f"dollars: {dollars(told.cost)} in all, {CONFIDENCE:.0%} between {dollars(told.low)} and {dollars(told.high)}; "
-        f"{dollars(told.spent)} of it spent already (prices of {source})"
+        f"dollars: {dollars(prediction.cost)} in all, {CONFIDENCE:.0%} between {low} and {high}; "
+        f"{dollars(prediction.spent)} of it spent already (prices of {source})"
     )

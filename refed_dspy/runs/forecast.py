@@ -1,9 +1,10 @@
-"""What a run will come to, foreseen from what it has come to so far.
+"""The forecast of a run: calls, tokens and money of the whole of it, from what its ledger holds so far.
 
-The plan itself is played to its end without a teacher, some times over, which says how many calls of each stage are
+The plan itself is simulated to its end several times, without a teacher. That gives how many calls of each stage are
 still to come and for which references. What a call of a stage takes is the mean over those made, corrected for the
 length of the reference in its prompt: the lengths of all references are known beforehand. The interval is Student's,
-over references: calls about one reference are alike, so they are the sample's units (linearised ratio estimator).
+over references: calls about one reference are alike, so references are the units of the sample (linearised ratio
+estimator).
 """
 
 from __future__ import annotations
@@ -17,22 +18,23 @@ from typing import Any
 
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.records import Rates
-from refed_dspy.runs.playout import Kind, Numbers, RunHistory, StageShares, Unit, plan_settings
+from refed_dspy.runs.playout import Kind, RunHistory, StageQuestion, Usage, plan_settings
+from refed_dspy.runs.stage_weights import StageWeights
 
 CONFIDENCE = 0.9
-PLAYS = (3, 8)
-"""How often the plan is played, at least and at most: what fails and what synthesis gives is drawn anew each time. A
-play takes a tenth of a millisecond a sample, and long ones differ less."""
-UNFORESEEN = 0.015
+MIN_SIMULATIONS, MAX_SIMULATIONS = 3, 8
+"""How often the plan is simulated: what fails and what synthesis gives is drawn anew each time. A simulation takes a
+tenth of a millisecond a sample, and those of large runs differ less."""
+UNMODELLED = 0.015
 """Standard deviation, as a share, of what all this leaves out: calls in flight when the target fills, later rounds."""
 TOKENS_A_CHARACTER = 0.25
 """What a character of a reference is expected to cost in tokens, before any call was made."""
-_NAMES = ("calls", "prompt_tokens", "cached_tokens", "completion_tokens", "seconds", "unseen")
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """What the whole run comes to, with `CONFIDENCE` between `low` and `high`. Money in picodollars, None: unknown."""
+    """What the whole run will take; its cost is with `CONFIDENCE` between `low` and `high`. Money in picodollars,
+    None: unknown."""
 
     size: int
     calls: int
@@ -43,16 +45,17 @@ class Forecast:
     low: int | None
     high: int | None
     spent: int
-    """Already, and for good: what is set aside for calls that wait in a batch is still to come."""
+    """Already, and finally: what is reserved for calls that wait in a batch is still to come."""
     seconds: float
-    """Of teacher's time still to come, over all calls: divided by those in flight at once it is the time to wait."""
+    """The teacher's time still to come, summed over all calls: divided by the calls in flight at once, the time to
+    wait."""
     calls_to_come: int
     tokens_to_come: tuple[float, float, float]
     """Prompt, of it cached, and completion."""
     spread: float
-    """Half the interval's width as a share of what is still to come; 1 where nothing can be said of it."""
+    """Half the interval's width as a share of what is still to come; 1 where it cannot be estimated."""
     references: int
-    """How many it is foreseen from: those that gave samples."""
+    """How many it is based on: those that gave samples."""
 
     def at(self, rates: Rates) -> tuple[int, int, int]:
         """Cost, low and high of as many tokens at other rates, from the first call on."""
@@ -64,7 +67,7 @@ class Forecast:
 
 
 def _interval(ahead: float, spread: float) -> tuple[float, float]:
-    """Alike in ratio on both sides: what is to come cannot cost nothing."""
+    """The same ratio on both sides: the low bound is never zero or below."""
     return ahead / (1 + spread), ahead * (1 + spread)
 
 
@@ -76,109 +79,116 @@ def forecast(
     by_stage: Mapping[str, Any] | None = None,
     judge: Rates | None = None,
 ) -> Forecast | None:
-    """The forecast for `size` samples, or None where too little was made to foresee anything.
+    """The forecast for `size` samples, or None where too little was made to base one on.
 
-    Size, samples a reference, rates (of one teacher), `staff` (`Staff.facts`, of several) and the judge's rates that
-    are not given are those that the run's folder remembers.
+    Where size, samples a reference, rates (of the only teacher), `by_stage` (`TeachersByStage.facts`, of several) or
+    the judge's rates are None, those that the run's folder remembers are used.
     """
-    known = RunHistory.read(ledger, rates, by_stage, judge)
-    if not known.seen:
+    history = RunHistory.read(ledger, rates, by_stage, judge)
+    if not history.references_with_samples:
         return None
-    settings = plan_settings(ledger, len(known.references), size, per_reference)
+    settings = plan_settings(ledger, len(history.references), size, per_reference)
     missing = max(1, settings.size - ledger.kept())
-    plays = max(PLAYS[0], min(PLAYS[1], 20_000 // missing))
-    futures = [known.simulate(settings, random.Random(f"{settings.seed}/{i}")) for i in range(plays)]
-    return _foreseen(settings.size, known, futures)
+    count = max(MIN_SIMULATIONS, min(MAX_SIMULATIONS, 20_000 // missing))
+    simulations = [history.simulate(settings, random.Random(f"{settings.seed}/{i}")) for i in range(count)]
+    return _from_simulations(settings.size, history, simulations)
 
 
-def _foreseen(size: int, known: RunHistory, futures: Sequence[Sequence[Unit]]) -> Forecast:
-    """The mean of the futures, and an interval from how they differ and from how references differ."""
-    groups, slope, weigh = _by_kind(known.made), _slope(known.made), _Weigh(known.shares)
-    kinds = [{kind: _expected(groups, kind, units, slope) for kind, units in _by_kind(f).items()} for f in futures]
-    rests = [_sum(took.values()) for took in kinds]
-    rest = tuple(total / len(rests) for total in _sum(rests))
-    calls, prompt, cached, completion, _, _ = (
-        a + b for a, b in zip(_sum(unit.took for unit in known.made), rest, strict=True)
-    )
-    costs = [sum(weigh.cost(kind, took) for kind, took in one.items()) for one in kinds]
+def _from_simulations(size: int, history: RunHistory, simulations: Sequence[Sequence[StageQuestion]]) -> Forecast:
+    """The mean of the simulations, and an interval from how they differ and from how references differ."""
+    groups, slope, pricing = _by_kind(history.made), _slope(history.made), _Pricing(history.weights)
+    usages = [
+        {kind: _expected(groups, kind, questions, slope) for kind, questions in _by_kind(simulation).items()}
+        for simulation in simulations
+    ]
+    rest = Usage(*(total / len(usages) for total in _sum(_sum(usage.values()) for usage in usages)))
+    whole = _sum([_sum(question.usage for question in history.made), rest])
+    costs = [sum(pricing.cost(kind, took) for kind, took in usage.items()) for usage in usages]
     ahead = _mean(costs)
-    plays = math.sqrt(sum((cost - ahead) ** 2 for cost in costs) / (len(costs) - 1)) / ahead if ahead else 0.0
-    spread = _spread(groups, _by_kind(futures[0]), slope, weigh, plays)
-    settled = known.settled(_a_play(futures))
+    deviation = math.sqrt(sum((cost - ahead) ** 2 for cost in costs) / (len(costs) - 1)) / ahead if ahead else 0.0
+    spread = _spread(groups, _by_kind(simulations[0]), slope, pricing, deviation)
+    settled = history.settled(_questions_to_come(simulations))
     cost = low = high = None
-    if known.shares.priced:
+    if history.weights.priced:
         cost = settled + round(ahead)
         low, high = (settled + round(bound) for bound in _interval(ahead, spread))
     return Forecast(
         size=size,
-        calls=round(calls),
-        prompt_tokens=round(prompt),
-        cached_tokens=round(cached),
-        completion_tokens=round(completion),
+        calls=round(whole.calls),
+        prompt_tokens=round(whole.prompt),
+        cached_tokens=round(whole.cached),
+        completion_tokens=round(whole.completion),
         cost=cost,
         low=low,
         high=high,
         spent=settled,
-        seconds=rest[4],
-        calls_to_come=round(rest[0]),
-        tokens_to_come=(rest[1], rest[2], rest[3]),
+        seconds=rest.seconds,
+        calls_to_come=round(rest.calls),
+        tokens_to_come=(rest.prompt, rest.cached, rest.completion),
         spread=spread,
-        references=known.seen,
+        references=history.references_with_samples,
     )
 
 
-def _a_play(futures: Sequence[Sequence[Unit]]) -> dict[str, float]:
+def _questions_to_come(simulations: Sequence[Sequence[StageQuestion]]) -> dict[str, float]:
     """Stage → questions still to ask, on average."""
-    return {stage: n / len(futures) for stage, n in Counter(unit.stage for one in futures for unit in one).items()}
+    counts = Counter(question.stage for simulation in simulations for question in simulation)
+    return {stage: count / len(simulations) for stage, count in counts.items()}
 
 
-def _by_kind(units: Iterable[Unit]) -> dict[Kind, list[Unit]]:
-    kinds: dict[Kind, list[Unit]] = {}
-    for unit in units:
-        kinds.setdefault(unit.kind, []).append(unit)
+def _by_kind(questions: Iterable[StageQuestion]) -> dict[Kind, list[StageQuestion]]:
+    kinds: dict[Kind, list[StageQuestion]] = {}
+    for question in questions:
+        kinds.setdefault(question.kind, []).append(question)
     return kinds
 
 
-class _Weigh:
-    """What questions of a kind cost. Without a price they are weighed by tokens, those written counted as usual."""
+class _Pricing:
+    """What questions of a kind cost. Where a price is unknown they are weighed by tokens: a completion token counts as
+    four of a prompt."""
 
-    def __init__(self, shares: StageShares) -> None:
-        self._shares = shares if shares.priced else None
+    def __init__(self, weights: StageWeights) -> None:
+        self._weights = weights if weights.priced else None
 
     def rates(self, kind: Kind) -> Rates:
-        return (self._shares.of_rates(kind[1]) if self._shares is not None else None) or Rates(1, 1, 1, 4)
+        return (self._weights.rates_for(kind.answerer) if self._weights is not None else None) or Rates(1, 1, 1, 4)
 
-    def cost(self, kind: Kind, took: Numbers) -> float:
-        _, prompt, cached, completion, _, unseen = took
-        return self.rates(kind).cost(prompt, cached, 0, completion) + unseen
-
-
-def _sum(rows: Iterable[Numbers]) -> Numbers:
-    return tuple(map(sum, zip(*rows, strict=True))) or (0.0,) * len(_NAMES)
+    def cost(self, kind: Kind, usage: Usage) -> float:
+        return self.rates(kind).cost(usage.prompt, usage.cached, 0, usage.completion) + usage.unseen
 
 
-def _expected(groups: Mapping[Kind, Sequence[Unit]], kind: Kind, coming: Sequence[Unit], slope: float) -> Numbers:
-    """What `coming` will take: the mean of those made each, and the prompt longer by what their references are longer.
+def _sum(usages: Iterable[Usage]) -> Usage:
+    return Usage(*map(sum, zip(*usages, strict=True)))
 
-    Where that teacher made no call of that stage yet, it is taken for the mean of the stage, or of all.
+
+def _expected(
+    groups: Mapping[Kind, Sequence[StageQuestion]], kind: Kind, coming: Sequence[StageQuestion], slope: float
+) -> Usage:
+    """What `coming` will take: each the mean of those made, with a prompt that is longer by as much as its references
+    are longer.
+
+    Where who answers was not asked in that stage yet, the mean is taken over the stage, or over all questions.
     """
-    everything = [unit for units in groups.values() for unit in units]
-    made = groups.get(kind) or [unit for unit in everything if unit.stage == kind[0]] or everything
-    each = [total / len(made) for total in _sum(unit.took for unit in made)]
-    longer = _mean(unit.characters for unit in coming) - _mean(unit.characters for unit in made)
-    each[1] = max(0.0, each[1] + slope * longer * max(1.0, each[0]))
-    each[2] = min(each[1], each[2])  # of a shorter prompt no more than all of it comes from the cache
-    return tuple(len(coming) * value for value in each)
+    everything = [question for questions in groups.values() for question in questions]
+    made = groups.get(kind) or [question for question in everything if question.stage == kind.stage] or everything
+    mean = Usage(*(total / len(made) for total in _sum(question.usage for question in made)))
+    longer = _mean(question.characters for question in coming) - _mean(question.characters for question in made)
+    prompt = max(0.0, mean.prompt + slope * longer * max(1.0, mean.calls))
+    # Of a shorter prompt no more than all of it comes from the cache.
+    corrected = mean._replace(prompt=prompt, cached=min(prompt, mean.cached))
+    return Usage(*(len(coming) * value for value in corrected))
 
 
-def _slope(made: Sequence[Unit]) -> float:
-    """Tokens a character of the references: least squares within stages, drawn towards what is expected of any text.
+def _slope(made: Sequence[StageQuestion]) -> float:
+    """Tokens a character of the references: least squares within stages, shrunk towards what is expected of any text.
 
     The ridge counts as much as one reference 200 characters away from the mean.
     """
     above, below = TOKENS_A_CHARACTER * 200.0**2, 200.0**2
-    for units in _by_kind(made).values():
-        calls = [(unit.characters, unit.took[1] / max(1.0, unit.took[0])) for unit in units]
+    for questions in _by_kind(made).values():
+        calls = [
+            (question.characters, question.usage.prompt / max(1.0, question.usage.calls)) for question in questions
+        ]
         x, y = _mean(x for x, _ in calls), _mean(y for _, y in calls)
         above += sum((a - x) * (b - y) for a, b in calls)
         below += sum((a - x) ** 2 for a, _ in calls)
@@ -186,37 +196,37 @@ def _slope(made: Sequence[Unit]) -> float:
 
 
 def _spread(
-    groups: Mapping[Kind, Sequence[Unit]],
-    wanted: Mapping[Kind, Sequence[Unit]],
+    groups: Mapping[Kind, Sequence[StageQuestion]],
+    simulated: Mapping[Kind, Sequence[StageQuestion]],
     slope: float,
-    weigh: _Weigh,
-    plays: float,
+    pricing: _Pricing,
+    deviation: float,
 ) -> float:
     """Half the interval as a share of what is to come: from how much references differ from one another, and from how
-    much the futures do (`plays`: their standard deviation, as such a share)."""
+    much the simulations do (`deviation`: their standard deviation, as such a share)."""
     from scipy.special import stdtrit
 
     total = 0.0
     off: defaultdict[int, float] = defaultdict(float)
-    targets = {unit.reference for units in wanted.values() for unit in units}
-    for kind, coming in wanted.items():
-        if not (units := groups.get(kind, ())):
+    targets = {question.reference for questions in simulated.values() for question in questions}
+    for kind, coming in simulated.items():
+        if not (made := groups.get(kind, ())):
             continue
-        weight = len(coming) / len(units)
-        mean = _mean(unit.characters for unit in units)
-        a_character = weigh.rates(kind).prompt * slope
-        costs = [weigh.cost(kind, unit.took) - a_character * (unit.characters - mean) for unit in units]
+        weight = len(coming) / len(made)
+        mean = _mean(question.characters for question in made)
+        a_character = pricing.rates(kind).prompt * slope
+        costs = [pricing.cost(kind, question.usage) - a_character * (question.characters - mean) for question in made]
         middle = _mean(costs)
         total += weight * sum(costs)
-        for unit, cost in zip(units, costs, strict=True):
-            off[unit.reference] += weight * (cost - middle)
+        for question, cost in zip(made, costs, strict=True):
+            off[question.reference] += weight * (cost - middle)
     n = len(off)
     if not targets or total <= 0:
         return 0.0
     if n < 2:
         return 1.0
     variance = n / (n - 1) * sum(value**2 for value in off.values()) * (1 + n / len(targets))
-    return float(stdtrit(n - 1, (1 + CONFIDENCE) / 2)) * math.sqrt(variance / total**2 + plays**2 + UNFORESEEN**2)
+    return float(stdtrit(n - 1, (1 + CONFIDENCE) / 2)) * math.sqrt(variance / total**2 + deviation**2 + UNMODELLED**2)
 
 
 def _mean(values: Iterable[float]) -> float:
@@ -224,18 +234,18 @@ def _mean(values: Iterable[float]) -> float:
     return sum(listed) / len(listed) if listed else 0.0
 
 
-def as_facts(found: Forecast | None) -> dict[str, Any] | None:
+def as_facts(prediction: Forecast | None) -> dict[str, Any] | None:
     """The forecast in JSON types, dollars as numbers."""
-    if found is None:
+    if prediction is None:
         return None
     return {
-        "size": found.size,
-        "calls": found.calls,
-        "prompt_tokens": found.prompt_tokens,
-        "completion_tokens": found.completion_tokens,
-        "cost": _dollars(found.cost),
-        "low": _dollars(found.low),
-        "high": _dollars(found.high),
+        "size": prediction.size,
+        "calls": prediction.calls,
+        "prompt_tokens": prediction.prompt_tokens,
+        "completion_tokens": prediction.completion_tokens,
+        "cost": _dollars(prediction.cost),
+        "low": _dollars(prediction.low),
+        "high": _dollars(prediction.high),
         "confidence": CONFIDENCE,
     }
 

@@ -1,11 +1,11 @@
-"""What to do next: deepest stage first, and nothing that the target does not need.
+"""The plan of a run: which unit of work comes next. Deepest stage first, and nothing that the target does not need.
 
 A unit of work is studying a reference (its two kinds of feedback), proposing instructions for one of its
 features, or responding to one instruction. The plan hands out the deepest unit that can run: samples finish early,
 memory stays flat, and one reference's calls follow one another. It opens a further reference only when what
-the open ones can still give would not fill the target. Where a warm prefix is worth money or time (`lead`), one unit of
-a reference goes ahead, and those that share its prompts' beginnings follow when it has ended: a provider knows a prefix
-only from then on. Pure bookkeeping: no clock, no network, no disk.
+the open ones can still give would not fill the target. Where a cached prefix saves money or time (`lead`), one unit of
+a reference goes first, and the units whose prompts begin alike follow when it has ended: only then has the provider
+cached the prefix. Pure bookkeeping: no clock, no network, no disk.
 """
 
 from __future__ import annotations
@@ -16,15 +16,17 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-PARTS = ("features", "response")
+FEEDBACK_KINDS = ("features", "response")
 """What studying a reference gives: feedback on its instruction (one text a feature), and on its response."""
 
-TELLING, SOME, FEW = 50, 10, 20
-"""So many responses tell what share is kept, so many synthesis calls what they give. So few that are missing are made
-up for exactly."""
-SURE, LEAST = 2.33, 0.1
-"""Standard deviations: about one round in a hundred keeps a row more than was asked for. And the smallest share that is
-reckoned with: no round is more than ten times what is missing, whatever the filters did so far."""
+ENOUGH_RESPONSES, ENOUGH_PROPOSALS = 50, 10
+"""After so many responses the share that is kept is estimated from them; after so many synthesis calls, how many
+instructions a call gives."""
+FEW_MISSING = 20
+"""When fewer samples than this are missing, they are made up for exactly."""
+DEVIATIONS, LEAST_SHARE = 2.33, 0.1
+"""Standard deviations: about one round in a hundred keeps a row more than was asked for. And the smallest share kept
+that is assumed: no round is more than ten times what is missing, whatever the filters did so far."""
 PATIENCE = 3
 """Rounds in a row without a new instruction after which a reference retires."""
 
@@ -34,7 +36,7 @@ class Study:
     """Collect feedback on reference number `reference`: on its instruction (`features`) or its `response`."""
 
     reference: int
-    part: str
+    kind: str
 
 
 @dataclass(frozen=True)
@@ -73,9 +75,9 @@ class PlanSettings:
     """Whether a reference's first unit of a kind goes alone, so that the others find their prompts' prefix cached. It
     costs the time of one unit a reference, which other references use; a run of few references takes longer."""
     ahead: bool = False
-    """Whether what filters will drop is made up for beforehand, at the share that was kept so far. Else it is once it
-    has been dropped: exactly `size` are kept, but where a round of calls takes hours, half of them, then a quarter, …
-    are waited for one after the other."""
+    """Whether what filters will drop is made up for beforehand, at the share that was kept so far. Else it is made up
+    for once it has been dropped: exactly `size` are kept, but where a round of calls takes hours, there is one round
+    for half of them, then one for a quarter, and so on."""
 
     @property
     def quota(self) -> int:
@@ -89,7 +91,7 @@ class _Source:
 
     index: int
     round: int = 0
-    missing_parts: set[str] = field(default_factory=lambda: set(PARTS))
+    missing_feedback: set[str] = field(default_factory=lambda: set(FEEDBACK_KINDS))
     to_study: deque[str] = field(default_factory=deque)
     studying: int = 0
     to_propose: deque[str] = field(default_factory=deque)
@@ -100,7 +102,7 @@ class _Source:
     new: int = 0
     empty_rounds: int = 0
     warm: bool = False
-    """Whether a response of this round has ended, so that its prompts' prefixes are known."""
+    """Whether a response of this round has ended, so that its prompts' prefixes are cached."""
     failed: bool = False
     retired: bool = False
 
@@ -110,7 +112,7 @@ class _Source:
 
 
 class Plan:
-    """Hands out units (`next_unit`) and is told how they ended (`studied`, `proposed`, `responded`, …)."""
+    """Hands out units (`next_unit`); `studied`, `proposed` and `responded` report how each ended."""
 
     def __init__(self, settings: PlanSettings) -> None:
         self.settings = settings
@@ -134,23 +136,24 @@ class Plan:
 
     @property
     def missing(self) -> int:
-        """Samples to plan for: they neither exist nor are being written."""
+        """Samples to plan for: those that neither exist nor are being written."""
         return self._horizon - self.kept - self._expected(self.responding)
 
     def _expected(self, responses: int) -> int:
-        """How many of so many responses will be kept: all of them, unless it is known better (`PlanSettings.ahead`)."""
-        if not self.settings.ahead or self._ended < TELLING or self.settings.size - self.kept < FEW:
+        """How many of so many responses will be kept: all, or with `PlanSettings.ahead` an estimate from those that
+        ended."""
+        if not self.settings.ahead or self._ended < ENOUGH_RESPONSES or self.settings.size - self.kept < FEW_MISSING:
             return responses
-        share = max(LEAST, (self._kept + 1) / (self._ended + 2))
+        share = max(LEAST_SHARE, (self._kept + 1) / (self._ended + 2))
         # Rather too high: what is still missing comes with the next round, what is too much is paid for. The spread is
         # that of so many draws, and of the share itself.
         spread = math.sqrt(share * (1 - share) * responses * (1 + responses / self._ended))
-        return min(responses, math.ceil(responses * share + SURE * spread))
+        return min(responses, math.ceil(responses * share + DEVIATIONS * spread))
 
     def look_ahead(self, more: int | None) -> None:
         """Plan for at most `more` samples beyond those that exist or are being written. None: for all of them.
 
-        Where money is short, a reference that is opened for samples nobody can pay for is money lost.
+        Where money is short, opening a reference for samples that the cap does not allow wastes its feedback calls.
         """
         size = self.settings.size
         self._horizon = size if more is None else min(size, self.kept + self._expected(self.responding) + more)
@@ -165,8 +168,9 @@ class Plan:
         return self._expected(sum(min(self._allowance(s), len(s.ready) + calls[s.index] * each) for s in self._open))
 
     def _each(self) -> int:
-        """Instructions that a synthesis call gives: as many as it is asked for, unless it is known better."""
-        if not self.settings.ahead or self._proposals < SOME:
+        """Instructions that a synthesis call gives: as many as it is asked for, or with `PlanSettings.ahead` the mean
+        of the calls so far."""
+        if not self.settings.ahead or self._proposals < ENOUGH_PROPOSALS:
             return self.settings.instructions_per_feature
         return max(1, math.ceil(self._new / self._proposals))
 
@@ -187,8 +191,8 @@ class Plan:
 
     def _respond(self) -> Respond | None:
         for source in self._open:
-            led = self.settings.lead and source.responding and not source.warm
-            if source.ready and not source.missing_parts and self._allowance(source) and not led:
+            waits = self.settings.lead and source.responding and not source.warm
+            if source.ready and not source.missing_feedback and self._allowance(source) and not waits:
                 instruction, text = source.ready.popleft()
                 source.responding += 1
                 self.responding += 1
@@ -197,13 +201,13 @@ class Plan:
 
     def _propose(self) -> Propose | None:
         lead = self.settings.lead
-        asked = (s for s in self._open if s.to_propose and not (lead and s.proposing))
-        able = next((s for s in asked if "features" not in s.missing_parts), None)
+        candidates = (s for s in self._open if s.to_propose and not (lead and s.proposing))
+        source = next((s for s in candidates if "features" not in s.missing_feedback), None)
         # A reference is opened for all its features; the last one's second call may turn out not to be needed.
-        if able is None or self._coming({s.index: s.proposing for s in self._open}) >= self.missing:
+        if source is None or self._coming({s.index: s.proposing for s in self._open}) >= self.missing:
             return None
-        able.proposing += 1
-        return Propose(able.index, able.to_propose.popleft(), able.round)
+        source.proposing += 1
+        return Propose(source.index, source.to_propose.popleft(), source.round)
 
     def _study(self) -> Study | None:
         for source in self._open:
@@ -224,7 +228,7 @@ class Plan:
         if not self._waiting:
             self._round += 1
             self._waiting = self._order(self._sources)
-        # The last round's stragglers are passed over until they are settled: a round does not wait for them.
+        # References still open from the last round are passed over: a round does not wait for them.
         source = next((s for s in self._waiting if s not in self._open), None)
         if source is None:
             return False
@@ -235,20 +239,20 @@ class Plan:
 
     def _admit(self, source: _Source, done: Sequence[str]) -> None:
         """Put `source` among the open ones, to be asked for the features of its round but those `done`."""
-        source.to_study.extend(part for part in PARTS if part in source.missing_parts)
-        # A round interrupted half-way asks for what it had not asked for; a new one for what is lacking.
+        source.to_study.extend(kind for kind in FEEDBACK_KINDS if kind in source.missing_feedback)
+        # A round interrupted half-way asks for what it had not asked for; a new round for what is missing.
         wanted = self.settings.quota if done else self._allowance(source) - len(source.ready)
         source.to_propose.extend(f for f in self._features_for(source, wanted) if f not in done)
         self._open.append(source)
 
     def _features_for(self, source: _Source, wanted: int) -> list[str]:
-        """As many features as give `wanted` instructions, starting at another one in each reference and round."""
+        """As many features as give `wanted` instructions; each reference and round starts at a different feature."""
         features = self.settings.features
         calls = min(len(features), -(-wanted // self.settings.instructions_per_feature))
         first = source.index + source.round
         return [features[(first + i) % len(features)] for i in range(calls)]
 
-    # --- being told how a unit ended
+    # --- how a unit ended
 
     def studied(self, unit: Study, failed: bool = False) -> None:
         """Without its feedback a reference can give nothing: where `failed`, it leaves the run."""
@@ -259,7 +263,7 @@ class Plan:
             source.to_study.clear()
             source.to_propose.clear()
         else:
-            source.missing_parts.discard(unit.part)
+            source.missing_feedback.discard(unit.kind)
         self._settle(source)
 
     def proposed(self, unit: Propose, new: Sequence[tuple[int, str]]) -> None:
@@ -296,7 +300,7 @@ class Plan:
         source.used = source.new = 0
         source.warm = False  # its next round is far: no cache lasts until then
 
-    # --- going on where a ledger stands
+    # --- continuing from a ledger
 
     def restore(
         self,
@@ -307,23 +311,23 @@ class Plan:
     ) -> None:
         """Take over a run's state; the arguments are what `Ledger` returns under these names."""
         self.kept = kept
-        given: dict[int, dict[int, int]] = {}  # reference → round → new instructions and samples of it
+        yields: dict[int, dict[int, int]] = {}  # reference → round → new instructions and samples of it
         done: dict[tuple[int, int], list[str]] = {}
         for reference, feature, round_, new in proposals:
             done.setdefault((reference, round_), []).append(feature)
-            rounds = given.setdefault(reference, {})
+            rounds = yields.setdefault(reference, {})
             rounds[round_] = rounds.get(round_, 0) + new
         for reference, round_, count in used:
-            rounds = given.setdefault(reference, {})
+            rounds = yields.setdefault(reference, {})
             rounds[round_] = rounds.get(round_, 0) + count
         samples = {(reference, round_): count for reference, round_, count in used}
         for reference, instruction, text in ready:
             self._sources[reference].ready.append((instruction, text))
-        self._round = max((round_ for rounds in given.values() for round_ in rounds), default=0)
+        self._round = max((round_ for rounds in yields.values() for round_ in rounds), default=0)
         finished = set()
         # Half-paid instructions come first in `ready`: their references are opened first.
-        for index in dict.fromkeys([reference for reference, *_ in ready] + sorted(given)):
-            source, rounds = self._sources[index], given.get(index, {})
+        for index in dict.fromkeys([reference for reference, *_ in ready] + sorted(yields)):
+            source, rounds = self._sources[index], yields.get(index, {})
             source.round = max(rounds, default=self._round)
             source.used = samples.get((index, source.round), 0)
             source.new = rounds.get(source.round, 0)

@@ -13,7 +13,7 @@ from typing import Any
 from refed_dspy.data.export import export, to_dataset
 from refed_dspy.data.rows import Samples, dropped_rows
 from refed_dspy.errors import CapReached, ExportError, RunDirError
-from refed_dspy.ledger.identity import named
+from refed_dspy.ledger.identity import named_work
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.provenance import usage_by_model
 from refed_dspy.ledger.spending import Spent, spent
@@ -24,7 +24,7 @@ from refed_dspy.runs.forecast import Forecast, as_facts, forecast
 
 @dataclass(frozen=True)
 class Synthesis:
-    """A run's outcome. `samples` reads from the run's folder as it is looked at."""
+    """A run's outcome. `samples` is read from the run's folder when it is accessed."""
 
     run_dir: Path
     size: int
@@ -40,7 +40,7 @@ class Synthesis:
 
     @property
     def complete(self) -> bool:
-        """Whether `size` samples were kept; False where every reference ran dry first."""
+        """Whether `size` samples were kept; False where no reference gave anything new before that."""
         return len(self.samples) >= self.size
 
     def to_dataset(self) -> Any:
@@ -62,7 +62,7 @@ def read_run(run_dir: str | Path) -> Synthesis:
     folder = Path(run_dir)
     with Ledger.read(folder) as ledger:
         if (holds := ledger.holds()) not in {"", "run", "comparison"}:
-            raise RunDirError(f"{folder}: holds {named(holds)}, not a run")
+            raise RunDirError(f"{folder}: holds {named_work(holds)}, not a run")
         status, failures = full_status(ledger), ledger.failures()
     return Synthesis(
         folder,
@@ -77,8 +77,8 @@ def read_run(run_dir: str | Path) -> Synthesis:
 
 
 def full_status(ledger: Ledger) -> dict[str, Any]:
-    """`run_status`, what each of the `models` took, and what the whole run is projected to take (None while too little
-    was made)."""
+    """`run_status`, the usage of each of the `models`, and what the whole run is projected to take (None while too
+    little was made)."""
     status = run_status(ledger)
     begun = bool(ledger.meta("identity")) and not status["complete"]
     status["models"] = usage_by_model(ledger)
@@ -90,32 +90,35 @@ SAMPLES = "samples-at-cap.jsonl"
 
 
 def end_at_cap(folder: Path, cap: CapReached) -> str:
-    """Export what there is, and say in one line what it is and how to go on. A comparison has a table of its own."""
+    """Export the samples so far, and return one line that says what there is and how to go on. A comparison's samples
+    are not exported: it writes a table of its own."""
     with Ledger.read(folder) as ledger:
         kept, size = ledger.kept(), int(ledger.meta("size"))
-        told, used, limit = forecast(ledger), spent(ledger), ledger.meta(cap.cap)
+        prediction, used, limit = forecast(ledger), spent(ledger), ledger.meta(cap.cap)
         is_run = ledger.holds() == "run"
         failed = Counter(failure.kind for failure in ledger.failures()).most_common(1)
     shown = dollars(limit * PICO) if cap.cap == "max_cost" else f"{limit:,.10g}"
-    start = f"{cap.cap} {shown} is reached after {_used(cap.cap, used)}: {kept} of {size} samples are kept"
+    start = f"{cap.cap} {shown} is reached after {_used_text(cap.cap, used)}: {kept} of {size} samples are kept"
     if kept and is_run:
-        start += _exported(folder)
+        start += _export_text(folder)
     begin = f"refed resume {shlex.quote(str(folder))}" if is_run else "the same command with"
     again = f"{begin} --{cap.cap.replace('_', '-')}"
-    if told is None:
+    if prediction is None:
         why = f"; most that failed was {failed[0][0]}" if failed else ""
         return f"{start}{why}; too few to say what more would take: {again} MORE"
-    return f"{start}; {_rest(cap.cap, told, used, size - kept)}: {again} {_enough(cap, told, used, limit)}"
+    missing = _missing_text(cap.cap, prediction, used, size - kept)
+    return f"{start}; {missing}: {again} {_enough_cap(cap, prediction, used, limit)}"
 
 
 def refresh_samples(folder: Path) -> None:
-    """Where a cap once left the samples in the folder, leave those of now."""
+    """Export the samples again where an earlier start, ended by a cap, exported them into the folder."""
     if (folder / SAMPLES).is_file():
         export(folder, "jsonl", folder / SAMPLES, force=True)
 
 
-def _exported(folder: Path) -> str:
-    """Leave the samples in the folder. What the message says of it: a file that cannot be written ends nothing."""
+def _export_text(folder: Path) -> str:
+    """Export the samples into the folder. Returns what the message says of it: a file that cannot be written is no
+    error."""
     try:
         export(folder, "jsonl", folder / SAMPLES, force=True)
     except ExportError as error:
@@ -123,43 +126,43 @@ def _exported(folder: Path) -> str:
     return f", in {folder / SAMPLES}"
 
 
-def _used(cap: str, used: Spent) -> str:
+def _used_text(cap: str, used: Spent) -> str:
     if cap == "max_cost":
         return dollars(used.cost)
     return f"{used.calls:,} calls" if cap == "max_calls" else f"{used.seconds / 60:.1f} minutes"
 
 
-def _rest(cap: str, told: Forecast, used: Spent, missing: int) -> str:
+def _missing_text(cap: str, prediction: Forecast, used: Spent, missing: int) -> str:
     """What the missing samples would take."""
     cost = ""
-    if told.cost is not None and told.low is not None and told.high is not None:
-        low, high = dollars(told.low - told.spent), dollars(told.high - told.spent)
-        cost = f"about {dollars(told.cost - told.spent)} ({low} to {high})"
+    if prediction.cost is not None and prediction.low is not None and prediction.high is not None:
+        low, high = dollars(prediction.low - prediction.spent), dollars(prediction.high - prediction.spent)
+        cost = f"about {dollars(prediction.cost - prediction.spent)} ({low} to {high})"
     if cap == "max_cost":
         return f"the other {missing} would cost {cost}"
     also = f", {cost}" if cost else ""
     if cap == "max_calls":
-        return f"the other {missing} would take about {told.calls_to_come:,} calls{also}"
-    return f"the other {missing} would take about {told.calls_to_come * _pace(used):.1f} minutes{also}"
+        return f"the other {missing} would take about {prediction.calls_to_come:,} calls{also}"
+    minutes = prediction.calls_to_come * _minutes_per_call(used)
+    return f"the other {missing} would take about {minutes:.1f} minutes{also}"
 
 
-def _enough(cap: CapReached, told: Forecast, used: Spent, limit: float) -> str:
-    """A cap that should be enough: what is foreseen at the most, and room for a call's worst case beyond it."""
-    most = 1 + told.spread
+def _enough_cap(cap: CapReached, prediction: Forecast, used: Spent, limit: float) -> str:
+    """A cap that should be enough: the upper bound of the forecast, and room for a call's worst case beyond it."""
+    most = 1 + prediction.spread
     if cap.cap == "max_cost":
-        return _up(max(told.high or 0, limit * PICO) / PICO + cap.worst / PICO)
+        return _rounded_up(max(prediction.high or 0, limit * PICO) / PICO + cap.worst / PICO)
     if cap.cap == "max_calls":
-        return str(max(math.ceil(used.calls + told.calls_to_come * most), int(limit) + 1))
-    return _up(max(used.seconds / 60 + told.calls_to_come * _pace(used) * most, 1.1 * limit))
+        return str(max(math.ceil(used.calls + prediction.calls_to_come * most), int(limit) + 1))
+    return _rounded_up(max(used.seconds / 60 + prediction.calls_to_come * _minutes_per_call(used) * most, 1.1 * limit))
 
 
-def _pace(used: Spent) -> float:
-    """Minutes a call."""
+def _minutes_per_call(used: Spent) -> float:
     return used.seconds / 60 / max(1, used.calls)
 
 
-def _up(value: float) -> str:
-    """`value` rounded up to two digits that count."""
+def _rounded_up(value: float) -> str:
+    """`value` rounded up to two significant digits."""
     if value <= 0:
         return "1"
     step = 10.0 ** (math.floor(math.log10(value)) - 1)

@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from refed_dspy.config.loading import TeacherConfig
+from refed_dspy.config.teacher import TeacherConfig
 from refed_dspy.data.references import References
 from refed_dspy.errors import ConfigError, RunDirError
-from refed_dspy.ledger.identity import named
+from refed_dspy.ledger.identity import named_work
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.programs import ReferenceLevelFeedback
 from refed_dspy.programs.baselines import METHODS
@@ -21,9 +21,21 @@ from refed_dspy.teachers.by_stage import ANY
 from refed_dspy.teachers.recorded import Progress
 
 _META = (
-    *("identity", "program", "features", "left_out", "seed"),
-    *("teacher", "pools", "size", "per_reference", "max_failure_share", "reuse", "track"),
-    *("filters", "judge", "judge_program"),
+    "identity",
+    "program",
+    "features",
+    "left_out",
+    "seed",
+    "teacher",
+    "pools",
+    "size",
+    "per_reference",
+    "max_failure_share",
+    "reuse",
+    "track",
+    "filters",
+    "judge",
+    "judge_program",
 )
 
 
@@ -46,14 +58,14 @@ def resume(
         size: another target than before.
         teacher: the same model at another address, or with other limits; remembered from then on. Of a pool: other
             members or weights; one of its members must stay.
-        teachers: stage → the same, in place of all stages' own teachers; `{}`: no stage has one any more.
+        teachers: stage → the same, in place of all teachers of single stages; `{}`: no stage has one any more.
         judge: the same for the judge of the run's filters.
         max_failure_share: another share than before.
         max_cost, max_calls, max_minutes: other caps than before; they count what earlier starts used.
             `math.inf` lifts one.
 
     Raises:
-        RunDirError: no run there, or one whose program or teacher only its own script can build again.
+        RunDirError: there is no run, or only the script that began it can build its program or teacher again.
     """
     folder = Path(run_dir)
     meta, references = _remembered(folder)
@@ -82,7 +94,7 @@ def resume(
 def _remembered(folder: Path) -> tuple[dict[str, Any], References]:
     with Ledger.read(folder) as ledger:
         if (holds := ledger.holds()) not in {"", "run"}:
-            raise RunDirError(f"{folder}: holds {named(holds)}, not a run; go on with the command that began it")
+            raise RunDirError(f"{folder}: holds {named_work(holds)}, not a run; go on with the command that began it")
         meta = {name: ledger.meta(name) for name in _META}
         references = References(tuple(ledger.references()), meta["left_out"] or {})
     if not meta["identity"]:
@@ -94,21 +106,21 @@ def _filters(folder: Path, stored: list[Any]) -> list[Any]:
     """The run's filters from what its folder remembers of them."""
     if any("class" in settings for _, settings in stored):
         raise RunDirError(f"{folder}: one of its filters is a script's own; call synthesize(…, run_dir=…) there")
-    own = {"seed", "prompts", "content"}
+    added = {"seed", "prompts", "content"}  # by the filter itself, to its settings
     return [
-        {label.partition(" ")[0]: {name: value for name, value in settings.items() if name not in own}}
+        {label.partition(" ")[0]: {name: value for name, value in settings.items() if name not in added}}
         for label, settings in stored
     ]
 
 
 def _judge(folder: Path, meta: dict[str, Any]) -> TeacherConfig | None:
-    """The judge as it is remembered; None: there is none, or it is the teacher, wherever that one is now."""
+    """The judge as it is remembered; None: there is none, or it is the teacher, whose endpoint may be another now."""
     if (stored := meta["judge"]) is None:
         return None
     config, teacher = stored["config"], meta["teacher"]["config"]
     if config is not None:
-        own = teacher is not None and config == {**teacher, "temperature": 0.0}
-        return None if own else TeacherConfig.model_validate(config)
+        is_teacher = teacher is not None and config == {**teacher, "temperature": 0.0}
+        return None if is_teacher else TeacherConfig.model_validate(config)
     if teacher is None and stored["model"] == meta["teacher"]["model"]:
         return None
     raise RunDirError(
@@ -133,15 +145,17 @@ def _program(folder: Path, meta: dict[str, Any]) -> ReferenceLevelFeedback:
 
 
 def _stages(folder: Path, meta: dict[str, Any]) -> dict[str, list[TeacherConfig]]:
-    """Stage → its own teachers, where it has some."""
+    """Stage → its teachers, for the stages that have teachers of their own."""
     return {stage: _teachers(folder, meta, stage) for stage in meta["pools"] or () if stage != ANY}
 
 
 def _teachers(folder: Path, meta: dict[str, Any], stage: str) -> list[TeacherConfig]:
     members = (meta["pools"] or {}).get(stage) or [meta["teacher"]]
-    if any(one["config"] is None for one in members):
+    if any(member["config"] is None for member in members):
         raise RunDirError(
             f"{folder}: its teacher was a Python object; call synthesize(…, run_dir=…) in its script, "
             "or name the same model with --teacher"
         )
-    return [TeacherConfig.model_validate({**one["config"], "weight": one.get("weight", 1.0)}) for one in members]
+    return [
+        TeacherConfig.model_validate({**member["config"], "weight": member.get("weight", 1.0)}) for member in members
+    ]

@@ -1,17 +1,17 @@
-"""Runs a plan: at most so many units at once, each settled the moment it ends."""
+"""Runs a plan: at most so many units at once; how each ended is reported to the plan at once."""
 
 from __future__ import annotations
 
 import asyncio
 from typing import Protocol
 
-from refed_dspy.concurrency import GRACE, land
+from refed_dspy.concurrency import GRACE, finish_or_cancel
 from refed_dspy.errors import RowError
 from refed_dspy.runs.plan import Plan, Propose, Respond, Study, Unit
 
 
-class Work(Protocol):
-    """What a unit of the plan means. Each returns once its result is committed; a RowError fails the unit."""
+class Worker(Protocol):
+    """Does the units of a plan. Each method returns once its result is committed; a RowError fails the unit."""
 
     async def study(self, unit: Study) -> None: ...
 
@@ -24,45 +24,45 @@ class Work(Protocol):
         ...
 
     def unusable(self, unit: Respond, error: RowError) -> None:
-        """Told of an instruction whose answer failed."""
+        """Called for an instruction whose answer failed."""
         ...
 
     def fruitless(self, unit: Propose, error: RowError) -> None:
-        """Told of a synthesis call that failed."""
+        """Called for a synthesis call that failed."""
         ...
 
     def affordable(self) -> int | None:
-        """How many samples more can be paid for, at least one; None: no cap is in sight."""
+        """How many more samples the caps allow, at least one; None: no cap will be reached."""
         ...
 
     def stop(self) -> None:
-        """Told that the run is ending: calls in flight may land, none may begin."""
+        """Called when the run ends early: calls in flight may finish, none may begin."""
         ...
 
 
-async def run(plan: Plan, work: Work, slots: int, grace: float = GRACE) -> None:
+async def run(plan: Plan, worker: Worker, slots: int, grace: float = GRACE) -> None:
     """Run `plan` until it is reached or exhausted, at most `slots` units at once.
 
     Raises:
-        Whatever `work` raises but RowError: an error of the teacher or the ledger, or a bug. Then, and when this is
-        cancelled, what is in flight is given `grace` seconds to be committed before it is cancelled too.
+        Whatever `worker` raises except RowError: an error of the teacher or the ledger, or a bug. Then, and when this
+        is cancelled, units in flight get `grace` seconds to be committed before they are cancelled too.
     """
     running: set[asyncio.Task[None]] = set()
     try:
-        await _feed(plan, work, slots, running)
+        await _feed(plan, worker, slots, running)
     except BaseException:
-        work.stop()
-        await land(running, grace)
+        worker.stop()
+        await finish_or_cancel(running, grace)
         raise
 
 
-async def _feed(plan: Plan, work: Work, slots: int, running: set[asyncio.Task[None]]) -> None:
+async def _feed(plan: Plan, worker: Worker, slots: int, running: set[asyncio.Task[None]]) -> None:
     """Keep `slots` units running for as long as the plan has any to hand out."""
     ended: asyncio.Queue[asyncio.Task[None]] = asyncio.Queue()
     while True:
-        plan.look_ahead(work.affordable())
+        plan.look_ahead(worker.affordable())
         while len(running) < slots and (unit := plan.next_unit()) is not None:
-            task = asyncio.ensure_future(_perform(plan, work, unit))
+            task = asyncio.ensure_future(_perform(plan, worker, unit))
             task.add_done_callback(ended.put_nowait)
             running.add(task)
         if not running:
@@ -72,12 +72,12 @@ async def _feed(plan: Plan, work: Work, slots: int, running: set[asyncio.Task[No
         done.result()
 
 
-async def _perform(plan: Plan, work: Work, unit: Unit) -> None:
-    """Do one unit and tell the plan how it ended. A RowError is an ending; anything else stops the run."""
+async def _perform(plan: Plan, worker: Worker, unit: Unit) -> None:
+    """Do one unit and report to the plan how it ended. A RowError fails the unit; any other error stops the run."""
     match unit:
         case Study():
             try:
-                await work.study(unit)
+                await worker.study(unit)
             except RowError:
                 plan.studied(unit, failed=True)
             else:
@@ -85,15 +85,15 @@ async def _perform(plan: Plan, work: Work, unit: Unit) -> None:
         case Propose():
             new: list[tuple[int, str]] = []
             try:
-                new = await work.propose(unit)
+                new = await worker.propose(unit)
             except RowError as error:
-                work.fruitless(unit, error)
+                worker.fruitless(unit, error)
             plan.proposed(unit, new)
         case Respond():
             try:
-                kept = await work.respond(unit)
+                kept = await worker.respond(unit)
             except RowError as error:
-                work.unusable(unit, error)
+                worker.unusable(unit, error)
                 plan.responded(unit, kept=False)
             else:
                 plan.responded(unit, kept=kept)

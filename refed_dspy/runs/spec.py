@@ -1,4 +1,4 @@
-"""What a run is made of."""
+"""What a run is made of, and the check that a folder holds the same run."""
 
 from __future__ import annotations
 
@@ -56,12 +56,12 @@ class SynthesisProgram(Protocol):
 
 @dataclass(frozen=True)
 class RunSpec:
-    """The parts of one run."""
+    """Everything that one run is made of."""
 
     program: dspy.Module
     references: References
     teacher: Teacher
-    """The one that stands for all where one must."""
+    """The first, where several share the work (`stage_teachers`)."""
     seed: int
     per_reference: int | None
     max_failure_share: float
@@ -76,7 +76,7 @@ class RunSpec:
     work: str = "run"
     """What its folder is for (`Ledger.holds`)."""
     stage_teachers: TeachersByStage | None = None
-    """Who is asked, where that is not `teacher` alone."""
+    """Who answers each stage, where that is not `teacher` alone."""
 
     @property
     def by_stage(self) -> TeachersByStage:
@@ -90,12 +90,12 @@ class RunSpec:
     @property
     def in_batches(self) -> bool:
         """Whether anyone is asked through a Batch API."""
-        return any(one.batched for one in self.models.values())
+        return any(model.batched for model in self.models.values())
 
     @property
     def slots(self) -> int:
-        """Units of work at once: what the staff takes, or more where the judge's batches take more. Whoever is asked
-        interactively is asked no more at once for that."""
+        """Units of work at once: as many as the teachers take, or more where the judge's batches take more. A model
+        that is asked interactively still gets no more calls at once than its own limit."""
         judge = self.judge.concurrency if self.judge is not None and self.judge.batched else 0
         return max(self.by_stage.slots, judge)
 
@@ -105,7 +105,7 @@ class RunSpec:
 
     @property
     def depth(self) -> dict[str, int]:
-        """Stage → how deep it is; a judge's stages, which are not in it, are deeper than all."""
+        """Stage → its place in the program; a judge's stages are not in it and count as the last."""
         return {stage: depth for depth, stage in enumerate(getattr(self.program, "stage_names", ()))}
 
     @property
@@ -119,7 +119,7 @@ class RunSpec:
         return cast(SynthesisProgram, self.program)
 
     def identity(self) -> dict[str, Any]:
-        """What may not change between starts, in the words that a refusal uses."""
+        """What may not change between starts. The keys appear in the message that refuses a change."""
         identity = {
             "references": digest([reference.id for reference in self.references]),
             "kind": type(self.program).__name__,
@@ -148,133 +148,140 @@ class RunSpec:
         )
 
     def _lead(self) -> bool:
-        """Whether one unit of a reference is to go ahead of the others (`PlanSettings.lead`): never where anyone whom
+        """Whether one unit of a reference goes ahead of the others (`PlanSettings.lead`): never where a model that
         such a unit asks is in batches, since the others would wait for a batch."""
         names = stages_of(self.program)
-        if any(one.batched for one in (*self._asked(STUDIES, names), self.judge) if one is not None):
+        models = [*self._teachers_except(STUDIES, names), *([self.judge] if self.judge is not None else [])]
+        if any(model.batched for model in models):
             return False
         lengths = [len(reference.instruction) + len(reference.response) for reference in self.references]
         mean = sum(lengths) / len(lengths)
-        return any(one.warm_pays(mean) for one in self._asked(("feedback",), names))
+        return any(teacher.prompt_cache_helps(mean) for teacher in self._teachers_except(("feedback",), names))
 
-    def _asked(self, but: tuple[str, ...], names: Sequence[str]) -> list[Teacher]:
-        """Who is asked in the program's stages but those whose names end with one of these."""
-        pools = [self.by_stage.pool(name) for name in names if not name.endswith(but)]
+    def _teachers_except(self, endings: tuple[str, ...], names: Sequence[str]) -> list[Teacher]:
+        """The teachers of the stages `names`, except those whose names end with one of `endings`."""
+        pools = [self.by_stage.pool(name) for name in names if not name.endswith(endings)]
         return [share.teacher for pool in pools for share in pool]
 
 
 log = logging.getLogger("refed_dspy.teachers")
 
 
-def begin_or_continue(ledger: Ledger, parts: RunSpec, size: int) -> int:
-    """Write a new run's facts, or check that these are the same. Returns the size to reach. Who is asked may be others
-    than before, as long as one of them is still there: what the others answered counts.
+def begin_or_continue(ledger: Ledger, spec: RunSpec, size: int) -> int:
+    """Write a new run's facts, or check that these are the same. Returns the size to reach: the one asked for now,
+    larger or smaller than before, but at least what is kept already.
 
-    That is the size asked for now, larger or smaller than before; what is kept already stays.
+    The teachers may be others than before, as long as one of them is still there: what the others answered counts.
 
     Raises:
         RunDirError: the folder holds another run; the differences are named.
     """
-    identity = _identity(parts)
+    identity = _identity(spec)
     target = max(size, ledger.kept())
-    current = _current(parts, target)
+    current = _current(spec, target)
     stored = ledger.meta("identity")
-    refuse_other_work(ledger, parts.work)
+    refuse_other_work(ledger, spec.work)
     if stored != identity and not has_begun(ledger):  # new, or refused before its first answer
         ledger.begin(
-            parts.references.items,
+            spec.references.items,
             identity=identity,
-            program=program_state(parts.program),
-            features=dict(parts.stages.features),
-            left_out=dict(parts.references.left_out),
-            seed=parts.seed,
-            final_stage=getattr(parts.program, "final_stage", None),
-            filters=parts.screening.identity(),
+            program=program_state(spec.program),
+            features=dict(spec.stages.features),
+            left_out=dict(spec.references.left_out),
+            seed=spec.seed,
+            final_stage=getattr(spec.program, "final_stage", None),
+            filters=spec.screening.identity(),
             asked_teachers=_listed(identity["teacher"]),
-            **({} if parts.work == "run" else {"work": parts.work}),
+            **({} if spec.work == "run" else {"work": spec.work}),
             **current,
         )
     else:
-        check_same(ledger, parts)
-        _tell_of_others(ledger, parts)
-        known = _taught(ledger)
-        new = [one for one in _listed(identity["teacher"]) if one not in known]
-        ledger.set_meta(**current, asked_teachers=[*known, *new])
+        check_same(ledger, spec)
+        _warn_of_other_teachers(ledger, spec)
+        before = _asked_teachers(ledger)
+        new = [teacher for teacher in _listed(identity["teacher"]) if teacher not in before]
+        ledger.set_meta(**current, asked_teachers=[*before, *new])
     return target
 
 
-def assigned(ledger: Ledger, parts: RunSpec) -> PoolSetup | None:
-    """Who is asked at which stage, and who was before; None where it is one teacher, and always was."""
-    now = _listed(_identity(parts)["teacher"])
-    former = [one for one in _taught(ledger) if one not in now]
-    return PoolSetup(parts.by_stage, former) if parts.by_stage.several or former else None
+def pool_setup(ledger: Ledger, spec: RunSpec) -> PoolSetup | None:
+    """The teachers of each stage, and the former ones; None where it is one teacher, and always was."""
+    now = _listed(_identity(spec)["teacher"])
+    former = [teacher for teacher in _asked_teachers(ledger) if teacher not in now]
+    return PoolSetup(spec.by_stage, former) if spec.by_stage.several or former else None
 
 
-def _taught(ledger: Ledger) -> list[Any]:
+def _asked_teachers(ledger: Ledger) -> list[Any]:
     """The identities of all teachers that were asked in any start."""
     return list(ledger.meta("asked_teachers") or _listed((ledger.meta("identity") or {}).get("teacher") or []))
 
 
 def _listed(identity: Any) -> list[Any]:
-    """A teacher's identity, or those of several, as a list of different ones: a model may stand in two places."""
-    each = identity if isinstance(identity, list) else [identity]
-    return [one for place, one in enumerate(each) if one not in each[:place]]
+    """A teacher's identity, or those of several, as a list without repeats: a model may be in two pools."""
+    identities = identity if isinstance(identity, list) else [identity]
+    return [teacher for place, teacher in enumerate(identities) if teacher not in identities[:place]]
 
 
-def _tell_of_others(ledger: Ledger, parts: RunSpec) -> None:
-    """Say so where a stage asks others than at the last start: what comes next costs another price."""
+def _warn_of_other_teachers(ledger: Ledger, spec: RunSpec) -> None:
+    """Warn where a stage asks other teachers than at the last start: what comes next has another price."""
     before = ledger.meta("pools") or {ANY: [ledger.meta("teacher") or {}]}
-    now = parts.by_stage.facts() or {ANY: [{"model": parts.teacher.model, "endpoint": parts.teacher.endpoint}]}
+    now = spec.by_stage.facts() or {ANY: [{"model": spec.teacher.model, "endpoint": spec.teacher.endpoint}]}
     for stage in sorted({*before, *now}):
-        was, is_ = (_shares(facts.get(stage, facts[ANY])) for facts in (before, now))
+        was, is_ = (_pool_text(facts.get(stage, facts[ANY])) for facts in (before, now))
         if was != is_:
             log.warning("%s: was %s, is now %s; what is answered stays", stage or "teacher", was, is_)
 
 
-def _shares(members: Sequence[Mapping[str, Any]]) -> str:
+def _pool_text(members: Sequence[Mapping[str, Any]]) -> str:
+    """A pool for a message. Endpoints are named where members have the same model."""
     if len(members) == 1:
         return str(members[0].get("model"))
-    several = len({one["model"] for one in members}) < len(members)
-    names = [f"{one['model']} at {one['endpoint']}" if several else one["model"] for one in members]
-    return ", ".join(f"{name} (weight {one['weight']:g})" for name, one in zip(names, members, strict=True))
+    same_model = len({member["model"] for member in members}) < len(members)
+    names = [f"{member['model']} at {member['endpoint']}" if same_model else member["model"] for member in members]
+    return ", ".join(f"{name} (weight {member['weight']:g})" for name, member in zip(names, members, strict=True))
 
 
-def check_same(ledger: Ledger, parts: RunSpec) -> None:
+def check_same(ledger: Ledger, spec: RunSpec) -> None:
     """Raises RunDirError where the folder holds another run; the differences are named."""
-    stored, given = ledger.meta("identity"), _identity(parts)
-    if any(isinstance(one["teacher"], list) for one in (stored, given)) or len(_taught(ledger)) > 1:
-        known, now = _taught(ledger), _listed(given["teacher"])
-        stored["teacher"] = given["teacher"] = ""
-        if not any(one in known for one in now):
-            stored["teacher"], given["teacher"] = (", ".join(str(one["model"]) for one in who) for who in (known, now))
-    if found := differences(stored, given):
+    stored, current = ledger.meta("identity"), _identity(spec)
+    before, now = _asked_teachers(ledger), _listed(current["teacher"])
+    pooled = isinstance(stored["teacher"], list) or isinstance(current["teacher"], list)
+    if pooled or len(before) > 1:
+        still_there = any(teacher in before for teacher in now)
+        stored["teacher"] = "" if still_there else _models_text(before)
+        current["teacher"] = "" if still_there else _models_text(now)
+    if changes := differences(stored, current):
         raise RunDirError(
-            f"{ledger.path.parent}: holds another run: {'; '.join(found)}; set these back, or use a new --run-dir"
+            f"{ledger.path.parent}: holds another run: {'; '.join(changes)}; set these back, or use a new --run-dir"
         )
 
 
-def _identity(parts: RunSpec) -> dict[str, Any]:
+def _models_text(identities: Sequence[Mapping[str, Any]]) -> str:
+    return ", ".join(str(identity["model"]) for identity in identities)
+
+
+def _identity(spec: RunSpec) -> dict[str, Any]:
     """As it is stored: keys are text, tuples are lists."""
-    return dict(json.loads(json.dumps(parts.identity())))
+    return dict(json.loads(json.dumps(spec.identity())))
 
 
-def _current(parts: RunSpec, size: int) -> dict[str, Any]:
-    """What may change between starts. It is stored as it is now, so that a resume from the folder goes on with it."""
-    config, judge = parts.teacher.config, parts.judge
+def _current(spec: RunSpec, size: int) -> dict[str, Any]:
+    """What may change between starts. The latest values are stored, so that a resume from the folder uses them."""
+    config, judge = spec.teacher.config, spec.judge
     return {
         "size": size,
-        "per_reference": parts.per_reference,
-        "max_failure_share": parts.max_failure_share,
-        "rates": rates_of(parts.teacher),
-        "price_source": parts.by_stage.price_source,
+        "per_reference": spec.per_reference,
+        "max_failure_share": spec.max_failure_share,
+        "rates": rates_of(spec.teacher),
+        "price_source": spec.by_stage.price_source,
         "stopped": None,
-        **parts.limits,
-        "track": parts.track,
-        "program_source": getattr(parts.program, "source", None) or None,
-        "reuse": str(parts.reuse.absolute()) if parts.reuse else None,
-        "teacher": {"model": parts.teacher.model, "config": config and config.model_dump(mode="json")},
-        "pools": parts.by_stage.facts(),
-        "judge_program": _found_again(parts.judge_program),
+        **spec.limits,
+        "track": spec.track,
+        "program_source": getattr(spec.program, "source", None) or None,
+        "reuse": str(spec.reuse.absolute()) if spec.reuse else None,
+        "teacher": {"model": spec.teacher.model, "config": config and config.model_dump(mode="json")},
+        "pools": spec.by_stage.facts(),
+        "judge_program": _absolute(spec.judge_program),
         "judge": judge
         and {
             "model": judge.model,
@@ -284,6 +291,6 @@ def _current(parts: RunSpec, size: int) -> dict[str, Any]:
     }
 
 
-def _found_again(source: str | None) -> str | None:
-    """A program's file by its whole path, so that it is found from any folder; an MLflow address as it is."""
+def _absolute(source: str | None) -> str | None:
+    """The absolute path of a program's file, so that it is found from any working folder; an MLflow address as is."""
     return source if source is None or is_address(source) else str(Path(source).absolute())

@@ -1,4 +1,4 @@
-"""Statistics of a data set: its figures, those of the responses before they were improved, and who wins."""
+"""Statistics of a data set: its figures, those of the plain responses, and the win rate of improved over plain."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from refed_dspy.teachers import Teacher
 from refed_dspy.teachers.caps import caps_of
 from refed_dspy.teachers.judge import in_role, open_judge_model
 from refed_dspy.teachers.recorded import CallPolicy, Progress
-from refed_dspy.teachers.row_jobs import RowJob, for_each_row, goes_on_from, row_job
-from refed_dspy.text import NONE, number
+from refed_dspy.teachers.row_jobs import RowJob, for_each_row, resume_hint, row_job
+from refed_dspy.text import NO_VALUE, format_number
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class DataStats:
     wins: Wins | None
     lacking: Sequence[str]
     scored: str = ""
-    """What the scorer was asked, where it counts that."""
+    """The scorer's calls and tokens, where it counts them."""
 
     def lines(self) -> list[str]:
         """All of it for a terminal."""
@@ -69,11 +69,11 @@ class DataStats:
 
     def facts(self) -> dict[str, Any]:
         """The same in JSON types."""
-        told: dict[str, Any] = {name: dict(column) for name, column in self.columns.items()}
+        facts: dict[str, Any] = {name: dict(column) for name, column in self.columns.items()}
         if self.wins is not None:
-            told |= _win_facts(self.wins)
-        told |= {"scorer": self.scored} if self.scored else {}
-        return {**told, "left_out": dict(self.data.left_out), "not_measured": list(self.lacking)}
+            facts |= _win_facts(self.wins)
+        facts |= {"scorer": self.scored} if self.scored else {}
+        return {**facts, "left_out": dict(self.data.left_out), "not_measured": list(self.lacking)}
 
 
 def measure(
@@ -84,15 +84,16 @@ def measure(
     on_progress: Callable[[Progress], None] | None = None,
     **settings: Any,
 ) -> DataStats:
-    """The figures of `data` (whatever `load_dataset` takes). Nobody is asked anything but a `judge` or a scorer.
+    """The figures of `data` (whatever `load_dataset` takes). No model is asked except the `judge` and the scorer.
 
     Args:
-        judge: given, and `data` has plain responses: the win rate of the improved ones over them, on `sample` rows.
+        judge: who judges the win rate of the improved responses over the plain ones, which `data` must have, on
+            `sample` rows; None: no win rate.
         out: the folder that keeps the judge's verdicts; None: `refed-verdicts/` and a name made from data and judge.
         settings: those of `StatsConfig`: columns, scorer, embeddings, sample, seed, caps.
 
     Raises:
-        InputError: something given cannot be used; nothing was paid for.
+        InputError: an argument cannot be used; nothing was paid for.
         RunStopped: the judge failed, or abstained on every row; or the scorer failed. Verdicts are kept.
     """
     config = check_job(StatsConfig, settings)
@@ -101,18 +102,18 @@ def measure(
     _check_plain(loaded, lacking, config.columns.get("plain"), judge is not None)
     with in_role("judge"):
         opened = None if judge is None else open_judge_model(judge)
-    tools = open_tools(config.embeddings, config.scorer)  # nothing shall be paid for a figure nobody can have
+    tools = open_tools(config.embeddings, config.scorer)  # before the judge: what fails here costs nothing
     wins = None if opened is None else run_blocking(_wins(data, loaded, opened, out, config, on_progress))
     with scoring("verdicts are kept; the same command measures again"):
         columns = _columns(loaded, tools, config)
-    some = (
+    partly_plain = (
         [f"plain responses: {lacking} of {len(loaded.rows)} rows have none"] if 0 < lacking < len(loaded.rows) else []
     )
-    return DataStats(loaded, columns, wins, [*some, *tools.lacking], tools.scored())
+    return DataStats(loaded, columns, wins, [*partly_plain, *tools.lacking], tools.scored())
 
 
 def _check_plain(data: DataSet, lacking: int, column: str | None, judged: bool) -> None:
-    """Raises ConfigError where plain responses that are asked for are not there."""
+    """Raises ConfigError where plain responses are needed and missing."""
     if column is not None and lacking == len(data.rows):
         raise ConfigError(f"columns: plain: no row of {data.name} has a text in {one_line(column, 60)!r}")
     if judged and lacking:
@@ -139,7 +140,7 @@ async def _wins(
     judge: Teacher,
     out: str | Path | None,
     config: StatsConfig,
-    watch: Callable[[Progress], None] | None,
+    on_progress: Callable[[Progress], None] | None,
 ) -> Wins:
     rows, program = drawn(data.rows, config.sample, config.seed), PairwiseJudge()
     identity = {
@@ -148,11 +149,11 @@ async def _wins(
         "judge": judge.identity,
     }
     folder = Path(out) if out is not None else Path("refed-verdicts") / digest(identity)
-    said: dict[int, Verdict] = {}
-    async with row_job(folder, _job(judge, identity, folder, len(rows), config), watch) as (session, allowance):
+    verdicts: dict[int, Verdict] = {}
+    async with row_job(folder, _job(judge, identity, folder, len(rows), config), on_progress) as (session, allowance):
 
         async def compare(row: DataRow) -> None:
-            said[row.number] = await program.judge(
+            verdicts[row.number] = await program.judge(
                 row.instruction, row.response, row.plain or "", OVERALL, str(row.number)
             )
             session.progress.kept += 1
@@ -160,7 +161,7 @@ async def _wins(
         await for_each_row(session, rows, compare, judge.concurrency, allowance.grace)
     with Ledger.read(folder) as ledger:
         used = spent(ledger)
-    return _tallied(judge.model, rows, said, used, session.reached.cap if session.reached else "", config.seed)
+    return _tallied(judge.model, rows, verdicts, used, session.reached.cap if session.reached else "", config.seed)
 
 
 def _job(judge: Teacher, identity: Mapping[str, Any], folder: Path, rows: int, config: StatsConfig) -> RowJob:
@@ -168,20 +169,20 @@ def _job(judge: Teacher, identity: Mapping[str, Any], folder: Path, rows: int, c
         work="statistics",
         identity=identity,
         models={"judge": judge},
-        limits=caps_of(config),
+        caps=caps_of(config),
         rows=rows,
-        again=goes_on_from(folder),
+        resume_hint=resume_hint(folder),
         policy=CallPolicy(config.seed, max_failure_share=1.0),
     )
 
 
 def _tallied(
-    judge: str, rows: Sequence[DataRow], said: Mapping[int, Verdict], used: Spent, stopped: str, seed: int
+    judge: str, rows: Sequence[DataRow], verdicts: Mapping[int, Verdict], used: Spent, stopped: str, seed: int
 ) -> Wins:
     """Raises RunStopped where the judge decided nothing."""
-    decided = [(row, win) for row in rows if row.number in said and (win := said[row.number].win) is not None]
-    if said and not decided and not stopped:
-        why = next(iter(said.values())).abstained
+    decided = [(row, win) for row in rows if row.number in verdicts and (win := verdicts[row.number].win) is not None]
+    if verdicts and not decided and not stopped:
+        why = next(iter(verdicts.values())).abstained
         raise RunStopped(f"judge: it abstained on every row, first because: {why} — name another judge")
     wins, clusters = [win for _, win in decided], [row.instruction for row, _ in decided]
     differences = [float(len(row.response) - len(row.plain or "")) for row, _ in decided]
@@ -189,9 +190,9 @@ def _tallied(
         judge=judge,
         rate=win_rate(wins, clusters, seed=seed) if wins else None,
         length_controlled=length_controlled(wins, differences, clusters, seed=seed) if wins else None,
-        judged=len(said),
+        judged=len(verdicts),
         rows=len(rows),
-        abstained=len(said) - len(decided),
+        abstained=len(verdicts) - len(decided),
         used=used,
         stopped=stopped,
     )
@@ -202,14 +203,17 @@ def _win_lines(wins: Wins) -> list[str]:
     lines = []
     if rate is not None:
         lines.append(
-            f"improved over plain, by {wins.judge}: {number(rate.mean, 1)}% of {rate.n} rows "
-            f"({number(rate.low, 1)} to {number(rate.high, 1)}), {wins.abstained} abstentions"
+            f"improved over plain, by {wins.judge}: {format_number(rate.mean, 1)}% of {rate.n} rows "
+            f"({format_number(rate.low, 1)} to {format_number(rate.high, 1)}), {wins.abstained} abstentions"
         )
     controlled = wins.length_controlled
     if controlled is not None:
-        one, note = controlled.interval, f" ({controlled.note})" if controlled.note else ""
-        told = NONE if one is None else f"{number(one.mean, 1)}% ({number(one.low, 1)} to {number(one.high, 1)})"
-        lines.append(f"length-controlled: {told}{note}" + ("" if one is None else f". {LC_NOTE}"))
+        interval, note = controlled.interval, f" ({controlled.note})" if controlled.note else ""
+        if interval is None:
+            lines.append(f"length-controlled: {NO_VALUE}{note}")
+        else:
+            mean, low, high = (format_number(value, 1) for value in (interval.mean, interval.low, interval.high))
+            lines.append(f"length-controlled: {mean}% ({low} to {high}){note}. {LC_NOTE}")
     lines.append(str(wins.used))
     if wins.stopped:
         lines.append(f"stopped: {wins.stopped} is reached after {wins.judged} of {wins.rows} rows; raise it to go on")
@@ -218,11 +222,11 @@ def _win_lines(wins: Wins) -> list[str]:
 
 def _win_facts(wins: Wins) -> dict[str, Any]:
     rate, controlled = wins.rate, wins.length_controlled
-    told: dict[str, Any] = {"judge": wins.judge, "judged": wins.judged, "of": wins.rows, "abstained": wins.abstained}
+    facts: dict[str, Any] = {"judge": wins.judge, "judged": wins.judged, "of": wins.rows, "abstained": wins.abstained}
     if rate is not None:
-        told |= {"mean": rate.mean, "low": rate.low, "high": rate.high, "n": rate.n}
+        facts |= {"mean": rate.mean, "low": rate.low, "high": rate.high, "n": rate.n}
     if controlled is not None and controlled.interval is not None:
-        one = controlled.interval
-        told["length_controlled"] = {"mean": one.mean, "low": one.low, "high": one.high}
+        interval = controlled.interval
+        facts["length_controlled"] = {"mean": interval.mean, "low": interval.low, "high": interval.high}
     paid = {"calls": wins.used.calls, "cost": wins.used.cost / PICO, "stopped": wins.stopped}
-    return {"win_rate": {**told, **paid}}
+    return {"win_rate": {**facts, **paid}}

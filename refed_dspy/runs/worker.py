@@ -1,4 +1,4 @@
-"""What each unit of a plan means for a program: which stage to call, and what to commit of it."""
+"""The worker of a run: what each unit of a plan asks of the program, and what it commits."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from refed_dspy.teachers.recorded import RecordedTeacher
 
 
 class SynthesisWorker:
-    """The Work of a run. Feedback of the references opened so far is in memory, all else in the ledger."""
+    """Does the units of a run (`scheduler.Worker`). Feedback on the references opened so far is in memory, all else in
+    the ledger."""
 
     def __init__(
         self,
@@ -25,22 +26,23 @@ class SynthesisWorker:
         references: Sequence[Reference],
         recorded: RecordedTeacher,
         screening: Screening | None = None,
-        dearest: int = 0,
+        worst_case: int = 0,
     ) -> None:
-        """`dearest`: picodollars, the highest of the models' least worst cases; used until calls were settled."""
-        self.dearest = dearest
+        """`worst_case`: picodollars a call, the highest of the models' lowest worst cases; used until calls were
+        settled."""
+        self._worst_case = worst_case
         self.program, self.references, self.recorded = program, references, recorded
         self.ledger, self.progress = recorded.ledger, recorded.progress
         self.screening = screening or Screening(())
         self.screening.restore(self.ledger)
         self._features: dict[int, dict[str, str]] = {}
         self._response_feedback: dict[int, Any] = {}
-        # A copy of a reference's own instruction is no new instruction.
+        # A copy of a reference's instruction is no new instruction.
         self._barred = frozenset(text_digest(reference.instruction) for reference in references)
 
     async def study(self, unit: Study) -> None:
         reference = self.references[unit.reference]
-        if unit.part == "features":
+        if unit.kind == "features":
             self._features[unit.reference] = await self.program.collect_features(reference)
         else:
             self._response_feedback[unit.reference] = await self.program.collect_response_feedback(reference)
@@ -53,32 +55,37 @@ class SynthesisWorker:
             self.references[unit.reference], unit.feature, description, taken, repetition=unit.round
         )
         added = self.ledger.commit_proposal(
-            *(unit.reference, unit.feature, unit.round, proposal.instructions, proposal.surplus, self._barred),
-            self.screening.of_instruction,
+            unit.reference,
+            unit.feature,
+            unit.round,
+            proposal.instructions,
+            proposal.surplus,
+            self._barred,
+            self.screening.screen_instruction,
         )
         self.progress.dropped += added.dropped
-        self.screening.check_fruitful()
+        self.screening.check_hope()
         return list(added.new)
 
     async def respond(self, unit: Respond) -> bool:
         item = str(unit.instruction)
-        decisions = await self.screening.of_question(unit.text, item)
+        decisions = await self.screening.judge_instruction(unit.text, item)
         kept = all(decision.kept for decision in decisions)
         if kept:
             feedback = self._response_feedback[unit.reference]
             with same_teacher(unit.text):
                 sample = await self.program.respond(self.references[unit.reference], feedback, unit.text, item=item)
-            decisions += await self.screening.of_sample(sample, item)
+            decisions += await self.screening.screen_sample(sample, item)
             kept = all(decision.kept for decision in decisions)
-        self.screening.ended(decisions)
-        ending = sampled if kept else unusable
-        said = decided(unit.instruction, decisions)
-        await self.recorded.recorder.group.commit([*ending(unit.instruction, unit.round), *said])
+        self.screening.count_sample(decisions)
+        outcome = sampled if kept else unusable
+        rows = [*outcome(unit.instruction, unit.round), *decided(unit.instruction, decisions)]
+        await self.recorded.recorder.group.commit(rows)
         if kept:
             self.progress.kept += 1
         else:
             self.progress.dropped += 1
-            self.screening.check_fruitful()
+            self.screening.check_hope()
         return kept
 
     def unusable(self, unit: Respond, error: RowError) -> None:
@@ -90,7 +97,7 @@ class SynthesisWorker:
             self.ledger.commit_proposal(unit.reference, unit.feature, unit.round, (), 0, self._barred)
 
     def affordable(self) -> int | None:
-        return self.recorded.recorder.affordable(self.dearest)
+        return self.recorded.recorder.affordable(self._worst_case)
 
     def stop(self) -> None:
         self.recorded.recorder.stopping = True

@@ -1,1 +1,1 @@
-"""A run's data set made ready for the Hugging Face Hub, and sent there."""
+"""Publish a run: a report page, a data set folder for the Hugging Face Hub, and its upload."""

@@ -1,4 +1,5 @@
-"""The data set's card: YAML for the Hub, and what people want to know before they use the data."""
+"""The data set's card (README.md): YAML for the Hub, then what a user of the data wants to know first; what each column
+holds."""
 
 from __future__ import annotations
 
@@ -14,12 +15,12 @@ from refed_dspy.sharing.redact import PRIVATE
 from refed_dspy.sharing.run_settings import StageText
 from refed_dspy.sharing.survey import Survey
 from refed_dspy.sharing.terms import terms_of
-from refed_dspy.text import number
+from refed_dspy.text import format_number
 
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 _LARGEST = "n>1M"
 _TAGS = ("synthetic", "instruction-tuning", "reference-level-feedback", "refed-dspy")
-_OWN_LICENSE = "Apache-2.0, that of refed-dspy, which they come with"
+_PACKAGE_LICENSE = "Apache-2.0, that of refed-dspy, which they come with"
 _METHODS = {
     "ReferenceLevelFeedback": "Reference-Level Feedback: each reference is studied once; what makes its "
     "instruction and its response good guides new instructions, and the responses to them are improved by it.",
@@ -28,19 +29,19 @@ _METHODS = {
     "InstructionFeedbackOnly": "Instructions from references, and the first response to each: nothing is improved, so "
     "`improved_response` is `response`.",
 }
-_RUN = "eight"
-"""`copied.RUN`, in a word."""
+_NGRAM = "eight"
+"""`copied.NGRAM_WORDS`, as a word."""
 _EXAMPLE = 600
-"""Characters of each text of the row that is shown."""
+"""Characters shown of each text of the example row."""
 _LINE = 600
-"""Characters of a setting."""
+"""Characters shown of a setting."""
 _ORIGINS = {
     "package": "the words of refed-dspy",
     "guided": "the words of refed-dspy, and guidance of the author's behind them",
     "other": "not the words that this version of refed-dspy has: compiled, changed, or of another version",
     "": "the program's own",
 }
-_OWN_METHOD = "A program of its own, run by refed-dspy."
+_CUSTOM_METHOD = "A program of its own, run by refed-dspy."
 _PAPER = """
 @inproceedings{mehri-etal-2026-beyond,
   title = {Beyond Sample-Level Feedback: Using Reference-Level Feedback to Guide Data Synthesis},
@@ -56,7 +57,7 @@ _PAPER = """
 
 @dataclass(frozen=True)
 class Config:
-    """One of the data set's configs: which files it reads (`pattern`)."""
+    """A config of the data set; `pattern` names its files."""
 
     name: str
     pattern: str
@@ -65,24 +66,24 @@ class Config:
 
 @dataclass(frozen=True)
 class CardSettings:
-    """What the person who shares the data says of it. None: not said."""
+    """What the person who shares the data states about it. None: not stated."""
 
     name: str
     license: str | None = None
     """An identifier that the Hub knows; `other` with `license_file`."""
     license_file: bool = False
-    """Whether LICENSE lies beside the card."""
+    """Whether a file LICENSE is in the folder."""
     reference_license: str | None = None
     citation: str | None = None
     report: bool = False
-    """Whether report.html lies beside the card."""
+    """Whether report.html is in the folder."""
 
 
 @dataclass(frozen=True)
 class Card:
-    """What a card is made of."""
+    """Everything that a card shows."""
 
-    given: CardSettings
+    settings: CardSettings
     facts: RunFacts
     survey: Survey
     configs: Sequence[Config]
@@ -91,32 +92,32 @@ class Card:
     languages: Sequence[str] = field(default_factory=tuple)
 
     def text(self) -> str:
-        """README.md. Nothing in it that came from elsewhere is markup, and its front matter is always YAML."""
+        """README.md. No text of a model, file or person is markup in it, and its front matter is always valid YAML."""
         return f"---\n{self._front_matter()}\n---\n\n{self._body()}"
 
     def _front_matter(self) -> str:
         from huggingface_hub import DatasetCardData
 
-        given = self.given
-        own = {"license_name": "see-license-file", "license_link": "LICENSE"} if given.license_file else {}
+        settings = self.settings
+        file = {"license_name": "see-license-file", "license_link": "LICENSE"} if settings.license_file else {}
         data = DatasetCardData(
             language=list(self.languages) or None,
-            license=given.license,
-            pretty_name=given.name,
+            license=settings.license,
+            pretty_name=settings.name,
             language_creators=["machine-generated"],
             size_categories=[_size(self.configs[0].rows)],
             task_categories=["text-generation"],
             tags=list(_TAGS),
-            configs=[_config(one) for one in self.configs],
-            **own,
+            configs=[_front_matter_config(config) for config in self.configs],
+            **file,
         )
         return str(data.to_yaml())
 
     def _body(self) -> str:
         import jinja2
 
-        # The templates are ours; what people and models wrote goes in as values, and `finalize` makes it plain text.
-        environment = jinja2.Environment(  # noqa: S701 — Markdown: HTML's escapes are not its own
+        # The template is ours. What people and models wrote goes in as values, and `finalize` makes them plain text.
+        environment = jinja2.Environment(  # noqa: S701 — Markdown, where HTML's escapes do not apply
             finalize=escaped, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
         )
         environment.filters |= {"code": code, "counted": _counted}
@@ -124,16 +125,16 @@ class Card:
         return environment.from_string(source).render(self._values()).strip() + "\n"
 
     def _values(self) -> dict[str, Any]:
-        given, facts, survey = self.given, self.facts, self.survey
-        dropped = [one.rows for one in self.configs[1:]]
+        settings, facts, survey = self.settings, self.facts, self.survey
+        dropped = [config.rows for config in self.configs[1:]]
         features = {name: survey.features[name] for name in {**dict.fromkeys(facts.features), **survey.features}}
         return {
-            "title": given.name,
+            "title": settings.name,
             "facts": facts,
             "cost": facts.cost,
             "rows": survey.rows,
             "complete": facts.kept >= facts.size,
-            "method": Markdown(_METHODS.get(facts.method, _OWN_METHOD)),
+            "method": Markdown(_METHODS.get(facts.method, _CUSTOM_METHOD)),
             "version": self.version,
             "features": features,
             "sources": [self._source(name, count) for name, count in facts.sources.items()],
@@ -141,97 +142,98 @@ class Card:
             "surveyed": len(survey.pairs),
             "copied": _copied(survey, self.configs),
             "changes": survey.changes,
-            "changed": number(100 * survey.changes.median, 0) if survey.changes else "",
+            "changed": format_number(100 * survey.changes.median, 0) if survey.changes else "",
             **self._setup(),
             "columns": COLUMNS,
             "example": _example(survey),
             "figures": _figures(survey.figures()),
             "used": len(survey.references),
-            "rows_a_reference": _spread(survey),
-            "judged": any(one.stage.endswith("judge") for one in facts.stages),
-            "filter_names": [str(one["filter"]) for one in facts.filters],
+            "rows_per_reference": _rows_per_reference(survey),
+            "judged": any(stage.stage.endswith("judge") for stage in facts.stages),
+            "filter_names": [str(counts["filter"]) for counts in facts.filters],
             "dropped": dropped[0] if dropped else 0,
-            "report": given.report,
+            "report": settings.report,
             "license": self._license(),
             "method_citation": block(_PAPER, "bibtex"),
-            "own_citation": block(given.citation, "bibtex") if given.citation else "",
+            "citation": block(settings.citation, "bibtex") if settings.citation else "",
         }
 
     def _terms(self) -> list[dict[str, Any]]:
-        """A model each. Where all that answered to its name are at private endpoints, it may be another."""
-        where: dict[str, set[str]] = {}
-        for one in self.facts.stages:
-            where.setdefault(one.model, set()).add(one.endpoint)
+        """One entry per model. A name that only private endpoints answered to may belong to another model."""
+        endpoints: dict[str, set[str]] = {}
+        for stage in self.facts.stages:
+            endpoints.setdefault(stage.model, set()).add(stage.endpoint)
         return [
-            {"model": model, "told": Markdown(terms_of(model, PRIVATE if ends == {PRIVATE} else ""))}
-            for model, ends in where.items()
+            {"model": model, "terms": Markdown(terms_of(model, PRIVATE if asked == {PRIVATE} else ""))}
+            for model, asked in endpoints.items()
         ]
 
     def _setup(self) -> dict[str, Any]:
-        told = self.facts.settings
+        settings = self.facts.settings
         return {
-            "settings": [(name, plain(value, _LINE)) for name, value in told.rows],
-            "filter_settings": [(name, code(settings, _LINE)) for name, settings in told.filters],
-            "described": [(name, plain(text, _LINE)) for name, text in told.features.items()],
-            "stage_texts": [_stage(one) for one in told.stages],
-            "stopped": told.stopped,
+            "settings": [(name, plain(value, _LINE)) for name, value in settings.rows],
+            "filter_settings": [(name, code(values, _LINE)) for name, values in settings.filters],
+            "described": [(name, plain(text, _LINE)) for name, text in settings.features.items()],
+            "stage_texts": [_stage(stage) for stage in settings.stages],
+            "stopped": settings.stopped,
         }
 
     def _source(self, name: str, count: int) -> dict[str, Any]:
-        own = _OWN_LICENSE if name == BUILTIN else None
+        builtin = name == BUILTIN
         return {
             "name": name,
             "count": count,
-            "own": own is not None,
-            "license": own or self.given.reference_license or "not told",
+            "builtin": builtin,
+            "license": _PACKAGE_LICENSE if builtin else self.settings.reference_license or "not stated",
         }
 
     def _license(self) -> Any:
-        if self.given.license_file:
+        if self.settings.license_file:
             return Markdown("The license's text is in LICENSE.")
-        if self.given.license:
-            return code(self.given.license)
+        if self.settings.license:
+            return code(self.settings.license)
         return "None was named. Ask the author before you use it."
 
 
-def _counted(count: int, one: str, many: str = "") -> str:
-    """`count` and the word for so many: 1 row, 2 rows."""
-    return f"{count:,} {one if count == 1 else many or f'{one}s'}"
+def _counted(count: int, singular: str, plural: str = "") -> str:
+    """`count` with its noun: 1 row, 2 rows."""
+    return f"{count:,} {singular if count == 1 else plural or f'{singular}s'}"
 
 
 def _copied(survey: Survey, configs: Sequence[Config]) -> Markdown:
-    """How many rows hold their reference's text, also where it is none."""
-    found, looked = survey.copied, len(survey.drawn)
-    told = (
-        f"In {_counted(found.improved_response, 'row')}, half or more of the {_RUN}-word runs of the response stand in "
-        f"the reference (that is `improved_response`; of `response` in {found.response:,}, of `instruction` in "
-        f"{found.instruction:,}). {_counted(looked, 'row was', 'rows were')} looked at, each beside its own reference. "
-        f"Texts of fewer than {_RUN} words count as none, and shorter runs and ideas are not looked for."
+    """How many rows hold text of their reference, also where none does."""
+    copied = survey.copied
+    rows = _counted(copied.improved_response, "row")
+    examined = _counted(len(survey.drawn), "row was", "rows were")
+    text = (
+        f"In {rows}, half or more of the {_NGRAM}-word runs of the response stand in "
+        f"the reference (that is `improved_response`; of `response` in {copied.response:,}, of `instruction` in "
+        f"{copied.instruction:,}). {examined} looked at, each beside its own reference. "
+        f"Texts of fewer than {_NGRAM} words count as none, and shorter runs and ideas are not looked for."
     )
-    return Markdown(f"{told} The rows of `dropped` were not looked at." if len(configs) > 1 else told)
+    return Markdown(f"{text} The rows of `dropped` were not looked at." if len(configs) > 1 else text)
 
 
-def _spread(survey: Survey) -> str:
-    least, middle, most = survey.rows_a_reference()
+def _rows_per_reference(survey: Survey) -> str:
+    least, middle, most = survey.rows_per_reference()
     gave = f"{_counted(len(survey.references), 'reference')} gave rows: "
     if least == most:
         return f"{gave}{least:,}{' each' if len(survey.references) > 1 else ''}."
     return f"{gave}{least:,} to {most:,} each, {middle:,} at the median."
 
 
-def _stage(one: StageText) -> dict[str, Any]:
-    shown = f"; {_counted(one.examples, 'example')} shown with them, not told here" if one.examples else ""
-    added = block(one.added) if one.added else ""
+def _stage(stage: StageText) -> dict[str, Any]:
+    examples = f"; {_counted(stage.examples, 'example')} shown with them, not quoted here" if stage.examples else ""
     return {
-        "stage": one.stage,
-        "text": block(one.instructions),
-        "told": f"{_ORIGINS[one.origin]}{shown}",
-        "added": added,
+        "stage": stage.stage,
+        "text": block(stage.instructions),
+        "origin": f"{_ORIGINS[stage.origin]}{examples}",
+        "added": block(stage.added) if stage.added else "",
     }
 
 
 def _example(survey: Survey) -> list[tuple[str, Markdown]]:
-    """(column, its text in a block) of the first row, cut."""
+    """(column, its text in a block) of the first row, each text cut at `_EXAMPLE` characters."""
     row = survey.first
     if row is None:
         return []
@@ -243,13 +245,13 @@ def _size(rows: int) -> str:
     return next((name for most, name in _SIZES if rows < most), _LARGEST)
 
 
-def _config(one: Config) -> dict[str, Any]:
-    told: dict[str, Any] = {"config_name": one.name, "data_files": [{"split": "train", "path": one.pattern}]}
-    return {**told, "default": True} if one.name == "default" else told
+def _front_matter_config(config: Config) -> dict[str, Any]:
+    entry: dict[str, Any] = {"config_name": config.name, "data_files": [{"split": "train", "path": config.pattern}]}
+    return {**entry, "default": True} if config.name == "default" else entry
 
 
 def _figures(figures: Mapping[str, float | None]) -> dict[str, str]:
-    return {name: number(value, 1 if " words, " in name else 2) for name, value in figures.items()}
+    return {name: format_number(value, 1 if " words, " in name else 2) for name, value in figures.items()}
 
 
 COLUMNS: Mapping[str, str] = {

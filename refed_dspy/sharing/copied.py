@@ -1,4 +1,4 @@
-"""How much of the rows is their references' own text: it comes under the references' license, not the data set's."""
+"""How many rows hold text of their references: that text comes under the references' license, not the data set's."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from operator import attrgetter
 
 from refed_dspy.metrics.wording import words
 
-RUN = 8
-"""Words in a row that are looked for. What has fewer words counts as not copied."""
-MUCH = 0.5
-"""From this share of its runs on a text is told as copied."""
+NGRAM_WORDS = 8
+"""Length of the n-grams that are compared. A text of fewer words counts as not copied."""
+COPIED_SHARE = 0.5
+"""A text counts as copied from this share of its n-grams on."""
 
-Run = tuple[str, ...]
+NGram = tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class DrawnRow:
 
 @dataclass(frozen=True, slots=True)
 class Copied:
-    """In how many rows half or more of a column's runs stand in the row's reference; `rows`: in any of the three."""
+    """In how many rows half or more of a column's n-grams are in the row's reference; `rows`: in any of the three."""
 
     instruction: int = 0
     response: int = 0
@@ -37,33 +37,36 @@ class Copied:
     rows: int = 0
 
 
-def copied(rows: Sequence[DrawnRow], references: Mapping[str, Sequence[str]]) -> Copied:
-    """Look at each row beside its own reference; `references`: id → texts. One that is not in it counts as empty.
+def count_copied(rows: Sequence[DrawnRow], references: Mapping[str, Sequence[str]]) -> Copied:
+    """Compare each row with its reference; `references`: id → texts. A reference that is missing counts as empty.
 
-    Words are compared without case and signs (`measures.texts.words`); only one reference's runs are held at a time.
+    Words are compared without case and punctuation (`words`). N-grams are held of one reference at a time.
     """
     instruction = response = improved = either = 0
-    whose = attrgetter("reference")
-    for reference, group in groupby(sorted(rows, key=whose), key=whose):
-        known = frozenset(run for text in references.get(reference, ()) for run in _runs(text))
-        if not known:
+    by_reference = attrgetter("reference")
+    for reference, group in groupby(sorted(rows, key=by_reference), key=by_reference):
+        source = frozenset(ngram for text in references.get(reference, ()) for ngram in _ngrams(text))
+        if not source:
             continue
         for row in group:
-            plain = share_in(row.response, known) >= MUCH
-            better = plain if row.improved_response == row.response else share_in(row.improved_response, known) >= MUCH
-            asked = share_in(row.instruction, known) >= MUCH
-            instruction, response, improved = instruction + asked, response + plain, improved + better
-            either += asked or plain or better
+            in_instruction = _is_copied(row.instruction, source)
+            in_response = _is_copied(row.response, source)
+            unchanged = row.improved_response == row.response
+            in_improved = in_response if unchanged else _is_copied(row.improved_response, source)
+            instruction += in_instruction
+            response += in_response
+            improved += in_improved
+            either += in_instruction or in_response or in_improved
     return Copied(instruction, response, improved, either)
 
 
-def share_in(text: str, known: frozenset[Run]) -> float:
-    """The share, 0 to 1, of the runs of `text` that are in `known`; 0 where it has no run."""
-    there = [run in known for run in _runs(text)]
-    return sum(there) / len(there) if there else 0.0
+def _is_copied(text: str, source: frozenset[NGram]) -> bool:
+    """Whether COPIED_SHARE of the n-grams of `text`, or more, are in `source`; False where it has none."""
+    hits = [ngram in source for ngram in _ngrams(text)]
+    return bool(hits) and sum(hits) / len(hits) >= COPIED_SHARE
 
 
-def _runs(text: str) -> Iterator[Run]:
-    """RUN words each, from every word on."""
-    told = words(text)
-    return zip(*(told[at:] for at in range(RUN)), strict=False)
+def _ngrams(text: str) -> Iterator[NGram]:
+    """All runs of NGRAM_WORDS words, in order."""
+    sequence = words(text)
+    return zip(*(sequence[start:] for start in range(NGRAM_WORDS)), strict=False)

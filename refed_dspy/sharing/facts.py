@@ -1,4 +1,4 @@
-"""What a ledger says of its run, in words that may be told to everyone."""
+"""The facts of a run that a published card states, read from its ledger, without anything private."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SELECT stage, model, endpoint, count(*) FROM (
   FROM answers a
 ) GROUP BY stage, model, endpoint ORDER BY min(place)
 """
-_TAKEN_OVER = """
+_REUSED = """
 SELECT count(*) FROM answers a
 WHERE NOT EXISTS (SELECT 1 FROM calls c WHERE c.item = a.item AND c.key = a.key AND c.outcome = 'ok')
 """
@@ -31,7 +31,7 @@ WHERE NOT EXISTS (SELECT 1 FROM calls c WHERE c.item = a.item AND c.key = a.key 
 
 @dataclass(frozen=True)
 class StageFacts:
-    """Who answered at one stage, and how often; `prompt` is the digest of the prompt, empty for a judge's."""
+    """A model that answered at a stage, and how often; `prompt` is the digest of the prompt, empty for a judge's."""
 
     stage: str
     prompt: str
@@ -42,10 +42,11 @@ class StageFacts:
 
 @dataclass(frozen=True)
 class Cost:
-    """In dollars, for people. `unpriced` calls are not in it; `worst_case`, of it, stands for calls that never told."""
+    """Dollars as text. `total` leaves out `unpriced` calls; `worst_case` is the part of it that is reserved for calls
+    whose tokens were never reported."""
 
     total: str
-    each: str
+    per_row: str
     unpriced: int
     worst_case: str
     calls: int
@@ -63,7 +64,7 @@ class RunFacts:
     program: str
     """Digest of all its prompts."""
     compiled: str
-    """Which candidate of a compile it is; empty for one that is not known to be compiled."""
+    """The candidate of a compile that the program is; empty where none is recorded."""
     stages: Sequence[StageFacts]
     features: Sequence[str]
     instructions_per_feature: int
@@ -74,23 +75,23 @@ class RunFacts:
     opened: int
     left_out: Mapping[str, int]
     sources: Mapping[str, int]
-    """Where references are from → how many."""
+    """Where references come from → how many."""
     instructions: Mapping[str, int]
-    """`new` ones, those among them that a filter dropped at once; `duplicates` and `surplus`, which are not."""
+    """`new` ones, including those that a filter dropped at once; `duplicates` and `surplus`, which are not in `new`."""
     filters: Sequence[Mapping[str, Any]]
     failures: Sequence[Mapping[str, Any]]
     cost: Cost
-    taken_over: int
-    """Answers of another run, which cost nothing here."""
+    reused: int
+    """Answers reused from another run, which cost nothing here."""
     made: str
-    """The first and the last day (UTC) on which a row was made."""
+    """The first and the last day (UTC) on which a row was made: "A to B", or "A" where they are the same."""
     settings: SharedSettings
 
 
 def run_facts(ledger: Ledger) -> RunFacts:
     status, identity = run_status(ledger), ledger.meta("identity") or {}
     references, source = ledger.references(), ledger.meta("program_source") or {}
-    origins = Counter(origin_of(one.source) for one in references)
+    origins = Counter(origin_of(reference.source) for reference in references)
     return RunFacts(
         method=str(identity.get("kind", "")),
         program=digest(identity.get("program") or {}),
@@ -109,17 +110,17 @@ def run_facts(ledger: Ledger) -> RunFacts:
         filters=status["filters"],
         failures=status["failures"],
         cost=_cost(status),
-        taken_over=int(ledger.db.execute(_TAKEN_OVER).fetchone()[0]),
+        reused=int(ledger.db.execute(_REUSED).fetchone()[0]),
         made=_made(ledger),
         settings=settings_of(ledger),
     )
 
 
 def key_variables(ledger: Ledger) -> set[str]:
-    """The names of the environment's variables that held the keys of the run's models, as its settings name them."""
-    members = [one for pool in (ledger.meta("pools") or {}).values() for one in pool]
-    asked = [ledger.meta("teacher") or {}, ledger.meta("judge") or {}, *members]
-    names = ((one.get("config") or {}).get("api_key_env") for one in asked)
+    """The environment variables that held the API keys of the run's models, by name, as its settings give them."""
+    members = [member for pool in (ledger.meta("pools") or {}).values() for member in pool]
+    models = [ledger.meta("teacher") or {}, ledger.meta("judge") or {}, *members]
+    names = ((model.get("config") or {}).get("api_key_env") for model in models)
     return {str(name) for name in names if name}
 
 
@@ -128,8 +129,8 @@ def _written(ledger: Ledger) -> int:
 
 
 def _stages(ledger: Ledger, identity: Mapping[str, Any]) -> list[StageFacts]:
-    """Stages in the order in which they were first asked. A model that no call names is the run's one teacher, or the
-    judge; it is not known where several teachers were asked."""
+    """Stages in the order in which they were first asked. Where no call names the model, it is the run's only teacher,
+    or the judge; with several teachers it stays unknown."""
     judge = (ledger.meta("judge") or {}).get("model")
     several = ledger.meta("pools") is not None or len(ledger.meta("asked_teachers") or ()) > 1
     teacher = None if several else (ledger.meta("teacher") or {}).get("model")
@@ -149,10 +150,10 @@ def _cost(status: Mapping[str, Any]) -> Cost:
     usage = status["usage"].values()
     total = status["cost"]
     worst = sum(use["reserved"] + use["in_flight_cost"] for use in usage)
-    each = status["cost_per_sample"]
+    per_row = status["cost_per_sample"]
     return Cost(
         total="unknown" if total is None else dollars(total * PICO),
-        each="" if each is None else dollars(each * PICO),
+        per_row="" if per_row is None else dollars(per_row * PICO),
         unpriced=status["unpriced"],
         worst_case=dollars(worst * PICO) if worst else "",
         calls=sum(use["calls"] for use in usage),

@@ -1,4 +1,4 @@
-"""The Hub, through huggingface_hub: a repository, one commit, and what is told of it where it fails."""
+"""The Hub, through huggingface_hub: one commit to a data set repository, and its errors as ours."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from refed_dspy.sharing.manifest import SharedFile
 
 _KIND = "dataset"
 _IN_MEMORY = 1_000_000
-"""Bytes: a smaller file is read once, and those very bytes go."""
-_THEIRS = {".gitattributes"}
-"""What the Hub itself puts into a repository."""
+"""Bytes. A file up to this size is read once, and exactly those bytes are sent."""
+_HUB_FILES = {".gitattributes"}
+"""Files that the Hub itself puts into a repository."""
 _NOTHING_IGNORED = "# nothing is left out\n"
 _VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 _AGAIN = "the same command goes on: what the Hub has does not go twice"
@@ -33,21 +33,21 @@ class Target:
 
 @dataclass(frozen=True)
 class Sent:
-    """`commit`: its address, None where the Hub had everything. `staying`: files there that are none of ours."""
+    """`commit`: its URL, None where the Hub had everything already. `staying`: its other files, which stay."""
 
     commit: str | None
     staying: Sequence[str]
 
 
 def address() -> str:
-    """The Hub's, as huggingface_hub has it (HF_ENDPOINT)."""
+    """The Hub's URL, as huggingface_hub is set up (HF_ENDPOINT)."""
     from huggingface_hub import constants
 
     return one_line(constants.ENDPOINT, 200)
 
 
 def account() -> str:
-    """Where huggingface_hub would take the token from; never the token. Asks no one."""
+    """Where huggingface_hub would take the token from; never the token itself. Uses no network."""
     from huggingface_hub import constants
 
     if os.environ.get("HF_OIDC_RESOURCE"):
@@ -60,33 +60,34 @@ def account() -> str:
 
 
 def send(folder: Path, files: Sequence[SharedFile], target: Target) -> Sent:
-    """Put exactly `files` into the repository, in one commit; none where it has them all.
+    """Put exactly `files` into the repository, in one commit; no commit where it has them all.
 
     Raises:
-        InputError: no token, no right, another visibility than asked for, or a file that changed meanwhile.
+        InputError: no token, no permission, another visibility than asked for, or a file that changed meanwhile.
         RefedError: the Hub cannot be reached, or fails.
     """
     from huggingface_hub import HfApi, get_token
 
-    with _explained(target):
+    with _hub_errors(target):
         if get_token() is None:
             raise InputError("the Hub: no token; set HF_TOKEN to one that may write, or run hf auth login")
         api = HfApi(library_name="refed-dspy")
-        head = _opened(api, target)
-        ours = {one.path for one in files}
-        staying = sorted({one.rfilename for one in head.siblings or ()} - ours - _THEIRS)
-        if not _differing(api, target, str(head.sha), files):
+        head = _open_branch(api, target)
+        ours = {file.path for file in files}
+        staying = sorted({sibling.rfilename for sibling in head.siblings or ()} - ours - _HUB_FILES)
+        if not _missing(api, target, str(head.sha), files):
             return Sent(None, staying)
-        made = _committed(api, target, str(head.sha), folder, files)
-        if wrong := _differing(api, target, str(made.oid), files):
+        commit = _commit(api, target, str(head.sha), folder, files)
+        if wrong := _missing(api, target, str(commit.oid), files):
             raise RefedError(
                 f"{target.repo}: the Hub took the commit, but {wrong[0]} is not there as it is here; {_AGAIN}"
             )
-        return Sent(one_line(made.commit_url, 300), staying)
+        return Sent(one_line(commit.commit_url, 300), staying)
 
 
-def _opened(api: Any, target: Target) -> Any:
-    """The head of the branch, in a repository of the visibility that was asked for. Makes what is not there."""
+def _open_branch(api: Any, target: Target) -> Any:
+    """The head of the branch. Makes the repository and the branch where they do not exist. Raises InputError: the
+    repository has another visibility than was asked for."""
     from huggingface_hub.errors import RepositoryNotFoundError
 
     try:
@@ -106,45 +107,46 @@ def _opened(api: Any, target: Target) -> Any:
     return api.repo_info(target.repo, repo_type=_KIND, revision=target.branch)
 
 
-def _differing(api: Any, target: Target, revision: str, files: Sequence[SharedFile]) -> list[str]:
-    """Those of `files` that the repository does not have at `revision` as they are here."""
-    there: dict[str, Any] = {}
+def _missing(api: Any, target: Target, revision: str, files: Sequence[SharedFile]) -> list[str]:
+    """Paths of those `files` that the repository lacks at `revision`, or has with other content."""
+    remote: dict[str, Any] = {}
     for start in range(0, len(files), 500):
-        paths = [one.path for one in files[start : start + 500]]
-        told = api.get_paths_info(target.repo, paths, repo_type=_KIND, revision=revision)
-        there |= {one.path: one for one in told if hasattr(one, "blob_id")}
-    return [one.path for one in files if not _same(there.get(one.path), one)]
+        paths = [file.path for file in files[start : start + 500]]
+        entries = api.get_paths_info(target.repo, paths, repo_type=_KIND, revision=revision)
+        remote |= {entry.path: entry for entry in entries if hasattr(entry, "blob_id")}
+    return [file.path for file in files if not _same(remote.get(file.path), file)]
 
 
-def _same(there: Any, here: SharedFile) -> bool:
-    if there is None or there.size != here.bytes:
+def _same(remote: Any, local: SharedFile) -> bool:
+    if remote is None or remote.size != local.bytes:
         return False
-    if there.lfs is not None:
-        return bool(there.lfs.sha256 == here.sha256)
-    return bool(there.blob_id == here.blob)
+    if remote.lfs is not None:
+        return bool(remote.lfs.sha256 == local.sha256)
+    return bool(remote.blob_id == local.blob)
 
 
-def _committed(api: Any, target: Target, head: str, folder: Path, files: Sequence[SharedFile]) -> Any:
-    """One commit on top of `head`. What was uploaded is compared with what was shown before it is committed."""
+def _commit(api: Any, target: Target, head: str, folder: Path, files: Sequence[SharedFile]) -> Any:
+    """One commit on top of `head`. Before it is made, what was uploaded is compared with `files`."""
     from huggingface_hub import CommitOperationAdd
 
-    where = {"repo_type": _KIND, "revision": target.branch}
-    adds = [CommitOperationAdd(one.path, _content(folder, one)) for one in files]
-    # Told of a list of its own, the Hub does not look at one in the repository that might leave out some of ours.
-    api.preupload_lfs_files(target.repo, adds, free_memory=False, gitignore_content=_NOTHING_IGNORED, **where)
-    for add, one in zip(adds, files, strict=True):
-        if add.upload_info.sha256.hex() != one.sha256:
-            raise InputError(f"{one.path}: changed while it was sent; nothing was committed; run it again")
-    return api.create_commit(target.repo, adds, commit_message=target.message, parent_commit=head, **where)
+    branch = {"repo_type": _KIND, "revision": target.branch}
+    adds = [CommitOperationAdd(file.path, _content(folder, file)) for file in files]
+    # With a .gitignore from us the Hub does not apply the repository's own, which might leave out some of our files.
+    api.preupload_lfs_files(target.repo, adds, free_memory=False, gitignore_content=_NOTHING_IGNORED, **branch)
+    for add, file in zip(adds, files, strict=True):
+        if add.upload_info.sha256.hex() != file.sha256:
+            raise InputError(f"{file.path}: changed while it was sent; nothing was committed; run it again")
+    return api.create_commit(target.repo, adds, commit_message=target.message, parent_commit=head, **branch)
 
 
-def _content(folder: Path, one: SharedFile) -> bytes | str:
-    path = folder / one.path
-    if one.bytes > _IN_MEMORY:
+def _content(folder: Path, file: SharedFile) -> bytes | str:
+    """The file's bytes, or the path of a large one."""
+    path = folder / file.path
+    if file.bytes > _IN_MEMORY:
         return str(path)
     content = path.read_bytes()
-    if hashlib.sha256(content).hexdigest() != one.sha256:
-        raise InputError(f"{one.path}: changed while it was looked at; nothing was sent; run it again")
+    if hashlib.sha256(content).hexdigest() != file.sha256:
+        raise InputError(f"{file.path}: changed while it was looked at; nothing was sent; run it again")
     return content
 
 
@@ -160,8 +162,8 @@ _STATUS: Mapping[int, tuple[type[RefedError], str]] = {
 
 
 @contextmanager
-def _explained(target: Target) -> Iterator[None]:
-    """Errors of the library as ours, one line each. What the Hub says is told, but for keys, which it is not sent."""
+def _hub_errors(target: Target) -> Iterator[None]:
+    """Errors of the library as ours, one line each. They quote the Hub's message, which holds no key."""
     import httpx
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
@@ -170,25 +172,25 @@ def _explained(target: Target) -> Iterator[None]:
     except RefedError:
         raise
     except HfHubHTTPError as error:
-        raise _told(target, error) from None
+        raise _refusal(target, error) from None
     except OfflineModeIsEnabled:
         raise RefedError("the Hub: HF_HUB_OFFLINE is set; unset it, then run it again") from None
     except httpx.TransportError as error:
         raise RefedError(f"the Hub cannot be reached ({one_line(error, 120)}); check the network; {_AGAIN}") from None
     except ValueError as error:
         raise InputError(f"{target.repo}: {one_line(error, 300)}; nothing was committed") from None
-    except RuntimeError as error:  # the upload's own, of its compiled part
+    except RuntimeError as error:  # raised by the compiled part of the upload
         raise RefedError(f"{target.repo}: the upload failed ({one_line(error, 200)}); {_AGAIN}") from None
     except OSError as error:
         raise RefedError(f"{target.repo}: {one_line(error, 200)}; {_AGAIN}") from None
 
 
-def _told(target: Target, error: Any) -> RefedError:
+def _refusal(target: Target, error: Any) -> RefedError:
     status = int(error.response.status_code)
-    said = one_line(error.server_message or "", 160)
+    message = one_line(error.server_message or "", 160)
     if status in _STATUS:
         kind, what = _STATUS[status]
-        return kind(f"{target.repo}: the Hub {what}{f' (it says: {said})' if said else ''}")
+        return kind(f"{target.repo}: the Hub {what}{f' (it says: {message})' if message else ''}")
     if status >= 500:
         return RefedError(f"{target.repo}: the Hub fails ({status}); wait some minutes; {_AGAIN}")
-    return InputError(f"{target.repo}: the Hub refuses this ({status}{f': {said}' if said else ''})")
+    return InputError(f"{target.repo}: the Hub refuses this ({status}{f': {message}' if message else ''})")

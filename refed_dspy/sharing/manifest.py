@@ -1,5 +1,5 @@
-"""What `refed share` wrote into a folder: each file with its size and SHA-256, in `refed-share.json` beside them, and
-which variables of the environment held the keys of the run."""
+"""The folder that `refed share` makes, written whole or not at all, and its manifest `refed-share.json`, which lists
+each file with size and SHA-256, and the environment variables that held the run's API keys."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from refed_dspy.files import write_json
 
 FILE = "refed-share.json"
 _FORMAT = 1
-_PART = 2**20
+_CHUNK = 2**20
 
 
 @dataclass(frozen=True)
 class SharedFile:
-    """`path` is relative to the folder, with slashes; `bytes` its size; `blob` its name in git, where it was read."""
+    """`path` is relative to the folder, with slashes; `bytes` is its size; `blob` its git object id, or empty."""
 
     path: str
     bytes: int
@@ -34,59 +34,59 @@ class SharedFile:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What was noted when the folder was made. `key_variables`: digests of names (`name_digest`)."""
+    """What was recorded when the folder was made. `key_variables`: digests of names (`name_digest`)."""
 
     files: Sequence[SharedFile]
     key_variables: frozenset[str]
 
 
 def name_digest(variable: str) -> str:
-    """Stands for a variable's name where everyone can read: the name may be that of a company."""
+    """Stands for a variable's name in a published file: the name may reveal a company."""
     return hashlib.sha256(variable.encode("utf-8", "replace")).hexdigest()
 
 
-def looked_at(folder: Path, path: str) -> SharedFile:
-    """The file as it is now. Raises OSError."""
+def hash_file(folder: Path, path: str) -> SharedFile:
+    """The file's size and digests as it is now. Raises OSError."""
     digest = hashlib.sha256()
     with (folder / path).open("rb") as file:
         size = os.fstat(file.fileno()).st_size
         blob = hashlib.sha1(f"blob {size}\0".encode(), usedforsecurity=False)
-        while part := file.read(_PART):
-            digest.update(part)
-            blob.update(part)
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+            blob.update(chunk)
         return SharedFile(path, file.tell(), digest.hexdigest(), blob.hexdigest())
 
 
 def write_manifest(folder: Path, version: str, key_variables: Iterable[str] = ()) -> list[SharedFile]:
-    """Note all files that lie in `folder`, and `key_variables` (names) by their digests. Returns the files, the
-    manifest too. Raises ExportError, OSError."""
-    there = [looked_at(folder, path) for path in sorted(files_in(folder))]
-    noted = {one.path: {"bytes": one.bytes, "sha256": one.sha256} for one in there}
+    """List all files in `folder`, and `key_variables` (names) by their digests. Returns the files, the manifest
+    included. Raises ExportError, OSError."""
+    files = [hash_file(folder, path) for path in sorted(files_in(folder))]
+    entries = {file.path: {"bytes": file.bytes, "sha256": file.sha256} for file in files}
     digests = sorted(map(name_digest, key_variables))
-    write_json(folder / FILE, {"format": _FORMAT, "refed_dspy": version, "key_variables": digests, "files": noted})
-    return [*there, looked_at(folder, FILE)]
+    write_json(folder / FILE, {"format": _FORMAT, "refed_dspy": version, "key_variables": digests, "files": entries})
+    return [*files, hash_file(folder, FILE)]
 
 
 def files_in(folder: Path) -> set[str]:
-    """Whatever lies in `folder` and is no folder, by its path with slashes. Links are told, not followed."""
-    found = set()
+    """The relative paths, with slashes, of everything in `folder` that is no folder. Links are listed, not followed."""
+    paths = set()
     for parent, folders, names in os.walk(folder):
         links = [name for name in folders if Path(parent, name).is_symlink()]
-        found |= {Path(parent, name).relative_to(folder).as_posix() for name in [*names, *links]}
-    return found
+        paths |= {Path(parent, name).relative_to(folder).as_posix() for name in [*names, *links]}
+    return paths
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """What was noted when the folder was made, files in their order.
+    """What was recorded when the folder was made, files in order.
 
-    Raises InputError: no folder, none that `refed share` made, or a manifest that is damaged or names what lies
-    elsewhere.
+    Raises InputError: no folder, not one that `refed share` made, or a manifest that is damaged or names a path outside
+    the folder.
     """
     shown = one_line(folder, 200)
     if not folder.is_dir():
         raise InputError(f"{shown}: no such folder; make it with: refed share DIR --out FOLDER")
     try:
-        told = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        manifest = json.loads((folder / FILE).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(
             f"{shown}: not made by refed share (no {FILE}); make it with: refed share DIR --out FOLDER"
@@ -94,39 +94,40 @@ def read_manifest(folder: Path) -> Manifest:
     except (OSError, ValueError, RecursionError):
         raise InputError(f"{shown}: its {FILE} cannot be read; make the folder again with --force") from None
     try:
-        if told["format"] != _FORMAT:
+        if manifest["format"] != _FORMAT:
             raise InputError(f"{shown}: made by another version of refed share; make it again with --force")
-        files = [_noted(path, one) for path, one in told["files"].items()]
-        return Manifest(files, frozenset(map(str, told.get("key_variables", ()))))
+        files = [_listed_file(path, entry) for path, entry in manifest["files"].items()]
+        return Manifest(files, frozenset(map(str, manifest.get("key_variables", ()))))
     except (KeyError, TypeError, AttributeError, ValueError):
         raise InputError(f"{shown}: its {FILE} is damaged; make the folder again with --force") from None
 
 
-def _noted(path: str, one: Any) -> SharedFile:
+def _listed_file(path: str, entry: Any) -> SharedFile:
     """Raises ValueError for a path that leads out of the folder."""
-    parts = PurePosixPath(path)
-    if parts.is_absolute() or not parts.parts or ".." in parts.parts or "\\" in path or str(parts) != path:
+    pure = PurePosixPath(path)
+    if pure.is_absolute() or not pure.parts or ".." in pure.parts or "\\" in path or str(pure) != path:
         raise ValueError(path)
-    return SharedFile(path, int(one["bytes"]), str(one["sha256"]))
+    return SharedFile(path, int(entry["bytes"]), str(entry["sha256"]))
 
 
-def unlisted(folder: Path, noted: Iterable[SharedFile]) -> Sequence[str]:
-    """What lies in `folder` and is neither noted nor the manifest, in order."""
-    return sorted(files_in(folder) - {one.path for one in noted} - {FILE})
+def unlisted(folder: Path, listed: Iterable[SharedFile]) -> Sequence[str]:
+    """Paths in `folder` that are neither in `listed` nor the manifest, sorted."""
+    return sorted(files_in(folder) - {file.path for file in listed} - {FILE})
 
 
 @contextmanager
 def whole_folder(target: Path, force: bool) -> Iterator[Path]:
-    """A folder beside `target` that takes its place when the block ends well.
+    """A temporary folder beside `target` that replaces it when the block ends without an error.
 
-    Raises ExportError: `target` is there, and either `force` is not set or it is not what an earlier call made; it
-    cannot be written; or something else took its place meanwhile: then what was there stands beside it, and is named.
+    Raises ExportError: `target` exists, and either `force` is not set or no earlier call made it; it cannot be written;
+    or something else appeared in its place meanwhile: then its old content is in a folder beside it, which the error
+    names.
     """
     _check_replaceable(target, force)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".refed-") as beside:
-            made, old = Path(beside) / "made", Path(beside) / "old"
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".refed-") as workspace:
+            made, old = Path(workspace) / "made", Path(workspace) / "old"
             made.mkdir()
             yield made
             _check_replaceable(target, force)
@@ -143,7 +144,7 @@ def whole_folder(target: Path, force: bool) -> Iterator[Path]:
 
 
 def _put_back(old: Path, target: Path) -> None:
-    """`old`, which would go with the folder it is in, to where it was. Raises ExportError: it had to go beside it."""
+    """Move `old` back to `target`, before its temporary parent is deleted. Raises ExportError if it went beside it."""
     try:
         old.rename(target)
     except OSError:
@@ -157,20 +158,20 @@ def _put_back(old: Path, target: Path) -> None:
 
 
 def _check_replaceable(target: Path, force: bool) -> None:
-    """Only what this command made is ever removed."""
+    """Raises ExportError unless `target` is free, empty, or made by this command with `force` set: nothing else is ever
+    removed."""
     shown = one_line(target, 200)
     if not target.exists():
         return
     if not target.is_dir():
         raise ExportError(f"{shown}: is a file; name another folder with --out")
-    there = next(target.iterdir(), None)
-    if there is None:
+    if next(target.iterdir(), None) is None:
         return
     if not (target / FILE).is_file():
         raise ExportError(f"{shown}: exists, and refed share did not make it; name another folder with --out")
     if not force:
         raise ExportError(f"{shown}: exists; name another folder with --out, or replace it with --force")
-    if more := unlisted(target, read_manifest(target).files):
+    if others := unlisted(target, read_manifest(target).files):
         raise ExportError(
-            f"{shown}: holds {one_line(more[0], 100)}, which refed share did not write; move it away first"
+            f"{shown}: holds {one_line(others[0], 100)}, which refed share did not write; move it away first"
         )

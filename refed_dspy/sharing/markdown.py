@@ -1,4 +1,4 @@
-"""Text into Markdown: what a model, a file or a person wrote is told as text, and is never markup."""
+"""Text into Markdown: what a model, a file or a person wrote renders as itself, and is never markup."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ _ADDRESS = re.compile(r"\bwww\.", re.IGNORECASE)
 
 
 class Markdown(str):
-    """Text that is Markdown already, and is put in as it is."""
+    """Text that is Markdown already, and is not escaped again."""
 
     __slots__ = ()
 
 
 def plain(text: object, limit: int = 300) -> Markdown:
-    """`text` in one line that renders as itself, in a paragraph or in a table's cell."""
+    """`text` in one line that renders as itself, in a paragraph or a table cell."""
     flat = _MARKUP.sub(r"\\\1", one_line(text, limit))
-    return Markdown(_ADDRESS.sub(lambda found: f"{found[0][:-1]}\\.", flat))
+    return Markdown(_ADDRESS.sub(lambda match: f"{match[0][:-1]}\\.", flat))
 
 
 def code(text: object, limit: int = 200) -> Markdown:
-    """`text` as code in a line, in a table's cell too."""
+    """`text` as inline code, in a table cell too."""
     flat = one_line(text, limit).replace("|", "\\|")
     longest = max(map(len, re.findall(r"`+", flat)), default=0)
     if not longest:
@@ -33,7 +33,7 @@ def code(text: object, limit: int = 200) -> Markdown:
 
 
 def block(text: str, language: str = "") -> Markdown:
-    """`text` as a block of code, line by line, without control characters."""
+    """`text` as a fenced code block, line by line, without control characters."""
     lines = [
         "".join(ch if ch.isprintable() or ch == "\t" else "?" for ch in line) for line in text.strip().splitlines()
     ]
@@ -43,7 +43,7 @@ def block(text: str, language: str = "") -> Markdown:
 
 
 def escaped(value: object) -> object:
-    """What a template's expression gives, made safe: for Jinja's `finalize`. Numbers get their thousands marked."""
+    """The value of a template expression, made safe: for Jinja's `finalize`. Numbers get thousands separators."""
     if isinstance(value, int | float):
         return f"{value:,}"
     return value if isinstance(value, Markdown) else plain(value)

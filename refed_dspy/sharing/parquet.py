@@ -1,4 +1,4 @@
-"""The data as Parquet in shards, with what is private taken out of its columns."""
+"""The data as Parquet shards, with private values removed from its columns."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ _GROUP = 1_000
 
 @dataclass(frozen=True)
 class ShardSize:
-    """A shard is ended at so many rows, or once it has so many bytes, whichever comes first."""
+    """A shard ends at `rows` rows, or once it has `bytes` bytes, whichever comes first."""
 
     rows: int = 100_000
     bytes: int = 256 * 2**20
 
 
 def cleaned_tables(path: Path) -> Iterator[Any]:
-    """The rows of the Parquet file at `path` as `pyarrow.Table`s of up to 1,000, fit to be told to everyone."""
+    """The rows of the Parquet file at `path` as `pyarrow.Table`s of up to 1,000 rows, ready to publish."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -48,7 +48,7 @@ def _cleaned(pa: Any, table: Any) -> Any:
 
 
 def dropped_tables(rows: Iterable[Mapping[str, Any]]) -> Iterator[Any]:
-    """Dropped rows (`data.rows.dropped_rows`) as `pyarrow.Table`s of up to 1,000, fit to be told to everyone."""
+    """Dropped rows (`data.rows.dropped_rows`) as `pyarrow.Table`s of up to 1,000, ready to publish."""
     import pyarrow as pa
 
     kinds = {"round": pa.int64(), "score": pa.float64()}
@@ -60,10 +60,10 @@ def dropped_tables(rows: Iterable[Mapping[str, Any]]) -> Iterator[Any]:
 
 
 def write_shards(tables: Iterable[Any], folder: Path, size: ShardSize) -> tuple[int, str]:
-    """Write `tables` into `folder` (which is made) as `train-00000-of-0000N.parquet`.
+    """Write `tables` into `folder`, which it makes, as `train-00000-of-0000N.parquet`.
 
-    Returns the number of rows, and the pattern that names these shards and none of another number of them: what an
-    earlier push left in a repository is not read along. Raises OSError.
+    Returns the number of rows, and a glob pattern that matches shards of this N only, so that shards which an earlier
+    push left in the repository are not read too. Raises OSError.
     """
     folder.mkdir()
     shards: list[_Shard] = []

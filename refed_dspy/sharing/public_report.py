@@ -1,4 +1,4 @@
-"""The run's page as everyone may see it: without addresses, folders, and what failures said."""
+"""The report page for publication: without addresses, folders and the reasons of failures."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from refed_dspy.sharing.report.rows import Columns, Rows
 _MODELS = {"teacher", "judge"}
 _OF_A_STAGE = "teacher of "
 _PRIVATE = {"saved program", "filters", "prices of"}
-"""Settings that may name a folder: where a program lies, what a filter reads, whose table gave the prices."""
+"""Settings that may name a folder: where a program is saved, what a filter reads, which table the prices are from."""
 
 
 def public_page(folder: Path, title: str) -> bytes:
-    """The page's file. `title` stands for the run's folder. Raises what `reporting.report.report` raises."""
+    """The page as a file's content. `title` replaces the run folder's name. Raises what `read_page` raises."""
     return render(public(read_page(folder, lambda _: None), title), version("refed-dspy"))
 
 
 def public(page: Page, title: str) -> Page:
-    """`page` with nothing in it that is nobody else's business; what the models wrote stays as it is."""
+    """`page` without anything private; what the models wrote stays as it is."""
     return replace(
         page,
         title=title,
         lead=replace(page.lead, by=tuple(public_model(model) for model in page.lead.by)),
         stopped=None,
-        tables=[_table(one) for one in page.tables],
+        tables=[_table(table) for table in page.tables],
         rows=Rows(_names(page.rows.names), _columns(page.rows.columns)),
     )
 
@@ -41,25 +41,27 @@ def _names(names: Mapping[str, Any]) -> dict[str, Any]:
     return {
         **names,
         "writers": [
-            {"model": public_model(one["model"]), "endpoint": public_endpoint(one["endpoint"])}
-            for one in names["writers"]
+            {"model": public_model(writer["model"]), "endpoint": public_endpoint(writer["endpoint"])}
+            for writer in names["writers"]
         ],
-        "references": [{**one, "source": public_source(one["source"])} for one in names["references"]],
+        "references": [
+            {**reference, "source": public_source(reference["source"])} for reference in names["references"]
+        ],
     }
 
 
 def _columns(columns: Columns) -> Columns:
-    """A decision is a filter's number, whether the row was kept, score, reason and detail."""
-    told = [
-        [[*said, reason, public_detail(reason, detail)] for *said, reason, detail in decisions]
+    """A decision is (filter's number, whether the row was kept, score, reason, detail); only the detail may change."""
+    cleaned = [
+        [[*head, reason, public_detail(reason, detail)] for *head, reason, detail in decisions]
         for decisions in columns["decisions"]
     ]
-    return {**columns, "decisions": told}
+    return {**columns, "decisions": cleaned}
 
 
 def _table(table: Table) -> Table:
     if table.id == "models":
-        return replace(table, rows=[[public_model(a), public_endpoint(b), *rest] for a, b, *rest in table.rows])
+        return replace(table, rows=[[public_model(row[0]), public_endpoint(row[1]), *row[2:]] for row in table.rows])
     if table.id == "failures":
         return replace(table, columns=table.columns[:-1], rows=[row[:-1] for row in table.rows])
     rows = [[name, _setting(name, value)] for name, value in table.rows if name not in _PRIVATE]

@@ -1,4 +1,4 @@
-"""A folder that `share` made, to the Hub: what would go is shown, and exactly that goes when it is told to."""
+"""Upload a folder that `share` made to the Hub: first show what would be sent, then, on request, send exactly that."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pathlib import Path
 
 from refed_dspy.errors import InputError, one_line
 from refed_dspy.sharing import hub
-from refed_dspy.sharing.manifest import FILE, SharedFile, looked_at, read_manifest, unlisted
-from refed_dspy.sharing.secrets import holds_secrets, known_secrets, looks_like_keys
+from refed_dspy.sharing.manifest import FILE, SharedFile, hash_file, read_manifest, unlisted
+from refed_dspy.sharing.secrets import find_key_shapes, find_secrets, secret_values
 
 MESSAGE = "Data set made with refed-dspy"
 BRANCH = "main"
@@ -21,7 +21,7 @@ _CARD = "README.md"
 
 @dataclass(frozen=True)
 class Push:
-    """What would go to the Hub, or went."""
+    """What would be sent to the Hub, or was sent."""
 
     folder: Path
     repo: str
@@ -30,38 +30,37 @@ class Push:
     message: str
     files: Sequence[SharedFile]
     left_out: Sequence[str]
-    """Files in the folder that `refed share` did not write: they do not go."""
+    """Files in the folder that `refed share` did not write; they are not sent."""
     warnings: Sequence[str]
     leaks: Sequence[str]
-    """Where a file holds the value of an environment variable that is a secret, or the token of a login: with `go`,
-    refused."""
+    """Files that hold the value of a secret environment variable, or the token of a login: `go` is refused then."""
     account: str
-    """Where the token is from, or that there is none; never the token."""
+    """Where the token comes from, or that there is none; never the token itself."""
     hub: str
-    """The Hub's address."""
+    """The Hub's URL."""
     commit: str | None = None
-    """The commit's address; None while nothing was sent."""
+    """The commit's URL; None while nothing was sent."""
     unchanged: bool = False
-    """Whether the Hub has all of it already: then nothing was sent."""
+    """Whether the Hub has all of it already, so that nothing was sent."""
     staying: Sequence[str] = ()
-    """Files in the repository that are none of the folder's; they stay."""
+    """Files in the repository that are not in the folder; they stay."""
 
     def lines(self) -> list[str]:
-        """All of it for people; what goes with size and SHA-256."""
-        seen = "private" if self.private else "PUBLIC"
-        size = sum(one.bytes for one in self.files)
-        went = "would go" if self.commit is None and not self.unchanged else "is there" if self.unchanged else "went"
-        width = max(len(one.path) for one in self.files)
-        told = [
-            f"{len(self.files)} files, {size:,} bytes: what {went} to {self.repo}, a {seen} data set, "
+        """A summary for people: each file with its size and SHA-256, then what to know."""
+        visibility = "private" if self.private else "PUBLIC"
+        size = sum(file.bytes for file in self.files)
+        verb = "is there" if self.unchanged else "would go" if self.commit is None else "went"
+        width = max(len(file.path) for file in self.files)
+        lines = [
+            f"{len(self.files)} files, {size:,} bytes: what {verb} to {self.repo}, a {visibility} data set, "
             f"branch {self.branch}, at {self.hub}",
-            *(f"  {one.path.ljust(width)}  {one.bytes:>13,} bytes  {one.sha256}" for one in self.files),
+            *(f"  {file.path.ljust(width)}  {file.bytes:>13,} bytes  {file.sha256}" for file in self.files),
             f"token: {self.account}",
         ]
-        told += [f"not sent, since refed share did not write it: {one_line(path, 200)}" for path in self.left_out]
-        told += [f"in the repository and not in the folder, stays: {one_line(path, 200)}" for path in self.staying]
-        told += [f"warning: {text}" for text in [*self.leaks, *self.warnings]]
-        return [*told, self._end()]
+        lines += [f"not sent, since refed share did not write it: {one_line(path, 200)}" for path in self.left_out]
+        lines += [f"in the repository and not in the folder, stays: {one_line(path, 200)}" for path in self.staying]
+        lines += [f"warning: {text}" for text in [*self.leaks, *self.warnings]]
+        return [*lines, self._end()]
 
     def _end(self) -> str:
         if self.unchanged:
@@ -80,19 +79,19 @@ def push(
     branch: str = BRANCH,
     message: str = MESSAGE,
 ) -> Push:
-    """Show what would go to the Hub; with `go`, send exactly that, in one commit.
+    """Show what would be sent to the Hub; with `go`, send exactly that, in one commit.
 
-    Without `go` nothing is asked of the network. The token is huggingface_hub's: HF_TOKEN, or its login. Only what
-    `refed share` wrote goes, as it is now. A folder that the Hub has already makes no commit.
+    Without `go` the network is not used. The token is huggingface_hub's: HF_TOKEN, or its login. Only what
+    `refed share` wrote is sent, as it is now. If the Hub has all of it already, no commit is made.
 
     Args:
-        repo: OWNER/NAME. Made where it is not there, private unless `public`; the visibility of one that is there
-            must be the one asked for.
-        branch: made where it is not there.
+        repo: OWNER/NAME. Made if it does not exist, private unless `public`; an existing repository must have the
+            visibility asked for.
+        branch: made if it does not exist.
 
     Raises:
-        InputError: not a folder of `refed share`, a name that is none, no token or no right, another visibility, or
-            the value of a secret variable, or a login's token, in a file.
+        InputError: not a folder of `refed share`, an invalid name, no token or no permission, another visibility, or a
+            file that holds the value of a secret variable or a login's token.
         RefedError: the Hub cannot be reached, or fails.
     """
     plan = _plan(Path(folder), repo, public=public, branch=branch, message=message)
@@ -112,9 +111,9 @@ def _plan(folder: Path, repo: str, *, public: bool, branch: str, message: str) -
     if not message.strip():
         raise InputError("message: is empty; say in a few words what is pushed")
     manifest = read_manifest(folder)
-    noted = manifest.files
+    listed = manifest.files
     _check_card(folder / _CARD)
-    files = [_as_it_is(folder, one) for one in [*noted, SharedFile(FILE, 0, "")]]
+    files = [_current(folder, path) for path in [*(file.path for file in listed), FILE]]
     return Push(
         folder=folder,
         repo=repo,
@@ -122,40 +121,41 @@ def _plan(folder: Path, repo: str, *, public: bool, branch: str, message: str) -
         branch=branch,
         message=message.strip(),
         files=files,
-        left_out=unlisted(folder, noted),
-        warnings=_warnings(folder, noted, files),
+        left_out=unlisted(folder, listed),
+        warnings=_warnings(folder, listed, files),
         leaks=_leaks(folder, files, manifest.key_variables),
         account=hub.account(),
         hub=hub.address(),
     )
 
 
-def _as_it_is(folder: Path, noted: SharedFile) -> SharedFile:
-    """Raises InputError for one that is not there, or is a link: what it leads to may be anything."""
-    path = folder / noted.path
-    linked = any((folder / Path(*Path(noted.path).parts[:end])).is_symlink() for end in range(1, len(path.parts)))
+def _current(folder: Path, relative: str) -> SharedFile:
+    """The file as it is now. Raises InputError for a missing file, and for a link, which may lead anywhere."""
+    path = folder / relative
+    linked = any((folder / Path(*Path(relative).parts[:end])).is_symlink() for end in range(1, len(path.parts)))
     if linked:
         raise InputError(f"{one_line(path, 200)}: is a link, or in a linked folder; make the folder again with --force")
     try:
-        return looked_at(folder, noted.path)
+        return hash_file(folder, relative)
     except OSError as error:
         why = one_line(error.strerror or error)
         raise InputError(f"{one_line(path, 200)}: {why}; make the folder again with refed share … --force") from None
 
 
-def _warnings(folder: Path, noted: Sequence[SharedFile], files: Sequence[SharedFile]) -> list[str]:
-    before = {one.path: one.sha256 for one in noted}
-    told = [f"{one.path}: changed since refed share" for one in files if before.get(one.path, one.sha256) != one.sha256]
+def _warnings(folder: Path, listed: Sequence[SharedFile], files: Sequence[SharedFile]) -> list[str]:
+    before = {file.path: file.sha256 for file in listed}
+    changed = [file.path for file in files if before.get(file.path, file.sha256) != file.sha256]
+    warnings = [f"{path}: changed since refed share" for path in changed]
     if not _names_license(folder / _CARD):
-        told.append(f"{_CARD} names no license: nobody may use the data set as it is")
-    for one in files:
-        told += [f"{one.path}: holds what looks like {what}" for what in looks_like_keys(folder / one.path)]
-    return told
+        warnings.append(f"{_CARD} names no license: nobody may use the data set as it is")
+    for file in files:
+        warnings += [f"{file.path}: holds what looks like {what}" for what in find_key_shapes(folder / file.path)]
+    return warnings
 
 
 def _leaks(folder: Path, files: Sequence[SharedFile], key_variables: Collection[str]) -> list[str]:
-    secrets = known_secrets(key_variables)
-    return [f"{one.path}: holds {what}" for one in files for what in holds_secrets(folder / one.path, secrets)]
+    secrets = secret_values(key_variables)
+    return [f"{file.path}: holds {what}" for file in files for what in find_secrets(folder / file.path, secrets)]
 
 
 def _names_license(card: Path) -> bool:
@@ -165,12 +165,12 @@ def _names_license(card: Path) -> bool:
 
 
 def _check_card(card: Path) -> None:
-    """Raises InputError for a card that is not there, or whose front matter is none."""
+    """Raises InputError for a card that is missing, or whose front matter is not YAML."""
     from huggingface_hub import DatasetCard
 
     try:
         DatasetCard(card.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"{one_line(card, 200)}: {one_line(error.strerror or error)}; make the folder again") from None
-    except Exception as error:  # noqa: BLE001 — YAML's own errors, and the library's
+    except Exception as error:  # noqa: BLE001 — errors of YAML and of the library
         raise InputError(f"{one_line(card, 200)}: its front matter is not YAML ({one_line(error, 120)})") from None

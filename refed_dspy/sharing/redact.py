@@ -1,4 +1,4 @@
-"""What of a run's names may be told to everyone: no address of a private endpoint, no path, no name of a user."""
+"""Names of a run made public: no address of a private endpoint, no path, no user name."""
 
 from __future__ import annotations
 
@@ -13,15 +13,13 @@ from refed_dspy.ledger.provenance import EMBEDDED
 
 PRIVATE = "a private endpoint"
 LOCAL = "beside the run, on its machine"
-OTHER_SOURCE = "not told"
-PUBLIC_HOSTS = frozenset(
-    {
-        *("api.openai.com", "api.anthropic.com", "generativelanguage.googleapis.com", "openrouter.ai"),
-        *("api.mistral.ai", "api.groq.com", "api.deepseek.com", "api.together.xyz", "api.fireworks.ai"),
-        *("api.x.ai", "api.cohere.com", "api.cerebras.ai", "api.perplexity.ai"),
-    }
-)
-"""Addresses that are everyone's. Azure's are none: their first word is the customer's resource."""
+OTHER_SOURCE = "not stated"
+PUBLIC_HOSTS = frozenset({
+    "api.openai.com", "api.anthropic.com", "generativelanguage.googleapis.com", "openrouter.ai", "api.mistral.ai",
+    "api.groq.com", "api.deepseek.com", "api.together.xyz", "api.fireworks.ai", "api.x.ai", "api.cohere.com",
+    "api.cerebras.ai", "api.perplexity.ai",
+})  # fmt: skip
+"""Hosts that all customers share. Azure's are not among them: their first label is the customer's resource."""
 
 _PROVIDER = re.compile(r"[a-z][a-z0-9_\-]{0,30}")
 _FILES = re.compile(r"\.(jsonl|ndjson|json|csv|parquet|txt|gguf|safetensors|bin)$", re.IGNORECASE)
@@ -31,13 +29,14 @@ _ARN = re.compile(r"\barn:(?:[^:/]*:){0,4}(?P<resource>.*)", re.DOTALL)
 _TUNED = re.compile(r"(?<![^/])ft:(?P<base>[^:/]+).*", re.DOTALL)
 """ft:MODEL:OWNER:NAME:ID"""
 _ROW = re.compile(r"^(?P<source>.*) row (?P<row>\d+)$", re.DOTALL)
-_OWN_LIST = "references"
-"""What `load_references` calls those that were given in Python."""
+_PASSED_IN = "references"
+"""What `load_references` calls references that were passed in from Python."""
 
 
 @lru_cache(maxsize=4096)
 def public_endpoint(endpoint: str | None) -> str:
-    """The host of `endpoint` where it is a public one, the provider's word, or that it is a private one."""
+    """The host of `endpoint` if it is a public one, or the provider's name; PRIVATE for any other, LOCAL for a model
+    that ran beside its run."""
     if not endpoint:
         return PRIVATE
     if endpoint.startswith(EMBEDDED):
@@ -53,10 +52,10 @@ def public_endpoint(endpoint: str | None) -> str:
 
 @lru_cache(maxsize=4096)
 def public_model(model: str | None) -> str:
-    """`model` as it is, or only the last part of one that is a path: servers name models by where they lie.
+    """`model` as it is; of a path only the last component, as servers name models by where they are stored.
 
-    Of one of AWS's resource names the provider and the last part, without the account; of one that was tuned the model
-    that it was tuned from, without its owner.
+    Of an AWS resource name the provider and the last component, without the account; of a fine-tuned model the base
+    model, without its owner.
     """
     if not model:
         return "not known"
@@ -71,24 +70,24 @@ def public_model(model: str | None) -> str:
 
 
 def public_detail(reason: str | None, detail: str | None) -> str | None:
-    """A filter's `detail` as it is, but of a judge's abstention only the kind: the rest is what its server said."""
+    """A filter's `detail` as it is; of a judge's abstention only the kind, as the rest quotes its server."""
     return detail.partition(":")[0] if detail and reason == ABSTAINED else detail
 
 
 def public_source(source: str | None) -> str:
-    """Where a reference stood, as `data.references` notes it ("PATH row 3"): a file by its name alone, a Hub data set
-    by its own, and nothing of what is neither."""
-    told = _ROW.match(source or "")
-    if told is None:
+    """Where a reference was read, as `data.references` writes it ("PATH row 3"): a file by its name alone, a Hub
+    data set by its id, and OTHER_SOURCE for anything else."""
+    match = _ROW.match(source or "")
+    if match is None:
         return OTHER_SOURCE
-    return f"{origin_of(source)} row {told['row']}"
+    return f"{origin_of(source)} row {match['row']}"
 
 
 def origin_of(source: str | None) -> str:
-    """The same without the row."""
-    told = _ROW.match(source or "")
-    name = told["source"] if told else ""
-    if name in {BUILTIN, _OWN_LIST}:
+    """`public_source` without the row."""
+    match = _ROW.match(source or "")
+    name = match["source"] if match else ""
+    if name in {BUILTIN, _PASSED_IN}:
         return name
     if _FILES.search(name):
         return one_line(re.split(r"[/\\]", name)[-1], 120)

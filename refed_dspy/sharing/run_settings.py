@@ -1,4 +1,4 @@
-"""How a run was set up, as far as everyone may know it: what a reader needs to explain the rows."""
+"""How a run was set up, as far as it may be published: what a reader needs to explain the rows."""
 
 from __future__ import annotations
 
@@ -12,20 +12,24 @@ from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.sharing.redact import public_model
 
 _SAMPLING = (
-    *("top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty"),
-    "repeat_penalty",
+    "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty", "repeat_penalty",
     "reasoning_effort",
-)
-"""Of the parameters these are told; others may hold anything."""
+)  # fmt: skip
+"""The parameters that are published; others may hold anything."""
+_META = (
+    "identity", "teacher", "asked_teachers", "pools", "judge", "judge_program", "size", "per_reference", "seed",
+    "filters", "features", "program", "stopped",
+)  # fmt: skip
+"""Entries of the ledger's `meta` that are read."""
 _CAP = re.compile(r"(max_cost|max_calls|max_minutes) [^:/\\]{1,40} is reached after [^:/\\]{1,40}(?=:)")
-"""How a run that ended at a cap says so (`stopping.end_at_cap`); what comes behind names its folder."""
-_NOT_TOLD = "not told"
+"""How `runs.result.end_at_cap` begins its message; the rest names the run's folder."""
+_UNKNOWN = "not stated"
 
 
 @dataclass(frozen=True)
 class StageText:
-    """What one stage was told to do. `origin`: `package` (refed-dspy's own words), `guided` (these and `added`),
-    `other` (compiled, or the author's), empty where it is not known. `examples` shown to the model beside it."""
+    """The instructions of a stage. `origin`: `package` (those of refed-dspy), `guided` (those and `added`), `other`
+    (compiled, or the author's), empty where it is unknown. `examples`: how many demonstrations come with them."""
 
     stage: str
     instructions: str
@@ -37,7 +41,7 @@ class StageText:
 @dataclass(frozen=True)
 class SharedSettings:
     """`rows`: (setting, value), in order. `filters`: (name, settings as JSON). `features`: name → description.
-    `stopped`: the cap that the run ended at, without its folder; empty where it ended at none."""
+    `stopped`: the cap at which the run ended, without its folder; empty where it did not end at one."""
 
     rows: Sequence[tuple[str, str]] = ()
     filters: Sequence[tuple[str, str]] = ()
@@ -47,17 +51,14 @@ class SharedSettings:
 
 
 def settings_of(ledger: Ledger) -> SharedSettings:
-    """Those of the run in `ledger`. No address, no folder, and of a file only its name."""
-    meta = {name: ledger.meta(name) for name in (
-        *("identity", "teacher", "asked_teachers", "pools", "judge", "judge_program", "size", "per_reference", "seed"),
-        *("filters", "features", "program", "stopped"),
-    )}  # fmt: skip
+    """The settings of the run in `ledger`, without addresses and folders; of a file only its name."""
+    meta = {name: ledger.meta(name) for name in _META}
     identity = meta["identity"] or {}
     stopped = _CAP.match(str(meta["stopped"] or ""))
     return SharedSettings(
         rows=list(_rows(meta, identity)),
         filters=[(str(name), _filter(settings)) for name, settings in meta["filters"] or ()],
-        features={str(name): str(told) for name, told in (meta["features"] or {}).items()},
+        features={str(name): str(text) for name, text in (meta["features"] or {}).items()},
         stages=_stages(meta["program"] or {}, str(identity.get("kind", ""))),
         stopped=stopped[0] if stopped else "",
     )
@@ -66,91 +67,94 @@ def settings_of(ledger: Ledger) -> SharedSettings:
 def _rows(meta: Mapping[str, Any], identity: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     bound = meta["per_reference"]
     yield "rows asked for", f"{meta['size'] or 0:,}"
-    yield "instructions asked for at a time, by each feature", str(identity.get("instructions_per_feature", _NOT_TOLD))
+    yield "instructions asked for at a time, by each feature", str(identity.get("instructions_per_feature", _UNKNOWN))
     yield "rows of a reference before the next one", "no bound was set" if bound is None else f"at most {bound:,}"
     yield "seed", str(meta["seed"])
     yield from _teachers(meta)
     if (judge := meta["judge"]) is not None:
         prompts = ", compiled prompts" if meta["judge_program"] else ""
-        told = _sampling(judge.get("config"), identity.get("judge") or {})
-        yield "judge", f"{public_model(judge.get('model'))}: {told}{prompts}"
+        sampling = _sampling(judge.get("config"), identity.get("judge") or {})
+        yield "judge", f"{public_model(judge.get('model'))}: {sampling}{prompts}"
 
 
 def _teachers(meta: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    taught = [one for one in meta["asked_teachers"] or () if isinstance(one, dict)]
+    asked = [teacher for teacher in meta["asked_teachers"] or () if isinstance(teacher, dict)]
+    identities = {teacher.get("model"): teacher for teacher in reversed(asked)}
     by_stage = meta["pools"] or {"": [meta["teacher"] or {}]}
     several = meta["pools"] is not None
     for stage, pool in by_stage.items():
-        told = [
-            f"{public_model(one.get('model'))}: "
-            + _sampling(one.get("config"), next((t for t in taught if t.get("model") == one.get("model")), {}))
-            for one in pool
+        members = [
+            f"{public_model(member.get('model'))}: "
+            + _sampling(member.get("config"), identities.get(member.get("model"), {}))
+            for member in pool
         ]
-        where = f" of {stage}" if stage else " of other stages" if several else ""
-        yield f"teacher{where}", "; ".join(dict.fromkeys(told))
-    now = {
-        (one.get("model"), json.dumps(one.get("config"), sort_keys=True)) for pool in by_stage.values() for one in pool
+        which = f" of {stage}" if stage else " of other stages" if several else ""
+        yield f"teacher{which}", "; ".join(dict.fromkeys(members))
+    current = {
+        (member.get("model"), json.dumps(member.get("config"), sort_keys=True))
+        for pool in by_stage.values()
+        for member in pool
     }
-    if len(taught) > len(now):
-        yield "teachers of earlier starts", f"{len(taught) - len(now)}; their sampling is not told here"
+    if len(asked) > len(current):
+        yield "teachers of earlier starts", f"{len(asked) - len(current)}; their sampling is not listed here"
 
 
 def _sampling(config: Mapping[str, Any] | None, identity: Mapping[str, Any]) -> str:
-    """Of a model's settings, or of the identity that an LM object gave, whose values are Python's."""
-    given = config or identity
-    params = dict(given.get("params") or {}) if config else {**(given.get("params") or {}), **identity}
-    temperature, most = given.get("temperature"), given.get("max_tokens") or given.get("max_completion_tokens")
-    told = [f"temperature {_NOT_TOLD if temperature is None else temperature}"]
-    told.append(f"max_tokens {_NOT_TOLD if most is None else most}")
-    told += [f"{name} {params[name]}" for name in _SAMPLING if isinstance(params.get(name), int | float | str)]
-    known = {*_SAMPLING, "model", "temperature", "max_tokens", "max_completion_tokens", "params"}
-    if others := len(set(params) - known):
-        told.append(f"other parameters, not told: {others}")
-    return ", ".join(told)
+    """A model's sampling parameters as text: from its settings, or from the identity of an LM object, whose values are
+    Python's `repr`."""
+    settings = config or identity
+    params = dict(settings.get("params") or {}) if config else {**(settings.get("params") or {}), **identity}
+    temperature = settings.get("temperature")
+    max_tokens = settings.get("max_tokens") or settings.get("max_completion_tokens")
+    texts = [f"temperature {_UNKNOWN if temperature is None else temperature}"]
+    texts.append(f"max_tokens {_UNKNOWN if max_tokens is None else max_tokens}")
+    texts += [f"{name} {params[name]}" for name in _SAMPLING if isinstance(params.get(name), int | float | str)]
+    stated = {*_SAMPLING, "model", "temperature", "max_tokens", "max_completion_tokens", "params"}
+    if others := len(set(params) - stated):
+        texts.append(f"other parameters, not listed: {others}")
+    return ", ".join(texts)
 
 
 def _filter(settings: Any) -> str:
-    told = {}
+    published = {}
     for name, value in (settings if isinstance(settings, dict) else {}).items():
         if name == "against":  # a file
-            told[name] = re.split(r"[/\\]", str(value))[-1]
+            published[name] = re.split(r"[/\\]", str(value))[-1]
         elif name == "class":  # a caller's own filter: its module may name anything
-            told["own filter"] = str(value).rpartition(".")[2]
+            published["own filter"] = str(value).rpartition(".")[2]
         elif name == "prompts":
-            told[name] = "compiled"
+            published[name] = "compiled"
         elif value not in (None, "", []):
-            told[name] = value
-    return json.dumps(told, ensure_ascii=False)
+            published[name] = value
+    return json.dumps(published, ensure_ascii=False)
 
 
 def _stages(state: Mapping[str, Any], kind: str) -> list[StageText]:
-    own = _own_words(kind)
+    defaults = _package_instructions(kind)
     return [
-        _stage(str(name), one, own.get(str(name)))
-        for name, one in state.items()
-        if isinstance(one, dict) and isinstance(one.get("signature"), dict)
+        _stage(str(name), predictor, defaults.get(str(name)))
+        for name, predictor in state.items()
+        if isinstance(predictor, dict) and isinstance(predictor.get("signature"), dict)
     ]
 
 
-def _stage(name: str, state: Mapping[str, Any], own: str | None) -> StageText:
+def _stage(name: str, state: Mapping[str, Any], default: str | None) -> StageText:
     text, examples = str(state["signature"].get("instructions", "")), len(state.get("demos") or ())
-    if own is None:
+    if default is None:
         return StageText(name, text, examples=examples)
-    if text == own:
+    if text == default:
         return StageText(name, text, "package", examples=examples)
-    if text.startswith(f"{own}\n\n"):
-        return StageText(name, text, "guided", text[len(own) :].strip(), examples)
+    if text.startswith(f"{default}\n\n"):
+        return StageText(name, text, "guided", text[len(default) :].strip(), examples)
     return StageText(name, text, "other", examples=examples)
 
 
-def _own_words(kind: str) -> dict[str, str]:
-    """Stage → the instructions that this version of the package gives it; empty for a program that is not its own."""
+def _package_instructions(kind: str) -> dict[str, str]:
+    """Stage → its instructions in this version of the package; empty for a program that is not the package's."""
     from refed_dspy import programs
 
-    made = {
-        one.__name__: one
-        for one in (programs.ReferenceLevelFeedback, programs.SampleLevelFeedback, programs.InstructionFeedbackOnly)
-    }
-    if kind not in made:
+    classes = (programs.ReferenceLevelFeedback, programs.SampleLevelFeedback, programs.InstructionFeedbackOnly)
+    by_name = {class_.__name__: class_ for class_ in classes}
+    if kind not in by_name:
         return {}
-    return {name: predictor.signature.instructions for name, predictor in made[kind]().named_predictors()}
+    return {name: predictor.signature.instructions for name, predictor in by_name[kind]().named_predictors()}

@@ -1,4 +1,4 @@
-"""Does anything that is about to go to everyone look like a key?"""
+"""Search files that are about to be published for secrets: which to look for, and how to read all text of a file."""
 
 from __future__ import annotations
 
@@ -25,27 +25,27 @@ SHAPES: Mapping[str, str] = {
     "a token of Slack (xox…)": r"\bxox[abprs]-[0-9A-Za-z\-]{10,}",
     "a private key (PEM)": r"-----BEGIN [A-Z ]*PRIVATE KEY-----",
 }
-"""What it is → how it looks, as Arrow's expressions (RE2) have it."""
+"""What it is → its regular expression, in Arrow's syntax (RE2)."""
 _SECRET_NAME = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL", re.IGNORECASE)
-_LEAST = 12
-"""A shorter value of a variable is a word that any text may hold."""
+_MIN_LENGTH = 12
+"""A shorter value of a variable may be a word that any text holds."""
 
 
-def known_secrets(named: Collection[str] = ()) -> dict[str, str]:
-    """What it is → its value: the variables of this process's environment whose name is one of a secret, or has its
-    digest (`manifest.name_digest`) in `named`, and the token of a login. Asks no one."""
+def secret_values(key_variables: Collection[str] = ()) -> dict[str, str]:
+    """What it is → its value: environment variables of this process whose name sounds like a secret, or whose name's
+    digest (`manifest.name_digest`) is in `key_variables`, and the token of a login. Uses no network."""
     values = {
         f"the value of the variable {name}": value.strip()
         for name, value in os.environ.items()
-        if _SECRET_NAME.search(name) or name_digest(name) in named
+        if _SECRET_NAME.search(name) or name_digest(name) in key_variables
     }
-    values["the token of hf auth login"] = _login()
-    # Not Path.exists: it raises for a value that is longer than a file's name may be.
-    return {what: it for what, it in values.items() if len(it) >= _LEAST and not os.path.exists(it)}  # noqa: PTH110
+    values["the token of hf auth login"] = _login_token()
+    # Not Path.exists: it raises for a value that is longer than a file name may be.
+    return {what: text for what, text in values.items() if len(text) >= _MIN_LENGTH and not os.path.exists(text)}  # noqa: PTH110
 
 
-def _login() -> str:
-    """The token that lies in a file, or nothing. The library's `get_token` may renew it, over the network."""
+def _login_token() -> str:
+    """The token of a login from its file, or "". The library's `get_token` might renew it, over the network."""
     from huggingface_hub import constants
 
     try:
@@ -54,47 +54,48 @@ def _login() -> str:
         return ""
 
 
-def looks_like_keys(path: Path) -> list[str]:
-    """What in the file at `path` looks like a key, by SHAPES; never the key. Raises InputError."""
-    return _found(path, SHAPES, regex=True)
+def find_key_shapes(path: Path) -> list[str]:
+    """Which of SHAPES the file at `path` contains; never the key itself. Raises InputError."""
+    return _search(path, SHAPES, regex=True)
 
 
-def holds_secrets(path: Path, secrets: Mapping[str, str]) -> list[str]:
-    """Which of `secrets` (`secrets_at_hand`) stand in the file at `path`, word for word. Raises InputError."""
-    return _found(path, secrets, regex=False)
+def find_secrets(path: Path, secrets: Mapping[str, str]) -> list[str]:
+    """Which of `secrets` (`secret_values`) the file at `path` contains verbatim. Raises InputError."""
+    return _search(path, secrets, regex=False)
 
 
-def _found(path: Path, patterns: Mapping[str, str], *, regex: bool) -> list[str]:
-    """The names of the `patterns` that match. Arrow's search takes a tenth of the time that `re` takes."""
+def _search(path: Path, patterns: Mapping[str, str], *, regex: bool) -> list[str]:
+    """The names of the `patterns` that match. Arrow's search takes a tenth of the time of `re`."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
     match = pc.match_substring_regex if regex else pc.match_substring
-    found: dict[str, None] = {}
+    matched: dict[str, None] = {}
     for texts in texts_of(path):
         array = pa.array([_encodable(texts)], pa.large_string()) if isinstance(texts, str) else texts
-        found |= dict.fromkeys(
+        matched |= dict.fromkeys(
             what for what, pattern in patterns.items() if pc.any(match(array, _encodable(pattern))).as_py()
         )
-    return list(found)
+    return list(matched)
 
 
 def _encodable(text: str) -> str:
-    """Variables may hold bytes that are no UTF-8, and JSON halves of a character."""
+    """Variables may hold bytes that are not UTF-8, and JSON lone surrogates."""
     return text.encode("utf-8", "replace").decode()
 
 
 _DATA = re.compile(r'<script type="(?P<kind>text/plain|application/json)"[^>]*>(?P<content>.*?)</script>', re.DOTALL)
-"""Where a page has its rows (`reporting.page.packed`) and its charts' figures."""
+"""Where a page holds its rows (`report.page.packed`) and its charts' figures."""
 _SCRIPT = re.compile(r"<script\b.*?</script>", re.DOTALL)
 _ESCAPE = re.compile(r"\\([!-/:-@\[-`{-~])")
-"""A backslash before punctuation: Markdown shows what comes behind it."""
+"""A backslash before punctuation: Markdown shows only the punctuation."""
 
 
 def texts_of(path: Path) -> Iterator[Any]:
-    """Each text as `str`, or as an Arrow array of them: a Parquet file's columns, lists and structures too.
+    """Each text in the file, as `str` or as an Arrow array: of a Parquet file all columns, lists and structs too; of an
+    HTML page also its packed data; of Markdown also the text without escapes.
 
-    Of a page also what is packed in it, of Markdown also what it shows. Raises InputError: it cannot be read so.
+    Raises InputError: the file cannot be read in this way.
     """
     if path.suffix == ".parquet":
         yield from _columns(path)
@@ -110,16 +111,15 @@ def texts_of(path: Path) -> Iterator[Any]:
 
 def _page(path: Path, text: str) -> Iterator[str]:
     try:
-        for found in _DATA.finditer(text):
-            yield "\n".join(
-                _strings(_unpacked(found["content"]) if found["kind"] == "text/plain" else found["content"])
-            )
+        for block in _DATA.finditer(text):
+            content = _unpacked(block["content"]) if block["kind"] == "text/plain" else block["content"]
+            yield "\n".join(_strings(content))
     except (ValueError, OSError, EOFError, zlib.error, RecursionError):
         raise InputError(
             f"{one_line(path, 200)}: the data in it cannot be read, so a key in it could not be seen; make the folder "
             "again with --force"
         ) from None
-    rest = _DATA.sub("", text)  # packed, it may look like a key by chance
+    rest = _DATA.sub("", text)  # packed data may look like a key by chance
     yield rest
     yield html.unescape(_SCRIPT.sub("", rest))
 
@@ -129,7 +129,7 @@ def _unpacked(content: str) -> str:
 
 
 def _strings(content: str) -> Iterator[str]:
-    """Every text in JSON, names too."""
+    """Every string in JSON, the names of objects' fields too."""
     left = [json.loads(content)]
     while left:
         value = left.pop()
@@ -160,5 +160,5 @@ def _arrays(pa: Any, column: Any) -> Iterator[Any]:
     elif pa.types.is_list(column.type):
         yield from _arrays(pa, column.flatten())
     elif pa.types.is_struct(column.type):
-        for part in column.flatten():
-            yield from _arrays(pa, part)
+        for child in column.flatten():
+            yield from _arrays(pa, child)

@@ -1,8 +1,8 @@
-"""A run's folder in, a folder for the Hub out: card, Parquet, manifest; whole or not at all."""
+"""Make a data set folder for the Hub from a run: card, Parquet, manifest; written whole or not at all."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -15,25 +15,26 @@ from refed_dspy.data.read import BUILTIN
 from refed_dspy.data.rows import dropped_rows
 from refed_dspy.errors import ExportError, RunDirError, one_line
 from refed_dspy.files import whole_file
-from refed_dspy.ledger.identity import named
+from refed_dspy.ledger.identity import named_work
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.ledger.summary import decided_by_filter
-from refed_dspy.sharing import terms
+from refed_dspy.ledger.summary import decisions_by_filter
 from refed_dspy.sharing.card import Card, CardSettings, Config
 from refed_dspy.sharing.facts import RunFacts, key_variables, run_facts
 from refed_dspy.sharing.manifest import SharedFile, whole_folder, write_manifest
 from refed_dspy.sharing.parquet import ShardSize, cleaned_tables, dropped_tables, write_shards
 from refed_dspy.sharing.public_report import public_page
 from refed_dspy.sharing.survey import Survey
+from refed_dspy.sharing.terms import LICENSES, checked_license
 
 CARD, LICENSE, REPORT = "README.md", "LICENSE", "report.html"
 _LARGEST_TEXT = 1_000_000
-"""Characters of a file of a license or of a citation: more is another file."""
+"""Characters of a license's or a citation's file; a longer file is taken for a wrong one."""
 
 
 @dataclass(frozen=True)
 class Shared:
-    """What was made: the `files` in `folder`, how many `rows` and `dropped` ones, and what to think of first."""
+    """What was made: the `files` in `folder`, the number of `rows` and of `dropped` rows, and `notes` on what to check
+    before publishing."""
 
     folder: Path
     rows: int
@@ -55,35 +56,35 @@ def share(
     force: bool = False,
     shards: ShardSize | None = None,
 ) -> Shared:
-    """Make `out`, a folder that `push` sends to the Hub, from the samples in `run_dir`: card, Parquet, a list of them.
+    """Make `out`, a folder that `push` sends to the Hub, from the samples in `run_dir`: card, Parquet, manifest.
 
-    Nothing in it tells an address of a private endpoint, a path or a key: those columns are cleaned.
+    Addresses of private endpoints, paths and keys are removed from its columns, card and page.
 
     Args:
-        name: what the data set is called; None: the folder's name.
+        name: the data set's name; None: the folder's.
         license: an identifier that the Hub knows, or a file with the license's text, which becomes LICENSE.
-        reference_license: under what license the references are, in words.
+        reference_license: the license of the references, in words.
         citation: a file of BibTeX entries for this data set.
-        report: also a page that shows the run (see `report`), which tells no address and no folder either.
+        report: also a page that shows the run (see `report`), without addresses and folders either.
         dropped: also the rows that filters dropped, as a second config.
         force: replace a folder that an earlier call made.
         shards: how large a Parquet file may become.
 
     Raises:
         RunDirError: no run there, or it is at work.
-        ExportError: nothing to share, `out` is there already, or it cannot be written.
+        ExportError: nothing to share, `out` exists already, or it cannot be written.
         ConfigError: a license that the Hub does not know.
     """
     folder, target = Path(run_dir), Path(out).resolve()
-    with Ledger.read(folder) as ledger, _at_rest(folder):
+    with Ledger.read(folder) as ledger, _locked(folder):
         if (holds := ledger.holds()) not in {"", "run"}:
-            raise RunDirError(f"{folder}: holds {named(holds)}, not a run; share the run that it was made from")
-        if dropped and not any(one["dropped"] for one in decided_by_filter(ledger)):
+            raise RunDirError(f"{folder}: holds {named_work(holds)}, not a run; share the run that it was made from")
+        if dropped and not any(counts["dropped"] for counts in decisions_by_filter(ledger)):
             raise ExportError(f"{folder}: no filter dropped anything; leave out --dropped")
-        license_text, known = _license(license)
-        given = CardSettings(
+        license_text, license_id = _license(license)
+        settings = CardSettings(
             name=one_line(name or target.name, 120),
-            license="other" if license_text is not None else known,
+            license="other" if license_text is not None else license_id,
             license_file=license_text is not None,
             reference_license=reference_license,
             citation=None if citation is None else _text(Path(citation), "citation"),
@@ -94,19 +95,20 @@ def share(
             if license_text is not None:
                 _write(made / LICENSE, license_text)
             if report:
-                (made / REPORT).write_bytes(public_page(folder, given.name))
+                (made / REPORT).write_bytes(public_page(folder, settings.name))
             configs, survey = _data(ledger, made, dropped, shards or ShardSize())
-            card = Card(given, facts, survey, configs, version("refed-dspy"), survey.languages())
-            files = _described(made, card, key_variables(ledger))
-    lost = configs[1].rows if dropped else 0
-    return Shared(target, survey.rows, lost, files, _notes(given, facts, survey))
+            card = Card(settings, facts, survey, configs, version("refed-dspy"), survey.languages())
+            _write(made / CARD, card.text())
+            files = write_manifest(made, card.version, key_variables(ledger))
+    dropped_count = configs[1].rows if dropped else 0
+    return Shared(target, survey.rows, dropped_count, files, _notes(settings, facts, survey))
 
 
 @contextmanager
-def _at_rest(folder: Path) -> Iterator[None]:
-    """Nobody works on the run meanwhile: all that is told of it is of one moment. Raises RunDirError: somebody does.
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold the run's lock, so that all published data are of one moment. Raises RunDirError: another process holds it.
 
-    Where no lock can be made, as in a folder that only may be read, a run could not have one either.
+    Where no lock can be made, as in a read-only folder, no run can hold one either.
     """
     lock = FileLock(folder / ".lock", timeout=0)
     try:
@@ -122,23 +124,18 @@ def _at_rest(folder: Path) -> Iterator[None]:
 
 
 def _data(ledger: Ledger, made: Path, dropped: bool, size: ShardSize) -> tuple[list[Config], Survey]:
-    """Write the rows. Raises RunDirError where the run goes on meanwhile: the card would tell of other rows."""
+    """Write the rows. Raises RunDirError if rows were added meanwhile: the card would describe other rows."""
     folder, whole = ledger.path.parent, made.parent / "all.parquet"
-    texts = {one.id: (one.instruction, one.response) for one in ledger.references()}
+    texts = {reference.id: (reference.instruction, reference.response) for reference in ledger.references()}
     survey = Survey(export(folder, "parquet", whole), texts)
-    rows, pattern = write_shards(survey.of(cleaned_tables(whole)), made / "data", size)
+    rows, pattern = write_shards(survey.observe(cleaned_tables(whole)), made / "data", size)
     configs = [Config("default", pattern, rows)]
     if dropped:
-        lost, pattern = write_shards(dropped_tables(dropped_rows(ledger)), made / "dropped", size)
-        configs.append(Config("dropped", pattern, lost))
+        dropped_count, pattern = write_shards(dropped_tables(dropped_rows(ledger)), made / "dropped", size)
+        configs.append(Config("dropped", pattern, dropped_count))
     if ledger.kept() != rows:
         raise RunDirError(f"{folder}: rows came in while it was read; let the run end, or stop it, then share it")
     return configs, survey
-
-
-def _described(made: Path, card: Card, key_variables: Iterable[str]) -> list[SharedFile]:
-    _write(made / CARD, card.text())
-    return write_manifest(made, card.version, key_variables)
 
 
 def _write(path: Path, text: str) -> None:
@@ -146,15 +143,15 @@ def _write(path: Path, text: str) -> None:
         file.write(text.encode("utf-8", "replace"))
 
 
-def _license(given: str | Path | None) -> tuple[str | None, str | None]:
-    """(text of a file, identifier), one of them at most."""
-    if given is None:
+def _license(license_: str | Path | None) -> tuple[str | None, str | None]:
+    """(text of a file, identifier), at most one of them set."""
+    if license_ is None:
         return None, None
-    if isinstance(given, str) and given.strip().lower() in terms.IDENTIFIERS:
-        return None, terms.checked(given)
-    if Path(given).is_file():
-        return _text(Path(given), "license"), None
-    return None, terms.checked(str(given))
+    if isinstance(license_, str) and license_.strip().lower() in LICENSES:
+        return None, checked_license(license_)
+    if Path(license_).is_file():
+        return _text(Path(license_), "license"), None
+    return None, checked_license(str(license_))
 
 
 def _text(path: Path, what: str) -> str:
@@ -170,13 +167,13 @@ def _text(path: Path, what: str) -> str:
     return text
 
 
-def _notes(given: CardSettings, facts: RunFacts, survey: Survey) -> list[str]:
+def _notes(settings: CardSettings, facts: RunFacts, survey: Survey) -> list[str]:
     notes = []
-    if given.license is None:
+    if settings.license is None:
         notes.append("no license is named: nobody may use the data set as it is; name one with --license")
-    if given.reference_license is None and any(name != "builtin" for name in facts.sources):
-        notes.append("the references' license is not told; say it with --reference-license")
-    if given.reference_license is not None and set(facts.sources) <= {BUILTIN}:
+    if settings.reference_license is None and any(name != "builtin" for name in facts.sources):
+        notes.append("the references' license is not stated; state it with --reference-license")
+    if settings.reference_license is not None and set(facts.sources) <= {BUILTIN}:
         notes.append(
             "--reference-license is not in the card: all references are the package's own (builtin), under its license"
         )
@@ -185,7 +182,7 @@ def _notes(given: CardSettings, facts: RunFacts, survey: Survey) -> list[str]:
             f"in {copies:,} of {len(survey.drawn):,} rows looked at, half or more of a text stands in the reference "
             "word for word: the references' license then covers text in the rows; see Known limits in the card"
         )
-    if given.report:
+    if settings.report:
         notes.append("report.html shows the references themselves: share it only if their license allows it")
     if facts.kept < facts.size:
         notes.append(f"the run is not done: {facts.kept} of {facts.size} rows; the card says so")

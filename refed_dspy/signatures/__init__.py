@@ -1,8 +1,9 @@
-"""The five prompts of Reference-Level Feedback: their types and their words.
+"""The prompts as DSPy signatures: the five of Reference-Level Feedback (exported here), those of sample-level feedback,
+of Reflection-Tuning and of the judges. A signature's docstring is its prompt.
 
-In every signature the inputs run from the most stable to the most variable, so that a prefix cache
-keeps what calls of one reference share. Bounds on outputs are generous: they stop a runaway answer,
-they do not shape a good one.
+In every signature the inputs are ordered from the most stable to the most variable, so that a prefix cache keeps what
+calls of one reference share. Bounds on outputs are generous: they stop an answer that does not end, and do not shape a
+good one.
 """
 
 from refed_dspy.signatures.feedback import DEFAULT_FEATURES, ResponseFeedback, instruction_feedback

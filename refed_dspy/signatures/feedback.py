@@ -1,4 +1,4 @@
-"""What a reference teaches: feedback on its instruction and on its response (paper, section 3.1)."""
+"""Feedback on a reference: on its instruction and on its response (paper, section 3.1)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Description = Annotated[str, AtMost(1_500)]
 Guidance = Annotated[str, AtMost(1_999)]  # a little over 300 words, where 200 are asked for
 
 _FIELD_NAME = re.compile(r"[a-z][a-z0-9_]*")
-_RESERVED = {"instructions", "signature", "fields", "input_fields", "output_fields"}  # DSPy's own
+_RESERVED = {"instructions", "signature", "fields", "input_fields", "output_fields"}  # names that DSPy's signatures use
 
 DEFAULT_FEATURES: Mapping[str, str] = MappingProxyType(
     {
@@ -24,7 +24,7 @@ DEFAULT_FEATURES: Mapping[str, str] = MappingProxyType(
         "relevant_skills": "The skills that a good answer shows, from reasoning to writing: two or three sentences",
     }
 )
-"""The paper's two features: name → what the description of it should hold."""
+"""The paper's two features: name → what its description should contain."""
 
 
 class InstructionFeedback(dspy.Signature):
@@ -55,10 +55,10 @@ class ResponseFeedback(dspy.Signature):
 
 
 def instruction_feedback(features: Mapping[str, str] = DEFAULT_FEATURES) -> type[dspy.Signature]:
-    """The instruction-feedback signature with one output a feature, in the order given.
+    """The instruction-feedback signature with one output per feature, in their order.
 
     Raises:
-        ConfigError: a name that cannot be a field's, or is an input's.
+        ConfigError: a name that cannot be a field's name, or is an input's name.
     """
     signature: type[dspy.Signature] = InstructionFeedback
     for name, description in features.items():

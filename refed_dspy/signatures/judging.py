@@ -1,7 +1,7 @@
-"""The judge's two prompts: which of two answers is better, and how good one text is, by a criterion that is named.
+"""The judge's two prompts: which of two answers is better, and how good a text is, both by a named criterion.
 
 The criterion is an input, so that one program, tuned once, serves every criterion (HEAP; paper notes, section 5).
-Inputs run from the most stable to the most variable.
+Inputs are ordered from the most stable to the most variable.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""Reflection-Tuning's two passes over an existing pair (paper notes, section 4). The criteria are inputs, so that one
-program serves any."""
+"""The prompts of Reflection-Tuning's two passes over an existing pair (paper notes, section 4). The criteria are
+inputs, so that one program serves any criteria."""
 
 from __future__ import annotations
 

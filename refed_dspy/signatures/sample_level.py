@@ -1,4 +1,4 @@
-"""Sample-level feedback, the baseline: each response is judged by itself, and improved by what was said of it."""
+"""The prompts of sample-level feedback, a baseline: each response is improved with feedback on that very response."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is written with it: instructions, responses, improved responses (paper, section 3.2)."""
+"""Synthesis with a reference's feedback: instructions, responses, improved responses (paper, section 3.2)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import dspy
 
 from refed_dspy.records import Analysis, AtMost, ImplementationStrategy, Prose
 
-# An instruction past this is a document; a list past this is a loop. What is asked for is `how_many`.
+# A longer instruction is a document, and a longer list does not end by itself. `how_many` is what is asked for.
 NewInstruction = Annotated[str, AtMost(1_999)]
 NewInstructions = Annotated[list[NewInstruction], AtMost(100)]
 
@@ -22,8 +22,8 @@ class InstructionSynthesis(dspy.Signature):
     never mention the reference or the feature. Write the tasks only, without answers or numbering.
     """
 
-    # A round asks for each feature, and what is taken changes with the round: so a round's calls share all before the
-    # feature.
+    # A round asks once for each feature, and `taken` changes only between rounds: so a round's calls share the inputs
+    # before the feature.
     reference_instruction: str = dspy.InputField()
     taken: list[str] = dspy.InputField()
     feature_name: str = dspy.InputField()

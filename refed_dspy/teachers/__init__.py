@@ -1,4 +1,4 @@
-"""From a config to a language model that DSPy can call: address, attempts, and the embedded model."""
+"""From a config to a language model that DSPy can call: address, attempts, prices, limits, pools and batches."""
 
 from refed_dspy.teachers.teacher import Teacher, TeacherLike, open_teacher
 

@@ -1,4 +1,4 @@
-"""What a run may still use when it starts, and how it is told when that is nothing."""
+"""The caps of a run: what is left of them when it starts, and the errors where they cannot be kept."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from refed_dspy.records import PICO, dollars
 from refed_dspy.teachers import Teacher
 
 TOO_SHORT = 0.1
-"""Seconds at work that are not worth beginning for."""
+"""Seconds: with less than this left, no work is begun."""
 
 
 class CapSettings(TypedDict):
-    """Caps over all starts; None: no bound."""
+    """Caps over all starts of a run together; None: no bound."""
 
     max_cost: float | None
     max_calls: int | None
@@ -48,19 +48,19 @@ class CapsLeft:
 
     @property
     def grace(self) -> float:
-        """Seconds that calls in flight are given to land when the run must end."""
+        """Seconds that calls in flight get to finish when the run must end."""
         return GRACE if self.seconds is None else min(GRACE, self.seconds / 2)
 
     @property
     def over(self) -> bool:
-        """Whether no time is left that is worth beginning in."""
+        """Whether too little time is left to begin anything."""
         return self.seconds is not None and self.seconds - self.grace < TOO_SHORT
 
     @asynccontextmanager
     async def minutes(self) -> AsyncIterator[None]:
-        """End the work inside the block while there is just enough time left to end it in order.
+        """End the work inside the block while just enough time is left to end it in order.
 
-        Raises CapReached when it had to be ended.
+        Raises CapReached when the time ran out.
         """
         left = None if self.seconds is None else self.seconds - self.grace
         try:
@@ -72,24 +72,24 @@ class CapsLeft:
             raise
 
 
-def without_infinite(given: CapSettings) -> CapSettings:
-    """The caps given now; infinite ones are none."""
-    caps = {name: None if cap is None or math.isinf(cast(float, cap)) else cap for name, cap in given.items()}
+def without_infinite(settings: CapSettings) -> CapSettings:
+    """`settings` with None in place of infinite caps."""
+    caps = {name: None if cap is None or math.isinf(cast(float, cap)) else cap for name, cap in settings.items()}
     return cast(CapSettings, caps)
 
 
-def lasting_caps(ledger: Ledger, given: CapSettings) -> CapSettings:
-    """The caps given now; where none is given, the one that the run has. Infinite ones are none."""
-    had = has_begun(ledger)
-    caps: dict[str, Any] = {name: ledger.meta(name) if cap is None and had else cap for name, cap in given.items()}
+def lasting_caps(ledger: Ledger, settings: CapSettings) -> CapSettings:
+    """The caps of `settings`; for each that is None there, the one in the ledger. Infinite caps become None."""
+    begun = has_begun(ledger)
+    caps: dict[str, Any] = {name: ledger.meta(name) if cap is None and begun else cap for name, cap in settings.items()}
     return without_infinite(cast(CapSettings, caps))
 
 
 def refuse_left_batches(ledger: Ledger, models: Iterable[Teacher]) -> None:
-    """Raises ConfigError where calls wait in a batch that none of `models` would look at: they would be paid twice."""
-    at_hand = {(one.endpoint, one.model) for one in models if one.batched}
+    """Raises ConfigError where calls wait in a batch that none of `models` follows: they would be paid for twice."""
+    followed = {(model.endpoint, model.model) for model in models if model.batched}
     for batch in left_batches(ledger):
-        if (batch["endpoint"], batch["model"]) not in at_hand:
+        if (batch["endpoint"], batch["model"]) not in followed:
             folder = shlex.quote(str(ledger.path.parent))
             raise ConfigError(
                 f"{batch['calls']} calls wait in a batch of {batch['model']} at {batch['endpoint']} "
@@ -102,7 +102,8 @@ def caps_left(ledger: Ledger, models: Mapping[str, Teacher], limits: CapSettings
     """What a start may use with these models (role → model). Nothing is written.
 
     Raises:
-        ConfigError: a cap that cannot be kept, or that not one call fits under; calls wait in another model's batch.
+        ConfigError: a cap that cannot be kept, or that is below the worst case of one call; calls that wait in the
+            batch of another model.
     """
     refuse_left_batches(ledger, models.values())
     max_cost, max_calls, max_minutes = limits["max_cost"], limits["max_calls"], limits["max_minutes"]

@@ -1,8 +1,8 @@
-"""One call to a teacher: attempts, waits, and an honest report of each.
+"""The engines behind a teacher's `dspy.LM`: attempts with a deadline, retries, and a record of every attempt.
 
-DSPy's own retries wait as long as a server says and in step with each other, and a cut answer is only a log
-line to it. Here an attempt has a deadline, waits have jitter and a cap, and an answer that was cut or filtered is an
-error. `dspy.LM` is told not to retry.
+DSPy's own retries wait as long as a server says, all at the same moment, and DSPy only logs that an answer was cut.
+Here an attempt has a deadline, waits have jitter and a cap, and an answer that was cut or filtered is an error.
+Retries of `dspy.LM` itself are off.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from dspy.lm15 import TimeoutError as AnswerTimeout
 from tenacity import AsyncRetrying, RetryCallState, Retrying, retry_if_exception, stop_after_attempt
 from tenacity.wait import wait_random_exponential
 
-from refed_dspy.config.loading import TeacherConfig
+from refed_dspy.config.teacher import TeacherConfig
 from refed_dspy.errors import CapReached, one_line
 from refed_dspy.ledger.attempt import Attempt
 from refed_dspy.ledger.recorder import Recorder, current_recorder
@@ -45,7 +45,7 @@ _BACKOFF = wait_random_exponential(multiplier=0.5, max=30)
 
 
 class _Attempts:
-    """What both doors share: how a request is made ready and how its end is read."""
+    """What both engines share: preparing a request, and recording how an attempt ended."""
 
     supports_response_schema = True
     supports_function_calling = False
@@ -60,9 +60,10 @@ class _Attempts:
         """Whether this endpoint ever answered. Until it has, a refused connection is not waited for."""
 
     def __deepcopy__(self, memo: object) -> Self:
-        return self  # optimizers copy programs, and with them their LM: the pool is shared
+        return self  # optimizers copy programs, and with them their LM: connections are shared
 
     def retrying(self, recorder: Recorder) -> dict[str, Any]:
+        """Keywords for tenacity: how often, after which waits and errors an attempt is repeated."""
         return {
             "stop": stop_after_attempt(self.config.retries + 1),
             "wait": _wait,
@@ -74,45 +75,46 @@ class _Attempts:
         return self.answered if isinstance(error, NotReached) else is_transient(error)
 
     def worst(self, prompt_bound: int) -> int | None:
-        """The most a call with such a prompt can cost, in picodollars."""
+        """The most that a call can cost whose prompt has at most `prompt_bound` tokens: picodollars; None: no price."""
         return None if self.price is None else self.price.worst(prompt_bound, self.config.max_tokens)
 
-    def receipt(self, worst: int | None, number: int) -> SentAttempt:
+    def sent_attempt(self, worst: int | None, number: int) -> SentAttempt:
+        """An attempt that is sent now. `worst`: its reservation; `number`: of its call in the ledger."""
         return SentAttempt(self.model, self.endpoint, self.price, worst, number, time.monotonic())
 
-    def finished(self, response: Response, receipt: SentAttempt, recorder: Recorder) -> Response:
-        """Report a finished attempt; an answer that is not whole raises."""
+    def finished(self, response: Response, attempt: SentAttempt, recorder: Recorder) -> Response:
+        """Record a finished attempt. Raises AnswerCut, AnswerRefused."""
         self.answered = True
         outcome = outcome_of(response)
-        recorder.report(receipt.answered(outcome, response, self.route))
+        recorder.report(attempt.answered(outcome, response, self.route))
         if outcome == "cut":
             raise AnswerCut(f"cut at max_tokens={self.config.max_tokens}: raise it in the teacher's settings")
         if outcome == "refused":
             raise AnswerRefused("declined by the model or its content filter")
         return as_text(response)
 
-    def failed(self, error: BaseException, receipt: SentAttempt, recorder: Recorder) -> BaseException:
-        """Report an attempt that brought no answer. Returns the error to raise: without the key, if it held it."""
-        telling = error
+    def failed(self, error: BaseException, attempt: SentAttempt, recorder: Recorder) -> BaseException:
+        """Record an attempt without an answer. Returns the error to raise: never with the key in it."""
+        raised = error
         if isinstance(error, LM15Error):
-            telling = error_to_raise(error, self.endpoint, self.route.key(), self.answered)
-        if isinstance(telling, NotReached):
-            recorder.not_sent(receipt.number)
+            raised = error_to_raise(error, self.endpoint, self.route.key(), self.answered)
+        if isinstance(raised, NotReached):
+            recorder.not_sent(attempt.number)
         else:
-            recorder.report(receipt.failed(error))
-        return telling
+            recorder.report(attempt.failed(error))
+        return raised
 
 
 def _wait(state: RetryCallState) -> float:
-    """Exponential with full jitter; after a Retry-After, that and a little more, but never past the cap."""
+    """Seconds: exponential with full jitter; after a Retry-After, that plus a little; at most LONGEST_PAUSE."""
     wait = _BACKOFF(state)
     error = state.outcome.exception() if state.outcome else None
-    asked = getattr(error, "retry_after", None)
-    return min(LONGEST_PAUSE, asked + 0.2 * wait) if asked else wait
+    retry_after = getattr(error, "retry_after", None)
+    return min(LONGEST_PAUSE, retry_after + 0.2 * wait) if retry_after else wait
 
 
 def after_first(first: Exception, ask: Callable[[], Awaitable[Response]]) -> Callable[[], Awaitable[Response]]:
-    """`ask`, but for the first time, which has failed already."""
+    """`ask` for tenacity, whose first attempt was made already and failed with `first`."""
     failures = [first]
 
     async def attempt() -> Response:
@@ -123,8 +125,8 @@ def after_first(first: Exception, ask: Callable[[], Awaitable[Response]]) -> Cal
     return attempt
 
 
-def _ending(limits: RateLimits, error: BaseException) -> Callable[[Slot], None]:
-    """What the limits are told of an attempt that failed."""
+def _after_failure(limits: RateLimits, error: BaseException) -> Callable[[Slot], None]:
+    """Which method of `limits` ends the slot of an attempt that failed with `error`."""
     if is_rate_limit(error) or is_overload(error):
         return partial(limits.refused, retry_after=getattr(error, "retry_after", None))
     return limits.ended
@@ -132,7 +134,7 @@ def _ending(limits: RateLimits, error: BaseException) -> Callable[[Slot], None]:
 
 @dataclass
 class Connections:
-    """What one event loop has of its own: connections, and limits whose waits belong to that loop."""
+    """What each event loop has for itself: lm15's client, its transport, and limits whose waits belong to the loop."""
 
     lm: Any
     transport: Any
@@ -140,99 +142,103 @@ class Connections:
 
 
 class TeacherEngine(_Attempts):
-    """The asynchronous door, with connections and limits for each event loop."""
+    """The asynchronous engine, with connections and rate limits for each event loop."""
 
     def __init__(self, config: TeacherConfig, route: Route, price: Price | None, label: str | None = None) -> None:
         super().__init__(config, route, price, label)
-        self._doors: WeakKeyDictionary[asyncio.AbstractEventLoop, Connections] = WeakKeyDictionary()
-        self.beside: TeacherEngine | None = None
-        """Another engine of the same model at the same endpoint, whose limits are this one's too."""
+        self._of_loop: WeakKeyDictionary[asyncio.AbstractEventLoop, Connections] = WeakKeyDictionary()
+        self.shares_limits_with: TeacherEngine | None = None
+        """Another engine of the same model at the same endpoint, whose rate limits this one uses."""
 
     async def complete(self, request: Request) -> Response:
         """The whole answer.
 
         Raises LM15Error after the last attempt, AnswerCut, AnswerRefused, NotReached, NotAnApi, StillLimited, and
-        whatever the books raise.
+        whatever the recorder raises.
         """
         recorder = current_recorder()
         outgoing, prompt_bound = self.outgoing(request, recorder.seed)
-        ask = partial(self._admitted, outgoing, prompt_bound, recorder)
+        ask = partial(self._past_rate_limits, outgoing, prompt_bound, recorder)
         try:
             return await ask()
         except (LM15Error, NotReached) as error:
-            # Nearly every call ends above: tenacity (0.05 ms a call) is asked in only where one has failed.
+            # Nearly every call returns above. tenacity costs 0.05 ms a call, so it is used only after a failure.
             first = error
         return await AsyncRetrying(**self.retrying(recorder))(after_first(first, ask))
 
-    async def _admitted(self, request: Request, prompt_bound: int, recorder: Recorder) -> Response:
-        """One attempt, and again for as long as it is refused for the rate limit: no row is lost to a 429."""
-        door, refusals = self._door(), 0
+    async def _past_rate_limits(self, request: Request, prompt_bound: int, recorder: Recorder) -> Response:
+        """One attempt, repeated for as long as the rate limit refuses it: no row is lost to a 429."""
+        connections, refusals = self._connections(), 0
         while True:
             try:
-                return await self._attempt(door, request, prompt_bound, recorder)
+                return await self._attempt(connections, request, prompt_bound, recorder)
             except LM15Error as error:
                 if not is_rate_limit(error) or recorder.stopping:
                     raise
-                if door.limits.hopeless:
+                if connections.limits.hopeless:
                     raise StillLimited(f"{self.endpoint} has refused everything for minutes: {error.message}") from None
-                # One that is told a time waits for it with all others; refused again, it also waits by itself.
+                # With a Retry-After, the pause of all calls comes first; a call refused again also waits by itself.
                 if refusals or not getattr(error, "retry_after", None):
                     await asyncio.sleep(random.uniform(0, min(LONGEST_PAUSE, 0.2 * 2 ** min(refusals, 9))))
                 refusals += 1
 
-    async def _attempt(self, door: Connections, request: Request, prompt_bound: int, recorder: Recorder) -> Response:
-        limits = door.limits
+    async def _attempt(
+        self, connections: Connections, request: Request, prompt_bound: int, recorder: Recorder
+    ) -> Response:
+        limits = connections.limits
         try:
-            turn = await limits.turn(prompt_bound / 4 + self.config.max_tokens)
+            slot = await limits.acquire(prompt_bound / 4 + self.config.max_tokens)
         except WaitTooLong as error:
             raise StillLimited(f"{self.endpoint} {error}, by its rate limit") from None
         end: Callable[[Slot], None] = limits.ended
         try:
             worst = self.worst(prompt_bound)
-            receipt = self.receipt(worst, await reserved(recorder, Attempt(self.model, self.endpoint, worst)))
-            limits.sent(turn)
+            number = await reserved(recorder, Attempt(self.model, self.endpoint, worst))
+            attempt = self.sent_attempt(worst, number)
+            limits.sent(slot)
             try:
-                response = await self._in_time(door, request, turn)
+                response = await self._in_time(connections, request, slot)
             except BaseException as error:
-                end = _ending(limits, error)
-                if (telling := self.failed(error, receipt, recorder)) is not error:
-                    raise telling from None
+                end = _after_failure(limits, error)
+                if (raised := self.failed(error, attempt, recorder)) is not error:
+                    raise raised from None
                 raise
             end = limits.went_well
-            return self.finished(response, receipt, recorder)
+            return self.finished(response, attempt, recorder)
         finally:
-            end(turn)
+            end(slot)
 
-    async def _in_time(self, door: Connections, request: Request, turn: Slot) -> Response:
-        """The answer, within one deadline over everything. Raises lm15's TimeoutError, which is also Python's."""
+    async def _in_time(self, connections: Connections, request: Request, slot: Slot) -> Response:
+        """The answer, within one deadline for the whole attempt. Raises lm15's TimeoutError, a subclass of Python's."""
         try:
             async with asyncio.timeout(self.config.timeout):
-                answer: Response = await door.lm.complete(request)
+                answer: Response = await connections.lm.complete(request)
         except LM15Error:
             raise
         except TimeoutError:
             raise AnswerTimeout(f"no answer in {self.config.timeout:g} s") from None
         except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
-            if not turn.answered:
+            if not slot.answered:
                 raise
-            # lm15 stumbles over some shapes of JSON: that is the endpoint's fault, and one row's.
+            # lm15 fails on JSON of an unexpected shape: that is the endpoint's fault, and costs one row only.
             raise ProviderError(f"its answer cannot be read: {type(error).__name__}: {one_line(error, 120)}") from None
         return answer
 
-    def _door(self) -> Connections:
+    def _connections(self) -> Connections:
+        """The connections of the running event loop, made at its first call."""
         loop = asyncio.get_running_loop()
-        if (door := self._doors.get(loop)) is None:
+        if (connections := self._of_loop.get(loop)) is None:
             config = self.config
             limits = (
-                self.beside._door().limits
-                if self.beside is not None
+                self.shares_limits_with._connections().limits
+                if self.shares_limits_with is not None
                 else RateLimits(self.concurrency, config.requests_per_minute, config.tokens_per_minute)
             )
             transport = self.route.async_transport()
-            door = self._doors[loop] = Connections(
+            connections = self._of_loop[loop] = Connections(
                 self.route.async_lm(WatchedTransport(transport, limits)), transport, limits
             )
-        return door
+        return connections
 
     @property
     def concurrency(self) -> int:
@@ -240,12 +246,12 @@ class TeacherEngine(_Attempts):
 
     async def aclose(self) -> None:
         """Close this loop's connections."""
-        if (door := self._doors.pop(asyncio.get_running_loop(), None)) is not None:
-            await door.transport.aclose()
+        if (connections := self._of_loop.pop(asyncio.get_running_loop(), None)) is not None:
+            await connections.transport.aclose()
 
 
 class SyncTeacherEngine(_Attempts):
-    """The synchronous door: for a predictor called without an event loop. It keeps no limits but its own retries."""
+    """The synchronous engine, for a predictor called without an event loop. It has retries, but no rate limits."""
 
     def complete(self, request: Request) -> Response:
         """As `TeacherEngine.complete`."""
@@ -259,16 +265,17 @@ class SyncTeacherEngine(_Attempts):
     def _attempt(self, request: Request, prompt_bound: int, recorder: Recorder) -> Response:
         worst = self.worst(prompt_bound)
         try:
-            receipt = self.receipt(worst, recorder.reserve_now(Attempt(self.model, self.endpoint, worst)))
+            number = recorder.reserve_now(Attempt(self.model, self.endpoint, worst))
         except CapReached as error:
             raise LMCapReached(str(error)) from None
+        attempt = self.sent_attempt(worst, number)
         transport = self.route.sync_transport()
         try:
             response = self.route.sync_lm(transport).complete(request)
         except BaseException as error:
-            if (telling := self.failed(error, receipt, recorder)) is not error:
-                raise telling from error
+            if (raised := self.failed(error, attempt, recorder)) is not error:
+                raise raised from error
             raise
         finally:
             transport.close()
-        return self.finished(response, receipt, recorder)
+        return self.finished(response, attempt, recorder)

@@ -1,4 +1,4 @@
-"""Which model judges: at temperature 0, and a word of warning where it is the teacher itself."""
+"""Opens the judge: at temperature 0, with a warning where it is the teacher's own model."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from refed_dspy.config.loading import TeacherConfig
+from refed_dspy.config.teacher import TeacherConfig
 from refed_dspy.errors import ConfigError
 from refed_dspy.teachers.teacher import Teacher, open_teacher
 
 log = logging.getLogger("refed_dspy.teachers")
 
 
-def judge_beside(teacher: Teacher, asked: Any) -> Teacher:
-    """The judge `asked` for, or the teacher's own model. One that is the teacher's model is warned of.
+def judge_for(teacher: Teacher, asked: Any) -> Teacher:
+    """The judge `asked` for; without one, the teacher's own model. Logs a warning where both are one model.
 
     Raises:
-        ConfigError: it cannot be used as it is set.
+        ConfigError: the judge cannot be used with its settings.
     """
     with in_role("judge"):
         if asked is not None:
             judge = open_judge_model(asked, teacher)
         else:
-            judge = teacher if teacher.config is None else _cool(teacher.config, teacher)
+            judge = teacher if teacher.config is None else _at_temperature_zero(teacher.config, teacher)
     if judge.model == teacher.model:
         log.warning(
             "judge and teacher are one model (%s): models prefer their own words, so take the scores as a guide only, "
@@ -36,7 +36,7 @@ def judge_beside(teacher: Teacher, asked: Any) -> Teacher:
 
 @contextmanager
 def in_role(role: str) -> Iterator[None]:
-    """Errors of setting a model up speak of a teacher, whatever it is for."""
+    """Name `role` in the ConfigErrors of `open_teacher`, which speak of a teacher whatever the model is for."""
     try:
         yield
     except ConfigError as error:
@@ -44,15 +44,15 @@ def in_role(role: str) -> Iterator[None]:
 
 
 def open_judge_model(asked: Any, beside: Teacher | None = None) -> Teacher:
-    """The judge `asked` for, at temperature 0 unless it is given another: verdicts should not depend on luck."""
-    opened = open_teacher(asked, beside)
-    if opened.config is not None and "temperature" not in opened.config.model_fields_set:
-        return _cool(opened.config, beside)
-    return opened
+    """The judge `asked` for, at temperature 0 if its settings name none: verdicts must not depend on chance."""
+    judge = open_teacher(asked, beside)
+    if judge.config is not None and "temperature" not in judge.config.model_fields_set:
+        return _at_temperature_zero(judge.config, beside)
+    return judge
 
 
-def _cool(config: TeacherConfig, beside: Teacher | None) -> Teacher:
-    """`config`'s model at temperature 0, or as it is where the model takes no other temperature than its own."""
+def _at_temperature_zero(config: TeacherConfig, beside: Teacher | None) -> Teacher:
+    """`config`'s model at temperature 0, or with its own where the model takes no other."""
     try:
         return open_teacher(config.model_copy(update={"temperature": 0.0}), beside)
     except ConfigError:

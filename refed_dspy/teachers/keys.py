@@ -1,4 +1,4 @@
-"""A teacher's key: read from its variable, and taken out of whatever is shown or kept."""
+"""A teacher's API key: read from its environment variable, and removed from whatever is shown or stored."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from refed_dspy.errors import ConfigError
 
 
 def read_key(variable: str) -> str | None:
-    """The key in `variable` without the blanks around it (a mounted secret ends with a line break); None if empty.
+    """The key in `variable`, stripped (a mounted secret ends with a line break); None if empty.
 
     Raises:
-        ConfigError: it holds what no HTTP header can: a client would refuse it in words of its own, and quote the key.
+        ConfigError: it holds characters that no HTTP header can. The HTTP client's own error would quote the key.
     """
     key = os.environ.get(variable, "").strip()
     if not all("!" <= letter <= "~" for letter in key):
@@ -23,7 +23,7 @@ def read_key(variable: str) -> str | None:
 
 
 def without_key(text: str, key: str | None) -> str:
-    """`text` with `[key]` in the key's place, also where it is quoted as Python or JSON would."""
+    """`text` with `[key]` in place of the key, also where the key is escaped as in Python or JSON strings."""
     for written in (key, repr(key)[1:-1], json.dumps(key)[1:-1]) if key else ():
         text = text.replace(written, "[key]")
     return text

@@ -1,4 +1,4 @@
-"""How an attempt ended: what it is called, what it is charged, and which error tells of it."""
+"""How an attempt ended: its outcome word, what it is charged, and the error to raise."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _TRANSIENT = (RateLimitError, ServerError, TransportError, AnswerTimeout)
 
 @dataclass(frozen=True, slots=True)
 class SentAttempt:
-    """One attempt that was sent: who to, at what price, under which number in the books."""
+    """One attempt that was sent: to whom, at what price, and its call number in the ledger."""
 
     model: str
     endpoint: str
@@ -49,7 +49,7 @@ class SentAttempt:
     started: float
 
     def answered(self, outcome: str, response: Response, route: Route) -> Call:
-        """Charged by its tokens; where they were not reported, at its worst case."""
+        """The finished call, charged by its tokens; where they were not reported, at its worst case."""
         prompt, cached, written, completion = route.tokens(response.usage)
         cost = self.worst
         if self.price is not None and prompt is not None and completion is not None:
@@ -57,7 +57,7 @@ class SentAttempt:
         return Call(self.model, self.endpoint, outcome, self._seconds(), prompt, cached, completion, cost, self.number)
 
     def failed(self, error: BaseException) -> Call:
-        """An error answer is not billed; anything else may have been, unseen: its worst case is charged."""
+        """The failed call. An error status is not billed; anything else may have been, so its worst case is charged."""
         status = error.status if isinstance(error, LM15Error) else None
         free = status is not None and status >= 300 and status != 408 and not _is_filter(error)
         cost = 0 if free else self.worst
@@ -68,7 +68,7 @@ class SentAttempt:
 
 
 async def reserved(recorder: Recorder, attempt: Attempt) -> int:
-    """`recorder.reserve`, told in DSPy's words where it cannot be. Raises LMCapReached."""
+    """`recorder.reserve` for use below DSPy: raises LMCapReached, an LMError, in place of CapReached."""
     try:
         return await recorder.reserve(attempt)
     except CapReached as error:
@@ -86,8 +86,8 @@ def _outcome(error: BaseException, status: int | None) -> str:
 def as_text(response: Response) -> Response:
     """`response` with its JSON as text.
 
-    Where a schema has a choice in it, a judge's verdict say, lm15 hands over the value that it read from the text, and
-    no text: adapters, and whoever writes the answer down, want that.
+    Where a schema has an enum in it (a judge's verdict, say), lm15 returns the parsed value and no text. Adapters and
+    the ledger need the text.
     """
     if not any(isinstance(part, DataPart) for part in response.message.parts):
         return response
@@ -107,7 +107,7 @@ def outcome_of(response: Response) -> str:
 
 
 def is_rate_limit(error: BaseException) -> bool:
-    """A 429 that waiting helps against. The status decides: some messages make lm15 take it for another error."""
+    """A 429 for which waiting helps. The status decides: some messages make lm15 raise another error type."""
     return (
         isinstance(error, LM15Error)
         and not isinstance(error, BillingError)
@@ -116,7 +116,7 @@ def is_rate_limit(error: BaseException) -> bool:
 
 
 def is_overload(error: BaseException) -> bool:
-    """The endpoint says that it has too much to do (503; 529 is Anthropic's)."""
+    """Whether the endpoint says that it is overloaded (503; 529 is Anthropic's)."""
     return isinstance(error, LM15Error) and error.status in {503, 529}
 
 
@@ -126,31 +126,33 @@ def is_transient(error: BaseException) -> bool:
 
 
 def error_to_raise(error: LM15Error, endpoint: str, key: str | None, answered: bool) -> BaseException:
-    """The error to raise: one of ours where DSPy has no word for it, and never with the key in it."""
+    """The error to raise, without the key: one of `programs.lm_errors` where DSPy has no type for it."""
     error.message = without_key(error.message, key)
     error.args = tuple(without_key(arg, key) if isinstance(arg, str) else arg for arg in error.args)
     if isinstance(error, TransportError) and isinstance(error.__cause__, ConnectError):
         return NotReached(f"{endpoint} cannot be reached: {error.message}")
     if isinstance(error, WebPage) and not answered:
         return NotAnApi(f"{endpoint} {error.message}")
-    if not answered and type(error) is ProviderError:  # none of its kinds: lm15 could make nothing of it
-        return NotAnApi(f"{endpoint} answered with something that is no API's answer: {_first(error.message)}")
+    if not answered and type(error) is ProviderError:  # the base type: lm15 could not classify it
+        return NotAnApi(
+            f"{endpoint} answered with something that is no API's answer: {_first_paragraph(error.message)}"
+        )
     if _is_filter(error):
         return AnswerRefused("declined by a content filter")
-    error.message = _first(error.message)
+    error.message = _first_paragraph(error.message)
     if _PAGE.search(error.message):
         error.message = f"answered HTTP {error.status} with a web page"
-    kept: BaseException = error
-    return kept
+    raised: BaseException = error
+    return raised
 
 
-def _first(message: str) -> str:
-    """The first paragraph. What follows it is advice on lm15's own settings."""
+def _first_paragraph(message: str) -> str:
+    """The first paragraph of a message. The rest is advice on lm15's own settings."""
     return message.partition("\n\n")[0]
 
 
 def _is_filter(error: BaseException) -> bool:
-    """A content filter's refusal of a prompt. Azure bills those, as it does a 408."""
+    """Whether a content filter refused the prompt. Azure bills those, and a 408 too."""
     if not isinstance(error, InvalidRequestError):
         return False
     text = f"{error.provider_code} {error.message}".lower()

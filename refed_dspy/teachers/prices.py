@@ -1,6 +1,6 @@
 """What a call costs: from the teacher's settings, or from the dated table that DSPy ships. Unknown is not zero.
 
-Money in picodollars, whole ones: a price of $0.15 a million tokens is 150,000 of them a token.
+Money is in whole picodollars: a price of $0.15 a million tokens is 150,000 of them a token.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from functools import lru_cache
 from typing import Any, cast
 from urllib.parse import urlsplit
 
-# Left to itself the table would be fetched anew from the network.
+# Without this the table would be fetched from the network at each start.
 os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "true")
 
 from dspy.clients.model_metadata import model_info, source_info
 from dspy.lm15 import LM15Error, LMRouter, RouterConfig
 
-from refed_dspy.config.loading import PriceConfig, TeacherConfig
+from refed_dspy.config.teacher import PriceConfig, TeacherConfig
 from refed_dspy.errors import ConfigError
 from refed_dspy.records import PICO, Rates
 from refed_dspy.teachers.route import LOCAL_PROVIDERS
 
 TABLE_DATES = {"1.105.0": "2026-10-11"}
-"""When the versions of the table that DSPy is known to ship were published."""
+"""Version of the table that DSPy ships → the date it was published."""
 _LONGER = re.compile(r"input_cost_per_token_above_(\d+)k_tokens")
 
 
@@ -45,16 +45,16 @@ class Price:
         return int(rates.cost(prompt, cached, written, completion))
 
     def worst(self, prompt: int, completion: int) -> int:
-        """The most a call of at most so many tokens can cost."""
+        """Picodollars: the most that a call of at most so many tokens can cost."""
         reached = [self.rates, *(rates for threshold, rates in self.longer if prompt > threshold)]
         return max(rates.dearest_prompt * prompt + rates.completion * completion for rates in reached)
 
 
 _DEARER = {"service_tier", "tools", "web_search_options", "plugins", "modalities"}
-"""Further parameters under which a call costs something else than its tokens at the plain rates."""
+"""Parameters with which a call costs something else than its tokens at the plain rates."""
 
-BATCH_SHARE = 0.5
-"""What a batch costs of the price, where nobody says otherwise."""
+BATCH_FRACTION = 0.5
+"""What a batch costs as a fraction of the price, where neither the table nor the settings say."""
 FREE = Price(Rates(0, 0, 0, 0), "this machine")
 
 
@@ -70,40 +70,44 @@ def price_of(config: TeacherConfig, endpoint: str) -> Price | None:
     if config.embedded:
         return FREE
     if isinstance(config.price, PriceConfig):
-        return _given(config.price)
+        return _from_settings(config.price)
     if config.price is not None:
-        found = table_price(config.price)
-        if found is None:
+        price = table_price(config.price)
+        if price is None:
             raise ConfigError(
                 f"teacher: price: the table of {table_name()} has no {config.price}; give "
                 "{prompt: …, completion: …} in dollars a million tokens"
             )
-        return found
+        return price
     if _DEARER.intersection(config.params):
         return None
-    named = config.api_base is None and not str(config.model).startswith("azure/")  # whose address a variable may name
-    if named or _its_own(str(config.model), endpoint):
+    # Azure's address may come from an environment variable.
+    at_provider = config.api_base is None and not str(config.model).startswith("azure/")
+    if at_provider or _is_provider_host(str(config.model), endpoint):
         return table_price(str(config.model))
     return None
 
 
 def in_batches(config: TeacherConfig, price: Price | None) -> Price | None:
-    """What the same costs in a provider's batches: the table's rates for them, or else `price.batch` of the price, a
-    half if nothing else is set. A prompt that the provider has in its cache costs there what any other does."""
+    """What a call costs in a provider's batches: the table's batch rates, else the fraction `price.batch` of the price,
+    a half by default. In a batch, cached prompt tokens cost as much as any others."""
     if price is None:
         return None
-    share = config.price.batch if isinstance(config.price, PriceConfig) else BATCH_SHARE
-    listed = {} if isinstance(config.price, PriceConfig) else _listed(str(config.price or config.model))
-    rates = _uncached(_rates(listed, "_batches")) or _shared(price.rates, share)
+    fraction = config.price.batch if isinstance(config.price, PriceConfig) else BATCH_FRACTION
+    listed = {} if isinstance(config.price, PriceConfig) else _table_entry(str(config.price or config.model))
+    rates = _uncached(_rates(listed, "_batches")) or _scaled(price.rates, fraction)
     longer = tuple(
-        (threshold, _uncached(_rates(listed, f"_above_{threshold // 1000}k_tokens_batches")) or _shared(above, share))
+        (
+            threshold,
+            _uncached(_rates(listed, f"_above_{threshold // 1000}k_tokens_batches")) or _scaled(above, fraction),
+        )
         for threshold, above in price.longer
     )
     return Price(rates, price.source, longer)
 
 
-def _listed(model: str) -> Mapping[str, Any]:
-    """What the table has of PROVIDER/NAME, or nothing."""
+def _table_entry(model: str) -> Mapping[str, Any]:
+    """The table's entry for PROVIDER/NAME; empty where it has none."""
     try:
         resolution = LMRouter(RouterConfig()).resolve_openai_chat(model)
     except LM15Error:
@@ -112,18 +116,18 @@ def _listed(model: str) -> Mapping[str, Any]:
 
 
 def _uncached(rates: Rates | None) -> Rates | None:
-    """`rates` where they are known, with every prompt token at the plain price: a batch knows no cache, whatever the
-    table lists."""
-    return _shared(rates, 1.0) if rates is not None and rates.completion else None
+    """`rates`, if known, with every prompt token at the plain price: batches have no cache, whatever the table says."""
+    return _scaled(rates, 1.0) if rates is not None and rates.completion else None
 
 
-def _shared(rates: Rates, share: float) -> Rates:
-    prompt = round(rates.prompt * share)
-    return Rates(prompt, prompt, prompt, round(rates.completion * share))
+def _scaled(rates: Rates, fraction: float) -> Rates:
+    """`rates` times `fraction`, with one rate for all prompt tokens."""
+    prompt = round(rates.prompt * fraction)
+    return Rates(prompt, prompt, prompt, round(rates.completion * fraction))
 
 
 def table_name() -> str:
-    """Which table: its name, version and date."""
+    """The price table's name, version and date."""
     version = str(source_info().get("snapshot_version"))
     date = TABLE_DATES.get(version)
     return f"LiteLLM {version}" + (f" of {date}" if date else "")
@@ -139,13 +143,13 @@ def table_price(model: str) -> Price | None:
     info = model_info(resolution.provider, resolution.model)
     rates = _rates(info, "")
     if rates is None or not (rates.prompt or rates.completion or resolution.provider in LOCAL_PROVIDERS):
-        return None  # a zero for a hosted model stands for a price that nobody wrote down
-    thresholds = sorted(int(found[1]) for key in info if (found := _LONGER.fullmatch(key)))
+        return None  # zero for a hosted model means that nobody entered a price
+    thresholds = sorted(int(match[1]) for key in info if (match := _LONGER.fullmatch(key)))
     longer = ((1000 * k, above) for k in thresholds if (above := _rates(info, f"_above_{k}k_tokens")))
     return Price(rates, table_name(), tuple(longer))
 
 
-def _its_own(model: str, endpoint: str) -> bool:
+def _is_provider_host(model: str, endpoint: str) -> bool:
     """Whether `endpoint` is a host of the provider that the model's name begins with."""
     host = urlsplit(endpoint).hostname or ""
     return any(model.startswith(prefix) and f".{host}".endswith(domain) for prefix, domain in _HOSTS)
@@ -159,14 +163,14 @@ _HOSTS = (
 )
 
 
-def _given(price: PriceConfig) -> Price:
+def _from_settings(price: PriceConfig) -> Price:
     prompt, completion = _pico(price.prompt / 1e6), _pico(price.completion / 1e6)
     cached = prompt if price.cached is None else _pico(price.cached / 1e6)
     return Price(Rates(prompt, cached, prompt, completion), "the teacher's settings")
 
 
 def _rates(info: Mapping[str, Any], tier: str) -> Rates | None:
-    """The rates of one tier; what the table leaves out costs what a plain prompt token costs."""
+    """The rates of one tier (a suffix of the table's keys). What the table leaves out costs as a plain prompt token."""
     prompt, completion = _rate(info, "input_cost_per_token" + tier), _rate(info, "output_cost_per_token" + tier)
     if prompt is None or completion is None:
         return None

@@ -1,9 +1,9 @@
-"""How hard an endpoint may be asked: learned from what it answers, obeyed by every call to it.
+"""Client-side rate limits of an endpoint: learned from its answers, obeyed by every call to it.
 
 Three things hold a call back. A *window* of calls in flight grows by one for each round trip that went well and shrinks
-by up to a half at a refusal, at most once a round trip (additive increase, multiplicative decrease). *Allowances* of
-requests and tokens a minute come from the settings or from the answers' headers and refill steadily. A *pause* follows
-a refusal, for as long as the endpoint asks. Whoever waits is let in one by one, in order.
+by up to a half at a refusal, at most once a round trip (additive increase, multiplicative decrease). *Limits per
+minute* of requests and tokens come from the settings or from the answers' headers and refill steadily. A *pause*
+follows a refusal, for as long as the endpoint asks. Waiting calls get their slots one by one, in order.
 """
 
 from __future__ import annotations
@@ -24,28 +24,28 @@ from typing import Any
 from dspy.lm15 import TransportError
 
 FIRST_WINDOW = 32
-"""Calls in flight before the first answer: an endpoint that nothing is known of is not met with everything at once."""
-LATELY = 24
-"""Endings from which the share of refusals is told."""
+"""Calls in flight before the first answer: an unknown endpoint does not get all of them at once."""
+RECENT_ENDINGS = 24
+"""The share of refusals is taken over so many ended calls."""
 LONGEST_PAUSE = 60.0
-"""Seconds that no pause exceeds, whatever a Retry-After asks for: afterwards it is asked again."""
+"""Seconds: no pause is longer, whatever a Retry-After says. Afterwards the endpoint is asked again."""
 LONGER_THAN_A_MINUTE = 90.0
-"""Seconds: what takes longer to be whole again is no limit of a minute."""
+"""Seconds: a limit that takes longer to be full again is not one per minute."""
 PATIENCE = 900.0
-"""Seconds of nothing but refusals, or of waiting for an allowance, that a run is not made to wait: it ends in order."""
-MANY = 5
-"""Refusals that must have come in a row before patience is lost."""
+"""Seconds: after so long with nothing but refusals, or before so long a wait for a limit, a run ends in order."""
+MIN_REFUSALS = 5
+"""Refusals in a row without which an endpoint is not `hopeless`, however long they took."""
 
 
 class WaitTooLong(Exception):
-    """The endpoint's limit is used up for longer than anyone should wait unasked."""
+    """The endpoint's limit is used up for longer than PATIENCE."""
 
     def __init__(self, seconds: float) -> None:
         super().__init__(f"allows nothing more for {seconds / 60:.0f} minutes")
 
 
 class PerMinute:
-    """So many a minute, refilled steadily. Unknown, and no bound, until it is set or learned."""
+    """A limit per minute that refills steadily (a token bucket). Unknown, and no bound, until it is set or learned."""
 
     def __init__(self, per_minute: float | None, clock: Callable[[], float]) -> None:
         self._clock = clock
@@ -58,7 +58,7 @@ class PerMinute:
         self._fixed = per_minute is not None
 
     def wait(self, units: float) -> float:
-        """Seconds until `units` are there. More than the whole allowance counts as the whole."""
+        """Seconds until `units` are left. More than the whole limit counts as the whole."""
         if self.rate is None:
             return 0.0
         self._refill()
@@ -74,23 +74,23 @@ class PerMinute:
     def learn(
         self, limit: float, left: float, reset: float | None = None, age: float = 0.0, sent_since: float = 0.0
     ) -> None:
-        """What an answer's headers say: the limit, what is left of it, and the seconds until it is whole again.
+        """Learn from an answer's headers: the limit, what is left of it, and the seconds until it is full again.
 
         The endpoint counted when the call came in, `age` seconds ago; `sent_since` units were sent after it.
         """
         if limit < 1:
             return
         self._refill()
-        a_second = limit / 60
+        per_second = limit / 60
         if reset and reset > LONGER_THAN_A_MINUTE and limit > left:
-            a_second = min(a_second, (limit - left) / reset)  # a limit of an hour or a day
+            per_second = min(per_second, (limit - left) / reset)  # a limit of an hour or a day
         if self._fixed:
-            a_second = self.rate or a_second
-        there = left + age * a_second - sent_since
+            per_second = self.rate or per_second
+        left_now = left + age * per_second - sent_since
         if self._fixed:
-            self.left = min(self.left, there)
+            self.left = min(self.left, left_now)
         else:
-            self.rate, self.size, self.left = a_second, limit, min(limit, there)
+            self.rate, self.size, self.left = per_second, limit, min(limit, left_now)
 
     def _refill(self) -> None:
         now = self._clock()
@@ -101,7 +101,7 @@ class PerMinute:
 
 @dataclass(slots=True)
 class Slot:
-    """Leave to make one call: since when, and how many requests and tokens were sent up to it."""
+    """Permission to make one call: since when, and how many requests and tokens were sent until then."""
 
     since: float
     taken: tuple[float, float] = (0.0, 0.0)
@@ -109,12 +109,12 @@ class Slot:
     """Whether anything came back."""
 
 
-sending: ContextVar[Slot | None] = ContextVar("refed_turn", default=None)
-"""The call that this task has sent last."""
+current_slot: ContextVar[Slot | None] = ContextVar("refed_slot", default=None)
+"""The slot of the call that this task has sent last."""
 
 
 class RateLimits:
-    """The limits of one endpoint, for one event loop. `most` is the largest window."""
+    """The limits of one endpoint, for one event loop. `most`: the largest window."""
 
     def __init__(
         self,
@@ -132,56 +132,56 @@ class RateLimits:
         self.requests = PerMinute(requests_per_minute, clock)
         self.tokens = PerMinute(tokens_per_minute, clock)
         self._paused_until = self._decreased_at = clock()
-        self._recent: deque[bool] = deque(maxlen=LATELY)
+        self._recent: deque[bool] = deque(maxlen=RECENT_ENDINGS)
         self._refused_since: float | None = None
         self._refusals = 0
         self._starting = True
         self._queue: deque[tuple[float, asyncio.Future[None]]] = deque()
-        self._alarm: asyncio.TimerHandle | None = None
+        self._timer: asyncio.TimerHandle | None = None
 
-    async def turn(self, tokens: float) -> Slot:
-        """Wait for leave to send one call of about so many tokens. Raises WaitTooLong."""
-        given = Slot(self._clock())
+    async def acquire(self, tokens: float) -> Slot:
+        """Wait until one call of about so many tokens may be sent. Raises WaitTooLong."""
+        slot = Slot(self._clock())
         if not self._queue and self.in_flight < int(self.window) and self._wait(tokens) <= 0:
-            self._enter(tokens)
-            return given
-        leave = asyncio.get_running_loop().create_future()
-        self._queue.append((tokens, leave))
-        self._let_in()
+            self._take(tokens)
+            return slot
+        granted = asyncio.get_running_loop().create_future()
+        self._queue.append((tokens, granted))
+        self._grant_slots()
         try:
-            await leave
+            await granted
         except asyncio.CancelledError:
-            if leave.done() and not leave.cancelled() and leave.exception() is None:
-                self._leave()
-            self._let_in()  # whoever stood behind may be waiting for less
+            if granted.done() and not granted.cancelled() and granted.exception() is None:
+                self._release()
+            self._grant_slots()  # the next in the queue may need less
             raise
-        return given
+        return slot
 
-    def sent(self, turn: Slot) -> None:
-        """The call is sent now: from here on its ending tells of the endpoint."""
-        turn.since = self._clock()
-        turn.taken = (self.requests.taken, self.tokens.taken)
-        sending.set(turn)
+    def sent(self, slot: Slot) -> None:
+        """The call is sent now: from here on its outcome says something about the endpoint."""
+        slot.since = self._clock()
+        slot.taken = (self.requests.taken, self.tokens.taken)
+        current_slot.set(slot)
 
-    def went_well(self, turn: Slot) -> None:
-        """The call was answered: a little more may be asked at once."""
+    def went_well(self, slot: Slot) -> None:
+        """The call was answered: the window grows a little."""
         # Doubling each round trip until the first refusal, then one more each round trip.
         self.window = min(self.most, self.window + (1.0 if self._starting else 1.0 / self.window))
         self._recent.append(True)
-        self.ended(turn)
+        self.ended(slot)
 
-    def ended(self, turn: Slot) -> None:  # noqa: ARG002 — one shape for every ending
+    def ended(self, slot: Slot) -> None:  # noqa: ARG002 — one signature for all that end a slot
         """The call ended in a way that says nothing about the limits."""
         self._refused_since, self._refusals = None, 0
-        self._leave()
+        self._release()
 
-    def refused(self, turn: Slot, retry_after: float | None) -> None:
-        """The endpoint refused the call (429, 503, 529): ask less at once, and pause for as long as it asks."""
+    def refused(self, slot: Slot, retry_after: float | None) -> None:
+        """The endpoint refused the call (429, 503, 529): shrink the window, and pause for as long as it asks."""
         now = self._clock()
         self._refused_since = self._refused_since or now
         self._refusals += 1
         self._recent.append(False)
-        if turn.since >= self._decreased_at:  # else it was sent before the last decrease, and says nothing new
+        if slot.since >= self._decreased_at:  # else it was sent before the last decrease, and says nothing new
             # An endpoint that names a time has a limit, and it is reached. One that does not may refuse at random:
             # then the window shrinks by half the share that it refused lately (as DCTCP does).
             share = 1.0 if retry_after else self._recent.count(False) / len(self._recent)
@@ -190,69 +190,69 @@ class RateLimits:
         self._starting = False
         if retry_after:
             self._paused_until = max(self._paused_until, now + min(LONGEST_PAUSE, retry_after))
-        self._leave()
+        self._release()
 
     @property
     def hopeless(self) -> bool:
         """Whether nothing but refusals has come for `PATIENCE` seconds."""
-        if self._refused_since is None or self._refusals < MANY:
+        if self._refused_since is None or self._refusals < MIN_REFUSALS:
             return False
         return self._clock() - self._refused_since > PATIENCE
 
     def learn(self, headers: Mapping[str, str]) -> None:
         """Take the limits from the headers (lower-case names) of the answer to the call that this task sent."""
-        turn = sending.get() or Slot(self._clock(), (self.requests.taken, self.tokens.taken))
-        age = self._clock() - turn.since
-        for allowance, unit, taken in zip(
-            (self.requests, self.tokens), ("requests", "tokens"), turn.taken, strict=True
-        ):
-            limit, left, reset = (_header(headers, unit, part) for part in ("limit", "remaining", "reset"))
-            if (most := _number(limit)) is not None and (rest := _number(left)) is not None:
-                allowance.learn(most, rest, _seconds(reset), age, allowance.taken - taken)
+        slot = current_slot.get() or Slot(self._clock(), (self.requests.taken, self.tokens.taken))
+        age = self._clock() - slot.since
+        limits = ((self.requests, "requests", slot.taken[0]), (self.tokens, "tokens", slot.taken[1]))
+        for per_minute, unit, taken in limits:
+            limit, left = (_number(_header(headers, unit, what)) for what in ("limit", "remaining"))
+            if limit is not None and left is not None:
+                reset = _seconds(_header(headers, unit, "reset"))
+                per_minute.learn(limit, left, reset, age, per_minute.taken - taken)
 
     def _wait(self, tokens: float) -> float:
         pause = self._paused_until - self._clock()
         return max(pause, self.requests.wait(1), self.tokens.wait(tokens))
 
-    def _enter(self, tokens: float) -> None:
+    def _take(self, tokens: float) -> None:
         self.in_flight += 1
         self.requests.take(1)
         self.tokens.take(tokens)
 
-    def _leave(self) -> None:
+    def _release(self) -> None:
         self.in_flight -= 1
-        self._let_in()
+        self._grant_slots()
 
-    def _let_in(self) -> None:
-        """Let in whoever is first for as long as there is room; else look again when there may be."""
+    def _grant_slots(self) -> None:
+        """Give slots to the first in the queue while there is room; else look again when there may be."""
         while self._queue:
-            tokens, leave = self._queue[0]
-            if leave.done():  # cancelled meanwhile
+            tokens, granted = self._queue[0]
+            if granted.done():  # cancelled meanwhile
                 self._queue.popleft()
                 continue
             if self.in_flight >= int(self.window):
                 return  # the next call to end looks again
             if (wait := self._wait(tokens)) > PATIENCE:
                 self._queue.popleft()
-                leave.set_exception(WaitTooLong(wait))
+                granted.set_exception(WaitTooLong(wait))
                 continue
             if wait > 0:
                 self._look_again(wait)
                 return
             self._queue.popleft()
-            self._enter(tokens)
-            leave.set_result(None)
+            self._take(tokens)
+            granted.set_result(None)
 
     def _look_again(self, seconds: float) -> None:
-        if self._alarm is not None:
-            self._alarm.cancel()
-        # A little later than exactly: a burst that was refused together does not come back in step.
+        if self._timer is not None:
+            self._timer.cancel()
+        # With jitter: a burst that was refused together does not come back at one moment.
         delay = seconds + 0.01 * self._rng.random()
-        self._alarm = asyncio.get_running_loop().call_later(delay, self._let_in)
+        self._timer = asyncio.get_running_loop().call_later(delay, self._grant_slots)
 
 
-def _header(headers: Mapping[str, str], unit: str, part: str) -> str | None:
-    return headers.get(f"x-ratelimit-{part}-{unit}") or headers.get(f"anthropic-ratelimit-{unit}-{part}")
+def _header(headers: Mapping[str, str], unit: str, what: str) -> str | None:
+    return headers.get(f"x-ratelimit-{what}-{unit}") or headers.get(f"anthropic-ratelimit-{unit}-{what}")
 
 
 def _number(text: str | None) -> float | None:
@@ -267,11 +267,11 @@ def _number(text: str | None) -> float | None:
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _SPAN = re.compile(r"(\d+(?:\.\d+)?)(ms|[smhd])")
 _EPOCH = 1e9
-"""A number as large as this is a time of day, counted in seconds since 1970."""
+"""A number as large as this is a point in time, in seconds since 1970."""
 
 
 def _seconds(text: str | None) -> float | None:
-    """Seconds from now: of `6m0s`, `120ms`, `1.5`, or until a time of day (RFC 3339, or since 1970). Else None."""
+    """Seconds from now: of `6m0s`, `120ms`, `1.5`, or until a time (RFC 3339, or seconds since 1970). Else None."""
     if not text:
         return None
     if re.fullmatch(f"({_SPAN.pattern})+", text):
@@ -289,7 +289,7 @@ class WebPage(TransportError):
 
 
 class WatchedTransport:
-    """One of lm15's asynchronous transports, with `limits` told of each answer's headers."""
+    """One of lm15's asynchronous transports. `limits` learns from the headers of each answer."""
 
     def __init__(self, transport: Any, limits: RateLimits) -> None:
         self._transport, self._limits = transport, limits
@@ -308,8 +308,8 @@ class _Exchange:
 
     async def __aenter__(self) -> Any:
         response = await self._inner.__aenter__()
-        if (turn := sending.get()) is not None:
-            turn.answered = True
+        if (slot := current_slot.get()) is not None:
+            slot.answered = True
         limits: dict[str, str] = {}
         is_page = False
         for name, value in response.headers:
@@ -320,7 +320,7 @@ class _Exchange:
                 is_page = value.lower().startswith("text/html")
         if limits:
             self._limits.learn(limits)
-        # A gateway's page about too many requests, or about its own trouble, means what its status says.
+        # A gateway's page about too many requests, or about an error of its own, means what its status says.
         if is_page and response.status != 429 and response.status < 500:
             await self._inner.__aexit__(None, None, None)
             raise WebPage(f"answered HTTP {response.status} with a web page, not with JSON")

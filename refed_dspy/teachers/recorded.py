@@ -1,7 +1,7 @@
-"""Pay once: the ledger stands between the stages and the teacher.
+"""The recorded teacher: it answers from the ledger, and asks the teacher for the rest, so that nothing is paid twice.
 
-What is answered is given back, what failed for good fails again at no cost, and the rest is asked and committed
-before anyone sees it.
+A recorded answer is returned, a recorded final failure is raised again at no cost, and any other question is asked;
+its answer is committed before anyone sees it. `Progress` counts for whoever watches.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from refed_dspy.errors import (
 from refed_dspy.ledger.attempt import Attempt
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.recorder import CallRecorder, RunRecorder, recording
-from refed_dspy.ledger.statements import Answer, Key, answered, failed, taken_over
+from refed_dspy.ledger.statements import Answer, Key, answered, failed, reused
 from refed_dspy.programs.adapter import rendering
 from refed_dspy.programs.asking import Question, ask_teacher
 from refed_dspy.programs.saved import prompt_digest
@@ -40,14 +40,14 @@ from refed_dspy.teachers.outcomes import reserved
 
 ENOUGH_TO_JUDGE = 20
 RECENT = 50
-"""A stage's share of failures is that of its last 50 calls, once there are 20: a teacher may also fail later on."""
+"""A stage's failure share is taken over its last 50 calls, once there are 20: a teacher may also fail later on."""
 
 _KINDS = {kind.kind: kind for kind in (MalformedAnswer, CutAnswer, RefusedAnswer, UnfitRequest)}
 
 
 @dataclass
 class Progress:
-    """Where a run stands, for whoever watches. Counts of this process, but for `kept`."""
+    """How far a run is, for whoever watches. Counts of this process, except `kept`."""
 
     size: int
     kept: int = 0
@@ -56,7 +56,7 @@ class Progress:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cost: int = 0
-    """Picodollars, as far as prices are known."""
+    """Picodollars, of the calls whose price is known."""
     unpriced: int = 0
     """Calls whose price is unknown."""
     priced: bool = True
@@ -72,17 +72,18 @@ class Progress:
 
 @dataclass(frozen=True)
 class CallPolicy:
-    """How a model is asked in one run: `seed` of its calls, and the share of failures that stops the run."""
+    """How a model is asked in one run: the `seed` of its calls, and the share of failures that stops the run."""
 
     seed: int = 0
     max_failure_share: float = 0.5
 
 
 class RecordedTeacher:
-    """The Answerer of one model. Several may share a ledger, its books and a progress.
+    """The Answerer of one model. Several may share a ledger, a recorder and a progress.
 
-    `depth`: stage → how deep it is. Where money runs short the deepest goes first, since it finishes samples; a stage
-    that is not named goes before all that are.
+    `depth`: stage → how deep in the program it is. Where the budget runs short the deepest stage goes first, since it
+    finishes samples; a stage that is not named goes before all that are. `reused_from`: the ledger of another run,
+    whose answers count here too.
     """
 
     def __init__(
@@ -93,65 +94,64 @@ class RecordedTeacher:
         progress: Progress,
         policy: CallPolicy = CallPolicy(),
         depth: Mapping[str, int] = MappingProxyType({}),
-        reuse: Ledger | None = None,
+        reused_from: Ledger | None = None,
         role: str = "teacher",
     ) -> None:
         self.ledger, self.recorder, self.progress, self.teacher = ledger, recorder, progress, teacher
         self.role = role
-        """What the model is here, for messages."""
+        """What the model is in this session, for messages."""
         self.seed, self.max_failure_share = policy.seed, policy.max_failure_share
-        self._reuse = reuse
+        self._reused_from = reused_from
         self.answered = False
-        """Whether any call was answered in this process, usably or not: then something was paid for."""
-        self.key = keys(teacher)
-        """A question's key."""
+        """Whether any call was answered in this process, usable or not: then something was paid for."""
+        self.key = key_function(teacher)
+        """Question → its key in the ledger."""
         self._settled = ledger.settled_keys()
         self._depth = depth
-        self._flying: dict[str, asyncio.Future[None]] = {}
-        """Key → when it is settled, of the questions that are being paid for."""
+        self._in_flight: dict[str, asyncio.Future[None]] = {}
+        """Key of each question that is being asked → done when it is settled."""
         self._recent: defaultdict[str, deque[bool]] = defaultdict(lambda: deque(maxlen=RECENT))
 
     async def __call__(self, question: Question) -> dspy.Prediction:
         key = self.key(question)
-        while (flying := self._flying.get(key.digest)) is not None:  # two that ask the same at once pay once
-            await asyncio.wait([flying])
-        if (known := self.known(question, key)) is not None:
-            return known
-        self._flying[key.digest] = asyncio.get_running_loop().create_future()
+        while (first := self._in_flight.get(key.digest)) is not None:  # the same question is paid for once
+            await asyncio.wait([first])
+        if (answer := self.recorded_answer(question, key)) is not None:
+            return answer
+        self._in_flight[key.digest] = asyncio.get_running_loop().create_future()
         try:
-            return await self.pay(question, key)
+            return await self.ask(question, key)
         finally:
-            self._flying.pop(key.digest).set_result(None)
+            self._in_flight.pop(key.digest).set_result(None)
 
-    def known(self, question: Question, key: Key) -> dspy.Prediction | None:
-        """The answer that was paid for, here or in the run that lends its answers; None: there is none.
+    def recorded_answer(self, question: Question, key: Key) -> dspy.Prediction | None:
+        """The answer that was paid for, in this folder or in the reused run; None: there is none.
 
-        Raises the RowError that the question is known to end with.
+        Raises the RowError that is recorded for the question.
         """
-        own = self.own(question, key)
-        return own if own is not None else self.lent(question, key)
+        answer = self.from_ledger(question, key)
+        return answer if answer is not None else self.from_reused_run(question, key)
 
-    def own(self, question: Question, key: Key) -> dspy.Prediction | None:
-        """`known` of this folder alone."""
+    def from_ledger(self, question: Question, key: Key) -> dspy.Prediction | None:
+        """`recorded_answer` of this folder alone."""
         return remembered(self.ledger, question, key) if key.digest in self._settled else None
 
-    def lent(self, question: Question, key: Key) -> dspy.Prediction | None:
-        """What the run that lends its answers has under this key, which is taken over; None: nothing, or no such
-        run."""
-        if self._reuse is None or (lent := self._reuse.answer(key.digest)) is None:
+    def from_reused_run(self, question: Question, key: Key) -> dspy.Prediction | None:
+        """The reused run's answer under this key, copied into this ledger; None: it has none, or no run is reused."""
+        if self._reused_from is None or (text := self._reused_from.answer(key.digest)) is None:
             return None
-        endpoint = self._reuse.endpoint(key.digest)
-        self.ledger.commit([*answered(Answer(key, lent, endpoint), []), *taken_over(key.digest, self.teacher.model)])
-        return _restored(question, lent)
+        endpoint = self._reused_from.endpoint(key.digest)
+        self.ledger.commit([*answered(Answer(key, text, endpoint), []), *reused(key.digest, self.teacher.model)])
+        return _restored(question, text)
 
-    async def pay(self, question: Question, key: Key) -> dspy.Prediction:
-        """Ask the teacher; whatever comes of it is in the ledger before this returns or raises."""
+    async def ask(self, question: Question, key: Key) -> dspy.Prediction:
+        """Ask the teacher. The answer or failure is in the ledger before this returns or raises."""
         if self.recorder.stopping:
             raise asyncio.CancelledError
-        if self.recorder.over:
+        if self.recorder.out_of_time:
             raise CapReached("max_minutes")
         self.progress.in_flight += 1
-        # The call's own seed: another for every key, the same again for the same run seed.
+        # The call's seed: another for every key, the same again for the same run seed.
         rank = -self._depth.get(question.stage, len(self._depth))
         recorder = CallRecorder(self.recorder, key, rank, int(key.digest[:7], 16) ^ self.seed)
         try:
@@ -174,34 +174,34 @@ class RecordedTeacher:
         return prediction
 
     async def _failed(self, question: Question, key: Key, error: RowError, recorder: CallRecorder) -> None:
-        """Write down and count a question that no answer came of. Raises TeacherError, RunStopped."""
+        """Record and count a question without an answer. Raises TeacherError, RunStopped."""
         if isinstance(error, NoConnection) and not self.answered:
             recorder.write()
             raise self.not_reached(error) from error
         await self.fail(question, key, error, recorder.take())
 
     async def fail(self, question: Question, key: Key, error: RowError, calls: Sequence[Call] = ()) -> None:
-        """The question ends with `error`. Raises RunStopped where too many of its stage did."""
+        """The question ends with `error`. Raises RunStopped where too many of its stage failed."""
         await self.recorder.group.commit(failed(key, error.kind, error.reason, error.final, calls))
         if error.final:
             self._settled.add(key.digest)
-        if not isinstance(error, MalformedAnswer):  # those are counted try by try
+        if not isinstance(error, MalformedAnswer):  # each try of those was counted
             self._count_failure(question.stage, error)
 
     def not_reached(self, error: NoConnection) -> TeacherError:
         """An endpoint that never answered is not one row's bad luck."""
-        whose = "" if self.role == "teacher" else f"{self.role}: "
-        return TeacherError(f"{whose}{error.reason} — check api_base, and that the server runs")
+        prefix = "" if self.role == "teacher" else f"{self.role}: "
+        return TeacherError(f"{prefix}{error.reason} — check api_base, and that the server runs")
 
     async def _usable_answer(self, question: Question, recorder: CallRecorder) -> tuple[dspy.Prediction, str]:
-        """An answer that fits its fields, and its text as the ledger keeps it. Each try is paid for and booked.
+        """An answer that fits its fields, and its text as the ledger keeps it. Each try is paid for and recorded.
 
-        Raises MalformedAnswer when the last try does not fit either, RunStopped when too many do not.
+        Raises MalformedAnswer when the last try does not fit either, RunStopped when too many calls failed.
         """
         tries = 0
         while True:
             try:
-                prediction = await self._ask(question, recorder)
+                prediction = await self._ask_once(question, recorder)
                 return prediction, _as_json(question, prediction)
             except MalformedAnswer as error:
                 recorder.rename_last(error.kind)
@@ -212,7 +212,8 @@ class RecordedTeacher:
                 tries += 1
                 recorder.seed = (recorder.seed or 0) + 1
 
-    async def _ask(self, question: Question, recorder: CallRecorder) -> dspy.Prediction:
+    async def _ask_once(self, question: Question, recorder: CallRecorder) -> dspy.Prediction:
+        """One try. The calls of a caller's own LM are recorded here, since nothing else reports them."""
         if self.teacher.reports_calls:
             return await ask_teacher(question)
         number = await reserved(recorder, Attempt(self.teacher.model, self.teacher.endpoint, None))
@@ -252,21 +253,21 @@ class RecordedTeacher:
             ) from error
 
 
-def keys(teacher: Teacher) -> Callable[[Question], Key]:
-    """What makes a question to `teacher` the same one: stage, that predictor's prompt, inputs, model, repetition."""
-    return keys_of(teacher.identity)
+def key_function(teacher: Teacher) -> Callable[[Question], Key]:
+    """Question → its key: a digest of stage, that predictor's prompt, inputs, model with sampling, and repetition."""
+    return key_function_of(teacher.identity)
 
 
-def keys_of(identity: Mapping[str, Any]) -> Callable[[Question], Key]:
-    """`keys` of the teacher that has this identity, be it that it is asked no more."""
+def key_function_of(identity: Mapping[str, Any]) -> Callable[[Question], Key]:
+    """`key_function` for a teacher's identity alone, which may be that of a teacher asked no more."""
     sampling = digest(identity)
-    prompts: dict[int, tuple[dspy.Predict, str]] = {}  # the predictor is held, so that no other gets its id
+    prompts: dict[int, tuple[dspy.Predict, str]] = {}  # holds the predictor, so that no other gets its id
 
     def key(question: Question) -> Key:
-        known = prompts.get(id(question.predictor))
-        if known is None:
-            known = prompts[id(question.predictor)] = (question.predictor, prompt_digest(question.predictor))
-        prompt, inputs = known[1], digest(question.inputs)
+        entry = prompts.get(id(question.predictor))
+        if entry is None:
+            entry = prompts[id(question.predictor)] = (question.predictor, prompt_digest(question.predictor))
+        prompt, inputs = entry[1], digest(question.inputs)
         whole = digest([question.stage, prompt, inputs, sampling, question.repetition])
         return Key(question.stage, question.item, question.repetition, prompt, inputs, whole)
 
@@ -274,9 +275,9 @@ def keys_of(identity: Mapping[str, Any]) -> Callable[[Question], Key]:
 
 
 def remembered(ledger: Ledger, question: Question, key: Key) -> dspy.Prediction | None:
-    """The paid answer, or None where there is none. Raises the RowError that the question is known to end with."""
-    if (paid := ledger.answer(key.digest)) is not None:
-        return _restored(question, paid)
+    """The answer in `ledger`, or None where there is none. Raises the RowError that is recorded for the question."""
+    if (text := ledger.answer(key.digest)) is not None:
+        return _restored(question, text)
     if (failure := ledger.failure(key.digest)) is not None:
         kind, reason = failure
         raise _KINDS.get(kind, RowError)(question.stage, question.item, reason)
@@ -286,7 +287,7 @@ def remembered(ledger: Ledger, question: Question, key: Key) -> dspy.Prediction 
 def _as_json(question: Question, prediction: dspy.Prediction) -> str:
     """The typed outputs as the ledger keeps them. Raises MalformedAnswer where they could not be read back.
 
-    The caller's own adapter need not have held the outputs to their bounds.
+    The caller's own adapter may not have kept the outputs within their bounds.
     """
     fixed = rendering(question.predictor.signature)
     output = {name: prediction[name] for name in fixed.outputs}
@@ -298,9 +299,10 @@ def _as_json(question: Question, prediction: dspy.Prediction) -> str:
     return text
 
 
-def _restored(question: Question, paid: str) -> dspy.Prediction:
+def _restored(question: Question, text: str) -> dspy.Prediction:
+    """The prediction that `text` is the JSON of."""
     fixed = rendering(question.predictor.signature)
-    answer = fixed.answer.model_validate_json(paid)
+    answer = fixed.answer.model_validate_json(text)
     return dspy.Prediction(**{name: getattr(answer, name) for name in fixed.outputs})
 
 
@@ -309,7 +311,7 @@ def _tracked(
 ) -> list[Call]:
     """The calls of a caller's own LM as far as DSPy's tracker shows them: one for each model that answered.
 
-    An endpoint that reports no usage was paid all the same.
+    Where no usage was reported there is one call without tokens: it was paid for all the same.
     """
     calls: list[Call] = []
     for model, tokens in usage.items():

@@ -1,4 +1,4 @@
-"""A request as this teacher takes it: its further parameters, its kind of schema, and a bound on its size."""
+"""Prepares requests for one teacher: parameters, a schema that its endpoint takes, a cache key, a bound on tokens."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from urllib.parse import urlsplit
 
 from dspy.lm15 import Config, Request
 
-from refed_dspy.config.loading import TeacherConfig
+from refed_dspy.config.teacher import TeacherConfig
 from refed_dspy.teachers.route import Route
 
 _BOUNDS = {"maxLength", "minLength", "maxItems", "minItems"}
 LONGEST_BOUND = 1_999
-"""Characters: llama.cpp's grammar takes a longer bound for none, and some of its versions refuse it."""
+"""Characters: llama.cpp's grammar ignores a longer bound, and some of its versions refuse it."""
 CACHE_KEY = "prompt_cache_key"
-"""What OpenAI routes a request by, beside its first tokens: those with one key go to one machine and find its cache."""
+"""The parameter by which OpenAI routes requests: those with one key go to one machine and find its prompt cache."""
 _OPENING = re.compile(r"<(\w+)>\n.*?\n</>", re.DOTALL)
 OVERHEAD = 1_024
-"""Tokens that a provider may add to a prompt on its own: roles, its words about the schema."""
+"""Tokens that a provider may add to a prompt: roles, its own text about the schema."""
 
 
 class Outgoing:
-    """Makes requests ready for one teacher. What depends on the settings and the schema is done once for them."""
+    """Prepares the requests of one teacher. What depends only on settings and schema is computed once."""
 
     def __init__(self, config: TeacherConfig, route: Route) -> None:
         self.config, self.route = config, route
         self._configs: dict[int, tuple[Config, Config, int]] = {}
-        self.keyed = takes_cache_key(config, route)
+        self.takes_cache_key = takes_cache_key(config, route)
 
     def __call__(self, request: Request, seed: int | None = None) -> tuple[Request, int]:
         """The request to send, and a number of tokens that its prompt cannot exceed.
@@ -41,25 +41,25 @@ class Outgoing:
         config, size = self._fitted(request.config)
         if self.config.embedded and seed is not None:
             config = replace(config, extensions={"seed": seed, **self.config.params})
-        elif self.keyed and (key := cache_key(request)) is not None:
-            config = replace(config, extensions={CACHE_KEY: key, **self.config.params})  # the user's own wins
+        elif self.takes_cache_key and (key := cache_key(request)) is not None:
+            config = replace(config, extensions={CACHE_KEY: key, **self.config.params})  # the user's params win
         size += OVERHEAD + _bytes(request.system) + sum(_bytes(part) for part in request.messages)
         return replace(request, model=self.route.model, config=config), size
 
-    def _fitted(self, asked: Config) -> tuple[Config, int]:
+    def _fitted(self, settings: Config) -> tuple[Config, int]:
         """A request's settings as the endpoint takes them, and the size of their schema in bytes."""
-        known = self._configs.get(id(asked))
-        if known is None or known[0] is not asked:
-            if len(self._configs) >= 256:  # signatures of optimizers come and go
+        entry = self._configs.get(id(settings))
+        if entry is None or entry[0] is not settings:
+            if len(self._configs) >= 256:  # optimizers make ever new signatures
                 self._configs.clear()
-            format_ = asked.response_format and _fitting(asked.response_format, self.route.bounded_schema)
-            # A cap counts on max_tokens: whoever asks for more, a module of the user's own say, gets no more.
-            most = min(asked.max_tokens or self.config.max_tokens, self.config.max_tokens)
+            format_ = settings.response_format and fit_bounds(settings.response_format, self.route.bounded_schema)
+            # max_cost relies on max_tokens: a request for more (by a user's own module, say) gets no more.
+            most = min(settings.max_tokens or self.config.max_tokens, self.config.max_tokens)
             params = dict(self.config.params) or None
-            fitted = replace(asked, extensions=params, response_format=format_, max_tokens=most)
-            # The original is kept beside it: as long as it lives, nothing else has its id.
-            known = self._configs[id(asked)] = (asked, fitted, len(json.dumps(format_)) if format_ else 0)
-        return known[1], known[2]
+            fitted = replace(settings, extensions=params, response_format=format_, max_tokens=most)
+            # The entry holds the original: as long as that lives, nothing else has its id.
+            entry = self._configs[id(settings)] = (settings, fitted, len(json.dumps(format_)) if format_ else 0)
+        return entry[1], entry[2]
 
 
 def takes_cache_key(config: TeacherConfig, route: Route) -> bool:
@@ -74,10 +74,10 @@ def takes_cache_key(config: TeacherConfig, route: Route) -> bool:
 
 def cache_key(request: Request) -> str | None:
     """A digest of what the requests of one stage about one reference share: everything up to the end of the last
-    message's first input. None where that message is none of ours (`SchemaAdapter`).
+    message's first input. None where `SchemaAdapter` did not write that message.
 
-    One key for all would not do: a provider sends the requests of one key to one machine up to about 15 a minute, and
-    any others anywhere.
+    One key for everything would not work: a provider sends up to about 15 requests a minute of one key to one machine,
+    and the rest anywhere.
     """
     *earlier, last = request.messages
     opening = _OPENING.match(_text(last))
@@ -104,14 +104,15 @@ def _bytes(part: Any) -> int:
     return sum(len(str(getattr(text, "text", "")).encode("utf-8", "surrogatepass")) for text in texts)
 
 
-def _fitting(part: Any, bounded: bool) -> Any:
-    """A schema with the bounds that the endpoint's decoder takes: none, or those that are not too long for it."""
+def fit_bounds(part: Any, bounded: bool) -> Any:
+    """A schema with those length bounds that the endpoint's decoder takes: none, or all but too long ones."""
     if isinstance(part, Mapping):
-        return {k: _fitting(v, bounded) for k, v in part.items() if not _is_unfit_bound(k, v, bounded)}
-    return [_fitting(item, bounded) for item in part] if isinstance(part, list | tuple) else part
+        return {k: fit_bounds(v, bounded) for k, v in part.items() if not _is_unfit_bound(k, v, bounded)}
+    return [fit_bounds(item, bounded) for item in part] if isinstance(part, list | tuple) else part
 
 
 def _is_unfit_bound(name: str, value: Any, bounded: bool) -> bool:
+    """Whether it is a length bound that the decoder does not take."""
     # A property of the schema may be called maxLength, too: then its value is a schema.
     if name not in _BOUNDS or not isinstance(value, int):
         return False

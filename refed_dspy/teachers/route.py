@@ -1,8 +1,8 @@
 """Where a teacher's calls go: address, key, wire shape, and what its schema decoder takes.
 
-The word before the slash of a model's name picks the wire: `azure/DEPLOYMENT` and `anthropic/NAME` speak their own,
-also at another address (`api_base`); with an `api_base` any other word means an OpenAI-compatible endpoint; without
-one it is a provider that DSPy's router knows.
+The prefix of a model's name picks the wire format: `azure/DEPLOYMENT` and `anthropic/NAME` use their own, also at
+another address (`api_base`). With an `api_base` any other prefix means an OpenAI-compatible endpoint; without one it
+is a provider that DSPy's router knows.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
-# Not in dspy.lm15's public names. Left to itself the transport reads the whole environment for proxies at each
-# request (0.5 ms) and sends loopback calls to a proxy; here it is told once.
+# Not in dspy.lm15's public names. By default the transport reads the whole environment for proxies at each request
+# (0.5 ms) and sends loopback calls to a proxy; here the proxy is set once.
 from dspy._vendor.lm15.features import HostSpec
 from dspy._vendor.lm15.transports import StdlibAsyncTransport, StdlibTransport
 from dspy.lm15 import (
@@ -28,14 +28,15 @@ from dspy.lm15 import (
     RouterConfig,
 )
 
-from refed_dspy.config.loading import TeacherConfig
+from refed_dspy.config.teacher import TeacherConfig
 from refed_dspy.errors import ConfigError, one_line
 from refed_dspy.teachers.keys import read_key
 
-OWN = "refed-teacher"
+CUSTOM_PROVIDER = "refed-teacher"
+"""The name under which lm15 knows an endpoint that is given by its address."""
 CONNECT_SECONDS = 10.0
 MOST_TOKENS = 10**9
-# Where decoding takes no lengths: hosted strict modes refuse or ignore them. Local servers need them.
+# Their decoders need length bounds in the schema. Hosted strict modes refuse or ignore them.
 LOCAL_PROVIDERS = {"ollama", "vllm", "sglang"}
 _REASONING = re.compile(r"o\d|gpt-5")
 _REASONING_APART = {"gemini", "vertex", "vertex-express", "xai"}
@@ -43,12 +44,12 @@ _REASONING_APART = {"gemini", "vertex", "vertex-express", "xai"}
 
 @dataclass(frozen=True)
 class Route:
-    """A resolved teacher. Holds the name of the key's variable, never the key."""
+    """Where and how one teacher is called. Holds the name of the key's variable, never the key."""
 
     provider: str
-    """Whose wire it is, in the router's words."""
+    """Whose wire format it is: the router's name of the provider."""
     model: str
-    """The model's name on the wire."""
+    """The model's name in requests."""
     endpoint: str
     """What the ledger records as the endpoint."""
     config: RouterConfig
@@ -58,22 +59,23 @@ class Route:
     transport: dict[str, Any]
     """How connections are made: keywords of lm15's transports."""
     timeout: float
-    """Seconds, for the synchronous door: it has no deadline but those of its connections."""
+    """Seconds, for the synchronous engine: it has no deadline but those of its connections."""
 
     def async_transport(self) -> StdlibAsyncTransport:
-        """Connections for one event loop; whoever asks closes them."""
+        """Connections for one event loop; the caller closes them."""
         return StdlibAsyncTransport(**self.transport)
 
     def async_lm(self, transport: Any) -> Any:
-        """lm15's client of this wire over `transport`. It lives in memory only, and holds the key there."""
+        """lm15's client for this wire format over `transport`. It holds the key, in memory only."""
         return AsyncLMRouter(replace(self._keyed(), transport=transport)).lm(f"{self.provider}:{self.model}")
 
     def sync_transport(self) -> StdlibTransport:
+        """Connections for calls without an event loop; the caller closes them."""
         timeouts = dict.fromkeys(("read_timeout", "write_timeout", "pool_timeout"), self.timeout)
         return StdlibTransport(**{**self.transport, **timeouts})
 
     def sync_lm(self, transport: Any) -> Any:
-        """The same without an event loop."""
+        """As `async_lm`, without an event loop."""
         return LMRouter(replace(self._keyed(), transport=transport)).lm(f"{self.provider}:{self.model}")
 
     def key(self) -> str | None:
@@ -83,8 +85,8 @@ class Route:
     def tokens(self, usage: Any) -> tuple[int | None, int | None, int | None, int | None]:
         """(prompt, of it cached, of it written to a cache, completion) of a provider's usage, None where unknown.
 
-        Anthropic counts cached tokens beside the prompt's, Gemini and xAI reasoning beside the answer's; a bill has
-        them all.
+        Anthropic does not count cached tokens as prompt tokens, nor Gemini and xAI reasoning as completion; they are
+        billed, so they are added here.
         """
         prompt, cached, written, completion = map(
             _count, (usage.input_tokens, usage.cache_read_tokens, usage.cache_write_tokens, usage.output_tokens)
@@ -93,31 +95,31 @@ class Route:
             prompt += (cached or 0) + (written or 0)
         if completion is not None and self.provider in _REASONING_APART:
             completion += _count(usage.reasoning_tokens) or 0
-        if prompt is not None:  # no part is more than the whole
+        if prompt is not None:  # no share exceeds the whole
             cached = None if cached is None else min(cached, prompt)
             written = None if written is None else min(written, prompt - (cached or 0))
         return prompt, cached, written, completion
 
     def _keyed(self) -> RouterConfig:
-        # A key given as text spares a thread a call, which lm15 takes to ask a function for it.
+        # With a key as text lm15 needs no thread per call, as it does for a function that returns it.
         key = self.key()
         return replace(self.config, api_keys={self.provider: key}) if key else self.config
 
 
 def _count(value: int | None) -> int | None:
-    """A count of tokens, or None for one that no answer can have."""
+    """A count of tokens, or None for one that is impossible."""
     return value if value is not None and 0 <= value <= MOST_TOKENS else None
 
 
 def resolve(config: TeacherConfig, api_base: str | None = None) -> Route:
-    """The route of `config`. `api_base` is the address of an embedded model that was started.
+    """The route of `config`. `api_base`: the address of an embedded model that was started.
 
     Raises:
         ConfigError: an unknown provider without an address, or a key variable that is not set.
     """
     base = api_base or config.api_base
     if base is None:
-        return _known(config)
+        return _known_provider(config)
     wire, _, name = str(config.model or config.gguf).partition("/")
     if api_base is not None:
         name = str(config.model or config.gguf)
@@ -125,12 +127,12 @@ def resolve(config: TeacherConfig, api_base: str | None = None) -> Route:
         return _azure(config, base, name)
     elif wire == "anthropic":
         return _at(config, base, "anthropic", name, RouterConfig(base_urls={"anthropic": base}))
-    return _own(config, base, name)
+    return _custom(config, base, name)
 
 
-def _own(config: TeacherConfig, base: str, name: str) -> Route:
+def _custom(config: TeacherConfig, base: str, name: str) -> Route:
     """Any OpenAI-compatible endpoint by its address. Without `api_key_env` it is sent no key, whatever is set."""
-    access = AccessPolicy(provider=OWN, base_url=base, env_keys=_required_variable(config))
+    access = AccessPolicy(provider=CUSTOM_PROVIDER, base_url=base, env_keys=_required_variable(config))
     compat = OpenAIChatCompat(max_tokens_field="max_tokens")
     return _declared(config, base, name, access, compat, bounded_schema=True)
 
@@ -141,11 +143,11 @@ def _azure(config: TeacherConfig, base: str, deployment: str) -> Route:
     root = base.removesuffix("/openai/v1").removesuffix("/openai")
     scheme: Any = ("api-key",)
     if config.api_version is None:
-        access = AccessPolicy(provider=OWN, base_url=f"{root}/openai/v1", env_keys=env, auth_scheme=scheme)
+        access = AccessPolicy(provider=CUSTOM_PROVIDER, base_url=f"{root}/openai/v1", env_keys=env, auth_scheme=scheme)
     else:
         path = "/openai/deployments/{model}/chat/completions?api-version=" + quote(config.api_version, safe="")
         host = HostSpec(base_url=root, paths={"chat/completions": path}, model_in="path")
-        access = AccessPolicy(provider=OWN, env_keys=env, auth_scheme=scheme, host=host)
+        access = AccessPolicy(provider=CUSTOM_PROVIDER, env_keys=env, auth_scheme=scheme, host=host)
     # Dated versions before late 2024 know only the old name; reasoning models take only the new one.
     old = config.api_version is not None and not _REASONING.match(deployment)
     compat = OpenAIChatCompat(max_tokens_field="max_tokens") if old else OpenAIChatCompat()
@@ -156,22 +158,22 @@ def _declared(
     config: TeacherConfig, base: str, name: str, access: AccessPolicy, compat: OpenAIChatCompat, *, bounded_schema: bool
 ) -> Route:
     definition = ProviderDefinition.chat(access, compat=compat)
-    # Without a key of its own an endpoint is sent a word that is none: lm15 insists on one.
-    keyless = None if access.env_keys else {OWN: "none"}
+    # An endpoint without a key is sent a placeholder: lm15 insists on one.
+    keyless = None if access.env_keys else {CUSTOM_PROVIDER: "none"}
     router = RouterConfig(providers=(definition,), api_keys=keyless)
-    return _at(config, base, OWN, name, router, bounded_schema=bounded_schema)
+    return _at(config, base, CUSTOM_PROVIDER, name, router, bounded_schema=bounded_schema)
 
 
 def _at(
     config: TeacherConfig, base: str, provider: str, name: str, router: RouterConfig, *, bounded_schema: bool = False
 ) -> Route:
     if config.api_key_env is None and provider == "anthropic":
-        router = replace(router, api_keys={provider: "none"})  # not the provider's own key to a stranger
+        router = replace(router, api_keys={provider: "none"})  # never send the provider's own key to another host
     env = _required_variable(config)
     return Route(provider, name, base, router, env, bounded_schema, _transport(config, base), config.timeout)
 
 
-def _known(config: TeacherConfig) -> Route:
+def _known_provider(config: TeacherConfig) -> Route:
     """A provider that DSPy's router knows by name, at its own address."""
     env = _required_variable(config)
     try:
@@ -201,8 +203,7 @@ def _transport(config: TeacherConfig, endpoint: str) -> dict[str, Any]:
     host = where.hostname or ""
     direct = host in {"127.0.0.1", "localhost", "::1"} or bool(proxy_bypass(host))
     proxies = {} if direct else getproxies()
-    # One deadline over the whole attempt stands around these connections (engine.py). lm15's own, one for each read
-    # and write, would make a task for each of them.
+    # engine.py sets one deadline for the whole attempt. lm15's own timeouts would make a task for each read and write.
     return {
         "connect_timeout": CONNECT_SECONDS,
         "read_timeout": None,

@@ -1,4 +1,4 @@
-"""Paid work over the rows of a data set: in a folder whose ledger remembers every answer, under caps, many at once."""
+"""Jobs over the rows of a data set: many rows at once, under caps, with every answer in the ledger of one folder."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from refed_dspy.concurrency import land
+from refed_dspy.concurrency import finish_or_cancel
 from refed_dspy.errors import RunDirError
 from refed_dspy.ledger.identity import differences, has_begun, refuse_other_work
 from refed_dspy.ledger.ledger import Ledger
@@ -27,22 +27,22 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class RowJob:
-    """What kind of work it is (`Ledger.holds`), what may not change between its starts, and who works on it."""
+    """A job over rows: its kind (`work`, as the ledger has it), what may not change between its starts, its models."""
 
     work: str
     identity: Mapping[str, Any]
     models: Mapping[str, Teacher]
-    limits: CapSettings
+    caps: CapSettings
     rows: int
-    again: str
-    """How it is gone on with, for messages."""
+    resume_hint: str
+    """What is kept and how to resume, for messages."""
     calls_a_row: float = 2.0
     policy: CallPolicy = field(default_factory=CallPolicy)
     depth: Mapping[str, int] = field(default_factory=dict)
 
 
-def goes_on_from(folder: Path) -> str:
-    """How work over a data set is gone on with, for messages."""
+def resume_hint(folder: Path) -> str:
+    """What is kept and how to resume, for messages about a job in `folder`."""
     return f"what was paid for is kept in {shlex.quote(str(folder))}; the same command goes on from there"
 
 
@@ -50,7 +50,7 @@ def goes_on_from(folder: Path) -> str:
 async def row_job(
     folder: Path, job: RowJob, watch: Callable[[Progress], None] | None = None
 ) -> AsyncIterator[tuple[Session, CapsLeft]]:
-    """The desk in `folder`, its models running. At a cap the block ends in order; `Session.reached` says which.
+    """The session in `folder`, its models running. At a cap the block ends in order; `Session.reached` says which.
 
     Raises:
         RunDirError: the folder holds other work.
@@ -58,20 +58,20 @@ async def row_job(
         TeacherRefused, RunStopped: as `Session.open`.
     """
     with Ledger.create(folder) as ledger:
-        refuse_other_work(ledger, job.work)  # first: caps of other work, and what it cost, say nothing here
-        limits = lasting_caps(ledger, job.limits)
-        allowance = caps_left(ledger, job.models, limits)
-        _begin_or_continue(ledger, job, limits)
+        refuse_other_work(ledger, job.work)  # first: the caps and costs of other work mean nothing here
+        caps = lasting_caps(ledger, job.caps)
+        remaining = caps_left(ledger, job.models, caps)
+        _begin_or_continue(ledger, job, caps)
         begin_start(ledger)
-        progress = Progress(job.rows, cost=allowance.before.cost, unit="rows")
-        progress.unpriced = allowance.before.unpriced
+        progress = Progress(job.rows, cost=remaining.before.cost, unit="rows")
+        progress.unpriced = remaining.before.unpriced
         progress.priced = all(model.price is not None for model in job.models.values())
         if watch is not None:
             watch(progress)
-        recorder = RunRecorder(ledger, allowance.caps, allowance.before, job.calls_a_row)
+        recorder = RunRecorder(ledger, remaining.caps, remaining.before, job.calls_a_row)
         session = Session(ledger, recorder, job.models, progress, job.policy, job.depth)
-        async with session.open(allowance, lambda: job.again):
-            yield session, allowance
+        async with session.open(remaining, lambda: job.resume_hint):
+            yield session, remaining
 
 
 async def for_each_row(
@@ -79,12 +79,12 @@ async def for_each_row(
 ) -> None:
     """`work` on every item, at most `slots` at once.
 
-    First comes what needs no call, since earlier starts paid for it: so it is done whatever ends the rest. `work` may
-    therefore be begun twice on an item, and must keep nothing of one that it does not bring to its end.
+    First come the items that need no call, since earlier starts paid for them: they are done, whatever ends the rest.
+    So `work` may begin twice on an item, and must not keep anything of an item that it does not finish.
 
-    Raises whatever `work` raises first; what is in flight then is given `grace` seconds to be committed.
+    Raises whatever `work` raises first; calls in flight then get `grace` seconds to be committed.
     """
-    left = await _unpaid(session, items, work) if session.ledger.has_answers() else items
+    left = await _needing_calls(session, items, work) if session.ledger.has_answers() else items
     session.progress.kept_at_start = session.progress.kept
     running: set[asyncio.Task[None]] = set()
     ended: asyncio.Queue[asyncio.Task[None]] = asyncio.Queue()
@@ -102,12 +102,12 @@ async def for_each_row(
             done.result()
     except BaseException:
         session.recorder.stopping = True
-        await land(running, grace)
+        await finish_or_cancel(running, grace)
         raise
 
 
-async def _unpaid(session: Session, items: Iterable[T], work: Callable[[T], Awaitable[None]]) -> list[T]:
-    """`work` on every item as far as the ledger knows its answers; the items that need a call are given back."""
+async def _needing_calls(session: Session, items: Iterable[T], work: Callable[[T], Awaitable[None]]) -> list[T]:
+    """Does `work` on every item whose answers are all in the ledger. Returns the items that need a call."""
     unpaid = []
     session.recorder.stopping = True  # a call that would have to be made is cancelled instead
     try:
@@ -124,11 +124,12 @@ async def _unpaid(session: Session, items: Iterable[T], work: Callable[[T], Awai
     return unpaid
 
 
-def _begin_or_continue(ledger: Ledger, job: RowJob, limits: CapSettings) -> None:
+def _begin_or_continue(ledger: Ledger, job: RowJob, caps: CapSettings) -> None:
+    """Write the job into the ledger. Raises RunDirError where another job of this kind is there."""
     stored, identity = ledger.meta("job"), json.loads(json.dumps(dict(job.identity)))  # tuples and keys as stored ones
-    if stored is not None and has_begun(ledger) and (found := differences(stored, identity)):
+    if stored is not None and has_begun(ledger) and (changes := differences(stored, identity)):
         raise RunDirError(
-            f"{ledger.path.parent}: holds another {job.work}: {'; '.join(found)}; set these back, or name another "
+            f"{ledger.path.parent}: holds another {job.work}: {'; '.join(changes)}; set these back, or name another "
             "folder"
         )
-    ledger.set_meta(work=job.work, job=identity, size=job.rows, **limits)
+    ledger.set_meta(work=job.work, job=identity, size=job.rows, **caps)

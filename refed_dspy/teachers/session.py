@@ -1,4 +1,4 @@
-"""The models that work in one folder, each asked through its ledger, under one budget: what all long work sits at."""
+"""The session: the teachers and judge of one folder at work, asked through its ledger, under one budget."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from refed_dspy.teachers.caps import CapsLeft
 from refed_dspy.teachers.pool import Pool, PooledTeacher, PoolMember, PoolSetup, members_of
 from refed_dspy.teachers.recorded import CallPolicy, Progress, RecordedTeacher
 
-# Silence and thrift while thousands of calls run: history and traces grow with each of them.
+# DSPy settings for thousands of calls: history and traces would grow with each of them.
 LEAN = {"disable_history": True, "trace": None, "max_trace_size": 0, "track_usage": False}
 
 
 class Session:
-    """Role → model, the first of which answers unless another is asked for (`programs.asking.asking`)."""
+    """Role → model. The first one answers, unless a stage asks for another role (`programs.asking.as_role`)."""
 
     def __init__(
         self,
@@ -36,23 +36,26 @@ class Session:
         progress: Progress,
         policy: CallPolicy,
         depth: Mapping[str, int],
-        lender: Ledger | None = None,
-        assignment: PoolSetup | None = None,
+        reused_from: Ledger | None = None,
+        pool_setup: PoolSetup | None = None,
     ) -> None:
-        """`assignment`: who answers each stage, where that is not the first of `models` alone."""
+        """`reused_from`: the ledger of another run, whose answers count here too. `pool_setup`: who answers each stage,
+        where that is not the first of `models` alone."""
         self.ledger, self.recorder, self.models, self.progress = ledger, recorder, models, progress
-        recorded = RecordedTeacher if assignment is None else PooledTeacher
-        of_model: dict[int, RecordedTeacher] = {}  # a model in two roles is asked by one: equal questions are one call
+        recorded_class = RecordedTeacher if pool_setup is None else PooledTeacher
+        of_model: dict[int, RecordedTeacher] = {}  # one per model, even in two roles: equal questions are one call
         for role, model in models.items():
             if id(model) not in of_model:
-                of_model[id(model)] = recorded(ledger, recorder, model, progress, policy, depth, lender, role)
+                of_model[id(model)] = recorded_class(
+                    ledger, recorder, model, progress, policy=policy, depth=depth, reused_from=reused_from, role=role
+                )
         self.recorded_teachers = {role: of_model[id(model)] for role, model in models.items()}
         self.answerers: dict[str, Answerer] = dict(self.recorded_teachers)
         self._answerer: Answerer = self.first
         self._members: dict[int, PoolMember] = {}
-        if assignment is not None:
-            self._members = members_of(of_model, assignment.clock)
-            self._answerer = assignment.answerer(self._members)
+        if pool_setup is not None:
+            self._members = members_of(of_model, pool_setup.clock)
+            self._answerer = pool_setup.answerer(self._members)
             self.answerers = {role: Pool([(self._members[id(model)], 1.0)]) for role, model in models.items()}
         self.reached: CapReached | None = None
         """What ended the work at a cap, or None."""
@@ -62,38 +65,39 @@ class Session:
         return next(iter(self.recorded_teachers.values()))
 
     @asynccontextmanager
-    async def open(self, allowance: CapsLeft, again: Callable[[], str]) -> AsyncIterator[None]:
+    async def open(self, remaining: CapsLeft, resume_hint: Callable[[], str]) -> AsyncIterator[None]:
         """The models run inside the block and answer there. At a cap the block ends in order, and `reached` says so.
 
-        Where the time of `max_minutes` was used up before, what is paid for is given back and nothing is begun.
-        `again`: what is kept, and the command that goes on with the work, for messages.
+        Where the time of `max_minutes` is used up already, recorded answers are returned and nothing is begun.
+        `resume_hint`: what is kept, and the command that resumes the work, for messages.
 
         Raises:
             ConfigError: a cap is below the worst case of the very first call.
-            TeacherRefused: before the first answer nothing was paid for: a model as given cannot be used.
-            RunStopped: later.
+            TeacherRefused: a model cannot be used with its settings, and nothing was paid for.
+            RunStopped: the same after the first answer.
         """
-        self.recorder.over = allowance.over
-        with few_collections(), self._told(again), self.recorder.closing():
+        self.recorder.out_of_time = remaining.over
+        with few_collections(), self._translated_errors(resume_hint), self.recorder.closing():
             async with AsyncExitStack() as stack:
                 running: dict[int, Any] = {}
                 for model in self.models.values():
-                    if id(model) not in running and not allowance.over:
+                    if id(model) not in running and not remaining.over:
                         running[id(model)] = await stack.enter_async_context(model.running())
                 lms = {role: running.get(id(model)) for role, model in self.models.items()}
-                if not allowance.over:
-                    await stack.enter_async_context(allowance.minutes())
+                if not remaining.over:
+                    await stack.enter_async_context(remaining.minutes())
                 first = next(iter(lms))
                 stack.enter_context(dspy.context(adapter=dspy.settings.adapter or SchemaAdapter(), **LEAN))
-                for place, member in self._members.items():
-                    member.lm = running.get(place)
+                for model_id, member in self._members.items():
+                    member.lm = running.get(model_id)
                 stack.enter_context(dspy.context(lm=lms[first]))
                 stack.enter_context(answered_by(self._answerer))
                 stack.enter_context(with_roles({role: (self.answerers[role], lms[role]) for role in lms}))
                 yield
 
     @contextmanager
-    def _told(self, again: Callable[[], str]) -> Iterator[None]:
+    def _translated_errors(self, resume_hint: Callable[[], str]) -> Iterator[None]:
+        """Notes in `reached` the cap that ended the block, and turns other errors into what `open` raises."""
         try:
             yield
         except CapReached:
@@ -106,9 +110,13 @@ class Session:
             self.reached = reached or CapReached("max_minutes")
         except NothingKept:
             raise
-        except (TeacherError, RunStopped, RowError) as error:  # a row's failure that nobody could do without
+        except (
+            TeacherError,
+            RunStopped,
+            RowError,
+        ) as error:  # a RowError here is of a row that the work cannot do without
             begun = any(recorded.answered for recorded in self.recorded_teachers.values()) or left_batches(self.ledger)
             if isinstance(error, TeacherError) and not begun:
-                told = f"{error}; {again()}" if self.ledger.has_answers() else str(error)
-                raise TeacherRefused(told) from error
-            raise RunStopped(f"{error}; {again()}") from error
+                message = f"{error}; {resume_hint()}" if self.ledger.has_answers() else str(error)
+                raise TeacherRefused(message) from error
+            raise RunStopped(f"{error}; {resume_hint()}") from error

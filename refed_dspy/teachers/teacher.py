@@ -1,4 +1,4 @@
-"""A teacher: its language model, what identifies its answers, and how hard it may be asked."""
+"""A teacher set up from its settings: its language model, what identifies its answers, its price and concurrency."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ import dspy
 from dspy.clients.base_lm import BaseLM
 from dspy.utils.exceptions import LMError
 
-from refed_dspy.config.loading import TeacherConfig, load_config
+from refed_dspy.config.loading import load_config
+from refed_dspy.config.teacher import TeacherConfig
 from refed_dspy.errors import ConfigError, one_line
 from refed_dspy.teachers.engine import SyncTeacherEngine, TeacherEngine
 from refed_dspy.teachers.prices import FREE, Price, in_batches, price_of, table_price
@@ -27,50 +28,51 @@ TeacherLike: TypeAlias = Any
 DEFAULT_CONCURRENCY = 32
 EMBEDDED_CONCURRENCY = 2
 BATCH_CONCURRENCY = 10_000
-"""So many calls wait for their batches at once: a wave of a run's calls is one batch."""
+"""So many calls wait for their batches at once: all calls that a run can make at a time are one batch."""
 CACHE_MINIMA = {"openai": 1024, "azure": 1024, "anthropic": math.inf}
-"""Tokens of a prompt below which these providers cache nothing. Anthropic caches what is marked, and nothing is."""
+"""Tokens of a prompt below which these providers cache nothing. Anthropic caches only what a request marks, and no
+request does."""
 CHARACTERS_A_TOKEN = 4
 NO_BATCHES = {"anthropic", "gemini", "vertex", "vertex-express", "xai"}
-"""Providers whose batches, if they have any, are of another kind."""
+"""Providers whose Batch API, if they have one, is not like OpenAI's."""
 EMBEDDED_WINDOW = 8192
-# Of a caller's own LM only these are looked at: anything else may be a key, or another object each time.
+# The only settings of a caller's own LM that identify its answers: others may be keys, or new objects each time.
 _SAMPLING = {
-    *("temperature", "max_tokens", "max_completion_tokens", "top_p", "top_k", "min_p", "n", "stop", "seed"),
-    *("presence_penalty", "frequency_penalty", "reasoning_effort", "logit_bias"),
-}
+    "temperature", "max_tokens", "max_completion_tokens", "top_p", "top_k", "min_p", "n", "stop", "seed",
+    "presence_penalty", "frequency_penalty", "reasoning_effort", "logit_bias",
+}  # fmt: skip
 
 
 class TeacherLM(dspy.LM):
-    """A `dspy.LM` on an engine of ours, which may also be asked without it (programs/straight.py)."""
+    """A `dspy.LM` on an engine of ours, which may also be asked without it (programs/fast_path.py)."""
 
     @property
-    def straight(self) -> TeacherEngine:
+    def direct_engine(self) -> TeacherEngine:
         engine: TeacherEngine = self._async_engine_spec
         return engine
 
 
 @dataclass
 class Teacher:
-    """A teacher that is set up but not running: `start` gives its language model, `aclose` ends it."""
+    """A teacher that is set up but not running: `start` returns its language model, `stop` ends it."""
 
     identity: dict[str, Any]
     """Model and sampling: equal identities may share paid answers."""
     concurrency: int
     window: int | None
-    """Tokens it reads at once, where known."""
+    """Size of its context window in tokens, where known."""
     max_tokens: int
     endpoint: str
     model: str
     config: TeacherConfig | None
-    """What it was made from; None for a caller's own LM object."""
+    """Its settings; None for a caller's own LM object."""
     price: Price | None
     """None: unknown."""
     start: Callable[[], BaseLM]
-    """The language model; starts an embedded one, which takes seconds."""
+    """Returns the language model; starts an embedded one first, which takes seconds."""
     stop: Callable[[], None] = lambda: None
     server: Any = None
-    """What another Teacher of the same model may share: an embedded model's server, or the engine whose limits hold."""
+    """What another Teacher of the same model may share: an embedded model's server, or the engine with the limits."""
 
     @property
     def malformed_retries(self) -> int:
@@ -78,24 +80,24 @@ class Teacher:
 
     @property
     def least(self) -> int | None:
-        """Less than this, in picodollars, no call's worst case can be; None where the price is unknown."""
+        """The smallest worst case of any call, in picodollars; None where the price is unknown."""
         return None if self.price is None else self.price.worst(OVERHEAD, self.max_tokens)
 
     @property
     def batched(self) -> bool:
-        """Whether it is asked through a Batch API, be it in part."""
+        """Whether it is asked through a Batch API, at least in part."""
         return self.config is not None and self.config.mode != "interactive"
 
-    def warm_pays(self, characters: float) -> bool:
-        """Whether it is worth something that a prompt's beginning is in the model's cache, if that is about so many
-        characters long: it is read faster, or for less. A provider may cache no short ones."""
+    def prompt_cache_helps(self, characters: float) -> bool:
+        """Whether a prompt is read faster, or costs less, with its first `characters` in the model's prompt cache. Some
+        providers do not cache short prompts."""
         if self.config is None or self.batched:
             return False
         if self.config.embedded:
             return True
         cheaper = self.price is not None and self.price.rates.cached < self.price.rates.prompt
-        wire = str(self.config.model).partition("/")[0]
-        return cheaper and characters >= CHARACTERS_A_TOKEN * CACHE_MINIMA.get(wire, 0)
+        provider = str(self.config.model).partition("/")[0]
+        return cheaper and characters >= CHARACTERS_A_TOKEN * CACHE_MINIMA.get(provider, 0)
 
     @property
     def reports_calls(self) -> bool:
@@ -110,24 +112,25 @@ class Teacher:
             yield lm
         finally:
             if isinstance(lm, TeacherLM):
-                await lm.straight.aclose()
+                await lm.direct_engine.aclose()
             await asyncio.to_thread(self.stop)
 
 
 def open_teacher(teacher: TeacherLike | None, beside: Teacher | None = None) -> Teacher:
     """Set up `teacher`: a config, a `dspy.LM`, a model's name or a teacher file; None means `dspy.settings.lm`.
 
-    An embedded model uses the server of the teacher it stands `beside`, if that has the same weights.
+    An embedded model uses the server of `beside` if that has the same weights; another one its rate limits, if it is
+    the same model at the same endpoint.
 
     Raises:
-        ConfigError: it cannot be used as it is set; one line says why.
+        ConfigError: it cannot be used with its settings; one line says why.
     """
     if teacher is None:
         if dspy.settings.lm is None:
             raise ConfigError("no teacher: pass teacher=…, or set one with dspy.configure(lm=dspy.LM(…))")
         teacher = dspy.settings.lm
     if isinstance(teacher, BaseLM):
-        return _borrowed(teacher)
+        return _from_lm(teacher)
     if isinstance(teacher, Teacher):
         return teacher
     if isinstance(teacher, str | Path):
@@ -148,10 +151,10 @@ def _remote(config: TeacherConfig, beside: Teacher | None = None) -> Teacher:
         lm = _language_model(config, route, price)
     else:
         plain, price = price, in_batches(config, price)
-        lm = _in_batches(config, route, price, plain)
+        lm = _batch_model(config, route, price, plain)
     same = beside is not None and (beside.endpoint, beside.model) == (route.endpoint, str(config.model))
     if beside is not None and same and type(beside.server) is TeacherEngine:  # a batch has no limits to share
-        lm.straight.beside = beside.server
+        lm.direct_engine.shares_limits_with = beside.server
     return Teacher(
         identity=_identity(config, str(config.model)),
         concurrency=config.concurrency or usual,
@@ -162,12 +165,12 @@ def _remote(config: TeacherConfig, beside: Teacher | None = None) -> Teacher:
         config=config,
         price=price,
         start=lambda: lm,
-        server=lm.straight,
+        server=lm.direct_engine,
     )
 
 
-def _in_batches(config: TeacherConfig, route: Route, price: Price | None, plain: Price | None) -> TeacherLM:
-    """A model behind its provider's batches. `plain`: the price of a call by itself."""
+def _batch_model(config: TeacherConfig, route: Route, price: Price | None, plain: Price | None) -> TeacherLM:
+    """A model behind its provider's batches. `plain`: the price of a call outside a batch."""
     from refed_dspy.teachers.batch.engine import BatchEngine
 
     if route.provider in NO_BATCHES:
@@ -175,11 +178,11 @@ def _in_batches(config: TeacherConfig, route: Route, price: Price | None, plain:
             f"teacher: mode: {config.mode} needs a Batch API like OpenAI's, and {config.model} speaks another: set "
             "mode: interactive"
         )
-    return _made(config, SyncTeacherEngine(config, route, plain), BatchEngine(config, route, price, plain))
+    return _language_model_on(config, SyncTeacherEngine(config, route, plain), BatchEngine(config, route, price, plain))
 
 
 def _embedded(config: TeacherConfig, beside: Teacher | None = None) -> Teacher:
-    """The embedded model, spoken to over loopback."""
+    """The embedded model, called over loopback."""
     from refed_dspy.teachers.local.llama import LlamaServer
 
     if config.gguf is not None:
@@ -213,10 +216,12 @@ def _embedded(config: TeacherConfig, beside: Teacher | None = None) -> Teacher:
 
 
 def _language_model(config: TeacherConfig, route: Route, price: Price | None, label: str | None = None) -> TeacherLM:
-    return _made(config, SyncTeacherEngine(config, route, price, label), TeacherEngine(config, route, price, label))
+    return _language_model_on(
+        config, SyncTeacherEngine(config, route, price, label), TeacherEngine(config, route, price, label)
+    )
 
 
-def _made(config: TeacherConfig, engine: SyncTeacherEngine, async_engine: TeacherEngine) -> TeacherLM:
+def _language_model_on(config: TeacherConfig, engine: SyncTeacherEngine, async_engine: TeacherEngine) -> TeacherLM:
     try:
         return TeacherLM(
             str(config.model or f"gguf/{config.gguf}"),
@@ -240,10 +245,10 @@ def _identity(config: TeacherConfig, model: str) -> dict[str, Any]:
     }
 
 
-def _borrowed(lm: BaseLM) -> Teacher:
-    """A caller's own LM object, used as it is but for its cache, which would give every sample the same answer."""
+def _from_lm(lm: BaseLM) -> Teacher:
+    """A caller's own LM object, without its cache, which would give every sample the same answer."""
     sampling = {k: v for k, v in lm.kwargs.items() if k in _SAMPLING and v is not None}
-    own = lm.copy(cache=False) if lm.cache else lm
+    uncached = lm.copy(cache=False) if lm.cache else lm
     return Teacher(
         identity={"model": lm.model, **{k: repr(v) for k, v in sorted(sampling.items())}},
         concurrency=DEFAULT_CONCURRENCY,
@@ -253,12 +258,12 @@ def _borrowed(lm: BaseLM) -> Teacher:
         model=lm.model,
         config=None,
         price=table_price(lm.model) if not lm.kwargs.get("api_base") else None,
-        start=lambda: own,
+        start=lambda: uncached,
     )
 
 
 def _address(url: str) -> str:
     """`url` without user, password or query."""
-    parts = urlsplit(url)
-    port = f":{parts.port}" if parts.port else ""
-    return f"{parts.scheme}://{parts.hostname}{port}{parts.path}" if parts.hostname else ""
+    split = urlsplit(url)
+    port = f":{split.port}" if split.port else ""
+    return f"{split.scheme}://{split.hostname}{port}{split.path}" if split.hostname else ""

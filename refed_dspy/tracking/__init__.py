@@ -1,8 +1,8 @@
-"""MLflow, as a picture of what lies in a folder.
+"""MLflow as a copy of what a folder holds.
 
-Everything that is tracked is in a run's or a compile's folder already; what is here copies it to MLflow, as often as
-one likes, and writes down beside it what was copied. So a server that is away costs nothing but a warning, and
-`refed track DIR` makes up for it.
+Everything that is tracked is in the folder of a run or compile already. This room copies it to MLflow, as often as one
+likes, and notes in the folder what was copied. So a server that is away costs nothing but a warning, and
+`refed track DIR` copies the rest later.
 """
 
 from refed_dspy.tracking.background import NoTracker, Tracker, tracking

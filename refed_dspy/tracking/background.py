@@ -1,4 +1,4 @@
-"""Tracking beside the work: in a thread, now and then, and never in its way."""
+"""Tracking in a thread beside the work: at intervals, and without ever failing or delaying the work."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from refed_dspy.programs.mlflow_address import without_password
 from refed_dspy.tracking.store import NotTracked, Store
 
 log = logging.getLogger("refed_dspy.tracking")
-LAST = 60.0
-"""Seconds that the last word to MLflow may take before the work's end is not kept waiting any longer."""
+LONGEST_WAIT = 60.0
+"""Seconds that the work waits for MLflow at most, at its end and in `update`."""
 
 
 class Tracker(Protocol):
-    """Whoever is told how work goes on."""
+    """Copies the state of a folder somewhere else while work goes on."""
 
-    def tell(self) -> None:
-        """Tell what there is by now; returns when that is done, or has taken too long."""
+    def update(self) -> None:
+        """Copy what there is by now. Returns when that is done, or has taken too long."""
         ...
 
     def finish(self) -> None:
-        """Tell the rest. Never raises: what could not be told is a warning."""
+        """Copy the rest. Never raises: what could not be copied is a warning."""
         ...
 
 
 class NoTracker:
-    """Tells nobody."""
+    """Copies nothing."""
 
-    def tell(self) -> None:
+    def update(self) -> None:
         pass
 
     def finish(self) -> None:
@@ -47,57 +47,57 @@ class MlflowTracker:
     def __init__(
         self, folder: Path, copy: Callable[[Store, bool], None], interval: float, at_once: bool = False
     ) -> None:
-        self._at_once = at_once
-        self._store, self._copy, self._interval = Store(folder), copy, interval
-        self._over, self._now, self._told = threading.Event(), threading.Event(), threading.Event()
+        self._copy_at_start = at_once
+        self._store, self._copy_to_store, self._interval = Store(folder), copy, interval
+        self._ended, self._wake, self._copied = threading.Event(), threading.Event(), threading.Event()
         self._warned = False
         self._thread = threading.Thread(target=self._work, name="refed-tracking", daemon=True)
         self._thread.start()
 
-    def tell(self) -> None:
-        self._told.clear()
-        self._now.set()
-        self._told.wait(LAST)
+    def update(self) -> None:
+        self._copied.clear()
+        self._wake.set()
+        self._copied.wait(LONGEST_WAIT)
 
     def finish(self) -> None:
-        self._over.set()
-        self._now.set()
-        self._thread.join(LAST)
+        self._ended.set()
+        self._wake.set()
+        self._thread.join(LONGEST_WAIT)
         if self._thread.is_alive():
             self._warn("it does not answer")
 
     def _work(self) -> None:
-        if self._at_once:
-            self._tell(last=False)
-        while not self._over.is_set():
-            self._now.wait(self._interval)
-            self._now.clear()
-            if not self._over.is_set():
-                self._tell(last=False)
-                self._told.set()
-        self._tell(last=True)
+        if self._copy_at_start:
+            self._copy_now(last=False)
+        while not self._ended.is_set():
+            self._wake.wait(self._interval)
+            self._wake.clear()
+            if not self._ended.is_set():
+                self._copy_now(last=False)
+                self._copied.set()
+        self._copy_now(last=True)
 
-    def _tell(self, last: bool) -> None:
+    def _copy_now(self, last: bool) -> None:
         try:
             self._store.connect()
-            self._copy(self._store, last)
+            self._copy_to_store(self._store, last)
         except NotTracked as error:
             if last or not self._warned:
                 self._warn(str(error))
-        except Exception:  # a bug here must not cost what was paid for; its traceback is for the log
+        except Exception:  # a bug here must not end the paid work; the log gets its traceback
             log.exception("tracking failed; the work goes on")
 
-    def _warn(self, why: str) -> None:
+    def _warn(self, reason: str) -> None:
         self._warned = True
         where = os.environ.get("MLFLOW_TRACKING_URI", "its local file")
         log.warning(
             "MLflow at %s was not told (%s); the work goes on; later: refed track %s",
-            without_password(where), without_password(why), shlex.quote(str(self._store.folder)),
+            without_password(where), without_password(reason), shlex.quote(str(self._store.folder)),
         )  # fmt: skip
 
 
 def wanted(track: bool | None) -> bool:
-    """Whether to track: as `track` says; where it says nothing, as REFED_TRACK does; else yes."""
+    """Whether to track: as `track` says; if it is None, as REFED_TRACK says; else yes."""
     if track is not None:
         return track
     return os.environ.get("REFED_TRACK", "true").strip().lower() not in {"false", "0", "no", "off"}
@@ -107,7 +107,7 @@ def wanted(track: bool | None) -> bool:
 def tracking(
     folder: Path, copy: Callable[[Store, bool], None], track: bool | None, interval: float, at_once: bool = False
 ) -> Iterator[Tracker]:
-    """Have `copy(store, last)` called every `interval` seconds while the block runs, and once more after it.
+    """Call `copy(store, last)` every `interval` seconds while the block runs, and once more after it.
 
     `at_once`: also when it begins.
     """

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from refed_dspy.ledger.candidates import Trial, enough, trials
+from refed_dspy.ledger.candidates import Candidate, enough, load_candidates
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.spending import spent
 from refed_dspy.programs.prompt_diff import changed_predictors, prompt_diff
@@ -21,52 +21,50 @@ SUBSETS = ("train", "validation", "test")
 
 
 def copy_compile(store: Store, last: bool) -> None:
-    """Tell MLflow what the compile in the store's folder has done so far. Raises NotTracked."""
+    """Copy to MLflow what the compile in the store's folder has done so far. Raises NotTracked."""
     with Ledger.read(store.folder) as ledger:
         identity, outcome = ledger.meta("compile"), ledger.meta("outcome")
         if not identity or not ledger.has_answers():
             return
-        known, used = trials(ledger), spent(ledger)
+        candidates, spending = load_candidates(ledger), spent(ledger)
         about = ledger.meta("about") or {}
-    run_id = store.run("compile", store.folder.absolute().name, _parameters(identity, about))
+    run_id = store.run("compile", store.folder.absolute().name, compile_parameters(identity, about))
     _copy_data(store, run_id, about)
-    told = dict(store.noted("candidates") or {})
-    for trial in known:
-        count = sum(len(scores) for scores in trial.scores.values())
-        if told.get(trial.digest) != count and (last or trial is not known[-1]):
-            _copy_candidate(store, trial, known[0])
-            told[trial.digest] = count
-            store.remember(candidates=told)
-    points = best_so_far(known)
-    fresh = points[int(store.noted("points") or 0) :]
-    store.metrics(
-        run_id,
-        [("best_validation", score, at, step) for step, (_, score, at) in enumerate(fresh, len(points) - len(fresh))],
-    )
+    copied = dict(store.noted("candidates") or {})
+    for candidate in candidates:
+        count = sum(len(scores) for scores in candidate.scores.values())
+        if copied.get(candidate.digest) != count and (last or candidate is not candidates[-1]):
+            _copy_candidate(store, candidate, candidates[0])
+            copied[candidate.digest] = count
+            store.remember(candidates=copied)
+    points = best_so_far(candidates)
+    new_points = points[int(store.noted("points") or 0) :]
+    steps = enumerate(new_points, len(points) - len(new_points))
+    store.metrics(run_id, [("best_validation", score, at, step) for step, (_, score, at) in steps])
     store.remember(points=len(points))
     if last:
-        store.metrics(run_id, [("dollars", used.cost / PICO, 0, 0), ("calls", used.calls, 0, 0)])
-        _finish(store, run_id, known, outcome, about)
+        store.metrics(run_id, [("dollars", spending.cost / PICO, 0, 0), ("calls", spending.calls, 0, 0)])
+        _finish(store, run_id, candidates, outcome, about)
 
 
-def best_so_far(known: Sequence[Trial]) -> list[tuple[float, float, float]]:
+def best_so_far(candidates: Sequence[Candidate]) -> list[tuple[float, float, float]]:
     """(dollars spent, best validation score, time) whenever a candidate beat all before it on the validation set."""
-    reference = known[0].scores.get("validation", {}) if known else {}
+    baseline_scores = candidates[0].scores.get("validation", {}) if candidates else {}
     best, points = -1.0, []
-    for trial in sorted(known, key=lambda each: each.spent):
-        mean = trial.mean("validation")
-        whole = enough(len(trial.scores.get("validation", {})), len(reference))
-        if mean is not None and whole and mean > best:
+    for candidate in sorted(candidates, key=lambda each: each.spent):
+        mean = candidate.mean("validation")
+        complete = enough(len(candidate.scores.get("validation", {})), len(baseline_scores))
+        if mean is not None and complete and mean > best:
             best = mean
-            points.append((trial.spent / PICO, mean, trial.created))
+            points.append((candidate.spent / PICO, mean, candidate.created))
     return points
 
 
-def picture(known: Sequence[Trial]) -> Any:
+def score_figure(candidates: Sequence[Candidate]) -> Any:
     """A figure: the best validation score against the dollars spent."""
     from matplotlib.figure import Figure  # without pyplot: no window system, and nothing to close
 
-    points = best_so_far(known)
+    points = best_so_far(candidates)
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
     axes.plot([p[0] for p in points], [p[1] for p in points], drawstyle="steps-post", marker="o")
@@ -75,18 +73,24 @@ def picture(known: Sequence[Trial]) -> Any:
     return figure
 
 
-def evaluation_table(known: Sequence[Trial]) -> str:
+def evaluation_table(candidates: Sequence[Candidate]) -> str:
     """Every score of every candidate as JSON lines."""
     rows = [
-        {"candidate": trial.seq, "set": subset, "example": example, "score": score, **trial.parts[subset][example]}
-        for trial in known
-        for subset, scores in trial.scores.items()
+        {
+            "candidate": candidate.seq,
+            "set": subset,
+            "example": example,
+            "score": score,
+            **candidate.components[subset][example],
+        }
+        for candidate in candidates
+        for subset, scores in candidate.scores.items()
         for example, score in scores.items()
     ]
     return "".join(json.dumps(row) + "\n" for row in rows)
 
 
-def _parameters(identity: Mapping[str, Any], about: Mapping[str, Any]) -> dict[str, Any]:
+def compile_parameters(identity: Mapping[str, Any], about: Mapping[str, Any]) -> dict[str, Any]:
     flat = {name: value for name, value in identity.items() if not isinstance(value, dict)}
     models = {f"{role}": model["model"] for role, model in about.get("models", {}).items()}
     metric = identity.get("metric")
@@ -105,35 +109,44 @@ def _copy_data(store: Store, run_id: str, about: Mapping[str, Any]) -> None:
     store.remember(data=True)
 
 
-def _copy_candidate(store: Store, trial: Trial, first: Trial) -> None:
-    changed = changed_predictors(first.state, trial.state)
+def _copy_candidate(store: Store, candidate: Candidate, first: Candidate) -> None:
+    changed = changed_predictors(first.state, candidate.state)
     child = store.run(
         "candidate",
-        f"candidate {trial.seq}",
-        {"candidate": trial.seq, "digest": trial.digest, "changed": ", ".join(changed) or "nothing"},
-        trial.digest,
+        f"candidate {candidate.seq}",
+        {"candidate": candidate.seq, "digest": candidate.digest, "changed": ", ".join(changed) or "nothing"},
+        candidate.digest,
     )
-    # MLflow shows the point of the highest step, and of several the highest value: each word gets a step of its own.
-    step = sum(len(scores) for scores in trial.scores.values())
+    # MLflow shows the point of the highest step, and of several the highest value: so each update has its own step.
+    step = sum(len(scores) for scores in candidate.scores.values())
     now = time.time()
-    points = [("dollars", trial.cost / PICO, now, step)]
+    points = [("dollars", candidate.cost / PICO, now, step)]
     for subset in SUBSETS:
-        if (mean := trial.mean(subset)) is not None:
-            points += [(f"{subset}_score", mean, now, step), (f"{subset}_size", len(trial.scores[subset]), now, step)]
-            points += [(f"{subset}_{name}", value, now, step) for name, value in trial.part_means(subset).items()]
+        if (mean := candidate.mean(subset)) is not None:
+            points += [
+                (f"{subset}_score", mean, now, step),
+                (f"{subset}_size", len(candidate.scores[subset]), now, step),
+            ]
+            points += [
+                (f"{subset}_{name}", value, now, step) for name, value in candidate.component_means(subset).items()
+            ]
     store.metrics(child, points)
-    if not store.noted(f"files of {trial.digest}"):
-        store.text(child, "program.json", json.dumps(trial.state, ensure_ascii=False, indent=1))
-        store.text(child, "prompts.diff", prompt_diff(first.state, trial.state))
-        store.remember(**{f"files of {trial.digest}": True})
+    if not store.noted(f"files of {candidate.digest}"):
+        store.text(child, "program.json", json.dumps(candidate.state, ensure_ascii=False, indent=1))
+        store.text(child, "prompts.diff", prompt_diff(first.state, candidate.state))
+        store.remember(**{f"files of {candidate.digest}": True})
     store.ended(child, at=None)
 
 
 def _finish(
-    store: Store, run_id: str, known: Sequence[Trial], outcome: Mapping[str, Any] | None, about: Mapping[str, Any]
+    store: Store,
+    run_id: str,
+    candidates: Sequence[Candidate],
+    outcome: Mapping[str, Any] | None,
+    about: Mapping[str, Any],
 ) -> None:
-    store.text(run_id, "evaluations.jsonl", evaluation_table(known))
-    store.figure(run_id, picture(known), "best_score_against_dollars.png")
+    store.text(run_id, "evaluations.jsonl", evaluation_table(candidates))
+    store.figure(run_id, score_figure(candidates), "best_score_against_dollars.png")
     if outcome is None:
         store.ended(run_id, "KILLED")
         return
@@ -148,7 +161,7 @@ def _finish(
             "uncompiled_test": proof["baseline"]["score"]["mean"],
             "compiled_test": proof["compiled"]["score"]["mean"],
         }
-        # Of points at one step MLflow shows the highest: a compile that went on has a proof of its own each time.
+        # Of points at one step MLflow shows the highest: a continued compile has another proof each time.
         step = int(outcome["calls"])
         if store.noted("proof") != step:
             now = time.time()

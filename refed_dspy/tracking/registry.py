@@ -1,4 +1,4 @@
-"""The registered model: every compiled program is a version of it; `challenger` the newest, `champion` a proved one."""
+"""The registered model: each compiled program is a version. `challenger` is the newest, `champion` a proved one."""
 
 from __future__ import annotations
 
@@ -30,28 +30,28 @@ class Registered:
 def register(store: Store, run_id: str, name: str, outcome: Mapping[str, Any]) -> None:
     """Make the run's program a version of `name`: the challenger, and the champion where that is proved.
 
-    It is proved against the champion that the compile saw; where another one stands by now, nothing is promoted.
+    Its proof is against the champion at the time of the compile; if there is another champion now, nothing is promoted.
     """
     proof = outcome.get("proof") or {}
     version = _registered(store, run_id, name, outcome)
     if not proof.get("proved") or store.noted("promoted") == version:
         return
-    now, then = store.told(_version_of, store.client, name, CHAMPION), outcome.get("champion")
-    if now in {then, version}:
-        store.told(store.client.set_registered_model_alias, name, CHAMPION, version)
+    current, compared_with = store.call(_version_of, store.client, name, CHAMPION), outcome.get("champion")
+    if current in {compared_with, version}:
+        store.call(store.client.set_registered_model_alias, name, CHAMPION, version)
         store.remember(promoted=version)
         log.info("%s version %s is champion", name, version)
     else:
         log.warning(
             "%s version %s is not promoted: it was proved against %s, and the champion is now version %s",
-            name, version, f"version {then}" if then else "the uncompiled program", now,
+            name, version, f"version {compared_with}" if compared_with else "the uncompiled program", current,
         )  # fmt: skip
 
 
 def _registered(store: Store, run_id: str, name: str, outcome: Mapping[str, Any]) -> str:
-    """The version that the outcome's program is; made, with its own copy of the file, where there is none yet.
+    """The version of the outcome's program; created, with its own copy of the file, if there is none yet.
 
-    A compile that went on after a cap may come to another program: that is another version.
+    A compile that continued after a cap may end with another program: that is another version.
     """
     versions = dict(store.noted("versions") or {})
     candidate = outcome["candidate"]
@@ -60,17 +60,17 @@ def _registered(store: Store, run_id: str, name: str, outcome: Mapping[str, Any]
     store.file(run_id, store.folder / PROGRAM, folder)
     if candidate in versions:
         version = str(versions[candidate])
-        store.told(client.set_model_version_tag, name, version, "refed.proved", proved)
+        store.call(client.set_model_version_tag, name, version, "refed.proved", proved)
         _make_challenger(store, name, version)
         return version
-    if not store.told(client.search_registered_models, filter_string=f"name = '{name}'"):
-        store.told(client.create_registered_model, name)
+    if not store.call(client.search_registered_models, filter_string=f"name = '{name}'"):
+        store.call(client.create_registered_model, name)
     tags = {
         "refed.digest": candidate,
         "refed.changed": str(candidate != outcome["baseline"]),
         "refed.proved": proved,
     }
-    made = store.told(client.create_model_version, name, f"runs:/{run_id}/{folder}", run_id=run_id, tags=tags)
+    made = store.call(client.create_model_version, name, f"runs:/{run_id}/{folder}", run_id=run_id, tags=tags)
     versions[candidate] = str(made.version)
     store.remember(versions=versions)
     _make_challenger(store, name, str(made.version))
@@ -78,14 +78,14 @@ def _registered(store: Store, run_id: str, name: str, outcome: Mapping[str, Any]
 
 
 def _make_challenger(store: Store, name: str, version: str) -> None:
-    """Once for each version: told again later, it must not displace a newer one."""
+    """Once for each version: copied again later, it must not displace a newer one."""
     if store.noted("challenger") != version:
-        store.told(store.client.set_registered_model_alias, name, CHALLENGER, version)
+        store.call(store.client.set_registered_model_alias, name, CHALLENGER, version)
         store.remember(challenger=version)
 
 
 def champion(name: str) -> Registered | None:
-    """The present champion of `name`; None where there is none. Raises NotTracked where MLflow cannot say."""
+    """The current champion of `name`, or None. Raises NotTracked where MLflow fails."""
     try:
         client = mlflow_client()
         if not client.search_registered_models(filter_string=f"name = '{name}'"):
@@ -103,23 +103,23 @@ def champion(name: str) -> Registered | None:
 
 
 def promote(name: str, version: str | None = None) -> str:
-    """Make a version of `name` the champion, the challenger if none is named. Returns its number.
+    """Make a version of `name` the champion; without `version`, the challenger. Returns its number.
 
     Raises:
         ConfigError: no such model or version, or MLflow cannot be reached.
     """
     try:
         client = mlflow_client()
-        chosen = version or _version_of(client, name, CHALLENGER)
-        if chosen is None:
+        promoted = version or _version_of(client, name, CHALLENGER)
+        if promoted is None:
             raise ConfigError(f"promote: {name} has no {CHALLENGER}; name a version: --version N")
-        client.get_model_version(name, chosen)
-        client.set_registered_model_alias(name, CHAMPION, chosen)
+        client.get_model_version(name, promoted)
+        client.set_registered_model_alias(name, CHAMPION, promoted)
     except ConfigError:
         raise
     except Exception as error:  # noqa: BLE001 — MLflow's own, and its HTTP client's
         raise ConfigError(f"promote: {name}: MLflow says: {one_line(without_password(error), 200)}") from None
-    return str(chosen)
+    return str(promoted)
 
 
 def _version_of(client: Any, name: str, alias: str) -> str | None:

@@ -23,22 +23,27 @@ _COUNTS = ("calls", "dollars", "prompt_tokens", "completion_tokens", "failed_cal
 
 
 def copy_run(store: Store, last: bool) -> None:
-    """Tell MLflow what the run in the store's folder has done so far. Raises NotTracked."""
+    """Copy to MLflow what the run in the store's folder has done so far. Raises NotTracked."""
     with Ledger.read(store.folder) as ledger:
         if not ledger.meta("identity") or not ledger.has_answers():
-            return  # refused before its first answer, perhaps: then there is nothing to tell of
+            return  # perhaps refused before its first answer: there is nothing to copy
         status, points = run_status(ledger), per_minute(ledger)
-        parameters, source = _parameters(ledger, status), ledger.meta("program_source") or {}
+        parameters, source = run_parameters(ledger, status), ledger.meta("program_source") or {}
     run_id = store.run("synthesis", store.folder.absolute().name, parameters)
-    told = store.noted("minute")
-    whole = [minute for minute in points if last or minute < max(points)]
-    fresh = [m for m in whole if told is None or m > told or (last and m >= told)]
+    copied_up_to = store.noted("minute")
+    complete = [minute for minute in points if last or minute < max(points)]
+    new_minutes = [m for m in complete if copied_up_to is None or m > copied_up_to or (last and m >= copied_up_to)]
     store.metrics(
         run_id,
-        [(name, value, points[m]["time"], m) for m in fresh for name, value in points[m].items() if name != "time"],
+        [
+            (name, value, points[m]["time"], m)
+            for m in new_minutes
+            for name, value in points[m].items()
+            if name != "time"
+        ],
     )
-    if fresh:
-        store.remember(minute=max(fresh))
+    if new_minutes:
+        store.remember(minute=max(new_minutes))
     if source and not store.noted("linked"):
         store.tags(run_id, {f"refed.program.{name}": value for name, value in source.items() if value is not None})
         store.remember(linked=True)
@@ -64,7 +69,7 @@ def per_minute(ledger: Ledger) -> dict[int, dict[str, float]]:
     return points
 
 
-def _parameters(ledger: Ledger, status: Mapping[str, Any]) -> dict[str, Any]:
+def run_parameters(ledger: Ledger, status: Mapping[str, Any]) -> dict[str, Any]:
     identity = ledger.meta("identity")
     teacher = ledger.meta("teacher") or {}
     config = teacher.get("config") or {}
@@ -86,8 +91,8 @@ def _parameters(ledger: Ledger, status: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _teachers(by_stage: Mapping[str, Any] | None) -> str | None:
-    """Who is asked where that is not one teacher: stage by stage, those of no named stage first."""
-    pools = {stage: " + ".join(one["model"] for one in pool) for stage, pool in (by_stage or {}).items()}
+    """The models where there are several teachers: stage by stage, those without a named stage first."""
+    pools = {stage: " + ".join(member["model"] for member in pool) for stage, pool in (by_stage or {}).items()}
     return ", ".join(f"{stage}: {models}" if stage else models for stage, models in pools.items()) or None
 
 

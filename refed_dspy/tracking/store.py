@@ -1,4 +1,4 @@
-"""MLflow's client, and the note in the folder of what it has been told. MLflow is imported here, and only when used: it
+"""MLflow's client, and the note in a folder of what was copied to MLflow. MLflow is imported only when used, as that
 takes seconds."""
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from refed_dspy.files import whole_file
 from refed_dspy.programs.mlflow_address import quiet_mlflow, without_password
 
 NOTE = "tracking.json"
-TOP = "run"
-"""What the folder's own run is noted under; others are candidates."""
+FOLDER_RUN = "run"
+"""The name under which the id of the folder's own run is noted; other ids are those of candidates."""
 EXPERIMENT = "refed-dspy"
 LONGEST_PARAMETER = 500
 STOPPED = "refed.stopped"
 
 
 class NotTracked(RefedError):
-    """MLflow could not be told. Nothing is lost: `refed track DIR` does it later."""
+    """MLflow could not be reached or refused. Nothing is lost: `refed track DIR` copies it later."""
 
 
 def mlflow_client() -> Any:
@@ -32,16 +32,16 @@ def mlflow_client() -> Any:
 
 
 def noted_run(folder: Path) -> str | None:
-    """The id of the folder's run in MLflow, as far as the folder knows one."""
+    """The id of the folder's run in MLflow, or None where none is noted."""
     try:
         note = json.loads((folder / NOTE).read_text(encoding="utf-8"))
-        return str(note["runs"][TOP])
+        return str(note["runs"][FOLDER_RUN])
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
 class Store:
-    """One folder's run in MLflow. What it was told is noted in the folder, so that telling it again adds nothing.
+    """One folder's run in MLflow. What was copied is noted in the folder, so that copying again adds nothing.
 
     Raises NotTracked from every method where MLflow fails.
     """
@@ -49,86 +49,86 @@ class Store:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._client: Any = None
-        self._under_way = False
+        self._running = False
         self.note: dict[str, Any] = {}
 
     def connect(self) -> None:
         """Make MLflow's client and read the note. Before anything else."""
         if self._client is None:
-            self._client = self.told(mlflow_client)
+            self._client = self.call(mlflow_client)
             self.note = self._read()
 
     @property
     def client(self) -> Any:
         return self._client
 
-    def told(self, what: Any, *args: Any, **kwargs: Any) -> Any:
+    def call(self, function: Any, *args: Any, **kwargs: Any) -> Any:
         """Call MLflow. Raises NotTracked for whatever it raises."""
         try:
-            return what(*args, **kwargs)
+            return function(*args, **kwargs)
         except Exception as error:  # noqa: BLE001 — MLflow's own, SQLAlchemy's, its HTTP client's, the disk's
             raise NotTracked(one_line(without_password(error), 200)) from None
 
     def run(self, kind: str, name: str, parameters: Mapping[str, Any], child: str | None = None) -> str:
-        """The id of the folder's run, or of the `child` noted under that name; made where there is none yet."""
-        key, runs, client = child or TOP, self._noted("runs"), self.client
+        """The id of the folder's run, or of the `child` noted under that name; created if there is none yet."""
+        key, runs, client = child or FOLDER_RUN, self._noted("runs"), self.client
         if key not in runs:
             tags = {"refed.kind": kind, "refed.folder": str(self.folder.absolute())}
             if child is not None:
-                tags["mlflow.parentRunId"] = runs[TOP]
-            made = self.told(client.create_run, self._experiment(), tags=tags, run_name=name)
+                tags["mlflow.parentRunId"] = runs[FOLDER_RUN]
+            made = self.call(client.create_run, self._experiment(), tags=tags, run_name=name)
             runs[key] = made.info.run_id
             self._note(runs=runs)
-            self._under_way = True
-        elif child is None and not self._under_way:
-            self.told(client.update_run, runs[key], "RUNNING")
-            self._under_way = True
+            self._running = True
+        elif child is None and not self._running:
+            self.call(client.update_run, runs[key], "RUNNING")
+            self._running = True
         self._parameters(key, str(runs[key]), parameters)
         return str(runs[key])
 
     def _parameters(self, key: str, run_id: str, parameters: Mapping[str, Any]) -> None:
-        told = self._noted("parameters")
-        if told.get(key):
+        written = self._noted("parameters")
+        if written.get(key):
             return
         from mlflow.entities import Param
 
-        known = {name: value for name, value in parameters.items() if value is not None}
-        params = [Param(name, one_line(value, LONGEST_PARAMETER)) for name, value in known.items()]
-        self.told(self.client.log_batch, run_id, params=params)
-        self._note(parameters={**told, key: True})
+        present = {name: value for name, value in parameters.items() if value is not None}
+        params = [Param(name, one_line(value, LONGEST_PARAMETER)) for name, value in present.items()]
+        self.call(self.client.log_batch, run_id, params=params)
+        self._note(parameters={**written, key: True})
 
     def metrics(self, run_id: str, points: Sequence[tuple[str, float, float, int]]) -> None:
         """Log (name, value, time in seconds, step)."""
         from mlflow.entities import Metric
 
-        told = [Metric(name, float(value), int(at * 1000), step) for name, value, at, step in points]
-        for first in range(0, len(told), 500):
-            self.told(self.client.log_batch, run_id, metrics=told[first : first + 500])
+        metrics = [Metric(name, float(value), int(at * 1000), step) for name, value, at, step in points]
+        for first in range(0, len(metrics), 500):
+            self.call(self.client.log_batch, run_id, metrics=metrics[first : first + 500])
 
     def tags(self, run_id: str, tags: Mapping[str, Any]) -> None:
         for name, value in tags.items():
-            self.told(self.client.set_tag, run_id, name, one_line(value, LONGEST_PARAMETER))
+            self.call(self.client.set_tag, run_id, name, one_line(value, LONGEST_PARAMETER))
 
-    def stopped(self, run_id: str, why: str | None) -> None:
-        """Tag the run with what ended it early; where nothing did, an earlier start's tag is taken away."""
-        if why:
-            self.tags(run_id, {STOPPED: why})
-        elif STOPPED in self.told(self.client.get_run, run_id).data.tags:
-            self.told(self.client.delete_tag, run_id, STOPPED)
+    def stopped(self, run_id: str, reason: str | None) -> None:
+        """Tag the run with what ended it early; if nothing did, remove the tag of an earlier start."""
+        if reason:
+            self.tags(run_id, {STOPPED: reason})
+        elif STOPPED in self.call(self.client.get_run, run_id).data.tags:
+            self.call(self.client.delete_tag, run_id, STOPPED)
 
     def text(self, run_id: str, name: str, text: str) -> None:
         """Log a text artifact."""
-        self.told(self.client.log_text, run_id, text, name)
+        self.call(self.client.log_text, run_id, text, name)
 
     def file(self, run_id: str, path: Path, under: str | None = None) -> None:
         """Log a file of the folder."""
-        self.told(self.client.log_artifact, run_id, str(path), under)
+        self.call(self.client.log_artifact, run_id, str(path), under)
 
     def figure(self, run_id: str, figure: Any, name: str) -> None:
-        self.told(self.client.log_figure, run_id, figure, name)
+        self.call(self.client.log_figure, run_id, figure, name)
 
     def data_set(self, run_id: str, name: str, digest: str, source: str, rows: int, context: str) -> None:
-        """Log a data set as the run's input or outcome."""
+        """Log a data set as the run's input or output."""
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
         data = Dataset(
@@ -136,27 +136,27 @@ class Store:
             profile=json.dumps({"num_rows": rows}),
         )  # fmt: skip
         tags = [InputTag("mlflow.data.context", context)]
-        self.told(self.client.log_inputs, run_id, [DatasetInput(data, tags)])
+        self.call(self.client.log_inputs, run_id, [DatasetInput(data, tags)])
 
     def ended(self, run_id: str, status: str = "FINISHED", at: float | None = None) -> None:
-        self.told(self.client.set_terminated, run_id, status, int((at or time.time()) * 1000))
+        self.call(self.client.set_terminated, run_id, status, int((at or time.time()) * 1000))
 
     def noted(self, name: str) -> Any:
         """What was noted under `name`, or None."""
         return self.note.get(name)
 
     def remember(self, **facts: Any) -> None:
-        """Note what MLflow has been told."""
+        """Note what was copied to MLflow."""
         self._note(**facts)
 
     def _experiment(self) -> str:
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT)
-        found = self.told(self.client.get_experiment_by_name, name)
-        return str(found.experiment_id if found else self.told(self.client.create_experiment, name))
+        experiment = self.call(self.client.get_experiment_by_name, name)
+        return str(experiment.experiment_id if experiment else self.call(self.client.create_experiment, name))
 
     def _noted(self, name: str) -> dict[str, Any]:
-        found = self.note.get(name)
-        return dict(found) if isinstance(found, dict) else {}
+        value = self.note.get(name)
+        return dict(value) if isinstance(value, dict) else {}
 
     def _note(self, **facts: Any) -> None:
         self.note = {**self.note, **facts}
@@ -167,15 +167,15 @@ class Store:
             raise NotTracked(f"{self.folder / NOTE}: {one_line(error.strerror or error)}") from None
 
     def _read(self) -> dict[str, Any]:
-        """The note, if it is of the same MLflow: another server knows nothing of it."""
+        """The note, if it is of the same MLflow: to another server nothing was copied yet."""
         import mlflow
 
-        here = {"uri": without_password(mlflow.get_tracking_uri())}
+        empty_note = {"uri": without_password(mlflow.get_tracking_uri())}
         try:
             note = json.loads((self.folder / NOTE).read_text(encoding="utf-8"))
         except FileNotFoundError:
-            return here
+            return empty_note
         except (OSError, ValueError) as error:
             raise NotTracked(f"{self.folder / NOTE}: cannot be read ({one_line(error)}); remove it") from None
-        same = isinstance(note, dict) and note.get("uri") == here["uri"]
-        return note if same else here
+        same = isinstance(note, dict) and note.get("uri") == empty_note["uri"]
+        return note if same else empty_note

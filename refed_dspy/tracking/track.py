@@ -1,4 +1,4 @@
-"""Tell MLflow of a folder afterwards."""
+"""Copy a finished or stopped folder to MLflow: `refed track DIR`, and the page of `refed report`."""
 
 from __future__ import annotations
 
@@ -10,44 +10,44 @@ from refed_dspy.errors import RunDirError
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.tracking.compile import copy_compile
 from refed_dspy.tracking.run import copy_run
-from refed_dspy.tracking.store import TOP, NotTracked, Store, noted_run
+from refed_dspy.tracking.store import FOLDER_RUN, NotTracked, Store, noted_run
 
 log = logging.getLogger(__name__)
 
 
 def track(folder: Path | str) -> str:
-    """Tell MLflow all of the run or compile in `folder` that it was not told yet. Returns the run's id.
+    """Copy to MLflow what is new in the run or compile in `folder`. Returns the id of its MLflow run.
 
     Raises:
         RunDirError: neither is there.
-        NotTracked: MLflow cannot be told.
+        NotTracked: MLflow cannot be reached, or refuses.
     """
-    place = Path(folder).absolute()
-    with Ledger.read(place) as ledger:
-        compiled, run = ledger.meta("compile"), ledger.meta("identity")
-        begun = (compiled or run) and ledger.has_answers()
-    if not begun:
+    path = Path(folder).absolute()
+    with Ledger.read(path) as ledger:
+        compile_identity, run_identity = ledger.meta("compile"), ledger.meta("identity")
+        answered = (compile_identity or run_identity) and ledger.has_answers()
+    if not answered:
         raise RunDirError(f"{folder}: nothing was answered here yet, so there is nothing to tell of")
-    store = Store(place)
+    store = Store(path)
     store.connect()
-    (copy_compile if compiled else copy_run)(store, True)
-    return str(noted_run(place))
+    (copy_compile if compile_identity else copy_run)(store, True)
+    return str(noted_run(path))
 
 
 def log_page(folder: Path, page: Path) -> bool:
-    """Give MLflow the page that shows the run in `folder`, if MLflow knows that run. Returns whether it has it now.
+    """Log the page about the run in `folder` to MLflow, if that run is tracked. Returns whether MLflow has it now.
 
-    Where MLflow cannot be told a warning says so, and nothing else happens: the page is a file, and can be made again.
+    Where MLflow fails there is a warning and nothing else: the page is a file, and can be made again.
     """
     if noted_run(folder) is None:  # MLflow takes seconds to import
         return False
     store = Store(folder)
     try:
         store.connect()
-        known = (store.noted("runs") or {}).get(TOP)
-        if known is not None:
-            store.file(str(known), page)
-        return known is not None
+        run_id = (store.noted("runs") or {}).get(FOLDER_RUN)
+        if run_id is not None:
+            store.file(str(run_id), page)
+        return run_id is not None
     except NotTracked as error:
         log.warning("MLflow did not take %s (%s); later: refed report %s", page, error, shlex.quote(str(folder)))
         return False

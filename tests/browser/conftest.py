@@ -24,7 +24,7 @@ class Opened:
     complaints: list[str] = field(default_factory=list)
     """Console errors and warnings, uncaught errors, dialogs."""
 
-    def said(self, message: Any) -> None:
+    def console(self, message: Any) -> None:
         if message.type in {"error", "warning"}:
             self.complaints.append(message.text)
 
@@ -69,14 +69,14 @@ def browse(chromium: Any) -> Iterator[Callable[..., Opened]]:
     def opened(path: Path, fragment: str = "", **settings: Any) -> Opened:
         context = chromium.new_context(**{"viewport": {"width": 1400, "height": 900}, **settings})
         contexts.append(context)
-        told = Opened(context.new_page())
-        told.page.set_default_timeout(20_000)
-        told.page.on("request", lambda request: told.requests.append(request.url))
-        told.page.on("console", told.said)
-        told.page.on("pageerror", lambda error: told.complaints.append(str(error)))
-        told.page.on("dialog", told.dialog)
-        told.page.goto(path.as_uri() + fragment)
-        return told
+        result = Opened(context.new_page())
+        result.page.set_default_timeout(20_000)
+        result.page.on("request", lambda request: result.requests.append(request.url))
+        result.page.on("console", result.console)
+        result.page.on("pageerror", lambda error: result.complaints.append(str(error)))
+        result.page.on("dialog", result.dialog)
+        result.page.goto(path.as_uri() + fragment)
+        return result
 
     yield opened
     for context in contexts:

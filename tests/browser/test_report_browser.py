@@ -27,19 +27,19 @@ def row(at: int) -> dict[str, Any]:
     asks = "Zeta Omega" if at % 2 else "Omega Zeta"
     plain = f"word {at} one two three alpha" + " more" * (at % 7)
     better = f"word {at} {'uno dos' if at % 2 else 'one two'} three beta" + " more" * (at % 7)
-    told = {
+    columns = {
         "number": at + 1 if kept else None, "kept": int(kept), "reference": int(hard), "feature": int(hard),
         "round": at % 3, "instruction": f"Task {at * 37 % SIZE}: {asks}{HOSTILE * hard}",
         "response": plain, "improved": better, "diff": difference(plain, better),
-        "feedback": f"own feedback {HOSTILE}" if hard else None, "analysis": None, "strategy": None,
+        "feedback": f"row feedback {HOSTILE}" if hard else None, "analysis": None, "strategy": None,
         "writers": [0, int(hard), int(hard)], "program": int(hard), "cost": None if hard else at % 11 / 1000,
         "calls": [[0, 1, 10, 2, 3, at % 11 / 1000], [1, 1, 1, 0, 1, None]] if hard else [[0, 1, 10, 2, 3, 0.5]],
         "prompt_tokens": 1234, "completion_tokens": 56, "score": float(at % 5),
         "decisions": [[int(hard), int(kept), float(at % 5), "" if kept else f"bad {at % 2}", HOSTILE if hard else ""]],
         "verdicts": [[1, "the judge's reason", f"verdict: A {HOSTILE}"]] if hard else [],
     }  # fmt: skip
-    assert set(told) == set(COLUMNS)
-    return told
+    assert set(columns) == set(COLUMNS)
+    return columns
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ def rows() -> Rows:
         "stages": ["response_generation", f"stage {HOSTILE}"],
         "references": [{"id": "ref a", "source": "s", **origin}, {"id": f"id {HOSTILE}", "source": HOSTILE, **origin}],
     }
-    return Rows(names, {name: [one[name] for one in made] for name in COLUMNS})
+    return Rows(names, {name: [row[name] for row in made] for name in COLUMNS})
 
 
 @pytest.fixture(scope="module")
@@ -81,16 +81,21 @@ def test_names_from_models_and_settings_are_text_wherever_they_stand(browse: Bro
     page = opened.ready()
     shown = page.inner_text("#detail")
     for text in (
-        *(f"own feedback {HOSTILE}", f"feature {HOSTILE}", f"model {HOSTILE} (there)", f"filter {HOSTILE}"),
-        *(
-            f"stage {HOSTILE}",
-            f"id {HOSTILE}",
-            f"Do {HOSTILE}"[:69],
-            f"verdict: A {HOSTILE}",
-            "the judge's reason",
-            f"on it {HOSTILE}",
-        ),
-        *("prompt-two", "price unknown", "1,234 tokens read, 56 written", "$0.0030", "unknown"),
+        f"row feedback {HOSTILE}",
+        f"feature {HOSTILE}",
+        f"model {HOSTILE} (there)",
+        f"filter {HOSTILE}",
+        f"stage {HOSTILE}",
+        f"id {HOSTILE}",
+        f"Do {HOSTILE}"[:69],
+        f"verdict: A {HOSTILE}",
+        "the judge's reason",
+        f"on it {HOSTILE}",
+        "prompt-two",
+        "price unknown",
+        "1,234 tokens read, 56 written",
+        "$0.0030",
+        "unknown",
     ):
         assert text in shown, text
     assert page.locator("#detail .calls tbody tr").last.locator("td").last.inner_text() == "unknown", "and not free"
@@ -106,8 +111,8 @@ def test_names_from_models_and_settings_are_text_wherever_they_stand(browse: Bro
     box = chart.locator(".scatterlayer .trace").nth(1).locator(".point").bounding_box()
     page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     page.wait_for_function("document.querySelector('.readout').textContent !== ''")
-    said = page.inner_text(".readout")
-    assert said.startswith(f"Sample {ODD + 1}: Task ") and HOSTILE in said
+    readout = page.inner_text(".readout")
+    assert readout.startswith(f"Sample {ODD + 1}: Task ") and HOSTILE in readout
     page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     page.wait_for_function(f"document.getElementById('detail-title').textContent === 'Sample {ODD + 1}'")
     assert page.locator("body img, #browser script, .readout *").count() == 0 and opened.complaints == []
@@ -149,7 +154,7 @@ def test_a_search_finds_the_same_before_and_after_the_index_is_made(
     assert counts["beta bad"] == SIZE - KEPT, "a word that is not within the other is looked for anew"
 
 
-def test_what_is_found_is_marked_and_said_where(browse: Browse, made_page: Path) -> None:
+def test_hits_are_marked_and_their_column_is_named(browse: Browse, made_page: Path) -> None:
     page = browse(made_page).ready()
     page.focus("#search")
     page.keyboard.type("omega uno")
@@ -193,14 +198,14 @@ def test_sorting_by_the_other_heads(browse: Browse, made_page: Path, rows: Rows,
     keys = columns[column]
     for descending in (False, True):
         page.click(f"[data-column={column}] button")
-        told = [keys[at] for at in listed(page)]
-        assert told == sorted((key for key in keys if key is not None), reverse=descending)[: len(told)]
+        shown = [keys[at] for at in listed(page)]
+        assert shown == sorted((key for key in keys if key is not None), reverse=descending)[: len(shown)]
     page.focus("#rows-body [tabindex='0']")
     page.keyboard.press("End")
     assert keys[int(focused(page))] == (None if column == "cost" else min(keys)), "without a value: last"
 
 
-def test_keys_do_what_they_say_and_nothing_while_one_types(browse: Browse, made_page: Path) -> None:
+def test_keys_do_what_the_hint_says_and_nothing_while_typing(browse: Browse, made_page: Path) -> None:
     page = browse(made_page, "#sample-1").ready()
     title = "#detail-title"
     page.keyboard.press("Control+j")
@@ -212,7 +217,7 @@ def test_keys_do_what_they_say_and_nothing_while_one_types(browse: Browse, made_
     assert page.locator("#rows-body [aria-selected=true]").count() == 1
     page.focus("#rows-body [data-row='1']")
     page.keyboard.press("Enter")
-    assert focused(page) == "detail-title", "what was open hands the focus over, too"
+    assert focused(page) == "detail-title", "an open panel takes the focus, too"
     page.click("#detail-previous")
     page.keyboard.press("k")
     assert page.inner_text(title) == "Sample 1" and anchor(page) == "#sample-1"
@@ -230,7 +235,7 @@ def test_keys_do_what_they_say_and_nothing_while_one_types(browse: Browse, made_
     assert focused(page) == "0"
 
 
-def test_rows_come_as_one_scrolls_and_few_stand_in_the_document(browse: Browse, made_page: Path) -> None:
+def test_rows_appear_on_scrolling_and_few_are_in_the_document(browse: Browse, made_page: Path) -> None:
     page = browse(made_page).ready()
     page.evaluate("document.getElementById('rows-scroller').scrollTop = 60 * 48")
     page.wait_for_selector("#rows-body [data-row='60']")
@@ -244,7 +249,7 @@ def test_an_address_opens_its_row_and_what_was_folded_stays_folded(browse: Brows
     assert page.inner_text("#detail-title") == f"Dropped row {KEPT + 2}" and "bad 1" in page.inner_text("#detail")
     page.click("#detail .feedback summary")
     page.wait_for_function("!document.querySelector('#detail .feedback details').open")
-    page.wait_for_timeout(50)  # the fold tells in a task of its own
+    page.wait_for_timeout(50)  # the toggle event comes in a later task
     page.keyboard.press("j")
     assert page.inner_text("#detail-title") == f"Dropped row {KEPT + 3}"
     assert page.get_attribute("#detail .feedback details", "open") is None

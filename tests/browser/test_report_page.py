@@ -27,8 +27,8 @@ def rows(run_dir: Path) -> Rows:
 
 def listed(page: Any) -> list[int]:
     """The rows in view, from the top, by their index."""
-    told = page.eval_on_selector_all("#rows-body [role=row]", "all => all.map(one => Number(one.dataset.row))")
-    return list(told)
+    indexes = page.eval_on_selector_all("#rows-body [role=row]", "rows => rows.map(row => Number(row.dataset.row))")
+    return list(indexes)
 
 
 def status(page: Any) -> str:
@@ -46,7 +46,7 @@ def focused(page: Any) -> str:
 
 def draw_all(page: Any) -> None:
     """Every chart is drawn once it comes near to view."""
-    page.evaluate("document.querySelectorAll('.chart').forEach(one => one.scrollIntoView())")
+    page.evaluate("document.querySelectorAll('.chart').forEach(chart => chart.scrollIntoView())")
     page.wait_for_selector(
         f".chart >> nth={page.locator('.chart').count() - 1} >> .main-svg >> nth=0", state="attached"
     )
@@ -81,7 +81,7 @@ def test_planted_scripts_do_not_run(browse: Browse, page_file: Path, rows: Rows)
     assert opened.complaints == []
 
 
-def test_the_policy_holds_where_the_pages_own_care_would_not(browse: Browse, page_file: Path) -> None:
+def test_the_policy_blocks_what_the_page_would_not(browse: Browse, page_file: Path) -> None:
     opened = browse(page_file)
     page = opened.ready()
     page.evaluate(
@@ -93,7 +93,7 @@ def test_the_policy_holds_where_the_pages_own_care_would_not(browse: Browse, pag
         "<img src=x onerror='window.ran = true'>",
     )
     page.wait_for_timeout(200)
-    assert page.evaluate("window.ran") is None and any("Content Security Policy" in one for one in opened.complaints)
+    assert page.evaluate("window.ran") is None and any("Content Security Policy" in text for text in opened.complaints)
 
 
 # --- search, filters, order
@@ -104,10 +104,10 @@ def test_search_finds_what_the_texts_hold(browse: Browse, page_file: Path, rows:
     columns, names = rows.columns, rows.names
 
     def texts(at: int) -> str:
-        told = ("instruction", "response", "improved", "feedback", "analysis", "strategy", "verdicts")
-        reasons = [said[3:] for said in columns["decisions"][at]]
+        searched = ("instruction", "response", "improved", "feedback", "analysis", "strategy", "verdicts")
+        reasons = [decision[3:] for decision in columns["decisions"][at]]
         origin = names["references"][columns["reference"][at]]["id"], names["features"][columns["feature"][at]]
-        return str([*(columns[name][at] for name in told), reasons, origin]).lower()
+        return str([*(columns[name][at] for name in searched), reasons, origin]).lower()
 
     for query in ("Task 12", "number 4", "response number", "zzz"):
         words = query.lower().split()
@@ -115,8 +115,8 @@ def test_search_finds_what_the_texts_hold(browse: Browse, page_file: Path, rows:
         page.fill("#search", query)
         assert status(page).startswith(f"{want} of ")
     page.fill("#search", '"task 12:"')
-    one = [at for at in range(len(rows)) if "task 12:" in texts(at)]
-    assert listed(page) == one and len(one) == 1
+    hits = [at for at in range(len(rows)) if "task 12:" in texts(at)]
+    assert listed(page) == hits and len(hits) == 1
     assert page.locator("#rows-body mark").first.inner_text().lower() == "task 12:"
     page.fill("#search", "nothing has this word")
     assert page.is_visible("#none") and status(page).startswith("0 of ")
@@ -149,23 +149,23 @@ def test_sorting_by_a_head_and_back(browse: Browse, page_file: Path, rows: Rows,
         "score": rows.columns["score"],
         "words": [None if text is None else len(text.split()) for text in rows.columns["improved"]],
     }[column]
-    known = sorted(value for value in values if value is not None)
+    ordered = sorted(value for value in values if value is not None)
     head = f"[data-column={column}]"
     if column != "number":  # which it is sorted by from the start
         page.click(f"{head} button")
     assert page.get_attribute(head, "aria-sort") == "ascending"
-    told = [values[at] for at in listed(page)]
-    assert told == (known + [None] * len(values))[: len(told)]
+    shown = [values[at] for at in listed(page)]
+    assert shown == (ordered + [None] * len(values))[: len(shown)]
     page.click(f"{head} button")
     assert page.get_attribute(head, "aria-sort") == "descending"
-    told = [values[at] for at in listed(page)]
-    assert told == known[::-1][: len(told)], "what has no value stands last either way"
+    shown = [values[at] for at in listed(page)]
+    assert shown == ordered[::-1][: len(shown)], "rows without a value come last either way"
 
 
 # --- a row's lineage
 
 
-def test_a_row_tells_where_it_comes_from(browse: Browse, page_file: Path, rows: Rows) -> None:
+def test_a_row_shows_where_it_comes_from(browse: Browse, page_file: Path, rows: Rows) -> None:
     page = browse(page_file, "#sample-3").ready()
     at = rows.columns["number"].index(3)
     reference = rows.names["references"][rows.columns["reference"][at]]
@@ -173,10 +173,10 @@ def test_a_row_tells_where_it_comes_from(browse: Browse, page_file: Path, rows: 
     shown = page.inner_text("#detail")
     feature = rows.names["features"][rows.columns["feature"][at]]
     for text in (
-        *("Sample 3", reference["id"], reference["source"], reference["instruction"], reference["response"]),
-        *(reference["features"][feature], reference["feedback"], rows.columns["instruction"][at]),
+        "Sample 3", reference["id"], reference["source"], reference["instruction"], reference["response"],
+        reference["features"][feature], reference["feedback"], rows.columns["instruction"][at],
         *rows.columns["analysis"][at][0], *rows.columns["strategy"][at][0], "fake/model", "by late",
-        *("response_generation", "response_improvement", rows.names["programs"][0]),
+        "response_generation", "response_improvement", rows.names["programs"][0],
     ):  # fmt: skip
         assert text in shown, text
     assert page.url.endswith("#sample-3")
@@ -188,16 +188,16 @@ def test_the_difference_shows(browse: Browse, page_file: Path, rows: Rows) -> No
     gone, new = diff.locator("del").all_inner_texts(), diff.locator("ins").all_inner_texts()
     assert gone and new
     without = (
-        "(one, tag) => { const copy = one.cloneNode(true);"
-        " copy.querySelectorAll(tag).forEach(part => part.remove()); return copy.textContent; }"
+        "(element, tag) => { const copy = element.cloneNode(true);"
+        " copy.querySelectorAll(tag).forEach(child => child.remove()); return copy.textContent; }"
     )
     plain, better = diff.evaluate(without, "ins"), diff.evaluate(without, "del")
     assert (plain, better) == (rows.columns["response"][0], rows.columns["improved"][0])
     style = diff.locator("ins").first.evaluate(
-        "one => [getComputedStyle(one).textDecorationLine, getComputedStyle(one).backgroundColor]"
+        "e => [getComputedStyle(e).textDecorationLine, getComputedStyle(e).backgroundColor]"
     )
-    assert "underline" in style[0] and style[1] != "rgba(0, 0, 0, 0)", "told by more than colour"
-    assert "line-through" in diff.locator("del").first.evaluate("one => getComputedStyle(one).textDecorationLine")
+    assert "underline" in style[0] and style[1] != "rgba(0, 0, 0, 0)", "shown by more than colour"
+    assert "line-through" in diff.locator("del").first.evaluate("e => getComputedStyle(e).textDecorationLine")
     page.check("#detail input[value='side by side']")
     assert page.locator("#detail .plain del").count() and not page.locator("#detail .plain ins").count()
     assert page.locator("#detail .improved ins").count() and not page.locator("#detail .improved del").count()
@@ -273,12 +273,13 @@ def test_axe_finds_no_serious_fault(browse: Browse, page_file: Path, scheme: str
     page = browse(page_file, color_scheme=scheme, viewport={"width": width, "height": 800}).ready()
     draw_all(page)
     page.click(".figures summary >> nth=0")
-    for part in ("closed", "open"):
-        if part == "open":
+    for panel in ("closed", "open"):
+        if panel == "open":
             page.click("#rows-body [role=row]")
             page.wait_for_selector("#detail[open]")
-        found = [one for one in Axe().run(page).response["violations"] if one["impact"] in {"serious", "critical"}]
-        assert not found, [(one["id"], [node["html"][:200] for node in one["nodes"]][:3]) for one in found]
+        violations = Axe().run(page).response["violations"]
+        faults = [fault for fault in violations if fault["impact"] in {"serious", "critical"}]
+        assert not faults, [(fault["id"], [node["html"][:200] for node in fault["nodes"]][:3]) for fault in faults]
 
 
 def test_phone_width_does_not_scroll_sideways(browse: Browse, page_file: Path) -> None:
@@ -306,9 +307,9 @@ def test_light_and_dark_differ_and_follow_the_system(browse: Browse, page_file: 
 def test_a_file_cut_short_says_so(browse: Browse, page_file: Path, tmp_path: Path) -> None:
     text = page_file.read_text(encoding="utf-8")
     broken = tmp_path / "broken.html"
-    found = re.search(r'(id="rows">\s*[A-Za-z0-9+/=]{400})[A-Za-z0-9+/=]+', text)
-    assert found
-    broken.write_text(text[: found.end(1)] + text[found.end() :], encoding="utf-8")
+    packed_rows = re.search(r'(id="rows">\s*[A-Za-z0-9+/=]{400})[A-Za-z0-9+/=]+', text)
+    assert packed_rows
+    broken.write_text(text[: packed_rows.end(1)] + text[packed_rows.end() :], encoding="utf-8")
     page = browse(broken).page
     page.wait_for_selector("html[data-state=failed]")
     assert "cannot be read" in status(page)

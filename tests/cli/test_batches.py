@@ -6,22 +6,13 @@ import json
 from pathlib import Path
 
 import pytest
-import typer
 from typer.testing import CliRunner
 
-from refed_dspy.cli.batches import add_to
+from refed_dspy.cli.teachers import app
 from refed_dspy.ledger.batches import begun, ended, named
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.spending import begin_start, spent
 from refed_dspy.ledger.statements import Key, reserved
-
-
-@pytest.fixture
-def app() -> typer.Typer:
-    made = typer.Typer()
-    add_to(made)
-    made.command("other")(lambda: None)  # with one command alone typer takes no name
-    return made
 
 
 @pytest.fixture
@@ -37,13 +28,13 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
-def said(app: typer.Typer, *words: str) -> tuple[int, str]:
+def output_of(*words: str) -> tuple[int, str]:
     result = CliRunner().invoke(app, ["batches", *words])
     return result.exit_code, result.output
 
 
-def test_a_line_for_each(app: typer.Typer, folder: Path) -> None:
-    code, text = said(app, str(folder))
+def test_a_line_for_each(folder: Path) -> None:
+    code, text = output_of(str(folder))
     first, second, third = text.splitlines()
     assert code == 0 and "\x1b" not in text
     assert first.startswith("batch_a: 1 requests of ") and first.endswith("to openai/m, completed")
@@ -51,41 +42,41 @@ def test_a_line_for_each(app: typer.Typer, folder: Path) -> None:
     assert third.startswith("(refed_batch n3): ") and "not known to be there, 1 calls not settled" in third
 
 
-def test_the_same_for_scripts(app: typer.Typer, folder: Path) -> None:
-    code, text = said(app, str(folder), "--json")
+def test_the_same_for_scripts(folder: Path) -> None:
+    code, text = output_of(str(folder), "--json")
     rows = json.loads(text)
     assert code == 0 and [(row["state"], row["calls"], row["requests"]) for row in rows] == [
         ("completed", 0, 1), (None, 2, 2), (None, 1, 1),
     ]  # fmt: skip
 
 
-def test_giving_up_keeps_the_charge(app: typer.Typer, folder: Path) -> None:
-    assert said(app, str(folder), "--give-up") == (0, "2 given up: 3 calls stay charged in full\n")
+def test_giving_up_keeps_the_charge(folder: Path) -> None:
+    assert output_of(str(folder), "--give-up") == (0, "2 given up: 3 calls stay charged in full\n")
     with Ledger.create(folder) as ledger:
         begin_start(ledger)
         assert spent(ledger).cost == 400
         assert ledger.db.execute("SELECT count(*) FROM batched").fetchone() == (0,)
-    assert [row["state"] for row in json.loads(said(app, str(folder), "--json")[1])] == [
+    assert [row["state"] for row in json.loads(output_of(str(folder), "--json")[1])] == [
         "completed", "given up", "given up",
     ]  # fmt: skip
-    assert said(app, str(folder), "--give-up") == (0, "0 given up: 0 calls stay charged in full\n")
+    assert output_of(str(folder), "--give-up") == (0, "0 given up: 0 calls stay charged in full\n")
 
 
-def test_a_folder_in_use_is_not_given_up(app: typer.Typer, folder: Path) -> None:
+def test_a_folder_in_use_is_not_given_up(folder: Path) -> None:
     with Ledger.create(folder):
-        code, text = said(app, str(folder), "--give-up")
+        code, text = output_of(str(folder), "--give-up")
     assert code == 2 and len(text.splitlines()) == 1
-    assert json.loads(said(app, str(folder), "--json")[1])[1]["calls"] == 2
+    assert json.loads(output_of(str(folder), "--json")[1])[1]["calls"] == 2
 
 
-def test_a_folder_without(app: typer.Typer, tmp_path: Path) -> None:
-    code, text = said(app, str(tmp_path / "none"))
+def test_a_folder_without(tmp_path: Path) -> None:
+    code, text = output_of(str(tmp_path / "none"))
     assert code == 2 and len(text.splitlines()) == 1 and not (tmp_path / "none").exists()
-    assert said(app, str(tmp_path / "none"), "--give-up")[0] == 2 and not (tmp_path / "none").exists()
+    assert output_of(str(tmp_path / "none"), "--give-up")[0] == 2 and not (tmp_path / "none").exists()
     with Ledger.create(tmp_path / "empty"):
         pass
     assert (
-        said(app, str(tmp_path / "empty"))[1]
+        output_of(str(tmp_path / "empty"))[1]
         == f"{tmp_path / 'empty'}: no batches; they come with mode: batch or mixed\n"
     )
-    assert said(app, str(tmp_path / "empty"), "--json") == (0, "[]\n")
+    assert output_of(str(tmp_path / "empty"), "--json") == (0, "[]\n")

@@ -20,7 +20,7 @@ from tests.conftest import KEY, KEY_VARIABLE
 from tests.support import mlflow_stores
 from tests.support.mlflow_stores import Mlflow, written
 from tests.support.scripted_engine import references
-from tests.tracking.test_compile import known
+from tests.tracking.test_compile import candidates_in
 
 working_folder = test_runs.home
 mlflow_template, tracked = mlflow_stores.mlflow_template, mlflow_stores.tracked
@@ -56,8 +56,8 @@ def compile_(home: Path, server: SimulatedTeacher, *more: object, **teacher: Any
 
 
 def agreement(home: Path, server: SimulatedTeacher, *more: object, **judge: Any) -> Result:
-    given = "--pairs", "pairs.jsonl", "--out", "verdicts", "--judge", teacher_file(home, server, price=PRICE, **judge)
-    return refed("judge", "agreement", *given, *more)
+    flags = "--pairs", "pairs.jsonl", "--out", "verdicts", "--judge", teacher_file(home, server, price=PRICE, **judge)
+    return refed("judge", "agreement", *flags, *more)
 
 
 def no_traceback(result: Result) -> None:
@@ -102,12 +102,12 @@ def test_what_dspy_says_is_in_a_file(home: Path, server: SimulatedTeacher) -> No
 
 @pytest.mark.slow
 def test_an_estimate_asks_a_little_and_says_what_all_would_take(home: Path, server: SimulatedTeacher) -> None:
-    told = compile_(home, server, "--estimate")
-    assert told.exit_code == 0 and "the whole: about $" in told.stdout and "without --estimate" in told.stdout
+    result = compile_(home, server, "--estimate")
+    assert result.exit_code == 0 and "the whole: about $" in result.stdout and "without --estimate" in result.stdout
     paid = server.stats()["requests"]
     done = compile_(home, server)
     assert done.exit_code == 0 and server.stats()["repeated"] == 0 and server.stats()["requests"] > 2 * paid
-    foreseen = float(told.stdout.partition("about $")[2].partition(",")[0])
+    foreseen = float(result.stdout.partition("about $")[2].partition(",")[0])
     took = float(done.stdout.partition("cost: $")[2].partition(",")[0])
     assert 0.4 < foreseen / took < 2.5
 
@@ -116,8 +116,8 @@ def test_an_estimate_asks_a_little_and_says_what_all_would_take(home: Path, serv
 def test_at_a_cap_it_ends_with_one_line_and_the_same_command_goes_on(home: Path, server: SimulatedTeacher) -> None:
     cut = compile_(home, server, "--max-calls", 60)
     assert cut.exit_code == 1 and server.stats()["requests"] == 60
-    told = [line for line in cut.stderr.splitlines() if line.startswith("refed: max_calls")]
-    assert told == ["refed: max_calls is reached; raise it, and the same command goes on"]
+    lines = [line for line in cut.stderr.splitlines() if line.startswith("refed: max_calls")]
+    assert lines == ["refed: max_calls is reached; raise it, and the same command goes on"]
     assert "stopped: max_calls is reached" in cut.stdout and Path("out/program.json").is_file()
     again = compile_(home, server)
     assert again.exit_code == 1 and server.stats()["requests"] == 60  # a cap stays
@@ -177,13 +177,13 @@ def wrong(home: Path) -> dict[str, tuple[list[object], list[str]]]:
 
 @pytest.mark.parametrize("case", wrong(Path("/tmp")))
 def test_bad_input_is_one_line(home: Path, case: str) -> None:
-    words, told = wrong(home)[case]
+    words, expected = wrong(home)[case]
     result = refed("compile", *words)
     no_traceback(result)
     lines = [line for line in result.stderr.splitlines() if not line.startswith(("refed: judge and", "uncompiled"))]
     assert result.exit_code in ({1, 2} if case == "endpoint down" else {2}), result.output
     assert len(lines) == 1 and lines[0].startswith("refed: "), result.stderr
-    assert all(text in lines[0] for text in told), lines
+    assert all(text in lines[0] for text in expected), lines
     assert KEY not in result.output
 
 
@@ -214,10 +214,10 @@ def test_tuning_a_judge_starts_from_the_program_that_is_named(home: Path, server
     for predictor in judge.predictors():
         predictor.signature = predictor.signature.with_instructions("Prefer what is shorter.")
     save_program(judge, "judge.json")
-    given = "--pairs", "pairs.jsonl", "--out", "out", "--config", "compile.yaml", "--program", "judge.json"
-    done = refed("compile", *given, "--teacher", teacher_file(home, server, price=PRICE))
+    flags = "--pairs", "pairs.jsonl", "--out", "out", "--config", "compile.yaml", "--program", "judge.json"
+    done = refed("compile", *flags, "--teacher", teacher_file(home, server, price=PRICE))
     no_traceback(done)  # the simulated judge abstains on all of them, so that it ends early
-    assert "Prefer what is shorter." in json.dumps(known(Path("out"))[0].state)
+    assert "Prefer what is shorter." in json.dumps(candidates_in(Path("out"))[0].state)
 
 
 @pytest.mark.slow
@@ -289,8 +289,8 @@ def test_agreement_of_a_draw(home: Path, server: SimulatedTeacher) -> None:
     refused(agreement(home, server, "--count", 4), "verdicts", "--out")
     assert server.stats()["requests"] == 6
     for count in (0, -1):
-        given = "--pairs", "pairs.jsonl", "--judge", home / "teacher.yaml", "--out", f"v{count}"
-        many = refed("judge", "agreement", *given, "--count", count)
+        flags = "--pairs", "pairs.jsonl", "--judge", home / "teacher.yaml", "--out", f"v{count}"
+        many = refed("judge", "agreement", *flags, "--count", count)
         refused(many, "count")
 
 
@@ -310,7 +310,7 @@ def test_agreement_at_a_cap_before_the_first_verdict(home: Path, server: Simulat
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "expected"),
     [
         (["--pairs", "none.jsonl"], ["none.jsonl", "no such file"]),
         (["--pairs", "broken.jsonl"], ["broken.jsonl line 2"]),
@@ -325,13 +325,13 @@ def test_agreement_at_a_cap_before_the_first_verdict(home: Path, server: Simulat
     ],
 )
 def test_agreement_of_what_cannot_be_used_is_one_line(
-    home: Path, server: SimulatedTeacher, words: list[str], told: list[str]
+    home: Path, server: SimulatedTeacher, words: list[str], expected: list[str]
 ) -> None:
     good = json.dumps(pairs(1)[0])
     (home / "broken.jsonl").write_text(f'{good}\n{{"instruction": "a"\n')
     result = agreement(home, server, *words)
     no_traceback(result)
-    refused(result, *told)
+    refused(result, *expected)
     assert server.stats()["requests"] == 0
 
 

@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 
 from benchmarks.simulated import SimulatedTeacher
-from refed_dspy import PairwiseJudge, save_program
+from refed_dspy import save_program
 from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.programs import PairwiseJudge
 from tests.cli.test_runs import REFED, heeding_ctrl_c, refed, refused, synth, teacher_file
 from tests.cli.test_runs import home as empty_home  # noqa: F401 — a fixture
 from tests.conftest import KEY, KEY_VARIABLE
@@ -75,8 +76,8 @@ def test_status_tells_what_each_filter_dropped_and_why(filtered: Path) -> None:
 
 def test_export_dropped(filtered: Path) -> None:
     facts = json.loads(refed("status", "run", "--json").stdout)
-    told = refed("export", "run", "--dropped")
-    assert told.exit_code == 0 and f"{facts['filters'][1]['dropped']} dropped rows in dropped.jsonl" in told.output
+    result = refed("export", "run", "--dropped")
+    assert result.exit_code == 0 and f"{facts['filters'][1]['dropped']} dropped rows in dropped.jsonl" in result.output
     rows = [json.loads(line) for line in Path("dropped.jsonl").read_text().splitlines()]
     assert len(rows) == facts["filters"][1]["dropped"]
     for row in rows:
@@ -225,9 +226,9 @@ def bad_filtering(folder: Path) -> dict[str, tuple[list[object], list[str], int]
 
 @pytest.mark.parametrize("case", bad_filtering(Path("/tmp")))
 def test_bad_input_to_filter_is_one_line(rows: str, home: Path, case: str) -> None:
-    words, told, code = bad_filtering(home)[case]
+    words, expected, code = bad_filtering(home)[case]
     before = Path(rows).read_bytes()
-    refused(refed("filter", *words, *(() if "--out" in words else ("--out", "out"))), *told, code=code)
+    refused(refed("filter", *words, *(() if "--out" in words else ("--out", "out"))), *expected, code=code)
     assert Path(rows).read_bytes() == before
 
 
@@ -259,11 +260,11 @@ def test_ctrl_c_in_filter_keeps_what_was_paid_for(rows: str, home: Path, server:
             while server.stats()["answered"] < 6:
                 time.sleep(0.02)
             process.send_signal(signal.SIGINT)
-            _, told = process.communicate(timeout=20)
+            _, stderr = process.communicate(timeout=20)
         finally:
             process.kill()
-    assert process.returncode == 130 and told.strip().splitlines()[-1].endswith("go on with: the same command")
-    assert "Traceback" not in told
+    assert process.returncode == 130 and stderr.strip().splitlines()[-1].endswith("go on with: the same command")
+    assert "Traceback" not in stderr
     server.control(latency=0)
     done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ})
     assert done.returncode == 0 and server.stats()["repeated"] == 0

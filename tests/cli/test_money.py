@@ -43,16 +43,16 @@ def synth(*more: object, teacher: str = "priced.yaml", run: str = "run") -> Resu
 
 
 def facts(run: str = "run") -> dict[str, Any]:
-    told: dict[str, Any] = json.loads(refed("status", run, "--json").stdout)
-    return told
+    status: dict[str, Any] = json.loads(refed("status", run, "--json").stdout)
+    return status
 
 
-def refused(result: Result, *told: str) -> None:
-    """Bad input: exit code 2 and one line on stderr that says all of `told`, nothing on stdout."""
+def refused(result: Result, *expected: str) -> None:
+    """Bad input: exit code 2 and one line on stderr that says all of `expected`, nothing on stdout."""
     assert result.exit_code == 2, result.output
     assert result.stderr.startswith("refed: ") and result.stderr.count("\n") == 1, result.stderr
     assert "Traceback" not in result.output and not result.stdout
-    for text in told:
+    for text in expected:
         assert text in result.stderr
 
 
@@ -66,7 +66,7 @@ def last_line(result: Result) -> str:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("flag", "value", "said"),
+    ("flag", "value", "reached"),
     [
         ("--max-cost", "0.15", "max_cost $0.15 is reached after $0.1"),
         ("--max-calls", "40", "max_calls 40 is reached after 40 calls"),
@@ -74,13 +74,13 @@ def last_line(result: Result) -> str:
     ],
 )
 def test_a_cap_ends_with_exit_code_1_and_how_to_go_on(
-    home: Path, server: SimulatedTeacher, flag: str, value: str, said: str
+    home: Path, server: SimulatedTeacher, flag: str, value: str, reached: str
 ) -> None:
     server.control(latency=0.01 if flag == "--max-minutes" else 0)
     result = synth("--size", 3_000 if flag == "--max-minutes" else 60, flag, value)
     assert result.exit_code == 1 and "Traceback" not in result.output
-    told = last_line(result)
-    assert told.startswith(f"refed: {said}") and f"refed resume run {flag} " in told
+    line = last_line(result)
+    assert line.startswith(f"refed: {reached}") and f"refed resume run {flag} " in line
     kept = facts()["kept"]
     assert kept == 0 or len((home / "run" / "samples-at-cap.jsonl").read_text().splitlines()) == kept
     status = refed("status", "run")
@@ -144,7 +144,7 @@ def test_a_cap_in_dollars_without_a_price_is_one_line(home: Path, server: Simula
 
 
 @pytest.mark.parametrize(
-    ("price", "told"),
+    ("price", "expected"),
     [
         ("nosuch/model", "nosuch/model"),
         ("{prompt: 1}", "completion"),
@@ -153,10 +153,10 @@ def test_a_cap_in_dollars_without_a_price_is_one_line(home: Path, server: Simula
         ("0.15", "price"),
     ],
 )
-def test_a_price_that_is_none_is_one_line(home: Path, server: SimulatedTeacher, price: str, told: str) -> None:
+def test_a_price_that_is_none_is_one_line(home: Path, server: SimulatedTeacher, price: str, expected: str) -> None:
     teacher = (home / "unpriced.yaml").read_text()
     (home / "bad.yaml").write_text(f"{teacher}price: {price}\n")
-    refused(synth(teacher="bad.yaml"), "price", told)
+    refused(synth(teacher="bad.yaml"), "price", expected)
     assert server.stats()["requests"] == 0
 
 
@@ -164,9 +164,9 @@ def test_a_price_that_is_none_is_one_line(home: Path, server: SimulatedTeacher, 
 
 
 def test_an_estimate_and_then_the_run(home: Path, server: SimulatedTeacher) -> None:
-    told = synth("--size", 60, "--estimate")
-    assert told.exit_code == 0, told.output
-    first, second, *_, last = told.stdout.splitlines()
+    result = synth("--size", 60, "--estimate")
+    assert result.exit_code == 0, result.output
+    first, second, *_, last = result.stdout.splitlines()
     assert first.startswith("60 samples: about ") and second.startswith("dollars: $")
     assert last == "go on with the same command without --estimate"
     made = facts()
@@ -179,9 +179,9 @@ def test_an_estimate_and_then_the_run(home: Path, server: SimulatedTeacher) -> N
 
 
 def test_an_estimate_at_an_unknown_price(home: Path) -> None:
-    told = synth("--size", 60, "--estimate", teacher="unpriced.yaml")
-    assert told.exit_code == 0
-    assert told.stdout.splitlines()[1].startswith("dollars: unknown; set the teacher's price")
+    result = synth("--size", 60, "--estimate", teacher="unpriced.yaml")
+    assert result.exit_code == 0
+    assert result.stdout.splitlines()[1].startswith("dollars: unknown; set the teacher's price")
 
 
 def test_an_estimate_under_a_small_cap_fails_in_one_line(home: Path, server: SimulatedTeacher) -> None:
@@ -206,20 +206,20 @@ def test_status_tells_dollars_by_stage_for_each_sample_and_in_all(home: Path, se
     [total] = [line for line in shown if line.startswith("dollars: ")]
     assert "the teacher's settings" in total
     assert total.startswith(f"dollars: {dollars(bill * PICO)}, {dollars(bill / 10 * PICO)} a kept sample")
-    told = facts()
-    assert told["cost"] == pytest.approx(bill) and told["cost_per_sample"] == pytest.approx(bill / 10)
-    assert sum(use["cost"] for use in told["usage"].values()) == pytest.approx(bill)
-    assert all(isinstance(use["cost"], float) and use["unpriced"] == 0 for use in told["usage"].values())
-    assert told["price_source"] == "the teacher's settings" and told["projected"] is None
+    status = facts()
+    assert status["cost"] == pytest.approx(bill) and status["cost_per_sample"] == pytest.approx(bill / 10)
+    assert sum(use["cost"] for use in status["usage"].values()) == pytest.approx(bill)
+    assert all(isinstance(use["cost"], float) and use["unpriced"] == 0 for use in status["usage"].values())
+    assert status["price_source"] == "the teacher's settings" and status["projected"] is None
 
 
 def test_status_of_an_unfinished_run_tells_what_it_is_projected_to(home: Path) -> None:
     synth("--size", 60, "--max-calls", 90)
     [line] = [line for line in refed("status", "run").stdout.splitlines() if line.startswith("projected")]
     assert line.startswith("projected for 60 samples: $") and "calls" in line
-    told = facts()["projected"]
-    assert told["size"] == 60 and 0 < told["low"] <= told["cost"] <= told["high"]
-    assert all(isinstance(told[name], float) for name in ("cost", "low", "high"))
+    status = facts()["projected"]
+    assert status["size"] == 60 and 0 < status["low"] <= status["cost"] <= status["high"]
+    assert all(isinstance(status[name], float) for name in ("cost", "low", "high"))
     assert facts()["stopped"].startswith("max_calls 90 is reached")
 
 
@@ -228,9 +228,9 @@ def test_what_was_charged_unseen_is_told_apart(home: Path, server: SimulatedTeac
     synth("--size", 10)
     [line] = [line for line in refed("status", "run").stdout.splitlines() if line.startswith("dollars: ")]
     assert "set aside for calls that never told" in line
-    told = facts()
-    reserved = sum(use["reserved"] for use in told["usage"].values())
-    assert 0 < reserved < told["cost"] and sum(use["unknown"] for use in told["usage"].values()) > 0
+    status = facts()
+    reserved = sum(use["reserved"] for use in status["usage"].values())
+    assert 0 < reserved < status["cost"] and sum(use["unknown"] for use in status["usage"].values()) > 0
 
 
 def test_an_unknown_price_is_never_told_as_nothing(home: Path, server: SimulatedTeacher) -> None:
@@ -253,8 +253,8 @@ def test_a_price_known_later_counts_from_then_on(home: Path) -> None:
     synth("--size", 3, teacher="unpriced.yaml")
     before = facts()
     assert synth("--size", 6).exit_code == 0
-    told = facts()
-    assert told["unpriced"] == before["unpriced"] > 0 and told["cost"] > 0
+    status = facts()
+    assert status["unpriced"] == before["unpriced"] > 0 and status["cost"] > 0
     [line] = [line for line in refed("status", "run").stdout.splitlines() if line.startswith("dollars: ")]
     assert MONEY.search(line) and "at an unknown price" in line and "a kept sample" not in line
 

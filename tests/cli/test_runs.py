@@ -48,12 +48,12 @@ def synth(*more: object) -> Result:
     return refed("synth", "--references", "references.jsonl", "--run-dir", "run", *more)
 
 
-def refused(result: Result, *told: str, code: int = 2) -> None:
-    """One line on stderr that says all of `told`, and the exit code."""
+def refused(result: Result, *expected: str, code: int = 2) -> None:
+    """One line on stderr that says all of `expected`, and the exit code."""
     assert result.exit_code == code, result.output
     assert result.stderr.startswith("refed: ") and result.stderr.count("\n") == 1, result.stderr
     assert "Traceback" not in result.output
-    for text in told:
+    for text in expected:
         assert text in result.stderr
 
 
@@ -121,9 +121,9 @@ def bad_inputs(home: Path) -> dict[str, tuple[list[object], list[str]]]:
 
 @pytest.mark.parametrize("case", bad_inputs(Path("/tmp")))
 def test_bad_input_is_one_line_before_the_first_call(home: Path, case: str) -> None:
-    words, told = bad_inputs(home)[case]
+    words, expected = bad_inputs(home)[case]
     result = synth(*words)
-    refused(result, *told)
+    refused(result, *expected)
     assert KEY not in result.output
     assert not list(home.glob("run/*.sqlite")) or case == "endpoint down"
 
@@ -220,11 +220,11 @@ def test_ctrl_c_saves_and_says_how_to_go_on(home: Path, server: SimulatedTeacher
             server.control(faults={"hang": 0.3})
             time.sleep(0.3)
             process.send_signal(signal.SIGINT)
-            _, told = process.communicate(timeout=20)
+            _, stderr = process.communicate(timeout=20)
         finally:
             process.kill()
     assert process.returncode == 130
-    assert "refed resume run" in told and "Traceback" not in told
+    assert "refed resume run" in stderr and "Traceback" not in stderr
     server.control(faults={}, latency=0, sigma=0)
     done = subprocess.run([*REFED, "resume", "run"], capture_output=True, text=True, check=False)
     assert done.returncode == 0 and "150 of 150 samples" in done.stdout

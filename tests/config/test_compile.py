@@ -22,14 +22,14 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-def refusal(file: Path | None = None, environ: dict[str, str] | None = None, **given: Any) -> str:
+def refusal(file: Path | None = None, environ: dict[str, str] | None = None, **keywords: Any) -> str:
     with pytest.raises(ConfigError) as caught:
-        load_compile_config(file, environ or {}, **given)
+        load_compile_config(file, environ or {}, **keywords)
     assert str(caught.value).isprintable()
     return str(caught.value)
 
 
-def test_nothing_given_is_a_compile_of_the_usual_size() -> None:
+def test_no_settings_are_a_compile_of_the_usual_size() -> None:
     config = load_compile_config(environ={})
     assert (config.optimizer, config.evaluations, config.instructions_per_feature) == ("gepa", 200, 2)
     assert (config.train, config.validation, config.test) == (24, 12, 16)
@@ -59,7 +59,7 @@ def test_a_flag_wins_over_the_environment_and_that_over_the_file(
     assert (config.evaluations, config.seed) == (expected, 3)
 
 
-def test_a_flag_that_is_not_given_leaves_the_setting_alone(file: Path) -> None:
+def test_a_flag_that_is_not_set_leaves_the_setting_alone(file: Path) -> None:
     config = load_compile_config(file, {}, seed=None, optimizer=None, max_cost=None)
     assert (config.seed, config.optimizer) == (3, "gepa")
     assert config.model_fields_set == {"seed"}
@@ -102,9 +102,9 @@ def test_a_judge_s_temperature_without_a_judge_is_told() -> None:
     assert "REFED_JUDGE" in refusal(environ={"REFED_JUDGE__TEMPERATURE": "0.3"})
 
 
-def test_a_model_both_whole_and_in_parts_is_told() -> None:
-    said = refusal(environ={"REFED_JUDGE": MODEL, "REFED_JUDGE__TEMPERATURE": "0.3"})
-    assert said == ("variable REFED_JUDGE__TEMPERATURE: judge is set as a whole by another variable; keep one of them")
+def test_a_model_set_both_whole_and_by_inner_keys_is_refused() -> None:
+    message = refusal(environ={"REFED_JUDGE": MODEL, "REFED_JUDGE__TEMPERATURE": "0.3"})
+    assert message == "variable REFED_JUDGE__TEMPERATURE: judge is set as a whole by another variable; keep one of them"
 
 
 def test_the_metric_s_weights_from_file_and_environment(file: Path) -> None:
@@ -130,7 +130,7 @@ def test_a_compile_s_variables_are_passed_over_by_a_run(key: str) -> None:
     assert load_config(environ={f"REFED_{key.upper()}": "5", "REFED_SEED": "4"}).seed == 4
 
 
-def test_a_compile_s_parts_are_passed_over_by_a_run() -> None:
+def test_a_compile_s_inner_settings_are_passed_over_by_a_run() -> None:
     environ = {"REFED_JUDGE__TEMPERATURE": "0.3", "REFED_METRIC__WINS": "1", "REFED_OPTIONS__AUTO": "light"}
     assert load_config(environ=environ) == load_config(environ={})
 
@@ -140,7 +140,7 @@ def test_a_contradiction_among_a_compile_s_variables_is_no_run_s_concern() -> No
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("text", "fault"),
     [
         ("evaluation: 3", "evaluation: unknown key; did you mean evaluations?"),
         ("optimiser: gepa", "optimiser: unknown key; did you mean optimizer?"),
@@ -164,13 +164,13 @@ def test_a_contradiction_among_a_compile_s_variables_is_no_run_s_concern() -> No
         ("held_out_criteria: depth", "held_out_criteria: input should be"),
     ],
 )
-def test_what_is_wrong_in_a_file_is_named(file: Path, given: str, said: str) -> None:
-    file.write_text(f"{given}\n")
-    assert refusal(file).startswith(f"{file}: {said}")
+def test_what_is_wrong_in_a_file_is_named(file: Path, text: str, fault: str) -> None:
+    file.write_text(f"{text}\n")
+    assert refusal(file).startswith(f"{file}: {fault}")
 
 
 @pytest.mark.parametrize(
-    ("variable", "value", "said"),
+    ("variable", "value", "fault"),
     [
         ("REFED_EVALUATION", "3", "did you mean evaluations?"),
         ("REFED_EVALUATIONS", "many", "input should be a valid integer"),
@@ -180,9 +180,9 @@ def test_what_is_wrong_in_a_file_is_named(file: Path, given: str, said: str) -> 
         ("REFED_METRIC", "7", "metric"),
     ],
 )
-def test_what_is_wrong_in_the_environment_is_named_with_its_variable(variable: str, value: str, said: str) -> None:
+def test_what_is_wrong_in_the_environment_is_named_with_its_variable(variable: str, value: str, fault: str) -> None:
     message = refusal(environ={variable: value})
-    assert message.startswith(f"variable {variable.partition('__')[0]}") and said in message
+    assert message.startswith(f"variable {variable.partition('__')[0]}") and fault in message
 
 
 def test_the_variable_is_named_where_the_file_has_the_rest(file: Path) -> None:
@@ -192,8 +192,8 @@ def test_the_variable_is_named_where_the_file_has_the_rest(file: Path) -> None:
 
 def test_a_key_put_in_the_wrong_place_is_not_repeated(file: Path) -> None:
     key = "sk-proj-4f9a0c55e1d27b"
-    for given in (f"judge: {{api_key: {key}}}", f"judge: {{api_key_env: {key}}}", f"seed: {key}", f"metric: {key}"):
-        file.write_text(f"{given}\n")
+    for text in (f"judge: {{api_key: {key}}}", f"judge: {{api_key_env: {key}}}", f"seed: {key}", f"metric: {key}"):
+        file.write_text(f"{text}\n")
         assert key not in refusal(file)
 
 
@@ -203,11 +203,11 @@ def test_caps_can_be_lifted() -> None:
 
 def test_keywords_are_checked_like_a_file() -> None:
     assert check_compile({"evaluations": 3, "metric": {"wins": 1}}).metric.wins == 1
-    for given, said in (
+    for keywords, fault in (
         ({"evaluation": 3}, "evaluation: unknown key; did you mean evaluations?"),
         ({"metric": {"win": 1}}, "metric: metric.win: unknown key; did you mean wins?"),
         ({"optimizer": 3}, "optimizer: input should be a valid string"),
     ):
         with pytest.raises(ConfigError) as raised:
-            check_compile(given)
-        assert str(raised.value) == said
+            check_compile(keywords)
+        assert str(raised.value) == fault

@@ -8,37 +8,31 @@ from typing import Any
 import pytest
 
 from refed_dspy.config.base import Settings
-from refed_dspy.config.loading import (
-    CompareConfig,
-    CompileConfig,
-    FilterRunConfig,
-    RecycleConfig,
-    RunConfig,
-    StatsConfig,
-    check_filters,
-    check_job,
-    load_compile_config,
-    load_config,
-    load_job_config,
-)
+from refed_dspy.config.compile import CompileConfig
+from refed_dspy.config.jobs import CompareConfig, FilterRunConfig, RecycleConfig, StatsConfig
+from refed_dspy.config.loading import check_filters, check_job, load_compile_config, load_config, load_job_config
+from refed_dspy.config.run import RunConfig
 from refed_dspy.errors import ConfigError
 
 SECRET = "sk-put-in-the-wrong-place-123"
 
 
-def fault(kind: type[Settings], text: str, tmp_path: Path, environ: dict[str, str] | None = None, **given: Any) -> str:
-    """What is said of `text` as the config file of such work: one line."""
+def fault(
+    kind: type[Settings], text: str, tmp_path: Path, environ: dict[str, str] | None = None, **keywords: Any
+) -> str:
+    """The error, one line, for `text` as the config file of such work."""
     file = tmp_path / "config.yaml"
     file.write_text(text, encoding="utf-8")
     with pytest.raises(ConfigError) as caught:
-        load_job_config(kind, file, environ or {}, **given)
-    told = str(caught.value)
-    assert "\n" not in told and SECRET not in told and "Settings" not in told and "Config" not in told, told
-    return told.replace(str(file), "FILE")
+        load_job_config(kind, file, environ or {}, **keywords)
+    message = str(caught.value)
+    assert "\n" not in message and SECRET not in message, message
+    assert "Settings" not in message and "Config" not in message, message
+    return message.replace(str(file), "FILE")
 
 
 @pytest.mark.parametrize(
-    ("kind", "text", "told"),
+    ("kind", "text", "message"),
     [
         (FilterRunConfig, "filtres: [rouge]", "FILE: filtres: unknown key; did you mean filters?"),
         (FilterRunConfig, "filters: [rogue]", "FILE: filters.0.rogue: unknown key; did you mean rouge?"),
@@ -80,8 +74,8 @@ def fault(kind: type[Settings], text: str, tmp_path: Path, environ: dict[str, st
         (CompareConfig, "columns: {plain: x}", "columns: plain: unknown key; known are instruction, response, input"),
     ],
 )
-def test_a_fault_is_named_with_where_it_stands(kind: type[Settings], text: str, told: str, tmp_path: Path) -> None:
-    assert told in fault(kind, text, tmp_path)
+def test_a_fault_is_named_with_where_it_stands(kind: type[Settings], text: str, message: str, tmp_path: Path) -> None:
+    assert message in fault(kind, text, tmp_path)
 
 
 def test_settings_that_do_not_fit_together_are_told_under_the_one_that_is_wrong(tmp_path: Path) -> None:
@@ -92,8 +86,8 @@ def test_settings_that_do_not_fit_together_are_told_under_the_one_that_is_wrong(
     programs = "programs: {a: reference-level, b: sample-level}"  # nobody set the one that does not fit
     assert fault(CompareConfig, programs, tmp_path, track).startswith("against: name one of the programs: a, b")
     assert fault(RecycleConfig, "size: 3", tmp_path, selective=True).startswith("selective: needs a scorer, {model: …}")
-    told = fault(RecycleConfig, "size: 3", tmp_path, {"REFED_SELECTIVE": "true"})
-    assert told.startswith("variable REFED_SELECTIVE: selective: needs a scorer")
+    message = fault(RecycleConfig, "size: 3", tmp_path, {"REFED_SELECTIVE": "true"})
+    assert message.startswith("variable REFED_SELECTIVE: selective: needs a scorer")
     assert fault(StatsConfig, "judge: {api_base: 'http://h/v1'}", tmp_path).startswith("FILE: judge: needs a model")
 
 
@@ -131,22 +125,22 @@ def test_a_variable_that_refines_a_compiles_judge_makes_none_of_a_run() -> None:
         load_compile_config(None, refines)  # there a judge is due, and this one has no name
 
 
-def test_filters_given_from_python() -> None:
-    class Own:
-        name, of_instruction = "own", True
+def test_filters_set_from_python() -> None:
+    class Custom:
+        name, of_instruction = "custom", True
 
         def check(self, row: Any) -> Any: ...
         def remember(self, row: Any) -> None: ...
 
-    own = Own()
-    first, second, third = check_filters(["refusals", own, {"rouge": {"threshold": 0.5}}])
-    assert first.name == "refusals" and second is own and third.settings.threshold == 0.5
+    custom = Custom()
+    first, second, third = check_filters(["refusals", custom, {"rouge": {"threshold": 0.5}}])
+    assert first.name == "refusals" and second is custom and third.settings.threshold == 0.5
     assert check_filters([third])[0] == third
     with pytest.raises(ConfigError, match=r"rouge: keep is for a data set .* a run keeps `size` samples"):
         check_filters([{"rouge": {"keep": 5}}])
     assert check_filters([{"rouge": {"keep": 5}}], of_a_run=False)[0].settings.keep == 5
     with pytest.raises(ConfigError, match=r"filters.0.rogue: unknown key; did you mean rouge\?"):
-        check_filters([own, "rogue"])
+        check_filters([custom, "rogue"])
 
 
 def test_a_runs_yaml_takes_filters_with_and_without_settings(tmp_path: Path) -> None:
@@ -155,13 +149,13 @@ def test_a_runs_yaml_takes_filters_with_and_without_settings(tmp_path: Path) -> 
         "filters:\n  - refusals\n  - judge:\n  - length: {min_words: 3, of: instruction}\nmethod: instruction-only\n"
     )
     config = load_config(file, {})
-    assert [one.name for one in config.filters] == ["refusals", "judge", "length"]
+    assert [filter_.name for filter_ in config.filters] == ["refusals", "judge", "length"]
     assert config.filters[2].settings.min_words == 3
     with pytest.raises(ConfigError, match="method: input should be 'reference-level', 'sample-level' or"):
         load_config(file, {}, method="smaple-level")
 
 
-def test_given_as_keywords() -> None:
+def test_settings_from_keywords() -> None:
     assert check_job(StatsConfig, {"sample": None, "seed": 3}).seed == 3
     with pytest.raises(ConfigError, match=r"sampel: unknown key; did you mean sample\?"):
         check_job(StatsConfig, {"sampel": 20})

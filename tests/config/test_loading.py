@@ -1,4 +1,4 @@
-"""Settings: where they come from, which one wins, and what is said of a wrong one: one line, never its value."""
+"""Settings: where they come from, which one wins, and the error for a wrong one: one line, never its value."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 import yaml
 
-from refed_dspy.config.loading import RunConfig, TeacherConfig, load_config
+from refed_dspy.config.loading import load_config
+from refed_dspy.config.run import RunConfig
+from refed_dspy.config.teacher import TeacherConfig
 from refed_dspy.errors import ConfigError
 
 KEY = "sk-proj-4f9a0c55e1d27b"
@@ -21,10 +23,10 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "run.yaml"
 
 
-def refusal(file: Path | None = None, environ: dict[str, str] | None = None, **given: Any) -> str:
+def refusal(file: Path | None = None, environ: dict[str, str] | None = None, **keywords: Any) -> str:
     """The one line with which these settings are refused."""
     with pytest.raises(ConfigError) as caught:
-        load_config(file, environ or {}, **given)
+        load_config(file, environ or {}, **keywords)
     message = str(caught.value)
     assert message.isprintable(), f"not one plain line: {message!r}"
     return message
@@ -173,8 +175,8 @@ def test_a_variable_that_is_not_yaml_is_refused_by_name() -> None:
 def test_an_unknown_key_is_placed_and_the_nearest_right_one_told(file: Path, wrong: str, right: str) -> None:
     file.write_text(f"{wrong}: 3\n")
     assert refusal(file) == f"{file}: {wrong}: unknown key; did you mean {right}?"
-    given: dict[str, Any] = {wrong: 3}
-    assert refusal(**given) == f"{wrong}: unknown key; did you mean {right}?"
+    keywords: dict[str, Any] = {wrong: 3}
+    assert refusal(**keywords) == f"{wrong}: unknown key; did you mean {right}?"
     variable = f"REFED_{wrong.upper()}"
     assert refusal(environ={variable: "3"}) == f"variable {variable}: {wrong}: unknown key; did you mean {right}?"
 
@@ -232,7 +234,7 @@ def test_a_value_out_of_range_is_refused_with_its_key_and_its_place(file: Path, 
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("settings", "hint"),
     [
         ({}, "model"),
         ({"model": MODEL, "gguf": "own.gguf"}, "one of the two"),
@@ -253,10 +255,10 @@ def test_a_value_out_of_range_is_refused_with_its_key_and_its_place(file: Path, 
     ],
     ids=str,
 )
-def test_a_teacher_that_makes_no_sense_is_refused(settings: dict[str, Any], told: str) -> None:
+def test_a_teacher_that_makes_no_sense_is_refused(settings: dict[str, Any], hint: str) -> None:
     message = refusal(teacher=settings)
     assert message.startswith("teacher: ")
-    assert told in message
+    assert hint in message
 
 
 def test_a_slash_at_the_end_of_an_address_is_dropped() -> None:
@@ -308,8 +310,8 @@ def test_a_key_in_the_teachers_settings_is_refused_and_not_repeated(file: Path, 
 @pytest.mark.parametrize("name", ["size", "seed", "columns", "guidance", "features", "api_key", "authorization"])
 def test_a_key_in_any_other_setting_is_not_repeated(name: str) -> None:
     assert KEY not in refusal(environ={f"REFED_{name.upper()}": KEY})
-    given: dict[str, Any] = {name: KEY}
-    assert KEY not in refusal(**given)
+    keywords: dict[str, Any] = {name: KEY}
+    assert KEY not in refusal(**keywords)
 
 
 def test_a_key_given_as_the_teacher_is_not_repeated() -> None:

@@ -1,4 +1,4 @@
-"""Any instruction data set in: which text is which, what is left out, and what is said of what cannot be read."""
+"""Reading data sets: which text is which, what is left out, and the messages about what cannot be read."""
 
 from __future__ import annotations
 
@@ -66,9 +66,9 @@ def test_fields_stay_as_they_stood(tmp_path: Path) -> None:
 
 
 def test_a_list_is_not_changed_and_may_hold_references_and_examples() -> None:
-    given = [dict(ROWS[0])]
-    first = load_dataset(given).rows[0]
-    assert given == [ROWS[0]] and first.fields is not given[0]
+    source = [dict(ROWS[0])]
+    first = load_dataset(source).rows[0]
+    assert source == [ROWS[0]] and first.fields is not source[0]
     mixed: list[Any] = [Reference(instruction="a", response="b"), dspy.Example(instruction="c", response="d")]
     assert [row.response for row in load_dataset(mixed).rows] == ["b", "d"]
     assert [row.response for row in load_dataset(iter(mixed)).rows] == ["b", "d"], "what can be read only once"
@@ -126,7 +126,7 @@ def test_a_ragged_table_is_not_read_as_if_it_were_whole(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("rows", "columns", "kind", "told"),
+    ("rows", "columns", "kind", "message"),
     [
         ([], {}, ReferencesError, "no rows"),
         ([{"question": "q", "answer": "a"}], {}, ReferencesError, "its columns are question, answer"),
@@ -139,9 +139,9 @@ def test_a_ragged_table_is_not_read_as_if_it_were_whole(tmp_path: Path) -> None:
     ],
 )
 def test_what_cannot_be_used_is_told_in_a_line(
-    rows: Any, columns: dict[str, str], kind: type[InputError], told: str
+    rows: Any, columns: dict[str, str], kind: type[InputError], message: str
 ) -> None:
-    with pytest.raises(kind, match=told) as raised:
+    with pytest.raises(kind, match=message) as raised:
         load_dataset(rows, columns)
     assert "\n" not in str(raised.value)
 

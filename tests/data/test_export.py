@@ -1,4 +1,4 @@
-"""Data set out: the same samples in every format, written whole or not at all."""
+"""Writing a data set: the same samples in every format, written whole or not at all."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from refed_dspy import Synthesis, read_run, synthesize
+from refed_dspy import read_run, synthesize
 from refed_dspy.data.export import FORMATS, export, to_dataset
 from refed_dspy.data.references import load_references
 from refed_dspy.data.rows import LINEAGE_COLUMNS, PAPER_COLUMNS, data_rows
@@ -19,7 +19,8 @@ from refed_dspy.errors import ExportError, InputError, RunDirError
 from refed_dspy.ledger.ledger import FILE, Ledger
 from refed_dspy.ledger.statements import Answer, Key, answered, sampled
 from refed_dspy.records import Call, Reference, Sample
-from tests.support.scripted_engine import SAMPLE_PARTS, Writer, fake_lm, references
+from refed_dspy.runs.result import Synthesis
+from tests.support.scripted_engine import SAMPLE_FIELDS, Writer, fake_lm, references
 
 SIZE = 12
 NASTY = "“Ünïcode” 鸟 🐦\u2028\x00 {braces} </s>\r\n\tend"
@@ -31,7 +32,7 @@ def nasty(writer: Writer) -> Writer:
     def answer(request: Any) -> str | None:
         if "improved_response" not in writer.fields(request):
             return None
-        return json.dumps({**SAMPLE_PARTS, "improved_response": f"Better {next(writer.numbers)}: {NASTY}"})
+        return json.dumps({**SAMPLE_FIELDS, "improved_response": f"Better {next(writer.numbers)}: {NASTY}"})
 
     writer.on_request = answer
     return writer
@@ -63,7 +64,7 @@ def filled(run_dir: Path, size: int) -> Path:
     """A run with so many samples, put straight into its ledger."""
     outputs = {
         "response_generation": {"response": "R"},
-        "response_improvement": {**SAMPLE_PARTS, "improved_response": "B"},
+        "response_improvement": {**SAMPLE_FIELDS, "improved_response": "B"},
     }
     with Ledger.create(run_dir) as ledger:
         ledger.begin([Reference(instruction="Q", response="A", source="a row 1")], teacher={"model": "m"})
@@ -274,13 +275,16 @@ def test_a_sample_that_is_not_there_is_an_index_error(run: Synthesis, index: int
         run.samples[index]
 
 
-def test_rows_can_be_read_in_parts(run: Synthesis) -> None:
+def test_rows_can_be_read_from_a_number_on_and_up_to_a_limit(run: Synthesis) -> None:
     with Ledger.read(run.run_dir) as ledger:
-        numbers = [[row["sample"] for row in data_rows(ledger, *part)] for part in ((0, 3), (3, 3), (10, 9), (0, 0))]
+        numbers = [
+            [row["sample"] for row in data_rows(ledger, after, limit)]
+            for after, limit in ((0, 3), (3, 3), (10, 9), (0, 0))
+        ]
     assert numbers == [[1, 2, 3], [4, 5, 6], [11, 12], []]
 
 
-def test_rows_and_samples_outlive_the_outcome_they_were_asked_of(run: Synthesis) -> None:
+def test_rows_and_samples_outlive_the_result_they_come_from(run: Synthesis) -> None:
     rows = read_run(run.run_dir).samples.rows()
     samples = iter(read_run(run.run_dir).samples)
     assert len(list(rows)) == len(list(samples)) == SIZE

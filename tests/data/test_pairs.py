@@ -1,4 +1,4 @@
-"""Pairs that people have judged: their shapes, their files, and what is wrong with one in one line."""
+"""Pairs that people have judged: their shapes, their files, and errors in one line."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support import ROOT
 
 DATA = ROOT.parent / "shared/data"
 LLMBAR, PANDALM = DATA / "llmbar_mtbench_200.json", DATA / "pandalm_testset_v1.json"
-OWN = {"instruction": "Name a river.", "answer_a": "The Rhine.", "answer_b": "A hill.", "preferred": "A"}
+REFED = {"instruction": "Name a river.", "answer_a": "The Rhine.", "answer_b": "A hill.", "preferred": "A"}
 BAR = {"input": "Name a river.", "output_1": "The Rhine.", "output_2": "A hill.", "label": 1}
 PANDA = {
     "idx": 3, "instruction": "Name it.", "input": "A river in Bonn.", "response1": "The Rhine.", "response2": "Ah.",
@@ -81,16 +81,16 @@ def test_the_id_is_that_of_what_the_judge_sees() -> None:
 @pytest.mark.parametrize(
     ("preferred", "verdict"), [("A", 1), ("B", -1), ("tie", 0), ("a", 1), (" b ", -1), ("Tie", 0), ("TIE", 0)]
 )
-def test_our_own_shape(tmp_path: Path, preferred: str, verdict: float) -> None:
-    pair = only(tmp_path, {**OWN, "preferred": preferred})
+def test_the_packages_shape(tmp_path: Path, preferred: str, verdict: float) -> None:
+    pair = only(tmp_path, {**REFED, "preferred": preferred})
     assert pair == Pair(instruction="Name a river.", answer_a="The Rhine.", answer_b="A hill.", verdict=verdict)
     assert (pair.criterion, pair.description) == ("", "")
 
 
 def test_a_criterion_and_what_it_means_are_read(tmp_path: Path) -> None:
-    pair = only(tmp_path, {**OWN, "criterion": "depth", "description": "how deep it goes", "note": "left alone"})
+    pair = only(tmp_path, {**REFED, "criterion": "depth", "description": "how deep it goes", "note": "left alone"})
     assert (pair.criterion, pair.description) == ("depth", "how deep it goes")
-    assert only(tmp_path, {**OWN, "criterion": None}).criterion == ""
+    assert only(tmp_path, {**REFED, "criterion": None}).criterion == ""
 
 
 @pytest.mark.parametrize(("label", "verdict"), [(1, 1), (2, -1), ("2", -1)])
@@ -100,12 +100,12 @@ def test_llmbars_shape(tmp_path: Path, label: Any, verdict: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "verdict"),
+    ("votes", "verdict"),
     [((1, 1, 1), 1), ((2, 0, 2), -1), ((0, 1, 0), 0), ((0, 1, 2), 0), ((2, 1, 1), 1), (("2", "1", "2"), -1)],
 )
-def test_in_pandalms_shape_most_annotators_decide(tmp_path: Path, said: tuple[Any, ...], verdict: float) -> None:
+def test_in_pandalms_shape_most_annotators_decide(tmp_path: Path, votes: tuple[Any, ...], verdict: float) -> None:
     names = ("annotator1", "annotator2", "annotator3")
-    pair = only(tmp_path, {**PANDA, **dict(zip(names, said, strict=True))})
+    pair = only(tmp_path, {**PANDA, **dict(zip(names, votes, strict=True))})
     assert (pair.instruction, pair.answer_a) == ("Name it.\n\nA river in Bonn.", "The Rhine.")
     assert pair.verdict == verdict
 
@@ -119,7 +119,7 @@ def test_pandalms_instruction_may_have_no_input_and_its_answers_may_be_values(tm
 
 def test_one_file_may_mix_shapes_as_json_or_jsonl(tmp_path: Path) -> None:
     for name in ("pairs.json", "pairs.jsonl"):
-        pairs = load_pairs(written(tmp_path, OWN, BAR, PANDA, name=name))
+        pairs = load_pairs(written(tmp_path, REFED, BAR, PANDA, name=name))
         assert [pair.verdict for pair in pairs] == [1, 1, 1]
         assert pairs[0].id == pairs[1].id != pairs[2].id
 
@@ -132,29 +132,29 @@ def test_one_file_may_mix_shapes_as_json_or_jsonl(tmp_path: Path) -> None:
     [
         ({"instruction": "i", "chosen": "a", "rejected": "b"}, "its columns are instruction, chosen, rejected; a pair"),
         ({}, "its columns are none; a pair needs instruction, answer_a, answer_b, preferred; or input, output_1"),
-        ({**OWN, "preferred": "C"}, "preferred is C; it must be A, B or tie"),
-        ({**OWN, "preferred": None}, "preferred is None; it must be A, B or tie"),
-        ({**OWN, "preferred": {"a": ["\n"] * 99}}, "preferred is {'a': ["),
-        ({**OWN, "answer_b": None}, "answer_b is missing; write it, or take the row out"),
-        ({**OWN, "answer_b": ["x"]}, "answer_b is a list; it must be text"),
-        ({**OWN, "instruction": " \n"}, "the instruction is empty; write one, or take the row out"),
-        ({**OWN, "description": "deep"}, "a description without a criterion; give the criterion it describes a name"),
-        ({**OWN, "answer_a": "\ud83d"}, "answer_a is broken text; mend it, or take the row out"),
+        ({**REFED, "preferred": "C"}, "preferred is C; it must be A, B or tie"),
+        ({**REFED, "preferred": None}, "preferred is None; it must be A, B or tie"),
+        ({**REFED, "preferred": {"a": ["\n"] * 99}}, "preferred is {'a': ["),
+        ({**REFED, "answer_b": None}, "answer_b is missing; write it, or take the row out"),
+        ({**REFED, "answer_b": ["x"]}, "answer_b is a list; it must be text"),
+        ({**REFED, "instruction": " \n"}, "the instruction is empty; write one, or take the row out"),
+        ({**REFED, "description": "deep"}, "a description without a criterion; give the criterion it describes a name"),
+        ({**REFED, "answer_a": "\ud83d"}, "answer_a is broken text; mend it, or take the row out"),
         ({**BAR, "label": 0}, "label is 0; it must be 1 or 2"),
         ({**BAR, "label": True}, "label is True; it must be 1 or 2"),
         ({**PANDA, "annotator2": 3}, "annotator2 is 3; it must be 0 (a tie), 1 or 2"),
-        ([OWN], "holds a list; each row must be an object"),
+        ([REFED], "holds a list; each row must be an object"),
     ],
 )
 def test_a_row_that_is_no_pair_is_named(tmp_path: Path, row: Any, fault: str) -> None:
-    message = refusal(written(tmp_path, OWN, row))
+    message = refusal(written(tmp_path, REFED, row))
     assert message.startswith(f" row 2: {fault}")
     assert len(message) < 400
 
 
 def test_a_broken_file_is_named(tmp_path: Path) -> None:
     path = tmp_path / "pairs.jsonl"
-    path.write_text(f'{json.dumps(OWN)}\n{{"instruction": "i', encoding="utf-8")
+    path.write_text(f'{json.dumps(REFED)}\n{{"instruction": "i', encoding="utf-8")
     assert refusal(path).startswith(" line 2: broken JSON: ")
     path.write_text("\n\n", encoding="utf-8")
     assert refusal(path) == ": no rows; write one pair a row, with instruction, answer_a, answer_b, preferred"
@@ -163,7 +163,7 @@ def test_a_broken_file_is_named(tmp_path: Path) -> None:
     assert refusal(tmp_path / "none.json").startswith(": no such file")
     assert refusal(tmp_path).startswith(": is a folder")
     single = tmp_path / "one.json"
-    single.write_text(json.dumps(OWN), encoding="utf-8")
+    single.write_text(json.dumps(REFED), encoding="utf-8")
     assert refusal(single).startswith(": must hold a list of objects")
     single.write_text("[" * 100_000, encoding="utf-8")
     assert "beyond what can be read" in refusal(single)
@@ -173,7 +173,7 @@ def test_a_broken_file_is_named(tmp_path: Path) -> None:
 
 
 def test_a_draw_is_seeded_and_takes_nothing_twice(tmp_path: Path) -> None:
-    pairs = load_pairs(written(tmp_path, *({**OWN, "instruction": f"Task {i}"} for i in range(50))))
+    pairs = load_pairs(written(tmp_path, *({**REFED, "instruction": f"Task {i}"} for i in range(50))))
     drawn = sample_pairs(pairs, 20, seed=3)
     assert sample_pairs(pairs, 20, seed=3) == drawn
     assert sample_pairs(pairs, 20, seed=4) != drawn

@@ -1,4 +1,4 @@
-"""References in: every kind of file, every shape of row, and what is said of those that cannot be used."""
+"""Reading references: every kind of file, columns of other names, and the messages about what cannot be used."""
 
 from __future__ import annotations
 
@@ -285,8 +285,9 @@ def test_a_dataset_is_read_like_a_file() -> None:
 
 
 def test_mappings_examples_and_references_may_be_mixed() -> None:
-    own = Reference(instruction="Name a fish.", response="The carp.", source="fish.csv row 9")
-    references = load_references([ROWS[0], dspy.Example(instruction="Q", response="A").with_inputs("instruction"), own])
+    example = dspy.Example(instruction="Q", response="A").with_inputs("instruction")
+    carp = Reference(instruction="Name a fish.", response="The carp.", source="fish.csv row 9")
+    references = load_references([ROWS[0], example, carp])
     assert [reference.source for reference in references] == ["references row 1", "references row 2", "fish.csv row 9"]
 
 

@@ -1,4 +1,4 @@
-"""The shapes a reference comes in."""
+"""The shapes of a reference."""
 
 from __future__ import annotations
 

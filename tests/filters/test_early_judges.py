@@ -41,11 +41,11 @@ def test_a_rubric_of_the_instruction_is_asked_before_a_response_is_paid_for(
     assert dropped + 8 <= calls["rubric_judge"]
 
 
-def test_no_hope_is_told_without_a_way_to_go_on(server: SimulatedTeacher, tmp_path: Path) -> None:
+def test_a_hopeless_run_does_not_propose_a_resume(server: SimulatedTeacher, tmp_path: Path) -> None:
     never = {"length": {"min_words": 5_000}}
-    with pytest.raises(NothingKept, match="were all dropped") as told:
+    with pytest.raises(NothingKept, match="were all dropped") as raised:
         refed_dspy.synthesize(None, size=80, teacher=teacher_of(server), filters=[never], run_dir=tmp_path / "run")
-    assert "refed resume" not in str(told.value) and told.value.exit_code == 1
+    assert "refed resume" not in str(raised.value) and raised.value.exit_code == 1
 
 
 def test_a_judge_has_nothing_to_compare_where_nothing_is_improved(server: SimulatedTeacher, tmp_path: Path) -> None:
@@ -55,30 +55,28 @@ def test_a_judge_has_nothing_to_compare_where_nothing_is_improved(server: Simula
     assert server.stats()["requests"] == 0
 
 
-async def test_two_that_ask_the_same_at_once_pay_once(server: SimulatedTeacher, tmp_path: Path) -> None:
+async def test_equal_questions_at_once_are_one_call(server: SimulatedTeacher, tmp_path: Path) -> None:
     server.control(latency=0.05)
     teacher = open_teacher(teacher_of(server))
     reference = refed_dspy.load_references()[0]
     job = RowJob("statistics", {}, {"teacher": teacher, "judge": teacher}, NONE, 1, "again")
     async with row_job(tmp_path / "work", job) as (session, _):
         program = ReferenceLevelFeedback()
-        said = await asyncio.gather(*(program.collect_response_feedback(reference) for _ in range(5)))
+        answers = await asyncio.gather(*(program.collect_response_feedback(reference) for _ in range(5)))
         assert (
             session.recorded_teachers["teacher"] is session.recorded_teachers["judge"]
         )  # one model: equal questions are one call
-    assert len(set(said)) == 1 and server.stats()["requests"] == 1
+    assert len(set(answers)) == 1 and server.stats()["requests"] == 1
 
 
-async def test_whoever_waits_for_a_question_that_fails_fails_too_and_pays_nothing(
-    server: SimulatedTeacher, tmp_path: Path
-) -> None:
+async def test_equal_questions_fail_together_and_cost_one_call(server: SimulatedTeacher, tmp_path: Path) -> None:
     server.control(latency=0.05, faults={"refusal": 1.0})
     job = RowJob("statistics", {}, {"teacher": open_teacher(teacher_of(server))}, NONE, 1, "again")
     async with row_job(tmp_path / "work", job):
         program = ReferenceLevelFeedback()
-        asked = (
+        questions = (
             ask("response_feedback", "x", program.response_feedback, reference_instruction="a", reference_response="b")
             for _ in range(3)
         )
-        said = await asyncio.gather(*asked, return_exceptions=True)
-    assert {type(one).__name__ for one in said} == {"RefusedAnswer"} and server.stats()["requests"] == 1
+        errors = await asyncio.gather(*questions, return_exceptions=True)
+    assert {type(error).__name__ for error in errors} == {"RefusedAnswer"} and server.stats()["requests"] == 1

@@ -13,7 +13,7 @@ import pytest
 
 from benchmarks.texts import WORDS
 from refed_dspy.errors import ConfigError
-from refed_dspy.filters.near_duplicates import SHORT, NearDuplicates, _bands, _Index, hashed, runs, tokens
+from refed_dspy.filters.near_duplicates import SHORT, BandIndex, NearDuplicates, band_shape, hashed, runs, tokens
 from refed_dspy.records import DataRow
 
 
@@ -51,11 +51,11 @@ NEAR = [
 
 
 @pytest.mark.parametrize("again", SAME)
-def test_case_punctuation_white_space_and_manners_make_no_difference(again: str) -> None:
+def test_case_punctuation_white_space_and_politeness_make_no_difference(again: str) -> None:
     filter_ = NearDuplicates(threshold=1.0)
     assert filter_.check(row(FIRST)).kept
-    said = filter_.check(row(again))
-    assert (said.kept, said.reason, said.score, said.detail) == (False, "near-duplicate", 1.0, FIRST)
+    decision = filter_.check(row(again))
+    assert (decision.kept, decision.reason, decision.score, decision.detail) == (False, "near-duplicate", 1.0, FIRST)
 
 
 @pytest.mark.parametrize("again", NEAR)
@@ -74,9 +74,9 @@ def test_the_score_is_the_jaccard_similarity_of_words_and_pairs_of_words() -> No
 
 def test_six_words_allow_for_one_and_five_for_none() -> None:
     words = ["alpha", "beta", "gamma", "delta", "epsilon", "zeta"]
-    for count, found in ((SHORT, True), (SHORT - 1, False)):
+    for count, duplicate in ((SHORT, True), (SHORT - 1, False)):
         text = " ".join(words[:count])
-        assert kept([text, text.replace("beta", "other")]) == [True, not found]
+        assert kept([text, text.replace("beta", "other")]) == [True, not duplicate]
         assert kept([text, text.upper() + "?"]) == [True, False]
     assert kept(["alpha beta gamma delta epsilon zeta", "alpha other gamma another epsilon zeta"]) == [True, True]
 
@@ -100,13 +100,13 @@ def test_long_texts_are_held_to_the_threshold() -> None:
     two[10] = two[30] = "other"
     for at in range(0, 40, 5):
         eight[at] = "other"
-    for other, found in ((two, True), (eight, False)):
+    for other, duplicate in ((two, True), (eight, False)):
         ours, theirs = shingles(" ".join(text)), shingles(" ".join(other))
-        assert (len(ours & theirs) / len(ours | theirs) >= 0.8) is found
-        assert kept([" ".join(text), " ".join(other)]) == [True, not found]
+        assert (len(ours & theirs) / len(ours | theirs) >= 0.8) is duplicate
+        assert kept([" ".join(text), " ".join(other)]) == [True, not duplicate]
 
 
-def test_what_a_dropped_row_says_is_not_held_against_later_rows_and_what_is_remembered_is() -> None:
+def test_later_rows_are_not_compared_with_dropped_rows_but_with_remembered_ones() -> None:
     chain = ["one", "two", "three", "four", "five", "six", "seven"]
     texts = [" ".join(["other"] * at + chain[at:]) for at in range(3)]
     assert kept(texts) == [True, False, True]  # the third is two words from the first, one from the second
@@ -128,16 +128,16 @@ def test_it_decides_as_a_comparison_with_every_kept_row_would() -> None:
     filter_, sets, differing = NearDuplicates(), list[set[tuple[str, ...]]](), 0
     for text in texts:
         mine, words = shingles(text), tokens(text)
-        need = min(0.8, (len(mine) - 3) / (len(mine) + 3)) if len(words) >= SHORT else 0.8
+        needed = min(0.8, (len(mine) - 3) / (len(mine) + 3)) if len(words) >= SHORT else 0.8
         near = False
         for other in sets:
-            size = sum(len(one) == 1 for one in other)
+            size = sum(len(run) == 1 for run in other)
             theirs = min(0.8, (len(other) - 3) / (len(other) + 3)) if size >= SHORT else 0.8
-            near = near or len(mine & other) / len(mine | other) >= max(need, theirs) - 1e-9
-        said = filter_.check(row(text))
-        assert near or said.kept  # nothing is dropped by a hash
-        differing += near and said.kept
-        if said.kept:
+            near = near or len(mine & other) / len(mine | other) >= max(needed, theirs) - 1e-9
+        decision = filter_.check(row(text))
+        assert near or decision.kept  # nothing is dropped by a hash
+        differing += near and decision.kept
+        if decision.kept:
             sets.append(mine)
     assert differing <= 0.03 * len(texts)
 
@@ -228,7 +228,7 @@ def test_what_is_compared() -> None:
     for of, expected in (("instruction", [1, 0, 1]), ("response", [1, 1, 0]), ("both", [1, 1, 1])):
         filter_ = NearDuplicates(of=of)  # type: ignore[arg-type]
         assert filter_.of_instruction is (of == "instruction")
-        assert [filter_.check(one).kept for one in rows] == [bool(one) for one in expected]
+        assert [filter_.check(compared).kept for compared in rows] == [bool(kept_) for kept_ in expected]
     both = NearDuplicates(of="both")
     assert both.check(rows[0]).kept and not both.check(rows[0]).kept
 
@@ -241,30 +241,34 @@ package = types.ModuleType("refed_dspy")  # without its __init__, which takes se
 package.__path__ = ["refed_dspy"]
 sys.modules.setdefault("refed_dspy", package)
 from refed_dspy.records import DataRow
-from refed_dspy.filters.duplicates import NearDuplicates
+from refed_dspy.filters.near_duplicates import NearDuplicates
 rng, filter_ = random.Random(5), NearDuplicates(threshold=0.5, permutations=16, seed=7)
-said = [filter_.check(DataRow(1, " ".join(rng.choices("abcd", k=7)), "")) for _ in range(60)]
+decisions = [filter_.check(DataRow(1, " ".join(rng.choices("abcd", k=7)), "")) for _ in range(60)]
 """
     here: dict[str, Any] = {}
     exec(code, here)
-    assert 10 < sum(one.kept for one in here["said"]) < 50
+    assert 10 < sum(decision.kept for decision in here["decisions"]) < 50
     environment = {"PYTHONHASHSEED": "1", "PYTHONPATH": "."}
-    done = subprocess.run([sys.executable, "-c", code + "print(said)"], env=environment, capture_output=True, text=True)
-    assert done.stdout.strip() == str(here["said"]), done.stderr
+    done = subprocess.run(
+        [sys.executable, "-c", code + "print(decisions)"], env=environment, capture_output=True, text=True
+    )
+    assert done.stdout.strip() == str(here["decisions"]), done.stderr
 
 
 def test_the_index_finds_what_shares_a_band_in_order_of_rows() -> None:
     rng = np.random.default_rng(0)
-    index, known = _Index(8, 2), list[list[Any]]()
+    index, earlier = BandIndex(8, 2), list[list[Any]]()
     for number in range(3000):
         signature = rng.integers(0, 12, 16, dtype=np.uint32)
         keys = index.keys(signature)
         pairs = [tuple(pair) for pair in signature.reshape(8, 2).tolist()]
         if number % 300 == 299:
-            expected = [at for at, other in enumerate(known) if any(a == b for a, b in zip(pairs, other, strict=True))]
+            expected = [
+                at for at, other in enumerate(earlier) if any(a == b for a, b in zip(pairs, other, strict=True))
+            ]
             assert index.find(keys).tolist() == expected
         index.add(keys)
-        known.append(pairs)
+        earlier.append(pairs)
 
 
 def test_runs_of_equal_words_have_equal_hashes_and_no_others() -> None:
@@ -284,13 +288,13 @@ def test_hashes_are_the_same_in_every_process() -> None:
     assert hashed(["autumn", "秋"]).tolist() == [10077573059336071161, 4784125667925095212]
 
 
-def test_one_word_said_over_and_over_needs_two_fifths_in_common() -> None:
+def test_one_word_over_and_over_needs_two_fifths_in_common() -> None:
     assert NearDuplicates()._needed(2, 6, 6.0) == pytest.approx(0.4)
 
 
 @pytest.mark.parametrize("similarity", [0.3, 0.57, 0.8, 0.95, 1.0])
 def test_bands_propose_what_is_as_near_as_that(similarity: float) -> None:
-    bands, width = _bands(similarity, 128)
+    bands, width = band_shape(similarity, 128)
     assert bands * width <= 128
     assert 1 - (1 - similarity**width) ** bands >= 0.97
 

@@ -26,10 +26,10 @@ def row(instruction: str, response: str = "") -> DataRow:
 def test_thirteen_words_of_a_prompt_drop_a_row_and_twelve_do_not() -> None:
     filter_ = Overlap([PROMPT])
     words = PROMPT.split()
-    said = filter_.check(row("Solve: " + " ".join(words[3:16]).upper().replace(";", " --")))
-    assert (said.kept, said.reason) == (False, "overlap")
-    assert said.detail == "the station at nine and travels at sixty miles an hour how far"
-    assert said.score == pytest.approx(1 / 2)
+    decision = filter_.check(row("Solve: " + " ".join(words[3:16]).upper().replace(";", " --")))
+    assert (decision.kept, decision.reason) == (False, "overlap")
+    assert decision.detail == "the station at nine and travels at sixty miles an hour how far"
+    assert decision.score == pytest.approx(1 / 2)
     assert filter_.check(row("Solve: " + " ".join(words[3:15]))) == Decision(True, score=0.0)
     assert filter_.check(row(PROMPT)).score == 1.0
 
@@ -37,7 +37,7 @@ def test_thirteen_words_of_a_prompt_drop_a_row_and_twelve_do_not() -> None:
 def test_it_decides_as_a_plain_search_for_shared_runs_would() -> None:
     rng = random.Random(0)
     prompts = [" ".join(rng.choices(WORDS[:3], k=rng.randint(5, 10))) for _ in range(30)]
-    n, found = 6, 0
+    n, dropped = 6, 0
     filter_ = Overlap(prompts, n=n)
     for _ in range(300):
         words = rng.choices(WORDS[:3], k=rng.randint(1, 15))
@@ -48,8 +48,8 @@ def test_it_decides_as_a_plain_search_for_shared_runs_would() -> None:
             whole = len(theirs) < n and f" {prompt} " in f" {' '.join(words)} "
             near = near or whole or any(tuple(theirs[at : at + n]) in grams for at in range(len(theirs) - n + 1))
         assert filter_.check(row(" ".join(words))).kept is not near
-        found += near
-    assert 30 < found < 270
+        dropped += near
+    assert 30 < dropped < 270
 
 
 def test_the_score_is_the_share_of_the_row_s_runs() -> None:
@@ -91,9 +91,11 @@ def test_the_response_is_looked_at_if_asked_for() -> None:
 
 def test_files_of_every_kind(tmp_path: Path) -> None:
     rows = [{"id": 1, "question": PROMPT}, {"id": 2, "question": "Who wrote the novel Emma?"}]
-    (tmp_path / "b.jsonl").write_text("".join(json.dumps(one) + "\n" for one in rows))
+    (tmp_path / "b.jsonl").write_text("".join(json.dumps(fields) + "\n" for fields in rows))
     (tmp_path / "b.json").write_text(json.dumps(rows))
-    (tmp_path / "b.csv").write_text("id,question\n" + "".join(f'{one["id"]},"{one["question"]}"\n' for one in rows))
+    (tmp_path / "b.csv").write_text(
+        "id,question\n" + "".join(f'{fields["id"]},"{fields["question"]}"\n' for fields in rows)
+    )
     (tmp_path / "b.txt").write_text(f"\ufeff{PROMPT}\r\n\r\nWho wrote the novel Emma?\n", encoding="utf-8")
     import pyarrow as pa
     import pyarrow.parquet as pq

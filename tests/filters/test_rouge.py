@@ -12,8 +12,8 @@ import pytest
 from benchmarks import rouge as benchmark
 from refed_dspy.errors import ConfigError
 from refed_dspy.filters.base import Decision, TextFilter
-from refed_dspy.filters.rouge import Match, RougeFilter, beginning, rouge_l, select
-from refed_dspy.metrics.rouge import Index, Words, counted, self_rouge, tokens
+from refed_dspy.filters.rouge import Match, RougeFilter, preview, rouge_l, select
+from refed_dspy.metrics.rouge import Alphabet, Index, features_of, self_rouge, tokens
 from refed_dspy.records import DataRow
 
 HOSTILE = [
@@ -48,7 +48,7 @@ def naive(texts: list[str], threshold: float) -> list[Match]:
     kept: list[int] = []
     matches = []
     for place, text in enumerate(texts):
-        scores = [by_package(text, texts[one]) for one in kept]
+        scores = [by_package(text, texts[earlier]) for earlier in kept]
         if scores and max(scores) >= threshold:
             matches.append(Match(False, score=max(scores), like=kept[scores.index(max(scores))]))
         else:
@@ -91,9 +91,9 @@ def test_f_is_the_float_of_the_package_in_either_order() -> None:
     rng = random.Random(1)
     texts = HOSTILE + drawn(rng, 40, 6, 25) + drawn(rng, 40, 60, 25)
     for _ in range(1_000):
-        one, other = rng.choice(texts), rng.choice(texts)
-        f = rouge_l(one, other)
-        assert f == by_package(one, other) == by_package(other, one) == rouge_l(other, one)
+        text, other = rng.choice(texts), rng.choice(texts)
+        f = rouge_l(text, other)
+        assert f == by_package(text, other) == by_package(other, text) == rouge_l(other, text)
 
 
 def test_f_of_no_token_and_of_the_same() -> None:
@@ -120,15 +120,15 @@ def test_decides_as_the_package(vocabulary: int, longest: int, threshold: float)
 def test_row_by_row_decides_as_in_bulk(vocabulary: int, longest: int) -> None:
     texts = drawn(random.Random(5), 400, vocabulary, longest) + HOSTILE
     rouge: TextFilter = RougeFilter()
-    said = [rouge.check(row(text)) for text in texts]
+    decisions = [rouge.check(row(text)) for text in texts]
     matches = select(texts)
-    assert [one.kept for one in said] == [one.kept for one in matches]
-    assert [one.score for one in said] == [one.score for one in matches]
-    assert any(one.kept for one in said)
-    for one, match in zip(said, matches, strict=True):
+    assert [decision.kept for decision in decisions] == [match.kept for match in matches]
+    assert [decision.score for decision in decisions] == [match.score for match in matches]
+    assert any(decision.kept for decision in decisions)
+    for decision, match in zip(decisions, matches, strict=True):
         if match.like is not None:
-            assert one.detail == beginning(texts[match.like])
-            assert one.reason == "like a kept one"
+            assert decision.detail == preview(texts[match.like])
+            assert decision.reason == "like a kept one"
 
 
 def test_thousands_of_texts_against_all_pairs() -> None:
@@ -136,13 +136,13 @@ def test_thousands_of_texts_against_all_pairs() -> None:
     texts = benchmark.instructions(1_000, seed=3)
     matches = select(texts)
     kept = [place for place, match in enumerate(matches) if match.kept]
-    words = Words()
+    alphabet = Alphabet()
     index = Index(1e-9)  # lets nothing out that has one token in common
     for place, match in enumerate(matches):
-        near = index.nearest(words.code(texts[place]))
+        near = index.nearest(alphabet.encode(texts[place]))
         if match.kept:
             assert near is None or near[1] < 0.7
-            index.add(words.code(texts[place]))
+            index.add(alphabet.encode(texts[place]))
         else:
             assert near is not None
             assert (match.like, match.score) == (kept[near[0]], near[1])
@@ -243,29 +243,30 @@ def test_very_long_texts() -> None:
 @pytest.mark.parametrize("start", [0xD7F0, 0x110000 - 0x800 - 60])
 def test_more_tokens_than_code_points(start: int) -> None:
     """Numbers pass by the surrogates, and where characters end, texts as lists stand beside texts as characters."""
-    words = Words()
-    words.update(zip(map(str, range(start)), range(start), strict=True))
+    alphabet = Alphabet()
+    alphabet.numbers.update(zip(map(str, range(start)), range(start), strict=True))
     index = Index(0.7)
     texts = drawn(random.Random(start), 60, 150, 20)
     kept: list[int] = []
     for place, (text, match) in enumerate(zip(texts, naive(texts, 0.7), strict=True)):
-        coded = words.code(text)
-        assert not any(0xD800 <= (ord(code) if isinstance(code, str) else code) < 0xE000 for code in coded.codes)
-        near = index.nearest(coded)
+        encoded = alphabet.encode(text)
+        assert not any(0xD800 <= (ord(code) if isinstance(code, str) else code) < 0xE000 for code in encoded.codes)
+        near = index.nearest(encoded)
         assert match == (Match(True) if near is None else Match(False, score=near[1], like=kept[near[0]]))
         if near is None:
-            index.add(coded)
+            index.add(encoded)
             kept.append(place)
-    assert max(words.values()) > (0xE000 if start < 0xE000 else 0x110000)
-    assert len(set(words.values())) == len(words)
+    numbers = alphabet.numbers.values()
+    assert max(numbers) > (0xE000 if start < 0xE000 else 0x110000)
+    assert len(set(numbers)) == len(numbers)
 
 
 def test_each_feature_once_and_rare_ones_first() -> None:
-    assert counted(["a", "b", "a", "a"]) == ["a", "b", ("a", 1), ("a", 2)]
-    coded = Words(["the", "a", ("the", 1), "cat"]).code("The cat, the new cat")
-    assert len(coded.codes) == len(coded.features) == len(set(coded.features)) == 5
-    assert all(one > other for one, other in pairwise(coded.features))
-    assert coded.features[-2:] == [2, 0]
+    assert features_of(["a", "b", "a", "a"]) == ["a", "b", ("a", 1), ("a", 2)]
+    encoded = Alphabet(["the", "a", ("the", 1), "cat"]).encode("The cat, the new cat")
+    assert len(encoded.codes) == len(encoded.features) == len(set(encoded.features)) == 5
+    assert all(feature > following for feature, following in pairwise(encoded.features))
+    assert encoded.features[-2:] == [2, 0]
 
 
 # --- how alike the texts of a data set are

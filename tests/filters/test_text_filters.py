@@ -13,7 +13,7 @@ from refed_dspy.filters.language import CODES, Language
 from refed_dspy.filters.length import Length
 from refed_dspy.filters.refusals import Refusals
 from refed_dspy.records import DataRow
-from refed_dspy.text import placeholder
+from refed_dspy.text import find_placeholder
 
 HOSTILE = [
     "",
@@ -35,14 +35,22 @@ def row(instruction: str, response: str = "Here is the answer that you asked for
 
 def test_every_filter_takes_any_text_and_says_whether_it_needs_the_response() -> None:
     filters: list[TextFilter] = [Length(min_words=1), Refusals(), Language(), Length(max_words=3, of="instruction")]
-    assert [(one.name, one.of_instruction) for one in filters] == [
+    assert [(filter_.name, filter_.of_instruction) for filter_ in filters] == [
         ("length", False), ("refusals", False), ("language", False), ("length", True),
     ]  # fmt: skip
-    for one in filters:
+    for filter_ in filters:
         for text in HOSTILE:
-            for said in (one.check(row(text)), one.check(row("Say something", text)), one.check(row(text, text))):
-                assert said.kept is (said.reason == "") and "\n" not in said.detail and len(said.detail) <= 120
-        one.remember(row("anything"))
+            for decision in (
+                filter_.check(row(text)),
+                filter_.check(row("Say something", text)),
+                filter_.check(row(text, text)),
+            ):
+                assert (
+                    decision.kept is (decision.reason == "")
+                    and "\n" not in decision.detail
+                    and len(decision.detail) <= 120
+                )
+        filter_.remember(row("anything"))
 
 
 # lengths
@@ -51,11 +59,14 @@ def test_every_filter_takes_any_text_and_says_whether_it_needs_the_response() ->
 def test_bounds_are_inclusive_and_say_what_they_counted() -> None:
     filter_ = Length(min_words=2, max_words=4, max_characters=20)
     texts = ["one", "one two", " one\u3000two\nthree four ", "1 2 3 4 5", "seventeen characters plus"]
-    said = [filter_.check(row("", text)) for text in texts]
-    assert [(one.kept, one.reason, one.score) for one in said] == [
+    decisions = [filter_.check(row("", text)) for text in texts]
+    assert [(decision.kept, decision.reason, decision.score) for decision in decisions] == [
         (False, "too short", 1), (True, "", 2), (True, "", 4), (False, "too long", 5), (False, "too long", 25),
     ]  # fmt: skip
-    assert said[0].detail == "1 words, at least 2 asked for" and said[4].detail == "25 characters, at most 20 asked for"
+    assert (
+        decisions[0].detail == "1 words, at least 2 asked for"
+        and decisions[4].detail == "25 characters, at most 20 asked for"
+    )
 
 
 def test_lengths_of_instructions_and_of_characters() -> None:
@@ -115,9 +126,9 @@ REFUSALS = [
 
 @pytest.mark.parametrize("response", REFUSALS)
 def test_responses_that_decline(response: str) -> None:
-    said = Refusals().check(row("Explain how a clock works.", response))
-    assert (said.kept, said.reason) == (False, "refusal")
-    assert said.detail and said.detail in response.lower().replace("’", "'")
+    decision = Refusals().check(row("Explain how a clock works.", response))
+    assert (decision.kept, decision.reason) == (False, "refusal")
+    assert decision.detail and decision.detail in response.lower().replace("’", "'")
     upper = Refusals().check(row("Explain how a clock works.", f"  {response.upper()}\n"))
     assert upper.reason == "refusal"
 
@@ -195,16 +206,16 @@ TEXTS = [
 
 @pytest.mark.parametrize("text", PLACEHOLDERS)
 def test_texts_that_were_never_filled_in(text: str) -> None:
-    found = placeholder(text)
-    assert found and len(found) <= 80 and "\n" not in found
-    said = Refusals().check(row("Explain how a clock works.", text))
-    assert (said.kept, said.reason, said.detail) == (False, "placeholder", found)
+    match = find_placeholder(text)
+    assert match and len(match) <= 80 and "\n" not in match
+    decision = Refusals().check(row("Explain how a clock works.", text))
+    assert (decision.kept, decision.reason, decision.detail) == (False, "placeholder", match)
     assert Refusals().check(row(text)).reason == "placeholder"
 
 
 @pytest.mark.parametrize("text", TEXTS)
 def test_texts_that_say_something(text: str) -> None:
-    assert placeholder(text) == ""
+    assert find_placeholder(text) == ""
     assert Refusals().check(row("Explain how a clock works.", text)).kept
 
 
@@ -232,10 +243,10 @@ def english() -> Language:
 
 def test_another_language_is_dropped_with_its_code(english: Language) -> None:
     for text, code in ((GERMAN, "de"), (CHINESE, "zh")):
-        for one in (row(text, ENGLISH), row(ENGLISH, text)):
-            said = english.check(one)
-            assert (said.kept, said.reason, said.detail) == (False, "language", code)
-            assert said.score is not None and 0.8 <= said.score <= 1
+        for mixed in (row(text, ENGLISH), row(ENGLISH, text)):
+            decision = english.check(mixed)
+            assert (decision.kept, decision.reason, decision.detail) == (False, "language", code)
+            assert decision.score is not None and 0.8 <= decision.score <= 1
     assert not english.check(row(ENGLISH, "写一首关于秋天的诗")).kept  # nine letters, which count as twenty-seven
     kept = english.check(row(ENGLISH, ENGLISH))
     assert kept.kept and kept.detail == "en" and kept.score is not None and kept.score > 0.8
@@ -270,11 +281,11 @@ def test_which_texts_and_which_languages(english: Language) -> None:
         ({"of": "instruction"}, True), ({"of": "response"}, False), ({"allowed": ["de", "en"]}, True),
         ({"allowed": "de"}, False), ({"of": "response", "allowed": "de"}, True), ({"least_characters": 500}, True),
     ]  # fmt: skip
-    for given, kept in settings:
-        filter_ = Language(**given)
+    for options, kept in settings:
+        filter_ = Language(**options)
         filter_._model = english._model  # a second to load
-        assert filter_.check(mixed).kept is kept, given
-        assert filter_.of_instruction is (given.get("of") == "instruction")
+        assert filter_.check(mixed).kept is kept, options
+        assert filter_.of_instruction is (options.get("of") == "instruction")
 
 
 def test_the_codes_are_those_of_the_model(english: Language) -> None:
@@ -306,6 +317,6 @@ def test_random_text_is_never_an_error(english: Language) -> None:
     filters: list[TextFilter] = [Refusals(), english, Length(min_words=3)]
     for _ in range(300):
         text = "".join(rng.choices(letters, k=rng.randint(0, 60)))
-        for one in filters:
-            said = one.check(row(text, text[::-1]))
-            assert said.kept is (said.reason == "")
+        for filter_ in filters:
+            decision = filter_.check(row(text, text[::-1]))
+            assert decision.kept is (decision.reason == "")

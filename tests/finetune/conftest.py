@@ -1,4 +1,4 @@
-"""What the tests of the fine-tuning recipe stand on: a run's rows, and a model that was made here a moment ago."""
+"""Fixtures of the fine-tuning tests: a run's rows, and a tiny model made here."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ import pytest
 
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy import TeacherConfig, load_references, synthesize
-from tests.conftest import at_rest
+from tests.conftest import reset_server
 
 FOLDER = Path(__file__).resolve().parents[2] / "examples" / "finetune"
 ROWS = 64
-# Each text of the run begins with it: a style, which a model can learn where words that were drawn cannot be foreseen.
+# Every text of the run begins with it: a style can be learned, while the randomly drawn words cannot be predicted.
 STYLE = "Thank you for asking; here is, in short, what I know about it:"
 VOCABULARY = 600
-# One thread: a model of this size gains nothing by more, and they would only wait for each other.
+# One thread: a model of this size gains nothing from more.
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "REFED_TRACK": "false"}
 Script = Callable[..., subprocess.CompletedProcess[str]]
 
 
-def run_script(name: str, *given: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(FOLDER / name), *map(str, given)]
+def run_script(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(FOLDER / name), *map(str, arguments)]
     return subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, check=False, timeout=900)
 
 
@@ -51,14 +51,14 @@ def sft(modules: Callable[[str], ModuleType]) -> ModuleType:
 @pytest.fixture(scope="session")
 def run(tmp_path_factory: pytest.TempPathFactory, shared_server: SimulatedTeacher) -> Path:
     """A finished run's folder: its rows were written by the simulated server."""
-    at_rest(shared_server)
+    reset_server(shared_server)
     shared_server.control(response_words=24, signature=STYLE)
     folder = tmp_path_factory.mktemp("run")
     teacher = TeacherConfig(model="openai/simulated", api_base=shared_server.base_url)
     made = synthesize(None, load_references("builtin"), size=ROWS, teacher=teacher, run_dir=folder)
     made.export("messages", folder / "train.jsonl")
     made.export("parquet", folder / "train.parquet")
-    at_rest(shared_server)
+    reset_server(shared_server)
     return folder
 
 
@@ -76,7 +76,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory, train_file: Path) -> Path:
 
 def texts_of(train_file: Path) -> list[str]:
     rows = [json.loads(line) for line in train_file.read_text().splitlines()]
-    return [turn["content"] for row in rows for turn in row["messages"]]
+    return [message["content"] for row in rows for message in row["messages"]]
 
 
 def make_tiny(folder: Path, texts: Sequence[str], **special: Any) -> Path:
@@ -110,6 +110,6 @@ SETTINGS = ("--max-length", 256, "--batch-size", 1, "--learning-rate", 1e-2, "--
 def tuned(tmp_path_factory: pytest.TempPathFactory, sft: ModuleType, train_file: Path, tiny: Path) -> Path:
     """A finished training's folder."""
     out = tmp_path_factory.mktemp("models") / "tuned"
-    given = ["--data", train_file, "--model", tiny, "--out", out, *SETTINGS]
-    sft.train(sft.arguments([str(one) for one in given]))
+    arguments = ["--data", train_file, "--model", tiny, "--out", out, *SETTINGS]
+    sft.train(sft.arguments([str(argument) for argument in arguments]))
     return out

@@ -15,7 +15,7 @@ pytest.importorskip("trl", reason="make finetune brings it")
 
 from benchmarks.simulated import SimulatedTeacher
 from tests.finetune.conftest import ROWS, run_script
-from tests.runs.filter.test_filter import Scales
+from tests.runs.filter.helpers import NumberJudge
 from tests.support.scripted_engine import fake_lm
 
 pytestmark = pytest.mark.finetune
@@ -53,26 +53,26 @@ def test_from_a_run_to_the_picture_and_each_step_once(
     server: SimulatedTeacher, run: Path, tiny: Path, prompts: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "figure"
-    given = [run, "--model", tiny, "--prompts", prompts, "--judge", judge_file(tmp_path, server), "--out", out]
-    given += ["--sizes", 6, "--max-new-tokens", 24, "--filters", "random", "rouge", "judge"]
+    arguments = [run, "--model", tiny, "--prompts", prompts, "--judge", judge_file(tmp_path, server), "--out", out]
+    arguments += ["--sizes", 6, "--max-new-tokens", 24, "--filters", "random", "rouge", "judge"]
 
-    dry = run_script("filter_figure.py", *given, "--dry-run", *SFT)
+    dry = run_script("filter_figure.py", *arguments, "--dry-run", *SFT)
     assert dry.returncode == 0 and not out.exists()
-    for told in (
+    for line in (
         "trainings: 3 at most, 0 of them done",
         "of 4 models",
         f"{2 * ROWS} calls at most on the data",
         "and 30 on",
     ):
-        assert told in dry.stdout
+        assert line in dry.stdout
     assert not server.stats()["requests"]
 
-    poor = run_script("filter_figure.py", *given, "--max-cost", 0.012, *SFT)
+    poor = run_script("filter_figure.py", *arguments, "--max-cost", 0.012, *SFT)
     assert poor.returncode == 1 and "max_cost is reached" in poor.stderr, poor.stderr[-2000:]
     paid = server.stats()["answered"]
     assert 0 < paid < 2 * ROWS and not list(out.glob("models/*"))
 
-    done = run_script("filter_figure.py", *given, "--max-cost", 5, *SFT)
+    done = run_script("filter_figure.py", *arguments, "--max-cost", 5, *SFT)
     assert done.returncode == 0, done.stderr[-3000:]
     facts = json.loads((out / "figure.json").read_text())
     assert [(line["filter"], line["size"]) for line in facts["lines"]] == [
@@ -84,14 +84,14 @@ def test_from_a_run_to_the_picture_and_each_step_once(
     text = (out / "figure.txt").read_text()
     assert "over its own answers before training" in text
     assert f", {server.stats()['answered']} calls" in text
-    assert {one["rows"] for one in facts["trainings"].values()} == {6}
+    assert {training["rows"] for training in facts["trainings"].values()} == {6}
 
     asked, there = server.stats()["answered"], files(out)
-    again = run_script("filter_figure.py", *given, "--max-cost", 5, *SFT)
+    again = run_script("filter_figure.py", *arguments, "--max-cost", 5, *SFT)
     assert again.returncode == 0, again.stderr[-3000:]
     assert server.stats()["answered"] == asked and files(out) == there
     assert json.loads((out / "figure.json").read_text()) == facts
-    other = run_script("filter_figure.py", *given, "--max-cost", 5, *SFT, "--epochs", 2)
+    other = run_script("filter_figure.py", *arguments, "--max-cost", 5, *SFT, "--epochs", 2)
     assert other.returncode == 2 and "holds a figure with another sft" in other.stderr
 
 
@@ -105,9 +105,19 @@ def opened(figure: ModuleType, folder: Path, answers: Mapping[str, Sequence[str]
         (baseline, [{"instruction": text, "output": f"Quality {n}"} for n, text in enumerate(PROMPTS)]),
     ):
         path.write_text("".join(json.dumps(row) + "\n" for row in content))
-    given = [str(data), "--model", "none", "--prompts", str(prompts), "--judge", "none", "--out", str(folder / "out")]
-    args = figure.arguments([*given, "--baseline", str(baseline), "--sizes", "4", "--filters", "random", "judge"])
-    args.judge = fake_lm(Scales())
+    arguments = [
+        str(data),
+        "--model",
+        "none",
+        "--prompts",
+        str(prompts),
+        "--judge",
+        "none",
+        "--out",
+        str(folder / "out"),
+    ]
+    args = figure.arguments([*arguments, "--baseline", str(baseline), "--sizes", "4", "--filters", "random", "judge"])
+    args.judge = fake_lm(NumberJudge())
     vars(args).update(more)
     made = figure.Figure(args)
     (folder / "out" / "answers").mkdir(parents=True)
@@ -142,7 +152,7 @@ def test_a_subset_holds_what_its_filter_keeps(figure: ModuleType, tmp_path: Path
     made = opened(figure, tmp_path, {}, filters=["judge", "random"], sizes=[4, 8, 9], seeds=[0])
     (tmp_path / "out" / "subsets").mkdir()
     enough = made.choose()
-    assert [str(one) for one in enough] == ["judge-4-seed0", "judge-8-seed0", "random-4-seed0", "random-8-seed0"]
+    assert [str(subset) for subset in enough] == ["judge-4-seed0", "judge-8-seed0", "random-4-seed0", "random-8-seed0"]
     rows = [
         json.loads(line) for line in (tmp_path / "out" / "subsets" / "judge-4-seed0.jsonl").read_text().splitlines()
     ]
@@ -150,24 +160,24 @@ def test_a_subset_holds_what_its_filter_keeps(figure: ModuleType, tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("changed", "told"),
+    ("changed", "message"),
     [
         ({"prompts": [{"question": "a"}]}, "row 1: needs an instruction; it has question"),
         ({"baseline": [{"instruction": "another", "output": "a"}]}, "has no answer to 5 of 5 prompts"),
         ({"data": [{"instruction": "a", "response": "b"}]}, "leave judge out"),
     ],
 )
-def test_bad_input_is_told_before_anything_is_done(
-    figure: ModuleType, tmp_path: Path, changed: Mapping[str, Sequence[Any]], told: str
+def test_bad_input_is_refused_before_anything_is_done(
+    figure: ModuleType, tmp_path: Path, changed: Mapping[str, Sequence[Any]], message: str
 ) -> None:
     made = opened(figure, tmp_path, {})
     for name, rows in changed.items():
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    with pytest.raises(figure.ReferencesError, match=told):
+    with pytest.raises(figure.ReferencesError, match=message):
         figure.Figure(made.args)
 
 
 def test_wrong_settings_of_the_training_end_with_2_at_once(tmp_path: Path, prompts: Path, run: Path) -> None:
-    given = [run, "--model", "m", "--prompts", prompts, "--judge", "openai/any", "--out", tmp_path / "out"]
-    done = run_script("filter_figure.py", *given, "--dry-run", "--", "--epoch", "-1")
+    arguments = [run, "--model", "m", "--prompts", prompts, "--judge", "openai/any", "--out", tmp_path / "out"]
+    done = run_script("filter_figure.py", *arguments, "--dry-run", "--", "--epoch", "-1")
     assert done.returncode == 2 and os.listdir(tmp_path) == ["prompts.json"]

@@ -40,7 +40,7 @@ def results(out: Path) -> Any:
 
 
 def losses(out: Path, kind: str) -> list[float]:
-    return [one[kind] for one in results(out)["losses"] if kind in one]
+    return [entry[kind] for entry in results(out)["losses"] if kind in entry]
 
 
 def write(path: Path, *rows: object) -> Path:
@@ -60,14 +60,14 @@ def trainer_of(sft: ModuleType, data: Path, model: Path, out: Path, *more: objec
     return sft.make_trainer(args, loaded, tokenizer, samples)
 
 
-def test_the_loss_falls_by_far_and_the_figures_tell_of_what(tuned: Path, train_file: Path) -> None:
-    evaluated, trained, told = losses(tuned, "eval_loss"), losses(tuned, "loss"), results(tuned)
+def test_the_loss_falls_by_far_and_the_figures_say_on_what(tuned: Path, train_file: Path) -> None:
+    evaluated, trained, facts = losses(tuned, "eval_loss"), losses(tuned, "loss"), results(tuned)
     assert evaluated[-1] < evaluated[0] - 2
     assert evaluated[-1] < math.log(VOCABULARY) - 1  # far below knowing nothing
     assert trained[-1] < trained[0] - 2
-    assert told["rows"] == ROWS and told["left_out"] == 0
-    assert told["data_sha256"] == hashlib.sha256(train_file.read_bytes()).hexdigest()
-    assert told["device"] == "cpu" and told["versions"]["trl"]
+    assert facts["rows"] == ROWS and facts["left_out"] == 0
+    assert facts["data_sha256"] == hashlib.sha256(train_file.read_bytes()).hexdigest()
+    assert facts["device"] == "cpu" and facts["versions"]["trl"]
     assert len(evaluated) == 5  # before the first step, and after each epoch
     assert {"adapter_model.safetensors", "chat_template.jinja"} <= {path.name for path in tuned.iterdir()}
     assert not (tuned / "checkpoints").exists()
@@ -78,10 +78,12 @@ def test_the_adapter_loads_answers_and_stops(
 ) -> None:
     generate = modules("generate")
     prompts = write(tmp_path / "prompts.jsonl", *({"instruction": text} for text in ("Write of tea.", "Why?", "How?")))
-    given = ["--model", tiny, "--prompts", prompts, "--max-new-tokens", 200, "--batch-size", 2]
+    arguments = ["--model", tiny, "--prompts", prompts, "--max-new-tokens", 200, "--batch-size", 2]
     answers = {}
     for name, more in (("base", []), ("tuned", ["--adapter", tuned]), ("again", ["--adapter", tuned])):
-        generate.generate(generate.arguments([str(one) for one in [*given, *more, "--out", tmp_path / name]]))
+        generate.generate(
+            generate.arguments([str(argument) for argument in [*arguments, *more, "--out", tmp_path / name]])
+        )
         answers[name] = [json.loads(line) for line in (tmp_path / name).read_text().splitlines()]
     assert [row["instruction"] for row in answers["tuned"]] == ["Write of tea.", "Why?", "How?"]
     assert answers["tuned"] == answers["again"] and answers["tuned"] != answers["base"]
@@ -94,9 +96,9 @@ def test_the_saved_adapter_and_tokenizer_are_what_was_trained(tuned: Path, tiny:
     from transformers import AutoTokenizer
 
     tokenizer, model = AutoTokenizer.from_pretrained(tuned), AutoPeftModelForCausalLM.from_pretrained(tuned).eval()
-    turns = json.loads(train_file.read_text().splitlines()[0])["messages"]
-    asked = tokenizer.apply_chat_template(turns[:1], add_generation_prompt=True, return_dict=False)
-    ids = torch.tensor([tokenizer.apply_chat_template(turns, return_dict=False)])
+    messages = json.loads(train_file.read_text().splitlines()[0])["messages"]
+    asked = tokenizer.apply_chat_template(messages[:1], add_generation_prompt=True, return_dict=False)
+    ids = torch.tensor([tokenizer.apply_chat_template(messages, return_dict=False)])
     labels = ids.clone()
     labels[0, : len(asked)] = -100
     with torch.inference_mode(), model.disable_adapter():
@@ -161,8 +163,8 @@ def test_a_killed_training_goes_on_to_the_same_end(
     from safetensors.torch import load_file
 
     out = tmp_path / "out"
-    given = list(map(str, ["--data", train_file, "--model", tiny, "--out", out, *SETTINGS, "--save-steps", 10]))
-    command = [sys.executable, str(FOLDER / "sft.py"), *given]
+    arguments = list(map(str, ["--data", train_file, "--model", tiny, "--out", out, *SETTINGS, "--save-steps", 10]))
+    command = [sys.executable, str(FOLDER / "sft.py"), *arguments]
     process = subprocess.Popen(command, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 600
     while not (out / "checkpoints" / "checkpoint-10" / "trainer_state.json").is_file():
@@ -176,23 +178,23 @@ def test_a_killed_training_goes_on_to_the_same_end(
     (cut_off / "adapter_config.json").write_text("{")
 
     for state in out.glob("checkpoints/*/trainer_state.json"):  # marked: a start anew would come to the same end, too
-        known = json.loads(state.read_text())
-        known["log_history"][0]["eval_loss"] = 123.0
-        state.write_text(json.dumps(known))
-    sft.train(sft.arguments(given))
-    told = capsys.readouterr().out
-    assert "going on from" in told and "checkpoint-999" not in told
+        content = json.loads(state.read_text())
+        content["log_history"][0]["eval_loss"] = 123.0
+        state.write_text(json.dumps(content))
+    sft.train(sft.arguments(arguments))
+    output = capsys.readouterr().out
+    assert "going on from" in output and "checkpoint-999" not in output
     assert losses(out, "eval_loss")[0] == 123
     assert losses(out, "loss") == pytest.approx(losses(tuned, "loss"), rel=1e-4)
     ours, theirs = (load_file(folder / "adapter_model.safetensors") for folder in (out, tuned))
     assert all(ours[name].allclose(theirs[name], atol=1e-4) for name in theirs)
 
     before = (out / "training.json").stat().st_mtime_ns
-    sft.train(sft.arguments(given))
+    sft.train(sft.arguments(arguments))
     assert "is finished" in capsys.readouterr().out
     assert (out / "training.json").stat().st_mtime_ns == before
     with pytest.raises(sft.BadInput, match="another epochs; name another --out"):
-        sft.train(sft.arguments([*given, "--epochs", "5"]))
+        sft.train(sft.arguments([*arguments, "--epochs", "5"]))
 
 
 def test_another_file_of_data_is_refused_in_a_folder(sft: ModuleType, tuned: Path, tiny: Path, tmp_path: Path) -> None:
@@ -209,7 +211,7 @@ def test_the_parquet_of_a_run_is_the_same_samples(sft: ModuleType, run: Path, tr
 
 def test_of_several_turns_the_last_answer_is_learned(sft: ModuleType, tmp_path: Path) -> None:
     (sample,) = sft.read_samples(write(tmp_path / "turns.jsonl", chat("a", "b", "c", "d")))
-    assert [turn["content"] for turn in sample["prompt"]] == ["a", "b", "c"]
+    assert [message["content"] for message in sample["prompt"]] == ["a", "b", "c"]
     assert sample["completion"] == [{"role": "assistant", "content": "d"}]
 
 
@@ -226,7 +228,7 @@ GOOD = [chat("a", "b"), chat("c", "d"), chat("e", "f")]
 
 
 @pytest.mark.parametrize(
-    ("rows", "more", "told"),
+    ("rows", "more", "message"),
     [
         ([], [], "has no rows"),
         (["{broken"], [], "cannot be read"),
@@ -242,16 +244,26 @@ GOOD = [chat("a", "b"), chat("c", "d"), chat("e", "f")]
         (GOOD, ["--model", "/no/such/folder"], "/no/such/folder"),
     ],
 )  # fmt: skip
-def test_bad_input_is_told_in_one_line(
-    sft: ModuleType, tiny: Path, tmp_path: Path, rows: list[Any], more: list[str], told: str,
+def test_bad_input_is_refused_in_one_line(
+    sft: ModuleType, tiny: Path, tmp_path: Path, rows: list[Any], more: list[str], message: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     data = tmp_path / "data.jsonl"
     data.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
-    given = ["--data", str(data), "--model", str(tiny), "--out", str(tmp_path / "out"), "--max-length", "256", *more]
-    with pytest.raises(sft.BadInput, match=told):
-        sft.train(sft.arguments(given))
+    arguments = [
+        "--data",
+        str(data),
+        "--model",
+        str(tiny),
+        "--out",
+        str(tmp_path / "out"),
+        "--max-length",
+        "256",
+        *more,
+    ]
+    with pytest.raises(sft.BadInput, match=message):
+        sft.train(sft.arguments(arguments))
 
 
 @pytest.mark.parametrize("template", ["{{ messages[0].content }}", "{% broken", "{{ raise_exception('no') }}"])

@@ -109,20 +109,20 @@ async def test_once_a_cap_is_reached_nothing_is_granted_that_would_fit() -> None
 async def test_of_those_that_wait_the_lowest_rank_goes_first_and_equals_in_order() -> None:
     budget, order = Budget(Caps(max_cost=10)), list[str]()
 
-    async def one(name: str, rank: int) -> None:
+    async def call(name: str, rank: int) -> None:
         await budget.reserve(10, rank)
         order.append(name)
         await asyncio.sleep(0)
         budget.settle(10, 0)
 
     await budget.reserve(10)
-    ranked = {"study": 0, "improve": -3, "respond": -2, "improve too": -3}
-    tasks = [asyncio.create_task(one(name, rank)) for name, rank in ranked.items()]
+    ranked = {"feedback": 0, "improve": -3, "respond": -2, "improve too": -3}
+    tasks = [asyncio.create_task(call(name, rank)) for name, rank in ranked.items()]
     await settle_down()
     budget.settle(10, 0)
     for task in tasks:
         await at_once(task)
-    assert order == ["improve", "improve too", "respond", "study"]
+    assert order == ["improve", "improve too", "respond", "feedback"]
 
 
 @pytest.mark.parametrize("others", [0, 3])
@@ -211,7 +211,7 @@ class Schedule:
         self.budget = Watched(self.caps)
         self.billed = self.sent = 0
 
-    async def one(self) -> None:
+    async def call(self) -> None:
         rng, budget, worst = self.rng, self.budget, self.rng.randint(0, 100)
         try:
             await budget.reserve(worst, rng.randint(-3, 0))
@@ -230,7 +230,7 @@ class Schedule:
                 budget.settle(worst, cost)
 
     async def run(self) -> None:
-        tasks = [asyncio.create_task(self.one()) for _ in range(10)]
+        tasks = [asyncio.create_task(self.call()) for _ in range(10)]
         while not all(task.done() for task in tasks):
             if self.rng.random() < 0.3:
                 self.rng.choice(tasks).cancel()

@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 
 from refed_dspy.ledger.candidates import (
-    Trial,
-    abstained,
-    abstentions,
+    Candidate,
+    baseline_and_best,
+    candidate_seen,
+    count_abstentions,
+    delete_candidates,
     enough,
-    forgotten,
-    scored,
-    trials,
-    tried,
-    validation_means,
+    evaluation_abstained,
+    evaluation_scored,
+    load_candidates,
 )
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.statements import Key, failed, reserved
@@ -28,80 +28,82 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
         yield made
 
 
-def known(ledger: Ledger) -> dict[str, Trial]:
-    return {trial.digest: trial for trial in trials(ledger)}
+def candidates_by_digest(ledger: Ledger) -> dict[str, Candidate]:
+    return {candidate.digest: candidate for candidate in load_candidates(ledger)}
 
 
 def test_an_empty_ledger_has_none(ledger: Ledger) -> None:
-    assert trials(ledger) == []
+    assert load_candidates(ledger) == []
 
 
 def test_candidates_come_in_the_order_in_which_they_were_first_seen(ledger: Ledger) -> None:
     for seq, name in enumerate(["zeta", "alpha", "mid"]):
-        ledger.commit(tried(name, seq, {"stage": {"text": f"naïve {name} 😀"}}))
-    ledger.commit(tried("alpha", 7, {"stage": {"text": "another"}}))  # seen again, after a restart
-    found = trials(ledger)
-    assert [(trial.digest, trial.seq) for trial in found] == [("zeta", 0), ("alpha", 1), ("mid", 2)]
-    assert found[1].state == {"stage": {"text": "naïve alpha 😀"}}, "the first one stays"
-    assert all(trial.mean("validation") is None and trial.cost == 0 for trial in found)
+        ledger.commit(candidate_seen(name, seq, {"stage": {"text": f"naïve {name} 😀"}}))
+    ledger.commit(candidate_seen("alpha", 7, {"stage": {"text": "another"}}))  # seen again, after a restart
+    candidates = load_candidates(ledger)
+    assert [(candidate.digest, candidate.seq) for candidate in candidates] == [("zeta", 0), ("alpha", 1), ("mid", 2)]
+    assert candidates[1].state == {"stage": {"text": "naïve alpha 😀"}}, "the first one stays"
+    assert all(candidate.mean("validation") is None and candidate.cost == 0 for candidate in candidates)
 
 
 def test_scores_are_kept_by_subset_and_averaged(ledger: Ledger) -> None:
-    ledger.commit(tried("one", 0, {}))
+    ledger.commit(candidate_seen("one", 0, {}))
     for example, subset, score in [("a", "validation", 1.0), ("b", "validation", 0.5), ("c", "test", 0.0)]:
-        ledger.commit(scored("one", example, subset, score, {"wins": score, "coverage": 1.0}, 10))
-    trial = known(ledger)["one"]
-    assert trial.scores == {"validation": {"a": 1.0, "b": 0.5}, "test": {"c": 0.0}}
-    assert trial.parts["validation"]["b"] == {"wins": 0.5, "coverage": 1.0}
-    assert (trial.mean("validation"), trial.mean("test"), trial.mean("train")) == (0.75, 0.0, None)
+        ledger.commit(evaluation_scored("one", example, subset, score, {"wins": score, "coverage": 1.0}, 10))
+    candidate = candidates_by_digest(ledger)["one"]
+    assert candidate.scores == {"validation": {"a": 1.0, "b": 0.5}, "test": {"c": 0.0}}
+    assert candidate.components["validation"]["b"] == {"wins": 0.5, "coverage": 1.0}
+    assert (candidate.mean("validation"), candidate.mean("test"), candidate.mean("train")) == (0.75, 0.0, None)
 
 
 def test_scored_again_it_keeps_what_had_been_spent(ledger: Ledger) -> None:
     """The replay of a restart scores everything again: one score stays, and the time and the money of the first."""
-    ledger.commit(tried("one", 0, {}))
-    ledger.commit(scored("one", "a", "validation", 0.25, {}, 100))
-    ledger.commit(scored("one", "a", "validation", 0.75, {"wins": 1.0}, 900))
-    trial = known(ledger)["one"]
-    assert trial.scores == {"validation": {"a": 0.75}} and trial.spent == 100
-    assert trial.parts["validation"]["a"] == {"wins": 1.0}
+    ledger.commit(candidate_seen("one", 0, {}))
+    ledger.commit(evaluation_scored("one", "a", "validation", 0.25, {}, 100))
+    ledger.commit(evaluation_scored("one", "a", "validation", 0.75, {"wins": 1.0}, 900))
+    candidate = candidates_by_digest(ledger)["one"]
+    assert candidate.scores == {"validation": {"a": 0.75}} and candidate.spent == 100
+    assert candidate.components["validation"]["a"] == {"wins": 1.0}
 
 
 def test_spent_is_the_highest_and_cost_its_own_calls(ledger: Ledger) -> None:
     for seq, name in enumerate(["one", "two"]):
-        ledger.commit(tried(name, seq, {}))
+        ledger.commit(candidate_seen(name, seq, {}))
     for name, example, cost in [("one", "a", 500), ("one", "b", 300), ("two", "a", 800)]:
-        ledger.commit(scored(name, example, "train", 1.0, {}, cost))
+        ledger.commit(evaluation_scored(name, example, "train", 1.0, {}, cost))
     for number, (role, name, cost) in enumerate(
         [("teacher", "one", 7), ("judge", "one", 5), ("teacher", "two", 11)], 1
     ):
         ledger.commit(reserved(number, Key(role, name, 0, "", "", f"k{number}"), "m", "e", cost))
     ledger.commit(reserved(4, Key("teacher", "one", 0, "", "", "k4"), "m", "e", None))  # of an unknown price
-    found = known(ledger)
-    assert (found["one"].spent, found["two"].spent) == (500, 800)
-    assert (found["one"].cost, found["two"].cost) == (12, 11)
+    candidates = candidates_by_digest(ledger)
+    assert (candidates["one"].spent, candidates["two"].spent) == (500, 800)
+    assert (candidates["one"].cost, candidates["two"].cost) == (12, 11)
 
 
 def test_what_belongs_to_no_candidate_is_no_trial(ledger: Ledger) -> None:
-    ledger.commit(scored("", "a", "other", 1.0, {}, 0))
+    ledger.commit(evaluation_scored("", "a", "other", 1.0, {}, 0))
     ledger.commit(reserved(1, Key("reflection", "", 0, "", "", "k"), "m", "e", 9))
-    assert trials(ledger) == []
+    assert load_candidates(ledger) == []
 
 
 def test_parts_are_averaged_over_the_examples_that_have_them(ledger: Ledger) -> None:
-    ledger.commit(tried("one", 0, {}))
-    for example, parts in [("a", {"wins": 1.0, "grades": 0.5}), ("b", {"wins": 0.0}), ("c", {})]:
-        ledger.commit(scored("one", example, "test", 1.0, parts, 0))
-    trial = known(ledger)["one"]
-    assert trial.part_means("test") == {"grades": 0.5, "wins": 0.5} and trial.part_means("train") == {}
+    ledger.commit(candidate_seen("one", 0, {}))
+    for example, components in [("a", {"wins": 1.0, "grades": 0.5}), ("b", {"wins": 0.0}), ("c", {})]:
+        ledger.commit(evaluation_scored("one", example, "test", 1.0, components, 0))
+    candidate = candidates_by_digest(ledger)["one"]
+    assert (
+        candidate.component_means("test") == {"grades": 0.5, "wins": 0.5} and candidate.component_means("train") == {}
+    )
 
 
 def test_the_first_candidate_and_the_best_on_the_validation_set(ledger: Ledger) -> None:
-    assert validation_means(trials(ledger)) == (None, None)
+    assert baseline_and_best(load_candidates(ledger)) == (None, None)
     for seq, (name, score) in enumerate([("one", 0.25), ("two", 0.75), ("three", 0.5)]):
-        ledger.commit(tried(name, seq, {}))
-        assert validation_means(trials(ledger)[seq:]) == (None, None), "not before it is scored"
-        ledger.commit(scored(name, "a", "validation", score, {}, 0))
-    assert validation_means(trials(ledger)) == (0.25, 0.75)
+        ledger.commit(candidate_seen(name, seq, {}))
+        assert baseline_and_best(load_candidates(ledger)[seq:]) == (None, None), "not before it is scored"
+        ledger.commit(evaluation_scored(name, "a", "validation", score, {}, 0))
+    assert baseline_and_best(load_candidates(ledger)) == (0.25, 0.75)
 
 
 @pytest.mark.parametrize(("of", "least"), [(0, 1), (1, 1), (5, 4), (10, 8), (12, 10)])
@@ -111,30 +113,30 @@ def test_four_fifths_of_a_set_are_enough(of: int, least: int) -> None:
 
 def test_an_abstention_counts_once_and_only_until_it_is_scored(ledger: Ledger) -> None:
     for candidate, example in [("one", "a"), ("one", "b"), ("one", "a"), ("two", "a"), ("", "a")]:
-        ledger.commit(abstained(candidate, example, "train", "the judge abstained"))
-    assert abstentions(ledger) == 4
-    ledger.commit(scored("one", "a", "train", 0.5, {}, 0))
-    ledger.commit(scored("one", "c", "train", 0.5, {}, 0))
-    assert abstentions(ledger) == 3
-    ledger.commit(abstained("one", "a", "train", "no model answered, this time"))
-    assert abstentions(ledger) == 3, "its score stays"
-    assert trials(ledger) == [] and ledger.settled_keys() == set(), "nothing is settled by it"
+        ledger.commit(evaluation_abstained(candidate, example, "train", "the judge abstained"))
+    assert count_abstentions(ledger) == 4
+    ledger.commit(evaluation_scored("one", "a", "train", 0.5, {}, 0))
+    ledger.commit(evaluation_scored("one", "c", "train", 0.5, {}, 0))
+    assert count_abstentions(ledger) == 3
+    ledger.commit(evaluation_abstained("one", "a", "train", "no model answered, this time"))
+    assert count_abstentions(ledger) == 3, "its score stays"
+    assert load_candidates(ledger) == [] and ledger.settled_keys() == set(), "nothing is settled by it"
 
 
 def test_other_failures_are_no_abstentions_and_are_not_forgotten(ledger: Ledger) -> None:
-    ledger.commit(tried("one", 0, {}))
-    ledger.commit(scored("one", "a", "train", 0.5, {}, 0))
-    ledger.commit(abstained("one", "b", "train", "the judge abstained"))
+    ledger.commit(candidate_seen("one", 0, {}))
+    ledger.commit(evaluation_scored("one", "a", "train", 0.5, {}, 0))
+    ledger.commit(evaluation_abstained("one", "b", "train", "the judge abstained"))
     ledger.commit(failed(Key("teacher", "one", 0, "", "", "k"), "cut", "cut at 9", True, []))
-    assert abstentions(ledger) == 1
-    ledger.commit(forgotten())
-    assert trials(ledger) == [] and abstentions(ledger) == 0
+    assert count_abstentions(ledger) == 1
+    ledger.commit(delete_candidates())
+    assert load_candidates(ledger) == [] and count_abstentions(ledger) == 0
     assert ledger.failure("k") == ("cut", "cut at 9")
     assert ledger.db.execute("SELECT count(*) FROM evaluations").fetchone() == (0,)
 
 
 def test_another_process_can_read_them_while_they_are_written(ledger: Ledger, tmp_path: Path) -> None:
-    ledger.commit(tried("one", 0, {"a": 1}))
-    ledger.commit(scored("one", "a", "test", 0.5, {}, 1))
+    ledger.commit(candidate_seen("one", 0, {"a": 1}))
+    ledger.commit(evaluation_scored("one", "a", "test", 0.5, {}, 1))
     with Ledger.read(tmp_path) as reader:
-        assert trials(reader) == trials(ledger)
+        assert load_candidates(reader) == load_candidates(ledger)

@@ -1,4 +1,4 @@
-"""The ledger: whole units, one writer, damage told in a line."""
+"""The ledger: whole units, one writer, damage reported in one line."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_final_failures_are_remembered_and_passing_ones_are_not(tmp_path: Path) 
         assert [f.kind for f in ledger.failures()] == ["malformed"]
 
 
-def test_duplicates_are_told_whatever_their_case_and_spaces(tmp_path: Path) -> None:
+def test_duplicates_are_found_whatever_their_case_and_spaces(tmp_path: Path) -> None:
     with Ledger.create(tmp_path) as ledger:
         first = ledger.commit_proposal(0, "f", 0, ["Do this.", "do  THIS.", "Do that."], 3, NOBODY)
         again = ledger.commit_proposal(1, "f", 0, ["Do that. ", "Something new."], 0, NOBODY)
@@ -146,7 +146,7 @@ def test_damage_in_the_middle_is_found(tmp_path: Path) -> None:
         Ledger.create(tmp_path)
 
 
-def test_no_run_is_told_with_what_to_do(tmp_path: Path) -> None:
+def test_a_missing_run_is_reported_with_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(RunDirError, match=r"no run here.*refed synth"):
         Ledger.read(tmp_path)
 

@@ -1,4 +1,4 @@
-"""The books: what is on disk when, what is charged for calls that never came back, and what a cancellation leaves."""
+"""The recorder of calls: what is on disk when, what unfinished calls are charged, and what a cancellation leaves."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ BROKEN: list[Statement] = [("INSERT INTO nowhere VALUES (1)", ())]
 class CountingLedger(Ledger):
     """Keeps how many statements each transaction had."""
 
-    def __init__(self, *parts: Any) -> None:
-        super().__init__(*parts)
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
         self.batches: list[int] = []
 
     def commit(self, statements: Iterable[Statement]) -> None:
@@ -70,7 +70,7 @@ def rows(folder: Path) -> list[tuple[int, str, int | None, int | None]]:
 # --- commits in a group
 
 
-async def test_commits_of_one_turn_are_one_transaction(tmp_path: Path) -> None:
+async def test_commits_of_one_loop_iteration_are_one_transaction(tmp_path: Path) -> None:
     with CountingLedger.create(tmp_path) as ledger:
         group = GroupCommit(ledger)
         await asyncio.gather(*(group.commit(note(f"n{i}")) for i in range(50)))
@@ -84,11 +84,11 @@ async def test_what_is_committed_is_on_disk_when_commit_returns(tmp_path: Path) 
     with Ledger.create(tmp_path) as ledger:
         group = GroupCommit(ledger)
 
-        async def one(name: str) -> None:
+        async def commit(name: str) -> None:
             await group.commit(note(name))
             assert name in noted(tmp_path)
 
-        await asyncio.gather(*(one(f"n{i}") for i in range(5)))
+        await asyncio.gather(*(commit(f"n{i}") for i in range(5)))
 
 
 async def test_a_unit_that_fails_costs_no_other_its_place_but_whatever_comes_next(tmp_path: Path) -> None:
@@ -107,7 +107,7 @@ async def test_a_unit_that_fails_costs_no_other_its_place_but_whatever_comes_nex
     assert noted(tmp_path) == {"before", "after"}
 
 
-async def test_closing_tells_of_a_failure_that_nobody_was_told_of(tmp_path: Path) -> None:
+async def test_closing_raises_a_failure_that_nobody_has_seen(tmp_path: Path) -> None:
     with Ledger.create(tmp_path) as ledger:
         group = GroupCommit(ledger)
         group.post(BROKEN)
@@ -178,7 +178,7 @@ async def test_a_failed_call_is_written_without_an_answer_to_wait_for(tmp_path: 
         assert rows(tmp_path) == [(number, "http 500", 100, 0)] and not recorder.take()
 
 
-async def test_an_answer_found_unusable_is_renamed_and_stays_paid(tmp_path: Path) -> None:
+async def test_an_unusable_answer_is_renamed_and_stays_paid(tmp_path: Path) -> None:
     with Ledger.create(tmp_path) as ledger:
         recorder = unit(RunRecorder(ledger, Caps(), NOTHING))
         number = await recorder.reserve(attempt(100))
@@ -211,7 +211,7 @@ async def test_added_and_reserved_calls_do_not_get_in_each_others_way(tmp_path: 
     with Ledger.create(tmp_path) as ledger:
         run = RunRecorder(ledger, Caps(), NOTHING)
         recorder = unit(run)
-        # As a caller's own LM does that asked two models for one answer (paying._tracked).
+        # As a caller's own LM does that asked two models for one answer (teachers/recorded.py).
         for reported in (call(await recorder.reserve(attempt())), call(0)):
             recorder.report(reported)
         await run.group.commit(answered(Answer(KEY, "{}", "endpoint"), recorder.take()))
@@ -252,13 +252,13 @@ async def test_a_reservation_that_cannot_be_written_is_given_back(tmp_path: Path
 # --- cancelled in the middle
 
 
-@pytest.mark.parametrize("turns", [1, 2])
-async def test_a_reservation_cancelled_around_its_commit_leaves_all_even(tmp_path: Path, turns: int) -> None:
-    """One turn of the loop: before the commit; two: after it, before the waiting task knows."""
+@pytest.mark.parametrize("iterations", [1, 2])
+async def test_a_reservation_cancelled_around_its_commit_leaves_all_even(tmp_path: Path, iterations: int) -> None:
+    """One iteration of the event loop: before the commit; two: after it, before the waiting task knows."""
     with Ledger.create(tmp_path) as ledger:
         run = RunRecorder(ledger, Caps(max_cost=100), NOTHING)
         task = asyncio.create_task(unit(run).reserve(attempt(100)))
-        for _ in range(turns):
+        for _ in range(iterations):
             await asyncio.sleep(0)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -275,7 +275,7 @@ async def test_budget_and_ledger_agree_after_any_schedule(tmp_path: Path, seed: 
     with Ledger.create(tmp_path) as ledger:
         run = RunRecorder(ledger, Caps(max_cost=rng.choice((None, 500)), max_calls=rng.choice((None, 9))), NOTHING)
 
-        async def one() -> None:
+        async def call_or_cancel() -> None:
             recorder = unit(run)
             number = await recorder.reserve(attempt(worst := rng.randint(1, 100)))
             try:
@@ -289,7 +289,7 @@ async def test_budget_and_ledger_agree_after_any_schedule(tmp_path: Path, seed: 
                 recorder.report(call(number, rng.randint(0, worst), rng.choice(("ok", "cut"))))
                 recorder.write()
 
-        tasks = [asyncio.create_task(one()) for _ in range(20)]
+        tasks = [asyncio.create_task(call_or_cancel()) for _ in range(20)]
         while not all(task.done() for task in tasks):
             if rng.random() < 0.5:
                 rng.choice(tasks).cancel()
@@ -297,7 +297,7 @@ async def test_budget_and_ledger_agree_after_any_schedule(tmp_path: Path, seed: 
         for ended in await asyncio.gather(*tasks, return_exceptions=True):
             assert ended is None or isinstance(ended, CapReached | asyncio.CancelledError)
         run.group.close()
-        found = spent(ledger)
-        assert (found.cost, found.calls) == (run.budget.spent, run.budget.calls)
+        total = spent(ledger)
+        assert (total.cost, total.calls) == (run.budget.spent, run.budget.calls)
         assert (run.budget.in_flight, run.budget.reserved) == (0, 0)
         assert not [row for row in rows(tmp_path) if row[1] == "sent"]

@@ -1,4 +1,4 @@
-"""Accounts over several starts: what is charged for calls that never came back, and how long a run has worked."""
+"""Spending over several starts: what unfinished calls are charged, and how long a run has worked."""
 
 from __future__ import annotations
 

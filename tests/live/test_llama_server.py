@@ -45,10 +45,10 @@ def running(model: Path) -> Iterator[LlamaServer]:
 
 
 def post(url: str, path: str = "/chat/completions", **body: Any) -> tuple[int, dict[str, Any]]:
-    parts = urlsplit(url)
-    connection = http.client.HTTPConnection(str(parts.hostname), parts.port, timeout=120)
+    address = urlsplit(url)
+    connection = http.client.HTTPConnection(str(address.hostname), address.port, timeout=120)
     try:
-        connection.request("POST", parts.path + path, json.dumps(body), {"Content-Type": "application/json"})
+        connection.request("POST", address.path + path, json.dumps(body), {"Content-Type": "application/json"})
         answer = connection.getresponse()
         return answer.status, json.loads(answer.read())
     finally:
@@ -118,7 +118,7 @@ def test_it_starts_once_and_stops_with_a_request_running(model: Path) -> None:
 PARENT = """
 import sys, threading, time
 from pathlib import Path
-from refed_dspy.teachers.llama import LlamaServer
+from refed_dspy.teachers.local.llama import LlamaServer
 from tests.live.test_llama_server import chat
 server = LlamaServer(Path(sys.argv[1]), slots=1, window=2048)
 url = server.start()
@@ -170,7 +170,7 @@ def test_a_damaged_model_is_one_line_with_the_reason(model: Path, tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "reason"),
     [
         (None, "No such file"),
         (b"", "not a GGUF model"),
@@ -179,11 +179,11 @@ def test_a_damaged_model_is_one_line_with_the_reason(model: Path, tmp_path: Path
         (b"GGUF\x03\x00\x00\x00" + bytes(500), "damaged"),
     ],
 )
-def test_what_is_no_model_is_told_before_llama_cpp_sees_it(content: bytes | None, told: str, tmp_path: Path) -> None:
+def test_what_is_no_model_is_told_before_llama_cpp_sees_it(content: bytes | None, reason: str, tmp_path: Path) -> None:
     path = tmp_path / "model.gguf"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(ConfigError, match=f"model.gguf.*{told}.*api_base:"):
+    with pytest.raises(ConfigError, match=f"model.gguf.*{reason}.*api_base:"):
         LlamaServer(path).start()
 
 

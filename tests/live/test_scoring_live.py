@@ -1,4 +1,4 @@
-"""The published sentence model, and torch's own arithmetic against the batched scorer's."""
+"""The published sentence model, and the batched scorer against torch's own loss."""
 
 from __future__ import annotations
 
@@ -48,22 +48,22 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def loss(folder: Path, before: Sequence[int], own: Sequence[int]) -> float:
-    """The model's own mean loss over `own`, one sequence at a time."""
+def loss(folder: Path, context: Sequence[int], text: Sequence[int]) -> float:
+    """The model's own mean loss over the tokens `text` after `context`, as one sequence."""
     import torch
     import transformers
 
     model = transformers.LlamaForCausalLM.from_pretrained(folder)
     with torch.no_grad():
-        labels = torch.tensor([[-100] * len(before) + list(own)])
-        return float(model(input_ids=torch.tensor([[*before, *own]]), labels=labels).loss)
+        labels = torch.tensor([[-100] * len(context) + list(text)])
+        return float(model(input_ids=torch.tensor([[*context, *text]]), labels=labels).loss)
 
 
 def ids(text: str) -> list[int]:
     return [ALPHABET.index(letter) + 2 for letter in text]
 
 
-def test_the_model_tells_likeness(embedder: Embedder) -> None:
+def test_similar_texts_are_close(embedder: Embedder) -> None:
     texts = ["A man is eating food.", "Someone has a meal.", "The stock market fell sharply today."]
     vectors = embedder.embed([*texts, "Share prices dropped a lot this morning."])
     cosines = vectors @ vectors.T
@@ -91,49 +91,51 @@ def test_batches_give_what_single_sequences_give(folder: Path, batch_tokens: int
     contexts = ["", "abc", "a long context, is it not?", "", "x\n", ""]
     texts = ["hello there.", "hello there.", "z", "", "what is this, and why is it so long?", "q"]
     scorer = TransformersScorer(str(folder), "cpu", batch_tokens=batch_tokens)
-    found = scorer.nll(contexts, texts)
-    for context, text, one in zip(contexts, texts, found, strict=True):
-        assert one is not None
-        assert one.tokens == len(text)
+    scores = scorer.nll(contexts, texts)
+    for context, text, score in zip(contexts, texts, scores, strict=True):
+        assert score is not None
+        assert score.tokens == len(text)
         if text:
-            assert one.mean == pytest.approx(loss(folder, [1, *ids(context)], ids(text)), rel=1e-4)
-    assert found[3] == ScoredText(0.0, 0)
+            assert score.mean == pytest.approx(loss(folder, [1, *ids(context)], ids(text)), rel=1e-4)
+    assert scores[3] == ScoredText(0.0, 0)
 
 
 def test_ifd_by_a_model(folder: Path) -> None:
-    (found, blank) = ifd(TransformersScorer(str(folder), "cpu"), [("name a sea.", "the north sea"), ("why?", "")])
+    (first, blank) = ifd(TransformersScorer(str(folder), "cpu"), [("name a sea.", "the north sea"), ("why?", "")])
     asked, answered = ids("name a sea."), ids("the north sea")
     guess = [ALPHABET.index(letter) + 2 if letter in ALPHABET else 0 for letter in f"the north sea\n{GUESS}\n"]
     alone = loss(folder, [1], answered)
-    assert found.ifd == pytest.approx(math.exp(loss(folder, [1, *ids("name a sea.\n")], answered) - alone), rel=1e-4)
+    assert first.ifd == pytest.approx(math.exp(loss(folder, [1, *ids("name a sea.\n")], answered) - alone), rel=1e-4)
     backward = loss(folder, [1, *guess], asked) - loss(folder, [1], asked)
-    assert found.r_ifd == pytest.approx(math.exp(backward), rel=1e-4)
-    assert found.ppl_answer == pytest.approx(math.exp(alone), rel=1e-4)
+    assert first.r_ifd == pytest.approx(math.exp(backward), rel=1e-4)
+    assert first.ppl_answer == pytest.approx(math.exp(alone), rel=1e-4)
     assert blank.ifd is blank.ppl_answer is None and blank.ppl_instruction is not None
 
 
 def test_a_text_beyond_the_window_is_cut(folder: Path) -> None:
     scorer = TransformersScorer(str(folder), "cpu")
     assert scorer.window == 128
-    alone, given = scorer.nll(["", "b" * 500], ["ac" * 100] * 2)
-    assert alone is not None and given is not None
+    alone, in_context = scorer.nll(["", "b" * 500], ["ac" * 100] * 2)
+    assert alone is not None and in_context is not None
     assert (alone.tokens, alone.cut, alone.context_cut) == (95, 105, 0)
-    assert (given.tokens, given.cut, given.context_cut) == (95, 105, 468)
+    assert (in_context.tokens, in_context.cut, in_context.context_cut) == (95, 105, 468)
     assert alone.mean == pytest.approx(loss(folder, [1], ids("ac" * 100)[:95]), rel=1e-4)
-    assert given.mean == pytest.approx(loss(folder, [1, *ids("b" * 32)], ids("ac" * 100)[:95]), rel=1e-4)
+    assert in_context.mean == pytest.approx(loss(folder, [1, *ids("b" * 32)], ids("ac" * 100)[:95]), rel=1e-4)
 
 
 def test_without_a_start_the_first_token_is_not_scored(folder: Path) -> None:
-    (alone, given, single) = TransformersScorer(str(folder), "cpu", start="").nll(["", "abc", ""], ["xyz", "xyz", "x"])
-    assert alone is not None and given is not None
-    assert alone.tokens == given.tokens == 2
+    (alone, in_context, single) = TransformersScorer(str(folder), "cpu", start="").nll(
+        ["", "abc", ""], ["xyz", "xyz", "x"]
+    )
+    assert alone is not None and in_context is not None
+    assert alone.tokens == in_context.tokens == 2
     assert alone.mean == pytest.approx(loss(folder, ids("x"), ids("yz")), rel=1e-4)
-    assert given.mean == pytest.approx(loss(folder, ids("abcx"), ids("yz")), rel=1e-4)
+    assert in_context.mean == pytest.approx(loss(folder, ids("abcx"), ids("yz")), rel=1e-4)
     assert single == ScoredText(0.0, 0)
 
 
 @pytest.mark.parametrize("settings", [{"model": "/nowhere/at/all"}, {"device": "cuda:7"}, {"device": "nonsense"}])
-def test_what_cannot_be_loaded_is_told_in_one_line(folder: Path, settings: dict[str, Any]) -> None:
+def test_what_cannot_be_loaded_is_one_line(folder: Path, settings: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="for scoring") as caught:
         TransformersScorer(**{"model": str(folder), "device": "cpu", **settings})
     assert "\n" not in str(caught.value)

@@ -14,17 +14,18 @@ from typing import Any
 import dspy
 import pytest
 
-from refed_dspy import TeacherConfig, open_teacher
+from refed_dspy import TeacherConfig
 from refed_dspy.ledger.recorder import recording
 from refed_dspy.programs.adapter import SchemaAdapter
 from refed_dspy.records import Call
+from refed_dspy.teachers import open_teacher
 from refed_dspy.weights import SMOKE, fetch
-from tests.support.scripted_engine import Notebook
+from tests.support.scripted_engine import CallCollector
 
 SCRIPT = """
 import json, os, sys
 import xllamacpp
-from refed_dspy.teachers.llama_child import parameters
+from refed_dspy.teachers.local.llama_child import parameters
 settings = json.loads(sys.argv[1])
 params = parameters(xllamacpp, settings)
 params.api_prefix = settings["prefix"]
@@ -42,7 +43,7 @@ def model() -> Path:
 
 @contextmanager
 def llama(model: Path, prefix: str) -> Iterator[str]:
-    """llama.cpp's server with all its paths under `prefix`: where Azure has them."""
+    """llama.cpp's server with all its paths under `prefix`, as Azure has them."""
     settings = {"gguf": str(model), "name": "smol", "slots": 1, "window": 1024, "threads": 2}
     settings |= {"cache_ram_mib": 16, "host": "127.0.0.1", "prefix": prefix}
     command = [sys.executable, "-c", SCRIPT, json.dumps(settings)]
@@ -64,13 +65,13 @@ def ask(**settings: Any) -> tuple[bool, Call]:
         teacher = open_teacher(TeacherConfig.model_validate({"max_tokens": 64, "timeout": 120, **settings}))
         async with teacher.running() as lm:
             with dspy.context(lm=lm, adapter=SchemaAdapter(), disable_history=True, trace=None):
-                said = await dspy.Predict("question -> wet: bool").acall(question="Is rain wet?")
-        return bool(said.wet)
+                prediction = await dspy.Predict("question -> wet: bool").acall(question="Is rain wet?")
+        return bool(prediction.wet)
 
-    with recording(Notebook()) as recorder:
-        said = asyncio.run(answer())
+    with recording(CallCollector()) as recorder:
+        wet = asyncio.run(answer())
     (call,) = recorder.calls
-    return said, call
+    return wet, call
 
 
 @pytest.mark.live
@@ -89,7 +90,7 @@ def test_a_typed_answer_over_every_wire(
 ) -> None:
     monkeypatch.setenv("LLAMA_TEST_KEY", "not-looked-at")
     with llama(model, prefix) as root:
-        there = {name: value.format(root=root) for name, value in settings.items()}
-        said, call = ask(**there, api_key_env="LLAMA_TEST_KEY")
-    assert isinstance(said, bool)
+        teacher = {name: value.format(root=root) for name, value in settings.items()}
+        wet, call = ask(**teacher, api_key_env="LLAMA_TEST_KEY")
+    assert isinstance(wet, bool)
     assert call.outcome == "ok" and call.prompt_tokens and call.completion_tokens

@@ -66,10 +66,10 @@ def tokenizer() -> bytes:
     return bytes(made.to_str(), "utf-8")
 
 
-def packed(parts: Mapping[str, NDArray[np.float32]], tail: bytes) -> bytes:
+def packed(tensors: Mapping[str, NDArray[np.float32]], tail: bytes) -> bytes:
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     data = b""
-    for name, tensor in {"embeddings.position_ids": np.zeros(3, "i8"), **parts}.items():
+    for name, tensor in {"embeddings.position_ids": np.zeros(3, "i8"), **tensors}.items():
         kind = "F32" if tensor.dtype == np.float32 else "I64"
         offsets = [len(data), len(data) + tensor.nbytes]
         header[name] = {"dtype": kind, "shape": list(tensor.shape), "data_offsets": offsets}
@@ -130,10 +130,10 @@ def plain(weights: Tensors, text: str) -> NDArray[np.float64]:
 
 
 def test_vectors_are_those_of_the_plain_arithmetic(embedder: Embedder, weights: Tensors) -> None:
-    found = embedder.embed(TEXTS)
-    assert found.shape == (len(TEXTS), WIDTH) and found.dtype == np.float32
+    vectors = embedder.embed(TEXTS)
+    assert vectors.shape == (len(TEXTS), WIDTH) and vectors.dtype == np.float32
     expected = np.array([plain(weights, text) for text in TEXTS])
-    assert np.abs(found - expected).max() < 2e-5
+    assert np.abs(vectors - expected).max() < 2e-5
 
 
 def test_a_vector_does_not_depend_on_its_neighbours(embedder: Embedder) -> None:
@@ -157,11 +157,11 @@ def test_no_text_has_no_vector(embedder: Embedder) -> None:
 
 def test_coherence_is_the_cosine_of_each_pair(embedder: Embedder) -> None:
     asked, answered = ["the cat", "", "blue", "dog"], ["the cat", "dog", " \n", "eat a b"]
-    found = coherence(embedder, asked, answered)
-    assert found[0] == pytest.approx(1, abs=1e-5)
-    assert found[1] is None and found[2] is None
+    cosines = coherence(embedder, asked, answered)
+    assert cosines[0] == pytest.approx(1, abs=1e-5)
+    assert cosines[1] is None and cosines[2] is None
     left, right = embedder.embed(["dog", "eat a b"])
-    assert found[3] == pytest.approx(float(left @ right), abs=1e-5)
+    assert cosines[3] == pytest.approx(float(left @ right), abs=1e-5)
     assert coherence(embedder, [], []) == []
     with pytest.raises(ConfigError, match="2 instructions and 1 responses"):
         coherence(embedder, ["a", "b"], ["a"])
@@ -182,11 +182,11 @@ def test_diversity_is_the_mean_over_all_pairs(seed: int) -> None:
 
 
 def test_fewer_than_two_rows_have_no_diversity() -> None:
-    one = unit(np.ones((1, 4)))
-    assert semantic_diversity(one) is nearest_distance(one) is semantic_diversity(one[:0]) is None
-    assert semantic_diversity(np.repeat(one, 5, axis=0)) == pytest.approx(0, abs=1e-6)
+    single = unit(np.ones((1, 4)))
+    assert semantic_diversity(single) is nearest_distance(single) is semantic_diversity(single[:0]) is None
+    assert semantic_diversity(np.repeat(single, 5, axis=0)) == pytest.approx(0, abs=1e-6)
     with pytest.raises(ConfigError, match="2 rows or more"):
-        nearest_distance(one, sample=1)
+        nearest_distance(single, sample=1)
 
 
 def test_clusters_show_in_the_nearest_distance_only() -> None:

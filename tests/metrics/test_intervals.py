@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from refed_dspy.metrics import intervals as statistics
 from refed_dspy.metrics.intervals import (
     MIN_CLUSTERS,
     Interval,
@@ -44,25 +43,25 @@ def test_the_levels_are_those_of_the_expanded_percentile_interval() -> None:
     level = stats.norm.cdf(-math.sqrt(8 / 7) * stats.t.ppf(0.975, 7))
     assert level == pytest.approx(0.00574, abs=1e-5), "2.5% without the expansion"
     draws = np.random.default_rng(7).choice(EIGHT, (100_000, 8)).mean(axis=1)
-    told = mean_interval(EIGHT)
-    assert told.mean == pytest.approx(np.mean(EIGHT)) and (told.n, told.clusters) == (8, 8)
-    assert told.low == pytest.approx(np.quantile(draws, level), abs=0.01)
-    assert told.high == pytest.approx(np.quantile(draws, 1 - level), abs=0.01)
+    interval = mean_interval(EIGHT)
+    assert interval.mean == pytest.approx(np.mean(EIGHT)) and (interval.n, interval.clusters) == (8, 8)
+    assert interval.low == pytest.approx(np.quantile(draws, level), abs=0.01)
+    assert interval.high == pytest.approx(np.quantile(draws, 1 - level), abs=0.01)
     plain_low, plain_high = np.quantile(draws, [0.025, 0.975])
-    assert told.low < plain_low - 0.01 and told.high > plain_high + 0.01
+    assert interval.low < plain_low - 0.01 and interval.high > plain_high + 0.01
 
 
 def test_of_many_clusters_it_is_students_interval() -> None:
     values = np.random.default_rng(3).normal(0.4, 0.2, 400).tolist()
-    told, (low, high) = mean_interval(values), student(values)
-    assert [told.low, told.high] == pytest.approx([low, high], abs=0.002)
+    interval, (low, high) = mean_interval(values), student(values)
+    assert [interval.low, interval.high] == pytest.approx([low, high], abs=0.002)
 
 
 def test_each_cluster_counts_the_same_however_many_values_it_gave() -> None:
-    told = mean_interval([1.0, 1.0, 1.0, 1.0, 0.0, 0.5, 0.1], ["a", "a", "a", "a", "b", "c", "c"])
-    assert told.mean == pytest.approx((1.0 + 0.0 + 0.3) / 3) and (told.n, told.clusters) == (7, 3)
+    interval = mean_interval([1.0, 1.0, 1.0, 1.0, 0.0, 0.5, 0.1], ["a", "a", "a", "a", "b", "c", "c"])
+    assert interval.mean == pytest.approx((1.0 + 0.0 + 0.3) / 3) and (interval.n, interval.clusters) == (7, 3)
     alike = mean_interval([1.0, 0.0, 0.3])
-    assert [told.low, told.high] == pytest.approx([alike.low, alike.high])
+    assert [interval.low, interval.high] == pytest.approx([alike.low, alike.high])
 
 
 def test_repeated_values_of_a_cluster_do_not_narrow_the_interval() -> None:
@@ -91,31 +90,31 @@ def test_the_draws_leave_the_global_random_state_alone() -> None:
 
 
 def test_more_confidence_is_a_wider_interval() -> None:
-    widths = [(told := mean_interval(EIGHT, confidence=c)).high - told.low for c in (0.5, 0.8, 0.9, 0.95, 0.99)]
+    widths = [(interval := mean_interval(EIGHT, confidence=c)).high - interval.low for c in (0.5, 0.8, 0.9, 0.95, 0.99)]
     assert widths == sorted(widths) and len(set(widths)) == len(widths)
 
 
 def test_the_interval_turns_with_the_signs() -> None:
-    told, turned = mean_interval(EIGHT), mean_interval([-value for value in EIGHT])
-    assert turned.mean == pytest.approx(-told.mean)
-    assert [turned.low, turned.high] == pytest.approx([-told.high, -told.low], abs=0.01)
+    interval, turned = mean_interval(EIGHT), mean_interval([-value for value in EIGHT])
+    assert turned.mean == pytest.approx(-interval.mean)
+    assert [turned.low, turned.high] == pytest.approx([-interval.high, -interval.low], abs=0.01)
 
 
 # --- few clusters
 
 
 def test_one_cluster_says_nothing_of_the_others() -> None:
-    told = mean_interval([0.25, 0.75, 0.5], ["a"] * 3)
-    assert told == Interval(0.5, -math.inf, math.inf, 3, 1)
-    assert str(told) == "0.50 (-inf to inf)"
+    interval = mean_interval([0.25, 0.75, 0.5], ["a"] * 3)
+    assert interval == Interval(0.5, -math.inf, math.inf, 3, 1)
+    assert str(interval) == "0.50 (-inf to inf)"
 
 
 @pytest.mark.parametrize("n", [2, 3, 4])
 def test_below_five_clusters_it_is_students_interval(n: int) -> None:
     """The range of so few means, which no bootstrap leaves, is narrower."""
-    told, (low, high) = mean_interval(EIGHT[:n]), student(EIGHT[:n])
-    assert [told.low, told.high] == pytest.approx([low, high])
-    assert told.low < min(EIGHT[:n]) and told.high > max(EIGHT[:n])
+    interval, (low, high) = mean_interval(EIGHT[:n]), student(EIGHT[:n])
+    assert [interval.low, interval.high] == pytest.approx([low, high])
+    assert interval.low < min(EIGHT[:n]) and interval.high > max(EIGHT[:n])
 
 
 @pytest.mark.parametrize(("confidence", "clusters"), [(0.8, 4), (0.9, 5), (0.95, 6), (0.99, 8)])
@@ -129,8 +128,8 @@ def test_from_how_many_clusters_on_the_bootstrap_stands_alone(confidence: float,
 
 @pytest.mark.parametrize("values", [[0.3] * 8, [0.0] * 5, [0.1 + 0.2, 0.3, 0.3], [-2.0, -2.0]])
 def test_clusters_that_are_all_equal_give_no_width(values: list[float]) -> None:
-    told = mean_interval(values)
-    assert told.low == told.mean == told.high == pytest.approx(values[0])
+    interval = mean_interval(values)
+    assert interval.low == interval.mean == interval.high == pytest.approx(values[0])
 
 
 # --- what is refused
@@ -173,13 +172,13 @@ def test_a_confidence_lies_between_none_and_certainty(confidence: float) -> None
 def test_a_gain_is_taken_over_what_both_scored() -> None:
     old = {f"r{i}": 0.5 for i in range(8)} | {"only old": 0.0}
     new = {"only new": 1.0, "bad": math.nan} | {f"r{i}": 0.5 + value for i, value in enumerate(EIGHT)}
-    told, alone = paired_gain(new, old), mean_interval(EIGHT)
-    assert (told.n, told.clusters) == (8, 8)
+    gain, alone = paired_gain(new, old), mean_interval(EIGHT)
+    assert (gain.n, gain.clusters) == (8, 8)
     for field in ("mean", "low", "high"):
-        assert getattr(told, field) == pytest.approx(getattr(alone, field))
+        assert getattr(gain, field) == pytest.approx(getattr(alone, field))
 
 
-def test_a_gain_does_not_hang_on_the_order_of_the_keys_and_hands_on_its_settings() -> None:
+def test_a_gain_does_not_depend_on_the_order_of_the_keys_and_passes_on_its_settings() -> None:
     new = dict(enumerate(EIGHT))
     old = dict.fromkeys(reversed(range(8)), 0.01)
     turned = dict(reversed(new.items()))
@@ -226,32 +225,32 @@ def promoted(gain: float, comparisons: int, clusters: int, sd: float = 0.125) ->
 
 @pytest.mark.parametrize("clusters", [5, 8])
 def test_where_nothing_was_gained_little_is_promoted(clusters: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(statistics, "_RESAMPLES", 1_999)
+    monkeypatch.setattr("refed_dspy.metrics.intervals.RESAMPLES", 1_999)
     assert promoted(0.0, 300, clusters) <= 0.05
 
 
 def test_a_clear_gain_is_mostly_promoted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(statistics, "_RESAMPLES", 1_999)
+    monkeypatch.setattr("refed_dspy.metrics.intervals.RESAMPLES", 1_999)
     assert promoted(0.2, 100, 8) >= 0.9
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("clusters", [2, 3, 5, 8])
 def test_the_interval_holds_the_truth_as_often_as_it_says(clusters: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(statistics, "_RESAMPLES", 999)
+    monkeypatch.setattr("refed_dspy.metrics.intervals.RESAMPLES", 999)
     rng = np.random.default_rng(2)
     intervals = [mean_interval(rng.normal(1.0, 0.5, clusters).tolist()) for _ in range(300)]
-    assert 0.92 <= sum(told.low <= 1.0 <= told.high for told in intervals) / 300 <= 0.98
+    assert 0.92 <= sum(interval.low <= 1.0 <= interval.high for interval in intervals) / 300 <= 0.98
 
 
 # --- shares
 
 
 def test_wilsons_interval_by_hand() -> None:
-    told, z = proportion_interval(8, 10), 1.959964
+    interval, z = proportion_interval(8, 10), 1.959964
     middle, half = (0.8 + z * z / 20) / (1 + z * z / 10), z * math.sqrt(0.016 + z * z / 400) / (1 + z * z / 10)
-    assert (told.mean, told.n, told.clusters) == (0.8, 10, 10)
-    assert [told.low, told.high] == pytest.approx([middle - half, middle + half])
+    assert (interval.mean, interval.n, interval.clusters) == (0.8, 10, 10)
+    assert [interval.low, interval.high] == pytest.approx([middle - half, middle + half])
 
 
 def test_a_share_stays_between_none_and_all() -> None:
@@ -271,18 +270,18 @@ def test_what_is_no_share_is_refused(successes: int, trials: int) -> None:
 
 
 def test_correlations_by_hand() -> None:
-    told = correlations([1, 2, 3, 4], [1, 3, 2, 4])
-    assert told.n == 4
-    assert told.pearson == pytest.approx(0.8) and told.spearman == pytest.approx(0.8)
-    assert told.kendall == pytest.approx(4 / 6), "five pairs in order, one not"
+    made = correlations([1, 2, 3, 4], [1, 3, 2, 4])
+    assert made.n == 4
+    assert made.pearson == pytest.approx(0.8) and made.spearman == pytest.approx(0.8)
+    assert made.kendall == pytest.approx(4 / 6), "five pairs in order, one not"
     curved = correlations([1, 2, 3, 4, 5], [-1, -10, -100, -1_000, -10_000])
     assert curved.spearman == pytest.approx(-1) and curved.kendall == pytest.approx(-1)
     assert curved.pearson is not None and -0.8 < curved.pearson < -0.7
 
 
 def test_kendall_minds_ties() -> None:
-    told = correlations([1, 1, 2, 3], [1, 2, 2, 3])
-    assert told.kendall == pytest.approx(4 / 5), "tau-b: 4 of the 5 pairs that each side tells apart"
+    made = correlations([1, 1, 2, 3], [1, 2, 2, 3])
+    assert made.kendall == pytest.approx(4 / 5), "tau-b: 4 of the 5 pairs that each side tells apart"
 
 
 @pytest.mark.parametrize(
@@ -290,8 +289,8 @@ def test_kendall_minds_ties() -> None:
     [([], []), ([1], [2]), ([1, 2], [2, 1]), ([3, 3, 3], [1, 2, 3]), ([1, 2, 3], [0.3, 0.1 + 0.2, 0.3])],
 )
 def test_where_a_correlation_is_undefined_there_is_none(predicted: list[float], observed: list[float]) -> None:
-    told = correlations(predicted, observed)
-    assert (told.pearson, told.spearman, told.kendall) == (None, None, None) and told.n == len(predicted)
+    made = correlations(predicted, observed)
+    assert (made.pearson, made.spearman, made.kendall) == (None, None, None) and made.n == len(predicted)
 
 
 # --- for people

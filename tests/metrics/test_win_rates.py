@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from benchmarks.alpaca import DATA, same, told
+from benchmarks.alpaca import DATA, figures_agree, same
 from refed_dspy.metrics import win_rates
 from refed_dspy.metrics.intervals import mean_interval
 from refed_dspy.metrics.win_rates import LC_NOTE, LEAST_CLUSTERS, alpaca_eval, length_controlled, win_rate
@@ -33,9 +33,9 @@ def simulated(
 
 
 def estimate(wins: Sequence[float], differences: Sequence[float], **more: Any) -> float:
-    told = length_controlled(wins, differences, **more).estimate
-    assert told is not None
-    return told
+    rate = length_controlled(wins, differences, **more).estimate
+    assert rate is not None
+    return rate
 
 
 def by_sklearn(wins: Floats, columns: Floats, weights: Floats) -> Floats:
@@ -61,8 +61,8 @@ def test_published_win_rates_and_standard_errors_are_reproduced(capsys: pytest.C
         assert ours.n == 805
         assert ours.win_rate == pytest.approx(model["win_rate"], abs=5e-7)
         assert ours.standard_error == pytest.approx(model["standard_error"], abs=5e-7)
-        assert told(model)
-        assert not told(model | {"win_rate": model["win_rate"] + 1e-4}), "the benchmark sees a difference"
+        assert figures_agree(model)
+        assert not figures_agree(model | {"win_rate": model["win_rate"] + 1e-4}), "the benchmark sees a difference"
     assert "LC win rate" in capsys.readouterr().out
 
 
@@ -96,8 +96,8 @@ def test_the_win_rate_is_the_mean_interval_in_percent() -> None:
 
 
 def test_the_win_rate_never_leaves_its_range() -> None:
-    one = win_rate([1, 0, 1], ["a", "a", "a"])
-    assert (one.low, one.high) == (0, 100) and one.mean == pytest.approx(200 / 3)
+    three = win_rate([1, 0, 1], ["a", "a", "a"])
+    assert (three.low, three.high) == (0, 100) and three.mean == pytest.approx(200 / 3)
     few = win_rate([1, 1, 0])
     assert (few.low, few.high) == (0, 100)
 
@@ -115,19 +115,19 @@ def test_where_length_alone_decides_nothing_is_left_of_the_lead(seed: int) -> No
 @pytest.mark.parametrize("seed", range(2))
 def test_where_quality_alone_decides_the_win_rate_stays(seed: int) -> None:
     wins, differences = simulated(1500, 0.0, 1.0, mean=0.8, seed=seed)
-    told = length_controlled(wins, differences)
-    assert told.estimate == pytest.approx(win_rate(wins).mean, abs=2) and told.estimate == pytest.approx(73.1, abs=4)
-    assert told.beta == pytest.approx(0, abs=0.3) and told.note == ""
+    lc = length_controlled(wins, differences)
+    assert lc.estimate == pytest.approx(win_rate(wins).mean, abs=2) and lc.estimate == pytest.approx(73.1, abs=4)
+    assert lc.beta == pytest.approx(0, abs=0.3) and lc.note == ""
 
 
 def test_what_was_put_in_is_found_and_inside_the_interval() -> None:
     wins, differences = simulated(2000, 1.2, -0.6, ties=0.2)
-    told = length_controlled(wins, differences)
+    lc = length_controlled(wins, differences)
     # A fifth are ties, which are half of each side: nearer to 50 than sigmoid(-0.6).
     level = 100 * (0.8 / (1 + math.exp(0.6)) + 0.1)
-    assert told.estimate == pytest.approx(level, abs=2.5) and told.beta is not None and told.beta > 0.8
-    assert told.interval is not None and told.interval.low < told.interval.mean < told.interval.high
-    assert told.interval.high - told.interval.low < 6
+    assert lc.estimate == pytest.approx(level, abs=2.5) and lc.beta is not None and lc.beta > 0.8
+    assert lc.interval is not None and lc.interval.low < lc.interval.mean < lc.interval.high
+    assert lc.interval.high - lc.interval.low < 6
 
 
 def test_the_true_rate_is_inside_9_of_10_intervals() -> None:
@@ -152,10 +152,10 @@ def test_the_fit_is_that_of_scikit_learn(seed: int) -> None:
     sd = math.sqrt(np.average((x - np.average(x, weights=weights)) ** 2, weights=weights))
     columns = np.column_stack([np.tanh(x / sd), difficulties, np.ones(n)])
     beta, phi, theta = by_sklearn(np.array(wins), columns, weights)
-    told = length_controlled(wins, differences, clusters.tolist(), difficulties=difficulties.tolist())
+    lc = length_controlled(wins, differences, clusters.tolist(), difficulties=difficulties.tolist())
     level = np.average(1 / (1 + np.exp(-(phi * difficulties + theta))), weights=weights)
-    assert told.estimate == pytest.approx(100 * level, abs=1e-3)
-    assert told.beta == pytest.approx(beta, abs=1e-4)
+    assert lc.estimate == pytest.approx(100 * level, abs=1e-3)
+    assert lc.beta == pytest.approx(beta, abs=1e-4)
 
 
 @pytest.mark.slow
@@ -167,7 +167,7 @@ def test_the_interval_is_that_of_refitting_every_resample(hard: bool) -> None:
     # What a reference adds to all its three comparisons makes clusters matter.
     x = rng.normal(0.3, 1, 180)
     wins = np.array(rng.random(180) < 1 / (1 + np.exp(-(x + gamma + 0.5))), dtype=np.float64)
-    told = length_controlled(wins.tolist(), x.tolist(), owner.tolist(), difficulties=gamma.tolist() if hard else None)
+    lc = length_controlled(wins.tolist(), x.tolist(), owner.tolist(), difficulties=gamma.tolist() if hard else None)
     columns = np.column_stack([np.tanh(x / x.std()), *([gamma] if hard else []), np.ones(180)])
     level = columns.copy()
     level[:, 0] = 0
@@ -177,9 +177,9 @@ def test_the_interval_is_that_of_refitting_every_resample(hard: bool) -> None:
         p = 1 / (1 + np.exp(-level @ by_sklearn(wins, columns, counts / 3)))
         draws.append(np.average(p, weights=counts))
     low, high = 100 * np.quantile(draws, [0.025, 0.975])
-    assert told.interval is not None and (told.interval.n, told.interval.clusters) == (180, 60)
-    assert [told.interval.low, told.interval.high] == pytest.approx([low, high], abs=0.2 * (high - low))
-    assert told.interval.high - told.interval.low == pytest.approx(high - low, rel=0.2)
+    assert lc.interval is not None and (lc.interval.n, lc.interval.clusters) == (180, 60)
+    assert [lc.interval.low, lc.interval.high] == pytest.approx([low, high], abs=0.2 * (high - low))
+    assert lc.interval.high - lc.interval.low == pytest.approx(high - low, rel=0.2)
 
 
 def test_what_the_clusters_do_to_it_has_it_as_their_mean() -> None:
@@ -200,12 +200,16 @@ def test_with_the_sides_exchanged_it_is_100_less(seed: int) -> None:
     gamma = np.random.default_rng(seed).normal(0, 1, 150).tolist()
     lost, shorter = [1 - w for w in wins], [-d for d in differences]
     assert win_rate(lost, clusters).mean == pytest.approx(100 - win_rate(wins, clusters).mean)
-    one = length_controlled(wins, differences, clusters, difficulties=gamma)
-    other = length_controlled(lost, shorter, clusters, difficulties=gamma)
-    assert one.interval is not None and other.interval is not None and one.beta == pytest.approx(other.beta, abs=1e-6)
-    assert other.interval.mean == pytest.approx(100 - one.interval.mean, abs=1e-5)
-    assert other.interval.low == pytest.approx(100 - one.interval.high, abs=0.5), "but for the draws"
-    assert other.interval.high == pytest.approx(100 - one.interval.low, abs=0.5)
+    forward = length_controlled(wins, differences, clusters, difficulties=gamma)
+    exchanged = length_controlled(lost, shorter, clusters, difficulties=gamma)
+    assert (
+        forward.interval is not None
+        and exchanged.interval is not None
+        and forward.beta == pytest.approx(exchanged.beta, abs=1e-6)
+    )
+    assert exchanged.interval.mean == pytest.approx(100 - forward.interval.mean, abs=1e-5)
+    assert exchanged.interval.low == pytest.approx(100 - forward.interval.high, abs=0.5), "but for the draws"
+    assert exchanged.interval.high == pytest.approx(100 - forward.interval.low, abs=0.5)
 
 
 def test_the_order_of_rows_and_the_unit_of_length_do_not_matter() -> None:
@@ -221,16 +225,16 @@ def test_the_order_of_rows_and_the_unit_of_length_do_not_matter() -> None:
     assert length_controlled(wins, differences, clusters, seed=1).interval != first
 
 
-def test_a_row_said_three_times_of_its_cluster_counts_once() -> None:
+def test_a_row_three_times_in_its_cluster_counts_once() -> None:
     wins, differences = simulated(40, 1.0, 0.5)
     thrice = [v for v in wins for _ in range(3)], [v for v in differences for _ in range(3)]
     once = length_controlled(wins, differences).interval
-    told = length_controlled(*thrice, [i // 3 for i in range(120)]).interval
+    clustered = length_controlled(*thrice, [i // 3 for i in range(120)]).interval
     apart = length_controlled(*thrice).interval
-    assert once is not None and told is not None and apart is not None
-    assert [told.mean, told.low, told.high] == pytest.approx([once.mean, once.low, once.high], abs=1e-5)
+    assert once is not None and clustered is not None and apart is not None
+    assert [clustered.mean, clustered.low, clustered.high] == pytest.approx([once.mean, once.low, once.high], abs=1e-5)
     assert apart.high - apart.low < 0.75 * (once.high - once.low)
-    # One reference that speaks a hundred times has one voice.
+    # A reference with a hundred rows counts as one.
     loud = estimate(wins + [0.0] * 100, differences + [50.0] * 100, clusters=[*range(40), *[99] * 100])
     assert loud == pytest.approx(once.mean, abs=3)
 
@@ -241,10 +245,10 @@ def test_given_difficulties_count() -> None:
     x = rng.normal(0, 1, 1500) + 0.3 * gamma  # answers to the easy are longer
     wins = (rng.random(1500) < 1 / (1 + np.exp(-(gamma + 0.5)))) * 1.0
     without = length_controlled(wins.tolist(), x.tolist())
-    known = length_controlled(wins.tolist(), x.tolist(), difficulties=gamma.tolist())
-    assert without.beta is not None and without.beta > 1 and known.beta == pytest.approx(0, abs=0.4)
+    with_difficulties = length_controlled(wins.tolist(), x.tolist(), difficulties=gamma.tolist())
+    assert without.beta is not None and without.beta > 1 and with_difficulties.beta == pytest.approx(0, abs=0.4)
     truth = 100 * float(np.mean(1 / (1 + np.exp(-(gamma + 0.5)))))
-    assert known.estimate == pytest.approx(truth, abs=2)
+    assert with_difficulties.estimate == pytest.approx(truth, abs=2)
 
 
 # --- where there is little to go by
@@ -255,30 +259,30 @@ def test_given_difficulties_count() -> None:
 def test_where_nearly_all_is_won_it_is_near_the_win_rate(n: int, losses: int) -> None:
     wins = [0.0] * losses + [1.0] * (n - losses)
     _, differences = simulated(n, 0, 0, seed=n)
-    told = length_controlled(wins, differences)
-    assert told.interval is not None and told.estimate == pytest.approx(win_rate(wins).mean, abs=8 if losses else 1e-9)
-    assert 0 <= told.interval.low <= told.interval.mean <= told.interval.high <= 100
-    assert told.note == ("" if losses else "all comparisons ended alike: this is the plain win rate")
+    lc = length_controlled(wins, differences)
+    assert lc.interval is not None and lc.estimate == pytest.approx(win_rate(wins).mean, abs=8 if losses else 1e-9)
+    assert 0 <= lc.interval.low <= lc.interval.mean <= lc.interval.high <= 100
+    assert lc.note == ("" if losses else "all comparisons ended alike: this is the plain win rate")
 
 
 def test_where_length_decides_without_exception_it_is_finite() -> None:
     for n in (10, 50, 2000):
         differences = [float(i - n // 2) or 0.5 for i in range(n)]
-        told = length_controlled([float(d > 0) for d in differences], differences)
-        assert told.estimate == pytest.approx(50, abs=7) and told.beta is not None and 2 < told.beta < 40
+        lc = length_controlled([float(d > 0) for d in differences], differences)
+        assert lc.estimate == pytest.approx(50, abs=7) and lc.beta is not None and 2 < lc.beta < 40
 
 
 def test_where_lengths_differ_by_the_same_it_is_the_win_rate() -> None:
     wins = [1.0, 0.0, 1.0, 0.5] * 5
     for difference in (0.0, 7.1, -1e300):
-        told = length_controlled(wins, [difference] * 20)
-        assert told.interval == win_rate(wins) and told.beta is None and "the plain win rate" in told.note
+        lc = length_controlled(wins, [difference] * 20)
+        assert lc.interval == win_rate(wins) and lc.beta is None and "the plain win rate" in lc.note
 
 
 def test_of_few_instructions_there_is_no_estimate() -> None:
-    told = length_controlled([1.0, 0.0] * 50, list(range(100)), [i % (LEAST_CLUSTERS - 1) for i in range(100)])
-    assert told.interval is None and told.estimate is None and told.beta is None
-    assert told.note == "9 groups of rows are too few; 10 or more tell a rate"
+    lc = length_controlled([1.0, 0.0] * 50, list(range(100)), [i % (LEAST_CLUSTERS - 1) for i in range(100)])
+    assert lc.interval is None and lc.estimate is None and lc.beta is None
+    assert lc.note == "9 groups of rows are too few; 10 or more tell a rate"
     assert length_controlled([1.0, 0.0] * 5, list(range(10))).estimate is not None
 
 
@@ -286,8 +290,8 @@ def test_one_side_always_longer_is_told() -> None:
     wins, differences = simulated(50, 1.0, 0.5)
     assert length_controlled(wins, differences).note == ""
     for sign in (1, -1):
-        told = length_controlled(wins, [sign * (abs(d) + 1) for d in differences])
-        assert told.estimate is not None and "always the longer" in told.note
+        lc = length_controlled(wins, [sign * (abs(d) + 1) for d in differences])
+        assert lc.estimate is not None and "always the longer" in lc.note
 
 
 def test_wild_lengths_and_difficulties_stay_finite() -> None:
@@ -297,9 +301,9 @@ def test_wild_lengths_and_difficulties_stay_finite() -> None:
         differences = (rng.standard_cauchy(30) * 10.0 ** rng.integers(-200, 200)).tolist()
         hard = (rng.standard_cauchy(30) * 10.0 ** rng.integers(-3, 7)).tolist()
         for difficulties in (None, hard):
-            told = length_controlled(wins, differences, difficulties=difficulties)
-            assert told.interval is not None
-            assert 0 <= told.interval.low <= told.interval.high <= 100 and 0 <= told.interval.mean <= 100
+            lc = length_controlled(wins, differences, difficulties=difficulties)
+            assert lc.interval is not None
+            assert 0 <= lc.interval.low <= lc.interval.high <= 100 and 0 <= lc.interval.mean <= 100
 
 
 @pytest.mark.parametrize(

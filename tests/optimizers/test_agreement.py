@@ -15,7 +15,7 @@ from dspy.utils import exceptions as lm_errors
 
 from refed_dspy.data.pairs import Pair
 from refed_dspy.errors import ConfigError, NoConnection, TeacherError
-from refed_dspy.optimizers.agreement import ALL, Agreement, agreement, agreement_lines, criterion_of, judged
+from refed_dspy.optimizers.agreement import ALL, Agreement, agreement, agreement_lines, criterion_of, judge_pairs
 from refed_dspy.programs.judges import OVERALL, RESPONSE_CRITERIA, Criterion, PairwiseJudge, Verdict
 from refed_dspy.programs.lm_errors import AnswerCut, NotReached
 from tests.support.scripted_engine import Answer, AsyncWriter, Writer, fake_lm
@@ -63,7 +63,7 @@ def writer_by(decide: Callable[[Request], Answer | None]) -> Writer:
 
 def judged_by(writer: Writer, pairs: list[Pair], concurrency: int = 3, **more: Any) -> list[Verdict]:
     with dspy.context(lm=fake_lm(writer)):
-        return asyncio.run(judged(PairwiseJudge(), pairs, concurrency, **more))
+        return asyncio.run(judge_pairs(PairwiseJudge(), pairs, concurrency, **more))
 
 
 def of(pairs: list[Pair], verdicts: list[Verdict]) -> Agreement:
@@ -71,7 +71,7 @@ def of(pairs: list[Pair], verdicts: list[Verdict]) -> Agreement:
     return row
 
 
-def means(row: Agreement) -> tuple[float | None, float | None]:
+def mean_figures(row: Agreement) -> tuple[float | None, float | None]:
     accuracy, same = row.accuracy, row.same_verdict
     return accuracy.mean if accuracy else None, same.mean if same else None
 
@@ -87,7 +87,7 @@ def test_a_judge_that_is_always_right() -> None:
     assert len(writer.requests) == 16
     row = of(pairs, verdicts)
     assert (row.criterion, row.pairs, row.abstained) == (OVERALL.name, 8, 0)
-    assert means(row) == (1, 1)
+    assert mean_figures(row) == (1, 1)
     assert row.accuracy is not None
     assert (row.accuracy.low, row.accuracy.high, row.accuracy.n, row.accuracy.clusters) == (1, 1, 6, 6)
     assert row.same_verdict is not None
@@ -105,7 +105,7 @@ def test_a_judge_that_always_says_a_knows_nothing() -> None:
     asked = [answers(request) for request in writer.requests]
     assert sorted(asked) == sorted((b, a) for a, b in asked)  # each pair in both orders
     row = of(pairs, verdicts)
-    assert means(row) == (0.5, 0)
+    assert mean_figures(row) == (0.5, 0)
     assert row.consistency == 0
     assert (row.pearson, row.spearman) == (None, None)
 
@@ -123,7 +123,7 @@ def test_an_abstention_is_recorded_and_is_no_zero() -> None:
     assert verdicts[3].abstained == "the judge could not tell"
     row = of(pairs, verdicts)
     assert (row.pairs, row.abstained) == (6, 2)
-    assert means(row) == (1, 1)
+    assert mean_figures(row) == (1, 1)
     assert row.accuracy is not None
     assert row.accuracy.n == 4
     assert row.consistency == 1
@@ -131,17 +131,17 @@ def test_an_abstention_is_recorded_and_is_no_zero() -> None:
 
 def test_verdicts_come_in_the_order_of_the_pairs() -> None:
     pairs = [pair(number, (-1) ** number) for number in range(4)]
-    told: list[tuple[Pair, Verdict]] = []
+    judged: list[tuple[Pair, Verdict]] = []
     writer = Slow(lambda request: (4 - number_of(request)) * 0.03)  # the last pair comes first
-    verdicts = judged_by(writer, pairs, concurrency=4, on_pair=lambda pair, verdict: told.append((pair, verdict)))
+    verdicts = judged_by(writer, pairs, concurrency=4, on_pair=lambda pair, verdict: judged.append((pair, verdict)))
     assert [verdict.preference for verdict in verdicts] == [2 * pair.verdict for pair in pairs]
-    assert told == list(reversed(list(zip(pairs, verdicts, strict=True))))
+    assert judged == list(reversed(list(zip(pairs, verdicts, strict=True))))
 
 
 def number_of(request: Request) -> int:
-    found = re.search(r"Task (\d+)\.", prompt(request))
-    assert found is not None
-    return int(found[1])
+    match = re.search(r"Task (\d+)\.", prompt(request))
+    assert match is not None
+    return int(match[1])
 
 
 class Slow(Writer):
@@ -155,10 +155,10 @@ class Slow(Writer):
 
     @property
     def asynchronous(self) -> AsyncWriter:
-        return SlowDoor(self)
+        return SlowAsyncWriter(self)
 
 
-class SlowDoor(AsyncWriter):
+class SlowAsyncWriter(AsyncWriter):
     writer: Slow
 
     async def complete(self, request: Request) -> Response:
@@ -215,11 +215,11 @@ def test_the_same_judge_of_the_same_context_is_asked_by_each_pairs_criterion() -
 
 
 def test_a_known_criterion_has_its_meaning_under_either_name() -> None:
-    known = RESPONSE_CRITERIA["content_quality"]
+    criterion = RESPONSE_CRITERIA["content_quality"]
     for name in ("content_quality", "content quality"):
-        assert criterion_of(pair(1, 1, criterion=name)) is known
-    own = pair(1, 1, criterion="content quality", description="as our people were told")
-    assert criterion_of(own) == Criterion("content quality", "as our people were told")
+        assert criterion_of(pair(1, 1, criterion=name)) is criterion
+    described = pair(1, 1, criterion="content quality", description="as our people were told")
+    assert criterion_of(described) == Criterion("content quality", "as our people were told")
 
 
 # --- what stops it
@@ -241,14 +241,14 @@ async def test_the_first_error_cancels_what_else_is_running() -> None:
     writer = Slow(lambda request: 0.01 if number_of(request) == 0 else 60)
     writer.queue.append(lm_errors.LMAuthError("wrong key"))
     with dspy.context(lm=fake_lm(writer)), pytest.raises(TeacherError, match="check the key"):
-        await judged(PairwiseJudge(), [pair(number, 1) for number in range(5)], 5)
+        await judge_pairs(PairwiseJudge(), [pair(number, 1) for number in range(5)], 5)
     assert writer.cancelled >= 8
 
 
 async def test_whoever_cancels_it_cancels_its_calls() -> None:
     writer = Slow(lambda request: 60)
     with dspy.context(lm=fake_lm(writer)):
-        task = asyncio.create_task(judged(PairwiseJudge(), [pair(number, 1) for number in range(5)], 2))
+        task = asyncio.create_task(judge_pairs(PairwiseJudge(), [pair(number, 1) for number in range(5)], 2))
         await asyncio.wait_for(writer.four_are_running.wait(), 10)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -282,7 +282,7 @@ def test_a_tie_of_the_judge_is_half_right_and_one_of_people_is_no_question_of_ac
 
 def test_a_strong_preference_is_no_more_right_than_a_weak_one() -> None:
     pairs = [pair(1, 1), pair(2, -1)]
-    assert means(of(pairs, [Verdict(2, True, ()), Verdict(1.5, True, ())])) == (0.5, 0.5)
+    assert mean_figures(of(pairs, [Verdict(2, True, ()), Verdict(1.5, True, ())])) == (0.5, 0.5)
 
 
 def test_each_instruction_counts_the_same() -> None:
@@ -323,7 +323,7 @@ def test_a_row_for_each_criterion_and_one_for_all() -> None:
         (OVERALL.name, 2, 0),
         (ALL, 4, 1),
     ]
-    assert [means(row)[0] for row in rows] == [1, 0.5, pytest.approx(2 / 3)]
+    assert [mean_figures(row)[0] for row in rows] == [1, 0.5, pytest.approx(2 / 3)]
     assert len(agreement(pairs[1::2], [A_WINS, A_WINS])) == 1
 
 

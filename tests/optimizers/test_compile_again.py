@@ -1,5 +1,5 @@
 """What a compile takes over from others, what makes it another one, and what it says of evaluations that came to
-nothing. In process, in the simulated world of tests/test_compile.py."""
+nothing. In process, in the simulated world."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ import dspy
 import pytest
 from dspy.utils import exceptions as lm_errors
 
-from refed_dspy import load_program
 from refed_dspy.errors import MalformedAnswer, RunDirError, RunStopped
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.optimizers.metrics import NotScored, name_of
 from refed_dspy.optimizers.result import compile_status, status_lines, why_stopped
 from refed_dspy.programs import PairwiseJudge, ReferenceLevelFeedback
 from refed_dspy.programs.asking import Question, answered_by, ask_teacher
-from refed_dspy.programs.saved import save_program
-from tests.optimizers.test_compile import (
+from refed_dspy.programs.saved import load_into, save_program
+from tests.support.scripted_engine import Writer, fake_lm
+from tests.support.simulated_compiles import (
     ONE_CRITERION,
     QUESTIONS,
     REFERENCES,
@@ -32,11 +32,10 @@ from tests.optimizers.test_compile import (
     marks,
     refed,
 )
-from tests.support.scripted_engine import Writer, fake_lm
 
 pytestmark = pytest.mark.slow
 
-KNOWS = "tests.optimizers.test_compile.Knows"
+KNOWS = "tests.support.simulated_compiles.Knows"
 OTHERS = [dspy.Example(question=f"another question, number {n}").with_inputs("question") for n in range(6)]
 
 
@@ -50,7 +49,7 @@ def test_a_later_compile_is_proved_on_what_the_program_never_saw(source: str, tm
     assert other.manifest["seen"] != first.manifest["seen"], "of itself this seed splits them otherwise"
     program = first.program
     if source == "its file":
-        load_program(program := answerer(), first.path)
+        load_into(program := answerer(), first.path)
     again = compiled(tmp_path / "again", program, QUESTIONS, metric=marks, seed=4)
     assert again.manifest["seen"] == first.manifest["seen"] and again.manifest["sets"]["test"] == 2
 
@@ -60,7 +59,7 @@ def test_what_was_seen_is_handed_down_from_compile_to_compile(tmp_path: Path) ->
     second = compiled(tmp_path / "second", first.program, OTHERS, metric=marks)
     assert len(second.manifest["seen"]) == 8 and set(first.manifest["seen"]) < set(second.manifest["seen"])
     fresh = answerer()
-    load_program(fresh, second.path)
+    load_into(fresh, second.path)
     assert sorted(fresh.tuned_on) == second.manifest["seen"] == second.program.tuned_on
 
 
@@ -77,14 +76,14 @@ def strict_judge(folder: Path) -> Path:
 
 def test_the_judge_is_asked_with_the_prompts_of_the_program_that_is_named(tmp_path: Path) -> None:
     world = Watched()
-    given: dict[str, Any] = {"metric": ONE_CRITERION, "optimizer": "tests.tracking.test_compile.Adding"}
-    compiled(tmp_path / "c", refed(), REFERENCES, world, judge_program=str(strict_judge(tmp_path)), **given)
+    settings: dict[str, Any] = {"metric": ONE_CRITERION, "optimizer": "tests.tracking.test_compile.Adding"}
+    compiled(tmp_path / "c", refed(), REFERENCES, world, judge_program=str(strict_judge(tmp_path)), **settings)
     compared = [text for _, text in world.asked if "'verdict'" in text]
     assert compared and all("Prefer whichever is stricter." in text for text in compared)
     assert not [text for _, text in world.asked if "'grade'" in text and "stricter" in text]
     asked = world.requests
     with pytest.raises(RunDirError, match=r"holds another compile: judge_program\."):
-        compiled(tmp_path / "c", refed(), REFERENCES, world, **given)
+        compiled(tmp_path / "c", refed(), REFERENCES, world, **settings)
     assert world.requests == asked
 
 
@@ -148,10 +147,10 @@ async def test_failures_stand_in_one_order_whichever_came_first(quicker: int) ->
 class Looks(Knows):
     """It also asks the metric about what it was given to train on."""
 
-    told: tuple[Any, ...] = ()
+    scores: tuple[Any, ...] = ()
 
     def compile(self, student: dspy.Module, *, trainset: list[Any], valset: list[Any]) -> dspy.Module:
-        type(self).told = tuple(self.metric(each, student(**each.inputs())) for each in trainset)
+        type(self).scores = tuple(self.metric(each, student(**each.inputs())) for each in trainset)
         return super().compile(student, trainset=trainset, valset=valset)
 
 
@@ -160,7 +159,7 @@ def test_an_optimizer_is_told_the_uncompiled_program_s_mean_where_nothing_can_be
     worth: float, tmp_path: Path
 ) -> None:
     compiled(tmp_path / "which", answerer(), QUESTIONS, metric=marks, optimizer=KNOWS)
-    train = {example.question for example in Knows.given[0]}
+    train = {example.question for example in Knows.sets[0]}
 
     def abstains(example: Any, prediction: Any) -> float:
         if example.question in train:
@@ -168,14 +167,14 @@ def test_an_optimizer_is_told_the_uncompiled_program_s_mean_where_nothing_can_be
         return worth
 
     made = compiled(tmp_path / "c", answerer(), QUESTIONS, metric=abstains, optimizer=f"{__name__}.Looks")
-    assert [float(each) for each in Looks.told] == [worth, worth] and not any(Looks.told)
+    assert [float(each) for each in Looks.scores] == [worth, worth] and not any(Looks.scores)
     assert made.manifest["abstained"] == 2 and made.manifest["validation"]["uncompiled"] == worth
 
 
 def test_how_many_could_not_be_judged_is_told_wherever_a_compile_is(tmp_path: Path) -> None:
     """One validation example, by both candidates."""
     compiled(tmp_path / "which", answerer(), QUESTIONS, metric=marks, optimizer=KNOWS)
-    odd = Knows.given[1][0].question
+    odd = Knows.sets[1][0].question
 
     def abstains(example: Any, prediction: Any) -> float:
         if example.question == odd:
@@ -216,21 +215,21 @@ def test_what_could_not_be_judged_and_then_was_is_no_more_told(tmp_path: Path) -
 
 def test_a_proof_of_less_than_four_fifths_of_the_test_set_proves_nothing(tmp_path: Path) -> None:
     questions = [dspy.Example(question=f"question number {n}").with_inputs("question") for n in range(16)]
-    given: dict[str, Any] = {"metric": marks, "optimizer": KNOWS, "test": 10}
-    sure = compiled(tmp_path / "sure", answerer(), questions, **given)
+    settings: dict[str, Any] = {"metric": marks, "optimizer": KNOWS, "test": 10}
+    sure = compiled(tmp_path / "sure", answerer(), questions, **settings)
     assert sure.proof is not None and sure.proof.whole and sure.proof.proved
-    held = [each.question for each in questions if each not in [*Knows.given[0], *Knows.given[1]]]
+    held = [each.question for each in questions if each not in [*Knows.sets[0], *Knows.sets[1]]]
     for lost, whole in [(2, True), (3, False)]:
         world = Watched()
         world.answer = lambda text, fields, gone=held[:lost]: (  # type: ignore[misc]
             lm_errors.LMServerError("down", model="m") if any(f"{each}\n" in f"{text}\n" for each in gone) else None
         )
-        made = compiled(tmp_path / str(lost), answerer(), questions, world, **given)
+        made = compiled(tmp_path / str(lost), answerer(), questions, world, **settings)
         assert made.proof is not None and (made.proof.gain.n, made.proof.whole, made.proof.proved) == (
             10 - lost, whole, whole,
         )  # fmt: skip
-        told = "not proved: less than four fifths of the test set could be scored"
-        assert (told in made.lines()) is not whole and made.manifest["proof"]["proved"] is whole
+        message = "not proved: less than four fifths of the test set could be scored"
+        assert (message in made.lines()) is not whole and made.manifest["proof"]["proved"] is whole
 
 
 def test_a_start_that_came_to_nothing_leaves_nothing_to_tell(tmp_path: Path) -> None:
@@ -245,11 +244,11 @@ def test_a_start_that_came_to_nothing_leaves_nothing_to_tell(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("stopped", "said", "with_remedy"),
+    ("stopped", "message", "with_remedy"),
     [
         ("max_cost", "max_cost is reached", "max_cost is reached; raise it"),
         ("no answer to 3 requests", "there was no answer to 3 requests", "there was no answer to 3 requests"),
     ],
 )
-def test_what_ended_it_early_is_said_in_one_way(stopped: str, said: str, with_remedy: str) -> None:
-    assert why_stopped(stopped) == said and why_stopped(stopped, "; raise it") == with_remedy
+def test_what_ended_it_early_is_said_in_one_way(stopped: str, message: str, with_remedy: str) -> None:
+    assert why_stopped(stopped) == message and why_stopped(stopped, "; raise it") == with_remedy

@@ -1,8 +1,7 @@
-"""Caps of a compile, held against a server that counts: whatever the optimizer, and whatever goes wrong."""
+"""The caps of a compile hold, and the best program so far is returned."""
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from pathlib import Path
@@ -13,58 +12,12 @@ import pytest
 
 import refed_dspy
 from benchmarks.simulated import SimulatedTeacher
-from refed_dspy import Compiled, ReferenceLevelFeedback, TeacherConfig, open_teacher
-from refed_dspy.errors import ConfigError, RefedError, TeacherError
-from refed_dspy.ledger.candidates import Trial, trials
-from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.ledger.spending import spent
-from refed_dspy.programs.saved import program_state
-from tests.conftest import KEY, KEY_VARIABLE
+from refed_dspy.optimizers.result import Compiled
 from tests.support import compiling
+from tests.support.capped_compiles import BASELINE, OPTIMIZERS, billed, candidates, charged, compiled, config, is_whole
 from tests.support.compiling import Answerer, questions, requests
-from tests.support.scripted_engine import Writer, fake_lm
 
 server, without_words = compiling.terse_server, compiling.without_words
-OPTIMIZERS = ("gepa", "mipro", "simba", "bootstrap")
-BASELINE = 18
-"""Calls of the uncompiled program's evaluation on two references."""
-
-
-def config(server: SimulatedTeacher, **settings: Any) -> TeacherConfig:
-    return compiling.config(server, **{"timeout": 5, "retries": 1, **settings})
-
-
-def compiled(server: SimulatedTeacher, folder: Path, optimizer: str = "gepa", **settings: Any) -> Compiled:
-    models = {"teacher": config(server), "judge": config(server, temperature=0.0, model="openai/judge")}
-    return compiling.compiled(None, None, folder, optimizer, **{**models, "evaluations": 8, **settings})
-
-
-def billed(server: SimulatedTeacher) -> int:
-    stats = server.stats()
-    return int(stats["billed_prompt_tokens"] * 10**6 + stats["billed_completion_tokens"] * 10**7)
-
-
-def charged(folder: Path) -> tuple[int, int]:
-    """Picodollars and calls."""
-    with Ledger.read(folder) as ledger:
-        return spent(ledger).cost, spent(ledger).calls
-
-
-def candidates(folder: Path) -> list[Trial]:
-    with Ledger.read(folder) as ledger:
-        return trials(ledger)
-
-
-def is_whole(made: Compiled, cap: str) -> None:
-    """It ended at `cap`, and what it left can be used."""
-    assert made.stopped == cap == made.manifest["stopped"]
-    again = ReferenceLevelFeedback({"topic": "What it is about."})
-    refed_dspy.load_program(again, made.path)
-    written, here = program_state(again), program_state(made.program)
-    assert all(written[name] == here[name] for name, _ in again.named_predictors())
-    assert f"stopped: {cap} is reached" in "\n".join(made.lines())
-    assert json.loads(made.path.read_text())["refed"]["calls"] == made.manifest["calls"] == charged(made.folder)[1]
-
 
 # --- caps hold, and what there is comes back
 
@@ -237,146 +190,3 @@ def test_an_estimate_leaves_the_program_of_a_finished_compile_alone(server: Simu
     before = made.path.read_bytes()
     stepped(server, tmp_path, None, estimate_only=True)
     assert made.path.read_bytes() == before
-
-
-# --- refused before anything is sent
-
-
-def refused(server: SimulatedTeacher, folder: Path, **settings: Any) -> str:
-    with pytest.raises(ConfigError) as error:
-        compiled(server, folder, **settings)
-    assert requests(server) == 0 and "\n" not in str(error.value)
-    return str(error.value)
-
-
-@pytest.mark.parametrize("role", ["teacher", "judge", "reflection"])
-def test_a_cap_below_one_calls_worst_case_is_refused(server: SimulatedTeacher, tmp_path: Path, role: str) -> None:
-    dear = config(server, model="openai/dear", max_tokens=9_000, temperature=0.0)
-    least = open_teacher(dear).least
-    assert least is not None
-    message = refused(server, tmp_path, max_cost=0.9 * least / 10**12, **{role: dear})
-    assert message.startswith("max_cost") and role in message and "max_tokens (9000)" in message
-
-
-def test_a_cap_below_the_first_calls_own_worst_case_sends_nothing(server: SimulatedTeacher, tmp_path: Path) -> None:
-    least = open_teacher(config(server)).least
-    assert least is not None
-    made = compiled(server, tmp_path, max_cost=1.01 * least / 10**12)
-    assert requests(server) == 0 and made.stopped == "max_cost" and not made.changed
-
-
-@pytest.mark.parametrize("role", ["teacher", "judge", "reflection"])
-def test_a_cap_in_dollars_needs_every_price(server: SimulatedTeacher, tmp_path: Path, role: str) -> None:
-    message = refused(server, tmp_path, max_cost=5.0, **{role: config(server, model="openai/free", price=None)})
-    assert message.startswith("max_cost: the price of the") and role in message and "max_calls" in message
-
-
-@pytest.mark.parametrize("cap", [{"max_cost": 5.0}, {"max_calls": 500}], ids=str)
-@pytest.mark.parametrize("role", ["teacher", "judge", "reflection"])
-def test_a_callers_own_lm_takes_no_cap(
-    server: SimulatedTeacher, tmp_path: Path, role: str, cap: dict[str, Any]
-) -> None:
-    writer = Writer()
-    message = refused(server, tmp_path, **{role: fake_lm(writer)}, **cap)
-    assert message.startswith(f"{role}: a dspy.LM") and "TeacherConfig" in message and not writer.requests
-
-
-@pytest.mark.parametrize(
-    "cap",
-    [
-        *({"max_cost": value} for value in (0, -1.0, math.nan)),
-        *({"max_calls": value} for value in (0, 1.5)),
-        *({"max_minutes": value} for value in (0, math.nan)),
-    ],
-    ids=str,
-)
-def test_a_cap_that_makes_no_sense_is_refused(server: SimulatedTeacher, tmp_path: Path, cap: dict[str, Any]) -> None:
-    assert refused(server, tmp_path / "new", **cap).startswith(next(iter(cap)))
-    assert not (tmp_path / "new").exists()
-
-
-def test_a_cap_in_dollars_needs_the_price_of_what_was_done_before(server: SimulatedTeacher, tmp_path: Path) -> None:
-    """As for a run: what earlier starts cost is unknown, so what is left of the cap is unknown too."""
-    free = config(server, price=None)
-    compiled(server, tmp_path, "bootstrap", teacher=free, judge=free, max_calls=30)
-    with pytest.raises(ConfigError, match="unknown price"):
-        compiled(server, tmp_path, "bootstrap", teacher=config(server), judge=config(server), max_cost=1.0)
-
-
-# --- models that cannot go on
-
-
-def ends_with(error: type[RefedError], caplog: pytest.LogCaptureFixture, **compile_: Any) -> str:
-    with pytest.raises(error) as ended:
-        compiled(**compile_)
-    told = str(ended.value)
-    assert "\n" not in told and "Traceback" not in caplog.text
-    return told
-
-
-@pytest.mark.parametrize("role", ["teacher", "judge"])
-def test_a_wrong_key_ends_it_at_once(
-    locked: SimulatedTeacher,
-    server: SimulatedTeacher,
-    tmp_path: Path,
-    role: str,
-    caplog: pytest.LogCaptureFixture,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    wrong = "sk-wrong-0987654321fedcba"
-    monkeypatch.setenv("WRONG_KEY", wrong)
-    model = config(locked, model="openai/locked", api_key_env="WRONG_KEY")
-    told = ends_with(TeacherError, caplog, server=server, folder=tmp_path, **{role: model})
-    assert "api_key_env" in told and wrong not in told + caplog.text
-    assert 1 <= requests(locked) <= 32, "only what was in flight already"
-    assert all(wrong.encode() not in path.read_bytes() for path in tmp_path.iterdir())
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("optimizer", ["mipro", "bootstrap"])
-def test_a_key_that_stops_working_ends_an_optimizer_and_a_new_one_goes_on(
-    locked: SimulatedTeacher, tmp_path: Path, optimizer: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    locked.control(auth_fails_after=BASELINE + 10, response_words=8, items=1)
-    model = config(locked, api_key_env=KEY_VARIABLE)
-    settings: dict[str, Any] = {"server": locked, "folder": tmp_path, "optimizer": optimizer}
-    settings |= {"teacher": model, "judge": model}
-    told = ends_with(TeacherError, caplog, **settings)
-    assert "api_key_env" in told and KEY not in told
-    answered = locked.stats()["answered"]
-    assert answered <= BASELINE + 10 + 32
-    locked.control(auth_fails_after=None)
-    made = compiled(**settings, max_calls=BASELINE + 60)
-    assert made.path.exists()
-    assert KEY.encode() not in b"".join(path.read_bytes() for path in tmp_path.iterdir())
-
-
-def test_an_endpoint_that_goes_down_ends_it(
-    server: SimulatedTeacher, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    server.control(down_after=BASELINE + 5)
-    model = config(server, retries=0)
-    told = ends_with(TeacherError, caplog, server=server, folder=tmp_path, teacher=model, judge=model, evaluations=60)
-    assert "in a row had no answer" in told
-    assert requests(server) <= BASELINE + 5 + 20 + 32
-
-
-def test_an_endpoint_that_goes_down_near_the_end_is_told_of(server: SimulatedTeacher, tmp_path: Path) -> None:
-    """17 requests are lost: the optimizer's last ones and the whole proof."""
-    server.control(down_after=BASELINE + 5)
-    model = config(server, retries=0)
-    try:
-        made = compiled(server, tmp_path, teacher=model, judge=model)
-    except RefedError:
-        return
-    assert made.stopped or made.proof is not None
-
-
-def test_an_endpoint_that_is_not_there_ends_it(
-    server: SimulatedTeacher, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    gone = config(server, api_base="http://127.0.0.1:9/v1")
-    told = ends_with(TeacherError, caplog, server=server, folder=tmp_path, teacher=gone, judge=gone)
-    assert "127.0.0.1:9" in told and "api_base" in told
-    with Ledger.read(tmp_path) as ledger:
-        assert not ledger.has_answers()

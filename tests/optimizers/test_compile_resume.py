@@ -1,9 +1,8 @@
-"""A compile that is killed, interrupted, called again or otherwise: nothing is paid for twice, nothing is lost."""
+"""A compile that was killed or interrupted continues, and pays for nothing twice."""
 
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import signal
 import sqlite3
@@ -11,107 +10,35 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import dspy
 import pytest
-import tqdm  # type: ignore[import-untyped]
 
 import refed_dspy
 from benchmarks.simulated import SimulatedTeacher
-from refed_dspy import Compiled, TeacherConfig, open_teacher
 from refed_dspy.errors import RunDirError
-from refed_dspy.ledger.candidates import trials
 from refed_dspy.ledger.ledger import Ledger
-from tests.conftest import at_rest
+from refed_dspy.teachers import open_teacher
+from tests.conftest import reset_server
 from tests.support import compiling
 from tests.support.compiling import SMALL, Answerer, questions, requests
+from tests.support.interrupted_compiles import (
+    PATIENCE,
+    answers,
+    child,
+    compiled,
+    config,
+    full_marks,
+    killed,
+    outcome,
+    until,
+)
 from tests.support.scripted_engine import Writer, fake_lm, references
 
 server, without_words = compiling.terse_server, compiling.without_words
-PATIENCE = 20.0
-"""Seconds after which whatever still works is taken to hang."""
-FORK = multiprocessing.get_context("fork")
-
-
-def config(server: SimulatedTeacher, **settings: Any) -> TeacherConfig:
-    """At temperature 0 the server says the same to the same messages, in any order."""
-    return compiling.config(server, **{"temperature": 0.0, **settings})
-
-
-def compiled(server: SimulatedTeacher, folder: Path, optimizer: str = "gepa", **settings: Any) -> Compiled:
-    models = {"teacher": config(server), "judge": config(server, model="openai/judge")}
-    program, examples = settings.pop("program", None), settings.pop("examples", None)
-    return compiling.compiled(program, examples, folder, optimizer, **{**models, "evaluations": 10, **settings})
-
-
-def outcome(folder: Path) -> dict[str, Any]:
-    """All that a compile found out, but for times and what it cost."""
-    with Ledger.read(folder) as ledger:
-        manifest = dict(ledger.meta("outcome"))
-        found = {t.digest: (t.scores, t.parts, t.state) for t in trials(ledger)}
-    for word in ("made", "cost", "calls", "usage", "run_id"):
-        del manifest[word]
-    if manifest["proof"]:
-        manifest["proof"] = {k: v for k, v in manifest["proof"].items() if k in ("gain", "proved")}
-    program = json.loads((folder / "program.json").read_text())
-    return {"manifest": manifest, "candidates": found, "program": {k: v for k, v in program.items() if k != "refed"}}
-
-
-def answers(folder: Path) -> int:
-    if not (folder / "ledger.sqlite").exists():
-        return 0
-    with Ledger.read(folder) as ledger:
-        return int(ledger.db.execute("SELECT count(*) FROM answers").fetchone()[0])
-
-
-def until(happened: Callable[[], bool], seconds: float = PATIENCE) -> None:
-    limit = time.monotonic() + seconds
-    while not happened():
-        assert time.monotonic() < limit, "it never happened"
-        time.sleep(0.005)
-
-
-def _in_child(work: Callable[[], Any], folder: Path) -> None:
-    tqdm.tqdm.set_lock(threading.RLock())  # its own is shared with the parent, and a kill would leave it taken
-    with (folder.parent / f"{folder.name}.out").open("a") as out:
-        os.dup2(out.fileno(), 1)
-        os.dup2(out.fileno(), 2)
-        begun = time.monotonic()
-        try:
-            work()
-        except BaseException as error:
-            written = folder.parent / "ended.new"
-            written.write_text(f"{type(error).__name__} {time.monotonic() - begun:.1f}")
-            written.rename(folder.parent / "ended")
-            raise
-
-
-@contextmanager
-def child(work: Callable[[], Any], folder: Path) -> Iterator[Any]:
-    """`work` in a process of its own, which is not left behind."""
-    process = FORK.Process(target=_in_child, args=(work, folder))
-    process.start()
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.join()
-
-
-def killed(server: SimulatedTeacher, folder: Path, after: int, **settings: Any) -> bool:
-    """A start that is killed (SIGKILL) once the server has answered so often. False where it had ended by then."""
-    with child(lambda: compiled(server, folder, **settings), folder) as process:
-        until(lambda: server.stats()["answered"] >= after or not process.is_alive())
-        alive = bool(process.is_alive())
-        process.kill()
-        process.join()
-    until(lambda: server.stats()["in_flight"] == 0)
-    return alive
-
 
 # --- kills
 
@@ -125,7 +52,7 @@ def uninterrupted(
 
     def once(optimizer: str) -> tuple[dict[str, Any], int]:
         if optimizer not in made:
-            at_rest(shared_server)
+            reset_server(shared_server)
             shared_server.control(response_words=8, items=1)
             folder = tmp_path_factory.mktemp("whole") / "compile"
             compiled(shared_server, folder, optimizer)
@@ -201,10 +128,10 @@ def test_the_same_compile_again_asks_nothing_and_finds_the_same(
     teacher = config(server, temperature=1.0)
     folder = tmp_path / "compile"
     first = compiled(server, folder, optimizer, teacher=teacher, reflection=teacher)
-    asked, found = requests(server), outcome(folder)
+    asked, first_outcome = requests(server), outcome(folder)
     second = compiled(server, folder, optimizer, teacher=teacher, reflection=teacher)
     assert requests(server) == asked == first.manifest["calls"] == second.manifest["calls"]
-    assert outcome(folder) == found
+    assert outcome(folder) == first_outcome
     assert second.proof is not None and first.proof is not None and second.proof.gain == first.proof.gain
 
 
@@ -212,105 +139,12 @@ def test_the_same_compile_again_asks_nothing_and_finds_the_same(
 def test_other_caps_threads_and_prices_are_still_the_same_compile(server: SimulatedTeacher, tmp_path: Path) -> None:
     folder = tmp_path / "compile"
     compiled(server, folder, "bootstrap")
-    asked, found = requests(server), outcome(folder)
+    asked, first_outcome = requests(server), outcome(folder)
     slow = config(server, concurrency=2, timeout=9, price={"prompt": 2.0, "completion": 3.0})
     compiled(server, folder, "bootstrap", teacher=slow, threads=1, max_calls=9_000, name="other")
     again = outcome(folder)
-    assert again["manifest"].pop("name") == "other" and found["manifest"].pop("name") == "refed"
-    assert again == found and requests(server) == asked
-
-
-# --- another call
-
-
-@pytest.fixture(scope="module")
-def finished(shared_server: SimulatedTeacher, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    at_rest(shared_server)
-    shared_server.control(response_words=8, items=1)
-    folder = tmp_path_factory.mktemp("finished") / "compile"
-    compiled(shared_server, folder, "bootstrap")
-    return folder
-
-
-@pytest.mark.parametrize(
-    ("change", "named"),
-    [
-        ({"optimizer": "gepa"}, "optimizer was bootstrap, is gepa"),
-        ({"seed": 5}, "seed was 0, is 5"),
-        ({"evaluations": 11}, "evaluations was 10, is 11"),
-        ({"options": {"max_rounds": 2}}, "options was"),
-        ({"instructions_per_feature": 2}, "instructions_per_feature was 1, is 2"),
-        ({"features": {"form": "Its form."}}, "program"),
-        ({"guidance": {"response_generation": "Be brief."}}, "program.response_generation was"),
-        ({"train": 2}, "examples.train was"),
-        ({"test": 3}, "examples.test was"),
-        ({"examples": references(12)}, "examples"),
-        ({"teacher": {"model": "openai/other"}}, "teacher.model was openai/sim, is openai/other"),
-        ({"teacher": {"temperature": 0.4}}, "teacher.temperature was 0.0, is 0.4"),
-        ({"teacher": {"max_tokens": 600}}, "teacher.max_tokens was 512, is 600"),
-        ({"judge": {"params": {"top_p": 0.5}}}, "judge"),
-        ({"reflection": {"model": "openai/big"}}, "reflection.model was openai/judge, is openai/big"),
-    ],
-    ids=str,
-)
-def test_another_compile_in_the_same_folder_is_refused_with_the_difference(
-    server: SimulatedTeacher, finished: Path, change: dict[str, Any], named: str
-) -> None:
-    before = outcome(finished)
-    models = ("teacher", "judge", "reflection")
-    given: dict[str, Any] = {
-        "optimizer": "bootstrap",
-        **{k: config(server, **v) if k in models else v for k, v in change.items()},
-    }
-    with pytest.raises(RunDirError) as refused:
-        compiled(server, finished, given.pop("optimizer"), **given)
-    assert named in str(refused.value) and "--out" in str(refused.value) and "\n" not in str(refused.value)
-    assert requests(server) == 0 and outcome(finished) == before
-
-
-def full_marks(example: dspy.Example, prediction: dspy.Prediction, trace: Any = None) -> float:
-    return 1.0
-
-
-def test_another_kind_of_program_is_refused(server: SimulatedTeacher, finished: Path) -> None:
-    with pytest.raises(RunDirError, match="kind was ReferenceLevelFeedback, is Answerer"):
-        compiled(server, finished, "bootstrap", program=Answerer(), examples=questions(10), metric=full_marks)
-    assert requests(server) == 0
-
-
-def test_a_runs_folder_is_refused_for_a_compile(server: SimulatedTeacher, tmp_path: Path) -> None:
-    refed_dspy.synthesize(None, references(3), size=1, teacher=config(server), run_dir=tmp_path / "run", track=False)
-    asked = requests(server)
-    with pytest.raises(RunDirError, match="holds a run, not a compile"):
-        compiled(server, tmp_path / "run")
-    assert requests(server) == asked
-    assert refed_dspy.read_run(tmp_path / "run").complete
-
-
-def test_a_compiles_folder_is_refused_for_a_resume(server: SimulatedTeacher, finished: Path) -> None:
-    with pytest.raises(RunDirError, match="holds a compile, not a run"):
-        refed_dspy.resume(finished)
-    assert requests(server) == 0
-
-
-def test_a_compiles_folder_is_refused_for_a_run(server: SimulatedTeacher, finished: Path) -> None:
-    before = outcome(finished)
-    with pytest.raises(RunDirError, match="compile") as refused:
-        refed_dspy.synthesize(None, references(3), size=1, teacher=config(server), run_dir=finished, track=False)
-    assert "\n" not in str(refused.value)
-    assert requests(server) == 0 and outcome(finished) == before
-
-
-def test_a_folder_that_another_process_works_on_is_refused(server: SimulatedTeacher, tmp_path: Path) -> None:
-    server.control(latency=0.5)
-    folder = tmp_path / "compile"
-    with child(lambda: compiled(server, folder), folder) as process:
-        until(lambda: requests(server) > 0)
-        with pytest.raises(RunDirError, match="another process is working on") as refused:
-            compiled(server, folder)
-        assert "\n" not in str(refused.value) and process.is_alive()
-    server.control(latency=0)
-    assert compiled(server, folder, "gepa", max_calls=40).path.exists(), "its lock went with it"
+    assert again["manifest"].pop("name") == "other" and first_outcome["manifest"].pop("name") == "refed"
+    assert again == first_outcome and requests(server) == asked
 
 
 # --- Ctrl-C
@@ -331,8 +165,10 @@ def command(server: SimulatedTeacher, home: Path, optimizer: str) -> list[str]:
 @pytest.mark.slow
 def test_ctrl_c_ends_the_command_within_seconds(server: SimulatedTeacher, tmp_path: Path) -> None:
     server.control(latency=0.05)
-    given = command(server, tmp_path, "gepa")
-    with subprocess.Popen(given, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    command_line = command(server, tmp_path, "gepa")
+    with subprocess.Popen(
+        command_line, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
         try:
             until(lambda: server.stats()["answered"] >= 40 or process.poll() is not None, 40)
             begun = time.monotonic()
@@ -345,14 +181,14 @@ def test_ctrl_c_ends_the_command_within_seconds(server: SimulatedTeacher, tmp_pa
     with sqlite3.connect(tmp_path / "compile" / "ledger.sqlite") as db:
         assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
         outcomes = dict(db.execute("SELECT outcome, count(*) FROM calls GROUP BY outcome"))
-    assert "sent" not in outcomes, "what was cancelled is booked"
+    assert "sent" not in outcomes, "what was cancelled is recorded"
     assert answers(tmp_path / "compile") == outcomes["ok"]
     assert outcomes["ok"] <= server.stats()["answered"] <= outcomes["ok"] + outcomes.get("cancelled", 0)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["mipro", "simba", "bootstrap"])
-def test_ctrl_c_ends_any_optimizer_and_leaves_the_journal_whole(
+def test_ctrl_c_ends_any_optimizer_and_leaves_the_ledger_whole(
     server: SimulatedTeacher, tmp_path: Path, optimizer: str
 ) -> None:
     server.control(latency=0.03)
@@ -367,8 +203,8 @@ def test_ctrl_c_ends_any_optimizer_and_leaves_the_journal_whole(
         assert not process.is_alive() and time.monotonic() - begun < 5
     with Ledger.read(folder) as ledger:
         outcomes = dict(ledger.db.execute("SELECT outcome, count(*) FROM calls GROUP BY outcome"))
-    kept, asked = answers(folder), requests(server)
-    assert set(outcomes) <= {"ok", "cancelled"} and kept == outcomes["ok"] > 0
+    stored_answers, asked = answers(folder), requests(server)
+    assert set(outcomes) <= {"ok", "cancelled"} and stored_answers == outcomes["ok"] > 0
     assert sum(outcomes.values()) == asked
     server.control(latency=0)
     made = compiled(server, folder, optimizer, max_calls=asked + 5)

@@ -21,7 +21,7 @@ def metric(gold: Any, pred: Any, trace: Any = None, pred_name: Any = None, pred_
     return 1.0
 
 
-def means(**more: Any) -> OptimizerInputs:
+def optimizer_inputs(**more: Any) -> OptimizerInputs:
     usual: dict[str, Any] = {
         "metric": metric,
         "teacher": TEACHER,
@@ -36,8 +36,8 @@ def means(**more: Any) -> OptimizerInputs:
     return OptimizerInputs(**{**usual, **more})
 
 
-class Told:
-    """Stands where one of DSPy's optimizers is, and keeps what it is told."""
+class RecordedOptimizer:
+    """Replaces one of DSPy's optimizers, and records its arguments."""
 
     def __init__(self, kind: Any, patch: pytest.MonkeyPatch) -> None:
         self.made: dict[str, Any] = {}
@@ -59,12 +59,12 @@ class Told:
 
 
 @pytest.fixture
-def told(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Any], Told]]:
-    yield lambda kind: Told(kind, monkeypatch)
+def recording_of(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Any], RecordedOptimizer]]:
+    yield lambda kind: RecordedOptimizer(kind, monkeypatch)
 
 
 def tuned(name: str, options: dict[str, Any] | None = None, **more: Any) -> Optimizer:
-    optimizer = choose(name, options or {}, means(**more))
+    optimizer = choose(name, options or {}, optimizer_inputs(**more))
     student = dspy.ChainOfThought("question -> answer")
     assert optimizer.tune(student, TRAIN, HELD) is student
     return optimizer
@@ -80,29 +80,33 @@ KINDS = {
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_each_is_dspy_s_own_with_our_metric_and_the_sets_given(name: str, told: Callable[[Any], Told]) -> None:
-    said = told(KINDS[name])
+def test_each_is_dspy_s_own_with_our_metric_and_the_sets_given(
+    name: str, recording_of: Callable[[Any], RecordedOptimizer]
+) -> None:
+    optimizer = recording_of(KINDS[name])
     assert tuned(name).name == name
-    assert said.made["metric"] is metric
-    assert said.compiled["trainset"] == TRAIN
-    assert said.compiled.get("valset", HELD) == HELD and ("valset" in said.compiled) is (name in {"gepa", "mipro"})
+    assert optimizer.made["metric"] is metric
+    assert optimizer.compiled["trainset"] == TRAIN
+    assert optimizer.compiled.get("valset", HELD) == HELD and ("valset" in optimizer.compiled) is (
+        name in {"gepa", "mipro"}
+    )
 
 
 @pytest.mark.parametrize("name", ["mipro", "simba", "gepa"])
 def test_effort_follows_the_number_of_evaluations(name: str) -> None:
-    expected = [choose(name, {}, means(evaluations=count)).expected for count in (100, 200, 400)]
+    expected = [choose(name, {}, optimizer_inputs(evaluations=count)).expected for count in (100, 200, 400)]
     assert expected == sorted(expected) and all(
         abs(made - asked) <= 0.5 * asked for made, asked in zip(expected, (100, 200, 400), strict=True)
     )
 
 
 def test_bootstrap_expects_what_it_tries_and_the_validation_set() -> None:
-    assert choose("bootstrap", {}, means()).expected == 6 + 3
-    assert choose("bootstrap", {"max_bootstrapped_demos": 1}, means()).expected == 2 + 3
+    assert choose("bootstrap", {}, optimizer_inputs()).expected == 6 + 3
+    assert choose("bootstrap", {"max_bootstrapped_demos": 1}, optimizer_inputs()).expected == 2 + 3
 
 
-def test_seeds_threads_and_models_go_where_they_belong(told: Callable[[Any], Told]) -> None:
-    gepa, mipro, simba = (told(KINDS[name]) for name in ("gepa", "mipro", "simba"))
+def test_seeds_threads_and_models_go_where_they_belong(recording_of: Callable[[Any], RecordedOptimizer]) -> None:
+    gepa, mipro, simba = (recording_of(KINDS[name]) for name in ("gepa", "mipro", "simba"))
     for name in ("gepa", "mipro", "simba"):
         tuned(name)
     assert gepa.made["seed"] == simba.compiled["seed"] == 7 and mipro.made["seed"] == 8, "0 is no seed to MIPROv2"
@@ -112,20 +116,20 @@ def test_seeds_threads_and_models_go_where_they_belong(told: Callable[[Any], Tol
     assert gepa.made["max_metric_calls"] == 60
 
 
-def test_mipro_tries_as_many_as_the_evaluations_pay_for(told: Callable[[Any], Told]) -> None:
-    said = told(dspy.MIPROv2)
+def test_mipro_tries_as_many_as_the_evaluations_pay_for(recording_of: Callable[[Any], RecordedOptimizer]) -> None:
+    optimizer = recording_of(dspy.MIPROv2)
     tuned("mipro", evaluations=60, train=6, validation=3)
-    assert said.compiled["num_trials"] == (60 - 3 - 6) // 3 and said.compiled["minibatch"] is False
+    assert optimizer.compiled["num_trials"] == (60 - 3 - 6) // 3 and optimizer.compiled["minibatch"] is False
     tuned("mipro", evaluations=1)
-    assert said.compiled["num_trials"] == 1
+    assert optimizer.compiled["num_trials"] == 1
 
 
-def test_simba_s_batch_is_no_larger_than_the_training_set(told: Callable[[Any], Told]) -> None:
-    said = told(dspy.SIMBA)
+def test_simba_s_batch_is_no_larger_than_the_training_set(recording_of: Callable[[Any], RecordedOptimizer]) -> None:
+    optimizer = recording_of(dspy.SIMBA)
     tuned("simba", train=5)
-    assert said.made["bsize"] == 5 and said.made["max_steps"] >= 1
+    assert optimizer.made["bsize"] == 5 and optimizer.made["max_steps"] >= 1
     tuned("simba", {"bsize": 2, "num_candidates": 2, "max_steps": 9}, train=5)
-    assert (said.made["bsize"], said.made["num_candidates"], said.made["max_steps"]) == (2, 2, 9)
+    assert (optimizer.made["bsize"], optimizer.made["num_candidates"], optimizer.made["max_steps"]) == (2, 2, 9)
 
 
 @pytest.mark.parametrize(
@@ -141,52 +145,64 @@ def test_simba_s_batch_is_no_larger_than_the_training_set(told: Callable[[Any], 
     ],
     ids=str,
 )
-def test_options_of_its_own_win(name: str, options: dict[str, Any], where: str, told: Callable[[Any], Told]) -> None:
-    said = told(KINDS[name])
+def test_options_of_its_own_win(
+    name: str, options: dict[str, Any], where: str, recording_of: Callable[[Any], RecordedOptimizer]
+) -> None:
+    optimizer = recording_of(KINDS[name])
     tuned(name, options)
-    got: dict[str, Any] = {**said.made, **said.compiled} if name == "mipro" else getattr(said, where)
+    got: dict[str, Any] = {**optimizer.made, **optimizer.compiled} if name == "mipro" else getattr(optimizer, where)
     assert options.items() <= got.items()
 
 
 @pytest.mark.parametrize("options", [{"num_threads": 1}, {"max_errors": 3}], ids=str)
 def test_options_of_a_dotted_name_s_own_win_too(options: dict[str, Any]) -> None:
-    assert choose("dspy.BootstrapFewShotWithRandomSearch", options, means())
+    assert choose("dspy.BootstrapFewShotWithRandomSearch", options, optimizer_inputs())
 
 
 @pytest.mark.parametrize("options", [{"max_full_evals": 2}, {"auto": "light"}, {"max_metric_calls": 9}], ids=str)
-def test_gepa_s_own_budget_takes_the_place_of_ours(options: dict[str, Any], told: Callable[[Any], Told]) -> None:
-    said = told(dspy.GEPA)
+def test_gepa_s_own_budget_takes_the_place_of_ours(
+    options: dict[str, Any], recording_of: Callable[[Any], RecordedOptimizer]
+) -> None:
+    optimizer = recording_of(dspy.GEPA)
     tuned("gepa", options)
-    assert {k: said.made.get(k) for k in ("auto", "max_full_evals", "max_metric_calls") if said.made.get(k)} == options
+    assert {
+        k: optimizer.made.get(k) for k in ("auto", "max_full_evals", "max_metric_calls") if optimizer.made.get(k)
+    } == options
 
 
-def test_mipro_s_own_auto_takes_the_place_of_ours(told: Callable[[Any], Told]) -> None:
-    said = told(dspy.MIPROv2)
+def test_mipro_s_own_auto_takes_the_place_of_ours(recording_of: Callable[[Any], RecordedOptimizer]) -> None:
+    optimizer = recording_of(dspy.MIPROv2)
     tuned("mipro", {"auto": "light"})
-    assert said.made["auto"] == "light" and said.made["num_candidates"] is None and "num_trials" not in said.compiled
+    assert (
+        optimizer.made["auto"] == "light"
+        and optimizer.made["num_candidates"] is None
+        and "num_trials" not in optimizer.compiled
+    )
 
 
-def test_mipro_s_auto_keeps_the_caller_s_other_options(told: Callable[[Any], Told]) -> None:
-    said = told(dspy.MIPROv2)
+def test_mipro_s_auto_keeps_the_caller_s_other_options(recording_of: Callable[[Any], RecordedOptimizer]) -> None:
+    optimizer = recording_of(dspy.MIPROv2)
     tuned("mipro", {"auto": "light", "minibatch": False})
-    assert said.compiled["minibatch"] is False
+    assert optimizer.compiled["minibatch"] is False
 
 
-def test_gepa_ends_when_no_call_is_allowed_any_more_and_when_the_caller_says_so(told: Callable[[Any], Told]) -> None:
-    said, over = told(dspy.GEPA), [False]
-    own = lambda _state: False  # noqa: E731
-    tuned("gepa", {"gepa_kwargs": {"stop_callbacks": own, "use_merge": True}}, stopping=lambda: over[0])
-    ours, theirs = said.made["gepa_kwargs"]["stop_callbacks"]
-    assert theirs is own and said.made["gepa_kwargs"]["use_merge"] is True
-    assert ours(None) is False
+def test_gepa_ends_when_no_call_is_allowed_any_more_and_when_the_caller_says_so(
+    recording_of: Callable[[Any], RecordedOptimizer],
+) -> None:
+    optimizer, over = recording_of(dspy.GEPA), [False]
+    users_stopper = lambda _state: False  # noqa: E731
+    tuned("gepa", {"gepa_kwargs": {"stop_callbacks": users_stopper, "use_merge": True}}, stopping=lambda: over[0])
+    our_stopper, their_stopper = optimizer.made["gepa_kwargs"]["stop_callbacks"]
+    assert their_stopper is users_stopper and optimizer.made["gepa_kwargs"]["use_merge"] is True
+    assert our_stopper(None) is False
     over[0] = True
-    assert ours(None) is True
+    assert our_stopper(None) is True
 
 
 def test_the_caller_s_options_are_left_as_they_are() -> None:
     options = {"gepa_kwargs": {"stop_callbacks": [lambda _state: False]}, "track_stats": True}
     before = copy.copy(options), dict(options["gepa_kwargs"])  # type: ignore[call-overload]
-    choose("gepa", options, means())
+    choose("gepa", options, optimizer_inputs())
     assert (options, options["gepa_kwargs"]) == before
 
 
@@ -196,7 +212,7 @@ def test_the_caller_s_options_are_left_as_they_are() -> None:
 @pytest.mark.parametrize("name", ["", "GEPA", "mipro2", "gepa ", "copro", "a b\nc"])
 def test_an_unknown_name_is_told_with_the_known_ones(name: str) -> None:
     with pytest.raises(ConfigError, match="bootstrap, gepa, mipro, simba; others go by their dotted name") as raised:
-        choose(name, {}, means())
+        choose(name, {}, optimizer_inputs())
     assert str(raised.value).isprintable()
 
 
@@ -205,25 +221,25 @@ def test_an_unknown_name_is_told_with_the_known_ones(name: str) -> None:
 )
 def test_a_dotted_name_that_is_none_is_told(name: str) -> None:
     with pytest.raises(ConfigError, match=r"^optimizer ") as raised:
-        choose(name, {}, means())
+        choose(name, {}, optimizer_inputs())
     assert str(raised.value).isprintable()
 
 
 @pytest.mark.parametrize("name", ["dspy.Predict", "dspy.LM", "json.dumps", "os.path", "re.compile"])
 def test_what_is_no_optimizer_is_told(name: str) -> None:
     with pytest.raises(ConfigError, match=rf"optimizer {name}: has no compile\(student, trainset=…\)"):
-        choose(name, {}, means())
+        choose(name, {}, optimizer_inputs())
 
 
 def test_an_optimizer_without_a_metric_is_told() -> None:
     with pytest.raises(ConfigError, match=r"optimizer dspy.LabeledFewShot: .*metric"):
-        choose("dspy.LabeledFewShot", {}, means())
+        choose("dspy.LabeledFewShot", {}, optimizer_inputs())
 
 
 @pytest.mark.parametrize("name", ["bootstrap", "gepa", "mipro", "simba", "dspy.BootstrapFewShotWithRandomSearch"])
 def test_an_option_that_it_does_not_take_is_named(name: str) -> None:
     with pytest.raises(ConfigError, match=f"optimizer {name}: .*nonsense") as raised:
-        choose(name, {"nonsense": 1}, means())
+        choose(name, {"nonsense": 1}, optimizer_inputs())
     assert str(raised.value).isprintable()
 
 
@@ -240,11 +256,11 @@ def test_an_option_that_it_does_not_take_is_named(name: str) -> None:
 )
 def test_an_option_of_a_wrong_value_is_told_in_one_line(name: str, options: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=f"optimizer {name}: ") as raised:
-        choose(name, options, means())
+        choose(name, options, optimizer_inputs())
     assert str(raised.value).isprintable()
 
 
 @pytest.mark.parametrize("options", [{"bsize": 0}, {"num_candidates": 0}], ids=str)
 def test_simba_without_candidates_is_told(options: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="optimizer simba"):
-        choose("simba", options, means())
+        choose("simba", options, optimizer_inputs())

@@ -20,7 +20,7 @@ from refed_dspy.optimizers.examples import (
     example_id,
     pair_example,
     reference_example,
-    split,
+    split_examples,
 )
 from refed_dspy.programs import PairwiseJudge, ReferenceLevelFeedback
 from refed_dspy.programs.judges import OVERALL, RESPONSE_CRITERIA
@@ -34,7 +34,7 @@ def pair(number: int, criterion: str = "", verdict: float = 1.0, variant: int = 
     return Pair(
         instruction=f"Task {number}.",
         answer_a=f"one {variant}",
-        answer_b=f"two {variant}",
+        answer_b=f"second {variant}",
         verdict=verdict,
         criterion=criterion,
         description=f"what {criterion} is" if criterion else "",
@@ -58,7 +58,7 @@ def sizes_of(made: Split) -> tuple[int, int, int]:
 
 
 def test_the_three_sets_share_no_cluster() -> None:
-    made = split(pairs(20, each=3), (6, 4, 5), seed=0)
+    made = split_examples(pairs(20, each=3), (6, 4, 5), seed=0)
     sets = [{cluster_of(example) for example in part} for part in (made.train, made.validation, made.test)]
     assert [len(each) for each in sets] == [6, 4, 5] and sizes_of(made) == (18, 12, 15)
     assert not sets[0] & sets[1] and not sets[0] & sets[2] and not sets[1] & sets[2]
@@ -79,48 +79,48 @@ def test_the_three_sets_share_no_cluster() -> None:
     ],
 )
 def test_each_set_gets_its_share_and_at_least_one(clusters: int, expected: tuple[int, int, int]) -> None:
-    made = sizes_of(split(of_references(clusters), SIZES, seed=0))
+    made = sizes_of(split_examples(of_references(clusters), SIZES, seed=0))
     assert sum(made) == min(clusters, 52) and min(made) >= 1
-    assert all(abs(one - other) <= 1 for one, other in zip(made, expected, strict=True)), made
+    assert all(abs(first - other) <= 1 for first, other in zip(made, expected, strict=True)), made
 
 
 @pytest.mark.parametrize("sizes", [(1, 1, 1), (1, 1, 50), (100, 1, 1), (2, 30, 1)])
 @pytest.mark.parametrize("clusters", [3, 4, 7, 20])
 def test_no_set_is_empty_or_too_large(sizes: tuple[int, int, int], clusters: int) -> None:
-    made = sizes_of(split(of_references(clusters), sizes, seed=0))
+    made = sizes_of(split_examples(of_references(clusters), sizes, seed=0))
     assert min(made) >= 1 and sum(made) == min(clusters, sum(sizes))
     assert all(have <= most for have, most in zip(made, sizes, strict=True))
 
 
 def test_the_seed_decides_and_the_order_of_the_examples_does_not() -> None:
     examples = of_references(30)
-    one = split(examples, (5, 5, 5), seed=1)
-    again = split(examples[::-1], (5, 5, 5), seed=1)
-    other = split(examples, (5, 5, 5), seed=2)
-    assert [ids(part) for part in (one.train, one.validation, one.test)] == [
+    first = split_examples(examples, (5, 5, 5), seed=1)
+    again = split_examples(examples[::-1], (5, 5, 5), seed=1)
+    other = split_examples(examples, (5, 5, 5), seed=2)
+    assert [ids(part) for part in (first.train, first.validation, first.test)] == [
         ids(part) for part in (again.train, again.validation, again.test)
     ]
-    assert ids(one.test) != ids(other.test) and set(ids(one.train)) != set(ids(other.train))
+    assert ids(first.test) != ids(other.test) and set(ids(first.train)) != set(ids(other.train))
 
 
 @pytest.mark.parametrize("count", [0, 1, 2])
 def test_fewer_than_three_are_refused(count: int) -> None:
     with pytest.raises(ConfigError, match=rf"^examples: {count} of them, .*a compile needs 3") as raised:
-        split(pairs(count), SIZES, seed=0)
+        split_examples(pairs(count), SIZES, seed=0)
     assert "\n" not in str(raised.value)
 
 
 def test_the_refusal_counts_what_was_given() -> None:
     with pytest.raises(ConfigError, match=r"instructions|clusters|10 of them"):
-        split(pairs(2, each=5), SIZES, seed=0)
+        split_examples(pairs(2, each=5), SIZES, seed=0)
 
 
 def test_three_are_enough() -> None:
-    assert sizes_of(split(of_references(3), SIZES, seed=5)) == (1, 1, 1)
+    assert sizes_of(split_examples(of_references(3), SIZES, seed=5)) == (1, 1, 1)
 
 
 def test_what_the_sets_are_called_and_what_was_seen() -> None:
-    made = split(of_references(9), (3, 2, 4), seed=0)
+    made = split_examples(of_references(9), (3, 2, 4), seed=0)
     subsets = made.subsets()
     assert Counter(subsets.values()) == {"train": 3, "validation": 2, "test": 4}
     assert all(subsets[example_id(example)] == "validation" for example in made.validation)
@@ -136,7 +136,7 @@ def test_what_the_sets_are_called_and_what_was_seen() -> None:
 @pytest.mark.parametrize("seed", range(5))
 def test_held_out_criteria_are_in_the_test_set_alone(seed: int) -> None:
     examples = [pair_example(pair(n, criterion)) for n in range(12) for criterion in ("depth", "style")]
-    made = split(examples, (4, 3, 3), seed, held_out=["style"])
+    made = split_examples(examples, (4, 3, 3), seed, held_out=["style"])
     assert Counter(e.criterion for e in (*made.train, *made.validation)) == {"depth": 7}
     assert Counter(e.criterion for e in made.test) == {"depth": 3, "style": 3}
 
@@ -144,51 +144,51 @@ def test_held_out_criteria_are_in_the_test_set_alone(seed: int) -> None:
 def test_instructions_of_a_held_out_criterion_alone_go_to_the_test_set() -> None:
     examples = pairs(6, criterion="depth") + [pair_example(pair(n, "style")) for n in range(20, 23)]
     for seed in range(20):
-        made = split(examples, (2, 2, 2), seed, held_out=["style"])
+        made = split_examples(examples, (2, 2, 2), seed, held_out=["style"])
         assert len(made.train) == len(made.validation) == 2 and "style" in {e.criterion for e in made.test}
 
 
 def test_criteria_that_are_all_held_out_leave_nothing() -> None:
     with pytest.raises(ConfigError, match="held_out_criteria: nothing is left to tune on"):
-        split(pairs(9, criterion="style"), SIZES, seed=0, held_out=["style"])
+        split_examples(pairs(9, criterion="style"), SIZES, seed=0, held_out=["style"])
 
 
 def test_held_out_criteria_do_not_make_the_test_set_larger_than_was_asked() -> None:
     examples = pairs(12, criterion="depth") + [pair_example(pair(n, "style")) for n in range(20, 90)]
-    assert len(split(examples, (4, 3, 5), seed=0, held_out=["style"]).test) <= 5
+    assert len(split_examples(examples, (4, 3, 5), seed=0, held_out=["style"]).test) <= 5
 
 
 def test_instructions_of_held_out_criteria_are_not_seen_by_another_criterion() -> None:
     examples = [pair_example(pair(n, criterion)) for n in range(12) for criterion in ("depth", "style")]
-    made = split(examples, (4, 3, 3), seed=0, held_out=["style"])
+    made = split_examples(examples, (4, 3, 3), seed=0, held_out=["style"])
     assert not set(made.seen()) & {cluster_of(example) for example in made.test}
 
 
 def test_a_held_out_criterion_that_is_none_is_told_of() -> None:
     with pytest.raises(ConfigError, match="stlye"):
-        split(pairs(9, criterion="style"), SIZES, seed=0, held_out=["stlye"])
+        split_examples(pairs(9, criterion="style"), SIZES, seed=0, held_out=["stlye"])
 
 
 def test_a_known_criterion_is_held_out_by_the_name_that_the_file_has() -> None:
-    known = "content_quality"
-    assert known in RESPONSE_CRITERIA
-    examples = [pair_example(Pair(instruction=f"i{n}", answer_a="a", answer_b="b", verdict=1.0, criterion=known))
+    criterion = "content_quality"
+    assert criterion in RESPONSE_CRITERIA
+    examples = [pair_example(Pair(instruction=f"i{n}", answer_a="a", answer_b="b", verdict=1.0, criterion=criterion))
                 for n in range(3)]  # fmt: skip
-    made = split([*examples, *pairs(6)], (2, 2, 2), seed=0, held_out=[known])
-    assert not [e for e in (*made.train, *made.validation) if e.criterion == RESPONSE_CRITERIA[known].name]
+    made = split_examples([*examples, *pairs(6)], (2, 2, 2), seed=0, held_out=[criterion])
+    assert not [e for e in (*made.train, *made.validation) if e.criterion == RESPONSE_CRITERIA[criterion].name]
 
 
 # --- what becomes an example
 
 
 def test_references_become_examples_with_the_reference_as_their_input() -> None:
-    given = references(4)
-    examples = as_examples(ReferenceLevelFeedback(), [*given, given[0]])
-    assert [e.reference.instruction for e in examples] == [row["instruction"] for row in given]
+    rows = references(4)
+    examples = as_examples(ReferenceLevelFeedback(), [*rows, rows[0]])
+    assert [e.reference.instruction for e in examples] == [row["instruction"] for row in rows]
     assert all(list(e.inputs().keys()) == ["reference"] for e in examples)
-    loaded = load_references(given)
+    loaded = load_references(rows)
     assert ids(as_examples(ReferenceLevelFeedback(), loaded)) == ids(examples)
-    same = Reference(instruction=given[0]["instruction"], response="another")
+    same = Reference(instruction=rows[0]["instruction"], response="another")
     assert cluster_of(examples[0]) == cluster_of(reference_example(same)), "one instruction is one cluster"
 
 
@@ -214,31 +214,31 @@ def test_pairs_become_examples_that_do_not_show_people_s_verdict(tmp_path: Path)
 
 
 def test_examples_of_another_program_are_kept_as_they_are_once() -> None:
-    one, two = (dspy.Example(question=f"q{n}", answer="a").with_inputs("question") for n in range(2))
-    assert as_examples(dspy.ChainOfThought("question -> answer"), [one, two, one.copy()]) == [one, two]
-    assert cluster_of(one) != cluster_of(two)
+    first, second = (dspy.Example(question=f"q{n}", answer="a").with_inputs("question") for n in range(2))
+    assert as_examples(dspy.ChainOfThought("question -> answer"), [first, second, first.copy()]) == [first, second]
+    assert cluster_of(first) != cluster_of(second)
 
 
 def test_examples_of_one_instruction_are_one_cluster() -> None:
-    one, two = (dspy.Example(instruction="i", n=n).with_inputs("instruction") for n in range(2))
-    assert cluster_of(one) == cluster_of(two) and example_id(one) != example_id(two)
+    first, second = (dspy.Example(instruction="i", n=n).with_inputs("instruction") for n in range(2))
+    assert cluster_of(first) == cluster_of(second) and example_id(first) != example_id(second)
 
 
 @pytest.mark.parametrize(
-    "given",
+    "rows",
     [[], "builtin", [{"question": "x"}], [dspy.Example(question="x")], None, 7, [dspy.Example(question="x"), 1]],
     ids=repr,
 )
-def test_what_is_no_list_of_examples_is_refused_in_one_line(given: Any) -> None:
+def test_what_is_no_list_of_examples_is_refused_in_one_line(rows: Any) -> None:
     with pytest.raises(ConfigError, match=r"examples: a ChainOfThought is tuned on a list of dspy.Example") as raised:
-        as_examples(dspy.ChainOfThought("question -> answer"), given)
+        as_examples(dspy.ChainOfThought("question -> answer"), rows)
     assert "\n" not in str(raised.value)
 
 
-@pytest.mark.parametrize("given", [[{"instruction": "i"}], 7, [dspy.Example(instruction="i")]], ids=repr)
-def test_what_is_no_list_of_pairs_is_refused_in_one_line(given: Any) -> None:
+@pytest.mark.parametrize("rows", [[{"instruction": "i"}], 7, [dspy.Example(instruction="i")]], ids=repr)
+def test_what_is_no_list_of_pairs_is_refused_in_one_line(rows: Any) -> None:
     with pytest.raises(InputError, match=r"(?i)pair"):
-        as_examples(PairwiseJudge(), given)
+        as_examples(PairwiseJudge(), rows)
 
 
 def test_examples_for_a_judge_must_hold_people_s_verdict() -> None:
@@ -250,6 +250,6 @@ def test_examples_for_a_judge_must_hold_people_s_verdict() -> None:
 
 
 def test_an_example_s_id_is_its_content_s() -> None:
-    one = dspy.Example(question="é{}", answer=["a", 1, None]).with_inputs("question")
-    assert example_id(one) == example_id(dspy.Example(answer=["a", 1, None], question="é{}"))
-    assert example_id(one) != example_id(one.copy(answer=["a", 2, None])) and len(example_id(one)) == 16
+    first = dspy.Example(question="é{}", answer=["a", 1, None]).with_inputs("question")
+    assert example_id(first) == example_id(dspy.Example(answer=["a", 1, None], question="é{}"))
+    assert example_id(first) != example_id(first.copy(answer=["a", 2, None])) and len(example_id(first)) == 16

@@ -8,17 +8,17 @@ from typing import Any
 
 import pytest
 
-from refed_dspy.ledger.candidates import Trial
+from refed_dspy.ledger.candidates import Candidate
 from refed_dspy.metrics.intervals import Interval, mean_interval
-from refed_dspy.optimizers.proof import ProgramScore, Proof, gain, measured
+from refed_dspy.optimizers.proof import ProgramScore, Proof, gain, program_score
 
 
-def trial(scores: Mapping[str, float], parts: Mapping[str, Mapping[str, float]] | None = None) -> Trial:
-    told = {name: {} for name in scores} if parts is None else parts
-    return Trial("d", 0, {}, 0.0, {"test": scores, "validation": {"v": 0.9}}, {"test": told}, 0, 0)
+def candidate(scores: Mapping[str, float], components: Mapping[str, Mapping[str, float]] | None = None) -> Candidate:
+    by_example = {name: {} for name in scores} if components is None else components
+    return Candidate("d", 0, {}, 0.0, {"test": scores, "validation": {"v": 0.9}}, {"test": by_example}, 0, 0)
 
 
-def each_its_own(scores: Mapping[str, float]) -> dict[str, str]:
+def one_cluster_each(scores: Mapping[str, float]) -> dict[str, str]:
     return {name: name for name in scores}
 
 
@@ -30,67 +30,69 @@ def interval(mean: float, low: float, high: float, clusters: int = 8) -> Interva
     return Interval(mean, low, high, clusters, clusters)
 
 
-def one(mean: float = 0.5, **parts: float) -> ProgramScore:
-    return ProgramScore(interval(mean, mean - 0.1, mean + 0.1), parts, 2_000_000_000.0)
+def a_score(mean: float = 0.5, **components: float) -> ProgramScore:
+    return ProgramScore(interval(mean, mean - 0.1, mean + 0.1), components, 2_000_000_000.0)
 
 
 # --- paired
 
 
 def test_the_gain_is_the_mean_difference_of_each_pair() -> None:
-    found = gain(trial(NEW), trial(OLD), each_its_own(OLD), seed=0)
-    assert found is not None
-    assert found.mean == pytest.approx(0.33) and (found.n, found.clusters) == (8, 8)
-    assert 0.3 <= found.low < 0.33 < found.high <= 0.36, "the spread of the scores themselves is no part of it"
+    difference = gain(candidate(NEW), candidate(OLD), one_cluster_each(OLD), seed=0)
+    assert difference is not None
+    assert difference.mean == pytest.approx(0.33) and (difference.n, difference.clusters) == (8, 8)
+    assert 0.3 <= difference.low < 0.33 < difference.high <= 0.36, (
+        "the spread of the scores themselves is no part of it"
+    )
 
 
 def test_the_seed_decides_the_interval() -> None:
-    made = [gain(trial(NEW), trial(OLD), each_its_own(OLD), seed=seed) for seed in (1, 1)]
+    made = [gain(candidate(NEW), candidate(OLD), one_cluster_each(OLD), seed=seed) for seed in (1, 1)]
     assert made[0] == made[1]
 
 
 def test_what_only_one_of_them_was_scored_on_is_left_out() -> None:
     new, old = {"a": 1.0, "b": 0.5, "c": 0.0}, {"b": 0.25, "c": 0.5, "d": 0.0}
-    found = gain(trial(new), trial(old), each_its_own({**new, **old}), seed=0)
-    assert found is not None and found.mean == pytest.approx(-0.125) and found.n == 2
+    difference = gain(candidate(new), candidate(old), one_cluster_each({**new, **old}), seed=0)
+    assert difference is not None and difference.mean == pytest.approx(-0.125) and difference.n == 2
 
 
 @pytest.mark.parametrize(("new", "old"), [({}, {}), ({"a": 1.0}, {}), ({"a": 1.0}, {"b": 1.0})], ids=str)
 def test_nothing_shared_gives_no_gain(new: dict[str, float], old: dict[str, float]) -> None:
-    assert gain(trial(new), trial(old), {"a": "a", "b": "b"}, seed=0) is None
+    assert gain(candidate(new), candidate(old), {"a": "a", "b": "b"}, seed=0) is None
 
 
 def test_a_cluster_counts_once_however_many_examples_it_has() -> None:
     """Nine examples of one instruction gained 1, one example of another lost 1: that is even."""
     new = {**{f"a{n}": 1.0 for n in range(9)}, "b0": 0.0}
     old = {**{f"a{n}": 0.0 for n in range(9)}, "b0": 1.0}
-    found = gain(trial(new), trial(old), {name: name[0] for name in new}, seed=0)
-    assert found is not None and found.mean == pytest.approx(0) and found.clusters == 2
+    difference = gain(candidate(new), candidate(old), {name: name[0] for name in new}, seed=0)
+    assert difference is not None and difference.mean == pytest.approx(0) and difference.clusters == 2
 
 
 def test_only_the_test_set_counts() -> None:
-    elsewhere = Trial("d", 0, {}, 0.0, {"validation": {"e0": 1.0}}, {"validation": {"e0": {}}}, 0, 0)
-    assert gain(elsewhere, trial(OLD), each_its_own(OLD), seed=0) is None
-    assert measured(elsewhere, each_its_own(OLD), None, seed=0) is None
+    elsewhere = Candidate("d", 0, {}, 0.0, {"validation": {"e0": 1.0}}, {"validation": {"e0": {}}}, 0, 0)
+    assert gain(elsewhere, candidate(OLD), one_cluster_each(OLD), seed=0) is None
+    assert program_score(elsewhere, one_cluster_each(OLD), None, seed=0) is None
 
 
 def test_the_champion_s_seen_references_are_left_out() -> None:
     unseen = frozenset(["e1", "e2"])
-    found = gain(trial(NEW), trial(OLD), each_its_own(OLD), seed=0, unseen=unseen)
-    assert found is not None and found.clusters == 2 and found.mean == pytest.approx((0.32 + 0.34) / 2)
-    assert gain(trial(NEW), trial(OLD), each_its_own(OLD), seed=0, unseen=frozenset()) is None
+    difference = gain(candidate(NEW), candidate(OLD), one_cluster_each(OLD), seed=0, unseen=unseen)
+    assert difference is not None and difference.clusters == 2 and difference.mean == pytest.approx((0.32 + 0.34) / 2)
+    assert gain(candidate(NEW), candidate(OLD), one_cluster_each(OLD), seed=0, unseen=frozenset()) is None
 
 
 # --- one program
 
 
-def test_a_program_is_measured_by_cluster_with_the_means_of_its_parts() -> None:
+def test_a_program_is_measured_by_cluster_with_the_means_of_its_components() -> None:
     scores = {"a1": 1.0, "a2": 0.5, "b1": 0.25}
-    parts = {"a1": {"wins": 1.0, "grades": 0.5}, "a2": {"wins": 0.0}, "b1": {"wins": 0.5, "grades": 1.0}}
-    found = measured(trial(scores, parts), {"a1": "a", "a2": "a", "b1": "b"}, 5.0, seed=3)
-    assert found is not None
-    assert found.score == mean_interval([1.0, 0.5, 0.25], ["a", "a", "b"], seed=3) and found.score.mean == 0.5
-    assert dict(found.parts) == {"wins": 0.5, "grades": 0.75} and found.each == 5.0
+    components = {"a1": {"wins": 1.0, "grades": 0.5}, "a2": {"wins": 0.0}, "b1": {"wins": 0.5, "grades": 1.0}}
+    score = program_score(candidate(scores, components), {"a1": "a", "a2": "a", "b1": "b"}, 5.0, seed=3)
+    assert score is not None
+    assert score.score == mean_interval([1.0, 0.5, 0.25], ["a", "a", "b"], seed=3) and score.score.mean == 0.5
+    assert dict(score.components) == {"wins": 0.5, "grades": 0.75} and score.unit_cost == 5.0
 
 
 # --- proved or not
@@ -101,30 +103,33 @@ def test_a_program_is_measured_by_cluster_with_the_means_of_its_parts() -> None:
     [(0.01, 8, True), (0.01, 5, True), (0.01, 4, False), (0.0, 8, False), (-0.1, 8, False)],
 )
 def test_a_gain_is_proved_above_zero_on_five_references(low: float, clusters: int, proved: bool) -> None:
-    assert Proof(one(), one(), interval(0.2, low, 0.4, clusters)).proved is proved
+    assert Proof(a_score(), a_score(), interval(0.2, low, 0.4, clusters)).proved is proved
 
 
 def test_a_champion_is_what_must_be_beaten() -> None:
     sure, unsure = interval(0.2, 0.1, 0.3), interval(0.0, -0.1, 0.1)
-    assert not Proof(one(), one(), sure, champion=one(), over_champion=unsure).proved
-    assert Proof(one(), one(), unsure, champion=one(), over_champion=sure).proved
-    assert not Proof(one(), one(), sure, champion=one(), over_champion=None).proved, "it saw all of them"
+    assert not Proof(a_score(), a_score(), sure, champion=a_score(), over_champion=unsure).proved
+    assert Proof(a_score(), a_score(), unsure, champion=a_score(), over_champion=sure).proved
+    assert not Proof(a_score(), a_score(), sure, champion=a_score(), over_champion=None).proved, "it saw all of them"
 
 
 def test_a_program_that_was_scored_on_too_little_proves_nothing() -> None:
     sure = interval(0.2, 0.1, 0.3)
-    assert Proof(one(), one(), sure, whole=True).proved and not Proof(one(), one(), sure, whole=False).proved
-    assert not Proof(one(), one(), sure, champion=one(), over_champion=sure, whole=False).proved
-    assert Proof(one(), one(), sure, whole=False).facts()["proved"] is False
+    assert (
+        Proof(a_score(), a_score(), sure, whole=True).proved
+        and not Proof(a_score(), a_score(), sure, whole=False).proved
+    )
+    assert not Proof(a_score(), a_score(), sure, champion=a_score(), over_champion=sure, whole=False).proved
+    assert Proof(a_score(), a_score(), sure, whole=False).facts()["proved"] is False
 
 
-# --- as told
+# --- as lines and facts
 
 
 def test_the_table_has_a_row_for_each_program_and_a_line_for_each_gain() -> None:
     proof = Proof(
-        one(0.4, wins=0.5, grades=0.25, coverage=1.0, length_ratio=1.0),
-        one(0.7, wins=0.75, coverage=0.9),
+        a_score(0.4, wins=0.5, grades=0.25, coverage=1.0, length_ratio=1.0),
+        a_score(0.7, wins=0.75, coverage=0.9),
         interval(0.3, 0.2, 0.4, 16),
         ProgramScore(interval(0.5, 0.4, 0.6), {"wins": 0.6}, None),
         interval(0.2, 0.1, 0.3, 9),
@@ -140,14 +145,14 @@ def test_the_table_has_a_row_for_each_program_and_a_line_for_each_gain() -> None
     assert len(set(starts)) == 1, "columns stand below one another"
 
 
-def test_a_table_without_parts_or_champion() -> None:
-    lines = Proof(one(), one(), interval(0.0, 0.0, 0.0)).lines()
+def test_a_table_without_components_or_champion() -> None:
+    lines = Proof(a_score(), a_score(), interval(0.0, 0.0, 0.0)).lines()
     assert len(lines) == 4 and lines[0].split() == ["program", "score", "(95%", "interval)", "a", "sample"]
     assert not any(line.endswith(" ") for line in lines)
 
 
 def test_facts_are_json_that_says_the_same() -> None:
-    proof = Proof(one(0.4, wins=0.5), one(0.7, wins=0.7), interval(0.3, 0.2, 0.4))
+    proof = Proof(a_score(0.4, wins=0.5), a_score(0.7, wins=0.7), interval(0.3, 0.2, 0.4))
     facts: dict[str, Any] = json.loads(json.dumps(proof.facts(), allow_nan=False))
     assert facts["proved"] is True and facts["gain"] == {"mean": 0.3, "low": 0.2, "high": 0.4, "n": 8, "clusters": 8}
     assert facts["compiled"]["parts"] == {"wins": 0.7} and facts["champion"] is None

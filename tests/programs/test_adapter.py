@@ -19,7 +19,7 @@ from refed_dspy.signatures import (
     ResponseImprovement,
     instruction_feedback,
 )
-from tests.support.scripted_engine import SAMPLE_PARTS, Writer, fake_lm
+from tests.support.scripted_engine import SAMPLE_FIELDS, Writer, fake_lm
 
 STAGE_SIGNATURES = [
     instruction_feedback(),
@@ -30,7 +30,7 @@ STAGE_SIGNATURES = [
     ResponseImprovement,
 ]
 ADAPTER = SchemaAdapter()
-GOOD = {**SAMPLE_PARTS, "improved_response": "Better."}
+GOOD = {**SAMPLE_FIELDS, "improved_response": "Better."}
 
 Word = Annotated[str, Field(max_length=7)]
 
@@ -73,18 +73,18 @@ WHOLE: dict[str, Any] = {
 
 
 def schema(signature: type[dspy.Signature]) -> dict[str, Any]:
-    part: dict[str, Any] = rendering(signature).response_format["json_schema"]["schema"]
-    return part
+    whole: dict[str, Any] = rendering(signature).response_format["json_schema"]["schema"]
+    return whole
 
 
-def parts(value: Any) -> Iterator[dict[str, Any]]:
+def subschemas(value: Any) -> Iterator[dict[str, Any]]:
     """Every mapping inside `value`, itself included."""
     if isinstance(value, dict):
         yield value
         value = list(value.values())
     if isinstance(value, list):
         for item in value:
-            yield from parts(item)
+            yield from subschemas(item)
 
 
 # --- the schema
@@ -92,7 +92,7 @@ def parts(value: Any) -> Iterator[dict[str, Any]]:
 
 @pytest.mark.parametrize("signature", [*STAGE_SIGNATURES, Bounded], ids=lambda signature: str(signature.__name__))
 def test_every_string_and_every_list_is_bounded(signature: type[dspy.Signature]) -> None:
-    kinds = [part for part in parts(schema(signature)) if isinstance(part.get("type"), str)]
+    kinds = [part for part in subschemas(schema(signature)) if isinstance(part.get("type"), str)]
     strings = [part for part in kinds if part["type"] == "string" and "enum" not in part]
     assert strings
     assert all(part.get("maxLength", 0) > 0 for part in strings)
@@ -101,7 +101,7 @@ def test_every_string_and_every_list_is_bounded(signature: type[dspy.Signature])
 
 @pytest.mark.parametrize("signature", [*STAGE_SIGNATURES, Bounded], ids=lambda signature: str(signature.__name__))
 def test_every_object_is_closed_and_every_property_required(signature: type[dspy.Signature]) -> None:
-    objects = [part for part in parts(schema(signature)) if part.get("type") == "object"]
+    objects = [part for part in subschemas(schema(signature)) if part.get("type") == "object"]
     assert objects
     for part in objects:
         assert part["required"] == list(part["properties"])
@@ -247,12 +247,12 @@ def test_inputs_are_shown_in_the_signatures_order_whatever_order_they_come_in() 
 class Anything(dspy.Signature):  # type: ignore[misc]
     """Inputs that are not text."""
 
-    given: Any = dspy.InputField()
+    value: Any = dspy.InputField()
     answer: Any = dspy.OutputField()
 
 
 @pytest.mark.parametrize(
-    ("given", "shown"),
+    ("value", "shown"),
     [
         ({"a": [1, None, "ü"]}, '{"a": [1, null, "ü"]}'),
         (Note(word="w", words=["x"]), '{"word": "w", "words": ["x"]}'),
@@ -263,9 +263,9 @@ class Anything(dspy.Signature):  # type: ignore[misc]
     ],
     ids=["mapping", "record", "records"],
 )
-def test_anything_else_is_shown_as_json_in_inputs_and_in_demos(given: Any, shown: str) -> None:
-    assert ADAPTER.format_user_message_content(Anything, {"given": given}) == f"<given>\n{shown}\n</>"
-    assert ADAPTER.format_assistant_message_content(Anything, {"answer": given}) == f'{{"answer": {shown}}}'
+def test_anything_else_is_shown_as_json_in_inputs_and_in_demos(value: Any, shown: str) -> None:
+    assert ADAPTER.format_user_message_content(Anything, {"value": value}) == f"<value>\n{shown}\n</>"
+    assert ADAPTER.format_assistant_message_content(Anything, {"answer": value}) == f'{{"answer": {shown}}}'
 
 
 # --- demos

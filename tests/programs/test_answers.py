@@ -12,7 +12,7 @@ from dspy.utils.exceptions import AdapterParseError
 from refed_dspy.records import Analysis, ImplementationStrategy
 from refed_dspy.signatures import ResponseGeneration, ResponseImprovement
 from tests.programs.test_adapter import ADAPTER, GOOD, WHOLE, Bounded, Note
-from tests.support.scripted_engine import SAMPLE_PARTS
+from tests.support.scripted_engine import SAMPLE_FIELDS
 
 
 def refusal(signature: type[dspy.Signature], answer: Any) -> str:
@@ -155,8 +155,8 @@ def test_a_number_of_another_type_is_refused_and_not_converted(score: Any) -> No
 
 def test_what_is_longer_than_the_decoders_bounds_is_taken_whole() -> None:
     notes = ["x" * 3_000] * 30
-    analysis = {**SAMPLE_PARTS["analysis"], "original_strengths": notes}
-    answer = {**SAMPLE_PARTS, "analysis": analysis, "improved_response": "y" * 30_000}
+    analysis = {**SAMPLE_FIELDS["analysis"], "original_strengths": notes}
+    answer = {**SAMPLE_FIELDS, "analysis": analysis, "improved_response": "y" * 30_000}
     parsed = ADAPTER.parse(ResponseImprovement, json.dumps(answer))
     assert parsed["analysis"].original_strengths == notes and parsed["improved_response"] == "y" * 30_000
 

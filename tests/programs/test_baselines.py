@@ -18,13 +18,15 @@ from typer.testing import CliRunner
 
 import refed_dspy
 from benchmarks.simulated import SimulatedTeacher
-from refed_dspy import ReferenceLevelFeedback, TeacherConfig, load_program, open_program, save_program
+from refed_dspy import ReferenceLevelFeedback, TeacherConfig
 from refed_dspy.cli.main import app
 from refed_dspy.errors import ConfigError, RunDirError
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.programs import InstructionFeedbackOnly, SampleLevelFeedback, SeedOnly
-from refed_dspy.programs.baselines import METHODS, kind_of
-from refed_dspy.programs.saved import program_state, read_state
+from refed_dspy.programs.baselines import METHODS, program_class_of
+from refed_dspy.programs.load import load_program
+from refed_dspy.programs.saved import load_into, program_state, read_state, save_program
+from refed_dspy.runs.result import Synthesis
 from tests.support import ROOT
 from tests.support.compiling import compiled
 from tests.support.scripted_engine import Writer, fake_lm, references
@@ -38,9 +40,9 @@ EACH = {
 }
 """Method → the stages that are asked for every sample."""
 methods = pytest.mark.parametrize("method", list(EACH))
-mostly_one = pytest.mark.parametrize(
+methods_once_fast = pytest.mark.parametrize(
     "method",
-    ["sample-level", *(pytest.param(one, marks=pytest.mark.slow) for one in ("reference-level", "instruction-only"))],
+    ["sample-level", *(pytest.param(name, marks=pytest.mark.slow) for name in ("reference-level", "instruction-only"))],
 )
 
 
@@ -55,7 +57,7 @@ def config(server: SimulatedTeacher, **settings: Any) -> TeacherConfig:
     return TeacherConfig.model_validate({**values, "concurrency": 4, **settings})
 
 
-def run(server: SimulatedTeacher, folder: Path, method: str, size: int = 9, **settings: Any) -> refed_dspy.Synthesis:
+def run(server: SimulatedTeacher, folder: Path, method: str, size: int = 9, **settings: Any) -> Synthesis:
     program = METHODS[method](instructions_per_feature=3)
     return refed_dspy.synthesize(program, references(6), size=size, teacher=config(server), run_dir=folder, **settings)
 
@@ -73,7 +75,7 @@ def requests(server: SimulatedTeacher) -> int:
 # --- at scale
 
 
-@mostly_one
+@methods_once_fast
 def test_each_asks_its_own_stages_and_no_others(server: SimulatedTeacher, tmp_path: Path, method: str) -> None:
     made = run(server, tmp_path / "run", method)
     asked = answers(tmp_path / "run")
@@ -85,7 +87,7 @@ def test_each_asks_its_own_stages_and_no_others(server: SimulatedTeacher, tmp_pa
     assert all((row.response == row.improved_response) == (method == "instruction-only") for row in made.samples)
 
 
-@mostly_one
+@methods_once_fast
 def test_calls_a_sample_are_about_what_a_run_takes(server: SimulatedTeacher, tmp_path: Path, method: str) -> None:
     server.control(items=10)
     refed_dspy.synthesize(
@@ -94,7 +96,7 @@ def test_calls_a_sample_are_about_what_a_run_takes(server: SimulatedTeacher, tmp
     assert requests(server) / 40 == pytest.approx(METHODS[method].calls_a_sample, abs=0.1)
 
 
-@mostly_one
+@methods_once_fast
 def test_the_same_run_again_and_a_larger_one_pay_for_what_is_new_only(
     server: SimulatedTeacher, tmp_path: Path, method: str
 ) -> None:
@@ -108,7 +110,7 @@ def test_the_same_run_again_and_a_larger_one_pay_for_what_is_new_only(
     assert set(answers(tmp_path / "run")) == set(METHODS[method].stage_names), "resumed as what it was"
 
 
-@mostly_one
+@methods_once_fast
 def test_rows_are_exported_whole_in_every_form(server: SimulatedTeacher, tmp_path: Path, method: str) -> None:
     made = run(server, tmp_path / "run", method)
     assert made.export("jsonl", tmp_path / "rows.jsonl") == made.export("parquet", tmp_path / "rows.parquet") == 9
@@ -123,7 +125,7 @@ def test_rows_are_exported_whole_in_every_form(server: SimulatedTeacher, tmp_pat
     assert len({row["instruction"] for row in rows}) == 9
 
 
-@mostly_one
+@methods_once_fast
 def test_a_cap_ends_each_in_order_and_the_same_command_goes_on(
     server: SimulatedTeacher, tmp_path: Path, method: str
 ) -> None:
@@ -139,7 +141,7 @@ def test_another_method_in_the_folder_is_refused(server: SimulatedTeacher, tmp_p
         run(server, tmp_path / "run", "instruction-only")
 
 
-def test_one_methods_answers_are_lent_to_another(server: SimulatedTeacher, tmp_path: Path) -> None:
+def test_one_methods_answers_are_reused_by_another(server: SimulatedTeacher, tmp_path: Path) -> None:
     run(server, tmp_path / "plain", "instruction-only")
     before = requests(server)
     made = run(server, tmp_path / "sample", "sample-level", reuse=tmp_path / "plain")
@@ -240,9 +242,11 @@ def test_what_a_response_says_is_never_read_as_anything_but_text() -> None:
     writer.on_request = lambda r: json.dumps({"response": hostile}) if writer.fields(r) == ["response"] else None
     with dspy.context(lm=fake_lm(writer)):
         made = SampleLevelFeedback({"topic": "what it is about"}, 1)(references(1)[0])
-    shown = "".join(str(getattr(part, "text", "")) for m in writer.requests[-1].messages for part in m.parts)
+    shown = "".join(
+        str(getattr(part, "text", "")) for message in writer.requests[-1].messages for part in message.parts
+    )
     assert hostile in shown and made.samples[0].response == hostile
-    assert "<response_feedback>\nresponse_feedback number" in shown, "improved by what was said of it"
+    assert "<response_feedback>\nresponse_feedback number" in shown, "improved by the feedback on it"
 
 
 def test_the_seed_set_is_its_references_and_asks_nothing() -> None:
@@ -265,32 +269,32 @@ def test_saved_and_opened_again_it_asks_the_same(tmp_path: Path, method: str) ->
     program.add_guidance({kind.final_stage: "Be brief."})
     save_program(program, tmp_path / "program.json")
     state = read_state(tmp_path / "program.json")
-    assert kind_of(state) is kind
-    opened = open_program(tmp_path / "program.json", {"topic": "what it is about"})
+    assert program_class_of(state) is kind
+    opened = load_program(tmp_path / "program.json", {"topic": "what it is about"})
     assert type(opened) is kind
     assert "Be brief." in getattr(opened, kind.final_stage).signature.instructions
     same = program_state(opened)
     assert {k: v for k, v in same.items() if k != "refed"} == {k: v for k, v in state.items() if k != "refed"}
     fresh = kind({"topic": "what it is about"}, 4)
-    load_program(fresh, tmp_path / "program.json")
+    load_into(fresh, tmp_path / "program.json")
     assert program_state(fresh) == same
 
 
-def test_what_a_file_is_of_is_told_by_its_stages() -> None:
-    assert kind_of({"what": 1}) is ReferenceLevelFeedback and kind_of([]) is ReferenceLevelFeedback
-    assert kind_of(program_state(SampleLevelFeedback())) is SampleLevelFeedback
+def test_the_class_of_a_saved_program_follows_from_its_stages() -> None:
+    assert program_class_of({"what": 1}) is ReferenceLevelFeedback and program_class_of([]) is ReferenceLevelFeedback
+    assert program_class_of(program_state(SampleLevelFeedback())) is SampleLevelFeedback
 
 
 def test_a_method_that_the_program_is_not_of_is_refused(tmp_path: Path) -> None:
     save_program(SampleLevelFeedback(), tmp_path / "sample.json")
     command = ["synth", "--program", str(tmp_path / "sample.json"), "--teacher", "sim/x", "--run-dir", str(tmp_path)]
-    told = CliRunner().invoke(app, [*command, "--method", "reference-level"])
-    assert told.exit_code == 2 and "is a SampleLevelFeedback; leave method out" in told.stderr
+    done = CliRunner().invoke(app, [*command, "--method", "reference-level"])
+    assert done.exit_code == 2 and "is a SampleLevelFeedback; leave method out" in done.stderr
 
 
 def test_guidance_is_for_the_stages_that_there_are() -> None:
-    own = SampleLevelFeedback(guidance={"sample_feedback": "Look for sources."})
-    assert "Look for sources." in own.sample_feedback.signature.instructions
+    program = SampleLevelFeedback(guidance={"sample_feedback": "Look for sources."})
+    assert "Look for sources." in program.sample_feedback.signature.instructions
     with pytest.raises(ConfigError, match="no stage 'response_improvement'"):
         InstructionFeedbackOnly(guidance={"response_improvement": "x"})
     assert not hasattr(InstructionFeedbackOnly(), "response_improvement")
@@ -308,7 +312,7 @@ def test_a_baseline_compiles_and_its_program_runs(server: SimulatedTeacher, tmp_
         program, None, tmp_path / "compile", "bootstrap", teacher=teacher, judge=judge, features=None, max_calls=400
     )
     state = read_state(tmp_path / "compile" / "program.json")
-    assert kind_of(state) is METHODS[method] and made is not None
-    opened = open_program(tmp_path / "compile" / "program.json")
+    assert program_class_of(state) is METHODS[method] and made is not None
+    opened = load_program(tmp_path / "compile" / "program.json")
     ran = refed_dspy.synthesize(opened, references(3), size=2, teacher=teacher, run_dir=tmp_path / "run")
     assert len(ran.samples) == 2

@@ -110,12 +110,12 @@ def test_each_stage_has_a_digest_of_its_own_and_a_change_touches_no_other() -> N
 def test_the_order_of_features_is_part_of_the_prompt() -> None:
     features = {"tone": "x", "audience": "y"}
     turned = dict(reversed(features.items()))
-    digests = [program_digests(ReferenceLevelFeedback(given)) for given in (features, turned)]
+    digests = [program_digests(ReferenceLevelFeedback(order)) for order in (features, turned)]
     assert digests[0]["instruction_feedback"] != digests[1]["instruction_feedback"]
 
 
 @pytest.mark.parametrize(
-    ("one", "other", "equal"),
+    ("left", "right", "equal"),
     [
         ({"a": 1, "b": 2}, {"b": 2, "a": 1}, True),
         ([1, 2], [2, 1], False),
@@ -128,20 +128,20 @@ def test_the_order_of_features_is_part_of_the_prompt() -> None:
     ],
     ids=ascii,
 )
-def test_digests_are_equal_where_the_content_is(one: Any, other: Any, equal: bool) -> None:
-    assert (digest(one) == digest(other)) == equal
-    assert len(digest(one)) == 16
+def test_digests_are_equal_where_the_content_is(left: Any, right: Any, equal: bool) -> None:
+    assert (digest(left) == digest(right)) == equal
+    assert len(digest(left)) == 16
 
 
 def test_the_words_around_the_inputs_are_part_of_the_prompt() -> None:
-    def worded(due: str) -> dspy.Adapter:
+    def ending_with(text: str) -> dspy.Adapter:
         def content(self: Any, signature: Any, inputs: Any, *args: Any, **kwargs: Any) -> str:
-            return due
+            return text
 
-        return type("Worded", (SchemaAdapter,), {"format_user_message_content": content})()
+        return type("Ending", (SchemaAdapter,), {"format_user_message_content": content})()
 
     digests = []
-    for due in ("Answer now.", "Answer now.", "Write it."):
-        with dspy.context(adapter=worded(due)):
+    for text in ("Answer now.", "Answer now.", "Write it."):
+        with dspy.context(adapter=ending_with(text)):
             digests.append(prompt_digest(predictor()))
     assert digests[0] == digests[1] != digests[2]

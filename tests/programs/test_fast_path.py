@@ -1,4 +1,4 @@
-"""The straight way to a teacher sends what DSPy's usual way sends, gives what it gives, and steps aside."""
+"""The direct way to a teacher sends what DSPy's usual way sends, gives what it gives, and steps aside."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from dspy.lm15 import Request, Response
 from dspy.utils.callback import BaseCallback
 
 from benchmarks.simulated import SimulatedTeacher
-from refed_dspy import TeacherConfig, open_teacher
+from refed_dspy import TeacherConfig
 from refed_dspy.errors import CutAnswer, MalformedAnswer, RefedError, TeacherError
 from refed_dspy.programs.adapter import SchemaAdapter
 from refed_dspy.programs.asking import Question, ask_teacher
-from refed_dspy.programs.fast_path import unwatched_engine
+from refed_dspy.programs.fast_path import direct_engine
 from refed_dspy.records import Analysis
 from refed_dspy.signatures import (
     InstructionSynthesis,
@@ -29,8 +29,8 @@ from refed_dspy.signatures import (
 )
 from refed_dspy.teachers.engine import SyncTeacherEngine, TeacherEngine
 from refed_dspy.teachers.route import resolve
-from refed_dspy.teachers.teacher import TeacherLM
-from tests.support.scripted_engine import SAMPLE_PARTS, Writer
+from refed_dspy.teachers.teacher import TeacherLM, open_teacher
+from tests.support.scripted_engine import SAMPLE_FIELDS, Writer
 
 UNWATCHED = {"disable_history": True, "trace": None, "max_trace_size": 0, "track_usage": False}
 """As a run sets it."""
@@ -44,7 +44,7 @@ SIGNATURES = [
     ResponseGeneration.with_instructions('Say "hello" — «naïvely» {not} {{a}} template.'),
 ]
 TEACHERS: dict[str, dict[str, Any]] = {
-    "own": {"model": "sim/sim-model", "api_base": "http://127.0.0.1:9/v1", "temperature": 0.3, "max_tokens": 777},
+    "external": {"model": "sim/sim-model", "api_base": "http://127.0.0.1:9/v1", "temperature": 0.3, "max_tokens": 777},
     "params": {"model": "sim/sim-model", "api_base": "http://127.0.0.1:9/v1", "params": {"top_p": 0.5}},
     "anthropic": {"model": "anthropic/sim-model", "api_base": "http://127.0.0.1:9/v1"},
     "azure": {"model": "azure/sim-model", "api_base": "http://127.0.0.1:9"},
@@ -94,20 +94,20 @@ def inputs_for(signature: Any, number: int = 1) -> dict[str, Any]:
 
 def demo_for(signature: Any) -> dspy.Example:
     outputs = {
-        name: SAMPLE_PARTS.get(name) or (["a", "b"] if name == "new_instructions" else f"{name} of a demo")
+        name: SAMPLE_FIELDS.get(name) or (["a", "b"] if name == "new_instructions" else f"{name} of a demo")
         for name in signature.output_fields
     }
     return dspy.Example(**inputs_for(signature, 2), **outputs).with_inputs(*signature.input_fields)
 
 
 def ask(lm: Any, predictor: Any, settings: dict[str, Any], **more: Any) -> tuple[bool, Any]:
-    """Whether the straight way is there, and the typed outputs."""
+    """Whether the direct way is there, and the typed outputs."""
 
     async def asked() -> tuple[bool, Any]:
         with dspy.context(**{"lm": lm, "adapter": SchemaAdapter(), **settings, **more}):
-            straight = unwatched_engine(predictor) is not None
+            direct = direct_engine(predictor) is not None
             inputs = inputs_for(predictor.signature)
-            return straight, await ask_teacher(Question("stage", "item", predictor, inputs))
+            return direct, await ask_teacher(Question("stage", "item", predictor, inputs))
 
     return asyncio.run(asked())
 
@@ -124,12 +124,12 @@ def test_both_ways_send_the_same_request(teacher: str, signature: Any, demos: in
     engine = Recording(config)
     predictor = dspy.Predict(signature)
     predictor.demos = [demo_for(signature)] * demos
-    straight, _ = ask(lm_on(config, engine), predictor, UNWATCHED)
+    direct, _ = ask(lm_on(config, engine), predictor, UNWATCHED)
     usual, _ = ask(lm_on(config, engine), predictor, WATCHED)
-    assert straight and not usual, "otherwise the same way is compared with itself"
+    assert direct and not usual, "otherwise the same way is compared with itself"
     for requests in (engine.came, engine.sent):
-        one, other = requests
-        assert one == other and as_json(one) == as_json(other)
+        first, second = requests
+        assert first == second and as_json(first) == as_json(second)
     assert len(engine.came[0].messages) == 1 + 2 * demos and engine.came[0].system
 
 
@@ -169,7 +169,7 @@ WATCHERS: dict[str, tuple[dict[str, Any], Change | None]] = {
     "usage": ({"track_usage": True}, None),
     "a trace": ({"trace": [], "max_trace_size": 100}, None),
     "another adapter": ({"adapter": dspy.JSONAdapter()}, None),
-    "one made from ours": ({"adapter": OtherAdapter()}, None),
+    "a subclass of ours": ({"adapter": OtherAdapter()}, None),
     "settings of the predictor": ({}, _with_config),
     "a callback of the predictor": ({}, _with_callback),
 }
@@ -178,31 +178,31 @@ WATCHERS: dict[str, tuple[dict[str, Any], Change | None]] = {
 @pytest.mark.parametrize("watcher", WATCHERS)
 def test_whoever_watches_gets_the_usual_way(watcher: str) -> None:
     settings, change = WATCHERS[watcher]
-    config = TeacherConfig.model_validate(TEACHERS["own"])
+    config = TeacherConfig.model_validate(TEACHERS["external"])
     predictor = dspy.Predict(ResponseGeneration)
     assert ask(lm_on(config, Recording(config)), predictor, UNWATCHED)[0]
     if change is not None:
         change(predictor)
-    straight, answer = ask(lm_on(config, Recording(config)), predictor, UNWATCHED, **settings)
-    assert not straight and answer.response
+    direct, answer = ask(lm_on(config, Recording(config)), predictor, UNWATCHED, **settings)
+    assert not direct and answer.response
 
 
 def test_a_usage_tracker_around_it_sees_the_call() -> None:
-    config = TeacherConfig.model_validate(TEACHERS["own"])
+    config = TeacherConfig.model_validate(TEACHERS["external"])
     with dspy.track_usage() as tracker:
         ask(lm_on(config, Recording(config)), dspy.Predict(ResponseGeneration), UNWATCHED)
     assert tracker.get_total_tokens()["sim/sim-model"]["prompt_tokens"] == 100
 
 
 def test_a_trace_sees_the_call() -> None:
-    config = TeacherConfig.model_validate(TEACHERS["own"])
+    config = TeacherConfig.model_validate(TEACHERS["external"])
     trace: list[Any] = []
     ask(lm_on(config, Recording(config)), dspy.Predict(ResponseGeneration), UNWATCHED, trace=trace, max_trace_size=9)
     assert len(trace) == 1
 
 
 def test_a_predictors_own_settings_reach_the_endpoint() -> None:
-    config = TeacherConfig.model_validate(TEACHERS["own"])
+    config = TeacherConfig.model_validate(TEACHERS["external"])
     engine = Recording(config)
     predictor = dspy.Predict(ResponseGeneration)
     predictor.config = {"temperature": 0.1}
@@ -211,18 +211,18 @@ def test_a_predictors_own_settings_reach_the_endpoint() -> None:
 
 
 def test_another_kind_of_predictor_lm_or_cache_gets_the_usual_way() -> None:
-    config = TeacherConfig.model_validate(TEACHERS["own"])
+    config = TeacherConfig.model_validate(TEACHERS["external"])
     assert not ask(lm_on(config, Recording(config)), OtherPredict(ResponseGeneration), UNWATCHED)[0]
     writer = Writer()
     plain = dspy.LM("fake/model", engine=writer, async_engine=writer.asynchronous, num_retries=0, cache=False)
     assert not ask(plain, dspy.Predict(ResponseGeneration), UNWATCHED)[0]
     cached = lm_on(config, Recording(config)).copy(cache=True)
     with dspy.context(lm=cached, **UNWATCHED):
-        assert unwatched_engine(dspy.Predict(ResponseGeneration)) is None
+        assert direct_engine(dspy.Predict(ResponseGeneration)) is None
 
 
 def test_a_predictors_own_lm_is_the_one_asked() -> None:
-    config = TeacherConfig.model_validate(TEACHERS["own"])
+    config = TeacherConfig.model_validate(TEACHERS["external"])
     engines = Recording(config), Recording(config)
     predictor = dspy.Predict(ResponseGeneration)
     predictor.lm = lm_on(config, engines[0])
@@ -230,9 +230,9 @@ def test_a_predictors_own_lm_is_the_one_asked() -> None:
     assert len(engines[0].came) == 1 and not engines[1].came
 
 
-@pytest.mark.parametrize("settings", [UNWATCHED, WATCHED], ids=["straight", "usual"])
+@pytest.mark.parametrize("settings", [UNWATCHED, WATCHED], ids=["direct", "usual"])
 def test_typed_outputs_either_way(settings: dict[str, Any]) -> None:
-    config = TeacherConfig.model_validate(TEACHERS["own"])
+    config = TeacherConfig.model_validate(TEACHERS["external"])
     _, answer = ask(lm_on(config, Recording(config)), dspy.Predict(ResponseImprovement), settings)
     assert isinstance(answer, dspy.Prediction) and isinstance(answer.analysis, Analysis)
     assert list(answer.keys()) == ["analysis", "implementation_strategy", "improved_response"]
@@ -266,9 +266,9 @@ def test_the_same_errors_either_way(
     server: SimulatedTeacher, fault: dict[str, Any], expected: type[BaseException] | None
 ) -> None:
     server.control(**fault)
-    straight, usual = _error(UNWATCHED, server), _error(WATCHED, server)
-    assert type(straight) is type(usual) and str(straight) == str(usual)
-    assert expected is None or isinstance(straight, expected)
+    direct, usual = _error(UNWATCHED, server), _error(WATCHED, server)
+    assert type(direct) is type(usual) and str(direct) == str(usual)
+    assert expected is None or isinstance(direct, expected)
 
 
 def test_an_empty_answer_is_malformed_either_way(server: SimulatedTeacher) -> None:
@@ -278,7 +278,7 @@ def test_an_empty_answer_is_malformed_either_way(server: SimulatedTeacher) -> No
 
 @pytest.mark.parametrize("error", [ZeroDivisionError("a bug"), TypeError("of ours")])
 def test_a_bug_in_an_engine_ends_both_ways(error: Exception) -> None:
-    config = TeacherConfig.model_validate(TEACHERS["own"])
+    config = TeacherConfig.model_validate(TEACHERS["external"])
     for settings in (UNWATCHED, WATCHED):
         with pytest.raises(Exception, match=str(error)) as raised:
             ask(lm_on(config, Recording(config, error)), dspy.Predict(ResponseGeneration), settings)

@@ -15,7 +15,6 @@ import pytest
 from dspy.lm15 import Request
 from dspy.utils import exceptions as lm_errors
 
-from refed_dspy import load_program, save_program
 from refed_dspy.errors import ConfigError, NoConnection, TeacherError
 from refed_dspy.programs.asking import Question, answered_by, ask_teacher
 from refed_dspy.programs.judges import (
@@ -30,6 +29,7 @@ from refed_dspy.programs.judges import (
     Verdict,
 )
 from refed_dspy.programs.lm_errors import AnswerCut, AnswerRefused, NotReached
+from refed_dspy.programs.saved import load_into, save_program
 from tests.support.scripted_engine import Answer, Writer, fake_lm, response
 
 DEPTH = Criterion("depth", "how deep it goes")
@@ -41,9 +41,9 @@ def prompt(request: Request) -> str:
 
 def shown(request: Request, name: str) -> str:
     """The input `name` as the prompt has it."""
-    found = re.search(rf"<{name}>\n(.*?)\n</>", prompt(request), re.DOTALL)
-    assert found is not None
-    return found[1]
+    match = re.search(rf"<{name}>\n(.*?)\n</>", prompt(request), re.DOTALL)
+    assert match is not None
+    return match[1]
 
 
 def says(verdict: str, reason: str = "it is deeper") -> str:
@@ -61,7 +61,7 @@ def answering_by(decide: Callable[[Request], Answer | None]) -> Writer:
 
 
 def by_order(usual: Answer, exchanged: Answer) -> Writer:
-    """Says `usual` where "first" is answer A, and `exchanged` where it is answer B."""
+    """Answers `usual` where "first" is answer A, and `exchanged` where it is answer B."""
     return answering_by(lambda request: usual if shown(request, "answer_a") == "first" else exchanged)
 
 
@@ -239,20 +239,20 @@ async def test_an_order_that_raises_leaves_no_other_behind() -> None:
 # --- one text
 
 
-@pytest.mark.parametrize(("said", "share"), [("1", 0), ("2", 0.25), ("3", 0.5), ("4", 0.75), ("5", 1)])
-def test_a_grade_is_one_to_five(said: str, share: float) -> None:
-    writer = answering_by(lambda request: grades(said))
+@pytest.mark.parametrize(("grade", "share"), [("1", 0), ("2", 0.25), ("3", 0.5), ("4", 0.75), ("5", 1)])
+def test_a_grade_is_one_to_five(grade: str, share: float) -> None:
+    writer = answering_by(lambda request: grades(grade))
     graded = grade_of(writer)
-    assert graded == Graded("depth", int(said), "it lacks an example")
+    assert graded == Graded("depth", int(grade), "it lacks an example")
     assert graded.share == share
     (request,) = writer.requests
     assert (shown(request, "criterion"), shown(request, "description")) == ("depth", "how deep it goes")
     assert (shown(request, "context"), shown(request, "text")) == ("Explain tides.", "The moon pulls.")
 
 
-@pytest.mark.parametrize("said", ["0", "6", "3.5", "5/5", ""])
-def test_a_grade_out_of_bounds_is_an_abstention(said: str) -> None:
-    graded = grade_of(answering_by(lambda request: grades(said)))
+@pytest.mark.parametrize("grade", ["0", "6", "3.5", "5/5", ""])
+def test_a_grade_out_of_bounds_is_an_abstention(grade: str) -> None:
+    graded = grade_of(answering_by(lambda request: grades(grade)))
     assert (graded.grade, graded.share) == (None, None)
     assert graded.reason.startswith("malformed: ")
 
@@ -311,10 +311,10 @@ def test_a_tuned_judge_is_saved_and_loaded(tmp_path: Path) -> None:
         tuned.signature = tuned.signature.with_instructions("Judge as a poet would.")
         tuned.demos = [dspy.Example(criterion="depth", reason="it rhymes", verdict="A>B", grade="5")]
         save_program(judge, tmp_path / "judge.json")
-        load_program(fresh, tmp_path / "judge.json")
+        load_into(fresh, tmp_path / "judge.json")
         loaded = getattr(fresh, name)
         assert loaded.signature.instructions == "Judge as a poet would."
         assert [dict(demo) for demo in loaded.demos] == [dict(demo) for demo in tuned.demos]
         assert fresh.dump_state() == judge.dump_state()
     with pytest.raises(ConfigError, match="it lacks compare"):
-        load_program(PairwiseJudge(), tmp_path / "judge.json")
+        load_into(PairwiseJudge(), tmp_path / "judge.json")

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from refed_dspy import open_program, save_program, synthesize
+from refed_dspy import synthesize
 from refed_dspy.errors import ConfigError
 from refed_dspy.programs import PairwiseJudge, ReferenceLevelFeedback
-from refed_dspy.programs.saved import MANIFEST, program_digests, program_state
+from refed_dspy.programs.load import load_program
+from refed_dspy.programs.saved import MANIFEST, program_digests, program_state, save_program
 from refed_dspy.signatures import DEFAULT_FEATURES
 from tests.support.scripted_engine import Writer, fake_lm, references
 
@@ -37,8 +38,8 @@ def tuned(features: dict[str, str] | None = None) -> ReferenceLevelFeedback:
 def saved(folder: Path, program: Any = None, **manifest: Any) -> Path:
     """A file as a compile leaves it, with these entries of its manifest instead."""
     state = program_state(program or tuned())
-    told = {**state[MANIFEST], **MANIFEST_OF_A_COMPILE, **manifest}
-    state[MANIFEST] = {key: value for key, value in told.items() if value is not ...}
+    entries = {**state[MANIFEST], **MANIFEST_OF_A_COMPILE, **manifest}
+    state[MANIFEST] = {key: value for key, value in entries.items() if value is not ...}
     path = folder / "program.json"
     path.write_text(json.dumps(state), encoding="utf-8")
     return path
@@ -46,13 +47,13 @@ def saved(folder: Path, program: Any = None, **manifest: Any) -> Path:
 
 def refusal(path: Path | str, **more: Any) -> str:
     with pytest.raises(ConfigError) as raised:
-        open_program(path, **more)
+        load_program(path, **more)
     assert str(raised.value).isprintable()
     return str(raised.value)
 
 
 def test_a_program_is_what_it_was(tmp_path: Path) -> None:
-    opened = open_program(saved(tmp_path))
+    opened = load_program(saved(tmp_path))
     assert opened.features == FEATURES and opened.instructions_per_feature == 3
     assert program_digests(opened) == program_digests(tuned())
     assert opened.response_generation.signature.instructions == "Answer {well}.\nAlways."
@@ -61,39 +62,39 @@ def test_a_program_is_what_it_was(tmp_path: Path) -> None:
 
 def test_it_remembers_where_it_came_from(tmp_path: Path) -> None:
     path = saved(tmp_path)
-    assert open_program(path).source == {
+    assert load_program(path).source == {
         "address": str(path),
         "run_id": "abc123",
         "candidate": "0123456789abcdef",
         "teacher": "openai/gpt-4o-mini",
     }
-    assert open_program(str(path)).source["address"] == str(path)
+    assert load_program(str(path)).source["address"] == str(path)
     assert ReferenceLevelFeedback().source == {}
 
 
 def test_a_program_that_was_not_compiled_opens_with_the_usual_features(tmp_path: Path) -> None:
     save_program(ReferenceLevelFeedback(), tmp_path / "plain.json")
-    opened = open_program(tmp_path / "plain.json")
+    opened = load_program(tmp_path / "plain.json")
     assert opened.features == dict(DEFAULT_FEATURES) and opened.instructions_per_feature == 10
     assert opened.source == {"address": str(tmp_path / "plain.json")}
 
 
 def test_what_is_asked_for_wins_over_the_file(tmp_path: Path) -> None:
     path = saved(tmp_path)
-    assert open_program(path, instructions_per_feature=7).instructions_per_feature == 7
+    assert load_program(path, instructions_per_feature=7).instructions_per_feature == 7
     same = {name: FEATURES[name] for name in FEATURES}
-    assert open_program(path, features=same).features == FEATURES
+    assert load_program(path, features=same).features == FEATURES
 
 
 def test_other_features_are_refused_with_the_difference(tmp_path: Path) -> None:
-    said = refusal(saved(tmp_path), features={"audience": "Who asks", "length": "How long"})
-    assert "made for other fields of instruction_feedback" in said
-    assert "it has tone" in said and "this program has length" in said
+    message = refusal(saved(tmp_path), features={"audience": "Who asks", "length": "How long"})
+    assert "made for other fields of instruction_feedback" in message
+    assert "it has tone" in message and "this program has length" in message
 
 
-def test_features_given_in_other_words_are_refused(tmp_path: Path) -> None:
-    said = refusal(saved(tmp_path), features={"audience": "Who reads", "tone": "How {formal} it is"})
-    assert "made with other words for the feature audience" in said
+def test_features_with_other_descriptions_are_refused(tmp_path: Path) -> None:
+    message = refusal(saved(tmp_path), features={"audience": "Who reads", "tone": "How {formal} it is"})
+    assert "made with other words for the feature audience" in message
 
 
 def test_another_kind_of_program_is_refused(tmp_path: Path) -> None:
@@ -113,7 +114,7 @@ def test_what_is_no_program_is_refused(tmp_path: Path, text: str) -> None:
 @pytest.mark.parametrize("value", [..., None, 7, [], {}], ids=repr)
 def test_a_manifest_that_says_nothing_usable_is_passed_over(tmp_path: Path, entry: str, value: Any) -> None:
     features = dict(DEFAULT_FEATURES) if entry == "features" else FEATURES
-    opened = open_program(saved(tmp_path, tuned(features), **{entry: value}))
+    opened = load_program(saved(tmp_path, tuned(features), **{entry: value}))
     assert opened.features == features
     usable = {"instructions_per_feature": 7} if value == 7 else {}
     expected = usable.get(entry, 10 if entry == "instructions_per_feature" else 3)
@@ -124,16 +125,16 @@ def test_a_manifest_that_says_nothing_usable_is_passed_over(tmp_path: Path, entr
 
 @pytest.mark.parametrize("teacher", [None, "openai/gpt-4o-mini", ["x"]], ids=repr)
 def test_a_manifest_with_a_damaged_teacher_is_passed_over(tmp_path: Path, teacher: Any) -> None:
-    assert "teacher" not in open_program(saved(tmp_path, models={"teacher": teacher})).source
+    assert "teacher" not in load_program(saved(tmp_path, models={"teacher": teacher})).source
 
 
 @pytest.mark.parametrize("asked", [0, 101, -1, "3", 2.5])
 def test_a_count_that_is_out_of_range_is_passed_over(tmp_path: Path, asked: Any) -> None:
-    assert open_program(saved(tmp_path, instructions_per_feature=asked)).instructions_per_feature == 10
+    assert load_program(saved(tmp_path, instructions_per_feature=asked)).instructions_per_feature == 10
 
 
 def test_what_a_manifest_tells_is_one_short_line(tmp_path: Path) -> None:
-    source = open_program(saved(tmp_path, run_id="a\nb" * 500, candidate="\x1b[31m")).source
+    source = load_program(saved(tmp_path, run_id="a\nb" * 500, candidate="\x1b[31m")).source
     assert all(value.isprintable() and len(value) <= 200 for key, value in source.items() if key != "address")
 
 
@@ -152,9 +153,9 @@ def run(program: Any, folder: Path, **more: Any) -> Any:
     return synthesize(program, references(1), size=2, teacher=fake_lm(Writer(per_call=3)), run_dir=folder, **more)
 
 
-def test_another_teacher_than_it_was_tuned_with_is_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_another_teacher_than_it_was_tuned_with_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = saved(tmp_path)
-    for number, program in enumerate((path, str(path), open_program(path))):
+    for number, program in enumerate((path, str(path), load_program(path))):
         caplog.clear()
         run(program, tmp_path / f"run{number}")
         assert warnings_of(caplog) == [
@@ -162,7 +163,7 @@ def test_another_teacher_than_it_was_tuned_with_is_told_of(tmp_path: Path, caplo
         ]
 
 
-def test_the_same_teacher_needs_no_word(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_same_teacher_needs_no_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = saved(tmp_path, models={"teacher": {"model": "fake/model"}})
     run(path, tmp_path / "run")
     run(ReferenceLevelFeedback(), tmp_path / "plain")

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from refed_dspy import ReferenceLevelFeedback, load_program, save_program
+from refed_dspy import ReferenceLevelFeedback
 from refed_dspy.errors import ConfigError
-from refed_dspy.programs.saved import program_digests
+from refed_dspy.programs.saved import load_into, program_digests, save_program
 
 
 @pytest.mark.slow
@@ -25,7 +25,7 @@ def test_a_program_is_loaded_from_a_run(tmp_path: Path, monkeypatch: pytest.Monk
         mlflow.log_artifact(str(tmp_path / "program.json"), "program")
     for address in (f"runs:/{run.info.run_id}/program/program.json", f"runs:/{run.info.run_id}/program"):
         loaded = ReferenceLevelFeedback()
-        load_program(loaded, address)
+        load_into(loaded, address)
         assert program_digests(loaded) == program_digests(tuned)
     with pytest.raises(ConfigError, match="MLflow cannot provide it"):
-        load_program(ReferenceLevelFeedback(), "runs:/nosuchrun/program.json")
+        load_into(ReferenceLevelFeedback(), "runs:/nosuchrun/program.json")

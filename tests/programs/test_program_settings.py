@@ -1,4 +1,4 @@
-"""A program's own settings: features, guidance, copies."""
+"""A program's settings: features, guidance, copies."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ def test_features_decide_what_is_looked_for_and_are_described_to_the_teacher() -
     assert writer.fields(writer.requests[0]) == ["audience", "tone"]
 
 
-def test_features_given_are_copied() -> None:
-    given = {"audience": "Who asks"}
-    program = ReferenceLevelFeedback(given)
-    given.clear()
+def test_features_are_copied() -> None:
+    features = {"audience": "Who asks"}
+    program = ReferenceLevelFeedback(features)
+    features.clear()
     assert program.features == {"audience": "Who asks"}
 
 

@@ -44,31 +44,31 @@ def test_instructions_are_compared_line_by_line_under_their_predictor() -> None:
 
 def test_only_what_changed_is_shown_in_the_program_s_order() -> None:
     after = state(response_improvement="New one.", instruction_feedback="New two.")
-    said = prompt_diff(state(), after)
-    assert [line for line in said.splitlines() if line.startswith("### ")] == [
+    shown = prompt_diff(state(), after)
+    assert [line for line in shown.splitlines() if line.startswith("### ")] == [
         "### instruction_feedback",
         "### response_improvement",
     ]
     assert changed_predictors(state(), after) == ["instruction_feedback", "response_improvement"]
-    assert "+New one." in said and "+New two." in said
+    assert "+New one." in shown and "+New two." in shown
 
 
 def test_long_instructions_are_shown_around_their_changes() -> None:
     lines = [f"Rule {n}." for n in range(40)]
     before, after = "\n".join(lines), "\n".join([*lines[:20], "A new rule.", *lines[20:]])
-    said = prompt_diff(state(response_feedback=before), state(response_feedback=after)).splitlines()
-    assert "+A new rule." in said and " Rule 19." in said and " Rule 5." not in said and len(said) == 8
+    shown = prompt_diff(state(response_feedback=before), state(response_feedback=after)).splitlines()
+    assert "+A new rule." in shown and " Rule 19." in shown and " Rule 5." not in shown and len(shown) == 8
 
 
 def test_a_demonstration_comes_and_goes_by_itself() -> None:
-    one, two = {"instruction": "é {a}", "response": "b"}, {"instruction": "c", "response": "d"}
-    before, after = with_demos("response_generation", one), with_demos("response_generation", two)
-    said = prompt_diff(before, after).splitlines()
-    assert said[0] == "### response_generation" and len(said) == 3
-    assert said[1].startswith("- demonstration: ") and "é {a}" in said[1]
-    assert said[2].startswith("+ demonstration: ") and '"c"' in said[2]
+    old, new = {"instruction": "é {a}", "response": "b"}, {"instruction": "c", "response": "d"}
+    before, after = with_demos("response_generation", old), with_demos("response_generation", new)
+    shown = prompt_diff(before, after).splitlines()
+    assert shown[0] == "### response_generation" and len(shown) == 3
+    assert shown[1].startswith("- demonstration: ") and "é {a}" in shown[1]
+    assert shown[2].startswith("+ demonstration: ") and '"c"' in shown[2]
     assert changed_predictors(before, after) == ["response_generation"]
-    assert prompt_diff(after, with_demos("response_generation", two, one)).count("demonstration") == 1
+    assert prompt_diff(after, with_demos("response_generation", new, old)).count("demonstration") == 1
 
 
 def test_a_long_demonstration_is_clipped_to_one_line() -> None:

@@ -51,12 +51,12 @@ def called(program: dspy.Module, writer: Writer, reference: Any = REFERENCE) -> 
 
 def answering_once(stage: str, answer: Answer, writer: Writer) -> Writer:
     """`writer`, but its first answer to `stage` is `answer`."""
-    left = [answer]
+    remaining = [answer]
 
-    def said(request: Request) -> Answer | None:
-        return left.pop() if left and stage_of(writer, request) == stage else None
+    def answer_of(request: Request) -> Answer | None:
+        return remaining.pop() if remaining and stage_of(writer, request) == stage else None
 
-    writer.on_request = said
+    writer.on_request = answer_of
     return writer
 
 
@@ -97,7 +97,7 @@ def test_each_stage_is_shown_what_the_paper_gives_it() -> None:
         assert text in shown["response_improvement"]
 
 
-def test_a_samples_parts_are_the_teachers_answers() -> None:
+def test_a_samples_fields_are_the_teachers_answers() -> None:
     sample = called(ReferenceLevelFeedback({"subject_areas": "x"}), Writer()).samples[0]
     assert sample.analysis.original_strengths == ["clear"]
     assert sample.implementation_strategy.rationale == "it helps"
@@ -144,7 +144,7 @@ def test_without_a_language_model_it_says_how_to_set_one() -> None:
         ReferenceLevelFeedback()(REFERENCE)
 
 
-# --- the doors: forward, aforward, a running loop, Evaluate
+# --- ways to call it: forward, aforward, a running loop, Evaluate
 
 
 async def test_acall_gives_what_a_call_gives() -> None:
@@ -183,11 +183,11 @@ def test_predictors_are_named_as_the_stages() -> None:
 
 
 def test_a_predictors_own_language_model_is_asked_instead() -> None:
-    program, own, other = ReferenceLevelFeedback(), Writer(), Writer()
-    program.response_generation.lm = fake_lm(own)
-    called(program, other)
-    assert asked(own) == {"response_generation": 20}
-    assert "response_generation" not in asked(other)
+    program, of_predictor, of_context = ReferenceLevelFeedback(), Writer(), Writer()
+    program.response_generation.lm = fake_lm(of_predictor)
+    called(program, of_context)
+    assert asked(of_predictor) == {"response_generation": 20}
+    assert "response_generation" not in asked(of_context)
 
 
 def test_the_callers_adapter_is_used_where_one_is_set() -> None:
@@ -197,7 +197,7 @@ def test_the_callers_adapter_is_used_where_one_is_set() -> None:
     assert feedback == "Keep the tone."
 
 
-def test_whoever_answers_in_this_context_is_told_stage_item_and_repetition() -> None:
+def test_the_answerer_of_the_context_gets_stage_item_and_repetition() -> None:
     questions: list[Question] = []
 
     async def answerer(question: Question) -> dspy.Prediction:
@@ -211,9 +211,9 @@ def test_whoever_answers_in_this_context_is_told_stage_item_and_repetition() -> 
 
     with answered_by(answerer):
         run_with(Writer(), work)
-    told = [(question.stage, question.item, question.repetition) for question in questions]
-    assert told[0] == ("instruction_synthesis", f"{REFERENCE.id}/relevant_skills", 3)
-    assert told[1:] == [("response_generation", "17", 0), ("response_improvement", "17", 0)]
+    identities = [(question.stage, question.item, question.repetition) for question in questions]
+    assert identities[0] == ("instruction_synthesis", f"{REFERENCE.id}/relevant_skills", 3)
+    assert identities[1:] == [("response_generation", "17", 0), ("response_improvement", "17", 0)]
 
 
 # --- what is proposed
@@ -307,7 +307,7 @@ def test_the_reason_of_a_malformed_answer_is_short_and_leaves_the_answer_out() -
 
 @pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize(
-    ("error", "told"),
+    ("error", "hint"),
     [
         (lm_errors.LMAuthError("401"), "api_key_env"),
         (lm_errors.LMBillingError("402"), "account"),
@@ -317,8 +317,8 @@ def test_the_reason_of_a_malformed_answer_is_short_and_leaves_the_answer_out() -
     ],
     ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )
-def test_a_teacher_that_cannot_go_on_stops_it_in_any_stage(stage: str, error: Exception, told: str) -> None:
-    with pytest.raises(TeacherError, match=told) as caught:
+def test_a_teacher_that_cannot_go_on_stops_it_in_any_stage(stage: str, error: Exception, hint: str) -> None:
+    with pytest.raises(TeacherError, match=hint) as caught:
         called(ReferenceLevelFeedback(), answering_once(stage, error, Writer()))
     assert str(caught.value).isprintable()
     assert stage in str(caught.value)

@@ -14,7 +14,6 @@ import pytest
 from dspy.lm15 import Request
 from dspy.utils import exceptions as lm_errors
 
-from refed_dspy import load_program, save_program
 from refed_dspy.errors import ConfigError, NoAnswer, NoConnection, TeacherError
 from refed_dspy.programs.asking import Question, answered_by, ask_teacher
 from refed_dspy.programs.lm_errors import AnswerCut, AnswerRefused, NotReached
@@ -29,9 +28,10 @@ from refed_dspy.programs.reflection import (
     Reflected,
     ReflectionTuning,
 )
+from refed_dspy.programs.saved import load_into, save_program
 from tests.support.scripted_engine import Answer, Writer, fake_lm
 
-OLD, SAID = "Explain tides.", "The moon pulls."
+OLD, ANSWER = "Explain tides.", "The moon pulls."
 
 
 def reflected(new: str = "Explain spring tides.", answer: str = "Sun and moon align.") -> str:
@@ -53,24 +53,23 @@ class Reflecting(Writer):
 def recycled(*answers: Answer, program: ReflectionTuning | None = None) -> tuple[Recycled, Writer]:
     writer = Writer(*answers)
     with dspy.context(lm=fake_lm(writer)):
-        return asyncio.run((program or ReflectionTuning()).recycle(OLD, SAID)), writer
+        return asyncio.run((program or ReflectionTuning()).recycle(OLD, ANSWER)), writer
 
 
 def shown(request: Request, name: str) -> str:
     text = "".join(str(getattr(part, "text", "")) for message in request.messages for part in message.parts)
-    found = re.search(rf"<{name}>\n(.*?)\n</>", text, re.DOTALL)
-    assert found is not None
-    return found[1]
+    match = re.search(rf"<{name}>\n(.*?)\n</>", text, re.DOTALL)
+    assert match is not None
+    return match[1]
 
 
 def test_both_passes_make_a_new_pair() -> None:
     made, writer = recycled(reflected(), improved())
     assert made == Recycled(
-        *("Explain spring tides.", "Sun, moon and earth align.", "Sun and moon align."),
-        *(REFLECTED, IMPROVED, "", ""),
+        "Explain spring tides.", "Sun, moon and earth align.", "Sun and moon align.", REFLECTED, IMPROVED, "", ""
     )
     first, second = writer.requests
-    assert (shown(first, "instruction"), shown(first, "response")) == (OLD, SAID)
+    assert (shown(first, "instruction"), shown(first, "response")) == (OLD, ANSWER)
     assert (shown(second, "instruction"), shown(second, "response")) == ("Explain spring tides.", "Sun and moon align.")
 
 
@@ -83,17 +82,17 @@ def test_the_passes_can_be_asked_for_one_at_a_time() -> None:
 
     async def both() -> tuple[Reflected, Improved, Improved]:
         program = ReflectionTuning()
-        first = await program.reflect(OLD, SAID, "7")
-        return first, await program.improve(OLD, SAID, "7"), await program.improve(OLD, SAID)
+        first = await program.reflect(OLD, ANSWER, "7")
+        return first, await program.improve(OLD, ANSWER, "7"), await program.improve(OLD, ANSWER)
 
-    writer = Writer(reflected(), improved("Sun and moon."), improved(f" {SAID}"))
+    writer = Writer(reflected(), improved("Sun and moon."), improved(f" {ANSWER}"))
     with dspy.context(lm=fake_lm(writer)), answered_by(noted):
         first, second, third = asyncio.run(both())
     assert first == (("Explain spring tides.", "Sun and moon align."), "") and second == ("Sun and moon.", "")
     assert third == (None, "the same response again") and asked == ["7", "7", OLD]
-    assert [shown(request, "response") for request in writer.requests] == [SAID] * 3
-    chosen = Recycled.of((OLD, SAID), (None, "not taken"), second)
-    assert chosen == Recycled(OLD, "Sun and moon.", SAID, ORIGINAL, IMPROVED, "not taken", "")
+    assert [shown(request, "response") for request in writer.requests] == [ANSWER] * 3
+    chosen = Recycled.of((OLD, ANSWER), (None, "not taken"), second)
+    assert chosen == Recycled(OLD, "Sun and moon.", ANSWER, ORIGINAL, IMPROVED, "not taken", "")
 
 
 # --- falling back
@@ -122,10 +121,10 @@ IDS = ["malformed", "cut", "refused", "unfit", "no answer"]
 )
 def test_a_first_pass_without_a_usable_pair_leaves_the_original_pair_to_the_second(fault: Answer, reason: str) -> None:
     made, writer = recycled(fault, improved())
-    assert (made.instruction, made.instruction_from, made.reflected_response) == (OLD, ORIGINAL, SAID)
+    assert (made.instruction, made.instruction_from, made.reflected_response) == (OLD, ORIGINAL, ANSWER)
     assert made.instruction_reason.startswith(reason)
     assert (made.response, made.response_from, made.response_reason) == ("Sun, moon and earth align.", IMPROVED, "")
-    assert (shown(writer.requests[1], "instruction"), shown(writer.requests[1], "response")) == (OLD, SAID)
+    assert (shown(writer.requests[1], "instruction"), shown(writer.requests[1], "response")) == (OLD, ANSWER)
 
 
 @pytest.mark.parametrize(
@@ -148,14 +147,18 @@ def test_a_second_pass_without_a_usable_answer_keeps_the_first_ones(fault: Answe
 def test_both_passes_may_fall_back() -> None:
     made, _ = recycled("no JSON", improved("TODO"))
     assert (made.instruction, made.response, made.instruction_from, made.response_from) == (
-        *(OLD, SAID, ORIGINAL, ORIGINAL),
+        OLD,
+        ANSWER,
+        ORIGINAL,
+        ORIGINAL,
     )
 
 
 @pytest.mark.parametrize("which", [0, 1])
-def test_what_may_still_be_answered_is_known(which: int) -> None:
+def test_a_pass_without_an_answer_is_reported_as_unanswered(which: int) -> None:
     late: Answer = lm_errors.LMTimeoutError("late")
-    assert recycled(*([late, improved()] if which == 0 else [reflected(), late]))[0].unanswered
+    answers = [late, improved()] if which == 0 else [reflected(), late]
+    assert recycled(*answers)[0].unanswered
     assert not recycled("no JSON", improved("N/A"))[0].unanswered
 
 
@@ -173,7 +176,7 @@ def test_what_is_no_rows_fault_is_raised() -> None:
         raise KeyError("a bug")
 
     with answered_by(broken), pytest.raises(KeyError, match="a bug"):
-        asyncio.run(ReflectionTuning().recycle(OLD, SAID))
+        asyncio.run(ReflectionTuning().recycle(OLD, ANSWER))
 
 
 # --- criteria
@@ -210,21 +213,21 @@ def test_no_criterion_is_refused(none: tuple[Any, Any]) -> None:
 
 def test_it_is_called_like_any_program() -> None:
     with dspy.context(lm=fake_lm(Writer(reflected(), improved()))):
-        made = ReflectionTuning()(instruction=OLD, response=SAID)
+        made = ReflectionTuning()(instruction=OLD, response=ANSWER)
     assert (made.instruction, made.response_from, made.instruction_reason) == ("Explain spring tides.", IMPROVED, "")
 
 
 async def test_it_works_inside_a_running_loop() -> None:
     with dspy.context(lm=fake_lm(Writer(reflected(), improved(), reflected(), improved()))):
-        assert ReflectionTuning()(instruction=OLD, response=SAID).response_from == IMPROVED
-        assert (await ReflectionTuning().acall(instruction=OLD, response=SAID)).response_from == IMPROVED
+        assert ReflectionTuning()(instruction=OLD, response=ANSWER).response_from == IMPROVED
+        assert (await ReflectionTuning().acall(instruction=OLD, response=ANSWER)).response_from == IMPROVED
 
 
 def test_called_by_itself_it_does_not_pass_a_dead_endpoint_off_as_a_pair() -> None:
     writer = Writer()
     writer.on_request = lambda request: NotReached("connection refused")
     with dspy.context(lm=fake_lm(writer)), pytest.raises(NoConnection, match="connection refused"):
-        ReflectionTuning()(instruction=OLD, response=SAID)
+        ReflectionTuning()(instruction=OLD, response=ANSWER)
     assert issubclass(NoConnection, NoAnswer)
 
 
@@ -241,7 +244,7 @@ def test_it_is_evaluated_by_dspy() -> None:
 
 
 def test_it_is_compiled_by_dspy() -> None:
-    examples = [dspy.Example(instruction=OLD, response=SAID).with_inputs("instruction", "response")]
+    examples = [dspy.Example(instruction=OLD, response=ANSWER).with_inputs("instruction", "response")]
     with dspy.context(lm=fake_lm(Reflecting())):
         made = dspy.BootstrapFewShot(metric=lambda *_: True, max_bootstrapped_demos=1, max_labeled_demos=0).compile(
             ReflectionTuning(), trainset=examples
@@ -259,7 +262,7 @@ def test_a_tuned_one_is_copied_saved_and_loaded(tmp_path: Path) -> None:
     assert twin.of_instructions == tuned.of_instructions
     save_program(twin, tmp_path / "tuned.json")
     fresh = ReflectionTuning({"rhyme": "whether it rhymes"})
-    load_program(fresh, tmp_path / "tuned.json")
+    load_into(fresh, tmp_path / "tuned.json")
     assert fresh.dump_state() == tuned.dump_state()
     _, writer = recycled(reflected(), improved(), program=fresh)
     assert "Reflect as a poet would." in str(writer.requests[0].system)

@@ -14,7 +14,7 @@ import pytest
 from refed_dspy.errors import ConfigError
 from refed_dspy.programs import ReferenceLevelFeedback
 from refed_dspy.programs.reference_level import STAGES
-from refed_dspy.programs.saved import load_program, program_digests, save_program
+from refed_dspy.programs.saved import load_into, program_digests, save_program
 from refed_dspy.records import Analysis, ImplementationStrategy
 from tests.support.scripted_engine import Writer, fake_lm
 
@@ -38,7 +38,7 @@ RECORDS = {
 
 
 def tuned() -> ReferenceLevelFeedback:
-    """A program as an optimizer leaves one: other instructions, demos, an LM of its own with a key."""
+    """A program as an optimizer leaves one: other instructions, demos, an LM with a key."""
     program = ReferenceLevelFeedback({"tone": "How it sounds"}, guidance={STAGE: "Write for {children}."})
     improvement = program.response_improvement
     improvement.signature = improvement.signature.with_instructions("Improve «this».")
@@ -67,7 +67,7 @@ def refusal(program: dspy.Module, source: Path | str) -> str:
     """The one line with which this file is refused. The program stays as it was."""
     before = program_digests(program)
     with pytest.raises(ConfigError) as caught:
-        load_program(program, str(source))
+        load_into(program, str(source))
     message = str(caught.value)
     assert message.isprintable(), f"not one plain line: {message!r}"
     assert message.startswith(f"program {source}: ")
@@ -80,7 +80,7 @@ def refusal(program: dspy.Module, source: Path | str) -> str:
 
 def test_a_program_comes_back_as_it_was_saved(saved: Path) -> None:
     loaded = like_tuned()
-    load_program(loaded, str(saved))
+    load_into(loaded, str(saved))
     assert program_digests(loaded) == program_digests(tuned())
     assert program_digests(loaded) != program_digests(like_tuned())
     assert [dict(demo) for demo in loaded.response_generation.demos] == [DEMO]
@@ -89,20 +89,20 @@ def test_a_program_comes_back_as_it_was_saved(saved: Path) -> None:
 
 def test_saved_again_it_is_the_same_file(saved: Path, tmp_path: Path) -> None:
     loaded = like_tuned()
-    load_program(loaded, str(saved))
+    load_into(loaded, str(saved))
     save_program(loaded, tmp_path / "again.json")
     assert (tmp_path / "again.json").read_bytes() == saved.read_bytes()
 
 
 def test_a_loaded_program_asks_what_the_saved_one_asked(saved: Path) -> None:
     loaded, program = like_tuned(), tuned()
-    load_program(loaded, str(saved))
+    load_into(loaded, str(saved))
     program.set_lm(None)
     requests = []
-    for one in (program, loaded):
+    for asked in (program, loaded):
         writer = Writer(per_call=1)
         with dspy.context(lm=fake_lm(writer)):
-            one(REFERENCE)
+            asked(REFERENCE)
         requests.append([(request.system, request.messages) for request in writer.requests])
     assert requests[0] == requests[1]
 
@@ -122,7 +122,7 @@ def test_loading_takes_no_language_model_from_the_file(saved: Path) -> None:
         state[stage]["lm"] = {"model": "openai/other", "api_base": "http://other.example/v1"}
     saved.write_text(json.dumps(state))
     loaded = like_tuned()
-    load_program(loaded, str(saved))
+    load_into(loaded, str(saved))
     assert all(predictor.lm is None for predictor in loaded.predictors())
 
 
@@ -132,7 +132,7 @@ def test_text_is_saved_as_people_write_it(saved: Path) -> None:
 
 def test_a_saved_program_replaces_the_one_there(saved: Path) -> None:
     save_program(ReferenceLevelFeedback(), saved)
-    load_program(ReferenceLevelFeedback(), str(saved))
+    load_into(ReferenceLevelFeedback(), str(saved))
     assert [path.name for path in saved.parent.iterdir()] == [saved.name]
 
 
@@ -151,7 +151,7 @@ def test_a_file_that_dspy_itself_saved_can_be_loaded(file: Path) -> None:
     program.set_lm(None)
     program.save(str(file))
     loaded = like_tuned()
-    load_program(loaded, str(file))
+    load_into(loaded, str(file))
     assert program_digests(loaded) == program_digests(program)
 
 
@@ -204,7 +204,7 @@ def test_a_program_made_for_other_fields_is_refused(
 
 def test_a_feature_described_in_other_words_is_the_same_field(saved: Path) -> None:
     loaded = ReferenceLevelFeedback({"tone": "In other words"})
-    load_program(loaded, str(saved))
+    load_into(loaded, str(saved))
     assert program_digests(loaded) == program_digests(tuned())
 
 
@@ -281,5 +281,5 @@ def test_a_file_cannot_send_the_callers_key_elsewhere(saved: Path) -> None:
     saved.write_text(json.dumps(state))
     loaded = like_tuned()
     with suppress(ConfigError):
-        load_program(loaded, str(saved))
+        load_into(loaded, str(saved))
     assert loaded.response_generation.config == {}

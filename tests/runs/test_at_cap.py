@@ -1,4 +1,4 @@
-"""How a run under caps begins, ends and goes on: what it opens, what it still sends, which caps hold afterwards."""
+"""How a run under caps begins, ends and goes on: what it opens, what it still sends, which caps apply afterwards."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from refed_dspy import TeacherConfig
 from refed_dspy.errors import ConfigError, TeacherRefused
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.runs.plan import Plan, PlanSettings, Study
+from refed_dspy.runs.result import Synthesis
 from tests.support.scripted_engine import references
 
 PRICE = {"prompt": 0.15, "completion": 0.6}
@@ -30,7 +31,7 @@ def config(base: str, **settings: Any) -> TeacherConfig:
     return TeacherConfig.model_validate({**values, **settings})
 
 
-def run(server: SimulatedTeacher, folder: Path, size: int = 300, **settings: Any) -> refed_dspy.Synthesis:
+def run(server: SimulatedTeacher, folder: Path, size: int = 300, **settings: Any) -> Synthesis:
     teacher = config(server.base_url)
     return refed_dspy.synthesize(None, references(40), size=size, teacher=teacher, run_dir=folder, **settings)
 
@@ -45,7 +46,7 @@ def test_a_small_cap_buys_samples_and_not_only_feedback(
     assert made.stopped and len(made.samples) >= 0.3 * calls, "an unlimited run makes 0.45 samples a call"
 
 
-def test_a_plan_opens_no_reference_for_samples_that_nobody_can_pay_for() -> None:
+def test_a_plan_opens_no_reference_for_samples_beyond_the_cap() -> None:
     plan = Plan(PlanSettings(300, 40, ("a", "b"), 10, None, 0))
     plan.look_ahead(20)
     opened = [plan.next_unit() for _ in range(3)]
@@ -101,7 +102,7 @@ async def test_two_runs_at_once_leave_the_collector_as_it_was(server: SimulatedT
     await asyncio.gather(
         *(
             refed_dspy.asynthesize(None, references(2), size=4, teacher=teacher, run_dir=tmp_path / name)
-            for name in ("one", "other")
+            for name in ("a", "b")
         )
     )
     assert gc.get_threshold() == before and gc.get_freeze_count() == 0
@@ -112,14 +113,21 @@ MESSAGE = {"message": {"content": '{"response_feedback": "f"}'}, "finish_reason"
 ODD_USAGE: list[Any] = ["x", 5, {"prompt_tokens_details": 5}, {"prompt_tokens": 10**30, "completion_tokens": 1}]
 
 
-@pytest.fixture
-def saying() -> Iterator[list[Any]]:
-    """What a server answers with, and as its last entry its address."""
-    said: list[Any] = []
+class FixedAnswerServer(ThreadingHTTPServer):
+    """Answers every request with `answer`, as JSON."""
 
+    answer: Any = None
+
+    @property
+    def base_url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}/v1"
+
+
+@pytest.fixture
+def answering() -> Iterator[FixedAnswerServer]:
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            body = json.dumps(said[0]).encode()
+            body = json.dumps(server.answer).encode()
             self.rfile.read(int(self.headers["Content-Length"]))
             self.send_response(200)
             self.send_header("Content-Type", "application/json")
@@ -130,32 +138,33 @@ def saying() -> Iterator[list[Any]]:
         def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
             pass
 
-    there = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=there.serve_forever, daemon=True).start()
-    said.append(f"http://127.0.0.1:{there.server_address[1]}/v1")
-    yield said
-    there.shutdown()
-    there.server_close()
+    server = FixedAnswerServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("odd", NO_API, ids=json.dumps)
-def test_an_answer_that_is_none_refuses_the_teacher_in_one_line(saying: list[Any], tmp_path: Path, odd: Any) -> None:
-    address = saying[0]
-    saying.insert(0, odd)
-    with pytest.raises(TeacherRefused, match="no API's answer") as told:
-        refed_dspy.synthesize(None, references(12), size=5, teacher=config(address), run_dir=tmp_path / "run")
-    assert "\n" not in str(told.value) and len(str(told.value)) < 600
+def test_an_answer_that_is_none_refuses_the_teacher_in_one_line(
+    answering: FixedAnswerServer, tmp_path: Path, odd: Any
+) -> None:
+    answering.answer = odd
+    teacher = config(answering.base_url)
+    with pytest.raises(TeacherRefused, match="no API's answer") as error:
+        refed_dspy.synthesize(None, references(12), size=5, teacher=teacher, run_dir=tmp_path / "run")
+    assert "\n" not in str(error.value) and len(str(error.value)) < 600
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("usage", ODD_USAGE, ids=json.dumps)
-def test_usage_of_another_shape_is_no_crash(saying: list[Any], tmp_path: Path, usage: Any) -> None:
-    address = saying[0]
-    saying.insert(0, {"choices": [MESSAGE], "usage": usage})
+def test_usage_of_another_shape_is_no_crash(answering: FixedAnswerServer, tmp_path: Path, usage: Any) -> None:
+    answering.answer = {"choices": [MESSAGE], "usage": usage}
+    teacher = config(answering.base_url)
     try:
-        made = refed_dspy.synthesize(None, references(3), size=5, teacher=config(address), run_dir=tmp_path / "run")
-    except TeacherRefused as told:
-        assert "no API's answer" in str(told)
+        made = refed_dspy.synthesize(None, references(3), size=5, teacher=teacher, run_dir=tmp_path / "run")
+    except TeacherRefused as error:
+        assert "no API's answer" in str(error)
     else:
         assert made.failures and all(use["unknown"] for use in made.usage.values())

@@ -1,4 +1,4 @@
-"""What a run is foreseen to come to, held against what it then comes to; and the estimate made before it."""
+"""A run's forecast, compared with what the run then takes; and the estimate made before it."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ import pytest
 
 import refed_dspy
 from benchmarks.simulated import SimulatedTeacher
-from refed_dspy import Estimate, TeacherConfig
+from refed_dspy import TeacherConfig
 from refed_dspy.errors import ConfigError, RunDirError, RunStopped
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.spending import spent
 from refed_dspy.records import Rates
-from refed_dspy.runs.estimate import PILOT_REFERENCES, PILOT_SAMPLES
+from refed_dspy.runs.estimate import PILOT_REFERENCES, PILOT_SAMPLES, Estimate
 from refed_dspy.runs.forecast import Forecast, forecast
+from refed_dspy.runs.result import Synthesis
 
 PRICE = {"prompt": 1.0, "completion": 2.0}
 
@@ -38,7 +39,7 @@ def uneven(count: int = 30) -> list[dict[str, str]]:
     ]
 
 
-def run(server: SimulatedTeacher, folder: Path, size: int, **settings: Any) -> refed_dspy.Synthesis:
+def run(server: SimulatedTeacher, folder: Path, size: int, **settings: Any) -> Synthesis:
     settings.setdefault("teacher", config(server))
     settings.setdefault("references", uneven())
     return refed_dspy.synthesize(None, settings.pop("references"), size=size, run_dir=folder, **settings)
@@ -49,12 +50,17 @@ def estimate(server: SimulatedTeacher, folder: Path, size: int = 200, **settings
     return refed_dspy.estimate(None, uneven(), size=size, run_dir=folder, **settings)
 
 
-def foreseen(folder: Path, size: int | None = None, per_reference: int | None = None) -> Forecast:
+def predicted(folder: Path, size: int | None = None, per_reference: int | None = None) -> Forecast:
     with Ledger.read(folder) as ledger:
-        found = forecast(ledger, size, per_reference)
-    assert found is not None and found.cost is not None and found.low is not None and found.high is not None
-    assert found.spent <= found.low <= found.cost <= found.high
-    return found
+        prediction = forecast(ledger, size, per_reference)
+    assert (
+        prediction is not None
+        and prediction.cost is not None
+        and prediction.low is not None
+        and prediction.high is not None
+    )
+    assert prediction.spent <= prediction.low <= prediction.cost <= prediction.high
+    return prediction
 
 
 def totals(folder: Path) -> tuple[int, int, int, int]:
@@ -78,10 +84,12 @@ def test_nothing_is_foreseen_from_too_little(server: SimulatedTeacher, tmp_path:
 
 def test_a_run_with_nothing_left_to_ask_foresees_what_was_spent(server: SimulatedTeacher, tmp_path: Path) -> None:
     run(server, tmp_path / "run", 60)
-    found = foreseen(tmp_path / "run")
-    assert (found.cost, found.calls, found.prompt_tokens, found.completion_tokens) == totals(tmp_path / "run")
-    assert found.low == found.high == found.cost == found.spent
-    assert found.calls_to_come == 0 and found.seconds == 0
+    prediction = predicted(tmp_path / "run")
+    assert (prediction.cost, prediction.calls, prediction.prompt_tokens, prediction.completion_tokens) == totals(
+        tmp_path / "run"
+    )
+    assert prediction.low == prediction.high == prediction.cost == prediction.spent
+    assert prediction.calls_to_come == 0 and prediction.seconds == 0
 
 
 @pytest.mark.parametrize("per_reference", [None, 4])
@@ -89,24 +97,24 @@ def test_half_a_run_foresees_the_other_half(
     server: SimulatedTeacher, tmp_path: Path, per_reference: int | None
 ) -> None:
     run(server, tmp_path / "run", 50, per_reference=per_reference)
-    found = foreseen(tmp_path / "run", 100)
+    prediction = predicted(tmp_path / "run", 100)
     run(server, tmp_path / "run", 100, per_reference=per_reference)
     cost, calls, read, written = totals(tmp_path / "run")
-    assert found.cost is not None
-    assert found.cost - found.spent == pytest.approx(cost - found.spent, rel=0.15)
-    assert found.calls == pytest.approx(calls, rel=0.1)
-    assert found.prompt_tokens == pytest.approx(read, rel=0.15)
-    assert found.completion_tokens == pytest.approx(written, rel=0.15)
+    assert prediction.cost is not None
+    assert prediction.cost - prediction.spent == pytest.approx(cost - prediction.spent, rel=0.15)
+    assert prediction.calls == pytest.approx(calls, rel=0.1)
+    assert prediction.prompt_tokens == pytest.approx(read, rel=0.15)
+    assert prediction.completion_tokens == pytest.approx(written, rel=0.15)
 
 
 @pytest.mark.slow
 def test_faults_are_foreseen_too(server: SimulatedTeacher, tmp_path: Path) -> None:
     server.control(faults={"malformed": 0.15, "nousage": 0.03, "500": 0.02}, seed=6)
     run(server, tmp_path / "run", 60)
-    found = foreseen(tmp_path / "run", 140)
+    prediction = predicted(tmp_path / "run", 140)
     run(server, tmp_path / "run", 140)
     cost, *_ = totals(tmp_path / "run")
-    assert found.cost is not None and found.cost == pytest.approx(cost, rel=0.15)
+    assert prediction.cost is not None and prediction.cost == pytest.approx(cost, rel=0.15)
 
 
 def test_the_length_of_what_is_to_come_counts(server: SimulatedTeacher, tmp_path: Path) -> None:
@@ -116,16 +124,16 @@ def test_the_length_of_what_is_to_come_counts(server: SimulatedTeacher, tmp_path
     costs = []
     for name, references in (("long", with_long), ("short", with_short)):
         run(server, tmp_path / name, 20, references=references, per_reference=2)
-        costs.append(foreseen(tmp_path / name, 90, per_reference=2).cost)
+        costs.append(predicted(tmp_path / name, 90, per_reference=2).cost)
     assert costs[0] is not None and costs[1] is not None and costs[0] > 2 * costs[1]
 
 
 def test_rounds_are_played_to_the_end(server: SimulatedTeacher, tmp_path: Path) -> None:
     few = uneven(3)
     run(server, tmp_path / "run", 20, references=few, per_reference=4)
-    found = foreseen(tmp_path / "run", 60, per_reference=4)
+    prediction = predicted(tmp_path / "run", 60, per_reference=4)
     made = run(server, tmp_path / "run", 60, references=few, per_reference=4)
-    assert made.complete and found.calls == pytest.approx(totals(tmp_path / "run")[1], rel=0.1)
+    assert made.complete and prediction.calls == pytest.approx(totals(tmp_path / "run")[1], rel=0.1)
 
 
 def test_references_that_run_dry_are_foreseen_to_end_the_run(server: SimulatedTeacher, tmp_path: Path) -> None:
@@ -134,33 +142,33 @@ def test_references_that_run_dry_are_foreseen_to_end_the_run(server: SimulatedTe
     server.control(items=0)
     made = run(server, tmp_path / "run", 10_000, references=uneven(2), per_reference=1)
     assert not made.complete
-    found = foreseen(tmp_path / "run")  # must come back at all: nobody gives ten thousand
-    assert found.size == 10_000
+    prediction = predicted(tmp_path / "run")  # must come back at all: nobody gives ten thousand
+    assert prediction.size == 10_000
 
 
 def test_a_smaller_size_than_made_is_what_was_spent(server: SimulatedTeacher, tmp_path: Path) -> None:
     run(server, tmp_path / "run", 30)
-    found = foreseen(tmp_path / "run", 5)
-    assert found.cost == found.spent == totals(tmp_path / "run")[0]
+    prediction = predicted(tmp_path / "run", 5)
+    assert prediction.cost == prediction.spent == totals(tmp_path / "run")[0]
 
 
 # --- the estimate
 
 
 def test_an_estimate_makes_a_little_and_the_run_goes_on_from_it(server: SimulatedTeacher, tmp_path: Path) -> None:
-    told = estimate(server, tmp_path / "run")
+    estimated = estimate(server, tmp_path / "run")
     sent = server.stats()["requests"]
     made = refed_dspy.read_run(tmp_path / "run")
     assert len(made.samples) <= PILOT_REFERENCES * PILOT_SAMPLES and made.status["opened"] <= PILOT_REFERENCES + 1
-    assert made.size == 200 and not made.complete and told.forecast.size == 200
+    assert made.size == 200 and not made.complete and estimated.forecast.size == 200
     done = refed_dspy.resume(tmp_path / "run")
     assert done.complete and len(done.samples) == 200
     cost, calls, _, written = totals(tmp_path / "run")
     assert calls == server.stats()["requests"] > sent and server.stats()["repeated"] == 0, "nothing of it was wasted"
-    found = told.forecast
-    assert found.cost is not None and found.cost == pytest.approx(cost, rel=0.15)
-    assert found.low is not None and found.high is not None and found.low <= cost <= found.high
-    assert found.completion_tokens == pytest.approx(written, rel=0.15)
+    prediction = estimated.forecast
+    assert prediction.cost is not None and prediction.cost == pytest.approx(cost, rel=0.15)
+    assert prediction.low is not None and prediction.high is not None and prediction.low <= cost <= prediction.high
+    assert prediction.completion_tokens == pytest.approx(written, rel=0.15)
 
 
 def test_a_second_estimate_sends_nothing(server: SimulatedTeacher, tmp_path: Path) -> None:
@@ -174,9 +182,9 @@ def test_a_second_estimate_sends_nothing(server: SimulatedTeacher, tmp_path: Pat
 
 
 def test_an_estimate_of_a_small_run_makes_no_more_than_that(server: SimulatedTeacher, tmp_path: Path) -> None:
-    told = estimate(server, tmp_path / "run", 4)
+    estimated = estimate(server, tmp_path / "run", 4)
     assert len(refed_dspy.read_run(tmp_path / "run").samples) == 4
-    assert told.forecast.cost == told.forecast.spent == totals(tmp_path / "run")[0]
+    assert estimated.forecast.cost == estimated.forecast.spent == totals(tmp_path / "run")[0]
 
 
 def test_an_estimate_in_lines_for_people(server: SimulatedTeacher, tmp_path: Path) -> None:
@@ -187,17 +195,20 @@ def test_an_estimate_in_lines_for_people(server: SimulatedTeacher, tmp_path: Pat
 
 
 def test_an_estimate_at_an_unknown_price_says_so(server: SimulatedTeacher, tmp_path: Path) -> None:
-    told = estimate(server, tmp_path / "run", teacher=config(server, price=None))
-    assert told.forecast.cost is told.forecast.low is told.forecast.high is None and told.price_source is None
-    assert told.forecast.completion_tokens > 0
-    assert told.lines()[1].startswith("dollars: unknown") and "$" not in told.lines()[1]
-    assert told.others["openai/gpt-4o-mini"][0] > 0, "other teachers' prices are known all the same"
+    estimated = estimate(server, tmp_path / "run", teacher=config(server, price=None))
+    assert (
+        estimated.forecast.cost is estimated.forecast.low is estimated.forecast.high is None
+        and estimated.price_source is None
+    )
+    assert estimated.forecast.completion_tokens > 0
+    assert estimated.lines()[1].startswith("dollars: unknown") and "$" not in estimated.lines()[1]
+    assert estimated.others["openai/gpt-4o-mini"][0] > 0, "other teachers' prices are known all the same"
 
 
 def test_a_price_that_was_set_as_advised_is_used(server: SimulatedTeacher, tmp_path: Path) -> None:
     estimate(server, tmp_path / "run", teacher=config(server, price=None))
-    told = estimate(server, tmp_path / "run", teacher=config(server))
-    assert told.lines()[1].startswith("dollars: $")
+    estimated = estimate(server, tmp_path / "run", teacher=config(server))
+    assert estimated.lines()[1].startswith("dollars: $")
 
 
 def test_an_estimate_under_a_cap_that_is_too_small_ends_in_one_line(server: SimulatedTeacher, tmp_path: Path) -> None:
@@ -209,8 +220,8 @@ def test_an_estimate_under_a_cap_that_is_too_small_ends_in_one_line(server: Simu
 
 
 def test_an_estimate_keeps_the_caps(server: SimulatedTeacher, tmp_path: Path) -> None:
-    told = estimate(server, tmp_path / "run", max_cost=1, max_calls=500)
-    assert told.forecast.cost is not None
+    estimated = estimate(server, tmp_path / "run", max_cost=1, max_calls=500)
+    assert estimated.forecast.cost is not None
     caps = refed_dspy.read_run(tmp_path / "run").status["caps"]
     assert (caps["max_cost"], caps["max_calls"]) == (1, 500)
     with pytest.raises(ConfigError, match="max_cost"):
@@ -246,11 +257,11 @@ def wide(spread: float) -> Forecast:
     )  # fmt: skip
 
 
-def test_a_wide_interval_is_told_as_any_other(tmp_path: Path) -> None:
+def test_a_wide_interval_is_shown_as_any_other(tmp_path: Path) -> None:
     cost, low, high = wide(1.4).at(Rates(10**6, 10**6, 10**6, 10**7))
     assert 0 <= low < cost < high
-    told = Estimate(tmp_path, wide(1.4), 1.0, "somewhere", {"other/teacher": (cost, low, high)})
-    assert "other/teacher" in told.lines()[-1]
+    estimated = Estimate(tmp_path, wide(1.4), 1.0, "somewhere", {"other/teacher": (cost, low, high)})
+    assert "other/teacher" in estimated.lines()[-1]
 
 
 def test_what_was_spent_already_is_no_guess_elsewhere() -> None:
@@ -264,6 +275,6 @@ def test_what_was_spent_already_is_no_guess_elsewhere() -> None:
 def test_the_facts_are_json(server: SimulatedTeacher, tmp_path: Path) -> None:
     run(server, tmp_path / "run", 20)
     made = run(server, tmp_path / "run", 200, max_calls=90)
-    told = json.loads(json.dumps(made.status))["projected"]
-    assert told["size"] == 200 and 0 < told["low"] <= told["cost"] <= told["high"]
-    assert isinstance(told["calls"], int) and told["confidence"] == 0.9
+    projected = json.loads(json.dumps(made.status))["projected"]
+    assert projected["size"] == 200 and 0 < projected["low"] <= projected["cost"] <= projected["high"]
+    assert isinstance(projected["calls"], int) and projected["confidence"] == 0.9

@@ -1,4 +1,4 @@
-"""What runs with filters, other programs and comparisons are foreseen to come to, held against what they come to."""
+"""Forecasts of runs with filters, of other programs and of comparisons, compared with what the runs then take."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import refed_dspy
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy import TeacherConfig
 from refed_dspy.concurrency import run_blocking
-from refed_dspy.config.loading import CompareConfig, check_job
+from refed_dspy.config.jobs import CompareConfig
+from refed_dspy.config.loading import check_job
 from refed_dspy.filters.base import Decision
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.spending import spent
@@ -19,6 +20,7 @@ from refed_dspy.programs.baselines import METHODS
 from refed_dspy.runs.compare.compare import prepare
 from refed_dspy.runs.forecast import Forecast, forecast
 from refed_dspy.runs.playout import RunHistory
+from refed_dspy.runs.result import Synthesis
 from refed_dspy.runs.synthesize import produce
 from tests.support.scripted_engine import references
 
@@ -28,7 +30,7 @@ PRICE = {"prompt": 1.0, "completion": 2.0}
 
 
 class Every:
-    """Keeps one row in `n`, by the number of those it saw: a filter of one's own."""
+    """Keeps one row in `n`, by the number of those it saw: a custom filter."""
 
     def __init__(self, n: int, *, of_instruction: bool = False) -> None:
         self.name, self.of_instruction, self.n, self.seen = "every", of_instruction, n, 0
@@ -36,7 +38,7 @@ class Every:
     def check(self, row: Any) -> Decision:
         self.seen += 1
         kept = self.seen % self.n == 0
-        return Decision(kept, "" if kept else "not its turn")
+        return Decision(kept, "" if kept else "not the nth")
 
     def remember(self, row: Any) -> None: ...
 
@@ -46,46 +48,44 @@ def config(server: SimulatedTeacher, **settings: Any) -> TeacherConfig:
     return TeacherConfig.model_validate({**values, "concurrency": 8, **settings})
 
 
-def run(
-    server: SimulatedTeacher, folder: Path, size: int, program: Any = None, **settings: Any
-) -> refed_dspy.Synthesis:
+def run(server: SimulatedTeacher, folder: Path, size: int, program: Any = None, **settings: Any) -> Synthesis:
     values = {"teacher": config(server), "per_reference": 5, **settings}
     return refed_dspy.synthesize(program, references(40), size=size, run_dir=folder, **values)
 
 
-def foreseen(folder: Path, size: int | None = None) -> Forecast:
+def predicted(folder: Path, size: int | None = None) -> Forecast:
     with Ledger.read(folder) as ledger:
-        found = forecast(ledger, size)
-    assert found is not None and found.cost is not None
-    return found
+        prediction = forecast(ledger, size)
+    assert prediction is not None and prediction.cost is not None
+    return prediction
 
 
-def truth(folder: Path) -> tuple[int, int]:
+def actual(folder: Path) -> tuple[int, int]:
     """(calls, picodollars) that were paid."""
     with Ledger.read(folder) as ledger:
         used = spent(ledger)
     return used.calls, used.cost
 
 
-def holds(found: Forecast, folder: Path, within: float = 0.15) -> None:
-    calls, cost = truth(folder)
-    assert found.calls == pytest.approx(calls, rel=within)
-    assert found.cost == pytest.approx(cost, rel=within)
+def assert_close(prediction: Forecast, folder: Path, within: float = 0.15) -> None:
+    calls, cost = actual(folder)
+    assert prediction.calls == pytest.approx(calls, rel=within)
+    assert prediction.cost == pytest.approx(cost, rel=within)
 
 
 def test_what_filters_drop_is_foreseen_as_paid_for(server: SimulatedTeacher, tmp_path: Path) -> None:
     run(server, tmp_path / "run", 12, filters=[Every(3)])
-    found = foreseen(tmp_path / "run", 36)
+    prediction = predicted(tmp_path / "run", 36)
     assert run(server, tmp_path / "run", 36, filters=[Every(3)]).complete
-    holds(found, tmp_path / "run")
-    assert truth(tmp_path / "run")[0] > 2 * 2.2 * 36, "dropped samples cost as much as kept ones"
+    assert_close(prediction, tmp_path / "run")
+    assert actual(tmp_path / "run")[0] > 2 * 2.2 * 36, "dropped samples cost as much as kept ones"
 
 
 def test_what_is_dropped_before_it_is_answered_costs_no_response(server: SimulatedTeacher, tmp_path: Path) -> None:
     run(server, tmp_path / "run", 12, filters=[Every(2, of_instruction=True)])
-    found = foreseen(tmp_path / "run", 36)
+    prediction = predicted(tmp_path / "run", 36)
     run(server, tmp_path / "run", 36, filters=[Every(2, of_instruction=True)])
-    holds(found, tmp_path / "run")
+    assert_close(prediction, tmp_path / "run")
     with Ledger.read(tmp_path / "run") as ledger:
         assert ledger.db.execute("SELECT count(*) FROM answers WHERE stage='response_generation'").fetchone() == (36,)
         assert RunHistory.read(ledger).dropped == 0
@@ -98,20 +98,20 @@ def test_a_judges_calls_are_foreseen(server: SimulatedTeacher, tmp_path: Path) -
         "judge": config(server, model="sim/x"),
     }
     run(server, tmp_path / "run", 12, **settings)
-    found = foreseen(tmp_path / "run", 30)
+    prediction = predicted(tmp_path / "run", 30)
     settings["filters"][1] = Every(2)
     run(server, tmp_path / "run", 30, **settings)
-    holds(found, tmp_path / "run", within=0.25)
+    assert_close(prediction, tmp_path / "run", within=0.25)
     with Ledger.read(tmp_path / "run") as ledger:
-        assert RunHistory.read(ledger).further == {"rubric_judge": 1.0}
+        assert RunHistory.read(ledger).extra_per_sample == {"rubric_judge": 1.0}
 
 
 @pytest.mark.parametrize("method", ["sample-level", "instruction-only"])
 def test_other_programs_are_foreseen(server: SimulatedTeacher, tmp_path: Path, method: str) -> None:
     run(server, tmp_path / "run", 12, METHODS[method]())
-    found = foreseen(tmp_path / "run", 40)
+    prediction = predicted(tmp_path / "run", 40)
     run(server, tmp_path / "run", 40, METHODS[method]())
-    holds(found, tmp_path / "run", within=0.1)
+    assert_close(prediction, tmp_path / "run", within=0.1)
 
 
 def test_a_comparison_is_foreseen_with_every_program_and_the_judge(server: SimulatedTeacher, tmp_path: Path) -> None:
@@ -138,12 +138,12 @@ def test_a_comparison_is_foreseen_with_every_program_and_the_judge(server: Simul
 
     compare(16)
     with Ledger.read(tmp_path / "run") as ledger:
-        known = RunHistory.read(ledger)
-    assert known.further["response_improvement"] == 1 and known.further["pairwise_judge"] == 4
-    assert known.further["rubric_judge"] == 3 and known.of_references == {"rubric_judge": 1}
-    found = foreseen(tmp_path / "run", 30)
+        history = RunHistory.read(ledger)
+    assert history.extra_per_sample["response_improvement"] == 1 and history.extra_per_sample["pairwise_judge"] == 4
+    assert history.extra_per_sample["rubric_judge"] == 3 and history.extra_per_reference == {"rubric_judge": 1}
+    prediction = predicted(tmp_path / "run", 30)
     compare(30)
-    holds(found, tmp_path / "run", within=0.1)
+    assert_close(prediction, tmp_path / "run", within=0.1)
 
 
 def test_a_cap_in_calls_leaves_room_for_the_judge(server: SimulatedTeacher, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The plan alone: exact sizes, few calls, rounds, retirement, and going on where it stood."""
+"""The plan alone: exact sizes, few calls, rounds, retirement, and continuing from a ledger."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def settings(size: int, references: int = 40, per_reference: int | None = None, 
     return PlanSettings(size, references, FEATURES, 10, per_reference, seed)
 
 
-class World:
-    """Plays a teacher to a plan: `gives` new instructions for a proposal, `keeps` a response or not."""
+class SimulatedWorker:
+    """Settles the units of a plan: `gives` new instructions for a proposal, `keeps` a response or not."""
 
     def __init__(self, plan: Plan, slots: int = 40, seed: int = 0) -> None:
         self.plan, self.slots = plan, slots
@@ -66,7 +66,7 @@ class World:
                 self.plan.responded(unit, kept)
 
     def restored(self, size: int | None = None) -> Plan:
-        """A new plan where this world's ledger stands."""
+        """A new plan continuing from this worker's state."""
         old = self.plan.settings
         plan = Plan(PlanSettings(size or old.size, old.references, FEATURES, 10, old.per_reference, old.seed))
         plan.restore(
@@ -81,87 +81,87 @@ class World:
 @pytest.mark.parametrize("size", [1, 2, 7, 10, 11, 20, 21, 100, 799, 2000])
 @pytest.mark.parametrize("slots", [1, 40])
 def test_makes_exactly_the_size_with_few_calls(size: int, slots: int) -> None:
-    world = World(Plan(settings(size)), slots)
-    world.run()
-    assert world.plan.kept == size
+    worker = SimulatedWorker(Plan(settings(size)), slots)
+    worker.run()
+    assert worker.plan.kept == size
     proposals = -(-size // 10)
     rounds = -(-size // 800)
-    assert world.calls["propose"] == proposals
-    assert world.calls["study"] <= 2 * min(40, -(-proposals // 2)) * rounds
-    assert world.calls["respond"] == 2 * size
+    assert worker.calls["propose"] == proposals
+    assert worker.calls["study"] <= 2 * min(40, -(-proposals // 2)) * rounds
+    assert worker.calls["respond"] == 2 * size
 
 
 def test_hundred_samples_take_220_calls() -> None:
-    world = World(Plan(settings(100)))
-    world.run()
-    assert sum(world.calls.values()) == 220
+    worker = SimulatedWorker(Plan(settings(100)))
+    worker.run()
+    assert sum(worker.calls.values()) == 220
 
 
 def test_deepest_stage_first() -> None:
     plan = Plan(settings(100))
-    world = World(plan, slots=1)
-    world.run(units=3)  # two studies and one proposal
+    worker = SimulatedWorker(plan, slots=1)
+    worker.run(units=3)  # two studies and one proposal
     assert isinstance(plan.next_unit(), Respond)
 
 
 def test_short_lists_and_failures_are_made_up_for() -> None:
-    world = World(Plan(settings(300)))
-    world.gives = lambda unit: 4
-    world.keeps = lambda unit: world.rng.random() < 0.7
-    world.run()
-    assert world.plan.kept == 300
+    worker = SimulatedWorker(Plan(settings(300)))
+    worker.gives = lambda unit: 4
+    worker.keeps = lambda unit: worker.rng.random() < 0.7
+    worker.run()
+    assert worker.plan.kept == 300
 
 
 def test_per_reference_spreads_evenly() -> None:
-    world = World(Plan(settings(100, per_reference=4)))
-    world.run()
-    assert world.plan.kept == 100
-    assert len(world.samples_of) == 25
-    assert set(world.samples_of.values()) == {4}
+    worker = SimulatedWorker(Plan(settings(100, per_reference=4)))
+    worker.run()
+    assert worker.plan.kept == 100
+    assert len(worker.samples_of) == 25
+    assert set(worker.samples_of.values()) == {4}
 
 
 def test_spare_instructions_are_used_before_new_ones_are_asked_for() -> None:
-    world = World(Plan(settings(100, references=10, per_reference=5)))
-    world.run()
-    assert world.plan.kept == 100
-    assert world.calls["propose"] == 10, "ten references gave ten instructions each: a second round needs no call"
+    worker = SimulatedWorker(Plan(settings(100, references=10, per_reference=5)))
+    worker.run()
+    assert worker.plan.kept == 100
+    assert worker.calls["propose"] == 10, "ten references gave ten instructions each: a second round needs no call"
 
 
 def test_rounds_reuse_feedback_and_go_through_all_references() -> None:
-    world = World(Plan(settings(200, references=3)))
-    world.run()
-    assert world.plan.kept == 200
-    assert world.calls["study"] == 6
-    assert max(world.samples_of.values()) - min(world.samples_of.values()) <= 20
+    worker = SimulatedWorker(Plan(settings(200, references=3)))
+    worker.run()
+    assert worker.plan.kept == 200
+    assert worker.calls["study"] == 6
+    assert max(worker.samples_of.values()) - min(worker.samples_of.values()) <= 20
 
 
 def test_a_reference_that_gives_nothing_new_in_three_rounds_retires() -> None:
-    world = World(Plan(settings(100, references=2)))
-    world.gives = lambda unit: 10 if unit.round == 0 else 0
-    world.run()
-    assert world.plan.kept == 40 and not world.plan.reached
-    assert Counter(p[2] for p in world.proposals) == {0: 4, 1: 4, 2: 4, 3: 4}
+    worker = SimulatedWorker(Plan(settings(100, references=2)))
+    worker.gives = lambda unit: 10 if unit.round == 0 else 0
+    worker.run()
+    assert worker.plan.kept == 40 and not worker.plan.reached
+    assert Counter(p[2] for p in worker.proposals) == {0: 4, 1: 4, 2: 4, 3: 4}
 
 
 def test_a_reference_without_feedback_leaves_the_run() -> None:
-    world = World(Plan(settings(60, references=4)))
-    world.studies = lambda unit: unit.reference != 2 or unit.part == "features"
-    world.run()
-    assert world.plan.kept == 60 and 2 not in world.samples_of
+    worker = SimulatedWorker(Plan(settings(60, references=4)))
+    worker.studies = lambda unit: unit.reference != 2 or unit.kind == "features"
+    worker.run()
+    assert worker.plan.kept == 60 and 2 not in worker.samples_of
 
 
 def test_nothing_studied_ends_short() -> None:
-    world = World(Plan(settings(60, references=4)))
-    world.studies = lambda unit: False
-    world.run()
-    assert world.plan.kept == 0 and not world.plan.reached
+    worker = SimulatedWorker(Plan(settings(60, references=4)))
+    worker.studies = lambda unit: False
+    worker.run()
+    assert worker.plan.kept == 0 and not worker.plan.reached
 
 
 def test_same_seed_same_plan() -> None:
     def order(seed: int) -> list[tuple[int, str, int, int]]:
-        world = World(Plan(settings(400, seed=seed)), slots=1)
-        world.run()
-        return world.proposals
+        worker = SimulatedWorker(Plan(settings(400, seed=seed)), slots=1)
+        worker.run()
+        return worker.proposals
 
     assert order(1) == order(1) != order(2)
 
@@ -170,20 +170,22 @@ def test_same_seed_same_plan() -> None:
 def test_restored_plans_end_exactly_and_lose_nothing(seed: int) -> None:
     rng = random.Random(seed)
     size, refs = rng.choice([30, 100, 333]), rng.choice([1, 3, 40])
-    world = World(Plan(settings(size, refs, rng.choice([None, 3, 15]), seed)), slots=rng.choice([1, 7, 40]), seed=seed)
-    world.gives = lambda unit: world.rng.randrange(11)
-    world.keeps = lambda unit: world.rng.random() < 0.8
+    worker = SimulatedWorker(
+        Plan(settings(size, refs, rng.choice([None, 3, 15]), seed)), slots=rng.choice([1, 7, 40]), seed=seed
+    )
+    worker.gives = lambda unit: worker.rng.randrange(11)
+    worker.keeps = lambda unit: worker.rng.random() < 0.8
     for _ in range(5):
-        world.run(units=rng.randrange(1, 2 * size))
-        world.plan = world.restored()
-    world.run()
-    assert world.plan.kept == size == sum(world.samples_of.values())
+        worker.run(units=rng.randrange(1, 2 * size))
+        worker.plan = worker.restored()
+    worker.run()
+    assert worker.plan.kept == size == sum(worker.samples_of.values())
 
 
 def test_a_finished_run_can_grow() -> None:
-    world = World(Plan(settings(50)))
-    world.run()
-    world.plan = world.restored(size=75)
-    world.run()
-    assert world.plan.kept == 75
-    assert world.calls["propose"] == 8
+    worker = SimulatedWorker(Plan(settings(50)))
+    worker.run()
+    worker.plan = worker.restored(size=75)
+    worker.run()
+    assert worker.plan.kept == 75
+    assert worker.calls["propose"] == 8

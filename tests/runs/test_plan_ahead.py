@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from refed_dspy.runs.plan import FEW, TELLING, Plan, PlanSettings, Propose, Respond, Study, Unit
+from refed_dspy.runs.plan import ENOUGH_RESPONSES, FEW_MISSING, Plan, PlanSettings, Propose, Respond, Study, Unit
 
 
 class Waves:
@@ -40,9 +40,9 @@ def waves(
     """The plan at its end, the responses of each wave, and how many waves there were."""
     rng = random.Random(seed)
     settings = PlanSettings(size, 2_000, ("a", "b"), 10, None, seed, ahead=ahead)
-    all_of_them = Waves(settings, lambda: rng.random() < keeps, gives)
-    made = list(iter(all_of_them.go, None))
-    return all_of_them.plan, made, len(made)
+    simulated = Waves(settings, lambda: rng.random() < keeps, gives)
+    made = list(iter(simulated.go, None))
+    return simulated.plan, made, len(made)
 
 
 @pytest.mark.parametrize(("keeps", "fewer"), [(0.9, 1.0), (0.5, 0.75), (0.15, 0.6)])
@@ -84,12 +84,12 @@ def test_short_lists_are_believed_after_some_calls_and_open_no_more_than_would_d
         before = empty.studies
         empty.go()
         studies.append(empty.studies - before)
-    assert studies[:5] == [6, 0, 6, 0, 60], "ten calls tell nothing yet; then each is taken to give one"
+    assert studies[:5] == [6, 0, 6, 0, 60], "ten calls are too few for an estimate; then each is assumed to give one"
 
 
 def handed(plan: Plan, ids: Iterator[int]) -> list[Respond]:
     """All responses that are handed out now, where everything that they need ends at once."""
-    found: list[Respond] = []
+    responses: list[Respond] = []
     while (unit := plan.next_unit()) is not None:
         match unit:
             case Study():
@@ -97,8 +97,8 @@ def handed(plan: Plan, ids: Iterator[int]) -> list[Respond]:
             case Propose():
                 plan.proposed(unit, [(next(ids), "text") for _ in range(10)])
             case Respond():
-                found.append(unit)
-    return found
+                responses.append(unit)
+    return responses
 
 
 def begun(size: int) -> tuple[Plan, list[Respond], Iterator[int]]:
@@ -109,12 +109,12 @@ def begun(size: int) -> tuple[Plan, list[Respond], Iterator[int]]:
     return plan, wave, ids
 
 
-def test_few_responses_tell_nothing_yet() -> None:
+def test_the_share_kept_is_not_estimated_from_few_responses() -> None:
     plan, wave, ids = begun(100)
-    for unit in wave[: TELLING - 1]:
+    for unit in wave[: ENOUGH_RESPONSES - 1]:
         plan.responded(unit, kept=False)
-    assert len(handed(plan, ids)) == TELLING - 1, "one for each that was dropped"
-    plan.responded(wave[TELLING - 1], kept=False)
+    assert len(handed(plan, ids)) == ENOUGH_RESPONSES - 1, "one for each that was dropped"
+    plan.responded(wave[ENOUGH_RESPONSES - 1], kept=False)
     assert len(handed(plan, ids)) > 10
 
 
@@ -123,23 +123,23 @@ def test_few_that_are_missing_are_made_up_for_exactly() -> None:
     for unit in wave:
         plan.responded(unit, kept=False)
     keeping = iter(handed(plan, ids))
-    for _ in range(100 - FEW + 1):
+    for _ in range(100 - FEW_MISSING + 1):
         plan.responded(next(keeping), kept=True)
     for unit in keeping:
         plan.responded(unit, kept=False)
-    assert len(handed(plan, ids)) == FEW - 1
+    assert len(handed(plan, ids)) == FEW_MISSING - 1
 
 
-def test_what_few_tell_is_not_relied_on_for_many() -> None:
+def test_an_estimate_from_few_responses_is_not_relied_on_for_many() -> None:
     """Of fifty half were kept: of the next thousands it may be two thirds."""
     plan, wave, ids = begun(1_000)
-    for number, unit in enumerate(wave[:TELLING]):
+    for number, unit in enumerate(wave[:ENOUGH_RESPONSES]):
         plan.responded(unit, kept=number % 2 == 0)
     handed(plan, ids)
     assert 1.3 * 975 < plan.responding < 975 / 0.66
 
 
-def test_no_more_is_handed_out_than_there_is_money_for() -> None:
+def test_no_more_is_handed_out_than_the_cap_allows() -> None:
     plan, wave, ids = begun(1_000)
     for number, unit in enumerate(wave[:200]):
         plan.responded(unit, kept=number % 2 == 0)

@@ -1,4 +1,4 @@
-"""One unit of a reference goes ahead, so that the others find its prefix warm."""
+"""One unit of a reference goes ahead, so that the others find its prefix cached."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ def lead_settings(size: int, lead: bool = True) -> PlanSettings:
     return PlanSettings(size, 40, ("a", "b"), 10, None, 0, lead=lead)
 
 
-class World:
-    """Work that takes a moment each, and knows a prefix once a unit with it has ended, as a provider does."""
+class CachingWorker:
+    """Takes a moment for each unit, and has a prefix cached once a unit with it has ended, as a provider does."""
 
     def __init__(self, fails: bool = False) -> None:
         self.fails = fails
-        self.known: set[object] = set()
-        self.cold: Counter[object] = Counter()
+        self.cached: set[object] = set()
+        self.uncached: Counter[object] = Counter()
         self.numbers = iter(range(10**6))
 
-    async def _asked(self, prefix: object) -> None:
-        self.cold[prefix] += prefix not in self.known
+    async def _ask(self, prefix: object) -> None:
+        self.uncached[prefix] += prefix not in self.cached
         for _ in range(3):
             await asyncio.sleep(0)
-        self.known.add(prefix)
+        self.cached.add(prefix)
 
     async def study(self, unit: Study) -> None:
-        await self._asked(unit)
+        await self._ask(unit)
 
     async def propose(self, unit: Propose) -> list[tuple[int, str]]:
-        await self._asked(("propose", unit.reference, unit.round))
+        await self._ask(("propose", unit.reference, unit.round))
         return [(next(self.numbers), "text") for _ in range(10)]
 
     async def respond(self, unit: Respond) -> bool:
-        await self._asked(("respond", unit.reference, unit.round))
+        await self._ask(("respond", unit.reference, unit.round))
         return not (self.fails and unit.instruction % 2)
 
     def unusable(self, unit: Respond, error: Any) -> None: ...
@@ -50,8 +50,8 @@ class World:
     def stop(self) -> None: ...
 
 
-def world(size: int, lead: bool, slots: int = 40, fails: bool = False) -> World:
-    made = World(fails)
+def simulated_run(size: int, lead: bool, slots: int = 40, fails: bool = False) -> CachingWorker:
+    made = CachingWorker(fails)
     plan = Plan(lead_settings(size, lead))
     asyncio.run(run(plan, made, slots))
     assert plan.kept == size
@@ -62,22 +62,22 @@ def world(size: int, lead: bool, slots: int = 40, fails: bool = False) -> World:
 @pytest.mark.parametrize("fails", [False, True])
 def test_where_one_unit_leads_no_prefix_is_computed_twice(size: int, fails: bool) -> None:
     """Also in a reference's next round, for which it was cold again, and when the leader was not kept."""
-    assert set(world(size, lead=True, fails=fails).cold.values()) <= {1}
-    assert size < 20 or max(world(size, lead=False, fails=fails).cold.values()) > 5
+    assert set(simulated_run(size, lead=True, fails=fails).uncached.values()) <= {1}
+    assert size < 20 or max(simulated_run(size, lead=False, fails=fails).uncached.values()) > 5
 
 
-def test_one_at_a_time_leads_by_itself() -> None:
-    assert world(205, lead=True, slots=1).cold == world(205, lead=False, slots=1).cold
+def test_with_one_slot_a_leader_changes_nothing() -> None:
+    assert simulated_run(205, lead=True, slots=1).uncached == simulated_run(205, lead=False, slots=1).uncached
 
 
 def test_a_leader_costs_no_further_calls() -> None:
     def calls(lead: bool) -> int:
-        return sum(1 for prefix in world(800, lead=lead).cold if not isinstance(prefix, tuple))
+        return sum(1 for prefix in simulated_run(800, lead=lead).uncached if not isinstance(prefix, tuple))
 
     assert calls(True) <= calls(False) + 10  # studies: references are opened while leaders run
 
 
-def test_others_wait_only_for_their_own_reference_s_leader() -> None:
+def test_units_wait_only_for_the_leader_of_the_same_reference() -> None:
     plan = Plan(lead_settings(40))
     units = []
     while (unit := plan.next_unit()) is not None:

@@ -1,15 +1,13 @@
-"""A data set in figures, and the win rate of improved over plain: exact, paid once, and told where it cannot be had."""
+"""Statistics of a data set: what is reported of its figures, and the win rate of improved over plain."""
 
 from __future__ import annotations
 
 import json
-import math
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import numpy as np
 import pytest
 from dspy.lm15 import Request
 from dspy.utils import exceptions as lm_errors
@@ -18,14 +16,11 @@ import refed_dspy
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy.errors import ConfigError, RunDirError, RunStopped, TeacherRefused
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.metrics.figures import AskedOnce, Pairs, Tools, figures, open_tools, table
-from refed_dspy.metrics.perplexity import ScoredText
+from refed_dspy.metrics.figures import open_tools
 from refed_dspy.runs.stats import DataStats
-from tests.metrics.test_perplexity import Toy
+from tests.metrics.test_endpoint_scorer import ToyServer
 from tests.support.compiling import config
 from tests.support.scripted_engine import Writer, fake_lm, references
-
-HOSTILE = ["", " \n", "?!", "漢字かな", "nul\0byte", "{0} %s", "x" * 100_000, "🙂"]
 
 
 def rows(count: int, **more: str) -> list[dict[str, str]]:
@@ -42,19 +37,20 @@ def rows(count: int, **more: str) -> list[dict[str, str]]:
 
 
 def judging(*verdicts: str) -> Writer:
-    """A judge that says of row n what `verdicts[n]` names: win, lose, tie, torn (by the order), or nothing usable."""
+    """A judge that answers for row n what `verdicts[n]` names: win, lose, tie, torn (depends on the order), or mute
+    (nothing usable)."""
     writer = Writer()
 
-    def said(request: Request) -> str:
-        text = "".join(str(getattr(part, "text", "")) for one in request.messages for part in one.parts)
+    def verdict(request: Request) -> str:
+        text = "".join(str(getattr(part, "text", "")) for message in request.messages for part in message.parts)
         (number,) = {n for n in range(len(verdicts)) if f"Describe {n}." in text}
         first = text.index(f"better {number}") < text.index(f"plain {number}")
-        verdict = {"win": "A>B", "lose": "B>A", "tie": "A=B", "torn": "A>B", "mute": "?"}[verdicts[number]]
+        symbol = {"win": "A>B", "lose": "B>A", "tie": "A=B", "torn": "A>B", "mute": "?"}[verdicts[number]]
         if not first and verdicts[number] in {"win", "lose"}:
-            verdict = {"A>B": "B>A", "B>A": "A>B"}[verdict]
-        return json.dumps({"reason": "so", "verdict": verdict})
+            symbol = {"A>B": "B>A", "B>A": "A>B"}[symbol]
+        return json.dumps({"reason": "so", "verdict": symbol})
 
-    writer.on_request = said
+    writer.on_request = verdict
     return writer
 
 
@@ -66,124 +62,7 @@ def requests(server: SimulatedTeacher) -> int:
     return int(server.stats()["requests"])
 
 
-# --- figures
-
-
-def test_figures_of_a_case_counted_by_hand() -> None:
-    told = figures([("one two", "a b a b"), ("one two three four", "a")], Tools())
-    assert told["rows"] == 2
-    assert told["instruction words, mean"] == 3 and told["instruction words, median"] == 3
-    assert told["response words, mean"] == 2.5 and told["response words, 95th percentile"] == pytest.approx(3.85)
-    assert told["distinct-1 of instructions"] == pytest.approx(4 / 6)
-    assert told["distinct-2 of instructions"] == pytest.approx(3 / 4)
-    assert told["distinct-1 of responses"] == pytest.approx(2 / 5)
-    assert told["distinct-2 of responses"] == pytest.approx(2 / 3)
-    assert told["self-ROUGE-L of instructions"] == pytest.approx(2 * (2 / 2) * (2 / 4) / (2 / 2 + 2 / 4))
-    assert not [name for name in told if "perplexity" in name or "IFD" in name or "coherence" in name]
-
-
-class Lengths:
-    """Scores a text by its length; a text with "unknown" in it gets no answer."""
-
-    def __init__(self) -> None:
-        self.calls = self.tokens = self.unanswered = 0
-        self.asked: list[tuple[str, str]] = []
-
-    def nll(self, contexts: Sequence[str], texts: Sequence[str]) -> list[ScoredText | None]:
-        self.asked += zip(contexts, texts, strict=True)
-        self.calls += len(texts)
-        pairs = zip(contexts, texts, strict=True)
-        return [None if "unknown" in text else ScoredText(math.log(len(text) + bool(c)), 1) for c, text in pairs]
-
-
-def test_scored_figures_of_a_case_counted_by_hand() -> None:
-    told = figures([("aa", "bbbb"), ("cccc", "dd"), ("e", "unknown")], Tools(scorer=Lengths()))
-    assert told["perplexity of the instruction, mean"] == pytest.approx(7 / 3)
-    assert told["perplexity of the instruction, median"] == pytest.approx(2)
-    assert told["perplexity of the response given it, mean"] == pytest.approx((5 + 3) / 2)
-    assert told["IFD, mean"] == pytest.approx((5 / 4 + 3 / 2) / 2), "what got no answer is left out"
-    assert told["r-IFD, mean"] == pytest.approx((3 / 2 + 5 / 4 + 2 / 1) / 3)
-
-
-class Initials:
-    """Embeds a text by its first letter."""
-
-    def __init__(self) -> None:
-        self.seen: list[str] = []
-
-    def embed(self, texts: Sequence[str]) -> Any:
-        self.seen += texts
-        return np.array([[1.0, 0.0] if text.startswith("a") else [0.0, 1.0] for text in texts], np.float32).reshape(
-            -1, 2
-        )
-
-
-def test_embedded_figures_of_a_case_counted_by_hand() -> None:
-    tools = Tools(embedder=cast(Any, Initials()))
-    told = figures([("a1", "a"), ("a2", "b"), ("b1", "b")], tools)
-    assert told["coherence of instruction and response"] == pytest.approx(2 / 3)
-    assert told["semantic diversity of instructions"] == pytest.approx(2 / 3)
-    assert told["distance to the nearest instruction"] == pytest.approx(1 / 3)
-    assert set(figures([], tools).values()) == {0, None}
-    many = Initials()
-    figures([(f"a{n}", "b") for n in range(2_100)], Tools(embedder=cast(Any, many)), sample=10)
-    assert len({text for text in many.seen if text != "b"}) == 2_000, "embedding is what costs time"
-
-
-@pytest.mark.parametrize(
-    "pairs",
-    [[], [("", "")], [("a", "")], [("one", "two")], [("?", "!"), ("?", "!")], [(x, y) for x in HOSTILE for y in "ab"]],
-    ids=["none", "blank", "half", "one row", "no word", "hostile"],
-)
-def test_figures_of_little_are_numbers_or_nothing(pairs: Pairs) -> None:
-    told = figures(pairs, Tools(scorer=Lengths()))
-    assert told["rows"] == len(pairs)
-    assert all(value is None or math.isfinite(value) for value in told.values())
-    lines = table({"data": told})
-    assert len(lines) == len(told) + 1 and not [line for line in lines if "nan" in line or "None" in line]
-    if not pairs:
-        assert {value for name, value in told.items() if name != "rows"} == {None}
-
-
-def test_what_costs_time_is_drawn_by_the_seed_and_old_and_new_alike() -> None:
-    old = [(f"i{n}", f"r{n}") for n in range(40)]
-    new = [(f"j{n}", f"s{n}") for n in range(40)]
-    drawn = []
-    for pairs, seed in ((old, 1), (old, 1), (new, 1), (old, 2)):
-        scorer = Lengths()
-        figures(pairs, Tools(scorer=scorer), sample=10, seed=seed)
-        drawn.append(sorted({text[1:] for _, text in scorer.asked}))
-    assert len(drawn[0]) == 10 and drawn[0] == drawn[1] == drawn[2] != drawn[3]
-
-
-def test_longer_responses_are_compared_at_one_length_too() -> None:
-    short = [(f"i{n}", " ".join(f"w{n * 7 % 50 + k}" for k in range(60))) for n in range(200)]
-    long = [(one, f"{other} {other}") for one, other in short]
-    told = [figures(pairs, Tools(), sample=10) for pairs in (short, long)]
-    assert told[1]["distinct-1 of responses"] == pytest.approx(told[0]["distinct-1 of responses"] / 2)  # type: ignore
-    alike = "distinct-1 in 10,000 words of responses"
-    assert told[1][alike] == pytest.approx(told[0][alike], rel=0.1)
-    assert "distinct-1 in 10,000 words of instructions" not in told[0], "there are not so many"
-
-
-def test_a_text_is_scored_once() -> None:
-    inner = Lengths()
-    scorer = AskedOnce(inner)
-    assert scorer.nll(["", "c", ""], ["a", "a", "a"]) == [
-        ScoredText(0.0, 1),
-        ScoredText(math.log(2), 1),
-        ScoredText(0.0, 1),
-    ]
-    assert scorer.nll(["", "a"], ["a", "c"])[0] == ScoredText(0.0, 1)
-    assert inner.asked == [("", "a"), ("c", "a"), ("a", "c")] or sorted(inner.asked) == sorted(
-        [("", "a"), ("c", "a"), ("a", "c")]
-    )
-    assert scorer.nll([""], ["unknown"]) == scorer.nll([""], ["unknown"]) == [None]
-    assert inner.asked.count(("", "unknown")) == 2, "what got no answer may get one later"
-    assert Tools(scorer=scorer).scored() == "5 calls, 0 tokens read" and Tools().scored() == ""
-
-
-# --- what is told
+# --- what is reported
 
 
 def test_a_file_with_plain_responses_has_two_columns(tmp_path: Path) -> None:
@@ -202,18 +81,18 @@ def test_a_file_without_has_one(tmp_path: Path) -> None:
     made = measured([*rows(3), {**rows(1)[0], "response": " "}])
     assert list(made.columns) == ["data"] and "not measured: plain responses: 1 of 4 rows have none" in made.lines()
     with pytest.raises(ConfigError, match="no row of data has a text in 'first'"):
-        measured([{**one, "first": " "} for one in references(3)], columns={"plain": "first"})
+        measured([{**reference, "first": " "} for reference in references(3)], columns={"plain": "first"})
 
 
 def test_a_runs_folder_is_measured_while_it_is_written(server: SimulatedTeacher, tmp_path: Path) -> None:
     server.control(items=3)
-    given: Any = {"teacher": config(server, max_tokens=2048), "run_dir": tmp_path / "run"}
-    refed_dspy.synthesize(None, references(3), size=4, **given)
+    settings: Any = {"teacher": config(server, max_tokens=2048), "run_dir": tmp_path / "run"}
+    refed_dspy.synthesize(None, references(3), size=4, **settings)
     with Ledger.create(tmp_path / "run"):  # as the run that is writing it has
         made = measured(tmp_path / "run", tmp_path / "v", judge=config(server))
     assert made.columns["plain"]["rows"] == made.columns["improved"]["rows"] == 4
     assert made.wins is not None and made.wins.judged == 4
-    refed_dspy.synthesize(None, references(3), size=5, **given)
+    refed_dspy.synthesize(None, references(3), size=5, **settings)
     before = requests(server)
     again = measured(str(tmp_path / "run"), tmp_path / "v", judge=config(server))
     assert again.wins is not None and again.wins.judged == 5 and requests(server) == before + 2
@@ -241,7 +120,7 @@ def test_the_win_rate_is_that_of_the_verdicts(tmp_path: Path) -> None:
     json.dumps(facts, allow_nan=False)
 
 
-def test_improved_is_the_one_that_wins(tmp_path: Path) -> None:
+def test_the_winner_is_the_improved_response(tmp_path: Path) -> None:
     won = measured(rows(12), tmp_path / "a", judge=fake_lm(judging(*["win"] * 12))).wins
     lost = measured(rows(12), tmp_path / "b", judge=fake_lm(judging(*["lose"] * 12))).wins
     assert won is not None and lost is not None and won.rate is not None and lost.rate is not None
@@ -249,7 +128,7 @@ def test_improved_is_the_one_that_wins(tmp_path: Path) -> None:
     assert won.length_controlled is not None and "all comparisons ended alike" in won.length_controlled.note
 
 
-def test_the_length_controlled_rate_is_told_with_its_note(tmp_path: Path) -> None:
+def test_the_length_controlled_rate_is_shown_with_its_note(tmp_path: Path) -> None:
     made = measured(rows(16), tmp_path / "a", judge=fake_lm(judging(*["lose"] * 8, *["win"] * 8)))
     (line,) = [line for line in made.lines() if line.startswith("length-controlled: ")]
     assert "never with published ones" in line and "%" in line
@@ -285,28 +164,28 @@ def test_at_a_cap_the_verdicts_so_far_count(server: SimulatedTeacher, tmp_path: 
     assert made.wins is not None and made.wins.judged == 10 and requests(server) == 20
 
 
-# --- where it cannot be had
+# --- where there is no win rate
 
 
 def test_a_judge_without_plain_responses_is_one_line() -> None:
     writer = judging()
-    with pytest.raises(ConfigError, match="3 of 3 rows of data have no plain response") as told:
+    with pytest.raises(ConfigError, match="3 of 3 rows of data have no plain response") as error:
         measured(references(3), judge=fake_lm(writer))
     with pytest.raises(ConfigError, match="1 of 4 rows of data have no plain response"):
         measured([*rows(3), {**rows(1)[0], "response": " "}], judge=fake_lm(writer))
-    assert "\n" not in str(told.value) and not writer.requests
+    assert "\n" not in str(error.value) and not writer.requests
 
 
 @pytest.mark.parametrize("count", [3, 30])
 def test_a_judge_that_abstains_everywhere_is_one_line(tmp_path: Path, count: int) -> None:
-    with pytest.raises(RunStopped) as told:
+    with pytest.raises(RunStopped) as error:
         measured(rows(count), tmp_path / "v", judge=fake_lm(judging(*["mute"] * count)))
-    assert "malformed" in str(told.value) and "\n" not in str(told.value)
+    assert "malformed" in str(error.value) and "\n" not in str(error.value)
     if count == 3:
-        assert str(told.value).startswith("judge: it abstained on every row, first because: malformed")
+        assert str(error.value).startswith("judge: it abstained on every row, first because: malformed")
 
 
-def test_a_judge_that_is_refused_is_told_before_anything_else(tmp_path: Path) -> None:
+def test_a_refused_judge_is_reported_before_anything_else(tmp_path: Path) -> None:
     writer = judging()
     writer.on_request = lambda request: lm_errors.LMAuthError("wrong key")
     with pytest.raises(TeacherRefused, match="check the key"):
@@ -314,17 +193,17 @@ def test_a_judge_that_is_refused_is_told_before_anything_else(tmp_path: Path) ->
 
 
 @pytest.fixture(scope="module")
-def toy() -> Iterator[Toy]:
-    with Toy() as there:
-        thread = threading.Thread(target=there.serve_forever, args=(0.05,))
+def toy() -> Iterator[ToyServer]:
+    with ToyServer() as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
         thread.start()
-        yield there
-        there.shutdown()
+        yield server
+        server.shutdown()
         thread.join()
 
 
-def test_what_is_wrong_with_the_judge_is_told_before_a_scorer_is_paid(toy: Toy, tmp_path: Path) -> None:
-    toy.rest()
+def test_a_wrong_judge_is_reported_before_a_scorer_is_asked(toy: ToyServer, tmp_path: Path) -> None:
+    toy.reset()
     scorer = {"model": "toy", "api_base": toy.url}
     with pytest.raises(ConfigError, match="^judge: "):  # noqa: RUF043
         measured(rows(3), tmp_path / "v", judge=5, scorer=scorer)
@@ -335,8 +214,8 @@ def test_what_is_wrong_with_the_judge_is_told_before_a_scorer_is_paid(toy: Toy, 
     assert not (tmp_path / "v").exists()
 
 
-def test_what_a_scorer_was_asked_is_told(toy: Toy) -> None:
-    toy.rest()
+def test_the_scorers_calls_are_reported(toy: ToyServer) -> None:
+    toy.reset()
     made = measured(rows(3), scorer={"model": "toy", "api_base": toy.url})
     assert f"scorer: {len(toy.prompts)} calls, {sum(map(len, toy.prompts)):,} tokens read" in made.lines()
     assert len(toy.prompts) == len({tuple(prompt) for prompt in toy.prompts}), "plain and improved share instructions"

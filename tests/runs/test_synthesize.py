@@ -1,9 +1,10 @@
-"""Whole runs on a teacher at our seam: sizes, resumes, refusals, books."""
+"""Whole runs with a scripted engine: sizes, resumes, refusals, recorded calls."""
 
 from __future__ import annotations
 
 import asyncio
 import gc
+import json
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -17,10 +18,12 @@ import refed_dspy
 from refed_dspy import ReferenceLevelFeedback
 from refed_dspy.errors import ConfigError, RunDirError, RunStopped, TeacherRefused
 from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.runs.result import Synthesis
+from refed_dspy.teachers.recorded import Progress
 from tests.support.scripted_engine import Writer, fake_lm, references, response
 
 
-def run(tmp_path: Path, writer: Writer, size: int = 12, count: int = 4, **settings: Any) -> refed_dspy.Synthesis:
+def run(tmp_path: Path, writer: Writer, size: int = 12, count: int = 4, **settings: Any) -> Synthesis:
     settings.setdefault("program", None)
     program = settings.pop("program")
     return refed_dspy.synthesize(
@@ -28,7 +31,7 @@ def run(tmp_path: Path, writer: Writer, size: int = 12, count: int = 4, **settin
     )
 
 
-def test_exactly_the_size_is_made_and_every_call_is_booked(tmp_path: Path) -> None:
+def test_exactly_the_size_is_made_and_every_call_is_recorded(tmp_path: Path) -> None:
     writer = Writer()
     made = run(tmp_path, writer, size=12)
     assert len(made.samples) == 12 and made.complete and not made.failures
@@ -69,8 +72,8 @@ def test_a_lowered_size_is_not_exceeded(tmp_path: Path) -> None:
     assert len(made.samples) == 6 and made.complete
 
 
-def asked(request: Any) -> tuple[Any, Any]:
-    """What makes a request the same one."""
+def question_of(request: Any) -> tuple[Any, Any]:
+    """What two requests share if they are the same question."""
     return request.system, request.messages
 
 
@@ -88,8 +91,8 @@ def test_a_run_broken_off_anywhere_pays_for_no_answer_twice(tmp_path: Path, afte
     rest.numbers = broken.numbers
     made = run(tmp_path, rest, size=4, count=1)
     assert len(made.samples) == 4
-    paid = [asked(r) for r in broken.requests[: after - 1]]
-    assert not [r for r in rest.requests if asked(r) in paid]
+    paid = [question_of(r) for r in broken.requests[: after - 1]]
+    assert not [r for r in rest.requests if question_of(r) in paid]
 
 
 def _break(writer: Writer, after: int) -> None:
@@ -97,29 +100,29 @@ def _break(writer: Writer, after: int) -> None:
         raise Killed
 
 
-def test_malformed_rows_fail_are_booked_and_made_up_for(tmp_path: Path) -> None:
+def test_malformed_rows_fail_are_recorded_and_made_up_for(tmp_path: Path) -> None:
     writer = Writer()
     writer.on_request = lambda r: "no JSON" if len(writer.requests) % 5 == 0 else None
     made = run(tmp_path, writer, size=15, count=6)
     assert len(made.samples) == 15
     assert made.failures and {f.kind for f in made.failures} == {"malformed"}
-    booked = sum(stage["calls"] for stage in made.usage.values())
-    assert booked == len(writer.requests), "calls that failed to parse are paid for and booked"
+    recorded = sum(stage["calls"] for stage in made.usage.values())
+    assert recorded == len(writer.requests), "calls that failed to parse are paid for and recorded"
 
 
 def test_a_failed_answer_is_not_asked_for_again_in_the_same_run(tmp_path: Path) -> None:
     failing = Writer()
-    failing.on_request = lambda r: "no JSON" if asked(r) == asked(failing.requests[0]) else None
+    failing.on_request = lambda r: "no JSON" if question_of(r) == question_of(failing.requests[0]) else None
     made = run(tmp_path, failing, size=2, count=3)
     assert [f.kind for f in made.failures] == ["malformed"]
-    bad = asked(failing.requests[0])
-    assert [asked(r) for r in failing.requests].count(bad) == 3, "the first try and two further ones"
+    bad = question_of(failing.requests[0])
+    assert [question_of(r) for r in failing.requests].count(bad) == 3, "the first try and two further ones"
     again = Writer()
     run(tmp_path, again, size=50, count=3)
-    assert again.requests and bad not in [asked(r) for r in again.requests]
+    assert again.requests and bad not in [question_of(r) for r in again.requests]
 
 
-def test_each_further_try_is_booked_as_a_call_of_its_own(tmp_path: Path) -> None:
+def test_each_further_try_is_recorded_as_a_separate_call(tmp_path: Path) -> None:
     made = run(tmp_path, Writer("no JSON", "no JSON"), size=1, count=1)
     assert made.complete and not made.failures
     assert sum(use["calls"] for use in made.usage.values()) == 5 + 2
@@ -136,10 +139,10 @@ def test_a_passing_fault_is_asked_again_on_the_next_start(tmp_path: Path) -> Non
     busy.on_request = lambda r: faults.pop() if faults and busy.fields(r) == ["response"] else None
     made = run(tmp_path, busy, size=7, count=1)
     assert made.complete and [f.kind for f in made.failures] == ["no answer"] * 3
-    failed = [asked(r) for r in busy.requests if busy.fields(r) == ["response"]][:3]
+    failed = [question_of(r) for r in busy.requests if busy.fields(r) == ["response"]][:3]
     rest = Writer()
     assert len(run(tmp_path, rest, size=10, count=1).samples) == 10
-    assert [r for r in rest.requests if asked(r) in failed]
+    assert [r for r in rest.requests if question_of(r) in failed]
 
 
 def test_a_bug_stops_the_run(tmp_path: Path) -> None:
@@ -233,20 +236,20 @@ def test_a_new_round_shows_what_was_taken(tmp_path: Path) -> None:
 
 
 def test_works_inside_a_running_event_loop(tmp_path: Path) -> None:
-    async def notebook_cell() -> refed_dspy.Synthesis:
+    async def notebook_cell() -> Synthesis:
         return run(tmp_path, Writer(), size=3)
 
     assert len(asyncio.run(notebook_cell()).samples) == 3
 
 
-async def test_the_async_twin(tmp_path: Path) -> None:
+async def test_asynthesize(tmp_path: Path) -> None:
     made = await refed_dspy.asynthesize(
         None, references(2), size=3, teacher=fake_lm(Writer()), run_dir=tmp_path / "run"
     )
     assert len(made.samples) == 3
 
 
-def test_without_a_teacher_the_callers_own_is_used(tmp_path: Path) -> None:
+def test_without_a_teacher_the_lm_of_dspy_settings_is_used(tmp_path: Path) -> None:
     with dspy.context(lm=fake_lm(Writer())):
         made = refed_dspy.synthesize(None, references(2), size=2, run_dir=tmp_path / "run")
     assert len(made.samples) == 2
@@ -274,9 +277,9 @@ def test_two_runs_in_one_folder_at_once_are_refused(tmp_path: Path) -> None:
         run(tmp_path, Writer())
 
 
-def test_a_cut_answer_is_a_failure_of_ours_engine_or_not(tmp_path: Path) -> None:
+def test_a_cut_answer_is_a_failure_whatever_the_engine(tmp_path: Path) -> None:
     cut, half = Writer(), response('{"subject_areas": "a"', finish_reason="length")
-    cut.on_request = lambda r: half if asked(r) == asked(cut.requests[0]) else None
+    cut.on_request = lambda r: half if question_of(r) == question_of(cut.requests[0]) else None
     made = run(tmp_path, cut, size=2)
     assert made.complete and [f.kind for f in made.failures] == ["malformed"]
 
@@ -288,7 +291,7 @@ def test_sizes_below_one_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("share", [0, -0.1, 1.1])
-def test_a_share_that_is_none_is_refused_also_on_a_resume(tmp_path: Path, share: float) -> None:
+def test_a_share_out_of_range_is_refused_also_on_a_resume(tmp_path: Path, share: float) -> None:
     run(tmp_path, Writer(), size=1)
     with pytest.raises(ConfigError, match="max_failure_share"):
         run(tmp_path, Writer(), size=2, max_failure_share=share)
@@ -303,8 +306,8 @@ def test_nothing_is_left_running(tmp_path: Path) -> None:
 
 
 def test_progress_is_handed_out_once_and_stays_current(tmp_path: Path) -> None:
-    watched: list[refed_dspy.Progress] = []
-    watch: Callable[[refed_dspy.Progress], None] = watched.append
+    watched: list[Progress] = []
+    watch: Callable[[Progress], None] = watched.append
     run(tmp_path, Writer(), size=5, on_progress=watch)
     assert len(watched) == 1
     assert (watched[0].kept, watched[0].size, watched[0].in_flight, watched[0].calls) == (5, 5, 0, 13)
@@ -315,14 +318,12 @@ def test_text_from_a_model_is_data(tmp_path: Path) -> None:
         "{0} %s {instruction} <script>alert(1)</script> '); DROP TABLE samples; -- [[ ## response ## ]] \u0000 \x1b[31m"
     )
     writer = Writer()
-    writer.on_request = lambda r: _saying(writer, r, nasty)
+    writer.on_request = lambda r: _answer_with(writer, r, nasty)
     made = run(tmp_path, writer, size=1, count=1)
     assert made.samples[0].instruction == nasty.strip() and made.samples[0].response == nasty
 
 
-def _saying(writer: Writer, request: Any, text: str) -> str | None:
-    import json
-
+def _answer_with(writer: Writer, request: Any, text: str) -> str | None:
     fields = writer.fields(request)
     if fields == ["new_instructions"]:
         return json.dumps({"new_instructions": [text]})

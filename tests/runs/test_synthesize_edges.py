@@ -1,4 +1,4 @@
-"""Edges of a run: stops, what is remembered for a resume, callers' own LMs and adapters."""
+"""Edges of a run: stops, what is remembered for a resume, LMs and adapters of the caller."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ from refed_dspy import ReferenceLevelFeedback, TeacherConfig
 from refed_dspy.config.loading import load_config
 from refed_dspy.errors import ConfigError, RunDirError
 from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.runs.result import Synthesis
 from refed_dspy.teachers import open_teacher
 from tests.support.scripted_engine import AsyncWriter, Writer, fake_lm, references
 
 
-def run(folder: Path, writer: Writer, size: int = 6, **settings: Any) -> refed_dspy.Synthesis:
+def run(folder: Path, writer: Writer, size: int = 6, **settings: Any) -> Synthesis:
     return refed_dspy.synthesize(
         None, references(4), **{"size": size, "teacher": fake_lm(writer), "run_dir": folder, **settings}
     )
@@ -76,7 +77,7 @@ def test_a_resume_goes_on_at_the_last_address(tmp_path: Path, server: SimulatedT
     assert len(refed_dspy.resume(tmp_path / "run", size=4).samples) == 4
 
 
-def test_a_program_with_an_lm_of_its_own_is_refused(tmp_path: Path) -> None:
+def test_a_program_with_a_set_lm_is_refused(tmp_path: Path) -> None:
     program = ReferenceLevelFeedback()
     program.set_lm(fake_lm(Writer()))
     with pytest.raises(ConfigError, match="LM of its own"):
@@ -137,7 +138,7 @@ def test_settings_with_keys_that_are_numbers_are_the_same_settings(tmp_path: Pat
         assert len(run(tmp_path / "run", Writer(), teacher=teacher, size=size).samples) == size
 
 
-def test_an_endpoint_that_reports_no_usage_is_booked_as_unknown(tmp_path: Path) -> None:
+def test_an_endpoint_that_reports_no_usage_is_recorded_as_unknown(tmp_path: Path) -> None:
     writer = Writer()
     writer.on_request = lambda r: Response(
         id="r", model="m", message=Message.assistant(writer.write(r)), finish_reason="stop", usage=Usage()
@@ -157,6 +158,6 @@ def test_a_flag_wins_for_what_it_names_and_the_environment_for_the_rest(tmp_path
     assert isinstance(by_file, TeacherConfig) and (by_file.max_tokens, by_file.temperature) == (512, 0.5)
 
 
-def test_a_teacher_of_a_wrong_kind_is_told(tmp_path: Path) -> None:
+def test_a_teacher_of_a_wrong_type_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="teacher: a int"):
         open_teacher(5)

@@ -11,9 +11,10 @@ import pytest
 from huggingface_hub import DatasetCard
 from markdown_it import MarkdownIt
 
-from refed_dspy import Synthesis, synthesize
+from refed_dspy import synthesize
 from refed_dspy.ledger.ledger import FILE, Ledger
 from refed_dspy.records import PICO, dollars
+from refed_dspy.runs.result import Synthesis
 from refed_dspy.sharing.card import Card, CardSettings, Config
 from refed_dspy.sharing.facts import run_facts
 from refed_dspy.sharing.markdown import block, code, plain
@@ -30,21 +31,19 @@ MARKDOWN = MarkdownIt("commonmark").enable(["table", "strikethrough"])
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Synthesis:
     folder = tmp_path_factory.mktemp("run")
-    given: dict[str, Any] = {
-        "teacher": fake_lm(Writer(), "openai/gpt-4o-mini"),
-        "filters": [{"random": {"share": 0.5}}],
-    }
-    return synthesize(None, references(3), size=8, run_dir=folder, **given)
+    teacher = fake_lm(Writer(), "openai/gpt-4o-mini")
+    filters = [{"random": {"share": 0.5}}]
+    return synthesize(None, references(3), size=8, run_dir=folder, teacher=teacher, filters=filters)
 
 
-def card_of(run_dir: Path, **given: Any) -> Card:
+def card_of(run_dir: Path, **settings: Any) -> Card:
     with Ledger.read(run_dir) as ledger:
         facts = run_facts(ledger)
     survey = Survey(2)
     survey.features.update({"subject_areas": 2})
     survey.references.update({"r1": 2})
     survey.pairs += [("Ask a thing.", "Answer it.")] * 2
-    return Card(CardSettings("Rows", **given), facts, survey, [Config("default", "data/*", 2)], "0.1.0", ["en"])
+    return Card(CardSettings("Rows", **settings), facts, survey, [Config("default", "data/*", 2)], "0.1.0", ["en"])
 
 
 def rendered(text: str) -> str:
@@ -59,25 +58,25 @@ def test_the_front_matter_is_what_the_hub_reads(run: Synthesis, tmp_path: Path) 
     data = DatasetCard.load(tmp_path / "out" / "README.md").data
     assert (data.license, data.pretty_name, data.size_categories) == ("cc-by-4.0", "Short answers", ["n<1K"])
     assert data.task_categories == ["text-generation"] and "synthetic" in data.tags
-    assert [one["config_name"] for one in data.configs] == ["default", "dropped"]
+    assert [config["config_name"] for config in data.configs] == ["default", "dropped"]
     assert data.configs[0]["default"] is True
 
 
 @pytest.mark.parametrize(
-    ("rows", "told"), [(999, "n<1K"), (1_000, "1K<n<10K"), (99_999, "10K<n<100K"), (1_000_000, "n>1M")]
+    ("rows", "category"), [(999, "n<1K"), (1_000, "1K<n<10K"), (99_999, "10K<n<100K"), (1_000_000, "n>1M")]
 )
-def test_the_size_category(run: Synthesis, rows: int, told: str) -> None:
+def test_the_size_category(run: Synthesis, rows: int, category: str) -> None:
     card = replace(card_of(run.run_dir), configs=[Config("default", "data/*", rows)])
-    assert DatasetCard(card.text()).data.size_categories == [told]
+    assert DatasetCard(card.text()).data.size_categories == [category]
 
 
 def test_the_figures_are_the_ledgers(run: Synthesis, tmp_path: Path) -> None:
     share(run.run_dir, tmp_path / "out")
     text = (tmp_path / "out" / "README.md").read_text()
-    [one] = run.status["filters"]
-    new = one["kept"] + one["dropped"]  # it looks at instructions, as soon as they are written
+    [counts] = run.status["filters"]
+    new = counts["kept"] + counts["dropped"]  # it looks at instructions, as soon as they are written
     assert text.split("---\n")[2].startswith("\n# out\n\n8 pairs ")
-    assert f"| `random` | {one['kept']} | {one['dropped']} | {one['dropped']} not drawn |" in text
+    assert f"| `random` | {counts['kept']} | {counts['dropped']} | {counts['dropped']} not drawn |" in text
     assert f"{new} new instructions were written" in text
     for stage, use in run.usage.items():
         assert f"| `{stage}` |" in text and f"| openai | {use['answered']} |" in text
@@ -89,10 +88,10 @@ def test_the_figures_are_the_ledgers(run: Synthesis, tmp_path: Path) -> None:
         and f"Dollars: \\{dollars(cost * PICO)}, " in text
         and f"\n{calls} calls, {tokens:,} tokens read" in text
     )
-    assert "3 references, " in text and "| `references` | 3 | not told |" in text
+    assert "3 references, " in text and "| `references` | 3 | not stated |" in text
 
 
-def test_an_unknown_price_and_an_unfinished_run_are_said(run: Synthesis, tmp_path: Path) -> None:
+def test_an_unknown_price_and_an_unfinished_run_are_stated(run: Synthesis, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     copy.mkdir()
     with Ledger.read(run.run_dir) as ledger, sqlite3.connect(copy / FILE) as db:
@@ -107,12 +106,12 @@ def test_an_unknown_price_and_an_unfinished_run_are_said(run: Synthesis, tmp_pat
     assert "had not reached its size" in text
 
 
-def test_licenses_are_told_and_never_invented(run: Synthesis, tmp_path: Path) -> None:
+def test_licenses_are_stated_and_never_invented(run: Synthesis, tmp_path: Path) -> None:
     none = card_of(run.run_dir).text()
     assert "license" not in DatasetCard(none).data.to_dict() and "None was named" in none
-    assert "| `references` | 3 | not told |" in none
-    told = card_of(run.run_dir, license="mit", reference_license="CC BY-SA 4.0 | ours").text()
-    assert "## License\n\n`mit`" in told and "| `references` | 3 | CC BY-SA 4.0 \\| ours |" in told
+    assert "| `references` | 3 | not stated |" in none
+    stated = card_of(run.run_dir, license="mit", reference_license="CC BY-SA 4.0 | ours").text()
+    assert "## License\n\n`mit`" in stated and "| `references` | 3 | CC BY-SA 4.0 \\| ours |" in stated
     (tmp_path / "own.txt").write_text("You may read it.\n")
     share(run.run_dir, tmp_path / "out", license=tmp_path / "own.txt")
     data = DatasetCard.load(tmp_path / "out" / "README.md").data
@@ -120,7 +119,7 @@ def test_licenses_are_told_and_never_invented(run: Synthesis, tmp_path: Path) ->
     assert (tmp_path / "out" / "LICENSE").read_text() == "You may read it.\n"
 
 
-def test_the_packages_own_references_have_its_license(tmp_path: Path) -> None:
+def test_the_packages_references_have_its_license(tmp_path: Path) -> None:
     made = synthesize(None, "builtin", size=2, teacher=fake_lm(Writer()), run_dir=tmp_path / "run")
     assert made.complete
     text = card_of(tmp_path / "run").text()
@@ -132,7 +131,7 @@ def test_citations(run: Synthesis) -> None:
     assert "arXiv:2502.04511" in text and "````bibtex\n@misc{me,\n title = {```x}\n}\n````" in text
 
 
-def test_the_language_of_the_rows_is_told(tmp_path: Path) -> None:
+def test_the_language_of_the_rows_is_recognised(tmp_path: Path) -> None:
     survey = Survey(2)
     german = "Die Katze liegt seit heute Morgen auf dem warmen Fensterbrett und schaut den Vögeln im Garten zu."
     survey.pairs += [("Was tut sie?", german)] * 2
@@ -145,15 +144,15 @@ def test_the_language_of_the_rows_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("meta", "told"),
+    ("meta", "teacher"),
     [
         ("('pools', 'null')", "openai/gpt-4o-mini"),
         ("('pools', '{}')", "not known"),
         ("('asked_teachers', '[1, 2]')", "not known"),
     ],
 )
-def test_an_answer_without_a_call_is_the_one_teachers(run: Synthesis, tmp_path: Path, meta: str, told: str) -> None:
-    """Where several were asked, it may be anyone's."""
+def test_an_answer_without_a_call_is_the_only_teachers(run: Synthesis, tmp_path: Path, meta: str, teacher: str) -> None:
+    """Where several were asked, it may be from any of them."""
     copy = tmp_path / "copy"
     copy.mkdir()
     with Ledger.read(run.run_dir) as ledger, sqlite3.connect(copy / FILE) as db:
@@ -162,8 +161,8 @@ def test_an_answer_without_a_call_is_the_one_teachers(run: Synthesis, tmp_path: 
         db.execute(f"INSERT OR REPLACE INTO meta VALUES {meta}")
     db.close()
     with Ledger.read(copy) as ledger:
-        models = {one.stage: one.model for one in run_facts(ledger).stages}
-    assert models.pop("response_generation") == told
+        models = {stage.stage: stage.model for stage in run_facts(ledger).stages}
+    assert models.pop("response_generation") == teacher
     assert set(models.values()) == {"openai/gpt-4o-mini"}
 
 
@@ -171,7 +170,7 @@ def test_an_answer_without_a_call_is_the_one_teachers(run: Synthesis, tmp_path: 
 
 
 @pytest.mark.parametrize(
-    ("model", "told"),
+    ("model", "terms"),
     [
         ("openai/gpt-4o-mini", "OpenAI's terms"),
         ("openrouter/openai/o3-mini", "OpenAI's terms"),
@@ -185,15 +184,15 @@ def test_an_answer_without_a_call_is_the_one_teachers(run: Synthesis, tmp_path: 
         ("deepseek/deepseek-r1-distill-llama-8b", UNKNOWN),
     ],
 )
-def test_terms_are_those_that_are_known(model: str, told: str) -> None:
-    assert told in terms_of(model)
+def test_terms_of_models(model: str, terms: str) -> None:
+    assert terms in terms_of(model)
 
 
 # --- what is private
 
 
 @pytest.mark.parametrize(
-    ("endpoint", "told"),
+    ("endpoint", "public"),
     [
         ("https://api.openai.com/v1", "api.openai.com"),
         ("openai", "openai"),
@@ -204,12 +203,12 @@ def test_terms_are_those_that_are_known(model: str, told: str) -> None:
         )),
     ],
 )  # fmt: skip
-def test_endpoints(endpoint: str, told: str) -> None:
-    assert public_endpoint(endpoint) == told
+def test_endpoints(endpoint: str, public: str) -> None:
+    assert public_endpoint(endpoint) == public
 
 
 @pytest.mark.parametrize(
-    ("model", "told"),
+    ("model", "public"),
     [
         ("openai/gpt-4o-mini", "openai/gpt-4o-mini"),
         ("openrouter/qwen/qwen-2.5-72b", "openrouter/qwen/qwen-2.5-72b"),
@@ -234,12 +233,12 @@ def test_endpoints(endpoint: str, told: str) -> None:
         ("", "not known"),
     ],
 )
-def test_models(model: str, told: str) -> None:
-    assert public_model(model) == told
+def test_models(model: str, public: str) -> None:
+    assert public_model(model) == public
 
 
 @pytest.mark.parametrize(
-    ("source", "told"),
+    ("source", "public"),
     [
         ("builtin row 3", "builtin row 3"),
         ("references row 3", "references row 3"),
@@ -247,22 +246,22 @@ def test_models(model: str, told: str) -> None:
         ("GAIR/lima:test row 12", "GAIR/lima:test row 12"),
         ("/home/somebody/a row 7/refs.jsonl row 3", "refs.jsonl row 3"),
         ("C:\\Users\\somebody\\refs.csv row 3", "refs.csv row 3"),
-        ("my secret note row 3", "not told row 3"),
-        ("/srv/corp/refs row 3", "not told row 3"),
-        ("anything", "not told"),
-        ("", "not told"),
+        ("my secret note row 3", "not stated row 3"),
+        ("/srv/corp/refs row 3", "not stated row 3"),
+        ("anything", "not stated"),
+        ("", "not stated"),
     ],
 )
-def test_sources(source: str, told: str) -> None:
-    assert public_source(source) == told
-    assert origin_of(source) == told.rpartition(" row ")[0] or told == "not told"
+def test_sources(source: str, public: str) -> None:
+    assert public_source(source) == public
+    assert origin_of(source) == public.rpartition(" row ")[0] or public == "not stated"
 
 
 # --- text is data
 
 
 def test_hostile_text_is_text_wherever_it_stands(tmp_path: Path) -> None:
-    """In the names of filters and their reasons, of files, models and licenses, and in the set's name."""
+    """In the names of filters, files, models, licenses and the data set, and in the reasons of filters."""
 
     class Odd:
         name, of_instruction = "odd|<b>", True
@@ -275,11 +274,11 @@ def test_hostile_text_is_text_wherever_it_stands(tmp_path: Path) -> None:
         def remember(self, row: Any) -> None:
             pass
 
-    rows = [{**one, "source": "<img src=x onerror=alert(1)>|.jsonl row 1"} for one in references(1)]
+    rows = [{**reference, "source": "<img src=x onerror=alert(1)>|.jsonl row 1"} for reference in references(1)]
     lm = fake_lm(Writer(), f"fake/{HOSTILE}")
     synthesize(None, rows, size=3, teacher=lm, run_dir=tmp_path / "run", filters=[Odd()])
-    own = written(tmp_path / "c.bib")
-    share(tmp_path / "run", tmp_path / "out", name=HOSTILE, reference_license=HOSTILE, citation=own)
+    citation = written(tmp_path / "c.bib")
+    share(tmp_path / "run", tmp_path / "out", name=HOSTILE, reference_license=HOSTILE, citation=citation)
     text = (tmp_path / "out" / "README.md").read_text()
     card = DatasetCard(text)
     assert card.data.pretty_name.startswith("x</td><script>") and "\n" not in card.data.pretty_name
@@ -302,8 +301,8 @@ def written(path: Path) -> Path:
 )
 def test_text_renders_as_itself(text: str) -> None:
     flat = " ".join(text.split())
-    for told in (plain(text), code(text)):
-        tokens = MARKDOWN.parse(f"| a |\n| --- |\n| {told} |\n")
+    for markdown in (plain(text), code(text)):
+        tokens = MARKDOWN.parse(f"| a |\n| --- |\n| {markdown} |\n")
         cells = [token for token in tokens if token.type == "inline"]
         assert len(cells) == 2
         children = cells[1].children or []

@@ -1,4 +1,4 @@
-"""What the card says of the rows and of how they came about, each against a run where it is known by hand."""
+"""What the card states about the rows and how they were made, each checked against a run with values known by hand."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ import pytest
 from huggingface_hub import DatasetCard
 from markdown_it import MarkdownIt
 
-from refed_dspy import ReferenceLevelFeedback, Synthesis, synthesize
+from refed_dspy import ReferenceLevelFeedback, synthesize
 from refed_dspy.ledger.ledger import FILE, Ledger
+from refed_dspy.runs.result import Synthesis
 from refed_dspy.sharing.card import COLUMNS, Card, CardSettings, Config
-from refed_dspy.sharing.copied import Copied, DrawnRow, copied
+from refed_dspy.sharing.copied import Copied, DrawnRow, count_copied
 from refed_dspy.sharing.facts import run_facts
 from refed_dspy.sharing.run_settings import SharedSettings, StageText, settings_of
 from refed_dspy.sharing.share import Shared, share
-from refed_dspy.sharing.survey import MOST, Survey
+from refed_dspy.sharing.survey import MAX_DRAWN, Survey
 from refed_dspy.sharing.terms import terms_of
 from tests.support.scripted_engine import Writer, fake_lm, references
 
@@ -75,12 +76,12 @@ def text(made: Shared) -> str:
     return (made.folder / "README.md").read_text()
 
 
-def card_of(run: Synthesis, settings: SharedSettings | None = None, **given: Any) -> Card:
+def card_of(run: Synthesis, settings: SharedSettings | None = None, **replaced: Any) -> Card:
     with Ledger.read(run.run_dir) as ledger:
         facts = run_facts(ledger)
     survey = Survey(2)
-    list(survey.of([table("a b", "c d"), table("a b", "a b")]))
-    facts = replace(facts, settings=settings or facts.settings, **given)
+    list(survey.observe([table("a b", "c d"), table("a b", "a b")]))
+    facts = replace(facts, settings=settings or facts.settings, **replaced)
     return Card(CardSettings("Rows"), facts, survey, [Config("default", "data/*", 2)], "0.1.0", ["en"])
 
 
@@ -107,7 +108,7 @@ def fresh(count: int) -> str:
 
 
 @pytest.mark.parametrize(
-    ("text", "found"),
+    ("text", "rows"),
     [
         (SOURCE, 1),
         (SOURCE.upper().replace(" ", ", "), 1),
@@ -119,24 +120,25 @@ def fresh(count: int) -> str:
         ("", 0),
     ],
 )
-def test_half_of_the_runs_of_eight_words_is_copied(text: str, found: int) -> None:
-    assert copied([row(text)], {"r": ["Ask.", SOURCE]}) == Copied(improved_response=found, rows=found)
+def test_half_of_the_runs_of_eight_words_is_copied(text: str, rows: int) -> None:
+    assert count_copied([row(text)], {"r": ["Ask.", SOURCE]}) == Copied(improved_response=rows, rows=rows)
 
 
-def test_each_column_is_counted_beside_its_own_reference_and_a_row_once() -> None:
+def test_each_column_is_compared_with_its_reference_and_a_row_counts_once() -> None:
     rows = [
         row(SOURCE, instruction=SOURCE, response=SOURCE), row("", response=SOURCE), row("", instruction=SOURCE),
         row(SOURCE, reference="other"), row(SOURCE, reference="unknown"),
     ]  # fmt: skip
-    assert copied(rows, {"r": [SOURCE], "other": [fresh(20)]}) == Copied(2, 2, 1, 3)
+    assert count_copied(rows, {"r": [SOURCE], "other": [fresh(20)]}) == Copied(2, 2, 1, 3)
     halves = SOURCE.split()
-    assert copied([row(SOURCE)], {"r": [" ".join(halves[:10]), " ".join(halves[10:])]}).rows == 0  # 6 of 13 runs
+    assert count_copied([row(SOURCE)], {"r": [" ".join(halves[:10]), " ".join(halves[10:])]}).rows == 0  # 6 of 13 runs
 
 
-def test_the_card_and_the_notes_tell_of_copied_text(made: Shared, text: str) -> None:
-    told = "In 2 rows, half or more of the eight-word runs of the response stand in the reference"
-    assert text.count(told) == 2 and "(that is `improved_response`; of `response` in 0, of `instruction` in 0)" in text
-    assert told in text.split("## Known limits")[1] and told in text.split("## References")[1].split("\n## ")[0]
+def test_the_card_and_the_notes_report_copied_text(made: Shared, text: str) -> None:
+    sentence = "In 2 rows, half or more of the eight-word runs of the response stand in the reference"
+    assert text.count(sentence) == 2
+    assert "(that is `improved_response`; of `response` in 0, of `instruction` in 0)" in text
+    assert sentence in text.split("## Known limits")[1] and sentence in text.split("## References")[1].split("\n## ")[0]
     assert "5 rows were looked at" in text
     for untrue in ("holds their texts", "was written by language models", "as large as was asked for"):
         assert untrue not in text
@@ -144,7 +146,7 @@ def test_the_card_and_the_notes_tell_of_copied_text(made: Shared, text: str) -> 
     assert note.startswith("in 2 of 5 rows") and "the references' license then covers text in the rows" in note
 
 
-def test_that_nothing_was_copied_is_told_too(tmp_path: Path) -> None:
+def test_that_nothing_was_copied_is_stated_too(tmp_path: Path) -> None:
     made = synthesize(None, references(1), size=2, teacher=fake_lm(Writer()), run_dir=tmp_path / "run")
     shared = share(made.run_dir, tmp_path / "out")
     assert "In 0 rows, half or more of the eight-word runs" in (tmp_path / "out" / "README.md").read_text()
@@ -161,25 +163,25 @@ def test_rows_that_were_left_as_they_were(text: str) -> None:
 
 def test_changes_by_hand() -> None:
     survey = Survey(3)
-    list(survey.of([table("a b", "a b \n"), table("a b", "A, b"), table("a b c", "a b c d")]))
+    list(survey.observe([table("a b", "a b \n"), table("a b", "A, b"), table("a b c", "a b c d")]))
     assert survey.changes is not None
     assert (survey.changes.same, survey.changes.median) == (1, 0.0)
     lone = Survey(1)
-    list(lone.of([table("a b c", "a b c d")]))
+    list(lone.observe([table("a b c", "a b c d")]))
     assert lone.changes is not None and lone.changes.median == pytest.approx(1 / 7)
 
 
 def test_no_more_rows_are_looked_at_than_are_drawn() -> None:
-    survey = Survey(MOST + 1, {"r": [SOURCE]})
-    rows = pa.concat_tables([table(SOURCE, SOURCE)] * (MOST + 1)).combine_chunks()
-    list(survey.of([rows]))
-    assert survey.copied.rows == len(survey.drawn) == MOST
+    survey = Survey(MAX_DRAWN + 1, {"r": [SOURCE]})
+    rows = pa.concat_tables([table(SOURCE, SOURCE)] * (MAX_DRAWN + 1)).combine_chunks()
+    list(survey.observe([rows]))
+    assert survey.copied.rows == len(survey.drawn) == MAX_DRAWN
 
 
 # --- how it was set up
 
 
-def test_the_settings_are_told(text: str) -> None:
+def test_the_settings_are_listed(text: str) -> None:
     for line in (
         "| rows asked for | 5 |", "| instructions asked for at a time, by each feature | 10 |", "| seed | 3 |",
         "| rows of a reference before the next one | at most 7 |", "| filter `refusals` | `{}` |",
@@ -189,11 +191,11 @@ def test_the_settings_are_told(text: str) -> None:
     assert "\n- `relevant_skills`: The skills that a good answer shows" in text
 
 
-def test_what_each_stage_was_told_is_shown_and_whose_words_it_is(text: str) -> None:
+def test_the_instructions_of_each_stage_are_shown_with_their_origin(text: str) -> None:
     fold = text.split("<details>")[1].split("</details>")[0]
-    own = ReferenceLevelFeedback()
+    program = ReferenceLevelFeedback()
     assert fold.count("```\n") == 2 * 5 + 2
-    for name, predictor in own.named_predictors():
+    for name, predictor in program.named_predictors():
         assert f"`{name}`: the words of refed-dspy" in fold and predictor.signature.instructions in fold
     assert "`response_generation`: the words of refed-dspy, and guidance" in fold
     assert f"The guidance in it:\n\n```\n{GUIDANCE}\n```" in fold and fold.count("guidance of the author") == 1
@@ -211,50 +213,51 @@ def changed(run: Synthesis, folder: Path, **meta: Any) -> SharedSettings:
         return settings_of(ledger)
 
 
-def test_teachers_and_judge_are_told_without_what_is_private(run: Synthesis, tmp_path: Path) -> None:
+def test_teachers_and_judge_are_listed_without_what_is_private(run: Synthesis, tmp_path: Path) -> None:
     secret = {"api_base": "https://llm.corp.internal/v1", "api_key_env": "CORP_KEY"}
     config = {**secret, "temperature": 0.7, "max_tokens": 900, "params": {"top_p": 0.9, "extra_headers": {"x": "y"}}}
-    one = {"model": "hosted_vllm//home/anna/big", "endpoint": "https://llm.corp.internal/v1", "config": config}
+    teacher = {"model": "hosted_vllm//home/anna/big", "endpoint": "https://llm.corp.internal/v1", "config": config}
     judge = {"model": "openai/judge", "config": {**secret, "temperature": 0.0, "max_tokens": 50, "params": {}}}
-    told = changed(
-        run, tmp_path / "x", pools={"response_generation": [one], "": [judge]}, judge=judge, judge_program="/home/j",
+    settings = changed(
+        run, tmp_path / "x",
+        pools={"response_generation": [teacher], "": [judge]}, judge=judge, judge_program="/home/j",
         filters=[["overlap", {"against": "/home/anna/tests/bench.jsonl", "n": 13, "columns": None}],
                  ["Own", {"class": "corp.secret.Own"}], ["judge", {"margin": 0.5, "prompts": {"a": "b"}}]],
         stopped="max_cost $0.01 is reached after $0.0099: 2 of 9 samples are kept, in /home/anna/s.jsonl; more",
     )  # fmt: skip
-    rows = dict(told.rows)
+    rows = dict(settings.rows)
     assert rows["teacher of response_generation"] == (
-        "big: temperature 0.7, max_tokens 900, top_p 0.9, other parameters, not told: 1"
+        "big: temperature 0.7, max_tokens 900, top_p 0.9, other parameters, not listed: 1"
     )
     assert rows["teacher of other stages"] == "openai/judge: temperature 0.0, max_tokens 50"
     assert rows["judge"] == "openai/judge: temperature 0.0, max_tokens 50, compiled prompts"
-    assert [settings for _, settings in told.filters] == [
+    assert [values for _, values in settings.filters] == [
         '{"against": "bench.jsonl", "n": 13}', '{"own filter": "Own"}', '{"margin": 0.5, "prompts": "compiled"}',
     ]  # fmt: skip
-    assert told.stopped == "max_cost $0.01 is reached after $0.0099"
+    assert settings.stopped == "max_cost $0.01 is reached after $0.0099"
     for private in ("corp", "anna", "CORP_KEY", "/home", "extra_headers"):
-        assert private not in repr(told), private
+        assert private not in repr(settings), private
 
 
-def test_an_lm_of_ones_own_and_earlier_teachers(run: Synthesis, tmp_path: Path) -> None:
-    taught = [{"model": "openai/gpt-4o-mini", "temperature": "0.3", "max_tokens": "77"}, {"model": "x/y"}]
-    rows = dict(changed(run, tmp_path / "x", asked_teachers=taught).rows)
+def test_a_custom_lm_and_earlier_teachers(run: Synthesis, tmp_path: Path) -> None:
+    asked = [{"model": "openai/gpt-4o-mini", "temperature": "0.3", "max_tokens": "77"}, {"model": "x/y"}]
+    rows = dict(changed(run, tmp_path / "x", asked_teachers=asked).rows)
     assert rows["teacher"] == "openai/gpt-4o-mini: temperature 0.3, max_tokens 77"
     assert rows["teachers of earlier starts"].startswith("1;")
     assert "teachers of earlier starts" not in dict(changed(run, tmp_path / "y").rows)
 
 
 @pytest.mark.parametrize(
-    ("stopped", "told"),
+    ("stopped", "reason"),
     [
         ("max_calls 5 is reached after 5 calls: 2 of 9 are kept, in /home/x", "(it ended at a cap: max\\_calls 5 is"),
         ("/home/x is reached", "(it was still going on, or had ended short)"),
         (None, "(it was still going on, or had ended short)"),
     ],
 )  # fmt: skip
-def test_why_it_ended_short(run: Synthesis, tmp_path: Path, stopped: str | None, told: str) -> None:
+def test_why_it_ended_short(run: Synthesis, tmp_path: Path, stopped: str | None, reason: str) -> None:
     text = card_of(run, changed(run, tmp_path / "x", stopped=stopped), size=9).text()
-    assert told in text.split("## Known limits")[1] and "/home" not in text
+    assert reason in text.split("## Known limits")[1] and "/home" not in text
 
 
 # --- columns, an example, words that are explained
@@ -271,7 +274,7 @@ def test_the_first_row_is_shown_cut(run: Synthesis, text: str) -> None:
     for name in ("instruction", "response", "improved_response"):
         assert f"`{name}`\n\n```\n{first[name]}\n```" in text
     long = Survey(1)
-    list(long.of([table("x" * 600, "y" * 601)]))
+    list(long.observe([table("x" * 600, "y" * 601)]))
     cut = replace(card_of(run), survey=long).text()
     assert f"\n{'x' * 600}\n" in cut and f"\n{'y' * 600} …\n" in cut and "y" * 601 not in cut
 
@@ -289,9 +292,9 @@ def test_a_license_that_is_not_needed_is_not_ignored_silently(run: Synthesis, tm
     text = (tmp_path / "out" / "README.md").read_text()
     assert [note for note in notes if note.startswith("--reference-license is not in the card")]
     assert "CC0" not in text and "`builtin` are the references that come with the package" in text
-    own = share(run.run_dir, tmp_path / "own", reference_license="CC0")
-    assert not [note for note in own.notes if "is not in the card" in note]
-    assert "come with the package" not in (own.folder / "README.md").read_text()
+    shared = share(run.run_dir, tmp_path / "own", reference_license="CC0")
+    assert not [note for note in shared.notes if "is not in the card" in note]
+    assert "come with the package" not in (shared.folder / "README.md").read_text()
 
 
 def test_terms_at_a_private_endpoint_are_conditional(run: Synthesis) -> None:
@@ -299,7 +302,7 @@ def test_terms_at_a_private_endpoint_are_conditional(run: Synthesis) -> None:
     assert terms_of("openai/gpt-4o-mini", "openai").startswith("OpenAI's terms")
     assert terms_of("sim/sim-model", "a private endpoint") == terms_of("sim/sim-model")
     stages = run_facts_of(run).stages
-    private = [replace(one, endpoint="a private endpoint") for one in stages]
+    private = [replace(stage, endpoint="a private endpoint") for stage in stages]
     assert "| If it is OpenAI's model: " in card_of(run, stages=private).text()
     assert "If it is" not in card_of(run, stages=[*private[1:], stages[0]]).text()
 
@@ -309,11 +312,11 @@ def run_facts_of(run: Synthesis) -> Any:
         return run_facts(ledger)
 
 
-def test_one_is_said_as_one(run: Synthesis, text: str) -> None:
+def test_a_count_of_one_is_singular(run: Synthesis, text: str) -> None:
     assert "1 reference, 1 of them" in text and "1 reference gave rows\\: 5.\n" in text
     assert "1 reference behind 5 rows" in text and not re.search(r"\b1 (references|rows|pairs|calls|features)\b", text)
     survey = Survey(4)
-    list(survey.of([table("a", "b", reference=name) for name in "xxyy"]))
+    list(survey.observe([table("a", "b", reference=name) for name in "xxyy"]))
     assert "2 references gave rows\\: 2 each." in replace(card_of(run), survey=survey).text()
 
 
@@ -327,7 +330,7 @@ def test_nothing_of_it_becomes_markup(run: Synthesis) -> None:
         stopped=HOSTILE,
     )  # fmt: skip
     survey = Survey(1)
-    list(survey.of([table(HOSTILE, f"---\n{HOSTILE}", HOSTILE, feature=HOSTILE)]))
+    list(survey.observe([table(HOSTILE, f"---\n{HOSTILE}", HOSTILE, feature=HOSTILE)]))
     card = replace(card_of(run, hostile, size=9), survey=survey)
     text = card.text()
     page = rendered(text)

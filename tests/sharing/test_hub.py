@@ -23,7 +23,7 @@ SCRIPT = """if True:
 
 
 class FakeHub(http.server.BaseHTTPRequestHandler):
-    """Knows two data sets: one that is gated, and none."""
+    """Answers for a gated data set, and for one that does not exist."""
 
     def do_GET(self) -> None:
         gated = "gated" in self.path
@@ -49,7 +49,7 @@ def hub() -> Iterator[str]:
 
 
 def refusal(name: str, home: Path, **environ: str) -> str:
-    """What loading `name` says, in a process of its own: where the Hub is, the library decides when imported."""
+    """The error of loading `name`, in a separate process: the library reads the Hub's address when it is imported."""
     settings = {**os.environ, "HF_HOME": str(home), "HF_HUB_DISABLE_TELEMETRY": "1", **environ}
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, name], env=settings, capture_output=True, text=True, timeout=60, check=False
@@ -60,17 +60,17 @@ def refusal(name: str, home: Path, **environ: str) -> str:
 
 @pytest.mark.slow
 def test_a_gated_data_set(hub: str, tmp_path: Path) -> None:
-    told = refusal("GAIR/gated", tmp_path, HF_ENDPOINT=hub)
-    assert told.startswith("GAIR/gated: gated on the Hub") and "hf auth login" in told
+    message = refusal("GAIR/gated", tmp_path, HF_ENDPOINT=hub)
+    assert message.startswith("GAIR/gated: gated on the Hub") and "hf auth login" in message
 
 
 @pytest.mark.slow
 def test_a_missing_data_set(hub: str, tmp_path: Path) -> None:
-    told = refusal("GAIR/none:test", tmp_path, HF_ENDPOINT=hub)
-    assert told.startswith("GAIR/none: not on the Hub") and "local file" in told
+    message = refusal("GAIR/none:test", tmp_path, HF_ENDPOINT=hub)
+    assert message.startswith("GAIR/none: not on the Hub") and "local file" in message
 
 
 @pytest.mark.slow
 def test_no_network(tmp_path: Path) -> None:
-    told = refusal("GAIR/lima", tmp_path, HF_HUB_OFFLINE="1")
-    assert told.startswith("GAIR/lima: the Hub cannot be reached") and "local file" in told
+    message = refusal("GAIR/lima", tmp_path, HF_HUB_OFFLINE="1")
+    assert message.startswith("GAIR/lima: the Hub cannot be reached") and "local file" in message

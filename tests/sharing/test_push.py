@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,18 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from refed_dspy import synthesize
 from refed_dspy.errors import InputError
 from refed_dspy.sharing.manifest import FILE
 from refed_dspy.sharing.push import push
-from refed_dspy.sharing.share import share
 from tests.support.hub_server import READER, WRITER, FakeHub, Repo
-from tests.support.scripted_engine import Writer, fake_lm, references
 
 KEY = "sk-proj-0123456789abcdefghijklmn"
 TOKEN = "hf_" + "a1" * 17
-# Where the Hub is, and whether Xet is used, the library decides when it is imported: so in a process of its own, one
-# for all tests. A line in: words and variables; a line out: exit code, stdout, stderr.
+# The library reads the Hub's address, and whether to use Xet, when it is imported: so it runs in a separate process,
+# shared by all tests. A line in: words and token; a line out: exit code, stdout, stderr.
 CLIENT = """if True:
     import json, os, sys
     from typer.testing import CliRunner
@@ -39,7 +35,7 @@ CLIENT = """if True:
 
 
 class Client:
-    """`refed`, told where the Hub is."""
+    """`refed` in a process that takes the server for the Hub."""
 
     def __init__(self, hub: FakeHub, home: Path) -> None:
         settings = {"HF_ENDPOINT": hub.url, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1", "REFED_TRACK": "false"}
@@ -58,10 +54,10 @@ class Client:
         assert WRITER not in out + err and READER not in out + err
         return code, out, err
 
-    def refused(self, *words: object, told: str, code: int, token: str = WRITER) -> str:
-        """The one line with which a push is refused, which says `told`."""
+    def refused(self, *words: object, message: str, code: int, token: str = WRITER) -> str:
+        """The line with which a push is refused, which contains `message`."""
         got, _, err = self.push(*words, token=token)
-        assert (got, err.count("\n")) == (code, 1) and err.startswith("refed: ") and told in err, err
+        assert (got, err.count("\n")) == (code, 1) and err.startswith("refed: ") and message in err, err
         return err
 
 
@@ -86,27 +82,14 @@ def client(running_hub: FakeHub, tmp_path_factory: pytest.TempPathFactory) -> It
         client.process.stdin.close()
 
 
-@pytest.fixture(scope="module")
-def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("made")
-    synthesize(None, references(2), size=6, teacher=fake_lm(Writer()), run_dir=folder)
-    share(folder, folder / "shared", license="mit")
-    return folder
-
-
-@pytest.fixture
-def folder(run_dir: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(run_dir / "shared", tmp_path / "shared"))
-
-
 def shown(out: str) -> dict[str, tuple[int, str]]:
-    """What a push says that it sends: path → bytes, SHA-256."""
+    """What a push lists: path → bytes, SHA-256."""
     rows = [line.split() for line in out.splitlines() if line.startswith("  ")]
     return {path: (int(size.replace(",", "")), digest) for path, size, _, digest in rows}
 
 
 def arrived(repo: Repo, branch: str = "main") -> dict[str, tuple[int, str]]:
-    """The same of what lies on the Hub."""
+    """The same of the files on the Hub."""
     files = {path: content for path, content in repo.branches[branch][-1].items() if path != ".gitattributes"}
     return {path: (len(content), hashlib.sha256(content).hexdigest()) for path, content in files.items()}
 
@@ -180,25 +163,25 @@ def test_a_list_of_ignored_files_on_the_hub_takes_nothing_away(hub: FakeHub, cli
 
 @pytest.mark.slow
 def test_tokens_and_rights(hub: FakeHub, client: Client, folder: Path) -> None:
-    client.refused(folder, "me/set", "--go", told="no token; set HF_TOKEN", code=2, token="")
-    client.refused(folder, "me/set", "--go", told="refuses the token", code=2, token="hf_wrong")
-    client.refused(folder, "me/set", "--go", told="no right to write", code=2, token=READER)
-    client.refused(folder, "nobody/set", "--go", told="or another OWNER", code=2)
+    client.refused(folder, "me/set", "--go", message="no token; set HF_TOKEN", code=2, token="")
+    client.refused(folder, "me/set", "--go", message="refuses the token", code=2, token="hf_wrong")
+    client.refused(folder, "me/set", "--go", message="no right to write", code=2, token=READER)
+    client.refused(folder, "nobody/set", "--go", message="or another OWNER", code=2)
     assert hub.repos == {}
     assert "none yet: set HF_TOKEN" in client.push(folder, "me/set", token="")[1]
 
 
 @pytest.mark.slow
-def test_the_visibility_must_be_the_one_asked_for(hub: FakeHub, client: Client, folder: Path) -> None:
+def test_the_visibility_must_be_as_asked_for(hub: FakeHub, client: Client, folder: Path) -> None:
     hub.repos |= {"me/open": Repo(private=False), "me/closed": Repo(private=True)}
-    client.refused(folder, "me/open", "--go", told="is there, and is public", code=2)
-    client.refused(folder, "me/closed", "--go", "--public", told="is there, and is private", code=2)
+    client.refused(folder, "me/open", "--go", message="is there, and is public", code=2)
+    client.refused(folder, "me/closed", "--go", "--public", message="is there, and is private", code=2)
     assert all(len(repo.branches["main"]) == 1 for repo in hub.repos.values()) and not hub.blobs
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("where", "status", "told", "code"),
+    ("where", "status", "message", "code"),
     [
         ("/api/repos/create", 503, "the Hub fails (503)", 1),
         ("/commit/", 500, "the same command goes on", 1),
@@ -208,10 +191,10 @@ def test_the_visibility_must_be_the_one_asked_for(hub: FakeHub, client: Client, 
     ],
 )
 def test_a_hub_that_fails(
-    hub: FakeHub, client: Client, folder: Path, where: str, status: int, told: str, code: int
+    hub: FakeHub, client: Client, folder: Path, where: str, status: int, message: str, code: int
 ) -> None:
     hub.faults = {where: status}
-    client.refused(folder, "me/set", "--go", told=told, code=code)
+    client.refused(folder, "me/set", "--go", message=message, code=code)
     hub.faults = {}
     assert client.push(folder, "me/set", "--go")[0] == 0 and len(hub.repos["me/set"].branches["main"]) == 2
 
@@ -223,7 +206,7 @@ def test_a_commit_of_someone_else_meanwhile(hub: FakeHub, client: Client, folder
             hub.repos["me/set"].branches["main"].append({"theirs.txt": b"x"})
 
     hub.on_request = meddle
-    client.refused(folder, "me/set", "--go", told="changed meanwhile", code=1)
+    client.refused(folder, "me/set", "--go", message="changed meanwhile", code=1)
     assert arrived(hub.repos["me/set"]).keys() == {"theirs.txt"}
 
 
@@ -235,12 +218,14 @@ def test_a_file_that_changes_while_it_is_sent_is_not_committed(hub: FakeHub, cli
     code, out, _ = client.push(folder, "me/set", "--go")
     assert code == 0 and arrived(hub.repos["me/set"]) == shown(out)
     (folder / "LICENSE").write_bytes(b"a" * 11_000_000)
-    noted = json.loads((folder / FILE).read_text())
-    noted["files"]["LICENSE"] = {"bytes": 0, "sha256": ""}
-    (folder / FILE).write_text(json.dumps(noted))
+    manifest = json.loads((folder / FILE).read_text())
+    manifest["files"]["LICENSE"] = {"bytes": 0, "sha256": ""}
+    (folder / FILE).write_text(json.dumps(manifest))
     hub.on_request = lambda path: "/preupload/" in path and (folder / "LICENSE").write_bytes(b"b" * 11_000_000)
     card.write_bytes(hub.repos["me/set"].branches["main"][-1]["README.md"])
-    client.refused(folder, "me/set", "--go", told="LICENSE: changed while it was sent; nothing was committed", code=2)
+    client.refused(
+        folder, "me/set", "--go", message="LICENSE: changed while it was sent; nothing was committed", code=2
+    )
     assert len(hub.repos["me/set"].branches["main"]) == 2
 
 
@@ -251,7 +236,7 @@ def test_a_name_that_is_none(folder: Path, name: str) -> None:
 
 
 def test_folders_that_refed_share_did_not_make(folder: Path, tmp_path: Path) -> None:
-    for text, told in {
+    for text, message in {
         "": "not made by refed share",
         "{": "cannot be read",
         '{"format": 1, "files": {"../outside": {"bytes": 1, "sha256": ""}}}': "damaged",
@@ -261,7 +246,7 @@ def test_folders_that_refed_share_did_not_make(folder: Path, tmp_path: Path) -> 
         (folder / FILE).unlink(missing_ok=True)
         if text:
             (folder / FILE).write_text(text)
-        with pytest.raises(InputError, match=told):
+        with pytest.raises(InputError, match=message):
             push(folder, "me/set")
     with pytest.raises(InputError, match="no such folder"):
         push(tmp_path / "none", "me/set")
@@ -277,7 +262,7 @@ def test_a_file_that_is_missing_or_a_link(folder: Path, tmp_path: Path) -> None:
         push(folder, "me/set")
 
 
-def test_a_card_that_is_no_longer_one(folder: Path) -> None:
+def test_a_card_without_valid_front_matter(folder: Path) -> None:
     (folder / "README.md").write_text("---\nlicense: [mit\n---\n")
     with pytest.raises(InputError, match="front matter is not YAML"):
         push(folder, "me/set")
@@ -295,8 +280,8 @@ def test_the_token_of_a_login_does_not_go(hub: FakeHub, client: Client, folder: 
         code, out, err = client.push(folder, "me/set", token="")
         assert (code, err) == (0, "") and "warning: README.md: holds the token of hf auth login" in out
         assert "token: of hf auth login" in out and "an-odd-token" not in out
-        told = "README.md: holds the token of hf auth login; take it out"
-        assert "an-odd-token" not in client.refused(folder, "me/set", "--go", told=told, code=2, token="")
+        message = "README.md: holds the token of hf auth login; take it out"
+        assert "an-odd-token" not in client.refused(folder, "me/set", "--go", message=message, code=2, token="")
     finally:
         (client.home / "token").unlink()
     assert hub.log == []

@@ -1,6 +1,5 @@
-"""No key goes to the Hub: where one may stand, and what is done about it."""
+"""No key goes to the Hub: where a key may hide, and what happens if one is there."""
 
-# ruff: noqa: F811
 from __future__ import annotations
 
 import base64
@@ -23,16 +22,16 @@ from refed_dspy.sharing.manifest import FILE
 from refed_dspy.sharing.push import push
 from refed_dspy.sharing.secrets import texts_of
 from refed_dspy.sharing.share import share
-from tests.sharing.test_push import KEY, TOKEN, folder, run_dir  # noqa: F401 — fixtures, too
-from tests.support.scripted_engine import SAMPLE_PARTS, Writer, fake_lm, references
+from tests.sharing.test_push import KEY, TOKEN
+from tests.support.scripted_engine import SAMPLE_FIELDS, Writer, fake_lm, references
 
 # --- keys
 
 
-def test_what_looks_like_a_key_is_told_and_not_shown(folder: Path, tmp_path: Path) -> None:
-    told = "\n".join(push(written(tmp_path, f"Set it to {KEY}."), "me/set").lines())
-    assert "data/train-00000-of-00001.parquet: holds what looks like a key of OpenAI's" in told
-    assert "names no license" in told and KEY not in told
+def test_what_looks_like_a_key_is_reported_and_not_shown(folder: Path, tmp_path: Path) -> None:
+    lines = "\n".join(push(written(tmp_path, f"Set it to {KEY}."), "me/set").lines())
+    assert "data/train-00000-of-00001.parquet: holds what looks like a key of OpenAI's" in lines
+    assert "names no license" in lines and KEY not in lines
     assert not push(folder, "me/set").warnings
 
 
@@ -49,7 +48,7 @@ def test_the_value_of_a_secret_variable_does_not_go(folder: Path, monkeypatch: p
 
 
 def test_a_long_value_is_no_path(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Such as a signed token: a name of a file is never that long."""
+    """Such as a signed token: a file name is never that long."""
     value = "x0" * 200
     monkeypatch.setenv("SESSION_TOKEN", value)
     with (folder / "README.md").open("a") as card:
@@ -82,28 +81,28 @@ def test_a_value_that_is_no_text_is_no_trouble(folder: Path, monkeypatch: pytest
     assert not push(folder, "me/set").leaks
 
 
-def test_a_folder_of_before_has_no_such_list(folder: Path) -> None:
-    noted = json.loads((folder / FILE).read_text())
-    del noted["key_variables"]
-    (folder / FILE).write_text(json.dumps(noted))
+def test_a_manifest_without_variables_of_keys(folder: Path) -> None:
+    manifest = json.loads((folder / FILE).read_text())
+    del manifest["key_variables"]
+    (folder / FILE).write_text(json.dumps(manifest))
     assert not push(folder, "me/set").leaks
 
 
 # --- where a key can hide
 
 
-def written(tmp_path: Path, text: str, **given: Any) -> Path:
-    """A shared run one of whose responses is `text`."""
-    texts = [json.dumps({**SAMPLE_PARTS, "improved_response": one}) for one in (text, "Else.")]
+def written(tmp_path: Path, text: str, **options: Any) -> Path:
+    """The folder of a shared run, one of whose responses is `text`."""
+    texts = [json.dumps({**SAMPLE_FIELDS, "improved_response": response}) for response in (text, "Else.")]
     writer = Writer()
     writer.on_request = lambda request: texts.pop() if "improved_response" in writer.fields(request) else None
     synthesize(None, references(1), size=2, teacher=fake_lm(writer), run_dir=tmp_path / "run")
-    share(tmp_path / "run", tmp_path / "out", **given)
+    share(tmp_path / "run", tmp_path / "out", **options)
     return tmp_path / "out"
 
 
 def test_a_page_is_read_as_a_browser_reads_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rows are packed in it; names stand there with HTML's escapes."""
+    """Rows are packed in it; names are in it with HTML's escapes."""
     monkeypatch.setenv("SOME_PASSWORD", 'an "odd" <secret> \u00fc')
     monkeypatch.setenv("OTHER_PASSWORD", "one & another's")
     folder = written(tmp_path, f'Say {KEY} and an "odd" <secret> \u00fc.', report=True, name="of one & another's")
@@ -118,9 +117,9 @@ def test_a_page_is_read_as_a_browser_reads_it(tmp_path: Path, monkeypatch: pytes
 
 def test_a_page_whose_rows_cannot_be_read_is_refused(folder: Path) -> None:
     (folder / "LICENSE.html").write_text('<script type="text/plain" id="rows">QUJD</script>')
-    noted = json.loads((folder / FILE).read_text())
-    noted["files"]["LICENSE.html"] = {"bytes": 0, "sha256": ""}
-    (folder / FILE).write_text(json.dumps(noted))
+    manifest = json.loads((folder / FILE).read_text())
+    manifest["files"]["LICENSE.html"] = {"bytes": 0, "sha256": ""}
+    (folder / FILE).write_text(json.dumps(manifest))
     with pytest.raises(InputError, match="a key in it could not be seen; make the folder again"):
         push(folder, "me/set")
 

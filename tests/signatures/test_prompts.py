@@ -14,7 +14,7 @@ from benchmarks import economy, warm
 from benchmarks.simulated import SimulatedTeacher
 from benchmarks.tokenizers import tokenizer
 from refed_dspy import TeacherConfig
-from refed_dspy.cli.options import tokens_lines
+from refed_dspy.cli.lines import tokens_lines
 from refed_dspy.ledger.summary import tokens_a_sample
 from refed_dspy.programs import ReferenceLevelFeedback
 from refed_dspy.programs.adapter import SchemaAdapter, rendering
@@ -102,16 +102,16 @@ def test_tokens_a_sample_are_everything_that_was_read_and_written(server: Simula
     teacher = TeacherConfig(model="sim/sim-model", api_base=server.base_url, concurrency=8)
     long = [{"instruction": r["instruction"], "response": r["response"] * 60} for r in references(4)]
     made = refed_dspy.synthesize(None, long, size=30, teacher=teacher, run_dir=tmp_path / "run")
-    told, stats = made.status["tokens_a_sample"], server.stats()
-    assert list(told["stages"]) == list(made.usage)
-    assert told["all"]["prompt"] == pytest.approx(stats["prompt_tokens"] / 30, abs=0.1)
-    assert told["all"]["cached"] == pytest.approx(stats["cached_tokens"] / 30, abs=0.1) and stats["cached_tokens"]
-    assert told["all"]["uncached"] == pytest.approx(told["all"]["prompt"] - told["all"]["cached"], abs=0.1)
-    assert told["all"]["completion"] == pytest.approx(stats["completion_tokens"] / 30, abs=0.1)
-    generation = told["stages"]["response_generation"]
+    tokens, stats = made.status["tokens_a_sample"], server.stats()
+    assert list(tokens["stages"]) == list(made.usage)
+    assert tokens["all"]["prompt"] == pytest.approx(stats["prompt_tokens"] / 30, abs=0.1)
+    assert tokens["all"]["cached"] == pytest.approx(stats["cached_tokens"] / 30, abs=0.1) and stats["cached_tokens"]
+    assert tokens["all"]["uncached"] == pytest.approx(tokens["all"]["prompt"] - tokens["all"]["cached"], abs=0.1)
+    assert tokens["all"]["completion"] == pytest.approx(stats["completion_tokens"] / 30, abs=0.1)
+    generation = tokens["stages"]["response_generation"]
     assert generation["cached"] > generation["uncached"] > 0
-    first, *lines = tokens_lines(told)
-    assert first.startswith("a kept sample: ") and len(lines) == len(told["stages"])
+    first, *lines = tokens_lines(tokens)
+    assert first.startswith("a kept sample: ") and len(lines) == len(tokens["stages"])
     assert f"{generation['cached']:,.0f} of them cached" in "\n".join(lines)
 
 
@@ -120,7 +120,7 @@ def test_where_nothing_is_kept_no_sample_took_anything() -> None:
     assert tokens_lines(None) == []
 
 
-# --- the benchmarks' own questions
+# --- the questions of the benchmarks
 
 
 def test_the_benchmark_s_references_are_as_long_as_it_says() -> None:

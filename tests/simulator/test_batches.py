@@ -26,7 +26,7 @@ WIRES = pytest.mark.parametrize(("wire", "endpoint"), CASES)
 
 @cache
 def connections() -> httpx.Client:
-    """Those of every test: reading the certificates of the world for each would take most of its time."""
+    """A client shared by all tests: reading the certificates for each would take most of the time."""
     return openai.DefaultHttpxClient(verify=False)
 
 
@@ -53,11 +53,11 @@ def lines(count: int, url: str = CHAT) -> list[dict[str, Any]]:
 
 
 def packed(requests: list[Any]) -> bytes:
-    return b"\n".join(one if isinstance(one, bytes) else json.dumps(one).encode() for one in requests)
+    return b"\n".join(line if isinstance(line, bytes) else json.dumps(line).encode() for line in requests)
 
 
 def upload(asked: openai.OpenAI, requests: list[Any]) -> str:
-    """The id of a file of these lines once it is processed."""
+    """Upload these lines. Returns the file's id once it is processed."""
     file = asked.files.create(file=("in.jsonl", packed(requests)), purpose="batch")
     while asked.files.retrieve(file.id).status != "processed":
         time.sleep(0.01)
@@ -79,13 +79,13 @@ def ended(asked: openai.OpenAI, batch: Batch, seen: list[str] | None = None) -> 
 
 
 def read(asked: openai.OpenAI, file: str | None) -> list[dict[str, Any]]:
-    return [json.loads(one) for one in asked.files.content(file).text.splitlines()] if file else []
+    return [json.loads(line) for line in asked.files.content(file).text.splitlines()] if file else []
 
 
 def counts(batch: Batch) -> tuple[int, int, int]:
-    found = batch.request_counts
-    assert found is not None
-    return found.total, found.completed, found.failed
+    counted = batch.request_counts
+    assert counted is not None
+    return counted.total, counted.completed, counted.failed
 
 
 @pytest.fixture
@@ -104,19 +104,19 @@ def test_a_batch_from_file_to_answers(server: SimulatedTeacher, wire: str, endpo
     assert (batch.status, batch.metadata, batch.output_file_id) == ("validating", {"run": "a", "part": "1"}, None)
     seen: list[str] = [batch.status]
     batch = ended(asked, batch, seen)
-    assert seen == [one for one in STATES if one in seen] and len(seen) > 2
+    assert seen == [state for state in STATES if state in seen] and len(seen) > 2
     assert (counts(batch), batch.error_file_id, batch.errors) == ((8, 8, 0), None, None)
     assert None not in (batch.in_progress_at, batch.finalizing_at, batch.completed_at)
-    found = read(asked, batch.output_file_id)
-    names = [one["custom_id"] for one in found]
+    results = read(asked, batch.output_file_id)
+    names = [result["custom_id"] for result in results]
     assert sorted(names) == [f"r{place}" for place in range(8)] != names
-    for one in found:
-        assert set(one) == {"id", "custom_id", "response", "error"} and one["error"] is None
-        assert one["response"]["status_code"] == 200 and one["response"]["body"]["object"] == "chat.completion"
-    stats, usage = server.stats(), [one["response"]["body"]["usage"] for one in found]
+    for result in results:
+        assert set(result) == {"id", "custom_id", "response", "error"} and result["error"] is None
+        assert result["response"]["status_code"] == 200 and result["response"]["body"]["object"] == "chat.completion"
+    stats, usage = server.stats(), [result["response"]["body"]["usage"] for result in results]
     billed = [stats[f"batch_billed_{name}_tokens"] for name in ("prompt", "completion")]
-    assert billed == [sum(one[f"{name}_tokens"] for one in usage) for name in ("prompt", "completion")]
-    assert all(one["prompt_tokens_details"]["cached_tokens"] == 0 for one in usage) and min(billed) > 0
+    assert billed == [sum(use[f"{name}_tokens"] for use in usage) for name in ("prompt", "completion")]
+    assert all(use["prompt_tokens_details"]["cached_tokens"] == 0 for use in usage) and min(billed) > 0
     assert batch.usage is not None and [batch.usage.input_tokens, batch.usage.output_tokens] == billed
     assert (stats["batches"], stats["batch_files"], stats["batch_requests"], stats["batch_repeated"]) == (1, 1, 8, 0)
     assert (stats["requests"], stats["billed_prompt_tokens"], stats["billed_completion_tokens"]) == (0, 0, 0)
@@ -137,10 +137,10 @@ def test_lists_are_newest_first_in_pages_and_reset_clears_them(quick: SimulatedT
     asked = client(quick)
     made = [ended(asked, create(asked, lines(1), metadata={"n": str(n)})).id for n in range(5)]
     first = asked.batches.list(limit=2)
-    assert [one.id for one in first.data] == made[:2:-1] and first.has_more
-    assert [one.id for one in first] == made[::-1]  # the client asks for the pages that follow
+    assert [batch.id for batch in first.data] == made[:2:-1] and first.has_more
+    assert [batch.id for batch in first] == made[::-1]  # the client asks for the pages that follow
     after = asked.batches.list(limit=2, after=made[2]).data
-    assert [(one.id, one.metadata) for one in after] == [(made[1], {"n": "1"}), (made[0], {"n": "0"})]
+    assert [(batch.id, batch.metadata) for batch in after] == [(made[1], {"n": "1"}), (made[0], {"n": "0"})]
     files = list(asked.files.list(purpose="batch", limit=3))
     assert len(files) == 5 and asked.files.delete(files[0].id).deleted
     with pytest.raises(openai.NotFoundError):
@@ -161,7 +161,7 @@ BAD: dict[str, tuple[list[Any], str, int | None]] = {
 }
 
 
-def test_a_file_with_a_mistake_fails_whole(quick: SimulatedTeacher) -> None:
+def test_a_file_with_a_mistake_fails_the_batch(quick: SimulatedTeacher) -> None:
     quick.control(batch_max_requests=3)
     asked = client(quick)
     for name, (requests, code, number) in BAD.items():
@@ -209,14 +209,14 @@ def test_what_is_refused_at_once(quick: SimulatedTeacher, locked: SimulatedTeach
     assert quick.stats()["batches"] == 0
 
 
-def test_a_request_with_an_own_error_spoils_no_other(quick: SimulatedTeacher) -> None:
+def test_a_request_with_an_error_spoils_no_other(quick: SimulatedTeacher) -> None:
     asked = client(quick)
     batch = ended(asked, create(asked, [line("good"), line("bad", max_tokens="many"), line("streams", stream=True)]))
     assert (batch.status, counts(batch)) == ("completed", (3, 1, 2))
-    assert [one["custom_id"] for one in read(asked, batch.output_file_id)] == ["good"]
-    for one in read(asked, batch.error_file_id):
-        assert (one["response"]["status_code"], one["error"]) == (400, None)
-        assert one["response"]["body"]["error"]["code"] == "invalid_request"
+    assert [result["custom_id"] for result in read(asked, batch.output_file_id)] == ["good"]
+    for result in read(asked, batch.error_file_id):
+        assert (result["response"]["status_code"], result["error"]) == (400, None)
+        assert result["response"]["body"]["error"]["code"] == "invalid_request"
 
 
 def test_faults_of_lines(quick: SimulatedTeacher) -> None:
@@ -231,15 +231,15 @@ def test_faults_of_lines(quick: SimulatedTeacher) -> None:
         return counts(batch), texts[0], texts[1], quick.stats()["batch_requests"]
 
     for fault, code in (("400", "content_filter"), ("429", "rate_limit_exceeded"), ("500", "server_error")):
-        found, output, errors, executed = after(fault)
-        assert (found, output, executed) == ((1, 0, 1), "", 0)
+        counted, output, errors, executed = after(fault)
+        assert (counted, output, executed) == ((1, 0, 1), "", 0)
         response = json.loads(errors)["response"]
         assert (response["status_code"], response["body"]["error"]["code"]) == (int(fault), code)
     assert after("missing") == ((1, 0, 0), "", "", 0)
     for fault, reason in (("malformed", "stop"), ("cut", "length"), ("refusal", "content_filter"), ("nousage", "stop")):
-        found, output, errors, executed = after(fault)
+        counted, output, errors, executed = after(fault)
         body = json.loads(output)["response"]["body"]
-        assert (found, errors, executed) == ((1, 1, 0), "", 1)
+        assert (counted, errors, executed) == ((1, 1, 0), "", 1)
         assert body["choices"][0]["finish_reason"] == reason and ("usage" in body) is (fault != "nousage")
         if fault in ("malformed", "cut"):
             with pytest.raises(ValueError):
@@ -263,8 +263,8 @@ def test_fates_of_batches_that_end_early(quick: SimulatedTeacher) -> None:
         batch = ended(asked, create(asked, lines(4)))
         assert (batch.status, counts(batch)) == (status, (4, 2, 2))
         output, errors = (read(asked, name) for name in (batch.output_file_id, batch.error_file_id))
-        assert {one["custom_id"] for one in output + errors} == {"r0", "r1", "r2", "r3"} and len(output) == 2
-        assert {(one["response"], one["error"]["code"]) for one in errors} == {(None, f"batch_{status}")}
+        assert {result["custom_id"] for result in output + errors} == {"r0", "r1", "r2", "r3"} and len(output) == 2
+        assert {(result["response"], result["error"]["code"]) for result in errors} == {(None, f"batch_{status}")}
     assert ended(asked, create(asked, lines(4))).status == "completed"
     assert (quick.control()["batch_fates"], quick.stats()["batch_requests"]) == ([], 8)
 
@@ -301,8 +301,8 @@ def test_answers_are_billed_when_they_are_there_and_a_reset_gives_batches_up(ser
         time.sleep(0.5)
         done = server.stats()["batch_requests"]
         assert 1 <= done < 20 if progressive else done == 0
-        found = asked.batches.retrieve(batch.id)
-        assert found.status == "in_progress" and done <= counts(found)[1] <= done + 3
+        batch = asked.batches.retrieve(batch.id)
+        assert batch.status == "in_progress" and done <= counts(batch)[1] <= done + 3
     server.reset()
     time.sleep(0.2)
     assert server.stats()["batch_requests"] == 0
@@ -318,7 +318,7 @@ def test_cancelling(server: SimulatedTeacher) -> None:
     assert asked.batches.cancel(batch.id).status == "cancelling"
     batch = ended(asked, batch)
     assert (batch.status, counts(batch), batch.output_file_id) == ("cancelled", (4, 0, 4), None)
-    assert {one["error"]["code"] for one in read(asked, batch.error_file_id)} == {"batch_cancelled"}
+    assert {result["error"]["code"] for result in read(asked, batch.error_file_id)} == {"batch_cancelled"}
     with pytest.raises(openai.ConflictError):
         asked.batches.cancel(batch.id)
     server.control(batch_progressive=True, batch_seconds=0.8)
@@ -341,7 +341,7 @@ def test_the_asynchronous_clients(quick: SimulatedTeacher) -> None:
         assert batch.output_file_id is not None
         content = await asked.files.content(batch.output_file_id)
         await asked.close()
-        return sorted(json.loads(one)["custom_id"] for one in content.text.splitlines())
+        return sorted(json.loads(line)["custom_id"] for line in content.text.splitlines())
 
     async def both() -> list[list[str]]:
         plain = openai.AsyncOpenAI(base_url=quick.base_url, api_key="none", max_retries=0)

@@ -1,4 +1,4 @@
-"""The simulated world of benchmarks/preference.py keeps its secret, and its models do what they say they do."""
+"""The simulated models of benchmarks/preference.py: only the judge knows the preference, and each does as described."""
 
 from __future__ import annotations
 
@@ -9,9 +9,17 @@ from typing import Any
 import pytest
 from dspy.lm15 import Config, Message, Request
 
-from benchmarks import preference as world_
 from benchmarks.optimization import edited
-from benchmarks.preference import ADDED, ANSWER_WISHES, TASK_WISHES, WISHES, Preference, World, current_prompt
+from benchmarks.preference import (
+    ADDED,
+    ANSWER_WISHES,
+    TASK_WISHES,
+    WISHES,
+    Preference,
+    World,
+    current_prompt,
+    rewritten,
+)
 from refed_dspy.programs import ReferenceLevelFeedback
 
 PREFERENCE = Preference(0)
@@ -20,8 +28,8 @@ PREFERENCE = Preference(0)
 def ask(world: World, system: str, asked: str, *fields: str, temperature: float = 0.0) -> dict[str, Any]:
     schema = {"type": "json_schema", "schema": {"properties": {name: {} for name in fields}}}
     config = Config(response_format=schema, temperature=temperature)
-    said = world.complete(Request(model="sim", system=system, messages=(Message.user(asked),), config=config))
-    return dict(json.loads(said.text or ""))
+    response = world.complete(Request(model="sim", system=system, messages=(Message.user(asked),), config=config))
+    return dict(json.loads(response.text or ""))
 
 
 def test_no_wish_and_no_mark_is_part_of_another() -> None:
@@ -52,19 +60,19 @@ def test_a_teacher_does_what_its_instructions_ask_for_whatever_it_reads() -> Non
 
 
 def test_only_the_judge_knows_the_preference() -> None:
-    """Two worlds with other preferences write, rewrite and retell alike."""
-    one, other = World(PREFERENCE), World(Preference(1))
+    """Two worlds with different preferences write, rewrite and summarize alike."""
+    first, second = World(PREFERENCE), World(Preference(1))
     for field in ("response", "new_instructions", "proposed_instruction", "summary"):
-        assert ask(one, "Do the task.", "what it reads", field) == ask(other, "Do the task.", "what it reads", field)
+        assert ask(first, "Do the task.", "what it reads", field) == ask(second, "Do the task.", "what it reads", field)
 
 
 def test_the_judge_says_what_is_missing_and_what_is_too_much() -> None:
     wanted, *others = PREFERENCE.answers
     needless = next(wish for wish in ANSWER_WISHES if wish not in PREFERENCE.answers)
     text = f"{WISHES[wanted]} a b. {WISHES[needless]} c d."
-    said = ask(World(PREFERENCE), "Judge.", f"<context>\nIt answers: x\n</>\n<text>\n{text}\n</>", "reason", "grade")
-    assert wanted not in said["reason"] and f"need not {needless}" in said["reason"]
-    assert all(f"does not {wish}" in said["reason"] for wish in others) and said["grade"] == "1"
+    verdict = ask(World(PREFERENCE), "Judge.", f"<context>\nIt answers: x\n</>\n<text>\n{text}\n</>", "reason", "grade")
+    assert wanted not in verdict["reason"] and f"need not {needless}" in verdict["reason"]
+    assert all(f"does not {wish}" in verdict["reason"] for wish in others) and verdict["grade"] == "1"
 
 
 def test_the_judge_prefers_fewer_faults_in_either_order() -> None:
@@ -91,7 +99,7 @@ def test_a_rewritten_prompt_takes_up_reasons_and_drops_what_was_too_much() -> No
     missing, needless = list(WISHES)[:2]
     prompt = f"Do it.{ADDED}{needless}."
     asked = f"<basic_instruction>\n{prompt}\n</> does not {missing} and need not {needless}."
-    texts = [world_._rewritten(asked, random.Random(n)) for n in range(100)]
+    texts = [rewritten(asked, random.Random(n)) for n in range(100)]
     assert 65 <= sum(missing in text for text in texts) <= 95
     assert 65 <= sum(needless not in text for text in texts) <= 95
 

@@ -1,4 +1,4 @@
-"""The simulated server itself, run as its own process and asked over HTTP."""
+"""The simulated server, run in its own process and called over HTTP."""
 
 from __future__ import annotations
 
@@ -118,8 +118,8 @@ def test_faults_in_answers(teacher: SimulatedTeacher) -> None:
     assert after("refusal") == (200, "content_filter", "")
     assert after("empty") == (200, "stop", "")
     for fault, reason in (("malformed", "stop"), ("cut", "length")):
-        status, found, text = after(fault)
-        assert (status, found) == (200, reason)
+        status, finish_reason, text = after(fault)
+        assert (status, finish_reason) == (200, reason)
         with pytest.raises(ValueError):
             json.loads(text)
     with pytest.raises(http.client.RemoteDisconnected):

@@ -47,7 +47,7 @@ def test_fields_have_the_tokens_asked_for(server: SimulatedTeacher, name: str, r
             assert answer.usage.completion_tokens == count(content)
             assert {count(made["response"]), count(made["analysis"])} == {400, 100}
             assert sum(map(count, made["subject_areas"])) == 61 and len(made["new_instructions"]) == 10
-            assert all(count(one) == 25 and "Task " in one for one in made["new_instructions"])
+            assert all(count(text) == 25 and "Task " in text for text in made["new_instructions"])
             assert made["response"].startswith(signature) and len(made["other"].split()) >= 40
             texts.append(made["response"])
         assert len(set(texts)) == 5 and len(set(texts[0].split())) > 100
@@ -72,15 +72,15 @@ def test_the_prefix_cache_counts_tokens_has_a_minimum_and_warms_late(server: Sim
         asked = openai.AsyncOpenAI(base_url=server.base_url, api_key="none", max_retries=0)
         system: Any = {"role": "system", "content": " ".join(words[:80])}
         made = (
-            asked.chat.completions.create(model="m", messages=[system, {"role": "user", "content": one}])
-            for one in texts
+            asked.chat.completions.create(model="m", messages=[system, {"role": "user", "content": text}])
+            for text in texts
         )
-        usage: list[Any] = [one.usage for one in await asyncio.gather(*made)]
+        usage: list[Any] = [answer.usage for answer in await asyncio.gather(*made)]
         await asked.close()
-        return [(one.prompt_tokens, one.prompt_tokens_details.cached_tokens) for one in usage]
+        return [(use.prompt_tokens, use.prompt_tokens_details.cached_tokens) for use in usage]
 
     def cached(*texts: str) -> list[int]:
-        return [found for _, found in asyncio.run(ask(*texts))]
+        return [tokens for _, tokens in asyncio.run(ask(*texts))]
 
     server.control(tokenizer="o200k_base")
     prompt = count(" ".join(words[:80])) + count("one")

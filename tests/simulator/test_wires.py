@@ -80,10 +80,10 @@ def ask(
         connection.request("POST", path or PATHS[wire], json.dumps(sent), headers)
         answer = connection.getresponse()
         raw = answer.read().decode()
-        found = {name.lower(): value for name, value in answer.getheaders()}
+        answer_headers = {name.lower(): value for name, value in answer.getheaders()}
     finally:
         connection.close()
-    return answer.status, json.loads(raw) if "json" in found["content-type"] else raw, found
+    return answer.status, json.loads(raw) if "json" in answer_headers["content-type"] else raw, answer_headers
 
 
 def written(answer: Any) -> str:
@@ -157,8 +157,8 @@ def test_both_limits_refuse_before_anything_is_taken(teacher: SimulatedTeacher, 
     assert headers[pattern.format("limit", "tokens")] == "6000"
     assert headers[pattern.format("remaining", "tokens")] == "400"
     assert headers[pattern.format("limit", "requests")] == "60"
-    for found in (headers, limits):  # the refused request took nothing
-        assert found[pattern.format("remaining", "requests")] == "2"
+    for sent in (headers, limits):  # the refused request took nothing
+        assert sent[pattern.format("remaining", "requests")] == "2"
     assert 400 <= int(limits[pattern.format("remaining", "tokens")]) < 600
     reset = headers[pattern.format("reset", "tokens")]
     if wire == "anthropic":
@@ -201,8 +201,8 @@ def test_faults(teacher: SimulatedTeacher, wire: str) -> None:
     for _ in range(3):
         status, answer, _ = after("oddusage")
         counts = [answer["usage"][name] for name in names]
-        assert status == 200 and not any(isinstance(one, int) and one >= 0 for one in counts)
-        kinds |= {type(one) for one in counts}
+        assert status == 200 and not any(isinstance(count, int) and count >= 0 for count in counts)
+        kinds |= {type(count) for count in counts}
     assert kinds == {str, float, int}
     _, answer, _ = after("refusal")
     reason = answer["stop_reason"] if anthropic else answer["choices"][0]["finish_reason"]
@@ -225,7 +225,7 @@ def test_max_tokens_cuts_and_signature_signs(teacher: SimulatedTeacher, wire: st
     teacher.control(signature="ALPHA")
     answer = json.loads(written(ask(teacher, wire, **with_schema(wire))[1]))
     assert answer["name"].startswith("ALPHA ")
-    assert all(one.startswith("ALPHA Task ") for one in answer["new_instructions"])
+    assert all(text.startswith("ALPHA Task ") for text in answer["new_instructions"])
     assert written(ask(teacher, wire)[1]).startswith("ALPHA ")
     teacher.control(faults={"malformed": 1.0})
     text = written(ask(teacher, wire, **with_schema(wire))[1])

@@ -48,7 +48,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
 
 def virtually(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """Run `main` in virtual time. A TimeoutError means that somebody was stuck for a day."""
+    """Run `main` in virtual time. A TimeoutError means that a task was stuck for a day."""
 
     async def bounded() -> None:
         async with asyncio.timeout(86_400):

@@ -12,7 +12,8 @@ import pytest
 
 import refed_dspy
 from benchmarks.simulated import SimulatedTeacher
-from refed_dspy import Compiled, TeacherConfig
+from refed_dspy import TeacherConfig
+from refed_dspy.optimizers.result import Compiled
 from tests.support.scripted_engine import references
 
 RATES = {"prompt": 1.0, "completion": 10.0}
@@ -52,8 +53,8 @@ def config(server: SimulatedTeacher, **settings: Any) -> TeacherConfig:
 
 def compiled(program: Any, examples: Any, folder: Path, optimizer: str, **settings: Any) -> Compiled:
     """A compile by the SMALL settings, on ten references where no examples are given."""
-    given = references(10) if examples is None else examples
-    return refed_dspy.compile(program, given, optimizer=optimizer, out=folder, **{**SMALL, **settings})
+    dataset = references(10) if examples is None else examples
+    return refed_dspy.compile(program, dataset, optimizer=optimizer, out=folder, **{**SMALL, **settings})
 
 
 def requests(server: SimulatedTeacher) -> int:
@@ -68,8 +69,8 @@ class Answerer(dspy.Module):  # type: ignore[misc]
         self.answer = dspy.Predict("question -> answer")
 
     def forward(self, question: str) -> dspy.Prediction:
-        said = self.answer(question=question)
-        return dspy.Prediction(answer=said.answer, prompt=self.answer.signature.instructions)
+        output = self.answer(question=question)
+        return dspy.Prediction(answer=output.answer, prompt=self.answer.signature.instructions)
 
 
 def questions(count: int) -> list[dspy.Example]:

@@ -34,7 +34,7 @@ from tests.support import ROOT
 DOCS = ROOT / "docs"
 ONLY_SHOWN = {"text", "json", "jsonl", "csv", "diff", "markdown", "jinja", "sql"}
 """Languages that nothing runs; with a title they are files all the same."""
-KNOWN = ONLY_SHOWN | {"console", "bash", "python", "yaml"}
+LANGUAGES = ONLY_SHOWN | {"console", "bash", "python", "yaml"}
 LONGEST = 600
 """Seconds a command may take; on a busy machine an embedded model is slow."""
 _FENCE = RawFencedCodeBlockLexer(re.compile(r"(?P<language>[\w-]*)(?P<options>[^\n]*)\n"))
@@ -70,25 +70,29 @@ def page_name(path: Path) -> str:
 
 def blocks(path: Path) -> list[Block]:
     """The blocks of a page, those that are skipped too. Raises ValueError for a skip without a reason."""
-    found, skipping = [], False
-    for example in _opened(path):
+    listed, skipping = [], False
+    for example in _parsed(path):
         if isinstance(example.parsed, tuple):  # SkipParser's action and reason
             if example.parsed[0] != "next" or not example.parsed[1]:
                 raise ValueError(f'{path.name}:{example.line}: write <!-- skip: next "why" -->')
             skipping = True
             continue
-        found.append(_block(example, skipping))
+        listed.append(_block(example, skipping))
         skipping = False
-    return found
+    return listed
 
 
 def _block(example: Example, skipped: bool = False) -> Block:
     language, title = example.parsed["language"], _TITLE.search(example.parsed["options"])
-    source = _SNIPPET.sub(lambda one: (DOCS.parent / one["file"]).read_text(encoding="utf-8"), example.parsed["source"])
+    source = _SNIPPET.sub(_file_text, example.parsed["source"])
     return Block(language, title["title"] if title else "", source, example.line, skipped)
 
 
-def _opened(path: Path) -> Document:
+def _file_text(snippet: re.Match[str]) -> str:
+    return (DOCS.parent / snippet["file"]).read_text(encoding="utf-8")
+
+
+def _parsed(path: Path) -> Document:
     return Document.parse(str(path), SkipParser(), _fences, _hidden)
 
 
@@ -99,13 +103,13 @@ def _fences(document: Document) -> Iterable[Region]:
 
 def _hidden(document: Document) -> Iterable[Region]:
     for region in _HIDDEN(document):
-        said = {
+        parsed = {
             "language": region.lexemes["arguments"],
             "options": "",
             "source": region.lexemes["source"],
             "hidden": True,
         }
-        yield Region(region.start, region.end, said, _evaluate)
+        yield Region(region.start, region.end, parsed, _evaluate)
 
 
 def run_page(path: Path, folder: Path, api_base: str = "", until: str = "") -> int:
@@ -114,7 +118,7 @@ def run_page(path: Path, folder: Path, api_base: str = "", until: str = "") -> i
     Ends before the first block that holds `until`, if that is given. Returns how many blocks ran. Raises AssertionError
     (Sybil's) for a block that does not come out as shown, with the page's line.
     """
-    document, ran = _opened(path), 0
+    document, ran = _parsed(path), 0
     document.namespace.update(__name__="__main__", _page=_Page(folder, api_base))
     for example in document:
         shown = isinstance(example.parsed, dict) and not example.parsed.get("hidden")
@@ -143,7 +147,7 @@ def _evaluate(example: Example) -> str | None:
     if block.title:
         target = page.folder / block.title
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(_addressed(block, page.api_base), encoding="utf-8")
+        target.write_text(_with_address(block, page.api_base), encoding="utf-8")
         return None
     if block.language in ONLY_SHOWN:
         return None
@@ -155,7 +159,8 @@ def _evaluate(example: Example) -> str | None:
     if block.language == "bash":
         return _run(block.source, "", page.folder)
     if block.language == "console":
-        return next(filter(None, (_run(*one, page.folder) for one in commands(block.source))), None)
+        problems = (_run(command, expected, page.folder) for command, expected in commands(block.source))
+        return next(filter(None, problems), None)
     return f"a block in {block.language or 'no language'!r}: nothing runs it; give it a title or a known language"
 
 
@@ -175,41 +180,41 @@ def commands(source: str) -> Iterator[tuple[str, str]]:
         yield command, printed.strip("\n")
 
 
-def _run(command: str, want: str, folder: Path) -> str | None:
+def _run(command: str, expected: str, folder: Path) -> str | None:
     done = subprocess.run(
         ["bash", "-eo", "pipefail", "-c", command],
         cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=LONGEST,
     )  # fmt: skip
-    got = "".join(line for line in done.stdout.splitlines(keepends=True) if not _PROGRESS.search(line))
+    printed = "".join(line for line in done.stdout.splitlines(keepends=True) if not _PROGRESS.search(line))
     if done.returncode:
-        return f"$ {command}\nexit code {done.returncode}\n{got}"
-    return want and _unlike(want, got, f"$ {command}\n")
+        return f"$ {command}\nexit code {done.returncode}\n{printed}"
+    return expected and _unlike(expected, printed, f"$ {command}\n")
 
 
-def _unlike(want: str, got: str, what: str = "") -> str | None:
-    """How `got` differs from `want`; None where it does not. Figures are not compared."""
+def _unlike(expected: str, printed: str, command: str = "") -> str | None:
+    """How `printed` differs from `expected`; None where it does not. Figures are not compared."""
     options = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
-    left, right = (_FIGURE.sub("0", text.replace("…", "...")).strip() + "\n" for text in (want, got))
+    left, right = (_FIGURE.sub("0", text.replace("…", "...")).strip() + "\n" for text in (expected, printed))
     if doctest.OutputChecker().check_output(left, right, options):
         return None
-    return f"{what}is said to print\n{want}\nbut prints\n{got}"
+    return f"{command}is said to print\n{expected}\nbut prints\n{printed}"
 
 
-def _addressed(block: Block, api_base: str) -> str:
+def _with_address(block: Block, api_base: str) -> str:
     """A file's text; teachers of a teacher file that names no address are those of the simulated server."""
     if not api_base or block.language != "yaml" or not is_teacher_file(block.title):
         return block.source
-    told = yaml.safe_load(block.source)
-    for one in told if isinstance(told, list) else [told]:
-        one.setdefault("price", one["model"])
-        one.setdefault("api_base", api_base)
-        one.pop("api_key_env", None)
-    return yaml.safe_dump(told)
+    settings = yaml.safe_load(block.source)
+    for teacher in settings if isinstance(settings, list) else [settings]:
+        teacher.setdefault("price", teacher["model"])
+        teacher.setdefault("api_base", api_base)
+        teacher.pop("api_key_env", None)
+    return yaml.safe_dump(settings)
 
 
 def unfenced_commands(path: Path) -> list[str]:
     """Commands in blocks that are indented, not fenced: those could carry no mark, and nothing would run them."""
-    document = _opened(path)
+    document = _parsed(path)
     text = document.text
     for _, region in reversed(document.regions):
         text = text[: region.start] + text[region.end :]
@@ -251,7 +256,7 @@ def _refed_words(line: str) -> Iterator[list[str]]:
 
 
 def unknown_option(command: Any, words: list[str]) -> str:
-    """What of a `refed` command line there is not in typer's `command`: a command or an option; "" where all is."""
+    """The first command or option of a `refed` command line that typer's `command` does not have; "" if it has all."""
     rest = list(words)
     while rest and hasattr(command, "commands"):
         name = rest.pop(0)
@@ -260,6 +265,7 @@ def unknown_option(command: Any, words: list[str]) -> str:
         if name not in command.commands:
             return f"refed {' '.join(words)}: no command {name}"
         command = command.commands[name]
-    known = {option for one in command.params for option in (*one.opts, *one.secondary_opts)} | {"--help"}
-    odd = [word for word in rest if word.startswith("-") and word.partition("=")[0] not in known]
-    return f"refed {' '.join(words)}: no option {odd[0]}" if odd else ""
+    options = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
+    options.add("--help")
+    unknown = [word for word in rest if word.startswith("-") and word.partition("=")[0] not in options]
+    return f"refed {' '.join(words)}: no option {unknown[0]}" if unknown else ""

@@ -1,4 +1,4 @@
-"""A run to be shown: two filters, failures, and texts that a page must not take for markup."""
+"""A run to show on a page: two filters, failures, and texts that the page must not take for markup."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def hostile(writer: Writer) -> Writer:
 
 
 def hostile_references(count: int) -> list[dict[str, str]]:
-    return [{name: f"{text} {HOSTILE}" for name, text in one.items()} for one in references(count)]
+    return [{name: f"{text} {HOSTILE}" for name, text in reference.items()} for reference in references(count)]
 
 
 def _planted(value: Any) -> Any:
@@ -50,8 +50,8 @@ def _planted(value: Any) -> Any:
     if isinstance(value, str):
         return f"{HOSTILE} {value}"
     if isinstance(value, list):
-        return [_planted(one) for one in value]
-    return {name: _planted(one) for name, one in value.items()}
+        return [_planted(item) for item in value]
+    return {name: _planted(item) for name, item in value.items()}
 
 
 def shown_run(folder: Path, size: int = 24) -> Path:

@@ -1,4 +1,4 @@
-"""A Hub on this machine, as far as a data set's upload goes: repositories, branches, LFS, commits, tokens, faults."""
+"""A fake Hub with what a data set's upload needs: repositories, branches, LFS, commits, tokens, faults."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Repo:
     """Branch → its commits: all files of each."""
     messages: list[str] = field(default_factory=list)
     ignores: str = ""
-    """Its .gitignore: one name."""
+    """Its .gitignore: a single name."""
 
     def sha(self, branch: str) -> str:
         return hashlib.sha1(f"{branch} {len(self.branches[branch])}".encode()).hexdigest()
@@ -83,11 +83,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
         try:
             if fault := next((status for part, status in self.server.faults.items() if part in path), None):
                 raise Refused(fault, message="as the test wants it")
-            told, status, headers = self._told(path, body), 200, {}
+            answer, status, headers = self._route(path, body), 200, {}
         except Refused as refused:
-            told, status = {"error": refused.message}, refused.status
+            answer, status = {"error": refused.message}, refused.status
             headers = {"X-Error-Code": refused.code, "X-Error-Message": refused.message}
-        out = json.dumps(told).encode()
+        out = json.dumps(answer).encode()
         self.send_response(status)
         for name, value in {**headers, "Content-Length": str(len(out)), "Content-Type": "application/json"}.items():
             self.send_header(name, value)
@@ -100,12 +100,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
         pass
 
     def _chunks(self) -> bytes:
-        parts = []
+        chunks = []
         while size := int(self.rfile.readline(), 16):
-            parts.append(self.rfile.read(size))
+            chunks.append(self.rfile.read(size))
             self.rfile.readline()
         self.rfile.readline()
-        return b"".join(parts)
+        return b"".join(chunks)
 
     def _token(self) -> str:
         token = self.headers.get("Authorization", "").removeprefix("Bearer ")
@@ -117,7 +117,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if self._token() != WRITER or owner not in OWNERS:
             raise Refused(403, message=f"You don't have the rights to create a dataset under the namespace {owner}")
 
-    def _told(self, path: str, body: bytes) -> Any:
+    def _route(self, path: str, body: bytes) -> Any:
         if path.startswith("/lfs/"):  # the storage: signed addresses, no token
             self.server.blobs[path.removeprefix("/lfs/")] = body
             return {}
@@ -127,11 +127,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
             return {"errors": [], "warnings": []}
         if batch := re.fullmatch(r"/datasets/(\w+/[\w.-]+)\.git/info/lfs/objects/batch", path):
             self._repo(batch[1], write=True)
-            return {"objects": [self._object(one) for one in json.loads(body)["objects"]]}
-        found = re.fullmatch(r"/api/datasets/(\w+/[\w.-]+)(?:/([\w-]+)/(.+))?", path)
-        if found is None:
+            return {"objects": [self._object(asked) for asked in json.loads(body)["objects"]]}
+        match = re.fullmatch(r"/api/datasets/(\w+/[\w.-]+)(?:/([\w-]+)/(.+))?", path)
+        if match is None:
             raise Refused(404, "EntryNotFound", "no such address here")
-        name, what, revision = found.groups()
+        name, what, revision = match.groups()
         if what is None or what == "revision":
             return self._info(name, revision or "main")
         actions = {
@@ -173,18 +173,18 @@ class Handler(http.server.BaseHTTPRequestHandler):
         return {
             "files": [
                 {
-                    "path": one["path"],
-                    "uploadMode": "lfs" if _is_large(one["path"], one["size"]) else "regular",
-                    "shouldIgnore": bool(ignores) and ignores in one["path"],
+                    "path": file["path"],
+                    "uploadMode": "lfs" if _is_large(file["path"], file["size"]) else "regular",
+                    "shouldIgnore": bool(ignores) and ignores in file["path"],
                 }
-                for one in asked["files"]
+                for file in asked["files"]
             ]
         }
 
-    def _object(self, one: dict[str, Any]) -> Any:
-        told = {"oid": one["oid"], "size": one["size"]}
-        href = f"{self.server.url}/lfs/{one['oid']}"
-        return told if one["oid"] in self.server.blobs else {**told, "actions": {"upload": {"href": href}}}
+    def _object(self, asked: dict[str, Any]) -> Any:
+        answer = {"oid": asked["oid"], "size": asked["size"]}
+        href = f"{self.server.url}/lfs/{asked['oid']}"
+        return answer if asked["oid"] in self.server.blobs else {**answer, "actions": {"upload": {"href": href}}}
 
     def _commit(self, repo: Repo, name: str, revision: str, body: bytes) -> Any:
         lines = [json.loads(line) for line in body.splitlines()]
@@ -204,7 +204,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def _paths(self, repo: Repo, name: str, revision: str, body: bytes) -> Any:
         files = repo.at(revision)
-        return [_fact(path, files[path]) for path in parse_qs(body.decode())["paths"] if path in files]
+        return [_path_info(path, files[path]) for path in parse_qs(body.decode())["paths"] if path in files]
 
     def _branch(self, repo: Repo, name: str, revision: str, body: bytes) -> Any:
         if revision in repo.branches:
@@ -217,9 +217,9 @@ def _is_large(path: str, size: int) -> bool:
     return path.endswith(".parquet") or size > 10_000_000
 
 
-def _fact(path: str, content: bytes) -> dict[str, Any]:
+def _path_info(path: str, content: bytes) -> dict[str, Any]:
     blob = hashlib.sha1(f"blob {len(content)}\0".encode() + content).hexdigest()
-    told: dict[str, Any] = {"type": "file", "path": path, "size": len(content), "oid": blob}
+    info: dict[str, Any] = {"type": "file", "path": path, "size": len(content), "oid": blob}
     if _is_large(path, len(content)):
-        told["lfs"] = {"oid": hashlib.sha256(content).hexdigest(), "size": len(content), "pointerSize": 130}
-    return told
+        info["lfs"] = {"oid": hashlib.sha256(content).hexdigest(), "size": len(content), "pointerSize": 130}
+    return info

@@ -10,12 +10,12 @@ from aiohttp import web
 from tests.support.scripted_batches import (
     COST,
     PATIENCE,
-    OddService,
+    ScriptedService,
     as_killed,
     ask_all,
-    at_work,
     batched,
     calls,
+    recorded_teacher,
     refused,
     teacher_config,
 )
@@ -24,9 +24,9 @@ TEXTS = [f"q{n}" for n in range(6)]
 
 
 async def killed_at(
-    moment: str, tmp_path: Path, service: OddService, instead: web.StreamResponse | None = None
+    moment: str, tmp_path: Path, service: ScriptedService, instead: web.StreamResponse | None = None
 ) -> Path:
-    """The folder of a start that was killed as the service was asked for `moment` (see OddService.hooks)."""
+    """The folder of a start that was killed as the service was asked for `moment` (see ScriptedService.hooks)."""
     killed = asyncio.get_running_loop().create_future()
 
     def kill() -> web.StreamResponse | None:
@@ -34,7 +34,7 @@ async def killed_at(
         return instead
 
     service.hooks[moment] = [kill]
-    async with at_work(tmp_path / "first", teacher_config(service)) as recorded:
+    async with recorded_teacher(tmp_path / "first", teacher_config(service)) as recorded:
         asking = asyncio.ensure_future(ask_all(recorded, TEXTS))
         folder = await asyncio.wait_for(killed, PATIENCE)
         await called_off(asking)
@@ -42,7 +42,7 @@ async def killed_at(
     return folder
 
 
-async def killed_waiting(tmp_path: Path, service: OddService) -> Path:
+async def killed_waiting(tmp_path: Path, service: ScriptedService) -> Path:
     """The folder of a start that was killed as it looked at its batch, which is under way."""
     return await killed_at("look", tmp_path, service, refused(503, "busy"))
 
@@ -52,9 +52,9 @@ async def called_off(asking: asyncio.Future[list[str | BaseException]]) -> None:
     await asyncio.gather(asking, return_exceptions=True)
 
 
-async def goes_on(folder: Path, service: OddService, **settings: object) -> None:
+async def goes_on(folder: Path, service: ScriptedService, **settings: object) -> None:
     """The next start gets all answers, pays for each once, and leaves nothing open."""
-    async with at_work(folder, teacher_config(service, **settings)) as recorded:
+    async with recorded_teacher(folder, teacher_config(service, **settings)) as recorded:
         assert await ask_all(recorded, TEXTS) == TEXTS
         assert recorded.recorder.budget.in_flight == recorded.recorder.budget.reserved == 0
         assert recorded.recorder.budget.spent == len(TEXTS) * COST and recorded.recorder.budget.calls == len(TEXTS)

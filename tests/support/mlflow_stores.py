@@ -48,8 +48,8 @@ class Mlflow:
     def runs(self, kind: str | None = None) -> list[Any]:
         """All runs, the first one first."""
         experiment = self.client.get_experiment_by_name(EXPERIMENT).experiment_id
-        found = self.client.search_runs([experiment], order_by=["attributes.start_time ASC"], max_results=1000)
-        return [run for run in found if kind is None or run.data.tags.get("refed.kind") == kind]
+        runs = self.client.search_runs([experiment], order_by=["attributes.start_time ASC"], max_results=1000)
+        return [run for run in runs if kind is None or run.data.tags.get("refed.kind") == kind]
 
     def history(self, run_id: str, name: str) -> list[tuple[int, float]]:
         """(step, value) of a metric, as logged."""
@@ -172,8 +172,8 @@ class Server:
         import mlflow
 
         client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{self.home / 'mlflow.db'}")
-        found = client.get_experiment_by_name(EXPERIMENT)
-        return list(client.search_runs([found.experiment_id])) if found else []
+        runs = client.get_experiment_by_name(EXPERIMENT)
+        return list(client.search_runs([runs.experiment_id])) if runs else []
 
     def _answers(self) -> bool:
         try:

@@ -1,4 +1,4 @@
-"""An endpoint in this process that keeps the headers and bodies it is sent, and says whatever a test has it say."""
+"""An endpoint in this process that keeps the headers and bodies it is sent, and answers as a test says."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def listening(answering: Answering) -> Iterator[Listener]:
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             headers = dict(self.headers.items())
-            there.headers.append(headers)
-            there.bodies.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            status, said = answering(headers)
-            body = json.dumps(said).encode()
+            listener.headers.append(headers)
+            listener.bodies.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            status, answer = answering(headers)
+            body = json.dumps(answer).encode()
             self.send_response(status)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(body)))
@@ -41,11 +41,11 @@ def listening(answering: Answering) -> Iterator[Listener]:
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
         http.daemon_threads = True
-        there = Listener(http.server_address[1])
+        listener = Listener(http.server_address[1])
         thread = threading.Thread(target=http.serve_forever, args=(0.02,), daemon=True)
         thread.start()
         try:
-            yield there
+            yield listener
         finally:
             http.shutdown()
             thread.join()

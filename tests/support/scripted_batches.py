@@ -1,4 +1,4 @@
-"""A Batch API that says whatever a test has it say, and questions asked there through a ledger."""
+"""A Batch API that answers as a test scripts it, and questions asked there through a ledger."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ PRICE = {"prompt": 2.0, "completion": 4.0}
 """Dollars a million tokens; a batch halves them."""
 USED = {"prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 110}
 COST = 100 * 1_000_000 + 10 * 2_000_000
-"""Of one answer in a batch, picodollars."""
+"""Picodollars of one answer in a batch."""
 PATIENCE = 30.0
-"""Seconds after which whatever still waits is taken to hang; a first question imports for some of them."""
+"""Seconds after which whatever still waits is taken to hang; a first question needs some of them for imports."""
 FULL = [{"code": "token_limit_exceeded", "message": "full"}]
-"""The errors of a batch that a provider's queue has no room for."""
+"""The errors of a batch for which a provider's queue has no room."""
 Line = Mapping[str, Any]
-Said = tuple[bytes | None, bytes | None]
+BatchFiles = tuple[bytes | None, bytes | None]
 """An output file and an error file."""
 Hook = Callable[[], web.StreamResponse | None]
 
@@ -57,9 +57,9 @@ def body(text: str, usage: Any = USED, reason: str = "stop") -> dict[str, Any]:
     return {"id": "x", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice], "usage": usage}
 
 
-def line(custom_id: Any, said: Any, status: Any = 200) -> dict[str, Any]:
+def line(custom_id: Any, content: Any, status: Any = 200) -> dict[str, Any]:
     """A line of an output file."""
-    return {"id": "r", "custom_id": custom_id, "response": {"status_code": status, "body": said}, "error": None}
+    return {"id": "r", "custom_id": custom_id, "response": {"status_code": status, "body": content}, "error": None}
 
 
 def spared(custom_id: str, code: str = "batch_expired") -> dict[str, Any]:
@@ -67,17 +67,17 @@ def spared(custom_id: str, code: str = "batch_expired") -> dict[str, Any]:
 
 
 def written(*lines: Any) -> bytes:
-    """A file of JSON lines, with whatever Unicode holds as it is; bytes stand for themselves."""
-    raw = (one if isinstance(one, bytes) else json.dumps(one, ensure_ascii=False).encode() for one in lines)
-    return b"".join(one + b"\n" for one in raw)
+    """A file of JSON lines, with Unicode unescaped; bytes are written as they are."""
+    raw = (item if isinstance(item, bytes) else json.dumps(item, ensure_ascii=False).encode() for item in lines)
+    return b"".join(item + b"\n" for item in raw)
 
 
-def well(lines: Sequence[Line]) -> Said:
+def well(lines: Sequence[Line]) -> BatchFiles:
     """Every request is answered with its own question."""
-    return written(*(line(one["custom_id"], body(asked(one))) for one in lines)), None
+    return written(*(line(request["custom_id"], body(asked(request))) for request in lines)), None
 
 
-class OddService:
+class ScriptedService:
     """Files and Batches. `answers` makes the files of the next batches, the last one of all further ones.
 
     `hooks`: of an operation (upload, create, created, list, look, download), what the next calls do first; a response
@@ -85,7 +85,7 @@ class OddService:
     """
 
     def __init__(self) -> None:
-        self.answers: list[Callable[[Sequence[Line]], Said]] = [well]
+        self.answers: list[Callable[[Sequence[Line]], BatchFiles]] = [well]
         self.status: list[str] = ["completed"]
         self.errors: list[Any] = [None]
         self.hooks: dict[str, list[Hook | None]] = {}
@@ -116,16 +116,16 @@ class OddService:
         form = await request.post()
         if (instead := self._hooked("upload")) is not None:
             return instead
-        name = self._kept(form["file"].file.read())  # type: ignore[union-attr]
+        name = self._stored(form["file"].file.read())  # type: ignore[union-attr]
         return web.json_response({"id": name, "object": "file", "status": "processed", "created_at": 1})
 
-    def _kept(self, content: bytes) -> str:
+    def _stored(self, content: bytes) -> str:
         name = f"file-{len(self.files)}"
         self.files[name] = content
         return name
 
     async def create(self, request: web.Request) -> web.StreamResponse:
-        given = await request.json()
+        request_body = await request.json()
         if (instead := self._hooked("create")) is not None:
             return instead
         batch = {
@@ -134,8 +134,8 @@ class OddService:
             "status": "in_progress",
             "errors": None,
             "created_at": int(time.time() + self.clock),
-            "input_file_id": given["input_file_id"],
-            "metadata": given.get("metadata"),
+            "input_file_id": request_body["input_file_id"],
+            "metadata": request_body.get("metadata"),
             "output_file_id": None,
             "error_file_id": None,
             "request_counts": {"total": 0, "completed": 0, "failed": 0},
@@ -167,13 +167,13 @@ class OddService:
         if errors is not None:
             batch["errors"] = {"object": "list", "data": errors}
             return
-        lines = [json.loads(one) for one in self.files[batch["input_file_id"]].splitlines()]
+        lines = [json.loads(request) for request in self.files[batch["input_file_id"]].splitlines()]
         self.sent.append(lines)
         for kind, content in zip(("output_file_id", "error_file_id"), _next(self.answers)(lines), strict=True):
-            batch[kind] = None if content is None else self._kept(content)
+            batch[kind] = None if content is None else self._stored(content)
             named = re.findall(r'"(call-[0-9]+)", "response": {"status_code": 200', (content or b"").decode())
             good = set(named)
-            self.paid.update(asked(one) for one in lines if one["custom_id"] in good)
+            self.paid.update(asked(request) for request in lines if request["custom_id"] in good)
 
     async def download(self, request: web.Request) -> web.StreamResponse:
         if (instead := self._hooked("download")) is not None:
@@ -181,13 +181,15 @@ class OddService:
         return web.Response(body=self.files[request.match_info["name"]])
 
     @asynccontextmanager
-    async def open(self, port: int = 0) -> AsyncIterator[OddService]:
-        """It is there inside the block; at a free port, if none is given."""
+    async def open(self, port: int = 0) -> AsyncIterator[ScriptedService]:
+        """It listens inside the block; at a free port without `port`."""
         app = web.Application(client_max_size=10**9)
         app.add_routes(
             [
-                *(web.post("/v1/files", self.upload), web.post("/v1/batches", self.create)),
-                *(web.get("/v1/batches", self.list), web.get("/v1/batches/{name}", self.look)),
+                web.post("/v1/files", self.upload),
+                web.post("/v1/batches", self.create),
+                web.get("/v1/batches", self.list),
+                web.get("/v1/batches/{name}", self.look),
                 web.get("/v1/files/{name}/content", self.download),
             ]
         )
@@ -203,15 +205,15 @@ class OddService:
             await runner.cleanup()
 
 
-def _next(given: list[Any]) -> Any:
-    return given.pop(0) if len(given) > 1 else given[0]
+def _next(values: list[Any]) -> Any:
+    return values.pop(0) if len(values) > 1 else values[0]
 
 
 def refused(status: int, message: str, code: str | None = None) -> web.Response:
     return web.json_response({"error": {"message": message, "code": code}}, status=status)
 
 
-def teacher_config(service: OddService, **settings: Any) -> TeacherConfig:
+def teacher_config(service: ScriptedService, **settings: Any) -> TeacherConfig:
     values = {"model": "odd/m", "api_base": service.url, "price": PRICE, "max_tokens": 64, "mode": "batch"}
     values |= {"batch": {"quiet": 0.02, "poll": 0.02}, "retries": 2}
     return TeacherConfig.model_validate({**values, **settings})
@@ -233,7 +235,7 @@ def bill(server: SimulatedTeacher) -> float:
 
 @asynccontextmanager
 async def client(config: TeacherConfig, patience: float = 10.0) -> AsyncIterator[BatchService]:
-    """What speaks to a Batch API; asks again for `patience` seconds."""
+    """A client of a Batch API that retries for `patience` seconds."""
     made = BatchService(config, resolve(config), patience=patience)
     try:
         yield made
@@ -242,13 +244,13 @@ async def client(config: TeacherConfig, patience: float = 10.0) -> AsyncIterator
 
 
 @asynccontextmanager
-async def at_work(
+async def recorded_teacher(
     folder: Path,
     config: TeacherConfig | Teacher,
     caps: Caps | None = None,
     recorder: type[RunRecorder] = RunRecorder,
 ) -> AsyncIterator[RecordedTeacher]:
-    """One start on the ledger in `folder`: who is asked there."""
+    """The recorded teacher of one start on the ledger in `folder`."""
     teacher = open_teacher(config)
     with Ledger.create(folder) as ledger:
         begin_start(ledger)
@@ -267,7 +269,7 @@ PREDICTOR = dspy.Predict("question -> answer")
 
 
 async def ask(recorded: RecordedTeacher, text: str) -> str:
-    """What is answered to `text`."""
+    """The answer to `text`."""
     question = Question("stage", text, PREDICTOR, {"question": text})
     return str((await asyncio.wait_for(recorded(question), PATIENCE)).answer)
 

@@ -1,4 +1,4 @@
-"""A teacher at our seam: an engine that writes fitting answers, or says what a queue tells it to."""
+"""An engine for `dspy.LM` that writes fitting answers, or what a queue holds; and a recorder of its calls."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from refed_dspy.records import Call
 
 Answer: TypeAlias = str | Exception | Response | Callable[[Request], Any]
 
-SAMPLE_PARTS: dict[str, Any] = {
+SAMPLE_FIELDS: dict[str, Any] = {
     "analysis": {
         "original_strengths": ["clear"],
         "improvement_opportunities": ["depth"],
@@ -54,20 +54,20 @@ class Writer:
     def _value(self, name: str) -> Any:
         if name == "new_instructions":
             return [f"Task {i if self.repeat else next(self.numbers)}: do it." for i in range(self.per_call)]
-        return SAMPLE_PARTS.get(name) or f"{name} number {next(self.numbers)}"
+        return SAMPLE_FIELDS.get(name) or f"{name} number {next(self.numbers)}"
 
     def answer(self, request: Request) -> Response:
         self.requests.append(request)
-        said: Any = self.queue.popleft() if self.queue else self.on_request(request)
-        if callable(said):
-            said = said(request)
-        if isinstance(said, Exception):
-            raise said
-        if isinstance(said, Response):
-            return said
-        return response(said if said is not None else self.write(request))
+        answer: Any = self.queue.popleft() if self.queue else self.on_request(request)
+        if callable(answer):
+            answer = answer(request)
+        if isinstance(answer, Exception):
+            raise answer
+        if isinstance(answer, Response):
+            return answer
+        return response(answer if answer is not None else self.write(request))
 
-    # The two doors that dspy.LM asks for.
+    # The two engines that dspy.LM asks for.
     def complete(self, request: Request) -> Response:
         return self.answer(request)
 
@@ -84,8 +84,8 @@ class AsyncWriter:
         return self.writer.answer(request)
 
 
-class Notebook(NullRecorder):
-    """Books that allow everything and keep what they are told."""
+class CallCollector(NullRecorder):
+    """A recorder that allows everything and keeps the calls reported to it."""
 
     def __init__(self) -> None:
         self.calls: list[Call] = []

@@ -1,4 +1,4 @@
-"""Runs of two teachers, each behind an endpoint of its own (the fixture `two`), and what is known of who wrote what."""
+"""Runs of two teachers, each behind an endpoint of its own (the fixture `two`), and checks of who wrote what."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.recorder import RunRecorder
 from refed_dspy.ledger.spending import Spent
 from refed_dspy.programs.asking import ask
+from refed_dspy.runs.result import Synthesis
 from refed_dspy.teachers.by_stage import open_teachers
 from refed_dspy.teachers.caps import CapsLeft
 from refed_dspy.teachers.pool import PoolSetup
@@ -38,7 +39,7 @@ def pool(two: tuple[SimulatedTeacher, ...], *weights: float) -> list[TeacherConf
     return [config(server, model=model, weight=weight) for server, model, weight in named]
 
 
-def run(folder: Path, size: int = 40, **settings: Any) -> refed_dspy.Synthesis:
+def run(folder: Path, size: int = 40, **settings: Any) -> Synthesis:
     settings.setdefault("references", references(12))
     return refed_dspy.synthesize(None, settings.pop("references"), size=size, run_dir=folder, **settings)
 
@@ -62,7 +63,7 @@ def answered_twice(folder: Path) -> list[Any]:
         return ledger.db.execute(twice).fetchall()
 
 
-def check_lineage(made: refed_dspy.Synthesis, two: tuple[SimulatedTeacher, ...]) -> list[dict[str, Any]]:
+def check_lineage(made: Synthesis, two: tuple[SimulatedTeacher, ...]) -> list[dict[str, Any]]:
     """Every row says who wrote it, as its texts' own marks do."""
     marks = {server.base_url: mark for server, mark in zip(two, MARKS, strict=True)}
     rows = list(made.samples.rows())
@@ -78,11 +79,11 @@ AskPool: TypeAlias = Callable[[int], Awaitable[Any]]
 
 
 def at_session(ledger: Ledger, writers: list[Writer], clock: Clock) -> tuple[Session, AskPool]:
-    """A desk where a pool of these writers sits, and how it is asked."""
+    """A session with a pool of these writers, and a function that asks it."""
     by_stage = open_teachers([fake_lm(writer, name=f"fake/{number}") for number, writer in enumerate(writers)])
     recorder = RunRecorder(ledger, Caps(), NO_CAPS.before)
     session = Session(
-        ledger, recorder, by_stage.roles, Progress(1), CallPolicy(), {}, None, PoolSetup(by_stage, (), clock)
+        ledger, recorder, by_stage.roles, Progress(1), CallPolicy(), {}, pool_setup=PoolSetup(by_stage, (), clock)
     )
     predictor = refed_dspy.ReferenceLevelFeedback().response_generation
 

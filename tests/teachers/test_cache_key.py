@@ -10,15 +10,16 @@ import dspy
 import pytest
 from dspy.lm15 import Config, Message, Request
 
-from refed_dspy import TeacherConfig, open_teacher
+from refed_dspy import TeacherConfig
 from refed_dspy.programs.adapter import SchemaAdapter, rendering
 from refed_dspy.programs.asking import Question, ask_teacher
 from refed_dspy.signatures import ResponseGeneration
+from refed_dspy.teachers import open_teacher
 from refed_dspy.teachers.requests import Outgoing
 from refed_dspy.teachers.route import resolve
 from tests.support.recording_endpoint import Listener, listening
 
-SAID = {
+ANSWER_BODY = {
     "id": "1",
     "object": "chat.completion",
     "model": "m",
@@ -31,8 +32,8 @@ SAID = {
 
 @pytest.fixture
 def recorder() -> Iterator[Listener]:
-    with listening(lambda headers: (200, SAID)) as there:
-        yield there
+    with listening(lambda headers: (200, ANSWER_BODY)) as endpoint:
+        yield endpoint
 
 
 def answered(recorder: Listener, questions: list[dict[str, Any]], **settings: Any) -> list[Any]:
@@ -60,18 +61,18 @@ QUESTIONS = [
 
 
 def test_azure_is_sent_a_key_for_each_reference(recorder: Listener) -> None:
-    one, two, three, four = answered(recorder, QUESTIONS, model="azure/m", api_base=recorder.root)
-    assert one == two != three == four
-    assert all(len(key) == 32 and int(key, 16) for key in (one, three)), "a digest, and nothing else"
+    first, second, third, fourth = answered(recorder, QUESTIONS, model="azure/m", api_base=recorder.root)
+    assert first == second != third == fourth
+    assert all(len(key) == 32 and int(key, 16) for key in (first, third)), "a digest, and nothing else"
     # The same reference under another prompt: another stage's requests go to another machine.
     other = dspy.Predict(ResponseGeneration.with_instructions("Answer in verse."))
     assert rendering(other.signature).system != rendering(ResponseGeneration).system
-    assert answered(recorder, QUESTIONS[:1], model="azure/m", api_base=recorder.root) == [one]
+    assert answered(recorder, QUESTIONS[:1], model="azure/m", api_base=recorder.root) == [first]
 
 
 def test_the_user_s_own_key_wins(recorder: Listener) -> None:
-    own = {"params": {"prompt_cache_key": "mine"}}
-    assert answered(recorder, QUESTIONS[:2], model="azure/m", api_base=recorder.root, **own) == ["mine", "mine"]
+    settings = {"params": {"prompt_cache_key": "mine"}}
+    assert answered(recorder, QUESTIONS[:2], model="azure/m", api_base=recorder.root, **settings) == ["mine", "mine"]
     other = {"params": {"top_p": 0.9}}
     keys = answered(recorder, QUESTIONS[:1], model="azure/m", api_base=recorder.root, **other)
     assert keys != [None] and recorder.bodies[0]["top_p"] == 0.9
@@ -94,8 +95,8 @@ def test_who_may_not_know_a_cache_key_is_sent_none(settings: dict[str, Any]) -> 
     )
     sent, _ = Outgoing(config, resolve(config))(request)
     assert not sent.config.extensions
-    own = TeacherConfig(model="openai/m", api_base="https://eu.api.openai.com/v1")
-    sent, _ = Outgoing(own, resolve(own))(request)
+    config = TeacherConfig(model="openai/m", api_base="https://eu.api.openai.com/v1")
+    sent, _ = Outgoing(config, resolve(config))(request)
     assert sent.config.extensions and request.config.extensions is None, "the request itself is left alone"
     freely = Request(model="m", messages=(Message.user("Hello"),), config=Config(max_tokens=16))
-    assert not Outgoing(own, resolve(own))(freely)[0].config.extensions, "nobody knows what of it is stable"
+    assert not Outgoing(config, resolve(config))(freely)[0].config.extensions, "nobody knows what of it is stable"

@@ -17,10 +17,12 @@ import pytest
 
 import refed_dspy
 from benchmarks.simulated import SimulatedTeacher
-from refed_dspy import Synthesis, TeacherConfig
+from refed_dspy import TeacherConfig
 from refed_dspy.errors import ConfigError, RunStopped
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.spending import spent
+from refed_dspy.runs.result import Synthesis
+from refed_dspy.teachers import open_teacher
 from tests.support.scripted_engine import Writer, references
 
 RATES = {"prompt": 1.0, "completion": 10.0, "cached": 0.5}
@@ -52,7 +54,7 @@ def billed(server: SimulatedTeacher) -> int:
 
 
 def charged(folder: Path) -> int:
-    """What the run's own books say, in picodollars."""
+    """Picodollars spent, as the ledger has it."""
     with Ledger.read(folder) as ledger:
         return spent(ledger).cost
 
@@ -66,7 +68,7 @@ def pico(dollars: float) -> int:
     return round(dollars * 10**12)
 
 
-def the_books_hold(server: SimulatedTeacher, folder: Path, max_cost: float) -> None:
+def check_spending(server: SimulatedTeacher, folder: Path, max_cost: float) -> None:
     assert billed(server) <= charged(folder) <= pico(max_cost)
 
 
@@ -74,10 +76,10 @@ def rows(folder: Path) -> list[Any]:
     return [json.loads(line) for line in (folder / "samples-at-cap.jsonl").read_text().splitlines()]
 
 
-# --- the books
+# --- what the ledger has
 
 
-def test_without_faults_the_books_are_the_servers_bill(server: SimulatedTeacher, tmp_path: Path) -> None:
+def test_without_faults_the_ledger_has_the_servers_bill(server: SimulatedTeacher, tmp_path: Path) -> None:
     made = run(server, tmp_path / "run", size=40)
     assert made.complete and made.stopped is None
     assert charged(tmp_path / "run") == billed(server) > 0
@@ -90,7 +92,7 @@ def test_without_faults_the_books_are_the_servers_bill(server: SimulatedTeacher,
     "faults",
     [("429", "500", "drop", "hang"), ("malformed", "cut", "empty", "refusal"), ("nousage", "oddusage", "filtered")],
 )
-def test_with_faults_the_books_hold_at_least_the_bill(
+def test_with_faults_the_ledger_has_at_least_the_bill(
     server: SimulatedTeacher, tmp_path: Path, faults: tuple[str, ...]
 ) -> None:
     server.control(faults=dict.fromkeys(faults, 0.1), seed=3)
@@ -106,7 +108,7 @@ def test_with_faults_the_books_hold_at_least_the_bill(
 def test_max_cost_is_never_passed_whatever_goes_wrong(server: SimulatedTeacher, tmp_path: Path) -> None:
     server.control(faults=FAULTS, latency=0.02, sigma=0.5, seed=1)
     made = run(server, tmp_path / "run", size=400, max_cost=0.15, max_failure_share=1)
-    the_books_hold(server, tmp_path / "run", 0.15)
+    check_spending(server, tmp_path / "run", 0.15)
     assert made.stopped is not None and not made.complete
     assert server.stats()["requests"] > 20, "it stopped for its cap, not at once"
 
@@ -114,8 +116,8 @@ def test_max_cost_is_never_passed_whatever_goes_wrong(server: SimulatedTeacher, 
 def test_at_the_cap_it_returns_with_what_there_is(server: SimulatedTeacher, tmp_path: Path) -> None:
     made = run(server, tmp_path / "run", size=300, max_cost=0.15)
     assert made.stopped is not None and "\n" not in made.stopped
-    for told in ("max_cost $0.15 is reached", "of 300 samples are kept", "refed resume", "--max-cost"):
-        assert told in made.stopped
+    for words in ("max_cost $0.15 is reached", "of 300 samples are kept", "refed resume", "--max-cost"):
+        assert words in made.stopped
     assert 0 < len(made.samples) == len(rows(tmp_path / "run")) < 300
     assert str(tmp_path / "run" / "samples-at-cap.jsonl") in made.stopped
     assert refed_dspy.read_run(tmp_path / "run").stopped == made.stopped
@@ -133,7 +135,7 @@ def test_a_resume_with_a_larger_cap_goes_on_to_the_full_size(server: SimulatedTe
     first = run(server, tmp_path / "run", size=60, max_cost=0.1)
     assert first.stopped is not None
     again = refed_dspy.resume(tmp_path / "run", max_cost=0.14)
-    the_books_hold(server, tmp_path / "run", 0.14)
+    check_spending(server, tmp_path / "run", 0.14)
     assert again.stopped is not None and len(again.samples) >= len(first.samples)
     done = refed_dspy.resume(tmp_path / "run", max_cost=5)
     assert done.complete and done.stopped is None and len(done.samples) == 60
@@ -158,7 +160,7 @@ def test_the_cap_that_a_stop_proposes_is_above_the_one_that_was_reached(
 def test_a_resume_under_the_same_cap_passes_nothing(server: SimulatedTeacher, tmp_path: Path) -> None:
     run(server, tmp_path / "run", size=100, max_cost=0.06)
     assert refed_dspy.resume(tmp_path / "run").stopped is not None
-    the_books_hold(server, tmp_path / "run", 0.06)
+    check_spending(server, tmp_path / "run", 0.06)
 
 
 def test_a_cap_below_what_was_spent_sends_nothing(server: SimulatedTeacher, tmp_path: Path) -> None:
@@ -178,7 +180,7 @@ def test_a_run_that_fits_ends_as_ever(server: SimulatedTeacher, tmp_path: Path) 
 def test_one_call_at_a_time_where_the_cap_takes_no_more(server: SimulatedTeacher, tmp_path: Path) -> None:
     """A cap that takes one worst case at a time must not end the run while calls in flight give most of it back."""
     teacher = config(server)
-    least = refed_dspy.open_teacher(teacher).least
+    least = open_teacher(teacher).least
     assert least is not None
     made = run(server, tmp_path / "run", size=4, max_cost=3 * least / 1e12)
     assert server.stats()["max_in_flight"] <= 3
@@ -252,7 +254,7 @@ def test_a_killed_run_stays_under_its_cap(server: SimulatedTeacher, tmp_path: Pa
     server.control(latency=0)
     made = refed_dspy.resume(tmp_path / "run")
     assert made.stopped is not None and "max_cost $0.40 is reached" in made.stopped
-    the_books_hold(server, tmp_path / "run", 0.4)
+    check_spending(server, tmp_path / "run", 0.4)
     assert calls_made(tmp_path / "run") >= server.stats()["requests"]
     with Ledger.read(tmp_path / "run") as ledger:
         outcomes = {outcome for (outcome,) in ledger.db.execute("SELECT DISTINCT outcome FROM calls")}
@@ -280,7 +282,7 @@ def test_a_cap_that_makes_no_sense_is_told_before_anything_is_sent(
 
 
 def test_a_cap_below_the_first_calls_worst_case_names_it(server: SimulatedTeacher, tmp_path: Path) -> None:
-    least = refed_dspy.open_teacher(config(server)).least
+    least = open_teacher(config(server)).least
     assert least is not None
     # Above what any call can cost at worst, below what the first one can, whose prompt is longer than nothing.
     for cap in (least / 1e12 * 0.9, least / 1e12 * 1.01):

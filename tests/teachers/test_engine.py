@@ -15,15 +15,16 @@ from dspy.utils import exceptions as lm_errors
 from tenacity import RetryCallState, Retrying
 
 from benchmarks.simulated import SimulatedTeacher
-from refed_dspy import TeacherConfig, open_teacher
+from refed_dspy import TeacherConfig
 from refed_dspy.errors import ConfigError
 from refed_dspy.ledger.recorder import recording
 from refed_dspy.programs.adapter import SchemaAdapter
 from refed_dspy.programs.lm_errors import AnswerCut, AnswerRefused, NotReached
 from refed_dspy.records import Call
+from refed_dspy.teachers import open_teacher
 from refed_dspy.teachers.engine import _wait
 from tests.conftest import KEY, KEY_VARIABLE
-from tests.support.scripted_engine import Notebook
+from tests.support.scripted_engine import CallCollector
 
 
 def config(server: SimulatedTeacher, **settings: Any) -> TeacherConfig:
@@ -43,7 +44,7 @@ def ask(teacher: TeacherConfig, times: int = 1) -> tuple[list[Any], list[Call]]:
                 questions = (predict.acall(question=f"number {i}") for i in range(times))
                 return await asyncio.gather(*questions, return_exceptions=True)
 
-    with recording(Notebook()) as recorder:
+    with recording(CallCollector()) as recorder:
         return asyncio.run(all_of_them()), recorder.calls
 
 
@@ -170,7 +171,7 @@ def test_a_hosted_provider_gets_a_schema_without_lengths(monkeypatch: pytest.Mon
     asked = Request(
         model="m", messages=(Message.user("x"),), config=Config(response_format={"type": "json_schema", **schema})
     )
-    sent = json.dumps(lm.straight.outgoing(asked)[0].config.response_format)
+    sent = json.dumps(lm.direct_engine.outgoing(asked)[0].config.response_format)
     assert "maxLength" in json.dumps(schema) and "maxLength" not in sent and "maxItems" not in sent
     assert "improved_response" in sent and '"required"' in sent
 
@@ -185,7 +186,7 @@ def test_a_local_decoder_gets_the_bounds_that_it_can_keep(server: SimulatedTeach
     lm: Any = open_teacher(config(server)).start()
     format_ = {"type": "json_schema", **schema}
     asked = Request(model="m", messages=(Message.user("x"),), config=Config(response_format=format_))
-    sent = lm.straight.outgoing(asked)[0].config.response_format["schema"]
+    sent = lm.direct_engine.outgoing(asked)[0].config.response_format["schema"]
     assert schema["schema"]["properties"]["improved_response"]["maxLength"] == 24_000
     assert sent["properties"]["improved_response"] == {"type": "string"}
     assert sent["$defs"]["Analysis"]["properties"]["original_strengths"]["maxItems"] == 6
@@ -197,17 +198,17 @@ def test_params_reach_the_endpoint(server: SimulatedTeacher) -> None:
 
     lm: Any = open_teacher(config(server, params={"top_p": 0.5, "min_p": 0.1})).start()
     request = Request(model="m", messages=(Message.user("x"),), config=Config(temperature=1.0))
-    assert lm.straight.outgoing(request)[0].config.extensions == {"top_p": 0.5, "min_p": 0.1}
+    assert lm.direct_engine.outgoing(request)[0].config.extensions == {"top_p": 0.5, "min_p": 0.1}
 
 
 def test_copies_share_the_connections(server: SimulatedTeacher) -> None:
     lm: Any = open_teacher(config(server)).start()
-    assert copy.deepcopy(lm).straight is lm.straight
+    assert copy.deepcopy(lm).direct_engine is lm.direct_engine
 
 
 def test_a_predictor_called_without_a_loop(server: SimulatedTeacher) -> None:
     lm = open_teacher(config(server)).start()
-    with recording(Notebook()) as recorder, dspy.context(lm=lm, adapter=SchemaAdapter()):
+    with recording(CallCollector()) as recorder, dspy.context(lm=lm, adapter=SchemaAdapter()):
         assert dspy.Predict("question -> response")(question="x").response
     assert [c.outcome for c in recorder.calls] == ["ok"]
 

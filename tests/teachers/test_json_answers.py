@@ -29,7 +29,7 @@ def judge(server: SimulatedTeacher, wire: str, monkeypatch: pytest.MonkeyPatch) 
     """A judge on one of the server's wires, or an LM object of the caller's own."""
     monkeypatch.setenv("ANY_KEY", "sk-any")
     settings: dict[str, Any] = {"model": "sim/sim-model", "api_base": server.base_url}
-    if wire == "borrowed":
+    if wire == "caller's":
         # A model that DSPy knows to take a schema: without one there is no choice in it, and plain text comes back.
         return dspy.LM("openai/gpt-4o-mini", api_base=server.base_url, api_key="sk-any", cache=False)
     if wire.startswith("azure"):
@@ -42,13 +42,13 @@ def judge(server: SimulatedTeacher, wire: str, monkeypatch: pytest.MonkeyPatch) 
 
 
 def verdicts(folder: Path) -> list[str]:
-    """What the judge said, as the ledger keeps it."""
+    """The judge's verdicts, as the ledger keeps them."""
     with Ledger.read(folder) as ledger:
         rows = ledger.db.execute("SELECT output FROM answers WHERE stage LIKE '%judge'").fetchall()
     return [json.loads(output)["verdict"] for (output,) in rows]
 
 
-WIRES = ("openai", "azure", "azure-dated", "anthropic", "borrowed")
+WIRES = ("openai", "azure", "azure-dated", "anthropic", "caller's")
 
 
 @pytest.mark.parametrize("wire", WIRES)
@@ -59,16 +59,18 @@ def test_a_judge_decides_pairs_over_http(
     made = refed_dspy.filter_data(
         rows, ["judge"], judge=judge(server, wire, monkeypatch), out=tmp_path / "out", columns={"plain": "plain"}
     )
-    said = verdicts(tmp_path / "out")
-    assert len(said) == 30 and set(said) <= GRADES and len(set(said)) >= 4, "all kinds of verdicts came through"
-    (told,) = made.funnel()
-    decided = told["in"] - told["reasons"].get(ABSTAINED, 0)
+    found_verdicts = verdicts(tmp_path / "out")
+    assert len(found_verdicts) == 30 and set(found_verdicts) <= GRADES and len(set(found_verdicts)) >= 4, (
+        "all kinds of verdicts came through"
+    )
+    (step,) = made.funnel()
+    decided = step["in"] - step["reasons"].get(ABSTAINED, 0)
     assert decided >= 8, "a sixth of what the server says is that it cannot tell, and nothing else abstains"
     details = {row["refed_filters"]["detail"] for row in made.dropped() if row["refed_filters"]["reason"] == ABSTAINED}
     assert details <= {"the judge could not tell"}
 
 
-@pytest.mark.parametrize("wire", ["openai", "anthropic", "borrowed"])
+@pytest.mark.parametrize("wire", ["openai", "anthropic", "caller's"])
 def test_agreement_with_people_is_measured_over_http(
     server: SimulatedTeacher, tmp_path: Path, wire: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -87,7 +89,7 @@ def test_a_runs_filter_gets_verdicts_over_http(server: SimulatedTeacher, tmp_pat
     made = refed_dspy.synthesize(
         None, references(12), size=2, teacher=teacher, judge=other, filters=["judge"], run_dir=tmp_path / "run"
     )
-    assert made.complete and all(said in GRADES for said in verdicts(tmp_path / "run"))
+    assert made.complete and all(verdict in GRADES for verdict in verdicts(tmp_path / "run"))
     with Ledger.read(tmp_path / "run") as ledger:
         kept = ledger.db.execute("SELECT score FROM decisions WHERE kept").fetchall()
         scored = [row for row in dropped_rows(ledger) if row["score"] is not None]
@@ -95,7 +97,7 @@ def test_a_runs_filter_gets_verdicts_over_http(server: SimulatedTeacher, tmp_pat
     assert scored and all(row["score"] <= 0 for row in scored)
 
 
-def test_a_compile_gets_verdicts_through_its_journal(server: SimulatedTeacher, tmp_path: Path) -> None:
+def test_a_compile_gets_verdicts_through_its_ledger(server: SimulatedTeacher, tmp_path: Path) -> None:
     server.control(response_words=8, items=1)
     models = {"teacher": of_compile(server), "judge": of_compile(server, model="openai/judge")}
     made = compiled(
@@ -104,5 +106,7 @@ def test_a_compile_gets_verdicts_through_its_journal(server: SimulatedTeacher, t
     with Ledger.read(tmp_path / "out") as ledger:
         outputs = [text for (text,) in ledger.db.execute("SELECT output FROM answers WHERE output LIKE '%verdict%'")]
     assert outputs and made is not None
-    said = [word for word in GRADES if any(f'"{word}"' in text or f'\\"{word}\\"' in text for text in outputs)]
-    assert len(said) >= 2, "the journal keeps each verdict as text that is read again"
+    recorded_verdicts = [
+        word for word in GRADES if any(f'"{word}"' in text or f'\\"{word}\\"' in text for text in outputs)
+    ]
+    assert len(recorded_verdicts) >= 2, "the ledger keeps each verdict as text that is read again"

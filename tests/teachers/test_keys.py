@@ -12,10 +12,10 @@ import pytest
 
 import refed_dspy
 from benchmarks.simulated import SimulatedTeacher
-from refed_dspy import open_teacher
 from refed_dspy.config.loading import load_config
 from refed_dspy.errors import ConfigError, RefedError, TeacherError
 from refed_dspy.records import Analysis
+from refed_dspy.teachers import open_teacher
 from tests.conftest import KEY, KEY_VARIABLE
 from tests.support.recording_endpoint import Answering, Listener, listening
 from tests.support.scripted_engine import references
@@ -23,9 +23,9 @@ from tests.teachers.test_routes import (
     WIRES,
     any_key,
     ask,
+    check_one_line,
     config,
     run,
-    told_in_one_line,
 )
 
 __all__ = ["any_key"]  # a fixture for every test here
@@ -36,8 +36,8 @@ def repeating(status: int) -> Answering:
     """Refuses everything, and repeats the headers and so the key that it was sent."""
 
     def refused(headers: dict[str, str]) -> tuple[int, dict[str, Any]]:
-        told = " ".join(f"{name}: {value}" for name, value in headers.items())
-        error = {"message": f"Bad request with {told}", "type": "invalid_request_error", "code": "bad"}
+        headers_text = " ".join(f"{name}: {value}" for name, value in headers.items())
+        error = {"message": f"Bad request with {headers_text}", "type": "invalid_request_error", "code": "bad"}
         return status, {"type": "error", "error": error}
 
     return refused
@@ -94,11 +94,11 @@ def test_a_key_that_an_endpoint_repeats_is_told_nowhere(
     try:
         run(seen, tmp_path / "run", wire=wire, api_key_env="MY_OWN_KEY", max_tokens=64)
     except RefedError as error:
-        told = _everything_said(error)
+        shown = _texts_of(error)
     else:
-        told = repr(refed_dspy.read_run(tmp_path / "run").failures)
+        shown = repr(refed_dspy.read_run(tmp_path / "run").failures)
     assert seen.headers and "sk-mine-0123456789" in repr(seen.headers[0]), "it was sent, so it could be repeated"
-    assert "sk-mine" not in told + caplog.text + "".join(capfd.readouterr())
+    assert "sk-mine" not in shown + caplog.text + "".join(capfd.readouterr())
     assert b"sk-mine" not in everything_in(tmp_path)
 
 
@@ -113,16 +113,16 @@ def test_blanks_and_line_breaks_around_a_key_are_not_sent_and_the_key_is_kept_no
     around: str,
 ) -> None:
     monkeypatch.setenv("MY_OWN_KEY", around.format("sk-mine-0123456789"))
-    told = ""
+    shown = ""
     try:
         run(seen, tmp_path / "run", wire=wire, api_key_env="MY_OWN_KEY", max_tokens=64)
     except RefedError as error:
-        told = _everything_said(error)
+        shown = _texts_of(error)
     sent = [
         value for name, value in seen.headers[0].items() if name.lower() in {"authorization", "api-key", "x-api-key"}
     ]
     assert [value.removeprefix("Bearer ") for value in sent] == ["sk-mine-0123456789"]
-    assert "sk-mine" not in told + "".join(capfd.readouterr())
+    assert "sk-mine" not in shown + "".join(capfd.readouterr())
     assert b"sk-mine" not in everything_in(tmp_path)
 
 
@@ -135,7 +135,7 @@ def test_a_key_that_no_header_can_hold_is_refused_before_anything_is_sent(
     monkeypatch.setenv("MY_OWN_KEY", key)
     with pytest.raises(ConfigError, match="MY_OWN_KEY") as error:
         run(stranger, tmp_path / "run", api_key_env="MY_OWN_KEY", max_tokens=64)
-    assert not stranger.headers and "sk-mine" not in _everything_said(error.value)
+    assert not stranger.headers and "sk-mine" not in _texts_of(error.value)
     assert b"sk-mine" not in everything_in(tmp_path)
 
 
@@ -145,13 +145,13 @@ def test_a_variable_of_blanks_holds_no_key(stranger: Any, tmp_path: Path, monkey
         run(stranger, tmp_path / "run", api_key_env="MY_OWN_KEY")
 
 
-def _everything_said(error: BaseException | None) -> str:
+def _texts_of(error: BaseException | None) -> str:
     """Text, repr and attributes of an error and of those that it came from."""
-    told = ""
+    texts = ""
     while error is not None:
-        told += f"{error} {error!r} {vars(error)!r}\n"
+        texts += f"{error} {error!r} {vars(error)!r}\n"
         error = error.__cause__
-    return told
+    return texts
 
 
 def test_a_key_inside_a_callers_own_lm_is_told_nowhere(
@@ -159,14 +159,14 @@ def test_a_key_inside_a_callers_own_lm_is_told_nowhere(
 ) -> None:
     caplog.set_level(logging.DEBUG)
     lm = dspy.LM("openai/sim-model", api_base=seen.base_url, api_key="sk-inside-0123456789", num_retries=0)
-    told = ""
+    shown = ""
     try:
         refed_dspy.synthesize(None, references(2), size=2, teacher=lm, run_dir=tmp_path / "run")
     except RefedError as error:
-        told = str(error) + repr(error)
+        shown = str(error) + repr(error)
     assert seen.headers and "sk-inside-0123456789" in repr(seen.headers[0])
-    told += repr(refed_dspy.read_run(tmp_path / "run").failures)
-    assert "sk-inside" not in told + caplog.text + "".join(capfd.readouterr())
+    shown += repr(refed_dspy.read_run(tmp_path / "run").failures)
+    assert "sk-inside" not in shown + caplog.text + "".join(capfd.readouterr())
     assert b"sk-inside" not in everything_in(tmp_path)
 
 
@@ -186,5 +186,5 @@ def test_the_key_is_read_by_its_variables_name_at_the_time_of_the_call(
 def test_a_key_in_place_of_its_variables_name_is_refused_unseen() -> None:
     with pytest.raises(ConfigError) as error:
         load_config(environ={"REFED_TEACHER__API_KEY_ENV": KEY, "REFED_TEACHER__MODEL": "sim/x"})
-    told_in_one_line(error.value, "NAME of an environment variable")
+    check_one_line(error.value, "NAME of an environment variable")
     assert KEY not in str(error.value)

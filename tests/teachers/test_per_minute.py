@@ -10,91 +10,91 @@ import pytest
 from refed_dspy.teachers.rate_limits import PerMinute, RateLimits, _seconds
 from tests.support.clocks import Clock
 
-# --- allowances
+# --- limits per minute
 
 
-def test_a_fixed_allowance_refills_steadily_and_never_above_its_size() -> None:
+def test_a_fixed_limit_refills_steadily_and_never_above_its_size() -> None:
     clock = Clock()
-    allowance = PerMinute(60, clock)
-    assert allowance.wait(60) == 0
-    allowance.take(60)
-    assert allowance.wait(1) == pytest.approx(1)
+    limit = PerMinute(60, clock)
+    assert limit.wait(60) == 0
+    limit.take(60)
+    assert limit.wait(1) == pytest.approx(1)
     clock.now += 0.5
-    assert allowance.wait(1) == pytest.approx(0.5)
+    assert limit.wait(1) == pytest.approx(0.5)
     clock.now += 10_000
-    assert allowance.wait(60) == 0 and allowance.left == 60
+    assert limit.wait(60) == 0 and limit.left == 60
 
 
-def test_an_unknown_allowance_is_no_bound_until_it_is_learned() -> None:
+def test_an_unknown_limit_is_no_bound_until_it_is_learned() -> None:
     clock = Clock()
-    allowance = PerMinute(None, clock)
-    allowance.take(1e9)
-    assert allowance.wait(1e9) == 0
-    allowance.learn(limit=60, left=10, reset=50, age=2, sent_since=6)
-    assert allowance.left == 6, "the endpoint counted two seconds ago, and six were sent since"
-    assert allowance.wait(7) == pytest.approx(1)
+    limit = PerMinute(None, clock)
+    limit.take(1e9)
+    assert limit.wait(1e9) == 0
+    limit.learn(limit=60, left=10, reset=50, age=2, sent_since=6)
+    assert limit.left == 6, "the endpoint counted two seconds ago, and six were sent since"
+    assert limit.wait(7) == pytest.approx(1)
 
 
 def test_an_answer_that_was_overtaken_says_the_same() -> None:
-    allowance = PerMinute(None, Clock())
-    allowance.learn(60, 12, 48)
-    allowance.learn(60, 25, 35, sent_since=13)
-    assert allowance.left == 12
-    allowance.learn(60, 40, 20)
-    assert allowance.left == 40, "the endpoint counted fewer units than were guessed"
+    limit = PerMinute(None, Clock())
+    limit.learn(60, 12, 48)
+    limit.learn(60, 25, 35, sent_since=13)
+    assert limit.left == 12
+    limit.learn(60, 40, 20)
+    assert limit.left == 40, "the endpoint counted fewer units than were guessed"
 
 
-def test_headers_leave_a_fixed_allowance_its_rate_but_take_from_what_is_left() -> None:
+def test_headers_leave_a_fixed_limit_its_rate_but_take_from_what_is_left() -> None:
     clock = Clock()
-    allowance = PerMinute(60, clock)
-    allowance.learn(6000, 3, None)
-    assert allowance.left == 3 and allowance.size == 60
-    allowance.learn(6000, 5999, None)
-    assert allowance.wait(4) == pytest.approx(1), "one a second, whatever the endpoint would take"
+    limit = PerMinute(60, clock)
+    limit.learn(6000, 3, None)
+    assert limit.left == 3 and limit.size == 60
+    limit.learn(6000, 5999, None)
+    assert limit.wait(4) == pytest.approx(1), "one a second, whatever the endpoint would take"
 
 
 @pytest.mark.parametrize(("limit", "seconds"), [(200, 86_400), (3600, 3 * 3600)])
 def test_a_limit_of_hours_or_a_day_is_told_by_its_long_reset(limit: int, seconds: int) -> None:
-    allowance = PerMinute(None, Clock())
-    allowance.learn(limit, limit / 2, seconds / 2)
-    allowance.take(limit / 2)
-    assert allowance.wait(1) == pytest.approx(seconds / limit)
+    per_minute = PerMinute(None, Clock())
+    per_minute.learn(limit, limit / 2, seconds / 2)
+    per_minute.take(limit / 2)
+    assert per_minute.wait(1) == pytest.approx(seconds / limit)
 
 
 def test_a_limit_of_a_minute_has_a_short_reset() -> None:
-    allowance = PerMinute(None, Clock())
-    allowance.learn(5000, 4999, 0.012)
-    assert allowance.rate == pytest.approx(5000 / 60)
+    limit = PerMinute(None, Clock())
+    limit.learn(5000, 4999, 0.012)
+    assert limit.rate == pytest.approx(5000 / 60)
 
 
-def test_more_than_the_whole_allowance_counts_as_the_whole() -> None:
+def test_more_than_the_whole_limit_counts_as_the_whole() -> None:
     clock = Clock()
-    allowance = PerMinute(60, clock)
-    assert allowance.wait(10_000) == 0
-    allowance.take(10_000)
-    assert allowance.wait(10_000) == pytest.approx(60), "a minute, not forever"
+    limit = PerMinute(60, clock)
+    assert limit.wait(10_000) == 0
+    limit.take(10_000)
+    assert limit.wait(10_000) == pytest.approx(60), "a minute, not forever"
 
 
 @pytest.mark.parametrize("limit", [0, -1, 0.5])
 def test_a_limit_of_nothing_is_none(limit: float) -> None:
-    allowance = PerMinute(None, Clock())
-    allowance.learn(limit, 0, 60)
-    assert allowance.wait(5) == 0
+    per_minute = PerMinute(None, Clock())
+    per_minute.learn(limit, 0, 60)
+    assert per_minute.wait(5) == 0
 
 
 @pytest.mark.parametrize("seed", range(20))
 def test_never_more_is_taken_than_the_size_and_what_was_refilled(seed: int) -> None:
     rng, clock = random.Random(seed), Clock()
     per_minute = rng.uniform(1, 1000)
-    allowance, taken, begun = PerMinute(per_minute, clock), 0.0, clock.now
+    limit, taken, begun = PerMinute(per_minute, clock), 0.0, clock.now
     for _ in range(300):
         units = rng.uniform(0, per_minute)
-        if allowance.wait(units) == 0:
-            allowance.take(units)
+        if limit.wait(units) == 0:
+            limit.take(units)
             taken += units
-        clock.now += rng.choice((0, 0.01, 3, allowance.wait(units)))
+        clock.now += rng.choice((0, 0.01, 3, limit.wait(units)))
         assert taken <= per_minute * (1 + (clock.now - begun) / 60) + 1e-6
-        assert allowance.left <= per_minute
+        assert limit.left <= per_minute
 
 
 # --- what headers say
@@ -118,7 +118,11 @@ def test_a_moment_is_read_as_the_time_until_it() -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        *(None, "", "soon", "-", "Wed, 21 Oct 2026 07:28:00 GMT"),
+        None,
+        "",
+        "soon",
+        "-",
+        "Wed, 21 Oct 2026 07:28:00 GMT",
         "12monkeys",
         "-5s",
     ],
@@ -134,8 +138,8 @@ ANTHROPIC = {"anthropic-ratelimit-requests-{}": "requests", "anthropic-ratelimit
 @pytest.mark.parametrize("names", [OPENAI, ANTHROPIC])
 def test_both_families_of_headers_are_known(names: dict[str, str]) -> None:
     limits = RateLimits(8, clock=Clock())
-    said = {"requests": {"limit": "60", "remaining": "9"}, "tokens": {"limit": "6000", "remaining": "70"}}
-    limits.learn({name.format(part): value for name, unit in names.items() for part, value in said[unit].items()})
+    values = {"requests": {"limit": "60", "remaining": "9"}, "tokens": {"limit": "6000", "remaining": "70"}}
+    limits.learn({name.format(what): value for name, unit in names.items() for what, value in values[unit].items()})
     assert (limits.requests.size, limits.requests.left) == (60, 9)
     assert (limits.tokens.size, limits.tokens.left) == (6000, 70)
 
@@ -150,6 +154,6 @@ def test_headers_that_cannot_be_read_bound_nothing(limit: str) -> None:
 
 def test_a_reset_that_is_no_number_breaks_nothing() -> None:
     limits = RateLimits(8, clock=Clock())
-    said = {"limit": "60", "remaining": "0", "reset": "inf"}
-    limits.learn({f"x-ratelimit-{part}-requests": value for part, value in said.items()})
+    values = {"limit": "60", "remaining": "0", "reset": "inf"}
+    limits.learn({f"x-ratelimit-{what}-requests": value for what, value in values.items()})
     assert limits.requests.wait(1) >= 0

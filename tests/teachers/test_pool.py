@@ -13,19 +13,22 @@ from benchmarks.simulated import SimulatedTeacher
 from refed_dspy import TeacherConfig
 from refed_dspy.cli.preview import one_sample
 from refed_dspy.config.base import Settings
-from refed_dspy.config.loading import CompileConfig, RecycleConfig, RunConfig, load_config, load_job_config
+from refed_dspy.config.compile import CompileConfig
+from refed_dspy.config.jobs import RecycleConfig
+from refed_dspy.config.loading import load_config, load_job_config
+from refed_dspy.config.run import RunConfig
 from refed_dspy.errors import ConfigError, RunDirError, RunStopped
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.summary import run_status
 from refed_dspy.teachers.by_stage import open_teachers, stages_of
-from refed_dspy.tracking.run import _parameters
+from refed_dspy.tracking.run import run_parameters
 from tests.support.scripted_engine import Writer, fake_lm, references
 from tests.support.two_teachers import answered_twice, asked, check_lineage, config, pool, repeated, run
 
 # --- the draw
 
 
-def test_a_pool_shares_by_weight_and_one_hand_writes_a_sample(
+def test_a_pool_splits_by_weight_and_one_member_writes_a_sample(
     two: tuple[SimulatedTeacher, ...], tmp_path: Path
 ) -> None:
     made = run(tmp_path / "run", 120, teacher=pool(two, 3, 1))
@@ -34,9 +37,9 @@ def test_a_pool_shares_by_weight_and_one_hand_writes_a_sample(
     assert 70 <= wrote["sim/sim-model"] <= 110, "90 expected, with a standard deviation of 4.7"
     assert wrote.total() == 120
     assert all(row["teacher"] == row["response_teacher"] for row in rows)
-    told = {use["model"]: use for use in made.status["models"]}
-    assert sum(use["calls"] for use in told.values()) == sum(asked(two))
-    assert sum(use["cost"] for use in told.values()) == pytest.approx(made.status["cost"])
+    uses = {use["model"]: use for use in made.status["models"]}
+    assert sum(use["calls"] for use in uses.values()) == sum(asked(two))
+    assert sum(use["cost"] for use in uses.values()) == pytest.approx(made.status["cost"])
 
 
 def test_other_weights_another_order_and_fewer_members_pay_nothing_again(
@@ -89,7 +92,7 @@ def test_a_run_of_other_teachers_is_another_run(two: tuple[SimulatedTeacher, ...
     with pytest.raises(RunDirError, match=r"teacher was sim/sim-model, sim/other-model, is sim/sim-model; set these"):
         run(tmp_path / "run", 4, teacher=config(two[0], temperature=0.5))
     with pytest.raises(RunDirError, match="holds another run"):
-        run(tmp_path / "run", 4, teacher=[config(one, temperature=0.5) for one in two])
+        run(tmp_path / "run", 4, teacher=[config(server, temperature=0.5) for server in two])
 
 
 # --- stages
@@ -112,11 +115,11 @@ def test_stages_have_teachers_of_their_own(two: tuple[SimulatedTeacher, ...], tm
 
 
 @pytest.mark.parametrize(
-    ("stage", "told"),
+    ("stage", "hint"),
     [("respons_feedback", "did you mean response_feedback"), ("x", "the program's stages are instruction_feedback")],
 )
-def test_a_stage_that_there_is_not_is_refused(tmp_path: Path, stage: str, told: str) -> None:
-    with pytest.raises(ConfigError, match=f"teachers: {stage}: no such stage; {told}"):
+def test_a_stage_that_there_is_not_is_refused(tmp_path: Path, stage: str, hint: str) -> None:
+    with pytest.raises(ConfigError, match=f"teachers: {stage}: no such stage; {hint}"):
         run(tmp_path / "run", teacher=fake_lm(Writer()), teachers={stage: fake_lm(Writer())})
 
 
@@ -140,23 +143,23 @@ def test_a_config_and_a_file_may_hold_a_list(tmp_path: Path) -> None:
     pair.write_text("- {model: openai/a, weight: 3}\n- model: openai/b\n")
     file = tmp_path / "run.yaml"
     file.write_text(f"teacher: [{pair}, openai/c]\nteachers: {{feedback: openai/d, response_generation: {pair}}}\n")
-    told = load_config(file, {})
-    assert isinstance(told.teacher, list) and [one.model for one in told.teacher] == [
+    loaded = load_config(file, {})
+    assert isinstance(loaded.teacher, list) and [teacher.model for teacher in loaded.teacher] == [
         "openai/a",
         "openai/b",
         "openai/c",
     ]
-    assert [one.weight for one in told.teacher] == [3, 1, 1]
-    assert told.teachers["feedback"] == TeacherConfig(model="openai/d")
-    assert load_config(environ={}, teacher=str(pair)).teacher == told.teachers["response_generation"]
-    one = load_config(file, {"REFED_TEACHER": "openai/e", "REFED_TEACHERS__FEEDBACK": "openai/f"})
-    assert one.teacher == TeacherConfig(model="openai/e") and one.teachers["feedback"] == TeacherConfig(
-        model="openai/f"
-    )
+    assert [teacher.weight for teacher in loaded.teacher] == [3, 1, 1]
+    assert loaded.teachers["feedback"] == TeacherConfig(model="openai/d")
+    assert load_config(environ={}, teacher=str(pair)).teacher == loaded.teachers["response_generation"]
+    from_environment = load_config(file, {"REFED_TEACHER": "openai/e", "REFED_TEACHERS__FEEDBACK": "openai/f"})
+    assert from_environment.teacher == TeacherConfig(model="openai/e") and from_environment.teachers[
+        "feedback"
+    ] == TeacherConfig(model="openai/f")
 
 
 @pytest.mark.parametrize(
-    ("kind", "text", "environ", "told"),
+    ("kind", "text", "environ", "message"),
     [
         (RunConfig, "teacher: []", {}, "teacher: list should have at least 1 item"),
         (RunConfig, "teacher: [{modle: x}]", {}, "teacher.0.modle: unknown key; did you mean model?"),
@@ -174,13 +177,13 @@ def test_a_config_and_a_file_may_hold_a_list(tmp_path: Path) -> None:
     ],
 )
 def test_wrong_settings_of_several_are_told_in_one_line(
-    tmp_path: Path, kind: type[Settings], text: str, environ: dict[str, str], told: str
+    tmp_path: Path, kind: type[Settings], text: str, environ: dict[str, str], message: str
 ) -> None:
     file = tmp_path / "x.yaml"
     file.write_text(text)
     with pytest.raises(ConfigError) as refused:
         load_job_config(kind, file, environ)
-    assert told in str(refused.value) and str(refused.value).isprintable()
+    assert message in str(refused.value) and str(refused.value).isprintable()
 
 
 @pytest.mark.slow
@@ -188,8 +191,8 @@ def test_a_judge_beside_a_pool_answers_by_itself(two: tuple[SimulatedTeacher, ..
     judge = config(two[1], model="sim/judge", temperature=0.0)
     settings = {"teacher": pool(two), "filters": [{"rubric": {"at_least": 1}}], "judge": judge}
     made = run(tmp_path / "run", 12, **settings)
-    told = {use["model"]: use["calls"] for use in made.status["models"]}
-    assert told["sim/judge"] == made.status["usage"]["rubric_judge"]["calls"] and len(told) == 3
+    calls = {use["model"]: use["calls"] for use in made.status["models"]}
+    assert calls["sim/judge"] == made.status["usage"]["rubric_judge"]["calls"] and len(calls) == 3
     assert refed_dspy.resume(tmp_path / "run", size=14).complete
 
 
@@ -197,9 +200,9 @@ def test_a_judge_beside_a_pool_answers_by_itself(two: tuple[SimulatedTeacher, ..
 def test_tracking_names_all_teachers(two: tuple[SimulatedTeacher, ...], tmp_path: Path) -> None:
     made = run(tmp_path / "run", 2, teacher=pool(two), teachers={"feedback": config(two[1], model="sim/strong")})
     with Ledger.read(made.run_dir) as ledger:
-        told = _parameters(ledger, run_status(ledger))["teacher"]
+        teacher_parameter = run_parameters(ledger, run_status(ledger))["teacher"]
     feedback = "instruction_feedback: sim/strong, response_feedback: sim/strong"
-    assert told == f"sim/sim-model + sim/other-model, {feedback}"
+    assert teacher_parameter == f"sim/sim-model + sim/other-model, {feedback}"
 
 
 async def test_a_preview_asks_each_stages_own_teacher(two: tuple[SimulatedTeacher, ...]) -> None:

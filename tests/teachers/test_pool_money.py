@@ -20,7 +20,7 @@ from tests.support.two_teachers import asked, check_lineage, config, pool, run
 def test_caps_hold_over_all_members(two: tuple[SimulatedTeacher, ...], tmp_path: Path) -> None:
     made = run(tmp_path / "calls", 100, teacher=pool(two), max_calls=31)
     assert made.stopped is not None and sum(asked(two)) <= 31
-    dear = [one.model_copy(update={"price": None}) for one in pool(two)]
+    dear = [teacher.model_copy(update={"price": None}) for teacher in pool(two)]
     with pytest.raises(ConfigError, match=r"price of sim/sim-model at .*set the teacher sim/sim-model's price"):
         run(tmp_path / "unknown", 10, teacher=[dear[0], pool(two)[1]], max_cost=1.0)
     with pytest.raises(ConfigError, match=r"below the worst case .*lower the teacher sim/other-model's max_tokens"):
@@ -32,8 +32,8 @@ def test_caps_hold_over_all_members(two: tuple[SimulatedTeacher, ...], tmp_path:
 def test_a_cap_in_dollars_holds_over_all_members(two: tuple[SimulatedTeacher, ...], tmp_path: Path) -> None:
     made = run(tmp_path / "cost", 200, teacher=pool(two), max_cost=0.05)
     billed = 0.0
-    for one in two:
-        stats = one.stats()
+    for server in two:
+        stats = server.stats()
         billed += (stats["billed_prompt_tokens"] + 2 * stats["billed_completion_tokens"]) / 1e6
     assert made.stopped is not None and len(made.samples) and 0.02 < billed <= 0.05
 
@@ -50,10 +50,10 @@ def test_an_estimate_knows_what_each_charges(two: tuple[SimulatedTeacher, ...], 
     if shape == "pool":
         settings = {"teacher": [writer, strong]}
     settings |= {"references": references(60), "size": 400}
-    told = refed_dspy.estimate(None, run_dir=tmp_path / "run", **settings)
+    estimate = refed_dspy.estimate(None, run_dir=tmp_path / "run", **settings)
     made = run(tmp_path / "run", **settings)
-    assert told.forecast.cost is not None
-    assert told.forecast.cost / PICO == pytest.approx(made.status["cost"], rel=0.15)
+    assert estimate.forecast.cost is not None
+    assert estimate.forecast.cost / PICO == pytest.approx(made.status["cost"], rel=0.15)
     with Ledger.read(tmp_path / "run") as ledger:
         assert spent(ledger).cost == pytest.approx(made.status["cost"] * PICO)
 
@@ -62,13 +62,17 @@ def test_an_estimate_knows_what_each_charges(two: tuple[SimulatedTeacher, ...], 
 def test_an_unknown_price_of_one_makes_the_forecast_s_unknown(
     two: tuple[SimulatedTeacher, ...], tmp_path: Path
 ) -> None:
-    one, other = pool(two)
-    told = refed_dspy.estimate(
-        None, references(12), size=60, teacher=[one, other.model_copy(update={"price": None})], run_dir=tmp_path / "run"
+    first, second = pool(two)
+    estimate = refed_dspy.estimate(
+        None,
+        references(12),
+        size=60,
+        teacher=[first, second.model_copy(update={"price": None})],
+        run_dir=tmp_path / "run",
     )
-    assert told.forecast.cost is None and told.forecast.calls > 100
-    again = refed_dspy.estimate(None, references(12), size=60, teacher=[one, other], run_dir=tmp_path / "run")
-    assert again.forecast.cost is not None and again.forecast.calls == told.forecast.calls
+    assert estimate.forecast.cost is None and estimate.forecast.calls > 100
+    again = refed_dspy.estimate(None, references(12), size=60, teacher=[first, second], run_dir=tmp_path / "run")
+    assert again.forecast.cost is not None and again.forecast.calls == estimate.forecast.calls
 
 
 @pytest.mark.slow

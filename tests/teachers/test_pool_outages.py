@@ -15,7 +15,7 @@ from benchmarks.simulated import SimulatedTeacher
 from refed_dspy.errors import RunStopped, TeacherRefused
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.programs.lm_errors import StillLimited
-from refed_dspy.teachers.pool import FIRST_REST, LONGEST_REST, Rest
+from refed_dspy.teachers.pool import FIRST_OUTAGE, LONGEST_OUTAGE, Outage
 from tests.conftest import KEY_VARIABLE
 from tests.support.clocks import Clock
 from tests.support.scripted_engine import Writer
@@ -65,17 +65,17 @@ def test_a_key_that_never_worked_ends_the_run(
     wrong = "sk-wrong-987654321"
     locked.control(response_words=5)
     monkeypatch.setenv("WRONG_KEY", wrong)
-    one = config(locked, model="sim/other-model", api_key_env="WRONG_KEY")
+    mistaken = config(locked, model="sim/other-model", api_key_env="WRONG_KEY")
     with pytest.raises(TeacherRefused, match=f"sim/other-model at {locked.base_url}: .*api_key_env") as refused:
-        run(tmp_path / "first", teacher=[one.model_copy(update={"weight": 1e6}), config(two[0])])
+        run(tmp_path / "first", teacher=[mistaken.model_copy(update={"weight": 1e6}), config(two[0])])
     assert refused.value.exit_code == 2 and wrong not in str(refused.value) and two[0].stats()["requests"] == 0
     run(tmp_path / "run", 10, teacher=config(two[0]))
     with pytest.raises(TeacherRefused, match=f"sim/other-model at {locked.base_url}.*go on with: refed resume"):
-        run(tmp_path / "run", 40, teacher=[one.model_copy(update={"weight": 1e6}), config(two[0])])
+        run(tmp_path / "run", 40, teacher=[mistaken.model_copy(update={"weight": 1e6}), config(two[0])])
     with pytest.raises(RunStopped, match=f"sim/other-model at {locked.base_url}.*go on with: refed resume"):
-        run(tmp_path / "late", 200, teacher=[one.model_copy(update={"weight": 0.06}), config(two[0])])
+        run(tmp_path / "late", 200, teacher=[mistaken.model_copy(update={"weight": 0.06}), config(two[0])])
     assert asked(two)[0] > 4, "others had answered: then it is no mistake that cost nothing"
-    right = one.model_copy(update={"api_key_env": KEY_VARIABLE})
+    right = mistaken.model_copy(update={"api_key_env": KEY_VARIABLE})
     assert run(tmp_path / "run", 40, teacher=[right, config(two[0])]).complete
 
 
@@ -94,12 +94,12 @@ def test_one_that_cannot_be_reached_at_the_start_is_down_and_all_are_a_mistake(
 
 @pytest.mark.slow
 def test_where_all_are_down_the_run_ends_and_goes_on_later(two: tuple[SimulatedTeacher, ...], tmp_path: Path) -> None:
-    for one in two:
-        one.control(down_after=15)
+    for server in two:
+        server.control(down_after=15)
     with pytest.raises(RunStopped, match=r"failed in .* check the teacher sim/.*go on with: refed resume"):
         run(tmp_path / "run", 200, teacher=pool(two))
-    for one in two:
-        one.control(down_after=None)
+    for server in two:
+        server.control(down_after=None)
     made = refed_dspy.resume(tmp_path / "run", size=60)
     assert made.complete and repeated(two) == 0
     check_lineage(made, two)
@@ -117,25 +117,25 @@ def test_a_model_that_writes_nothing_usable_ends_the_run_by_name(
         run(tmp_path / "run", 100, teacher=pool(two), max_failure_share=1.0)
 
 
-def test_a_teacher_that_rests_is_tried_with_one_question_and_rests_longer() -> None:
+def test_a_teacher_that_is_down_is_probed_with_one_question_and_then_left_longer() -> None:
     clock = Clock()
-    rest = Rest(clock)
-    assert rest.takes() and rest.fall() and not rest.fall(), "it falls once"
-    clock.now += FIRST_REST - 1
-    assert rest.down and not rest.takes()
+    outage = Outage(clock)
+    assert outage.may_ask() and outage.begin() and not outage.begin(), "it goes down once"
+    clock.now += FIRST_OUTAGE - 1
+    assert outage.down and not outage.may_ask()
     clock.now += 1
-    assert rest.takes() and not rest.takes(), "one question"
-    assert not rest.fall() and rest.seconds == 2 * FIRST_REST
+    assert outage.may_ask() and not outage.may_ask(), "one question"
+    assert not outage.begin() and outage.seconds == 2 * FIRST_OUTAGE
     for _ in range(9):
-        clock.now += rest.seconds
-        assert rest.takes() and not rest.fall()
-    assert rest.seconds == LONGEST_REST
-    clock.now += rest.seconds
-    assert rest.takes()
-    rest.rise()
-    assert not rest.down and rest.takes() and rest.takes()
-    clock.now += LONGEST_REST + 1
-    assert rest.fall() and rest.seconds == FIRST_REST, "it was well for long"
+        clock.now += outage.seconds
+        assert outage.may_ask() and not outage.begin()
+    assert outage.seconds == LONGEST_OUTAGE
+    clock.now += outage.seconds
+    assert outage.may_ask()
+    outage.end()
+    assert not outage.down and outage.may_ask() and outage.may_ask()
+    clock.now += LONGEST_OUTAGE + 1
+    assert outage.begin() and outage.seconds == FIRST_OUTAGE, "it was well for long"
 
 
 @pytest.mark.parametrize(
@@ -158,41 +158,41 @@ def test_one_that_comes_back_is_asked_again(tmp_path: Path, caplog: pytest.LogCa
     with Ledger.create(tmp_path / "run") as ledger, caplog.at_level(logging.WARNING, "refed_dspy.teachers"):
         session, ask_pool = at_session(ledger, writers, clock)
 
-        async def story() -> None:
+        async def scenario() -> None:
             async with session.open(NO_CAPS, lambda: "again"):
                 assert all(await asked_of_each(4, 0))
                 down[0] = True
                 assert (await asked_of_each(4, 0))[1] <= 8, "those in flight"
-                assert (await asked_of_each(1, FIRST_REST))[1] == 1, "one question tells that it is still down"
+                assert (await asked_of_each(1, FIRST_OUTAGE))[1] == 1, "one question shows that it is still down"
                 down[0] = False
-                assert (await asked_of_each(1, FIRST_REST))[1] == 0
-                assert (await asked_of_each(1, FIRST_REST))[1] >= 1
+                assert (await asked_of_each(1, FIRST_OUTAGE))[1] == 0
+                assert (await asked_of_each(1, FIRST_OUTAGE))[1] >= 1
                 assert (await asked_of_each(4, 0))[1] > 4
 
-        asyncio.run(story())
+        asyncio.run(scenario())
         assert not ledger.failures()
-    fell, rose = caplog.messages
-    assert "does not answer" in fell and rose == "fake/1 at fake answers again"
+    went_down, came_back = caplog.messages
+    assert "does not answer" in went_down and came_back == "fake/1 at fake answers again"
 
 
-def test_a_trial_that_ends_without_a_word_of_the_teacher_is_made_again(tmp_path: Path) -> None:
-    said: list[Exception] = [lm15.ServerError("busy", status=503), ZeroDivisionError("a bug")]
+def test_a_probe_that_ends_without_an_answer_or_failure_is_made_again(tmp_path: Path) -> None:
+    errors: list[Exception] = [lm15.ServerError("busy", status=503), ZeroDivisionError("a bug")]
     writers, clock = [Writer(), Writer()], Clock()
-    writers[1].on_request = lambda request: said.pop(0) if said else None
+    writers[1].on_request = lambda request: errors.pop(0) if errors else None
     with Ledger.create(tmp_path / "run") as ledger:
         session, ask_pool = at_session(ledger, writers, clock)
 
-        async def story() -> None:
+        async def scenario() -> None:
             async with session.open(NO_CAPS, lambda: "again"):
                 for number in range(20):
-                    clock.now += FIRST_REST
+                    clock.now += FIRST_OUTAGE
                     await asyncio.gather(ask_pool(number), return_exceptions=True)
 
-        asyncio.run(story())
-    assert not said and len(writers[1].requests) > 4
+        asyncio.run(scenario())
+    assert not errors and len(writers[1].requests) > 4
 
 
-def test_two_that_ask_the_same_at_once_pay_once(tmp_path: Path) -> None:
+def test_the_same_question_asked_twice_at_once_is_paid_for_once(tmp_path: Path) -> None:
     writers, clock = [Writer(), Writer()], Clock()
     with Ledger.create(tmp_path / "run") as ledger:
         session, ask_pool = at_session(ledger, writers, clock)

@@ -11,15 +11,21 @@ from typing import Any
 import pytest
 from dspy.clients.model_metadata import model_info
 
-from refed_dspy import TeacherConfig, open_teacher
-from refed_dspy.config.loading import PriceConfig
+from refed_dspy import TeacherConfig
+from refed_dspy.config.teacher import PriceConfig
 from refed_dspy.errors import ConfigError
 from refed_dspy.records import PICO, Rates, dollars
+from refed_dspy.teachers import open_teacher
 from refed_dspy.teachers.prices import FREE, Price, in_batches, price_of, table_name, table_price
 
 HERE = "http://127.0.0.1:9/v1"
 OPENAI = "https://api.openai.com/v1"
-KNOWN = ["openai/gpt-4o-mini", "anthropic/claude-sonnet-4-5", "gemini/gemini-2.5-pro", "deepseek/deepseek-chat"]
+MODELS_IN_TABLE = [
+    "openai/gpt-4o-mini",
+    "anthropic/claude-sonnet-4-5",
+    "gemini/gemini-2.5-pro",
+    "deepseek/deepseek-chat",
+]
 
 
 def priced(model: str = "sim/model", api_base: str | None = HERE, **settings: Any) -> Price | None:
@@ -50,8 +56,8 @@ def test_cached_tokens_have_a_price_of_their_own_or_that_of_others() -> None:
 
 
 def test_a_price_given_wins_over_the_table() -> None:
-    given = priced("openai/gpt-4o", None, price={"prompt": 1, "completion": 2})
-    assert given is not None and given.rates.prompt == 10**6 and "settings" in given.source
+    price_set = priced("openai/gpt-4o", None, price={"prompt": 1, "completion": 2})
+    assert price_set is not None and price_set.rates.prompt == 10**6 and "settings" in price_set.source
 
 
 def test_a_price_can_be_that_of_a_model_in_the_table() -> None:
@@ -73,7 +79,7 @@ def test_an_endless_price_is_refused_by_the_settings() -> None:
 # --- from the table
 
 
-@pytest.mark.parametrize("model", KNOWN)
+@pytest.mark.parametrize("model", MODELS_IN_TABLE)
 def test_known_models_cost_what_the_table_says(model: str) -> None:
     info, price = model_info(*model.split("/")), table_price(model)
 
@@ -124,7 +130,7 @@ def test_an_embedded_model_is_free() -> None:
 
 
 @pytest.mark.parametrize(
-    ("model", "api_base", "known"),
+    ("model", "api_base", "has_price"),
     [
         ("openai/gpt-4o", None, True),
         ("openai/gpt-4o", OPENAI, True),
@@ -148,16 +154,16 @@ def test_an_embedded_model_is_free() -> None:
         ("openrouter/openai/gpt-4o", "https://not-openrouter.ai/api/v1", False),
     ],
 )
-def test_a_models_name_is_believed_at_its_own_provider_only(model: str, api_base: str | None, known: bool) -> None:
-    assert (priced(model, api_base) is not None) == known
+def test_a_models_name_is_believed_at_its_own_provider_only(model: str, api_base: str | None, has_price: bool) -> None:
+    assert (priced(model, api_base) is not None) == has_price
 
 
 def test_a_teacher_knows_its_price_and_the_least_a_call_sets_aside() -> None:
     unknown = open_teacher(TeacherConfig(model="openai/gpt-4o", api_base=HERE))
     assert unknown.price is None and unknown.least is None
-    known = open_teacher(TeacherConfig(model="openai/gpt-4o-mini", api_base=OPENAI, max_tokens=1000))
-    assert known.price is not None and known.price == table_price("openai/gpt-4o-mini")
-    assert known.least is not None and known.least >= known.price.cost(1, 0, 0, 1000)
+    teacher = open_teacher(TeacherConfig(model="openai/gpt-4o-mini", api_base=OPENAI, max_tokens=1000))
+    assert teacher.price is not None and teacher.price == table_price("openai/gpt-4o-mini")
+    assert teacher.least is not None and teacher.least >= teacher.price.cost(1, 0, 0, 1000)
 
 
 # --- the most a call can cost
@@ -172,7 +178,7 @@ def random_price(rng: random.Random) -> Price:
 
 
 def table_prices() -> list[Price]:
-    return [price for model in KNOWN if (price := table_price(model)) is not None]
+    return [price for model in MODELS_IN_TABLE if (price := table_price(model)) is not None]
 
 
 @pytest.mark.parametrize("seed", range(10))
@@ -232,8 +238,8 @@ def test_amounts_are_shown_with_the_digits_that_count(amount: int | str, shown: 
 def test_what_changes_the_rates_leaves_the_price_unknown(params: dict[str, Any]) -> None:
     assert priced("openai/gpt-4o-mini", None) is not None
     assert priced("openai/gpt-4o-mini", None, params=params) is None
-    given = {"prompt": 1.0, "completion": 2.0}
-    assert priced("openai/gpt-4o-mini", None, params=params, price=given) is not None, "said by who pays"
+    price_set = {"prompt": 1.0, "completion": 2.0}
+    assert priced("openai/gpt-4o-mini", None, params=params, price=price_set) is not None, "the settings say so"
 
 
 def test_a_batch_knows_no_cache_whatever_the_table_lists() -> None:
@@ -246,7 +252,7 @@ def test_a_batch_knows_no_cache_whatever_the_table_lists() -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "share"),
+    ("settings", "fraction"),
     [
         ({"model": "openai/gpt-3.5-turbo-1106"}, 1.0),  # the table lists no less for a batch
         ({"model": "openai/nobody", "price": "openai/gpt-3.5-turbo-1106"}, 1.0),
@@ -254,26 +260,29 @@ def test_a_batch_knows_no_cache_whatever_the_table_lists() -> None:
         ({"model": "azure/gpt-4o"}, 0.5),  # it lists nothing
     ],
 )
-def test_the_table_s_own_rates_for_batches_come_before_a_half(settings: dict[str, Any], share: float) -> None:
+def test_the_table_s_own_rates_for_batches_come_before_a_half(settings: dict[str, Any], fraction: float) -> None:
     config = TeacherConfig.model_validate({**settings, "api_base": "https://name.openai.azure.com", "mode": "batch"})
     price = price_of(config, HERE) or table_price(str(config.model))
     batch = in_batches(config, price)
     assert price is not None and batch is not None and price.rates.prompt and price.rates.completion
-    assert batch.rates.prompt == share * price.rates.prompt and batch.rates.completion == share * price.rates.completion
+    assert (
+        batch.rates.prompt == fraction * price.rates.prompt
+        and batch.rates.completion == fraction * price.rates.completion
+    )
 
 
 @pytest.mark.parametrize(
-    ("model", "share"),
+    ("model", "fraction"),
     [
         ("gemini/gemini-2.5-pro", 0.5),
         ("xai/grok-4.3", 0.8),
     ],  # the table has no rates for longer prompts in a batch; has
 )
-def test_longer_prompts_have_their_own_rates_in_batches_or_a_half(model: str, share: float) -> None:
+def test_longer_prompts_have_their_own_rates_in_batches_or_a_half(model: str, fraction: float) -> None:
     plain = table_price(model)
     batch = in_batches(TeacherConfig(model=model), plain)
     assert plain is not None and batch is not None and plain.longer
-    assert [above.prompt for _, above in batch.longer] == [share * above.prompt for _, above in plain.longer]
+    assert [above.prompt for _, above in batch.longer] == [fraction * above.prompt for _, above in plain.longer]
 
 
 def test_longer_prompts_cost_more_in_batches_too() -> None:
@@ -292,12 +301,12 @@ def test_a_batch_costs_what_the_table_says_or_half(monkeypatch: pytest.MonkeyPat
     million = 1_000_000
     assert listed.cost(million, 0, 0, 0) == 0.075 * PICO and listed.cost(0, 0, 0, million) == 0.3 * PICO
     assert listed.cost(million, million, 0, 0) == 0.075 * PICO, "what is cached costs the same there"
-    given = {"prompt": 2.0, "completion": 4.0}
-    for share, cost in ((None, 0.5), (0.25, 0.25), (1.0, 1.0), (0.0, 0.0)):
-        price = PriceConfig(**given, cached=0.5, **({} if share is None else {"batch": share}))
+    price_set = {"prompt": 2.0, "completion": 4.0}
+    for fraction, cost in ((None, 0.5), (0.25, 0.25), (1.0, 1.0), (0.0, 0.0)):
+        price = PriceConfig(**price_set, cached=0.5, **({} if fraction is None else {"batch": fraction}))
         config = TeacherConfig(model="x/y", api_base=HERE, price=price)
         batch = in_batches(config, price_of(config, HERE))
         assert batch is not None
-        assert batch.cost(million, million, 0, 0) == cost * given["prompt"] * PICO
-        assert batch.cost(0, 0, 0, million) == cost * given["completion"] * PICO
+        assert batch.cost(million, million, 0, 0) == cost * price_set["prompt"] * PICO
+        assert batch.cost(0, 0, 0, million) == cost * price_set["completion"] * PICO
     assert in_batches(config, None) is None

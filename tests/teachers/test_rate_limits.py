@@ -1,4 +1,4 @@
-"""The window, pauses, and who is let in when. Time is virtual."""
+"""The window, pauses, and which call gets its slot when. Time is virtual."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.clocks import Clock, settle_down, virtual_limits, virtually
 
 
 async def at_once(waiting: asyncio.Task[Slot]) -> Slot:
-    """The turn of one that has nothing left to wait for."""
+    """The slot of a call that has nothing left to wait for."""
     await settle_down()
     if not waiting.done():
         waiting.cancel()
@@ -23,31 +23,31 @@ async def at_once(waiting: asyncio.Task[Slot]) -> Slot:
     return await waiting
 
 
-async def turns(limits: RateLimits, count: int) -> list[Slot]:
-    return [await at_once(asyncio.create_task(limits.turn(1))) for _ in range(count)]
+async def slots(limits: RateLimits, count: int) -> list[Slot]:
+    return [await at_once(asyncio.create_task(limits.acquire(1))) for _ in range(count)]
 
 
 async def test_good_answers_widen_the_window_up_to_the_most() -> None:
     limits = RateLimits(80, clock=Clock())
     assert limits.window == FIRST_WINDOW
-    for turn in await turns(limits, FIRST_WINDOW):
-        limits.went_well(turn)
+    for slot in await slots(limits, FIRST_WINDOW):
+        limits.went_well(slot)
     assert limits.window == 2 * FIRST_WINDOW, "at first it doubles each round trip"
     for _ in range(100):
-        limits.went_well(*await turns(limits, 1))
+        limits.went_well(*await slots(limits, 1))
     assert limits.window == 80
 
 
 async def test_after_a_refusal_the_window_grows_by_one_a_round_trip() -> None:
     clock = Clock()
     limits = RateLimits(64, clock=clock)
-    (turn,) = await turns(limits, 1)
+    (slot,) = await slots(limits, 1)
     clock.now += 1
-    limits.refused(turn, 0.5)
+    limits.refused(slot, 0.5)
     assert limits.window == FIRST_WINDOW / 2
     clock.now += 1
-    for turn in await turns(limits, FIRST_WINDOW // 2):
-        limits.went_well(turn)
+    for slot in await slots(limits, FIRST_WINDOW // 2):
+        limits.went_well(slot)
     assert limits.window == pytest.approx(FIRST_WINDOW / 2 + 1, abs=0.1)
 
 
@@ -55,13 +55,13 @@ async def test_after_a_refusal_the_window_grows_by_one_a_round_trip() -> None:
 async def test_calls_refused_together_halve_the_window_once(retry_after: float | None) -> None:
     clock = Clock()
     limits = RateLimits(64, clock=clock, rng=random.Random(0))
-    together = await turns(limits, FIRST_WINDOW)
-    for turn in together:
+    together = await slots(limits, FIRST_WINDOW)
+    for slot in together:
         clock.now += 0.01
-        limits.refused(turn, retry_after)
+        limits.refused(slot, retry_after)
     assert limits.window == FIRST_WINDOW / 2
     clock.now += LONGEST_PAUSE
-    (later,) = await turns(limits, 1)
+    (later,) = await slots(limits, 1)
     clock.now += 1
     limits.refused(later, retry_after)
     assert limits.window == FIRST_WINDOW / 4, "sent after the last decrease, it says something new"
@@ -72,12 +72,12 @@ async def test_the_window_stays_between_one_and_the_most(seed: int) -> None:
     rng, clock = random.Random(seed), Clock()
     limits = RateLimits(24, clock=clock, rng=rng)
     for _ in range(200):
-        (turn,), before = await turns(limits, 1), limits.window
+        (slot,), before = await slots(limits, 1), limits.window
         clock.now += 1
         if rng.random() < 0.5:
-            limits.refused(turn, rng.choice((None, 0.0, 1.0, 1e6)))
+            limits.refused(slot, rng.choice((None, 0.0, 1.0, 1e6)))
         else:
-            limits.went_well(turn)
+            limits.went_well(slot)
         assert max(1, before / 2) <= limits.window <= min(24, before + 1)
         clock.now += LONGEST_PAUSE
     assert limits.in_flight == 0
@@ -85,13 +85,13 @@ async def test_the_window_stays_between_one_and_the_most(seed: int) -> None:
 
 async def test_an_ending_that_says_nothing_changes_nothing() -> None:
     limits = RateLimits(64, clock=Clock())
-    limits.ended(*await turns(limits, 1))
+    limits.ended(*await slots(limits, 1))
     assert limits.window == FIRST_WINDOW and limits.in_flight == 0
 
 
 async def test_a_window_of_one_serves_one_at_a_time() -> None:
     limits = RateLimits(1, clock=Clock())
-    first, second = await limits.turn(1), asyncio.create_task(limits.turn(1))
+    first, second = await limits.acquire(1), asyncio.create_task(limits.acquire(1))
     await settle_down()
     assert not second.done()
     limits.went_well(first)
@@ -107,8 +107,8 @@ def test_a_pause_is_as_long_as_asked_up_to_the_longest(asked: float, kept: float
     async def main() -> None:
         limits, loop = virtual_limits(), asyncio.get_running_loop()
         begun = loop.time()
-        limits.refused(await limits.turn(1), asked)
-        await limits.turn(1)
+        limits.refused(await limits.acquire(1), asked)
+        await limits.acquire(1)
         assert kept <= loop.time() - begun < kept + 0.1
 
     virtually(main)
@@ -117,10 +117,10 @@ def test_a_pause_is_as_long_as_asked_up_to_the_longest(asked: float, kept: float
 def test_a_longer_pause_is_not_cut_short_by_a_shorter_one() -> None:
     async def main() -> None:
         limits, loop = virtual_limits(), asyncio.get_running_loop()
-        begun, both = loop.time(), await turns(limits, 2)
+        begun, both = loop.time(), await slots(limits, 2)
         limits.refused(both[0], 30)
         limits.refused(both[1], 1)
-        await limits.turn(1)
+        await limits.acquire(1)
         assert loop.time() - begun >= 30
 
     virtually(main)
@@ -129,20 +129,20 @@ def test_a_longer_pause_is_not_cut_short_by_a_shorter_one() -> None:
 def test_after_a_pause_those_who_waited_come_within_the_window() -> None:
     async def main() -> None:
         limits, loop = virtual_limits(), asyncio.get_running_loop()
-        first = await turns(limits, FIRST_WINDOW)
+        first = await slots(limits, FIRST_WINDOW)
         entered: list[float] = []
 
-        async def one() -> None:
-            turn = await limits.turn(1)
+        async def call() -> None:
+            slot = await limits.acquire(1)
             entered.append(loop.time())
             assert limits.in_flight <= int(limits.window)
             await asyncio.sleep(1)
-            limits.ended(turn)
+            limits.ended(slot)
 
-        waiting = [asyncio.create_task(one()) for _ in range(60)]
+        waiting = [asyncio.create_task(call()) for _ in range(60)]
         await asyncio.sleep(0.1)
-        for turn in first:
-            limits.refused(turn, 2)
+        for slot in first:
+            limits.refused(slot, 2)
         await asyncio.gather(*waiting)
         assert max(entered.count(moment) for moment in entered) <= FIRST_WINDOW / 2
 
@@ -153,14 +153,14 @@ async def test_nothing_but_refusals_for_long_is_hopeless() -> None:
     clock = Clock()
     limits = RateLimits(4, clock=clock, rng=random.Random(0))
     while not limits.hopeless:
-        (turn,) = await turns(limits, 1)
-        limits.refused(turn, 30)
+        (slot,) = await slots(limits, 1)
+        limits.refused(slot, 30)
         clock.now += 31
         assert clock.now < 100 + 2 * PATIENCE
     assert clock.now > 100 + PATIENCE
-    limits.went_well(*await turns(limits, 1))
+    limits.went_well(*await slots(limits, 1))
     assert not limits.hopeless
-    limits.refused(*await turns(limits, 1), 1)
+    limits.refused(*await slots(limits, 1), 1)
     assert not limits.hopeless, "patience begins anew with the first refusal after an answer"
 
 
@@ -171,24 +171,24 @@ def test_those_who_wait_are_let_in_in_order() -> None:
     async def main() -> None:
         limits, order = virtual_limits(tokens=600), list[int]()
 
-        async def one(number: int, tokens: float) -> None:
-            turn = await limits.turn(tokens)
+        async def call(number: int, tokens: float) -> None:
+            slot = await limits.acquire(tokens)
             order.append(number)
-            limits.went_well(turn)
+            limits.went_well(slot)
 
         sizes = [600, 500, 1, 300, 2, 2, 600, 1]
-        await asyncio.gather(*(one(number, tokens) for number, tokens in enumerate(sizes)))
+        await asyncio.gather(*(call(number, tokens) for number, tokens in enumerate(sizes)))
         assert order == sorted(order)
 
     virtually(main)
 
 
-async def test_a_turn_given_in_the_moment_of_a_cancellation_is_given_back() -> None:
+async def test_a_slot_granted_in_the_moment_of_a_cancellation_is_released() -> None:
     limits = RateLimits(1, clock=Clock())
-    first = await limits.turn(1)
-    second, third = (asyncio.create_task(limits.turn(1)) for _ in range(2))
+    first = await limits.acquire(1)
+    second, third = (asyncio.create_task(limits.acquire(1)) for _ in range(2))
     await settle_down()
-    limits.ended(first)  # the second has its turn now, but does not know yet
+    limits.ended(first)  # the second has its slot now, but does not know yet
     second.cancel()
     limits.ended(await at_once(third))
     assert second.cancelled() and limits.in_flight == 0
@@ -197,8 +197,8 @@ async def test_a_turn_given_in_the_moment_of_a_cancellation_is_given_back() -> N
 async def test_who_stood_behind_a_cancelled_one_need_not_wait_in_its_place() -> None:
     clock = Clock()
     limits = RateLimits(4, tokens_per_minute=600, clock=clock)
-    await limits.turn(500)
-    large, small = asyncio.create_task(limits.turn(600)), asyncio.create_task(limits.turn(1))
+    await limits.acquire(500)
+    large, small = asyncio.create_task(limits.acquire(600)), asyncio.create_task(limits.acquire(1))
     await settle_down()
     large.cancel()
     await settle_down()
@@ -209,17 +209,17 @@ async def test_who_stood_behind_a_cancelled_one_need_not_wait_in_its_place() -> 
 
 
 @pytest.mark.parametrize("seed", range(60))
-def test_nobody_is_stuck_and_no_turn_leaks(seed: int) -> None:
+def test_nobody_is_stuck_and_no_slot_leaks(seed: int) -> None:
     rng = random.Random(seed)
 
     async def use(limits: RateLimits) -> None:
-        turn = await limits.turn(rng.uniform(0, 300))
-        end = rng.choice((limits.went_well, limits.ended, limits.refused))
+        slot = await limits.acquire(rng.uniform(0, 300))
+        end = rng.choice((limits.went_well, limits.ended, lambda slot: limits.refused(slot, rng.choice((None, 3.0)))))
         try:
             assert limits.in_flight <= limits.most
             await asyncio.sleep(rng.choice((0, 0.1, 2)))
         finally:
-            end(turn, *([rng.choice((None, 3.0))] if end == limits.refused else []))
+            end(slot)
 
     async def main() -> None:
         limits = virtual_limits(rng.randint(1, 20), requests=rng.choice((None, 30)), tokens=rng.choice((None, 1000)))
@@ -248,16 +248,16 @@ class FixedWindow:
         self.minute, self.used, self.refused = -1, 0, 0
 
     async def call(self, limits: RateLimits) -> bool:
-        loop, turn = asyncio.get_running_loop(), await limits.turn(1)
+        loop, slot = asyncio.get_running_loop(), await limits.acquire(1)
         await asyncio.sleep(1)
         if (minute := int(loop.time() // 60)) != self.minute:
             self.minute, self.used = minute, 0
         reset = 60 - loop.time() % 60
         taken = self.used < 60
         self.used += taken
-        said = {"limit": "60", "remaining": f"{60 - self.used}", "reset": f"{reset:.0f}s"}
-        limits.learn({f"x-ratelimit-{part}-requests": value for part, value in said.items()})
-        limits.went_well(turn) if taken else limits.refused(turn, reset)
+        headers = {"limit": "60", "remaining": f"{60 - self.used}", "reset": f"{reset:.0f}s"}
+        limits.learn({f"x-ratelimit-{what}-requests": value for what, value in headers.items()})
+        limits.went_well(slot) if taken else limits.refused(slot, reset)
         return taken
 
 
@@ -267,11 +267,11 @@ def test_a_limit_counted_minute_by_minute_is_used_well(most: int) -> None:
         limits, endpoint, loop = virtual_limits(most), FixedWindow(), asyncio.get_running_loop()
         begun = loop.time()
 
-        async def one() -> None:
+        async def call() -> None:
             while not await endpoint.call(limits):
                 pass
 
-        await asyncio.gather(*(one() for _ in range(300)))
+        await asyncio.gather(*(call() for _ in range(300)))
         assert (loop.time() - begun) / 60 < 7, "five minutes' worth"
 
     virtually(main)

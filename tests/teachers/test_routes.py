@@ -11,15 +11,17 @@ import pytest
 
 import refed_dspy
 from benchmarks.simulated import SimulatedTeacher
-from refed_dspy import TeacherConfig, open_teacher
+from refed_dspy import TeacherConfig
 from refed_dspy.errors import ConfigError, NoAnswer, RefedError, RefusedAnswer, RowError, TeacherError, TeacherRefused
 from refed_dspy.ledger.recorder import recording
 from refed_dspy.programs.adapter import SchemaAdapter
 from refed_dspy.programs.asking import Question, ask_teacher
 from refed_dspy.records import Analysis, Call
+from refed_dspy.runs.result import Synthesis
 from refed_dspy.signatures import ResponseImprovement
+from refed_dspy.teachers import open_teacher
 from tests.conftest import KEY_VARIABLE
-from tests.support.scripted_engine import Notebook, references
+from tests.support.scripted_engine import CallCollector, references
 
 PRICE = {"prompt": 1.0, "completion": 10.0, "cached": 0.5}
 INPUTS = {"reference_feedback": "Be bold. " * 90, "instruction": "Explain it.", "response": "It is so."}
@@ -60,7 +62,7 @@ def ask(teacher: Any, times: int = 1) -> tuple[list[Any], list[Call]]:
                 )
                 return await asyncio.gather(*questions, return_exceptions=True)
 
-    with recording(Notebook()) as recorder:
+    with recording(CallCollector()) as recorder:
         return asyncio.run(all_of_them()), recorder.calls
 
 
@@ -71,7 +73,7 @@ def worst_case(teacher: TeacherConfig) -> int:
     return least
 
 
-def told_in_one_line(error: BaseException, *words: str) -> None:
+def check_one_line(error: BaseException, *words: str) -> None:
     text = str(error)
     assert "\n" not in text and "Traceback" not in text
     for word in words:
@@ -104,7 +106,7 @@ def test_a_wrong_key_is_told_in_one_line_without_it(
     monkeypatch.setenv("THE_WRONG_ONE", "sk-wrong-987654321")
     [error], [call] = ask(config(locked, wire, api_key_env="THE_WRONG_ONE"))
     assert isinstance(error, TeacherError) and call.outcome == "http 401" and call.cost == 0
-    told_in_one_line(error, "check the key in the variable that api_key_env names")
+    check_one_line(error, "check the key in the variable that api_key_env names")
     assert "sk-wrong-987654321" not in str(error) + repr(error) + repr(call)
 
 
@@ -112,7 +114,7 @@ def test_a_wrong_key_is_told_in_one_line_without_it(
 def test_a_model_that_is_not_there(server: SimulatedTeacher, wire: str) -> None:
     [error], [call] = ask(config(server, wire, model="missing-model"))
     assert isinstance(error, TeacherError) and call.outcome == "http 404" and call.cost == 0
-    told_in_one_line(error, "model", "api_base")
+    check_one_line(error, "model", "api_base")
 
 
 @pytest.mark.parametrize("wire", WIRES)
@@ -174,7 +176,7 @@ def test_a_passing_5xx_costs_nothing_and_is_tried_again(server: SimulatedTeacher
 # --- whole runs: what a fault means for the run
 
 
-def run(server: SimulatedTeacher, folder: Path, size: int = 6, **settings: Any) -> refed_dspy.Synthesis:
+def run(server: SimulatedTeacher, folder: Path, size: int = 6, **settings: Any) -> Synthesis:
     teacher = config(server, **settings)
     return refed_dspy.synthesize(None, references(3), size=size, teacher=teacher, run_dir=folder)
 
@@ -182,7 +184,7 @@ def run(server: SimulatedTeacher, folder: Path, size: int = 6, **settings: Any) 
 def test_an_api_version_that_is_not_there_is_named(server: SimulatedTeacher, tmp_path: Path) -> None:
     with pytest.raises(TeacherRefused) as error:
         run(server, tmp_path / "run", wire="azure", api_version="1999-01-01")
-    told_in_one_line(error.value, "api_version")
+    check_one_line(error.value, "api_version")
     assert error.value.exit_code == 2
 
 
@@ -191,7 +193,7 @@ def test_a_web_page_before_any_answer_refuses_the_teacher(server: SimulatedTeach
     server.control(faults={"html": 1})
     with pytest.raises(TeacherRefused) as error:
         run(server, tmp_path / "run", wire=wire)
-    told_in_one_line(error.value, "web page", "check api_base")
+    check_one_line(error.value, "web page", "check api_base")
 
 
 @pytest.mark.slow
@@ -200,14 +202,14 @@ def test_a_gateways_page_about_its_own_trouble_is_a_5xx(server: SimulatedTeacher
     server.control(faults={"html502": 1})
     [error], calls = ask(config(server, wire, retries=1))
     assert isinstance(error, NoAnswer) and not error.final
-    told_in_one_line(error)
+    check_one_line(error)
     assert [(call.outcome, call.cost) for call in calls] == [("http 502", 0)] * 2
 
 
 def test_a_page_is_not_what_a_person_has_to_read(server: SimulatedTeacher) -> None:
     server.control(faults={"html502": 1})
     [error], _ = ask(config(server))
-    told_in_one_line(error, "502")
+    check_one_line(error, "502")
     assert "<html" not in str(error)
 
 
@@ -233,7 +235,7 @@ def test_counts_that_are_always_odd_end_the_run_in_one_line(server: SimulatedTea
     try:
         made = run(server, tmp_path / "run", size=20)
     except RefedError as error:
-        told_in_one_line(error, "tokens")
+        check_one_line(error, "tokens")
     else:
         assert not made.complete and made.failures
 
@@ -261,4 +263,4 @@ def test_a_version_without_azure_is_refused(tmp_path: Path, settings: dict[str, 
     file.write_text("".join(f"{key}: {value}\n" for key, value in settings.items()) + "api_version: 2024-10-21\n")
     with pytest.raises(ConfigError) as error:
         open_teacher(str(file))
-    told_in_one_line(error.value, "api_version", "api_base" if settings["model"] == "azure/x" else "azure/DEPLOYMENT")
+    check_one_line(error.value, "api_version", "api_base" if settings["model"] == "azure/x" else "azure/DEPLOYMENT")

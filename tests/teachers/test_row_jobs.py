@@ -1,10 +1,8 @@
-"""Paid work over rows: how many at once, what ends it, what is told, and what no start pays for again."""
+"""Jobs over rows: how many at once, what ends them, which messages come, and what no start pays for again."""
 
 from __future__ import annotations
 
 import asyncio
-import json
-import math
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -16,44 +14,42 @@ from dspy.utils import exceptions as lm_errors
 
 import refed_dspy
 from benchmarks.simulated import SimulatedTeacher
-from refed_dspy import TeacherConfig, open_teacher
+from refed_dspy import TeacherConfig
 from refed_dspy.data.dataset import data_identity, load_dataset
-from refed_dspy.errors import ConfigError, ExportError, NoConnection, RunDirError, RunStopped, TeacherRefused
-from refed_dspy.files import check_apart, write_json, write_lines, write_text
+from refed_dspy.errors import ConfigError, NoConnection, RunDirError, RunStopped, TeacherRefused
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.programs.asking import as_role, ask
 from refed_dspy.programs.lm_errors import NotReached
-from refed_dspy.teachers import Teacher
+from refed_dspy.teachers import Teacher, open_teacher
 from refed_dspy.teachers.caps import CapSettings, CapsLeft
 from refed_dspy.teachers.recorded import CallPolicy, Progress
 from refed_dspy.teachers.row_jobs import RowJob, for_each_row, row_job
 from refed_dspy.teachers.session import Session
-from refed_dspy.text import NONE, aligned, number
 from tests.support.compiling import config
 from tests.support.scripted_engine import Answer, Writer, fake_lm, references
 
-NO_LIMITS = CapSettings(max_cost=None, max_calls=None, max_minutes=None)
+NO_CAPS = CapSettings(max_cost=None, max_calls=None, max_minutes=None)
 ANSWER = dspy.Predict("question -> answer")
 
 
 def job(models: dict[str, Teacher], **changes: Any) -> RowJob:
-    """Work whose identity, limits and so on may be changed."""
-    limits = CapSettings(**{**NO_LIMITS, **changes.pop("limits", {})})
-    given = {"identity": {"data": "d"}, "rows": 6, "again": "it is kept; run it again", **changes}
-    return RowJob(work="testing", models=models, limits=limits, **given)
+    """A job whose identity, caps and so on may be changed."""
+    caps = CapSettings(**{**NO_CAPS, **changes.pop("caps", {})})
+    settings = {"identity": {"data": "d"}, "rows": 6, "resume_hint": "it is kept; run it again", **changes}
+    return RowJob(work="testing", models=models, caps=caps, **settings)
 
 
 async def worked(
     folder: Path,
-    given: RowJob,
+    spec: RowJob,
     items: Sequence[Any],
     work: Callable[[Any], Awaitable[None]],
     slots: int = 2,
     seen: list[Progress] | None = None,
 ) -> Session:
-    async with row_job(folder, given, None if seen is None else seen.append) as (session, allowance):
-        assert isinstance(allowance, CapsLeft)
-        await for_each_row(session, items, work, slots, allowance.grace)
+    async with row_job(folder, spec, None if seen is None else seen.append) as (session, remaining):
+        assert isinstance(remaining, CapsLeft)
+        await for_each_row(session, items, work, slots, remaining.grace)
     return session
 
 
@@ -69,7 +65,7 @@ async def question(n: Any) -> str:
 # --- many at once
 
 
-async def test_no_more_than_the_slots_work_at_once_and_all_come_to_their_turn(tmp_path: Path) -> None:
+async def test_no_more_than_the_slots_work_at_once_and_every_item_is_done(tmp_path: Path) -> None:
     now, most, done = 0, 0, []
 
     async def work(n: int) -> None:
@@ -154,7 +150,7 @@ async def test_what_is_paid_for_comes_first_whatever_ends_the_rest(server: Simul
     assert server.stats()["requests"] == 4
     done.clear()
     seen: list[Progress] = []
-    session = await worked(tmp_path, job(models, limits={"max_calls": 4}), [0, 1, 2, 3, 4], work, slots=1, seen=seen)
+    session = await worked(tmp_path, job(models, caps={"max_calls": 4}), [0, 1, 2, 3, 4], work, slots=1, seen=seen)
     assert done == [1, 2, 3, 4] and server.stats()["requests"] == 4
     assert session.reached is not None and session.reached.cap == "max_calls"
     assert seen[0].kept_at_start == 0, "this work counts nothing as kept"
@@ -162,8 +158,8 @@ async def test_what_is_paid_for_comes_first_whatever_ends_the_rest(server: Simul
 
 @pytest.mark.parametrize("within", [False, True])
 async def test_ctrl_c_gets_through_while_paid_answers_are_read(tmp_path: Path, within: bool) -> None:
-    one, _ = teacher()
-    await worked(tmp_path, job({"teacher": one}), range(3), question_only)
+    opened, _ = teacher()
+    await worked(tmp_path, job({"teacher": opened}), range(3), question_only)
     begun: list[int] = []
 
     async def work(n: int) -> None:
@@ -175,7 +171,7 @@ async def test_ctrl_c_gets_through_while_paid_answers_are_read(tmp_path: Path, w
                 await asyncio.sleep(0)
 
     with pytest.raises(asyncio.CancelledError):
-        await worked(tmp_path, job({"teacher": one}), range(3), work)
+        await worked(tmp_path, job({"teacher": opened}), range(3), work)
     assert begun == [0]
 
 
@@ -184,7 +180,7 @@ async def question_only(n: Any) -> None:
 
 
 async def test_half_paid_work_is_done_again_from_its_beginning(tmp_path: Path) -> None:
-    one, writer = teacher()
+    opened, writer = teacher()
     done: list[int] = []
 
     async def twice(n: int) -> None:
@@ -192,8 +188,8 @@ async def test_half_paid_work_is_done_again_from_its_beginning(tmp_path: Path) -
         await question(f"{n} more")
         done.append(n)
 
-    await worked(tmp_path, job({"teacher": one}), range(3), question_only)
-    await worked(tmp_path, job({"teacher": one}), range(3), twice)
+    await worked(tmp_path, job({"teacher": opened}), range(3), question_only)
+    await worked(tmp_path, job({"teacher": opened}), range(3), twice)
     assert sorted(done) == [0, 1, 2] and len(writer.requests) == 6
 
 
@@ -204,15 +200,15 @@ async def test_other_work_is_refused_before_its_caps_are_looked_at(tmp_path: Pat
     with Ledger.create(tmp_path) as ledger:
         ledger.set_meta(work="filtering")
     with pytest.raises(RunDirError, match=r"holds a filtering, not .*testing; name another folder"):
-        await worked(tmp_path, job({"teacher": teacher()[0]}, limits={"max_calls": 5}), [], question_only)
+        await worked(tmp_path, job({"teacher": teacher()[0]}, caps={"max_calls": 5}), [], question_only)
 
 
 async def test_another_identity_is_refused_by_name_once_there_are_answers(tmp_path: Path) -> None:
-    one, _ = teacher()
-    await worked(tmp_path, job({"teacher": one}, identity={"data": "a", "teacher": {"t": 1}}), [], question_only)
-    await worked(tmp_path, job({"teacher": one}, identity={"data": "b", "teacher": {"t": 1}}), [1], question_only)
+    opened, _ = teacher()
+    await worked(tmp_path, job({"teacher": opened}, identity={"data": "a", "teacher": {"t": 1}}), [], question_only)
+    await worked(tmp_path, job({"teacher": opened}, identity={"data": "b", "teacher": {"t": 1}}), [1], question_only)
     with pytest.raises(RunDirError, match=r"holds another testing: teacher\.t was 1, is 2; set these back"):
-        await worked(tmp_path, job({"teacher": one}, identity={"data": "b", "teacher": {"t": 2}}), [], question_only)
+        await worked(tmp_path, job({"teacher": opened}, identity={"data": "b", "teacher": {"t": 2}}), [], question_only)
 
 
 async def test_settings_that_json_writes_otherwise_are_the_same_settings(tmp_path: Path) -> None:
@@ -222,9 +218,9 @@ async def test_settings_that_json_writes_otherwise_are_the_same_settings(tmp_pat
 
 
 def test_the_data_is_known_by_its_rows() -> None:
-    one, other = references(3), references(4)
-    assert data_identity(one, load_dataset(one)) == data_identity(None, load_dataset(one))
-    assert data_identity(one, load_dataset(one)) != data_identity(other, load_dataset(other))
+    rows, other_rows = references(3), references(4)
+    assert data_identity(rows, load_dataset(rows)) == data_identity(None, load_dataset(rows))
+    assert data_identity(rows, load_dataset(rows)) != data_identity(other_rows, load_dataset(other_rows))
 
 
 # --- caps
@@ -233,32 +229,32 @@ def test_the_data_is_known_by_its_rows() -> None:
 async def test_a_cap_ends_the_work_in_order_and_stays(server: SimulatedTeacher, tmp_path: Path) -> None:
     models = {"teacher": open_teacher(config(server))}
     for _ in range(2):
-        session = await worked(tmp_path, job(models, limits={"max_calls": 3}), range(6), question_only, slots=1)
+        session = await worked(tmp_path, job(models, caps={"max_calls": 3}), range(6), question_only, slots=1)
         assert session.reached is not None and session.reached.cap == "max_calls"
     session = await worked(tmp_path, job(models), range(6), question_only)
     assert session.reached is not None and server.stats()["requests"] == 3, "a cap that was given stays"
-    session = await worked(tmp_path, job(models, limits={"max_calls": 100}), range(6), question_only)
+    session = await worked(tmp_path, job(models, caps={"max_calls": 100}), range(6), question_only)
     assert session.reached is None and server.stats()["requests"] == 6
 
 
 async def test_minutes_are_over_all_starts(server: SimulatedTeacher, tmp_path: Path) -> None:
     server.control(latency=0.05)
     models = {"teacher": open_teacher(config(server))}
-    session = await worked(tmp_path, job(models, limits={"max_minutes": 0.01}), range(200), question_only, slots=4)
+    session = await worked(tmp_path, job(models, caps={"max_minutes": 0.01}), range(200), question_only, slots=4)
     assert session.reached is not None and session.reached.cap == "max_minutes"
     asked = server.stats()["requests"]
     assert 0 < asked < 100
-    await worked(tmp_path, job(models, limits={"max_minutes": 0.01}), range(200), question_only, slots=4)
+    await worked(tmp_path, job(models, caps={"max_minutes": 0.01}), range(200), question_only, slots=4)
     assert server.stats()["requests"] < 1.7 * asked, "the second had what the first left: its grace"
 
 
 async def test_a_cap_that_no_call_fits_under_is_told_before_any(server: SimulatedTeacher, tmp_path: Path) -> None:
     models = {"teacher": open_teacher(config(server))}
     with pytest.raises(ConfigError, match="max_cost"):
-        await worked(tmp_path, job(models, limits={"max_cost": 1e-6}), range(6), question_only)
+        await worked(tmp_path, job(models, caps={"max_cost": 1e-6}), range(6), question_only)
     assert server.stats()["requests"] == 0
     with pytest.raises(ConfigError, match="give the teacher as a TeacherConfig"):
-        await worked(tmp_path, job({"teacher": teacher()[0]}, limits={"max_calls": 3}), [1], question_only)
+        await worked(tmp_path, job({"teacher": teacher()[0]}, caps={"max_calls": 3}), [1], question_only)
 
 
 # --- the models
@@ -289,9 +285,9 @@ async def test_one_model_in_two_roles_starts_once(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("role", ["teacher", "judge"])
 async def test_a_model_that_never_answers_is_refused_and_later_it_stops_the_work(tmp_path: Path, role: str) -> None:
-    one, _ = teacher()
+    opened, _ = teacher()
     bad, _ = teacher(lm_errors.LMAuthError("wrong key"))
-    models = {"teacher": one, "judge": bad} if role == "judge" else {"teacher": bad}
+    models = {"teacher": opened, "judge": bad} if role == "judge" else {"teacher": bad}
 
     async def work(n: int) -> None:
         if role == "judge" and n:
@@ -300,23 +296,23 @@ async def test_a_model_that_never_answers_is_refused_and_later_it_stops_the_work
         else:
             await question(n)
 
-    with pytest.raises(TeacherRefused if role == "teacher" else RunStopped) as told:
+    with pytest.raises(TeacherRefused if role == "teacher" else RunStopped) as stopped:
         await worked(tmp_path, job(models), range(3), work, slots=1)
-    assert "check the key" in str(told.value) and "\n" not in str(told.value)
-    assert ("run it again" in str(told.value)) == (role == "judge"), "only then something is kept"
-    assert getattr(told.value, "exit_code", 0) == (2 if role == "teacher" else 1)
+    assert "check the key" in str(stopped.value) and "\n" not in str(stopped.value)
+    assert ("run it again" in str(stopped.value)) == (role == "judge"), "only then something is kept"
+    assert getattr(stopped.value, "exit_code", 0) == (2 if role == "teacher" else 1)
 
 
 async def test_a_row_that_cannot_do_without_its_answer_ends_the_work_and_says_how_to_go_on(tmp_path: Path) -> None:
-    one, writer = teacher()
+    opened, writer = teacher()
     writer.on_request = lambda request: NotReached("connection refused") if len(writer.requests) > 1 else None
     with pytest.raises(RunStopped, match="connection refused; it is kept; run it again"):
-        await worked(tmp_path, job({"teacher": one}), range(3), question_only, slots=1)
+        await worked(tmp_path, job({"teacher": opened}), range(3), question_only, slots=1)
     assert not issubclass(RunStopped, NoConnection)
 
 
 async def test_too_many_failures_stop_the_work_in_one_line(tmp_path: Path) -> None:
-    one, writer = teacher()
+    opened, writer = teacher()
     writer.on_request = lambda request: "no JSON"
 
     async def work(n: int) -> None:
@@ -327,76 +323,20 @@ async def test_too_many_failures_stop_the_work_in_one_line(tmp_path: Path) -> No
         except Exception:  # noqa: BLE001 — a row may fail
             return
 
-    with pytest.raises(RunStopped, match=r"answering failed in 20 of its last 20 calls.*; it is kept") as told:
-        await worked(tmp_path, job({"teacher": one}, policy=CallPolicy(0, 0.5)), range(99), work, slots=1)
-    assert "\n" not in str(told.value) and len(writer.requests) <= 21
+    with pytest.raises(RunStopped, match=r"answering failed in 20 of its last 20 calls.*; it is kept") as stopped:
+        await worked(tmp_path, job({"teacher": opened}, policy=CallPolicy(0, 0.5)), range(99), work, slots=1)
+    assert "\n" not in str(stopped.value) and len(writer.requests) <= 21
 
 
-# --- files and tables
-
-
-def test_files_are_whole_or_not_there(tmp_path: Path) -> None:
-    class Killed(BaseException): ...
-
-    def rows() -> Any:
-        yield {"a": 1}
-        raise Killed
-
-    write_lines(tmp_path / "rows.jsonl", [{"text": "漢\ud800\n"}, {}])
-    first, second = (tmp_path / "rows.jsonl").read_text("utf-8").splitlines()
-    assert json.loads(first) == {"text": "漢?\n"} and second == "{}"
-    before = (tmp_path / "rows.jsonl").read_bytes()
-    with pytest.raises(Killed):
-        write_lines(tmp_path / "rows.jsonl", rows())
-    assert (tmp_path / "rows.jsonl").read_bytes() == before
-    write_text(tmp_path / "t.txt", [])
-    write_json(tmp_path / "t.json", {"a": None})
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["rows.jsonl", "t.json", "t.txt"]
-    with pytest.raises(ExportError, match="cannot be written"):
-        write_text(tmp_path / "no" / "t.txt", [])
-
-
-def test_what_is_read_is_not_written_over(tmp_path: Path) -> None:
-    (tmp_path / "link").symlink_to(tmp_path)
-    for data in (str(tmp_path / "a.jsonl"), tmp_path / "link" / "a.jsonl", tmp_path / "x" / ".." / "a.jsonl"):
-        with pytest.raises(ExportError, match="name another folder"):
-            check_apart(data, [tmp_path / "a.jsonl"])
-    check_apart(tmp_path / "b.jsonl", [tmp_path / "a.jsonl"])
-    check_apart([{"a": 1}], [tmp_path / "a.jsonl"])
-
-
-@pytest.mark.parametrize(
-    ("value", "digits", "text"),
-    [
-        (None, 2, NONE),
-        (0.0, 2, "0.00"),
-        (-0.001, 2, "0.00"),
-        (1.005, 1, "1.0"),
-        (12, 0, "12"),
-        (9_999.5, 1, "9,999.5"),
-        (10_000, 2, "10,000"),
-        (-12_345_678.9, 2, "-12,345,679"),
-        (math.inf, 2, "inf"),
-    ],
-)
-def test_numbers_for_people(value: float | None, digits: int, text: str) -> None:
-    assert number(value, digits) == text
-
-
-def test_tables_are_aligned() -> None:
-    assert aligned([["", "old", "new"], ["rows", "1,000", "2"]]) == ["      old    new", "rows  1,000  2"]
-    assert aligned([]) == []
-
-
-async def test_where_the_minutes_are_used_up_what_is_paid_for_is_given_back(
+async def test_where_the_minutes_are_used_up_recorded_answers_are_returned(
     server: SimulatedTeacher, tmp_path: Path
 ) -> None:
     rows = [{"instruction": f"Task {i}.", "response": f"Answer {i}."} for i in range(4)]
     teacher = TeacherConfig(model="sim/sim-model", api_base=server.base_url)
-    given: dict[str, Any] = {"teacher": teacher, "out": tmp_path / "out", "embeddings": False}
-    await asyncio.to_thread(partial(refed_dspy.recycle, rows, size=2, **given))
+    settings: dict[str, Any] = {"teacher": teacher, "out": tmp_path / "out", "embeddings": False}
+    await asyncio.to_thread(partial(refed_dspy.recycle, rows, size=2, **settings))
     asked = server.stats()["requests"]
-    made = await asyncio.to_thread(partial(refed_dspy.recycle, rows, max_minutes=1e-6, **given))
+    made = await asyncio.to_thread(partial(refed_dspy.recycle, rows, max_minutes=1e-6, **settings))
     assert made.stopped and len(made.rows) == 2 and server.stats()["requests"] == asked == 4
     lines = (tmp_path / "out" / "recycled.jsonl").read_text(encoding="utf-8").splitlines()
     assert len(lines) == 2

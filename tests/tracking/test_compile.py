@@ -1,4 +1,4 @@
-"""A compile in MLflow: a run, a child run for each candidate, and nothing twice however often it is told."""
+"""A compile in MLflow: a run, a child run for each candidate, and nothing twice however often it is copied."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from benchmarks.simulated import SimulatedTeacher
 from refed_dspy import TeacherConfig
 from refed_dspy.config.teacher import PriceConfig
 from refed_dspy.errors import RefedError
-from refed_dspy.ledger.candidates import Trial, scored, trials, tried
+from refed_dspy.ledger.candidates import Candidate, candidate_seen, evaluation_scored, load_candidates
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.spending import spent
 from refed_dspy.ledger.statements import Statement
@@ -60,7 +60,7 @@ BETTER = {"optimizer": "tests.tracking.test_compile.Adding"}
 
 
 def compiled_in_the_world(folder: Path | str, **settings: Any) -> Compiled:
-    """A compile of models in this process; bootstrap's, which is quick, unless told otherwise."""
+    """A compile of models in this process; bootstrap's, which is quick, unless the caller says otherwise."""
     world, preference = World(Preference(0)), Preference(0)
     models = {"teacher": model(world), "judge": model(world, 0.0)}
     return tune(
@@ -93,11 +93,11 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 @pytest.fixture(scope="module")
 def gepa(tmp_path_factory: pytest.TempPathFactory, mlflow_template: Path) -> Iterator[tuple[Mlflow, Path, Compiled]]:
-    """GEPA with four threads, told of every 50 ms while it works."""
+    """GEPA with four threads, copied every 50 ms while it works."""
     from refed_dspy.optimizers import compile as compiling
 
     home, patch = tmp_path_factory.mktemp("gepa"), pytest.MonkeyPatch()
-    patch.setattr(compiling, "EVERY", 0.05)
+    patch.setattr(compiling, "TRACKING_INTERVAL", 0.05)
     with tracked_to(home / "mlflow", mlflow_template) as store:
         made = compiled_in_the_world(home / "compile", optimizer="gepa", evaluations=24, threads=4, seed=2)
         yield store, home / "compile", made
@@ -107,9 +107,9 @@ def gepa(tmp_path_factory: pytest.TempPathFactory, mlflow_template: Path) -> Ite
 Tuned = tuple[Mlflow, Path, Compiled]
 
 
-def known(folder: Path) -> list[Trial]:
+def candidates_in(folder: Path) -> list[Candidate]:
     with Ledger.read(folder) as ledger:
-        return trials(ledger)
+        return load_candidates(ledger)
 
 
 # --- one compile, looked at from all sides
@@ -118,10 +118,12 @@ def known(folder: Path) -> list[Trial]:
 def test_the_parent_run(gepa: Tuned) -> None:
     store, folder, made = gepa
     parent = parent_of(store)
-    told, metrics = parent.data.params, parent.data.metrics
+    logged, metrics = parent.data.params, parent.data.metrics
     assert parent.info.status == "FINISHED" and parent.info.run_name == "compile"
-    assert told["optimizer"] == "gepa" and told["seed"] == "2" and told["evaluations"] == "24"
-    assert told["teacher"] == told["judge"] == told["reflection"] == "sim/world" and told["metric.wins"] == "0.6"
+    assert logged["optimizer"] == "gepa" and logged["seed"] == "2" and logged["evaluations"] == "24"
+    assert (
+        logged["teacher"] == logged["judge"] == logged["reflection"] == "sim/world" and logged["metric.wins"] == "0.6"
+    )
     with Ledger.read(folder) as ledger:
         assert metrics["calls"] == spent(ledger).calls
     assert made.proof is not None
@@ -136,13 +138,13 @@ def test_the_parent_run(gepa: Tuned) -> None:
 def test_its_files_and_data_sets(gepa: Tuned) -> None:
     store, folder, _ = gepa
     parent = parent_of(store)
-    found = {each.path for each in store.client.list_artifacts(parent.info.run_id)}
-    assert found >= ARTIFACTS
+    artifacts = {each.path for each in store.client.list_artifacts(parent.info.run_id)}
+    assert artifacts >= ARTIFACTS
     assert artifact(store, parent.info.run_id, "best_score_against_dollars.png").startswith(b"\x89PNG\r\n")
     for name in ("program.json", "prompts.diff", "proof.txt"):
         assert artifact(store, parent.info.run_id, name) == (folder / name).read_bytes()
     rows = [json.loads(line) for line in artifact(store, parent.info.run_id, "evaluations.jsonl").splitlines()]
-    assert len(rows) == sum(len(scores) for trial in known(folder) for scores in trial.scores.values())
+    assert len(rows) == sum(len(scores) for candidate in candidates_in(folder) for scores in candidate.scores.values())
     assert {row["set"] for row in rows} == {"train", "validation", "test"} and all("wins" in row for row in rows)
     inputs = {each.tags[0].value: json.loads(each.dataset.profile)["num_rows"] for each in parent.inputs.dataset_inputs}
     assert inputs == SETS
@@ -150,38 +152,42 @@ def test_its_files_and_data_sets(gepa: Tuned) -> None:
 
 
 def test_every_candidate_is_a_child_of_the_one_parent(gepa: Tuned) -> None:
-    """GEPA asks from four threads: none of what it tries is told to a run of another."""
+    """GEPA asks from four threads: none of what it tries is logged to a run of another."""
     store, folder, _ = gepa
     parent, children = parent_of(store), store.runs("candidate")
     assert {child.data.tags["mlflow.parentRunId"] for child in children} == {parent.info.run_id}
     assert len(store.runs()) == 1 + len(children)
-    tried_ = known(folder)
-    assert len(tried_) >= 3 and [child.data.params["digest"] for child in children] == [t.digest for t in tried_]
-    assert [child.info.run_name for child in children] == [f"candidate {trial.seq}" for trial in tried_]
+    candidates = candidates_in(folder)
+    assert len(candidates) >= 3 and [child.data.params["digest"] for child in children] == [
+        t.digest for t in candidates
+    ]
+    assert [child.info.run_name for child in children] == [f"candidate {candidate.seq}" for candidate in candidates]
     assert all(child.info.status == "FINISHED" for child in children)
-    for child, trial in zip(children, tried_, strict=True):
+    for child, candidate in zip(children, candidates, strict=True):
         assert (
-            child.data.params["changed"] == "nothing" if trial.seq == 0 else child.data.params["changed"] != "nothing"
+            child.data.params["changed"] == "nothing"
+            if candidate.seq == 0
+            else child.data.params["changed"] != "nothing"
         )
-        assert json.loads(artifact(store, child.info.run_id, "program.json")) == trial.state
+        assert json.loads(artifact(store, child.info.run_id, "program.json")) == candidate.state
         unchanged = artifact(store, child.info.run_id, "prompts.diff") == b"no prompt changed\n"
-        assert unchanged == (trial.seq == 0)
+        assert unchanged == (candidate.seq == 0)
 
 
-def test_what_a_candidate_scored_by_parts(gepa: Tuned) -> None:
+def test_what_a_candidate_scored_by_component(gepa: Tuned) -> None:
     store, folder, _ = gepa
-    for child, trial in zip(store.runs("candidate"), known(folder), strict=True):
-        for subset, scores in trial.scores.items():
-            told = {k.removeprefix(f"{subset}_"): v for k, v in child.data.metrics.items() if k.startswith(subset)}
-            assert told["size"] == len(scores)
+    for child, candidate in zip(store.runs("candidate"), candidates_in(folder), strict=True):
+        for subset, scores in candidate.scores.items():
+            logged = {k.removeprefix(f"{subset}_"): v for k, v in child.data.metrics.items() if k.startswith(subset)}
+            assert logged["size"] == len(scores)
             if subset == "validation":  # of a training set more may be scored later: see below
-                assert told["score"] == pytest.approx(trial.mean(subset))
-                for part in ("wins", "grades", "diversity", "coverage", "abstained", "length_ratio"):
-                    each = [parts[part] for parts in trial.parts[subset].values()]
-                    assert told[part] == pytest.approx(sum(each) / len(each)), part
+                assert logged["score"] == pytest.approx(candidate.mean(subset))
+                for name in ("wins", "grades", "diversity", "coverage", "abstained", "length_ratio"):
+                    each = [components[name] for components in candidate.components[subset].values()]
+                    assert logged[name] == pytest.approx(sum(each) / len(each)), name
 
 
-def test_telling_a_compile_again_adds_nothing(gepa: Tuned) -> None:
+def test_copying_a_compile_again_adds_nothing(gepa: Tuned) -> None:
     store, folder, _ = gepa
     before, versions = store.everything(), len(store.client.search_model_versions("name='refed'"))
     store.use()
@@ -203,12 +209,12 @@ def crafted(folder: Path, *statements: list[Statement]) -> None:
 
 
 def score(candidate: str, example: str, value: float, subset: str = "validation", cost: int = 0) -> list[Statement]:
-    return scored(candidate, example, subset, value, {"wins": value}, cost)
+    return evaluation_scored(candidate, example, subset, value, {"wins": value}, cost)
 
 
 def test_the_score_of_a_candidate_is_the_last_one_told(tracked: Mlflow) -> None:
     folder = Path("compile").absolute()
-    crafted(folder, tried("a", 0, {}), score("a", "one", 1.0))
+    crafted(folder, candidate_seen("a", 0, {}), score("a", "one", 1.0))
     track(folder)
     crafted(folder, score("a", "two", 0.0), score("a", "three", 0.2))
     track(folder)
@@ -221,17 +227,19 @@ def test_the_score_of_a_candidate_is_the_last_one_told(tracked: Mlflow) -> None:
 def test_the_best_score_stands_at_the_dollars_that_it_was_found_for(tmp_path: Path) -> None:
     crafted(
         tmp_path,
-        tried("a", 0, {}), score("a", "one", 0.3, cost=1 * PICO),
-        tried("b", 1, {}), score("b", "one", 0.6, cost=2 * PICO),
-        tried("c", 2, {}), score("c", "one", 0.5, cost=3 * PICO),
+        candidate_seen("a", 0, {}), score("a", "one", 0.3, cost=1 * PICO),
+        candidate_seen("b", 1, {}), score("b", "one", 0.6, cost=2 * PICO),
+        candidate_seen("c", 2, {}), score("c", "one", 0.5, cost=3 * PICO),
         score("a", "far", 0.3, "test", 4 * PICO), score("b", "far", 0.6, "test", 5 * PICO),
     )  # fmt: skip
-    assert [(at, best) for at, best, _ in best_so_far(known(tmp_path))] == [(1, 0.3), (2, 0.6)]
+    assert [(at, best) for at, best, _ in best_so_far(candidates_in(tmp_path))] == [(1, 0.3), (2, 0.6)]
 
 
 def test_a_candidate_at_work_is_told_once_it_is_done(tracked: Mlflow) -> None:
     folder = Path("compile").absolute()
-    crafted(folder, tried("a", 0, {}), score("a", "one", 0.3), tried("b", 1, {}), score("b", "one", 0.6))
+    crafted(
+        folder, candidate_seen("a", 0, {}), score("a", "one", 0.3), candidate_seen("b", 1, {}), score("b", "one", 0.6)
+    )
     store = Store(folder)
     store.connect()
     copy_compile(store, False)
@@ -243,7 +251,7 @@ def test_a_candidate_at_work_is_told_once_it_is_done(tracked: Mlflow) -> None:
 
 def test_a_folder_named_as_a_candidate(tracked: Mlflow) -> None:
     folder = Path("candidate 0").absolute()
-    crafted(folder, tried("a", 0, {}), score("a", "one", 0.3))
+    crafted(folder, candidate_seen("a", 0, {}), score("a", "one", 0.3))
     track(folder)
     assert len(tracked.runs()) == 2
 
@@ -264,7 +272,7 @@ def test_a_compile_at_its_cap_goes_on_as_the_same_run(tracked: Mlflow, server: S
     assert parent.data.metrics["calls"] == server.stats()["requests"] and server.stats()["repeated"] == 0
     assert parent.data.metrics["dollars"] == pytest.approx(whole.manifest["cost"])
     digests = [child.data.params["digest"] for child in children]
-    assert len(digests) == len(set(digests)) == len(known(Path("compile")))
+    assert len(digests) == len(set(digests)) == len(candidates_in(Path("compile")))
     assert {each.path for each in tracked.client.list_artifacts(parent.info.run_id)} >= ARTIFACTS
 
 
@@ -293,9 +301,11 @@ def test_another_candidate_of_a_second_start_is_a_child_of_its_own(
     compiled_in_the_world("c", **BETTER)
     monkeypatch.setattr(Adding, "besides", "\nBe kind.")
     compiled_in_the_world("c", **BETTER)
-    tried_ = known(Path("c"))
-    assert len(tried_) == 3 and len({trial.seq for trial in tried_}) == 3
-    assert {run.data.params["digest"] for run in tracked.runs("candidate")} == {trial.digest for trial in tried_}
+    candidates = candidates_in(Path("c"))
+    assert len(candidates) == 3 and len({candidate.seq for candidate in candidates}) == 3
+    assert {run.data.params["digest"] for run in tracked.runs("candidate")} == {
+        candidate.digest for candidate in candidates
+    }
 
 
 @pytest.mark.slow
@@ -310,8 +320,8 @@ def test_a_compile_with_mlflow_away_is_the_same_compile(tracked: Mlflow, caplog:
     assert "champion" in caplog.text
     tracked.use()
     track("away")
-    one, other = tracked.runs("compile")
-    assert one.data.metrics.keys() == other.data.metrics.keys() and other.info.status == "FINISHED"
+    first, other = tracked.runs("compile")
+    assert first.data.metrics.keys() == other.data.metrics.keys() and other.info.status == "FINISHED"
     assert {each.path for each in tracked.client.list_artifacts(other.info.run_id)} >= ARTIFACTS
 
 

@@ -1,4 +1,4 @@
-"""Compare programs on the same references: one run of all of them, then figures, tables and pictures of it."""
+"""Compare programs on the same references: one run of all of them, then its figures, tables and pictures."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from refed_dspy.ledger.identity import differences, has_begun, refuse_other_work
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.programs import PairwiseJudge, ReferenceLevelFeedback, SeedOnly
 from refed_dspy.programs.baselines import METHODS
-from refed_dspy.programs.load import open_judge, open_program, refuse_bound, warn_of_another_teacher
+from refed_dspy.programs.load import open_judge, load_program, refuse_bound_models, warn_of_another_teacher
 from refed_dspy.programs.saved import program_digests
 from refed_dspy.programs.side_by_side import SideBySide
 from refed_dspy.records import digest
-from refed_dspy.runs.compare.figures import Diversity, tally
+from refed_dspy.runs.compare.figures import SEED, Diversity, tally
 from refed_dspy.runs.compare.replay import read_compared
 from refed_dspy.runs.compare.result import Comparison
 from refed_dspy.runs.compare.write import write_comparison
@@ -31,11 +31,10 @@ from refed_dspy.runs.synthesize import produce
 from refed_dspy.signatures import DEFAULT_FEATURES
 from refed_dspy.teachers import open_teacher
 from refed_dspy.teachers.caps import caps_of
-from refed_dspy.teachers.judge import judge_beside
+from refed_dspy.teachers.judge import judge_for
 from refed_dspy.teachers.recorded import Progress
 
-SEED = "seed-only"
-_PASSING = (NoAnswer.kind, NoConnection.kind)
+_TRANSIENT = (NoAnswer.kind, NoConnection.kind)
 
 
 def compare(
@@ -48,41 +47,41 @@ def compare(
     on_progress: Callable[[Progress], None] | None = None,
     **settings: Any,
 ) -> Comparison:
-    """Have programs answer the same instructions, a judge compare them, and count what each costs.
+    """Have programs answer the same instructions, let a judge compare the answers, and count what each program costs.
 
     Args:
         programs: name → "seed-only", "instruction-only", "sample-level", "reference-level", a saved program's file or
             MLflow address, or a program; None: those four, the paper's.
         references: whatever `load_references` takes.
-        teacher, judge: as `synthesize` takes a teacher. A judge that is the teacher's model is warned of.
-        out: the folder that holds it all, one ledger; the same call goes on from it. None: `refed-comparisons/` and a
+        teacher, judge: as `synthesize` takes a teacher. A judge that is the teacher's model gives a warning.
+        out: the folder for everything, with one ledger; the same call continues in it. None: `refed-comparisons/` and a
             name made from everything that shapes the comparison.
         settings: those of `CompareConfig`: against, size, seed, grades, subsets, embeddings, caps, …
 
     Raises:
-        InputError: something given cannot be used; nothing was paid for.
-        RunStopped: it ended early; what was made is kept, and the table of it is in the folder if there is a row.
+        InputError: an argument cannot be used; nothing was paid for.
+        RunStopped: it ended early; what was made is kept. If there is a row, the folder has the table of what there is.
     """
-    given = {**settings, **({"programs": _named(programs)} if programs else {})}
-    config = check_job(CompareConfig, given)
-    parts = prepare(config, programs or config.programs, references, teacher, judge)
+    values = {**settings, **({"programs": _named(programs)} if programs else {})}
+    config = check_job(CompareConfig, values)
+    spec = prepare(config, programs or config.programs, references, teacher, judge)
     diversity = Diversity.open(config.embeddings)
-    folder = Path(out) if out is not None else Path("refed-comparisons") / digest(parts.identity())
-    _refuse_another(parts, folder)
+    folder = Path(out) if out is not None else Path("refed-comparisons") / digest(spec.identity())
+    _refuse_another(spec, folder)
     try:
-        made = run_blocking(produce(parts, folder, config.size, on_progress))
+        made = run_blocking(produce(spec, folder, config.size, on_progress))
     except RunStopped as error:
-        with suppress(RefedError):  # nothing to compare yet, say; what ended it is told
-            run_blocking(_read(parts, folder, config, diversity, str(error)))
+        with suppress(RefedError):  # for example, nothing to compare yet; the error that ended it is raised
+            run_blocking(_evaluate(spec, folder, config, diversity, str(error)))
         raise
     stopped = made.stopped or ""
     if not made.complete and not stopped:
-        again = any(failure.kind in _PASSING for failure in made.failures)
+        transient = any(failure.kind in _TRANSIENT for failure in made.failures)
         stopped = (
             f"the references gave {len(made.samples)} of {config.size} instructions that {config.against} answered; "
-            + ("the same again asks for what had no answer" if again else "add references, or ask for fewer")
+            + ("the same again asks for what had no answer" if transient else "add references, or ask for fewer")
         )
-    return run_blocking(_read(parts, folder, config, diversity, stopped))
+    return run_blocking(_evaluate(spec, folder, config, diversity, stopped))
 
 
 def prepare(config: CompareConfig, programs: Mapping[str, Any], references: Any, teacher: Any, judge: Any) -> RunSpec:
@@ -90,84 +89,100 @@ def prepare(config: CompareConfig, programs: Mapping[str, Any], references: Any,
     if bad := next((name for name in programs if not name.isprintable()), None):
         raise ConfigError(f"programs: {one_line(bad, 40)} is no name: it has characters that cannot be shown")
     opened = open_teacher(teacher)
-    built = {name: _program(name, one, config) for name, one in programs.items() if not _is_seed(one)}
+    built = {name: _program(name, source, config) for name, source in programs.items() if not _is_seed(source)}
     for program in built.values():
         warn_of_another_teacher(program, opened.model)
-    judging = PairwiseJudge() if config.judge_program is None else open_judge(config.judge_program)
+    judge_program = PairwiseJudge() if config.judge_program is None else open_judge(config.judge_program)
     seed_graded = config.grades and len(built) < len(programs)
-    side_by_side = SideBySide(built, config.against, judging, graded=config.grades, seed_graded=seed_graded)
+    side_by_side = SideBySide(built, config.against, judge_program, graded=config.grades, seed_graded=seed_graded)
     usable = load_references(references, config.columns or None).fitting(opened.window, opened.max_tokens)
-    limits = caps_of(config)
     return _ComparisonSpec(
-        *(side_by_side, usable, opened, config.seed, config.per_reference, config.max_failure_share, limits),
+        program=side_by_side,
+        references=usable,
+        teacher=opened,
+        seed=config.seed,
+        per_reference=config.per_reference,
+        max_failure_share=config.max_failure_share,
+        limits=caps_of(config),
         reuse=config.reuse,
         track=config.track,
-        judge=judge_beside(opened, judge),
+        judge=judge_for(opened, judge),
         work="comparison",
     )
 
 
 @dataclass(frozen=True)
 class _ComparisonSpec(RunSpec):
-    """Parts of a comparison, which is another one with other programs, another one to compare with, or grades."""
+    """A comparison's run. Other programs, another program to compare with, or other grades make it another one."""
 
     def identity(self) -> dict[str, Any]:
-        program = cast(SideBySide, self.program)
-        # Each by itself: DSPy passes over the predictors of a compiled program inside another.
-        parts = {**program.programs, "the judge": program.judge, "the grader": program.grader}
-        digests = {f"{name}.{k}": v for name, part in parts.items() for k, v in program_digests(part).items()}
-        graded = {"grades": program.graded, "seed set graded": program.seed_graded}
-        return {**super().identity(), "program": digests, "against": program.against, **graded}
+        side_by_side = cast(SideBySide, self.program)
+        # Each by itself: DSPy skips the predictors of a compiled program inside another.
+        modules = {**side_by_side.programs, "the judge": side_by_side.judge, "the grader": side_by_side.grader}
+        digests = {
+            f"{name}.{predictor}": value
+            for name, module in modules.items()
+            for predictor, value in program_digests(module).items()
+        }
+        graded = {"grades": side_by_side.graded, "seed set graded": side_by_side.seed_graded}
+        return {**super().identity(), "program": digests, "against": side_by_side.against, **graded}
 
 
-def _refuse_another(parts: RunSpec, folder: Path) -> None:
+def _refuse_another(spec: RunSpec, folder: Path) -> None:
     """Raises RunDirError where the folder holds other work, or another comparison."""
     try:
         ledger = Ledger.read(folder)
     except RunDirError:
-        return  # new, or for `Ledger.create` to tell what is wrong
+        return  # new, or `Ledger.create` will say what is wrong
     with ledger:
-        refuse_other_work(ledger, parts.work)
-        identity = dict(json.loads(json.dumps(parts.identity())))
-        if has_begun(ledger) and (found := differences(ledger.meta("identity") or {}, identity)):
-            more = f"; and {len(found) - 4} more" if len(found) > 4 else ""
+        refuse_other_work(ledger, spec.work)
+        identity = dict(json.loads(json.dumps(spec.identity())))
+        if has_begun(ledger) and (changes := differences(ledger.meta("identity") or {}, identity)):
+            more = f"; and {len(changes) - 4} more" if len(changes) > 4 else ""
             raise RunDirError(
-                f"{folder}: holds another comparison: {'; '.join(found[:4])}{more}; set these back, or name another "
+                f"{folder}: holds another comparison: {'; '.join(changes[:4])}{more}; set these back, or name another "
                 "folder with out"
             )
 
 
-def _is_seed(given: Any) -> bool:
-    return isinstance(given, SeedOnly) or (isinstance(given, str) and given == SEED)
+def _is_seed(source: Any) -> bool:
+    return isinstance(source, SeedOnly) or (isinstance(source, str) and source == SEED)
 
 
 def _named(programs: Mapping[str, Any]) -> dict[str, str]:
     """The programs as a config names them; an object by its class."""
-    return {
-        name: SEED if _is_seed(one) else str(one) if isinstance(one, str | Path) else f"({type(one).__name__})"
-        for name, one in programs.items()
-    }
+    return {name: _config_name(source) for name, source in programs.items()}
 
 
-def _program(name: str, given: Any, config: CompareConfig) -> ReferenceLevelFeedback:
-    many = config.instructions_per_feature
-    if isinstance(given, ReferenceLevelFeedback):
-        refuse_bound(given, name)
-        return given
-    if isinstance(given, str) and given in METHODS:
-        return METHODS[given](config.features or DEFAULT_FEATURES, many)
-    if isinstance(given, str | Path):
-        asked = many if "instructions_per_feature" in config.model_fields_set else None
-        return open_program(given, config.features, asked)
-    raise ConfigError(f"programs: {name} is a {type(given).__name__}; give a program of refed_dspy.programs, or a name")
+def _config_name(source: Any) -> str:
+    if _is_seed(source):
+        return SEED
+    return str(source) if isinstance(source, str | Path) else f"({type(source).__name__})"
 
 
-async def _read(parts: RunSpec, folder: Path, config: CompareConfig, diversity: Diversity, stopped: str) -> Comparison:
-    """The figures of what the folder holds, written down beside it."""
+def _program(name: str, source: Any, config: CompareConfig) -> ReferenceLevelFeedback:
+    per_feature = config.instructions_per_feature
+    if isinstance(source, ReferenceLevelFeedback):
+        refuse_bound_models(source, name)
+        return source
+    if isinstance(source, str) and source in METHODS:
+        return METHODS[source](config.features or DEFAULT_FEATURES, per_feature)
+    if isinstance(source, str | Path):
+        explicit = per_feature if "instructions_per_feature" in config.model_fields_set else None
+        return load_program(source, config.features, explicit)
+    raise ConfigError(
+        f"programs: {name} is a {type(source).__name__}; give a program of refed_dspy.programs, or a name"
+    )
+
+
+async def _evaluate(
+    spec: RunSpec, folder: Path, config: CompareConfig, diversity: Diversity, stopped: str
+) -> Comparison:
+    """The figures of what the folder holds; writes them into the folder."""
     with Ledger.read(folder) as ledger:
-        compared = await read_compared(ledger, cast(SideBySide, parts.program), parts.models)
+        compared = await read_compared(ledger, cast(SideBySide, spec.program), spec.models)
         if not compared.rows:
             raise RunStopped(f"{folder}: nothing to compare yet; {stopped or 'no instruction was answered'}")
-        comparison = tally(ledger, compared, parts.models, config, diversity, stopped)
+        comparison = tally(ledger, compared, spec.models, config, diversity, stopped)
     write_comparison(comparison, compared)
     return comparison

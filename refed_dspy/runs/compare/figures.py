@@ -1,4 +1,5 @@
-"""A comparison's figures, from its rows and its books."""
+"""A comparison's figures, counted from its rows and its ledger: a line for each program, and one for each subset that
+a filter keeps of a program's rows."""
 
 from __future__ import annotations
 
@@ -15,27 +16,34 @@ from refed_dspy.ledger.spending import spent
 from refed_dspy.metrics.embedder import Embedder
 from refed_dspy.metrics.intervals import Interval
 from refed_dspy.metrics.win_rates import LengthControlled, length_controlled, win_rate
-from refed_dspy.metrics.wording import wording, words
+from refed_dspy.metrics.wording import lexical_diversity, words
 from refed_dspy.runs.compare.replay import Compared, ComparedRow
 from refed_dspy.runs.compare.result import Comparison, Line, Subset, mean_grade
 from refed_dspy.teachers import Teacher
 
 SEED = "seed-only"
 FEEDBACK = {"response_feedback", "sample_feedback"}
+"""Stages that collect feedback on a response."""
+FILTERS = ("random", "rouge", "judge")
 _SHARED = ("instruction_feedback", "instruction_synthesis")
+"""Stages that all programs share."""
+_FRACTIONS = (0.125, 0.25, 0.5, 1.0)
+"""The usual sizes of subsets, of a program's rows."""
+_Quality: TypeAlias = tuple[Interval | None, Interval | None]
+"""Mean grade, and win rate over the plain responses."""
 
 
 @dataclass(frozen=True)
 class Diversity:
-    """Semantic diversity, where the embedding model is there; `lacking` says what would bring it."""
+    """Semantic diversity, if the embedding model is installed; otherwise `lacking` says what to do to get it."""
 
     embedder: Embedder | None = None
     lacking: tuple[str, ...] = ()
-    _known: dict[tuple[str, ...], float | None] = field(default_factory=dict)
+    _cache: dict[tuple[str, ...], float | None] = field(default_factory=dict)
 
     @classmethod
     def open(cls, wanted: bool | None) -> Self:
-        """True: needed; None: if the model's weights are there. Raises ConfigError where it is needed and not there."""
+        """True: required; None: if the model's weights are there. Raises ConfigError if it is required and missing."""
         if wanted is False:
             return cls()
         try:
@@ -46,14 +54,14 @@ class Diversity:
             return cls(None, (f"semantic diversity: {error}",))
 
     def of(self, texts: Sequence[str]) -> float | None:
-        """Programs share instructions: each list of texts is embedded once."""
+        """The texts' semantic diversity. Programs share instructions, so each list of texts is embedded once."""
         if self.embedder is None:
             return None
-        if (key := tuple(texts)) not in self._known:
+        if (key := tuple(texts)) not in self._cache:
             from refed_dspy.metrics.diversity import semantic_diversity
 
-            self._known[key] = semantic_diversity(self.embedder.embed(texts))
-        return self._known[key]
+            self._cache[key] = semantic_diversity(self.embedder.embed(texts))
+        return self._cache[key]
 
 
 def tally(
@@ -68,11 +76,11 @@ def tally(
     costs = _Costs(ledger)
     lines = [
         _seed_line(name, compared, config, diversity)
-        if given == SEED
+        if source == SEED
         else _line(name, compared, config, costs, diversity)
-        for name, given in config.programs.items()
+        for name, source in config.programs.items()
     ]
-    nothing_said = _nothing_said(compared, lines)
+    reasons = (stopped, _without_verdicts(compared, lines))
     return Comparison(
         out=ledger.path.parent,
         against=config.against,
@@ -83,52 +91,57 @@ def tally(
         lines=lines,
         subsets=subsets(compared, config),
         used=spent(ledger),
-        stopped="; ".join(part for part in (stopped, nothing_said) if part),
-        lacking=[*diversity.lacking, *_ungraded(compared), *_taken_over(ledger)],
+        stopped="; ".join(reason for reason in reasons if reason),
+        lacking=[*diversity.lacking, *_ungraded(compared), *_reused_costs(ledger)],
     )
 
 
-def _nothing_said(compared: Compared, lines: Sequence[Line]) -> str:
-    """What to do where the judge decided on no pair at all; empty where it did on one."""
-    said = [verdict for row in compared.rows for verdict in row.answered.verdicts.values()]
-    if not said or any(line.win_rate is not None for line in lines):
+def _without_verdicts(compared: Compared, lines: Sequence[Line]) -> str:
+    """What to do if the judge decided no pair at all; empty if it decided any."""
+    verdicts = [verdict for row in compared.rows for verdict in row.answered.verdicts.values()]
+    if not verdicts or any(line.win_rate is not None for line in lines):
         return ""
-    return f"the judge decided none of {len(said)} pairs, first because: {said[0].abstained} — name another judge"
+    reason = verdicts[0].abstained
+    return f"the judge decided none of {len(verdicts)} pairs, first because: {reason} — name another judge"
 
 
 def _ungraded(compared: Compared) -> list[str]:
-    """A line where the judge graded nothing."""
-    told = [grade for row in compared.rows for grade in row.answered.grades.values()]
-    if not told or any(one.grade is not None for one in told):
+    """A line if the judge graded nothing."""
+    grades = [graded for row in compared.rows for graded in row.answered.grades.values()]
+    if not grades or any(graded.grade is not None for graded in grades):
         return []
-    return [f"grades: the judge gave none to {len(told)} responses, first because: {one_line(told[0].reason)}"]
+    return [f"grades: the judge gave none to {len(grades)} responses, first because: {one_line(grades[0].reason)}"]
 
 
-def _taken_over(ledger: Ledger) -> list[str]:
-    lent = ledger.meta("reuse")
-    if lent is None:
+def _reused_costs(ledger: Ledger) -> list[str]:
+    """A line if answers were reused from another run, whose ledger has what they cost."""
+    source = ledger.meta("reuse")
+    if source is None:
         return []
-    return [f"what the answers cost that were taken over from {lent}: calls and dollars are those that were paid here"]
+    return [
+        f"what the answers cost that were taken over from {source}: calls and dollars are those that were paid here"
+    ]
 
 
 class _Costs:
-    """What calls cost: by the question's key, and of the stages that all programs share."""
+    """Calls and money by question key, and which keys belong to the stages that all programs share."""
 
     def __init__(self, ledger: Ledger) -> None:
         rows = ledger.db.execute(
             "SELECT key, stage, count(*), total(cost), sum(cost IS NULL) FROM calls GROUP BY key"
         ).fetchall()
-        self._of = {key: (int(calls), int(cost), int(unknown)) for key, _, calls, cost, unknown in rows}
+        self._by_key = {key: (int(calls), int(cost), int(unpriced)) for key, _, calls, cost, unpriced in rows}
         self.shared = [key for key, stage, *_ in rows if stage in _SHARED]
         answered = ledger.db.execute("SELECT key, stage FROM answers")
         self.feedback = {key for key, stage in answered if stage in FEEDBACK}
-        """Keys of feedback on responses that was had."""
+        """Keys of the answered questions for feedback on responses."""
 
     def total(self, keys: Sequence[str]) -> tuple[int, int | None]:
-        """(calls, picodollars) of these questions; None where a price is unknown."""
-        known = [self._of[key] for key in dict.fromkeys(keys) if key in self._of]
-        calls, cost, unknown = (sum(column) for column in zip(*known, strict=True)) if known else (0, 0, 0)
-        return calls, None if unknown else cost
+        """(calls, picodollars) of these questions; None if any price is unknown."""
+        called = [self._by_key[key] for key in dict.fromkeys(keys) if key in self._by_key]
+        calls = sum(count for count, _, _ in called)
+        cost = sum(cost for _, cost, _ in called)
+        return calls, None if any(unpriced for _, _, unpriced in called) else cost
 
 
 def _line(name: str, compared: Compared, config: CompareConfig, costs: _Costs, diversity: Diversity) -> Line:
@@ -149,38 +162,45 @@ def _line(name: str, compared: Compared, config: CompareConfig, costs: _Costs, d
         feedback=len(costs.feedback & asked.keys()),
         calls=calls,
         cost=cost,
-        **_texts([row.instruction for row in rows], texts, diversity, config.seed),
+        **_text_figures([row.instruction for row in rows], texts, diversity, config.seed),
     )
 
 
 def _seed_line(name: str, compared: Compared, config: CompareConfig, diversity: Diversity) -> Line:
-    """The references themselves: nothing was written, so nothing is compared or paid, but for the grade."""
+    """The references themselves: nothing was written, so nothing is compared or paid for, except the grade."""
     references = compared.references
     graded = [
         (float(compared.seed_grades[ref.id].grade or 0), ref.id)
         for ref in references
         if ref.id in compared.seed_grades and compared.seed_grades[ref.id].grade is not None
     ]
+    instructions = [ref.instruction for ref in references]
     return Line(
-        *(name, len(references), {}, None, None, 0, None),
+        program=name,
+        rows=len(references),
+        failed={},
+        win_rate=None,
+        length_controlled=None,
+        abstained=0,
+        consistent=None,
         grade=mean_grade(graded, config.seed),
         feedback=0,
         calls=0,
         cost=0,
-        **_texts([ref.instruction for ref in references], [ref.response for ref in references], diversity, config.seed),
+        **_text_figures(instructions, [ref.response for ref in references], diversity, config.seed),
     )
 
 
 def _wins(
     name: str, compared: Compared, config: CompareConfig
 ) -> tuple[Interval | None, LengthControlled | None, int, float | None]:
-    """Win rate, the same with length controlled, abstentions, and the share of consistent verdicts."""
+    """Win rate, the same with length controlled, abstentions, and the fraction of consistent verdicts."""
     judged = [(row, row.answered.verdicts[name]) for row in compared.rows if name in row.answered.verdicts]
-    decided = [(row, said) for row, said in judged if said.win is not None]
+    decided = [(row, verdict) for row, verdict in judged if verdict.win is not None]
     abstained = len(judged) - len(decided)
     if not decided:
         return None, None, abstained, None
-    wins = [float(said.win or 0) for _, said in decided]
+    wins = [float(verdict.win or 0) for _, verdict in decided]
     clusters = [row.reference for row, _ in decided]
     differences = [
         float(
@@ -189,7 +209,7 @@ def _wins(
         )
         for row, _ in decided
     ]
-    consistent = fmean(said.consistent is True for _, said in decided)
+    consistent = fmean(verdict.consistent is True for _, verdict in decided)
     controlled = length_controlled(wins, differences, clusters, seed=config.seed)
     return win_rate(wins, clusters, seed=config.seed), controlled, abstained, consistent
 
@@ -199,35 +219,32 @@ def _grade(name: str, compared: Compared, seed: int) -> Interval | None:
     return mean_grade([(float(grade), reference) for grade, reference in graded if grade is not None], seed)
 
 
-def _texts(instructions: Sequence[str], responses: Sequence[str], diversity: Diversity, seed: int) -> dict[str, Any]:
+def _text_figures(
+    instructions: Sequence[str], responses: Sequence[str], diversity: Diversity, seed: int
+) -> dict[str, Any]:
     """The figures that depend on the texts alone."""
-    pairs = next((told for told in wording(responses, seed=seed).distinct if told.n == 2), None)
+    bigrams = next((distinct for distinct in lexical_diversity(responses, seed=seed).distinct if distinct.n == 2), None)
     return {
         "words": fmean(len(words(text)) for text in responses) if responses else 0.0,
-        "distinct": pairs.ratio if pairs else None,
+        "distinct": bigrams.ratio if bigrams else None,
         "diversity": diversity.of(instructions),
     }
-
-
-FILTERS = ("random", "rouge", "judge")
-_Worth: TypeAlias = tuple[Interval | None, Interval | None]
-_SHARES = (0.125, 0.25, 0.5, 1.0)
 
 
 def subsets(compared: Compared, config: CompareConfig) -> list[Subset]:
     """A line for each program that improves responses, filter and size.
 
-    Rows are taken in one order drawn by the seed: `random` takes the first ones, `rouge` the first whose instruction
-    is unlike those taken (ROUGE-L F below 0.7), `judge` the first that beat the response they are compared with. A
-    size above the rows there are stands for all of them. A filter that keeps fewer rows than a size has no line there.
+    Rows are taken in an order drawn by the seed: `random` takes the first ones, `rouge` the first whose instruction is
+    unlike those taken (ROUGE-L F below 0.7), `judge` the first that beat the response they are compared with. A size
+    above the number of rows means all of them. A filter that keeps fewer rows than a size has no line for that size.
     """
     from refed_dspy.filters.rouge import select
 
     lines = []
-    unlike: dict[tuple[str, ...], list[bool]] = {}  # programs share instructions, and it takes time
-    for name, given in config.programs.items():
+    unlike: dict[tuple[str, ...], list[bool]] = {}  # programs share instructions, and ROUGE takes time
+    for name, source in config.programs.items():
         rows = [row for row in compared.rows if name in row.answered.verdicts]
-        if given == SEED or name == config.against or not rows:
+        if source == SEED or name == config.against or not rows:
             continue
         order = random.Random(config.seed).sample(rows, len(rows))
         sizes = sorted({min(size, len(rows)) for size in config.subsets or _sizes(len(rows))})
@@ -235,37 +252,39 @@ def subsets(compared: Compared, config: CompareConfig) -> list[Subset]:
         if texts not in unlike:
             unlike[texts] = [match.kept for match in select(texts)]
         kept = _kept(name, order, unlike[texts])
-        told: dict[tuple[int, ...], _Worth] = {}  # a filter that drops nothing keeps what `random` does
-        for which in FILTERS:
+        qualities: dict[tuple[int, ...], _Quality] = {}  # a filter that drops nothing keeps what `random` keeps
+        for filter_name in FILTERS:
             for size in sizes:
-                if size <= len(kept[which]):
-                    taken = kept[which][:size]
-                    key = tuple(row.number for row in taken)
-                    told[key] = told.get(key) or _worth(name, taken, config)
-                    lines.append(Subset(name, which, size, *told[key]))
+                if size > len(kept[filter_name]):
+                    continue
+                taken = kept[filter_name][:size]
+                key = tuple(row.number for row in taken)
+                if key not in qualities:
+                    qualities[key] = _quality(name, taken, config)
+                grade, rate = qualities[key]
+                lines.append(Subset(name, filter_name, size, grade, rate))
     return lines
 
 
 def _sizes(rows: int) -> list[int]:
-    return [size for share in _SHARES if (size := round(share * rows)) >= 2]
+    return [size for fraction in _FRACTIONS if (size := round(fraction * rows)) >= 2]
 
 
 def _kept(name: str, order: Sequence[ComparedRow], unlike: Sequence[bool]) -> Mapping[str, Sequence[ComparedRow]]:
-    wins = [row for row in order if (row.answered.verdicts[name].preference or 0) > 0]
     return {
         "random": order,
         "rouge": [row for row, kept in zip(order, unlike, strict=True) if kept],
-        "judge": wins,
+        "judge": [row for row in order if (row.answered.verdicts[name].preference or 0) > 0],
     }
 
 
-def _worth(name: str, rows: Sequence[ComparedRow], config: CompareConfig) -> _Worth:
-    """Mean grade, and win rate over the plain responses."""
+def _quality(name: str, rows: Sequence[ComparedRow], config: CompareConfig) -> _Quality:
     graded = [
         (float(grade.grade), row.reference)
         for row in rows
         if (grade := row.answered.grades.get(name)) is not None and grade.grade is not None
     ]
-    won = [(win, row.reference) for row in rows if (win := row.answered.verdicts[name].win) is not None]
-    rate = win_rate(*map(list, zip(*won, strict=True)), seed=config.seed) if won else None
+    decided = [(win, row.reference) for row in rows if (win := row.answered.verdicts[name].win) is not None]
+    wins, clusters = [win for win, _ in decided], [reference for _, reference in decided]
+    rate = win_rate(wins, clusters, seed=config.seed) if decided else None
     return mean_grade(graded, config.seed), rate

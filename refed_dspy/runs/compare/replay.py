@@ -1,4 +1,4 @@
-"""A comparison's rows, read off its ledger: the programs are run again, and every question finds its paid answer."""
+"""A comparison's rows, read from its ledger: the programs run again, and the ledger answers every question."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.programs.adapter import SchemaAdapter
 from refed_dspy.programs.asking import Question, answered_by, with_roles
 from refed_dspy.programs.judges import Graded
-from refed_dspy.programs.side_by_side import Answered, SideBySide
+from refed_dspy.programs.side_by_side import ComparedAnswers, SideBySide
 from refed_dspy.records import Reference
 from refed_dspy.teachers import Teacher
-from refed_dspy.teachers.recorded import keys, remembered
+from refed_dspy.teachers.recorded import key_function, remembered
 from refed_dspy.teachers.session import LEAN
 
 
@@ -27,20 +27,20 @@ class NotAsked(RowError):
 
 
 class ReplayAnswerer:
-    """The Answerer that asks nobody. `asked` are the keys of what was asked once, be it that it failed."""
+    """An Answerer that makes no call. `asked` collects the questions that were asked at the time, failed ones too."""
 
     def __init__(self, ledger: Ledger, teacher: Teacher) -> None:
         self.ledger = ledger
-        self._key = keys(teacher)
+        self._key = key_function(teacher)
         self.asked: dict[str, str] = {}
         """Key → stage."""
 
     async def __call__(self, question: Question) -> dspy.Prediction:
         key = self._key(question)
         try:
-            if (known := remembered(self.ledger, question, key)) is not None:
+            if (answer := remembered(self.ledger, question, key)) is not None:
                 self.asked[key.digest] = key.stage
-                return known
+                return answer
         except RowError:
             self.asked[key.digest] = key.stage
             raise
@@ -48,24 +48,24 @@ class ReplayAnswerer:
         if row is None:
             raise NotAsked(question.stage, question.item, "was never asked")
         self.asked[key.digest] = key.stage
-        # Not as NoConnection: that says something of the endpoint, which nobody asks here.
+        # Not NoConnection: that would be about the endpoint, which is not called here.
         raise NoAnswer(question.stage, question.item, row[0])
 
 
-@dataclass(frozen=True, repr=False)  # asyncio writes the repr of what a task gives: of all rows, a second's work
+@dataclass(frozen=True, repr=False)  # asyncio builds the repr of a task's result: a second's work for all rows
 class ComparedRow:
-    """One instruction, what each program made of it, and what the judge said."""
+    """One instruction, what each program made of it, and the judge's verdicts."""
 
     number: int
     reference: str
     feature: str
     instruction: str
-    answered: Answered
+    answered: ComparedAnswers
 
 
 @dataclass(frozen=True, repr=False)
 class Compared:
-    """A comparison as its ledger holds it. Every mapping is by program."""
+    """A comparison as its ledger holds it. Every mapping is by program unless it says otherwise."""
 
     rows: Sequence[ComparedRow]
     references: Sequence[Reference]
@@ -73,8 +73,8 @@ class Compared:
     seed_grades: Mapping[str, Graded]
     """Reference id → the grade of its own response."""
     asked: Mapping[str, Mapping[str, str]]
-    """Key → stage of what it alone would have asked, the writing of the instructions aside: of every reference that
-    was opened, and of every instruction that was tried, also where no row came of it."""
+    """Program → key → stage of every question that the program would have asked alone, without the writing of the
+    instructions: for every reference that was opened and every instruction that was tried, with or without a row."""
 
     def missing(self, name: str) -> Counter[str]:
         """Kind of failure → rows without the program's answer."""
@@ -85,7 +85,7 @@ _OPENED = "SELECT position FROM refs r WHERE EXISTS (SELECT 1 FROM calls WHERE i
 _KEPT = """
 SELECT i.id, i.reference, i.feature, i.text FROM samples s JOIN instructions i ON i.id = s.instruction ORDER BY s.seq
 """
-_IN_VAIN = """
+_WITHOUT_SAMPLE = """
 SELECT i.id, i.reference, i.text FROM instructions i
 WHERE NOT EXISTS (SELECT 1 FROM samples s WHERE s.instruction = i.id)
   AND EXISTS (SELECT 1 FROM calls WHERE item = CAST(i.id AS TEXT)) ORDER BY i.id
@@ -99,7 +99,7 @@ async def read_compared(ledger: Ledger, program: SideBySide, models: Mapping[str
     rows = []
     with ExitStack() as stack:
         stack.enter_context(dspy.context(adapter=dspy.settings.adapter or SchemaAdapter(), **LEAN))
-        stack.enter_context(answered_by(reader.memory))
+        stack.enter_context(answered_by(reader.answerer))
         stack.enter_context(with_roles({"judge": (judge, None)}))
         for (index,) in ledger.db.execute(_OPENED).fetchall():
             await reader.learn(index, references[index])
@@ -107,50 +107,50 @@ async def read_compared(ledger: Ledger, program: SideBySide, models: Mapping[str
         for number, index, feature, text in kept:
             answered = await reader.answered(index, references[index], text, str(number))
             rows.append(ComparedRow(number, references[index].id, feature, text, answered))
-        for number, index, text in ledger.db.execute(_IN_VAIN).fetchall():
+        for number, index, text in ledger.db.execute(_WITHOUT_SAMPLE).fetchall():
             await reader.written(index, references[index], text, str(number))
-        gave = [references[index] for index in sorted({row[1] for row in kept})]
-        grades = {ref.id: await program.grade_reference(ref) for ref in gave} if program.seed_graded else {}
-    return Compared(rows, gave, grades, reader.asked)
+        used = [references[index] for index in sorted({index for _, index, _, _ in kept})]
+        grades = {ref.id: await program.grade_reference(ref) for ref in used} if program.seed_graded else {}
+    return Compared(rows, used, grades, reader.asked)
 
 
 class _Reader:
-    """Runs the programs one by one, and notes what each asks."""
+    """Runs each program by itself, and notes what it asks."""
 
-    def __init__(self, program: SideBySide, memory: ReplayAnswerer) -> None:
-        self.program, self.memory = program, memory
-        self.asked: dict[str, dict[str, str]] = {name: {} for name in program.programs}
+    def __init__(self, side_by_side: SideBySide, answerer: ReplayAnswerer) -> None:
+        self.side_by_side, self.answerer = side_by_side, answerer
+        self.asked: dict[str, dict[str, str]] = {name: {} for name in side_by_side.programs}
         self.learned: dict[int, dict[str, Any]] = {}
-        """Reference → program → its feedback on the response, or the RowError that it ended with."""
+        """Reference → program → its feedback on the response, or the RowError that it failed with."""
 
     async def learn(self, index: int, reference: Reference) -> None:
-        """What each program learned of the reference's response."""
+        """Collect each program's feedback on the reference's response."""
         learned = self.learned.setdefault(index, {})
-        for name, one in self.program.programs.items():
-            self.memory.asked = self.asked[name]
+        for name, program in self.side_by_side.programs.items():
+            self.answerer.asked = self.asked[name]
             try:
-                learned[name] = await one.collect_response_feedback(reference)
+                learned[name] = await program.collect_response_feedback(reference)
             except RowError as error:
                 learned[name] = error
 
-    async def written(self, index: int, reference: Reference, text: str, item: str) -> Answered:
-        """What each program made of an instruction, unjudged."""
+    async def written(self, index: int, reference: Reference, text: str, item: str) -> ComparedAnswers:
+        """What each program made of an instruction, not judged."""
         if index not in self.learned:
             await self.learn(index, reference)
         samples, failed = {}, {}
-        for name, one in self.program.programs.items():
-            self.memory.asked = self.asked[name]
+        for name, program in self.side_by_side.programs.items():
+            self.answerer.asked = self.asked[name]
             learned = self.learned[index][name]
             try:
                 if isinstance(learned, RowError):
                     raise learned
-                samples[name] = await one.respond(reference, learned, text, item)
+                samples[name] = await program.respond(reference, learned, text, item)
             except RowError as error:
                 failed[name] = error.kind
-        return Answered(samples, failed, {}, {})
+        return ComparedAnswers(samples, failed, {}, {})
 
-    async def answered(self, index: int, reference: Reference, text: str, item: str) -> Answered:
-        """What each program made of an instruction, and what the judge said of it."""
+    async def answered(self, index: int, reference: Reference, text: str, item: str) -> ComparedAnswers:
+        """What each program made of an instruction, and the judge's verdicts and grades."""
         made = await self.written(index, reference, text, item)
-        verdicts, grades = await self.program.judged(text, made.samples, item)
+        verdicts, grades = await self.side_by_side.judged(text, made.samples, item)
         return replace(made, verdicts=verdicts, grades=grades)

@@ -1,4 +1,4 @@
-"""What a comparison comes to: a line a program, a line a filter's subset, and how to show them."""
+"""The result of a comparison: a line for each program, a line for each filter's subset, and its tables as text."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from refed_dspy.ledger.spending import Spent
 from refed_dspy.metrics.intervals import Interval, mean_interval
 from refed_dspy.metrics.win_rates import LC_NOTE, LengthControlled
 from refed_dspy.records import dollars
-from refed_dspy.text import NONE, aligned, number
+from refed_dspy.text import NO_VALUE, format_number, table_lines
 
 PROXY = (
     "A judge's opinion of the data stands for the scores of models that are fine-tuned on it: a proxy, not the paper's "
@@ -20,29 +20,29 @@ PROXY = (
 
 @dataclass(frozen=True)
 class Line:
-    """One program, over the instructions that all of them answered to. Money in picodollars."""
+    """One program, over the comparison's instructions. Money in picodollars."""
 
     program: str
     rows: int
     failed: Mapping[str, int]
-    """Kind → instructions that it has no answer to."""
+    """Kind of failure → instructions that it has no answer to."""
     win_rate: Interval | None
     """Percent, over the program compared with; None for that one, and for the seed set, which shares no instruction."""
     length_controlled: LengthControlled | None
     abstained: int
     """Pairs that the judge did not decide."""
     consistent: float | None
-    """The share of decided pairs on which both orders of the judge agreed."""
+    """The fraction of decided pairs on which the judge agreed in both orders."""
     grade: Interval | None
     """1 to 5."""
     feedback: int
-    """Answers of the feedback on responses: one a reference, or one a sample."""
+    """How many times feedback on responses was collected: once per reference, or once per sample."""
     calls: int
     cost: int | None
-    """What it alone would have paid for these rows: with the writing of the instructions, and what failed on the way;
-    without the judge. None: price unknown."""
+    """What the program alone would have paid for these rows: including the instructions and failed calls, without the
+    judge. None: price unknown."""
     words: float
-    """A response's, on average."""
+    """Mean words of a response."""
     distinct: float | None
     """Distinct-2 of the responses."""
     diversity: float | None
@@ -62,8 +62,10 @@ class Subset:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A comparison as far as it has come; written to `out`. `stopped`: what it is short of and what to do about it, or
-    nothing: what ended it early, or a judge that decided on no pair."""
+    """A comparison so far, written to `out`.
+
+    `stopped` says what is missing and what to do about it: what ended the comparison early, or that the judge decided
+    no pair. Empty if nothing is missing. `lacking` has a line for each figure that could not be measured."""
 
     out: Path
     against: str
@@ -78,19 +80,20 @@ class Comparison:
     lacking: Sequence[str]
 
     def table(self) -> list[str]:
-        """The programs, a line each."""
+        """The table of programs, a line each."""
         rows = [_HEADING, *map(_cells, self.lines)]
-        return aligned(rows)
+        return table_lines(rows)
 
     def filter_table(self) -> list[str]:
-        """The filters' subsets, a line each."""
+        """The table of the filters' subsets, a line each."""
         rows = [["program", "filter", "rows", "grade", f"win rate over {self.against}"]]
-        for one in self.subsets:
-            rows.append([one.program, one.filter, str(one.size), _interval(one.grade), _interval(one.win_rate, 1)])
-        return aligned(rows)
+        for subset in self.subsets:
+            grade, win_rate = _interval(subset.grade), _interval(subset.win_rate, 1)
+            rows.append([subset.program, subset.filter, str(subset.size), grade, win_rate])
+        return table_lines(rows)
 
     def text(self) -> list[str]:
-        """All of it for a terminal or a file."""
+        """The whole comparison as lines for a terminal or a file."""
         text = [
             f"{self.instructions} instructions from {self.references} references, written by {self.teacher}, judged by "
             f"{self.judge} against {self.against}",
@@ -108,38 +111,38 @@ class Comparison:
 
 
 _HEADING = (
-    *("program", "rows", "win rate %", "length-controlled %", "abstained", "consistent", "grade"),
-    *("feedback", "calls", "dollars", "a 1,000 rows", "words", "distinct-2", "diversity"),
-)
+    "program", "rows", "win rate %", "length-controlled %", "abstained", "consistent", "grade",
+    "feedback", "calls", "dollars", "a 1,000 rows", "words", "distinct-2", "diversity",
+)  # fmt: skip
 
 
 def _cells(line: Line) -> list[str]:
-    lc = line.length_controlled
-    each = None if line.cost is None or not line.rows else line.cost / line.rows * 1000
+    controlled = line.length_controlled
+    per_thousand = None if line.cost is None or not line.rows else line.cost / line.rows * 1000
     return [
         line.program,
         str(line.rows),
         _interval(line.win_rate, 1),
-        _interval(lc.interval if lc else None, 1),
-        str(line.abstained) if line.win_rate or line.abstained else NONE,
-        number(line.consistent),
+        _interval(controlled.interval if controlled else None, 1),
+        str(line.abstained) if line.win_rate or line.abstained else NO_VALUE,
+        format_number(line.consistent),
         _interval(line.grade),
         str(line.feedback),
         str(line.calls),
-        NONE if line.cost is None else dollars(line.cost),
-        NONE if each is None else dollars(each),
-        number(line.words, 0),
-        number(line.distinct),
-        number(line.diversity),
+        NO_VALUE if line.cost is None else dollars(line.cost),
+        NO_VALUE if per_thousand is None else dollars(per_thousand),
+        format_number(line.words, 0),
+        format_number(line.distinct),
+        format_number(line.diversity),
     ]
 
 
-def _interval(one: Interval | None, digits: int = 2) -> str:
-    if one is None:
-        return NONE
-    if one.clusters < 2:
-        return f"{one.mean:z.{digits}f}"
-    return f"{one.mean:z.{digits}f} ({one.low:z.{digits}f} to {one.high:z.{digits}f})"
+def _interval(interval: Interval | None, digits: int = 2) -> str:
+    if interval is None:
+        return NO_VALUE
+    if interval.clusters < 2:
+        return f"{interval.mean:z.{digits}f}"
+    return f"{interval.mean:z.{digits}f} ({interval.low:z.{digits}f} to {interval.high:z.{digits}f})"
 
 
 def _failed(line: Line) -> str:
@@ -153,7 +156,7 @@ def _note(line: Line) -> str:
 
 
 def mean_grade(graded: Sequence[tuple[float, str]], seed: int) -> Interval | None:
-    """The mean of (grade, reference): grades of one reference's rows are alike."""
+    """The mean of (grade, reference), clustered by reference: the grades of one reference's rows are alike."""
     if not graded:
         return None
     mean = mean_interval([grade for grade, _ in graded], [reference for _, reference in graded], seed=seed)

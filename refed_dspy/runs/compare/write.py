@@ -1,4 +1,4 @@
-"""A comparison in files: the table, the figures, every row with what each program made of it, and two pictures."""
+"""A comparison's files: the table, the figures, a row for each instruction and program, and two pictures."""
 
 from __future__ import annotations
 
@@ -14,14 +14,12 @@ from refed_dspy.runs.compare.pictures import Bar, Point, filter_picture, save, w
 from refed_dspy.runs.compare.replay import Compared
 from refed_dspy.runs.compare.result import PROXY, Comparison
 
-TABLE, FIGURES, ROWS, WIN_RATES, FILTERS = (
-    *("comparison.txt", "comparison.json", "rows.jsonl"),
-    *("win-rates.png", "filters.png"),
-)
+TABLE, FIGURES, ROWS = "comparison.txt", "comparison.json", "rows.jsonl"
+WIN_RATES, FILTERS = "win-rates.png", "filters.png"
 
 
 def write_comparison(comparison: Comparison, compared: Compared) -> None:
-    """All files, each whole or not at all, in the comparison's folder. Raises ExportError."""
+    """Write all files into the comparison's folder, each whole or not at all. Raises ExportError."""
     write_text(comparison.out / TABLE, comparison.text())
     write_json(comparison.out / FIGURES, facts(comparison))
     write_lines(comparison.out / ROWS, rows(compared))
@@ -33,30 +31,31 @@ def write_comparison(comparison: Comparison, compared: Compared) -> None:
     if bars:
         save(win_rate_picture(bars, caption=f"Against {comparison.against}. {PROXY}."), comparison.out / WIN_RATES)
     curves: defaultdict[str, list[Point]] = defaultdict(list)
-    several = len({one.program for one in comparison.subsets}) > 1
-    for one in comparison.subsets:
-        if one.grade is not None:
-            name = f"{one.filter} ({one.program})" if several else one.filter
-            curves[name].append(Point(one.size, one.grade))
+    several = len({subset.program for subset in comparison.subsets}) > 1
+    for subset in comparison.subsets:
+        if subset.grade is not None:
+            name = f"{subset.filter} ({subset.program})" if several else subset.filter
+            curves[name].append(Point(subset.size, subset.grade))
     if curves:
         caption = f"Mean grade of the rows that a filter keeps. {PROXY}."
         save(filter_picture(curves, caption=caption, quality="grade, 1 to 5"), comparison.out / FILTERS)
 
 
 def facts(comparison: Comparison) -> dict[str, Any]:
-    """The figures in JSON types; money in dollars, None where a price is unknown; a bound that is infinite is None."""
-    told = asdict(comparison)
-    told["out"] = str(comparison.out)
-    told["proxy"] = PROXY
-    for line in told["lines"]:
+    """The figures in JSON types. Money is in dollars, None if a price is unknown; an infinite bound is None."""
+    figures = asdict(comparison)
+    figures["out"] = str(comparison.out)
+    figures["proxy"] = PROXY
+    for line in figures["lines"]:
         line["cost"] = None if line["cost"] is None else line["cost"] / PICO
-    unknown = told["used"]["unpriced"] and not told["used"]["cost"]
-    told["used"]["cost"] = None if unknown else told["used"]["cost"] / PICO
-    return dict(json.loads(json.dumps(told, default=str), parse_constant=lambda _: None))
+    used = figures["used"]
+    unknown = used["unpriced"] and not used["cost"]
+    used["cost"] = None if unknown else used["cost"] / PICO
+    return dict(json.loads(json.dumps(figures, default=str), parse_constant=lambda _: None))
 
 
 def rows(compared: Compared) -> Iterator[dict[str, Any]]:
-    """One row an instruction and program."""
+    """One row for each instruction and program."""
     for row in compared.rows:
         for name, sample in row.answered.samples.items():
             verdict, grade = row.answered.verdicts.get(name), row.answered.grades.get(name)

@@ -1,1 +1,1 @@
-"""Filters over a data set that is there: kept rows, dropped rows with the reason and the score, and a funnel."""
+"""Filters over an existing data set: kept rows, dropped rows with the reason and the score, and a funnel."""

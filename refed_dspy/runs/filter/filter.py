@@ -1,4 +1,4 @@
-"""Filter a data set: what is kept and what is not goes into files of their own; the data itself is not touched."""
+"""Filter a data set: kept and dropped rows go into files of a folder; the data itself does not change."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from refed_dspy.config.loading import check_filters, check_job
 from refed_dspy.data.dataset import DataSet, load_dataset
 from refed_dspy.errors import ConfigError, ExportError, RowError, RunDirError, RunStopped, one_line
 from refed_dspy.files import check_apart
-from refed_dspy.filters.base import Decision, JudgeFilter, Step, labels, normal
+from refed_dspy.filters.base import Decision, JudgeFilter, Step, labels, validated
 from refed_dspy.filters.build import build
 from refed_dspy.filters.judge import ABSTAINED
 from refed_dspy.ledger.ledger import FILE, Ledger
 from refed_dspy.ledger.spending import Spent, spent
 from refed_dspy.programs.load import open_judge
 from refed_dspy.records import DataRow, digest
+from refed_dspy.runs.filter.apply import apply_filters
 from refed_dspy.runs.filter.result import OUTPUTS, Filtering, write_filtering
-from refed_dspy.runs.filter.sift import sift
 from refed_dspy.teachers import Teacher
 from refed_dspy.teachers.caps import caps_of
 from refed_dspy.teachers.judge import in_role, open_judge_model
 from refed_dspy.teachers.recorded import CallPolicy, Progress
-from refed_dspy.teachers.row_jobs import RowJob, for_each_row, goes_on_from, row_job
+from refed_dspy.teachers.row_jobs import RowJob, for_each_row, resume_hint, row_job
 
 NO_PLAIN = "no plain response"
 
@@ -43,23 +43,24 @@ def filter_data(
 
     Args:
         filters: in their order: names or settings as in a config file (`"refusals"`, `{"rouge": {"keep": 4000}}`), or
-            filters of one's own; one that compares rows must be made anew for each call.
+            custom filters; one that compares rows must be made anew for each call.
         judge: which model judges, for `judge` and `rubric`; as `synthesize` takes a teacher.
-        out: the folder for `kept.jsonl`, `dropped.jsonl`, the funnel, and the ledger of what a judge said; None:
-            `refed-filtered/` and a name made from the rows and the judge (from the rows and the filters, where none
-            asks a judge). No verdict is paid for twice in one folder, whatever filters it is used with: with other
-            ones, or where the data has changed since, its files are written anew.
+        out: the folder for `kept.jsonl`, `dropped.jsonl`, the funnel, and the ledger of the judge's answers. None:
+            `refed-filtered/` and a name made from the rows and the judge (from the rows and the filters, if none asks a
+            judge). In one folder no verdict is paid for twice, whatever filters use it: with other filters, or if the
+            data has changed since, the folder's files are written anew.
         settings: those of `FilterRunConfig`: columns, seed, judge_program, caps.
 
-    Rows that a judge did not answer on, or that a cap kept it from, are in `undecided.jsonl`: the same call goes on.
+    Rows that a judge did not answer on, or could not because of a cap, are in `undecided.jsonl`: the same call asks
+    again.
 
     Raises:
-        InputError: something given cannot be used; nothing was paid for.
-        RunStopped: it ended early, at a fault; what was paid for is kept.
+        InputError: an argument cannot be used; nothing was paid for.
+        RunStopped: an error ended it early; what was paid for is kept.
     """
     config = check_job(FilterRunConfig, settings)
-    judging = None if config.judge_program is None else open_judge(config.judge_program)
-    steps = build(check_filters(filters, of_a_run=False), config.seed, judging)
+    judge_program = None if config.judge_program is None else open_judge(config.judge_program)
+    steps = build(check_filters(filters, of_a_run=False), config.seed, judge_program)
     if not steps:
         raise ConfigError("filters: name at least one")
     loaded = load_dataset(data, config.columns or None)
@@ -70,9 +71,9 @@ def filter_data(
     with in_role("judge"):
         models = {"judge": open_judge_model(judge)} if paid else {}
     identity = _identity(loaded, models)
-    folder = Path(out) if out is not None else Path("refed-filtered") / _name(loaded, steps, models, config.seed)
+    folder = Path(out) if out is not None else Path("refed-filtered") / _folder_name(loaded, steps, models, config.seed)
     check_apart(data, [folder, *(folder / name for name in OUTPUTS)])
-    _make(folder)
+    _make_folder(folder)
     return run_blocking(_filter(loaded, steps, models, folder, config, identity, on_progress))
 
 
@@ -87,25 +88,25 @@ async def _filter(
 ) -> Filtering:
     stopped: list[str] = []
 
-    async def judging(one: JudgeFilter, rows: Sequence[DataRow]) -> dict[int, Decision]:
+    async def ask_judge(judge_filter: JudgeFilter, rows: Sequence[DataRow]) -> dict[int, Decision]:
         decisions: dict[int, Decision] = {}
         async with row_job(folder, _job(models, len(rows), folder, config, identity), watch) as (session, allowance):
             session.progress.unit = "rows"
 
             async def judge(row: DataRow) -> None:
-                if (said := await _judged(one, row)) is not None:
-                    decisions[row.number] = said
+                if (decision := await _judged(judge_filter, row)) is not None:
+                    decisions[row.number] = decision
                 session.progress.kept += 1
 
             await for_each_row(session, rows, judge, models["judge"].concurrency, allowance.grace)
         if session.reached is not None:
             stopped.append(session.reached.cap)
-        elif told := one.given_up():
-            raise RunStopped(told)
+        elif reason := judge_filter.hopeless():
+            raise RunStopped(reason)
         return decisions
 
-    sifted = await sift(data.rows, steps, config.seed, judging)
-    filtering = Filtering(folder, data, sifted, _used(folder) if models else None, "".join(stopped[:1]))
+    filtered = await apply_filters(data.rows, steps, config.seed, ask_judge)
+    filtering = Filtering(folder, data, filtered, _used(folder) if models else None, "".join(stopped[:1]))
     try:
         write_filtering(filtering)
     except ExportError as error:
@@ -115,12 +116,12 @@ async def _filter(
     return filtering
 
 
-async def _judged(one: JudgeFilter, row: DataRow) -> Decision | None:
-    """None where the judge did not answer this time."""
-    if one.needs_plain and row.plain is None:
+async def _judged(judge_filter: JudgeFilter, row: DataRow) -> Decision | None:
+    """None if the judge did not answer this time."""
+    if judge_filter.needs_plain and row.plain is None:
         return Decision(False, NO_PLAIN)
     try:
-        return normal(await one.judged(row, str(row.number)), one.name)
+        return validated(await judge_filter.judged(row, str(row.number)), judge_filter.name)
     except RowError as error:
         return Decision(False, ABSTAINED, None, f"{error.kind}: {error.reason}") if error.final else None
 
@@ -132,15 +133,15 @@ def _job(
         work="filtering",
         identity=identity,
         models=models,
-        limits=caps_of(config),
+        caps=caps_of(config),
         rows=rows,
-        again=goes_on_from(folder),
-        policy=CallPolicy(config.seed, max_failure_share=1.0),  # a row that a judge fails on is an abstention, and told
+        resume_hint=resume_hint(folder),
+        policy=CallPolicy(config.seed, max_failure_share=1.0),  # a row that a judge fails on is reported as abstained
     )
 
 
 def _used(folder: Path) -> Spent | None:
-    """None where no row came as far as a judge."""
+    """None if no row reached a judge."""
     if not (folder / FILE).is_file():
         return None
     with Ledger.read(folder) as ledger:
@@ -148,13 +149,13 @@ def _used(folder: Path) -> Spent | None:
 
 
 def _identity(data: DataSet, models: Mapping[str, Teacher]) -> dict[str, Any]:
-    """What may not change between starts. Verdicts are remembered by their questions, so filters and rows may: a row
-    that was corrected, or added, is one question more."""
+    """What may not change between starts. Filters and rows may, since verdicts are remembered by their questions: a
+    corrected or added row is one more question."""
     return {"data": Path(data.name).name, **{role: model.identity for role, model in models.items()}}
 
 
-def _name(data: DataSet, steps: Sequence[Step], models: Mapping[str, Teacher], seed: int) -> str:
-    """A folder's name: where verdicts are paid for, the same for all filters of the same rows."""
+def _folder_name(data: DataSet, steps: Sequence[Step], models: Mapping[str, Teacher], seed: int) -> str:
+    """A name made from the rows; if verdicts are paid for, the same for all filters of these rows."""
     rows = [[row.number, row.instruction, row.response, row.plain] for row in data.rows]
     filters = [[label, dict(step.settings), step.keep] for label, step in zip(labels(steps), steps, strict=True)]
     paid = {role: model.identity for role, model in models.items()}
@@ -162,7 +163,7 @@ def _name(data: DataSet, steps: Sequence[Step], models: Mapping[str, Teacher], s
 
 
 def _check_columns(data: DataSet, steps: Sequence[Step]) -> None:
-    """Raises ConfigError where a filter needs a column that is not there."""
+    """Raises ConfigError if a filter needs a column that the data lacks."""
     for step in steps:
         if isinstance(step.filter, JudgeFilter) and step.filter.needs_plain:
             if any(row.plain is not None for row in data.rows):
@@ -174,7 +175,7 @@ def _check_columns(data: DataSet, steps: Sequence[Step]) -> None:
             )
 
 
-def _make(folder: Path) -> None:
+def _make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

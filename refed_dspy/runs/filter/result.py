@@ -1,4 +1,4 @@
-"""What came of filtering: kept and dropped rows, each with what was said of it, and the funnel."""
+"""The result of filtering: kept and dropped rows, each with the filters' remarks, and the funnel."""
 
 from __future__ import annotations
 
@@ -16,105 +16,117 @@ from refed_dspy.errors import one_line
 from refed_dspy.files import write_json, write_lines, write_text
 from refed_dspy.filters.base import Decision
 from refed_dspy.ledger.spending import Spent
-from refed_dspy.runs.filter.sift import Sifted
-from refed_dspy.text import aligned
+from refed_dspy.runs.filter.apply import FilteredRows
+from refed_dspy.text import table_lines
 
 KEPT, DROPPED, UNDECIDED, FUNNEL = "kept.jsonl", "dropped.jsonl", "undecided.jsonl", "funnel"
 OUTPUTS = (KEPT, DROPPED, UNDECIDED, f"{FUNNEL}.json", f"{FUNNEL}.txt")
-SAID = "refed_filters"
-"""The column that filters' words stand in, beside the row's own; what an earlier filtering said is in it: `before`."""
+COLUMN = "refed_filters"
+"""The column of the filters' remarks, added to the row's columns. What an earlier filtering wrote there is kept inside
+it, as `before`."""
 READ = "read"
-"""What the funnel calls the reading of the rows, where some were no pair of texts."""
+"""The funnel's name for reading the data, if some rows were not a pair of texts."""
 
 
 @dataclass(frozen=True)
 class Filtering:
-    """What came of it, written to `out`. `used` is None where nobody was asked; `stopped` the cap that ended it."""
+    """The result, written to `out`. `used`: None if no judge was asked; `stopped`: the cap that ended it, or empty."""
 
     out: Path
     data: DataSet
-    sifted: Sifted
+    filtered: FilteredRows
     used: Spent | None
     stopped: str
 
     def kept(self) -> Iterator[dict[str, Any]]:
-        """The kept rows as they stood, and in `refed_filters` the scores that they passed with."""
+        """The kept rows as they were, with the scores that they passed with in `refed_filters`."""
         scores: defaultdict[int, dict[str, Any]] = defaultdict(dict)
-        for stage in self.sifted.stages:
-            for number, said in stage.decisions.items():
-                if said.kept and said.score is not None:
-                    scores[number][stage.label] = said.score
-        for row in self.sifted.kept:
-            yield _told(row.fields, {"row": row.number, "scores": scores[row.number]})
+        for filter_pass in self.filtered.passes:
+            for number, decision in filter_pass.decisions.items():
+                if decision.kept and decision.score is not None:
+                    scores[number][filter_pass.label] = decision.score
+        for row in self.filtered.kept:
+            yield _annotated(row.fields, {"row": row.number, "scores": scores[row.number]})
 
     def dropped(self) -> Iterator[dict[str, Any]]:
-        """The dropped rows as they stood, and in `refed_filters` which filter dropped them, why, and by what score."""
+        """The dropped rows as they were; `refed_filters` says which filter dropped them, why, and by what score."""
         fields = {row.number: row.fields for row in self.data.rows}
-        lost = [(number, fields[number], label, said) for number, label, said in self.sifted.dropped()]
+        lost = [(number, fields[number], label, decision) for number, label, decision in self.filtered.dropped()]
         lost += [(number, row, READ, Decision(False, reason)) for number, reason, row in self.data.unread]
-        for number, row, label, said in sorted(lost, key=lambda one: one[0]):
-            told = {"row": number, "filter": label, "reason": said.reason, "score": said.score, "detail": said.detail}
-            yield _told(row, told)
+        for number, row, label, decision in sorted(lost, key=lambda drop: drop[0]):
+            remarks = {
+                "row": number,
+                "filter": label,
+                "reason": decision.reason,
+                "score": decision.score,
+                "detail": decision.detail,
+            }
+            yield _annotated(row, remarks)
 
     def undecided(self) -> Iterator[dict[str, Any]]:
-        """The rows without a decision as they stood, with their numbers."""
-        for row in self.sifted.undecided:
-            yield _told(row.fields, {"row": row.number})
+        """The rows without a decision as they were, with their numbers."""
+        for row in self.filtered.undecided:
+            yield _annotated(row.fields, {"row": row.number})
 
     def funnel(self) -> list[dict[str, Any]]:
-        """A filter each: how many rows came, were kept, dropped or left undecided, and dropped by reason. Before them,
-        where some rows were no pair of texts, the reading of them."""
-        told = []
+        """An entry for each filter: how many rows came in, were kept, dropped or left undecided, and dropped by reason.
+        If some rows were not a pair of texts, the first entry is for reading the data."""
+        entries = []
         if lost := len(self.data.unread):
             rows = len(self.data.rows)
-            told.append(_stage(READ, rows + lost, rows, Counter(reason for _, reason, _ in self.data.unread)))
-        for stage in self.sifted.stages:
-            reasons = Counter(said.reason for said in stage.decisions.values() if not said.kept)
-            told.append(_stage(stage.label, stage.came, len(stage.decisions) - reasons.total(), reasons))
-        return told
+            entries.append(_entry(READ, rows + lost, rows, Counter(reason for _, reason, _ in self.data.unread)))
+        for filter_pass in self.filtered.passes:
+            decisions = filter_pass.decisions
+            reasons = Counter(decision.reason for decision in decisions.values() if not decision.kept)
+            kept = len(decisions) - reasons.total()
+            entries.append(_entry(filter_pass.label, filter_pass.rows_in, kept, reasons))
+        return entries
 
     @property
-    def fruitless(self) -> str:
-        """What a person must know who waits for rows, in one line: which filter kept none and why, or that the judge
-        did not answer on some. Empty where all was decided and something kept, or where a cap ended the work."""
+    def problem(self) -> str:
+        """In one line, which filter kept no row and why, or that the judge did not answer on some rows.
+
+        Empty if all was decided and something kept, or if a cap ended the work.
+        """
         if self.stopped:
             return ""
-        if unheard := len(self.sifted.undecided):
-            return f"the judge did not answer on {unheard} rows, now in {UNDECIDED}; the same command asks it again"
-        for told in self.funnel():
-            if not told["kept"]:
-                why = _why(told["reasons"])
-                return f"{told['filter']} kept none of {told['in']} rows ({why}); loosen it, or take it out"
+        if unanswered := len(self.filtered.undecided):
+            return f"the judge did not answer on {unanswered} rows, now in {UNDECIDED}; the same command asks it again"
+        for entry in self.funnel():
+            if not entry["kept"]:
+                why = _why(entry["reasons"])
+                return f"{entry['filter']} kept none of {entry['in']} rows ({why}); loosen it, or take it out"
         return ""
 
     def lines(self) -> list[str]:
-        """All of it for a terminal."""
+        """The funnel, the cost and the counts, for a terminal."""
         rows = [["filter", "in", "kept", "dropped", "why"]]
-        for told in self.funnel():
-            why = [_why(told["reasons"])] + [f"{told['undecided']} undecided"] * bool(told["undecided"])
-            counts = [str(told[name]) for name in ("in", "kept", "dropped")]
-            rows.append([one_line(told["filter"], 40), *counts, ", ".join(filter(None, why))])
-        lines = aligned(rows)
+        for entry in self.funnel():
+            why = [_why(entry["reasons"])] + [f"{entry['undecided']} undecided"] * bool(entry["undecided"])
+            counts = [str(entry[name]) for name in ("in", "kept", "dropped")]
+            rows.append([one_line(entry["filter"], 40), *counts, ", ".join(filter(None, why))])
+        lines = table_lines(rows)
         if self.data.unread:
             lines.append(f"{READ}: rows that are no pair of texts")
-        for stage in self.sifted.stages:
-            passed = sum(said.kept for said in stage.decisions.values())
-            if stage.keep is not None and passed < stage.keep:
-                lines.append(f"{stage.label}: {passed} of the {stage.keep} rows to keep passed")
+        for filter_pass in self.filtered.passes:
+            passed = sum(decision.kept for decision in filter_pass.decisions.values())
+            if filter_pass.keep is not None and passed < filter_pass.keep:
+                lines.append(f"{filter_pass.label}: {passed} of the {filter_pass.keep} rows to keep passed")
         if self.used is not None:
             lines.append(str(self.used))
         if self.stopped:
             lines.append(
-                f"stopped: {self.stopped} is reached with {len(self.sifted.undecided)} rows undecided; raise it, and "
+                f"stopped: {self.stopped} is reached with {len(self.filtered.undecided)} rows undecided; raise it, and "
                 "the same command goes on"
             )
-        return [*lines, f"{len(self.sifted.kept)} of {len(self.data.rows)} rows kept, in {self.out / KEPT}"]
+        return [*lines, f"{len(self.filtered.kept)} of {len(self.data.rows)} rows kept, in {self.out / KEPT}"]
 
 
-def _stage(label: str, came: int, kept: int, reasons: Counter[str]) -> dict[str, Any]:
-    by_count = dict(sorted(reasons.items(), key=lambda one: (-one[1], one[0])))
+def _entry(label: str, rows_in: int, kept: int, reasons: Counter[str]) -> dict[str, Any]:
+    """One filter's line of the funnel; reasons by count, equal counts by name."""
+    by_count = dict(sorted(reasons.items(), key=lambda item: (-item[1], item[0])))
     dropped = reasons.total()
-    counts = {"in": came, "kept": kept, "dropped": dropped, "undecided": came - kept - dropped}
+    counts = {"in": rows_in, "kept": kept, "dropped": dropped, "undecided": rows_in - kept - dropped}
     return {"filter": label, **counts, "reasons": by_count}
 
 
@@ -122,15 +134,15 @@ def _why(reasons: Mapping[str, int]) -> str:
     return ", ".join(f"{count} {one_line(reason, 60)}" for reason, count in reasons.items())
 
 
-def _told(fields: Mapping[str, Any], said: dict[str, Any]) -> dict[str, Any]:
-    """A row as it stood, and what is said of it."""
-    before = {"before": fields[SAID]} if SAID in fields else {}
-    told: dict[str, Any] = _as_json({**fields, SAID: {**said, **before}})
-    return told
+def _annotated(fields: Mapping[str, Any], remarks: dict[str, Any]) -> dict[str, Any]:
+    """A row as it was, and the filters' remarks on it."""
+    before = {"before": fields[COLUMN]} if COLUMN in fields else {}
+    row: dict[str, Any] = _as_json({**fields, COLUMN: {**remarks, **before}})
+    return row
 
 
 def _as_json(value: Any) -> Any:
-    """In types of JSON: dates in ISO's form, bytes in Base64, no number where there is none."""
+    """The value in JSON types: dates in ISO format, bytes in Base64, NaN and infinities as None."""
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else None
     if value is None or isinstance(value, str | bool | int):
@@ -149,10 +161,10 @@ def _as_json(value: Any) -> Any:
 
 
 def write_filtering(filtering: Filtering) -> None:
-    """Rows and funnel into the folder, each file whole or not at all."""
+    """Write rows and funnel into the folder, each file whole or not at all."""
     write_lines(filtering.out / KEPT, filtering.kept())
     write_lines(filtering.out / DROPPED, filtering.dropped())
-    if filtering.sifted.undecided:
+    if filtering.filtered.undecided:
         write_lines(filtering.out / UNDECIDED, filtering.undecided())
     else:
         (filtering.out / UNDECIDED).unlink(missing_ok=True)

@@ -1,1 +1,1 @@
-"""Reflection-Tuning over any instruction data set: each pair recycled, and the paper's table of old against new."""
+"""Reflection-Tuning over any instruction data set: each pair recycled, and the paper's table of old and new figures."""

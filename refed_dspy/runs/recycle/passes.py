@@ -1,4 +1,4 @@
-"""The teacher's passes over the rows: both on one row after the other, or, to choose in between, each over all rows."""
+"""The teacher's two passes over the rows: both on each row in one go, or, to select in between, each over all rows."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from refed_dspy.programs.reflection import Improved, Recycled, Reflected, Reflec
 from refed_dspy.records import DataRow
 from refed_dspy.runs.recycle.select import Selected, choose, select
 from refed_dspy.teachers.caps import caps_left, lasting_caps
-from refed_dspy.teachers.recorded import Progress, keys, remembered
+from refed_dspy.teachers.recorded import Progress, key_function, remembered
 from refed_dspy.teachers.row_jobs import RowJob, for_each_row, row_job
 
 T = TypeVar("T")
@@ -27,112 +27,112 @@ Work = Callable[[DataRow], Awaitable[T]]
 
 
 @dataclass(frozen=True)
-class Passed:
-    """What the passes made, by row number. `selected`: None where there was no choice."""
+class PassResults:
+    """What the passes made, by row number. `selected`: None if nothing was selected."""
 
     made: Mapping[int, Recycled] = field(default_factory=dict)
     selected: Mapping[int, Selected] | None = None
     stopped: str = ""
-    """The cap that ended it early, or nothing."""
+    """The cap that ended it early, or empty."""
     halfway: int = 0
-    """Rows with the first pass that are not done."""
+    """Rows that had the first pass but are not done."""
 
 
 class Passes:
-    """Pays for passes over rows, in the folder of `job`. One object is one start of the work."""
+    """Asks the teacher in passes over rows, in the folder of `job`. One object is one start of the work."""
 
     def __init__(self, program: ReflectionTuning, folder: Path, job: RowJob, watch: Callable[[Progress], None] | None):
         self.program, self.folder, self.job, self.watch = program, folder, job, watch
         self._answered = False
 
-    def pay(self, rows: Sequence[DataRow], work: Work[T], done: dict[int, T], unit: str = "rows") -> str:
-        """`work` on each row; what it gives goes into `done`, by row number. `unit`: what is counted, for people.
+    def ask(self, rows: Sequence[DataRow], work: Work[T], done: dict[int, T], unit: str = "rows") -> str:
+        """Do `work` on each row and put its result into `done`, by row number. `unit`: what is counted, for progress.
 
-        Returns the cap that ended it early, or nothing. Raises as `at_work`, but RunStopped for an InputError once an
-        earlier pass of this start was paid for.
+        Returns the cap that ended it early, or an empty text. Raises as `row_job` does, except that an InputError
+        becomes RunStopped once the teacher has answered in an earlier pass of this start.
         """
         try:
-            return run_blocking(self._pay(rows, work, done, unit))
+            return run_blocking(self._ask(rows, work, done, unit))
         except InputError as error:
             if not self._answered:
                 raise
-            told = "" if isinstance(error, TeacherRefused) else f"; {self.job.again}"
-            raise RunStopped(f"{error}{told}") from error
+            hint = "" if isinstance(error, TeacherRefused) else f"; {self.job.resume_hint}"
+            raise RunStopped(f"{error}{hint}") from error
 
-    async def _pay(self, rows: Sequence[DataRow], work: Work[T], done: dict[int, T], unit: str) -> str:
+    async def _ask(self, rows: Sequence[DataRow], work: Work[T], done: dict[int, T], unit: str) -> str:
         async with row_job(self.folder, self.job, self.watch) as (session, allowance):
             session.progress.unit = unit
 
-            async def one(row: DataRow) -> None:
+            async def work_on(row: DataRow) -> None:
                 done[row.number] = await work(row)
                 session.progress.kept += 1
 
-            await for_each_row(session, rows, one, self.job.models["teacher"].concurrency, allowance.grace)
+            await for_each_row(session, rows, work_on, self.job.models["teacher"].concurrency, allowance.grace)
         self._answered = self._answered or session.first.answered
         return session.reached.cap if session.reached else ""
 
     def recall(self, rows: Sequence[DataRow], work: Work[T], done: dict[int, T]) -> None:
-        """As `pay`, on the rows whose answers are all in the ledger. Nobody is asked."""
+        """As `ask`, but only for the rows whose answers are all in the ledger: no call is made."""
         run_blocking(self._recall(rows, work, done))
 
     async def _recall(self, rows: Sequence[DataRow], work: Work[T], done: dict[int, T]) -> None:
-        key = keys(self.job.models["teacher"])
+        key = key_function(self.job.models["teacher"])
         with Ledger.read(self.folder) as ledger:
 
-            async def known(question: Question) -> dspy.Prediction:
+            async def from_ledger(question: Question) -> dspy.Prediction:
                 if (answer := remembered(ledger, question, key(question))) is None:
-                    raise _NotPaidFor
+                    raise _NotInLedger
                 return answer
 
-            with answered_by(known):
+            with answered_by(from_ledger):
                 for row in rows:
                     try:
                         done[row.number] = await work(row)
-                    except _NotPaidFor:
+                    except _NotInLedger:
                         continue
 
-    def settled(self, stage: str) -> set[int]:
-        """Rows that `stage` was settled for at some time, be it of another text than now."""
+    def finished_rows(self, stage: str) -> set[int]:
+        """Rows for which `stage` once had an answer or a final failure, even if for another text than now."""
         of_stage = (
             "SELECT item FROM answers WHERE stage=:stage UNION SELECT item FROM failures WHERE stage=:stage AND final"
         )
         with Ledger.read(self.folder) as ledger:
             return {int(item) for (item,) in ledger.db.execute(of_stage, {"stage": stage})}
 
-    async def _minutes_left(self) -> None:
-        """Raises CapReached where another pass would end before it began."""
+    async def _check_minutes(self) -> None:
+        """Raises CapReached if no minute is left for another pass."""
         with Ledger.read(self.folder) as ledger:
-            allowance = caps_left(ledger, self.job.models, lasting_caps(ledger, self.job.limits))
+            allowance = caps_left(ledger, self.job.models, lasting_caps(ledger, self.job.caps))
         async with allowance.minutes():
             pass
 
     def out_of_time(self) -> str:
-        """The cap's name, or nothing."""
+        """The name of the cap on minutes if it is reached, else empty."""
         try:
-            run_blocking(self._minutes_left())
+            run_blocking(self._check_minutes())
         except CapReached:
             return "max_minutes"
         return ""
 
 
-class _NotPaidFor(Exception):
+class _NotInLedger(Exception):
     """The ledger has no answer to a question."""
 
 
-def row_by_row(rows: Sequence[DataRow], passes: Passes, made: dict[int, Recycled]) -> Passed:
-    """Both passes on each row. Whatever ends it, what is done is in `made`."""
+def row_by_row(rows: Sequence[DataRow], passes: Passes, made: dict[int, Recycled]) -> PassResults:
+    """Both passes on each row. Whatever ends it, the rows that are done are in `made`."""
 
     def recycle(row: DataRow) -> Awaitable[Recycled]:
         return passes.program.recycle(row.instruction, row.response, str(row.number))
 
-    return Passed(made, stopped=passes.pay(rows, recycle, made))
+    return PassResults(made, stopped=passes.ask(rows, recycle, made))
 
 
-def selectively(rows: Sequence[DataRow], passes: Passes, scorer: Scorer) -> Passed:
-    """The first pass on all rows; the choice; the second on the pairs that were chosen; the choice.
+def selectively(rows: Sequence[DataRow], passes: Passes, scorer: Scorer) -> PassResults:
+    """The first pass on all rows, then a choice of pairs; the second pass on the chosen pairs, then the selection.
 
-    A cap in the first pass leaves the rows that earlier starts brought to their end: only they are scored.
-    Raises RunStopped where the scorer fails.
+    If a cap ends the first pass, the result has the rows that earlier starts finished, and only those are scored.
+    Raises RunStopped if the scorer fails.
     """
 
     def reflect(row: DataRow) -> Awaitable[Reflected]:
@@ -143,17 +143,17 @@ def selectively(rows: Sequence[DataRow], passes: Passes, scorer: Scorer) -> Pass
 
     reflected: dict[int, Reflected] = {}
     improved: dict[int, Improved] = {}
-    stopped = passes.pay(rows, reflect, reflected, "instructions") or passes.out_of_time()
+    stopped = passes.ask(rows, reflect, reflected, "instructions") or passes.out_of_time()
     left = [row for row in rows if row.number in reflected]
     if stopped:
-        settled = passes.settled(passes.program.stage_names[1])
-        left = [row for row in left if row.number in settled]
-    with scoring(passes.job.again):
+        finished = passes.finished_rows(passes.program.stage_names[1])
+        left = [row for row in left if row.number in finished]
+    with scoring(passes.job.resume_hint):
         chosen = choose(left, reflected, scorer)
     if stopped:
         passes.recall(left, improve, improved)
     else:
-        stopped = passes.pay(left, improve, improved, "responses")
-    with scoring(passes.job.again):
+        stopped = passes.ask(left, improve, improved, "responses")
+    with scoring(passes.job.resume_hint):
         made, selected = select(chosen, improved, scorer)
-    return Passed(made, selected, stopped, len(reflected) - len(made))
+    return PassResults(made, selected, stopped, len(reflected) - len(made))

@@ -1,4 +1,4 @@
-"""Recycle a data set: reflect on every pair twice, keep what is better, and say what changed."""
+"""Recycle a data set: reflect on every pair twice, keep what is better, and report what changed."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from refed_dspy.data.dataset import data_identity, drawn, load_dataset
 from refed_dspy.errors import ConfigError, RunStopped
 from refed_dspy.files import check_apart
 from refed_dspy.metrics.figures import open_tools, scoring
-from refed_dspy.programs.load import refuse_bound, warn_of_another_teacher
+from refed_dspy.programs.load import refuse_bound_models, warn_of_another_teacher
 from refed_dspy.programs.reflection import INSTRUCTION_CRITERIA, RESPONSE_CRITERIA, Recycled, ReflectionTuning
-from refed_dspy.programs.saved import load_program, program_digests
+from refed_dspy.programs.saved import load_into, program_digests
 from refed_dspy.records import digest
-from refed_dspy.runs.recycle.passes import Passed, Passes, row_by_row, selectively
+from refed_dspy.runs.recycle.passes import Passes, PassResults, row_by_row, selectively
 from refed_dspy.runs.recycle.result import OUTPUTS, Recycling, old_and_new, recycling_of, write_rows, write_table
 from refed_dspy.teachers import Teacher, open_teacher
 from refed_dspy.teachers.caps import caps_of
 from refed_dspy.teachers.recorded import CallPolicy, Progress
-from refed_dspy.teachers.row_jobs import RowJob, goes_on_from
+from refed_dspy.teachers.row_jobs import RowJob, resume_hint
 
 
 def recycle(
@@ -35,18 +35,18 @@ def recycle(
     on_progress: Callable[[Progress], None] | None = None,
     **settings: Any,
 ) -> Recycling:
-    """Recycle the pairs of `data` (whatever `load_dataset` takes) by Reflection-Tuning; the data itself is not touched.
+    """Recycle the pairs of `data` (whatever `load_dataset` takes) by Reflection-Tuning; the data does not change.
 
     Args:
         teacher: as `synthesize` takes one.
-        program: a `ReflectionTuning` of one's own, a compiled one say, or the file or MLflow address of one; None: a
-            new one. A file's has the criteria of the settings, as a new one has.
-        out: the folder that keeps ledger, `recycled.jsonl` and the table; None: `refed-recycled/` and a name made from
-            data, program and teacher. The same call goes on from it, and so does one with another size.
+        program: a `ReflectionTuning`, for example a compiled one, or the file or MLflow address of one; None: a new
+            one. A program from a file gets the criteria of the settings, as a new one does.
+        out: the folder for the ledger, `recycled.jsonl` and the table; None: `refed-recycled/` and a name made from
+            data, program and teacher. The same call continues in it, and so does one with another size.
         settings: those of `RecycleConfig`: size, seed, columns, criteria, selective, scorer, caps.
 
     Raises:
-        InputError: something given cannot be used; nothing was paid for.
+        InputError: an argument cannot be used; nothing was paid for.
         RunStopped: it ended early; what was made is kept.
     """
     config = check_job(RecycleConfig, settings)
@@ -63,21 +63,22 @@ def recycle(
     }
     folder = Path(out) if out is not None else Path("refed-recycled") / digest(identity)
     check_apart(data, [folder / name for name in OUTPUTS])
-    tools = open_tools(config.embeddings, config.scorer)  # first: nothing shall be paid for a figure nobody can have
+    tools = open_tools(config.embeddings, config.scorer)  # first: if a figure cannot be computed, nothing is paid for
     job = _job(opened, module, identity, folder, len(rows), config)
     so_far = partial(recycling_of, folder, loaded, rows, tools.lacking)
-    passes, choosing = Passes(module, folder, job, on_progress), tools.scorer if config.selective else None
+    passes = Passes(module, folder, job, on_progress)
+    scorer = tools.scorer if config.selective else None
     made: dict[int, Recycled] = {}
     try:
-        recycling = so_far(row_by_row(rows, passes, made) if choosing is None else selectively(rows, passes, choosing))
+        recycling = so_far(row_by_row(rows, passes, made) if scorer is None else selectively(rows, passes, scorer))
     except (RunStopped, KeyboardInterrupt):
         if made:
-            write_rows(so_far(Passed(made)))
+            write_rows(so_far(PassResults(made)))
         raise
-    with scoring(job.again):
+    with scoring(job.resume_hint):
         write_rows(recycling)
-        told = old_and_new(list(recycling.kept()), tools, config.sample, config.seed)
-    recycling = replace(recycling, figures=told, scored=tools.scored())
+        figures = old_and_new(list(recycling.kept()), tools, config.sample, config.seed)
+    recycling = replace(recycling, figures=figures, scored=tools.scored())
     write_table(recycling)
     return recycling
 
@@ -94,25 +95,28 @@ def _job(
         work="recycling",
         identity=identity,
         models={"teacher": teacher},
-        limits=caps_of(config),
+        caps=caps_of(config),
         rows=rows,
-        again=goes_on_from(folder),
+        resume_hint=resume_hint(folder),
         policy=CallPolicy(config.seed, config.max_failure_share),
         depth={stage: depth for depth, stage in enumerate(program.stage_names)},
     )
 
 
-def _program(given: Any, config: RecycleConfig) -> ReflectionTuning:
+def _program(source: Any, config: RecycleConfig) -> ReflectionTuning:
     criteria = config.instruction_criteria, config.response_criteria
-    if given is None or isinstance(given, str | Path):
-        usual = INSTRUCTION_CRITERIA, RESPONSE_CRITERIA
-        program = ReflectionTuning(*(own if one is None else one for one, own in zip(criteria, usual, strict=True)))
-        if given is not None:
-            load_program(program, given)
+    if source is None or isinstance(source, str | Path):
+        of_instructions, of_responses = criteria
+        program = ReflectionTuning(
+            INSTRUCTION_CRITERIA if of_instructions is None else of_instructions,
+            RESPONSE_CRITERIA if of_responses is None else of_responses,
+        )
+        if source is not None:
+            load_into(program, source)
         return program
-    if not isinstance(given, ReflectionTuning):
-        raise ConfigError(f"program: a {type(given).__name__} does not recycle; pass a ReflectionTuning, or its file")
+    if not isinstance(source, ReflectionTuning):
+        raise ConfigError(f"program: a {type(source).__name__} does not recycle; pass a ReflectionTuning, or its file")
     if criteria != (None, None):
         raise ConfigError("criteria: the program given has its own; make it with these, or leave the criteria out")
-    refuse_bound(given)
-    return given
+    refuse_bound_models(source)
+    return source

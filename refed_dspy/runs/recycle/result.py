@@ -1,4 +1,4 @@
-"""What came of recycling: rows, counts, the table of old against new, and the files they stand in."""
+"""The result of recycling: rows, counts, the table of old against new, and the files with them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from refed_dspy.ledger.spending import Spent, spent
 from refed_dspy.metrics.figures import Figures, Pairs, Tools, figures, table
 from refed_dspy.programs.reflection import IMPROVED, REFLECTED, Recycled
 from refed_dspy.records import DataRow
-from refed_dspy.runs.recycle.passes import Passed
+from refed_dspy.runs.recycle.passes import PassResults
 from refed_dspy.runs.recycle.select import Selected
 
 ROWS, DROPPED, TABLE = "recycled.jsonl", "dropped.jsonl", "table"
@@ -24,7 +24,7 @@ OUTPUTS = (ROWS, DROPPED, f"{TABLE}.txt", f"{TABLE}.json")
 
 @dataclass(frozen=True)
 class Recycling:
-    """What came of it. `made` and `selected` are by row number; `asked` is how many rows there were to recycle."""
+    """The result. `made` and `selected` are by row number; `size` is how many rows there were to recycle."""
 
     out: Path
     data: DataSet
@@ -32,21 +32,21 @@ class Recycling:
     """Those that are done."""
     made: Mapping[int, Recycled]
     selected: Mapping[int, Selected] | None
-    asked: int
+    size: int
     used: Spent
     stopped: str
-    """The cap that ended it early, or nothing."""
+    """The cap that ended it early, or empty."""
     halfway: int = 0
-    """Rows with the first pass that are not done: selective mode begins the second once all rows have had the first."""
+    """Rows that had only the first pass: selective mode begins the second once all rows have had the first."""
     figures: Mapping[str, Figures] = field(default_factory=dict)
     """"old" and "new" → name → figure."""
     lacking: Sequence[str] = ()
-    """Figures that were left out, and what would bring them."""
+    """Figures that were left out, and what to do to get them."""
     scored: str = ""
-    """What the scorer was asked in this start, where it counts that."""
+    """What the scorer was asked in this start, if it counts that."""
 
     def kept(self) -> Iterator[dict[str, Any]]:
-        """The recycled rows, as they are written down."""
+        """The recycled rows, as they are written."""
         return (row for row, kept in self._rows() if kept)
 
     def dropped(self) -> Iterator[dict[str, Any]]:
@@ -71,20 +71,24 @@ class Recycling:
             yield (facts, True) if chosen is None else ({**facts, **_choice(chosen)}, chosen.kept)
 
     def lines(self) -> list[str]:
-        """All of it for a terminal."""
+        """Counts, reasons, figures and what is missing, for a terminal."""
         facts = [row for row, _ in self._rows()]
-        lines = [f"{len(self.rows)} of {self.asked} rows recycled, {self.used}"]
-        for part in ("instruction", "response"):
-            counts = Counter(row[f"{part}_from"] for row in facts)
-            told = ", ".join(f"{count} by {name}" for name, count in sorted(counts.items()))
-            lines += [f"{part}s: {told}"] if facts else []
-        why = Counter(row[f"{part}_reason"].partition(":")[0] for row in facts for part in ("instruction", "response"))
-        lines += [f"fell back: {count} {reason}" for reason, count in why.most_common() if reason]
-        if again := sum(self.made[row.number].unanswered for row in self.rows):
-            lines.append(f"{again} rows lack an answer that the teacher may still give: the same command asks again")
+        lines = [f"{len(self.rows)} of {self.size} rows recycled, {self.used}"]
+        reasons: Counter[str] = Counter()
+        for text in ("instruction", "response"):
+            sources = Counter(row[f"{text}_from"] for row in facts)
+            counts = ", ".join(f"{count} by {name}" for name, count in sorted(sources.items()))
+            lines += [f"{text}s: {counts}"] if facts else []
+        for row in facts:
+            reasons.update(row[f"{text}_reason"].partition(":")[0] for text in ("instruction", "response"))
+        lines += [f"fell back: {count} {reason}" for reason, count in reasons.most_common() if reason]
+        if unanswered := sum(self.made[row.number].unanswered for row in self.rows):
+            lines.append(
+                f"{unanswered} rows lack an answer that the teacher may still give: the same command asks again"
+            )
         if self.data.left_out:
-            left = ", ".join(f"{count} {reason}" for reason, count in self.data.left_out.items())
-            lines.append(f"not read as a pair: {left}")
+            left_out = ", ".join(f"{count} {reason}" for reason, count in self.data.left_out.items())
+            lines.append(f"not read as a pair: {left_out}")
         if self.selected is not None:
             lines += _selection_lines([(self.made[row.number], self.selected[row.number]) for row in self.rows])
         lines += ["", *table(self.figures), ""] if self.figures else [""]
@@ -98,25 +102,34 @@ class Recycling:
 
 
 def recycling_of(
-    folder: Path, data: DataSet, rows: Sequence[DataRow], lacking: Sequence[str], passed: Passed
+    folder: Path, data: DataSet, rows: Sequence[DataRow], lacking: Sequence[str], results: PassResults
 ) -> Recycling:
-    """What the passes made of `rows` so far, with what all starts cost by the ledger; without figures."""
-    done = [row for row in rows if row.number in passed.made]
+    """What the passes made of `rows` so far, and what all starts cost according to the ledger; without figures."""
     with Ledger.read(folder) as ledger:
         used = spent(ledger)
-    parts = folder, data, done, passed.made, passed.selected, len(rows), used, passed.stopped, passed.halfway
-    return Recycling(*parts, lacking=lacking)
+    return Recycling(
+        out=folder,
+        data=data,
+        rows=[row for row in rows if row.number in results.made],
+        made=results.made,
+        selected=results.selected,
+        size=len(rows),
+        used=used,
+        stopped=results.stopped,
+        halfway=results.halfway,
+        lacking=lacking,
+    )
 
 
 def old_and_new(kept: Sequence[Mapping[str, Any]], tools: Tools, sample: int, seed: int) -> dict[str, Figures]:
-    """The figures of the same rows before and after."""
+    """The figures of the same rows before ("old") and after ("new")."""
     old: Pairs = [(row["original_instruction"], row["original_response"]) for row in kept]
     new: Pairs = [(row["instruction"], row["response"]) for row in kept]
     return {"old": figures(old, tools, sample, seed), "new": figures(new, tools, sample, seed)}
 
 
 def write_rows(recycling: Recycling) -> None:
-    """The rows into the folder, each file whole or not at all. What an earlier start said of other rows goes."""
+    """Write the rows into the folder, each file whole or not at all; remove files of an earlier start."""
     write_lines(recycling.out / ROWS, recycling.kept())
     for name in OUTPUTS[2:] if recycling.selected is not None else OUTPUTS[1:]:
         (recycling.out / name).unlink(missing_ok=True)
@@ -125,9 +138,9 @@ def write_rows(recycling: Recycling) -> None:
 
 
 def write_table(recycling: Recycling) -> None:
-    """The table into the folder, as text and as JSON, each file whole or not at all."""
+    """Write the table into the folder, as text and as JSON, each file whole or not at all."""
     write_text(recycling.out / f"{TABLE}.txt", recycling.lines())
-    write_json(recycling.out / f"{TABLE}.json", {name: dict(told) for name, told in recycling.figures.items()})
+    write_json(recycling.out / f"{TABLE}.json", {name: dict(values) for name, values in recycling.figures.items()})
 
 
 def _choice(chosen: Selected) -> dict[str, Any]:
@@ -141,7 +154,7 @@ def _choice(chosen: Selected) -> dict[str, Any]:
 
 
 def _selection_lines(rows: Sequence[tuple[Recycled, Selected]]) -> list[str]:
-    why = Counter(chosen.reason for _, chosen in rows if not chosen.kept)
+    reasons = Counter(chosen.reason for _, chosen in rows if not chosen.kept)
     kept = [(made, chosen) for made, chosen in rows if chosen.kept]
     lines = [
         f"selected: {len(kept)} of {len(rows)} pairs, {sum(made.instruction_from == REFLECTED for made, _ in kept)} "
@@ -149,4 +162,4 @@ def _selection_lines(rows: Sequence[tuple[Recycled, Selected]]) -> list[str]:
     ]
     if unscored := sum(chosen.ifd is None or chosen.r_ifd is None for _, chosen in kept):
         lines.append(f"kept without a figure: {unscored} that could not be scored")
-    return [*lines, *(f"dropped: {count} {reason}" for reason, count in why.most_common())]
+    return [*lines, *(f"dropped: {count} {reason}" for reason, count in reasons.most_common())]

@@ -1,4 +1,4 @@
-"""Selective Reflection-Tuning (paper notes, section 4): after each pass, what it made is kept where it is worth it."""
+"""Selective Reflection-Tuning (paper notes, section 4): after each pass, keep its result only if the scores say so."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ UNSCORED = "could not be scored"
 
 @dataclass(frozen=True)
 class Chosen:
-    """A row's pair after the first pass, the original one or the new one: the second pass is over this."""
+    """A row's pair after the first pass, the original or the new one: the second pass works on this pair."""
 
     pair: tuple[str, str]
     reflected: Reflected
-    """The first pass's result; the new pair is not in it where it was not chosen, and the reason is the choice's."""
-    told: Difficulty
+    """The first pass's result. If the new pair was not chosen, it is left out and the reason is that of the choice."""
+    difficulty: Difficulty
     """Of the pair."""
     original: Difficulty
 
 
 @dataclass(frozen=True)
 class Selected:
-    """A row's figures in the end, and why it is dropped: it teaches nothing (IFD or r-IFD not below 1)."""
+    """A row's final figures, and why it is dropped: it teaches nothing (IFD or r-IFD not below 1)."""
 
     ifd: float | None
     r_ifd: float | None
@@ -41,26 +41,34 @@ class Selected:
 
 
 def choose(rows: Sequence[DataRow], reflected: Mapping[int, Reflected], scorer: Scorer) -> dict[int, Chosen]:
-    """Row number → its pair for the second pass: the new one where its IFD is higher than the original's, so that it
-    is harder. Where a figure cannot be had, and where there is no new pair, the original stays."""
+    """Row number → its pair for the second pass.
+
+    That is the new pair if its IFD is higher than the original's, which means that it is harder. The original stays if
+    a figure cannot be computed or there is no new pair.
+    """
     originals = [(row.instruction, row.response) for row in rows]
-    new = {row.number: pair for row in rows if (pair := reflected[row.number][0]) is not None}
-    told = ifd(scorer, [*originals, *new.values()])
-    of_new = dict(zip(new, told[len(originals) :], strict=True))
+    new_pairs = {}
+    for row in rows:
+        new_pair, _ = reflected[row.number]
+        if new_pair is not None:
+            new_pairs[row.number] = new_pair
+    difficulties = ifd(scorer, [*originals, *new_pairs.values()])
+    of_originals, of_new = difficulties[: len(originals)], difficulties[len(originals) :]
+    new_difficulties = dict(zip(new_pairs, of_new, strict=True))
     return {
-        row.number: _chosen(pair, reflected[row.number], old, of_new.get(row.number))
-        for row, pair, old in zip(rows, originals, told[: len(originals)], strict=True)
+        row.number: _chosen(pair, reflected[row.number], original, new_difficulties.get(row.number))
+        for row, pair, original in zip(rows, originals, of_originals, strict=True)
     }
 
 
-def _chosen(pair: tuple[str, str], reflected: Reflected, old: Difficulty, told: Difficulty | None) -> Chosen:
-    """`told` is of the new pair, None where there is none."""
-    new, why = reflected
-    if new is not None and told is not None:
-        if _above(told.ifd, old.ifd):
-            return Chosen(new, reflected, told, old)
-        why = _why("IFD not higher", told.ifd, old.ifd)
-    return Chosen(pair, (None, why), old, old)
+def _chosen(pair: tuple[str, str], reflected: Reflected, original: Difficulty, new: Difficulty | None) -> Chosen:
+    """`original` and `new` are the difficulties of the two pairs; `new` is None if there is no new pair."""
+    new_pair, why = reflected
+    if new_pair is not None and new is not None:
+        if _above(new.ifd, original.ifd):
+            return Chosen(new_pair, reflected, new, original)
+        why = _why("IFD not higher", new.ifd, original.ifd)
+    return Chosen(pair, (None, why), original, original)
 
 
 def select(
@@ -68,36 +76,40 @@ def select(
 ) -> tuple[dict[int, Recycled], dict[int, Selected]]:
     """What became of each row that is in `improved`, and its figures, by row number.
 
-    The better response is kept where its r-IFD is lower than that of the response before: it says more of its
-    instruction. What remains is dropped unless IFD < 1 and r-IFD < 1; where a figure cannot be had, it is kept.
+    The better response is kept if its r-IFD is lower than that of the response before, which means that it says more of
+    its instruction. A pair is then dropped unless IFD < 1 and r-IFD < 1; it is kept if a figure cannot be computed.
     """
-    better = {number: (chosen[number].pair[0], said) for number, (said, _) in improved.items() if said is not None}
+    better = {
+        number: (chosen[number].pair[0], response) for number, (response, _) in improved.items() if response is not None
+    }
     of_better = dict(zip(better, ifd(scorer, list(better.values())), strict=True))
     made: dict[int, Recycled] = {}
     selected: dict[int, Selected] = {}
     for number, result in improved.items():
-        one = chosen[number]
-        before = told = one.told
+        choice = chosen[number]
+        before = difficulty = choice.difficulty
         if number in better:
             after = of_better[number]
             if _above(before.r_ifd, after.r_ifd):
-                told = after
+                difficulty = after
             else:
                 result = None, _why("r-IFD not lower", after.r_ifd, before.r_ifd)
-        made[number] = Recycled.of(one.pair, one.reflected, result)
-        selected[number] = Selected(told.ifd, told.r_ifd, one.original.ifd, one.original.r_ifd, _too_hard(told))
+        made[number] = Recycled.of(choice.pair, choice.reflected, result)
+        selected[number] = Selected(
+            difficulty.ifd, difficulty.r_ifd, choice.original.ifd, choice.original.r_ifd, _too_hard(difficulty)
+        )
     return made, selected
 
 
-def _too_hard(told: Difficulty) -> str:
-    """Why a pair teaches nothing, or nothing."""
-    if told.ifd is not None and told.ifd >= 1:
+def _too_hard(difficulty: Difficulty) -> str:
+    """Why the pair teaches nothing; empty if it teaches something."""
+    if difficulty.ifd is not None and difficulty.ifd >= 1:
         return "IFD not below 1"
-    return "r-IFD not below 1" if told.r_ifd is not None and told.r_ifd >= 1 else ""
+    return "r-IFD not below 1" if difficulty.r_ifd is not None and difficulty.r_ifd >= 1 else ""
 
 
-def _above(one: float | None, other: float | None) -> bool:
-    return one is not None and other is not None and one > other
+def _above(figure: float | None, other: float | None) -> bool:
+    return figure is not None and other is not None and figure > other
 
 
 def _why(what: str, new: float | None, old: float | None) -> str:

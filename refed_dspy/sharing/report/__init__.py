@@ -1,1 +1,1 @@
-"""The page that shows a run: what was made, why each row looks as it does, what it cost."""
+"""The page that shows a run: what was made, how each row came about, what it cost."""

@@ -1,7 +1,7 @@
-"""The page's charts, in Plotly's form, and the same numbers as tables for whoever reads instead of looking.
+"""The page's charts as Plotly figures, each with the same numbers as a table, for screen readers.
 
-Of texts only the beginning of a reference's instruction goes into a chart, through `plain`: Plotly takes some of its
-texts for markup.
+Of the run's texts only the beginning of a reference's instruction goes into a chart, through `plain`: Plotly parses
+some texts as markup.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from refed_dspy.sharing.report.funnel import FunnelStep
 Figure: TypeAlias = dict[str, Any]
 PALETTE = ("#4269d0", "#c47f00", "#e0523a", "#2a9d83", "#3ca951", "#d6578f", "#8a4fe0", "#5b8def", "#9c6b4e", "#7d8288")
 BLUE, RED, GREEN = PALETTE[0], PALETTE[2], PALETTE[4]
-_LINES = 50
-"""Of a table that goes minute by minute."""
+_MAX_LINES = 50
+"""Lines of a table by minute, about."""
 
 
 @dataclass(frozen=True)
@@ -34,17 +34,17 @@ class Chart:
 
 
 def plain(text: str) -> str:
-    """`text`, a name from settings, with nothing in it that Plotly would take for markup."""
+    """`text`, a name from settings, without anything that Plotly would parse as markup."""
     return text.replace("&", "＆").replace("<", "‹").replace(">", "›")
 
 
 def titled(x: str, y: str) -> Figure:
-    """A layout whose axes are called so."""
+    """A layout with these titles of its axes."""
     return {"xaxis": {"title": {"text": x}}, "yaxis": {"title": {"text": y}}}
 
 
 def flow(steps: Sequence[FunnelStep]) -> Chart:
-    """The steps of `funnel`."""
+    """A funnel chart of the steps of `funnel.funnel`."""
     trace = {
         "type": "funnel",
         "y": [plain(step.name) for step in steps],
@@ -68,20 +68,22 @@ def costs(usage: Mapping[str, Mapping[str, Any]]) -> Chart:
     unknown = f" The price of {unpriced:,} calls is not known; they are not in it." if unpriced else ""
     if any(use["cost"] for use in usage.values()):
         amounts = {stage: use["cost"] or 0 for stage, use in usage.items()}
-        traces, unit = [_across("dollars", amounts, BLUE)], "dollars"
+        traces, unit = [_horizontal_bars("dollars", amounts, BLUE)], "dollars"
         text = f"{dollars(sum(amounts.values()) * PICO)} in all.{unknown}"
     else:
         read = {stage: use["prompt_tokens"] for stage, use in usage.items()}
         written = {stage: use["completion_tokens"] for stage, use in usage.items()}
-        traces = [_across("tokens read", read, BLUE), _across("tokens written", written, PALETTE[1])]
+        traces = [_horizontal_bars("tokens read", read, BLUE), _horizontal_bars("tokens written", written, PALETTE[1])]
         text = f"{sum(read.values()):,} tokens read and {sum(written.values()):,} written."
         text += unknown or " No call cost anything."
         unit = "tokens"
     layout = {**titled(unit, ""), "barmode": "stack", "margin": {"l": 170}}
     layout["yaxis"] = {"autorange": "reversed"}
+    counts = ("calls", "prompt_tokens", "cached_tokens", "completion_tokens")
     rows = [
         [
-            *(stage, *(f"{use[name]:,}" for name in ("calls", "prompt_tokens", "cached_tokens", "completion_tokens"))),
+            stage,
+            *(f"{use[name]:,}" for name in counts),
             "unknown" if use["cost"] is None else dollars(use["cost"] * PICO),
         ]
         for stage, use in usage.items()
@@ -91,7 +93,7 @@ def costs(usage: Mapping[str, Mapping[str, Any]]) -> Chart:
 
 
 def progress(points: Mapping[int, Mapping[str, float]]) -> Chart | None:
-    """Rows kept and dollars, minute by minute (`tracking.runs.per_minute`); None where there is one minute only."""
+    """Rows kept and dollars, minute by minute (`tracking.run.per_minute`); None if the run took a single minute."""
     if len(points) < 2:
         return None
     minutes = list(points)
@@ -113,14 +115,14 @@ def progress(points: Mapping[int, Mapping[str, float]]) -> Chart | None:
 
 
 def _step(minutes: Sequence[int]) -> int:
-    return max(1, len(minutes) // _LINES)
+    return max(1, len(minutes) // _MAX_LINES)
 
 
 def _line(name: str, x: Sequence[float], y: Sequence[float], color: str) -> Figure:
     return {"type": "scatter", "mode": "lines", "name": name, "x": list(x), "y": list(y), "line": {"color": color}}
 
 
-def _across(name: str, amounts: Mapping[str, float], color: str) -> Figure:
+def _horizontal_bars(name: str, amounts: Mapping[str, float], color: str) -> Figure:
     stages = [plain(stage) for stage in amounts]
     return {
         "type": "bar", "orientation": "h", "name": name, "y": stages, "x": list(amounts.values()),

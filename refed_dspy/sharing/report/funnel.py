@@ -1,4 +1,4 @@
-"""From what the teacher proposed to what is in the data set: how many rows each step kept, and why others went."""
+"""From proposed instructions to the data set: how many rows each step kept, and why the others were lost."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from refed_dspy.ledger.ledger import Ledger
 OPEN = "not asked about, or on their way"
 _PLAIN = "response_generation"
 _ANSWERED = "SELECT count(*) FROM instructions WHERE CAST(id AS TEXT) IN (SELECT item FROM answers WHERE stage = ?)"
-# Units of the response itself (`response_generation`), or of what improves it. A judge's failure loses no row here.
+# Failures of the plain response (`response_generation`), or of its improvement. A judge's failure loses no row here.
 _FAILED = """
 SELECT kind, count(*) FROM failures
 WHERE (stage = 'response_generation') = ? AND stage NOT LIKE '%judge'
   AND item IN (SELECT CAST(id AS TEXT) FROM instructions)
 GROUP BY kind ORDER BY 2 DESC
 """
-# A filter of responses decides on rows that have one; so whoever decided on others looks at instructions alone.
+# A filter of responses decides only on rows that have one, so a filter that decided on others looks at instructions.
 _EARLY = """
 SELECT DISTINCT filter FROM decisions
 WHERE CAST(instruction AS TEXT) NOT IN (SELECT item FROM answers WHERE stage = ?)
@@ -27,7 +27,7 @@ WHERE CAST(instruction AS TEXT) NOT IN (SELECT item FROM answers WHERE stage = ?
 
 @dataclass(frozen=True)
 class FunnelStep:
-    """`count` rows came through; `lost`: why others did not, with how many."""
+    """`count` rows passed; `lost`: reason → how many were lost to it."""
 
     name: str
     count: int
@@ -35,38 +35,40 @@ class FunnelStep:
 
 
 def funnel(ledger: Ledger, status: Mapping[str, Any]) -> list[FunnelStep]:
-    """The run's steps in their order, each with what it lost of the one before. `status`: see `run_status`.
+    """The run's steps in order, each with its losses from the step before. `status`: see `run_status`.
 
-    Each step's losses and its count come to the count of the step before.
+    A step's count and its losses add up to the count of the step before.
     """
     made = status["instructions"]
     lost = {"duplicates": made["duplicates"], "beyond the number asked for": made["surplus"]}
     (new,) = ledger.db.execute("SELECT count(*) FROM instructions").fetchone()  # also what filters dropped at once
-    told = [FunnelStep("instructions written", new + sum(lost.values())), FunnelStep("new ones", new, _there(lost))]
+    written = FunnelStep("instructions written", new + sum(lost.values()))
+    steps = [written, FunnelStep("new ones", new, _nonzero(lost))]
     for step in [*_later(ledger, status), FunnelStep("in the data set", status["kept"])]:
-        left = told[-1].count - step.count - sum(step.lost.values())
-        told.append(FunnelStep(step.name, step.count, _there({**step.lost, OPEN: left})))
-    return told
+        left = steps[-1].count - step.count - sum(step.lost.values())
+        steps.append(FunnelStep(step.name, step.count, _nonzero({**step.lost, OPEN: left})))
+    return steps
 
 
 def _later(ledger: Ledger, status: Mapping[str, Any]) -> Iterator[FunnelStep]:
     final = str(ledger.meta("final_stage") or "response_improvement")
     early = set()
-    if status["filters"]:  # one that looks at instructions alone dropped some before a response was paid for
+    if status["filters"]:  # filters of instructions dropped some before a response was asked for
         early = {name for (name,) in ledger.db.execute(_EARLY, (final,))}
-    yield from (_kept_by(one) for one in status["filters"] if one["filter"] in early)
+    yield from (_kept_by(counts) for counts in status["filters"] if counts["filter"] in early)
     for name, stage in (("answered", _PLAIN), ("improved", final)):
         if name == "improved" and final == _PLAIN:
             continue
         (count,) = ledger.db.execute(_ANSWERED, (stage,)).fetchone()
         failed = {f"failed: {kind}": number for kind, number in ledger.db.execute(_FAILED, (stage == _PLAIN,))}
         yield FunnelStep(name, count, failed)
-    yield from (_kept_by(one) for one in status["filters"] if one["filter"] not in early)
+    yield from (_kept_by(counts) for counts in status["filters"] if counts["filter"] not in early)
 
 
-def _kept_by(one: Mapping[str, Any]) -> FunnelStep:
-    return FunnelStep(f"kept by {one['filter']}", one["kept"], one["reasons"])
+def _kept_by(counts: Mapping[str, Any]) -> FunnelStep:
+    """A filter's step, from its entry in the status."""
+    return FunnelStep(f"kept by {counts['filter']}", counts["kept"], counts["reasons"])
 
 
-def _there(counts: Mapping[str, int]) -> dict[str, int]:
+def _nonzero(counts: Mapping[str, int]) -> dict[str, int]:
     return {name: count for name, count in counts.items() if count > 0}

@@ -18,7 +18,7 @@ _EXAMPLES = "SELECT stage, kind, count(*), min(reason) FROM failures GROUP BY 1,
 
 @dataclass(frozen=True)
 class Fact:
-    """A figure with its name; `note` says what it is of."""
+    """A figure with its name; `note` qualifies it."""
 
     name: str
     value: str
@@ -36,7 +36,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Lead:
-    """The run in a sentence. `by`: who wrote the responses that are trained on."""
+    """The run in a sentence. `by`: the models that wrote the final responses."""
 
     samples: int
     references: int
@@ -61,69 +61,75 @@ def facts(ledger: Ledger, status: Mapping[str, Any], rows: Rows) -> list[Fact]:
     calls, answered = sum(use["calls"] for use in usage), sum(use["answered"] for use in usage)
     read, written = sum(use["prompt_tokens"] for use in usage), sum(use["completion_tokens"] for use in usage)
     cached = sum(use["cached_tokens"] for use in usage)
-    each = status["cost_per_sample"]
-    dropped = sum(one["dropped"] for one in status["filters"])
-    told = [
+    per_sample = status["cost_per_sample"]
+    dropped = sum(counts["dropped"] for counts in status["filters"])
+    figures = [
         Fact("Samples", f"{status['kept']:,}", f"of {status['size']:,} asked for"),
-        Fact("Cost", _money(status), f"{dollars(each * PICO)} a sample" if each else ""),
+        Fact("Cost", _money(status), f"{dollars(per_sample * PICO)} a sample" if per_sample else ""),
         Fact("Calls", f"{calls:,}", f"{answered:,} answered"),
         Fact("Tokens read", f"{read:,}", f"{cached:,} of them cached"),
         Fact("Tokens written", f"{written:,}"),
         Fact("Time at work", _duration(seconds_at_work(ledger))),
         Fact("References", f"{status['opened']:,}", f"opened of {status['references']:,}"),
-        Fact("Failures", f"{sum(one['count'] for one in status['failures']):,}", "each made up for where it could be"),
+        Fact(
+            "Failures",
+            f"{sum(failure['count'] for failure in status['failures']):,}",
+            "each made up for where it could be",
+        ),
     ]
     if status["filters"]:
-        told.append(Fact("Dropped", f"{dropped:,}", "by the run's filters"))
+        figures.append(Fact("Dropped", f"{dropped:,}", "by the run's filters"))
     compared = [diff for diff, kept in zip(rows.columns["diff"], rows.columns["kept"], strict=True) if kept and diff]
     if compared:
         same = sum(kind == [BOTH] for kind in (diff[::2] for diff in compared))
-        told.append(Fact("Left as it was", f"{same:,}", f"of {len(compared):,} responses, by the improvement"))
-    return told
+        figures.append(Fact("Left as it was", f"{same:,}", f"of {len(compared):,} responses, by the improvement"))
+    return figures
 
 
 def notes(status: Mapping[str, Any]) -> list[str]:
     """What a reader has to know first."""
-    told = []
+    texts = []
     if not status["complete"]:
-        told.append(f"The run has {status['kept']:,} of {status['size']:,} samples: it is under way, or ended short.")
+        texts.append(f"The run has {status['kept']:,} of {status['size']:,} samples: it is under way, or ended short.")
     if status["unpriced"]:
-        told.append(f"{status['unpriced']:,} calls have no known price and are in no sum of dollars.")
+        texts.append(f"{status['unpriced']:,} calls have no known price and are in no sum of dollars.")
     if reserved := sum(use["reserved"] for use in status["usage"].values()):
-        told.append(f"{dollars(reserved * PICO)} of the cost is set aside for calls that never told their tokens.")
+        texts.append(f"{dollars(reserved * PICO)} of the cost is set aside for calls that never reported their tokens.")
     if status["left_out"]:
         left = ", ".join(f"{count:,} {why}" for why, count in status["left_out"].items())
-        told.append(f"References left out: {left}.")
-    return told
+        texts.append(f"References left out: {left}.")
+    return texts
 
 
 def tables(ledger: Ledger, status: Mapping[str, Any]) -> list[Table]:
-    made = [_settings(ledger, status), _models(status)]
+    others = [_settings(ledger, status), _models(status)]
     rows = [[stage, kind, f"{count:,}", reason] for stage, kind, count, reason in ledger.db.execute(_EXAMPLES)]
     if rows:
         text = "Units that failed for good or for now, by stage and kind, each with one of the reasons."
-        made.insert(
-            0, Table("failures", "Failures by reason", text, ("stage", "kind", "how many", "for instance"), rows)
-        )
-    return made
+        columns = ("stage", "kind", "how many", "for instance")
+        return [Table("failures", "Failures by reason", text, columns, rows), *others]
+    return others
 
 
 def _models(status: Mapping[str, Any]) -> Table:
     rows = [
-        [*(use["model"], use["endpoint"]),
-         *(f"{use[name]:,}" for name in ("calls", "prompt_tokens", "completion_tokens")),
-         "unknown" if use["cost"] is None else dollars(use["cost"] * PICO)]
+        [
+            use["model"],
+            use["endpoint"],
+            *(f"{use[name]:,}" for name in ("calls", "prompt_tokens", "completion_tokens")),
+            "unknown" if use["cost"] is None else dollars(use["cost"] * PICO),
+        ]
         for use in status["models"]
-    ]  # fmt: skip
+    ]
     columns = ("model", "endpoint", "calls", "tokens read", "tokens written", "dollars")
     return Table("models", "Models", "Who was asked, and what it came to.", columns, rows)
 
 
 def _settings(ledger: Ledger, status: Mapping[str, Any]) -> Table:
-    """What the run is made of: enough to say which program wrote the rows."""
+    """The run's settings: enough to identify the program that wrote the rows."""
     identity = ledger.meta("identity") or {}
     source = ledger.meta("program_source") or {}
-    known = {
+    values = {
         "program": identity.get("kind"),
         "program's prompts": digest(identity["program"]) if identity else None,
         "saved program": ", ".join(f"{name} {value}" for name, value in source.items() if value is not None),
@@ -137,18 +143,19 @@ def _settings(ledger: Ledger, status: Mapping[str, Any]) -> Table:
         "prices of": status["price_source"],
         **{name.replace("_", " "): value for name, value in status["caps"].items()},
     }
-    rows = [[name, str(value)] for name, value in known.items() if value not in (None, "")]
-    return Table("settings", "What made it", "Prompts are told by the digest of their texts.", ("what", "value"), rows)
+    rows = [[name, str(value)] for name, value in values.items() if value not in (None, "")]
+    text = "Prompts are identified by the digest of their texts."
+    return Table("settings", "What made it", text, ("what", "value"), rows)
 
 
 def _teachers(ledger: Ledger, status: Mapping[str, Any]) -> dict[str, Any]:
-    """The one teacher, or who was asked at which stage."""
+    """The run's only teacher, or the members of the pools by stage."""
     by_stage = ledger.meta("pools")
     if by_stage is None:
         config = status["teacher"].get("config") or {}
         return {"teacher": status["teacher"].get("model"), "temperature": config.get("temperature")}
     return {
-        f"teacher of {stage or 'other stages'}": " + ".join(one["model"] for one in pool)
+        f"teacher of {stage or 'other stages'}": " + ".join(member["model"] for member in pool)
         for stage, pool in by_stage.items()
     }
 

@@ -1,4 +1,4 @@
-"""How long the texts are, and what the judges gave."""
+"""Histograms of the texts' lengths and of the filters' scores."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import numpy as np
 from refed_dspy.metrics.wording import Spread, spread
 from refed_dspy.sharing.report.charts import GREEN, PALETTE, RED, Chart, Figure, plain, titled
 from refed_dspy.sharing.report.rows import Rows
-from refed_dspy.text import NONE, number
+from refed_dspy.text import NO_VALUE, format_number
 
 _BINS = 40
 _TEXTS = {"instruction": "instruction", "plain response": "response", "improved response": "improved"}
 
 
 def lengths(rows: Rows) -> Chart | None:
-    """Words of the texts of kept rows, white space between them; None where no row was kept."""
+    """Words (separated by white space) in the texts of kept rows; None where no row was kept."""
     kept = [at for at, flag in enumerate(rows.columns["kept"]) if flag]
     words = {
         name: np.asarray([len(text.split()) for at in kept if (text := rows.columns[column][at]) is not None])
@@ -26,7 +26,7 @@ def lengths(rows: Rows) -> Chart | None:
     words = {name: counts for name, counts in words.items() if counts.size}
     if not words:
         return None
-    # The last bin holds all that is longer: one text without end would leave no room for the others.
+    # The last bin holds everything longer: otherwise one huge text would squeeze all others into the first bin.
     top = max(1.0, float(np.percentile(np.concatenate(list(words.values())), 99.5)))
     edges = np.linspace(0, top, _BINS + 1)
     traces = [
@@ -34,41 +34,42 @@ def lengths(rows: Rows) -> Chart | None:
         for place, (name, counts) in enumerate(words.items())
     ]
     layout = {**titled("words", "rows"), "barmode": "overlay", "bargap": 0}
-    told = [[name, *_told(spread(counts))] for name, counts in words.items()]
+    table = [[name, *_cells(spread(counts))] for name, counts in words.items()]
     medians = ", ".join(f"{np.median(counts):.0f} in the {name}" for name, counts in words.items())
     columns = ("text", "rows", "mean", "median", "5%", "95%", "longest")
-    return Chart("lengths", "Lengths", f"Median words: {medians}.", {"data": traces, "layout": layout}, columns, told)
+    return Chart("lengths", "Lengths", f"Median words: {medians}.", {"data": traces, "layout": layout}, columns, table)
 
 
 def scores(rows: Rows) -> list[Chart]:
-    """What each filter gave that tells rows apart by a score: kept and dropped rows side by side."""
-    given: dict[int, tuple[list[float | None], list[float | None]]] = {}
+    """A chart for each filter whose scores differ between rows: kept and dropped rows side by side."""
+    by_filter: dict[int, tuple[list[float | None], list[float | None]]] = {}
     for decisions in rows.columns["decisions"]:
         for label, kept, score, *_ in decisions:
-            given.setdefault(label, ([], []))[0 if kept else 1].append(score)
-    telling = [label for label, both in given.items() if len({*both[0], *both[1]} - {None}) > 1]
-    return [_scores(place, rows.names["filters"][label], *given[label]) for place, label in enumerate(telling)]
+            kept_scores, dropped_scores = by_filter.setdefault(label, ([], []))
+            (kept_scores if kept else dropped_scores).append(score)
+    varied = [label for label, (kept, dropped) in by_filter.items() if len({*kept, *dropped} - {None}) > 1]
+    return [_scores(place, rows.names["filters"][label], *by_filter[label]) for place, label in enumerate(varied)]
 
 
 def _scores(place: int, name: str, kept_all: Sequence[float | None], dropped_all: Sequence[float | None]) -> Chart:
-    kept, dropped = ([one for one in every if one is not None] for every in (kept_all, dropped_all))
+    kept, dropped = ([score for score in scores if score is not None] for scores in (kept_all, dropped_all))
     values = np.unique(np.asarray([*kept, *dropped]))
-    few = len(values) <= _BINS  # grades, say: a bar each
+    few = len(values) <= _BINS  # such as grades: a bar each
     edges = _between(values) if few else np.linspace(values[0], values[-1], _BINS + 1)
-    parts = (("kept", GREEN, kept), ("dropped", RED, dropped))
+    groups = (("kept", GREEN, kept), ("dropped", RED, dropped))
     traces = [
-        _bars(part, values if few else _centres(edges), np.histogram(own, edges)[0], color, 1)
-        for part, color, own in parts
-        if own
+        _bars(group, values if few else _centres(edges), np.histogram(scores, edges)[0], color, 1)
+        for group, color, scores in groups
+        if scores
     ]
     layout = {**titled("score", "rows"), "barmode": "stack"}
     without = len(kept_all) + len(dropped_all) - len(kept) - len(dropped)
     text = f"{len(kept_all):,} rows kept and {len(dropped_all):,} dropped by {name}, by the score it gave."
     text += f" {without:,} of them have none." if without else ""
-    told = [[part, *_told(spread(own))] for part, _, own in parts]
+    table = [[group, *_cells(spread(scores))] for group, _, scores in groups]
     columns = ("rows that were", "rows", "mean", "median", "5%", "95%", "highest")
     figure = {"data": traces, "layout": layout}
-    return Chart(f"scores-{place}", f"Scores of {name}", text, figure, columns, told)
+    return Chart(f"scores-{place}", f"Scores of {name}", text, figure, columns, table)
 
 
 def _centres(edges: Any) -> Any:
@@ -76,7 +77,7 @@ def _centres(edges: Any) -> Any:
 
 
 def _between(values: Any) -> Any:
-    """Edges of bins that hold one of the two or more values each."""
+    """Edges of bins that each hold a single one of two or more sorted values."""
     middle = _centres(values)
     return np.concatenate([[2 * values[0] - middle[0]], middle, [2 * values[-1] - middle[-1]]])
 
@@ -89,8 +90,11 @@ def _bars(name: str, x: Any, heights: Any, color: str, opacity: float) -> Figure
     }  # fmt: skip
 
 
-def _told(of: Spread | None) -> list[str]:
+def _cells(of: Spread | None) -> list[str]:
     if of is None:
-        return ["0", *[NONE] * 5]
+        return ["0", *[NO_VALUE] * 5]
     numbers = (of.mean, of.median, of.p5, of.p95, of.maximum)
-    return [f"{of.count:,}", *(number(one, 0 if abs(one) >= 100 or one == int(one) else 2) for one in numbers)]
+    return [
+        f"{of.count:,}",
+        *(format_number(value, 0 if abs(value) >= 100 or value == int(value) else 2) for value in numbers),
+    ]

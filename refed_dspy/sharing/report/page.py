@@ -1,4 +1,4 @@
-"""The page itself: one file that loads nothing, and runs no script but its own."""
+"""Render the page: a single file that loads nothing, and runs no script but its own."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _POLICY = (
     "default-src 'none'; script-src {scripts}; style-src 'unsafe-inline'; img-src data: blob:; base-uri 'none'; "
     "form-action 'none'"
 )
-"""A browser runs the two scripts with these hashes and no other, whatever stands in the page. Charts set styles."""
+"""A browser runs the two scripts with these hashes and no other, whatever the page contains. Charts set styles."""
 _LEVEL = 4
-"""Of compression: 6 takes three times as long for a tenth less."""
+"""Compression level: 6 takes three times as long and saves a tenth."""
 
 
 @dataclass(frozen=True)
 class Page:
-    """What is on it. `title`: the run's name; `notes`: what to know first; `stopped`: what ended the run early."""
+    """The page's contents. `title`: the run's name; `notes`: what to know first; `stopped`: why the run ended early."""
 
     title: str
     lead: Lead
@@ -43,8 +43,8 @@ class Page:
 def render(page: Page, version: str) -> bytes:
     """The page as a file's content, in UTF-8.
 
-    Whatever came from a model or a reference is in it as data alone: rows as compressed JSON that scripts set as text,
-    all else escaped.
+    What came from a model or a reference is in it as data only: rows as compressed JSON, which scripts insert as text,
+    everything else escaped.
     """
     import jinja2
     from markupsafe import Markup
@@ -52,12 +52,12 @@ def render(page: Page, version: str) -> bytes:
 
     folder = files("refed_dspy.sharing.report").joinpath("assets")
     names = (*_SCRIPTS, "report.css", "report.html.j2")
-    part = {name: folder.joinpath(name).read_text(encoding="utf-8") for name in names}
-    script, plotly = "\n".join(part[name] for name in _SCRIPTS), get_plotlyjs()
+    assets = {name: folder.joinpath(name).read_text(encoding="utf-8") for name in names}
+    script, plotly = "\n".join(assets[name] for name in _SCRIPTS), get_plotlyjs()
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    text = environment.from_string(part["report.html.j2"]).render(
+    text = environment.from_string(assets["report.html.j2"]).render(
         csp=_POLICY.format(scripts=" ".join(map(_hash, (plotly, script)))),
-        css=Markup(part["report.css"]),  # noqa: S704 — the package's own files
+        css=Markup(assets["report.css"]),  # noqa: S704 — the package's own files
         plotly=Markup(plotly),  # noqa: S704
         script=Markup(script),  # noqa: S704
         rows=Markup(packed(page.rows)),  # noqa: S704 — base64
@@ -66,8 +66,11 @@ def render(page: Page, version: str) -> bytes:
         version=version,
         count=len(page.rows),
         lead=str(page.lead),
-        notes=[*([f"The run stopped: {page.stopped}"] if page.stopped else []), *page.notes],
-        **{name: getattr(page, name) for name in ("title", "facts", "charts", "tables")},
+        notes=[f"The run stopped: {page.stopped}", *page.notes] if page.stopped else page.notes,
+        title=page.title,
+        facts=page.facts,
+        charts=page.charts,
+        tables=page.tables,
     )
     return text.encode("utf-8", "replace")
 

@@ -1,4 +1,4 @@
-"""The door: a run's folder in, one page out."""
+"""Make the report: read a run's folder, write its page."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from refed_dspy.errors import ConfigError, ExportError, RunDirError, one_line
 from refed_dspy.files import whole_file
-from refed_dspy.ledger.identity import named
+from refed_dspy.ledger.identity import named_work
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.provenance import usage_by_model
 from refed_dspy.ledger.summary import run_status
@@ -35,8 +35,9 @@ def report(
 ) -> Path:
     """Write the page that shows the run in `run_dir`, finished or not, and return its path.
 
-    `out`: the file; unset, `report.html` in the run's folder, which is written over: it is made of nothing but the
-    run. Where MLflow knows the run, it gets the page, too, unless `track` is False. `say` is told what takes long.
+    `out`: the file; unset, `report.html` in the run's folder, which is overwritten: it can always be made again from
+    the run. If the run is logged in MLflow, the page is logged there too, unless `track` is False. `say` is called
+    with a line about each slow step.
 
     Raises:
         RunDirError: no run there, or nothing in it yet.
@@ -48,7 +49,7 @@ def report(
         raise ExportError(f"{path}: exists; name another file, or overwrite it with --force")
     if path.resolve().parent == folder.resolve() and path.name != NAME and path.exists():
         raise ExportError(f"{path}: is part of the run; name another file")
-    if out is not None and not path.parent.is_dir():  # told before seconds of work
+    if out is not None and not path.parent.is_dir():  # checked before seconds of work
         raise ExportError(f"{path}: cannot be written: no folder {path.parent}; make it first")
     content = render(read_page(folder, say), version("refed-dspy"))
     try:
@@ -62,23 +63,23 @@ def report(
 
 
 def read_page(folder: Path, say: Callable[[str], None]) -> Page:
-    """What the page of the run in `folder` shows. Raises RunDirError: no run there, or nothing in it yet."""
+    """The contents of the page of the run in `folder`. Raises RunDirError: no run there, or nothing in it yet."""
     with Ledger.read(folder) as ledger:
         if (holds := ledger.holds()) not in {"", "run"}:
-            raise RunDirError(f"{folder}: holds {named(holds)}, not a run; a report shows a run")
+            raise RunDirError(f"{folder}: holds {named_work(holds)}, not a run; a report shows a run")
         if not ledger.has_answers():
             raise RunDirError(f"{folder}: nothing was answered here yet, so there is nothing to show; run or resume it")
-        ledger.db.execute("BEGIN")  # one moment of a run that may go on meanwhile
+        ledger.db.execute("BEGIN")  # a snapshot: the run may go on meanwhile
         status, rows = {**run_status(ledger), "models": usage_by_model(ledger)}, read_rows(ledger)
         steps, points = funnel(ledger, status), per_minute(ledger)
         facts, tables = glance.facts(ledger, status, rows), glance.tables(ledger, status)
         seed = int(status["seed"] or 0)
     say(f"drawing a map of {len(rows):,} instructions")
-    found = draw_map(rows.columns["instruction"], seed, _embedder(say))
+    map_ = draw_map(rows.columns["instruction"], seed, _embedder(say))
     made = [
         charts.flow(steps),
         histograms.lengths(rows),
-        instruction_map(rows, found),
+        instruction_map(rows, map_),
         *histograms.scores(rows),
         charts.costs(status["usage"]),
         charts.progress(points),
@@ -89,7 +90,7 @@ def read_page(folder: Path, say: Callable[[str], None]) -> Page:
 
 
 def _embedder(say: Callable[[str], None]) -> Embedder | None:
-    """The one on this machine, if it was fetched."""
+    """The embedder, if its weights were fetched to this machine."""
     try:
         return Embedder.open()
     except ConfigError as error:

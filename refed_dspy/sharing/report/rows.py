@@ -1,4 +1,4 @@
-"""A run's rows for its page: each kept or dropped row with all that led to it, read off the ledger in columns."""
+"""A run's rows for its page: each kept or dropped row with all that led to it, read from the ledger into columns."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from refed_dspy.sharing.report.differences import difference
 Columns: TypeAlias = dict[str, list[Any]]
 
 COLUMNS = (
-    *("number", "kept", "reference", "feature", "round", "instruction", "response", "improved", "diff"),
-    *("feedback", "analysis", "strategy", "writers", "program", "calls", "cost", "prompt_tokens"),
-    *("completion_tokens", "score", "decisions", "verdicts"),
-)
+    "number", "kept", "reference", "feature", "round", "instruction", "response", "improved", "diff", "feedback",
+    "analysis", "strategy", "writers", "program", "calls", "cost", "prompt_tokens", "completion_tokens", "score",
+    "decisions", "verdicts",
+)  # fmt: skip
 
-# Kept rows as they were made, then what filters dropped. An instruction that is still open, or failed, is no row.
+# Kept rows in the order they were made, then those that filters dropped. An open or failed instruction is no row.
 _ROWS = """
-SELECT i.id, s.seq, i.reference, i.feature, i.round, i.text, first.output, better.output, said.output,
+SELECT i.id, s.seq, i.reference, i.feature, i.round, i.text, first.output, better.output, criticism.output,
        asked.key, asked.item, asked.endpoint, first.key, first.item, first.endpoint,
        better.key, better.item, better.endpoint, better.prompt
 FROM instructions i
@@ -31,7 +31,7 @@ JOIN refs r ON r.position = i.reference
 LEFT JOIN samples s ON s.instruction = i.id
 LEFT JOIN answers first ON first.item = CAST(i.id AS TEXT) AND first.stage = 'response_generation'
 LEFT JOIN answers better ON better.item = CAST(i.id AS TEXT) AND better.stage = :final
-LEFT JOIN answers said ON said.item = CAST(i.id AS TEXT) AND said.stage = 'sample_feedback'
+LEFT JOIN answers criticism ON criticism.item = CAST(i.id AS TEXT) AND criticism.stage = 'sample_feedback'
 LEFT JOIN answers asked ON asked.item = r.id || '/' || i.feature AND asked.stage = 'instruction_synthesis'
   AND asked.repetition = i.round
 WHERE s.seq IS NOT NULL OR i.id IN (SELECT instruction FROM decisions WHERE NOT kept)
@@ -42,7 +42,7 @@ SELECT item, stage, count(*), total(prompt_tokens), total(cached_tokens), total(
        sum(cost IS NULL)
 FROM calls WHERE outcome != 'sent' GROUP BY item, stage ORDER BY min(id)
 """
-# A score of a filter of one's own may be infinite, which JSON has no word for.
+# The score of a custom filter may be infinite, which JSON cannot express.
 _SCORE = "CASE WHEN abs(score) < 1e300 THEN score END"
 _DECISIONS = f"SELECT instruction, filter, kept, {_SCORE}, reason, detail FROM decisions ORDER BY instruction, position"
 _VERDICTS = "SELECT item, stage, output FROM answers WHERE stage IN ('pairwise_judge', 'rubric_judge') ORDER BY rowid"
@@ -50,7 +50,7 @@ _FEEDBACK = "SELECT item, output FROM answers WHERE stage = ? ORDER BY rowid"
 
 
 class Names(dict[Any, int]):
-    """Values by number, in the order in which they were first seen."""
+    """Values numbered in the order in which they were first seen."""
 
     def number(self, value: Any) -> int:
         return self.setdefault(value, len(self))
@@ -58,8 +58,8 @@ class Names(dict[Any, int]):
 
 @dataclass
 class Rows:
-    """`columns` are those of COLUMNS, of equal lengths; numbers in them point into the lists of `names`. Whose `score`
-    it is stands in `names` under `scoring`: a filter's name, or None."""
+    """`columns` are those of COLUMNS, of equal lengths; numbers in them index the lists in `names`. The column
+    `score` is of the filter named in `names["scoring"]`, which may be None."""
 
     names: dict[str, Any]
     columns: Columns
@@ -83,7 +83,7 @@ def read_rows(ledger: Ledger) -> Rows:
     reading = _RowReader(ledger)
     for feature in ledger.meta("features") or ():
         reading.features.number(feature)
-    # By the item of a row's own questions, which is its instruction's number as text.
+    # By item: of the questions about a single row it is the number of its instruction, as text.
     calls = _grouped(ledger, _CALLS)
     verdicts = _grouped(ledger, _VERDICTS)
     decisions = _grouped(ledger, _DECISIONS)
@@ -96,7 +96,7 @@ def read_rows(ledger: Ledger) -> Rows:
         row = {
             **_texts(reading, record, writer.model),
             **_costs(reading, calls.get(str(number), [])),
-            **_said(reading, decisions.get(number, []), scoring),
+            **_decided(reading, decisions.get(number, []), scoring),
             "verdicts": [
                 [reading.stages.number(stage), *_verdict(output)] for stage, output in verdicts.get(str(number), [])
             ],
@@ -142,47 +142,47 @@ def _writer(reading: _RowReader, model: Callable[..., str | None], *answer: Any)
 
 
 def _costs(reading: _RowReader, calls: Sequence[Sequence[Any]]) -> dict[str, Any]:
-    """What was asked for one row alone; feedback and instructions are shared with others, and told by stage."""
-    told = [
+    """The calls for this row alone; those for feedback and instructions serve other rows too: see the cost by stage."""
+    table = [
         [reading.stages.number(stage), *map(int, numbers), None if unpriced else cost / PICO]
         for stage, *numbers, cost, unpriced in calls
     ]
-    known = all(one[-1] is not None for one in told)
+    priced = all(line[-1] is not None for line in table)
     return {
-        "calls": told,
-        "cost": sum(one[-1] for one in told) if known else None,
-        "prompt_tokens": sum(one[2] for one in told),
-        "completion_tokens": sum(one[4] for one in told),
+        "calls": table,
+        "cost": sum(line[-1] for line in table) if priced else None,
+        "prompt_tokens": sum(line[2] for line in table),
+        "completion_tokens": sum(line[4] for line in table),
     }
 
 
-def _said(reading: _RowReader, decisions: Sequence[Sequence[Any]], scoring: str | None) -> dict[str, Any]:
-    """What the filters said; the row's score is the one that the filter called `scoring` gave."""
+def _decided(reading: _RowReader, decisions: Sequence[Sequence[Any]], scoring: str | None) -> dict[str, Any]:
+    """The filters' decisions; the row's score is the one that the filter called `scoring` gave."""
     scores = [score for label, _, score, *_ in decisions if label == scoring]
-    told = [[reading.filters.number(label), *rest] for label, *rest in decisions]
-    return {"decisions": told, "score": scores[-1] if scores else None}
+    numbered = [[reading.filters.number(label), *rest] for label, *rest in decisions]
+    return {"decisions": numbered, "score": scores[-1] if scores else None}
 
 
 def _scoring(ledger: Ledger) -> str | None:
-    """The last of the run's filters that gives scores: all rows have theirs from it, so that they compare."""
+    """The last of the run's filters that gives scores. All rows take theirs from it, so that they can be compared."""
     query = f"SELECT filter FROM decisions WHERE {_SCORE} IS NOT NULL ORDER BY position DESC LIMIT 1"
-    found = ledger.db.execute(query).fetchone()
-    return None if found is None else str(found[0])
+    record = ledger.db.execute(query).fetchone()
+    return None if record is None else str(record[0])
 
 
 def _verdict(output: str) -> tuple[str, str]:
-    """(the judge's reason, what it said besides)."""
-    said = json.loads(output)
-    reason = str(said.pop("reason", ""))
-    return reason, ", ".join(f"{name}: {value}" for name, value in said.items())
+    """(the judge's reason, its other fields as text)."""
+    answer = json.loads(output)
+    reason = str(answer.pop("reason", ""))
+    return reason, ", ".join(f"{name}: {value}" for name, value in answer.items())
 
 
 def _grouped(ledger: Ledger, query: str) -> dict[Any, list[tuple[Any, ...]]]:
     """The first column's value → the other columns, row by row."""
-    found: defaultdict[Any, list[tuple[Any, ...]]] = defaultdict(list)
+    groups: defaultdict[Any, list[tuple[Any, ...]]] = defaultdict(list)
     for first, *rest in ledger.db.execute(query):
-        found[first].append(tuple(rest))
-    return found
+        groups[first].append(tuple(rest))
+    return groups
 
 
 def _names(reading: _RowReader) -> dict[str, Any]:
@@ -197,15 +197,15 @@ def _names(reading: _RowReader) -> dict[str, Any]:
 
 
 def _references(ledger: Ledger) -> Iterator[dict[str, Any]]:
-    """What each reference is, and what was learned of it; empty where nothing was asked yet."""
+    """Each reference with its features and feedback, which are empty where nothing was asked yet."""
     features = {item: json.loads(output) for item, output in ledger.db.execute(_FEEDBACK, ("instruction_feedback",))}
     responses = {item: json.loads(output) for item, output in ledger.db.execute(_FEEDBACK, ("response_feedback",))}
-    for one in ledger.references():
+    for reference in ledger.references():
         yield {
-            "id": one.id,
-            "source": one.source,
-            "instruction": one.instruction,
-            "response": one.response,
-            "features": features.get(one.id, {}),
-            "feedback": responses.get(one.id, {}).get("response_feedback", ""),
+            "id": reference.id,
+            "source": reference.source,
+            "instruction": reference.instruction,
+            "response": reference.response,
+            "features": features.get(reference.id, {}),
+            "feedback": responses.get(reference.id, {}).get("response_feedback", ""),
         }

@@ -1,8 +1,8 @@
-"""Many waiting requests become few batches: what a batch engine has in place of connections.
+"""Collects many waiting requests into few batches: what a batch engine has in place of connections.
 
-It looks like one of lm15's transports. A request that is sent through it joins the others that wait; once nothing
-more comes, or the service's limits are reached, all of them go as one batch, and each gets its own answer back. So all
-that is known about answers and errors (engine.py, receipts.py) holds here too.
+It has the interface of lm15's transports. A request that is sent through it joins the others that wait. Once no more
+come, or the service's limits are reached, all of them go as one batch, and each gets its own answer back. So answers
+and errors are handled as those of single calls are (engine.py, outcomes.py).
 """
 
 from __future__ import annotations
@@ -19,45 +19,45 @@ from refed_dspy.teachers.batch.tracker import BatchTracker
 from refed_dspy.teachers.route import MOST_TOKENS
 
 FREE = {*range(300, 600)} - {408}
-"""Statuses of errors that are not billed, as receipts.py has it."""
+"""Statuses of errors that are not billed, as in outcomes.py."""
 LONGEST_WAIT = 60.0
-"""Times `quiet` that a batch waits at most for calls that are in flight elsewhere."""
+"""A batch waits at most so many times `quiet` for calls that are in flight elsewhere."""
 
 
 class BatchCollector:
-    """Collects the requests of one event loop for one courier."""
+    """Collects the requests of one event loop for one batch tracker."""
 
     def __init__(
         self, config: BatchConfig, tracker: BatchTracker, service: BatchService, batch_log: AnyBatchLog, *, mixed: bool
     ) -> None:
-        """`courier` may be that of other engines too; `service` sends what is collected here. `mixed`: a few left
-        over are to be asked by themselves (Straggler)."""
+        """`tracker` may be shared with other engines; `service` sends what is collected here. `mixed`: a few requests
+        left over are to be asked outside a batch (Straggler)."""
         self.config, self.tracker, self.service, self.log, self.mixed = config, tracker, service, batch_log, mixed
         tracker.join(service)
         self._queue: list[PendingRequest] = []
         self._bytes = self._last_number = 0
         self._first = self._last = 0.0
-        self._alarm: asyncio.TimerHandle | None = None
+        self._timer: asyncio.TimerHandle | None = None
         self._was_busy = False
-        """Whether calls were in flight elsewhere at the last look: what comes of them may be on its way here."""
+        """Whether calls were in flight elsewhere at the last look: their next requests may be on the way here."""
 
     def next_number(self) -> int:
-        """A number for a call that is in no books."""
+        """A number for a call that no ledger numbers."""
         self._last_number += 1
         return self._last_number
 
     def unused(self) -> dict[int, tuple[int, int]]:
-        """Tokens (read, written) of the answers that arrived and nobody asked for; without those that do not say. An
-        error has none."""
-        said = {number: _read(text) for number, text in self.log.unclaimed(*self.tracker.names).items()}
-        return {number: tokens for number, one in said.items() if (tokens := _tokens(one)) is not None}
+        """Call number → tokens (read, written) of the answers that arrived and nobody asked for. Answers without usage
+        are left out; an error used none."""
+        answers = {number: _parsed(text) for number, text in self.log.unclaimed(*self.tracker.names).items()}
+        return {number: tokens for number, answer in answers.items() if (tokens := _tokens(answer)) is not None}
 
     # --- as a transport
 
-    def stream(self, request: Any) -> _Sent:
+    def stream(self, request: Any) -> _Exchange:
         pending = current_request.get()
-        assert pending is not None, "a batch engine sends nothing without a place"
-        return _Sent(self, pending, request)
+        assert pending is not None, "a batch engine sends nothing without a pending request"
+        return _Exchange(self, pending, request)
 
     async def ask(self, pending: PendingRequest, body: bytes) -> Mapping[str, Any]:
         """The answer: `status` and `body`. Raises Straggler, Unanswered, and what the service raises."""
@@ -65,16 +65,16 @@ class BatchCollector:
         try:
             if not pending.held:
                 self._join(pending, body)
-            return _read(await pending.answer)
+            return _parsed(await pending.answer)
         finally:
             self.log.park(-1)
 
     # --- collecting
 
     def _join(self, pending: PendingRequest, body: bytes) -> None:
-        whole = json.loads(body)
-        whole.setdefault("model", self.service.model)  # Azure's dated API has it in the address
-        line = {"custom_id": f"call-{pending.number}", "method": "POST", "url": self.service.path, "body": whole}
+        request = json.loads(body)
+        request.setdefault("model", self.service.model)  # Azure's dated API has it in the address
+        line = {"custom_id": f"call-{pending.number}", "method": "POST", "url": self.service.path, "body": request}
         pending.service = self.service
         pending.line = json.dumps(line, ensure_ascii=False).encode() + b"\n"
         if self._bytes + len(pending.line) > self.config.megabytes * 1e6:
@@ -86,19 +86,19 @@ class BatchCollector:
         self._first = self._first or self._last
         if len(self._queue) >= min(self.config.requests, self.tracker.most):
             self._flush()
-        elif self._alarm is None:
-            self._alarm = loop.call_later(self.config.quiet, self._look)
+        elif self._timer is None:
+            self._timer = loop.call_later(self.config.quiet, self._look)
 
     def _look(self) -> None:
-        """Send what has come together, if nothing else seems to come."""
-        self._alarm = None
+        """Send what was collected, if no more requests seem to come."""
+        self._timer = None
         if not self._queue:
             return
         loop, quiet = asyncio.get_running_loop(), self.config.quiet
-        left = self._last + quiet - loop.time()
-        busy, late = self.log.elsewhere > 0, loop.time() - self._first >= LONGEST_WAIT * quiet
-        if left > 0 or ((busy or self._was_busy) and not late):
-            self._alarm = loop.call_later(left if left > 0 else quiet, self._look)
+        still_quiet = self._last + quiet - loop.time()
+        busy, late = self.log.in_flight_elsewhere > 0, loop.time() - self._first >= LONGEST_WAIT * quiet
+        if still_quiet > 0 or ((busy or self._was_busy) and not late):
+            self._timer = loop.call_later(still_quiet if still_quiet > 0 else quiet, self._look)
             self._was_busy = busy
             return
         self._flush(last=True)
@@ -114,30 +114,30 @@ class BatchCollector:
             for pending in pending_requests:
                 pending.answer.set_exception(Straggler())
             return
-        self.tracker.take(pending_requests)
+        self.tracker.submit(pending_requests)
 
     async def aclose(self) -> bool:
-        """Let go. Batches under way go on at the service, and the log has them. Returns whether nobody else follows
-        them here."""
-        if self._alarm is not None:
-            self._alarm.cancel()
+        """Stop collecting. Batches under way go on at the service, and the log has them. Returns whether nobody else
+        follows them here."""
+        if self._timer is not None:
+            self._timer.cancel()
         return await self.tracker.leave()
 
 
-class _Sent:
-    """One request and its answer, as lm15 wants them from a transport."""
+class _Exchange:
+    """One request and its answer, with the interface that lm15 expects of a transport's response."""
 
     reason, http_version = "", "HTTP/1.1"
 
-    def __init__(self, batcher: BatchCollector, pending: PendingRequest, request: Any) -> None:
-        self._batcher, self._seat, self._request = batcher, pending, request
+    def __init__(self, collector: BatchCollector, pending: PendingRequest, request: Any) -> None:
+        self._collector, self._pending, self._request = collector, pending, request
         self.status = 0
         self.headers: list[tuple[str, str]] = []
         self._body = b""
 
     async def __aenter__(self) -> Self:
-        said = await self._batcher.ask(self._seat, self._request.body)
-        self.status, self._body = int(said["status"]), json.dumps(said["body"]).encode()
+        answer = await self._collector.ask(self._pending, self._request.body)
+        self.status, self._body = int(answer["status"]), json.dumps(answer["body"]).encode()
         return self
 
     async def read(self) -> bytes:
@@ -147,13 +147,13 @@ class _Sent:
         pass
 
 
-def _read(text: str) -> Mapping[str, Any]:
+def _parsed(text: str) -> Mapping[str, Any]:
     answer: Mapping[str, Any] = json.loads(text)
     return answer
 
 
 def _tokens(answer: Mapping[str, Any]) -> tuple[int, int] | None:
-    """What an answer's usage says was read and written."""
+    """Tokens (read, written) by an answer's usage; None where it has none that is valid."""
     body = answer["body"]
     if answer["status"] in FREE and "content_filter" not in json.dumps(body):
         return 0, 0

@@ -1,7 +1,7 @@
-"""A teacher behind a provider's batches: the engine that a run asks where its teacher's mode is `batch` or `mixed`.
+"""A teacher behind a provider's batches: the engine of a teacher whose mode is `batch` or `mixed`.
 
-Programs do not notice. Each call waits for its answer like any other, in a batch with all that wait at the time; its
-row in the books says `sent` until then, so a start after a kill finds it, and waits where the last one waited.
+Programs do not notice. Each call waits for its answer like any other, in a batch with all that wait at the time. Its
+row in the ledger says `sent` until then, so a start after a kill finds it and waits for the same batch.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dspy.lm15 import LM15Error, ProviderError, Request, Response
 from dspy.utils.exceptions import LMError
 from tenacity import AsyncRetrying, RetryCallState
 
-from refed_dspy.config.loading import TeacherConfig
+from refed_dspy.config.teacher import TeacherConfig
 from refed_dspy.errors import RefedError, one_line
 from refed_dspy.ledger.attempt import Attempt
 from refed_dspy.ledger.recorder import Recorder, current_recorder
@@ -40,36 +40,35 @@ from refed_dspy.teachers.outcomes import SentAttempt, reserved
 from refed_dspy.teachers.prices import Price
 from refed_dspy.teachers.route import Route
 
-BY_THEMSELVES = 32
-"""Stragglers of a mixed mode that are asked at once."""
+STRAGGLERS_AT_ONCE = 32
+"""At most so many stragglers of mode `mixed` are asked at once."""
 
 
 @dataclass
-class _Story:
-    """What became of one question so far."""
+class _Cancellations:
+    """How often a person cancelled a batch with one request at the service."""
 
-    cancelled: int = 0
-    """Batches with it that a person called off at the service."""
+    count: int = 0
 
 
 @dataclass
 class _PerLoop:
-    """What one event loop and one log have of their own: the batcher, and lm15's client over it."""
+    """What one event loop and one log have of their own: the collector, and lm15's client over it."""
 
-    batcher: BatchCollector
+    collector: BatchCollector
     lm: Any
     in_flight: int = 0
-    """Calls that are being made."""
+    """Calls that wait for an answer now."""
 
 
 class BatchEngine(TeacherEngine):
-    """The asynchronous door to a model in batches, at the price of batches. `beside` is of no use to it."""
+    """The asynchronous engine for a model in batches, at the batch price. It does not use `shares_limits_with`."""
 
     def __init__(self, config: TeacherConfig, route: Route, price: Price | None, plain: Price | None) -> None:
-        """`price`: in a batch; `plain`: of a call by itself, as a mixed mode makes some."""
+        """`price`: in a batch; `plain`: outside a batch, as mode `mixed` makes some calls."""
         super().__init__(config, route, price)
-        self._halls: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[int, _PerLoop]] = WeakKeyDictionary()
-        at_once = min(BY_THEMSELVES, config.concurrency or BY_THEMSELVES)
+        self._logs_of_loop: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[int, _PerLoop]] = WeakKeyDictionary()
+        at_once = min(STRAGGLERS_AT_ONCE, config.concurrency or STRAGGLERS_AT_ONCE)
         alone = config.model_copy(update={"concurrency": at_once, "mode": "interactive"})
         self.alone = TeacherEngine(alone, route, plain) if config.mode == "mixed" else None
 
@@ -77,48 +76,51 @@ class BatchEngine(TeacherEngine):
         """The whole answer, when its batch has ended.
 
         Raises LM15Error after the last attempt, AnswerCut, AnswerRefused, NoBatches, BatchRejected, WorkEnds, and
-        whatever the books raise.
+        whatever the recorder raises.
         """
         try:
-            return await self._patiently(request)
+            return await self._in_batch(request)
         except Straggler:
             assert self.alone is not None
             return await self.alone.complete(request)
 
-    async def _patiently(self, request: Request) -> Response:
-        """The answer of whichever batch has it. Raises Straggler where a batch is not worth it."""
+    async def _in_batch(self, request: Request) -> Response:
+        """The answer from a batch, retried as `retrying` says. Raises Straggler where a batch is not worth it."""
         recorder = current_recorder()
         outgoing, prompt_bound = self.outgoing(request, recorder.seed)
-        ask = partial(self._seated, outgoing, prompt_bound, recorder, _Story())
+        ask = partial(self._attempt_in_batch, outgoing, prompt_bound, recorder, _Cancellations())
         try:
             return await ask()
         except (LM15Error, NotReached) as error:
             first = error
         return await AsyncRetrying(**self.retrying(recorder))(after_first(first, ask))
 
-    async def _seated(self, request: Request, prompt_bound: int, recorder: Recorder, story: _Story) -> Response:
-        """One attempt: the place in a batch that an earlier start took, or a new one."""
+    async def _attempt_in_batch(
+        self, request: Request, prompt_bound: int, recorder: Recorder, cancellations: _Cancellations
+    ) -> Response:
+        """One attempt, with what this loop has for the recorder's batch log."""
         per_loop = self._per_loop(recorder)
         per_loop.in_flight += 1
         try:
-            return await self._in(per_loop, request, prompt_bound, recorder, story)
+            return await self._attempt_with(per_loop, request, prompt_bound, recorder, cancellations)
         finally:
             per_loop.in_flight -= 1
             if recorder.batches is None and not per_loop.in_flight:  # nobody else will close it
                 await self.aclose()
 
-    async def _in(
-        self, per_loop: _PerLoop, request: Request, prompt_bound: int, recorder: Recorder, story: _Story
+    async def _attempt_with(
+        self, per_loop: _PerLoop, request: Request, prompt_bound: int, recorder: Recorder, cancellations: _Cancellations
     ) -> Response:
+        """One attempt: the pending request of an earlier start, or a new one."""
         worst = self.worst(prompt_bound)
         number = recorder.adopt(self.endpoint, self.model)
         if number is not None:
             pending = PendingRequest(number, held=True)
-            per_loop.batcher.tracker.expect(pending)
+            per_loop.collector.tracker.expect(pending)
         else:
-            attempt = Attempt(self.model, self.endpoint, worst, batched=True)
-            pending = PendingRequest(await reserved(recorder, attempt) or per_loop.batcher.next_number())
-        receipt = self.receipt(worst, pending.number)
+            reservation = Attempt(self.model, self.endpoint, worst, batched=True)
+            pending = PendingRequest(await reserved(recorder, reservation) or per_loop.collector.next_number())
+        attempt = self.sent_attempt(worst, pending.number)
         try:
             response = await self._answered(per_loop, request, pending)
         except Straggler:
@@ -126,13 +128,14 @@ class BatchEngine(TeacherEngine):
             raise
         except BaseException as error:
             self.answered = self.answered or pending.came
-            telling = self._unanswered(error, pending, receipt, recorder)
-            if (telling := self._once_more(telling, story)) is not error:
-                raise telling from (None if isinstance(error, LMError | LM15Error) else error)
+            raised = self._unanswered(error, pending, attempt, recorder)
+            if (raised := self._check_cancelled(raised, cancellations)) is not error:
+                raise raised from (None if isinstance(error, LMError | LM15Error) else error)
             raise
-        return self.finished(response, receipt, recorder)
+        return self.finished(response, attempt, recorder)
 
     async def _answered(self, per_loop: _PerLoop, request: Request, pending: PendingRequest) -> Response:
+        """The answer to `pending` through lm15's client, as `current_request` for the transport."""
         token = current_request.set(pending)
         try:
             answer: Response = await per_loop.lm.complete(request)
@@ -147,66 +150,67 @@ class BatchEngine(TeacherEngine):
         return answer
 
     def _unanswered(
-        self, error: BaseException, pending: PendingRequest, receipt: SentAttempt, recorder: Recorder
+        self, error: BaseException, pending: PendingRequest, attempt: SentAttempt, recorder: Recorder
     ) -> BaseException:
         """Settle a call without an answer, unless one may still come. Returns the error to raise."""
-        called_off = not isinstance(error, Exception)  # then an answer that is here is read by whoever asks next
-        if pending.billed or (pending.came and not called_off):
-            return self.failed(error, receipt, recorder)
+        cancelled = not isinstance(error, Exception)  # then an answer that is here is read by the next call
+        if pending.billed or (pending.came and not cancelled):
+            return self.failed(error, attempt, recorder)
         if not pending.sent:
             recorder.not_sent(pending.number)
             return error
         recorder.let_go(pending.number)
-        if called_off or isinstance(error, WorkEnds | RefedError):
+        if cancelled or isinstance(error, WorkEnds | RefedError):
             return error
-        return BatchOutOfReach(  # it runs, and is billed: no other teacher may be asked in its place
+        return BatchOutOfReach(  # it runs and is billed: no other teacher may be asked instead
             f"a batch under way at {self.endpoint} cannot be asked about ({one_line(error, 150)}): mend that (the key "
             "that api_key_env names, the account, api_base); the batch is in the ledger, and is fetched then"
         )
 
-    def _once_more(self, error: BaseException, story: _Story) -> BaseException:
-        """Whoever cancels a batch at the service wants to stop: the same is not sent there a third time. Returns the
+    def _check_cancelled(self, error: BaseException, cancellations: _Cancellations) -> BaseException:
+        """A person who cancels a batch at the service wants to stop: a request is not sent a third time. Returns the
         error to raise."""
         if not isinstance(error, Unanswered) or error.why != CANCELLED:
             return error
-        story.cancelled += 1
-        if story.cancelled < 2:
+        cancellations.count += 1
+        if cancellations.count < 2:
             return error
         return WorkEnds(f"the batch was cancelled at {self.endpoint} twice: nothing more is sent in this start")
 
     def retrying(self, recorder: Recorder) -> dict[str, Any]:
-        """At once, but where nothing could be sent: what waits would be in another batch than the others, for hours."""
+        """Without a wait, unless nothing could be sent: a request that waits misses the others' batch, for hours."""
         settings = super().retrying(recorder)
         return {**settings, "wait": partial(_wait_for_connection, settings["wait"])}
 
     def _per_loop(self, recorder: Recorder) -> _PerLoop:
-        halls = self._halls.setdefault(asyncio.get_running_loop(), {})
-        kept = recorder.batches
-        if (per_loop := halls.get(id(kept))) is None:
-            batch_log = kept if kept is not None else NullBatchLog()
+        of_log = self._logs_of_loop.setdefault(asyncio.get_running_loop(), {})
+        recorded_log = recorder.batches
+        if (per_loop := of_log.get(id(recorded_log))) is None:
+            batch_log = recorded_log if recorded_log is not None else NullBatchLog()
             service = BatchService(self.config, self.route)
             names = self.endpoint, self.model
             tracker = tracker_of(batch_log, names, lambda: BatchTracker(self.config.batch, service, batch_log, names))
-            batcher = BatchCollector(self.config.batch, tracker, service, batch_log, mixed=self.alone is not None)
-            per_loop = halls[id(kept)] = _PerLoop(batcher, self.route.async_lm(batcher))
+            collector = BatchCollector(self.config.batch, tracker, service, batch_log, mixed=self.alone is not None)
+            per_loop = of_log[id(recorded_log)] = _PerLoop(collector, self.route.async_lm(collector))
         return per_loop
 
     async def aclose(self) -> None:
-        """Let go of this loop's batches, and write down what came that nobody asked for. Where calls are being made,
-        another run's say, nothing is let go of."""
-        halls = self._halls.setdefault(asyncio.get_running_loop(), {})
-        for name in [name for name, per_loop in halls.items() if not per_loop.in_flight]:
-            batcher = halls.pop(name).batcher
-            if not await batcher.aclose():
-                continue  # whoever else asks this model here may still want what came
-            for number, (read, written) in batcher.unused().items():
+        """Stop following this loop's batches, and record the answers that nobody asked for. Batch logs with calls that
+        still wait (of another run, say) are left alone."""
+        of_log = self._logs_of_loop.setdefault(asyncio.get_running_loop(), {})
+        for log_id in [log_id for log_id, per_loop in of_log.items() if not per_loop.in_flight]:
+            collector = of_log.pop(log_id).collector
+            if not await collector.aclose():
+                continue  # another engine of this model here may still want these answers
+            for number, (read, written) in collector.unused().items():
                 cost = None if self.price is None else self.price.cost(read, 0, 0, written)
-                batcher.log.settle(Call(self.model, self.endpoint, UNUSED, 0.0, read, 0, written, cost, number))
-            batcher.log.tidy()
+                collector.log.settle(Call(self.model, self.endpoint, UNUSED, 0.0, read, 0, written, cost, number))
+            collector.log.tidy()
         if self.alone is not None:
             await self.alone.aclose()
 
 
 def _wait_for_connection(wait: Callable[[RetryCallState], float], state: RetryCallState) -> float:
+    """Seconds: `wait` after a connection that failed, else none."""
     error = state.outcome.exception() if state.outcome else None
     return wait(state) if isinstance(error, NotReached) else 0.0

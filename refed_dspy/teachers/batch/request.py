@@ -1,4 +1,4 @@
-"""A request's place in a batch, and what it may come to."""
+"""A request that waits in a batch, how it may end, and the batch log of a program without a ledger."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from refed_dspy.records import Call
 from refed_dspy.teachers.batch.service import BatchService
 
 CANCELLED = "cancelled"
-"""The service's word for a batch that a person called off there."""
+"""The service's status of a batch that a person cancelled there."""
 
 
 class Unanswered(TransportError):
@@ -29,12 +29,12 @@ class Unanswered(TransportError):
 
 
 class Straggler(Exception):
-    """So few requests wait that a batch of their own is not worth it: this one is to be asked by itself."""
+    """So few requests wait that they are not worth a batch: this one is to be asked outside a batch."""
 
 
 @dataclass(eq=False)
 class PendingRequest:
-    """One request's place: the number of its call, and whether the service may have it."""
+    """One request in a batch: the number of its call, its answer, and whether the service may have it."""
 
     number: int
     held: bool = False
@@ -43,28 +43,28 @@ class PendingRequest:
     answer: asyncio.Future[str] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
     sent: bool = False
     service: BatchService | None = None
-    """Who sends it, with whose key; None: whoever sends the courier's own."""
+    """Sends it, with its own key; None: the tracker's own service."""
 
     @property
     def came(self) -> bool:
-        """Whether the answer is here."""
+        """Whether the answer has come."""
         return self.answer.done() and not self.answer.cancelled() and self.answer.exception() is None
 
     @property
     def billed(self) -> bool:
-        """Whether there is none, and it may have been paid for all the same."""
+        """Whether it ended without an answer and may have been paid for all the same."""
         error = None if not self.answer.done() or self.answer.cancelled() else self.answer.exception()
         return isinstance(error, Unanswered) and error.billed
 
 
 current_request: ContextVar[PendingRequest | None] = ContextVar("refed_pending_request", default=None)
-"""The place of the request that this task is sending."""
+"""The request that this task is sending."""
 
 
 class NullBatchLog:
-    """The log of a program called on its own: its batches end with the process."""
+    """The batch log of a program that is called without a ledger: its batches end with the process."""
 
-    elsewhere, stopping = 0, False
+    in_flight_elsewhere, stopping = 0, False
 
     def __init__(self) -> None:
         self._last = 0

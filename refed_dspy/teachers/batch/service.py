@@ -1,7 +1,7 @@
-"""A provider's Files and Batches, through the `openai` package: OpenAI, Azure OpenAI, and whoever answers like them.
+"""A provider's Files and Batches API, through the `openai` package: OpenAI, Azure OpenAI, and compatible services.
 
-Nothing here is remembered, and every method may be called again after a kill: only `create` makes something that
-costs money, and what it made is found again by its nonce.
+It keeps no state, and every method may be called again after a kill: only `create` makes something that costs money,
+and what it made is found again by its nonce.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import IO, Any, TypeVar
 from dspy.utils.exceptions import LMAuthError, LMBillingError, LMError
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_delay, wait_random_exponential
 
-from refed_dspy.config.loading import TeacherConfig
+from refed_dspy.config.teacher import TeacherConfig
 from refed_dspy.errors import one_line
 from refed_dspy.programs.lm_errors import BatchOutOfReach, BatchRejected, NoBatches, NotAnApi, NotReached
 from refed_dspy.teachers.keys import without_key
@@ -24,17 +24,17 @@ from refed_dspy.teachers.rate_limits import LONGEST_PAUSE, PATIENCE
 from refed_dspy.teachers.route import Route
 
 NONCE = "refed_batch"
-"""Under this name a batch's metadata hold what it is found by."""
+"""The key in a batch's metadata under which its nonce is, by which it is found."""
 WINDOW: Any = "24h"
 """The one completion window that the services know."""
 EARLIER = 86_400
-"""Seconds that the service's clock may be behind ours."""
+"""Seconds that the service's clock may be behind this machine's."""
 OLDER = 100
-"""So many batches in a row that were made earlier end a search: the newest come first, but not to the second."""
+"""So many earlier batches in a row end a search: lists are newest first, but not exactly."""
 YOUNG, LAG = 60.0, 10.0
-"""Seconds since it was begun in which a batch may not be listed yet, and for which it is looked for then."""
-PENDING = {"pending", "running", "notRunning"}
-"""Azure's words for a file that it is still looking at."""
+"""Seconds: a batch younger than YOUNG may not be listed yet, and is looked for again for LAG."""
+PROCESSING = {"pending", "running", "notRunning"}
+"""Azure's statuses of a file that is not processed yet."""
 T = TypeVar("T")
 
 
@@ -42,22 +42,22 @@ class BatchService:
     """The batches of one endpoint, for one event loop."""
 
     def __init__(self, config: TeacherConfig, route: Route, patience: float = PATIENCE) -> None:
-        """`patience`: seconds that an endpoint which does not answer is asked again."""
+        """`patience`: seconds for which an endpoint that does not answer is asked again."""
         self.endpoint, self._route, self._patience = route.endpoint, route, patience
         self._look_again = min(1.0, config.batch.poll)
         self._lag = min(LAG, 10 * config.batch.poll)
         self._client = _client(config, route)
         self.reached = False
-        """Whether the endpoint ever answered. Until it has, it is not waited for."""
+        """Whether the endpoint ever answered. Until then nothing is retried while it cannot be reached."""
         # Azure names the deployment in each line, and the operation without a version.
         self.path: Any = "/chat/completions" if _is_azure(config) else "/v1/chat/completions"
         self.model = route.model
 
     async def upload(self, lines: IO[bytes]) -> str:
-        """Put a file of requests there; returns its id. It costs nothing, and may be done twice.
+        """Upload a file of requests; returns its id. It costs nothing, and may be done twice.
 
-        Raises NoBatches where the endpoint has no such door, NotReached where it does not answer: nothing is there
-        then, so another may be asked.
+        Raises NoBatches where the endpoint has no Files API, NotReached where it does not answer: nothing was made
+        then, so another teacher may be asked.
         """
         try:
             return await self._uploaded(lines)
@@ -70,34 +70,34 @@ class BatchService:
             lines.seek(0)
             return await self._client.files.create(file=("requests.jsonl", lines), purpose="batch")
 
-        file = await self._patiently(put, "files")
+        file = await self._with_retries(put, "files")
         name, since = str(file.id), time.monotonic()
-        while (status := getattr(file, "status", None)) in PENDING:
+        while (status := getattr(file, "status", None)) in PROCESSING:
             if time.monotonic() - since > self._patience:
                 raise BatchOutOfReach(f"{self.endpoint} has looked at a file for too long: it is still {status}")
             await asyncio.sleep(self._look_again)
-            file = await self._patiently(lambda: self._client.files.retrieve(name), "files")
+            file = await self._with_retries(lambda: self._client.files.retrieve(name), "files")
         if status == "error":
             why = one_line(self.without_key(file.status_details or "no reason"))
             raise BatchRejected(f"{self.endpoint} refused the file: {why}")
         return name
 
     async def create(self, file: str, nonce: str, since: float) -> Any:
-        """Make a batch of an uploaded file, once: where the answer is lost, it is looked for before that.
+        """Make a batch of an uploaded file, once: after a lost answer, the batch is looked for before it is made again.
 
-        Raises BatchRejected, NoBatches, LMAuthError or LMBillingError only where there certainly is none.
+        Raises BatchRejected, NoBatches, LMAuthError or LMBillingError only where there certainly is no batch.
         """
 
         async def make() -> Any:
             tried.append(True)
-            found = await self.find(nonce, since, file) if len(tried) > 1 else None
-            return found or await self._client.batches.create(
+            batch = await self.find(nonce, since, file) if len(tried) > 1 else None
+            return batch or await self._client.batches.create(
                 input_file_id=file, endpoint=self.path, completion_window=WINDOW, metadata={NONCE: nonce}
             )
 
         tried: list[bool] = []
         try:
-            return await self._patiently(make, "batches")
+            return await self._with_retries(make, "batches")
         except (BatchRejected, NoBatches, LMAuthError, LMBillingError) as error:
             if len(tried) < 2:
                 raise
@@ -106,17 +106,17 @@ class BatchService:
     async def find(self, nonce: str, since: float, file: str | None = None) -> Any | None:
         """The batch made with `nonce` after `since` (seconds since 1970), or of that file; or None.
 
-        A list may lag behind: one that was begun a moment ago is looked for again, since taking it for one that was
-        never made would pay for it twice.
+        Lists may lag behind. A batch that was begun a moment ago is looked for again: to take it for one that was never
+        made would pay for it twice.
         """
-        asked, young = time.monotonic(), time.time() - since < YOUNG
+        started, young = time.monotonic(), time.time() - since < YOUNG
         while True:
-            found = await self._found(nonce, since, file)
-            if found is not None or not young or time.monotonic() - asked >= self._lag:
-                return found
+            batch = await self._search(nonce, since, file)
+            if batch is not None or not young or time.monotonic() - started >= self._lag:
+                return batch
             await asyncio.sleep(self._look_again)
 
-    async def _found(self, nonce: str, since: float, file: str | None) -> Any | None:
+    async def _search(self, nonce: str, since: float, file: str | None) -> Any | None:
 
         async def look() -> Any | None:
             older = 0
@@ -128,44 +128,44 @@ class BatchService:
                     return None
             return None
 
-        return await self._patiently(look, "batches")
+        return await self._with_retries(look, "batches")
 
     async def look(self, name: str) -> Any:
         """The batch as it stands. Raises BatchOutOfReach where the endpoint does not know it."""
-        return await self._patiently(lambda: self._client.batches.retrieve(name), f"batches/{name}")
+        return await self._with_retries(lambda: self._client.batches.retrieve(name), f"batches/{name}")
 
     async def lines(self, file: str) -> Iterator[dict[str, Any]]:
         """The lines of an output file, once all of it has come; {} for one that is no JSON object."""
-        content = await self._patiently(lambda: self._client.files.content(file), f"files/{file}/content")
+        content = await self._with_retries(lambda: self._client.files.content(file), f"files/{file}/content")
         return _objects(content.content)
 
     async def aclose(self) -> None:
         await self._client.close()
 
-    async def _patiently(self, ask: Callable[[], Awaitable[T]], what: str) -> T:
-        """`ask`, again and again while the endpoint is out of reach or busy. Raises an LMError that says what to do."""
+    async def _with_retries(self, ask: Callable[[], Awaitable[T]], what: str) -> T:
+        """`ask`, retried while the endpoint is out of reach or busy. `what`: its path, for the LMError raised."""
         import openai
 
         try:
             async for attempt in AsyncRetrying(
                 stop=stop_after_delay(self._patience),
                 wait=wait_random_exponential(multiplier=0.5, max=LONGEST_PAUSE),
-                retry=retry_if_exception(self._passing),
+                retry=retry_if_exception(self._is_passing),
                 reraise=True,
             ):
                 with attempt:
                     answer = await ask()
                     self.reached = True
-                    if isinstance(answer, str):  # what the package makes of a page
+                    if isinstance(answer, str):  # what the package returns for a web page
                         raise NotAnApi(f"{self.endpoint} answered with something that is no API's answer ({what})")
                     return answer
         except openai.OpenAIError as error:
             if isinstance(error, openai.APIConnectionError) and not self.reached:
                 raise NotReached(f"{self.endpoint} cannot be reached: {one_line(error)}") from None
-            raise self._told(error, what) from None
+            raise self._translated(error, what) from None
         raise AssertionError("tenacity ends by returning or raising")
 
-    def _passing(self, error: BaseException) -> bool:
+    def _is_passing(self, error: BaseException) -> bool:
         """Whether asking again may help."""
         import openai
 
@@ -175,10 +175,11 @@ class BatchService:
         return self.reached and isinstance(error, openai.APIConnectionError)
 
     def without_key(self, text: object) -> str:
-        """What a service said, before it is cut: what a cut leaves of a key would not be known for one."""
+        """`text` of a service without the key. Call it before a text is cut: part of a key would not be recognised."""
         return without_key(str(text), self._route.key())
 
-    def _told(self, error: Exception, what: str) -> LMError:
+    def _translated(self, error: Exception, what: str) -> LMError:
+        """The LMError for an error of the `openai` package at the path `what`."""
         status = getattr(error, "status_code", None)
         reason = one_line(self.without_key(_message(error)))
         if status in {401, 403}:
@@ -199,18 +200,18 @@ class BatchService:
 
 
 def _used_up(error: Exception) -> bool:
-    """Whether it is the account that allows no more."""
+    """Whether the account's quota is used up."""
     return "insufficient_quota" in f"{getattr(error, 'code', None)} {getattr(error, 'type', None)} {error}"
 
 
 def _message(error: Exception) -> str:
     body = getattr(error, "body", None)
-    said = body.get("message") if isinstance(body, dict) else None
-    return str(said or getattr(error, "message", "") or error)
+    message = body.get("message") if isinstance(body, dict) else None
+    return str(message or getattr(error, "message", "") or error)
 
 
 def _objects(content: bytes) -> Iterator[dict[str, Any]]:
-    for text in BytesIO(content):  # by line feeds alone: a text may hold what else Unicode calls the end of a line
+    for text in BytesIO(content):  # split at line feeds only: texts may contain Unicode's other line ends
         if not text.strip():
             continue
         try:
@@ -225,9 +226,9 @@ def _is_azure(config: TeacherConfig) -> bool:
 
 
 def _client(config: TeacherConfig, route: Route) -> Any:
-    """The package's own retries are off: they do not know that making a batch twice costs money.
+    """The `openai` client. Its own retries are off: they do not know that making a batch twice costs money.
 
-    No redirect is followed: it would carry prompts, and on Azure the key, to a host that nobody named.
+    No redirect is followed: it would send prompts, and on Azure the key, to a host that is not in the settings.
     """
     import openai
 

@@ -1,8 +1,8 @@
-"""A GGUF model served on this machine: llama.cpp behind an OpenAI-compatible door on loopback.
+"""A GGUF model served on this machine: llama.cpp behind an OpenAI-compatible endpoint on loopback.
 
-The engine is the package `xllamacpp`, an extra of this one, looked for only when a server starts. It runs
-in a process of its own. Inside this one, stopping it while a request runs would wait for ever with the
-interpreter locked, and a fault in it would end the run; a process can be ended at any time.
+The engine is the package `xllamacpp`, an optional extra, looked for only when a server starts. It runs in a process
+of its own. In this process, stopping it while a request runs would wait for ever with the interpreter locked, and a
+crash in it would end the run; a separate process can be ended at any time.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _OTHER_ENGINE = "or set `api_base:` to any OpenAI-compatible endpoint, such as O
 class LlamaServer:
     """One model, loaded once, answering at `url` until `stop`, or until this process ends, however it ends.
 
-    `slots` requests are worked on at once; more wait their turn. `window` is the most tokens one request may
+    `slots` requests are worked on at once; more wait for a slot. `window` is the most tokens one request may
     use, prompt and answer together; memory grows with slots x window. `threads` defaults to the cores this
     process may use. `cache_mib` of memory keep prefixes that lost their slot. No API key is needed; only this
     machine can reach the address.
@@ -172,7 +172,7 @@ def check_gguf(path: Path) -> None:
 
 
 def available_cores() -> int:
-    """How many cores this process may keep busy: its affinity, or fewer where a container's quota says so."""
+    """How many cores this process may use: its affinity, or fewer where a container has a quota."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text("ascii").split()
@@ -199,14 +199,14 @@ def _no_engine(reason: str) -> ConfigError:
 
 def _reason(log: str) -> str:
     """What llama.cpp's log says was wrong: the message about the model, else the last error, else ''."""
-    told = re.findall(r"error loading model: (.+)", log)
+    load_errors = re.findall(r"error loading model: (.+)", log)
     errors = re.findall(r"^[\d.]+ E +(.+)", log, re.MULTILINE)
-    return str((told or errors[-1:] or [""])[0])
+    return str((load_errors or errors[-1:] or [""])[0])
 
 
 def _kill(process: subprocess.Popen[Any], owner: int) -> None:
     if os.getpid() != owner:
-        return  # a fork of the process that started it: not ours to end
+        return  # a fork of the process that started it: only that one may end it
     process.kill()
     process.wait()
     for pipe in (process.stdin, process.stdout):

@@ -15,7 +15,7 @@ import sys
 from typing import Any
 
 # Prompts are worked through this many tokens at a time. llama.cpp's own default is 2048: the answers of the
-# other slots would stand still, and a request given up would go on, for as long as 2048 tokens take.
+# other slots would stand still, and a cancelled request would go on, for as long as 2048 tokens take.
 PROMPT_STEP = 512
 ERRORS_ONLY = 1
 
@@ -30,12 +30,12 @@ def main() -> None:
     if engine is not None:
         sys.stdin.buffer.read()
     sys.stdout.flush()
-    # The engine's own ending waits for every request to be answered, some of which never are.
+    # The engine's own shutdown waits for every request to be answered, some of which never are.
     os._exit(0)
 
 
 def load(settings: dict[str, Any]) -> tuple[Any, dict[str, str]]:
-    """The running engine (None where there is none) and what to tell the parent."""
+    """The running engine (None where there is none) and the reply for the parent."""
     sys.path.insert(0, settings["site"])
     try:
         import xllamacpp

@@ -48,7 +48,7 @@ def interval(mean: float, half: float = 2.0) -> Interval:
     return Interval(mean, mean - half, mean + half, 100, 100)
 
 
-def of_one(mean: float) -> Interval:
+def unbounded(mean: float) -> Interval:
     return Interval(mean, -math.inf, math.inf, 3, 1)
 
 
@@ -70,8 +70,8 @@ def drawn(figure: Any) -> list[tuple[list[float], list[float]]]:
 
 
 def whiskers(figure: Any) -> list[list[list[float]]]:
-    found = [one for one in figure.axes[0].collections if isinstance(one, LineCollection)]
-    return [np.asarray(segment).tolist() for one in found for segment in one.get_segments()]
+    collections = [lines for lines in figure.axes[0].collections if isinstance(lines, LineCollection)]
+    return [np.asarray(segment).tolist() for lines in collections for segment in lines.get_segments()]
 
 
 def y_names(figure: Any) -> list[str]:
@@ -104,17 +104,17 @@ def inside(figure: Any) -> None:
 
 
 @pytest.mark.parametrize("figure", [lambda: win_rate_picture(TWO), lambda: filter_picture(CURVES, caption="A proxy.")])
-def test_a_png_is_one_and_always_the_same(figure: Any) -> None:
-    one = figure()
-    content = rendered(one)
+def test_a_png_is_valid_and_always_the_same(figure: Any) -> None:
+    picture = figure()
+    content = rendered(picture)
     assert content.startswith(b"\x89PNG\r\n\x1a\n") and len(content) > 5_000
     width, height = struct.unpack(">II", content[16:24])
     assert width == 800 and 150 <= height <= 700
     assert b"Software" not in content and b"Matplotlib" not in content
-    assert rendered(one) == content and rendered(figure()) == content
+    assert rendered(picture) == content and rendered(figure()) == content
 
 
-def test_an_svg_is_one_and_always_the_same() -> None:
+def test_an_svg_is_valid_and_always_the_same() -> None:
     content = rendered(win_rate_picture(TWO, caption="As judged."), "svg")
     assert ElementTree.fromstring(content).tag == "{http://www.w3.org/2000/svg}svg"
     assert rendered(win_rate_picture(TWO, caption="As judged."), "svg") == content
@@ -142,13 +142,13 @@ def test_another_format_is_refused(tmp_path: Path, name: str) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_what_cannot_be_written_is_told_in_one_line(tmp_path: Path) -> None:
+def test_what_cannot_be_written_is_reported_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=r"cannot be written: .*name another file") as caught:
         save(win_rate_picture(TWO), tmp_path / "none\nsuch" / "a.png")
     assert "\n" not in str(caught.value)
 
 
-def test_the_users_own_settings_neither_show_nor_change() -> None:
+def test_the_users_settings_neither_show_nor_change() -> None:
     plain = rendered(win_rate_picture(TWO))
     with matplotlib.rc_context({"text.usetex": True, "axes.facecolor": "red", "font.size": 40, "savefig.dpi": 30}):
         before = dict(matplotlib.rcParams)
@@ -160,8 +160,7 @@ def test_the_users_own_settings_neither_show_nor_change() -> None:
 
 
 def test_win_rates_are_where_they_belong() -> None:
-    given = [Bar("first", interval(40, 3), interval(45, 1)), Bar("second", interval(60, 2))]
-    figure = win_rate_picture(given)
+    figure = win_rate_picture([Bar("first", interval(40, 3), interval(45, 1)), Bar("second", interval(60, 2))])
     (raw_x, raw_y), (lc_x, lc_y) = drawn(figure)
     assert raw_x == [40, 60] and lc_x == [45]
     assert raw_y[0] < 0 < lc_y[0] and raw_y[1] == 1, "apart where there are two"
@@ -183,7 +182,7 @@ def test_fifty_is_on_the_axis_and_the_axis_stays_near_0_to_100() -> None:
         assert low <= max(0, mean - 5) and high >= min(100, mean + 5)
 
 
-def test_without_length_control_nothing_is_said_of_it() -> None:
+def test_without_length_control_the_legend_leaves_it_out() -> None:
     figure = win_rate_picture([Bar("x", interval(40))])
     assert legend_names(figure) == ["win rate"] and len(drawn(figure)) == 1
 
@@ -223,7 +222,7 @@ def test_intervals_of_one_size_stand_apart_on_the_page() -> None:
         ([1, 10_000_000], ["1", "8", "64", "512", "4,096", "32,768", "262,144", "2,097,152", "16,777,216"]),
     ],
 )
-def test_sizes_are_told_in_doubles(sizes: list[int], ticks: list[str]) -> None:
+def test_sizes_are_on_a_scale_of_doubles(sizes: list[int], ticks: list[str]) -> None:
     figure = filter_picture({"x": [Point(size, interval(40)) for size in sizes]}, caption="")
     axes = figure.axes[0]
     assert [label.get_text() for label in axes.get_xticklabels()] == ticks
@@ -234,8 +233,8 @@ def test_sizes_are_told_in_doubles(sizes: list[int], ticks: list[str]) -> None:
 
 def test_what_has_no_interval_is_an_open_marker() -> None:
     for figure in (
-        win_rate_picture([Bar("x", of_one(60)), Bar("y", interval(70))]),
-        filter_picture({"x": [Point(1000, of_one(60)), Point(2000, interval(70))]}, caption=""),
+        win_rate_picture([Bar("x", unbounded(60)), Bar("y", interval(70))]),
+        filter_picture({"x": [Point(1000, unbounded(60)), Point(2000, interval(70))]}, caption=""),
     ):
         hollow = [line for line in figure.axes[0].lines if line.get_markerfacecolor() == "white"]
         assert [60] in [np.asarray(line.get_xdata()).tolist() for line in hollow] + [
@@ -245,7 +244,7 @@ def test_what_has_no_interval_is_an_open_marker() -> None:
         rendered(figure)
 
 
-def test_a_filter_that_kept_nothing_is_told_in_the_legend() -> None:
+def test_a_filter_that_kept_nothing_is_marked_in_the_legend() -> None:
     figure = filter_picture({**CURVES, "judge 2": []}, caption="")
     assert legend_names(figure) == ["random", "judge", "judge 2 (no point)"]
     rendered(figure)
@@ -316,7 +315,7 @@ def test_long_names_are_cut_and_fit() -> None:
     figure = win_rate_picture(bars([*LONG, "short"]), caption="word " * 100)
     assert y_names(figure) == ["W" * 31 + "…", "i" * 31 + "…", "short"]
     inside(figure)
-    curves = {name: [Point(1000, interval(1))] for name in [*LONG, *("abcdefgh")]}
+    curves = {name: [Point(1000, interval(1))] for name in [*LONG, *"abcdefgh"]}
     inside(filter_picture(curves, caption="W" * 3_000, quality="W" * 200))
 
 

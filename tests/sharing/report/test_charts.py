@@ -19,7 +19,8 @@ MARKUP = "<a href='x'>&"
 def bars(chart: charts.Chart | None) -> dict[str, dict[float, int]]:
     """Name of a trace → place → height, of bars that are not empty."""
     assert chart is not None
-    return {one["name"]: {x: y for x, y in zip(one["x"], one["y"], strict=True) if y} for one in chart.figure["data"]}
+    traces = chart.figure["data"]
+    return {trace["name"]: {x: y for x, y in zip(trace["x"], trace["y"], strict=True) if y} for trace in traces}
 
 
 def test_lengths_are_those_of_kept_rows_and_the_last_bin_has_what_is_longer() -> None:
@@ -84,16 +85,16 @@ def test_costs_by_stage() -> None:
     )
 
 
-def test_progress_tells_rows_and_dollars_to_the_last_minute() -> None:
+def test_progress_shows_rows_and_dollars_to_the_last_minute() -> None:
     points = {at: {"kept": at * 2.0, "calls": at * 9.0, "dollars": at / 10} for at in range(201)}
     chart = charts.progress(points)
     assert chart is not None
-    kept, paid = chart.figure["data"]
+    kept, cost = chart.figure["data"]
     assert kept["y"] == [at * 2.0 for at in range(201)] and kept["x"] == list(range(201))
-    assert paid["y"][-1] == 20 and paid["yaxis"] == "y2" and "yaxis2" in chart.figure["layout"]
+    assert cost["y"][-1] == 20 and cost["yaxis"] == "y2" and "yaxis2" in chart.figure["layout"]
     assert chart.rows[-1] == ["200", "400", "1,800", "$20.00"] and chart.rows[0][0] == "0" and len(chart.rows) <= 68
     assert chart.text == "400 rows were kept within 201 minutes of the first start."
-    free = charts.progress({at: {**one, "dollars": 0.0} for at, one in points.items()})
+    free = charts.progress({at: {**point, "dollars": 0.0} for at, point in points.items()})
     assert free is not None and len(free.figure["data"]) == 1
     assert charts.progress({0: points[1]}) is None
 
@@ -115,15 +116,14 @@ def mapped(references: list[int], features: list[int], opened: int) -> charts.Ch
     return chart
 
 
-def test_a_points_place_and_its_group_are_its_own() -> None:
+def test_each_point_keeps_its_place_and_its_group() -> None:
     chart = mapped([2, 0, 2], [1, 2, 1], 3)
-    told = {
-        one["name"].replace(charts.plain(MARKUP), ""): (one["customdata"], one["x"]) for one in chart.figure["data"]
-    }
-    assert told == {
+    traces = chart.figure["data"]
+    points = {trace["name"].replace(charts.plain(MARKUP), ""): (trace["customdata"], trace["x"]) for trace in traces}
+    assert points == {
         "ref  0": ([1], [2.0]), "ref  2": ([0, 2], [0.0, 4.0]), "form": ([0, 2], [0.0, 4.0]), "aim": ([1], [2.0]),
     }  # fmt: skip
-    assert [one.get("visible", True) for one in chart.figure["data"]] == [True, True, False, False]
+    assert [trace.get("visible", True) for trace in traces] == [True, True, False, False]
     assert chart.rows == [["references", "2"], *([f"feature {n}", f"{c} instructions"] for n, c in
                           (("never", 0), ("form", 2), ("aim", 1)))]  # fmt: skip
     assert chart.text.startswith("3 instructions from 2 references") and "<" not in json.dumps(chart.figure)
@@ -137,9 +137,9 @@ def test_with_many_references_neighbours_still_differ_in_colour() -> None:
 
 
 def test_equal_texts_and_texts_without_words() -> None:
-    found = draw_map(["bread"] * 20 + ["wine", "salt", "oil", "rice"], 1)
-    assert found.points is not None and np.isfinite(found.points).all()
-    assert found.by.startswith("by their words")
+    map_ = draw_map(["bread"] * 20 + ["wine", "salt", "oil", "rice"], 1)
+    assert map_.points is not None and np.isfinite(map_.points).all()
+    assert map_.by.startswith("by their words")
     assert draw_map(["!", "?", ".", ",", ";"]) == Map(None, "no instruction has a word in it")
     assert draw_map(["one two", "three", "four", "five", "six"], 1).points is not None
 
@@ -150,6 +150,6 @@ def test_a_text_beyond_the_landmarks_lies_among_its_like() -> None:
 
     kinds = ("bake rye loaf", "prove matrix lemma", "paint blue wall", "sing loud choir")
     points = draw_map([f"{kinds[at % 4]} {at // 4}" for at in range(LANDMARKS + 120)], 2).points
-    assert points is not None and len(np.unique(points.round(6), axis=0)) == LANDMARKS + 120, "a place of its own each"
+    assert points is not None and len(np.unique(points.round(6), axis=0)) == LANDMARKS + 120, "each has its own place"
     near = NearestNeighbors(n_neighbors=6).fit(points).kneighbors(points, return_distance=False)
     assert (near % 4 == (np.arange(len(points)) % 4)[:, None]).mean() > 0.98

@@ -10,30 +10,30 @@ from refed_dspy.sharing.report.differences import BOTH, IMPROVED, LONGEST, PLAIN
 
 
 def walked(plain: str, improved: str) -> list[tuple[int, str]]:
-    """The stretches as a browser cuts them, by UTF-16 units: both texts are used up, and equal where that is told."""
+    """The segments as a browser cuts them, by UTF-16 units: both texts are used up, and are equal where it says so."""
     old, new = (text.encode("utf-16-le", "surrogatepass") for text in (plain, improved))
-    told, stretches, i, j = difference(plain, improved), [], 0, 0
-    for kind, length in zip(told[::2], told[1::2], strict=True):
+    numbers, segments, i, j = difference(plain, improved), [], 0, 0
+    for kind, length in zip(numbers[::2], numbers[1::2], strict=True):
         source, at = (new, j) if kind == IMPROVED else (old, i)
         piece = source[2 * at : 2 * (at + length)]
         assert kind != BOTH or piece == new[2 * j : 2 * (j + length)]
         i += length * (kind != IMPROVED)
         j += length * (kind != PLAIN)
-        stretches.append((kind, piece.decode("utf-16-le", "surrogatepass")))
+        segments.append((kind, piece.decode("utf-16-le", "surrogatepass")))
     assert (2 * i, 2 * j) == (len(old), len(new))
-    return stretches
+    return segments
 
 
 def test_a_word_changed() -> None:
-    told = walked("The quick brown fox jumps over it.", "The quick red fox jumps over it.")
-    assert told == [(BOTH, "The quick "), (PLAIN, "brown "), (IMPROVED, "red "), (BOTH, "fox jumps over it.")]
+    segments = walked("The quick brown fox jumps over it.", "The quick red fox jumps over it.")
+    assert segments == [(BOTH, "The quick "), (PLAIN, "brown "), (IMPROVED, "red "), (BOTH, "fox jumps over it.")]
 
 
 def test_words_that_agree_by_chance_do_not_break_a_change_up() -> None:
-    told = walked(
+    segments = walked(
         "One two. Then came rain and snow. End of it all.", "One two. Sun is what and wind did. End of it all."
     )
-    assert [kind for kind, _ in told] == [BOTH, PLAIN, IMPROVED, BOTH]
+    assert [kind for kind, _ in segments] == [BOTH, PLAIN, IMPROVED, BOTH]
 
 
 def test_a_short_end_that_is_the_same_is_no_change() -> None:
@@ -49,9 +49,9 @@ def test_a_short_end_that_is_the_same_is_no_change() -> None:
      ("\ud83d lone", "\ud83d lonely"), ("<b>", "<i>")],
 )  # fmt: skip
 def test_odd_texts(plain: str, improved: str) -> None:
-    told = walked(plain, improved)
-    assert all(piece for _, piece in told)
-    assert [kind for kind, _ in told if kind != BOTH] != [] or plain == improved
+    segments = walked(plain, improved)
+    assert all(piece for _, piece in segments)
+    assert [kind for kind, _ in segments if kind != BOTH] != [] or plain == improved
 
 
 def test_random_texts() -> None:

@@ -32,7 +32,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def ledger(made: Path, tmp_path: Path) -> Iterator[Ledger]:
-    """A run of the test's own, in which every call cost $0.002."""
+    """A copy of the run for a single test, in which every call cost $0.002."""
     shutil.copy(made / FILE, tmp_path)
     with Ledger.create(tmp_path) as opened:
         opened.db.execute("UPDATE calls SET cost = ?", (PICO // 500,))
@@ -40,9 +40,9 @@ def ledger(made: Path, tmp_path: Path) -> Iterator[Ledger]:
 
 
 def first_rows(ledger: Ledger, count: int = 2) -> list[str]:
-    """The items under which the first kept rows' own questions were asked."""
-    found = ledger.db.execute("SELECT instruction FROM samples ORDER BY seq LIMIT ?", (count,))
-    return [str(number) for (number,) in found]
+    """The items of the first kept rows, under which their questions were asked."""
+    records = ledger.db.execute("SELECT instruction FROM samples ORDER BY seq LIMIT ?", (count,))
+    return [str(number) for (number,) in records]
 
 
 def facts(ledger: Ledger) -> dict[str, tuple[str, str]]:
@@ -50,37 +50,39 @@ def facts(ledger: Ledger) -> dict[str, tuple[str, str]]:
 
 
 def table(ledger: Ledger, name: str) -> list[list[str]]:
-    return next([list(row) for row in one.rows] for one in glance.tables(ledger, full_status(ledger)) if one.id == name)
+    tables = {each.id: each for each in glance.tables(ledger, full_status(ledger))}
+    return [list(row) for row in tables[name].rows]
 
 
 # --- rows
 
 
 def test_what_a_row_cost_is_in_dollars_and_unknown_if_any_of_it_is(ledger: Ledger) -> None:
-    known, unknown = first_rows(ledger)
-    ledger.db.execute(CALL, ("rubric_judge", known, "ok", PICO // 2))
-    ledger.db.execute(CALL, ("rubric_judge", known, "sent", PICO))
-    ledger.db.execute(CALL, ("rubric_judge", unknown, "ok", None))
+    priced, unpriced = first_rows(ledger)
+    ledger.db.execute(CALL, ("rubric_judge", priced, "ok", PICO // 2))
+    ledger.db.execute(CALL, ("rubric_judge", priced, "sent", PICO))
+    ledger.db.execute(CALL, ("rubric_judge", unpriced, "ok", None))
     rows = read_rows(ledger)
     assert rows.columns["cost"][:2] == [pytest.approx(0.504), None]
-    plain, better, judge = rows.columns["calls"][0]
-    assert [rows.names["stages"][one[0]] for one in (plain, better, judge)][2] == "rubric_judge"
+    _, better, judge = rows.columns["calls"][0]
+    assert rows.names["stages"][judge[0]] == "rubric_judge"
     assert judge[1:] == [1, 70, 40, 30, 0.5] and better[-1] == 0.002, "what was sent and not settled is not counted"
     assert rows.columns["calls"][1][-1][-1] is None
     assert rows.columns["prompt_tokens"][0] == 270 and rows.columns["completion_tokens"][0] == 70
 
 
-def test_what_judges_said_of_a_row(ledger: Ledger) -> None:
+def test_the_judges_verdicts_of_a_row(ledger: Ledger) -> None:
     first, second = first_rows(ledger)
-    for key, stage, item, said in (
+    for key, stage, item, answer in (
         ("a", "rubric_judge", first, f'{{"reason": "clear enough", "grade": "4", "x": {len(HOSTILE)}}}'),
         ("b", "pairwise_judge", second, '{"verdict": "A", "reason": "A is shorter"}'),
         ("c", "pairwise_judge", second, '{"verdict": "B", "reason": "B is longer"}'),
     ):
-        ledger.db.execute(ANSWER, (key, stage, item, 0, said, "there"))
+        ledger.db.execute(ANSWER, (key, stage, item, 0, answer, "there"))
     rows = read_rows(ledger)
-    told = [[[rows.names["stages"][stage], *said] for stage, *said in one] for one in rows.columns["verdicts"][:3]]
-    assert told == [
+    stages = rows.names["stages"]
+    shown = [[[stages[stage], *texts] for stage, *texts in verdicts] for verdicts in rows.columns["verdicts"][:3]]
+    assert shown == [
         [["rubric_judge", "clear enough", f"grade: 4, x: {len(HOSTILE)}"]],
         [["pairwise_judge", "A is shorter", "verdict: A"], ["pairwise_judge", "B is longer", "verdict: B"]],
         [],
@@ -104,7 +106,7 @@ def test_an_instructions_writer_is_who_wrote_that_round(ledger: Ledger) -> None:
 # --- the funnel
 
 
-def test_what_was_never_new_and_what_is_open_are_told(ledger: Ledger) -> None:
+def test_what_was_never_new_and_what_is_open_are_counted(ledger: Ledger) -> None:
     ledger.db.execute("UPDATE proposals SET duplicates = 0, surplus = 0")
     least = "(reference, feature, round) = (SELECT reference, feature, round FROM proposals LIMIT 1)"
     ledger.db.execute(f"UPDATE proposals SET duplicates = 3, surplus = 2 WHERE {least}")
@@ -158,30 +160,30 @@ def test_the_facts_are_the_ledgers(ledger: Ledger) -> None:
     ).fetchone()
     (failed,) = ledger.db.execute("SELECT count(*) FROM failures").fetchone()
     (dropped,) = ledger.db.execute("SELECT count(*) FROM decisions WHERE NOT kept").fetchone()
-    told = facts(ledger)
+    shown = facts(ledger)
     cost = (count - 1) * PICO // 500
-    assert told["Samples"] == ("12", "of 12 asked for")
-    assert told["Calls"] == (str(count), f"{ok} answered") and ok < count
-    assert told["Tokens read"] == (f"{read:,.0f}", f"{cached:.0f} of them cached") and cached == 40
-    assert told["Tokens written"][0] == f"{written:,.0f}"
-    assert told["Time at work"][0] == "1 h 3 min"
-    assert told["Failures"][0] == str(failed) and failed > 1
-    assert told["Dropped"][0] == str(dropped) and dropped > 2
-    assert told["References"] == (f"{told['References'][0]}", "opened of 4")
-    assert told["Cost"] == (dollars(cost), f"{dollars(cost / 12)} a sample")
+    assert shown["Samples"] == ("12", "of 12 asked for")
+    assert shown["Calls"] == (str(count), f"{ok} answered") and ok < count
+    assert shown["Tokens read"] == (f"{read:,.0f}", f"{cached:.0f} of them cached") and cached == 40
+    assert shown["Tokens written"][0] == f"{written:,.0f}"
+    assert shown["Time at work"][0] == "1 h 3 min"
+    assert shown["Failures"][0] == str(failed) and failed > 1
+    assert shown["Dropped"][0] == str(dropped) and dropped > 2
+    assert shown["References"] == (f"{shown['References'][0]}", "opened of 4")
+    assert shown["Cost"] == (dollars(cost), f"{dollars(cost / 12)} a sample")
 
 
 @pytest.mark.parametrize(
-    ("seconds", "said"), [(0, "0 s"), (0.25, "0.25 s"), (59, "59 s"), (99.6, "1 min 40 s"), (3700, "1 h 1 min")]
+    ("seconds", "duration"), [(0, "0 s"), (0.25, "0.25 s"), (59, "59 s"), (99.6, "1 min 40 s"), (3700, "1 h 1 min")]
 )
-def test_time_at_work_is_for_people(ledger: Ledger, seconds: float, said: str) -> None:
+def test_time_at_work_is_for_people(ledger: Ledger, seconds: float, duration: str) -> None:
     ledger.db.execute("UPDATE calls SET created = 1000, seconds = ?", (seconds,))
     ledger.db.execute("UPDATE answers SET created = 1000")
     ledger.db.execute("UPDATE starts SET begun = 1000")
-    assert facts(ledger)["Time at work"][0] == said
+    assert facts(ledger)["Time at work"][0] == duration
 
 
-def test_a_price_that_is_not_known_is_never_nothing(ledger: Ledger) -> None:
+def test_an_unknown_price_is_never_zero(ledger: Ledger) -> None:
     ledger.db.execute("UPDATE calls SET cost = NULL")
     status = full_status(ledger)
     (calls,) = ledger.db.execute("SELECT count(*) FROM calls").fetchone()
@@ -207,7 +209,7 @@ def test_what_to_know_first(ledger: Ledger) -> None:
     assert left == "References left out: 1,200 no response."
 
 
-def test_the_tables_tell_failures_models_and_settings(ledger: Ledger) -> None:
+def test_the_tables_list_failures_models_and_settings(ledger: Ledger) -> None:
     (first,) = first_rows(ledger, 1)
     ledger.db.execute(CALL, ("rubric_judge", first, "ok", 3 * PICO))
     ledger.set_meta(max_cost=7.5, program_source={"name": "refed", "version": 3, "alias": None})

@@ -1,4 +1,4 @@
-"""The page as everyone may see it: what goes, and what stays."""
+"""The page for publication: what is removed, and what stays."""
 
 from __future__ import annotations
 
@@ -39,28 +39,28 @@ def page() -> Page:
     return Page("somebody's", lead, "cap in /home/somebody", facts, ["note"], (), tables, Rows(names, columns))
 
 
-def test_nothing_that_is_nobody_elses_business() -> None:
-    told = public(page(), "the set")
-    kept = {name: value for name, value in vars(told).items() if name != "rows"} | {"names": told.rows.names}
+def test_what_is_private_is_removed() -> None:
+    published = public(page(), "the set")
+    kept = {name: value for name, value in vars(published).items() if name != "rows"} | {"names": published.rows.names}
     for secret in ("somebody", "10.0.0.7", "/home"):
         assert secret not in str(kept), secret
-    failures, settings, models = told.tables
+    failures, settings, models = published.tables
     assert failures.rows == [["s", "k", "2"]] and failures.columns == ("stage", "kind", "how many")
     assert settings.rows == [
         ["teacher of other stages", "big + openai/gpt-4o-mini"],
         ["program", "ReferenceLevelFeedback"], ["teacher", "big"], ["judge", "big"], ["seed", "3"],
     ]  # fmt: skip
     assert models.rows == [["big", PRIVATE, "5"]]
-    assert (told.title, told.lead.by, told.stopped) == ("the set", ("big",), None)
-    assert told.rows.names["references"] == [{"id": "a", "source": "refs.jsonl row 3", "instruction": "Do."}]
-    assert told.rows.names["features"] == ["form"] and told.facts == page().facts
+    assert (published.title, published.lead.by, published.stopped) == ("the set", ("big",), None)
+    assert published.rows.names["references"] == [{"id": "a", "source": "refs.jsonl row 3", "instruction": "Do."}]
+    assert published.rows.names["features"] == ["form"] and published.facts == page().facts
 
 
 def test_what_the_models_wrote_stays() -> None:
-    told, before = public(page(), "the set").rows.columns, page().rows.columns
-    assert told["instruction"] == before["instruction"] and told.keys() == before.keys()
+    published, before = public(page(), "the set").rows.columns, page().rows.columns
+    assert published["instruction"] == before["instruction"] and published.keys() == before.keys()
 
 
-def test_of_a_judge_that_abstained_the_kind_is_told_and_not_what_its_server_said() -> None:
+def test_of_a_judges_abstention_only_the_kind_stays() -> None:
     [first, second] = public(page(), "the set").rows.columns["decisions"]
     assert first == [[0, 1, 2.0, "", "fine: at /home"], [1, 0, None, "judge abstained", "unfit"]] and second == []

@@ -1,4 +1,4 @@
-"""A run's page: what is read off the ledger, what the charts say, and what the file may not do."""
+"""A run's page: what is read from the ledger, what the charts show, and what the file must not do."""
 
 from __future__ import annotations
 
@@ -51,10 +51,10 @@ def ledger(folder: Path) -> Iterator[Ledger]:
 
 
 def unpacked(page: str) -> dict[str, Any]:
-    found = re.search(r'id="rows">\s*([A-Za-z0-9+/=]+)\s*</script>', page)
-    assert found
-    told: dict[str, Any] = json.loads(gzip.decompress(base64.b64decode(found[1])))
-    return told
+    packed_rows = re.search(r'id="rows">\s*([A-Za-z0-9+/=]+)\s*</script>', page)
+    assert packed_rows
+    data: dict[str, Any] = json.loads(gzip.decompress(base64.b64decode(packed_rows[1])))
+    return data
 
 
 # --- what is read
@@ -78,7 +78,7 @@ def test_rows_are_those_of_the_data_set(ledger: Ledger) -> None:
         assert (final["model"], final["endpoint"]) == (same["teacher"], same["endpoint"])
         assert (plain["model"], asked["model"]) == (same["response_teacher"], same["instruction_teacher"])
         assert (row["prompt_tokens"], row["completion_tokens"]) == (same["prompt_tokens"], same["completion_tokens"])
-        assert [names["filters"][said[0]] for said in row["decisions"]] == ["early", "late"]
+        assert [names["filters"][decision[0]] for decision in row["decisions"]] == ["early", "late"]
         assert row["score"] == row["decisions"][-1][2] and row["decisions"][-1][4] == HOSTILE
 
 
@@ -86,31 +86,33 @@ def test_dropped_rows_follow(ledger: Ledger) -> None:
     rows = read_rows(ledger)
     dropped = [at for at, kept in enumerate(rows.columns["kept"]) if not kept]
     assert dropped == list(range(24, len(rows)))
-    said = {row["instruction"]: (row["response"], row["improved_response"]) for row in dropped_rows(ledger)}
-    assert len(said) == len(dropped) > 2
+    texts = {row["instruction"]: (row["response"], row["improved_response"]) for row in dropped_rows(ledger)}
+    assert len(texts) == len(dropped) > 2
     for at in dropped:
         row = {name: column[at] for name, column in rows.columns.items()}
-        assert row["number"] is None and said[row["instruction"]] == (row["response"], row["improved"])
+        assert row["number"] is None and texts[row["instruction"]] == (row["response"], row["improved"])
         assert row["decisions"][-1][1:4:2] == [0, "by three"]
     assert any(rows.columns["response"][at] is None for at in dropped), "one was dropped early"
 
 
 def test_what_was_learned_of_a_reference(ledger: Ledger) -> None:
-    told, features = read_rows(ledger).names["references"], ledger.meta("features")
-    opened = [one for one in told if one["features"]]
-    assert len(told) == 4 and opened and all(one["source"] and HOSTILE in one["instruction"] for one in told)
-    for one in opened:
-        assert set(one["features"]) == set(features) and all(one["features"].values()) and one["feedback"]
+    learned, features = read_rows(ledger).names["references"], ledger.meta("features")
+    opened = [reference for reference in learned if reference["features"]]
+    assert len(learned) == 4 and opened
+    assert all(reference["source"] and HOSTILE in reference["instruction"] for reference in learned)
+    for reference in opened:
+        assert set(reference["features"]) == set(features) and all(reference["features"].values())
+        assert reference["feedback"]
 
 
-def test_a_rows_own_calls(ledger: Ledger) -> None:
+def test_the_calls_of_a_row(ledger: Ledger) -> None:
     rows = read_rows(ledger)
     stages = [[rows.names["stages"][call[0]] for call in calls] for calls in rows.columns["calls"][:24]]
-    assert all(told == ["response_generation", "response_improvement"] for told in stages)
+    assert all(asked == ["response_generation", "response_improvement"] for asked in stages)
     assert rows.columns["cost"][0] is None, "a borrowed model has no price"
 
 
-def test_sample_level_feedback_is_the_rows_own(tmp_path: Path) -> None:
+def test_sample_level_feedback_is_on_the_row(tmp_path: Path) -> None:
     program = refed_dspy.programs.SampleLevelFeedback()
     refed_dspy.synthesize(program, references(1), size=2, teacher=fake_lm(Writer()), run_dir=tmp_path)
     with Ledger.read(tmp_path) as ledger:
@@ -136,27 +138,32 @@ def test_the_funnel_adds_up(ledger: Ledger) -> None:
     status = full_status(ledger)
     steps = funnel(ledger, status)
     assert [step.name for step in steps] == [
-        *("instructions written", "new ones", "kept by early", "answered", "improved", "kept by late"),
+        "instructions written",
+        "new ones",
+        "kept by early",
+        "answered",
+        "improved",
+        "kept by late",
         "in the data set",
     ]
     for before, after in itertools.pairwise(steps):
         assert before.count == after.count + sum(after.lost.values()) and min(after.lost.values(), default=1) > 0
     early, late = status["filters"]
     assert steps[2].lost == {"by three": early["dropped"]} and steps[5].lost["by three"] == late["dropped"]
-    failed = sum(one["count"] for one in status["failures"] if one["stage"] == "response_generation")
+    failed = sum(failure["count"] for failure in status["failures"] if failure["stage"] == "response_generation")
     assert steps[3].lost["failed: malformed"] == failed and steps[-1].count == 24
 
 
 @pytest.mark.slow
-def test_every_figure_is_one_that_plotly_takes(ledger: Ledger) -> None:
+def test_plotly_takes_every_figure(ledger: Ledger) -> None:
     import plotly.graph_objects as plotly  # takes seconds
 
     rows, status = read_rows(ledger), full_status(ledger)
     points = {0: {"kept": 1.0, "calls": 4.0, "dollars": 0.0}, 7: {"kept": 9.0, "calls": 30.0, "dollars": 0.2}}
-    found = draw_map(rows.columns["instruction"])
+    map_ = draw_map(rows.columns["instruction"])
     made = [
         charts.flow(funnel(ledger, status)), histograms.lengths(rows), *histograms.scores(rows),
-        charts.costs(status["usage"]), charts.progress(points), instruction_map(rows, found),
+        charts.costs(status["usage"]), charts.progress(points), instruction_map(rows, map_),
     ]  # fmt: skip
     assert len(made) == 7
     for chart in made:
@@ -172,9 +179,9 @@ def test_the_map_has_every_row_twice(ledger: Ledger) -> None:
     assert chart is not None
     traces = chart.figure["data"]
     for colouring in chart.figure["layout"]["meta"]["colourings"]:
-        told = [row for number in colouring["traces"] for row in traces[number]["customdata"]]
-        assert sorted(told) == list(range(len(rows)))
-    labels = [one["label"] for one in chart.figure["layout"]["meta"]["colourings"]]
+        members = [row for number in colouring["traces"] for row in traces[number]["customdata"]]
+        assert sorted(members) == list(range(len(rows)))
+    labels = [colouring["label"] for colouring in chart.figure["layout"]["meta"]["colourings"]]
     assert labels == ["reference", "feature", "kept or dropped"]
     assert [trace.get("visible", True) for trace in traces].count(False) == len(rows.names["features"]) + 2
 
@@ -221,16 +228,16 @@ def test_too_little_for_a_map(texts: list[str]) -> None:
 
 def test_the_page_holds_the_rows_and_no_text_as_markup(folder: Path, tmp_path: Path) -> None:
     page = report(folder, tmp_path / "page.html").read_text(encoding="utf-8")
-    told = unpacked(page)
-    assert told["columns"]["improved"][0].startswith(HOSTILE)
+    data = unpacked(page)
+    assert data["columns"]["improved"][0].startswith(HOSTILE)
     assert not re.search(r"[<>]alert\(1\)", page) and 'onerror="alert' not in page
     assert "<b>run" not in page and "&lt;b&gt;run" in page
     assert page.count("<script") == page.count("</script>") == 4
     with Ledger.read(folder) as ledger:
-        assert told["names"]["references"] == read_rows(ledger).names["references"]
+        assert data["names"]["references"] == read_rows(ledger).names["references"]
 
 
-def test_only_the_pages_own_scripts_may_run(folder: Path, tmp_path: Path) -> None:
+def test_only_the_scripts_of_the_page_may_run(folder: Path, tmp_path: Path) -> None:
     page = report(folder, tmp_path / "page.html").read_text(encoding="utf-8")
     policy = re.search(r'http-equiv="Content-Security-Policy" content="([^"]+)"', page)
     assert policy
@@ -245,7 +252,7 @@ def test_only_the_pages_own_scripts_may_run(folder: Path, tmp_path: Path) -> Non
     )
 
 
-def test_a_surrogate_on_its_own_does_not_end_it() -> None:
+def test_a_lone_surrogate_does_no_harm() -> None:
     rows = Rows({"features": []}, {"number": [1], "instruction": ["\ud83d end"]})
     assert base64.b64decode(packed(rows))[4:8] == bytes(4), "no time in it: the same rows are the same bytes"
     assert json.loads(gzip.decompress(base64.b64decode(packed(rows))))["columns"]["instruction"] == ["? end"]
@@ -279,21 +286,21 @@ def test_where_it_goes(folder: Path, tmp_path: Path) -> None:
 
 
 def test_bad_input_is_one_line(folder: Path, tmp_path: Path) -> None:
-    def said(*arguments: str) -> tuple[int, str]:
+    def invoke(*arguments: str) -> tuple[int, str]:
         done = CliRunner().invoke(app, ["report", *arguments])
         return done.exit_code, done.stderr
 
-    assert said(str(tmp_path)) == (
+    assert invoke(str(tmp_path)) == (
         2,
         f"refed: {tmp_path}: no run here (no ledger.sqlite); start one with: refed synth --run-dir {tmp_path}\n",
     )
     with Ledger.create(tmp_path / "new") as ledger:
         ledger.begin([], identity={})
-    code, line = said(str(tmp_path / "new"))
+    code, line = invoke(str(tmp_path / "new"))
     assert code == 2 and "nothing was answered here yet" in line and line.count("\n") == 1
     with Ledger.create(tmp_path / "other") as ledger:
         ledger.set_meta(work="filtering")
-    code, line = said(str(tmp_path / "other"))
+    code, line = invoke(str(tmp_path / "other"))
     assert code == 2 and "not a run" in line and line.count("\n") == 1
     out = tmp_path / "page.html"
     done = CliRunner().invoke(app, ["report", str(folder), "--out", str(out)])

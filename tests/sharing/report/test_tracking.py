@@ -41,23 +41,23 @@ def made(folder: Path, **settings: Any) -> Path:
 
 def pages(store: Mlflow) -> list[str]:
     """Whatever files MLflow has that are named as a page is."""
-    return [each.path for one in store.runs() for each in store.client.list_artifacts(one.info.run_id)
-            if each.path.endswith(".html")]  # fmt: skip
+    files = [file.path for run in store.runs() for file in store.client.list_artifacts(run.info.run_id)]
+    return [path for path in files if path.endswith(".html")]
 
 
 def warned(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return [one.getMessage() for one in caplog.records if one.levelno >= logging.WARNING]
+    return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
 
 
-def test_a_page_is_with_its_run_unless_told_not_to(
+def test_a_page_is_logged_with_its_run_unless_switched_off(
     store: Mlflow, run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     report(run, track=False)
     assert pages(store) == []
     page = report(run)
-    (one,) = store.runs()
+    (logged,) = store.runs()
     assert pages(store) == ["report.html"] and not warned(caplog)
-    fetched = Path(store.client.download_artifacts(one.info.run_id, "report.html", str(tmp_path)))
+    fetched = Path(store.client.download_artifacts(logged.info.run_id, "report.html", str(tmp_path)))
     assert fetched.read_bytes() == page.read_bytes()
     assert log_page(run, page) is True
 
@@ -80,7 +80,7 @@ def test_a_run_that_mlflow_does_not_know_stays_unknown(
     assert store.everything() == before and not warned(caplog)
 
 
-def test_a_server_that_is_away_costs_one_warning_and_no_page(
+def test_an_unreachable_server_is_a_warning_and_the_page_is_made(
     store: Mlflow, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
@@ -94,7 +94,8 @@ def test_a_server_that_is_away_costs_one_warning_and_no_page(
         page = report(run)
     finally:
         store.use()
-    (said,) = warned(caplog)
+    (warning,) = warned(caplog)
     assert page.stat().st_size > 1_000_000
-    assert f"MLflow did not take {page} (" in said and f"later: refed report {run}" in said and "\n" not in said
-    assert PASSWORD not in said and "Traceback" not in caplog.text
+    assert f"MLflow did not take {page} (" in warning and f"later: refed report {run}" in warning
+    assert "\n" not in warning
+    assert PASSWORD not in warning and "Traceback" not in caplog.text

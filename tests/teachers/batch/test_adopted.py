@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from refed_dspy.errors import ConfigError, NoAnswer, RunStopped
-from refed_dspy.ledger.batches import given_up, left_batches
+from refed_dspy.ledger.batches import abandoned, left_batches
 from refed_dspy.ledger.budget import Caps
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.spending import spent
@@ -19,16 +19,16 @@ from tests.support.killed_starts import TEXTS, called_off, goes_on, killed_waiti
 from tests.support.scripted_batches import (
     COST,
     FULL,
+    BatchFiles,
     Line,
-    OddService,
-    Said,
+    ScriptedService,
     as_killed,
     ask,
     ask_all,
-    at_work,
     batched,
     calls,
     line,
+    recorded_teacher,
     spared,
     states,
     teacher_config,
@@ -42,9 +42,9 @@ from tests.support.scripted_batches import (
 
 @pytest.mark.slow
 @pytest.mark.parametrize("status", ["expired", "cancelled"])
-async def test_an_adopted_batch_that_expires(tmp_path: Path, service: OddService, status: str) -> None:
-    def half(lines: Sequence[Line]) -> Said:
-        return well(lines[:2])[0], written(*(spared(str(one["custom_id"])) for one in lines[2:]))
+async def test_an_adopted_batch_that_expires(tmp_path: Path, service: ScriptedService, status: str) -> None:
+    def half(lines: Sequence[Line]) -> BatchFiles:
+        return well(lines[:2])[0], written(*(spared(str(request["custom_id"])) for request in lines[2:]))
 
     service.status, service.answers = [status, "completed"], [half, well]
     await goes_on(await killed_waiting(tmp_path, service), service)
@@ -52,17 +52,19 @@ async def test_an_adopted_batch_that_expires(tmp_path: Path, service: OddService
 
 
 @pytest.mark.slow
-async def test_an_adopted_batch_that_the_queue_had_no_room_for(tmp_path: Path, service: OddService) -> None:
+async def test_an_adopted_batch_that_the_queue_had_no_room_for(tmp_path: Path, service: ScriptedService) -> None:
     service.status, service.errors = ["failed", "completed"], [FULL, None]
     folder = await killed_waiting(tmp_path, service)
     await goes_on(folder, service, batch={"quiet": 0.02, "poll": 0.005})
     assert states(folder) == ["no room", "completed"]
 
 
-async def test_a_kill_while_there_is_no_room_charges_nothing(tmp_path: Path, service: OddService) -> None:
+async def test_a_kill_while_there_is_no_room_charges_nothing(tmp_path: Path, service: ScriptedService) -> None:
     service.status, service.errors = ["failed", "completed"], [FULL, None]
     service.hooks["upload"] = [None]
-    async with at_work(tmp_path / "first", teacher_config(service, batch={"quiet": 0.02, "poll": 0.05})) as recorded:
+    async with recorded_teacher(
+        tmp_path / "first", teacher_config(service, batch={"quiet": 0.02, "poll": 0.05})
+    ) as recorded:
         asking = asyncio.ensure_future(ask_all(recorded, TEXTS))
         await until(lambda: states(tmp_path / "first") == ["no room"])
         folder = as_killed(tmp_path / "first", tmp_path / "killed")
@@ -72,18 +74,18 @@ async def test_a_kill_while_there_is_no_room_charges_nothing(tmp_path: Path, ser
 
 
 @pytest.mark.slow
-async def test_an_adopted_batch_that_is_not_there_any_more(tmp_path: Path, service: OddService) -> None:
+async def test_an_adopted_batch_that_is_not_there_any_more(tmp_path: Path, service: ScriptedService) -> None:
     folder = await killed_waiting(tmp_path, service)
     service.made.clear()
-    async with at_work(folder, teacher_config(service)) as recorded:
+    async with recorded_teacher(folder, teacher_config(service)) as recorded:
         first = await ask_all(recorded, TEXTS[:1])
         assert isinstance(first[0], RunStopped) and "--give-up" in str(first[0])
         later = await ask_all(recorded, TEXTS)  # and whoever comes later does not wait for ever, and does not pay twice
-        assert {type(one) for one in later} == {RunStopped}
+        assert {type(error) for error in later} == {RunStopped}
     assert sum(calls(folder).values()) == len(TEXTS) == batched(folder)
 
 
-async def test_what_nobody_asks_for_is_charged_what_it_cost_and_kept(tmp_path: Path, service: OddService) -> None:
+async def test_what_nobody_asks_for_is_charged_what_it_cost_and_kept(tmp_path: Path, service: ScriptedService) -> None:
     folder = await killed_waiting(tmp_path, service)
     service.answers = [
         lambda lines: (
@@ -92,20 +94,20 @@ async def test_what_nobody_asks_for_is_charged_what_it_cost_and_kept(tmp_path: P
         ),
         well,
     ]
-    async with at_work(folder, teacher_config(service)) as recorded:
+    async with recorded_teacher(folder, teacher_config(service)) as recorded:
         assert await ask(recorded, TEXTS[0]) == TEXTS[0]
     assert calls(folder) == {("ok", COST): 1, ("unused", COST): 4, ("unused", 0): 1}
-    async with at_work(folder, teacher_config(service)) as recorded:
+    async with recorded_teacher(folder, teacher_config(service)) as recorded:
         assert await ask_all(recorded, TEXTS) == TEXTS
         assert recorded.recorder.budget.spent == 6 * COST
     assert calls(folder) == {("ok", COST): 6, ("http 500", 0): 1} and list(map(len, service.sent)) == [6, 1]
 
 
 @pytest.mark.slow
-async def test_what_is_missing_and_nobody_asks_for_stays_charged(tmp_path: Path, service: OddService) -> None:
+async def test_what_is_missing_and_nobody_asks_for_stays_charged(tmp_path: Path, service: ScriptedService) -> None:
     folder = await killed_waiting(tmp_path, service)
     service.answers = [lambda lines: (well(lines[:4])[0], None), well]
-    async with at_work(folder, teacher_config(service)) as recorded:
+    async with recorded_teacher(folder, teacher_config(service)) as recorded:
         assert await ask(recorded, TEXTS[0]) == TEXTS[0]
         assert await ask(recorded, TEXTS[5]) == TEXTS[5], "its batch has ended without it: it goes again"
     assert calls(folder)["ok", COST] == 2
@@ -113,9 +115,9 @@ async def test_what_is_missing_and_nobody_asks_for_stays_charged(tmp_path: Path,
 
 
 @pytest.mark.slow
-async def test_a_cap_counts_what_waits_in_a_batch(tmp_path: Path, service: OddService) -> None:
+async def test_a_cap_counts_what_waits_in_a_batch(tmp_path: Path, service: ScriptedService) -> None:
     folder = await killed_waiting(tmp_path, service)
-    async with at_work(folder, teacher_config(service), Caps(max_calls=len(TEXTS))) as recorded:
+    async with recorded_teacher(folder, teacher_config(service), Caps(max_calls=len(TEXTS))) as recorded:
         assert await ask_all(recorded, TEXTS) == TEXTS
         assert type((await ask_all(recorded, ["one more"]))[0]).__name__ == "CapReached"
     assert len(service.sent) == 1
@@ -124,26 +126,26 @@ async def test_a_cap_counts_what_waits_in_a_batch(tmp_path: Path, service: OddSe
 # --- with other settings
 
 
-async def test_another_mode_or_place_is_refused_while_calls_wait(tmp_path: Path, service: OddService) -> None:
+async def test_another_mode_or_place_is_refused_while_calls_wait(tmp_path: Path, service: ScriptedService) -> None:
     folder = await killed_waiting(tmp_path, service)
     with Ledger.create(folder) as ledger:
         refuse_left_batches(ledger, [open_teacher(teacher_config(service, mode="mixed"))])
         for other in ({"mode": "interactive"}, {"api_base": "http://127.0.0.1:9/v1"}, {"model": "odd/other"}):
-            with pytest.raises(ConfigError, match=r"6 calls wait in a batch of odd/m .*--give-up") as told:
+            with pytest.raises(ConfigError, match=r"6 calls wait in a batch of odd/m .*--give-up") as stopped:
                 refuse_left_batches(ledger, [open_teacher(teacher_config(service, **other))])
-            assert "\n" not in str(told.value)
+            assert "\n" not in str(stopped.value)
         before = spent(ledger)
-        ledger.commit(given_up(one["id"] for one in left_batches(ledger)))
+        ledger.commit(abandoned(batch["id"] for batch in left_batches(ledger)))
         refuse_left_batches(ledger, [open_teacher(teacher_config(service, mode="interactive"))])
         assert spent(ledger).cost == before.cost and spent(ledger).calls == before.calls
     assert batched(folder) == 0 and states(folder) == ["given up"]
 
 
 @pytest.mark.slow
-async def test_tries_end_though_every_start_goes_on(tmp_path: Path, service: OddService) -> None:
+async def test_tries_end_though_every_start_goes_on(tmp_path: Path, service: ScriptedService) -> None:
     service.status = ["expired"]
-    service.answers = [lambda lines: (None, written(*(spared(str(one["custom_id"])) for one in lines)))]
-    async with at_work(tmp_path, teacher_config(service, retries=1)) as recorded:
+    service.answers = [lambda lines: (None, written(*(spared(str(request["custom_id"])) for request in lines)))]
+    async with recorded_teacher(tmp_path, teacher_config(service, retries=1)) as recorded:
         with pytest.raises(NoAnswer, match="expired"):
             await ask(recorded, "q")
     assert len(service.sent) == 2 and not calls(tmp_path)

@@ -12,7 +12,6 @@ import pytest
 
 import refed_dspy
 from benchmarks.simulated import SimulatedTeacher
-from refed_dspy import open_teacher
 from refed_dspy.errors import CapReached
 from refed_dspy.ledger.attempt import Attempt
 from refed_dspy.ledger.batch_log import BatchLog
@@ -22,21 +21,22 @@ from refed_dspy.ledger.recorder import CallRecorder, RunRecorder
 from refed_dspy.ledger.statements import Key
 from refed_dspy.programs.asking import Question
 from refed_dspy.records import Call
+from refed_dspy.teachers import open_teacher
 from tests.support.scripted_batches import (
     COST,
     PREDICTOR,
+    BatchFiles,
     Line,
-    OddService,
-    Said,
+    ScriptedService,
     ask,
     ask_all,
     asked,
-    at_work,
     batched,
     bill,
     body,
     calls,
     line,
+    recorded_teacher,
     simulated,
     states,
     teacher_config,
@@ -48,23 +48,23 @@ from tests.support.scripted_engine import references
 # --- whose answer, and what is sent together
 
 
-async def test_answers_in_any_order_reach_their_own_waiter(tmp_path: Path, service: OddService) -> None:
-    def backwards(lines: Sequence[Line]) -> Said:
-        answers = [line(one["custom_id"], body(asked(one))) for one in lines]
+async def test_answers_in_any_order_reach_their_own_waiter(tmp_path: Path, service: ScriptedService) -> None:
+    def backwards(lines: Sequence[Line]) -> BatchFiles:
+        answers = [line(request["custom_id"], body(asked(request))) for request in lines]
         return written(*answers[::-2]), written(*answers[-2::-2])
 
     service.answers = [backwards]
     texts = [f"q{n}" for n in range(25)]
-    async with at_work(tmp_path, teacher_config(service)) as recorded:
+    async with recorded_teacher(tmp_path, teacher_config(service)) as recorded:
         assert await ask_all(recorded, texts) == texts
         assert await ask_all(recorded, texts) == texts, "the second time they are in the ledger"
     assert len(service.sent) == 1 and calls(tmp_path) == {("ok", COST): 25} and batched(tmp_path) == 0
 
 
 @pytest.mark.parametrize(("limits", "sizes"), [({"requests": 4}, [4, 4, 2]), ({"megabytes": 0.0001}, [1] * 10)])
-async def test_limits_split_a_wave(tmp_path: Path, service: OddService, limits: Any, sizes: list[int]) -> None:
+async def test_limits_split_a_wave(tmp_path: Path, service: ScriptedService, limits: Any, sizes: list[int]) -> None:
     config = teacher_config(service, batch={"quiet": 0.02, "poll": 0.02, **limits})
-    async with at_work(tmp_path, config) as recorded:
+    async with recorded_teacher(tmp_path, config) as recorded:
         texts = [f"q{n}" for n in range(10)]
         assert await ask_all(recorded, texts) == texts
     assert sorted(map(len, service.sent)) == sorted(sizes)
@@ -85,8 +85,8 @@ def other_unit(run: RunRecorder) -> CallRecorder:
 
 
 @pytest.mark.slow
-async def test_a_batch_waits_for_calls_in_flight_elsewhere(tmp_path: Path, service: OddService) -> None:
-    async with at_work(tmp_path, teacher_config(service)) as recorded:
+async def test_a_batch_waits_for_calls_in_flight_elsewhere(tmp_path: Path, service: ScriptedService) -> None:
+    async with recorded_teacher(tmp_path, teacher_config(service)) as recorded:
         assert await ask(recorded, "first") == "first"  # what is imported late is there from now on
         service.calls.clear()
         judge = other_unit(recorded.recorder)
@@ -99,8 +99,8 @@ async def test_a_batch_waits_for_calls_in_flight_elsewhere(tmp_path: Path, servi
 
 
 @pytest.mark.slow
-async def test_but_not_for_ever(tmp_path: Path, service: OddService) -> None:
-    async with at_work(tmp_path, teacher_config(service, batch={"quiet": 0.002, "poll": 0.02})) as recorded:
+async def test_but_not_for_ever(tmp_path: Path, service: ScriptedService) -> None:
+    async with recorded_teacher(tmp_path, teacher_config(service, batch={"quiet": 0.002, "poll": 0.02})) as recorded:
         judge = other_unit(recorded.recorder)
         judge.not_sent(await judge.reserve(Attempt("judge", "there", 1)))
         await judge.reserve(Attempt("judge", "there", 1))
@@ -108,8 +108,8 @@ async def test_but_not_for_ever(tmp_path: Path, service: OddService) -> None:
 
 
 @pytest.mark.parametrize("moment", ["collected", "uploaded"])
-async def test_nothing_begins_once_the_run_is_stopping(tmp_path: Path, service: OddService, moment: str) -> None:
-    async with at_work(tmp_path, teacher_config(service)) as recorded:
+async def test_nothing_begins_once_the_run_is_stopping(tmp_path: Path, service: ScriptedService, moment: str) -> None:
+    async with recorded_teacher(tmp_path, teacher_config(service)) as recorded:
 
         def stop() -> None:
             recorded.recorder.stopping = True
@@ -120,15 +120,15 @@ async def test_nothing_begins_once_the_run_is_stopping(tmp_path: Path, service: 
         if moment == "collected":
             await asyncio.sleep(0.01)
             stop()
-        assert {type(said) for said in await asking} == {asyncio.CancelledError}
+        assert {type(answer) for answer in await asking} == {asyncio.CancelledError}
         assert recorded.recorder.budget.in_flight == recorded.recorder.budget.calls == 0
     assert not service.calls["create"] and not calls(tmp_path) and not states(tmp_path)
 
 
 async def test_whoever_is_called_off_while_a_file_is_sent_is_not_in_the_batch(
-    tmp_path: Path, service: OddService
+    tmp_path: Path, service: ScriptedService
 ) -> None:
-    async with at_work(tmp_path, teacher_config(service)) as recorded:
+    async with recorded_teacher(tmp_path, teacher_config(service)) as recorded:
         first, second = (asyncio.ensure_future(ask(recorded, text)) for text in "ab")
 
         def call_off() -> None:
@@ -136,15 +136,15 @@ async def test_whoever_is_called_off_while_a_file_is_sent_is_not_in_the_batch(
 
         service.hooks["upload"] = [call_off]
         assert await second == "b"
-    assert [asked(one) for lines in service.sent for one in lines] == ["b"]
+    assert [asked(request) for lines in service.sent for request in lines] == ["b"]
     assert calls(tmp_path) == {("ok", COST): 1}
 
 
 async def test_whoever_is_called_off_during_the_wait_leaves_a_call_that_the_next_one_takes(
-    tmp_path: Path, service: OddService
+    tmp_path: Path, service: ScriptedService
 ) -> None:
     service.ready = False
-    async with at_work(tmp_path, teacher_config(service)) as recorded:
+    async with recorded_teacher(tmp_path, teacher_config(service)) as recorded:
         asking = asyncio.ensure_future(ask(recorded, "q"))
         await until(lambda: service.calls["look"])
         asking.cancel()
@@ -169,13 +169,15 @@ class CallingOff(BatchLog):
 
 
 class CalledOff(RunRecorder):
-    def __init__(self, *given: Any) -> None:
-        super().__init__(*given)
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
         self.batches: CallingOff = CallingOff(self.group, self.budget, lambda: self.stopping)
 
 
-async def test_an_answer_that_came_as_its_waiter_was_called_off_is_kept(tmp_path: Path, service: OddService) -> None:
-    async with at_work(tmp_path, teacher_config(service), recorder=CalledOff) as recorded:
+async def test_an_answer_that_came_as_its_waiter_was_called_off_is_kept(
+    tmp_path: Path, service: ScriptedService
+) -> None:
+    async with recorded_teacher(tmp_path, teacher_config(service), recorder=CalledOff) as recorded:
         assert isinstance(recorded.recorder, CalledOff)
         question = Question("stage", "q", PREDICTOR, {"question": "q"})
         asking: asyncio.Future[Any] = asyncio.ensure_future(recorded(question))
@@ -183,7 +185,7 @@ async def test_an_answer_that_came_as_its_waiter_was_called_off_is_kept(tmp_path
         with pytest.raises(asyncio.CancelledError):
             await asking
     assert calls(tmp_path) == {("unused", COST): 1} and batched(tmp_path) == 1
-    async with at_work(tmp_path, teacher_config(service)) as recorded:
+    async with recorded_teacher(tmp_path, teacher_config(service)) as recorded:
         assert recorded.recorder.budget.spent == COST
         assert await ask(recorded, "q") == "q"
     assert len(service.sent) == 1 and calls(tmp_path) == {("ok", COST): 1} and batched(tmp_path) == 0
@@ -206,37 +208,38 @@ def test_a_cap_is_not_passed_by_a_cent(tmp_path: Path, server: SimulatedTeacher,
     with Ledger.read(tmp_path) as ledger:
         answers = "SELECT stage, item FROM calls WHERE outcome IN ('ok', 'malformed')"
         asked_for = Counter(ledger.db.execute(answers).fetchall())
-    again = sum(count - 1 for count in asked_for.values())
-    assert server.stats()["batch_repeated"] == again > 0, "what was malformed is asked again, and nothing else"
+    repeats = sum(count - 1 for count in asked_for.values())
+    assert server.stats()["batch_repeated"] == repeats > 0, "what was malformed is asked again, and nothing else"
 
 
 @pytest.mark.slow
-async def test_calls_that_wait_for_money_go_in_the_next_batch(tmp_path: Path, service: OddService) -> None:
+async def test_calls_that_wait_for_money_go_in_the_next_batch(tmp_path: Path, service: ScriptedService) -> None:
     teacher = open_teacher(teacher_config(service))
     assert teacher.least is not None
     cap = 3 * teacher.least + 20 * COST  # there is room for a few worst cases at once
     texts = [f"q{n}" for n in range(20)]
-    async with at_work(tmp_path, teacher_config(service), Caps(max_cost=cap)) as recorded:
-        said = await ask_all(recorded, texts)
-        answered = [one for one in said if isinstance(one, str)]
-        assert {type(one) for one in said} <= {str, CapReached} and len(answered) > 3
+    async with recorded_teacher(tmp_path, teacher_config(service), Caps(max_cost=cap)) as recorded:
+        answers = await ask_all(recorded, texts)
+        answered = [answer for answer in answers if isinstance(answer, str)]
+        assert {type(answer) for answer in answers} <= {str, CapReached} and len(answered) > 3
         assert recorded.recorder.budget.in_flight == 0 and recorded.recorder.budget.spent == len(answered) * COST <= cap
     assert len(service.sent) > 1
 
 
 @pytest.mark.slow
-async def test_calls_are_counted_against_their_cap(tmp_path: Path, service: OddService) -> None:
-    async with at_work(tmp_path, teacher_config(service), Caps(max_calls=4)) as recorded:
-        said = await ask_all(recorded, [f"q{n}" for n in range(9)])
-        assert [type(one) for one in said].count(str) == 4 and [type(one) for one in said].count(CapReached) == 5
+async def test_calls_are_counted_against_their_cap(tmp_path: Path, service: ScriptedService) -> None:
+    async with recorded_teacher(tmp_path, teacher_config(service), Caps(max_calls=4)) as recorded:
+        answers = await ask_all(recorded, [f"q{n}" for n in range(9)])
+        types = [type(answer) for answer in answers]
+        assert types.count(str) == 4 and types.count(CapReached) == 5
     assert sum(map(len, service.sent)) == 4
 
 
 @pytest.mark.slow
 def test_a_run_whose_time_is_up_leaves_its_batch_to_the_next_start(tmp_path: Path, server: SimulatedTeacher) -> None:
     server.control(batch_seconds=4)
-    given: dict[str, Any] = {"size": 4, "teacher": simulated(server), "run_dir": tmp_path, "track": False}
-    made = refed_dspy.synthesize(None, references(2), **given, max_minutes=2 / 60)
+    settings: dict[str, Any] = {"size": 4, "teacher": simulated(server), "run_dir": tmp_path, "track": False}
+    made = refed_dspy.synthesize(None, references(2), **settings, max_minutes=2 / 60)
     assert made.stopped and "max_minutes" in made.stopped and batched(tmp_path)
     server.control(batch_seconds=0)
     assert refed_dspy.resume(tmp_path, max_minutes=10).complete

@@ -13,27 +13,28 @@ import pytest
 
 import refed_dspy
 from benchmarks.simulated import SimulatedTeacher
-from refed_dspy import TeacherConfig, open_teacher
+from refed_dspy import TeacherConfig
 from refed_dspy.cli.preview import one_sample
 from refed_dspy.errors import ConfigError, RunDirError
 from refed_dspy.ledger.batches import begun, left_batches, named, unused
 from refed_dspy.ledger.budget import Caps
-from refed_dspy.ledger.candidates import trials, tried
+from refed_dspy.ledger.candidates import candidate_seen, load_candidates
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.recorder import RunRecorder
 from refed_dspy.ledger.spending import spent
 from refed_dspy.ledger.statements import Answer, Key, answered, reserved
 from refed_dspy.ledger.summary import run_status
-from refed_dspy.optimizers.compile import _opened
+from refed_dspy.optimizers.compile import open_recorder
 from refed_dspy.optimizers.spec import prepare as prepare_compile
 from refed_dspy.programs.asking import Question
 from refed_dspy.programs.saved import MANIFEST
 from refed_dspy.records import PICO, Call, Rates
 from refed_dspy.runs.estimate import Estimate
 from refed_dspy.runs.forecast import Forecast, forecast
-from refed_dspy.runs.playout import JUDGE, StageShares
 from refed_dspy.runs.spec import RunSpec, begin_or_continue
+from refed_dspy.runs.stage_weights import JUDGE, StageWeights
 from refed_dspy.runs.synthesize import prepare
+from refed_dspy.teachers import open_teacher
 from refed_dspy.teachers.by_stage import open_teachers, stages_of
 from refed_dspy.teachers.caps import CapSettings, lasting_caps
 from refed_dspy.teachers.pool import Pool, PooledTeacher, PoolMember
@@ -78,10 +79,10 @@ def test_caps_stay_though_nothing_was_answered_yet(tmp_path: Path) -> None:
 
 
 def test_a_run_whose_first_batch_is_under_way_is_no_other(tmp_path: Path) -> None:
-    parts, other = (prepare(None, references(2), teacher=config(), run_dir=tmp_path, seed=seed)[0] for seed in (0, 9))
+    spec, other = (prepare(None, references(2), teacher=config(), run_dir=tmp_path, seed=seed)[0] for seed in (0, 9))
     with Ledger.create(tmp_path) as ledger:
         begin_or_continue(ledger, other, 4)
-        begin_or_continue(ledger, parts, 4)  # nothing came of the other
+        begin_or_continue(ledger, spec, 4)  # nothing came of the other
         waiting(ledger)
         with pytest.raises(RunDirError, match="holds another run: seed was 0, is 9"):
             begin_or_continue(ledger, other, 4)
@@ -90,7 +91,7 @@ def test_a_run_whose_first_batch_is_under_way_is_no_other(tmp_path: Path) -> Non
 
 async def test_work_over_rows_whose_first_batch_is_under_way_is_no_other(tmp_path: Path) -> None:
     models = {"teacher": open_teacher(config())}
-    job = RowJob("testing", {"data": "d"}, models, NO_LIMITS, rows=6, again="again")
+    job = RowJob("testing", {"data": "d"}, models, NO_LIMITS, rows=6, resume_hint="again")
     async with row_job(tmp_path, job):
         pass
     with Ledger.create(tmp_path) as ledger:
@@ -101,16 +102,16 @@ async def test_work_over_rows_whose_first_batch_is_under_way_is_no_other(tmp_pat
 
 
 def test_a_compile_whose_first_batch_is_under_way_is_no_other(tmp_path: Path) -> None:
-    given = {**SMALL, "optimizer": "bootstrap", "teacher": config(), "judge": config(), "reflection": None}
-    job, other = (prepare_compile(None, references(10), None, {**given, "seed": seed}) for seed in (0, 9))
+    settings = {**SMALL, "optimizer": "bootstrap", "teacher": config(), "judge": config(), "reflection": None}
+    job, other = (prepare_compile(None, references(10), None, {**settings, "seed": seed}) for seed in (0, 9))
     with Ledger.create(tmp_path) as ledger:
-        _opened(ledger, job, NO_LIMITS)
-        ledger.commit(tried("d", 0, {}))
+        open_recorder(ledger, job, NO_LIMITS)
+        ledger.commit(candidate_seen("d", 0, {}))
         waiting(ledger)
         with pytest.raises(RunDirError, match="holds another compile"):
-            _opened(ledger, other, NO_LIMITS)
-        _opened(ledger, job, NO_LIMITS)
-        assert len(trials(ledger)) == 1, "the same one goes on with its candidates"
+            open_recorder(ledger, other, NO_LIMITS)
+        open_recorder(ledger, job, NO_LIMITS)
+        assert len(load_candidates(ledger)) == 1, "the same one goes on with its candidates"
 
 
 # --- what is foreseen
@@ -125,9 +126,9 @@ def made(server: SimulatedTeacher, tmp_path: Path) -> Path:
 
 
 def foreseen(ledger: Ledger, size: int) -> Forecast:
-    found = forecast(ledger, size)
-    assert found is not None and found.cost is not None
-    return found
+    forecast_ = forecast(ledger, size)
+    assert forecast_ is not None and forecast_.cost is not None
+    return forecast_
 
 
 def test_what_waits_in_a_batch_is_foreseen_once(made: Path) -> None:
@@ -144,15 +145,15 @@ def test_what_waits_and_is_not_asked_for_any_more_stays_charged(made: Path) -> N
     with Ledger.create(made) as ledger:
         before = foreseen(ledger, 12)
         waiting(ledger, calls=2)
-        found = foreseen(ledger, 12)
-        assert found.cost == found.spent == spent(ledger).cost == before.spent + 2 * WORST
+        forecast_ = foreseen(ledger, 12)
+        assert forecast_.cost == forecast_.spent == spent(ledger).cost == before.spent + 2 * WORST
         waiting(ledger, calls=200)
         some = foreseen(ledger, 40)
         assert some.cost is not None and 0 < before.spent + 202 * WORST - some.cost < 40 * WORST, "28 of them or so"
 
 
 @pytest.mark.parametrize(
-    ("judge", "given", "rates"),
+    ("judge", "filter_rates", "rates"),
     [
         (None, None, Rates(1, 1, 1, 4)),
         ({"model": "j"}, None, Rates(1, 1, 1, 4)),  # an earlier version wrote no rates
@@ -162,17 +163,17 @@ def test_what_waits_and_is_not_asked_for_any_more_stays_charged(made: Path) -> N
     ],
 )
 def test_a_judge_is_foreseen_at_its_own_price(
-    tmp_path: Path, judge: Mapping[str, Any] | None, given: Rates | None, rates: Rates | None
+    tmp_path: Path, judge: Mapping[str, Any] | None, filter_rates: Rates | None, rates: Rates | None
 ) -> None:
     with Ledger.create(tmp_path) as ledger:
         ledger.set_meta(rates=[1, 1, 1, 4], judge=judge, identity={"program": {"response_generation": "x"}})
-        shares = StageShares.read(ledger, None, None, given)
-        assert shares.of_rates(JUDGE) == rates and shares.priced is (rates is not None)
+        weights = StageWeights.read(ledger, None, None, filter_rates)
+        assert weights.rates_for(JUDGE) == rates and weights.priced is (rates is not None)
 
 
 def test_nobody_foresees_the_minutes_of_a_batch(tmp_path: Path) -> None:
-    found = Forecast(100, 300, 10, 0, 10, PICO, PICO, PICO, 0, 9.0, 250, (8.0, 0.0, 8.0), 0.1, 5)
-    assert Estimate(tmp_path, found, None, "x").lines()[0].endswith("within a day a wave of batches")
+    forecast_ = Forecast(100, 300, 10, 0, 10, PICO, PICO, PICO, 0, 9.0, 250, (8.0, 0.0, 8.0), 0.1, 5)
+    assert Estimate(tmp_path, forecast_, None, "x").lines()[0].endswith("within a day a wave of batches")
 
 
 @pytest.mark.slow
@@ -180,31 +181,38 @@ def test_nobody_foresees_the_minutes_of_a_batch(tmp_path: Path) -> None:
 def test_an_estimate_in_batches_tells_no_minutes(server: SimulatedTeacher, tmp_path: Path, who: str) -> None:
     server.control(batch_seconds=0)
     quick = config(server.base_url, batch={"quiet": 0.02, "poll": 0.02}, max_tokens=2048)
-    given: dict[str, Any] = {"teacher": config(server.base_url, mode="interactive", max_tokens=2048), who: quick}
-    given["filters"] = [{"rubric": {"at_least": 1}}] if who == "judge" else []
-    told = refed_dspy.estimate(None, references(6), size=60, run_dir=tmp_path, **given)
-    assert told.minutes is None and told.forecast.cost is not None and server.stats()["batches"] > 0
+    settings: dict[str, Any] = {"teacher": config(server.base_url, mode="interactive", max_tokens=2048), who: quick}
+    settings["filters"] = [{"rubric": {"at_least": 1}}] if who == "judge" else []
+    estimate = refed_dspy.estimate(None, references(6), size=60, run_dir=tmp_path, **settings)
+    assert estimate.minutes is None and estimate.forecast.cost is not None and server.stats()["batches"] > 0
 
 
 # --- who answers
 
 
-async def test_what_the_run_itself_has_comes_before_what_another_lends(tmp_path: Path) -> None:
+async def test_the_runs_own_answers_come_before_those_of_the_reused_run(tmp_path: Path) -> None:
     question = Question("stage", "item", dspy.Predict("question -> answer"), {"question": "q"})
     lms = [open_teacher(fake_lm(Writer())) for _ in range(2)]
-    lms = [replace(one, identity={"model": name}, model=name) for one, name in zip(lms, ("a", "b"), strict=True)]
-    with Ledger.create(tmp_path / "own") as own, Ledger.create(tmp_path / "lender") as lender:
-        key_of = [PooledTeacher(own, RunRecorder(own, Caps(), spent(own)), one, Progress(0)).key for one in lms]
-        lender.commit(answered(Answer(key_of[0](question), '{"answer": "lent"}', "there"), []))
-        own.commit(answered(Answer(key_of[1](question), '{"answer": "own"}', "here"), []))
-        recorder = RunRecorder(own, Caps(), spent(own))
-        recorded_teachers = [PooledTeacher(own, recorder, one, Progress(0), reuse=lender) for one in lms]
+    lms = [
+        replace(teacher, identity={"model": name}, model=name) for teacher, name in zip(lms, ("a", "b"), strict=True)
+    ]
+    with Ledger.create(tmp_path / "own") as ledger, Ledger.create(tmp_path / "reused") as reused:
+        key_of = [
+            PooledTeacher(ledger, RunRecorder(ledger, Caps(), spent(ledger)), teacher, Progress(0)).key
+            for teacher in lms
+        ]
+        reused.commit(answered(Answer(key_of[0](question), '{"answer": "reused"}', "there"), []))
+        ledger.commit(answered(Answer(key_of[1](question), '{"answer": "own"}', "here"), []))
+        recorder = RunRecorder(ledger, Caps(), spent(ledger))
+        recorded_teachers = [
+            PooledTeacher(ledger, recorder, teacher, Progress(0), reused_from=reused) for teacher in lms
+        ]
         assert (
             await Pool([(PoolMember(recorded, set(), lambda: 0.0), 1.0) for recorded in recorded_teachers])(question)
         ).answer == "own"
-        assert own.db.execute("SELECT count(*) FROM answers").fetchone() == (1,), "one stage, one answer"
+        assert ledger.db.execute("SELECT count(*) FROM answers").fetchone() == (1,), "one stage, one answer"
         alone = Pool([(PoolMember(recorded_teachers[0], set(), lambda: 0.0), 1.0)])
-        assert (await alone(question)).answer == "lent", "what it has not it is lent"
+        assert (await alone(question)).answer == "reused", "what this run has not comes from the reused one"
         recorder.group.close()
 
 
@@ -215,12 +223,12 @@ WARM, PLAIN = config(mode="interactive", price=CHEAPER), config(mode="interactiv
 BATCH = config(model="sim/batch", price=CHEAPER)
 
 
-def parts_of(**given: Any) -> RunSpec:
-    return prepare(None, references(3), run_dir="nowhere", **given)[0]
+def spec_of(**settings: Any) -> RunSpec:
+    return prepare(None, references(3), run_dir="nowhere", **settings)[0]
 
 
 @pytest.mark.parametrize(
-    ("given", "leads"),
+    ("settings", "leads"),
     [
         ({"teacher": WARM}, True),
         ({"teacher": PLAIN}, False),
@@ -235,15 +243,15 @@ def parts_of(**given: Any) -> RunSpec:
     ],
 )
 def test_one_goes_ahead_where_the_others_find_its_prefix_and_wait_for_no_batch(
-    given: dict[str, Any], leads: bool
+    settings: dict[str, Any], leads: bool
 ) -> None:
-    assert parts_of(**given).plan_settings(10).lead is leads
+    assert spec_of(**settings).plan_settings(10).lead is leads
 
 
 def test_a_judge_in_batches_gets_full_ones() -> None:
     judged = {"teacher": PLAIN, "filters": ["rubric"]}
-    assert parts_of(**judged, judge=WARM).slots == 32
-    assert parts_of(**judged, judge=BATCH).slots == 10_000
+    assert spec_of(**judged, judge=WARM).slots == 32
+    assert spec_of(**judged, judge=BATCH).slots == 10_000
 
 
 @pytest.mark.slow
@@ -289,6 +297,6 @@ def test_a_run_of_other_prompts_is_told_from_a_script_s_own(made: Path) -> None:
         state = ledger.meta("program")
         state[MANIFEST]["fields"]["response_generation"] = "of an earlier version"
         ledger.set_meta(program=state)
-    with pytest.raises(RunDirError, match=r"made with other prompts, of an earlier version .* refed export") as told:
+    with pytest.raises(RunDirError, match=r"made with other prompts, of an earlier version .* refed export") as error:
         refed_dspy.resume(made, size=20)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(error.value)

@@ -14,17 +14,17 @@ from tests.support.scripted_batches import (
     COST,
     FULL,
     USED,
+    BatchFiles,
     Line,
-    OddService,
-    Said,
+    ScriptedService,
     ask,
     ask_all,
     asked,
-    at_work,
     batched,
     body,
     calls,
     line,
+    recorded_teacher,
     spared,
     states,
     teacher_config,
@@ -35,21 +35,21 @@ from tests.support.scripted_batches import (
 # --- the fate of a request
 
 
-def once(*first: Any) -> list[Callable[[Sequence[Line]], Said]]:
+def once(*first: Any) -> list[Callable[[Sequence[Line]], BatchFiles]]:
     """What the first batches come to: each of `first` makes a line from a request; then all is well."""
 
-    def by(make: Callable[[Line], Any]) -> Callable[[Sequence[Line]], Said]:
-        return lambda lines: (written(*(said for one in lines if (said := make(one)) is not None)), None)
+    def by(make: Callable[[Line], Any]) -> Callable[[Sequence[Line]], BatchFiles]:
+        return lambda lines: (written(*(reply for request in lines if (reply := make(request)) is not None)), None)
 
     return [*map(by, first), well]
 
 
 def with_status(status: int, message: str = "no") -> Callable[[Line], Any]:
-    return lambda one: line(one["custom_id"], {"error": {"message": message}}, status)
+    return lambda request: line(request["custom_id"], {"error": {"message": message}}, status)
 
 
-def odd(said: Any) -> Callable[[Line], Any]:
-    return lambda one: line(one["custom_id"], said)
+def odd(content: Any) -> Callable[[Line], Any]:
+    return lambda request: line(request["custom_id"], content)
 
 
 WORST = 1
@@ -61,10 +61,14 @@ FATES: dict[str, tuple[Any, Any, list[tuple[str, int]]]] = {
     "refused": (with_status(400), UnfitRequest, [("http 400", 0)]),
     "limited": (with_status(429), None, [("http 429", 0), ("ok", COST)]),
     "broken": (with_status(500), None, [("http 500", 0), ("ok", COST)]),
-    "missing": (lambda one: None, None, [("no answer", WORST), ("ok", COST)]),
-    "garbled": (lambda one: b"{not json", None, [("no answer", WORST), ("ok", COST)]),
-    "expired": (lambda one: spared(one["custom_id"]), None, [("ok", COST)]),
-    "an error": (lambda one: spared(one["custom_id"], "server_error"), None, [("no answer", WORST), ("ok", COST)]),
+    "missing": (lambda request: None, None, [("no answer", WORST), ("ok", COST)]),
+    "garbled": (lambda request: b"{not json", None, [("no answer", WORST), ("ok", COST)]),
+    "expired": (lambda request: spared(request["custom_id"]), None, [("ok", COST)]),
+    "an error": (
+        lambda request: spared(request["custom_id"], "server_error"),
+        None,
+        [("no answer", WORST), ("ok", COST)],
+    ),
     "no choice": (odd({**body("q"), "choices": []}), MalformedAnswer, [("malformed", COST)]),
     "cut": (odd(body("cut", reason="length")), CutAnswer, [("cut", COST)]),
     "declined": (odd(body("no", reason="content_filter")), RefusedAnswer, [("refused", COST)]),
@@ -84,57 +88,61 @@ FATES: dict[str, tuple[Any, Any, list[tuple[str, int]]]] = {
     "text": (odd("a text"), RowError, [("no answer", WORST)]),
     "list": (odd([1, 2]), RowError, [("no answer", WORST)]),
     "error with 200": (odd({"error": {"message": "went wrong"}}), None, [("no answer", WORST), ("ok", COST)]),
-    "status a text": (lambda one: line(one["custom_id"], body("q"), "200"), None, [("no answer", WORST), ("ok", COST)]),
+    "status a text": (
+        lambda request: line(request["custom_id"], body("q"), "200"),
+        None,
+        [("no answer", WORST), ("ok", COST)],
+    ),
 }
 """Question → what its first line is, how asking ends (None: with its answer), and the calls that it takes."""
 
 
-async def test_what_becomes_of_a_request(tmp_path: Path, service: OddService) -> None:
-    def by_fate(lines: Sequence[Line]) -> Said:
-        return written(*(said for one in lines if (said := FATES[asked(one)][0](one)) is not None)), None
+async def test_what_becomes_of_a_request(tmp_path: Path, service: ScriptedService) -> None:
+    def by_fate(lines: Sequence[Line]) -> BatchFiles:
+        return written(*(reply for request in lines if (reply := FATES[asked(request)][0](request)) is not None)), None
 
     service.answers = [by_fate, well]
-    async with at_work(tmp_path, teacher_config(service, malformed_retries=0)) as recorded:
-        said = dict(zip(FATES, await ask_all(recorded, list(FATES)), strict=True))
+    async with recorded_teacher(tmp_path, teacher_config(service, malformed_retries=0)) as recorded:
+        answers = dict(zip(FATES, await ask_all(recorded, list(FATES)), strict=True))
         assert recorded.recorder.budget.in_flight == recorded.recorder.budget.reserved == 0
     with Ledger.read(tmp_path) as ledger:
         rows = ledger.db.execute("SELECT item, outcome, cost, reserved FROM calls ORDER BY id").fetchall()
     for name, (_, ends, taken) in FATES.items():
-        assert said[name] == name if ends is None else isinstance(said[name], ends), (name, said[name])
-        found = [(how, WORST if cost == worst else cost) for item, how, cost, worst in rows if item == name]
-        assert found == taken, name
+        assert answers[name] == name if ends is None else isinstance(answers[name], ends), (name, answers[name])
+        outcomes = [(how, WORST if cost == worst else cost) for item, how, cost, worst in rows if item == name]
+        assert outcomes == taken, name
     assert len(service.sent) == 2 and batched(tmp_path) == 0
 
 
 @pytest.mark.slow
-async def test_a_malformed_answer_is_paid_for_and_asked_again(tmp_path: Path, service: OddService) -> None:
+async def test_a_malformed_answer_is_paid_for_and_asked_again(tmp_path: Path, service: ScriptedService) -> None:
     bad = {**body("q")}
     bad["choices"] = [{**bad["choices"][0], "message": {"role": "assistant", "content": "no JSON"}}]
     service.answers = once(odd(bad))
-    async with at_work(tmp_path, teacher_config(service)) as recorded:
+    async with recorded_teacher(tmp_path, teacher_config(service)) as recorded:
         assert await ask(recorded, "q") == "q"
     assert calls(tmp_path) == {("malformed", COST): 1, ("ok", COST): 1}
 
 
 @pytest.mark.slow
-async def test_lines_of_others_and_twice_the_same_change_nothing(tmp_path: Path, service: OddService) -> None:
-    def odd_lines(lines: Sequence[Line]) -> Said:
+async def test_lines_of_others_and_twice_the_same_change_nothing(tmp_path: Path, service: ScriptedService) -> None:
+    def odd_lines(lines: Sequence[Line]) -> BatchFiles:
         names = ["call-99", "call--5", "call-", "call-١", "5", None, 7, "x" * 5000, "call-" + "9" * 5000]
         strange = [line(name, body("not yours")) for name in names]
-        own = [line(one["custom_id"], body(f"{asked(one)}\u2028\u2029\x85 end")) for one in lines]
-        again = [line(one["custom_id"], body("twice")) for one in lines]
-        return written(*strange, *own, *again, b"", b"null", b"[" * 200_000), written(*again)
+        answers = [line(request["custom_id"], body(f"{asked(request)}\u2028\u2029\x85 end")) for request in lines]
+        repeats = [line(request["custom_id"], body("twice")) for request in lines]
+        return written(*strange, *answers, *repeats, b"", b"null", b"[" * 200_000), written(*repeats)
 
     service.answers = [odd_lines]
-    async with at_work(tmp_path, teacher_config(service)) as recorded:
+    async with recorded_teacher(tmp_path, teacher_config(service)) as recorded:
         assert await ask_all(recorded, ["a", "b"]) == ["a\u2028\u2029\x85 end", "b\u2028\u2029\x85 end"]
     assert calls(tmp_path) == {("ok", COST): 2}
 
 
 @pytest.mark.slow
-async def test_tries_have_an_end(tmp_path: Path, service: OddService) -> None:
+async def test_tries_have_an_end(tmp_path: Path, service: ScriptedService) -> None:
     service.answers = once(with_status(500))[:1]
-    async with at_work(tmp_path, teacher_config(service, retries=2)) as recorded:
+    async with recorded_teacher(tmp_path, teacher_config(service, retries=2)) as recorded:
         with pytest.raises(NoAnswer):
             await ask(recorded, "q")
     assert len(service.sent) == 3 and calls(tmp_path) == {("http 500", 0): 3}
@@ -144,16 +152,16 @@ async def test_tries_have_an_end(tmp_path: Path, service: OddService) -> None:
 
 
 async def test_what_an_expired_batch_did_not_come_to_goes_again_and_costs_nothing(
-    tmp_path: Path, service: OddService
+    tmp_path: Path, service: ScriptedService
 ) -> None:
-    def half(lines: Sequence[Line]) -> Said:
-        names = [str(one["custom_id"]) for one in lines]
+    def half(lines: Sequence[Line]) -> BatchFiles:
+        names = [str(request["custom_id"]) for request in lines]
         done = len(lines) // 2
         return well(lines[:done])[0], written(*map(spared, names[done:]))
 
     service.status, service.answers = ["expired", "cancelled", "completed"], [half, half, well]
     texts = [f"q{n}" for n in range(8)]
-    async with at_work(tmp_path, teacher_config(service)) as recorded:
+    async with recorded_teacher(tmp_path, teacher_config(service)) as recorded:
         assert await ask_all(recorded, texts) == texts
         assert recorded.recorder.budget.calls == 8
     assert [len(lines) for lines in service.sent] == [8, 4, 2] and calls(tmp_path) == {("ok", COST): 8}
@@ -161,59 +169,61 @@ async def test_what_an_expired_batch_did_not_come_to_goes_again_and_costs_nothin
 
 
 @pytest.mark.slow
-async def test_what_is_garbled_in_an_expired_batch_may_have_been_billed(tmp_path: Path, service: OddService) -> None:
-    def half(lines: Sequence[Line]) -> Said:
-        return b'{"custom_id": "call-\n', written(*(spared(str(one["custom_id"])) for one in lines[1:]))
+async def test_what_is_garbled_in_an_expired_batch_may_have_been_billed(
+    tmp_path: Path, service: ScriptedService
+) -> None:
+    def half(lines: Sequence[Line]) -> BatchFiles:
+        return b'{"custom_id": "call-\n', written(*(spared(str(request["custom_id"])) for request in lines[1:]))
 
     service.status, service.answers = ["expired", "completed"], [half, well]
-    async with at_work(tmp_path, teacher_config(service)) as recorded:
+    async with recorded_teacher(tmp_path, teacher_config(service)) as recorded:
         assert await ask_all(recorded, ["a", "b", "c"]) == ["a", "b", "c"]
     paid = calls(tmp_path)
     assert paid["ok", COST] == 3 and sum(paid.values()) == 4, "one of them was answered, and its line cannot be read"
 
 
 @pytest.mark.slow
-async def test_a_batch_that_fails_whole_is_one_line_and_costs_nothing(tmp_path: Path, service: OddService) -> None:
+async def test_a_batch_that_fails_whole_is_one_line_and_costs_nothing(tmp_path: Path, service: ScriptedService) -> None:
     service.status, service.errors = (
         ["failed"],
         [[{"code": "invalid", "message": "the model\nis not there", "line": 2}]],
     )
-    async with at_work(tmp_path, teacher_config(service)) as recorded:
-        said = await ask_all(recorded, ["a", "b"])
-        assert {type(one) for one in said} == {TeacherError}
-        assert "the model is not there (line 2)" in str(said[0]) and "\n" not in str(said[0])
+    async with recorded_teacher(tmp_path, teacher_config(service)) as recorded:
+        errors = await ask_all(recorded, ["a", "b"])
+        assert {type(error) for error in errors} == {TeacherError}
+        assert "the model is not there (line 2)" in str(errors[0]) and "\n" not in str(errors[0])
         assert recorded.recorder.budget.calls == recorded.recorder.budget.in_flight == 0
     assert not calls(tmp_path) and batched(tmp_path) == 0 and states(tmp_path) == ["failed"]
 
 
 @pytest.mark.slow
-async def test_a_full_queue_takes_smaller_batches_one_after_another(tmp_path: Path, service: OddService) -> None:
+async def test_a_full_queue_takes_smaller_batches_one_after_another(tmp_path: Path, service: ScriptedService) -> None:
     service.status, service.errors = ["failed", "failed", "completed"], [FULL, FULL, None]
     open_at_once: list[int] = []
 
     def count() -> None:
-        going = [one for one in service.made.values() if one["status"] == "in_progress"]
+        going = [batch for batch in service.made.values() if batch["status"] == "in_progress"]
         open_at_once.append(len(going))
 
     service.hooks["create"] = [None, *[count] * 9]
     texts = [f"q{n}" for n in range(44)]
-    async with at_work(tmp_path, teacher_config(service, batch={"quiet": 0.02, "poll": 0.01})) as recorded:
+    async with recorded_teacher(tmp_path, teacher_config(service, batch={"quiet": 0.02, "poll": 0.01})) as recorded:
         assert await ask_all(recorded, texts) == texts
     assert max(map(len, service.sent)) <= 22 and set(open_at_once) == {0} and service.repeated == 0
     assert calls(tmp_path) == {("ok", COST): 44}
 
 
 @pytest.mark.slow
-async def test_a_limit_of_requests_is_not_raised_by_a_full_queue(tmp_path: Path, service: OddService) -> None:
+async def test_a_limit_of_requests_is_not_raised_by_a_full_queue(tmp_path: Path, service: ScriptedService) -> None:
     service.status, service.errors = ["failed", "completed"], [FULL, None]
     config = teacher_config(service, batch={"quiet": 0.02, "poll": 0.005, "requests": 3})
-    async with at_work(tmp_path, config) as recorded:
+    async with recorded_teacher(tmp_path, config) as recorded:
         for texts in ([f"q{n}" for n in range(6)], [f"later {n}" for n in range(8)]):
             assert await ask_all(recorded, texts) == texts
     assert max(map(len, service.sent)) <= 3
 
 
-async def test_a_file_that_is_named_late_is_waited_for(tmp_path: Path, service: OddService) -> None:
+async def test_a_file_that_is_named_late_is_waited_for(tmp_path: Path, service: ScriptedService) -> None:
     hidden: dict[str, Any] = {}
 
     def hide() -> None:
@@ -227,16 +237,16 @@ async def test_a_file_that_is_named_late_is_waited_for(tmp_path: Path, service: 
         batch["output_file_id"] = hidden["name"]
 
     service.hooks["look"] = [hide, None, show]
-    async with at_work(tmp_path, teacher_config(service)) as recorded:
+    async with recorded_teacher(tmp_path, teacher_config(service)) as recorded:
         assert await ask(recorded, "q") == "q"
     assert calls(tmp_path) == {("ok", COST): 1}
 
 
 @pytest.mark.slow
 async def test_a_completed_batch_without_any_file_is_not_waited_for_for_ever(
-    tmp_path: Path, service: OddService
+    tmp_path: Path, service: ScriptedService
 ) -> None:
     service.answers = [lambda lines: (None, None), well]
-    async with at_work(tmp_path, teacher_config(service)) as recorded:
+    async with recorded_teacher(tmp_path, teacher_config(service)) as recorded:
         assert await ask(recorded, "q") == "q"
     assert [how for how, _ in calls(tmp_path)].count("no answer") == 1

@@ -22,14 +22,14 @@ from refed_dspy.ledger.spending import spent
 from tests.support.killed_starts import TEXTS, called_off, goes_on, killed_at, killed_waiting
 from tests.support.scripted_batches import (
     COST,
-    OddService,
+    ScriptedService,
     as_killed,
     ask_all,
-    at_work,
     batched,
     bill,
     body,
     calls,
+    recorded_teacher,
     refused,
     simulated,
     states,
@@ -42,7 +42,7 @@ from tests.support.scripted_engine import references
 
 
 @pytest.mark.slow
-async def test_before_a_batch_begins_nothing_is_charged(tmp_path: Path, service: OddService) -> None:
+async def test_before_a_batch_begins_nothing_is_charged(tmp_path: Path, service: ScriptedService) -> None:
     folder = await killed_at("upload", tmp_path, service, refused(400, "gone"))
     assert not calls(folder) and not states(folder)
     await goes_on(folder, service)
@@ -50,7 +50,7 @@ async def test_before_a_batch_begins_nothing_is_charged(tmp_path: Path, service:
 
 @pytest.mark.parametrize("there", [True, False])
 async def test_before_the_service_answers_its_nonce_tells_whether_it_is_there(
-    tmp_path: Path, service: OddService, there: bool
+    tmp_path: Path, service: ScriptedService, there: bool
 ) -> None:
     moment, instead = ("created", None) if there else ("create", refused(400, "gone"))
     folder = await killed_at(moment, tmp_path, service, instead)
@@ -62,7 +62,9 @@ async def test_before_the_service_answers_its_nonce_tells_whether_it_is_there(
 
 
 @pytest.mark.slow
-async def test_a_service_whose_clock_is_behind_is_searched_all_the_same(tmp_path: Path, service: OddService) -> None:
+async def test_a_service_whose_clock_is_behind_is_searched_all_the_same(
+    tmp_path: Path, service: ScriptedService
+) -> None:
     service.clock = -7200
     folder = await killed_at("created", tmp_path, service)
     newer = {"metadata": None, "input_file_id": "other", "status": "completed"}
@@ -71,28 +73,28 @@ async def test_a_service_whose_clock_is_behind_is_searched_all_the_same(tmp_path
     assert len(service.sent) == 1
 
 
-async def test_during_the_wait_the_batch_is_adopted(tmp_path: Path, service: OddService) -> None:
+async def test_during_the_wait_the_batch_is_adopted(tmp_path: Path, service: ScriptedService) -> None:
     folder = await killed_waiting(tmp_path, service)
     await goes_on(folder, service)
     assert len(service.sent) == 1
 
 
 @pytest.mark.slow
-async def test_between_download_and_hand_over(tmp_path: Path, service: OddService) -> None:
+async def test_between_download_and_hand_over(tmp_path: Path, service: ScriptedService) -> None:
     folder = await killed_at("download", tmp_path, service)
     with Ledger.create(folder) as ledger:  # as if half of it had been written down
         answers = [(json.dumps({"status": 200, "body": body(text)}), n) for n, text in enumerate(TEXTS[:3], 1)]
-        ledger.commit([("UPDATE batched SET answer=? WHERE call=?", one) for one in answers])
+        ledger.commit([("UPDATE batched SET answer=? WHERE call=?", answer) for answer in answers])
     await goes_on(folder, service)
     assert len(service.sent) == 1
 
 
 @pytest.mark.slow
-async def test_after_the_end_but_before_the_hand_over(tmp_path: Path, service: OddService) -> None:
+async def test_after_the_end_but_before_the_hand_over(tmp_path: Path, service: ScriptedService) -> None:
     folder = await killed_at("download", tmp_path, service)
     with Ledger.create(folder) as ledger:
         answers = [(json.dumps({"status": 200, "body": body(text)}), n) for n, text in enumerate(TEXTS, 1)]
-        ledger.commit([("UPDATE batched SET answer=? WHERE call=?", one) for one in answers])
+        ledger.commit([("UPDATE batched SET answer=? WHERE call=?", answer) for answer in answers])
         ledger.commit([("UPDATE batches SET state='completed'", ())])
     looks = service.calls["look"]
     await goes_on(folder, service)
@@ -100,11 +102,11 @@ async def test_after_the_end_but_before_the_hand_over(tmp_path: Path, service: O
 
 
 @pytest.mark.slow
-async def test_while_a_part_is_handed_over(tmp_path: Path, service: OddService) -> None:
+async def test_while_a_part_is_handed_over(tmp_path: Path, service: ScriptedService) -> None:
     """The second of two batches is awaited while the first is done."""
     service.hooks["look"] = [None]
     folder = tmp_path / "first"
-    async with at_work(folder, teacher_config(service)) as recorded:
+    async with recorded_teacher(folder, teacher_config(service)) as recorded:
         assert await ask_all(recorded, TEXTS[:2]) == TEXTS[:2]
         service.ready = False
         asking = asyncio.ensure_future(ask_all(recorded, TEXTS[2:]))
@@ -118,7 +120,7 @@ async def test_while_a_part_is_handed_over(tmp_path: Path, service: OddService) 
 
 
 @pytest.mark.slow
-async def test_an_orderly_stop_is_no_worse_than_a_kill(tmp_path: Path, service: OddService) -> None:
+async def test_an_orderly_stop_is_no_worse_than_a_kill(tmp_path: Path, service: ScriptedService) -> None:
     await killed_waiting(tmp_path, service)
     assert batched(tmp_path / "first") == len(TEXTS)
     await goes_on(tmp_path / "first", service)
@@ -126,10 +128,10 @@ async def test_an_orderly_stop_is_no_worse_than_a_kill(tmp_path: Path, service: 
 
 
 @pytest.mark.slow
-async def test_killed_again_and_again(tmp_path: Path, service: OddService) -> None:
+async def test_killed_again_and_again(tmp_path: Path, service: ScriptedService) -> None:
     service.ready, folder = False, tmp_path / "0"
     for n in range(4):
-        async with at_work(folder, teacher_config(service)) as recorded:
+        async with recorded_teacher(folder, teacher_config(service)) as recorded:
             asking = asyncio.ensure_future(ask_all(recorded, TEXTS))
             service.calls.clear()
             await until(lambda: service.calls["look"] >= 2)
@@ -144,14 +146,14 @@ async def test_killed_again_and_again(tmp_path: Path, service: OddService) -> No
 
 
 def command(home: Path, run_dir: Path, size: int) -> list[str]:
-    given = ["--references", str(home / "references.jsonl"), "--teacher", str(home / "teacher.yaml")]
-    return [sys.executable, "-m", "refed_dspy.cli", "synth", "--size", str(size), "--run-dir", str(run_dir), *given]
+    arguments = ["--references", str(home / "references.jsonl"), "--teacher", str(home / "teacher.yaml")]
+    return [sys.executable, "-m", "refed_dspy.cli", "synth", "--size", str(size), "--run-dir", str(run_dir), *arguments]
 
 
 @pytest.mark.slow
 def test_sigkill_at_any_moment(tmp_path: Path, server: SimulatedTeacher) -> None:
     server.control(batch_seconds=1.0, batch_progressive=True, items=4)
-    rows = [{"instruction": one["instruction"], "response": one["response"]} for one in references(4)]
+    rows = [{"instruction": reference["instruction"], "response": reference["response"]} for reference in references(4)]
     (tmp_path / "references.jsonl").write_text("\n".join(map(json.dumps, rows)))
     teacher = simulated(server, batch={"quiet": 0.1, "poll": 0.1})
     (tmp_path / "teacher.yaml").write_text(teacher.model_dump_json(exclude_unset=True))

@@ -12,21 +12,21 @@ import pytest
 
 import refed_dspy
 from benchmarks.simulated import SimulatedTeacher
-from refed_dspy import open_teacher
 from refed_dspy.errors import ConfigError
 from refed_dspy.errors import TeacherRefused as Refused
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.programs.adapter import SchemaAdapter
+from refed_dspy.teachers import open_teacher
 from tests.conftest import KEY_VARIABLE
 from tests.support.compiling import compiled
 from tests.support.scripted_batches import (
     COST,
-    OddService,
+    ScriptedService,
     ask,
-    at_work,
     batched,
     bill,
     calls,
+    recorded_teacher,
     simulated,
     stored,
     teacher_config,
@@ -40,9 +40,9 @@ def test_an_endpoint_without_batches_is_one_line_before_anything_is_paid(
     tmp_path: Path, server: SimulatedTeacher
 ) -> None:
     server.control(batches=False)
-    with pytest.raises(Refused, match=r"takes no batches .* set mode: interactive") as told:
+    with pytest.raises(Refused, match=r"takes no batches .* set mode: interactive") as refused:
         refed_dspy.synthesize(None, references(2), size=2, teacher=simulated(server), run_dir=tmp_path, track=False)
-    assert told.value.exit_code == 2 and "\n" not in str(told.value) and not calls(tmp_path)
+    assert refused.value.exit_code == 2 and "\n" not in str(refused.value) and not calls(tmp_path)
 
 
 @pytest.mark.slow
@@ -52,25 +52,25 @@ def test_a_key_that_is_wrong_is_in_no_message_and_no_file(
     monkeypatch.setenv(KEY_VARIABLE, "sk-wrong-key-0123456789")
     caplog.set_level(0)
     config = simulated(locked, api_key_env=KEY_VARIABLE)
-    with pytest.raises(Refused) as told:
+    with pytest.raises(Refused) as refused:
         refed_dspy.synthesize(None, references(2), size=2, teacher=config, run_dir=tmp_path, track=False)
-    assert told.value.exit_code == 2 and "api_key_env" in str(told.value)
-    assert "sk-wrong" not in str(told.value) + caplog.text and b"sk-wrong" not in stored(tmp_path)
+    assert refused.value.exit_code == 2 and "api_key_env" in str(refused.value)
+    assert "sk-wrong" not in str(refused.value) + caplog.text and b"sk-wrong" not in stored(tmp_path)
 
 
 @pytest.mark.slow
 async def test_two_runs_at_once_with_one_teacher_keep_apart(tmp_path: Path, server: SimulatedTeacher) -> None:
     server.control(batch_seconds=0)
     teacher = open_teacher(simulated(server))
-    given: dict[str, Any] = {"teacher": teacher, "track": False}
+    settings: dict[str, Any] = {"teacher": teacher, "track": False}
     made = await asyncio.gather(
         *(
-            refed_dspy.asynthesize(None, references(2), size=n, seed=n, run_dir=tmp_path / str(n), **given)
+            refed_dspy.asynthesize(None, references(2), size=n, seed=n, run_dir=tmp_path / str(n), **settings)
             for n in (2, 5)
         )
     )
-    assert [len(one.samples) for one in made] == [2, 5]
-    assert sum(one.status["cost"] for one in made) == pytest.approx(bill(server), rel=1e-9)
+    assert [len(run_.samples) for run_ in made] == [2, 5]
+    assert sum(run_.status["cost"] for run_ in made) == pytest.approx(bill(server), rel=1e-9)
 
 
 @pytest.mark.slow
@@ -86,12 +86,12 @@ def test_one_teacher_serves_one_run_after_another(tmp_path: Path, server: Simula
 
 @pytest.mark.slow
 async def test_a_service_that_is_away_as_the_next_run_begins_is_waited_for(tmp_path: Path) -> None:
-    service = OddService()
+    service = ScriptedService()
     async with service.open():
         teacher = open_teacher(teacher_config(service, retries=8))
-        async with at_work(tmp_path / "one", teacher) as recorded:
+        async with recorded_teacher(tmp_path / "one", teacher) as recorded:
             assert await ask(recorded, "a") == "a"
-    async with at_work(tmp_path / "two", teacher) as recorded:
+    async with recorded_teacher(tmp_path / "two", teacher) as recorded:
         asking = asyncio.ensure_future(ask(recorded, "b"))
         await asyncio.sleep(0.5)
         assert not asking.done()
@@ -110,11 +110,13 @@ def test_a_program_on_its_own_needs_no_ledger(server: SimulatedTeacher) -> None:
         return list(await asyncio.gather(*(program.acall(question=f"What is {n}?") for n in range(2))))
 
     with dspy.context(lm=lm, adapter=SchemaAdapter()):
-        assert all(one.answer for one in asyncio.run(both())) and all(one.answer for one in asyncio.run(both()))
+        assert all(prediction.answer for prediction in asyncio.run(both())) and all(
+            prediction.answer for prediction in asyncio.run(both())
+        )
         assert server.stats()["batches"] == 2 and server.stats()["requests"] == 0
-        assert program(question="Without a loop?").answer, "the synchronous door makes a call by itself"
+        assert program(question="Without a loop?").answer, "the synchronous engine makes a call outside a batch"
         assert server.stats()["requests"] == 1
-    assert copy.deepcopy(lm).straight is lm.straight
+    assert copy.deepcopy(lm).direct_engine is lm.direct_engine
 
 
 @pytest.mark.slow
@@ -123,9 +125,15 @@ def test_a_judge_in_batches_too(tmp_path: Path, server: SimulatedTeacher, same: 
     server.control(batch_seconds=0)
     judge = simulated(server, temperature=0.0, **({} if same else {"model": "sim/judge"}))
     made = refed_dspy.synthesize(
-        *(None, references(4)), size=6, teacher=simulated(server), judge=judge, filters=ALL_PASS,
-        run_dir=tmp_path, track=False,
-    )  # fmt: skip
+        None,
+        references(4),
+        size=6,
+        teacher=simulated(server),
+        judge=judge,
+        filters=ALL_PASS,
+        run_dir=tmp_path,
+        track=False,
+    )
     stats = server.stats()
     assert made.complete and stats["requests"] == 0 and stats["batch_repeated"] == 0
     assert made.status["cost"] == pytest.approx(bill(server), rel=1e-9) and batched(tmp_path) == 0
@@ -136,9 +144,15 @@ def test_an_interactive_judge_does_not_splinter_the_batches(tmp_path: Path, serv
     server.control(batch_seconds=0, latency=0.1)
     judge = simulated(server, mode="interactive", temperature=0.0)
     made = refed_dspy.synthesize(
-        *(None, references(4)), size=12, teacher=simulated(server), judge=judge, filters=ALL_PASS,
-        run_dir=tmp_path, track=False,
-    )  # fmt: skip
+        None,
+        references(4),
+        size=12,
+        teacher=simulated(server),
+        judge=judge,
+        filters=ALL_PASS,
+        run_dir=tmp_path,
+        track=False,
+    )
     assert made.complete and server.stats()["batches"] <= 12 and server.stats()["requests"] > 0
 
 
@@ -157,7 +171,7 @@ def test_stragglers_are_asked_by_themselves_at_their_own_price(tmp_path: Path, s
 
 async def test_a_straggler_holds_no_money_in_a_batch(tmp_path: Path, server: SimulatedTeacher) -> None:
     config = simulated(server, mode="mixed", batch={"quiet": 0.02, "poll": 0.02, "stragglers": 6})
-    async with at_work(tmp_path, config) as recorded:
+    async with recorded_teacher(tmp_path, config) as recorded:
         assert await ask(recorded, "q")
         budget, stats = recorded.recorder.budget, server.stats()
         assert (budget.in_flight, budget.reserved, budget.calls) == (0, 0, 1)

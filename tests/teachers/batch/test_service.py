@@ -28,14 +28,14 @@ from refed_dspy.teachers.batch.tracker import BatchTracker
 from refed_dspy.teachers.route import resolve
 from tests.conftest import KEY, KEY_VARIABLE
 from tests.support.scripted_batches import (
-    OddService,
+    ScriptedService,
     as_killed,
     ask,
     ask_all,
-    at_work,
     batched,
     calls,
     client,
+    recorded_teacher,
     refused,
     states,
     stored,
@@ -62,7 +62,7 @@ def dropped() -> web.StreamResponse:
 
 @pytest.mark.parametrize("lost", [answer(500), answer(429), dropped])
 async def test_a_batch_whose_making_went_unanswered_is_found_and_not_made_twice(
-    service: OddService, lost: Callable[[], web.StreamResponse]
+    service: ScriptedService, lost: Callable[[], web.StreamResponse]
 ) -> None:
     service.hooks["created"] = [lost]
     async with client(teacher_config(service)) as there:
@@ -70,7 +70,7 @@ async def test_a_batch_whose_making_went_unanswered_is_found_and_not_made_twice(
     assert made.id == "batch-0" and len(service.made) == 1
 
 
-async def test_one_that_was_not_made_is_made_then(service: OddService) -> None:
+async def test_one_that_was_not_made_is_made_then(service: ScriptedService) -> None:
     service.hooks["create"] = [answer(500)]
     async with client(teacher_config(service)) as there:
         made = await there.create(await there.upload(BytesIO(b"{}\n")), "nonce", time.time())
@@ -78,17 +78,17 @@ async def test_one_that_was_not_made_is_made_then(service: OddService) -> None:
     assert len(service.made) == 1 and service.calls["list"] >= 1
 
 
-async def test_a_refusal_while_it_is_looked_for_does_not_say_that_there_is_none(service: OddService) -> None:
+async def test_a_refusal_while_it_is_looked_for_does_not_say_that_there_is_none(service: ScriptedService) -> None:
     service.hooks["created"], service.hooks["list"] = [answer(500)], [answer(401, "revoked")]
     async with client(teacher_config(service)) as there:
         name = await there.upload(BytesIO(b"{}\n"))
         with pytest.raises(BatchOutOfReach, match="not known: revoked"):
             await there.create(name, "nonce", time.time())
-        found = await there.find("nonce", time.time())
-        assert found is not None and found.id == "batch-0"
+        batch = await there.find("nonce", time.time())
+        assert batch is not None and batch.id == "batch-0"
 
 
-async def test_a_service_that_keeps_no_metadata_knows_a_batch_by_its_file(service: OddService) -> None:
+async def test_a_service_that_keeps_no_metadata_knows_a_batch_by_its_file(service: ScriptedService) -> None:
     def forget() -> web.StreamResponse:
         service.made["batch-0"]["metadata"] = None
         return refused(500, "no")
@@ -99,18 +99,18 @@ async def test_a_service_that_keeps_no_metadata_knows_a_batch_by_its_file(servic
     assert made.id == "batch-0" and len(service.made) == 1
 
 
-async def test_a_batch_is_searched_through_pages_and_among_older_ones(service: OddService) -> None:
+async def test_a_batch_is_searched_through_pages_and_among_older_ones(service: ScriptedService) -> None:
     now = int(time.time())
     for n in range(3 * OLDER):
         age = 10 * 86_400 if n % 50 else 0  # not quite in order
         made = {"id": f"b{n}", "object": "batch", "status": "completed", "created_at": now - age}
         service.made[f"b{n}"] = {**made, "metadata": {"refed_batch": f"n{n}"}, "input_file_id": f"f{n}"}
     async with client(teacher_config(service)) as there:
-        found = await there.find("n1", now)
-        assert found is not None and found.id == "b1" and service.calls["list"] == 3
+        batch = await there.find("n1", now)
+        assert batch is not None and batch.id == "b1" and service.calls["list"] == 3
         assert await there.find("none", now) is None
-    for one in service.made.values():
-        one["created_at"] = now - 10 * 86_400
+    for batch in service.made.values():
+        batch["created_at"] = now - 10 * 86_400
     service.calls.clear()
     async with client(teacher_config(service)) as there:
         assert await there.find("none", now - 100) is None and service.calls["list"] == 1, "the rest is older still"
@@ -120,7 +120,7 @@ async def test_a_batch_is_searched_through_pages_and_among_older_ones(service: O
 
 
 @pytest.mark.parametrize("status", [408, 409, 429, 500, 502, 503])
-async def test_what_passes_is_asked_again(service: OddService, status: int) -> None:
+async def test_what_passes_is_asked_again(service: ScriptedService, status: int) -> None:
     service.hooks["upload"] = [answer(status)]
     async with client(teacher_config(service)) as there:
         assert await there.upload(BytesIO(b"one\ntwo\n")) == "file-0" and service.files["file-0"] == b"one\ntwo\n"
@@ -129,11 +129,18 @@ async def test_what_passes_is_asked_again(service: OddService, status: int) -> N
 @pytest.mark.parametrize(
     ("status", "code", "error"),
     [
-        *((401, None, LMAuthError), (403, None, LMAuthError), (404, None, NoBatches), (405, None, NoBatches)),
-        *((400, None, BatchRejected), (413, None, BatchRejected), (429, "insufficient_quota", LMBillingError)),
+        (401, None, LMAuthError),
+        (403, None, LMAuthError),
+        (404, None, NoBatches),
+        (405, None, NoBatches),
+        (400, None, BatchRejected),
+        (413, None, BatchRejected),
+        (429, "insufficient_quota", LMBillingError),
     ],
 )
-async def test_what_does_not_is_told_at_once(service: OddService, status: int, code: str | None, error: Any) -> None:
+async def test_what_does_not_is_told_at_once(
+    service: ScriptedService, status: int, code: str | None, error: Any
+) -> None:
     service.hooks["upload"] = [answer(status, "the reason", code)]
     async with client(teacher_config(service)) as there:
         with pytest.raises(error, match="the reason" if error is not NoBatches else "takes no batches"):
@@ -141,14 +148,14 @@ async def test_what_does_not_is_told_at_once(service: OddService, status: int, c
     assert service.calls["upload"] == 1
 
 
-@pytest.mark.parametrize(("status", "said"), [(404, "--give-up"), (400, "batches/x"), (503, "busy")])
+@pytest.mark.parametrize(("status", "message"), [(404, "--give-up"), (400, "batches/x"), (503, "busy")])
 async def test_a_batch_that_cannot_be_asked_about_is_not_taken_for_unpaid(
-    service: OddService, status: int, said: str
+    service: ScriptedService, status: int, message: str
 ) -> None:
     service.hooks["look"] = [answer(status, "busy")] * 9
     async with client(teacher_config(service), PATIENCE) as there:
         await there.find("none", 0)
-        with pytest.raises(BatchOutOfReach, match=said):
+        with pytest.raises(BatchOutOfReach, match=message):
             await there.look("x")
 
 
@@ -161,7 +168,7 @@ async def test_an_endpoint_that_never_answered_is_not_waited_for() -> None:
         assert time.monotonic() - begun < PATIENCE
 
 
-async def test_a_web_page_is_told_apart(service: OddService) -> None:
+async def test_a_web_page_is_told_apart(service: ScriptedService) -> None:
     page = web.Response(text="<html>Welcome</html>", content_type="text/html")
     service.hooks["upload"] = [lambda: page]
     async with client(teacher_config(service)) as there:
@@ -183,14 +190,14 @@ async def test_a_download_that_breaks_off_is_begun_again(server: SimulatedTeache
         assert len(list(await there.lines(end.output_file_id))) == 9
 
 
-# --- the courier, when the service is away for longer than it waits
+# --- the tracker, when the service is away for longer than it waits
 
 
 async def test_a_service_that_is_away_for_long_ends_the_run_and_the_next_start_goes_on(
-    tmp_path: Path, service: OddService
+    tmp_path: Path, service: ScriptedService
 ) -> None:
     """What the engine does, with less patience."""
-    async with at_work(tmp_path, teacher_config(service)) as recorded:
+    async with recorded_teacher(tmp_path, teacher_config(service)) as recorded:
         engine = recorded.teacher.server
         log = recorded.recorder.batches
         patient = BatchService(engine.config, engine.route, patience=PATIENCE)
@@ -201,67 +208,67 @@ async def test_a_service_that_is_away_for_long_ends_the_run_and_the_next_start_g
         ).encode()
         service.hooks["look"] = [answer(503, "away")] * 20
         tracker = BatchTracker(engine.config.batch, patient, log, (engine.endpoint, engine.model))
-        tracker.take([pending])
+        tracker.submit([pending])
         with pytest.raises(BatchOutOfReach, match="away"):
             await pending.answer
         unit.let_go(pending.number)
         assert states(tmp_path) == [None] and batched(tmp_path) == 1
         await tracker.aclose()
     service.hooks.clear()
-    async with at_work(tmp_path, teacher_config(service)) as recorded:
+    async with recorded_teacher(tmp_path, teacher_config(service)) as recorded:
         engine, unit = (
             recorded.teacher.server,
             CallRecorder(recorded.recorder, Key("stage", "q", 0, "p", "i", "digest"), 0, 1),
         )
         number = unit.adopt(engine.endpoint, engine.model)
         assert number == 1
-        again = PendingRequest(number, held=True)
+        adopted = PendingRequest(number, held=True)
         tracker = BatchTracker(
             engine.config.batch,
             BatchService(engine.config, engine.route),
             recorded.recorder.batches,
             (engine.endpoint, engine.model),
         )
-        tracker.expect(again)
-        assert json.loads(await again.answer)["status"] == 200
+        tracker.expect(adopted)
+        assert json.loads(await adopted.answer)["status"] == 200
         await tracker.aclose()
     assert len(service.sent) == 1
 
 
-async def test_out_of_reach_is_a_stop_that_loses_nothing(tmp_path: Path, service: OddService) -> None:
+async def test_out_of_reach_is_a_stop_that_loses_nothing(tmp_path: Path, service: ScriptedService) -> None:
     service.hooks["look"] = [answer(404)]
-    async with at_work(tmp_path, teacher_config(service)) as recorded:
-        said = await ask_all(recorded, ["a", "b"])
-        assert {type(one) for one in said} == {RunStopped}
+    async with recorded_teacher(tmp_path, teacher_config(service)) as recorded:
+        errors = await ask_all(recorded, ["a", "b"])
+        assert {type(error) for error in errors} == {RunStopped}
     assert batched(tmp_path) == 2 and {how for how, _ in calls(tmp_path)} == {"sent"}
-    async with at_work(tmp_path, teacher_config(service)) as recorded:
+    async with recorded_teacher(tmp_path, teacher_config(service)) as recorded:
         assert await ask_all(recorded, ["a", "b"]) == ["a", "b"]
     assert len(service.sent) == 1
 
 
-async def test_a_key_that_is_revoked_during_the_wait_loses_nothing(tmp_path: Path, service: OddService) -> None:
+async def test_a_key_that_is_revoked_during_the_wait_loses_nothing(tmp_path: Path, service: ScriptedService) -> None:
     service.hooks["look"] = [answer(401, "bad key")]
-    async with at_work(tmp_path, teacher_config(service)) as recorded:
+    async with recorded_teacher(tmp_path, teacher_config(service)) as recorded:
         with pytest.raises(RunStopped, match=r"\(bad key\): mend that \(the key that api_key_env names"):
             await ask(recorded, "a")
-    async with at_work(tmp_path, teacher_config(service)) as recorded:
+    async with recorded_teacher(tmp_path, teacher_config(service)) as recorded:
         assert await ask(recorded, "a") == "a"
     assert len(service.sent) == 1
 
 
 async def test_a_key_that_the_service_repeats_is_in_no_message(
-    tmp_path: Path, service: OddService, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, service: ScriptedService, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv(KEY_VARIABLE, KEY)
     caplog.set_level(0)
     config = teacher_config(service, api_key_env=KEY_VARIABLE)
     service.hooks["upload"] = [answer(401, f"Incorrect API key provided: {KEY}")]
     async with client(config) as there:
-        with pytest.raises(LMAuthError) as told:
+        with pytest.raises(LMAuthError) as error:
             await there.upload(BytesIO(b"{}\n"))
-    assert KEY not in str(told.value) and "[key]" in str(told.value)
+    assert KEY not in str(error.value) and "[key]" in str(error.value)
     service.hooks["create"] = [answer(400, f"no: {KEY}")]
-    async with at_work(tmp_path, config) as recorded:
+    async with recorded_teacher(tmp_path, config) as recorded:
         with pytest.raises(TeacherError) as refusal:
             await ask(recorded, "q")
     assert KEY not in str(refusal.value) + caplog.text
@@ -269,19 +276,19 @@ async def test_a_key_that_the_service_repeats_is_in_no_message(
     assert states(tmp_path) == ["refused"] and not calls(tmp_path)
 
 
-async def test_a_log_that_nobody_keeps_makes_batches_too(service: OddService) -> None:
+async def test_a_log_that_nobody_keeps_makes_batches_too(service: ScriptedService) -> None:
     config = teacher_config(service)
     tracker = BatchTracker(config.batch, BatchService(config, resolve(config)), NullBatchLog(), ("there", "m"))
     pending_requests = [
         PendingRequest(n, line=written({"custom_id": f"call-{n}", "body": {"messages": [{"content": ""}]}}))
         for n in (1, 2)
     ]
-    tracker.take(pending_requests)
+    tracker.submit(pending_requests)
     assert [json.loads(await pending.answer)["status"] for pending in pending_requests] == [200, 200]
     await tracker.aclose()
 
 
-async def test_a_file_that_is_never_ready_is_given_up(service: OddService) -> None:
+async def test_a_file_that_is_never_ready_is_given_up(service: ScriptedService) -> None:
     pending = web.json_response({"id": "f", "object": "file", "status": "pending"})
     service.hooks["upload"] = [lambda: pending]
     async with client(teacher_config(service)) as there:

@@ -16,10 +16,10 @@ from aiohttp import web
 from dspy.utils.exceptions import LMAuthError
 
 from refed_dspy import TeacherConfig
-from refed_dspy.cli.batches import given_up_line
+from refed_dspy.cli.lines import given_up_line
 from refed_dspy.errors import RunStopped
 from refed_dspy.ledger.attempt import Attempt
-from refed_dspy.ledger.batches import all_batches, begun, given_up, left_batches, named
+from refed_dspy.ledger.batches import abandoned, all_batches, begun, left_batches, named
 from refed_dspy.ledger.budget import Caps
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.recorder import CallRecorder, RunRecorder
@@ -40,17 +40,17 @@ from tests.support.scripted_batches import (
     COST,
     PATIENCE,
     PREDICTOR,
+    BatchFiles,
     Line,
-    OddService,
-    Said,
+    ScriptedService,
     as_killed,
     ask,
     ask_all,
-    at_work,
     batched,
     body,
     calls,
     client,
+    recorded_teacher,
     refused,
     spared,
     states,
@@ -62,8 +62,8 @@ from tests.support.scripted_batches import (
 
 
 @pytest.fixture
-async def other() -> AsyncIterator[OddService]:
-    async with OddService().open() as opened:
+async def other() -> AsyncIterator[ScriptedService]:
+    async with ScriptedService().open() as opened:
         yield opened
 
 
@@ -71,11 +71,13 @@ async def other() -> AsyncIterator[OddService]:
 
 
 @pytest.mark.slow
-async def test_two_engines_of_one_model_leave_each_others_batches_alone(tmp_path: Path, service: OddService) -> None:
+async def test_two_engines_of_one_model_leave_each_others_batches_alone(
+    tmp_path: Path, service: ScriptedService
+) -> None:
     """The second begins while the first one's batch is being made, and is not there yet."""
     service.ready = False
     judge = open_teacher(teacher_config(service, temperature=0.0))
-    async with at_work(tmp_path / "run", teacher_config(service)) as recorded, judge.running() as lm:
+    async with recorded_teacher(tmp_path / "run", teacher_config(service)) as recorded, judge.running() as lm:
         beside = RecordedTeacher(recorded.ledger, recorded.recorder, judge, Progress(0))
         asking: list[asyncio.Future[str]] = []
 
@@ -100,10 +102,12 @@ async def test_two_engines_of_one_model_leave_each_others_batches_alone(tmp_path
 
 
 @pytest.mark.slow
-async def test_the_first_to_leave_does_not_take_the_others_batch_along(tmp_path: Path, service: OddService) -> None:
+async def test_the_first_to_leave_does_not_take_the_others_batch_along(
+    tmp_path: Path, service: ScriptedService
+) -> None:
     service.ready = False
     judge = open_teacher(teacher_config(service, temperature=0.0))
-    async with at_work(tmp_path, teacher_config(service)) as recorded:
+    async with recorded_teacher(tmp_path, teacher_config(service)) as recorded:
         async with judge.running() as lm:
             with dspy.context(lm=lm):
                 asking = asyncio.ensure_future(
@@ -129,7 +133,7 @@ async def test_the_end_of_a_batch_is_not_that_of_the_next_one_with_the_same_call
         run.batches.ended(first, "no room", [number])
         second = run.batches.begin("there", "m", "n2", [number])
         run.batches.ended(first, "no room", [number])
-        assert [one.id for one in run.batches.under_way("there", "m")] == [second.id]
+        assert [batch.id for batch in run.batches.under_way("there", "m")] == [second.id]
         assert run.batches.under_way("there", "m")[0].numbers == (number,)
         unit.let_go(number)
         run.group.close()
@@ -142,7 +146,7 @@ async def test_the_end_of_a_batch_is_not_that_of_the_next_one_with_the_same_call
 class Two:
     """A pool of two teachers in batches, the first of which answered before."""
 
-    def __init__(self, folder: Path, first: OddService, second: OddService) -> None:
+    def __init__(self, folder: Path, first: ScriptedService, second: ScriptedService) -> None:
         self.folder = folder
         self.teachers = [open_teacher(teacher_config(first)), open_teacher(teacher_config(second, model="odd/other"))]
 
@@ -151,19 +155,21 @@ class Two:
             begin_start(ledger)
             run = RunRecorder(ledger, Caps(), spent(ledger))
             recorded_teachers = {
-                id(one): PooledTeacher(ledger, run, one, Progress(0), CallPolicy()) for one in self.teachers
+                id(first): PooledTeacher(ledger, run, first, Progress(0), CallPolicy()) for first in self.teachers
             }
             members = members_of(recorded_teachers, time.monotonic)
-            pool = Pool([(members[id(one)], weight) for one, weight in zip(self.teachers, (1e9, 1e-9), strict=True)])
-            async with self.teachers[0].running() as one, self.teachers[1].running() as two:
-                for teacher, lm in zip(self.teachers, (one, two), strict=True):
+            pool = Pool(
+                [(members[id(answer)], weight) for answer, weight in zip(self.teachers, (1e9, 1e-9), strict=True)]
+            )
+            async with self.teachers[0].running() as answer, self.teachers[1].running() as two:
+                for teacher, lm in zip(self.teachers, (answer, two), strict=True):
                     members[id(teacher)].lm = lm
                 questions = (Question("stage", text, PREDICTOR, {"question": text}) for text in texts)
                 asking = asyncio.gather(*map(pool, questions), return_exceptions=True)
-                said = await asyncio.wait_for(asking, PATIENCE)
+                answers = await asyncio.wait_for(asking, PATIENCE)
                 run.stopping = True
             run.group.close()
-        return [one if isinstance(one, BaseException) else one.answer for one in said]
+        return [answer if isinstance(answer, BaseException) else answer.answer for answer in answers]
 
 
 @pytest.mark.slow
@@ -171,13 +177,17 @@ class Two:
     "trouble", [(401, "bad key", None), (403, "no", None), (429, "out of money", "insufficient_quota")]
 )
 async def test_a_pool_does_not_ask_another_for_what_runs_in_a_batch(
-    tmp_path: Path, service: OddService, other: OddService, trouble: Any
+    tmp_path: Path, service: ScriptedService, other: ScriptedService, trouble: Any
 ) -> None:
     pool = Two(tmp_path, service, other)
     assert await pool.ask(["first"]) == ["first"]
     service.hooks["look"] = [lambda: refused(*trouble)]
-    said = await pool.ask(["a", "b"])
-    assert {type(one) for one in said} == {RunStopped} and trouble[1] in str(said[0]) and "\n" not in str(said[0])
+    errors = await pool.ask(["a", "b"])
+    assert (
+        {type(error) for error in errors} == {RunStopped}
+        and trouble[1] in str(errors[0])
+        and "\n" not in str(errors[0])
+    )
     assert not other.calls and batched(tmp_path) == 2
     assert await pool.ask(["a", "b"]) == ["a", "b"] and not other.calls and len(service.sent) == 2
     assert calls(tmp_path) == {("ok", COST): 3}
@@ -186,7 +196,7 @@ async def test_a_pool_does_not_ask_another_for_what_runs_in_a_batch(
 @pytest.mark.slow
 @pytest.mark.parametrize("at", ["upload", "create", "failed"])
 async def test_a_pool_does_not_send_a_rejected_batch_to_a_dearer_teacher(
-    tmp_path: Path, service: OddService, other: OddService, at: str
+    tmp_path: Path, service: ScriptedService, other: ScriptedService, at: str
 ) -> None:
     pool = Two(tmp_path, service, other)
     assert await pool.ask(["first"]) == ["first"]
@@ -194,9 +204,9 @@ async def test_a_pool_does_not_send_a_rejected_batch_to_a_dearer_teacher(
         service.hooks[at] = [lambda: refused(400, "too large")]
     else:
         service.status, service.errors = ["failed", "completed"], [[{"code": "x", "message": "too large"}], None]
-    said = await pool.ask(["a", "b"])
-    assert {type(one) for one in said} == {RunStopped}, said
-    assert "too large" in str(said[0]) and "mode: interactive" in str(said[0])
+    errors = await pool.ask(["a", "b"])
+    assert {type(error) for error in errors} == {RunStopped}, errors
+    assert "too large" in str(errors[0]) and "mode: interactive" in str(errors[0])
     assert not other.calls and calls(tmp_path) == {("ok", COST): 1} and batched(tmp_path) == 0
     assert await pool.ask(["a", "b"]) == ["a", "b"]
 
@@ -205,7 +215,7 @@ async def test_a_pool_does_not_send_a_rejected_batch_to_a_dearer_teacher(
 
 
 @pytest.mark.slow
-async def test_a_file_that_cannot_be_sent_is_no_batch_under_way(service: OddService) -> None:
+async def test_a_file_that_cannot_be_sent_is_no_batch_under_way(service: ScriptedService) -> None:
     """Nothing is there yet, so another teacher may be asked."""
     service.hooks["upload"] = [lambda: refused(503, "busy")] * 50
     async with client(teacher_config(service), 0.3) as there:
@@ -213,29 +223,31 @@ async def test_a_file_that_cannot_be_sent_is_no_batch_under_way(service: OddServ
             await there.upload(BytesIO(b"{}\n"))
 
 
-async def test_a_list_that_lags_is_looked_at_again(service: OddService) -> None:
+async def test_a_list_that_lags_is_looked_at_again(service: ScriptedService) -> None:
     empty = {"object": "list", "data": [], "has_more": False}
     async with client(teacher_config(service), 0.3) as there:
         await there.create(await there.upload(BytesIO(b"{}\n")), "nonce", time.time())
         service.hooks["list"] = [lambda: web.json_response(empty)]
         assert await there.find("nonce", time.time() - 120) is None
         service.hooks["list"] = [lambda: web.json_response(empty)]
-        found = await there.find("nonce", time.time() - 5)
-        assert found is not None and found.id == "batch-0"
+        batch = await there.find("nonce", time.time() - 5)
+        assert batch is not None and batch.id == "batch-0"
 
 
-async def test_a_key_is_taken_out_before_a_message_is_cut(service: OddService, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_key_is_taken_out_before_a_message_is_cut(
+    service: ScriptedService, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv(KEY_VARIABLE, KEY)
     service.hooks["upload"] = [lambda: refused(401, "x" * (299 - len(KEY) // 2) + KEY)]
     async with client(teacher_config(service, api_key_env=KEY_VARIABLE), 0.3) as there:
-        with pytest.raises(LMAuthError) as told:
+        with pytest.raises(LMAuthError) as error:
             await there.upload(BytesIO(b"{}\n"))
-    assert KEY[: len(KEY) // 3] not in str(told.value)
+    assert KEY[: len(KEY) // 3] not in str(error.value)
 
 
 @pytest.mark.slow
 async def test_what_an_earlier_start_sent_is_waited_for_where_the_endpoint_is_away(
-    tmp_path: Path, service: OddService
+    tmp_path: Path, service: ScriptedService
 ) -> None:
     with Ledger.create(tmp_path) as ledger:
         config = teacher_config(service).model_copy(update={"api_base": "http://127.0.0.1:9/v1"})
@@ -254,7 +266,7 @@ async def test_what_an_earlier_start_sent_is_waited_for_where_the_endpoint_is_aw
         await tracker.aclose()
 
 
-# --- the books
+# --- the ledger
 
 
 def test_time_between_two_starts_is_not_time_at_work(tmp_path: Path) -> None:
@@ -280,8 +292,8 @@ async def test_a_call_that_was_held_at_no_price_is_no_alarm(tmp_path: Path, capl
 
 
 def test_stragglers_are_no_more_at_once_than_was_said() -> None:
-    for said, most in ((None, 32), (4, 4), (1000, 32)):
-        config = TeacherConfig(model="odd/m", api_base="http://there/v1", mode="mixed", concurrency=said)
+    for concurrency, most in ((None, 32), (4, 4), (1000, 32)):
+        config = TeacherConfig(model="odd/m", api_base="http://there/v1", mode="mixed", concurrency=concurrency)
         assert open_teacher(config).server.alone.concurrency == most
 
 
@@ -289,50 +301,50 @@ def test_stragglers_are_no_more_at_once_than_was_said() -> None:
 
 
 @pytest.mark.slow
-async def test_a_batch_that_is_cancelled_twice_ends_the_run(tmp_path: Path, service: OddService) -> None:
-    def none(lines: Sequence[Line]) -> Said:
-        return None, written(*(spared(str(one["custom_id"]), "batch_cancelled") for one in lines))
+async def test_a_batch_that_is_cancelled_twice_ends_the_run(tmp_path: Path, service: ScriptedService) -> None:
+    def none(lines: Sequence[Line]) -> BatchFiles:
+        return None, written(*(spared(str(request["custom_id"]), "batch_cancelled") for request in lines))
 
     service.status, service.answers = ["cancelled", "cancelled", "completed"], [none, none, well]
-    async with at_work(tmp_path, teacher_config(service, retries=5)) as recorded:
-        said = await ask_all(recorded, ["a", "b"])
-        assert {type(one) for one in said} == {RunStopped} and "cancelled" in str(said[0])
+    async with recorded_teacher(tmp_path, teacher_config(service, retries=5)) as recorded:
+        errors = await ask_all(recorded, ["a", "b"])
+        assert {type(error) for error in errors} == {RunStopped} and "cancelled" in str(errors[0])
         assert recorded.recorder.budget.in_flight == recorded.recorder.budget.calls == 0
     assert states(tmp_path) == ["cancelled"] * 2 and not calls(tmp_path)
-    async with at_work(tmp_path, teacher_config(service)) as recorded:
+    async with recorded_teacher(tmp_path, teacher_config(service)) as recorded:
         assert await ask_all(recorded, ["a", "b"]) == ["a", "b"]
 
 
 # --- what is given up
 
 
-async def test_answers_that_have_come_are_not_given_up(tmp_path: Path, service: OddService) -> None:
+async def test_answers_that_have_come_are_not_given_up(tmp_path: Path, service: ScriptedService) -> None:
     texts, folder = [f"q{n}" for n in range(4)], tmp_path / "killed"
 
     def kill() -> None:
         as_killed(tmp_path / "first", folder)
 
     service.hooks["download"] = [kill]
-    async with at_work(tmp_path / "first", teacher_config(service)) as recorded:
+    async with recorded_teacher(tmp_path / "first", teacher_config(service)) as recorded:
         assert await ask_all(recorded, texts) == texts
     with Ledger.create(folder) as ledger:  # as if the kill had come after the first half of the file
         answers = [(json.dumps({"status": 200, "body": body(text)}), n) for n, text in enumerate(texts[:2], 1)]
-        ledger.commit([("UPDATE batched SET answer=? WHERE call=?", one) for one in answers])
+        ledger.commit([("UPDATE batched SET answer=? WHERE call=?", answer) for answer in answers])
         left = left_batches(ledger)
         assert given_up_line(left).startswith("1 given up: 2 calls stay charged in full; 2 answers that have come")
         before = spent(ledger).cost
-        ledger.commit(given_up(batch["id"] for batch in left))
+        ledger.commit(abandoned(batch["id"] for batch in left))
         assert not left_batches(ledger) and spent(ledger).cost == before
     service.sent.clear()
-    async with at_work(folder, teacher_config(service)) as recorded:
+    async with recorded_teacher(folder, teacher_config(service)) as recorded:
         assert await ask_all(recorded, texts) == texts
     assert [len(lines) for lines in service.sent] == [2], "only what had not come is asked again"
     assert calls(folder)["ok", COST] == 4 and [how for how, _ in calls(folder)].count("lost") == 1
 
 
-async def test_a_batch_that_ended_keeps_the_word_for_how(tmp_path: Path, service: OddService) -> None:
-    async with at_work(tmp_path, teacher_config(service)) as recorded:
+async def test_a_batch_that_ended_keeps_the_word_for_how(tmp_path: Path, service: ScriptedService) -> None:
+    async with recorded_teacher(tmp_path, teacher_config(service)) as recorded:
         assert await ask(recorded, "a") == "a"
     with Ledger.create(tmp_path) as ledger:
-        ledger.commit(given_up(batch["id"] for batch in all_batches(ledger)))
+        ledger.commit(abandoned(batch["id"] for batch in all_batches(ledger)))
     assert states(tmp_path) == ["completed"] and calls(tmp_path) == {("ok", COST): 1}

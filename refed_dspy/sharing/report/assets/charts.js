@@ -1,4 +1,4 @@
-// The charts: Plotly draws what Python counted, in the page's own colours, when a chart comes near to view.
+// The charts: Plotly draws what Python counted, in the page's colours, when a chart is about to come into view.
 (function (refed) {
   "use strict";
 
@@ -7,7 +7,8 @@
   /** All charts of the page. */
   refed.Charts = class {
     /**
-     * @param {object} figures by id: {data, layout}; one without a place is left out, as is a place without one.
+     * @param {object} figures by id: {data, layout}; a figure without a place on the page is left out, as is a place
+     *   without a figure.
      * @param {(row: number) => void} open called with the row of a point that was clicked.
      */
     constructor(figures, open) {
@@ -24,7 +25,7 @@
     }
 
     add(place, figure) {
-      // The height is known before it is drawn: what stands below must not jump.
+      // The height is set before drawing: what is below must not jump.
       place.style.height = `${figure.layout.height ?? 320}px`;
       const colourings = figure.layout.meta?.colourings ?? [];
       const chart = { place, figure, drawn: false, visible: null };
@@ -65,7 +66,7 @@
       if (!opens(chart.figure)) return;
       const readout = refed.make("p", "readout");
       readout.dir = "auto";
-      // To a reader by ear the list tells the same; this follows a mouse.
+      // Screen readers get the same from the list; this follows the mouse.
       readout.setAttribute("aria-hidden", "true");
       chart.place.after(readout);
       chart.place.on("plotly_hover", ({ points }) => (readout.textContent = this.describe(rowOf(points))));

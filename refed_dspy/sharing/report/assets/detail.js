@@ -88,12 +88,12 @@
 
     steps(row) {
       const origin = [this.reference(row), this.feedback(row), this.instruction(row), this.answers(row)];
-      const why = [this.ownFeedback(row), this.analysis(row), this.strategy(row)];
+      const why = [this.sampleFeedback(row), this.analysis(row), this.strategy(row)];
       const after = [this.decisions(row), this.verdicts(row), this.calls(row), this.program(row)];
       return [...origin, ...why, ...after].filter(Boolean);
     }
 
-    /** A step of the path: `about` is told small beside its title. */
+    /** A step of the path: `about` is shown small beside its title. */
     step(className, title, about, ...content) {
       return this.titled("li", `step ${className}`, title, about, ...content);
     }
@@ -102,13 +102,13 @@
       const step = make(tag, className);
       const head = make("div", "step-head");
       head.append(make("h4", "", title));
-      const told = about.filter(Boolean);
-      if (told.length) head.append(make("bdi", "about", told.join(" · ")));
+      const notes = about.filter(Boolean);
+      if (notes.length) head.append(make("bdi", "about", notes.join(" · ")));
       step.append(head, ...content);
       return step;
     }
 
-    /** A block of a model's text: its own direction, its own line breaks. */
+    /** A block of a model's text, with its direction and line breaks. */
     text(text, className = "text", tag = "div") {
       const block = make(tag, className);
       block.dir = "auto";
@@ -144,8 +144,8 @@
     feedback(row) {
       const reference = this.store.reference(row);
       const feature = this.store.feature(row);
-      const own = reference?.features?.[feature];
-      const content = own ? titled(feature, this.text(own)) : [];
+      const description = reference?.features?.[feature];
+      const content = description ? titled(feature, this.text(description)) : [];
       if (reference?.feedback) {
         const fold = this.fold("feedback", "On the reference's response");
         fold.append(this.text(reference.feedback));
@@ -154,10 +154,10 @@
       return content.length ? this.step("feedback", "Feedback on the reference", [], ...content) : null;
     }
 
-    /** Of a run that has feedback given on each row's own response. */
-    ownFeedback(row) {
+    /** Of a run with feedback on each row's plain response (sample-level feedback). */
+    sampleFeedback(row) {
       const text = this.store.columns.feedback?.[row];
-      return text ? this.step("own-feedback", "Feedback on the plain response", [], this.text(text)) : null;
+      return text ? this.step("sample-feedback", "Feedback on the plain response", [], this.text(text)) : null;
     }
 
     instruction(row) {
@@ -282,7 +282,7 @@
       return this.step("decisions", "Filters", [], ...content);
     }
 
-    /** What judges said of the row in answers of their own. */
+    /** The verdicts of judges on the row. */
     verdicts(row) {
       const verdicts = this.store.columns.verdicts?.[row] ?? [];
       const content = verdicts.map(([stage, reason, detail]) => {

@@ -1,4 +1,4 @@
-// The list of rows, of which only those in view stand in the document; and how texts and numbers get onto the page.
+// The list of rows, of which only those in view are in the document; and how texts and numbers are shown.
 (function (refed) {
   "use strict";
 
@@ -42,7 +42,7 @@
   /** A count with separators. */
   refed.count = (value) => number.format(value);
 
-  /** Dollars with two digits that tell something, as the cost of a row is far below a cent; "" without a value. */
+  /** Dollars with two significant digits, as the cost of a row is far below a cent; "" without a value. */
   refed.dollars = function (value) {
     if (value === null || Number.isNaN(value)) return "";
     if (value === 0) return "$0";
@@ -102,26 +102,26 @@
       this.terms = terms;
       this.marker = refed.marker(terms);
       this.grid.setAttribute("aria-rowcount", String(rows.length + 1));
-      // A group of rows has to own one.
+      // A rowgroup must contain a row.
       this.body.setAttribute("role", rows.length ? "rowgroup" : "presentation");
       this.scroller.scrollTop = 0;
       this.active = Math.max(0, row === this.opened ? rows.indexOf(row) : 0);
       this.render(true);
     }
 
-    /** Says which row is open (-1: none), so that it can be told from the others. */
+    /** Marks the row that is open (-1: none). */
     setOpened(row) {
       this.opened = row;
       for (const [at, element] of this.elements) element.setAttribute("aria-selected", String(this.rows[at] === row));
     }
 
-    /** Makes a row the one that Tab reaches, and scrolls to it; one that is not listed is left alone. */
+    /** Makes a row the one that Tab reaches, and scrolls to it; nothing happens if it is not listed. */
     reveal(row) {
       const at = this.rows.indexOf(row);
       if (at >= 0) this.moveTo(at, false);
     }
 
-    /** The row that stands `step` after another one; undefined at the end, or if the other one is not listed. */
+    /** The row `step` places after another one; undefined at the end, or if that one is not listed. */
     neighbour(row, step) {
       const at = this.rows.indexOf(row);
       return at < 0 ? undefined : this.rows[at + step];
@@ -161,10 +161,10 @@
       this.drop(new Set(wanted));
       let next = this.body.firstElementChild;
       for (const at of wanted) {
-        const known = this.elements.get(at);
-        const element = known ?? this.add(at, next);
-        if (known) next = known.nextElementSibling;
-        if (fresh || !known) this.fill(element, at);
+        const existing = this.elements.get(at);
+        const element = existing ?? this.add(at, next);
+        if (existing) next = existing.nextElementSibling;
+        if (fresh || !existing) this.fill(element, at);
         element.style.transform = `translateY(${at * height}px)`;
         element.tabIndex = at === this.active ? 0 : -1;
       }

@@ -1,4 +1,4 @@
-// What chooses the rows, and the start: everything is put together here.
+// The controls that choose the rows, and the start of the page.
 (function (refed) {
   "use strict";
 
@@ -8,11 +8,11 @@
    * @returns {string[][]} each term as its words; a term of one word matches inside words too.
    */
   refed.terms = function (query) {
-    const found = query.toLowerCase().matchAll(/"([^"]*)"?|[^\s"]+/g);
-    return Array.from(found, (hit) => (hit[1] ?? hit[0]).split(/\s+/).filter(Boolean)).filter((words) => words.length);
+    const matches = query.toLowerCase().matchAll(/"([^"]*)"?|[^\s"]+/g);
+    return Array.from(matches, (hit) => (hit[1] ?? hit[0]).split(/\s+/).filter(Boolean)).filter((words) => words.length);
   };
 
-  /** What chooses the rows. Calls `changed` whenever a person changes something; `wish` then tells what. */
+  /** What chooses the rows. Calls `changed` whenever a person changes something; `wish` then has the choice. */
   refed.Controls = class {
     constructor(store, changed) {
       this.store = store;
@@ -22,10 +22,10 @@
       this.headers = Array.from(document.querySelectorAll("#grid [data-column]"));
       this.column = "number";
       this.descending = false;
-      this.selects = this.choices().filter((one) => one.names.length > 1).map((one) => this.select(one));
+      this.selects = this.choices().filter((choice) => choice.names.length > 1).map((choice) => this.select(choice));
       if (new Set(store.columns.score).size > 2) this.range();
-      this.search.addEventListener("input", () => this.tell());
-      this.filters.addEventListener("input", () => this.tell());
+      this.search.addEventListener("input", () => this.notify());
+      this.filters.addEventListener("input", () => this.notify());
       document.getElementById("reset").addEventListener("click", () => this.reset());
       for (const header of this.headers) {
         header.querySelector("button").addEventListener("click", () => this.sort(header.dataset.column));
@@ -44,19 +44,19 @@
         named("Kept or dropped", "kept", ["dropped", "kept"], (row) => [columns.kept[row]]),
         named("Writer", "writer", names.writers.map((_, i) => this.store.writer(i)), (row) => columns.writers[row]),
         this.reasons(),
-      ].map((one) => ({ ...one, counts: this.tally(one) })).map(withRows);
+      ].map((choice) => ({ ...choice, counts: this.tally(choice) })).map(withRows);
     }
 
     reasons() {
-      const known = new Map();
+      const indexes = new Map();
       const of = this.store.columns.decisions.map((decisions) =>
         decisions.filter(([, , , reason]) => reason).map(([filter, , , reason]) => {
           const name = `${this.store.names.filters[filter] ?? filter}: ${reason}`;
-          if (!known.has(name)) known.set(name, known.size);
-          return known.get(name);
+          if (!indexes.has(name)) indexes.set(name, indexes.size);
+          return indexes.get(name);
         }),
       );
-      return named("Reason of a filter", "reason", Array.from(known.keys()), (row) => of[row]);
+      return named("Reason of a filter", "reason", Array.from(indexes.keys()), (row) => of[row]);
     }
 
     tally({ names, of }) {
@@ -106,12 +106,12 @@
       return tests;
     }
 
-    /** Sorts by a column; by the same one again: the other way round. */
+    /** Sorts by a column; if it is sorted by it already, in the opposite order. */
     sort(column) {
       this.descending = this.column === column && !this.descending;
       this.column = column;
       this.mark();
-      this.tell();
+      this.notify();
     }
 
     mark() {
@@ -125,11 +125,11 @@
       this.search.value = "";
       for (const { select } of this.selects) select.value = "";
       for (const input of [this.from, this.to]) if (input) input.value = "";
-      this.tell();
+      this.notify();
       this.search.focus();
     }
 
-    tell() {
+    notify() {
       this.changed();
     }
 
@@ -143,7 +143,7 @@
     return { label, id, names, of };
   }
 
-  /** Leaves names that at least one row has: a choice that finds nothing is none. */
+  /** Keeps the names that at least one row has: a choice without rows is not offered. */
   function withRows(choice) {
     const names = choice.names.map((name, at) => ({ name, at })).filter(({ at }) => choice.counts[at] > 0);
     return { ...choice, names };
@@ -220,13 +220,13 @@
       if (inList) this.list.focus();
     }
 
-    /** A row's permalink: its sample's number; a dropped row has none, and is known by its place. */
+    /** A row's permalink: its sample's number; a dropped row has none, and is identified by its place. */
     anchor(row) {
       const number = this.store.columns.number[row];
       return number === null ? `dropped-${row + 1}` : `sample-${number}`;
     }
 
-    /** Opens the row that the address names, if it names one. */
+    /** Opens the row that the address names, if any. */
     follow() {
       const [, kind, digits] = /^#(sample|dropped)-(\d+)$/.exec(location.hash) ?? [];
       if (!kind) return;
@@ -268,7 +268,7 @@
     });
   }
 
-  /** Starts the page. What cannot be shown is said in the list's place. */
+  /** Starts the page. If it cannot be shown, a message takes the list's place. */
   async function start() {
     const figures = JSON.parse(document.getElementById("figures").textContent);
     let browser = null;

@@ -8,7 +8,7 @@
   refed.ADDED = 2;
 
   /**
-   * Rows from the text that stands in the page: base64 of gzip of JSON.
+   * Rows from the text in the page: base64 of gzip of JSON.
    * @param {string} text
    * @returns {Promise<{names: object, columns: object}>} rejects if the page was cut or altered.
    */
@@ -40,14 +40,14 @@
     return all === 0 ? 0 : other / all;
   };
 
-  /** The rows of a report, and which of them to show in which order. A row is known by its index from 0. */
+  /** The rows of a report, and which of them to show in which order. A row is identified by its index, from 0. */
   refed.Store = class {
-    /** @param {{names: object, columns: object}} data what decode gave. */
+    /** @param {{names: object, columns: object}} data the result of decode. */
     constructor(data) {
       this.names = data.names;
       this.columns = data.columns;
       this.size = data.columns.kept.length;
-      this.index = new refed.Index(this.size, (row) => this.texts(row).map((part) => part.text));
+      this.index = new refed.Index(this.size, (row) => this.texts(row).map(({ text }) => text));
       this.numeric = {
         number: Float64Array.from(this.columns.number, orNaN),
         words: new Float64Array(this.size).fill(NaN),
@@ -97,25 +97,25 @@
       return writer.endpoint ? `${writer.model} (${writer.endpoint})` : writer.model;
     }
 
-    /** @returns {{name: string, text: string}[]} every text of a row that a search looks at, the most telling first. */
+    /** @returns {{name: string, text: string}[]} every text of a row that a search looks at, the most relevant first. */
     texts(row) {
       const { instruction, improved, response, analysis, strategy, feedback, verdicts, decisions } = this.columns;
-      const parts = [
+      const texts = [
         { name: "instruction", text: instruction[row] },
         { name: "improved", text: improved[row] },
         { name: "plain", text: response[row] },
       ];
-      for (const list of analysis[row] ?? []) for (const text of list) parts.push({ name: "analysis", text });
-      for (const text of (strategy[row] ?? []).flat()) parts.push({ name: "strategy", text });
-      for (const [, ...said] of verdicts?.[row] ?? []) for (const text of said) parts.push({ name: "judge", text });
-      for (const [, , , ...said] of decisions[row]) for (const text of said) parts.push({ name: "filter", text });
-      parts.push({ name: "feedback", text: feedback?.[row] });
-      parts.push({ name: "reference", text: this.reference(row)?.id }, { name: "feature", text: this.feature(row) });
-      return parts.filter((part) => part.text);
+      for (const list of analysis[row] ?? []) for (const text of list) texts.push({ name: "analysis", text });
+      for (const text of (strategy[row] ?? []).flat()) texts.push({ name: "strategy", text });
+      for (const [, ...fields] of verdicts?.[row] ?? []) for (const text of fields) texts.push({ name: "judge", text });
+      for (const [, , , ...fields] of decisions[row]) for (const text of fields) texts.push({ name: "filter", text });
+      texts.push({ name: "feedback", text: feedback?.[row] });
+      texts.push({ name: "reference", text: this.reference(row)?.id }, { name: "feature", text: this.feature(row) });
+      return texts.filter(({ text }) => text);
     }
 
     /**
-     * Rows in ascending order of a column; those without a value stand last. Made once a column.
+     * Rows in ascending order of a column; those without a value come last. Made once per column.
      * @param {string} column number, instruction, words, change, score or cost.
      * @returns {Uint32Array}
      */
@@ -143,7 +143,7 @@
     /** By row: 1 if every term (see refed.terms) occurs in one of its texts, else 0. */
     find(terms) {
       if (this.index.complete) return this.index.find(terms);
-      // Right after the start: the same answer read off the texts themselves, which takes some tenths of a second.
+      // Right after the start: the same answer, read from the texts themselves, which takes some tenths of a second.
       const plain = (text) => text.toLowerCase().split(/\s+/).join(" ");
       const needles = terms.map((words) => words.join(" "));
       const lower = needles.some((needle) => needle.includes(" ")) ? plain : (text) => text.toLowerCase();
@@ -156,16 +156,16 @@
     /**
      * The rows to show.
      * @param {{terms: string[][], accepts: ((row: number) => boolean)[], column: string, descending: boolean}} wish
-     * @returns {Uint32Array} rows in the order to show; those without a value in the column stand last either way.
+     * @returns {Uint32Array} rows in the order to show; those without a value in the column come last either way.
      */
     select(wish) {
-      const found = wish.terms.length ? this.find(wish.terms) : null;
+      const hits = wish.terms.length ? this.find(wish.terms) : null;
       const order = this.order(wish.column);
       const values = this.numeric[wish.column];
       const rows = new Uint32Array(this.size);
       let count = 0;
       const take = (row) => {
-        if ((found === null || found[row]) && wish.accepts.every((accepts) => accepts(row))) rows[count++] = row;
+        if ((hits === null || hits[row]) && wish.accepts.every((accepts) => accepts(row))) rows[count++] = row;
       };
       if (!wish.descending) {
         for (const row of order) take(row);
@@ -272,25 +272,25 @@
 
     /**
      * Rows in which all terms occur. Only once complete.
-     * @param {string[][]} terms what refed.terms gave, at least one.
+     * @param {string[][]} terms the result of refed.terms, not empty.
      * @returns {Uint8Array} by row: 1 if it has them all.
      */
     find(terms) {
       const kept = new Map();
-      const found = new Uint8Array(this.size).fill(1);
+      const hits = new Uint8Array(this.size).fill(1);
       for (const words of terms) {
         const tokens = words.map((word, at) => this.tokens(word, placeOf(at, words.length), kept));
-        for (const ids of tokens) this.having(ids).forEach((hit, row) => (found[row] &= hit));
-        if (tokens.length > 1) this.keepFollowing(found, tokens);
+        for (const ids of tokens) this.having(ids).forEach((hit, row) => (hits[row] &= hit));
+        if (tokens.length > 1) this.keepFollowing(hits, tokens);
       }
       this.last = kept;
-      return found;
+      return hits;
     }
 
     /** Tokens that have a word at a place: anywhere within, at their end, as a whole, at their beginning. */
     tokens(word, place, kept) {
       const key = `${place} ${word}`;
-      // While a query grows, only what its shorter form found is looked at.
+      // While a query grows, only the hits of its shorter form are searched.
       const within = (old) => old.startsWith("in ") && word.includes(old.slice(3));
       const shorter = place === "in" && Array.from(this.last.keys()).find(within);
       const among = shorter ? this.last.get(shorter) : null;
@@ -310,14 +310,14 @@
       return rows;
     }
 
-    /** Leaves those rows in which the tokens stand one after another. */
-    keepFollowing(found, tokens) {
+    /** Keeps those rows in which the tokens follow each other. */
+    keepFollowing(hits, tokens) {
       const flags = tokens.map((ids) => {
         const has = new Uint8Array(this.words.length);
         for (const id of ids) has[id] = 1;
         return has;
       });
-      for (let row = 0; row < this.size; row++) if (found[row]) found[row] = follows(this.sequences[row], flags);
+      for (let row = 0; row < this.size; row++) if (hits[row]) hits[row] = follows(this.sequences[row], flags);
     }
   };
 

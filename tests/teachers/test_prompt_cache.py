@@ -1,4 +1,4 @@
-"""Where a warm prefix is worth that one unit of a reference goes ahead of the others."""
+"""For which teachers a prompt prefix in the cache saves something, so that one unit of a reference goes first."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import dspy
 import pytest
 
-from refed_dspy.config.loading import PriceConfig, TeacherConfig
+from refed_dspy.config.teacher import PriceConfig, TeacherConfig
 from refed_dspy.teachers import open_teacher
 
 CHEAPER, PLAIN = PriceConfig(prompt=0.15, completion=0.6, cached=0.075), PriceConfig(prompt=0.15, completion=0.6)
@@ -16,7 +16,7 @@ OPENAI = {"model": "openai/gpt-4o-mini", "api_base": "http://127.0.0.1:9/v1"}
 
 
 @pytest.mark.parametrize(
-    ("settings", "characters", "pays"),
+    ("settings", "characters", "helps"),
     [
         ({**LOCAL, "price": CHEAPER}, 100, True),
         ({**LOCAL, "price": PLAIN}, 10_000, False),
@@ -29,16 +29,16 @@ OPENAI = {"model": "openai/gpt-4o-mini", "api_base": "http://127.0.0.1:9/v1"}
         ({**OPENAI, "price": CHEAPER, "model": "anthropic/x"}, 10**6, False),  # nothing is marked there
     ],
 )
-def test_it_pays_where_the_cache_makes_something_cheaper(
-    settings: dict[str, object], characters: int, pays: bool
+def test_it_helps_where_the_cache_makes_something_cheaper(
+    settings: dict[str, object], characters: int, helps: bool
 ) -> None:
-    assert open_teacher(TeacherConfig.model_validate(settings)).warm_pays(characters) is pays
+    assert open_teacher(TeacherConfig.model_validate(settings)).prompt_cache_helps(characters) is helps
 
 
 def test_an_embedded_model_reads_a_warm_prefix_faster_though_all_of_it_is_free(tmp_path: Path) -> None:
     (tmp_path / "own.gguf").write_bytes(b"GGUF")
-    assert open_teacher(TeacherConfig(gguf=tmp_path / "own.gguf")).warm_pays(1)
+    assert open_teacher(TeacherConfig(gguf=tmp_path / "own.gguf")).prompt_cache_helps(1)
 
 
 def test_nobody_knows_what_a_callers_own_lm_caches() -> None:
-    assert not open_teacher(dspy.LM("openai/gpt-4o-mini", api_key="sk-none")).warm_pays(10**6)
+    assert not open_teacher(dspy.LM("openai/gpt-4o-mini", api_key="sk-none")).prompt_cache_helps(10**6)

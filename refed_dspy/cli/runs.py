@@ -1,0 +1,261 @@
+"""The commands of a run: synth, resume, status, export, preview."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Annotated, Any, cast
+
+import typer
+
+from refed_dspy.cli.lines import batch_line, run_lines, work_lines
+from refed_dspy.cli.options import (
+    ConfigOption,
+    JsonOption,
+    JudgeOption,
+    MaxCalls,
+    MaxCost,
+    MaxMinutes,
+    ProgramOption,
+    ReferencesOption,
+    RunDir,
+    SeedOption,
+    TeacherOption,
+    reporting,
+)
+from refed_dspy.errors import InputError, one_line
+
+app = typer.Typer()
+
+_CAPS = ("REFED_MAX_COST", "REFED_MAX_CALLS", "REFED_MAX_MINUTES")
+_OF_SAMPLES = ("", "run", "comparison")
+"""What a folder may hold for its samples to be counted (`Ledger.holds`)."""
+_KEYWORDS = (
+    "size", "teacher", "teachers", "run_dir", "seed", "per_reference", "max_failure_share", "columns", "reuse",
+    "max_cost", "max_calls", "max_minutes", "track", "filters", "judge", "judge_program",
+)  # fmt: skip
+"""The settings that `synthesize` takes under their own names."""
+
+
+@app.command()
+@reporting
+def synth(
+    references: ReferencesOption = None,
+    size: Annotated[int | None, typer.Option(help="Samples to make.", metavar="N", show_default="100")] = None,
+    run_dir: Annotated[Path | None, typer.Option(help="Folder that holds the run.", metavar="DIR")] = None,
+    teacher: TeacherOption = None,
+    config: ConfigOption = None,
+    program: ProgramOption = None,
+    seed: SeedOption = None,
+    per_reference: Annotated[
+        int | None,
+        typer.Option(help="Most samples of one reference in a round.", metavar="N", show_default="all it gives"),
+    ] = None,
+    method: Annotated[
+        str | None,
+        typer.Option(
+            help="reference-level, sample-level or instruction-only.", metavar="NAME", show_default="reference-level"
+        ),
+    ] = None,
+    judge: JudgeOption = None,
+    reuse: Annotated[Path | None, typer.Option(help="Take over a run's answers where they fit.", metavar="DIR")] = None,
+    max_cost: MaxCost = None,
+    max_calls: MaxCalls = None,
+    max_minutes: MaxMinutes = None,
+    estimate: Annotated[
+        bool, typer.Option("--estimate", help="Make a few samples only, and say what all would take.")
+    ] = False,
+) -> None:
+    """Make samples from references. The same command again goes on where it stood."""
+    flags = {name: value for name, value in locals().items() if name not in {"config", "estimate"}}
+    from refed_dspy.cli.display import Display
+    from refed_dspy.config.loading import load_config
+    from refed_dspy.runs.synthesize import synthesize
+
+    settings = load_config(config, **flags)
+    if settings.run_dir is None:
+        raise InputError("run_dir: name the folder that shall hold the run: --run-dir DIR")
+    _needs_teacher(settings.teacher)
+    keywords: Any = {name: getattr(settings, name) for name in _KEYWORDS}
+    program_, references_ = _program(settings), settings.references or "builtin"
+    if estimate:
+        _estimate(program_, references_, keywords)
+        return
+    with Display().showing() as display:
+        made = synthesize(program_, references_, **keywords, on_progress=display.watch)
+    _finish(made)
+
+
+@app.command()
+@reporting
+def resume(
+    run_dir: RunDir,
+    size: Annotated[int | None, typer.Option(help="Another target than before.", metavar="N")] = None,
+    teacher: TeacherOption = None,
+    judge: JudgeOption = None,
+    max_failure_share: Annotated[
+        float | None, typer.Option(help="Another share of failed calls that stops the run.", metavar="SHARE")
+    ] = None,
+    max_cost: MaxCost = None,
+    max_calls: MaxCalls = None,
+    max_minutes: MaxMinutes = None,
+) -> None:
+    """Go on with a run that was stopped, or make it larger."""
+    from refed_dspy.cli.display import Display
+    from refed_dspy.config.loading import load_config
+    from refed_dspy.runs.resume import resume as go_on
+
+    others = load_config(environ={}, teacher=teacher, judge=judge)
+    flags = {"max_cost": max_cost, "max_calls": max_calls, "max_minutes": max_minutes}
+    environment = {name: value for name in _CAPS if (value := os.environ.get(name)) is not None}
+    settings = load_config(None, environment, **flags)
+    caps: Any = {name: getattr(settings, name) for name in flags}
+    with Display().showing() as display:
+        made = go_on(
+            run_dir,
+            size=size,
+            teacher=others.teacher,
+            judge=others.judge,
+            max_failure_share=max_failure_share,
+            **caps,
+            on_progress=display.watch,
+        )
+    _finish(made)
+
+
+@app.command()
+@reporting
+def status(run_dir: RunDir, as_json: JsonOption = False) -> None:
+    """What a run, a compile or other work has made and used so far; works while it runs."""
+    from refed_dspy.ledger.batches import left_batches
+    from refed_dspy.ledger.ledger import Ledger
+    from refed_dspy.ledger.summary import work_status
+    from refed_dspy.optimizers.result import compile_status
+    from refed_dspy.optimizers.result import status_lines as compile_lines
+    from refed_dspy.runs.result import full_status
+
+    with Ledger.read(run_dir) as ledger:
+        holds = ledger.holds()
+        if holds == "compile":
+            facts = compile_status(ledger)
+            lines = compile_lines(facts)
+        elif holds in _OF_SAMPLES:
+            facts = full_status(ledger)
+            lines = run_lines(facts)
+        else:
+            facts = work_status(ledger)
+            lines = work_lines(facts)
+        facts["batches"] = left_batches(ledger)
+    if as_json:
+        typer.echo(json.dumps(facts, ensure_ascii=False, indent=2))
+        return
+    typer.echo("\n".join([*lines, *(f"waits for {batch_line(batch)}" for batch in facts["batches"])]))
+
+
+@app.command()
+@reporting
+def export(
+    run_dir: RunDir,
+    format: Annotated[str, typer.Option(help="jsonl, parquet, messages, sharegpt or alpaca.")] = "jsonl",  # noqa: A002
+    out: Annotated[
+        Path | None, typer.Option(help="File to write.", metavar="FILE", show_default="samples.jsonl, or dropped.jsonl")
+    ] = None,
+    dropped: Annotated[
+        bool, typer.Option("--dropped", help="The rows that filters dropped instead, with reason and score (jsonl).")
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the file.")] = False,
+) -> None:
+    """Write the samples made so far to a file, or the rows that the run's filters dropped."""
+    from refed_dspy.data.export import export as write
+    from refed_dspy.data.export import export_dropped
+    from refed_dspy.runs.result import read_run
+
+    if read_run(run_dir).status["work"] == "comparison":
+        raise InputError(f"{run_dir}: holds a comparison, whose rows are in {run_dir / 'rows.jsonl'} already")
+    if dropped:
+        if format != "jsonl":
+            raise InputError(f"format {one_line(format, 40)}: dropped rows are written as jsonl only")
+        out = out or Path("dropped.jsonl")
+        typer.echo(f"{export_dropped(run_dir, out, force=force)} dropped rows in {out}")
+        return
+    out = out or Path("samples.jsonl")
+    typer.echo(f"{write(run_dir, format, out, force=force)} samples in {out}")
+
+
+@app.command()
+@reporting
+def preview(
+    references: ReferencesOption = None,
+    teacher: TeacherOption = None,
+    config: ConfigOption = None,
+    program: ProgramOption = None,
+    sample: Annotated[bool, typer.Option("--sample", help="Also make one: a paid call a stage, not kept.")] = False,
+) -> None:
+    """Show each stage's prompt for the first reference, and one sample as a dry run."""
+    from refed_dspy.cli.preview import one_sample, rendered_prompts
+    from refed_dspy.concurrency import run_blocking
+    from refed_dspy.config.loading import load_config
+    from refed_dspy.data.references import load_references
+    from refed_dspy.teachers.by_stage import open_teachers, stages_of
+
+    settings = load_config(config, references=references, teacher=teacher, program=program)
+    loaded = load_references(settings.references or "builtin", settings.columns or None)
+    module = _program(settings)
+    for stage, messages in rendered_prompts(module, loaded[0]).items():
+        for message in messages:
+            typer.echo(f"───── {stage}: {message['role']}\n{message['content']}\n")
+    if sample:
+        _needs_teacher(settings.teacher)
+        by_stage = open_teachers(settings.teacher, settings.teachers, stages_of(module))
+        made = run_blocking(one_sample(module, loaded[0], by_stage))
+        typer.echo(f"───── one sample\n{made.model_dump_json(indent=2)}")
+
+
+def _program(settings: Any) -> Any:
+    from refed_dspy.programs.baselines import METHODS
+    from refed_dspy.programs.load import load_program
+    from refed_dspy.signatures import DEFAULT_FEATURES
+
+    if settings.program is not None:
+        many = settings.instructions_per_feature if "instructions_per_feature" in settings.model_fields_set else None
+        program = load_program(settings.program, settings.features, many)
+        if "method" in settings.model_fields_set and type(program) is not METHODS[settings.method]:
+            raise InputError(f"method: {settings.program} is a {type(program).__name__}; leave method out")
+    else:
+        program = METHODS[settings.method](settings.features or DEFAULT_FEATURES, settings.instructions_per_feature)
+    program.add_guidance(settings.guidance)
+    return program
+
+
+def _needs_teacher(teacher: Any) -> None:
+    if teacher is None:
+        raise InputError("no teacher: name one with --teacher (a file, PROVIDER/NAME, or embedded)")
+
+
+def _finish(made: Any) -> None:
+    """Say what came of a run. Raises typer.Exit(1) where it ended short."""
+    for line in run_lines({**made.status, "stopped": None}):  # why it stopped goes to stderr, below
+        typer.echo(line)
+    if made.stopped:
+        typer.echo(f"refed: {made.stopped}", err=True)
+        raise typer.Exit(1)
+    if not made.complete:
+        dropped = sum(counts["dropped"] for counts in made.status["filters"])
+        why = f", and filters dropped {dropped} more rows" if dropped else ""
+        remedy = "add references, loosen a filter in a new run, or ask" if dropped else "add references, or ask"
+        typer.echo(
+            f"ended short: the references gave {len(made.samples)} of {made.size} samples{why}; {remedy} for fewer",
+            err=True,
+        )
+        raise typer.Exit(1)
+
+
+def _estimate(program: Any, references: str, keywords: dict[str, Any]) -> None:
+    """Say what a run would take. A few samples are made for that."""
+    from refed_dspy.cli.display import Display
+    from refed_dspy.runs.estimate import estimate
+
+    with Display().showing() as display:
+        forecast = estimate(program, references, **cast(Any, keywords), on_progress=display.watch)
+    typer.echo("\n".join([*forecast.lines(), "go on with the same command without --estimate"]))

@@ -1,0 +1,61 @@
+"""`refed teacher fetch`, `refed batches`: the embedded model's weights, and the batches at a provider."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+from refed_dspy.cli.lines import batch_line, given_up_line
+from refed_dspy.cli.options import JsonOption, RunDir, reporting
+from refed_dspy.errors import InputError, one_line
+
+app = typer.Typer()
+teacher_app = typer.Typer(no_args_is_help=True, help="The embedded teacher: a model that runs on this machine.")
+app.add_typer(teacher_app, name="teacher")
+
+
+@teacher_app.command()
+@reporting
+def fetch(
+    name: Annotated[str, typer.Argument(help="embedded, embedded-smoke (tiny, for tests), or embedder.")] = "embedded",
+) -> None:
+    """Download weights and check them: the embedded teacher's, or the small embedding model that statistics use.
+
+    1.1 GB; 93 MB for embedded-smoke, 84 MB for embedder.
+    """
+    from refed_dspy.weights import WEIGHTS
+    from refed_dspy.weights import fetch as download
+
+    if name not in WEIGHTS:
+        raise InputError(f"{one_line(name, 60)}: no such weights; use {' or '.join(WEIGHTS)}")
+    path = download(WEIGHTS[name], lambda line: typer.echo(line, err=True))
+    typer.echo(path)
+
+
+@app.command()
+@reporting
+def batches(
+    run_dir: RunDir,
+    give_up: Annotated[
+        bool, typer.Option("--give-up", help="Ask about open batches no more; their calls stay charged, and go again.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """The batches of a run, a compile or other work: which are under way, and how the others ended."""
+    from refed_dspy.ledger.batches import abandoned, all_batches, left_batches
+    from refed_dspy.ledger.ledger import Ledger
+
+    if give_up:
+        with Ledger.read(run_dir), Ledger.create(run_dir) as ledger:
+            left = left_batches(ledger)
+            ledger.commit(abandoned(batch["id"] for batch in left))
+            typer.echo(given_up_line(left))
+            return
+    with Ledger.read(run_dir) as ledger:
+        facts = all_batches(ledger)
+    if as_json:
+        typer.echo(json.dumps(facts))
+    else:
+        typer.echo("\n".join(map(batch_line, facts)) or f"{run_dir}: no batches; they come with mode: batch or mixed")

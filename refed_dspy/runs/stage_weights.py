@@ -1,0 +1,86 @@
+"""Who answers each stage of a run, with what weights and at what rates: what a forecast draws from."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.ledger.provenance import model_of
+from refed_dspy.records import Rates
+from refed_dspy.teachers.by_stage import ANY
+
+JUDGE = "judge"
+"""The name of the judge as one who answers."""
+ONLY_TEACHER = ""
+"""The name of the teacher of a run that has only one."""
+
+
+@dataclass(frozen=True)
+class StageWeights:
+    """Who answers which stage, with what weight, and what each charges. The judge answers the stages that the program
+    does not have."""
+
+    pools: Mapping[str, Sequence[tuple[str, float]]]
+    """Stage → (name, weight) of each who answers it; `ANY`: all other stages."""
+    rates: Mapping[str, Rates | None]
+    """Name → rates; None: unknown."""
+    stages: frozenset[str]
+    """Those of the program; empty where the folder does not say."""
+
+    @classmethod
+    def read(
+        cls, ledger: Ledger, rates: Rates | None, by_stage: Mapping[str, Any] | None, judge: Rates | None
+    ) -> StageWeights:
+        """As the run's folder remembers them, except for what is passed: the rates of the only teacher, or the facts of
+        several (`TeachersByStage.facts`), and the judge's rates."""
+        stages = frozenset(name.rpartition(".")[2] for name in (ledger.meta("identity") or {}).get("program", ()))
+        by_stage = by_stage or (ledger.meta("pools") if rates is None else None)
+        of_teacher = rates or _rates(ledger.meta("rates"))
+        stored_judge = ledger.meta("judge") or {}
+        of_judge = judge or (_rates(stored_judge["rates"]) if "rates" in stored_judge else of_teacher)
+        charges: dict[str, Rates | None] = {ONLY_TEACHER: of_teacher, JUDGE: of_judge}
+        if not by_stage:
+            return cls({ANY: ((ONLY_TEACHER, 1.0),)}, charges, stages)
+        pools = {
+            stage: [(_name(member), float(member["weight"])) for member in pool] for stage, pool in by_stage.items()
+        }
+        charges |= {_name(member): _rates(member["rates"]) for pool in by_stage.values() for member in pool}
+        return cls(pools, charges, stages)
+
+    @property
+    def priced(self) -> bool:
+        """Whether the rates of everyone who will be asked are known."""
+        teachers = (name for pool in self.pools.values() for name, _ in pool)
+        return all(self.rates[name] is not None for name in (*teachers, JUDGE))
+
+    def rates_for(self, answerer: str) -> Rates | None:
+        """None: unknown."""
+        return self.rates.get(answerer)
+
+    def answerer_of(self, stage: str, model: str, endpoint: str) -> str:
+        """The name of who answered a call that was made."""
+        if self.stages and stage not in self.stages:
+            return JUDGE
+        if any(name == ONLY_TEACHER for name, _ in self.pools[ANY]):
+            return ONLY_TEACHER
+        return f"{model_of(model, endpoint)} at {endpoint}"
+
+    def draw(self, stage: str, rng: random.Random) -> str:
+        """The name of who will answer a question that is still to be asked."""
+        if self.stages and stage not in self.stages:
+            return JUDGE
+        pool = self.pools.get(stage, self.pools[ANY])
+        if len(pool) == 1:
+            return pool[0][0]
+        return rng.choices([name for name, _ in pool], [weight for _, weight in pool])[0]
+
+
+def _name(member: Mapping[str, Any]) -> str:
+    return f"{member['model']} at {member['endpoint']}"
+
+
+def _rates(stored: Sequence[int] | None) -> Rates | None:
+    return Rates(*stored) if stored else None

@@ -1,0 +1,77 @@
+"""What `refed --help` says: every command in its group, nothing cut, the defaults that hold."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from refed_dspy.cli.main import GROUPS, app
+from refed_dspy.config.compile import CompileConfig
+from refed_dspy.config.jobs import CompareConfig
+from refed_dspy.config.run import RunConfig
+
+
+def help_of(*command: str) -> str:
+    result = CliRunner().invoke(app, [*command, "--help"], env={"COLUMNS": "80"})
+    assert result.exit_code == 0
+    return result.stdout
+
+
+def test_every_command_is_in_one_group() -> None:
+    listed = [name for names in GROUPS.values() for name in names]
+    assert sorted(listed) == sorted(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
+
+
+def test_groups_stand_in_order_and_no_description_is_cut() -> None:
+    text = help_of()
+    assert [line[:-1] for line in text.splitlines() if line.endswith(":") and line[:-1] in GROUPS] == list(GROUPS)
+    assert "..." not in text.partition("Make:")[2]
+    plain = " ".join(text.split())
+    assert "share Make a folder for the Hugging Face Hub from a run: data set card, Parquet, and a list of" in plain
+
+
+@pytest.mark.parametrize(
+    ("command", "flag", "default"),
+    [
+        ("synth", "--size", RunConfig().size),
+        ("synth", "--seed", RunConfig().seed),
+        ("synth", "--method", RunConfig().method),
+        ("compare", "--size", CompareConfig().size),
+        ("compile", "--seed", CompileConfig().seed),
+        ("compile", "--name", CompileConfig().name),
+    ],
+)
+def test_the_default_shown_is_the_one_that_holds(command: str, flag: str, default: object) -> None:
+    option = re.search(rf"{flag} .*?(?= --|\Z)", " ".join(help_of(command).split()))
+    assert option is not None and f"[default: ({default})]" in option[0]
+
+
+def test_the_version() -> None:
+    from importlib.metadata import version
+
+    result = CliRunner().invoke(app, ["--version"])
+    assert (result.exit_code, result.stdout) == (0, f"refed-dspy {version('refed-dspy')}\n")
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_shells_complete_commands(shell: str) -> None:
+    env = {"_REFED_COMPLETE": f"complete_{shell}", "COMP_WORDS": "refed re", "COMP_CWORD": "1"}
+    env |= {"_TYPER_COMPLETE_ARGS": "refed re", "_TYPER_COMPLETE_FISH_ACTION": "get-args"}
+    result = CliRunner().invoke(app, [], prog_name="refed", env=env)
+    assert {"resume", "report", "recycle"} <= set(re.findall(r"\w+", result.output))
+
+
+def test_help_waits_for_no_heavy_library() -> None:
+    script = (
+        "import sys; from refed_dspy.cli import app\n"
+        "try: app(['synth', '--help'])\n"
+        "except SystemExit: pass\n"
+        "sys.exit(str(sorted({'dspy', 'litellm', 'mlflow', 'datasets', 'openai', 'torch'} & set(sys.modules))))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.stderr.strip() == "[]"

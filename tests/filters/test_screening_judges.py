@@ -1,0 +1,109 @@
+"""Judges as filters of a run: what they cost, what happens where they do not answer, and caps."""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import pytest
+from dspy.utils.exceptions import LMServerError
+
+import refed_dspy
+from benchmarks.simulated import SimulatedTeacher
+from refed_dspy.config.teacher import TeacherConfig
+from refed_dspy.data.rows import dropped_rows
+from refed_dspy.errors import ConfigError, RunStopped, TeacherError
+from refed_dspy.ledger.ledger import Ledger
+from tests.filters.filtered_runs import Judge, Teacher, dropped, odd, run
+
+
+def test_a_judge_decides_and_is_paid_once(tmp_path: Path) -> None:
+    judge = Judge()
+    made = run(tmp_path / "run", Teacher(), ["judge", {"rubric": {"at_least": 3}}], size=8, judge=judge)
+    assert len(made.samples) == 8 and not any(odd(sample.improved_response) for sample in made.samples)
+    assert made.usage["pairwise_judge"]["calls"] == 2 * (8 + len(dropped(tmp_path / "run")))
+    assert made.usage["rubric_judge"]["calls"] == 8
+    assert {(row["reason"], row["score"]) for row in dropped(tmp_path / "run")} == {("improved loses", -1.0)}
+    more = Judge()
+    run(tmp_path / "run", Teacher(), ["judge", {"rubric": {"at_least": 3}}], size=8, judge=more)
+    assert not more.requests
+
+
+def test_without_a_judge_the_teacher_judges_at_temperature_zero(
+    server: SimulatedTeacher, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    teacher = TeacherConfig(model="sim/sim-model", api_base=server.base_url, temperature=0.9)
+    with caplog.at_level(logging.WARNING):
+        made = run(tmp_path / "run", teacher, [{"rubric": {"at_least": 2}}], size=4)
+    assert len(made.samples) == 4 and "judge and teacher are one model" in caplog.text
+    with Ledger.read(tmp_path / "run") as ledger:
+        assert ledger.meta("judge")["config"]["temperature"] == 0.0
+        assert ledger.meta("identity")["teacher"] != ledger.meta("identity")["judge"]
+
+
+def test_a_sample_that_the_judge_did_not_answer_on_is_not_lost(tmp_path: Path) -> None:
+    busy = LMServerError(message="busy", status=503)
+    judge = Judge(busy, busy, busy, busy)
+    teacher = Teacher()
+    run(tmp_path / "run", teacher, ["judge"], size=6, judge=judge)
+    with Ledger.read(tmp_path / "run") as ledger:
+        waiting = [id_ for _, id_, _ in ledger.open_instructions()][:2]
+        assert not any(row["reason"] == "judge abstained" for row in dropped_rows(ledger))
+    again, asked = Teacher(), Judge()
+    run(tmp_path / "run", again, ["judge"], size=7, judge=asked)
+    with sqlite3.connect(tmp_path / "run" / "ledger.sqlite") as db:
+        decided = {id_ for (id_,) in db.execute("SELECT instruction FROM decisions")}
+    assert decided & set(waiting), "asked about again, with the responses that were paid for"
+    assert again.asked("improved_response") == 0 or len(asked.requests) > 2
+
+
+@pytest.mark.parametrize("api_base", ["", "http://127.0.0.1:9/v1"])
+def test_a_judge_that_cannot_be_asked(
+    server: SimulatedTeacher, locked: SimulatedTeacher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, api_base: str
+) -> None:
+    monkeypatch.setenv("OTHER_KEY", "sk-wrong-and-secret")
+    teacher = TeacherConfig(model="sim/sim-model", api_base=server.base_url, concurrency=2)
+    judge = TeacherConfig(model="sim/other-model", api_base=api_base or locked.base_url, api_key_env="OTHER_KEY")
+    with pytest.raises((RunStopped, TeacherError)) as raised:
+        run(tmp_path / "run", teacher, ["judge"], judge=judge)
+    message = str(raised.value)
+    assert (
+        ("pairwise_judge" in message or "127.0.0.1:9" in message)
+        and "\n" not in message
+        and "wrong-and-secret" not in message
+    )
+    paid = server.stats()["requests"]
+    good = judge.model_copy(update={"api_base": locked.base_url, "api_key_env": "SIMULATED_TEACHER_KEY"})
+    with_rubric = refed_dspy.resume(tmp_path / "run", judge=good, size=1)
+    assert len(with_rubric.samples) >= 1 and server.stats()["repeated"] == 0 and paid < 20
+
+
+def test_a_judge_that_always_abstains_ends_the_run_and_a_second_start_pays_nothing(tmp_path: Path) -> None:
+    judge = Judge()
+    judge.on_request = lambda _: '{"reason": "who knows", "verdict": "cannot tell"}'
+    teacher = Teacher()
+    for start in range(2):
+        with pytest.raises(
+            RunStopped, match=r"judge: the judge abstained on each of the \d+ rows .* name another judge"
+        ):
+            run(tmp_path / "run", teacher, ["judge"], size=60, count=9, judge=judge)
+        if not start:
+            paid = len(teacher.requests) + len(judge.requests)
+    assert len(teacher.requests) + len(judge.requests) == paid < 200
+
+
+def test_caps_hold_with_a_judge_and_count_its_worst_case(server: SimulatedTeacher, tmp_path: Path) -> None:
+    price = {"prompt": 1.0, "completion": 2.0}
+    common: dict[str, Any] = {"api_base": server.base_url, "price": price, "concurrency": 4}
+    teacher = TeacherConfig(model="sim/sim-model", max_tokens=2000, **common)
+    dear = TeacherConfig(model="sim/other-model", max_tokens=100_000, **common)
+    with pytest.raises(ConfigError, match="judge's max_tokens"):
+        run(tmp_path / "run", teacher, ["judge"], judge=dear, max_cost=0.1)
+    assert server.stats()["requests"] == 0
+    judge = TeacherConfig(model="sim/other-model", max_tokens=300, **common)
+    made = run(tmp_path / "run", teacher, [{"rubric": {"at_least": 2}}], judge=judge, max_calls=40, size=90)
+    assert made.stopped is not None and server.stats()["requests"] == 40
+    assert made.usage["rubric_judge"]["calls"] > 0
+    assert made.status["kept"] + len(dropped(tmp_path / "run")) == made.usage["rubric_judge"]["calls"]

@@ -1,0 +1,319 @@
+"""The scorer behind an endpoint, against a server that answers as vLLM does, from a toy model with exact figures."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import socket
+import threading
+import time
+import zlib
+from collections.abc import Iterator, Sequence
+from functools import cache
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+from refed_dspy.errors import ConfigError, TeacherError
+from refed_dspy.metrics.endpoint_scorer import EndpointScorer
+from refed_dspy.metrics.perplexity import GUESS, ScoredText, ifd
+
+KEY, VARIABLE = "sk-toy-0123456789", "TOY_SCORER_KEY"
+BOS, KINDS = 1, 97
+HOSTILE = ["!?", "漢字かな", "nul\0byte", "line\nbreak", "{0} %s {x}", "x" * 3_000, "नमस्ते", "🙂"]
+
+
+def tokens(text: str) -> list[int]:
+    """Two characters a token: so a joined text has other tokens than its two texts apart."""
+    return [2 + zlib.crc32(text[at : at + 2].encode()) % KINDS for at in range(0, len(text), 2)]
+
+
+@cache
+def logprob(before: int, token: int) -> float:
+    weights = [1 + (before * 31 + kind * 17) % 13 for kind in range(KINDS + 2)]
+    return math.log(weights[token] / sum(weights))
+
+
+def nll(ids: Sequence[int], first: int) -> float:
+    return -math.fsum(logprob(ids[at - 1], ids[at]) for at in range(first, len(ids)))
+
+
+class ToyServer(ThreadingHTTPServer):
+    """The toy model behind vLLM's two endpoints. `fault` makes it misbehave; `bos`: whether its tokenizer adds one."""
+
+    daemon_threads = True
+    request_queue_size = 64
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), ToyHandler)
+        self.url = f"http://127.0.0.1:{self.server_port}/v1"
+        self.reset()
+
+    def handle_error(self, *_: Any) -> None:
+        """Does nothing: faults are intended."""
+
+    def reset(self) -> None:
+        self.fault, self.bos, self.window, self.key = "", True, 4096, ""
+        self.prompts: list[list[int]] = []
+        self.busy = self.most_busy = 0
+
+
+class ToyHandler(BaseHTTPRequestHandler):
+    server: ToyServer
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        if self.server.key and self.headers["authorization"] != f"Bearer {self.server.key}":
+            return self.send(401, json.dumps({"error": f"wrong key {self.headers['authorization']}"}))
+        if self.path == "/tokenize":
+            return self.tokenize(body)
+        self.server.prompts.append(body["prompt"])
+        self.server.busy += 1
+        self.server.most_busy = max(self.server.most_busy, self.server.busy)
+        time.sleep(0.01)
+        self.server.busy -= 1
+        return self.complete(body)
+
+    def tokenize(self, body: dict[str, Any]) -> None:
+        if self.server.fault == "no tokenize":
+            return self.send(404, '{"detail": "Not Found"}')
+        ids = tokens(body["prompt"])
+        if body["add_special_tokens"] and self.server.bos:
+            ids = [BOS, *ids]
+        if self.server.fault == "llama.cpp":
+            ids = []
+        return self.send(200, json.dumps({"count": len(ids), "max_model_len": self.server.window, "tokens": ids}))
+
+    def complete(self, body: dict[str, Any]) -> None:
+        ids, fault = body["prompt"], self.server.fault
+        assert isinstance(ids, list) and len(ids) < self.server.window
+        if fault == "400 for long" and len(ids) > 100:
+            return self.send(400, "{}")
+        if fault.isdigit():
+            return self.send(int(fault), '{"error": "sorry"}')
+        if fault == "html":
+            return self.send(200, "<html>Sign in</html>", "text/html")
+        if fault == "half json":
+            return self.send(200, '{"choices": [')
+        if fault == "slow":
+            time.sleep(3)
+        if fault == "hang up":
+            return self.close_connection_now()
+        return self.send(200, json.dumps(self.answer(ids, fault)))
+
+    def answer(self, ids: list[int], fault: str) -> dict[str, Any]:
+        places: list[Any] = [None]
+        for before, token in itertools.pairwise(ids):
+            place = {str(token): {"logprob": logprob(before, token), "rank": 2, "decoded_token": "x"}}
+            if fault == "crowded":  # likelier tokens first
+                other = 2 + token % KINDS
+                place = {str(other): {"logprob": -1e-9, "rank": 1, "decoded_token": "y"}, **place}
+            places.append(place)
+        changed = {"one short": places[:-1], "others": [None] + [{"999": {"logprob": -1.0}}] * (len(ids) - 1)}
+        changed["above 0"] = [None] + [{str(token): {"logprob": 0.5}} for token in ids[1:]]
+        choice = {"text": "a", "prompt_logprobs": changed.get(fault, places)}
+        if fault == "no logprobs":
+            del choice["prompt_logprobs"]
+        usage = {} if fault == "no usage" else {"usage": {"prompt_tokens": len(ids)}}
+        return {"choices": [] if fault == "no choice" else [choice], **usage}
+
+    def close_connection_now(self) -> None:
+        self.connection.shutdown(socket.SHUT_RDWR)
+
+    def send(self, status: int, content: str, kind: str = "application/json") -> None:
+        self.send_response(status)
+        self.send_header("content-type", kind)
+        self.send_header("content-length", str(len(content.encode())))
+        self.end_headers()
+        self.wfile.write(content.encode())
+
+    def log_message(self, *_: Any) -> None: ...
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[ToyServer]:
+    with ToyServer() as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def toy(running: ToyServer) -> ToyServer:
+    running.reset()
+    return running
+
+
+def open_scorer(toy: ToyServer, **settings: Any) -> EndpointScorer:
+    return EndpointScorer("toy", toy.url, **{"attempts": 1, **settings})
+
+
+@pytest.mark.parametrize("fault", ["", "crowded", "no usage"])
+def test_the_endpoint_gives_the_models_own_figures(toy: ToyServer, fault: str) -> None:
+    toy.fault = fault
+    contexts = ["", "odd", "even", "", "three\n", *HOSTILE]
+    texts = ["hello there", "hello there", "hello there", "", "x", *reversed(HOSTILE)]
+    scorer = open_scorer(toy)
+    scores = scorer.nll(contexts, texts)
+    for context, text, score in zip(contexts, texts, scores, strict=True):
+        ids = [BOS, *tokens(context), *tokens(text)]
+        assert score is not None
+        assert score.tokens == len(tokens(text))
+        assert score.nll == pytest.approx(nll(ids, len(ids) - len(tokens(text))), rel=1e-12)
+    assert scorer.calls == len(texts) - 1 == len(toy.prompts)
+    assert scorer.tokens == sum(map(len, toy.prompts))
+    assert scorer.unanswered == 0
+
+
+def test_ifd_through_the_endpoint(toy: ToyServer) -> None:
+    (difficulty,) = ifd(open_scorer(toy), [("Name a colour.", "Blue is one.")])
+    asked, answered = tokens("Name a colour."), tokens("Blue is one.")
+    alone = nll([BOS, *answered], 1) / len(answered)
+    in_context = nll([BOS, *tokens("Name a colour.\n"), *answered], 1 + len(tokens("Name a colour.\n"))) / len(answered)
+    before = [BOS, *tokens(f"Blue is one.\n{GUESS}\n")]
+    guessed = nll([*before, *asked], len(before)) / len(asked)
+    assert difficulty.ifd == pytest.approx(math.exp(in_context - alone))
+    assert difficulty.r_ifd == pytest.approx(math.exp(guessed - nll([BOS, *asked], 1) / len(asked)))
+
+
+def test_without_a_first_token_the_texts_first_is_not_scored(toy: ToyServer) -> None:
+    toy.bos = False
+    alone, in_context, single = open_scorer(toy).nll(["", "on", ""], ["abcdef", "abcdef", "ab"])
+    assert alone is not None and in_context is not None and single is not None
+    assert alone.tokens == in_context.tokens == 2
+    assert alone.nll == pytest.approx(nll(tokens("abcdef"), 1))
+    assert single == ScoredText(0.0, 0)
+    assert len(toy.prompts) == 2
+    (named,) = open_scorer(toy, start="<>").nll([""], ["abcdef"])
+    assert named is not None
+    assert named.nll == pytest.approx(nll([*tokens("<>"), *tokens("abcdef")], 1))
+
+
+def test_nothing_is_sent_beyond_the_window(toy: ToyServer) -> None:
+    toy.window = 41  # one of them for the token that is thrown away
+    (score,) = open_scorer(toy).nll(["c" * 400], ["t" * 100])
+    assert score is not None
+    assert (score.tokens, score.cut, score.context_cut) == (29, 21, 190)
+    assert len(toy.prompts[0]) == 40
+    (smaller,) = open_scorer(toy, max_tokens=20).nll([""], ["t" * 100])
+    assert smaller is not None and smaller.tokens == 14
+
+
+def test_as_many_requests_are_open_as_were_asked_for(toy: ToyServer) -> None:
+    texts = [f"text {index}" for index in range(30)]
+    scorer = open_scorer(toy, concurrency=4)
+    scores = scorer.nll([""] * 30, texts)
+    assert [score and score.nll for score in scores] == [pytest.approx(nll([BOS, *tokens(text)], 1)) for text in texts]
+    assert 2 <= toy.most_busy <= 4
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("no logprobs", "does not return the log-probabilities of a prompt"),
+        ("no choice", "does not return the log-probabilities of a prompt"),
+        ("one short", "of other tokens than it was sent"),
+        ("others", "of other tokens than it was sent"),
+        ("above 0", "above 0"),
+        ("html", "a web page perhaps"),
+        ("half json", "something else than JSON"),
+        ("no tokenize", r"has no /tokenize \(HTTP 404\)"),
+        ("llama.cpp", "/tokenize without tokens"),
+        ("404", "check the name"),
+        ("400", "check the name"),
+    ],
+)
+def test_an_endpoint_that_cannot_score_is_refused_in_one_line(toy: ToyServer, fault: str, message: str) -> None:
+    toy.fault = fault
+    with pytest.raises(ConfigError, match=message) as caught:
+        open_scorer(toy, concurrency=1).nll([""] * 9, ["text"] * 9)
+    assert "vLLM" in str(caught.value) and "\n" not in str(caught.value)
+    assert len(toy.prompts) <= 1  # the rest is not paid for
+
+
+def test_a_wrong_key_is_refused_and_never_shown(toy: ToyServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    toy.key = "another"
+    monkeypatch.setenv(VARIABLE, KEY)
+    scorer = open_scorer(toy, api_key_env=VARIABLE)
+    with pytest.raises(ConfigError, match=r"refuses the key \(HTTP 401\).*api_key_env") as caught:
+        scorer.nll([""], ["text"])
+    assert KEY not in f"{caught.value}{scorer!r}{vars(scorer)}"
+    toy.key = KEY
+    assert open_scorer(toy, api_key_env=VARIABLE).nll([""], ["text"])[0] is not None
+
+
+def test_a_key_is_taken_from_the_named_variable_only(toy: ToyServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    toy.key = KEY
+    with pytest.raises(ConfigError, match="refuses the key"):
+        open_scorer(toy).nll([""], ["text"])
+    with pytest.raises(ConfigError, match=f"{VARIABLE} is not set"):
+        open_scorer(toy, api_key_env=VARIABLE)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("fault", "message"), [("500", "HTTP 500"), ("hang up", "no connection"), ("slow", "no answer in time")]
+)
+def test_an_endpoint_that_stays_silent_is_given_up(toy: ToyServer, fault: str, message: str) -> None:
+    toy.fault = fault
+    scorer = open_scorer(toy, concurrency=5, timeout=1 if fault == "slow" else 30)
+    with pytest.raises(TeacherError, match=rf"no answer (9|1\d) times in a row .{message}.*0 calls answered") as caught:
+        scorer.nll([""] * 40, ["text"] * 40)
+    assert "\n" not in str(caught.value)
+    assert 9 <= len(toy.prompts) <= 15
+
+
+def test_one_text_without_an_answer_costs_no_other(toy: ToyServer) -> None:
+    toy.fault = "400 for long"
+    scorer = open_scorer(toy, concurrency=1)
+    texts = ["short", "t" * 400, "brief"] * 6
+    scores = scorer.nll([""] * 18, texts)
+    assert [score is None for score in scores] == [False, True, False] * 6
+    assert (scorer.calls, scorer.unanswered) == (12, 6)
+
+
+def test_a_passing_error_is_tried_again(toy: ToyServer) -> None:
+    toy.fault = "500"
+    timer = threading.Timer(0.2, setattr, (toy, "fault", ""))
+    timer.start()
+    assert open_scorer(toy, attempts=4).nll([""], ["text"])[0] is not None
+    timer.join()
+
+
+def test_a_dead_endpoint_is_reported() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        url = f"http://user:secret@127.0.0.1:{taken.getsockname()[1]}/v1"
+        scorer = EndpointScorer("toy", url, attempts=1)
+        with pytest.raises(TeacherError, match="no connection") as caught:
+            scorer.nll([""], ["text"])
+    assert "secret" not in f"{caught.value}{scorer!r}"
+
+
+def test_empty_texts_ask_nothing(toy: ToyServer) -> None:
+    assert open_scorer(toy).nll(["a", ""], ["", ""]) == [ScoredText(0.0, 0)] * 2
+    assert toy.prompts == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"concurrency": 0}, "1 or more"),
+        ({"attempts": 0}, "1 or more"),
+        ({"timeout": 0}, "above 0"),
+        ({"api_base": "localhost:8000"}, "whole address"),
+    ],
+)
+def test_settings_out_of_range_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        EndpointScorer(**{"model": "toy", "api_base": "http://localhost/v1", **settings})
+
+
+def test_contexts_and_texts_come_in_pairs(toy: ToyServer) -> None:
+    with pytest.raises(ConfigError, match="1 contexts and 2 texts"):
+        open_scorer(toy).nll([""], ["a", "b"])

@@ -1,0 +1,129 @@
+"""The figures of a data set: counted by hand, on little data, drawn by the seed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, cast
+
+import numpy as np
+import pytest
+
+from refed_dspy.metrics.figures import CachedScorer, Pairs, Tools, figures, table
+from refed_dspy.metrics.perplexity import ScoredText
+
+HOSTILE = ["", " \n", "?!", "漢字かな", "nul\0byte", "{0} %s", "x" * 100_000, "🙂"]
+
+
+def test_figures_of_a_case_counted_by_hand() -> None:
+    values = figures([("one two", "a b a b"), ("one two three four", "a")], Tools())
+    assert values["rows"] == 2
+    assert values["instruction words, mean"] == 3 and values["instruction words, median"] == 3
+    assert values["response words, mean"] == 2.5 and values["response words, 95th percentile"] == pytest.approx(3.85)
+    assert values["distinct-1 of instructions"] == pytest.approx(4 / 6)
+    assert values["distinct-2 of instructions"] == pytest.approx(3 / 4)
+    assert values["distinct-1 of responses"] == pytest.approx(2 / 5)
+    assert values["distinct-2 of responses"] == pytest.approx(2 / 3)
+    assert values["self-ROUGE-L of instructions"] == pytest.approx(2 * (2 / 2) * (2 / 4) / (2 / 2 + 2 / 4))
+    assert not [name for name in values if "perplexity" in name or "IFD" in name or "coherence" in name]
+
+
+class Lengths:
+    """Scores a text by its length; a text with "unknown" in it gets no answer."""
+
+    def __init__(self) -> None:
+        self.calls = self.tokens = self.unanswered = 0
+        self.asked: list[tuple[str, str]] = []
+
+    def nll(self, contexts: Sequence[str], texts: Sequence[str]) -> list[ScoredText | None]:
+        self.asked += zip(contexts, texts, strict=True)
+        self.calls += len(texts)
+        pairs = zip(contexts, texts, strict=True)
+        return [None if "unknown" in text else ScoredText(math.log(len(text) + bool(c)), 1) for c, text in pairs]
+
+
+def test_scored_figures_of_a_case_counted_by_hand() -> None:
+    values = figures([("aa", "bbbb"), ("cccc", "dd"), ("e", "unknown")], Tools(scorer=Lengths()))
+    assert values["perplexity of the instruction, mean"] == pytest.approx(7 / 3)
+    assert values["perplexity of the instruction, median"] == pytest.approx(2)
+    assert values["perplexity of the response given it, mean"] == pytest.approx((5 + 3) / 2)
+    assert values["IFD, mean"] == pytest.approx((5 / 4 + 3 / 2) / 2), "what got no answer is left out"
+    assert values["r-IFD, mean"] == pytest.approx((3 / 2 + 5 / 4 + 2 / 1) / 3)
+
+
+class Initials:
+    """Embeds a text by its first letter."""
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+
+    def embed(self, texts: Sequence[str]) -> Any:
+        self.seen += texts
+        return np.array([[1.0, 0.0] if text.startswith("a") else [0.0, 1.0] for text in texts], np.float32).reshape(
+            -1, 2
+        )
+
+
+def test_embedded_figures_of_a_case_counted_by_hand() -> None:
+    tools = Tools(embedder=cast(Any, Initials()))
+    values = figures([("a1", "a"), ("a2", "b"), ("b1", "b")], tools)
+    assert values["coherence of instruction and response"] == pytest.approx(2 / 3)
+    assert values["semantic diversity of instructions"] == pytest.approx(2 / 3)
+    assert values["distance to the nearest instruction"] == pytest.approx(1 / 3)
+    assert set(figures([], tools).values()) == {0, None}
+    many = Initials()
+    figures([(f"a{n}", "b") for n in range(2_100)], Tools(embedder=cast(Any, many)), sample=10)
+    assert len({text for text in many.seen if text != "b"}) == 2_000, "embedding is what costs time"
+
+
+@pytest.mark.parametrize(
+    "pairs",
+    [[], [("", "")], [("a", "")], [("one", "two")], [("?", "!"), ("?", "!")], [(x, y) for x in HOSTILE for y in "ab"]],
+    ids=["none", "blank", "half", "one row", "no word", "hostile"],
+)
+def test_figures_of_little_are_numbers_or_nothing(pairs: Pairs) -> None:
+    values = figures(pairs, Tools(scorer=Lengths()))
+    assert values["rows"] == len(pairs)
+    assert all(value is None or math.isfinite(value) for value in values.values())
+    lines = table({"data": values})
+    assert len(lines) == len(values) + 1 and not [line for line in lines if "nan" in line or "None" in line]
+    if not pairs:
+        assert {value for name, value in values.items() if name != "rows"} == {None}
+
+
+def test_what_costs_time_is_drawn_by_the_seed_and_old_and_new_alike() -> None:
+    old = [(f"i{n}", f"r{n}") for n in range(40)]
+    new = [(f"j{n}", f"s{n}") for n in range(40)]
+    drawn = []
+    for pairs, seed in ((old, 1), (old, 1), (new, 1), (old, 2)):
+        scorer = Lengths()
+        figures(pairs, Tools(scorer=scorer), sample=10, seed=seed)
+        drawn.append(sorted({text[1:] for _, text in scorer.asked}))
+    assert len(drawn[0]) == 10 and drawn[0] == drawn[1] == drawn[2] != drawn[3]
+
+
+def test_longer_responses_are_compared_at_one_length_too() -> None:
+    short = [(f"i{n}", " ".join(f"w{n * 7 % 50 + k}" for k in range(60))) for n in range(200)]
+    long = [(instruction, f"{response} {response}") for instruction, response in short]
+    of_short, of_long = (figures(pairs, Tools(), sample=10) for pairs in (short, long))
+    assert of_long["distinct-1 of responses"] == pytest.approx(of_short["distinct-1 of responses"] / 2)  # type: ignore
+    alike = "distinct-1 in 10,000 words of responses"
+    assert of_long[alike] == pytest.approx(of_short[alike], rel=0.1)
+    assert "distinct-1 in 10,000 words of instructions" not in of_short, "there are not so many"
+
+
+def test_a_text_is_scored_once() -> None:
+    inner = Lengths()
+    scorer = CachedScorer(inner)
+    assert scorer.nll(["", "c", ""], ["a", "a", "a"]) == [
+        ScoredText(0.0, 1),
+        ScoredText(math.log(2), 1),
+        ScoredText(0.0, 1),
+    ]
+    assert scorer.nll(["", "a"], ["a", "c"])[0] == ScoredText(0.0, 1)
+    assert inner.asked == [("", "a"), ("c", "a"), ("a", "c")] or sorted(inner.asked) == sorted(
+        [("", "a"), ("c", "a"), ("a", "c")]
+    )
+    assert scorer.nll([""], ["unknown"]) == scorer.nll([""], ["unknown"]) == [None]
+    assert inner.asked.count(("", "unknown")) == 2, "what got no answer may get one later"
+    assert Tools(scorer=scorer).scored() == "5 calls, 0 tokens read" and Tools().scored() == ""

@@ -1,0 +1,255 @@
+"""What ends a compile at the gateway, and how the gateway closes."""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import threading
+import time
+from concurrent.futures import CancelledError, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import dspy
+import pytest
+from dspy import lm15
+from dspy.utils import exceptions as lm_errors
+
+from benchmarks.simulated import SimulatedTeacher
+from refed_dspy.errors import TeacherError
+from refed_dspy.ledger.budget import Caps
+from refed_dspy.optimizers.gateway import UNANSWERED_LIMIT, Gateway
+from refed_dspy.programs.lm_errors import LMCapReached
+from refed_dspy.teachers import open_teacher
+from tests.conftest import KEY_VARIABLE
+from tests.support.gateways import (
+    PATIENCE,
+    ask_text,
+    calls,
+    config,
+    opened,
+    outcome,
+    requests,
+    until,
+)
+from tests.support.scripted_engine import Writer, fake_lm, response
+
+
+@pytest.fixture
+def server(server: SimulatedTeacher) -> SimulatedTeacher:
+    server.control(response_words=4)
+    return server
+
+
+# --- what ends a compile
+
+
+def stopped_by(gateway: Gateway) -> str:
+    error = gateway.stop_error
+    assert type(error) is TeacherError and "\n" not in str(error)
+    return str(error)
+
+
+def test_a_wrong_key_ends_it_with_a_hint_and_without_the_key(
+    locked: SimulatedTeacher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrong = "sk-wrong-0987654321fedcba"
+    monkeypatch.setenv(KEY_VARIABLE, wrong)
+    with opened(tmp_path, judge=config(locked, api_key_env=KEY_VARIABLE)) as gateway:
+        lm = gateway.lm("judge")
+        first = outcome(lambda: ask_text(lm))
+        assert isinstance(first, lm_errors.LMAuthError)
+        assert isinstance(outcome(lambda: ask_text(lm, "Another?")), LMCapReached)
+        message = stopped_by(gateway)
+    assert requests(locked) == 1, "no call begins after it"
+    assert message.startswith("judge: ") and "api_key_env" in message
+    assert wrong not in message + str(first)
+
+
+def test_an_unknown_model_ends_it(server: SimulatedTeacher, tmp_path: Path) -> None:
+    with opened(tmp_path, teacher=config(server, model="openai/missing-one")) as gateway:
+        assert isinstance(outcome(lambda: ask_text(gateway.lm("teacher"))), lm_errors.LMError)
+        assert "check the teacher's model and api_base" in stopped_by(gateway) or "api_base" in stopped_by(gateway)
+
+
+def test_an_endpoint_that_is_not_there_ends_it_at_once(server: SimulatedTeacher, tmp_path: Path) -> None:
+    begun = time.monotonic()
+    down = config(server, api_base="http://127.0.0.1:9/v1", retries=4)
+    with opened(tmp_path, teacher=down) as gateway:
+        assert isinstance(outcome(lambda: ask_text(gateway.lm("teacher"))), lm_errors.LMError)
+        assert "127.0.0.1:9" in stopped_by(gateway) and "api_base" in stopped_by(gateway)
+    assert time.monotonic() - begun < 3 and not calls(tmp_path)
+
+
+def failing(gateway: Gateway, count: int, start: int = 0) -> None:
+    for n in range(start, start + count):
+        assert isinstance(outcome(lambda n=n: ask_text(gateway.lm("teacher"), f"What is {n}?")), Exception)  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("fault", ["500", "drop", "hang"])
+def test_so_many_failures_in_a_row_end_it(server: SimulatedTeacher, tmp_path: Path, fault: str) -> None:
+    server.control(faults={fault: 1})
+    timeout = 0.03 if fault == "hang" else 5
+    with opened(tmp_path, teacher=config(server, timeout=timeout)) as gateway:
+        failing(gateway, UNANSWERED_LIMIT - 1)
+        assert gateway.stop_error is None
+        failing(gateway, 1, start=UNANSWERED_LIMIT)
+        assert f"{UNANSWERED_LIMIT} requests in a row" in stopped_by(gateway)
+        failing(gateway, 3, start=2 * UNANSWERED_LIMIT)
+    assert requests(server) == UNANSWERED_LIMIT
+
+
+def test_an_endpoint_that_goes_down_ends_it(tmp_path: Path) -> None:
+    with (
+        SimulatedTeacher(latency=0, sigma=0) as short_lived,
+        opened(tmp_path, teacher=config(short_lived, max_tokens=512)) as gateway,
+    ):
+        ask_text(gateway.lm("teacher"))
+        short_lived.stop()
+        failing(gateway, UNANSWERED_LIMIT)
+        assert "in a row" in stopped_by(gateway)
+    assert len(calls(tmp_path)) == 1, "what never reached it costs nothing"
+
+
+@pytest.mark.parametrize("answer", ["Fine.", response("Half an ans", "length")], ids=["answered", "cut"])
+def test_an_answer_in_between_ends_the_row(tmp_path: Path, answer: Any) -> None:
+    """A cut answer is one, too: the endpoint is well."""
+    down = [lm15.ServerError("overloaded", status=503)] * (UNANSWERED_LIMIT - 1)
+    with opened(tmp_path, teacher=fake_lm(Writer(*down, answer, *down))) as gateway:
+        for n in range(2 * UNANSWERED_LIMIT - 1):
+            outcome(lambda n=n: ask_text(gateway.lm("teacher"), f"What is {n}?"))  # type: ignore[misc]
+        assert gateway.stop_error is None
+
+
+def test_one_role_that_fails_does_not_count_for_another(tmp_path: Path) -> None:
+    def down(_: Any) -> Any:
+        return lm15.ServerError("overloaded", status=503)
+
+    failing_writer, fine = Writer(), Writer()
+    failing_writer.on_request, fine.on_request = down, lambda _: "Fine."
+    with opened(tmp_path, teacher=fake_lm(failing_writer), judge=fake_lm(fine, temperature=0.0)) as gateway:
+        for n in range(UNANSWERED_LIMIT):
+            outcome(lambda n=n: ask_text(gateway.lm("teacher"), f"{n}?"))  # type: ignore[misc]
+            outcome(lambda n=n: ask_text(gateway.lm("judge"), f"{n}?"))  # type: ignore[misc]
+        assert stopped_by(gateway).startswith(f"teacher: {UNANSWERED_LIMIT} requests")
+
+
+# --- closing
+
+
+def test_closing_releases_every_thread_and_records_what_is_in_flight(server: SimulatedTeacher, tmp_path: Path) -> None:
+    server.control(faults={"hang": 1})
+    pool = ThreadPoolExecutor(12)
+    with opened(tmp_path, teacher=config(server, timeout=600)) as gateway:
+        lm = gateway.lm("teacher")
+        asked = [pool.submit(outcome, lambda n=n: ask_text(lm, f"What is {n}?")) for n in range(4)]  # type: ignore[misc]
+        asked += [pool.submit(outcome, lambda: ask_text(lm, "What is 0?"))]
+        until(lambda: requests(server) == 4 and len(gateway._in_flight) == 4)
+        time.sleep(0.1)
+        begun = time.monotonic()
+    assert time.monotonic() - begun < 3
+    assert all(isinstance(each.result(PATIENCE), CancelledError | Exception) for each in asked)
+    pool.shutdown()
+    assert [row["outcome"] for row in calls(tmp_path)] == ["cancelled"] * 4
+    assert all(row["cost"] == row["reserved"] > 0 for row in calls(tmp_path))
+    assert isinstance(outcome(lambda: ask_text(lm, "Too late?")), LMCapReached)
+    until(lambda: server.stats()["in_flight"] == 0)
+    assert requests(server) == 4
+
+
+class Silent:
+    """An endpoint that never answers."""
+
+    supports_response_schema = True
+    supported_params = frozenset({"response_format", "temperature", "max_tokens"})
+
+    def complete(self, request: Any) -> Any:
+        raise AssertionError("the gateway asks the asynchronous engine")
+
+    @property
+    def asynchronous(self) -> Any:
+        class Waiting:
+            async def complete(self, request: Any) -> Any:
+                await asyncio.Event().wait()
+
+        return Waiting()
+
+
+def closes_while_many_wait_for_one_call(folder: Path) -> None:
+    silent = Silent()
+    teacher = dspy.LM("fake/model", engine=silent, async_engine=silent.asynchronous, num_retries=0, cache=False)
+    with opened(folder, teacher=teacher) as gateway:
+        lm = gateway.lm("teacher")
+        for _ in range(60):
+            threading.Thread(target=outcome, args=(lambda: ask_text(lm),), daemon=True).start()
+        until(lambda: len(gateway._in_flight) == 1)
+        time.sleep(0.5)
+    (folder / "closed").touch()
+
+
+def test_closing_ends_where_many_threads_wait_for_one_call(tmp_path: Path) -> None:
+    """In a process of its own: a loop that spins cannot be stopped otherwise."""
+    process = multiprocessing.get_context("fork").Process(target=closes_while_many_wait_for_one_call, args=(tmp_path,))
+    process.start()
+    process.join(4)
+    process.kill()
+    process.join()
+    assert (tmp_path / "closed").exists()
+
+
+def test_closing_lets_go_of_those_that_wait_for_money(server: SimulatedTeacher, tmp_path: Path) -> None:
+    server.control(faults={"hang": 1})
+    least = open_teacher(config(server)).least
+    assert least is not None
+    pool = ThreadPoolExecutor(8)
+    with opened(tmp_path, Caps(max_cost=int(1.5 * least)), teacher=config(server, timeout=600)) as gateway:
+        lm = gateway.lm("teacher")
+        asked = [pool.submit(outcome, lambda n=n: ask_text(lm, f"What is {n}?")) for n in range(8)]  # type: ignore[misc]
+        until(lambda: requests(server) == 1 and len(gateway._in_flight) == 8)
+    assert all(isinstance(each.result(PATIENCE), Exception) for each in asked)
+    pool.shutdown()
+    assert [row["outcome"] for row in calls(tmp_path)] == ["cancelled"]
+    assert requests(server) == 1
+
+
+def test_a_thread_that_asks_just_when_it_closes_is_let_go(
+    server: SimulatedTeacher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It began to ask while the gateway was open, and hands its question over only when that has closed."""
+    answer_and_count = Gateway._answer_and_count
+    may, ready = threading.Event(), threading.Event()
+
+    def late(*arguments: Any) -> Any:
+        if threading.current_thread().name == "late":
+            ready.set()
+            may.wait(PATIENCE)
+        return answer_and_count(*arguments)
+
+    monkeypatch.setattr(Gateway, "_answer_and_count", late)
+    got: list[Any] = []
+    with opened(tmp_path, teacher=config(server)) as gateway:
+        thread = threading.Thread(
+            name="late", target=lambda: got.append(outcome(lambda: ask_text(gateway.lm("teacher"))))
+        )
+        thread.start()
+        ready.wait(PATIENCE)
+    may.set()
+    thread.join(PATIENCE)
+    assert not thread.is_alive() and isinstance(got[0], LMCapReached)
+
+
+def test_an_error_inside_the_block_comes_out_and_closes_it(server: SimulatedTeacher, tmp_path: Path) -> None:
+    before = threading.active_count()
+    with pytest.raises(ZeroDivisionError), opened(tmp_path, teacher=config(server)):
+        raise ZeroDivisionError
+    until(lambda: threading.active_count() <= before)
+
+
+def test_a_model_that_does_not_start_is_told(tmp_path: Path) -> None:
+    def broken() -> Any:
+        raise TeacherError("no weights")
+
+    teacher = open_teacher(fake_lm(Writer()))
+    teacher.start = broken
+    with pytest.raises(TeacherError, match="no weights"), opened(tmp_path, teacher=teacher):
+        pass

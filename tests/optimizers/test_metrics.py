@@ -1,0 +1,161 @@
+"""Scores as DSPy uses them, metrics of the user's own, and agreement with people."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from typing import Any
+
+import dspy
+import pytest
+
+from refed_dspy.optimizers.metrics import CustomMetric, HumanAgreement, MetricScore, NotScored
+from tests.support.fake_gateway import EXAMPLES, FakeGateway, recorder
+
+# --- a score
+
+
+def test_a_score_is_a_number_where_dspy_adds() -> None:
+    scores = [MetricScore(0.25, "", 0.5), MetricScore(0.5, "", 0.5)]
+    assert sum(scores) == 0.75 and sum(scores) / 2 == 0.375
+    assert scores[0] + 1 == 1.25 and 1 + scores[0] == 1.25 and scores[0] + scores[1] == 0.75
+    assert scores[0] / 2 == 0.125 and float(scores[1]) == 0.5
+    assert sum([*scores, MetricScore(1, "", 0)]) == 1.75
+
+
+def test_scores_compare_by_what_they_are() -> None:
+    low, high = MetricScore(0.2, "a", 0.9), MetricScore(0.8, "b", 0.1)
+    assert low < high and high > low and low <= high and high >= low and low < 0.5 < high
+    assert max([low, high]) is high and sorted([high, low]) == [low, high]
+
+
+@pytest.mark.parametrize(("score", "accepted"), [(0.0, False), (0.69, False), (0.7, True), (1.0, True)])
+def test_a_score_is_true_from_the_one_that_is_accepted_on(score: float, accepted: bool) -> None:
+    score_ = MetricScore(score, "words", 0.7)
+    assert bool(score_) is accepted
+    assert (score_.score, score_.feedback, score_["score"], score_["feedback"]) == (score, "words", score, "words")
+
+
+def test_a_copy_of_a_score_is_as_true_as_it_is() -> None:
+    score = MetricScore(0.6, "words", 0.7)
+    twin = copy.deepcopy(score)
+    assert (twin.score, twin.feedback, bool(twin)) == (0.6, "words", False)
+    score["score"] = 0.9  # as GEPA does with a module's score
+    assert bool(score) and not bool(twin)
+
+
+# --- metrics of the user's own
+
+
+def five(example: dspy.Example, pred: Any, trace: Any = None, name: Any = None, pred_trace: Any = None) -> Any:
+    return dspy.Prediction(score=0.5, feedback=f"on {name}" if name else None)
+
+
+def two(example: dspy.Example, pred: Any) -> bool:
+    return True
+
+
+def three(example: dspy.Example, pred: Any, trace: Any = None) -> int:
+    return 1
+
+
+@pytest.mark.parametrize(
+    ("metric", "score", "words"),
+    [
+        (two, 1.0, "The program scored 1.00 here."),
+        (three, 1.0, "The program scored 1.00 here."),
+        (five, 0.5, "on predict"),
+        (lambda example, pred: 0.25, 0.25, "The program scored 0.25 here."),
+        (lambda example, pred, *more: {"a": 1}.get("b", 0), 0.0, "The program scored 0.00 here."),
+    ],
+)
+def test_a_metric_of_two_three_or_five_arguments(metric: Callable[..., Any], score: float, words: str) -> None:
+    custom = CustomMetric(metric)
+    assert custom.score(EXAMPLES[0], dspy.Prediction(answer="x")).score == score
+    assert custom.feedback(EXAMPLES[0], dspy.Prediction(answer="x"), "predict", []) == words
+
+
+def all_five(gold: Any, pred: Any, trace: Any, pred_name: Any, pred_trace: Any) -> float:
+    return 0.5
+
+
+def all_three(example: Any, pred: Any, trace: Any) -> float:
+    return 0.5
+
+
+@pytest.mark.parametrize("metric", [all_three, all_five])
+def test_a_metric_whose_arguments_have_no_defaults(metric: Callable[..., Any]) -> None:
+    assert CustomMetric(metric).score(EXAMPLES[0], dspy.Prediction(answer="x")).score == 0.5
+
+
+def test_a_type_error_within_a_metric_of_five_arguments_is_not_hidden() -> None:
+    def metric(example: Any, pred: Any, trace: Any = None, name: Any = None, pred_trace: Any = None) -> Any:
+        return 0.5 if name is None else len(name.nonsense if hasattr(name, "nonsense") else 5)  # type: ignore[arg-type]
+
+    with pytest.raises(TypeError):
+        CustomMetric(metric).feedback(EXAMPLES[0], dspy.Prediction(answer="x"), "predict", [])
+
+
+def test_a_metric_of_its_own_hears_that_it_is_bootstrapping() -> None:
+    traces: list[Any] = []
+
+    def metric(example: Any, pred: Any, trace: Any = None) -> bool:
+        traces.append(trace)
+        return trace is None
+
+    recorder(FakeGateway(), CustomMetric(metric))(EXAMPLES[0], dspy.Prediction(answer="x"), ["a trace"])
+    assert traces == [["a trace"]]
+
+
+@pytest.mark.parametrize("score", [math.nan, math.inf])
+def test_a_score_that_is_no_number_is_told_of(score: float) -> None:
+    gateway = FakeGateway()
+    with pytest.raises(Exception, match=r"nan|inf|finite"):
+        recorder(gateway, CustomMetric(lambda example, pred: score))(EXAMPLES[0], dspy.Prediction(answer="x"))
+    assert gateway.evaluations == []
+
+
+@pytest.mark.parametrize("result", [None, "good"])
+def test_a_metric_that_returns_no_number_ends_it(result: Any) -> None:
+    gateway = FakeGateway()
+    with pytest.raises((TypeError, ValueError)):
+        recorder(gateway, CustomMetric(lambda example, pred: result))(EXAMPLES[0], dspy.Prediction(answer="x"))
+    assert len(gateway.stop_errors) == 1
+
+
+@pytest.mark.parametrize("made", ["text", ("a", "b"), dspy.Prediction(failures="none that I know")], ids=str)
+def test_a_program_may_return_what_it_likes(made: Any) -> None:
+    gateway = FakeGateway()
+    assert recorder(gateway, CustomMetric(lambda example, pred: 1.0))(EXAMPLES[0], made).score == 1
+    assert gateway.stop_errors == []
+
+
+# --- people's verdicts
+
+
+@pytest.mark.parametrize(
+    ("preference", "people", "score"),
+    [(2, 1, 1), (0.5, 1, 1), (0, 1, 0.5), (-1, 1, 0), (0, 0, 1), (1.5, 0, 0.5), (-2, -1, 1), (0, -1, 0.5)],
+)
+def test_a_judge_scores_by_how_near_it_comes_to_people(preference: float, people: float, score: float) -> None:
+    made = dspy.Prediction(preference=preference, consistent=True, reasons=("r",), abstained="")
+    evaluation = HumanAgreement().score(dspy.Example(people=people), made)
+    assert (evaluation.score, evaluation.components) == (score, {"consistent": 1.0})
+
+
+def test_a_judge_that_abstained_is_not_scored() -> None:
+    made = dspy.Prediction(preference=None, consistent=None, reasons=(), abstained="the judge could not tell")
+    with pytest.raises(NotScored, match="could not tell"):
+        HumanAgreement().score(dspy.Example(people=1.0), made)
+
+
+def test_a_judge_is_told_what_people_said_and_whether_order_mattered() -> None:
+    pair = dspy.Example(people=-1.0, answer_a="one", answer_b="two")
+    made = dspy.Prediction(preference=0, consistent=False, reasons=("A {is} nicer", "no, B"), abstained="")
+    other_way: list[Any] = [(None, {"answer_a": "two", "answer_b": "one"}, {})]
+    feedback = HumanAgreement().feedback(pair, made, "compare", other_way)
+    assert "People preferred answer B." in feedback and "A and B stood the other way round" in feedback
+    assert "changed with the order" in feedback and "A {is} nicer" in feedback and "no, B" in feedback
+    plain = HumanAgreement().feedback(pair, dspy.Prediction(**{**made, "consistent": True}), "compare", None)
+    assert "other way round" not in plain and "changed with the order" not in plain

@@ -1,0 +1,115 @@
+"""Custom filters: labels, decisions, and the errors that they raise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from refed_dspy.errors import (
+    ConfigError,
+    NoAnswer,
+    RunStopped,
+)
+from refed_dspy.filters.base import Decision, JudgeFilter, Step, labels
+from refed_dspy.records import DataRow
+from tests.runs.filter.helpers import (
+    PAIRS,
+    NumberJudge,
+    adds_up,
+    filtered,
+    lines,
+    numbers,
+)
+
+
+class CustomFilter:
+    of_instruction = False
+
+    def __init__(self, name: str = "mine", check: Callable[[DataRow], Any] = lambda _: Decision(True)) -> None:
+        self.name, self.decision = name, check
+
+    def check(self, row: DataRow) -> Any:
+        return self.decision(row)
+
+    def remember(self, row: DataRow) -> None: ...
+
+
+class CustomJudge(JudgeFilter):
+    name = "custom judge"
+
+    async def judged(self, row: DataRow, item: str) -> Decision:
+        if row.number == 2:
+            raise NoAnswer("custom", item, "busy")
+        return Decision(row.number != 3, "third", row.number / 2)
+
+
+def test_labels_differ_whatever_filters_are_called() -> None:
+    steps = [Step(CustomFilter(name), {}) for name in ("rouge", "rouge", "rouge 2", "rouge", "rouge 2 2")]
+    assert labels(steps) == ["rouge", "rouge 2", "rouge 2 2", "rouge 3", "rouge 2 2 2"]
+
+
+def test_custom_filters(tmp_path: Path) -> None:
+    even = CustomFilter(check=lambda row: Decision(np.bool_(row.number % 2 == 0), "odd", np.float32(row.number)))  # type: ignore[arg-type]
+    made = filtered(tmp_path / "out", [even, "refusals"])
+    adds_up(made, 40)
+    assert numbers(lines(made.out / "kept.jsonl")) == list(range(2, 41, 2))
+    assert lines(made.out / "kept.jsonl")[0]["refed_filters"]["scores"] == {"mine": 2.0}
+    judged = filtered(tmp_path / "judged", [CustomJudge()], PAIRS[:5], NumberJudge())
+    assert numbers(lines(judged.out / "kept.jsonl")) == [1, 4, 5]
+    assert numbers(lines(judged.out / "undecided.jsonl")) == [2]
+
+
+def test_reasons_are_counted_in_one_order(tmp_path: Path) -> None:
+    reasons = ["z", "b", "a", "b", "z"]
+    made = filtered(
+        tmp_path / "out", [CustomFilter(check=lambda row: Decision(False, reasons[row.number % 5]))], PAIRS[:11]
+    )
+    assert list(made.funnel()[0]["reasons"].items()) == [("b", 5), ("z", 4), ("a", 2)]
+    adds_up(made, 11)
+    even = filtered(
+        tmp_path / "out", [CustomFilter(check=lambda row: Decision(False, reasons[row.number % 3]))], PAIRS[:6]
+    )
+    assert list(even.funnel()[0]["reasons"]) == ["a", "b", "z"], "equal counts by name, whichever came first"
+
+
+class UnmarkedJudge:
+    name = "unmarked"
+
+    async def judged(self, row: DataRow, item: str) -> Decision: ...  # type: ignore[empty-body]
+
+
+class Nameless:
+    of_instruction = True
+
+    def check(self, row: DataRow) -> Decision: ...  # type: ignore[empty-body]
+
+
+@pytest.mark.parametrize(
+    ("custom", "message"),
+    [
+        (CustomFilter, r"CustomFilter is a class; give one of its objects, CustomFilter\(…\)"),
+        (UnmarkedJudge(), "UnmarkedJudge asks a judge, so make it a JudgeFilter"),
+        (Nameless(), "Nameless lacks name, remember"),
+        (CustomFilter(name=""), "the name of CustomFilter must be a text"),
+    ],
+)
+def test_a_filter_that_cannot_work_is_refused_before_anything(tmp_path: Path, custom: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        filtered(tmp_path / "out", [custom])
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_error_of_a_custom_filter_has_its_name(tmp_path: Path) -> None:
+    with pytest.raises(RunStopped, match="filters: mine returned a bool; it must be a Decision"):
+        filtered(tmp_path / "out", [CustomFilter(check=lambda _: True)])
+
+    def broken(row: DataRow) -> Decision:
+        raise KeyError(row.number)
+
+    with pytest.raises(KeyError) as raised:
+        filtered(tmp_path / "out", [CustomFilter(check=broken)])
+    assert raised.value.__notes__ == ["raised by the filter mine, on: Number 0: do it."]

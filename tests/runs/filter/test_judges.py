@@ -1,0 +1,123 @@
+"""Judges of a filtering: compiled ones, and those that abstain, do not answer or cannot be reached."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from dspy.utils.exceptions import LMServerError
+
+import refed_dspy
+from benchmarks.simulated import SimulatedTeacher
+from refed_dspy.errors import (
+    ConfigError,
+    RunStopped,
+    TeacherRefused,
+)
+from refed_dspy.programs.judges import PairwiseJudge
+from refed_dspy.programs.saved import save_program
+from tests.runs.filter.helpers import (
+    PAIRS,
+    WON,
+    NumberJudge,
+    adds_up,
+    filtered,
+    http,
+    lines,
+    numbers,
+    pair,
+)
+
+
+def test_a_compiled_judge_is_asked_with_its_prompt(tmp_path: Path) -> None:
+    program = PairwiseJudge()
+    prompt = "Weigh the two, and nothing else."
+    program.compare.signature = program.compare.signature.with_instructions(prompt)
+    save_program(program, tmp_path / "judge.json")
+    judge = NumberJudge()
+    filtered(tmp_path / "out", ["judge"], PAIRS[:3], judge)
+    filtered(tmp_path / "out", ["judge"], PAIRS[:3], judge, judge_program=str(tmp_path / "judge.json"))
+    asked = [prompt in str(request) for request in judge.requests]
+    assert asked == [False] * 6 + [True] * 6
+    with pytest.raises(ConfigError, match="judge_program: no filter asks it"):
+        filtered(tmp_path / "out", ["rubric"], PAIRS[:3], judge, judge_program=str(tmp_path / "judge.json"))
+
+
+@pytest.mark.parametrize(("count", "asked"), [(7, 14), (60, None)])
+def test_a_judge_that_abstains_everywhere_is_reported_in_a_line(tmp_path: Path, count: int, asked: int | None) -> None:
+    rows = [pair(4, instruction=f"An unclear matter {n}.") for n in range(count)] + [pair(2), pair(2)]
+    rows[-1]["improved_response"] = rows[-1]["response"]  # a tie without a question decides nothing
+    judge = NumberJudge()
+    with pytest.raises(RunStopped, match=r"judge: the judge abstained on each of the .* another folder") as raised:
+        filtered(tmp_path / "out", ["judge"], rows[:count] + rows[-1:], judge)
+    assert "\n" not in str(raised.value) and raised.value.exit_code == 1
+    assert len(judge.requests) == asked if asked else 40 <= len(judge.requests) < 80
+    asked_before = len(judge.requests)
+    with pytest.raises(RunStopped, match="abstained"):
+        filtered(tmp_path / "out", ["judge"], rows[:count] + rows[-1:], judge)
+    assert len(judge.requests) <= asked_before + (0 if asked else 40)
+
+
+def test_a_row_that_it_abstains_on_is_dropped(tmp_path: Path) -> None:
+    rows = [*PAIRS[:5], pair(4, instruction="An unclear matter.")]
+    made = filtered(tmp_path / "out", ["judge"], rows, NumberJudge())
+    remarks = lines(made.out / "dropped.jsonl")[-1]["refed_filters"]
+    assert (remarks["row"], remarks["reason"], remarks["score"]) == (6, "judge abstained", None)
+    assert remarks["detail"] == "the judge could not tell"
+
+
+def test_a_row_that_it_did_not_answer_on_is_undecided_and_asked_again(tmp_path: Path) -> None:
+    judge = NumberJudge()
+    judge.on_request = lambda request: (
+        LMServerError(message="busy", status=503) if "Number 7:" in str(request) else None
+    )
+    made = filtered(tmp_path / "out", ["judge", {"length": {"min_words": 2}}], judge=judge)
+    adds_up(made, 40)
+    assert numbers(lines(made.out / "undecided.jsonl")) == [8]
+    assert "the judge did not answer on 1 rows" in made.problem
+    assert len(made.filtered.kept) == len(set(WON) - {8}), "what was decided goes on to the next filter"
+    again = NumberJudge()
+    done = filtered(tmp_path / "out", ["judge", {"length": {"min_words": 2}}], judge=again)
+    assert not done.problem and len(again.requests) == 2 and not (made.out / "undecided.jsonl").exists()
+    assert numbers(lines(done.out / "kept.jsonl")) == WON
+
+
+def test_rows_without_a_plain_response(tmp_path: Path) -> None:
+    rows = [*PAIRS[:5], {"instruction": "i", "response": "Quality 4."}]
+    judge = NumberJudge()
+    made = filtered(tmp_path / "out", ["judge"], rows, judge)
+    adds_up(made, 6)
+    assert made.funnel()[0]["reasons"]["no plain response"] == 1 and len(judge.requests) == 10
+    with pytest.raises(ConfigError, match="none of the 1 rows of data has a plain one; name its column"):
+        filtered(tmp_path / "none", ["judge"], rows[-1:], judge)
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_wrong_key_is_the_judges(locked: SimulatedTeacher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTHER_KEY", "sk-wrong-and-secret")
+    with pytest.raises(TeacherRefused, match="judge") as raised:
+        refed_dspy.filter_data(PAIRS, ["judge"], judge=http(locked, api_key_env="OTHER_KEY"), out=tmp_path / "out")
+    assert raised.value.exit_code == 2 and "wrong-and-secret" not in str(raised.value)
+    refed_dspy.filter_data(
+        PAIRS[:3], ["judge"], judge=http(locked, api_key_env="SIMULATED_TEACHER_KEY"), out=tmp_path / "out"
+    )
+    assert all(b"secret" not in path.read_bytes() for path in (tmp_path / "out").iterdir())
+
+
+def test_a_judge_that_is_not_there(server: SimulatedTeacher, tmp_path: Path) -> None:
+    nobody = http(server, api_base="http://127.0.0.1:9/v1")
+    with pytest.raises(TeacherRefused, match="check api_base") as raised:
+        refed_dspy.filter_data(PAIRS, ["judge"], judge=nobody, out=tmp_path / "out")
+    assert "\n" not in str(raised.value)
+    server.control(down_after=0)
+    with pytest.raises(RunStopped, match="pairwise_judge failed in 20 of its last 20 calls"):
+        refed_dspy.filter_data(PAIRS, ["judge"], judge=http(server), out=tmp_path / "out")
+    server.control(down_after=None)
+    refed_dspy.filter_data(PAIRS[:4], ["judge"], judge=http(server), out=tmp_path / "out")
+
+
+def test_the_judges_temperature_is_zero(tmp_path: Path, server: SimulatedTeacher) -> None:
+    for name in "ab":
+        refed_dspy.filter_data(PAIRS[:4], ["judge"], judge=http(server), out=tmp_path / name)
+    alike = [lines(tmp_path / name / file) for file in ("kept.jsonl", "dropped.jsonl") for name in "ab"]
+    assert alike[0] == alike[1] and alike[2] == alike[3], "the server answers alike only at temperature 0"

@@ -1,0 +1,152 @@
+"""Which rows filters keep, what a row looks like in the files, and how `keep` chooses."""
+
+from __future__ import annotations
+
+import datetime
+import decimal
+import json
+import random
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tests.runs.filter.helpers import (
+    PAIRS,
+    WON,
+    NumberJudge,
+    adds_up,
+    filtered,
+    lines,
+    number,
+    numbers,
+    pair,
+)
+
+
+@pytest.mark.slow
+def test_every_kind_of_filter_by_its_settings(tmp_path: Path) -> None:
+    bench = tmp_path / "bench.jsonl"
+    bench.write_text(json.dumps({"prompt": "one two three four five six seven eight nine ten eleven twelve thirteen"}))
+    spoiled = [
+        {**pair(4), "improved_response": "I'm sorry, but I can't help with that request 4."},
+        {**pair(4, instruction="Number 3: do it!"), "response": "x 1"},
+        {**pair(4), "instruction": "Say: one two three four five six seven eight nine ten eleven twelve thirteen."},
+        {**pair(4), "improved_response": "Quality 4 " * 100},
+        {
+            **pair(4),
+            "improved_response": "Das ist die deutsche Antwort der Güte 4, und sie ist leider nicht auf Englisch.",
+        },
+    ]
+    filters = [
+        "refusals",
+        {"length": {"max_words": 60}},
+        {"language": {"of": "response"}},
+        {"overlap": {"against": str(bench)}},
+        {"near_duplicates": {"threshold": 0.9}},
+        {"rubric": {"at_least": 1}},
+        {"judge": {"margin": 0.5}},
+        {"rouge": {"threshold": 1}},
+        {"random": {"share": 0.9}},
+    ]
+    made = filtered(tmp_path / "out", filters, [*PAIRS, *spoiled], NumberJudge())
+    adds_up(made, 45)
+    by = {numbers([row])[0]: row["refed_filters"]["filter"] for row in lines(made.out / "dropped.jsonl")}
+    assert (by[41], by[42], by[43], by[44], by[45]) == (
+        "refusals", "near_duplicates", "overlap", "length", "language",
+    )  # fmt: skip
+    assert {by.get(n) for n in range(1, 41) if n not in WON} <= {"judge", "rubric"}
+    assert len(lines(made.out / "kept.jsonl")) > 8
+
+
+def test_rows_stay_as_they_stood(tmp_path: Path) -> None:
+    table = tmp_path / "data.parquet"
+    rows = [
+        {"instruction": f" Schreib {n} 漢字 ", "output": f"r{n}", "day": datetime.date(2024, 2, n + 1), "raw": b"\xff",
+         "nested": {"a": [1, None], "b": {"ü": "ü"}}, "none": None, "share": float("nan"), "whole": 2**53 + 1}
+        for n in range(3)
+    ]  # fmt: skip
+    pq.write_table(pa.Table.from_pylist(rows), table)
+    before = table.read_bytes()
+    made = filtered(tmp_path / "out", [{"length": {"min_characters": 1}}], table)
+    for row, original in zip(lines(made.out / "kept.jsonl"), rows, strict=True):
+        remarks = row.pop("refed_filters")
+        assert row == {**original, "day": str(original["day"]), "raw": "/w==", "share": None}
+        assert remarks["row"] == rows.index(original) + 1
+    assert table.read_bytes() == before
+
+
+def test_rows_of_numpy_and_other_types_are_json(tmp_path: Path) -> None:
+    odd = {"n": np.int64(7), "f": np.float32(0.5), "a": np.array([[1, 2]]), "d": decimal.Decimal("1.50"), 3: {"x", "y"},
+           "t": datetime.datetime(2024, 1, 2, 3), "inf": float("inf"), "tuple": (1, (2,))}  # fmt: skip
+    made = filtered(tmp_path / "out", ["refusals"], [{**PAIRS[0], **odd}])
+    row = json.loads((made.out / "kept.jsonl").read_text(), parse_constant=lambda _: pytest.fail("no JSON"))
+    assert row["n"] == 7 and row["f"] == 0.5 and row["a"] == [[1, 2]] and row["d"] == "1.50" and row["3"] == ["x", "y"]
+    assert row["t"] == "2024-01-02T03:00:00" and row["inf"] is None and row["tuple"] == [1, [2]]
+
+
+def test_remarks_of_an_earlier_filtering_stay(tmp_path: Path) -> None:
+    first = filtered(tmp_path / "a", ["judge"], judge=NumberJudge())
+    again = filtered(tmp_path / "b", ["refusals"], first.out / "kept.jsonl")
+    rows = lines(again.out / "kept.jsonl")
+    assert [row["refed_filters"]["before"]["row"] for row in rows] == WON
+    assert rows[0]["refed_filters"]["row"] == 1
+
+
+def test_rows_that_are_no_pair_are_dropped_with_their_reason(tmp_path: Path) -> None:
+    table = tmp_path / "d.csv"
+    table.write_text("instruction,response,note\nSay a,b,c,d\nOne,two,\nOnly this\n")
+    made = filtered(tmp_path / "out", ["refusals"], table)
+    adds_up(made, 3)
+    dropped = [row["refed_filters"] for row in lines(made.out / "dropped.jsonl")]
+    assert [(remarks["row"], remarks["filter"], remarks["reason"]) for remarks in dropped] == [
+        (1, "read", "more cells than columns"),
+        (3, "read", "empty"),
+    ]
+    assert made.lines()[1].split()[:4] == ["read", "3", "1", "2"]
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_rouge_keeps_the_first_in_the_seeds_order(tmp_path: Path, seed: int) -> None:
+    rows = [pair(3, instruction=f"Tell {name} a story.") for name in "Ann Bob Cid Dan Eve Fay Gus".split()]  # noqa: SIM905
+    made = filtered(tmp_path / "out", [{"rouge": {"threshold": 0.7, "keep": 1}}], rows, seed=seed)
+    assert numbers(lines(made.out / "kept.jsonl")) == [random.Random(seed).sample(range(1, 8), 7)[0]]
+    adds_up(made, 7)
+
+
+def test_random_keeps_so_many_and_other_ones_by_another_seed(tmp_path: Path) -> None:
+    kept = [
+        numbers(lines(filtered(tmp_path / str(n), [{"random": {"keep": 9}}], seed=seed).out / "kept.jsonl"))
+        for n, seed in enumerate([0, 0, 1])
+    ]
+    assert len(kept[0]) == 9 and kept[0] == kept[1] != kept[2]
+
+
+def test_a_judge_keeps_the_best_and_the_seed_decides_among_equals(tmp_path: Path) -> None:
+    judge, chosen = NumberJudge(), list[list[int]]()
+    for seed in (0, 0, 1, 2):
+        made = filtered(tmp_path / "out", [{"judge": {"keep": 12}}], judge=judge, seed=seed)
+        rows = lines(made.out / "kept.jsonl")
+        scores = [row["refed_filters"]["scores"]["judge"] for row in rows]
+        assert len(rows) == 12 and sorted(scores) == [1.0] * 4 + [2.0] * 8, "all that are much better, then some others"
+        chosen.append(numbers(rows))
+        adds_up(made, 40)
+    assert chosen[0] == chosen[1] and len({tuple(rows) for rows in chosen}) == 3
+    assert len(judge.requests) == 80, "two questions a row, asked once"
+
+
+def test_rubric_keeps_the_best_grades(tmp_path: Path) -> None:
+    rows = [row for row in PAIRS if number(row["improved_response"])]
+    made = filtered(tmp_path / "out", [{"rubric": {"keep": 10, "at_least": 2}}], rows, NumberJudge())
+    grades = [row["refed_filters"]["scores"]["rubric"] for row in lines(made.out / "kept.jsonl")]
+    assert sorted(grades) == [3] * 2 + [4] * 8
+    reasons = json.loads((made.out / "funnel.json").read_text())[0]["reasons"]
+    assert reasons == {"below 2": 8, "beyond keep": 14}
+
+
+def test_fewer_than_keep_is_reported(tmp_path: Path) -> None:
+    made = filtered(tmp_path / "out", [{"judge": {"keep": 4000}}], judge=NumberJudge())
+    assert numbers(lines(made.out / "kept.jsonl")) == WON
+    assert "judge: 16 of the 4000 rows to keep passed" in made.lines()

@@ -1,0 +1,100 @@
+"""What a filtering refuses or reports: bad filters, files and folders that must stay, filters that keep nothing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import refed_dspy
+from refed_dspy.data.dataset import load_dataset
+from refed_dspy.errors import (
+    ExportError,
+    InputError,
+    RefedError,
+    RunDirError,
+    RunStopped,
+)
+from tests.runs.filter.helpers import (
+    PAIRS,
+    NumberJudge,
+    adds_up,
+    filtered,
+    lines,
+    numbers,
+)
+from tests.support.scripted_engine import Writer, fake_lm
+
+
+@pytest.mark.parametrize(
+    ("filters", "message"),
+    [
+        ([], "filters: name at least one"),
+        (["judges"], "did you mean judge?"),
+        ([{"rouge": {"treshold": 0.7}}], "did you mean threshold?"),
+        ([{"rouge": {}, "judge": {}}], "one filter: write each as an entry"),
+        (["random"], "keep .* or share"),
+        ([{"rubric": {"criterion": "grace"}}], "needs a description"),
+        ([{"rubric": {"criterion": "unlike_its_siblings"}}], "needs a description"),
+        ([{"judge": {"description": "how graceful it is"}}], "a description needs a criterion"),
+        (["judge"], "judge: name the model that judges"),
+        ([{"overlap": {"against": "no/such.jsonl"}}], "no/such.jsonl"),
+        ([7], "filters"),
+    ],
+)
+def test_bad_filters_are_reported_in_a_line(tmp_path: Path, filters: list[Any], message: str) -> None:
+    with pytest.raises(InputError, match=message) as raised:
+        filtered(tmp_path / "out", filters)
+    assert "\n" not in str(raised.value) and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("where", ["out/kept.jsonl", "out/dropped.jsonl", "out/undecided.jsonl"])
+def test_what_is_read_is_never_written_over(tmp_path: Path, where: str) -> None:
+    path = tmp_path / where
+    path.parent.mkdir(exist_ok=True)
+    rows = "\n".join(map(json.dumps, PAIRS))
+    path.write_text(rows)
+    (tmp_path / "link.jsonl").symlink_to(path)
+    for source in (path, tmp_path / "link.jsonl"):
+        with pytest.raises(ExportError, match="name another folder"):
+            filtered(tmp_path / "out", ["refusals"], source)
+    assert path.read_text() == rows
+
+
+def test_a_filter_that_keeps_nothing_is_named(tmp_path: Path) -> None:
+    judge = NumberJudge()
+    filters = ["refusals", {"length": {"min_words": 90}}, "judge", "refusals"]
+    made = filtered(tmp_path / "out", filters, judge=judge)
+    assert made.problem == "length kept none of 40 rows (40 too short); loosen it, or take it out"
+    assert not judge.requests and made.used is None
+    adds_up(made, 40)
+    assert (made.out / "kept.jsonl").read_text() == ""
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(RunDirError, match="cannot be written"):
+        filtered(tmp_path / "file", ["refusals"])
+    (tmp_path / "out" / "kept.jsonl").mkdir(parents=True)
+    with pytest.raises(ExportError, match=r"kept.jsonl: cannot be written"):
+        filtered(tmp_path / "out", ["refusals"])
+    judge = NumberJudge()
+    with pytest.raises(RunStopped, match=r"kept.jsonl: cannot be written.*pays for none of it again") as raised:
+        filtered(tmp_path / "out", ["judge"], judge=judge)
+    assert raised.value.exit_code == 1
+    (tmp_path / "out" / "kept.jsonl").rmdir()
+    filtered(tmp_path / "out", ["judge"], judge=judge)
+    assert len(judge.requests) == 80
+
+
+def test_the_folder_of_other_work_is_refused(tmp_path: Path) -> None:
+    from tests.support.scripted_engine import references
+
+    refed_dspy.synthesize(None, references(2), size=4, teacher=fake_lm(Writer()), run_dir=tmp_path / "run", track=False)
+    with pytest.raises(RefedError, match="holds a run, not a filtering"):
+        filtered(tmp_path / "run", ["judge"], judge=NumberJudge())
+    made = filtered(tmp_path / "out", [{"random": {"keep": 3}}], tmp_path / "run")
+    assert [row["sample"] for row in lines(made.out / "kept.jsonl")] == numbers(lines(made.out / "kept.jsonl"))
+    assert len(load_dataset(made.out / "kept.jsonl").rows) == 3

@@ -1,0 +1,41 @@
+"""An endpoint that scores texts as vLLM's does."""
+
+from __future__ import annotations
+
+import threading
+import zlib
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.metrics.test_endpoint_scorer import ToyHandler, ToyServer
+
+
+class ChecksumEndpoint(ToyHandler):
+    """Derives a prompt's log probability from its checksum, so that figures lie on both sides of 1."""
+
+    def answer(self, ids: list[int], fault: str) -> dict[str, Any]:
+        if fault:
+            return super().answer(ids, fault)
+        logprob = -1 - (zlib.crc32(bytes(ids)) % 100) / 100
+        logprobs = [None, *({str(token): {"logprob": logprob}} for token in ids[1:])]
+        return {"choices": [{"text": "a", "prompt_logprobs": logprobs}], "usage": {"prompt_tokens": len(ids)}}
+
+
+@pytest.fixture(scope="module")
+def toy() -> Iterator[ToyServer]:
+    """An endpoint that scores as vLLM's does."""
+    with ToyServer() as endpoint:
+        endpoint.RequestHandlerClass = ChecksumEndpoint
+        thread = threading.Thread(target=endpoint.serve_forever, args=(0.05,))
+        thread.start()
+        yield endpoint
+        endpoint.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def scoring(toy: ToyServer) -> ToyServer:
+    toy.reset()
+    return toy

@@ -1,0 +1,143 @@
+"""What recycling writes, which rows it draws, and the criteria and programs that it uses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.simulated import SimulatedTeacher
+from refed_dspy import ReferenceLevelFeedback, save_program
+from refed_dspy.data.dataset import drawn, load_dataset
+from refed_dspy.errors import ConfigError, ExportError, RunDirError
+from refed_dspy.metrics.figures import Tools, figures
+from refed_dspy.programs.reflection import (
+    IMPROVED,
+    ORIGINAL,
+    REFLECTED,
+    ReflectionTuning,
+)
+from tests.programs.test_reflection import Reflecting
+from tests.runs.recycle.helpers import (
+    FIELDS,
+    first_pass,
+    mentions,
+    read,
+    recycled,
+    requests,
+)
+from tests.support.compiling import config
+from tests.support.scripted_engine import fake_lm, references
+
+
+def test_rows_are_in_order_and_say_where_each_text_is_from(server: SimulatedTeacher, tmp_path: Path) -> None:
+    server.control(latency=0.01, sigma=1.0)
+    made = recycled(tmp_path / "r", config(server))
+    rows = read(tmp_path / "r" / "recycled.jsonl")
+    assert [list(row) for row in rows] == [FIELDS] * 6 and rows == list(made.kept())
+    assert [row["row"] for row in rows] == [1, 2, 3, 4, 5, 6]
+    for row, original in zip(rows, references(6), strict=True):
+        assert row["original_instruction"] == original["instruction"]
+        assert row["original_response"] == original["response"]
+        assert row["instruction"] != row["original_instruction"] and row["response"] != row["original_response"]
+        assert (row["instruction_from"], row["response_from"]) == (REFLECTED, IMPROVED)
+        assert row["instruction_reason"] == row["response_reason"] == ""
+    assert requests(server) == 12 and made.used.calls == 12
+    lines = made.lines()
+    assert lines[0].startswith("6 of 6 rows recycled, $") and "12 calls" in lines[0]
+    assert lines[1:3] == ["instructions: 6 by instruction reflection", "responses: 6 by response reflection"]
+    assert (tmp_path / "r" / "table.txt").read_text("utf-8").splitlines() == lines
+    table = json.loads((tmp_path / "r" / "table.json").read_text("utf-8"))
+    assert table["old"] == figures([(pair["instruction"], pair["response"]) for pair in references(6)], Tools())
+    assert table["new"] == figures([(row["instruction"], row["response"]) for row in rows], Tools())
+    assert not (tmp_path / "r" / "dropped.jsonl").exists()
+
+
+def test_it_can_be_recycled_again(server: SimulatedTeacher, tmp_path: Path) -> None:
+    recycled(tmp_path / "r", config(server))
+    first = (tmp_path / "r" / "recycled.jsonl").read_bytes()
+    again = recycled(tmp_path / "s", config(server), tmp_path / "r" / "recycled.jsonl")
+    assert len(again.rows) == 6 and (tmp_path / "r" / "recycled.jsonl").read_bytes() == first
+    with pytest.raises(ExportError, match="name another folder"):
+        recycled(tmp_path / "r", config(server), tmp_path / "r" / "recycled.jsonl")
+
+
+def test_what_falls_back_is_counted_by_reason(tmp_path: Path) -> None:
+    writer = Reflecting()
+    writer.on_request = lambda request: "no JSON" if mentions(request, "topic 2") and first_pass(request) else None
+    made = recycled(tmp_path / "r", fake_lm(writer))
+    (row,) = [row for row in made.kept() if row["instruction_reason"]]
+    assert (row["row"], row["instruction_from"], row["response_from"]) == (3, ORIGINAL, IMPROVED)
+    assert row["instruction"] == row["original_instruction"] and row["response"] != row["original_response"]
+    assert "fell back: 1 malformed" in made.lines()
+    assert not [line for line in made.lines() if "asks again" in line]
+
+
+def test_rows_that_could_not_be_read_are_counted(tmp_path: Path) -> None:
+    made = recycled(tmp_path / "r", fake_lm(Reflecting()), [*references(2), {"instruction": "x", "response": " "}])
+    assert "not read as a pair: 1 empty" in made.lines()
+
+
+def test_size_draws_rows_by_the_seed_and_a_larger_one_goes_on(server: SimulatedTeacher, tmp_path: Path) -> None:
+    data = references(30)
+    small = recycled(tmp_path / "r", config(server), data, size=4, seed=3)
+    numbers = [row.number for row in drawn(load_dataset(data).rows, 4, 3)]
+    assert [row["row"] for row in small.kept()] == numbers == sorted(numbers) != [1, 2, 3, 4]
+    assert requests(server) == 8
+    whole = recycled(tmp_path / "r", config(server), data)
+    assert len(whole.rows) == 30 and requests(server) == 60
+    by_row = {row["row"]: row for row in whole.kept()}
+    assert [by_row[number] for number in numbers] == list(small.kept())
+
+
+def test_criteria_reach_the_prompt_and_are_part_of_what_the_work_is(tmp_path: Path) -> None:
+    writer = Reflecting()
+    recycled(tmp_path / "r", fake_lm(writer), instruction_criteria={"rhyme": "whether it rhymes"})
+    assert all(mentions(request, "rhyme: whether it rhymes") == first_pass(request) for request in writer.requests)
+    with pytest.raises(RunDirError, match="criteria was"):
+        recycled(tmp_path / "r", fake_lm(writer), instruction_criteria={"rhyme": "no"})
+    with pytest.raises(ConfigError, match="criteria"):
+        recycled(tmp_path / "s", fake_lm(writer), instruction_criteria={})
+
+
+def test_a_custom_program_is_used(tmp_path: Path) -> None:
+    custom = ReflectionTuning({"rhyme": "whether it rhymes"})
+    custom.response_reflection.signature = custom.response_reflection.signature.with_instructions("Be a poet.")
+    save_program(custom, tmp_path / "custom.json")
+    for name, program, settings in (
+        ("object", custom, {}),
+        ("file", tmp_path / "custom.json", {"instruction_criteria": {"rhyme": "whether it rhymes"}}),
+    ):
+        writer = Reflecting()
+        recycled(tmp_path / name, fake_lm(writer), program=program, **settings)
+        assert len(writer.requests) == 12
+        for request in writer.requests:
+            assert ("Be a poet." in str(request.system)) != first_pass(request)
+            assert mentions(request, "rhyme: whether it rhymes") == first_pass(request)
+
+
+@pytest.mark.parametrize(
+    ("program", "settings", "message"),
+    [
+        (ReferenceLevelFeedback(), {}, "a ReferenceLevelFeedback does not recycle"),
+        (ReflectionTuning(), {"response_criteria": {"a": "b"}}, "the program given has its own"),
+        ("nowhere.json", {}, "nowhere.json: no such file"),
+    ],
+    ids=["another", "criteria", "no file"],
+)
+def test_a_program_that_cannot_be_used_is_refused(
+    tmp_path: Path, program: Any, settings: dict[str, Any], message: str
+) -> None:
+    writer = Reflecting()
+    with pytest.raises(ConfigError, match=message):
+        recycled(tmp_path / "r", fake_lm(writer), program=program, **settings)
+    assert not writer.requests and not (tmp_path / "r").exists()
+
+
+def test_a_program_with_a_model_of_its_own_is_refused(tmp_path: Path) -> None:
+    bound = ReflectionTuning()
+    bound.set_lm(fake_lm(Reflecting()))
+    with pytest.raises(ConfigError, match="has an LM of its own; pass the LM as teacher="):
+        recycled(tmp_path / "r", fake_lm(Reflecting()), program=bound)

@@ -1,0 +1,231 @@
+"""Selection by IFD and r-IFD, and the order of the two passes around it."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import sqlite3
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from dspy.lm15 import Request
+
+from refed_dspy.data.dataset import load_dataset
+from refed_dspy.errors import RunStopped
+from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.metrics.figures import CachedScorer
+from refed_dspy.metrics.perplexity import GUESS, ScoredText
+from refed_dspy.programs.reflection import (
+    IMPROVED,
+    ORIGINAL,
+    REFLECTED,
+    Improved,
+    Recycled,
+    Reflected,
+    ReflectionTuning,
+)
+from refed_dspy.records import DataRow
+from refed_dspy.runs.recycle.passes import Passes, row_by_row, selectively
+from refed_dspy.runs.recycle.select import UNSCORED, Selected, choose, select
+from refed_dspy.teachers import open_teacher
+from refed_dspy.teachers.caps import CapSettings
+from refed_dspy.teachers.row_jobs import RowJob
+from tests.programs.test_reflection import Reflecting, reflected, shown
+from tests.runs.recycle.helpers import (
+    first_pass,
+)
+from tests.support.scripted_engine import Writer, fake_lm, references
+
+
+class ScriptedScorer:
+    """Scripted ratios: "context|text" → the text's perplexity after the context's first line, over its perplexity
+    without a context, which is 10."""
+
+    def __init__(self, ratios: Mapping[str, float]) -> None:
+        self.ratios = ratios
+        self.asked: list[str] = []
+
+    def nll(self, contexts: Sequence[str], texts: Sequence[str]) -> list[ScoredText | None]:
+        keys = [f"{context.partition(chr(10))[0]}|{text}" for context, text in zip(contexts, texts, strict=True)]
+        self.asked += keys
+        return [self.scored(key) for key in keys]
+
+    def scored(self, key: str) -> ScoredText | None:
+        if key.startswith("|"):
+            return ScoredText(math.log(10), 1)
+        return ScoredText(math.log(10 * self.ratios[key]), 1) if key in self.ratios else None
+
+
+NEW: Reflected = (("new", "first"), "")
+BETTER: Improved = ("better", "")
+
+
+def chosen(reflected: Reflected, improved: Improved, ratios: Mapping[str, float]) -> tuple[Recycled, Selected]:
+    """What becomes of the pair (old, said)."""
+    scorer = CachedScorer(ScriptedScorer(ratios))
+    made, selected = select(choose([DataRow(1, "old", "said")], {1: reflected}, scorer), {1: improved}, scorer)
+    return made[1], selected[1]
+
+
+@pytest.mark.parametrize(
+    ("ifds", "r_ifds", "pair", "sources", "dropped"),
+    [
+        # IFD of old and new; r-IFD of old, of new with its first response, of the kept pair with the better response
+        ((0.5, 0.6), (0.9, 0.8, 0.7), ("new", "better"), (REFLECTED, IMPROVED), ""),
+        ((0.5, 0.6), (0.7, 0.8, 0.75), ("new", "better"), (REFLECTED, IMPROVED), ""),
+        ((0.5, 0.6), (0.9, 0.8, 0.8), ("new", "first"), (REFLECTED, REFLECTED), ""),
+        ((0.5, 0.6), (0.9, 0.8, 0.9), ("new", "first"), (REFLECTED, REFLECTED), ""),
+        ((0.5, 0.5), (0.9, 0.7, 0.8), ("old", "better"), (ORIGINAL, IMPROVED), ""),
+        ((0.6, 0.5), (0.9, 0.8, 0.9), ("old", "said"), (ORIGINAL, ORIGINAL), ""),
+        ((1.0, 0.5), (0.9, 0.8, 0.9), ("old", "said"), (ORIGINAL, ORIGINAL), "IFD not below 1"),
+        ((0.5, 1.2), (0.9, 1.5, 1.6), ("new", "first"), (REFLECTED, REFLECTED), "IFD not below 1"),
+        ((0.5, 0.6), (0.9, 1.0, 1.2), ("new", "first"), (REFLECTED, REFLECTED), "r-IFD not below 1"),
+        ((0.5, 0.6), (0.9, 1.2, 1.1), ("new", "better"), (REFLECTED, IMPROVED), "r-IFD not below 1"),
+        ((0.7, 0.6), (1.2, 0.8, 0.9), ("old", "better"), (ORIGINAL, IMPROVED), ""),
+        # None: what was there before stays, and the pair is kept
+        ((None, 0.6), (0.9, 0.8, 0.7), ("old", "better"), (ORIGINAL, IMPROVED), ""),
+        ((0.5, None), (0.9, 0.8, 0.95), ("old", "said"), (ORIGINAL, ORIGINAL), ""),
+        ((0.5, 0.6), (0.9, None, 0.7), ("new", "first"), (REFLECTED, REFLECTED), ""),
+        ((0.5, 0.6), (0.9, 0.8, None), ("new", "first"), (REFLECTED, REFLECTED), ""),
+    ],
+)
+def test_selection(ifds: Any, r_ifds: Any, pair: Any, sources: Any, dropped: str) -> None:
+    kept = pair[0]
+    names = ["old|said", "new|first", "said|old", "first|new", f"better|{kept}"]
+    scripted = {name: value for name, value in zip(names, [*ifds, *r_ifds], strict=True) if value is not None}
+    ratios = {"new|better": 0.9, "old|better": 0.4, **scripted}
+    made, selected = chosen(NEW, BETTER, ratios)
+    assert (made.instruction, made.response) == pair
+    assert (made.instruction_from, made.response_from) == sources
+    assert made.reflected_response == ("first" if kept == "new" else "said")
+    assert (selected.kept, selected.reason) == (not dropped, dropped)
+    assert selected.original_ifd == pytest.approx(ifds[0]) and selected.original_r_ifd == pytest.approx(r_ifds[0])
+    assert selected.ifd == pytest.approx(ratios.get("|".join(pair)))
+    assert selected.r_ifd == pytest.approx(ratios.get("|".join(reversed(pair))))
+
+
+def test_a_better_response_is_dropped_by_the_figures_of_its_pair() -> None:
+    ratios = {"old|said": 0.5, "said|old": 0.9, "old|better": 1.0, "better|old": 0.8}
+    made, selected = chosen((None, "cut: cut"), BETTER, ratios)
+    assert (made.response, made.instruction_reason, selected.reason) == ("better", "cut: cut", "IFD not below 1")
+    assert selected.original_ifd == pytest.approx(0.5)
+
+
+def test_the_reason_says_why_a_new_text_is_not_taken() -> None:
+    ratios = {"old|said": 0.6, "new|first": 0.5, "said|old": 0.9, "old|better": 0.9, "better|old": 0.95}
+    made, _ = chosen(NEW, BETTER, ratios)
+    assert made.instruction_reason == "IFD not higher: 0.5, was 0.6"
+    assert made.response_reason == "r-IFD not lower: 0.95, was 0.9"
+    made, selected = chosen(NEW, BETTER, {})
+    assert made.instruction_reason == made.response_reason == UNSCORED and selected.kept
+    made, _ = chosen((None, "the same instruction again"), (None, "no answer: late"), ratios)
+    assert (made.instruction_reason, made.response_reason) == ("the same instruction again", "no answer: late")
+    assert made.unanswered
+
+
+def test_what_was_not_written_is_not_scored() -> None:
+    scorer = ScriptedScorer({})
+    rows = [DataRow(1, "old", "said"), DataRow(2, "blue", "sky")]
+    pairs = choose(rows, {1: NEW, 2: (None, "")}, scorer)
+    assert len(scorer.asked) == 12 and {pairs[1].pair, pairs[2].pair} == {("old", "said"), ("blue", "sky")}
+    scorer.asked.clear()
+    select(pairs, {1: (None, ""), 2: BETTER}, scorer)
+    assert sorted(scorer.asked) == ["better|blue", "blue|better", "|better", "|blue"]
+
+
+class TopicScorer:
+    """Scores new pairs of odd topics as harder than before, new pairs of even topics as easier, and every better
+    response as better."""
+
+    def __init__(self) -> None:
+        self.before: Callable[[], None] = lambda: None
+        """Called when it is asked for the first time."""
+
+    def nll(self, contexts: Sequence[str], texts: Sequence[str]) -> list[ScoredText | None]:
+        self.before()
+        self.before = lambda: None
+        return [self.scored(context, text) for context, text in zip(contexts, texts, strict=True)]
+
+    def scored(self, context: str, text: str) -> ScoredText:
+        if not context:
+            return ScoredText(1.0, 1)
+        if GUESS in context:
+            return ScoredText(0.2 if "better" in context else 0.5, 1)
+        harder = {"new odd": 0.9, "new even": 0.1}
+        return ScoredText(next((nll for name, nll in harder.items() if name in context), 0.5), 1)
+
+
+class TopicWriter(Reflecting):
+    """A teacher whose answers name the topic that they are about."""
+
+    def write(self, request: Request) -> str:
+        topic = int(re.findall(r"topic (\d+)", shown(request, "instruction"))[0])
+        if not first_pass(request):
+            better = f"better than: {shown(request, 'response')}"
+            return json.dumps({"weaknesses": ["short"], "better_response": better})
+        return reflected(f"new {'odd' if topic % 2 else 'even'} topic {topic}", f"first of {topic}")
+
+
+def passes(folder: Path, writer: Writer, concurrency: int = 8, max_minutes: float | None = None) -> Passes:
+    teacher = replace(open_teacher(fake_lm(writer)), concurrency=concurrency)
+    limits = CapSettings(max_cost=None, max_calls=None, max_minutes=max_minutes)
+    return Passes(ReflectionTuning(), folder, RowJob("recycling", {}, {"teacher": teacher}, limits, 6, "go on"), None)
+
+
+ROWS = load_dataset(references(6)).rows
+
+
+def test_the_second_pass_is_over_the_pair_that_was_chosen(tmp_path: Path) -> None:
+    writer = TopicWriter()
+    passed = selectively(ROWS, passes(tmp_path, writer), CachedScorer(TopicScorer()))
+    assert [first_pass(request) for request in writer.requests] == [True] * 6 + [False] * 6
+    for at, row in enumerate(ROWS):
+        made = passed.made[row.number]
+        odd = at % 2 == 1
+        before = (f"new odd topic {at}", f"first of {at}") if odd else (row.instruction, row.response)
+        (asked,) = [request for request in writer.requests[6:] if shown(request, "instruction") == before[0]]
+        assert shown(asked, "response") == before[1] == made.reflected_response
+        assert (made.instruction, made.response) == (before[0], f"better than: {before[1]}")
+        assert (made.instruction_from, made.response_from) == (REFLECTED if odd else ORIGINAL, IMPROVED)
+        assert made.instruction_reason.startswith("" if odd else "IFD not higher: ") and made.response_reason == ""
+    assert passed.selected is not None and all(selected.kept for selected in passed.selected.values())
+    assert (passed.stopped, passed.halfway) == ("", 0)
+
+
+def test_without_selection_both_passes_are_over_one_row_after_the_other(tmp_path: Path) -> None:
+    writer, made = TopicWriter(), dict[int, Recycled]()
+    passed = row_by_row(ROWS, passes(tmp_path, writer, concurrency=1), made)
+    assert [first_pass(request) for request in writer.requests] == [True, False] * 6
+    assert passed.made is made and passed.selected is None
+    assert made[1].response == "better than: first of 0"
+
+
+def test_a_folder_that_is_taken_between_the_passes_stops_it(tmp_path: Path) -> None:
+    scorer, taken = TopicScorer(), list[Ledger]()
+    scorer.before = lambda: taken.append(Ledger.create(tmp_path))
+    with pytest.raises(RunStopped, match=r"another process is working .*; go on$"):
+        selectively(ROWS, passes(tmp_path, TopicWriter()), scorer)
+    taken[0].close()
+    writer = TopicWriter()
+    assert len(selectively(ROWS, passes(tmp_path, writer), scorer).made) == 6
+    assert [first_pass(request) for request in writer.requests] == [False] * 6, "the first pass is not paid for again"
+
+
+def test_minutes_that_are_used_up_between_the_passes_end_it_in_order(tmp_path: Path) -> None:
+    writer = TopicWriter()
+
+    def last(request: Request) -> None:
+        if len(writer.requests) == 6:  # as if an hour had gone by
+            with sqlite3.connect(tmp_path / "ledger.sqlite") as db:
+                db.execute("UPDATE starts SET begun=begun-3600")
+
+    writer.on_request = last
+    passed = selectively(ROWS, passes(tmp_path, writer, max_minutes=10), TopicScorer())
+    assert (passed.stopped, passed.halfway, passed.made) == ("max_minutes", 6, {})
+    assert len(writer.requests) == 6
+    passed = selectively(ROWS, passes(tmp_path, writer, max_minutes=100), TopicScorer())
+    assert len(passed.made) == 6 and len(writer.requests) == 12

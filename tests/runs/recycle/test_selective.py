@@ -1,0 +1,176 @@
+"""Selective mode with a scorer behind an endpoint: caps, refusals, rows and figures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from dspy.lm15 import Request
+
+from benchmarks.simulated import SimulatedTeacher
+from refed_dspy.errors import ConfigError, RunStopped, TeacherRefused
+from refed_dspy.programs.reflection import (
+    IMPROVED,
+    ORIGINAL,
+)
+from refed_dspy.teachers.recorded import Progress
+from tests.metrics.test_endpoint_scorer import ToyServer
+from tests.programs.test_reflection import Reflecting
+from tests.runs.recycle.helpers import (
+    BY_SCORE,
+    FIELDS,
+    first_pass,
+    read,
+    recycled,
+    requests,
+    selective,
+)
+from tests.support.compiling import config
+from tests.support.scripted_engine import fake_lm, references
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("calls", "done", "halfway"), [(4, 0, 4), (6, 0, 6), (9, 3, 3)])
+def test_a_cap_in_either_pass_ends_it_in_order(
+    server: SimulatedTeacher, scoring: ToyServer, tmp_path: Path, calls: int, done: int, halfway: int
+) -> None:
+    teacher = config(server, concurrency=1)
+    made = selective(tmp_path / "r", scoring, teacher, max_calls=calls)
+    assert (made.stopped, len(made.rows), made.halfway, made.used.calls) == ("max_calls", done, halfway, calls)
+    rows = read(tmp_path / "r" / "recycled.jsonl") + read(tmp_path / "r" / "dropped.jsonl")
+    assert sorted(row["row"] for row in rows) == [1, 2, 3][:done]
+    assert f"first pass alone: {halfway} rows; the second begins once all rows have had the first" in made.lines()
+    assert made.lines()[-1].startswith("stopped: max_calls is reached")
+    if calls < 6:
+        assert len(scoring.prompts) == 1, "but for the first text nothing is scored that the next start scores again"
+    made = selective(tmp_path / "r", scoring, teacher, max_calls=100)
+    assert (made.stopped, len(made.rows), made.halfway, made.used.calls) == ("", 6, 0, 12)
+    assert requests(server) == 12 and server.stats()["repeated"] == 0
+    assert not [line for line in made.lines() if "first pass alone" in line]
+
+
+@pytest.mark.slow
+def test_a_cap_in_the_first_pass_keeps_the_rows_that_were_done(
+    server: SimulatedTeacher, scoring: ToyServer, tmp_path: Path
+) -> None:
+    teacher = config(server, concurrency=1, malformed_retries=0)
+    recycled(tmp_path / "r", teacher, references(20), size=1)
+    server.control(fail_stage="better_response")
+    first = selective(tmp_path / "r", scoring, teacher, references(20), size=4)
+    reasons = {row["response_reason"].partition(":")[0] for row in [*first.kept(), *first.dropped()]}
+    assert "malformed" in reasons, "a final failure counts as done"
+    paid, prompts = requests(server), {tuple(prompt) for prompt in scoring.prompts}
+    scoring.prompts.clear()
+    made = selective(tmp_path / "r", scoring, teacher, references(20), max_calls=paid + 3)
+    assert made.stopped == "max_calls" and requests(server) == paid + 3 and made.halfway == 3
+    assert list(made.kept()) == list(first.kept()) and list(made.dropped()) == list(first.dropped())
+    assert {tuple(prompt) for prompt in scoring.prompts} == prompts, "only what is done is scored"
+
+
+@pytest.mark.slow
+def test_selective_again_pays_nothing_and_writes_the_same(
+    server: SimulatedTeacher, scoring: ToyServer, tmp_path: Path
+) -> None:
+    started: list[Progress] = []
+    selective(tmp_path / "r", scoring, config(server), on_progress=started.append)
+    assert [(progress.unit, progress.kept, progress.size) for progress in started] == [
+        ("instructions", 6, 6),
+        ("responses", 6, 6),
+    ]
+    assert requests(server) == 12
+    before = {path.name: path.read_bytes() for path in (tmp_path / "r").glob("*.json*")}
+    selective(tmp_path / "r", scoring, config(server))
+    assert requests(server) == 12
+    assert before == {path.name: path.read_bytes() for path in (tmp_path / "r").glob("*.json*")}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("after", "refused"), [(0, TeacherRefused), (4, RunStopped), (6, RunStopped), (8, RunStopped)])
+def test_a_teacher_that_is_refused_in_either_pass(
+    server: SimulatedTeacher, scoring: ToyServer, tmp_path: Path, after: int, refused: type[Exception]
+) -> None:
+    server.control(auth_fails_after=after)
+    with pytest.raises(refused, match="check the key") as raised:
+        selective(tmp_path / "r", scoring, config(server, concurrency=1))
+    assert isinstance(raised.value, TeacherRefused) == (after == 0)
+    assert str(raised.value).count("the same command goes on") == (after > 0)
+
+
+@pytest.mark.slow
+def test_selective_rows_say_where_their_texts_are_from(
+    server: SimulatedTeacher, scoring: ToyServer, tmp_path: Path
+) -> None:
+    server.control(response_words=6)
+    scorer = {"model": "toy", "api_base": scoring.url}
+    data = references(12)
+    made = recycled(tmp_path / "r", config(server), data, selective=True, scorer=scorer)
+    kept, dropped = read(tmp_path / "r" / "recycled.jsonl"), read(tmp_path / "r" / "dropped.jsonl")
+    assert sorted(row["row"] for row in kept + dropped) == list(range(1, 13)) and kept and dropped
+    sources: set[tuple[str, str]] = set()
+    for row in kept + dropped:
+        assert list(row) == [*FIELDS, *BY_SCORE]
+        original = row["instruction_from"] == ORIGINAL
+        sources.add((row["instruction_from"], row["response_from"]))
+        assert (row["instruction"] == row["original_instruction"]) == original
+        assert (row["response"] == row["original_response"]) == (row["response_from"] == ORIGINAL)
+        assert bool(row["instruction_reason"]) == original
+        assert bool(row["response_reason"]) == (row["response_from"] != IMPROVED)
+    assert (ORIGINAL, IMPROVED) in sources and len(sources) > 2
+    assert requests(server) == made.used.calls == 24
+    assert all(row["ifd"] < 1 and row["r_ifd"] < 1 for row in kept)
+    assert all(row["selection_reason"] and max(row["ifd"], row["r_ifd"]) >= 1 for row in dropped)
+    lines = made.lines()
+    assert any(line.startswith(f"selected: {len(kept)} of 12 pairs") for line in lines)
+    assert made.figures["new"]["rows"] == made.figures["old"]["rows"] == len(kept)
+    assert made.figures["new"]["IFD, mean"] == pytest.approx(sum(row["ifd"] for row in kept) / len(kept))
+    calls = len(scoring.prompts)
+    assert f"scorer: {calls:,} calls" in "\n".join(lines)
+    assert calls == len({tuple(prompt) for prompt in scoring.prompts}), "a text is scored once"
+    again = recycled(tmp_path / "r", config(server), data)
+    assert not again.selected and not (tmp_path / "r" / "dropped.jsonl").exists(), "of another selection"
+
+
+def test_a_scorer_alone_selects_nothing(server: SimulatedTeacher, scoring: ToyServer, tmp_path: Path) -> None:
+    made = recycled(tmp_path / "r", config(server), scorer={"model": "toy", "api_base": scoring.url})
+    assert [list(row) for row in read(tmp_path / "r" / "recycled.jsonl")] == [FIELDS] * 6
+    assert made.selected is None and made.figures["new"]["IFD, mean"] is not None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", ["401", "404", "500", "no tokenize", "no logprobs"])
+def test_a_scorer_that_cannot_be_used_is_reported_before_anything_is_paid(
+    server: SimulatedTeacher, scoring: ToyServer, tmp_path: Path, fault: str
+) -> None:
+    scoring.fault = fault
+    with pytest.raises(ConfigError, match=r"^scorer: ") as raised:
+        recycled(tmp_path / "r", config(server), scorer={"model": "toy", "api_base": scoring.url}, selective=True)
+    assert "\n" not in str(raised.value) and requests(server) == 0 and not (tmp_path / "r").exists()
+
+
+def test_selective_without_a_scorer_is_refused(server: SimulatedTeacher, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"selective:? needs a scorer"):
+        recycled(tmp_path / "r", config(server), selective=True)
+    with pytest.raises(ConfigError, match="not set"):
+        scorer = {"model": "toy", "api_base": "http://127.0.0.1:9/v1", "api_key_env": "NOWHERE_KEY"}
+        recycled(tmp_path / "r", config(server), scorer=scorer)
+    assert requests(server) == 0
+
+
+@pytest.mark.slow
+def test_a_scorer_that_fails_later_says_how_to_go_on(
+    server: SimulatedTeacher, scoring: ToyServer, tmp_path: Path
+) -> None:
+    writer = Reflecting()
+
+    def then_broken(request: Request) -> None:
+        scoring.fault = "no logprobs"
+
+    writer.on_request = then_broken
+    scorer = {"model": "toy", "api_base": scoring.url}
+    with pytest.raises(RunStopped, match=r"^scorer: .*what was paid for is kept in .*the same command goes on"):
+        recycled(tmp_path / "r", fake_lm(writer), scorer=scorer, selective=True)
+    assert [first_pass(request) for request in writer.requests] == [True] * 6
+    scoring.reset()
+    again = Reflecting()
+    assert recycled(tmp_path / "r", fake_lm(again), scorer=scorer, selective=True).selected
+    assert [first_pass(request) for request in again.requests] == [False] * 6

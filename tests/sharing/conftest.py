@@ -1,0 +1,60 @@
+"""Runs to share, and the folders made of them."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from refed_dspy import synthesize
+from refed_dspy.ledger.ledger import FILE as LEDGER
+from refed_dspy.runs.result import Synthesis
+from refed_dspy.sharing.manifest import files_in
+from refed_dspy.sharing.share import share
+from tests.support.scripted_engine import Writer, fake_lm, references
+
+FILTERED_SIZE = 9
+
+
+@pytest.fixture(scope="module")
+def filtered_run(tmp_path_factory: pytest.TempPathFactory) -> Synthesis:
+    """A run of three references, with rows that a filter dropped."""
+    folder, filters = tmp_path_factory.mktemp("run"), [{"random": {"share": 0.5}}]
+    return synthesize(
+        None, references(3), size=FILTERED_SIZE, per_reference=4, filters=filters, teacher=fake_lm(Writer()),
+        run_dir=folder,
+    )  # fmt: skip
+
+
+def copy_run(run: Synthesis, folder: Path, *statements: str) -> Path:
+    """A copy of the run in `folder`, changed by SQL."""
+    folder.mkdir()
+    source, copy = sqlite3.connect(run.run_dir / LEDGER), sqlite3.connect(folder / LEDGER)
+    source.backup(copy)
+    for statement in statements:
+        copy.execute(statement)
+    copy.commit()
+    source.close()
+    copy.close()
+    return folder
+
+
+def contents_of(path: Path) -> dict[str, bytes]:
+    return {name: (path / name).read_bytes() for name in files_in(path)}
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run, with a folder for the Hub in `shared`."""
+    folder = tmp_path_factory.mktemp("made")
+    synthesize(None, references(2), size=6, teacher=fake_lm(Writer()), run_dir=folder)
+    share(folder, folder / "shared", license="mit")
+    return folder
+
+
+@pytest.fixture
+def folder(run_dir: Path, tmp_path: Path) -> Path:
+    """A copy of that folder, for a single test."""
+    return Path(shutil.copytree(run_dir / "shared", tmp_path / "shared"))

@@ -1,0 +1,136 @@
+"""Promoting a version by hand, and using one."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from refed_dspy import synthesize
+from refed_dspy.errors import ConfigError
+from refed_dspy.programs.load import load_program
+from refed_dspy.programs.saved import program_digests
+from refed_dspy.tracking.registry import champion, promote
+from tests.support import mlflow_stores
+from tests.support.mlflow_stores import Mlflow, free_port
+from tests.support.registered_programs import Compile, champion_is, outcome, refed, refused, tuned
+from tests.support.scripted_engine import Writer, fake_lm, references
+from tests.tracking.test_compile import compiled_over_http
+
+mlflow_template, tracked = mlflow_stores.mlflow_template, mlflow_stores.tracked
+
+# --- promoting by hand
+
+
+def test_promote_makes_the_challenger_champion(tracked: Mlflow) -> None:
+    for number in (1, 2, 3):
+        Compile(f"c{number}").register(outcome(f"p{number}"))
+    assert promote("refed") == "3" and champion_is("3", tracked)
+    assert promote("refed", "1") == "1" and champion_is("1", tracked)
+    result = refed("promote", "refed", "--version", 2)
+    assert result.exit_code == 0 and result.output == "refed version 2 is champion: models:/refed@champion\n"
+    assert champion_is("2", tracked)
+    assert refed("promote").exit_code == 0 and champion_is("3", tracked)
+
+
+def test_promote_says_in_one_line_what_is_not_there(tracked: Mlflow) -> None:
+    refused(refed("promote"), "refed has no challenger", "--version")
+    refused(refed("promote", "nosuch", "--version", "1"), "nosuch")
+    Compile("c").register(outcome("p"))
+    refused(refed("promote", "refed", "--version", "7"), "version=7")
+    refused(refed("promote", "refed", "--version", "latest"))
+    with pytest.raises(ConfigError):
+        promote("refed", "7")
+    assert champion_is(None, tracked)
+    tracked.use(f"http://127.0.0.1:{free_port()}")
+    refused(refed("promote"), "MLflow")
+
+
+# --- a version in use
+
+
+def armed(version: str, store: Mlflow, proof: Path) -> None:
+    """Put a pickle that leaves `proof` when it is loaded beside a version's program, under every name there is."""
+
+    class Bomb:
+        def __reduce__(self) -> Any:
+            return (Path.touch, (proof,))
+
+    with pytest.raises(FileNotFoundError):
+        proof.stat()
+    where = Path(store.client.get_model_version_download_uri("refed", version).removeprefix("file://"))
+    if not where.is_dir():  # runs:/ID/PATH
+        run, _, rest = str(where).removeprefix("runs:/").partition("/")
+        where = store.home / "artifacts" / run / "artifacts" / rest
+    for name in ("program.pkl", "model.pkl", "python_model.pkl", "state.pickle"):
+        (where / name).write_bytes(pickle.dumps(Bomb()))
+    (where / "MLmodel").write_text(
+        "flavors:\n  python_function:\n    loader_module: mlflow.pyfunc.model\n    python_model: python_model.pkl\n"
+    )
+
+
+@pytest.mark.slow
+def test_a_version_is_used_without_unpickling_anything(tracked: Mlflow, tmp_path: Path) -> None:
+    program, proof = tuned("Be brief."), tmp_path / "unpickled"
+    Compile("c").register(outcome("p", proved=True), program)
+    armed("1", tracked, proof)
+    for address in ("models:/refed@champion", "models:/refed@challenger", "models:/refed/1"):
+        opened = load_program(address)
+        assert program_digests(opened) == program_digests(program)
+        assert opened.source["address"] == address and opened.source["version"] == "1"
+    registered = champion("refed")
+    assert registered is not None and registered.version == "1"
+    run = synthesize("models:/refed@champion", references(2), size=2, teacher=fake_lm(Writer()), run_dir="run")
+    assert run.complete and not proof.exists()
+
+
+def test_a_version_has_the_features_that_it_was_compiled_with(tracked: Mlflow) -> None:
+    features = {"mood": "the mood it is in", "length": "how long it is"}
+    manifest = outcome(
+        "p", features=features, instructions_per_feature=4, models={"teacher": {"model": "sim/tuned-with"}}
+    )
+    a_compile = Compile("c")
+    a_compile.register(manifest, tuned(features=features))
+    opened = load_program("models:/refed@challenger")
+    assert opened.features == features and opened.instructions_per_feature == 4
+    assert opened.source["teacher"] == "sim/tuned-with" and opened.source["run_id"] == a_compile.run_id
+    assert load_program("models:/refed@challenger", features, 7).instructions_per_feature == 7
+    with pytest.raises(ConfigError, match="other fields"):
+        load_program("models:/refed@challenger", {"topic": "what it is about", "mood": "the mood"})
+
+
+def test_another_teacher_than_it_was_tuned_with_is_warned_of(tracked: Mlflow, caplog: pytest.LogCaptureFixture) -> None:
+    manifest = outcome("p", models={"teacher": {"model": "sim/tuned-with"}})
+    Compile("c").register(manifest)
+    synthesize("models:/refed@challenger", references(2), size=1, teacher=fake_lm(Writer()), run_dir="run")
+    assert "tuned with sim/tuned-with" in caplog.text
+
+
+def test_a_program_s_address_is_not_asked_for_for_minutes(tracked: Mlflow, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mlflow.environment_variables import MLFLOW_HTTP_REQUEST_MAX_RETRIES
+
+    monkeypatch.delenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", raising=False)
+    with pytest.raises(ConfigError):
+        load_program("models:/nosuch/1")
+    assert MLFLOW_HTTP_REQUEST_MAX_RETRIES.get() <= 2
+
+
+@pytest.mark.parametrize("address", ["models:/refed@champion", "models:/refed/9", "models:/nosuch/1", "models:/refed"])
+def test_an_address_of_nothing_is_one_line(tracked: Mlflow, address: str) -> None:
+    Compile("c").register(outcome("p"))
+    with pytest.raises(ConfigError) as raised:
+        load_program(address)
+    assert address in str(raised.value) and "\n" not in str(raised.value)
+
+
+@pytest.mark.slow
+def test_a_capped_compile_promotes_what_it_comes_to_in_the_end(tracked: Mlflow, server: Any) -> None:
+    first = compiled_over_http("c", server, max_calls=60)
+    assert first.proof is None and champion_is(None, tracked)
+    whole = compiled_over_http("c", server, max_calls=5_000)
+    newest = tracked.version(tracked.aliases()["challenger"])
+    assert newest.tags["refed.digest"] == whole.manifest["candidate"]
+    opened = load_program("models:/refed@challenger")
+    assert program_digests(opened) == program_digests(whole.program)
