@@ -101,12 +101,9 @@ class RunSpec:
 
     @property
     def policy(self) -> CallPolicy:
-        return CallPolicy(self.seed, self.max_failure_share)
-
-    @property
-    def depth(self) -> dict[str, int]:
-        """Stage → its place in the program; a judge's stages are not in it and count as the last."""
-        return {stage: depth for depth, stage in enumerate(getattr(self.program, "stage_names", ()))}
+        """A judge's stages have no depth in it, and so count as the last."""
+        depth = {stage: depth for depth, stage in enumerate(getattr(self.program, "stage_names", ()))}
+        return CallPolicy(self.seed, self.max_failure_share, depth)
 
     @property
     def calls_a_sample(self) -> float:

@@ -175,7 +175,6 @@ async def produce(
             models=spec.models,
             progress=progress,
             policy=spec.policy,
-            depth=spec.depth,
             reused_from=reused_from,
             pool_setup=pool_setup(ledger, spec),
         )

@@ -11,7 +11,6 @@ import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Any
 
 import dspy
@@ -72,18 +71,21 @@ class Progress:
 
 @dataclass(frozen=True)
 class CallPolicy:
-    """How a model is asked in one run: the `seed` of its calls, and the share of failures that stops the run."""
+    """How a model is asked in one run: the `seed` of its calls, and the share of failures that stops the run.
+
+    `depth`: stage → how deep in the program it is. Where the budget runs short the deepest stage goes first, since it
+    finishes samples; a stage that is not named goes before all that are.
+    """
 
     seed: int = 0
     max_failure_share: float = 0.5
+    depth: Mapping[str, int] = field(default_factory=dict)
 
 
 class RecordedTeacher:
     """The Answerer of one model. Several may share a ledger, a recorder and a progress.
 
-    `depth`: stage → how deep in the program it is. Where the budget runs short the deepest stage goes first, since it
-    finishes samples; a stage that is not named goes before all that are. `reused_from`: the ledger of another run,
-    whose answers count here too.
+    `reused_from`: the ledger of another run, whose answers count here too.
     """
 
     def __init__(
@@ -93,7 +95,6 @@ class RecordedTeacher:
         teacher: Teacher,
         progress: Progress,
         policy: CallPolicy = CallPolicy(),
-        depth: Mapping[str, int] = MappingProxyType({}),
         reused_from: Ledger | None = None,
         role: str = "teacher",
     ) -> None:
@@ -107,7 +108,7 @@ class RecordedTeacher:
         self.key = key_function(teacher)
         """Question → its key in the ledger."""
         self._settled = ledger.settled_keys()
-        self._depth = depth
+        self._depth = policy.depth
         self._in_flight: dict[str, asyncio.Future[None]] = {}
         """Key of each question that is being asked → done when it is settled."""
         self._recent: defaultdict[str, deque[bool]] = defaultdict(lambda: deque(maxlen=RECENT))

@@ -38,7 +38,6 @@ class RowJob:
     """What is kept and how to resume, for messages."""
     calls_a_row: float = 2.0
     policy: CallPolicy = field(default_factory=CallPolicy)
-    depth: Mapping[str, int] = field(default_factory=dict)
 
 
 def resume_hint(folder: Path) -> str:
@@ -69,7 +68,7 @@ async def row_job(
         if watch is not None:
             watch(progress)
         recorder = RunRecorder(ledger, remaining.caps, remaining.before, job.calls_a_row)
-        session = Session(ledger, recorder, job.models, progress, job.policy, job.depth)
+        session = Session(ledger, recorder, job.models, progress, job.policy)
         async with session.open(remaining, lambda: job.resume_hint):
             yield session, remaining
 

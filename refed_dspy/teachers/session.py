@@ -35,7 +35,6 @@ class Session:
         models: Mapping[str, Teacher],
         progress: Progress,
         policy: CallPolicy,
-        depth: Mapping[str, int],
         reused_from: Ledger | None = None,
         pool_setup: PoolSetup | None = None,
     ) -> None:
@@ -47,7 +46,7 @@ class Session:
         for role, model in models.items():
             if id(model) not in of_model:
                 of_model[id(model)] = recorded_class(
-                    ledger, recorder, model, progress, policy=policy, depth=depth, reused_from=reused_from, role=role
+                    ledger, recorder, model, progress, policy=policy, reused_from=reused_from, role=role
                 )
         self.recorded_teachers = {role: of_model[id(model)] for role, model in models.items()}
         self.answerers: dict[str, Answerer] = dict(self.recorded_teachers)

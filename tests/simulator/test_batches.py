@@ -230,11 +230,11 @@ def test_faults_of_lines(quick: SimulatedTeacher) -> None:
         texts = [asked.files.content(name).text if name else "" for name in (batch.output_file_id, batch.error_file_id)]
         return counts(batch), texts[0], texts[1], quick.stats()["batch_requests"]
 
-    for fault, code in (("400", "content_filter"), ("429", "rate_limit_exceeded"), ("500", "server_error")):
-        counted, output, errors, executed = after(fault)
-        assert (counted, output, executed) == ((1, 0, 1), "", 0)
+    for status, code in ((400, "content_filter"), (429, "rate_limit_exceeded"), (500, "server_error")):
+        counted, output, errors, executed = after(str(status))
         response = json.loads(errors)["response"]
-        assert (response["status_code"], response["body"]["error"]["code"]) == (int(fault), code)
+        assert (counted, output, executed, response["status_code"]) == ((1, 0, 1), "", 0, status)
+        assert response["body"]["error"]["code"] == code
     assert after("missing") == ((1, 0, 0), "", "", 0)
     for fault, reason in (("malformed", "stop"), ("cut", "length"), ("refusal", "content_filter"), ("nousage", "stop")):
         counted, output, errors, executed = after(fault)

@@ -83,7 +83,7 @@ def at_session(ledger: Ledger, writers: list[Writer], clock: Clock) -> tuple[Ses
     by_stage = open_teachers([fake_lm(writer, name=f"fake/{number}") for number, writer in enumerate(writers)])
     recorder = RunRecorder(ledger, Caps(), NO_CAPS.before)
     session = Session(
-        ledger, recorder, by_stage.roles, Progress(1), CallPolicy(), {}, pool_setup=PoolSetup(by_stage, (), clock)
+        ledger, recorder, by_stage.roles, Progress(1), CallPolicy(), pool_setup=PoolSetup(by_stage, (), clock)
     )
     predictor = refed_dspy.ReferenceLevelFeedback().response_generation
 

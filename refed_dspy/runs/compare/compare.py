@@ -18,7 +18,7 @@ from refed_dspy.ledger.identity import differences, has_begun, refuse_other_work
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.programs import PairwiseJudge, ReferenceLevelFeedback, SeedOnly
 from refed_dspy.programs.baselines import METHODS
-from refed_dspy.programs.load import open_judge, load_program, refuse_bound_models, warn_of_another_teacher
+from refed_dspy.programs.load import load_program, open_judge, refuse_bound_models, warn_of_another_teacher
 from refed_dspy.programs.saved import program_digests
 from refed_dspy.programs.side_by_side import SideBySide
 from refed_dspy.records import digest

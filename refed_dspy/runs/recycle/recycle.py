@@ -98,8 +98,9 @@ def _job(
         caps=caps_of(config),
         rows=rows,
         resume_hint=resume_hint(folder),
-        policy=CallPolicy(config.seed, config.max_failure_share),
-        depth={stage: depth for depth, stage in enumerate(program.stage_names)},
+        policy=CallPolicy(
+            config.seed, config.max_failure_share, {stage: depth for depth, stage in enumerate(program.stage_names)}
+        ),
     )
 
 
