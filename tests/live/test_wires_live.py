@@ -58,14 +58,25 @@ def llama(model: Path, prefix: str) -> Iterator[str]:
         process.wait(20)
 
 
+DEMOS = [
+    dspy.Example(question=f"Is {thing} wet?", wet=wet)
+    for thing, wet in {"the sea": True, "a desert": False, "a river": True, "a stone in the sun": False}.items()
+]
+"""Over Anthropic's wire llama.cpp takes no schema: without them so small a model answers in prose."""
+
+
 def ask(**settings: Any) -> tuple[bool, Call]:
     """One typed answer over the wire that the settings name, and its call."""
 
     async def answer() -> bool:
-        teacher = open_teacher(TeacherConfig.model_validate({"max_tokens": 64, "timeout": 120, **settings}))
+        teacher = open_teacher(
+            TeacherConfig.model_validate({"max_tokens": 64, "timeout": 120, "temperature": 0.0, **settings})
+        )
         async with teacher.running() as lm:
             with dspy.context(lm=lm, adapter=SchemaAdapter(), disable_history=True, trace=None):
-                prediction = await dspy.Predict("question -> wet: bool").acall(question="Is rain wet?")
+                predictor = dspy.Predict("question -> wet: bool")
+                predictor.demos = DEMOS
+                prediction = await predictor.acall(question="Is rain wet?")
         return bool(prediction.wet)
 
     with recording(CallCollector()) as recorder:

@@ -102,8 +102,7 @@ def test_a_batch_from_file_to_answers(server: SimulatedTeacher, wire: str, endpo
     asked = client(server, wire)
     batch = create(asked, lines(8, endpoint), endpoint, metadata={"run": "a", "part": "1"})
     assert (batch.status, batch.metadata, batch.output_file_id) == ("validating", {"run": "a", "part": "1"}, None)
-    seen: list[str] = [batch.status]
-    batch = ended(asked, batch, seen)
+    batch = ended(asked, batch, seen := [str(batch.status)])
     assert seen == [state for state in STATES if state in seen] and len(seen) > 2
     assert (counts(batch), batch.error_file_id, batch.errors) == ((8, 8, 0), None, None)
     assert None not in (batch.in_progress_at, batch.finalizing_at, batch.completed_at)
