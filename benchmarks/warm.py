@@ -98,7 +98,7 @@ def _propose(program: ReferenceLevelFeedback, unit: Propose, reference: Referenc
 def _respond(
     program: ReferenceLevelFeedback, unit: Respond, reference: Reference, feedback: str, references: Any
 ) -> Iterator[Asked]:
-    answer = _words(references[(unit.instruction + 7) % len(references)].response, 80)
+    answer = _words(references[(unit.instruction_id + 7) % len(references)].response, 80)
     yield _asked(
         program,
         "response_generation",

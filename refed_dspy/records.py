@@ -44,8 +44,9 @@ class Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+# The docstrings of the next two are in the schema that adapters other than ours show to the teacher: they are prompts.
 class Analysis(Record):
-    """What the improvement stage noted about the first response (paper, section 3.2)."""
+    """What the improvement stage saw in the first response (paper, section 3.2)."""
 
     original_strengths: ShortNotes
     improvement_opportunities: ShortNotes
@@ -53,7 +54,7 @@ class Analysis(Record):
 
 
 class ImplementationStrategy(Record):
-    """What the improvement stage decided to change, and why."""
+    """What it decided to change, and why."""
 
     planned_changes: ShortNotes
     rationale: ShortNote
@@ -174,7 +175,8 @@ def json_default(value: Any) -> Any:
     """`value` as something that `json.dumps` can write: its hook for values it does not know."""
     if isinstance(value, BaseModel):
         return value.model_dump(mode="json")
-    if callable(as_dict := getattr(value, "toDict", None)):  # a DSPy Example; records import no DSPy
+    as_dict = getattr(value, "toDict", None)  # a DSPy Example has it; records import no DSPy
+    if callable(as_dict) and not isinstance(value, type):
         return as_dict()
     return repr(value)
 

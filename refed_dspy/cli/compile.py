@@ -29,7 +29,7 @@ if TYPE_CHECKING:  # the commands import what they need when they run: help shou
     from refed_dspy.config.compile import CompileConfig
     from refed_dspy.optimizers.result import Compiled
 
-judge_app = typer.Typer(no_args_is_help=True, help="Judges, measured against people.")
+judge_app = typer.Typer(no_args_is_help=True, help="Measure a judge against people's verdicts.")
 PairsOption = Annotated[str | None, typer.Option(help="Pairs of answers with people's verdicts.", metavar="FILE")]
 
 
@@ -65,7 +65,7 @@ def compile_(
         bool, typer.Option("--estimate", help="Score the uncompiled program only, and say what all would take.")
     ] = False,
 ) -> None:
-    """Tune a program's prompts and prove the gain. The same command again goes on where it stood."""
+    """Tune a program's prompts and prove the gain. Run it again to continue."""
     flags = {key: value for key, value in locals().items() if key not in {"config", "estimate"}}
     from refed_dspy.cli.display import CompileDisplay
     from refed_dspy.config.loading import load_compile_config
@@ -129,7 +129,7 @@ def agreement(
     max_calls: MaxCalls = None,
     max_minutes: MaxMinutes = None,
 ) -> None:
-    """How well a judge agrees with people. The same command again goes on where it stood."""
+    """How well a judge agrees with people. Run it again to continue."""
     from refed_dspy.config.jobs import StatsConfig
     from refed_dspy.config.loading import load_job_config
     from refed_dspy.optimizers.agreement import agreement_lines
@@ -166,7 +166,7 @@ def promote(
 @app.command()
 @reporting
 def track(folder: RunDir) -> None:
-    """Tell MLflow of a run or a compile, or what it has not been told of it yet."""
+    """Send a run or a compile to MLflow, or what is still missing there."""
     from refed_dspy.tracking.track import track as track_folder
 
     typer.echo(f"told: run {track_folder(folder)}")

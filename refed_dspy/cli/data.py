@@ -56,7 +56,7 @@ def compare_(
     max_calls: MaxCalls = None,
     max_minutes: MaxMinutes = None,
 ) -> None:
-    """Compare programs on the same references: win rates, costs, filters. The same command again goes on."""
+    """Compare programs on the same references: win rates, costs, filters. Run it again to continue."""
     flags = {name: value for name, value in locals().items() if name != "config"}
     from refed_dspy.cli.display import Display
     from refed_dspy.config.jobs import CompareConfig
@@ -140,7 +140,7 @@ def recycle_(
     max_calls: MaxCalls = None,
     max_minutes: MaxMinutes = None,
 ) -> None:
-    """Reflection-Tuning: better instructions and responses for a data set there is. The same command again goes on."""
+    """Reflection-Tuning: better instructions and responses for an existing data set. Run it again to continue."""
     flags = {name: value for name, value in locals().items() if name not in {"config", "scorer"}}
     from refed_dspy.cli.display import Display
     from refed_dspy.config.jobs import RecycleConfig
@@ -178,7 +178,7 @@ def stats_(
     max_calls: MaxCalls = None,
     max_minutes: MaxMinutes = None,
 ) -> None:
-    """A data set in figures: lengths, diversity, coherence, perplexity, and the win rate of improved over plain."""
+    """A data set in figures: lengths, diversity, coherence, perplexity, win rate of improved over first responses."""
     flags = {name: value for name, value in locals().items() if name not in {"config", "scorer", "as_json"}}
     from refed_dspy.cli.display import Display
     from refed_dspy.config.jobs import StatsConfig

@@ -38,12 +38,19 @@ ReferencesOption = Annotated[
 ]
 JudgeOption = Annotated[str | None, typer.Option(help="The model that judges, as --teacher.", metavar="FILE_OR_NAME")]
 TeacherOption = Annotated[
-    str | None, typer.Option(help="Teacher file, PROVIDER/NAME, a .gguf file, or embedded.", metavar="FILE_OR_NAME")
+    str | None, typer.Option(help="PROVIDER/NAME, a teacher file, a .gguf file, or embedded.", metavar="FILE_OR_NAME")
 ]
-ConfigOption = Annotated[Path | None, typer.Option(help="Settings in YAML.", metavar="FILE")]
-MaxCost = Annotated[float | None, typer.Option(help="Dollars it may cost, over all its starts.", metavar="DOLLARS")]
-MaxCalls = Annotated[int | None, typer.Option(help="Calls it may make, over all its starts.", metavar="N")]
-MaxMinutes = Annotated[float | None, typer.Option(help="Minutes it may work, over all its starts.", metavar="N")]
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option(help="Settings in YAML: filters, batches, teachers by stage, …; a flag wins over it.", metavar="FILE"),
+]
+MaxCost = Annotated[
+    float | None, typer.Option(help="Stop before it costs more than this, over all starts.", metavar="DOLLARS")
+]
+MaxCalls = Annotated[int | None, typer.Option(help="Stop after so many calls, over all starts.", metavar="N")]
+MaxMinutes = Annotated[
+    float | None, typer.Option(help="Stop after so many minutes at work, over all starts.", metavar="N")
+]
 ProgramOption = Annotated[str | None, typer.Option(help="A saved program.", metavar="FILE_OR_URI")]
 SeedOption = Annotated[int | None, typer.Option(help="Seed of draws and orders.", metavar="N", show_default="0")]
 JsonOption = Annotated[bool, typer.Option("--json", help="For scripts.")]

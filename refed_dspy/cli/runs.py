@@ -42,8 +42,8 @@ _KEYWORDS = (
 @reporting
 def synth(
     references: ReferencesOption = None,
-    size: Annotated[int | None, typer.Option(help="Samples to make.", metavar="N", show_default="100")] = None,
-    run_dir: Annotated[Path | None, typer.Option(help="Folder that holds the run.", metavar="DIR")] = None,
+    size: Annotated[int | None, typer.Option(help="Samples to keep.", metavar="N", show_default="100")] = None,
+    run_dir: Annotated[Path | None, typer.Option(help="Folder of the run; required.", metavar="DIR")] = None,
     teacher: TeacherOption = None,
     config: ConfigOption = None,
     program: ProgramOption = None,
@@ -59,15 +59,17 @@ def synth(
         ),
     ] = None,
     judge: JudgeOption = None,
-    reuse: Annotated[Path | None, typer.Option(help="Take over a run's answers where they fit.", metavar="DIR")] = None,
+    reuse: Annotated[
+        Path | None, typer.Option(help="Take over another run's answers to the very same questions.", metavar="DIR")
+    ] = None,
     max_cost: MaxCost = None,
     max_calls: MaxCalls = None,
     max_minutes: MaxMinutes = None,
     estimate: Annotated[
-        bool, typer.Option("--estimate", help="Make a few samples only, and say what all would take.")
+        bool, typer.Option("--estimate", help="Make a few samples (paid, and kept), and say what all would take.")
     ] = False,
 ) -> None:
-    """Make samples from references. The same command again goes on where it stood."""
+    """Make samples from references. Run it again to continue."""
     flags = {name: value for name, value in locals().items() if name not in {"config", "estimate"}}
     from refed_dspy.cli.display import Display
     from refed_dspy.config.loading import load_config
@@ -101,7 +103,7 @@ def resume(
     max_calls: MaxCalls = None,
     max_minutes: MaxMinutes = None,
 ) -> None:
-    """Go on with a run that was stopped, or make it larger."""
+    """Continue a run that was stopped, or make it larger."""
     from refed_dspy.cli.display import Display
     from refed_dspy.config.loading import load_config
     from refed_dspy.runs.resume import resume as go_on

@@ -79,7 +79,7 @@ class RunRecorder:
 
 
 class CallRecorder:
-    """The recorder of one unit of work. `unwritten` are its successful calls: they are committed with the answer."""
+    """Records the calls of one question. `unwritten` are its successful calls: they are committed with the answer."""
 
     def __init__(self, run: RunRecorder, key: Key, rank: int, seed: int) -> None:
         self.run, self.key, self.rank = run, key, rank
@@ -237,5 +237,5 @@ def recording(recorder: R) -> Iterator[R]:
 
 
 def current_recorder() -> Recorder:
-    """The recorder of the current unit of work."""
+    """The recorder of the question being asked."""
     return _current.get()

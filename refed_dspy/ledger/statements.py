@@ -20,7 +20,7 @@ UNUSED = "unused"
 
 @dataclass(frozen=True)
 class Key:
-    """The identity of a unit of work: a unit with an equal key is never paid for twice."""
+    """The identity of a question: one with an equal key is never paid for twice."""
 
     stage: str
     item: str

@@ -1,1 +1,3 @@
-"""Tuning a whole program's prompts: the metric, the optimizers behind one name each, and the proof."""
+"""Compiling: a whole program's prompts tuned under one budget, and the gain proved. compile.py begins it, steps.py has
+the order, dspy_optimizers.py DSPy's optimizers by name, reference_metric.py the metric, gateway.py the calls.
+"""

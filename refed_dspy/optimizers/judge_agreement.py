@@ -27,7 +27,7 @@ from refed_dspy.programs.load import warn_of_another_teacher
 from refed_dspy.programs.saved import load_into, program_digests
 from refed_dspy.records import digest, dollars
 from refed_dspy.teachers import Teacher
-from refed_dspy.teachers.caps import CapSettings, CapsLeft, caps_left, lasting_caps
+from refed_dspy.teachers.caps import CapSettings, CapsLeft, check_caps, lasting_caps
 from refed_dspy.teachers.judge import open_judge_model
 
 
@@ -84,7 +84,7 @@ def measure_agreement(
     caps = CapSettings(max_cost=max_cost, max_calls=max_calls, max_minutes=max_minutes)
     with Ledger.create(folder) as ledger:
         caps = lasting_caps(ledger, caps)
-        remaining = caps_left(ledger, {"judge": teacher}, caps)
+        remaining = check_caps(ledger, {"judge": teacher}, caps)
         _begin_or_continue(ledger, {**identity, "judge": teacher.identity}, caps)
         with _asking(ledger, teacher, remaining, seed) as gateway:
             verdicts = _judge_all(judge_program, chosen, gateway, teacher.concurrency)

@@ -23,7 +23,7 @@ ENOUGH_RESPONSES, ENOUGH_PROPOSALS = 50, 10
 """After so many responses the share that is kept is estimated from them; after so many synthesis calls, how many
 instructions a call gives."""
 FEW_MISSING = 20
-"""When fewer samples than this are missing, they are made up for exactly."""
+"""When fewer samples than this are missing, drops are no longer anticipated: what is missing is asked for exactly."""
 DEVIATIONS, LEAST_SHARE = 2.33, 0.1
 """Standard deviations: about one round in a hundred keeps a row more than was asked for. And the smallest share kept
 that is assumed: no round is more than ten times what is missing, whatever the filters did so far."""
@@ -54,7 +54,7 @@ class Respond:
 
     reference: int
     round: int
-    instruction: int
+    instruction_id: int
     text: str
 
 
@@ -86,8 +86,8 @@ class PlanSettings:
 
 
 @dataclass(eq=False)
-class _Source:
-    """One reference in the plan. `ready` outlives a round: what one round did not need, the next uses first."""
+class _PlannedReference:
+    """A reference, as the plan sees it. `ready` outlives a round: what one round did not need, the next uses first."""
 
     index: int
     round: int = 0
@@ -98,7 +98,7 @@ class _Source:
     proposing: int = 0
     ready: deque[tuple[int, str]] = field(default_factory=deque)
     responding: int = 0
-    used: int = 0
+    kept_this_round: int = 0
     new: int = 0
     empty_rounds: int = 0
     warm: bool = False
@@ -124,14 +124,14 @@ class Plan:
         """Synthesis calls of this start, and the new instructions that they gave."""
         self._round = 0
         self._horizon = settings.size
-        self._sources = [_Source(i) for i in range(settings.references)]
-        self._open: list[_Source] = []
+        self._sources = [_PlannedReference(i) for i in range(settings.references)]
+        self._open: list[_PlannedReference] = []
         self._waiting = self._order(self._sources)
 
     # --- what is needed, and what can still come
 
     @property
-    def reached(self) -> bool:
+    def complete(self) -> bool:
         return self.kept >= self.settings.size
 
     @property
@@ -158,14 +158,14 @@ class Plan:
         size = self.settings.size
         self._horizon = size if more is None else min(size, self.kept + self._expected(self.responding) + more)
 
-    def _allowance(self, source: _Source) -> int:
+    def _room(self, source: _PlannedReference) -> int:
         """Samples this reference may still give in its round."""
-        return max(0, self.settings.quota - source.used - source.responding)
+        return max(0, self.settings.quota - source.kept_this_round - source.responding)
 
     def _coming(self, calls: dict[int, int]) -> int:
         """Samples to expect of the open references when reference i makes `calls[i]` synthesis calls."""
         each = self._each()
-        return self._expected(sum(min(self._allowance(s), len(s.ready) + calls[s.index] * each) for s in self._open))
+        return self._expected(sum(min(self._room(s), len(s.ready) + calls[s.index] * each) for s in self._open))
 
     def _each(self) -> int:
         """Instructions that a synthesis call gives: as many as it is asked for, or with `PlanSettings.ahead` the mean
@@ -192,7 +192,7 @@ class Plan:
     def _respond(self) -> Respond | None:
         for source in self._open:
             waits = self.settings.lead and source.responding and not source.warm
-            if source.ready and not source.missing_feedback and self._allowance(source) and not waits:
+            if source.ready and not source.missing_feedback and self._room(source) and not waits:
                 instruction, text = source.ready.popleft()
                 source.responding += 1
                 self.responding += 1
@@ -218,7 +218,7 @@ class Plan:
 
     # --- opening references
 
-    def _order(self, sources: Sequence[_Source]) -> list[_Source]:
+    def _order(self, sources: Sequence[_PlannedReference]) -> list[_PlannedReference]:
         """The references still giving, in this round's order: drawn at random without replacement."""
         living = [source for source in sources if not source.retired]
         return random.Random(f"{self.settings.seed}/{self._round}").sample(living, len(living))
@@ -237,15 +237,15 @@ class Plan:
         self._admit(source, done=())
         return True
 
-    def _admit(self, source: _Source, done: Sequence[str]) -> None:
+    def _admit(self, source: _PlannedReference, done: Sequence[str]) -> None:
         """Put `source` among the open ones, to be asked for the features of its round but those `done`."""
         source.to_study.extend(kind for kind in FEEDBACK_KINDS if kind in source.missing_feedback)
         # A round interrupted half-way asks for what it had not asked for; a new round for what is missing.
-        wanted = self.settings.quota if done else self._allowance(source) - len(source.ready)
+        wanted = self.settings.quota if done else self._room(source) - len(source.ready)
         source.to_propose.extend(f for f in self._features_for(source, wanted) if f not in done)
         self._open.append(source)
 
-    def _features_for(self, source: _Source, wanted: int) -> list[str]:
+    def _features_for(self, source: _PlannedReference, wanted: int) -> list[str]:
         """As many features as give `wanted` instructions; each reference and round starts at a different feature."""
         features = self.settings.features
         calls = min(len(features), -(-wanted // self.settings.instructions_per_feature))
@@ -281,23 +281,23 @@ class Plan:
         source.responding -= 1
         self.responding -= 1
         source.warm = True
-        source.used += kept
+        source.kept_this_round += kept
         self.kept += kept
         self._ended += 1
         self._kept += kept
         self._settle(source)
 
-    def _settle(self, source: _Source) -> None:
+    def _settle(self, source: _PlannedReference) -> None:
         """Close `source` for this round once nothing of it runs and nothing of it is left to hand out."""
-        usable = source.ready and self._allowance(source) and not source.failed
+        usable = source.ready and self._room(source) and not source.failed
         if source.busy or usable:
             return
         self._open.remove(source)
-        source.empty_rounds = 0 if source.new or source.used else source.empty_rounds + 1
+        source.empty_rounds = 0 if source.new or source.kept_this_round else source.empty_rounds + 1
         source.retired = source.failed or source.empty_rounds >= PATIENCE
         if source.retired and source in self._waiting:  # the next round may have been drawn before this one ended
             self._waiting.remove(source)
-        source.used = source.new = 0
+        source.kept_this_round = source.new = 0
         source.warm = False  # its next round is far: no cache lasts until then
 
     # --- continuing from a ledger
@@ -329,11 +329,11 @@ class Plan:
         for index in dict.fromkeys([reference for reference, *_ in ready] + sorted(yields)):
             source, rounds = self._sources[index], yields.get(index, {})
             source.round = max(rounds, default=self._round)
-            source.used = samples.get((index, source.round), 0)
+            source.kept_this_round = samples.get((index, source.round), 0)
             source.new = rounds.get(source.round, 0)
             self._admit(source, done.get((index, source.round), ()))
             source.empty_rounds = _empty_tail([rounds[r] for r in sorted(rounds) if r < source.round])
-            if not source.to_propose and not (source.ready and self._allowance(source)):
+            if not source.to_propose and not (source.ready and self._room(source)):
                 source.to_study.clear()
                 self._settle(source)
                 if source.round == self._round:

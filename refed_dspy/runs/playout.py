@@ -217,7 +217,7 @@ class RunHistory:
                     earlier.add(index, unit.round, new)
                     plan.proposed(unit, [(next(numbers), "") for _ in range(new)])
                 case Respond():
-                    item = str(unit.instruction)
+                    item = str(unit.instruction_id)
                     kept = ask("response_generation", index, item) and ask(_IMPROVED, index, item)
                     coming += self._draw_extra(self.extra_per_sample, index, rng) if kept else []
                     plan.responded(unit, kept and rng.random() >= dropping)

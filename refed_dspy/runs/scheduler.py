@@ -1,4 +1,4 @@
-"""Runs a plan: at most so many units at once; how each ended is reported to the plan at once."""
+"""Runs a plan with at most `slots` units in flight, and tells it how each one ended."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class Worker(Protocol):
         """Whether it became a sample that is kept."""
         ...
 
-    def unusable(self, unit: Respond, error: RowError) -> None:
+    def response_failed(self, unit: Respond, error: RowError) -> None:
         """Called for an instruction whose answer failed."""
         ...
 
-    def fruitless(self, unit: Propose, error: RowError) -> None:
+    def proposal_failed(self, unit: Propose, error: RowError) -> None:
         """Called for a synthesis call that failed."""
         ...
 
@@ -40,8 +40,8 @@ class Worker(Protocol):
         ...
 
 
-async def run(plan: Plan, worker: Worker, slots: int, grace: float = GRACE) -> None:
-    """Run `plan` until it is reached or exhausted, at most `slots` units at once.
+async def run_plan(plan: Plan, worker: Worker, slots: int, grace: float = GRACE) -> None:
+    """Run `plan` until it is complete or exhausted, at most `slots` units at once.
 
     Raises:
         Whatever `worker` raises except RowError: an error of the teacher or the ledger, or a bug. Then, and when this
@@ -87,13 +87,13 @@ async def _perform(plan: Plan, worker: Worker, unit: Unit) -> None:
             try:
                 new = await worker.propose(unit)
             except RowError as error:
-                worker.fruitless(unit, error)
+                worker.proposal_failed(unit, error)
             plan.proposed(unit, new)
         case Respond():
             try:
                 kept = await worker.respond(unit)
             except RowError as error:
-                worker.unusable(unit, error)
+                worker.response_failed(unit, error)
                 plan.responded(unit, kept=False)
             else:
                 plan.responded(unit, kept=kept)

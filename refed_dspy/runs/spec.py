@@ -65,7 +65,7 @@ class RunSpec:
     seed: int
     per_reference: int | None
     max_failure_share: float
-    limits: CapSettings
+    caps: CapSettings
     reuse: Path | None
     track: bool | None = None
     judge: Teacher | None = None
@@ -101,7 +101,7 @@ class RunSpec:
 
     @property
     def policy(self) -> CallPolicy:
-        """A judge's stages have no depth in it, and so count as the last."""
+        """How its models are asked. A judge's stages are not in `depth`: they count as deepest, and go first."""
         depth = {stage: depth for depth, stage in enumerate(getattr(self.program, "stage_names", ()))}
         return CallPolicy(self.seed, self.max_failure_share, depth)
 
@@ -112,7 +112,7 @@ class RunSpec:
         return float(getattr(self.program, "calls_a_sample", CALLS_A_SAMPLE)) + judged
 
     @property
-    def stages(self) -> SynthesisProgram:
+    def synthesis_program(self) -> SynthesisProgram:
         return cast(SynthesisProgram, self.program)
 
     def identity(self) -> dict[str, Any]:
@@ -121,8 +121,8 @@ class RunSpec:
             "references": digest([reference.id for reference in self.references]),
             "kind": type(self.program).__name__,
             "program": program_digests(self.program),
-            "instructions_per_feature": self.stages.instructions_per_feature,
-            "features": list(self.stages.features),
+            "instructions_per_feature": self.synthesis_program.instructions_per_feature,
+            "features": list(self.synthesis_program.features),
             "teacher": self.by_stage.identity(),
             "seed": self.seed,
         }
@@ -136,8 +136,8 @@ class RunSpec:
         return PlanSettings(
             size=size,
             references=len(self.references),
-            features=tuple(self.stages.features),
-            instructions_per_feature=self.stages.instructions_per_feature,
+            features=tuple(self.synthesis_program.features),
+            instructions_per_feature=self.synthesis_program.instructions_per_feature,
             per_reference=self.per_reference,
             seed=self.seed,
             lead=self._lead(),
@@ -183,7 +183,7 @@ def begin_or_continue(ledger: Ledger, spec: RunSpec, size: int) -> int:
             spec.references.items,
             identity=identity,
             program=program_state(spec.program),
-            features=dict(spec.stages.features),
+            features=dict(spec.synthesis_program.features),
             left_out=dict(spec.references.left_out),
             seed=spec.seed,
             final_stage=getattr(spec.program, "final_stage", None),
@@ -272,7 +272,7 @@ def _current(spec: RunSpec, size: int) -> dict[str, Any]:
         "rates": rates_of(spec.teacher),
         "price_source": spec.by_stage.price_source,
         "stopped": None,
-        **spec.limits,
+        **spec.caps,
         "track": spec.track,
         "program_source": getattr(spec.program, "source", None) or None,
         "reuse": str(spec.reuse.absolute()) if spec.reuse else None,

@@ -150,7 +150,7 @@ async def _wins(
     }
     folder = Path(out) if out is not None else Path("refed-verdicts") / digest(identity)
     verdicts: dict[int, Verdict] = {}
-    async with row_job(folder, _job(judge, identity, folder, len(rows), config), on_progress) as (session, allowance):
+    async with row_job(folder, _job(judge, identity, folder, len(rows), config), on_progress) as (session, caps_left):
 
         async def compare(row: DataRow) -> None:
             verdicts[row.number] = await program.judge(
@@ -158,10 +158,12 @@ async def _wins(
             )
             session.progress.kept += 1
 
-        await for_each_row(session, rows, compare, judge.concurrency, allowance.grace)
+        await for_each_row(session, rows, compare, judge.concurrency, caps_left.grace)
     with Ledger.read(folder) as ledger:
         used = spent(ledger)
-    return _tallied(judge.model, rows, verdicts, used, session.reached.cap if session.reached else "", config.seed)
+    return _tallied(
+        judge.model, rows, verdicts, used, session.cap_reached.cap if session.cap_reached else "", config.seed
+    )
 
 
 def _job(judge: Teacher, identity: Mapping[str, Any], folder: Path, rows: int, config: StatsConfig) -> RowJob:

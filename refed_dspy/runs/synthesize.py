@@ -30,12 +30,12 @@ from refed_dspy.programs.load import load_program, open_judge, refuse_bound_mode
 from refed_dspy.records import digest
 from refed_dspy.runs.plan import Plan, PlanSettings
 from refed_dspy.runs.result import Synthesis, end_at_cap, read_run, refresh_samples
-from refed_dspy.runs.scheduler import run
+from refed_dspy.runs.scheduler import run_plan
 from refed_dspy.runs.spec import RunSpec, begin_or_continue, pool_setup
 from refed_dspy.runs.worker import SynthesisWorker
 from refed_dspy.teachers import Teacher, TeacherLike, open_teacher
 from refed_dspy.teachers.by_stage import TeachersByStage, open_teachers, stages_of
-from refed_dspy.teachers.caps import CapSettings, CapsLeft, caps_left, lasting_caps
+from refed_dspy.teachers.caps import CapSettings, CapsLeft, check_caps, lasting_caps
 from refed_dspy.teachers.judge import in_role, judge_for
 from refed_dspy.teachers.recorded import Progress
 from refed_dspy.teachers.session import Session
@@ -99,7 +99,7 @@ DEFAULTS = RunSettings(
 
 
 def synthesize(program: ProgramLike = None, references: Any = "builtin", **settings: Unpack[RunSettings]) -> Synthesis:
-    """Make `size` samples and keep them in `run_dir`. If it is stopped at any moment, the same call goes on.
+    """Make `size` samples and keep them in `run_dir`. If it is stopped at any moment, the same call continues it.
 
     Args:
         program: a `ReferenceLevelFeedback`, the file or MLflow address of a saved one, or None for a new one.
@@ -113,9 +113,10 @@ def synthesize(program: ProgramLike = None, references: Any = "builtin", **setti
         run_dir: the run's folder; None: `refed-runs/` and a name made from everything that shapes the run, so that
             the same call again continues it.
         seed: for the order of references and, where a teacher takes a seed, for each call (0).
-        per_reference: at most so many samples of a reference before the next is opened.
-        max_cost: dollars the run may cost, over all its starts; never exceeded, not even by one call. At the cap the
-            run ends in order and this returns: see `Synthesis.stopped`. A cap once set stays; `math.inf` lifts it.
+        per_reference: at most so many samples of one reference in a round.
+        max_cost: dollars the run may cost, over all its starts; never exceeded, not even by one call, as long as the
+            provider keeps to `max_tokens`. At the cap the run ends cleanly and this returns: see `Synthesis.stopped`.
+            A cap once set stays; `math.inf` lifts it.
         max_calls: the same for calls, whatever becomes of them.
         max_minutes: the same for the time at work.
         max_failure_share: a stage failing at this share of its last 50 calls stops the run (0.5).
@@ -153,7 +154,7 @@ async def produce(
     on_progress: Callable[[Progress], None] | None = None,
     plan_settings: PlanSettings | None = None,
 ) -> Synthesis:
-    """Make the run in `folder` go on towards `size`.
+    """Continue the run in `folder` until `size` samples are kept.
 
     `plan_settings`: a smaller plan than the run's own. An estimate's pilot makes fewer samples, of a run whose folder
     records its full size.
@@ -161,17 +162,17 @@ async def produce(
     with ExitStack() as stack:
         reused_from = stack.enter_context(Ledger.read(spec.reuse)) if spec.reuse is not None else None
         ledger = stack.enter_context(Ledger.create(folder))
-        spec = replace(spec, limits=lasting_caps(ledger, spec.limits))
-        allowance = caps_left(ledger, spec.models, spec.limits)
+        spec = replace(spec, caps=lasting_caps(ledger, spec.caps))
+        caps_left = check_caps(ledger, spec.models, spec.caps)
         target = begin_or_continue(ledger, spec, size)
         begin_start(ledger)
         plan_settings = plan_settings or spec.plan_settings(target)
-        progress = _progress(ledger, spec, plan_settings.size, allowance.before)
+        progress = _progress(ledger, spec, plan_settings.size, caps_left.before)
         if on_progress is not None:
             on_progress(progress)
         session = Session(
             ledger=ledger,
-            recorder=RunRecorder(ledger, allowance.caps, allowance.before, spec.calls_a_sample),
+            recorder=RunRecorder(ledger, caps_left.caps, caps_left.before, spec.calls_a_sample),
             models=spec.models,
             progress=progress,
             policy=spec.policy,
@@ -179,7 +180,7 @@ async def produce(
             pool_setup=pool_setup(ledger, spec),
         )
         with tracking(folder, copy_run, spec.track, TRACKING_INTERVAL):
-            reached = await _run_plan(spec, session, allowance, plan_settings)
+            reached = await _run_plan(spec, session, caps_left, plan_settings)
             if reached is not None:
                 stopped = end_at_cap(folder, reached)
                 ledger.set_meta(stopped=stopped)
@@ -203,7 +204,7 @@ def prepare(program: ProgramLike, references: Any, **keywords: Unpack[RunSetting
     if unknown := sorted(set(keywords) - set(RunSettings.__annotations__)):
         raise TypeError(f"synthesize takes no {', '.join(unknown)}")
     settings: RunSettings = {**DEFAULTS, **keywords}
-    limits = _checked_caps(settings)
+    caps = _checked_caps(settings)
     module = _program(program)
     by_stage = open_teachers(settings["teacher"], settings["teachers"], stages_of(module))
     usable = load_references(references, settings["columns"])
@@ -220,7 +221,7 @@ def prepare(program: ProgramLike, references: Any, **keywords: Unpack[RunSetting
         seed=settings["seed"],
         per_reference=settings["per_reference"],
         max_failure_share=settings["max_failure_share"],
-        limits=limits,
+        caps=caps,
         reuse=None if reuse is None else Path(reuse),
         track=settings["track"],
         stage_teachers=by_stage,
@@ -255,7 +256,8 @@ def _default_folder(spec: RunSpec, by_stage: TeachersByStage) -> Path:
 def _screening(
     program: dspy.Module, by_stage: TeachersByStage, settings: RunSettings
 ) -> tuple[Screening, Teacher | None]:
-    """The run's filters, and the judge that they ask, if any does. Raises ConfigError for what can keep nothing."""
+    """The run's filters, and the judge that they ask, if any does. Raises ConfigError for a judge
+    that compares improved responses with plain ones, in a program that improves none."""
     judge_program = settings["judge_program"]
     opened_judge = None if judge_program is None else open_judge(judge_program)
     screening = Screening(build(check_filters(settings["filters"] or ()), settings["seed"], opened_judge))
@@ -274,28 +276,29 @@ def _screening(
 
 
 def _teacher_of_model(by_stage: TeachersByStage, judge: Teacher) -> Teacher:
-    """The teacher that is the judge's model, if there is one: that model would judge its own answers."""
+    """The teacher that is the judge's model, which would judge its own answers; else the first teacher."""
     return next((teacher for teacher in by_stage.teachers if teacher.model == judge.model), by_stage.first)
 
 
 async def _run_plan(
-    spec: RunSpec, session: Session, allowance: CapsLeft, plan_settings: PlanSettings
+    spec: RunSpec, session: Session, caps_left: CapsLeft, plan_settings: PlanSettings
 ) -> CapReached | None:
     """Run the plan to its end, or to the first cap, which is returned. Raises as `Session.open`."""
     ledger, plan = session.ledger, Plan(plan_settings)
     plan.restore(ledger.kept(), ledger.proposals(), ledger.used(), ledger.open_instructions())
-    if plan.reached:
+    if plan.complete:
         return None
     _warn_of_small_batches(spec)
     highest = max(model.least or 0 for model in spec.models.values())
-    worker = SynthesisWorker(spec.stages, spec.references, session.first, spec.screening, highest)
+    worker = SynthesisWorker(spec.synthesis_program, spec.references, session.first, spec.screening, highest)
     folder = shlex.quote(str(ledger.path.parent))
     next_step = f"go on with: refed resume {folder}" if spec.work == "run" else "the same command goes on"
-    async with session.open(allowance, lambda: f"{ledger.kept()} samples are kept; {next_step}"):
-        await run(plan, worker, spec.slots, allowance.grace)
-    if session.reached is not None:
-        return session.reached
-    if not plan.reached:
+    async with session.open(caps_left, lambda: f"{ledger.kept()} samples are kept; {next_step}"):
+        # In here `programs.asking.ask` finds the session's recorded teachers through a context variable.
+        await run_plan(plan, worker, spec.slots, caps_left.grace)
+    if session.cap_reached is not None:
+        return session.cap_reached
+    if not plan.complete:
         log.warning(
             "the references gave %d of %d samples: each of them failed, or gave nothing new in three rounds",
             plan.kept,

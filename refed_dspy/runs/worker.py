@@ -28,8 +28,8 @@ class SynthesisWorker:
         screening: Screening | None = None,
         worst_case: int = 0,
     ) -> None:
-        """`worst_case`: picodollars a call, the highest of the models' lowest worst cases; used until calls were
-        settled."""
+        """`worst_case`: picodollars that a call is assumed to cost until some have been settled: the largest of the
+        models' least worst cases (`Teacher.least`)."""
         self._worst_case = worst_case
         self.program, self.references, self.recorded = program, references, recorded
         self.ledger, self.progress = recorded.ledger, recorded.progress
@@ -68,7 +68,7 @@ class SynthesisWorker:
         return list(added.new)
 
     async def respond(self, unit: Respond) -> bool:
-        item = str(unit.instruction)
+        item = str(unit.instruction_id)
         decisions = await self.screening.judge_instruction(unit.text, item)
         kept = all(decision.kept for decision in decisions)
         if kept:
@@ -79,7 +79,7 @@ class SynthesisWorker:
             kept = all(decision.kept for decision in decisions)
         self.screening.count_sample(decisions)
         outcome = sampled if kept else unusable
-        rows = [*outcome(unit.instruction, unit.round), *decided(unit.instruction, decisions)]
+        rows = [*outcome(unit.instruction_id, unit.round), *decided(unit.instruction_id, decisions)]
         await self.recorded.recorder.group.commit(rows)
         if kept:
             self.progress.kept += 1
@@ -88,11 +88,11 @@ class SynthesisWorker:
             self.screening.check_hope()
         return kept
 
-    def unusable(self, unit: Respond, error: RowError) -> None:
+    def response_failed(self, unit: Respond, error: RowError) -> None:
         if error.final:
-            self.recorded.recorder.group.post(unusable(unit.instruction, unit.round))
+            self.recorded.recorder.group.post(unusable(unit.instruction_id, unit.round))
 
-    def fruitless(self, unit: Propose, error: RowError) -> None:
+    def proposal_failed(self, unit: Propose, error: RowError) -> None:
         if error.final:
             self.ledger.commit_proposal(unit.reference, unit.feature, unit.round, (), 0, self._barred)
 

@@ -58,7 +58,7 @@ class CapsLeft:
 
     @asynccontextmanager
     async def minutes(self) -> AsyncIterator[None]:
-        """End the work inside the block while just enough time is left to end it in order.
+        """End the work inside the block while just enough time is left to end it cleanly.
 
         Raises CapReached when the time ran out.
         """
@@ -98,7 +98,7 @@ def refuse_left_batches(ledger: Ledger, models: Iterable[Teacher]) -> None:
             )
 
 
-def caps_left(ledger: Ledger, models: Mapping[str, Teacher], limits: CapSettings) -> CapsLeft:
+def check_caps(ledger: Ledger, models: Mapping[str, Teacher], limits: CapSettings) -> CapsLeft:
     """What a start may use with these models (role → model). Nothing is written.
 
     Raises:

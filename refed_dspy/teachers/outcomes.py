@@ -127,6 +127,8 @@ def is_transient(error: BaseException) -> bool:
 
 def error_to_raise(error: LM15Error, endpoint: str, key: str | None, answered: bool) -> BaseException:
     """The error to raise, without the key: one of `programs.lm_errors` where DSPy has no type for it."""
+    if _is_filter(error):
+        return AnswerRefused("declined by a content filter")
     error.message = without_key(error.message, key)
     error.args = tuple(without_key(arg, key) if isinstance(arg, str) else arg for arg in error.args)
     if isinstance(error, TransportError) and isinstance(error.__cause__, ConnectError):
@@ -137,8 +139,6 @@ def error_to_raise(error: LM15Error, endpoint: str, key: str | None, answered: b
         return NotAnApi(
             f"{endpoint} answered with something that is no API's answer: {_first_paragraph(error.message)}"
         )
-    if _is_filter(error):
-        return AnswerRefused("declined by a content filter")
     error.message = _first_paragraph(error.message)
     if _PAGE.search(error.message):
         error.message = f"answered HTTP {error.status} with a web page"

@@ -37,7 +37,7 @@ from refed_dspy.records import Call, digest
 from refed_dspy.teachers import Teacher
 from refed_dspy.teachers.outcomes import reserved
 
-ENOUGH_TO_JUDGE = 20
+LEAST_CALLS = 20
 RECENT = 50
 """A stage's failure share is taken over its last 50 calls, once there are 20: a teacher may also fail later on."""
 
@@ -46,7 +46,7 @@ _KINDS = {kind.kind: kind for kind in (MalformedAnswer, CutAnswer, RefusedAnswer
 
 @dataclass
 class Progress:
-    """How far a run is, for whoever watches. Counts of this process, except `kept`."""
+    """How far a run is, for whoever watches: counts of this process, but all starts' `kept`, `cost` and `unpriced`."""
 
     size: int
     kept: int = 0
@@ -59,7 +59,7 @@ class Progress:
     unpriced: int = 0
     """Calls whose price is unknown."""
     priced: bool = True
-    """Whether the teacher's price is known."""
+    """Whether the price of every model at work is known."""
     failed: Counter[str] = field(default_factory=Counter)
     started: float = field(default_factory=time.monotonic)
     kept_at_start: int = 0
@@ -245,7 +245,7 @@ class RecordedTeacher:
         recent = self._recent[stage]
         recent.append(False)
         failed = recent.count(False)
-        if len(recent) >= ENOUGH_TO_JUDGE and failed / len(recent) >= self.max_failure_share:
+        if len(recent) >= LEAST_CALLS and failed / len(recent) >= self.max_failure_share:
             share = self.max_failure_share
             raise RunStopped(
                 f"{stage} failed in {failed} of its last {len(recent)} calls, the last one {error.kind}: "

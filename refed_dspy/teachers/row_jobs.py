@@ -18,7 +18,7 @@ from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.recorder import RunRecorder
 from refed_dspy.ledger.spending import begin_start
 from refed_dspy.teachers import Teacher
-from refed_dspy.teachers.caps import CapSettings, CapsLeft, caps_left, lasting_caps
+from refed_dspy.teachers.caps import CapSettings, CapsLeft, check_caps, lasting_caps
 from refed_dspy.teachers.recorded import CallPolicy, Progress
 from refed_dspy.teachers.session import Session
 
@@ -49,7 +49,7 @@ def resume_hint(folder: Path) -> str:
 async def row_job(
     folder: Path, job: RowJob, watch: Callable[[Progress], None] | None = None
 ) -> AsyncIterator[tuple[Session, CapsLeft]]:
-    """The session in `folder`, its models running. At a cap the block ends in order; `Session.reached` says which.
+    """The session in `folder`, its models running. At a cap the block ends cleanly; `Session.cap_reached` says which.
 
     Raises:
         RunDirError: the folder holds other work.
@@ -59,7 +59,7 @@ async def row_job(
     with Ledger.create(folder) as ledger:
         refuse_other_work(ledger, job.work)  # first: the caps and costs of other work mean nothing here
         caps = lasting_caps(ledger, job.caps)
-        remaining = caps_left(ledger, job.models, caps)
+        remaining = check_caps(ledger, job.models, caps)
         _begin_or_continue(ledger, job, caps)
         begin_start(ledger)
         progress = Progress(job.rows, cost=remaining.before.cost, unit="rows")

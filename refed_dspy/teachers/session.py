@@ -26,7 +26,8 @@ LEAN = {"disable_history": True, "trace": None, "max_trace_size": 0, "track_usag
 
 
 class Session:
-    """Role → model. The first one answers, unless a stage asks for another role (`programs.asking.as_role`)."""
+    """A folder's models at work under one budget: role → model. The first one answers, unless a stage asks for another
+    role (`programs.asking.as_role`)."""
 
     def __init__(
         self,
@@ -56,7 +57,7 @@ class Session:
             self._members = members_of(of_model, pool_setup.clock)
             self._answerer = pool_setup.answerer(self._members)
             self.answerers = {role: Pool([(self._members[id(model)], 1.0)]) for role, model in models.items()}
-        self.reached: CapReached | None = None
+        self.cap_reached: CapReached | None = None
         """What ended the work at a cap, or None."""
 
     @property
@@ -65,7 +66,7 @@ class Session:
 
     @asynccontextmanager
     async def open(self, remaining: CapsLeft, resume_hint: Callable[[], str]) -> AsyncIterator[None]:
-        """The models run inside the block and answer there. At a cap the block ends in order, and `reached` says so.
+        """The models run inside the block and answer there. At a cap the block ends cleanly, and `reached` says so.
 
         Where the time of `max_minutes` is used up already, recorded answers are returned and nothing is begun.
         `resume_hint`: what is kept, and the command that resumes the work, for messages.
@@ -106,7 +107,7 @@ class Session:
                     f"{reached.cap}: below the worst case of the first call, {dollars(reached.worst)}: raise it, or "
                     "lower the teacher's max_tokens"
                 ) from None
-            self.reached = reached or CapReached("max_minutes")
+            self.cap_reached = reached or CapReached("max_minutes")
         except NothingKept:
             raise
         except (

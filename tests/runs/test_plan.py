@@ -60,7 +60,7 @@ class SimulatedWorker:
             case Respond():
                 self.calls["respond"] += 2
                 kept = self.keeps(unit)
-                del self.open[unit.instruction]
+                del self.open[unit.instruction_id]
                 self.samples_of[unit.reference] += kept
                 self.used[unit.reference, unit.round] += kept
                 self.plan.responded(unit, kept)
@@ -139,7 +139,7 @@ def test_a_reference_that_gives_nothing_new_in_three_rounds_retires() -> None:
     worker = SimulatedWorker(Plan(settings(100, references=2)))
     worker.gives = lambda unit: 10 if unit.round == 0 else 0
     worker.run()
-    assert worker.plan.kept == 40 and not worker.plan.reached
+    assert worker.plan.kept == 40 and not worker.plan.complete
     assert Counter(p[2] for p in worker.proposals) == {0: 4, 1: 4, 2: 4, 3: 4}
 
 
@@ -154,7 +154,7 @@ def test_nothing_studied_ends_short() -> None:
     worker = SimulatedWorker(Plan(settings(60, references=4)))
     worker.studies = lambda unit: False
     worker.run()
-    assert worker.plan.kept == 0 and not worker.plan.reached
+    assert worker.plan.kept == 0 and not worker.plan.complete
 
 
 def test_same_seed_same_plan() -> None:

@@ -144,7 +144,7 @@ def test_no_more_is_handed_out_than_the_cap_allows() -> None:
     for number, unit in enumerate(wave[:200]):
         plan.responded(unit, kept=number % 2 == 0)
     plan.look_ahead(0)
-    assert plan.next_unit() is None and not plan.reached
+    assert plan.next_unit() is None and not plan.complete
     plan.look_ahead(5)
     assert 5 <= len(handed(plan, ids)) <= 15
     plan.look_ahead(None)

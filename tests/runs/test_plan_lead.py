@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from refed_dspy.runs.plan import Plan, PlanSettings, Propose, Respond, Study
-from refed_dspy.runs.scheduler import run
+from refed_dspy.runs.scheduler import run_plan
 
 
 def lead_settings(size: int, lead: bool = True) -> PlanSettings:
@@ -40,10 +40,10 @@ class CachingWorker:
 
     async def respond(self, unit: Respond) -> bool:
         await self._ask(("respond", unit.reference, unit.round))
-        return not (self.fails and unit.instruction % 2)
+        return not (self.fails and unit.instruction_id % 2)
 
-    def unusable(self, unit: Respond, error: Any) -> None: ...
-    def fruitless(self, unit: Propose, error: Any) -> None: ...
+    def response_failed(self, unit: Respond, error: Any) -> None: ...
+    def proposal_failed(self, unit: Propose, error: Any) -> None: ...
     def affordable(self) -> int | None:
         return None
 
@@ -53,7 +53,7 @@ class CachingWorker:
 def simulated_run(size: int, lead: bool, slots: int = 40, fails: bool = False) -> CachingWorker:
     made = CachingWorker(fails)
     plan = Plan(lead_settings(size, lead))
-    asyncio.run(run(plan, made, slots))
+    asyncio.run(run_plan(plan, made, slots))
     assert plan.kept == size
     return made
 

@@ -152,7 +152,7 @@ async def test_what_is_paid_for_comes_first_whatever_ends_the_rest(server: Simul
     seen: list[Progress] = []
     session = await worked(tmp_path, job(models, caps={"max_calls": 4}), [0, 1, 2, 3, 4], work, slots=1, seen=seen)
     assert done == [1, 2, 3, 4] and server.stats()["requests"] == 4
-    assert session.reached is not None and session.reached.cap == "max_calls"
+    assert session.cap_reached is not None and session.cap_reached.cap == "max_calls"
     assert seen[0].kept_at_start == 0, "this work counts nothing as kept"
 
 
@@ -230,18 +230,18 @@ async def test_a_cap_ends_the_work_in_order_and_stays(server: SimulatedTeacher, 
     models = {"teacher": open_teacher(config(server))}
     for _ in range(2):
         session = await worked(tmp_path, job(models, caps={"max_calls": 3}), range(6), question_only, slots=1)
-        assert session.reached is not None and session.reached.cap == "max_calls"
+        assert session.cap_reached is not None and session.cap_reached.cap == "max_calls"
     session = await worked(tmp_path, job(models), range(6), question_only)
-    assert session.reached is not None and server.stats()["requests"] == 3, "a cap that was given stays"
+    assert session.cap_reached is not None and server.stats()["requests"] == 3, "a cap that was given stays"
     session = await worked(tmp_path, job(models, caps={"max_calls": 100}), range(6), question_only)
-    assert session.reached is None and server.stats()["requests"] == 6
+    assert session.cap_reached is None and server.stats()["requests"] == 6
 
 
 async def test_minutes_are_over_all_starts(server: SimulatedTeacher, tmp_path: Path) -> None:
     server.control(latency=0.05)
     models = {"teacher": open_teacher(config(server))}
     session = await worked(tmp_path, job(models, caps={"max_minutes": 0.01}), range(200), question_only, slots=4)
-    assert session.reached is not None and session.reached.cap == "max_minutes"
+    assert session.cap_reached is not None and session.cap_reached.cap == "max_minutes"
     asked = server.stats()["requests"]
     assert 0 < asked < 100
     await worked(tmp_path, job(models, caps={"max_minutes": 0.01}), range(200), question_only, slots=4)

@@ -90,7 +90,7 @@ async def _filter(
 
     async def ask_judge(judge_filter: JudgeFilter, rows: Sequence[DataRow]) -> dict[int, Decision]:
         decisions: dict[int, Decision] = {}
-        async with row_job(folder, _job(models, len(rows), folder, config, identity), watch) as (session, allowance):
+        async with row_job(folder, _job(models, len(rows), folder, config, identity), watch) as (session, caps_left):
             session.progress.unit = "rows"
 
             async def judge(row: DataRow) -> None:
@@ -98,9 +98,9 @@ async def _filter(
                     decisions[row.number] = decision
                 session.progress.kept += 1
 
-            await for_each_row(session, rows, judge, models["judge"].concurrency, allowance.grace)
-        if session.reached is not None:
-            stopped.append(session.reached.cap)
+            await for_each_row(session, rows, judge, models["judge"].concurrency, caps_left.grace)
+        if session.cap_reached is not None:
+            stopped.append(session.cap_reached.cap)
         elif reason := judge_filter.hopeless():
             raise RunStopped(reason)
         return decisions

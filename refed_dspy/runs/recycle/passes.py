@@ -18,7 +18,7 @@ from refed_dspy.programs.asking import Question, answered_by
 from refed_dspy.programs.reflection import Improved, Recycled, Reflected, ReflectionTuning
 from refed_dspy.records import DataRow
 from refed_dspy.runs.recycle.select import Selected, choose, select
-from refed_dspy.teachers.caps import caps_left, lasting_caps
+from refed_dspy.teachers.caps import check_caps, lasting_caps
 from refed_dspy.teachers.recorded import Progress, key_function, remembered
 from refed_dspy.teachers.row_jobs import RowJob, for_each_row, row_job
 
@@ -60,16 +60,16 @@ class Passes:
             raise RunStopped(f"{error}{hint}") from error
 
     async def _ask(self, rows: Sequence[DataRow], work: Work[T], done: dict[int, T], unit: str) -> str:
-        async with row_job(self.folder, self.job, self.watch) as (session, allowance):
+        async with row_job(self.folder, self.job, self.watch) as (session, caps_left):
             session.progress.unit = unit
 
             async def work_on(row: DataRow) -> None:
                 done[row.number] = await work(row)
                 session.progress.kept += 1
 
-            await for_each_row(session, rows, work_on, self.job.models["teacher"].concurrency, allowance.grace)
+            await for_each_row(session, rows, work_on, self.job.models["teacher"].concurrency, caps_left.grace)
         self._answered = self._answered or session.first.answered
-        return session.reached.cap if session.reached else ""
+        return session.cap_reached.cap if session.cap_reached else ""
 
     def recall(self, rows: Sequence[DataRow], work: Work[T], done: dict[int, T]) -> None:
         """As `ask`, but only for the rows whose answers are all in the ledger: no call is made."""
@@ -102,8 +102,8 @@ class Passes:
     async def _check_minutes(self) -> None:
         """Raises CapReached if no minute is left for another pass."""
         with Ledger.read(self.folder) as ledger:
-            allowance = caps_left(ledger, self.job.models, lasting_caps(ledger, self.job.caps))
-        async with allowance.minutes():
+            caps_left = check_caps(ledger, self.job.models, lasting_caps(ledger, self.job.caps))
+        async with caps_left.minutes():
             pass
 
     def out_of_time(self) -> str:

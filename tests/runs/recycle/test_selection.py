@@ -172,8 +172,8 @@ class TopicWriter(Reflecting):
 
 def passes(folder: Path, writer: Writer, concurrency: int = 8, max_minutes: float | None = None) -> Passes:
     teacher = replace(open_teacher(fake_lm(writer)), concurrency=concurrency)
-    limits = CapSettings(max_cost=None, max_calls=None, max_minutes=max_minutes)
-    return Passes(ReflectionTuning(), folder, RowJob("recycling", {}, {"teacher": teacher}, limits, 6, "go on"), None)
+    caps = CapSettings(max_cost=None, max_calls=None, max_minutes=max_minutes)
+    return Passes(ReflectionTuning(), folder, RowJob("recycling", {}, {"teacher": teacher}, caps, 6, "go on"), None)
 
 
 ROWS = load_dataset(references(6)).rows
