@@ -19,7 +19,6 @@ from refed_dspy.cli.options import (
     ProgramOption,
     ReferencesOption,
     RunDir,
-    SeedOption,
     TeacherOption,
     reporting,
 )
@@ -54,7 +53,9 @@ def compile_(
     evaluations: Annotated[int | None, typer.Option(help="About how often a candidate is scored.", metavar="N")] = None,
     program: ProgramOption = None,
     config: ConfigOption = None,
-    seed: SeedOption = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Seed of the split and the optimizer.", metavar="N", show_default="0")
+    ] = None,
     name: Annotated[
         str | None, typer.Option(help="The registered model's name.", metavar="NAME", show_default="refed")
     ] = None,

@@ -83,7 +83,7 @@ def _cost_lines(status: Mapping[str, Any]) -> list[str]:
         cost = money(sum(stage["in_flight_cost"] for stage in usage))
         line += f"; {cost} of it set aside for {in_flight} calls in flight"
     if reserved := sum(stage["reserved"] for stage in usage):
-        line += f"; {money(reserved)} of it set aside for calls that never told"
+        line += f"; {money(reserved)} of it set aside for calls that never reported their tokens"
     if status["price_source"]:
         line += f" (prices of {status['price_source']})"
     lines = [line]

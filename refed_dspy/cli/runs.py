@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -139,20 +140,18 @@ def status(run_dir: RunDir, as_json: JsonOption = False) -> None:
 
     with Ledger.read(run_dir) as ledger:
         holds = ledger.holds()
+        to_lines: Callable[[dict[str, Any]], list[str]]
         if holds == "compile":
-            facts = compile_status(ledger)
-            lines = compile_lines(facts)
+            facts, to_lines = compile_status(ledger), compile_lines
         elif holds in _OF_SAMPLES:
-            facts = full_status(ledger)
-            lines = run_lines(facts)
+            facts, to_lines = full_status(ledger), run_lines
         else:
-            facts = work_status(ledger)
-            lines = work_lines(facts)
+            facts, to_lines = work_status(ledger), work_lines
         facts["batches"] = left_batches(ledger)
     if as_json:
         typer.echo(json.dumps(facts, ensure_ascii=False, indent=2))
         return
-    typer.echo("\n".join([*lines, *(f"waits for {batch_line(batch)}" for batch in facts["batches"])]))
+    typer.echo("\n".join([*to_lines(facts), *(f"waits for {batch_line(batch)}" for batch in facts["batches"])]))
 
 
 @app.command()

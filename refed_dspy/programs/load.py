@@ -43,6 +43,10 @@ def load_program(
     Raises:
         ConfigError: there is none, or it fits neither `features` nor the module.
     """
+    if not isinstance(source, str | Path):
+        raise ConfigError(
+            f"load_program: {type(source).__name__} is no file and no MLflow address; load into a module with into="
+        )
     if into is not None:
         load_into(into, source)
         return into

@@ -227,7 +227,7 @@ def test_what_was_charged_unseen_is_told_apart(home: Path, server: SimulatedTeac
     server.control(faults={"nousage": 0.3}, seed=2)
     synth("--size", 10)
     [line] = [line for line in refed("status", "run").stdout.splitlines() if line.startswith("dollars: ")]
-    assert "set aside for calls that never told" in line
+    assert "set aside for calls that never reported their tokens" in line
     status = facts()
     reserved = sum(use["reserved"] for use in status["usage"].values())
     assert 0 < reserved < status["cost"] and sum(use["unknown"] for use in status["usage"].values()) > 0

@@ -52,6 +52,21 @@ def refusal(path: Path | str, **more: Any) -> str:
     return str(raised.value)
 
 
+def test_into_loads_a_module_of_any_kind_and_returns_it(tmp_path: Path) -> None:
+    judge = PairwiseJudge()
+    judge.compare.signature = judge.compare.signature.with_instructions("Prefer what is shorter.")
+    save_program(judge, tmp_path / "judge.json")
+    fresh = PairwiseJudge()
+    assert load_program(tmp_path / "judge.json", into=fresh) is fresh
+    assert fresh.compare.signature.instructions == "Prefer what is shorter."
+
+
+def test_a_module_in_the_place_of_the_source_is_one_line() -> None:
+    assert refusal(PairwiseJudge()) == (  # type: ignore[arg-type]
+        "load_program: PairwiseJudge is no file and no MLflow address; load into a module with into="
+    )
+
+
 def test_a_program_is_what_it_was(tmp_path: Path) -> None:
     opened = load_program(saved(tmp_path))
     assert opened.features == FEATURES and opened.instructions_per_feature == 3
