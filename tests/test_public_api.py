@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import pickle
 import subprocess
 import sys
 import time
+
+import pytest
 
 import refed_dspy
 from refed_dspy import errors
@@ -28,6 +31,17 @@ sys.exit(f"imported: {loaded}" if loaded else 0)
 def test_every_public_name_exists() -> None:
     for name in refed_dspy.__all__:
         assert getattr(refed_dspy, name) is not None
+
+
+def test_only_the_public_names_are_listed_and_no_other_is_there() -> None:
+    assert dir(refed_dspy) == sorted([*refed_dspy.__all__, "__version__"]) and len(refed_dspy.__all__) <= 26
+    with pytest.raises(AttributeError, match="'refed_dspy' has no attribute 'synthesise'"):
+        refed_dspy.synthesise  # type: ignore[attr-defined]  # noqa: B018
+
+
+def test_a_cap_survives_a_pickle() -> None:
+    copied = pickle.loads(pickle.dumps(errors.CapReached("max_cost", 5)))
+    assert (copied.cap, copied.worst, str(copied)) == ("max_cost", 5, "max_cost is reached")
 
 
 def test_importing_reads_no_network_and_none_of_the_heavy_libraries() -> None:
