@@ -78,7 +78,7 @@ class Gateway:
     def lm(self, role: str) -> dspy.LM:
         """The language model of a role, for DSPy. It asks through this gateway."""
         model = self.models[role]
-        engines = {"engine": SyncEngine(self, model), "async_engine": AsyncEngine(self, model)}
+        engines = {"engine": SyncEngine(self.submit, model), "async_engine": AsyncEngine(self.submit, model)}
         kwargs = {k: v for k, v in model.lm.kwargs.items() if k not in _CONNECTION_SETTINGS and v is not None}
         if "max_completion_tokens" in kwargs:  # how dspy.LM keeps max_tokens of a reasoning model
             kwargs["max_tokens"] = kwargs.pop("max_completion_tokens")

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeAlias
 
 import dspy
 from dspy.lm15 import Request, Response
 
-if TYPE_CHECKING:
-    from refed_dspy.optimizers.gateway import Gateway
-    from refed_dspy.optimizers.models import CompileModel
+from refed_dspy.optimizers.models import CompileModel
 
+Submit: TypeAlias = Callable[[CompileModel, Request, int], "Future[Response]"]
+"""`Gateway.submit`: model, request and repetition number, from any thread."""
 FIRST_OF_SEVERAL = 1_000_000
 """Where the repetition numbers of a call for several answers begin: no `rollout_id` gets that high."""
 _answer_numbers: ContextVar[Iterator[int] | None] = ContextVar("refed_several", default=None)
@@ -27,8 +27,8 @@ class _Engine:
 
     supports_function_calling = False
 
-    def __init__(self, gateway: Gateway, model: CompileModel, repetition: int = 0) -> None:
-        self.gateway, self.model, self.repetition = gateway, model, repetition
+    def __init__(self, submit: Submit, model: CompileModel, repetition: int = 0) -> None:
+        self.submit, self.model, self.repetition = submit, model, repetition
         engine = model.lm.direct_engine if model.teacher.reports_calls else model.lm
         self.supports_response_schema = bool(engine.supports_response_schema)
         self.supported_params = frozenset(engine.supported_params)
@@ -39,7 +39,7 @@ class _Engine:
     def _submitted(self, request: Request) -> Future[Response]:
         counter = _answer_numbers.get()
         number = 0 if counter is None else next(counter)
-        return self.gateway.submit(self.model, request, self.repetition + number * FIRST_OF_SEVERAL)
+        return self.submit(self.model, request, self.repetition + number * FIRST_OF_SEVERAL)
 
 
 class SyncEngine(_Engine):
@@ -74,8 +74,8 @@ class GatewayLM(dspy.LM):
         engine = self.engine
         if "rollout_id" in kwargs and isinstance(engine, SyncEngine):
             repetition = int(kwargs["rollout_id"] or 0)
-            kwargs["engine"] = SyncEngine(engine.gateway, engine.model, repetition)
-            kwargs["async_engine"] = AsyncEngine(engine.gateway, engine.model, repetition)
+            kwargs["engine"] = SyncEngine(engine.submit, engine.model, repetition)
+            kwargs["async_engine"] = AsyncEngine(engine.submit, engine.model, repetition)
         copied: GatewayLM = super().copy(**kwargs)
         return copied
 
