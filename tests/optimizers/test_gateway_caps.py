@@ -110,11 +110,12 @@ def test_a_deadline_in_the_past_sends_nothing(server: SimulatedTeacher, tmp_path
 
 async def test_the_cap_comes_through_predict_as_it_is(server: SimulatedTeacher, tmp_path: Path) -> None:
     with opened(tmp_path, Caps(max_calls=1), teacher=config(server)) as gateway:
-        lm = gateway.lm("teacher")
-        await asyncio.to_thread(ask_text, lm)
         asked = []
         submit = gateway.submit
         gateway.submit = lambda *a: asked.append(a) or submit(*a)  # type: ignore[method-assign, func-returns-value]
+        lm = gateway.lm("teacher")
+        await asyncio.to_thread(ask_text, lm)
+        asked.clear()
         for adapter in (None, dspy.ChatAdapter(), dspy.JSONAdapter()):
             with dspy.context(lm=lm, adapter=adapter):
                 with pytest.raises(LMCapReached) as sync_error:
