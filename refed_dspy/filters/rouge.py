@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from refed_dspy.errors import ConfigError, one_line
 from refed_dspy.filters.base import Decision
-from refed_dspy.metrics.rouge import Alphabet, Feature, Index, f_measure, features_of, lcs, token_counts, tokens
+from refed_dspy.metrics.rouge import Alphabet, Feature, Index, features_of, tokens
 from refed_dspy.records import DataRow
 
 THRESHOLD = 0.7
@@ -101,13 +101,6 @@ class RougeFilter:
 def preview(text: str) -> str:
     """The beginning of `text` on one line, at most 80 characters."""
     return one_line(text[: 5 * SHOWN], SHOWN)
-
-
-def rouge_l(text: str, other: str) -> float:
-    """The ROUGE-L F of two texts, 0 to 1: exactly the float of `rouge-score`, in either order."""
-    alphabet = Alphabet()
-    first, second = alphabet.encode(text).codes, alphabet.encode(other).codes
-    return float(f_measure(lcs(first, [second]), len(first), token_counts([second]))[0])
 
 
 def _checked(threshold: float) -> float:

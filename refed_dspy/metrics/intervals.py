@@ -115,17 +115,6 @@ def is_gain(gain: Interval, *, least_clusters: int = MIN_CLUSTERS) -> bool:
     return gain.clusters >= least_clusters and gain.low > _ROUNDING
 
 
-def proportion_interval(successes: int, trials: int, confidence: float = 0.95) -> Interval:
-    """The share of successes with Wilson's interval; every trial is a cluster. Raises ValueError without a trial."""
-    from scipy.stats import binomtest
-
-    _checked_confidence(confidence)
-    if trials < 1 or not 0 <= successes <= trials:
-        raise ValueError(f"{successes} of {trials} is no share; give 0 to `trials` successes of at least one trial")
-    wilson = binomtest(successes, trials).proportion_ci(confidence, method="wilson")
-    return Interval(successes / trials, float(wilson.low), float(wilson.high), trials, trials)
-
-
 def correlations(predicted: Sequence[float], observed: Sequence[float]) -> Correlation:
     """Pearson's r, Spearman's rho and Kendall's tau-b; all None for fewer than 3 pairs or where a side is constant.
 

@@ -12,8 +12,17 @@ import pytest
 from benchmarks import rouge as benchmark
 from refed_dspy.errors import ConfigError
 from refed_dspy.filters.base import Decision, TextFilter
-from refed_dspy.filters.rouge import Match, RougeFilter, preview, rouge_l, select
-from refed_dspy.metrics.rouge import Alphabet, Index, features_of, self_rouge, tokens
+from refed_dspy.filters.rouge import Match, RougeFilter, preview, select
+from refed_dspy.metrics.rouge import (
+    Alphabet,
+    Index,
+    f_measure,
+    features_of,
+    lcs,
+    self_rouge,
+    token_counts,
+    tokens,
+)
 from refed_dspy.records import DataRow
 
 HOSTILE = [
@@ -76,6 +85,13 @@ def row(instruction: str, number: int = 1) -> DataRow:
 
 
 # --- tokens and F
+
+
+def rouge_l(text: str, other: str) -> float:
+    """The F of two texts as the index computes it."""
+    alphabet = Alphabet()
+    first, second = alphabet.encode(text).codes, alphabet.encode(other).codes
+    return float(f_measure(lcs(first, [second]), len(first), token_counts([second]))[0])
 
 
 def test_tokens_are_those_of_the_package() -> None:

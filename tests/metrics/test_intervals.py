@@ -18,7 +18,6 @@ from refed_dspy.metrics.intervals import (
     is_gain,
     mean_interval,
     paired_gain,
-    proportion_interval,
 )
 
 EIGHT = [0.05, -0.02, 0.13, 0.22, 0.31, -0.11, 0.07, 0.18]
@@ -162,8 +161,6 @@ def test_a_confidence_lies_between_none_and_certainty(confidence: float) -> None
         mean_interval(EIGHT, confidence=confidence)
     with pytest.raises(ValueError, match="confidence"):
         mean_interval([1.0], confidence=confidence)
-    with pytest.raises(ValueError, match="confidence"):
-        proportion_interval(1, 2, confidence)
 
 
 # --- gains
@@ -241,29 +238,6 @@ def test_the_interval_holds_the_truth_as_often_as_it_says(clusters: int, monkeyp
     rng = np.random.default_rng(2)
     intervals = [mean_interval(rng.normal(1.0, 0.5, clusters).tolist()) for _ in range(300)]
     assert 0.92 <= sum(interval.low <= 1.0 <= interval.high for interval in intervals) / 300 <= 0.98
-
-
-# --- shares
-
-
-def test_wilsons_interval_by_hand() -> None:
-    interval, z = proportion_interval(8, 10), 1.959964
-    middle, half = (0.8 + z * z / 20) / (1 + z * z / 10), z * math.sqrt(0.016 + z * z / 400) / (1 + z * z / 10)
-    assert (interval.mean, interval.n, interval.clusters) == (0.8, 10, 10)
-    assert [interval.low, interval.high] == pytest.approx([middle - half, middle + half])
-
-
-def test_a_share_stays_between_none_and_all() -> None:
-    none, every = proportion_interval(0, 20), proportion_interval(20, 20)
-    assert none.low == pytest.approx(0) and 0.1 < none.high < 0.2
-    assert every.high == pytest.approx(1) and every.low == pytest.approx(1 - none.high)
-    assert proportion_interval(5, 10, 0.8).low > proportion_interval(5, 10).low
-
-
-@pytest.mark.parametrize(("successes", "trials"), [(0, 0), (3, 2), (-1, 5), (1, -1)])
-def test_what_is_no_share_is_refused(successes: int, trials: int) -> None:
-    with pytest.raises(ValueError, match="is no share"):
-        proportion_interval(successes, trials)
 
 
 # --- correlations
