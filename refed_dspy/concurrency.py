@@ -1,14 +1,15 @@
 """Helpers for asyncio: running a coroutine from ordinary code, also in a notebook whose event loop runs already; tasks
-that end together; and fewer garbage collections during a run."""
+that end together; so much work at once and no more; and fewer garbage collections during a run."""
 
 from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import AsyncIterator, Coroutine, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from concurrent.futures import Future, wait
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import copy_context
+from itertools import islice
 from threading import Lock, Thread
 from typing import Any, TypeVar
 
@@ -97,7 +98,34 @@ GRACE = 2.0
 """Seconds that calls in flight may take to finish when the run must stop: their answers are paid for."""
 
 
-async def finish_or_cancel(running: set[asyncio.Task[None]], grace: float) -> None:
+async def keep_running(
+    refill: Callable[[], Iterator[Awaitable[None]]], at_once: int, stop: Callable[[], None], grace: float = GRACE
+) -> None:
+    """Keep `at_once` pieces of work running for as long as `refill`, called whenever one has ended, gives any.
+
+    Of each iterator only as many are taken as have room. Raises whatever a piece of work raises first: then, and where
+    this is cancelled, `stop` is called, and those in flight get `grace` seconds before they are cancelled.
+    """
+    running: set[asyncio.Task[None]] = set()
+    ended: asyncio.Queue[asyncio.Task[None]] = asyncio.Queue()
+    try:
+        while True:
+            for work in islice(refill(), at_once - len(running)):
+                task = asyncio.ensure_future(work)
+                task.add_done_callback(ended.put_nowait)
+                running.add(task)
+            if not running:
+                return
+            done = await ended.get()
+            running.discard(done)
+            done.result()
+    except BaseException:
+        stop()
+        await _finish_or_cancel(running, grace)
+        raise
+
+
+async def _finish_or_cancel(running: set[asyncio.Task[None]], grace: float) -> None:
     """Let the `running` tasks finish for `grace` seconds, then cancel them, and wait until they have ended.
 
     Their exceptions are ignored: they have the same cause as the stop, which is being raised already.

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
+from collections.abc import Awaitable, Iterator
 from typing import Protocol
 
-from refed_dspy.concurrency import GRACE, finish_or_cancel
+from refed_dspy.concurrency import GRACE, keep_running
 from refed_dspy.errors import RowError
 from refed_dspy.runs.plan import Plan, Propose, Respond, Study, Unit
 
@@ -47,29 +47,13 @@ async def run_plan(plan: Plan, worker: Worker, slots: int, grace: float = GRACE)
         Whatever `worker` raises except RowError: an error of the teacher or the ledger, or a bug. Then, and when this
         is cancelled, units in flight get `grace` seconds to be committed before they are cancelled too.
     """
-    running: set[asyncio.Task[None]] = set()
-    try:
-        await _feed(plan, worker, slots, running)
-    except BaseException:
-        worker.stop()
-        await finish_or_cancel(running, grace)
-        raise
 
-
-async def _feed(plan: Plan, worker: Worker, slots: int, running: set[asyncio.Task[None]]) -> None:
-    """Keep `slots` units running for as long as the plan has any to hand out."""
-    ended: asyncio.Queue[asyncio.Task[None]] = asyncio.Queue()
-    while True:
+    def units() -> Iterator[Awaitable[None]]:
         plan.look_ahead(worker.affordable())
-        while len(running) < slots and (unit := plan.next_unit()) is not None:
-            task = asyncio.ensure_future(_perform(plan, worker, unit))
-            task.add_done_callback(ended.put_nowait)
-            running.add(task)
-        if not running:
-            return
-        done = await ended.get()
-        running.discard(done)
-        done.result()
+        while (unit := plan.next_unit()) is not None:
+            yield _perform(plan, worker, unit)
+
+    await keep_running(units, slots, worker.stop, grace)
 
 
 async def _perform(plan: Plan, worker: Worker, unit: Unit) -> None:

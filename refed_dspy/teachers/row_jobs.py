@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from refed_dspy.concurrency import finish_or_cancel
+from refed_dspy.concurrency import keep_running
 from refed_dspy.errors import RunDirError
 from refed_dspy.ledger.identity import differences, has_begun, refuse_other_work
 from refed_dspy.ledger.ledger import Ledger
@@ -85,24 +85,12 @@ async def for_each_row(
     """
     left = await _needing_calls(session, items, work) if session.ledger.has_answers() else items
     session.progress.kept_at_start = session.progress.kept
-    running: set[asyncio.Task[None]] = set()
-    ended: asyncio.Queue[asyncio.Task[None]] = asyncio.Queue()
     waiting = iter(left)
-    try:
-        while True:
-            while len(running) < slots and (item := next(waiting, None)) is not None:
-                task = asyncio.ensure_future(work(item))
-                task.add_done_callback(ended.put_nowait)
-                running.add(task)
-            if not running:
-                return
-            done = await ended.get()
-            running.discard(done)
-            done.result()
-    except BaseException:
+
+    def stop() -> None:
         session.recorder.stopping = True
-        await finish_or_cancel(running, grace)
-        raise
+
+    await keep_running(lambda: map(work, waiting), slots, stop, grace)
 
 
 async def _needing_calls(session: Session, items: Iterable[T], work: Callable[[T], Awaitable[None]]) -> list[T]:
