@@ -98,6 +98,24 @@ GRACE = 2.0
 """Seconds that calls in flight may take to finish when the run must stop: their answers are paid for."""
 
 
+class SingleFlight:
+    """Of those who would do the same thing at once, one does it; the others wait, and look again whether it is done."""
+
+    def __init__(self) -> None:
+        self._in_flight: dict[str, asyncio.Future[None]] = {}
+
+    @asynccontextmanager
+    async def alone(self, key: str) -> AsyncIterator[None]:
+        """Inside the block nobody else is inside it with the same `key`."""
+        while (first := self._in_flight.get(key)) is not None:
+            await asyncio.wait([first])
+        self._in_flight[key] = asyncio.get_running_loop().create_future()
+        try:
+            yield
+        finally:
+            self._in_flight.pop(key).set_result(None)
+
+
 async def keep_running(
     refill: Callable[[], Iterator[Awaitable[None]]], at_once: int, stop: Callable[[], None], grace: float = GRACE
 ) -> None:

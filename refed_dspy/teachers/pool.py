@@ -6,7 +6,6 @@ answered before is returned from the ledger, so neither another draw nor an outa
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import math
 import time
@@ -18,6 +17,7 @@ from typing import Any
 
 import dspy
 
+from refed_dspy.concurrency import SingleFlight
 from refed_dspy.errors import EndpointBusy, NoAnswer, NoConnection, RefedError, RowError, TeacherError, one_line
 from refed_dspy.ledger.batches import unsettled_calls
 from refed_dspy.ledger.recorder import CallRecorder
@@ -166,7 +166,7 @@ class Pool:
         any_member = members[0][0].recorded
         self._seed, self._recorder, self._ledger = any_member.seed, any_member.recorder, any_member.ledger
         ledger = self._ledger
-        self._in_flight: dict[str, asyncio.Future[None]] = {}
+        self._single_flight = SingleFlight()
         self._passing = {key for (key,) in ledger.db.execute("SELECT key FROM failures WHERE NOT final")}
         """Keys of failures in the ledger that an answer removes."""
         self._settled = {key for (key,) in ledger.db.execute("SELECT key FROM answers")} if former else set[str]()
@@ -175,18 +175,12 @@ class Pool:
 
     async def __call__(self, question: Question) -> dspy.Prediction:
         keys = [weighted.member.recorded.key(question) for weighted in self._members]
-        name = keys[0].digest
-        while (first := self._in_flight.get(name)) is not None:  # the same question is paid for once
-            await asyncio.wait([first])
-        self._in_flight[name] = asyncio.get_running_loop().create_future()
-        try:
+        async with self._single_flight.alone(keys[0].digest):  # the same question is paid for once
             answer = self._recorded_answer(question, keys)
             if answer is None:
                 answer = await self._ask_members(question, keys)
             self._remove_failures(keys)
             return answer
-        finally:
-            self._in_flight.pop(name).set_result(None)
 
     def _recorded_answer(self, question: Question, keys: Sequence[Key]) -> dspy.Prediction | None:
         """What any member answered, in this start or earlier: in this folder's ledger, else in the reused run's.

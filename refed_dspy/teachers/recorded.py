@@ -15,6 +15,7 @@ from typing import Any
 
 import dspy
 
+from refed_dspy.concurrency import SingleFlight
 from refed_dspy.errors import (
     CapReached,
     CutAnswer,
@@ -109,21 +110,14 @@ class RecordedTeacher:
         """Question → its key in the ledger."""
         self._settled = ledger.settled_keys()
         self._depth = policy.depth
-        self._in_flight: dict[str, asyncio.Future[None]] = {}
-        """Key of each question that is being asked → done when it is settled."""
+        self._single_flight = SingleFlight()
         self._recent: defaultdict[str, deque[bool]] = defaultdict(lambda: deque(maxlen=RECENT))
 
     async def __call__(self, question: Question) -> dspy.Prediction:
         key = self.key(question)
-        while (first := self._in_flight.get(key.digest)) is not None:  # the same question is paid for once
-            await asyncio.wait([first])
-        if (answer := self.recorded_answer(question, key)) is not None:
-            return answer
-        self._in_flight[key.digest] = asyncio.get_running_loop().create_future()
-        try:
-            return await self.ask(question, key)
-        finally:
-            self._in_flight.pop(key.digest).set_result(None)
+        async with self._single_flight.alone(key.digest):  # the same question is paid for once
+            answer = self.recorded_answer(question, key)
+            return answer if answer is not None else await self.ask(question, key)
 
     def recorded_answer(self, question: Question, key: Key) -> dspy.Prediction | None:
         """The answer that was paid for, in this folder or in the reused run; None: there is none.
