@@ -135,3 +135,11 @@ def test_the_warm_benchmark_asks_what_a_run_asks() -> None:
     count = warm.REFERENCES * warm.SAMPLES
     assert Counter(asked)["response_generation"] == Counter(asked)["response_improvement"] == count
     assert asked[:4] == [*MOST][:4], "a reference's calls follow one another"
+
+
+def test_docstrings_that_other_adapters_send_are_prompts() -> None:
+    """DSPy's Chat, JSON and XML adapters put these into the schema; a new word asks another question under an old key."""
+    assert Analysis.model_json_schema()["description"] == (
+        "What the improvement stage saw in the first response (paper, section 3.2)."
+    )
+    assert ImplementationStrategy.model_json_schema()["description"] == "What it decided to change, and why."
