@@ -138,7 +138,7 @@ def test_the_warm_benchmark_asks_what_a_run_asks() -> None:
 
 
 def test_docstrings_that_other_adapters_send_are_prompts() -> None:
-    """DSPy's Chat, JSON and XML adapters put these into the schema; a new word asks another question under an old key."""
+    """DSPy's own adapters put these into the schema: a new word asks another question under an old key."""
     assert Analysis.model_json_schema()["description"] == (
         "What the improvement stage saw in the first response (paper, section 3.2)."
     )
