@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 
@@ -34,6 +34,7 @@ ScorerOption = Annotated[
 ]
 _CAPS = ("max_cost", "max_calls", "max_minutes")
 
+T = TypeVar("T")
 app = typer.Typer()
 
 
@@ -58,7 +59,6 @@ def compare_(
 ) -> None:
     """Compare programs on the same references: win rates, costs, filters. Run it again to continue."""
     flags = {name: value for name, value in locals().items() if name != "config"}
-    from refed_dspy.cli.display import Display
     from refed_dspy.config.jobs import CompareConfig
     from refed_dspy.config.loading import load_job_config
     from refed_dspy.runs.compare.compare import compare
@@ -67,16 +67,8 @@ def compare_(
     folder = _needed(settings.out, "out", "--out DIR")
     _needed(settings.teacher, "teacher", "--teacher (a file, PROVIDER/NAME, or embedded)")
     _check_programs(settings.programs)
-    with Display().showing() as display:
-        made = compare(
-            settings.programs,
-            settings.references or "builtin",
-            teacher=settings.teacher,
-            judge=settings.judge,
-            out=folder,
-            on_progress=display.watch,
-            **_others(settings, {"programs", "references", "teacher", "judge", "out"}),
-        )
+    references_ = settings.references or "builtin"
+    made = _shown(compare, settings.programs, references_, **_others(settings, "programs", "references"))
     _print(made.text())
     typer.echo(f"table, rows and pictures in {folder}")
     _ended_short(made.stopped, folder)
@@ -100,7 +92,6 @@ def filter_(
 ) -> None:
     """Filter a data set: kept and dropped rows, each with reason and score, and a funnel. The data is not touched."""
     flags = {name: value for name, value in locals().items() if name not in {"config", "filters"}}
-    from refed_dspy.cli.display import Display
     from refed_dspy.config.jobs import FilterRunConfig
     from refed_dspy.config.loading import load_job_config
     from refed_dspy.runs.filter.filter import filter_data
@@ -108,15 +99,7 @@ def filter_(
     chosen = [_as_yaml(text) for text in filters] if filters else None
     settings = load_job_config(FilterRunConfig, config, **flags, filters=chosen)
     folder, source = _needed(settings.out, "out", "--out DIR"), _needed(settings.data, "data", "a file or a run's DIR")
-    with Display().showing() as display:
-        made = filter_data(
-            source,
-            settings.filters,
-            judge=settings.judge,
-            out=folder,
-            on_progress=display.watch,
-            **_others(settings, {"data", "filters", "judge", "out"}),
-        )
+    made = _shown(filter_data, source, settings.filters, **_others(settings, "data", "filters"))
     _print(made.lines())
     _ended_short(made.problem or made.stopped, folder)
 
@@ -142,7 +125,6 @@ def recycle_(
 ) -> None:
     """Reflection-Tuning: better instructions and responses for an existing data set. Run it again to continue."""
     flags = {name: value for name, value in locals().items() if name not in {"config", "scorer"}}
-    from refed_dspy.cli.display import Display
     from refed_dspy.config.jobs import RecycleConfig
     from refed_dspy.config.loading import load_job_config
     from refed_dspy.runs.recycle.recycle import recycle
@@ -150,14 +132,7 @@ def recycle_(
     settings = load_job_config(RecycleConfig, config, **flags, scorer=scorer and {"model": scorer})
     folder, source = _needed(settings.out, "out", "--out DIR"), _needed(settings.data, "data", "a file or a run's DIR")
     _needed(settings.teacher, "teacher", "--teacher (a file, PROVIDER/NAME, or embedded)")
-    with Display().showing() as display:
-        made = recycle(
-            source,
-            teacher=settings.teacher,
-            out=folder,
-            on_progress=display.watch,
-            **_others(settings, {"data", "teacher", "out"}),
-        )
+    made = _shown(recycle, source, **_others(settings, "data"))
     _print(made.lines())
     typer.echo(f"rows and table in {folder}")
     _ended_short(made.stopped, folder)
@@ -180,21 +155,13 @@ def stats_(
 ) -> None:
     """A data set in figures: lengths, diversity, coherence, perplexity, win rate of improved over first responses."""
     flags = {name: value for name, value in locals().items() if name not in {"config", "scorer", "as_json"}}
-    from refed_dspy.cli.display import Display
     from refed_dspy.config.jobs import StatsConfig
     from refed_dspy.config.loading import load_job_config
     from refed_dspy.runs.stats import measure
 
     settings = load_job_config(StatsConfig, config, **flags, scorer=scorer and {"model": scorer})
     source = _needed(settings.data, "data", "a file or a run's DIR")
-    with Display().showing() as display:
-        made = measure(
-            source,
-            judge=settings.judge,
-            out=settings.out,
-            on_progress=display.watch,
-            **_others(settings, {"data", "judge", "out"}),
-        )
+    made = _shown(measure, source, **_others(settings, "data"))
     if as_json:
         typer.echo(json.dumps(made.facts(), ensure_ascii=False, indent=1))
     else:
@@ -208,9 +175,17 @@ def _needed(value: Any, name: str, how: str) -> Any:
     return value
 
 
-def _others(settings: Any, without: set[str]) -> dict[str, Any]:
-    """The settings that were given, but those that have a place of their own."""
-    return {name: getattr(settings, name) for name in settings.model_fields_set - without}
+def _others(settings: Any, *positional: str) -> dict[str, Any]:
+    """The settings that are set anywhere, as keywords, but those that are passed by position."""
+    return {name: getattr(settings, name) for name in settings.model_fields_set - {*positional}}
+
+
+def _shown(work: Callable[..., T], *arguments: Any, **keywords: Any) -> T:
+    """What `work` returns. Its progress is shown meanwhile."""
+    from refed_dspy.cli.display import Display
+
+    with Display().showing() as display:
+        return work(*arguments, **keywords, on_progress=display.watch)
 
 
 def _as_yaml(text: str) -> Any:
