@@ -21,6 +21,7 @@ from refed_dspy.runs.result import Synthesis
 from refed_dspy.signatures import ResponseImprovement
 from refed_dspy.teachers import open_teacher
 from tests.conftest import KEY_VARIABLE
+from tests.support.recording_endpoint import listening
 from tests.support.scripted_engine import CallCollector, references
 
 PRICE = {"prompt": 1.0, "completion": 10.0, "cached": 0.5}
@@ -264,3 +265,22 @@ def test_a_version_without_azure_is_refused(tmp_path: Path, settings: dict[str, 
     with pytest.raises(ConfigError) as error:
         open_teacher(str(file))
     check_one_line(error.value, "api_version", "api_base" if settings["model"] == "azure/x" else "azure/DEPLOYMENT")
+
+
+@pytest.mark.parametrize(
+    ("wire", "model", "field"),
+    [
+        ("openai", "gpt-4o", "max_tokens"),
+        ("azure", "gpt-4o", "max_tokens"),
+        ("azure", "o3-mini", "max_completion_tokens"),
+        ("azure-v1", "gpt-4o", "max_completion_tokens"),
+        ("anthropic", "claude", "max_tokens"),
+    ],
+)
+def test_each_wire_bounds_the_answer_by_the_field_that_it_knows(wire: str, model: str, field: str) -> None:
+    """Azure's dated API knows the old field only, but for reasoning models, which take the new one only."""
+    endpoint: Any
+    with listening(lambda headers: (401, {"error": {"message": "no"}})) as endpoint:
+        ask(config(endpoint, wire, model, max_tokens=16_000, temperature=1.0))
+    [body] = endpoint.bodies
+    assert {name: value for name, value in body.items() if name.startswith("max_")} == {field: 16_000}
