@@ -1,0 +1,51 @@
+"""Progress as a person sees it on a terminal: one picture, renewed."""
+
+from __future__ import annotations
+
+import time
+from io import StringIO
+
+import pytest
+from rich.console import Console
+
+from refed_dspy.cli.display import CompileDisplay, Display, compile_summary
+from refed_dspy.optimizers.progress import CompileProgress
+from refed_dspy.teachers.recorded import Progress
+from tests.cli.test_runs import refed, refused
+
+
+def terminal() -> Console:
+    return Console(file=StringIO(), force_terminal=True, width=120)
+
+
+def seen(console: Console) -> str:
+    assert isinstance(console.file, StringIO)
+    return console.file.getvalue()
+
+
+def test_a_run_on_a_terminal_is_a_bar_and_a_line() -> None:
+    console = terminal()
+    with Display(console).showing() as display:
+        time.sleep(0.4)
+        display.watch(Progress(size=10, kept=4))
+        time.sleep(0.6)
+    assert "starting the teacher" in seen(console) and "4/10 samples" in seen(console)
+
+
+def test_a_compile_on_a_terminal_is_a_line() -> None:
+    console = terminal()
+    with CompileDisplay(console).showing() as display:
+        time.sleep(0.4)
+        display.watch(CompileProgress(phase="optimizing", evaluations=3, expected=9, candidates=2))
+        time.sleep(0.6)
+    assert "starting the models" in seen(console)
+    assert "optimizing · 3 of about 9 evaluations · 2 candidates" in seen(console)
+
+
+@pytest.mark.parametrize(("best", "line"), [(0.75, "best 0.75 (uncompiled 0.50)"), (None, "0 calls")])
+def test_the_best_score_is_shown_once_there_is_one(best: float | None, line: str) -> None:
+    assert line in compile_summary(CompileProgress(phase="optimizing", best=best, baseline=0.5))
+
+
+def test_weights_of_an_unknown_name_are_refused() -> None:
+    refused(refed("teacher", "fetch", "embeded"), "embeded: no such weights; use embedded or")
