@@ -53,7 +53,7 @@ class EndpointScorer:
     ) -> None:
         """`max_tokens`: the window; the server's where that is smaller, or where it is None. `timeout`: seconds an
         attempt may take. Nothing is sent yet. Raises ConfigError for a setting out of range or a variable not set."""
-        from openai import OpenAI
+        from openai import DefaultHttpxClient, OpenAI
 
         if concurrency < 1 or attempts < 1 or timeout <= 0:
             raise ConfigError("concurrency and attempts must be 1 or more, and timeout above 0")
@@ -73,7 +73,11 @@ class EndpointScorer:
         self._in_a_row = 0
         self._lock = threading.Lock()
         self._client = OpenAI(
-            base_url=self.api_base, api_key=_key(api_key_env), timeout=timeout, max_retries=attempts - 1
+            base_url=self.api_base,
+            api_key=_key(api_key_env),
+            timeout=timeout,
+            max_retries=attempts - 1,
+            http_client=DefaultHttpxClient(follow_redirects=False),  # texts stay with the host that was named
         )
 
     def __repr__(self) -> str:

@@ -19,6 +19,7 @@ import pytest
 from refed_dspy.errors import ConfigError, TeacherError
 from refed_dspy.metrics.endpoint_scorer import EndpointScorer
 from refed_dspy.metrics.perplexity import GUESS, ScoredText, ifd
+from tests.support.recording_endpoint import listening
 
 KEY, VARIABLE = "sk-toy-0123456789", "TOY_SCORER_KEY"
 BOS, KINDS = 1, 97
@@ -317,3 +318,26 @@ def test_settings_out_of_range_are_refused(settings: dict[str, Any], message: st
 def test_contexts_and_texts_come_in_pairs(toy: ToyServer) -> None:
     with pytest.raises(ConfigError, match="1 contexts and 2 texts"):
         open_scorer(toy).nll([""], ["a", "b"])
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_redirect_to_another_host_is_not_followed(status: int) -> None:
+    class Elsewhere(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.send_response(status)
+            self.send_header("Location", f"{stranger.root}/v1/completions")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+            pass
+
+    with listening(lambda headers: (200, {})) as stranger, ThreadingHTTPServer(("127.0.0.1", 0), Elsewhere) as http:
+        threading.Thread(target=http.serve_forever, args=(0.02,), daemon=True).start()
+        scorer = EndpointScorer("toy", f"http://127.0.0.1:{http.server_address[1]}/v1", attempts=1)
+        try:
+            with pytest.raises(ConfigError, match=str(status)):
+                scorer.nll([""], ["a text"])
+        finally:
+            http.shutdown()
+    assert not stranger.headers

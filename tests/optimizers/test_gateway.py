@@ -37,10 +37,6 @@ def server(server: SimulatedTeacher) -> SimulatedTeacher:
     return server
 
 
-"""Dollars a million tokens: a token costs a whole number of picodollars."""
-"""Seconds after which whatever still waits is taken to hang."""
-
-
 # --- equal requests are one call
 
 
