@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from refed_dspy.data.rows import passed_rows
 from refed_dspy.errors import NothingKept, one_line
 from refed_dspy.filters.base import Decision, Filter, JudgeFilter, Step, TextFilter, decide, labels, validated
 from refed_dspy.filters.judge import NO_JUDGE
+from refed_dspy.ledger.decisions import decisions_of, last_decisions
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.statements import DecisionRow
 from refed_dspy.records import DataRow, Sample
@@ -20,10 +21,6 @@ sample."""
 FAR = 15
 """Where few are kept anyway, a run ends after FAR times as many drops in a row as one kept row has cost so far. If a
 share p is kept, 15 / p in a row are all dropped by chance with (1 - p)^(15 / p) < 4e-7."""
-_LAST = """
-SELECT min(kept), filter, position, score, reason, detail FROM decisions WHERE filter IN ({})
-GROUP BY instruction ORDER BY created, instruction
-"""
 
 
 class Screening:
@@ -103,14 +100,14 @@ class Screening:
         self._folder = one_line(ledger.path.parent, 200)
         for _, label, filter_ in (*self._of_instruction, *self._instruction_judges, *self._of_sample):
             if isinstance(filter_, JudgeFilter):
-                for decision in _recorded(ledger, label):
-                    filter_.recall(decision)
+                for decided in decisions_of(ledger, label):
+                    filter_.recall(Decision(decided.kept, decided.reason, decided.score, decided.detail))
             else:
                 for row in passed_rows(ledger, label):
                     filter_.remember(row)
         of_samples = [*self._instruction_judges, *self._of_sample]
         for streak, filters in ((self._instructions, self._of_instruction), (self._samples, of_samples)):
-            for last in _last_decisions(ledger, [label for _, label, _ in filters]):
+            for last in last_decisions(ledger, [label for _, label, _ in filters]):
                 streak.count(last)
         self.check_hope()
 
@@ -161,18 +158,3 @@ async def _apply(filters: Sequence[tuple[int, str, Filter]], row: DataRow, item:
 
 def _decision_row(label: str, position: int, decision: Decision) -> DecisionRow:
     return DecisionRow(label, position, decision.kept, decision.score, decision.reason, decision.detail)
-
-
-def _recorded(ledger: Ledger, label: str) -> Iterator[Decision]:
-    for kept, score, reason, detail in ledger.db.execute(
-        "SELECT kept, score, reason, detail FROM decisions WHERE filter=? ORDER BY created, instruction", (label,)
-    ):
-        yield Decision(bool(kept), reason, score, detail)
-
-
-def _last_decisions(ledger: Ledger, filters: Sequence[str]) -> Iterator[DecisionRow]:
-    """The last decision of `filters` (their labels) on each row, in the rows' order: the drop where there was one."""
-    if filters:
-        for kept, name, *rest in ledger.db.execute(_LAST.format(",".join("?" * len(filters))), filters):
-            position, score, reason, detail = rest
-            yield DecisionRow(name, position, bool(kept), score, reason, detail)

@@ -7,6 +7,7 @@ from typing import Any
 
 from refed_dspy.ledger.budget import Caps
 from refed_dspy.ledger.candidates import Candidate
+from refed_dspy.ledger.history import count_calls
 from refed_dspy.optimizers.dspy_optimizers import Optimizer
 from refed_dspy.optimizers.gateway import Gateway
 from refed_dspy.optimizers.spec import CompileSpec
@@ -62,15 +63,10 @@ def _baseline_figures(gateway: Gateway, uncompiled: Candidate) -> dict[str, floa
     budget = gateway.recorder.budget
     figures = {
         "cost": uncompiled.cost / done,
-        "calls": _calls(gateway, uncompiled.digest) / done,
+        "calls": gateway.read(lambda ledger: count_calls(ledger, uncompiled.digest)) / done,
         "spent": budget.spent,
         "all_calls": budget.calls,
     }
     if not gateway.cap_reached:
         gateway.read(lambda ledger: ledger.set_meta(first=figures))
     return figures
-
-
-def _calls(gateway: Gateway, candidate: str) -> int:
-    query = "SELECT count(*) FROM calls WHERE item=?"
-    return int(gateway.read(lambda ledger: ledger.db.execute(query, (candidate,)).fetchone()[0]))

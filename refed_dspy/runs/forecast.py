@@ -16,9 +16,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from refed_dspy.ledger.history import Usage
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.records import Rates
-from refed_dspy.runs.playout import Kind, RunHistory, StageQuestion, Usage, plan_settings
+from refed_dspy.records import PICO, Rates
+from refed_dspy.runs.history import Kind, RunHistory, StageQuestion, mean_of
+from refed_dspy.runs.plan import PlanSettings
+from refed_dspy.runs.playout import Simulation
 from refed_dspy.runs.stage_weights import StageWeights
 
 CONFIDENCE = 0.9
@@ -84,14 +87,27 @@ def forecast(
     Where size, samples a reference, rates (of the only teacher), `by_stage` (`TeachersByStage.facts`, of several) or
     the judge's rates are None, those that the run's folder remembers are used.
     """
-    history = RunHistory.read(ledger, rates, by_stage, judge)
+    history = RunHistory.read(ledger, StageWeights.read(ledger, rates, by_stage, judge))
     if not history.references_with_samples:
         return None
-    settings = plan_settings(ledger, len(history.references), size, per_reference)
-    missing = max(1, settings.size - ledger.kept())
+    settings = _plan_settings(ledger, len(history.references), size, per_reference)
+    missing = max(1, settings.size - history.kept)
     count = max(MIN_SIMULATIONS, min(MAX_SIMULATIONS, 20_000 // missing))
-    simulations = [history.simulate(settings, random.Random(f"{settings.seed}/{i}")) for i in range(count)]
-    return _from_simulations(settings.size, history, simulations)
+    rngs = (random.Random(f"{settings.seed}/{i}") for i in range(count))
+    return _from_simulations(settings.size, history, [Simulation(history, settings, rng).run() for rng in rngs])
+
+
+def _plan_settings(ledger: Ledger, references: int, size: int | None, per_reference: int | None) -> PlanSettings:
+    """The plan's settings as the run's folder remembers them."""
+    identity = ledger.meta("identity")
+    return PlanSettings(
+        size=size or ledger.meta("size"),
+        references=references,
+        features=tuple(identity["features"]),
+        instructions_per_feature=identity["instructions_per_feature"],
+        per_reference=per_reference or ledger.meta("per_reference"),
+        seed=ledger.meta("seed"),
+    )
 
 
 def _from_simulations(size: int, history: RunHistory, simulations: Sequence[Sequence[StageQuestion]]) -> Forecast:
@@ -104,7 +120,7 @@ def _from_simulations(size: int, history: RunHistory, simulations: Sequence[Sequ
     rest = Usage(*(total / len(usages) for total in _sum(_sum(usage.values()) for usage in usages)))
     whole = _sum([_sum(question.usage for question in history.made), rest])
     costs = [sum(pricing.cost(kind, took) for kind, took in usage.items()) for usage in usages]
-    ahead = _mean(costs)
+    ahead = mean_of(costs)
     deviation = math.sqrt(sum((cost - ahead) ** 2 for cost in costs) / (len(costs) - 1)) / ahead if ahead else 0.0
     spread = _spread(groups, _by_kind(simulations[0]), slope, pricing, deviation)
     settled = history.settled(_questions_to_come(simulations))
@@ -172,7 +188,7 @@ def _expected(
     everything = [question for questions in groups.values() for question in questions]
     made = groups.get(kind) or [question for question in everything if question.stage == kind.stage] or everything
     mean = Usage(*(total / len(made) for total in _sum(question.usage for question in made)))
-    longer = _mean(question.characters for question in coming) - _mean(question.characters for question in made)
+    longer = mean_of(question.characters for question in coming) - mean_of(question.characters for question in made)
     prompt = max(0.0, mean.prompt + slope * longer * max(1.0, mean.calls))
     # Of a shorter prompt no more than all of it comes from the cache.
     corrected = mean._replace(prompt=prompt, cached=min(prompt, mean.cached))
@@ -189,7 +205,7 @@ def _slope(made: Sequence[StageQuestion]) -> float:
         calls = [
             (question.characters, question.usage.prompt / max(1.0, question.usage.calls)) for question in questions
         ]
-        x, y = _mean(x for x, _ in calls), _mean(y for _, y in calls)
+        x, y = mean_of(x for x, _ in calls), mean_of(y for _, y in calls)
         above += sum((a - x) * (b - y) for a, b in calls)
         below += sum((a - x) ** 2 for a, _ in calls)
     return above / below
@@ -202,36 +218,40 @@ def _spread(
     pricing: _Pricing,
     deviation: float,
 ) -> float:
-    """Half the interval as a share of what is to come: from how much references differ from one another, and from how
-    much the simulations do (`deviation`: their standard deviation, as such a share)."""
+    """Half the interval, as a share of what is to come.
+
+    With m questions of a kind made and c to come, and y what a question cost, corrected for its reference's length:
+
+        T = sum over kinds of c / m · (sum of y)                                what is expected to come
+        e = sum over kinds of c / m · (sum over its questions of y - mean y)    the residual of one of n references
+        V = n / (n - 1) · (sum of e²) · (1 + n / N)                             the variance of T
+
+    V is that of the linearised ratio estimator, n / N for the N references to come, which differ as much among
+    themselves. The result is t · sqrt(V / T² + deviation² + UNMODELLED²), with Student's t for n references and
+    `deviation`, the standard deviation of the simulations as a share.
+    """
     from scipy.special import stdtrit
 
     total = 0.0
-    off: defaultdict[int, float] = defaultdict(float)
-    targets = {question.reference for questions in simulated.values() for question in questions}
+    residuals: defaultdict[int, float] = defaultdict(float)
     for kind, coming in simulated.items():
         if not (made := groups.get(kind, ())):
             continue
         weight = len(coming) / len(made)
-        mean = _mean(question.characters for question in made)
+        length = mean_of(question.characters for question in made)
         a_character = pricing.rates(kind).prompt * slope
-        costs = [pricing.cost(kind, question.usage) - a_character * (question.characters - mean) for question in made]
-        middle = _mean(costs)
+        costs = [pricing.cost(kind, question.usage) - a_character * (question.characters - length) for question in made]
+        mean = mean_of(costs)
         total += weight * sum(costs)
         for question, cost in zip(made, costs, strict=True):
-            off[question.reference] += weight * (cost - middle)
-    n = len(off)
-    if not targets or total <= 0:
+            residuals[question.reference] += weight * (cost - mean)
+    if total <= 0:
         return 0.0
+    n, to_come = len(residuals), len({question.reference for coming in simulated.values() for question in coming})
     if n < 2:
         return 1.0
-    variance = n / (n - 1) * sum(value**2 for value in off.values()) * (1 + n / len(targets))
+    variance = n / (n - 1) * sum(residual**2 for residual in residuals.values()) * (1 + n / to_come)
     return float(stdtrit(n - 1, (1 + CONFIDENCE) / 2)) * math.sqrt(variance / total**2 + deviation**2 + UNMODELLED**2)
-
-
-def _mean(values: Iterable[float]) -> float:
-    listed = list(values)
-    return sum(listed) / len(listed) if listed else 0.0
 
 
 def as_facts(prediction: Forecast | None) -> dict[str, Any] | None:
@@ -251,4 +271,4 @@ def as_facts(prediction: Forecast | None) -> dict[str, Any] | None:
 
 
 def _dollars(cost: int | None) -> float | None:
-    return None if cost is None else cost / 10**12
+    return None if cost is None else cost / PICO

@@ -32,7 +32,11 @@ class StageWeights:
 
     @classmethod
     def read(
-        cls, ledger: Ledger, rates: Rates | None, by_stage: Mapping[str, Any] | None, judge: Rates | None
+        cls,
+        ledger: Ledger,
+        rates: Rates | None = None,
+        by_stage: Mapping[str, Any] | None = None,
+        judge: Rates | None = None,
     ) -> StageWeights:
         """As the run's folder remembers them, except for what is passed: the rates of the only teacher, or the facts of
         several (`TeachersByStage.facts`), and the judge's rates."""

@@ -19,8 +19,9 @@ from refed_dspy.ledger.spending import spent
 from refed_dspy.programs.baselines import METHODS
 from refed_dspy.runs.compare.compare import prepare
 from refed_dspy.runs.forecast import Forecast, forecast
-from refed_dspy.runs.playout import RunHistory
+from refed_dspy.runs.history import RunHistory
 from refed_dspy.runs.result import Synthesis
+from refed_dspy.runs.stage_weights import StageWeights
 from refed_dspy.runs.synthesize import produce
 from tests.support.scripted_engine import references
 
@@ -88,7 +89,7 @@ def test_what_is_dropped_before_it_is_answered_costs_no_response(server: Simulat
     assert_close(prediction, tmp_path / "run")
     with Ledger.read(tmp_path / "run") as ledger:
         assert ledger.db.execute("SELECT count(*) FROM answers WHERE stage='response_generation'").fetchone() == (36,)
-        assert RunHistory.read(ledger).dropped == 0
+        assert RunHistory.read(ledger, StageWeights.read(ledger)).dropped == 0
 
 
 def test_a_judges_calls_are_foreseen(server: SimulatedTeacher, tmp_path: Path) -> None:
@@ -103,7 +104,7 @@ def test_a_judges_calls_are_foreseen(server: SimulatedTeacher, tmp_path: Path) -
     run(server, tmp_path / "run", 30, **settings)
     assert_close(prediction, tmp_path / "run", within=0.25)
     with Ledger.read(tmp_path / "run") as ledger:
-        assert RunHistory.read(ledger).extra_per_sample == {"rubric_judge": 1.0}
+        assert RunHistory.read(ledger, StageWeights.read(ledger)).extra_per_sample == {"rubric_judge": 1.0}
 
 
 @pytest.mark.parametrize("method", ["sample-level", "instruction-only"])
@@ -138,7 +139,7 @@ def test_a_comparison_is_foreseen_with_every_program_and_the_judge(server: Simul
 
     compare(16)
     with Ledger.read(tmp_path / "run") as ledger:
-        history = RunHistory.read(ledger)
+        history = RunHistory.read(ledger, StageWeights.read(ledger))
     assert history.extra_per_sample["response_improvement"] == 1 and history.extra_per_sample["pairwise_judge"] == 4
     assert history.extra_per_sample["rubric_judge"] == 3 and history.extra_per_reference == {"rubric_judge": 1}
     prediction = predicted(tmp_path / "run", 30)

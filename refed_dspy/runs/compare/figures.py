@@ -11,6 +11,7 @@ from typing import Any, Self, TypeAlias
 
 from refed_dspy.config.jobs import CompareConfig
 from refed_dspy.errors import ConfigError, one_line
+from refed_dspy.ledger.history import cost_by_question, stage_by_answer
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.spending import spent
 from refed_dspy.metrics.embedder import Embedder
@@ -127,21 +128,16 @@ class _Costs:
     """Calls and money by question key, and which keys belong to the stages that all programs share."""
 
     def __init__(self, ledger: Ledger) -> None:
-        rows = ledger.db.execute(
-            "SELECT key, stage, count(*), total(cost), sum(cost IS NULL) FROM calls GROUP BY key"
-        ).fetchall()
-        self._by_key = {key: (int(calls), int(cost), int(unpriced)) for key, _, calls, cost, unpriced in rows}
-        self.shared = [key for key, stage, *_ in rows if stage in _SHARED]
-        answered = ledger.db.execute("SELECT key, stage FROM answers")
-        self.feedback = {key for key, stage in answered if stage in FEEDBACK}
+        self._by_key = cost_by_question(ledger)
+        self.shared = [key for key, question in self._by_key.items() if question.stage in _SHARED]
+        self.feedback = {key for key, stage in stage_by_answer(ledger).items() if stage in FEEDBACK}
         """Keys of the answered questions for feedback on responses."""
 
     def total(self, keys: Sequence[str]) -> tuple[int, int | None]:
         """(calls, picodollars) of these questions; None if any price is unknown."""
         called = [self._by_key[key] for key in dict.fromkeys(keys) if key in self._by_key]
-        calls = sum(count for count, _, _ in called)
-        cost = sum(cost for _, cost, _ in called)
-        return calls, None if any(unpriced for _, _, unpriced in called) else cost
+        cost = None if any(question.unpriced for question in called) else sum(question.cost for question in called)
+        return sum(question.calls for question in called), cost
 
 
 def _line(name: str, compared: Compared, config: CompareConfig, costs: _Costs, diversity: Diversity) -> Line:

@@ -11,6 +11,8 @@ from typing import Any
 import dspy
 
 from refed_dspy.errors import NoAnswer, RowError
+from refed_dspy.ledger.history import failure_reason
+from refed_dspy.ledger.instructions import kept_instructions, opened_references, tried_in_vain
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.programs.adapter import SchemaAdapter
 from refed_dspy.programs.asking import Question, answered_by, with_roles
@@ -44,12 +46,11 @@ class ReplayAnswerer:
         except RowError:
             self.asked[key.digest] = key.stage
             raise
-        row = self.ledger.db.execute("SELECT reason FROM failures WHERE key=?", (key.digest,)).fetchone()
-        if row is None:
+        if (reason := failure_reason(self.ledger, key.digest)) is None:
             raise NotAsked(question.stage, question.item, "was never asked")
         self.asked[key.digest] = key.stage
         # Not NoConnection: that would be about the endpoint, which is not called here.
-        raise NoAnswer(question.stage, question.item, row[0])
+        raise NoAnswer(question.stage, question.item, reason)
 
 
 @dataclass(frozen=True, repr=False)  # asyncio builds the repr of a task's result: a second's work for all rows
@@ -81,17 +82,6 @@ class Compared:
         return Counter(row.answered.failed[name] for row in self.rows if name in row.answered.failed)
 
 
-_OPENED = "SELECT position FROM refs r WHERE EXISTS (SELECT 1 FROM calls WHERE item = r.id) ORDER BY position"
-_KEPT = """
-SELECT i.id, i.reference, i.feature, i.text FROM samples s JOIN instructions i ON i.id = s.instruction ORDER BY s.seq
-"""
-_WITHOUT_SAMPLE = """
-SELECT i.id, i.reference, i.text FROM instructions i
-WHERE NOT EXISTS (SELECT 1 FROM samples s WHERE s.instruction = i.id)
-  AND EXISTS (SELECT 1 FROM calls WHERE item = CAST(i.id AS TEXT)) ORDER BY i.id
-"""
-
-
 async def read_compared(ledger: Ledger, program: SideBySide, models: Mapping[str, Teacher]) -> Compared:
     """The comparison so far."""
     references, reader = ledger.references(), _Reader(program, ReplayAnswerer(ledger, models["teacher"]))
@@ -101,13 +91,13 @@ async def read_compared(ledger: Ledger, program: SideBySide, models: Mapping[str
         stack.enter_context(dspy.context(adapter=dspy.settings.adapter or SchemaAdapter(), **LEAN))
         stack.enter_context(answered_by(reader.answerer))
         stack.enter_context(with_roles({"judge": (judge, None)}))
-        for (index,) in ledger.db.execute(_OPENED).fetchall():
+        for index in opened_references(ledger):
             await reader.learn(index, references[index])
-        kept = ledger.db.execute(_KEPT).fetchall()
+        kept = kept_instructions(ledger)
         for number, index, feature, text in kept:
             answered = await reader.answered(index, references[index], text, str(number))
             rows.append(ComparedRow(number, references[index].id, feature, text, answered))
-        for number, index, text in ledger.db.execute(_WITHOUT_SAMPLE).fetchall():
+        for number, index, text in tried_in_vain(ledger):
             await reader.written(index, references[index], text, str(number))
         used = [references[index] for index in sorted({index for _, index, _, _ in kept})]
         grades = {ref.id: await program.grade_reference(ref) for ref in used} if program.seed_graded else {}

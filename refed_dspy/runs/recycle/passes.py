@@ -11,6 +11,7 @@ import dspy
 
 from refed_dspy.concurrency import run_blocking
 from refed_dspy.errors import CapReached, InputError, RunStopped, TeacherRefused
+from refed_dspy.ledger.history import settled_items
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.metrics.figures import scoring
 from refed_dspy.metrics.perplexity import Scorer
@@ -93,11 +94,8 @@ class Passes:
 
     def finished_rows(self, stage: str) -> set[int]:
         """Rows for which `stage` once had an answer or a final failure, even if for another text than now."""
-        of_stage = (
-            "SELECT item FROM answers WHERE stage=:stage UNION SELECT item FROM failures WHERE stage=:stage AND final"
-        )
         with Ledger.read(self.folder) as ledger:
-            return {int(item) for (item,) in ledger.db.execute(of_stage, {"stage": stage})}
+            return set(map(int, settled_items(ledger, stage)))
 
     async def _check_minutes(self) -> None:
         """Raises CapReached if no minute is left for another pass."""

@@ -1,0 +1,33 @@
+"""What the filters of a run decided so far."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.ledger.statements import DecisionRow
+
+_OF_FILTER = """
+SELECT filter, position, kept, score, reason, detail FROM decisions WHERE filter = ? ORDER BY created, instruction
+"""
+# With min(), SQLite takes the other columns from the row that has the least: the drop, where there was one.
+_LAST = """
+SELECT filter, position, min(kept), score, reason, detail FROM decisions WHERE filter IN ({})
+GROUP BY instruction ORDER BY created, instruction
+"""
+
+
+def decisions_of(ledger: Ledger, label: str) -> Iterator[DecisionRow]:
+    """The decisions of the filter called `label`, oldest first."""
+    return map(_row, ledger.db.execute(_OF_FILTER, (label,)))
+
+
+def last_decisions(ledger: Ledger, labels: Sequence[str]) -> Iterator[DecisionRow]:
+    """What the filters called `labels` decided on each row in the end, oldest first: the drop where there was one."""
+    return map(_row, ledger.db.execute(_LAST.format(",".join("?" * len(labels))), labels))
+
+
+def _row(record: tuple[Any, ...]) -> DecisionRow:
+    label, position, kept, *why = record
+    return DecisionRow(label, position, bool(kept), *why)

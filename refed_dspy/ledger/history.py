@@ -1,0 +1,131 @@
+"""What was asked so far, what became of it, and what it took."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.ledger.statements import SENT, UNUSED
+
+
+class Usage(NamedTuple):
+    """What questions took, summed or on average."""
+
+    calls: float = 0.0
+    prompt: float = 0.0
+    """Tokens, as the next two."""
+    cached: float = 0.0
+    completion: float = 0.0
+    seconds: float = 0.0
+    unseen: float = 0.0
+    """Picodollars charged for calls whose tokens are unknown."""
+
+
+class AskedQuestion(NamedTuple):
+    """A question, who was asked, and what all its calls took."""
+
+    stage: str
+    item: str
+    repetition: int
+    model: str
+    endpoint: str
+    usage: Usage
+
+
+class ChargedCalls(NamedTuple):
+    """Calls of one stage to one model: what those with a known price cost, in picodollars, and the tokens of those
+    without."""
+
+    stage: str
+    model: str
+    endpoint: str
+    calls: int
+    cost: float
+    prompt: float
+    cached: float
+    completion: float
+
+
+_ASKED = """
+SELECT c.stage, c.item, max(coalesce(a.repetition, 0)), max(model), c.endpoint, count(*), total(prompt_tokens),
+       total(cached_tokens), total(completion_tokens), total(seconds),
+       total(CASE WHEN prompt_tokens IS NULL AND outcome NOT IN ('lost', 'cancelled') THEN cost END)
+FROM calls c LEFT JOIN answers a ON a.key = c.key
+WHERE outcome NOT IN ('sent', 'unused', 'lost') GROUP BY c.key HAVING sum(prompt_tokens IS NOT NULL)
+"""
+_CHARGED = """
+SELECT stage, model, endpoint, count(*), total(cost), total(CASE WHEN cost IS NULL THEN prompt_tokens END),
+       total(CASE WHEN cost IS NULL THEN cached_tokens END), total(CASE WHEN cost IS NULL THEN completion_tokens END)
+FROM calls WHERE {} GROUP BY stage, model, endpoint
+"""
+
+
+def asked_questions(ledger: Ledger) -> Iterator[AskedQuestion]:
+    """Every question of which a call reported tokens, whatever the answer was worth."""
+    for stage, item, repetition, model, endpoint, *usage in ledger.db.execute(_ASKED):
+        yield AskedQuestion(stage, item, repetition, model, endpoint, Usage(*usage))
+
+
+def answered_items(ledger: Ledger) -> list[tuple[str, str]]:
+    """(stage, item) of each answer."""
+    return ledger.db.execute("SELECT stage, item FROM answers").fetchall()
+
+
+def failed_items(ledger: Ledger) -> list[tuple[str, str]]:
+    """(stage, item) of each failure, final or not."""
+    return ledger.db.execute("SELECT stage, item FROM failures").fetchall()
+
+
+def settled_items(ledger: Ledger, stage: str) -> set[str]:
+    """The items for which `stage` has an answer or a final failure."""
+    rows = ledger.db.execute(
+        "SELECT item FROM answers WHERE stage=:stage UNION SELECT item FROM failures WHERE stage=:stage AND final",
+        {"stage": stage},
+    )
+    return {item for (item,) in rows}
+
+
+def failure_reason(ledger: Ledger, key: str) -> str | None:
+    """Why the question under this key had no answer, for good or for now; None where it did not fail."""
+    row = ledger.db.execute("SELECT reason FROM failures WHERE key=?", (key,)).fetchone()
+    return None if row is None else str(row[0])
+
+
+def unpriced_calls(ledger: Ledger) -> list[ChargedCalls]:
+    """The calls made while the price was unknown."""
+    return _charged(ledger, "cost IS NULL")
+
+
+def calls_in_batches(ledger: Ledger) -> list[ChargedCalls]:
+    """The calls that wait in a batch, or whose answers were not used so far."""
+    return _charged(ledger, f"outcome IN ('{SENT}', '{UNUSED}') AND id IN (SELECT call FROM batched)")
+
+
+def _charged(ledger: Ledger, which: str) -> list[ChargedCalls]:
+    return [ChargedCalls(*row) for row in ledger.db.execute(_CHARGED.format(which))]
+
+
+def count_calls(ledger: Ledger, item: str) -> int:
+    """How many calls were made about `item`."""
+    return int(ledger.db.execute("SELECT count(*) FROM calls WHERE item=?", (item,)).fetchone()[0])
+
+
+class QuestionCost(NamedTuple):
+    """What one question took: calls, picodollars, and how many of the calls have no known price."""
+
+    stage: str
+    calls: int
+    cost: int
+    unpriced: int
+
+
+def cost_by_question(ledger: Ledger) -> dict[str, QuestionCost]:
+    """Key → what was paid for the question here."""
+    rows = ledger.db.execute("SELECT key, stage, count(*), total(cost), sum(cost IS NULL) FROM calls GROUP BY key")
+    return {key: QuestionCost(stage, calls, int(cost), unpriced) for key, stage, calls, cost, unpriced in rows}
+
+
+def stage_by_answer(ledger: Ledger) -> dict[str, str]:
+    """Key → stage of each answer, paid for here or taken over from another run."""
+    return dict(ledger.db.execute("SELECT key, stage FROM answers"))

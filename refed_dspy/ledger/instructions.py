@@ -1,0 +1,53 @@
+"""The instructions of a run and their references: which were asked about, answered, kept, dropped."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from refed_dspy.ledger.ledger import Ledger
+
+
+class Instruction(NamedTuple):
+    """An instruction: its name in the ledger, its reference, how long it is, and whether it is still open."""
+
+    item: str
+    reference: int
+    characters: int
+    open: bool
+
+
+def instructions(ledger: Ledger) -> list[Instruction]:
+    """All instructions, those dropped at once too."""
+    rows = ledger.db.execute("SELECT id, reference, length(text), used IS NULL FROM instructions")
+    return [Instruction(str(number), reference, length, bool(open_)) for number, reference, length, open_ in rows]
+
+
+def dropped_items(ledger: Ledger) -> set[str]:
+    """The instructions that a filter dropped, before or after they were answered."""
+    rows = ledger.db.execute("SELECT DISTINCT instruction FROM decisions WHERE NOT kept")
+    return {str(number) for (number,) in rows}
+
+
+def kept_instructions(ledger: Ledger) -> list[tuple[int, int, str, str]]:
+    """(id, reference, feature, text) of every sample's instruction, in the order of the samples."""
+    return ledger.db.execute(
+        "SELECT i.id, i.reference, i.feature, i.text FROM samples s JOIN instructions i ON i.id = s.instruction"
+        " ORDER BY s.seq"
+    ).fetchall()
+
+
+def tried_in_vain(ledger: Ledger) -> list[tuple[int, int, str]]:
+    """(id, reference, text) of every instruction that calls were made about and that gave no sample."""
+    return ledger.db.execute(
+        "SELECT id, reference, text FROM instructions i"
+        " WHERE NOT EXISTS (SELECT 1 FROM samples WHERE instruction = i.id)"
+        " AND EXISTS (SELECT 1 FROM calls WHERE item = CAST(i.id AS TEXT)) ORDER BY id"
+    ).fetchall()
+
+
+def opened_references(ledger: Ledger) -> list[int]:
+    """The references that calls were made about, in their order."""
+    rows = ledger.db.execute(
+        "SELECT position FROM refs r WHERE EXISTS (SELECT 1 FROM calls WHERE item = r.id) ORDER BY position"
+    )
+    return [position for (position,) in rows]
