@@ -11,7 +11,8 @@
     │   ├── MalformedAnswer     the answer does not fit the signature
     │   ├── CutAnswer           the answer ended at the token limit
     │   ├── RefusedAnswer       a content filter, or the model itself, declined
-    │   ├── UnfitRequest        the endpoint refused this one request (too long, say)
+    │   ├── UnfitRequest        the endpoint refused this one request
+    │   │   └── TooLong         it does not fit the context window
     │   └── NoAnswer            time-outs, 429s, 5xx, dropped connections, after the last retry
     │       └── NoConnection    the endpoint was not even reached
     ├── TeacherError            the run stops: the key, the model, the account or the endpoint
@@ -98,6 +99,12 @@ class UnfitRequest(RowError):
     """The endpoint refused this one request."""
 
     kind = "unfit"
+
+
+class TooLong(UnfitRequest):
+    """The request does not fit the model's context window."""
+
+    kind = "too long"
 
 
 class NoAnswer(RowError):

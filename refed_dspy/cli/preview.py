@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from typing import Any
 
 import dspy
+from dspy.lm15 import Request, Response
 
 from refed_dspy.errors import MalformedAnswer
 from refed_dspy.programs import ReferenceLevelFeedback
-from refed_dspy.programs.adapter import SchemaAdapter
-from refed_dspy.programs.asking import Question, answered_by, ask_teacher
+from refed_dspy.programs.adapter import SchemaAdapter, checked_adapter
+from refed_dspy.programs.fast_path import Engine
+from refed_dspy.programs.question import current_question
 from refed_dspy.records import Reference, Sample
 from refed_dspy.teachers import Teacher, open_teacher
-from refed_dspy.teachers.by_stage import TeachersByStage
+from refed_dspy.teachers.by_stage import ANY, TeachersByStage
+from refed_dspy.teachers.recorded_lm import recorded_lm
 
 Message = dict[str, Any]
 
@@ -58,15 +62,11 @@ async def one_sample(program: ReferenceLevelFeedback, reference: Reference, by_s
     Raises as a run does.
     """
     async with AsyncExitStack() as stack:
-        running = {
-            id(teacher): await stack.enter_async_context(_at_once(teacher).running()) for teacher in by_stage.teachers
-        }
-
-        async def asked(question: Question) -> dspy.Prediction:
-            with dspy.context(lm=running[id(by_stage.pool(question.stage)[0].teacher)]):
-                return await ask_teacher(question)
-
-        with answered_by(asked):
+        engines: dict[int, Engine] = {}
+        for teacher in by_stage.teachers:
+            at_once = _at_once(teacher)
+            engines[id(teacher)] = at_once.engine(await stack.enter_async_context(at_once.running()))
+        with dspy.context(lm=recorded_lm(by_stage.first, _FirstOfPool(by_stage, engines)), adapter=checked_adapter()):
             features, feedback = await asyncio.gather(
                 program.collect_features(reference), program.collect_response_feedback(reference)
             )
@@ -75,6 +75,18 @@ async def one_sample(program: ReferenceLevelFeedback, reference: Reference, by_s
             if not proposal.instructions:
                 raise MalformedAnswer("instruction_synthesis", reference.id, "no instruction was written")
             return await program.respond(reference, feedback, proposal.instructions[0])
+
+
+class _FirstOfPool:
+    """The first teacher of each stage's pool, as an engine that keeps nothing."""
+
+    def __init__(self, by_stage: TeachersByStage, engines: Mapping[int, Engine]) -> None:
+        self._by_stage, self._engines = by_stage, engines
+
+    async def complete(self, request: Request) -> Response:
+        question = current_question()
+        pool = self._by_stage.pool(question.stage if question else ANY)
+        return await self._engines[id(pool[0].teacher)].complete(request)
 
 
 def _at_once(teacher: Teacher) -> Teacher:

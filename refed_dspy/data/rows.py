@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import re
 import weakref
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import Any, overload
 
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.provenance import Authors
-from refed_dspy.records import NO_ANALYSIS, NO_STRATEGY, DataRow, Sample
+from refed_dspy.records import DataRow, Sample
 
 PAPER_COLUMNS = ("instruction", "response", "analysis", "implementation_strategy", "improved_response")
 LINEAGE_COLUMNS = (
@@ -19,30 +19,29 @@ LINEAGE_COLUMNS = (
     "program", "prompt_tokens", "completion_tokens",
 )  # fmt: skip
 
-_ROWS = """
-SELECT s.seq, i.text, first.output, better.output, r.id, json_extract(r.record, '$.source'), i.feature, i.round,
-       better.key, better.item, better.endpoint, first.key, first.item, first.endpoint,
-       asked.key, asked.item, asked.endpoint, better.prompt,
-       (SELECT sum(prompt_tokens) FROM calls WHERE item = better.item AND stage NOT LIKE '%judge'),
-       (SELECT sum(completion_tokens) FROM calls WHERE item = better.item AND stage NOT LIKE '%judge')
+def _key_of(stage: str, item: str = "CAST(i.id AS TEXT)") -> str:
+    """The key of the last answer that `stage` got for `item`: a stage may be a module that makes several calls."""
+    return f"(SELECT key FROM asked WHERE stage = {stage} AND item = {item} ORDER BY created DESC LIMIT 1)"
+
+
+_ROWS = f"""
+SELECT s.seq, i.text, i.sample, r.id, json_extract(r.record, '$.source'), i.feature, i.round,
+       {_key_of(":final")}, {_key_of("'response_generation'")},
+       (SELECT key FROM asked WHERE item = r.id || '/' || i.feature AND stage = 'instruction_synthesis'
+         AND repetition = i.round LIMIT 1),
+       (SELECT sum(prompt_tokens) FROM calls WHERE item = CAST(i.id AS TEXT) AND stage NOT LIKE '%judge'),
+       (SELECT sum(completion_tokens) FROM calls WHERE item = CAST(i.id AS TEXT) AND stage NOT LIKE '%judge')
 FROM samples s
 JOIN instructions i ON i.id = s.instruction
 JOIN refs r ON r.position = i.reference
-JOIN answers first ON first.item = CAST(i.id AS TEXT) AND first.stage = 'response_generation'
-JOIN answers better ON better.item = CAST(i.id AS TEXT) AND better.stage = ?
-LEFT JOIN answers asked ON asked.key = (
-  SELECT key FROM answers WHERE item = r.id || '/' || i.feature AND stage = 'instruction_synthesis'
-    AND repetition = i.round LIMIT 1)
-WHERE s.seq > ? ORDER BY s.seq LIMIT ?
+WHERE s.seq > :after ORDER BY s.seq LIMIT :limit
 """
 _DECIDED = """
-SELECT i.id, i.text, first.output, better.output, r.id, i.feature, i.round, d.filter, d.reason, d.score, d.detail
+SELECT i.id, i.text, i.sample, r.id, i.feature, i.round, d.filter, d.reason, d.score, d.detail
 FROM decisions d
 JOIN instructions i ON i.id = d.instruction
 JOIN refs r ON r.position = i.reference
-LEFT JOIN answers first ON first.item = CAST(i.id AS TEXT) AND first.stage = 'response_generation'
-LEFT JOIN answers better ON better.item = CAST(i.id AS TEXT) AND better.stage = ?
-WHERE d.kept = ? AND (d.filter = ? OR ? IS NULL) ORDER BY d.created, i.id
+WHERE d.kept = :kept AND (d.filter = :label OR :label IS NULL) ORDER BY d.created, i.id
 """
 DROPPED_COLUMNS = (
     "instruction", "response", "improved_response", "reference", "feature", "round",
@@ -57,46 +56,60 @@ def data_rows(ledger: Ledger, after: int = 0, limit: int | None = None) -> Itera
     Starts behind the sample numbered `after`; `limit`: at most so many rows. Reads in pages, so memory use is constant,
     and samples that a run in progress adds meanwhile may be included.
     """
-    authors, final = Authors(ledger), _final_stage(ledger)
-    left = limit
+    origins, left = _Origins(ledger), limit
     while left is None or left > 0:
-        page = ledger.db.execute(_ROWS, (final, after, min(_PAGE, left or _PAGE))).fetchall()
-        if not page:
+        page = {"final": origins.final_stage, "after": after, "limit": min(_PAGE, left or _PAGE)}
+        records = ledger.db.execute(_ROWS, page).fetchall()
+        if not records:
             return
-        for record in page:
-            yield _row(record, authors)
-        after = page[-1][0]
-        left = None if left is None else left - len(page)
+        for record in records:
+            yield _row(record, origins)
+        after = records[-1][0]
+        left = None if left is None else left - len(records)
 
 
-def _row(record: tuple[Any, ...], authors: Authors) -> dict[str, Any]:
+class _Origins:
+    """Who answered what in a run, and by which prompt."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger, self._authors = ledger, Authors(ledger)
+        self.final_stage = str(ledger.meta("final_stage") or "response_improvement")
+        """The stage whose answer is the text to train on."""
+        self.program = final_prompt(ledger)
+
+    def of(self, key: str | None) -> tuple[str | None, str | None]:
+        """(model, endpoint) of the answer under `key`; None where it is not known."""
+        endpoint = None if key is None else self._ledger.endpoint(key)
+        return self._authors.model(key, endpoint), endpoint
+
+
+def final_prompt(ledger: Ledger) -> str | None:
+    """The digest of the prompt that a run's final stage is asked with; of several predictors, the last one's."""
+    prompts = (ledger.meta("identity") or {}).get("program") or {}
+    final = str(ledger.meta("final_stage") or "response_improvement")
+    return next((prompt for name, prompt in reversed(prompts.items()) if final in re.split(r"\W", name)), None)
+
+
+def _row(record: tuple[Any, ...], origins: _Origins) -> dict[str, Any]:
     """The row of one record of `_ROWS`."""
-    (
-        sample, instruction, first, final, reference, source, feature, round_,
-        final_key, final_item, final_endpoint,
-        first_key, first_item, first_endpoint,
-        asked_key, asked_item, asked_endpoint,
-        program, prompt_tokens, completion_tokens,
-    ) = record  # fmt: skip
-    response, improved = json.loads(first)["response"], json.loads(final)
+    number, instruction, text, reference, source, feature, round_, *keys, prompt_tokens, completion_tokens = record
+    made = Sample.model_validate_json(text).model_dump()
+    (model, endpoint), (first_model, first_endpoint), (asked_model, asked_endpoint) = map(origins.of, keys)
     return {
+        **{name: made[name] for name in PAPER_COLUMNS},
         "instruction": instruction,
-        "response": response,
-        "analysis": improved.get("analysis") or NO_ANALYSIS.model_dump(),
-        "implementation_strategy": improved.get("implementation_strategy") or NO_STRATEGY.model_dump(),
-        "improved_response": improved.get("improved_response", response),
-        "sample": sample,
+        "sample": number,
         "reference": reference,
         "reference_source": source,
         "feature": feature,
         "round": round_,
-        "teacher": authors.model(final_key, final_item, final_endpoint),
-        "endpoint": final_endpoint,
-        "response_teacher": authors.model(first_key, first_item, first_endpoint),
+        "teacher": model,
+        "endpoint": endpoint,
+        "response_teacher": first_model,
         "response_endpoint": first_endpoint,
-        "instruction_teacher": authors.model(asked_key, asked_item, asked_endpoint),
+        "instruction_teacher": asked_model,
         "instruction_endpoint": asked_endpoint,
-        "program": program,
+        "program": origins.program,
         "prompt_tokens": prompt_tokens,
         "completion_tokens": completion_tokens,
     }
@@ -118,16 +131,10 @@ def passed_rows(ledger: Ledger, label: str) -> Iterator[DataRow]:
 def _decided(ledger: Ledger, *, kept: bool, label: str | None) -> Iterator[tuple[Any, ...]]:
     """(number, instruction, response, improved response, …) of each row that a filter, or the filter `label`, kept or
     dropped; then the columns of `_DECIDED` from the reference on."""
-    for record in ledger.db.execute(_DECIDED, (_final_stage(ledger), kept, label, label)):
-        number, text, first, better, *rest = record
-        response = None if first is None else json.loads(first)["response"]
-        improved = None if better is None else json.loads(better).get("improved_response", response)
-        yield number, text, response, improved, *rest
-
-
-def _final_stage(ledger: Ledger) -> str:
-    """The stage whose answer is the text to train on."""
-    return str(ledger.meta("final_stage") or "response_improvement")
+    for number, instruction, text, *rest in ledger.db.execute(_DECIDED, {"kept": kept, "label": label}):
+        made = None if text is None else Sample.model_validate_json(text)
+        response, improved = (None, None) if made is None else (made.response, made.improved_response)
+        yield number, instruction, response, improved, *rest
 
 
 class Samples(Sequence[Sample]):

@@ -48,8 +48,8 @@ class TextFilter(Protocol):
 class JudgeFilter(ABC):
     """Asks a judge, which costs calls. A decision does not depend on other rows.
 
-    A custom one asks its predictor through `programs.asking.ask`, inside `with as_role("judge")`: then the judge
-    answers, and each answer is paid for once.
+    A custom one awaits its predictor's `acall` inside `with as_role("judge"), about(STAGE, item)` of `programs.asking`:
+    then the judge answers, and each answer is paid for once.
     """
 
     name: str

@@ -78,7 +78,7 @@ def evaluation_scored(
 
 def evaluation_abstained(candidate: str, example: str, subset: str, reason: str) -> list[Statement]:
     """Write down that a candidate could not be scored on one example. If it is scored later, the score counts."""
-    return failed(Key(subset, candidate, 0, "", "", f"{ABSTAINED} {candidate} {example}"), ABSTAINED, reason, False, [])
+    return failed(Key(subset, candidate, 0, f"{ABSTAINED} {candidate} {example}"), ABSTAINED, reason, False, [])
 
 
 def count_abstentions(ledger: Ledger) -> int:

@@ -86,12 +86,6 @@ def settled_items(ledger: Ledger, stage: str) -> set[str]:
     return {item for (item,) in rows}
 
 
-def failure_reason(ledger: Ledger, key: str) -> str | None:
-    """Why the question under this key had no answer, for good or for now; None where it did not fail."""
-    row = ledger.db.execute("SELECT reason FROM failures WHERE key=?", (key,)).fetchone()
-    return None if row is None else str(row[0])
-
-
 def unpriced_calls(ledger: Ledger) -> list[ChargedCalls]:
     """The calls made while the price was unknown."""
     return _charged(ledger, "cost IS NULL")

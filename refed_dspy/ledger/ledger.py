@@ -18,10 +18,10 @@ from typing import Any, Self
 from filelock import FileLock, Timeout
 
 from refed_dspy.errors import RunDirError, RunStopped, one_line
-from refed_dspy.ledger.statements import DecisionRow, Statement, decided, text_digest, unusable
+from refed_dspy.ledger.statements import Answer, DecisionRow, Statement, decided, text_digest, unusable
 from refed_dspy.records import Failure, Reference
 
-FORMAT = 4
+FORMAT = 5
 """The format of the file: its `user_version`. Others are refused."""
 FILE = "ledger.sqlite"
 """The file's name in a run's folder."""
@@ -167,6 +167,19 @@ class Ledger:
         """The highest number a call has, or 0."""
         return int(self.db.execute("SELECT coalesce(max(id), 0) FROM calls").fetchone()[0])
 
+    def answered_models(self) -> set[tuple[str, str]]:
+        """(model, endpoint) of the calls that were answered."""
+        return set(self.db.execute("SELECT DISTINCT model, endpoint FROM calls WHERE outcome='ok'"))
+
+    def passing_failures(self) -> set[str]:
+        """The keys of failures that may succeed when they are asked again."""
+        return {key for (key,) in self.db.execute("SELECT key FROM failures WHERE NOT final")}
+
+    def paid_for(self, digest: str) -> int:
+        """What the answer under this key cost, in picodollars, without failed attempts before it."""
+        query = "SELECT coalesce(sum(cost), 0) FROM calls WHERE key=? AND outcome='ok'"
+        return int(self.db.execute(query, (digest,)).fetchone()[0])
+
     def settled_keys(self) -> set[str]:
         """The keys that were answered or failed for good. No other key has anything in the ledger to use."""
         rows = self.db.execute("SELECT key FROM answers UNION SELECT key FROM failures WHERE final")
@@ -179,19 +192,20 @@ class Ledger:
 
     # --- answers and failures of single calls
 
-    def answer(self, digest: str) -> str | None:
-        """The paid answer under this key, as JSON, or None."""
-        row = self.db.execute("SELECT output FROM answers WHERE key=?", (digest,)).fetchone()
-        return None if row is None else str(row[0])
+    def answer(self, digest: str) -> Answer | None:
+        """The paid answer under this key, or None."""
+        row = self.db.execute("SELECT output, raw FROM answers WHERE key=?", (digest,)).fetchone()
+        return None if row is None else Answer(*row)
 
     def endpoint(self, digest: str) -> str:
         """The endpoint that gave the answer under this key."""
         return str(self.db.execute("SELECT endpoint FROM answers WHERE key=?", (digest,)).fetchone()[0])
 
-    def failure(self, digest: str) -> tuple[str, str] | None:
-        """(kind, reason) of a final failure under this key, or None. Asking again would only be paid for again."""
-        row = self.db.execute("SELECT kind, reason FROM failures WHERE key=? AND final", (digest,)).fetchone()
-        return None if row is None else (str(row[0]), str(row[1]))
+    def failure(self, digest: str) -> tuple[str, str, bool] | None:
+        """(kind, reason, whether it is final) of the failure under this key, or None. A final one would only be paid
+        for again."""
+        row = self.db.execute("SELECT kind, reason, final FROM failures WHERE key=?", (digest,)).fetchone()
+        return None if row is None else (str(row[0]), str(row[1]), bool(row[2]))
 
     def commit(self, statements: Iterable[Statement]) -> None:
         """Write the statements of whole units, all of them or none. Raises RunStopped where they cannot be written."""

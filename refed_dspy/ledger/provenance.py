@@ -41,12 +41,11 @@ class Authors:
         several = ledger.meta("pools") is not None or len(ledger.meta("asked_teachers") or ()) > 1
         self._only = None if several else str((ledger.meta("teacher") or {}).get("model", ""))
 
-    def model(self, key: str | None, item: str | None, endpoint: str | None) -> str | None:
+    def model(self, key: str | None, endpoint: str | None) -> str | None:
         """The model that wrote the answer under `key`; None where it is not known."""
         if self._only is not None or key is None or endpoint is None:
             return self._only
-        call = "SELECT model FROM calls WHERE item=? AND key=? AND outcome='ok' LIMIT 1"
-        row = self._db.execute(call, (item, key)).fetchone()
+        row = self._db.execute("SELECT model FROM calls WHERE key=? AND outcome='ok' LIMIT 1", (key,)).fetchone()
         if row is None:
             row = self._db.execute("SELECT model FROM reused WHERE key=?", (key,)).fetchone()
         return None if row is None else model_of(str(row[0]), endpoint)

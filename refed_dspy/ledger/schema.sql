@@ -2,12 +2,24 @@
 CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS refs (position INTEGER PRIMARY KEY, id TEXT NOT NULL, record TEXT NOT NULL);
 
--- One answered predictor call. `key` = digest of (prompt, inputs, sampling, repetition).
+-- One answered request. `key` = digest of (model with its sampling, request, repetition); stage and item are those of
+-- the first that made it. `output`: the typed outputs as JSON, or the text where nobody asked for a form; `raw`: the text
+-- where the adapter that asked does not read that JSON.
 CREATE TABLE IF NOT EXISTS answers (
   key TEXT PRIMARY KEY, stage TEXT NOT NULL, item TEXT NOT NULL, repetition INTEGER NOT NULL,
-  prompt TEXT NOT NULL, inputs TEXT NOT NULL, output TEXT NOT NULL, endpoint TEXT NOT NULL, created REAL NOT NULL
+  output TEXT NOT NULL, raw TEXT, endpoint TEXT NOT NULL, created REAL NOT NULL
 );
 CREATE INDEX IF NOT EXISTS answers_of_item ON answers (item, stage);
+
+-- Another stage or item that made a request which was answered already.
+CREATE TABLE IF NOT EXISTS shared (
+  item TEXT NOT NULL, stage TEXT NOT NULL, key TEXT NOT NULL, PRIMARY KEY (item, stage, key)
+) WITHOUT ROWID;
+
+-- The answer of every request that was made for a stage of an item.
+CREATE VIEW IF NOT EXISTS asked AS
+  SELECT item, stage, key, repetition, output, endpoint, created FROM answers
+  UNION ALL SELECT s.item, s.stage, s.key, repetition, output, endpoint, created FROM shared s JOIN answers a USING (key);
 
 -- Every attempt sent to a teacher, whatever became of it; written before it is sent, with outcome 'sent'. NULL tokens:
 -- not reported. Money in picodollars: `reserved` is the worst case, `cost` what it is charged (the worst case until it
@@ -20,6 +32,7 @@ CREATE TABLE IF NOT EXISTS calls (
 );
 
 CREATE INDEX IF NOT EXISTS calls_of_item ON calls (item);
+CREATE INDEX IF NOT EXISTS calls_of_key ON calls (key);
 
 -- Batches at a provider. Written before the batch is made there (`name` NULL), again when the service took it (its id
 -- there), and once it has ended (`state`: how). `nonce` is in the batch's metadata at the service.
@@ -50,9 +63,10 @@ CREATE TABLE IF NOT EXISTS proposals (
 ) WITHOUT ROWID;
 
 -- `digest`: of the text, case and white space normalised. `used`: the round it was answered in; NULL while open.
+-- `sample`: what the program made of it, as JSON, kept or dropped.
 CREATE TABLE IF NOT EXISTS instructions (
   id INTEGER PRIMARY KEY, reference INTEGER NOT NULL, feature TEXT NOT NULL, round INTEGER NOT NULL,
-  digest BLOB NOT NULL UNIQUE, text TEXT NOT NULL, used INTEGER
+  digest BLOB NOT NULL UNIQUE, text TEXT NOT NULL, used INTEGER, sample TEXT
 );
 CREATE INDEX IF NOT EXISTS instructions_of_reference ON instructions (reference);
 CREATE INDEX IF NOT EXISTS open_instructions ON instructions (id) WHERE used IS NULL;

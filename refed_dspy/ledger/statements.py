@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any, TypeAlias
 
-from refed_dspy.records import Call
+from refed_dspy.records import Call, Sample
 
-Statement: TypeAlias = tuple[str, tuple[Any, ...]]
+Statement: TypeAlias = tuple[str, tuple[Any, ...] | Mapping[str, Any]]
 
 SENT = "sent"
 """The outcome of a call that is in flight, or was when the process was killed."""
@@ -20,23 +20,25 @@ UNUSED = "unused"
 
 @dataclass(frozen=True)
 class Key:
-    """The identity of a question: one with an equal key is never paid for twice."""
+    """The identity of a request, `digest`: one with an equal one is never paid for twice. And what it is made for."""
 
     stage: str
     item: str
     repetition: int
-    prompt: str
-    inputs: str
     digest: str
 
 
 @dataclass(frozen=True)
 class Answer:
-    """A paid answer: its key, its typed outputs as JSON, the endpoint that gave it."""
+    """A paid answer: its typed outputs as JSON, and its text where the adapter that asked does not read that JSON."""
 
-    key: Key
     output: str
-    endpoint: str
+    raw: str | None = None
+
+    @property
+    def text(self) -> str:
+        """What the adapter reads."""
+        return self.output if self.raw is None else self.raw
 
 
 def text_digest(text: str) -> bytes:
@@ -44,12 +46,21 @@ def text_digest(text: str) -> bytes:
     return blake2b(" ".join(text.casefold().split()).encode(), digest_size=16).digest()
 
 
-def answered(answer: Answer, calls: Iterable[Call], failed_before: bool = True) -> list[Statement]:
-    """An answer and its calls, settled. `failed_before`: delete an earlier failure under this key."""
-    key, now = answer.key, time.time()
-    row = (key.digest, key.stage, key.item, key.repetition, key.prompt, key.inputs, answer.output, answer.endpoint, now)
-    forget = [("DELETE FROM failures WHERE key=?", (key.digest,))] if failed_before else []
-    return [("INSERT OR IGNORE INTO answers VALUES (?,?,?,?,?,?,?,?,?)", row), *forget, *settled(key, calls)]
+def answered(key: Key, answer: Answer, endpoint: str, calls: Iterable[Call]) -> list[Statement]:
+    """An answer that `endpoint` gave, and its calls, settled. An earlier failure under this key is deleted."""
+    row = (key.digest, key.stage, key.item, key.repetition, answer.output, answer.raw, endpoint, time.time())
+    return [
+        ("INSERT OR IGNORE INTO answers VALUES (?,?,?,?,?,?,?,?)", row),
+        ("DELETE FROM failures WHERE key=?", (key.digest,)),
+        *settled(key, calls),
+    ]
+
+
+def shared(key: Key) -> list[Statement]:
+    """The answer under `key` was given to its stage and item, too, unless it was theirs from the start."""
+    first = "SELECT 1 FROM answers WHERE key=:key AND item=:item AND stage=:stage"
+    row = {"item": key.item, "stage": key.stage, "key": key.digest}
+    return [(f"INSERT OR IGNORE INTO shared SELECT :item, :stage, :key WHERE NOT EXISTS ({first})", row)]
 
 
 def reused(key: str, model: str) -> list[Statement]:
@@ -85,17 +96,16 @@ def not_sent(number: int) -> list[Statement]:
     return [("DELETE FROM calls WHERE id=?", (number,)), ("DELETE FROM batched WHERE call=?", (number,))]
 
 
-def sampled(instruction: int, round_: int) -> list[Statement]:
+def sampled(instruction: int, round_: int, sample: Sample) -> list[Statement]:
     """An instruction became a sample in this round."""
-    return [
-        ("INSERT INTO samples (instruction, created) VALUES (?, ?)", (instruction, time.time())),
-        ("UPDATE instructions SET used=? WHERE id=?", (round_, instruction)),
-    ]
+    kept = ("INSERT INTO samples (instruction, created) VALUES (?, ?)", (instruction, time.time()))
+    return [kept, *unusable(instruction, round_, sample)]
 
 
-def unusable(instruction: int, round_: int) -> list[Statement]:
-    """An instruction whose answer failed for good, or that was dropped: it is not asked again."""
-    return [("UPDATE instructions SET used=? WHERE id=?", (round_, instruction))]
+def unusable(instruction: int, round_: int, sample: Sample | None = None) -> list[Statement]:
+    """An instruction is not asked again: its answer failed for good, or it or its `sample` was dropped."""
+    text = None if sample is None else sample.model_dump_json()
+    return [("UPDATE instructions SET used=?, sample=? WHERE id=?", (round_, text, instruction))]
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 DSPy's own `JSONAdapter` drops a field's bounds from the schema, sends no schema to a model it does not know, and
 repairs broken JSON, so that a cut answer passes for a complete one. `SchemaAdapter` sends the bounded schema wherever
 the teacher accepts one, and never repairs an answer. Everything that depends only on the signature is built once.
+Each call carries the check of its answer (`Fit`), so that a recorded teacher asks again before the answer gets here.
 """
 
 from __future__ import annotations
@@ -11,11 +12,14 @@ import json
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, cast, get_args
 
 import dspy
 from dspy.utils.exceptions import AdapterParseError
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+
+from refed_dspy.programs.fast_path import ask_directly, direct_engine
+from refed_dspy.programs.question import Fit, UnnamedStage, current_question, fitting
 
 JsonObject = dict[str, Any]
 
@@ -32,6 +36,8 @@ class Rendering:
     """Names of the input and output fields."""
     tags: tuple[str, ...]
     """Tags of the prompt that an answer must not contain. Tags of one word are left out: other texts have them too."""
+    plain: bool
+    """Whether no field has a type of DSPy's own (tools, history, images), which its adapters prepare by themselves."""
 
     @cached_property
     def typed_format(self) -> JsonObject:
@@ -65,7 +71,13 @@ def _rendering(signature: Any) -> Rendering:
         inputs=inputs,
         outputs=tuple(signature.output_fields),
         tags=tuple(f"<{name}>" for name in inputs if "_" in name),
+        plain=not any(_is_dspy_type(field.annotation) for field in signature.fields.values()),
     )
+
+
+def _is_dspy_type(annotation: Any) -> bool:
+    kinds = (annotation, *get_args(annotation))
+    return any(isinstance(kind, type) and issubclass(kind, dspy.Type | dspy.History) for kind in kinds)
 
 
 def _system(signature: Any, shape: str) -> str:
@@ -129,11 +141,20 @@ class SchemaAdapter(dspy.JSONAdapter):
 
     def __call__(self, lm: Any, lm_kwargs: JsonObject, signature: Any, demos: Any, inputs: Any) -> Any:
         kwargs = {**lm_kwargs, **_response_format(lm, signature)}
-        return dspy.Adapter.__call__(self, lm, kwargs, signature, demos, inputs)
+        _note(lm)
+        with fitting(SchemaFit(self, signature)):
+            return dspy.Adapter.__call__(self, lm, kwargs, signature, demos, inputs)
 
     async def acall(self, lm: Any, lm_kwargs: JsonObject, signature: Any, demos: Any, inputs: Any) -> Any:
-        kwargs = {**lm_kwargs, **_response_format(lm, signature)}
-        return await dspy.Adapter.acall(self, lm, kwargs, signature, demos, inputs)
+        fit, fixed = SchemaFit(self, signature), rendering(signature)
+        _note(lm)
+        with fitting(fit):
+            if fixed.plain and (engine := direct_engine(lm, lm_kwargs)) is not None:
+                messages = self.format(signature, demos, inputs)
+                text = await ask_directly(engine, lm, lm_kwargs, messages, fixed.typed_format)
+                return [fit.values(text)]
+            kwargs = {**lm_kwargs, **_response_format(lm, signature)}
+            return await dspy.Adapter.acall(self, lm, kwargs, signature, demos, inputs)
 
     def format_system_message(self, signature: type[dspy.Signature]) -> str:
         return rendering(signature).system
@@ -167,30 +188,120 @@ class SchemaAdapter(dspy.JSONAdapter):
         Raises:
             AdapterParseError: no JSON object, or one that does not fit. Nothing is repaired.
         """
+        parsed = self.parsed(signature, completion)
+        return {name: getattr(parsed, name) for name in rendering(signature).outputs}
+
+    def parsed(self, signature: type[dspy.Signature], completion: str) -> BaseModel:
+        """`parse`, as one Pydantic model."""
         fixed = rendering(signature)
         if not completion.strip():
-            raise AdapterParseError(
-                adapter_name="SchemaAdapter", signature=signature, lm_response=completion, message="the answer is empty"
-            )
+            raise _unfit(signature, completion, "the answer is empty")
         try:
             parsed = fixed.answer.model_validate_json(_json_object(completion), strict=True)
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
             where = ".".join(str(step) for step in first["loc"])
-            raise AdapterParseError(
-                adapter_name="SchemaAdapter",
-                signature=signature,
-                lm_response=completion,
-                message=f"{where}: {first['msg']}" if where else first["msg"],
-            ) from None
+            raise _unfit(signature, completion, f"{where}: {first['msg']}" if where else first["msg"]) from None
         if (tag := next((tag for tag in fixed.tags if tag in completion), None)) is not None:
-            raise AdapterParseError(
-                adapter_name="SchemaAdapter",
-                signature=signature,
-                lm_response=completion,
-                message=f"copies the prompt: it holds its {tag}",
-            )
-        return {name: getattr(parsed, name) for name in fixed.outputs}
+            raise _unfit(signature, completion, f"copies the prompt: it holds its {tag}")
+        _refuse_blanks(signature, completion, {name: getattr(parsed, name) for name in fixed.outputs})
+        return parsed
+
+
+def _refuse_blanks(signature: Any, completion: str, values: Mapping[str, Any]) -> None:
+    """No output of a stage may be empty; what else a program asks for may."""
+    question = current_question()
+    if question is None or isinstance(question, UnnamedStage):
+        return
+    for name, value in values.items():
+        if isinstance(value, str) and not value.strip():
+            raise _unfit(signature, completion, f"{name} is empty")
+
+
+def _unfit(signature: Any, completion: str, why: str) -> AdapterParseError:
+    return AdapterParseError(adapter_name="SchemaAdapter", signature=signature, lm_response=completion, message=why)
+
+
+class SchemaFit(Fit):
+    """The check of one call's answer. It keeps what it parsed, so that the answer is parsed once."""
+
+    reads_json = True
+
+    def __init__(self, adapter: SchemaAdapter, signature: Any) -> None:
+        self._adapter, self._signature = adapter, signature
+        self._outputs = ""
+        self._parsed: BaseModel | None = None
+
+    def outputs(self, text: str) -> str:
+        parsed = self._adapter.parsed(self._signature, text)
+        self._outputs, self._parsed = parsed.model_dump_json(), parsed
+        return self._outputs
+
+    def values(self, text: str) -> dict[str, Any]:
+        """The typed outputs of the answer that came back. Raises AdapterParseError."""
+        parsed = self._parsed if self._parsed is not None and text == self._outputs else None
+        parsed = parsed or self._adapter.parsed(self._signature, text)
+        return {name: getattr(parsed, name) for name in rendering(self._signature).outputs}
+
+
+class CheckedAdapter(dspy.Adapter):
+    """A caller's own adapter, whose calls carry the check of their answers as `SchemaAdapter`'s do."""
+
+    def __init__(self, adapter: dspy.ChatAdapter) -> None:
+        super().__init__(callbacks=adapter.callbacks)
+        self.adapter = adapter
+
+    def __call__(self, lm: Any, lm_kwargs: JsonObject, signature: Any, demos: Any, inputs: Any) -> Any:
+        _note(lm)
+        with fitting(_AdapterFit(self.adapter, signature)):
+            return self.adapter(lm, lm_kwargs, signature, demos, inputs)
+
+    async def acall(self, lm: Any, lm_kwargs: JsonObject, signature: Any, demos: Any, inputs: Any) -> Any:
+        _note(lm)
+        with fitting(_AdapterFit(self.adapter, signature)):
+            return await self.adapter.acall(lm, lm_kwargs, signature, demos, inputs)
+
+
+class _AdapterFit(Fit):
+    """The check of one call's answer by the caller's adapter, and by the fields' bounds, which it may not keep."""
+
+    reads_json = False
+
+    def __init__(self, adapter: dspy.ChatAdapter, signature: Any) -> None:
+        self._adapter, self._signature = adapter, signature
+
+    def outputs(self, text: str) -> str:
+        answer = rendering(self._signature).answer
+        values = self._adapter.parse(self._signature, text)
+        _refuse_blanks(self._signature, text, values)
+        try:
+            outputs = answer.model_construct(**values).model_dump_json(warnings=False)
+            answer.model_validate_json(outputs)
+        except ValueError as error:  # pydantic's own errors are ValueErrors, too
+            raise _unfit(self._signature, text, f"does not fit its fields: {error}") from None
+        return outputs
+
+
+def callers_adapter() -> dspy.Adapter:
+    """The adapter of this context's calls, without the check around it."""
+    adapter = dspy.settings.adapter or SchemaAdapter()
+    return adapter.adapter if isinstance(adapter, CheckedAdapter) else adapter
+
+
+def checked_adapter() -> dspy.Adapter:
+    """The adapter of this context's calls, which checks their answers: `SchemaAdapter` unless the caller set one.
+
+    Of the caller's adapters, one that is no ChatAdapter cannot tell a text's outputs without a call: it is left as is.
+    """
+    adapter = callers_adapter()
+    unchecked = isinstance(adapter, dspy.ChatAdapter) and not isinstance(adapter, SchemaAdapter)
+    return CheckedAdapter(adapter) if unchecked else adapter
+
+
+def _note(lm: Any) -> None:
+    """Have the question know which language model it is put to."""
+    if (question := current_question()) is not None:
+        question.lm = lm
 
 
 def _json_object(completion: str) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 import dspy
 
 from refed_dspy.concurrency import run_blocking
-from refed_dspy.programs.asking import ask
+from refed_dspy.programs.asking import about
 from refed_dspy.programs.reference_level import ReferenceLevelFeedback, as_reference
 from refed_dspy.records import NO_ANALYSIS, NO_STRATEGY, Reference, Sample
 from refed_dspy.signatures import DEFAULT_FEATURES
@@ -93,15 +93,12 @@ class SampleLevelFeedback(InstructionFeedbackOnly):
         """Answer `instruction`, collect feedback on the answer, and improve it."""
         item = item or f"{reference.id}/{instruction[:40]}"
         response = await self.first_response(reference, instruction, item)
-        feedback = await ask("sample_feedback", item, self.sample_feedback, instruction=instruction, response=response)
-        better = await ask(
-            "sample_improvement",
-            item,
-            self.sample_improvement,
-            instruction=instruction,
-            response=response,
-            response_feedback=feedback.response_feedback,
-        )
+        with about("sample_feedback", item):
+            feedback = await self.sample_feedback.acall(instruction=instruction, response=response)
+        with about("sample_improvement", item):
+            better = await self.sample_improvement.acall(
+                instruction=instruction, response=response, response_feedback=feedback.response_feedback
+            )
         return Sample(
             instruction=instruction,
             response=response,

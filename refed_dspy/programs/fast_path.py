@@ -1,8 +1,8 @@
-"""The direct way from a predictor to a teacher's engine, taken where nothing observes the layers in between.
+"""The direct way from an adapter to a teacher's engine, taken where nothing observes the layers in between.
 
-`dspy.Predict` and `dspy.LM` keep traces, history, usage and a cache, and call callbacks. In a run all of them are off,
-and passing through them costs more than everything else this package does for a call (docs/log.md). The request and its
-result are the same either way. If any of them is on, the usual way is taken.
+`dspy.LM` keeps history and usage, has a cache, and calls callbacks. In a run all of them are off, and passing through
+them costs more than everything else this package does for a call (docs/log.md). The request and its result are the same
+either way. If any of them is on, the usual way is taken.
 """
 
 from __future__ import annotations
@@ -16,9 +16,7 @@ import dspy
 from dspy.clients.errors import wrap_error
 from dspy.lm15 import Config, LM15Error, Message, Request, Response
 
-from refed_dspy.programs.adapter import SchemaAdapter, rendering
-
-_ADAPTER = SchemaAdapter()
+from refed_dspy.programs.question import repeated, rollout
 
 
 class Engine(Protocol):
@@ -27,30 +25,27 @@ class Engine(Protocol):
     async def complete(self, request: Request) -> Response: ...
 
 
-def direct_engine(predictor: dspy.Predict) -> Engine | None:
-    """The engine of `predictor`'s language model in this context, if it may be asked directly; else None."""
-    settings = dspy.settings
-    lm = predictor.lm or settings.lm
+def direct_engine(lm: Any, lm_kwargs: Mapping[str, Any]) -> Engine | None:
+    """The engine of `lm` if it may be asked directly in this context; else None. `lm_kwargs`: the call's settings."""
     engine: Engine | None = getattr(lm, "direct_engine", None)
-    plain = type(predictor) is dspy.Predict and type(settings.adapter or _ADAPTER) is SchemaAdapter
-    if engine is None or not plain or predictor.config or predictor.callbacks or lm.callbacks or lm.cache:
+    if engine is None or lm.callbacks or lm.cache or lm_kwargs.keys() - {"rollout_id"}:
         return None
+    settings = dspy.settings
     if settings.callbacks or settings.usage_tracker or settings.send_stream or settings.track_usage:
         return None
-    traced = settings.trace is not None and settings.max_trace_size > 0
-    return engine if settings.disable_history and not traced else None
+    return engine if settings.disable_history else None
 
 
-async def predict_directly(predictor: dspy.Predict, engine: Engine, inputs: Mapping[str, Any]) -> dspy.Prediction:
-    """The predictor's typed outputs. Raises what `predictor.acall` raises."""
-    lm, signature = predictor.lm or dspy.settings.lm, predictor.signature
-    messages = _ADAPTER.format(signature, predictor.demos, dict(inputs))
-    request = lm_request(lm, messages, rendering(signature).typed_format)
+async def ask_directly(
+    engine: Engine, lm: Any, lm_kwargs: Mapping[str, Any], messages: list[dict[str, Any]], typed_format: dict[str, Any]
+) -> str:
+    """The text of the answer. Raises what `lm.acall` raises."""
     try:
-        response = await engine.complete(request)
+        with repeated(rollout(lm_kwargs, lm.kwargs)):
+            response = await engine.complete(lm_request(lm, messages, typed_format))
     except LM15Error as error:
         raise wrap_error(error, model=lm.model) from error
-    return dspy.Prediction(**_ADAPTER.parse(signature, response.text or ""))
+    return response.text or ""
 
 
 def lm_request(lm: Any, messages: list[dict[str, Any]], response_format: dict[str, Any]) -> Request:
@@ -62,29 +57,30 @@ def lm_request(lm: Any, messages: list[dict[str, Any]], response_format: dict[st
         model=lm.model,
         system=system,
         messages=tuple(make[message["role"]](message["content"]) for message in dialogue),
-        config=_config(_ByIdentity(response_format), lm.kwargs.get("temperature"), _max_tokens(lm)),
+        config=_config(ByIdentity(response_format), lm.kwargs.get("temperature"), max_tokens_of(lm)),
     )
 
 
-def _max_tokens(lm: Any) -> int | None:
+def max_tokens_of(lm: Any) -> int | None:
+    """The bound on an answer that `lm` sets; DSPy keeps that of a reasoning model under another name."""
     max_tokens: int | None = lm.kwargs.get("max_tokens") or lm.kwargs.get("max_completion_tokens")
     return max_tokens
 
 
 @dataclass(frozen=True, eq=False)
-class _ByIdentity:
+class ByIdentity:
     """A value that is equal only to itself, so that it can be a cache's key though it is not hashable."""
 
-    value: dict[str, Any]
+    value: Any
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _ByIdentity) and self.value is other.value
+        return isinstance(other, ByIdentity) and self.value is other.value
 
     def __hash__(self) -> int:
         return id(self.value)
 
 
 @lru_cache(maxsize=512)
-def _config(response_format: _ByIdentity, temperature: float | None, max_tokens: int | None) -> Config:
+def _config(response_format: ByIdentity, temperature: float | None, max_tokens: int | None) -> Config:
     """The same object for every call of a signature to a teacher: lm15 walks the whole schema whenever it makes one."""
     return Config(temperature=temperature, max_tokens=max_tokens, response_format=response_format.value)

@@ -14,7 +14,7 @@ import dspy
 
 from refed_dspy.concurrency import run_blocking, together
 from refed_dspy.errors import NoConnection, RowError, one_line
-from refed_dspy.programs.asking import ask
+from refed_dspy.programs.asking import about
 from refed_dspy.signatures.judging import PairwiseComparison, RubricGrading
 
 
@@ -198,7 +198,8 @@ class RubricJudge(dspy.Module):
 async def _answer_or_failure(stage: str, item: str, predictor: dspy.Predict, **inputs: Any) -> Any:
     """The answer, or a text: the kind of the failure and its reason."""
     try:
-        return await ask(stage, item, predictor, **inputs)
+        with about(stage, item):
+            return await predictor.acall(**inputs)
     except NoConnection:
         raise  # the judge is not there at all: this is no failure of one pair
     except RowError as error:

@@ -1,11 +1,35 @@
-"""The errors of teachers' engines, as kinds of DSPy's LMError, which passes through DSPy's layers as it is.
-
-`programs/asking.py` translates them into the errors of this package.
-"""
+"""The errors of teachers' engines, as kinds of DSPy's LMError, which passes through DSPy's layers as it is; and what
+they are outside of those layers: errors of this package."""
 
 from __future__ import annotations
 
-from dspy.utils.exceptions import LMConfigurationError, LMError, LMTransportError
+import os
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import dspy
+from dspy.utils import exceptions as lm_errors
+from dspy.utils.exceptions import AdapterParseError, LMConfigurationError, LMError, LMTransportError
+
+from refed_dspy.config.teacher import SECRET
+from refed_dspy.errors import (
+    CapReached,
+    CutAnswer,
+    EndpointBusy,
+    MalformedAnswer,
+    NoAnswer,
+    NoConnection,
+    RefedError,
+    RefusedAnswer,
+    RowError,
+    RunStopped,
+    TeacherError,
+    TooLong,
+    UnfitRequest,
+    one_line,
+)
+from refed_dspy.programs.question import Question
 
 
 class AnswerCut(LMError):
@@ -50,3 +74,105 @@ class BatchOutOfReach(WorkEnds):
 
 class LMCapReached(LMError):
     """`errors.CapReached` as an LMError; or a compile is ending."""
+
+
+class InTransit(LMError):
+    """An error of this package on its way through DSPy's layers."""
+
+    def __init__(self, error: RefedError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+def in_transit(error: RefedError) -> LMError:
+    """`error` as something that DSPy's layers let pass. A request that is too long is told in DSPy's own way: modules
+    that can shorten one look for it."""
+    if isinstance(error, TooLong):
+        return lm_errors.ContextWindowExceededError(message=error.reason)
+    return InTransit(error)
+
+
+_ROW_ERRORS = (
+    (AnswerCut, CutAnswer),
+    (AnswerRefused, RefusedAnswer),
+    (lm_errors.ContextWindowExceededError, TooLong),
+    (lm_errors.LMInvalidRequestError, UnfitRequest),
+    (lm_errors.LMTimeoutError, NoAnswer),
+    (lm_errors.LMRateLimitError, NoAnswer),
+    (lm_errors.LMServerError, NoAnswer),
+    (NotReached, NoConnection),
+    (lm_errors.LMTransportError, NoAnswer),
+    (lm_errors.LMProviderError, NoAnswer),
+)
+
+_STOP_HINTS = (
+    (lm_errors.LMAuthError, "check the key in the variable that api_key_env names"),
+    (lm_errors.LMBillingError, "check the account's balance and quota"),
+    (lm_errors.LMUnsupportedModelError, "check the teacher's model and api_base"),
+    (lm_errors.LMUnsupportedFeatureError, "check the teacher's params"),
+    (lm_errors.LMConfigurationError, "check the teacher's settings"),
+    (NotAnApi, "check api_base, and the proxies set in the environment"),
+    (NoBatches, "set mode: interactive, or name an endpoint that takes batches"),
+    (BatchRejected, "nothing of it was paid for; mend that, or set mode: interactive"),
+)
+
+
+def translated(error: LMError | AdapterParseError, question: Question) -> RefedError:
+    """`error` of a call for `question`, as an error of this package. An unexpected one is a bug and is raised as it is.
+
+    A key that the error's message repeats is taken out.
+    """
+    if isinstance(error, InTransit):
+        own = error.error
+        return type(own)(question.stage, question.item, own.reason) if isinstance(own, RowError) else own
+    if isinstance(error, AdapterParseError):
+        # DSPy's message continues with the whole answer; the reason is its first paragraph.
+        return MalformedAnswer(question.stage, question.item, str(error).partition("\n\n")[0])
+    reason = one_line(without_keys(getattr(error, "message", "") or str(error), question.lm))
+    if isinstance(error, LMCapReached):
+        return CapReached("", reason=reason)
+    if isinstance(error, StillLimited):
+        return EndpointBusy(reason)
+    if isinstance(error, WorkEnds):
+        return RunStopped(reason)
+    if hint := stop_hint(error):
+        return TeacherError(f"{question}: {reason} — {hint}")
+    for lm_error, row_error in _ROW_ERRORS:
+        if isinstance(error, lm_error):
+            return row_error(question.stage, question.item, reason)
+    if without_keys(str(error), question.lm) != str(error):
+        return TeacherError(f"{question}: {reason} — not an error that was expected")
+    raise error
+
+
+def stop_hint(error: LMError) -> str:
+    """What to do about an error that every other question would meet too; "" for an error of one row."""
+    for lm_error, hint in _STOP_HINTS:
+        if isinstance(error, lm_error):
+            return hint
+    missing = getattr(error, "status", None) == 404
+    return "check the teacher's api_base, its model and, on Azure, api_version" if missing else ""
+
+
+def without_keys(text: str, lm: Any = None) -> str:
+    """`text` without the API keys of `lm` (or the context's) and of the environment: providers repeat them."""
+    lm = lm or dspy.settings.lm
+    settings = getattr(getattr(lm, "recorded", lm), "kwargs", None) or {}
+    keys = {*_secrets(settings), *(value for name, value in os.environ.items() if _KEY_VARIABLE.search(name))}
+    for key in sorted(keys, key=len, reverse=True):
+        if len(key) >= 8:
+            text = text.replace(key, "[key]")
+    return text
+
+
+_KEY_VARIABLE = re.compile(r"(_KEY|_TOKEN|_SECRET)$")
+
+
+def _secrets(settings: Any, named: bool = False) -> Iterator[str]:
+    """Every text, at any depth, under a name that suggests an API key."""
+    if isinstance(settings, Mapping):
+        for name, value in settings.items():
+            yield from _secrets(value, named or bool(SECRET.search(str(name))))
+    elif named and isinstance(settings, str):
+        yield settings
+        yield settings.removeprefix("Bearer ")

@@ -11,7 +11,7 @@ import dspy
 
 from refed_dspy.concurrency import run_blocking, together
 from refed_dspy.errors import ConfigError, RowError
-from refed_dspy.programs.asking import ask
+from refed_dspy.programs.asking import about, again
 from refed_dspy.records import Failure, Feedback, Reference, Sample
 from refed_dspy.signatures import (
     DEFAULT_FEATURES,
@@ -100,24 +100,18 @@ class ReferenceLevelFeedback(dspy.Module):
 
     async def collect_features(self, reference: Reference) -> dict[str, str]:
         """Feedback on the reference's instruction: feature → description."""
-        answer = await ask(
-            "instruction_feedback",
-            reference.id,
-            self.instruction_feedback,
-            reference_instruction=reference.instruction,
-            reference_response=reference.response,
-        )
+        with about("instruction_feedback", reference.id):
+            answer = await self.instruction_feedback.acall(
+                reference_instruction=reference.instruction, reference_response=reference.response
+            )
         return {name: answer[name] for name in self.features}
 
     async def collect_response_feedback(self, reference: Reference) -> str:
         """Feedback on the reference's response."""
-        answer = await ask(
-            "response_feedback",
-            reference.id,
-            self.response_feedback,
-            reference_instruction=reference.instruction,
-            reference_response=reference.response,
-        )
+        with about("response_feedback", reference.id):
+            answer = await self.response_feedback.acall(
+                reference_instruction=reference.instruction, reference_response=reference.response
+            )
         return str(answer.response_feedback)
 
     async def collect(self, reference: Reference) -> Feedback:
@@ -131,45 +125,37 @@ class ReferenceLevelFeedback(dspy.Module):
         self, reference: Reference, feature: str, description: str, taken: Sequence[str] = (), repetition: int = 0
     ) -> Proposal:
         """New instructions of `feature`. The newest `TAKEN_SHOWN` of `taken` are shown as taken."""
-        answer = await ask(
-            "instruction_synthesis",
-            f"{reference.id}/{feature}",
-            self.instruction_synthesis,
-            repetition,
-            how_many=self.instructions_per_feature,
-            reference_instruction=reference.instruction,
-            feature_name=feature.replace("_", " "),
-            feature=description,
-            taken=list(taken[-TAKEN_SHOWN:]),
-        )
+        with about("instruction_synthesis", f"{reference.id}/{feature}"):
+            answer = await self.instruction_synthesis.acall(
+                config=again(repetition),
+                how_many=self.instructions_per_feature,
+                reference_instruction=reference.instruction,
+                feature_name=feature.replace("_", " "),
+                feature=description,
+                taken=list(taken[-TAKEN_SHOWN:]),
+            )
         written = [text.strip() for text in answer.new_instructions if text.strip()]
         instructions = tuple(written[: self.instructions_per_feature])
         return Proposal(instructions, surplus=len(written) - len(instructions))
 
     async def first_response(self, reference: Reference, instruction: str, item: str = "") -> str:
         """The answer to `instruction`, with the reference as an example."""
-        answer = await ask(
-            "response_generation",
-            item or f"{reference.id}/{instruction[:40]}",
-            self.response_generation,
-            example_instruction=reference.instruction,
-            example_response=reference.response,
-            instruction=instruction,
-        )
+        with about("response_generation", item or f"{reference.id}/{instruction[:40]}"):
+            answer = await self.response_generation.acall(
+                example_instruction=reference.instruction,
+                example_response=reference.response,
+                instruction=instruction,
+            )
         return str(answer.response)
 
     async def respond(self, reference: Reference, response_feedback: str, instruction: str, item: str = "") -> Sample:
         """Answer `instruction`, then improve the answer with the feedback on the reference."""
         item = item or f"{reference.id}/{instruction[:40]}"
         response = await self.first_response(reference, instruction, item)
-        better = await ask(
-            "response_improvement",
-            item,
-            self.response_improvement,
-            reference_feedback=response_feedback,
-            instruction=instruction,
-            response=response,
-        )
+        with about("response_improvement", item):
+            better = await self.response_improvement.acall(
+                reference_feedback=response_feedback, instruction=instruction, response=response
+            )
         return Sample(
             instruction=instruction,
             response=response,

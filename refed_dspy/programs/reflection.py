@@ -11,7 +11,7 @@ import dspy
 
 from refed_dspy.concurrency import run_blocking
 from refed_dspy.errors import ConfigError, NoAnswer, NoConnection, RowError, one_line
-from refed_dspy.programs.asking import ask
+from refed_dspy.programs.asking import about
 from refed_dspy.signatures.reflection import InstructionReflection, ResponseReflection
 from refed_dspy.text import find_placeholder
 
@@ -119,15 +119,13 @@ class ReflectionTuning(dspy.Module):
         A new instruction is taken only together with its answer: the old answer would be wrong for it.
         """
         try:
-            prediction = await ask(
-                "instruction_reflection",
-                item or one_line(instruction, 40),
-                self.instruction_reflection,
-                instruction_criteria=self.of_instructions,
-                response_criteria=self.of_responses,
-                instruction=instruction,
-                response=response,
-            )
+            with about("instruction_reflection", item or one_line(instruction, 40)):
+                prediction = await self.instruction_reflection.acall(
+                    instruction_criteria=self.of_instructions,
+                    response_criteria=self.of_responses,
+                    instruction=instruction,
+                    response=response,
+                )
         except RowError as error:
             return None, f"{error.kind}: {error.reason}"
         new_instruction, new_response = prediction.new_instruction.strip(), prediction.new_response.strip()
@@ -142,14 +140,10 @@ class ReflectionTuning(dspy.Module):
     async def improve(self, instruction: str, response: str, item: str = "") -> Improved:
         """The second pass: the better response, or None and why: a RowError, a placeholder, the same one again."""
         try:
-            prediction = await ask(
-                "response_reflection",
-                item or one_line(instruction, 40),
-                self.response_reflection,
-                response_criteria=self.of_responses,
-                instruction=instruction,
-                response=response,
-            )
+            with about("response_reflection", item or one_line(instruction, 40)):
+                prediction = await self.response_reflection.acall(
+                    response_criteria=self.of_responses, instruction=instruction, response=response
+                )
         except RowError as error:
             return None, f"{error.kind}: {error.reason}"
         better = prediction.better_response.strip()

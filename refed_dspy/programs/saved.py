@@ -14,7 +14,7 @@ import dspy
 
 from refed_dspy.errors import ConfigError, one_line
 from refed_dspy.files import whole_file
-from refed_dspy.programs.adapter import SchemaAdapter, rendering
+from refed_dspy.programs.adapter import callers_adapter, rendering
 from refed_dspy.programs.mlflow_address import download_program, is_address
 from refed_dspy.records import digest, json_default
 
@@ -26,7 +26,7 @@ def prompt_digest(predictor: dspy.Predict) -> str:
     """A digest of all that determines a predictor's prompt except its inputs: instructions, fields, demos, LM settings,
     adapter, and the text around the inputs: a version of this package that changes it asks another question."""
     fixed = rendering(predictor.signature)
-    adapter = dspy.settings.adapter or SchemaAdapter()
+    adapter = callers_adapter()
     around = adapter.format_user_message_content(
         predictor.signature, dict.fromkeys(fixed.inputs, ""), main_request=True
     )

@@ -8,7 +8,7 @@ from typing import Any
 from refed_dspy.errors import RowError
 from refed_dspy.filters.screening import Screening
 from refed_dspy.ledger.statements import decided, sampled, text_digest, unusable
-from refed_dspy.programs.asking import same_teacher
+from refed_dspy.programs.asking import about_item, predictor_names, same_teacher
 from refed_dspy.programs.reference_level import TAKEN_SHOWN
 from refed_dspy.records import Reference
 from refed_dspy.runs.plan import Propose, Respond, Study
@@ -35,6 +35,7 @@ class SynthesisWorker:
         self.ledger, self.progress = recorded.ledger, recorded.progress
         self.screening = screening or Screening(())
         self.screening.restore(self.ledger)
+        self._names = predictor_names(program)
         self._features: dict[int, dict[str, str]] = {}
         self._response_feedback: dict[int, Any] = {}
         # A copy of a reference's instruction is no new instruction.
@@ -42,18 +43,21 @@ class SynthesisWorker:
 
     async def study(self, unit: Study) -> None:
         reference = self.references[unit.reference]
-        if unit.kind == "features":
-            self._features[unit.reference] = await self.program.collect_features(reference)
-        else:
-            self._response_feedback[unit.reference] = await self.program.collect_response_feedback(reference)
+        with about_item(self._names, reference.id):
+            if unit.kind == "features":
+                self._features[unit.reference] = await self.program.collect_features(reference)
+            else:
+                self._response_feedback[unit.reference] = await self.program.collect_response_feedback(reference)
 
     async def propose(self, unit: Propose) -> list[tuple[int, str]]:
         # Only earlier rounds are shown as taken: they are settled, so the question stays the same on a resume.
         taken = self.ledger.texts_before(unit.reference, unit.round, TAKEN_SHOWN)
         description = self._features[unit.reference][unit.feature]
-        proposal = await self.program.propose(
-            self.references[unit.reference], unit.feature, description, taken, repetition=unit.round
-        )
+        reference = self.references[unit.reference]
+        with about_item(self._names, f"{reference.id}/{unit.feature}"):
+            proposal = await self.program.propose(
+                reference, unit.feature, description, taken, repetition=unit.round
+            )
         added = self.ledger.commit_proposal(
             unit.reference,
             unit.feature,
@@ -69,17 +73,21 @@ class SynthesisWorker:
 
     async def respond(self, unit: Respond) -> bool:
         item = str(unit.instruction_id)
-        decisions = await self.screening.judge_instruction(unit.text, item)
+        decisions, sample = await self.screening.judge_instruction(unit.text, item), None
         kept = all(decision.kept for decision in decisions)
         if kept:
             feedback = self._response_feedback[unit.reference]
-            with same_teacher(unit.text):
+            with same_teacher(unit.text), about_item(self._names, item):
                 sample = await self.program.respond(self.references[unit.reference], feedback, unit.text, item=item)
             decisions += await self.screening.screen_sample(sample, item)
             kept = all(decision.kept for decision in decisions)
         self.screening.count_sample(decisions)
-        outcome = sampled if kept else unusable
-        rows = [*outcome(unit.instruction_id, unit.round), *decided(unit.instruction_id, decisions)]
+        done = (
+            sampled(unit.instruction_id, unit.round, sample)
+            if sample is not None and kept
+            else unusable(unit.instruction_id, unit.round, sample)
+        )
+        rows = [*done, *decided(unit.instruction_id, decisions)]
         await self.recorded.recorder.group.commit(rows)
         if kept:
             self.progress.kept += 1

@@ -18,14 +18,14 @@ from refed_dspy.sharing.run_settings import SharedSettings, settings_of
 _ANSWERS = """
 SELECT stage, model, endpoint, count(*) FROM (
   SELECT a.rowid AS place, a.stage, a.endpoint, coalesce(
-    (SELECT model FROM calls c WHERE c.item = a.item AND c.key = a.key AND c.outcome = 'ok' LIMIT 1),
+    (SELECT model FROM calls c WHERE c.key = a.key AND c.outcome = 'ok' LIMIT 1),
     (SELECT model FROM reused r WHERE r.key = a.key)) AS model
   FROM answers a
 ) GROUP BY stage, model, endpoint ORDER BY min(place)
 """
 _REUSED = """
 SELECT count(*) FROM answers a
-WHERE NOT EXISTS (SELECT 1 FROM calls c WHERE c.item = a.item AND c.key = a.key AND c.outcome = 'ok')
+WHERE NOT EXISTS (SELECT 1 FROM calls c WHERE c.key = a.key AND c.outcome = 'ok')
 """
 
 

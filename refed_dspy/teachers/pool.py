@@ -11,21 +11,22 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
 
-import dspy
+from dspy.lm15 import Request, Response
 
 from refed_dspy.concurrency import SingleFlight
 from refed_dspy.errors import EndpointBusy, NoAnswer, NoConnection, RefedError, RowError, TeacherError, one_line
 from refed_dspy.ledger.batches import unsettled_calls
 from refed_dspy.ledger.recorder import CallRecorder
-from refed_dspy.ledger.statements import Key
-from refed_dspy.programs.asking import Answerer, Question, current_sample
+from refed_dspy.ledger.statements import Answer, Key
+from refed_dspy.programs.asking import current_sample
+from refed_dspy.programs.lm_errors import in_transit
 from refed_dspy.records import digest
 from refed_dspy.teachers.by_stage import ANY, TeachersByStage
-from refed_dspy.teachers.recorded import RecordedTeacher, key_function_of, remembered
+from refed_dspy.teachers.recorded import Asked, RecordedTeacher, key_function, remembered, response_of, text_of
 
 log = logging.getLogger("refed_dspy.teachers")
 FIRST_OUTAGE, LONGEST_OUTAGE = 30.0, 900.0
@@ -80,20 +81,19 @@ class Outage:
 class PooledTeacher(RecordedTeacher):
     """The RecordedTeacher of a pool's member: only a final error ends a question: another may answer it."""
 
-    async def _failed(self, question: Question, key: Key, error: RowError, recorder: CallRecorder) -> None:
+    async def _failed(self, key: Key, error: RowError, recorder: CallRecorder) -> None:
         if error.final:
-            await super()._failed(question, key, error, recorder)
+            await super()._failed(key, error, recorder)
         else:
             recorder.write()
 
 
 class PoolMember:
-    """One teacher of a session: its RecordedTeacher, its language model while it runs, and its outage."""
+    """One teacher of a session: its RecordedTeacher, and its outage."""
 
     def __init__(self, recorded: RecordedTeacher, served: set[tuple[str, str]], clock: Callable[[], float]) -> None:
         """`served`: (model, endpoint) of the calls that were answered in earlier starts."""
         self.recorded, self.outage = recorded, Outage(clock)
-        self.lm: Any = None
         teacher, config = recorded.teacher, recorded.teacher.config
         self.model, self.id = digest(teacher.identity), digest([teacher.identity, teacher.endpoint])
         self.shown = f"{teacher.model} at {teacher.endpoint}"
@@ -105,12 +105,11 @@ class PoolMember:
         """Whether it ever answered in this folder: then a refusal is an outage, else a mistake in the settings."""
         return self.recorded.answered or self._served
 
-    async def ask(self, question: Question, key: Key) -> dspy.Prediction:
+    async def ask(self, asked: Asked, key: Key) -> Answer:
         """Its answer. Raises as `RecordedTeacher.ask`; a passing error leaves no failure in the ledger."""
         was_down = self.outage.down
         try:
-            with dspy.context(lm=self.lm):
-                answer = await self.recorded.ask(question, key)
+            answer = await self.recorded.ask(asked, key)
         except _PASSING:
             raise
         except RowError:  # an answer, if an unusable one
@@ -150,11 +149,11 @@ class _WeightedMember:
 
 
 class Pool:
-    """The Answerer of one stage's teachers, or of all stages'. `former`: key functions of teachers that were asked in
-    earlier starts and are asked no more; their answers count."""
+    """The teachers of one stage, or of all stages: an engine for DSPy. `former`: the identities of teachers that were
+    asked in earlier starts and are asked no more; their answers count."""
 
     def __init__(
-        self, members: Sequence[tuple[PoolMember, float]], former: Sequence[Callable[[Question], Key]] = ()
+        self, members: Sequence[tuple[PoolMember, float]], former: Sequence[Mapping[str, Any]] = ()
     ) -> None:
         models = Counter(member.model for member, _ in members)
         # The endpoint is no part of the draw, unless two members have the same model.
@@ -162,60 +161,65 @@ class Pool:
             _WeightedMember(member, weight, member.model if models[member.model] == 1 else member.id)
             for member, weight in members
         ]
-        self._former = former
+        self._former = [key_function(identity) for identity in former]
         any_member = members[0][0].recorded
         self._seed, self._recorder, self._ledger = any_member.seed, any_member.recorder, any_member.ledger
-        ledger = self._ledger
         self._single_flight = SingleFlight()
-        self._passing = {key for (key,) in ledger.db.execute("SELECT key FROM failures WHERE NOT final")}
+        self._passing = self._ledger.passing_failures()
         """Keys of failures in the ledger that an answer removes."""
-        self._settled = {key for (key,) in ledger.db.execute("SELECT key FROM answers")} if former else set[str]()
-        self._in_batches = {call.key for call in unsettled_calls(ledger)}
+        self._settled = self._ledger.settled_keys() if former else set[str]()
+        self._in_batches = {call.key for call in unsettled_calls(self._ledger)}
         """Keys of calls that wait in a batch: the member that sent one fetches its answer."""
 
-    async def __call__(self, question: Question) -> dspy.Prediction:
-        keys = [weighted.member.recorded.key(question) for weighted in self._members]
-        async with self._single_flight.alone(keys[0].digest):  # the same question is paid for once
-            answer = self._recorded_answer(question, keys)
-            if answer is None:
-                answer = await self._ask_members(question, keys)
+    async def complete(self, request: Request) -> Response:
+        """As `RecordedTeacher.complete`."""
+        try:
+            return response_of(request.model, await self.answer(Asked.now(request)))
+        except RefedError as error:
+            raise in_transit(error) from error
+
+    async def answer(self, asked: Asked) -> Answer:
+        """As `RecordedTeacher.answer`."""
+        keys = [weighted.member.recorded.key(asked) for weighted in self._members]
+        async with self._single_flight.alone(keys[0].digest):  # the same request is paid for once
+            answer = self._recorded_answer(asked, keys) or await self._ask_members(asked, keys)
             self._remove_failures(keys)
             return answer
 
-    def _recorded_answer(self, question: Question, keys: Sequence[Key]) -> dspy.Prediction | None:
+    def _recorded_answer(self, asked: Asked, keys: Sequence[Key]) -> Answer | None:
         """What any member answered, in this start or earlier: in this folder's ledger, else in the reused run's.
 
-        Raises the RowError that is recorded for the question.
+        Raises the RowError that is recorded for the request.
         """
         failure: RowError | None = None
         for weighted, key in zip(self._members, keys, strict=True):
             try:
-                if (answer := weighted.member.recorded.from_ledger(question, key)) is not None:
+                if (answer := weighted.member.recorded.from_ledger(asked, key)) is not None:
                     _note_writer(weighted.member)
                     return answer
             except RowError as error:
                 failure = failure or error
-        for former in (key_of(question).digest for key_of in self._former):
-            if former in self._settled:
-                return remembered(self._ledger, question, replace(keys[0], digest=former))
+        for key in (key_of(asked) for key_of in self._former):
+            if key.digest in self._settled:
+                return remembered(self._ledger, asked, key)
         for weighted, key in zip(self._members, keys, strict=True):
-            if (answer := weighted.member.recorded.from_reused_run(question, key)) is not None:
+            if (answer := weighted.member.recorded.from_reused_run(key)) is not None:
                 _note_writer(weighted.member)
                 return answer
         if failure is not None:
             raise failure
         return None
 
-    async def _ask_members(self, question: Question, keys: Sequence[Key]) -> dspy.Prediction:
+    async def _ask_members(self, asked: Asked, keys: Sequence[Key]) -> Answer:
         """The answer of the member that is drawn, or of the next that is up.
 
         Raises as a single teacher does where none answers, and TeacherError for a member that refuses from the start.
         """
         of_member = dict(zip((weighted.member.id for weighted in self._members), keys, strict=True))
         failed: tuple[PoolMember, RefedError] | None = None
-        for member in self._candidates(of_member):
+        for member in self._candidates(asked, of_member):
             try:
-                answer = await member.ask(question, of_member[member.id])
+                answer = await member.ask(asked, of_member[member.id])
             except _PASSING as error:
                 self._check_outage(member, error)
                 failed = member, error
@@ -223,12 +227,12 @@ class Pool:
                 _note_writer(member)
                 return answer
         assert failed is not None
-        await self._give_up(question, of_member, *failed)
+        await self._give_up(of_member, *failed)
         raise failed[1]
 
-    def _candidates(self, keys: Mapping[str, Key]) -> Iterator[PoolMember]:
+    def _candidates(self, asked: Asked, keys: Mapping[str, Key]) -> Iterator[PoolMember]:
         """The members that are up, in the order of the draw. If all are down, the drawn one is asked all the same."""
-        order = self._drawn(keys)
+        order = self._drawn(asked, keys)
         asked = False
         for member in order:
             if member.outage.may_ask():
@@ -237,14 +241,14 @@ class Pool:
         if not asked:
             yield order[0]
 
-    def _drawn(self, keys: Mapping[str, Key]) -> list[PoolMember]:
+    def _drawn(self, asked: Asked, keys: Mapping[str, Key]) -> list[PoolMember]:
         """All members, the drawn one first: by content, seed and weight, so that a further member, or another weight,
-        moves as few questions as possible. A member whose batch holds the question comes first, then the one that
+        moves as few requests as possible. A member whose batch holds the request comes first, then the one that
         wrote the sample's first answer."""
         if len(self._members) == 1:
             return [self._members[0].member]
         sample = current_sample()
-        about = sample.about if sample is not None else _content(keys[self._members[0].member.id])
+        about = sample.about if sample is not None else _content(asked)
         writer = sample.writer if sample is not None else None
 
         def rank(weighted: _WeightedMember) -> tuple[bool, bool, float]:
@@ -266,16 +270,14 @@ class Pool:
         if others:
             member.went_down(error)
 
-    async def _give_up(
-        self, question: Question, keys: Mapping[str, Key], member: PoolMember, error: RefedError
-    ) -> None:
-        """No member answered: the question fails as it would if the last one asked were the only one."""
+    async def _give_up(self, keys: Mapping[str, Key], member: PoolMember, error: RefedError) -> None:
+        """No member answered: the request fails as it would if the last one asked were the only one."""
         if not isinstance(error, RowError):
             return
         if isinstance(error, NoConnection) and not any(weighted.member.recorded.answered for weighted in self._members):
             raise member.recorded.not_reached(error) from error
         self._passing.add(keys[member.id].digest)
-        await member.recorded.fail(question, keys[member.id], error)
+        await member.recorded.fail(keys[member.id], error)
 
     def _remove_failures(self, keys: Sequence[Key]) -> None:
         """The question is answered: remove the passing failures that the ledger has of it, whichever member's."""
@@ -291,8 +293,9 @@ def _note_writer(member: PoolMember) -> None:
         sample.writer = member
 
 
-def _content(key: Key) -> str:
-    return f"{key.inputs}/{key.repetition}"
+def _content(asked: Asked) -> str:
+    """What a request is about: its last message holds the inputs."""
+    return f"{digest(text_of(asked.request.messages[-1]))}/{asked.repetition}"
 
 
 def _draw(text: str) -> float:
@@ -303,13 +306,14 @@ def _draw(text: str) -> float:
 
 
 class StageRouter:
-    """The Answerer of several pools: each question goes to its stage's pool."""
+    """Several pools, an engine for DSPy: each request goes to its stage's pool."""
 
     def __init__(self, pools: Mapping[str, Pool]) -> None:
         self._pools, self._any = pools, pools[ANY]
 
-    async def __call__(self, question: Question) -> dspy.Prediction:
-        return await self._pools.get(question.stage, self._any)(question)
+    async def complete(self, request: Request) -> Response:
+        """As `Pool.complete`."""
+        return await self._pools.get(Asked.now(request).question.stage, self._any).complete(request)
 
 
 @dataclass(frozen=True)
@@ -321,12 +325,11 @@ class PoolSetup:
     former: Sequence[Mapping[str, Any]] = ()
     clock: Callable[[], float] = time.monotonic
 
-    def answerer(self, members: Mapping[int, PoolMember]) -> Answerer:
-        """The Answerer of all stages. `members`: `id` of a Teacher → its PoolMember."""
-        former = [key_function_of(identity) for identity in self.former]
+    def router(self, members: Mapping[int, PoolMember]) -> StageRouter:
+        """The engine of all stages. `members`: `id` of a Teacher → its PoolMember."""
         return StageRouter(
             {
-                stage: Pool([(members[id(share.teacher)], share.weight) for share in pool], former)
+                stage: Pool([(members[id(share.teacher)], share.weight) for share in pool], self.former)
                 for stage, pool in self.by_stage.pools.items()
             }
         )
@@ -334,6 +337,5 @@ class PoolSetup:
 
 def members_of(recorded_teachers: Mapping[int, RecordedTeacher], clock: Callable[[], float]) -> dict[int, PoolMember]:
     """`id` of a Teacher → its PoolMember, from `id` → its RecordedTeacher."""
-    ledger = next(iter(recorded_teachers.values())).ledger
-    served = set(ledger.db.execute("SELECT DISTINCT model, endpoint FROM calls WHERE outcome='ok'"))
+    served = next(iter(recorded_teachers.values())).ledger.answered_models()
     return {teacher: PoolMember(recorded, served, clock) for teacher, recorded in recorded_teachers.items()}

@@ -1,7 +1,8 @@
 """The recorded teacher: it answers from the ledger, and asks the teacher for the rest, so that nothing is paid twice.
 
-A recorded answer is returned, a recorded final failure is raised again at no cost, and any other question is asked;
-its answer is committed before anyone sees it. `Progress` counts for whoever watches.
+A recorded answer is returned, a recorded final failure is raised again at no cost, and any other request is made; its
+answer is committed before anyone sees it. Two requests are equal when model, sampling, settings, messages and
+repetition are, whoever makes them. `Progress` counts for whoever watches.
 """
 
 from __future__ import annotations
@@ -11,9 +12,14 @@ import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import dspy
+from dspy._vendor.lm15.serde import config_to_dict, messages_to_json
+from dspy.clients.errors import wrap_error
+from dspy.lm15 import LM15Error, Message, Request, Response, TextPart, Usage
+from dspy.utils.exceptions import AdapterParseError, LMError
 
 from refed_dspy.concurrency import SingleFlight
 from refed_dspy.errors import (
@@ -21,28 +27,28 @@ from refed_dspy.errors import (
     CutAnswer,
     MalformedAnswer,
     NoConnection,
+    RefedError,
     RefusedAnswer,
     RowError,
     RunStopped,
     TeacherError,
+    TooLong,
     UnfitRequest,
 )
-from refed_dspy.ledger.attempt import Attempt
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.recorder import CallRecorder, RunRecorder, recording
-from refed_dspy.ledger.statements import Answer, Key, answered, failed, reused
-from refed_dspy.programs.adapter import rendering
-from refed_dspy.programs.asking import Question, ask_teacher
-from refed_dspy.programs.saved import prompt_digest
+from refed_dspy.ledger.statements import Answer, Key, answered, failed, reused, shared
+from refed_dspy.programs.fast_path import ByIdentity, Engine
+from refed_dspy.programs.lm_errors import in_transit, translated
+from refed_dspy.programs.question import Fit, Question, UnnamedStage, current_fit, current_question, current_repetition
 from refed_dspy.records import Call, digest
 from refed_dspy.teachers import Teacher
-from refed_dspy.teachers.outcomes import reserved
 
 LEAST_CALLS = 20
 RECENT = 50
 """A stage's failure share is taken over its last 50 calls, once there are 20: a teacher may also fail later on."""
 
-_KINDS = {kind.kind: kind for kind in (MalformedAnswer, CutAnswer, RefusedAnswer, UnfitRequest)}
+_KINDS = {kind.kind: kind for kind in (MalformedAnswer, CutAnswer, RefusedAnswer, TooLong, UnfitRequest)}
 
 
 @dataclass
@@ -83,8 +89,38 @@ class CallPolicy:
     depth: Mapping[str, int] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Asked:
+    """A request, and what it is made for."""
+
+    request: Request
+    question: Question
+    repetition: int = 0
+    fit: Fit | None = None
+    """What its answer must be; None where any text will do."""
+
+    @classmethod
+    def now(cls, request: Request) -> Asked:
+        """`request` as it is made in this context."""
+        question = current_question() or Question("", "")
+        if isinstance(question, UnnamedStage):
+            question = question.of(reversed(dspy.settings.caller_modules or ()))
+        return cls(request, question, current_repetition(), current_fit())
+
+    def checked(self, text: str) -> Answer:
+        """The answer with this text. Raises MalformedAnswer."""
+        if self.fit is None:
+            # No database takes half a surrogate pair, and no endpoint either.
+            return Answer(text.encode("utf-8", "replace").decode())
+        try:
+            outputs = self.fit.outputs(text)
+        except AdapterParseError as error:
+            raise translated(error, self.question) from None
+        return Answer(outputs, None if self.fit.reads_json else text)
+
+
 class RecordedTeacher:
-    """The Answerer of one model. Several may share a ledger, a recorder and a progress.
+    """One model, asked through the ledger: an engine for DSPy. Several may share a ledger, a recorder and a progress.
 
     `reused_from`: the ledger of another run, whose answers count here too.
     """
@@ -102,44 +138,57 @@ class RecordedTeacher:
         self.ledger, self.recorder, self.progress, self.teacher = ledger, recorder, progress, teacher
         self.role = role
         """What the model is in this session, for messages."""
+        self.engine: Engine | None = None
+        """What sends its requests, while it runs."""
         self.seed, self.max_failure_share = policy.seed, policy.max_failure_share
         self._reused_from = reused_from
         self.answered = False
         """Whether any call was answered in this process, usable or not: then something was paid for."""
-        self.key = key_function(teacher)
-        """Question → its key in the ledger."""
+        self.key = key_function(teacher.identity)
+        """Asked → its key in the ledger."""
         self._settled = ledger.settled_keys()
         self._depth = policy.depth
         self._single_flight = SingleFlight()
         self._recent: defaultdict[str, deque[bool]] = defaultdict(lambda: deque(maxlen=RECENT))
 
-    async def __call__(self, question: Question) -> dspy.Prediction:
-        key = self.key(question)
-        async with self._single_flight.alone(key.digest):  # the same question is paid for once
-            answer = self.recorded_answer(question, key)
-            return answer if answer is not None else await self.ask(question, key)
+    async def complete(self, request: Request) -> Response:
+        """The recorded answer, or a new one, which is in the ledger by then. Raises LMError (`in_transit`)."""
+        try:
+            return response_of(self.teacher.model, await self.answer(Asked.now(request)))
+        except RefedError as error:
+            raise in_transit(error) from error
 
-    def recorded_answer(self, question: Question, key: Key) -> dspy.Prediction | None:
+    async def answer(self, asked: Asked) -> Answer:
+        """`complete` with this package's errors."""
+        key = self.key(asked)
+        async with self._single_flight.alone(key.digest):  # the same request is paid for once
+            return self.recorded_answer(asked, key) or await self.ask(asked, key)
+
+    def recorded_answer(self, asked: Asked, key: Key) -> Answer | None:
         """The answer that was paid for, in this folder or in the reused run; None: there is none.
 
-        Raises the RowError that is recorded for the question.
+        Raises the RowError that is recorded for the request.
         """
-        answer = self.from_ledger(question, key)
-        return answer if answer is not None else self.from_reused_run(question, key)
+        return self.from_ledger(asked, key) or self.from_reused_run(key)
 
-    def from_ledger(self, question: Question, key: Key) -> dspy.Prediction | None:
+    def from_ledger(self, asked: Asked, key: Key) -> Answer | None:
         """`recorded_answer` of this folder alone."""
-        return remembered(self.ledger, question, key) if key.digest in self._settled else None
+        if key.digest not in self._settled:
+            return None
+        if (answer := remembered(self.ledger, asked, key)) is not None:
+            self.recorder.group.post(shared(key))
+        return answer
 
-    def from_reused_run(self, question: Question, key: Key) -> dspy.Prediction | None:
+    def from_reused_run(self, key: Key) -> Answer | None:
         """The reused run's answer under this key, copied into this ledger; None: it has none, or no run is reused."""
-        if self._reused_from is None or (text := self._reused_from.answer(key.digest)) is None:
+        if self._reused_from is None or (answer := self._reused_from.answer(key.digest)) is None:
             return None
         endpoint = self._reused_from.endpoint(key.digest)
-        self.ledger.commit([*answered(Answer(key, text, endpoint), []), *reused(key.digest, self.teacher.model)])
-        return _restored(question, text)
+        self.ledger.commit([*answered(key, answer, endpoint, []), *reused(key.digest, self.teacher.model)])
+        self._settled.add(key.digest)
+        return answer
 
-    async def ask(self, question: Question, key: Key) -> dspy.Prediction:
+    async def ask(self, asked: Asked, key: Key) -> Answer:
         """Ask the teacher. The answer or failure is in the ledger before this returns or raises."""
         if self.recorder.stopping:
             raise asyncio.CancelledError
@@ -147,13 +196,13 @@ class RecordedTeacher:
             raise CapReached("max_minutes")
         self.progress.in_flight += 1
         # The call's seed: another for every key, the same again for the same run seed.
-        rank = -self._depth.get(question.stage, len(self._depth))
+        rank = -self._depth.get(key.stage, len(self._depth))
         recorder = CallRecorder(self.recorder, key, rank, int(key.digest[:7], 16) ^ self.seed)
         try:
             with recording(recorder):
-                prediction, text = await self._usable_answer(question, recorder)
+                answer = await self._usable_answer(asked, recorder)
         except RowError as error:
-            await self._failed(question, key, error, recorder)
+            await self._failed(key, error, recorder)
             raise
         except BaseException:
             recorder.write()
@@ -163,66 +212,59 @@ class RecordedTeacher:
             self._count(recorder.calls)
         self.answered = True
         endpoint = recorder.calls[-1].endpoint if recorder.calls else self.teacher.endpoint
-        await self.recorder.group.commit(answered(Answer(key, text, endpoint), recorder.take()))
+        await self.recorder.group.commit(answered(key, answer, endpoint, recorder.take()))
         self._settled.add(key.digest)
-        self._recent[question.stage].append(True)
-        return prediction
+        self._recent[key.stage].append(True)
+        return answer
 
-    async def _failed(self, question: Question, key: Key, error: RowError, recorder: CallRecorder) -> None:
-        """Record and count a question without an answer. Raises TeacherError, RunStopped."""
+    async def _failed(self, key: Key, error: RowError, recorder: CallRecorder) -> None:
+        """Record and count a request without an answer. Raises TeacherError, RunStopped."""
         if isinstance(error, NoConnection) and not self.answered:
             recorder.write()
             raise self.not_reached(error) from error
-        await self.fail(question, key, error, recorder.take())
+        await self.fail(key, error, recorder.take())
 
-    async def fail(self, question: Question, key: Key, error: RowError, calls: Sequence[Call] = ()) -> None:
-        """The question ends with `error`. Raises RunStopped where too many of its stage failed."""
+    async def fail(self, key: Key, error: RowError, calls: Sequence[Call] = ()) -> None:
+        """The request ends with `error`. Raises RunStopped where too many of its stage failed."""
         await self.recorder.group.commit(failed(key, error.kind, error.reason, error.final, calls))
         if error.final:
             self._settled.add(key.digest)
         if not isinstance(error, MalformedAnswer):  # each try of those was counted
-            self._count_failure(question.stage, error)
+            self._count_failure(key.stage, error)
 
     def not_reached(self, error: NoConnection) -> TeacherError:
         """An endpoint that never answered is not one row's bad luck."""
         prefix = "" if self.role == "teacher" else f"{self.role}: "
         return TeacherError(f"{prefix}{error.reason} — check api_base, and that the server runs")
 
-    async def _usable_answer(self, question: Question, recorder: CallRecorder) -> tuple[dspy.Prediction, str]:
-        """An answer that fits its fields, and its text as the ledger keeps it. Each try is paid for and recorded.
+    async def _usable_answer(self, asked: Asked, recorder: CallRecorder) -> Answer:
+        """An answer that fits. Each try is paid for and recorded.
 
         Raises MalformedAnswer when the last try does not fit either, RunStopped when too many calls failed.
         """
         tries = 0
         while True:
+            response = await self._ask_once(asked)
             try:
-                prediction = await self._ask_once(question, recorder)
-                return prediction, _as_json(question, prediction)
+                return asked.checked(response.text or "")
             except MalformedAnswer as error:
                 recorder.rename_last(error.kind)
                 recorder.write()
-                self._count_failure(question.stage, error)
+                self._count_failure(asked.question.stage, error)
                 if tries == self.teacher.malformed_retries or self.recorder.stopping:
                     raise
                 tries += 1
                 recorder.seed = (recorder.seed or 0) + 1
 
-    async def _ask_once(self, question: Question, recorder: CallRecorder) -> dspy.Prediction:
-        """One try. The calls of a caller's own LM are recorded here, since nothing else reports them."""
-        if self.teacher.reports_calls:
-            return await ask_teacher(question)
-        number = await reserved(recorder, Attempt(self.teacher.model, self.teacher.endpoint, None))
-        started = time.monotonic()
-        outcome = "error"
-        with dspy.track_usage() as tracker:
-            try:
-                answer = await ask_teacher(question)
-                outcome = "ok"
-            finally:
-                seconds = round(time.monotonic() - started, 3)
-                for call in _tracked(self.teacher, outcome, seconds, tracker.get_total_tokens(), number):
-                    recorder.report(call)
-        return answer
+    async def _ask_once(self, asked: Asked) -> Response:
+        """One try. Raises this package's errors."""
+        assert self.engine is not None, "the teacher is not running"
+        try:
+            return await self.engine.complete(asked.request)
+        except LM15Error as error:
+            raise translated(wrap_error(error, model=self.teacher.model), asked.question) from error
+        except LMError as error:
+            raise translated(error, asked.question) from error
 
     def _count(self, calls: Iterable[Call]) -> None:
         for call in calls:
@@ -248,74 +290,45 @@ class RecordedTeacher:
             ) from error
 
 
-def key_function(teacher: Teacher) -> Callable[[Question], Key]:
-    """Question → its key: a digest of stage, that predictor's prompt, inputs, model with sampling, and repetition."""
-    return key_function_of(teacher.identity)
-
-
-def key_function_of(identity: Mapping[str, Any]) -> Callable[[Question], Key]:
-    """`key_function` for a teacher's identity alone, which may be that of a teacher asked no more."""
+def key_function(identity: Mapping[str, Any]) -> Callable[[Asked], Key]:
+    """Asked → its key: a digest of a model with its sampling (`Teacher.identity`), of the request, its settings and
+    repetition. The endpoint is no part of it: a server may move."""
     sampling = digest(identity)
-    prompts: dict[int, tuple[dspy.Predict, str]] = {}  # holds the predictor, so that no other gets its id
 
-    def key(question: Question) -> Key:
-        entry = prompts.get(id(question.predictor))
-        if entry is None:
-            entry = prompts[id(question.predictor)] = (question.predictor, prompt_digest(question.predictor))
-        prompt, inputs = entry[1], digest(question.inputs)
-        whole = digest([question.stage, prompt, inputs, sampling, question.repetition])
-        return Key(question.stage, question.item, question.repetition, prompt, inputs, whole)
+    def key(asked: Asked) -> Key:
+        request, question = asked.request, asked.question
+        messages = [(message.role, text_of(message)) for message in request.messages]
+        content = [sampling, _settings(ByIdentity(request.config)), request.system, messages, asked.repetition]
+        return Key(question.stage, question.item, asked.repetition, digest(content))
 
     return key
 
 
-def remembered(ledger: Ledger, question: Question, key: Key) -> dspy.Prediction | None:
-    """The answer in `ledger`, or None where there is none. Raises the RowError that is recorded for the question."""
-    if (text := ledger.answer(key.digest)) is not None:
-        return _restored(question, text)
+def text_of(message: Message) -> Any:
+    """A message's text; its parts as JSON where it has others."""
+    if all(isinstance(part, TextPart) for part in message.parts):
+        return "".join(part.text for part in message.parts)
+    return messages_to_json([message])
+
+
+@lru_cache(maxsize=512)
+def _settings(config: ByIdentity) -> str:
+    """A digest of a request's settings. The same object serves all calls of a signature, and a schema is long."""
+    return digest(config_to_dict(config.value))
+
+
+def remembered(ledger: Ledger, asked: Asked, key: Key) -> Answer | None:
+    """The answer in `ledger`, or None where there is none. Raises the final RowError that is recorded instead."""
+    if (answer := ledger.answer(key.digest)) is not None:
+        return answer
     if (failure := ledger.failure(key.digest)) is not None:
-        kind, reason = failure
-        raise _KINDS.get(kind, RowError)(question.stage, question.item, reason)
+        kind, reason, final = failure
+        if final:
+            raise _KINDS.get(kind, RowError)(asked.question.stage, asked.question.item, reason)
     return None
 
 
-def _as_json(question: Question, prediction: dspy.Prediction) -> str:
-    """The typed outputs as the ledger keeps them. Raises MalformedAnswer where they could not be read back.
-
-    The caller's own adapter may not have kept the outputs within their bounds.
-    """
-    fixed = rendering(question.predictor.signature)
-    output = {name: prediction[name] for name in fixed.outputs}
-    try:
-        text = fixed.answer.model_construct(**output).model_dump_json(warnings=False)
-        fixed.answer.model_validate_json(text)
-    except ValueError as error:  # pydantic's own errors are ValueErrors, too
-        raise MalformedAnswer(question.stage, question.item, f"does not fit its fields: {error}") from None
-    return text
-
-
-def _restored(question: Question, text: str) -> dspy.Prediction:
-    """The prediction that `text` is the JSON of."""
-    fixed = rendering(question.predictor.signature)
-    answer = fixed.answer.model_validate_json(text)
-    return dspy.Prediction(**{name: getattr(answer, name) for name in fixed.outputs})
-
-
-def _tracked(
-    teacher: Teacher, outcome: str, seconds: float, usage: Mapping[str, Mapping[str, Any]], number: int
-) -> list[Call]:
-    """The calls of a caller's own LM as far as DSPy's tracker shows them: one for each model that answered.
-
-    Where no usage was reported there is one call without tokens: it was paid for all the same.
-    """
-    calls: list[Call] = []
-    for model, tokens in usage.items():
-        details = tokens.get("prompt_tokens_details") or {}
-        cached = details.get("cached_tokens") if isinstance(details, Mapping) else None
-        prompt, completion = tokens.get("prompt_tokens"), tokens.get("completion_tokens")
-        cost = None
-        if teacher.price is not None and prompt is not None and completion is not None:
-            cost = teacher.price.cost(prompt, cached or 0, 0, completion)
-        number = 0 if calls else number
-        calls.append(Call(model, teacher.endpoint, "ok", seconds, prompt, cached, completion, cost, number))
-    return calls or [Call(teacher.model, teacher.endpoint, outcome, seconds, number=number)]
+def response_of(model: str, answer: Answer) -> Response:
+    """The answer as an endpoint would return it; the same whether it is new or recorded."""
+    message = Message.assistant(answer.text or " ")
+    return Response(id="ledger", model=model, message=message, finish_reason="stop", usage=Usage())

@@ -55,8 +55,13 @@ class Outgoing:
             format_ = settings.response_format and fit_bounds(settings.response_format, self.route.bounded_schema)
             # max_cost relies on max_tokens: a request for more (by a user's own module, say) gets no more.
             most = min(settings.max_tokens or self.config.max_tokens, self.config.max_tokens)
-            params = dict(self.config.params) or None
-            fitted = replace(settings, extensions=params, response_format=format_, max_tokens=most)
+            fitted = replace(
+                settings,
+                temperature=self.config.temperature if settings.temperature is None else settings.temperature,
+                extensions=dict(self.config.params) or None,
+                response_format=format_,
+                max_tokens=most,
+            )
             # The entry holds the original: as long as that lives, nothing else has its id.
             entry = self._configs[id(settings)] = (settings, fitted, len(json.dumps(format_)) if format_ else 0)
         return entry[1], entry[2]

@@ -83,22 +83,8 @@ class Route:
         return next((key for name in self.key_env if (key := read_key(name))), None)
 
     def tokens(self, usage: Any) -> tuple[int | None, int | None, int | None, int | None]:
-        """(prompt, of it cached, of it written to a cache, completion) of a provider's usage, None where unknown.
-
-        Anthropic does not count cached tokens as prompt tokens, nor Gemini and xAI reasoning as completion; they are
-        billed, so they are added here.
-        """
-        prompt, cached, written, completion = map(
-            _count, (usage.input_tokens, usage.cache_read_tokens, usage.cache_write_tokens, usage.output_tokens)
-        )
-        if prompt is not None and "anthropic" in self.provider:
-            prompt += (cached or 0) + (written or 0)
-        if completion is not None and self.provider in _REASONING_APART:
-            completion += _count(usage.reasoning_tokens) or 0
-        if prompt is not None:  # no share exceeds the whole
-            cached = None if cached is None else min(cached, prompt)
-            written = None if written is None else min(written, prompt - (cached or 0))
-        return prompt, cached, written, completion
+        """`used_tokens` of this provider's usage."""
+        return used_tokens(self.provider, usage)
 
     def _keyed(self) -> RouterConfig:
         # With a key as text lm15 needs no thread per call, as it does for a function that returns it.
@@ -223,3 +209,22 @@ def _required_variable(config: TeacherConfig) -> tuple[str, ...]:
             f"teacher: the variable {config.api_key_env} (api_key_env) is not set; export it and run again"
         )
     return (config.api_key_env,)
+
+
+def used_tokens(provider: str, usage: Any) -> tuple[int | None, int | None, int | None, int | None]:
+    """(prompt, of it cached, of it written to a cache, completion) of a provider's usage, None where unknown.
+
+    Anthropic does not count cached tokens as prompt tokens, nor Gemini and xAI reasoning as completion; they are
+    billed, so they are added here.
+    """
+    prompt, cached, written, completion = map(
+        _count, (usage.input_tokens, usage.cache_read_tokens, usage.cache_write_tokens, usage.output_tokens)
+    )
+    if prompt is not None and "anthropic" in provider:
+        prompt += (cached or 0) + (written or 0)
+    if completion is not None and provider in _REASONING_APART:
+        completion += _count(usage.reasoning_tokens) or 0
+    if prompt is not None:  # no share exceeds the whole
+        cached = None if cached is None else min(cached, prompt)
+        written = None if written is None else min(written, prompt - (cached or 0))
+    return prompt, cached, written, completion

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from typing import Any
 
 import dspy
 
@@ -13,13 +12,15 @@ from refed_dspy.errors import CapReached, ConfigError, NothingKept, RowError, Ru
 from refed_dspy.ledger.batches import left_batches
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.recorder import RunRecorder
-from refed_dspy.programs.adapter import SchemaAdapter
-from refed_dspy.programs.asking import Answerer, answered_by, with_roles
+from refed_dspy.programs.adapter import checked_adapter
+from refed_dspy.programs.asking import with_roles
+from refed_dspy.programs.fast_path import Engine
 from refed_dspy.records import dollars
 from refed_dspy.teachers import Teacher
 from refed_dspy.teachers.caps import CapsLeft
-from refed_dspy.teachers.pool import Pool, PooledTeacher, PoolMember, PoolSetup, members_of
+from refed_dspy.teachers.pool import Pool, PooledTeacher, PoolSetup, members_of
 from refed_dspy.teachers.recorded import CallPolicy, Progress, RecordedTeacher
+from refed_dspy.teachers.recorded_lm import recorded_lm
 
 # DSPy settings for thousands of calls: history and traces would grow with each of them.
 LEAN = {"disable_history": True, "trace": None, "max_trace_size": 0, "track_usage": False}
@@ -50,13 +51,12 @@ class Session:
                     ledger, recorder, model, progress, policy=policy, reused_from=reused_from, role=role
                 )
         self.recorded_teachers = {role: of_model[id(model)] for role, model in models.items()}
-        self.answerers: dict[str, Answerer] = dict(self.recorded_teachers)
-        self._answerer: Answerer = self.first
-        self._members: dict[int, PoolMember] = {}
+        self._engines: dict[str, Engine] = dict(self.recorded_teachers)
+        self._main: Engine = self.first
         if pool_setup is not None:
-            self._members = members_of(of_model, pool_setup.clock)
-            self._answerer = pool_setup.answerer(self._members)
-            self.answerers = {role: Pool([(self._members[id(model)], 1.0)]) for role, model in models.items()}
+            members = members_of(of_model, pool_setup.clock)
+            self._main = pool_setup.router(members)
+            self._engines = {role: Pool([(members[id(model)], 1.0)]) for role, model in models.items()}
         self.cap_reached: CapReached | None = None
         """What ended the work at a cap, or None."""
 
@@ -79,21 +79,21 @@ class Session:
         self.recorder.out_of_time = remaining.over
         with few_collections(), self._translated_errors(resume_hint), self.recorder.closing():
             async with AsyncExitStack() as stack:
-                running: dict[int, Any] = {}
-                for model in self.models.values():
-                    if id(model) not in running and not remaining.over:
-                        running[id(model)] = await stack.enter_async_context(model.running())
-                lms = {role: running.get(id(model)) for role, model in self.models.items()}
-                if not remaining.over:
-                    await stack.enter_async_context(remaining.minutes())
-                first = next(iter(lms))
-                stack.enter_context(dspy.context(adapter=dspy.settings.adapter or SchemaAdapter(), **LEAN))
-                for model_id, member in self._members.items():
-                    member.lm = running.get(model_id)
-                stack.enter_context(dspy.context(lm=lms[first]))
-                stack.enter_context(answered_by(self._answerer))
-                stack.enter_context(with_roles({role: (self.answerers[role], lms[role]) for role in lms}))
+                await self._start(stack, remaining)
+                roles = {role: recorded_lm(self.models[role], engine) for role, engine in self._engines.items()}
+                main = recorded_lm(self.first.teacher, self._main)
+                stack.enter_context(dspy.context(lm=main, adapter=checked_adapter(), **LEAN))
+                stack.enter_context(with_roles(roles))
                 yield
+
+    async def _start(self, stack: AsyncExitStack, remaining: CapsLeft) -> None:
+        """Start each model once, and the time that is left, unless there is none."""
+        if remaining.over:
+            return
+        for recorded in dict.fromkeys(self.recorded_teachers.values()):
+            lm = await stack.enter_async_context(recorded.teacher.running())
+            recorded.engine = recorded.teacher.engine(lm)
+        await stack.enter_async_context(remaining.minutes())
 
     @contextmanager
     def _translated_errors(self, resume_hint: Callable[[], str]) -> Iterator[None]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 from urllib.parse import urlsplit
@@ -18,7 +18,9 @@ from dspy.utils.exceptions import LMError
 from refed_dspy.config.loading import load_config
 from refed_dspy.config.teacher import TeacherConfig
 from refed_dspy.errors import ConfigError, one_line
+from refed_dspy.programs.fast_path import Engine, max_tokens_of
 from refed_dspy.teachers.engine import SyncTeacherEngine, TeacherEngine
+from refed_dspy.teachers.foreign import ForeignEngine
 from refed_dspy.teachers.prices import FREE, Price, in_batches, price_of, table_price
 from refed_dspy.teachers.requests import OVERHEAD
 from refed_dspy.teachers.route import Route, resolve
@@ -71,6 +73,10 @@ class Teacher:
     start: Callable[[], BaseLM]
     """Returns the language model; starts an embedded one first, which takes seconds."""
     stop: Callable[[], None] = lambda: None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """`temperature` and `max_tokens` of its requests unless they say otherwise; None: the model's own."""
+    lm: BaseLM | None = None
+    """The caller's own language model, where it is one."""
     server: Any = None
     """What another Teacher of the same model may share: an embedded model's server, or the engine with the limits."""
 
@@ -101,8 +107,12 @@ class Teacher:
 
     @property
     def reports_calls(self) -> bool:
-        """False for a caller's own LM: its usage is read off DSPy's tracker instead."""
-        return self.config is not None
+        """Whether each attempt is reserved at its worst case: a caller's own LM retries unseen."""
+        return self.lm is None
+
+    def engine(self, lm: BaseLM) -> Engine:
+        """The engine of `lm`, this teacher's running language model: it records each call of a request."""
+        return lm.direct_engine if isinstance(lm, TeacherLM) else ForeignEngine(lm, self)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[BaseLM]:
@@ -165,6 +175,7 @@ def _remote(config: TeacherConfig, beside: Teacher | None = None) -> Teacher:
         config=config,
         price=price,
         start=lambda: lm,
+        settings=_settings(config),
         server=lm.direct_engine,
     )
 
@@ -211,6 +222,7 @@ def _embedded(config: TeacherConfig, beside: Teacher | None = None) -> Teacher:
         price=FREE,
         start=lambda: _language_model(config, resolve(config, api_base=server.start()), FREE, label),
         stop=server.stop,
+        settings=_settings(config),
         server=server,
     )
 
@@ -225,8 +237,7 @@ def _language_model_on(config: TeacherConfig, engine: SyncTeacherEngine, async_e
     try:
         return TeacherLM(
             str(config.model or f"gguf/{config.gguf}"),
-            temperature=config.temperature,
-            max_tokens=config.max_tokens,
+            **_settings(config),
             cache=False,
             num_retries=0,
             engine=engine,
@@ -234,6 +245,10 @@ def _language_model_on(config: TeacherConfig, engine: SyncTeacherEngine, async_e
         )
     except LMError as error:
         raise ConfigError(f"teacher: {one_line(error)}") from None
+
+
+def _settings(config: TeacherConfig) -> dict[str, Any]:
+    return {"temperature": config.temperature, "max_tokens": config.max_tokens}
 
 
 def _identity(config: TeacherConfig, model: str) -> dict[str, Any]:
@@ -259,6 +274,8 @@ def _from_lm(lm: BaseLM) -> Teacher:
         config=None,
         price=table_price(lm.model) if not lm.kwargs.get("api_base") else None,
         start=lambda: uncached,
+        settings={"temperature": lm.kwargs.get("temperature"), "max_tokens": max_tokens_of(lm)},
+        lm=uncached,
     )
 
 

@@ -4,53 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
-import dspy
-
-from refed_dspy.errors import NoAnswer, RowError
-from refed_dspy.ledger.history import failure_reason
+from refed_dspy.errors import RowError
 from refed_dspy.ledger.instructions import kept_instructions, opened_references, tried_in_vain
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.programs.adapter import SchemaAdapter
-from refed_dspy.programs.asking import Question, answered_by, with_roles
 from refed_dspy.programs.judges import Graded
 from refed_dspy.programs.side_by_side import ComparedAnswers, SideBySide
 from refed_dspy.records import Reference
 from refed_dspy.teachers import Teacher
-from refed_dspy.teachers.recorded import key_function, remembered
-from refed_dspy.teachers.session import LEAN
-
-
-class NotAsked(RowError):
-    kind = "not asked"
-
-
-class ReplayAnswerer:
-    """An Answerer that makes no call. `asked` collects the questions that were asked at the time, failed ones too."""
-
-    def __init__(self, ledger: Ledger, teacher: Teacher) -> None:
-        self.ledger = ledger
-        self._key = key_function(teacher)
-        self.asked: dict[str, str] = {}
-        """Key → stage."""
-
-    async def __call__(self, question: Question) -> dspy.Prediction:
-        key = self._key(question)
-        try:
-            if (answer := remembered(self.ledger, question, key)) is not None:
-                self.asked[key.digest] = key.stage
-                return answer
-        except RowError:
-            self.asked[key.digest] = key.stage
-            raise
-        if (reason := failure_reason(self.ledger, key.digest)) is None:
-            raise NotAsked(question.stage, question.item, "was never asked")
-        self.asked[key.digest] = key.stage
-        # Not NoConnection: that would be about the endpoint, which is not called here.
-        raise NoAnswer(question.stage, question.item, reason)
+from refed_dspy.teachers.replay import Replay, replaying
 
 
 @dataclass(frozen=True, repr=False)  # asyncio builds the repr of a task's result: a second's work for all rows
@@ -84,13 +48,9 @@ class Compared:
 
 async def read_compared(ledger: Ledger, program: SideBySide, models: Mapping[str, Teacher]) -> Compared:
     """The comparison so far."""
-    references, reader = ledger.references(), _Reader(program, ReplayAnswerer(ledger, models["teacher"]))
-    judge = ReplayAnswerer(ledger, models["judge"])
+    references, reader = ledger.references(), _Reader(program, Replay(ledger, models["teacher"]))
     rows = []
-    with ExitStack() as stack:
-        stack.enter_context(dspy.context(adapter=dspy.settings.adapter or SchemaAdapter(), **LEAN))
-        stack.enter_context(answered_by(reader.answerer))
-        stack.enter_context(with_roles({"judge": (judge, None)}))
+    with replaying(reader.replay, {"judge": Replay(ledger, models["judge"])}):
         for index in opened_references(ledger):
             await reader.learn(index, references[index])
         kept = kept_instructions(ledger)
@@ -107,8 +67,8 @@ async def read_compared(ledger: Ledger, program: SideBySide, models: Mapping[str
 class _Reader:
     """Runs each program by itself, and notes what it asks."""
 
-    def __init__(self, side_by_side: SideBySide, answerer: ReplayAnswerer) -> None:
-        self.side_by_side, self.answerer = side_by_side, answerer
+    def __init__(self, side_by_side: SideBySide, replay: Replay) -> None:
+        self.side_by_side, self.replay = side_by_side, replay
         self.asked: dict[str, dict[str, str]] = {name: {} for name in side_by_side.programs}
         self.learned: dict[int, dict[str, Any]] = {}
         """Reference → program → its feedback on the response, or the RowError that it failed with."""
@@ -117,7 +77,7 @@ class _Reader:
         """Collect each program's feedback on the reference's response."""
         learned = self.learned.setdefault(index, {})
         for name, program in self.side_by_side.programs.items():
-            self.answerer.asked = self.asked[name]
+            self.replay.asked = self.asked[name]
             try:
                 learned[name] = await program.collect_response_feedback(reference)
             except RowError as error:
@@ -129,7 +89,7 @@ class _Reader:
             await self.learn(index, reference)
         samples, failed = {}, {}
         for name, program in self.side_by_side.programs.items():
-            self.answerer.asked = self.asked[name]
+            self.replay.asked = self.asked[name]
             learned = self.learned[index][name]
             try:
                 if isinstance(learned, RowError):

@@ -7,20 +7,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-import dspy
-
 from refed_dspy.concurrency import run_blocking
 from refed_dspy.errors import CapReached, InputError, RunStopped, TeacherRefused
 from refed_dspy.ledger.history import settled_items
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.metrics.figures import scoring
 from refed_dspy.metrics.perplexity import Scorer
-from refed_dspy.programs.asking import Question, answered_by
 from refed_dspy.programs.reflection import Improved, Recycled, Reflected, ReflectionTuning
 from refed_dspy.records import DataRow
 from refed_dspy.runs.recycle.select import Selected, choose, select
 from refed_dspy.teachers.caps import check_caps, lasting_caps
-from refed_dspy.teachers.recorded import Progress, key_function, remembered
+from refed_dspy.teachers.recorded import Progress
+from refed_dspy.teachers.replay import Replay, replaying
 from refed_dspy.teachers.row_jobs import RowJob, for_each_row, row_job
 
 T = TypeVar("T")
@@ -77,20 +75,13 @@ class Passes:
         run_blocking(self._recall(rows, work, done))
 
     async def _recall(self, rows: Sequence[DataRow], work: Work[T], done: dict[int, T]) -> None:
-        key = key_function(self.job.models["teacher"])
         with Ledger.read(self.folder) as ledger:
-
-            async def from_ledger(question: Question) -> dspy.Prediction:
-                if (answer := remembered(ledger, question, key(question))) is None:
-                    raise _NotInLedger
-                return answer
-
-            with answered_by(from_ledger):
+            replay = Replay(ledger, self.job.models["teacher"])
+            with replaying(replay, {}):
                 for row in rows:
-                    try:
-                        done[row.number] = await work(row)
-                    except _NotInLedger:
-                        continue
+                    missing, made = replay.missing, await work(row)
+                    if replay.missing == missing:
+                        done[row.number] = made
 
     def finished_rows(self, stage: str) -> set[int]:
         """Rows for which `stage` once had an answer or a final failure, even if for another text than now."""
@@ -111,10 +102,6 @@ class Passes:
         except CapReached:
             return "max_minutes"
         return ""
-
-
-class _NotInLedger(Exception):
-    """The ledger has no answer to a question."""
 
 
 def row_by_row(rows: Sequence[DataRow], passes: Passes, made: dict[int, Recycled]) -> PassResults:

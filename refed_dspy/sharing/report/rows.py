@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
+from refed_dspy.data.rows import final_prompt
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.provenance import Authors
 from refed_dspy.records import PICO
@@ -23,17 +24,16 @@ COLUMNS = (
 
 # Kept rows in the order they were made, then those that filters dropped. An open or failed instruction is no row.
 _ROWS = """
-SELECT i.id, s.seq, i.reference, i.feature, i.round, i.text, first.output, better.output, criticism.output,
-       asked.key, asked.item, asked.endpoint, first.key, first.item, first.endpoint,
-       better.key, better.item, better.endpoint, better.prompt
+SELECT i.id, s.seq, i.reference, i.feature, i.round, i.text, i.sample, criticism.output,
+       written.key, written.endpoint, first.key, first.endpoint, better.key, better.endpoint
 FROM instructions i
 JOIN refs r ON r.position = i.reference
 LEFT JOIN samples s ON s.instruction = i.id
-LEFT JOIN answers first ON first.item = CAST(i.id AS TEXT) AND first.stage = 'response_generation'
-LEFT JOIN answers better ON better.item = CAST(i.id AS TEXT) AND better.stage = :final
-LEFT JOIN answers criticism ON criticism.item = CAST(i.id AS TEXT) AND criticism.stage = 'sample_feedback'
-LEFT JOIN answers asked ON asked.item = r.id || '/' || i.feature AND asked.stage = 'instruction_synthesis'
-  AND asked.repetition = i.round
+LEFT JOIN asked first ON first.item = CAST(i.id AS TEXT) AND first.stage = 'response_generation'
+LEFT JOIN asked better ON better.item = CAST(i.id AS TEXT) AND better.stage = :final
+LEFT JOIN asked criticism ON criticism.item = CAST(i.id AS TEXT) AND criticism.stage = 'sample_feedback'
+LEFT JOIN asked written ON written.item = r.id || '/' || i.feature AND written.stage = 'instruction_synthesis'
+  AND written.repetition = i.round
 WHERE s.seq IS NOT NULL OR i.id IN (SELECT instruction FROM decisions WHERE NOT kept)
 GROUP BY i.id ORDER BY s.seq IS NULL, s.seq, i.id
 """
@@ -45,8 +45,8 @@ FROM calls WHERE outcome != 'sent' GROUP BY item, stage ORDER BY min(id)
 # The score of a custom filter may be infinite, which JSON cannot express.
 _SCORE = "CASE WHEN abs(score) < 1e300 THEN score END"
 _DECISIONS = f"SELECT instruction, filter, kept, {_SCORE}, reason, detail FROM decisions ORDER BY instruction, position"
-_VERDICTS = "SELECT item, stage, output FROM answers WHERE stage IN ('pairwise_judge', 'rubric_judge') ORDER BY rowid"
-_FEEDBACK = "SELECT item, output FROM answers WHERE stage = ? ORDER BY rowid"
+_VERDICTS = "SELECT item, stage, output FROM asked WHERE stage IN ('pairwise_judge', 'rubric_judge') ORDER BY created"
+_FEEDBACK = "SELECT item, output FROM asked WHERE stage = ? ORDER BY created"
 
 
 class Names(dict[Any, int]):
@@ -71,16 +71,26 @@ class Rows:
 @dataclass
 class _RowReader:
     ledger: Ledger
+    final: str
+    """The stage whose answer is the text to train on."""
+    prompt: str | None
+    """The digest of its prompt."""
     writers: Names = field(default_factory=Names)
     programs: Names = field(default_factory=Names)
     filters: Names = field(default_factory=Names)
     stages: Names = field(default_factory=Names)
     features: Names = field(default_factory=Names)
 
+    @property
+    def improves(self) -> bool:
+        """Whether the run's program improves its first responses."""
+        return self.final != "response_generation"
+
 
 def read_rows(ledger: Ledger) -> Rows:
     """Every row that the run kept, in the order they were made, and then those that its filters dropped."""
-    reading = _RowReader(ledger)
+    final = str(ledger.meta("final_stage") or "response_improvement")
+    reading = _RowReader(ledger, final, final_prompt(ledger))
     for feature in ledger.meta("features") or ():
         reading.features.number(feature)
     # By item: of the questions about a single row it is the number of its instruction, as text.
@@ -90,7 +100,6 @@ def read_rows(ledger: Ledger) -> Rows:
     scoring = _scoring(ledger) if decisions else None
     writer = Authors(ledger)
     columns: Columns = {name: [] for name in COLUMNS}
-    final = str(ledger.meta("final_stage") or "response_improvement")
     for record in ledger.db.execute(_ROWS, {"final": final}):
         number = record[0]
         row = {
@@ -107,11 +116,12 @@ def read_rows(ledger: Ledger) -> Rows:
 
 
 def _texts(reading: _RowReader, record: Sequence[Any], writer: Callable[..., str | None]) -> dict[str, Any]:
-    _, seq, reference, feature, round_, text, first, better, feedback, *by, prompt = record
-    response = json.loads(first)["response"] if first is not None else None
-    answered = json.loads(better) if better is not None else {}
-    improved = answered.get("improved_response")  # None, too, where the program improves nothing
-    analysis, strategy = answered.get("analysis"), answered.get("implementation_strategy")
+    _, seq, reference, feature, round_, text, made, feedback, *by = record
+    sample = json.loads(made) if made is not None else {}
+    response = sample.get("response")
+    improved = sample.get("improved_response") if reading.improves else None
+    analysis = sample.get("analysis") if reading.improves else None
+    strategy = sample.get("implementation_strategy") if reading.improves else None
     return {
         "number": seq,
         "kept": int(seq is not None),
@@ -125,8 +135,8 @@ def _texts(reading: _RowReader, record: Sequence[Any], writer: Callable[..., str
         "feedback": json.loads(feedback)["response_feedback"] if feedback is not None else None,
         "analysis": list(analysis.values()) if analysis else None,
         "strategy": list(strategy.values()) if strategy else None,
-        "writers": [_writer(reading, writer, *by[at : at + 3]) for at in (0, 3, 6)],
-        "program": -1 if prompt is None else reading.programs.number(prompt),
+        "writers": [_writer(reading, writer, *by[at : at + 2]) for at in (0, 2, 4)],
+        "program": -1 if reading.prompt is None else reading.programs.number(reading.prompt),
     }
 
 
@@ -138,7 +148,7 @@ def _writer(reading: _RowReader, model: Callable[..., str | None], *answer: Any)
     if answer[0] is None:
         return -1
     name = model(*answer)
-    return -1 if name is None else reading.writers.number((name, answer[2]))
+    return -1 if name is None else reading.writers.number((name, answer[1]))
 
 
 def _costs(reading: _RowReader, calls: Sequence[Sequence[Any]]) -> dict[str, Any]:

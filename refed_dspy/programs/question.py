@@ -1,0 +1,107 @@
+"""What a call is about: what reaches a language model along DSPy's layers besides the request itself.
+
+A predictor's call goes through DSPy's adapter and language model, which pass on a request and nothing else. The stage
+and item that it belongs to, the check that its answer must pass, and the repetition travel in context variables.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass
+class Question:
+    """The stage and the item that calls are made for."""
+
+    stage: str
+    item: str
+    lm: Any = None
+    """The language model that was asked last: its keys are taken out of messages."""
+
+    def __str__(self) -> str:
+        return f"{self.stage} of {self.item}" if self.item else self.stage
+
+
+class UnnamedStage(Question):
+    """An item that calls are made for without a stage: then the stage is the name of the predictor that is called."""
+
+    def __init__(self, item: str, names: Mapping[int, str]) -> None:
+        """`names`: `id` of each of the program's predictors → its name there."""
+        super().__init__("program", item)
+        self._names = names
+
+    def of(self, callers: Iterable[object]) -> Question:
+        """The question of a call made by the last of `callers`, DSPy's chain of modules."""
+        self.stage = next((self._names[id(caller)] for caller in callers if id(caller) in self._names), self.stage)
+        return Question(self.stage, self.item, self.lm)
+
+
+class Fit(ABC):
+    """What an answer must be, as the adapter that asked for it sees it."""
+
+    reads_json: bool
+    """Whether the adapter reads the outputs' JSON as it reads the answer's text."""
+
+    @abstractmethod
+    def outputs(self, text: str) -> str:
+        """The typed outputs of an answer, as JSON. Raises AdapterParseError where it does not fit."""
+
+
+_question: ContextVar[Question | None] = ContextVar("refed_question", default=None)
+_fit: ContextVar[Fit | None] = ContextVar("refed_fit", default=None)
+_repetition: ContextVar[int] = ContextVar("refed_repetition", default=0)
+
+
+@contextmanager
+def asking_about(question: Question) -> Iterator[Question]:
+    """The calls inside the block are made for `question`."""
+    token = _question.set(question)
+    try:
+        yield question
+    finally:
+        _question.reset(token)
+
+
+def current_question() -> Question | None:
+    """What the calls of this context are made for; None where nobody said."""
+    return _question.get()
+
+
+@contextmanager
+def fitting(fit: Fit) -> Iterator[None]:
+    """The answers of calls inside the block must pass `fit`."""
+    token = _fit.set(fit)
+    try:
+        yield
+    finally:
+        _fit.reset(token)
+
+
+def current_fit() -> Fit | None:
+    """What the answer must be; None where any text will do."""
+    return _fit.get()
+
+
+@contextmanager
+def repeated(repetition: int) -> Iterator[None]:
+    """The calls inside the block ask for the answer of this number to the same request (DSPy's `rollout_id`)."""
+    token = _repetition.set(repetition)
+    try:
+        yield
+    finally:
+        _repetition.reset(token)
+
+
+def current_repetition() -> int:
+    """0 for the first time that a request is made."""
+    return _repetition.get()
+
+
+def rollout(*settings: Mapping[str, Any]) -> int:
+    """The repetition that the first of `settings` with a `rollout_id` asks for."""
+    return next((int(given["rollout_id"] or 0) for given in settings if given.get("rollout_id") is not None), 0)
