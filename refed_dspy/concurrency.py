@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager, contextmanager
 from contextvars import copy_context
 from itertools import islice
 from threading import Lock, Thread
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 T = TypeVar("T")
 
@@ -99,21 +99,34 @@ GRACE = 2.0
 
 
 class SingleFlight:
-    """Of those who would do the same thing at once, one does it; the others wait, and look again whether it is done."""
+    """Of those who would do the same thing at once, one does it; the others get its result, or its error."""
 
     def __init__(self) -> None:
-        self._in_flight: dict[str, asyncio.Future[None]] = {}
+        self._in_flight: dict[str, asyncio.Future[Any]] = {}
 
-    @asynccontextmanager
-    async def alone(self, key: str) -> AsyncIterator[None]:
-        """Inside the block nobody else is inside it with the same `key`."""
+    def __contains__(self, key: str) -> bool:
+        """Whether somebody is doing it."""
+        return key in self._in_flight
+
+    async def share(self, key: str, work: Callable[[], Awaitable[T]]) -> T:
+        """What `work` returns or raises. Where the one who does it is cancelled, the next one begins anew."""
         while (first := self._in_flight.get(key)) is not None:
             await asyncio.wait([first])
-        self._in_flight[key] = asyncio.get_running_loop().create_future()
+            if not first.cancelled():
+                return cast(T, first.result())
+        shared = self._in_flight[key] = asyncio.get_running_loop().create_future()
         try:
-            yield
+            result = await work()
+        except Exception as error:
+            shared.set_exception(error)
+            shared.exception()  # it is raised here; asyncio need not log it
+            raise
+        else:
+            shared.set_result(result)
+            return result
         finally:
-            self._in_flight.pop(key).set_result(None)
+            del self._in_flight[key]
+            shared.cancel()  # unless it has a result
 
 
 async def keep_running(

@@ -19,6 +19,7 @@ LINEAGE_COLUMNS = (
     "program", "prompt_tokens", "completion_tokens",
 )  # fmt: skip
 
+
 def _key_of(stage: str, item: str = "CAST(i.id AS TEXT)") -> str:
     """The key of the last answer that `stage` got for `item`: a stage may be a module that makes several calls."""
     return f"(SELECT key FROM asked WHERE stage = {stage} AND item = {item} ORDER BY created DESC LIMIT 1)"

@@ -14,6 +14,7 @@ from contextvars import ContextVar
 from dataclasses import replace
 from typing import TypeAlias, TypeVar
 
+from refed_dspy.concurrency import SingleFlight
 from refed_dspy.errors import RunStopped
 from refed_dspy.ledger.attempt import Attempt
 from refed_dspy.ledger.batch_log import BatchLog
@@ -41,6 +42,10 @@ class RunRecorder:
         self.batches = BatchLog(self.group, self.budget, lambda: self.stopping)
         self.stopping = False
         """Set when the run is ending: no further call may begin."""
+        self.settled = ledger.settled_keys()
+        """Keys that were answered, or failed for good."""
+        self.single_flight = SingleFlight()
+        """By key: equal requests at once are one."""
         self.out_of_time = False
         """Set if the time was used up before this start: only recorded answers are returned, and no call begins."""
         self._number = ledger.last_call()

@@ -1,9 +1,8 @@
 """The gateway: every request to a model goes through it while a program is compiled.
 
 DSPy's optimizers call programs, judges and reflection models from many threads. Each request is handed to one event
-loop. There it is looked up in the compile's ledger; if it is not there, it is paid for under one budget and recorded
-before the caller sees the answer. Two requests are equal when endpoint, model, parameters, messages and repetition are.
-So nothing is paid for twice, neither in one process nor by the next one after a kill: that one replays the recorded
+loop, where a recorded teacher of its role answers it: from the compile's ledger, or paid for under one budget. So
+nothing is paid for twice, neither in one process nor by the next one after a kill: that one replays the recorded
 answers until it is where the first one ended.
 """
 
@@ -16,26 +15,19 @@ from collections.abc import Callable, Coroutine, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import AsyncExitStack, contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-import dspy
-from dspy._vendor.lm15.serde import request_to_dict
-from dspy.clients.errors import wrap_error
-from dspy.lm15 import LM15Error, Request, Response
-from dspy.utils import exceptions as lm_errors
-
-from refed_dspy.errors import RunStopped, TeacherError, one_line
+from refed_dspy.errors import CapReached, NoConnection, RowError, RunStopped, TeacherError
 from refed_dspy.ledger.budget import Caps
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.ledger.recorder import CallRecorder, RunRecorder
-from refed_dspy.ledger.statements import Answer, Key, Statement, answered, failed
-from refed_dspy.optimizers.gateway_lm import AsyncEngine, GatewayLM, SyncEngine
-from refed_dspy.optimizers.models import CompileModel, ask
-from refed_dspy.optimizers.stored_responses import FINAL_ERRORS, PaidResponse, final_kind, from_ledger, to_ledger
-from refed_dspy.programs.asking import stop_hint, without_keys
-from refed_dspy.programs.lm_errors import LMCapReached, NotAnswering, NotReached, StillLimited, WorkEnds
-from refed_dspy.records import digest
+from refed_dspy.ledger.recorder import RunRecorder
+from refed_dspy.ledger.statements import Answer, Key, Statement
+from refed_dspy.programs.lm_errors import LMCapReached
+from refed_dspy.programs.question import Question
 from refed_dspy.teachers import Teacher
+from refed_dspy.teachers.recorded import Asked, CallPolicy, Progress, RecordedTeacher
+from refed_dspy.teachers.recorded_lm import RecordedLM, recorded_lm_on
 
 UNANSWERED_LIMIT = 20
 """So many unanswered requests to one model, one after another, end the compile: that is no longer bad luck."""
@@ -43,19 +35,24 @@ current_candidate: ContextVar[str] = ContextVar("refed_evaluating", default="")
 """The digest of the candidate program that the calls of this context are made for."""
 in_metric: ContextVar[bool] = ContextVar("refed_judging", default=False)
 """Whether the calls of this context are made by the metric, not by the candidate itself."""
-_CONNECTION_SETTINGS = frozenset(
-    ["api_key", "api_base", "base_url", "api_version", "headers", "extra_headers", "timeout", "rollout_id"]
-)
 T = TypeVar("T")
 
 
 class Gateway:
-    """Takes requests from any thread and answers them from the ledger or from a model. Open it with `open_gateway`."""
+    """Takes requests from any thread and has them answered on its event loop. Open it with `open_gateway`."""
 
-    def __init__(self, ledger: Ledger, recorder: RunRecorder, loop: asyncio.AbstractEventLoop, seed: int) -> None:
-        self.ledger, self.recorder, self.loop, self.seed = ledger, recorder, loop, seed
-        self.models: dict[str, CompileModel] = {}
-        """Role → model."""
+    def __init__(
+        self,
+        ledger: Ledger,
+        recorder: RunRecorder,
+        loop: asyncio.AbstractEventLoop,
+        seed: int,
+        teachers: Mapping[str, Teacher],
+    ) -> None:
+        self.ledger, self.recorder, self.loop = ledger, recorder, loop
+        policy = CallPolicy(seed)
+        self.models = {role: CompileTeacher(self, role, teacher, policy) for role, teacher in teachers.items()}
+        """Role → its recorded teacher."""
         self.opened = loop.time()
         self.deadline: float | None = None
         self.cap_reached = ""
@@ -67,30 +64,20 @@ class Gateway:
         """How many requests had no answer so far."""
         self.on_ending: Callable[[bool], None] = lambda _: None
         """Called with True when calls begin to be refused, and with False when they are allowed again."""
-        self._in_flight: dict[str, asyncio.Task[PaidResponse]] = {}
-        """Key's digest → the request to a model that runs for it."""
         self._submit_lock = threading.Lock()
         self._pending: set[Future[Any]] = set()
         """What other threads wait for."""
+        self._tasks: set[asyncio.Task[Any]] = set()
+        """What runs on the loop for them."""
         self.candidate_costs: defaultdict[str, int] = defaultdict(int)
         """Candidate → what its own calls cost in picodollars, including those that another candidate paid for first."""
 
-    def lm(self, role: str) -> dspy.LM:
+    def lm(self, role: str) -> RecordedLM:
         """The language model of a role, for DSPy. It asks through this gateway."""
         model = self.models[role]
-        engines = {"engine": SyncEngine(self.submit, model), "async_engine": AsyncEngine(self.submit, model)}
-        kwargs = {k: v for k, v in model.lm.kwargs.items() if k not in _CONNECTION_SETTINGS and v is not None}
-        if "max_completion_tokens" in kwargs:  # how dspy.LM keeps max_tokens of a reasoning model
-            kwargs["max_tokens"] = kwargs.pop("max_completion_tokens")
-        lm = GatewayLM(model.lm.model, cache=False, num_retries=0, **engines, **kwargs)
-        lm.malformed_retries = model.teacher.malformed_retries
-        return lm
-
-    def submit(self, model: CompileModel, request: Request, repetition: int) -> Future[Response]:
-        """Ask from any thread. Raises LMCapReached when the gateway is closed."""
-        # What the reflection model writes belongs to no candidate yet.
-        candidate = "" if model.role == "reflection" else current_candidate.get()
-        return self._run_on_loop(self._answer_and_count(model, request, repetition, candidate, in_metric.get()))
+        return recorded_lm_on(
+            self.loop, model.teacher, model, lambda request: self._run_on_loop(model.complete(request))
+        )
 
     def write(self, statements: list[Statement]) -> None:
         """Have rows written, in this order. From any thread. Does nothing when the gateway is closed."""
@@ -102,8 +89,8 @@ class Gateway:
         """Cancel what is in flight, and release every thread that waits for it."""
         with self._submit_lock:
             self.closed = self.recorder.stopping = True
-        while self._pending or self._in_flight:
-            for task in list(self._in_flight.values()):
+        while self._pending or self._tasks:
+            for task in list(self._tasks):
                 task.cancel()
             for future in list(self._pending):
                 future.cancel()
@@ -131,12 +118,22 @@ class Gateway:
         return self._run_on_loop(flush_and_query()).result()
 
     def _run_on_loop(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
-        """Run `coroutine` on the event loop. Raises LMCapReached when the gateway is closed."""
+        """Run `coroutine` on the event loop, in this thread's context. Raises LMCapReached once the gateway is closed."""
+
+        async def noted() -> T:
+            task = asyncio.current_task()
+            assert task is not None
+            self._tasks.add(task)
+            try:
+                return await coroutine
+            finally:
+                self._tasks.discard(task)
+
         with self._submit_lock:
             if self.closed:
                 coroutine.close()
                 raise LMCapReached("the compile has ended")
-            future = asyncio.run_coroutine_threadsafe(coroutine, self.loop)
+            future = asyncio.run_coroutine_threadsafe(noted(), self.loop)
             self._pending.add(future)
         future.add_done_callback(self._pending.discard)
         return future
@@ -146,120 +143,80 @@ class Gateway:
         self.stop_error = self.stop_error or error
         self.on_ending(True)
 
-    def _reach_cap(self, cap: str) -> None:
+    def reach_cap(self, cap: str) -> None:
+        """Let no further call begin: one could pass `cap`."""
         self.cap_reached = self.cap_reached or cap
         self.on_ending(True)
 
-    # --- on the event loop
 
-    async def _answer_and_count(
-        self, model: CompileModel, request: Request, repetition: int, candidate: str, of_metric: bool
-    ) -> Response:
-        response, cost = await self._answer(model, request, self._key(model, request, repetition, candidate))
-        if not of_metric:
-            self.candidate_costs[candidate] += cost
-        return response
+@dataclass
+class _Call(Question):
+    """A request of a candidate to the model of a role. What the reflection model writes belongs to no candidate yet."""
 
-    async def _answer(self, model: CompileModel, request: Request, key: Key) -> PaidResponse:
-        """The answer, and what it cost when it was paid for. Equal requests in flight share one call."""
-        while (task := self._in_flight.get(key.digest)) is not None:
-            try:
-                return await asyncio.shield(task)
-            except asyncio.CancelledError:
-                if self.closed or not task.cancelled():
-                    raise
-                if self._in_flight.get(key.digest) is task:  # its caller was cancelled; this one still waits
-                    del self._in_flight[key.digest]
-        if (recorded := self._recorded_answer(model, key)) is not None:
-            return recorded
-        new_task = asyncio.ensure_future(self._ask_and_record(model, request, key))
-        self._in_flight[key.digest] = new_task
-        new_task.add_done_callback(lambda done: self._forget_task(key.digest, done))
-        return await asyncio.shield(new_task)
+    def __str__(self) -> str:
+        return self.stage
 
-    def _forget_task(self, digest_: str, task: asyncio.Task[PaidResponse]) -> None:
-        if self._in_flight.get(digest_) is task:
-            del self._in_flight[digest_]
-        if not task.cancelled():
-            task.exception()  # its caller has raised it; asyncio need not log it
 
-    def _recorded_answer(self, model: CompileModel, key: Key) -> PaidResponse | None:
-        """The answer in the ledger, or None. Raises the error recorded there where the request failed for good."""
-        if (stored := self.ledger.answer(key.digest)) is not None:
-            return from_ledger(model.teacher.model, stored)
-        if (failure := self.ledger.failure(key.digest)) is not None:
-            kind, reason = failure
-            raise FINAL_ERRORS.get(kind, lm_errors.LMProviderError)(message=reason)
-        return None
+class CompileTeacher(RecordedTeacher):
+    """The recorded teacher of a role in a compile. Where no further call may begin it raises CapReached, and the
+    optimizer goes on with what it has."""
 
-    async def _ask_and_record(self, model: CompileModel, request: Request, key: Key) -> PaidResponse:
-        """Ask the model and commit its answer. Raises LMCapReached where no further call may begin."""
-        if self.stop_error is not None:
-            raise LMCapReached(f"the compile is ending: {self.stop_error}")
-        if self.cap_reached:
-            raise LMCapReached(f"{self.cap_reached} is reached")
-        calls = CallRecorder(self.recorder, key, 0, int(key.digest[:7], 16) ^ self.seed)
+    def __init__(self, gateway: Gateway, role: str, teacher: Teacher, policy: CallPolicy) -> None:
+        # Roles may have one model at two endpoints; in a compile these are two models.
+        named = replace(teacher, identity={**teacher.identity, "endpoint": teacher.endpoint})
+        super().__init__(gateway.ledger, gateway.recorder, named, Progress(0), policy, role=role)
+        self._gateway = gateway
+        self._unanswered_in_a_row = 0
+
+    async def answer(self, asked: Asked) -> Answer:
+        candidate = "" if self.role == "reflection" else current_candidate.get()
+        asked = replace(asked, question=_Call(self.role, candidate, asked.question.lm))
+        answer = await super().answer(asked)
+        if not in_metric.get():
+            self._gateway.candidate_costs[candidate] += self.ledger.paid_for(self.key(asked).digest)
+        return answer
+
+    async def ask(self, asked: Asked, key: Key) -> Answer:
+        gateway = self._gateway
+        if gateway.stop_error is not None:
+            raise CapReached("", reason=f"the compile is ending: {gateway.stop_error}")
+        if gateway.cap_reached:
+            raise CapReached(gateway.cap_reached)
         try:
-            async with asyncio.timeout_at(self.deadline) as timer:
-                response = await ask(model, request, calls)
-        except BaseException as error:
-            if isinstance(error, TimeoutError) and timer.expired():
-                calls.write()
-                self._reach_cap("max_minutes")
-                raise LMCapReached("max_minutes is reached") from None
-            raised = await self._record_failure(model, error, key, calls)
-            if raised is error:
+            async with asyncio.timeout_at(gateway.deadline) as timer:
+                return await super().ask(asked, key)
+        except TimeoutError:
+            if not timer.expired():
                 raise
-            raise raised from None
-        model.answered, model.unanswered_in_a_row = True, 0
-        last = calls.calls[-1]
-        text = to_ledger(response, last.cost or 0)
-        await self.recorder.group.commit(answered(Answer(key, text, last.endpoint), calls.take()))
-        return from_ledger(model.teacher.model, text)
-
-    async def _record_failure(
-        self, model: CompileModel, error: BaseException, key: Key, calls: CallRecorder
-    ) -> BaseException:
-        """Record a request without an answer. Returns the error for its caller."""
-        raised = wrap_error(error, model=model.lm.model) if isinstance(error, LM15Error) else error
-        if isinstance(error, LMCapReached):
+            gateway.reach_cap("max_minutes")
+            raise CapReached("max_minutes") from None
+        except CapReached:
             reached = self.recorder.budget.reached
-            self._reach_cap(reached.cap if reached else "max_cost")
-        kind = final_kind(raised)
-        if kind:
-            model.answered, model.unanswered_in_a_row = True, 0
-            reason = one_line(without_keys(getattr(raised, "message", "") or str(raised), model.lm))
-            await self.recorder.group.commit(failed(key, kind, reason, True, calls.take()))
-            return raised
-        calls.write()
-        if isinstance(raised, NotReached) and not model.answered:
-            raised = NotAnswering(f"{model.role}: {raised} — check api_base, and that the server runs")
-        elif isinstance(raised, lm_errors.LMError) and not isinstance(raised, LMCapReached):
-            self.unanswered += 1
-            model.unanswered_in_a_row += 1
-            if model.unanswered_in_a_row >= UNANSWERED_LIMIT:
-                unanswered = f"{model.unanswered_in_a_row} requests in a row had no answer"
-                raised = NotAnswering(f"{model.role}: {unanswered}, the last: {raised}")
-        self._stop_if_hopeless(model, raised)
-        return raised
+            gateway.reach_cap(reached.cap if reached else "max_cost")
+            raise
+        except TeacherError as error:
+            gateway.stop(error)
+            raise
+        except RunStopped as error:
+            gateway.stop(RunStopped(f"{self.role}: {error}"))
+            raise
 
-    def _stop_if_hopeless(self, model: CompileModel, error: BaseException) -> None:
-        """End the compile if no other request would fare better."""
-        if isinstance(error, NotAnswering):
-            self.stop(TeacherError(one_line(without_keys(error.message or str(error), model.lm))))
-        elif isinstance(error, lm_errors.LMError) and not isinstance(error, LMCapReached):
-            reason = one_line(without_keys(error.message or str(error), model.lm))
-            if hint := stop_hint(error):
-                self.stop(TeacherError(f"{model.role}: {reason} — {hint}"))
-            elif isinstance(error, StillLimited | WorkEnds):
-                self.stop(RunStopped(f"{model.role}: {reason}"))
+    def not_reached(self, error: NoConnection) -> TeacherError:
+        return TeacherError(f"{self.role}: {error.reason} — check api_base, and that the server runs")
 
-    def _key(self, model: CompileModel, request: Request, repetition: int, candidate: str) -> Key:
-        """Equal requests to equal models have equal keys, whichever role and candidate they are asked for."""
-        teacher = model.teacher
-        inputs = digest(request_to_dict(request))
-        whole = digest([teacher.endpoint, teacher.identity, inputs, repetition])
-        return Key(model.role, candidate, repetition, "", inputs, whole)
+    def _count_success(self, stage: str) -> None:  # noqa: ARG002 — a role is one stage
+        self._unanswered_in_a_row = 0
+
+    def _count_failure(self, stage: str, error: RowError) -> None:
+        if error.final:  # an answer, if an unusable one
+            self.answered = True
+            self._count_success(stage)
+            return
+        self._gateway.unanswered += 1
+        self._unanswered_in_a_row += 1
+        if self._unanswered_in_a_row >= UNANSWERED_LIMIT:
+            unanswered = f"{self._unanswered_in_a_row} requests in a row had no answer"
+            raise TeacherError(f"{self.role}: {unanswered}, the last: {error.reason}") from error
 
 
 @contextmanager
@@ -319,12 +276,12 @@ async def _run_gateway(
     """Run the models, and set the result of `started`; end when the event in that result is set."""
     async with AsyncExitStack() as stack:
         loop, over = asyncio.get_running_loop(), asyncio.Event()
-        gateway = Gateway(ledger, recorder, loop, seed)
+        gateway = Gateway(ledger, recorder, loop, seed, teachers)
         lms: dict[int, Any] = {}
         for role, teacher in teachers.items():
             if id(teacher) not in lms:
                 lms[id(teacher)] = await stack.enter_async_context(teacher.running())
-            gateway.models[role] = CompileModel(role, teacher, lms[id(teacher)])
+            gateway.models[role].engine = teacher.engine(lms[id(teacher)])
         gateway.opened = loop.time()
         started.set_result((gateway, over))
         try:

@@ -21,7 +21,7 @@ from refed_dspy.ledger.candidates import candidate_seen, evaluation_abstained, e
 from refed_dspy.optimizers.examples import Split, example_id
 from refed_dspy.optimizers.gateway import Gateway, current_candidate, in_metric
 from refed_dspy.optimizers.metrics import Metric, MetricScore, NotScored
-from refed_dspy.optimizers.stored_responses import final_kind
+from refed_dspy.programs.lm_errors import row_error_of
 from refed_dspy.programs.saved import program_digests, program_state
 from refed_dspy.records import Failure, digest
 
@@ -163,7 +163,8 @@ def _is_programs_fault(error: BaseException) -> bool:
     """Whether a failed prediction is the program's fault: its answer does not fit, was cut, or was refused."""
     if isinstance(error, RowError):
         return error.final
-    return isinstance(error, AdapterParseError) or bool(final_kind(error))
+    kind = row_error_of(error)
+    return kind is not None and kind.final
 
 
 def is_recoverable(error: BaseException) -> bool:

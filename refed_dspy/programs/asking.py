@@ -40,7 +40,7 @@ def about(stage: str, item: str) -> Iterator[None]:
 
 def predictor_names(program: Any) -> dict[int, str]:
     """`id` of each predictor of `program` → its name there; of one inside a ChainOfThought, the name of that."""
-    named = getattr(program, "named_predictors", list)()
+    named = program.named_predictors() if isinstance(program, dspy.Module) else []
     return {id(predictor): name.removesuffix(".predict").rpartition(".")[2] for name, predictor in named}
 
 

@@ -85,13 +85,23 @@ class InTransit(LMError):
 
 
 def in_transit(error: RefedError) -> LMError:
-    """`error` as something that DSPy's layers let pass. A request that is too long is told in DSPy's own way: modules
-    that can shorten one look for it."""
-    if isinstance(error, TooLong):
-        return lm_errors.ContextWindowExceededError(message=error.reason)
+    """`error` as DSPy's layers let it pass: as the LMError that it comes from, or that its kind stands for, since
+    modules look for some of them (a request that is too long can be shortened); else wrapped."""
+    if isinstance(error, RowError) and isinstance(error.__cause__, LMError):
+        return error.__cause__
+    if isinstance(error, CapReached):
+        return LMCapReached(str(error))
+    if (kind := _OF_ROW_ERRORS.get(type(error))) is not None:
+        return kind(message=str(getattr(error, "reason", error)))
     return InTransit(error)
 
 
+_OF_ROW_ERRORS: dict[type[RefedError], type[LMError]] = {
+    CutAnswer: AnswerCut,
+    RefusedAnswer: AnswerRefused,
+    TooLong: lm_errors.ContextWindowExceededError,
+    UnfitRequest: lm_errors.LMInvalidRequestError,
+}
 _ROW_ERRORS = (
     (AnswerCut, CutAnswer),
     (AnswerRefused, RefusedAnswer),
@@ -137,12 +147,22 @@ def translated(error: LMError | AdapterParseError, question: Question) -> RefedE
         return RunStopped(reason)
     if hint := stop_hint(error):
         return TeacherError(f"{question}: {reason} — {hint}")
-    for lm_error, row_error in _ROW_ERRORS:
-        if isinstance(error, lm_error):
-            return row_error(question.stage, question.item, reason)
+    if (row_error := row_error_of(error)) is not None:
+        return row_error(question.stage, question.item, reason)
     if without_keys(str(error), question.lm) != str(error):
         return TeacherError(f"{question}: {reason} — not an error that was expected")
     raise error
+
+
+def row_error_of(error: BaseException) -> type[RowError] | None:
+    """The kind of failure that `error` of a call is to its row; None where it is no row's failure."""
+    if isinstance(error, InTransit):
+        return type(error.error) if isinstance(error.error, RowError) else None
+    if isinstance(error, AdapterParseError):
+        return MalformedAnswer
+    if not isinstance(error, LMError) or stop_hint(error):
+        return None
+    return next((row_error for lm_error, row_error in _ROW_ERRORS if isinstance(error, lm_error)), None)
 
 
 def stop_hint(error: LMError) -> str:

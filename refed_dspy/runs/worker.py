@@ -55,9 +55,7 @@ class SynthesisWorker:
         description = self._features[unit.reference][unit.feature]
         reference = self.references[unit.reference]
         with about_item(self._names, f"{reference.id}/{unit.feature}"):
-            proposal = await self.program.propose(
-                reference, unit.feature, description, taken, repetition=unit.round
-            )
+            proposal = await self.program.propose(reference, unit.feature, description, taken, repetition=unit.round)
         added = self.ledger.commit_proposal(
             unit.reference,
             unit.feature,

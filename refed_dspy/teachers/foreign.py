@@ -63,7 +63,9 @@ class ForeignEngine:
         price, cost = self.teacher.price, None
         if price is not None and prompt is not None and completion is not None:
             cost = price.cost(prompt, cached or 0, written or 0, completion)
-        return Call(self.teacher.model, self.teacher.endpoint, outcome, seconds, prompt, cached, completion, cost, number)
+        return Call(
+            self.teacher.model, self.teacher.endpoint, outcome, seconds, prompt, cached, completion, cost, number
+        )
 
 
 def _settings(lm: BaseLM) -> dict[str, Any]:

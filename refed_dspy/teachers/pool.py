@@ -17,7 +17,6 @@ from typing import Any
 
 from dspy.lm15 import Request, Response
 
-from refed_dspy.concurrency import SingleFlight
 from refed_dspy.errors import EndpointBusy, NoAnswer, NoConnection, RefedError, RowError, TeacherError, one_line
 from refed_dspy.ledger.batches import unsettled_calls
 from refed_dspy.ledger.recorder import CallRecorder
@@ -152,9 +151,7 @@ class Pool:
     """The teachers of one stage, or of all stages: an engine for DSPy. `former`: the identities of teachers that were
     asked in earlier starts and are asked no more; their answers count."""
 
-    def __init__(
-        self, members: Sequence[tuple[PoolMember, float]], former: Sequence[Mapping[str, Any]] = ()
-    ) -> None:
+    def __init__(self, members: Sequence[tuple[PoolMember, float]], former: Sequence[Mapping[str, Any]] = ()) -> None:
         models = Counter(member.model for member, _ in members)
         # The endpoint is no part of the draw, unless two members have the same model.
         self._members = [
@@ -164,10 +161,8 @@ class Pool:
         self._former = [key_function(identity) for identity in former]
         any_member = members[0][0].recorded
         self._seed, self._recorder, self._ledger = any_member.seed, any_member.recorder, any_member.ledger
-        self._single_flight = SingleFlight()
         self._passing = self._ledger.passing_failures()
         """Keys of failures in the ledger that an answer removes."""
-        self._settled = self._ledger.settled_keys() if former else set[str]()
         self._in_batches = {call.key for call in unsettled_calls(self._ledger)}
         """Keys of calls that wait in a batch: the member that sent one fetches its answer."""
 
@@ -176,15 +171,18 @@ class Pool:
         try:
             return response_of(request.model, await self.answer(Asked.now(request)))
         except RefedError as error:
-            raise in_transit(error) from error
+            raise in_transit(error) from None
 
     async def answer(self, asked: Asked) -> Answer:
         """As `RecordedTeacher.answer`."""
         keys = [weighted.member.recorded.key(asked) for weighted in self._members]
-        async with self._single_flight.alone(keys[0].digest):  # the same request is paid for once
-            answer = self._recorded_answer(asked, keys) or await self._ask_members(asked, keys)
-            self._remove_failures(keys)
-            return answer
+
+        async def first() -> Answer:
+            return self._recorded_answer(asked, keys) or await self._ask_members(asked, keys)
+
+        answer = await self._recorder.single_flight.share(keys[0].digest, first)  # the same request is paid for once
+        self._remove_failures(keys)
+        return answer
 
     def _recorded_answer(self, asked: Asked, keys: Sequence[Key]) -> Answer | None:
         """What any member answered, in this start or earlier: in this folder's ledger, else in the reused run's.
@@ -200,7 +198,7 @@ class Pool:
             except RowError as error:
                 failure = failure or error
         for key in (key_of(asked) for key_of in self._former):
-            if key.digest in self._settled:
+            if key.digest in self._recorder.settled:
                 return remembered(self._ledger, asked, key)
         for weighted, key in zip(self._members, keys, strict=True):
             if (answer := weighted.member.recorded.from_reused_run(key)) is not None:
@@ -232,13 +230,12 @@ class Pool:
 
     def _candidates(self, asked: Asked, keys: Mapping[str, Key]) -> Iterator[PoolMember]:
         """The members that are up, in the order of the draw. If all are down, the drawn one is asked all the same."""
-        order = self._drawn(asked, keys)
-        asked = False
+        order, none_up = self._drawn(asked, keys), True
         for member in order:
             if member.outage.may_ask():
-                asked = True
+                none_up = False
                 yield member
-        if not asked:
+        if none_up:
             yield order[0]
 
     def _drawn(self, asked: Asked, keys: Mapping[str, Key]) -> list[PoolMember]:

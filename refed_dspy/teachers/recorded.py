@@ -21,7 +21,6 @@ from dspy.clients.errors import wrap_error
 from dspy.lm15 import LM15Error, Message, Request, Response, TextPart, Usage
 from dspy.utils.exceptions import AdapterParseError, LMError
 
-from refed_dspy.concurrency import SingleFlight
 from refed_dspy.errors import (
     CapReached,
     CutAnswer,
@@ -146,9 +145,8 @@ class RecordedTeacher:
         """Whether any call was answered in this process, usable or not: then something was paid for."""
         self.key = key_function(teacher.identity)
         """Asked → its key in the ledger."""
-        self._settled = ledger.settled_keys()
+        self._settled = recorder.settled
         self._depth = policy.depth
-        self._single_flight = SingleFlight()
         self._recent: defaultdict[str, deque[bool]] = defaultdict(lambda: deque(maxlen=RECENT))
 
     async def complete(self, request: Request) -> Response:
@@ -156,28 +154,24 @@ class RecordedTeacher:
         try:
             return response_of(self.teacher.model, await self.answer(Asked.now(request)))
         except RefedError as error:
-            raise in_transit(error) from error
+            raise in_transit(error) from None
 
     async def answer(self, asked: Asked) -> Answer:
         """`complete` with this package's errors."""
         key = self.key(asked)
-        async with self._single_flight.alone(key.digest):  # the same request is paid for once
-            return self.recorded_answer(asked, key) or await self.ask(asked, key)
 
-    def recorded_answer(self, asked: Asked, key: Key) -> Answer | None:
-        """The answer that was paid for, in this folder or in the reused run; None: there is none.
+        async def first() -> Answer:
+            return self.from_ledger(asked, key) or self.from_reused_run(key) or await self.ask(asked, key)
 
-        Raises the RowError that is recorded for the request.
-        """
-        return self.from_ledger(asked, key) or self.from_reused_run(key)
-
-    def from_ledger(self, asked: Asked, key: Key) -> Answer | None:
-        """`recorded_answer` of this folder alone."""
-        if key.digest not in self._settled:
-            return None
-        if (answer := remembered(self.ledger, asked, key)) is not None:
+        asked_by_another = key.digest in self._settled or key.digest in self.recorder.single_flight
+        answer = await self.recorder.single_flight.share(key.digest, first)  # the same request is paid for once
+        if asked_by_another:
             self.recorder.group.post(shared(key))
         return answer
+
+    def from_ledger(self, asked: Asked, key: Key) -> Answer | None:
+        """The answer that was paid for in this folder; None: there is none. Raises the RowError that is recorded."""
+        return remembered(self.ledger, asked, key) if key.digest in self._settled else None
 
     def from_reused_run(self, key: Key) -> Answer | None:
         """The reused run's answer under this key, copied into this ledger; None: it has none, or no run is reused."""
@@ -214,7 +208,7 @@ class RecordedTeacher:
         endpoint = recorder.calls[-1].endpoint if recorder.calls else self.teacher.endpoint
         await self.recorder.group.commit(answered(key, answer, endpoint, recorder.take()))
         self._settled.add(key.digest)
-        self._recent[key.stage].append(True)
+        self._count_success(key.stage)
         return answer
 
     async def _failed(self, key: Key, error: RowError, recorder: CallRecorder) -> None:
@@ -276,7 +270,11 @@ class RecordedTeacher:
                 self.progress.unpriced += 1
             self.progress.cost += call.cost or 0
 
+    def _count_success(self, stage: str) -> None:
+        self._recent[stage].append(True)
+
     def _count_failure(self, stage: str, error: RowError) -> None:
+        """Count a request that failed, or a try. Raises RunStopped where too many of the stage did."""
         self.progress.failed[error.kind] += 1
         recent = self._recent[stage]
         recent.append(False)

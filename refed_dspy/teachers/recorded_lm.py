@@ -129,19 +129,20 @@ class RecordedLM(dspy.LM):
         """Nothing to warn of: the repetition is part of the ledger's key at any temperature."""
 
 
-def recorded_lm(teacher: Teacher, engine: Engine, submit: Submit | None = None) -> RecordedLM:
-    """The language model of `teacher`, whose requests `engine` answers on the running event loop.
-
-    `submit`: how other threads have a request answered; None: on this loop, for as long as it runs.
-    """
+def recorded_lm(teacher: Teacher, engine: Engine) -> RecordedLM:
+    """The language model of `teacher`, whose requests `engine` answers on the running event loop."""
     loop = asyncio.get_running_loop()
 
-    def on_this_loop(request: Request) -> Future[Response]:
+    def submit(request: Request) -> Future[Response]:
         if asyncio._get_running_loop() is loop:
             raise in_transit(ConfigError("program: a predictor was called without `await`: use its acall"))
         return asyncio.run_coroutine_threadsafe(_complete(engine, request), loop)
 
-    submit = submit or on_this_loop
+    return recorded_lm_on(loop, teacher, engine, submit)
+
+
+def recorded_lm_on(loop: asyncio.AbstractEventLoop, teacher: Teacher, engine: Engine, submit: Submit) -> RecordedLM:
+    """`recorded_lm` on another thread's event loop. `submit`: how a request from elsewhere is answered there."""
     lm = RecordedLM(
         teacher.model,
         **teacher.settings,

@@ -46,7 +46,7 @@ class Replay:
                 return response_of(self.teacher.model, answer)
         except RowError as error:
             self.asked[key.digest] = key.stage
-            raise in_transit(error) from error
+            raise in_transit(error) from None
         self.missing += 1
         if (failure := self.ledger.failure(key.digest)) is None:
             raise in_transit(NotAsked(key.stage, key.item, "was never asked"))
