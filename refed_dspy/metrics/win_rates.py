@@ -1,4 +1,4 @@
-"""Win rates: AlpacaEval 2's arithmetic, plain win rates with intervals, and length-controlled win rates.
+"""Win rates: plain ones with intervals, and length-controlled ones.
 
 A win is a number from 0 (lost) to 1 (won), a tie 0.5; a rate is a percentage. Verdicts on the same reference or
 instruction are alike: name it in `clusters`, and each counts the same, as in `refed_dspy.metrics.intervals`.
@@ -52,15 +52,6 @@ _SLOPE_SD, _THETA_SD = 2.0, 5.0
 
 
 @dataclass(frozen=True)
-class AlpacaEval:
-    """AlpacaEval 2's figures of `n` preferences. Percentages; one preference has no standard error (nan)."""
-
-    win_rate: float
-    standard_error: float
-    n: int
-
-
-@dataclass(frozen=True)
 class LengthControlled:
     """A win rate at equal length. `note` is empty, or says why there is no estimate, or what limits it."""
 
@@ -74,23 +65,6 @@ class LengthControlled:
     def estimate(self) -> float | None:
         """In percent."""
         return None if self.interval is None else self.interval.mean
-
-
-def alpaca_eval(preferences: Sequence[float]) -> AlpacaEval:
-    """WR = 100 * mean(p - 1) and its standard error, from the sd with n - 1 below it.
-
-    A preference is from 1 (the baseline's answer is better) to 2 (the model's); 0 is a tie. Raises ValueError without
-    one, and for any other number.
-    """
-    p = np.asarray(preferences, dtype=np.float64)
-    wins = np.where(p == 0, 1.5, p) - 1
-    if p.ndim != 1 or p.size == 0 or not ((wins >= 0) & (wins <= 1)).all():
-        raise ValueError(
-            "preferences must be numbers from 1 to 2, or 0 for a tie, at least one; leave out the unjudged"
-        )
-    n = wins.size
-    error = float(wins.std(ddof=1)) / math.sqrt(n) if n > 1 else math.nan
-    return AlpacaEval(100 * math.fsum(wins) / n, 100 * error, n)
 
 
 def win_rate(wins: Sequence[float], clusters: Sequence[Hashable] | None = None, *, seed: int = 0) -> Interval:
