@@ -50,14 +50,18 @@ def _file(path: Path) -> Rows:
     reader = _READERS.get(kind)
     if reader is None:
         raise ReferencesError(f"{path}: unknown kind of file; use {', '.join(_READERS)} or .parquet")
+    return reader(str(path), read_text(path))
+
+
+def read_text(path: Path) -> str:
+    """The text of a UTF-8 file. Raises ReferencesError where it has none."""
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        return path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         raise ReferencesError(f"{path} line {line}: not UTF-8; save the file as UTF-8 and run again") from None
     except OSError as error:
         raise ReferencesError(f"{path}: cannot be read: {one_line(error.strerror or error)}") from None
-    return reader(str(path), text)
 
 
 def _object(name: str, number: int, value: Any) -> Mapping[str, Any]:
