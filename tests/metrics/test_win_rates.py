@@ -189,8 +189,8 @@ def test_what_the_clusters_do_to_it_has_it_as_their_mean() -> None:
     rows = np.column_stack([np.tanh(x / x.std()), np.ones(14)])
     wins, weights, owner = np.array(x > 0, dtype=np.float64), np.ones(14), np.arange(14)
     fit, inverse = win_rates._fitted(rows, wins, weights)
-    logits = win_rates._logits(rows, wins, weights, owner, fit, inverse)
-    lc = estimate(wins.tolist(), x.tolist()) / 100
+    lc, logits = win_rates._controlled(rows, wins, weights, owner, fit, inverse)
+    assert lc == pytest.approx(estimate(wins.tolist(), x.tolist()) / 100)
     assert np.mean(logits) == pytest.approx(math.log(lc / (1 - lc)), abs=1e-6)
 
 
