@@ -7,12 +7,13 @@ import io
 import json
 import re
 import stat
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from refed_dspy.errors import ReferencesError, one_line
+from refed_dspy.records import Reference
 
 BUILTIN = "builtin"
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?")
@@ -41,6 +42,28 @@ def read_rows(source: str | Path) -> Rows:
     if path.suffix.lower() in {*_READERS, ".parquet"} or not _HUB_NAME.fullmatch(str(source)):
         raise ReferencesError(f"{one_line(source, 200)}: no such file (a Hub data set is named OWNER/NAME)")
     return _hub(str(source))
+
+
+def rows_of(source: Any, noun: str) -> tuple[str, Rows]:
+    """(name, numbered rows) of `source`: what `read_rows` takes, or a list of mappings, `Reference`s or
+    `dspy.Example`s, called `noun`. Raises ReferencesError."""
+    if isinstance(source, str | Path):
+        return str(source), read_rows(source)
+    if isinstance(source, Iterable):
+        return noun, ((number, _mapping(row, f"{noun} row {number}")) for number, row in enumerate(source, start=1))
+    raise ReferencesError(
+        f"{noun}: cannot read a {type(source).__name__}; pass a path, a name, a list of mappings or a Dataset"
+    )
+
+
+def _mapping(row: Any, where: str) -> Mapping[str, Any]:
+    if isinstance(row, Mapping):
+        return row
+    if isinstance(row, Reference):
+        return {"instruction": row.instruction, "response": row.response, "source": row.source}
+    if hasattr(row, "toDict"):  # dspy.Example
+        return dict(row.toDict())
+    raise ReferencesError(f"{where}: a {type(row).__name__}; each must be a mapping")
 
 
 def _file(path: Path) -> Rows:
