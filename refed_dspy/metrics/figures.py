@@ -6,7 +6,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from hashlib import blake2b
 from statistics import fmean, median
 
@@ -32,7 +32,7 @@ class Tools:
 
     embedder: Embedder | None = None
     scorer: Scorer | None = None
-    lacking: Sequence[str] = field(default_factory=tuple)
+    lacking: Sequence[str] = ()
 
     def scored(self) -> str:
         """The scorer's calls, tokens and failures, for a hosted endpoint bills them. Empty where it does not count."""
