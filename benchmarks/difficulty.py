@@ -156,7 +156,7 @@ def main() -> None:
     expected = direct(folder, rows)
     print(f"  direct, one sequence at a time: {time.perf_counter() - began:.0f} s")
     began = time.perf_counter()
-    batched = ifd(TransformersScorer(str(folder), device="cpu"), rows)
+    batched = ifd(TransformersScorer(str(folder)), rows)
     print(f"  batched: {time.perf_counter() - began:.0f} s, loading included")
     remote = by_endpoint(folder, rows, loaded(folder)[1].bos_token)
     worst = {"batched": largest_gap(batched, expected), "endpoint": largest_gap(remote, expected)}

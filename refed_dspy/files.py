@@ -36,16 +36,18 @@ def _umask() -> int:
     return mask
 
 
-def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """`rows` as JSON lines, whole or not at all. Raises ExportError where they cannot be written."""
-    with _as_export_error(path), whole_file(path) as file:
-        for row in rows:
+def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> int:
+    """`rows` as JSON lines, whole or not at all; returns how many. Raises ExportError where they cannot be written."""
+    count = 0
+    with as_export_error(path), whole_file(path) as file:
+        for count, row in enumerate(rows, start=1):  # noqa: B007 — the last one is how many
             file.write(json.dumps(row, ensure_ascii=False, default=str).encode("utf-8", "replace") + b"\n")
+    return count
 
 
 def write_text(path: Path, lines: Iterable[str]) -> None:
     """`lines`, whole or not at all. Raises ExportError where they cannot be written."""
-    with _as_export_error(path), whole_file(path) as file:
+    with as_export_error(path), whole_file(path) as file:
         file.write("".join(f"{line}\n" for line in lines).encode("utf-8", "replace"))
 
 
@@ -61,7 +63,8 @@ def check_apart(data: Any, outputs: Iterable[Path]) -> None:
 
 
 @contextmanager
-def _as_export_error(path: Path) -> Iterator[None]:
+def as_export_error(path: Path) -> Iterator[None]:
+    """Raises ExportError in place of an OSError: `path` cannot be written."""
     try:
         yield
     except OSError as error:

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from refed_dspy.data.read import read_rows
+from refed_dspy.data.read import rows_of
 from refed_dspy.data.references import none_usable
 from refed_dspy.data.rows import data_rows
 from refed_dspy.data.shapes import LeftOut, pair_of
 from refed_dspy.errors import ConfigError, ReferencesError, one_line
 from refed_dspy.ledger.ledger import FILE, Ledger
-from refed_dspy.records import DataRow, Reference, digest
+from refed_dspy.records import DataRow, digest
 
 ROLES = ("instruction", "response", "input", "plain")
 """The keys that `columns` may have."""
@@ -81,10 +81,7 @@ def _source(source: Any) -> tuple[str, Iterable[tuple[int, Mapping[str, Any]]]]:
             return str(source), enumerate(_rows_of_run(folder), start=1)
         if _is_file(folder / _KEPT):
             raise ReferencesError(f"{source}: is a folder of filtered rows; name its {folder / _KEPT}")
-        return str(source), read_rows(source)
-    if not isinstance(source, Iterable):
-        raise ReferencesError(f"data: cannot read a {type(source).__name__}; give a path, a name or a list of mappings")
-    return "data", ((number, _mapping(number, row)) for number, row in enumerate(source, start=1))
+    return rows_of(source, "data")
 
 
 _KEPT = "kept.jsonl"
@@ -104,16 +101,6 @@ def _rows_of_run(folder: Path) -> list[dict[str, Any]]:
             hint = f"name a file of it: {', '.join(there)}" if there else "name a run's folder, or a file"
             raise ReferencesError(f"{folder}: holds a {holds}, not a run; {hint}")
         return list(data_rows(ledger))
-
-
-def _mapping(number: int, row: Any) -> Mapping[str, Any]:
-    if isinstance(row, Reference):
-        return {"instruction": row.instruction, "response": row.response}
-    if isinstance(row, Mapping):
-        return row
-    if hasattr(row, "toDict"):  # dspy.Example
-        return dict(row.toDict())
-    raise ReferencesError(f"data row {number}: a {type(row).__name__}; each must be a mapping")
 
 
 def _row(number: int, row: Mapping[str, Any], columns: Mapping[str, str]) -> DataRow:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from refed_dspy.data.rows import LINEAGE_COLUMNS, data_rows, dropped_rows
 from refed_dspy.errors import ExportError, one_line
-from refed_dspy.files import whole_file, write_lines
+from refed_dspy.files import as_export_error, whole_file, write_lines
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.summary import decisions_by_filter
 
@@ -65,25 +65,23 @@ def export(run_dir: Path, format: str, out: Path, *, force: bool = False) -> int
     """
     if format not in FORMATS:
         raise ExportError(f"format {one_line(format, 40)}: unknown; use {', '.join(FORMATS)}")
-    with Ledger.read(run_dir) as ledger:
-        try:
-            if out.exists() and not force:
-                raise ExportError(f"{out}: exists; name another file, or overwrite it with --force")
-            if not ledger.kept():
-                raise ExportError(f"{run_dir}: no samples yet; run or resume it first")
-            rows = data_rows(ledger)
-            with whole_file(out) as file:
-                return _parquet(rows, file) if format == "parquet" else _lines(rows, format, file)
-        except OSError as error:
-            raise ExportError(f"{one_line(out, 200)}: cannot be written: {one_line(error.strerror or error)}") from None
+    with _ledger_for(run_dir, out, force) as ledger:
+        if not ledger.kept():
+            raise ExportError(f"{run_dir}: no samples yet; run or resume it first")
+        rows = data_rows(ledger)
+        if format != "parquet":
+            return write_lines(out, map(_FORMS[format], rows))
+        with whole_file(out) as file:
+            return _parquet(rows, file)
 
 
-def _lines(rows: Iterable[Row], format: str, file: IO[bytes]) -> int:  # noqa: A002
-    count = 0
-    for row in rows:
-        file.write(json.dumps(_FORMS[format](row), ensure_ascii=False).encode() + b"\n")
-        count += 1
-    return count
+@contextmanager
+def _ledger_for(run_dir: Path, out: Path, force: bool) -> Iterator[Ledger]:
+    """The run's ledger, for writing to `out`. Raises ExportError where that exists or cannot be written."""
+    with Ledger.read(run_dir) as ledger, as_export_error(out):
+        if out.exists() and not force:
+            raise ExportError(f"{out}: exists; name another file, or overwrite it with --force")
+        yield ledger
 
 
 def _parquet(rows: Iterable[Row], file: IO[bytes]) -> int:
@@ -134,18 +132,7 @@ def export_dropped(run_dir: Path, out: Path, *, force: bool = False) -> int:
         ExportError: `out` exists and `force` is not set, it cannot be written, or nothing was dropped.
         RunDirError: no run there.
     """
-    with Ledger.read(run_dir) as ledger:
-        if out.exists() and not force:
-            raise ExportError(f"{out}: exists; name another file, or overwrite it with --force")
+    with _ledger_for(run_dir, out, force) as ledger:
         if not any(counts["dropped"] for counts in decisions_by_filter(ledger)):
             raise ExportError(f"{run_dir}: no filter dropped anything; without --dropped, its samples are written")
-        written = 0
-
-        def counted() -> Iterator[dict[str, Any]]:
-            nonlocal written
-            for row in dropped_rows(ledger):
-                written += 1
-                yield row
-
-        write_lines(out, counted())
-    return written
+        return write_lines(out, dropped_rows(ledger))

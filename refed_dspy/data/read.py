@@ -7,12 +7,13 @@ import io
 import json
 import re
 import stat
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from refed_dspy.errors import ReferencesError, one_line
+from refed_dspy.records import Reference
 
 BUILTIN = "builtin"
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?")
@@ -43,6 +44,28 @@ def read_rows(source: str | Path) -> Rows:
     return _hub(str(source))
 
 
+def rows_of(source: Any, noun: str) -> tuple[str, Rows]:
+    """(name, numbered rows) of `source`: what `read_rows` takes, or a list of mappings, `Reference`s or
+    `dspy.Example`s, called `noun`. Raises ReferencesError."""
+    if isinstance(source, str | Path):
+        return str(source), read_rows(source)
+    if isinstance(source, Iterable):
+        return noun, ((number, _mapping(row, f"{noun} row {number}")) for number, row in enumerate(source, start=1))
+    raise ReferencesError(
+        f"{noun}: cannot read a {type(source).__name__}; pass a path, a name, a list of mappings or a Dataset"
+    )
+
+
+def _mapping(row: Any, where: str) -> Mapping[str, Any]:
+    if isinstance(row, Mapping):
+        return row
+    if isinstance(row, Reference):
+        return {"instruction": row.instruction, "response": row.response, "source": row.source}
+    if hasattr(row, "toDict"):  # dspy.Example
+        return dict(row.toDict())
+    raise ReferencesError(f"{where}: a {type(row).__name__}; each must be a mapping")
+
+
 def _file(path: Path) -> Rows:
     kind = path.suffix.lower()
     if kind == ".parquet":
@@ -50,14 +73,18 @@ def _file(path: Path) -> Rows:
     reader = _READERS.get(kind)
     if reader is None:
         raise ReferencesError(f"{path}: unknown kind of file; use {', '.join(_READERS)} or .parquet")
+    return reader(str(path), read_text(path))
+
+
+def read_text(path: Path) -> str:
+    """The text of a UTF-8 file. Raises ReferencesError where it has none."""
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        return path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         raise ReferencesError(f"{path} line {line}: not UTF-8; save the file as UTF-8 and run again") from None
     except OSError as error:
         raise ReferencesError(f"{path}: cannot be read: {one_line(error.strerror or error)}") from None
-    return reader(str(path), text)
 
 
 def _object(name: str, number: int, value: Any) -> Mapping[str, Any]:

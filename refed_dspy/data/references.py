@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, overload
 
-from refed_dspy.data.read import BUILTIN, read_rows
+from refed_dspy.data.read import BUILTIN, rows_of
 from refed_dspy.data.shapes import LeftOut, pair_of
 from refed_dspy.errors import ReferencesError, one_line
 from refed_dspy.records import Reference
@@ -72,7 +71,7 @@ def load_references(source: Any = BUILTIN, columns: Mapping[str, str] | None = N
     """
     if isinstance(source, References):
         return source
-    name, rows = _rows(source)
+    name, rows = rows_of(source, "references")
     kept: dict[str, Reference] = {}
     left_out: Counter[str] = Counter()
     seen: list[str] = []
@@ -91,28 +90,6 @@ def load_references(source: Any = BUILTIN, columns: Mapping[str, str] | None = N
     if not kept:
         raise ReferencesError(none_usable(name, left_out, seen))
     return References(tuple(kept.values()), dict(left_out))
-
-
-def _rows(source: Any) -> tuple[str, Iterator[tuple[int, Mapping[str, Any]]]]:
-    if isinstance(source, str | Path):
-        return str(source), read_rows(source)
-    if isinstance(source, Iterable):
-        return "references", enumerate(_checked(source), start=1)
-    raise ReferencesError(
-        f"references: cannot read a {type(source).__name__}; pass a path, a name, a list or a Dataset"
-    )
-
-
-def _checked(rows: Iterable[Any]) -> Iterator[Mapping[str, Any]]:
-    for number, row in enumerate(rows, start=1):
-        if isinstance(row, Reference):
-            yield {"instruction": row.instruction, "response": row.response, "source": row.source}
-        elif isinstance(row, Mapping):
-            yield row
-        elif hasattr(row, "toDict"):  # dspy.Example
-            yield row.toDict()
-        else:
-            raise ReferencesError(f"references row {number}: a {type(row).__name__}; each must be a mapping")
 
 
 def _reference(row: Mapping[str, Any], columns: Mapping[str, str] | None, where: str) -> Reference:

@@ -40,9 +40,9 @@ class TextFilter(Protocol):
 
     def check(self, row: DataRow) -> Decision: ...
 
-    def remember(self, row: DataRow) -> None:
+    def remember(self, row: DataRow) -> None:  # noqa: ARG002 — optional
         """Count a row as kept without checking it: an earlier start did. Does nothing where rows are not compared."""
-        ...
+        return
 
 
 class JudgeFilter(ABC):
@@ -93,6 +93,11 @@ def validated(decision: Any, label: str) -> Decision:
         raise RunStopped(f"filters: {label} returned a {type(decision).__name__}; it must be a Decision")
     score = None if decision.score is None else float(decision.score)
     return Decision(bool(decision.kept), str(decision.reason), score, str(decision.detail))
+
+
+def preview(text: str) -> str:
+    """The beginning of `text` on one line, at most 80 characters."""
+    return one_line(text[:400], 80)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from hashlib import sha256
 from typing import Any
 
@@ -10,10 +10,25 @@ from refed_dspy.config.filters import FilterConfig
 from refed_dspy.errors import ConfigError, one_line
 from refed_dspy.filters.base import Filter, JudgeFilter, Step
 from refed_dspy.filters.judge import ImprovedWins, Rubric
+from refed_dspy.filters.language import Language
+from refed_dspy.filters.length import Length
+from refed_dspy.filters.near_duplicates import NearDuplicates
+from refed_dspy.filters.overlap import Overlap
 from refed_dspy.filters.random_draw import ByChance
-from refed_dspy.programs.judges import INSTRUCTION_CRITERIA, OVERALL, RESPONSE_CRITERIA, Criterion, PairwiseJudge
-from refed_dspy.programs.judges import RubricJudge as Grader
+from refed_dspy.filters.refusals import Refusals
+from refed_dspy.filters.rouge import RougeFilter
+from refed_dspy.programs.judges import (
+    INSTRUCTION_CRITERIA,
+    OVERALL,
+    RESPONSE_CRITERIA,
+    Criterion,
+    PairwiseJudge,
+    RubricJudge,
+)
 from refed_dspy.programs.saved import program_digests
+
+_BY_SETTINGS = {kind.name: kind for kind in (RougeFilter, NearDuplicates, Length, Refusals, Language, Overlap)}
+"""The filters whose parameters are their settings, by name."""
 
 
 def build(configs: Sequence[FilterConfig | Filter], seed: int, judge: PairwiseJudge | None = None) -> list[Step]:
@@ -34,8 +49,20 @@ def _step(config: FilterConfig | Filter, seed: int, judge: PairwiseJudge | None)
     if not isinstance(config, FilterConfig):
         _check_custom(config)
         return Step(config, {"class": f"{type(config).__module__}.{type(config).__qualname__}"})
-    filter_ = _BUILDERS[config.name](config.settings, seed, judge)
-    return Step(filter_, _identity(config, seed, judge), config.settings.keep)
+    return Step(_built(config, seed, judge), _identity(config, seed, judge), config.settings.keep)
+
+
+def _built(config: FilterConfig, seed: int, judge: PairwiseJudge | None) -> Filter:
+    settings = config.settings
+    match config.name:
+        case "judge":
+            return ImprovedWins(PairwiseJudge() if judge is None else judge, criterion_of(settings), settings.margin)
+        case "rubric":
+            return Rubric(RubricJudge(), criterion_of(settings), settings.of, settings.at_least)
+        case "random":
+            return ByChance(1.0 if settings.share is None else settings.share, seed)
+        case name:
+            return _BY_SETTINGS[name](**settings.model_dump(exclude={"keep"}))
 
 
 def _check_custom(filter_: Any) -> None:
@@ -63,14 +90,6 @@ def _identity(config: FilterConfig, seed: int, judge: PairwiseJudge | None) -> d
     return {**settings, "seed": seed} if config.name == "random" else settings
 
 
-def _judge(settings: Any, _: int, judge: PairwiseJudge | None) -> Filter:
-    return ImprovedWins(PairwiseJudge() if judge is None else judge, criterion_of(settings), settings.margin)
-
-
-def _rubric(settings: Any, *_: Any) -> Filter:
-    return Rubric(Grader(), criterion_of(settings), settings.of, settings.at_least)
-
-
 _OF_OTHERS = {"like_the_reference_in_complexity", "unlike_its_siblings"}
 """These compare with a reference or with sibling samples, which no filter shows to a judge."""
 
@@ -90,53 +109,3 @@ def criterion_of(settings: Any) -> Criterion:
             + ", ".join(available)
         )
     return available[name]
-
-
-def _rouge(settings: Any, *_: Any) -> Filter:
-    from refed_dspy.filters.rouge import RougeFilter
-
-    return RougeFilter(settings.threshold)
-
-
-def _near_duplicates(settings: Any, *_: Any) -> Filter:
-    from refed_dspy.filters.near_duplicates import NearDuplicates
-
-    return NearDuplicates(settings.threshold, of=settings.of)
-
-
-def _length(settings: Any, *_: Any) -> Filter:
-    from refed_dspy.filters.length import Length
-
-    bounds = ("min_words", "max_words", "min_characters", "max_characters")
-    return Length(**{name: getattr(settings, name) for name in bounds}, of=settings.of)
-
-
-def _refusals(settings: Any, *_: Any) -> Filter:
-    from refed_dspy.filters.refusals import Refusals
-
-    return Refusals(settings.extra)
-
-
-def _language(settings: Any, *_: Any) -> Filter:
-    from refed_dspy.filters.language import Language
-
-    return Language(settings.allowed, of=settings.of)
-
-
-def _overlap(settings: Any, *_: Any) -> Filter:
-    from refed_dspy.filters.overlap import Overlap
-
-    return Overlap(settings.against, n=settings.n, columns=settings.columns, of=settings.of)
-
-
-_BUILDERS: Mapping[str, Callable[[Any, int, PairwiseJudge | None], Filter]] = {
-    "judge": _judge,
-    "rubric": _rubric,
-    "rouge": _rouge,
-    "random": lambda settings, seed, _: ByChance(1.0 if settings.share is None else settings.share, seed),
-    "near_duplicates": _near_duplicates,
-    "length": _length,
-    "refusals": _refusals,
-    "language": _language,
-    "overlap": _overlap,
-}

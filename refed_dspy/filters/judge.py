@@ -16,13 +16,10 @@ ABSTAINED = "judge abstained"
 class _Judged(JudgeFilter):
     """Counts abstentions: a row that the judge abstains on is dropped, and a judge that never decides ends the work."""
 
-    def __init__(self) -> None:
-        self.abstained = 0
-        self.decided = 0
-        self._last = ""
+    abstained = decided = 0
+    _last = ""
 
     def recall(self, decision: Decision) -> None:
-        """Take note of a decision of an earlier start."""
         if decision.reason == ABSTAINED:
             self.abstained += 1
             self._last = decision.detail
@@ -30,7 +27,6 @@ class _Judged(JudgeFilter):
             self.decided += decision.detail not in SAME.reasons
 
     def hopeless(self, least: int = 1) -> str:
-        """Why this judge is useless: it abstained on `least` rows or more and never decided. Else empty."""
         if self.decided or self.abstained < least:
             return ""
         return (
@@ -60,7 +56,6 @@ class ImprovedWins(_Judged):
     needs_plain = True
 
     def __init__(self, judge: PairwiseJudge, criterion: Criterion = OVERALL, margin: float = 0) -> None:
-        super().__init__()
         self.judge, self.criterion, self.margin = judge, criterion, margin
 
     async def judged(self, row: DataRow, item: str) -> Decision:
@@ -84,7 +79,6 @@ class Rubric(_Judged):
     name = "rubric"
 
     def __init__(self, judge: RubricJudge, criterion: Criterion, of: str = "response", at_least: int = 4) -> None:
-        super().__init__()
         self.judge, self.criterion, self.of, self.at_least = judge, criterion, of, at_least
         self.of_instruction = of == "instruction"
 

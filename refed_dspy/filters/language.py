@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
+from refed_dspy.config.filters import Of
 from refed_dspy.errors import ConfigError, one_line
-from refed_dspy.filters.base import Decision
+from refed_dspy.filters.base import Decision, TextFilter
 from refed_dspy.records import DataRow
 
 _CODES = (
@@ -24,42 +25,33 @@ _fences = re.compile(r"^[ \t]*(`{3,}|~{3,}).*?(?:^[ \t]*\1[`~]*[ \t]*$|\Z)", re.
 _inline = re.compile(r"`[^`\n]+`|https?://\S+")
 _dense = re.compile(r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af]")
 _LONGEST = 2000
+LEAST_CHARACTERS = 20
+LEAST_PROBABILITY = 0.8
 _NO_LANGUAGE = "zxx"
-_Of = Literal["both", "instruction", "response"]
 
 
-class Language:
+class Language(TextFilter):
     """Drops a row with a text that is clearly in a language other than those `allowed` (ISO 639 codes, as "en").
 
     The language is detected by py3langid, a naive Bayes model over byte sequences that comes with its weights: 0.2 ms a
     text, loaded at the first row. Code between fences or backticks and web addresses are removed first; of the rest,
     the first 2,000 characters are classified.
 
-    Kept, because its language is uncertain: a text of fewer than `least_characters` letters (a Chinese, Japanese or
-    Korean one counts as three), or one whose likeliest language has a probability below `least_probability`. The model
+    Kept, because its language is uncertain: a text of fewer than `LEAST_CHARACTERS` letters (a Chinese, Japanese or
+    Korean one counts as three), or one whose likeliest language has a probability below `LEAST_PROBABILITY`. The model
     takes the square root of the length as the temperature of its probabilities, so a few words, lists of names and code
     stay below that.
 
     Raises:
-        ConfigError: an unknown code, none at all, a number out of range, an unknown `of`.
+        ConfigError: an unknown code.
     """
 
     name = "language"
 
-    def __init__(
-        self,
-        allowed: Sequence[str] = ("en",),
-        of: _Of = "both",
-        least_characters: int = 20,
-        least_probability: float = 0.8,
-    ) -> None:
-        if of not in ("both", "instruction", "response"):
-            raise ConfigError(f"language: of is {one_line(of, 40)!r}; give both, instruction or response")
-        if least_characters < 0 or not 0 < least_probability <= 1:
-            raise ConfigError("language: least_characters must be 0 or more, least_probability above 0 and at most 1")
+    def __init__(self, allowed: Sequence[str] = ("en",), of: Of = "both") -> None:
         self.of_instruction = of == "instruction"
-        self._of, self._least_characters, self._least_probability = of, least_characters, least_probability
-        self._allowed = _checked_codes([allowed] if isinstance(allowed, str) else allowed)
+        self._of = of
+        self._allowed = _checked_codes(allowed)
         self._model: Any = None
 
     def check(self, row: DataRow) -> Decision:
@@ -68,21 +60,18 @@ class Language:
         texts = [row.instruction, row.response] if self._of == "both" else [getattr(row, self._of)]
         detected = [language for language in map(self._detect, texts) if language is not None]
         for code, probability in detected:
-            if code not in self._allowed and probability >= self._least_probability:
+            if code not in self._allowed and probability >= LEAST_PROBABILITY:
                 return Decision(False, "language", probability, code)
         if not detected:
             return Decision(True)
         code, probability = min(detected, key=lambda language: language[1])
         return Decision(True, score=probability, detail=code)
 
-    def remember(self, row: DataRow) -> None:
-        """Does nothing: rows are not compared."""
-
     def _detect(self, text: str) -> tuple[str, float] | None:
         """(code, probability), or None where there are too few letters, or no language."""
         plain = _inline.sub(" ", _fences.sub(" ", text))[:_LONGEST]
         letters = sum(map(str.isalpha, plain)) + 2 * len(_dense.findall(plain))
-        if letters < max(1, self._least_characters):
+        if letters < LEAST_CHARACTERS:
             return None
         if self._model is None:
             from py3langid.langid import MODEL_FILE, LanguageIdentifier
@@ -93,8 +82,6 @@ class Language:
 
 
 def _checked_codes(allowed: Sequence[str]) -> frozenset[str]:
-    if not allowed:
-        raise ConfigError("language: allowed is empty; name at least one language, as en")
     from rapidfuzz.process import extractOne
 
     for code in allowed:

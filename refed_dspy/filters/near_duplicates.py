@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
-from functools import cache
 from hashlib import blake2b
-from typing import Any, Literal
-from unicodedata import category, normalize
+from typing import Any
+from unicodedata import normalize
 
 import numpy as np
+import regex
 from numpy.typing import NDArray
 
-from refed_dspy.errors import ConfigError, one_line
-from refed_dspy.filters.base import Decision
+from refed_dspy.config.filters import Of
+from refed_dspy.filters.base import Decision, TextFilter, preview
 from refed_dspy.records import DataRow
 
 SHORT = 6
@@ -24,38 +23,23 @@ _UNSPACED = (
     "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff"
     "\u3005-\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 )
-_is_unspaced = re.compile(f"[{_UNSPACED}]").fullmatch
-_polite = re.compile(
+_is_unspaced = regex.compile(f"[{_UNSPACED}]").fullmatch
+# Words with their marks, but for the selectors of a Han character's variant; characters of those scripts; signs that
+# mean something.
+_tokens = regex.compile(
+    rf"(?V1)[[\p{{L}}\p{{N}}\p{{M}}]--[{_UNSPACED}\U000e0100-\U000e01ef]]+|[{_UNSPACED}]|[+<=>|~$\p{{Sm}}\p{{Sc}}\p{{So}}]"
+).findall
+_polite = regex.compile(
     r"\W*(?:(?:please|kindly|(?:can|could|would|will) you|i (?:want|need|would like) you to|i['’]d like you to)\b"
     r"[\s,:]*)+",
-    re.IGNORECASE,
+    regex.IGNORECASE,
 )
 _ODD = np.uint64(0x9E3779B97F4A7C15)
 _LEAST = 0.4
-_PREVIEW = 80
+PERMUTATIONS = 128
+"""Numbers of a MinHash signature."""
 
-Of = Literal["instruction", "response", "both"]
 Array = NDArray[Any]
-
-
-_ascii_tokens = re.compile(r"[a-z0-9]+|[+<=>|~$]").findall
-
-
-@cache
-def _token_pattern() -> re.Pattern[str]:
-    """Words with their marks (Python's \\w leaves the vowels of Indic scripts out), signs that mean something, and
-    single characters of scripts without spaces. Built once, at first use: it walks 129,000 characters."""
-    kinds = {code: category(chr(code)) for code in range(0x80, 0x1FB00)}
-    marks = _ranges([code for code, kind in kinds.items() if kind[0] == "M"])
-    signs = _ranges([code for code, kind in kinds.items() if kind in ("Sm", "Sc", "So")])
-    return re.compile(rf"(?:[^\W_{_UNSPACED}]|(?![{_UNSPACED}])[{marks}])+|[{_UNSPACED}]|[+<=>|~${signs}]")
-
-
-def _ranges(codes: Sequence[int]) -> str:
-    """A character class of `codes`, which rise: neighbours as one range."""
-    firsts = [code for code, before in zip(codes, [-1, *codes], strict=False) if code != before + 1]
-    lasts = [code for code, after in zip(codes, [*codes[1:], -1], strict=True) if code != after - 1]
-    return "".join(f"\\U{first:08x}-\\U{last:08x}" for first, last in zip(firsts, lasts, strict=True))
 
 
 def tokens(text: str) -> list[str]:
@@ -65,8 +49,7 @@ def tokens(text: str) -> list[str]:
     punctuation only gives its characters.
     """
     plain = normalize("NFKC", text).casefold().replace("'", "").replace("’", "")
-    words = _ascii_tokens(plain) if plain.isascii() else _token_pattern().findall(plain)
-    return words or [char for char in plain if not char.isspace()]
+    return _tokens(plain) or [char for char in plain if not char.isspace()]
 
 
 def unspaced(words: Sequence[str]) -> Array:
@@ -93,12 +76,12 @@ def runs(hashes: Array, length: int) -> Array:
     return run * _ODD
 
 
-class NearDuplicates:
+class NearDuplicates(TextFilter):
     """Drops a row whose text has a Jaccard similarity of `threshold` or more with a row kept before it.
 
-    The similarity is that of two sets: all runs of 1 to `shingle` words. It is exact (but for collisions of 32-bit
-    hashes). MinHash (A. Z. Broder, 1997) only proposes which rows to compare with, so hashing drops nothing by mistake
-    but may miss a near-duplicate: 2 in 100 at the threshold, hardly any above it.
+    The similarity is that of two sets of shingles: all words and all pairs of neighbouring words. It is exact (but for
+    collisions of 32-bit hashes). MinHash (A. Z. Broder, 1997) only proposes which rows to compare with, so hashing
+    drops nothing by mistake but may miss a near-duplicate: 2 in 100 at the threshold, hardly any above it.
 
     **Short texts.** One changed word takes three of the eleven shingles of six words, which leaves 8 / 14 = 0.57; only
     from fifteen words on does it leave 0.8. So a text of `SHORT` words or more is dropped from `threshold` on, or from
@@ -111,25 +94,18 @@ class NearDuplicates:
 
     A row of fifteen words among ten thousand takes about 0.4 ms and 1.4 KB. Of a kept row, its hashes and 80 characters
     stay in memory, not its text. datasketch's index takes 10 KB a row, hence the tables here.
-
-    Raises:
-        ConfigError: a threshold outside (0, 1], fewer than 16 permutations, a shingle outside 1 to 3, an unknown `of`.
     """
 
     name = "near_duplicates"
 
-    def __init__(
-        self, threshold: float = 0.8, permutations: int = 128, shingle: int = 2, of: Of = "instruction", seed: int = 0
-    ) -> None:
-        _check_settings(threshold, permutations, shingle, of)
+    def __init__(self, threshold: float = 0.8, of: Of = "instruction") -> None:
         from datasketch import MinHash
 
         self.of_instruction = of == "instruction"
-        self._of, self._threshold, self._shingle = of, threshold, shingle
-        self._blank = MinHash(num_perm=permutations, seed=seed % 2**32, hashfunc=int)
-        edge = self._needed(sum(range(SHORT, SHORT - shingle, -1)), SHORT, SHORT)
-        bands, width = band_shape(min(edge, threshold), permutations)
-        self._index = BandIndex(bands, width)
+        self._of, self._threshold = of, threshold
+        self._blank = MinHash(num_perm=PERMUTATIONS, seed=0, hashfunc=int)
+        edge = self._needed(SHORT + SHORT - 1, SHORT, SHORT)
+        self._index = BandIndex(*band_shape(min(edge, threshold)))
         self._shingles: list[Array] = []
         self._thresholds: list[float] = []
         self._previews: list[str] = []
@@ -147,7 +123,6 @@ class NearDuplicates:
         return Decision(True, score=score)
 
     def remember(self, row: DataRow) -> None:
-        """Count a row as kept without checking it."""
         shingles, needed, keys = self._read(row)
         if len(shingles):
             self._keep(row, shingles, needed, keys)
@@ -156,8 +131,8 @@ class NearDuplicates:
         """(sorted uint32 shingles, similarity needed, the index's keys of their MinHash signature) of a row."""
         words = tokens(_text(row, self._of))
         hashes = hashed(words)
-        by_length = [runs(hashes, length) for length in range(1, self._shingle + 1)]
-        shingles = np.unique((np.concatenate(by_length) >> np.uint64(32)).astype(np.uint32))
+        both = np.concatenate((runs(hashes, 1), runs(hashes, 2)))
+        shingles = np.unique((both >> np.uint64(32)).astype(np.uint32))
         sketch = self._blank.copy()
         for first in range(0, len(shingles), 4096):  # a batch takes 128 numbers a shingle
             sketch.update_batch(shingles[first : first + 4096].tolist())
@@ -167,12 +142,11 @@ class NearDuplicates:
 
     def _needed(self, shingles: int, tokens: int, words: float) -> float:
         """The similarity from which on a text is a duplicate: (F - k) / (F + k) where a changed word takes k of its F
-        shingles, at most the threshold. `tokens`, `words`: how many it has; two tokens without a space are a word."""
+        shingles (3 of one token), at most the threshold. `tokens`, `words`: how many it has; two tokens without a space
+        are a word."""
         if words < SHORT:
             return self._threshold
-        tokens_a_word = tokens / words
-        changed = self._shingle * tokens_a_word + self._shingle * (self._shingle - 1) / 2
-        changed *= min(1.0, 5 * (1 - self._threshold))
+        changed = (2 * tokens / words + 1) * min(1.0, 5 * (1 - self._threshold))
         left = max(_LEAST, (shingles - changed) / (shingles + changed))  # one word six times over has two shingles
         return min(self._threshold, left) - 1e-9
 
@@ -198,7 +172,7 @@ class NearDuplicates:
         self._index.add(keys)
         self._shingles.append(shingles)
         self._thresholds.append(needed)
-        self._previews.append(one_line(_text(row, self._of)[: 4 * _PREVIEW], _PREVIEW))
+        self._previews.append(preview(_text(row, self._of)))
 
 
 class BandIndex:
@@ -262,25 +236,14 @@ def _text(row: DataRow, of: Of) -> str:
     return instruction if of == "instruction" else f"{instruction}\n{row.response}"
 
 
-def band_shape(similarity: float, permutations: int) -> tuple[int, int]:
-    """(bands, width): the widest bands that still propose a row of this similarity 97 times in 100.
+def band_shape(similarity: float) -> tuple[int, int]:
+    """(bands, width) of a signature: the widest bands that still propose a row of this similarity 97 times in 100.
 
     s^width is the chance that a band agrees, 1 - (1 - s^width)^bands that one of them does (Leskovec, Rajaraman,
     Ullman: Mining of Massive Datasets, 3.4).
     """
-    for width in range(permutations // 2, 1, -1):
-        bands = permutations // width
+    for width in range(PERMUTATIONS // 2, 1, -1):
+        bands = PERMUTATIONS // width
         if 1 - (1 - similarity**width) ** bands >= 0.97:
             return bands, width
-    return permutations, 1
-
-
-def _check_settings(threshold: float, permutations: int, shingle: int, of: str) -> None:
-    if not 0 < threshold <= 1:
-        raise ConfigError(f"near_duplicates: threshold is {threshold}; give a share above 0, at most 1")
-    if not 16 <= permutations <= 4096:
-        raise ConfigError(f"near_duplicates: permutations is {permutations}; give 16 to 4096")
-    if not 1 <= shingle <= 3:
-        raise ConfigError(f"near_duplicates: shingle is {shingle}; give the longest run of words to compare, 1 to 3")
-    if of not in ("instruction", "response", "both"):
-        raise ConfigError(f"near_duplicates: of is {one_line(of, 40)!r}; give instruction, response or both")
+    return PERMUTATIONS, 1

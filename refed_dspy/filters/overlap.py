@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from refed_dspy.data.read import read_rows
+from refed_dspy.data.read import read_rows, read_text
 from refed_dspy.errors import ConfigError, InputError, one_line
-from refed_dspy.filters.base import Decision
+from refed_dspy.filters.base import Decision, TextFilter
 from refed_dspy.filters.near_duplicates import Array, hashed, runs, tokens, unspaced
 from refed_dspy.records import DataRow
 
@@ -20,7 +20,7 @@ LEAST_WORDS = 5
 """Words of the shortest prompt that is looked for: shorter ones are in many texts by chance."""
 
 
-class Overlap:
+class Overlap(TextFilter):
     """Drops a row that shares a run of `n` words with a prompt of `against`, whatever the case and punctuation.
 
     T. Brown et al. (2020, appendix C) look for 13. A shorter prompt is looked for as a whole, if it has `LEAST_WORDS`.
@@ -36,22 +36,18 @@ class Overlap:
 
     Raises:
         InputError: the file cannot be read, none of the columns is there, or no prompt is long enough.
-        ConfigError: n below 2, no column, an unknown `of`.
+        ConfigError: `columns` is empty.
     """
 
     name = "overlap"
 
     def __init__(
         self,
-        against: Path | str | Sequence[str],
+        against: Path | Sequence[str],
         n: int = 13,
         columns: Sequence[str] | None = None,
         of: Literal["instruction", "both"] = "instruction",
     ) -> None:
-        if n < 2:
-            raise ConfigError(f"overlap: n is {n}; give the number of words in a run, 2 or more (13 is usual)")
-        if of not in ("instruction", "both"):
-            raise ConfigError(f"overlap: of is {one_line(of, 40)!r}; give instruction or both")
         if columns is not None and not columns:
             raise ConfigError("overlap: columns is empty; name the prompts' columns, or leave the setting out")
         self.of_instruction = of == "instruction"
@@ -61,7 +57,7 @@ class Overlap:
         for text in _prompts(against, columns):
             self._add_prompt(text, by_length)
         if not self.prompts:
-            where = against if isinstance(against, str | Path) else "the prompts given"
+            where = against if isinstance(against, Path) else "the prompts given"
             raise InputError(f"{where}: no prompt of {min(LEAST_WORDS, n)} words or more; name a benchmark's prompts")
         self._runs = {length: np.unique(np.concatenate(arrays)) for length, arrays in sorted(by_length.items())}
 
@@ -71,9 +67,6 @@ class Overlap:
         texts = [row.instruction] if self.of_instruction else [row.instruction, row.response]
         score, detail = max((self._shared(text) for text in texts), key=lambda shared: shared[0])
         return Decision(not score, "overlap" if score else "", score, detail)
-
-    def remember(self, row: DataRow) -> None:
-        """Does nothing: rows are not compared."""
 
     def _add_prompt(self, text: str, by_length: dict[int, list[Array]]) -> None:
         """Add the hashed runs of a prompt to `by_length`, and count it."""
@@ -117,15 +110,14 @@ def _windows(dense: Array, n: int) -> Iterator[tuple[int, Array]]:
         yield length, (inside > length / 2) == of_characters
 
 
-def _prompts(against: Path | str | Sequence[str], columns: Sequence[str] | None) -> Iterator[str]:
-    if not isinstance(against, str | Path):
+def _prompts(against: Path | Sequence[str], columns: Sequence[str] | None) -> Iterator[str]:
+    if not isinstance(against, Path):
         yield from against
         return
-    path = Path(against)
-    if isinstance(against, Path) and not path.is_file():
+    if not against.is_file():
         raise InputError(f"{against}: no such file; name a JSONL, JSON, CSV, Parquet or .txt file")
-    if path.suffix.lower() == ".txt":
-        yield from _lines(path)
+    if against.suffix.lower() == ".txt":
+        yield from (line for line in read_text(against).split("\n") if line.strip())
         return
     seen: set[str] = set()
     missing = True
@@ -146,14 +138,3 @@ def _texts(row: Mapping[str, Any], name: str) -> Iterator[str]:
     for text in value if isinstance(value, list | tuple) else [value]:
         if isinstance(text, str) and text.strip():
             yield text
-
-
-def _lines(path: Path) -> Iterator[str]:
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise InputError(f"{path}: not UTF-8; save the file as UTF-8 and run again") from None
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(f"{path}: cannot be read: {one_line(reason)}; name a file that is there") from None
-    yield from (line for line in text.split("\n") if line.strip())

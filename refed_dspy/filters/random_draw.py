@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from hashlib import blake2b
 
-from refed_dspy.filters.base import Decision
+from refed_dspy.filters.base import Decision, TextFilter
 from refed_dspy.records import DataRow
 
 
-class ByChance:
+class ByChance(TextFilter):
     """Keeps about `share` of all rows, drawn by `seed` and the row's text: the same rows whatever their order."""
 
     name = "random"
@@ -22,6 +22,3 @@ class ByChance:
         text = f"{self.seed}\0{row.instruction}".encode("utf-8", "surrogatepass")
         drawn = int.from_bytes(blake2b(text, digest_size=8).digest()) / 2**64
         return Decision(drawn < self.share, "" if drawn < self.share else "not drawn", drawn)
-
-    def remember(self, row: DataRow) -> None:
-        """Does nothing: rows are not compared."""

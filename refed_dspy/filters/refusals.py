@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from refed_dspy.errors import ConfigError, one_line
-from refed_dspy.filters.base import Decision
+from refed_dspy.filters.base import Decision, TextFilter
 from refed_dspy.records import DataRow
 from refed_dspy.text import TEMPLATE_SLOT, UNFILLED_SLOT, any_of, find_placeholder, normalized, without_marks
 
@@ -89,7 +89,7 @@ _about_slots = re.compile(
 )
 
 
-class Refusals:
+class Refusals(TextFilter):
     """Drops a row whose response refuses ("refusal"), or whose instruction or response was never filled in
     ("placeholder"); `detail` is the words that matched.
 
@@ -107,7 +107,7 @@ class Refusals:
     of_instruction = False
 
     def __init__(self, extra: Sequence[str] = ()) -> None:
-        self._extra = [normalized(phrase) for phrase in ([extra] if isinstance(extra, str) else extra)]
+        self._extra = [normalized(phrase) for phrase in extra]
         if not all(any(map(str.isalpha, phrase)) for phrase in self._extra):
             raise ConfigError("refusals: an extra phrase has no letter; give the words of a refusal, or leave it out")
 
@@ -125,9 +125,6 @@ class Refusals:
             return Decision(False, "placeholder", detail=unfilled)
         refusal = self._refusal(instruction, without_marks(normalized(row.response)))
         return Decision(False, "refusal", detail=refusal) if refusal else Decision(True)
-
-    def remember(self, row: DataRow) -> None:
-        """Does nothing: rows are not compared."""
 
     def _refusal(self, instruction: str, response: str) -> str:
         """The words with which `response` refuses; empty where it does not."""

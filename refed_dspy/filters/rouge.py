@@ -13,13 +13,11 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from refed_dspy.errors import ConfigError, one_line
-from refed_dspy.filters.base import Decision
+from refed_dspy.filters.base import Decision, TextFilter, preview
 from refed_dspy.metrics.rouge import Alphabet, Feature, Index, features_of, tokens
 from refed_dspy.records import DataRow
 
 THRESHOLD = 0.7
-SHOWN = 80
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +40,8 @@ KEPT, NOT_VISITED = Match(True), Match(False, visited=False)
 def select(texts: Sequence[str], threshold: float = THRESHOLD, target: int | None = None) -> list[Match]:
     """A Match for each text, in order. Texts are visited in order until `target` are kept (None: all are visited).
 
-    Raises ConfigError for a threshold that is not above 0 and at most 1, or a target below 0.
-    """
-    if target is not None and target < 0:
-        raise ConfigError(f"A target of {target} texts cannot be kept: give 0 or more, or none at all.")
-    index = Index(_checked(threshold))
+    `threshold`: above 0, at most 1."""
+    index = Index(threshold)
     common: Counter[Feature] = Counter()
     for text in texts:
         common.update(features_of(tokens(text)))
@@ -68,18 +63,18 @@ def select(texts: Sequence[str], threshold: float = THRESHOLD, target: int | Non
     return matches + [NOT_VISITED] * (len(texts) - len(matches))
 
 
-class RougeFilter:
+class RougeFilter(TextFilter):
     """`select`, one row at a time: the same rows in the same order get the same decisions. Looks at instructions only.
 
     The more rows are kept, the longer a check takes: at 10,000 a fraction of a millisecond, about two if all of them
-    are made of the same words. Not safe for several threads. Raises ConfigError as `select` does.
+    are made of the same words. Not safe for several threads.
     """
 
     name = "rouge"
     of_instruction = True
 
     def __init__(self, threshold: float = THRESHOLD) -> None:
-        self._index = Index(_checked(threshold))
+        self._index = Index(threshold)
         self._alphabet = Alphabet()
         self._previews: list[str] = []
 
@@ -96,14 +91,3 @@ class RougeFilter:
     def remember(self, row: DataRow) -> None:
         self._index.add(self._alphabet.encode(row.instruction))
         self._previews.append(preview(row.instruction))
-
-
-def preview(text: str) -> str:
-    """The beginning of `text` on one line, at most 80 characters."""
-    return one_line(text[: 5 * SHOWN], SHOWN)
-
-
-def _checked(threshold: float) -> float:
-    if not 0 < threshold <= 1:
-        raise ConfigError(f"A ROUGE-L threshold of {threshold} is out of range: give one above 0 and at most 1.")
-    return threshold

@@ -13,8 +13,6 @@ from refed_dspy.metrics.embedder import Embedder, Vectors
 NEIGHBOURS = 2_000
 """Rows that `nearest_distance` compares with each other: 16 MB of cosines."""
 
-__all__ = ["NEIGHBOURS", "Embedder", "coherence", "nearest_distance", "semantic_diversity"]
-
 
 def coherence(embedder: Embedder, instructions: Sequence[str], responses: Sequence[str]) -> list[float | None]:
     """The cosine in [-1, 1] of each instruction with its response, by sentence embeddings (Reflection-Tuning, Li et
@@ -47,21 +45,19 @@ def semantic_diversity(vectors: Vectors) -> float | None:
     return 1 - (float(total @ total) - squares) / (count * (count - 1))
 
 
-def nearest_distance(vectors: Vectors, *, sample: int = NEIGHBOURS, seed: int = 0) -> float | None:
+def nearest_distance(vectors: Vectors, *, seed: int = 0) -> float | None:
     """The mean cosine distance of a row to the row nearest to it; None for fewer than two rows.
 
     It shows what the mean over all pairs hides: a data set of many tight clusters, far from each other, is diverse by
-    that mean and close to 0 here. Among more rows the nearest is nearer, so at most `sample` rows, drawn by `seed`, are
-    compared with each other: data sets of at least that many rows are comparable, smaller ones only with those of
-    their size. Raises ConfigError for a `sample` below 2.
+    that mean and close to 0 here. Among more rows the nearest is nearer, so at most `NEIGHBOURS` rows, drawn by `seed`,
+    are compared with each other: data sets of at least that many rows are comparable, smaller ones only with those of
+    their size.
     """
-    if sample < 2:
-        raise ConfigError("the sample of nearest neighbours must be 2 rows or more")
     if len(vectors) < 2:
         return None
     drawn = vectors
-    if len(vectors) > sample:
-        drawn = vectors[np.random.default_rng(seed).choice(len(vectors), sample, replace=False)]
+    if len(vectors) > NEIGHBOURS:
+        drawn = vectors[np.random.default_rng(seed).choice(len(vectors), NEIGHBOURS, replace=False)]
     cosines: NDArray[np.float32] = drawn @ drawn.T
     np.fill_diagonal(cosines, -2)
     return max(0.0, float(1 - cosines.max(axis=1).mean(dtype=np.float64)))

@@ -129,7 +129,7 @@ class Embedder:
         """
         vectors = np.zeros((len(texts), self.width), dtype=np.float32)
         tokens = self._tokens(texts)
-        for batch in _batches([len(ids) for ids in tokens]):
+        for batch in batches([len(ids) for ids in tokens], _BATCH_TOKENS):
             vectors[batch] = self._forward([tokens[index] for index in batch])
         return vectors
 
@@ -157,11 +157,11 @@ class Embedder:
         return pooled
 
 
-def _batches(sizes: Sequence[int]) -> Iterator[list[int]]:
-    """Indexes in batches of like length, so that little is padded; a padded batch has at most _BATCH_TOKENS."""
+def batches(sizes: Sequence[int], most_tokens: int) -> Iterator[list[int]]:
+    """Indexes in batches of like length, so that little is padded; a padded batch has at most `most_tokens`."""
     batch: list[int] = []
     for index in np.argsort(sizes, kind="stable").tolist():
-        if batch and (len(batch) + 1) * sizes[index] > _BATCH_TOKENS:
+        if batch and (len(batch) + 1) * sizes[index] > most_tokens:
             yield batch
             batch = []
         batch.append(index)

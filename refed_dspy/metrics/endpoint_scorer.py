@@ -19,6 +19,7 @@ from typing import Any
 from refed_dspy.errors import ConfigError, RefedError, TeacherError, one_line
 from refed_dspy.metrics.perplexity import ScoredText, ScoringPrompt, check_pairs, check_window, join
 
+_ATTEMPTS = 3
 _MORE_IN_A_ROW = 4
 """An endpoint is given up once `concurrency` and this many texts in a row got no answer. One short outage fails all
 requests that are open."""
@@ -44,19 +45,15 @@ class EndpointScorer:
         model: str,
         api_base: str,
         api_key_env: str | None = None,
-        *,
         concurrency: int = 8,
-        max_tokens: int | None = None,
+        *,
         start: str | None = None,
         timeout: float = 120.0,
-        attempts: int = 3,
     ) -> None:
-        """`max_tokens`: the window; the server's where that is smaller, or where it is None. `timeout`: seconds an
-        attempt may take. Nothing is sent yet. Raises ConfigError for a setting out of range or a variable not set."""
+        """`timeout`: seconds an attempt may take. Nothing is sent yet. Raises ConfigError for an address that is none
+        or a variable not set."""
         from openai import DefaultHttpxClient, OpenAI
 
-        if concurrency < 1 or attempts < 1 or timeout <= 0:
-            raise ConfigError("concurrency and attempts must be 1 or more, and timeout above 0")
         if not api_base.startswith(("http://", "https://")):
             raise ConfigError(
                 f"api_base {one_line(api_base, 80)}: give a whole address such as http://localhost:8000/v1"
@@ -68,7 +65,7 @@ class EndpointScorer:
         """Prompt tokens of those."""
         self.unanswered = 0
         """Texts that got no answer."""
-        self._start_text, self._max_tokens, self._concurrency = start, max_tokens, concurrency
+        self._start_text, self._concurrency = start, concurrency
         self._start_and_window: tuple[list[int], int] | None = None
         self._in_a_row = 0
         self._lock = threading.Lock()
@@ -76,7 +73,7 @@ class EndpointScorer:
             base_url=self.api_base,
             api_key=_key(api_key_env),
             timeout=timeout,
-            max_retries=attempts - 1,
+            max_retries=_ATTEMPTS - 1,
             http_client=DefaultHttpxClient(follow_redirects=False),  # texts stay with the host that was named
         )
 
@@ -113,7 +110,7 @@ class EndpointScorer:
         start, window = self._start_and_window
         try:
             prompt = join(start, self._ids(context), self._ids(text), window)
-            scored = prompt.scored_as(self._nll(prompt) if prompt.scored else 0.0)
+            scored = ScoredText(self._nll(prompt) if prompt.scored else 0.0, prompt.scored)
         except _NoAnswer as error:
             with self._lock:
                 self.unanswered += 1
@@ -138,9 +135,9 @@ class EndpointScorer:
                 raise self._unfit("answers /tokenize without tokens")
         except _NoAnswer as error:
             raise TeacherError(f"{_place(self.api_base)} gave no answer ({error}): look at the server") from error
-        served = _whole(empty.get("max_model_len"), less=1)  # a token of it is for the answer, which is thrown away
-        limits = [limit for limit in (self._max_tokens, served) if limit is not None]
-        return start, check_window(min(limits, default=4_096))
+        served = _whole(empty.get("max_model_len"))
+        # A token of it is for the answer, which is thrown away.
+        return start, check_window(4_096 if served is None else served - 1)
 
     def _ids(self, text: str) -> list[int]:
         return list(self._tokenize(text, special=False)["tokens"]) if text else []
@@ -236,6 +233,6 @@ def _place(api_base: str) -> str:
     return one_line(f"{scheme}://{rest.rsplit('@', 1)[-1]}".partition("?")[0], 80)
 
 
-def _whole(value: object, less: int = 0) -> int | None:
-    """`value` minus `less` where it is a positive whole number, else None."""
-    return value - less if type(value) is int and value > 0 else None
+def _whole(value: object) -> int | None:
+    """`value` where it is a positive whole number, else None."""
+    return value if type(value) is int and value > 0 else None

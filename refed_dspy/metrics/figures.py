@@ -4,23 +4,26 @@ of two data sets make the table of old against new."""
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from hashlib import blake2b
 from statistics import fmean, median
 
 from refed_dspy.config.jobs import ScorerConfig
 from refed_dspy.errors import ConfigError, RunStopped, TeacherError
+from refed_dspy.metrics.diversity import NEIGHBOURS, coherence, nearest_distance, semantic_diversity
 from refed_dspy.metrics.embedder import Embedder
+from refed_dspy.metrics.endpoint_scorer import EndpointScorer
 from refed_dspy.metrics.perplexity import Difficulty, ScoredText, Scorer, ifd
+from refed_dspy.metrics.rouge import self_rouge
+from refed_dspy.metrics.transformers_scorer import TransformersScorer
+from refed_dspy.metrics.wording import SAMPLE_TOKENS, distinct_n, spread, words
 from refed_dspy.text import format_number, table_lines
 
 Pairs = Sequence[tuple[str, str]]
 Figures = Mapping[str, float | None]
 """Name → figure, in the order of a table; None where there is no figure."""
-EMBEDDED = 2_000
-"""Pairs that are embedded, as many as `nearest_distance` compares."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,7 @@ class Tools:
 
     embedder: Embedder | None = None
     scorer: Scorer | None = None
-    lacking: Sequence[str] = field(default_factory=tuple)
+    lacking: Sequence[str] = ()
 
     def scored(self) -> str:
         """The scorer's calls, tokens and failures, for a hosted endpoint bills them. Empty where it does not count."""
@@ -98,7 +101,11 @@ def open_tools(embeddings: bool | None, scorer: ScorerConfig | None) -> Tools:
 def open_scorer(config: ScorerConfig) -> Scorer:
     """The model that scores how likely a text is, tried on one short text. Raises ConfigError."""
     try:
-        scorer = _scorer(config)
+        scorer: Scorer = (
+            TransformersScorer(config.model)
+            if config.api_base is None
+            else EndpointScorer(config.model, config.api_base, config.api_key_env, config.concurrency)
+        )
         (score,) = scorer.nll([""], ["Is anybody there?"])
     except (ConfigError, TeacherError) as error:
         raise ConfigError(f"scorer: {error}") from error
@@ -107,21 +114,11 @@ def open_scorer(config: ScorerConfig) -> Scorer:
     return CachedScorer(scorer)
 
 
-def _scorer(config: ScorerConfig) -> Scorer:
-    if config.api_base is not None:
-        from refed_dspy.metrics.endpoint_scorer import EndpointScorer
-
-        return EndpointScorer(config.model, config.api_base, config.api_key_env, concurrency=config.concurrency)
-    from refed_dspy.metrics.transformers_scorer import TransformersScorer
-
-    return TransformersScorer(config.model)
-
-
 def figures(pairs: Pairs, tools: Tools, sample: int = 500, seed: int = 0) -> dict[str, float | None]:
     """The figures of (instruction, response) pairs.
 
-    Slow figures use pairs drawn by `seed`: `sample` of them for perplexities and self-ROUGE-L, the larger of EMBEDDED
-    and `sample` for embeddings. Without a pair, every figure but the number of rows is None.
+    Slow figures use pairs drawn by `seed`: `sample` of them for perplexities and self-ROUGE-L, the larger of
+    NEIGHBOURS and `sample` for embeddings. Without a pair, every figure but the number of rows is None.
     """
     instructions, responses = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
     return {
@@ -129,7 +126,7 @@ def figures(pairs: Pairs, tools: Tools, sample: int = 500, seed: int = 0) -> dic
         **_lengths("instruction", instructions),
         **_lengths("response", responses),
         **_diversity(instructions, responses, sample, seed),
-        **_embedded(_drawn(pairs, max(sample, EMBEDDED), seed), tools.embedder, seed),
+        **_embedded(_drawn(pairs, max(sample, NEIGHBOURS), seed), tools.embedder, seed),
         **(_scored(ifd(tools.scorer, _drawn(pairs, sample, seed))) if tools.scorer is not None else {}),
     }
 
@@ -149,24 +146,18 @@ def table(columns: Mapping[str, Figures]) -> list[str]:
 
 
 def _lengths(noun: str, texts: Sequence[str]) -> Figures:
-    from refed_dspy.metrics.wording import lengths
-
-    measured = lengths(texts)
-    words = measured.words if measured else None
+    counts = spread([len(words(text)) for text in texts])
     return {
-        f"{noun} words, mean": words.mean if words else None,
-        f"{noun} words, median": words.median if words else None,
-        f"{noun} words, 95th percentile": words.p95 if words else None,
+        f"{noun} words, mean": counts.mean if counts else None,
+        f"{noun} words, median": counts.median if counts else None,
+        f"{noun} words, 95th percentile": counts.p95 if counts else None,
     }
 
 
 def _diversity(instructions: Sequence[str], responses: Sequence[str], sample: int, seed: int) -> Figures:
-    from refed_dspy.metrics.rouge import self_rouge
-    from refed_dspy.metrics.wording import SAMPLE_TOKENS, lexical_diversity
-
     values: dict[str, float | None] = {}
     for noun, texts in (("instructions", instructions), ("responses", responses)):
-        distinct = lexical_diversity(texts, seed=seed).distinct
+        distinct = distinct_n(texts, seed)
         values |= {f"distinct-{grams.n} of {noun}": grams.ratio for grams in distinct}
         # The ratio falls with the amount of text alone: longer responses have a lower one, however they are worded.
         for grams in distinct:
@@ -178,12 +169,10 @@ def _diversity(instructions: Sequence[str], responses: Sequence[str], sample: in
 def _embedded(pairs: Pairs, embedder: Embedder | None, seed: int) -> Figures:
     if embedder is None:
         return {}
-    from refed_dspy.metrics.diversity import coherence, nearest_distance, semantic_diversity
-
     instructions, responses = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
     vectors = embedder.embed(instructions)
     return {
-        "coherence of instruction and response": _mean(coherence(embedder, instructions, responses)),
+        "coherence of instruction and response": _over(fmean, coherence(embedder, instructions, responses)),
         "semantic diversity of instructions": semantic_diversity(vectors),
         "distance to the nearest instruction": nearest_distance(vectors, seed=seed),
     }
@@ -193,20 +182,15 @@ def _scored(difficulties: Sequence[Difficulty]) -> Figures:
     instruction = [pair.ppl_instruction for pair in difficulties]
     response = [pair.ppl_answer_given_instruction for pair in difficulties]
     return {
-        "perplexity of the instruction, mean": _mean(instruction),
-        "perplexity of the instruction, median": _median(instruction),
-        "perplexity of the response given it, mean": _mean(response),
-        "perplexity of the response given it, median": _median(response),
-        "IFD, mean": _mean([pair.ifd for pair in difficulties]),
-        "r-IFD, mean": _mean([pair.r_ifd for pair in difficulties]),
+        "perplexity of the instruction, mean": _over(fmean, instruction),
+        "perplexity of the instruction, median": _over(median, instruction),
+        "perplexity of the response given it, mean": _over(fmean, response),
+        "perplexity of the response given it, median": _over(median, response),
+        "IFD, mean": _over(fmean, [pair.ifd for pair in difficulties]),
+        "r-IFD, mean": _over(fmean, [pair.r_ifd for pair in difficulties]),
     }
 
 
-def _mean(values: Sequence[float | None]) -> float | None:
+def _over(statistic: Callable[[list[float]], float], values: Sequence[float | None]) -> float | None:
     numbers = [value for value in values if value is not None]
-    return fmean(numbers) if numbers else None
-
-
-def _median(values: Sequence[float | None]) -> float | None:
-    numbers = [value for value in values if value is not None]
-    return median(numbers) if numbers else None
+    return statistic(numbers) if numbers else None

@@ -6,7 +6,7 @@ clusters after Hesterberg (2014), "What Teachers Should Know about the Bootstrap
 Phi(-sqrt(n / (n - 1)) * t), t being Student's quantile at 1 - alpha / 2 with n - 1 degrees of freedom.
 
 The bootstrap's means never leave the range of the n means. Where even that range contains the true mean too rarely
-(see `_too_few`; at 95% this is below 6 clusters) the interval is the wider of this one and Student's. The share of
+(below 6 clusters, see `_STANDS_ALONE`) the interval is the wider of this one and Student's. The share of
 promotions where nothing was gained (intended: 2.5%), in 20,000 simulated comparisons each (both sides counted;
 win/tie/loss: four outcomes a reference):
 
@@ -43,6 +43,10 @@ MIN_CLUSTERS = 5
 comparisons, and if all are ahead by the same amount no interval has a width: 3.1% for 5 of them, and 6.3% for 4, too
 often for a proof."""
 RESAMPLES = 9_999
+_ALPHA = 0.05
+_STANDS_ALONE = 6
+"""With fewer means, distributed symmetrically about the true one, all lie on one side of it more often than _ALPHA: n
+of them once in 2**(n - 1) times."""
 _AT_ONCE = 2_000_000  # resampled values held in memory at once: 16 MB
 _ROUNDING = 1e-9  # below this a gain is a rounding error: 0.1 + 0.2 - 0.3 is above zero
 
@@ -75,31 +79,29 @@ def mean_interval(
     values: Sequence[float],
     clusters: Sequence[Hashable] | None = None,
     *,
-    confidence: float = 0.95,
     seed: int = 0,
 ) -> Interval:
-    """The mean of the cluster means, each cluster counting the same, and its interval (see the module's docstring).
+    """The mean of the cluster means, each cluster counting the same, and its 95% interval (see the module's docstring).
 
     `clusters` names each value's cluster; without it every value is a cluster of its own. The same values, clusters
     and `seed` give the same interval, whatever their order. One cluster says nothing of others: its interval is
     infinite. Clusters whose means are all equal give an interval of no width. Raises ValueError
-    without a value, for one that is not finite, for lists of two lengths, and for a confidence not between 0 and 1.
+    without a value, for one that is not finite, and for lists of two lengths.
     """
-    alpha = 1 - _checked_confidence(confidence)
     means = _cluster_means(_numbers(values), clusters)
     mean, n = math.fsum(means) / len(means), len(means)
     if n == 1:
         return Interval(mean, -math.inf, math.inf, len(values), n)
     if _constant(means):
         return Interval(mean, mean, mean, len(values), n)
-    low, high = _expanded_percentiles(means, alpha, seed)
-    if _too_few(n, alpha):
-        half = _student(n, alpha) * float(means.std(ddof=1)) / math.sqrt(n)
+    low, high = _expanded_percentiles(means, seed)
+    if n < _STANDS_ALONE:
+        half = _student(n) * float(means.std(ddof=1)) / math.sqrt(n)
         low, high = min(low, mean - half), max(high, mean + half)
     return Interval(mean, low, high, len(values), n)
 
 
-def paired_gain(new: Mapping[K, float], old: Mapping[K, float], *, confidence: float = 0.95, seed: int = 0) -> Interval:
+def paired_gain(new: Mapping[K, float], old: Mapping[K, float], *, seed: int = 0) -> Interval:
     """By how much `new` is above `old` on average, over the keys that both have; a key is a cluster.
 
     Raises ValueError where no key is shared, and for a shared score that is not finite.
@@ -107,7 +109,7 @@ def paired_gain(new: Mapping[K, float], old: Mapping[K, float], *, confidence: f
     gains = [new[key] - old[key] for key in new if key in old]
     if not gains:
         raise ValueError("no key is scored on both sides; score the same references with both")
-    return mean_interval(gains, confidence=confidence, seed=seed)
+    return mean_interval(gains, seed=seed)
 
 
 def is_gain(gain: Interval, *, least_clusters: int = MIN_CLUSTERS) -> bool:
@@ -125,10 +127,10 @@ def correlations(predicted: Sequence[float], observed: Sequence[float]) -> Corre
     if len(predicted) != len(observed):
         raise ValueError(f"{len(predicted)} predicted but {len(observed)} observed; give them in pairs")
     n = len(predicted)
-    if n == 0:
-        return Correlation(None, None, None, 0)
+    if n < 3:
+        return Correlation(None, None, None, n)
     x, y = _numbers(predicted), _numbers(observed)
-    if n < 3 or _constant(x) or _constant(y):
+    if _constant(x) or _constant(y):
         return Correlation(None, None, None, n)
     measures = (stats.pearsonr, stats.spearmanr, stats.kendalltau)
     pearson, spearman, kendall = (float(measure(x, y).statistic) for measure in measures)
@@ -143,12 +145,6 @@ def _numbers(values: ArrayLike) -> Floats:
     if not np.isfinite(numbers).all():
         raise ValueError("a value is not a finite number; leave out what has no score")
     return numbers
-
-
-def _checked_confidence(confidence: float) -> float:
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence is {confidence}; give one between 0 and 1, such as 0.95")
-    return confidence
 
 
 def _cluster_means(values: Floats, clusters: Sequence[Hashable] | None) -> Floats:
@@ -169,25 +165,19 @@ def _constant(numbers: Floats) -> bool:
     return bool(np.ptp(numbers) <= 1e-12 * np.abs(numbers).max())
 
 
-def _student(n: int, alpha: float) -> float:
+def _student(n: int) -> float:
     """Student's quantile at 1 - alpha / 2 for a mean of n."""
     from scipy.special import stdtrit
 
-    return float(stdtrit(n - 1, 1 - alpha / 2))
+    return float(stdtrit(n - 1, 1 - _ALPHA / 2))
 
 
-def _too_few(n: int, alpha: float) -> bool:
-    """Whether n means, distributed symmetrically about the true mean, all lie on one side of it more often than
-    alpha."""
-    return 2.0 ** (1 - n) > alpha
-
-
-def _expanded_percentiles(means: Floats, alpha: float, seed: int) -> tuple[float, float]:
+def _expanded_percentiles(means: Floats, seed: int) -> tuple[float, float]:
     from scipy.special import ndtr
     from scipy.stats import bootstrap
 
     n = len(means)
-    level = float(ndtr(-math.sqrt(n / (n - 1)) * _student(n, alpha)))
+    level = float(ndtr(-math.sqrt(n / (n - 1)) * _student(n)))
     drawn: Any = bootstrap(
         (means,),
         np.mean,

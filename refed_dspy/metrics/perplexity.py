@@ -30,10 +30,6 @@ class ScoredText:
     nll: float
     """-log p in nats, summed over the `tokens` that were scored."""
     tokens: int
-    cut: int = 0
-    """Tokens of the text left out, because it is longer than the window allows."""
-    context_cut: int = 0
-    """Tokens of the context left out."""
 
     @property
     def mean(self) -> float | None:
@@ -64,11 +60,6 @@ class ScoringPrompt:
 
     ids: list[int]
     scored: int
-    cut: int
-    context_cut: int
-
-    def scored_as(self, nll: float) -> ScoredText:
-        return ScoredText(nll, self.scored, self.cut, self.context_cut)
 
 
 def join(start: Sequence[int], context: Sequence[int], text: Sequence[int], window: int) -> ScoringPrompt:
@@ -85,8 +76,6 @@ def join(start: Sequence[int], context: Sequence[int], text: Sequence[int], wind
     return ScoringPrompt(
         ids=[*start, *kept_context, *kept_text],
         scored=len(kept_text) if start else max(0, len(kept_text) - 1),
-        cut=len(text) - len(kept_text),
-        context_cut=len(context) - len(kept_context),
     )
 
 
@@ -98,14 +87,7 @@ class Difficulty:
     ifd: float | None
     r_ifd: float | None
     ppl_instruction: float | None
-    ppl_answer: float | None
     ppl_answer_given_instruction: float | None
-    ppl_instruction_given_answer: float | None
-    tokens_instruction: int
-    tokens_answer: int
-    """Scored."""
-    cut: bool
-    """Whether any token did not fit into the window."""
 
 
 def ifd(scorer: Scorer, pairs: Sequence[tuple[str, str]]) -> list[Difficulty]:
@@ -115,7 +97,12 @@ def ifd(scorer: Scorer, pairs: Sequence[tuple[str, str]]) -> list[Difficulty]:
     scores = scorer.nll([context for context, _ in distinct], [text for _, text in distinct]) if distinct else []
     score_of: dict[_Query, ScoredText | None] = {None: None, **dict(zip(distinct, scores, strict=True))}
     return [
-        _difficulty(score_of[instruction], score_of[answer], score_of[forward], score_of[backward])
+        Difficulty(
+            ifd=_ratio(score_of[forward], score_of[answer]),
+            r_ifd=_ratio(score_of[backward], score_of[instruction]),
+            ppl_instruction=_perplexity(score_of[instruction]),
+            ppl_answer_given_instruction=_perplexity(score_of[forward]),
+        )
         for instruction, answer, forward, backward in queries
     ]
 
@@ -136,21 +123,8 @@ def _queries(instruction: str, answer: str) -> tuple[_Query, _Query, _Query, _Qu
     )
 
 
-def _difficulty(
-    instruction: ScoredText | None, answer: ScoredText | None, forward: ScoredText | None, backward: ScoredText | None
-) -> Difficulty:
-    scores = [score for score in (instruction, answer, forward, backward) if score]
-    return Difficulty(
-        ifd=_ratio(forward, answer),
-        r_ifd=_ratio(backward, instruction),
-        ppl_instruction=instruction.perplexity if instruction else None,
-        ppl_answer=answer.perplexity if answer else None,
-        ppl_answer_given_instruction=forward.perplexity if forward else None,
-        ppl_instruction_given_answer=backward.perplexity if backward else None,
-        tokens_instruction=instruction.tokens if instruction else 0,
-        tokens_answer=answer.tokens if answer else 0,
-        cut=any(score.cut or score.context_cut for score in scores),
-    )
+def _perplexity(score: ScoredText | None) -> float | None:
+    return None if score is None else score.perplexity
 
 
 def _ratio(in_context: ScoredText | None, alone: ScoredText | None) -> float | None:

@@ -30,8 +30,6 @@ from numpy.typing import NDArray
 from rapidfuzz import process
 from rapidfuzz.distance import LCSseq
 
-from refed_dspy.errors import ConfigError
-
 Feature = str | tuple[str, int]
 """A token where it occurs first in a text; the token with 1, 2, ... where it occurs again."""
 
@@ -89,10 +87,6 @@ def lcs(text: Codes, others: Sequence[Codes], least: int = 0) -> NDArray[np.int3
     rows = process.cdist([text], others, scorer=LCSseq.similarity, score_cutoff=least, dtype=np.int32)
     lengths: NDArray[np.int32] = rows[0]
     return lengths
-
-
-def token_counts(texts: Sequence[Codes]) -> NDArray[np.int32]:
-    return np.fromiter(map(len, texts), np.int32, len(texts))
 
 
 class Alphabet:
@@ -236,17 +230,14 @@ def self_rouge(texts: Sequence[str], sample: int = 500, seed: int = 0) -> float 
 
     2,000 of the texts are drawn without replacement by `seed` (all if there are fewer). The `sample` texts drawn first
     are compared with all the others of the 2,000. The highest of more comparisons is higher, so values of fewer than
-    2,000 texts are comparable only with those of equally many. None for fewer than two texts; ConfigError for a sample
-    below 1.
+    2,000 texts are comparable only with those of equally many. None for fewer than two texts.
     """
-    if sample < 1:
-        raise ConfigError(f"A sample of {sample} texts has no mean: give 1 or more.")
     if len(texts) < 2:
         return None
     alphabet = Alphabet()
     drawn = random.Random(seed).sample(range(len(texts)), min(len(texts), POOL))
     pool = [alphabet.encode(texts[place]).codes for place in drawn]
-    lengths = token_counts(pool)
+    lengths = np.array(list(map(len, pool)))
     highest = []
     for place, codes in enumerate(pool[:sample]):
         common = lcs(codes, pool)

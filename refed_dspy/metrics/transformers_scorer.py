@@ -2,45 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from refed_dspy.errors import ConfigError, one_line
+from refed_dspy.metrics.embedder import batches
 from refed_dspy.metrics.perplexity import ScoredText, ScoringPrompt, check_pairs, check_window, join
 
 BATCH_TOKENS = 2_048
+"""Of a batch at most, padding included: its logits take BATCH_TOKENS × vocabulary × 4 bytes."""
 WINDOW = 4_096
+"""Tokens of a context and a text together at most, if the model's own window is not smaller."""
 
 
 class TransformersScorer:
-    """A causal language model run by transformers on this machine.
+    """A causal language model run by transformers on this machine: on the GPU where torch has CUDA, else on the CPU.
 
     A text starts with `start`, by default with the tokenizer's BOS token, else its EOS token, which models without BOS
     are trained to see between documents. Computes in float32 on a CPU, else in the type that transformers loads (from
     its version 5 that of the checkpoint); log-probabilities are always computed in float32.
     """
 
-    def __init__(
-        self,
-        model: str,
-        device: str | None = None,
-        *,
-        batch_tokens: int = BATCH_TOKENS,
-        max_tokens: int = WINDOW,
-        start: str | None = None,
-    ) -> None:
-        """`model`: a local folder or a name on the Hub. `device`: as torch names it; CUDA by default, where it is.
+    def __init__(self, model: str, *, start: str | None = None) -> None:
+        """`model`: a local folder or a name on the Hub. `join` says how texts longer than the window are cut.
 
-        A batch has at most `batch_tokens`, padding included: its logits take batch_tokens × vocabulary × 4 bytes.
-        `max_tokens` is the window, or the model's where that is smaller; `join` says how longer texts are cut.
-
-        Raises ConfigError, in one line: torch or transformers is not installed; no such model; no such device.
+        Raises ConfigError, in one line: torch or transformers is not installed; no such model.
         """
         torch, transformers = _libraries()
-        if batch_tokens < 1:
-            raise ConfigError("batch_tokens must be 1 or more")
         self._torch = torch
-        self._device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        self._device = "cuda" if torch.cuda.is_available() else "cpu"
         try:
             self._tokenizer = transformers.AutoTokenizer.from_pretrained(model)
             loaded = transformers.AutoModelForCausalLM.from_pretrained(model).eval()
@@ -48,11 +38,10 @@ class TransformersScorer:
         except (OSError, ValueError, RuntimeError, KeyError, ImportError, AssertionError) as error:
             raise ConfigError(
                 f"cannot load {one_line(model, 80)} for scoring on {self._device} ({one_line(error, 120)}): name a "
-                "folder or a Hub name of a causal language model, and a device that torch has"
+                "folder or a Hub name of a causal language model"
             ) from error
         positions = getattr(self._model.config.get_text_config(), "max_position_embeddings", None)
-        self.window = check_window(min(max_tokens, positions or max_tokens))
-        self._batch_tokens = batch_tokens
+        self.window = check_window(min(WINDOW, positions or WINDOW))
         self._start = self._start_tokens(start)
 
     def nll(self, contexts: Sequence[str], texts: Sequence[str]) -> list[ScoredText | None]:
@@ -64,12 +53,14 @@ class TransformersScorer:
             join(self._start, context_ids[context], text_ids[text], self.window)
             for context, text in zip(contexts, texts, strict=True)
         ]
-        scored: list[ScoredText | None] = [prompt.scored_as(0.0) for prompt in prompts]
+        nlls = [0.0] * len(prompts)
+        scorable = [index for index, prompt in enumerate(prompts) if prompt.scored]
         with self._torch.inference_mode():
-            for batch in _batches(prompts, self._batch_tokens):
-                for index, nll in zip(batch, self._nlls([prompts[index] for index in batch]), strict=True):
-                    scored[index] = prompts[index].scored_as(nll)
-        return scored
+            for batch in batches([len(prompts[index].ids) for index in scorable], BATCH_TOKENS):
+                indexes = [scorable[place] for place in batch]
+                for index, nll in zip(indexes, self._nlls([prompts[index] for index in indexes]), strict=True):
+                    nlls[index] = nll
+        return [ScoredText(nll, prompt.scored) for nll, prompt in zip(nlls, prompts, strict=True)]
 
     def _start_tokens(self, start: str | None) -> list[int]:
         if start is not None:
@@ -99,8 +90,8 @@ class TransformersScorer:
             logits = self._model(input_ids=ids, attention_mask=mask, use_cache=False).logits
         except torch.cuda.OutOfMemoryError as error:
             raise ConfigError(
-                f"{self._device} has too little memory for {self._batch_tokens} tokens together: lower batch_tokens or "
-                "max_tokens"
+                f"{self._device} has too little memory for {BATCH_TOKENS} tokens together: name a smaller model, or "
+                "hide the GPU with CUDA_VISIBLE_DEVICES="
             ) from error
         totals = []
         for row, prompt in enumerate(prompts):
@@ -109,19 +100,6 @@ class TransformersScorer:
             total = torch.nn.functional.cross_entropy(predicted, ids[row, end - prompt.scored : end], reduction="sum")
             totals.append(float(total))
         return totals
-
-
-def _batches(prompts: Sequence[ScoringPrompt], batch_tokens: int) -> Iterator[list[int]]:
-    """Indexes of the prompts with a token to score, in batches of like length: at most `batch_tokens` with padding."""
-    batch: list[int] = []
-    scorable = [index for index, prompt in enumerate(prompts) if prompt.scored]
-    for index in sorted(scorable, key=lambda index: len(prompts[index].ids)):
-        if batch and (len(batch) + 1) * len(prompts[index].ids) > batch_tokens:
-            yield batch
-            batch = []
-        batch.append(index)
-    if batch:
-        yield batch
 
 
 def _libraries() -> tuple[Any, Any]:

@@ -1,4 +1,4 @@
-"""Win rates: AlpacaEval 2's arithmetic, plain win rates with intervals, and length-controlled win rates.
+"""Win rates: plain ones with intervals, and length-controlled ones.
 
 A win is a number from 0 (lost) to 1 (won), a tie 0.5; a rate is a percentage. Verdicts on the same reference or
 instruction are alike: name it in `clusters`, and each counts the same, as in `refed_dspy.metrics.intervals`.
@@ -52,15 +52,6 @@ _SLOPE_SD, _THETA_SD = 2.0, 5.0
 
 
 @dataclass(frozen=True)
-class AlpacaEval:
-    """AlpacaEval 2's figures of `n` preferences. Percentages; one preference has no standard error (nan)."""
-
-    win_rate: float
-    standard_error: float
-    n: int
-
-
-@dataclass(frozen=True)
 class LengthControlled:
     """A win rate at equal length. `note` is empty, or says why there is no estimate, or what limits it."""
 
@@ -74,23 +65,6 @@ class LengthControlled:
     def estimate(self) -> float | None:
         """In percent."""
         return None if self.interval is None else self.interval.mean
-
-
-def alpaca_eval(preferences: Sequence[float]) -> AlpacaEval:
-    """WR = 100 * mean(p - 1) and its standard error, from the sd with n - 1 below it.
-
-    A preference is from 1 (the baseline's answer is better) to 2 (the model's); 0 is a tie. Raises ValueError without
-    one, and for any other number.
-    """
-    p = np.asarray(preferences, dtype=np.float64)
-    wins = np.where(p == 0, 1.5, p) - 1
-    if p.ndim != 1 or p.size == 0 or not ((wins >= 0) & (wins <= 1)).all():
-        raise ValueError(
-            "preferences must be numbers from 1 to 2, or 0 for a tie, at least one; leave out the unjudged"
-        )
-    n = wins.size
-    error = float(wins.std(ddof=1)) / math.sqrt(n) if n > 1 else math.nan
-    return AlpacaEval(100 * math.fsum(wins) / n, 100 * error, n)
 
 
 def win_rate(wins: Sequence[float], clusters: Sequence[Hashable] | None = None, *, seed: int = 0) -> Interval:
@@ -134,8 +108,8 @@ def length_controlled(
     weights = 1 / np.bincount(cluster_of)[cluster_of]
     rows = np.column_stack([np.tanh(scaled / _spread(scaled, weights)), *factors])
     fit, inverse = _fitted(rows, won, weights)
-    lc = _controlled(rows, weights, fit)
-    logits = mean_interval(_logits(rows, won, weights, cluster_of, fit, inverse), seed=seed)
+    lc, of_clusters = _controlled(rows, won, weights, cluster_of, fit, inverse)
+    logits = mean_interval(of_clusters, seed=seed)
     interval = Interval(100 * lc, _percent(logits.low), _percent(logits.high), len(won), n)
     always_longer = scaled.min() > 0 or scaled.max() < 0
     note = "one side is always the longer: equal length is beyond what was seen" if always_longer else ""
@@ -216,19 +190,11 @@ def _fitted(rows: Floats, won: Floats, weights: Floats) -> tuple[Floats, Floats]
     return fit, np.asarray(np.linalg.inv(information(fit)))
 
 
-def _controlled(rows: Floats, weights: Floats, fit: Floats) -> float:
-    """The share won, 0 to 1, with no difference in length."""
-    level = rows.copy()
-    level[:, 0] = 0
-    share = np.average(_probabilities(level, fit), weights=weights)
-    return float(np.clip(share, 1e-12, 1 - 1e-12))  # beyond, its logit is not finite
-
-
-def _logits(
+def _controlled(
     rows: Floats, won: Floats, weights: Floats, cluster_of: NDArray[np.intp], fit: Floats, inverse: Floats
-) -> list[float]:
-    """For each cluster, the logit of LC plus n times the cluster's first-order effect on it, n being the number of
-    clusters. Their mean is the logit of LC.
+) -> tuple[float, list[float]]:
+    """LC, the share won with no difference in length, 0 to 1; and for each cluster, the logit of LC plus n times the
+    cluster's first-order effect on it, n being the number of clusters. Their mean is the logit of LC.
 
     A cluster changes the coefficients by its score (less its share of the prior) through the information, and LC by its
     difficulty as well.
@@ -238,13 +204,14 @@ def _logits(
     level = rows.copy()
     level[:, 0] = 0
     p = _probabilities(level, fit)
-    n, lc = cluster_of.max() + 1, _controlled(rows, weights, fit)
+    lc = float(np.clip(np.average(p, weights=weights), 1e-12, 1 - 1e-12))  # beyond, its logit is not finite
+    n = cluster_of.max() + 1
     scores = rows * (weights * (won - _probabilities(rows, fit)))[:, None]
     by_cluster = np.column_stack([np.bincount(cluster_of, column) for column in scores.T]) - _ridge(rows) * fit / n
     slope = np.average(level * (p * (1 - p))[:, None], axis=0, weights=weights)
     direct = np.bincount(cluster_of, weights * p) - lc
     moved = logit(lc) + (direct + n * by_cluster @ inverse @ slope) / (lc * (1 - lc))
-    return [float(value) for value in moved]
+    return lc, moved.tolist()
 
 
 def _percent(logit: float) -> float:

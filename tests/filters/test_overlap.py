@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import random
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -102,11 +101,10 @@ def test_files_of_every_kind(tmp_path: Path) -> None:
 
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "b.parquet")
     for kind in ("jsonl", "json", "csv", "txt", "parquet"):
-        for source in (tmp_path / f"b.{kind}", str(tmp_path / f"b.{kind}")):
-            filter_ = Overlap(source)
-            assert filter_.prompts == 2, kind
-            assert not filter_.check(row(PROMPT)).kept
-            assert not filter_.check(row("Who wrote the novel Emma?")).kept
+        filter_ = Overlap(tmp_path / f"b.{kind}")
+        assert filter_.prompts == 2, kind
+        assert not filter_.check(row(PROMPT)).kept
+        assert not filter_.check(row("Who wrote the novel Emma?")).kept
 
 
 def test_columns(tmp_path: Path) -> None:
@@ -139,20 +137,14 @@ def test_files_that_cannot_be_used_are_one_line(tmp_path: Path, name: str, conte
     file = tmp_path / name
     if content is not None:
         file.write_bytes(content)
-    for source in (file, str(file)):
-        if content is None and name.endswith("txt") and isinstance(source, str):
-            continue
-        with pytest.raises(InputError, match=message) as caught:
-            Overlap(source)
-        assert "\n" not in str(caught.value)
-    with pytest.raises(InputError, match="cannot be read"):
-        Overlap(str(tmp_path / "none.txt"))
+    with pytest.raises(InputError, match=message) as caught:
+        Overlap(file)
+    assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("settings", [{"n": 1}, {"columns": []}, {"of": "response"}])
-def test_settings_that_make_no_sense(settings: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match=f"overlap: {next(iter(settings))} is"):
-        Overlap([PROMPT], **settings)
+def test_no_column_at_all_is_refused() -> None:
+    with pytest.raises(ConfigError, match="overlap: columns is empty"):
+        Overlap([PROMPT], columns=[])
 
 
 def test_hostile_texts() -> None:

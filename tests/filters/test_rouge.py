@@ -7,12 +7,12 @@ from functools import cache
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import pytest
 
 from benchmarks import rouge as benchmark
-from refed_dspy.errors import ConfigError
-from refed_dspy.filters.base import Decision, TextFilter
-from refed_dspy.filters.rouge import Match, RougeFilter, preview, select
+from refed_dspy.filters.base import Decision, TextFilter, preview
+from refed_dspy.filters.rouge import Match, RougeFilter, select
 from refed_dspy.metrics.rouge import (
     Alphabet,
     Index,
@@ -20,7 +20,6 @@ from refed_dspy.metrics.rouge import (
     features_of,
     lcs,
     self_rouge,
-    token_counts,
     tokens,
 )
 from refed_dspy.records import DataRow
@@ -91,7 +90,7 @@ def rouge_l(text: str, other: str) -> float:
     """The F of two texts as the index computes it."""
     alphabet = Alphabet()
     first, second = alphabet.encode(text).codes, alphabet.encode(other).codes
-    return float(f_measure(lcs(first, [second]), len(first), token_counts([second]))[0])
+    return float(f_measure(lcs(first, [second]), len(first), np.array([len(second)]))[0])
 
 
 def test_tokens_are_those_of_the_package() -> None:
@@ -212,24 +211,10 @@ def test_texts_without_a_token_are_all_kept() -> None:
     assert all(RougeFilter().check(row(text)).kept for text in texts)
 
 
-@pytest.mark.parametrize("threshold", [0, -0.1, 1.01, float("nan"), float("inf")])
-def test_thresholds_out_of_range(threshold: float) -> None:
-    for make in (RougeFilter, lambda t: select(["a"], t)):
-        with pytest.raises(ConfigError, match="above 0 and at most 1"):
-            make(threshold)
-
-
 def test_thresholds_next_to_the_ends() -> None:
     texts = ["a b", "a c", "d e", "a b"]
     assert [match.kept for match in select(texts, 5e-324)] == [True, False, True, False]
     assert [match.kept for match in select(texts, 1.0)] == [True, True, True, False]
-
-
-def test_targets_and_samples_below_zero() -> None:
-    with pytest.raises(ConfigError, match="0 or more"):
-        select(["a"], target=-1)
-    with pytest.raises(ConfigError, match="1 or more"):
-        self_rouge(["a", "b"], sample=0)
 
 
 # --- hostile texts

@@ -13,7 +13,8 @@ import pytest
 from numpy.typing import NDArray
 
 from refed_dspy.errors import ConfigError
-from refed_dspy.metrics.diversity import Embedder, coherence, nearest_distance, semantic_diversity
+from refed_dspy.metrics.diversity import NEIGHBOURS, coherence, nearest_distance, semantic_diversity
+from refed_dspy.metrics.embedder import Embedder
 from refed_dspy.weights import MINILM, WEIGHTS
 
 WIDTH, WIDE, HEAD, LAYERS = 64, 128, 32, 2
@@ -185,8 +186,6 @@ def test_fewer_than_two_rows_have_no_diversity() -> None:
     single = unit(np.ones((1, 4)))
     assert semantic_diversity(single) is nearest_distance(single) is semantic_diversity(single[:0]) is None
     assert semantic_diversity(np.repeat(single, 5, axis=0)) == pytest.approx(0, abs=1e-6)
-    with pytest.raises(ConfigError, match="2 rows or more"):
-        nearest_distance(single, sample=1)
 
 
 def test_clusters_show_in_the_nearest_distance_only() -> None:
@@ -200,10 +199,13 @@ def test_clusters_show_in_the_nearest_distance_only() -> None:
 
 
 def test_the_nearest_distance_of_a_sample_is_drawn_by_the_seed() -> None:
-    vectors = unit(np.random.default_rng(0).normal(size=(300, 16)))
-    first, again, other = (nearest_distance(vectors, sample=50, seed=seed) for seed in (1, 1, 2))
+    vectors = unit(np.random.default_rng(0).normal(size=(5 * NEIGHBOURS, 16)))
+    first, again, other = (nearest_distance(vectors, seed=seed) for seed in (1, 1, 2))
     assert first == again != other
-    assert first is not None and first > (nearest_distance(vectors) or 0)
+    few = [nearest_distance(vectors[:count], seed=1) for count in (NEIGHBOURS // 2, NEIGHBOURS)]
+    assert first is not None and few[1] is not None and few[0] is not None
+    assert few[0] > first * 1.05, "among more rows the nearest is nearer"
+    assert few[1] == pytest.approx(first, rel=0.02), "but no more are compared"
 
 
 def test_the_embedder_says_how_to_fetch_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

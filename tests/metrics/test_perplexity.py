@@ -27,8 +27,8 @@ def test_the_text_makes_the_same_tokens_under_every_context() -> None:
         for start in ([], [99]):
             prompts = [join(start, [7] * context, text, 17) for context in (0, 1, 4, 50)]
             assert all(len(prompt.ids) <= 17 for prompt in prompts)
-            assert len({(prompt.scored, prompt.cut) for prompt in prompts}) == 1
-            kept = length - prompts[0].cut
+            assert len({prompt.scored for prompt in prompts}) == 1
+            kept = min(length, 3 * (17 - len(start)) // 4)
             assert all(prompt.ids[len(prompt.ids) - kept :] == text[:kept] for prompt in prompts)
             assert all(prompt.ids[: len(start)] == start for prompt in prompts)
             assert prompts[0].scored == (kept if start else max(0, kept - 1))
@@ -37,9 +37,9 @@ def test_the_text_makes_the_same_tokens_under_every_context() -> None:
 def test_a_long_context_keeps_its_end_and_a_long_text_its_beginning() -> None:
     made = join([0], list(range(100, 200)), list(range(1, 51)), 41)
     assert made.ids == [0, *range(190, 200), *range(1, 31)]
-    assert (made.scored, made.cut, made.context_cut) == (30, 20, 90)
+    assert made.scored == 30
     short = join([0], list(range(100, 103)), [1, 2], 41)
-    assert short.ids == [0, 100, 101, 102, 1, 2] and (short.cut, short.context_cut) == (0, 0)
+    assert short.ids == [0, 100, 101, 102, 1, 2]
 
 
 class Listed:
@@ -57,7 +57,7 @@ class Listed:
 def test_ifd_is_the_ratio_of_perplexities() -> None:
     scores: dict[tuple[str, str], ScoredText | None] = {
         ("", "ask"): ScoredText(2 * math.log(30), 2),
-        ("", "tell"): ScoredText(3 * math.log(50), 3, cut=1),
+        ("", "tell"): ScoredText(3 * math.log(50), 3),
         ("ask\n", "tell"): ScoredText(3 * math.log(20), 3),
         (f"tell\n{GUESS}\n", "ask"): ScoredText(2 * math.log(12), 2),
     }
@@ -65,9 +65,7 @@ def test_ifd_is_the_ratio_of_perplexities() -> None:
     (difficulty,) = ifd(model, [("ask", "tell")])
     assert difficulty.ifd == pytest.approx(20 / 50)
     assert difficulty.r_ifd == pytest.approx(12 / 30)
-    assert (difficulty.ppl_instruction, difficulty.ppl_answer) == pytest.approx((30, 50))
-    assert (difficulty.ppl_answer_given_instruction, difficulty.ppl_instruction_given_answer) == pytest.approx((20, 12))
-    assert (difficulty.tokens_instruction, difficulty.tokens_answer, difficulty.cut) == (2, 3, True)
+    assert (difficulty.ppl_instruction, difficulty.ppl_answer_given_instruction) == pytest.approx((30, 20))
     assert ifd(model, [("ask", "tell")] * 5) == [difficulty] * 5
     assert len(model.asked) == 8  # four a call of `ifd`, however often a pair is there
 
@@ -79,9 +77,9 @@ def test_what_has_no_meaning_is_none() -> None:
     }  # fmt: skip
     model = Listed(scores)
     blank, silent, nothing = ifd(model, [("ask", " \n"), ("ask", "tell"), ("", "")])
-    assert (blank.ifd, blank.r_ifd, blank.ppl_answer) == (None, None, None)
+    assert (blank.ifd, blank.r_ifd, blank.ppl_answer_given_instruction) == (None, None, None)
     assert blank.ppl_instruction == pytest.approx(math.e)
-    assert (silent.ifd, silent.r_ifd, silent.ppl_answer, silent.ppl_instruction_given_answer) == (None,) * 4
+    assert (silent.ifd, silent.r_ifd, silent.ppl_answer_given_instruction) == (None, None, None)
     assert nothing.ppl_instruction is nothing.ifd is None
     assert all(text.strip() for _, text in model.asked)
     assert ifd(model, []) == []
@@ -93,7 +91,7 @@ def test_a_ratio_of_perplexities_too_large_for_a_float_is_still_told() -> None:
         (f"b\n{GUESS}\n", "a"): ScoredText(math.inf, 1),
     }  # fmt: skip
     (difficulty,) = ifd(Listed(scores), [("a", "b")])
-    assert difficulty.ppl_answer is None
+    assert difficulty.ppl_instruction is difficulty.ppl_answer_given_instruction is None
     assert difficulty.ifd == pytest.approx(math.e)
     assert difficulty.r_ifd is None
 

@@ -17,7 +17,7 @@ from refed_dspy.ledger.spending import spent
 from refed_dspy.metrics.embedder import Embedder
 from refed_dspy.metrics.intervals import Interval
 from refed_dspy.metrics.win_rates import LengthControlled, length_controlled, win_rate
-from refed_dspy.metrics.wording import lexical_diversity, words
+from refed_dspy.metrics.wording import distinct_n, words
 from refed_dspy.runs.compare.replay import Compared, ComparedRow
 from refed_dspy.runs.compare.result import Comparison, Line, Subset, mean_grade
 from refed_dspy.teachers import Teacher
@@ -219,10 +219,10 @@ def _text_figures(
     instructions: Sequence[str], responses: Sequence[str], diversity: Diversity, seed: int
 ) -> dict[str, Any]:
     """The figures that depend on the texts alone."""
-    bigrams = next((distinct for distinct in lexical_diversity(responses, seed=seed).distinct if distinct.n == 2), None)
+    _, bigrams, _ = distinct_n(responses, seed)
     return {
         "words": fmean(len(words(text)) for text in responses) if responses else 0.0,
-        "distinct": bigrams.ratio if bigrams else None,
+        "distinct": bigrams.ratio,
         "diversity": diversity.of(instructions),
     }
 

@@ -6,8 +6,8 @@ import random
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
-from refed_dspy.filters.base import Decision, JudgeFilter, Step, TextFilter, decide, labels
-from refed_dspy.filters.rouge import RougeFilter, preview, select
+from refed_dspy.filters.base import Decision, JudgeFilter, Step, TextFilter, decide, labels, preview
+from refed_dspy.filters.rouge import RougeFilter, select
 from refed_dspy.records import DataRow
 
 IN_SEEDED_ORDER = {"rouge", "random"}
