@@ -5,10 +5,10 @@ from __future__ import annotations
 import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from threading import Event, Thread
-from typing import Generic, Self, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 from rich.console import Console, RenderableType
 from rich.live import Live
@@ -23,6 +23,7 @@ from refed_dspy.teachers.recorded import Progress
 PLAIN_EVERY = 10.0
 """Seconds between plain lines; the first sample is told at once."""
 P = TypeVar("P", Progress, CompileProgress)
+T = TypeVar("T")
 
 
 class _Shown(ABC, Generic[P]):
@@ -108,6 +109,12 @@ class CompileDisplay(_Shown[CompileProgress]):
             if self.progress is not None and self.progress.phase != phase:
                 phase = self.progress.phase
                 self._say(compile_summary(self.progress))
+
+
+def shown(work: Callable[..., T], *arguments: Any, **keywords: Any) -> T:
+    """What `work` returns. Its progress is shown meanwhile."""
+    with Display().showing() as display:
+        return work(*arguments, **keywords, on_progress=display.watch)
 
 
 def compile_summary(progress: CompileProgress) -> str:
