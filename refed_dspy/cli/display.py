@@ -29,8 +29,9 @@ T = TypeVar("T")
 class _Shown(ABC, Generic[P]):
     """Shows the progress that work hands to `watch`."""
 
-    def __init__(self, console: Console) -> None:
-        self.console = console
+    def __init__(self, console: Console | None = None) -> None:
+        # The stream itself: what optimizers write to stderr goes elsewhere meanwhile, and this does not.
+        self.console = console or Console(file=sys.stderr)
         self.progress: P | None = None
 
     def watch(self, progress: P) -> None:
@@ -68,9 +69,6 @@ class _Shown(ABC, Generic[P]):
 class Display(_Shown[Progress]):
     """Shows a run's Progress."""
 
-    def __init__(self, console: Console | None = None) -> None:
-        super().__init__(console or Console(stderr=True))
-
     def _picture(self) -> Table | Text:
         if self.progress is None:
             return Text("starting the teacher …")
@@ -95,10 +93,6 @@ class Display(_Shown[Progress]):
 
 class CompileDisplay(_Shown[CompileProgress]):
     """Shows a compile's CompileProgress: one line, renewed on a terminal, else one for each phase."""
-
-    def __init__(self, console: Console | None = None) -> None:
-        # The stream itself: what optimizers write to stderr goes elsewhere meanwhile, and this does not.
-        super().__init__(console or Console(file=sys.stderr))
 
     def _picture(self) -> Text:
         return Text(compile_summary(self.progress) if self.progress is not None else "starting the models …")

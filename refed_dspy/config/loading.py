@@ -40,7 +40,7 @@ def load_config(
     Raises:
         ConfigError: one line that names the key, where it was set, and the nearest valid one.
     """
-    settings: dict[str, Any] = {} if file is None else _lines(file, _read_yaml(file))
+    settings: dict[str, Any] = {} if file is None else _mapping(file, _read_yaml(file))
     origin = dict.fromkeys(settings, str(file))  # key → where it was set, for messages
     for key, value in _from_environment(os.environ if environ is None else environ, kind).items():
         _set_from_environment(settings, origin, key, value)
@@ -125,7 +125,7 @@ def _settings_of(name: str) -> dict[str, Any] | list[dict[str, Any]]:
     if name.endswith((".yaml", ".yml", ".json")) or Path(name).is_file():
         content = _read_yaml(Path(name))
         if not isinstance(content, list) or not content:
-            return _checked_teacher(name, _lines(name, content))
+            return _checked_teacher(name, _mapping(name, content))
         if not all(isinstance(teacher, dict) for teacher in content):
             raise ConfigError(f"{name}: a list of teachers holds `key: value` settings, a dash before each teacher")
         return [_checked_teacher(name, teacher) for teacher in content]
@@ -140,7 +140,7 @@ def _checked_teacher(file: str, settings: dict[str, Any]) -> dict[str, Any]:
     return settings
 
 
-def _lines(file: str | Path, content: Any) -> dict[str, Any]:
+def _mapping(file: str | Path, content: Any) -> dict[str, Any]:
     """The settings of a file that holds one mapping. Raises ConfigError for any other."""
     if not isinstance(content, dict):
         raise ConfigError(f"{file}: must hold `key: value` lines, one setting each")
