@@ -21,7 +21,8 @@ from typing import IO
 
 import dspy
 
-from refed_dspy.config.loading import teacher_setting
+from refed_dspy.config.jobs import StatsConfig
+from refed_dspy.config.loading import load_config
 from refed_dspy.config.teacher import TeacherConfig
 from refed_dspy.data.pairs import Pair, load_pairs, sample_pairs
 from refed_dspy.errors import NoAnswer, RefedError
@@ -116,9 +117,10 @@ def main() -> None:
     parser.add_argument("--report", action="store_true", help="ask nothing; print the figures of what is kept")
     options = parser.parse_args()
     drawn = {name: sample_pairs(load_pairs(DATA / file), options.count, options.seed) for name, file in FILES.items()}
-    settings = teacher_setting(options.teacher)
-    embedded = TeacherConfig(**settings).embedded
-    teacher = open_teacher(TeacherConfig(**{**JUDGE, **(EMBEDDED if embedded else {}), **settings}))
+    named = load_config(StatsConfig, environ={}, judge=options.teacher).judge
+    assert named is not None
+    settings = {**JUDGE, **(EMBEDDED if named.embedded else {}), **named.model_dump(exclude_unset=True)}
+    teacher = open_teacher(TeacherConfig(**settings))
     judge = PairwiseJudge()
     kept = Kept(options.out, digest([teacher.identity, program_digests(judge)]))
     if not options.report:

@@ -29,7 +29,7 @@ from refed_dspy.config import teacher as settings
 from refed_dspy.config.base import Settings
 from refed_dspy.config.compile import CompileConfig
 from refed_dspy.config.jobs import CompareConfig, FilterRunConfig, RecycleConfig, StatsConfig
-from refed_dspy.config.loading import load_config, load_job_config, teacher_setting
+from refed_dspy.config.loading import load_config
 from refed_dspy.config.run import RunConfig
 from refed_dspy.errors import ConfigError
 from tests.support import docs_running as running
@@ -69,11 +69,9 @@ def load(block: running.Block, folder: Path) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(block.source, encoding="utf-8")
     if not running.is_teacher_file(block.title):
-        load_job_config(KINDS[file.stem.split("-")[0]], file, {})
-    elif isinstance(yaml.safe_load(block.source), list):
-        load_config(None, {}, teacher=str(file))
+        load_config(KINDS[file.stem.split("-")[0]], file, {})
     else:
-        teacher_setting(str(file))
+        load_config(RunConfig, None, {}, teacher=str(file))
 
 
 @pytest.mark.parametrize("path", PAGES)

@@ -7,7 +7,7 @@ import pytest
 from refed_dspy.config.base import Settings
 from refed_dspy.config.compile import CompileConfig
 from refed_dspy.config.jobs import CompareConfig, FilterRunConfig, RecycleConfig
-from refed_dspy.config.loading import load_job_config
+from refed_dspy.config.loading import load_config
 from refed_dspy.config.run import RunConfig
 from tests.support import ROOT
 
@@ -24,5 +24,5 @@ KINDS: dict[str, type[Settings]] = {
 
 @pytest.mark.parametrize("name", sorted(path.name for path in EXAMPLES.glob("*.yaml")))
 def test_a_settings_file_loads(name: str) -> None:
-    config = load_job_config(KINDS[name], EXAMPLES / name, {})
+    config = load_config(KINDS[name], EXAMPLES / name, {})
     assert config.model_fields_set

@@ -22,6 +22,8 @@ _NAMES = {
     "Of": "instruction | response | both",
 }
 """Type alias → what it stands for."""
+_LAST = ("judge", "judge_program", "max_cost", "max_calls", "max_minutes")
+"""Keys that many kinds of work have: they end a table, in whatever class they are written."""
 _MODULES = ("base", "teacher", "run", "compile", "jobs", "filters")
 
 
@@ -57,7 +59,8 @@ def settings(name: str) -> str:
     """A table of the keys of the settings class `name`: key, type, bounds, default, meaning."""
     kind, documented = _kind(name), _documented_keys()
     rows = ["| key | takes | unless set | meaning |", "|---|---|---|---|"]
-    for key, field in kind.model_fields.items():
+    for key in sorted(kind.model_fields, key=_LAST.__contains__):
+        field = kind.model_fields[key]
         owner = next(base for base in kind.__mro__ if key in inspect.get_annotations(base))
         annotation, meaning = documented[owner.__name__][key]
         bounds = [_WORDS[type(rule).__name__].format(rule) for rule in field.metadata if type(rule).__name__ in _WORDS]

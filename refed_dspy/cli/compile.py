@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO, cast
 import typer
 
 from refed_dspy.cli.options import (
+    NO_TEACHER,
     ConfigOption,
     JudgeOption,
     MaxCalls,
@@ -20,9 +21,11 @@ from refed_dspy.cli.options import (
     ReferencesOption,
     RunDir,
     TeacherOption,
+    given,
+    needed,
     reporting,
+    settings_of,
 )
-from refed_dspy.errors import InputError
 
 if TYPE_CHECKING:  # the commands import what they need when they run: help should not wait for DSPy
     from refed_dspy.config.compile import CompileConfig
@@ -39,6 +42,7 @@ app.add_typer(judge_app, name="judge")
 @app.command("compile")
 @reporting
 def compile_(
+    context: typer.Context,
     references: ReferencesOption = None,
     pairs: PairsOption = None,
     optimizer: Annotated[
@@ -67,23 +71,18 @@ def compile_(
     ] = False,
 ) -> None:
     """Tune a program's prompts and prove the gain. Run it again to continue."""
-    flags = {key: value for key, value in locals().items() if key not in {"config", "estimate"}}
     from refed_dspy.cli.display import CompileDisplay
-    from refed_dspy.config.loading import load_compile_config
+    from refed_dspy.config.compile import CompileConfig
     from refed_dspy.optimizers.compile import compile as tune
 
-    settings = load_compile_config(config, **flags)
-    if settings.out is None:
-        raise InputError("out: name the folder that shall hold the compile: --out DIR")
-    if settings.teacher is None:
-        raise InputError("no teacher: name one with --teacher (a file, PROVIDER/NAME, or embedded)")
-    keywords = {key: getattr(settings, key) for key in settings.model_fields_set - {"program", "out"}}
-    with CompileDisplay().showing() as display, _optimizer_log(settings.out / "optimizer.log"):
+    settings = settings_of(CompileConfig, context)
+    folder = needed(settings.out, "out: name the folder that shall hold the compile: --out DIR")
+    needed(settings.teacher, NO_TEACHER)
+    with CompileDisplay().showing() as display, _optimizer_log(folder / "optimizer.log"):
         made = tune(
             _tuned(settings),
             settings.pairs or settings.references or "builtin",
-            **keywords,
-            out=settings.out,
+            **given(settings, "program"),
             estimate_only=estimate,
             on_progress=display.watch,
         )
@@ -132,13 +131,12 @@ def agreement(
 ) -> None:
     """How well a judge agrees with people. Run it again to continue."""
     from refed_dspy.config.jobs import StatsConfig
-    from refed_dspy.config.loading import load_job_config
+    from refed_dspy.config.loading import load_config
     from refed_dspy.optimizers.agreement import agreement_lines
     from refed_dspy.optimizers.judge_agreement import measure_agreement
 
-    model = load_job_config(StatsConfig, judge=judge).judge
-    if model is None:
-        raise InputError("no judge: name one with --judge (a file, PROVIDER/NAME, or embedded), or REFED_JUDGE")
+    model = load_config(StatsConfig, judge=judge).judge
+    needed(model, "no judge: name one with --judge (a file, PROVIDER/NAME, or embedded), or REFED_JUDGE")
     measured = measure_agreement(
         pairs, model, out, count=count, program=program, seed=seed,
         max_cost=max_cost, max_calls=max_calls, max_minutes=max_minutes,

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import typer
 
@@ -20,9 +20,12 @@ from refed_dspy.cli.options import (
     ReferencesOption,
     SeedOption,
     TeacherOption,
+    given,
+    needed,
     reporting,
+    settings_of,
 )
-from refed_dspy.errors import ConfigError, InputError, one_line
+from refed_dspy.errors import ConfigError, one_line
 
 Data = Annotated[
     str | None,
@@ -33,14 +36,17 @@ ScorerOption = Annotated[
     str | None, typer.Option(help="Folder or Hub name of the model that perplexity is by.", metavar="NAME")
 ]
 _CAPS = ("max_cost", "max_calls", "max_minutes")
+_NO_OUT = "out: name it with --out DIR"
+_NO_DATA = "data: name it with a file or a run's DIR"
+_NO_TEACHER = "teacher: name it with --teacher (a file, PROVIDER/NAME, or embedded)"
 
-T = TypeVar("T")
 app = typer.Typer()
 
 
 @app.command("compare")
 @reporting
 def compare_(
+    context: typer.Context,
     references: ReferencesOption = None,
     size: Annotated[
         int | None, typer.Option(help="Instructions that every program answers.", metavar="N", show_default="100")
@@ -58,17 +64,16 @@ def compare_(
     max_minutes: MaxMinutes = None,
 ) -> None:
     """Compare programs on the same references: win rates, costs, filters. Run it again to continue."""
-    flags = {name: value for name, value in locals().items() if name != "config"}
+    from refed_dspy.cli.display import shown
     from refed_dspy.config.jobs import CompareConfig
-    from refed_dspy.config.loading import load_job_config
     from refed_dspy.runs.compare.compare import compare
 
-    settings = load_job_config(CompareConfig, config, **flags)
-    folder = _needed(settings.out, "out", "--out DIR")
-    _needed(settings.teacher, "teacher", "--teacher (a file, PROVIDER/NAME, or embedded)")
+    settings = settings_of(CompareConfig, context)
+    folder = needed(settings.out, _NO_OUT)
+    needed(settings.teacher, _NO_TEACHER)
     _check_programs(settings.programs)
     references_ = settings.references or "builtin"
-    made = _shown(compare, settings.programs, references_, **_others(settings, "programs", "references"))
+    made = shown(compare, settings.programs, references_, **given(settings, "programs", "references"))
     _print(made.text())
     typer.echo(f"table, rows and pictures in {folder}")
     _ended_short(made.stopped, folder)
@@ -77,6 +82,7 @@ def compare_(
 @app.command("filter")
 @reporting
 def filter_(
+    context: typer.Context,
     data: Data = None,
     filters: Annotated[
         list[str] | None,
@@ -91,15 +97,14 @@ def filter_(
     max_minutes: MaxMinutes = None,
 ) -> None:
     """Filter a data set: kept and dropped rows, each with reason and score, and a funnel. The data is not touched."""
-    flags = {name: value for name, value in locals().items() if name not in {"config", "filters"}}
+    from refed_dspy.cli.display import shown
     from refed_dspy.config.jobs import FilterRunConfig
-    from refed_dspy.config.loading import load_job_config
     from refed_dspy.runs.filter.filter import filter_data
 
     chosen = [_as_yaml(text) for text in filters] if filters else None
-    settings = load_job_config(FilterRunConfig, config, **flags, filters=chosen)
-    folder, source = _needed(settings.out, "out", "--out DIR"), _needed(settings.data, "data", "a file or a run's DIR")
-    made = _shown(filter_data, source, settings.filters, **_others(settings, "data", "filters"))
+    settings = settings_of(FilterRunConfig, context, filters=chosen)
+    folder, source = needed(settings.out, _NO_OUT), needed(settings.data, _NO_DATA)
+    made = shown(filter_data, source, settings.filters, **given(settings, "data", "filters"))
     _print(made.lines())
     _ended_short(made.problem or made.stopped, folder)
 
@@ -107,6 +112,7 @@ def filter_(
 @app.command("recycle")
 @reporting
 def recycle_(
+    context: typer.Context,
     data: Data = None,
     size: Annotated[
         int | None, typer.Option(help="Rows to recycle, drawn by the seed.", metavar="N", show_default="all")
@@ -124,15 +130,14 @@ def recycle_(
     max_minutes: MaxMinutes = None,
 ) -> None:
     """Reflection-Tuning: better instructions and responses for an existing data set. Run it again to continue."""
-    flags = {name: value for name, value in locals().items() if name not in {"config", "scorer"}}
+    from refed_dspy.cli.display import shown
     from refed_dspy.config.jobs import RecycleConfig
-    from refed_dspy.config.loading import load_job_config
     from refed_dspy.runs.recycle.recycle import recycle
 
-    settings = load_job_config(RecycleConfig, config, **flags, scorer=scorer and {"model": scorer})
-    folder, source = _needed(settings.out, "out", "--out DIR"), _needed(settings.data, "data", "a file or a run's DIR")
-    _needed(settings.teacher, "teacher", "--teacher (a file, PROVIDER/NAME, or embedded)")
-    made = _shown(recycle, source, **_others(settings, "data"))
+    settings = settings_of(RecycleConfig, context, scorer=scorer and {"model": scorer})
+    folder, source = needed(settings.out, _NO_OUT), needed(settings.data, _NO_DATA)
+    needed(settings.teacher, _NO_TEACHER)
+    made = shown(recycle, source, **given(settings, "data"))
     _print(made.lines())
     typer.echo(f"rows and table in {folder}")
     _ended_short(made.stopped, folder)
@@ -141,6 +146,7 @@ def recycle_(
 @app.command("stats")
 @reporting
 def stats_(
+    context: typer.Context,
     data: Data = None,
     scorer: ScorerOption = None,
     judge: JudgeOption = None,
@@ -154,38 +160,18 @@ def stats_(
     max_minutes: MaxMinutes = None,
 ) -> None:
     """A data set in figures: lengths, diversity, coherence, perplexity, win rate of improved over first responses."""
-    flags = {name: value for name, value in locals().items() if name not in {"config", "scorer", "as_json"}}
+    from refed_dspy.cli.display import shown
     from refed_dspy.config.jobs import StatsConfig
-    from refed_dspy.config.loading import load_job_config
     from refed_dspy.runs.stats import measure
 
-    settings = load_job_config(StatsConfig, config, **flags, scorer=scorer and {"model": scorer})
-    source = _needed(settings.data, "data", "a file or a run's DIR")
-    made = _shown(measure, source, **_others(settings, "data"))
+    settings = settings_of(StatsConfig, context, scorer=scorer and {"model": scorer})
+    source = needed(settings.data, _NO_DATA)
+    made = shown(measure, source, **given(settings, "data"))
     if as_json:
         typer.echo(json.dumps(made.facts(), ensure_ascii=False, indent=1))
     else:
         _print(made.lines())
     _ended_short(made.wins.stopped if made.wins is not None else "", settings.out)
-
-
-def _needed(value: Any, name: str, how: str) -> Any:
-    if value is None:
-        raise InputError(f"{name}: name it with {how}")
-    return value
-
-
-def _others(settings: Any, *positional: str) -> dict[str, Any]:
-    """The settings that are set anywhere, as keywords, but those that are passed by position."""
-    return {name: getattr(settings, name) for name in settings.model_fields_set - {*positional}}
-
-
-def _shown(work: Callable[..., T], *arguments: Any, **keywords: Any) -> T:
-    """What `work` returns. Its progress is shown meanwhile."""
-    from refed_dspy.cli.display import Display
-
-    with Display().showing() as display:
-        return work(*arguments, **keywords, on_progress=display.watch)
 
 
 def _as_yaml(text: str) -> Any:

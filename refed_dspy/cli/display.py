@@ -5,10 +5,10 @@ from __future__ import annotations
 import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from threading import Event, Thread
-from typing import Generic, Self, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 from rich.console import Console, RenderableType
 from rich.live import Live
@@ -23,13 +23,15 @@ from refed_dspy.teachers.recorded import Progress
 PLAIN_EVERY = 10.0
 """Seconds between plain lines; the first sample is told at once."""
 P = TypeVar("P", Progress, CompileProgress)
+T = TypeVar("T")
 
 
 class _Shown(ABC, Generic[P]):
     """Shows the progress that work hands to `watch`."""
 
-    def __init__(self, console: Console) -> None:
-        self.console = console
+    def __init__(self, console: Console | None = None) -> None:
+        # The stream itself: what optimizers write to stderr goes elsewhere meanwhile, and this does not.
+        self.console = console or Console(file=sys.stderr)
         self.progress: P | None = None
 
     def watch(self, progress: P) -> None:
@@ -67,9 +69,6 @@ class _Shown(ABC, Generic[P]):
 class Display(_Shown[Progress]):
     """Shows a run's Progress."""
 
-    def __init__(self, console: Console | None = None) -> None:
-        super().__init__(console or Console(stderr=True))
-
     def _picture(self) -> Table | Text:
         if self.progress is None:
             return Text("starting the teacher …")
@@ -95,10 +94,6 @@ class Display(_Shown[Progress]):
 class CompileDisplay(_Shown[CompileProgress]):
     """Shows a compile's CompileProgress: one line, renewed on a terminal, else one for each phase."""
 
-    def __init__(self, console: Console | None = None) -> None:
-        # The stream itself: what optimizers write to stderr goes elsewhere meanwhile, and this does not.
-        super().__init__(console or Console(file=sys.stderr))
-
     def _picture(self) -> Text:
         return Text(compile_summary(self.progress) if self.progress is not None else "starting the models …")
 
@@ -108,6 +103,12 @@ class CompileDisplay(_Shown[CompileProgress]):
             if self.progress is not None and self.progress.phase != phase:
                 phase = self.progress.phase
                 self._say(compile_summary(self.progress))
+
+
+def shown(work: Callable[..., T], *arguments: Any, **keywords: Any) -> T:
+    """What `work` returns. Its progress is shown meanwhile."""
+    with Display().showing() as display:
+        return work(*arguments, **keywords, on_progress=display.watch)
 
 
 def compile_summary(progress: CompileProgress) -> str:

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
 
 import typer
 
-from refed_dspy.errors import RefedError, one_line
+from refed_dspy.errors import InputError, RefedError, one_line
+
+if TYPE_CHECKING:  # the commands import what they need when they run: help should not wait for DSPy
+    from refed_dspy.config.base import Settings
 
 F = TypeVar("F", bound=Callable[..., None])
+S = TypeVar("S", bound="Settings")
+T = TypeVar("T")
+NO_TEACHER = "no teacher: name one with --teacher (a file, PROVIDER/NAME, or embedded)"
 
 
 def reporting(command: F) -> F:
@@ -30,6 +36,31 @@ def reporting(command: F) -> F:
             raise typer.Exit(130) from None
 
     return cast(F, wrapped)
+
+
+def settings_of(kind: type[S], context: typer.Context, environ: Mapping[str, str] | None = None, **changed: Any) -> S:
+    """The settings of `kind`: a command's options of the same names, over the environment, over its --config.
+
+    `changed`: the settings that options give in another form. Raises ConfigError.
+    """
+    from refed_dspy.config.loading import load_config
+
+    options = {**context.params, **changed}
+    file = options.pop("config", None)
+    keywords = {name: value for name, value in options.items() if name in kind.model_fields}
+    return load_config(kind, None if file is None else Path(file), environ, **keywords)
+
+
+def given(settings: Settings, *positional: str) -> dict[str, Any]:
+    """The settings that are set anywhere, as keywords, but those that are passed by position."""
+    return {name: getattr(settings, name) for name in settings.model_fields_set - {*positional}}
+
+
+def needed(value: T | None, message: str) -> T:
+    """`value`. Raises InputError with `message` where it is None."""
+    if value is None:
+        raise InputError(message)
+    return value
 
 
 RunDir = Annotated[Path, typer.Argument(metavar="DIR", help="The run's folder.")]

@@ -6,12 +6,13 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
 import typer
 
 from refed_dspy.cli.lines import batch_line, run_lines, work_lines
 from refed_dspy.cli.options import (
+    NO_TEACHER,
     ConfigOption,
     JsonOption,
     JudgeOption,
@@ -23,25 +24,25 @@ from refed_dspy.cli.options import (
     RunDir,
     SeedOption,
     TeacherOption,
+    given,
+    needed,
     reporting,
+    settings_of,
 )
 from refed_dspy.errors import InputError, one_line
 
 app = typer.Typer()
 
 _CAPS = ("REFED_MAX_COST", "REFED_MAX_CALLS", "REFED_MAX_MINUTES")
+"""The variables that a resume reads: a run keeps its other settings."""
 _OF_SAMPLES = ("", "run", "comparison")
 """What a folder may hold for its samples to be counted (`Ledger.holds`)."""
-_KEYWORDS = (
-    "size", "teacher", "teachers", "run_dir", "seed", "per_reference", "max_failure_share", "columns", "reuse",
-    "max_cost", "max_calls", "max_minutes", "track", "filters", "judge", "judge_program",
-)  # fmt: skip
-"""The settings that `synthesize` takes under their own names."""
 
 
 @app.command()
 @reporting
 def synth(
+    context: typer.Context,
     references: ReferencesOption = None,
     size: Annotated[int | None, typer.Option(help="Samples to keep.", metavar="N", show_default="100")] = None,
     run_dir: Annotated[Path | None, typer.Option(help="Folder of the run; required.", metavar="DIR")] = None,
@@ -71,28 +72,26 @@ def synth(
     ] = False,
 ) -> None:
     """Make samples from references. Run it again to continue."""
-    flags = {name: value for name, value in locals().items() if name not in {"config", "estimate"}}
-    from refed_dspy.cli.display import Display
-    from refed_dspy.config.loading import load_config
+    from refed_dspy.cli.display import shown
+    from refed_dspy.config.run import RunConfig
+    from refed_dspy.runs.estimate import estimate as forecast
     from refed_dspy.runs.synthesize import synthesize
 
-    settings = load_config(config, **flags)
-    if settings.run_dir is None:
-        raise InputError("run_dir: name the folder that shall hold the run: --run-dir DIR")
-    _needs_teacher(settings.teacher)
-    keywords: Any = {name: getattr(settings, name) for name in _KEYWORDS}
-    program_, references_ = _program(settings), settings.references or "builtin"
+    settings = settings_of(RunConfig, context)
+    needed(settings.run_dir, "run_dir: name the folder that shall hold the run: --run-dir DIR")
+    needed(settings.teacher, NO_TEACHER)
+    source, keywords = settings.references or "builtin", given(settings, "program", "references")
     if estimate:
-        _estimate(program_, references_, keywords)
+        lines = shown(forecast, settings.program, source, **keywords).lines()
+        typer.echo("\n".join([*lines, "go on with the same command without --estimate"]))
         return
-    with Display().showing() as display:
-        made = synthesize(program_, references_, **keywords, on_progress=display.watch)
-    _finish(made)
+    _finish(shown(synthesize, settings.program, source, **keywords))
 
 
 @app.command()
 @reporting
 def resume(
+    context: typer.Context,
     run_dir: RunDir,
     size: Annotated[int | None, typer.Option(help="Another target than before.", metavar="N")] = None,
     teacher: TeacherOption = None,
@@ -105,26 +104,13 @@ def resume(
     max_minutes: MaxMinutes = None,
 ) -> None:
     """Continue a run that was stopped, or make it larger."""
-    from refed_dspy.cli.display import Display
-    from refed_dspy.config.loading import load_config
+    from refed_dspy.cli.display import shown
+    from refed_dspy.config.run import RunConfig
     from refed_dspy.runs.resume import resume as go_on
 
-    others = load_config(environ={}, teacher=teacher, judge=judge)
-    flags = {"max_cost": max_cost, "max_calls": max_calls, "max_minutes": max_minutes}
-    environment = {name: value for name in _CAPS if (value := os.environ.get(name)) is not None}
-    settings = load_config(None, environment, **flags)
-    caps: Any = {name: getattr(settings, name) for name in flags}
-    with Display().showing() as display:
-        made = go_on(
-            run_dir,
-            size=size,
-            teacher=others.teacher,
-            judge=others.judge,
-            max_failure_share=max_failure_share,
-            **caps,
-            on_progress=display.watch,
-        )
-    _finish(made)
+    caps = {name: value for name in _CAPS if (value := os.environ.get(name)) is not None}
+    settings = settings_of(RunConfig, context, caps)
+    _finish(shown(go_on, run_dir, **given(settings, "run_dir")))
 
 
 @app.command()
@@ -187,6 +173,7 @@ def export(
 @app.command()
 @reporting
 def preview(
+    context: typer.Context,
     references: ReferencesOption = None,
     teacher: TeacherOption = None,
     config: ConfigOption = None,
@@ -196,42 +183,21 @@ def preview(
     """Show each stage's prompt for the first reference, and one sample as a dry run."""
     from refed_dspy.cli.preview import one_sample, rendered_prompts
     from refed_dspy.concurrency import run_blocking
-    from refed_dspy.config.loading import load_config
+    from refed_dspy.config.run import RunConfig
     from refed_dspy.data.references import load_references
+    from refed_dspy.runs.program import open_program
     from refed_dspy.teachers.by_stage import open_teachers, stages_of
 
-    settings = load_config(config, references=references, teacher=teacher, program=program)
+    settings = settings_of(RunConfig, context)
     loaded = load_references(settings.references or "builtin", settings.columns or None)
-    module = _program(settings)
+    module = open_program(settings.program, settings)
     for stage, messages in rendered_prompts(module, loaded[0]).items():
         for message in messages:
             typer.echo(f"───── {stage}: {message['role']}\n{message['content']}\n")
     if sample:
-        _needs_teacher(settings.teacher)
-        by_stage = open_teachers(settings.teacher, settings.teachers, stages_of(module))
+        by_stage = open_teachers(needed(settings.teacher, NO_TEACHER), settings.teachers, stages_of(module))
         made = run_blocking(one_sample(module, loaded[0], by_stage))
         typer.echo(f"───── one sample\n{made.model_dump_json(indent=2)}")
-
-
-def _program(settings: Any) -> Any:
-    from refed_dspy.programs.baselines import METHODS
-    from refed_dspy.programs.load import load_program
-    from refed_dspy.signatures import DEFAULT_FEATURES
-
-    if settings.program is not None:
-        many = settings.instructions_per_feature if "instructions_per_feature" in settings.model_fields_set else None
-        program = load_program(settings.program, settings.features, many)
-        if "method" in settings.model_fields_set and type(program) is not METHODS[settings.method]:
-            raise InputError(f"method: {settings.program} is a {type(program).__name__}; leave method out")
-    else:
-        program = METHODS[settings.method](settings.features or DEFAULT_FEATURES, settings.instructions_per_feature)
-    program.add_guidance(settings.guidance)
-    return program
-
-
-def _needs_teacher(teacher: Any) -> None:
-    if teacher is None:
-        raise InputError("no teacher: name one with --teacher (a file, PROVIDER/NAME, or embedded)")
 
 
 def _finish(made: Any) -> None:
@@ -250,13 +216,3 @@ def _finish(made: Any) -> None:
             err=True,
         )
         raise typer.Exit(1)
-
-
-def _estimate(program: Any, references: str, keywords: dict[str, Any]) -> None:
-    """Say what a run would take. A few samples are made for that."""
-    from refed_dspy.cli.display import Display
-    from refed_dspy.runs.estimate import estimate
-
-    with Display().showing() as display:
-        forecast = estimate(program, references, **cast(Any, keywords), on_progress=display.watch)
-    typer.echo("\n".join([*forecast.lines(), "go on with the same command without --estimate"]))

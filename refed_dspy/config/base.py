@@ -1,13 +1,24 @@
-"""What all settings classes share: their base class, the checks on column names, and the caps."""
+"""What all settings classes share: their base class, the checks on column names, references, and the caps."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from functools import partial
-from typing import Annotated, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from refed_dspy.errors import one_line
 
@@ -16,18 +27,35 @@ PAIR = ("instruction", "response", "input")
 
 
 class Settings(BaseModel):
-    """Base of all settings: frozen, and an unknown key is an error."""
+    """Base of all settings: frozen; an unknown key is an error that suggests the nearest known one."""
 
     # Pydantic's own messages show the input. It may be an API key put in the wrong place, so it must not be shown.
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _knows_every_key(cls, value: Any) -> Any:
+        if isinstance(value, cls):
+            return value
+        if not isinstance(value, dict):
+            raise ValueError("input should be `key: value` settings")
+        if (unknown := next((key for key in value if key not in cls.model_fields), None)) is not None:
+            error = PydanticCustomError("unknown_key", "{hint}", {"hint": _unknown_key(str(unknown), cls.model_fields)})
+            details = InitErrorDetails(type=error, loc=(str(unknown),), input=None)
+            raise ValidationError.from_exception_data(cls.__name__, [details])
+        return value
+
+
+def _unknown_key(key: str, known: Iterable[str]) -> str:
+    near = get_close_matches(key, known, n=3, cutoff=0.5)
+    near.sort(key=lambda other: sorted(other) != sorted(key))  # two letters that changed places come first
+    return "unknown key; " + (f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}")
 
 
 def _check_columns(fields: Sequence[str], columns: dict[str, str]) -> dict[str, str]:
     """`columns`, checked. Raises ValueError for a key that is none of `fields`: it would be ignored silently."""
     if (unknown := next((name for name in columns if name not in fields), None)) is not None:
-        near = get_close_matches(unknown, fields, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(fields)}"
-        raise ValueError(f"{one_line(unknown, 40)}: unknown key; {hint}")
+        raise ValueError(f"{one_line(unknown, 40)}: {_unknown_key(unknown, fields)}")
     return columns
 
 
@@ -37,12 +65,27 @@ RowColumns: TypeAlias = Annotated[dict[str, str], AfterValidator(partial(_check_
 """The same with `plain`: the response before it was improved."""
 
 
+class FromReferences(Settings):
+    """Which references the work starts from."""
+
+    references: str | None = None
+    """A file, a Hub data set, or `builtin`. Unset: `builtin`."""
+    columns: PairColumns = Field(default_factory=dict)
+    """The names of a table's columns where they differ: {instruction: question, response: answer}."""
+
+
 class Capped(Settings):
     """Caps over all models and all starts. They are stored in the folder and hold until they are set again."""
 
     max_cost: float | None = Field(default=None, gt=0, allow_inf_nan=True)
-    """Dollars."""
+    """Dollars that the work may cost, over all models and starts. A cap holds until it is set again; `.inf` lifts
+    it."""
     max_calls: int | None = Field(default=None, ge=1)
-    """Calls, whatever their outcome."""
+    """Calls that it may make, over all models and starts, whatever their outcome."""
     max_minutes: float | None = Field(default=None, gt=0, allow_inf_nan=True)
-    """Minutes of work."""
+    """Minutes that it may work, over all starts."""
+
+    @field_validator("max_calls", mode="wrap")
+    @classmethod
+    def _may_be_lifted(cls, value: Any, check: ValidatorFunctionWrapHandler) -> Any:
+        return value if value == math.inf else check(value)  # as the other two caps

@@ -7,8 +7,8 @@ from typing import Any, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from refed_dspy.config.base import PairColumns, Settings
-from refed_dspy.config.teacher import TeacherConfig, secret_name
+from refed_dspy.config.base import Capped, FromReferences, Settings
+from refed_dspy.config.teacher import TeacherConfig, WithJudge, secret_name
 from refed_dspy.errors import one_line
 
 _REFLECTION = "name the model as reflection: others would pass the caps unseen"
@@ -50,13 +50,9 @@ class MetricConfig(Settings):
         return self
 
 
-class CompileConfig(Settings):
+class CompileConfig(Capped, WithJudge, FromReferences):
     """One compile: of which program, on which examples, by which optimizer and judge, under which caps."""
 
-    references: str | None = None
-    """A file, a Hub data set, or `builtin`. Unset: `builtin`."""
-    columns: PairColumns = Field(default_factory=dict)
-    """The names of a table's columns where they differ: {instruction: question, response: answer}."""
     pairs: str | None = None
     """A file of pairs with people's verdicts. If set, the judge is tuned instead of a program."""
     held_out_criteria: list[str] = Field(default_factory=list)
@@ -69,10 +65,6 @@ class CompileConfig(Settings):
     """About how many times a candidate is scored on an example, over the whole compile."""
     teacher: TeacherConfig | None = None
     """The model that runs the program."""
-    judge: TeacherConfig | None = None
-    """The model that judges. Unset: the teacher's model at temperature 0, with a warning."""
-    judge_program: str | None = None
-    """A compiled judge: its program's file or MLflow address."""
     reflection: TeacherConfig | None = None
     """The model that rewrites prompts. Unset: the judge's."""
     metric: MetricConfig = Field(default_factory=MetricConfig)
@@ -102,12 +94,6 @@ class CompileConfig(Settings):
     """The registered model's name."""
     track: bool | None = None
     """Whether the compile is logged to MLflow. Unset: as `REFED_TRACK` says, and yes without it."""
-    max_cost: float | None = Field(default=None, gt=0, allow_inf_nan=True)
-    """Cap in dollars, over teacher, judge and reflection together, and over all starts."""
-    max_calls: int | None = Field(default=None, ge=1)
-    """The same in calls."""
-    max_minutes: float | None = Field(default=None, gt=0, allow_inf_nan=True)
-    """The same in minutes of work."""
 
     @field_validator("options")
     @classmethod

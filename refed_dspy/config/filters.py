@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, ModelWrapValidatorHandler, model_validator
 
 from refed_dspy.config.base import Settings
 
@@ -134,7 +134,8 @@ class OverlapSettings(Keeping):
 
 
 class FilterConfig(Settings):
-    """One filter: its name, and its settings under it. A name alone means the default settings."""
+    """One filter: its name, and its settings under it. A name alone means the default settings. In a list of these,
+    custom filters, which only Python can give, stay as they are."""
 
     judge: JudgeSettings | None = None
     rubric: RubricSettings | None = None
@@ -146,16 +147,18 @@ class FilterConfig(Settings):
     language: LanguageSettings | None = None
     overlap: OverlapSettings | None = None
 
-    @model_validator(mode="before")
+    @model_validator(mode="wrap")
     @classmethod
-    def _may_be_a_name(cls, value: Any) -> Any:
+    def _may_be_a_name_or_custom(cls, value: Any, check: ModelWrapValidatorHandler[Self]) -> Any:
+        if hasattr(value, "check") or hasattr(value, "judged"):  # a custom filter: filters/build.py checks it
+            return value
         if isinstance(value, str):
-            return {value: {}}
+            return check({value: {}})
         if isinstance(value, dict):
             if len(value) != 1:
                 raise ValueError("is one filter: write each as an entry of its own")
-            return {name: {} if settings is None else settings for name, settings in value.items()}
-        return value
+            return check({name: {} if settings is None else settings for name, settings in value.items()})
+        return check(value)
 
     @property
     def name(self) -> str:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator
 
-from refed_dspy.config.base import Capped, PairColumns, RowColumns, Settings
+from refed_dspy.config.base import Capped, FromReferences, RowColumns, Settings
 from refed_dspy.config.filters import FilterConfig
-from refed_dspy.config.teacher import TeacherConfig
+from refed_dspy.config.teacher import TeacherConfig, WithJudge
 
 COMPARED = ("seed-only", "instruction-only", "sample-level", "reference-level")
 """The programs of the paper's first table."""
@@ -42,15 +42,13 @@ class DataConfig(Settings):
     """Seed of random draws and orders."""
 
 
-class FilterRunConfig(DataConfig, Capped):
+class FilterRunConfig(DataConfig, Capped, WithJudge):
     """Filters over an existing data set."""
 
     filters: list[FilterConfig] = Field(default_factory=list)
     """The filters in their order: each sees the rows that the one before it kept."""
     judge: TeacherConfig | None = None
     """The model that judges, for `judge` and `rubric`."""
-    judge_program: str | None = None
-    """A compiled judge: its program's file or MLflow address."""
 
 
 class RecycleConfig(DataConfig, Capped):
@@ -64,10 +62,10 @@ class RecycleConfig(DataConfig, Capped):
     """Name → meaning of each criterion for reflecting on an instruction. Unset: the paper's five."""
     response_criteria: dict[str, str] | None = None
     """The same for responses. Unset: the paper's four."""
-    selective: bool = False
-    """Keep the new instruction only where it is harder (IFD), the new response only where it fits better (r-IFD)."""
     scorer: ScorerConfig | None = None
     """The model that IFD and r-IFD are computed with; without one they are not measured."""
+    selective: bool = False
+    """Keep the new instruction only where it is harder (IFD), the new response only where it fits better (r-IFD)."""
     embeddings: bool | None = None
     """Whether to measure coherence and semantic diversity with the small embedding model. Unset: if its weights are
     present."""
@@ -76,11 +74,12 @@ class RecycleConfig(DataConfig, Capped):
     max_failure_share: float = Field(default=0.5, gt=0, le=1)
     """If a stage fails in this share of its last 50 calls (of 20 at least), the work stops."""
 
-    @model_validator(mode="after")
-    def _check_scorer(self) -> Self:
-        if self.selective and self.scorer is None:
-            raise ValueError("selective: needs a scorer, {model: …}, the model that IFD and r-IFD are computed with")
-        return self
+    @field_validator("selective")
+    @classmethod
+    def _needs_a_scorer(cls, value: bool, info: ValidationInfo) -> bool:
+        if value and info.data.get("scorer") is None:
+            raise ValueError("needs a scorer, {model: …}, the model that IFD and r-IFD are computed with")
+        return value
 
 
 class StatsConfig(DataConfig, Capped):
@@ -98,16 +97,12 @@ class StatsConfig(DataConfig, Capped):
     present."""
 
 
-class CompareConfig(Capped):
+class CompareConfig(Capped, WithJudge, FromReferences):
     """Programs side by side: on the same references, instructions and first responses, by one judge."""
 
-    references: str | None = None
-    """A file, a Hub data set, or `builtin`. Unset: `builtin`."""
-    columns: PairColumns = Field(default_factory=dict)
-    """The names of a table's columns where they differ: {instruction: question, response: answer}."""
     programs: dict[str, str] = Field(default_factory=lambda: {name: name for name in COMPARED})
     """Name → seed-only, instruction-only, sample-level, reference-level, or a program's file or MLflow address."""
-    against: str = "instruction-only"
+    against: str = Field(default="instruction-only", validate_default=True)
     """The program whose responses all others are compared with."""
     size: int = Field(default=100, ge=1)
     """Instructions that all programs answer."""
@@ -119,10 +114,6 @@ class CompareConfig(Capped):
     """Name → what feedback on an instruction looks for. Unset: the paper's two."""
     teacher: TeacherConfig | None = None
     """The teacher of all programs."""
-    judge: TeacherConfig | None = None
-    """The model that judges. Unset: the teacher's model at temperature 0, with a warning."""
-    judge_program: str | None = None
-    """A compiled judge: its program's file or MLflow address."""
     grades: bool = True
     """Whether to grade every program's rows by a rubric, too: the only measure that includes the seed set."""
     subsets: list[Annotated[int, Field(ge=1)]] | None = Field(default=None, min_length=1)
@@ -149,10 +140,12 @@ class CompareConfig(Capped):
             raise ValueError(f"{bad[:20]!r} is no name: use 1 to 60 characters")
         return value
 
-    @model_validator(mode="after")
-    def _check_against(self) -> Self:
-        if self.against not in self.programs:
-            raise ValueError(f"against: name one of the programs: {', '.join(self.programs)}")
-        if self.programs[self.against] == "seed-only":
-            raise ValueError("against: the seed set answers none of the new instructions; name another program")
-        return self
+    @field_validator("against")
+    @classmethod
+    def _check_against(cls, value: str, info: ValidationInfo) -> str:
+        programs = info.data.get("programs", {value: ""})  # without: they are at fault, which was told
+        if value not in programs:
+            raise ValueError(f"name one of the programs: {', '.join(programs)}")
+        if programs[value] == "seed-only":
+            raise ValueError("the seed set answers none of the new instructions; name another program")
+        return value

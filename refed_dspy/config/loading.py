@@ -6,75 +6,49 @@ two underscores step inside: `REFED_TEACHER__TEMPERATURE=0.7`.
 
 from __future__ import annotations
 
-import difflib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import ValidationError
 
 from refed_dspy.config.base import Settings
 from refed_dspy.config.compile import CompileConfig
-from refed_dspy.config.filters import FilterConfig
 from refed_dspy.config.jobs import CompareConfig, FilterRunConfig, RecycleConfig, StatsConfig
 from refed_dspy.config.run import RunConfig
-from refed_dspy.config.teacher import ONE_TEACHER, POOL, TeacherConfig
+from refed_dspy.config.teacher import TeacherConfig
 from refed_dspy.errors import ConfigError, one_line
 
 ENV_PREFIX = "REFED_"
 NOT_SETTINGS = {"REFED_CACHE"}
 """Variables of that prefix that are read elsewhere."""
-_KINDS: tuple[type[Settings], ...] = (
-    RunConfig,
-    CompileConfig,
-    CompareConfig,
-    FilterRunConfig,
-    RecycleConfig,
-    StatsConfig,
-)
+_KINDS = (RunConfig, CompileConfig, CompareConfig, FilterRunConfig, RecycleConfig, StatsConfig)
 _ALL_KEYS = {key for kind in _KINDS for key in kind.model_fields}
+_WHOLE = ""
+"""The key, where origins are told, of settings that are at odds as a whole."""
 
 S = TypeVar("S", bound=Settings)
 
 
-def load_config(file: Path | None = None, environ: Mapping[str, str] | None = None, **keywords: Any) -> RunConfig:
-    """The run's settings: `keywords` (None: not set) over the environment over `file`.
+def load_config(
+    kind: type[S], file: Path | None = None, environ: Mapping[str, str] | None = None, **keywords: Any
+) -> S:
+    """The settings of `kind`: `keywords` (None: not set) over the environment over `file`.
 
     Raises:
         ConfigError: one line that names the key, where it was set, and the nearest valid one.
     """
-    return _load(RunConfig, file, environ, keywords)
-
-
-def load_compile_config(
-    file: Path | None = None, environ: Mapping[str, str] | None = None, **keywords: Any
-) -> CompileConfig:
-    """A compile's settings, read as `load_config` reads a run's. Raises ConfigError."""
-    return _load(CompileConfig, file, environ, keywords)
-
-
-def load_job_config(
-    kind: type[S], file: Path | None = None, environ: Mapping[str, str] | None = None, **keywords: Any
-) -> S:
-    """The settings of a comparison, a filtering, a recycling or statistics, read as a run's. Raises ConfigError."""
-    return _load(kind, file, environ, keywords)
-
-
-def _load(kind: type[S], file: Path | None, environ: Mapping[str, str] | None, keywords: Mapping[str, Any]) -> S:
-    settings: dict[str, Any] = {}
-    origin: dict[str, str] = {}  # key → where it was set, for messages
-    if file is not None:
-        settings = _config_settings(file, _read_yaml(file))
-        origin = {key: str(file) for key in settings}
+    settings: dict[str, Any] = {} if file is None else _mapping(file, _read_yaml(file))
+    origin = dict.fromkeys(settings, str(file))  # key → where it was set, for messages
     for key, value in _from_environment(os.environ if environ is None else environ, kind).items():
         _set_from_environment(settings, origin, key, value)
     roles = [role for role in ("teacher", "judge", "reflection") if role in kind.model_fields]
     from_variables = {role: _model_variables(role, settings.get(role), origin) for role in roles}
-    for key, value in keywords.items():
-        if value is not None:
-            settings[key], origin[key] = value, key
+    given = _given(keywords)
+    settings |= given
+    origin |= {key: key for key in given}
     for role in roles:
         if isinstance(name := settings.get(role), str):
             settings[role] = _by_name(role, name, from_variables[role])
@@ -83,6 +57,16 @@ def _load(kind: type[S], file: Path | None, environ: Mapping[str, str] | None, k
     if "teachers" in kind.model_fields:
         _expand_teachers(settings)
     return _validated(kind, settings, origin)
+
+
+def check_config(kind: type[S], keywords: Mapping[str, Any]) -> S:
+    """The settings of `kind` from keywords alone; None means not set. Raises ConfigError."""
+    settings = _given(keywords)
+    return _validated(kind, settings, {key: key for key in settings})
+
+
+def _given(keywords: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in keywords.items() if value is not None}
 
 
 def _set_from_environment(settings: dict[str, Any], origin: dict[str, str], key: str, value: Any) -> None:
@@ -136,39 +120,37 @@ def _model_variables(role: str, model: Any, origin: Mapping[str, str]) -> dict[s
     return {key: value for key, value in model.items() if whole or f"{role}.{key}" in origin}
 
 
-def teacher_setting(name: str) -> dict[str, Any]:
-    """The settings of one teacher: those of a YAML file, or just a model by name."""
-    settings = _settings_of(name)
-    if isinstance(settings, list):
-        raise ConfigError(f"{one_line(name, 200)}: holds a list of teachers, a pool, and one is needed here")
-    return settings
-
-
 def _settings_of(name: str) -> dict[str, Any] | list[dict[str, Any]]:
     """What `--teacher` takes: a YAML file of settings, or of a list of them; or just a model by name."""
     if name.endswith((".yaml", ".yml", ".json")) or Path(name).is_file():
-        settings: dict[str, Any] | list[dict[str, Any]] = _read_yaml(Path(name))
-        for teacher in settings if isinstance(settings, list) else [settings]:
-            if not isinstance(teacher, dict):
-                raise ConfigError(f"{name}: a list of teachers holds `key: value` settings, a dash before each teacher")
-            _validated(TeacherConfig, teacher, dict.fromkeys(teacher, name))
-        return settings
+        content = _read_yaml(Path(name))
+        if not isinstance(content, list) or not content:
+            return _checked_teacher(name, _mapping(name, content))
+        if not all(isinstance(teacher, dict) for teacher in content):
+            raise ConfigError(f"{name}: a list of teachers holds `key: value` settings, a dash before each teacher")
+        return [_checked_teacher(name, teacher) for teacher in content]
     if name.endswith(".gguf"):
         return {"gguf": name}
     return {"model": name}
 
 
-def _config_settings(file: Path, settings: Any) -> dict[str, Any]:
-    """`settings` of a config file. Raises ConfigError for a list: that is a teacher file."""
-    if isinstance(settings, list):
+def _checked_teacher(file: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """`settings`, after a check that names the `file` in its errors."""
+    _validated(TeacherConfig, settings, dict.fromkeys([_WHOLE, *settings], file))
+    return settings
+
+
+def _mapping(file: str | Path, content: Any) -> dict[str, Any]:
+    """The settings of a file that holds one mapping. Raises ConfigError for any other."""
+    if not isinstance(content, dict):
         raise ConfigError(f"{file}: must hold `key: value` lines, one setting each")
-    return dict(settings)
+    return {str(key): value for key, value in content.items()}
 
 
 def _read_yaml(file: Path) -> Any:
-    """A file's settings; a list of them for a file that describes several teachers."""
+    """What a YAML file holds. Raises ConfigError where it is none, or cannot be read."""
     try:
-        settings = yaml.safe_load(file.read_text(encoding="utf-8"))
+        return yaml.safe_load(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"{file}: no such file") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -179,15 +161,6 @@ def _read_yaml(file: Path) -> Any:
         raise ConfigError(f"{file}{line}: not YAML: {one_line(getattr(error, 'problem', None) or 'broken')}") from None
     except ValueError as error:  # an impossible date
         raise ConfigError(f"{file}: not YAML: {one_line(error)}; put it in quotes") from None
-    if isinstance(settings, list) and settings:
-        return [_with_text_keys(item) if isinstance(item, dict) else item for item in settings]
-    if not isinstance(settings, dict):
-        raise ConfigError(f"{file}: must hold `key: value` lines, one setting each")
-    return _with_text_keys(settings)
-
-
-def _with_text_keys(settings: Mapping[Any, Any]) -> dict[str, Any]:
-    return {str(key): value for key, value in settings.items()}
 
 
 def _from_environment(environ: Mapping[str, str], kind: type[Settings]) -> dict[str, Any]:
@@ -211,108 +184,23 @@ def _from_environment(environ: Mapping[str, str], kind: type[Settings]) -> dict[
     return settings
 
 
-def check_settings(**keywords: Any) -> None:
-    """Raises ConfigError for a run's setting of a wrong type or out of range. None means not set."""
-    settings = {name: value for name, value in keywords.items() if value is not None}
-    _validated(RunConfig, settings, {name: name for name in settings}, strict=True)
-
-
-def check_compile(keywords: Mapping[str, Any]) -> CompileConfig:
-    """A compile's settings from keywords. Raises ConfigError."""
-    return _validated(CompileConfig, keywords, {name: name for name in keywords})
-
-
-def check_job(kind: type[S], keywords: Mapping[str, Any]) -> S:
-    """The settings of a comparison, a filtering, … from keywords; None means not set. Raises ConfigError."""
-    settings = {name: value for name, value in keywords.items() if value is not None}
-    return _validated(kind, settings, {name: name for name in settings})
-
-
-def check_filters(filters: Sequence[Any], *, of_a_run: bool = True) -> list[Any]:
-    """Filters as names, settings or custom objects: returned as FilterConfigs, custom objects as they are.
-
-    `of_a_run`: `keep` is refused, since a run keeps `size` samples.
-
-    Raises:
-        ConfigError: a filter that does not exist, or a wrong setting of one.
-    """
-    custom = [hasattr(filter_, "check") or hasattr(filter_, "judged") for filter_ in filters]
-    named = [filter_ for filter_, is_custom in zip(filters, custom, strict=True) if not is_custom]
-    plain = [value.model_dump(exclude_none=True) if isinstance(value, FilterConfig) else value for value in named]
-    settings, origin = {"filters": plain}, {"filters": "filters"}
-    checked = iter(
-        _validated(RunConfig, settings, origin).filters
-        if of_a_run
-        else _validated(FilterRunConfig, settings, origin).filters
-    )
-    return [filter_ if is_custom else next(checked) for filter_, is_custom in zip(filters, custom, strict=True)]
-
-
-def _validated(kind: type[S], settings: Mapping[str, Any], origin: Mapping[str, str], strict: bool | None = None) -> S:
+def _validated(kind: type[S], settings: Mapping[str, Any], origin: Mapping[str, str]) -> S:
     """`settings` as an object of `kind`. Raises ConfigError that says where (`origin`) the first fault stands."""
     try:
-        return kind.model_validate(settings, strict=strict)
+        return kind.model_validate(settings)
     except ValidationError as error:
         # Only the first fault, and never the value: it may be an API key put in the wrong place.
-        faults = error.errors(include_url=False, include_input=False)
-    fault = next((other for other in faults if _is_misspelling(other, faults[0])), faults[0])
-    tags = {"PriceConfig", "str", ONE_TEACHER, POOL}  # Pydantic's names of a union's members: not keys
-    path = [str(step) for step in fault["loc"] if step not in tags]
-    name = one_line(".".join(path), 80) or ("teacher" if kind is TeacherConfig else "settings")
-    message = fault["msg"].removeprefix("Value error, ")
-    first = path[0] if path else message.partition(":")[0]
-    if not path and first in kind.model_fields:  # settings that do not fit together: the message begins with one
-        name, message = first, message.removeprefix(f"{first}: ")
-    where = origin.get(".".join(path[:2])) or origin.get(first)
-    if where is None and (path or kind is TeacherConfig):
-        where = next(iter(origin.values()), "settings")
+        fault = error.errors(include_url=False, include_input=False)[0]
+    path = [str(step) for step in fault["loc"]]
+    name = one_line(".".join(path), 80) or "teacher"  # only a teacher's settings are at odds as a whole
+    where = origin.get(".".join(path[:2])) or origin.get(path[0] if path else _WHOLE)
     start = name if where in {None, name} else f"{where}: {name}"
-    if fault["type"] == "extra_forbidden":
-        raise ConfigError(f"{start}: unknown key; {_nearest_key(kind, path)}")
-    message = _MESSAGES.get(fault["type"], message)
-    if fault["type"] == "model_type" and path[-1:] == [first] and isinstance(settings.get(first), list):
-        message = "takes one; a list (a pool) is for the teachers of a run"
-    if path[-1:] == ["price"]:
-        message = "takes {prompt: …, completion: …} in dollars a million tokens, or the PROVIDER/NAME of a priced model"
+    message = _MESSAGES.get(fault["type"], fault["msg"].removeprefix("Value error, "))
     raise ConfigError(f"{start}: {message[0].lower() + message[1:]}")
 
 
-def _is_misspelling(fault: Mapping[str, Any], missing: Mapping[str, Any]) -> bool:
-    """Whether `fault` is an unknown key next to the `missing` one: it is what was meant."""
-    same_place: bool = fault["loc"][:-1] == missing["loc"][:-1]
-    return same_place and (fault["type"], missing["type"]) == ("extra_forbidden", "missing")
-
-
 _MESSAGES = {
-    "model_type": "input should be `key: value` settings",
-    "model_attributes_type": "input should be `key: value` settings",
     "dict_type": "input should be `name: value` lines",
     "list_type": "input should be a list: [one, another]",
 }
 """Pydantic's type of error → a message that speaks of YAML."""
-
-
-def _nearest_key(kind: type[Settings], path: Sequence[str]) -> str:
-    """What the unknown key at `path` was probably meant to be; else all keys that are valid there."""
-    keys = _settings_at(kind, path[:-1]).model_fields
-    near = difflib.get_close_matches(path[-1], keys, n=3, cutoff=0.5)
-    near.sort(key=lambda key: sorted(key) != sorted(path[-1]))  # two letters that changed places come first
-    return f"did you mean {near[0]}?" if near else f"known are {', '.join(keys)}"
-
-
-def _settings_at(kind: type[Settings], path: Sequence[str]) -> type[Settings]:
-    """The settings class at `path` inside `kind`."""
-    for name in path:
-        field = kind.model_fields.get(name)
-        if field is not None:
-            inner = [class_ for class_ in _classes(field.annotation) if issubclass(class_, Settings)]
-            kind = inner[0] if inner else kind
-    return kind
-
-
-def _classes(annotation: Any) -> Iterator[type]:
-    """The classes that an annotation is made of."""
-    if isinstance(annotation, type) and not get_args(annotation):
-        yield annotation
-    for argument in get_args(annotation):
-        yield from _classes(argument)

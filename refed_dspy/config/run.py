@@ -7,18 +7,14 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
-from refed_dspy.config.base import PairColumns, Settings
+from refed_dspy.config.base import Capped, FromReferences
 from refed_dspy.config.filters import FilterConfig
-from refed_dspy.config.teacher import TeacherConfig, TeachersConfig
+from refed_dspy.config.teacher import TeacherConfig, TeachersConfig, WithJudge
 
 
-class RunConfig(Settings):
+class RunConfig(Capped, WithJudge, FromReferences):
     """One run: from which references, how many samples, by which program and teacher."""
 
-    references: str | None = None
-    """A file, a Hub data set, or `builtin`. Unset: `builtin`."""
-    columns: PairColumns = Field(default_factory=dict)
-    """The names of a table's columns where they differ: {instruction: question, response: answer}."""
     size: int = Field(default=100, ge=1)
     """Samples to keep."""
     run_dir: Path | None = None
@@ -41,20 +37,12 @@ class RunConfig(Settings):
     """A program's JSON file, or an MLflow address (`runs:/…`, `models:/…`)."""
     reuse: Path | None = None
     """Another run's folder: its answers to identical questions are reused at no cost."""
-    max_cost: float | None = Field(default=None, gt=0, allow_inf_nan=True)
-    """Dollars that the run may cost, over all its starts. A cap holds until it is set again; `.inf` lifts it."""
-    max_calls: int | None = Field(default=None, ge=1)
-    """Calls that it may make, over all its starts, whatever their outcome."""
-    max_minutes: float | None = Field(default=None, gt=0, allow_inf_nan=True)
-    """Minutes that it may work, over all its starts."""
     method: Literal["reference-level", "sample-level", "instruction-only"] = "reference-level"
     """Which feedback guides the responses: on the reference (the paper's method), on each response, or none."""
     filters: list[FilterConfig] = Field(default_factory=list)
     """The filters that a sample must pass to be kept; `size` counts kept samples."""
     judge: TeacherConfig | None = None
     """The model that judges, for filters that need one. Unset: the teacher's model at temperature 0, with a warning."""
-    judge_program: str | None = None
-    """A compiled judge: its program's file or MLflow address."""
     track: bool | None = None
     """Whether the run is logged to MLflow (`REFED_TRACK=false`: no). Unset: yes."""
     max_failure_share: float = Field(default=0.5, gt=0, le=1)
@@ -63,7 +51,8 @@ class RunConfig(Settings):
     @field_validator("filters")
     @classmethod
     def _keep_no_number(cls, value: list[FilterConfig]) -> list[FilterConfig]:
-        if name := next((config.name for config in value if config.settings.keep is not None), None):
+        ours = [config for config in value if isinstance(config, FilterConfig)]
+        if name := next((config.name for config in ours if config.settings.keep is not None), None):
             raise ValueError(f"{name}: keep is for a data set that is there; a run keeps `size` samples")
         return value
 

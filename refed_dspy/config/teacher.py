@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeAlias
 from urllib.parse import urlsplit
 
-from pydantic import ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, field_validator, model_validator
 
 from refed_dspy.config.base import Settings
 from refed_dspy.errors import one_line
@@ -103,6 +103,13 @@ class TeacherConfig(Settings):
     params: dict[str, Any] = Field(default_factory=dict)
     """Anything else the API takes: top_p, seed, reasoning_effort, …"""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _is_no_pool(cls, value: Any) -> Any:
+        if isinstance(value, list):
+            raise ValueError("takes one; a list (a pool) is for the teachers of a run")
+        return value
+
     @property
     def embedded(self) -> bool:
         """Whether the run starts the model itself."""
@@ -132,6 +139,17 @@ class TeacherConfig(Settings):
             raise ValueError("must hold no user, password, query or fragment: api_key_env names the key's variable")
         return value.rstrip("/")
 
+    @field_validator("price", mode="before")
+    @classmethod
+    def _is_a_price(cls, value: Any) -> Any:
+        if isinstance(value, dict):
+            return PriceConfig.model_validate(value)  # here, since a union's errors would name its members
+        if value is None or isinstance(value, str | PriceConfig):
+            return value
+        raise ValueError(
+            "takes {prompt: …, completion: …} in dollars a million tokens, or the PROVIDER/NAME of a priced model"
+        )
+
     @field_validator("params")
     @classmethod
     def _holds_no_secret(cls, value: dict[str, Any]) -> dict[str, Any]:
@@ -159,19 +177,30 @@ class TeacherConfig(Settings):
         return self
 
 
-ONE_TEACHER, POOL = "one teacher", "a pool"
-"""Tags of the two forms. Pydantic puts them into an error's path, though neither is a key."""
+_POOL: TypeAdapter[list[TeacherConfig]] = TypeAdapter(Annotated[list[TeacherConfig], Field(min_length=1)])
 
 
-def _form(value: Any) -> str:
-    return POOL if isinstance(value, list | tuple) else ONE_TEACHER
+def _check_teachers(value: Any) -> Any:
+    """Checked here, since the errors of a union would name its members as if they were keys."""
+    return _POOL.validate_python(value) if isinstance(value, list | tuple) else TeacherConfig.model_validate(value)
 
 
-TeachersConfig: TypeAlias = Annotated[
-    Annotated[TeacherConfig, Tag(ONE_TEACHER)] | Annotated[list[TeacherConfig], Tag(POOL), Field(min_length=1)],
-    Discriminator(_form),
-]
+TeachersConfig: TypeAlias = Annotated[TeacherConfig | list[TeacherConfig], BeforeValidator(_check_teachers)]
 """One teacher, or a list of them that share the work by `weight`."""
+
+
+class WithJudge(Settings):
+    """Which model judges, and by which program."""
+
+    judge: TeacherConfig | None = None
+    """The model that judges. Unset: the teacher's model at temperature 0, with a warning."""
+    judge_program: str | None = None
+    """A compiled judge: its program's file or MLflow address."""
+
+    @field_validator("judge_program", mode="before")
+    @classmethod
+    def _may_be_a_path(cls, value: Any) -> Any:
+        return str(value) if isinstance(value, Path) else value
 
 
 def secret_name(value: Any) -> str | None:

@@ -11,7 +11,8 @@ from typing import Any
 import dspy
 
 from refed_dspy.concurrency import run_blocking
-from refed_dspy.config.loading import check_settings
+from refed_dspy.config.base import Capped
+from refed_dspy.config.loading import check_config
 from refed_dspy.data.pairs import Pair, load_pairs, sample_pairs
 from refed_dspy.errors import CapReached, RefedError, RunDirError
 from refed_dspy.ledger.identity import differences, has_begun, refuse_other_work
@@ -27,7 +28,7 @@ from refed_dspy.programs.load import warn_of_another_teacher
 from refed_dspy.programs.saved import load_into, program_digests
 from refed_dspy.records import digest, dollars
 from refed_dspy.teachers import Teacher
-from refed_dspy.teachers.caps import CapSettings, CapsLeft, check_caps, lasting_caps
+from refed_dspy.teachers.caps import CapSettings, CapsLeft, caps_of, check_caps, lasting_caps
 from refed_dspy.teachers.judge import open_judge_model
 
 
@@ -72,7 +73,7 @@ def measure_agreement(
     Raises:
         InputError: an argument cannot be used; nothing was paid for.
     """
-    check_settings(max_cost=max_cost, max_calls=max_calls, max_minutes=max_minutes)
+    capped = check_config(Capped, {"max_cost": max_cost, "max_calls": max_calls, "max_minutes": max_minutes})
     judge_program = _judge_program(program)
     chosen = load_pairs(pairs) if isinstance(pairs, str | Path) else list(pairs)
     if count is not None:
@@ -81,9 +82,8 @@ def measure_agreement(
     warn_of_another_teacher(judge_program, teacher.model)
     identity = {"pairs": digest([pair.id for pair in chosen]), "program": program_digests(judge_program)}
     folder = Path(out) if out is not None else Path("refed-verdicts") / digest([identity, teacher.identity])
-    caps = CapSettings(max_cost=max_cost, max_calls=max_calls, max_minutes=max_minutes)
     with Ledger.create(folder) as ledger:
-        caps = lasting_caps(ledger, caps)
+        caps = lasting_caps(ledger, caps_of(capped))
         remaining = check_caps(ledger, {"judge": teacher}, caps)
         _begin_or_continue(ledger, {**identity, "judge": teacher.identity}, caps)
         with _asking(ledger, teacher, remaining, seed) as gateway:

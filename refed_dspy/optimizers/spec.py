@@ -11,7 +11,7 @@ from typing import Any
 import dspy
 
 from refed_dspy.config.compile import CompileConfig, MetricConfig
-from refed_dspy.config.loading import check_compile
+from refed_dspy.config.loading import check_config
 from refed_dspy.data.references import References
 from refed_dspy.errors import ConfigError, one_line
 from refed_dspy.ledger.budget import Caps
@@ -150,7 +150,7 @@ def prepare(program: Any, examples: Any, metric: Any, arguments: Mapping[str, An
         arguments, metric = {**arguments, "metric": metric}, None
     if metric is not None and not callable(metric):
         raise ConfigError(f"metric: a {type(metric).__name__}; pass a function, or a MetricConfig")
-    settings = check_compile({k: v for k, v in arguments.items() if k not in ROLES and v is not None})
+    settings = check_config(CompileConfig, {k: v for k, v in arguments.items() if k not in ROLES})
     module = _program(program, settings)
     teachers = open_teachers(models)
     warn_of_another_teacher(module, teachers["teacher"].model)

@@ -5,7 +5,7 @@ Nothing of it is wasted: the pilot works in the run's own folder, and the run go
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Unpack
@@ -15,10 +15,12 @@ from refed_dspy.errors import RunStopped
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.records import dollars
 from refed_dspy.runs.forecast import CONFIDENCE, Forecast, forecast
+from refed_dspy.runs.program import ProgramLike
 from refed_dspy.runs.spec import RunSpec, check_same
-from refed_dspy.runs.synthesize import SIZE, ProgramLike, RunSettings, prepare, produce
+from refed_dspy.runs.synthesize import RunSettings, prepare, produce
 from refed_dspy.teachers.by_stage import ANY, TeachersByStage
 from refed_dspy.teachers.prices import table_name, table_price
+from refed_dspy.teachers.recorded import Progress
 
 PILOT_REFERENCES = 5
 PILOT_SAMPLES = 3
@@ -72,7 +74,13 @@ class Estimate:
         return lines
 
 
-def estimate(program: ProgramLike = None, references: Any = "builtin", **settings: Unpack[RunSettings]) -> Estimate:
+def estimate(
+    program: ProgramLike = None,
+    references: Any = "builtin",
+    *,
+    on_progress: Callable[[Progress], None] | None = None,
+    **settings: Unpack[RunSettings],
+) -> Estimate:
     """What `synthesize` with the same arguments would take: calls, tokens, dollars, minutes, with an interval.
 
     Where the run's folder holds samples of a few references already, they are read and nothing is sent. Otherwise a few
@@ -82,20 +90,23 @@ def estimate(program: ProgramLike = None, references: Any = "builtin", **setting
         InputError: as `synthesize`.
         RunStopped: too little could be made to base a forecast on.
     """
-    return run_blocking(aestimate(program, references, **settings))
+    return run_blocking(aestimate(program, references, on_progress=on_progress, **settings))
 
 
 async def aestimate(
-    program: ProgramLike = None, references: Any = "builtin", **settings: Unpack[RunSettings]
+    program: ProgramLike = None,
+    references: Any = "builtin",
+    *,
+    on_progress: Callable[[Progress], None] | None = None,
+    **settings: Unpack[RunSettings],
 ) -> Estimate:
     """`estimate`, for code that runs in an event loop."""
-    size = settings.get("size", SIZE)
-    spec, folder = prepare(program, references, **settings)
+    spec, folder, size = prepare(program, references, **settings)
     stopped, prediction = None, _forecast_from(folder, spec, size)
     if prediction is None:
         shallow = min(PILOT_SAMPLES, spec.per_reference or PILOT_SAMPLES)
         pilot = replace(spec.plan_settings(min(size, PILOT_REFERENCES * PILOT_SAMPLES)), per_reference=shallow)
-        made = await produce(spec, folder, size, settings.get("on_progress"), pilot)
+        made = await produce(spec, folder, size, on_progress, pilot)
         stopped, prediction = made.stopped, _forecast_from(folder, spec, size)
         if prediction is None and stopped is not None:
             raise RunStopped(stopped)

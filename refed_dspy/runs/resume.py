@@ -20,23 +20,8 @@ from refed_dspy.teachers import TeacherLike
 from refed_dspy.teachers.by_stage import ANY
 from refed_dspy.teachers.recorded import Progress
 
-_META = (
-    "identity",
-    "program",
-    "features",
-    "left_out",
-    "seed",
-    "teacher",
-    "pools",
-    "size",
-    "per_reference",
-    "max_failure_share",
-    "reuse",
-    "track",
-    "filters",
-    "judge",
-    "judge_program",
-)
+_KEPT = ("size", "seed", "per_reference", "max_failure_share", "reuse", "track", "judge_program")
+"""The settings that the ledger keeps as they were set."""
 
 
 def resume(
@@ -67,45 +52,37 @@ def resume(
     Raises:
         RunDirError: there is no run, or only the script that began it can build its program or teacher again.
     """
-    folder = Path(run_dir)
-    meta, references = _remembered(folder)
-    return synthesize(
-        _program(folder, meta),
-        references,
-        size=meta["size"] if size is None else size,
-        teacher=_teachers(folder, meta, ANY) if teacher is None else teacher,
-        teachers=_stages(folder, meta) if teachers is None else teachers,
-        run_dir=folder,
-        seed=meta["seed"],
-        per_reference=meta["per_reference"],
-        max_failure_share=meta["max_failure_share"] if max_failure_share is None else max_failure_share,
-        max_cost=max_cost,
-        max_calls=max_calls,
-        max_minutes=max_minutes,
-        reuse=meta["reuse"],
-        track=meta["track"],
-        filters=_filters(folder, meta["filters"] or []),
-        judge_program=meta["judge_program"],
-        judge=_judge(folder, meta) if judge is None else judge,
-        on_progress=on_progress,
-    )
+    with Ledger.read(Path(run_dir)) as ledger:
+        _refuse_other_work(ledger)
+        references = References(tuple(ledger.references()), ledger.meta("left_out") or {})
+        program = _program(ledger)
+        settings: Any = {name: ledger.meta(name) for name in _KEPT}
+        settings["teacher"] = _teachers(ledger, ANY) if teacher is None else teacher
+        settings["teachers"] = _stages(ledger) if teachers is None else teachers
+        settings["filters"] = _filters(ledger)
+        settings["judge"] = _judge(ledger) if judge is None else judge
+    changed = {"size": size, "max_failure_share": max_failure_share}
+    changed |= {"max_cost": max_cost, "max_calls": max_calls, "max_minutes": max_minutes}
+    settings |= {name: value for name, value in changed.items() if value is not None}
+    return synthesize(program, references, run_dir=run_dir, on_progress=on_progress, **settings)
 
 
-def _remembered(folder: Path) -> tuple[dict[str, Any], References]:
-    with Ledger.read(folder) as ledger:
-        if (holds := ledger.holds()) not in {"", "run"}:
-            raise RunDirError(f"{folder}: holds {named_work(holds)}, not a run; go on with the command that began it")
-        meta = {name: ledger.meta(name) for name in _META}
-        references = References(tuple(ledger.references()), meta["left_out"] or {})
-    if not meta["identity"]:
+def _refuse_other_work(ledger: Ledger) -> None:
+    """Raises RunDirError where there is no run to go on with."""
+    folder = ledger.path.parent
+    if (holds := ledger.holds()) not in {"", "run"}:
+        raise RunDirError(f"{folder}: holds {named_work(holds)}, not a run; go on with the command that began it")
+    if not ledger.meta("identity"):
         raise RunDirError(f"{folder}: the run never began; start it again with refed synth")
-    return meta, references
 
 
-def _filters(folder: Path, stored: list[Any]) -> list[Any]:
+def _filters(ledger: Ledger) -> list[Any]:
     """The run's filters from what its folder remembers of them."""
+    stored = ledger.meta("filters") or []
     if any("class" in settings for _, settings in stored):
-        raise RunDirError(f"{folder}: one of its filters is a script's own; call synthesize(…, run_dir=…) there")
+        raise RunDirError(
+            f"{ledger.path.parent}: one of its filters is a script's own; call synthesize(…, run_dir=…) there"
+        )
     added = {"seed", "prompts", "content"}  # by the filter itself, to its settings
     return [
         {label.partition(" ")[0]: {name: value for name, value in settings.items() if name not in added}}
@@ -113,29 +90,30 @@ def _filters(folder: Path, stored: list[Any]) -> list[Any]:
     ]
 
 
-def _judge(folder: Path, meta: dict[str, Any]) -> TeacherConfig | None:
+def _judge(ledger: Ledger) -> TeacherConfig | None:
     """The judge as it is remembered; None: there is none, or it is the teacher, whose endpoint may be another now."""
-    if (stored := meta["judge"]) is None:
+    if (stored := ledger.meta("judge")) is None:
         return None
-    config, teacher = stored["config"], meta["teacher"]["config"]
+    config, teacher = stored["config"], ledger.meta("teacher")["config"]
     if config is not None:
         is_teacher = teacher is not None and config == {**teacher, "temperature": 0.0}
         return None if is_teacher else TeacherConfig.model_validate(config)
-    if teacher is None and stored["model"] == meta["teacher"]["model"]:
+    if teacher is None and stored["model"] == ledger.meta("teacher")["model"]:
         return None
     raise RunDirError(
-        f"{folder}: its judge was a Python object; call synthesize(…, run_dir=…) in its script, or name the same model "
-        "with --judge"
+        f"{ledger.path.parent}: its judge was a Python object; call synthesize(…, run_dir=…) in its script, or name "
+        "the same model with --judge"
     )
 
 
-def _program(folder: Path, meta: dict[str, Any]) -> ReferenceLevelFeedback:
-    kind = {method.__name__: method for method in METHODS.values()}.get(meta["identity"]["kind"])
+def _program(ledger: Ledger) -> ReferenceLevelFeedback:
+    folder, identity = ledger.path.parent, ledger.meta("identity")
+    kind = {method.__name__: method for method in METHODS.values()}.get(identity["kind"])
     if kind is None:
         raise RunDirError(f"{folder}: its program is a script's own; call synthesize(…, run_dir=…) there")
-    program = kind(features=meta["features"], instructions_per_feature=meta["identity"]["instructions_per_feature"])
+    program = kind(features=ledger.meta("features"), instructions_per_feature=identity["instructions_per_feature"])
     try:
-        load_state(program, meta["program"], str(folder))
+        load_state(program, ledger.meta("program"), str(folder))
     except ConfigError:
         raise RunDirError(
             f"{folder}: made with other prompts, of an earlier version or a script's own: go on with that version, or "
@@ -144,16 +122,16 @@ def _program(folder: Path, meta: dict[str, Any]) -> ReferenceLevelFeedback:
     return program
 
 
-def _stages(folder: Path, meta: dict[str, Any]) -> dict[str, list[TeacherConfig]]:
+def _stages(ledger: Ledger) -> dict[str, list[TeacherConfig]]:
     """Stage → its teachers, for the stages that have teachers of their own."""
-    return {stage: _teachers(folder, meta, stage) for stage in meta["pools"] or () if stage != ANY}
+    return {stage: _teachers(ledger, stage) for stage in ledger.meta("pools") or () if stage != ANY}
 
 
-def _teachers(folder: Path, meta: dict[str, Any], stage: str) -> list[TeacherConfig]:
-    members = (meta["pools"] or {}).get(stage) or [meta["teacher"]]
+def _teachers(ledger: Ledger, stage: str) -> list[TeacherConfig]:
+    members = (ledger.meta("pools") or {}).get(stage) or [ledger.meta("teacher")]
     if any(member["config"] is None for member in members):
         raise RunDirError(
-            f"{folder}: its teacher was a Python object; call synthesize(…, run_dir=…) in its script, "
+            f"{ledger.path.parent}: its teacher was a Python object; call synthesize(…, run_dir=…) in its script, "
             "or name the same model with --teacher"
         )
     return [

@@ -9,7 +9,7 @@ from typing import Any
 
 from refed_dspy.concurrency import run_blocking
 from refed_dspy.config.jobs import StatsConfig
-from refed_dspy.config.loading import check_job
+from refed_dspy.config.loading import check_config
 from refed_dspy.data.dataset import DataSet, data_identity, drawn, load_dataset
 from refed_dspy.errors import ConfigError, RunStopped, one_line
 from refed_dspy.ledger.ledger import Ledger
@@ -96,7 +96,7 @@ def measure(
         InputError: an argument cannot be used; nothing was paid for.
         RunStopped: the judge failed, or abstained on every row; or the scorer failed. Verdicts are kept.
     """
-    config = check_job(StatsConfig, settings)
+    config = check_config(StatsConfig, settings)
     loaded = load_dataset(data, config.columns or None)
     lacking = sum(row.plain is None for row in loaded.rows)
     _check_plain(loaded, lacking, config.columns.get("plain"), judge is not None)

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import logging
-import math
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeAlias, TypedDict, Unpack
+from typing import Any, TypedDict, Unpack
 
 import dspy
 
 from refed_dspy.concurrency import run_blocking
 from refed_dspy.config.filters import FilterConfig
-from refed_dspy.config.loading import check_filters, check_settings
+from refed_dspy.config.loading import check_config
+from refed_dspy.config.run import RunConfig
 from refed_dspy.data.references import load_references
 from refed_dspy.errors import CapReached, ConfigError
 from refed_dspy.filters.base import Filter, JudgeFilter
@@ -25,17 +25,17 @@ from refed_dspy.ledger.batches import left_batches
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.recorder import RunRecorder
 from refed_dspy.ledger.spending import Spent, begin_start
-from refed_dspy.programs import ReferenceLevelFeedback
-from refed_dspy.programs.load import load_program, open_judge, refuse_bound_models, warn_of_another_teacher
+from refed_dspy.programs.load import open_judge, warn_of_another_teacher
 from refed_dspy.records import digest
 from refed_dspy.runs.plan import Plan, PlanSettings
+from refed_dspy.runs.program import ProgramLike, open_program
 from refed_dspy.runs.result import Synthesis, end_at_cap, read_run, refresh_samples
 from refed_dspy.runs.scheduler import run_plan
 from refed_dspy.runs.spec import RunSpec, begin_or_continue, pool_setup
 from refed_dspy.runs.worker import SynthesisWorker
 from refed_dspy.teachers import Teacher, TeacherLike, open_teacher
 from refed_dspy.teachers.by_stage import TeachersByStage, open_teachers, stages_of
-from refed_dspy.teachers.caps import CapSettings, CapsLeft, check_caps, lasting_caps
+from refed_dspy.teachers.caps import CapsLeft, caps_of, check_caps, lasting_caps
 from refed_dspy.teachers.judge import in_role, judge_for
 from refed_dspy.teachers.recorded import Progress
 from refed_dspy.teachers.session import Session
@@ -43,20 +43,18 @@ from refed_dspy.tracking.background import tracking
 from refed_dspy.tracking.run import copy_run
 
 log = logging.getLogger("refed_dspy")
-ProgramLike: TypeAlias = Any
-"""A program (`dspy.Module`), the file or MLflow address of one, or None."""
-
-
-SIZE = 100
-FAILURE_SHARE = 0.5
 TRACKING_INTERVAL = 60.0
 """Seconds between two reports to MLflow."""
 FULL_BATCH = 1_000
 """Requests: with smaller batches a run takes many rounds of them."""
 
 
+MODELS = ("teacher", "teachers", "judge")
+"""Settings that may be objects, which no file can hold: they are opened as they are."""
+
+
 class RunSettings(TypedDict, total=False):
-    """The keywords of `synthesize` and `asynthesize`."""
+    """The keys of `RunConfig` with the types that Python gives them, for editors and type checkers."""
 
     size: int
     teacher: TeacherLike | Sequence[TeacherLike] | None
@@ -64,9 +62,13 @@ class RunSettings(TypedDict, total=False):
     run_dir: str | Path | None
     seed: int
     per_reference: int | None
+    method: str
+    features: Mapping[str, str] | None
+    instructions_per_feature: int
+    guidance: Mapping[str, str] | None
     max_failure_share: float
     max_cost: float | None
-    max_calls: int | None
+    max_calls: float | None
     max_minutes: float | None
     columns: Mapping[str, str] | None
     reuse: str | Path | None
@@ -74,36 +76,21 @@ class RunSettings(TypedDict, total=False):
     judge: TeacherLike | None
     judge_program: str | Path | None
     track: bool | None
-    on_progress: Callable[[Progress], None] | None
 
 
-DEFAULTS = RunSettings(
-    size=SIZE,
-    teacher=None,
-    teachers=None,
-    run_dir=None,
-    seed=0,
-    per_reference=None,
-    max_failure_share=FAILURE_SHARE,
-    max_cost=None,
-    max_calls=None,
-    max_minutes=None,
-    columns=None,
-    reuse=None,
-    filters=(),
-    judge=None,
-    judge_program=None,
-    track=None,
-    on_progress=None,
-)
-
-
-def synthesize(program: ProgramLike = None, references: Any = "builtin", **settings: Unpack[RunSettings]) -> Synthesis:
+def synthesize(
+    program: ProgramLike = None,
+    references: Any = "builtin",
+    *,
+    on_progress: Callable[[Progress], None] | None = None,
+    **settings: Unpack[RunSettings],
+) -> Synthesis:
     """Make `size` samples and keep them in `run_dir`. If it is stopped at any moment, the same call continues it.
 
     Args:
         program: a `ReferenceLevelFeedback`, the file or MLflow address of a saved one, or None for a new one.
         references: whatever `load_references` takes.
+        on_progress: called with a `Progress` once, when work starts; its counts stay current.
         size: kept samples to make (100).
         teacher: `TeacherConfig`, `dspy.LM`, "PROVIDER/NAME", "embedded" or a teacher file; None: `dspy.settings.lm`. A
             list of these is a pool: they share the work by `TeacherConfig.weight`, and while one is down the others go
@@ -130,21 +117,28 @@ def synthesize(program: ProgramLike = None, references: Any = "builtin", **setti
         judge_program: a compiled judge: its file or MLflow address.
         track: whether the run is tracked in MLflow (parameters, metrics each minute, cost, data set); None: it is,
             unless REFED_TRACK is false.
-        on_progress: called with a `Progress` once, when work starts; its counts stay current.
+        method: of a new program: "reference-level" (None), "sample-level" or "instruction-only".
+        features: of a new or saved program: name → what feedback on an instruction looks for.
+        instructions_per_feature: how many instructions one call of such a program asks for (10).
+        guidance: stage → a sentence of yours that is added to its prompt, in such a program.
 
     Raises:
         InputError: an argument cannot be used; nothing was paid for.
         RunStopped: the run ended early; what was made is kept and the message says how to go on.
     """
-    return run_blocking(asynthesize(program, references, **settings))
+    return run_blocking(asynthesize(program, references, on_progress=on_progress, **settings))
 
 
 async def asynthesize(
-    program: ProgramLike = None, references: Any = "builtin", **settings: Unpack[RunSettings]
+    program: ProgramLike = None,
+    references: Any = "builtin",
+    *,
+    on_progress: Callable[[Progress], None] | None = None,
+    **settings: Unpack[RunSettings],
 ) -> Synthesis:
     """`synthesize`, for code that runs in an event loop."""
-    spec, folder = prepare(program, references, **settings)
-    return await produce(spec, folder, settings.get("size", SIZE), settings.get("on_progress"))
+    spec, folder, size = prepare(program, references, **settings)
+    return await produce(spec, folder, size, on_progress)
 
 
 async def produce(
@@ -199,52 +193,33 @@ def _progress(ledger: Ledger, spec: RunSpec, size: int, before: Spent) -> Progre
     return progress
 
 
-def prepare(program: ProgramLike, references: Any, **keywords: Unpack[RunSettings]) -> tuple[RunSpec, Path]:
-    """What the run is made of, checked, and its folder, which is not touched. Raises InputError."""
-    if unknown := sorted(set(keywords) - set(RunSettings.__annotations__)):
-        raise TypeError(f"synthesize takes no {', '.join(unknown)}")
-    settings: RunSettings = {**DEFAULTS, **keywords}
-    caps = _checked_caps(settings)
-    module = _program(program)
-    by_stage = open_teachers(settings["teacher"], settings["teachers"], stages_of(module))
-    usable = load_references(references, settings["columns"])
+def prepare(program: ProgramLike, references: Any, **settings: Unpack[RunSettings]) -> tuple[RunSpec, Path, int]:
+    """What the run is made of, checked; its folder, which is not touched; and its size. Raises InputError."""
+    config = check_config(RunConfig, {name: value for name, value in settings.items() if name not in MODELS})
+    module = open_program(program, config)
+    by_stage = open_teachers(settings.get("teacher"), settings.get("teachers"), stages_of(module))
+    usable = load_references(references, config.columns or None)
     for teacher in by_stage.teachers:
         usable = usable.fitting(teacher.window, teacher.max_tokens)
-    reuse, judge_program, run_dir = settings["reuse"], settings["judge_program"], settings["run_dir"]
     if not by_stage.asks(getattr(module, "source", {}).get("teacher")):
         warn_of_another_teacher(module, by_stage.first.model)
-    screening, judge = _screening(module, by_stage, settings)
+    screening, judge = _screening(module, by_stage, config, settings.get("judge"))
     spec = RunSpec(
         program=module,
         references=usable,
         teacher=by_stage.first,
-        seed=settings["seed"],
-        per_reference=settings["per_reference"],
-        max_failure_share=settings["max_failure_share"],
-        caps=caps,
-        reuse=None if reuse is None else Path(reuse),
-        track=settings["track"],
+        seed=config.seed,
+        per_reference=config.per_reference,
+        max_failure_share=config.max_failure_share,
+        caps=caps_of(config),
+        reuse=config.reuse,
+        track=config.track,
         stage_teachers=by_stage,
         judge=judge,
         screening=screening,
-        judge_program=None if judge_program is None else str(judge_program),
+        judge_program=config.judge_program,
     )
-    folder = _default_folder(spec, by_stage) if run_dir is None else Path(run_dir)
-    return spec, folder
-
-
-def _checked_caps(settings: RunSettings) -> CapSettings:
-    """The caps, after they and the other numbers of `settings` are checked. Raises ConfigError."""
-    caps = CapSettings(
-        max_cost=settings["max_cost"], max_calls=settings["max_calls"], max_minutes=settings["max_minutes"]
-    )
-    check_settings(
-        size=settings["size"],
-        per_reference=settings["per_reference"],
-        max_failure_share=settings["max_failure_share"],
-        **{name: cap for name, cap in caps.items() if cap != math.inf},
-    )
-    return caps
+    return spec, config.run_dir or _default_folder(spec, by_stage), config.size
 
 
 def _default_folder(spec: RunSpec, by_stage: TeachersByStage) -> Path:
@@ -254,13 +229,14 @@ def _default_folder(spec: RunSpec, by_stage: TeachersByStage) -> Path:
 
 
 def _screening(
-    program: dspy.Module, by_stage: TeachersByStage, settings: RunSettings
+    program: dspy.Module, by_stage: TeachersByStage, config: RunConfig, asked: TeacherLike | None
 ) -> tuple[Screening, Teacher | None]:
-    """The run's filters, and the judge that they ask, if any does. Raises ConfigError for a judge
-    that compares improved responses with plain ones, in a program that improves none."""
-    judge_program = settings["judge_program"]
-    opened_judge = None if judge_program is None else open_judge(judge_program)
-    screening = Screening(build(check_filters(settings["filters"] or ()), settings["seed"], opened_judge))
+    """The run's filters, and the judge that they ask, if any does: the one that is `asked` for, or the teacher's model.
+
+    Raises ConfigError for a judge that compares improved responses with plain ones, in a program that improves none.
+    """
+    opened_judge = None if config.judge_program is None else open_judge(config.judge_program)
+    screening = Screening(build(config.filters, config.seed, opened_judge))
     judges = [step.filter for step in screening.steps if isinstance(step.filter, JudgeFilter)]
     if any(filter_.needs_plain for filter_ in judges) and getattr(program, "final_stage", "") == "response_generation":
         raise ConfigError(
@@ -269,7 +245,6 @@ def _screening(
         )
     if not judges:
         return screening, None
-    asked = settings["judge"]
     with in_role("judge"):
         teacher = by_stage.first if asked is None else _teacher_of_model(by_stage, open_teacher(asked))
     return screening, judge_for(teacher, asked)
@@ -327,15 +302,3 @@ def _warn_of_left_batches(ledger: Ledger) -> None:
             left,
             shlex.quote(str(ledger.path.parent)),
         )
-
-
-def _program(program: ProgramLike) -> dspy.Module:
-    if program is None:
-        return ReferenceLevelFeedback()
-    if isinstance(program, str | Path):
-        return load_program(program)
-    missing = [name for name in ("collect_features", "propose", "respond") if not hasattr(program, name)]
-    if missing:
-        raise ConfigError(f"program: a {type(program).__name__} cannot be run at scale: it lacks {', '.join(missing)}")
-    refuse_bound_models(program)
-    return program

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from refed_dspy.config.loading import load_config
+from refed_dspy.config.run import RunConfig
 from refed_dspy.config.teacher import TeacherConfig
 from refed_dspy.errors import ConfigError, one_line
 from refed_dspy.records import digest
@@ -223,7 +224,7 @@ def _same_server(first: TeacherConfig | None, second: TeacherConfig) -> bool:
 def _flattened(likes: Any) -> Iterator[TeacherLike]:
     """Each TeacherLike of a value or of nested lists. Teacher files are read, since one may hold a list."""
     if isinstance(likes, str | Path):
-        likes = load_config(environ={}, teacher=str(likes)).teacher
+        likes = load_config(RunConfig, environ={}, teacher=str(likes)).teacher
     if isinstance(likes, list | tuple):
         for like in likes:
             yield from _flattened(like)

@@ -16,6 +16,7 @@ from dspy.clients.base_lm import BaseLM
 from dspy.utils.exceptions import LMError
 
 from refed_dspy.config.loading import load_config
+from refed_dspy.config.run import RunConfig
 from refed_dspy.config.teacher import TeacherConfig
 from refed_dspy.errors import ConfigError, one_line
 from refed_dspy.programs.fast_path import Engine, max_tokens_of
@@ -144,7 +145,7 @@ def open_teacher(teacher: TeacherLike | None, beside: Teacher | None = None) -> 
     if isinstance(teacher, Teacher):
         return teacher
     if isinstance(teacher, str | Path):
-        teacher = load_config(environ={}, teacher=str(teacher)).teacher
+        teacher = load_config(RunConfig, environ={}, teacher=str(teacher)).teacher
     if isinstance(teacher, TeacherConfig) and teacher.embedded and teacher.mode != "interactive":
         raise ConfigError(f"teacher: an embedded model takes no batches: leave out mode: {teacher.mode}")
     if not isinstance(teacher, TeacherConfig):

@@ -11,8 +11,9 @@ import typer
 from typer.testing import CliRunner
 
 from refed_dspy.cli.main import GROUPS, app
+from refed_dspy.config.base import Settings
 from refed_dspy.config.compile import CompileConfig
-from refed_dspy.config.jobs import CompareConfig
+from refed_dspy.config.jobs import CompareConfig, FilterRunConfig, RecycleConfig, StatsConfig
 from refed_dspy.config.run import RunConfig
 
 
@@ -49,6 +50,27 @@ def test_groups_stand_in_order_and_no_description_is_cut() -> None:
 def test_the_default_shown_is_the_one_that_holds(command: str, flag: str, default: object) -> None:
     option = re.search(rf"{flag} .*?(?= --|\Z)", " ".join(help_of(command).split()))
     assert option is not None and f"[default: ({default})]" in option[0]
+
+
+@pytest.mark.parametrize(
+    ("command", "kind"),
+    [
+        ("synth", RunConfig),
+        ("resume", RunConfig),
+        ("preview", RunConfig),
+        ("compile", CompileConfig),
+        ("compare", CompareConfig),
+        ("filter", FilterRunConfig),
+        ("recycle", RecycleConfig),
+        ("stats", StatsConfig),
+    ],
+)
+def test_every_option_is_a_setting_of_its_command(command: str, kind: type[Settings]) -> None:
+    """`settings_of` passes over any other."""
+    options = {option.name for option in typer.main.get_command(app).commands[command].params}  # type: ignore[attr-defined]
+    assert options - set(kind.model_fields) <= {"config", "estimate", "as_json"} | (
+        {"sample"} if command == "preview" else set()
+    )
 
 
 def test_the_version() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from refed_dspy.config.compile import CompileConfig, MetricConfig
-from refed_dspy.config.loading import check_compile, load_compile_config, load_config
+from refed_dspy.config.loading import check_config, load_config
 from refed_dspy.config.run import RunConfig
 from refed_dspy.errors import ConfigError
 
@@ -24,13 +24,13 @@ def file(tmp_path: Path) -> Path:
 
 def refusal(file: Path | None = None, environ: dict[str, str] | None = None, **keywords: Any) -> str:
     with pytest.raises(ConfigError) as caught:
-        load_compile_config(file, environ or {}, **keywords)
+        load_config(CompileConfig, file, environ or {}, **keywords)
     assert str(caught.value).isprintable()
     return str(caught.value)
 
 
 def test_no_settings_are_a_compile_of_the_usual_size() -> None:
-    config = load_compile_config(environ={})
+    config = load_config(CompileConfig, environ={})
     assert (config.optimizer, config.evaluations, config.instructions_per_feature) == ("gepa", 200, 2)
     assert (config.train, config.validation, config.test) == (24, 12, 16)
     assert config.metric == MetricConfig() and (config.metric.wins, config.metric.grades) == (0.6, 0.3)
@@ -55,12 +55,12 @@ def test_a_flag_wins_over_the_environment_and_that_over_the_file(
 ) -> None:
     file.write_text("seed: 3\n" if in_file is None else f"seed: 3\nevaluations: {in_file}\n")
     environ = {} if in_environment is None else {"REFED_EVALUATIONS": str(in_environment)}
-    config = load_compile_config(file, environ, evaluations=flag)
+    config = load_config(CompileConfig, file, environ, evaluations=flag)
     assert (config.evaluations, config.seed) == (expected, 3)
 
 
 def test_a_flag_that_is_not_set_leaves_the_setting_alone(file: Path) -> None:
-    config = load_compile_config(file, {}, seed=None, optimizer=None, max_cost=None)
+    config = load_config(CompileConfig, file, {}, seed=None, optimizer=None, max_cost=None)
     assert (config.seed, config.optimizer) == (3, "gepa")
     assert config.model_fields_set == {"seed"}
 
@@ -69,15 +69,15 @@ def test_a_flag_that_is_not_set_leaves_the_setting_alone(file: Path) -> None:
 def test_a_variable_sets_one_thing_of_a_model(role: str, file: Path) -> None:
     file.write_text(f"{role}:\n  model: {MODEL}\n  temperature: 0.9\n  retries: 7\n")
     environ = {f"REFED_{role.upper()}__TEMPERATURE": "0.2"}
-    config = load_compile_config(file, environ)
+    config = load_config(CompileConfig, file, environ)
     made = getattr(config, role)
     assert (made.model, made.temperature, made.retries) == (MODEL, 0.2, 7)
-    named = getattr(load_compile_config(file, environ, **{role: OTHER}), role)
+    named = getattr(load_config(CompileConfig, file, environ, **{role: OTHER}), role)
     assert (named.model, named.temperature, named.retries) == (OTHER, 0.2, 4), "a flag's name is another model"
 
 
 def test_a_variable_names_a_model_as_a_flag_does() -> None:
-    config = load_compile_config(environ={"REFED_JUDGE": OTHER, "REFED_TEACHER__MODEL": MODEL})
+    config = load_config(CompileConfig, environ={"REFED_JUDGE": OTHER, "REFED_TEACHER__MODEL": MODEL})
     assert config.judge is not None and config.teacher is not None and config.reflection is None
     assert (config.judge.model, config.teacher.model) == (OTHER, MODEL)
     assert "temperature" not in config.judge.model_fields_set, "so that a judge is asked at 0"
@@ -85,7 +85,7 @@ def test_a_variable_names_a_model_as_a_flag_does() -> None:
 
 def test_a_judge_s_temperature_that_is_given_is_kept_apart_from_the_teacher_s() -> None:
     environ = {"REFED_TEACHER": MODEL, "REFED_JUDGE__MODEL": OTHER, "REFED_JUDGE__TEMPERATURE": "0.4"}
-    config = load_compile_config(environ=environ)
+    config = load_config(CompileConfig, environ=environ)
     assert config.judge is not None and config.judge.temperature == 0.4
     assert config.teacher is not None and config.teacher.temperature == 1.0
 
@@ -93,7 +93,7 @@ def test_a_judge_s_temperature_that_is_given_is_kept_apart_from_the_teacher_s() 
 def test_a_model_s_file_is_read_and_variables_win_over_it(tmp_path: Path) -> None:
     path = tmp_path / "judge.yaml"
     path.write_text(f"model: {OTHER}\nmax_tokens: 900\n")
-    config = load_compile_config(environ={"REFED_JUDGE__MAX_TOKENS": "300"}, judge=str(path), teacher=MODEL)
+    config = load_config(CompileConfig, environ={"REFED_JUDGE__MAX_TOKENS": "300"}, judge=str(path), teacher=MODEL)
     assert config.judge is not None and (config.judge.model, config.judge.max_tokens) == (OTHER, 300)
     assert config.teacher is not None and config.teacher.max_tokens == 4096
 
@@ -109,34 +109,34 @@ def test_a_model_set_both_whole_and_by_inner_keys_is_refused() -> None:
 
 def test_the_metric_s_weights_from_file_and_environment(file: Path) -> None:
     file.write_text("metric: {wins: 0.5, grades: 0.5, criteria: {short: is short}}\n")
-    config = load_compile_config(file, {"REFED_METRIC__WINS": "0.9", "REFED_METRIC__ACCEPT": "0.7"})
+    config = load_config(CompileConfig, file, {"REFED_METRIC__WINS": "0.9", "REFED_METRIC__ACCEPT": "0.7"})
     assert config.metric == MetricConfig(wins=0.9, grades=0.5, criteria={"short": "is short"}, accept=0.7)
 
 
 def test_options_come_from_the_environment_too(file: Path) -> None:
     file.write_text("optimizer: simba\noptions: {bsize: 4, max_steps: 2}\n")
-    config = load_compile_config(file, {"REFED_OPTIONS__MAX_STEPS": "3"})
+    config = load_config(CompileConfig, file, {"REFED_OPTIONS__MAX_STEPS": "3"})
     assert config.options == {"bsize": 4, "max_steps": 3}
 
 
 @pytest.mark.parametrize("key", sorted({*RunConfig.model_fields} - {*CompileConfig.model_fields}))
 def test_a_run_s_variables_are_passed_over(key: str) -> None:
     """One environment serves `refed synth` and `refed compile`."""
-    assert load_compile_config(environ={f"REFED_{key.upper()}": "5", "REFED_SEED": "4"}).seed == 4
+    assert load_config(CompileConfig, environ={f"REFED_{key.upper()}": "5", "REFED_SEED": "4"}).seed == 4
 
 
 @pytest.mark.parametrize("key", sorted({*CompileConfig.model_fields} - {*RunConfig.model_fields}))
 def test_a_compile_s_variables_are_passed_over_by_a_run(key: str) -> None:
-    assert load_config(environ={f"REFED_{key.upper()}": "5", "REFED_SEED": "4"}).seed == 4
+    assert load_config(RunConfig, environ={f"REFED_{key.upper()}": "5", "REFED_SEED": "4"}).seed == 4
 
 
 def test_a_compile_s_inner_settings_are_passed_over_by_a_run() -> None:
     environ = {"REFED_JUDGE__TEMPERATURE": "0.3", "REFED_METRIC__WINS": "1", "REFED_OPTIONS__AUTO": "light"}
-    assert load_config(environ=environ) == load_config(environ={})
+    assert load_config(RunConfig, environ=environ) == load_config(RunConfig, environ={})
 
 
 def test_a_contradiction_among_a_compile_s_variables_is_no_run_s_concern() -> None:
-    assert load_config(environ={"REFED_REFLECTION": MODEL, "REFED_REFLECTION__TEMPERATURE": "0.3"})
+    assert load_config(RunConfig, environ={"REFED_REFLECTION": MODEL, "REFED_REFLECTION__TEMPERATURE": "0.3"})
 
 
 @pytest.mark.parametrize(
@@ -198,16 +198,16 @@ def test_a_key_put_in_the_wrong_place_is_not_repeated(file: Path) -> None:
 
 
 def test_caps_can_be_lifted() -> None:
-    assert load_compile_config(environ={"REFED_MAX_COST": ".inf"}).max_cost == float("inf")
+    assert load_config(CompileConfig, environ={"REFED_MAX_COST": ".inf"}).max_cost == float("inf")
 
 
 def test_keywords_are_checked_like_a_file() -> None:
-    assert check_compile({"evaluations": 3, "metric": {"wins": 1}}).metric.wins == 1
+    assert check_config(CompileConfig, {"evaluations": 3, "metric": {"wins": 1}}).metric.wins == 1
     for keywords, fault in (
         ({"evaluation": 3}, "evaluation: unknown key; did you mean evaluations?"),
         ({"metric": {"win": 1}}, "metric: metric.win: unknown key; did you mean wins?"),
         ({"optimizer": 3}, "optimizer: input should be a valid string"),
     ):
         with pytest.raises(ConfigError) as raised:
-            check_compile(keywords)
+            check_config(CompileConfig, keywords)
         assert str(raised.value) == fault

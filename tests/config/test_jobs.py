@@ -10,7 +10,7 @@ import pytest
 from refed_dspy.config.base import Settings
 from refed_dspy.config.compile import CompileConfig
 from refed_dspy.config.jobs import CompareConfig, FilterRunConfig, RecycleConfig, StatsConfig
-from refed_dspy.config.loading import check_filters, check_job, load_compile_config, load_config, load_job_config
+from refed_dspy.config.loading import check_config, load_config
 from refed_dspy.config.run import RunConfig
 from refed_dspy.errors import ConfigError
 
@@ -24,7 +24,7 @@ def fault(
     file = tmp_path / "config.yaml"
     file.write_text(text, encoding="utf-8")
     with pytest.raises(ConfigError) as caught:
-        load_job_config(kind, file, environ or {}, **keywords)
+        load_config(kind, file, environ or {}, **keywords)
     message = str(caught.value)
     assert "\n" not in message and SECRET not in message, message
     assert "Settings" not in message and "Config" not in message, message
@@ -95,7 +95,7 @@ def test_unreadable_files(tmp_path: Path) -> None:
     assert "line 2: not YAML" in fault(StatsConfig, "data: x\n  out: [\n", tmp_path)
     assert "must hold `key: value` lines" in fault(StatsConfig, "- a\n", tmp_path)
     with pytest.raises(ConfigError, match="no such file"):
-        load_job_config(StatsConfig, tmp_path / "none.yaml", {})
+        load_config(StatsConfig, tmp_path / "none.yaml", {})
 
 
 def test_variables_of_one_command_are_no_fault_of_another(tmp_path: Path) -> None:
@@ -105,24 +105,24 @@ def test_variables_of_one_command_are_no_fault_of_another(tmp_path: Path) -> Non
         "REFED_OPTIMIZER": "gepa", "REFED_SCORER__MODEL": "m", "REFED_FILTERS": "[refusals]", "REFED_AGAINST": "b",
         "REFED_PROGRAMS": "{a: reference-level, b: sample-level}", "REFED_METHOD": "sample-level",
     }  # fmt: skip
-    assert load_job_config(CompareConfig, None, environ).subsets == [3]
-    assert load_job_config(FilterRunConfig, None, environ).filters[0].name == "refusals"
-    assert load_job_config(StatsConfig, None, environ).scorer is not None
-    assert load_job_config(RecycleConfig, None, environ).size == 4
-    assert load_config(None, environ).method == "sample-level"
+    assert load_config(CompareConfig, None, environ).subsets == [3]
+    assert load_config(FilterRunConfig, None, environ).filters[0].name == "refusals"
+    assert load_config(StatsConfig, None, environ).scorer is not None
+    assert load_config(RecycleConfig, None, environ).size == 4
+    assert load_config(RunConfig, None, environ).method == "sample-level"
     with pytest.raises(ConfigError, match=r"variable REFED_SUBSET: subset: unknown key; did you mean subsets\?"):
-        load_job_config(CompareConfig, None, {"REFED_SUBSET": "[3]"})
+        load_config(CompareConfig, None, {"REFED_SUBSET": "[3]"})
 
 
 def test_a_variable_that_refines_a_compiles_judge_makes_none_of_a_run() -> None:
     refines = {"REFED_JUDGE__MAX_TOKENS": "300"}
-    assert load_config(None, refines).judge is None
-    named = load_config(None, refines, judge="openai/gpt-4o").judge
+    assert load_config(RunConfig, None, refines).judge is None
+    named = load_config(RunConfig, None, refines, judge="openai/gpt-4o").judge
     assert named is not None and named.max_tokens == 300 and named.model == "openai/gpt-4o"
-    whole = load_job_config(StatsConfig, None, {**refines, "REFED_JUDGE__MODEL": "openai/gpt-4o"}).judge
+    whole = load_config(StatsConfig, None, {**refines, "REFED_JUDGE__MODEL": "openai/gpt-4o"}).judge
     assert whole is not None and whole.max_tokens == 300
     with pytest.raises(ConfigError, match="judge"):
-        load_compile_config(None, refines)  # there a judge is due, and this one has no name
+        load_config(CompileConfig, None, refines)  # there a judge is due, and this one has no name
 
 
 def test_filters_set_from_python() -> None:
@@ -133,14 +133,18 @@ def test_filters_set_from_python() -> None:
         def remember(self, row: Any) -> None: ...
 
     custom = Custom()
-    first, second, third = check_filters(["refusals", custom, {"rouge": {"threshold": 0.5}}])
+
+    def checked(kind: type[RunConfig | FilterRunConfig], *filters: Any) -> list[Any]:
+        return list(check_config(kind, {"filters": filters}).filters)
+
+    first, second, third = checked(RunConfig, "refusals", custom, {"rouge": {"threshold": 0.5}})
     assert first.name == "refusals" and second is custom and third.settings.threshold == 0.5
-    assert check_filters([third])[0] == third
+    assert checked(RunConfig, custom, third) == [custom, third]
     with pytest.raises(ConfigError, match=r"rouge: keep is for a data set .* a run keeps `size` samples"):
-        check_filters([{"rouge": {"keep": 5}}])
-    assert check_filters([{"rouge": {"keep": 5}}], of_a_run=False)[0].settings.keep == 5
-    with pytest.raises(ConfigError, match=r"filters.0.rogue: unknown key; did you mean rouge\?"):
-        check_filters([custom, "rogue"])
+        checked(RunConfig, custom, {"rouge": {"keep": 5}})
+    assert checked(FilterRunConfig, {"rouge": {"keep": 5}})[0].settings.keep == 5
+    with pytest.raises(ConfigError, match=r"filters.1.rogue: unknown key; did you mean rouge\?"):
+        checked(FilterRunConfig, custom, "rogue")
 
 
 def test_a_runs_yaml_takes_filters_with_and_without_settings(tmp_path: Path) -> None:
@@ -148,22 +152,22 @@ def test_a_runs_yaml_takes_filters_with_and_without_settings(tmp_path: Path) -> 
     file.write_text(
         "filters:\n  - refusals\n  - judge:\n  - length: {min_words: 3, of: instruction}\nmethod: instruction-only\n"
     )
-    config = load_config(file, {})
+    config = load_config(RunConfig, file, {})
     assert [filter_.name for filter_ in config.filters] == ["refusals", "judge", "length"]
     assert config.filters[2].settings.min_words == 3
     with pytest.raises(ConfigError, match="method: input should be 'reference-level', 'sample-level' or"):
-        load_config(file, {}, method="smaple-level")
+        load_config(RunConfig, file, {}, method="smaple-level")
 
 
 def test_settings_from_keywords() -> None:
-    assert check_job(StatsConfig, {"sample": None, "seed": 3}).seed == 3
+    assert check_config(StatsConfig, {"sample": None, "seed": 3}).seed == 3
     with pytest.raises(ConfigError, match=r"sampel: unknown key; did you mean sample\?"):
-        check_job(StatsConfig, {"sampel": 20})
+        check_config(StatsConfig, {"sampel": 20})
     with pytest.raises(ConfigError, match="max_cost: input should be greater than 0"):
-        check_job(CompareConfig, {"max_cost": -1})
+        check_config(CompareConfig, {"max_cost": -1})
 
 
 def test_every_key_of_every_kind_is_known_to_the_environment() -> None:
     for kind in (RunConfig, CompileConfig, CompareConfig, FilterRunConfig, RecycleConfig, StatsConfig):
         for key in kind.model_fields:
-            load_config(None, {f"REFED_{key.upper()}": "null"} if key not in RunConfig.model_fields else {})
+            load_config(RunConfig, None, {f"REFED_{key.upper()}": "null"} if key not in RunConfig.model_fields else {})

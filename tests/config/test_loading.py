@@ -26,7 +26,7 @@ def file(tmp_path: Path) -> Path:
 def refusal(file: Path | None = None, environ: dict[str, str] | None = None, **keywords: Any) -> str:
     """The one line with which these settings are refused."""
     with pytest.raises(ConfigError) as caught:
-        load_config(file, environ or {}, **keywords)
+        load_config(RunConfig, file, environ or {}, **keywords)
     message = str(caught.value)
     assert message.isprintable(), f"not one plain line: {message!r}"
     return message
@@ -53,29 +53,29 @@ def test_a_keyword_wins_over_the_environment_and_that_over_the_file(
 ) -> None:
     file.write_text("seed: 7\n" if in_file is None else f"seed: 7\nsize: {in_file}\n")
     environ = {} if in_environment is None else {"REFED_SIZE": str(in_environment)}
-    config = load_config(file, environ, size=keyword)
+    config = load_config(RunConfig, file, environ, size=keyword)
     assert (config.size, config.seed) == (size, 7)
 
 
 def test_a_variable_replaces_one_setting_of_the_files_teacher_and_keeps_the_rest(file: Path) -> None:
     file.write_text(f"teacher:\n  model: {MODEL}\n  temperature: 0.2\n  retries: 7\n")
-    teacher = load_config(file, {"REFED_TEACHER__TEMPERATURE": "0.7"}).teacher
+    teacher = load_config(RunConfig, file, {"REFED_TEACHER__TEMPERATURE": "0.7"}).teacher
     assert teacher == TeacherConfig(model=MODEL, temperature=0.7, retries=7)
 
 
 def test_two_underscores_step_inside_as_often_as_needed() -> None:
     environ = {"REFED_TEACHER__MODEL": MODEL, "REFED_TEACHER__PARAMS__TOP_P": "0.9"}
-    assert load_config(environ=environ).teacher == TeacherConfig(model=MODEL, params={"top_p": 0.9})
+    assert load_config(RunConfig, environ=environ).teacher == TeacherConfig(model=MODEL, params={"top_p": 0.9})
 
 
 def test_the_processs_own_environment_is_read_unless_another_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("REFED_SEED", "41")
-    assert load_config().seed == 41
-    assert load_config(environ={}).seed == 0
+    assert load_config(RunConfig).seed == 41
+    assert load_config(RunConfig, environ={}).seed == 0
 
 
 def test_variables_of_others_and_the_cache_folders_are_no_settings() -> None:
-    assert load_config(environ={"REFED_CACHE": "/tmp", "SIZE": "3", "XREFED_SIZE": "3"}) == RunConfig()
+    assert load_config(RunConfig, environ={"REFED_CACHE": "/tmp", "SIZE": "3", "XREFED_SIZE": "3"}) == RunConfig()
 
 
 def test_a_variable_set_as_a_whole_and_in_part_is_refused() -> None:
@@ -93,16 +93,16 @@ def test_a_variable_set_as_a_whole_and_in_part_is_refused() -> None:
 )
 def test_a_teacher_may_be_just_a_name(file: Path, name: str, expected: TeacherConfig) -> None:
     file.write_text(f"teacher: {name}\n")
-    assert load_config(file, {}).teacher == expected
-    assert load_config(environ={"REFED_TEACHER": name}).teacher == expected
-    assert load_config(environ={}, teacher=name).teacher == expected
+    assert load_config(RunConfig, file, {}).teacher == expected
+    assert load_config(RunConfig, environ={"REFED_TEACHER": name}).teacher == expected
+    assert load_config(RunConfig, environ={}, teacher=name).teacher == expected
 
 
 @pytest.mark.parametrize("suffix", [".yaml", ".yml", ".json", ""])
 def test_a_teacher_may_be_a_file(tmp_path: Path, suffix: str) -> None:
     file = tmp_path / f"teacher{suffix}"
     file.write_text(json.dumps({"model": MODEL, "temperature": 0.3}))
-    assert load_config(environ={}, teacher=str(file)).teacher == TeacherConfig(model=MODEL, temperature=0.3)
+    assert load_config(RunConfig, environ={}, teacher=str(file)).teacher == TeacherConfig(model=MODEL, temperature=0.3)
 
 
 def test_a_fault_in_a_teacher_file_is_placed_in_that_file(tmp_path: Path) -> None:
@@ -151,7 +151,7 @@ def test_a_file_that_is_not_text_is_refused(file: Path, content: bytes) -> None:
 
 def test_a_byte_order_mark_does_no_harm(file: Path) -> None:
     file.write_bytes(b"\xef\xbb\xbfsize: 3\n")
-    assert load_config(file, {}).size == 3
+    assert load_config(RunConfig, file, {}).size == 3
 
 
 def test_a_variable_that_is_not_yaml_is_refused_by_name() -> None:

@@ -15,7 +15,8 @@ import pytest
 
 import refed_dspy
 from benchmarks.simulated import SimulatedTeacher
-from refed_dspy.config.loading import check_filters
+from refed_dspy.config.loading import check_config
+from refed_dspy.config.run import RunConfig
 from refed_dspy.config.teacher import TeacherConfig
 from refed_dspy.errors import ConfigError, RunDirError, RunStopped
 from refed_dspy.filters.base import Decision
@@ -140,7 +141,7 @@ def test_killed_and_resumed_it_keeps_the_size_and_no_two_alike(server: Simulated
     made = refed_dspy.resume(tmp_path / "run")
     assert len(made.samples) == 60 and server.stats()["repeated"] <= 16, "those in flight"
     texts = kept_by(tmp_path / "run", "near_duplicates")
-    fresh = build(check_filters(filters[:1]), 0)[0].filter
+    fresh = build(check_config(RunConfig, {"filters": filters[:1]}).filters, 0)[0].filter
     assert all(fresh.check(DataRow(0, text, "")).kept for text in texts)  # type: ignore[union-attr]
     requests = server.stats()["requests"]
     assert len(refed_dspy.resume(tmp_path / "run").samples) == 60 and server.stats()["requests"] == requests

@@ -12,7 +12,7 @@ from benchmarks.simulated import SimulatedTeacher
 from refed_dspy import TeacherConfig
 from refed_dspy.concurrency import run_blocking
 from refed_dspy.config.jobs import CompareConfig
-from refed_dspy.config.loading import check_job
+from refed_dspy.config.loading import check_config
 from refed_dspy.filters.base import Decision
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.spending import spent
@@ -125,7 +125,7 @@ def test_a_comparison_is_foreseen_with_every_program_and_the_judge(server: Simul
         "guided": guided,
     }
 
-    settings = check_job(
+    settings = check_config(
         CompareConfig,
         {
             "programs": {**dict.fromkeys(programs, "reference-level"), "instruction-only": "instruction-only"},

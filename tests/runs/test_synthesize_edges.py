@@ -15,6 +15,7 @@ import refed_dspy
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy import ReferenceLevelFeedback, TeacherConfig
 from refed_dspy.config.loading import load_config
+from refed_dspy.config.run import RunConfig
 from refed_dspy.errors import ConfigError, RunDirError
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.runs.result import Synthesis
@@ -150,11 +151,11 @@ def test_an_endpoint_that_reports_no_usage_is_recorded_as_unknown(tmp_path: Path
 
 def test_a_flag_wins_for_what_it_names_and_the_environment_for_the_rest(tmp_path: Path) -> None:
     environ = {"REFED_TEACHER__MAX_TOKENS": "512", "REFED_TEACHER__MODEL": "openai/not-this"}
-    by_name = load_config(environ=environ, teacher="openai/x").teacher
+    by_name = load_config(RunConfig, environ=environ, teacher="openai/x").teacher
     assert isinstance(by_name, TeacherConfig) and (by_name.model, by_name.max_tokens) == ("openai/x", 512)
     file = tmp_path / "teacher.yaml"
     file.write_text("model: openai/y\nmax_tokens: 99\ntemperature: 0.5\n")
-    by_file = load_config(environ={"REFED_TEACHER__MAX_TOKENS": "512"}, teacher=str(file)).teacher
+    by_file = load_config(RunConfig, environ={"REFED_TEACHER__MAX_TOKENS": "512"}, teacher=str(file)).teacher
     assert isinstance(by_file, TeacherConfig) and (by_file.max_tokens, by_file.temperature) == (512, 0.5)
 
 

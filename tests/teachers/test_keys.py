@@ -13,6 +13,7 @@ import pytest
 import refed_dspy
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy.config.loading import load_config
+from refed_dspy.config.run import RunConfig
 from refed_dspy.errors import ConfigError, RefedError, TeacherError
 from refed_dspy.records import Analysis
 from refed_dspy.teachers import open_teacher
@@ -185,6 +186,6 @@ def test_the_key_is_read_by_its_variables_name_at_the_time_of_the_call(
 
 def test_a_key_in_place_of_its_variables_name_is_refused_unseen() -> None:
     with pytest.raises(ConfigError) as error:
-        load_config(environ={"REFED_TEACHER__API_KEY_ENV": KEY, "REFED_TEACHER__MODEL": "sim/x"})
+        load_config(RunConfig, environ={"REFED_TEACHER__API_KEY_ENV": KEY, "REFED_TEACHER__MODEL": "sim/x"})
     check_one_line(error.value, "NAME of an environment variable")
     assert KEY not in str(error.value)

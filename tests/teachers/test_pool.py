@@ -15,7 +15,7 @@ from refed_dspy.cli.preview import one_sample
 from refed_dspy.config.base import Settings
 from refed_dspy.config.compile import CompileConfig
 from refed_dspy.config.jobs import RecycleConfig
-from refed_dspy.config.loading import load_config, load_job_config
+from refed_dspy.config.loading import load_config
 from refed_dspy.config.run import RunConfig
 from refed_dspy.errors import ConfigError, RunDirError, RunStopped
 from refed_dspy.ledger.ledger import Ledger
@@ -143,7 +143,7 @@ def test_a_config_and_a_file_may_hold_a_list(tmp_path: Path) -> None:
     pair.write_text("- {model: openai/a, weight: 3}\n- model: openai/b\n")
     file = tmp_path / "run.yaml"
     file.write_text(f"teacher: [{pair}, openai/c]\nteachers: {{feedback: openai/d, response_generation: {pair}}}\n")
-    loaded = load_config(file, {})
+    loaded = load_config(RunConfig, file, {})
     assert isinstance(loaded.teacher, list) and [teacher.model for teacher in loaded.teacher] == [
         "openai/a",
         "openai/b",
@@ -151,8 +151,10 @@ def test_a_config_and_a_file_may_hold_a_list(tmp_path: Path) -> None:
     ]
     assert [teacher.weight for teacher in loaded.teacher] == [3, 1, 1]
     assert loaded.teachers["feedback"] == TeacherConfig(model="openai/d")
-    assert load_config(environ={}, teacher=str(pair)).teacher == loaded.teachers["response_generation"]
-    from_environment = load_config(file, {"REFED_TEACHER": "openai/e", "REFED_TEACHERS__FEEDBACK": "openai/f"})
+    assert load_config(RunConfig, environ={}, teacher=str(pair)).teacher == loaded.teachers["response_generation"]
+    from_environment = load_config(
+        RunConfig, file, {"REFED_TEACHER": "openai/e", "REFED_TEACHERS__FEEDBACK": "openai/f"}
+    )
     assert from_environment.teacher == TeacherConfig(model="openai/e") and from_environment.teachers[
         "feedback"
     ] == TeacherConfig(model="openai/f")
@@ -182,7 +184,7 @@ def test_wrong_settings_of_several_are_told_in_one_line(
     file = tmp_path / "x.yaml"
     file.write_text(text)
     with pytest.raises(ConfigError) as refused:
-        load_job_config(kind, file, environ)
+        load_config(kind, file, environ)
     assert message in str(refused.value) and str(refused.value).isprintable()
 
 

@@ -11,6 +11,7 @@ import refed_dspy
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy import TeacherConfig
 from refed_dspy.config.loading import load_config
+from refed_dspy.config.run import RunConfig
 from refed_dspy.teachers.prices import price_of
 from refed_dspy.teachers.route import resolve
 from tests.support import ROOT
@@ -42,7 +43,7 @@ def test_there_is_one_for_each_kind() -> None:
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_each_is_a_teacher_with_a_known_price(file: Path) -> None:
-    teacher = load_config(environ={}, teacher=str(file)).teacher
+    teacher = load_config(RunConfig, environ={}, teacher=str(file)).teacher
     assert isinstance(teacher, TeacherConfig)
     if teacher.embedded:
         return

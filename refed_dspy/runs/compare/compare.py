@@ -11,7 +11,7 @@ from typing import Any, cast
 
 from refed_dspy.concurrency import run_blocking
 from refed_dspy.config.jobs import CompareConfig
-from refed_dspy.config.loading import check_job
+from refed_dspy.config.loading import check_config
 from refed_dspy.data.references import load_references
 from refed_dspy.errors import ConfigError, NoAnswer, NoConnection, RefedError, RunDirError, RunStopped, one_line
 from refed_dspy.ledger.identity import differences, has_begun, refuse_other_work
@@ -63,7 +63,7 @@ def compare(
         RunStopped: it ended early; what was made is kept. If there is a row, the folder has the table of what there is.
     """
     values = {**settings, **({"programs": _named(programs)} if programs else {})}
-    config = check_job(CompareConfig, values)
+    config = check_config(CompareConfig, values)
     spec = prepare(config, programs or config.programs, references, teacher, judge)
     diversity = Diversity.open(config.embeddings)
     folder = Path(out) if out is not None else Path("refed-comparisons") / digest(spec.identity())

@@ -8,7 +8,7 @@ from typing import Any
 
 from refed_dspy.concurrency import run_blocking
 from refed_dspy.config.jobs import FilterRunConfig
-from refed_dspy.config.loading import check_filters, check_job
+from refed_dspy.config.loading import check_config
 from refed_dspy.data.dataset import DataSet, load_dataset
 from refed_dspy.errors import ConfigError, ExportError, RowError, RunDirError, RunStopped, one_line
 from refed_dspy.files import check_apart
@@ -58,9 +58,9 @@ def filter_data(
         InputError: an argument cannot be used; nothing was paid for.
         RunStopped: an error ended it early; what was paid for is kept.
     """
-    config = check_job(FilterRunConfig, settings)
+    config = check_config(FilterRunConfig, {**settings, "filters": filters})
     judge_program = None if config.judge_program is None else open_judge(config.judge_program)
-    steps = build(check_filters(filters, of_a_run=False), config.seed, judge_program)
+    steps = build(config.filters, config.seed, judge_program)
     if not steps:
         raise ConfigError("filters: name at least one")
     loaded = load_dataset(data, config.columns or None)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from refed_dspy.config.jobs import RecycleConfig
-from refed_dspy.config.loading import check_job
+from refed_dspy.config.loading import check_config
 from refed_dspy.data.dataset import data_identity, drawn, load_dataset
 from refed_dspy.errors import ConfigError, RunStopped
 from refed_dspy.files import check_apart
@@ -49,7 +49,7 @@ def recycle(
         InputError: an argument cannot be used; nothing was paid for.
         RunStopped: it ended early; what was made is kept.
     """
-    config = check_job(RecycleConfig, settings)
+    config = check_config(RecycleConfig, settings)
     opened = open_teacher(teacher)
     module = _program(program, config)
     loaded = load_dataset(data, config.columns or None)

@@ -1,0 +1,101 @@
+"""A run's settings as Python gives them: the keys of `RunConfig`, checked by it before anything is paid for."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import refed_dspy
+from refed_dspy import ReferenceLevelFeedback
+from refed_dspy.config.run import RunConfig
+from refed_dspy.errors import ConfigError
+from refed_dspy.programs.baselines import InstructionFeedbackOnly
+from refed_dspy.programs.saved import save_program
+from refed_dspy.runs.program import open_program
+from refed_dspy.runs.synthesize import RunSettings, prepare
+from tests.support.scripted_engine import Writer, fake_lm, references
+
+SETTINGS = set(RunConfig.model_fields) - {"references", "program"}
+"""What `synthesize` takes by keyword: the other two are its first arguments."""
+
+
+def prepared(program: Any = None, **settings: Any) -> Any:
+    return prepare(program, references(2), **{"teacher": fake_lm(Writer()), "run_dir": "nowhere", **settings})
+
+
+def test_editors_complete_the_keys_of_the_model_and_help_tells_of_each() -> None:
+    assert set(RunSettings.__annotations__) == SETTINGS
+    text = inspect.getdoc(refed_dspy.synthesize) or ""
+    assert [name for name in sorted(SETTINGS) if f"\n    {name}: " not in text] == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "fault"),
+    [
+        ({"siez": 3}, "siez: unknown key; did you mean size?"),
+        ({"size": 0}, "size: input should be greater than or equal to 1"),
+        ({"seed": "no"}, "seed: input should be a valid integer, unable to parse string as an integer"),
+        ({"columns": {"instructon": "q"}}, "columns: instructon: unknown key; did you mean instruction?"),
+        ({"filters": ["rogue"]}, "filters: filters.0.rogue: unknown key; did you mean rouge?"),
+        ({"features": {}}, "features: name at least one feature"),
+        ({"max_calls": 1.5}, "max_calls: input should be a valid integer, got a number with a fractional part"),
+        ({"method": "magic"}, "method: input should be 'reference-level', 'sample-level' or 'instruction-only'"),
+    ],
+)
+def test_what_is_wrong_is_named_as_for_every_other_door(settings: dict[str, Any], fault: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        prepared(**settings)
+    assert str(caught.value) == fault
+
+
+def test_what_is_not_set_has_the_models_defaults() -> None:
+    spec, folder, size = prepared(size=None, seed=None, filters=None, max_cost=None)
+    assert (size, spec.seed, spec.max_failure_share, folder) == (100, 0, 0.5, Path("nowhere"))
+    assert set(spec.caps.values()) == {None}
+
+
+def test_infinity_lifts_every_cap() -> None:
+    caps = prepared(max_cost=math.inf, max_calls=math.inf, max_minutes=math.inf)[0].caps
+    assert set(caps.values()) == {math.inf}
+
+
+def test_a_new_program_is_made_from_the_settings() -> None:
+    program = prepared(
+        method="instruction-only", features={"clear": "is clear"}, instructions_per_feature=3,
+        guidance={"response_generation": "Be brief."},
+    )[0].program  # fmt: skip
+    assert isinstance(program, InstructionFeedbackOnly)
+    assert (program.features, program.instructions_per_feature) == ({"clear": "is clear"}, 3)
+    assert "Be brief." in program.response_generation.signature.instructions
+
+
+def test_a_saved_program_takes_what_the_settings_set(tmp_path: Path) -> None:
+    file, features = tmp_path / "program.json", {"clear": "is clear"}
+    save_program(ReferenceLevelFeedback(features), file)
+    program = open_program(file, RunConfig(features=features, instructions_per_feature=7))
+    assert (program.features, program.instructions_per_feature) == (features, 7)
+    assert open_program(str(file), RunConfig(features=features)).instructions_per_feature == 10
+    with pytest.raises(ConfigError, match="set the same features"):
+        open_program(file, RunConfig())
+    with pytest.raises(ConfigError, match=r"method: .*program\.json is a ReferenceLevelFeedback; leave method out"):
+        open_program(file, RunConfig(features=features, method="sample-level"))
+
+
+@pytest.mark.parametrize("settings", [{"features": {"a": "b"}}, {"method": "sample-level"}, {"guidance": {"x": "y"}}])
+def test_a_program_that_is_passed_is_not_changed_by_settings(settings: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=f"{min(settings)}: a program that is passed has its own; leave it out"):
+        prepared(ReferenceLevelFeedback(), **settings)
+
+
+def test_a_compiled_judge_may_be_a_path(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="judge_program: no filter asks it"):
+        prepared(judge_program=save_judge(tmp_path / "judge.json"))
+
+
+def save_judge(file: Path) -> Path:
+    save_program(refed_dspy.programs.PairwiseJudge(), file)
+    return file
