@@ -70,11 +70,7 @@ def write_manifest(folder: Path, version: str, key_variables: Iterable[str] = ()
 
 def files_in(folder: Path) -> set[str]:
     """The relative paths, with slashes, of everything in `folder` that is no folder. Links are listed, not followed."""
-    paths = set()
-    for parent, folders, names in os.walk(folder):
-        links = [name for name in folders if Path(parent, name).is_symlink()]
-        paths |= {Path(parent, name).relative_to(folder).as_posix() for name in [*names, *links]}
-    return paths
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_symlink() or not path.is_dir()}
 
 
 def read_manifest(folder: Path) -> Manifest:

@@ -145,9 +145,8 @@ def _license(license_: str | Path | None) -> tuple[str | None, str | None]:
     """(text of a file, identifier), at most one of them set."""
     if license_ is None:
         return None, None
-    if isinstance(license_, str) and license_.strip().lower() in LICENSES:
-        return None, checked_license(license_)
-    if Path(license_).is_file():
+    known = isinstance(license_, str) and license_.strip().lower() in LICENSES
+    if not known and Path(license_).is_file():
         return _text(Path(license_), "license"), None
     return None, checked_license(str(license_))
 
