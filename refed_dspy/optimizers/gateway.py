@@ -118,7 +118,7 @@ class Gateway:
         return self._run_on_loop(flush_and_query()).result()
 
     def _run_on_loop(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
-        """Run `coroutine` on the event loop, in this thread's context. Raises LMCapReached once the gateway is closed."""
+        """Run `coroutine` on the event loop, in this context. Raises LMCapReached once the gateway is closed."""
 
         async def noted() -> T:
             task = asyncio.current_task()

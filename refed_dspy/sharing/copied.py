@@ -42,22 +42,18 @@ def count_copied(rows: Sequence[DrawnRow], references: Mapping[str, Sequence[str
 
     Words are compared without case and punctuation (`words`). N-grams are held of one reference at a time.
     """
-    instruction = response = improved = either = 0
+    marks: list[tuple[bool, bool, bool]] = []
     by_reference = attrgetter("reference")
     for reference, group in groupby(sorted(rows, key=by_reference), key=by_reference):
         source = frozenset(ngram for text in references.get(reference, ()) for ngram in _ngrams(text))
         if not source:
             continue
         for row in group:
-            in_instruction = _is_copied(row.instruction, source)
-            in_response = _is_copied(row.response, source)
-            unchanged = row.improved_response == row.response
-            in_improved = in_response if unchanged else _is_copied(row.improved_response, source)
-            instruction += in_instruction
-            response += in_response
-            improved += in_improved
-            either += in_instruction or in_response or in_improved
-    return Copied(instruction, response, improved, either)
+            texts = row.instruction, row.response, row.improved_response
+            copied = {text: _is_copied(text, source) for text in set(texts)}
+            marks.append((copied[texts[0]], copied[texts[1]], copied[texts[2]]))
+    instructions, responses, improved = (sum(mark[column] for mark in marks) for column in range(3))
+    return Copied(instructions, responses, improved, rows=sum(map(any, marks)))
 
 
 def _is_copied(text: str, source: frozenset[NGram]) -> bool:

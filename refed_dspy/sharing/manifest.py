@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -69,11 +70,7 @@ def write_manifest(folder: Path, version: str, key_variables: Iterable[str] = ()
 
 def files_in(folder: Path) -> set[str]:
     """The relative paths, with slashes, of everything in `folder` that is no folder. Links are listed, not followed."""
-    paths = set()
-    for parent, folders, names in os.walk(folder):
-        links = [name for name in folders if Path(parent, name).is_symlink()]
-        paths |= {Path(parent, name).relative_to(folder).as_posix() for name in [*names, *links]}
-    return paths
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_symlink() or not path.is_dir()}
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -120,41 +117,37 @@ def whole_folder(target: Path, force: bool) -> Iterator[Path]:
     """A temporary folder beside `target` that replaces it when the block ends without an error.
 
     Raises ExportError: `target` exists, and either `force` is not set or no earlier call made it; it cannot be written;
-    or something else appeared in its place meanwhile: then its old content is in a folder beside it, which the error
-    names.
+    or something else appeared in its place meanwhile: then its old content is in NAME.before, which the error names.
     """
     _check_replaceable(target, force)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=".refed-") as workspace:
-            made, old = Path(workspace) / "made", Path(workspace) / "old"
+            made = Path(workspace) / "made"
             made.mkdir()
             yield made
             _check_replaceable(target, force)
-            try:
-                if target.exists():
-                    target.rename(old)
-                made.rename(target)
-            except BaseException:
-                if old.exists() and made.exists():
-                    _put_back(old, target)
-                raise
+            _replace(target, made)
     except OSError as error:
         raise ExportError(f"{one_line(target, 200)}: cannot be written: {one_line(error.strerror or error)}") from None
 
 
-def _put_back(old: Path, target: Path) -> None:
-    """Move `old` back to `target`, before its temporary parent is deleted. Raises ExportError if it went beside it."""
+def _replace(target: Path, made: Path) -> None:
+    """Move `made` to `target`, whose old content stands aside until that is done."""
+    if not target.exists():
+        made.rename(target)
+        return
+    names = (f"{target.name}.before{number or ''}" for number in count())
+    before = next(path for path in map(target.with_name, names) if not path.exists())
+    target.rename(before)
     try:
-        old.rename(target)
+        made.rename(target)
     except OSError:
-        names = (f"{target.name}.before{number or ''}" for number in count())
-        aside = next(path for path in map(target.with_name, names) if not path.exists())
-        old.rename(aside)
         raise ExportError(
             f"{one_line(target, 200)}: something else came to be there meanwhile, and stays; what it held before is in "
-            f"{one_line(aside, 200)}; look at both, then share again"
+            f"{one_line(before, 200)}; look at both, then share again"
         ) from None
+    shutil.rmtree(before)
 
 
 def _check_replaceable(target: Path, force: bool) -> None:

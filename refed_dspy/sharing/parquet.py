@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -19,14 +18,8 @@ _CLEANED: Mapping[str, Callable[[str | None], str]] = {
     "reference_source": public_source,
 }
 _GROUP = 1_000
-
-
-@dataclass(frozen=True)
-class ShardSize:
-    """A shard ends at `rows` rows, or once it has `bytes` bytes, whichever comes first."""
-
-    rows: int = 100_000
-    bytes: int = 256 * 2**20
+SHARD_ROWS, SHARD_BYTES = 100_000, 256 * 2**20
+"""A shard ends at so many rows, or once it has so many bytes, whichever comes first."""
 
 
 def cleaned_tables(path: Path) -> Iterator[Any]:
@@ -59,7 +52,7 @@ def dropped_tables(rows: Iterable[Mapping[str, Any]]) -> Iterator[Any]:
         yield pa.Table.from_pylist(group, schema=schema)
 
 
-def write_shards(tables: Iterable[Any], folder: Path, size: ShardSize) -> tuple[int, str]:
+def write_shards(tables: Iterable[Any], folder: Path) -> tuple[int, str]:
     """Write `tables` into `folder`, which it makes, as `train-00000-of-0000N.parquet`.
 
     Returns the number of rows, and a glob pattern that matches shards of this N only, so that shards which an earlier
@@ -67,24 +60,18 @@ def write_shards(tables: Iterable[Any], folder: Path, size: ShardSize) -> tuple[
     """
     folder.mkdir()
     shards: list[_Shard] = []
-    rows = 0
     try:
         for table in tables:
-            rows += table.num_rows
             while table.num_rows:
-                if not shards or shards[-1].full(size):
-                    for shard in shards[-1:]:
-                        shard.close()
+                if not shards or shards[-1].closed:
                     shards.append(_Shard(folder / f"{len(shards)}.part", table.schema))
-                room = size.rows - shards[-1].rows
-                shards[-1].write(table[:room])
-                table = table[room:]
+                table = shards[-1].take(table)
     finally:
         for shard in shards:
             shard.close()
     for number, shard in enumerate(shards):
         shard.path.rename(folder / f"train-{number:05d}-of-{len(shards):05d}.parquet")
-    return rows, f"{folder.name}/train-*-of-{len(shards):05d}.parquet"
+    return sum(shard.rows for shard in shards), f"{folder.name}/train-*-of-{len(shards):05d}.parquet"
 
 
 class _Shard:
@@ -95,14 +82,21 @@ class _Shard:
         self._file = path.open("wb")
         self._writer = pq.ParquetWriter(self._file, schema)
 
-    def full(self, size: ShardSize) -> bool:
-        return self.rows >= size.rows or self._file.tell() >= size.bytes
+    @property
+    def closed(self) -> bool:
+        return self._file.closed
 
-    def write(self, table: Any) -> None:
-        self._writer.write_table(table)
-        self.rows += table.num_rows
+    def take(self, table: Any) -> Any:
+        """Write the first rows of `table`, as many as there is room for, and close the shard when it is full. Returns
+        the other rows."""
+        room = SHARD_ROWS - self.rows
+        self._writer.write_table(table[:room])
+        self.rows += min(room, table.num_rows)
+        if self.rows == SHARD_ROWS or self._file.tell() >= SHARD_BYTES:
+            self.close()
+        return table[room:]
 
     def close(self) -> None:
-        if not self._file.closed:
+        if not self.closed:
             self._writer.close()
             self._file.close()

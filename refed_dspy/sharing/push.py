@@ -6,6 +6,7 @@ import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from refed_dspy.errors import InputError, one_line
 from refed_dspy.sharing import hub
@@ -112,7 +113,7 @@ def _plan(folder: Path, repo: str, *, public: bool, branch: str, message: str) -
         raise InputError("message: is empty; say in a few words what is pushed")
     manifest = read_manifest(folder)
     listed = manifest.files
-    _check_card(folder / _CARD)
+    license_ = _license_of(folder / _CARD)
     files = [_current(folder, path) for path in [*(file.path for file in listed), FILE]]
     return Push(
         folder=folder,
@@ -122,7 +123,7 @@ def _plan(folder: Path, repo: str, *, public: bool, branch: str, message: str) -
         message=message.strip(),
         files=files,
         left_out=unlisted(folder, listed),
-        warnings=_warnings(folder, listed, files),
+        warnings=_warnings(folder, listed, files, license_),
         leaks=_leaks(folder, files, manifest.key_variables),
         account=hub.account(),
         hub=hub.address(),
@@ -142,11 +143,13 @@ def _current(folder: Path, relative: str) -> SharedFile:
         raise InputError(f"{one_line(path, 200)}: {why}; make the folder again with refed share … --force") from None
 
 
-def _warnings(folder: Path, listed: Sequence[SharedFile], files: Sequence[SharedFile]) -> list[str]:
+def _warnings(
+    folder: Path, listed: Sequence[SharedFile], files: Sequence[SharedFile], license_: str | None
+) -> list[str]:
     before = {file.path: file.sha256 for file in listed}
     changed = [file.path for file in files if before.get(file.path, file.sha256) != file.sha256]
     warnings = [f"{path}: changed since refed share" for path in changed]
-    if not _names_license(folder / _CARD):
+    if (license_ or "unknown") == "unknown":
         warnings.append(f"{_CARD} names no license: nobody may use the data set as it is")
     for file in files:
         warnings += [f"{file.path}: holds what looks like {what}" for what in find_key_shapes(folder / file.path)]
@@ -158,18 +161,12 @@ def _leaks(folder: Path, files: Sequence[SharedFile], key_variables: Collection[
     return [f"{file.path}: holds {what}" for file in files for what in find_secrets(folder / file.path, secrets)]
 
 
-def _names_license(card: Path) -> bool:
-    from huggingface_hub import DatasetCard
-
-    return (DatasetCard(card.read_text(encoding="utf-8")).data.get("license") or "unknown") != "unknown"
-
-
-def _check_card(card: Path) -> None:
-    """Raises InputError for a card that is missing, or whose front matter is not YAML."""
+def _license_of(card: Path) -> Any:
+    """The license that the card names. Raises InputError for a missing card, and for front matter that is not YAML."""
     from huggingface_hub import DatasetCard
 
     try:
-        DatasetCard(card.read_text(encoding="utf-8"))
+        return DatasetCard(card.read_text(encoding="utf-8")).data.get("license")
     except OSError as error:
         raise InputError(f"{one_line(card, 200)}: {one_line(error.strerror or error)}; make the folder again") from None
     except Exception as error:  # noqa: BLE001 — errors of YAML and of the library

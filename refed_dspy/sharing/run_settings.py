@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.records import digest
 from refed_dspy.sharing.redact import public_model
 
 _SAMPLING = (
@@ -73,45 +74,42 @@ def _rows(meta: Mapping[str, Any], identity: Mapping[str, Any]) -> Iterator[tupl
     yield from _teachers(meta)
     if (judge := meta["judge"]) is not None:
         prompts = ", compiled prompts" if meta["judge_program"] else ""
-        sampling = _sampling(judge.get("config"), identity.get("judge") or {})
-        yield "judge", f"{public_model(judge.get('model'))}: {sampling}{prompts}"
+        yield "judge", _model(judge, identity.get("judge") or {}) + prompts
 
 
 def _teachers(meta: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """A row for each stage that has teachers of its own, and one for those that only earlier starts asked."""
     asked = [teacher for teacher in meta["asked_teachers"] or () if isinstance(teacher, dict)]
     identities = {teacher.get("model"): teacher for teacher in reversed(asked)}
-    by_stage = meta["pools"] or {"": [meta["teacher"] or {}]}
-    several = meta["pools"] is not None
-    for stage, pool in by_stage.items():
-        members = [
-            f"{public_model(member.get('model'))}: "
-            + _sampling(member.get("config"), identities.get(member.get("model"), {}))
-            for member in pool
-        ]
-        which = f" of {stage}" if stage else " of other stages" if several else ""
-        yield f"teacher{which}", "; ".join(dict.fromkeys(members))
-    current = {
-        (member.get("model"), json.dumps(member.get("config"), sort_keys=True))
-        for pool in by_stage.values()
-        for member in pool
-    }
+    pools = meta["pools"] or {"": [meta["teacher"] or {}]}
+    others = "teacher of other stages" if meta["pools"] else "teacher"
+    current = set()
+    for stage, pool in pools.items():
+        members = [_model(member, identities.get(member.get("model"), {})) for member in pool]
+        yield f"teacher of {stage}" if stage else others, "; ".join(dict.fromkeys(members))
+        current |= {digest([member.get("model"), member.get("config")]) for member in pool}
     if len(asked) > len(current):
         yield "teachers of earlier starts", f"{len(asked) - len(current)}; their sampling is not listed here"
+
+
+def _model(model: Mapping[str, Any], identity: Mapping[str, Any]) -> str:
+    """A model's public name with its sampling. `identity`: an LM object's own, where it has no config."""
+    return f"{public_model(model.get('model'))}: {_sampling(model.get('config'), identity)}"
 
 
 def _sampling(config: Mapping[str, Any] | None, identity: Mapping[str, Any]) -> str:
     """A model's sampling parameters as text: from its settings, or from the identity of an LM object, whose values are
     Python's `repr`."""
     settings = config or identity
-    params = dict(settings.get("params") or {}) if config else {**(settings.get("params") or {}), **identity}
-    temperature = settings.get("temperature")
+    params = dict(settings.get("params") or {})
+    if not config:
+        params |= identity
     max_tokens = settings.get("max_tokens") or settings.get("max_completion_tokens")
-    texts = [f"temperature {_UNKNOWN if temperature is None else temperature}"]
-    texts.append(f"max_tokens {_UNKNOWN if max_tokens is None else max_tokens}")
+    stated = {"temperature": settings.get("temperature"), "max_tokens": max_tokens}
+    texts = [f"{name} {_UNKNOWN if value is None else value}" for name, value in stated.items()]
     texts += [f"{name} {params[name]}" for name in _SAMPLING if isinstance(params.get(name), int | float | str)]
-    stated = {*_SAMPLING, "model", "temperature", "max_tokens", "max_completion_tokens", "params"}
-    if others := len(set(params) - stated):
-        texts.append(f"other parameters, not listed: {others}")
+    if others := params.keys() - {*_SAMPLING, *stated, "model", "max_completion_tokens", "params"}:
+        texts.append(f"other parameters, not listed: {len(others)}")
     return ", ".join(texts)
 
 

@@ -21,7 +21,7 @@ from refed_dspy.ledger.summary import decisions_by_filter
 from refed_dspy.sharing.card import Card, CardSettings, Config
 from refed_dspy.sharing.facts import RunFacts, key_variables, run_facts
 from refed_dspy.sharing.manifest import SharedFile, whole_folder, write_manifest
-from refed_dspy.sharing.parquet import ShardSize, cleaned_tables, dropped_tables, write_shards
+from refed_dspy.sharing.parquet import cleaned_tables, dropped_tables, write_shards
 from refed_dspy.sharing.public_report import public_page
 from refed_dspy.sharing.survey import Survey
 from refed_dspy.sharing.terms import LICENSES, checked_license
@@ -54,7 +54,6 @@ def share(
     report: bool = False,
     dropped: bool = False,
     force: bool = False,
-    shards: ShardSize | None = None,
 ) -> Shared:
     """Make `out`, a folder that `push` sends to the Hub, from the samples in `run_dir`: card, Parquet, manifest.
 
@@ -68,7 +67,6 @@ def share(
         report: also a page that shows the run (see `report`), without addresses and folders either.
         dropped: also the rows that filters dropped, as a second config.
         force: replace a folder that an earlier call made.
-        shards: how large a Parquet file may become.
 
     Raises:
         RunDirError: no run there, or it is at work.
@@ -96,7 +94,7 @@ def share(
                 _write(made / LICENSE, license_text)
             if report:
                 (made / REPORT).write_bytes(public_page(folder, settings.name))
-            configs, survey = _data(ledger, made, dropped, shards or ShardSize())
+            configs, survey = _data(ledger, made, dropped)
             card = Card(settings, facts, survey, configs, version("refed-dspy"), survey.languages())
             _write(made / CARD, card.text())
             files = write_manifest(made, card.version, key_variables(ledger))
@@ -123,15 +121,15 @@ def _locked(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def _data(ledger: Ledger, made: Path, dropped: bool, size: ShardSize) -> tuple[list[Config], Survey]:
+def _data(ledger: Ledger, made: Path, dropped: bool) -> tuple[list[Config], Survey]:
     """Write the rows. Raises RunDirError if rows were added meanwhile: the card would describe other rows."""
     folder, whole = ledger.path.parent, made.parent / "all.parquet"
     texts = {reference.id: (reference.instruction, reference.response) for reference in ledger.references()}
     survey = Survey(export(folder, "parquet", whole), texts)
-    rows, pattern = write_shards(survey.observe(cleaned_tables(whole)), made / "data", size)
+    rows, pattern = write_shards(survey.observe(cleaned_tables(whole)), made / "data")
     configs = [Config("default", pattern, rows)]
     if dropped:
-        dropped_count, pattern = write_shards(dropped_tables(dropped_rows(ledger)), made / "dropped", size)
+        dropped_count, pattern = write_shards(dropped_tables(dropped_rows(ledger)), made / "dropped")
         configs.append(Config("dropped", pattern, dropped_count))
     if ledger.kept() != rows:
         raise RunDirError(f"{folder}: rows came in while it was read; let the run end, or stop it, then share it")
@@ -147,9 +145,8 @@ def _license(license_: str | Path | None) -> tuple[str | None, str | None]:
     """(text of a file, identifier), at most one of them set."""
     if license_ is None:
         return None, None
-    if isinstance(license_, str) and license_.strip().lower() in LICENSES:
-        return None, checked_license(license_)
-    if Path(license_).is_file():
+    known = isinstance(license_, str) and license_.strip().lower() in LICENSES
+    if not known and Path(license_).is_file():
         return _text(Path(license_), "license"), None
     return None, checked_license(str(license_))
 

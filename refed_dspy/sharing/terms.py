@@ -1,86 +1,32 @@
-"""The terms that a teacher's answers come under, as facts with their source, no legal advice; and the licenses that the
-Hub knows by name."""
+"""Where the terms are that a teacher's answers come under, and the licenses that the Hub knows by name."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from difflib import get_close_matches
 
 from refed_dspy.errors import ConfigError, one_line
 from refed_dspy.sharing.redact import PRIVATE
 from refed_dspy.weights import WEIGHTS
 
-UNKNOWN = "not known here: read the terms of the model, and of the service that ran it."
-
-
-@dataclass(frozen=True)
-class Terms:
-    """Terms of the models whose name matches `pattern`: `text` for people, `source` says where to read them."""
-
-    pattern: re.Pattern[str]
-    text: str
-    source: str
-    owner: str
-    """Whose model it is, provided that its name is true."""
-
-
-# Looked up in the terms themselves, or in a dated copy of them: OpenAI's terms of use of January 2024; Google's Gemini
-# API additional terms of October 2024 and May 2025; the model cards of DeepSeek-R1 and of Qwen2.5-Coder. Of Anthropic's
-# commercial terms of June 2025 and of the Llama 3 community license only excerpts, quoted by others, were seen.
-MODEL_TERMS = (
-    Terms(
-        re.compile(r"(^|/)(gpt-(?!oss)|chatgpt|o[1-9](-|$))"),
-        "OpenAI's terms forbid using output to develop models that compete with OpenAI.",
-        "openai.com/policies",
-        "OpenAI's model",
-    ),
-    Terms(
-        re.compile(r"(^|[/.])claude"),
-        "Anthropic's commercial terms give the output to the customer, and forbid using the service to train competing "
-        "models unless Anthropic approves.",
-        "anthropic.com/legal/commercial-terms",
-        "Anthropic's model",
-    ),
-    Terms(
-        re.compile(r"(^|/)gemini-"),
-        "Google's terms of the Gemini API forbid using it to develop models that compete with the service.",
-        "ai.google.dev/gemini-api/terms",
-        "Google's model",
-    ),
-    Terms(
-        re.compile(r"(^|/)deepseek-r1(?!-distill-llama)"),
-        "MIT license; its model card allows distillation to train other models.",
-        "the model's card",
-        "DeepSeek's model",
-    ),
-    Terms(
-        re.compile(r"(^|/)(meta-)?llama-?3"),
-        "Meta's community license sets conditions on models that are made better with it, their names among them.",
-        "the license that comes with the model",
-        "Meta's model",
-    ),
-    Terms(
-        re.compile(r"(^|/)qwen2\.5-coder-1\.5b"),
-        "Apache License 2.0.",
-        "the model's card",
-        "the model of that name",
-    ),
+UNKNOWN = "not known here: those of the model, and of the service that ran it"
+TERMS_PAGES = (
+    (re.compile(r"(^|/)(gpt-(?!oss)|chatgpt|o[1-9](-|$))"), "https://openai.com/policies"),
+    (re.compile(r"(^|[/.])claude"), "https://www.anthropic.com/legal/commercial-terms"),
+    (re.compile(r"(^|/)gemini-"), "https://ai.google.dev/gemini-api/terms"),
 )
+"""What a provider's models are called → the page with its terms."""
 
 
 def terms_of(model: str, endpoint: str = "") -> str:
-    """The terms of `model` (its public name), in a sentence or two; UNKNOWN where none are on record. At a private
-    `endpoint` a name may stand for any model, so there the sentence is conditional."""
+    """Where the terms of `model` (its public name) are, as Markdown; UNKNOWN where no page is on record, and at a
+    private `endpoint`, where a name may stand for any model."""
     name = model.lower()
-    terms = next((entry for entry in MODEL_TERMS if entry.pattern.search(name)), None)
-    if terms is not None:
-        condition = f"If it is {terms.owner}: " if endpoint == PRIVATE else ""
-        return f"{condition}{terms.text} See {terms.source}."
     for weights in WEIGHTS.values():
         if name in {weights.name, weights.model.lower(), weights.filename.lower()}:
-            return f"{weights.licence} license of the weights."
-    return UNKNOWN
+            return f"{weights.licence} license of the weights"
+    pages = (page for pattern, page in TERMS_PAGES if endpoint != PRIVATE and pattern.search(name))
+    return next((f"<{page}>" for page in pages), UNKNOWN)
 
 
 LICENSES = frozenset({

@@ -4,7 +4,3 @@ Everything that is tracked is in the folder of a run or compile already. This ro
 likes, and notes in the folder what was copied. So a server that is away costs nothing but a warning, and
 `refed track DIR` copies the rest later.
 """
-
-from refed_dspy.tracking.background import NoTracker, Tracker, tracking
-
-__all__ = ["NoTracker", "Tracker", "tracking"]

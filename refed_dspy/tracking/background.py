@@ -9,7 +9,6 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
 
 from refed_dspy.programs.mlflow_address import without_password
 from refed_dspy.tracking.store import NotTracked, Store
@@ -19,29 +18,17 @@ LONGEST_WAIT = 60.0
 """Seconds that the work waits for MLflow at most, at its end and in `update`."""
 
 
-class Tracker(Protocol):
-    """Copies the state of a folder somewhere else while work goes on."""
+class Tracker:
+    """Copies nothing: where nobody wants to track."""
 
     def update(self) -> None:
         """Copy what there is by now. Returns when that is done, or has taken too long."""
-        ...
 
     def finish(self) -> None:
         """Copy the rest. Never raises: what could not be copied is a warning."""
-        ...
 
 
-class NoTracker:
-    """Copies nothing."""
-
-    def update(self) -> None:
-        pass
-
-    def finish(self) -> None:
-        pass
-
-
-class MlflowTracker:
+class MlflowTracker(Tracker):
     """Copies a folder to MLflow every `interval` seconds, and once more at the end."""
 
     def __init__(
@@ -111,7 +98,7 @@ def tracking(
 
     `at_once`: also when it begins.
     """
-    tracker: Tracker = MlflowTracker(folder, copy, interval, at_once) if wanted(track) else NoTracker()
+    tracker = MlflowTracker(folder, copy, interval, at_once) if wanted(track) else Tracker()
     try:
         yield tracker
     finally:

@@ -92,7 +92,7 @@ def evaluation_table(candidates: Sequence[Candidate]) -> str:
 
 def compile_parameters(identity: Mapping[str, Any], about: Mapping[str, Any]) -> dict[str, Any]:
     flat = {name: value for name, value in identity.items() if not isinstance(value, dict)}
-    models = {f"{role}": model["model"] for role, model in about.get("models", {}).items()}
+    models = {role: model["model"] for role, model in about.get("models", {}).items()}
     metric = identity.get("metric")
     weights = {f"metric.{k}": v for k, v in metric.items() if v is not None} if isinstance(metric, dict) else {}
     options = {f"options.{k}": v for k, v in about.get("options", {}).items()}

@@ -59,29 +59,24 @@ def _registered(store: Store, run_id: str, name: str, outcome: Mapping[str, Any]
     proved = str(bool((outcome.get("proof") or {}).get("proved")))
     store.file(run_id, store.folder / PROGRAM, folder)
     if candidate in versions:
-        version = str(versions[candidate])
-        store.call(client.set_model_version_tag, name, version, "refed.proved", proved)
-        _make_challenger(store, name, version)
-        return version
-    if not store.call(client.search_registered_models, filter_string=f"name = '{name}'"):
-        store.call(client.create_registered_model, name)
-    tags = {
-        "refed.digest": candidate,
-        "refed.changed": str(candidate != outcome["baseline"]),
-        "refed.proved": proved,
-    }
-    made = store.call(client.create_model_version, name, f"runs:/{run_id}/{folder}", run_id=run_id, tags=tags)
-    versions[candidate] = str(made.version)
-    store.remember(versions=versions)
-    _make_challenger(store, name, str(made.version))
-    return str(made.version)
-
-
-def _make_challenger(store: Store, name: str, version: str) -> None:
-    """Once for each version: copied again later, it must not displace a newer one."""
+        store.call(client.set_model_version_tag, name, str(versions[candidate]), "refed.proved", proved)
+    else:
+        if not store.call(client.search_registered_models, filter_string=f"name = '{name}'"):
+            store.call(client.create_registered_model, name)
+        tags = {
+            "refed.digest": candidate,
+            "refed.changed": str(candidate != outcome["baseline"]),
+            "refed.proved": proved,
+        }
+        made = store.call(client.create_model_version, name, f"runs:/{run_id}/{folder}", run_id=run_id, tags=tags)
+        versions[candidate] = str(made.version)
+        store.remember(versions=versions)
+    version = str(versions[candidate])
+    # Once for each version: copied again later, it must not displace a newer one.
     if store.noted("challenger") != version:
-        store.call(store.client.set_registered_model_alias, name, CHALLENGER, version)
+        store.call(client.set_registered_model_alias, name, CHALLENGER, version)
         store.remember(challenger=version)
+    return version
 
 
 def champion(name: str) -> Registered | None:

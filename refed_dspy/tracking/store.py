@@ -48,19 +48,15 @@ class Store:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._client: Any = None
+        self.client: Any = None
         self._running = False
         self.note: dict[str, Any] = {}
 
     def connect(self) -> None:
         """Make MLflow's client and read the note. Before anything else."""
-        if self._client is None:
-            self._client = self.call(mlflow_client)
+        if self.client is None:
+            self.client = self.call(mlflow_client)
             self.note = self._read()
-
-    @property
-    def client(self) -> Any:
-        return self._client
 
     def call(self, function: Any, *args: Any, **kwargs: Any) -> Any:
         """Call MLflow. Raises NotTracked for whatever it raises."""
@@ -71,14 +67,14 @@ class Store:
 
     def run(self, kind: str, name: str, parameters: Mapping[str, Any], child: str | None = None) -> str:
         """The id of the folder's run, or of the `child` noted under that name; created if there is none yet."""
-        key, runs, client = child or FOLDER_RUN, self._noted("runs"), self.client
+        key, runs, client = child or FOLDER_RUN, dict(self.noted("runs") or {}), self.client
         if key not in runs:
             tags = {"refed.kind": kind, "refed.folder": str(self.folder.absolute())}
             if child is not None:
                 tags["mlflow.parentRunId"] = runs[FOLDER_RUN]
             made = self.call(client.create_run, self._experiment(), tags=tags, run_name=name)
             runs[key] = made.info.run_id
-            self._note(runs=runs)
+            self.remember(runs=runs)
             self._running = True
         elif child is None and not self._running:
             self.call(client.update_run, runs[key], "RUNNING")
@@ -87,7 +83,7 @@ class Store:
         return str(runs[key])
 
     def _parameters(self, key: str, run_id: str, parameters: Mapping[str, Any]) -> None:
-        written = self._noted("parameters")
+        written = self.noted("parameters") or {}
         if written.get(key):
             return
         from mlflow.entities import Param
@@ -95,7 +91,7 @@ class Store:
         present = {name: value for name, value in parameters.items() if value is not None}
         params = [Param(name, one_line(value, LONGEST_PARAMETER)) for name, value in present.items()]
         self.call(self.client.log_batch, run_id, params=params)
-        self._note(parameters={**written, key: True})
+        self.remember(parameters={**written, key: True})
 
     def metrics(self, run_id: str, points: Sequence[tuple[str, float, float, int]]) -> None:
         """Log (name, value, time in seconds, step)."""
@@ -147,24 +143,17 @@ class Store:
 
     def remember(self, **facts: Any) -> None:
         """Note what was copied to MLflow."""
-        self._note(**facts)
-
-    def _experiment(self) -> str:
-        name = os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT)
-        experiment = self.call(self.client.get_experiment_by_name, name)
-        return str(experiment.experiment_id if experiment else self.call(self.client.create_experiment, name))
-
-    def _noted(self, name: str) -> dict[str, Any]:
-        value = self.note.get(name)
-        return dict(value) if isinstance(value, dict) else {}
-
-    def _note(self, **facts: Any) -> None:
-        self.note = {**self.note, **facts}
+        self.note |= facts
         try:
             with whole_file(self.folder / NOTE) as file:
                 file.write(json.dumps(self.note, indent=1).encode())
         except OSError as error:
             raise NotTracked(f"{self.folder / NOTE}: {one_line(error.strerror or error)}") from None
+
+    def _experiment(self) -> str:
+        name = os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT)
+        experiment = self.call(self.client.get_experiment_by_name, name)
+        return str(experiment.experiment_id if experiment else self.call(self.client.create_experiment, name))
 
     def _read(self) -> dict[str, Any]:
         """The note, if it is of the same MLflow: to another server nothing was copied yet."""

@@ -172,12 +172,12 @@ def test_an_answer_without_a_call_is_the_only_teachers(run: Synthesis, tmp_path:
 @pytest.mark.parametrize(
     ("model", "terms"),
     [
-        ("openai/gpt-4o-mini", "OpenAI's terms"),
-        ("openrouter/openai/o3-mini", "OpenAI's terms"),
-        ("anthropic/claude-haiku-4-5", "Anthropic's commercial terms"),
-        ("gemini/gemini-2.5-flash", "Google's terms"),
-        ("Qwen2.5-Coder-1.5B-Instruct Q4_K_M", "Apache License 2.0"),
-        ("qwen2.5-coder-1.5b-instruct-q4_k_m.gguf", "Apache License 2.0"),
+        ("openai/gpt-4o-mini", "openai.com/"),
+        ("openrouter/openai/o3-mini", "openai.com/"),
+        ("anthropic/claude-haiku-4-5", "anthropic.com/"),
+        ("gemini/gemini-2.5-flash", "ai.google.dev/"),
+        ("Qwen2.5-Coder-1.5B-Instruct Q4_K_M", "Apache-2.0 license"),
+        ("qwen2.5-coder-1.5b-instruct-q4_k_m.gguf", "Apache-2.0 license"),
         ("SmolLM2-135M-Instruct Q4_1", "Apache-2.0 license"),
         ("openai/gpt-oss-20b", UNKNOWN),
         ("sim/sim-model", UNKNOWN),

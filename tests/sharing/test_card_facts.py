@@ -23,7 +23,7 @@ from refed_dspy.sharing.facts import run_facts
 from refed_dspy.sharing.run_settings import SharedSettings, StageText, settings_of
 from refed_dspy.sharing.share import Shared, share
 from refed_dspy.sharing.survey import MAX_DRAWN, Survey
-from refed_dspy.sharing.terms import terms_of
+from refed_dspy.sharing.terms import UNKNOWN, terms_of
 from tests.support.scripted_engine import Writer, fake_lm, references
 
 MARKDOWN = MarkdownIt("commonmark").enable(["table", "strikethrough"])
@@ -297,14 +297,14 @@ def test_a_license_that_is_not_needed_is_not_ignored_silently(run: Synthesis, tm
     assert "come with the package" not in (shared.folder / "README.md").read_text()
 
 
-def test_terms_at_a_private_endpoint_are_conditional(run: Synthesis) -> None:
-    assert terms_of("openai/gpt-4o-mini", "a private endpoint").startswith("If it is OpenAI's model: OpenAI's terms")
-    assert terms_of("openai/gpt-4o-mini", "openai").startswith("OpenAI's terms")
-    assert terms_of("sim/sim-model", "a private endpoint") == terms_of("sim/sim-model")
+def test_no_page_of_terms_is_named_for_a_private_endpoint(run: Synthesis) -> None:
+    """A server of one's own may call any model by a provider's name."""
+    assert terms_of("openai/gpt-4o-mini", "a private endpoint") == UNKNOWN
+    assert terms_of("openai/gpt-4o-mini", "openai") == "<https://openai.com/policies>"
     stages = run_facts_of(run).stages
     private = [replace(stage, endpoint="a private endpoint") for stage in stages]
-    assert "| If it is OpenAI's model: " in card_of(run, stages=private).text()
-    assert "If it is" not in card_of(run, stages=[*private[1:], stages[0]]).text()
+    assert "<https://openai.com/policies>" not in card_of(run, stages=private).text()
+    assert "| <https://openai.com/policies> |" in card_of(run, stages=[*private[1:], stages[0]]).text()
 
 
 def run_facts_of(run: Synthesis) -> Any:

@@ -14,8 +14,8 @@ import pytest
 from huggingface_hub import DatasetCard
 
 from refed_dspy.runs.result import Synthesis
+from refed_dspy.sharing import parquet
 from refed_dspy.sharing.manifest import FILE, files_in, hash_file, name_digest, read_manifest
-from refed_dspy.sharing.parquet import ShardSize
 from refed_dspy.sharing.share import share
 from tests.sharing.conftest import FILTERED_SIZE, contents_of, copy_run
 
@@ -37,8 +37,11 @@ def private(filtered_run: Synthesis, tmp_path: Path) -> Path:
     )
 
 
-def test_the_library_loads_the_rows_from_the_folder(filtered_run: Synthesis, tmp_path: Path) -> None:
-    made = share(filtered_run.run_dir, tmp_path / "out", dropped=True, shards=ShardSize(rows=4))
+def test_the_library_loads_the_rows_from_the_folder(
+    filtered_run: Synthesis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parquet, "SHARD_ROWS", 4)
+    made = share(filtered_run.run_dir, tmp_path / "out", dropped=True)
     rows = datasets.load_dataset(str(tmp_path / "out"), split="train", cache_dir=str(tmp_path / "cache"))
     private = {"endpoint", "response_endpoint", "instruction_endpoint", "reference_source"}
     kept = [{name: value for name, value in row.items() if name not in private} for row in rows.to_list()]
@@ -49,10 +52,12 @@ def test_the_library_loads_the_rows_from_the_folder(filtered_run: Synthesis, tmp
 
 
 def test_shards_end_by_rows_and_by_bytes_and_are_matched_by_their_number(
-    filtered_run: Synthesis, tmp_path: Path
+    filtered_run: Synthesis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, size, rows in (("rows", ShardSize(rows=4), [4, 4, 1]), ("bytes", ShardSize(2, bytes=1), [2, 2, 2, 2, 1])):
-        share(filtered_run.run_dir, tmp_path / name, shards=size)
+    for name, most_rows, most_bytes, rows in (("rows", 4, 10**9, [4, 4, 1]), ("bytes", 2, 1, [2, 2, 2, 2, 1])):
+        monkeypatch.setattr(parquet, "SHARD_ROWS", most_rows)
+        monkeypatch.setattr(parquet, "SHARD_BYTES", most_bytes)
+        share(filtered_run.run_dir, tmp_path / name)
         files = [f"train-{at:05d}-of-{len(rows):05d}.parquet" for at in range(len(rows))]
         assert sorted(path.name for path in (tmp_path / name / "data").iterdir()) == files
         assert [pq.read_table(tmp_path / name / "data" / file).num_rows for file in files] == rows

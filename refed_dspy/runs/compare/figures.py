@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import fmean
-from typing import Any, Self, TypeAlias
+from typing import Any, Self
 
 from refed_dspy.config.jobs import CompareConfig
 from refed_dspy.errors import ConfigError, one_line
@@ -15,11 +15,12 @@ from refed_dspy.ledger.history import cost_by_question, stage_by_answer
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.spending import spent
 from refed_dspy.metrics.embedder import Embedder
-from refed_dspy.metrics.intervals import Interval
-from refed_dspy.metrics.win_rates import LengthControlled, length_controlled, win_rate
+from refed_dspy.metrics.intervals import Interval, mean_interval
+from refed_dspy.metrics.win_rates import length_controlled, win_rate
 from refed_dspy.metrics.wording import distinct_n, words
+from refed_dspy.programs.judges import Graded
 from refed_dspy.runs.compare.replay import Compared, ComparedRow
-from refed_dspy.runs.compare.result import Comparison, Line, Subset, mean_grade
+from refed_dspy.runs.compare.result import Comparison, Line, Subset
 from refed_dspy.teachers import Teacher
 
 SEED = "seed-only"
@@ -30,8 +31,6 @@ _SHARED = ("instruction_feedback", "instruction_synthesis")
 """Stages that all programs share."""
 _FRACTIONS = (0.125, 0.25, 0.5, 1.0)
 """The usual sizes of subsets, of a program's rows."""
-_Quality: TypeAlias = tuple[Interval | None, Interval | None]
-"""Mean grade, and win rate over the plain responses."""
 
 
 @dataclass(frozen=True)
@@ -145,16 +144,12 @@ def _line(name: str, compared: Compared, config: CompareConfig, costs: _Costs, d
     texts = [row.answered.samples[name].improved_response for row in rows]
     asked = compared.asked[name]
     calls, cost = costs.total([*costs.shared, *asked])
-    rate, controlled, abstained, consistent = _wins(name, compared, config)
     return Line(
         program=name,
         rows=len(rows),
         failed=dict(compared.missing(name)),
-        win_rate=rate,
-        length_controlled=controlled,
-        abstained=abstained,
-        consistent=consistent,
-        grade=_grade(name, compared, config.seed),
+        **_wins(name, compared, config),
+        grade=_grade(name, compared.rows, config.seed),
         feedback=len(costs.feedback & asked.keys()),
         calls=calls,
         cost=cost,
@@ -165,11 +160,6 @@ def _line(name: str, compared: Compared, config: CompareConfig, costs: _Costs, d
 def _seed_line(name: str, compared: Compared, config: CompareConfig, diversity: Diversity) -> Line:
     """The references themselves: nothing was written, so nothing is compared or paid for, except the grade."""
     references = compared.references
-    graded = [
-        (float(compared.seed_grades[ref.id].grade or 0), ref.id)
-        for ref in references
-        if ref.id in compared.seed_grades and compared.seed_grades[ref.id].grade is not None
-    ]
     instructions = [ref.instruction for ref in references]
     return Line(
         program=name,
@@ -179,7 +169,7 @@ def _seed_line(name: str, compared: Compared, config: CompareConfig, diversity: 
         length_controlled=None,
         abstained=0,
         consistent=None,
-        grade=mean_grade(graded, config.seed),
+        grade=_mean_grade([(compared.seed_grades.get(ref.id), ref.id) for ref in references], config.seed),
         feedback=0,
         calls=0,
         cost=0,
@@ -187,32 +177,41 @@ def _seed_line(name: str, compared: Compared, config: CompareConfig, diversity: 
     )
 
 
-def _wins(
-    name: str, compared: Compared, config: CompareConfig
-) -> tuple[Interval | None, LengthControlled | None, int, float | None]:
-    """Win rate, the same with length controlled, abstentions, and the fraction of consistent verdicts."""
+def _wins(name: str, compared: Compared, config: CompareConfig) -> dict[str, Any]:
+    """The figures of the judge's verdicts on a program."""
     judged = [(row, row.answered.verdicts[name]) for row in compared.rows if name in row.answered.verdicts]
     decided = [(row, verdict) for row, verdict in judged if verdict.win is not None]
-    abstained = len(judged) - len(decided)
+    figures: dict[str, Any] = {"abstained": len(judged) - len(decided)}
     if not decided:
-        return None, None, abstained, None
+        return {**figures, "win_rate": None, "length_controlled": None, "consistent": None}
     wins = [float(verdict.win or 0) for _, verdict in decided]
     clusters = [row.reference for row, _ in decided]
-    differences = [
-        float(
-            len(row.answered.samples[name].improved_response)
-            - len(row.answered.samples[config.against].improved_response)
-        )
-        for row, _ in decided
-    ]
-    consistent = fmean(verdict.consistent is True for _, verdict in decided)
-    controlled = length_controlled(wins, differences, clusters, seed=config.seed)
-    return win_rate(wins, clusters, seed=config.seed), controlled, abstained, consistent
+    differences = [float(_length(row, name) - _length(row, config.against)) for row, _ in decided]
+    return {
+        **figures,
+        "win_rate": win_rate(wins, clusters, seed=config.seed),
+        "length_controlled": length_controlled(wins, differences, clusters, seed=config.seed),
+        "consistent": fmean(verdict.consistent is True for _, verdict in decided),
+    }
 
 
-def _grade(name: str, compared: Compared, seed: int) -> Interval | None:
-    graded = [(row.answered.grades[name].grade, row.reference) for row in compared.rows if name in row.answered.grades]
-    return mean_grade([(float(grade), reference) for grade, reference in graded if grade is not None], seed)
+def _length(row: ComparedRow, program: str) -> int:
+    """Characters of the program's response."""
+    return len(row.answered.samples[program].improved_response)
+
+
+def _grade(name: str, rows: Sequence[ComparedRow], seed: int) -> Interval | None:
+    """The mean grade of a program's responses in `rows`."""
+    return _mean_grade([(row.answered.grades.get(name), row.reference) for row in rows], seed)
+
+
+def _mean_grade(graded: Sequence[tuple[Graded | None, str]], seed: int) -> Interval | None:
+    """The mean of (grade, reference), clustered by reference: the grades of one reference's rows are alike."""
+    known = [(float(each.grade), reference) for each, reference in graded if each and each.grade is not None]
+    if not known:
+        return None
+    mean = mean_interval([grade for grade, _ in known], [reference for _, reference in known], seed=seed)
+    return replace(mean, low=max(1.0, mean.low), high=min(5.0, mean.high))
 
 
 def _text_figures(
@@ -248,17 +247,17 @@ def subsets(compared: Compared, config: CompareConfig) -> list[Subset]:
         if texts not in unlike:
             unlike[texts] = [match.kept for match in select(texts)]
         kept = _kept(name, order, unlike[texts])
-        qualities: dict[tuple[int, ...], _Quality] = {}  # a filter that drops nothing keeps what `random` keeps
+        made: dict[tuple[int, ...], Subset] = {}  # a filter that drops nothing keeps what `random` keeps
         for filter_name in FILTERS:
             for size in sizes:
                 if size > len(kept[filter_name]):
                     continue
                 taken = kept[filter_name][:size]
                 key = tuple(row.number for row in taken)
-                if key not in qualities:
-                    qualities[key] = _quality(name, taken, config)
-                grade, rate = qualities[key]
-                lines.append(Subset(name, filter_name, size, grade, rate))
+                if key not in made:
+                    grade, rate = _grade(name, taken, config.seed), _win_rate(name, taken, config.seed)
+                    made[key] = Subset(name, filter_name, size, grade, rate)
+                lines.append(replace(made[key], filter=filter_name))
     return lines
 
 
@@ -274,13 +273,9 @@ def _kept(name: str, order: Sequence[ComparedRow], unlike: Sequence[bool]) -> Ma
     }
 
 
-def _quality(name: str, rows: Sequence[ComparedRow], config: CompareConfig) -> _Quality:
-    graded = [
-        (float(grade.grade), row.reference)
-        for row in rows
-        if (grade := row.answered.grades.get(name)) is not None and grade.grade is not None
-    ]
+def _win_rate(name: str, rows: Sequence[ComparedRow], seed: int) -> Interval | None:
+    """How often a program won in `rows`, of the pairs that the judge decided."""
     decided = [(win, row.reference) for row in rows if (win := row.answered.verdicts[name].win) is not None]
-    wins, clusters = [win for win, _ in decided], [reference for _, reference in decided]
-    rate = win_rate(wins, clusters, seed=config.seed) if decided else None
-    return mean_grade(graded, config.seed), rate
+    if not decided:
+        return None
+    return win_rate([win for win, _ in decided], [reference for _, reference in decided], seed=seed)

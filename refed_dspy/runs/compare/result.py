@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from refed_dspy.ledger.spending import Spent
-from refed_dspy.metrics.intervals import Interval, mean_interval
+from refed_dspy.metrics.intervals import Interval
 from refed_dspy.metrics.win_rates import LC_NOTE, LengthControlled
 from refed_dspy.records import dollars
 from refed_dspy.text import NO_VALUE, format_number, table_lines
@@ -81,8 +81,7 @@ class Comparison:
 
     def table(self) -> list[str]:
         """The table of programs, a line each."""
-        rows = [_HEADING, *map(_cells, self.lines)]
-        return table_lines(rows)
+        return table_lines([_HEADING, *map(_cells, self.lines)])
 
     def filter_table(self) -> list[str]:
         """The table of the filters' subsets, a line each."""
@@ -153,11 +152,3 @@ def _note(line: Line) -> str:
     if line.abstained and line.win_rate is None:
         return f"the judge decided none of its {line.abstained} pairs"
     return line.length_controlled.note if line.length_controlled is not None else ""
-
-
-def mean_grade(graded: Sequence[tuple[float, str]], seed: int) -> Interval | None:
-    """The mean of (grade, reference), clustered by reference: the grades of one reference's rows are alike."""
-    if not graded:
-        return None
-    mean = mean_interval([grade for grade, _ in graded], [reference for _, reference in graded], seed=seed)
-    return replace(mean, low=max(1.0, mean.low), high=min(5.0, mean.high))

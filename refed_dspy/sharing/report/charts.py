@@ -67,9 +67,9 @@ def costs(usage: Mapping[str, Mapping[str, Any]]) -> Chart:
     unpriced = sum(use["unpriced"] for use in usage.values())
     unknown = f" The price of {unpriced:,} calls is not known; they are not in it." if unpriced else ""
     if any(use["cost"] for use in usage.values()):
-        amounts = {stage: use["cost"] or 0 for stage, use in usage.items()}
-        traces, unit = [_horizontal_bars("dollars", amounts, BLUE)], "dollars"
-        text = f"{dollars(sum(amounts.values()) * PICO)} in all.{unknown}"
+        paid = {stage: use["cost"] or 0 for stage, use in usage.items()}
+        traces, unit = [_horizontal_bars("dollars", paid, BLUE)], "dollars"
+        text = f"{dollars(sum(paid.values()) * PICO)} in all.{unknown}"
     else:
         read = {stage: use["prompt_tokens"] for stage, use in usage.items()}
         written = {stage: use["completion_tokens"] for stage, use in usage.items()}
@@ -80,16 +80,15 @@ def costs(usage: Mapping[str, Mapping[str, Any]]) -> Chart:
     layout = {**titled(unit, ""), "barmode": "stack", "margin": {"l": 170}}
     layout["yaxis"] = {"autorange": "reversed"}
     counts = ("calls", "prompt_tokens", "cached_tokens", "completion_tokens")
-    rows = [
-        [
-            stage,
-            *(f"{use[name]:,}" for name in counts),
-            "unknown" if use["cost"] is None else dollars(use["cost"] * PICO),
-        ]
-        for stage, use in usage.items()
-    ]
+    rows = [[stage, *amounts(use, counts)] for stage, use in usage.items()]
     columns = ("stage", "calls", "tokens read", "of them cached", "tokens written", "dollars")
     return Chart("cost", "Cost by stage", text, {"data": traces, "layout": layout}, columns, rows)
+
+
+def amounts(use: Mapping[str, Any], counts: Sequence[str]) -> list[str]:
+    """The `counts` of a usage, then its dollars, as cells of a table."""
+    cost = "unknown" if use["cost"] is None else dollars(use["cost"] * PICO)
+    return [*(f"{use[name]:,}" for name in counts), cost]
 
 
 def progress(points: Mapping[int, Mapping[str, float]]) -> Chart | None:
@@ -102,7 +101,7 @@ def progress(points: Mapping[int, Mapping[str, float]]) -> Chart | None:
     if any(points[at]["dollars"] for at in minutes):
         traces.append({**_line("dollars", minutes, [points[at]["dollars"] for at in minutes], RED), "yaxis": "y2"})
         layout["yaxis2"] = {"title": {"text": "dollars"}, "overlaying": "y", "side": "right", "showgrid": False}
-    shown = [*minutes[: -1 : _step(minutes)], minutes[-1]]
+    shown = [*minutes[: -1 : max(1, len(minutes) // _MAX_LINES)], minutes[-1]]
     rows = [
         [*(f"{number:,.0f}" for number in (at, points[at]["kept"], points[at]["calls"])),
          dollars(points[at]["dollars"] * PICO)]
@@ -112,10 +111,6 @@ def progress(points: Mapping[int, Mapping[str, float]]) -> Chart | None:
     text = f"{points[last]['kept']:,.0f} rows were kept within {last + 1:,} minutes of the first start."
     columns = ("minute", "rows kept", "calls", "dollars")
     return Chart("time", "Over time", text, {"data": traces, "layout": layout}, columns, rows)
-
-
-def _step(minutes: Sequence[int]) -> int:
-    return max(1, len(minutes) // _MAX_LINES)
 
 
 def _line(name: str, x: Sequence[float], y: Sequence[float], color: str) -> Figure:

@@ -10,6 +10,7 @@ from typing import Any
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.spending import seconds_at_work
 from refed_dspy.records import PICO, digest, dollars
+from refed_dspy.sharing.report.charts import amounts
 from refed_dspy.sharing.report.differences import BOTH
 from refed_dspy.sharing.report.rows import Rows
 
@@ -112,15 +113,8 @@ def tables(ledger: Ledger, status: Mapping[str, Any]) -> list[Table]:
 
 
 def _models(status: Mapping[str, Any]) -> Table:
-    rows = [
-        [
-            use["model"],
-            use["endpoint"],
-            *(f"{use[name]:,}" for name in ("calls", "prompt_tokens", "completion_tokens")),
-            "unknown" if use["cost"] is None else dollars(use["cost"] * PICO),
-        ]
-        for use in status["models"]
-    ]
+    counts = ("calls", "prompt_tokens", "completion_tokens")
+    rows = [[use["model"], use["endpoint"], *amounts(use, counts)] for use in status["models"]]
     columns = ("model", "endpoint", "calls", "tokens read", "tokens written", "dollars")
     return Table("models", "Models", "Who was asked, and what it came to.", columns, rows)
 

@@ -77,9 +77,7 @@ def render(page: Page, version: str) -> bytes:
 
 def packed(rows: Rows) -> str:
     """`rows` as base64 of compressed JSON; a browser unpacks it without a library."""
-    text = json.dumps(
-        {"names": rows.names, "columns": rows.columns}, ensure_ascii=False, allow_nan=False, separators=(",", ":")
-    )
+    text = _as_json({"names": rows.names, "columns": rows.columns})
     return base64.b64encode(gzip.compress(text.encode("utf-8", "replace"), _LEVEL, mtime=0)).decode()
 
 

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import math
-import struct
 import warnings
 from collections.abc import Iterator
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree
 
-import matplotlib
+import matplotlib.image
 import numpy as np
 import pytest
 from matplotlib.collections import LineCollection
 
 from refed_dspy.errors import ExportError
 from refed_dspy.metrics.intervals import Interval
-from refed_dspy.runs.compare.pictures import Bar, Point, filter_picture, rendered, save, win_rate_picture
+from refed_dspy.runs.compare.pictures import Bar, Point, filter_picture, save, win_rate_picture
 
 pytestmark = pytest.mark.slow
 
@@ -63,10 +60,13 @@ CURVES = {
 TWO = bars(["seed only", "compiled"])
 
 
-def drawn(figure: Any) -> list[tuple[list[float], list[float]]]:
-    """The x and y of every line that has a marker."""
-    lines = [line for line in figure.axes[0].lines if line.get_marker() not in (None, "None", "")]
-    return [(np.asarray(line.get_xdata()).tolist(), np.asarray(line.get_ydata()).tolist()) for line in lines]
+def drawn(figure: Any) -> dict[str, list[list[float]]]:
+    """Marker → the places of every line that has it, one after the other."""
+    places: dict[str, list[list[float]]] = {}
+    for line in figure.axes[0].lines:
+        if line.get_marker() not in (None, "None", ""):
+            places.setdefault(str(line.get_marker()), []).extend(np.asarray(line.get_xydata()).tolist())
+    return places
 
 
 def whiskers(figure: Any) -> list[list[list[float]]]:
@@ -104,42 +104,13 @@ def inside(figure: Any) -> None:
 
 
 @pytest.mark.parametrize("figure", [lambda: win_rate_picture(TWO), lambda: filter_picture(CURVES, caption="A proxy.")])
-def test_a_png_is_valid_and_always_the_same(figure: Any) -> None:
-    picture = figure()
-    content = rendered(picture)
-    assert content.startswith(b"\x89PNG\r\n\x1a\n") and len(content) > 5_000
-    width, height = struct.unpack(">II", content[16:24])
+def test_saving_replaces_a_file_whole(figure: Any, tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(b"old")
+    save(figure(), path)
+    height, width, _ = matplotlib.image.imread(path).shape
     assert width == 800 and 150 <= height <= 700
-    assert b"Software" not in content and b"Matplotlib" not in content
-    assert rendered(picture) == content and rendered(figure()) == content
-
-
-def test_an_svg_is_valid_and_always_the_same() -> None:
-    content = rendered(win_rate_picture(TWO, caption="As judged."), "svg")
-    assert ElementTree.fromstring(content).tag == "{http://www.w3.org/2000/svg}svg"
-    assert rendered(win_rate_picture(TWO, caption="As judged."), "svg") == content
-    assert b"dc:date" not in content and b"Matplotlib" not in content
-
-
-def test_other_numbers_give_another_picture() -> None:
-    assert rendered(win_rate_picture(TWO)) != rendered(win_rate_picture(bars(["seed only", "Compiled"])))
-
-
-def test_saving_replaces_a_file_whole(tmp_path: Path) -> None:
-    for name, start in (("a.png", b"\x89PNG"), ("b.SVG", b"<?xml")):
-        path = tmp_path / name
-        path.write_bytes(b"old")
-        save(win_rate_picture(TWO), path)
-        assert path.read_bytes().startswith(start)
-    save(win_rate_picture(TWO), str(tmp_path / "c.png"))
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.png", "b.SVG", "c.png"]
-
-
-@pytest.mark.parametrize("name", ["picture.pdf", "picture", "picture.png.txt"])
-def test_another_format_is_refused(tmp_path: Path, name: str) -> None:
-    with pytest.raises(ExportError, match="use png or svg"):
-        save(win_rate_picture(TWO), tmp_path / name)
-    assert not list(tmp_path.iterdir())
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a.png"]
 
 
 def test_what_cannot_be_written_is_reported_in_one_line(tmp_path: Path) -> None:
@@ -148,12 +119,13 @@ def test_what_cannot_be_written_is_reported_in_one_line(tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_the_users_settings_neither_show_nor_change() -> None:
-    plain = rendered(win_rate_picture(TWO))
+def test_the_users_settings_neither_show_nor_change(tmp_path: Path) -> None:
+    save(win_rate_picture(TWO), tmp_path / "plain.png")
     with matplotlib.rc_context({"text.usetex": True, "axes.facecolor": "red", "font.size": 40, "savefig.dpi": 30}):
         before = dict(matplotlib.rcParams)
-        assert rendered(win_rate_picture(TWO)) == plain
+        save(win_rate_picture(TWO), tmp_path / "again.png")
         assert dict(matplotlib.rcParams) == before
+    assert (tmp_path / "again.png").read_bytes() == (tmp_path / "plain.png").read_bytes()
 
 
 # --- what is drawn
@@ -161,11 +133,10 @@ def test_the_users_settings_neither_show_nor_change() -> None:
 
 def test_win_rates_are_where_they_belong() -> None:
     figure = win_rate_picture([Bar("first", interval(40, 3), interval(45, 1)), Bar("second", interval(60, 2))])
-    (raw_x, raw_y), (lc_x, lc_y) = drawn(figure)
-    assert raw_x == [40, 60] and lc_x == [45]
-    assert raw_y[0] < 0 < lc_y[0] and raw_y[1] == 1, "apart where there are two"
-    ends = [(segment[0][0], segment[1][0]) for segment in whiskers(figure)]
-    assert ends == [(37, 43), (58, 62), (44, 46)]
+    (first, second), (controlled,) = drawn(figure).values()
+    assert (first[0], second, controlled[0]) == (40, [60, 1], 45)
+    assert first[1] < 0 < controlled[1], "apart where there are two"
+    assert sorted((start[0], end[0]) for start, end in whiskers(figure)) == [(37, 43), (44, 46), (58, 62)]
     assert y_names(figure) == ["first", "second"] and legend_names(figure) == ["win rate", "length-controlled"]
     axes = figure.axes[0]
     top, bottom = axes.transData.transform([(50, 0), (50, 1)])[:, 1]
@@ -189,65 +160,46 @@ def test_without_length_control_the_legend_leaves_it_out() -> None:
 
 def test_curves_hold_their_data_in_order_of_size() -> None:
     figure: Any = filter_picture(CURVES, caption="A proxy.", quality="mean grade")
-    assert drawn(figure) == [([1000, 2000, 4000, 8000], [36, 37, 38, 39]), ([1000, 2000, 4000], [41, 42, 43])]
-    assert [[1000, 34], [1000, 38]] in whiskers(figure) and len(whiskers(figure)) == 7
+    random, judge = drawn(figure).values()
+    assert [y for _, y in random] == [36, 37, 38, 39] and [y for _, y in judge] == [41, 42, 43]
+    sizes = [1000, 2000, 4000, 8000]
+    assert [x for x, _ in random] == pytest.approx(sizes, rel=0.03)
+    assert [x for x, _ in judge] == pytest.approx(sizes[:3], rel=0.03) and random[0][0] < 1000 < judge[0][0]
+    assert [(start[1], end[1]) for start, end in whiskers(figure)] == [(y - 2, y + 2) for _, y in random + judge]
     axes = figure.axes[0]
     assert axes.get_xscale() == "log" and axes.xaxis.get_transform().base == 2
-    assert [label.get_text() for label in axes.get_xticklabels()] == ["1K", "2K", "4K", "8K"]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["1,000", "2,000", "4,000", "8,000"]
     assert axes.get_ylabel() == "mean grade" and figure.get_supxlabel() == "A proxy."
-    looks = {(line.get_color(), line.get_marker()) for line in axes.lines}
-    assert len(looks) == 2 and len({colour for colour, _ in looks}) == len({marker for _, marker in looks}) == 2
+    assert len({line.get_color() for line in axes.lines}) == 2
     low, high = axes.get_ylim()
     assert low < 34 and high > 45
 
 
-def test_intervals_of_one_size_stand_apart_on_the_page() -> None:
-    figure = filter_picture({name: [Point(1000, interval(40))] for name in "abcdefgh"}, caption="")
-    figure.draw_without_rendering()
-    lines = figure.axes[0].lines
-    places = [line.get_transform().transform((1000, 40))[0] for line in lines]
-    assert len(places) == 8 and all(b - a > 4 for a, b in pairwise(places))
-    assert abs(np.mean(places) - figure.axes[0].transData.transform((1000, 40))[0]) < 0.1
-
-
 @pytest.mark.parametrize(
     ("sizes", "ticks"),
-    [
-        ([1000], ["1K"]),
-        ([125, 16_000], ["125", "250", "500", "1K", "2K", "4K", "8K", "16K"]),
-        ([7_312], ["4K", "8K"]),
-        ([3, 40], ["2", "4", "8", "16", "32", "64"]),
-        ([1], ["1"]),
-        ([500, 900], ["256", "512", "1,024"]),
-        ([1, 10_000_000], ["1", "8", "64", "512", "4,096", "32,768", "262,144", "2,097,152", "16,777,216"]),
-    ],
+    [([1000], ["1,000"]), ([3, 24, 25], ["3", "25"]), ([1, 10_000_000], ["1", "10,000,000"]), ([1], ["1"])],
 )
-def test_sizes_are_on_a_scale_of_doubles(sizes: list[int], ticks: list[str]) -> None:
+def test_sizes_that_were_measured_are_on_the_axis(sizes: list[int], ticks: list[str]) -> None:
     figure = filter_picture({"x": [Point(size, interval(40)) for size in sizes]}, caption="")
     axes = figure.axes[0]
     assert [label.get_text() for label in axes.get_xticklabels()] == ticks
     low, high = axes.get_xlim()
     assert low < min(sizes) and max(sizes) < high
-    inside(figure)
 
 
-def test_what_has_no_interval_is_an_open_marker() -> None:
+def test_what_has_no_interval_is_an_open_marker(tmp_path: Path) -> None:
     for figure in (
         win_rate_picture([Bar("x", unbounded(60)), Bar("y", interval(70))]),
         filter_picture({"x": [Point(1000, unbounded(60)), Point(2000, interval(70))]}, caption=""),
     ):
-        hollow = [line for line in figure.axes[0].lines if line.get_markerfacecolor() == "white"]
-        assert [60] in [np.asarray(line.get_xdata()).tolist() for line in hollow] + [
-            np.asarray(line.get_ydata()).tolist() for line in hollow
-        ]
-        assert len(hollow) == 1 and np.isfinite(np.array(whiskers(figure))).all()
-        rendered(figure)
+        (hollow,) = [line for line in figure.axes[0].lines if line.get_markerfacecolor() == "white"]
+        assert 60 in np.asarray(hollow.get_xydata()) and np.isfinite(np.array(whiskers(figure))).all()
+        save(figure, tmp_path / "a.png")
 
 
 def test_a_filter_that_kept_nothing_is_marked_in_the_legend() -> None:
     figure = filter_picture({**CURVES, "judge 2": []}, caption="")
     assert legend_names(figure) == ["random", "judge", "judge 2 (no point)"]
-    rendered(figure)
 
 
 def test_equal_values_have_an_axis_too() -> None:
@@ -256,45 +208,20 @@ def test_equal_values_have_an_axis_too() -> None:
         assert low < value < high
 
 
-@pytest.mark.parametrize("mean", [-0.1, 100.1, math.nan, math.inf])
-def test_numbers_that_cannot_be_drawn_are_refused(mean: float) -> None:
-    for bar in (Bar("x", interval(mean)), Bar("x", interval(50), interval(mean))):
-        with pytest.raises(ValueError, match="from 0 to 100"):
-            win_rate_picture([bar])
-    if not math.isfinite(mean):
-        with pytest.raises(ValueError, match="finite"):
-            filter_picture({"x": [Point(1, interval(mean))]}, caption="")
-
-
-def test_nothing_to_draw_is_refused() -> None:
-    with pytest.raises(ValueError, match="no program"):
-        win_rate_picture([])
-    nothing: dict[str, list[Point]] = {}
-    for curves in (nothing, nothing | {"x": []}):
-        with pytest.raises(ValueError, match="no point"):
-            filter_picture(curves, caption="")
-    with pytest.raises(ValueError, match="at least one row"):
-        filter_picture({"x": [Point(0, interval(1))]}, caption="")
-
-
 # --- names and captions are data
 
 
-def test_hostile_names_are_shown_as_they_are() -> None:
-    shown = ["$x_1$", "$\\frac{", "_hidden", "a\\nb\\tc", "\\x00\\x1b[31m\\u202e\\u200b", "100% & {0} <b>--></b>"]
-    shown += ["\\u6307\\u4ee4", "", "\\U0001f642", "\\alpha"]
-    shown[-2] = "🙂" if len(y_names(win_rate_picture(bars(["🙂"])))[0]) == 1 else shown[-2]  # newer fonts have it
-    bar_figure = win_rate_picture(bars(HOSTILE), caption="$x_{$ and\nmore {0} \x00")
+def test_hostile_names_are_shown_in_one_line(tmp_path: Path) -> None:
+    shown = ["$x_1$", "$\\frac{", "_hidden", "a b c", "??[31m??", "100% & {0} <b>--></b>", "指令", "", "🙂", "\\alpha"]
+    bar_figure = win_rate_picture(bars(HOSTILE), caption="$x_{$ and\nmore {0} 指令 \x00")
     assert y_names(bar_figure) == shown
     line_figure = filter_picture(
         {name: [Point(1000, interval(i))] for i, name in enumerate(HOSTILE)}, caption="$y_{$", quality="$q_{$"
     )
     assert legend_names(line_figure) == shown
     for figure in (bar_figure, line_figure):
-        assert rendered(figure).startswith(b"\x89PNG")
-        ElementTree.fromstring(rendered(figure, "svg"))
-        inside(figure)
-    assert bar_figure.get_supxlabel() == "$x_{$ and more {0} ?"
+        save(figure, tmp_path / "a.png")
+    assert bar_figure.get_supxlabel() == "$x_{$ and more {0} 指令 ?"
 
 
 def test_a_dollar_is_drawn_as_one() -> None:
@@ -316,7 +243,7 @@ def test_long_names_are_cut_and_fit() -> None:
     assert y_names(figure) == ["W" * 31 + "…", "i" * 31 + "…", "short"]
     inside(figure)
     curves = {name: [Point(1000, interval(1))] for name in [*LONG, *"abcdefgh"]}
-    inside(filter_picture(curves, caption="W" * 3_000, quality="W" * 200))
+    inside(filter_picture(curves, caption="word " * 100))
 
 
 @pytest.mark.parametrize("count", [1, 8, 20])
