@@ -29,28 +29,22 @@ class NotAsked(RowError):
 
 
 class ReplayAnswerer:
-    """An Answerer that makes no call. `asked` collects the questions that were asked at the time, failed ones too."""
+    """An Answerer that makes no call. `asked` collects the keys of all questions, failed ones too."""
 
     def __init__(self, ledger: Ledger, teacher: Teacher) -> None:
         self.ledger = ledger
         self._key = key_function(teacher)
-        self.asked: dict[str, str] = {}
-        """Key → stage."""
+        self.asked: set[str] = set()
 
     async def __call__(self, question: Question) -> dspy.Prediction:
         key = self._key(question)
-        try:
-            if (answer := remembered(self.ledger, question, key)) is not None:
-                self.asked[key.digest] = key.stage
-                return answer
-        except RowError:
-            self.asked[key.digest] = key.stage
-            raise
-        if (reason := failure_reason(self.ledger, key.digest)) is None:
-            raise NotAsked(question.stage, question.item, "was never asked")
-        self.asked[key.digest] = key.stage
-        # Not NoConnection: that would be about the endpoint, which is not called here.
-        raise NoAnswer(question.stage, question.item, reason)
+        self.asked.add(key.digest)
+        if (answer := remembered(self.ledger, question, key)) is not None:
+            return answer
+        if (reason := failure_reason(self.ledger, key.digest)) is not None:
+            # Not NoConnection: that would be about the endpoint, which is not called here.
+            raise NoAnswer(question.stage, question.item, reason)
+        raise NotAsked(question.stage, question.item, "was never asked")
 
 
 @dataclass(frozen=True, repr=False)  # asyncio builds the repr of a task's result: a second's work for all rows
@@ -73,8 +67,8 @@ class Compared:
     """Those that gave rows."""
     seed_grades: Mapping[str, Graded]
     """Reference id → the grade of its own response."""
-    asked: Mapping[str, Mapping[str, str]]
-    """Program → key → stage of every question that the program would have asked alone, without the writing of the
+    asked: Mapping[str, set[str]]
+    """Program → the key of every question that the program would have asked alone, without the writing of the
     instructions: for every reference that was opened and every instruction that was tried, with or without a row."""
 
     def missing(self, name: str) -> Counter[str]:
@@ -109,7 +103,7 @@ class _Reader:
 
     def __init__(self, side_by_side: SideBySide, answerer: ReplayAnswerer) -> None:
         self.side_by_side, self.answerer = side_by_side, answerer
-        self.asked: dict[str, dict[str, str]] = {name: {} for name in side_by_side.programs}
+        self.asked: dict[str, set[str]] = {name: set() for name in side_by_side.programs}
         self.learned: dict[int, dict[str, Any]] = {}
         """Reference → program → its feedback on the response, or the RowError that it failed with."""
 
