@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +68,7 @@ class Recycling:
                 "instruction_reason": made.instruction_reason,
                 "response_reason": made.response_reason,
             }
-            yield (facts, True) if chosen is None else ({**facts, **_choice(chosen)}, chosen.kept)
+            yield (facts, True) if chosen is None else ({**facts, **asdict(chosen)}, chosen.kept)
 
     def lines(self) -> list[str]:
         """Counts, reasons, figures and what is missing, for a terminal."""
@@ -143,18 +143,8 @@ def write_table(recycling: Recycling) -> None:
     write_json(recycling.out / f"{TABLE}.json", {name: dict(values) for name, values in recycling.figures.items()})
 
 
-def _choice(chosen: Selected) -> dict[str, Any]:
-    return {
-        "ifd": chosen.ifd,
-        "r_ifd": chosen.r_ifd,
-        "original_ifd": chosen.original_ifd,
-        "original_r_ifd": chosen.original_r_ifd,
-        "selection_reason": chosen.reason,
-    }
-
-
 def _selection_lines(rows: Sequence[tuple[Recycled, Selected]]) -> list[str]:
-    reasons = Counter(chosen.reason for _, chosen in rows if not chosen.kept)
+    reasons = Counter(chosen.selection_reason for _, chosen in rows if not chosen.kept)
     kept = [(made, chosen) for made, chosen in rows if chosen.kept]
     lines = [
         f"selected: {len(kept)} of {len(rows)} pairs, {sum(made.instruction_from == REFLECTED for made, _ in kept)} "
