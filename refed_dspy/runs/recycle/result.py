@@ -22,22 +22,16 @@ ROWS, DROPPED, TABLE = "recycled.jsonl", "dropped.jsonl", "table"
 OUTPUTS = (ROWS, DROPPED, f"{TABLE}.txt", f"{TABLE}.json")
 
 
-@dataclass(frozen=True)
-class Recycling:
-    """The result. `made` and `selected` are by row number; `size` is how many rows there were to recycle."""
+@dataclass(frozen=True, kw_only=True)
+class Recycling(PassResults):
+    """What the passes made so far, what it cost, and its figures."""
 
     out: Path
     data: DataSet
     rows: Sequence[DataRow]
-    """Those that are done."""
-    made: Mapping[int, Recycled]
-    selected: Mapping[int, Selected] | None
+    """Those that are done, of `size` rows to recycle."""
     size: int
     used: Spent
-    stopped: str
-    """The cap that ended it early, or empty."""
-    halfway: int = 0
-    """Rows that had only the first pass: selective mode begins the second once all rows have had the first."""
     figures: Mapping[str, Figures] = field(default_factory=dict)
     """"old" and "new" → name → figure."""
     lacking: Sequence[str] = ()
@@ -107,18 +101,8 @@ def recycling_of(
     """What the passes made of `rows` so far, and what all starts cost according to the ledger; without figures."""
     with Ledger.read(folder) as ledger:
         used = spent(ledger)
-    return Recycling(
-        out=folder,
-        data=data,
-        rows=[row for row in rows if row.number in results.made],
-        made=results.made,
-        selected=results.selected,
-        size=len(rows),
-        used=used,
-        stopped=results.stopped,
-        halfway=results.halfway,
-        lacking=lacking,
-    )
+    done = [row for row in rows if row.number in results.made]
+    return Recycling(**vars(results), out=folder, data=data, rows=done, size=len(rows), used=used, lacking=lacking)
 
 
 def old_and_new(kept: Sequence[Mapping[str, Any]], tools: Tools, sample: int, seed: int) -> dict[str, Figures]:
