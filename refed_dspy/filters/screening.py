@@ -35,12 +35,12 @@ class Screening:
         self._of_sample = list[tuple[int, str, Filter]]()
         for position, (label, step) in enumerate(zip(labels(steps), steps, strict=True)):
             filter_ = step.filter
-            if not isinstance(filter_, JudgeFilter) and filter_.of_instruction:
-                self._of_instruction.append((position, label, filter_))
-            elif filter_.of_instruction:
+            if not filter_.of_instruction:
+                self._of_sample.append((position, label, filter_))
+            elif isinstance(filter_, JudgeFilter):
                 self._instruction_judges.append((position, label, filter_))
             else:
-                self._of_sample.append((position, label, filter_))
+                self._of_instruction.append((position, label, filter_))
         self._instructions = Streak("instructions", INSTRUCTIONS_IN_A_ROW)
         self._samples = Streak("samples", SAMPLES_IN_A_ROW)
         self._folder = "DIR"

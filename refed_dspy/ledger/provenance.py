@@ -1,36 +1,16 @@
-"""Which model wrote what in a run, and what each model used and cost, read from the ledger's calls."""
+"""Which model wrote what in a run, read from the ledger's calls."""
 
 from __future__ import annotations
 
-from typing import Any
-
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.records import PICO
 
 EMBEDDED = "embedded:"
 """Prefix of the endpoint of a model that the run started itself; the model's name follows."""
-_USAGE_BY_MODEL = """
-SELECT model, endpoint, count(*), total(prompt_tokens), total(cached_tokens), total(completion_tokens),
-       sum(prompt_tokens IS NULL AND outcome NOT LIKE 'http 4%' AND outcome NOT LIKE 'http 5%' AND outcome != 'sent'),
-       total(cost), sum(cost IS NULL)
-FROM calls GROUP BY model, endpoint ORDER BY min(id)
-"""
-_COLUMNS = ("calls", "prompt_tokens", "cached_tokens", "completion_tokens", "unknown", "cost", "unpriced")
 
 
 def model_of(model: str, endpoint: str) -> str:
     """The name of a call's model; of one that the run started itself, its name in the run's settings."""
     return endpoint.removeprefix(EMBEDDED) if endpoint.startswith(EMBEDDED) else model
-
-
-def usage_by_model(ledger: Ledger) -> list[dict[str, Any]]:
-    """For each `model` at an `endpoint`: calls and usage, as in `ledger.summary.usage_by_stage`."""
-    usages = []
-    for model, endpoint, *numbers in ledger.db.execute(_USAGE_BY_MODEL):
-        use: dict[str, Any] = dict(zip(_COLUMNS, map(int, numbers), strict=True))
-        use["cost"] = None if use["unpriced"] and not use["cost"] else use["cost"] / PICO
-        usages.append({"model": model_of(model, endpoint), "endpoint": endpoint, **use})
-    return usages
 
 
 class Authors:

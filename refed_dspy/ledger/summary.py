@@ -2,32 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.ledger.provenance import model_of
 from refed_dspy.records import PICO
 
-_USAGE_BY_STAGE = """
-SELECT stage, count(*), sum(outcome = 'ok'), total(prompt_tokens), total(cached_tokens), total(completion_tokens),
+_USAGE = """
+SELECT {0}, count(*), sum(outcome = 'ok'), total(prompt_tokens), total(cached_tokens), total(completion_tokens),
        sum(prompt_tokens IS NULL AND outcome NOT LIKE 'http 4%' AND outcome NOT LIKE 'http 5%' AND outcome != 'sent'),
        total(cost), total(CASE WHEN prompt_tokens IS NULL AND outcome != 'sent' THEN cost END),
        total(CASE WHEN outcome = 'sent' THEN cost END), sum(outcome = 'sent'), sum(cost IS NULL)
-FROM calls GROUP BY stage ORDER BY min(id)
+FROM calls GROUP BY {0} ORDER BY min(id)
 """
 _COLUMNS = (
-    "calls",
-    "answered",
-    "prompt_tokens",
-    "cached_tokens",
-    "completion_tokens",
-    "unknown",
-    "cost",
-    "reserved",
-    "in_flight_cost",
-    "in_flight",
-    "unpriced",
-)
+    "calls", "answered", "prompt_tokens", "cached_tokens", "completion_tokens", "unknown", "cost", "reserved",
+    "in_flight_cost", "in_flight", "unpriced",
+)  # fmt: skip
+_OF_MODEL = ("calls", "prompt_tokens", "cached_tokens", "completion_tokens", "unknown", "cost", "unpriced")
 
 
 def usage_by_stage(ledger: Ledger) -> dict[str, dict[str, Any]]:
@@ -38,15 +31,26 @@ def usage_by_stage(ledger: Ledger) -> dict[str, dict[str, Any]]:
     for them (`in_flight_cost`, part of `cost`); `unpriced`: calls whose price is unknown. They are not in `cost`, which
     is None if there are no others.
     """
-    usage = {}
-    for stage, *numbers in ledger.db.execute(_USAGE_BY_STAGE):
-        use: dict[str, Any] = dict(zip(_COLUMNS, map(int, numbers), strict=True))
+    return {stage: use for (stage,), use in _usage_by(ledger, "stage")}
+
+
+def usage_by_model(ledger: Ledger) -> list[dict[str, Any]]:
+    """For each `model` at an `endpoint`: calls and usage, as of each stage in `usage_by_stage`."""
+    return [
+        {"model": model_of(model, endpoint), "endpoint": endpoint, **{name: use[name] for name in _OF_MODEL}}
+        for (model, endpoint), use in _usage_by(ledger, "model", "endpoint")
+    ]
+
+
+def _usage_by(ledger: Ledger, *columns: str) -> Iterator[tuple[list[str], dict[str, Any]]]:
+    """(values of `columns`, usage of the calls that have them), in the order of their first calls."""
+    for record in ledger.db.execute(_USAGE.format(", ".join(columns))):
+        use: dict[str, Any] = dict(zip(_COLUMNS, map(int, record[len(columns) :]), strict=True))
         for name in ("cost", "reserved", "in_flight_cost"):
             use[name] /= PICO
         if use["unpriced"] and not use["cost"]:
             use["cost"] = None
-        usage[stage] = use
-    return usage
+        yield list(record[: len(columns)]), use
 
 
 def tokens_a_sample(usage: Mapping[str, Mapping[str, Any]], kept: int) -> dict[str, Any] | None:
@@ -74,7 +78,8 @@ def run_status(ledger: Ledger) -> dict[str, Any]:
     `size` (asked for) and `kept`; `references` in all, `opened`, and `left_out` by reason; `instructions`: how many are
     `new`, `duplicates` or `surplus` (beyond the number asked for); `failures` by stage and kind; `usage` by stage;
     `tokens_a_sample` by stage and in all; `cost` in dollars, without the `unpriced` calls; `cost_per_sample`: of the
-    calls that are not in flight; `filters`: what each kept and dropped, by reason; `stopped`: the cap it ended at.
+    calls that are not in flight; `filters`: what each kept and dropped, by reason; `stopped`: the cap it ended at;
+    `models`: what each used (`usage_by_model`).
     """
     db, usage = ledger.db, usage_by_stage(ledger)
     cost, unpriced = _cost(usage)
@@ -107,6 +112,7 @@ def run_status(ledger: Ledger) -> dict[str, Any]:
         "teacher": ledger.meta("teacher") or {},
         "seed": ledger.meta("seed"),
         "stopped": ledger.meta("stopped"),
+        "models": usage_by_model(ledger),
     }
 
 

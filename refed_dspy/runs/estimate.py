@@ -17,6 +17,7 @@ from refed_dspy.records import dollars
 from refed_dspy.runs.forecast import CONFIDENCE, Forecast, forecast
 from refed_dspy.runs.program import ProgramLike
 from refed_dspy.runs.spec import RunSpec, check_same
+from refed_dspy.runs.stage_weights import StageWeights
 from refed_dspy.runs.synthesize import RunSettings, prepare, produce
 from refed_dspy.teachers.by_stage import ANY, TeachersByStage
 from refed_dspy.teachers.prices import table_name, table_price
@@ -138,7 +139,8 @@ def _forecast_from(folder: Path, spec: RunSpec, size: int) -> Forecast | None:
             return None
         check_same(ledger, spec)
         judge = spec.judge.price.rates if spec.judge and spec.judge.price else None
-        prediction = forecast(ledger, size, spec.per_reference, rates, spec.by_stage.facts(), judge)
+        weights = StageWeights.read(ledger, rates, spec.by_stage.facts(), judge)
+        prediction = forecast(ledger, size, spec.per_reference, weights)
     enough = min(ENOUGH_REFERENCES, len(spec.references), -(-size // PILOT_SAMPLES))
     return prediction if prediction is not None and prediction.references >= enough else None
 

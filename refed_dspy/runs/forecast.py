@@ -14,6 +14,7 @@ import random
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import stdev
 from typing import Any
 
 from refed_dspy.ledger.history import Usage
@@ -75,19 +76,14 @@ def _interval(ahead: float, spread: float) -> tuple[float, float]:
 
 
 def forecast(
-    ledger: Ledger,
-    size: int | None = None,
-    per_reference: int | None = None,
-    rates: Rates | None = None,
-    by_stage: Mapping[str, Any] | None = None,
-    judge: Rates | None = None,
+    ledger: Ledger, size: int | None = None, per_reference: int | None = None, weights: StageWeights | None = None
 ) -> Forecast | None:
     """The forecast for `size` samples, or None where too little was made to base one on.
 
-    Where size, samples a reference, rates (of the only teacher), `by_stage` (`TeachersByStage.facts`, of several) or
-    the judge's rates are None, those that the run's folder remembers are used.
+    Where size, samples a reference, or who answers at what rates are None, those that the run's folder remembers are
+    used.
     """
-    history = RunHistory.read(ledger, StageWeights.read(ledger, rates, by_stage, judge))
+    history = RunHistory.read(ledger, weights or StageWeights.read(ledger))
     if not history.references_with_samples:
         return None
     settings = _plan_settings(ledger, len(history.references), size, per_reference)
@@ -121,7 +117,7 @@ def _from_simulations(size: int, history: RunHistory, simulations: Sequence[Sequ
     whole = _sum([_sum(question.usage for question in history.made), rest])
     costs = [sum(pricing.cost(kind, took) for kind, took in usage.items()) for usage in usages]
     ahead = mean_of(costs)
-    deviation = math.sqrt(sum((cost - ahead) ** 2 for cost in costs) / (len(costs) - 1)) / ahead if ahead else 0.0
+    deviation = stdev(costs) / ahead if ahead else 0.0
     spread = _spread(groups, _by_kind(simulations[0]), slope, pricing, deviation)
     settled = history.settled(_questions_to_come(simulations))
     cost = low = high = None
@@ -153,9 +149,9 @@ def _questions_to_come(simulations: Sequence[Sequence[StageQuestion]]) -> dict[s
 
 
 def _by_kind(questions: Iterable[StageQuestion]) -> dict[Kind, list[StageQuestion]]:
-    kinds: dict[Kind, list[StageQuestion]] = {}
+    kinds: defaultdict[Kind, list[StageQuestion]] = defaultdict(list)
     for question in questions:
-        kinds.setdefault(question.kind, []).append(question)
+        kinds[question.kind].append(question)
     return kinds
 
 
@@ -202,12 +198,11 @@ def _slope(made: Sequence[StageQuestion]) -> float:
     """
     above, below = TOKENS_A_CHARACTER * 200.0**2, 200.0**2
     for questions in _by_kind(made).values():
-        calls = [
-            (question.characters, question.usage.prompt / max(1.0, question.usage.calls)) for question in questions
-        ]
-        x, y = mean_of(x for x, _ in calls), mean_of(y for _, y in calls)
-        above += sum((a - x) * (b - y) for a, b in calls)
-        below += sum((a - x) ** 2 for a, _ in calls)
+        x = [question.characters for question in questions]
+        y = [question.usage.prompt / max(1.0, question.usage.calls) for question in questions]
+        mean_x, mean_y = mean_of(x), mean_of(y)
+        above += sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y, strict=True))
+        below += sum((a - mean_x) ** 2 for a in x)
     return above / below
 
 
@@ -258,17 +253,10 @@ def as_facts(prediction: Forecast | None) -> dict[str, Any] | None:
     """The forecast in JSON types, dollars as numbers."""
     if prediction is None:
         return None
-    return {
-        "size": prediction.size,
-        "calls": prediction.calls,
-        "prompt_tokens": prediction.prompt_tokens,
-        "completion_tokens": prediction.completion_tokens,
-        "cost": _dollars(prediction.cost),
-        "low": _dollars(prediction.low),
-        "high": _dollars(prediction.high),
-        "confidence": CONFIDENCE,
+    facts: dict[str, Any] = {
+        name: getattr(prediction, name) for name in ("size", "calls", "prompt_tokens", "completion_tokens")
     }
-
-
-def _dollars(cost: int | None) -> float | None:
-    return None if cost is None else cost / PICO
+    for name in ("cost", "low", "high"):
+        picodollars = getattr(prediction, name)
+        facts[name] = None if picodollars is None else picodollars / PICO
+    return {**facts, "confidence": CONFIDENCE}

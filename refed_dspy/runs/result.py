@@ -15,7 +15,6 @@ from refed_dspy.data.rows import Samples, dropped_rows
 from refed_dspy.errors import CapReached, ExportError, RunDirError
 from refed_dspy.ledger.identity import named_work
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.ledger.provenance import usage_by_model
 from refed_dspy.ledger.spending import Spent, spent
 from refed_dspy.ledger.summary import run_status
 from refed_dspy.records import PICO, Failure, dollars
@@ -77,11 +76,9 @@ def read_run(run_dir: str | Path) -> Synthesis:
 
 
 def full_status(ledger: Ledger) -> dict[str, Any]:
-    """`run_status`, the usage of each of the `models`, and what the whole run is projected to take (None while too
-    little was made)."""
+    """`run_status`, and what the whole run is projected to take (None while too little was made)."""
     status = run_status(ledger)
     begun = bool(ledger.meta("identity")) and not status["complete"]
-    status["models"] = usage_by_model(ledger)
     return {**status, "projected": as_facts(forecast(ledger)) if begun else None}
 
 
@@ -106,8 +103,8 @@ def end_at_cap(folder: Path, cap: CapReached) -> str:
     if prediction is None:
         why = f"; most that failed was {failed[0][0]}" if failed else ""
         return f"{start}{why}; too few to say what more would take: {again} MORE"
-    missing = _missing_text(cap.cap, prediction, used, size - kept)
-    return f"{start}; {missing}: {again} {_enough_cap(cap, prediction, used, limit)}"
+    would_take, enough = _to_go_on(cap, prediction, used, limit)
+    return f"{start}; the other {size - kept} would {would_take}: {again} {enough}"
 
 
 def refresh_samples(folder: Path) -> None:
@@ -132,33 +129,22 @@ def _used_text(cap: str, used: Spent) -> str:
     return f"{used.calls:,} calls" if cap == "max_calls" else f"{used.seconds / 60:.1f} minutes"
 
 
-def _missing_text(cap: str, prediction: Forecast, used: Spent, missing: int) -> str:
-    """What the missing samples would take."""
+def _to_go_on(cap: CapReached, prediction: Forecast, used: Spent, limit: float) -> tuple[str, str]:
+    """What the missing samples would do ("cost about …"), and a cap that should be enough for them: the upper bound of
+    the forecast, and room for a call's worst case beyond it."""
     cost = ""
     if prediction.cost is not None and prediction.low is not None and prediction.high is not None:
         low, high = dollars(prediction.low - prediction.spent), dollars(prediction.high - prediction.spent)
         cost = f"about {dollars(prediction.cost - prediction.spent)} ({low} to {high})"
-    if cap == "max_cost":
-        return f"the other {missing} would cost {cost}"
-    also = f", {cost}" if cost else ""
-    if cap == "max_calls":
-        return f"the other {missing} would take about {prediction.calls_to_come:,} calls{also}"
-    minutes = prediction.calls_to_come * _minutes_per_call(used)
-    return f"the other {missing} would take about {minutes:.1f} minutes{also}"
-
-
-def _enough_cap(cap: CapReached, prediction: Forecast, used: Spent, limit: float) -> str:
-    """A cap that should be enough: the upper bound of the forecast, and room for a call's worst case beyond it."""
-    most = 1 + prediction.spread
     if cap.cap == "max_cost":
-        return _rounded_up(max(prediction.high or 0, limit * PICO) / PICO + cap.worst / PICO)
+        return f"cost {cost}", _rounded_up(max(prediction.high or 0, limit * PICO) / PICO + cap.worst / PICO)
+    also = f", {cost}" if cost else ""
+    calls, at_most = prediction.calls_to_come, prediction.calls_to_come * (1 + prediction.spread)
     if cap.cap == "max_calls":
-        return str(max(math.ceil(used.calls + prediction.calls_to_come * most), int(limit) + 1))
-    return _rounded_up(max(used.seconds / 60 + prediction.calls_to_come * _minutes_per_call(used) * most, 1.1 * limit))
-
-
-def _minutes_per_call(used: Spent) -> float:
-    return used.seconds / 60 / max(1, used.calls)
+        return f"take about {calls:,} calls{also}", str(max(math.ceil(used.calls + at_most), int(limit) + 1))
+    minutes = used.seconds / 60
+    a_call = minutes / max(1, used.calls)
+    return f"take about {calls * a_call:.1f} minutes{also}", _rounded_up(max(minutes + at_most * a_call, 1.1 * limit))
 
 
 def _rounded_up(value: float) -> str:

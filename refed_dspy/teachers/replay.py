@@ -31,8 +31,8 @@ class Replay:
     def __init__(self, ledger: Ledger, teacher: Teacher) -> None:
         self.ledger, self.teacher = ledger, teacher
         self._key = key_function(teacher.identity)
-        self.asked: dict[str, str] = {}
-        """Key → stage of every request that was made at the time."""
+        self.asked: set[str] = set()
+        """The keys of all requests, failed ones too."""
         self.missing = 0
         """Requests without an answer or a final failure."""
 
@@ -40,17 +40,15 @@ class Replay:
         """The recorded answer. Raises LMError (`in_transit`)."""
         asked = Asked.now(request)
         key = self._key(asked)
+        self.asked.add(key.digest)
         try:
             if (answer := remembered(self.ledger, asked, key)) is not None:
-                self.asked[key.digest] = key.stage
                 return response_of(self.teacher.model, answer)
         except RowError as error:
-            self.asked[key.digest] = key.stage
             raise in_transit(error) from None
         self.missing += 1
         if (failure := self.ledger.failure(key.digest)) is None:
             raise in_transit(NotAsked(key.stage, key.item, "was never asked"))
-        self.asked[key.digest] = key.stage
         # Not NoConnection: that would be about the endpoint, which is not called here.
         raise in_transit(NoAnswer(key.stage, key.item, failure[1]))
 

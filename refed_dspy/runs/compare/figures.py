@@ -128,13 +128,13 @@ class _Costs:
 
     def __init__(self, ledger: Ledger) -> None:
         self._by_key = cost_by_question(ledger)
-        self.shared = [key for key, question in self._by_key.items() if question.stage in _SHARED]
+        self.shared = {key for key, question in self._by_key.items() if question.stage in _SHARED}
         self.feedback = {key for key, stage in stage_by_answer(ledger).items() if stage in FEEDBACK}
         """Keys of the answered questions for feedback on responses."""
 
-    def total(self, keys: Sequence[str]) -> tuple[int, int | None]:
+    def total(self, keys: set[str]) -> tuple[int, int | None]:
         """(calls, picodollars) of these questions; None if any price is unknown."""
-        called = [self._by_key[key] for key in dict.fromkeys(keys) if key in self._by_key]
+        called = [self._by_key[key] for key in keys & self._by_key.keys()]
         cost = None if any(question.unpriced for question in called) else sum(question.cost for question in called)
         return sum(question.calls for question in called), cost
 
@@ -143,14 +143,14 @@ def _line(name: str, compared: Compared, config: CompareConfig, costs: _Costs, d
     rows = [row for row in compared.rows if name in row.answered.samples]
     texts = [row.answered.samples[name].improved_response for row in rows]
     asked = compared.asked[name]
-    calls, cost = costs.total([*costs.shared, *asked])
+    calls, cost = costs.total(costs.shared | asked)
     return Line(
         program=name,
         rows=len(rows),
         failed=dict(compared.missing(name)),
         **_wins(name, compared, config),
         grade=_grade(name, compared.rows, config.seed),
-        feedback=len(costs.feedback & asked.keys()),
+        feedback=len(costs.feedback & asked),
         calls=calls,
         cost=cost,
         **_text_figures([row.instruction for row in rows], texts, diversity, config.seed),

@@ -37,8 +37,8 @@ class Compared:
     """Those that gave rows."""
     seed_grades: Mapping[str, Graded]
     """Reference id → the grade of its own response."""
-    asked: Mapping[str, Mapping[str, str]]
-    """Program → key → stage of every question that the program would have asked alone, without the writing of the
+    asked: Mapping[str, set[str]]
+    """Program → the key of every question that the program would have asked alone, without the writing of the
     instructions: for every reference that was opened and every instruction that was tried, with or without a row."""
 
     def missing(self, name: str) -> Counter[str]:
@@ -69,7 +69,7 @@ class _Reader:
 
     def __init__(self, side_by_side: SideBySide, replay: Replay) -> None:
         self.side_by_side, self.replay = side_by_side, replay
-        self.asked: dict[str, dict[str, str]] = {name: {} for name in side_by_side.programs}
+        self.asked: dict[str, set[str]] = {name: set() for name in side_by_side.programs}
         self.learned: dict[int, dict[str, Any]] = {}
         """Reference → program → its feedback on the response, or the RowError that it failed with."""
 

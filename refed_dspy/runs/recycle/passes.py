@@ -34,7 +34,7 @@ class PassResults:
     stopped: str = ""
     """The cap that ended it early, or empty."""
     halfway: int = 0
-    """Rows that had the first pass but are not done."""
+    """Rows that had the first pass but are not done: selective mode begins the second once all have had the first."""
 
 
 class Passes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,22 +22,16 @@ ROWS, DROPPED, TABLE = "recycled.jsonl", "dropped.jsonl", "table"
 OUTPUTS = (ROWS, DROPPED, f"{TABLE}.txt", f"{TABLE}.json")
 
 
-@dataclass(frozen=True)
-class Recycling:
-    """The result. `made` and `selected` are by row number; `size` is how many rows there were to recycle."""
+@dataclass(frozen=True, kw_only=True)
+class Recycling(PassResults):
+    """What the passes made so far, what it cost, and its figures."""
 
     out: Path
     data: DataSet
     rows: Sequence[DataRow]
-    """Those that are done."""
-    made: Mapping[int, Recycled]
-    selected: Mapping[int, Selected] | None
+    """Those that are done, of `size` rows to recycle."""
     size: int
     used: Spent
-    stopped: str
-    """The cap that ended it early, or empty."""
-    halfway: int = 0
-    """Rows that had only the first pass: selective mode begins the second once all rows have had the first."""
     figures: Mapping[str, Figures] = field(default_factory=dict)
     """"old" and "new" → name → figure."""
     lacking: Sequence[str] = ()
@@ -68,7 +62,7 @@ class Recycling:
                 "instruction_reason": made.instruction_reason,
                 "response_reason": made.response_reason,
             }
-            yield (facts, True) if chosen is None else ({**facts, **_choice(chosen)}, chosen.kept)
+            yield (facts, True) if chosen is None else ({**facts, **asdict(chosen)}, chosen.kept)
 
     def lines(self) -> list[str]:
         """Counts, reasons, figures and what is missing, for a terminal."""
@@ -107,18 +101,8 @@ def recycling_of(
     """What the passes made of `rows` so far, and what all starts cost according to the ledger; without figures."""
     with Ledger.read(folder) as ledger:
         used = spent(ledger)
-    return Recycling(
-        out=folder,
-        data=data,
-        rows=[row for row in rows if row.number in results.made],
-        made=results.made,
-        selected=results.selected,
-        size=len(rows),
-        used=used,
-        stopped=results.stopped,
-        halfway=results.halfway,
-        lacking=lacking,
-    )
+    done = [row for row in rows if row.number in results.made]
+    return Recycling(**vars(results), out=folder, data=data, rows=done, size=len(rows), used=used, lacking=lacking)
 
 
 def old_and_new(kept: Sequence[Mapping[str, Any]], tools: Tools, sample: int, seed: int) -> dict[str, Figures]:
@@ -143,18 +127,8 @@ def write_table(recycling: Recycling) -> None:
     write_json(recycling.out / f"{TABLE}.json", {name: dict(values) for name, values in recycling.figures.items()})
 
 
-def _choice(chosen: Selected) -> dict[str, Any]:
-    return {
-        "ifd": chosen.ifd,
-        "r_ifd": chosen.r_ifd,
-        "original_ifd": chosen.original_ifd,
-        "original_r_ifd": chosen.original_r_ifd,
-        "selection_reason": chosen.reason,
-    }
-
-
 def _selection_lines(rows: Sequence[tuple[Recycled, Selected]]) -> list[str]:
-    reasons = Counter(chosen.reason for _, chosen in rows if not chosen.kept)
+    reasons = Counter(chosen.selection_reason for _, chosen in rows if not chosen.kept)
     kept = [(made, chosen) for made, chosen in rows if chosen.kept]
     lines = [
         f"selected: {len(kept)} of {len(rows)} pairs, {sum(made.instruction_from == REFLECTED for made, _ in kept)} "

@@ -32,12 +32,12 @@ class Selected:
     r_ifd: float | None
     original_ifd: float | None
     original_r_ifd: float | None
-    reason: str = ""
+    selection_reason: str = ""
 
     @property
     def kept(self) -> bool:
         """Whether there is no reason to drop it; a row without a figure is kept."""
-        return not self.reason
+        return not self.selection_reason
 
 
 def choose(rows: Sequence[DataRow], reflected: Mapping[int, Reflected], scorer: Scorer) -> dict[int, Chosen]:

@@ -10,7 +10,6 @@ from refed_dspy.errors import ConfigError, ExportError, RunDirError, one_line
 from refed_dspy.files import whole_file
 from refed_dspy.ledger.identity import named_work
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.ledger.provenance import usage_by_model
 from refed_dspy.ledger.summary import run_status
 from refed_dspy.metrics.embedder import Embedder
 from refed_dspy.sharing.report import charts, glance, histograms
@@ -70,7 +69,7 @@ def read_page(folder: Path, say: Callable[[str], None]) -> Page:
         if not ledger.has_answers():
             raise RunDirError(f"{folder}: nothing was answered here yet, so there is nothing to show; run or resume it")
         ledger.db.execute("BEGIN")  # a snapshot: the run may go on meanwhile
-        status, rows = {**run_status(ledger), "models": usage_by_model(ledger)}, read_rows(ledger)
+        status, rows = run_status(ledger), read_rows(ledger)
         steps, points = funnel(ledger, status), per_minute(ledger)
         facts, tables = glance.facts(ledger, status, rows), glance.tables(ledger, status)
         seed = int(status["seed"] or 0)

@@ -102,7 +102,7 @@ def test_selection(ifds: Any, r_ifds: Any, pair: Any, sources: Any, dropped: str
     assert (made.instruction, made.response) == pair
     assert (made.instruction_from, made.response_from) == sources
     assert made.reflected_response == ("first" if kept == "new" else "said")
-    assert (selected.kept, selected.reason) == (not dropped, dropped)
+    assert (selected.kept, selected.selection_reason) == (not dropped, dropped)
     assert selected.original_ifd == pytest.approx(ifds[0]) and selected.original_r_ifd == pytest.approx(r_ifds[0])
     assert selected.ifd == pytest.approx(ratios.get("|".join(pair)))
     assert selected.r_ifd == pytest.approx(ratios.get("|".join(reversed(pair))))
@@ -111,7 +111,11 @@ def test_selection(ifds: Any, r_ifds: Any, pair: Any, sources: Any, dropped: str
 def test_a_better_response_is_dropped_by_the_figures_of_its_pair() -> None:
     ratios = {"old|said": 0.5, "said|old": 0.9, "old|better": 1.0, "better|old": 0.8}
     made, selected = chosen((None, "cut: cut"), BETTER, ratios)
-    assert (made.response, made.instruction_reason, selected.reason) == ("better", "cut: cut", "IFD not below 1")
+    assert (made.response, made.instruction_reason, selected.selection_reason) == (
+        "better",
+        "cut: cut",
+        "IFD not below 1",
+    )
     assert selected.original_ifd == pytest.approx(0.5)
 
 
