@@ -15,7 +15,7 @@ from refed_dspy.errors import RunStopped
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.records import dollars
 from refed_dspy.runs.forecast import CONFIDENCE, Forecast, forecast
-from refed_dspy.runs.spec import RunSpec, check_same
+from refed_dspy.runs.spec import RunSpec
 from refed_dspy.runs.synthesize import SIZE, ProgramLike, RunSettings, prepare, produce
 from refed_dspy.teachers.by_stage import ANY, TeachersByStage
 from refed_dspy.teachers.prices import table_name, table_price
@@ -125,7 +125,7 @@ def _forecast_from(folder: Path, spec: RunSpec, size: int) -> Forecast | None:
     with Ledger.read(folder) as ledger:
         if not ledger.has_answers():
             return None
-        check_same(ledger, spec)
+        spec.work(size).refuse_another(ledger)
         judge = spec.judge.price.rates if spec.judge and spec.judge.price else None
         prediction = forecast(ledger, size, spec.per_reference, rates, spec.by_stage.facts(), judge)
     enough = min(ENOUGH_REFERENCES, len(spec.references), -(-size // PILOT_SAMPLES))

@@ -10,7 +10,7 @@ from typing import TypeVar
 import dspy
 
 from refed_dspy.concurrency import run_blocking
-from refed_dspy.errors import CapReached, InputError, RunStopped, TeacherRefused
+from refed_dspy.errors import InputError, RunStopped, TeacherRefused
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.metrics.figures import scoring
 from refed_dspy.metrics.perplexity import Scorer
@@ -20,10 +20,11 @@ from refed_dspy.records import DataRow
 from refed_dspy.runs.recycle.select import Selected, choose, select
 from refed_dspy.teachers.caps import check_caps, lasting_caps
 from refed_dspy.teachers.recorded import Progress, key_function, remembered
-from refed_dspy.teachers.row_jobs import RowJob, for_each_row, row_job
+from refed_dspy.teachers.row_jobs import for_each_row, row_job
+from refed_dspy.teachers.work import Work, resume_hint
 
 T = TypeVar("T")
-Work = Callable[[DataRow], Awaitable[T]]
+RowTask = Callable[[DataRow], Awaitable[T]]
 
 
 @dataclass(frozen=True)
@@ -39,13 +40,13 @@ class PassResults:
 
 
 class Passes:
-    """Asks the teacher in passes over rows, in the folder of `job`. One object is one start of the work."""
+    """Asks the teacher in passes over rows, in one folder. One object is one start of the work for its caller."""
 
-    def __init__(self, program: ReflectionTuning, folder: Path, job: RowJob, watch: Callable[[Progress], None] | None):
-        self.program, self.folder, self.job, self.watch = program, folder, job, watch
+    def __init__(self, program: ReflectionTuning, folder: Path, work: Work, watch: Callable[[Progress], None] | None):
+        self.program, self.folder, self.work, self.watch = program, folder, work, watch
         self._answered = False
 
-    def ask(self, rows: Sequence[DataRow], work: Work[T], done: dict[int, T], unit: str = "rows") -> str:
+    def ask(self, rows: Sequence[DataRow], work: RowTask[T], done: dict[int, T], unit: str = "rows") -> str:
         """Do `work` on each row and put its result into `done`, by row number. `unit`: what is counted, for progress.
 
         Returns the cap that ended it early, or an empty text. Raises as `row_job` does, except that an InputError
@@ -56,27 +57,27 @@ class Passes:
         except InputError as error:
             if not self._answered:
                 raise
-            hint = "" if isinstance(error, TeacherRefused) else f"; {self.job.resume_hint}"
+            hint = "" if isinstance(error, TeacherRefused) else f"; {resume_hint(self.folder)}"
             raise RunStopped(f"{error}{hint}") from error
 
-    async def _ask(self, rows: Sequence[DataRow], work: Work[T], done: dict[int, T], unit: str) -> str:
-        async with row_job(self.folder, self.job, self.watch) as (session, caps_left):
+    async def _ask(self, rows: Sequence[DataRow], work: RowTask[T], done: dict[int, T], unit: str) -> str:
+        async with row_job(self.folder, self.work, self.watch) as session:
             session.progress.unit = unit
 
             async def work_on(row: DataRow) -> None:
                 done[row.number] = await work(row)
                 session.progress.kept += 1
 
-            await for_each_row(session, rows, work_on, self.job.models["teacher"].concurrency, caps_left.grace)
-        self._answered = self._answered or session.first.answered
+            await for_each_row(session, rows, work_on, self.work.models["teacher"].concurrency)
+        self._answered = self._answered or session.answered
         return session.cap_reached.cap if session.cap_reached else ""
 
-    def recall(self, rows: Sequence[DataRow], work: Work[T], done: dict[int, T]) -> None:
+    def recall(self, rows: Sequence[DataRow], work: RowTask[T], done: dict[int, T]) -> None:
         """As `ask`, but only for the rows whose answers are all in the ledger: no call is made."""
         run_blocking(self._recall(rows, work, done))
 
-    async def _recall(self, rows: Sequence[DataRow], work: Work[T], done: dict[int, T]) -> None:
-        key = key_function(self.job.models["teacher"])
+    async def _recall(self, rows: Sequence[DataRow], work: RowTask[T], done: dict[int, T]) -> None:
+        key = key_function(self.work.models["teacher"])
         with Ledger.read(self.folder) as ledger:
 
             async def from_ledger(question: Question) -> dspy.Prediction:
@@ -99,20 +100,11 @@ class Passes:
         with Ledger.read(self.folder) as ledger:
             return {int(item) for (item,) in ledger.db.execute(of_stage, {"stage": stage})}
 
-    async def _check_minutes(self) -> None:
-        """Raises CapReached if no minute is left for another pass."""
-        with Ledger.read(self.folder) as ledger:
-            caps_left = check_caps(ledger, self.job.models, lasting_caps(ledger, self.job.caps))
-        async with caps_left.minutes():
-            pass
-
     def out_of_time(self) -> str:
-        """The name of the cap on minutes if it is reached, else empty."""
-        try:
-            run_blocking(self._check_minutes())
-        except CapReached:
-            return "max_minutes"
-        return ""
+        """The name of the cap on minutes if too little is left of it for another pass, else empty."""
+        with Ledger.read(self.folder) as ledger:
+            caps_left = check_caps(ledger, self.work.models, lasting_caps(ledger, self.work.caps))
+        return "max_minutes" if caps_left.over else ""
 
 
 class _NotInLedger(Exception):
@@ -148,12 +140,12 @@ def selectively(rows: Sequence[DataRow], passes: Passes, scorer: Scorer) -> Pass
     if stopped:
         finished = passes.finished_rows(passes.program.stage_names[1])
         left = [row for row in left if row.number in finished]
-    with scoring(passes.job.resume_hint):
+    with scoring(resume_hint(passes.folder)):
         chosen = choose(left, reflected, scorer)
     if stopped:
         passes.recall(left, improve, improved)
     else:
         stopped = passes.ask(left, improve, improved, "responses")
-    with scoring(passes.job.resume_hint):
+    with scoring(resume_hint(passes.folder)):
         made, selected = select(chosen, improved, scorer)
     return PassResults(made, selected, stopped, len(reflected) - len(made))
