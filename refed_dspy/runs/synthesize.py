@@ -6,7 +6,6 @@ import logging
 import math
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, TypeAlias, TypedDict, Unpack
 
@@ -21,14 +20,14 @@ from refed_dspy.filters.base import Filter, JudgeFilter
 from refed_dspy.filters.build import build
 from refed_dspy.filters.screening import Screening
 from refed_dspy.ledger.batches import left_batches
-from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.programs import ReferenceLevelFeedback
 from refed_dspy.programs.load import load_program, open_judge, refuse_bound_models, warn_of_another_teacher
 from refed_dspy.records import digest
 from refed_dspy.runs.plan import Plan, PlanSettings
 from refed_dspy.runs.result import Synthesis, end_at_cap, read_run, refresh_samples
 from refed_dspy.runs.scheduler import run_plan
-from refed_dspy.runs.spec import RunSpec, pool_setup
+from refed_dspy.runs.spec import RunSpec
+from refed_dspy.runs.work import pool_setup
 from refed_dspy.runs.worker import SynthesisWorker
 from refed_dspy.teachers import Teacher, TeacherLike, open_teacher
 from refed_dspy.teachers.by_stage import TeachersByStage, open_teachers, stages_of
@@ -157,12 +156,10 @@ async def produce(
     `plan_settings`: a smaller plan than the run's own. An estimate's pilot makes fewer samples, of a run whose folder
     records its full size.
     """
-    with _reused(spec.reuse) as reused_from, begin(folder, spec.work(size)) as start:
-        plan = Plan(plan_settings or spec.plan_settings(start.size))
-        plan.restore(
-            start.ledger.kept(), start.ledger.proposals(), start.ledger.used(), start.ledger.open_instructions()
-        )
-        session = Session(start, reused_from, pool_setup(start, spec.by_stage))
+    with begin(folder, spec.work(size)) as start:
+        ledger, plan = start.ledger, Plan(plan_settings or spec.plan_settings(start.size))
+        plan.restore(ledger.kept(), ledger.proposals(), ledger.used(), ledger.open_instructions())
+        session = Session(start, pool_setup(start, spec.by_stage))
         session.progress.size = plan.settings.size
         if on_progress is not None:
             on_progress(session.progress)
@@ -255,11 +252,6 @@ def _screening(
 def _teacher_of_model(by_stage: TeachersByStage, judge: Teacher) -> Teacher:
     """The teacher that is the judge's model, which would judge its own answers; else the first teacher."""
     return next((teacher for teacher in by_stage.teachers if teacher.model == judge.model), by_stage.first)
-
-
-def _reused(folder: Path | None) -> AbstractContextManager[Ledger | None]:
-    """The ledger of the run whose answers count here too, if there is one."""
-    return nullcontext() if folder is None else Ledger.read(folder)
 
 
 def _note_end(session: Session, plan: Plan) -> None:

@@ -11,7 +11,6 @@ import dspy
 from refed_dspy.concurrency import few_collections
 from refed_dspy.errors import CapReached, ConfigError, NothingKept, RowError, RunStopped, TeacherError, TeacherRefused
 from refed_dspy.ledger.batches import left_batches
-from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.statements import Statement
 from refed_dspy.programs.adapter import SchemaAdapter
 from refed_dspy.programs.asking import Answerer, answered_by, with_roles
@@ -28,9 +27,8 @@ class Session:
     """A folder's models at work under one budget: role → model. The first one answers, unless a stage asks for another
     role (`programs.asking.as_role`)."""
 
-    def __init__(self, start: Start, reused_from: Ledger | None = None, pool_setup: PoolSetup | None = None) -> None:
-        """`reused_from`: the ledger of another run, whose answers count here too. `pool_setup`: who answers each stage,
-        where that is not the first of the models alone."""
+    def __init__(self, start: Start, pool_setup: PoolSetup | None = None) -> None:
+        """`pool_setup`: who answers each stage, where that is not the first of the models alone."""
         work, before = start.work, start.caps_left.before
         self.start, self.ledger, self.models = start, start.ledger, work.models
         kept = start.ledger.kept()
@@ -48,11 +46,11 @@ class Session:
         for role, model in self.models.items():
             if id(model) not in of_model:
                 of_model[id(model)] = recorded_class(
-                    self.ledger, start.recorder, model, self.progress, work.policy, reused_from, role
+                    self.ledger, start.recorder, model, self.progress, work.policy, start.reused_from, role
                 )
         self.recorded_teachers = {role: of_model[id(model)] for role, model in self.models.items()}
         self.answerers: dict[str, Answerer] = dict(self.recorded_teachers)
-        self._answerer: Answerer = next(iter(self.recorded_teachers.values()))
+        self._answerer: Answerer = self.first
         self._members: dict[int, PoolMember] = {}
         if pool_setup is not None:
             self._members = members_of(of_model, pool_setup.clock)
@@ -60,6 +58,10 @@ class Session:
             self.answerers = {role: Pool([(self._members[id(model)], 1.0)]) for role, model in self.models.items()}
         self.cap_reached: CapReached | None = None
         """What ended the work at a cap, or None."""
+
+    @property
+    def first(self) -> RecordedTeacher:
+        return next(iter(self.recorded_teachers.values()))
 
     @property
     def answered(self) -> bool:

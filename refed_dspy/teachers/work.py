@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from refed_dspy.errors import RunDirError
-from refed_dspy.ledger.identity import differences, has_begun, refuse_other_work
+from refed_dspy.ledger.identity import differences, has_begun, named_work
 from refed_dspy.ledger.ledger import FILE, Ledger
 from refed_dspy.ledger.recorder import RunRecorder
 from refed_dspy.ledger.spending import begin_start
@@ -39,6 +39,8 @@ class Work:
     """What the ledger records besides: what may change between starts, so that the latest values are there."""
     references: Sequence[Reference] = ()
     """Recorded once, when the work is new."""
+    reuse: Path | None = None
+    """The folder of a run whose answers count here too."""
     policy: CallPolicy = field(default_factory=CallPolicy)
     calls_each: float = 2.0
     """About how many calls a sample or a row takes."""
@@ -69,13 +71,17 @@ class Work:
 
     def refuse_another(self, ledger: Ledger) -> None:
         """Raises RunDirError where the folder holds other work, or the same kind with another identity and answers."""
-        refuse_other_work(ledger, self.kind)
+        folder, existing = ledger.path.parent, ledger.holds()
+        if existing not in {"", self.kind}:
+            raise RunDirError(
+                f"{folder}: holds {named_work(existing)}, not {named_work(self.kind)}; name another folder"
+            )
         if has_begun(ledger) and (changes := self.changes(ledger)):
             named = changes[: self.most_changes]
             more = [f"and {len(changes) - len(named)} more"] if len(changes) > len(named) else []
             raise RunDirError(
-                f"{ledger.path.parent}: holds {self.other or f'another {self.kind}'}: {'; '.join([*named, *more])}; "
-                f"set these back, or {self.way_out}"
+                f"{folder}: holds {self.other or f'another {self.kind}'}: {'; '.join([*named, *more])}; set these "
+                f"back, or {self.way_out}"
             )
 
     def record(self, ledger: Ledger, caps: CapSettings) -> int:
@@ -99,6 +105,8 @@ class Start:
     """How many samples or rows there shall be; at least what is kept already."""
     caps_left: CapsLeft
     recorder: RunRecorder
+    reused_from: Ledger | None = None
+    """The ledger of a run whose answers count here too."""
 
 
 @contextmanager
@@ -108,19 +116,21 @@ def begin(folder: Path, work: Work) -> Iterator[Start]:
     Where this raises, nothing was written.
 
     Raises:
-        RunDirError: the folder holds other work, is in use, or cannot be written.
+        RunDirError: the folder holds other work, is in use, or cannot be written; or there is no run to reuse.
         ConfigError: a cap that cannot be kept, or calls that wait in the batch of another model.
     """
     if not (folder / FILE).is_file():  # a mistake leaves no folder behind
         budget_caps(work.models, work.caps)
-    with Ledger.create(folder) as ledger:
+    with ExitStack() as stack:
+        reused_from = None if work.reuse is None else stack.enter_context(Ledger.read(work.reuse))
+        ledger = stack.enter_context(Ledger.create(folder))
         work.refuse_another(ledger)  # first: the caps and costs of other work mean nothing here
         caps = lasting_caps(ledger, work.caps)
         caps_left = check_caps(ledger, work.models, caps)
         size = work.record(ledger, caps)
         begin_start(ledger)
         recorder = RunRecorder(ledger, caps_left.caps, caps_left.before, work.calls_each)
-        yield Start(ledger, work, size, caps_left, recorder)
+        yield Start(ledger, work, size, caps_left, recorder, reused_from)
 
 
 def resume_hint(folder: Path) -> str:
