@@ -1,9 +1,9 @@
 """Agreement of a pairwise judge with people, on a seeded draw of MT-Bench (by LLMBar) and PandaLM test pairs.
 
-`python -m benchmarks.agreement [--teacher embedded] [--count 100] [--seed 0] [--out FILE] [--report]`
+`python -m benchmarks.agreement [--teacher embedded] [--count 100] [--seed 0] [--out DIR] [--report]`
 
-Each pair takes two calls. Verdicts are written to --out as they come in and are never asked for again, so it can be
-stopped at any time. --report asks nothing and prints the figures for the verdicts in the file. With the embedded model
+Each pair takes two calls. Verdicts are kept in the ledger of --out and are never asked for again, so it can be stopped
+at any time. --report asks nothing and prints the figures for the verdicts in the folder. With the embedded model
 on two cores, 100 pairs of each set take about an hour and a half.
 """
 
@@ -11,27 +11,24 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
+import math
 import tempfile
-import time
-from dataclasses import asdict
 from itertools import chain, zip_longest
 from pathlib import Path
-from typing import IO
-
-import dspy
 
 from refed_dspy.config.jobs import StatsConfig
 from refed_dspy.config.loading import load_config
 from refed_dspy.config.teacher import TeacherConfig
 from refed_dspy.data.pairs import Pair, load_pairs, sample_pairs
-from refed_dspy.errors import NoAnswer, RefedError
-from refed_dspy.optimizers.agreement import agreement, agreement_lines, judge_pairs
-from refed_dspy.programs.adapter import SchemaAdapter
+from refed_dspy.errors import RefedError
+from refed_dspy.optimizers.agreement import agreement, agreement_lines
+from refed_dspy.optimizers.judge_agreement import judge_pairs
 from refed_dspy.programs.judges import PairwiseJudge, Verdict
 from refed_dspy.programs.saved import program_digests
-from refed_dspy.records import digest
 from refed_dspy.teachers import Teacher, open_teacher
+from refed_dspy.teachers.caps import CapSettings
+from refed_dspy.teachers.recorded import CallPolicy
+from refed_dspy.teachers.work import Work
 
 DATA = Path(__file__).parents[2] / "shared/data"
 FILES = {"MT-Bench": "llmbar_mtbench_200.json", "PandaLM": "pandalm_testset_v1.json"}
@@ -40,60 +37,16 @@ EMBEDDED = {"concurrency": 2, "context_window": 6144}
 Verdicts = dict[str, Verdict]
 
 
-class Kept:
-    """Verdicts in a JSONL file, one a line. `asked` is a digest of the teacher and the judge's prompt."""
-
-    def __init__(self, path: Path, asked: str) -> None:
-        self.path, self.asked = path, asked
-        self.verdicts: Verdicts = {}
-        text = path.read_text(encoding="utf-8") if path.is_file() else ""
-        # A kill may have cut the last line: it is not read, and the next line must not be appended to it.
-        self.cut = bool(text) and not text.endswith("\n")
-        for line in text.split("\n")[:-1]:
-            self._read(line)
-
-    def _read(self, line: str) -> None:
-        try:
-            row = json.loads(line)
-        except ValueError:
-            return  # a line that a kill cut short
-        verdict = Verdict(**{**row["verdict"], "reasons": tuple(row["verdict"]["reasons"])})
-        if row["asked"] == self.asked and not verdict.abstained.startswith(NoAnswer.kind):
-            self.verdicts[row["pair"]] = verdict
-
-    def open(self) -> IO[str]:
-        file = self.path.open("a", encoding="utf-8")
-        if self.cut:
-            file.write("\n")
-        return file
-
-    def add(self, file: IO[str], pair: Pair, verdict: Verdict) -> None:
-        self.verdicts[pair.id] = verdict
-        row = {"pair": pair.id, "asked": self.asked, "verdict": asdict(verdict)}
-        file.write(json.dumps(row, ensure_ascii=False) + "\n")
-        file.flush()
-
-
-async def judge_rest(judge: PairwiseJudge, teacher: Teacher, pairs: list[Pair], kept: Kept) -> None:
-    """Judge those of `pairs` that have no verdict yet."""
-    # By id: PandaLM has some pairs more than once.
-    left = list({pair.id: pair for pair in pairs if pair.id not in kept.verdicts}.values())
-    print(f"{len(left)} pairs are left to judge", flush=True)
-    if not left:
-        return
-    done, started = 0, time.monotonic()
-    with kept.open() as file:
-
-        def note(pair: Pair, verdict: Verdict) -> None:
-            nonlocal done
-            done += 1
-            kept.add(file, pair, verdict)
-            if done % 10 == 0:
-                print(f"{done} of {len(left)}: {(time.monotonic() - started) / done:.1f} s a pair", flush=True)
-
-        async with teacher.running() as lm:
-            with dspy.context(lm=lm, adapter=SchemaAdapter(), disable_history=True):
-                await judge_pairs(judge, left, teacher.concurrency, note)
+def work_of(teacher: Teacher, judge: PairwiseJudge, pairs: int, report: bool) -> Work:
+    """The judging as paid work. For a report no time is left, so that only kept verdicts are returned."""
+    return Work(
+        kind="agreement",
+        identity={"judge": teacher.identity, "program": program_digests(judge)},
+        models={"judge": teacher},
+        size=pairs,
+        caps=CapSettings(max_cost=None, max_calls=None, max_minutes=1e-9 if report else math.inf),
+        policy=CallPolicy(max_failure_share=1.0),
+    )
 
 
 def report(drawn: dict[str, list[Pair]], verdicts: Verdicts, seed: int) -> None:
@@ -113,7 +66,7 @@ def main() -> None:
     parser.add_argument("--teacher", default="embedded", help="a model's name or a teacher file")
     parser.add_argument("--count", type=int, default=100, help="pairs of each set")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, default=Path(tempfile.gettempdir()) / "refed-agreement.jsonl")
+    parser.add_argument("--out", type=Path, default=Path(tempfile.gettempdir()) / "refed-agreement")
     parser.add_argument("--report", action="store_true", help="ask nothing; print the figures of what is kept")
     options = parser.parse_args()
     drawn = {name: sample_pairs(load_pairs(DATA / file), options.count, options.seed) for name, file in FILES.items()}
@@ -122,17 +75,16 @@ def main() -> None:
     settings = {**JUDGE, **(EMBEDDED if named.embedded else {}), **named.model_dump(exclude_unset=True)}
     teacher = open_teacher(TeacherConfig(**settings))
     judge = PairwiseJudge()
-    kept = Kept(options.out, digest([teacher.identity, program_digests(judge)]))
-    if not options.report:
-        # Alternate between the sets, so that a run that is stopped has some of each.
-        alternating = chain.from_iterable(zip_longest(*drawn.values()))
-        try:
-            asyncio.run(judge_rest(judge, teacher, [pair for pair in alternating if pair is not None], kept))
-        except KeyboardInterrupt:
-            print(f"stopped; the verdicts so far are in {options.out}, and the same command goes on from there")
-        except RefedError as error:
-            print(f"stopped: {error}")
-    report(drawn, kept.verdicts, options.seed)
+    # Alternate between the sets, so that a run that is stopped has some of each.
+    alternating = [pair for pair in chain.from_iterable(zip_longest(*drawn.values())) if pair is not None]
+    work = work_of(teacher, judge, len(alternating), options.report)
+    try:
+        verdicts, _ = asyncio.run(judge_pairs(judge, alternating, options.out, work))
+    except KeyboardInterrupt:
+        raise SystemExit(f"stopped; verdicts are kept in {options.out}, and the same command goes on") from None
+    except RefedError as error:
+        raise SystemExit(f"stopped: {error}") from None
+    report(drawn, verdicts, options.seed)
 
 
 if __name__ == "__main__":

@@ -88,15 +88,6 @@ def count_abstentions(ledger: Ledger) -> int:
     return int(ledger.db.execute(query, (ABSTAINED,)).fetchone()[0])
 
 
-def delete_candidates() -> list[Statement]:
-    """Delete all candidates, their scores and their abstentions."""
-    return [
-        ("DELETE FROM candidates", ()),
-        ("DELETE FROM evaluations", ()),
-        ("DELETE FROM failures WHERE kind=?", (ABSTAINED,)),
-    ]
-
-
 def load_candidates(ledger: Ledger) -> list[Candidate]:
     """All candidates, in the order in which they were first seen."""
     scores: dict[str, dict[str, dict[str, float]]] = {}

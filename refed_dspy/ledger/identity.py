@@ -1,21 +1,12 @@
-"""Checks that a folder is used for one kind of work, and what differs between two starts of it."""
+"""What work a folder holds, in words, and what differs between two starts of it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from refed_dspy.errors import RunDirError
 from refed_dspy.ledger.batches import unsettled_calls
 from refed_dspy.ledger.ledger import Ledger
-
-
-def refuse_other_work(ledger: Ledger, work: str) -> None:
-    """Raises RunDirError where the folder holds another kind of work than `work`."""
-    if (existing := ledger.holds()) not in {"", work}:
-        raise RunDirError(
-            f"{ledger.path.parent}: holds {named_work(existing)}, not {named_work(work)}; name another folder"
-        )
 
 
 def named_work(work: str) -> str:

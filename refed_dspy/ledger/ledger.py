@@ -138,20 +138,15 @@ class Ledger:
     def holds(self) -> str:
         """The kind of work in the folder: "run", "compile", "agreement", "comparison", "recycling", "filtering",
         "statistics"; "" for a new folder."""
-        if (work := self.meta("work")) is not None:
-            return str(work)
-        for kind in ("compile", "agreement"):
-            if self.meta(kind) is not None:
-                return kind
-        return "run" if self.meta("identity") is not None else ""
+        return str(self.meta("work") or "")
 
     def begin(self, references: Sequence[Reference], **meta: Any) -> None:
-        """Store the run's references and settings in one transaction: a run either exists or does not.
+        """Store the work's references and settings in one transaction: it either exists or does not.
 
-        What an earlier run without any answer left in the folder is deleted, except what its calls cost.
+        What earlier work without any answer left in the folder is deleted, except what its calls cost.
         """
         with self._transaction() as db:
-            for table in ("meta", "refs", "failures"):
+            for table in ("meta", "refs", "failures", "candidates", "evaluations"):
                 db.execute(f"DELETE FROM {table}")
             db.executemany(
                 "INSERT INTO refs VALUES (?, ?, ?)",

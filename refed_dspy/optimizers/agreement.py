@@ -3,23 +3,20 @@ compiled judge."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from typing import Any
 
 import dspy
 
-from refed_dspy.concurrency import together
 from refed_dspy.data.pairs import Pair
-from refed_dspy.errors import ConfigError
 from refed_dspy.metrics.intervals import Interval, correlations, mean_interval
 from refed_dspy.programs.judges import (
     INSTRUCTION_CRITERIA,
     OVERALL,
     RESPONSE_CRITERIA,
     Criterion,
-    PairwiseJudge,
     Verdict,
 )
 from refed_dspy.text import NO_VALUE, format_number, table_lines
@@ -49,40 +46,6 @@ class Agreement:
     pearson: float | None
     """Of the judge's preference (-2 to 2) with people's verdict (-1 to 1)."""
     spearman: float | None
-
-
-async def judge_pairs(
-    judge: PairwiseJudge,
-    pairs: Sequence[Pair],
-    concurrency: int,
-    on_pair: Callable[[Pair, Verdict], None] | None = None,
-) -> list[Verdict]:
-    """The judge's verdict on each of `pairs`, in their order. The language model is that of the DSPy context.
-
-    Args:
-        concurrency: how many pairs are judged at once, with two calls each.
-        on_pair: called with each pair and its verdict as soon as there is one, in the order in which they come.
-
-    Raises TeacherError where the judge cannot be asked at all, NoConnection where it is not reached, RunStopped at a
-    cap, ConfigError for a concurrency below 1, and a bug as it is. The first error cancels what else is running.
-    """
-    if concurrency < 1:
-        raise ConfigError(f"concurrency: {concurrency} is too low; it must be 1 or more")
-    verdicts: dict[int, Verdict] = {}
-    waiting = enumerate(pairs)
-
-    async def worker() -> None:
-        for number, pair in waiting:
-            criterion = criterion_of(pair)
-            verdict = await judge.judge(pair.instruction, pair.answer_a, pair.answer_b, criterion, pair.id)
-            verdicts[number] = verdict
-            if on_pair is not None:
-                on_pair(pair, verdict)
-
-    async with together() as group:
-        for _ in range(min(concurrency, len(pairs))):
-            group.create_task(worker())
-    return [verdicts[number] for number in range(len(pairs))]
 
 
 def criterion_of(pair: Pair) -> Criterion:

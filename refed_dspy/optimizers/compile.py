@@ -8,19 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from refed_dspy.config.compile import MetricConfig
-from refed_dspy.errors import RunDirError
-from refed_dspy.ledger.candidates import delete_candidates
-from refed_dspy.ledger.identity import differences, has_begun, refuse_other_work
-from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.ledger.recorder import RunRecorder
-from refed_dspy.ledger.spending import begin_start, spent
 from refed_dspy.optimizers.gateway import open_gateway
 from refed_dspy.optimizers.progress import CompileProgress
 from refed_dspy.optimizers.result import Compiled, write_outcome
-from refed_dspy.optimizers.spec import CompileSpec, compile_caps, prepare
+from refed_dspy.optimizers.spec import prepare
 from refed_dspy.optimizers.steps import CompileSteps
 from refed_dspy.records import digest
-from refed_dspy.teachers.caps import CapSettings, lasting_caps, refuse_left_batches, without_infinite
+from refed_dspy.teachers.work import begin
 from refed_dspy.tracking.background import tracking
 from refed_dspy.tracking.compile import copy_compile
 
@@ -69,42 +63,11 @@ def compile(  # noqa: A001
     models = {"teacher": teacher, "judge": judge, "reflection": reflection}
     spec = prepare(program, examples, metric, {**settings, **models})
     folder = Path(out) if out is not None else Path("refed-compiles") / digest(spec.identity())
-    config = spec.settings
-    cap_settings = CapSettings(max_cost=config.max_cost, max_calls=config.max_calls, max_minutes=config.max_minutes)
-    compile_caps(spec, without_infinite(cap_settings))  # before the folder is made
-    with Ledger.create(folder) as ledger:
-        recorder, seconds = open_recorder(ledger, spec, lasting_caps(ledger, cap_settings))
-        track = False if estimate_only else config.track
+    with begin(folder, spec.work()) as start:
+        track = False if estimate_only else spec.settings.track
         with tracking(folder, copy_compile, track, TRACKING_INTERVAL, at_once=True) as tracker:
-            with open_gateway(ledger, recorder, spec.teachers, config.seed) as gateway:
-                steps = CompileSteps(spec, gateway, recorder.budget.caps, seconds, on_progress)
+            with open_gateway(start.ledger, start.recorder, spec.teachers, spec.settings.seed) as gateway:
+                steps = CompileSteps(spec, gateway, start.caps_left.caps, start.caps_left.seconds, on_progress)
                 outcome = steps.run(estimate_only)
             tracker.update()  # so that the program's manifest can name its run
-            return write_outcome(folder, ledger, spec, outcome, keep=not estimate_only)
-
-
-def open_recorder(ledger: Ledger, spec: CompileSpec, cap_settings: CapSettings) -> tuple[RunRecorder, float | None]:
-    """The recorder of one start, and the seconds left to it. Raises InputError before anything is written."""
-    refuse_left_batches(ledger, spec.teachers.values())
-    before = spent(ledger)
-    caps = compile_caps(spec, cap_settings, before.unpriced)
-    _begin_or_continue(ledger, spec, cap_settings)
-    begin_start(ledger)
-    minutes = cap_settings["max_minutes"]
-    seconds = None if minutes is None else max(0.0, 60 * minutes - before.seconds)
-    return RunRecorder(ledger, caps, before), seconds
-
-
-def _begin_or_continue(ledger: Ledger, spec: CompileSpec, cap_settings: CapSettings) -> None:
-    """Record what a new compile is, or check that this is the same one. Raises RunDirError."""
-    identity = spec.identity()
-    stored = ledger.meta("compile")
-    refuse_other_work(ledger, "compile")
-    begun = has_begun(ledger)
-    if stored is not None and begun and (changes := differences(stored, identity)):
-        raise RunDirError(
-            f"{ledger.path.parent}: holds another compile: {'; '.join(changes)}; set these back, or use a new --out"
-        )
-    if not begun:  # an earlier start recorded no answer, and may have been another compile
-        ledger.commit(delete_candidates())
-    ledger.set_meta(compile=identity, about=spec.about(), **cap_settings)
+            return write_outcome(folder, start.ledger, spec, outcome, keep=not estimate_only)

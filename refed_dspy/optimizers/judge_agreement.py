@@ -2,34 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import dspy
 
 from refed_dspy.concurrency import run_blocking
 from refed_dspy.config.base import Capped
 from refed_dspy.config.loading import check_config
 from refed_dspy.data.pairs import Pair, load_pairs, sample_pairs
-from refed_dspy.errors import CapReached, RefedError, RunDirError
-from refed_dspy.ledger.identity import differences, has_begun, refuse_other_work
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.ledger.recorder import RunRecorder
-from refed_dspy.ledger.spending import begin_start, spent
-from refed_dspy.optimizers.agreement import Agreement, agreement, judge_pairs
-from refed_dspy.optimizers.gateway import Gateway, open_gateway
+from refed_dspy.ledger.spending import spent
+from refed_dspy.optimizers.agreement import Agreement, agreement, criterion_of
 from refed_dspy.optimizers.result import why_stopped
 from refed_dspy.programs import PairwiseJudge, Verdict
-from refed_dspy.programs.adapter import SchemaAdapter
 from refed_dspy.programs.load import warn_of_another_teacher
 from refed_dspy.programs.saved import load_into, program_digests
 from refed_dspy.records import digest, dollars
-from refed_dspy.teachers import Teacher
-from refed_dspy.teachers.caps import CapSettings, CapsLeft, caps_of, check_caps, lasting_caps
+from refed_dspy.teachers.caps import caps_of
 from refed_dspy.teachers.judge import open_judge_model
+from refed_dspy.teachers.recorded import CallPolicy
+from refed_dspy.teachers.row_jobs import for_each_row, row_job
+from refed_dspy.teachers.work import Work
 
 
 @dataclass(frozen=True)
@@ -72,6 +66,7 @@ def measure_agreement(
 
     Raises:
         InputError: an argument cannot be used; nothing was paid for.
+        RunStopped: the judge failed; verdicts are kept.
     """
     capped = check_config(Capped, {"max_cost": max_cost, "max_calls": max_calls, "max_minutes": max_minutes})
     judge_program = _judge_program(program)
@@ -82,13 +77,18 @@ def measure_agreement(
     warn_of_another_teacher(judge_program, teacher.model)
     identity = {"pairs": digest([pair.id for pair in chosen]), "program": program_digests(judge_program)}
     folder = Path(out) if out is not None else Path("refed-verdicts") / digest([identity, teacher.identity])
-    with Ledger.create(folder) as ledger:
-        caps = lasting_caps(ledger, caps_of(capped))
-        remaining = check_caps(ledger, {"judge": teacher}, caps)
-        _begin_or_continue(ledger, {**identity, "judge": teacher.identity}, caps)
-        with _asking(ledger, teacher, remaining, seed) as gateway:
-            verdicts = _judge_all(judge_program, chosen, gateway, teacher.concurrency)
-            stopped = gateway.cap_reached
+    work = Work(
+        kind="agreement",
+        identity={**identity, "judge": teacher.identity},
+        models={"judge": teacher},
+        size=len(chosen),
+        caps=caps_of(capped),
+        policy=CallPolicy(seed, max_failure_share=1.0),
+        other="other verdicts",
+        way_out="use a new --out",
+    )
+    verdicts, stopped = run_blocking(judge_pairs(judge_program, chosen, folder, work))
+    with Ledger.read(folder) as ledger:
         spending = spent(ledger)
     judged_pairs = [pair for pair in chosen if pair.id in verdicts]
     rows = agreement(judged_pairs, [verdicts[pair.id] for pair in judged_pairs], seed)
@@ -104,39 +104,18 @@ def _judge_program(program: PairwiseJudge | str | Path | None) -> PairwiseJudge:
     return judge
 
 
-@contextmanager
-def _asking(ledger: Ledger, judge: Teacher, remaining: CapsLeft, seed: int) -> Iterator[Gateway]:
-    """A gateway to the judge, under what is left of the caps."""
-    begin_start(ledger)
-    recorder = RunRecorder(ledger, remaining.caps, remaining.before)
-    with open_gateway(ledger, recorder, {"judge": judge}, seed) as gateway:
-        gateway.allow(remaining.caps, remaining.seconds)
-        yield gateway
-
-
-def _judge_all(judge: PairwiseJudge, pairs: Sequence[Pair], gateway: Gateway, concurrency: int) -> dict[str, Verdict]:
-    """Pair's id → verdict, for the pairs that were judged before a cap was reached."""
+async def judge_pairs(
+    judge: PairwiseJudge, pairs: Sequence[Pair], folder: Path, work: Work
+) -> tuple[dict[str, Verdict], str]:
+    """Pair's id → verdict, and the cap that ended it early, or an empty text. Raises as `row_job`."""
     verdicts: dict[str, Verdict] = {}
+    async with row_job(folder, work) as session:
 
-    def keep(pair: Pair, verdict: Verdict) -> None:
-        verdicts[pair.id] = verdict
+        async def judge_pair(pair: Pair) -> None:
+            criterion = criterion_of(pair)
+            verdict = await judge.judge(pair.instruction, pair.answer_a, pair.answer_b, criterion, pair.id)
+            verdicts[pair.id] = verdict
+            session.progress.kept += 1
 
-    quiet: dict[str, Any] = {"disable_history": True, "trace": None, "max_trace_size": 0, "callbacks": []}
-    with dspy.context(lm=gateway.lm("judge"), adapter=SchemaAdapter(), **quiet):
-        try:
-            run_blocking(judge_pairs(judge, pairs, max(1, concurrency // 2), keep))
-        except CapReached:
-            return verdicts  # the gateway holds which cap it was
-        except RefedError as error:
-            raise (gateway.stop_error or error) from None
-    return verdicts
-
-
-def _begin_or_continue(ledger: Ledger, identity: dict[str, Any], caps: CapSettings) -> None:
-    stored = ledger.meta("agreement")
-    refuse_other_work(ledger, "agreement")
-    if stored is not None and has_begun(ledger) and (changes := differences(stored, identity)):
-        raise RunDirError(
-            f"{ledger.path.parent}: holds other verdicts: {'; '.join(changes)}; set these back, or use a new --out"
-        )
-    ledger.set_meta(agreement=identity, **caps)
+        await for_each_row(session, pairs, judge_pair, work.models["judge"].concurrency)
+    return verdicts, session.cap_reached.cap if session.cap_reached else ""

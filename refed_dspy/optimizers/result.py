@@ -187,7 +187,7 @@ def compile_status(ledger: Ledger) -> dict[str, Any]:
     `uncompiled` and `best` mean scores on the validation set, None before there are some; `proved`: None before the
     proof; `usage` by model; `cost` in dollars; `caps`; `stopped`.
     """
-    candidates, spending, identity = load_candidates(ledger), spent(ledger), ledger.meta("compile") or {}
+    candidates, spending, identity = load_candidates(ledger), spent(ledger), ledger.meta("identity") or {}
     outcome = ledger.meta("outcome") or {}
     uncompiled, best = baseline_and_best(candidates)
     return {

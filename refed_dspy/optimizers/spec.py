@@ -14,7 +14,6 @@ from refed_dspy.config.compile import CompileConfig, MetricConfig
 from refed_dspy.config.loading import check_config
 from refed_dspy.data.references import References
 from refed_dspy.errors import ConfigError, one_line
-from refed_dspy.ledger.budget import Caps
 from refed_dspy.optimizers.dspy_optimizers import OptimizerInputs, choose
 from refed_dspy.optimizers.examples import Split, as_examples, example_id, split_examples
 from refed_dspy.optimizers.metrics import CustomMetric, HumanAgreement, Metric, name_of, source_of
@@ -22,11 +21,12 @@ from refed_dspy.optimizers.reference_metric import ReferenceMetric
 from refed_dspy.programs import PairwiseJudge, ReferenceLevelFeedback
 from refed_dspy.programs.load import load_program, refuse_bound_models, warn_of_another_teacher
 from refed_dspy.programs.saved import load_into, program_digests
-from refed_dspy.records import PICO, digest, dollars
+from refed_dspy.records import digest
 from refed_dspy.signatures import DEFAULT_FEATURES
 from refed_dspy.teachers import Teacher, open_teacher
 from refed_dspy.teachers.caps import CapSettings
 from refed_dspy.teachers.judge import in_role, judge_for
+from refed_dspy.teachers.work import Work
 
 log = logging.getLogger("refed_dspy.optimizers")
 ROLES = ("teacher", "judge", "reflection")
@@ -95,6 +95,21 @@ class CompileSpec:
         """A digest of the source of a caller's program class; this package's and DSPy's need none."""
         kind = type(self.program)
         return "" if kind.__module__.startswith(("refed_dspy.", "dspy.")) else source_of(kind)
+
+    def work(self) -> Work:
+        """The compile as paid work."""
+        settings = self.settings
+        return Work(
+            kind="compile",
+            identity=self.identity(),
+            models=self.teachers,
+            size=settings.evaluations,
+            caps=CapSettings(
+                max_cost=settings.max_cost, max_calls=settings.max_calls, max_minutes=settings.max_minutes
+            ),
+            facts={"about": self.about()},
+            way_out="use a new --out",
+        )
 
     def about(self) -> dict[str, Any]:
         """What the ledger records about the compile besides its identity, in JSON types."""
@@ -182,38 +197,6 @@ def open_teachers(models: Mapping[str, Any]) -> dict[str, Teacher]:
         opened[role] = same or model
         shared.append(opened[role])
     return opened
-
-
-def compile_caps(spec: CompileSpec, cap_settings: CapSettings, unpriced: int = 0) -> Caps:
-    """The caps as a budget counts them. `unpriced`: how many calls of earlier starts had an unknown price.
-
-    Raises:
-        ConfigError: a cap cannot be kept with these models, or is too low for a single call.
-    """
-    cost, calls = cap_settings["max_cost"], cap_settings["max_calls"]
-    caps = Caps(None if cost is None else int(cost * PICO), None if calls is None else int(calls))
-    if caps.max_cost is not None and unpriced:
-        raise ConfigError(
-            f"max_cost: {unpriced} calls of this compile were made at an unknown price, so what is left of the cap is "
-            "unknown too; use max_calls"
-        )
-    for role, teacher in spec.teachers.items():
-        if caps != Caps() and not teacher.reports_calls:
-            raise ConfigError(
-                f"{role}: a dspy.LM retries by itself, unseen, so no cap can be kept; give it as a TeacherConfig, a "
-                "teacher file or PROVIDER/NAME"
-            )
-        if caps.max_cost is not None and teacher.least is None:
-            raise ConfigError(
-                f"max_cost: the price of the {role}, {teacher.model} at {teacher.endpoint}, is unknown; set its price "
-                "({prompt: …, completion: …} in dollars a million tokens), or use max_calls"
-            )
-        if caps.max_cost is not None and (teacher.least or 0) > caps.max_cost:
-            raise ConfigError(
-                f"max_cost: {dollars(caps.max_cost)} is below the worst case of one call of the {role}, "
-                f"{dollars(teacher.least or 0)}: raise it, or lower its max_tokens ({teacher.max_tokens})"
-            )
-    return caps
 
 
 def _program(program: Any, settings: CompileConfig) -> dspy.Module:

@@ -16,7 +16,7 @@ from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.records import dollars
 from refed_dspy.runs.forecast import CONFIDENCE, Forecast, forecast
 from refed_dspy.runs.program import ProgramLike
-from refed_dspy.runs.spec import RunSpec, check_same
+from refed_dspy.runs.spec import RunSpec
 from refed_dspy.runs.stage_weights import StageWeights
 from refed_dspy.runs.synthesize import RunSettings, prepare, produce
 from refed_dspy.teachers.by_stage import ANY, TeachersByStage
@@ -137,7 +137,7 @@ def _forecast_from(folder: Path, spec: RunSpec, size: int) -> Forecast | None:
     with Ledger.read(folder) as ledger:
         if not ledger.has_answers():
             return None
-        check_same(ledger, spec)
+        spec.work(size).refuse_another(ledger)
         judge = spec.judge.price.rates if spec.judge and spec.judge.price else None
         weights = StageWeights.read(ledger, rates, spec.by_stage.facts(), judge)
         prediction = forecast(ledger, size, spec.per_reference, weights)

@@ -1,9 +1,7 @@
-"""What a run is made of, and the check that a folder holds the same run."""
+"""What a run is made of."""
 
 from __future__ import annotations
 
-import json
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,22 +10,20 @@ from typing import Any, Protocol, cast
 import dspy
 
 from refed_dspy.data.references import References
-from refed_dspy.errors import RunDirError
 from refed_dspy.filters.base import JudgeFilter
 from refed_dspy.filters.screening import Screening
-from refed_dspy.ledger.identity import differences, has_begun, refuse_other_work
-from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.recorder import CALLS_A_SAMPLE
 from refed_dspy.programs.mlflow_address import is_address
 from refed_dspy.programs.reference_level import Proposal
 from refed_dspy.programs.saved import program_digests, program_state
 from refed_dspy.records import Reference, Sample, digest
 from refed_dspy.runs.plan import PlanSettings
+from refed_dspy.runs.work import RunWork
 from refed_dspy.teachers import Teacher
-from refed_dspy.teachers.by_stage import ANY, TeachersByStage, rates_of, stages_of
+from refed_dspy.teachers.by_stage import TeachersByStage, rates_of, stages_of
 from refed_dspy.teachers.caps import CapSettings
-from refed_dspy.teachers.pool import PoolSetup
 from refed_dspy.teachers.recorded import CallPolicy
+from refed_dspy.teachers.work import Work
 
 STUDIES = ("instruction_feedback", "response_feedback")
 """The stages that collect feedback on a reference."""
@@ -73,7 +69,7 @@ class RunSpec:
     screening: Screening = field(default_factory=lambda: Screening(()))
     judge_program: str | None = None
     """Where the judge's prompts came from."""
-    work: str = "run"
+    kind: str = "run"
     """What its folder is for (`Ledger.holds`)."""
     stage_teachers: TeachersByStage | None = None
     """Who answers each stage, where that is not `teacher` alone."""
@@ -132,6 +128,52 @@ class RunSpec:
             identity["filters"] = self.screening.identity()
         return identity
 
+    def work(self, size: int) -> Work:
+        """The run as paid work towards `size` samples."""
+        return RunWork(
+            kind=self.kind,
+            identity=self.identity(),
+            models=self.models,
+            size=size,
+            caps=self.caps,
+            facts=self._facts(),
+            references=self.references.items,
+            policy=self.policy,
+            calls_each=self.calls_a_sample,
+            unit="samples",
+            reuse=self.reuse,
+            way_out="use a new --run-dir",
+        )
+
+    def _facts(self) -> dict[str, Any]:
+        """What the ledger records of the run besides its identity, so that a resume from the folder uses it."""
+        config, judge = self.teacher.config, self.judge
+        return {
+            "program": program_state(self.program),
+            "features": dict(self.synthesis_program.features),
+            "left_out": dict(self.references.left_out),
+            "seed": self.seed,
+            "final_stage": getattr(self.program, "final_stage", None),
+            "filters": self.screening.identity(),
+            "per_reference": self.per_reference,
+            "max_failure_share": self.max_failure_share,
+            "rates": rates_of(self.teacher),
+            "price_source": self.by_stage.price_source,
+            "stopped": None,
+            "track": self.track,
+            "program_source": getattr(self.program, "source", None) or None,
+            "reuse": str(self.reuse.absolute()) if self.reuse else None,
+            "teacher": {"model": self.teacher.model, "config": config and config.model_dump(mode="json")},
+            "pools": self.by_stage.facts(),
+            "judge_program": _absolute(self.judge_program),
+            "judge": judge
+            and {
+                "model": judge.model,
+                "config": judge.config and judge.config.model_dump(mode="json"),
+                "rates": rates_of(judge),
+            },
+        }
+
     def plan_settings(self, size: int) -> PlanSettings:
         return PlanSettings(
             size=size,
@@ -159,133 +201,6 @@ class RunSpec:
         """The teachers of the stages `names`, except those whose names end with one of `endings`."""
         pools = [self.by_stage.pool(name) for name in names if not name.endswith(endings)]
         return [share.teacher for pool in pools for share in pool]
-
-
-log = logging.getLogger("refed_dspy.teachers")
-
-
-def begin_or_continue(ledger: Ledger, spec: RunSpec, size: int) -> int:
-    """Write a new run's facts, or check that these are the same. Returns the size to reach: the one asked for now,
-    larger or smaller than before, but at least what is kept already.
-
-    The teachers may be others than before, as long as one of them is still there: what the others answered counts.
-
-    Raises:
-        RunDirError: the folder holds another run; the differences are named.
-    """
-    identity = _identity(spec)
-    target = max(size, ledger.kept())
-    current = _current(spec, target)
-    stored = ledger.meta("identity")
-    refuse_other_work(ledger, spec.work)
-    if stored != identity and not has_begun(ledger):  # new, or refused before its first answer
-        ledger.begin(
-            spec.references.items,
-            identity=identity,
-            program=program_state(spec.program),
-            features=dict(spec.synthesis_program.features),
-            left_out=dict(spec.references.left_out),
-            seed=spec.seed,
-            final_stage=getattr(spec.program, "final_stage", None),
-            filters=spec.screening.identity(),
-            asked_teachers=_listed(identity["teacher"]),
-            **({} if spec.work == "run" else {"work": spec.work}),
-            **current,
-        )
-    else:
-        check_same(ledger, spec)
-        _warn_of_other_teachers(ledger, spec)
-        before = _asked_teachers(ledger)
-        new = [teacher for teacher in _listed(identity["teacher"]) if teacher not in before]
-        ledger.set_meta(**current, asked_teachers=[*before, *new])
-    return target
-
-
-def pool_setup(ledger: Ledger, spec: RunSpec) -> PoolSetup | None:
-    """The teachers of each stage, and the former ones; None where it is one teacher, and always was."""
-    now = _listed(_identity(spec)["teacher"])
-    former = [teacher for teacher in _asked_teachers(ledger) if teacher not in now]
-    return PoolSetup(spec.by_stage, former) if spec.by_stage.several or former else None
-
-
-def _asked_teachers(ledger: Ledger) -> list[Any]:
-    """The identities of all teachers that were asked in any start."""
-    return list(ledger.meta("asked_teachers") or _listed((ledger.meta("identity") or {}).get("teacher") or []))
-
-
-def _listed(identity: Any) -> list[Any]:
-    """A teacher's identity, or those of several, as a list without repeats: a model may be in two pools."""
-    identities = identity if isinstance(identity, list) else [identity]
-    return [teacher for place, teacher in enumerate(identities) if teacher not in identities[:place]]
-
-
-def _warn_of_other_teachers(ledger: Ledger, spec: RunSpec) -> None:
-    """Warn where a stage asks other teachers than at the last start: what comes next has another price."""
-    before = ledger.meta("pools") or {ANY: [ledger.meta("teacher") or {}]}
-    now = spec.by_stage.facts() or {ANY: [{"model": spec.teacher.model, "endpoint": spec.teacher.endpoint}]}
-    for stage in sorted({*before, *now}):
-        was, is_ = (_pool_text(facts.get(stage, facts[ANY])) for facts in (before, now))
-        if was != is_:
-            log.warning("%s: was %s, is now %s; what is answered stays", stage or "teacher", was, is_)
-
-
-def _pool_text(members: Sequence[Mapping[str, Any]]) -> str:
-    """A pool for a message. Endpoints are named where members have the same model."""
-    if len(members) == 1:
-        return str(members[0].get("model"))
-    same_model = len({member["model"] for member in members}) < len(members)
-    names = [f"{member['model']} at {member['endpoint']}" if same_model else member["model"] for member in members]
-    return ", ".join(f"{name} (weight {member['weight']:g})" for name, member in zip(names, members, strict=True))
-
-
-def check_same(ledger: Ledger, spec: RunSpec) -> None:
-    """Raises RunDirError where the folder holds another run; the differences are named."""
-    stored, current = ledger.meta("identity"), _identity(spec)
-    before, now = _asked_teachers(ledger), _listed(current["teacher"])
-    pooled = isinstance(stored["teacher"], list) or isinstance(current["teacher"], list)
-    if pooled or len(before) > 1:
-        still_there = any(teacher in before for teacher in now)
-        stored["teacher"] = "" if still_there else _models_text(before)
-        current["teacher"] = "" if still_there else _models_text(now)
-    if changes := differences(stored, current):
-        raise RunDirError(
-            f"{ledger.path.parent}: holds another run: {'; '.join(changes)}; set these back, or use a new --run-dir"
-        )
-
-
-def _models_text(identities: Sequence[Mapping[str, Any]]) -> str:
-    return ", ".join(str(identity["model"]) for identity in identities)
-
-
-def _identity(spec: RunSpec) -> dict[str, Any]:
-    """As it is stored: keys are text, tuples are lists."""
-    return dict(json.loads(json.dumps(spec.identity())))
-
-
-def _current(spec: RunSpec, size: int) -> dict[str, Any]:
-    """What may change between starts. The latest values are stored, so that a resume from the folder uses them."""
-    config, judge = spec.teacher.config, spec.judge
-    return {
-        "size": size,
-        "per_reference": spec.per_reference,
-        "max_failure_share": spec.max_failure_share,
-        "rates": rates_of(spec.teacher),
-        "price_source": spec.by_stage.price_source,
-        "stopped": None,
-        **spec.caps,
-        "track": spec.track,
-        "program_source": getattr(spec.program, "source", None) or None,
-        "reuse": str(spec.reuse.absolute()) if spec.reuse else None,
-        "teacher": {"model": spec.teacher.model, "config": config and config.model_dump(mode="json")},
-        "pools": spec.by_stage.facts(),
-        "judge_program": _absolute(spec.judge_program),
-        "judge": judge
-        and {
-            "model": judge.model,
-            "config": judge.config and judge.config.model_dump(mode="json"),
-            "rates": rates_of(judge),
-        },
-    }
 
 
 def _absolute(source: str | None) -> str | None:

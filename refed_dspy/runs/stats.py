@@ -24,7 +24,8 @@ from refed_dspy.teachers import Teacher
 from refed_dspy.teachers.caps import caps_of
 from refed_dspy.teachers.judge import in_role, open_judge_model
 from refed_dspy.teachers.recorded import CallPolicy, Progress
-from refed_dspy.teachers.row_jobs import RowJob, for_each_row, resume_hint, row_job
+from refed_dspy.teachers.row_jobs import for_each_row, row_job
+from refed_dspy.teachers.work import Work
 from refed_dspy.text import NO_VALUE, format_number
 
 
@@ -150,7 +151,15 @@ async def _wins(
     }
     folder = Path(out) if out is not None else Path("refed-verdicts") / digest(identity)
     verdicts: dict[int, Verdict] = {}
-    async with row_job(folder, _job(judge, identity, folder, len(rows), config), on_progress) as (session, caps_left):
+    work = Work(
+        kind="statistics",
+        identity=identity,
+        models={"judge": judge},
+        size=len(rows),
+        caps=caps_of(config),
+        policy=CallPolicy(config.seed, max_failure_share=1.0),
+    )
+    async with row_job(folder, work, on_progress) as session:
 
         async def compare(row: DataRow) -> None:
             verdicts[row.number] = await program.judge(
@@ -158,23 +167,11 @@ async def _wins(
             )
             session.progress.kept += 1
 
-        await for_each_row(session, rows, compare, judge.concurrency, caps_left.grace)
+        await for_each_row(session, rows, compare, judge.concurrency)
     with Ledger.read(folder) as ledger:
         used = spent(ledger)
     return _tallied(
         judge.model, rows, verdicts, used, session.cap_reached.cap if session.cap_reached else "", config.seed
-    )
-
-
-def _job(judge: Teacher, identity: Mapping[str, Any], folder: Path, rows: int, config: StatsConfig) -> RowJob:
-    return RowJob(
-        work="statistics",
-        identity=identity,
-        models={"judge": judge},
-        caps=caps_of(config),
-        rows=rows,
-        resume_hint=resume_hint(folder),
-        policy=CallPolicy(config.seed, max_failure_share=1.0),
     )
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import logging
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
@@ -17,28 +15,27 @@ from refed_dspy.config.filters import FilterConfig
 from refed_dspy.config.loading import check_config
 from refed_dspy.config.run import RunConfig
 from refed_dspy.data.references import load_references
-from refed_dspy.errors import CapReached, ConfigError
+from refed_dspy.errors import ConfigError
 from refed_dspy.filters.base import Filter, JudgeFilter
 from refed_dspy.filters.build import build
 from refed_dspy.filters.screening import Screening
 from refed_dspy.ledger.batches import left_batches
-from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.ledger.recorder import RunRecorder
-from refed_dspy.ledger.spending import Spent, begin_start
 from refed_dspy.programs.load import open_judge, warn_of_another_teacher
 from refed_dspy.records import digest
 from refed_dspy.runs.plan import Plan, PlanSettings
 from refed_dspy.runs.program import ProgramLike, open_program
 from refed_dspy.runs.result import Synthesis, end_at_cap, read_run, refresh_samples
 from refed_dspy.runs.scheduler import run_plan
-from refed_dspy.runs.spec import RunSpec, begin_or_continue, pool_setup
+from refed_dspy.runs.spec import RunSpec
+from refed_dspy.runs.work import pool_setup
 from refed_dspy.runs.worker import SynthesisWorker
 from refed_dspy.teachers import Teacher, TeacherLike, open_teacher
 from refed_dspy.teachers.by_stage import TeachersByStage, open_teachers, stages_of
-from refed_dspy.teachers.caps import CapsLeft, caps_of, check_caps, lasting_caps
+from refed_dspy.teachers.caps import caps_of
 from refed_dspy.teachers.judge import in_role, judge_for
 from refed_dspy.teachers.recorded import Progress
 from refed_dspy.teachers.session import Session
+from refed_dspy.teachers.work import begin
 from refed_dspy.tracking.background import tracking
 from refed_dspy.tracking.run import copy_run
 
@@ -153,44 +150,21 @@ async def produce(
     `plan_settings`: a smaller plan than the run's own. An estimate's pilot makes fewer samples, of a run whose folder
     records its full size.
     """
-    with ExitStack() as stack:
-        reused_from = stack.enter_context(Ledger.read(spec.reuse)) if spec.reuse is not None else None
-        ledger = stack.enter_context(Ledger.create(folder))
-        spec = replace(spec, caps=lasting_caps(ledger, spec.caps))
-        caps_left = check_caps(ledger, spec.models, spec.caps)
-        target = begin_or_continue(ledger, spec, size)
-        begin_start(ledger)
-        plan_settings = plan_settings or spec.plan_settings(target)
-        progress = _progress(ledger, spec, plan_settings.size, caps_left.before)
+    with begin(folder, spec.work(size)) as start:
+        ledger, plan = start.ledger, Plan(plan_settings or spec.plan_settings(start.size))
+        plan.restore(ledger.kept(), ledger.proposals(), ledger.used(), ledger.open_instructions())
+        session = Session(start, pool_setup(start, spec.by_stage))
+        session.progress.size = plan.settings.size
         if on_progress is not None:
-            on_progress(progress)
-        session = Session(
-            ledger=ledger,
-            recorder=RunRecorder(ledger, caps_left.caps, caps_left.before, spec.calls_a_sample),
-            models=spec.models,
-            progress=progress,
-            policy=spec.policy,
-            reused_from=reused_from,
-            pool_setup=pool_setup(ledger, spec),
-        )
+            on_progress(session.progress)
         with tracking(folder, copy_run, spec.track, TRACKING_INTERVAL):
-            reached = await _run_plan(spec, session, caps_left, plan_settings)
-            if reached is not None:
-                stopped = end_at_cap(folder, reached)
-                ledger.set_meta(stopped=stopped)
-                log.warning("%s", stopped)
-            _warn_of_left_batches(ledger)
+            if not plan.complete:
+                _warn_of_small_batches(spec)
+                async with session.running():  # in here `programs.asking.ask` finds the session's recorded teachers
+                    await run_plan(plan, SynthesisWorker(spec, session), spec.slots, session.grace)
+            _note_end(session, plan)
     refresh_samples(folder)
     return read_run(folder)
-
-
-def _progress(ledger: Ledger, spec: RunSpec, size: int, before: Spent) -> Progress:
-    """Where the run stands at its start; `before` is what earlier starts spent."""
-    kept = ledger.kept()
-    progress = Progress(size, kept, kept_at_start=kept, cost=before.cost)
-    progress.unpriced = before.unpriced
-    progress.priced = all(model.price is not None for model in spec.models.values())
-    return progress
 
 
 def prepare(program: ProgramLike, references: Any, **settings: Unpack[RunSettings]) -> tuple[RunSpec, Path, int]:
@@ -255,31 +229,26 @@ def _teacher_of_model(by_stage: TeachersByStage, judge: Teacher) -> Teacher:
     return next((teacher for teacher in by_stage.teachers if teacher.model == judge.model), by_stage.first)
 
 
-async def _run_plan(
-    spec: RunSpec, session: Session, caps_left: CapsLeft, plan_settings: PlanSettings
-) -> CapReached | None:
-    """Run the plan to its end, or to the first cap, which is returned. Raises as `Session.open`."""
-    ledger, plan = session.ledger, Plan(plan_settings)
-    plan.restore(ledger.kept(), ledger.proposals(), ledger.used(), ledger.open_instructions())
-    if plan.complete:
-        return None
-    _warn_of_small_batches(spec)
-    highest = max(model.least or 0 for model in spec.models.values())
-    worker = SynthesisWorker(spec.synthesis_program, spec.references, session.first, spec.screening, highest)
-    folder = shlex.quote(str(ledger.path.parent))
-    next_step = f"go on with: refed resume {folder}" if spec.work == "run" else "the same command goes on"
-    async with session.open(caps_left, lambda: f"{ledger.kept()} samples are kept; {next_step}"):
-        # In here `programs.asking.ask` finds the session's recorded teachers through a context variable.
-        await run_plan(plan, worker, spec.slots, caps_left.grace)
+def _note_end(session: Session, plan: Plan) -> None:
+    """Write down and say how the start ended: at a cap, short of its size, with calls left in batches."""
+    folder = session.ledger.path.parent
     if session.cap_reached is not None:
-        return session.cap_reached
-    if not plan.complete:
+        stopped = end_at_cap(folder, session.cap_reached)
+        session.ledger.set_meta(stopped=stopped)
+        log.warning("%s", stopped)
+    elif not plan.complete:
         log.warning(
             "the references gave %d of %d samples: each of them failed, or gave nothing new in three rounds",
             plan.kept,
-            plan_settings.size,
+            plan.settings.size,
         )
-    return None
+    if left := sum(batch["calls"] for batch in left_batches(session.ledger)):
+        log.warning(
+            "%d calls still wait in batches, charged at their worst case: a later start takes the answers that it "
+            "needs; see: refed batches %s",
+            left,
+            shlex.quote(str(folder)),
+        )
 
 
 def _warn_of_small_batches(spec: RunSpec) -> None:
@@ -291,14 +260,3 @@ def _warn_of_small_batches(spec: RunSpec) -> None:
                 role,
                 model.concurrency,
             )
-
-
-def _warn_of_left_batches(ledger: Ledger) -> None:
-    """Warn where calls that are paid for are left in batches."""
-    if left := sum(batch["calls"] for batch in left_batches(ledger)):
-        log.warning(
-            "%d calls still wait in batches, charged at their worst case: a later start takes the answers that it "
-            "needs; see: refed batches %s",
-            left,
-            shlex.quote(str(ledger.path.parent)),
-        )

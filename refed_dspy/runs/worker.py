@@ -2,44 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from refed_dspy.errors import RowError
-from refed_dspy.filters.screening import Screening
 from refed_dspy.ledger.statements import decided, sampled, text_digest, unusable
 from refed_dspy.programs.asking import about_item, predictor_names, same_teacher
 from refed_dspy.programs.reference_level import TAKEN_SHOWN
-from refed_dspy.records import Reference
 from refed_dspy.runs.plan import Propose, Respond, Study
-from refed_dspy.runs.spec import SynthesisProgram
-from refed_dspy.teachers.recorded import RecordedTeacher
+from refed_dspy.runs.spec import RunSpec
+from refed_dspy.teachers.session import Session
 
 
 class SynthesisWorker:
     """Does the units of a run (`scheduler.Worker`). Feedback on the references opened so far is in memory, all else in
     the ledger."""
 
-    def __init__(
-        self,
-        program: SynthesisProgram,
-        references: Sequence[Reference],
-        recorded: RecordedTeacher,
-        screening: Screening | None = None,
-        worst_case: int = 0,
-    ) -> None:
-        """`worst_case`: picodollars that a call is assumed to cost until some have been settled: the largest of the
-        models' least worst cases (`Teacher.least`)."""
-        self._worst_case = worst_case
-        self.program, self.references, self.recorded = program, references, recorded
-        self.ledger, self.progress = recorded.ledger, recorded.progress
-        self.screening = screening or Screening(())
+    def __init__(self, spec: RunSpec, session: Session) -> None:
+        self.program, self.references, self.screening = spec.synthesis_program, spec.references, spec.screening
+        self.session, self.ledger, self.progress = session, session.ledger, session.progress
         self.screening.restore(self.ledger)
-        self._names = predictor_names(program)
+        self._names = predictor_names(spec.program)
         self._features: dict[int, dict[str, str]] = {}
         self._response_feedback: dict[int, Any] = {}
         # A copy of a reference's instruction is no new instruction.
-        self._barred = frozenset(text_digest(reference.instruction) for reference in references)
+        self._barred = frozenset(text_digest(reference.instruction) for reference in self.references)
 
     async def study(self, unit: Study) -> None:
         reference = self.references[unit.reference]
@@ -85,8 +71,7 @@ class SynthesisWorker:
             if sample is not None and kept
             else unusable(unit.instruction_id, unit.round, sample)
         )
-        rows = [*done, *decided(unit.instruction_id, decisions)]
-        await self.recorded.recorder.group.commit(rows)
+        await self.session.commit([*done, *decided(unit.instruction_id, decisions)])
         if kept:
             self.progress.kept += 1
         else:
@@ -96,14 +81,14 @@ class SynthesisWorker:
 
     def response_failed(self, unit: Respond, error: RowError) -> None:
         if error.final:
-            self.recorded.recorder.group.post(unusable(unit.instruction_id, unit.round))
+            self.session.post(unusable(unit.instruction_id, unit.round))
 
     def proposal_failed(self, unit: Propose, error: RowError) -> None:
         if error.final:
             self.ledger.commit_proposal(unit.reference, unit.feature, unit.round, (), 0, self._barred)
 
     def affordable(self) -> int | None:
-        return self.recorded.recorder.affordable(self._worst_case)
+        return self.session.affordable()
 
     def stop(self) -> None:
-        self.recorded.recorder.stopping = True
+        self.session.stop()

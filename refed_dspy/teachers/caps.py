@@ -98,15 +98,32 @@ def refuse_left_batches(ledger: Ledger, models: Iterable[Teacher]) -> None:
             )
 
 
-def check_caps(ledger: Ledger, models: Mapping[str, Teacher], limits: CapSettings) -> CapsLeft:
+def check_caps(ledger: Ledger, models: Mapping[str, Teacher], settings: CapSettings) -> CapsLeft:
     """What a start may use with these models (role → model). Nothing is written.
 
     Raises:
-        ConfigError: a cap that cannot be kept, or that is below the worst case of one call; calls that wait in the
-            batch of another model.
+        ConfigError: as `budget_caps`; or earlier starts cost nobody knows what; or calls wait in the batch of another
+            model.
     """
     refuse_left_batches(ledger, models.values())
-    max_cost, max_calls, max_minutes = limits["max_cost"], limits["max_calls"], limits["max_minutes"]
+    caps, before, max_minutes = budget_caps(models, settings), spent(ledger), settings["max_minutes"]
+    if caps.max_cost is not None and before.unpriced:
+        raise ConfigError(
+            f"max_cost: {before.unpriced} calls of earlier starts were made at an unknown price, so what is left of "
+            "the cap is unknown too; use max_calls"
+        )
+    seconds = None if max_minutes is None else max(0.0, 60 * max_minutes - before.seconds)
+    return CapsLeft(caps, before, seconds)
+
+
+def budget_caps(models: Mapping[str, Teacher], settings: CapSettings) -> Caps:
+    """The caps as a budget counts them.
+
+    Raises:
+        ConfigError: a cap that cannot be kept with these models, or that is below the worst case of one call.
+    """
+    settings = without_infinite(settings)
+    max_cost, max_calls = settings["max_cost"], settings["max_calls"]
     caps = Caps(None if max_cost is None else int(max_cost * PICO), max_calls)
     for role, model in models.items():
         if caps != Caps() and not model.reports_calls:
@@ -117,14 +134,7 @@ def check_caps(ledger: Ledger, models: Mapping[str, Teacher], limits: CapSetting
             )
         if caps.max_cost is not None:
             _check_worst(role, model, caps.max_cost)
-    before = spent(ledger)
-    if caps.max_cost is not None and before.unpriced:
-        raise ConfigError(
-            f"max_cost: {before.unpriced} calls of this run were made at an unknown price, so what is left of the cap "
-            "is unknown too; use max_calls"
-        )
-    seconds = None if max_minutes is None else max(0.0, 60 * max_minutes - before.seconds)
-    return CapsLeft(caps, before, seconds)
+    return caps
 
 
 def _check_worst(role: str, model: Teacher, max_cost: int) -> None:

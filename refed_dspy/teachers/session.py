@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 
 import dspy
@@ -10,17 +10,16 @@ import dspy
 from refed_dspy.concurrency import few_collections
 from refed_dspy.errors import CapReached, ConfigError, NothingKept, RowError, RunStopped, TeacherError, TeacherRefused
 from refed_dspy.ledger.batches import left_batches
-from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.ledger.recorder import RunRecorder
+from refed_dspy.ledger.statements import Statement
 from refed_dspy.programs.adapter import checked_adapter
 from refed_dspy.programs.asking import with_roles
 from refed_dspy.programs.fast_path import Engine
 from refed_dspy.records import dollars
-from refed_dspy.teachers import Teacher
 from refed_dspy.teachers.caps import CapsLeft
 from refed_dspy.teachers.pool import Pool, PooledTeacher, PoolSetup, members_of
-from refed_dspy.teachers.recorded import CallPolicy, Progress, RecordedTeacher
+from refed_dspy.teachers.recorded import Progress, RecordedTeacher
 from refed_dspy.teachers.recorded_lm import recorded_lm
+from refed_dspy.teachers.work import Start
 
 # DSPy settings for thousands of calls: history and traces would grow with each of them.
 LEAN = {"disable_history": True, "trace": None, "max_trace_size": 0, "track_usage": False}
@@ -30,33 +29,34 @@ class Session:
     """A folder's models at work under one budget: role → model. The first one answers, unless a stage asks for another
     role (`programs.asking.as_role`)."""
 
-    def __init__(
-        self,
-        ledger: Ledger,
-        recorder: RunRecorder,
-        models: Mapping[str, Teacher],
-        progress: Progress,
-        policy: CallPolicy,
-        reused_from: Ledger | None = None,
-        pool_setup: PoolSetup | None = None,
-    ) -> None:
-        """`reused_from`: the ledger of another run, whose answers count here too. `pool_setup`: who answers each stage,
-        where that is not the first of `models` alone."""
-        self.ledger, self.recorder, self.models, self.progress = ledger, recorder, models, progress
+    def __init__(self, start: Start, pool_setup: PoolSetup | None = None) -> None:
+        """`pool_setup`: who answers each stage, where that is not the first of the models alone."""
+        work, before = start.work, start.caps_left.before
+        self.start, self.ledger, self.models = start, start.ledger, work.models
+        kept = start.ledger.kept()
+        self.progress = Progress(
+            start.size,
+            kept,
+            kept_at_start=kept,
+            cost=before.cost,
+            unpriced=before.unpriced,
+            priced=all(model.price is not None for model in work.models.values()),
+            unit=work.unit,
+        )
         recorded_class = RecordedTeacher if pool_setup is None else PooledTeacher
         of_model: dict[int, RecordedTeacher] = {}  # one per model, even in two roles: equal questions are one call
-        for role, model in models.items():
+        for role, model in self.models.items():
             if id(model) not in of_model:
                 of_model[id(model)] = recorded_class(
-                    ledger, recorder, model, progress, policy=policy, reused_from=reused_from, role=role
+                    self.ledger, start.recorder, model, self.progress, work.policy, start.reused_from, role
                 )
-        self.recorded_teachers = {role: of_model[id(model)] for role, model in models.items()}
+        self.recorded_teachers = {role: of_model[id(model)] for role, model in self.models.items()}
         self._engines: dict[str, Engine] = dict(self.recorded_teachers)
         self._main: Engine = self.first
         if pool_setup is not None:
             members = members_of(of_model, pool_setup.clock)
             self._main = pool_setup.router(members)
-            self._engines = {role: Pool([(members[id(model)], 1.0)]) for role, model in models.items()}
+            self._engines = {role: Pool([(members[id(model)], 1.0)]) for role, model in self.models.items()}
         self.cap_reached: CapReached | None = None
         """What ended the work at a cap, or None."""
 
@@ -64,20 +64,47 @@ class Session:
     def first(self) -> RecordedTeacher:
         return next(iter(self.recorded_teachers.values()))
 
+    @property
+    def answered(self) -> bool:
+        """Whether any model answered in this start, so that something was paid for."""
+        return any(recorded.answered for recorded in self.recorded_teachers.values())
+
+    @property
+    def grace(self) -> float:
+        """Seconds that calls in flight get to finish when the work must end."""
+        return self.start.caps_left.grace
+
+    def affordable(self) -> int | None:
+        """How many more samples or rows the caps allow, at least one; None: no cap will be reached."""
+        worst = max(model.least or 0 for model in self.models.values())
+        return self.start.recorder.affordable(worst)
+
+    async def commit(self, statements: Sequence[Statement]) -> None:
+        """Write the statements of one unit, all or none. Returns once they are written."""
+        await self.start.recorder.group.commit(statements)
+
+    def post(self, statements: Sequence[Statement]) -> None:
+        """Have the statements of one unit written, without waiting for it."""
+        self.start.recorder.group.post(statements)
+
+    def stop(self) -> None:
+        """The work must end: calls in flight may finish, none may begin."""
+        self.start.recorder.stopping = True
+
     @asynccontextmanager
-    async def open(self, remaining: CapsLeft, resume_hint: Callable[[], str]) -> AsyncIterator[None]:
-        """The models run inside the block and answer there. At a cap the block ends cleanly, and `reached` says so.
+    async def running(self) -> AsyncIterator[None]:
+        """The models run inside the block and answer there. At a cap the block ends cleanly, and `cap_reached` says so.
 
         Where the time of `max_minutes` is used up already, recorded answers are returned and nothing is begun.
-        `resume_hint`: what is kept, and the command that resumes the work, for messages.
 
         Raises:
             ConfigError: a cap is below the worst case of the very first call.
             TeacherRefused: a model cannot be used with its settings, and nothing was paid for.
             RunStopped: the same after the first answer.
         """
-        self.recorder.out_of_time = remaining.over
-        with few_collections(), self._translated_errors(resume_hint), self.recorder.closing():
+        recorder, remaining = self.start.recorder, self.start.caps_left
+        recorder.out_of_time = remaining.over
+        with few_collections(), self._translated_errors(), recorder.closing():
             async with AsyncExitStack() as stack:
                 await self._start(stack, remaining)
                 roles = {role: recorded_lm(self.models[role], engine) for role, engine in self._engines.items()}
@@ -96,13 +123,14 @@ class Session:
         await stack.enter_async_context(remaining.minutes())
 
     @contextmanager
-    def _translated_errors(self, resume_hint: Callable[[], str]) -> Iterator[None]:
-        """Notes in `reached` the cap that ended the block, and turns other errors into what `open` raises."""
+    def _translated_errors(self) -> Iterator[None]:
+        """Notes in `cap_reached` the cap that ended the block, and turns other errors into what `running` raises."""
+        budget = self.start.recorder.budget
         try:
             yield
         except CapReached:
-            reached = self.recorder.budget.reached
-            if reached is not None and not self.recorder.budget.calls:
+            reached = budget.reached
+            if reached is not None and not budget.calls:
                 raise ConfigError(
                     f"{reached.cap}: below the worst case of the first call, {dollars(reached.worst)}: raise it, or "
                     "lower the teacher's max_tokens"
@@ -110,13 +138,9 @@ class Session:
             self.cap_reached = reached or CapReached("max_minutes")
         except NothingKept:
             raise
-        except (
-            TeacherError,
-            RunStopped,
-            RowError,
-        ) as error:  # a RowError here is of a row that the work cannot do without
-            begun = any(recorded.answered for recorded in self.recorded_teachers.values()) or left_batches(self.ledger)
+        except (TeacherError, RunStopped, RowError) as error:  # a RowError here: the work cannot do without that row
+            hint = self.start.work.resume_hint(self.ledger)
+            begun = self.answered or left_batches(self.ledger)
             if isinstance(error, TeacherError) and not begun:
-                message = f"{error}; {resume_hint()}" if self.ledger.has_answers() else str(error)
-                raise TeacherRefused(message) from error
-            raise RunStopped(f"{error}; {resume_hint()}") from error
+                raise TeacherRefused(f"{error}; {hint}" if self.ledger.has_answers() else str(error)) from error
+            raise RunStopped(f"{error}; {hint}") from error

@@ -23,7 +23,7 @@ SUBSETS = ("train", "validation", "test")
 def copy_compile(store: Store, last: bool) -> None:
     """Copy to MLflow what the compile in the store's folder has done so far. Raises NotTracked."""
     with Ledger.read(store.folder) as ledger:
-        identity, outcome = ledger.meta("compile"), ledger.meta("outcome")
+        identity, outcome = ledger.meta("identity"), ledger.meta("outcome")
         if not identity or not ledger.has_answers():
             return
         candidates, spending = load_candidates(ledger), spent(ledger)

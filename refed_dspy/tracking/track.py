@@ -13,6 +13,7 @@ from refed_dspy.tracking.run import copy_run
 from refed_dspy.tracking.store import FOLDER_RUN, NotTracked, Store, noted_run
 
 log = logging.getLogger(__name__)
+_COPIES = {"run": copy_run, "comparison": copy_run, "compile": copy_compile}
 
 
 def track(folder: Path | str) -> str:
@@ -24,13 +25,13 @@ def track(folder: Path | str) -> str:
     """
     path = Path(folder).absolute()
     with Ledger.read(path) as ledger:
-        compile_identity, run_identity = ledger.meta("compile"), ledger.meta("identity")
-        answered = (compile_identity or run_identity) and ledger.has_answers()
+        kind = ledger.holds()
+        answered = kind in _COPIES and ledger.has_answers()
     if not answered:
         raise RunDirError(f"{folder}: nothing was answered here yet, so there is nothing to tell of")
     store = Store(path)
     store.connect()
-    (copy_compile if compile_identity else copy_run)(store, True)
+    _COPIES[kind](store, True)
     return str(noted_run(path))
 
 

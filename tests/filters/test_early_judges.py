@@ -16,7 +16,8 @@ from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.programs.asking import ask
 from refed_dspy.programs.reference_level import ReferenceLevelFeedback
 from refed_dspy.teachers import open_teacher
-from refed_dspy.teachers.row_jobs import RowJob, row_job
+from refed_dspy.teachers.row_jobs import row_job
+from refed_dspy.teachers.work import Work
 
 NONE: Any = {"max_cost": None, "max_calls": None, "max_minutes": None}
 
@@ -59,8 +60,8 @@ async def test_equal_questions_at_once_are_one_call(server: SimulatedTeacher, tm
     server.control(latency=0.05)
     teacher = open_teacher(teacher_of(server))
     reference = refed_dspy.load_references()[0]
-    job = RowJob("statistics", {}, {"teacher": teacher, "judge": teacher}, NONE, 1, "again")
-    async with row_job(tmp_path / "work", job) as (session, _):
+    job = Work(kind="statistics", identity={}, models={"teacher": teacher, "judge": teacher}, size=1, caps=NONE)
+    async with row_job(tmp_path / "work", job) as session:
         program = ReferenceLevelFeedback()
         answers = await asyncio.gather(*(program.collect_response_feedback(reference) for _ in range(5)))
         assert (
@@ -71,7 +72,7 @@ async def test_equal_questions_at_once_are_one_call(server: SimulatedTeacher, tm
 
 async def test_equal_questions_fail_together_and_cost_one_call(server: SimulatedTeacher, tmp_path: Path) -> None:
     server.control(latency=0.05, faults={"refusal": 1.0})
-    job = RowJob("statistics", {}, {"teacher": open_teacher(teacher_of(server))}, NONE, 1, "again")
+    job = Work(kind="statistics", identity={}, models={"teacher": open_teacher(teacher_of(server))}, size=1, caps=NONE)
     async with row_job(tmp_path / "work", job):
         program = ReferenceLevelFeedback()
         questions = (

@@ -12,7 +12,6 @@ from refed_dspy.ledger.candidates import (
     baseline_and_best,
     candidate_seen,
     count_abstentions,
-    delete_candidates,
     enough,
     evaluation_abstained,
     evaluation_scored,
@@ -123,15 +122,15 @@ def test_an_abstention_counts_once_and_only_until_it_is_scored(ledger: Ledger) -
     assert load_candidates(ledger) == [] and ledger.settled_keys() == set(), "nothing is settled by it"
 
 
-def test_other_failures_are_no_abstentions_and_are_not_forgotten(ledger: Ledger) -> None:
+def test_other_failures_are_no_abstentions_and_other_work_inherits_nothing(ledger: Ledger) -> None:
     ledger.commit(candidate_seen("one", 0, {}))
     ledger.commit(evaluation_scored("one", "a", "train", 0.5, {}, 0))
     ledger.commit(evaluation_abstained("one", "b", "train", "the judge abstained"))
     ledger.commit(failed(Key("teacher", "one", 0, "", "", "k"), "cut", "cut at 9", True, []))
     assert count_abstentions(ledger) == 1
-    ledger.commit(delete_candidates())
-    assert load_candidates(ledger) == [] and count_abstentions(ledger) == 0
     assert ledger.failure("k") == ("cut", "cut at 9")
+    ledger.begin([], work="compile")
+    assert load_candidates(ledger) == [] and count_abstentions(ledger) == 0
     assert ledger.db.execute("SELECT count(*) FROM evaluations").fetchone() == (0,)
 
 

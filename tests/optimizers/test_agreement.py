@@ -6,19 +6,24 @@ import asyncio
 import json
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-import dspy
 import pytest
-from dspy.lm15 import Request, Response
+from dspy.lm15 import Request
 from dspy.utils import exceptions as lm_errors
 
 from refed_dspy.data.pairs import Pair
-from refed_dspy.errors import ConfigError, NoConnection, TeacherError
-from refed_dspy.optimizers.agreement import ALL, Agreement, agreement, agreement_lines, criterion_of, judge_pairs
+from refed_dspy.errors import RunStopped, TeacherRefused
+from refed_dspy.optimizers.agreement import ALL, Agreement, agreement, agreement_lines, criterion_of
+from refed_dspy.optimizers.judge_agreement import judge_pairs
 from refed_dspy.programs.judges import OVERALL, RESPONSE_CRITERIA, Criterion, PairwiseJudge, Verdict
 from refed_dspy.programs.lm_errors import AnswerCut, NotReached
-from tests.support.scripted_engine import Answer, AsyncWriter, Writer, fake_lm
+from refed_dspy.teachers import open_teacher
+from refed_dspy.teachers.caps import CapSettings
+from refed_dspy.teachers.recorded import CallPolicy
+from refed_dspy.teachers.work import Work
+from tests.support.scripted_engine import Answer, Writer, fake_lm
 
 BETTER = "[better] "
 """The mark by which a judge that is always right knows the better answer. Two marks, or none, are a tie."""
@@ -61,9 +66,15 @@ def writer_by(decide: Callable[[Request], Answer | None]) -> Writer:
     return writer
 
 
-def judged_by(writer: Writer, pairs: list[Pair], concurrency: int = 3, **more: Any) -> list[Verdict]:
-    with dspy.context(lm=fake_lm(writer)):
-        return asyncio.run(judge_pairs(PairwiseJudge(), pairs, concurrency, **more))
+def judged_by(writer: Writer, pairs: list[Pair], folder: Path) -> list[Verdict]:
+    """The verdicts on `pairs`, in their order."""
+    teacher = open_teacher(fake_lm(writer))
+    caps = CapSettings(max_cost=None, max_calls=None, max_minutes=None)
+    policy = CallPolicy(max_failure_share=1.0)
+    work = Work(kind="agreement", identity={}, models={"judge": teacher}, size=len(pairs), caps=caps, policy=policy)
+    verdicts, stopped = asyncio.run(judge_pairs(PairwiseJudge(), pairs, folder, work))
+    assert stopped == ""
+    return [verdicts[pair.id] for pair in pairs]
 
 
 def of(pairs: list[Pair], verdicts: list[Verdict]) -> Agreement:
@@ -79,10 +90,10 @@ def mean_figures(row: Agreement) -> tuple[float | None, float | None]:
 # --- judging
 
 
-def test_a_judge_that_is_always_right() -> None:
+def test_a_judge_that_is_always_right(tmp_path: Path) -> None:
     pairs = [pair(number, verdict) for number, verdict in enumerate([1, -1, 1, 0, -1, -1, 1, 0])]
     writer = writer_by(perfect)
-    verdicts = judged_by(writer, pairs)
+    verdicts = judged_by(writer, pairs, tmp_path)
     assert [verdict.preference for verdict in verdicts] == [2 * pair.verdict for pair in pairs]
     assert len(writer.requests) == 16
     row = of(pairs, verdicts)
@@ -97,10 +108,10 @@ def test_a_judge_that_is_always_right() -> None:
     assert row.spearman == pytest.approx(1)
 
 
-def test_a_judge_that_always_says_a_knows_nothing() -> None:
+def test_a_judge_that_always_says_a_knows_nothing(tmp_path: Path) -> None:
     pairs = [pair(number, 1 if number % 3 else -1) for number in range(9)]
     writer = writer_by(lambda request: says("A>B"))
-    verdicts = judged_by(writer, pairs)
+    verdicts = judged_by(writer, pairs, tmp_path)
     assert {(verdict.preference, verdict.consistent) for verdict in verdicts} == {(0, False)}
     asked = [answers(request) for request in writer.requests]
     assert sorted(asked) == sorted((b, a) for a, b in asked)  # each pair in both orders
@@ -110,7 +121,7 @@ def test_a_judge_that_always_says_a_knows_nothing() -> None:
     assert (row.pearson, row.spearman) == (None, None)
 
 
-def test_an_abstention_is_recorded_and_is_no_zero() -> None:
+def test_an_abstention_is_recorded_and_is_no_zero(tmp_path: Path) -> None:
     pairs = [pair(number, (-1) ** number) for number in range(6)]
 
     def decide(request: Request) -> Answer:
@@ -118,7 +129,7 @@ def test_an_abstention_is_recorded_and_is_no_zero() -> None:
             return AnswerCut("cut at max_tokens=300")
         return says("cannot tell") if "Task 3." in prompt(request) else perfect(request)
 
-    verdicts = judged_by(writer_by(decide), pairs)
+    verdicts = judged_by(writer_by(decide), pairs, tmp_path)
     assert verdicts[2].abstained.startswith("cut: ")
     assert verdicts[3].abstained == "the judge could not tell"
     row = of(pairs, verdicts)
@@ -129,70 +140,23 @@ def test_an_abstention_is_recorded_and_is_no_zero() -> None:
     assert row.consistency == 1
 
 
-def test_verdicts_come_in_the_order_of_the_pairs() -> None:
-    pairs = [pair(number, (-1) ** number) for number in range(4)]
-    judged: list[tuple[Pair, Verdict]] = []
-    writer = Slow(lambda request: (4 - number_of(request)) * 0.03)  # the last pair comes first
-    verdicts = judged_by(writer, pairs, concurrency=4, on_pair=lambda pair, verdict: judged.append((pair, verdict)))
-    assert [verdict.preference for verdict in verdicts] == [2 * pair.verdict for pair in pairs]
-    assert judged == list(reversed(list(zip(pairs, verdicts, strict=True))))
-
-
 def number_of(request: Request) -> int:
     match = re.search(r"Task (\d+)\.", prompt(request))
     assert match is not None
     return int(match[1])
 
 
-class Slow(Writer):
-    """Judges rightly after `seconds`, and remembers how many calls were there at once and how they ended."""
-
-    def __init__(self, seconds: Callable[[Request], float]) -> None:
-        super().__init__()
-        self.seconds = seconds
-        self.running = self.most = self.cancelled = 0
-        self.four_are_running = asyncio.Event()
-
-    @property
-    def asynchronous(self) -> AsyncWriter:
-        return SlowAsyncWriter(self)
+def test_no_pairs_ask_nothing(tmp_path: Path) -> None:
+    assert judged_by(Writer(), [], tmp_path) == []
 
 
-class SlowAsyncWriter(AsyncWriter):
-    writer: Slow
-
-    async def complete(self, request: Request) -> Response:
-        slow = self.writer
-        slow.running += 1
-        slow.most = max(slow.most, slow.running)
-        if slow.running == 4:
-            slow.four_are_running.set()
-        try:
-            await asyncio.sleep(slow.seconds(request))
-        except asyncio.CancelledError:
-            slow.cancelled += 1
-            raise
-        finally:
-            slow.running -= 1
-        if not slow.queue:
-            slow.queue.append(perfect(request))
-        return slow.answer(request)
+def test_a_pair_that_comes_twice_is_judged_once(tmp_path: Path) -> None:
+    writer = writer_by(perfect)
+    assert len(judged_by(writer, [pair(1, 1), pair(2, 1), pair(1, 1)], tmp_path)) == 3
+    assert len(writer.requests) == 4
 
 
-@pytest.mark.parametrize("concurrency", [1, 3])
-def test_no_more_pairs_are_judged_at_once_than_was_said(concurrency: int) -> None:
-    writer = Slow(lambda request: 0.005)
-    judged_by(writer, [pair(number, 1) for number in range(10)], concurrency)
-    assert writer.most == 2 * concurrency
-
-
-def test_no_pairs_ask_nothing() -> None:
-    assert judged_by(Writer(), []) == []
-    with pytest.raises(ConfigError, match="must be 1 or more"):
-        judged_by(Writer(), [pair(1, 1)], concurrency=0)
-
-
-def test_the_same_judge_of_the_same_context_is_asked_by_each_pairs_criterion() -> None:
+def test_the_same_judge_of_the_same_context_is_asked_by_each_pairs_criterion(tmp_path: Path) -> None:
     pairs = [
         pair(1, 1),
         pair(2, 1, criterion="depth", description="how deep it goes"),
@@ -200,7 +164,7 @@ def test_the_same_judge_of_the_same_context_is_asked_by_each_pairs_criterion() -
         pair(4, 1, criterion="brevity"),
     ]
     writer = writer_by(perfect)
-    judged_by(writer, pairs)
+    judged_by(writer, pairs, tmp_path)
     for number, (name, meaning) in {
         1: (OVERALL.name, OVERALL.description),
         2: ("depth", "how deep it goes"),
@@ -225,45 +189,15 @@ def test_a_known_criterion_has_its_meaning_under_either_name() -> None:
 # --- what stops it
 
 
-@pytest.mark.parametrize(
-    ("fault", "kind"),
-    [(lm_errors.LMAuthError("wrong key"), TeacherError), (NotReached("connection refused"), NoConnection)],
-)
-def test_a_judge_that_cannot_be_asked_stops_it(fault: Exception, kind: type[Exception]) -> None:
-    writer = writer_by(lambda request: fault if number_of(request) == 2 else perfect(request))
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("fault", [lm_errors.LMAuthError("wrong key"), NotReached("connection refused")])
+def test_a_judge_that_cannot_be_asked_stops_it(fault: Exception, first: bool, tmp_path: Path) -> None:
+    writer = writer_by(lambda request: fault if first or number_of(request) >= 9 else perfect(request))
     pairs = [pair(number, 1) for number in range(100)]
-    with pytest.raises(kind):
-        judged_by(writer, pairs, concurrency=2)
-    assert len(writer.requests) < 20
-
-
-async def test_the_first_error_cancels_what_else_is_running() -> None:
-    writer = Slow(lambda request: 0.01 if number_of(request) == 0 else 60)
-    writer.queue.append(lm_errors.LMAuthError("wrong key"))
-    with dspy.context(lm=fake_lm(writer)), pytest.raises(TeacherError, match="check the key"):
-        await judge_pairs(PairwiseJudge(), [pair(number, 1) for number in range(5)], 5)
-    assert writer.cancelled >= 8
-
-
-async def test_whoever_cancels_it_cancels_its_calls() -> None:
-    writer = Slow(lambda request: 60)
-    with dspy.context(lm=fake_lm(writer)):
-        task = asyncio.create_task(judge_pairs(PairwiseJudge(), [pair(number, 1) for number in range(5)], 2))
-        await asyncio.wait_for(writer.four_are_running.wait(), 10)
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-    assert (writer.running, writer.cancelled) == (0, 4)
-
-
-def test_a_bug_in_what_is_told_is_raised_as_it_is() -> None:
-    def broken(pair: Pair, verdict: Verdict) -> None:
-        raise LookupError("a bug")
-
-    writer = writer_by(perfect)
-    with pytest.raises(LookupError, match="a bug"):
-        judged_by(writer, [pair(number, 1) for number in range(50)], on_pair=broken)
-    assert len(writer.requests) < 20
+    with pytest.raises(TeacherRefused if first else RunStopped) as stopped:
+        judged_by(writer, pairs, tmp_path)
+    assert len(writer.requests) < 100 and "\n" not in str(stopped.value)
+    assert ("the same command goes on" in str(stopped.value)) != first
 
 
 # --- figures

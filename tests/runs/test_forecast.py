@@ -249,6 +249,14 @@ def test_an_estimate_in_another_runs_folder_is_refused(
         estimate(server, tmp_path / "run", **change)
 
 
+def test_an_estimate_in_a_folder_of_other_work_is_refused(server: SimulatedTeacher, tmp_path: Path) -> None:
+    run(server, tmp_path / "run", 4)
+    with Ledger.create(tmp_path / "run") as ledger:
+        ledger.set_meta(work="statistics", identity={})
+    with pytest.raises(RunDirError, match="holds statistics, not a run; name another folder"):
+        estimate(server, tmp_path / "run")
+
+
 def wide(spread: float) -> Forecast:
     return Forecast(
         size=100, calls=300, prompt_tokens=10_000, cached_tokens=0, completion_tokens=10_000, cost=10**12,

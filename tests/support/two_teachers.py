@@ -16,10 +16,10 @@ from refed_dspy.ledger.spending import Spent
 from refed_dspy.programs.asking import ask
 from refed_dspy.runs.result import Synthesis
 from refed_dspy.teachers.by_stage import open_teachers
-from refed_dspy.teachers.caps import CapsLeft
+from refed_dspy.teachers.caps import CapSettings, CapsLeft
 from refed_dspy.teachers.pool import PoolSetup
-from refed_dspy.teachers.recorded import CallPolicy, Progress
 from refed_dspy.teachers.session import Session
+from refed_dspy.teachers.work import Start, Work
 from tests.conftest import MARKS
 from tests.support.clocks import Clock
 from tests.support.scripted_engine import Writer, fake_lm, references
@@ -74,17 +74,17 @@ def check_lineage(made: Synthesis, two: tuple[SimulatedTeacher, ...]) -> list[di
     return rows
 
 
-NO_CAPS = CapsLeft(Caps(), Spent(0, 0, 0, 0.0), None)
 AskPool: TypeAlias = Callable[[int], Awaitable[Any]]
 
 
 def at_session(ledger: Ledger, writers: list[Writer], clock: Clock) -> tuple[Session, AskPool]:
     """A session with a pool of these writers, and a function that asks it."""
     by_stage = open_teachers([fake_lm(writer, name=f"fake/{number}") for number, writer in enumerate(writers)])
-    recorder = RunRecorder(ledger, Caps(), NO_CAPS.before)
-    session = Session(
-        ledger, recorder, by_stage.roles, Progress(1), CallPolicy(), pool_setup=PoolSetup(by_stage, (), clock)
-    )
+    caps = CapSettings(max_cost=None, max_calls=None, max_minutes=None)
+    work = Work(kind="testing", identity={}, models=by_stage.roles, size=1, caps=caps)
+    left = CapsLeft(Caps(), Spent(0, 0, 0, 0.0), None)
+    start = Start(ledger, work, 1, left, RunRecorder(ledger, left.caps, left.before))
+    session = Session(start, pool_setup=PoolSetup(by_stage, (), clock))
     predictor = refed_dspy.ReferenceLevelFeedback().response_generation
 
     def ask_pool(number: int) -> Awaitable[Any]:

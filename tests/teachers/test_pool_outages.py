@@ -20,7 +20,6 @@ from tests.conftest import KEY_VARIABLE
 from tests.support.clocks import Clock
 from tests.support.scripted_engine import Writer
 from tests.support.two_teachers import (
-    NO_CAPS,
     answered_twice,
     asked,
     at_session,
@@ -159,7 +158,7 @@ def test_one_that_comes_back_is_asked_again(tmp_path: Path, caplog: pytest.LogCa
         session, ask_pool = at_session(ledger, writers, clock)
 
         async def scenario() -> None:
-            async with session.open(NO_CAPS, lambda: "again"):
+            async with session.running():
                 assert all(await asked_of_each(4, 0))
                 down[0] = True
                 assert (await asked_of_each(4, 0))[1] <= 8, "those in flight"
@@ -183,7 +182,7 @@ def test_a_probe_that_ends_without_an_answer_or_failure_is_made_again(tmp_path: 
         session, ask_pool = at_session(ledger, writers, clock)
 
         async def scenario() -> None:
-            async with session.open(NO_CAPS, lambda: "again"):
+            async with session.running():
                 for number in range(20):
                     clock.now += FIRST_OUTAGE
                     await asyncio.gather(ask_pool(number), return_exceptions=True)
@@ -198,7 +197,7 @@ def test_the_same_question_asked_twice_at_once_is_paid_for_once(tmp_path: Path) 
         session, ask_pool = at_session(ledger, writers, clock)
 
         async def twice() -> None:
-            async with session.open(NO_CAPS, lambda: "again"):
+            async with session.running():
                 answers = await asyncio.gather(*(ask_pool(number % 5) for number in range(20)))
                 assert all(answer.response == answers[number % 5].response for number, answer in enumerate(answers))
 

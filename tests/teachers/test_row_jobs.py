@@ -21,10 +21,11 @@ from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.programs.asking import as_role, ask
 from refed_dspy.programs.lm_errors import NotReached
 from refed_dspy.teachers import Teacher, open_teacher
-from refed_dspy.teachers.caps import CapSettings, CapsLeft
+from refed_dspy.teachers.caps import CapSettings
 from refed_dspy.teachers.recorded import CallPolicy, Progress
-from refed_dspy.teachers.row_jobs import RowJob, for_each_row, row_job
+from refed_dspy.teachers.row_jobs import for_each_row, row_job
 from refed_dspy.teachers.session import Session
+from refed_dspy.teachers.work import Work
 from tests.support.compiling import config
 from tests.support.scripted_engine import Answer, Writer, fake_lm, references
 
@@ -32,24 +33,22 @@ NO_CAPS = CapSettings(max_cost=None, max_calls=None, max_minutes=None)
 ANSWER = dspy.Predict("question -> answer")
 
 
-def job(models: dict[str, Teacher], **changes: Any) -> RowJob:
+def job(models: dict[str, Teacher], **changes: Any) -> Work:
     """A job whose identity, caps and so on may be changed."""
     caps = CapSettings(**{**NO_CAPS, **changes.pop("caps", {})})
-    settings = {"identity": {"data": "d"}, "rows": 6, "resume_hint": "it is kept; run it again", **changes}
-    return RowJob(work="testing", models=models, caps=caps, **settings)
+    return Work(kind="testing", models=models, caps=caps, **{"identity": {"data": "d"}, "size": 6, **changes})
 
 
 async def worked(
     folder: Path,
-    spec: RowJob,
+    spec: Work,
     items: Sequence[Any],
     work: Callable[[Any], Awaitable[None]],
     slots: int = 2,
     seen: list[Progress] | None = None,
 ) -> Session:
-    async with row_job(folder, spec, None if seen is None else seen.append) as (session, remaining):
-        assert isinstance(remaining, CapsLeft)
-        await for_each_row(session, items, work, slots, remaining.grace)
+    async with row_job(folder, spec, None if seen is None else seen.append) as session:
+        await for_each_row(session, items, work, slots)
     return session
 
 
@@ -116,7 +115,10 @@ async def test_once_it_must_stop_no_call_begins(server: SimulatedTeacher, tmp_pa
         assert ledger.has_answers(), "what was in flight has landed, and is kept"
 
 
-async def test_what_does_not_land_within_the_grace_is_cancelled(tmp_path: Path) -> None:
+async def test_what_does_not_land_within_the_grace_is_cancelled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("refed_dspy.teachers.caps.GRACE", 0.01)
     ends: list[str] = []
 
     async def work(n: int) -> None:
@@ -129,8 +131,8 @@ async def test_what_does_not_land_within_the_grace_is_cancelled(tmp_path: Path) 
             raise
 
     with pytest.raises(ValueError, match="first"):
-        async with row_job(tmp_path, job({"teacher": teacher()[0]})) as (session, _):
-            await for_each_row(session, range(2), work, 2, 0.01)
+        async with row_job(tmp_path, job({"teacher": teacher()[0]})) as session:
+            await for_each_row(session, range(2), work, 2)
     assert ends == ["cancelled"]
 
 
@@ -299,14 +301,14 @@ async def test_a_model_that_never_answers_is_refused_and_later_it_stops_the_work
     with pytest.raises(TeacherRefused if role == "teacher" else RunStopped) as stopped:
         await worked(tmp_path, job(models), range(3), work, slots=1)
     assert "check the key" in str(stopped.value) and "\n" not in str(stopped.value)
-    assert ("run it again" in str(stopped.value)) == (role == "judge"), "only then something is kept"
+    assert ("the same command goes on" in str(stopped.value)) == (role == "judge"), "only then something is kept"
     assert getattr(stopped.value, "exit_code", 0) == (2 if role == "teacher" else 1)
 
 
 async def test_a_row_that_cannot_do_without_its_answer_ends_the_work_and_says_how_to_go_on(tmp_path: Path) -> None:
     opened, writer = teacher()
     writer.on_request = lambda request: NotReached("connection refused") if len(writer.requests) > 1 else None
-    with pytest.raises(RunStopped, match="connection refused; it is kept; run it again"):
+    with pytest.raises(RunStopped, match=r"connection refused; what was paid for is kept in .*the same command"):
         await worked(tmp_path, job({"teacher": opened}), range(3), question_only, slots=1)
     assert not issubclass(RunStopped, NoConnection)
 
@@ -323,7 +325,7 @@ async def test_too_many_failures_stop_the_work_in_one_line(tmp_path: Path) -> No
         except Exception:  # noqa: BLE001 — a row may fail
             return
 
-    with pytest.raises(RunStopped, match=r"answering failed in 20 of its last 20 calls.*; it is kept") as stopped:
+    with pytest.raises(RunStopped, match=r"answering failed in 20 of its last 20 calls.*; what was paid") as stopped:
         await worked(tmp_path, job({"teacher": opened}, policy=CallPolicy(0, 0.5)), range(99), work, slots=1)
     assert "\n" not in str(stopped.value) and len(writer.requests) <= 21
 

@@ -202,7 +202,7 @@ def test_copying_a_compile_again_adds_nothing(gepa: Tuned) -> None:
 def crafted(folder: Path, *statements: list[Statement]) -> None:
     """A compile's ledger with these rows."""
     with Ledger.create(folder) as ledger:
-        ledger.set_meta(compile={"kind": "X", "seed": 0}, about={"name": "refed", "models": {}})
+        ledger.set_meta(work="compile", identity={"kind": "X", "seed": 0}, about={"name": "refed", "models": {}})
         ledger.db.execute("INSERT OR IGNORE INTO answers VALUES ('k', 'teacher', 'a', 0, '', '', '{}', 'http://x', 0)")
         for each in statements:
             ledger.commit(each)

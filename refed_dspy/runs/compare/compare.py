@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,8 +12,7 @@ from refed_dspy.concurrency import run_blocking
 from refed_dspy.config.jobs import CompareConfig
 from refed_dspy.config.loading import check_config
 from refed_dspy.data.references import load_references
-from refed_dspy.errors import ConfigError, NoAnswer, NoConnection, RefedError, RunDirError, RunStopped, one_line
-from refed_dspy.ledger.identity import differences, has_begun, refuse_other_work
+from refed_dspy.errors import ConfigError, NoAnswer, NoConnection, RefedError, RunStopped, one_line
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.programs import PairwiseJudge, ReferenceLevelFeedback, SeedOnly
 from refed_dspy.programs.baselines import METHODS
@@ -33,6 +31,7 @@ from refed_dspy.teachers import open_teacher
 from refed_dspy.teachers.caps import caps_of
 from refed_dspy.teachers.judge import judge_for
 from refed_dspy.teachers.recorded import Progress
+from refed_dspy.teachers.work import Work
 
 _TRANSIENT = (NoAnswer.kind, NoConnection.kind)
 
@@ -67,7 +66,6 @@ def compare(
     spec = prepare(config, programs or config.programs, references, teacher, judge)
     diversity = Diversity.open(config.embeddings)
     folder = Path(out) if out is not None else Path("refed-comparisons") / digest(spec.identity())
-    _refuse_another(spec, folder)
     try:
         made = run_blocking(produce(spec, folder, config.size, on_progress))
     except RunStopped as error:
@@ -107,7 +105,7 @@ def prepare(config: CompareConfig, programs: Mapping[str, Any], references: Any,
         reuse=config.reuse,
         track=config.track,
         judge=judge_for(opened, judge),
-        work="comparison",
+        kind="comparison",
     )
 
 
@@ -127,22 +125,8 @@ class _ComparisonSpec(RunSpec):
         graded = {"grades": side_by_side.graded, "seed set graded": side_by_side.seed_graded}
         return {**super().identity(), "program": digests, "against": side_by_side.against, **graded}
 
-
-def _refuse_another(spec: RunSpec, folder: Path) -> None:
-    """Raises RunDirError where the folder holds other work, or another comparison."""
-    try:
-        ledger = Ledger.read(folder)
-    except RunDirError:
-        return  # new, or `Ledger.create` will say what is wrong
-    with ledger:
-        refuse_other_work(ledger, spec.work)
-        identity = dict(json.loads(json.dumps(spec.identity())))
-        if has_begun(ledger) and (changes := differences(ledger.meta("identity") or {}, identity)):
-            more = f"; and {len(changes) - 4} more" if len(changes) > 4 else ""
-            raise RunDirError(
-                f"{folder}: holds another comparison: {'; '.join(changes[:4])}{more}; set these back, or name another "
-                "folder with out"
-            )
+    def work(self, size: int) -> Work:
+        return replace(super().work(size), way_out="name another folder with out", most_changes=4)
 
 
 def _is_seed(source: Any) -> bool:

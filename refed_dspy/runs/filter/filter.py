@@ -25,7 +25,8 @@ from refed_dspy.teachers import Teacher
 from refed_dspy.teachers.caps import caps_of
 from refed_dspy.teachers.judge import in_role, open_judge_model
 from refed_dspy.teachers.recorded import CallPolicy, Progress
-from refed_dspy.teachers.row_jobs import RowJob, for_each_row, resume_hint, row_job
+from refed_dspy.teachers.row_jobs import for_each_row, row_job
+from refed_dspy.teachers.work import Work
 
 NO_PLAIN = "no plain response"
 
@@ -90,15 +91,14 @@ async def _filter(
 
     async def ask_judge(judge_filter: JudgeFilter, rows: Sequence[DataRow]) -> dict[int, Decision]:
         decisions: dict[int, Decision] = {}
-        async with row_job(folder, _job(models, len(rows), folder, config, identity), watch) as (session, caps_left):
-            session.progress.unit = "rows"
+        async with row_job(folder, _work(models, len(rows), config, identity), watch) as session:
 
             async def judge(row: DataRow) -> None:
                 if (decision := await _judged(judge_filter, row)) is not None:
                     decisions[row.number] = decision
                 session.progress.kept += 1
 
-            await for_each_row(session, rows, judge, models["judge"].concurrency, caps_left.grace)
+            await for_each_row(session, rows, judge, models["judge"].concurrency)
         if session.cap_reached is not None:
             stopped.append(session.cap_reached.cap)
         elif reason := judge_filter.hopeless():
@@ -126,16 +126,13 @@ async def _judged(judge_filter: JudgeFilter, row: DataRow) -> Decision | None:
         return Decision(False, ABSTAINED, None, f"{error.kind}: {error.reason}") if error.final else None
 
 
-def _job(
-    models: Mapping[str, Teacher], rows: int, folder: Path, config: FilterRunConfig, identity: Mapping[str, Any]
-) -> RowJob:
-    return RowJob(
-        work="filtering",
+def _work(models: Mapping[str, Teacher], rows: int, config: FilterRunConfig, identity: Mapping[str, Any]) -> Work:
+    return Work(
+        kind="filtering",
         identity=identity,
         models=models,
+        size=rows,
         caps=caps_of(config),
-        rows=rows,
-        resume_hint=resume_hint(folder),
         policy=CallPolicy(config.seed, max_failure_share=1.0),  # a row that a judge fails on is reported as abstained
     )
 

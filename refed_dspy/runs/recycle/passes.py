@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from refed_dspy.concurrency import run_blocking
-from refed_dspy.errors import CapReached, InputError, RunStopped, TeacherRefused
+from refed_dspy.errors import InputError, RunStopped, TeacherRefused
 from refed_dspy.ledger.history import settled_items
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.metrics.figures import scoring
@@ -19,10 +19,11 @@ from refed_dspy.runs.recycle.select import Selected, choose, select
 from refed_dspy.teachers.caps import check_caps, lasting_caps
 from refed_dspy.teachers.recorded import Progress
 from refed_dspy.teachers.replay import Replay, replaying
-from refed_dspy.teachers.row_jobs import RowJob, for_each_row, row_job
+from refed_dspy.teachers.row_jobs import for_each_row, row_job
+from refed_dspy.teachers.work import Work, resume_hint
 
 T = TypeVar("T")
-Work = Callable[[DataRow], Awaitable[T]]
+RowTask = Callable[[DataRow], Awaitable[T]]
 
 
 @dataclass(frozen=True)
@@ -38,13 +39,13 @@ class PassResults:
 
 
 class Passes:
-    """Asks the teacher in passes over rows, in the folder of `job`. One object is one start of the work."""
+    """Asks the teacher in passes over rows, in one folder. One object is one start of the work for its caller."""
 
-    def __init__(self, program: ReflectionTuning, folder: Path, job: RowJob, watch: Callable[[Progress], None] | None):
-        self.program, self.folder, self.job, self.watch = program, folder, job, watch
+    def __init__(self, program: ReflectionTuning, folder: Path, work: Work, watch: Callable[[Progress], None] | None):
+        self.program, self.folder, self.work, self.watch = program, folder, work, watch
         self._answered = False
 
-    def ask(self, rows: Sequence[DataRow], work: Work[T], done: dict[int, T], unit: str = "rows") -> str:
+    def ask(self, rows: Sequence[DataRow], work: RowTask[T], done: dict[int, T], unit: str = "rows") -> str:
         """Do `work` on each row and put its result into `done`, by row number. `unit`: what is counted, for progress.
 
         Returns the cap that ended it early, or an empty text. Raises as `row_job` does, except that an InputError
@@ -55,28 +56,28 @@ class Passes:
         except InputError as error:
             if not self._answered:
                 raise
-            hint = "" if isinstance(error, TeacherRefused) else f"; {self.job.resume_hint}"
+            hint = "" if isinstance(error, TeacherRefused) else f"; {resume_hint(self.folder)}"
             raise RunStopped(f"{error}{hint}") from error
 
-    async def _ask(self, rows: Sequence[DataRow], work: Work[T], done: dict[int, T], unit: str) -> str:
-        async with row_job(self.folder, self.job, self.watch) as (session, caps_left):
+    async def _ask(self, rows: Sequence[DataRow], work: RowTask[T], done: dict[int, T], unit: str) -> str:
+        async with row_job(self.folder, self.work, self.watch) as session:
             session.progress.unit = unit
 
             async def work_on(row: DataRow) -> None:
                 done[row.number] = await work(row)
                 session.progress.kept += 1
 
-            await for_each_row(session, rows, work_on, self.job.models["teacher"].concurrency, caps_left.grace)
-        self._answered = self._answered or session.first.answered
+            await for_each_row(session, rows, work_on, self.work.models["teacher"].concurrency)
+        self._answered = self._answered or session.answered
         return session.cap_reached.cap if session.cap_reached else ""
 
-    def recall(self, rows: Sequence[DataRow], work: Work[T], done: dict[int, T]) -> None:
+    def recall(self, rows: Sequence[DataRow], work: RowTask[T], done: dict[int, T]) -> None:
         """As `ask`, but only for the rows whose answers are all in the ledger: no call is made."""
         run_blocking(self._recall(rows, work, done))
 
-    async def _recall(self, rows: Sequence[DataRow], work: Work[T], done: dict[int, T]) -> None:
+    async def _recall(self, rows: Sequence[DataRow], work: RowTask[T], done: dict[int, T]) -> None:
         with Ledger.read(self.folder) as ledger:
-            replay = Replay(ledger, self.job.models["teacher"])
+            replay = Replay(ledger, self.work.models["teacher"])
             with replaying(replay, {}):
                 for row in rows:
                     missing, made = replay.missing, await work(row)
@@ -88,20 +89,11 @@ class Passes:
         with Ledger.read(self.folder) as ledger:
             return set(map(int, settled_items(ledger, stage)))
 
-    async def _check_minutes(self) -> None:
-        """Raises CapReached if no minute is left for another pass."""
-        with Ledger.read(self.folder) as ledger:
-            caps_left = check_caps(ledger, self.job.models, lasting_caps(ledger, self.job.caps))
-        async with caps_left.minutes():
-            pass
-
     def out_of_time(self) -> str:
-        """The name of the cap on minutes if it is reached, else empty."""
-        try:
-            run_blocking(self._check_minutes())
-        except CapReached:
-            return "max_minutes"
-        return ""
+        """The name of the cap on minutes if too little is left of it for another pass, else empty."""
+        with Ledger.read(self.folder) as ledger:
+            caps_left = check_caps(ledger, self.work.models, lasting_caps(ledger, self.work.caps))
+        return "max_minutes" if caps_left.over else ""
 
 
 def row_by_row(rows: Sequence[DataRow], passes: Passes, made: dict[int, Recycled]) -> PassResults:
@@ -133,12 +125,12 @@ def selectively(rows: Sequence[DataRow], passes: Passes, scorer: Scorer) -> Pass
     if stopped:
         finished = passes.finished_rows(passes.program.stage_names[1])
         left = [row for row in left if row.number in finished]
-    with scoring(passes.job.resume_hint):
+    with scoring(resume_hint(passes.folder)):
         chosen = choose(left, reflected, scorer)
     if stopped:
         passes.recall(left, improve, improved)
     else:
         stopped = passes.ask(left, improve, improved, "responses")
-    with scoring(passes.job.resume_hint):
+    with scoring(resume_hint(passes.folder)):
         made, selected = select(chosen, improved, scorer)
     return PassResults(made, selected, stopped, len(reflected) - len(made))

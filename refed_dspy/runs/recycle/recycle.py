@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -20,10 +20,10 @@ from refed_dspy.programs.saved import load_into, program_digests
 from refed_dspy.records import digest
 from refed_dspy.runs.recycle.passes import Passes, PassResults, row_by_row, selectively
 from refed_dspy.runs.recycle.result import OUTPUTS, Recycling, old_and_new, recycling_of, write_rows, write_table
-from refed_dspy.teachers import Teacher, open_teacher
+from refed_dspy.teachers import open_teacher
 from refed_dspy.teachers.caps import caps_of
 from refed_dspy.teachers.recorded import CallPolicy, Progress
-from refed_dspy.teachers.row_jobs import RowJob, resume_hint
+from refed_dspy.teachers.work import Work, resume_hint
 
 
 def recycle(
@@ -64,9 +64,18 @@ def recycle(
     folder = Path(out) if out is not None else Path("refed-recycled") / digest(identity)
     check_apart(data, [folder / name for name in OUTPUTS])
     tools = open_tools(config.embeddings, config.scorer)  # first: if a figure cannot be computed, nothing is paid for
-    job = _job(opened, module, identity, folder, len(rows), config)
+    work = Work(
+        kind="recycling",
+        identity=identity,
+        models={"teacher": opened},
+        size=len(rows),
+        caps=caps_of(config),
+        policy=CallPolicy(
+            config.seed, config.max_failure_share, {stage: depth for depth, stage in enumerate(module.stage_names)}
+        ),
+    )
     so_far = partial(recycling_of, folder, loaded, rows, tools.lacking)
-    passes = Passes(module, folder, job, on_progress)
+    passes = Passes(module, folder, work, on_progress)
     scorer = tools.scorer if config.selective else None
     made: dict[int, Recycled] = {}
     try:
@@ -75,33 +84,12 @@ def recycle(
         if made:
             write_rows(so_far(PassResults(made)))
         raise
-    with scoring(job.resume_hint):
+    with scoring(resume_hint(folder)):
         write_rows(recycling)
         figures = old_and_new(list(recycling.kept()), tools, config.sample, config.seed)
     recycling = replace(recycling, figures=figures, scored=tools.scored())
     write_table(recycling)
     return recycling
-
-
-def _job(
-    teacher: Teacher,
-    program: ReflectionTuning,
-    identity: Mapping[str, Any],
-    folder: Path,
-    rows: int,
-    config: RecycleConfig,
-) -> RowJob:
-    return RowJob(
-        work="recycling",
-        identity=identity,
-        models={"teacher": teacher},
-        caps=caps_of(config),
-        rows=rows,
-        resume_hint=resume_hint(folder),
-        policy=CallPolicy(
-            config.seed, config.max_failure_share, {stage: depth for depth, stage in enumerate(program.stage_names)}
-        ),
-    )
 
 
 def _program(source: Any, config: RecycleConfig) -> ReflectionTuning:

@@ -33,7 +33,7 @@ from refed_dspy.runs.recycle.passes import Passes, row_by_row, selectively
 from refed_dspy.runs.recycle.select import UNSCORED, Selected, choose, select
 from refed_dspy.teachers import open_teacher
 from refed_dspy.teachers.caps import CapSettings
-from refed_dspy.teachers.row_jobs import RowJob
+from refed_dspy.teachers.work import Work
 from tests.programs.test_reflection import Reflecting, reflected, shown
 from tests.runs.recycle.helpers import (
     first_pass,
@@ -177,7 +177,8 @@ class TopicWriter(Reflecting):
 def passes(folder: Path, writer: Writer, concurrency: int = 8, max_minutes: float | None = None) -> Passes:
     teacher = replace(open_teacher(fake_lm(writer)), concurrency=concurrency)
     caps = CapSettings(max_cost=None, max_calls=None, max_minutes=max_minutes)
-    return Passes(ReflectionTuning(), folder, RowJob("recycling", {}, {"teacher": teacher}, caps, 6, "go on"), None)
+    work = Work(kind="recycling", identity={}, models={"teacher": teacher}, size=6, caps=caps)
+    return Passes(ReflectionTuning(), folder, work, None)
 
 
 ROWS = load_dataset(references(6)).rows
@@ -211,7 +212,7 @@ def test_without_selection_both_passes_are_over_one_row_after_the_other(tmp_path
 def test_a_folder_that_is_taken_between_the_passes_stops_it(tmp_path: Path) -> None:
     scorer, taken = TopicScorer(), list[Ledger]()
     scorer.before = lambda: taken.append(Ledger.create(tmp_path))
-    with pytest.raises(RunStopped, match=r"another process is working .*; go on$"):
+    with pytest.raises(RunStopped, match=r"another process is working .*; what was paid for is kept"):
         selectively(ROWS, passes(tmp_path, TopicWriter()), scorer)
     taken[0].close()
     writer = TopicWriter()

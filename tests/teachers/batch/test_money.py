@@ -24,14 +24,13 @@ from refed_dspy.ledger.recorder import RunRecorder
 from refed_dspy.ledger.spending import spent
 from refed_dspy.ledger.statements import Answer, Key, answered, reserved
 from refed_dspy.ledger.summary import run_status
-from refed_dspy.optimizers.compile import open_recorder
 from refed_dspy.optimizers.spec import prepare as prepare_compile
 from refed_dspy.programs.asking import Question
 from refed_dspy.programs.saved import MANIFEST
 from refed_dspy.records import PICO, Call, Rates
 from refed_dspy.runs.estimate import Estimate
 from refed_dspy.runs.forecast import Forecast, forecast
-from refed_dspy.runs.spec import RunSpec, begin_or_continue
+from refed_dspy.runs.spec import RunSpec
 from refed_dspy.runs.stage_weights import JUDGE, StageWeights
 from refed_dspy.runs.synthesize import prepare
 from refed_dspy.teachers import open_teacher
@@ -39,7 +38,7 @@ from refed_dspy.teachers.by_stage import open_teachers, stages_of
 from refed_dspy.teachers.caps import CapSettings, lasting_caps
 from refed_dspy.teachers.pool import Pool, PooledTeacher, PoolMember
 from refed_dspy.teachers.recorded import Progress
-from refed_dspy.teachers.row_jobs import RowJob, row_job
+from refed_dspy.teachers.work import Work, begin
 from tests.support.compiling import SMALL
 from tests.support.scripted_engine import Writer, fake_lm, references
 
@@ -67,6 +66,12 @@ def waiting(ledger: Ledger, address: str = NOWHERE, calls: int = 1, stage: str =
     return numbers
 
 
+def started(folder: Path, work: Work) -> None:
+    """A start that ends at once."""
+    with begin(folder, work):
+        pass
+
+
 # --- before the first answer
 
 
@@ -80,37 +85,37 @@ def test_caps_stay_though_nothing_was_answered_yet(tmp_path: Path) -> None:
 
 def test_a_run_whose_first_batch_is_under_way_is_no_other(tmp_path: Path) -> None:
     spec, other = (prepare(None, references(2), teacher=config(), run_dir=tmp_path, seed=seed)[0] for seed in (0, 9))
+    started(tmp_path, other.work(4))
+    started(tmp_path, spec.work(4))  # nothing came of the other
     with Ledger.create(tmp_path) as ledger:
-        begin_or_continue(ledger, other, 4)
-        begin_or_continue(ledger, spec, 4)  # nothing came of the other
         waiting(ledger)
-        with pytest.raises(RunDirError, match="holds another run: seed was 0, is 9"):
-            begin_or_continue(ledger, other, 4)
+    with pytest.raises(RunDirError, match="holds another run: seed was 0, is 9"):
+        started(tmp_path, other.work(4))
+    with Ledger.read(tmp_path) as ledger:
         assert ledger.meta("seed") == 0 and len(left_batches(ledger)) == 1
 
 
-async def test_work_over_rows_whose_first_batch_is_under_way_is_no_other(tmp_path: Path) -> None:
+def test_work_over_rows_whose_first_batch_is_under_way_is_no_other(tmp_path: Path) -> None:
     models = {"teacher": open_teacher(config())}
-    job = RowJob("testing", {"data": "d"}, models, NO_LIMITS, rows=6, resume_hint="again")
-    async with row_job(tmp_path, job):
-        pass
+    work = Work(kind="testing", identity={"data": "d"}, models=models, size=6, caps=NO_LIMITS)
+    started(tmp_path, work)
     with Ledger.create(tmp_path) as ledger:
         waiting(ledger)
     with pytest.raises(RunDirError, match="holds another testing: data was d, is e"):
-        async with row_job(tmp_path, replace(job, identity={"data": "e"})):
-            pass
+        started(tmp_path, replace(work, identity={"data": "e"}))
 
 
 def test_a_compile_whose_first_batch_is_under_way_is_no_other(tmp_path: Path) -> None:
     settings = {**SMALL, "optimizer": "bootstrap", "teacher": config(), "judge": config(), "reflection": None}
     job, other = (prepare_compile(None, references(10), None, {**settings, "seed": seed}) for seed in (0, 9))
+    started(tmp_path, job.work())
     with Ledger.create(tmp_path) as ledger:
-        open_recorder(ledger, job, NO_LIMITS)
         ledger.commit(candidate_seen("d", 0, {}))
         waiting(ledger)
-        with pytest.raises(RunDirError, match="holds another compile"):
-            open_recorder(ledger, other, NO_LIMITS)
-        open_recorder(ledger, job, NO_LIMITS)
+    with pytest.raises(RunDirError, match="holds another compile"):
+        started(tmp_path, other.work())
+    started(tmp_path, job.work())
+    with Ledger.read(tmp_path) as ledger:
         assert len(load_candidates(ledger)) == 1, "the same one goes on with its candidates"
 
 

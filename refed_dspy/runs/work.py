@@ -1,0 +1,83 @@
+"""A run as paid work: whether a folder holds the same run, and which teachers it has asked."""
+
+from __future__ import annotations
+
+import logging
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from refed_dspy.ledger.identity import differences, has_begun
+from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.teachers.by_stage import ANY, TeachersByStage
+from refed_dspy.teachers.pool import PoolSetup
+from refed_dspy.teachers.work import Start, Work
+
+log = logging.getLogger("refed_dspy.teachers")
+
+
+class RunWork(Work):
+    """A run's work. Its teachers may be others than before, as long as one of them is still there: what the others
+    answered counts."""
+
+    def changes(self, ledger: Ledger) -> list[str]:
+        stored, current = ledger.meta("identity") or {}, self.stored_identity
+        before, now = _asked_teachers(ledger), _listed(current["teacher"])
+        pooled = isinstance(stored.get("teacher"), list) or isinstance(current["teacher"], list)
+        if pooled or len(before) > 1:
+            still_there = any(teacher in before for teacher in now)
+            stored["teacher"] = "" if still_there else _models_text(before)
+            current["teacher"] = "" if still_there else _models_text(now)
+        return differences(stored, current)
+
+    def facts_at(self, ledger: Ledger) -> dict[str, Any]:
+        before = _asked_teachers(ledger) if has_begun(ledger) else []
+        if before:
+            self._warn_of_other_teachers(ledger)
+        now = _listed(self.stored_identity["teacher"])
+        return {**self.facts, "asked_teachers": [*before, *(teacher for teacher in now if teacher not in before)]}
+
+    def resume_hint(self, ledger: Ledger) -> str:
+        folder = shlex.quote(str(ledger.path.parent))
+        next_step = f"go on with: refed resume {folder}" if self.kind == "run" else "the same command goes on"
+        return f"{ledger.kept()} samples are kept; {next_step}"
+
+    def _warn_of_other_teachers(self, ledger: Ledger) -> None:
+        """Warn where a stage asks other teachers than at the last start: what comes next has another price."""
+        before = ledger.meta("pools") or {ANY: [ledger.meta("teacher") or {}]}
+        now = self.facts["pools"] or {ANY: [self.facts["teacher"]]}
+        for stage in sorted({*before, *now}):
+            was, is_ = (_pool_text(facts.get(stage, facts[ANY])) for facts in (before, now))
+            if was != is_:
+                log.warning("%s: was %s, is now %s; what is answered stays", stage or "teacher", was, is_)
+
+
+def pool_setup(start: Start, by_stage: TeachersByStage) -> PoolSetup | None:
+    """The teachers of each stage, and the former ones; None where it is one teacher, and always was."""
+    now = _listed(start.work.stored_identity["teacher"])
+    former = [teacher for teacher in _asked_teachers(start.ledger) if teacher not in now]
+    return PoolSetup(by_stage, former) if by_stage.several or former else None
+
+
+def _asked_teachers(ledger: Ledger) -> list[Any]:
+    """The identities of all teachers that were asked in any start."""
+    return list(ledger.meta("asked_teachers") or ())
+
+
+def _listed(identity: Any) -> list[Any]:
+    """A teacher's identity, or those of several, as a list without repeats: a model may be in two pools."""
+    identities = identity if isinstance(identity, list) else [identity]
+    return [teacher for place, teacher in enumerate(identities) if teacher not in identities[:place]]
+
+
+def _pool_text(members: Sequence[Mapping[str, Any]]) -> str:
+    """A pool for a message. Endpoints are named where members have the same model."""
+    if len(members) == 1:
+        return str(members[0].get("model"))
+    same_model = len({member["model"] for member in members}) < len(members)
+    names = [f"{member['model']} at {member['endpoint']}" if same_model else member["model"] for member in members]
+    return ", ".join(f"{name} (weight {member['weight']:g})" for name, member in zip(names, members, strict=True))
+
+
+def _models_text(identities: Sequence[Mapping[str, Any]]) -> str:
+    return ", ".join(str(identity["model"]) for identity in identities)

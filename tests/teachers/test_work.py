@@ -1,0 +1,102 @@
+"""The beginning of paid work: what is written, what is refused, and that a refusal writes nothing."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.simulated import SimulatedTeacher
+from refed_dspy.errors import ConfigError, RunDirError
+from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.ledger.statements import Answer, Key, answered
+from refed_dspy.records import PICO, Reference
+from refed_dspy.teachers import open_teacher
+from refed_dspy.teachers.caps import CapSettings
+from refed_dspy.teachers.work import Work, begin
+from tests.support.compiling import config
+from tests.support.scripted_engine import Writer, fake_lm
+
+NO_CAPS = CapSettings(max_cost=None, max_calls=None, max_minutes=None)
+
+
+def work(**changes: Any) -> Work:
+    models = {"teacher": open_teacher(fake_lm(Writer()))}
+    return Work(**{"kind": "testing", "identity": {"seed": 1}, "models": models, "size": 3, "caps": NO_CAPS, **changes})
+
+
+def started(folder: Path, of: Work) -> int:
+    """A start that ends at once. Returns its size."""
+    with begin(folder, of) as start:
+        return start.size
+
+
+def answer_once(folder: Path) -> None:
+    with Ledger.create(folder) as ledger:
+        ledger.commit(answered(Answer(Key("s", "1", 0, "p", "i", "k"), "{}", "e"), []))
+
+
+def stored(folder: Path, *names: str) -> list[Any]:
+    with Ledger.read(folder) as ledger:
+        return [ledger.meta(name) for name in names]
+
+
+def starts(folder: Path) -> int:
+    with Ledger.read(folder) as ledger:
+        return int(ledger.db.execute("SELECT count(*) FROM starts").fetchone()[0])
+
+
+def test_the_first_start_writes_all_of_it_and_a_later_one_what_may_change(tmp_path: Path) -> None:
+    references = [Reference(instruction="i", response="r", source="here row 1")]
+    started(tmp_path, work(references=references, facts={"track": None}))
+    assert stored(tmp_path, "work", "identity", "size", "track") == ["testing", {"seed": 1}, 3, None]
+    answer_once(tmp_path)
+    assert started(tmp_path, work(size=5, facts={"track": True}, references=references)) == 5
+    assert stored(tmp_path, "identity", "size", "track") == [{"seed": 1}, 5, True]
+    with Ledger.read(tmp_path) as ledger:
+        assert ledger.references() == references
+    assert starts(tmp_path) == 2
+
+
+def test_what_came_to_nothing_gives_way_to_other_settings(tmp_path: Path) -> None:
+    started(tmp_path, work(facts={"left": "over"}))
+    started(tmp_path, work(identity={"seed": 2}))
+    assert stored(tmp_path, "identity", "left") == [{"seed": 2}, None]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"kind": "filtering"}, "holds a testing, not a filtering; name another folder"),
+        ({"identity": {"seed": 2}}, "holds another testing: seed was 1, is 2; set these back, or name another folder"),
+        ({"identity": {"seed": 2}, "other": "others", "way_out": "go"}, "holds others: .*; set these back, or go"),
+        ({"identity": {"a": 1, "b": 2}, "most_changes": 1}, "testing: a was None, is 1; and 2 more; set"),
+        ({"reuse": Path("nowhere")}, "nowhere: no run here"),
+    ],
+)
+def test_a_refusal_names_what_differs_and_writes_nothing(tmp_path: Path, changes: Any, message: str) -> None:
+    started(tmp_path, work())
+    answer_once(tmp_path)
+    with pytest.raises(RunDirError, match=message):
+        started(tmp_path, work(**{**changes, "size": 9}))
+    assert stored(tmp_path, "work", "identity", "size") == ["testing", {"seed": 1}, 3] and starts(tmp_path) == 1
+
+
+def test_a_cap_that_cannot_be_kept_leaves_no_folder_and_no_trace(server: SimulatedTeacher, tmp_path: Path) -> None:
+    folder = tmp_path / "new"
+    capped = work(caps={**NO_CAPS, "max_cost": 5.0})
+    with pytest.raises(ConfigError, match=r"max_cost: a dspy\.LM"):
+        started(folder, capped)
+    assert not folder.exists()
+    started(folder, work())
+    with pytest.raises(ConfigError, match=r"max_cost: a dspy\.LM"):
+        started(folder, capped)
+    assert stored(folder, "max_cost") == [None] and starts(folder) == 1
+    kept = replace(capped, models={"teacher": open_teacher(config(server))})
+    with begin(folder, kept) as start:
+        assert start.caps_left.caps.max_cost == 5 * PICO
+    with begin(folder, replace(kept, caps={**NO_CAPS, "max_cost": math.inf})) as start:
+        assert start.caps_left.caps.max_cost is None
