@@ -118,7 +118,7 @@ def _row(words: Words, row: int) -> Iterator[Any]:
 
 
 def _answer(stage: str, item: str, output: Any) -> list[Any]:
-    key = Key(stage, item, 0, "p" * 16, "inputs", f"{stage} {item}")
+    key = Key(stage, item, 0, f"{stage} {item}")
     call = Call("made/teacher", "http://made.example/v1", "ok", 0.5, 500, 100, 400, 320_000_000)
     return answered(Answer(key, json.dumps(output), "http://made.example/v1"), [call])
 

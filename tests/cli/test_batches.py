@@ -20,7 +20,7 @@ def folder(tmp_path: Path) -> Path:
     """One batch that ended, one under way with two calls, one that was never named."""
     with Ledger.create(tmp_path / "run") as ledger:
         for number in (1, 2, 3, 4):
-            key = Key("stage", "item", number, "p", "i", f"k{number}")
+            key = Key("stage", "item", number, f"k{number}")
             ledger.commit(reserved(number, key, "openai/m", "http://there", 100))
         ledger.commit([*begun(1, "n1", "http://there", "openai/m", [1]), *named(1, "batch_a"), *ended(1, "completed")])
         ledger.commit([*begun(2, "n2", "http://there", "openai/m", [2, 3]), *named(2, "batch_b\x1b[31m")])

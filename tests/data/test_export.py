@@ -71,7 +71,7 @@ def filled(run_dir: Path, size: int) -> Path:
         added = ledger.commit_proposal(0, "tone", 0, [f"Task {i}." for i in range(size)], 0, frozenset())
         for number, _ in added.new:
             for stage, output in outputs.items():
-                key = Key(stage, str(number), 0, "prompt", "inputs", f"{stage} {number}")
+                key = Key(stage, str(number), 0, f"{stage} {number}")
                 ledger.commit(answered(Answer(key, json.dumps(output), "e"), [Call("m", "e", "ok", 0.1, 100, 0, 20)]))
             ledger.commit(sampled(number, 0))
     return run_dir

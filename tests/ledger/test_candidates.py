@@ -73,8 +73,8 @@ def test_spent_is_the_highest_and_cost_its_own_calls(ledger: Ledger) -> None:
     for number, (role, name, cost) in enumerate(
         [("teacher", "one", 7), ("judge", "one", 5), ("teacher", "two", 11)], 1
     ):
-        ledger.commit(reserved(number, Key(role, name, 0, "", "", f"k{number}"), "m", "e", cost))
-    ledger.commit(reserved(4, Key("teacher", "one", 0, "", "", "k4"), "m", "e", None))  # of an unknown price
+        ledger.commit(reserved(number, Key(role, name, 0, f"k{number}"), "m", "e", cost))
+    ledger.commit(reserved(4, Key("teacher", "one", 0, "k4"), "m", "e", None))  # of an unknown price
     candidates = candidates_by_digest(ledger)
     assert (candidates["one"].spent, candidates["two"].spent) == (500, 800)
     assert (candidates["one"].cost, candidates["two"].cost) == (12, 11)
@@ -82,7 +82,7 @@ def test_spent_is_the_highest_and_cost_its_own_calls(ledger: Ledger) -> None:
 
 def test_what_belongs_to_no_candidate_is_no_trial(ledger: Ledger) -> None:
     ledger.commit(evaluation_scored("", "a", "other", 1.0, {}, 0))
-    ledger.commit(reserved(1, Key("reflection", "", 0, "", "", "k"), "m", "e", 9))
+    ledger.commit(reserved(1, Key("reflection", "", 0, "k"), "m", "e", 9))
     assert load_candidates(ledger) == []
 
 
@@ -126,7 +126,7 @@ def test_other_failures_are_no_abstentions_and_other_work_inherits_nothing(ledge
     ledger.commit(candidate_seen("one", 0, {}))
     ledger.commit(evaluation_scored("one", "a", "train", 0.5, {}, 0))
     ledger.commit(evaluation_abstained("one", "b", "train", "the judge abstained"))
-    ledger.commit(failed(Key("teacher", "one", 0, "", "", "k"), "cut", "cut at 9", True, []))
+    ledger.commit(failed(Key("teacher", "one", 0, "k"), "cut", "cut at 9", True, []))
     assert count_abstentions(ledger) == 1
     assert ledger.failure("k") == ("cut", "cut at 9")
     ledger.begin([], work="compile")

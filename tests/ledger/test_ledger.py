@@ -19,7 +19,7 @@ NOBODY: frozenset[bytes] = frozenset()
 
 
 def key(name: str, stage: str = "response_generation", item: str = "1") -> Key:
-    return Key(stage, item, 0, "prompt", "inputs", name)
+    return Key(stage, item, 0, name)
 
 
 def answer(name: str, stage: str = "response_generation", item: str = "1") -> Answer:

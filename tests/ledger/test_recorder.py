@@ -20,7 +20,7 @@ from refed_dspy.ledger.spending import Spent, spent
 from refed_dspy.ledger.statements import Answer, Key, Statement, answered, settled
 from refed_dspy.records import Call
 
-KEY = Key("response_generation", "1", 0, "prompt", "inputs", "digest")
+KEY = Key("response_generation", "1", 0, "digest")
 NOTHING = Spent(0, 0, 0, 0.0)
 BROKEN: list[Statement] = [("INSERT INTO nowhere VALUES (1)", ())]
 

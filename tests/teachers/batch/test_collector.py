@@ -81,7 +81,7 @@ def test_a_run_takes_as_few_batches_as_it_has_waves(tmp_path: Path, server: Simu
 
 
 def other_unit(run: RunRecorder) -> CallRecorder:
-    return CallRecorder(run, Key("judge", "1", 0, "p", "i", "other"), rank=0, seed=1)
+    return CallRecorder(run, Key("judge", "1", 0, "other"), rank=0, seed=1)
 
 
 @pytest.mark.slow

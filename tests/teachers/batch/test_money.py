@@ -59,7 +59,7 @@ def waiting(ledger: Ledger, address: str = NOWHERE, calls: int = 1, stage: str =
     first = ledger.last_call() + 1
     numbers = list(range(first, first + calls))
     for number in numbers:
-        key = Key(stage, "1", 0, "p", "i", f"waiting {number}")
+        key = Key(stage, "1", 0, f"waiting {number}")
         ledger.commit(reserved(number, key, "sim/sim-model", address, WORST))
     batch = len(left_batches(ledger)) + 1
     ledger.commit([*begun(batch, f"n{batch}", address, "sim/sim-model", numbers), *named(batch, f"batch_{batch}")])

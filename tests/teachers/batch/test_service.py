@@ -201,7 +201,7 @@ async def test_a_service_that_is_away_for_long_ends_the_run_and_the_next_start_g
         engine = recorded.teacher.server
         log = recorded.recorder.batches
         patient = BatchService(engine.config, engine.route, patience=PATIENCE)
-        unit = CallRecorder(recorded.recorder, Key("stage", "q", 0, "p", "i", "digest"), 0, 1)
+        unit = CallRecorder(recorded.recorder, Key("stage", "q", 0, "digest"), 0, 1)
         pending = PendingRequest(await unit.reserve(Attempt(engine.model, engine.endpoint, 5, batched=True)))
         pending.line = json.dumps(
             {"custom_id": f"call-{pending.number}", "body": {"messages": [{"content": "q"}]}}
@@ -218,7 +218,7 @@ async def test_a_service_that_is_away_for_long_ends_the_run_and_the_next_start_g
     async with recorded_teacher(tmp_path, teacher_config(service)) as recorded:
         engine, unit = (
             recorded.teacher.server,
-            CallRecorder(recorded.recorder, Key("stage", "q", 0, "p", "i", "digest"), 0, 1),
+            CallRecorder(recorded.recorder, Key("stage", "q", 0, "digest"), 0, 1),
         )
         number = unit.adopt(engine.endpoint, engine.model)
         assert number == 1

@@ -127,7 +127,7 @@ async def test_the_first_to_leave_does_not_take_the_others_batch_along(
 async def test_the_end_of_a_batch_is_not_that_of_the_next_one_with_the_same_calls(tmp_path: Path) -> None:
     with Ledger.create(tmp_path) as ledger:
         run = RunRecorder(ledger, Caps(), spent(ledger))
-        unit = CallRecorder(run, Key("stage", "q", 0, "p", "i", "digest"), 0, 1)
+        unit = CallRecorder(run, Key("stage", "q", 0, "digest"), 0, 1)
         number = await unit.reserve(Attempt("m", "there", 5, batched=True))
         first = run.batches.begin("there", "m", "n1", [number])
         run.batches.ended(first, "no room", [number])
@@ -251,7 +251,7 @@ async def test_what_an_earlier_start_sent_is_waited_for_where_the_endpoint_is_aw
 ) -> None:
     with Ledger.create(tmp_path) as ledger:
         config = teacher_config(service).model_copy(update={"api_base": "http://127.0.0.1:9/v1"})
-        key = Key("stage", "q", 0, "p", "i", "digest")
+        key = Key("stage", "q", 0, "digest")
         ledger.commit([*reserved(1, key, "odd/m", "there", 5), *begun(1, "n", "there", "odd/m", [1]), *named(1, "b")])
         run = RunRecorder(ledger, Caps(), spent(ledger))
         tracker = BatchTracker(
@@ -271,7 +271,7 @@ async def test_what_an_earlier_start_sent_is_waited_for_where_the_endpoint_is_aw
 
 def test_time_between_two_starts_is_not_time_at_work(tmp_path: Path) -> None:
     """A call that the first sent a minute before it was killed, and the second adopted an hour later."""
-    now, key = time.time(), Key("stage", "q", 0, "p", "i", "digest")
+    now, key = time.time(), Key("stage", "q", 0, "digest")
     with Ledger.create(tmp_path) as ledger:
         ledger.commit([("INSERT INTO starts VALUES (?)", (now - begin,)) for begin in (7260, 3600)])
         ledger.commit(reserved(1, key, "m", "there", 5))
@@ -283,7 +283,7 @@ def test_time_between_two_starts_is_not_time_at_work(tmp_path: Path) -> None:
 async def test_a_call_that_was_held_at_no_price_is_no_alarm(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with Ledger.create(tmp_path) as ledger:
         run = RunRecorder(ledger, Caps(), spent(ledger))
-        unit = CallRecorder(run, Key("stage", "q", 0, "p", "i", "digest"), 0, 1)
+        unit = CallRecorder(run, Key("stage", "q", 0, "digest"), 0, 1)
         for worst, alarms in ((None, 0), (3, 1)):
             number = await unit.reserve(Attempt("m", "there", worst))
             unit.report(Call("m", "there", "ok", 0.1, 1, 0, 1, 5, number))
