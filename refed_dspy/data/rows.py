@@ -20,9 +20,10 @@ LINEAGE_COLUMNS = (
 )  # fmt: skip
 
 _ROWS = """
-SELECT s.seq, i.text, first.output, better.output, r.id, json_extract(r.record, '$.source'), i.feature, i.round,
+SELECT i.text, first.output, better.output,
        better.key, better.item, better.endpoint, first.key, first.item, first.endpoint,
-       asked.key, asked.item, asked.endpoint, better.prompt,
+       asked.key, asked.item, asked.endpoint,
+       s.seq, r.id, json_extract(r.record, '$.source'), i.feature, i.round, better.prompt,
        (SELECT sum(prompt_tokens) FROM calls WHERE item = better.item AND stage NOT LIKE '%judge'),
        (SELECT sum(completion_tokens) FROM calls WHERE item = better.item AND stage NOT LIKE '%judge')
 FROM samples s
@@ -64,41 +65,27 @@ def data_rows(ledger: Ledger, after: int = 0, limit: int | None = None) -> Itera
         if not page:
             return
         for record in page:
-            yield _row(record, authors)
-        after = page[-1][0]
+            row = _row(record, authors)
+            after = row["sample"]
+            yield row
         left = None if left is None else left - len(page)
 
 
 def _row(record: tuple[Any, ...], authors: Authors) -> dict[str, Any]:
     """The row of one record of `_ROWS`."""
-    (
-        sample, instruction, first, final, reference, source, feature, round_,
-        final_key, final_item, final_endpoint,
-        first_key, first_item, first_endpoint,
-        asked_key, asked_item, asked_endpoint,
-        program, prompt_tokens, completion_tokens,
-    ) = record  # fmt: skip
+    instruction, first, final = record[:3]
     response, improved = json.loads(first)["response"], json.loads(final)
+    teachers: list[str | None] = []
+    for key, item, endpoint in (record[3:6], record[6:9], record[9:12]):  # final text, first response, instruction
+        teachers += [authors.model(key, item, endpoint), endpoint]
+    lineage = (*record[12:17], *teachers, *record[17:])
     return {
         "instruction": instruction,
         "response": response,
         "analysis": improved.get("analysis") or NO_ANALYSIS.model_dump(),
         "implementation_strategy": improved.get("implementation_strategy") or NO_STRATEGY.model_dump(),
         "improved_response": improved.get("improved_response", response),
-        "sample": sample,
-        "reference": reference,
-        "reference_source": source,
-        "feature": feature,
-        "round": round_,
-        "teacher": authors.model(final_key, final_item, final_endpoint),
-        "endpoint": final_endpoint,
-        "response_teacher": authors.model(first_key, first_item, first_endpoint),
-        "response_endpoint": first_endpoint,
-        "instruction_teacher": authors.model(asked_key, asked_item, asked_endpoint),
-        "instruction_endpoint": asked_endpoint,
-        "program": program,
-        "prompt_tokens": prompt_tokens,
-        "completion_tokens": completion_tokens,
+        **dict(zip(LINEAGE_COLUMNS, lineage, strict=True)),
     }
 
 
