@@ -95,24 +95,12 @@ def _row(record: tuple[Any, ...], origins: _Origins) -> dict[str, Any]:
     """The row of one record of `_ROWS`."""
     number, instruction, text, reference, source, feature, round_, *keys, prompt_tokens, completion_tokens = record
     made = Sample.model_validate_json(text).model_dump()
-    (model, endpoint), (first_model, first_endpoint), (asked_model, asked_endpoint) = map(origins.of, keys)
+    teachers = [name for key in keys for name in origins.of(key)]
+    lineage = (number, reference, source, feature, round_, *teachers, origins.program, prompt_tokens, completion_tokens)
     return {
         **{name: made[name] for name in PAPER_COLUMNS},
         "instruction": instruction,
-        "sample": number,
-        "reference": reference,
-        "reference_source": source,
-        "feature": feature,
-        "round": round_,
-        "teacher": model,
-        "endpoint": endpoint,
-        "response_teacher": first_model,
-        "response_endpoint": first_endpoint,
-        "instruction_teacher": asked_model,
-        "instruction_endpoint": asked_endpoint,
-        "program": origins.program,
-        "prompt_tokens": prompt_tokens,
-        "completion_tokens": completion_tokens,
+        **dict(zip(LINEAGE_COLUMNS, lineage, strict=True)),
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from hashlib import blake2b
 from typing import Any
@@ -23,16 +24,16 @@ _UNSPACED = (
     "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff"
     "\u3005-\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 )
-_is_unspaced = regex.compile(f"[{_UNSPACED}]").fullmatch
+_is_unspaced = re.compile(f"[{_UNSPACED}]").fullmatch
 # Words with their marks, but for the selectors of a Han character's variant; characters of those scripts; signs that
 # mean something.
 _tokens = regex.compile(
     rf"(?V1)[[\p{{L}}\p{{N}}\p{{M}}]--[{_UNSPACED}\U000e0100-\U000e01ef]]+|[{_UNSPACED}]|[+<=>|~$\p{{Sm}}\p{{Sc}}\p{{So}}]"
 ).findall
-_polite = regex.compile(
+_polite = re.compile(
     r"\W*(?:(?:please|kindly|(?:can|could|would|will) you|i (?:want|need|would like) you to|i['’]d like you to)\b"
     r"[\s,:]*)+",
-    regex.IGNORECASE,
+    re.IGNORECASE,
 )
 _ODD = np.uint64(0x9E3779B97F4A7C15)
 _LEAST = 0.4
@@ -142,8 +143,8 @@ class NearDuplicates(TextFilter):
 
     def _needed(self, shingles: int, tokens: int, words: float) -> float:
         """The similarity from which on a text is a duplicate: (F - k) / (F + k) where a changed word takes k of its F
-        shingles (3 of one token), at most the threshold. `tokens`, `words`: how many it has; two tokens without a space
-        are a word."""
+        shingles (three where it is one token), at most the threshold. `tokens`, `words`: how many the text has; two
+        tokens without a space are a word."""
         if words < SHORT:
             return self._threshold
         changed = (2 * tokens / words + 1) * min(1.0, 5 * (1 - self._threshold))

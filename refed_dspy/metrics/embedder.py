@@ -116,18 +116,13 @@ class Embedder:
         verify(path, MINILM)
         return cls(path)
 
-    @property
-    def width(self) -> int:
-        """Numbers a vector: 384."""
-        return int(self._word_embeddings.shape[1])
-
     def embed(self, texts: Sequence[str]) -> Vectors:
-        """A vector of unit length for each text, in order: (n, width), float32.
+        """A vector of unit length for each text, in order: (n, 384), float32.
 
         Only a text's first 256 tokens count. An empty text has a vector too, which means nothing. A vector does not
         depend on the other texts, except for rounding (about 1e-6).
         """
-        vectors = np.zeros((len(texts), self.width), dtype=np.float32)
+        vectors = np.zeros((len(texts), self._word_embeddings.shape[1]), dtype=np.float32)
         tokens = self._tokens(texts)
         for batch in batches([len(ids) for ids in tokens], _BATCH_TOKENS):
             vectors[batch] = self._forward([tokens[index] for index in batch])

@@ -112,9 +112,9 @@ def paired_gain(new: Mapping[K, float], old: Mapping[K, float], *, seed: int = 0
     return mean_interval(gains, seed=seed)
 
 
-def is_gain(gain: Interval, *, least_clusters: int = MIN_CLUSTERS) -> bool:
-    """The rule that promotes: the whole interval lies above zero, and it has `least_clusters` or more."""
-    return gain.clusters >= least_clusters and gain.low > _ROUNDING
+def is_gain(gain: Interval) -> bool:
+    """The rule that promotes: the whole interval lies above zero, and it has MIN_CLUSTERS or more."""
+    return gain.clusters >= MIN_CLUSTERS and gain.low > _ROUNDING
 
 
 def correlations(predicted: Sequence[float], observed: Sequence[float]) -> Correlation:

@@ -61,11 +61,6 @@ class LengthControlled:
     """How far the longer answer is preferred (above 0) or the shorter one; None where it was not fitted."""
     note: str = ""
 
-    @property
-    def estimate(self) -> float | None:
-        """In percent."""
-        return None if self.interval is None else self.interval.mean
-
 
 def win_rate(wins: Sequence[float], clusters: Sequence[Hashable] | None = None, *, seed: int = 0) -> Interval:
     """The plain win rate in percent, 0 to 100, with its 95% interval: `mean_interval` of 100 * wins, each checked.

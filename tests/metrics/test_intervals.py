@@ -187,11 +187,6 @@ def test_a_gain_is_above_zero_and_stands_on_enough_clusters(low: float, clusters
     assert is_gain(Interval(0.2, low, 0.4, 100, clusters)) is promoted
 
 
-def test_another_rule_may_ask_for_more_clusters() -> None:
-    gain = Interval(0.2, 0.1, 0.3, 100, 9)
-    assert is_gain(gain, least_clusters=9) and not is_gain(gain, least_clusters=10)
-
-
 def test_the_same_small_gain_everywhere_is_one_but_rounding_is_none() -> None:
     assert is_gain(mean_interval([0.25] * 5)) and not is_gain(mean_interval([0.25] * 4))
     assert not is_gain(mean_interval([0.0] * 8))

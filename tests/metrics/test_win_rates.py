@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from benchmarks.alpaca import DATA, alpaca_eval, figures_agree, same
 from refed_dspy.metrics import win_rates
 from refed_dspy.metrics.intervals import mean_interval
-from refed_dspy.metrics.win_rates import LC_NOTE, LEAST_CLUSTERS, length_controlled, win_rate
+from refed_dspy.metrics.win_rates import LC_NOTE, LEAST_CLUSTERS, LengthControlled, length_controlled, win_rate
 
 Floats = NDArray[np.float64]
 
@@ -33,9 +33,12 @@ def simulated(
 
 
 def estimate(wins: Sequence[float], differences: Sequence[float], **more: Any) -> float:
-    rate = length_controlled(wins, differences, **more).estimate
-    assert rate is not None
-    return rate
+    return rate_of(length_controlled(wins, differences, **more))
+
+
+def rate_of(lc: LengthControlled) -> float:
+    assert lc.interval is not None
+    return lc.interval.mean
 
 
 def by_sklearn(wins: Floats, columns: Floats, weights: Floats) -> Floats:
@@ -117,7 +120,7 @@ def test_where_length_alone_decides_nothing_is_left_of_the_lead(seed: int) -> No
 def test_where_quality_alone_decides_the_win_rate_stays(seed: int) -> None:
     wins, differences = simulated(1500, 0.0, 1.0, mean=0.8, seed=seed)
     lc = length_controlled(wins, differences)
-    assert lc.estimate == pytest.approx(win_rate(wins).mean, abs=2) and lc.estimate == pytest.approx(73.1, abs=4)
+    assert rate_of(lc) == pytest.approx(win_rate(wins).mean, abs=2) and rate_of(lc) == pytest.approx(73.1, abs=4)
     assert lc.beta == pytest.approx(0, abs=0.3) and lc.note == ""
 
 
@@ -126,7 +129,7 @@ def test_what_was_put_in_is_found_and_inside_the_interval() -> None:
     lc = length_controlled(wins, differences)
     # A fifth are ties, which are half of each side: nearer to 50 than sigmoid(-0.6).
     level = 100 * (0.8 / (1 + math.exp(0.6)) + 0.1)
-    assert lc.estimate == pytest.approx(level, abs=2.5) and lc.beta is not None and lc.beta > 0.8
+    assert rate_of(lc) == pytest.approx(level, abs=2.5) and lc.beta is not None and lc.beta > 0.8
     assert lc.interval is not None and lc.interval.low < lc.interval.mean < lc.interval.high
     assert lc.interval.high - lc.interval.low < 6
 
@@ -155,7 +158,7 @@ def test_the_fit_is_that_of_scikit_learn(seed: int) -> None:
     beta, phi, theta = by_sklearn(np.array(wins), columns, weights)
     lc = length_controlled(wins, differences, clusters.tolist(), difficulties=difficulties.tolist())
     level = np.average(1 / (1 + np.exp(-(phi * difficulties + theta))), weights=weights)
-    assert lc.estimate == pytest.approx(100 * level, abs=1e-3)
+    assert rate_of(lc) == pytest.approx(100 * level, abs=1e-3)
     assert lc.beta == pytest.approx(beta, abs=1e-4)
 
 
@@ -249,7 +252,7 @@ def test_given_difficulties_count() -> None:
     with_difficulties = length_controlled(wins.tolist(), x.tolist(), difficulties=gamma.tolist())
     assert without.beta is not None and without.beta > 1 and with_difficulties.beta == pytest.approx(0, abs=0.4)
     truth = 100 * float(np.mean(1 / (1 + np.exp(-(gamma + 0.5)))))
-    assert with_difficulties.estimate == pytest.approx(truth, abs=2)
+    assert rate_of(with_difficulties) == pytest.approx(truth, abs=2)
 
 
 # --- where there is little to go by
@@ -261,7 +264,7 @@ def test_where_nearly_all_is_won_it_is_near_the_win_rate(n: int, losses: int) ->
     wins = [0.0] * losses + [1.0] * (n - losses)
     _, differences = simulated(n, 0, 0, seed=n)
     lc = length_controlled(wins, differences)
-    assert lc.interval is not None and lc.estimate == pytest.approx(win_rate(wins).mean, abs=8 if losses else 1e-9)
+    assert lc.interval is not None and rate_of(lc) == pytest.approx(win_rate(wins).mean, abs=8 if losses else 1e-9)
     assert 0 <= lc.interval.low <= lc.interval.mean <= lc.interval.high <= 100
     assert lc.note == ("" if losses else "all comparisons ended alike: this is the plain win rate")
 
@@ -270,7 +273,7 @@ def test_where_length_decides_without_exception_it_is_finite() -> None:
     for n in (10, 50, 2000):
         differences = [float(i - n // 2) or 0.5 for i in range(n)]
         lc = length_controlled([float(d > 0) for d in differences], differences)
-        assert lc.estimate == pytest.approx(50, abs=7) and lc.beta is not None and 2 < lc.beta < 40
+        assert rate_of(lc) == pytest.approx(50, abs=7) and lc.beta is not None and 2 < lc.beta < 40
 
 
 def test_where_lengths_differ_by_the_same_it_is_the_win_rate() -> None:
@@ -282,9 +285,9 @@ def test_where_lengths_differ_by_the_same_it_is_the_win_rate() -> None:
 
 def test_of_few_instructions_there_is_no_estimate() -> None:
     lc = length_controlled([1.0, 0.0] * 50, list(range(100)), [i % (LEAST_CLUSTERS - 1) for i in range(100)])
-    assert lc.interval is None and lc.estimate is None and lc.beta is None
+    assert lc.interval is None and lc.beta is None
     assert lc.note == "9 groups of rows are too few; 10 or more tell a rate"
-    assert length_controlled([1.0, 0.0] * 5, list(range(10))).estimate is not None
+    assert length_controlled([1.0, 0.0] * 5, list(range(10))).interval is not None
 
 
 def test_one_side_always_longer_is_told() -> None:
@@ -292,7 +295,7 @@ def test_one_side_always_longer_is_told() -> None:
     assert length_controlled(wins, differences).note == ""
     for sign in (1, -1):
         lc = length_controlled(wins, [sign * (abs(d) + 1) for d in differences])
-        assert lc.estimate is not None and "always the longer" in lc.note
+        assert lc.interval is not None and "always the longer" in lc.note
 
 
 def test_wild_lengths_and_difficulties_stay_finite() -> None:
