@@ -35,6 +35,7 @@ class Settings(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _knows_every_key(cls, value: Any) -> Any:
+        # Before pydantic's own checks, whose errors would not say what was meant.
         if isinstance(value, cls):
             return value
         if not isinstance(value, dict):

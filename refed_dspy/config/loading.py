@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import ValidationError
@@ -60,9 +60,22 @@ def load_config(
 
 
 def check_config(kind: type[S], keywords: Mapping[str, Any]) -> S:
-    """The settings of `kind` from keywords alone; None means not set. Raises ConfigError."""
+    """The settings of `kind` from Python's keywords; None means not set. Raises ConfigError.
+
+    Here a text is no number: only a file or a variable may mean one by it (`max_cost: 1e3` is a text to YAML).
+    """
     settings = _given(keywords)
+    for key, value in settings.items():
+        if isinstance(value, str | bool) and (name := _number(kind, key)):
+            raise ConfigError(f"{key}: input should be a valid {name}")
     return _validated(kind, settings, {key: key for key in settings})
+
+
+def _number(kind: type[Settings], key: str) -> str:
+    """ "integer" or "number", where that is what `key` takes; else ""."""
+    annotation = kind.model_fields[key].annotation if key in kind.model_fields else None
+    types = {annotation, *get_args(annotation)}
+    return "integer" if int in types else "number" if float in types else ""
 
 
 def _given(keywords: Mapping[str, Any]) -> dict[str, Any]:

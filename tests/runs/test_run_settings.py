@@ -38,7 +38,9 @@ def test_editors_complete_the_keys_of_the_model_and_help_tells_of_each() -> None
     [
         ({"siez": 3}, "siez: unknown key; did you mean size?"),
         ({"size": 0}, "size: input should be greater than or equal to 1"),
-        ({"seed": "no"}, "seed: input should be a valid integer, unable to parse string as an integer"),
+        ({"seed": "no"}, "seed: input should be a valid integer"),
+        ({"size": True}, "size: input should be a valid integer"),
+        ({"max_minutes": "5"}, "max_minutes: input should be a valid number"),
         ({"columns": {"instructon": "q"}}, "columns: instructon: unknown key; did you mean instruction?"),
         ({"filters": ["rogue"]}, "filters: filters.0.rogue: unknown key; did you mean rouge?"),
         ({"features": {}}, "features: name at least one feature"),
