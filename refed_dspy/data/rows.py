@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, overload
 
+from refed_dspy.ledger.decisions import decided_rows
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.provenance import Authors
 from refed_dspy.records import NO_ANALYSIS, NO_STRATEGY, DataRow, Sample
@@ -34,15 +35,6 @@ LEFT JOIN answers asked ON asked.key = (
   SELECT key FROM answers WHERE item = r.id || '/' || i.feature AND stage = 'instruction_synthesis'
     AND repetition = i.round LIMIT 1)
 WHERE s.seq > ? ORDER BY s.seq LIMIT ?
-"""
-_DECIDED = """
-SELECT i.id, i.text, first.output, better.output, r.id, i.feature, i.round, d.filter, d.reason, d.score, d.detail
-FROM decisions d
-JOIN instructions i ON i.id = d.instruction
-JOIN refs r ON r.position = i.reference
-LEFT JOIN answers first ON first.item = CAST(i.id AS TEXT) AND first.stage = 'response_generation'
-LEFT JOIN answers better ON better.item = CAST(i.id AS TEXT) AND better.stage = ?
-WHERE d.kept = ? AND (d.filter = ? OR ? IS NULL) ORDER BY d.created, i.id
 """
 DROPPED_COLUMNS = (
     "instruction", "response", "improved_response", "reference", "feature", "round",
@@ -117,9 +109,9 @@ def passed_rows(ledger: Ledger, label: str) -> Iterator[DataRow]:
 
 def _decided(ledger: Ledger, *, kept: bool, label: str | None) -> Iterator[tuple[Any, ...]]:
     """(number, instruction, response, improved response, …) of each row that a filter, or the filter `label`, kept or
-    dropped; then the columns of `_DECIDED` from the reference on."""
-    for record in ledger.db.execute(_DECIDED, (_final_stage(ledger), kept, label, label)):
-        number, text, first, better, *rest = record
+    dropped; then its lineage and the decision, as `decided_rows` has them."""
+    stages = ("response_generation", _final_stage(ledger))
+    for number, text, first, better, *rest in decided_rows(ledger, stages, kept, label):
         response = None if first is None else json.loads(first)["response"]
         improved = None if better is None else json.loads(better).get("improved_response", response)
         yield number, text, response, improved, *rest
