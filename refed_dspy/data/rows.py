@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, overload
 
+from refed_dspy.ledger.decisions import decided_rows
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.provenance import Authors
 from refed_dspy.records import DataRow, Sample
@@ -36,13 +37,6 @@ FROM samples s
 JOIN instructions i ON i.id = s.instruction
 JOIN refs r ON r.position = i.reference
 WHERE s.seq > :after ORDER BY s.seq LIMIT :limit
-"""
-_DECIDED = """
-SELECT i.id, i.text, i.sample, r.id, i.feature, i.round, d.filter, d.reason, d.score, d.detail
-FROM decisions d
-JOIN instructions i ON i.id = d.instruction
-JOIN refs r ON r.position = i.reference
-WHERE d.kept = :kept AND (d.filter = :label OR :label IS NULL) ORDER BY d.created, i.id
 """
 DROPPED_COLUMNS = (
     "instruction", "response", "improved_response", "reference", "feature", "round",
@@ -119,8 +113,8 @@ def passed_rows(ledger: Ledger, label: str) -> Iterator[DataRow]:
 
 def _decided(ledger: Ledger, *, kept: bool, label: str | None) -> Iterator[tuple[Any, ...]]:
     """(number, instruction, response, improved response, …) of each row that a filter, or the filter `label`, kept or
-    dropped; then the columns of `_DECIDED` from the reference on."""
-    for number, instruction, text, *rest in ledger.db.execute(_DECIDED, {"kept": kept, "label": label}):
+    dropped; then its lineage and the decision, as `decided_rows` has them."""
+    for number, instruction, text, *rest in decided_rows(ledger, kept, label):
         made = None if text is None else Sample.model_validate_json(text)
         response, improved = (None, None) if made is None else (made.response, made.improved_response)
         yield number, instruction, response, improved, *rest

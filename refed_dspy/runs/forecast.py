@@ -108,20 +108,20 @@ def _plan_settings(ledger: Ledger, references: int, size: int | None, per_refere
 
 def _from_simulations(size: int, history: RunHistory, simulations: Sequence[Sequence[StageQuestion]]) -> Forecast:
     """The mean of the simulations, and an interval from how they differ and from how references differ."""
-    groups, slope, pricing = _by_kind(history.made), _slope(history.made), _Pricing(history.weights)
+    groups, slope, weights = _by_kind(history.made), _slope(history.made), history.weights
     usages = [
         {kind: _expected(groups, kind, questions, slope) for kind, questions in _by_kind(simulation).items()}
         for simulation in simulations
     ]
     rest = Usage(*(total / len(usages) for total in _sum(_sum(usage.values()) for usage in usages)))
     whole = _sum([_sum(question.usage for question in history.made), rest])
-    costs = [sum(pricing.cost(kind, took) for kind, took in usage.items()) for usage in usages]
+    costs = [sum(weights.cost(kind.answerer, took) for kind, took in usage.items()) for usage in usages]
     ahead = mean_of(costs)
     deviation = stdev(costs) / ahead if ahead else 0.0
-    spread = _spread(groups, _by_kind(simulations[0]), slope, pricing, deviation)
+    spread = _spread(groups, _by_kind(simulations[0]), slope, weights, deviation)
     settled = history.settled(_questions_to_come(simulations))
     cost = low = high = None
-    if history.weights.priced:
+    if weights.priced:
         cost = settled + round(ahead)
         low, high = (settled + round(bound) for bound in _interval(ahead, spread))
     return Forecast(
@@ -153,20 +153,6 @@ def _by_kind(questions: Iterable[StageQuestion]) -> dict[Kind, list[StageQuestio
     for question in questions:
         kinds[question.kind].append(question)
     return kinds
-
-
-class _Pricing:
-    """What questions of a kind cost. Where a price is unknown they are weighed by tokens: a completion token counts as
-    four of a prompt."""
-
-    def __init__(self, weights: StageWeights) -> None:
-        self._weights = weights if weights.priced else None
-
-    def rates(self, kind: Kind) -> Rates:
-        return (self._weights.rates_for(kind.answerer) if self._weights is not None else None) or Rates(1, 1, 1, 4)
-
-    def cost(self, kind: Kind, usage: Usage) -> float:
-        return self.rates(kind).cost(usage.prompt, usage.cached, 0, usage.completion) + usage.unseen
 
 
 def _sum(usages: Iterable[Usage]) -> Usage:
@@ -210,7 +196,7 @@ def _spread(
     groups: Mapping[Kind, Sequence[StageQuestion]],
     simulated: Mapping[Kind, Sequence[StageQuestion]],
     slope: float,
-    pricing: _Pricing,
+    weights: StageWeights,
     deviation: float,
 ) -> float:
     """Half the interval, as a share of what is to come.
@@ -234,8 +220,8 @@ def _spread(
             continue
         weight = len(coming) / len(made)
         length = mean_of(question.characters for question in made)
-        a_character = pricing.rates(kind).prompt * slope
-        costs = [pricing.cost(kind, question.usage) - a_character * (question.characters - length) for question in made]
+        a_character = weights.rates_or_weights(kind.answerer).prompt * slope
+        costs = [weights.cost(kind.answerer, q.usage) - a_character * (q.characters - length) for q in made]
         mean = mean_of(costs)
         total += weight * sum(costs)
         for question, cost in zip(made, costs, strict=True):

@@ -5,8 +5,10 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
+from refed_dspy.ledger.history import Usage
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.provenance import model_of
 from refed_dspy.records import Rates
@@ -54,7 +56,7 @@ class StageWeights:
         charges |= {_name(member): _rates(member["rates"]) for pool in by_stage.values() for member in pool}
         return cls(pools, charges, stages)
 
-    @property
+    @cached_property
     def priced(self) -> bool:
         """Whether the rates of everyone who will be asked are known."""
         teachers = (name for pool in self.pools.values() for name, _ in pool)
@@ -63,6 +65,14 @@ class StageWeights:
     def rates_for(self, answerer: str) -> Rates | None:
         """None: unknown."""
         return self.rates.get(answerer)
+
+    def cost(self, answerer: str, usage: Usage) -> float:
+        """Picodollars of questions to `answerer`; weights, if anyone's price is unknown."""
+        return self.rates_or_weights(answerer).cost(usage.prompt, usage.cached, 0, usage.completion) + usage.unseen
+
+    def rates_or_weights(self, answerer: str) -> Rates:
+        """The rates; if anyone's are unknown, weights of the tokens: one that is written counts as four of a prompt."""
+        return (self.rates_for(answerer) if self.priced else None) or Rates(1, 1, 1, 4)
 
     def answerer_of(self, stage: str, model: str, endpoint: str) -> str:
         """The name of who answered a call that was made."""

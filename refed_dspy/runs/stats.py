@@ -126,13 +126,9 @@ def _check_plain(data: DataSet, lacking: int, column: str | None, judged: bool) 
 
 def _columns(data: DataSet, tools: Tools, config: StatsConfig) -> dict[str, Figures]:
     improved = [(row.instruction, row.response) for row in data.rows]
-    if not data.has_plain:
-        return {"data": figures(improved, tools, config.sample, config.seed)}
     plain = [(row.instruction, row.plain or "") for row in data.rows]
-    return {
-        "plain": figures(plain, tools, config.sample, config.seed),
-        "improved": figures(improved, tools, config.sample, config.seed),
-    }
+    columns = {"plain": plain, "improved": improved} if data.has_plain else {"data": improved}
+    return {name: figures(pairs, tools, config.sample, config.seed) for name, pairs in columns.items()}
 
 
 async def _wins(

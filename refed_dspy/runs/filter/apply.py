@@ -43,16 +43,6 @@ class FilteredRows:
     undecided: Sequence[DataRow] = field(default_factory=tuple)
     """Rows without a decision, neither kept nor dropped: a cap ended the work, or the judge did not answer."""
 
-    def dropped(self) -> list[tuple[int, str, Decision]]:
-        """(row number, filter, decision) of every row that is not kept, in the order of the rows."""
-        dropped = [
-            (number, filter_pass.label, decision)
-            for filter_pass in self.passes
-            for number, decision in filter_pass.decisions.items()
-            if not decision.kept
-        ]
-        return sorted(dropped, key=lambda drop: drop[0])
-
 
 async def apply_filters(rows: Sequence[DataRow], steps: Sequence[Step], seed: int, ask_judge: AskJudge) -> FilteredRows:
     """Each row is kept by all filters, dropped by the first that drops it, or undecided if one could not be asked.

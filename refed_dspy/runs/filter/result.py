@@ -16,7 +16,7 @@ from refed_dspy.errors import one_line
 from refed_dspy.files import write_json, write_lines, write_text
 from refed_dspy.filters.base import Decision
 from refed_dspy.ledger.spending import Spent
-from refed_dspy.runs.filter.apply import FilteredRows
+from refed_dspy.runs.filter.apply import FilteredRows, FilterPass
 from refed_dspy.text import table_lines
 
 KEPT, DROPPED, UNDECIDED, FUNNEL = "kept.jsonl", "dropped.jsonl", "undecided.jsonl", "funnel"
@@ -51,9 +51,14 @@ class Filtering:
     def dropped(self) -> Iterator[dict[str, Any]]:
         """The dropped rows as they were; `refed_filters` says which filter dropped them, why, and by what score."""
         fields = {row.number: row.fields for row in self.data.rows}
-        lost = [(number, fields[number], label, decision) for number, label, decision in self.filtered.dropped()]
-        lost += [(number, row, READ, Decision(False, reason)) for number, reason, row in self.data.unread]
-        for number, row, label, decision in sorted(lost, key=lambda drop: drop[0]):
+        fields |= {number: row for number, _, row in self.data.unread}
+        drops = [
+            (number, filter_pass.label, decision)
+            for filter_pass in self.passes
+            for number, decision in filter_pass.decisions.items()
+            if not decision.kept
+        ]
+        for number, label, decision in sorted(drops, key=lambda drop: drop[0]):
             remarks = {
                 "row": number,
                 "filter": label,
@@ -61,26 +66,24 @@ class Filtering:
                 "score": decision.score,
                 "detail": decision.detail,
             }
-            yield _annotated(row, remarks)
+            yield _annotated(fields[number], remarks)
 
     def undecided(self) -> Iterator[dict[str, Any]]:
         """The rows without a decision as they were, with their numbers."""
         for row in self.filtered.undecided:
             yield _annotated(row.fields, {"row": row.number})
 
+    @property
+    def passes(self) -> list[FilterPass]:
+        """The filters' passes; before them the reading of the data, if some rows were not a pair of texts."""
+        unread = {number: Decision(False, reason) for number, reason, _ in self.data.unread}
+        read = {row.number: Decision(True) for row in self.data.rows}
+        reading = [FilterPass(READ, len(read) + len(unread), read | unread)] if unread else []
+        return [*reading, *self.filtered.passes]
+
     def funnel(self) -> list[dict[str, Any]]:
-        """An entry for each filter: how many rows came in, were kept, dropped or left undecided, and dropped by reason.
-        If some rows were not a pair of texts, the first entry is for reading the data."""
-        entries = []
-        if lost := len(self.data.unread):
-            rows = len(self.data.rows)
-            entries.append(_entry(READ, rows + lost, rows, Counter(reason for _, reason, _ in self.data.unread)))
-        for filter_pass in self.filtered.passes:
-            decisions = filter_pass.decisions
-            reasons = Counter(decision.reason for decision in decisions.values() if not decision.kept)
-            kept = len(decisions) - reasons.total()
-            entries.append(_entry(filter_pass.label, filter_pass.rows_in, kept, reasons))
-        return entries
+        """An entry for each pass: how many rows came in, were kept, dropped (and why) or left undecided."""
+        return [_entry(filter_pass) for filter_pass in self.passes]
 
     @property
     def problem(self) -> str:
@@ -122,12 +125,15 @@ class Filtering:
         return [*lines, f"{len(self.filtered.kept)} of {len(self.data.rows)} rows kept, in {self.out / KEPT}"]
 
 
-def _entry(label: str, rows_in: int, kept: int, reasons: Counter[str]) -> dict[str, Any]:
-    """One filter's line of the funnel; reasons by count, equal counts by name."""
-    by_count = dict(sorted(reasons.items(), key=lambda item: (-item[1], item[0])))
+def _entry(filter_pass: FilterPass) -> dict[str, Any]:
+    """One pass's line of the funnel; reasons by count, equal counts by name."""
+    decisions = filter_pass.decisions.values()
+    reasons = Counter(decision.reason for decision in decisions if not decision.kept)
     dropped = reasons.total()
-    counts = {"in": rows_in, "kept": kept, "dropped": dropped, "undecided": rows_in - kept - dropped}
-    return {"filter": label, **counts, "reasons": by_count}
+    kept, undecided = len(decisions) - dropped, filter_pass.rows_in - len(decisions)
+    counts = {"in": filter_pass.rows_in, "kept": kept, "dropped": dropped, "undecided": undecided}
+    by_count = dict(sorted(reasons.items(), key=lambda item: (-item[1], item[0])))
+    return {"filter": filter_pass.label, **counts, "reasons": by_count}
 
 
 def _why(reasons: Mapping[str, int]) -> str:
