@@ -149,10 +149,8 @@ def _stage(name: str, state: Mapping[str, Any], default: str | None) -> StageTex
 
 def _package_instructions(kind: str) -> dict[str, str]:
     """Stage → its instructions in this version of the package; empty for a program that is not the package's."""
-    from refed_dspy import programs
+    from refed_dspy.programs.baselines import METHODS
 
-    classes = (programs.ReferenceLevelFeedback, programs.SampleLevelFeedback, programs.InstructionFeedbackOnly)
-    by_name = {class_.__name__: class_ for class_ in classes}
-    if kind not in by_name:
-        return {}
-    return {name: predictor.signature.instructions for name, predictor in by_name[kind]().named_predictors()}
+    program = next((method() for method in METHODS.values() if method.__name__ == kind), None)
+    predictors = program.named_predictors() if program else ()
+    return {name: predictor.signature.instructions for name, predictor in predictors}

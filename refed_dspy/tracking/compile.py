@@ -120,17 +120,12 @@ def _copy_candidate(store: Store, candidate: Candidate, first: Candidate) -> Non
     # MLflow shows the point of the highest step, and of several the highest value: so each update has its own step.
     step = sum(len(scores) for scores in candidate.scores.values())
     now = time.time()
-    points = [("dollars", candidate.cost / PICO, now, step)]
+    figures: dict[str, float] = {"dollars": candidate.cost / PICO}
     for subset in SUBSETS:
         if (mean := candidate.mean(subset)) is not None:
-            points += [
-                (f"{subset}_score", mean, now, step),
-                (f"{subset}_size", len(candidate.scores[subset]), now, step),
-            ]
-            points += [
-                (f"{subset}_{name}", value, now, step) for name, value in candidate.component_means(subset).items()
-            ]
-    store.metrics(child, points)
+            means = {"score": mean, "size": len(candidate.scores[subset]), **candidate.component_means(subset)}
+            figures |= {f"{subset}_{name}": value for name, value in means.items()}
+    store.metrics(child, [(name, value, now, step) for name, value in figures.items()])
     if not store.noted(f"files of {candidate.digest}"):
         store.text(child, "program.json", json.dumps(candidate.state, ensure_ascii=False, indent=1))
         store.text(child, "prompts.diff", prompt_diff(first.state, candidate.state))

@@ -29,27 +29,27 @@ _PERPLEXITY = 30
 
 @dataclass(frozen=True)
 class Map:
-    """`points`: (n, 2), a row per text, or None where there is nothing to draw. `by`: what similarity goes by, or why
-    there is no map."""
+    """`points`: (n, 2), a row per text. `by`: what similarity goes by."""
 
-    points: Points | None
+    points: Points
     by: str
 
 
-def draw_map(texts: Sequence[str], seed: int = 0, embedder: Embedder | None = None) -> Map:
-    """The texts' places. The same texts and seed give the same map on one machine.
+def draw_map(texts: Sequence[str], seed: int = 0, embedder: Embedder | None = None) -> Map | None:
+    """The texts' places. The same texts and seed give the same map on one machine. None where there are too few texts,
+    or no word to compare them by.
 
     Similarity is that of sentence embeddings, or, without an `embedder`, of words (TF-IDF).
     """
     if len(set(texts)) < _MIN_TEXTS:
-        return Map(None, "too few instructions for a map")
+        return None
     landmarks = _landmarks(len(texts), seed)
     if embedder is not None:
         vectors, by = embedder.embed(texts), "by meaning (all-MiniLM-L6-v2)"
     elif any(map(_WORD.search, texts)):
         vectors, by = _by_words(texts), "by their words; by meaning after: refed teacher fetch embedder"
     else:
-        return Map(None, "no instruction has a word in it")
+        return None
     return Map(_places(_reduced(vectors, landmarks, seed), landmarks, seed), by)
 
 
@@ -108,12 +108,12 @@ _NAME = 40
 _BLANK = {"showticklabels": False, "zeroline": False, "showgrid": False}
 
 
-def instruction_map(rows: Rows, map_: Map) -> Chart | None:
-    """A chart with one set of traces per colouring, over the same points; None without points.
+def instruction_map(rows: Rows, map_: Map | None) -> Chart | None:
+    """A chart with one set of traces per colouring, over the same points; None without a map.
 
     `layout.meta.colourings` lists each set's label and traces. A point's `customdata` is its row.
     """
-    if map_.points is None:
+    if map_ is None:
         return None
     sets = {"reference": _by_reference(rows, map_.points)}
     sets["feature"] = _groups(map_.points, rows.columns["feature"], rows.names["features"])

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from refed_dspy.data.rows import final_prompt
@@ -68,109 +68,99 @@ class Rows:
         return len(self.columns["number"])
 
 
-@dataclass
-class _RowReader:
-    ledger: Ledger
-    final: str
-    """The stage whose answer is the text to train on."""
-    prompt: str | None
-    """The digest of its prompt."""
-    writers: Names = field(default_factory=Names)
-    programs: Names = field(default_factory=Names)
-    filters: Names = field(default_factory=Names)
-    stages: Names = field(default_factory=Names)
-    features: Names = field(default_factory=Names)
-
-    @property
-    def improves(self) -> bool:
-        """Whether the run's program improves its first responses."""
-        return self.final != "response_generation"
-
-
 def read_rows(ledger: Ledger) -> Rows:
     """Every row that the run kept, in the order they were made, and then those that its filters dropped."""
-    final = str(ledger.meta("final_stage") or "response_improvement")
-    reading = _RowReader(ledger, final, final_prompt(ledger))
-    for feature in ledger.meta("features") or ():
-        reading.features.number(feature)
-    # By item: of the questions about a single row it is the number of its instruction, as text.
-    calls = _grouped(ledger, _CALLS)
-    verdicts = _grouped(ledger, _VERDICTS)
-    decisions = _grouped(ledger, _DECISIONS)
-    scoring = _scoring(ledger) if decisions else None
-    writer = Authors(ledger)
+    reader = _RowReader(ledger)
     columns: Columns = {name: [] for name in COLUMNS}
-    for record in ledger.db.execute(_ROWS, {"final": final}):
-        number = record[0]
-        row = {
-            **_texts(reading, record, writer.model),
-            **_costs(reading, calls.get(str(number), [])),
-            **_decided(reading, decisions.get(number, []), scoring),
-            "verdicts": [
-                [reading.stages.number(stage), *_verdict(output)] for stage, output in verdicts.get(str(number), [])
-            ],
-        }
+    for record in ledger.db.execute(_ROWS, {"final": reader.final}):
+        row = reader.row(record)
         for name, column in columns.items():
             column.append(row[name])
-    return Rows({**_names(reading), "scoring": scoring}, columns)
+    return Rows(reader.names(), columns)
 
 
-def _texts(reading: _RowReader, record: Sequence[Any], writer: Callable[..., str | None]) -> dict[str, Any]:
-    _, seq, reference, feature, round_, text, made, feedback, *by = record
-    sample = json.loads(made) if made is not None else {}
-    response = sample.get("response")
-    improved = sample.get("improved_response") if reading.improves else None
-    analysis = sample.get("analysis") if reading.improves else None
-    strategy = sample.get("implementation_strategy") if reading.improves else None
-    return {
-        "number": seq,
-        "kept": int(seq is not None),
-        "reference": reference,
-        "feature": reading.features.number(feature),
-        "round": round_,
-        "instruction": text,
-        "response": response,
-        "improved": improved,
-        "diff": _diff(response, improved),
-        "feedback": json.loads(feedback)["response_feedback"] if feedback is not None else None,
-        "analysis": list(analysis.values()) if analysis else None,
-        "strategy": list(strategy.values()) if strategy else None,
-        "writers": [_writer(reading, writer, *by[at : at + 2]) for at in (0, 2, 4)],
-        "program": -1 if reading.prompt is None else reading.programs.number(reading.prompt),
-    }
+class _RowReader:
+    """Makes rows of the ledger's records, and numbers the names in them."""
 
+    def __init__(self, ledger: Ledger) -> None:
+        self.ledger, self.model = ledger, Authors(ledger).model
+        self.writers, self.programs, self.filters, self.stages = Names(), Names(), Names(), Names()
+        self.features = Names()
+        self.final = str(ledger.meta("final_stage") or "response_improvement")
+        """The stage whose answer is the text to train on."""
+        self.improves = self.final != "response_generation"
+        self.prompt = final_prompt(ledger)
+        for feature in ledger.meta("features") or ():
+            self.features.number(feature)
+        # By item: of the questions about a single row it is the number of its instruction, as text.
+        self.calls = _grouped(ledger, _CALLS)
+        self.verdicts = _grouped(ledger, _VERDICTS)
+        self.decisions = _grouped(ledger, _DECISIONS)
+        self.scoring = _scoring(ledger) if self.decisions else None
 
-def _diff(response: str | None, improved: str | None) -> list[int] | None:
-    return None if response is None or improved is None else difference(response, improved)
+    def row(self, record: Sequence[Any]) -> dict[str, Any]:
+        number, seq, reference, feature, round_, text, made, feedback, *by = record
+        sample = json.loads(made) if made is not None else {}
+        improvement = sample if self.improves else {}
+        response, improved = sample.get("response"), improvement.get("improved_response")
+        analysis, strategy = improvement.get("analysis"), improvement.get("implementation_strategy")
+        return {
+            "number": seq,
+            "kept": int(seq is not None),
+            "reference": reference,
+            "feature": self.features.number(feature),
+            "round": round_,
+            "instruction": text,
+            "response": response,
+            "improved": improved,
+            "diff": None if response is None or improved is None else difference(response, improved),
+            "feedback": json.loads(feedback)["response_feedback"] if feedback is not None else None,
+            "analysis": list(analysis.values()) if analysis else None,
+            "strategy": list(strategy.values()) if strategy else None,
+            "writers": [self._writer(*by[at : at + 2]) for at in (0, 2, 4)],
+            "program": -1 if self.prompt is None else self.programs.number(self.prompt),
+            **self._costs(self.calls.get(str(number), [])),
+            **self._decided(self.decisions.get(number, [])),
+            "verdicts": [
+                [self.stages.number(stage), *_verdict(output)] for stage, output in self.verdicts.get(str(number), [])
+            ],
+        }
 
+    def _writer(self, key: str | None, endpoint: str | None) -> int:
+        model = None if key is None else self.model(key, endpoint)
+        return -1 if model is None else self.writers.number((model, endpoint))
 
-def _writer(reading: _RowReader, model: Callable[..., str | None], *answer: Any) -> int:
-    if answer[0] is None:
-        return -1
-    name = model(*answer)
-    return -1 if name is None else reading.writers.number((name, answer[1]))
+    def _costs(self, calls: Sequence[Sequence[Any]]) -> dict[str, Any]:
+        """The calls for this row alone; those for feedback and instructions serve other rows too: see the cost by
+        stage."""
+        table = [
+            [self.stages.number(stage), *map(int, numbers), None if unpriced else cost / PICO]
+            for stage, *numbers, cost, unpriced in calls
+        ]
+        priced = all(line[-1] is not None for line in table)
+        return {
+            "calls": table,
+            "cost": sum(line[-1] for line in table) if priced else None,
+            "prompt_tokens": sum(line[2] for line in table),
+            "completion_tokens": sum(line[4] for line in table),
+        }
 
+    def _decided(self, decisions: Sequence[Sequence[Any]]) -> dict[str, Any]:
+        """The filters' decisions; the row's score is the one that the filter called `scoring` gave."""
+        scores = [score for label, _, score, *_ in decisions if label == self.scoring]
+        numbered = [[self.filters.number(label), *rest] for label, *rest in decisions]
+        return {"decisions": numbered, "score": scores[-1] if scores else None}
 
-def _costs(reading: _RowReader, calls: Sequence[Sequence[Any]]) -> dict[str, Any]:
-    """The calls for this row alone; those for feedback and instructions serve other rows too: see the cost by stage."""
-    table = [
-        [reading.stages.number(stage), *map(int, numbers), None if unpriced else cost / PICO]
-        for stage, *numbers, cost, unpriced in calls
-    ]
-    priced = all(line[-1] is not None for line in table)
-    return {
-        "calls": table,
-        "cost": sum(line[-1] for line in table) if priced else None,
-        "prompt_tokens": sum(line[2] for line in table),
-        "completion_tokens": sum(line[4] for line in table),
-    }
-
-
-def _decided(reading: _RowReader, decisions: Sequence[Sequence[Any]], scoring: str | None) -> dict[str, Any]:
-    """The filters' decisions; the row's score is the one that the filter called `scoring` gave."""
-    scores = [score for label, _, score, *_ in decisions if label == scoring]
-    numbered = [[reading.filters.number(label), *rest] for label, *rest in decisions]
-    return {"decisions": numbered, "score": scores[-1] if scores else None}
+    def names(self) -> dict[str, Any]:
+        return {
+            "features": list(self.features),
+            "writers": [{"model": model, "endpoint": endpoint} for model, endpoint in self.writers],
+            "programs": list(self.programs),
+            "filters": list(self.filters),
+            "stages": list(self.stages),
+            "references": list(_references(self.ledger)),
+            "scoring": self.scoring,
+        }
 
 
 def _scoring(ledger: Ledger) -> str | None:
@@ -193,17 +183,6 @@ def _grouped(ledger: Ledger, query: str) -> dict[Any, list[tuple[Any, ...]]]:
     for first, *rest in ledger.db.execute(query):
         groups[first].append(tuple(rest))
     return groups
-
-
-def _names(reading: _RowReader) -> dict[str, Any]:
-    return {
-        "features": list(reading.features),
-        "writers": [{"model": model, "endpoint": endpoint} for model, endpoint in reading.writers],
-        "programs": list(reading.programs),
-        "filters": list(reading.filters),
-        "stages": list(reading.stages),
-        "references": list(_references(reading.ledger)),
-    }
 
 
 def _references(ledger: Ledger) -> Iterator[dict[str, Any]]:

@@ -138,10 +138,10 @@ def test_with_many_references_neighbours_still_differ_in_colour() -> None:
 
 def test_equal_texts_and_texts_without_words() -> None:
     map_ = draw_map(["bread"] * 20 + ["wine", "salt", "oil", "rice"], 1)
-    assert map_.points is not None and np.isfinite(map_.points).all()
+    assert map_ is not None and np.isfinite(map_.points).all()
     assert map_.by.startswith("by their words")
-    assert draw_map(["!", "?", ".", ",", ";"]) == Map(None, "no instruction has a word in it")
-    assert draw_map(["one two", "three", "four", "five", "six"], 1).points is not None
+    assert draw_map(["!", "?", ".", ",", ";"]) is None
+    assert draw_map(["one two", "three", "four", "five", "six"], 1) is not None
 
 
 @pytest.mark.slow
@@ -149,7 +149,9 @@ def test_a_text_beyond_the_landmarks_lies_among_its_like() -> None:
     from sklearn.neighbors import NearestNeighbors
 
     kinds = ("bake rye loaf", "prove matrix lemma", "paint blue wall", "sing loud choir")
-    points = draw_map([f"{kinds[at % 4]} {at // 4}" for at in range(LANDMARKS + 120)], 2).points
-    assert points is not None and len(np.unique(points.round(6), axis=0)) == LANDMARKS + 120, "each has its own place"
+    map_ = draw_map([f"{kinds[at % 4]} {at // 4}" for at in range(LANDMARKS + 120)], 2)
+    assert map_ is not None
+    points = map_.points
+    assert len(np.unique(points.round(6), axis=0)) == LANDMARKS + 120, "each has its own place"
     near = NearestNeighbors(n_neighbors=6).fit(points).kneighbors(points, return_distance=False)
     assert (near % 4 == (np.arange(len(points)) % 4)[:, None]).mean() > 0.98

@@ -24,7 +24,7 @@ from refed_dspy.ledger.ledger import FILE, Ledger
 from refed_dspy.runs.result import full_status
 from refed_dspy.sharing.report import charts, histograms
 from refed_dspy.sharing.report.funnel import funnel
-from refed_dspy.sharing.report.map import Map, draw_map, instruction_map
+from refed_dspy.sharing.report.map import draw_map, instruction_map
 from refed_dspy.sharing.report.page import packed
 from refed_dspy.sharing.report.report import report
 from refed_dspy.sharing.report.rows import COLUMNS, Rows, read_rows
@@ -209,7 +209,7 @@ def test_a_map_is_the_same_twice_and_likeness_is_nearness() -> None:
     texts = [f"Bake a loaf of rye bread with {n} seeds" for n in range(8)]
     texts += [f"Prove theorem {n} of linear algebra about matrices" for n in range(8)]
     first, second = draw_map(texts, 3), draw_map(texts, 3)
-    assert first.points is not None and second.points is not None
+    assert first is not None and second is not None
     assert (first.points == second.points).all()
     bread, algebra = first.points[:8], first.points[8:]
     apart = ((bread.mean(0) - algebra.mean(0)) ** 2).sum() ** 0.5
@@ -218,9 +218,9 @@ def test_a_map_is_the_same_twice_and_likeness_is_nearness() -> None:
 
 @pytest.mark.parametrize("texts", [[], ["one"] * 9, ["a", "b", "c", "d"]])
 def test_too_little_for_a_map(texts: list[str]) -> None:
-    assert draw_map(texts).points is None
+    assert draw_map(texts) is None
     empty = Rows({"features": [], "references": []}, {"reference": [], "feature": []})
-    assert instruction_map(empty, Map(None, "")) is None
+    assert instruction_map(empty, None) is None
 
 
 # --- the file
