@@ -199,7 +199,9 @@ class BatchEngine(TeacherEngine):
         still wait (of another run, say) are left alone."""
         of_log = self._logs_of_loop.setdefault(asyncio.get_running_loop(), {})
         for log_id in [log_id for log_id, per_loop in of_log.items() if not per_loop.in_flight]:
-            collector = of_log.pop(log_id).collector
+            if (closed := of_log.pop(log_id, None)) is None:
+                continue  # another run ended while the one before this was being closed
+            collector = closed.collector
             if not await collector.aclose():
                 continue  # another engine of this model here may still want these answers
             for number, (read, written) in collector.unused().items():
