@@ -15,6 +15,7 @@ import dspy
 from refed_dspy.errors import ConfigError, one_line
 from refed_dspy.files import whole_file
 from refed_dspy.programs.adapter import callers_adapter, rendering
+from refed_dspy.programs.asking import predictor_names
 from refed_dspy.programs.mlflow_address import download_program, is_address
 from refed_dspy.records import digest, json_default
 
@@ -55,14 +56,23 @@ def _field_digests(program: dspy.Module) -> dict[str, str]:
 
 def program_state(program: dspy.Module) -> dict[str, Any]:
     """`program` as JSON: instructions, demos and the digests of its fields, without a language model."""
-    state: dict[str, Any] = program.dump_state()
+    state: dict[str, Any] = without_models(program)[0].dump_state()  # an LM's state may hold addresses
     if isinstance(program, dspy.Predict):  # the state of a single predictor has no names
         state = {"self": state}
-    for predictor in state.values():
-        if isinstance(predictor, dict) and "lm" in predictor:
-            predictor["lm"] = None
     state[MANIFEST] = {"fields": _field_digests(program), "names": _field_names(program)}
     return dict(json.loads(json.dumps(state, default=json_default)))
+
+
+def without_models(program: dspy.Module) -> tuple[dspy.Module, dict[str, Any]]:
+    """A program without the language models that its predictors hold, and these by stage: they answer there, through
+    the ledger. A program that holds none is returned as it is, another one as a copy."""
+    names = predictor_names(program)
+    bound = {names[id(predictor)]: predictor.lm for predictor in program.predictors() if predictor.lm is not None}
+    if not bound:
+        return program, {}
+    copied = program.deepcopy()
+    copied.set_lm(None)
+    return copied, bound
 
 
 def save_program(program: dspy.Module, path: Path | str) -> None:

@@ -15,10 +15,11 @@ from refed_dspy.errors import RunStopped
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.records import dollars
 from refed_dspy.runs.forecast import CONFIDENCE, Forecast, forecast
+from refed_dspy.runs.prepare import RunSettings, prepare
 from refed_dspy.runs.program import ProgramLike
 from refed_dspy.runs.spec import RunSpec
 from refed_dspy.runs.stage_weights import StageWeights
-from refed_dspy.runs.synthesize import RunSettings, prepare, produce
+from refed_dspy.runs.synthesize import produce
 from refed_dspy.teachers.by_stage import ANY, TeachersByStage
 from refed_dspy.teachers.prices import table_name, table_price
 from refed_dspy.teachers.recorded import Progress

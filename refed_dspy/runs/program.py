@@ -11,7 +11,7 @@ from refed_dspy.config.run import RunConfig
 from refed_dspy.errors import ConfigError
 from refed_dspy.programs import ReferenceLevelFeedback
 from refed_dspy.programs.baselines import METHODS
-from refed_dspy.programs.load import load_program, refuse_bound_models
+from refed_dspy.programs.load import load_program
 from refed_dspy.signatures import DEFAULT_FEATURES
 
 ProgramLike: TypeAlias = Any
@@ -33,7 +33,6 @@ def open_program(program: ProgramLike, config: RunConfig) -> dspy.Module:
         raise ConfigError(f"program: a {type(program).__name__} cannot be run at scale: it lacks {', '.join(missing)}")
     if own := config.model_fields_set & {"method", "features", "instructions_per_feature", "guidance"}:
         raise ConfigError(f"{min(own)}: a program that is passed has its own; leave it out")
-    refuse_bound_models(program)
     return program
 
 

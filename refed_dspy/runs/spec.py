@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +26,9 @@ from refed_dspy.teachers.caps import CapSettings
 from refed_dspy.teachers.recorded import CallPolicy
 from refed_dspy.teachers.work import Work
 
+log = logging.getLogger("refed_dspy")
+FULL_BATCH = 1_000
+"""Requests: with smaller batches a run takes many rounds of them."""
 STUDIES = ("instruction_feedback", "response_feedback")
 """The stages that collect feedback on a reference."""
 
@@ -185,6 +189,17 @@ class RunSpec:
             lead=self._lead(),
             ahead=self.in_batches,
         )
+
+    def warn_of_small_batches(self) -> None:
+        """Warn of a batch that takes so few requests that a run needs many of them."""
+        for role, model in self.models.items():
+            if model.batched and model.concurrency < FULL_BATCH:
+                log.warning(
+                    "%s: concurrency %d: at most so many requests a batch, each of which may take hours; leave it out, "
+                    "or set thousands",
+                    role,
+                    model.concurrency,
+                )
 
     def _lead(self) -> bool:
         """Whether one unit of a reference goes ahead of the others (`PlanSettings.lead`): never where a model that

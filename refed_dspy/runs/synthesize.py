@@ -2,77 +2,27 @@
 
 from __future__ import annotations
 
-import logging
-import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypedDict, Unpack
-
-import dspy
+from typing import Any, Unpack
 
 from refed_dspy.concurrency import run_blocking
-from refed_dspy.config.filters import FilterConfig
-from refed_dspy.config.loading import check_config
-from refed_dspy.config.run import RunConfig
-from refed_dspy.data.references import load_references
-from refed_dspy.errors import ConfigError
-from refed_dspy.filters.base import Filter, JudgeFilter
-from refed_dspy.filters.build import build
-from refed_dspy.filters.screening import Screening
-from refed_dspy.ledger.batches import left_batches
-from refed_dspy.programs.load import open_judge, warn_of_another_teacher
-from refed_dspy.records import digest
 from refed_dspy.runs.plan import Plan, PlanSettings
-from refed_dspy.runs.program import ProgramLike, open_program
-from refed_dspy.runs.result import Synthesis, end_at_cap, read_run, refresh_samples
+from refed_dspy.runs.prepare import RunSettings, prepare
+from refed_dspy.runs.program import ProgramLike
+from refed_dspy.runs.result import Synthesis, read_run, refresh_samples
 from refed_dspy.runs.scheduler import run_plan
 from refed_dspy.runs.spec import RunSpec
-from refed_dspy.runs.work import pool_setup
+from refed_dspy.runs.work import note_end, pool_setup
 from refed_dspy.runs.worker import SynthesisWorker
-from refed_dspy.teachers import Teacher, TeacherLike, open_teacher
-from refed_dspy.teachers.by_stage import TeachersByStage, open_teachers, stages_of
-from refed_dspy.teachers.caps import caps_of
-from refed_dspy.teachers.judge import in_role, judge_for
 from refed_dspy.teachers.recorded import Progress
 from refed_dspy.teachers.session import Session
 from refed_dspy.teachers.work import begin
 from refed_dspy.tracking.background import tracking
 from refed_dspy.tracking.run import copy_run
 
-log = logging.getLogger("refed_dspy")
 TRACKING_INTERVAL = 60.0
 """Seconds between two reports to MLflow."""
-FULL_BATCH = 1_000
-"""Requests: with smaller batches a run takes many rounds of them."""
-
-
-MODELS = ("teacher", "teachers", "judge")
-"""Settings that may be objects, which no file can hold: they are opened as they are."""
-
-
-class RunSettings(TypedDict, total=False):
-    """The keys of `RunConfig` with the types that Python gives them, for editors and type checkers."""
-
-    size: int
-    teacher: TeacherLike | Sequence[TeacherLike] | None
-    teachers: Mapping[str, TeacherLike | Sequence[TeacherLike]] | None
-    run_dir: str | Path | None
-    seed: int
-    per_reference: int | None
-    method: str
-    features: Mapping[str, str] | None
-    instructions_per_feature: int
-    guidance: Mapping[str, str] | None
-    max_failure_share: float
-    max_cost: float | None
-    max_calls: float | None
-    max_minutes: float | None
-    columns: Mapping[str, str] | None
-    reuse: str | Path | None
-    filters: Sequence[FilterConfig | Mapping[str, Any] | str | Filter]
-    judge: TeacherLike | None
-    judge_program: str | Path | None
-    track: bool | None
 
 
 def synthesize(
@@ -159,104 +109,9 @@ async def produce(
             on_progress(session.progress)
         with tracking(folder, copy_run, spec.track, TRACKING_INTERVAL):
             if not plan.complete:
-                _warn_of_small_batches(spec)
+                spec.warn_of_small_batches()
                 async with session.running():  # in here `programs.asking.ask` finds the session's recorded teachers
                     await run_plan(plan, SynthesisWorker(spec, session), spec.slots, session.grace)
-            _note_end(session, plan)
+            note_end(session, plan)
     refresh_samples(folder)
     return read_run(folder)
-
-
-def prepare(program: ProgramLike, references: Any, **settings: Unpack[RunSettings]) -> tuple[RunSpec, Path, int]:
-    """What the run is made of, checked; its folder, which is not touched; and its size. Raises InputError."""
-    config = check_config(RunConfig, {name: value for name, value in settings.items() if name not in MODELS})
-    module = open_program(program, config)
-    by_stage = open_teachers(settings.get("teacher"), settings.get("teachers"), stages_of(module))
-    usable = load_references(references, config.columns or None)
-    for teacher in by_stage.teachers:
-        usable = usable.fitting(teacher.window, teacher.max_tokens)
-    if not by_stage.asks(getattr(module, "source", {}).get("teacher")):
-        warn_of_another_teacher(module, by_stage.first.model)
-    screening, judge = _screening(module, by_stage, config, settings.get("judge"))
-    spec = RunSpec(
-        program=module,
-        references=usable,
-        teacher=by_stage.first,
-        seed=config.seed,
-        per_reference=config.per_reference,
-        max_failure_share=config.max_failure_share,
-        caps=caps_of(config),
-        reuse=config.reuse,
-        track=config.track,
-        stage_teachers=by_stage,
-        judge=judge,
-        screening=screening,
-        judge_program=config.judge_program,
-    )
-    return spec, config.run_dir or _default_folder(spec, by_stage), config.size
-
-
-def _default_folder(spec: RunSpec, by_stage: TeachersByStage) -> Path:
-    """The folder of a run without `run_dir`: its name is a digest of everything that shapes the run."""
-    shape = [spec.identity(), by_stage.shape()] if by_stage.several else spec.identity()
-    return Path("refed-runs") / digest(shape)
-
-
-def _screening(
-    program: dspy.Module, by_stage: TeachersByStage, config: RunConfig, asked: TeacherLike | None
-) -> tuple[Screening, Teacher | None]:
-    """The run's filters, and the judge that they ask, if any does: the one that is `asked` for, or the teacher's model.
-
-    Raises ConfigError for a judge that compares improved responses with plain ones, in a program that improves none.
-    """
-    opened_judge = None if config.judge_program is None else open_judge(config.judge_program)
-    screening = Screening(build(config.filters, config.seed, opened_judge))
-    judges = [step.filter for step in screening.steps if isinstance(step.filter, JudgeFilter)]
-    if any(filter_.needs_plain for filter_ in judges) and getattr(program, "final_stage", "") == "response_generation":
-        raise ConfigError(
-            f"filters: judge compares improved responses with plain ones, and a {type(program).__name__} improves "
-            "none; take it out, or use another method"
-        )
-    if not judges:
-        return screening, None
-    with in_role("judge"):
-        teacher = by_stage.first if asked is None else _teacher_of_model(by_stage, open_teacher(asked))
-    return screening, judge_for(teacher, asked)
-
-
-def _teacher_of_model(by_stage: TeachersByStage, judge: Teacher) -> Teacher:
-    """The teacher that is the judge's model, which would judge its own answers; else the first teacher."""
-    return next((teacher for teacher in by_stage.teachers if teacher.model == judge.model), by_stage.first)
-
-
-def _note_end(session: Session, plan: Plan) -> None:
-    """Write down and say how the start ended: at a cap, short of its size, with calls left in batches."""
-    folder = session.ledger.path.parent
-    if session.cap_reached is not None:
-        stopped = end_at_cap(folder, session.cap_reached)
-        session.ledger.set_meta(stopped=stopped)
-        log.warning("%s", stopped)
-    elif not plan.complete:
-        log.warning(
-            "the references gave %d of %d samples: each of them failed, or gave nothing new in three rounds",
-            plan.kept,
-            plan.settings.size,
-        )
-    if left := sum(batch["calls"] for batch in left_batches(session.ledger)):
-        log.warning(
-            "%d calls still wait in batches, charged at their worst case: a later start takes the answers that it "
-            "needs; see: refed batches %s",
-            left,
-            shlex.quote(str(folder)),
-        )
-
-
-def _warn_of_small_batches(spec: RunSpec) -> None:
-    for role, model in spec.models.items():
-        if model.batched and model.concurrency < FULL_BATCH:
-            log.warning(
-                "%s: concurrency %d: at most so many requests a batch, each of which may take hours; leave it out, or "
-                "set thousands",
-                role,
-                model.concurrency,
-            )

@@ -1,4 +1,4 @@
-"""A run as paid work: whether a folder holds the same run, and which teachers it has asked."""
+"""A run as paid work: whether a folder holds the same run, which teachers it has asked, and how a start ended."""
 
 from __future__ import annotations
 
@@ -7,13 +7,18 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from refed_dspy.ledger.batches import left_batches
 from refed_dspy.ledger.identity import differences, has_begun
 from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.runs.plan import Plan
+from refed_dspy.runs.result import end_at_cap
 from refed_dspy.teachers.by_stage import ANY, TeachersByStage
 from refed_dspy.teachers.pool import PoolSetup
+from refed_dspy.teachers.session import Session
 from refed_dspy.teachers.work import Start, Work
 
-log = logging.getLogger("refed_dspy.teachers")
+log = logging.getLogger("refed_dspy")
+teachers_log = logging.getLogger("refed_dspy.teachers")
 
 
 class RunWork(Work):
@@ -49,7 +54,29 @@ class RunWork(Work):
         for stage in sorted({*before, *now}):
             was, is_ = (_pool_text(facts.get(stage, facts[ANY])) for facts in (before, now))
             if was != is_:
-                log.warning("%s: was %s, is now %s; what is answered stays", stage or "teacher", was, is_)
+                teachers_log.warning("%s: was %s, is now %s; what is answered stays", stage or "teacher", was, is_)
+
+
+def note_end(session: Session, plan: Plan) -> None:
+    """Write down and say how the start ended: at a cap, short of its size, with calls left in batches."""
+    folder = session.ledger.path.parent
+    if session.cap_reached is not None:
+        stopped = end_at_cap(folder, session.cap_reached)
+        session.ledger.set_meta(stopped=stopped)
+        log.warning("%s", stopped)
+    elif not plan.complete:
+        log.warning(
+            "the references gave %d of %d samples: each of them failed, or gave nothing new in three rounds",
+            plan.kept,
+            plan.settings.size,
+        )
+    if left := sum(batch["calls"] for batch in left_batches(session.ledger)):
+        log.warning(
+            "%d calls still wait in batches, charged at their worst case: a later start takes the answers that it "
+            "needs; see: refed batches %s",
+            left,
+            shlex.quote(str(folder)),
+        )
 
 
 def pool_setup(start: Start, by_stage: TeachersByStage) -> PoolSetup | None:

@@ -14,6 +14,7 @@ from refed_dspy.config.loading import load_config
 from refed_dspy.config.run import RunConfig
 from refed_dspy.config.teacher import TeacherConfig
 from refed_dspy.errors import ConfigError, one_line
+from refed_dspy.programs.asking import predictor_names
 from refed_dspy.records import digest
 from refed_dspy.teachers import Teacher, TeacherLike, open_teacher
 from refed_dspy.teachers.judge import in_role
@@ -158,9 +159,8 @@ def open_teachers(
 
 
 def stages_of(program: Any) -> list[str]:
-    """The stages of a program. A user's own program has no `stage_names`: its predictors' names are its stages."""
-    names = getattr(program, "stage_names", None) or [name for name, _ in program.named_predictors()]
-    return list(names)
+    """The stages of a program, those it names first. Any other predictor is a stage, too."""
+    return list(dict.fromkeys([*getattr(program, "stage_names", ()), *predictor_names(program).values()]))
 
 
 def _by_stage(teachers: Mapping[str, Any], stages: Sequence[str]) -> dict[str, tuple[str, Any]]:

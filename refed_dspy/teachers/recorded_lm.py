@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import replace
 from functools import lru_cache
+from types import MappingProxyType
 from typing import Any, TypeAlias
 
 import dspy
@@ -47,7 +48,8 @@ class _Engine:
 
     def _request(self, request: Request) -> Request:
         """`request` without the settings that are the teacher's anyway: of a pool, each teacher has its own."""
-        return replace(request, config=_without(ByIdentity(request.config), self._settings))
+        config = _without(ByIdentity(request.config), self._settings)
+        return request if config is request.config else replace(request, config=config)
 
 
 class BlockingEngine(_Engine):
@@ -78,8 +80,9 @@ class LoopEngine(_Engine):
 @lru_cache(maxsize=512)
 def _without(config: ByIdentity, settings: tuple[tuple[str, Any], ...]) -> Config:
     """The same object for the same one: what depends on it is computed once."""
-    plain: Config = config.value
-    return replace(plain, **{name: None for name, value in settings if getattr(plain, name) == value})
+    given: Config = config.value
+    own = {name: None for name, value in settings if value is not None and getattr(given, name) == value}
+    return replace(given, **own) if own else given
 
 
 @contextmanager
@@ -98,6 +101,8 @@ class RecordedLM(dspy.LM):
     """
 
     recorded: Any = None
+    own_settings: Mapping[str, Any] = MappingProxyType({})
+    """`Teacher.settings`: what its requests need not say."""
 
     @property
     def direct_engine(self) -> LoopEngine | None:
@@ -151,7 +156,7 @@ def recorded_lm_on(loop: asyncio.AbstractEventLoop, teacher: Teacher, engine: En
         engine=BlockingEngine(submit, teacher),
         async_engine=LoopEngine(engine, loop, submit, teacher),
     )
-    lm.recorded = teacher.lm
+    lm.recorded, lm.own_settings = teacher.lm, teacher.settings
     return lm
 
 
