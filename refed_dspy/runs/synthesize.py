@@ -27,7 +27,6 @@ from refed_dspy.runs.plan import Plan, PlanSettings
 from refed_dspy.runs.result import Synthesis, end_at_cap, read_run, refresh_samples
 from refed_dspy.runs.scheduler import run_plan
 from refed_dspy.runs.spec import RunSpec
-from refed_dspy.runs.work import pool_setup
 from refed_dspy.runs.worker import SynthesisWorker
 from refed_dspy.teachers import Teacher, TeacherLike, open_teacher
 from refed_dspy.teachers.by_stage import TeachersByStage, open_teachers, stages_of
@@ -159,7 +158,7 @@ async def produce(
     with begin(folder, spec.work(size)) as start:
         ledger, plan = start.ledger, Plan(plan_settings or spec.plan_settings(start.size))
         plan.restore(ledger.kept(), ledger.proposals(), ledger.used(), ledger.open_instructions())
-        session = Session(start, pool_setup(start, spec.by_stage))
+        session = Session(start)
         session.progress.size = plan.settings.size
         if on_progress is not None:
             on_progress(session.progress)
