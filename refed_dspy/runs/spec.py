@@ -138,6 +138,7 @@ class RunSpec:
             kind=self.kind,
             identity=self.identity(),
             models=self.models,
+            by_stage=self.by_stage,
             size=size,
             caps=self.caps,
             facts=self._facts(),

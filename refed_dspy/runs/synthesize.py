@@ -13,7 +13,7 @@ from refed_dspy.runs.program import ProgramLike
 from refed_dspy.runs.result import Synthesis, read_run, refresh_samples
 from refed_dspy.runs.scheduler import run_plan
 from refed_dspy.runs.spec import RunSpec
-from refed_dspy.runs.work import note_end, pool_setup
+from refed_dspy.runs.work import note_end
 from refed_dspy.runs.worker import SynthesisWorker
 from refed_dspy.teachers.recorded import Progress
 from refed_dspy.teachers.session import Session
@@ -103,14 +103,14 @@ async def produce(
     with begin(folder, spec.work(size)) as start:
         ledger, plan = start.ledger, Plan(plan_settings or spec.plan_settings(start.size))
         plan.restore(ledger.kept(), ledger.proposals(), ledger.used(), ledger.open_instructions())
-        session = Session(start, pool_setup(start, spec.by_stage))
+        session = Session(start)
         session.progress.size = plan.settings.size
         if on_progress is not None:
             on_progress(session.progress)
         with tracking(folder, copy_run, spec.track, TRACKING_INTERVAL):
             if not plan.complete:
                 spec.warn_of_small_batches()
-                async with session.running():  # in here `programs.asking.ask` finds the session's recorded teachers
+                async with session.running():  # in here DSPy's language model is the recorded one
                     await run_plan(plan, SynthesisWorker(spec, session), spec.slots, session.grace)
             note_end(session, plan)
     refresh_samples(folder)

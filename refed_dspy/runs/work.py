@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from refed_dspy.ledger.batches import left_batches
@@ -15,15 +16,18 @@ from refed_dspy.runs.result import end_at_cap
 from refed_dspy.teachers.by_stage import ANY, TeachersByStage
 from refed_dspy.teachers.pool import PoolSetup
 from refed_dspy.teachers.session import Session
-from refed_dspy.teachers.work import Start, Work
+from refed_dspy.teachers.work import Work
 
 log = logging.getLogger("refed_dspy")
 teachers_log = logging.getLogger("refed_dspy.teachers")
 
 
+@dataclass(frozen=True, kw_only=True)
 class RunWork(Work):
     """A run's work. Its teachers may be others than before, as long as one of them is still there: what the others
     answered counts."""
+
+    by_stage: TeachersByStage
 
     def changes(self, ledger: Ledger) -> list[str]:
         stored, current = ledger.meta("identity") or {}, self.stored_identity
@@ -41,6 +45,12 @@ class RunWork(Work):
             self._warn_of_other_teachers(ledger)
         now = _listed(self.stored_identity["teacher"])
         return {**self.facts, "asked_teachers": [*before, *(teacher for teacher in now if teacher not in before)]}
+
+    def pool_setup(self, ledger: Ledger) -> PoolSetup | None:
+        """The teachers of each stage, and the former ones; None where it is one teacher, and always was."""
+        now = _listed(self.stored_identity["teacher"])
+        former = [teacher for teacher in _asked_teachers(ledger) if teacher not in now]
+        return PoolSetup(self.by_stage, former) if self.by_stage.several or former else None
 
     def resume_hint(self, ledger: Ledger) -> str:
         folder = shlex.quote(str(ledger.path.parent))
@@ -77,13 +87,6 @@ def note_end(session: Session, plan: Plan) -> None:
             left,
             shlex.quote(str(folder)),
         )
-
-
-def pool_setup(start: Start, by_stage: TeachersByStage) -> PoolSetup | None:
-    """The teachers of each stage, and the former ones; None where it is one teacher, and always was."""
-    now = _listed(start.work.stored_identity["teacher"])
-    former = [teacher for teacher in _asked_teachers(start.ledger) if teacher not in now]
-    return PoolSetup(by_stage, former) if by_stage.several or former else None
 
 
 def _asked_teachers(ledger: Ledger) -> list[Any]:

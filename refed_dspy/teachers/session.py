@@ -16,7 +16,7 @@ from refed_dspy.programs.asking import with_roles
 from refed_dspy.programs.fast_path import Engine
 from refed_dspy.records import dollars
 from refed_dspy.teachers.caps import CapsLeft
-from refed_dspy.teachers.pool import Pool, PooledTeacher, PoolSetup, members_of
+from refed_dspy.teachers.pool import Pool, PooledTeacher, members_of
 from refed_dspy.teachers.recorded import Progress, RecordedTeacher
 from refed_dspy.teachers.recorded_lm import recorded_lm
 from refed_dspy.teachers.work import Start
@@ -29,8 +29,7 @@ class Session:
     """A folder's models at work under one budget: role → model. The first one answers, unless a stage asks for another
     role (`programs.asking.as_role`)."""
 
-    def __init__(self, start: Start, pool_setup: PoolSetup | None = None) -> None:
-        """`pool_setup`: who answers each stage, where that is not the first of the models alone."""
+    def __init__(self, start: Start) -> None:
         work, before = start.work, start.caps_left.before
         self.start, self.ledger, self.models = start, start.ledger, work.models
         kept = start.ledger.kept()
@@ -43,6 +42,7 @@ class Session:
             priced=all(model.price is not None for model in work.models.values()),
             unit=work.unit,
         )
+        pool_setup = work.pool_setup(start.ledger)
         recorded_class = RecordedTeacher if pool_setup is None else PooledTeacher
         of_model: dict[int, RecordedTeacher] = {}  # one per model, even in two roles: equal questions are one call
         for role, model in self.models.items():

@@ -18,6 +18,7 @@ from refed_dspy.ledger.spending import begin_start
 from refed_dspy.records import Reference
 from refed_dspy.teachers import Teacher
 from refed_dspy.teachers.caps import CapSettings, CapsLeft, budget_caps, check_caps, lasting_caps
+from refed_dspy.teachers.pool import PoolSetup
 from refed_dspy.teachers.recorded import CallPolicy
 
 
@@ -64,6 +65,10 @@ class Work:
     def facts_at(self, ledger: Ledger) -> Mapping[str, Any]:  # noqa: ARG002
         """The facts to record at a start, which may build on what the ledger has."""
         return self.facts
+
+    def pool_setup(self, ledger: Ledger) -> PoolSetup | None:  # noqa: ARG002
+        """Who answers each stage; None: the first of the models alone."""
+        return None
 
     def resume_hint(self, ledger: Ledger) -> str:
         """What is kept and how to go on, for messages."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -77,14 +78,25 @@ def check_lineage(made: Synthesis, two: tuple[SimulatedTeacher, ...]) -> list[di
 AskPool: TypeAlias = Callable[[int], Awaitable[Any]]
 
 
+@dataclass(frozen=True, kw_only=True)
+class PoolWork(Work):
+    """Work of a pool whose clock is the test's."""
+
+    setup: PoolSetup
+
+    def pool_setup(self, ledger: Ledger) -> PoolSetup:
+        return self.setup
+
+
 def at_session(ledger: Ledger, writers: list[Writer], clock: Clock) -> tuple[Session, AskPool]:
     """A session with a pool of these writers, and a function that asks it."""
     by_stage = open_teachers([fake_lm(writer, name=f"fake/{number}") for number, writer in enumerate(writers)])
     caps = CapSettings(max_cost=None, max_calls=None, max_minutes=None)
-    work = Work(kind="testing", identity={}, models=by_stage.roles, size=1, caps=caps)
+    setup = PoolSetup(by_stage, (), clock)
+    work = PoolWork(kind="testing", identity={}, models=by_stage.roles, size=1, caps=caps, setup=setup)
     left = CapsLeft(Caps(), Spent(0, 0, 0, 0.0), None)
     start = Start(ledger, work, 1, left, RunRecorder(ledger, left.caps, left.before))
-    session = Session(start, pool_setup=PoolSetup(by_stage, (), clock))
+    session = Session(start)
     predictor = refed_dspy.ReferenceLevelFeedback().response_generation
 
     def ask_pool(number: int) -> Awaitable[Any]:
