@@ -53,12 +53,6 @@ class Budget:
                 self.give_back(worst)  # it was granted at the same moment
             raise
 
-    def reserve_now(self, worst: int) -> None:
-        """The same without waiting. Raises CapReached where it does not fit at once."""
-        if self.reached is not None or not self._fits(worst):
-            raise self._close(worst)
-        self._take(worst)
-
     def allow(self, caps: Caps) -> None:
         """Continue under other caps."""
         self.caps, self.reached = caps, None

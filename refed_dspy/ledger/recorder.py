@@ -121,14 +121,6 @@ class CallRecorder:
             raise
         return number
 
-    def reserve_now(self, attempt: Attempt) -> int:
-        """The same without an event loop: an attempt that does not fit at once is refused."""
-        worst = attempt.worst or 0
-        self.run.budget.reserve_now(worst)
-        number = self._numbered(worst)
-        self.run.group.ledger.commit(self._row(number, attempt))
-        return number
-
     def _numbered(self, worst: int) -> int:
         number = self.run.next_number()
         self._worst[number] = worst
@@ -208,9 +200,6 @@ class NullRecorder:
     batches = None
 
     async def reserve(self, attempt: Attempt) -> int:  # noqa: ARG002
-        return 0
-
-    def reserve_now(self, attempt: Attempt) -> int:  # noqa: ARG002
         return 0
 
     def report(self, call: Call) -> None:

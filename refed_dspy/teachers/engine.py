@@ -18,14 +18,15 @@ from weakref import WeakKeyDictionary
 
 from dspy.lm15 import LM15Error, ProviderError, Request, Response
 from dspy.lm15 import TimeoutError as AnswerTimeout
-from tenacity import AsyncRetrying, RetryCallState, Retrying, retry_if_exception, stop_after_attempt
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt
 from tenacity.wait import wait_random_exponential
 
+from refed_dspy.concurrency import run_blocking
 from refed_dspy.config.teacher import TeacherConfig
-from refed_dspy.errors import CapReached, one_line
+from refed_dspy.errors import one_line
 from refed_dspy.ledger.attempt import Attempt
 from refed_dspy.ledger.recorder import Recorder, current_recorder
-from refed_dspy.programs.lm_errors import AnswerCut, AnswerRefused, LMCapReached, NotReached, StillLimited
+from refed_dspy.programs.lm_errors import AnswerCut, AnswerRefused, NotReached, StillLimited
 from refed_dspy.teachers.outcomes import (
     SentAttempt,
     as_text,
@@ -250,32 +251,25 @@ class TeacherEngine(_Attempts):
             await connections.transport.aclose()
 
 
-class SyncTeacherEngine(_Attempts):
-    """The synchronous engine, for a predictor called without an event loop. It has retries, but no rate limits."""
+class BlockingTeacherEngine:
+    """The engine of a predictor that is called without an event loop, outside a run: each call has a loop of its own."""
+
+    supports_response_schema = _Attempts.supports_response_schema
+    supports_function_calling = _Attempts.supports_function_calling
+    supported_params = _Attempts.supported_params
+
+    def __init__(self, engine: TeacherEngine) -> None:
+        self.engine = engine
+
+    def __deepcopy__(self, memo: object) -> Self:
+        return self  # as the engine behind it
 
     def complete(self, request: Request) -> Response:
         """As `TeacherEngine.complete`."""
-        recorder = current_recorder()
-        outgoing, prompt_bound = self.outgoing(request, recorder.seed)
-        for attempt in Retrying(**self.retrying(recorder)):
-            with attempt:
-                return self._attempt(outgoing, prompt_bound, recorder)
-        raise AssertionError("tenacity ends by returning or raising")
+        return run_blocking(self._complete(request))
 
-    def _attempt(self, request: Request, prompt_bound: int, recorder: Recorder) -> Response:
-        worst = self.worst(prompt_bound)
+    async def _complete(self, request: Request) -> Response:
         try:
-            number = recorder.reserve_now(Attempt(self.model, self.endpoint, worst))
-        except CapReached as error:
-            raise LMCapReached(str(error)) from None
-        attempt = self.sent_attempt(worst, number)
-        transport = self.route.sync_transport()
-        try:
-            response = self.route.sync_lm(transport).complete(request)
-        except BaseException as error:
-            if (raised := self.failed(error, attempt, recorder)) is not error:
-                raise raised from error
-            raise
+            return await self.engine.complete(request)
         finally:
-            transport.close()
-        return self.finished(response, attempt, recorder)
+            await self.engine.aclose()

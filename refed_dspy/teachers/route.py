@@ -17,7 +17,7 @@ from urllib.request import getproxies, proxy_bypass
 # Not in dspy.lm15's public names. By default the transport reads the whole environment for proxies at each request
 # (0.5 ms) and sends loopback calls to a proxy; here the proxy is set once.
 from dspy._vendor.lm15.features import HostSpec
-from dspy._vendor.lm15.transports import StdlibAsyncTransport, StdlibTransport
+from dspy._vendor.lm15.transports import StdlibAsyncTransport
 from dspy.lm15 import (
     AccessPolicy,
     AsyncLMRouter,
@@ -58,8 +58,6 @@ class Route:
     """Whether the schema's length bounds are sent."""
     transport: dict[str, Any]
     """How connections are made: keywords of lm15's transports."""
-    timeout: float
-    """Seconds, for the synchronous engine: it has no deadline but those of its connections."""
 
     def async_transport(self) -> StdlibAsyncTransport:
         """Connections for one event loop; the caller closes them."""
@@ -68,15 +66,6 @@ class Route:
     def async_lm(self, transport: Any) -> Any:
         """lm15's client for this wire format over `transport`. It holds the key, in memory only."""
         return AsyncLMRouter(replace(self._keyed(), transport=transport)).lm(f"{self.provider}:{self.model}")
-
-    def sync_transport(self) -> StdlibTransport:
-        """Connections for calls without an event loop; the caller closes them."""
-        timeouts = dict.fromkeys(("read_timeout", "write_timeout", "pool_timeout"), self.timeout)
-        return StdlibTransport(**{**self.transport, **timeouts})
-
-    def sync_lm(self, transport: Any) -> Any:
-        """As `async_lm`, without an event loop."""
-        return LMRouter(replace(self._keyed(), transport=transport)).lm(f"{self.provider}:{self.model}")
 
     def key(self) -> str | None:
         """The key itself, read now."""
@@ -156,7 +145,7 @@ def _at(
     if config.api_key_env is None and provider == "anthropic":
         router = replace(router, api_keys={provider: "none"})  # never send the provider's own key to another host
     env = _required_variable(config)
-    return Route(provider, name, base, router, env, bounded_schema, _transport(config, base), config.timeout)
+    return Route(provider, name, base, router, env, bounded_schema, _transport(config, base))
 
 
 def _known_provider(config: TeacherConfig) -> Route:
@@ -181,7 +170,7 @@ def _known_provider(config: TeacherConfig) -> Route:
     endpoint = str(getattr(lm, "base_url", None) or provider)
     bounded = provider in LOCAL_PROVIDERS
     transport = _transport(config, endpoint)
-    return Route(provider, resolution.model, endpoint, RouterConfig(), env, bounded, transport, config.timeout)
+    return Route(provider, resolution.model, endpoint, RouterConfig(), env, bounded, transport)
 
 
 def _transport(config: TeacherConfig, endpoint: str) -> dict[str, Any]:

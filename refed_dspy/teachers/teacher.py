@@ -20,7 +20,7 @@ from refed_dspy.config.run import RunConfig
 from refed_dspy.config.teacher import TeacherConfig
 from refed_dspy.errors import ConfigError, one_line
 from refed_dspy.programs.fast_path import Engine, max_tokens_of
-from refed_dspy.teachers.engine import SyncTeacherEngine, TeacherEngine
+from refed_dspy.teachers.engine import BlockingTeacherEngine, TeacherEngine
 from refed_dspy.teachers.foreign import ForeignEngine
 from refed_dspy.teachers.prices import FREE, Price, in_batches, price_of, table_price
 from refed_dspy.teachers.requests import OVERHEAD
@@ -190,7 +190,8 @@ def _batch_model(config: TeacherConfig, route: Route, price: Price | None, plain
             f"teacher: mode: {config.mode} needs a Batch API like OpenAI's, and {config.model} speaks another: set "
             "mode: interactive"
         )
-    return _language_model_on(config, SyncTeacherEngine(config, route, plain), BatchEngine(config, route, price, plain))
+    at_once = TeacherEngine(config, route, plain)
+    return _language_model_on(config, at_once, BatchEngine(config, route, price, plain))
 
 
 def _embedded(config: TeacherConfig, beside: Teacher | None = None) -> Teacher:
@@ -229,20 +230,20 @@ def _embedded(config: TeacherConfig, beside: Teacher | None = None) -> Teacher:
 
 
 def _language_model(config: TeacherConfig, route: Route, price: Price | None, label: str | None = None) -> TeacherLM:
-    return _language_model_on(
-        config, SyncTeacherEngine(config, route, price, label), TeacherEngine(config, route, price, label)
-    )
+    engine = TeacherEngine(config, route, price, label)
+    return _language_model_on(config, engine, engine)
 
 
-def _language_model_on(config: TeacherConfig, engine: SyncTeacherEngine, async_engine: TeacherEngine) -> TeacherLM:
+def _language_model_on(config: TeacherConfig, at_once: TeacherEngine, engine: TeacherEngine) -> TeacherLM:
+    """`at_once`: what answers a caller without an event loop."""
     try:
         return TeacherLM(
             str(config.model or f"gguf/{config.gguf}"),
             **_settings(config),
             cache=False,
             num_retries=0,
-            engine=engine,
-            async_engine=async_engine,
+            engine=BlockingTeacherEngine(at_once),
+            async_engine=engine,
         )
     except LMError as error:
         raise ConfigError(f"teacher: {one_line(error)}") from None
