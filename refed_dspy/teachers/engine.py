@@ -10,13 +10,13 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Self
 from weakref import WeakKeyDictionary
 
-from dspy.lm15 import LM15Error, ProviderError, Request, Response
+from dspy.lm15 import LM15Error, ProviderError, Request, Response, response_to_events
 from dspy.lm15 import TimeoutError as AnswerTimeout
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt
 from tenacity.wait import wait_random_exponential
@@ -167,6 +167,11 @@ class TeacherEngine(_Attempts):
             first = error
         return await AsyncRetrying(**self.retrying(recorder))(after_first(first, ask))
 
+    async def stream(self, request: Request) -> AsyncIterator[Any]:
+        """The whole answer at once, as the events that `dspy.streamify` waits for."""
+        for event in response_to_events(await self.complete(request)):
+            yield event
+
     async def _past_rate_limits(self, request: Request, prompt_bound: int, recorder: Recorder) -> Response:
         """One attempt, repeated for as long as the rate limit refuses it: no row is lost to a 429."""
         connections, refusals = self._connections(), 0
@@ -252,7 +257,7 @@ class TeacherEngine(_Attempts):
 
 
 class BlockingTeacherEngine:
-    """The engine of a predictor that is called without an event loop, outside a run: each call has a loop of its own."""
+    """The engine of a predictor that is called without an event loop, outside a run. Each call has its own loop."""
 
     supports_response_schema = _Attempts.supports_response_schema
     supports_function_calling = _Attempts.supports_function_calling
@@ -267,6 +272,10 @@ class BlockingTeacherEngine:
     def complete(self, request: Request) -> Response:
         """As `TeacherEngine.complete`."""
         return run_blocking(self._complete(request))
+
+    def stream(self, request: Request) -> Iterator[Any]:
+        """The whole answer at once, as the events that `dspy.streamify` waits for."""
+        yield from response_to_events(self.complete(request))
 
     async def _complete(self, request: Request) -> Response:
         try:
