@@ -1,0 +1,220 @@
+"""Any program that offers the stages: a module in a stage's place, more predictors, language models of its own."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import sqlite3
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import dspy
+import pytest
+from dspy.lm15 import Request
+
+import refed_dspy
+from benchmarks.simulated import SimulatedTeacher
+from refed_dspy import ReferenceLevelFeedback, TeacherConfig
+from refed_dspy.errors import RunStopped
+from refed_dspy.programs.reference_level import STAGES
+from refed_dspy.records import Reference, Sample
+from refed_dspy.runs.result import Synthesis
+from tests.support.compiling import SMALL
+from tests.support.scripted_engine import Writer, fake_lm, references
+
+SIZE = 6
+RATES = {"prompt": 1.0, "completion": 10.0}
+
+
+class Thinking(ReferenceLevelFeedback):
+    """The method with a `ChainOfThought` in the place of some stages."""
+
+    def __init__(self, *stages: str, **settings: Any) -> None:
+        super().__init__(**settings)
+        for stage in stages:
+            setattr(self, stage, dspy.ChainOfThought(getattr(self, stage).signature))
+
+
+class Polished(ReferenceLevelFeedback):
+    """The method with one more predictor, which is called as any DSPy program calls one."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.polish = dspy.ChainOfThought("draft -> polished")
+
+    async def respond(self, reference: Reference, response_feedback: str, instruction: str, item: str = "") -> Sample:
+        sample = await super().respond(reference, response_feedback, instruction, item)
+        polished = await self.polish.acall(draft=sample.improved_response)
+        return sample.model_copy(update={"improved_response": polished.polished})
+
+
+def run(program: Any, folder: Path, teacher: Any, size: int = SIZE, **settings: Any) -> Synthesis:
+    return refed_dspy.synthesize(
+        program, references=references(3), size=size, teacher=teacher, run_dir=folder, track=False, **settings
+    )
+
+
+def config(server: SimulatedTeacher, **settings: Any) -> TeacherConfig:
+    values = {"model": "openai/sim", "api_base": server.base_url, "price": RATES, "max_tokens": 1024}
+    return TeacherConfig.model_validate({**values, **settings})
+
+
+def query(folder: Path, sql: str) -> list[tuple[Any, ...]]:
+    with sqlite3.connect(folder / "ledger.sqlite") as db:
+        return db.execute(sql).fetchall()
+
+
+def paid(folder: Path) -> Counter[str]:
+    """Stage → answered calls. Fails where a key was paid for twice."""
+    rows = query(folder, "SELECT stage, key FROM calls WHERE outcome='ok'")
+    assert len(rows) == len({key for _, key in rows}), "an answer was paid for twice"
+    return Counter(stage for stage, _ in rows)
+
+
+PROGRAMS = [*[(stage,) for stage in STAGES], STAGES]
+
+
+@pytest.mark.parametrize("stages", PROGRAMS, ids="+".join)
+def test_a_chain_of_thought_in_a_stages_place_is_recorded_once(tmp_path: Path, stages: tuple[str, ...]) -> None:
+    writer = Writer()
+    made = run(Thinking(*stages), tmp_path / "run", fake_lm(writer))
+    asked = len(writer.requests)
+    assert len(made.samples) == SIZE == len(list(made.samples.rows()))
+    assert paid(tmp_path / "run").total() == asked
+    assert paid(tmp_path / "run")["response_improvement"] == SIZE
+    again = run(Thinking(*stages), tmp_path / "run", fake_lm(writer))
+    assert list(again.samples.rows()) == list(made.samples.rows()) and len(writer.requests) == asked
+
+
+def test_its_reasoning_is_in_the_ledger(tmp_path: Path) -> None:
+    run(Thinking("response_generation"), tmp_path, fake_lm(Writer()))
+    outputs = query(tmp_path, "SELECT output FROM answers WHERE stage='response_generation'")
+    assert len(outputs) == SIZE and all(json.loads(output)["reasoning"] for (output,) in outputs)
+
+
+def test_a_predictor_more_is_a_stage_of_its_own_name(tmp_path: Path) -> None:
+    writer = Writer()
+    made = run(Polished(), tmp_path, fake_lm(writer))
+    assert paid(tmp_path)["polish"] == SIZE and paid(tmp_path).total() == len(writer.requests)
+    assert all(sample.improved_response.startswith("polished number") for sample in made.samples)
+    rows = list(made.samples.rows())
+    assert len(rows) == SIZE and {row["prompt_tokens"] for row in rows} == {300}
+
+
+def test_where_it_fails_the_row_fails_by_its_name(tmp_path: Path) -> None:
+    writer, drafts = Writer(), list[str]()
+
+    def spoilt(request: Request) -> str | None:
+        """No JSON for the first draft, however often it is asked for."""
+        if "polished" not in writer.fields(request):
+            return None
+        drafts.append(str(request.messages[-1]))
+        return "no JSON" if drafts[-1] == drafts[0] else None
+
+    writer.on_request = spoilt
+    made = run(Polished(), tmp_path, fake_lm(writer))
+    assert len(made.samples) == SIZE
+    assert [(failure.stage, failure.kind) for failure in made.failures] == [("polish", "malformed")]
+    assert drafts.count(drafts[0]) == 3, "each try is a call"
+
+
+def test_where_it_fails_always_the_run_stops_by_its_name(tmp_path: Path) -> None:
+    writer = Writer()
+    writer.on_request = lambda request: "no JSON" if "polished" in writer.fields(request) else None
+    with pytest.raises(RunStopped, match="polish failed in [0-9]+ of its last [0-9]+ calls"):
+        run(Polished(), tmp_path, fake_lm(writer), size=40)
+
+
+def test_a_predictors_own_language_model_answers_its_stage_through_the_ledger(tmp_path: Path) -> None:
+    teacher, other = Writer(), Writer()
+    program = Polished()
+    program.polish.set_lm(fake_lm(other, "other/model"))
+    program.response_improvement.lm = fake_lm(other, "other/model")
+    made = run(program, tmp_path / "run", fake_lm(teacher))
+    assert len(other.requests) == 2 * SIZE == sum(paid(tmp_path / "run")[s] for s in ("polish", "response_improvement"))
+    assert {row["teacher"] for row in made.samples.rows()} == {"other/model"}
+    assert program.response_improvement.lm is not None, "the caller's program is left as it is"
+    run(program, tmp_path / "run", fake_lm(teacher))
+    assert len(other.requests) == 2 * SIZE
+
+
+def test_a_saved_program_holds_no_language_model(tmp_path: Path) -> None:
+    program = Polished()
+    program.response_generation.lm = dspy.LM("openai/m", api_base="http://private.example/v1", api_key="sk-private-1")
+    program.polish.set_lm(fake_lm(Writer()))
+    refed_dspy.save_program(program, tmp_path / "program.json")
+    text = (tmp_path / "program.json").read_text()
+    assert "api_base" not in text and "private" not in text
+    assert all(state["lm"] is None for name, state in json.loads(text).items() if name != "refed")
+
+
+def test_a_predictor_that_is_not_awaited_ends_the_run_in_one_line(tmp_path: Path) -> None:
+    class Waiting(Polished):
+        async def respond(self, reference: Reference, *inputs: Any, **named: Any) -> Sample:
+            sample = await ReferenceLevelFeedback.respond(self, reference, *inputs, **named)
+            self.polish(draft=sample.improved_response)
+            return sample
+
+    with pytest.raises(refed_dspy.errors.RefedError, match="called without `await`"):
+        run(Waiting(), tmp_path, fake_lm(Writer()))
+
+
+def test_a_predictor_in_a_thread_of_its_own_is_recorded_too(tmp_path: Path) -> None:
+    class Aside(Polished):
+        async def respond(self, reference: Reference, *inputs: Any, **named: Any) -> Sample:
+            sample = await ReferenceLevelFeedback.respond(self, reference, *inputs, **named)
+            polished = await dspy.asyncify(self.polish)(draft=sample.improved_response)
+            return sample.model_copy(update={"improved_response": polished.polished})
+
+    writer = Writer()
+    run(Aside(), tmp_path, fake_lm(writer))
+    assert paid(tmp_path)["polish"] == SIZE and paid(tmp_path).total() == len(writer.requests)
+
+
+def test_it_can_be_compared(tmp_path: Path) -> None:
+    teacher, judge = Writer(), Writer()
+    judge.on_request = lambda request: json.dumps(
+        {"reason": "so", **{name: "A>B" if name == "verdict" else "4" for name in judge.fields(request)[1:]}}
+    )
+    programs = {"thinking": Thinking(*STAGES), "polished": Polished()}
+    made = refed_dspy.compare(
+        programs, references(4), teacher=fake_lm(teacher), judge=fake_lm(judge, "judge/model"), against="polished",
+        out=tmp_path, size=SIZE, embeddings=False, track=False, subsets=[SIZE], grades=False,
+    )  # fmt: skip
+    assert {line.program: line.rows for line in made.lines if line.rows} == {"polished": SIZE, "thinking": SIZE}
+    assert paid(tmp_path).total() == len(teacher.requests) + len(judge.requests)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("program", [Thinking(*STAGES), Polished()], ids=["thinking", "polished"])
+def test_it_can_be_compiled(server: SimulatedTeacher, tmp_path: Path, program: Any) -> None:
+    server.control(response_words=8, items=1)
+    settings = {**SMALL, "teacher": config(server), "judge": config(server, model="openai/judge")}
+    del settings["features"], settings["instructions_per_feature"]
+    refed_dspy.compile(program, references(10), optimizer="bootstrap", out=tmp_path, **settings)
+    asked = server.stats()["requests"]
+    assert paid(tmp_path).total() == asked
+    refed_dspy.compile(program, references(10), optimizer="bootstrap", out=tmp_path, **settings)
+    assert server.stats()["requests"] == asked
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("program", [Thinking, Polished])
+def test_killed_at_any_moment_it_pays_for_nothing_twice(server: SimulatedTeacher, tmp_path: Path, program: Any) -> None:
+    made = program(*STAGES) if program is Thinking else program()
+    teacher = config(server, concurrency=8)
+    for calls in (20, 45):
+        child = multiprocessing.get_context("fork").Process(target=run, args=(made, tmp_path, teacher, 30))
+        child.start()
+        while child.is_alive() and server.stats()["requests"] < calls:
+            pass
+        os.kill(child.pid or 0, signal.SIGKILL)
+        child.join()
+    finished = run(made, tmp_path, teacher, 30)
+    assert len(finished.samples) == 30
+    lost = query(tmp_path, "SELECT count(*) FROM calls WHERE outcome='lost'")[0][0]
+    assert lost <= 2 * 8, "only what was in flight at the two kills"
+    assert 0 <= server.stats()["requests"] - paid(tmp_path).total() <= lost
