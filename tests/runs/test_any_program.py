@@ -124,7 +124,7 @@ def test_where_it_fails_the_row_fails_by_its_name(tmp_path: Path) -> None:
 def test_where_it_fails_always_the_run_stops_by_its_name(tmp_path: Path) -> None:
     writer = Writer()
     writer.on_request = lambda request: "no JSON" if "polished" in writer.fields(request) else None
-    with pytest.raises(RunStopped, match="polish failed in [0-9]+ of its last [0-9]+ calls"):
+    with pytest.raises(RunStopped, match=r"polish failed in \d+ of its last \d+ calls"):
         run(Polished(), tmp_path, fake_lm(writer), size=40)
 
 
