@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.client
-import importlib.util
 import json
 import os
 import signal
@@ -176,6 +175,8 @@ def test_a_damaged_model_is_one_line_with_the_reason(model: Path, tmp_path: Path
         (None, "No such file"),
         (b"", "not a GGUF model"),
         (b"<html>not found</html>" * 99, "not a GGUF model"),
+        (b"GGUF" + b"\xff" * 500, "damaged"),
+        (b"GGUF\x03\x00\x00\x00" + bytes(500), "damaged"),
     ],
 )
 def test_what_is_no_model_is_told_before_llama_cpp_sees_it(content: bytes | None, reason: str, tmp_path: Path) -> None:
@@ -184,23 +185,6 @@ def test_what_is_no_model_is_told_before_llama_cpp_sees_it(content: bytes | None
         path.write_bytes(content)
     with pytest.raises(ConfigError, match=f"model.gguf.*{reason}.*api_base:"):
         LlamaServer(path).start()
-
-
-@pytest.mark.skipif(importlib.util.find_spec("xllamacpp") is None, reason="needs llama.cpp")
-@pytest.mark.parametrize(
-    ("content", "reason"),
-    [
-        (b"GGUF\x03\x00", "failed to read header"),
-        (b"GGUF" + b"\xff" * 500, "only supports up to version 3"),
-        (b"GGUF\x03\x00\x00\x00" + bytes(500), "unknown model architecture"),
-    ],
-)
-def test_what_only_begins_as_a_model_is_one_line_with_the_reason(content: bytes, reason: str, tmp_path: Path) -> None:
-    path = tmp_path / "model.gguf"
-    path.write_bytes(content)
-    with pytest.raises(ConfigError, match=f"cannot load .*model.gguf: .*{reason}.*set `gguf:` to another") as caught:
-        LlamaServer(path).start()
-    assert "\n" not in str(caught.value)
 
 
 def test_without_llama_cpp_the_line_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ import importlib.util
 import json
 import os
 import re
+import struct
 import subprocess
 import sys
 import tempfile
@@ -31,6 +32,9 @@ CACHE_RAM_MIB = 1024
 # stays.
 _ENVIRONMENT = {"GOMP_SPINCOUNT": "3000"}
 _CHILD = Path(__file__).with_name("llama_child.py")
+_MAGIC = b"GGUF"
+_VERSIONS = (2, 3)
+_HEADER = struct.Struct("<4sIqq")  # magic, version, number of tensors, number of settings
 _OTHER_ENGINE = "or set `api_base:` to any OpenAI-compatible endpoint, such as Ollama's"
 
 
@@ -143,12 +147,15 @@ def _check_gguf(path: Path) -> None:
     shown = one_line(path, 120)
     try:
         with path.open("rb") as file:
-            magic = file.read(4)
+            head = file.read(_HEADER.size)
     except OSError as error:
         reason = one_line(error.strerror or error)
         raise ConfigError(f"cannot read the model {shown}: {reason}; check `gguf:`, {_OTHER_ENGINE}") from error
-    if magic != b"GGUF":
+    if len(head) < _HEADER.size or not head.startswith(_MAGIC):
         raise ConfigError(f"{shown} is not a GGUF model; set `gguf:` to one, {_OTHER_ENGINE}")
+    _, version, tensors, settings = _HEADER.unpack(head)
+    if version not in _VERSIONS or tensors < 1 or settings < 1:
+        raise ConfigError(f"{shown} is damaged, or of an unknown GGUF version; get it again, {_OTHER_ENGINE}")
 
 
 def available_cores() -> int:
