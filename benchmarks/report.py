@@ -26,7 +26,7 @@ from typing import Any
 from benchmarks.browsing import Browsing
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.statements import Answer, DecisionRow, Key, answered, decided, sampled
-from refed_dspy.records import Call, Reference
+from refed_dspy.records import Call, Reference, Sample
 
 VOCABULARY = 30_000
 ANSWER, INSTRUCTION, NOTE, FEEDBACK = 300, 30, 12, 150
@@ -88,8 +88,8 @@ def fill(folder: Path, rows: int, seed: int = 0) -> None:
             share = rows // REFERENCES + (number < rows % REFERENCES)
             for place, feature in enumerate(FEATURES):
                 texts = [words.text(INSTRUCTION) for _ in range(share // 2 + (place < share % 2))]
-                ids = ledger.commit_proposal(number, feature, 0, texts, 0, frozenset()).new
-                ledger.commit(statement for row, _ in ids for statement in _row(words, row))
+                new = ledger.commit_proposal(number, feature, 0, texts, 0, frozenset()).new
+                ledger.commit(statement for row, text in new for statement in _row(words, row, text))
 
 
 def _feedback(ledger: Ledger, words: Words, reference: Reference) -> None:
@@ -101,11 +101,11 @@ def _feedback(ledger: Ledger, words: Words, reference: Reference) -> None:
         ledger.commit(_answer(stage, reference.id, output))
 
 
-def _row(words: Words, row: int) -> Iterator[Any]:
+def _row(words: Words, row: int, instruction: str) -> Iterator[Any]:
     plain = words.text(ANSWER)
     notes = [[words.text(NOTE) for _ in range(2)] for _ in range(4)]
     names = ("original_strengths", "improvement_opportunities", "relevant_feedback")
-    better = {
+    better: dict[str, Any] = {
         "analysis": dict(zip(names, notes[:3], strict=True)),
         "implementation_strategy": {"planned_changes": notes[3], "rationale": words.text(NOTE)},
         "improved_response": words.changed(plain),
@@ -114,13 +114,13 @@ def _row(words: Words, row: int) -> Iterator[Any]:
     yield from _answer("response_improvement", str(row), better)
     yield from _answer("rubric_judge", str(row), {"reason": words.text(40), "grade": words.rng.randrange(3, 6)})
     yield from decided(row, [DecisionRow("rubric", 0, True, float(words.rng.randrange(3, 6)), "", words.text(40))])
-    yield from sampled(row, 0)
+    yield from sampled(row, 0, Sample(instruction=instruction, response=plain, **better))
 
 
 def _answer(stage: str, item: str, output: Any) -> list[Any]:
     key = Key(stage, item, 0, f"{stage} {item}")
     call = Call("made/teacher", "http://made.example/v1", "ok", 0.5, 500, 100, 400, 320_000_000)
-    return answered(Answer(key, json.dumps(output), "http://made.example/v1"), [call])
+    return answered(key, Answer(json.dumps(output)), "http://made.example/v1", [call])
 
 
 def main() -> None:

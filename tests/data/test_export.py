@@ -10,6 +10,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from pydantic import ValidationError
 
 from refed_dspy import read_run, synthesize
 from refed_dspy.data.export import FORMATS, export, to_dataset
@@ -23,6 +24,7 @@ from refed_dspy.runs.result import Synthesis
 from tests.support.scripted_engine import SAMPLE_FIELDS, Writer, fake_lm, references
 
 SIZE = 12
+BETTER = {**SAMPLE_FIELDS, "improved_response": "B"}
 NASTY = "“Ünïcode” 鸟 🐦\u2028\x00 {braces} </s>\r\n\tend"
 
 
@@ -54,7 +56,7 @@ def broken(run: Synthesis, tmp_path: Path) -> Path:
     with Ledger.read(run.run_dir) as ledger:
         copy = sqlite3.connect(folder / FILE)
         ledger.db.backup(copy)
-    copy.execute("UPDATE answers SET output='{' WHERE item=(SELECT instruction FROM samples ORDER BY seq DESC LIMIT 1)")
+    copy.execute("UPDATE instructions SET sample='{' WHERE id=(SELECT instruction FROM samples ORDER BY seq DESC LIMIT 1)")
     copy.commit()
     copy.close()
     return folder
@@ -62,18 +64,16 @@ def broken(run: Synthesis, tmp_path: Path) -> Path:
 
 def filled(run_dir: Path, size: int) -> Path:
     """A run with so many samples, put straight into its ledger."""
-    outputs = {
-        "response_generation": {"response": "R"},
-        "response_improvement": {**SAMPLE_FIELDS, "improved_response": "B"},
-    }
+    outputs = {"response_generation": {"response": "R"}, "response_improvement": BETTER}
     with Ledger.create(run_dir) as ledger:
         ledger.begin([Reference(instruction="Q", response="A", source="a row 1")], teacher={"model": "m"})
         added = ledger.commit_proposal(0, "tone", 0, [f"Task {i}." for i in range(size)], 0, frozenset())
-        for number, _ in added.new:
+        for number, text in added.new:
             for stage, output in outputs.items():
                 key = Key(stage, str(number), 0, f"{stage} {number}")
-                ledger.commit(answered(Answer(key, json.dumps(output), "e"), [Call("m", "e", "ok", 0.1, 100, 0, 20)]))
-            ledger.commit(sampled(number, 0))
+                calls = [Call("m", "e", "ok", 0.1, 100, 0, 20)]
+                ledger.commit(answered(key, Answer(json.dumps(output)), "e", calls))
+            ledger.commit(sampled(number, 0, Sample.model_validate({"instruction": text, "response": "R", **BETTER})))
     return run_dir
 
 
@@ -195,7 +195,7 @@ def test_a_write_that_fails_halfway_leaves_the_old_file_and_no_other(
     folder = tmp_path / "out"
     folder.mkdir()
     (folder / "train").write_text("mine")
-    with pytest.raises(json.JSONDecodeError):
+    with pytest.raises(ValidationError):
         export(broken, format_, folder / "train", force=True)
     assert [path.name for path in folder.iterdir()] == ["train"]
     assert (folder / "train").read_text() == "mine"

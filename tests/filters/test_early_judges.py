@@ -13,11 +13,11 @@ from benchmarks.simulated import SimulatedTeacher
 from refed_dspy import TeacherConfig
 from refed_dspy.errors import ConfigError, NothingKept
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.programs.asking import ask
 from refed_dspy.programs.reference_level import ReferenceLevelFeedback
 from refed_dspy.teachers import open_teacher
 from refed_dspy.teachers.row_jobs import row_job
 from refed_dspy.teachers.work import Work
+from tests.support.asking import ask
 
 NONE: Any = {"max_cost": None, "max_calls": None, "max_minutes": None}
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from refed_dspy.config.loading import check_filters
+from refed_dspy.config.loading import check_config
+from refed_dspy.config.run import RunConfig
 from refed_dspy.errors import ConfigError
 
 
@@ -35,5 +36,5 @@ from refed_dspy.errors import ConfigError
 )
 def test_settings_that_make_no_sense(name: str, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=rf"filters\.0\.{name}.*{message}") as caught:
-        check_filters([{name: settings}])
+        check_config(RunConfig, {"filters": [{name: settings}]})
     assert "\n" not in str(caught.value)

@@ -128,7 +128,7 @@ def test_other_failures_are_no_abstentions_and_other_work_inherits_nothing(ledge
     ledger.commit(evaluation_abstained("one", "b", "train", "the judge abstained"))
     ledger.commit(failed(Key("teacher", "one", 0, "k"), "cut", "cut at 9", True, []))
     assert count_abstentions(ledger) == 1
-    assert ledger.failure("k") == ("cut", "cut at 9")
+    assert ledger.failure("k") == ("cut", "cut at 9", True)
     ledger.begin([], work="compile")
     assert load_candidates(ledger) == [] and count_abstentions(ledger) == 0
     assert ledger.db.execute("SELECT count(*) FROM evaluations").fetchone() == (0,)

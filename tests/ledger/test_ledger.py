@@ -6,14 +6,29 @@ import multiprocessing
 import os
 import signal
 import sqlite3
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
+from refed_dspy.data.rows import data_rows, dropped_rows
 from refed_dspy.errors import RunDirError, RunStopped
 from refed_dspy.ledger.ledger import FILE, Ledger
-from refed_dspy.ledger.statements import Answer, Key, answered, failed, sampled, text_digest, unusable
-from refed_dspy.records import Call, Reference
+from refed_dspy.ledger.statements import (
+    Answer,
+    DecisionRow,
+    Key,
+    Statement,
+    answered,
+    decided,
+    failed,
+    sampled,
+    shared,
+    text_digest,
+    unusable,
+)
+from refed_dspy.records import Call, Reference, Sample
+from tests.support.scripted_engine import SAMPLE_FIELDS
 
 NOBODY: frozenset[bytes] = frozenset()
 
@@ -22,17 +37,24 @@ def key(name: str, stage: str = "response_generation", item: str = "1") -> Key:
     return Key(stage, item, 0, name)
 
 
-def answer(name: str, stage: str = "response_generation", item: str = "1") -> Answer:
-    return Answer(key(name, stage, item), '{"response": "r"}', "endpoint")
-
-
 CALL = Call("model", "endpoint", "ok", 0.1, 100, 0, 20)
+ANSWER = Answer('{"response": "r"}')
+REFERENCE = Reference(instruction="i", response="r", source="here row 1")
+
+
+def paid(name: str, calls: Sequence[Call] = (), item: str = "1") -> list[Statement]:
+    """The statements of an answer under this name."""
+    return answered(key(name, item=item), ANSWER, "endpoint", calls)
+
+
+def sample(instruction: str) -> Sample:
+    return Sample(instruction=instruction, response="r", improved_response="better", **SAMPLE_FIELDS)
 
 
 def test_an_answer_and_its_calls_are_one_unit(tmp_path: Path) -> None:
     with Ledger.create(tmp_path) as ledger:
-        ledger.commit(answered(answer("a"), [CALL, CALL]))
-        assert ledger.answer("a") == '{"response": "r"}'
+        ledger.commit(paid("a", [CALL, CALL]))
+        assert ledger.answer("a") == ANSWER and ledger.endpoint("a") == "endpoint"
         assert ledger.answer("b") is None
     with Ledger.read(tmp_path) as ledger:
         assert ledger.db.execute("SELECT count(*), sum(prompt_tokens) FROM calls").fetchone() == (2, 200)
@@ -40,18 +62,38 @@ def test_an_answer_and_its_calls_are_one_unit(tmp_path: Path) -> None:
 
 def test_the_same_answer_twice_is_one(tmp_path: Path) -> None:
     with Ledger.create(tmp_path) as ledger:
-        ledger.commit(answered(answer("a"), []))
-        ledger.commit(answered(answer("a"), []))
+        ledger.commit(paid("a"))
+        ledger.commit(paid("a"))
         assert ledger.db.execute("SELECT count(*) FROM answers").fetchone() == (1,)
+
+
+def test_an_answers_text_is_kept_where_its_json_is_not_what_was_read(tmp_path: Path) -> None:
+    tagged = Answer('{"response": "r"}', "[[ ## response ## ]]\nr")
+    with Ledger.create(tmp_path) as ledger:
+        ledger.commit([*answered(key("a"), tagged, "endpoint", []), *paid("b")])
+        assert ledger.answer("a") == tagged
+        assert (tagged.text, ANSWER.text) == ("[[ ## response ## ]]\nr", '{"response": "r"}')
+
+
+def test_an_answer_that_another_stage_shares_is_found_under_both(tmp_path: Path) -> None:
+    with Ledger.create(tmp_path) as ledger:
+        ledger.commit(paid("a"))
+        for _ in range(2):
+            ledger.commit(shared(key("a")))
+            ledger.commit(shared(key("a", "rubric_judge", "x")))
+        asked = ledger.db.execute("SELECT stage, item, key, output FROM asked ORDER BY stage DESC").fetchall()
+    assert asked == [("rubric_judge", "x", "a", ANSWER.output), ("response_generation", "1", "a", ANSWER.output)]
 
 
 def test_final_failures_are_remembered_and_passing_ones_are_not(tmp_path: Path) -> None:
     with Ledger.create(tmp_path) as ledger:
         ledger.commit(failed(key("a"), "malformed", "no JSON", True, [CALL]))
         ledger.commit(failed(key("b"), "no answer", "HTTP 500", False, []))
-        assert ledger.failure("a") == ("malformed", "no JSON")
-        assert ledger.failure("b") is None
-        ledger.commit(answered(answer("b"), []))
+        assert ledger.failure("a") == ("malformed", "no JSON", True)
+        assert ledger.failure("b") == ("no answer", "HTTP 500", False) and ledger.failure("c") is None
+        assert ledger.settled_keys() == {"a"} and ledger.passing_failures() == {"b"}
+        ledger.commit(paid("b"))
+        assert ledger.failure("b") is None and ledger.settled_keys() == {"a", "b"}
         assert [f.kind for f in ledger.failures()] == ["malformed"]
 
 
@@ -72,12 +114,27 @@ def test_a_copy_of_a_reference_is_a_duplicate(tmp_path: Path) -> None:
 def test_half_paid_instructions_come_first(tmp_path: Path) -> None:
     with Ledger.create(tmp_path) as ledger:
         ledger.commit_proposal(0, "f", 0, ["one", "two", "three"], 0, NOBODY)
-        ledger.commit(answered(answer("a", item="2"), []))
+        ledger.commit(paid("a", item="2"))
         assert [i for _, i, _ in ledger.open_instructions()] == [2, 1, 3]
-        ledger.commit(sampled(2, 0))
+        ledger.commit(sampled(2, 0, sample("two")))
         ledger.commit(unusable(1, 0))
         assert [i for _, i, _ in ledger.open_instructions()] == [3]
         assert ledger.used() == [(0, 0, 1)] and ledger.kept() == 1
+
+
+def test_an_instruction_keeps_what_was_made_of_it_kept_or_dropped(tmp_path: Path) -> None:
+    decision = DecisionRow("length", 0, False, None, "too short", "")
+    with Ledger.create(tmp_path) as ledger:
+        ledger.begin([REFERENCE])
+        ledger.commit_proposal(0, "f", 0, ["one", "two", "three"], 0, NOBODY)
+        ledger.commit(sampled(1, 0, sample("one")))
+        ledger.commit([*unusable(2, 0, sample("two")), *decided(2, [decision])])
+        ledger.commit([*unusable(3, 0), *decided(3, [decision])])
+        assert [row["improved_response"] for row in data_rows(ledger)] == ["better"]
+        assert [(row["instruction"], row["improved_response"]) for row in dropped_rows(ledger)] == [
+            ("two", "better"),
+            ("three", None),
+        ]
 
 
 def test_only_earlier_rounds_are_taken(tmp_path: Path) -> None:
@@ -89,7 +146,7 @@ def test_only_earlier_rounds_are_taken(tmp_path: Path) -> None:
 
 
 def test_a_run_is_begun_whole(tmp_path: Path) -> None:
-    references = [Reference(instruction="i", response="r", source="here row 1")]
+    references = [REFERENCE]
     with Ledger.create(tmp_path) as ledger:
         ledger.begin(references, identity={"seed": 1}, size=3)
         ledger.begin(references, identity={"seed": 2}, size=3)
@@ -101,7 +158,7 @@ def test_a_second_writer_is_refused_and_a_reader_is_not(tmp_path: Path) -> None:
     with Ledger.create(tmp_path) as ledger:
         with pytest.raises(RunDirError, match="another process is working"):
             Ledger.create(tmp_path)
-        ledger.commit(answered(answer("a"), []))
+        ledger.commit(paid("a"))
         with Ledger.read(tmp_path) as reader:
             assert reader.answer("a")
     Ledger.create(tmp_path).close()
@@ -110,7 +167,7 @@ def test_a_second_writer_is_refused_and_a_reader_is_not(tmp_path: Path) -> None:
 def _write_until_killed(run_dir: Path) -> None:
     ledger = Ledger.create(run_dir)
     for number in range(100_000):
-        ledger.commit(answered(answer(f"k{number}"), [CALL]))
+        ledger.commit(paid(f"k{number}", [CALL]))
         if number == 200:
             os.kill(os.getpid(), signal.SIGKILL)
 
@@ -137,7 +194,7 @@ def test_a_damaged_ledger_is_refused_in_one_line(tmp_path: Path, damage: bytes) 
 def test_damage_in_the_middle_is_found(tmp_path: Path) -> None:
     with Ledger.create(tmp_path) as ledger:
         for number in range(500):
-            ledger.commit(answered(answer(f"k{number}"), [CALL]))
+            ledger.commit(paid(f"k{number}", [CALL]))
         ledger.db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     with (tmp_path / FILE).open("r+b") as file:
         file.seek(8192)
@@ -161,10 +218,10 @@ def test_another_format_is_refused(tmp_path: Path) -> None:
 
 def test_a_full_disk_stops_the_run_and_keeps_what_was_committed(tmp_path: Path) -> None:
     with Ledger.create(tmp_path) as ledger:
-        ledger.commit(answered(answer("a"), []))
+        ledger.commit(paid("a"))
         pages = ledger.db.execute("PRAGMA page_count").fetchone()[0]
         ledger.db.execute(f"PRAGMA max_page_count={pages + 1}")  # SQLite's own way of a full disk
-        big = Answer(key("b"), "x" * 100_000, "endpoint")
+        big = answered(key("b"), Answer("x" * 100_000), "endpoint", [])
         with pytest.raises(RunStopped, match=r"full.*make room, then resume"):
-            ledger.commit(answered(big, []))
+            ledger.commit(big)
         assert ledger.answer("a") and ledger.answer("b") is None

@@ -163,7 +163,7 @@ async def test_a_settled_call_is_charged_its_cost_together_with_its_answer(tmp_p
         recorder.report(call(number, cost=30))
         assert (run.budget.spent, run.budget.reserved) == (30, 0)
         assert rows(tmp_path) == [(number, "sent", 100, 100)], "a good call waits for its answer"
-        await run.group.commit(answered(Answer(KEY, "{}", "endpoint"), recorder.take()))
+        await run.group.commit(answered(KEY, Answer("{}"), "endpoint", recorder.take()))
         assert rows(tmp_path) == [(number, "ok", 100, 30)]
         tokens = "SELECT prompt_tokens, cached_tokens, completion_tokens, seconds FROM calls"
         assert ledger.db.execute(tokens).fetchone() == (10, 0, 5, 0.5)
@@ -214,7 +214,7 @@ async def test_added_and_reserved_calls_do_not_get_in_each_others_way(tmp_path: 
         # As a caller's own LM does that asked two models for one answer (teachers/recorded.py).
         for reported in (call(await recorder.reserve(attempt())), call(0)):
             recorder.report(reported)
-        await run.group.commit(answered(Answer(KEY, "{}", "endpoint"), recorder.take()))
+        await run.group.commit(answered(KEY, Answer("{}"), "endpoint", recorder.take()))
         await recorder.reserve(attempt())
         assert len(rows(tmp_path)) == 3
 
