@@ -103,13 +103,14 @@ async def aestimate(
     **settings: Unpack[RunSettings],
 ) -> Estimate:
     """`estimate`, for code that runs in an event loop."""
-    spec, folder, size = prepare(program, references, **settings)
-    stopped, prediction = None, _forecast_from(folder, spec, size)
+    spec = prepare(program, references, **settings)
+    folder = spec.folder
+    stopped, prediction = None, _forecast_from(spec)
     if prediction is None:
-        shallow = min(PILOT_SAMPLES, spec.per_reference or PILOT_SAMPLES)
-        pilot = replace(spec.plan_settings(min(size, PILOT_REFERENCES * PILOT_SAMPLES)), per_reference=shallow)
-        made = await produce(spec, folder, size, on_progress, pilot)
-        stopped, prediction = made.stopped, _forecast_from(folder, spec, size)
+        shallow = min(PILOT_SAMPLES, spec.config.per_reference or PILOT_SAMPLES)
+        pilot = replace(spec.plan_settings(min(spec.size, PILOT_REFERENCES * PILOT_SAMPLES)), per_reference=shallow)
+        made = await produce(spec, on_progress, pilot)
+        stopped, prediction = made.stopped, _forecast_from(spec)
         if prediction is None and stopped is not None:
             raise RunStopped(stopped)
     if prediction is None:
@@ -124,24 +125,25 @@ async def aestimate(
         others={
             name: prediction.at(price.rates)
             for name, price in prices.items()
-            if price is not None and (spec.by_stage.several or name != spec.teacher.model)
+            if price is not None and (spec.by_stage.several or name != spec.by_stage.first.model)
         },
     )
 
 
-def _forecast_from(folder: Path, spec: RunSpec, size: int) -> Forecast | None:
-    """The forecast from what the folder holds, if that is enough to base one on. Raises RunDirError for another run's
-    folder."""
+def _forecast_from(spec: RunSpec) -> Forecast | None:
+    """The forecast from what the run's folder holds, if that is enough to base one on. Raises RunDirError for another
+    run's folder."""
+    folder, size = spec.folder, spec.size
     if not (folder / "ledger.sqlite").is_file():
         return None
-    rates = spec.teacher.price.rates if spec.teacher.price else None
+    rates = spec.by_stage.first.price.rates if spec.by_stage.first.price else None
     with Ledger.read(folder) as ledger:
         if not ledger.has_answers():
             return None
-        spec.work(size).refuse_another(ledger)
+        spec.work().refuse_another(ledger)
         judge = spec.judge.price.rates if spec.judge and spec.judge.price else None
         weights = StageWeights.read(ledger, rates, spec.by_stage.facts(), judge)
-        prediction = forecast(ledger, size, spec.per_reference, weights)
+        prediction = forecast(ledger, size, spec.config.per_reference, weights)
     enough = min(ENOUGH_REFERENCES, len(spec.references), -(-size // PILOT_SAMPLES))
     return prediction if prediction is not None and prediction.references >= enough else None
 

@@ -18,12 +18,10 @@ from refed_dspy.filters.build import build
 from refed_dspy.filters.screening import Screening
 from refed_dspy.programs.load import open_judge, warn_of_another_teacher
 from refed_dspy.programs.saved import without_models
-from refed_dspy.records import digest
 from refed_dspy.runs.program import ProgramLike, open_program
 from refed_dspy.runs.spec import RunSpec
 from refed_dspy.teachers import Teacher, TeacherLike, open_teacher
 from refed_dspy.teachers.by_stage import TeachersByStage, open_teachers, stages_of
-from refed_dspy.teachers.caps import caps_of
 from refed_dspy.teachers.judge import in_role, judge_for
 
 MODELS = ("teacher", "teachers", "judge")
@@ -55,8 +53,8 @@ class RunSettings(TypedDict, total=False):
     track: bool | None
 
 
-def prepare(program: ProgramLike, references: Any, **settings: Unpack[RunSettings]) -> tuple[RunSpec, Path, int]:
-    """What the run is made of, checked; its folder, which is not touched; and its size. Raises InputError."""
+def prepare(program: ProgramLike, references: Any, **settings: Unpack[RunSettings]) -> RunSpec:
+    """What the run is made of, checked; its folder is not touched. Raises InputError."""
     config = check_config(RunConfig, {name: value for name, value in settings.items() if name not in MODELS})
     module, bound = without_models(open_program(program, config))
     by_stage = open_teachers(settings.get("teacher"), bound | dict(settings.get("teachers") or {}), stages_of(module))
@@ -66,28 +64,7 @@ def prepare(program: ProgramLike, references: Any, **settings: Unpack[RunSetting
     if not by_stage.asks(getattr(module, "source", {}).get("teacher")):
         warn_of_another_teacher(module, by_stage.first.model)
     screening, judge = _screening(module, by_stage, config, settings.get("judge"))
-    spec = RunSpec(
-        program=module,
-        references=usable,
-        teacher=by_stage.first,
-        seed=config.seed,
-        per_reference=config.per_reference,
-        max_failure_share=config.max_failure_share,
-        caps=caps_of(config),
-        reuse=config.reuse,
-        track=config.track,
-        stage_teachers=by_stage,
-        judge=judge,
-        screening=screening,
-        judge_program=config.judge_program,
-    )
-    return spec, config.run_dir or _default_folder(spec, by_stage), config.size
-
-
-def _default_folder(spec: RunSpec, by_stage: TeachersByStage) -> Path:
-    """The folder of a run without `run_dir`: its name is a digest of everything that shapes the run."""
-    shape = [spec.identity(), by_stage.shape()] if by_stage.several else spec.identity()
-    return Path("refed-runs") / digest(shape)
+    return RunSpec(config, module, usable, by_stage, judge, screening)
 
 
 def _screening(

@@ -10,6 +10,8 @@ from typing import Any, Protocol, cast
 
 import dspy
 
+from refed_dspy.config.jobs import CompareConfig
+from refed_dspy.config.run import RunConfig
 from refed_dspy.data.references import References
 from refed_dspy.filters.base import JudgeFilter
 from refed_dspy.filters.screening import Screening
@@ -22,7 +24,7 @@ from refed_dspy.runs.plan import PlanSettings
 from refed_dspy.runs.work import RunWork
 from refed_dspy.teachers import Teacher
 from refed_dspy.teachers.by_stage import TeachersByStage, rates_of, stages_of
-from refed_dspy.teachers.caps import CapSettings
+from refed_dspy.teachers.caps import caps_of
 from refed_dspy.teachers.recorded import CallPolicy
 from refed_dspy.teachers.work import Work
 
@@ -58,29 +60,28 @@ class SynthesisProgram(Protocol):
 class RunSpec:
     """Everything that one run is made of."""
 
+    config: RunConfig | CompareConfig
+    """The settings that it was made by, checked."""
     program: dspy.Module
     references: References
-    teacher: Teacher
-    """The first, where several share the work (`stage_teachers`)."""
-    seed: int
-    per_reference: int | None
-    max_failure_share: float
-    caps: CapSettings
-    reuse: Path | None
-    track: bool | None = None
+    by_stage: TeachersByStage
+    """Who answers each stage."""
     judge: Teacher | None = None
     """Who judges, where a filter or the program asks for it."""
     screening: Screening = field(default_factory=lambda: Screening(()))
-    judge_program: str | None = None
-    """Where the judge's prompts came from."""
     kind: str = "run"
     """What its folder is for (`Ledger.holds`)."""
-    stage_teachers: TeachersByStage | None = None
-    """Who answers each stage, where that is not `teacher` alone."""
 
     @property
-    def by_stage(self) -> TeachersByStage:
-        return self.stage_teachers or TeachersByStage.of(self.teacher)
+    def size(self) -> int:
+        """Samples to keep, in all starts."""
+        return self.config.size
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder: one whose name is a digest of everything that shapes the run, unless it is named."""
+        shape = [self.identity(), self.by_stage.shape()] if self.by_stage.several else self.identity()
+        return getattr(self.config, "run_dir", None) or Path("refed-runs") / digest(shape)
 
     @property
     def models(self) -> dict[str, Teacher]:
@@ -103,7 +104,7 @@ class RunSpec:
     def policy(self) -> CallPolicy:
         """How its models are asked. A judge's stages are not in `depth`: they count as deepest, and go first."""
         depth = {stage: depth for depth, stage in enumerate(getattr(self.program, "stage_names", ()))}
-        return CallPolicy(self.seed, self.max_failure_share, depth)
+        return CallPolicy(self.config.seed, self.config.max_failure_share, depth)
 
     @property
     def calls_a_sample(self) -> float:
@@ -124,7 +125,7 @@ class RunSpec:
             "instructions_per_feature": self.synthesis_program.instructions_per_feature,
             "features": list(self.synthesis_program.features),
             "teacher": self.by_stage.identity(),
-            "seed": self.seed,
+            "seed": self.config.seed,
         }
         if self.judge is not None:
             identity["judge"] = self.judge.identity
@@ -132,45 +133,45 @@ class RunSpec:
             identity["filters"] = self.screening.identity()
         return identity
 
-    def work(self, size: int) -> Work:
-        """The run as paid work towards `size` samples."""
+    def work(self) -> Work:
+        """The run as paid work."""
         return RunWork(
             kind=self.kind,
             identity=self.identity(),
             models=self.models,
             by_stage=self.by_stage,
-            size=size,
-            caps=self.caps,
+            size=self.size,
+            caps=caps_of(self.config),
             facts=self._facts(),
             references=self.references.items,
             policy=self.policy,
             calls_each=self.calls_a_sample,
             unit="samples",
-            reuse=self.reuse,
+            reuse=self.config.reuse,
             way_out="use a new --run-dir",
         )
 
     def _facts(self) -> dict[str, Any]:
         """What the ledger records of the run besides its identity, so that a resume from the folder uses it."""
-        config, judge = self.teacher.config, self.judge
+        config, judge = self.by_stage.first.config, self.judge
         return {
             "program": program_state(self.program),
             "features": dict(self.synthesis_program.features),
             "left_out": dict(self.references.left_out),
-            "seed": self.seed,
+            "seed": self.config.seed,
             "final_stage": getattr(self.program, "final_stage", None),
             "filters": self.screening.identity(),
-            "per_reference": self.per_reference,
-            "max_failure_share": self.max_failure_share,
-            "rates": rates_of(self.teacher),
+            "per_reference": self.config.per_reference,
+            "max_failure_share": self.config.max_failure_share,
+            "rates": rates_of(self.by_stage.first),
             "price_source": self.by_stage.price_source,
             "stopped": None,
-            "track": self.track,
+            "track": self.config.track,
             "program_source": getattr(self.program, "source", None) or None,
-            "reuse": str(self.reuse.absolute()) if self.reuse else None,
-            "teacher": {"model": self.teacher.model, "config": config and config.model_dump(mode="json")},
+            "reuse": str(self.config.reuse.absolute()) if self.config.reuse else None,
+            "teacher": {"model": self.by_stage.first.model, "config": config and config.model_dump(mode="json")},
             "pools": self.by_stage.facts(),
-            "judge_program": _absolute(self.judge_program),
+            "judge_program": _absolute(self.config.judge_program),
             "judge": judge
             and {
                 "model": judge.model,
@@ -185,8 +186,8 @@ class RunSpec:
             references=len(self.references),
             features=tuple(self.synthesis_program.features),
             instructions_per_feature=self.synthesis_program.instructions_per_feature,
-            per_reference=self.per_reference,
-            seed=self.seed,
+            per_reference=self.config.per_reference,
+            seed=self.config.seed,
             lead=self._lead(),
             ahead=self.in_batches,
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Unpack
 
 from refed_dspy.concurrency import run_blocking
@@ -84,30 +83,28 @@ async def asynthesize(
     **settings: Unpack[RunSettings],
 ) -> Synthesis:
     """`synthesize`, for code that runs in an event loop."""
-    spec, folder, size = prepare(program, references, **settings)
-    return await produce(spec, folder, size, on_progress)
+    return await produce(prepare(program, references, **settings), on_progress)
 
 
 async def produce(
     spec: RunSpec,
-    folder: Path,
-    size: int,
     on_progress: Callable[[Progress], None] | None = None,
     plan_settings: PlanSettings | None = None,
 ) -> Synthesis:
-    """Continue the run in `folder` until `size` samples are kept.
+    """Continue the run in its folder until its size is reached.
 
     `plan_settings`: a smaller plan than the run's own. An estimate's pilot makes fewer samples, of a run whose folder
     records its full size.
     """
-    with begin(folder, spec.work(size)) as start:
+    folder = spec.folder
+    with begin(folder, spec.work()) as start:
         ledger, plan = start.ledger, Plan(plan_settings or spec.plan_settings(start.size))
         plan.restore(ledger.kept(), ledger.proposals(), ledger.used(), ledger.open_instructions())
         session = Session(start)
         session.progress.size = plan.settings.size
         if on_progress is not None:
             on_progress(session.progress)
-        with tracking(folder, copy_run, spec.track, TRACKING_INTERVAL):
+        with tracking(folder, copy_run, spec.config.track, TRACKING_INTERVAL):
             if not plan.complete:
                 spec.warn_of_small_batches()
                 async with session.running():  # in here DSPy's language model is the recorded one

@@ -125,17 +125,12 @@ def test_a_comparison_is_foreseen_with_every_program_and_the_judge(server: Simul
         "guided": guided,
     }
 
-    settings = check_config(
-        CompareConfig,
-        {
-            "programs": {**dict.fromkeys(programs, "reference-level"), "instruction-only": "instruction-only"},
-            "size": 16,
-        },
-    )
+    named = {**dict.fromkeys(programs, "reference-level"), "instruction-only": "instruction-only"}
     models = config(server), config(server, model="sim/x")
 
     def compare(size: int) -> None:
-        run_blocking(produce(prepare(settings, programs, references(40), *models), tmp_path / "run", size, None))
+        settings = check_config(CompareConfig, {"programs": named, "size": size, "out": tmp_path / "run"})
+        run_blocking(produce(prepare(settings, programs, references(40), *models)))
 
     compare(16)
     with Ledger.read(tmp_path / "run") as ledger:

@@ -15,8 +15,8 @@ from refed_dspy.config.run import RunConfig
 from refed_dspy.errors import ConfigError
 from refed_dspy.programs.baselines import InstructionFeedbackOnly
 from refed_dspy.programs.saved import save_program
-from refed_dspy.runs.program import open_program
 from refed_dspy.runs.prepare import RunSettings, prepare
+from refed_dspy.runs.program import open_program
 from tests.support.scripted_engine import Writer, fake_lm, references
 
 SETTINGS = set(RunConfig.model_fields) - {"references", "program"}
@@ -55,13 +55,13 @@ def test_what_is_wrong_is_named_as_for_every_other_door(settings: dict[str, Any]
 
 
 def test_what_is_not_set_has_the_models_defaults() -> None:
-    spec, folder, size = prepared(size=None, seed=None, filters=None, max_cost=None)
-    assert (size, spec.seed, spec.max_failure_share, folder) == (100, 0, 0.5, Path("nowhere"))
-    assert set(spec.caps.values()) == {None}
+    spec = prepared(size=None, seed=None, filters=None, max_cost=None)
+    assert (spec.size, spec.config.seed, spec.config.max_failure_share, spec.folder) == (100, 0, 0.5, Path("nowhere"))
+    assert set(spec.work().caps.values()) == {None}
 
 
 def test_infinity_lifts_every_cap() -> None:
-    caps = prepared(max_cost=math.inf, max_calls=math.inf, max_minutes=math.inf)[0].caps
+    caps = prepared(max_cost=math.inf, max_calls=math.inf, max_minutes=math.inf).work().caps
     assert set(caps.values()) == {math.inf}
 
 
@@ -69,7 +69,7 @@ def test_a_new_program_is_made_from_the_settings() -> None:
     program = prepared(
         method="instruction-only", features={"clear": "is clear"}, instructions_per_feature=3,
         guidance={"response_generation": "Be brief."},
-    )[0].program  # fmt: skip
+    ).program  # fmt: skip
     assert isinstance(program, InstructionFeedbackOnly)
     assert (program.features, program.instructions_per_feature) == ({"clear": "is clear"}, 3)
     assert "Be brief." in program.response_generation.signature.instructions

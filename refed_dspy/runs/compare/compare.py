@@ -28,7 +28,7 @@ from refed_dspy.runs.spec import RunSpec
 from refed_dspy.runs.synthesize import produce
 from refed_dspy.signatures import DEFAULT_FEATURES
 from refed_dspy.teachers import open_teacher
-from refed_dspy.teachers.caps import caps_of
+from refed_dspy.teachers.by_stage import TeachersByStage
 from refed_dspy.teachers.judge import judge_for
 from refed_dspy.teachers.recorded import Progress
 from refed_dspy.teachers.work import Work
@@ -61,13 +61,13 @@ def compare(
         InputError: an argument cannot be used; nothing was paid for.
         RunStopped: it ended early; what was made is kept. If there is a row, the folder has the table of what there is.
     """
-    values = {**settings, **({"programs": _named(programs)} if programs else {})}
+    values = {**settings, "out": out, **({"programs": _named(programs)} if programs else {})}
     config = check_config(CompareConfig, values)
     spec = prepare(config, programs or config.programs, references, teacher, judge)
     diversity = Diversity.open(config.embeddings)
-    folder = Path(out) if out is not None else Path("refed-comparisons") / digest(spec.identity())
+    folder = spec.folder
     try:
-        made = run_blocking(produce(spec, folder, config.size, on_progress))
+        made = run_blocking(produce(spec, on_progress))
     except RunStopped as error:
         with suppress(RefedError):  # for example, nothing to compare yet; the error that ended it is raised
             run_blocking(_evaluate(spec, folder, config, diversity, str(error)))
@@ -94,19 +94,8 @@ def prepare(config: CompareConfig, programs: Mapping[str, Any], references: Any,
     seed_graded = config.grades and len(built) < len(programs)
     side_by_side = SideBySide(built, config.against, judge_program, graded=config.grades, seed_graded=seed_graded)
     usable = load_references(references, config.columns or None).fitting(opened.window, opened.max_tokens)
-    return _ComparisonSpec(
-        program=side_by_side,
-        references=usable,
-        teacher=opened,
-        seed=config.seed,
-        per_reference=config.per_reference,
-        max_failure_share=config.max_failure_share,
-        caps=caps_of(config),
-        reuse=config.reuse,
-        track=config.track,
-        judge=judge_for(opened, judge),
-        kind="comparison",
-    )
+    by_stage = TeachersByStage.of(opened)
+    return _ComparisonSpec(config, side_by_side, usable, by_stage, judge_for(opened, judge), kind="comparison")
 
 
 @dataclass(frozen=True)
@@ -125,8 +114,13 @@ class _ComparisonSpec(RunSpec):
         graded = {"grades": side_by_side.graded, "seed set graded": side_by_side.seed_graded}
         return {**super().identity(), "program": digests, "against": side_by_side.against, **graded}
 
-    def work(self, size: int) -> Work:
-        return replace(super().work(size), way_out="name another folder with out", most_changes=4)
+    @property
+    def folder(self) -> Path:
+        named = cast(CompareConfig, self.config).out
+        return named or Path("refed-comparisons") / digest(self.identity())
+
+    def work(self) -> Work:
+        return replace(super().work(), way_out="name another folder with out", most_changes=4)
 
 
 def _is_seed(source: Any) -> bool:

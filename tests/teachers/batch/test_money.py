@@ -30,9 +30,9 @@ from refed_dspy.programs.saved import MANIFEST
 from refed_dspy.records import PICO, Call, Rates
 from refed_dspy.runs.estimate import Estimate
 from refed_dspy.runs.forecast import Forecast, forecast
+from refed_dspy.runs.prepare import prepare
 from refed_dspy.runs.spec import RunSpec
 from refed_dspy.runs.stage_weights import JUDGE, StageWeights
-from refed_dspy.runs.prepare import prepare
 from refed_dspy.teachers import open_teacher
 from refed_dspy.teachers.by_stage import open_teachers, stages_of
 from refed_dspy.teachers.caps import CapSettings, lasting_caps
@@ -84,13 +84,15 @@ def test_caps_stay_though_nothing_was_answered_yet(tmp_path: Path) -> None:
 
 
 def test_a_run_whose_first_batch_is_under_way_is_no_other(tmp_path: Path) -> None:
-    spec, other = (prepare(None, references(2), teacher=config(), run_dir=tmp_path, seed=seed)[0] for seed in (0, 9))
-    started(tmp_path, other.work(4))
-    started(tmp_path, spec.work(4))  # nothing came of the other
+    spec, other = (
+        prepare(None, references(2), teacher=config(), run_dir=tmp_path, size=4, seed=seed) for seed in (0, 9)
+    )
+    started(tmp_path, other.work())
+    started(tmp_path, spec.work())  # nothing came of the other
     with Ledger.create(tmp_path) as ledger:
         waiting(ledger)
     with pytest.raises(RunDirError, match="holds another run: seed was 0, is 9"):
-        started(tmp_path, other.work(4))
+        started(tmp_path, other.work())
     with Ledger.read(tmp_path) as ledger:
         assert ledger.meta("seed") == 0 and len(left_batches(ledger)) == 1
 
@@ -229,7 +231,7 @@ BATCH = config(model="sim/batch", price=CHEAPER)
 
 
 def spec_of(**settings: Any) -> RunSpec:
-    return prepare(None, references(3), run_dir="nowhere", **settings)[0]
+    return prepare(None, references(3), run_dir="nowhere", **settings)
 
 
 @pytest.mark.parametrize(
