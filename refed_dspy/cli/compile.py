@@ -92,14 +92,12 @@ def compile_(
 def _tuned(settings: CompileConfig) -> Any:
     """What `compile` is to tune: a judge for pairs, else the program that is named, if one is."""
     from refed_dspy.programs import PairwiseJudge
-    from refed_dspy.programs.saved import load_into
+    from refed_dspy.programs.load import load_program
 
     if not settings.pairs:
         return settings.program
     judge = PairwiseJudge()
-    if settings.program is not None:
-        load_into(judge, settings.program)
-    return judge
+    return judge if settings.program is None else load_program(settings.program, into=judge)
 
 
 def _print_outcome(made: Compiled, estimate: bool) -> None:

@@ -26,6 +26,8 @@ NOT_SETTINGS = {"REFED_CACHE"}
 """Variables of that prefix that are read elsewhere."""
 _KINDS = (RunConfig, CompileConfig, CompareConfig, FilterRunConfig, RecycleConfig, StatsConfig)
 _ALL_KEYS = {key for kind in _KINDS for key in kind.model_fields}
+_ROLES = ("teacher", "judge", "reflection")
+"""Settings that are one model each; a name stands for its settings."""
 _WHOLE = ""
 """The key, where origins are told, of settings that are at odds as a whole."""
 
@@ -42,17 +44,17 @@ def load_config(
     """
     settings: dict[str, Any] = {} if file is None else _mapping(file, _read_yaml(file))
     origin = dict.fromkeys(settings, str(file))  # key → where it was set, for messages
-    for key, value in _from_environment(os.environ if environ is None else environ, kind).items():
+    variables = _from_environment(os.environ if environ is None else environ, kind)
+    for key, value in variables.items():
         _set_from_environment(settings, origin, key, value)
-    roles = [role for role in ("teacher", "judge", "reflection") if role in kind.model_fields]
-    from_variables = {role: _model_variables(role, settings.get(role), origin) for role in roles}
     given = _given(keywords)
     settings |= given
     origin |= {key: key for key in given}
-    for role in roles:
-        if isinstance(name := settings.get(role), str):
-            settings[role] = _by_name(role, name, from_variables[role])
-    if kind is not CompileConfig and from_variables.get("judge") and not {"model", "gguf"} & set(settings["judge"]):
+    single = {role: value for role in _ROLES if isinstance(value := variables.get(role), dict)}
+    for role in _ROLES:
+        if role in kind.model_fields and isinstance(name := settings.get(role), str):
+            settings[role] = _by_name(role, name, single.get(role, {}))
+    if kind is not CompileConfig and single.get("judge") and not {"model", "gguf"} & set(settings["judge"]):
         del settings["judge"]  # variables that refine a compile's judge do not name one by themselves
     if "teachers" in kind.model_fields:
         _expand_teachers(settings)
@@ -113,7 +115,7 @@ def _expanded(value: Any) -> Any:
 
 
 def _by_name(role: str, name: str, from_variables: Mapping[str, Any]) -> Any:
-    """The settings that `name` stands for, with those that single variables set."""
+    """The settings that `name` stands for, with those that single variables set (`REFED_TEACHER__MAX_TOKENS`)."""
     settings = _settings_of(name)
     if isinstance(settings, list):
         if from_variables:
@@ -123,14 +125,6 @@ def _by_name(role: str, name: str, from_variables: Mapping[str, Any]) -> Any:
     # A model named by flag or keyword wins over the environment; the keys of a teacher file do not.
     fixed = set() if Path(name).is_file() else set(settings)
     return {**settings, **{key: value for key, value in from_variables.items() if key not in fixed}}
-
-
-def _model_variables(role: str, model: Any, origin: Mapping[str, str]) -> dict[str, Any]:
-    """The settings of a model that single variables set (`REFED_TEACHER__MAX_TOKENS`)."""
-    if not isinstance(model, dict):
-        return {}
-    whole = origin.get(role, "").startswith("variable")
-    return {key: value for key, value in model.items() if whole or f"{role}.{key}" in origin}
 
 
 def _settings_of(name: str) -> dict[str, Any] | list[dict[str, Any]]:
