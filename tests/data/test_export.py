@@ -56,7 +56,9 @@ def broken(run: Synthesis, tmp_path: Path) -> Path:
     with Ledger.read(run.run_dir) as ledger:
         copy = sqlite3.connect(folder / FILE)
         ledger.db.backup(copy)
-    copy.execute("UPDATE instructions SET sample='{' WHERE id=(SELECT instruction FROM samples ORDER BY seq DESC LIMIT 1)")
+    copy.execute(
+        "UPDATE instructions SET sample='{' WHERE id=(SELECT instruction FROM samples ORDER BY seq DESC LIMIT 1)"
+    )
     copy.commit()
     copy.close()
     return folder
