@@ -204,11 +204,11 @@ class Conversing(dspy.Signature):  # type: ignore[misc]
     answer: str = dspy.OutputField()
 
 
-def _with_config(predictor: Any, lm: Any) -> None:  # noqa: ARG001
+def _with_config(predictor: Any, lm: Any) -> None:
     predictor.config = {"temperature": 0.1}
 
 
-def _with_callback(predictor: Any, lm: Any) -> None:  # noqa: ARG001
+def _with_callback(predictor: Any, lm: Any) -> None:
     lm.callbacks = [Callback()]
 
 
@@ -255,7 +255,7 @@ def test_a_callback_of_the_predictor_sees_the_call() -> None:
     seen: list[Any] = []
 
     class Watching(BaseCallback):  # type: ignore[misc]
-        def on_module_end(self, call_id: str, outputs: Any, exception: Any = None) -> None:  # noqa: ARG002
+        def on_module_end(self, call_id: str, outputs: Any, exception: Any = None) -> None:
             seen.append(outputs)
 
     config = TeacherConfig.model_validate(TEACHERS["external"])
