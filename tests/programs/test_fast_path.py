@@ -17,8 +17,8 @@ from benchmarks.simulated import SimulatedTeacher
 from refed_dspy import TeacherConfig
 from refed_dspy.errors import CutAnswer, MalformedAnswer, RefedError, TeacherError
 from refed_dspy.programs.adapter import SchemaAdapter
-from refed_dspy.programs.asking import Question, ask_teacher
-from refed_dspy.programs.fast_path import direct_engine
+from refed_dspy.programs.asking import about, again
+from refed_dspy.programs.question import current_repetition
 from refed_dspy.records import Analysis
 from refed_dspy.signatures import (
     InstructionSynthesis,
@@ -28,6 +28,7 @@ from refed_dspy.signatures import (
     instruction_feedback,
 )
 from refed_dspy.teachers.engine import SyncTeacherEngine, TeacherEngine
+from refed_dspy.teachers.recorded_lm import recorded_lm
 from refed_dspy.teachers.route import resolve
 from refed_dspy.teachers.teacher import TeacherLM, open_teacher
 from tests.support.scripted_engine import SAMPLE_FIELDS, Writer
@@ -61,9 +62,11 @@ class Recording(TeacherEngine):
         self.writer = Writer(*queue)
         self.came: list[Request] = []
         self.sent: list[Request] = []
+        self.repetitions: list[int] = []
 
     async def complete(self, request: Request) -> Response:
         self.came.append(request)
+        self.repetitions.append(current_repetition())
         self.sent.append(self.outgoing(request)[0])
         return self.writer.answer(request)
 
@@ -88,7 +91,13 @@ def a_key(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def inputs_for(signature: Any, number: int = 1) -> dict[str, Any]:
     """A value for each input: with quotes, tags, line breaks and letters from elsewhere."""
-    texts = {str: f'«{number}» "ä" \n\n</x> 日本 {{a}}', int: 3, list[str]: ["one", "two\nlines"]}
+    history = dspy.History(messages=[{"question": "Once?", "answer": "Once."}])
+    texts = {
+        dspy.History: history,
+        str: f'«{number}» "ä" \n\n</x> 日本 {{a}}',
+        int: 3,
+        list[str]: ["one", "two\nlines"],
+    }
     return {name: texts[field.annotation] for name, field in signature.input_fields.items()}
 
 
@@ -100,16 +109,25 @@ def demo_for(signature: Any) -> dspy.Example:
     return dspy.Example(**inputs_for(signature, 2), **outputs).with_inputs(*signature.input_fields)
 
 
+async def asked(lm: Any, predictor: Any, settings: dict[str, Any], **more: Any) -> tuple[bool, Any]:
+    """Whether `lm` was gone past to its engine, and the typed outputs."""
+    through_lm: list[Any] = []
+    acall = lm.acall
+
+    async def noted(*args: Any, **kwargs: Any) -> Any:
+        through_lm.append(kwargs)
+        return await acall(*args, **kwargs)
+
+    lm.acall = noted
+    signature = next(inner for _, inner in predictor.named_predictors()).signature
+    with dspy.context(**{"lm": lm, "adapter": SchemaAdapter(), **settings, **more}), about("stage", "item"):
+        answer = await predictor.acall(**inputs_for(signature))
+    return not through_lm, answer
+
+
 def ask(lm: Any, predictor: Any, settings: dict[str, Any], **more: Any) -> tuple[bool, Any]:
-    """Whether the direct way is there, and the typed outputs."""
-
-    async def asked() -> tuple[bool, Any]:
-        with dspy.context(**{"lm": lm, "adapter": SchemaAdapter(), **settings, **more}):
-            direct = direct_engine(predictor) is not None
-            inputs = inputs_for(predictor.signature)
-            return direct, await ask_teacher(Question("stage", "item", predictor, inputs))
-
-    return asyncio.run(asked())
+    """`asked`, for callers without an event loop."""
+    return asyncio.run(asked(lm, predictor, settings, **more))
 
 
 def as_json(request: Request) -> str:
@@ -133,6 +151,28 @@ def test_both_ways_send_the_same_request(teacher: str, signature: Any, demos: in
     assert len(engine.came[0].messages) == 1 + 2 * demos and engine.came[0].system
 
 
+@pytest.mark.parametrize("teacher", TEACHERS)
+@pytest.mark.parametrize("repetition", [0, 3])
+async def test_both_ways_send_the_same_request_to_a_recorded_teacher(teacher: str, repetition: int) -> None:
+    config = TeacherConfig.model_validate(TEACHERS[teacher])
+    engine = Recording(config)
+    for settings, is_direct in ((UNWATCHED, True), (WATCHED, False)):
+        predictor = dspy.Predict(ResponseImprovement, **again(repetition))
+        direct, answer = await asked(recorded_lm(open_teacher(config), engine), predictor, settings)
+        assert direct == is_direct and answer.improved_response
+    first, second = engine.came
+    assert first == second and as_json(first) == as_json(second)
+    assert engine.repetitions == [repetition] * 2
+
+
+def test_a_chain_of_thought_sends_the_same_request_either_way() -> None:
+    engine = Recording(config := TeacherConfig.model_validate(TEACHERS["external"]))
+    ways = [ask(lm_on(config, engine), dspy.ChainOfThought(ResponseFeedback), way) for way in (UNWATCHED, WATCHED)]
+    assert [direct for direct, _ in ways] == [True, False]
+    assert all(answer.reasoning and answer.response_feedback for _, answer in ways)
+    assert engine.came[0] == engine.came[1]
+
+
 def test_what_is_sent_over_the_wire_is_the_same(server: SimulatedTeacher) -> None:
     """With temperature 0 the server answers the same messages alike, and counts the ones it has seen before."""
     config = TeacherConfig(model="sim/sim-model", api_base=server.base_url, temperature=0, retries=0)
@@ -147,31 +187,39 @@ class Callback(BaseCallback):  # type: ignore[misc]
 
 
 class OtherAdapter(SchemaAdapter):
-    pass
+    def format_system_message(self, signature: Any) -> str:
+        return f"{super().format_system_message(signature)}\n\nBe brief."
 
 
 class OtherPredict(dspy.Predict):  # type: ignore[misc]
-    pass
+    async def aforward(self, **inputs: Any) -> dspy.Prediction:
+        return await super().aforward(**{**inputs, "instruction": "Another task."})
 
 
-def _with_config(predictor: Any) -> None:
+class Conversing(dspy.Signature):  # type: ignore[misc]
+    """Answer."""
+
+    history: dspy.History = dspy.InputField()
+    question: str = dspy.InputField()
+    answer: str = dspy.OutputField()
+
+
+def _with_config(predictor: Any, lm: Any) -> None:
     predictor.config = {"temperature": 0.1}
 
 
-def _with_callback(predictor: Any) -> None:
-    predictor.callbacks = [Callback()]
+def _with_callback(predictor: Any, lm: Any) -> None:
+    lm.callbacks = [Callback()]
 
 
-Change = Callable[[Any], None]
+Change = Callable[[Any, Any], None]
 WATCHERS: dict[str, tuple[dict[str, Any], Change | None]] = {
     "history": ({"disable_history": False}, None),
     "a callback": ({"callbacks": [Callback()]}, None),
     "usage": ({"track_usage": True}, None),
-    "a trace": ({"trace": [], "max_trace_size": 100}, None),
     "another adapter": ({"adapter": dspy.JSONAdapter()}, None),
-    "a subclass of ours": ({"adapter": OtherAdapter()}, None),
     "settings of the predictor": ({}, _with_config),
-    "a callback of the predictor": ({}, _with_callback),
+    "a callback of the model": ({}, _with_callback),
 }
 
 
@@ -181,9 +229,10 @@ def test_whoever_watches_gets_the_usual_way(watcher: str) -> None:
     config = TeacherConfig.model_validate(TEACHERS["external"])
     predictor = dspy.Predict(ResponseGeneration)
     assert ask(lm_on(config, Recording(config)), predictor, UNWATCHED)[0]
+    lm = lm_on(config, Recording(config))
     if change is not None:
-        change(predictor)
-    direct, answer = ask(lm_on(config, Recording(config)), predictor, UNWATCHED, **settings)
+        change(predictor, lm)
+    direct, answer = ask(lm, predictor, UNWATCHED, **settings)
     assert not direct and answer.response
 
 
@@ -197,8 +246,40 @@ def test_a_usage_tracker_around_it_sees_the_call() -> None:
 def test_a_trace_sees_the_call() -> None:
     config = TeacherConfig.model_validate(TEACHERS["external"])
     trace: list[Any] = []
-    ask(lm_on(config, Recording(config)), dspy.Predict(ResponseGeneration), UNWATCHED, trace=trace, max_trace_size=9)
-    assert len(trace) == 1
+    lm = lm_on(config, Recording(config))
+    direct, _ = ask(lm, dspy.Predict(ResponseGeneration), UNWATCHED, trace=trace, max_trace_size=9)
+    assert direct and len(trace) == 1
+
+
+def test_a_callback_of_the_predictor_sees_the_call() -> None:
+    seen: list[Any] = []
+
+    class Watching(BaseCallback):  # type: ignore[misc]
+        def on_module_end(self, call_id: str, outputs: Any, exception: Any = None) -> None:
+            seen.append(outputs)
+
+    config = TeacherConfig.model_validate(TEACHERS["external"])
+    predictor = dspy.Predict(ResponseGeneration)
+    predictor.callbacks = [Watching()]
+    direct, answer = ask(lm_on(config, Recording(config)), predictor, UNWATCHED)
+    assert direct and seen == [answer]
+
+
+@pytest.mark.parametrize("settings", [UNWATCHED, WATCHED], ids=["direct", "usual"])
+def test_a_predictor_or_an_adapter_of_the_callers_keeps_its_own_code_either_way(settings: dict[str, Any]) -> None:
+    config = TeacherConfig.model_validate(TEACHERS["external"])
+    engine = Recording(config)
+    ask(lm_on(config, engine), OtherPredict(ResponseGeneration), settings, adapter=OtherAdapter())
+    assert str(engine.came[0].system).endswith("Be brief.")
+    assert "Another task." in as_json(engine.came[0])
+
+
+def test_types_of_dspys_own_get_the_usual_way() -> None:
+    config = TeacherConfig.model_validate(TEACHERS["external"])
+    engine = Recording(config)
+    direct, answer = ask(lm_on(config, engine), dspy.Predict(Conversing), UNWATCHED)
+    assert not direct and answer.answer
+    assert [message.role for message in engine.came[0].messages] == ["user", "assistant", "user"]
 
 
 def test_a_predictors_own_settings_reach_the_endpoint() -> None:
@@ -210,15 +291,13 @@ def test_a_predictors_own_settings_reach_the_endpoint() -> None:
     assert engine.came[0].config.temperature == 0.1
 
 
-def test_another_kind_of_predictor_lm_or_cache_gets_the_usual_way() -> None:
+def test_another_kind_of_lm_or_a_cache_gets_the_usual_way() -> None:
     config = TeacherConfig.model_validate(TEACHERS["external"])
-    assert not ask(lm_on(config, Recording(config)), OtherPredict(ResponseGeneration), UNWATCHED)[0]
     writer = Writer()
     plain = dspy.LM("fake/model", engine=writer, async_engine=writer.asynchronous, num_retries=0, cache=False)
     assert not ask(plain, dspy.Predict(ResponseGeneration), UNWATCHED)[0]
     cached = lm_on(config, Recording(config)).copy(cache=True)
-    with dspy.context(lm=cached, **UNWATCHED):
-        assert direct_engine(dspy.Predict(ResponseGeneration)) is None
+    assert not ask(cached, dspy.Predict(ResponseGeneration), UNWATCHED)[0]
 
 
 def test_a_predictors_own_lm_is_the_one_asked() -> None:
@@ -226,7 +305,7 @@ def test_a_predictors_own_lm_is_the_one_asked() -> None:
     engines = Recording(config), Recording(config)
     predictor = dspy.Predict(ResponseGeneration)
     predictor.lm = lm_on(config, engines[0])
-    assert ask(lm_on(config, engines[1]), predictor, UNWATCHED)[0]
+    ask(lm_on(config, engines[1]), predictor, UNWATCHED)
     assert len(engines[0].came) == 1 and not engines[1].came
 
 

@@ -16,7 +16,7 @@ from dspy.lm15 import Request
 from dspy.utils import exceptions as lm_errors
 
 from refed_dspy.errors import ConfigError, NoConnection, TeacherError
-from refed_dspy.programs.asking import Question, answered_by, ask_teacher
+from refed_dspy.programs.adapter import SchemaAdapter
 from refed_dspy.programs.judges import (
     INSTRUCTION_CRITERIA,
     OVERALL,
@@ -30,7 +30,8 @@ from refed_dspy.programs.judges import (
 )
 from refed_dspy.programs.lm_errors import AnswerCut, AnswerRefused, NotReached
 from refed_dspy.programs.saved import load_into, save_program
-from tests.support.scripted_engine import Answer, Writer, fake_lm, response
+from tests.support.asking import Noting
+from tests.support.scripted_engine import Answer, AsyncWriter, Writer, fake_lm, response
 
 DEPTH = Criterion("depth", "how deep it goes")
 
@@ -137,18 +138,12 @@ def test_what_it_is_judged_by_reaches_the_prompt() -> None:
     assert "like the reference in complexity" in {criterion.name for criterion in INSTRUCTION_CRITERIA.values()}
 
 
-def test_the_judge_is_asked_through_whoever_answers() -> None:
-    questions: list[Question] = []
-
-    async def answerer(question: Question) -> dspy.Prediction:
-        questions.append(question)
-        return await ask_teacher(question)
-
-    with answered_by(answerer):
-        verdict_of(answering_by(lambda request: says("A=B")))
-        verdict_of(answering_by(lambda request: says("A=B")), item="pair 4")
-    assert {question.stage for question in questions} == {"pairwise_judge"}
-    assert [question.item for question in questions] == ["Explain tides."] * 2 + ["pair 4"] * 2
+async def test_the_judges_calls_are_made_for_its_stage_and_what_it_judges() -> None:
+    engine = Noting(answering_by(lambda request: says("A=B")))
+    with dspy.context(lm=engine.lm):
+        await PairwiseJudge().judge("Explain tides.", "first", "second")
+        await PairwiseJudge().judge("Explain tides.", "first", "second", item="pair 4")
+    assert engine.asked == [("pairwise_judge", "Explain tides.", 0)] * 2 + [("pairwise_judge", "pair 4", 0)] * 2
 
 
 # --- no verdict: an abstention, and why
@@ -161,7 +156,7 @@ FAULTS: list[tuple[Answer, str]] = [
     (AnswerCut("cut at max_tokens=300"), "cut: "),
     (AnswerRefused("declined"), "refused: "),
     (response(" ", "content_filter"), "malformed: "),
-    (lm_errors.ContextWindowExceededError(message="too long"), "unfit: "),
+    (lm_errors.ContextWindowExceededError(message="too long"), "too long: "),
     (lm_errors.LMInvalidRequestError("bad request"), "unfit: "),
     (lm_errors.LMTimeoutError("no answer in 600 s"), "no answer: "),
     (lm_errors.LMServerError("500"), "no answer: "),
@@ -206,11 +201,14 @@ def test_a_key_that_is_refused_raises() -> None:
 
 
 def test_a_bug_is_raised_as_it_is() -> None:
-    async def broken(question: Question) -> dspy.Prediction:
-        raise KeyError("a bug")
+    class Broken(SchemaAdapter):
+        def format(self, *args: Any, **kwargs: Any) -> Any:
+            raise KeyError("a bug")
 
-    with answered_by(broken), pytest.raises(KeyError, match="a bug"):
+    with dspy.context(adapter=Broken()), pytest.raises(KeyError, match="a bug"):
         verdict_of(Writer())
+    with pytest.raises(lm_errors.LMUnexpectedError, match="a bug"):
+        verdict_of(Writer(KeyError("a bug"), KeyError("a bug")))
 
 
 def test_without_a_language_model_it_says_so() -> None:
@@ -220,18 +218,24 @@ def test_without_a_language_model_it_says_so() -> None:
 
 async def test_an_order_that_raises_leaves_no_other_behind() -> None:
     ends: list[str] = []
+    under_way = asyncio.Event()
 
-    async def answerer(question: Question) -> dspy.Prediction:
-        if question.inputs["answer_a"] == "first":
-            raise TeacherError("the key is refused")
-        try:
-            await asyncio.sleep(60)
-        except asyncio.CancelledError:
-            ends.append("cancelled")
-            raise
-        raise AssertionError("it was left to run")
+    class Engine(AsyncWriter):
+        async def complete(self, request: Request) -> Any:
+            if shown(request, "answer_a") == "first":
+                await under_way.wait()
+                raise lm_errors.LMAuthError("the key is refused")
+            under_way.set()
+            try:
+                await asyncio.sleep(60)
+            except asyncio.CancelledError:
+                ends.append("cancelled")
+                raise
+            raise AssertionError("it was left to run")
 
-    with answered_by(answerer), pytest.raises(TeacherError, match="the key is refused"):
+    writer = Writer()
+    lm = dspy.LM("fake/model", engine=writer, async_engine=Engine(writer), num_retries=0, cache=False)
+    with dspy.context(lm=lm), pytest.raises(TeacherError, match="the key is refused"):
         await PairwiseJudge().judge("i", "first", "second")
     assert ends == ["cancelled"]
 

@@ -15,10 +15,10 @@ from dspy.utils import exceptions as lm_errors
 
 from refed_dspy.errors import ConfigError, MalformedAnswer, TeacherError
 from refed_dspy.programs import ReferenceLevelFeedback
-from refed_dspy.programs.asking import Question, answered_by, ask_teacher
 from refed_dspy.programs.lm_errors import AnswerCut, AnswerRefused
 from refed_dspy.programs.reference_level import STAGES, TAKEN_SHOWN
 from refed_dspy.records import Feedback, Reference, Sample
+from tests.support.asking import Noting
 from tests.support.scripted_engine import Answer, AsyncWriter, Writer, fake_lm
 
 REFERENCE = Reference(instruction="Explain tides.", response="The moon pulls.", source="tides.jsonl row 4")
@@ -197,23 +197,17 @@ def test_the_callers_adapter_is_used_where_one_is_set() -> None:
     assert feedback == "Keep the tone."
 
 
-def test_the_answerer_of_the_context_gets_stage_item_and_repetition() -> None:
-    questions: list[Question] = []
-
-    async def answerer(question: Question) -> dspy.Prediction:
-        questions.append(question)
-        return await ask_teacher(question)
-
-    async def work() -> None:
-        program = ReferenceLevelFeedback()
+@pytest.mark.parametrize("watched", [False, True], ids=["direct", "usual"])
+async def test_a_recorded_model_learns_stage_item_and_repetition(watched: bool) -> None:
+    engine, program = Noting(Writer()), ReferenceLevelFeedback()
+    with dspy.context(lm=engine.lm, disable_history=not watched, track_usage=False):
         await program.propose(REFERENCE, "relevant_skills", "reasoning", repetition=3)
         await program.respond(REFERENCE, "Be kind.", "Do it.", item="17")
-
-    with answered_by(answerer):
-        run_with(Writer(), work)
-    identities = [(question.stage, question.item, question.repetition) for question in questions]
-    assert identities[0] == ("instruction_synthesis", f"{REFERENCE.id}/relevant_skills", 3)
-    assert identities[1:] == [("response_generation", "17", 0), ("response_improvement", "17", 0)]
+    assert engine.asked == [
+        ("instruction_synthesis", f"{REFERENCE.id}/relevant_skills", 3),
+        ("response_generation", "17", 0),
+        ("response_improvement", "17", 0),
+    ]
 
 
 # --- what is proposed
@@ -262,7 +256,7 @@ def test_the_newest_of_those_taken_are_shown() -> None:
         ('{"response_feedback": 5, "new_instructions": 5, "response": 5, "subject_areas": 5}', "malformed"),
         (AnswerCut("cut"), "cut"),
         (AnswerRefused("declined"), "refused"),
-        (lm_errors.ContextWindowExceededError(message="too long"), "unfit"),
+        (lm_errors.ContextWindowExceededError(message="too long"), "too long"),
         (lm_errors.LMInvalidRequestError("bad request"), "unfit"),
         (lm_errors.LMTimeoutError("late"), "no answer"),
         (lm_errors.LMRateLimitError("429"), "no answer"),

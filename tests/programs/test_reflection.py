@@ -15,7 +15,7 @@ from dspy.lm15 import Request
 from dspy.utils import exceptions as lm_errors
 
 from refed_dspy.errors import ConfigError, NoAnswer, NoConnection, TeacherError
-from refed_dspy.programs.asking import Question, answered_by, ask_teacher
+from refed_dspy.programs.adapter import SchemaAdapter
 from refed_dspy.programs.lm_errors import AnswerCut, AnswerRefused, NotReached
 from refed_dspy.programs.reflection import (
     IMPROVED,
@@ -23,12 +23,11 @@ from refed_dspy.programs.reflection import (
     ORIGINAL,
     REFLECTED,
     RESPONSE_CRITERIA,
-    Improved,
     Recycled,
-    Reflected,
     ReflectionTuning,
 )
 from refed_dspy.programs.saved import load_into, save_program
+from tests.support.asking import Noting
 from tests.support.scripted_engine import Answer, Writer, fake_lm
 
 OLD, ANSWER = "Explain tides.", "The moon pulls."
@@ -73,23 +72,21 @@ def test_both_passes_make_a_new_pair() -> None:
     assert (shown(second, "instruction"), shown(second, "response")) == ("Explain spring tides.", "Sun and moon align.")
 
 
-def test_the_passes_can_be_asked_for_one_at_a_time() -> None:
-    asked: list[str] = []
-
-    async def noted(question: Question) -> dspy.Prediction:
-        asked.append(question.item)
-        return await ask_teacher(question)
-
-    async def both() -> tuple[Reflected, Improved, Improved]:
-        program = ReflectionTuning()
-        first = await program.reflect(OLD, ANSWER, "7")
-        return first, await program.improve(OLD, ANSWER, "7"), await program.improve(OLD, ANSWER)
-
+async def test_the_passes_can_be_asked_for_one_at_a_time() -> None:
+    program = ReflectionTuning()
     writer = Writer(reflected(), improved("Sun and moon."), improved(f" {ANSWER}"))
-    with dspy.context(lm=fake_lm(writer)), answered_by(noted):
-        first, second, third = asyncio.run(both())
+    engine = Noting(writer)
+    with dspy.context(lm=engine.lm):
+        first = await program.reflect(OLD, ANSWER, "7")
+        second = await program.improve(OLD, ANSWER, "7")
+        third = await program.improve(OLD, ANSWER)
     assert first == (("Explain spring tides.", "Sun and moon align."), "") and second == ("Sun and moon.", "")
-    assert third == (None, "the same response again") and asked == ["7", "7", OLD]
+    assert third == (None, "the same response again")
+    assert engine.asked == [
+        ("instruction_reflection", "7", 0),
+        ("response_reflection", "7", 0),
+        ("response_reflection", OLD, 0),
+    ]
     assert [shown(request, "response") for request in writer.requests] == [ANSWER] * 3
     chosen = Recycled.of((OLD, ANSWER), (None, "not taken"), second)
     assert chosen == Recycled(OLD, "Sun and moon.", ANSWER, ORIGINAL, IMPROVED, "not taken", "")
@@ -101,10 +98,11 @@ FAULTS: list[tuple[Answer, str]] = [
     ("no JSON", "malformed: "),
     (AnswerCut("cut at max_tokens=300"), "cut: cut at max_tokens=300"),
     (AnswerRefused("declined"), "refused: declined"),
-    (lm_errors.LMInvalidRequestError("too long"), "unfit: "),
+    (lm_errors.LMInvalidRequestError("a bad parameter"), "unfit: "),
+    (lm_errors.ContextWindowExceededError(message="too long"), "too long: "),
     (lm_errors.LMTimeoutError("no answer in 60 s"), "no answer: "),
 ]
-IDS = ["malformed", "cut", "refused", "unfit", "no answer"]
+IDS = ["malformed", "cut", "refused", "unfit", "too long", "no answer"]
 
 
 @pytest.mark.parametrize(
@@ -172,11 +170,14 @@ def test_what_is_no_rows_fault_is_raised() -> None:
     with pytest.raises(TeacherError, match="check the key"):
         recycled(lm_errors.LMAuthError("wrong key"))
 
-    async def broken(question: Question) -> dspy.Prediction:
-        raise KeyError("a bug")
+    class Broken(SchemaAdapter):
+        def format(self, *args: Any, **kwargs: Any) -> Any:
+            raise KeyError("a bug")
 
-    with answered_by(broken), pytest.raises(KeyError, match="a bug"):
-        asyncio.run(ReflectionTuning().recycle(OLD, ANSWER))
+    with dspy.context(adapter=Broken()), pytest.raises(KeyError, match="a bug"):
+        recycled(reflected())
+    with pytest.raises(lm_errors.LMUnexpectedError, match="a bug"):
+        recycled(KeyError("a bug"))
 
 
 # --- criteria
