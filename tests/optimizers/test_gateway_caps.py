@@ -20,11 +20,11 @@ from refed_dspy.ledger.budget import Caps
 from refed_dspy.optimizers.gateway import Gateway
 from refed_dspy.optimizers.spec import open_teachers
 from refed_dspy.programs.adapter import SchemaAdapter
-from refed_dspy.programs.asking import ask
 from refed_dspy.programs.lm_errors import LMCapReached
 from refed_dspy.teachers import open_teacher
 from refed_dspy.teachers.requests import Outgoing
 from refed_dspy.teachers.route import resolve
+from tests.support.asking import ask
 from tests.support.gateways import (
     PATIENCE,
     Answering,
@@ -114,8 +114,9 @@ def test_a_deadline_in_the_past_sends_nothing(server: SimulatedTeacher, tmp_path
 async def test_the_cap_comes_through_predict_as_it_is(server: SimulatedTeacher, tmp_path: Path) -> None:
     with opened(tmp_path, Caps(max_calls=1), teacher=config(server)) as gateway:
         asked = []
-        submit = gateway.submit
-        gateway.submit = lambda *a: asked.append(a) or submit(*a)  # type: ignore[method-assign, func-returns-value]
+        model = gateway.models["teacher"]
+        answer = model.answer
+        model.answer = lambda of: asked.append(of) or answer(of)  # type: ignore[method-assign, func-returns-value]
         lm = gateway.lm("teacher")
         await asyncio.to_thread(ask_text, lm)
         asked.clear()
