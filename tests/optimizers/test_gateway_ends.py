@@ -19,7 +19,7 @@ from benchmarks.simulated import SimulatedTeacher
 from refed_dspy.errors import TeacherError
 from refed_dspy.ledger.budget import Caps
 from refed_dspy.optimizers.gateway import UNANSWERED_LIMIT, CompileTeacher, Gateway
-from refed_dspy.programs.lm_errors import LMCapReached
+from refed_dspy.programs.lm_errors import InTransit, LMCapReached
 from refed_dspy.teachers import open_teacher
 from tests.conftest import KEY_VARIABLE
 from tests.support.gateways import (
@@ -58,7 +58,7 @@ def test_a_wrong_key_ends_it_with_a_hint_and_without_the_key(
     with opened(tmp_path, judge=config(locked, api_key_env=KEY_VARIABLE)) as gateway:
         lm = gateway.lm("judge")
         first = outcome(lambda: ask_text(lm))
-        assert isinstance(first, lm_errors.LMAuthError)
+        assert isinstance(first, InTransit) and isinstance(first.error, TeacherError)
         assert isinstance(outcome(lambda: ask_text(lm, "Another?")), LMCapReached)
         message = stopped_by(gateway)
     assert requests(locked) == 1, "no call begins after it"
@@ -144,7 +144,7 @@ def test_closing_releases_every_thread_and_records_what_is_in_flight(server: Sim
         lm = gateway.lm("teacher")
         asked = [pool.submit(outcome, lambda n=n: ask_text(lm, f"What is {n}?")) for n in range(4)]  # type: ignore[misc]
         asked += [pool.submit(outcome, lambda: ask_text(lm, "What is 0?"))]
-        until(lambda: requests(server) == 4 and len(gateway._tasks) == 4)
+        until(lambda: requests(server) == 4 and len(gateway._tasks) == 5)
         time.sleep(0.1)
         begun = time.monotonic()
     assert time.monotonic() - begun < 3
@@ -182,7 +182,7 @@ def closes_while_many_wait_for_one_call(folder: Path) -> None:
         lm = gateway.lm("teacher")
         for _ in range(60):
             threading.Thread(target=outcome, args=(lambda: ask_text(lm),), daemon=True).start()
-        until(lambda: len(gateway._tasks) == 1)
+        until(lambda: len(gateway._tasks) == 60)
         time.sleep(0.5)
     (folder / "closed").touch()
 
