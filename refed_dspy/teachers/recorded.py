@@ -256,7 +256,8 @@ class RecordedTeacher:
         try:
             return await self.engine.complete(asked.request)
         except LM15Error as error:
-            raise translated(wrap_error(error, model=self.teacher.model), asked.question) from error
+            wrapped = wrap_error(error, model=self.teacher.model)
+            raise translated(wrapped, asked.question) from wrapped
         except LMError as error:
             raise translated(error, asked.question) from error
 

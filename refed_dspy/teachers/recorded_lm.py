@@ -74,7 +74,10 @@ class LoopEngine(_Engine):
         if here and _answer_numbers.get() is None:
             return await self._engine.complete(request)
         with _numbered():
-            return await (self._engine.complete(request) if here else asyncio.wrap_future(self._submit(request)))
+            if here:
+                return await self._engine.complete(request)
+            # Who leaves early does not take the call along: it is paid for, and others may wait for it.
+            return await asyncio.shield(asyncio.wrap_future(self._submit(request)))
 
 
 @lru_cache(maxsize=512)

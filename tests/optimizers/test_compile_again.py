@@ -11,16 +11,19 @@ from typing import Any
 
 import dspy
 import pytest
+from dspy.lm15 import Request, Response
 from dspy.utils import exceptions as lm_errors
 
-from refed_dspy.errors import MalformedAnswer, RunDirError, RunStopped
+from refed_dspy.errors import RunDirError, RunStopped
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.optimizers.metrics import NotScored, name_of
 from refed_dspy.optimizers.result import compile_status, status_lines, why_stopped
 from refed_dspy.programs import PairwiseJudge, ReferenceLevelFeedback
-from refed_dspy.programs.asking import Question, answered_by, ask_teacher
 from refed_dspy.programs.saved import load_into, save_program
-from tests.support.scripted_engine import Writer, fake_lm
+from refed_dspy.teachers import open_teacher
+from refed_dspy.teachers.recorded import Asked
+from refed_dspy.teachers.recorded_lm import recorded_lm
+from tests.support.scripted_engine import Writer, fake_lm, response
 from tests.support.simulated_compiles import (
     ONE_CRITERION,
     QUESTIONS,
@@ -124,17 +127,20 @@ async def test_failures_stand_in_one_order_whichever_came_first(quicker: int) ->
     """Optimizers read them, and a replay answers in another order than the endpoint did."""
     program = ReferenceLevelFeedback({"one": "the first", "two": "the second", "three": "the third"}, 1)
 
-    async def answer(question: Question) -> dspy.Prediction:
-        if question.stage == "instruction_synthesis":
-            number = ("one", "two", "three").index(question.item.rpartition("/")[2])
-            await asyncio.sleep(0.02 * (number if quicker == 0 else 2 - number))
-            if number:
-                raise MalformedAnswer(question.stage, question.item, "no JSON")
-        if question.stage == "response_generation":
-            raise MalformedAnswer(question.stage, question.item, "no JSON")
-        return await ask_teacher(question)
+    writer = Writer(per_call=1)
 
-    with dspy.context(lm=fake_lm(Writer(per_call=1))), answered_by(answer):
+    class Answers:
+        async def complete(self, request: Request) -> Response:
+            question = Asked.now(request).question
+            if question.stage == "instruction_synthesis":
+                number = ("one", "two", "three").index(question.item.rpartition("/")[2])
+                await asyncio.sleep(0.02 * (number if quicker == 0 else 2 - number))
+                if number:
+                    return response("no JSON")
+            return response("no JSON") if question.stage == "response_generation" else writer.complete(request)
+
+    lm = recorded_lm(open_teacher(fake_lm(writer)), Answers())
+    with dspy.context(lm=lm):
         made = await program.aforward(REFERENCES[0])
     stages = [failure.stage for failure in made.failures]
     assert stages == ["instruction_synthesis", "instruction_synthesis", "response_generation"]

@@ -17,14 +17,15 @@ from dspy import lm15
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy.errors import MalformedAnswer
 from refed_dspy.ledger.budget import Caps
+from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.optimizers.gateway import Gateway
 from refed_dspy.optimizers.spec import open_teachers
 from refed_dspy.programs.adapter import SchemaAdapter
-from refed_dspy.programs.asking import ask
 from refed_dspy.programs.lm_errors import LMCapReached
 from refed_dspy.teachers import open_teacher
 from refed_dspy.teachers.requests import Outgoing
 from refed_dspy.teachers.route import resolve
+from tests.support.asking import ask
 from tests.support.gateways import (
     PATIENCE,
     Answering,
@@ -114,8 +115,9 @@ def test_a_deadline_in_the_past_sends_nothing(server: SimulatedTeacher, tmp_path
 async def test_the_cap_comes_through_predict_as_it_is(server: SimulatedTeacher, tmp_path: Path) -> None:
     with opened(tmp_path, Caps(max_calls=1), teacher=config(server)) as gateway:
         asked = []
-        submit = gateway.submit
-        gateway.submit = lambda *a: asked.append(a) or submit(*a)  # type: ignore[method-assign, func-returns-value]
+        model = gateway.models["teacher"]
+        answer = model.answer
+        model.answer = lambda of: asked.append(of) or answer(of)  # type: ignore[method-assign, func-returns-value]
         lm = gateway.lm("teacher")
         await asyncio.to_thread(ask_text, lm)
         asked.clear()
@@ -176,16 +178,23 @@ async def staged(question: str = "1?") -> Any:
 
 
 @pytest.mark.parametrize("quiet", [False, True], ids=["watched", "straight"])
-@pytest.mark.parametrize(("temperature", "tries"), [(1.0, 3), (0.0, 1)])
-async def test_a_malformed_answer_is_asked_for_again_where_another_can_come(
-    server: SimulatedTeacher, tmp_path: Path, temperature: float, tries: int, quiet: bool
+@pytest.mark.parametrize("temperature", [1.0, 0.0])
+async def test_a_malformed_answer_is_asked_for_again_and_what_stays_malformed_is_remembered(
+    server: SimulatedTeacher, tmp_path: Path, temperature: float, quiet: bool
 ) -> None:
     server.control(faults={"malformed": 1})
     teacher = config(server, temperature=temperature, malformed_retries=2)
+    reasons = set()
     for _ in range(2):  # the second time from the ledger
-        with opened(tmp_path, teacher=teacher) as gateway, asking(gateway, quiet), pytest.raises(MalformedAnswer):
-            await staged()
-        assert requests(server) == tries == len(calls(tmp_path))
+        with opened(tmp_path, teacher=teacher) as gateway, asking(gateway, quiet):
+            with pytest.raises(MalformedAnswer) as malformed:
+                await staged()
+            assert gateway.stop_error is None and not gateway.unanswered
+        reasons.add(malformed.value.reason)
+        assert requests(server) == 3 and [call["outcome"] for call in calls(tmp_path)] == ["malformed"] * 3
+    assert len(reasons) == 1, "it is told in the same words"
+    with Ledger.read(tmp_path) as ledger:
+        assert ledger.db.execute("SELECT kind, final FROM failures").fetchall() == [("malformed", 1)]
 
 
 async def test_the_first_answer_that_fits_is_taken_and_comes_again(server: SimulatedTeacher, tmp_path: Path) -> None:

@@ -18,8 +18,8 @@ from dspy.utils import exceptions as lm_errors
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy.errors import TeacherError
 from refed_dspy.ledger.budget import Caps
-from refed_dspy.optimizers.gateway import UNANSWERED_LIMIT, Gateway
-from refed_dspy.programs.lm_errors import LMCapReached
+from refed_dspy.optimizers.gateway import UNANSWERED_LIMIT, CompileTeacher, Gateway
+from refed_dspy.programs.lm_errors import InTransit, LMCapReached
 from refed_dspy.teachers import open_teacher
 from tests.conftest import KEY_VARIABLE
 from tests.support.gateways import (
@@ -58,7 +58,7 @@ def test_a_wrong_key_ends_it_with_a_hint_and_without_the_key(
     with opened(tmp_path, judge=config(locked, api_key_env=KEY_VARIABLE)) as gateway:
         lm = gateway.lm("judge")
         first = outcome(lambda: ask_text(lm))
-        assert isinstance(first, lm_errors.LMAuthError)
+        assert isinstance(first, InTransit) and isinstance(first.error, TeacherError)
         assert isinstance(outcome(lambda: ask_text(lm, "Another?")), LMCapReached)
         message = stopped_by(gateway)
     assert requests(locked) == 1, "no call begins after it"
@@ -144,7 +144,7 @@ def test_closing_releases_every_thread_and_records_what_is_in_flight(server: Sim
         lm = gateway.lm("teacher")
         asked = [pool.submit(outcome, lambda n=n: ask_text(lm, f"What is {n}?")) for n in range(4)]  # type: ignore[misc]
         asked += [pool.submit(outcome, lambda: ask_text(lm, "What is 0?"))]
-        until(lambda: requests(server) == 4 and len(gateway._in_flight) == 4)
+        until(lambda: requests(server) == 4 and len(gateway._tasks) == 5)
         time.sleep(0.1)
         begun = time.monotonic()
     assert time.monotonic() - begun < 3
@@ -182,7 +182,7 @@ def closes_while_many_wait_for_one_call(folder: Path) -> None:
         lm = gateway.lm("teacher")
         for _ in range(60):
             threading.Thread(target=outcome, args=(lambda: ask_text(lm),), daemon=True).start()
-        until(lambda: len(gateway._in_flight) == 1)
+        until(lambda: len(gateway._tasks) == 60)
         time.sleep(0.5)
     (folder / "closed").touch()
 
@@ -205,7 +205,7 @@ def test_closing_lets_go_of_those_that_wait_for_money(server: SimulatedTeacher, 
     with opened(tmp_path, Caps(max_cost=int(1.5 * least)), teacher=config(server, timeout=600)) as gateway:
         lm = gateway.lm("teacher")
         asked = [pool.submit(outcome, lambda n=n: ask_text(lm, f"What is {n}?")) for n in range(8)]  # type: ignore[misc]
-        until(lambda: requests(server) == 1 and len(gateway._in_flight) == 8)
+        until(lambda: requests(server) == 1 and len(gateway._tasks) == 8)
     assert all(isinstance(each.result(PATIENCE), Exception) for each in asked)
     pool.shutdown()
     assert [row["outcome"] for row in calls(tmp_path)] == ["cancelled"]
@@ -216,16 +216,16 @@ def test_a_thread_that_asks_just_when_it_closes_is_let_go(
     server: SimulatedTeacher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It began to ask while the gateway was open, and hands its question over only when that has closed."""
-    answer_and_count = Gateway._answer_and_count
+    complete = CompileTeacher.complete
     may, ready = threading.Event(), threading.Event()
 
     def late(*arguments: Any) -> Any:
         if threading.current_thread().name == "late":
             ready.set()
             may.wait(PATIENCE)
-        return answer_and_count(*arguments)
+        return complete(*arguments)
 
-    monkeypatch.setattr(Gateway, "_answer_and_count", late)
+    monkeypatch.setattr(CompileTeacher, "complete", late)
     got: list[Any] = []
     with opened(tmp_path, teacher=config(server)) as gateway:
         thread = threading.Thread(

@@ -23,12 +23,14 @@ from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.recorder import RunRecorder
 from refed_dspy.ledger.spending import begin_start, spent
 from refed_dspy.programs.adapter import SchemaAdapter
-from refed_dspy.programs.asking import Question
+from refed_dspy.programs.fast_path import Engine
 from refed_dspy.teachers import Teacher, open_teacher
 from refed_dspy.teachers.batch.service import BatchService
 from refed_dspy.teachers.recorded import Progress, RecordedTeacher
+from refed_dspy.teachers.recorded_lm import recorded_lm
 from refed_dspy.teachers.route import resolve
 from refed_dspy.teachers.session import LEAN
+from tests.support.asking import ask as ask_as_stage
 
 PRICE = {"prompt": 2.0, "completion": 4.0}
 """Dollars a million tokens; a batch halves them."""
@@ -255,14 +257,22 @@ async def recorded_teacher(
     with Ledger.create(folder) as ledger:
         begin_start(ledger)
         run = recorder(ledger, caps or Caps(), spent(ledger))
-        async with teacher.running() as lm:
-            with dspy.context(lm=lm, adapter=SchemaAdapter(), **LEAN):
-                try:
-                    yield RecordedTeacher(ledger, run, teacher, Progress(0))
-                finally:
-                    run.stopping = True
+        async with running_at(ledger, run, teacher) as recorded:
+            try:
+                yield recorded
+            finally:
+                run.stopping = True
         run.batches.tidy()
         run.group.close()
+
+
+@asynccontextmanager
+async def running_at(ledger: Ledger, run: RunRecorder, teacher: Teacher) -> AsyncIterator[RecordedTeacher]:
+    """A recorded teacher that runs inside the block."""
+    recorded = RecordedTeacher(ledger, run, teacher, Progress(0))
+    async with teacher.running() as lm:
+        recorded.engine = teacher.engine(lm)
+        yield recorded
 
 
 PREDICTOR = dspy.Predict("question -> answer")
@@ -270,8 +280,13 @@ PREDICTOR = dspy.Predict("question -> answer")
 
 async def ask(recorded: RecordedTeacher, text: str) -> str:
     """The answer to `text`."""
-    question = Question("stage", text, PREDICTOR, {"question": text})
-    return str((await asyncio.wait_for(recorded(question), PATIENCE)).answer)
+    return await asyncio.wait_for(ask_engine(recorded.teacher, recorded, text), PATIENCE)
+
+
+async def ask_engine(teacher: Teacher, engine: Engine, text: str) -> str:
+    """`ask`, without a limit, where `engine` answers in the teacher's place."""
+    with dspy.context(lm=recorded_lm(teacher, engine), adapter=SchemaAdapter(), **LEAN):
+        return str((await ask_as_stage("stage", text, PREDICTOR, question=text)).answer)
 
 
 async def ask_all(recorded: RecordedTeacher, texts: Sequence[str]) -> list[str | BaseException]:

@@ -14,7 +14,6 @@ from refed_dspy.ledger.budget import Caps
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.recorder import RunRecorder
 from refed_dspy.ledger.spending import Spent
-from refed_dspy.programs.asking import ask
 from refed_dspy.runs.result import Synthesis
 from refed_dspy.teachers.by_stage import open_teachers
 from refed_dspy.teachers.caps import CapSettings, CapsLeft
@@ -22,6 +21,7 @@ from refed_dspy.teachers.pool import PoolSetup
 from refed_dspy.teachers.session import Session
 from refed_dspy.teachers.work import Start, Work
 from tests.conftest import MARKS
+from tests.support.asking import ask
 from tests.support.clocks import Clock
 from tests.support.scripted_engine import Writer, fake_lm, references
 

@@ -12,11 +12,11 @@ from dspy.lm15 import Config, Message, Request
 
 from refed_dspy import TeacherConfig
 from refed_dspy.programs.adapter import SchemaAdapter, rendering
-from refed_dspy.programs.asking import Question, ask_teacher
 from refed_dspy.signatures import ResponseGeneration
 from refed_dspy.teachers import open_teacher
 from refed_dspy.teachers.requests import Outgoing
 from refed_dspy.teachers.route import resolve
+from tests.support.asking import ask
 from tests.support.recording_endpoint import Listener, listening
 
 ANSWER_BODY = {
@@ -46,7 +46,7 @@ def answered(recorder: Listener, questions: list[dict[str, Any]], **settings: An
         async with teacher.running() as lm:
             with dspy.context(lm=lm, adapter=SchemaAdapter(), disable_history=True, trace=None):
                 for inputs in questions:
-                    await ask_teacher(Question("stage", "item", dspy.Predict(ResponseGeneration), inputs))
+                    await ask("stage", "item", dspy.Predict(ResponseGeneration), **inputs)
 
     recorder.bodies.clear()
     asyncio.run(all_of_them())

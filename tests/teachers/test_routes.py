@@ -15,12 +15,12 @@ from refed_dspy import TeacherConfig
 from refed_dspy.errors import ConfigError, NoAnswer, RefedError, RefusedAnswer, RowError, TeacherError, TeacherRefused
 from refed_dspy.ledger.recorder import recording
 from refed_dspy.programs.adapter import SchemaAdapter
-from refed_dspy.programs.asking import Question, ask_teacher
 from refed_dspy.records import Analysis, Call
 from refed_dspy.runs.result import Synthesis
 from refed_dspy.signatures import ResponseImprovement
 from refed_dspy.teachers import open_teacher
 from tests.conftest import KEY_VARIABLE
+from tests.support.asking import ask as ask_as_stage
 from tests.support.recording_endpoint import listening
 from tests.support.scripted_engine import CallCollector, references
 
@@ -58,7 +58,7 @@ def ask(teacher: Any, times: int = 1) -> tuple[list[Any], list[Call]]:
             with dspy.context(lm=lm, adapter=SchemaAdapter()):
                 predict = dspy.Predict(ResponseImprovement)
                 questions = (
-                    ask_teacher(Question("improve", f"item {i}", predict, {**INPUTS, "instruction": f"Explain {i}."}))
+                    ask_as_stage("improve", f"item {i}", predict, **{**INPUTS, "instruction": f"Explain {i}."})
                     for i in range(times)
                 )
                 return await asyncio.gather(*questions, return_exceptions=True)

@@ -18,7 +18,7 @@ from refed_dspy import TeacherConfig
 from refed_dspy.data.dataset import data_identity, load_dataset
 from refed_dspy.errors import ConfigError, NoConnection, RunDirError, RunStopped, TeacherRefused
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.programs.asking import as_role, ask
+from refed_dspy.programs.asking import as_role
 from refed_dspy.programs.lm_errors import NotReached
 from refed_dspy.teachers import Teacher, open_teacher
 from refed_dspy.teachers.caps import CapSettings
@@ -26,6 +26,7 @@ from refed_dspy.teachers.recorded import CallPolicy, Progress
 from refed_dspy.teachers.row_jobs import for_each_row, row_job
 from refed_dspy.teachers.session import Session
 from refed_dspy.teachers.work import Work
+from tests.support.asking import ask
 from tests.support.compiling import config
 from tests.support.scripted_engine import Answer, Writer, fake_lm, references
 

@@ -36,7 +36,7 @@ def started(folder: Path, of: Work) -> int:
 
 def answer_once(folder: Path) -> None:
     with Ledger.create(folder) as ledger:
-        ledger.commit(answered(Answer(Key("s", "1", 0, "k"), "{}", "e"), []))
+        ledger.commit(answered(Key("s", "1", 0, "k"), Answer("{}"), "e", []))
 
 
 def stored(folder: Path, *names: str) -> list[Any]:

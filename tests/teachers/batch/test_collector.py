@@ -19,17 +19,16 @@ from refed_dspy.ledger.budget import Caps
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.recorder import CallRecorder, RunRecorder
 from refed_dspy.ledger.statements import Key
-from refed_dspy.programs.asking import Question
 from refed_dspy.records import Call
 from refed_dspy.teachers import open_teacher
 from tests.support.scripted_batches import (
     COST,
-    PREDICTOR,
     BatchFiles,
     Line,
     ScriptedService,
     ask,
     ask_all,
+    ask_engine,
     asked,
     batched,
     bill,
@@ -179,8 +178,7 @@ async def test_an_answer_that_came_as_its_waiter_was_called_off_is_kept(
 ) -> None:
     async with recorded_teacher(tmp_path, teacher_config(service), recorder=CalledOff) as recorded:
         assert isinstance(recorded.recorder, CalledOff)
-        question = Question("stage", "q", PREDICTOR, {"question": "q"})
-        asking: asyncio.Future[Any] = asyncio.ensure_future(recorded(question))
+        asking: asyncio.Future[Any] = asyncio.ensure_future(ask_engine(recorded.teacher, recorded, "q"))
         recorded.recorder.batches.asking = asking
         with pytest.raises(asyncio.CancelledError):
             await asking

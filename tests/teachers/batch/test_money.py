@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import dspy
 import pytest
 
 import refed_dspy
@@ -22,10 +21,9 @@ from refed_dspy.ledger.candidates import candidate_seen, load_candidates
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.recorder import RunRecorder
 from refed_dspy.ledger.spending import spent
-from refed_dspy.ledger.statements import Answer, Key, answered, reserved
+from refed_dspy.ledger.statements import Key, reserved
 from refed_dspy.ledger.summary import run_status
 from refed_dspy.optimizers.spec import prepare as prepare_compile
-from refed_dspy.programs.asking import Question
 from refed_dspy.programs.saved import MANIFEST
 from refed_dspy.records import PICO, Call, Rates
 from refed_dspy.runs.estimate import Estimate
@@ -40,6 +38,7 @@ from refed_dspy.teachers.pool import Pool, PooledTeacher, PoolMember
 from refed_dspy.teachers.recorded import Progress
 from refed_dspy.teachers.work import Work, begin
 from tests.support.compiling import SMALL
+from tests.support.scripted_batches import ask, ask_engine, running_at
 from tests.support.scripted_engine import Writer, fake_lm, references
 
 NOWHERE = "http://127.0.0.1:9/v1"
@@ -198,28 +197,23 @@ def test_an_estimate_in_batches_tells_no_minutes(server: SimulatedTeacher, tmp_p
 
 
 async def test_the_runs_own_answers_come_before_those_of_the_reused_run(tmp_path: Path) -> None:
-    question = Question("stage", "item", dspy.Predict("question -> answer"), {"question": "q"})
-    lms = [open_teacher(fake_lm(Writer())) for _ in range(2)]
+    lms = [open_teacher(fake_lm(Writer(f'{{"answer": "{answer}"}}'))) for answer in ("reused", "own")]
     lms = [
         replace(teacher, identity={"model": name}, model=name) for teacher, name in zip(lms, ("a", "b"), strict=True)
     ]
     with Ledger.create(tmp_path / "own") as ledger, Ledger.create(tmp_path / "reused") as reused:
-        key_of = [
-            PooledTeacher(ledger, RunRecorder(ledger, Caps(), spent(ledger)), teacher, Progress(0)).key
-            for teacher in lms
-        ]
-        reused.commit(answered(Answer(key_of[0](question), '{"answer": "reused"}', "there"), []))
-        ledger.commit(answered(Answer(key_of[1](question), '{"answer": "own"}', "here"), []))
+        for of, teacher, answer in ((reused, lms[0], "reused"), (ledger, lms[1], "own")):
+            async with running_at(of, RunRecorder(of, Caps(), spent(of)), teacher) as recorded:
+                assert await ask(recorded, "q") == answer
         recorder = RunRecorder(ledger, Caps(), spent(ledger))
         recorded_teachers = [
             PooledTeacher(ledger, recorder, teacher, Progress(0), reused_from=reused) for teacher in lms
         ]
-        assert (
-            await Pool([(PoolMember(recorded, set(), lambda: 0.0), 1.0) for recorded in recorded_teachers])(question)
-        ).answer == "own"
+        both = Pool([(PoolMember(recorded, set(), lambda: 0.0), 1.0) for recorded in recorded_teachers])
+        assert await ask_engine(lms[0], both, "q") == "own"
         assert ledger.db.execute("SELECT count(*) FROM answers").fetchone() == (1,), "one stage, one answer"
         alone = Pool([(PoolMember(recorded_teachers[0], set(), lambda: 0.0), 1.0)])
-        assert (await alone(question)).answer == "reused", "what this run has not comes from the reused one"
+        assert await ask_engine(lms[0], alone, "q") == "reused", "what this run has not comes from the reused one"
         recorder.group.close()
 
 

@@ -10,7 +10,6 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import dspy
 import pytest
 from aiohttp import web
 from dspy.utils.exceptions import LMAuthError
@@ -25,7 +24,6 @@ from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.recorder import CallRecorder, RunRecorder
 from refed_dspy.ledger.spending import begin_start, seconds_at_work, spent
 from refed_dspy.ledger.statements import Answer, Key, answered, reserved
-from refed_dspy.programs.asking import Question
 from refed_dspy.programs.lm_errors import BatchOutOfReach, NotReached
 from refed_dspy.records import Call
 from refed_dspy.teachers import open_teacher
@@ -33,25 +31,26 @@ from refed_dspy.teachers.batch.request import PendingRequest
 from refed_dspy.teachers.batch.service import BatchService
 from refed_dspy.teachers.batch.tracker import BatchTracker
 from refed_dspy.teachers.pool import Pool, PooledTeacher, members_of
-from refed_dspy.teachers.recorded import CallPolicy, Progress, RecordedTeacher
+from refed_dspy.teachers.recorded import CallPolicy, Progress
 from refed_dspy.teachers.route import resolve
 from tests.conftest import KEY, KEY_VARIABLE
 from tests.support.scripted_batches import (
     COST,
     PATIENCE,
-    PREDICTOR,
     BatchFiles,
     Line,
     ScriptedService,
     as_killed,
     ask,
     ask_all,
+    ask_engine,
     batched,
     body,
     calls,
     client,
     recorded_teacher,
     refused,
+    running_at,
     spared,
     states,
     teacher_config,
@@ -77,16 +76,14 @@ async def test_two_engines_of_one_model_leave_each_others_batches_alone(
     """The second begins while the first one's batch is being made, and is not there yet."""
     service.ready = False
     judge = open_teacher(teacher_config(service, temperature=0.0))
-    async with recorded_teacher(tmp_path / "run", teacher_config(service)) as recorded, judge.running() as lm:
-        beside = RecordedTeacher(recorded.ledger, recorded.recorder, judge, Progress(0))
+    async with (
+        recorded_teacher(tmp_path / "run", teacher_config(service)) as recorded,
+        running_at(recorded.ledger, recorded.recorder, judge) as beside,
+    ):
         asking: list[asyncio.Future[str]] = []
 
-        async def judged() -> str:
-            with dspy.context(lm=lm):
-                return await ask(beside, "b")
-
         def begin() -> web.StreamResponse:
-            asking.append(asyncio.ensure_future(judged()))
+            asking.append(asyncio.ensure_future(ask(beside, "b")))
             return refused(503, "busy")
 
         service.hooks["create"] = [begin]
@@ -108,11 +105,8 @@ async def test_the_first_to_leave_does_not_take_the_others_batch_along(
     service.ready = False
     judge = open_teacher(teacher_config(service, temperature=0.0))
     async with recorded_teacher(tmp_path, teacher_config(service)) as recorded:
-        async with judge.running() as lm:
-            with dspy.context(lm=lm):
-                asking = asyncio.ensure_future(
-                    ask(RecordedTeacher(recorded.ledger, recorded.recorder, judge, Progress(0)), "b")
-                )
+        async with running_at(recorded.ledger, recorded.recorder, judge) as beside:
+            asking = asyncio.ensure_future(ask(beside, "b"))
             await until(lambda: service.calls["look"])
             waiting = asyncio.ensure_future(ask(recorded, "a"))
             await until(lambda: len(service.made) == 2)
@@ -163,13 +157,12 @@ class Two:
             )
             async with self.teachers[0].running() as answer, self.teachers[1].running() as two:
                 for teacher, lm in zip(self.teachers, (answer, two), strict=True):
-                    members[id(teacher)].lm = lm
-                questions = (Question("stage", text, PREDICTOR, {"question": text}) for text in texts)
-                asking = asyncio.gather(*map(pool, questions), return_exceptions=True)
-                answers = await asyncio.wait_for(asking, PATIENCE)
+                    recorded_teachers[id(teacher)].engine = teacher.engine(lm)
+                asking = (ask_engine(self.teachers[0], pool, text) for text in texts)
+                answers = await asyncio.wait_for(asyncio.gather(*asking, return_exceptions=True), PATIENCE)
                 run.stopping = True
             run.group.close()
-        return [answer if isinstance(answer, BaseException) else answer.answer for answer in answers]
+        return answers
 
 
 @pytest.mark.slow
@@ -276,7 +269,7 @@ def test_time_between_two_starts_is_not_time_at_work(tmp_path: Path) -> None:
         ledger.commit([("INSERT INTO starts VALUES (?)", (now - begin,)) for begin in (7260, 3600)])
         ledger.commit(reserved(1, key, "m", "there", 5))
         ledger.commit([("UPDATE calls SET created=?", (now - 7200,))])
-        ledger.commit(answered(Answer(key, "{}", "there"), [Call("m", "there", "ok", 3500.0, 1, 0, 1, 5, 1)]))
+        ledger.commit(answered(key, Answer("{}"), "there", [Call("m", "there", "ok", 3500.0, 1, 0, 1, 5, 1)]))
         assert 3500 <= seconds_at_work(ledger) <= 3700
 
 
