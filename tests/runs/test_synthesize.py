@@ -281,7 +281,8 @@ def test_a_cut_answer_is_a_failure_whatever_the_engine(tmp_path: Path) -> None:
     cut, half = Writer(), response('{"subject_areas": "a"', finish_reason="length")
     cut.on_request = lambda r: half if question_of(r) == question_of(cut.requests[0]) else None
     made = run(tmp_path, cut, size=2)
-    assert made.complete and [f.kind for f in made.failures] == ["malformed"]
+    assert made.complete and [f.kind for f in made.failures] == ["cut"]
+    assert [question_of(r) for r in cut.requests].count(question_of(cut.requests[0])) == 1, "it is not asked again"
 
 
 def test_sizes_below_one_are_refused(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 from typer.testing import CliRunner
 
 from refed_dspy.cli.main import app
@@ -70,13 +70,13 @@ def test_an_empty_folder_is_filled(filtered_run: Synthesis, tmp_path: Path) -> N
 
 def test_a_failure_halfway_leaves_the_old_folder_and_no_other(filtered_run: Synthesis, tmp_path: Path) -> None:
     last = "(SELECT instruction FROM samples ORDER BY seq DESC LIMIT 1)"
-    broken = copy_run(filtered_run, tmp_path / "broken", f"UPDATE answers SET output = '{{' WHERE item = {last}")
+    broken = copy_run(filtered_run, tmp_path / "broken", f"UPDATE instructions SET sample = '{{' WHERE id = {last}")
     out = tmp_path / "folder" / "out"
     out.parent.mkdir()
     share(filtered_run.run_dir, out)
     before = contents_of(out)
     for target in (out, out.parent / "new"):
-        with pytest.raises(json.JSONDecodeError):
+        with pytest.raises(ValidationError):
             share(broken, target, force=True)
     assert contents_of(out) == before and [path.name for path in out.parent.iterdir()] == ["out"]
 

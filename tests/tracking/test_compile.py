@@ -203,7 +203,7 @@ def crafted(folder: Path, *statements: list[Statement]) -> None:
     """A compile's ledger with these rows."""
     with Ledger.create(folder) as ledger:
         ledger.set_meta(work="compile", identity={"kind": "X", "seed": 0}, about={"name": "refed", "models": {}})
-        ledger.db.execute("INSERT OR IGNORE INTO answers VALUES ('k', 'teacher', 'a', 0, '', '', '{}', 'http://x', 0)")
+        ledger.db.execute("INSERT OR IGNORE INTO answers VALUES ('k', 'teacher', 'a', 0, '{}', NULL, 'http://x', 0)")
         for each in statements:
             ledger.commit(each)
 
