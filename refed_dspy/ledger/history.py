@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from refed_dspy.ledger.ledger import Ledger
@@ -20,6 +20,13 @@ class Usage(NamedTuple):
     seconds: float = 0.0
     unseen: float = 0.0
     """Picodollars charged for calls whose tokens are unknown."""
+
+    @classmethod
+    def total(cls, usages: Iterable[Usage]) -> Usage:
+        return cls(*map(sum, zip(*usages, strict=True)))
+
+    def times(self, factor: float) -> Usage:
+        return Usage(*(factor * value for value in self))
 
 
 class AskedQuestion(NamedTuple):

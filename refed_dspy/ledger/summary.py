@@ -81,8 +81,8 @@ def run_status(ledger: Ledger) -> dict[str, Any]:
     calls that are not in flight; `filters`: what each kept and dropped, by reason; `stopped`: the cap it ended at;
     `models`: what each used (`usage_by_model`).
     """
-    db, usage = ledger.db, usage_by_stage(ledger)
-    cost, unpriced = _cost(usage)
+    db, paid = ledger.db, _paid(ledger)
+    usage, cost = paid["usage"], paid["cost"]
     in_flight = sum(use["in_flight_cost"] for use in usage.values())
     duplicates, surplus, new = db.execute(
         "SELECT coalesce(sum(duplicates), 0), coalesce(sum(surplus), 0), coalesce(sum(kept), 0) FROM proposals"
@@ -101,14 +101,10 @@ def run_status(ledger: Ledger) -> dict[str, Any]:
         "left_out": ledger.meta("left_out") or {},
         "instructions": {"new": new, "duplicates": duplicates, "surplus": surplus},
         "filters": decisions_by_filter(ledger),
-        "failures": _failures(ledger),
-        "usage": usage,
+        **paid,
         "tokens_a_sample": tokens_a_sample(usage, kept),
-        "cost": cost,
-        "cost_per_sample": (cost - in_flight) / kept if kept and cost is not None and not unpriced else None,
-        "unpriced": unpriced,
+        "cost_per_sample": (cost - in_flight) / kept if kept and cost is not None and not paid["unpriced"] else None,
         "price_source": ledger.meta("price_source"),
-        "caps": {name: ledger.meta(name) for name in ("max_cost", "max_calls", "max_minutes")},
         "teacher": ledger.meta("teacher") or {},
         "seed": ledger.meta("seed"),
         "stopped": ledger.meta("stopped"),
@@ -133,27 +129,19 @@ def decisions_by_filter(ledger: Ledger) -> list[dict[str, Any]]:
 def work_status(ledger: Ledger) -> dict[str, Any]:
     """The state of work over a data set, in JSON types: the kind of `work`; the number of its `rows` (None: unknown),
     and of those `asked` about; failures, usage and cost as those of a run."""
-    usage = usage_by_stage(ledger)
-    cost, unpriced = _cost(usage)
     (asked,) = ledger.db.execute("SELECT count(DISTINCT item) FROM calls").fetchone()
+    return {"work": ledger.holds(), "rows": ledger.meta("size"), "asked": asked, **_paid(ledger)}
+
+
+def _paid(ledger: Ledger) -> dict[str, Any]:
+    """Failures by stage and kind, usage by stage, caps, and dollars: without the `unpriced` calls, None if all are."""
+    usage = usage_by_stage(ledger)
+    costs = [use["cost"] for use in usage.values() if use["cost"] is not None]
+    failures = ledger.db.execute("SELECT stage, kind, count(*) FROM failures GROUP BY 1, 2 ORDER BY 3 DESC")
     return {
-        "work": ledger.holds(),
-        "rows": ledger.meta("size"),
-        "asked": asked,
-        "failures": _failures(ledger),
+        "failures": [{"stage": stage, "kind": kind, "count": count} for stage, kind, count in failures],
         "usage": usage,
-        "cost": cost,
-        "unpriced": unpriced,
+        "cost": sum(costs) if costs or not usage else None,
+        "unpriced": sum(use["unpriced"] for use in usage.values()),
         "caps": {name: ledger.meta(name) for name in ("max_cost", "max_calls", "max_minutes")},
     }
-
-
-def _cost(usage: Mapping[str, Mapping[str, Any]]) -> tuple[float | None, int]:
-    """(dollars, calls of unknown price, which they leave out). The dollars are None if every price is unknown."""
-    costs = [use["cost"] for use in usage.values() if use["cost"] is not None]
-    return (sum(costs) if costs or not usage else None), sum(use["unpriced"] for use in usage.values())
-
-
-def _failures(ledger: Ledger) -> list[dict[str, Any]]:
-    rows = ledger.db.execute("SELECT stage, kind, count(*) FROM failures GROUP BY 1, 2 ORDER BY 3 DESC")
-    return [{"stage": stage, "kind": kind, "count": count} for stage, kind, count in rows]

@@ -14,13 +14,13 @@ import random
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import stdev
+from statistics import fmean, stdev
 from typing import Any
 
 from refed_dspy.ledger.history import Usage
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.records import PICO, Rates
-from refed_dspy.runs.history import Kind, RunHistory, StageQuestion, mean_of
+from refed_dspy.runs.history import Kind, RunHistory, StageQuestion
 from refed_dspy.runs.plan import PlanSettings
 from refed_dspy.runs.playout import Simulation
 from refed_dspy.runs.stage_weights import StageWeights
@@ -113,10 +113,10 @@ def _from_simulations(size: int, history: RunHistory, simulations: Sequence[Sequ
         {kind: _expected(groups, kind, questions, slope) for kind, questions in _by_kind(simulation).items()}
         for simulation in simulations
     ]
-    rest = Usage(*(total / len(usages) for total in _sum(_sum(usage.values()) for usage in usages)))
-    whole = _sum([_sum(question.usage for question in history.made), rest])
+    rest = Usage.total(Usage.total(usage.values()) for usage in usages).times(1 / len(usages))
+    whole = Usage.total([*(question.usage for question in history.made), rest])
     costs = [sum(weights.cost(kind.answerer, took) for kind, took in usage.items()) for usage in usages]
-    ahead = mean_of(costs)
+    ahead = fmean(costs)
     deviation = stdev(costs) / ahead if ahead else 0.0
     spread = _spread(groups, _by_kind(simulations[0]), slope, weights, deviation)
     settled = history.settled(_questions_to_come(simulations))
@@ -155,10 +155,6 @@ def _by_kind(questions: Iterable[StageQuestion]) -> dict[Kind, list[StageQuestio
     return kinds
 
 
-def _sum(usages: Iterable[Usage]) -> Usage:
-    return Usage(*map(sum, zip(*usages, strict=True)))
-
-
 def _expected(
     groups: Mapping[Kind, Sequence[StageQuestion]], kind: Kind, coming: Sequence[StageQuestion], slope: float
 ) -> Usage:
@@ -169,12 +165,11 @@ def _expected(
     """
     everything = [question for questions in groups.values() for question in questions]
     made = groups.get(kind) or [question for question in everything if question.stage == kind.stage] or everything
-    mean = Usage(*(total / len(made) for total in _sum(question.usage for question in made)))
-    longer = mean_of(question.characters for question in coming) - mean_of(question.characters for question in made)
+    mean = Usage.total(question.usage for question in made).times(1 / len(made))
+    longer = fmean(question.characters for question in coming) - fmean(question.characters for question in made)
     prompt = max(0.0, mean.prompt + slope * longer * max(1.0, mean.calls))
     # Of a shorter prompt no more than all of it comes from the cache.
-    corrected = mean._replace(prompt=prompt, cached=min(prompt, mean.cached))
-    return Usage(*(len(coming) * value for value in corrected))
+    return mean._replace(prompt=prompt, cached=min(prompt, mean.cached)).times(len(coming))
 
 
 def _slope(made: Sequence[StageQuestion]) -> float:
@@ -186,7 +181,7 @@ def _slope(made: Sequence[StageQuestion]) -> float:
     for questions in _by_kind(made).values():
         x = [question.characters for question in questions]
         y = [question.usage.prompt / max(1.0, question.usage.calls) for question in questions]
-        mean_x, mean_y = mean_of(x), mean_of(y)
+        mean_x, mean_y = fmean(x), fmean(y)
         above += sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y, strict=True))
         below += sum((a - mean_x) ** 2 for a in x)
     return above / below
@@ -219,10 +214,10 @@ def _spread(
         if not (made := groups.get(kind, ())):
             continue
         weight = len(coming) / len(made)
-        length = mean_of(question.characters for question in made)
+        length = fmean(question.characters for question in made)
         a_character = weights.rates_or_weights(kind.answerer).prompt * slope
         costs = [weights.cost(kind.answerer, q.usage) - a_character * (q.characters - length) for q in made]
-        mean = mean_of(costs)
+        mean = fmean(costs)
         total += weight * sum(costs)
         for question, cost in zip(made, costs, strict=True):
             residuals[question.reference] += weight * (cost - mean)

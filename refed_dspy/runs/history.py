@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import NamedTuple
 
 from refed_dspy.ledger.history import (
@@ -113,7 +114,7 @@ class RunHistory:
         answered, failed = answered_items(ledger), failed_items(ledger)
         responses = {item for stage, item in answered if stage == RESPONSE}
         settled = responses.intersection(instruction.item for instruction in all_instructions if not instruction.open)
-        mean = mean_of(instruction.characters for instruction in all_instructions)
+        mean = fmean(instruction.characters for instruction in all_instructions) if all_instructions else 0.0
         reference_of = {reference.id: index for index, reference in enumerate(references)}
         reference_of |= {instruction.item: instruction.reference for instruction in all_instructions}
         earlier = EarlierRounds(proposals, mean)
@@ -155,12 +156,6 @@ def reference_characters(stage: str, reference: Reference) -> int:
     if stage not in {*STUDY.values(), SYNTHESIS, RESPONSE}:
         return 0
     return len(reference.instruction) + (0 if stage == SYNTHESIS else len(reference.response))
-
-
-def mean_of(values: Iterable[float]) -> float:
-    """The mean of `values`, or 0 where there are none."""
-    listed = list(values)
-    return sum(listed) / len(listed) if listed else 0.0
 
 
 def _made(
