@@ -27,7 +27,7 @@ from refed_dspy.signatures import (
     ResponseImprovement,
     instruction_feedback,
 )
-from refed_dspy.teachers.engine import SyncTeacherEngine, TeacherEngine
+from refed_dspy.teachers.engine import BlockingTeacherEngine, TeacherEngine
 from refed_dspy.teachers.recorded_lm import recorded_lm
 from refed_dspy.teachers.route import resolve
 from refed_dspy.teachers.teacher import TeacherLM, open_teacher
@@ -79,7 +79,7 @@ def lm_on(config: TeacherConfig, engine: TeacherEngine) -> TeacherLM:
         max_tokens=config.max_tokens,
         cache=False,
         num_retries=0,
-        engine=SyncTeacherEngine(config, resolve(config), None),
+        engine=BlockingTeacherEngine(engine),
         async_engine=engine,
     )
 
