@@ -141,6 +141,13 @@ def test_a_predictors_own_language_model_answers_its_stage_through_the_ledger(tm
     assert len(other.requests) == 2 * SIZE
 
 
+def test_a_program_with_one_language_model_for_all_needs_no_teacher(tmp_path: Path) -> None:
+    program, writer = Polished(), Writer()
+    program.set_lm(fake_lm(writer))
+    made = run(program, tmp_path, None)
+    assert len(made.samples) == SIZE and paid(tmp_path).total() == len(writer.requests)
+
+
 def test_a_saved_program_holds_no_language_model(tmp_path: Path) -> None:
     program = Polished()
     program.response_generation.lm = dspy.LM("openai/m", api_base="http://private.example/v1", api_key="sk-private-1")

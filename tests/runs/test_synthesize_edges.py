@@ -78,13 +78,6 @@ def test_a_resume_goes_on_at_the_last_address(tmp_path: Path, server: SimulatedT
     assert len(refed_dspy.resume(tmp_path / "run", size=4).samples) == 4
 
 
-def test_a_program_with_a_set_lm_is_refused(tmp_path: Path) -> None:
-    program = ReferenceLevelFeedback()
-    program.set_lm(fake_lm(Writer()))
-    with pytest.raises(ConfigError, match="LM of its own"):
-        refed_dspy.synthesize(program, references(2), size=1, teacher=fake_lm(Writer()), run_dir=tmp_path)
-
-
 def test_a_program_of_another_kind_is_not_resumed_as_ours(tmp_path: Path) -> None:
     class Bolder(ReferenceLevelFeedback):
         pass
