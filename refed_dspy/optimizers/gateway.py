@@ -76,7 +76,7 @@ class Gateway:
         """The language model of a role, for DSPy. It asks through this gateway."""
         model = self.models[role]
         return recorded_lm_on(
-            self.loop, model.teacher, model, lambda request: self._run_on_loop(model.complete(request))
+            self.loop, model.teacher, model, lambda request: self._run_on_loop(lambda: model.complete(request))
         )
 
     def write(self, statements: list[Statement]) -> None:
@@ -115,28 +115,30 @@ class Gateway:
             self.recorder.group.flush()
             return query(self.ledger)
 
-        return self._run_on_loop(flush_and_query()).result()
+        return self._run_on_loop(flush_and_query).result()
 
-    def _run_on_loop(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
-        """Run `coroutine` on the event loop, in this context. Raises LMCapReached once the gateway is closed."""
+    def _run_on_loop(self, work: Callable[[], Coroutine[Any, Any, T]]) -> Future[T]:
+        """Run `work` on the event loop, in this context. Raises LMCapReached once the gateway is closed."""
 
-        async def noted() -> T:
-            task = asyncio.current_task()
-            assert task is not None
+        async def to_its_end() -> T:
+            # Also where its caller leaves: the answer is paid for, and others may wait for it.
+            task = asyncio.ensure_future(work())
             self._tasks.add(task)
-            try:
-                return await coroutine
-            finally:
-                self._tasks.discard(task)
+            task.add_done_callback(self._forget_task)
+            return await asyncio.shield(task)
 
         with self._submit_lock:
             if self.closed:
-                coroutine.close()
                 raise LMCapReached("the compile has ended")
-            future = asyncio.run_coroutine_threadsafe(noted(), self.loop)
+            future = asyncio.run_coroutine_threadsafe(to_its_end(), self.loop)
             self._pending.add(future)
         future.add_done_callback(self._pending.discard)
         return future
+
+    def _forget_task(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()  # whoever still waits has raised it; asyncio need not log it
 
     def stop(self, error: BaseException) -> None:
         """Let no further call begin. `error` is what the compile ends with."""

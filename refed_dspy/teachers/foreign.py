@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 _CONNECTION_SETTINGS = frozenset(
     ["api_key", "api_base", "base_url", "api_version", "headers", "extra_headers", "timeout", "rollout_id", "n"]
 )
+_FIELDS = [field.name for field in fields(Config)]
 
 
 class ForeignEngine:
@@ -72,5 +73,5 @@ def _settings(lm: BaseLM) -> dict[str, Any]:
     """The fields of a request's Config that the LM sets by itself: an explicit request would go without them."""
     body = {name: value for name, value in lm.kwargs.items() if name not in _CONNECTION_SETTINGS and value is not None}
     body |= {"model": lm.model, "messages": [{"role": "user", "content": "-"}]}
-    config = request_from_openai_chat(body).config
-    return {field.name: value for field in fields(Config) if (value := getattr(config, field.name))}
+    config, unset = request_from_openai_chat(body).config, Config()
+    return {name: value for name in _FIELDS if (value := getattr(config, name)) != getattr(unset, name)}

@@ -74,10 +74,7 @@ class LoopEngine(_Engine):
         if here and _answer_numbers.get() is None:
             return await self._engine.complete(request)
         with _numbered():
-            if here:
-                return await self._engine.complete(request)
-            # Who leaves early does not take the call along: it is paid for, and others may wait for it.
-            return await asyncio.shield(asyncio.wrap_future(self._submit(request)))
+            return await (self._engine.complete(request) if here else asyncio.wrap_future(self._submit(request)))
 
 
 @lru_cache(maxsize=512)

@@ -18,11 +18,13 @@ from benchmarks.simulated import SimulatedTeacher
 from refed_dspy.errors import MalformedAnswer
 from refed_dspy.ledger.budget import Caps
 from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.ledger.statements import Answer
 from refed_dspy.optimizers.gateway import Gateway
 from refed_dspy.optimizers.spec import open_teachers
 from refed_dspy.programs.adapter import SchemaAdapter
 from refed_dspy.programs.lm_errors import LMCapReached
 from refed_dspy.teachers import open_teacher
+from refed_dspy.teachers.recorded import Asked
 from refed_dspy.teachers.requests import Outgoing
 from refed_dspy.teachers.route import resolve
 from tests.support.asking import ask
@@ -114,13 +116,18 @@ def test_a_deadline_in_the_past_sends_nothing(server: SimulatedTeacher, tmp_path
 
 async def test_the_cap_comes_through_predict_as_it_is(server: SimulatedTeacher, tmp_path: Path) -> None:
     with opened(tmp_path, Caps(max_calls=1), teacher=config(server)) as gateway:
-        asked = []
+        seen = []
         model = gateway.models["teacher"]
         answer = model.answer
-        model.answer = lambda of: asked.append(of) or answer(of)  # type: ignore[method-assign, func-returns-value]
+
+        async def watched(asked: Asked) -> Answer:
+            seen.append(asked)
+            return await answer(asked)
+
+        model.answer = watched  # type: ignore[method-assign]
         lm = gateway.lm("teacher")
         await asyncio.to_thread(ask_text, lm)
-        asked.clear()
+        seen.clear()
         for adapter in (None, dspy.ChatAdapter(), dspy.JSONAdapter()):
             with dspy.context(lm=lm, adapter=adapter):
                 with pytest.raises(LMCapReached) as sync_error:
@@ -129,7 +136,7 @@ async def test_the_cap_comes_through_predict_as_it_is(server: SimulatedTeacher, 
                     await dspy.Predict(Answering).acall(question="2?")
             for error in (sync_error.value, async_error.value):
                 assert type(error) is LMCapReached and str(error) == "max_calls is reached"
-        assert len(asked) == 6, "none was retried"
+        assert len(seen) == 6, "none was retried"
     assert requests(server) == 1
 
 

@@ -18,7 +18,7 @@ from dspy.utils import exceptions as lm_errors
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy.errors import TeacherError
 from refed_dspy.ledger.budget import Caps
-from refed_dspy.optimizers.gateway import UNANSWERED_LIMIT, CompileTeacher, Gateway
+from refed_dspy.optimizers.gateway import UNANSWERED_LIMIT, Gateway
 from refed_dspy.programs.lm_errors import InTransit, LMCapReached
 from refed_dspy.teachers import open_teacher
 from tests.conftest import KEY_VARIABLE
@@ -216,16 +216,16 @@ def test_a_thread_that_asks_just_when_it_closes_is_let_go(
     server: SimulatedTeacher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It began to ask while the gateway was open, and hands its question over only when that has closed."""
-    complete = CompileTeacher.complete
+    run_on_loop = Gateway._run_on_loop
     may, ready = threading.Event(), threading.Event()
 
     def late(*arguments: Any) -> Any:
         if threading.current_thread().name == "late":
             ready.set()
             may.wait(PATIENCE)
-        return complete(*arguments)
+        return run_on_loop(*arguments)
 
-    monkeypatch.setattr(CompileTeacher, "complete", late)
+    monkeypatch.setattr(Gateway, "_run_on_loop", late)
     got: list[Any] = []
     with opened(tmp_path, teacher=config(server)) as gateway:
         thread = threading.Thread(

@@ -57,10 +57,8 @@ def ask(teacher: Any, times: int = 1) -> tuple[list[Any], list[Call]]:
         async with opened.running() as lm:
             with dspy.context(lm=lm, adapter=SchemaAdapter()):
                 predict = dspy.Predict(ResponseImprovement)
-                questions = (
-                    ask_as_stage("improve", f"item {i}", predict, **{**INPUTS, "instruction": f"Explain {i}."})
-                    for i in range(times)
-                )
+                inputs: list[dict[str, Any]] = [{**INPUTS, "instruction": f"Explain {i}."} for i in range(times)]
+                questions = (ask_as_stage("improve", f"item {i}", predict, **inputs[i]) for i in range(times))
                 return await asyncio.gather(*questions, return_exceptions=True)
 
     with recording(CallCollector()) as recorder:

@@ -1,0 +1,254 @@
+"""The language model that DSPy holds: from wherever it is asked, and however it is copied, its answers are recorded."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import itertools
+import warnings
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import dspy
+import pytest
+from dspy.lm15 import Request
+
+from benchmarks.simulated import SimulatedTeacher
+from refed_dspy.errors import ConfigError
+from refed_dspy.ledger.budget import Caps
+from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.ledger.recorder import RunRecorder
+from refed_dspy.ledger.spending import spent
+from refed_dspy.programs.adapter import SchemaAdapter
+from refed_dspy.programs.asking import about
+from refed_dspy.programs.lm_errors import InTransit
+from refed_dspy.teachers import open_teacher
+from refed_dspy.teachers.recorded_lm import RecordedLM, recorded_lm
+from refed_dspy.teachers.session import LEAN
+from tests.support.asking import ask
+from tests.support.gateways import (
+    PATIENCE,
+    Answering,
+    ask_text,
+    config,
+    opened,
+    requests,
+    until,
+)
+from tests.support.scripted_batches import running_at
+from tests.support.scripted_engine import Writer, fake_lm
+
+
+@pytest.fixture
+def server(server: SimulatedTeacher) -> SimulatedTeacher:
+    server.control(response_words=4)
+    return server
+
+
+def writer() -> Writer:
+    """Answers each request otherwise, with JSON where that is asked for."""
+    made, numbers = Writer(), itertools.count()
+
+    def answer(request: Request) -> str | None:
+        return None if request.config.response_format else f"Text number {next(numbers)}."
+
+    made.on_request = answer
+    return made
+
+
+@asynccontextmanager
+async def recorded(folder: Path, of: Writer, **settings: Any) -> AsyncIterator[RecordedLM]:
+    """One start on the ledger in `folder`, with a language model on this loop."""
+    teacher = open_teacher(fake_lm(of, **settings))
+    with Ledger.create(folder) as ledger:
+        run = RunRecorder(ledger, Caps(), spent(ledger))
+        async with running_at(ledger, run, teacher) as engine:
+            yield recorded_lm(teacher, engine)
+        run.group.close()
+
+
+def rows(folder: Path, query: str) -> list[Any]:
+    with Ledger.read(folder) as ledger:
+        return ledger.db.execute(query).fetchall()
+
+
+# --- copies and engines
+
+
+@pytest.mark.slow
+def test_copies_ask_through_the_same_gateway(server: SimulatedTeacher, tmp_path: Path) -> None:
+    with opened(tmp_path, teacher=config(server)) as gateway:
+        lm = gateway.lm("teacher")
+        program = dspy.ChainOfThought(Answering)
+        program.set_lm(lm)
+        copies = [copy.deepcopy(lm), copy.copy(lm), lm.copy(), gateway.lm("teacher"), program.deepcopy().get_lm()]
+        assert len({ask_text(each) for each in [lm, *copies]}) == 1
+        deep = copy.deepcopy(lm.copy(rollout_id=5, temperature=1.0))
+        assert ask_text(deep) != ask_text(lm), "a copy of a rollout is that rollout"
+    assert requests(server) == 2
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda program: program.deepcopy()], ids=["copy", "dspy"])
+async def test_a_copied_program_s_predictors_ask_the_same_teacher(
+    tmp_path: Path, copied: Callable[[dspy.Module], dspy.Module]
+) -> None:
+    """Optimizers copy a program many times, and with it the language models that its predictors hold."""
+    of = writer()
+    async with recorded(tmp_path, of) as lm:
+        program = dspy.ChainOfThought(Answering)
+        program.set_lm(lm)
+        twin = copied(program)
+        assert twin.get_lm() is not lm
+        with dspy.context(adapter=SchemaAdapter()):
+            answers = [await each.acall(question="Why?") for each in (program, twin, copied(twin))]
+            assert {answer.answer for answer in answers} == {answers[0].answer} and len(of.requests) == 1
+            predictor = twin.predictors()[0]
+            predictor.signature = predictor.signature.with_instructions("Answer in verse.")
+            assert (await twin.acall(question="Why?")).answer != answers[0].answer
+    assert len(of.requests) == 2 == len(rows(tmp_path, "SELECT 1 FROM calls WHERE outcome='ok'"))
+
+
+def test_the_engines_settings_are_the_lms(server: SimulatedTeacher, tmp_path: Path) -> None:
+    with opened(tmp_path, teacher=config(server, temperature=0.3, max_tokens=99)) as gateway:
+        lm = gateway.lm("teacher")
+        assert (lm.kwargs["temperature"], lm.kwargs["max_tokens"]) == (0.3, 99)
+        assert lm.supports_response_schema and not lm.cache and lm.num_retries == 0
+
+
+# --- threads and event loops
+
+
+async def test_sync_and_async_calls_share_answers(server: SimulatedTeacher, tmp_path: Path) -> None:
+    server.control(latency=0.1)
+    with opened(tmp_path, teacher=config(server)) as gateway:
+        lm = gateway.lm("teacher")
+        threads = [asyncio.to_thread(ask_text, lm) for _ in range(10)]
+        answers = await asyncio.gather(*threads, *(lm.acall("What is the tide?") for _ in range(10)))
+        assert {a if isinstance(a, str) else str(a[0]) for a in answers} == {answers[0]}
+    assert requests(server) == 1
+
+
+async def test_a_thread_another_loop_and_its_own_share_answers_and_say_what_they_are_about(tmp_path: Path) -> None:
+    of = writer()
+    predict = dspy.Predict(Answering)
+
+    def in_a_thread(number: int) -> str:
+        with about("thread", "of one"):
+            return str(predict(question=f"What is {number}?").answer)
+
+    def on_another_loop(number: int) -> str:
+        answered = ask("loop", "of another", predict, question=f"What is {number}?")
+        return str(asyncio.run(asyncio.wait_for(answered, PATIENCE)).answer)
+
+    async def here(number: int) -> str:
+        return str((await ask("own", "of its own", predict, question=f"What is {number}?")).answer)
+
+    async with recorded(tmp_path, of) as lm:
+        with dspy.context(lm=lm, adapter=SchemaAdapter()):
+            first = [
+                await asyncio.to_thread(in_a_thread, 1),
+                await asyncio.to_thread(on_another_loop, 2),
+                await here(3),
+            ]
+            assert len(set(first)) == 3 == len(of.requests)
+            for number, answer in enumerate(first, start=1):
+                again = asyncio.to_thread(in_a_thread, number), asyncio.to_thread(on_another_loop, number), here(number)
+                assert set(await asyncio.gather(*again)) == {answer}
+    assert len(of.requests) == 3
+    made = "SELECT stage, item FROM calls ORDER BY id"
+    assert rows(tmp_path, made) == [("thread", "of one"), ("loop", "of another"), ("own", "of its own")]
+
+
+@pytest.mark.parametrize("lean", [False, True])
+async def test_without_await_on_its_own_loop_it_says_so_in_one_line_and_does_not_hang(
+    tmp_path: Path, lean: bool
+) -> None:
+    """The call would wait for an answer that only this loop can get."""
+    of, predict = writer(), dspy.Predict(Answering)
+    async with recorded(tmp_path, of) as lm:
+        with pytest.raises(InTransit, match="without `await`"):
+            lm("What is the tide?")
+        with dspy.context(lm=lm, **(LEAN if lean else {})):
+            with pytest.raises(ConfigError, match="without `await`: use its acall") as refused, about("stage", "item"):
+                predict(question="What is the tide?")
+            assert "\n" not in str(refused.value)
+            assert (await ask("stage", "item", predict, question="What is the tide?")).answer, "it goes on as ever"
+    assert len(of.requests) == 1
+
+
+async def test_who_leaves_early_spoils_nothing(server: SimulatedTeacher, tmp_path: Path) -> None:
+    server.control(latency=0.3)
+    with opened(tmp_path, teacher=config(server)) as gateway:
+        lm = gateway.lm("teacher")
+        leaves, stays = (asyncio.create_task(lm.acall("What is the tide?")) for _ in range(2))
+        await asyncio.to_thread(until, lambda: requests(server) == 1)
+        leaves.cancel()
+        with suppress(asyncio.CancelledError):
+            await leaves
+        assert (await stays)[0]
+        alone = asyncio.create_task(lm.acall("What is the ebb?"))
+        await asyncio.to_thread(until, lambda: requests(server) == 2)
+        alone.cancel()
+        with suppress(asyncio.CancelledError):
+            await alone
+        await asyncio.to_thread(until, lambda: server.stats()["answered"] == 2)
+        await lm.acall("What is the ebb?")
+    assert requests(server) == 2, "what nobody waits for any more is paid for, so it is kept"
+
+
+# --- several answers to one request
+
+
+async def test_n_answers_are_n_recorded_answers_wherever_they_are_asked_for(tmp_path: Path) -> None:
+    of = writer()
+    async with recorded(tmp_path, of) as lm:
+        several = [str(each) for each in await lm.acall("Propose a prompt.", n=3)]
+        assert len(set(several)) == 3 == len(of.requests)
+        assert [str(each) for each in await asyncio.to_thread(lm, "Propose a prompt.", n=3)] == several
+        assert [str(each) for each in await lm.copy(n=2).acall("Propose a prompt.")] == several[:2]
+        assert str((await lm.acall("Propose a prompt."))[0]) == several[0], "the only one is the first of several"
+        assert len(of.requests) == 3
+        others = [str(each) for each in await lm.acall("Propose a prompt.", n=3, rollout_id=1)]
+        assert len({*several, *others}) == 6 == len(of.requests), "another rollout's are others"
+    async with recorded(tmp_path, of) as lm:
+        assert [str(each) for each in await lm.acall("Propose a prompt.", n=3)] == several
+    assert len(of.requests) == 6
+
+
+@pytest.mark.parametrize("lean", [False, True])
+async def test_a_rollout_id_is_another_answer_at_temperature_0_too(tmp_path: Path, lean: bool) -> None:
+    """DSPy warns there that it has no effect; here it is part of the ledger's key."""
+    of, predict = writer(), dspy.Predict(Answering)
+    for _ in range(2):
+        async with recorded(tmp_path, of, temperature=0.0) as lm:
+            assert lm.kwargs["temperature"] == 0
+            with warnings.catch_warnings(), dspy.context(lm=lm, **(LEAN if lean else {})):
+                warnings.simplefilter("error")
+                answers = [(await ask("stage", "item", predict, n, question="Why?")).answer for n in range(3)]
+                answers.append((await lm.copy(rollout_id=1).acall("Why?"))[0])
+                answers.append((await lm.acall("Why?", rollout_id=2))[0])
+        assert len(set(answers)) == 5 == len(of.requests), "the second time they are in the ledger"
+    assert {request.config.temperature for request in of.requests} == {0}
+    kept = rows(tmp_path, "SELECT repetition FROM answers WHERE stage='stage' ORDER BY repetition")
+    assert [repetition for (repetition,) in kept] == [0, 1, 2]
+
+
+# --- equal requests
+
+
+@pytest.mark.parametrize("at_once", [False, True])
+async def test_equal_requests_of_two_stages_and_items_are_one_call_and_both_have_the_answer(
+    tmp_path: Path, at_once: bool
+) -> None:
+    of, predict = writer(), dspy.Predict(Answering)
+    async with recorded(tmp_path, of) as lm:
+        with dspy.context(lm=lm):
+            asking = [
+                ask(stage, item, predict, question="Why?") for stage, item in (("a", "1"), ("b", "1"), ("a", "2"))
+            ]
+            answers = await asyncio.gather(*asking) if at_once else [await each for each in asking]
+    assert len({answer.answer for answer in answers}) == 1 == len(of.requests)
+    assert rows(tmp_path, "SELECT stage, item FROM calls") == [("a", "1")]
+    assert set(rows(tmp_path, "SELECT stage, item FROM asked")) == {("a", "1"), ("b", "1"), ("a", "2")}
