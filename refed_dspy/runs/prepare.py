@@ -57,7 +57,9 @@ def prepare(program: ProgramLike, references: Any, **settings: Unpack[RunSetting
     """What the run is made of, checked; its folder is not touched. Raises InputError."""
     config = check_config(RunConfig, {name: value for name, value in settings.items() if name not in MODELS})
     module, bound = without_models(open_program(program, config))
-    teacher = settings.get("teacher") or dspy.settings.lm or next(iter(bound.values()), None)
+    teacher = settings.get("teacher")
+    if teacher is None and dspy.settings.lm is None:
+        teacher = next(iter(bound.values()), None)
     by_stage = open_teachers(teacher, bound | dict(settings.get("teachers") or {}), stages_of(module))
     usable = load_references(references, config.columns or None)
     for teacher in by_stage.teachers:
