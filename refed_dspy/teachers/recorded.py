@@ -8,17 +8,19 @@ repetition are, whoever makes them. `Progress` counts for whoever watches.
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from hashlib import sha256
 from typing import Any
 
 import dspy
-from dspy._vendor.lm15.serde import config_to_dict, messages_to_json
+from dspy._vendor.lm15.serde import config_to_dict, message_to_dict, request_to_dict
 from dspy.clients.errors import wrap_error
-from dspy.lm15 import LM15Error, Message, Request, Response, TextPart, Usage
+from dspy.lm15 import Config, LM15Error, Message, Request, Response, TextPart, Usage
 from dspy.utils.exceptions import AdapterParseError, LMError
 
 from refed_dspy.errors import (
@@ -296,18 +298,27 @@ def key_function(identity: Mapping[str, Any]) -> Callable[[Asked], Key]:
 
     def key(asked: Asked) -> Key:
         request, question = asked.request, asked.question
-        messages = [(message.role, text_of(message)) for message in request.messages]
-        content = [sampling, _settings(ByIdentity(request.config)), request.system, messages, asked.repetition]
-        return Key(question.stage, question.item, asked.repetition, digest(content))
+        head = [sampling, _settings(ByIdentity(request.config)), asked.repetition]
+        if request.tools or isinstance(request.system, tuple):
+            content = digest([head, request_to_dict(replace(request, model="any", config=Config()))])
+        else:
+            texts = [request.system or "", *map(text_of, request.messages)]
+            roles = [message.role for message in request.messages]
+            # The lengths keep apart where one text ends and the next begins.
+            whole = "".join([f"{head} {roles} {list(map(len, texts))} ", *texts])
+            content = sha256(whole.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+        return Key(question.stage, question.item, asked.repetition, content)
 
     return key
 
 
-def text_of(message: Message) -> Any:
+def text_of(message: Message) -> str:
     """A message's text; its parts as JSON where it has others."""
-    if all(isinstance(part, TextPart) for part in message.parts):
-        return "".join(part.text for part in message.parts)
-    return messages_to_json([message])
+    first, *others = message.parts
+    if isinstance(first, TextPart) and not others:
+        text: str = first.text
+        return text
+    return json.dumps(message_to_dict(message), sort_keys=True)
 
 
 @lru_cache(maxsize=512)
@@ -330,4 +341,7 @@ def remembered(ledger: Ledger, asked: Asked, key: Key) -> Answer | None:
 def response_of(model: str, answer: Answer) -> Response:
     """The answer as an endpoint would return it; the same whether it is new or recorded."""
     message = Message.assistant(answer.text or " ")
-    return Response(id="ledger", model=model, message=message, finish_reason="stop", usage=Usage())
+    return Response(id="ledger", model=model, message=message, finish_reason="stop", usage=_NO_USAGE)
+
+
+_NO_USAGE = Usage()
