@@ -43,7 +43,7 @@ def test_a_compiled_judge_is_asked_with_its_prompt(tmp_path: Path) -> None:
         filtered(tmp_path / "out", ["rubric"], PAIRS[:3], judge, judge_program=str(tmp_path / "judge.json"))
 
 
-@pytest.mark.parametrize(("count", "asked"), [(7, 14), (60, None)])
+@pytest.mark.parametrize(("count", "asked"), [(7, 14), (100, None)])
 def test_a_judge_that_abstains_everywhere_is_reported_in_a_line(tmp_path: Path, count: int, asked: int | None) -> None:
     rows = [pair(4, instruction=f"An unclear matter {n}.") for n in range(count)] + [pair(2), pair(2)]
     rows[-1]["improved_response"] = rows[-1]["response"]  # a tie without a question decides nothing
@@ -51,7 +51,8 @@ def test_a_judge_that_abstains_everywhere_is_reported_in_a_line(tmp_path: Path, 
     with pytest.raises(RunStopped, match=r"judge: the judge abstained on each of the .* another folder") as raised:
         filtered(tmp_path / "out", ["judge"], rows[:count] + rows[-1:], judge)
     assert "\n" not in str(raised.value) and raised.value.exit_code == 1
-    assert len(judge.requests) == asked if asked else 40 <= len(judge.requests) < 80
+    # Twenty rows are enough to see it. 32 are asked about at once, and each that ends makes room for another.
+    assert len(judge.requests) == asked if asked else 40 <= len(judge.requests) <= 2 * (20 + 32)
     asked_before = len(judge.requests)
     with pytest.raises(RunStopped, match="abstained"):
         filtered(tmp_path / "out", ["judge"], rows[:count] + rows[-1:], judge)
