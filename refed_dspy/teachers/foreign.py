@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
+from dspy.clients.backend_selection import CLIENT_KEYS
 from dspy.clients.base_lm import BaseLM
-from dspy.lm15 import Config, Request, Response, Usage, request_from_openai_chat
+from dspy.lm15 import Config, Request, Response, UnsupportedFeatureError, Usage, request_from_openai_chat
 
 from refed_dspy.ledger.attempt import Attempt
 from refed_dspy.ledger.recorder import current_recorder
@@ -19,9 +21,8 @@ from refed_dspy.teachers.route import used_tokens
 if TYPE_CHECKING:
     from refed_dspy.teachers.teacher import Teacher
 
-_CONNECTION_SETTINGS = frozenset(
-    ["api_key", "api_base", "base_url", "api_version", "headers", "extra_headers", "timeout", "rollout_id", "n"]
-)
+_NOT_SENT = {*CLIENT_KEYS, "rollout_id", "n"}
+"""Settings of an LM that are about its connection, or about how often it is asked."""
 _FIELDS = [field.name for field in fields(Config)]
 
 
@@ -29,10 +30,13 @@ class ForeignEngine:
     """The engine of a `dspy.LM` that retries by itself: each request is recorded as one call."""
 
     def __init__(self, lm: BaseLM, teacher: Teacher) -> None:
-        self.lm, self.teacher = lm, teacher
+        self.teacher = teacher
+        self._own = _settings(lm)
+        # DSPy leaves to LiteLLM whatever lm15 has no field for, unless the caller chose an engine.
+        by_litellm = bool(self._own.get("extensions")) and getattr(lm, "engine", None) == "auto"
+        self.lm: BaseLM = lm.copy(engine="litellm") if by_litellm else lm
         self.supports_response_schema = bool(lm.supports_response_schema)
         self.supported_params = frozenset(lm.supported_params)
-        self._own = _settings(lm)
 
     async def complete(self, request: Request) -> Response:
         """The whole answer. Raises LMError, AnswerCut, AnswerRefused, and whatever the recorder raises."""
@@ -71,7 +75,22 @@ class ForeignEngine:
 
 def _settings(lm: BaseLM) -> dict[str, Any]:
     """The fields of a request's Config that the LM sets by itself: an explicit request would go without them."""
-    body = {name: value for name, value in lm.kwargs.items() if name not in _CONNECTION_SETTINGS and value is not None}
-    body |= {"model": lm.model, "messages": [{"role": "user", "content": "-"}]}
-    config, unset = request_from_openai_chat(body).config, Config()
-    return {name: value for name in _FIELDS if (value := getattr(config, name)) != getattr(unset, name)}
+    given = {name: value for name, value in lm.kwargs.items() if name not in _NOT_SENT and value is not None}
+    others = {name: value for name, value in given.items() if not _has_field(name, value)}
+    config, unset = _config({name: value for name, value in given.items() if name not in others}), Config()
+    own = {name: value for name in _FIELDS if (value := getattr(config, name)) != getattr(unset, name)}
+    return own | ({"extensions": {**(config.extensions or {}), **others}} if others else {})
+
+
+def _has_field(name: str, value: Any) -> bool:
+    try:
+        _config({name: value})
+    except UnsupportedFeatureError:
+        return False
+    return True
+
+
+def _config(settings: Mapping[str, Any]) -> Config:
+    body = {**settings, "model": "-", "messages": [{"role": "user", "content": "-"}]}
+    config: Config = request_from_openai_chat(body).config
+    return config

@@ -1,0 +1,86 @@
+"""A caller's own `dspy.LM` as a teacher: what it is sent, and what is recorded of its calls."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import dspy
+import pytest
+from dspy.lm15 import Config, Message, Request
+
+from refed_dspy.errors import CutAnswer, RefusedAnswer
+from refed_dspy.ledger.budget import Caps
+from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.ledger.recorder import RunRecorder
+from refed_dspy.ledger.spending import spent
+from refed_dspy.teachers import open_teacher
+from refed_dspy.teachers.foreign import ForeignEngine
+from refed_dspy.teachers.prices import table_price
+from tests.support.recording_endpoint import listening
+from tests.support.scripted_batches import ask, running_at
+from tests.support.scripted_engine import Writer, fake_lm, response
+
+
+def answered(headers: dict[str, str]) -> tuple[int, dict[str, Any]]:
+    message = {"role": "assistant", "content": "Fine."}
+    choice = {"index": 0, "finish_reason": "stop", "message": message}
+    usage = {"prompt_tokens": 9, "completion_tokens": 3, "total_tokens": 12}
+    return 200, {"id": "1", "object": "chat.completion", "model": "m", "choices": [choice], "usage": usage}
+
+
+@pytest.mark.parametrize(
+    ("settings", "sent"),
+    [
+        ({"temperature": 0.0, "top_p": 0.5, "stop": ["x"]}, {"temperature": 0.0, "top_p": 0.5, "stop": ["x"]}),
+        ({"min_p": 0.1}, {"min_p": 0.1}),
+        ({"extra_body": {"guided_regex": "a+"}, "temperature": 0.0}, {"guided_regex": "a+", "temperature": 0.0}),
+    ],
+    ids=["known", "unknown", "body"],
+)
+async def test_all_of_its_settings_are_sent(settings: dict[str, Any], sent: dict[str, Any]) -> None:
+    """An explicit request has no field for each of them; asked as it is, the LM sends them all."""
+    request = Request(model="any", messages=(Message.user("Hm?"),), config=Config())
+    with listening(answered) as endpoint:
+        own = dspy.LM("openai/m", api_base=endpoint.base_url, api_key="k", cache=False, num_retries=0, **settings)
+        teacher = open_teacher(own)
+        await own.acall("Hm?")
+        assert (await ForeignEngine(own, teacher).complete(request)).text == "Fine."
+        alone, recorded = endpoint.bodies
+    assert {name: recorded[name] for name in sent} == sent == {name: alone[name] for name in sent}
+
+
+@pytest.mark.parametrize("name", ["openai/gpt-4o-mini", "odd/model"])
+async def test_its_calls_are_priced_where_the_table_knows_the_model(tmp_path: Path, name: str) -> None:
+    price = table_price(name)
+    assert (price is None) == (name == "odd/model")
+    teacher = open_teacher(fake_lm(Writer(), name=name))
+    with Ledger.create(tmp_path) as ledger:
+        run = RunRecorder(ledger, Caps(), spent(ledger))
+        async with running_at(ledger, run, teacher) as recorded:
+            assert await ask(recorded, "q")
+        run.group.close()
+        [row] = ledger.db.execute("SELECT outcome, prompt_tokens, completion_tokens, cost FROM calls").fetchall()
+    assert row == ("ok", 100, 20, None if price is None else price.cost(100, 0, 0, 20))
+
+
+@pytest.mark.parametrize(
+    ("reason", "kind"), [("length", CutAnswer), ("content_filter", RefusedAnswer)], ids=["cut", "refused"]
+)
+async def test_an_answer_that_ended_early_is_a_failure_of_that_kind_and_not_asked_again(
+    tmp_path: Path, reason: str, kind: type[Any]
+) -> None:
+    """Also where its text fits: what there is of a cut answer may look like a whole one."""
+    writer = Writer(response(json.dumps({"answer": "Half a"}), reason))
+    teacher = open_teacher(fake_lm(writer))
+    with Ledger.create(tmp_path) as ledger:
+        run = RunRecorder(ledger, Caps(), spent(ledger))
+        async with running_at(ledger, run, teacher) as recorded:
+            for _ in range(2):
+                with pytest.raises(kind):
+                    await ask(recorded, "q")
+        run.group.close()
+        assert ledger.db.execute("SELECT outcome FROM calls").fetchall() == [(kind.kind,)]
+        assert ledger.db.execute("SELECT kind, final FROM failures").fetchall() == [(kind.kind, 1)]
+    assert len(writer.requests) == 1
