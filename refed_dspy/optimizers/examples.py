@@ -29,14 +29,18 @@ class Split:
     validation: tuple[dspy.Example, ...]
     test: tuple[dspy.Example, ...]
 
+    @property
+    def sets(self) -> dict[str, tuple[dspy.Example, ...]]:
+        """Name → set."""
+        return {"train": self.train, "validation": self.validation, "test": self.test}
+
     def subsets(self) -> Mapping[str, str]:
         """Example's id → the name of its set."""
-        named = {"train": self.train, "validation": self.validation, "test": self.test}
-        return {example_id(example): name for name, examples in named.items() for example in examples}
+        return {example_id(each): name for name, examples in self.sets.items() for each in examples}
 
     def clusters(self) -> Mapping[str, str]:
         """Example's id → its cluster."""
-        return {example_id(each): cluster_of(each) for each in (*self.train, *self.validation, *self.test)}
+        return {example_id(each): cluster_of(each) for examples in self.sets.values() for each in examples}
 
     def seen(self) -> list[str]:
         """The clusters that the optimizer sees."""

@@ -15,7 +15,7 @@ from refed_dspy.errors import ConfigError, RunStopped, one_line
 from refed_dspy.ledger.budget import Caps
 from refed_dspy.ledger.candidates import Candidate, baseline_and_best, enough, load_candidates
 from refed_dspy.optimizers.agreement import JudgeReport, agreement_of_results
-from refed_dspy.optimizers.dspy_optimizers import NO_ERROR_LIMIT, Optimizer, OptimizerInputs, choose
+from refed_dspy.optimizers.dspy_optimizers import NO_ERROR_LIMIT, Optimizer
 from refed_dspy.optimizers.estimate import caps_before_proof, estimate_compile
 from refed_dspy.optimizers.gateway import Gateway, current_candidate
 from refed_dspy.optimizers.progress import CompileProgress
@@ -88,7 +88,8 @@ class CompileSteps:
             max_errors=NO_ERROR_LIMIT,
         )
         with settings, _quiet_dspy_log(self.gateway):
-            optimizer = self._optimizer()  # first, so that options that it does not take cost nothing
+            # First, so that options that it does not take cost nothing.
+            optimizer = self.spec.optimizer(self.recorder, self.teacher, self.reflection, self._stopping)
             baseline = self.candidates.note(self.student)
             self.gateway.allow(self.caps, self.seconds)
             self._evaluate("uncompiled program on the validation set", self.student, self.spec.split.validation)
@@ -114,21 +115,6 @@ class CompileSteps:
             return outcome
 
     # --- the steps
-
-    def _optimizer(self) -> Optimizer:
-        settings, split = self.spec.settings, self.spec.split
-        inputs = OptimizerInputs(
-            metric=self.recorder,
-            teacher=self.teacher,
-            reflection=self.reflection,
-            evaluations=settings.evaluations,
-            threads=settings.threads,
-            seed=settings.seed,
-            stopping=lambda: bool(self.gateway.cap_reached or self.gateway.stop_error),
-            train=len(split.train),
-            validation=len(split.validation),
-        )
-        return choose(settings.optimizer, settings.options, inputs)
 
     def _tune(self, optimizer: Optimizer, estimate: Mapping[str, Any]) -> None:
         """Run the optimizer under what the proof leaves of the caps."""
@@ -267,6 +253,9 @@ class CompileSteps:
         candidates = list(self._candidates().values())
         self.progress.candidates = len(candidates)
         self.progress.baseline, self.progress.best = baseline_and_best(candidates)
+
+    def _stopping(self) -> bool:
+        return bool(self.gateway.cap_reached or self.gateway.stop_error)
 
     def _raise_if_stopped(self) -> None:
         if (error := self.gateway.stop_error) is not None:
