@@ -22,6 +22,8 @@ from refed_dspy.programs.judges import (
 from refed_dspy.text import NO_VALUE, format_number, table_lines
 
 ALL = "all"
+PAIR_INPUTS = ("criterion", "description", "instruction", "answer_a", "answer_b")
+"""What a judge sees of a pair, by the names of its signature."""
 _PACKAGE_CRITERIA = {**INSTRUCTION_CRITERIA, **RESPONSE_CRITERIA}
 _COLUMNS = ("criterion", "pairs", "abstained", "accuracy", "same verdict", "consistent", "Pearson", "Spearman")
 
@@ -109,15 +111,9 @@ def _mean(scored: Sequence[tuple[Pair, float]], seed: int) -> Interval | None:
 
 
 def _cells(row: Agreement) -> tuple[str, ...]:
-    intervals = (row.accuracy, row.same_verdict)
-    numbers = (row.consistency, row.pearson, row.spearman)
-    return (
-        row.criterion,
-        str(row.pairs),
-        str(row.abstained),
-        *(NO_VALUE if mean is None else str(mean) for mean in intervals),
-        *map(format_number, numbers),
-    )
+    means = (NO_VALUE if mean is None else str(mean) for mean in (row.accuracy, row.same_verdict))
+    numbers = map(format_number, (row.consistency, row.pearson, row.spearman))
+    return (row.criterion, str(row.pairs), str(row.abstained), *means, *numbers)
 
 
 @dataclass(frozen=True)
@@ -147,16 +143,7 @@ def agreement_of_results(results: Iterable[tuple[dspy.Example, Any, Any]], seed:
     """The rows for results of `dspy.Evaluate`: (example, prediction, score). A failed prediction is an abstention."""
     pairs, verdicts = [], []
     for example, prediction, _ in results:
-        pairs.append(
-            Pair(
-                instruction=example.instruction,
-                answer_a=example.answer_a,
-                answer_b=example.answer_b,
-                verdict=example.people,
-                criterion=example.criterion,
-                description=example.description,
-            )
-        )
+        pairs.append(Pair(verdict=example.people, **{name: example.get(name, "") for name in PAIR_INPUTS}))
         answer = prediction if isinstance(prediction, dspy.Prediction) else dspy.Prediction()
         verdicts.append(Verdict(answer.get("preference"), answer.get("consistent"), (), "" if answer else "failed"))
     return agreement(pairs, verdicts, seed)

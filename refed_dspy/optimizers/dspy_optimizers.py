@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import dspy
@@ -41,16 +41,25 @@ class OptimizerInputs:
 
 @dataclass(frozen=True)
 class Optimizer:
-    """An optimizer, set up. `expected` is about how many evaluations it will ask for."""
+    """An optimizer, set up: `kind` is DSPy's. `expected` is about how many evaluations it will ask for."""
 
     name: str
-    tune: Callable[[dspy.Module, Examples, Examples], dspy.Module]
-    """Student, train, validation → the tuned program."""
+    kind: Any
     expected: int
+    at_compile: Mapping[str, Any] = field(default_factory=dict)
+    """What its `compile` gets besides the student and the sets."""
+
+    def tune(self, student: dspy.Module, train: Examples, validation: Examples) -> dspy.Module:
+        """The tuned program. Where the optimizer takes no validation set, it gets none."""
+        sets = {"trainset": list(train)}
+        if "valset" in _parameters(self.kind.compile):
+            sets["valset"] = list(validation)
+        tuned: dspy.Module = self.kind.compile(student, **{**sets, **self.at_compile})
+        return tuned
 
 
 def choose(name: str, options: Mapping[str, Any], inputs: OptimizerInputs) -> Optimizer:
-    """The optimizer called `name`, set up with `means`.
+    """The optimizer called `name`, set up with `inputs`.
 
     Raises:
         ConfigError: no such optimizer, or options that it does not take.
@@ -71,12 +80,8 @@ def choose(name: str, options: Mapping[str, Any], inputs: OptimizerInputs) -> Op
 
 def _bootstrap(options: dict[str, Any], inputs: OptimizerInputs) -> Optimizer:
     settings = {"max_bootstrapped_demos": 4, "max_labeled_demos": 0, "max_errors": NO_ERROR_LIMIT, **options}
-    optimizer = dspy.BootstrapFewShot(metric=inputs.metric, **settings)
-
-    def tune(student: dspy.Module, examples: Examples, _: Examples) -> dspy.Module:
-        return optimizer.compile(student, trainset=list(examples))
-
-    return Optimizer("bootstrap", tune, min(inputs.train, 2 * settings["max_bootstrapped_demos"]) + inputs.validation)
+    expected = min(inputs.train, 2 * settings["max_bootstrapped_demos"]) + inputs.validation
+    return Optimizer("bootstrap", dspy.BootstrapFewShot(metric=inputs.metric, **settings), expected)
 
 
 def _gepa(options: dict[str, Any], inputs: OptimizerInputs) -> Optimizer:
@@ -95,28 +100,21 @@ def _gepa(options: dict[str, Any], inputs: OptimizerInputs) -> Optimizer:
         **options,
         "gepa_kwargs": {**gepa_kwargs, "stop_callbacks": stop_callbacks},
     }
-    optimizer = dspy.GEPA(metric=inputs.metric, **settings)
-
-    def tune(student: dspy.Module, examples: Examples, validation: Examples) -> dspy.Module:
-        return optimizer.compile(student, trainset=list(examples), valset=list(validation))
-
-    return Optimizer("gepa", tune, settings.get("max_metric_calls") or inputs.evaluations)
+    expected = settings.get("max_metric_calls") or inputs.evaluations
+    return Optimizer("gepa", dspy.GEPA(metric=inputs.metric, **settings), expected)
 
 
 def _mipro(options: dict[str, Any], inputs: OptimizerInputs) -> Optimizer:
-    candidates = options.pop("num_candidates", 6)
-    demos = options.pop("max_bootstrapped_demos", 2)
-    left = (
-        inputs.evaluations - inputs.validation - inputs.train
-    )  # repeats of an example while bootstrapping cost nothing
-    at_compile = {k: options.pop(k) for k in list(options) if k in _parameters(dspy.MIPROv2.compile)}
+    # Repeats of an example while bootstrapping cost nothing.
+    left = inputs.evaluations - inputs.validation - inputs.train
+    at_compile = _taken_at_compile(dspy.MIPROv2, options)
     if options.get("auto") is None:
         sized = {"num_trials": max(1, left // max(1, inputs.validation)), "minibatch": False}
         at_compile = {**sized, **at_compile}
     settings = {
         "auto": None,
-        "num_candidates": candidates,
-        "max_bootstrapped_demos": demos,
+        "num_candidates": 6,
+        "max_bootstrapped_demos": 2,
         "max_labeled_demos": 0,
         "prompt_model": inputs.reflection,
         "task_model": inputs.teacher,
@@ -127,12 +125,7 @@ def _mipro(options: dict[str, Any], inputs: OptimizerInputs) -> Optimizer:
     }
     if settings["auto"] is not None:
         settings["num_candidates"] = None
-    optimizer = dspy.MIPROv2(metric=inputs.metric, **settings)
-
-    def tune(student: dspy.Module, examples: Examples, validation: Examples) -> dspy.Module:
-        return optimizer.compile(student, trainset=list(examples), valset=list(validation), **at_compile)
-
-    return Optimizer("mipro", tune, inputs.evaluations)
+    return Optimizer("mipro", dspy.MIPROv2(metric=inputs.metric, **settings), inputs.evaluations, at_compile)
 
 
 def _simba(options: dict[str, Any], inputs: OptimizerInputs) -> Optimizer:
@@ -148,13 +141,8 @@ def _simba(options: dict[str, Any], inputs: OptimizerInputs) -> Optimizer:
         "num_threads": inputs.threads,
         **options,
     }
-    optimizer = dspy.SIMBA(metric=inputs.metric, **settings)
-
-    def tune(student: dspy.Module, examples: Examples, _: Examples) -> dspy.Module:
-        return optimizer.compile(student, trainset=list(examples), seed=inputs.seed)
-
     expected = settings["max_steps"] * each_step + (candidates + 1) * inputs.train + inputs.validation
-    return Optimizer("simba", tune, expected)
+    return Optimizer("simba", dspy.SIMBA(metric=inputs.metric, **settings), expected, {"seed": inputs.seed})
 
 
 def _by_dotted_name(name: str, options: dict[str, Any], inputs: OptimizerInputs) -> Optimizer:
@@ -171,21 +159,19 @@ def _by_dotted_name(name: str, options: dict[str, Any], inputs: OptimizerInputs)
         "seed": inputs.seed,
         "prompt_model": inputs.reflection,
         "max_errors": NO_ERROR_LIMIT,
+        "evaluations": inputs.evaluations,
     }
-    offered["evaluations"] = inputs.evaluations
-    takes, at_compile = _parameters(kind.__init__), _parameters(kind.compile)
-    later = {k: options.pop(k) for k in list(options) if k not in takes and k in at_compile}
+    takes, later = _parameters(kind.__init__), _taken_at_compile(kind, options)
+    if "eval_kwargs" in _parameters(kind.compile):
+        later.setdefault("eval_kwargs", {"num_threads": inputs.threads, "display_progress": False})
     optimizer = kind(metric=inputs.metric, **{**{k: v for k, v in offered.items() if k in takes}, **options})
+    return Optimizer(name, optimizer, inputs.evaluations, later)
 
-    def tune(student: dspy.Module, examples: Examples, validation: Examples) -> dspy.Module:
-        sets: dict[str, Any] = {"trainset": list(examples)}
-        if "valset" in at_compile:
-            sets["valset"] = list(validation)
-        if "eval_kwargs" in at_compile:
-            sets["eval_kwargs"] = {"num_threads": inputs.threads, "display_progress": False}
-        return optimizer.compile(student, **{**sets, **later})
 
-    return Optimizer(name, tune, inputs.evaluations)
+def _taken_at_compile(kind: Any, options: dict[str, Any]) -> dict[str, Any]:
+    """Take out of `options` those that only the optimizer's `compile` accepts."""
+    names = _parameters(kind.compile) - _parameters(kind.__init__)
+    return {name: options.pop(name) for name in list(options) if name in names}
 
 
 def _parameters(function: Any) -> set[str]:

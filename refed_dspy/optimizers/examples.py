@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -29,14 +29,22 @@ class Split:
     validation: tuple[dspy.Example, ...]
     test: tuple[dspy.Example, ...]
 
+    @property
+    def sets(self) -> dict[str, tuple[dspy.Example, ...]]:
+        """Name → set."""
+        return {"train": self.train, "validation": self.validation, "test": self.test}
+
+    def named_examples(self) -> Iterator[tuple[str, dspy.Example]]:
+        """Every example, with the name of its set."""
+        return ((name, example) for name, examples in self.sets.items() for example in examples)
+
     def subsets(self) -> Mapping[str, str]:
         """Example's id → the name of its set."""
-        named = {"train": self.train, "validation": self.validation, "test": self.test}
-        return {example_id(example): name for name, examples in named.items() for example in examples}
+        return {example_id(example): name for name, example in self.named_examples()}
 
     def clusters(self) -> Mapping[str, str]:
         """Example's id → its cluster."""
-        return {example_id(each): cluster_of(each) for each in (*self.train, *self.validation, *self.test)}
+        return {example_id(example): cluster_of(example) for _, example in self.named_examples()}
 
     def seen(self) -> list[str]:
         """The clusters that the optimizer sees."""

@@ -16,8 +16,8 @@ from refed_dspy.ledger.spending import spent
 from refed_dspy.optimizers.agreement import Agreement, agreement, criterion_of
 from refed_dspy.optimizers.result import why_stopped
 from refed_dspy.programs import PairwiseJudge, Verdict
-from refed_dspy.programs.load import warn_of_another_teacher
-from refed_dspy.programs.saved import load_into, program_digests
+from refed_dspy.programs.load import open_judge, warn_of_another_teacher
+from refed_dspy.programs.saved import program_digests
 from refed_dspy.records import digest, dollars
 from refed_dspy.teachers.caps import caps_of
 from refed_dspy.teachers.judge import open_judge_model
@@ -69,7 +69,7 @@ def measure_agreement(
         RunStopped: the judge failed; verdicts are kept.
     """
     capped = check_config(Capped, {"max_cost": max_cost, "max_calls": max_calls, "max_minutes": max_minutes})
-    judge_program = _judge_program(program)
+    judge_program = program if isinstance(program, PairwiseJudge) else open_judge(program)
     chosen = load_pairs(pairs) if isinstance(pairs, str | Path) else list(pairs)
     if count is not None:
         chosen = sample_pairs(chosen, count, seed)
@@ -93,15 +93,6 @@ def measure_agreement(
     judged_pairs = [pair for pair in chosen if pair.id in verdicts]
     rows = agreement(judged_pairs, [verdicts[pair.id] for pair in judged_pairs], seed)
     return Measurement(rows, len(judged_pairs), len(chosen), spending.cost, spending.calls, stopped)
-
-
-def _judge_program(program: PairwiseJudge | str | Path | None) -> PairwiseJudge:
-    if program is not None and not isinstance(program, str | Path):
-        return program
-    judge = PairwiseJudge()
-    if program is not None:
-        load_into(judge, program)
-    return judge
 
 
 async def judge_pairs(

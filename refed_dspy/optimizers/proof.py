@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from refed_dspy.ledger.candidates import Candidate
-from refed_dspy.metrics.intervals import Interval, is_gain, mean_interval, paired_gain
+from refed_dspy.metrics.intervals import Interval, is_gain, mean_interval
 from refed_dspy.records import dollars
+from refed_dspy.text import format_number, table_lines
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,11 @@ class ProgramScore:
     score: Interval
     components: Mapping[str, float]
     unit_cost: float | None
+
+    def cells(self, names: Sequence[str]) -> list[str]:
+        """Its score, the components of `names`, and its unit cost, for people."""
+        cost = "price unknown" if self.unit_cost is None else dollars(self.unit_cost)
+        return [str(self.score), *(format_number(self.components.get(name)) for name in names), cost]
 
     def facts(self) -> dict[str, Any]:
         """The same in the names of the outcome's JSON."""
@@ -58,16 +64,19 @@ class Proof:
             rows.insert(1, ("champion", self.champion))
         names = [name for name in ("wins", "grades", "diversity", "coverage") if name in self.compiled.components]
         heads = ["program", "score (95% interval)", *names, "a sample" if self.unit == "references" else "an example"]
-        cells = [
-            heads,
-            *([label, str(row.score), *_component_cells(row, names), _money(row.unit_cost)] for label, row in rows),
-        ]
-        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-        table = ["  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in cells]
+        table = table_lines([heads, *([label, *row.cells(names)] for label, row in rows)])
         table.append(f"gain over uncompiled: {self.gain}, {self.gain.clusters} held-out {self.unit}")
         if self.over_champion is not None:
             table.append(f"gain over the champion: {self.over_champion}, {self.over_champion.clusters} {self.unit}")
         return table
+
+    def doubts(self) -> list[str]:
+        """Why nothing is proved, in a line; empty where it is."""
+        if self.proved:
+            return []
+        if not self.whole:
+            return ["not proved: less than four fifths of the test set could be scored"]
+        return [f"not proved: the interval of the gain reaches zero, or fewer than 5 {self.unit} were held out"]
 
     def facts(self) -> dict[str, Any]:
         """The same in JSON types, as the outcome stores it."""
@@ -107,24 +116,4 @@ def gain(
     shared = [e for e in a if e in b and (unseen is None or clusters[e] in unseen)]
     if not shared:
         return None
-    by_cluster: dict[str, list[str]] = {}
-    for example in shared:
-        by_cluster.setdefault(clusters[example], []).append(example)
-    mean_of = {name: (_mean(a, group), _mean(b, group)) for name, group in by_cluster.items()}
-    return paired_gain(
-        {name: new_ for name, (new_, _) in mean_of.items()},
-        {name: old_ for name, (_, old_) in mean_of.items()},
-        seed=seed,
-    )
-
-
-def _mean(scores: Mapping[str, float], examples: list[str]) -> float:
-    return sum(scores[example] for example in examples) / len(examples)
-
-
-def _component_cells(score: ProgramScore, names: list[str]) -> list[str]:
-    return [f"{score.components[name]:.2f}" if name in score.components else "–" for name in names]
-
-
-def _money(unit_cost: float | None) -> str:
-    return "price unknown" if unit_cost is None else dollars(unit_cost)
+    return mean_interval([a[e] - b[e] for e in shared], [clusters[e] for e in shared], seed=seed)

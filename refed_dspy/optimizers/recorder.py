@@ -37,22 +37,22 @@ class CandidateCallback(BaseCallback):
     What runs in the same context afterwards, its calls and its metric, counts for that candidate.
     """
 
-    def __init__(self, gateway: Gateway, student: dspy.Module, split: Split = Split((), (), ())) -> None:  # noqa: B008
-        self._example_of = {
-            digest(dict(each.inputs())): example_id(each) for each in (*split.train, *split.validation, *split.test)
+    def __init__(self, gateway: Gateway, student: dspy.Module, split: Split) -> None:
+        self._examples = {
+            digest(dict(each.inputs())): (example_id(each), name) for name, each in split.named_examples()
         }
-        self._subset_of = split.subsets()
+        """Digest of its inputs → an example's id, and the name of its set."""
         self._gateway, self._kind = gateway, type(student)
         self._shape = _shape(student)
         # A later start continues the numbering of earlier starts.
         self._seen = {candidate.digest: candidate.seq for candidate in gateway.read(load_candidates)}
-        self._running: dict[str, tuple[str, str | None]] = {}
+        self._running: dict[str, tuple[str, tuple[str, str] | None]] = {}
         self._lock = threading.Lock()
 
     def on_module_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
         if self._is_candidate(instance):
             candidate = self.note(instance)
-            self._running[call_id] = candidate, self._example_of.get(digest(inputs.get("kwargs", inputs)))
+            self._running[call_id] = candidate, self._examples.get(digest(inputs.get("kwargs", inputs)))
             current_candidate.set(candidate)
 
     def on_module_end(self, call_id: str, outputs: Any, exception: Exception | None = None) -> None:  # noqa: ARG002
@@ -63,8 +63,7 @@ class CandidateCallback(BaseCallback):
             self._gateway.stop(exception)
         elif example is not None and _is_programs_fault(exception):
             spent = self._gateway.recorder.budget.spent
-            subset = self._subset_of[example]
-            self._gateway.write(evaluation_scored(candidate, example, subset, 0.0, {"failed": 1.0}, spent))
+            self._gateway.write(evaluation_scored(candidate, *example, 0.0, {"failed": 1.0}, spent))
 
     def note(self, program: dspy.Module) -> str:
         """Record the candidate if it is new. Returns its id."""
@@ -161,10 +160,8 @@ def failures_of(prediction: Any) -> list[Failure]:
 
 def _is_programs_fault(error: BaseException) -> bool:
     """Whether a failed prediction is the program's fault: its answer does not fit, was cut, or was refused."""
-    if isinstance(error, RowError):
-        return error.final
-    kind = row_error_of(error)
-    return kind is not None and kind.final
+    failure = error if isinstance(error, RowError) else row_error_of(error)
+    return failure is not None and failure.final
 
 
 def is_recoverable(error: BaseException) -> bool:

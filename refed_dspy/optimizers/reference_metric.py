@@ -12,12 +12,12 @@ import math
 import re
 import statistics
 from collections import deque
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Coroutine, Iterable, Sequence
+from typing import Any, TypeVar
 
 import dspy
 
-from refed_dspy.concurrency import run_blocking, together
+from refed_dspy.concurrency import all_of, run_blocking, together
 from refed_dspy.config.compile import MetricConfig
 from refed_dspy.errors import RowError
 from refed_dspy.optimizers.judge_feedback import JudgedSample, feedback_on_instructions, feedback_on_responses
@@ -35,6 +35,7 @@ from refed_dspy.programs.reference_level import ReferenceLevelFeedback, as_refer
 from refed_dspy.records import Reference, Sample
 
 COMPONENTS = ("wins", "grades", "diversity")
+T = TypeVar("T")
 _WORD = re.compile(r"\w+")
 _ENDPOINT_FAILURES = {"no answer", "no connection"}
 
@@ -115,18 +116,16 @@ class ReferenceMetric:
     async def _judge(self, reference: Reference, samples: Sequence[Sample]) -> list[JudgedSample]:
         instructions = [sample.instruction for sample in samples]
         with _metric_context():
-            feedback = await self._baseline_feedback(reference) if samples else None
-            async with together() as group:
-                judged = [
-                    group.create_task(self._judge_sample(reference, feedback, sample, instructions))
-                    for sample in samples
-                ]
-        return [each.result() for each in judged]
+            feedback = await self._of_baseline(self.baseline.collect_response_feedback(reference)) if samples else None
+            return await all_of(self._judge_sample(reference, feedback, sample, instructions) for sample in samples)
 
     async def _judge_sample(
         self, reference: Reference, feedback: str | None, sample: Sample, siblings: Sequence[str]
     ) -> JudgedSample:
-        baseline = None if feedback is None else await self._baseline_answer(reference, feedback, sample.instruction)
+        answered = None
+        if feedback is not None:
+            answered = await self._of_baseline(self.baseline.respond(reference, feedback, sample.instruction))
+        baseline = None if answered is None else answered.improved_response
         context = _instruction_context(reference, sample.instruction, siblings)
         with dspy.context(lm=self.judge_lm):
             async with together() as group:
@@ -139,33 +138,21 @@ class ReferenceMetric:
                     verdict = await self.pairwise.judge(sample.instruction, sample.improved_response, baseline)
             return JudgedSample(sample, baseline, verdict, tuple(grade.result() for grade in grades))
 
-    async def _baseline_feedback(self, reference: Reference) -> str | None:
+    async def _of_baseline(self, question: Coroutine[Any, Any, T]) -> T | None:
+        """The answer to a `question` of the uncompiled program, or None where that failed."""
         try:
             with dspy.context(lm=self.teacher):
-                return await self.baseline.collect_response_feedback(reference)
-        except RowError:
-            return None
-
-    async def _baseline_answer(self, reference: Reference, feedback: str, instruction: str) -> str | None:
-        try:
-            with dspy.context(lm=self.teacher):
-                return (await self.baseline.respond(reference, feedback, instruction)).improved_response
+                return await question
         except RowError:
             return None
 
     async def _grade_answers(self, judged: Sequence[JudgedSample]) -> list[list[Graded]]:
         with _metric_context(), dspy.context(lm=self.judge_lm):
-            async with together() as group:
-                asked = [
-                    [
-                        group.create_task(
-                            self.rubric.judge(each.sample.improved_response, _answer_context(each), criterion)
-                        )
-                        for criterion in RESPONSE_CRITERIA.values()
-                    ]
-                    for each in judged
-                ]
-        return [[grade.result() for grade in grades] for grades in asked]
+            return await all_of(self._grade_answer(each.sample) for each in judged)
+
+    async def _grade_answer(self, sample: Sample) -> list[Graded]:
+        text, context = sample.improved_response, f"It answers: {sample.instruction}"
+        return await all_of(self.rubric.judge(text, context, each) for each in RESPONSE_CRITERIA.values())
 
     # --- arithmetic
 
@@ -232,10 +219,6 @@ def _length_controlled(judged: JudgedSample, tolerance: float) -> float:
 def _mean(values: Iterable[float | None]) -> float:
     numbers = [value for value in values if value is not None]
     return statistics.fmean(numbers) if numbers else math.nan
-
-
-def _answer_context(judged: JudgedSample) -> str:
-    return f"It answers: {judged.sample.instruction}"
 
 
 def _instruction_context(reference: Reference, instruction: str, siblings: Sequence[str]) -> str:

@@ -21,10 +21,11 @@ from refed_dspy.ledger.spending import spent
 from refed_dspy.ledger.summary import usage_by_stage
 from refed_dspy.optimizers.agreement import JudgeReport
 from refed_dspy.optimizers.proof import Proof, finite
-from refed_dspy.optimizers.spec import ROLES, CompileSpec
+from refed_dspy.optimizers.spec import CompileSpec
 from refed_dspy.programs.prompt_diff import prompt_diff
 from refed_dspy.programs.saved import MANIFEST, load_state, program_digests, program_state
 from refed_dspy.records import PICO, dollars
+from refed_dspy.text import format_number
 from refed_dspy.tracking.store import noted_run
 
 if TYPE_CHECKING:
@@ -57,15 +58,30 @@ class Compiled:
         return self.folder / PROGRAM
 
     def lines(self) -> list[str]:
-        """The outcome, for a terminal."""
-        return outcome_lines(self)
+        """The outcome in a few lines: what it cost, what was gained, where it is."""
+        manifest, proof, scores = self.manifest, self.proof, self.manifest["validation"]
+        before, after = format_number(scores["uncompiled"]), format_number(scores["compiled"])
+        lines = [f"validation: {before} uncompiled, {after} compiled"]
+        if proof is None:
+            lines.append("no proof: it ended before the test set was scored")
+        else:
+            lines += [*proof.lines(), *(self.judge.lines() if self.judge is not None else []), *proof.doubts()]
+        lines.append(f"cost: {_money(manifest['cost'])}, {manifest['calls']} calls")
+        if manifest["abstained"]:
+            lines.append(unjudged(manifest["abstained"]))
+        if not self.changed:
+            lines.append("no candidate was better than the uncompiled program, which is what is kept")
+        if self.stopped:
+            why = why_stopped(self.stopped)
+            lines.append(f"stopped: {why}; this is the best program so far, and the same command goes on")
+        return [*lines, f"program: {self.path}"]
 
     def estimate_lines(self) -> list[str]:
         """What the whole compile would take, judging by the uncompiled program's evaluations."""
         estimate = self.estimate
         cost = "dollars unknown" if estimate["cost"] is None else f"about {dollars(estimate['cost'])}"
         return [
-            f"uncompiled program on the validation set: {_score(self.manifest['validation']['uncompiled'])}",
+            f"uncompiled program on the validation set: {format_number(self.manifest['validation']['uncompiled'])}",
             f"the whole: {cost}, {estimate['calls']:,.0f} calls, for about {estimate['evaluations']} evaluations and "
             "the proof; less where candidates share calls; the reflection model's calls are not in it",
             f"so far: {dollars(estimate['spent'])}; go on with the same command without --estimate",
@@ -113,23 +129,21 @@ def write_outcome(
 
 def _manifest(ledger: Ledger, spec: CompileSpec, outcome: CompileOutcome, program: dspy.Module) -> dict[str, Any]:
     """How a program came about, in JSON types. It holds no API key: of a teacher only model and endpoint."""
-    settings, spending = spec.settings, spent(ledger)
+    settings, about, spending = spec.settings, spec.about(), spent(ledger)
     facts = {
         "format": FORMAT,
         "kind": type(program).__name__,
         "prompts": program_digests(program),
         "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "versions": {name: version(name) for name in ("refed-dspy", "dspy")} | {"python": platform.python_version()},
-        "models": {
-            role: {"model": spec.teachers[role].model, "endpoint": spec.teachers[role].endpoint} for role in ROLES
-        },
+        "models": about["models"],
         "optimizer": settings.optimizer,
-        "options": {name: one_line(value, 100) for name, value in settings.options.items()},
+        "options": about["options"],
         "evaluations": settings.evaluations,
         "metric": spec.identity()["metric"],
         "seed": settings.seed,
         "seen": sorted({*spec.split.seen(), *getattr(spec.program, "tuned_on", ())}),
-        "sets": {name: len(getattr(spec.split, name)) for name in ("train", "validation", "test")},
+        "sets": {name: len(examples) for name, examples in spec.split.sets.items()},
         "validation": {"uncompiled": outcome.baseline.mean("validation"), "compiled": outcome.best.mean("validation")},
         "abstained": count_abstentions(ledger),
         "candidate": outcome.best.digest,
@@ -149,35 +163,8 @@ def _manifest(ledger: Ledger, spec: CompileSpec, outcome: CompileOutcome, progra
     return dict(json.loads(json.dumps(finite(facts))))
 
 
-def outcome_lines(compiled: Compiled) -> list[str]:
-    """The outcome in a few lines: what it cost, what was gained, where it is."""
-    manifest, proof = compiled.manifest, compiled.proof
-    validation = manifest["validation"]
-    lines = [f"validation: {_score(validation['uncompiled'])} uncompiled, {_score(validation['compiled'])} compiled"]
-    if proof is not None:
-        lines += [*proof.lines(), *(compiled.judge.lines() if compiled.judge is not None else [])]
-        if not proof.whole:
-            lines.append("not proved: less than four fifths of the test set could be scored")
-        elif not proof.proved:
-            lines.append(
-                f"not proved: the interval of the gain reaches zero, or fewer than 5 {proof.unit} were held out"
-            )
-    else:
-        lines.append("no proof: it ended before the test set was scored")
-    cost = "price unknown" if manifest["cost"] is None else dollars(manifest["cost"] * PICO)
-    lines.append(f"cost: {cost}, {manifest['calls']} calls")
-    if manifest["abstained"]:
-        lines.append(unjudged(manifest["abstained"]))
-    if not compiled.changed:
-        lines.append("no candidate was better than the uncompiled program, which is what is kept")
-    if compiled.stopped:
-        why = why_stopped(compiled.stopped)
-        lines.append(f"stopped: {why}; this is the best program so far, and the same command goes on")
-    return [*lines, f"program: {compiled.path}"]
-
-
-def _score(value: float | None) -> str:
-    return "–" if value is None else f"{value:.2f}"
+def _money(amount: float | None) -> str:
+    return "price unknown" if amount is None else dollars(amount * PICO)
 
 
 def compile_status(ledger: Ledger) -> dict[str, Any]:
@@ -216,12 +203,9 @@ def status_lines(facts: dict[str, Any]) -> list[str]:
     if facts["abstained"]:
         lines.append(unjudged(facts["abstained"]))
     for role, use in facts["usage"].items():
-        money = "price unknown" if use["cost"] is None else dollars(use["cost"] * PICO)
-        lines.append(
-            f"{role}: {use['calls']} calls, {use['prompt_tokens']} tokens read, "
-            f"{use['completion_tokens']} written, {money}"
-        )
-    lines.append("dollars: price unknown" if facts["cost"] is None else f"dollars: {dollars(facts['cost'] * PICO)}")
+        tokens = f"{use['prompt_tokens']} tokens read, {use['completion_tokens']} written"
+        lines.append(f"{role}: {use['calls']} calls, {tokens}, {_money(use['cost'])}")
+    lines.append(f"dollars: {_money(facts['cost'])}")
     if facts["stopped"]:
         lines.append(f"stopped: {why_stopped(facts['stopped'])}")
     proof = {None: "no proof yet", True: "proved better", False: "not proved better"}[facts["proved"]]

@@ -14,17 +14,17 @@ from refed_dspy.config.compile import CompileConfig, MetricConfig
 from refed_dspy.config.loading import check_config
 from refed_dspy.data.references import References
 from refed_dspy.errors import ConfigError, one_line
-from refed_dspy.optimizers.dspy_optimizers import OptimizerInputs, choose
+from refed_dspy.optimizers.dspy_optimizers import Optimizer, OptimizerInputs, choose
 from refed_dspy.optimizers.examples import Split, as_examples, example_id, split_examples
 from refed_dspy.optimizers.metrics import CustomMetric, HumanAgreement, Metric, name_of, source_of
 from refed_dspy.optimizers.reference_metric import ReferenceMetric
 from refed_dspy.programs import PairwiseJudge, ReferenceLevelFeedback
-from refed_dspy.programs.load import load_program, refuse_bound_models, warn_of_another_teacher
-from refed_dspy.programs.saved import load_into, program_digests
+from refed_dspy.programs.load import load_program, open_judge, refuse_bound_models, warn_of_another_teacher
+from refed_dspy.programs.saved import program_digests
 from refed_dspy.records import digest
 from refed_dspy.signatures import DEFAULT_FEATURES
 from refed_dspy.teachers import Teacher, open_teacher
-from refed_dspy.teachers.caps import CapSettings
+from refed_dspy.teachers.caps import caps_of
 from refed_dspy.teachers.judge import in_role, judge_for
 from refed_dspy.teachers.work import Work
 
@@ -70,16 +70,34 @@ class CompileSpec:
             return HumanAgreement()
         return ReferenceMetric(self.student, teacher, judge, self.settings.metric, self.judge_program)
 
+    def optimizer(
+        self, metric: Callable[..., Any], teacher: dspy.LM, reflection: dspy.LM, stopping: Callable[[], bool]
+    ) -> Optimizer:
+        """The optimizer, set up: nothing is asked yet. `stopping`: whether no further call is allowed.
+
+        Raises ConfigError for an unknown optimizer, or options that it does not take.
+        """
+        settings = self.settings
+        inputs = OptimizerInputs(
+            metric=metric,
+            teacher=teacher,
+            reflection=reflection,
+            evaluations=settings.evaluations,
+            threads=settings.threads,
+            seed=settings.seed,
+            stopping=stopping,
+            train=len(self.split.train),
+            validation=len(self.split.validation),
+        )
+        return choose(settings.optimizer, settings.options, inputs)
+
     def identity(self) -> dict[str, Any]:
         """What must be the same on every start, in JSON types. A refusal quotes these names."""
         settings = self.settings
         return {
             "kind": f"{type(self.program).__name__}{self._code}",
             "program": program_digests(self.program),
-            "examples": {
-                name: digest([example_id(each) for each in getattr(self.split, name)])
-                for name in ("train", "validation", "test")
-            },
+            "examples": self._set_digests,
             "optimizer": settings.optimizer,
             "options": digest(_named(settings.options)),
             "evaluations": settings.evaluations,
@@ -91,6 +109,10 @@ class CompileSpec:
         }
 
     @property
+    def _set_digests(self) -> dict[str, str]:
+        return {name: digest([example_id(each) for each in examples]) for name, examples in self.split.sets.items()}
+
+    @property
     def _code(self) -> str:
         """A digest of the source of a caller's program class; this package's and DSPy's need none."""
         kind = type(self.program)
@@ -98,30 +120,26 @@ class CompileSpec:
 
     def work(self) -> Work:
         """The compile as paid work."""
-        settings = self.settings
         return Work(
             kind="compile",
             identity=self.identity(),
             models=self.teachers,
-            size=settings.evaluations,
-            caps=CapSettings(
-                max_cost=settings.max_cost, max_calls=settings.max_calls, max_minutes=settings.max_minutes
-            ),
+            size=self.settings.evaluations,
+            caps=caps_of(self.settings),
             facts={"about": self.about()},
             way_out="use a new --out",
         )
 
     def about(self) -> dict[str, Any]:
         """What the ledger records about the compile besides its identity, in JSON types."""
-        settings = self.settings
-        sets = {name: getattr(self.split, name) for name in ("train", "validation", "test")}
+        settings, digests = self.settings, self._set_digests
         return {
             "name": settings.name,
             "models": {role: {"model": t.model, "endpoint": t.endpoint} for role, t in self.teachers.items()},
             "options": {name: one_line(value, 100) for name, value in settings.options.items()},
             "examples": self.unit,
             "source": settings.pairs or settings.references or "",
-            "sets": {name: [self.identity()["examples"][name], len(examples)] for name, examples in sets.items()},
+            "sets": {name: [digests[name], len(examples)] for name, examples in self.split.sets.items()},
             "max_cost": settings.max_cost,
             "max_calls": settings.max_calls,
         }
@@ -136,23 +154,6 @@ def _named(value: Any) -> Any:
     if value is None or isinstance(value, str | int | float | bool):
         return value
     return name_of(value)
-
-
-def _check_optimizer(settings: CompileConfig, split: Split) -> None:
-    """Raises ConfigError for an unknown optimizer, or options that it does not take."""
-    no_model: Any = object()  # stands for a model: setting up an optimizer asks nothing
-    inputs = OptimizerInputs(
-        metric=lambda example, prediction, trace=None, name=None, pred_trace=None: 0.0,  # noqa: ARG005
-        teacher=no_model,
-        reflection=no_model,
-        evaluations=settings.evaluations,
-        threads=settings.threads,
-        seed=settings.seed,
-        stopping=lambda: False,
-        train=len(split.train),
-        validation=len(split.validation),
-    )
-    choose(settings.optimizer, settings.options, inputs)
 
 
 def prepare(program: Any, examples: Any, metric: Any, arguments: Mapping[str, Any]) -> CompileSpec:
@@ -176,12 +177,17 @@ def prepare(program: Any, examples: Any, metric: Any, arguments: Mapping[str, An
         raise ConfigError(f"metric: pass one for a {type(module).__name__}: a function of example and prediction")
     sizes = (settings.train, settings.validation, settings.test)
     split = split_examples(items, sizes, settings.seed, settings.held_out_criteria, getattr(module, "tuned_on", ()))
-    _check_optimizer(settings, split)
-    judge = PairwiseJudge()
-    if settings.judge_program is not None:
-        load_into(judge, settings.judge_program)
-        warn_of_another_teacher(judge, teachers["judge"].model)
-    return CompileSpec(module, split, teachers, settings, metric, judge)
+    judge = open_judge(settings.judge_program)
+    spec = CompileSpec(module, split, teachers, settings, metric, judge)
+    no_model: Any = object()  # stands for a model: setting up an optimizer asks nothing
+    spec.optimizer(_no_metric, no_model, no_model, stopping=lambda: False)
+    warn_of_another_teacher(judge, teachers["judge"].model)
+    return spec
+
+
+def _no_metric(example: Any, prediction: Any, trace: Any = None, name: Any = None, pred_trace: Any = None) -> float:  # noqa: ARG001
+    """Stands for a metric, with the arguments that GEPA looks for."""
+    return 0.0
 
 
 def open_teachers(models: Mapping[str, Any]) -> dict[str, Teacher]:
@@ -190,12 +196,10 @@ def open_teachers(models: Mapping[str, Any]) -> dict[str, Teacher]:
     judge = judge_for(teacher, models["judge"])
     with in_role("reflection"):
         reflection = judge if models["reflection"] is None else open_teacher(models["reflection"], teacher)
-    shared: list[Teacher] = []
-    opened = {}
+    opened: dict[str, Teacher] = {}
     for role, model in zip(ROLES, (teacher, judge, reflection), strict=True):
-        same = next((t for t in shared if t is model or (t.config is not None and t.config == model.config)), None)
-        opened[role] = same or model
-        shared.append(opened[role])
+        equal = (other for other in opened.values() if other.config is not None and other.config == model.config)
+        opened[role] = next(equal, model)
     return opened
 
 

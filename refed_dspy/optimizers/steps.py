@@ -15,7 +15,7 @@ from refed_dspy.errors import ConfigError, RunStopped, one_line
 from refed_dspy.ledger.budget import Caps
 from refed_dspy.ledger.candidates import Candidate, baseline_and_best, enough, load_candidates
 from refed_dspy.optimizers.agreement import JudgeReport, agreement_of_results
-from refed_dspy.optimizers.dspy_optimizers import NO_ERROR_LIMIT, Optimizer, OptimizerInputs, choose
+from refed_dspy.optimizers.dspy_optimizers import NO_ERROR_LIMIT, Optimizer
 from refed_dspy.optimizers.estimate import caps_before_proof, estimate_compile
 from refed_dspy.optimizers.gateway import Gateway, current_candidate
 from refed_dspy.optimizers.progress import CompileProgress
@@ -33,7 +33,7 @@ from refed_dspy.tracking.store import NotTracked, noted_run
 log = logging.getLogger("refed_dspy.optimizers")
 
 
-@dataclass
+@dataclass(frozen=True)
 class CompileOutcome:
     """What a compile came to. `stopped`: what ended it early, a cap's name or missing answers; else an empty text."""
 
@@ -88,12 +88,13 @@ class CompileSteps:
             max_errors=NO_ERROR_LIMIT,
         )
         with settings, _quiet_dspy_log(self.gateway):
-            optimizer = self._optimizer()  # first, so that options that it does not take cost nothing
+            # First, so that options that it does not take cost nothing.
+            optimizer = self.spec.optimizer(self.recorder, self.teacher, self.reflection, self._stopping)
             baseline = self.candidates.note(self.student)
             self.gateway.allow(self.caps, self.seconds)
             self._evaluate("uncompiled program on the validation set", self.student, self.spec.split.validation)
-            self._raise_if_nothing_scored(baseline)
             uncompiled = self._candidates()[baseline]
+            self._raise_if_nothing_scored(uncompiled)
             if (mean := uncompiled.mean("validation")) is not None:
                 self.recorder.neutral = mean
             estimate = estimate_compile(self.spec, self.gateway, uncompiled, optimizer, self.champion is not None)
@@ -101,34 +102,17 @@ class CompileSteps:
                 self.spec.split.validation + self.spec.split.test
             )
             if estimate_only or self.gateway.cap_reached:
-                return self._outcome(baseline, baseline, estimate)
+                return CompileOutcome(uncompiled, uncompiled, estimate, stopped=self.gateway.cap_reached)
             self._tune(optimizer, estimate)
             best = self._best(baseline)
-            outcome = self._outcome(baseline, best, estimate)
-            outcome.proof = self._prove(baseline, best)
-            outcome.judge = self._judge_report(baseline, best)
-            outcome.stopped = outcome.stopped or self.gateway.cap_reached
-            if outcome.proof is None and not outcome.stopped:
-                outcome.stopped = f"no answer to {self.gateway.unanswered} requests"
-            outcome.champion = self.champion.version if self.champion else None
-            return outcome
+            proof, report = self._prove(baseline, best), self._judge_report(baseline, best)
+            stopped = self.tuning_ended_at or self.gateway.cap_reached
+            if proof is None and not stopped:
+                stopped = f"no answer to {self.gateway.unanswered} requests"
+            candidates, version = self._candidates(), self.champion.version if self.champion else None
+            return CompileOutcome(candidates[baseline], candidates[best], estimate, proof, stopped, version, report)
 
     # --- the steps
-
-    def _optimizer(self) -> Optimizer:
-        settings, split = self.spec.settings, self.spec.split
-        inputs = OptimizerInputs(
-            metric=self.recorder,
-            teacher=self.teacher,
-            reflection=self.reflection,
-            evaluations=settings.evaluations,
-            threads=settings.threads,
-            seed=settings.seed,
-            stopping=lambda: bool(self.gateway.cap_reached or self.gateway.stop_error),
-            train=len(split.train),
-            validation=len(split.validation),
-        )
-        return choose(settings.optimizer, settings.options, inputs)
 
     def _tune(self, optimizer: Optimizer, estimate: Mapping[str, Any]) -> None:
         """Run the optimizer under what the proof leaves of the caps."""
@@ -169,13 +153,12 @@ class CompileSteps:
             return None
         size = len(self.spec.split.test)
         whole = all(enough(len(candidates[name].scores.get("test", {})), size) for name in names.values())
-        if self.champion is None:
-            return Proof(baseline_score, best_score, difference, unit=self.spec.unit, whole=whole)
-        unseen = frozenset(self.clusters.values()) - set(self.champion.state.get(MANIFEST, {}).get("seen", []))
-        gain_over_champion = gain(candidates[best], candidates[names["champion"]], self.clusters, seed, unseen)
-        return Proof(
-            baseline_score, best_score, difference, scores["champion"], gain_over_champion, self.spec.unit, whole
-        )
+        over_champion = None
+        if self.champion is not None:
+            unseen = frozenset(self.clusters.values()) - set(self.champion.state.get(MANIFEST, {}).get("seen", []))
+            over_champion = gain(candidates[best], candidates[names["champion"]], self.clusters, seed, unseen)
+        champions = scores.get("champion")
+        return Proof(baseline_score, best_score, difference, champions, over_champion, self.spec.unit, whole)
 
     def _judge_report(self, baseline: str, best: str) -> JudgeReport | None:
         """How a judge agrees with people, before and after the compile."""
@@ -237,21 +220,18 @@ class CompileSteps:
         load_state(program, dict(state), "candidate")
         return program
 
-    def _outcome(self, baseline: str, best: str, estimate: dict[str, Any]) -> CompileOutcome:
-        candidates = self._candidates()
-        stopped = self.tuning_ended_at or self.gateway.cap_reached
-        return CompileOutcome(candidates[baseline], candidates[best], estimate, stopped=stopped)
-
     def _on_evaluation(self) -> None:
         budget = self.gateway.recorder.budget
         self.progress.evaluations = self.recorder.evaluations
         self.progress.cost, self.progress.calls = budget.spent, budget.calls
         if self.recorder.evaluations % 10 == 0:
-            self._update_scores()
+            candidates = self.gateway.read(load_candidates)
+            self.progress.candidates = len(candidates)
+            self.progress.baseline, self.progress.best = baseline_and_best(candidates)
 
-    def _raise_if_nothing_scored(self, baseline: str) -> None:
+    def _raise_if_nothing_scored(self, uncompiled: Candidate) -> None:
         """Raises RunStopped where the uncompiled program scored nothing: no optimizer is worth its cost then."""
-        scores = self._candidates()[baseline].scores.get("validation", {})
+        scores = uncompiled.scores.get("validation", {})
         custom = not isinstance(self.recorder.metric, ReferenceMetric)
         if self.gateway.cap_reached or any(scores.values()) or (custom and scores):
             return
@@ -262,11 +242,8 @@ class CompileSteps:
             "what was asked is kept"
         )
 
-    def _update_scores(self) -> None:
-        """Update what the progress says of candidates."""
-        candidates = list(self._candidates().values())
-        self.progress.candidates = len(candidates)
-        self.progress.baseline, self.progress.best = baseline_and_best(candidates)
+    def _stopping(self) -> bool:
+        return bool(self.gateway.cap_reached or self.gateway.stop_error)
 
     def _raise_if_stopped(self) -> None:
         if (error := self.gateway.stop_error) is not None:

@@ -6,13 +6,13 @@ A judge that cannot decide abstains, with a reason. An abstention is recorded as
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from types import MappingProxyType
 from typing import Any
 
 import dspy
 
-from refed_dspy.concurrency import run_blocking, together
+from refed_dspy.concurrency import all_of, run_blocking
 from refed_dspy.errors import NoConnection, RowError, one_line
 from refed_dspy.programs.asking import about
 from refed_dspy.signatures.judging import PairwiseComparison, RubricGrading
@@ -107,10 +107,8 @@ class PairwiseJudge(dspy.Module):
         """
         if answer_a.strip() == answer_b.strip():
             return SAME
-        async with together() as group:
-            in_order = group.create_task(self._compare(instruction, answer_a, answer_b, criterion, item))
-            exchanged = group.create_task(self._compare(instruction, answer_b, answer_a, criterion, item))
-        first, second = in_order.result(), exchanged.result()
+        orders = ((answer_a, answer_b), (answer_b, answer_a))
+        first, second = await all_of(self._compare(instruction, *order, criterion, item) for order in orders)
         reasons = []
         if not isinstance(first, str):
             reasons.append(first.reason)
@@ -148,12 +146,7 @@ class PairwiseJudge(dspy.Module):
     ) -> dspy.Prediction:
         """A prediction with the Verdict's fields."""
         verdict = await self.judge(instruction, answer_a, answer_b, Criterion(criterion, description))
-        return dspy.Prediction(
-            preference=verdict.preference,
-            consistent=verdict.consistent,
-            reasons=verdict.reasons,
-            abstained=verdict.abstained,
-        )
+        return dspy.Prediction(**asdict(verdict))
 
     def forward(self, *inputs: Any, **named: Any) -> dspy.Prediction:
         """`aforward`, for callers without an event loop."""

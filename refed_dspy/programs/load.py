@@ -67,10 +67,11 @@ def load_program(
     return program
 
 
-def open_judge(source: Path | str) -> PairwiseJudge:
-    """The compiled judge at `source`. Raises ConfigError."""
+def open_judge(source: Path | str | None) -> PairwiseJudge:
+    """The compiled judge at `source`; None: the judge with its own prompts. Raises ConfigError."""
     judge = PairwiseJudge()
-    load_into(judge, source)
+    if source is not None:
+        load_into(judge, source)
     return judge
 
 

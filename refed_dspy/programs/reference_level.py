@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import dspy
 
-from refed_dspy.concurrency import run_blocking, together
+from refed_dspy.concurrency import all_of, run_blocking, together
 from refed_dspy.errors import ConfigError, RowError
 from refed_dspy.programs.asking import about, again
 from refed_dspy.records import Failure, Feedback, Reference, Sample
@@ -179,7 +179,7 @@ class ReferenceLevelFeedback(dspy.Module):
         feedback = await _or_failure(failures, self.collect(reference))
         samples: list[Sample] = []
         if feedback is not None:
-            proposals = await _all(
+            proposals = await all_of(
                 _or_failure(failures, self.propose(reference, name, description))
                 for name, description in feedback.features.items()
             )
@@ -187,7 +187,7 @@ class ReferenceLevelFeedback(dspy.Module):
             instructions = dict.fromkeys(
                 text for proposal in proposals if proposal is not None for text in proposal.instructions
             )
-            responses = await _all(
+            responses = await all_of(
                 _or_failure(failures, self.respond(reference, feedback.response, text)) for text in instructions
             )
             samples = [sample for sample in responses if sample is not None]
@@ -236,10 +236,3 @@ async def _or_failure(failures: list[Failure], work: Coroutine[Any, Any, T]) -> 
     except RowError as error:
         failures.append(Failure(stage=error.stage, item=error.item, kind=error.kind, reason=error.reason))
         return None
-
-
-async def _all(coroutines: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-    """The results of `coroutines`, which run concurrently."""
-    async with together() as group:
-        tasks = [group.create_task(coroutine) for coroutine in coroutines]
-    return [task.result() for task in tasks]

@@ -8,7 +8,7 @@ from typing import Any
 
 import dspy
 
-from refed_dspy.optimizers.examples import example_id
+from refed_dspy.optimizers.examples import Split, example_id
 from refed_dspy.optimizers.metrics import Evaluation
 from refed_dspy.optimizers.recorder import CandidateCallback, ScoreRecorder
 from refed_dspy.programs.adapter import SchemaAdapter
@@ -71,7 +71,7 @@ def recorder(gateway: FakeGateway, metric: Any = None, **more: Any) -> ScoreReco
 
 def candidates(gateway: FakeGateway, student: dspy.Module) -> CandidateCallback:
     made: Any = CandidateCallback
-    return made(gateway, student)  # type: ignore[no-any-return]
+    return made(gateway, student, Split((), (), ()))  # type: ignore[no-any-return]
 
 
 def program(instructions: str = "Answer.") -> dspy.Module:

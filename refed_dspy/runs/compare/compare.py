@@ -14,7 +14,7 @@ from refed_dspy.config.loading import check_config
 from refed_dspy.data.references import load_references
 from refed_dspy.errors import ConfigError, NoAnswer, NoConnection, RefedError, RunStopped, one_line
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.programs import PairwiseJudge, ReferenceLevelFeedback, SeedOnly
+from refed_dspy.programs import ReferenceLevelFeedback, SeedOnly
 from refed_dspy.programs.baselines import METHODS
 from refed_dspy.programs.load import load_program, open_judge, refuse_bound_models, warn_of_another_teacher
 from refed_dspy.programs.saved import program_digests
@@ -90,7 +90,7 @@ def prepare(config: CompareConfig, programs: Mapping[str, Any], references: Any,
     built = {name: _program(name, source, config) for name, source in programs.items() if not _is_seed(source)}
     for program in built.values():
         warn_of_another_teacher(program, opened.model)
-    judge_program = PairwiseJudge() if config.judge_program is None else open_judge(config.judge_program)
+    judge_program = open_judge(config.judge_program)
     seed_graded = config.grades and len(built) < len(programs)
     side_by_side = SideBySide(built, config.against, judge_program, graded=config.grades, seed_graded=seed_graded)
     usable = load_references(references, config.columns or None).fitting(opened.window, opened.max_tokens)
