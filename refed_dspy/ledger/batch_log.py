@@ -5,16 +5,30 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from refed_dspy.ledger import batches
-from refed_dspy.ledger.attempt import SentBatch
 from refed_dspy.ledger.batches import UnsettledCall
 from refed_dspy.ledger.budget import Budget
 from refed_dspy.ledger.group_commit import GroupCommit
-from refed_dspy.ledger.statements import Statement, not_sent
+from refed_dspy.ledger.statements import SENT, UNUSED, Statement, not_sent
 from refed_dspy.records import Call
+
+
+@dataclass(frozen=True)
+class SentBatch:
+    """A batch that was begun, under `id` in the ledger. Only once it has a `name` is it known that the service took it.
+
+    `nonce` is in the batch's metadata at the service: a process that was killed before it wrote down the name finds the
+    batch by it. `numbers`: the calls in it that have no answer yet. `created`: seconds since 1970.
+    """
+
+    id: int
+    nonce: str
+    name: str | None
+    created: float
+    numbers: tuple[int, ...]
 
 
 class BatchLog:
@@ -85,8 +99,8 @@ class BatchLog:
         """The batches of earlier starts that have not ended."""
         return [
             SentBatch(row["id"], row["nonce"], row["name"], row["created"], batches.numbers(self._ledger, row["id"]))
-            for row in batches.open_batches(self._ledger)
-            if (row["endpoint"], row["model"]) == (endpoint, model)
+            for row in batches.all_batches(self._ledger)
+            if row["state"] is None and (row["endpoint"], row["model"]) == (endpoint, model)
         ]
 
     def begin(self, endpoint: str, model: str, nonce: str, numbers: Sequence[int]) -> SentBatch:
@@ -103,7 +117,8 @@ class BatchLog:
 
     def arrived(self, answers: Mapping[int, str]) -> None:
         """Store answers (call number → JSON) until they are handed over, in this start or a later one."""
-        self._ledger.commit(batches.arrived(answers))
+        update = "UPDATE batched SET answer=? WHERE call=?"
+        self._ledger.commit([(update, (text, number)) for number, text in answers.items()])
 
     def ended(self, batch: SentBatch, how: str, free: Sequence[int] = (), lost: Sequence[int] = ()) -> None:
         """The batch has ended. Its calls without an answer are `free`, and are deleted until they are sent again, or
@@ -119,12 +134,13 @@ class BatchLog:
             statements += not_sent(number)
         for number in sorted(waiting.intersection(lost)):
             if self._remove_unclaimed(number) is not None:
-                statements += batches.lost(number)
+                statements.append(("UPDATE calls SET outcome='lost' WHERE id=?", (number,)))
         self._ledger.commit(statements)
 
     def answer(self, number: int) -> str | None:
         """The answer that arrived for a call, as JSON, or None."""
-        return batches.answer(self._ledger, number)
+        row = self._ledger.db.execute("SELECT answer FROM batched WHERE call=?", (number,)).fetchone()
+        return None if row is None else row[0]
 
     def unclaimed(self, endpoint: str, model: str) -> Mapping[int, str]:
         """The answers of this model's batches that arrived and that nobody asked for so far, by call number."""
@@ -133,8 +149,13 @@ class BatchLog:
         return {number: text for number, text in answers if text is not None}
 
     def has_answered(self, endpoint: str, model: str) -> bool:
-        """Whether this model ever answered, in any start."""
-        return batches.has_answered(self._ledger, endpoint, model)
+        """Whether this model ever answered a call, or an answer of it arrived in a batch, in any start."""
+        arrived = (
+            "SELECT 1 FROM batched b JOIN batches t ON t.id = b.batch"
+            " WHERE b.answer IS NOT NULL AND t.endpoint = ? AND t.model = ?"
+        )
+        row = self._ledger.db.execute(arrived, (endpoint, model)).fetchone()
+        return row is not None or (model, endpoint) in self._ledger.answered_models()
 
     def settle(self, call: Call) -> None:
         """Charge an unclaimed answer what it cost. It can still be claimed by a later start."""
@@ -144,5 +165,6 @@ class BatchLog:
         self._group.post(batches.unused(call))
 
     def tidy(self) -> None:
-        """Delete the answers that were handed over."""
-        self._group.post(batches.tidied())
+        """Delete the answers that were handed over: they are in the table `answers`."""
+        settled = f"SELECT id FROM calls WHERE outcome NOT IN ('{SENT}', '{UNUSED}')"
+        self._group.post([(f"DELETE FROM batched WHERE call IN ({settled}) OR call NOT IN (SELECT id FROM calls)", ())])

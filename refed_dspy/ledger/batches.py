@@ -1,9 +1,9 @@
-"""Batches in the ledger: the statements that write them, and the queries for those that have not ended."""
+"""Batches in the ledger: the statements that write them, and the queries for those whose calls still wait."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,33 +54,10 @@ def left_batches(ledger: Ledger) -> list[dict[str, Any]]:
     return [batch for batch in all_batches(ledger) if batch["calls"]]
 
 
-def open_batches(ledger: Ledger) -> list[dict[str, Any]]:
-    """The batches that have not ended."""
-    return [batch for batch in all_batches(ledger) if batch["state"] is None]
-
-
 def numbers(ledger: Ledger, batch: int) -> tuple[int, ...]:
     """The calls of a batch whose answers have not arrived."""
     rows = ledger.db.execute("SELECT call FROM batched WHERE batch=? AND answer IS NULL ORDER BY call", (batch,))
     return tuple(number for (number,) in rows)
-
-
-def answer(ledger: Ledger, number: int) -> str | None:
-    """The answer that arrived for a call, as JSON, or None."""
-    row = ledger.db.execute("SELECT answer FROM batched WHERE call=?", (number,)).fetchone()
-    return None if row is None else row[0]
-
-
-def has_answered(ledger: Ledger, endpoint: str, model: str) -> bool:
-    """Whether a call to this model was answered, or an answer to one arrived in a batch."""
-    names = {"endpoint": endpoint, "model": model, "ok": "ok"}
-    settled = "SELECT 1 FROM calls WHERE outcome = :ok AND endpoint = :endpoint AND model = :model"
-    arrived = (
-        "SELECT 1 FROM batched b JOIN batches t ON t.id = b.batch"
-        " WHERE b.answer IS NOT NULL AND t.endpoint = :endpoint AND t.model = :model"
-    )
-    (answered,) = ledger.db.execute(f"SELECT EXISTS ({settled}) OR EXISTS ({arrived})", names).fetchone()
-    return bool(answered)
 
 
 def row(ledger: Ledger, number: int) -> list[Statement]:
@@ -102,11 +79,6 @@ def named(batch: int, name: str) -> list[Statement]:
     return [("UPDATE batches SET name=? WHERE id=?", (name, batch))]
 
 
-def arrived(answers: Mapping[int, str]) -> list[Statement]:
-    """Answers that arrived, stored until they are handed over."""
-    return [("UPDATE batched SET answer=? WHERE call=?", (text, number)) for number, text in answers.items()]
-
-
 def ended(batch: int, how: str) -> list[Statement]:
     """The batch has ended; its calls without an answer are removed from it."""
     return [
@@ -115,22 +87,11 @@ def ended(batch: int, how: str) -> list[Statement]:
     ]
 
 
-def lost(number: int) -> list[Statement]:
-    """A call that nobody waits for, and that may have been billed without an answer."""
-    return [("UPDATE calls SET outcome='lost' WHERE id=?", (number,))]
-
-
 def unused(call: Call) -> list[Statement]:
     """The cost of an answer that nobody asked for so far."""
     tokens = (call.prompt_tokens, call.cached_tokens, call.completion_tokens)
     update = "UPDATE calls SET outcome=?, prompt_tokens=?, cached_tokens=?, completion_tokens=?, cost=? WHERE id=?"
     return [(update, (UNUSED, *tokens, call.cost, call.number))]
-
-
-def tidied() -> list[Statement]:
-    """Delete the answers that were handed over: they are in the table `answers`."""
-    settled = f"SELECT id FROM calls WHERE outcome NOT IN ('{SENT}', '{UNUSED}')"
-    return [(f"DELETE FROM batched WHERE call IN ({settled}) OR call NOT IN (SELECT id FROM calls)", ())]
 
 
 def abandoned(batches: Iterable[int]) -> list[Statement]:

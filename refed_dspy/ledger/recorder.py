@@ -16,13 +16,12 @@ from typing import TypeAlias, TypeVar
 
 from refed_dspy.concurrency import SingleFlight
 from refed_dspy.errors import RunStopped
-from refed_dspy.ledger.attempt import Attempt
 from refed_dspy.ledger.batch_log import BatchLog
 from refed_dspy.ledger.budget import Budget, Caps
 from refed_dspy.ledger.group_commit import GroupCommit
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.spending import Spent
-from refed_dspy.ledger.statements import Key, Statement, not_sent, reserved, settled
+from refed_dspy.ledger.statements import Key, not_sent, reserved, settled
 from refed_dspy.records import Call, dollars
 
 CALLS_A_SAMPLE = 2.2
@@ -99,35 +98,30 @@ class CallRecorder:
         """Whether the run is ending, so that nothing further may be sent."""
         return self.run.stopping
 
-    async def reserve(self, attempt: Attempt) -> int:
-        """Set aside and write down the attempt's worst case; returns its number. Waits while calls in flight may free
-        some of the budget.
+    async def reserve(self, model: str, endpoint: str, worst: int | None, *, batched: bool = False) -> int:
+        """Set aside and write down what a request about to be sent can cost at most, in picodollars (None: its price is
+        unknown); returns its number. Waits while calls in flight may free some of the budget.
+
+        A `batched` request is not sent before its batch is begun, and is written down together with it.
 
         Raises CapReached where it could pass a cap.
         """
-        worst = attempt.worst or 0
-        await self.run.budget.reserve(worst, self.rank)
-        number = self._numbered(worst)
+        await self.run.budget.reserve(worst or 0, self.rank)
+        number = self.run.next_number()
+        self._worst[number] = worst or 0
         if self.stopping:  # the run began to end while it waited
             self.not_sent(number)
             raise asyncio.CancelledError
-        if attempt.batched:
-            self.run.batches.collected(number, self._row(number, attempt))
+        row = reserved(number, self.key, model, endpoint, worst)
+        if batched:
+            self.run.batches.collected(number, row)
             return number
         try:
-            await self.run.group.commit(self._row(number, attempt))
+            await self.run.group.commit(row)
         except BaseException:
             self.not_sent(number)
             raise
         return number
-
-    def _numbered(self, worst: int) -> int:
-        number = self.run.next_number()
-        self._worst[number] = worst
-        return number
-
-    def _row(self, number: int, attempt: Attempt) -> Sequence[Statement]:
-        return reserved(number, self.key, attempt.model, attempt.endpoint, attempt.worst)
 
     def report(self, call: Call) -> None:
         """Settle an attempt that has ended."""
@@ -199,7 +193,7 @@ class NullRecorder:
     stopping = False
     batches = None
 
-    async def reserve(self, attempt: Attempt) -> int:  # noqa: ARG002
+    async def reserve(self, model: str, endpoint: str, worst: int | None, *, batched: bool = False) -> int:  # noqa: ARG002
         return 0
 
     def report(self, call: Call) -> None:

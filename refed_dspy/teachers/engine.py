@@ -24,7 +24,6 @@ from tenacity.wait import wait_random_exponential
 from refed_dspy.concurrency import run_blocking
 from refed_dspy.config.teacher import TeacherConfig
 from refed_dspy.errors import one_line
-from refed_dspy.ledger.attempt import Attempt
 from refed_dspy.ledger.recorder import Recorder, current_recorder
 from refed_dspy.programs.lm_errors import AnswerCut, AnswerRefused, NotReached, StillLimited
 from refed_dspy.teachers.outcomes import (
@@ -35,7 +34,6 @@ from refed_dspy.teachers.outcomes import (
     is_rate_limit,
     is_transient,
     outcome_of,
-    reserved,
 )
 from refed_dspy.teachers.prices import Price
 from refed_dspy.teachers.rate_limits import LONGEST_PAUSE, RateLimits, Slot, WaitTooLong, WatchedTransport
@@ -45,8 +43,17 @@ from refed_dspy.teachers.route import Route
 _BACKOFF = wait_random_exponential(multiplier=0.5, max=30)
 
 
-class _Attempts:
-    """What both engines share: preparing a request, and recording how an attempt ended."""
+@dataclass
+class Connections:
+    """What each event loop has for itself: lm15's client, its transport, and limits whose waits belong to the loop."""
+
+    lm: Any
+    transport: Any
+    limits: RateLimits
+
+
+class TeacherEngine:
+    """The asynchronous engine, with connections and rate limits for each event loop."""
 
     supports_response_schema = True
     supports_function_calling = False
@@ -59,18 +66,131 @@ class _Attempts:
         self.outgoing = Outgoing(config, route)
         self.answered = False
         """Whether this endpoint ever answered. Until it has, a refused connection is not waited for."""
+        self._of_loop: WeakKeyDictionary[asyncio.AbstractEventLoop, Connections] = WeakKeyDictionary()
+        self.shares_limits_with: TeacherEngine | None = None
+        """Another engine of the same model at the same endpoint, whose rate limits this one uses."""
 
     def __deepcopy__(self, memo: object) -> Self:
         return self  # optimizers copy programs, and with them their LM: connections are shared
 
-    def retrying(self, recorder: Recorder) -> dict[str, Any]:
-        """Keywords for tenacity: how often, after which waits and errors an attempt is repeated."""
-        return {
-            "stop": stop_after_attempt(self.config.retries + 1),
-            "wait": _wait,
-            "retry": retry_if_exception(lambda error: not recorder.stopping and self._worth_retrying(error)),
-            "reraise": True,
-        }
+    async def complete(self, request: Request) -> Response:
+        """The whole answer.
+
+        Raises LM15Error after the last attempt, AnswerCut, AnswerRefused, NotReached, NotAnApi, StillLimited, and
+        whatever the recorder raises.
+        """
+        recorder = current_recorder()
+        outgoing, prompt_bound = self.outgoing(request, recorder.seed)
+        return await self.retried(partial(self._past_rate_limits, outgoing, prompt_bound, recorder), recorder)
+
+    async def stream(self, request: Request) -> AsyncIterator[Any]:
+        """The whole answer at once, as the events that `dspy.streamify` waits for."""
+        for event in response_to_events(await self.complete(request)):
+            yield event
+
+    async def _past_rate_limits(self, request: Request, prompt_bound: int, recorder: Recorder) -> Response:
+        """One attempt, repeated for as long as the rate limit refuses it: no row is lost to a 429."""
+        connections, refusals = self._connections(), 0
+        while True:
+            try:
+                return await self._attempt(connections, request, prompt_bound, recorder)
+            except LM15Error as error:
+                if not is_rate_limit(error) or recorder.stopping:
+                    raise
+                if connections.limits.hopeless:
+                    raise StillLimited(f"{self.endpoint} has refused everything for minutes: {error.message}") from None
+                # With a Retry-After, the pause of all calls comes first; a call refused again also waits by itself.
+                if refusals or not getattr(error, "retry_after", None):
+                    await asyncio.sleep(random.uniform(0, min(LONGEST_PAUSE, 0.2 * 2 ** min(refusals, 9))))
+                refusals += 1
+
+    async def _attempt(
+        self, connections: Connections, request: Request, prompt_bound: int, recorder: Recorder
+    ) -> Response:
+        limits, worst = connections.limits, self.worst(prompt_bound)
+        try:
+            slot = await limits.acquire(prompt_bound / 4 + self.config.max_tokens)
+        except WaitTooLong as error:
+            raise StillLimited(f"{self.endpoint} {error}, by its rate limit") from None
+        end: Callable[[Slot], None] = limits.ended
+        try:
+            number = await recorder.reserve(self.model, self.endpoint, worst)
+            attempt = self.sent_attempt(worst, number)
+            limits.sent(slot)
+            try:
+                response = await self._in_time(connections, request, slot)
+            except BaseException as error:
+                end = _after_failure(limits, error)
+                if (raised := self.failed(error, attempt, recorder)) is not error:
+                    raise raised from None
+                raise
+            end = limits.went_well
+            return self.finished(response, attempt, recorder)
+        finally:
+            end(slot)
+
+    async def _in_time(self, connections: Connections, request: Request, slot: Slot) -> Response:
+        """The answer, within one deadline for the whole attempt. Raises lm15's TimeoutError, a subclass of Python's."""
+        try:
+            async with asyncio.timeout(self.config.timeout):
+                return await answer_from(connections.lm, request, lambda: slot.answered)
+        except LM15Error:
+            raise
+        except TimeoutError:
+            raise AnswerTimeout(f"no answer in {self.config.timeout:g} s") from None
+
+    def _connections(self) -> Connections:
+        """The connections of the running event loop, made at its first call."""
+        loop = asyncio.get_running_loop()
+        if (connections := self._of_loop.get(loop)) is None:
+            config = self.config
+            limits = (
+                self.shares_limits_with._connections().limits
+                if self.shares_limits_with is not None
+                else RateLimits(self.concurrency, config.requests_per_minute, config.tokens_per_minute)
+            )
+            transport = self.route.async_transport()
+            connections = self._of_loop[loop] = Connections(
+                self.route.async_lm(WatchedTransport(transport, limits)), transport, limits
+            )
+        return connections
+
+    @property
+    def concurrency(self) -> int:
+        return self.config.concurrency or 32
+
+    async def aclose(self) -> None:
+        """Close this loop's connections."""
+        if (connections := self._of_loop.pop(asyncio.get_running_loop(), None)) is not None:
+            await connections.transport.aclose()
+
+    async def retried(self, ask: Callable[[], Awaitable[Response]], recorder: Recorder) -> Response:
+        """What `ask` returns, repeated after errors that may pass, as often as the settings say."""
+        try:
+            return await ask()
+        except (LM15Error, NotReached) as error:
+            # Nearly every call returns above. tenacity costs 0.05 ms a call, so it is used only after a failure.
+            failures = [error]
+
+        async def again() -> Response:
+            if failures:  # the first attempt was made already
+                raise failures.pop()
+            return await ask()
+
+        return await AsyncRetrying(
+            stop=stop_after_attempt(self.config.retries + 1),
+            wait=self.wait,
+            retry=retry_if_exception(lambda error: not recorder.stopping and self._worth_retrying(error)),
+            reraise=True,
+        )(again)
+
+    @staticmethod
+    def wait(state: RetryCallState) -> float:
+        """Seconds: exponential with full jitter; after a Retry-After, that plus a little; at most LONGEST_PAUSE."""
+        wait = _BACKOFF(state)
+        error = state.outcome.exception() if state.outcome else None
+        retry_after = getattr(error, "retry_after", None)
+        return min(LONGEST_PAUSE, retry_after + 0.2 * wait) if retry_after else wait
 
     def _worth_retrying(self, error: BaseException) -> bool:
         return self.answered if isinstance(error, NotReached) else is_transient(error)
@@ -106,24 +226,21 @@ class _Attempts:
         return raised
 
 
-def _wait(state: RetryCallState) -> float:
-    """Seconds: exponential with full jitter; after a Retry-After, that plus a little; at most LONGEST_PAUSE."""
-    wait = _BACKOFF(state)
-    error = state.outcome.exception() if state.outcome else None
-    retry_after = getattr(error, "retry_after", None)
-    return min(LONGEST_PAUSE, retry_after + 0.2 * wait) if retry_after else wait
+async def answer_from(lm: Any, request: Request, arrived: Callable[[], bool]) -> Response:
+    """The answer of `lm`, lm15's client. Raises LM15Error.
 
-
-def after_first(first: Exception, ask: Callable[[], Awaitable[Response]]) -> Callable[[], Awaitable[Response]]:
-    """`ask` for tenacity, whose first attempt was made already and failed with `first`."""
-    failures = [first]
-
-    async def attempt() -> Response:
-        if failures:
-            raise failures.pop()
-        return await ask()
-
-    return attempt
+    lm15 fails on JSON of an unexpected shape: if an answer has `arrived`, that is the endpoint's fault, and costs one
+    row only.
+    """
+    try:
+        answer: Response = await lm.complete(request)
+    except LM15Error:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+        if not arrived():
+            raise
+        raise ProviderError(f"its answer cannot be read: {type(error).__name__}: {one_line(error, 120)}") from None
+    return answer
 
 
 def _after_failure(limits: RateLimits, error: BaseException) -> Callable[[Slot], None]:
@@ -133,135 +250,12 @@ def _after_failure(limits: RateLimits, error: BaseException) -> Callable[[Slot],
     return limits.ended
 
 
-@dataclass
-class Connections:
-    """What each event loop has for itself: lm15's client, its transport, and limits whose waits belong to the loop."""
-
-    lm: Any
-    transport: Any
-    limits: RateLimits
-
-
-class TeacherEngine(_Attempts):
-    """The asynchronous engine, with connections and rate limits for each event loop."""
-
-    def __init__(self, config: TeacherConfig, route: Route, price: Price | None, label: str | None = None) -> None:
-        super().__init__(config, route, price, label)
-        self._of_loop: WeakKeyDictionary[asyncio.AbstractEventLoop, Connections] = WeakKeyDictionary()
-        self.shares_limits_with: TeacherEngine | None = None
-        """Another engine of the same model at the same endpoint, whose rate limits this one uses."""
-
-    async def complete(self, request: Request) -> Response:
-        """The whole answer.
-
-        Raises LM15Error after the last attempt, AnswerCut, AnswerRefused, NotReached, NotAnApi, StillLimited, and
-        whatever the recorder raises.
-        """
-        recorder = current_recorder()
-        outgoing, prompt_bound = self.outgoing(request, recorder.seed)
-        ask = partial(self._past_rate_limits, outgoing, prompt_bound, recorder)
-        try:
-            return await ask()
-        except (LM15Error, NotReached) as error:
-            # Nearly every call returns above. tenacity costs 0.05 ms a call, so it is used only after a failure.
-            first = error
-        return await AsyncRetrying(**self.retrying(recorder))(after_first(first, ask))
-
-    async def stream(self, request: Request) -> AsyncIterator[Any]:
-        """The whole answer at once, as the events that `dspy.streamify` waits for."""
-        for event in response_to_events(await self.complete(request)):
-            yield event
-
-    async def _past_rate_limits(self, request: Request, prompt_bound: int, recorder: Recorder) -> Response:
-        """One attempt, repeated for as long as the rate limit refuses it: no row is lost to a 429."""
-        connections, refusals = self._connections(), 0
-        while True:
-            try:
-                return await self._attempt(connections, request, prompt_bound, recorder)
-            except LM15Error as error:
-                if not is_rate_limit(error) or recorder.stopping:
-                    raise
-                if connections.limits.hopeless:
-                    raise StillLimited(f"{self.endpoint} has refused everything for minutes: {error.message}") from None
-                # With a Retry-After, the pause of all calls comes first; a call refused again also waits by itself.
-                if refusals or not getattr(error, "retry_after", None):
-                    await asyncio.sleep(random.uniform(0, min(LONGEST_PAUSE, 0.2 * 2 ** min(refusals, 9))))
-                refusals += 1
-
-    async def _attempt(
-        self, connections: Connections, request: Request, prompt_bound: int, recorder: Recorder
-    ) -> Response:
-        limits = connections.limits
-        try:
-            slot = await limits.acquire(prompt_bound / 4 + self.config.max_tokens)
-        except WaitTooLong as error:
-            raise StillLimited(f"{self.endpoint} {error}, by its rate limit") from None
-        end: Callable[[Slot], None] = limits.ended
-        try:
-            worst = self.worst(prompt_bound)
-            number = await reserved(recorder, Attempt(self.model, self.endpoint, worst))
-            attempt = self.sent_attempt(worst, number)
-            limits.sent(slot)
-            try:
-                response = await self._in_time(connections, request, slot)
-            except BaseException as error:
-                end = _after_failure(limits, error)
-                if (raised := self.failed(error, attempt, recorder)) is not error:
-                    raise raised from None
-                raise
-            end = limits.went_well
-            return self.finished(response, attempt, recorder)
-        finally:
-            end(slot)
-
-    async def _in_time(self, connections: Connections, request: Request, slot: Slot) -> Response:
-        """The answer, within one deadline for the whole attempt. Raises lm15's TimeoutError, a subclass of Python's."""
-        try:
-            async with asyncio.timeout(self.config.timeout):
-                answer: Response = await connections.lm.complete(request)
-        except LM15Error:
-            raise
-        except TimeoutError:
-            raise AnswerTimeout(f"no answer in {self.config.timeout:g} s") from None
-        except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
-            if not slot.answered:
-                raise
-            # lm15 fails on JSON of an unexpected shape: that is the endpoint's fault, and costs one row only.
-            raise ProviderError(f"its answer cannot be read: {type(error).__name__}: {one_line(error, 120)}") from None
-        return answer
-
-    def _connections(self) -> Connections:
-        """The connections of the running event loop, made at its first call."""
-        loop = asyncio.get_running_loop()
-        if (connections := self._of_loop.get(loop)) is None:
-            config = self.config
-            limits = (
-                self.shares_limits_with._connections().limits
-                if self.shares_limits_with is not None
-                else RateLimits(self.concurrency, config.requests_per_minute, config.tokens_per_minute)
-            )
-            transport = self.route.async_transport()
-            connections = self._of_loop[loop] = Connections(
-                self.route.async_lm(WatchedTransport(transport, limits)), transport, limits
-            )
-        return connections
-
-    @property
-    def concurrency(self) -> int:
-        return self.config.concurrency or 32
-
-    async def aclose(self) -> None:
-        """Close this loop's connections."""
-        if (connections := self._of_loop.pop(asyncio.get_running_loop(), None)) is not None:
-            await connections.transport.aclose()
-
-
 class BlockingTeacherEngine:
     """The engine of a predictor that is called without an event loop, outside a run. Each call has its own loop."""
 
-    supports_response_schema = _Attempts.supports_response_schema
-    supports_function_calling = _Attempts.supports_function_calling
-    supported_params = _Attempts.supported_params
+    supports_response_schema = TeacherEngine.supports_response_schema
+    supports_function_calling = TeacherEngine.supports_function_calling
+    supported_params = TeacherEngine.supported_params
 
     def __init__(self, engine: TeacherEngine) -> None:
         self.engine = engine

@@ -11,11 +11,10 @@ from dspy.clients.backend_selection import CLIENT_KEYS
 from dspy.clients.base_lm import BaseLM
 from dspy.lm15 import Config, Request, Response, UnsupportedFeatureError, Usage, request_from_openai_chat
 
-from refed_dspy.ledger.attempt import Attempt
 from refed_dspy.ledger.recorder import current_recorder
 from refed_dspy.programs.lm_errors import AnswerCut, AnswerRefused
 from refed_dspy.records import Call
-from refed_dspy.teachers.outcomes import as_text, outcome_of, reserved
+from refed_dspy.teachers.outcomes import as_text, outcome_of
 from refed_dspy.teachers.route import used_tokens
 
 if TYPE_CHECKING:
@@ -41,7 +40,7 @@ class ForeignEngine:
     async def complete(self, request: Request) -> Response:
         """The whole answer. Raises LMError, AnswerCut, AnswerRefused, and whatever the recorder raises."""
         recorder, teacher = current_recorder(), self.teacher
-        number = await reserved(recorder, Attempt(teacher.model, teacher.endpoint, None))
+        number = await recorder.reserve(teacher.model, teacher.endpoint, None)
         started, usage, outcome = time.monotonic(), Usage(), "error"
         try:
             response = as_text(await self.lm.acall(request=self._fitted(request)))

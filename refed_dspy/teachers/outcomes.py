@@ -23,10 +23,7 @@ from dspy.lm15 import (
 )
 from dspy.lm15 import TimeoutError as AnswerTimeout
 
-from refed_dspy.errors import CapReached
-from refed_dspy.ledger.attempt import Attempt
-from refed_dspy.ledger.recorder import Recorder
-from refed_dspy.programs.lm_errors import AnswerRefused, LMCapReached, NotAnApi, NotReached
+from refed_dspy.programs.lm_errors import AnswerRefused, NotAnApi, NotReached
 from refed_dspy.records import Call
 from refed_dspy.teachers.keys import without_key
 from refed_dspy.teachers.prices import Price
@@ -65,14 +62,6 @@ class SentAttempt:
 
     def _seconds(self) -> float:
         return round(time.monotonic() - self.started, 3)
-
-
-async def reserved(recorder: Recorder, attempt: Attempt) -> int:
-    """`recorder.reserve` for use below DSPy: raises LMCapReached, an LMError, in place of CapReached."""
-    try:
-        return await recorder.reserve(attempt)
-    except CapReached as error:
-        raise LMCapReached(str(error)) from None
 
 
 def _outcome(error: BaseException, status: int | None) -> str:

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from refed_dspy.errors import CapReached, RunStopped
-from refed_dspy.ledger.attempt import Attempt
 from refed_dspy.ledger.budget import Caps
 from refed_dspy.ledger.group_commit import GroupCommit
 from refed_dspy.ledger.ledger import Ledger
@@ -53,8 +52,8 @@ def unit(run: RunRecorder) -> CallRecorder:
     return CallRecorder(run, KEY, rank=0, seed=1)
 
 
-def attempt(worst: int | None = 100) -> Attempt:
-    return Attempt("model", "endpoint", worst)
+async def reserve(recorder: CallRecorder, worst: int | None = 100) -> int:
+    return await recorder.reserve("model", "endpoint", worst)
 
 
 def call(number: int, cost: int | None = 30, outcome: str = "ok") -> Call:
@@ -151,7 +150,7 @@ async def test_a_commit_of_nothing_returns(tmp_path: Path) -> None:
 
 async def test_the_worst_case_is_on_disk_before_a_call_may_be_sent(tmp_path: Path) -> None:
     with Ledger.create(tmp_path) as ledger:
-        number = await unit(RunRecorder(ledger, Caps(), NOTHING)).reserve(attempt(100))
+        number = await reserve(unit(RunRecorder(ledger, Caps(), NOTHING)), 100)
         assert rows(tmp_path) == [(number, "sent", 100, 100)]
 
 
@@ -159,7 +158,7 @@ async def test_a_settled_call_is_charged_its_cost_together_with_its_answer(tmp_p
     with Ledger.create(tmp_path) as ledger:
         run = RunRecorder(ledger, Caps(), NOTHING)
         recorder = unit(run)
-        number = await recorder.reserve(attempt(100))
+        number = await reserve(recorder, 100)
         recorder.report(call(number, cost=30))
         assert (run.budget.spent, run.budget.reserved) == (30, 0)
         assert rows(tmp_path) == [(number, "sent", 100, 100)], "a good call waits for its answer"
@@ -172,7 +171,7 @@ async def test_a_settled_call_is_charged_its_cost_together_with_its_answer(tmp_p
 async def test_a_failed_call_is_written_without_an_answer_to_wait_for(tmp_path: Path) -> None:
     with Ledger.create(tmp_path) as ledger:
         recorder = unit(RunRecorder(ledger, Caps(), NOTHING))
-        number = await recorder.reserve(attempt(100))
+        number = await reserve(recorder, 100)
         recorder.report(call(number, 0, "http 500"))
         await asyncio.sleep(0)
         assert rows(tmp_path) == [(number, "http 500", 100, 0)] and not recorder.take()
@@ -181,7 +180,7 @@ async def test_a_failed_call_is_written_without_an_answer_to_wait_for(tmp_path: 
 async def test_an_unusable_answer_is_renamed_and_stays_paid(tmp_path: Path) -> None:
     with Ledger.create(tmp_path) as ledger:
         recorder = unit(RunRecorder(ledger, Caps(), NOTHING))
-        number = await recorder.reserve(attempt(100))
+        number = await reserve(recorder, 100)
         recorder.report(call(number, 30))
         recorder.rename_last("malformed")
         recorder.write()
@@ -193,11 +192,11 @@ async def test_a_call_that_was_not_sent_leaves_no_row(tmp_path: Path) -> None:
     with Ledger.create(tmp_path) as ledger:
         run = RunRecorder(ledger, Caps(), NOTHING)
         recorder = unit(run)
-        kept, dropped = await recorder.reserve(attempt()), await recorder.reserve(attempt())
+        kept, dropped = await reserve(recorder), await reserve(recorder)
         recorder.not_sent(dropped)
         await asyncio.sleep(0)
         assert [row[0] for row in rows(tmp_path)] == [kept] and run.budget.calls == 1
-        assert await recorder.reserve(attempt()) not in {kept, dropped}
+        assert await reserve(recorder) not in {kept, dropped}
 
 
 async def test_a_call_without_a_number_is_added(tmp_path: Path) -> None:
@@ -212,10 +211,10 @@ async def test_added_and_reserved_calls_do_not_get_in_each_others_way(tmp_path: 
         run = RunRecorder(ledger, Caps(), NOTHING)
         recorder = unit(run)
         # As a caller's own LM does that asked two models for one answer (teachers/recorded.py).
-        for reported in (call(await recorder.reserve(attempt())), call(0)):
+        for reported in (call(await reserve(recorder)), call(0)):
             recorder.report(reported)
         await run.group.commit(answered(KEY, Answer("{}"), "endpoint", recorder.take()))
-        await recorder.reserve(attempt())
+        await reserve(recorder)
         assert len(rows(tmp_path)) == 3
 
 
@@ -224,16 +223,16 @@ async def test_numbers_go_on_where_the_last_start_ended(tmp_path: Path) -> None:
     for _ in range(2):
         with Ledger.create(tmp_path) as ledger:
             recorder = unit(RunRecorder(ledger, Caps(), NOTHING))
-            numbers += [await recorder.reserve(attempt()), await recorder.reserve(attempt())]
+            numbers += [await reserve(recorder), await reserve(recorder)]
     assert len(set(numbers)) == 4 == len(rows(tmp_path))
 
 
 async def test_at_the_cap_nothing_is_written(tmp_path: Path) -> None:
     with Ledger.create(tmp_path) as ledger:
         recorder = unit(RunRecorder(ledger, Caps(max_cost=150), NOTHING))
-        recorder.report(call(await recorder.reserve(attempt(100)), 80, "cut"))
+        recorder.report(call(await reserve(recorder, 100), 80, "cut"))
         with pytest.raises(CapReached, match="max_cost"):
-            await recorder.reserve(attempt(100))
+            await reserve(recorder, 100)
         await asyncio.sleep(0)
         assert len(rows(tmp_path)) == 1
 
@@ -244,7 +243,7 @@ async def test_a_reservation_that_cannot_be_written_is_given_back(tmp_path: Path
         run.group.post(BROKEN)
         await asyncio.sleep(0)
         with pytest.raises(RunStopped):
-            await unit(run).reserve(attempt())
+            await reserve(unit(run))
         assert (run.budget.in_flight, run.budget.reserved, run.budget.calls) == (0, 0, 0)
     assert rows(tmp_path) == []
 
@@ -257,7 +256,7 @@ async def test_a_reservation_cancelled_around_its_commit_leaves_all_even(tmp_pat
     """One iteration of the event loop: before the commit; two: after it, before the waiting task knows."""
     with Ledger.create(tmp_path) as ledger:
         run = RunRecorder(ledger, Caps(max_cost=100), NOTHING)
-        task = asyncio.create_task(unit(run).reserve(attempt(100)))
+        task = asyncio.create_task(reserve(unit(run), 100))
         for _ in range(iterations):
             await asyncio.sleep(0)
         task.cancel()
@@ -266,7 +265,7 @@ async def test_a_reservation_cancelled_around_its_commit_leaves_all_even(tmp_pat
         run.group.close()
         assert rows(tmp_path) == []
         assert (run.budget.in_flight, run.budget.reserved, run.budget.calls) == (0, 0, 0)
-        assert await unit(run).reserve(attempt(100)), "the money is there for another"
+        assert await reserve(unit(run), 100), "the money is there for another"
 
 
 @pytest.mark.parametrize("seed", range(25))
@@ -277,7 +276,7 @@ async def test_budget_and_ledger_agree_after_any_schedule(tmp_path: Path, seed: 
 
         async def call_or_cancel() -> None:
             recorder = unit(run)
-            number = await recorder.reserve(attempt(worst := rng.randint(1, 100)))
+            number = await reserve(recorder, worst := rng.randint(1, 100))
             try:
                 await asyncio.sleep(0)
             except asyncio.CancelledError:

@@ -18,15 +18,15 @@ from refed_dspy.ledger.recorder import RunRecorder
 from refed_dspy.ledger.spending import begin_start, seconds_at_work, spent
 from refed_dspy.ledger.statements import settled
 from refed_dspy.records import Call
-from tests.ledger.test_recorder import KEY, NOTHING, attempt, call, rows, unit
+from tests.ledger.test_recorder import KEY, NOTHING, call, reserve, rows, unit
 
 
 async def test_calls_without_an_ending_are_charged_at_their_worst(tmp_path: Path) -> None:
     with Ledger.create(tmp_path) as ledger:
         recorder = unit(RunRecorder(ledger, Caps(), NOTHING))
-        recorder.report(call(await recorder.reserve(attempt(100)), 30, "cut"))
-        await recorder.reserve(attempt(200))
-        await recorder.reserve(attempt(None))
+        recorder.report(call(await reserve(recorder, 100), 30, "cut"))
+        await reserve(recorder, 200)
+        await reserve(recorder, None)
     with Ledger.create(tmp_path) as ledger:
         for _ in range(2):  # opened again, nothing changes
             begin_start(ledger)
@@ -35,7 +35,7 @@ async def test_calls_without_an_ending_are_charged_at_their_worst(tmp_path: Path
         assert [row[1] for row in rows(tmp_path)] == ["cut", "lost", "lost"]
         run = RunRecorder(ledger, Caps(max_cost=300), before)
         with pytest.raises(CapReached):
-            await unit(run).reserve(attempt(71))
+            await reserve(unit(run), 71)
 
 
 def begin(ledger: Ledger, *starts: float) -> None:
@@ -88,8 +88,8 @@ def _reserve_and_hang(folder: Path) -> None:
 
     async def work() -> None:
         recorder = unit(RunRecorder(Ledger.create(folder), Caps(), NOTHING))
-        recorder.report(call(await recorder.reserve(attempt(100)), 30, "cut"))
-        await recorder.reserve(attempt(1000))
+        recorder.report(call(await reserve(recorder, 100), 30, "cut"))
+        await reserve(recorder, 1000)
         os.kill(os.getpid(), signal.SIGKILL)
 
     asyncio.run(work())

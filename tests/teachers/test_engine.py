@@ -22,7 +22,7 @@ from refed_dspy.programs.adapter import SchemaAdapter
 from refed_dspy.programs.lm_errors import AnswerCut, AnswerRefused, NotReached
 from refed_dspy.records import Call
 from refed_dspy.teachers import open_teacher
-from refed_dspy.teachers.engine import _wait
+from refed_dspy.teachers.engine import TeacherEngine
 from tests.conftest import KEY, KEY_VARIABLE
 from tests.support.scripted_engine import CallCollector
 
@@ -103,7 +103,7 @@ def test_a_retry_after_is_obeyed_up_to_a_cap(asked: float | None, least: float, 
     error = RateLimitError("slow down", retry_after=asked)
     state.set_exception((RateLimitError, error, None))
     for state.attempt_number in range(1, 12):
-        assert least <= _wait(state) <= most
+        assert least <= TeacherEngine.wait(state) <= most
 
 
 def test_an_unreachable_endpoint_is_told_at_once_and_costs_nothing() -> None:

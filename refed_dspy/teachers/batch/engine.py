@@ -7,19 +7,17 @@ row in the ledger says `sent` until then, so a start after a kill finds it and w
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from dspy.lm15 import LM15Error, ProviderError, Request, Response
+from dspy.lm15 import LM15Error, Request, Response
 from dspy.utils.exceptions import LMError
-from tenacity import AsyncRetrying, RetryCallState
+from tenacity import RetryCallState
 
 from refed_dspy.config.teacher import TeacherConfig
 from refed_dspy.errors import RefedError, one_line
-from refed_dspy.ledger.attempt import Attempt
 from refed_dspy.ledger.recorder import Recorder, current_recorder
 from refed_dspy.ledger.statements import UNUSED
 from refed_dspy.programs.lm_errors import BatchOutOfReach, NotReached, WorkEnds
@@ -35,20 +33,13 @@ from refed_dspy.teachers.batch.request import (
 )
 from refed_dspy.teachers.batch.service import BatchService
 from refed_dspy.teachers.batch.tracker import BatchTracker, tracker_of
-from refed_dspy.teachers.engine import TeacherEngine, after_first
-from refed_dspy.teachers.outcomes import SentAttempt, reserved
+from refed_dspy.teachers.engine import TeacherEngine, answer_from
+from refed_dspy.teachers.outcomes import SentAttempt
 from refed_dspy.teachers.prices import Price
 from refed_dspy.teachers.route import Route
 
 STRAGGLERS_AT_ONCE = 32
 """At most so many stragglers of mode `mixed` are asked at once."""
-
-
-@dataclass
-class _Cancellations:
-    """How often a person cancelled a batch with one request at the service."""
-
-    count: int = 0
 
 
 @dataclass
@@ -85,31 +76,29 @@ class BatchEngine(TeacherEngine):
             return await self.alone.complete(request)
 
     async def _in_batch(self, request: Request) -> Response:
-        """The answer from a batch, retried as `retrying` says. Raises Straggler where a batch is not worth it."""
+        """The answer from a batch, repeated as `wait` says. Raises Straggler where a batch is not worth it."""
         recorder = current_recorder()
         outgoing, prompt_bound = self.outgoing(request, recorder.seed)
-        ask = partial(self._attempt_in_batch, outgoing, prompt_bound, recorder, _Cancellations())
-        try:
-            return await ask()
-        except (LM15Error, NotReached) as error:
-            first = error
-        return await AsyncRetrying(**self.retrying(recorder))(after_first(first, ask))
+        cancelled: list[Unanswered] = []
+        ask = partial(self._attempt_in_batch, outgoing, prompt_bound, recorder, cancelled)
+        return await self.retried(ask, recorder)
 
     async def _attempt_in_batch(
-        self, request: Request, prompt_bound: int, recorder: Recorder, cancellations: _Cancellations
+        self, request: Request, prompt_bound: int, recorder: Recorder, cancelled: list[Unanswered]
     ) -> Response:
-        """One attempt, with what this loop has for the recorder's batch log."""
+        """One attempt, with what this loop has for the recorder's batch log. `cancelled`: those attempts of the request
+        whose batch a person cancelled at the service."""
         per_loop = self._per_loop(recorder)
         per_loop.in_flight += 1
         try:
-            return await self._attempt_with(per_loop, request, prompt_bound, recorder, cancellations)
+            return await self._attempt_with(per_loop, request, prompt_bound, recorder, cancelled)
         finally:
             per_loop.in_flight -= 1
             if recorder.batches is None and not per_loop.in_flight:  # nobody else will close it
                 await self.aclose()
 
     async def _attempt_with(
-        self, per_loop: _PerLoop, request: Request, prompt_bound: int, recorder: Recorder, cancellations: _Cancellations
+        self, per_loop: _PerLoop, request: Request, prompt_bound: int, recorder: Recorder, cancelled: list[Unanswered]
     ) -> Response:
         """One attempt: the pending request of an earlier start, or a new one."""
         worst = self.worst(prompt_bound)
@@ -118,8 +107,8 @@ class BatchEngine(TeacherEngine):
             pending = PendingRequest(number, held=True)
             per_loop.collector.tracker.expect(pending)
         else:
-            reservation = Attempt(self.model, self.endpoint, worst, batched=True)
-            pending = PendingRequest(await reserved(recorder, reservation) or per_loop.collector.next_number())
+            number = await recorder.reserve(self.model, self.endpoint, worst, batched=True)
+            pending = PendingRequest(number or per_loop.collector.next_number())
         attempt = self.sent_attempt(worst, pending.number)
         try:
             response = await self._answered(per_loop, request, pending)
@@ -129,7 +118,7 @@ class BatchEngine(TeacherEngine):
         except BaseException as error:
             self.answered = self.answered or pending.came
             raised = self._unanswered(error, pending, attempt, recorder)
-            if (raised := self._check_cancelled(raised, cancellations)) is not error:
+            if (raised := self._check_cancelled(raised, cancelled)) is not error:
                 raise raised from (None if isinstance(error, LMError | LM15Error) else error)
             raise
         return self.finished(response, attempt, recorder)
@@ -138,16 +127,9 @@ class BatchEngine(TeacherEngine):
         """The answer to `pending` through lm15's client, as `current_request` for the transport."""
         token = current_request.set(pending)
         try:
-            answer: Response = await per_loop.lm.complete(request)
-        except LM15Error:
-            raise
-        except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
-            if not pending.answer.done():
-                raise
-            raise ProviderError(f"its answer cannot be read: {type(error).__name__}: {one_line(error, 120)}") from None
+            return await answer_from(per_loop.lm, request, pending.answer.done)
         finally:
             current_request.reset(token)
-        return answer
 
     def _unanswered(
         self, error: BaseException, pending: PendingRequest, attempt: SentAttempt, recorder: Recorder
@@ -167,20 +149,21 @@ class BatchEngine(TeacherEngine):
             "that api_key_env names, the account, api_base); the batch is in the ledger, and is fetched then"
         )
 
-    def _check_cancelled(self, error: BaseException, cancellations: _Cancellations) -> BaseException:
+    def _check_cancelled(self, error: BaseException, cancelled: list[Unanswered]) -> BaseException:
         """A person who cancels a batch at the service wants to stop: a request is not sent a third time. Returns the
         error to raise."""
         if not isinstance(error, Unanswered) or error.why != CANCELLED:
             return error
-        cancellations.count += 1
-        if cancellations.count < 2:
+        cancelled.append(error)
+        if len(cancelled) < 2:
             return error
         return WorkEnds(f"the batch was cancelled at {self.endpoint} twice: nothing more is sent in this start")
 
-    def retrying(self, recorder: Recorder) -> dict[str, Any]:
-        """Without a wait, unless nothing could be sent: a request that waits misses the others' batch, for hours."""
-        settings = super().retrying(recorder)
-        return {**settings, "wait": partial(_wait_for_connection, settings["wait"])}
+    @staticmethod
+    def wait(state: RetryCallState) -> float:
+        """None, unless nothing could be sent: a request that waits misses the others' batch, for hours."""
+        error = state.outcome.exception() if state.outcome else None
+        return TeacherEngine.wait(state) if isinstance(error, NotReached) else 0.0
 
     def _per_loop(self, recorder: Recorder) -> _PerLoop:
         of_log = self._logs_of_loop.setdefault(asyncio.get_running_loop(), {})
@@ -210,9 +193,3 @@ class BatchEngine(TeacherEngine):
             collector.log.tidy()
         if self.alone is not None:
             await self.alone.aclose()
-
-
-def _wait_for_connection(wait: Callable[[RetryCallState], float], state: RetryCallState) -> float:
-    """Seconds: `wait` after a connection that failed, else none."""
-    error = state.outcome.exception() if state.outcome else None
-    return wait(state) if isinstance(error, NotReached) else 0.0

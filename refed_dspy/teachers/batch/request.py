@@ -11,8 +11,7 @@ from typing import Any, TypeAlias
 
 from dspy.lm15 import TransportError
 
-from refed_dspy.ledger.attempt import SentBatch
-from refed_dspy.ledger.batch_log import BatchLog
+from refed_dspy.ledger.batch_log import BatchLog, SentBatch
 from refed_dspy.records import Call
 from refed_dspy.teachers.batch.service import BatchService
 

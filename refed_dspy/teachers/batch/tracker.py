@@ -18,7 +18,7 @@ from dspy.utils.exceptions import LMAuthError, LMBillingError
 
 from refed_dspy.config.teacher import BatchConfig
 from refed_dspy.errors import one_line
-from refed_dspy.ledger.attempt import SentBatch
+from refed_dspy.ledger.batch_log import SentBatch
 from refed_dspy.programs.lm_errors import BatchRejected, NoBatches, WorkEnds
 from refed_dspy.teachers.batch.request import AnyBatchLog, PendingRequest, Unanswered
 from refed_dspy.teachers.batch.service import BatchService

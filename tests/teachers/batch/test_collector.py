@@ -13,7 +13,6 @@ import pytest
 import refed_dspy
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy.errors import CapReached
-from refed_dspy.ledger.attempt import Attempt
 from refed_dspy.ledger.batch_log import BatchLog
 from refed_dspy.ledger.budget import Caps
 from refed_dspy.ledger.ledger import Ledger
@@ -89,7 +88,7 @@ async def test_a_batch_waits_for_calls_in_flight_elsewhere(tmp_path: Path, servi
         assert await ask(recorded, "first") == "first"  # what is imported late is there from now on
         service.calls.clear()
         judge = other_unit(recorded.recorder)
-        number = await judge.reserve(Attempt("judge", "there", 1))
+        number = await judge.reserve("judge", "there", 1)
         waiting = asyncio.ensure_future(ask(recorded, "q"))
         await asyncio.sleep(0.3)
         assert not service.calls, "what comes of the judge's call may want to join"
@@ -101,8 +100,8 @@ async def test_a_batch_waits_for_calls_in_flight_elsewhere(tmp_path: Path, servi
 async def test_but_not_for_ever(tmp_path: Path, service: ScriptedService) -> None:
     async with recorded_teacher(tmp_path, teacher_config(service, batch={"quiet": 0.002, "poll": 0.02})) as recorded:
         judge = other_unit(recorded.recorder)
-        judge.not_sent(await judge.reserve(Attempt("judge", "there", 1)))
-        await judge.reserve(Attempt("judge", "there", 1))
+        judge.not_sent(await judge.reserve("judge", "there", 1))
+        await judge.reserve("judge", "there", 1)
         assert await ask(recorded, "q") == "q"
 
 

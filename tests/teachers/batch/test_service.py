@@ -17,7 +17,6 @@ from dspy.utils.exceptions import LMAuthError, LMBillingError
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy import TeacherConfig
 from refed_dspy.errors import RunStopped, TeacherError
-from refed_dspy.ledger.attempt import Attempt
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.recorder import CallRecorder
 from refed_dspy.ledger.statements import Key
@@ -202,7 +201,7 @@ async def test_a_service_that_is_away_for_long_ends_the_run_and_the_next_start_g
         log = recorded.recorder.batches
         patient = BatchService(engine.config, engine.route, patience=PATIENCE)
         unit = CallRecorder(recorded.recorder, Key("stage", "q", 0, "digest"), 0, 1)
-        pending = PendingRequest(await unit.reserve(Attempt(engine.model, engine.endpoint, 5, batched=True)))
+        pending = PendingRequest(await unit.reserve(engine.model, engine.endpoint, 5, batched=True))
         pending.line = json.dumps(
             {"custom_id": f"call-{pending.number}", "body": {"messages": [{"content": "q"}]}}
         ).encode()

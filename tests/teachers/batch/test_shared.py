@@ -17,7 +17,6 @@ from dspy.utils.exceptions import LMAuthError
 from refed_dspy import TeacherConfig
 from refed_dspy.cli.lines import given_up_line
 from refed_dspy.errors import RunStopped
-from refed_dspy.ledger.attempt import Attempt
 from refed_dspy.ledger.batches import abandoned, all_batches, begun, left_batches, named
 from refed_dspy.ledger.budget import Caps
 from refed_dspy.ledger.ledger import Ledger
@@ -122,7 +121,7 @@ async def test_the_end_of_a_batch_is_not_that_of_the_next_one_with_the_same_call
     with Ledger.create(tmp_path) as ledger:
         run = RunRecorder(ledger, Caps(), spent(ledger))
         unit = CallRecorder(run, Key("stage", "q", 0, "digest"), 0, 1)
-        number = await unit.reserve(Attempt("m", "there", 5, batched=True))
+        number = await unit.reserve("m", "there", 5, batched=True)
         first = run.batches.begin("there", "m", "n1", [number])
         run.batches.ended(first, "no room", [number])
         second = run.batches.begin("there", "m", "n2", [number])
@@ -278,7 +277,7 @@ async def test_a_call_that_was_held_at_no_price_is_no_alarm(tmp_path: Path, capl
         run = RunRecorder(ledger, Caps(), spent(ledger))
         unit = CallRecorder(run, Key("stage", "q", 0, "digest"), 0, 1)
         for worst, alarms in ((None, 0), (3, 1)):
-            number = await unit.reserve(Attempt("m", "there", worst))
+            number = await unit.reserve("m", "there", worst)
             unit.report(Call("m", "there", "ok", 0.1, 1, 0, 1, 5, number))
             assert len(caplog.records) == alarms
         run.group.close()
