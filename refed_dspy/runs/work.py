@@ -30,14 +30,15 @@ class RunWork(Work):
     by_stage: TeachersByStage
 
     def changes(self, ledger: Ledger) -> list[str]:
-        stored, current = ledger.meta("identity") or {}, self.stored_identity
+        """As any work's, but where teachers share a run, one of them that is still there is enough."""
+        stored, current = dict(ledger.meta("identity") or {}), self.stored_identity
         before, now = _asked_teachers(ledger), _listed(current["teacher"])
-        pooled = isinstance(stored.get("teacher"), list) or isinstance(current["teacher"], list)
-        if pooled or len(before) > 1:
-            still_there = any(teacher in before for teacher in now)
-            stored["teacher"] = "" if still_there else _models_text(before)
-            current["teacher"] = "" if still_there else _models_text(now)
-        return differences(stored, current)
+        if len(before) <= 1 and not isinstance(current["teacher"], list):
+            return differences(stored, current)
+        del stored["teacher"], current["teacher"]
+        another = not any(teacher in before for teacher in now)
+        teachers = [f"teacher was {_models_text(before)}, is {_models_text(now)}"] if another else []
+        return sorted([*differences(stored, current), *teachers])
 
     def facts_at(self, ledger: Ledger) -> dict[str, Any]:
         before = _asked_teachers(ledger) if has_begun(ledger) else []
