@@ -225,17 +225,15 @@ def _unfit(signature: Any, completion: str, why: str) -> AdapterParseError:
 class SchemaFit(Fit):
     """The check of one call's answer. It keeps what it parsed, so that the answer is parsed once."""
 
-    reads_json = True
-
     def __init__(self, adapter: SchemaAdapter, signature: Any) -> None:
         self._adapter, self._signature = adapter, signature
         self._outputs = ""
         self._parsed: BaseModel | None = None
 
-    def outputs(self, text: str) -> str:
+    def checked(self, text: str) -> tuple[str, None]:
         parsed = self._adapter.parsed(self._signature, text)
         self._outputs, self._parsed = parsed.model_dump_json(), parsed
-        return self._outputs
+        return self._outputs, None
 
     def values(self, text: str) -> dict[str, Any]:
         """The typed outputs of the answer that came back. Raises AdapterParseError."""
@@ -263,23 +261,35 @@ class CheckedAdapter(dspy.Adapter):
 
 
 class _AdapterFit(Fit):
-    """The check of one call's answer by the caller's adapter, and by the fields' bounds, which it may not keep."""
+    """The check of one call's answer by the caller's adapter, and by the fields' bounds, which it may not keep.
 
-    reads_json = False
+    Where a ChatAdapter would ask a second time for JSON, an answer that is JSON already is taken.
+    """
 
     def __init__(self, adapter: dspy.ChatAdapter, signature: Any) -> None:
         self._adapter, self._signature = adapter, signature
 
-    def outputs(self, text: str) -> str:
-        answer = rendering(self._signature).answer
-        values = self._adapter.parse(self._signature, text)
-        _refuse_blanks(self._signature, text, values)
+    def checked(self, text: str) -> tuple[str, str]:
+        signature, answer = self._signature, rendering(self._signature).answer
+        try:
+            values = self._adapter.parse(signature, text)
+        except AdapterParseError:
+            if isinstance(self._adapter, dspy.JSONAdapter) or not self._adapter.use_json_adapter_fallback:
+                raise
+            text = self._adapter.format_assistant_message_content(signature, _values_in_json(signature, text))
+            values = self._adapter.parse(signature, text)
+        _refuse_blanks(signature, text, values)
         try:
             outputs = answer.model_construct(**values).model_dump_json(warnings=False)
             answer.model_validate_json(outputs)
         except ValueError as error:  # pydantic's own errors are ValueErrors, too
-            raise _unfit(self._signature, text, f"does not fit its fields: {error}") from None
-        return outputs
+            raise _unfit(signature, text, f"does not fit its fields: {error}") from None
+        return outputs, text
+
+
+def _values_in_json(signature: Any, text: str) -> dict[str, Any]:
+    values: dict[str, Any] = dspy.JSONAdapter().parse(signature, text)
+    return values
 
 
 def callers_adapter() -> dspy.Adapter:

@@ -44,12 +44,12 @@ class UnnamedStage(Question):
 class Fit(ABC):
     """What an answer must be, as the adapter that asked for it sees it."""
 
-    reads_json: bool
-    """Whether the adapter reads the outputs' JSON as it reads the answer's text."""
-
     @abstractmethod
-    def outputs(self, text: str) -> str:
-        """The typed outputs of an answer, as JSON. Raises AdapterParseError where it does not fit."""
+    def checked(self, text: str) -> tuple[str, str | None]:
+        """An answer's typed outputs as JSON, and the text that the adapter reads; None where it reads that JSON.
+
+        Raises AdapterParseError where the answer does not fit.
+        """
 
 
 _question: ContextVar[Question | None] = ContextVar("refed_question", default=None)

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
+import dspy
+from dspy._vendor.lm15.serde import message_to_dict
 from dspy.clients.backend_selection import CLIENT_KEYS
 from dspy.clients.base_lm import BaseLM
-from dspy.lm15 import Config, Request, Response, UnsupportedFeatureError, Usage, request_from_openai_chat
+from dspy.lm15 import (
+    Config,
+    Message,
+    Request,
+    Response,
+    TextPart,
+    UnsupportedFeatureError,
+    Usage,
+    request_from_openai_chat,
+)
 
 from refed_dspy.ledger.recorder import current_recorder
 from refed_dspy.programs.lm_errors import AnswerCut, AnswerRefused
@@ -43,7 +55,7 @@ class ForeignEngine:
         number = await recorder.reserve(teacher.model, teacher.endpoint, None)
         started, usage, outcome = time.monotonic(), Usage(), "error"
         try:
-            response = as_text(await self.lm.acall(request=self._fitted(request)))
+            response = await self._answer(request)
             usage, outcome = response.usage or usage, outcome_of(response)
         finally:
             recorder.report(self._call(outcome, round(time.monotonic() - started, 3), usage, number))
@@ -52,6 +64,9 @@ class ForeignEngine:
         if outcome == "refused":
             raise AnswerRefused("declined by the model or its content filter")
         return response
+
+    async def _answer(self, request: Request) -> Response:
+        return as_text(await self.lm.acall(request=self._fitted(request)))
 
     def _fitted(self, request: Request) -> Request:
         """`request` with the LM's own settings where it has none, and without a schema that the LM does not take."""
@@ -70,6 +85,39 @@ class ForeignEngine:
         return Call(
             self.teacher.model, self.teacher.endpoint, outcome, seconds, prompt, cached, completion, cost, number
         )
+
+
+class MessagesEngine(ForeignEngine):
+    """The engine of a language model that takes no explicit request: text completion, or a class of the caller's that
+    implements `forward`. Whether its answer was cut is not known."""
+
+    async def _answer(self, request: Request) -> Response:
+        messages = [{"role": message.role, "content": text_of(message)} for message in request.messages]
+        if isinstance(request.system, str):
+            messages.insert(0, {"role": "system", "content": request.system})
+        with dspy.track_usage() as tracker:
+            first = (await self.lm.acall(messages=messages))[0]
+        tokens: dict[str, Any] = next(iter(tracker.get_total_tokens().values()), {})
+        usage = Usage(input_tokens=tokens.get("prompt_tokens"), output_tokens=tokens.get("completion_tokens"))
+        text = first["text"] if isinstance(first, dict) else str(first)
+        return Response(
+            id="-", model=self.lm.model, message=Message.assistant(text or " "), finish_reason="stop", usage=usage
+        )
+
+
+def foreign_engine(lm: BaseLM, teacher: Teacher) -> ForeignEngine:
+    """The engine that fits a caller's own language model."""
+    explicit = isinstance(lm, dspy.LM) and lm.model_type != "text"
+    return ForeignEngine(lm, teacher) if explicit else MessagesEngine(lm, teacher)
+
+
+def text_of(message: Message) -> str:
+    """A message's text; its parts as JSON where it has others."""
+    first, *others = message.parts
+    if isinstance(first, TextPart) and not others:
+        text: str = first.text
+        return text
+    return json.dumps(message_to_dict(message), sort_keys=True)
 
 
 def _settings(lm: BaseLM) -> dict[str, Any]:

@@ -25,7 +25,8 @@ from refed_dspy.programs.asking import current_sample
 from refed_dspy.programs.lm_errors import in_transit
 from refed_dspy.records import digest
 from refed_dspy.teachers.by_stage import ANY, TeachersByStage
-from refed_dspy.teachers.recorded import Asked, RecordedTeacher, key_function, remembered, response_of, text_of
+from refed_dspy.teachers.foreign import text_of
+from refed_dspy.teachers.recorded import Asked, RecordedTeacher, key_function, remembered, response_of
 
 log = logging.getLogger("refed_dspy.teachers")
 FIRST_OUTAGE, LONGEST_OUTAGE = 30.0, 900.0

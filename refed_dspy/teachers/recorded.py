@@ -8,7 +8,6 @@ repetition are, whoever makes them. `Progress` counts for whoever watches.
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -18,9 +17,9 @@ from hashlib import sha256
 from typing import Any
 
 import dspy
-from dspy._vendor.lm15.serde import config_to_dict, message_to_dict, request_to_dict
+from dspy._vendor.lm15.serde import config_to_dict, request_to_dict
 from dspy.clients.errors import wrap_error
-from dspy.lm15 import Config, LM15Error, Message, Request, Response, TextPart, Usage
+from dspy.lm15 import Config, LM15Error, Message, Request, Response, Usage
 from dspy.utils.exceptions import AdapterParseError, LMError
 
 from refed_dspy.errors import (
@@ -44,6 +43,7 @@ from refed_dspy.programs.lm_errors import in_transit, translated
 from refed_dspy.programs.question import Fit, Question, UnnamedStage, current_fit, current_question, current_repetition
 from refed_dspy.records import Call, digest
 from refed_dspy.teachers import Teacher
+from refed_dspy.teachers.foreign import text_of
 
 LEAST_CALLS = 20
 RECENT = 50
@@ -114,10 +114,9 @@ class Asked:
             # No database takes half a surrogate pair, and no endpoint either.
             return Answer(text.encode("utf-8", "replace").decode())
         try:
-            outputs = self.fit.outputs(text)
+            return Answer(*self.fit.checked(text))
         except AdapterParseError as error:
             raise translated(error, self.question) from None
-        return Answer(outputs, None if self.fit.reads_json else text)
 
 
 class RecordedTeacher:
@@ -310,15 +309,6 @@ def key_function(identity: Mapping[str, Any]) -> Callable[[Asked], Key]:
         return Key(question.stage, question.item, asked.repetition, content)
 
     return key
-
-
-def text_of(message: Message) -> str:
-    """A message's text; its parts as JSON where it has others."""
-    first, *others = message.parts
-    if isinstance(first, TextPart) and not others:
-        text: str = first.text
-        return text
-    return json.dumps(message_to_dict(message), sort_keys=True)
 
 
 @lru_cache(maxsize=512)

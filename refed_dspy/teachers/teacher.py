@@ -21,7 +21,7 @@ from refed_dspy.config.teacher import TeacherConfig
 from refed_dspy.errors import ConfigError, one_line
 from refed_dspy.programs.fast_path import Engine, max_tokens_of
 from refed_dspy.teachers.engine import BlockingTeacherEngine, TeacherEngine
-from refed_dspy.teachers.foreign import ForeignEngine
+from refed_dspy.teachers.foreign import foreign_engine
 from refed_dspy.teachers.prices import FREE, Price, in_batches, price_of, table_price
 from refed_dspy.teachers.requests import OVERHEAD
 from refed_dspy.teachers.route import Route, resolve
@@ -113,7 +113,7 @@ class Teacher:
 
     def engine(self, lm: BaseLM) -> Engine:
         """The engine of `lm`, this teacher's running language model: it records each call of a request."""
-        return lm.direct_engine if isinstance(lm, TeacherLM) else ForeignEngine(lm, self)
+        return lm.direct_engine if isinstance(lm, TeacherLM) else foreign_engine(lm, self)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[BaseLM]:

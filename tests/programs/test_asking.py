@@ -90,6 +90,20 @@ async def test_no_output_of_a_stage_may_be_blank(tmp_path: Path, adapter: Any, w
     assert len(writer.requests) == 3, "it is asked again while that may help"
 
 
+async def test_json_is_taken_where_a_chat_adapter_would_ask_again_for_it(tmp_path: Path) -> None:
+    writer = Writer(*[as_json("tide", "the moon")] * 4)
+    for settings in ({}, {}, {"use_json_adapter_fallback": False}):
+        with dspy.context(adapter=dspy.ChatAdapter(**settings)):
+            async with recorded(tmp_path, writer):
+                if settings:
+                    with pytest.raises(MalformedAnswer):
+                        await ask("answering", "2", dspy.Predict(Answering), question="How?")
+                else:
+                    answer = await ask("answering", "1", dspy.Predict(Answering), question="Why?")
+                    assert answer.reason == "the moon"
+    assert len(writer.requests) == 1 + 3, "no second form was asked for; without it each try is malformed"
+
+
 @EITHER_ADAPTER
 async def test_what_else_a_program_asks_for_may_be_blank(tmp_path: Path, adapter: Any, written: Any) -> None:
     writer, program = Writer(written("tide", "")), Program()

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import dspy
 import pytest
+from dspy.clients.base_lm import BaseLM
 from dspy.lm15 import Config, Message, Request
 
 from refed_dspy.errors import CutAnswer, RefusedAnswer
 from refed_dspy.ledger.budget import Caps
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.ledger.recorder import RunRecorder
+from refed_dspy.ledger.recorder import RunRecorder, recording
 from refed_dspy.ledger.spending import spent
 from refed_dspy.teachers import open_teacher
-from refed_dspy.teachers.foreign import ForeignEngine
+from refed_dspy.teachers.foreign import ForeignEngine, MessagesEngine
 from refed_dspy.teachers.prices import table_price
 from tests.support.recording_endpoint import listening
 from tests.support.scripted_batches import ask, running_at
-from tests.support.scripted_engine import Writer, fake_lm, response
+from tests.support.scripted_engine import CallCollector, Writer, fake_lm, response
 
 
 def answered(headers: dict[str, str]) -> tuple[int, dict[str, Any]]:
@@ -84,3 +86,35 @@ async def test_an_answer_that_ended_early_is_a_failure_of_that_kind_and_not_aske
         assert ledger.db.execute("SELECT outcome FROM calls").fetchall() == [(kind.kind,)]
         assert ledger.db.execute("SELECT kind, final FROM failures").fetchall() == [(kind.kind, 1)]
     assert len(writer.requests) == 1
+
+
+class Forwarding(BaseLM):  # type: ignore[misc]
+    """A language model of the caller's that implements `forward`, as DSPy's users did before there were engines."""
+
+    def __init__(self) -> None:
+        super().__init__("old/model", temperature=0.5, max_tokens=300)
+        self.asked: list[tuple[list[dict[str, Any]], dict[str, Any]]] = []
+
+    async def aforward(self, prompt: Any = None, messages: Any = None, **settings: Any) -> Any:
+        self.asked.append((messages, settings))
+        usage = {"prompt_tokens": 5, "completion_tokens": 3, "total_tokens": 8}
+        choice = SimpleNamespace(message=SimpleNamespace(content="Fine."), finish_reason="stop")
+        return SimpleNamespace(choices=[choice], usage=usage, model="old/model")
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+async def test_a_model_that_takes_no_requests_is_asked_with_messages() -> None:
+    lm = Forwarding()
+    teacher = open_teacher(lm)
+    engine, recorder = teacher.engine(lm), CallCollector()
+    request = Request(model="any", system="Be brief.", messages=(Message.user("Hm?"),))
+    with recording(recorder):
+        assert (await engine.complete(request)).text == "Fine."
+    expected = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hm?"}]
+    assert lm.asked == [(expected, {})], "its settings are its own affair"
+    assert [(call.outcome, call.prompt_tokens, call.completion_tokens) for call in recorder.calls] == [("ok", 5, 3)]
+
+
+def test_a_text_completion_model_is_asked_with_messages() -> None:
+    lm = dspy.LM("openai/m", model_type="text")
+    assert type(open_teacher(lm).engine(lm)) is MessagesEngine
