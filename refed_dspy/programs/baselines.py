@@ -11,11 +11,10 @@ from typing import Any
 
 import dspy
 
-from refed_dspy.concurrency import run_blocking
 from refed_dspy.programs.asking import about
-from refed_dspy.programs.reference_level import ReferenceLevelFeedback, as_reference
+from refed_dspy.programs.program import Program
+from refed_dspy.programs.reference_level import ReferenceLevelFeedback, as_reference, improved_sample
 from refed_dspy.records import NO_ANALYSIS, NO_STRATEGY, Reference, Sample
-from refed_dspy.signatures import DEFAULT_FEATURES
 from refed_dspy.signatures.sample_level import SampleFeedback, SampleImprovement
 
 
@@ -26,36 +25,14 @@ class InstructionFeedbackOnly(ReferenceLevelFeedback):
     final_stage = "response_generation"
     calls_a_sample = 1.2
 
-    def __init__(
-        self,
-        features: Mapping[str, str] = DEFAULT_FEATURES,
-        instructions_per_feature: int = 10,
-        guidance: Mapping[str, str] | None = None,
-    ) -> None:
-        super().__init__(features, instructions_per_feature)
-        del self.response_feedback, self.response_improvement
-        self.add_guidance(guidance or {})
-
     async def collect_response_feedback(self, reference: Reference) -> str:  # noqa: ARG002 — nothing is asked
         """Nothing: no feedback on the reference's response is used."""
         return ""
 
-    async def respond(
-        self,
-        reference: Reference,
-        response_feedback: str,  # noqa: ARG002 — there is none
-        instruction: str,
-        item: str = "",
-    ) -> Sample:
+    async def respond(self, reference: Reference, response_feedback: str, instruction: str, item: str = "") -> Sample:  # noqa: ARG002
         """Answer `instruction`. `improved_response`, which is what is trained on, is that answer."""
         response = await self.first_response(reference, instruction, item)
-        return Sample(
-            instruction=instruction,
-            response=response,
-            analysis=NO_ANALYSIS,
-            implementation_strategy=NO_STRATEGY,
-            improved_response=response,
-        )
+        return unimproved_sample(instruction, response)
 
 
 class SampleLevelFeedback(InstructionFeedbackOnly):
@@ -71,25 +48,13 @@ class SampleLevelFeedback(InstructionFeedbackOnly):
     )
     final_stage = "sample_improvement"
     calls_a_sample = 3.2
+    signatures: Mapping[str, type[dspy.Signature]] = {
+        **InstructionFeedbackOnly.signatures,
+        "sample_feedback": SampleFeedback,
+        "sample_improvement": SampleImprovement,
+    }
 
-    def __init__(
-        self,
-        features: Mapping[str, str] = DEFAULT_FEATURES,
-        instructions_per_feature: int = 10,
-        guidance: Mapping[str, str] | None = None,
-    ) -> None:
-        super().__init__(features, instructions_per_feature)
-        self.sample_feedback = dspy.Predict(SampleFeedback)
-        self.sample_improvement = dspy.Predict(SampleImprovement)
-        self.add_guidance(guidance or {})
-
-    async def respond(
-        self,
-        reference: Reference,
-        response_feedback: str,  # noqa: ARG002 — there is none
-        instruction: str,
-        item: str = "",
-    ) -> Sample:
+    async def respond(self, reference: Reference, response_feedback: str, instruction: str, item: str = "") -> Sample:  # noqa: ARG002
         """Answer `instruction`, collect feedback on the answer, and improve it."""
         item = item or f"{reference.id}/{instruction[:40]}"
         response = await self.first_response(reference, instruction, item)
@@ -99,33 +64,28 @@ class SampleLevelFeedback(InstructionFeedbackOnly):
             better = await self.sample_improvement.acall(
                 instruction=instruction, response=response, response_feedback=feedback.response_feedback
             )
-        return Sample(
-            instruction=instruction,
-            response=response,
-            analysis=better.analysis,
-            implementation_strategy=better.implementation_strategy,
-            improved_response=better.improved_response,
-        )
+        return improved_sample(instruction, response, better)
 
 
-class SeedOnly(dspy.Module):
+class SeedOnly(Program):
     """No feedback and no new instructions: the references are the data set. No question is asked."""
 
     async def aforward(self, reference: Reference | Mapping[str, str]) -> dspy.Prediction:
         """One sample: the reference."""
         pair = as_reference(reference)
-        sample = Sample(
-            instruction=pair.instruction,
-            response=pair.response,
-            analysis=NO_ANALYSIS,
-            implementation_strategy=NO_STRATEGY,
-            improved_response=pair.response,
-        )
+        sample = unimproved_sample(pair.instruction, pair.response)
         return dspy.Prediction(feedback=None, samples=[sample], failures=[])
 
-    def forward(self, *inputs: Any, **named: Any) -> dspy.Prediction:
-        """`aforward`, for callers without an event loop."""
-        return run_blocking(self.aforward(*inputs, **named))
+
+def unimproved_sample(instruction: str, response: str) -> Sample:
+    """The sample of a response that no stage improves."""
+    return Sample(
+        instruction=instruction,
+        response=response,
+        analysis=NO_ANALYSIS,
+        implementation_strategy=NO_STRATEGY,
+        improved_response=response,
+    )
 
 
 METHODS: Mapping[str, type[ReferenceLevelFeedback]] = {

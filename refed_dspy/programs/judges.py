@@ -12,9 +12,10 @@ from typing import Any
 
 import dspy
 
-from refed_dspy.concurrency import all_of, run_blocking
+from refed_dspy.concurrency import all_of
 from refed_dspy.errors import NoConnection, RowError, one_line
 from refed_dspy.programs.asking import about
+from refed_dspy.programs.program import Program
 from refed_dspy.signatures.judging import PairwiseComparison, RubricGrading
 
 
@@ -91,7 +92,7 @@ class Graded:
         return None if self.grade is None else (self.grade - 1) / 4
 
 
-class PairwiseJudge(dspy.Module):
+class PairwiseJudge(Program):
     """Asks which of two answers is better, in both orders. Where the orders disagree the verdict is a tie."""
 
     def __init__(self) -> None:
@@ -125,16 +126,9 @@ class PairwiseJudge(dspy.Module):
 
     async def _compare(self, instruction: str, a: str, b: str, criterion: Criterion, item: str) -> Any:
         """The answer for one order, or a text: why there is none."""
-        return await _answer_or_failure(
-            "pairwise_judge",
-            item or one_line(instruction, 40),
-            self.compare,
-            criterion=criterion.name,
-            description=criterion.description,
-            instruction=instruction,
-            answer_a=a,
-            answer_b=b,
-        )
+        inputs = {"instruction": instruction, "answer_a": a, "answer_b": b}
+        item = item or one_line(instruction, 40)
+        return await _answer_or_failure(self.compare, "pairwise_judge", item, criterion, **inputs)
 
     async def aforward(
         self,
@@ -148,12 +142,8 @@ class PairwiseJudge(dspy.Module):
         verdict = await self.judge(instruction, answer_a, answer_b, Criterion(criterion, description))
         return dspy.Prediction(**asdict(verdict))
 
-    def forward(self, *inputs: Any, **named: Any) -> dspy.Prediction:
-        """`aforward`, for callers without an event loop."""
-        return run_blocking(self.aforward(*inputs, **named))
 
-
-class RubricJudge(dspy.Module):
+class RubricJudge(Program):
     """Grades one text by one named criterion."""
 
     def __init__(self) -> None:
@@ -165,15 +155,8 @@ class RubricJudge(dspy.Module):
 
         Raises TeacherError where the judge cannot be asked at all, NoConnection where it is not reached.
         """
-        answer = await _answer_or_failure(
-            "rubric_judge",
-            item or one_line(text, 40),
-            self.grade,
-            criterion=criterion.name,
-            description=criterion.description,
-            context=context,
-            text=text,
-        )
+        item = item or one_line(text, 40)
+        answer = await _answer_or_failure(self.grade, "rubric_judge", item, criterion, context=context, text=text)
         if isinstance(answer, str):
             return Graded(criterion.name, None, answer)
         return Graded(criterion.name, int(answer.grade) if answer.grade.isdecimal() else None, answer.reason)
@@ -183,16 +166,14 @@ class RubricJudge(dspy.Module):
         graded = await self.judge(text, context, Criterion(criterion, description))
         return dspy.Prediction(grade=graded.grade, reason=graded.reason)
 
-    def forward(self, *inputs: Any, **named: Any) -> dspy.Prediction:
-        """`aforward`, for callers without an event loop."""
-        return run_blocking(self.aforward(*inputs, **named))
 
-
-async def _answer_or_failure(stage: str, item: str, predictor: dspy.Predict, **inputs: Any) -> Any:
+async def _answer_or_failure(
+    predictor: dspy.Predict, stage: str, item: str, criterion: Criterion, **inputs: str
+) -> Any:
     """The answer, or a text: the kind of the failure and its reason."""
     try:
         with about(stage, item):
-            return await predictor.acall(**inputs)
+            return await predictor.acall(criterion=criterion.name, description=criterion.description, **inputs)
     except NoConnection:
         raise  # the judge is not there at all: this is no failure of one pair
     except RowError as error:

@@ -9,9 +9,10 @@ from typing import Any, TypeVar
 
 import dspy
 
-from refed_dspy.concurrency import all_of, run_blocking, together
+from refed_dspy.concurrency import all_of, together
 from refed_dspy.errors import ConfigError, RowError
 from refed_dspy.programs.asking import about, again
+from refed_dspy.programs.program import Program
 from refed_dspy.records import Failure, Feedback, Reference, Sample
 from refed_dspy.signatures import (
     DEFAULT_FEATURES,
@@ -43,7 +44,7 @@ class Proposal:
     surplus: int
 
 
-class ReferenceLevelFeedback(dspy.Module):
+class ReferenceLevelFeedback(Program):
     """Collect feedback on a reference once; every sample of that reference is written with it.
 
     Args:
@@ -57,6 +58,13 @@ class ReferenceLevelFeedback(dspy.Module):
 
     stage_names: tuple[str, ...] = STAGES
     """Its stages, from the first to the deepest; each is the name of a predictor."""
+    signatures: Mapping[str, type[dspy.Signature]] = {
+        "response_feedback": ResponseFeedback,
+        "instruction_synthesis": InstructionSynthesis,
+        "response_generation": ResponseGeneration,
+        "response_improvement": ResponseImprovement,
+    }
+    """Stage → what its predictor is asked. That of `instruction_feedback` follows from the features."""
     final_stage = "response_improvement"
     """The stage whose answer is the sample's final response."""
     calls_a_sample = 2.2
@@ -77,11 +85,9 @@ class ReferenceLevelFeedback(dspy.Module):
         """Where its prompts came from (`saved.remember_origin`); empty for a program that was not loaded."""
         self.features = dict(features)
         self.instructions_per_feature = instructions_per_feature
-        self.instruction_feedback = dspy.Predict(instruction_feedback(features))
-        self.response_feedback = dspy.Predict(ResponseFeedback)
-        self.instruction_synthesis = dspy.Predict(InstructionSynthesis)
-        self.response_generation = dspy.Predict(ResponseGeneration)
-        self.response_improvement = dspy.Predict(ResponseImprovement)
+        signatures = {"instruction_feedback": instruction_feedback(features), **self.signatures}
+        for stage in self.stage_names:
+            setattr(self, stage, dspy.Predict(signatures[stage]))
         self.add_guidance(guidance or {})
 
     def add_guidance(self, guidance: Mapping[str, str]) -> None:
@@ -156,13 +162,7 @@ class ReferenceLevelFeedback(dspy.Module):
             better = await self.response_improvement.acall(
                 reference_feedback=response_feedback, instruction=instruction, response=response
             )
-        return Sample(
-            instruction=instruction,
-            response=response,
-            analysis=better.analysis,
-            implementation_strategy=better.implementation_strategy,
-            improved_response=better.improved_response,
-        )
+        return improved_sample(instruction, response, better)
 
     async def aforward(self, reference: Reference | Mapping[str, str]) -> dspy.Prediction:
         """All of one reference's samples.
@@ -195,9 +195,16 @@ class ReferenceLevelFeedback(dspy.Module):
         failures.sort(key=lambda failure: (self.stage_names.index(failure.stage), failure.item, failure.reason))
         return dspy.Prediction(feedback=feedback, samples=samples, failures=failures)
 
-    def forward(self, reference: Reference | Mapping[str, str]) -> dspy.Prediction:
-        """`aforward` from ordinary code, and from notebooks, whose event loop is running."""
-        return run_blocking(self.aforward(reference))
+
+def improved_sample(instruction: str, response: str, better: dspy.Prediction) -> Sample:
+    """The sample of a response that a stage has improved: `better` is that stage's answer."""
+    return Sample(
+        instruction=instruction,
+        response=response,
+        analysis=better.analysis,
+        implementation_strategy=better.implementation_strategy,
+        improved_response=better.improved_response,
+    )
 
 
 def as_reference(value: Reference | Mapping[str, Any]) -> Reference:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
 import dspy
 
-from refed_dspy.concurrency import run_blocking
 from refed_dspy.errors import ConfigError, NoAnswer, NoConnection, RowError, one_line
 from refed_dspy.programs.asking import about
+from refed_dspy.programs.program import Program
 from refed_dspy.signatures.reflection import InstructionReflection, ResponseReflection
 from refed_dspy.text import find_placeholder
 
@@ -81,7 +81,7 @@ Improved: TypeAlias = tuple[str | None, str]
 _PASSING = (f"{NoAnswer.kind}:", f"{NoConnection.kind}:")
 
 
-class ReflectionTuning(dspy.Module):
+class ReflectionTuning(Program):
     """Instruction reflection, then response reflection. A pass without output, or with a placeholder, changes nothing.
 
     Args:
@@ -118,16 +118,16 @@ class ReflectionTuning(dspy.Module):
 
         A new instruction is taken only together with its answer: the old answer would be wrong for it.
         """
-        try:
-            with about("instruction_reflection", item or one_line(instruction, 40)):
-                prediction = await self.instruction_reflection.acall(
-                    instruction_criteria=self.of_instructions,
-                    response_criteria=self.of_responses,
-                    instruction=instruction,
-                    response=response,
-                )
-        except RowError as error:
-            return None, f"{error.kind}: {error.reason}"
+        prediction = await self._ask(
+            "instruction_reflection",
+            item,
+            instruction_criteria=self.of_instructions,
+            response_criteria=self.of_responses,
+            instruction=instruction,
+            response=response,
+        )
+        if isinstance(prediction, str):
+            return None, prediction
         new_instruction, new_response = prediction.new_instruction.strip(), prediction.new_response.strip()
         if placeholder := find_placeholder(new_instruction):
             return None, f"placeholder instruction: {placeholder}"
@@ -139,19 +139,24 @@ class ReflectionTuning(dspy.Module):
 
     async def improve(self, instruction: str, response: str, item: str = "") -> Improved:
         """The second pass: the better response, or None and why: a RowError, a placeholder, the same one again."""
-        try:
-            with about("response_reflection", item or one_line(instruction, 40)):
-                prediction = await self.response_reflection.acall(
-                    response_criteria=self.of_responses, instruction=instruction, response=response
-                )
-        except RowError as error:
-            return None, f"{error.kind}: {error.reason}"
+        inputs = {"response_criteria": self.of_responses, "instruction": instruction, "response": response}
+        prediction = await self._ask("response_reflection", item, **inputs)
+        if isinstance(prediction, str):
+            return None, prediction
         better = prediction.better_response.strip()
         if placeholder := find_placeholder(better):
             return None, f"placeholder response: {placeholder}"
         if better == response.strip():
             return None, "the same response again"
         return better, ""
+
+    async def _ask(self, stage: str, item: str, **inputs: Any) -> Any:
+        """The stage's answer, or a text: the kind of the failure and its reason."""
+        try:
+            with about(stage, item or one_line(inputs["instruction"], 40)):
+                return await getattr(self, stage).acall(**inputs)
+        except RowError as error:
+            return f"{error.kind}: {error.reason}"
 
     async def aforward(self, instruction: str, response: str) -> dspy.Prediction:
         """A prediction with the fields of Recycled. Raises NoConnection where the teacher was not reached at all."""
@@ -160,8 +165,4 @@ class ReflectionTuning(dspy.Module):
         if recycled.instruction_reason.startswith(no_connection) and recycled.response_reason.startswith(no_connection):
             reason = recycled.response_reason.removeprefix(no_connection)
             raise NoConnection(self.stage_names[1], one_line(instruction, 40), reason)
-        return dspy.Prediction(**{name: getattr(recycled, name) for name in recycled.__dataclass_fields__})
-
-    def forward(self, *inputs: Any, **named: Any) -> dspy.Prediction:
-        """`aforward`, for callers without an event loop."""
-        return run_blocking(self.aforward(*inputs, **named))
+        return dspy.Prediction(**asdict(recycled))
