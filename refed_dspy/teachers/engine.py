@@ -207,7 +207,7 @@ class TeacherEngine:
         """Record a finished attempt. Raises AnswerCut, AnswerRefused."""
         self.answered = True
         outcome = outcome_of(response)
-        recorder.report(attempt.answered(outcome, response, self.route))
+        recorder.report(attempt.answered(outcome, response, self.route.provider))
         if outcome == "cut":
             raise AnswerCut(f"cut at max_tokens={self.config.max_tokens}: raise it in the teacher's settings")
         if outcome == "refused":
