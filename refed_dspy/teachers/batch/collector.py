@@ -8,6 +8,7 @@ and errors are handled as those of single calls are (engine.py, outcomes.py).
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -37,16 +38,13 @@ class BatchCollector:
         self.config, self.tracker, self.service, self.log, self.mixed = config, tracker, service, batch_log, mixed
         tracker.join(service)
         self._queue: list[PendingRequest] = []
-        self._bytes = self._last_number = 0
+        self._bytes = 0
+        self.numbers = itertools.count(1)
+        """Numbers for calls that no ledger numbers."""
         self._first = self._last = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._was_busy = False
         """Whether calls were in flight elsewhere at the last look: their next requests may be on the way here."""
-
-    def next_number(self) -> int:
-        """A number for a call that no ledger numbers."""
-        self._last_number += 1
-        return self._last_number
 
     def unused(self) -> dict[int, tuple[int, int]]:
         """Call number → tokens (read, written) of the answers that arrived and nobody asked for. Answers without usage

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
@@ -65,12 +66,11 @@ class NullBatchLog:
     in_flight_elsewhere, stopping = 0, False
 
     def __init__(self) -> None:
-        self._last = 0
+        self._ids = itertools.count(1)
         self.trackers: dict[tuple[str, str], Any] = {}
 
     def begin(self, endpoint: str, model: str, nonce: str, numbers: Sequence[int]) -> SentBatch:  # noqa: ARG002
-        self._last += 1
-        return SentBatch(self._last, nonce, None, time.time(), tuple(numbers))
+        return SentBatch(next(self._ids), nonce, None, time.time(), tuple(numbers))
 
     def park(self, *_: object) -> None:
         """Nothing is written."""
