@@ -118,7 +118,7 @@ class SingleFlight:
 
 
 async def keep_running(
-    refill: Callable[[], Iterator[Awaitable[None]]], at_once: int, stop: Callable[[], None], grace: float = GRACE
+    refill: Callable[[], Iterator[Awaitable[None]]], at_once: int, stop: Callable[[], None], grace: float
 ) -> None:
     """Keep `at_once` pieces of work running for as long as `refill`, called whenever one has ended, gives any.
 

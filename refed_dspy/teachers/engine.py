@@ -147,17 +147,13 @@ class TeacherEngine:
             limits = (
                 self.shares_limits_with._connections().limits
                 if self.shares_limits_with is not None
-                else RateLimits(self.concurrency, config.requests_per_minute, config.tokens_per_minute)
+                else RateLimits(config.concurrency or 32, config.requests_per_minute, config.tokens_per_minute)
             )
             transport = self.route.async_transport()
             connections = self._of_loop[loop] = Connections(
                 self.route.async_lm(WatchedTransport(transport, limits)), transport, limits
             )
         return connections
-
-    @property
-    def concurrency(self) -> int:
-        return self.config.concurrency or 32
 
     async def aclose(self) -> None:
         """Close this loop's connections."""

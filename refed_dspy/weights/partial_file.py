@@ -8,8 +8,6 @@ import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 
 class PartialFile:
@@ -23,15 +21,8 @@ class PartialFile:
         self._bytes = path.with_name(f"{path.name}.part")
         self._list = path.with_name(f"{path.name}.part.json")
         self._pieces: list[tuple[str, int]] = []
-
-    def __enter__(self) -> Self:
         self._file = self._bytes.open("ab")
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._file.close()
+        self.close = self._file.close
 
     @property
     def size(self) -> int:
