@@ -6,11 +6,11 @@ from __future__ import annotations
 import asyncio
 import gc
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator
-from concurrent.futures import Future, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import copy_context
 from itertools import islice
-from threading import Lock, Thread
+from threading import Lock
 from typing import Any, TypeVar, cast
 
 T = TypeVar("T")
@@ -47,7 +47,7 @@ async def all_of(coroutines: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
 
 _gc_lock = Lock()
 _gc_thresholds: list[tuple[int, int, int]] = []
-"""The collector's thresholds from before the first of the runs under way: once for each of them."""
+"""The collector's thresholds from before each of the runs under way. The first are the process's own."""
 
 
 @contextmanager
@@ -55,11 +55,9 @@ def few_collections() -> Iterator[None]:
     """Collect garbage less often, and without the objects that exist already: it takes a tenth of a busy run's CPU."""
     with _gc_lock:
         if not _gc_thresholds:
-            _gc_thresholds.append(gc.get_threshold())
             gc.freeze()
-            gc.set_threshold(20_000, *_gc_thresholds[0][1:])
-        else:
-            _gc_thresholds.append(_gc_thresholds[0])
+        _gc_thresholds.append(gc.get_threshold())
+        gc.set_threshold(20_000, *_gc_thresholds[0][1:])
     try:
         yield
     finally:
@@ -71,7 +69,6 @@ def few_collections() -> Iterator[None]:
 
 
 def _in_thread(work: Coroutine[Any, Any, T]) -> T:
-    outcome: Future[T] = Future()
     started: Future[tuple[asyncio.AbstractEventLoop, asyncio.Task[T]]] = Future()
 
     async def main() -> T:
@@ -79,25 +76,16 @@ def _in_thread(work: Coroutine[Any, Any, T]) -> T:
         started.set_result((asyncio.get_running_loop(), task))
         return await task
 
-    def target() -> None:
+    with ThreadPoolExecutor(1, "refed") as thread:
+        # The copied context carries dspy.context's settings (LM, trace) into the thread.
+        outcome: Future[T] = thread.submit(copy_context().run, asyncio.run, main())
         try:
-            outcome.set_result(asyncio.run(main()))
-        except BaseException as error:  # noqa: BLE001 — raised again in the caller's thread
-            outcome.set_exception(error)
-
-    # The copied context carries dspy.context's settings (LM, trace) into the thread.
-    thread = Thread(target=copy_context().run, args=(target,), name="refed")
-    thread.start()
-    try:
-        # Not thread.join(): before Python 3.13, once interrupted, it takes the thread for finished.
-        wait([outcome])
-    except KeyboardInterrupt:
-        loop, task = started.result()
-        loop.call_soon_threadsafe(task.cancel)
-        wait([outcome])
-        raise
-    finally:
-        thread.join()
+            wait([outcome])
+        except KeyboardInterrupt:
+            loop, task = started.result()
+            loop.call_soon_threadsafe(task.cancel)
+            wait([outcome])
+            raise
     return outcome.result()
 
 
@@ -137,7 +125,7 @@ class SingleFlight:
 
 
 async def keep_running(
-    refill: Callable[[], Iterator[Awaitable[None]]], at_once: int, stop: Callable[[], None], grace: float = GRACE
+    refill: Callable[[], Iterator[Awaitable[None]]], at_once: int, stop: Callable[[], None], grace: float
 ) -> None:
     """Keep `at_once` pieces of work running for as long as `refill`, called whenever one has ended, gives any.
 

@@ -38,7 +38,7 @@ class Budget:
 
     async def reserve(self, worst: int, rank: int = 0) -> None:
         """Reserve `worst` for one call. Raises CapReached."""
-        if self.reached is None and not self._waiting and self._fits(worst):
+        if self.reached is None and not self._waiting and not self._cap(worst):
             self._take(worst)
             return
         if self.reached is not None or not self.in_flight:
@@ -85,9 +85,6 @@ class Budget:
         self.spent += cost - before
         self._wake()
 
-    def _fits(self, worst: int) -> bool:
-        return self._cap(worst) == ""
-
     def _cap(self, worst: int) -> str:
         """The cap that a further call could pass, or ""."""
         caps = self.caps
@@ -113,7 +110,7 @@ class Budget:
             _, _, worst, granted = self._waiting[0]
             if granted.done():  # cancelled meanwhile
                 heapq.heappop(self._waiting)
-            elif self.reached is None and self._fits(worst):
+            elif self.reached is None and not self._cap(worst):
                 heapq.heappop(self._waiting)
                 self._take(worst)
                 granted.set_result(None)

@@ -7,6 +7,7 @@ A program that is called outside a run has none, and its calls are not recorded.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -47,7 +48,8 @@ class RunRecorder:
         """By key: equal requests at once are one."""
         self.out_of_time = False
         """Set if the time was used up before this start: only recorded answers are returned, and no call begins."""
-        self._number = ledger.last_call()
+        self.numbers = itertools.count(ledger.last_call() + 1)
+        """The numbers of new calls."""
 
     def affordable(self, worst: int) -> int | None:
         """How many further samples fit under the caps, at least one; None without a cap.
@@ -76,11 +78,6 @@ class RunRecorder:
         self.batches.tidy()
         self.group.close()
 
-    def next_number(self) -> int:
-        """The number of a new call."""
-        self._number += 1
-        return self._number
-
 
 class CallRecorder:
     """Records the calls of one question. `unwritten` are its successful calls: they are committed with the answer."""
@@ -107,7 +104,7 @@ class CallRecorder:
         Raises CapReached where it could pass a cap.
         """
         await self.run.budget.reserve(worst or 0, self.rank)
-        number = self.run.next_number()
+        number = next(self.run.numbers)
         self._worst[number] = worst or 0
         if self.stopping:  # the run began to end while it waited
             self.not_sent(number)
@@ -138,7 +135,7 @@ class CallRecorder:
                     call.endpoint,
                 )
         else:  # it was not reserved: it gets a number after all reserved ones
-            call = replace(call, number=self.run.next_number())
+            call = replace(call, number=next(self.run.numbers))
         self.calls.append(call)
         self.unwritten.append(call)
         if call.outcome != "ok":
@@ -211,19 +208,15 @@ class NullRecorder:
 
 Recorder: TypeAlias = CallRecorder | NullRecorder
 R = TypeVar("R", bound=Recorder)
-_current: ContextVar[Recorder] = ContextVar("refed_recorder", default=NullRecorder())  # noqa: B039 — it has no state
+current_recorder: ContextVar[Recorder] = ContextVar("refed_recorder", default=NullRecorder())  # noqa: B039 — no state
+"""The recorder of the question being asked."""
 
 
 @contextmanager
 def recording(recorder: R) -> Iterator[R]:
     """Have `recorder` reserve and settle every call inside the block."""
-    token = _current.set(recorder)
+    token = current_recorder.set(recorder)
     try:
         yield recorder
     finally:
-        _current.reset(token)
-
-
-def current_recorder() -> Recorder:
-    """The recorder of the question being asked."""
-    return _current.get()
+        current_recorder.reset(token)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -129,10 +129,7 @@ def _facts(share: PoolShare) -> dict[str, Any]:
 
 def rates_of(teacher: Teacher) -> list[int] | None:
     """Picodollars a token: prompt, cached prompt, prompt written to a cache, completion. None: the price is unknown."""
-    if teacher.price is None:
-        return None
-    rates = teacher.price.rates
-    return [rates.prompt, rates.cached, rates.written, rates.completion]
+    return None if teacher.price is None else list(astuple(teacher.price.rates))
 
 
 def open_teachers(
@@ -197,28 +194,24 @@ class _Opening:
 
     def _share(self, like: TeacherLike) -> PoolShare:
         if not isinstance(like, TeacherConfig):
-            return PoolShare(self._already_open(like) or self._opened_as(like, open_teacher(like)))
+            return PoolShare(self._teacher(like))
         config = like if like.weight == 1 else like.model_copy(update={"weight": 1.0})
         beside = next((teacher for _, teacher in self._opened if _same_server(teacher.config, config)), None)
-        teacher = self._already_open(config) or self._opened_as(config, open_teacher(config, beside))
-        return PoolShare(teacher, like.weight)
+        return PoolShare(self._teacher(config, beside), like.weight)
 
-    def _already_open(self, like: TeacherLike) -> Teacher | None:
-        return next((teacher for other, teacher in self._opened if other is like or _equal(other, like)), None)
-
-    def _opened_as(self, like: TeacherLike, teacher: Teacher) -> Teacher:
-        self._opened.append((like, teacher))
+    def _teacher(self, like: TeacherLike, beside: Teacher | None = None) -> Teacher:
+        if (opened := next((teacher for other, teacher in self._opened if other == like), None)) is not None:
+            return opened
+        self._opened.append((like, teacher := open_teacher(like, beside)))
         return teacher
 
 
-def _equal(first: Any, second: Any) -> bool:
-    return isinstance(first, TeacherConfig) and isinstance(second, TeacherConfig) and first == second
-
-
 def _same_server(first: TeacherConfig | None, second: TeacherConfig) -> bool:
-    if first is None:
-        return False
-    return (first.model, first.gguf, first.api_base) == (second.model, second.gguf, second.api_base)
+    return first is not None and (first.model, first.gguf, first.api_base) == (
+        second.model,
+        second.gguf,
+        second.api_base,
+    )
 
 
 def _flattened(likes: Any) -> Iterator[TeacherLike]:

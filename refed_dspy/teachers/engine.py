@@ -79,7 +79,7 @@ class TeacherEngine:
         Raises LM15Error after the last attempt, AnswerCut, AnswerRefused, NotReached, NotAnApi, StillLimited, and
         whatever the recorder raises.
         """
-        recorder = current_recorder()
+        recorder = current_recorder.get()
         outgoing, prompt_bound = self.outgoing(request, recorder.seed)
         return await self.retried(partial(self._past_rate_limits, outgoing, prompt_bound, recorder), recorder)
 
@@ -147,17 +147,13 @@ class TeacherEngine:
             limits = (
                 self.shares_limits_with._connections().limits
                 if self.shares_limits_with is not None
-                else RateLimits(self.concurrency, config.requests_per_minute, config.tokens_per_minute)
+                else RateLimits(config.concurrency or 32, config.requests_per_minute, config.tokens_per_minute)
             )
             transport = self.route.async_transport()
             connections = self._of_loop[loop] = Connections(
                 self.route.async_lm(WatchedTransport(transport, limits)), transport, limits
             )
         return connections
-
-    @property
-    def concurrency(self) -> int:
-        return self.config.concurrency or 32
 
     async def aclose(self) -> None:
         """Close this loop's connections."""
@@ -207,7 +203,7 @@ class TeacherEngine:
         """Record a finished attempt. Raises AnswerCut, AnswerRefused."""
         self.answered = True
         outcome = outcome_of(response)
-        recorder.report(attempt.answered(outcome, response, self.route))
+        recorder.report(attempt.answered(outcome, response, self.route.provider))
         if outcome == "cut":
             raise AnswerCut(f"cut at max_tokens={self.config.max_tokens}: raise it in the teacher's settings")
         if outcome == "refused":

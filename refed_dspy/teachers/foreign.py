@@ -51,7 +51,7 @@ class ForeignEngine:
 
     async def complete(self, request: Request) -> Response:
         """The whole answer. Raises LMError, AnswerCut, AnswerRefused, and whatever the recorder raises."""
-        recorder, teacher = current_recorder(), self.teacher
+        recorder, teacher = current_recorder.get(), self.teacher
         number = await recorder.reserve(teacher.model, teacher.endpoint, None)
         started, usage, outcome = time.monotonic(), Usage(), "error"
         try:

@@ -28,7 +28,7 @@ from refed_dspy.records import Call
 from refed_dspy.teachers.keys import without_key
 from refed_dspy.teachers.prices import Price
 from refed_dspy.teachers.rate_limits import WebPage
-from refed_dspy.teachers.route import Route
+from refed_dspy.teachers.route import used_tokens
 
 _PAGE = re.compile(r"<!doctype|<html", re.IGNORECASE)
 _TRANSIENT = (RateLimitError, ServerError, TransportError, AnswerTimeout)
@@ -45,9 +45,9 @@ class SentAttempt:
     number: int
     started: float
 
-    def answered(self, outcome: str, response: Response, route: Route) -> Call:
+    def answered(self, outcome: str, response: Response, provider: str) -> Call:
         """The finished call, charged by its tokens; where they were not reported, at its worst case."""
-        prompt, cached, written, completion = route.tokens(response.usage)
+        prompt, cached, written, completion = used_tokens(provider, response.usage)
         cost = self.worst
         if self.price is not None and prompt is not None and completion is not None:
             cost = self.price.cost(prompt, cached or 0, written or 0, completion)

@@ -8,9 +8,9 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, cast
+from typing import Any
 from urllib.parse import urlsplit
 
 # Without this the table would be fetched from the network at each start.
@@ -35,7 +35,7 @@ class Price:
 
     rates: Rates
     source: str
-    longer: tuple[tuple[int, Rates], ...] = field(default=())
+    longer: tuple[tuple[int, Rates], ...] = ()
 
     def cost(self, prompt: int, cached: int, written: int, completion: int) -> int:
         """Picodollars for one call's tokens."""
@@ -94,7 +94,7 @@ def in_batches(config: TeacherConfig, price: Price | None) -> Price | None:
     if price is None:
         return None
     fraction = config.price.batch if isinstance(config.price, PriceConfig) else BATCH_FRACTION
-    listed = {} if isinstance(config.price, PriceConfig) else _table_entry(str(config.price or config.model))
+    listed = {} if isinstance(config.price, PriceConfig) else _table_entry(str(config.price or config.model))[1]
     rates = _uncached(_rates(listed, "_batches")) or _scaled(price.rates, fraction)
     longer = tuple(
         (
@@ -106,13 +106,13 @@ def in_batches(config: TeacherConfig, price: Price | None) -> Price | None:
     return Price(rates, price.source, longer)
 
 
-def _table_entry(model: str) -> Mapping[str, Any]:
-    """The table's entry for PROVIDER/NAME; empty where it has none."""
+def _table_entry(model: str) -> tuple[str, Mapping[str, Any]]:
+    """(provider, the table's entry) of PROVIDER/NAME; nothing where the provider is unknown."""
     try:
         resolution = LMRouter(RouterConfig()).resolve_openai_chat(model)
     except LM15Error:
-        return {}
-    return cast(Mapping[str, Any], model_info(resolution.provider, resolution.model))
+        return "", {}
+    return resolution.provider, model_info(resolution.provider, resolution.model)
 
 
 def _uncached(rates: Rates | None) -> Rates | None:
@@ -136,13 +136,9 @@ def table_name() -> str:
 @lru_cache(maxsize=256)
 def table_price(model: str) -> Price | None:
     """The price of PROVIDER/NAME in the table, or None."""
-    try:
-        resolution = LMRouter(RouterConfig()).resolve_openai_chat(model)
-    except LM15Error:
-        return None
-    info = model_info(resolution.provider, resolution.model)
+    provider, info = _table_entry(model)
     rates = _rates(info, "")
-    if rates is None or not (rates.prompt or rates.completion or resolution.provider in LOCAL_PROVIDERS):
+    if rates is None or not (rates.prompt or rates.completion or provider in LOCAL_PROVIDERS):
         return None  # zero for a hosted model means that nobody entered a price
     thresholds = sorted(int(match[1]) for key in info if (match := _LONGER.fullmatch(key)))
     longer = ((1000 * k, above) for k in thresholds if (above := _rates(info, f"_above_{k}k_tokens")))

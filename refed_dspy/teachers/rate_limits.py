@@ -14,11 +14,11 @@ import random
 import re
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import datetime
-from types import TracebackType
 from typing import Any
 
 from dspy.lm15 import TransportError
@@ -294,39 +294,23 @@ class WatchedTransport:
     def __init__(self, transport: Any, limits: RateLimits) -> None:
         self._transport, self._limits = transport, limits
 
-    def stream(self, request: Any) -> _Exchange:
-        return _Exchange(self._transport.stream(request), self._limits)
-
-
-class _Exchange:
-    """One request and its answer, as an asynchronous context manager."""
-
-    __slots__ = ("_inner", "_limits")
-
-    def __init__(self, inner: Any, limits: RateLimits) -> None:
-        self._inner, self._limits = inner, limits
-
-    async def __aenter__(self) -> Any:
-        response = await self._inner.__aenter__()
-        if (slot := current_slot.get()) is not None:
-            slot.answered = True
-        limits: dict[str, str] = {}
-        is_page = False
-        for name, value in response.headers:
-            name = name.lower()
-            if "ratelimit" in name:
-                limits[name] = value
-            elif name == "content-type":
-                is_page = value.lower().startswith("text/html")
-        if limits:
-            self._limits.learn(limits)
-        # A gateway's page about too many requests, or about an error of its own, means what its status says.
-        if is_page and response.status != 429 and response.status < 500:
-            await self._inner.__aexit__(None, None, None)
-            raise WebPage(f"answered HTTP {response.status} with a web page, not with JSON")
-        return response
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> Any:
-        return await self._inner.__aexit__(kind, error, trace)
+    @asynccontextmanager
+    async def stream(self, request: Any) -> AsyncIterator[Any]:
+        """The response to one request. Raises WebPage."""
+        async with self._transport.stream(request) as response:
+            if (slot := current_slot.get()) is not None:
+                slot.answered = True
+            limits: dict[str, str] = {}
+            is_page = False
+            for name, value in response.headers:
+                name = name.lower()
+                if "ratelimit" in name:
+                    limits[name] = value
+                elif name == "content-type":
+                    is_page = value.lower().startswith("text/html")
+            if limits:
+                self._limits.learn(limits)
+            # A gateway's page about too many requests, or about an error of its own, means what its status says.
+            if is_page and response.status != 429 and response.status < 500:
+                raise WebPage(f"answered HTTP {response.status} with a web page, not with JSON")
+            yield response

@@ -101,12 +101,7 @@ def _text(part: Any) -> str:
 
 def _bytes(part: Any) -> int:
     """Bytes of a system message or of a message's texts."""
-    if part is None:
-        return 0
-    if isinstance(part, str):
-        return len(part.encode("utf-8", "surrogatepass"))
-    texts = part.parts if hasattr(part, "parts") else part
-    return sum(len(str(getattr(text, "text", "")).encode("utf-8", "surrogatepass")) for text in texts)
+    return len(_text(part).encode("utf-8", "surrogatepass"))
 
 
 def fit_bounds(part: Any, bounded: bool) -> Any:

@@ -65,25 +65,16 @@ class Route:
 
     def async_lm(self, transport: Any) -> Any:
         """lm15's client for this wire format over `transport`. It holds the key, in memory only."""
-        return AsyncLMRouter(replace(self._keyed(), transport=transport)).lm(f"{self.provider}:{self.model}")
+        # With a key as text lm15 needs no thread per call, as it does for a function that returns it.
+        key = self.key()
+        keys = {self.provider: key} if key else self.config.api_keys
+        return AsyncLMRouter(replace(self.config, api_keys=keys, transport=transport)).lm(
+            f"{self.provider}:{self.model}"
+        )
 
     def key(self) -> str | None:
         """The key itself, read now."""
         return next((key for name in self.key_env if (key := read_key(name))), None)
-
-    def tokens(self, usage: Any) -> tuple[int | None, int | None, int | None, int | None]:
-        """`used_tokens` of this provider's usage."""
-        return used_tokens(self.provider, usage)
-
-    def _keyed(self) -> RouterConfig:
-        # With a key as text lm15 needs no thread per call, as it does for a function that returns it.
-        key = self.key()
-        return replace(self.config, api_keys={self.provider: key}) if key else self.config
-
-
-def _count(value: int | None) -> int | None:
-    """A count of tokens, or None for one that is impossible."""
-    return value if value is not None and 0 <= value <= MOST_TOKENS else None
 
 
 def resolve(config: TeacherConfig, api_base: str | None = None) -> Route:
@@ -198,6 +189,11 @@ def _required_variable(config: TeacherConfig) -> tuple[str, ...]:
             f"teacher: the variable {config.api_key_env} (api_key_env) is not set; export it and run again"
         )
     return (config.api_key_env,)
+
+
+def _count(value: int | None) -> int | None:
+    """A count of tokens, or None for one that is impossible."""
+    return value if value is not None and 0 <= value <= MOST_TOKENS else None
 
 
 def used_tokens(provider: str, usage: Any) -> tuple[int | None, int | None, int | None, int | None]:

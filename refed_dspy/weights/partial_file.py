@@ -8,11 +8,6 @@ import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from types import TracebackType
-from typing import Self
-
-CHUNK = 1 << 20
-"""Bytes that are read at once."""
 
 
 class PartialFile:
@@ -26,16 +21,8 @@ class PartialFile:
         self._bytes = path.with_name(f"{path.name}.part")
         self._list = path.with_name(f"{path.name}.part.json")
         self._pieces: list[tuple[str, int]] = []
-        self._hash = hashlib.sha256()
-
-    def __enter__(self) -> Self:
         self._file = self._bytes.open("ab")
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._file.close()
+        self.close = self._file.close
 
     @property
     def size(self) -> int:
@@ -48,32 +35,23 @@ class PartialFile:
         if self.size > os.fstat(self._file.fileno()).st_size:
             self._pieces = []
         self._file.truncate(self.size)
-        with self._bytes.open("rb") as file:
-            while chunk := file.read(CHUNK):
-                self._hash.update(chunk)
         return len(self._pieces)
 
     def append(self, name: str, chunks: Iterable[bytes]) -> None:
         """Add one piece. It counts when this returns."""
-        start = self.size
-        length = 0
-        grown = self._hash.copy()
-        self._file.truncate(start)
-        for chunk in chunks:
-            self._file.write(chunk)
-            grown.update(chunk)
-            length += len(chunk)
+        self._file.truncate(self.size)
+        length = sum(map(self._file.write, chunks))
         self._file.flush()
         os.fsync(self._file.fileno())
         self._pieces.append((name, length))
-        self._hash = grown
         new_list = self._list.with_suffix(".tmp")
         new_list.write_text(json.dumps(self._pieces), "utf-8")
         new_list.replace(self._list)
 
     def sha256(self) -> str:
-        """Of the pieces that count, in hexadecimal."""
-        return self._hash.hexdigest()
+        """Of the pieces that count, in hexadecimal. Reads the whole file."""
+        with self._bytes.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
 
     def finish(self) -> None:
         """Give the file its name."""

@@ -8,9 +8,12 @@ and errors are handled as those of single calls are (engine.py, outcomes.py).
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
-from collections.abc import Mapping
-from typing import Any, Self
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
 
 from refed_dspy.config.teacher import BatchConfig
 from refed_dspy.teachers.batch.request import AnyBatchLog, PendingRequest, Straggler, current_request
@@ -35,16 +38,13 @@ class BatchCollector:
         self.config, self.tracker, self.service, self.log, self.mixed = config, tracker, service, batch_log, mixed
         tracker.join(service)
         self._queue: list[PendingRequest] = []
-        self._bytes = self._last_number = 0
+        self._bytes = 0
+        self.numbers = itertools.count(1)
+        """Numbers for calls that no ledger numbers."""
         self._first = self._last = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._was_busy = False
         """Whether calls were in flight elsewhere at the last look: their next requests may be on the way here."""
-
-    def next_number(self) -> int:
-        """A number for a call that no ledger numbers."""
-        self._last_number += 1
-        return self._last_number
 
     def unused(self) -> dict[int, tuple[int, int]]:
         """Call number → tokens (read, written) of the answers that arrived and nobody asked for. Answers without usage
@@ -54,20 +54,19 @@ class BatchCollector:
 
     # --- as a transport
 
-    def stream(self, request: Any) -> _Exchange:
+    @asynccontextmanager
+    async def stream(self, request: Any) -> AsyncIterator[_Response]:
+        """The answer to `current_request`. Raises Straggler, Unanswered, and what the service raises."""
         pending = current_request.get()
         assert pending is not None, "a batch engine sends nothing without a pending request"
-        return _Exchange(self, pending, request)
-
-    async def ask(self, pending: PendingRequest, body: bytes) -> Mapping[str, Any]:
-        """The answer: `status` and `body`. Raises Straggler, Unanswered, and what the service raises."""
         self.log.park(1)
         try:
             if not pending.held:
-                self._join(pending, body)
-            return _parsed(await pending.answer)
+                self._join(pending, request.body)
+            answer = _parsed(await pending.answer)
         finally:
             self.log.park(-1)
+        yield _Response(int(answer["status"]), json.dumps(answer["body"]).encode())
 
     # --- collecting
 
@@ -124,27 +123,18 @@ class BatchCollector:
         return await self.tracker.leave()
 
 
-class _Exchange:
-    """One request and its answer, with the interface that lm15 expects of a transport's response."""
+@dataclass(frozen=True)
+class _Response:
+    """An answer, with the interface that lm15 expects of a transport's response."""
 
-    reason, http_version = "", "HTTP/1.1"
-
-    def __init__(self, collector: BatchCollector, pending: PendingRequest, request: Any) -> None:
-        self._collector, self._pending, self._request = collector, pending, request
-        self.status = 0
-        self.headers: list[tuple[str, str]] = []
-        self._body = b""
-
-    async def __aenter__(self) -> Self:
-        answer = await self._collector.ask(self._pending, self._request.body)
-        self.status, self._body = int(answer["status"]), json.dumps(answer["body"]).encode()
-        return self
+    status: int
+    body: bytes
+    headers: Sequence[tuple[str, str]] = ()
+    reason: str = ""
+    http_version: str = "HTTP/1.1"
 
     async def read(self) -> bytes:
-        return self._body
-
-    async def __aexit__(self, *_: object) -> None:
-        pass
+        return self.body
 
 
 def _parsed(text: str) -> Mapping[str, Any]:

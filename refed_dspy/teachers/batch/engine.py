@@ -32,7 +32,7 @@ from refed_dspy.teachers.batch.request import (
     current_request,
 )
 from refed_dspy.teachers.batch.service import BatchService
-from refed_dspy.teachers.batch.tracker import BatchTracker, tracker_of
+from refed_dspy.teachers.batch.tracker import BatchTracker
 from refed_dspy.teachers.engine import TeacherEngine, answer_from
 from refed_dspy.teachers.outcomes import SentAttempt
 from refed_dspy.teachers.prices import Price
@@ -77,7 +77,7 @@ class BatchEngine(TeacherEngine):
 
     async def _in_batch(self, request: Request) -> Response:
         """The answer from a batch, repeated as `wait` says. Raises Straggler where a batch is not worth it."""
-        recorder = current_recorder()
+        recorder = current_recorder.get()
         outgoing, prompt_bound = self.outgoing(request, recorder.seed)
         cancelled: list[Unanswered] = []
         ask = partial(self._attempt_in_batch, outgoing, prompt_bound, recorder, cancelled)
@@ -108,7 +108,7 @@ class BatchEngine(TeacherEngine):
             per_loop.collector.tracker.expect(pending)
         else:
             number = await recorder.reserve(self.model, self.endpoint, worst, batched=True)
-            pending = PendingRequest(number or per_loop.collector.next_number())
+            pending = PendingRequest(number or next(per_loop.collector.numbers))
         attempt = self.sent_attempt(worst, pending.number)
         try:
             response = await self._answered(per_loop, request, pending)
@@ -172,7 +172,8 @@ class BatchEngine(TeacherEngine):
             batch_log = recorded_log if recorded_log is not None else NullBatchLog()
             service = BatchService(self.config, self.route)
             names = self.endpoint, self.model
-            tracker = tracker_of(batch_log, names, lambda: BatchTracker(self.config.batch, service, batch_log, names))
+            if (tracker := batch_log.trackers.get(names)) is None:
+                tracker = batch_log.trackers[names] = BatchTracker(self.config.batch, service, batch_log, names)
             collector = BatchCollector(self.config.batch, tracker, service, batch_log, mixed=self.alone is not None)
             per_loop = of_log[id(recorded_log)] = _PerLoop(collector, self.route.async_lm(collector))
         return per_loop

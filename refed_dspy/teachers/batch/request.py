@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
@@ -12,7 +13,6 @@ from typing import Any, TypeAlias
 from dspy.lm15 import TransportError
 
 from refed_dspy.ledger.batch_log import BatchLog, SentBatch
-from refed_dspy.records import Call
 from refed_dspy.teachers.batch.service import BatchService
 
 CANCELLED = "cancelled"
@@ -66,42 +66,28 @@ class NullBatchLog:
     in_flight_elsewhere, stopping = 0, False
 
     def __init__(self) -> None:
-        self._last = 0
+        self._ids = itertools.count(1)
         self.trackers: dict[tuple[str, str], Any] = {}
 
-    def park(self, calls: int) -> None:
-        pass
+    def begin(self, endpoint: str, model: str, nonce: str, numbers: Sequence[int]) -> SentBatch:  # noqa: ARG002
+        return SentBatch(next(self._ids), nonce, None, time.time(), tuple(numbers))
 
-    def under_way(self, endpoint: str, model: str) -> Sequence[SentBatch]:  # noqa: ARG002
+    def park(self, *_: object) -> None:
+        """Nothing is written."""
+
+    named = arrived = ended = settle = tidy = park
+
+    def answer(self, number: int) -> None:
+        """Nothing is kept."""
+
+    def under_way(self, *_: str) -> Sequence[SentBatch]:
         return ()
 
-    def begin(self, endpoint: str, model: str, nonce: str, numbers: Sequence[int]) -> SentBatch:  # noqa: ARG002
-        self._last += 1
-        return SentBatch(self._last, nonce, None, time.time(), tuple(numbers))
-
-    def named(self, batch: SentBatch, name: str) -> None:
-        pass
-
-    def arrived(self, answers: Mapping[int, str]) -> None:
-        pass
-
-    def ended(self, batch: SentBatch, how: str, free: Sequence[int] = (), lost: Sequence[int] = ()) -> None:
-        pass
-
-    def answer(self, number: int) -> str | None:  # noqa: ARG002
-        return None
-
-    def unclaimed(self, endpoint: str, model: str) -> Mapping[int, str]:  # noqa: ARG002
+    def unclaimed(self, *_: str) -> Mapping[int, str]:
         return {}
 
-    def has_answered(self, endpoint: str, model: str) -> bool:  # noqa: ARG002
+    def has_answered(self, *_: str) -> bool:
         return False
-
-    def settle(self, call: Call) -> None:
-        pass
-
-    def tidy(self) -> None:
-        pass
 
 
 AnyBatchLog: TypeAlias = BatchLog | NullBatchLog

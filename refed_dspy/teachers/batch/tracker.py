@@ -9,7 +9,7 @@ import re
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -50,7 +50,7 @@ class _OutputReader:
 
 class BatchTracker:
     """Sends pending requests to the service of one endpoint and model, and brings their answers: for one event loop and
-    one batch log, and for all engines of that model (`tracker_of`)."""
+    one batch log, and for all engines of that model: two would take each other's batches for an earlier start's."""
 
     def __init__(
         self, config: BatchConfig, service: BatchService, batch_log: AnyBatchLog, names: tuple[str, str]
@@ -310,15 +310,6 @@ class BatchTracker:
             pending = self._waiting.pop(number, None)
             if pending is not None and not pending.answer.done():
                 pending.answer.set_exception(error)
-
-
-def tracker_of(log: AnyBatchLog, names: tuple[str, str], make: Callable[[], BatchTracker]) -> BatchTracker:
-    """The one tracker of `names` (endpoint, model) in this log: two would take each other's batches for an earlier
-    start's."""
-    if (tracker := log.trackers.get(names)) is None:
-        tracker = log.trackers[names] = make()
-    shared: BatchTracker = tracker
-    return shared
 
 
 def _number(line: Mapping[str, Any]) -> int | None:
