@@ -151,7 +151,7 @@ def split_examples(
     extra = min(len(only_held_out), sizes[2] // 2)
     counts = _set_sizes(len(names), (*sizes[:2], sizes[2] - extra))
     # Clusters that the program was tuned on come first; the test set is taken from the end.
-    names = [*(name for name in names if name in seen), *(name for name in names if name not in seen)]
+    names.sort(key=lambda name: name not in seen)
     names = [*names[: counts[0] + counts[1]], *names[len(names) - counts[2] :]]
     if any(name in seen for name in names[counts[0] + counts[1] :]):
         raise ConfigError(

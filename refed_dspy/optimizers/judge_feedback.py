@@ -24,6 +24,11 @@ class JudgedSample:
     grades: tuple[Graded, ...]
 
     @property
+    def win(self) -> float | None:
+        """1 where the final answer won, 0.5 for a tie, 0 where it lost; None without a verdict."""
+        return None if self.verdict is None else self.verdict.win
+
+    @property
     def length_ratio(self) -> float:
         """The final answer's length over that of the baseline's; 1 where there is no baseline."""
         return len(self.sample.improved_response) / max(1, len(self.baseline)) if self.baseline else 1.0

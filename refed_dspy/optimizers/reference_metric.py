@@ -59,18 +59,14 @@ class ReferenceMetric:
         baseline: ReferenceLevelFeedback,
         teacher: dspy.LM,
         judge: dspy.LM,
-        config: MetricConfig | None = None,
+        config: MetricConfig,
         pairwise: PairwiseJudge | None = None,
     ) -> None:
         self.baseline, self.teacher, self.judge_lm = baseline, teacher, judge
-        self.config = config or MetricConfig()
-        self.accept = self.config.accept
-        criteria = self.config.criteria
-        self.criteria = (
-            tuple(INSTRUCTION_CRITERIA.values())
-            if criteria is None
-            else tuple(Criterion(name, text) for name, text in criteria.items())
-        )
+        self.config, self.accept = config, config.accept
+        self.criteria = tuple(INSTRUCTION_CRITERIA.values())
+        if config.criteria is not None:
+            self.criteria = tuple(Criterion(name, text) for name, text in config.criteria.items())
         self.pairwise, self.rubric = pairwise or PairwiseJudge(), RubricJudge()
         self._recent: deque[tuple[Any, list[JudgedSample]]] = deque(maxlen=64)
 
@@ -160,7 +156,7 @@ class ReferenceMetric:
         coverage = self._coverage(prediction)
         if not judged:
             return Evaluation(0.0, {"coverage": 0.0})
-        verdicts = [each for each in judged if each.verdict is not None and each.verdict.win is not None]
+        verdicts = [each for each in judged if each.win is not None]
         grades = [grade.share for each in judged for grade in each.grades if grade.share is not None]
         components = {
             "wins": _mean(_length_controlled(each, self.config.length_tolerance) for each in verdicts),
@@ -172,7 +168,7 @@ class ReferenceMetric:
             raise NotScored(f"{reference.id}: the judge abstained on all of its samples")
         score = coverage * sum(weight * components[name] for name, weight in weights.items()) / whole
         defined = {name: value for name, value in components.items() if not math.isnan(value)}
-        raw = {"raw_wins": _mean(each.verdict.win if each.verdict else None for each in verdicts)} if verdicts else {}
+        raw = {"raw_wins": _mean(each.win for each in verdicts)} if verdicts else {}
         asked = len(judged) * (1 + len(self.criteria))
         return Evaluation(
             score,
@@ -212,7 +208,7 @@ def worst_first(judged: Iterable[JudgedSample]) -> list[JudgedSample]:
 
 def _length_controlled(judged: JudgedSample, tolerance: float) -> float:
     """The win, reduced by what its length may have gained."""
-    win = (judged.verdict.win if judged.verdict else None) or 0.0
+    win = judged.win or 0.0
     return 0.5 + (win - 0.5) * min(1.0, tolerance / max(judged.length_ratio, 1e-9)) if win > 0.5 else win
 
 

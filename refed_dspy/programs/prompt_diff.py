@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from refed_dspy.errors import one_line
@@ -16,12 +16,8 @@ SHOWN = 400
 def prompt_diff(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
     """The differences of two programs' states by predictor: a diff of the instructions, and demonstrations + and -."""
     blocks = []
-    for name, new in after.items():
-        old = before.get(name)
-        if not isinstance(new, dict) or not isinstance(old, dict) or "signature" not in new:
-            continue
-        lines = [*_lines(old, new), *_demos(old, new)]
-        if lines:
+    for name, old, new in _predictors_of_both(before, after):
+        if lines := [*_lines(old, new), *_demos(old, new)]:
             blocks.append("\n".join([f"### {name}", *lines]))
     return "\n\n".join(blocks) + "\n" if blocks else "no prompt changed\n"
 
@@ -30,11 +26,16 @@ def changed_predictors(before: Mapping[str, Any], after: Mapping[str, Any]) -> l
     """The predictors whose instructions or demonstrations differ."""
     return [
         name
-        for name, new in after.items()
-        if isinstance(new, dict)
-        and isinstance(old := before.get(name), dict)
-        and any(old.get(key) != new.get(key) for key in ("signature", "demos"))
+        for name, old, new in _predictors_of_both(before, after)
+        if any(old.get(key) != new.get(key) for key in ("signature", "demos"))
     ]
+
+
+def _predictors_of_both(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """Name, old state and new state of each predictor in both states."""
+    for name, new in after.items():
+        if isinstance(old := before.get(name), dict) and isinstance(new, dict) and "signature" in new:
+            yield name, old, new
 
 
 def _lines(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

@@ -31,15 +31,8 @@ def prompt_digest(predictor: dspy.Predict) -> str:
     around = adapter.format_user_message_content(
         predictor.signature, dict.fromkeys(fixed.inputs, ""), main_request=True
     )
-    components = [
-        fixed.system,
-        fixed.response_format,
-        predictor.demos,
-        predictor.config,
-        type(adapter).__name__,
-        around,
-    ]
-    return digest(components)
+    own = [fixed.system, fixed.response_format, predictor.demos, predictor.config]
+    return digest([*own, type(adapter).__name__, around])
 
 
 def program_digests(program: dspy.Module) -> dict[str, str]:

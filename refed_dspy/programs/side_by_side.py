@@ -9,7 +9,6 @@ for once, and every figure is paired.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import dspy
@@ -22,18 +21,6 @@ from refed_dspy.programs.reference_level import Proposal, ReferenceLevelFeedback
 from refed_dspy.records import Reference, Sample
 
 CONTEXT = "It answers this instruction:\n"
-
-
-@dataclass(frozen=True, repr=False)
-class ComparedAnswers:
-    """The answers to one instruction: program → its sample, or why there is none; and the judge's verdicts."""
-
-    samples: Mapping[str, Sample]
-    failed: Mapping[str, str]
-    verdicts: Mapping[str, Verdict]
-    """Program → the judge's verdict on (its response, the baseline's response)."""
-    grades: Mapping[str, Graded]
-    """Program → its response's grade by overall quality."""
 
 
 class SideBySide(dspy.Module):
@@ -102,32 +89,21 @@ class SideBySide(dspy.Module):
     ) -> Sample:
         """Have every program answer and the judge compare. Returns the baseline's sample.
 
-        Raises RowError where the baseline has none. If another program has none, it is not compared.
-        """
-        answered = await self.answers(reference, response_feedback, instruction, item)
-        return answered.samples[self.against]
-
-    async def answers(
-        self, reference: Reference, response_feedback: Mapping[str, Any], instruction: str, item: str
-    ) -> ComparedAnswers:
-        """All answers to one instruction, with verdicts. Raises RowError where the baseline fails.
-
-        `response_feedback` is the result of `collect_response_feedback`.
+        `response_feedback` is the result of `collect_response_feedback`. Raises RowError where the baseline has no
+        answer. If another program has none, it is not compared.
         """
         samples: dict[str, Sample] = {}
-        failed: dict[str, str] = {}
         for name in (self.against, *(name for name in self.programs if name != self.against)):
             feedback = response_feedback[name]
             try:
                 if isinstance(feedback, RowError):
                     raise feedback
                 samples[name] = await self.programs[name].respond(reference, feedback, instruction, item)
-            except RowError as error:  # it is in the ledger's failures; its program is not compared here
+            except RowError:  # it is in the ledger's failures; its program is not compared here
                 if name == self.against:
                     raise
-                failed[name] = error.kind
-        verdicts, grades = await self.judged(instruction, samples, item)
-        return ComparedAnswers(samples, failed, verdicts, grades)
+        await self.judged(instruction, samples, item)
+        return samples[self.against]
 
     async def judged(
         self, instruction: str, samples: Mapping[str, Sample], item: str

@@ -9,13 +9,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import dspy
 import pytest
 from dspy.lm15 import Request
 from dspy.utils import exceptions as lm_errors
 
 from refed_dspy.data.pairs import Pair
 from refed_dspy.errors import RunStopped, TeacherRefused
-from refed_dspy.optimizers.agreement import ALL, Agreement, agreement, agreement_lines, criterion_of
+from refed_dspy.optimizers.agreement import (
+    ALL,
+    Agreement,
+    agreement,
+    agreement_lines,
+    agreement_of_results,
+    criterion_of,
+)
 from refed_dspy.optimizers.judge_agreement import judge_pairs
 from refed_dspy.programs.judges import OVERALL, RESPONSE_CRITERIA, Criterion, PairwiseJudge, Verdict
 from refed_dspy.programs.lm_errors import AnswerCut, NotReached
@@ -282,3 +290,9 @@ def test_the_table() -> None:
     assert lines[3].startswith("all ")
     assert {line.find("1.00 (") for line in (lines[1], lines[3])} == {lines[0].index("accuracy")}
     assert all(len(line) <= 120 and line == line.rstrip() for line in lines)
+
+
+def test_examples_that_name_no_criterion_were_judged_by_overall_quality() -> None:
+    example = dspy.Example(instruction="i", answer_a="one", answer_b="two", people=1)
+    (row,) = agreement_of_results([(example, dspy.Prediction(preference=2, consistent=True), 1.0)], seed=0)
+    assert (row.criterion, row.pairs, row.accuracy and row.accuracy.mean) == (OVERALL.name, 1, 1.0)

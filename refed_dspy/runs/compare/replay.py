@@ -10,11 +10,23 @@ from typing import Any
 from refed_dspy.errors import RowError
 from refed_dspy.ledger.instructions import kept_instructions, opened_references, tried_in_vain
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.programs.judges import Graded
-from refed_dspy.programs.side_by_side import ComparedAnswers, SideBySide
-from refed_dspy.records import Reference
+from refed_dspy.programs.judges import Graded, Verdict
+from refed_dspy.programs.side_by_side import SideBySide
+from refed_dspy.records import Reference, Sample
 from refed_dspy.teachers import Teacher
 from refed_dspy.teachers.replay import Replay, replaying
+
+
+@dataclass(frozen=True, repr=False)
+class ComparedAnswers:
+    """The answers to one instruction: program → its sample, or why there is none; and the judge's verdicts."""
+
+    samples: Mapping[str, Sample]
+    failed: Mapping[str, str]
+    verdicts: Mapping[str, Verdict]
+    """Program → the judge's verdict on (its response, the baseline's response)."""
+    grades: Mapping[str, Graded]
+    """Program → its response's grade by overall quality."""
 
 
 @dataclass(frozen=True, repr=False)  # asyncio builds the repr of a task's result: a second's work for all rows
