@@ -22,7 +22,7 @@ from refed_dspy.ledger.budget import Budget, Caps
 from refed_dspy.ledger.group_commit import GroupCommit
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.spending import Spent
-from refed_dspy.ledger.statements import Key, not_sent, reserved, settled
+from refed_dspy.ledger.statements import Key, Statement, not_sent, recovered, reserved, settled
 from refed_dspy.records import Call, dollars
 
 CALLS_A_SAMPLE = 2.2
@@ -44,6 +44,8 @@ class RunRecorder:
         """Set when the run is ending: no further call may begin."""
         self.settled = ledger.settled_keys()
         """Keys that were answered, or failed for good."""
+        self.passing = ledger.passing_failures()
+        """Keys of failures in the ledger that an answer removes."""
         self.single_flight = SingleFlight()
         """By key: equal requests at once are one."""
         self.out_of_time = False
@@ -77,6 +79,12 @@ class RunRecorder:
             raise
         self.batches.tidy()
         self.group.close()
+
+    def recovered(self, *keys: str) -> list[Statement]:
+        """What removes the passing failures under `keys`: the request was answered after all."""
+        stale = self.passing.intersection(keys)
+        self.passing -= stale
+        return [recovered(key) for key in sorted(stale)]
 
 
 class CallRecorder:

@@ -47,13 +47,17 @@ def text_digest(text: str) -> bytes:
 
 
 def answered(key: Key, answer: Answer, endpoint: str, calls: Iterable[Call]) -> list[Statement]:
-    """An answer that `endpoint` gave, and its calls, settled. An earlier failure under this key is deleted."""
+    """An answer that `endpoint` gave, and its calls, settled."""
     row = (key.digest, key.stage, key.item, key.repetition, answer.output, answer.raw, endpoint, time.time())
     return [
         ("INSERT OR IGNORE INTO answers VALUES (?,?,?,?,?,?,?,?)", row),
-        ("DELETE FROM failures WHERE key=?", (key.digest,)),
         *settled(key, calls),
     ]
+
+
+def recovered(key: str) -> Statement:
+    """The request under `key` was answered after all: its failure is deleted."""
+    return ("DELETE FROM failures WHERE key=?", (key,))
 
 
 def shared(key: Key) -> list[Statement]:

@@ -150,11 +150,19 @@ class SchemaAdapter(dspy.JSONAdapter):
         _note(lm)
         with fitting(fit):
             if fixed.plain and (engine := direct_engine(lm, lm_kwargs)) is not None:
-                messages = self.format(signature, demos, inputs)
+                messages = self._messages(signature, demos, inputs)
                 text = await ask_directly(engine, lm, lm_kwargs, messages, fixed.typed_format)
                 return [fit.values(text)]
             kwargs = {**lm_kwargs, **_response_format(lm, signature)}
             return await dspy.Adapter.acall(self, lm, kwargs, signature, demos, inputs)
+
+    def _messages(self, signature: Any, demos: Any, inputs: Any) -> list[JsonObject]:
+        """`format` of a plain signature; without demos it has but two messages."""
+        if demos or type(self) is not SchemaAdapter:
+            messages: list[JsonObject] = self.format(signature, demos, inputs)
+            return messages
+        content = self.format_user_message_content(signature, inputs, main_request=True)
+        return [{"role": "system", "content": rendering(signature).system}, {"role": "user", "content": content}]
 
     def format_system_message(self, signature: type[dspy.Signature]) -> str:
         return rendering(signature).system

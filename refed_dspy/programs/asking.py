@@ -7,7 +7,7 @@ records the rest. A role (`as_role`) is another such model. Outside a run it is 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -22,8 +22,7 @@ from refed_dspy.programs.lm_errors import translated
 from refed_dspy.programs.question import Question, UnnamedStage, asking_about
 
 
-@contextmanager
-def about(stage: str, item: str) -> Iterator[None]:
+def about(stage: str, item: str) -> AbstractContextManager[None]:
     """The calls inside the block are made for `stage` of `item`, under which the ledger keeps them.
 
     Without an adapter of the caller's they go through `SchemaAdapter`.
@@ -34,8 +33,7 @@ def about(stage: str, item: str) -> Iterator[None]:
         RunStopped: the work ends; CapReached where a cap ends it.
         ConfigError: no language model is set.
     """
-    with _answering(Question(stage, item)):
-        yield
+    return _answering(Question(stage, item))
 
 
 def predictor_names(program: Any) -> dict[int, str]:
@@ -44,20 +42,21 @@ def predictor_names(program: Any) -> dict[int, str]:
     return {id(predictor): name.removesuffix(".predict").rpartition(".")[2] for name, predictor in named}
 
 
-@contextmanager
-def about_item(names: Mapping[int, str], item: str) -> Iterator[None]:
+def about_item(names: Mapping[int, str], item: str) -> AbstractContextManager[None]:
     """As `about`, for the calls that a program makes for `item` without it: the name of the predictor is the stage.
 
     `names`: the program's `predictor_names`.
     """
-    with _answering(UnnamedStage(item, names)):
-        yield
+    return _answering(UnnamedStage(item, names))
 
 
 @contextmanager
 def _answering(question: Question) -> Iterator[None]:
-    adapter = nullcontext() if dspy.settings.adapter is not None else dspy.context(adapter=SchemaAdapter())
-    with asking_about(question), adapter:
+    if dspy.settings.adapter is None:
+        with dspy.context(adapter=SchemaAdapter()), _answering(question):
+            yield
+        return
+    with asking_about(question):
         try:
             yield
         except (AdapterParseError, LMError) as error:

@@ -162,8 +162,6 @@ class Pool:
         self._former = [key_function(identity) for identity in former]
         any_member = members[0][0].recorded
         self._seed, self._recorder, self._ledger = any_member.seed, any_member.recorder, any_member.ledger
-        self._passing = self._ledger.passing_failures()
-        """Keys of failures in the ledger that an answer removes."""
         self._in_batches = {call.key for call in unsettled_calls(self._ledger)}
         """Keys of calls that wait in a batch: the member that sent one fetches its answer."""
 
@@ -182,7 +180,7 @@ class Pool:
             return self._recorded_answer(asked, keys) or await self._ask_members(asked, keys)
 
         answer = await self._recorder.single_flight.share(keys[0].digest, first)  # the same request is paid for once
-        self._remove_failures(keys)
+        self._recorder.group.post(self._recorder.recovered(*(key.digest for key in keys)))
         return answer
 
     def _recorded_answer(self, asked: Asked, keys: Sequence[Key]) -> Answer | None:
@@ -274,14 +272,7 @@ class Pool:
             return
         if isinstance(error, NoConnection) and not any(weighted.member.recorded.answered for weighted in self._members):
             raise member.recorded.not_reached(error) from error
-        self._passing.add(keys[member.id].digest)
         await member.recorded.fail(keys[member.id], error)
-
-    def _remove_failures(self, keys: Sequence[Key]) -> None:
-        """The question is answered: remove the passing failures that the ledger has of it, whichever member's."""
-        if self._passing and (stale := self._passing.intersection(key.digest for key in keys)):
-            self._passing -= stale
-            self._recorder.group.post([("DELETE FROM failures WHERE key=?", (key,)) for key in sorted(stale)])
 
 
 def _note_writer(member: PoolMember) -> None:

@@ -207,7 +207,8 @@ class RecordedTeacher:
             self._count(recorder.calls)
         self.answered = True
         endpoint = recorder.calls[-1].endpoint if recorder.calls else self.teacher.endpoint
-        await self.recorder.group.commit(answered(key, answer, endpoint, recorder.take()))
+        rows = [*answered(key, answer, endpoint, recorder.take()), *self.recorder.recovered(key.digest)]
+        await self.recorder.group.commit(rows)
         self._settled.add(key.digest)
         self._count_success(key.stage)
         return answer
@@ -222,8 +223,7 @@ class RecordedTeacher:
     async def fail(self, key: Key, error: RowError, calls: Sequence[Call] = ()) -> None:
         """The request ends with `error`. Raises RunStopped where too many of its stage failed."""
         await self.recorder.group.commit(failed(key, error.kind, error.reason, error.final, calls))
-        if error.final:
-            self._settled.add(key.digest)
+        (self._settled if error.final else self.recorder.passing).add(key.digest)
         if not isinstance(error, MalformedAnswer):  # each try of those was counted
             self._count_failure(key.stage, error)
 
