@@ -22,6 +22,7 @@ from refed_dspy.ledger.statements import (
     answered,
     decided,
     failed,
+    recovered,
     sampled,
     shared,
     text_digest,
