@@ -21,8 +21,14 @@ from refed_dspy.teachers.recorded import Progress, RecordedTeacher
 from refed_dspy.teachers.recorded_lm import recorded_lm
 from refed_dspy.teachers.work import Start
 
-# DSPy settings for thousands of calls: history and traces would grow with each of them.
-LEAN = {"disable_history": True, "trace": None, "max_trace_size": 0, "track_usage": False}
+# DSPy settings for thousands of calls: history and traces would grow with each, and a warning come with each.
+LEAN = {
+    "disable_history": True,
+    "trace": None,
+    "max_trace_size": 0,
+    "track_usage": False,
+    "warn_on_type_mismatch": False,
+}
 
 
 class Session:
