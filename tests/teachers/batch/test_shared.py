@@ -286,7 +286,7 @@ async def test_a_call_that_was_held_at_no_price_is_no_alarm(tmp_path: Path, capl
 def test_stragglers_are_no_more_at_once_than_was_said() -> None:
     for concurrency, most in ((None, 32), (4, 4), (1000, 32)):
         config = TeacherConfig(model="odd/m", api_base="http://there/v1", mode="mixed", concurrency=concurrency)
-        assert open_teacher(config).server.alone.concurrency == most
+        assert open_teacher(config).server.alone.config.concurrency == most
 
 
 # --- whoever cancels
