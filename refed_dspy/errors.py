@@ -3,6 +3,7 @@
     RefedError                  exit code 1
     ├── InputError              exit code 2: the caller's input cannot be used; no call was paid for
     │   ├── ConfigError         a setting, a flag, an environment variable, a program file
+    │   │   └── ModelError      a model that cannot be used with its settings
     │   ├── ReferencesError     the references: file, row, shape
     │   ├── RunDirError         the run's folder: of another run, in use, unreadable
     │   ├── ExportError         the file to write exists, or cannot be written
@@ -48,6 +49,14 @@ class InputError(RefedError):
 
 class ConfigError(InputError):
     """A setting is missing, unknown or out of range."""
+
+
+class ModelError(ConfigError):
+    """A model cannot be used with its settings. `role` is what it is for, or the setting that names it."""
+
+    def __init__(self, reason: str, role: str = "teacher") -> None:
+        super().__init__(f"{role}: {reason}")
+        self.reason, self.role = reason, role
 
 
 class ReferencesError(InputError):

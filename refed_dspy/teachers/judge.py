@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from refed_dspy.config.teacher import TeacherConfig
-from refed_dspy.errors import ConfigError
+from refed_dspy.errors import ConfigError, ModelError
 from refed_dspy.teachers.teacher import Teacher, open_teacher
 
 log = logging.getLogger("refed_dspy.teachers")
@@ -36,11 +36,11 @@ def judge_for(teacher: Teacher, asked: Any) -> Teacher:
 
 @contextmanager
 def in_role(role: str) -> Iterator[None]:
-    """Name `role` in the ConfigErrors of `open_teacher`, which speak of a teacher whatever the model is for."""
+    """Name `role` in the errors of a model that is opened inside the block."""
     try:
         yield
-    except ConfigError as error:
-        raise ConfigError(str(error).replace("teacher:", f"{role}:", 1)) from None
+    except ModelError as error:
+        raise ModelError(error.reason, role if error.role == "teacher" else error.role) from None
 
 
 def open_judge_model(asked: Any, beside: Teacher | None = None) -> Teacher:

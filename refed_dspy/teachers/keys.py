@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 
-from refed_dspy.errors import ConfigError
+from refed_dspy.errors import ModelError
 
 
 def read_key(variable: str) -> str | None:
@@ -16,9 +16,7 @@ def read_key(variable: str) -> str | None:
     """
     key = os.environ.get(variable, "").strip()
     if not all("!" <= letter <= "~" for letter in key):
-        raise ConfigError(
-            f"teacher: the key in {variable} has a letter that no key has (a line break, a blank, an accent)"
-        )
+        raise ModelError(f"the key in {variable} has a letter that no key has (a line break, a blank, an accent)")
     return key or None
 
 

@@ -20,7 +20,7 @@ from dspy.clients.model_metadata import model_info, source_info
 from dspy.lm15 import LM15Error, LMRouter, RouterConfig
 
 from refed_dspy.config.teacher import PriceConfig, TeacherConfig
-from refed_dspy.errors import ConfigError
+from refed_dspy.errors import ModelError
 from refed_dspy.records import PICO, Rates
 from refed_dspy.teachers.route import LOCAL_PROVIDERS
 
@@ -74,8 +74,8 @@ def price_of(config: TeacherConfig, endpoint: str) -> Price | None:
     if config.price is not None:
         price = table_price(config.price)
         if price is None:
-            raise ConfigError(
-                f"teacher: price: the table of {table_name()} has no {config.price}; give "
+            raise ModelError(
+                f"price: the table of {table_name()} has no {config.price}; give "
                 "{prompt: …, completion: …} in dollars a million tokens"
             )
         return price

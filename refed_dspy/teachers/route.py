@@ -29,7 +29,7 @@ from dspy.lm15 import (
 )
 
 from refed_dspy.config.teacher import TeacherConfig
-from refed_dspy.errors import ConfigError, one_line
+from refed_dspy.errors import ModelError, one_line
 from refed_dspy.teachers.keys import read_key
 
 CUSTOM_PROVIDER = "refed-teacher"
@@ -145,19 +145,18 @@ def _known_provider(config: TeacherConfig) -> Route:
     try:
         resolution = LMRouter(RouterConfig()).resolve_openai_chat(str(config.model))
     except LM15Error:
-        raise ConfigError("teacher: the model's provider is unknown; give its endpoint's address in api_base") from None
+        raise ModelError("the model's provider is unknown; give its endpoint's address in api_base") from None
     provider = resolution.provider
     if not env and resolution.env_key and not resolution.placeholder_key:
         if not os.environ.get(resolution.env_key):
-            raise ConfigError(
-                f"teacher: no key for {config.model}: set the variable {resolution.env_key}, "
-                "or name another in api_key_env"
+            raise ModelError(
+                f"no key for {config.model}: set the variable {resolution.env_key}, or name another in api_key_env"
             )
         env = (resolution.env_key,)
     try:
         lm = AsyncLMRouter(RouterConfig()).lm(f"{provider}:{resolution.model}")
     except LM15Error as error:
-        raise ConfigError(f"teacher: {one_line(error.message)}; or give its endpoint's address in api_base") from None
+        raise ModelError(f"{one_line(error.message)}; or give its endpoint's address in api_base") from None
     endpoint = str(getattr(lm, "base_url", None) or provider)
     bounded = provider in LOCAL_PROVIDERS
     transport = _transport(config, endpoint)
@@ -185,9 +184,7 @@ def _required_variable(config: TeacherConfig) -> tuple[str, ...]:
     if config.api_key_env is None:
         return ()
     if not read_key(config.api_key_env):
-        raise ConfigError(
-            f"teacher: the variable {config.api_key_env} (api_key_env) is not set; export it and run again"
-        )
+        raise ModelError(f"the variable {config.api_key_env} (api_key_env) is not set; export it and run again")
     return (config.api_key_env,)
 
 

@@ -18,7 +18,7 @@ from dspy.utils.exceptions import LMError
 from refed_dspy.config.loading import load_config
 from refed_dspy.config.run import RunConfig
 from refed_dspy.config.teacher import TeacherConfig
-from refed_dspy.errors import ConfigError, one_line
+from refed_dspy.errors import ConfigError, ModelError, one_line
 from refed_dspy.programs.fast_path import Engine, max_tokens_of
 from refed_dspy.teachers.engine import BlockingTeacherEngine, TeacherEngine
 from refed_dspy.teachers.foreign import foreign_engine
@@ -134,7 +134,7 @@ def open_teacher(teacher: TeacherLike | None, beside: Teacher | None = None) -> 
     the same model at the same endpoint.
 
     Raises:
-        ConfigError: it cannot be used with its settings; one line says why.
+        ModelError: it cannot be used with its settings; one line says why.
     """
     if teacher is None:
         if dspy.settings.lm is None:
@@ -147,9 +147,9 @@ def open_teacher(teacher: TeacherLike | None, beside: Teacher | None = None) -> 
     if isinstance(teacher, str | Path):
         teacher = load_config(RunConfig, environ={}, teacher=str(teacher)).teacher
     if isinstance(teacher, TeacherConfig) and teacher.embedded and teacher.mode != "interactive":
-        raise ConfigError(f"teacher: an embedded model takes no batches: leave out mode: {teacher.mode}")
+        raise ModelError(f"an embedded model takes no batches: leave out mode: {teacher.mode}")
     if not isinstance(teacher, TeacherConfig):
-        raise ConfigError(f"teacher: a {type(teacher).__name__}; pass a TeacherConfig, a dspy.LM, a name or a file")
+        raise ModelError(f"a {type(teacher).__name__}; pass a TeacherConfig, a dspy.LM, a name or a file")
     return _embedded(teacher, beside) if teacher.embedded else _remote(teacher, beside)
 
 
@@ -186,8 +186,8 @@ def _batch_model(config: TeacherConfig, route: Route, price: Price | None, plain
     from refed_dspy.teachers.batch.engine import BatchEngine
 
     if route.provider in NO_BATCHES:
-        raise ConfigError(
-            f"teacher: mode: {config.mode} needs a Batch API like OpenAI's, and {config.model} speaks another: set "
+        raise ModelError(
+            f"mode: {config.mode} needs a Batch API like OpenAI's, and {config.model} speaks another: set "
             "mode: interactive"
         )
     at_once = TeacherEngine(config, route, plain)
@@ -201,7 +201,7 @@ def _embedded(config: TeacherConfig, beside: Teacher | None = None) -> Teacher:
     if config.gguf is not None:
         path, name = config.gguf, config.gguf.name
         if not path.is_file():
-            raise ConfigError(f"teacher: gguf {path}: no such file")
+            raise ModelError(f"gguf {path}: no such file")
         content = f"{name}:{path.stat().st_size}"
     else:
         from refed_dspy.weights import WEIGHTS, find
@@ -246,7 +246,7 @@ def _language_model_on(config: TeacherConfig, at_once: TeacherEngine, engine: Te
             async_engine=engine,
         )
     except LMError as error:
-        raise ConfigError(f"teacher: {one_line(error)}") from None
+        raise ModelError(one_line(error)) from None
 
 
 def _settings(config: TeacherConfig) -> dict[str, Any]:
