@@ -10,14 +10,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from refed_dspy.config.loading import load_config
-from refed_dspy.config.run import RunConfig
 from refed_dspy.config.teacher import TeacherConfig
 from refed_dspy.errors import ConfigError, one_line
 from refed_dspy.programs.asking import predictor_names
 from refed_dspy.records import digest
 from refed_dspy.teachers import Teacher, TeacherLike, open_teacher
 from refed_dspy.teachers.judge import in_role
+from refed_dspy.teachers.teacher import read_teacher
 
 ANY = ""
 """The key of the pool for every stage that is not named."""
@@ -217,7 +216,7 @@ def _same_server(first: TeacherConfig | None, second: TeacherConfig) -> bool:
 def _flattened(likes: Any) -> Iterator[TeacherLike]:
     """Each TeacherLike of a value or of nested lists. Teacher files are read, since one may hold a list."""
     if isinstance(likes, str | Path):
-        likes = load_config(RunConfig, environ={}, teacher=str(likes)).teacher
+        likes = read_teacher(likes)
     if isinstance(likes, list | tuple):
         for like in likes:
             yield from _flattened(like)

@@ -127,6 +127,17 @@ class Teacher:
             await asyncio.to_thread(self.stop)
 
 
+def read_teacher(source: str | Path) -> Any:
+    """The settings of a model's name or a teacher file: a TeacherConfig, or a list of them. Raises ConfigError."""
+    try:
+        return load_config(RunConfig, environ={}, teacher=str(source)).teacher
+    except ConfigError as error:
+        where, _, reason = str(error).partition(": ")
+        if where == "teacher":  # it is no file's mistake
+            raise ModelError(reason) from None
+        raise
+
+
 def open_teacher(teacher: TeacherLike | None, beside: Teacher | None = None) -> Teacher:
     """Set up `teacher`: a config, a `dspy.LM`, a model's name or a teacher file; None means `dspy.settings.lm`.
 
@@ -145,7 +156,7 @@ def open_teacher(teacher: TeacherLike | None, beside: Teacher | None = None) -> 
     if isinstance(teacher, Teacher):
         return teacher
     if isinstance(teacher, str | Path):
-        teacher = load_config(RunConfig, environ={}, teacher=str(teacher)).teacher
+        teacher = read_teacher(teacher)
     if isinstance(teacher, TeacherConfig) and teacher.embedded and teacher.mode != "interactive":
         raise ModelError(f"an embedded model takes no batches: leave out mode: {teacher.mode}")
     if not isinstance(teacher, TeacherConfig):

@@ -12,6 +12,9 @@ from benchmarks.simulated import SimulatedTeacher
 from refed_dspy import TeacherConfig
 from refed_dspy.config.loading import load_config
 from refed_dspy.config.run import RunConfig
+from refed_dspy.errors import ConfigError
+from refed_dspy.teachers import open_teacher
+from refed_dspy.teachers.judge import in_role
 from refed_dspy.teachers.prices import price_of
 from refed_dspy.teachers.route import resolve
 from tests.support import ROOT
@@ -73,3 +76,9 @@ def test_each_makes_samples_over_its_wire(file: Path, server: SimulatedTeacher, 
     )
     assert made.complete and not made.failures
     assert counted(server, file) > before
+
+
+@pytest.mark.parametrize(("source", "message"), [("nosuch", "judge: model must be"), ("a/b", "judge: the model's")])
+def test_whatever_is_wrong_with_a_model_is_said_of_what_it_is_for(source: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message), in_role("reflection"), in_role("judge"):
+        open_teacher(source)
