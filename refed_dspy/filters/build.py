@@ -4,19 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from hashlib import sha256
+from pkgutil import resolve_name
 from typing import Any
 
 from refed_dspy.config.filters import FilterConfig
 from refed_dspy.errors import ConfigError, one_line
 from refed_dspy.filters.base import Filter, JudgeFilter, Step
 from refed_dspy.filters.judge import ImprovedWins, Rubric
-from refed_dspy.filters.language import Language
-from refed_dspy.filters.length import Length
-from refed_dspy.filters.near_duplicates import NearDuplicates
-from refed_dspy.filters.overlap import Overlap
 from refed_dspy.filters.random_draw import ByChance
-from refed_dspy.filters.refusals import Refusals
-from refed_dspy.filters.rouge import RougeFilter
 from refed_dspy.programs.judges import (
     INSTRUCTION_CRITERIA,
     OVERALL,
@@ -27,8 +22,15 @@ from refed_dspy.programs.judges import (
 )
 from refed_dspy.programs.saved import program_digests
 
-_BY_SETTINGS = {kind.name: kind for kind in (RougeFilter, NearDuplicates, Length, Refusals, Language, Overlap)}
-"""The filters whose parameters are their settings, by name."""
+_BY_SETTINGS = {
+    "rouge": "refed_dspy.filters.rouge:RougeFilter",
+    "near_duplicates": "refed_dspy.filters.near_duplicates:NearDuplicates",
+    "length": "refed_dspy.filters.length:Length",
+    "refusals": "refed_dspy.filters.refusals:Refusals",
+    "language": "refed_dspy.filters.language:Language",
+    "overlap": "refed_dspy.filters.overlap:Overlap",
+}
+"""The filters whose parameters are their settings: imported when used, since numpy comes with some."""
 
 
 def build(configs: Sequence[FilterConfig | Filter], seed: int, judge: PairwiseJudge | None = None) -> list[Step]:
@@ -62,7 +64,8 @@ def _built(config: FilterConfig, seed: int, judge: PairwiseJudge | None) -> Filt
         case "random":
             return ByChance(1.0 if settings.share is None else settings.share, seed)
         case name:
-            return _BY_SETTINGS[name](**settings.model_dump(exclude={"keep"}))
+            kind: type[Filter] = resolve_name(_BY_SETTINGS[name])
+            return kind(**settings.model_dump(exclude={"keep"}))
 
 
 def _check_custom(filter_: Any) -> None:
