@@ -189,8 +189,8 @@ class Ledger:
 
     def answer(self, digest: str) -> Answer | None:
         """The paid answer under this key, or None."""
-        row = self.db.execute("SELECT output, raw FROM answers WHERE key=?", (digest,)).fetchone()
-        return None if row is None else Answer(*row)
+        row = self.db.execute("SELECT output, raw, item, stage FROM answers WHERE key=?", (digest,)).fetchone()
+        return None if row is None else Answer(row[0], row[1], asked_for=(row[2], row[3]))
 
     def endpoint(self, digest: str) -> str:
         """The endpoint that gave the answer under this key."""

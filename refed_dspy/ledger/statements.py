@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any, TypeAlias
 
@@ -34,6 +34,8 @@ class Answer:
 
     output: str
     raw: str | None = None
+    asked_for: tuple[str, str] | None = field(default=None, compare=False)
+    """The item and stage that asked first; None where it was not read from the ledger."""
 
     @property
     def text(self) -> str:
@@ -61,10 +63,8 @@ def recovered(key: str) -> Statement:
 
 
 def shared(key: Key) -> list[Statement]:
-    """The answer under `key` was given to its stage and item, too, unless it was theirs from the start."""
-    first = "SELECT 1 FROM answers WHERE key=:key AND item=:item AND stage=:stage"
-    row = {"item": key.item, "stage": key.stage, "key": key.digest}
-    return [(f"INSERT OR IGNORE INTO shared SELECT :item, :stage, :key WHERE NOT EXISTS ({first})", row)]
+    """The answer under `key`, which another item or stage asked for first, was given to its own, too."""
+    return [("INSERT OR IGNORE INTO shared VALUES (?,?,?)", (key.item, key.stage, key.digest))]
 
 
 def reused(key: str, model: str) -> list[Statement]:

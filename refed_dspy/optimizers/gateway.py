@@ -203,6 +203,9 @@ class CompileTeacher(RecordedTeacher):
             gateway.stop(RunStopped(f"{self.role}: {error}"))
             raise
 
+    def _note_shared(self, key: Key) -> None:
+        """Which candidates shared an answer is in no figure."""
+
     def not_reached(self, error: NoConnection) -> TeacherError:
         return TeacherError(f"{self.role}: {error.reason} — check api_base, and that the server runs")
 

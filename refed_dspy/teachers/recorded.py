@@ -164,11 +164,17 @@ class RecordedTeacher:
         async def first() -> Answer:
             return self.from_ledger(asked, key) or self.from_reused_run(key) or await self.ask(asked, key)
 
-        asked_by_another = key.digest in self._settled or key.digest in self.recorder.single_flight
+        in_flight = key.digest in self.recorder.single_flight
         answer = await self.recorder.single_flight.share(key.digest, first)  # the same request is paid for once
-        if asked_by_another:
-            self.recorder.group.post(shared(key))
+        if in_flight:
+            answer = self.ledger.answer(key.digest) or answer
+        if answer.asked_for not in {None, (key.item, key.stage)}:
+            self._note_shared(key)
         return answer
+
+    def _note_shared(self, key: Key) -> None:
+        """Write down that another's answer was given to this item and stage, too."""
+        self.recorder.group.post(shared(key))
 
     def from_ledger(self, asked: Asked, key: Key) -> Answer | None:
         """The answer that was paid for in this folder; None: there is none. Raises the RowError that is recorded."""

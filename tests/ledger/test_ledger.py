@@ -80,8 +80,9 @@ def test_an_answer_that_another_stage_shares_is_found_under_both(tmp_path: Path)
     with Ledger.create(tmp_path) as ledger:
         ledger.commit(paid("a"))
         for _ in range(2):
-            ledger.commit(shared(key("a")))
             ledger.commit(shared(key("a", "rubric_judge", "x")))
+        first = ledger.answer("a")
+        assert first is not None and first.asked_for == ("1", "response_generation")
         asked = ledger.db.execute("SELECT stage, item, key, output FROM asked ORDER BY stage DESC").fetchall()
     assert asked == [("rubric_judge", "x", "a", ANSWER.output), ("response_generation", "1", "a", ANSWER.output)]
 
