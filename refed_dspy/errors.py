@@ -58,6 +58,9 @@ class ModelError(ConfigError):
         super().__init__(f"{role}: {reason}")
         self.reason, self.role = reason, role
 
+    def __reduce__(self) -> tuple[type[ModelError], tuple[str, str]]:
+        return type(self), (self.reason, self.role)
+
 
 class ReferencesError(InputError):
     """The references cannot be read, or none of them is usable."""

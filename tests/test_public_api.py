@@ -22,8 +22,8 @@ def refuse(event, args):
 sys.addaudithook(refuse)
 import refed_dspy, refed_dspy.cli
 refed_dspy.load_references("builtin")
-refed_dspy.ReferenceLevelFeedback()
-loaded = [name for name in ("litellm", "mlflow", "datasets", "xllamacpp", "openai") if name in sys.modules]
+refed_dspy.ReferenceLevelFeedback(), refed_dspy.synthesize
+loaded = [name for name in ("litellm", "mlflow", "datasets", "xllamacpp", "openai", "numpy", "rapidfuzz") if name in sys.modules]
 sys.exit(f"imported: {loaded}" if loaded else 0)
 """
 
@@ -42,6 +42,10 @@ def test_only_the_public_names_are_listed_and_no_other_is_there() -> None:
 def test_a_cap_survives_a_pickle() -> None:
     copied = pickle.loads(pickle.dumps(errors.CapReached("max_cost", 5)))
     assert (copied.cap, copied.worst, str(copied)) == ("max_cost", 5, "max_cost is reached")
+
+
+def test_what_a_model_is_for_survives_a_pickle() -> None:
+    assert str(pickle.loads(pickle.dumps(errors.ModelError("no such model", "judge")))) == "judge: no such model"
 
 
 def test_importing_reads_no_network_and_none_of_the_heavy_libraries() -> None:
