@@ -23,7 +23,8 @@ sys.addaudithook(refuse)
 import refed_dspy, refed_dspy.cli
 refed_dspy.load_references("builtin")
 refed_dspy.ReferenceLevelFeedback(), refed_dspy.synthesize
-loaded = [name for name in ("litellm", "mlflow", "datasets", "xllamacpp", "openai", "numpy", "rapidfuzz") if name in sys.modules]
+heavy = ("litellm", "mlflow", "datasets", "xllamacpp", "openai", "numpy", "rapidfuzz")
+loaded = [name for name in heavy if name in sys.modules]
 sys.exit(f"imported: {loaded}" if loaded else 0)
 """
 
