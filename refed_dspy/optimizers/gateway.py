@@ -118,27 +118,33 @@ class Gateway:
         return self._run_on_loop(flush_and_query).result()
 
     def _run_on_loop(self, work: Callable[[], Coroutine[Any, Any, T]]) -> Future[T]:
-        """Run `work` on the event loop, in this context. Raises LMCapReached once the gateway is closed."""
+        """Run `work` on the event loop, in this context, to its end: an answer is paid for even where its caller has
+        left, and others may wait for it. Raises LMCapReached once the gateway is closed."""
+        future: Future[T] = Future()
 
-        async def to_its_end() -> T:
-            # Also where its caller leaves: the answer is paid for, and others may wait for it.
-            task = asyncio.ensure_future(work())
+        def start() -> None:
+            task = self.loop.create_task(work())
             self._tasks.add(task)
-            task.add_done_callback(self._forget_task)
-            return await asyncio.shield(task)
+            task.add_done_callback(lambda ended: self._hand_over(ended, future))
 
         with self._submit_lock:
             if self.closed:
                 raise LMCapReached("the compile has ended")
-            future = asyncio.run_coroutine_threadsafe(to_its_end(), self.loop)
             self._pending.add(future)
+            self.loop.call_soon_threadsafe(start)
         future.add_done_callback(self._pending.discard)
         return future
 
-    def _forget_task(self, task: asyncio.Task[Any]) -> None:
+    def _hand_over(self, task: asyncio.Task[T], future: Future[T]) -> None:
+        """Give what `task` returned or raised to whoever waits for `future`."""
         self._tasks.discard(task)
-        if not task.cancelled():
-            task.exception()  # whoever still waits has raised it; asyncio need not log it
+        if task.cancelled():
+            future.cancel()
+        elif (error := task.exception()) is not None:  # looked at, so that asyncio does not log it
+            if future.set_running_or_notify_cancel():
+                future.set_exception(error)
+        elif future.set_running_or_notify_cancel():
+            future.set_result(task.result())
 
     def stop(self, error: BaseException) -> None:
         """Let no further call begin. `error` is what the compile ends with."""

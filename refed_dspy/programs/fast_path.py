@@ -57,14 +57,8 @@ def lm_request(lm: Any, messages: list[dict[str, Any]], response_format: dict[st
         model=lm.model,
         system=system,
         messages=tuple(make[message["role"]](message["content"]) for message in dialogue),
-        config=_config(ByIdentity(response_format), **_settings(lm)),
+        config=_config(ByIdentity(response_format), lm.kwargs.get("temperature"), max_tokens_of(lm)),
     )
-
-
-def _settings(lm: Any) -> dict[str, Any]:
-    """The settings of `lm`'s requests. A recorded teacher has its own, and is told of others only."""
-    settings = {"temperature": lm.kwargs.get("temperature"), "max_tokens": max_tokens_of(lm)}
-    return dict.fromkeys(settings) if settings == getattr(lm, "own_settings", None) else settings
 
 
 def max_tokens_of(lm: Any) -> int | None:

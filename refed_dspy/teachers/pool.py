@@ -11,17 +11,19 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from hashlib import blake2b
 from typing import Any
 
-from dspy.lm15 import Request, Response
+from dspy.lm15 import Config, Request, Response
 
 from refed_dspy.errors import EndpointBusy, NoAnswer, NoConnection, RefedError, RowError, TeacherError, one_line
 from refed_dspy.ledger.batches import unsettled_calls
 from refed_dspy.ledger.recorder import CallRecorder
 from refed_dspy.ledger.statements import Answer, Key
 from refed_dspy.programs.asking import current_sample
+from refed_dspy.programs.fast_path import ByIdentity
 from refed_dspy.programs.lm_errors import in_transit
 from refed_dspy.records import digest
 from refed_dspy.teachers.by_stage import ANY, TeachersByStage
@@ -159,7 +161,7 @@ class Pool:
             _WeightedMember(member, weight, member.model if models[member.model] == 1 else member.id)
             for member, weight in members
         ]
-        self._former = [key_function(identity) for identity in former]
+        self._former = [key_function(identity, {}) for identity in former]
         any_member = members[0][0].recorded
         self._seed, self._recorder, self._ledger = any_member.seed, any_member.recorder, any_member.ledger
         self._in_batches = {call.key for call in unsettled_calls(self._ledger)}
@@ -295,14 +297,23 @@ def _draw(text: str) -> float:
 
 
 class StageRouter:
-    """Several pools, an engine for DSPy: each request goes to its stage's pool."""
+    """Several pools, an engine for DSPy: each request goes to its stage's pool. `settings`: those of the language model
+    that makes the requests (`Teacher.settings`), in whose place each teacher puts its own."""
 
-    def __init__(self, pools: Mapping[str, Pool]) -> None:
-        self._pools, self._any = pools, pools[ANY]
+    def __init__(self, pools: Mapping[str, Pool], settings: Mapping[str, Any]) -> None:
+        self._pools, self._any, self._settings = pools, pools[ANY], tuple(settings.items())
 
     async def complete(self, request: Request) -> Response:
         """As `Pool.complete`."""
+        request = replace(request, config=_without(ByIdentity(request.config), self._settings))
         return await self._pools.get(Asked.now(request).question.stage, self._any).complete(request)
+
+
+@lru_cache(maxsize=512)
+def _without(config: ByIdentity, settings: tuple[tuple[str, Any], ...]) -> Config:
+    """The same object for the same one: what depends on it is computed once."""
+    given: Config = config.value
+    return replace(given, **{name: None for name, value in settings if getattr(given, name) == value})
 
 
 @dataclass(frozen=True)
@@ -316,12 +327,11 @@ class PoolSetup:
 
     def router(self, members: Mapping[int, PoolMember]) -> StageRouter:
         """The engine of all stages. `members`: `id` of a Teacher → its PoolMember."""
-        return StageRouter(
-            {
-                stage: Pool([(members[id(share.teacher)], share.weight) for share in pool], self.former)
-                for stage, pool in self.by_stage.pools.items()
-            }
-        )
+        pools = {
+            stage: Pool([(members[id(share.teacher)], share.weight) for share in pool], self.former)
+            for stage, pool in self.by_stage.pools.items()
+        }
+        return StageRouter(pools, self.by_stage.first.settings)
 
 
 def members_of(recorded_teachers: Mapping[int, RecordedTeacher], clock: Callable[[], float]) -> dict[int, PoolMember]:

@@ -144,7 +144,7 @@ class RecordedTeacher:
         self._reused_from = reused_from
         self.answered = False
         """Whether any call was answered in this process, usable or not: then something was paid for."""
-        self.key = key_function(teacher.identity)
+        self.key = key_function(teacher.identity, teacher.settings)
         """Asked → its key in the ledger."""
         self._settled = recorder.settled
         self._depth = policy.depth
@@ -296,14 +296,15 @@ class RecordedTeacher:
             ) from error
 
 
-def key_function(identity: Mapping[str, Any]) -> Callable[[Asked], Key]:
-    """Asked → its key: a digest of a model with its sampling (`Teacher.identity`), of the request, its settings and
-    repetition. The endpoint is no part of it: a server may move."""
-    sampling = digest(identity)
+def key_function(identity: Mapping[str, Any], settings: Mapping[str, Any]) -> Callable[[Asked], Key]:
+    """Asked → its key: a digest of a model with its sampling (`Teacher.identity`), of the request, of those settings
+    that are not the model's own (`Teacher.settings`), and of the repetition. The endpoint is no part of it: a server
+    may move."""
+    sampling, own = digest(identity), tuple(settings.items())
 
     def key(asked: Asked) -> Key:
         request, question = asked.request, asked.question
-        head = [sampling, _settings(ByIdentity(request.config)), asked.repetition]
+        head = [sampling, _settings(ByIdentity(request.config), own), asked.repetition]
         if request.tools or isinstance(request.system, tuple):
             content = digest([head, request_to_dict(replace(request, model="any", config=Config()))])
         else:
@@ -318,9 +319,11 @@ def key_function(identity: Mapping[str, Any]) -> Callable[[Asked], Key]:
 
 
 @lru_cache(maxsize=512)
-def _settings(config: ByIdentity) -> str:
-    """A digest of a request's settings. The same object serves all calls of a signature, and a schema is long."""
-    return digest(config_to_dict(config.value))
+def _settings(config: ByIdentity, own: tuple[tuple[str, Any], ...]) -> str:
+    """A digest of a request's settings but the model's `own`. The same object serves all calls of a signature, and a
+    schema is long."""
+    settings = config_to_dict(config.value)
+    return digest({name: value for name, value in settings.items() if (name, value) not in own})
 
 
 def remembered(ledger: Ledger, asked: Asked, key: Key) -> Answer | None:

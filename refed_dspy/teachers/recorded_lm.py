@@ -7,20 +7,17 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import replace
-from functools import lru_cache
-from types import MappingProxyType
 from typing import Any, TypeAlias
 
 import dspy
-from dspy.lm15 import Config, Request, Response
+from dspy.lm15 import Request, Response
 
 from refed_dspy.errors import ConfigError
-from refed_dspy.programs.fast_path import ByIdentity, Engine
+from refed_dspy.programs.fast_path import Engine
 from refed_dspy.programs.lm_errors import in_transit
 from refed_dspy.programs.question import current_repetition, repeated, rollout
 from refed_dspy.teachers import Teacher
@@ -38,18 +35,13 @@ class _Engine:
     supports_function_calling = False
 
     def __init__(self, submit: Submit, teacher: Teacher) -> None:
-        self._submit, self._settings = submit, tuple(teacher.settings.items())
+        self._submit = submit
         answers = teacher.lm or TeacherEngine
         self.supports_response_schema = bool(answers.supports_response_schema)
         self.supported_params = frozenset(answers.supported_params)
 
     def __deepcopy__(self, memo: object) -> _Engine:
         return self  # optimizers copy programs, and with them their language models
-
-    def _request(self, request: Request) -> Request:
-        """`request` without the settings that are the teacher's anyway: of a pool, each teacher has its own."""
-        config = _without(ByIdentity(request.config), self._settings)
-        return request if config is request.config else replace(request, config=config)
 
 
 class BlockingEngine(_Engine):
@@ -58,7 +50,7 @@ class BlockingEngine(_Engine):
     def complete(self, request: Request) -> Response:
         """The answer, recorded or paid for. Raises LMError."""
         with _numbered():
-            return self._submit(self._request(request)).result()
+            return self._submit(request).result()
 
 
 class LoopEngine(_Engine):
@@ -70,19 +62,11 @@ class LoopEngine(_Engine):
 
     async def complete(self, request: Request) -> Response:
         """The answer, recorded or paid for. Raises LMError."""
-        request, here = self._request(request), asyncio.get_running_loop() is self._loop
+        here = asyncio.get_running_loop() is self._loop
         if here and _answer_numbers.get() is None:
             return await self._engine.complete(request)
         with _numbered():
             return await (self._engine.complete(request) if here else asyncio.wrap_future(self._submit(request)))
-
-
-@lru_cache(maxsize=512)
-def _without(config: ByIdentity, settings: tuple[tuple[str, Any], ...]) -> Config:
-    """The same object for the same one: what depends on it is computed once."""
-    given: Config = config.value
-    own = {name: None for name, value in settings if value is not None and getattr(given, name) == value}
-    return replace(given, **own) if own else given
 
 
 @contextmanager
@@ -101,8 +85,6 @@ class RecordedLM(dspy.LM):
     """
 
     recorded: Any = None
-    own_settings: Mapping[str, Any] = MappingProxyType({})
-    """`Teacher.settings`: what its requests need not say."""
 
     @property
     def direct_engine(self) -> LoopEngine | None:
@@ -156,7 +138,7 @@ def recorded_lm_on(loop: asyncio.AbstractEventLoop, teacher: Teacher, engine: En
         engine=BlockingEngine(submit, teacher),
         async_engine=LoopEngine(engine, loop, submit, teacher),
     )
-    lm.recorded, lm.own_settings = teacher.lm, teacher.settings
+    lm.recorded = teacher.lm
     return lm
 
 

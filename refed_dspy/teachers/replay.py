@@ -30,7 +30,7 @@ class Replay:
 
     def __init__(self, ledger: Ledger, teacher: Teacher) -> None:
         self.ledger, self.teacher = ledger, teacher
-        self._key = key_function(teacher.identity)
+        self._key = key_function(teacher.identity, teacher.settings)
         self.asked: set[str] = set()
         """The keys of all requests, failed ones too."""
         self.missing = 0

@@ -12,6 +12,7 @@ from refed_dspy.programs.question import Question
 from refed_dspy.teachers.recorded import Asked, key_function
 
 IDENTITY = {"model": "m", "temperature": 1.0, "max_tokens": 100, "params": {}}
+OWN = {"temperature": 1.0, "max_tokens": 100}
 FORMAT = {"type": "json_schema", "name": "answer", "schema": {"type": "object"}}
 REQUEST = Request(
     model="m", system="Be brief.", messages=(Message.user("Why?"), Message.assistant("So."), Message.user("And?"))
@@ -21,12 +22,13 @@ IMAGE = ImagePart(data="aGk=", media_type="image/png")
 
 
 def key(request: Request, identity: Any = IDENTITY, repetition: int = 0, stage: str = "s", item: str = "i") -> str:
-    return key_function(identity)(Asked(request, Question(stage, item), repetition)).digest
+    return key_function(identity, OWN)(Asked(request, Question(stage, item), repetition)).digest
 
 
 def test_the_same_request_has_the_same_key_whoever_makes_it() -> None:
     same = Request(model="another name", system="Be brief.", messages=REQUEST.messages, config=Config())
-    assert key(REQUEST) == key(same) == key(REQUEST, stage="other", item="9")
+    explicit = replace(REQUEST, config=Config(temperature=1.0, max_tokens=100))
+    assert key(REQUEST) == key(same) == key(explicit) == key(REQUEST, stage="other", item="9")
     assert len(key(REQUEST)) == 16
 
 
