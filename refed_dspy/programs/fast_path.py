@@ -18,6 +18,9 @@ from dspy.lm15 import Config, LM15Error, Message, Request, Response
 
 from refed_dspy.programs.question import repeated, rollout
 
+_SENT = frozenset({"temperature", "max_tokens", "max_completion_tokens", "rollout_id"})
+"""The settings of a language model that `lm_request` knows."""
+
 
 class Engine(Protocol):
     """What sends a request to a model."""
@@ -28,7 +31,7 @@ class Engine(Protocol):
 def direct_engine(lm: Any, lm_kwargs: Mapping[str, Any]) -> Engine | None:
     """The engine of `lm` if it may be asked directly in this context; else None. `lm_kwargs`: the call's settings."""
     engine: Engine | None = getattr(lm, "direct_engine", None)
-    if engine is None or lm.callbacks or lm.cache or lm_kwargs.keys() - {"rollout_id"}:
+    if engine is None or lm.callbacks or lm.cache or lm_kwargs.keys() - {"rollout_id"} or lm.kwargs.keys() - _SENT:
         return None
     settings = dspy.settings
     if settings.callbacks or settings.usage_tracker or settings.send_stream or settings.track_usage:

@@ -362,3 +362,16 @@ def test_a_bug_in_an_engine_ends_both_ways(error: Exception) -> None:
         with pytest.raises(Exception, match=str(error)) as raised:
             ask(lm_on(config, Recording(config, error)), dspy.Predict(ResponseGeneration), settings)
         assert not isinstance(raised.value, RefedError), "a bug is not told as a person's mistake"
+
+
+@pytest.mark.parametrize("settings", [UNWATCHED, WATCHED], ids=["direct", "usual"])
+def test_a_copy_with_other_settings_sends_them_either_way(settings: dict[str, Any]) -> None:
+    """Optimizers copy a language model to ask it in another way."""
+    config = TeacherConfig.model_validate(TEACHERS["external"])
+    engine = Recording(config)
+    lm = lm_on(config, engine)
+    for changed in ({"temperature": 0.9}, {"top_p": 0.4}, {"max_tokens": 55}):
+        ask(lm.copy(**changed), dspy.Predict(ResponseGeneration), settings)
+    sent = [request.config for request in engine.came]
+    assert [config.temperature for config in sent] == [0.9, 0.3, 0.3]
+    assert [config.top_p for config in sent] == [None, 0.4, None] and sent[2].max_tokens == 55
