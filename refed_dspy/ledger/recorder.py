@@ -130,20 +130,17 @@ class CallRecorder:
 
     def report(self, call: Call) -> None:
         """Settle an attempt that has ended."""
-        if call.number:
-            worst = self._worst.pop(call.number)
-            self.run.budget.settle(worst, call.cost or 0)
-            if 0 < worst < (call.cost or 0):  # 0: the price is unknown, or an earlier start had sent the call
-                log.warning(
-                    "%s was charged %s, and its worst case was %s: %s does not keep to max_tokens, or miscounts; no "
-                    "cap is safe with it",
-                    call.model,
-                    dollars(call.cost or 0),
-                    dollars(worst),
-                    call.endpoint,
-                )
-        else:  # it was not reserved: it gets a number after all reserved ones
-            call = replace(call, number=next(self.run.numbers))
+        worst = self._worst.pop(call.number)
+        self.run.budget.settle(worst, call.cost or 0)
+        if 0 < worst < (call.cost or 0):  # 0: the price is unknown, or an earlier start had sent the call
+            log.warning(
+                "%s was charged %s, and its worst case was %s: %s does not keep to max_tokens, or miscounts; no cap is "
+                "safe with it",
+                call.model,
+                dollars(call.cost or 0),
+                dollars(worst),
+                call.endpoint,
+            )
         self.calls.append(call)
         self.unwritten.append(call)
         if call.outcome != "ok":

@@ -206,18 +206,6 @@ async def test_a_call_without_a_number_is_added(tmp_path: Path) -> None:
         assert spent(ledger).unpriced == 1
 
 
-async def test_added_and_reserved_calls_do_not_get_in_each_others_way(tmp_path: Path) -> None:
-    with Ledger.create(tmp_path) as ledger:
-        run = RunRecorder(ledger, Caps(), NOTHING)
-        recorder = unit(run)
-        # As a caller's own LM does that asked two models for one answer (teachers/recorded.py).
-        for reported in (call(await reserve(recorder)), call(0)):
-            recorder.report(reported)
-        await run.group.commit(answered(KEY, Answer("{}"), "endpoint", recorder.take()))
-        await reserve(recorder)
-        assert len(rows(tmp_path)) == 3
-
-
 async def test_numbers_go_on_where_the_last_start_ended(tmp_path: Path) -> None:
     numbers: list[int] = []
     for _ in range(2):
