@@ -104,9 +104,7 @@ async def judge_pairs(
 
         async def judge_pair(pair: Pair) -> None:
             criterion = criterion_of(pair)
-            verdict = await judge.judge(pair.instruction, pair.answer_a, pair.answer_b, criterion, pair.id)
-            verdicts[pair.id] = verdict
-            session.progress.kept += 1
+            verdicts[pair.id] = await judge.judge(pair.instruction, pair.answer_a, pair.answer_b, criterion, pair.id)
 
         await for_each_row(session, pairs, judge_pair, work.models["judge"].concurrency)
     return verdicts, session.cap_reached.cap if session.cap_reached else ""

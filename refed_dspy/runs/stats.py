@@ -161,7 +161,6 @@ async def _wins(
             verdicts[row.number] = await program.judge(
                 row.instruction, row.response, row.plain or "", OVERALL, str(row.number)
             )
-            session.progress.kept += 1
 
         await for_each_row(session, rows, compare, judge.concurrency)
     with Ledger.read(folder) as ledger:

@@ -33,17 +33,22 @@ async def row_job(folder: Path, work: Work, watch: Callable[[Progress], None] | 
 
 
 async def for_each_row(session: Session, items: Iterable[T], work: Callable[[T], Awaitable[None]], slots: int) -> None:
-    """`work` on every item, at most `slots` at once.
+    """`work` on every item, at most `slots` at once; each that is done counts in `Session.progress`.
 
     First come the items that need no call, since earlier starts paid for them: they are done, whatever ends the rest.
     So `work` may begin twice on an item, and must not keep anything of an item that it does not finish.
 
     Raises whatever `work` raises first; calls in flight then get the session's grace to be committed.
     """
-    left = await _needing_calls(session, items, work) if session.ledger.has_answers() else items
+
+    async def counted(item: T) -> None:
+        await work(item)
+        session.progress.kept += 1
+
+    left = await _needing_calls(session, items, counted) if session.ledger.has_answers() else items
     session.progress.kept_at_start = session.progress.kept
     waiting = iter(left)
-    await keep_running(lambda: map(work, waiting), slots, session.stop, session.grace)
+    await keep_running(lambda: map(counted, waiting), slots, session.stop, session.grace)
 
 
 async def _needing_calls(session: Session, items: Iterable[T], work: Callable[[T], Awaitable[None]]) -> list[T]:

@@ -96,7 +96,6 @@ async def _filter(
             async def judge(row: DataRow) -> None:
                 if (decision := await _judged(judge_filter, row)) is not None:
                     decisions[row.number] = decision
-                session.progress.kept += 1
 
             await for_each_row(session, rows, judge, models["judge"].concurrency)
         if session.cap_reached is not None:

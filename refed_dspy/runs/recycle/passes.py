@@ -65,7 +65,6 @@ class Passes:
 
             async def work_on(row: DataRow) -> None:
                 done[row.number] = await work(row)
-                session.progress.kept += 1
 
             await for_each_row(session, rows, work_on, self.work.models["teacher"].concurrency)
         self._answered = self._answered or session.answered
