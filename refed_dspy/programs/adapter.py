@@ -8,6 +8,7 @@ Each call carries the check of its answer (`Fit`), so that a recorded teacher as
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
@@ -18,7 +19,9 @@ import dspy
 from dspy.utils.exceptions import AdapterParseError
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
+from refed_dspy.errors import ConfigError
 from refed_dspy.programs.fast_path import ask_directly, direct_engine
+from refed_dspy.programs.lm_errors import in_transit
 from refed_dspy.programs.question import Fit, UnnamedStage, current_question, fitting
 
 JsonObject = dict[str, Any]
@@ -240,7 +243,7 @@ class SchemaFit(Fit):
 
     def checked(self, text: str) -> tuple[str, None]:
         parsed = self._adapter.parsed(self._signature, text)
-        self._outputs, self._parsed = parsed.model_dump_json(), parsed
+        self._outputs, self._parsed = parsed.model_dump_json(by_alias=True), parsed
         return self._outputs, None
 
     def values(self, text: str) -> dict[str, Any]:
@@ -250,22 +253,28 @@ class SchemaFit(Fit):
         return {name: getattr(parsed, name) for name in rendering(self._signature).outputs}
 
 
-class CheckedAdapter(dspy.Adapter):
-    """A caller's own adapter, whose calls carry the check of their answers as `SchemaAdapter`'s do."""
-
-    def __init__(self, adapter: dspy.ChatAdapter) -> None:
-        super().__init__(callbacks=adapter.callbacks)
-        self.adapter = adapter
+class _Checking:
+    """What a caller's own adapter gets in front of its class: its calls carry the check of their answers."""
 
     def __call__(self, lm: Any, lm_kwargs: JsonObject, signature: Any, demos: Any, inputs: Any) -> Any:
         _note(lm)
-        with fitting(_AdapterFit(self.adapter, signature)):
-            return self.adapter(lm, lm_kwargs, signature, demos, inputs)
+        with fitting(_AdapterFit(cast(dspy.ChatAdapter, self), signature)):
+            return super().__call__(lm, lm_kwargs, signature, demos, inputs)  # type: ignore[misc]
 
     async def acall(self, lm: Any, lm_kwargs: JsonObject, signature: Any, demos: Any, inputs: Any) -> Any:
         _note(lm)
-        with fitting(_AdapterFit(self.adapter, signature)):
-            return await self.adapter.acall(lm, lm_kwargs, signature, demos, inputs)
+        with fitting(_AdapterFit(cast(dspy.ChatAdapter, self), signature)):
+            return await super().acall(lm, lm_kwargs, signature, demos, inputs)  # type: ignore[misc]
+
+
+@lru_cache(maxsize=32)
+def _checking(kind: Any) -> type[dspy.Adapter]:
+    """`kind` with `_Checking` in front, under the same name, since prompts' digests have it."""
+    checking: type[dspy.Adapter] = type(kind.__name__, (_Checking, kind), {"__module__": kind.__module__})
+    for name in ("format", "parse"):  # DSPy wraps them for callbacks in each class; once is enough
+        if name in vars(checking):
+            delattr(checking, name)
+    return checking
 
 
 class _AdapterFit(Fit):
@@ -288,7 +297,7 @@ class _AdapterFit(Fit):
             values = self._adapter.parse(signature, text)
         _refuse_blanks(signature, text, values)
         try:
-            outputs = answer.model_construct(**values).model_dump_json(warnings=False)
+            outputs = answer.model_construct(**values).model_dump_json(warnings=False, by_alias=True)
             answer.model_validate_json(outputs)
         except ValueError as error:  # pydantic's own errors are ValueErrors, too
             raise _unfit(signature, text, f"does not fit its fields: {error}") from None
@@ -300,24 +309,27 @@ def _values_in_json(signature: Any, text: str) -> dict[str, Any]:
     return values
 
 
-def callers_adapter() -> dspy.Adapter:
-    """The adapter of this context's calls, without the check around it."""
-    adapter = dspy.settings.adapter or SchemaAdapter()
-    return adapter.adapter if isinstance(adapter, CheckedAdapter) else adapter
-
-
 def checked_adapter() -> dspy.Adapter:
     """The adapter of this context's calls, which checks their answers: `SchemaAdapter` unless the caller set one.
 
-    Of the caller's adapters, one that is no ChatAdapter cannot tell a text's outputs without a call: it is left as is.
+    An adapter of the caller's that is no ChatAdapter is left as it is. Raises ConfigError for one that asks a second
+    model, which the ledger would not see.
     """
-    adapter = callers_adapter()
-    unchecked = isinstance(adapter, dspy.ChatAdapter) and not isinstance(adapter, SchemaAdapter)
-    return CheckedAdapter(adapter) if unchecked else adapter
+    adapter = dspy.settings.adapter or SchemaAdapter()
+    if isinstance(adapter, dspy.TwoStepAdapter):
+        raise ConfigError("adapter: a TwoStepAdapter asks a second model, which no cap or ledger sees; set another one")
+    if not isinstance(adapter, dspy.ChatAdapter) or isinstance(adapter, SchemaAdapter | _Checking):
+        return adapter
+    checked = copy.copy(adapter)
+    checked.__class__ = _checking(cast(Hashable, type(adapter)))
+    return checked
 
 
 def _note(lm: Any) -> None:
-    """Have the question know which language model it is put to."""
+    """Have the question know which language model it is put to. Raises ConfigError for one that no ledger sees."""
+    if dspy.settings.get("refed_roles") is not None and not hasattr(lm, "recorded"):
+        reason = f"{lm.model}: a language model that no cap or ledger sees: name it in teachers=, or as the judge"
+        raise in_transit(ConfigError(reason))
     if (question := current_question()) is not None:
         question.lm = lm
 

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any
 
 import dspy
@@ -36,13 +34,13 @@ def about(stage: str, item: str) -> AbstractContextManager[None]:
     return _answering(Question(stage, item))
 
 
-def predictor_names(program: Any) -> dict[int, str]:
-    """`id` of each predictor of `program` → its name there; of one inside a ChainOfThought, the name of that."""
+def predictor_names(program: Any) -> dict[str, str]:
+    """`Predict.stage` of each predictor of `program` → its name there; of one inside a ChainOfThought, that one's."""
     named = program.named_predictors() if isinstance(program, dspy.Module) else []
-    return {id(predictor): name.removesuffix(".predict").rpartition(".")[2] for name, predictor in named}
+    return {predictor.stage: name.removesuffix(".predict").rpartition(".")[2] for name, predictor in named}
 
 
-def about_item(names: Mapping[int, str], item: str) -> AbstractContextManager[None]:
+def about_item(names: Mapping[str, str], item: str) -> AbstractContextManager[None]:
     """As `about`, for the calls that a program makes for `item` without it: the name of the predictor is the stage.
 
     `names`: the program's `predictor_names`.
@@ -74,23 +72,16 @@ def again(repetition: int) -> dict[str, int]:
     return {"rollout_id": repetition} if repetition else {}
 
 
-_roles: ContextVar[Mapping[str, Any]] = ContextVar("refed_roles", default=MappingProxyType({}))
-
-
-@contextmanager
-def with_roles(roles: Mapping[str, Any]) -> Iterator[None]:
+def with_roles(roles: Mapping[str, Any]) -> AbstractContextManager[None]:
     """Set the models that `as_role` uses inside the block: role → language model."""
-    token = _roles.set(roles)
-    try:
-        yield
-    finally:
-        _roles.reset(token)
+    context: AbstractContextManager[None] = dspy.context(refed_roles=roles)
+    return context
 
 
 @contextmanager
 def as_role(role: str) -> Iterator[None]:
     """Have the stages inside the block ask the model of `role`; if none is set (`with_roles`), the context's."""
-    if (lm := _roles.get().get(role)) is None:
+    if (lm := (dspy.settings.get("refed_roles") or {}).get(role)) is None:
         yield
         return
     with dspy.context(lm=lm):
@@ -107,20 +98,14 @@ class SampleInProgress:
     """The teacher that gave the first of the answers."""
 
 
-_writing: ContextVar[SampleInProgress | None] = ContextVar("refed_writing", default=None)
-
-
-@contextmanager
-def same_teacher(about: str) -> Iterator[None]:
+def same_teacher(about: str) -> AbstractContextManager[None]:
     """Have the same teacher of a pool give all answers inside the block, as long as it answers: so a response and its
     improvement differ by the improvement, and not by the writer."""
-    token = _writing.set(SampleInProgress(about))
-    try:
-        yield
-    finally:
-        _writing.reset(token)
+    context: AbstractContextManager[None] = dspy.context(refed_sample=SampleInProgress(about))
+    return context
 
 
 def current_sample() -> SampleInProgress | None:
     """The sample that one teacher is writing in this context, or None."""
-    return _writing.get()
+    sample: SampleInProgress | None = dspy.settings.get("refed_sample")
+    return sample

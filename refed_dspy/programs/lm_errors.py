@@ -87,8 +87,9 @@ class InTransit(LMError):
 def in_transit(error: RefedError) -> LMError:
     """`error` as DSPy's layers let it pass: as the LMError that it comes from, or that its kind stands for, since
     modules look for some of them (a request that is too long can be shortened); else wrapped."""
-    if isinstance(error, RowError) and isinstance(error.__cause__, LMError):
-        return error.__cause__
+    if isinstance(error, RowError) and isinstance(cause := error.__cause__, LMError):
+        cause.message, cause.args = error.reason, (error.reason,)  # without the keys that it may have repeated
+        return cause
     if isinstance(error, CapReached):
         return LMCapReached(str(error))
     if (kind := _OF_ROW_ERRORS.get(type(error))) is not None:

@@ -13,6 +13,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
+import dspy
+
 
 @dataclass
 class Question:
@@ -30,14 +32,15 @@ class Question:
 class UnnamedStage(Question):
     """An item that calls are made for without a stage: then the stage is the name of the predictor that is called."""
 
-    def __init__(self, item: str, names: Mapping[int, str]) -> None:
-        """`names`: `id` of each of the program's predictors → its name there."""
+    def __init__(self, item: str, names: Mapping[str, str]) -> None:
+        """`names`: `Predict.stage`, a mark that copies keep, of each of the program's predictors → its name there."""
         super().__init__("program", item)
         self._names = names
 
     def of(self, callers: Iterable[object]) -> Question:
         """The question of a call made by the last of `callers`, DSPy's chain of modules."""
-        self.stage = next((self._names[id(caller)] for caller in callers if id(caller) in self._names), self.stage)
+        marks = [mark for caller in callers if isinstance(mark := getattr(caller, "stage", None), str)]
+        self.stage = next((self._names[mark] for mark in marks if mark in self._names), "program")
         return Question(self.stage, self.item, self.lm)
 
 
@@ -52,24 +55,22 @@ class Fit(ABC):
         """
 
 
-_question: ContextVar[Question | None] = ContextVar("refed_question", default=None)
 _fit: ContextVar[Fit | None] = ContextVar("refed_fit", default=None)
 _repetition: ContextVar[int] = ContextVar("refed_repetition", default=0)
 
 
 @contextmanager
 def asking_about(question: Question) -> Iterator[Question]:
-    """The calls inside the block are made for `question`."""
-    token = _question.set(question)
-    try:
+    """The calls inside the block are made for `question`: also those in threads that DSPy starts, which get DSPy's
+    settings and no other context."""
+    with dspy.context(refed_question=question):
         yield question
-    finally:
-        _question.reset(token)
 
 
 def current_question() -> Question | None:
     """What the calls of this context are made for; None where nobody said."""
-    return _question.get()
+    question: Question | None = dspy.settings.get("refed_question")
+    return question
 
 
 @contextmanager

@@ -14,7 +14,7 @@ import dspy
 
 from refed_dspy.errors import ConfigError, one_line
 from refed_dspy.files import whole_file
-from refed_dspy.programs.adapter import callers_adapter, rendering
+from refed_dspy.programs.adapter import SchemaAdapter, rendering
 from refed_dspy.programs.asking import predictor_names
 from refed_dspy.programs.mlflow_address import download_program, is_address
 from refed_dspy.records import digest, json_default
@@ -27,7 +27,7 @@ def prompt_digest(predictor: dspy.Predict) -> str:
     """A digest of all that determines a predictor's prompt except its inputs: instructions, fields, demos, LM settings,
     adapter, and the text around the inputs: a version of this package that changes it asks another question."""
     fixed = rendering(predictor.signature)
-    adapter = callers_adapter()
+    adapter = dspy.settings.adapter or SchemaAdapter()
     around = adapter.format_user_message_content(
         predictor.signature, dict.fromkeys(fixed.inputs, ""), main_request=True
     )
@@ -59,8 +59,13 @@ def program_state(program: dspy.Module) -> dict[str, Any]:
 def without_models(program: dspy.Module) -> tuple[dspy.Module, dict[str, Any]]:
     """A program without the language models that its predictors hold, and these by stage: they answer there, through
     the ledger. A program that holds none is returned as it is, another one as a copy."""
-    names = predictor_names(program)
-    bound = {names[id(predictor)]: predictor.lm for predictor in program.predictors() if predictor.lm is not None}
+    names, bound = predictor_names(program), dict[str, Any]()
+    for predictor in program.predictors():
+        name = names[predictor.stage]
+        if predictor.lm is not None and bound.setdefault(name, predictor.lm) is not predictor.lm:
+            raise ConfigError(
+                f"program: predictors called {name} have different language models; give them other names"
+            )
     if not bound:
         return program, {}
     copied = program.deepcopy()

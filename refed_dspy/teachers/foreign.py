@@ -96,13 +96,18 @@ class MessagesEngine(ForeignEngine):
         if isinstance(request.system, str):
             messages.insert(0, {"role": "system", "content": request.system})
         with dspy.track_usage() as tracker:
-            first = (await self.lm.acall(messages=messages))[0]
+            first = (await self.lm.acall(messages=messages, **self._others(request.config)))[0]
         tokens: dict[str, Any] = next(iter(tracker.get_total_tokens().values()), {})
         usage = Usage(input_tokens=tokens.get("prompt_tokens"), output_tokens=tokens.get("completion_tokens"))
-        text = first["text"] if isinstance(first, dict) else str(first)
+        text = str((first.get("text") if isinstance(first, dict) else first) or "")
         return Response(
             id="-", model=self.lm.model, message=Message.assistant(text or " "), finish_reason="stop", usage=usage
         )
+
+    def _others(self, config: Config) -> dict[str, Any]:
+        """The settings of a request that are not the model's own."""
+        given = {name: getattr(config, name) for name in ("temperature", "max_tokens", "top_p")}
+        return {name: value for name, value in given.items() if value not in {None, self.lm.kwargs.get(name)}}
 
 
 def foreign_engine(lm: BaseLM, teacher: Teacher) -> ForeignEngine:

@@ -110,8 +110,12 @@ class PoolMember:
     async def ask(self, asked: Asked, key: Key) -> Answer:
         """Its answer. Raises as `RecordedTeacher.ask`; a passing error leaves no failure in the ledger."""
         was_down = self.outage.down
+
+        async def first() -> Answer:  # another pool may ask the same teacher at the same time
+            return self.recorded.from_ledger(asked, key) or await self.recorded.ask(asked, key)
+
         try:
-            answer = await self.recorded.ask(asked, key)
+            answer = await self.recorded.recorder.single_flight.share(key.digest, first)
         except _PASSING:
             raise
         except RowError:  # an answer, if an unusable one
@@ -181,7 +185,11 @@ class Pool:
         async def first() -> Answer:
             return self._recorded_answer(asked, keys) or await self._ask_members(asked, keys)
 
-        answer = await self._recorder.single_flight.share(keys[0].digest, first)  # the same request is paid for once
+        flight = f"pool {sorted(key.digest for key in keys)}"
+        in_flight = flight in self._recorder.single_flight
+        answer = await self._recorder.single_flight.share(flight, first)  # the same request is paid for once
+        if in_flight:
+            answer = self._recorded_answer(asked, keys) or answer
         self._recorder.group.post(self._recorder.recovered(*(key.digest for key in keys)))
         return answer
 
@@ -202,7 +210,7 @@ class Pool:
             if key.digest in self._recorder.settled:
                 return remembered(self._ledger, asked, key)
         for weighted, key in zip(self._members, keys, strict=True):
-            if (answer := weighted.member.recorded.from_reused_run(key)) is not None:
+            if (answer := weighted.member.recorded.from_reused_run(asked, key)) is not None:
                 _note_writer(weighted.member)
                 return answer
         if failure is not None:

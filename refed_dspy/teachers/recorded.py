@@ -110,9 +110,9 @@ class Asked:
 
     def checked(self, text: str) -> Answer:
         """The answer with this text. Raises MalformedAnswer."""
+        text = text.encode("utf-8", "replace").decode()  # no database takes half a surrogate pair
         if self.fit is None:
-            # No database takes half a surrogate pair, and no endpoint either.
-            return Answer(text.encode("utf-8", "replace").decode())
+            return Answer(text)
         try:
             return Answer(*self.fit.checked(text))
         except AdapterParseError as error:
@@ -162,15 +162,11 @@ class RecordedTeacher:
         key = self.key(asked)
 
         async def first() -> Answer:
-            return self.from_ledger(asked, key) or self.from_reused_run(key) or await self.ask(asked, key)
+            return self.from_ledger(asked, key) or self.from_reused_run(asked, key) or await self.ask(asked, key)
 
         in_flight = key.digest in self.recorder.single_flight
         answer = await self.recorder.single_flight.share(key.digest, first)  # the same request is paid for once
-        if in_flight:
-            answer = self.ledger.answer(key.digest) or answer
-        if answer.asked_for not in {None, (key.item, key.stage)}:
-            self._note_shared(key)
-        return answer
+        return (self.from_ledger(asked, key) if in_flight else None) or answer
 
     def _note_shared(self, key: Key) -> None:
         """Write down that another's answer was given to this item and stage, too."""
@@ -178,14 +174,25 @@ class RecordedTeacher:
 
     def from_ledger(self, asked: Asked, key: Key) -> Answer | None:
         """The answer that was paid for in this folder; None: there is none. Raises the RowError that is recorded."""
-        return remembered(self.ledger, asked, key) if key.digest in self._settled else None
-
-    def from_reused_run(self, key: Key) -> Answer | None:
-        """The reused run's answer under this key, copied into this ledger; None: it has none, or no run is reused."""
-        if self._reused_from is None or (answer := self._reused_from.answer(key.digest)) is None:
+        if key.digest not in self._settled or (answer := remembered(self.ledger, asked, key)) is None:
             return None
-        endpoint = self._reused_from.endpoint(key.digest)
-        self.ledger.commit([*answered(key, answer, endpoint, []), *reused(key.digest, self.teacher.model)])
+        if answer.asked_for != (key.item, key.stage):
+            self._note_shared(key)
+        return answer
+
+    def from_reused_run(self, asked: Asked, key: Key) -> Answer | None:
+        """The reused run's answer under this key, copied into this ledger; None: it has none, or no run is reused."""
+        if self._reused_from is None or (found := self._reused_from.answer(key.digest)) is None:
+            return None
+        try:
+            answer = asked.checked(found.text)
+        except MalformedAnswer:  # it was asked for with other bounds
+            return None
+        rows = [
+            *answered(key, answer, self._reused_from.endpoint(key.digest), []),
+            *self.recorder.recovered(key.digest),
+        ]
+        self.ledger.commit([*rows, *reused(key.digest, self.teacher.model)])
         self._settled.add(key.digest)
         return answer
 
@@ -214,8 +221,8 @@ class RecordedTeacher:
         self.answered = True
         endpoint = recorder.calls[-1].endpoint if recorder.calls else self.teacher.endpoint
         rows = [*answered(key, answer, endpoint, recorder.take()), *self.recorder.recovered(key.digest)]
+        self._settled.add(key.digest)  # before the wait: whoever is cancelled in it has had the answer written
         await self.recorder.group.commit(rows)
-        self._settled.add(key.digest)
         self._count_success(key.stage)
         return answer
 
@@ -228,8 +235,8 @@ class RecordedTeacher:
 
     async def fail(self, key: Key, error: RowError, calls: Sequence[Call] = ()) -> None:
         """The request ends with `error`. Raises RunStopped where too many of its stage failed."""
-        await self.recorder.group.commit(failed(key, error.kind, error.reason, error.final, calls))
         (self._settled if error.final else self.recorder.passing).add(key.digest)
+        await self.recorder.group.commit(failed(key, error.kind, error.reason, error.final, calls))
         if not isinstance(error, MalformedAnswer):  # each try of those was counted
             self._count_failure(key.stage, error)
 
@@ -260,13 +267,14 @@ class RecordedTeacher:
     async def _ask_once(self, asked: Asked) -> Response:
         """One try. Raises this package's errors."""
         assert self.engine is not None, "the teacher is not running"
+        question = replace(asked.question, lm=self.teacher.lm)  # whose keys may be in a message
         try:
             return await self.engine.complete(asked.request)
         except LM15Error as error:
             wrapped = wrap_error(error, model=self.teacher.model)
-            raise translated(wrapped, asked.question) from wrapped
+            raise translated(wrapped, question) from wrapped
         except LMError as error:
-            raise translated(error, asked.question) from error
+            raise translated(error, question) from error
 
     def _count(self, calls: Iterable[Call]) -> None:
         for call in calls:

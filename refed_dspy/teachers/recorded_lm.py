@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from contextvars import ContextVar
+from threading import Event
 from typing import Any, TypeAlias
 
 import dspy
@@ -23,6 +24,8 @@ from refed_dspy.programs.question import current_repetition, repeated, rollout
 from refed_dspy.teachers import Teacher
 from refed_dspy.teachers.engine import TeacherEngine
 
+BLOCKED = 30.0
+"""Seconds for which an event loop that runs nothing is thought to be busy. After that it is waiting for us."""
 Submit: TypeAlias = Callable[[Request], "Future[Response]"]
 """Has a request answered on the loop; called from any thread."""
 FIRST_OF_SEVERAL = 1_000_000
@@ -123,6 +126,12 @@ def recorded_lm(teacher: Teacher, engine: Engine) -> RecordedLM:
     def submit(request: Request) -> Future[Response]:
         if asyncio._get_running_loop() is loop:
             raise in_transit(ConfigError("program: a predictor was called without `await`: use its acall"))
+        free = Event()
+        loop.call_soon_threadsafe(free.set)
+        if not free.wait(BLOCKED):
+            raise in_transit(
+                ConfigError("program: threads were started and waited for without `await`: use dspy.asyncify(…)")
+            )
         return asyncio.run_coroutine_threadsafe(_complete(engine, request), loop)
 
     return recorded_lm_on(loop, teacher, engine, submit)
