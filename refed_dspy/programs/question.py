@@ -1,7 +1,8 @@
 """What a call is about: what reaches a language model along DSPy's layers besides the request itself.
 
 A predictor's call goes through DSPy's adapter and language model, which pass on a request and nothing else. The stage
-and item that it belongs to, the check that its answer must pass, and the repetition travel in context variables.
+and item that it belongs to travel in DSPy's settings, which its threads get, too; the check that its answer must pass,
+and the repetition, in context variables.
 """
 
 from __future__ import annotations
