@@ -326,8 +326,13 @@ def checked_adapter() -> dspy.Adapter:
 
 
 def _note(lm: Any) -> None:
-    """Have the question know which language model it is put to. Raises ConfigError for one that no ledger sees."""
-    if dspy.settings.get("refed_roles") is not None and not hasattr(lm, "recorded"):
+    """Have the question know which language model it is put to, unless that is a recorded one, which knows its keys.
+
+    Raises ConfigError for one that no ledger sees, where the others are recorded.
+    """
+    if hasattr(lm, "recorded"):
+        return
+    if dspy.settings.get("refed_roles") is not None:
         reason = f"{lm.model}: a language model that no cap or ledger sees: name it in teachers=, or as the judge"
         raise in_transit(ConfigError(reason))
     if (question := current_question()) is not None:
