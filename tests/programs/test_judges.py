@@ -165,11 +165,11 @@ FAULTS: list[tuple[Answer, str]] = [
 
 @pytest.mark.parametrize(("fault", "why"), FAULTS)
 @pytest.mark.parametrize("first", [True, False])
-def test_a_call_that_fails_is_an_abstention_with_its_reason(fault: Answer, why: str, first: bool) -> None:
+def test_a_call_that_fails_is_no_abstention_and_has_its_reason(fault: Answer, why: str, first: bool) -> None:
     verdict = verdict_of(by_order(fault, says("B>A")) if first else by_order(says("A>B"), fault))
     assert (verdict.preference, verdict.consistent, verdict.win) == (None, None, None)
-    assert verdict.abstained.startswith(why)
-    assert len(verdict.abstained.splitlines()) == 1
+    assert verdict.failed.startswith(why) and not verdict.abstained
+    assert len(verdict.failed.splitlines()) == 1
 
 
 @pytest.mark.parametrize(
