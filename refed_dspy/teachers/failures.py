@@ -1,6 +1,6 @@
 """When a model that fails ends the work: one rule for every model, in whichever role and kind of work.
 
-The first 20 calls of a stage fail, or later on a share of its last 50: then it is not the rows that are at fault. And
+Its first 20 calls fail, or later on a share of the last 50 of a stage: then it is not the rows that are at fault. And
 where there are fewer calls, a model that failed on each of them.
 """
 
@@ -71,6 +71,8 @@ class Failures:
         if stage in self._answered and isinstance(error, self.policy.uncounted):
             return
         recent.append(False)
+        if not self._answered and self._failed >= LEAST_CALLS:
+            raise self._error(f"{self.role}: the first {self._failed} calls failed", "") from error
         failed, share = recent.count(False), self.policy.max_failure_share
         if len(recent) < LEAST_CALLS or failed / len(recent) < (share or DEFAULT_SHARE):
             return

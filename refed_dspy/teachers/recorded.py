@@ -30,6 +30,8 @@ from refed_dspy.errors import (
     RefedError,
     RefusedAnswer,
     RowError,
+    RunStopped,
+    TeacherError,
     TooLong,
     UnfitRequest,
 )
@@ -183,6 +185,8 @@ class RecordedTeacher:
 
     async def ask(self, asked: Asked, key: Key) -> Answer:
         """Ask the teacher. The answer or failure is in the ledger before this returns or raises."""
+        if self.recorder.ended is not None:
+            raise self.recorder.ended
         if self.recorder.stopping:
             raise asyncio.CancelledError
         if self.recorder.out_of_time:
@@ -222,9 +226,11 @@ class RecordedTeacher:
     async def fail(self, key: Key, error: RowError, calls: Sequence[Call] = ()) -> None:
         """The request ends with `error`. Raises as `Failures.failed` where too many did."""
         (self._settled if error.final else self.recorder.passing).add(key.digest)
-        await self.recorder.group.commit(failed(key, error.kind, error.reason, error.final, calls))
-        if not isinstance(error, MalformedAnswer):  # each try of those was counted
-            self._count_failure(key.stage, error)
+        try:  # counted at once: calls that wait for a slot must hear of it before they begin
+            if not isinstance(error, MalformedAnswer):  # each try of those was counted
+                self._count_failure(key.stage, error)
+        finally:
+            await self.recorder.group.commit(failed(key, error.kind, error.reason, error.final, calls))
 
     async def _usable_answer(self, asked: Asked, recorder: CallRecorder) -> Answer:
         """An answer that fits. Each try is paid for and recorded.
@@ -270,7 +276,11 @@ class RecordedTeacher:
     def _count_failure(self, stage: str, error: RowError) -> None:
         """Count a request that failed, or a try. Raises as `Failures.failed`."""
         self.progress.failed[error.kind] += 1
-        self.failures.failed(stage, error)
+        try:
+            self.failures.failed(stage, error)
+        except (TeacherError, RunStopped) as ended:
+            self.recorder.ended = ended
+            raise
 
     def check_useful(self) -> None:
         """Raises TeacherError or RunStopped where every call failed, and no start had an answer in their stages."""

@@ -95,7 +95,7 @@ def test_so_many_failures_in_a_row_end_it(server: SimulatedTeacher, tmp_path: Pa
         failing(gateway, LEAST_CALLS - 1)
         assert gateway.stop_error is None
         failing(gateway, 1, start=LEAST_CALLS)
-        assert f"teacher failed in {LEAST_CALLS} of its last {LEAST_CALLS} calls" in stopped_by(gateway)
+        assert f"teacher: the first {LEAST_CALLS} calls failed" in stopped_by(gateway)
         failing(gateway, 3, start=2 * LEAST_CALLS)
     assert requests(server) == LEAST_CALLS
 
@@ -142,7 +142,7 @@ def test_one_role_that_fails_does_not_count_for_another(tmp_path: Path) -> None:
         for n in range(LEAST_CALLS):
             outcome(lambda n=n: ask_text(gateway.lm("teacher"), f"{n}?"))  # type: ignore[misc]
             outcome(lambda n=n: ask_text(gateway.lm("judge"), f"{n}?"))  # type: ignore[misc]
-        assert stopped_by(gateway).startswith(f"teacher failed in {LEAST_CALLS} of")
+        assert stopped_by(gateway).startswith(f"teacher: the first {LEAST_CALLS} calls")
 
 
 # --- closing
