@@ -37,15 +37,17 @@ def rows(count: int, **more: str) -> list[dict[str, str]]:
 
 
 def judging(*verdicts: str) -> Writer:
-    """A judge that answers for row n what `verdicts[n]` names: win, lose, tie, torn (depends on the order), or mute
-    (nothing usable)."""
+    """A judge that answers for row n what `verdicts[n]` names: win, lose, tie, torn (depends on the order), unsure
+    (abstains) or mute (nothing usable)."""
     writer = Writer()
 
     def verdict(request: Request) -> str:
         text = "".join(str(getattr(part, "text", "")) for message in request.messages for part in message.parts)
         (number,) = {n for n in range(len(verdicts)) if f"Describe {n}." in text}
         first = text.index(f"better {number}") < text.index(f"plain {number}")
-        symbol = {"win": "A>B", "lose": "B>A", "tie": "A=B", "torn": "A>B", "mute": "?"}[verdicts[number]]
+        symbol = {"win": "A>B", "lose": "B>A", "tie": "A=B", "torn": "A>B", "mute": "?", "unsure": "cannot tell"}[
+            verdicts[number]
+        ]
         if not first and verdicts[number] in {"win", "lose"}:
             symbol = {"A>B": "B>A", "B>A": "A>B"}[symbol]
         return json.dumps({"reason": "so", "verdict": symbol})
@@ -118,6 +120,17 @@ def test_the_win_rate_is_that_of_the_verdicts(tmp_path: Path) -> None:
     assert (facts["mean"], facts["n"], facts["failed"], facts["judged"]) == (pytest.approx(60), 5, 1, 6)
     assert facts["calls"] == wins.used.calls == len(writer.requests) and facts["stopped"] == ""
     json.dumps(facts, allow_nan=False)
+
+
+def test_a_rate_that_rests_on_fewer_than_half_says_so_first(tmp_path: Path) -> None:
+    half = measured(rows(4), tmp_path / "a", judge=fake_lm(judging("win", "lose", "mute", "mute")))
+    assert not any("rests on" in line for line in half.lines())
+    made = measured(rows(5), tmp_path / "b", judge=fake_lm(judging("win", "lose", "unsure", "unsure", "mute")))
+    lines = [line for line in made.lines() if "judgements" in line or "improved over plain" in line]
+    assert lines[0].startswith(
+        "this rests on 2 of 5 judgements: 2 abstentions, 1 failure, the first because: malformed"
+    )
+    assert lines[1].endswith("2 abstentions, 1 failure")
 
 
 def test_the_winner_is_the_improved_response(tmp_path: Path) -> None:
