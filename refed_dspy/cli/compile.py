@@ -130,7 +130,6 @@ def agreement(
     """How well a judge agrees with people. Run it again to continue."""
     from refed_dspy.config.jobs import StatsConfig
     from refed_dspy.config.loading import load_config
-    from refed_dspy.optimizers.agreement import agreement_lines
     from refed_dspy.optimizers.judge_agreement import measure_agreement
 
     model = load_config(StatsConfig, judge=judge).judge
@@ -139,7 +138,7 @@ def agreement(
         pairs, model, out, count=count, program=program, seed=seed,
         max_cost=max_cost, max_calls=max_calls, max_minutes=max_minutes,
     )  # fmt: skip
-    for line in [*agreement_lines(measured.rows), *measured.lines()]:
+    for line in measured.lines():
         typer.echo(line)
     if measured.stopped:
         raise typer.Exit(1)

@@ -77,7 +77,7 @@ def _outcome(verdict: Verdict | None) -> str:
     if verdict is None:
         return "had nothing to be compared with."
     if verdict.preference is None:
-        return f"could not be judged ({verdict.abstained})."
+        return f"could not be judged ({verdict.failed or verdict.abstained})."
     won = "lost to" if verdict.preference < 0 else "beat" if verdict.preference > 0 else "tied with"
     return f"{won} the answer that the original prompts give."
 

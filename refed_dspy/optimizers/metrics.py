@@ -15,7 +15,7 @@ from refed_dspy.records import digest
 
 
 class NotScored(RefedError):
-    """This evaluation cannot be scored: the judge abstained on all of it, or no model answered.
+    """This evaluation cannot be scored: the judge decided on none of it, or no model answered.
 
     It is recorded without a score, so it counts neither for nor against the candidate.
     """
@@ -79,7 +79,8 @@ class HumanAgreement:
     def score(self, example: dspy.Example, prediction: Any, trace: Any = None) -> Evaluation:  # noqa: ARG002
         """Raises NotScored where the judge abstained."""
         if prediction.preference is None:
-            raise NotScored(f"the judge abstained: {prediction.abstained}")
+            failed = prediction.get("failed")
+            raise NotScored(f"the judge failed: {failed}" if failed else f"the judge abstained: {prediction.abstained}")
         verdict = (prediction.preference > 0) - (prediction.preference < 0)
         return Evaluation(1 - abs(verdict - example.people) / 2, {"consistent": float(prediction.consistent)})
 

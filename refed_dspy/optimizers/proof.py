@@ -12,6 +12,9 @@ from refed_dspy.metrics.intervals import Interval, is_gain, mean_interval
 from refed_dspy.records import dollars
 from refed_dspy.text import format_number, table_lines
 
+UNJUDGED = ("abstained", "judge_failed")
+"""The components that say which share of its questions the judge did not decide."""
+
 
 @dataclass(frozen=True)
 class ProgramScore:
@@ -62,13 +65,25 @@ class Proof:
         rows = [("uncompiled", self.baseline), ("compiled", self.compiled)]
         if self.champion is not None:
             rows.insert(1, ("champion", self.champion))
-        names = [name for name in ("wins", "grades", "diversity", "coverage") if name in self.compiled.components]
-        heads = ["program", "score (95% interval)", *names, "a sample" if self.unit == "references" else "an example"]
+        components = self.compiled.components
+        names = [name for name in ("wins", "grades", "diversity", "coverage") if name in components]
+        names += [name for name in UNJUDGED if any(score.components.get(name) for _, score in rows)]
+        titles = [name.replace("_", " ") for name in names]
+        heads = ["program", "score (95% interval)", *titles, "a sample" if self.unit == "references" else "an example"]
         table = table_lines([heads, *([label, *row.cells(names)] for label, row in rows)])
         table.append(f"gain over uncompiled: {self.gain}, {self.gain.clusters} held-out {self.unit}")
         if self.over_champion is not None:
             table.append(f"gain over the champion: {self.over_champion}, {self.over_champion.clusters} {self.unit}")
         return table
+
+    def warning(self) -> str:
+        """That it rests on fewer than half of its judgements; empty where it does not."""
+        for score in (self.baseline, self.compiled):
+            abstained, failed = (score.components.get(name, 0.0) for name in UNJUDGED)
+            if abstained + failed > 0.5:
+                judged = f"{1 - abstained - failed:.0%} of its judgements"
+                return f"this rests on {judged}: on {abstained:.0%} the judge abstained, on {failed:.0%} it failed"
+        return ""
 
     def doubts(self) -> list[str]:
         """Why nothing is proved, in a line; empty where it is."""

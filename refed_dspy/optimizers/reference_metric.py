@@ -19,7 +19,7 @@ import dspy
 
 from refed_dspy.concurrency import all_of, run_blocking, together
 from refed_dspy.config.compile import MetricConfig
-from refed_dspy.errors import RowError
+from refed_dspy.errors import PASSING, RowError
 from refed_dspy.optimizers.judge_feedback import JudgedSample, feedback_on_instructions, feedback_on_responses
 from refed_dspy.optimizers.metrics import Evaluation, NotScored
 from refed_dspy.programs.adapter import SchemaAdapter
@@ -28,6 +28,7 @@ from refed_dspy.programs.judges import (
     RESPONSE_CRITERIA,
     Criterion,
     Graded,
+    Judgements,
     PairwiseJudge,
     RubricJudge,
 )
@@ -37,7 +38,6 @@ from refed_dspy.records import Reference, Sample
 COMPONENTS = ("wins", "grades", "diversity")
 T = TypeVar("T")
 _WORD = re.compile(r"\w+")
-_ENDPOINT_FAILURES = {"no answer", "no connection"}
 
 
 class ReferenceMetric:
@@ -51,7 +51,7 @@ class ReferenceMetric:
     - diversity: 1 - the mean ROUGE-L (F) of each pair among a reference's instructions and its own.
     - coverage: samples made over samples asked for; those lost to an endpoint's failure do not count as asked for.
 
-    A component on which the judge abstained throughout is left out, and the weights of the others are scaled up.
+    A component on which the judge decided nothing is left out, and the weights of the others are scaled up.
     """
 
     def __init__(
@@ -158,6 +158,10 @@ class ReferenceMetric:
             return Evaluation(0.0, {"coverage": 0.0})
         verdicts = [each for each in judged if each.win is not None]
         grades = [grade.share for each in judged for grade in each.grades if grade.share is not None]
+        verdicts_and_grades = (
+            each for sample in judged for each in (sample.verdict, *sample.grades) if each is not None
+        )
+        judgements = Judgements.of(verdicts_and_grades)
         components = {
             "wins": _mean(_length_controlled(each, self.config.length_tolerance) for each in verdicts),
             "grades": _mean(grades),
@@ -165,11 +169,10 @@ class ReferenceMetric:
         }
         weights = {name: getattr(self.config, name) for name in COMPONENTS if not math.isnan(components[name])}
         if set(weights) <= {"diversity"} or not (whole := sum(weights.values())):
-            raise NotScored(f"{reference.id}: the judge abstained on all of its samples")
+            raise NotScored(f"{reference.id}: the judge decided on none of its samples: {judgements}, {judgements.why}")
         score = coverage * sum(weight * components[name] for name, weight in weights.items()) / whole
         defined = {name: value for name, value in components.items() if not math.isnan(value)}
         raw = {"raw_wins": _mean(each.win for each in verdicts)} if verdicts else {}
-        asked = len(judged) * (1 + len(self.criteria))
         return Evaluation(
             score,
             {
@@ -177,7 +180,8 @@ class ReferenceMetric:
                 **raw,
                 "length_ratio": _mean(each.length_ratio for each in judged),
                 "coverage": coverage,
-                "abstained": 1 - (len(verdicts) + len(grades)) / asked,
+                "abstained": judgements.abstained / judgements.asked,
+                "judge_failed": judgements.failed / judgements.asked,
             },
         )
 
@@ -186,7 +190,7 @@ class ReferenceMetric:
         asked = len(self.baseline.features) * self.baseline.instructions_per_feature
         each_stage = {"response_generation": 1, "response_improvement": 1}
         each_stage["instruction_synthesis"] = self.baseline.instructions_per_feature
-        lost = sum(each_stage.get(f.stage, asked) for f in prediction.failures if f.kind in _ENDPOINT_FAILURES)
+        lost = sum(each_stage.get(f.stage, asked) for f in prediction.failures if f.kind in PASSING)
         if lost >= asked and not prediction.samples:
             raise NotScored("the endpoint gave no answer")
         return min(1.0, len(prediction.samples) / max(1, asked - lost))

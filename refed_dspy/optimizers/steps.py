@@ -246,8 +246,11 @@ class CompileSteps:
         return bool(self.gateway.cap_reached or self.gateway.stop_error)
 
     def _raise_if_stopped(self) -> None:
+        """Raises what ended the compile; TeacherError or RunStopped also where a model failed on every call so far."""
         if (error := self.gateway.stop_error) is not None:
             raise error
+        for model in self.gateway.models.values():
+            self.gateway.read(lambda _, model=model: model.check_useful())  # type: ignore[misc]
 
 
 def _samples(prediction: Any) -> int:

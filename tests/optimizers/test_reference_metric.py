@@ -83,7 +83,7 @@ def test_an_abstention_on_one_sample_is_no_zero() -> None:
 
 @pytest.mark.parametrize("mark", ["?", "!"])
 def test_nothing_to_judge_by_is_not_scored(mark: str) -> None:
-    with pytest.raises(NotScored, match=f"{REFERENCE.id}: the judge abstained on all of its samples"):
+    with pytest.raises(NotScored, match=f"{REFERENCE.id}: the judge decided on none of its samples"):
         Bench().score([sample(1, mark, mark), sample(2, mark, mark)])
 
 
