@@ -23,9 +23,9 @@ from dspy.lm15 import (
 )
 from dspy.lm15 import TimeoutError as AnswerTimeout
 
-from refed_dspy.programs.lm_errors import AnswerRefused, NotAnApi, NotReached
+from refed_dspy.config.keys import without_keys
+from refed_dspy.programs.lm_errors import AnswerRefused, NotAnApi, NotReached, Redirected
 from refed_dspy.records import Call
-from refed_dspy.teachers.keys import without_key
 from refed_dspy.teachers.prices import Price
 from refed_dspy.teachers.rate_limits import WebPage
 from refed_dspy.teachers.route import used_tokens
@@ -114,14 +114,16 @@ def is_transient(error: BaseException) -> bool:
     return isinstance(error, _TRANSIENT) and not isinstance(error, BillingError)
 
 
-def error_to_raise(error: LM15Error, endpoint: str, key: str | None, answered: bool) -> BaseException:
-    """The error to raise, without the key: one of `programs.lm_errors` where DSPy has no type for it."""
+def error_to_raise(error: LM15Error, endpoint: str, answered: bool) -> BaseException:
+    """The error to raise, without keys: one of `programs.lm_errors` where DSPy has no type for it."""
     if _is_filter(error):
         return AnswerRefused("declined by a content filter")
-    error.message = without_key(error.message, key)
-    error.args = tuple(without_key(arg, key) if isinstance(arg, str) else arg for arg in error.args)
+    error.message = without_keys(error.message)
+    error.args = tuple(without_keys(arg) if isinstance(arg, str) else arg for arg in error.args)
     if isinstance(error, TransportError) and isinstance(error.__cause__, ConnectError):
         return NotReached(f"{endpoint} cannot be reached: {error.message}")
+    if error.status is not None and 300 <= error.status < 400:
+        return Redirected(endpoint, error.status)
     if isinstance(error, WebPage) and not answered:
         return NotAnApi(f"{endpoint} {error.message}")
     if not answered and type(error) is ProviderError:  # the base type: lm15 could not classify it

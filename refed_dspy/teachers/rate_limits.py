@@ -310,7 +310,7 @@ class WatchedTransport:
                     is_page = value.lower().startswith("text/html")
             if limits:
                 self._limits.learn(limits)
-            # A gateway's page about too many requests, or about an error of its own, means what its status says.
-            if is_page and response.status != 429 and response.status < 500:
+            # Pages of redirects, of rate limits and of a gateway's own errors mean what the status says.
+            if is_page and response.status != 429 and not 300 <= response.status < 400 and response.status < 500:
                 raise WebPage(f"answered HTTP {response.status} with a web page, not with JSON")
             yield response

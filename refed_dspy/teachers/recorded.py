@@ -22,6 +22,7 @@ from dspy.clients.errors import wrap_error
 from dspy.lm15 import Config, LM15Error, Message, Request, Response, Usage
 from dspy.utils.exceptions import AdapterParseError, LMError
 
+from refed_dspy.config.keys import without_keys
 from refed_dspy.errors import (
     CapReached,
     CutAnswer,
@@ -110,7 +111,7 @@ class Asked:
 
     def checked(self, text: str) -> Answer:
         """The answer with this text. Raises MalformedAnswer."""
-        text = text.encode("utf-8", "replace").decode()  # no database takes half a surrogate pair
+        text = without_keys(text).encode("utf-8", "replace").decode()  # no database takes half a surrogate pair
         if self.fit is None:
             return Answer(text)
         try:
