@@ -53,19 +53,24 @@ _probes: set[tuple[str, ...]] = set()
 
 
 def read_key(variable: str, role: str = "teacher") -> str | None:
-    """The key in `variable`, stripped (a mounted secret ends with a line break), and known from here on; None if empty.
+    """The key in `variable` (`checked`); None if it is empty. Raises ModelError."""
+    return checked(os.environ.get(variable, ""), variable, role) or None
+
+
+def checked(key: str, where: str, role: str = "teacher") -> str:
+    """`key`, which stands in `where`, stripped: a mounted secret ends with a line break. It is known from here on.
 
     Raises:
         ModelError: it holds characters that no HTTP header can. The HTTP client's own error would quote the key.
     """
-    key = os.environ.get(variable, "").strip()
-    if not is_sendable(key):
-        raise ModelError(f"the key in {variable} has a letter that no key has (a line break, a blank, an accent)", role)
+    key = key.strip()
+    if not _is_sendable(key):
+        raise ModelError(f"the key in {where} has a letter that no key has (a line break, a blank, an accent)", role)
     know(key)
-    return key or None
+    return key
 
 
-def is_sendable(key: str) -> bool:
+def _is_sendable(key: str) -> bool:
     """Whether an HTTP header takes the key: printable ASCII without blanks."""
     return all("!" <= letter <= "~" for letter in key)
 
@@ -85,7 +90,7 @@ def know_environment() -> None:
     for name, value in os.environ.items():
         key = value.strip()
         # Not Path.exists: it raises for a value that is longer than a file name may be.
-        if _VARIABLE.search(name) and is_sendable(key) and not os.path.exists(key):  # noqa: PTH110
+        if _VARIABLE.search(name) and _is_sendable(key) and not os.path.exists(key):  # noqa: PTH110
             know(key)
 
 

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from dspy.lm15 import TransportError
+from dspy.lm15 import ProviderError, TransportError
 
 FIRST_WINDOW = 32
 """Calls in flight before the first answer: an unknown endpoint does not get all of them at once."""
@@ -296,8 +296,10 @@ class WatchedTransport:
 
     @asynccontextmanager
     async def stream(self, request: Any) -> AsyncIterator[Any]:
-        """The response to one request. Raises WebPage."""
+        """The response to one request. Raises WebPage, and ProviderError for a redirect, which lm15 would read."""
         async with self._transport.stream(request) as response:
+            if 300 <= response.status < 400:
+                raise ProviderError(f"answered HTTP {response.status}", status=response.status)
             if (slot := current_slot.get()) is not None:
                 slot.answered = True
             limits: dict[str, str] = {}
@@ -310,7 +312,7 @@ class WatchedTransport:
                     is_page = value.lower().startswith("text/html")
             if limits:
                 self._limits.learn(limits)
-            # Pages of redirects, of rate limits and of a gateway's own errors mean what the status says.
-            if is_page and response.status != 429 and not 300 <= response.status < 400 and response.status < 500:
+            # A gateway's page about too many requests, or about an error of its own, means what its status says.
+            if is_page and response.status != 429 and response.status < 500:
                 raise WebPage(f"answered HTTP {response.status} with a web page, not with JSON")
             yield response

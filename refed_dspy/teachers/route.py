@@ -162,6 +162,15 @@ def _known_provider(config: TeacherConfig) -> Route:
     return Route(provider, resolution.model, endpoint, RouterConfig(), env, bounded, transport)
 
 
+def key_variable(model: str) -> str | None:
+    """The variable from which DSPy reads the key for `model`; None: none, or the provider is unknown to it."""
+    try:
+        variable: str | None = LMRouter(RouterConfig()).resolve_openai_chat(model).env_key
+    except LM15Error:
+        return None
+    return variable
+
+
 def _transport(config: TeacherConfig, endpoint: str) -> dict[str, Any]:
     where = urlsplit(endpoint)
     host = where.hostname or ""
