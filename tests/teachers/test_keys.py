@@ -95,7 +95,7 @@ def test_a_key_that_an_endpoint_repeats_is_told_nowhere(
     try:
         run(seen, tmp_path / "run", wire=wire, api_key_env="MY_OWN_KEY", max_tokens=64)
     except RefedError as error:
-        shown = _texts_of(error)
+        shown = texts_of(error)
     else:
         shown = repr(refed_dspy.read_run(tmp_path / "run").failures)
     assert seen.headers and "sk-mine-0123456789" in repr(seen.headers[0]), "it was sent, so it could be repeated"
@@ -118,7 +118,7 @@ def test_blanks_and_line_breaks_around_a_key_are_not_sent_and_the_key_is_kept_no
     try:
         run(seen, tmp_path / "run", wire=wire, api_key_env="MY_OWN_KEY", max_tokens=64)
     except RefedError as error:
-        shown = _texts_of(error)
+        shown = texts_of(error)
     sent = [
         value for name, value in seen.headers[0].items() if name.lower() in {"authorization", "api-key", "x-api-key"}
     ]
@@ -136,7 +136,7 @@ def test_a_key_that_no_header_can_hold_is_refused_before_anything_is_sent(
     monkeypatch.setenv("MY_OWN_KEY", key)
     with pytest.raises(ConfigError, match="MY_OWN_KEY") as error:
         run(stranger, tmp_path / "run", api_key_env="MY_OWN_KEY", max_tokens=64)
-    assert not stranger.headers and "sk-mine" not in _texts_of(error.value)
+    assert not stranger.headers and "sk-mine" not in texts_of(error.value)
     assert b"sk-mine" not in everything_in(tmp_path)
 
 
@@ -146,7 +146,7 @@ def test_a_variable_of_blanks_holds_no_key(stranger: Any, tmp_path: Path, monkey
         run(stranger, tmp_path / "run", api_key_env="MY_OWN_KEY")
 
 
-def _texts_of(error: BaseException | None) -> str:
+def texts_of(error: BaseException | None) -> str:
     """Text, repr and attributes of an error and of those that it came from."""
     texts = ""
     while error is not None:
