@@ -117,6 +117,17 @@ def without_keys(text: str) -> str:
     return "".join([*kept, text[max(end, 0) :]])
 
 
+def without_keys_in(value: Any) -> Any:
+    """A JSON value, each of its texts `without_keys`: cut out of JSON's own text, a key might take an escape along."""
+    if isinstance(value, str):
+        return without_keys(value)
+    if isinstance(value, list):
+        return [without_keys_in(item) for item in value]
+    if isinstance(value, dict):
+        return {without_keys(name): without_keys_in(item) for name, item in value.items()}
+    return value
+
+
 def holds_key(text: str) -> bool:
     """Whether a whole known key stands in `text`, or something that looks like one."""
     return any(key in text for key in _known) or any(re.search(shape, text) for shape in SHAPES.values())

@@ -295,7 +295,7 @@ def _from_lm(lm: BaseLM) -> Teacher:
 
 
 def _with_plain_key(lm: BaseLM) -> BaseLM:
-    """`lm` with its key stripped. From here on its keys are known. Raises ModelError where no header can hold its key."""
+    """`lm` with its key stripped. Its keys are known from here on. Raises ModelError where no header can hold it."""
     know_settings(lm.kwargs)
     know_environment()
     if not isinstance(lm, dspy.LM):

@@ -43,7 +43,7 @@ KEYS = {
     "line break": f"{key_of(40)}\n",
     "carriage return": f"{key_of(40)}\r\n",
     "blanks": f"  {key_of(40)}\t",
-    "quotes": f"{key_of(20)}\"'\\{key_of(20)}",
+    "quotes": f"{key_of(20)}\"'\\{key_of(21)}",
 }
 CUTS = (slice(None), slice(CUT), slice(-CUT, None), slice(3, -2), slice(7, 7 + CUT))
 

@@ -16,7 +16,7 @@ from typing import IO, Any, TypeVar
 from dspy.utils.exceptions import LMAuthError, LMBillingError, LMError
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_delay, wait_random_exponential
 
-from refed_dspy.config.keys import without_keys
+from refed_dspy.config.keys import without_keys, without_keys_in
 from refed_dspy.config.teacher import TeacherConfig
 from refed_dspy.errors import one_line
 from refed_dspy.programs.lm_errors import BatchOutOfReach, BatchRejected, NoBatches, NotAnApi, NotReached, Redirected
@@ -214,7 +214,7 @@ def _objects(content: bytes) -> Iterator[dict[str, Any]]:
         if not text.strip():
             continue
         try:
-            line = json.loads(without_keys(text.decode()))
+            line = without_keys_in(json.loads(text))
         except (ValueError, RecursionError):
             line = None
         yield line if isinstance(line, dict) else {}
