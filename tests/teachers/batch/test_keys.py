@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from aiohttp import web
+from dspy.utils.exceptions import LMError
 
 from tests.support.scripted_batches import (
     ScriptedService,
@@ -35,8 +36,8 @@ def repeating(status: int, text: str, *, plain: bool) -> Callable[[], web.Stream
     return lambda: web.Response(status=status, text=text) if plain else refused(status, text, text)
 
 
-SOME = ((400, True), (401, False), (413, True), (500, False))
-EVERY = tuple(itertools.product(STATUSES, (True, False)))
+SOME = ((400, True, CUTS[0]), (401, False, CUTS[1]), (413, True, CUTS[2]), (500, False, CUTS[3]))
+EVERY = tuple(itertools.product(STATUSES, (True, False), CUTS))
 
 
 @pytest.mark.parametrize(
@@ -48,19 +49,18 @@ async def test_a_refusal_tells_no_part_of_it(
     monkeypatch: pytest.MonkeyPatch,
     screen: Screen,
     kind: str,
-    statuses: tuple[tuple[int, bool], ...],
+    statuses: tuple[tuple[int, bool, slice], ...],
 ) -> None:
     key = KEYS[kind]
     monkeypatch.setenv(VARIABLE, key)
     async with client(teacher_config(service, api_key_env=VARIABLE), patience=0.01) as there:
-        for status, plain in statuses:
-            for cut in CUTS:
-                hook = repeating(status, f"no way in with {key.strip()[cut]} today", plain=plain)
-                service.hooks = {"upload": [hook] * 9, "look": [hook] * 9}
-                for asking in (there.upload(BytesIO(b"{}")), there.look("batch-0")):
-                    with pytest.raises(Exception) as error:
-                        await asking
-                    screen.errors += texts_of(error.value)
+        for status, plain, cut in statuses:
+            hook = repeating(status, f"no way in with {key.strip()[cut]} today", plain=plain)
+            service.hooks = {"upload": [hook] * 9, "look": [hook] * 9}
+            for asking in (there.upload(BytesIO(b"{}")), there.look("batch-0")):
+                with pytest.raises(LMError) as error:
+                    await asking
+                screen.errors += texts_of(error.value)
     assert "no way in with [key] today" in screen.errors
     assert not leaked(key, screen.shown())
 
