@@ -35,7 +35,8 @@ def quiet_mlflow() -> Any:
         os.environ.setdefault(name, value)
     import mlflow
 
-    for noisy in ("alembic", "mlflow"):  # importing MLflow has just set their levels
+    # Importing MLflow has just set their levels. The last one tells addresses, with what is secret in them.
+    for noisy in ("alembic", "mlflow", "urllib3.connectionpool"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     return mlflow
 
