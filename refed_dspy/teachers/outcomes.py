@@ -7,6 +7,7 @@ import json
 import re
 import time
 from dataclasses import dataclass, replace
+from typing import Any
 
 from dspy._vendor.lm15.transports import ConnectError
 from dspy.lm15 import (
@@ -23,7 +24,7 @@ from dspy.lm15 import (
 )
 from dspy.lm15 import TimeoutError as AnswerTimeout
 
-from refed_dspy.config.keys import without_keys
+from refed_dspy.config.keys import without_keys, without_keys_in
 from refed_dspy.programs.lm_errors import AnswerRefused, NotAnApi, NotReached, Redirected
 from refed_dspy.records import Call
 from refed_dspy.teachers.prices import Price
@@ -73,18 +74,24 @@ def _outcome(error: BaseException, status: int | None) -> str:
 
 
 def as_text(response: Response) -> Response:
-    """`response` with its JSON as text.
+    """`response` with its JSON as text, and without keys.
 
     Where a schema has an enum in it (a judge's verdict, say), lm15 returns the parsed value and no text. Adapters and
     the ledger need the text.
     """
-    if not any(isinstance(part, DataPart) for part in response.message.parts):
+    parts = tuple(map(_part_as_text, response.message.parts))
+    if all(new is old for new, old in zip(parts, response.message.parts, strict=True)):
         return response
-    parts = tuple(
-        TextPart(text=json.dumps(part.value, ensure_ascii=False)) if isinstance(part, DataPart) else part
-        for part in response.message.parts
-    )
     return replace(response, message=replace(response.message, parts=parts))
+
+
+def _part_as_text(part: Any) -> Any:
+    if isinstance(part, DataPart):
+        return TextPart(text=json.dumps(without_keys_in(part.value), ensure_ascii=False))
+    text = getattr(part, "text", None)  # a text, or reasoning
+    if not isinstance(text, str) or (clean := without_keys(text)) is text:
+        return part
+    return replace(part, text=clean)
 
 
 def outcome_of(response: Response) -> str:

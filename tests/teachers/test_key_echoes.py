@@ -3,24 +3,33 @@
 from __future__ import annotations
 
 import itertools
+import json
 import logging
 import random
 import string
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import dspy
 import pytest
+from dspy.clients.base_lm import BaseLM
+from dspy.lm15 import Config, DataPart, Message, Request, ThinkingPart
 from typer.testing import CliRunner
 
 import refed_dspy
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy.cli.main import app
-from refed_dspy.config.keys import CUT
+from refed_dspy.config.keys import CUT, know
 from refed_dspy.errors import RefedError
+from refed_dspy.teachers import open_teacher
+from refed_dspy.teachers.foreign import foreign_engine
+from refed_dspy.teachers.outcomes import as_text
 from tests.support.recording_endpoint import Answering, listening
 from tests.support.scripted_engine import references
+from tests.support.scripted_engine import response as scripted
 from tests.teachers.test_keys import everything_in, texts_of
 from tests.teachers.test_routes import WIRES, config
 
@@ -64,8 +73,10 @@ def repeating(status: int, *, plain: bool, cut: slice) -> Answering:
 
 
 def leaked(key: str, data: bytes) -> list[str]:
-    """The parts of the key that stand in `data`."""
+    """The parts of the key, of CUT characters each, that stand in `data`."""
     key = key.strip()
+    if not any(key[at : at + 6].encode() in data for at in range(0, len(key) - 5, 6)):
+        return []  # whoever holds CUT characters holds one of these
     return [key[at : at + CUT] for at in range(len(key) - CUT + 1) if key[at : at + CUT].encode() in data]
 
 
@@ -77,7 +88,11 @@ class Screen:
         self._caplog, self._capfd, self.errors = caplog, capfd, ""
 
     def shown(self) -> bytes:
-        return (self.errors + self._caplog.text + "".join(self._capfd.readouterr())).encode()
+        """All of it since the last time."""
+        shown = self.errors + self._caplog.text + "".join(self._capfd.readouterr())
+        self.errors = ""
+        self._caplog.clear()
+        return shown.encode()
 
 
 @pytest.fixture
@@ -117,10 +132,10 @@ def test_a_key_in_an_error_is_kept_and_shown_nowhere(
 def test_no_status_form_or_cut_brings_a_key_to_disk_or_screen(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, screen: Screen, kind: str
 ) -> None:
-    every = itertools.product(STATUSES, (True, False), CUTS)
-    for at, (status, plain, cut) in enumerate(every):
-        answer = repeating(status, plain=plain, cut=cut)
-        check_refused(monkeypatch, tmp_path / str(at), screen, KEYS[kind], answer, wire=WIRES[at % len(WIRES)])
+    every = itertools.product(STATUSES, (True, False), (True, False))
+    for at, (status, plain, whole) in enumerate(every):
+        answer = repeating(status, plain=plain, cut=CUTS[0 if whole else 1 + at // 2 % 4])
+        check_refused(monkeypatch, tmp_path / str(at), screen, KEYS[kind], answer, wire=WIRES[at // 4 % len(WIRES)])
 
 
 # --- in answers
@@ -177,3 +192,36 @@ def test_whatever_is_made_of_a_run_holds_no_key(echoing: SimulatedTeacher, tmp_p
         shown += done.output.encode()
     assert (tmp_path / "rows.jsonl").read_text().count("[key]") >= 2
     assert not leaked(ECHOED, shown + everything_in(tmp_path))
+
+
+class Echo(BaseLM):  # type: ignore[misc]
+    """A caller's own class: it answers with the key that it was made with."""
+
+    async def aforward(self, prompt: Any = None, messages: Any = None, **kwargs: Any) -> Any:
+        message = SimpleNamespace(content=f"Bearer {self.kwargs['api_key']}")
+        choice = SimpleNamespace(message=message, finish_reason="stop")
+        return SimpleNamespace(choices=[choice], usage={}, model=self.model)
+
+
+async def test_a_key_in_the_answer_of_a_callers_own_class_is_taken_out() -> None:
+    own = Echo("own/model", api_key=ECHOED)
+    engine = foreign_engine(own, open_teacher(own))
+    answer = await engine.complete(Request(model="any", messages=(Message.user("Hm?"),), config=Config()))
+    assert answer.text == "Bearer [key]"
+
+
+def test_reasoning_and_parsed_answers_are_cleaned_too() -> None:
+    know(ECHOED)
+    parts = (ThinkingPart(text=f"He sent {ECHOED}."), DataPart(value={"verdict": [f"Bearer {ECHOED}"]}))
+    made = as_text(replace(scripted("-"), message=Message(role="assistant", parts=parts)))
+    assert [part.text for part in made.message.parts] == ["He sent [key].", '{"verdict": ["Bearer [key]"]}']
+
+
+def test_a_sample_that_is_only_looked_at_shows_no_key(
+    echoing: SimulatedTeacher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"model": "sim/m", "api_base": echoing.base_url, "api_key_env": "MY_OWN_KEY"}
+    (tmp_path / "teacher.yaml").write_text(json.dumps(settings))
+    done = CliRunner().invoke(app, ["preview", "--sample", "--teacher", str(tmp_path / "teacher.yaml")])
+    assert done.exit_code == 0 and "Bearer [key]" in done.output
+    assert not leaked(ECHOED, done.output.encode())

@@ -37,7 +37,7 @@ def repeating(status: int, text: str, *, plain: bool) -> Callable[[], web.Stream
 
 
 SOME = ((400, True, CUTS[0]), (401, False, CUTS[1]), (413, True, CUTS[2]), (500, False, CUTS[3]))
-EVERY = tuple(itertools.product(STATUSES, (True, False), CUTS))
+EVERY = tuple(itertools.product(STATUSES, (True, False), CUTS[:2]))
 
 
 @pytest.mark.parametrize(
