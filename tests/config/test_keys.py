@@ -59,7 +59,8 @@ def test_every_cut_of_twelve_characters_is_taken_out_wherever_it_stands(key: str
 
 def test_several_keys_and_several_cuts_in_one_text() -> None:
     other = PLAIN[::-1]
-    know(PLAIN), know(other)
+    know(PLAIN)
+    know(other)
     assert without_keys(f"{PLAIN[:20]}…{PLAIN[-15:]}, {other}{PLAIN}") == "[key]…[key], [key]"
 
 

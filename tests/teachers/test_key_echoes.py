@@ -105,6 +105,7 @@ def check_refused(
 ) -> None:
     """A run at an endpoint that answers so shows and keeps no part of the key."""
     monkeypatch.setenv("MY_OWN_KEY", key)
+    endpoint: Any
     with listening(answer) as endpoint:
         teacher = config(endpoint, api_key_env="MY_OWN_KEY", max_tokens=64, **settings)
         try:

@@ -75,7 +75,8 @@ def hosts() -> Iterator[tuple[Host, Host]]:
             thread.join()
 
 
-CASES = [(wire, "interactive", body) for wire in WIRES for body in BODIES]
+CASES: list[Any] = [(wire, "interactive", "answer") for wire in WIRES]
+CASES += [pytest.param(wire, "interactive", "page", marks=pytest.mark.slow) for wire in WIRES]
 CASES += [(wire, "batch", "answer") for wire in WIRES if wire != "anthropic"]
 
 
