@@ -226,3 +226,16 @@ def test_a_sample_that_is_only_looked_at_shows_no_key(
     done = CliRunner().invoke(app, ["preview", "--sample", "--teacher", str(tmp_path / "teacher.yaml")])
     assert done.exit_code == 0 and "Bearer [key]" in done.output
     assert not leaked(ECHOED, done.output.encode())
+
+
+@pytest.mark.parametrize("status", [401, 418, 500])
+async def test_an_engines_own_error_is_clean_too(monkeypatch: pytest.MonkeyPatch, status: int) -> None:
+    """Outside a run, it goes to the caller as it is."""
+    monkeypatch.setenv("MY_OWN_KEY", ECHOED)
+    endpoint: Any
+    with listening(repeating(status, plain=True, cut=slice(5, None))) as endpoint:
+        teacher = open_teacher(config(endpoint, api_key_env="MY_OWN_KEY"))
+        async with teacher.running() as lm:
+            with pytest.raises(Exception, match=r"\[key\]") as error:
+                await teacher.engine(lm).complete(Request(model="any", messages=(Message.user("Hm?"),)))
+    assert not leaked(ECHOED, texts_of(error.value).encode())
