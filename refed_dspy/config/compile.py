@@ -8,7 +8,8 @@ from typing import Any, Self
 from pydantic import Field, field_validator, model_validator
 
 from refed_dspy.config.base import Capped, FromReferences, Settings
-from refed_dspy.config.teacher import TeacherConfig, WithJudge, secret_name
+from refed_dspy.config.keys import secret_name
+from refed_dspy.config.teacher import TeacherConfig, WithJudge
 from refed_dspy.errors import one_line
 
 _REFLECTION = "name the model as reflection: others would pass the caps unseen"

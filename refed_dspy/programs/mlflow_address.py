@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from refed_dspy.config.keys import holds_key, is_secret_name, know, know_environment, without_keys
 from refed_dspy.errors import ConfigError, one_line
 
 
@@ -34,14 +35,33 @@ def quiet_mlflow() -> Any:
         os.environ.setdefault(name, value)
     import mlflow
 
-    for noisy in ("alembic", "mlflow"):  # importing MLflow has just set their levels
+    # Importing MLflow has just set their levels. The last one tells addresses, with what is secret in them.
+    for noisy in ("alembic", "mlflow", "urllib3.connectionpool"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     return mlflow
 
 
-def without_password(text: object) -> str:
-    """`text` in one line, without the user and password of any address in it."""
-    return re.sub(r"://[^/\s@]*@", "://", one_line(text))
+def without_secrets(text: object, limit: int = 300) -> str:
+    """`text` in one line, without the secrets that an MLflow address may hold: user and password, a parameter with a
+    token, and a token in place of a profile (`databricks://TOKEN`)."""
+    know_environment()
+    for variable in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):
+        address = os.environ.get(variable, "")
+        for secret in _PROFILE.findall(address) + [
+            value for _, name, value in _PARAMETER.findall(address) if is_secret_name(name)
+        ]:
+            know(secret)  # MLflow's errors tell it without the address, too
+    clean = re.sub(r"://[^/\s@]*@", "://", without_keys(str(text)))
+    return one_line(_PARAMETER.sub(_without_secret, clean), limit)
+
+
+_PROFILE = re.compile(r"^databricks(?:-uc)?://([^/?\s]+)")
+_PARAMETER = re.compile(r"([?&])([^=&?\s]+)=([^&\s'\"]+)")
+
+
+def _without_secret(parameter: re.Match[str]) -> str:
+    mark, name, value = parameter.groups()
+    return f"{mark}{name}=…" if is_secret_name(name) or holds_key(value) else parameter[0]
 
 
 def download_program(address: str) -> Path:
@@ -50,7 +70,7 @@ def download_program(address: str) -> Path:
     try:
         local = Path(mlflow.artifacts.download_artifacts(artifact_uri=address))
     except Exception as error:  # noqa: BLE001 — MLflow's own, and its HTTP client's
-        raise ConfigError(f"program {address}: MLflow cannot provide it: {without_password(error)}") from None
+        raise ConfigError(f"program {address}: MLflow cannot provide it: {without_secrets(error)}") from None
     return local / "program.json" if local.is_dir() else local
 
 
@@ -67,5 +87,5 @@ def model_version(address: str) -> dict[str, str]:
         try:
             version = str(mlflow.MlflowClient().get_model_version_by_alias(match["name"], match["alias"]).version)
         except Exception as error:  # noqa: BLE001 — MLflow's own, and its HTTP client's
-            raise ConfigError(f"program {address}: MLflow cannot provide it: {without_password(error)}") from None
+            raise ConfigError(f"program {address}: MLflow cannot provide it: {without_secrets(error)}") from None
     return {"model": match["name"], "version": version}

@@ -211,10 +211,10 @@ class TeacherEngine:
         return as_text(response)
 
     def failed(self, error: BaseException, attempt: SentAttempt, recorder: Recorder) -> BaseException:
-        """Record an attempt without an answer. Returns the error to raise: never with the key in it."""
+        """Record an attempt without an answer. Returns the error to raise: never with a key in it."""
         raised = error
         if isinstance(error, LM15Error):
-            raised = error_to_raise(error, self.endpoint, self.route.key(), self.answered)
+            raised = error_to_raise(error, self.endpoint, self.answered)
         if isinstance(raised, NotReached):
             recorder.not_sent(attempt.number)
         else:

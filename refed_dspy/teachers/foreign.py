@@ -100,9 +100,8 @@ class MessagesEngine(ForeignEngine):
         tokens: dict[str, Any] = next(iter(tracker.get_total_tokens().values()), {})
         usage = Usage(input_tokens=tokens.get("prompt_tokens"), output_tokens=tokens.get("completion_tokens"))
         text = str((first.get("text") if isinstance(first, dict) else first) or "")
-        return Response(
-            id="-", model=self.lm.model, message=Message.assistant(text or " "), finish_reason="stop", usage=usage
-        )
+        message = Message.assistant(text or " ")
+        return as_text(Response(id="-", model=self.lm.model, message=message, finish_reason="stop", usage=usage))
 
     def _others(self, config: Config) -> dict[str, Any]:
         """The settings of a request that are not the model's own."""

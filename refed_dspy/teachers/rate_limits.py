@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from dspy.lm15 import TransportError
+from dspy.lm15 import ProviderError, TransportError
 
 FIRST_WINDOW = 32
 """Calls in flight before the first answer: an unknown endpoint does not get all of them at once."""
@@ -296,8 +296,10 @@ class WatchedTransport:
 
     @asynccontextmanager
     async def stream(self, request: Any) -> AsyncIterator[Any]:
-        """The response to one request. Raises WebPage."""
+        """The response to one request. Raises WebPage, and ProviderError for a redirect, which lm15 would read."""
         async with self._transport.stream(request) as response:
+            if 300 <= response.status < 400:
+                raise ProviderError(f"answered HTTP {response.status}", status=response.status)
             if (slot := current_slot.get()) is not None:
                 slot.answered = True
             limits: dict[str, str] = {}

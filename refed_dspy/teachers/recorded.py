@@ -22,6 +22,7 @@ from dspy.clients.errors import wrap_error
 from dspy.lm15 import Config, LM15Error, Message, Request, Response, Usage
 from dspy.utils.exceptions import AdapterParseError, LMError
 
+from refed_dspy.config.keys import without_keys
 from refed_dspy.errors import (
     CapReached,
     CutAnswer,
@@ -172,7 +173,7 @@ class RecordedTeacher:
         if self._reused_from is None or (found := self._reused_from.answer(key.digest)) is None:
             return None
         try:
-            answer = asked.checked(found.text)
+            answer = asked.checked(without_keys(found.text))
         except MalformedAnswer:  # it was asked for with other bounds
             return None
         rows = [

@@ -7,7 +7,6 @@ is a provider that DSPy's router knows.
 
 from __future__ import annotations
 
-import os
 import re
 from dataclasses import dataclass, replace
 from typing import Any
@@ -28,9 +27,9 @@ from dspy.lm15 import (
     RouterConfig,
 )
 
+from refed_dspy.config.keys import read_key
 from refed_dspy.config.teacher import TeacherConfig
 from refed_dspy.errors import ModelError, one_line
-from refed_dspy.teachers.keys import read_key
 
 CUSTOM_PROVIDER = "refed-teacher"
 """The name under which lm15 knows an endpoint that is given by its address."""
@@ -148,7 +147,7 @@ def _known_provider(config: TeacherConfig) -> Route:
         raise ModelError("the model's provider is unknown; give its endpoint's address in api_base") from None
     provider = resolution.provider
     if not env and resolution.env_key and not resolution.placeholder_key:
-        if not os.environ.get(resolution.env_key):
+        if not read_key(resolution.env_key):
             raise ModelError(
                 f"no key for {config.model}: set the variable {resolution.env_key}, or name another in api_key_env"
             )
@@ -161,6 +160,15 @@ def _known_provider(config: TeacherConfig) -> Route:
     bounded = provider in LOCAL_PROVIDERS
     transport = _transport(config, endpoint)
     return Route(provider, resolution.model, endpoint, RouterConfig(), env, bounded, transport)
+
+
+def key_variable(model: str) -> str | None:
+    """The variable from which DSPy reads the key for `model`; None: none, or the provider is unknown to it."""
+    try:
+        variable: str | None = LMRouter(RouterConfig()).resolve_openai_chat(model).env_key
+    except LM15Error:
+        return None
+    return variable
 
 
 def _transport(config: TeacherConfig, endpoint: str) -> dict[str, Any]:

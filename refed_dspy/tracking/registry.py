@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from refed_dspy.errors import ConfigError, one_line
-from refed_dspy.programs.mlflow_address import without_password
+from refed_dspy.errors import ConfigError
+from refed_dspy.programs.mlflow_address import without_secrets
 from refed_dspy.tracking.store import NotTracked, Store, mlflow_client
 
 log = logging.getLogger("refed_dspy.tracking")
@@ -93,7 +93,7 @@ def champion(name: str) -> Registered | None:
             path = mlflow.artifacts.download_artifacts(artifact_uri=f"models:/{name}/{version}", dst_path=folder)
             state = json.loads((Path(path) / PROGRAM).read_text(encoding="utf-8"))
     except Exception as error:  # noqa: BLE001 — MLflow's own, its HTTP client's, a damaged file
-        raise NotTracked(one_line(without_password(error), 200)) from None
+        raise NotTracked(without_secrets(error, 200)) from None
     return Registered(version, state)
 
 
@@ -113,7 +113,7 @@ def promote(name: str, version: str | None = None) -> str:
     except ConfigError:
         raise
     except Exception as error:  # noqa: BLE001 — MLflow's own, and its HTTP client's
-        raise ConfigError(f"promote: {name}: MLflow says: {one_line(without_password(error), 200)}") from None
+        raise ConfigError(f"promote: {name}: MLflow says: {without_secrets(error, 200)}") from None
     return str(promoted)
 
 

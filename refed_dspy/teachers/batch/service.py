@@ -16,10 +16,10 @@ from typing import IO, Any, TypeVar
 from dspy.utils.exceptions import LMAuthError, LMBillingError, LMError
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_delay, wait_random_exponential
 
+from refed_dspy.config.keys import without_keys, without_keys_in
 from refed_dspy.config.teacher import TeacherConfig
 from refed_dspy.errors import one_line
-from refed_dspy.programs.lm_errors import BatchOutOfReach, BatchRejected, NoBatches, NotAnApi, NotReached
-from refed_dspy.teachers.keys import without_key
+from refed_dspy.programs.lm_errors import BatchOutOfReach, BatchRejected, NoBatches, NotAnApi, NotReached, Redirected
 from refed_dspy.teachers.rate_limits import LONGEST_PAUSE, PATIENCE
 from refed_dspy.teachers.route import Route
 
@@ -78,14 +78,15 @@ class BatchService:
             await asyncio.sleep(self._look_again)
             file = await self._with_retries(lambda: self._client.files.retrieve(name), "files")
         if status == "error":
-            why = one_line(self.without_key(file.status_details or "no reason"))
+            why = one_line(without_keys(str(file.status_details or "no reason")))
             raise BatchRejected(f"{self.endpoint} refused the file: {why}")
         return name
 
     async def create(self, file: str, nonce: str, since: float) -> Any:
         """Make a batch of an uploaded file, once: after a lost answer, the batch is looked for before it is made again.
 
-        Raises BatchRejected, NoBatches, LMAuthError or LMBillingError only where there certainly is no batch.
+        Only where there certainly is no batch it raises BatchRejected, NoBatches, Redirected, LMAuthError or
+        LMBillingError.
         """
 
         async def make() -> Any:
@@ -98,7 +99,7 @@ class BatchService:
         tried: list[bool] = []
         try:
             return await self._with_retries(make, "batches")
-        except (BatchRejected, NoBatches, LMAuthError, LMBillingError) as error:
+        except (BatchRejected, NoBatches, Redirected, LMAuthError, LMBillingError) as error:
             if len(tried) < 2:
                 raise
             raise BatchOutOfReach(f"whether {self.endpoint} has the batch is not known: {error}") from None
@@ -161,7 +162,7 @@ class BatchService:
                     return answer
         except openai.OpenAIError as error:
             if isinstance(error, openai.APIConnectionError) and not self.reached:
-                raise NotReached(f"{self.endpoint} cannot be reached: {one_line(error)}") from None
+                raise NotReached(f"{self.endpoint} cannot be reached: {one_line(without_keys(str(error)))}") from None
             raise self._translated(error, what) from None
         raise AssertionError("tenacity ends by returning or raising")
 
@@ -174,14 +175,12 @@ class BatchService:
             return not _used_up(error) and (error.status_code in {408, 409, 429} or error.status_code >= 500)
         return self.reached and isinstance(error, openai.APIConnectionError)
 
-    def without_key(self, text: object) -> str:
-        """`text` of a service without the key. Call it before a text is cut: part of a key would not be recognised."""
-        return without_key(str(text), self._route.key())
-
     def _translated(self, error: Exception, what: str) -> LMError:
         """The LMError for an error of the `openai` package at the path `what`."""
         status = getattr(error, "status_code", None)
-        reason = one_line(self.without_key(_message(error)))
+        if status is not None and 300 <= status < 400:
+            return Redirected(self.endpoint, status)
+        reason = one_line(without_keys(_message(error)))
         if status in {401, 403}:
             return LMAuthError(reason)
         if _used_up(error):
@@ -215,7 +214,7 @@ def _objects(content: bytes) -> Iterator[dict[str, Any]]:
         if not text.strip():
             continue
         try:
-            line = json.loads(text)
+            line = without_keys_in(json.loads(text))
         except (ValueError, RecursionError):
             line = None
         yield line if isinstance(line, dict) else {}

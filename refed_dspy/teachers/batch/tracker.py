@@ -16,10 +16,11 @@ from typing import Any
 
 from dspy.utils.exceptions import LMAuthError, LMBillingError
 
+from refed_dspy.config.keys import without_keys
 from refed_dspy.config.teacher import BatchConfig
 from refed_dspy.errors import one_line
 from refed_dspy.ledger.batch_log import SentBatch
-from refed_dspy.programs.lm_errors import BatchRejected, NoBatches, WorkEnds
+from refed_dspy.programs.lm_errors import BatchRejected, NoBatches, Redirected, WorkEnds
 from refed_dspy.teachers.batch.request import AnyBatchLog, PendingRequest, Unanswered
 from refed_dspy.teachers.batch.service import BatchService
 
@@ -167,7 +168,7 @@ class BatchTracker:
             refusal = self._refusal(error.message or str(error))
             self._without_answer(batch, "refused", refusal, batch.numbers)
             raise refusal from None
-        except (NoBatches, LMAuthError, LMBillingError) as error:
+        except (NoBatches, Redirected, LMAuthError, LMBillingError) as error:
             self._without_answer(batch, "refused", error, batch.numbers)
             raise
         self.log.named(batch, made.id)
@@ -194,7 +195,7 @@ class BatchTracker:
         end = await self._end(batch, service)
         failures = end.errors.data if end.errors and end.errors.data else []
         if end.status == "failed":
-            await self._failed(batch, failures, service)
+            await self._failed(batch, failures)
             return
         reader = _OutputReader(set(batch.numbers))
         for file in (end.output_file_id, end.error_file_id):
@@ -221,7 +222,7 @@ class BatchTracker:
             await asyncio.sleep(wait)
             wait = min(self.config.poll, 1.5 * wait)
 
-    async def _failed(self, batch: SentBatch, failures: Sequence[Any], service: BatchService) -> None:
+    async def _failed(self, batch: SentBatch, failures: Sequence[Any]) -> None:
         """The service executed nothing of the batch. One that its queue had no room for is sent again, in halves."""
         first = failures[0] if failures else None
         code = getattr(first, "code", None)
@@ -229,7 +230,7 @@ class BatchTracker:
             await self._make_room(batch)
             return
         line = f" (line {first.line})" if first is not None and first.line else ""
-        reason = one_line(service.without_key(getattr(first, "message", None) or code or "no reason given"), 200)
+        reason = one_line(without_keys(str(getattr(first, "message", None) or code or "no reason given")), 200)
         error = self._refusal(f"batch {batch.name} was refused by {self.names[0]}: {reason}{line}")
         self._without_answer(batch, "failed", error, batch.numbers)
 
