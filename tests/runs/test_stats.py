@@ -36,6 +36,9 @@ def rows(count: int, **more: str) -> list[dict[str, str]]:
     ]
 
 
+SYMBOLS = {"win": "A>B", "lose": "B>A", "tie": "A=B", "torn": "A>B", "mute": "?", "unsure": "cannot tell"}
+
+
 def judging(*verdicts: str) -> Writer:
     """A judge that answers for row n what `verdicts[n]` names: win, lose, tie, torn (depends on the order), unsure
     (abstains) or mute (nothing usable)."""
