@@ -9,7 +9,10 @@ from typing import Any
 DEFAULT_TEMPERATURE = 1.0
 """Every provider's own default, and ours: to send it or to leave it out is the same."""
 # Claude Opus 4.7 and all later families (opus-5, sonnet-5, other names).
-_CLAUDE_WITHOUT = r"claude-(?:opus-4[-.](?:[7-9]|\d\d)|(?:opus|sonnet|haiku)-(?:[5-9]|\d\d)|(?!opus|sonnet|haiku|instant)[a-z]+-\d)(?!\d)"
+_CLAUDE_WITHOUT = (
+    r"claude-(?:opus-4[-.](?:[7-9]|\d\d)|(?:opus|sonnet|haiku)-(?:[5-9]|\d\d)"
+    r"|(?!opus|sonnet|haiku|instant)[a-z]+-\d)(?!\d)"
+)
 _OPENAI_WITHOUT = r"(?:o\d|gpt-5)(?![a-z0-9])(?!(?:\.\d+)*-chat)"
 _WITHOUT = re.compile(rf"(?:.*[./])?{_CLAUDE_WITHOUT}|{_OPENAI_WITHOUT}")
 # From Claude Opus 4.1, Sonnet 4.5 and Haiku 4.5 on.
