@@ -73,7 +73,7 @@ class TeacherConfig(Settings):
     """Name of the environment variable that holds the key."""
     temperature: float = Field(default=1.0, ge=0, le=2)
     """The sampling temperature; at 0 the likeliest text is written. Some models take none but 1."""
-    max_tokens: int = Field(default=4096, ge=16)
+    max_tokens: int = Field(default=4096, ge=16, le=10_000_000)
     """At most this many tokens per answer. An answer that is cut there is a failure. A reservation under a cap assumes
     that all of them are used."""
     concurrency: int | None = Field(default=None, ge=1, le=100_000)

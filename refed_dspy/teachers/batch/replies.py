@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import AsyncIterator
 from typing import Any, TypeAlias, cast
 
@@ -10,6 +11,7 @@ import httpx
 
 from refed_dspy.teachers.transport import AnswerTooLong, inflated
 
+log = logging.getLogger("refed_dspy.batches")
 LONGEST_REPLY = 1 << 24
 """Bytes of a reply about batches; a list of 100 takes 100 KB."""
 Lines: TypeAlias = AsyncIterator[dict[str, Any]]
@@ -18,11 +20,12 @@ Lines: TypeAlias = AsyncIterator[dict[str, Any]]
 async def json_lines(chunks: AsyncIterator[bytes], longest: int, requests: int) -> Lines:
     """The lines of a file; {} for one that is no JSON object or has more than `longest` bytes. A file that answers so
     many `requests` is read no further than it can be long."""
-    start, length, read = b"", 0, 0
+    start, length, read, left_out = b"", 0, 0, 0
     async for chunk in chunks:
         *ends, rest = chunk.split(b"\n")  # at line feeds only: texts may contain Unicode's other line ends
         for end in ends:
             if length + len(end) > longest:
+                left_out += 1
                 yield {}
             elif line := (start + end).strip():
                 yield _object(line)
@@ -31,10 +34,14 @@ async def json_lines(chunks: AsyncIterator[bytes], longest: int, requests: int) 
         start = start + rest if length <= longest else b""
         read += len(chunk)
         if read > longest * (requests + 1):
+            log.warning("a batch's file is longer than the answers to its requests can be: it was not read to its end")
             yield {}
             return
     if length > longest or start.strip():
+        left_out += length > longest
         yield _object(start)
+    if left_out:
+        log.warning("a batch's file: %d answers longer than %.1f MB were left out", left_out, longest / 1e6)
 
 
 def _object(line: bytes) -> dict[str, Any]:

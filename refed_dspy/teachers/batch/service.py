@@ -180,7 +180,8 @@ class BatchService:
         if isinstance(error, openai.APIStatusError):
             self.reached = True
             return not _used_up(error) and (error.status_code in {408, 409, 429} or error.status_code >= 500)
-        if isinstance(error.__cause__, LM15Error):  # its reply cannot be read, or is too long
+        if isinstance(error.__cause__, LM15Error):  # its reply is too long, or cannot be read
+            self.reached = True
             return False
         return self.reached and isinstance(error, openai.APIConnectionError | httpx.HTTPError)
 
