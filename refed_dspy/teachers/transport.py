@@ -103,7 +103,7 @@ class WatchedTransport:
             elif name == "content-type":
                 is_page = value.lower().startswith("text/html")
             elif name == "content-length" and value.isdecimal() and int(value) > self._most:
-                raise AnswerTooLong(too_long(self._most))
+                raise too_long(self._most, response.status)
             elif name == _ENCODING:
                 coding = f"{coding},{value.lower()}".strip(", ")
             elif name == "retry-after" and not is_wait(value):
@@ -136,7 +136,7 @@ class BoundedResponse:
         async for chunk in self._chunks:
             length += len(chunk)
             if length > self._most:
-                raise AnswerTooLong(too_long(self._most))
+                raise too_long(self._most, self.status)
             yield chunk
 
 
@@ -154,9 +154,12 @@ class CannedResponse:
         return self.body
 
 
-def too_long(most: int) -> str:
-    """The message about an answer of more than `most` bytes."""
-    return f"its answer is longer than {most / 1e6:.1f} MB, more than max_tokens allows: it was not read to its end"
+def too_long(most: int, status: int) -> AnswerTooLong:
+    """The error for an answer of more than `most` bytes. Only the status of an error is told: it is not billed."""
+    return AnswerTooLong(
+        f"its answer is longer than {most / 1e6:.1f} MB, more than max_tokens allows: it was not read to its end",
+        status=status if status >= 400 else None,
+    )
 
 
 async def inflated(chunks: AsyncIterable[bytes], coding: str) -> AsyncIterator[bytes]:
