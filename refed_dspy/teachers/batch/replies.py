@@ -41,7 +41,9 @@ async def json_lines(chunks: AsyncIterator[bytes], longest: int, requests: int) 
         left_out += length > longest
         yield _object(start)
     if left_out:
-        log.warning("a batch's file: %d answers longer than %.1f MB were left out", left_out, longest / 1e6)
+        log.warning(
+            "answers in a batch's file that are longer than %.1f MB and were left out: %d", longest / 1e6, left_out
+        )
 
 
 def _object(line: bytes) -> dict[str, Any]:
