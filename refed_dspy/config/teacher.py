@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, field_validator, model_validator
 
+from refed_dspy.config import sampling
 from refed_dspy.config.base import Settings
 from refed_dspy.config.keys import holds_key, know, know_environment, secret_name
 from refed_dspy.errors import one_line
@@ -71,8 +72,8 @@ class TeacherConfig(Settings):
     api_key_env: str | None = None
     """Name of the environment variable that holds the key."""
     temperature: float = Field(default=1.0, ge=0, le=2)
-    """The sampling temperature; at 0 the likeliest text is written."""
-    max_tokens: int = Field(default=4096, ge=16)
+    """The sampling temperature; at 0 the likeliest text is written. Some models take none but 1."""
+    max_tokens: int = Field(default=4096, ge=16, le=10_000_000)
     """At most this many tokens per answer. An answer that is cut there is a failure. A reservation under a cap assumes
     that all of them are used."""
     concurrency: int | None = Field(default=None, ge=1, le=100_000)
@@ -183,6 +184,8 @@ class TeacherConfig(Settings):
             raise ValueError("api_version is Azure's: model must be azure/DEPLOYMENT")
         if self.api_version is not None and self.api_base is None:
             raise ValueError("api_version needs api_base: the resource's root, https://NAME.openai.azure.com")
+        if not self.embedded and (fault := sampling.fault(str(self.model), self.temperature, self.params)):
+            raise ValueError(fault)
         return self
 
 

@@ -13,6 +13,8 @@ from refed_dspy.ledger.statements import Key, Statement, failed
 
 ENOUGH = 0.8
 """A mean over a smaller share of a set says nothing about a candidate: a cap or a fault cut its evaluation short."""
+MOST_INTEGER = 2**63 - 1
+"""SQLite's largest."""
 ABSTAINED = "abstained"
 """The kind under which evaluations that could not be scored are recorded among a compile's failures."""
 
@@ -71,7 +73,7 @@ def evaluation_scored(
     candidate: str, example: str, subset: str, score: float, components: Mapping[str, float], spent: int
 ) -> list[Statement]:
     """Write down a candidate's score on one example. Scored again, it keeps its first time and what was spent then."""
-    row = (candidate, example, subset, score, json.dumps(dict(components)), spent, time.time())
+    row = (candidate, example, subset, score, json.dumps(dict(components)), min(spent, MOST_INTEGER), time.time())
     again = "ON CONFLICT (candidate, example) DO UPDATE SET score=excluded.score, components=excluded.components"
     return [(f"INSERT INTO evaluations VALUES (?,?,?,?,?,?,?) {again}", row)]
 

@@ -21,6 +21,7 @@ from dspy.lm15 import (
     ServerError,
     TextPart,
     TransportError,
+    Usage,
 )
 from dspy.lm15 import TimeoutError as AnswerTimeout
 
@@ -28,8 +29,8 @@ from refed_dspy.config.keys import without_keys, without_keys_in
 from refed_dspy.programs.lm_errors import AnswerRefused, NotAnApi, NotReached, Redirected
 from refed_dspy.records import Call
 from refed_dspy.teachers.prices import Price
-from refed_dspy.teachers.rate_limits import WebPage
-from refed_dspy.teachers.route import used_tokens
+from refed_dspy.teachers.transport import Unreadable, WebPage
+from refed_dspy.teachers.usage import is_incredible, used_tokens
 
 _PAGE = re.compile(r"<!doctype|<html", re.IGNORECASE)
 _TRANSIENT = (RateLimitError, ServerError, TransportError, AnswerTimeout)
@@ -45,10 +46,17 @@ class SentAttempt:
     worst: int | None
     number: int
     started: float
+    most: tuple[int, int]
+    """Tokens that its prompt and its completion can have at most."""
+
+    def doubts(self, response: Response) -> bool:
+        """Whether the answer says that it took more than it can have."""
+        return is_incredible(response.usage, *self.most)
 
     def answered(self, outcome: str, response: Response, provider: str) -> Call:
-        """The finished call, charged by its tokens; where they were not reported, at its worst case."""
-        prompt, cached, written, completion = used_tokens(provider, response.usage)
+        """The finished call, charged by its tokens; where they were not reported, or cannot be, at its worst case."""
+        usage = Usage() if self.doubts(response) else response.usage
+        prompt, cached, written, completion = used_tokens(provider, usage)
         cost = self.worst
         if self.price is not None and prompt is not None and completion is not None:
             cost = self.price.cost(prompt, cached or 0, written or 0, completion)
@@ -133,7 +141,7 @@ def error_to_raise(error: LM15Error, endpoint: str, answered: bool) -> BaseExcep
         return Redirected(endpoint, error.status)
     if isinstance(error, WebPage) and not answered:
         return NotAnApi(f"{endpoint} {error.message}")
-    if not answered and type(error) is ProviderError:  # the base type: lm15 could not classify it
+    if not answered and type(error) in {ProviderError, Unreadable}:  # the base type: lm15 could not classify it
         return NotAnApi(
             f"{endpoint} answered with something that is no API's answer: {_first_paragraph(error.message)}"
         )

@@ -71,8 +71,14 @@ async def test_what_is_downloaded_is_clean_before_it_is_written_down(
     """Answers are in the ledger before anyone reads them."""
     monkeypatch.setenv(VARIABLE, key := KEYS["quotes"])
     service.files["file-0"] = written(line("call-1", body(f"Bearer {key}")), line("call-2", {"error": key[7:30]}, 400))
+    read: list[dict[str, Any]] = []
+
+    async def deliver(lines: Lines) -> None:
+        read.extend([each async for each in lines])
+
     async with client(teacher_config(service, api_key_env=VARIABLE)) as there:
-        answered, failed = await there.lines("file-0")
+        await there.read("file-0", 2, deliver)
+    answered, failed = read
     assert json.loads(answered["response"]["body"]["choices"][0]["message"]["content"]) == {"answer": "Bearer [key]"}
     assert failed["response"]["body"] == {"error": "[key]"}
 
