@@ -10,7 +10,7 @@ import pytest
 
 from refed_dspy.ledger.candidates import Candidate
 from refed_dspy.metrics.intervals import Interval, mean_interval
-from refed_dspy.optimizers.proof import ProgramScore, Proof, gain, program_score
+from refed_dspy.optimizers.proof import ProgramScore, Proof, gains, program_score
 
 
 def candidate(scores: Mapping[str, float], components: Mapping[str, Mapping[str, float]] | None = None) -> Candidate:
@@ -38,7 +38,7 @@ def a_score(mean: float = 0.5, **components: float) -> ProgramScore:
 
 
 def test_the_gain_is_the_mean_difference_of_each_pair() -> None:
-    difference = gain(candidate(NEW), candidate(OLD), one_cluster_each(OLD), seed=0)
+    difference, _ = gains(candidate(NEW), candidate(OLD), one_cluster_each(OLD), seed=0)
     assert difference is not None
     assert difference.mean == pytest.approx(0.33) and (difference.n, difference.clusters) == (8, 8)
     assert 0.3 <= difference.low < 0.33 < difference.high <= 0.36, (
@@ -47,40 +47,40 @@ def test_the_gain_is_the_mean_difference_of_each_pair() -> None:
 
 
 def test_the_seed_decides_the_interval() -> None:
-    made = [gain(candidate(NEW), candidate(OLD), one_cluster_each(OLD), seed=seed) for seed in (1, 1)]
+    made = [gains(candidate(NEW), candidate(OLD), one_cluster_each(OLD), seed=seed) for seed in (1, 1)]
     assert made[0] == made[1]
 
 
 def test_what_only_one_of_them_was_scored_on_is_left_out() -> None:
     new, old = {"a": 1.0, "b": 0.5, "c": 0.0}, {"b": 0.25, "c": 0.5, "d": 0.0}
-    difference = gain(candidate(new), candidate(old), one_cluster_each({**new, **old}), seed=0)
+    difference, _ = gains(candidate(new), candidate(old), one_cluster_each({**new, **old}), seed=0)
     assert difference is not None and difference.mean == pytest.approx(-0.125) and difference.n == 2
 
 
 @pytest.mark.parametrize(("new", "old"), [({}, {}), ({"a": 1.0}, {}), ({"a": 1.0}, {"b": 1.0})], ids=str)
 def test_nothing_shared_gives_no_gain(new: dict[str, float], old: dict[str, float]) -> None:
-    assert gain(candidate(new), candidate(old), {"a": "a", "b": "b"}, seed=0) is None
+    assert gains(candidate(new), candidate(old), {"a": "a", "b": "b"}, seed=0) == (None, None)
 
 
 def test_a_cluster_counts_once_however_many_examples_it_has() -> None:
     """Nine examples of one instruction gained 1, one example of another lost 1: that is even."""
     new = {**{f"a{n}": 1.0 for n in range(9)}, "b0": 0.0}
     old = {**{f"a{n}": 0.0 for n in range(9)}, "b0": 1.0}
-    difference = gain(candidate(new), candidate(old), {name: name[0] for name in new}, seed=0)
+    difference, _ = gains(candidate(new), candidate(old), {name: name[0] for name in new}, seed=0)
     assert difference is not None and difference.mean == pytest.approx(0) and difference.clusters == 2
 
 
 def test_only_the_test_set_counts() -> None:
     elsewhere = Candidate("d", 0, {}, 0.0, {"validation": {"e0": 1.0}}, {"validation": {"e0": {}}}, 0, 0)
-    assert gain(elsewhere, candidate(OLD), one_cluster_each(OLD), seed=0) is None
+    assert gains(elsewhere, candidate(OLD), one_cluster_each(OLD), seed=0) == (None, None)
     assert program_score(elsewhere, one_cluster_each(OLD), None, seed=0) is None
 
 
 def test_the_champion_s_seen_references_are_left_out() -> None:
     unseen = frozenset(["e1", "e2"])
-    difference = gain(candidate(NEW), candidate(OLD), one_cluster_each(OLD), seed=0, unseen=unseen)
+    difference, _ = gains(candidate(NEW), candidate(OLD), one_cluster_each(OLD), seed=0, unseen=unseen)
     assert difference is not None and difference.clusters == 2 and difference.mean == pytest.approx((0.32 + 0.34) / 2)
-    assert gain(candidate(NEW), candidate(OLD), one_cluster_each(OLD), seed=0, unseen=frozenset()) is None
+    assert gains(candidate(NEW), candidate(OLD), one_cluster_each(OLD), seed=0, unseen=frozenset()) == (None, None)
 
 
 # --- one program
