@@ -145,7 +145,8 @@ class World:
             count = int(_tag(asked, "how_many") or 2)
             return [_task(rng, [WISHES[wish] for wish in _obeyed(system, TASK_WISHES, rng)]) for _ in range(count)]
         if name == "response":
-            return _prose(rng, rng.randint(*LENGTHS), [WISHES[wish] for wish in _obeyed(system, ANSWER_WISHES, rng)])
+            marks = [WISHES[wish] for wish in _obeyed(system, ANSWER_WISHES, rng)]
+            return _prose(rng, rng.randint(*LENGTHS), marks)
         if name == "improved_response":
             before = _tag(asked, "response")
             marks = [WISHES[wish] for wish in _obeyed(system, ANSWER_WISHES, rng)]
