@@ -23,10 +23,10 @@ def controlled(new: Verdicts, old: Verdicts | None = None, weight: float = 1.0, 
     names = [f"r{number}" for number in range(len(new))]
     means = [[np.mean([win for win, _ in answers]) for answers in side] for side in (new, old)]
     gains = {name: weight * float(a - b) for name, a, b in zip(names, *means, strict=True)}
-    sides = [
+    of_new, of_old = (
         {name: Compared(weight, answers) for name, answers in zip(names, side, strict=True)} for side in (new, old)
-    ]
-    return equal_length_gain(gains, *sides, {name: name for name in names}, seed=seed)
+    )
+    return equal_length_gain(gains, of_new, of_old, {name: name for name in names}, seed=seed)
 
 
 def drawn(seed: int, ratio: float, judge: Callable[[float], float], references: int = 8) -> Verdicts:
@@ -73,7 +73,8 @@ def test_a_program_that_writes_as_long_as_the_champion_is_not_charged_for_it() -
 
 def test_who_is_only_longer_than_the_champion_gains_nothing_over_it() -> None:
     compiled, champion = drawn(1, 1.5, by_words), drawn(2, 1.0, by_words)
-    raw = [np.mean([w for w, _ in a]) - np.mean([w for w, _ in b]) for a, b in zip(compiled, champion, strict=True)]
+    wins = ([float(np.mean([win for win, _ in answers])) for answers in side] for side in (compiled, champion))
+    raw = [a - b for a, b in zip(*wins, strict=True)]
     assert is_gain(mean_interval(raw)) and not is_gain(controlled(compiled, champion))
 
 

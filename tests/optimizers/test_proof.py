@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -123,24 +125,66 @@ def test_a_program_that_was_scored_on_too_little_proves_nothing() -> None:
     assert Proof(a_score(), a_score(), sure, whole=False).facts()["proved"] is False
 
 
+@pytest.mark.parametrize(
+    ("raw", "level", "rests"),
+    [
+        (interval(0.2, 0.1, 0.3), None, False),
+        (interval(0.2, 0.1, 0.3), interval(0.15, 0.05, 0.3), False),
+        (interval(0.2, 0.1, 0.3), interval(0.02, -0.1, 0.2), True),
+        (interval(0.2, 0.1, 0.3), interval(0.2, -math.inf, math.inf), True),
+        (interval(0.0, -0.1, 0.1), interval(0.15, 0.05, 0.3), None),
+    ],
+)
+def test_a_gain_that_is_none_at_equal_length_is_proved_by_a_word_alone(
+    raw: Interval, level: Interval | None, rests: bool | None
+) -> None:
+    """What is no gain to begin with is none at equal length either."""
+    for against in (None, a_score()):
+        gained = {"equal_length": level} if against is None else {"over_champion_equal_length": level}
+        facts: dict[str, Any] = {"gain": raw, "champion": against, "over_champion": against and raw, **gained}
+        plain, accepted = (Proof(a_score(), a_score(), **facts, accept_longer=word) for word in (False, True))
+        assert plain.rests_on_length is accepted.rests_on_length is bool(rests)
+        assert plain.proved is (rests is False) and accepted.proved is (rests is not None)
+        assert ("--accept-longer" in "".join(plain.doubts() + accepted.doubts())) is bool(rests)
+        assert plain.facts()["rests_on_length"] is bool(rests)
+
+
+def test_the_gain_at_equal_length_is_of_the_raw_scores() -> None:
+    """Each reference's score is 0.3, of 0.4 before a discount of its wins, and half of its answers are longer."""
+    scores, components = {f"e{n}": 0.3 for n in range(8)}, {f"e{n}": {"length_cost": 0.1} for n in range(8)}
+    verdicts = {"weight": 0.5, "verdicts": [[1.0, 0.3], [1.0, -0.3]]}
+    new = replace(candidate(scores, components), compared={"test": dict.fromkeys(scores, verdicts)})
+    raw, level = gains(new, candidate(dict.fromkeys(scores, 0.1)), one_cluster_each(scores), seed=0)
+    assert raw is not None and level is not None
+    assert raw.mean == pytest.approx(0.3) and level.mean == pytest.approx(0.3) and level.n == 8
+    measured = program_score(new, one_cluster_each(scores), None, seed=0)
+    assert measured is not None and measured.score.mean == pytest.approx(0.4)
+
+
 # --- as lines and facts
 
 
 def test_the_table_has_a_row_for_each_program_and_a_line_for_each_gain() -> None:
     proof = Proof(
         a_score(0.4, wins=0.5, grades=0.25, coverage=1.0, length_ratio=1.0),
-        a_score(0.7, wins=0.75, coverage=0.9),
+        a_score(0.7, wins=0.75, coverage=0.9, length_ratio=1.25),
         interval(0.3, 0.2, 0.4, 16),
         ProgramScore(interval(0.5, 0.4, 0.6), {"wins": 0.6}, None),
         interval(0.2, 0.1, 0.3, 9),
+        equal_length=interval(0.3, -math.inf, math.inf),
+        over_champion_equal_length=interval(0.15, 0.05, 0.25),
     )
     head, *rows, over_baseline, over_champion = proof.lines()
-    assert head.split() == ["program", "score", "(95%", "interval)", "wins", "coverage", "a", "sample"]
+    assert head.split() == ["program", "score", "(95%", "interval)", "wins", "coverage", "length", "a", "sample"]
     assert [row.split()[0] for row in rows] == ["uncompiled", "champion", "compiled"]
-    assert rows[0].split()[1:] == ["0.40", "(0.30", "to", "0.50)", "0.50", "1.00", "$0.0020"]
-    assert rows[1].endswith("–         price unknown") and rows[2].split()[-3:] == ["0.75", "0.90", "$0.0020"]
-    assert over_baseline == "gain over uncompiled: 0.30 (0.20 to 0.40), 16 held-out references"
-    assert over_champion == "gain over the champion: 0.20 (0.10 to 0.30), 9 references"
+    assert rows[0].split()[1:] == ["0.40", "(0.30", "to", "0.50)", "0.50", "1.00", "1.00", "$0.0020"]
+    assert rows[1].endswith("–       price unknown") and rows[2].split()[-3:] == ["0.90", "1.25", "$0.0020"]
+    assert over_baseline == (
+        "gain over uncompiled: 0.30 (0.20 to 0.40); at equal length not to be told, 16 held-out references"
+    )
+    assert over_champion == (
+        "gain over the champion: 0.20 (0.10 to 0.30); at equal length 0.15 (0.05 to 0.25), 9 references"
+    )
     starts = [line.index(line.split()[1]) for line in (head, *rows)]
     assert len(set(starts)) == 1, "columns stand below one another"
 

@@ -136,8 +136,8 @@ def test_an_endpoint_that_gave_nothing_leaves_nothing_to_score(stage: str) -> No
 def test_a_longer_answer_s_win_counts_less(times: float, credit: float) -> None:
     """What a win is above a tie, ½, is divided by the square of the length over the baseline's."""
     base = "q=3".ljust(40, "x")
-    only_wins = {"wins": 1.0, "grades": 0.0, "diversity": 0.0}
-    evaluation = Bench(per_feature=1, base=base, **only_wins).score([sample(1, "5", length=int(40 * times))])
+    bench = Bench(per_feature=1, base=base, wins=1.0, grades=0.0, diversity=0.0)
+    evaluation = bench.score([sample(1, "5", length=int(40 * times))])
     assert evaluation.score == pytest.approx(credit)
     assert component(evaluation, "length_cost") == pytest.approx(1 - credit)
     assert component(evaluation, "wins") == 1 and component(evaluation, "length_ratio") == pytest.approx(times)
