@@ -58,6 +58,21 @@ def test_what_the_longer_answers_won_is_taken_out() -> None:
     assert made.mean == pytest.approx(0) and not is_gain(made)
 
 
+@pytest.mark.parametrize("judge", [by_words, lambda longer: 0.5 + max(-0.5, min(0.5, longer))], ids=["words", "share"])
+@pytest.mark.parametrize("much_shorter", [False, True])
+def test_a_liking_for_length_is_taken_out_whether_it_goes_by_more_or_by_how_much_more(
+    judge: Callable[[float], float], much_shorter: bool
+) -> None:
+    """Answers 1.3 times as long; or most by a little, and one of four much shorter."""
+    few = {0: -1.6, 1: 0.05, 2: 0.1, 3: 0.15}
+    for seed in range(5):
+        new = drawn(seed, 1.3, judge, references=16)
+        if much_shorter:
+            longer = [[few[n] * random.Random(seed + i).uniform(0.9, 1.1) for n in few] for i in range(16)]
+            new = [[(judge(each), each) for each in answers] for answers in longer]
+        assert not is_gain(controlled(new))
+
+
 def test_what_wins_at_any_length_stays() -> None:
     made = controlled([[(1.0, 0.5), (1.0, -0.1), (1.0, 0.7)]] * 6)
     assert made.mean == pytest.approx(0.5) and is_gain(made)
