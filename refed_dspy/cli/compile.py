@@ -66,6 +66,9 @@ def compile_(
     max_cost: MaxCost = None,
     max_calls: MaxCalls = None,
     max_minutes: MaxMinutes = None,
+    accept_longer: Annotated[
+        bool | None, typer.Option("--accept-longer", help="Let a gain that rests on length be proved.")
+    ] = None,
     estimate: Annotated[
         bool, typer.Option("--estimate", help="Score the uncompiled program only, and say what all would take.")
     ] = False,
@@ -151,11 +154,12 @@ def promote(
     version: Annotated[
         str | None, typer.Option(help="Which version.", metavar="N", show_default="the challenger")
     ] = None,
+    accept_longer: Annotated[bool, typer.Option("--accept-longer", help="Even if its gain rests on length.")] = False,
 ) -> None:
-    """Make a version of the registered model the champion, whatever its proof says."""
+    """Make a version of the registered model the champion, proved or not."""
     from refed_dspy.tracking.registry import promote as make_champion
 
-    chosen = make_champion(name, version)
+    chosen = make_champion(name, version, accept_longer)
     typer.echo(f"{name} version {chosen} is champion: models:/{name}@champion")
 
 

@@ -31,7 +31,7 @@ class JudgedSample:
     @property
     def length_ratio(self) -> float:
         """The final answer's length over that of the baseline's; 1 where there is no baseline."""
-        return len(self.sample.improved_response) / max(1, len(self.baseline)) if self.baseline else 1.0
+        return max(1, len(self.sample.improved_response)) / len(self.baseline) if self.baseline else 1.0
 
 
 def feedback_on_instructions(judged: Sequence[JudgedSample]) -> str:

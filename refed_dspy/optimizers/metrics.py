@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import dspy
 
 from refed_dspy.errors import RefedError
+from refed_dspy.metrics.equal_length import Compared
 from refed_dspy.records import digest
 
 
@@ -23,10 +24,15 @@ class NotScored(RefedError):
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A program's score on one example, 0 to 1, and the components that it is made of."""
+    """A program's score on one example, 0 to 1, and the components that it is made of.
+
+    `compared`: the verdicts behind it, with the answers' lengths; None for metrics that compare no answers. What length
+    took from the score is its component `length_cost`.
+    """
 
     score: float
     components: Mapping[str, float] = field(default_factory=dict)
+    compared: Compared | None = None
 
 
 class Metric(Protocol):

@@ -10,6 +10,7 @@ import math
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from typing import Any
 
 import dspy
@@ -139,8 +140,9 @@ class ScoreRecorder:
                 evaluation.score, self.metric.feedback(gold, pred, pred_name, pred_trace), self.metric.accept
             )
         spent = self._gateway.recorder.budget.spent
+        components, compared = evaluation.components, asdict(evaluation.compared) if evaluation.compared else None
         self._gateway.write(
-            evaluation_scored(candidate, example, subset, evaluation.score, evaluation.components, spent)
+            evaluation_scored(candidate, example, subset, evaluation.score, components, spent, compared)
         )
         self.evaluations += 1
         self._watch()

@@ -17,6 +17,8 @@ from refed_dspy.tracking.store import NotTracked, Store, mlflow_client
 log = logging.getLogger("refed_dspy.tracking")
 CHALLENGER, CHAMPION = "challenger", "champion"
 PROGRAM = "program.json"
+RESTS = "refed.rests_on_length"
+"""The tag of a version whose gain rests on length."""
 
 
 @dataclass(frozen=True)
@@ -56,17 +58,19 @@ def _registered(store: Store, run_id: str, name: str, outcome: Mapping[str, Any]
     versions = dict(store.noted("versions") or {})
     candidate = outcome["candidate"]
     client, folder = store.client, f"programs/{candidate}"
-    proved = str(bool((outcome.get("proof") or {}).get("proved")))
+    proof = outcome.get("proof") or {}
+    proved = {"refed.proved": str(bool(proof.get("proved"))), RESTS: str(bool(proof.get("rests_on_length")))}
     store.file(run_id, store.folder / PROGRAM, folder)
     if candidate in versions:
-        store.call(client.set_model_version_tag, name, str(versions[candidate]), "refed.proved", proved)
+        for tag, value in proved.items():
+            store.call(client.set_model_version_tag, name, str(versions[candidate]), tag, value)
     else:
         if not store.call(client.search_registered_models, filter_string=f"name = '{name}'"):
             store.call(client.create_registered_model, name)
         tags = {
             "refed.digest": candidate,
             "refed.changed": str(candidate != outcome["baseline"]),
-            "refed.proved": proved,
+            **proved,
         }
         made = store.call(client.create_model_version, name, f"runs:/{run_id}/{folder}", run_id=run_id, tags=tags)
         versions[candidate] = str(made.version)
@@ -97,18 +101,23 @@ def champion(name: str) -> Registered | None:
     return Registered(version, state)
 
 
-def promote(name: str, version: str | None = None) -> str:
+def promote(name: str, version: str | None = None, accept_longer: bool = False) -> str:
     """Make a version of `name` the champion; without `version`, the challenger. Returns its number.
 
     Raises:
-        ConfigError: no such model or version, or MLflow cannot be reached.
+        ConfigError: no such model or version, or MLflow cannot be reached; or its gain rests on length, unless
+            `accept_longer`.
     """
     try:
         client = mlflow_client()
         promoted = version or _version_of(client, name, CHALLENGER)
         if promoted is None:
             raise ConfigError(f"promote: {name} has no {CHALLENGER}; name a version: --version N")
-        client.get_model_version(name, promoted)
+        if client.get_model_version(name, promoted).tags.get(RESTS) == str(True) and not accept_longer:
+            raise ConfigError(
+                f"promote: the gain of {name} version {promoted} rests on length (its proof.txt says by how much); "
+                "to promote it all the same: --accept-longer"
+            )
         client.set_registered_model_alias(name, CHAMPION, promoted)
     except ConfigError:
         raise
