@@ -98,7 +98,8 @@ def load_candidates(ledger: Ledger) -> list[Candidate]:
     )
     for candidate, example, subset, score, components_json, spent_then in evaluations:
         scores.setdefault(candidate, {}).setdefault(subset, {})[example] = score
-        components.setdefault(candidate, {}).setdefault(subset, {})[example] = json.loads(components_json)
+        parts = ledger.parsed(dict[str, float], components_json)
+        components.setdefault(candidate, {}).setdefault(subset, {})[example] = parts
         if subset != "test":  # the proof comes last, and has no part in the search
             spent[candidate] = max(spent_then, spent.get(candidate, 0))
     paid = dict(ledger.db.execute("SELECT item, total(cost) FROM calls GROUP BY item"))
@@ -106,7 +107,7 @@ def load_candidates(ledger: Ledger) -> list[Candidate]:
         Candidate(
             digest=digest,
             seq=seq,
-            state=json.loads(state),
+            state=ledger.parsed(dict[str, Any], state),
             created=created,
             scores=scores.get(digest, {}),
             components=components.get(digest, {}),

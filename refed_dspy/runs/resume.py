@@ -6,11 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from refed_dspy.config.teacher import TeacherConfig
 from refed_dspy.data.references import References
 from refed_dspy.errors import ConfigError, RunDirError
 from refed_dspy.ledger.identity import named_work
-from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.ledger.ledger import Ledger, damaged
 from refed_dspy.programs import ReferenceLevelFeedback
 from refed_dspy.programs.baselines import METHODS
 from refed_dspy.programs.saved import load_state
@@ -94,10 +96,10 @@ def _judge(ledger: Ledger) -> TeacherConfig | None:
     """The judge as it is remembered; None: there is none, or it is the teacher, whose endpoint may be another now."""
     if (stored := ledger.meta("judge")) is None:
         return None
-    config, teacher = stored["config"], ledger.meta("teacher")["config"]
+    config, teacher = stored.get("config"), ledger.meta("teacher").get("config")
     if config is not None:
         is_teacher = teacher is not None and config == {**teacher, "temperature": 0.0}
-        return None if is_teacher else TeacherConfig.model_validate(config)
+        return None if is_teacher else _checked(ledger, config)
     if teacher is None and stored["model"] == ledger.meta("teacher")["model"]:
         return None
     raise RunDirError(
@@ -129,11 +131,17 @@ def _stages(ledger: Ledger) -> dict[str, list[TeacherConfig]]:
 
 def _teachers(ledger: Ledger, stage: str) -> list[TeacherConfig]:
     members = (ledger.meta("pools") or {}).get(stage) or [ledger.meta("teacher")]
-    if any(member["config"] is None for member in members):
+    if any(member.get("config") is None for member in members):
         raise RunDirError(
             f"{ledger.path.parent}: its teacher was a Python object; call synthesize(…, run_dir=…) in its script, "
             "or name the same model with --teacher"
         )
-    return [
-        TeacherConfig.model_validate({**member["config"], "weight": member.get("weight", 1.0)}) for member in members
-    ]
+    return [_checked(ledger, {**member["config"], "weight": member.get("weight", 1.0)}) for member in members]
+
+
+def _checked(ledger: Ledger, config: Mapping[str, Any]) -> TeacherConfig:
+    """A model's settings. Raises RunDirError for what nobody wrote there."""
+    try:
+        return TeacherConfig.model_validate(config)
+    except ValidationError:
+        raise damaged(ledger.path, "a model's settings are damaged") from None
