@@ -89,7 +89,10 @@ def _bytes(seed: int) -> Callable[[Path], None]:
 
 
 def _cut(share: float) -> Callable[[Path], None]:
-    return lambda path: path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
+    def apply(path: Path) -> None:
+        path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
+
+    return apply
 
 
 def _folder(path: Path) -> None:
@@ -112,6 +115,7 @@ def _nested(value: Any, depth: int = 3) -> Iterator[Any]:
     """`value` with one value inside of it replaced, in every way."""
     if depth == 0 or not isinstance(value, dict | list):
         return
+    other: Any
     for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
         for other in (5, "text", None, [], {}):
             changed = value.copy()
@@ -158,7 +162,8 @@ def damages(path: Path) -> dict[str, list[Damage]]:
         ],
         "meta": [
             Damage(
-                f"meta {name}: {new[:200]}", _sql(f"UPDATE meta SET value = {_quoted(new)} WHERE name = {_quoted(name)}")
+                f"meta {name}: {new[:200]}",
+                _sql(f"UPDATE meta SET value={_quoted(new)} WHERE name={_quoted(name)}"),
             )
             for name, news in changes.items()
             for new in news
@@ -195,7 +200,9 @@ def made_folders(home: Path, server: SimulatedTeacher) -> dict[str, list[list[st
     (home / "judge.yaml").write_text(f"model: sim/other-model\n{endpoint}")
     (home / "run.yaml").write_text("filters: [refusals, {rubric: {at_least: 3}}]\ninstructions_per_feature: 2\n")
     (home / "compile.yaml").write_text(json.dumps({**SIZES, "instructions_per_feature": 1}))
-    (home / "compare.yaml").write_text("programs: {a: seed-only, b: instruction-only, c: reference-level}\nagainst: b\n")
+    (home / "compare.yaml").write_text(
+        "programs: {a: seed-only, b: instruction-only, c: reference-level}\nagainst: b\n"
+    )
     common = ["--references", "references.jsonl", "--teacher", "teacher.yaml", "--judge", "judge.yaml"]
     make = {
         "run": ["synth", *common, "--config", "run.yaml", "--size", "6", "--run-dir"],

@@ -179,8 +179,10 @@ def _as_yaml(text: str) -> Any:
     """A filter as an option gives it: its name, or a line of YAML."""
     import yaml
 
+    from refed_dspy.reading import parse_yaml
+
     try:
-        return yaml.safe_load(text)
+        return parse_yaml(text)
     except (yaml.YAMLError, ValueError):
         raise ConfigError(f"--filter {one_line(text, 60)!r}: not YAML; write NAME or 'NAME: {{key: value}}'") from None
 

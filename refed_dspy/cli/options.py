@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
 import typer
 
 from refed_dspy.cli.printing import say
-from refed_dspy.cli.stopping import exit_code
+from refed_dspy.cli.stopping import exit_code, in_command
 from refed_dspy.errors import InputError, RefedError, one_line
 
 if TYPE_CHECKING:  # the commands import what they need when they run: help should not wait for DSPy
@@ -27,6 +27,7 @@ def reporting(command: F) -> F:
 
     @functools.wraps(command)
     def wrapped(*args: Any, **kwargs: Any) -> None:
+        in_command(command.__name__)
         try:
             command(*args, **kwargs)
         except RefedError as error:

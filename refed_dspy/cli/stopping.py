@@ -11,6 +11,7 @@ import stat
 from types import FrameType
 
 _received = [signal.SIGINT]
+_in_command: list[str] = []
 
 
 def stop_on_signals() -> None:
@@ -22,6 +23,11 @@ def stop_on_signals() -> None:
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _as_ctrl_c)
+
+
+def in_command(name: str) -> None:
+    """A command runs: outside of imports, Ctrl-C is KeyboardInterrupt from now on."""
+    _in_command.append(name)
 
 
 def at_work() -> None:
@@ -36,14 +42,15 @@ def exit_code() -> int:
 
 
 def _while_starting(number: int, frame: FrameType | None) -> None:
-    """Inside an import an exception may end anywhere (in a library's own `except`, or as another error), and nothing was
-    begun: the process ends at once."""
-    inner = frame
+    """Before the command runs, or inside an import: an exception would end anywhere (in a library's own `except`, or as
+    another error), and nothing was begun, so the process ends at once."""
+    inner, importing = frame, False
     while inner is not None:
-        if inner.f_code.co_filename.startswith("<frozen importlib"):
-            os.write(2, b"refed: stopped\n")
-            os._exit(exit_code())
+        importing = importing or inner.f_code.co_filename.startswith("<frozen importlib")
         inner = inner.f_back
+    if importing or not _in_command:
+        os.write(2, b"refed: stopped\n")
+        os._exit(exit_code())
     signal.default_int_handler(number, frame)
 
 

@@ -1,101 +1,21 @@
 """Whether a ledger's file is whole: its pages, its tables and columns, the type of every value, and what it remembers
-of the work. A file that was damaged, or changed by hand into what nobody wrote, is found here and not as an error later.
+of the work. A file that was damaged, or changed by hand into what nobody wrote, is found here, not as a later error.
 """
 
 from __future__ import annotations
 
-import json
 import sqlite3
-from collections.abc import Mapping
 from contextlib import closing
 from functools import cache
 from importlib.resources import files
-from typing import Annotated, Any, NotRequired, TypeVar
+from typing import Any
 
-from pydantic import BeforeValidator, ConfigDict, TypeAdapter, with_config
-from typing_extensions import TypedDict
+from refed_dspy.ledger.meta import damaged_name
 
 MOST = 2**62
 """No whole number of a ledger is as large."""
 LATEST = 1e11
 """No fraction of a ledger, a time in seconds say, is as large."""
-
-
-A, B = TypeVar("A"), TypeVar("B")
-_Pair = Annotated[tuple[A, B], BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)]
-"""JSON has lists only."""
-
-
-@with_config(ConfigDict(extra="allow"))
-class _Model(TypedDict):
-    model: str
-    endpoint: NotRequired[str | None]
-    config: NotRequired[dict[str, Any] | None]
-    weight: NotRequired[float]
-
-
-class _First(TypedDict):
-    cost: float
-    calls: float
-    spent: float
-    all_calls: float
-
-
-@with_config(ConfigDict(extra="allow"))
-class _Identity(TypedDict, total=False):
-    kind: str
-    references: str
-    program: dict[str, str]
-    instructions_per_feature: int
-    features: list[str]
-    teacher: _Model | list[_Model] | dict[str, Any]
-    judge: dict[str, Any]
-    seed: int
-    examples: dict[str, Any]
-
-
-@with_config(ConfigDict(extra="allow"))
-class _About(TypedDict, total=False):
-    name: str
-    models: dict[str, _Model]
-    options: dict[str, Any]
-    examples: str
-    source: str
-    sets: dict[str, _Pair[str, int]]
-
-
-_Members = dict[str, list[_Model]]
-_META: Mapping[str, Any] = {
-    "identity": _Identity,
-    "work": str,
-    "size": int | None,
-    "teacher": _Model | None,
-    "judge": _Model | None,
-    "pools": _Members | None,
-    "asked_teachers": list[_Model] | None,
-    "rates": list[int] | None,
-    "program": dict[str, Any] | None,
-    "program_source": dict[str, Any] | None,
-    "features": dict[str, str] | None,
-    "filters": list[_Pair[str, dict[str, Any]]] | None,
-    "left_out": dict[str, int] | None,
-    "final_stage": str | None,
-    "price_source": str | None,
-    "stopped": str | None,
-    "judge_program": str | None,
-    "reuse": str | None,
-    "track": bool | None,
-    "seed": int | None,
-    "per_reference": int | None,
-    "max_failure_share": float | None,
-    "max_cost": float | None,
-    "max_calls": int | None,
-    "max_minutes": float | None,
-    "about": _About | None,
-    "outcome": dict[str, Any] | None,
-    "first": _First | None,
-}
-"""What each value of the table `meta` is."""
 
 
 def schema() -> str:
@@ -117,17 +37,10 @@ def check(db: sqlite3.Connection) -> None:
                 raise sqlite3.DatabaseError(f"table {table} holds a value that cannot be")
         if (row := db.execute("PRAGMA foreign_key_check").fetchone()) is not None:
             raise sqlite3.DatabaseError(f"a row of {row[0]} belongs to no row of {row[2]}")
-        _check_meta(db)
+        if (name := damaged_name(dict(db.execute("SELECT name, value FROM meta")))) is not None:
+            raise sqlite3.DatabaseError(f"what it remembers as {name!r} is damaged")
     finally:
         db.execute("ROLLBACK")
-
-
-def _check_meta(db: sqlite3.Connection) -> None:
-    for name, value in db.execute("SELECT name, value FROM meta"):
-        try:
-            TypeAdapter(_META.get(name, Any)).validate_python(json.loads(value), strict=True)
-        except (ValueError, RecursionError):
-            raise sqlite3.DatabaseError(f"meta {name!r} is damaged") from None
 
 
 @cache

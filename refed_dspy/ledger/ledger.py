@@ -188,7 +188,7 @@ class Ledger:
     def parsed(self, kind: type[T], text: str) -> T:
         """The JSON `text`, which is one of this ledger's, as a `kind`. Raises RunDirError where it is damaged."""
         try:
-            return cast(T, _adapter(kind).validate_json(text))
+            return cast(T, _adapter(cast(Any, kind)).validate_json(text))
         except ValidationError:
             raise damaged(self.path, f"a value is no {kind.__name__}") from None
 

@@ -16,6 +16,7 @@ from refed_dspy.ledger.ledger import Ledger, damaged
 from refed_dspy.programs import ReferenceLevelFeedback
 from refed_dspy.programs.baselines import METHODS
 from refed_dspy.programs.saved import load_state
+from refed_dspy.reading import path_of
 from refed_dspy.runs.result import Synthesis
 from refed_dspy.runs.synthesize import synthesize
 from refed_dspy.teachers import TeacherLike
@@ -54,7 +55,7 @@ def resume(
     Raises:
         RunDirError: there is no run, or only the script that began it can build its program or teacher again.
     """
-    with Ledger.read(Path(run_dir)) as ledger:
+    with Ledger.read(path_of(run_dir, "run_dir")) as ledger:
         _refuse_other_work(ledger)
         references = References(tuple(ledger.references()), ledger.meta("left_out") or {})
         program = _program(ledger)
