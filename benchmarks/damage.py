@@ -17,7 +17,7 @@ import threading
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -171,9 +171,8 @@ def damages(path: Path) -> dict[str, list[Damage]]:
     }
 
 
-def drawn(path: Path, rng: random.Random, count: int) -> list[Damage]:
-    """`count` of all damages, as many of each kind as there are; 0: every one."""
-    kinds = damages(path)
+def drawn(kinds: dict[str, list[Damage]], rng: random.Random, count: int) -> list[Damage]:
+    """`count` of all damages (`damages`), as many of each kind as there are; 0: every one."""
     for kind in kinds.values():
         rng.shuffle(kind)
     if not count:
@@ -191,7 +190,9 @@ def refed(*words: object) -> Any:
     return CliRunner().invoke(app, [str(word) for word in words])
 
 
-def made_folders(home: Path, server: SimulatedTeacher) -> dict[str, list[list[str]]]:
+def made_folders(
+    home: Path, server: SimulatedTeacher, names: Sequence[str] = ("run", "compile", "comparison", "filtering")
+) -> dict[str, list[list[str]]]:
     """Small folders in `home`, the working folder: name → the eight commands that are tried on a copy of it, `d`."""
     (home / "references.jsonl").write_text("".join(json.dumps(r) + "\n" for r in REFERENCES[:6]))
     price = "price: {prompt: 1, completion: 2}\n"
@@ -210,12 +211,12 @@ def made_folders(home: Path, server: SimulatedTeacher) -> dict[str, list[list[st
         "comparison": ["compare", *common, "--config", "compare.yaml", "--size", "4", "--out"],
         "filtering": ["filter", "run", "--filter", "judge", "--judge", "judge.yaml", "--out"],
     }
-    for name, words in make.items():
-        done = refed(*words, name)
+    for name in names:
+        done = refed(*make[name], name)
         assert done.exit_code in {0, 1}, (name, done.output, done.exception)  # 1: the judge keeps nothing
     look = [["status", "d"], ["status", "d", "--json"], ["batches", "d"]]
     of_run = [["report", "d", "--force"], ["share", "d", "--out", "shared", "--force"], ["export", "d", "--force"]]
-    return {
+    commands = {
         "run": [
             ["status", "d"],
             ["batches", "d"],
@@ -228,6 +229,7 @@ def made_folders(home: Path, server: SimulatedTeacher) -> dict[str, list[list[st
         "comparison": [*look, *of_run, ["stats", "d"], [*make["comparison"], "d"]],
         "filtering": [*look, *of_run, ["batches", "d", "--give-up"], [*make["filtering"], "d"]],
     }
+    return {name: commands[name] for name in names}
 
 
 class Hung(BaseException):
@@ -289,7 +291,7 @@ def main() -> None:
         slowest = 0.0
         for number, (folder, words) in enumerate(folders.items()):
             share = count and (count + number) // len(folders)
-            for damage in drawn(Path(folder) / FILE, rng, share):
+            for damage in drawn(damages(Path(folder) / FILE), rng, share):
                 ledgers += 1
                 begun = time.monotonic()
                 for command, end in tried(folder, words, damage):
