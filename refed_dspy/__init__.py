@@ -8,14 +8,19 @@ made = refed_dspy.synthesize(program, references, size=100, teacher="openai/gpt-
 made.export("messages", "train.jsonl")
 """
 
+from __future__ import annotations
+
 import os
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+
+TYPE_CHECKING = False  # as typing's, which takes time to import: the command heeds Ctrl-C only once it runs
 
 # Before anything imports LiteLLM: it would fetch its price table from the network.
 os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "true")
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from refed_dspy import errors, programs
     from refed_dspy.config.teacher import TeacherConfig
     from refed_dspy.data.references import load_references

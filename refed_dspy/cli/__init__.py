@@ -1,5 +1,12 @@
 """The command line: one file a group of commands."""
 
-from refed_dspy.cli.main import app, main
+from refed_dspy.cli.stopping import stop_on_signals
 
-__all__ = ["app", "main"]
+
+def main() -> None:
+    """The console script. Exit codes: 2 bad input, 1 a run that failed or ended short, 130 Ctrl-C (143 SIGTERM, 129
+    SIGHUP)."""
+    stop_on_signals()
+    from refed_dspy.cli.main import run  # takes a while: Ctrl-C must be in good hands by then
+
+    run()

@@ -26,6 +26,8 @@ from refed_dspy.cli.options import (
     reporting,
     settings_of,
 )
+from refed_dspy.cli.printing import say
+from refed_dspy.cli.stopping import at_work
 
 if TYPE_CHECKING:  # the commands import what they need when they run: help should not wait for DSPy
     from refed_dspy.config.compile import CompileConfig
@@ -108,9 +110,9 @@ def _print_outcome(made: Compiled, estimate: bool) -> None:
     from refed_dspy.optimizers.result import why_stopped
 
     for line in made.estimate_lines() if estimate else made.lines():
-        typer.echo(line)
+        say(line)
     if made.stopped:
-        typer.echo(f"refed: {why_stopped(made.stopped, '; raise it')}, and the same command goes on", err=True)
+        say(f"refed: {why_stopped(made.stopped, '; raise it')}, and the same command goes on", err=True)
         raise typer.Exit(1)
 
 
@@ -135,6 +137,7 @@ def agreement(
     from refed_dspy.config.loading import load_config
     from refed_dspy.optimizers.judge_agreement import measure_agreement
 
+    at_work()
     model = load_config(StatsConfig, judge=judge).judge
     needed(model, "no judge: name one with --judge (a file, PROVIDER/NAME, or embedded), or REFED_JUDGE")
     measured = measure_agreement(
@@ -142,7 +145,7 @@ def agreement(
         max_cost=max_cost, max_calls=max_calls, max_minutes=max_minutes,
     )  # fmt: skip
     for line in measured.lines():
-        typer.echo(line)
+        say(line)
     if measured.stopped:
         raise typer.Exit(1)
 
@@ -160,7 +163,7 @@ def promote(
     from refed_dspy.tracking.registry import promote as make_champion
 
     chosen = make_champion(name, version, accept_longer)
-    typer.echo(f"{name} version {chosen} is champion: models:/{name}@champion")
+    say(f"{name} version {chosen} is champion: models:/{name}@champion")
 
 
 @app.command()
@@ -169,7 +172,7 @@ def track(folder: RunDir) -> None:
     """Send a run or a compile to MLflow, or what is still missing there."""
     from refed_dspy.tracking.track import track as track_folder
 
-    typer.echo(f"told: run {track_folder(folder)}")
+    say(f"told: run {track_folder(folder)}")
 
 
 class _Log:

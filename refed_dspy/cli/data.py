@@ -25,6 +25,7 @@ from refed_dspy.cli.options import (
     reporting,
     settings_of,
 )
+from refed_dspy.cli.printing import say
 from refed_dspy.errors import ConfigError, one_line
 
 Data = Annotated[
@@ -75,7 +76,7 @@ def compare_(
     references_ = settings.references or "builtin"
     made = shown(compare, settings.programs, references_, **given(settings, "programs", "references"))
     _print(made.text())
-    typer.echo(f"table, rows and pictures in {folder}")
+    say(f"table, rows and pictures in {folder}")
     _ended_short(made.stopped, folder)
 
 
@@ -139,7 +140,7 @@ def recycle_(
     needed(settings.teacher, _NO_TEACHER)
     made = shown(recycle, source, **given(settings, "data"))
     _print(made.lines())
-    typer.echo(f"rows and table in {folder}")
+    say(f"rows and table in {folder}")
     _ended_short(made.stopped, folder)
 
 
@@ -168,7 +169,7 @@ def stats_(
     source = needed(settings.data, _NO_DATA)
     made = shown(measure, source, **given(settings, "data"))
     if as_json:
-        typer.echo(json.dumps(made.facts(), ensure_ascii=False, indent=1))
+        say(json.dumps(made.facts(), ensure_ascii=False, indent=1))
     else:
         _print(made.lines())
     _ended_short(made.wins.stopped if made.wins is not None else "", settings.out)
@@ -178,15 +179,17 @@ def _as_yaml(text: str) -> Any:
     """A filter as an option gives it: its name, or a line of YAML."""
     import yaml
 
+    from refed_dspy.reading import parse_yaml
+
     try:
-        return yaml.safe_load(text)
+        return parse_yaml(text)
     except (yaml.YAMLError, ValueError):
         raise ConfigError(f"--filter {one_line(text, 60)!r}: not YAML; write NAME or 'NAME: {{key: value}}'") from None
 
 
 def _print(lines: list[str]) -> None:
     for line in lines:
-        typer.echo(line)
+        say(line)
 
 
 def _ended_short(why: str, folder: Path | None) -> None:
@@ -199,7 +202,7 @@ def _ended_short(why: str, folder: Path | None) -> None:
             f"{why} is reached; what was paid for is kept{where}: the same command with a larger "
             f"--{why.replace('_', '-')} goes on"
         )
-    typer.echo(f"refed: {why}", err=True)
+    say(f"refed: {why}", err=True)
     raise typer.Exit(1)
 
 

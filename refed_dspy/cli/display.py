@@ -6,7 +6,7 @@ import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from threading import Event, Thread
 from typing import Any, Generic, Self, TypeVar
 
@@ -16,6 +16,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from refed_dspy.cli.stopping import at_work
 from refed_dspy.optimizers.progress import CompileProgress
 from refed_dspy.records import dollars
 from refed_dspy.teachers.recorded import Progress
@@ -40,19 +41,27 @@ class _Shown(ABC, Generic[P]):
 
     @contextmanager
     def showing(self) -> Iterator[Self]:
-        """Show progress inside the block: on a terminal one picture, renewed; anywhere else lines from a thread."""
+        """Show progress inside the block: on a terminal one picture, renewed; anywhere else lines from a thread.
+        From here on Ctrl-C ends the work cleanly."""
+        at_work()
         if self.console.is_terminal:
             with Live(get_renderable=self._picture, console=self.console, refresh_per_second=4, transient=True):
                 yield self
             return
         done = Event()
-        thread = Thread(target=self._lines, args=(done,), daemon=True, name="refed-progress")
-        thread.start()
+        thread = Thread(target=self._told, args=(done,), daemon=True, name="refed-progress")
+        with suppress(RuntimeError):  # no thread to be had: the work goes on without lines
+            thread.start()
         try:
             yield self
         finally:
             done.set()
-            thread.join()
+            if thread.ident is not None:
+                thread.join()
+
+    def _told(self, done: Event) -> None:
+        with suppress(OSError):  # nowhere to print, or no file can be opened: the work goes on without lines
+            self._lines(done)
 
     @abstractmethod
     def _picture(self) -> RenderableType:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from itertools import pairwise
 from typing import Annotated, Any
 
 import typer
@@ -10,6 +11,8 @@ from typer.core import TyperGroup
 
 from refed_dspy.cli import compile as compiling
 from refed_dspy.cli import data, runs, sharing, teachers
+from refed_dspy.cli.printing import PlainFormatter, printable, say
+from refed_dspy.errors import one_line
 
 GROUPS = {
     "Make": ("synth", "resume", "preview"),
@@ -21,8 +24,28 @@ GROUPS = {
 """Every command, in the order in which people need them."""
 
 
+_UsageError: Any = typer.BadParameter.__base__  # Typer brings a Click of its own, or takes the one that is there
+
+
 class _Grouped(TyperGroup):
-    """Lists commands by GROUPS, with their whole first sentence."""
+    """Lists commands by GROUPS, with their whole first sentence. Refuses empty words, and prints no others raw."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        for before, word in pairwise(["", *args]):
+            if before == "--":
+                break
+            if not word.strip() or (word.endswith("=") and word.startswith("--")):
+                name = before if before.startswith("--") and not word else word.rstrip("=").strip() or "an argument"
+                say(f"refed: {one_line(name, 60)} is empty: is a shell variable unset?", err=True)
+                raise typer.Exit(2)
+        return super().resolve_command(ctx, args)
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except _UsageError as error:
+            error.message = printable(error.message)
+            raise
 
     def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002
         return [name for names in GROUPS.values() for name in names]
@@ -50,7 +73,7 @@ def _print_version(wanted: bool) -> None:
     if wanted:
         from importlib.metadata import version
 
-        typer.echo(f"refed-dspy {version('refed-dspy')}")
+        say(f"refed-dspy {version('refed-dspy')}")
         raise typer.Exit
 
 
@@ -63,9 +86,11 @@ def refed(
     """Instruction-tuning data from a few excellent references."""
 
 
-def main() -> None:
-    """The console script. Exit codes: 2 bad input, 1 a run that failed or ended short, 130 Ctrl-C."""
-    logging.basicConfig(format="refed: %(message)s", level=logging.ERROR)
+def run() -> None:
+    """Run the command that the process was started with."""
+    log = logging.StreamHandler()
+    log.setFormatter(PlainFormatter("refed: %(message)s"))
+    logging.basicConfig(handlers=[log], level=logging.ERROR)
     for room in ("optimizers", "teachers", "tracking"):  # their warnings are printed nowhere else
         logging.getLogger(f"refed_dspy.{room}").setLevel(logging.WARNING)
     logging.getLogger("refed_dspy.batches").setLevel(logging.INFO)  # hours may pass between two lines

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
 
 import typer
 
+from refed_dspy.cli.printing import say
+from refed_dspy.cli.stopping import exit_code, in_command
 from refed_dspy.errors import InputError, RefedError, one_line
 
 if TYPE_CHECKING:  # the commands import what they need when they run: help should not wait for DSPy
@@ -21,19 +23,20 @@ NO_TEACHER = "no teacher: name one with --teacher (a file, PROVIDER/NAME, or emb
 
 
 def reporting(command: F) -> F:
-    """Turn this package's errors, and Ctrl-C, into one line and an exit code."""
+    """Turn this package's errors, and Ctrl-C (a SIGTERM, a SIGHUP), into one line and an exit code."""
 
     @functools.wraps(command)
     def wrapped(*args: Any, **kwargs: Any) -> None:
+        in_command(command.__name__)
         try:
             command(*args, **kwargs)
         except RefedError as error:
-            typer.echo(f"refed: {one_line(error, 600)}", err=True)
+            say(f"refed: {one_line(error, 600)}", err=True)
             raise typer.Exit(error.exit_code) from None
         except KeyboardInterrupt:
             where = f"refed resume {kwargs['run_dir']}" if kwargs.get("run_dir") else "the same command"
-            typer.echo(f"refed: stopped; what was made is kept; go on with: {where}", err=True)
-            raise typer.Exit(130) from None
+            say(f"refed: stopped; what was made is kept; go on with: {where}", err=True)
+            raise typer.Exit(exit_code()) from None
 
     return cast(F, wrapped)
 

@@ -29,6 +29,8 @@ from refed_dspy.cli.options import (
     reporting,
     settings_of,
 )
+from refed_dspy.cli.printing import say
+from refed_dspy.cli.stopping import at_work
 from refed_dspy.errors import InputError, one_line
 
 app = typer.Typer()
@@ -83,7 +85,7 @@ def synth(
     source, keywords = settings.references or "builtin", given(settings, "program", "references")
     if estimate:
         lines = shown(forecast, settings.program, source, **keywords).lines()
-        typer.echo("\n".join([*lines, "go on with the same command without --estimate"]))
+        say("\n".join([*lines, "go on with the same command without --estimate"]))
         return
     _finish(shown(synthesize, settings.program, source, **keywords))
 
@@ -135,9 +137,9 @@ def status(run_dir: RunDir, as_json: JsonOption = False) -> None:
             facts, to_lines = work_status(ledger), work_lines
         facts["batches"] = left_batches(ledger)
     if as_json:
-        typer.echo(json.dumps(facts, ensure_ascii=False, indent=2))
+        say(json.dumps(facts, ensure_ascii=False, indent=2))
         return
-    typer.echo("\n".join([*to_lines(facts), *(f"waits for {batch_line(batch)}" for batch in facts["batches"])]))
+    say("\n".join([*to_lines(facts), *(f"waits for {batch_line(batch)}" for batch in facts["batches"])]))
 
 
 @app.command()
@@ -164,10 +166,10 @@ def export(
         if format != "jsonl":
             raise InputError(f"format {one_line(format, 40)}: dropped rows are written as jsonl only")
         out = out or Path("dropped.jsonl")
-        typer.echo(f"{export_dropped(run_dir, out, force=force)} dropped rows in {out}")
+        say(f"{export_dropped(run_dir, out, force=force)} dropped rows in {out}")
         return
     out = out or Path("samples.jsonl")
-    typer.echo(f"{write(run_dir, format, out, force=force)} samples in {out}")
+    say(f"{write(run_dir, format, out, force=force)} samples in {out}")
 
 
 @app.command()
@@ -193,11 +195,12 @@ def preview(
     module = open_program(settings.program, settings)
     for stage, messages in rendered_prompts(module, loaded[0]).items():
         for message in messages:
-            typer.echo(f"───── {stage}: {message['role']}\n{message['content']}\n")
+            say(f"───── {stage}: {message['role']}\n{message['content']}\n")
     if sample:
+        at_work()
         by_stage = open_teachers(needed(settings.teacher, NO_TEACHER), settings.teachers, stages_of(module))
         made = run_blocking(one_sample(module, loaded[0], by_stage))
-        typer.echo(f"───── one sample\n{made.model_dump_json(indent=2)}")
+        say(f"───── one sample\n{made.model_dump_json(indent=2)}")
 
 
 def _finish(made: Any) -> None:
@@ -205,12 +208,12 @@ def _finish(made: Any) -> None:
     from refed_dspy.runs.result import why_short
 
     for line in run_lines({**made.status, "stopped": None}):  # why it stopped goes to stderr, below
-        typer.echo(line)
+        say(line)
     if made.stopped:
-        typer.echo(f"refed: {made.stopped}", err=True)
+        say(f"refed: {made.stopped}", err=True)
         raise typer.Exit(1)
     if not made.complete:
         dropped = sum(counts["dropped"] for counts in made.status["filters"])
         gave = f"the references gave {len(made.samples)} of {made.size} samples"
-        typer.echo(f"ended short: {gave}: {why_short(made.failures, dropped)}", err=True)
+        say(f"ended short: {gave}: {why_short(made.failures, dropped)}", err=True)
         raise typer.Exit(1)

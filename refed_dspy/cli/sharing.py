@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from refed_dspy.cli.options import RunDir, reporting
+from refed_dspy.cli.printing import say
 
 app = typer.Typer()
 
@@ -25,8 +26,8 @@ def report(
     """Make one page that shows a run: what was made, why each row looks as it does, what it cost."""
     from refed_dspy.sharing.report.report import report as make
 
-    path = make(run_dir, out, force=force, say=lambda line: typer.echo(line, err=True))
-    typer.echo(f"{path} ({path.stat().st_size / 1e6:.1f} MB)")
+    path = make(run_dir, out, force=force, say=lambda line: say(line, err=True))
+    say(f"{path} ({path.stat().st_size / 1e6:.1f} MB)")
     if show:
         typer.launch(str(path.absolute()))
 
@@ -68,11 +69,11 @@ def share_(
         force=force,
     )
     for file in made.files:
-        typer.echo(f"{file.path}  {file.bytes:,} bytes")
+        say(f"{file.path}  {file.bytes:,} bytes")
     for note in made.notes:
-        typer.echo(f"refed: {note}", err=True)
+        say(f"refed: {note}", err=True)
     more = f", {made.dropped} dropped ones" if made.dropped else ""
-    typer.echo(f"{made.rows} rows{more} in {out}; read its README.md, then: refed push {out} OWNER/NAME")
+    say(f"{made.rows} rows{more} in {out}; read its README.md, then: refed push {out} OWNER/NAME")
 
 
 @app.command("push")
@@ -89,4 +90,4 @@ def push_(
     from refed_dspy.sharing.push import MESSAGE, push
 
     done = push(folder, repo, go=go, public=public, branch=branch, message=MESSAGE if message is None else message)
-    typer.echo("\n".join(done.lines()))
+    say("\n".join(done.lines()))

@@ -9,6 +9,7 @@ import typer
 
 from refed_dspy.cli.lines import batch_line, given_up_line
 from refed_dspy.cli.options import JsonOption, RunDir, reporting
+from refed_dspy.cli.printing import say
 from refed_dspy.errors import InputError, one_line
 
 app = typer.Typer()
@@ -30,8 +31,8 @@ def fetch(
 
     if name not in WEIGHTS:
         raise InputError(f"{one_line(name, 60)}: no such weights; use {' or '.join(WEIGHTS)}")
-    path = download(WEIGHTS[name], lambda line: typer.echo(line, err=True))
-    typer.echo(path)
+    path = download(WEIGHTS[name], lambda line: say(line, err=True))
+    say(path)
 
 
 @app.command()
@@ -51,11 +52,11 @@ def batches(
         with Ledger.read(run_dir), Ledger.create(run_dir) as ledger:
             left = left_batches(ledger)
             ledger.commit(abandoned(batch["id"] for batch in left))
-            typer.echo(given_up_line(left))
+            say(given_up_line(left))
             return
     with Ledger.read(run_dir) as ledger:
         facts = all_batches(ledger)
     if as_json:
-        typer.echo(json.dumps(facts))
+        say(json.dumps(facts))
     else:
-        typer.echo("\n".join(map(batch_line, facts)) or f"{run_dir}: no batches; they come with mode: batch or mixed")
+        say("\n".join(map(batch_line, facts)) or f"{run_dir}: no batches; they come with mode: batch or mixed")

@@ -22,6 +22,8 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from refed_dspy.errors import one_line
 
+_PLACES = {"references", "data", "pairs", "program", "judge_program", "run_dir", "out", "reuse", "against", "gguf"}
+"""Settings that name a file, a folder, a data set or a model: none of them is an empty text."""
 PAIR = ("instruction", "response", "input")
 """The fields of a pair that `columns` may name."""
 
@@ -43,6 +45,10 @@ class Settings(BaseModel):
         if (unknown := next((key for key in value if key not in cls.model_fields), None)) is not None:
             error = PydanticCustomError("unknown_key", "{hint}", {"hint": _unknown_key(str(unknown), cls.model_fields)})
             details = InitErrorDetails(type=error, loc=(str(unknown),), input=None)
+            raise ValidationError.from_exception_data(cls.__name__, [details])
+        if (empty := next((key for key in _PLACES if value.get(key) == ""), None)) is not None:
+            error = PydanticCustomError("empty", "is empty; is a shell variable unset?")
+            details = InitErrorDetails(type=error, loc=(empty,), input=None)
             raise ValidationError.from_exception_data(cls.__name__, [details])
         return value
 
@@ -90,3 +96,10 @@ class Capped(Settings):
     @classmethod
     def _may_be_lifted(cls, value: Any, check: ValidatorFunctionWrapHandler) -> Any:
         return value if value == math.inf else check(value)  # as the other two caps
+
+    @field_validator("max_cost", "max_minutes")
+    @classmethod
+    def _in_reach(cls, value: float | None) -> float | None:
+        if value is not None and 1e9 < value < math.inf:
+            raise ValueError("input should be at most 1,000,000,000; `.inf` lifts the cap")
+        return value

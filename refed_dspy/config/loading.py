@@ -20,6 +20,7 @@ from refed_dspy.config.jobs import CompareConfig, FilterRunConfig, RecycleConfig
 from refed_dspy.config.run import RunConfig
 from refed_dspy.config.teacher import TeacherConfig
 from refed_dspy.errors import ConfigError, one_line
+from refed_dspy.reading import parse_yaml, read_bytes
 
 ENV_PREFIX = "REFED_"
 NOT_SETTINGS = {"REFED_CACHE"}
@@ -157,7 +158,7 @@ def _mapping(file: str | Path, content: Any) -> dict[str, Any]:
 def _read_yaml(file: Path) -> Any:
     """What a YAML file holds. Raises ConfigError where it is none, or cannot be read."""
     try:
-        return yaml.safe_load(file.read_text(encoding="utf-8"))
+        return parse_yaml(read_bytes(file).decode())
     except FileNotFoundError:
         raise ConfigError(f"{file}: no such file") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -185,7 +186,7 @@ def _from_environment(environ: Mapping[str, str], kind: type[Settings]) -> dict[
                 if not isinstance(level, dict):
                     raise ConfigError(f"variable {name}: {key} is set as a whole by another variable; keep one of them")
             try:
-                level[last] = yaml.safe_load(environ[name])
+                level[last] = parse_yaml(environ[name])
             except (yaml.YAMLError, ValueError):
                 raise ConfigError(f"variable {name}: not a YAML value; quote it") from None
     return settings

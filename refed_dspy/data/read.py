@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from refed_dspy.errors import ReferencesError, one_line
+from refed_dspy.reading import read_bytes
 from refed_dspy.records import Reference
 
 BUILTIN = "builtin"
@@ -79,7 +80,7 @@ def _file(path: Path) -> Rows:
 def read_text(path: Path) -> str:
     """The text of a UTF-8 file. Raises ReferencesError where it has none."""
     try:
-        return path.read_bytes().decode("utf-8-sig")
+        return read_bytes(path).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         raise ReferencesError(f"{path} line {line}: not UTF-8; save the file as UTF-8 and run again") from None

@@ -58,7 +58,7 @@ def data_rows(ledger: Ledger, after: int = 0, limit: int | None = None) -> Itera
         if not records:
             return
         for record in records:
-            yield _row(record, origins)
+            yield _row(ledger, record, origins)
         after = records[-1][0]
         left = None if left is None else left - len(records)
 
@@ -85,10 +85,10 @@ def final_prompt(ledger: Ledger) -> str | None:
     return next((prompt for name, prompt in reversed(prompts.items()) if final in re.split(r"\W", name)), None)
 
 
-def _row(record: tuple[Any, ...], origins: _Origins) -> dict[str, Any]:
+def _row(ledger: Ledger, record: tuple[Any, ...], origins: _Origins) -> dict[str, Any]:
     """The row of one record of `_ROWS`."""
     number, instruction, text, reference, source, feature, round_, *keys, prompt_tokens, completion_tokens = record
-    made = Sample.model_validate_json(text).model_dump()
+    made = ledger.parsed(Sample, text).model_dump()
     teachers = [name for key in keys for name in origins.of(key)]
     lineage = (number, reference, source, feature, round_, *teachers, origins.program, prompt_tokens, completion_tokens)
     return {
@@ -115,7 +115,7 @@ def _decided(ledger: Ledger, *, kept: bool, label: str | None) -> Iterator[tuple
     """(number, instruction, response, improved response, …) of each row that a filter, or the filter `label`, kept or
     dropped; then its lineage and the decision, as `decided_rows` has them."""
     for number, instruction, text, *rest in decided_rows(ledger, kept, label):
-        made = None if text is None else Sample.model_validate_json(text)
+        made = None if text is None else ledger.parsed(Sample, text)
         response, improved = (None, None) if made is None else (made.response, made.improved_response)
         yield number, instruction, response, improved, *rest
 

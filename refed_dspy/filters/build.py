@@ -21,6 +21,7 @@ from refed_dspy.programs.judges import (
     RubricJudge,
 )
 from refed_dspy.programs.saved import program_digests
+from refed_dspy.reading import read_bytes
 
 _BY_SETTINGS = {
     "rouge": "refed_dspy.filters.rouge:RougeFilter",
@@ -87,7 +88,7 @@ def _identity(config: FilterConfig, seed: int, judge: PairwiseJudge | None) -> d
     settings: dict[str, Any] = config.settings.model_dump(mode="json", exclude_none=True)
     if config.name == "overlap":  # the file may change, and a resume may have another working directory
         path = config.settings.against.absolute()
-        return {**settings, "against": str(path), "content": sha256(path.read_bytes()).hexdigest()[:16]}
+        return {**settings, "against": str(path), "content": sha256(read_bytes(path)).hexdigest()[:16]}
     if config.name == "judge" and judge is not None:
         return {**settings, "prompts": program_digests(judge)}
     return {**settings, "seed": seed} if config.name == "random" else settings

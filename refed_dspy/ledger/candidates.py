@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypedDict
 
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.statements import Key, Statement, failed
@@ -19,6 +19,13 @@ ABSTAINED = "abstained"
 """The kind under which evaluations that could not be scored are recorded among a compile's failures."""
 COMPARED = "compared"
 """Where the verdicts behind a score stand among its components."""
+
+
+class StoredVerdicts(TypedDict):
+    """The verdicts behind a score (`metrics.equal_length.Compared`), as a ledger keeps them."""
+
+    weight: float
+    verdicts: list[tuple[float, float]]
 
 
 @dataclass(frozen=True)
@@ -37,7 +44,7 @@ class Candidate:
     """Picodollars paid for its calls. A call shared with an earlier candidate counts for that one."""
     spent: int
     """What the compile had cost when it was last scored on what the optimizer sees, in picodollars."""
-    compared: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
+    compared: Mapping[str, Mapping[str, StoredVerdicts]] = field(default_factory=dict)
     """Subset → example → the verdicts behind its score (`metrics.equal_length.Compared`), where there are some."""
 
     def mean(self, subset: str) -> float | None:
@@ -111,15 +118,15 @@ def load_candidates(ledger: Ledger) -> list[Candidate]:
     """All candidates, in the order in which they were first seen."""
     scores: dict[str, dict[str, dict[str, float]]] = {}
     components: dict[str, dict[str, dict[str, Any]]] = {}
-    compared: dict[str, dict[str, dict[str, Any]]] = {}
+    compared: dict[str, dict[str, dict[str, StoredVerdicts]]] = {}
     spent: dict[str, int] = {}
     evaluations = ledger.db.execute(
         "SELECT candidate, example, subset, score, components, spent FROM evaluations ORDER BY created"
     )
     for candidate, example, subset, score, components_json, spent_then in evaluations:
         scores.setdefault(candidate, {}).setdefault(subset, {})[example] = score
-        stored = json.loads(components_json)
-        if verdicts := stored.pop(COMPARED, None):
+        stored = dict(ledger.parsed(dict[str, float | StoredVerdicts], components_json))
+        if isinstance(verdicts := stored.pop(COMPARED, None), dict):
             compared.setdefault(candidate, {}).setdefault(subset, {})[example] = verdicts
         components.setdefault(candidate, {}).setdefault(subset, {})[example] = stored
         if subset != "test":  # the proof comes last, and has no part in the search
@@ -129,7 +136,7 @@ def load_candidates(ledger: Ledger) -> list[Candidate]:
         Candidate(
             digest=digest,
             seq=seq,
-            state=json.loads(state),
+            state=ledger.parsed(dict[str, Any], state),
             created=created,
             scores=scores.get(digest, {}),
             components=components.get(digest, {}),

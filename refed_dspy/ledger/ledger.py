@@ -11,15 +11,19 @@ import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.resources import files
+from functools import cache, partial
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar, cast
 
 from filelock import FileLock, Timeout
+from pydantic import TypeAdapter, ValidationError
 
 from refed_dspy.errors import RunDirError, RunStopped, one_line
+from refed_dspy.ledger.check import check, schema
 from refed_dspy.ledger.statements import Answer, DecisionRow, Statement, decided, text_digest, unusable
 from refed_dspy.records import Failure, Reference
+
+T = TypeVar("T")
 
 FORMAT = 5
 """The format of the file: its `user_version`. Others are refused."""
@@ -63,13 +67,12 @@ class Ledger:
         except OSError as error:
             raise RunDirError(f"{run_dir}: cannot be written: {one_line(error.strerror or error)}") from None
         try:
-            db = _open(run_dir / FILE, "rwc")
-            with _as_run_dir_error(run_dir / FILE):
+            with _open(run_dir / FILE, "rwc") as db:
                 db.execute("PRAGMA journal_mode=WAL")
                 db.execute("PRAGMA synchronous=NORMAL")
-                _check(run_dir / FILE, db)
-                db.executescript(files("refed_dspy.ledger").joinpath("schema.sql").read_text(encoding="utf-8"))
-                db.execute(f"PRAGMA user_version={FORMAT}")
+                if not _is_made(run_dir / FILE, db):  # whole or not at all: a reader may look meanwhile
+                    db.executescript(f"BEGIN IMMEDIATE; {schema()} PRAGMA user_version={FORMAT}; COMMIT")
+                check(db)
         except BaseException:
             lock.release()
             raise
@@ -85,14 +88,11 @@ class Ledger:
         path = run_dir / FILE
         if not path.is_file():
             raise RunDirError(f"{run_dir}: no run here (no {FILE}); start one with: refed synth --run-dir {run_dir}")
-        db = _open(path, "rw")
-        with _as_run_dir_error(path):
+        with _open(path, "rw") as db:
             db.execute("PRAGMA query_only=ON")
-            _check(path, db)
-            complete = db.execute("SELECT 1 FROM sqlite_master WHERE name='samples'").fetchone()
-        if complete is None:
-            db.close()
-            raise RunDirError(f"{run_dir}: the run is only just being made; look again in a moment")
+            if not _is_made(path, db):
+                raise RunDirError(f"{run_dir}: the run is only just being made; look again in a moment")
+            check(db)
         return cls(path, db, None)
 
     def close(self) -> None:
@@ -183,7 +183,14 @@ class Ledger:
     def references(self) -> list[Reference]:
         """The run's references, in their order."""
         rows = self.db.execute("SELECT record FROM refs ORDER BY position")
-        return [Reference.model_validate_json(record) for (record,) in rows]
+        return [self.parsed(Reference, record) for (record,) in rows]
+
+    def parsed(self, kind: type[T], text: str) -> T:
+        """The JSON `text`, which is one of this ledger's, as a `kind`. Raises RunDirError where it is damaged."""
+        try:
+            return cast(T, _adapter(cast(Any, kind)).validate_json(text))
+        except ValidationError:
+            raise damaged(self.path, f"a value is no {kind.__name__}") from None
 
     # --- answers and failures of single calls
 
@@ -286,27 +293,48 @@ class Ledger:
         return [Failure(stage=stage, item=item, kind=kind, reason=reason) for stage, item, kind, reason in rows]
 
 
-def _open(path: Path, mode: str) -> sqlite3.Connection:
-    with _as_run_dir_error(path):
-        uri = f"{path.absolute().as_uri()}?mode={mode}"
-        return sqlite3.connect(uri, uri=True, isolation_level=None, timeout=10, check_same_thread=False)
+@cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
 
 
 @contextmanager
-def _as_run_dir_error(path: Path) -> Iterator[None]:
+def _open(path: Path, mode: str) -> Iterator[sqlite3.Connection]:
+    """A connection, which is closed again where the block raises. Raises RunDirError for a sqlite3.Error in it."""
     try:
-        yield
+        uri = f"{path.absolute().as_uri()}?mode={mode}"
+        db = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=10, check_same_thread=False)
     except sqlite3.Error as error:
-        raise RunDirError(
-            f"{path}: not a readable ledger ({one_line(error)}); restore it from a copy, or use a new --run-dir"
-        ) from None
+        raise damaged(path, error) from None
+    db.text_factory = partial(_text, path)
+    try:
+        yield db
+    except BaseException as error:
+        db.close()
+        if isinstance(error, sqlite3.Error):
+            raise damaged(path, error) from None
+        raise
 
 
-def _check(path: Path, db: sqlite3.Connection) -> None:
-    """Raises RunDirError for a file of another format, sqlite3.DatabaseError for a damaged one."""
+def _text(path: Path, value: bytes) -> str:
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        raise damaged(path, "a text is not UTF-8") from None
+
+
+def damaged(path: Path, why: object) -> RunDirError:
+    """The error for a ledger at `path` that cannot be read."""
+    why = one_line(why)
+    return RunDirError(f"{path}: not a readable ledger ({why}); restore it from a copy, or use a new --run-dir")
+
+
+def _is_made(path: Path, db: sqlite3.Connection) -> bool:
+    """Whether the file has its tables. Raises RunDirError for a file of another format, sqlite3.DatabaseError for one
+    that is no ledger."""
     version = db.execute("PRAGMA user_version").fetchone()[0]
-    if version not in {0, FORMAT}:  # 0: the file is being created
+    if version not in {0, FORMAT}:
         raise RunDirError(f"{path}: written by another version (format {version}, this is {FORMAT}); use that version")
-    result = db.execute("PRAGMA quick_check(1)").fetchone()[0]
-    if result != "ok":
-        raise sqlite3.DatabaseError(result)
+    if version == 0 and db.execute("SELECT 1 FROM sqlite_master").fetchone():
+        raise sqlite3.DatabaseError("it is another database")
+    return bool(version)

@@ -20,6 +20,7 @@ from refed_dspy.programs import PairwiseJudge, Verdict
 from refed_dspy.programs.judges import Judgements
 from refed_dspy.programs.load import open_judge, warn_of_another_teacher
 from refed_dspy.programs.saved import program_digests
+from refed_dspy.reading import path_of
 from refed_dspy.records import digest, dollars
 from refed_dspy.teachers.caps import caps_of
 from refed_dspy.teachers.failures import ROWS_OWN, CallPolicy
@@ -82,7 +83,7 @@ def measure_agreement(
     teacher = open_judge_model(judge)
     warn_of_another_teacher(judge_program, teacher.model)
     identity = {"pairs": digest([pair.id for pair in chosen]), "program": program_digests(judge_program)}
-    folder = Path(out) if out is not None else Path("refed-verdicts") / digest([identity, teacher.identity])
+    folder = path_of(out, "out") if out is not None else Path("refed-verdicts") / digest([identity, teacher.identity])
     work = Work(
         kind="agreement",
         identity={**identity, "judge": teacher.identity},

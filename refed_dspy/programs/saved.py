@@ -17,6 +17,7 @@ from refed_dspy.files import whole_file
 from refed_dspy.programs.adapter import SchemaAdapter, rendering
 from refed_dspy.programs.asking import predictor_names
 from refed_dspy.programs.mlflow_address import download_program, is_address
+from refed_dspy.reading import read_bytes
 from refed_dspy.records import digest, json_default
 
 MANIFEST = "refed"
@@ -117,7 +118,7 @@ def read_state(source: Path | str) -> Any:
     name = str(source)
     path = download_program(name) if is_address(name) else Path(name)
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(read_bytes(path).decode())
     except FileNotFoundError:
         raise ConfigError(f"program {name}: no such file") from None
     except (OSError, ValueError, RecursionError) as error:

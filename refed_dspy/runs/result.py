@@ -17,6 +17,7 @@ from refed_dspy.ledger.identity import named_work
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.spending import Spent, spent
 from refed_dspy.ledger.summary import run_status
+from refed_dspy.reading import path_of
 from refed_dspy.records import PICO, Failure, dollars
 from refed_dspy.runs.forecast import Forecast, as_facts, forecast
 
@@ -48,7 +49,7 @@ class Synthesis:
 
     def export(self, format: str, out: str | Path, *, force: bool = False) -> int:  # noqa: A002
         """Write the samples to a file; see `refed export`."""
-        return export(self.run_dir, format, Path(out), force=force)
+        return export(self.run_dir, format, path_of(out, "out"), force=force)
 
     def dropped(self) -> Iterator[dict[str, Any]]:
         """The rows that filters dropped, each with filter, reason and score (`data.rows.DROPPED_COLUMNS`)."""
@@ -58,7 +59,7 @@ class Synthesis:
 
 def read_run(run_dir: str | Path) -> Synthesis:
     """The outcome, so far, of the run in `run_dir`. Raises RunDirError where there is none."""
-    folder = Path(run_dir)
+    folder = path_of(run_dir, "run_dir")
     with Ledger.read(folder) as ledger:
         if (holds := ledger.holds()) not in {"", "run", "comparison"}:
             raise RunDirError(f"{folder}: holds {named_work(holds)}, not a run")

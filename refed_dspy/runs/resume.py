@@ -15,6 +15,7 @@ from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.programs import ReferenceLevelFeedback
 from refed_dspy.programs.baselines import METHODS
 from refed_dspy.programs.saved import load_state
+from refed_dspy.reading import path_of
 from refed_dspy.runs.result import Synthesis
 from refed_dspy.runs.synthesize import synthesize
 from refed_dspy.teachers import TeacherLike
@@ -53,7 +54,7 @@ def resume(
     Raises:
         RunDirError: there is no run, or only the script that began it can build its program or teacher again.
     """
-    with Ledger.read(Path(run_dir)) as ledger:
+    with Ledger.read(path_of(run_dir, "run_dir")) as ledger:
         _refuse_other_work(ledger)
         references = References(tuple(ledger.references()), ledger.meta("left_out") or {})
         program = _program(ledger)
@@ -95,7 +96,7 @@ def _judge(ledger: Ledger) -> TeacherConfig | None:
     """The judge as it is remembered; None: there is none, or it is the teacher, whose endpoint may be another now."""
     if (stored := ledger.meta("judge")) is None:
         return None
-    config, teacher = stored["config"], ledger.meta("teacher")["config"]
+    config, teacher = stored.get("config"), ledger.meta("teacher").get("config")
     if config is not None:
         is_teacher = teacher is not None and config in (teacher, {**teacher, "temperature": 0.0})
         return None if is_teacher else check_config(TeacherConfig, config)
@@ -130,7 +131,7 @@ def _stages(ledger: Ledger) -> dict[str, list[TeacherConfig]]:
 
 def _teachers(ledger: Ledger, stage: str) -> list[TeacherConfig]:
     members = (ledger.meta("pools") or {}).get(stage) or [ledger.meta("teacher")]
-    if any(member["config"] is None for member in members):
+    if any(member.get("config") is None for member in members):
         raise RunDirError(
             f"{ledger.path.parent}: its teacher was a Python object; call synthesize(…, run_dir=…) in its script, "
             "or name the same model with --teacher"

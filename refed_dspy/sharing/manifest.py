@@ -17,6 +17,7 @@ from typing import Any
 
 from refed_dspy.errors import ExportError, InputError, one_line
 from refed_dspy.files import write_json
+from refed_dspy.reading import read_bytes
 
 FILE = "refed-share.json"
 _FORMAT = 1
@@ -83,7 +84,7 @@ def read_manifest(folder: Path) -> Manifest:
     if not folder.is_dir():
         raise InputError(f"{shown}: no such folder; make it with: refed share DIR --out FOLDER")
     try:
-        manifest = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        manifest = json.loads(read_bytes(folder / FILE).decode())
     except FileNotFoundError:
         raise InputError(
             f"{shown}: not made by refed share (no {FILE}); make it with: refed share DIR --out FOLDER"

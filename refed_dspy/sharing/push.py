@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from refed_dspy.errors import InputError, one_line
+from refed_dspy.reading import path_of
 from refed_dspy.sharing import hub
 from refed_dspy.sharing.manifest import FILE, SharedFile, hash_file, read_manifest, unlisted
 from refed_dspy.sharing.secrets import find_key_shapes, find_secrets, secret_values
@@ -95,7 +96,7 @@ def push(
             file that holds the value of a secret variable or a login's token.
         RefedError: the Hub cannot be reached, or fails.
     """
-    plan = _plan(Path(folder), repo, public=public, branch=branch, message=message)
+    plan = _plan(path_of(folder, "folder"), repo, public=public, branch=branch, message=message)
     if not go:
         return plan
     if plan.leaks:

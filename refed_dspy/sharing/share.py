@@ -18,6 +18,7 @@ from refed_dspy.files import whole_file
 from refed_dspy.ledger.identity import named_work
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.summary import decisions_by_filter
+from refed_dspy.reading import path_of, read_bytes
 from refed_dspy.sharing.card import Card, CardSettings, Config
 from refed_dspy.sharing.facts import RunFacts, key_variables, run_facts
 from refed_dspy.sharing.manifest import SharedFile, whole_folder, write_manifest
@@ -73,7 +74,7 @@ def share(
         ExportError: nothing to share, `out` exists already, or it cannot be written.
         ConfigError: a license that the Hub does not know.
     """
-    folder, target = Path(run_dir), Path(out).resolve()
+    folder, target = path_of(run_dir, "run_dir"), path_of(out, "out").resolve()
     with Ledger.read(folder) as ledger, _locked(folder):
         if (holds := ledger.holds()) not in {"", "run"}:
             raise RunDirError(f"{folder}: holds {named_work(holds)}, not a run; share the run that it was made from")
@@ -153,7 +154,7 @@ def _license(license_: str | Path | None) -> tuple[str | None, str | None]:
 
 def _text(path: Path, what: str) -> str:
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_bytes(path).decode("utf-8-sig")
     except UnicodeDecodeError:
         raise ExportError(f"{what} {one_line(path, 200)}: not UTF-8; save the file as UTF-8") from None
     except (OSError, ValueError) as error:

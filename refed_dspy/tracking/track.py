@@ -8,6 +8,7 @@ from pathlib import Path
 
 from refed_dspy.errors import RunDirError
 from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.reading import path_of
 from refed_dspy.tracking.compile import copy_compile
 from refed_dspy.tracking.run import copy_run
 from refed_dspy.tracking.store import FOLDER_RUN, NotTracked, Store, noted_run
@@ -23,7 +24,7 @@ def track(folder: Path | str) -> str:
         RunDirError: neither is there.
         NotTracked: MLflow cannot be reached, or refuses.
     """
-    path = Path(folder).absolute()
+    path = path_of(folder, "folder").absolute()
     with Ledger.read(path) as ledger:
         kind = ledger.holds()
         answered = kind in _COPIES and ledger.has_answers()

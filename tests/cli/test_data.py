@@ -205,7 +205,7 @@ def bad_filtering(folder: Path) -> dict[str, tuple[list[object], list[str], int]
         "no filter": (["rows.jsonl"], ["filters: name at least one"], 2),
         "unknown filter": (["rows.jsonl", "--filter", "rogue"], ["rogue: unknown key; did you mean rouge?"], 2),
         "not YAML": (["rows.jsonl", "--filter", "rouge: {threshold"], ["--filter", "not YAML"], 2),
-        "nothing": (["rows.jsonl", "--filter", ""], ["filters.0", "settings"], 2),
+        "nothing": (["rows.jsonl", "--filter", ""], ["--filter is empty"], 2),
         "wrong type": (
             ["rows.jsonl", "--filter", "rouge: 5"],
             ["filters.0.rouge: input should be `key: value` settings"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from io import StringIO
 
@@ -12,6 +13,7 @@ from refed_dspy.cli.display import CompileDisplay, Display, compile_summary
 from refed_dspy.optimizers.progress import CompileProgress
 from refed_dspy.teachers.recorded import Progress
 from tests.cli.test_runs import refed, refused
+from tests.support.gateways import until
 
 
 def terminal() -> Console:
@@ -49,3 +51,30 @@ def test_the_best_score_is_shown_once_there_is_one(best: float | None, line: str
 
 def test_weights_of_an_unknown_name_are_refused() -> None:
     refused(refed("teacher", "fetch", "embeded"), "embeded: no such weights; use embedded or")
+
+
+class Full(StringIO):
+    """A stream that nothing can be written to."""
+
+    def write(self, _: str) -> int:
+        raise OSError(24, "Too many open files")
+
+
+def test_lines_that_cannot_be_printed_end_without_a_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under `ulimit -n` the work goes on without its progress."""
+    raised: list[object] = []
+    monkeypatch.setattr(threading, "excepthook", raised.append)
+    display = Display(Console(file=Full()))
+    display.watch(Progress(size=10, kept=4))
+    with display.showing():
+        until(lambda: not any(thread.name == "refed-progress" for thread in threading.enumerate()))
+    assert not raised
+
+
+def test_the_work_goes_on_where_no_thread_can_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    with Display(Console(file=StringIO())).showing() as display:
+        assert display.progress is None

@@ -90,7 +90,7 @@ def test_shells_complete_commands(shell: str) -> None:
 
 def test_help_waits_for_no_heavy_library() -> None:
     script = (
-        "import sys; from refed_dspy.cli import app\n"
+        "import sys; from refed_dspy.cli.main import app\n"
         "try: app(['synth', '--help'])\n"
         "except SystemExit: pass\n"
         "sys.exit(str(sorted({'dspy', 'litellm', 'mlflow', 'datasets', 'openai', 'torch'} & set(sys.modules))))"

@@ -148,7 +148,7 @@ def test_the_language_of_the_rows_is_recognised(tmp_path: Path) -> None:
     [
         ("('pools', 'null')", "openai/gpt-4o-mini"),
         ("('pools', '{}')", "not known"),
-        ("('asked_teachers', '[1, 2]')", "not known"),
+        ("""('asked_teachers', '[{"model": "a"}, {"model": "b"}]')""", "not known"),
     ],
 )
 def test_an_answer_without_a_call_is_the_only_teachers(run: Synthesis, tmp_path: Path, meta: str, teacher: str) -> None:

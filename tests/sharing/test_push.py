@@ -24,7 +24,7 @@ TOKEN = "hf_" + "a1" * 17
 CLIENT = """if True:
     import json, os, sys
     from typer.testing import CliRunner
-    from refed_dspy.cli import app
+    from refed_dspy.cli.main import app
     for line in sys.stdin:
         words, token = json.loads(line)
         os.environ["HF_TOKEN"] = token

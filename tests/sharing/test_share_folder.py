@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import ValidationError
 from typer.testing import CliRunner
 
 from refed_dspy.cli.main import app
@@ -76,7 +75,7 @@ def test_a_failure_halfway_leaves_the_old_folder_and_no_other(filtered_run: Synt
     share(filtered_run.run_dir, out)
     before = contents_of(out)
     for target in (out, out.parent / "new"):
-        with pytest.raises(ValidationError):
+        with pytest.raises(RunDirError):
             share(broken, target, force=True)
     assert contents_of(out) == before and [path.name for path in out.parent.iterdir()] == ["out"]
 

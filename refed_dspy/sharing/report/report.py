@@ -12,6 +12,7 @@ from refed_dspy.ledger.identity import named_work
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.summary import run_status
 from refed_dspy.metrics.embedder import Embedder
+from refed_dspy.reading import path_of
 from refed_dspy.sharing.report import charts, glance, histograms
 from refed_dspy.sharing.report.funnel import funnel
 from refed_dspy.sharing.report.map import draw_map, instruction_map
@@ -42,8 +43,8 @@ def report(
         RunDirError: no run there, or nothing in it yet.
         ExportError: `out` exists and `force` is not set, it is another file of the run, or it cannot be written.
     """
-    folder = Path(run_dir)
-    path = folder / NAME if out is None else Path(out)
+    folder = path_of(run_dir, "run_dir")
+    path = folder / NAME if out is None else path_of(out, "out")
     if out is not None and path.exists() and not force:
         raise ExportError(f"{path}: exists; name another file, or overwrite it with --force")
     if path.resolve().parent == folder.resolve() and path.name != NAME and path.exists():

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 from refed_dspy.data.rows import final_prompt
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.provenance import Authors
-from refed_dspy.records import PICO
+from refed_dspy.records import PICO, Sample
 from refed_dspy.sharing.report.differences import difference
 
 Columns: TypeAlias = dict[str, list[Any]]
@@ -100,7 +100,7 @@ class _RowReader:
 
     def row(self, record: Sequence[Any]) -> dict[str, Any]:
         number, seq, reference, feature, round_, text, made, feedback, *by = record
-        sample = json.loads(made) if made is not None else {}
+        sample = self.ledger.parsed(Sample, made).model_dump() if made is not None else {}
         improvement = sample if self.improves else {}
         response, improved = sample.get("response"), improvement.get("improved_response")
         analysis, strategy = improvement.get("analysis"), improvement.get("implementation_strategy")
@@ -114,7 +114,7 @@ class _RowReader:
             "response": response,
             "improved": improved,
             "diff": None if response is None or improved is None else difference(response, improved),
-            "feedback": json.loads(feedback)["response_feedback"] if feedback is not None else None,
+            "feedback": _fields(feedback).get("response_feedback") if feedback is not None else None,
             "analysis": list(analysis.values()) if analysis else None,
             "strategy": list(strategy.values()) if strategy else None,
             "writers": [self._writer(*by[at : at + 2]) for at in (0, 2, 4)],
@@ -170,9 +170,18 @@ def _scoring(ledger: Ledger) -> str | None:
     return None if record is None else str(record[0])
 
 
+def _fields(output: str) -> dict[str, Any]:
+    """The fields of an answer; none where it is a text without a form."""
+    try:
+        answer = json.loads(output)
+    except ValueError:
+        return {}
+    return answer if isinstance(answer, dict) else {}
+
+
 def _verdict(output: str) -> tuple[str, str]:
     """(the judge's reason, its other fields as text)."""
-    answer = json.loads(output)
+    answer = _fields(output)
     reason = str(answer.pop("reason", ""))
     return reason, ", ".join(f"{name}: {value}" for name, value in answer.items())
 
@@ -187,8 +196,8 @@ def _grouped(ledger: Ledger, query: str) -> dict[Any, list[tuple[Any, ...]]]:
 
 def _references(ledger: Ledger) -> Iterator[dict[str, Any]]:
     """Each reference with its features and feedback, which are empty where nothing was asked yet."""
-    features = {item: json.loads(output) for item, output in ledger.db.execute(_FEEDBACK, ("instruction_feedback",))}
-    responses = {item: json.loads(output) for item, output in ledger.db.execute(_FEEDBACK, ("response_feedback",))}
+    features = {item: _fields(output) for item, output in ledger.db.execute(_FEEDBACK, ("instruction_feedback",))}
+    responses = {item: _fields(output) for item, output in ledger.db.execute(_FEEDBACK, ("response_feedback",))}
     for reference in ledger.references():
         yield {
             "id": reference.id,

@@ -1,0 +1,28 @@
+"""Everything that the commands print for people: none of it can steer a terminal."""
+
+from __future__ import annotations
+
+import logging
+import re
+
+import typer
+
+_STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Control characters but tab and line feed, what turns the direction of text around, and half characters."""
+
+
+def printable(text: str) -> str:
+    """`text` with what could steer a terminal written out, as JSON does (`\\u001b`). JSON stays the same JSON."""
+    return _STEERING.sub(lambda found: f"\\u{ord(found[0]):04x}", text.replace("\r\n", "\n"))
+
+
+def say(text: object, err: bool = False) -> None:
+    """Print `text` and a line feed: on stdout, or on stderr."""
+    typer.echo(printable(str(text)), err=err)
+
+
+class PlainFormatter(logging.Formatter):
+    """A log's lines, printable."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))

@@ -1,0 +1,72 @@
+"""How a command ends early: Ctrl-C, also while its modules are still being imported, and SIGTERM and SIGHUP as Ctrl-C.
+
+Imports nothing that takes time: it is the first that runs.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+from types import FrameType
+
+_received = [signal.SIGINT]
+_in_command: list[str] = []
+
+
+def stop_on_signals() -> None:
+    """From now on SIGTERM and SIGHUP do what Ctrl-C does. A signal that whoever started this process had ignored stays
+    ignored."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # of a shell's background job
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    signal.signal(signal.SIGINT, _while_starting)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _as_ctrl_c)
+
+
+def in_command(name: str) -> None:
+    """A command runs: outside of imports, Ctrl-C is KeyboardInterrupt from now on."""
+    _in_command.append(name)
+
+
+def at_work() -> None:
+    """Imports are over: Ctrl-C ends what is under way cleanly. asyncio sees to it where this handler is set."""
+    if signal.getsignal(signal.SIGINT) is _while_starting:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def exit_code() -> int:
+    """128 and the signal's number, as shells have it: 130 after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP."""
+    return 128 + _received[-1]
+
+
+def _while_starting(number: int, frame: FrameType | None) -> None:
+    """Before the command runs, or inside an import: an exception would end anywhere (in a library's own `except`, or as
+    another error), and nothing was begun, so the process ends at once."""
+    inner, importing = frame, False
+    while inner is not None:
+        importing = importing or inner.f_code.co_filename.startswith("<frozen importlib")
+        inner = inner.f_back
+    if importing or not _in_command:
+        os.write(2, b"refed: stopped\n")
+        os._exit(exit_code())
+    signal.default_int_handler(number, frame)
+
+
+def _as_ctrl_c(number: int, frame: FrameType | None) -> None:
+    _received.append(signal.Signals(number))
+    if number == signal.SIGHUP:
+        _leave_terminal()
+    handler = signal.getsignal(signal.SIGINT)  # asyncio's own, while it runs
+    if callable(handler):
+        handler(signal.SIGINT, frame)
+
+
+def _leave_terminal() -> None:
+    """The terminal is gone: what is still printed there goes nowhere, and is no error."""
+    for descriptor in (1, 2):
+        if stat.S_ISCHR(os.fstat(descriptor).st_mode):
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, descriptor)
+            os.close(null)

@@ -1,0 +1,74 @@
+"""Whether a ledger's file is whole: its pages, its tables and columns, the type of every value, and what it remembers
+of the work. A file that was damaged, or changed by hand into what nobody wrote, is found here, not as a later error.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from refed_dspy.ledger.meta import damaged_name
+
+MOST = 2**62
+"""No whole number of a ledger is as large."""
+LATEST = 1e11
+"""No fraction of a ledger, a time in seconds say, is as large."""
+
+
+def schema() -> str:
+    """The SQL that makes the tables."""
+    return files("refed_dspy.ledger").joinpath("schema.sql").read_text(encoding="utf-8")
+
+
+def check(db: sqlite3.Connection) -> None:
+    """Raises sqlite3.DatabaseError, with what is wrong, for a file that is damaged."""
+    db.execute("BEGIN")  # one snapshot: another process may be writing
+    try:
+        (result,) = db.execute("PRAGMA quick_check(1)").fetchone()
+        if result != "ok":
+            raise sqlite3.DatabaseError(result)
+        for table, (columns, fault) in _tables().items():
+            if [row[1] for row in db.execute(f"PRAGMA table_info({table})")] != columns:
+                raise sqlite3.DatabaseError(f"table {table} is missing, or has other columns")
+            if fault and db.execute(f"SELECT 1 FROM {table} WHERE {fault} LIMIT 1").fetchone():
+                raise sqlite3.DatabaseError(f"table {table} holds a value that cannot be")
+        if (row := db.execute("PRAGMA foreign_key_check").fetchone()) is not None:
+            raise sqlite3.DatabaseError(f"a row of {row[0]} belongs to no row of {row[2]}")
+        if (name := damaged_name(dict(db.execute("SELECT name, value FROM meta")))) is not None:
+            raise sqlite3.DatabaseError(f"what it remembers as {name!r} is damaged")
+    finally:
+        db.execute("ROLLBACK")
+
+
+@cache
+def _tables() -> dict[str, tuple[list[str], str]]:
+    """Table or view → its columns, and the SQL condition that no row of the table meets."""
+    with closing(sqlite3.connect(":memory:")) as db:
+        db.executescript(schema())
+        names = db.execute("SELECT name, type FROM sqlite_master WHERE type IN ('table', 'view')").fetchall()
+        tables = {name: db.execute(f"PRAGMA table_info({name})").fetchall() for name, _ in names}
+    views = {name for name, kind in names if kind == "view"}
+    return {
+        name: ([row[1] for row in rows], "" if name in views else " OR ".join(_fault(name, *row[1:]) for row in rows))
+        for name, rows in tables.items()
+    }
+
+
+_KINDS = {"TEXT": "text", "BLOB": "blob", "INTEGER": "integer", "REAL": "real"}
+
+
+def _fault(table: str, column: str, kind: str, not_null: int, _: Any, key: int) -> str:
+    """The SQL condition that a value of `column` cannot be."""
+    fault = f"typeof({column}) <> '{_KINDS[kind]}'"
+    if kind == "INTEGER":
+        fault += f" OR {column} NOT BETWEEN 0 AND {MOST}"
+    elif kind == "REAL":
+        fault += f" OR abs({column}) > {LATEST}"
+    if (table, column) == ("refs", "record"):
+        fault += f" OR NOT json_valid({column})"
+    if (table, column) == ("instructions", "reference"):
+        fault += f" OR {column} NOT IN (SELECT position FROM refs)"
+    return f"({fault})" if not_null or key else f"({column} IS NOT NULL AND ({fault}))"

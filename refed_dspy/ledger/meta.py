@@ -1,0 +1,106 @@
+"""What a ledger remembers of its work, value by value: the shapes that this package writes into the table `meta`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any, NotRequired
+
+from pydantic import BeforeValidator, ConfigDict, TypeAdapter, with_config
+from typing_extensions import TypedDict
+
+
+def _tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value  # JSON has lists only
+
+
+_AS_TUPLE = BeforeValidator(_tuple)
+_MORE = ConfigDict(extra="allow")
+
+
+@with_config(_MORE)
+class _Model(TypedDict):
+    model: str
+    endpoint: NotRequired[str | None]
+    config: NotRequired[dict[str, Any] | None]
+    weight: NotRequired[float]
+
+
+class _First(TypedDict):
+    cost: float
+    calls: float
+    spent: float
+    all_calls: float
+
+
+@with_config(_MORE)
+class _OfRun(TypedDict):
+    kind: str
+    references: str
+    program: dict[str, str]
+    instructions_per_feature: int
+    features: list[str]
+    seed: int
+
+
+@with_config(_MORE)
+class _OfOthers(TypedDict, total=False):
+    program: dict[str, str] | str | None
+    judge: dict[str, Any] | None
+
+
+@with_config(_MORE)
+class _About(TypedDict, total=False):
+    name: str
+    models: dict[str, _Model]
+    options: dict[str, Any]
+    examples: str
+    source: str
+    sets: dict[str, Annotated[tuple[str, int], _AS_TUPLE]]
+
+
+_SHAPES: Mapping[str, Any] = {
+    "identity": _OfOthers,
+    "work": str,
+    "size": int | None,
+    "teacher": _Model | None,
+    "judge": _Model | None,
+    "pools": dict[str, list[_Model]] | None,
+    "asked_teachers": list[_Model] | None,
+    "rates": list[int] | None,
+    "program": dict[str, Any] | None,
+    "program_source": dict[str, Any] | None,
+    "features": dict[str, str] | None,
+    "filters": list[Annotated[tuple[str, dict[str, Any]], _AS_TUPLE]] | None,
+    "left_out": dict[str, int] | None,
+    "final_stage": str | None,
+    "price_source": str | None,
+    "stopped": str | None,
+    "judge_program": str | None,
+    "reuse": str | None,
+    "track": bool | None,
+    "seed": int | None,
+    "per_reference": int | None,
+    "max_failure_share": float | None,
+    "max_cost": float | None,
+    "max_calls": int | None,
+    "max_minutes": float | None,
+    "about": _About | None,
+    "outcome": dict[str, Any] | None,
+    "first": _First | None,
+}
+_RUNS = {'"run"', '"comparison"'}
+"""As JSON, the kinds of work that a plan hands out: what shows them reads their whole identity."""
+
+
+def damaged_name(values: Mapping[str, str]) -> str | None:
+    """The first of `values` (name → JSON) that is not what is written under this name; None where all are. Names that
+    are not known here may hold anything."""
+    runs = values.get("work") in _RUNS
+    for name, value in values.items():
+        shape = _OfRun if runs and name == "identity" else _SHAPES.get(name, Any)
+        try:
+            TypeAdapter(shape).validate_python(json.loads(value), strict=True)
+        except (ValueError, RecursionError):
+            return name
+    return None

@@ -1,0 +1,92 @@
+"""No control character of a reference, a model, a file or a folder reaches a terminal, whatever the command."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import shutil
+import sqlite3
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from benchmarks.simulated import SimulatedTeacher
+from refed_dspy.cli.main import app
+from refed_dspy.cli.printing import PlainFormatter, printable
+from tests.cli.test_runs import home, refed, synth, teacher_file  # noqa: F401 — `home` is a fixture
+
+EVIL = "\x1b]0;title\x07 \x1b[2J \x9b31m \x7f \x08 \r over \u202e back \u2066 x \x00"
+STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+ODD = "odd\x1b[31m\u202e\x9bname"
+
+
+def harmless(*words: object) -> str:
+    """What a command printed, all of it harmless."""
+    done = CliRunner().invoke(app, [str(word) for word in words])
+    assert done.exception is None or isinstance(done.exception, SystemExit), (words, done.exception)
+    assert not STEERING.search(done.output + done.stderr), (words, done.output[:2000])
+    return str(done.output)
+
+
+def test_every_control_character_is_written_out() -> None:
+    for number in [*range(32), *range(127, 160), 0x202E, 0x2066, 0xDCFF]:
+        shown = printable(f"a{chr(number)}b")
+        assert shown == (f"a{chr(number)}b" if chr(number) in "\t\n" else f"a\\u{number:04x}b")
+    assert printable("naïve — 東京 👩‍💻 שלום\tx\r\ny") == "naïve — 東京 👩‍💻 שלום\tx\ny"
+    assert json.loads(printable(json.dumps({"a": EVIL}, ensure_ascii=False))) == {"a": EVIL}
+
+
+def test_references_and_what_a_model_wrote_in_preview(home: Path, server: SimulatedTeacher) -> None:  # noqa: F811
+    row = {"instruction": f"Say {EVIL}", "response": f"Said {EVIL}"}
+    (home / f"{ODD}.jsonl").write_text(json.dumps(row) + "\n")
+    teacher = teacher_file(home, server)
+    shown = harmless("preview", "--references", f"{ODD}.jsonl", "--teacher", teacher, "--sample")
+    assert "\\u001b]0;title" in shown and "one sample" in shown
+
+
+def test_every_command_that_shows_a_run(
+    home: Path,  # noqa: F811
+    server: SimulatedTeacher,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("REFED_EMBEDDINGS", "false")
+    (home / "f.yaml").write_text("filters: [refusals]\n")
+    assert synth("--size", 3, "--teacher", teacher_file(home, server), "--config", "f.yaml").exit_code == 0
+    folder = home / ODD
+    shutil.move(home / "run", folder)
+    with sqlite3.connect(folder / "ledger.sqlite") as db:
+        evil = EVIL.replace("\x00", "")
+        db.execute("UPDATE calls SET model = model || ?, endpoint = endpoint || ?", (evil, evil))
+        db.execute("UPDATE calls SET stage = stage || ? WHERE id % 5 = 0", (evil,))
+        db.execute("INSERT INTO failures VALUES ('k', ?, ?, ?, ?, 1, 1.0)", (evil,) * 4)
+        db.execute("UPDATE decisions SET filter = ?, reason = ?, kept = instruction % 2", (evil, evil))
+        db.execute("UPDATE meta SET value = ? WHERE name IN ('stopped', 'price_source')", (json.dumps(evil),))
+        db.execute("INSERT INTO batches VALUES (1, ?, ?, ?, ?, NULL, 2, 1.0, NULL)", (evil,) * 4)
+        db.execute("INSERT INTO batched VALUES (1, 1, NULL)")
+    assert json.loads(harmless("status", folder, "--json"))["stopped"] == evil
+    for words in (
+        ["status", folder], ["batches", folder], ["batches", folder, "--json"],
+        ["report", folder, "--out", "r.html"], ["report", folder, "--out", "r.html"], ["export", folder],
+        ["export", folder, "--format", ODD], ["share", folder, "--out", "shared"], ["share", folder, "--license", ODD],
+        ["stats", folder], ["filter", folder, "--filter", "refusals", "--out", "kept"], ["resume", folder],
+        ["compare", "--references", folder, "--out", "c"], ["push", folder, ODD],
+        ["filter", folder, "--filter", ODD, "--out", "x"], [ODD], ["status", folder, ODD], ["status", f"--{ODD}"],
+        ["synth", "--size", ODD], ["synth", "--config", f"{ODD}.yaml"], ["judge", "agreement", "--pairs", ODD],
+        ["teacher", "fetch", ODD], ["compile", "--pairs", ODD, "--teacher", ODD, "--out", ODD],
+    ):  # fmt: skip
+        harmless(*words)
+
+
+def test_a_logs_lines() -> None:
+    record = logging.LogRecord("refed_dspy", logging.WARNING, "", 0, "%s", (EVIL,), None)
+    assert not STEERING.search(PlainFormatter("refed: %(message)s").format(record))
+
+
+@pytest.mark.parametrize("words", [["push", "FOLDER", "a/b"], ["status", "FOLDER"], ["report", "FOLDER"]])
+def test_a_name_that_is_no_utf_8(home: Path, words: list[str]) -> None:  # noqa: F811
+    folder = home / "caf\udce9"
+    folder.mkdir()
+    done = refed(*[str(folder) if word == "FOLDER" else word for word in words])
+    assert done.exit_code == 2 and done.stderr.count("\n") == 1, (done.stderr, done.exception)

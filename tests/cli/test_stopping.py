@@ -1,0 +1,132 @@
+"""Ctrl-C, SIGTERM and a terminal that goes away: at any time a clean end, and what was paid for is kept."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from benchmarks.simulated import SimulatedTeacher
+from tests.support.scripted_engine import references
+
+REFED = [sys.executable, "-m", "refed_dspy.cli"]
+DURING_IMPORT = """
+import os, signal, sys
+number, module, *words = sys.argv[1:]
+class Interrupting:
+    def find_spec(self, name, path=None, target=None):
+        if name == module:
+            os.kill(os.getpid(), int(number))
+sys.meta_path.insert(0, Interrupting())
+sys.argv = ["refed", *words]
+from refed_dspy.cli import main
+main()
+"""
+COMMANDS = {
+    "synth": "synth --references references.jsonl --teacher teacher.yaml --size 60 --run-dir out",
+    "filter": "filter pairs.jsonl --filter judge --judge teacher.yaml --config plain.yaml --out out",
+    "compare": "compare --references references.jsonl --teacher teacher.yaml --judge teacher.yaml --size 30"
+    " --config compare.yaml --out out",
+    "recycle": "recycle references.jsonl --teacher teacher.yaml --out out",
+    "compile": "compile --references references.jsonl --teacher teacher.yaml --judge teacher.yaml"
+    " --config compile.yaml --out out",
+}
+
+
+def heeding_ctrl_c() -> None:
+    """In a child before it starts: a shell's background jobs, CI among them, hand down a SIGINT that is ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def ignoring_ctrl_c() -> None:
+    """As a shell starts its background jobs."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+@pytest.fixture
+def home(tmp_path: Path, server: SimulatedTeacher) -> Path:
+    rows = references(40)
+    (tmp_path / "references.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    teacher = {"model": "sim/sim-model", "api_base": server.base_url, "concurrency": 2}
+    (tmp_path / "teacher.yaml").write_text(json.dumps(teacher))
+    pairs = [{**row, "before": f"a first draft of {number}"} for number, row in enumerate(rows)]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in pairs))
+    (tmp_path / "plain.yaml").write_text("columns: {plain: before}\n")
+    (tmp_path / "compare.yaml").write_text("programs: {a: seed-only, b: instruction-only}\nagainst: b\n")
+    sizes = {"optimizer": "gepa", "train": 6, "validation": 6, "test": 6, "evaluations": 30}
+    (tmp_path / "compile.yaml").write_text(json.dumps({**sizes, "instructions_per_feature": 1}))
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("number", "module"),
+    [(signal.SIGINT, "typer"), (signal.SIGINT, "dspy"), (signal.SIGINT, "numpy"), (signal.SIGTERM, "pydantic"),
+     (signal.SIGHUP, "openai")],
+)  # fmt: skip
+def test_during_the_imports_the_command_ends_at_once(home: Path, number: signal.Signals, module: str) -> None:
+    words = [str(int(number)), module, *COMMANDS["synth"].split()]
+    done = subprocess.run(
+        [sys.executable, "-c", DURING_IMPORT, *words],
+        cwd=home, capture_output=True, text=True, check=False, preexec_fn=heeding_ctrl_c,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (128 + number, "refed: stopped\n")
+    assert not (home / "out").exists()
+
+
+def outcomes(folder: Path) -> dict[str, int]:
+    with sqlite3.connect(folder / "ledger.sqlite") as db:
+        return dict(db.execute("SELECT outcome, count(*) FROM calls GROUP BY outcome"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_what_is_in_flight_may_land(home: Path, server: SimulatedTeacher, name: str, number: signal.Signals) -> None:
+    server.control(latency=0.3)
+    command = [*REFED, *COMMANDS[name].split()]
+    with subprocess.Popen(
+        command, cwd=home, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, preexec_fn=ignoring_ctrl_c
+    ) as process:
+        try:
+            while server.stats()["answered"] < 6 and process.poll() is None:
+                time.sleep(0.02)
+            process.send_signal(number)
+            _, stderr = process.communicate(timeout=30)
+        finally:
+            process.kill()
+    assert process.returncode == 128 + number, stderr
+    assert "refed: stopped; what was made is kept" in stderr.splitlines()[-1] and "Traceback" not in stderr
+    ended = outcomes(home / "out")
+    if name != "compile":  # DSPy's optimizers are ended where they stand
+        assert ended == {"ok": server.stats()["requests"]}, "every call landed"
+    assert "sent" not in ended
+    server.control(latency=0)
+    if name != "compile":
+        done = subprocess.run(command, cwd=home, capture_output=True, text=True, check=False)
+        assert done.returncode in {0, 1} and "Traceback" not in done.stderr
+        assert server.stats()["repeated"] == 0
+
+
+@pytest.mark.slow
+def test_a_terminal_that_goes_away(home: Path, server: SimulatedTeacher) -> None:
+    """A real one: the command leads its session, and its terminal is closed."""
+    server.control(latency=0.2)
+    child, terminal = pty.fork()
+    if child == 0:
+        os.chdir(home)
+        heeding_ctrl_c()
+        os.execv(REFED[0], [*REFED, *COMMANDS["synth"].split()])
+    while server.stats()["answered"] < 6:
+        time.sleep(0.02)
+    os.close(terminal)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 128 + signal.SIGHUP
+    assert outcomes(home / "out") == {"ok": server.stats()["requests"]}

@@ -1,0 +1,108 @@
+"""Ledgers that are damaged, or changed by hand: one line in every command that opens them. `benchmarks.damage` tries
+hundreds."""
+
+from __future__ import annotations
+
+import os
+import random
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from benchmarks.damage import Damage, damages, drawn, made_folders, outcome, tried
+from benchmarks.simulated import SimulatedTeacher
+from refed_dspy.errors import RunDirError
+from refed_dspy.ledger.ledger import FILE, Ledger
+from refed_dspy.records import Sample
+
+
+@pytest.fixture(scope="module")
+def home(shared_server: SimulatedTeacher, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a run, and the commands that are tried on copies of it."""
+    return tmp_path_factory.mktemp("damaged")
+
+
+@pytest.fixture(scope="module")
+def commands(home: Path, shared_server: SimulatedTeacher) -> list[list[str]]:
+    before = Path.cwd()
+    os.chdir(home)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("REFED_EMBEDDINGS", "false")
+        folders = made_folders(home, shared_server, ("run",))
+    os.chdir(before)
+    return folders["run"]
+
+
+@pytest.mark.parametrize("kind", ["bytes", "file", "table", "column", "meta"])
+def test_every_command_says_it_in_one_line(
+    kind: str, home: Path, commands: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(home)
+    few = drawn({kind: damages(Path("run") / FILE)[kind]}, random.Random(5), 3)
+    ends = {
+        (damage.name, words): end
+        for damage in few
+        for words, end in tried("run", [commands[0], commands[3], commands[6]], damage)
+    }
+    assert set(ends.values()) <= {"0", "1", "2"}, ends
+    assert "2" in ends.values()
+
+
+def sql(statement: str) -> Callable[[Path], None]:
+    def apply(path: Path) -> None:
+        with closing(sqlite3.connect(path)) as db, db:
+            db.execute(statement)
+
+    return apply
+
+
+def test_what_is_wrong_is_said(home: Path, commands: list[list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(home)
+    for apply, why in {
+        sql("DROP TABLE refs"): "table refs is missing",
+        sql("DROP VIEW asked"): "table asked is missing",
+        sql("ALTER TABLE calls RENAME COLUMN cost TO price"): "table calls is missing, or has other columns",
+        sql("UPDATE calls SET cost = 'much'"): "table calls holds a value that cannot be",
+        sql("UPDATE calls SET seconds = 9e999"): "table calls holds a value that cannot be",
+        sql("UPDATE samples SET instruction = 77 WHERE seq = 1"): "a row of samples belongs to no row of instructions",
+        sql("DELETE FROM refs"): "table instructions holds a value that cannot be",
+        sql("UPDATE meta SET value = '[5' WHERE name = 'filters'"): "what it remembers as 'filters' is damaged",
+        sql("UPDATE meta SET value = '{\"kind\": 5}' WHERE name = 'identity'"): "'identity' is damaged",
+        sql("UPDATE meta SET value = CAST(x'ff' AS TEXT) WHERE name = 'seed'"): "a text is not UTF-8",
+    }.items():
+        for words, end in tried("run", [["status", "d"]], Damage(why, apply)):
+            assert end == "2", (why, words, end)
+        for opened in (Ledger.read, Ledger.create):
+            with pytest.raises(RunDirError, match=rf"{why}.*restore it from a copy"):
+                opened(Path("d"))
+
+
+def test_a_real_fault_is_still_a_traceback(
+    home: Path, commands: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is caught is the file's damage and nothing of this package's own: a ledger that is whole raises as ever."""
+    monkeypatch.chdir(home)
+    monkeypatch.setattr("refed_dspy.runs.result.full_status", lambda ledger: ledger.db.execute("SELECT nothing"))
+    assert outcome(["status", "run"]).startswith("traceback: OperationalError")
+
+
+def test_a_value_that_is_damaged_is_found_where_it_is_read(home: Path, commands: list[list[str]]) -> None:
+    with Ledger.read(home / "run") as ledger:
+        for text in ("{", "{}", "5", '{"instruction": 5}'):
+            with pytest.raises(RunDirError, match="a value is no Sample"):
+                ledger.parsed(Sample, text)
+
+
+def test_a_file_that_is_no_ledger_is_not_made_one(tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / FILE)) as db:
+        db.execute("CREATE TABLE customers (name TEXT)")
+    before = (tmp_path / FILE).read_bytes()
+    for opened in (Ledger.create, Ledger.read):
+        with pytest.raises(RunDirError, match="another database"):
+            opened(tmp_path)
+    with closing(sqlite3.connect(tmp_path / FILE)) as db:
+        assert db.execute("SELECT name FROM sqlite_master").fetchall() == [("customers",)]
+    assert len((tmp_path / FILE).read_bytes()) == len(before)
