@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypedDict
+from typing import Any
 
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.statements import Key, Statement, failed
@@ -21,7 +21,8 @@ COMPARED = "compared"
 """Where the verdicts behind a score stand among its components."""
 
 
-class StoredVerdicts(TypedDict):
+@dataclass(frozen=True)
+class StoredVerdicts:
     """The verdicts behind a score (`metrics.equal_length.Compared`), as a ledger keeps them."""
 
     weight: float
@@ -126,7 +127,7 @@ def load_candidates(ledger: Ledger) -> list[Candidate]:
     for candidate, example, subset, score, components_json, spent_then in evaluations:
         scores.setdefault(candidate, {}).setdefault(subset, {})[example] = score
         stored = dict(ledger.parsed(dict[str, float | StoredVerdicts], components_json))
-        if isinstance(verdicts := stored.pop(COMPARED, None), dict):
+        if isinstance(verdicts := stored.pop(COMPARED, None), StoredVerdicts):
             compared.setdefault(candidate, {}).setdefault(subset, {})[example] = verdicts
         components.setdefault(candidate, {}).setdefault(subset, {})[example] = stored
         if subset != "test":  # the proof comes last, and has no part in the search

@@ -181,6 +181,4 @@ def gains(
 
 
 def _compared(candidate: Candidate) -> dict[str, Compared]:
-    return {
-        e: Compared(stored["weight"], stored["verdicts"]) for e, stored in candidate.compared.get("test", {}).items()
-    }
+    return {e: Compared(stored.weight, stored.verdicts) for e, stored in candidate.compared.get("test", {}).items()}
