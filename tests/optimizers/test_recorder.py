@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from typing import Any
 
 import dspy
@@ -16,7 +17,7 @@ from refed_dspy.optimizers.examples import example_id
 from refed_dspy.optimizers.gateway import in_metric
 from refed_dspy.optimizers.metrics import Evaluation, NotScored
 from refed_dspy.optimizers.recorder import candidate_id, is_recoverable
-from refed_dspy.records import Failure
+from refed_dspy.records import Analysis, Failure
 from tests.support.fake_gateway import EXAMPLES, ByWorth, FakeGateway, candidates, evaluate, program, recorder, running
 from tests.support.scripted_engine import Writer, fake_lm
 
@@ -229,3 +230,27 @@ def test_whoever_watches_is_told_of_each() -> None:
     for example in EXAMPLES[:3]:
         record(example, dspy.Prediction(answer="x"))
     assert len(watched) == 3
+
+
+def test_what_demonstrations_are_drawn_by_does_not_depend_on_the_process() -> None:
+    """BootstrapFewShot draws by the pickle of a rollout's steps: equal texts must stand in it in one way, whether they
+    are one object or two, and a model must not bring its set of fields, which has another order in each process."""
+    predictor, one = dspy.Predict("question -> answer"), "".join(["a ", "text"])
+    record, pickles = recorder(FakeGateway()), []
+    for other in (one, "".join(["a ", "text"])):
+        analysis = Analysis(original_strengths=[one], improvement_opportunities=[other], relevant_feedback=[])
+        trace = [(predictor, {"question": one}, dspy.Prediction(answer=other, analysis=analysis))]
+        with running():
+            record(EXAMPLES[0], dspy.Prediction(worth=1), trace)
+        (kept, inputs, outputs), *_ = trace
+        assert kept is predictor and (inputs, outputs.answer) == ({"question": one}, one)
+        pickles.append(pickle.dumps(dspy.Example(**inputs, **outputs)))
+    assert pickles[0] == pickles[1] and b"fields_set" not in pickles[0]
+
+
+def test_a_step_that_json_cannot_hold_stays_as_it_is() -> None:
+    step = (dspy.Predict("image -> answer"), {"image": [dspy.Image("https://example.com/a.png")]}, dspy.Prediction())
+    trace = [step]
+    with running():
+        recorder(FakeGateway())(EXAMPLES[0], dspy.Prediction(worth=1), trace)
+    assert trace[0] is step
