@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from refed_dspy.config.compile import MetricConfig
+from refed_dspy.optimizers.ended import ended_outcome
 from refed_dspy.optimizers.gateway import open_gateway
 from refed_dspy.optimizers.progress import CompileProgress
 from refed_dspy.optimizers.result import Compiled, write_outcome
@@ -37,7 +38,8 @@ def compile(  # noqa: A001
 ) -> Compiled:
     """Tune `program`'s prompts and demonstrations, and prove the gain on examples that the optimizer never saw.
 
-    It may be stopped at any moment. The same call then continues, and nothing is paid for twice.
+    It may be stopped at any moment. The same call then continues, and nothing is paid for twice. A compile that has
+    ended is not run again: the same call returns its outcome.
 
     Args:
         program: a `ReferenceLevelFeedback`, a `PairwiseJudge`, any `dspy.Module`, a program's file or MLflow address;
@@ -66,6 +68,8 @@ def compile(  # noqa: A001
     with begin(folder, spec.work()) as start:
         track = False if estimate_only else spec.settings.track
         with tracking(folder, copy_compile, track, TRACKING_INTERVAL, at_once=True) as tracker:
+            if not estimate_only and (made := ended_outcome(folder, start.ledger, spec)) is not None:
+                return made
             with open_gateway(start.ledger, start.recorder, spec.teachers, spec.settings.seed) as gateway:
                 steps = CompileSteps(spec, gateway, start.caps_left.caps, start.caps_left.seconds, on_progress)
                 outcome = steps.run(estimate_only)

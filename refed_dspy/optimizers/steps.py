@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,13 @@ class CompileOutcome:
     """The version of the champion that the proof compares with."""
     judge: JudgeReport | None = None
     """Where the program is a judge."""
+
+    def facts(self) -> dict[str, Any] | None:
+        """What `ended.py` makes the outcome of again, in JSON's types; None where it has not ended: a cap stopped it,
+        or too little of the test set could be scored, which another start may mend."""
+        if self.stopped or self.proof is None or not self.proof.whole:
+            return None
+        return {**asdict(self), "baseline": self.baseline.digest, "best": self.best.digest}
 
 
 class CompileSteps:
