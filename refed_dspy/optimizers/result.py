@@ -22,6 +22,7 @@ from refed_dspy.ledger.summary import usage_by_stage
 from refed_dspy.optimizers.agreement import JudgeReport
 from refed_dspy.optimizers.proof import Proof, finite
 from refed_dspy.optimizers.spec import CompileSpec
+from refed_dspy.programs.changed import DIFF
 from refed_dspy.programs.prompt_diff import prompt_diff
 from refed_dspy.programs.saved import MANIFEST, load_state, program_digests, program_state
 from refed_dspy.records import PICO, dollars
@@ -31,7 +32,7 @@ from refed_dspy.tracking.store import noted_run
 if TYPE_CHECKING:
     from refed_dspy.optimizers.steps import CompileOutcome
 
-PROGRAM, DIFF, PROOF = "program.json", "prompts.diff", "proof.txt"
+PROGRAM, PROOF = "program.json", "proof.txt"
 FORMAT = 1
 
 
@@ -119,9 +120,7 @@ def compiled(folder: Path, outcome: CompileOutcome, program: dspy.Module, manife
     """The outcome as a caller gets it. `program` remembers what it was tuned on."""
     program.tuned_on = manifest["seen"]
     changed = outcome.best.digest != outcome.baseline.digest
-    return Compiled(
-        program, folder, manifest, outcome.proof, outcome.stopped, changed, outcome.estimate, outcome.judge
-    )
+    return Compiled(program, folder, manifest, outcome.proof, outcome.stopped, changed, outcome.estimate, outcome.judge)
 
 
 def files_of(spec: CompileSpec, made: Compiled) -> dict[str, str]:

@@ -177,7 +177,7 @@ def prepare(program: Any, examples: Any, metric: Any, arguments: Mapping[str, An
         raise ConfigError(f"metric: pass one for a {type(module).__name__}: a function of example and prediction")
     sizes = (settings.train, settings.validation, settings.test)
     split = split_examples(items, sizes, settings.seed, settings.held_out_criteria, getattr(module, "tuned_on", ()))
-    judge = open_judge(settings.judge_program)
+    judge = open_judge(settings.judge_program, settings.accept_changed)
     spec = CompileSpec(module, split, teachers, settings, metric, judge)
     no_model: Any = object()  # stands for a model: setting up an optimizer asks nothing
     spec.optimizer(_no_metric, no_model, no_model, stopping=lambda: False)
@@ -209,7 +209,7 @@ def _program(program: Any, settings: CompileConfig) -> dspy.Module:
         module = (
             ReferenceLevelFeedback(settings.features or DEFAULT_FEATURES)
             if source is None
-            else load_program(source, settings.features)
+            else load_program(source, settings.features, accept_changed=settings.accept_changed)
         )
         module.add_guidance(settings.guidance)
         return module

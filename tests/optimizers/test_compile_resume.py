@@ -125,8 +125,8 @@ def test_a_killed_bootstrap_comes_to_the_same_candidates_in_another_process(
     """Each predictor is asked several times a reference, and DSPy draws one of them by their pickle's bytes."""
     server.control(response_words=8, items=2)
     two = {"features": {"topic": "What it is about.", "tone": "How it sounds."}, "instructions_per_feature": 2}
-    homes, found = [tmp_path / "whole", tmp_path / "stopped"], []
-    for home in homes:
+    found: list[dict[str, Any]] = []
+    for home in (tmp_path / "whole", tmp_path / "stopped"):
         home.mkdir()
         line = command(server, home, "bootstrap", **two)
         if home.name == "stopped":
@@ -134,7 +134,7 @@ def test_a_killed_bootstrap_comes_to_the_same_candidates_in_another_process(
             with subprocess.Popen(line, cwd=home, env=hash_seed(1), stderr=subprocess.DEVNULL) as process:
                 until(lambda: server.stats()["answered"] >= after or process.poll() is not None, 40)
                 process.kill()
-            assert 0 < answers(home / "compile")
+            assert answers(home / "compile") > 0
         subprocess.run(line, cwd=home, env=hash_seed(2 + 4 * len(found)), check=True, capture_output=True)
         found.append(outcome(home / "compile"))
     assert any(candidate[2]["response_improvement"]["demos"] for candidate in found[0]["candidates"].values())
