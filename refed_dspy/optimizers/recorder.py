@@ -139,16 +139,16 @@ class ScoreRecorder:
                 self._gateway.write(evaluation_abstained(candidate, example, subset, one_line(not_scored)))
             return MetricScore(self.neutral, one_line(f"It could not be judged: {not_scored}"), math.inf)
         if pred_name is not None:
-            return MetricScore(
-                evaluation.score, self.metric.feedback(gold, pred, pred_name, pred_trace), self.metric.accept
-            )
+            feedback = self.metric.feedback(gold, pred, pred_name, pred_trace)
+            return MetricScore(evaluation.score, feedback, self.metric.accept, evaluation.objectives)
         spent = self._gateway.recorder.budget.spent
         self._gateway.write(
             evaluation_scored(candidate, example, subset, evaluation.score, evaluation.components, spent)
         )
         self.evaluations += 1
         self._watch()
-        return MetricScore(evaluation.score, f"scored {evaluation.score:.2f}", self.metric.accept)
+        in_words = f"scored {evaluation.score:.2f}"
+        return MetricScore(evaluation.score, in_words, self.metric.accept, evaluation.objectives)
 
 
 def _in_json(step: Any) -> Any:

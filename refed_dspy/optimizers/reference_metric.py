@@ -155,7 +155,7 @@ class ReferenceMetric:
     def _evaluation(self, reference: Reference, prediction: Any, judged: Sequence[JudgedSample]) -> Evaluation:
         coverage = self._coverage(prediction)
         if not judged:
-            return Evaluation(0.0, {"coverage": 0.0})
+            return Evaluation(0.0, {"coverage": 0.0}, dict.fromkeys((*COMPONENTS, "coverage"), 0.0))
         verdicts = [each for each in judged if each.win is not None]
         grades = [grade.share for each in judged for grade in each.grades if grade.share is not None]
         components = {
@@ -179,6 +179,7 @@ class ReferenceMetric:
                 "coverage": coverage,
                 "abstained": 1 - (len(verdicts) + len(grades)) / asked,
             },
+            objectives={**defined, "coverage": coverage},
         )
 
     def _coverage(self, prediction: Any) -> float:

@@ -138,6 +138,21 @@ def test_gepa_takes_it_and_gets_words_for_the_stage() -> None:
     assert gateway.evaluations == [] and record.evaluations == 0, "its rollout was scored before"
 
 
+def test_gepa_gets_the_parts_and_can_search_by_them() -> None:
+    """With this frontier GEPA refuses to begin without them."""
+    writer, metric = Writer(), ByWorth(q6=NotScored("the judge abstained"))
+    with running(candidates(FakeGateway(), program()), writer=writer):
+        tuned = dspy.GEPA(
+            metric=recorder(FakeGateway(), metric),
+            max_metric_calls=4,
+            reflection_lm=fake_lm(Writer(*(json.dumps({"new_instruction": f"Version {n}."}) for n in range(9)))),
+            num_threads=1,
+            track_stats=True,
+            gepa_kwargs={"frontier_type": "hybrid"},
+        ).compile(program(), trainset=EXAMPLES[:3], valset=EXAMPLES[5:8])
+    assert tuned.detailed_results.val_aggregate_subscores[0] == {"worth": pytest.approx((0.5 + 0.7) / 2)}
+
+
 def test_gepa_works_on_it() -> None:
     gateway, metric = FakeGateway(), ByWorth()
     writer = Writer()
@@ -156,7 +171,8 @@ def test_gepa_works_on_it() -> None:
 def test_simba_reads_score_and_feedback() -> None:
     with running():
         output = wrap_program(program(), recorder(FakeGateway()))(EXAMPLES[7])
-    assert output["score"] == 0.7 and output["output_metadata"] == {"feedback": "scored 0.70"}
+    assert output["score"] == 0.7
+    assert output["output_metadata"] == {"feedback": "scored 0.70", "objective_scores": {"worth": 0.7}}
 
 
 def test_a_rollout_that_failed_is_not_scored() -> None:
