@@ -16,7 +16,7 @@ from refed_dspy.ledger.budget import Caps
 from refed_dspy.ledger.candidates import Candidate, baseline_and_best, enough, load_candidates
 from refed_dspy.optimizers.agreement import JudgeReport, agreement_of_results
 from refed_dspy.optimizers.dspy_optimizers import NO_ERROR_LIMIT, Optimizer
-from refed_dspy.optimizers.estimate import caps_before_proof, estimate_compile
+from refed_dspy.optimizers.estimate import caps_before_proof, estimate_compile, warn_of_small_caps
 from refed_dspy.optimizers.gateway import Gateway, current_candidate
 from refed_dspy.optimizers.progress import CompileProgress
 from refed_dspy.optimizers.proof import Proof, gain, program_score
@@ -110,6 +110,7 @@ class CompileSteps:
             )
             if estimate_only or self.gateway.cap_reached:
                 return CompileOutcome(uncompiled, uncompiled, estimate, stopped=self.gateway.cap_reached)
+            warn_of_small_caps(self.caps, estimate)
             self._tune(optimizer, estimate)
             best = self._best(baseline)
             proof, report = self._prove(baseline, best), self._judge_report(baseline, best)
