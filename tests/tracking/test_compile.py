@@ -271,11 +271,11 @@ def test_a_folder_named_as_a_candidate(tracked: Mlflow) -> None:
 
 @pytest.mark.slow
 def test_a_compile_at_its_cap_goes_on_as_the_same_run(tracked: Mlflow, server: SimulatedTeacher) -> None:
-    made = compiled_over_http("compile", server, max_calls=60)
+    made = compiled_over_http("compile", server, max_calls=120)
     first = parent_of(tracked)
     assert made.stopped == "max_calls" and first.data.tags["refed.stopped"] == "max_calls"
-    assert first.data.metrics["calls"] == 60 == server.stats()["requests"]
-    assert first.data.params["max_calls"] == "60"
+    assert first.data.metrics["calls"] == 120 == server.stats()["requests"]
+    assert first.data.params["max_calls"] == "120"
     whole = compiled_over_http("compile", server, max_calls=5_000)
     parent, children = parent_of(tracked), tracked.runs("candidate")
     assert parent.info.run_id == first.info.run_id and parent.info.status == "FINISHED" and not whole.stopped
