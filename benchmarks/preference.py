@@ -57,6 +57,8 @@ OBEYS = 0.95
 HEEDS, NOTICES, RETELLS, INVENTS = 0.8, 0.7, 0.95, 0.25
 """How often the model that rewrites prompts acts on a reason, takes up a mark that it sees, keeps one in a summary of
 data, and makes up a wish."""
+LENGTHS = 30, 90
+"""How many words an answer has, its marks aside: as a real teacher's, lengths vary more than any prompt shifts them."""
 PROSE = (
     "tide rent bread bee tax chess sleep rust map wine law soil river clock paper glass salt rope engine garden "
     "bridge market school winter harbour letter mirror candle forest metal sugar cotton island valley thunder copper "
@@ -143,7 +145,8 @@ class World:
             count = int(_tag(asked, "how_many") or 2)
             return [_task(rng, [WISHES[wish] for wish in _obeyed(system, TASK_WISHES, rng)]) for _ in range(count)]
         if name == "response":
-            return _prose(rng, 60, [WISHES[wish] for wish in _obeyed(system, ANSWER_WISHES, rng)])
+            marks = [WISHES[wish] for wish in _obeyed(system, ANSWER_WISHES, rng)]
+            return _prose(rng, rng.randint(*LENGTHS), marks)
         if name == "improved_response":
             before = _tag(asked, "response")
             marks = [WISHES[wish] for wish in _obeyed(system, ANSWER_WISHES, rng)]

@@ -33,7 +33,7 @@ from benchmarks.counts import Bucket, Stats
 from benchmarks.simulated import Settings
 from benchmarks.texts import Draw, Make, SchemaWriter, write
 from benchmarks.tokenizers import Tokenizer, tokenizer
-from benchmarks.wires import AZURE_V1, FILTERED, OPENAI, Chat, Dropped, OpenAI, Refused, odd, reply, wire_of
+from benchmarks.wires import AZURE_V1, FILTERED, OPENAI, UNFIT, Chat, Dropped, OpenAI, Refused, odd, reply, wire_of
 
 MODELS = ("sim-model", "other-model")
 PAGE = b"<!DOCTYPE html><html><head><title>Sign in</title></head><body>Please sign in to go on.</body></html>"
@@ -233,7 +233,7 @@ class Simulator:
         return Refused(429, "rate_limit_exceeded", f"Rate limit reached.{why} Please try again later.", headers)
 
     def drawn(self, chat: Chat, headers: dict[str, str] | None) -> tuple[float, str]:
-        """The latency (s) and the fate of a request: a name in FAULTS or "". Raises Refused for 429 and filtered."""
+        """The latency (s) and the fate of a request: a name in FAULTS or "". Raises Refused for some."""
         median, faults, fate = self.settings.latency, self.settings.faults, ""
         latency = self.latencies.lognormvariate(math.log(median), self.settings.sigma) if median else 0.0
         if faults:
@@ -243,6 +243,8 @@ class Simulator:
             fate = "malformed"
         if fate == "429":
             raise self.too_many(headers)
+        if fate == "400":
+            raise Refused(400, "unsupported_value", UNFIT, headers)
         if fate == "filtered":
             raise Refused(400, "content_filter", FILTERED, headers)
         return latency, fate

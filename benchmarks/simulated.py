@@ -19,7 +19,7 @@ from typing import Any
 
 import orjson
 
-FAULTS = {"429", "500", "malformed", "cut", "drop", "hang", "refusal", "empty"}
+FAULTS = {"400", "429", "500", "malformed", "cut", "drop", "hang", "refusal", "empty"}
 FAULTS |= {"html", "html502", "filtered", "nousage", "oddusage"}
 BATCH_FAULTS = {"400", "429", "500", "missing", "malformed", "cut", "refusal", "garbage", "nousage"}
 FATES = {"ok", "failed", "token_limit", "expired", "cancelled", "stuck"}
@@ -42,10 +42,10 @@ class Settings:
     answered requests since the last reset. A new seed restarts the generators of latency, faults and text and fills
     the buckets.
 
-    The faults: 429, 500 (529 on Anthropic's wire), filtered (400 content_filter), html502 (502 and a page), html (200
-    and a page), drop (the connection is closed), hang (no answer for ten minutes); and spoiled answers: malformed (not
-    JSON), cut, empty, refusal, nousage (no usage object), oddusage (counts that are strings, fractions or negative,
-    alternating).
+    The faults: 400 (a parameter that the model does not take), 429, 500 (529 on Anthropic's wire), filtered (400
+    content_filter), html502 (502 and a page), html (200 and a page), drop (the connection is closed), hang (no answer
+    for ten minutes); and spoiled answers: malformed (not JSON), cut, empty, refusal, nousage (no usage object),
+    oddusage (counts that are strings, fractions or negative, alternating).
 
     tokenizer is "" (a token is four characters) or "o200k_base". The prefix cache works in steps of 128 tokens; a
     prompt or a match of fewer than cache_minimum tokens (OpenAI's is 1024) is not cached. cache_warm says when a prompt

@@ -108,15 +108,18 @@ class RefusedAnswer(RowError):
 
 
 class UnfitRequest(RowError):
-    """The endpoint refused this one request."""
+    """The endpoint refused this one request. It may have been the endpoint's fault: some answer 400 to everything for a
+    while, and to a wrong key. A refusal costs nothing, so the next start asks again."""
 
     kind = "unfit"
+    final = False
 
 
 class TooLong(UnfitRequest):
     """The request does not fit the model's context window."""
 
     kind = "too long"
+    final = True
 
 
 class NoAnswer(RowError):
@@ -130,6 +133,10 @@ class NoConnection(NoAnswer):
     """The endpoint was not even reached."""
 
     kind = "no connection"
+
+
+PASSING = frozenset(kind.kind for kind in (UnfitRequest, NoAnswer, NoConnection))
+"""The kinds of failures that are not final: another start asks again."""
 
 
 class TeacherError(RefedError):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from benchmarks.simulated import SimulatedTeacher
+from refed_dspy.config import keys
 
 if TYPE_CHECKING:
     from tests.support.scripted_batches import ScriptedService
@@ -17,6 +18,13 @@ KEY_VARIABLE = "SIMULATED_TEACHER_KEY"
 KEY = "sk-simulated-0123456789abcdef"
 MARKS = ("north", "south")
 """What every text of `two` begins with."""
+
+
+@pytest.fixture(autouse=True)
+def no_known_keys() -> None:
+    """A key that an earlier test has used is taken out of no text here."""
+    for known in (keys._known, keys._runs, keys._probes):
+        known.clear()
 
 
 def reset_server(server: SimulatedTeacher) -> None:

@@ -68,6 +68,9 @@ def compile_(
     max_cost: MaxCost = None,
     max_calls: MaxCalls = None,
     max_minutes: MaxMinutes = None,
+    accept_longer: Annotated[
+        bool | None, typer.Option("--accept-longer", help="Let a gain that rests on length be proved.")
+    ] = None,
     estimate: Annotated[
         bool, typer.Option("--estimate", help="Score the uncompiled program only, and say what all would take.")
     ] = False,
@@ -134,7 +137,6 @@ def agreement(
     """How well a judge agrees with people. Run it again to continue."""
     from refed_dspy.config.jobs import StatsConfig
     from refed_dspy.config.loading import load_config
-    from refed_dspy.optimizers.agreement import agreement_lines
     from refed_dspy.optimizers.judge_agreement import measure_agreement
 
     model = load_config(StatsConfig, judge=judge).judge
@@ -143,7 +145,7 @@ def agreement(
         pairs, model, out, count=count, program=program, accept_changed=bool(accept_changed), seed=seed,
         max_cost=max_cost, max_calls=max_calls, max_minutes=max_minutes,
     )  # fmt: skip
-    for line in [*agreement_lines(measured.rows), *measured.lines()]:
+    for line in measured.lines():
         typer.echo(line)
     if measured.stopped:
         raise typer.Exit(1)
@@ -156,11 +158,12 @@ def promote(
     version: Annotated[
         str | None, typer.Option(help="Which version.", metavar="N", show_default="the challenger")
     ] = None,
+    accept_longer: Annotated[bool, typer.Option("--accept-longer", help="Even if its gain rests on length.")] = False,
 ) -> None:
-    """Make a version of the registered model the champion, whatever its proof says."""
+    """Make a version of the registered model the champion, proved or not."""
     from refed_dspy.tracking.registry import promote as make_champion
 
-    chosen = make_champion(name, version)
+    chosen = make_champion(name, version, accept_longer)
     typer.echo(f"{name} version {chosen} is champion: models:/{name}@champion")
 
 

@@ -205,6 +205,8 @@ def preview(
 
 def _finish(made: Any) -> None:
     """Say what came of a run. Raises typer.Exit(1) where it ended short."""
+    from refed_dspy.runs.result import why_short
+
     for line in run_lines({**made.status, "stopped": None}):  # why it stopped goes to stderr, below
         typer.echo(line)
     if made.stopped:
@@ -212,10 +214,6 @@ def _finish(made: Any) -> None:
         raise typer.Exit(1)
     if not made.complete:
         dropped = sum(counts["dropped"] for counts in made.status["filters"])
-        why = f", and filters dropped {dropped} more rows" if dropped else ""
-        remedy = "add references, loosen a filter in a new run, or ask" if dropped else "add references, or ask"
-        typer.echo(
-            f"ended short: the references gave {len(made.samples)} of {made.size} samples{why}; {remedy} for fewer",
-            err=True,
-        )
+        gave = f"the references gave {len(made.samples)} of {made.size} samples"
+        typer.echo(f"ended short: {gave}: {why_short(made.failures, dropped)}", err=True)
         raise typer.Exit(1)

@@ -8,7 +8,8 @@ from typing import Any, Self
 from pydantic import Field, field_validator, model_validator
 
 from refed_dspy.config.base import Capped, FromReferences, Settings
-from refed_dspy.config.teacher import TeacherConfig, WithJudge, secret_name
+from refed_dspy.config.keys import secret_name
+from refed_dspy.config.teacher import TeacherConfig, WithJudge
 from refed_dspy.errors import one_line
 
 _REFLECTION = "name the model as reflection: others would pass the caps unseen"
@@ -35,9 +36,6 @@ class MetricConfig(Settings):
     """Weight of the instructions' grades."""
     diversity: float = Field(default=0.1, ge=0, le=1)
     """Weight of how different the instructions are from one another."""
-    length_tolerance: float = Field(default=1.5, ge=1)
-    """Up to this many times the length of the uncompiled program's answer a win counts in full; a longer answer's win
-    counts less."""
     criteria: dict[str, str] | None = None
     """Name → meaning of each criterion that instructions are graded by. Unset: this package's four."""
     accept: float = Field(default=0.5, ge=0, le=1)
@@ -84,6 +82,8 @@ class CompileConfig(Capped, WithJudge, FromReferences):
     """Stage → a sentence of yours that is added to its prompt."""
     program: str | None = None
     """A program's file or MLflow address to start from."""
+    accept_longer: bool = False
+    """Whether a gain may be proved that rests on length: one that is not there, or cannot be told, at equal length."""
     seed: int = Field(default=0, ge=0, lt=2**31)
     """Of the split and the optimizer."""
     threads: int = Field(default=4, ge=1, le=256)

@@ -4,6 +4,7 @@ environment variable that holds it."""
 from __future__ import annotations
 
 import json
+import os
 import re
 from datetime import date
 from pathlib import Path
@@ -12,13 +13,13 @@ from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, field_validator, model_validator
 
+from refed_dspy.config import sampling
 from refed_dspy.config.base import Settings
+from refed_dspy.config.keys import holds_key, know, know_environment, secret_name
 from refed_dspy.errors import one_line
 
 EMBEDDED = ("embedded", "embedded-smoke")
 """Names of the models that a run starts itself."""
-SECRET = re.compile(r"api.?key|authorization|headers?$|password|secret|bearer", re.IGNORECASE)
-"""Found in the name of a setting whose value may be an API key."""
 _VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*")  # upper case: a key put here by mistake has other letters
 _RESERVED_PARAMS = {"model", "messages", "n", "stream", "temperature", "max_tokens", "timeout", "response_format"}
 # Other names for the length or the number of answers: a cap relies on max_tokens.
@@ -71,8 +72,8 @@ class TeacherConfig(Settings):
     api_key_env: str | None = None
     """Name of the environment variable that holds the key."""
     temperature: float = Field(default=1.0, ge=0, le=2)
-    """The sampling temperature; at 0 the likeliest text is written."""
-    max_tokens: int = Field(default=4096, ge=16)
+    """The sampling temperature; at 0 the likeliest text is written. Some models take none but 1."""
+    max_tokens: int = Field(default=4096, ge=16, le=10_000_000)
     """At most this many tokens per answer. An answer that is cut there is a failure. A reservation under a cap assumes
     that all of them are used."""
     concurrency: int | None = Field(default=None, ge=1, le=100_000)
@@ -163,6 +164,15 @@ class TeacherConfig(Settings):
             raise ValueError("must hold what JSON can: text, numbers, lists and objects") from None
 
     @model_validator(mode="after")
+    def _holds_no_key(self) -> Self:
+        know_environment()
+        know(os.environ.get(self.api_key_env or "", "").strip())
+        for name in ("model", "api_base", "params"):
+            if holds_key(json.dumps(getattr(self, name))):
+                raise ValueError(f"{name} holds an API key: name the key's variable in api_key_env")
+        return self
+
+    @model_validator(mode="after")
     def _check_model(self) -> Self:
         if (self.model is None) == (self.gguf is None):
             raise ValueError("needs a model (PROVIDER/NAME, or embedded) or a gguf file, one of the two")
@@ -174,6 +184,8 @@ class TeacherConfig(Settings):
             raise ValueError("api_version is Azure's: model must be azure/DEPLOYMENT")
         if self.api_version is not None and self.api_base is None:
             raise ValueError("api_version needs api_base: the resource's root, https://NAME.openai.azure.com")
+        if not self.embedded and (fault := sampling.fault(str(self.model), self.temperature, self.params)):
+            raise ValueError(fault)
         return self
 
 
@@ -203,11 +215,3 @@ class WithJudge(Settings):
     @classmethod
     def _may_be_a_path(cls, value: Any) -> Any:
         return str(value) if isinstance(value, Path) else value
-
-
-def secret_name(value: Any) -> str | None:
-    """The first name in `value`, at any depth, that suggests that its value is an API key; None if there is none."""
-    if isinstance(value, dict):
-        suspect = next((str(name) for name in value if SECRET.search(str(name))), None)
-        return suspect or next(filter(None, map(secret_name, value.values())), None)
-    return next(filter(None, map(secret_name, value)), None) if isinstance(value, list) else None

@@ -2,49 +2,51 @@
 
 from __future__ import annotations
 
-from refed_dspy.errors import NoAnswer, NothingKept, one_line
+from refed_dspy.errors import PASSING, NoAnswer, NothingKept, one_line
 from refed_dspy.filters.base import Decision, JudgeFilter
 from refed_dspy.programs.asking import as_role
-from refed_dspy.programs.judges import OVERALL, SAME, Criterion, PairwiseJudge, RubricJudge
+from refed_dspy.programs.judges import OVERALL, SAME, Criterion, Judgements, PairwiseJudge, RubricJudge
 from refed_dspy.records import DataRow
 
 NO_JUDGE = 20
-"""A judge that abstains on the first rows, this many of them, is useless."""
-ABSTAINED = "judge abstained"
+"""A judge that decides none of the first rows, this many of them, is useless."""
+ABSTAINED, FAILED = "judge abstained", "judge failed"
 
 
 class _Judged(JudgeFilter):
-    """Counts abstentions: a row that the judge abstains on is dropped, and a judge that never decides ends the work."""
+    """Counts rows without a verdict, which are dropped: a judge that never decides ends the work."""
 
-    abstained = decided = 0
+    abstained = failed = decided = 0
     _last = ""
 
     def recall(self, decision: Decision) -> None:
-        if decision.reason == ABSTAINED:
-            self.abstained += 1
+        if decision.reason in {ABSTAINED, FAILED}:
+            self.abstained += decision.reason == ABSTAINED
+            self.failed += decision.reason == FAILED
             self._last = decision.detail
         else:
             self.decided += decision.detail not in SAME.reasons
 
     def hopeless(self, least: int = 1) -> str:
-        if self.decided or self.abstained < least:
+        judged = Judgements(self.decided, self.abstained, self.failed, self._last)
+        if judged.decided or judged.asked < least:
             return ""
         return (
-            f"{self.name}: the judge abstained on each of the {self.abstained} rows that it was asked about, on the "
-            f"last because: {one_line(self._last, 160)} — name another judge, and another folder"
+            f"{self.name}: the judge decided on none of the {judged.asked} rows that it was asked about: {judged}, the "
+            f"last because: {one_line(judged.why, 160)} — name another judge, and another folder"
         )
 
     def _check_useful(self) -> None:
-        """Raises NothingKept where the judge abstained on each of NO_JUDGE rows or more: it gets no further call."""
+        """Raises NothingKept where the judge decided none of NO_JUDGE rows or more: it gets no further call."""
         if message := self.hopeless(NO_JUDGE):
             raise NothingKept(message)
 
-    def _abstention(self, stage: str, item: str, why: str) -> Decision:
-        """The decision on a row that the judge abstained on. Raises NoAnswer where it may answer another time."""
-        kind = f"{NoAnswer.kind}: "
-        if why.startswith(kind):
-            raise NoAnswer(stage, item, why.removeprefix(kind))
-        decision = Decision(False, ABSTAINED, None, one_line(why, 300))
+    def _undecided(self, stage: str, item: str, abstained: str, failed: str) -> Decision:
+        """The decision on a row that has no verdict. Raises NoAnswer where the judge may answer another time."""
+        kind, _, reason = failed.partition(": ")
+        if kind in PASSING:
+            raise NoAnswer(stage, item, reason)
+        decision = Decision(False, FAILED if failed else ABSTAINED, None, one_line(failed or abstained, 300))
         self.recall(decision)
         return decision
 
@@ -64,7 +66,7 @@ class ImprovedWins(_Judged):
             verdict = await self.judge.judge(row.instruction, row.response, row.plain or "", self.criterion, item)
         preference = verdict.preference
         if preference is None:
-            return self._abstention("pairwise_judge", item, verdict.abstained)
+            return self._undecided("pairwise_judge", item, verdict.abstained, verdict.failed)
         self.decided += verdict is not SAME  # equal texts are a tie without a question
         detail = one_line(verdict.reasons[0], 300) if verdict.reasons else ""
         if preference > self.margin:
@@ -90,7 +92,7 @@ class Rubric(_Judged):
         with as_role("judge"):
             graded = await self.judge.judge(text, context, self.criterion, item)
         if graded.grade is None:
-            return self._abstention("rubric_judge", item, graded.reason)
+            return self._undecided("rubric_judge", item, graded.reason, graded.failed)
         self.decided += 1
         kept = graded.grade >= self.at_least
         return Decision(kept, "" if kept else f"below {self.at_least}", graded.grade, one_line(graded.reason, 300))

@@ -10,7 +10,7 @@ from typing import Any
 
 from refed_dspy.ledger import batches
 from refed_dspy.ledger.batches import UnsettledCall
-from refed_dspy.ledger.budget import Budget
+from refed_dspy.ledger.budget import LEEWAY, Budget
 from refed_dspy.ledger.group_commit import GroupCommit
 from refed_dspy.ledger.statements import SENT, UNUSED, Statement, not_sent
 from refed_dspy.records import Call
@@ -160,6 +160,8 @@ class BatchLog:
     def settle(self, call: Call) -> None:
         """Charge an unclaimed answer what it cost. It can still be claimed by a later start."""
         before = self._unclaimed[call.number]
+        if 0 < LEEWAY * before.cost < (call.cost or 0):
+            return  # not to be believed: it stays charged at its worst case
         self._unclaimed[call.number] = replace(before, cost=call.cost or 0)
         self._budget.recharge(before.cost, call.cost or 0)
         self._group.post(batches.unused(call))

@@ -12,6 +12,10 @@ from dataclasses import dataclass
 
 from refed_dspy.errors import CapReached
 
+LEEWAY = 16
+"""What is said to have taken more than so many times the most that it can have taken is not believed, but charged as
+its worst case."""
+
 
 @dataclass(frozen=True)
 class Caps:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from refed_dspy.ledger.ledger import Ledger
@@ -13,8 +13,12 @@ from refed_dspy.ledger.statements import Key, Statement, failed
 
 ENOUGH = 0.8
 """A mean over a smaller share of a set says nothing about a candidate: a cap or a fault cut its evaluation short."""
+MOST_INTEGER = 2**63 - 1
+"""SQLite's largest."""
 ABSTAINED = "abstained"
 """The kind under which evaluations that could not be scored are recorded among a compile's failures."""
+COMPARED = "compared"
+"""Where the verdicts behind a score stand among its components."""
 
 
 @dataclass(frozen=True)
@@ -33,11 +37,19 @@ class Candidate:
     """Picodollars paid for its calls. A call shared with an earlier candidate counts for that one."""
     spent: int
     """What the compile had cost when it was last scored on what the optimizer sees, in picodollars."""
+    compared: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
+    """Subset → example → the verdicts behind its score (`metrics.equal_length.Compared`), where there are some."""
 
     def mean(self, subset: str) -> float | None:
         """Its mean score on `subset`, or None."""
         scores = self.scores.get(subset)
         return sum(scores.values()) / len(scores) if scores else None
+
+    def undiscounted(self, subset: str) -> dict[str, float]:
+        """Example → its score on `subset` before longer answers were discounted."""
+        components = self.components.get(subset, {})
+        scores = self.scores.get(subset, {})
+        return {each: score + components.get(each, {}).get("length_cost", 0.0) for each, score in scores.items()}
 
     def component_means(self, subset: str) -> dict[str, float]:
         """Component → its mean on `subset`, over the examples that have it; sorted by name."""
@@ -68,10 +80,17 @@ def candidate_seen(digest: str, seq: int, state: Mapping[str, Any]) -> list[Stat
 
 
 def evaluation_scored(
-    candidate: str, example: str, subset: str, score: float, components: Mapping[str, float], spent: int
+    candidate: str,
+    example: str,
+    subset: str,
+    score: float,
+    components: Mapping[str, float],
+    spent: int,
+    compared: Mapping[str, Any] | None = None,
 ) -> list[Statement]:
     """Write down a candidate's score on one example. Scored again, it keeps its first time and what was spent then."""
-    row = (candidate, example, subset, score, json.dumps(dict(components)), spent, time.time())
+    stored = {**components, COMPARED: compared} if compared else dict(components)
+    row = (candidate, example, subset, score, json.dumps(stored), min(spent, MOST_INTEGER), time.time())
     again = "ON CONFLICT (candidate, example) DO UPDATE SET score=excluded.score, components=excluded.components"
     return [(f"INSERT INTO evaluations VALUES (?,?,?,?,?,?,?) {again}", row)]
 
@@ -92,13 +111,17 @@ def load_candidates(ledger: Ledger) -> list[Candidate]:
     """All candidates, in the order in which they were first seen."""
     scores: dict[str, dict[str, dict[str, float]]] = {}
     components: dict[str, dict[str, dict[str, Any]]] = {}
+    compared: dict[str, dict[str, dict[str, Any]]] = {}
     spent: dict[str, int] = {}
     evaluations = ledger.db.execute(
         "SELECT candidate, example, subset, score, components, spent FROM evaluations ORDER BY created"
     )
     for candidate, example, subset, score, components_json, spent_then in evaluations:
         scores.setdefault(candidate, {}).setdefault(subset, {})[example] = score
-        components.setdefault(candidate, {}).setdefault(subset, {})[example] = json.loads(components_json)
+        stored = json.loads(components_json)
+        if verdicts := stored.pop(COMPARED, None):
+            compared.setdefault(candidate, {}).setdefault(subset, {})[example] = verdicts
+        components.setdefault(candidate, {}).setdefault(subset, {})[example] = stored
         if subset != "test":  # the proof comes last, and has no part in the search
             spent[candidate] = max(spent_then, spent.get(candidate, 0))
     paid = dict(ledger.db.execute("SELECT item, total(cost) FROM calls GROUP BY item"))
@@ -112,6 +135,7 @@ def load_candidates(ledger: Ledger) -> list[Candidate]:
             components=components.get(digest, {}),
             cost=int(paid.get(digest, 0)),
             spent=spent.get(digest, 0),
+            compared=compared.get(digest, {}),
         )
         for digest, seq, state, created in ledger.db.execute(
             "SELECT digest, seq, state, created FROM candidates ORDER BY seq"

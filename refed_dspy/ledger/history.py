@@ -74,6 +74,13 @@ def asked_questions(ledger: Ledger) -> Iterator[AskedQuestion]:
         yield AskedQuestion(stage, item, repetition, model, endpoint, Usage(*usage))
 
 
+def ever_answered(ledger: Ledger, stages: Iterable[str]) -> bool:
+    """Whether any question of these stages has an answer, from whomever."""
+    names = list(stages)
+    query = f"SELECT 1 FROM answers WHERE stage IN ({','.join('?' * len(names))}) LIMIT 1"
+    return ledger.db.execute(query, names).fetchone() is not None
+
+
 def answered_items(ledger: Ledger) -> list[tuple[str, str]]:
     """(stage, item) of each answer."""
     return ledger.db.execute("SELECT stage, item FROM answers").fetchall()

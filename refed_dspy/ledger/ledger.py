@@ -172,7 +172,7 @@ class Ledger:
 
     def paid_for(self, digest: str) -> int:
         """What the answer under this key cost, in picodollars, without failed attempts before it."""
-        query = "SELECT coalesce(sum(cost), 0) FROM calls WHERE key=? AND outcome='ok'"
+        query = "SELECT total(cost) FROM calls WHERE key=? AND outcome='ok'"
         return int(self.db.execute(query, (digest,)).fetchone()[0])
 
     def settled_keys(self) -> set[str]:

@@ -16,7 +16,7 @@ from dataclasses import replace
 from typing import TypeAlias, TypeVar
 
 from refed_dspy.concurrency import SingleFlight
-from refed_dspy.errors import RunStopped
+from refed_dspy.errors import RefedError, RunStopped
 from refed_dspy.ledger.batch_log import BatchLog
 from refed_dspy.ledger.budget import Budget, Caps
 from refed_dspy.ledger.group_commit import GroupCommit
@@ -40,6 +40,8 @@ class RunRecorder:
         self.group = GroupCommit(ledger)
         self.budget = Budget(caps, before.cost, before.calls)
         self.batches = BatchLog(self.group, self.budget, lambda: self.stopping)
+        self.ended: RefedError | None = None
+        """What ended the work: a call that waits for a slot or for money raises it instead of beginning."""
         self.stopping = False
         """Set when the run is ending: no further call may begin."""
         self.settled = ledger.settled_keys()
@@ -114,9 +116,9 @@ class CallRecorder:
         await self.run.budget.reserve(worst or 0, self.rank)
         number = next(self.run.numbers)
         self._worst[number] = worst or 0
-        if self.stopping:  # the run began to end while it waited
+        if self.stopping or self.run.ended is not None:  # the run began to end while it waited
             self.not_sent(number)
-            raise asyncio.CancelledError
+            raise self.run.ended or asyncio.CancelledError
         row = reserved(number, self.key, model, endpoint, worst)
         if batched:
             self.run.batches.collected(number, row)

@@ -33,7 +33,7 @@ class Spent:
 def spent(ledger: Ledger) -> Spent:
     """What was charged, including the worst cases of calls that never reported."""
     cost, calls, unpriced = ledger.db.execute(
-        "SELECT coalesce(sum(cost), 0), count(*), coalesce(sum(cost IS NULL), 0) FROM calls"
+        "SELECT total(cost), count(*), coalesce(sum(cost IS NULL), 0) FROM calls"
     ).fetchone()
     return Spent(int(cost), int(calls), int(unpriced), seconds_at_work(ledger))
 

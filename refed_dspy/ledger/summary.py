@@ -133,13 +133,20 @@ def work_status(ledger: Ledger) -> dict[str, Any]:
     return {"work": ledger.holds(), "rows": ledger.meta("size"), "asked": asked, **_paid(ledger)}
 
 
+def failure_counts(ledger: Ledger, but: str = "") -> list[dict[str, Any]]:
+    """`stage`, `kind` and `count` of the questions that failed, the most first; without the kind `but`."""
+    failures = ledger.db.execute(
+        "SELECT stage, kind, count(*) FROM failures WHERE kind != ? GROUP BY 1, 2 ORDER BY 3 DESC", (but,)
+    )
+    return [{"stage": stage, "kind": kind, "count": count} for stage, kind, count in failures]
+
+
 def _paid(ledger: Ledger) -> dict[str, Any]:
     """Failures by stage and kind, usage by stage, caps, and dollars: without the `unpriced` calls, None if all are."""
     usage = usage_by_stage(ledger)
     costs = [use["cost"] for use in usage.values() if use["cost"] is not None]
-    failures = ledger.db.execute("SELECT stage, kind, count(*) FROM failures GROUP BY 1, 2 ORDER BY 3 DESC")
     return {
-        "failures": [{"stage": stage, "kind": kind, "count": count} for stage, kind, count in failures],
+        "failures": failure_counts(ledger),
         "usage": usage,
         "cost": sum(costs) if costs or not usage else None,
         "unpriced": sum(use["unpriced"] for use in usage.values()),

@@ -10,12 +10,12 @@ refused.
 from __future__ import annotations
 
 import math
-import os
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from refed_dspy.config.keys import read_key, without_keys
 from refed_dspy.errors import ConfigError, RefedError, TeacherError, one_line
 from refed_dspy.metrics.perplexity import ScoredText, ScoringPrompt, check_pairs, check_window, join
 
@@ -202,6 +202,8 @@ class EndpointScorer:
 
     def _refused(self, status: int, path: str) -> ConfigError:
         where = _place(self.api_base)
+        if 300 <= status < 400:
+            return ConfigError(f"{where} redirects to another address (HTTP {status}): set api_base to that one")
         if status in (401, 403):
             return ConfigError(
                 f"{where} refuses the key (HTTP {status}): set api_key_env to the variable that holds it"
@@ -221,16 +223,15 @@ _OTHER_WAY = "score with a vLLM server, or with a model on this machine"
 def _key(variable: str | None) -> str:
     if variable is None:
         return "none"  # set, so that the client does not read OPENAI_API_KEY
-    key = os.environ.get(variable, "").strip()
-    if not key:
+    if not (key := read_key(variable, "scorer")):
         raise ConfigError(f"the environment variable {one_line(variable, 60)} is not set: put the endpoint's key there")
     return key
 
 
 def _place(api_base: str) -> str:
-    """The address for messages, without a password that it may contain."""
+    """The address for messages, without a password or key that it may contain."""
     scheme, _, rest = api_base.partition("://")
-    return one_line(f"{scheme}://{rest.rsplit('@', 1)[-1]}".partition("?")[0], 80)
+    return one_line(without_keys(f"{scheme}://{rest.rsplit('@', 1)[-1]}".partition("?")[0]), 80)
 
 
 def _whole(value: object) -> int | None:

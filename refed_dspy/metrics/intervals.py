@@ -28,14 +28,13 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-K = TypeVar("K", bound=Hashable)
 Floats = NDArray[np.float64]
 
 MIN_CLUSTERS = 5
@@ -99,17 +98,6 @@ def mean_interval(
         half = _student(n) * float(means.std(ddof=1)) / math.sqrt(n)
         low, high = min(low, mean - half), max(high, mean + half)
     return Interval(mean, low, high, len(values), n)
-
-
-def paired_gain(new: Mapping[K, float], old: Mapping[K, float], *, seed: int = 0) -> Interval:
-    """By how much `new` is above `old` on average, over the keys that both have; a key is a cluster.
-
-    Raises ValueError where no key is shared, and for a shared score that is not finite.
-    """
-    gains = [new[key] - old[key] for key in new if key in old]
-    if not gains:
-        raise ValueError("no key is scored on both sides; score the same references with both")
-    return mean_interval(gains, seed=seed)
 
 
 def is_gain(gain: Interval) -> bool:

@@ -17,6 +17,7 @@ from refed_dspy.programs.judges import (
     OVERALL,
     RESPONSE_CRITERIA,
     Criterion,
+    Judgements,
     Verdict,
 )
 from refed_dspy.text import NO_VALUE, format_number, table_lines
@@ -25,7 +26,17 @@ ALL = "all"
 PAIR_INPUTS = ("criterion", "description", "instruction", "answer_a", "answer_b")
 """What a judge sees of a pair, by the names of its signature."""
 _PACKAGE_CRITERIA = {**INSTRUCTION_CRITERIA, **RESPONSE_CRITERIA}
-_COLUMNS = ("criterion", "pairs", "abstained", "accuracy", "same verdict", "consistent", "Pearson", "Spearman")
+_COLUMNS = (
+    "criterion",
+    "pairs",
+    "abstained",
+    "failed",
+    "accuracy",
+    "same verdict",
+    "consistent",
+    "Pearson",
+    "Spearman",
+)
 
 
 @dataclass(frozen=True)
@@ -33,12 +44,13 @@ class Agreement:
     """How a judge's verdicts agree with people's, by one criterion, or by all of them (`ALL`).
 
     In both means each instruction has the same weight, however many pairs it has, since its pairs are alike. A figure
-    is None where no pair allows it. Pairs on which the judge abstained count in `abstained` alone.
+    is None where no pair allows it. Pairs without a verdict count in `abstained` or `failed` alone.
     """
 
     criterion: str
     pairs: int
     abstained: int
+    failed: int
     accuracy: Interval | None
     """Over pairs that people decided: 1 where the judge names their winner, 0.5 for its tie, 0 for the other."""
     same_verdict: Interval | None
@@ -82,11 +94,13 @@ def agreement_lines(rows: Sequence[Agreement]) -> list[str]:
 def _row(criterion: str, judged: Sequence[tuple[Pair, Verdict]], seed: int) -> Agreement:
     answered = [(pair, verdict, verdict.preference) for pair, verdict in judged if verdict.preference is not None]
     decided = [(pair, preference) for pair, _, preference in answered if pair.verdict != 0]
+    judgements = Judgements.of(verdict for _, verdict in judged)
     correlation = correlations([preference for _, _, preference in answered], [pair.verdict for pair, _, _ in answered])
     return Agreement(
         criterion=criterion,
         pairs=len(judged),
-        abstained=len(judged) - len(answered),
+        abstained=judgements.abstained,
+        failed=judgements.failed,
         accuracy=_mean([(pair, (_sign(preference) * pair.verdict + 1) / 2) for pair, preference in decided], seed),
         same_verdict=_mean(
             [(pair, float(_sign(preference) == pair.verdict)) for pair, _, preference in answered], seed
@@ -113,7 +127,7 @@ def _mean(scored: Sequence[tuple[Pair, float]], seed: int) -> Interval | None:
 def _cells(row: Agreement) -> tuple[str, ...]:
     means = (NO_VALUE if mean is None else str(mean) for mean in (row.accuracy, row.same_verdict))
     numbers = map(format_number, (row.consistency, row.pearson, row.spearman))
-    return (row.criterion, str(row.pairs), str(row.abstained), *means, *numbers)
+    return (row.criterion, str(row.pairs), str(row.abstained), str(row.failed), *means, *numbers)
 
 
 @dataclass(frozen=True)
@@ -140,10 +154,11 @@ class JudgeReport:
 
 
 def agreement_of_results(results: Iterable[tuple[dspy.Example, Any, Any]], seed: int) -> list[Agreement]:
-    """The rows for results of `dspy.Evaluate`: (example, prediction, score). A failed prediction is an abstention."""
+    """The rows for results of `dspy.Evaluate`: (example, prediction, score). A failed prediction is a failure."""
     pairs, verdicts = [], []
     for example, prediction, _ in results:
         pairs.append(Pair(verdict=example.people, **{name: example.get(name, "") for name in PAIR_INPUTS}))
         answer = prediction if isinstance(prediction, dspy.Prediction) else dspy.Prediction()
-        verdicts.append(Verdict(answer.get("preference"), answer.get("consistent"), (), "" if answer else "failed"))
+        failed = answer.get("failed", "") if answer else "the program failed"
+        verdicts.append(Verdict(answer.get("preference"), answer.get("consistent"), (), failed=failed))
     return agreement(pairs, verdicts, seed)

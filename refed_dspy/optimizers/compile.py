@@ -57,8 +57,7 @@ def compile(  # noqa: A001
         estimate_only: score the uncompiled program on the validation set, and estimate what the whole would take.
         on_progress: called once with a `CompileProgress`, when work starts; that object is kept up to date.
         settings: optimizer, options, evaluations, seed, train, validation, test, instructions_per_feature,
-            threads, name, track, max_cost, max_calls, max_minutes: see
-            `config.CompileConfig`.
+            threads, name, track, accept_longer, max_cost, max_calls, max_minutes: see `config.CompileConfig`.
 
     Raises:
         InputError: an argument cannot be used, or a cap is too small for one candidate and its proof; nothing was paid

@@ -16,12 +16,14 @@ from refed_dspy.optimizers.steps import CompileOutcome
 
 
 def ended_outcome(folder: Path, ledger: Ledger, spec: CompileSpec) -> Compiled | None:
-    """The outcome of the compile in `folder`; None where it has not ended, or goes by another name now.
+    """The outcome of the compile in `folder`; None where it has not ended, or where another name or
+    `accept_longer` is asked for now: then it is gone over again, from its recorded answers.
 
     A file that is missing in the folder is written again. Raises RunStopped where it cannot be written.
     """
     manifest, facts = ledger.meta("outcome") or {}, ledger.meta("ended")
-    if facts is None or manifest["name"] != spec.settings.name:
+    settings = spec.settings
+    if facts is None or (manifest["name"], facts["proof"]["accept_longer"]) != (settings.name, settings.accept_longer):
         return None
     candidates = {candidate.digest: candidate for candidate in load_candidates(ledger)}
     outcome = CompileOutcome(

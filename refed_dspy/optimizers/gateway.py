@@ -18,7 +18,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from refed_dspy.errors import CapReached, NoConnection, RowError, RunStopped, TeacherError
+from refed_dspy.errors import CapReached, CutAnswer, MalformedAnswer, RowError, RunStopped, TeacherError
 from refed_dspy.ledger.budget import Caps
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.recorder import RunRecorder
@@ -26,11 +26,12 @@ from refed_dspy.ledger.statements import Answer, Key, Statement
 from refed_dspy.programs.lm_errors import LMCapReached
 from refed_dspy.programs.question import Question
 from refed_dspy.teachers import Teacher
-from refed_dspy.teachers.recorded import Asked, CallPolicy, Progress, RecordedTeacher
+from refed_dspy.teachers.failures import ROWS_OWN, CallPolicy
+from refed_dspy.teachers.recorded import Asked, Progress, RecordedTeacher
 from refed_dspy.teachers.recorded_lm import RecordedLM, recorded_lm_on
 
-UNANSWERED_LIMIT = 20
-"""So many unanswered requests to one model, one after another, end the compile: that is no longer bad luck."""
+UNCOUNTED = {"teacher": (*ROWS_OWN, MalformedAnswer, CutAnswer)}
+"""Role → failures that are no sign of a bad model: a candidate's prompts may spoil the teacher's answers."""
 current_candidate: ContextVar[str] = ContextVar("refed_evaluating", default="")
 """The digest of the candidate program that the calls of this context are made for."""
 in_metric: ContextVar[bool] = ContextVar("refed_judging", default=False)
@@ -50,8 +51,10 @@ class Gateway:
         teachers: Mapping[str, Teacher],
     ) -> None:
         self.ledger, self.recorder, self.loop = ledger, recorder, loop
-        policy = CallPolicy(seed)
-        self.models = {role: CompileTeacher(self, role, teacher, policy) for role, teacher in teachers.items()}
+        self.models = {
+            role: CompileTeacher(self, role, teacher, CallPolicy(seed, uncounted=UNCOUNTED.get(role, ROWS_OWN)))
+            for role, teacher in teachers.items()
+        }
         """Role → its recorded teacher."""
         self.opened = loop.time()
         self.deadline: float | None = None
@@ -174,7 +177,6 @@ class CompileTeacher(RecordedTeacher):
         named = replace(teacher, identity={**teacher.identity, "endpoint": teacher.endpoint})
         super().__init__(gateway.ledger, gateway.recorder, named, Progress(0), policy, role=role)
         self._gateway = gateway
-        self._unanswered_in_a_row = 0
 
     async def answer(self, asked: Asked) -> Answer:
         candidate = "" if self.role == "reflection" else current_candidate.get()
@@ -202,32 +204,16 @@ class CompileTeacher(RecordedTeacher):
             reached = self.recorder.budget.reached
             gateway.reach_cap(reached.cap if reached else "max_cost")
             raise
-        except TeacherError as error:
+        except (TeacherError, RunStopped) as error:
             gateway.stop(error)
-            raise
-        except RunStopped as error:
-            gateway.stop(RunStopped(f"{self.role}: {error}"))
             raise
 
     def _note_shared(self, key: Key) -> None:
         """Which candidates shared an answer is in no figure."""
 
-    def not_reached(self, error: NoConnection) -> TeacherError:
-        return TeacherError(f"{self.role}: {error.reason} — check api_base, and that the server runs")
-
-    def _count_success(self, stage: str) -> None:  # noqa: ARG002 — a role is one stage
-        self._unanswered_in_a_row = 0
-
     def _count_failure(self, stage: str, error: RowError) -> None:
-        if error.final:  # an answer, if an unusable one
-            self.answered = True
-            self._count_success(stage)
-            return
-        self._gateway.unanswered += 1
-        self._unanswered_in_a_row += 1
-        if self._unanswered_in_a_row >= UNANSWERED_LIMIT:
-            unanswered = f"{self._unanswered_in_a_row} requests in a row had no answer"
-            raise TeacherError(f"{self.role}: {unanswered}, the last: {error.reason}") from error
+        self._gateway.unanswered += not error.final
+        super()._count_failure(stage, error)
 
 
 @contextmanager

@@ -11,17 +11,19 @@ from refed_dspy.concurrency import run_blocking
 from refed_dspy.config.base import Capped
 from refed_dspy.config.loading import check_config
 from refed_dspy.data.pairs import Pair, load_pairs, sample_pairs
+from refed_dspy.errors import RunStopped
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.spending import spent
-from refed_dspy.optimizers.agreement import Agreement, agreement, criterion_of
+from refed_dspy.optimizers.agreement import Agreement, agreement, agreement_lines, criterion_of
 from refed_dspy.optimizers.result import why_stopped
 from refed_dspy.programs import PairwiseJudge, Verdict
+from refed_dspy.programs.judges import Judgements
 from refed_dspy.programs.load import open_judge, warn_of_another_teacher
 from refed_dspy.programs.saved import program_digests
 from refed_dspy.records import digest, dollars
 from refed_dspy.teachers.caps import caps_of
+from refed_dspy.teachers.failures import ROWS_OWN, CallPolicy
 from refed_dspy.teachers.judge import open_judge_model
-from refed_dspy.teachers.recorded import CallPolicy
 from refed_dspy.teachers.row_jobs import for_each_row, row_job
 from refed_dspy.teachers.work import Work
 
@@ -31,15 +33,19 @@ class Measurement:
     """How a judge agrees with people: a row for each criterion, and what it cost. `stopped`: the cap that ended it."""
 
     rows: Sequence[Agreement]
-    judged: int
+    judgements: Judgements
     pairs: int
     cost: int
     calls: int
     stopped: str
 
     def lines(self) -> list[str]:
-        """What it took, for a terminal."""
-        lines = [f"{self.judged} of {self.pairs} pairs judged, {dollars(self.cost)}, {self.calls} calls"]
+        """The table and what it took, for a terminal."""
+        judged = self.judgements
+        counts = f"{judged.decided} of {self.pairs} pairs judged, {judged}"
+        lines = [*agreement_lines(self.rows), f"{counts}, {dollars(self.cost)}, {self.calls} calls"]
+        if warning := judged.warning():
+            lines.insert(0, warning)
         return [*lines, f"stopped: {why_stopped(self.stopped, '; raise it to go on')}"] if self.stopped else lines
 
 
@@ -68,7 +74,7 @@ def measure_agreement(
 
     Raises:
         InputError: an argument cannot be used; nothing was paid for.
-        RunStopped: the judge failed; verdicts are kept.
+        RunStopped: the judge failed, or decided on no pair; verdicts are kept.
     """
     capped = check_config(Capped, {"max_cost": max_cost, "max_calls": max_calls, "max_minutes": max_minutes})
     judge_program = program if isinstance(program, PairwiseJudge) else open_judge(program, accept_changed)
@@ -85,7 +91,7 @@ def measure_agreement(
         models={"judge": teacher},
         size=len(chosen),
         caps=caps_of(capped),
-        policy=CallPolicy(seed, max_failure_share=1.0),
+        policy=CallPolicy(seed, uncounted=ROWS_OWN),
         other="other verdicts",
         way_out="use a new --out",
     )
@@ -93,8 +99,11 @@ def measure_agreement(
     with Ledger.read(folder) as ledger:
         spending = spent(ledger)
     judged_pairs = [pair for pair in chosen if pair.id in verdicts]
+    judgements = Judgements.of(verdicts.values())
+    if judgements.asked and not judgements.decided and not stopped:
+        raise RunStopped(f"judge: {judgements.warning()} — name another judge")
     rows = agreement(judged_pairs, [verdicts[pair.id] for pair in judged_pairs], seed)
-    return Measurement(rows, len(judged_pairs), len(chosen), spending.cost, spending.calls, stopped)
+    return Measurement(rows, judgements, len(chosen), spending.cost, spending.calls, stopped)
 
 
 async def judge_pairs(

@@ -31,7 +31,7 @@ class JudgedSample:
     @property
     def length_ratio(self) -> float:
         """The final answer's length over that of the baseline's; 1 where there is no baseline."""
-        return len(self.sample.improved_response) / max(1, len(self.baseline)) if self.baseline else 1.0
+        return max(1, len(self.sample.improved_response)) / len(self.baseline) if self.baseline else 1.0
 
 
 def feedback_on_instructions(judged: Sequence[JudgedSample]) -> str:
@@ -77,7 +77,7 @@ def _outcome(verdict: Verdict | None) -> str:
     if verdict is None:
         return "had nothing to be compared with."
     if verdict.preference is None:
-        return f"could not be judged ({verdict.abstained})."
+        return f"could not be judged ({verdict.failed or verdict.abstained})."
     won = "lost to" if verdict.preference < 0 else "beat" if verdict.preference > 0 else "tied with"
     return f"{won} the answer that the original prompts give."
 

@@ -11,11 +11,12 @@ from typing import Any, Protocol
 import dspy
 
 from refed_dspy.errors import RefedError
+from refed_dspy.metrics.equal_length import Compared
 from refed_dspy.records import digest
 
 
 class NotScored(RefedError):
-    """This evaluation cannot be scored: the judge abstained on all of it, or no model answered.
+    """This evaluation cannot be scored: the judge decided on none of it, or no model answered.
 
     It is recorded without a score, so it counts neither for nor against the candidate.
     """
@@ -23,10 +24,15 @@ class NotScored(RefedError):
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A program's score on one example, 0 to 1, and the components that it is made of."""
+    """A program's score on one example, 0 to 1, and the components that it is made of.
+
+    `compared`: the verdicts behind it, with the answers' lengths; None for metrics that compare no answers. What length
+    took from the score is its component `length_cost`.
+    """
 
     score: float
     components: Mapping[str, float] = field(default_factory=dict)
+    compared: Compared | None = None
     objectives: Mapping[str, float] = field(default_factory=dict)
     """Those of which more is better: GEPA gets them as `objective_scores`."""
 
@@ -83,7 +89,8 @@ class HumanAgreement:
     def score(self, example: dspy.Example, prediction: Any, trace: Any = None) -> Evaluation:  # noqa: ARG002
         """Raises NotScored where the judge abstained."""
         if prediction.preference is None:
-            raise NotScored(f"the judge abstained: {prediction.abstained}")
+            failed = prediction.get("failed")
+            raise NotScored(f"the judge failed: {failed}" if failed else f"the judge abstained: {prediction.abstained}")
         verdict = (prediction.preference > 0) - (prediction.preference < 0)
         return Evaluation(1 - abs(verdict - example.people) / 2, {"consistent": float(prediction.consistent)})
 
@@ -117,7 +124,7 @@ class CustomMetric:
         """
         result = self._call(example, prediction, trace, None, None)
         parts = {str(name): float(part) for name, part in (getattr(result, "objective_scores", None) or {}).items()}
-        return Evaluation(_number(result), parts, parts)
+        return Evaluation(_number(result), parts, objectives=parts)
 
     def feedback(self, example: dspy.Example, prediction: Any, stage: str | None, trace: Any) -> str:
         """The `feedback` that the function returns when called as GEPA calls it; else its score in words."""

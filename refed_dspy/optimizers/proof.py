@@ -8,9 +8,22 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from refed_dspy.ledger.candidates import Candidate
+from refed_dspy.metrics.equal_length import Compared, equal_length_gain
 from refed_dspy.metrics.intervals import Interval, is_gain, mean_interval
 from refed_dspy.records import dollars
 from refed_dspy.text import format_number, table_lines
+
+UNJUDGED = {"abstained": "abstained", "judge_failed": "judge failed"}
+"""The components that say which share of its questions the judge did not decide."""
+COLUMNS = {
+    "wins": "wins",
+    "grades": "grades",
+    "diversity": "diversity",
+    "coverage": "coverage",
+    "length_ratio": "length",
+    **UNJUDGED,
+}
+"""Component → its head in the table. Those of UNJUDGED are left out where it would show nothing but zeros."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +47,11 @@ class ProgramScore:
 
 @dataclass(frozen=True)
 class Proof:
-    """The compiled program against the uncompiled one, and against the champion where there is one."""
+    """The compiled program against the uncompiled one, and against the champion where there is one.
+
+    Scores, wins and gains are raw: no longer answer is discounted. The gains at equal length, infinite where they
+    cannot be told, are None where the metric compares no answers.
+    """
 
     baseline: ProgramScore
     compiled: ProgramScore
@@ -47,31 +64,65 @@ class Proof:
     """What the intervals are clustered by."""
     whole: bool = True
     """Whether each program has a score on at least four fifths of the test set."""
+    equal_length: Interval | None = None
+    """The gain over the uncompiled program at equal length."""
+    over_champion_equal_length: Interval | None = None
+    accept_longer: bool = False
+    """Whether a gain that rests on length is proved, too."""
 
     @property
     def proved(self) -> bool:
-        """Whether the gain is above zero: over the champion where there is one, else over the uncompiled program."""
-        if not self.whole:
-            return False
-        if self.champion is not None:
-            return self.over_champion is not None and is_gain(self.over_champion)
-        return is_gain(self.gain)
+        """Whether the gain is above zero, raw and at equal length: over the champion where there is one, else over the
+        uncompiled program."""
+        return self._gained and (self.accept_longer or not self.rests_on_length)
+
+    @property
+    def rests_on_length(self) -> bool:
+        """Whether there is a gain, but none that can be told at equal length."""
+        controlled = self.equal_length if self.champion is None else self.over_champion_equal_length
+        return self._gained and controlled is not None and not is_gain(controlled)
+
+    @property
+    def _gained(self) -> bool:
+        raw = self.gain if self.champion is None else self.over_champion
+        return self.whole and raw is not None and is_gain(raw)
 
     def lines(self) -> list[str]:
         """A table for a terminal."""
         rows = [("uncompiled", self.baseline), ("compiled", self.compiled)]
         if self.champion is not None:
             rows.insert(1, ("champion", self.champion))
-        names = [name for name in ("wins", "grades", "diversity", "coverage") if name in self.compiled.components]
-        heads = ["program", "score (95% interval)", *names, "a sample" if self.unit == "references" else "an example"]
+        shown = {
+            name for _, score in rows for name in score.components if name not in UNJUDGED or score.components[name]
+        }
+        names = [name for name in COLUMNS if name in shown]
+        unit = "a sample" if self.unit == "references" else "an example"
+        heads = ["program", "score (95% interval)", *(COLUMNS[name] for name in names), unit]
         table = table_lines([heads, *([label, *row.cells(names)] for label, row in rows)])
-        table.append(f"gain over uncompiled: {self.gain}, {self.gain.clusters} held-out {self.unit}")
-        if self.over_champion is not None:
-            table.append(f"gain over the champion: {self.over_champion}, {self.over_champion.clusters} {self.unit}")
+        over, level = self.over_champion, _at_equal_length(self.equal_length)
+        table.append(f"gain over uncompiled: {self.gain}{level}, {self.gain.clusters} held-out {self.unit}")
+        if over is not None:
+            level = _at_equal_length(self.over_champion_equal_length)
+            table.append(f"gain over the champion: {over}{level}, {over.clusters} {self.unit}")
         return table
 
+    def warning(self) -> str:
+        """That it rests on fewer than half of its judgements; empty where it does not."""
+        for score in (self.baseline, self.compiled):
+            abstained, failed = (score.components.get(name, 0.0) for name in UNJUDGED)
+            if abstained + failed > 0.5:
+                judged = f"{1 - abstained - failed:.0%} of its judgements"
+                return f"this rests on {judged}: on {abstained:.0%} the judge abstained, on {failed:.0%} it failed"
+        return ""
+
     def doubts(self) -> list[str]:
-        """Why nothing is proved, in a line; empty where it is."""
+        """Why nothing is proved, or on whose word, in a line; empty where it simply is."""
+        if self.rests_on_length:
+            ratio = format_number(self.compiled.components.get("length_ratio"))
+            rests = f"the gain rests on length, the answers being {ratio} times as long as the uncompiled program's"
+            if self.proved:
+                return [f"proved by --accept-longer alone: {rests}"]
+            return [f"not proved: {rests}; to let it count all the same: --accept-longer"]
         if self.proved:
             return []
         if not self.whole:
@@ -82,7 +133,14 @@ class Proof:
         """The same in JSON types, as the outcome stores it."""
         champion = None if self.champion is None else self.champion.facts()
         programs = {"baseline": self.baseline.facts(), "compiled": self.compiled.facts()}
-        return {**finite({**asdict(self), **programs, "champion": champion}), "proved": self.proved}
+        verdict = {"proved": self.proved, "rests_on_length": self.rests_on_length}
+        return {**finite({**asdict(self), **programs, "champion": champion}), **verdict}
+
+
+def _at_equal_length(gain: Interval | None) -> str:
+    if gain is None:
+        return ""
+    return f"; at equal length {gain if math.isfinite(gain.low) else 'not to be told'}"
 
 
 def finite(value: Any) -> Any:
@@ -97,23 +155,34 @@ def finite(value: Any) -> Any:
 def program_score(
     candidate: Candidate, clusters: Mapping[str, str], unit_cost: float | None, seed: int
 ) -> ProgramScore | None:
-    """The scores of `candidate` on the test set; None where there are none."""
-    scores = candidate.scores.get("test")
+    """The raw scores of `candidate` on the test set; None where there are none."""
+    scores = candidate.undiscounted("test")
     if not scores:
         return None
     interval = mean_interval(list(scores.values()), [clusters[example] for example in scores], seed=seed)
     return ProgramScore(interval, candidate.component_means("test"), unit_cost)
 
 
-def gain(
+def gains(
     new: Candidate, old: Candidate, clusters: Mapping[str, str], seed: int, unseen: frozenset[str] | None = None
-) -> Interval | None:
-    """By how much `new` scores higher than `old` on the test examples of clusters in `unseen` that both have scores on.
+) -> tuple[Interval | None, Interval | None]:
+    """By how much `new` scores higher than `old` on the test examples of clusters in `unseen` that both have scores on:
+    raw, and at equal length.
 
-    A cluster's difference is the mean of its examples' differences. None where no example is shared.
+    A cluster's difference is the mean of its examples' differences. None where no example is shared; the second also
+    where no verdicts are.
     """
-    a, b = new.scores.get("test", {}), old.scores.get("test", {})
-    shared = [e for e in a if e in b and (unseen is None or clusters[e] in unseen)]
+    a, b = new.undiscounted("test"), old.undiscounted("test")
+    shared = {e: a[e] - b[e] for e in a if e in b and (unseen is None or clusters[e] in unseen)}
     if not shared:
-        return None
-    return mean_interval([a[e] - b[e] for e in shared], [clusters[e] for e in shared], seed=seed)
+        return None, None
+    raw = mean_interval(list(shared.values()), [clusters[e] for e in shared], seed=seed)
+    if not (of_new := _compared(new)):
+        return raw, None
+    return raw, equal_length_gain(shared, of_new, _compared(old), clusters, seed=seed)
+
+
+def _compared(candidate: Candidate) -> dict[str, Compared]:
+    return {
+        e: Compared(stored["weight"], stored["verdicts"]) for e, stored in candidate.compared.get("test", {}).items()
+    }

@@ -11,6 +11,7 @@ import math
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from typing import Any
 
 import dspy
@@ -142,8 +143,9 @@ class ScoreRecorder:
             feedback = self.metric.feedback(gold, pred, pred_name, pred_trace)
             return MetricScore(evaluation.score, feedback, self.metric.accept, evaluation.objectives)
         spent = self._gateway.recorder.budget.spent
+        components, compared = evaluation.components, asdict(evaluation.compared) if evaluation.compared else None
         self._gateway.write(
-            evaluation_scored(candidate, example, subset, evaluation.score, evaluation.components, spent)
+            evaluation_scored(candidate, example, subset, evaluation.score, components, spent, compared)
         )
         self.evaluations += 1
         self._watch()

@@ -2,7 +2,8 @@
 
 For each of a reference's samples the judge compares the candidate's final answer with the *uncompiled program's* final
 answer to the same instruction. So a candidate gains nothing by making the first response worse, and the baseline's own
-score is known: it ties with itself. Grades of the instructions, their diversity and a length control are added.
+score is known: it ties with itself. Grades of the instructions and their diversity are added, and longer answers'
+wins count less: whether a gain is one at equal length is the proof's to tell (`metrics.equal_length`).
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ import dspy
 
 from refed_dspy.concurrency import all_of, run_blocking, together
 from refed_dspy.config.compile import MetricConfig
-from refed_dspy.errors import RowError
+from refed_dspy.errors import PASSING, RowError
+from refed_dspy.metrics.equal_length import Compared
 from refed_dspy.optimizers.judge_feedback import JudgedSample, feedback_on_instructions, feedback_on_responses
 from refed_dspy.optimizers.metrics import Evaluation, NotScored
 from refed_dspy.programs.adapter import SchemaAdapter
@@ -28,6 +30,7 @@ from refed_dspy.programs.judges import (
     RESPONSE_CRITERIA,
     Criterion,
     Graded,
+    Judgements,
     PairwiseJudge,
     RubricJudge,
 )
@@ -37,7 +40,6 @@ from refed_dspy.records import Reference, Sample
 COMPONENTS = ("wins", "grades", "diversity")
 T = TypeVar("T")
 _WORD = re.compile(r"\w+")
-_ENDPOINT_FAILURES = {"no answer", "no connection"}
 
 
 class ReferenceMetric:
@@ -45,13 +47,14 @@ class ReferenceMetric:
 
     score = coverage x (weighted mean of wins, grades and diversity), each 0 to 1:
 
-    - wins: 1, ½ or 0 a sample, pairwise against the uncompiled program, in both orders. What a win adds to a tie is
-      divided by how much longer than `length_tolerance` times the baseline's answer the winner is.
+    - wins: 1, ½ or 0 a sample, pairwise against the uncompiled program, in both orders. What a longer answer's win adds
+      to a tie is divided by the square of its length over the baseline's; `length_cost` is what that takes from the
+      score.
     - grades: of each instruction by each criterion, 1 to 5 as 0 to 1.
     - diversity: 1 - the mean ROUGE-L (F) of each pair among a reference's instructions and its own.
     - coverage: samples made over samples asked for; those lost to an endpoint's failure do not count as asked for.
 
-    A component on which the judge abstained throughout is left out, and the weights of the others are scaled up.
+    A component on which the judge decided nothing is left out, and the weights of the others are scaled up.
     """
 
     def __init__(
@@ -155,31 +158,38 @@ class ReferenceMetric:
     def _evaluation(self, reference: Reference, prediction: Any, judged: Sequence[JudgedSample]) -> Evaluation:
         coverage = self._coverage(prediction)
         if not judged:
-            return Evaluation(0.0, {"coverage": 0.0}, dict.fromkeys((*COMPONENTS, "coverage"), 0.0))
+            return Evaluation(0.0, {"coverage": 0.0}, objectives=dict.fromkeys((*COMPONENTS, "coverage"), 0.0))
         verdicts = [each for each in judged if each.win is not None]
         grades = [grade.share for each in judged for grade in each.grades if grade.share is not None]
+        verdicts_and_grades = (
+            each for sample in judged for each in (sample.verdict, *sample.grades) if each is not None
+        )
+        judgements = Judgements.of(verdicts_and_grades)
         components = {
-            "wins": _mean(_length_controlled(each, self.config.length_tolerance) for each in verdicts),
+            "wins": _mean(each.win for each in verdicts),
             "grades": _mean(grades),
             "diversity": diversity([reference.instruction, *(each.sample.instruction for each in judged)]),
         }
         weights = {name: getattr(self.config, name) for name in COMPONENTS if not math.isnan(components[name])}
         if set(weights) <= {"diversity"} or not (whole := sum(weights.values())):
-            raise NotScored(f"{reference.id}: the judge abstained on all of its samples")
+            raise NotScored(f"{reference.id}: the judge decided on none of its samples: {judgements}, {judgements.why}")
         score = coverage * sum(weight * components[name] for name, weight in weights.items()) / whole
+        of_wins = coverage * weights.get("wins", 0.0) / whole
+        controlled = {"wins": _mean(map(_discounted, verdicts))} if verdicts else {}
+        length_cost = of_wins * (components["wins"] - controlled["wins"]) if verdicts else 0.0
         defined = {name: value for name, value in components.items() if not math.isnan(value)}
-        raw = {"raw_wins": _mean(each.win for each in verdicts)} if verdicts else {}
-        asked = len(judged) * (1 + len(self.criteria))
         return Evaluation(
-            score,
+            score - length_cost,
             {
                 **defined,
-                **raw,
                 "length_ratio": _mean(each.length_ratio for each in judged),
+                "length_cost": length_cost,
                 "coverage": coverage,
-                "abstained": 1 - (len(verdicts) + len(grades)) / asked,
+                "abstained": judgements.abstained / judgements.asked,
+                "judge_failed": judgements.failed / judgements.asked,
             },
-            objectives={**defined, "coverage": coverage},
+            Compared(of_wins, [(each.win or 0.0, math.log(each.length_ratio)) for each in verdicts]),
+            objectives={**defined, **controlled, "coverage": coverage},
         )
 
     def _coverage(self, prediction: Any) -> float:
@@ -187,7 +197,7 @@ class ReferenceMetric:
         asked = len(self.baseline.features) * self.baseline.instructions_per_feature
         each_stage = {"response_generation": 1, "response_improvement": 1}
         each_stage["instruction_synthesis"] = self.baseline.instructions_per_feature
-        lost = sum(each_stage.get(f.stage, asked) for f in prediction.failures if f.kind in _ENDPOINT_FAILURES)
+        lost = sum(each_stage.get(f.stage, asked) for f in prediction.failures if f.kind in PASSING)
         if lost >= asked and not prediction.samples:
             raise NotScored("the endpoint gave no answer")
         return min(1.0, len(prediction.samples) / max(1, asked - lost))
@@ -207,10 +217,11 @@ def worst_first(judged: Iterable[JudgedSample]) -> list[JudgedSample]:
     return sorted(judged, key=lambda each: 0.5 if each.verdict is None else each.verdict.preference or 0)
 
 
-def _length_controlled(judged: JudgedSample, tolerance: float) -> float:
-    """The win, reduced by what its length may have gained."""
+def _discounted(judged: JudgedSample) -> float:
+    """The win, or less where its answer is longer. By the square: divided by the length alone, longer answers would pay
+    up to twice the length with a judge whose liking grows slowly."""
     win = judged.win or 0.0
-    return 0.5 + (win - 0.5) * min(1.0, tolerance / max(judged.length_ratio, 1e-9)) if win > 0.5 else win
+    return 0.5 + (win - 0.5) / max(1.0, judged.length_ratio) ** 2 if win > 0.5 else win
 
 
 def _mean(values: Iterable[float | None]) -> float:

@@ -15,10 +15,10 @@ import dspy
 
 from refed_dspy.errors import RunStopped, one_line
 from refed_dspy.files import whole_file
-from refed_dspy.ledger.candidates import baseline_and_best, count_abstentions, load_candidates
+from refed_dspy.ledger.candidates import ABSTAINED, baseline_and_best, count_abstentions, load_candidates
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.spending import spent
-from refed_dspy.ledger.summary import usage_by_stage
+from refed_dspy.ledger.summary import failure_counts, usage_by_stage
 from refed_dspy.optimizers.agreement import JudgeReport
 from refed_dspy.optimizers.proof import Proof, finite
 from refed_dspy.optimizers.spec import CompileSpec
@@ -62,14 +62,14 @@ class Compiled:
         """The outcome in a few lines: what it cost, what was gained, where it is."""
         manifest, proof, scores = self.manifest, self.proof, self.manifest["validation"]
         before, after = format_number(scores["uncompiled"]), format_number(scores["compiled"])
-        lines = [f"validation: {before} uncompiled, {after} compiled"]
+        lines = [warning] if proof is not None and (warning := proof.warning()) else []
+        lines.append(f"validation: {before} uncompiled, {after} compiled")
         if proof is None:
             lines.append("no proof: it ended before the test set was scored")
         else:
             lines += [*proof.lines(), *(self.judge.lines() if self.judge is not None else []), *proof.doubts()]
         lines.append(f"cost: {_money(manifest['cost'])}, {manifest['calls']} calls")
-        if manifest["abstained"]:
-            lines.append(unjudged(manifest["abstained"]))
+        lines += _failure_lines(manifest)
         if not self.changed:
             lines.append("no candidate was better than the uncompiled program, which is what is kept")
         if self.stopped:
@@ -166,6 +166,7 @@ def _manifest(ledger: Ledger, spec: CompileSpec, outcome: CompileOutcome, progra
         "sets": {name: len(examples) for name, examples in spec.split.sets.items()},
         "validation": {"uncompiled": outcome.baseline.mean("validation"), "compiled": outcome.best.mean("validation")},
         "abstained": count_abstentions(ledger),
+        "failures": failure_counts(ledger, but=ABSTAINED),
         "candidate": outcome.best.digest,
         "baseline": outcome.baseline.digest,
         "champion": outcome.champion,
@@ -190,9 +191,9 @@ def _money(amount: float | None) -> str:
 def compile_status(ledger: Ledger) -> dict[str, Any]:
     """A compile's status, in JSON types.
 
-    `optimizer`; `candidates` tried, `evaluations` scored, and those that could not be scored (`abstained`);
-    `uncompiled` and `best` mean scores on the validation set, None before there are some; `proved`: None before the
-    proof; `usage` by model; `cost` in dollars; `caps`; `stopped`.
+    `optimizer`; `candidates` tried, `evaluations` scored, and those that could not be scored (`abstained`); `failures`
+    by role and kind; `uncompiled` and `best` mean scores on the validation set, None before there are some; `proved`:
+    None before the proof; `usage` by model; `cost` in dollars; `caps`; `stopped`.
     """
     candidates, spending, identity = load_candidates(ledger), spent(ledger), ledger.meta("identity") or {}
     outcome = ledger.meta("outcome") or {}
@@ -202,6 +203,7 @@ def compile_status(ledger: Ledger) -> dict[str, Any]:
         "candidates": len(candidates),
         "evaluations": sum(len(scores) for candidate in candidates for scores in candidate.scores.values()),
         "abstained": count_abstentions(ledger),
+        "failures": failure_counts(ledger, but=ABSTAINED),
         "uncompiled": uncompiled,
         "best": best,
         "proved": (outcome.get("proof") or {}).get("proved"),
@@ -220,8 +222,7 @@ def status_lines(facts: dict[str, Any]) -> list[str]:
     lines = [
         f"a compile by {facts['optimizer']}: {facts['candidates']} candidates, {facts['evaluations']} evaluations{best}"
     ]
-    if facts["abstained"]:
-        lines.append(unjudged(facts["abstained"]))
+    lines += _failure_lines(facts)
     for role, use in facts["usage"].items():
         tokens = f"{use['prompt_tokens']} tokens read, {use['completion_tokens']} written"
         lines.append(f"{role}: {use['calls']} calls, {tokens}, {_money(use['cost'])}")
@@ -232,9 +233,12 @@ def status_lines(facts: dict[str, Any]) -> list[str]:
     return [*lines, proof if facts["finished"] else "not finished: the same command goes on"]
 
 
-def unjudged(count: int) -> str:
-    """The line about `count` evaluations that could not be scored."""
-    return f"not judged: {count} evaluations more, which count neither for nor against a candidate"
+def _failure_lines(facts: Mapping[str, Any]) -> list[str]:
+    """A line about evaluations that could not be scored, and one about each kind of failed calls."""
+    abstained = facts["abstained"]
+    uncounted = f"not judged: {abstained} evaluations more, which count neither for nor against a candidate"
+    failed = (f"failed: {each['count']} {each['kind']} in {each['stage']}" for each in facts.get("failures", ()))
+    return [*([uncounted] if abstained else []), *failed]
 
 
 def why_stopped(stopped: str, remedy: str = "") -> str:

@@ -19,7 +19,7 @@ from refed_dspy.optimizers.dspy_optimizers import NO_ERROR_LIMIT, Optimizer
 from refed_dspy.optimizers.estimate import caps_before_proof, estimate_compile, warn_of_small_caps
 from refed_dspy.optimizers.gateway import Gateway, current_candidate
 from refed_dspy.optimizers.progress import CompileProgress
-from refed_dspy.optimizers.proof import Proof, gain, program_score
+from refed_dspy.optimizers.proof import Proof, gains, program_score
 from refed_dspy.optimizers.recorder import CandidateCallback, ScoreRecorder, is_recoverable
 from refed_dspy.optimizers.reference_metric import ReferenceMetric
 from refed_dspy.optimizers.spec import CompileSpec
@@ -155,18 +155,22 @@ class CompileSteps:
             label: program_score(candidates[name], self.clusters, self.unit_costs.get(name), seed)
             for label, name in names.items()
         }
-        difference = gain(candidates[best], candidates[baseline], self.clusters, seed)
+        difference, level = gains(candidates[best], candidates[baseline], self.clusters, seed)
         baseline_score, best_score = scores["uncompiled"], scores["compiled"]
         if baseline_score is None or best_score is None or difference is None or self.gateway.cap_reached:
             return None
         size = len(self.spec.split.test)
         whole = all(enough(len(candidates[name].scores.get("test", {})), size) for name in names.values())
-        over_champion = None
+        over_champion, over_champion_level = None, None
         if self.champion is not None:
             unseen = frozenset(self.clusters.values()) - set(self.champion.state.get(MANIFEST, {}).get("seen", []))
-            over_champion = gain(candidates[best], candidates[names["champion"]], self.clusters, seed, unseen)
-        champions = scores.get("champion")
-        return Proof(baseline_score, best_score, difference, champions, over_champion, self.spec.unit, whole)
+            over_champion, over_champion_level = gains(
+                candidates[best], candidates[names["champion"]], self.clusters, seed, unseen
+            )
+        return Proof(
+            baseline_score, best_score, difference, scores.get("champion"), over_champion, self.spec.unit, whole,
+            level, over_champion_level, self.spec.settings.accept_longer,
+        )  # fmt: skip
 
     def _judge_report(self, baseline: str, best: str) -> JudgeReport | None:
         """How a judge agrees with people, before and after the compile."""
@@ -254,8 +258,11 @@ class CompileSteps:
         return bool(self.gateway.cap_reached or self.gateway.stop_error)
 
     def _raise_if_stopped(self) -> None:
+        """Raises what ended the compile; TeacherError or RunStopped also where a model failed on every call so far."""
         if (error := self.gateway.stop_error) is not None:
             raise error
+        for model in self.gateway.models.values():
+            self.gateway.read(lambda _, model=model: model.check_useful())  # type: ignore[misc]
 
 
 def _samples(prediction: Any) -> int:

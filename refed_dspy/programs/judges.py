@@ -1,14 +1,14 @@
 """Judges: DSPy programs like any other, so they can be compiled too, on people's verdicts.
 
-A judge that cannot decide abstains, with a reason. An abstention is recorded as such, never as a zero.
+A judge that cannot decide abstains, with a reason; one whose call fails has no say at all. Neither is ever a zero.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Self
 
 import dspy
 
@@ -57,19 +57,20 @@ _PREFERENCES = {"A>>B": 2, "A>B": 1, "A=B": 0, "B>A": -1, "B>>A": -2}
 class Verdict:
     """A pairwise judge's verdict on (answer A, answer B).
 
-    `preference`: the mean over both orders, from 2 (A is much better) to -2; 0 is a tie; None: the judge abstained.
-    `consistent`: whether both orders named the same winner, or both a tie; None: the judge abstained.
-    `abstained`: why it did; empty where it decided.
+    `preference`: the mean over both orders, from 2 (A is much better) to -2; 0 is a tie; None: there is no verdict.
+    `consistent`: whether both orders named the same winner, or both a tie; None: there is no verdict.
+    `abstained`: why the judge did; `failed`: the failure of one of its two calls, "kind: reason". Else empty.
     """
 
     preference: float | None
     consistent: bool | None
     reasons: tuple[str, ...]
     abstained: str = ""
+    failed: str = ""
 
     @property
     def win(self) -> float | None:
-        """1 where A won, 0.5 for a tie, 0 where B won; None where the judge abstained."""
+        """1 where A won, 0.5 for a tie, 0 where B won; None where there is no verdict."""
         if self.preference is None:
             return None
         return 0.5 if self.preference == 0 else float(self.preference > 0)
@@ -80,16 +81,56 @@ SAME = Verdict(0, True, ("the two answers are the same",))
 
 @dataclass(frozen=True)
 class Graded:
-    """A rubric judge's grade, 1 to 5, and its reason; None: it abstained."""
+    """A rubric judge's grade, 1 to 5, and its reason; None: it abstained, or its call failed: "kind: reason"."""
 
     criterion: str
     grade: int | None
     reason: str
+    failed: str = ""
 
     @property
     def share(self) -> float | None:
         """The grade on a scale from 0 to 1."""
         return None if self.grade is None else (self.grade - 1) / 4
+
+
+@dataclass(frozen=True)
+class Judgements:
+    """How many questions a judge decided, abstained on, and failed on. `why`: the first reason why it did not decide;
+    a failure's, if there is one."""
+
+    decided: int
+    abstained: int
+    failed: int
+    why: str = ""
+
+    @classmethod
+    def of(cls, answers: Iterable[Verdict | Graded]) -> Self:
+        """Count these."""
+        decided, abstentions, failures = 0, [], []
+        for answer in answers:
+            if (answer.preference if isinstance(answer, Verdict) else answer.grade) is not None:
+                decided += 1
+            elif answer.failed:
+                failures.append(answer.failed)
+            else:
+                abstentions.append(answer.abstained if isinstance(answer, Verdict) else answer.reason)
+        return cls(decided, len(abstentions), len(failures), next(iter([*failures, *abstentions]), ""))
+
+    @property
+    def asked(self) -> int:
+        return self.decided + self.abstained + self.failed
+
+    def __str__(self) -> str:
+        abstentions = f"{self.abstained} abstention{'' if self.abstained == 1 else 's'}"
+        return f"{abstentions}, {self.failed} failure{'' if self.failed == 1 else 's'}"
+
+    def warning(self) -> str:
+        """That what rests on these rests on fewer than half of them, and why; empty where it does not."""
+        if 2 * self.decided >= self.asked:
+            return ""
+        few = f"this rests on {self.decided} of {self.asked} judgements"
+        return f"{few}: {self}, the first because: {one_line(self.why, 200)}"
 
 
 class PairwiseJudge(Program):
@@ -102,7 +143,7 @@ class PairwiseJudge(Program):
     async def judge(
         self, instruction: str, answer_a: str, answer_b: str, criterion: Criterion = OVERALL, item: str = ""
     ) -> Verdict:
-        """The verdict. If one of the two calls fails, the judge abstains.
+        """The verdict; without one where one of the two calls fails.
 
         Raises TeacherError where the judge cannot be asked at all, NoConnection where it is not reached.
         """
@@ -117,7 +158,7 @@ class PairwiseJudge(Program):
             reasons.append(f"(asked with A and B exchanged) {second.reason}")
         for failure in (first, second):
             if isinstance(failure, str):
-                return Verdict(None, None, tuple(reasons), failure)
+                return Verdict(None, None, tuple(reasons), failed=failure)
         if not {first.verdict, second.verdict} <= set(_PREFERENCES):
             return Verdict(None, None, tuple(reasons), "the judge could not tell")
         in_first, in_second = _PREFERENCES[first.verdict], -_PREFERENCES[second.verdict]
@@ -152,14 +193,14 @@ class RubricJudge(Program):
         self.grade = dspy.Predict(RubricGrading)
 
     async def judge(self, text: str, context: str, criterion: Criterion, item: str = "") -> Graded:
-        """The grade. If the call fails, the judge abstains.
+        """The grade; without one where the call fails.
 
         Raises TeacherError where the judge cannot be asked at all, NoConnection where it is not reached.
         """
         item = item or one_line(text, 40)
         answer = await _answer_or_failure(self.grade, "rubric_judge", item, criterion, context=context, text=text)
         if isinstance(answer, str):
-            return Graded(criterion.name, None, answer)
+            return Graded(criterion.name, None, answer, failed=answer)
         return Graded(criterion.name, int(answer.grade) if answer.grade.isdecimal() else None, answer.reason)
 
     async def aforward(self, text: str, context: str, criterion: str, description: str) -> dspy.Prediction:

@@ -3,16 +3,11 @@ they are outside of those layers: errors of this package."""
 
 from __future__ import annotations
 
-import os
-import re
-from collections.abc import Iterator, Mapping
-from typing import Any
-
 import dspy
 from dspy.utils import exceptions as lm_errors
 from dspy.utils.exceptions import AdapterParseError, LMConfigurationError, LMError, LMTransportError
 
-from refed_dspy.config.teacher import SECRET
+from refed_dspy.config.keys import know_environment, know_settings, without_keys
 from refed_dspy.errors import (
     CapReached,
     CutAnswer,
@@ -46,6 +41,13 @@ class NotReached(LMTransportError):
 
 class NotAnApi(LMError):
     """The endpoint answered with a web page: it is not an API."""
+
+
+class Redirected(LMError):
+    """The endpoint named another address. No redirect is followed: keys and prompts would go there."""
+
+    def __init__(self, endpoint: str, status: int) -> None:
+        super().__init__(f"{endpoint} redirects to another address (HTTP {status}), and no redirect is followed")
 
 
 class StillLimited(LMError):
@@ -122,6 +124,7 @@ _STOP_HINTS = (
     (lm_errors.LMUnsupportedModelError, "check the teacher's model and api_base"),
     (lm_errors.LMUnsupportedFeatureError, "check the teacher's params"),
     (lm_errors.LMConfigurationError, "check the teacher's settings"),
+    (Redirected, "set api_base to the address that answers by itself (https instead of http, perhaps)"),
     (NotAnApi, "check api_base, and the proxies set in the environment"),
     (NoBatches, "set mode: interactive, or name an endpoint that takes batches"),
     (BatchRejected, "nothing of it was paid for; mend that, or set mode: interactive"),
@@ -139,7 +142,10 @@ def translated(error: LMError | AdapterParseError, question: Question) -> RefedE
     if isinstance(error, AdapterParseError):
         # DSPy's message continues with the whole answer; the reason is its first paragraph.
         return MalformedAnswer(question.stage, question.item, str(error).partition("\n\n")[0])
-    reason = one_line(without_keys(getattr(error, "message", "") or str(error), question.lm))
+    lm = question.lm or dspy.settings.lm
+    know_settings(getattr(getattr(lm, "recorded", lm), "kwargs", None))
+    know_environment()
+    reason = one_line(without_keys(getattr(error, "message", "") or str(error)))
     if isinstance(error, LMCapReached):
         return CapReached("", reason=reason)
     if isinstance(error, StillLimited):
@@ -150,7 +156,7 @@ def translated(error: LMError | AdapterParseError, question: Question) -> RefedE
         return TeacherError(f"{question}: {reason} — {hint}")
     if (row_error := row_error_of(error)) is not None:
         return row_error(question.stage, question.item, reason)
-    if without_keys(str(error), question.lm) != str(error):
+    if without_keys(str(error)) != str(error):
         return TeacherError(f"{question}: {reason} — not an error that was expected")
     raise error
 
@@ -173,27 +179,3 @@ def stop_hint(error: LMError) -> str:
             return hint
     missing = getattr(error, "status", None) == 404
     return "check the teacher's api_base, its model and, on Azure, api_version" if missing else ""
-
-
-def without_keys(text: str, lm: Any = None) -> str:
-    """`text` without the API keys of `lm` (or the context's) and of the environment: providers repeat them."""
-    lm = lm or dspy.settings.lm
-    settings = getattr(getattr(lm, "recorded", lm), "kwargs", None) or {}
-    keys = {*_secrets(settings), *(value for name, value in os.environ.items() if _KEY_VARIABLE.search(name))}
-    for key in sorted(keys, key=len, reverse=True):
-        if len(key) >= 8:
-            text = text.replace(key, "[key]")
-    return text
-
-
-_KEY_VARIABLE = re.compile(r"(_KEY|_TOKEN|_SECRET)$")
-
-
-def _secrets(settings: Any, named: bool = False) -> Iterator[str]:
-    """Every text, at any depth, under a name that suggests an API key."""
-    if isinstance(settings, Mapping):
-        for name, value in settings.items():
-            yield from _secrets(value, named or bool(SECRET.search(str(name))))
-    elif named and isinstance(settings, str):
-        yield settings
-        yield settings.removeprefix("Bearer ")

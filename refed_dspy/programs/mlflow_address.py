@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from refed_dspy.config.keys import holds_key, is_secret_name, know, know_environment, without_keys
 from refed_dspy.errors import ConfigError, one_line
 
 DIGEST_TAG = "refed.digest"
@@ -37,14 +38,33 @@ def quiet_mlflow() -> Any:
         os.environ.setdefault(name, value)
     import mlflow
 
-    for noisy in ("alembic", "mlflow"):  # importing MLflow has just set their levels
+    # Importing MLflow has just set their levels. The last one tells addresses, with what is secret in them.
+    for noisy in ("alembic", "mlflow", "urllib3.connectionpool"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     return mlflow
 
 
-def without_password(text: object) -> str:
-    """`text` in one line, without the user and password of any address in it."""
-    return re.sub(r"://[^/\s@]*@", "://", one_line(text))
+def without_secrets(text: object, limit: int = 300) -> str:
+    """`text` in one line, without the secrets that an MLflow address may hold: user and password, a parameter with a
+    token, and a token in place of a profile (`databricks://TOKEN`)."""
+    know_environment()
+    for variable in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):
+        address = os.environ.get(variable, "")
+        for secret in _PROFILE.findall(address) + [
+            value for _, name, value in _PARAMETER.findall(address) if is_secret_name(name)
+        ]:
+            know(secret)  # MLflow's errors tell it without the address, too
+    clean = re.sub(r"://[^/\s@]*@", "://", without_keys(str(text)))
+    return one_line(_PARAMETER.sub(_without_secret, clean), limit)
+
+
+_PROFILE = re.compile(r"^databricks(?:-uc)?://([^/?\s]+)")
+_PARAMETER = re.compile(r"([?&])([^=&?\s]+)=([^&\s'\"]+)")
+
+
+def _without_secret(parameter: re.Match[str]) -> str:
+    mark, name, value = parameter.groups()
+    return f"{mark}{name}=…" if is_secret_name(name) or holds_key(value) else parameter[0]
 
 
 def download_program(address: str) -> Path:
@@ -53,7 +73,7 @@ def download_program(address: str) -> Path:
     try:
         local = Path(mlflow.artifacts.download_artifacts(artifact_uri=address))
     except Exception as error:  # noqa: BLE001 — MLflow's own, and its HTTP client's
-        raise ConfigError(f"program {address}: MLflow cannot provide it: {without_password(error)}") from None
+        raise ConfigError(f"program {address}: MLflow cannot provide it: {without_secrets(error)}") from None
     return local / "program.json" if local.is_dir() else local
 
 
@@ -70,7 +90,7 @@ def registered_version(address: str) -> Any | None:
         named = get_model_name_and_version(client, address)
         return client.get_model_version(*named) if len(named) == 2 else None
     except Exception as error:  # noqa: BLE001 — MLflow's own, and its HTTP client's
-        raise ConfigError(f"program {address}: MLflow cannot provide it: {without_password(error)}") from None
+        raise ConfigError(f"program {address}: MLflow cannot provide it: {without_secrets(error)}") from None
 
 
 def registered_digest(address: str) -> str | None:

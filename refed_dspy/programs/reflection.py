@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 import dspy
 
-from refed_dspy.errors import ConfigError, NoAnswer, NoConnection, RowError, one_line
+from refed_dspy.errors import PASSING, ConfigError, NoConnection, RowError, one_line
 from refed_dspy.programs.asking import about
 from refed_dspy.programs.program import Program
 from refed_dspy.signatures.reflection import InstructionReflection, ResponseReflection
@@ -78,7 +78,7 @@ Reflected: TypeAlias = tuple[tuple[str, str] | None, str]
 """The first pass: the new pair, or None and why there is none."""
 Improved: TypeAlias = tuple[str | None, str]
 """The second pass: the better response, or None and why there is none."""
-_PASSING = (f"{NoAnswer.kind}:", f"{NoConnection.kind}:")
+_PASSING = tuple(f"{kind}:" for kind in PASSING)
 
 
 class ReflectionTuning(Program):

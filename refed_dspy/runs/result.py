@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 import shlex
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from refed_dspy.data.export import export, to_dataset
 from refed_dspy.data.rows import Samples, dropped_rows
-from refed_dspy.errors import CapReached, ExportError, RunDirError
+from refed_dspy.errors import PASSING, CapReached, ExportError, RunDirError, one_line
 from refed_dspy.ledger.identity import named_work
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.spending import Spent, spent
@@ -80,6 +80,23 @@ def full_status(ledger: Ledger) -> dict[str, Any]:
     status = run_status(ledger)
     begun = bool(ledger.meta("identity")) and not status["complete"]
     return {**status, "projected": as_facts(forecast(ledger)) if begun else None}
+
+
+def why_short(failures: Sequence[Failure], dropped: int = 0) -> str:
+    """Why there are fewer samples than asked for, and what to do, in one line: the most frequent of `failures`, with
+    the last one's reason, and the rows that filters `dropped`."""
+    causes, remedies = [], ["add references", "ask for fewer"]
+    if failures:
+        (stage, kind), count = Counter((each.stage, each.kind) for each in failures).most_common(1)[0]
+        last = [each.reason for each in failures if (each.stage, each.kind) == (stage, kind)][-1]
+        causes.append(f"{count} {kind} in {stage}, the last because: {one_line(last, 200)}")
+    if dropped:
+        causes.append(f"filters dropped {dropped} rows")
+        remedies.insert(1, "loosen a filter in a new run")
+    if any(each.kind in PASSING for each in failures):
+        remedies.insert(0, "run it again, which asks again what had no answer")
+    why = "; ".join(causes) or "each gave nothing new in three rounds"
+    return f"{why} — {', '.join(remedies[:-1])}, or {remedies[-1]}"
 
 
 SAMPLES = "samples-at-cap.jsonl"

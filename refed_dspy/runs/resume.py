@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from refed_dspy.config.loading import check_config
 from refed_dspy.config.teacher import TeacherConfig
 from refed_dspy.data.references import References
 from refed_dspy.errors import ConfigError, RunDirError
@@ -96,8 +97,8 @@ def _judge(ledger: Ledger) -> TeacherConfig | None:
         return None
     config, teacher = stored["config"], ledger.meta("teacher")["config"]
     if config is not None:
-        is_teacher = teacher is not None and config == {**teacher, "temperature": 0.0}
-        return None if is_teacher else TeacherConfig.model_validate(config)
+        is_teacher = teacher is not None and config in (teacher, {**teacher, "temperature": 0.0})
+        return None if is_teacher else check_config(TeacherConfig, config)
     if teacher is None and stored["model"] == ledger.meta("teacher")["model"]:
         return None
     raise RunDirError(
@@ -135,5 +136,5 @@ def _teachers(ledger: Ledger, stage: str) -> list[TeacherConfig]:
             "or name the same model with --teacher"
         )
     return [
-        TeacherConfig.model_validate({**member["config"], "weight": member.get("weight", 1.0)}) for member in members
+        check_config(TeacherConfig, {**member["config"], "weight": member.get("weight", 1.0)}) for member in members
     ]

@@ -25,7 +25,7 @@ from refed_dspy.runs.work import RunWork
 from refed_dspy.teachers import Teacher
 from refed_dspy.teachers.by_stage import TeachersByStage, rates_of, stages_of
 from refed_dspy.teachers.caps import caps_of
-from refed_dspy.teachers.recorded import CallPolicy
+from refed_dspy.teachers.failures import CallPolicy
 from refed_dspy.teachers.work import Work
 
 log = logging.getLogger("refed_dspy")
@@ -104,7 +104,7 @@ class RunSpec:
     def policy(self) -> CallPolicy:
         """How its models are asked. A judge's stages are not in `depth`: they count as deepest, and go first."""
         depth = {stage: depth for depth, stage in enumerate(getattr(self.program, "stage_names", ()))}
-        return CallPolicy(self.config.seed, self.config.max_failure_share, depth)
+        return CallPolicy(self.config.seed, self.config.max_failure_share, depth=depth)
 
     @property
     def calls_a_sample(self) -> float:

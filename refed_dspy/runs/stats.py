@@ -17,13 +17,14 @@ from refed_dspy.ledger.spending import Spent, spent
 from refed_dspy.metrics.figures import Figures, Tools, figures, open_tools, scoring, table
 from refed_dspy.metrics.intervals import Interval
 from refed_dspy.metrics.win_rates import LC_NOTE, LengthControlled, length_controlled, win_rate
-from refed_dspy.programs.judges import OVERALL, PairwiseJudge, Verdict
+from refed_dspy.programs.judges import OVERALL, Judgements, PairwiseJudge, Verdict
 from refed_dspy.programs.saved import program_digests
 from refed_dspy.records import PICO, DataRow, digest
 from refed_dspy.teachers import Teacher
 from refed_dspy.teachers.caps import caps_of
+from refed_dspy.teachers.failures import ROWS_OWN, CallPolicy
 from refed_dspy.teachers.judge import in_role, open_judge_model
-from refed_dspy.teachers.recorded import CallPolicy, Progress
+from refed_dspy.teachers.recorded import Progress
 from refed_dspy.teachers.row_jobs import for_each_row, row_job
 from refed_dspy.teachers.work import Work
 from refed_dspy.text import NO_VALUE, format_number
@@ -36,10 +37,9 @@ class Wins:
     judge: str
     rate: Interval | None
     length_controlled: LengthControlled | None
-    judged: int
-    """Rows with a verdict or an abstention, of `rows`."""
+    judgements: Judgements
+    """Of the rows that were asked about, of `rows`."""
     rows: int
-    abstained: int
     used: Spent
     stopped: str
     """The cap that ended it early, or nothing."""
@@ -153,7 +153,7 @@ async def _wins(
         models={"judge": judge},
         size=len(rows),
         caps=caps_of(config),
-        policy=CallPolicy(config.seed, max_failure_share=1.0),
+        policy=CallPolicy(config.seed, uncounted=ROWS_OWN),
     )
     async with row_job(folder, work, on_progress) as session:
 
@@ -175,18 +175,17 @@ def _tallied(
 ) -> Wins:
     """Raises RunStopped where the judge decided nothing."""
     decided = [(row, win) for row in rows if row.number in verdicts and (win := verdicts[row.number].win) is not None]
+    judgements = Judgements.of(verdicts.values())
     if verdicts and not decided and not stopped:
-        why = next(iter(verdicts.values())).abstained
-        raise RunStopped(f"judge: it abstained on every row, first because: {why} — name another judge")
+        raise RunStopped(f"judge: {judgements.warning()} — name another judge")
     wins, clusters = [win for _, win in decided], [row.instruction for row, _ in decided]
     differences = [float(len(row.response) - len(row.plain or "")) for row, _ in decided]
     return Wins(
         judge=judge,
         rate=win_rate(wins, clusters, seed=seed) if wins else None,
         length_controlled=length_controlled(wins, differences, clusters, seed=seed) if wins else None,
-        judged=len(verdicts),
+        judgements=judgements,
         rows=len(rows),
-        abstained=len(verdicts) - len(decided),
         used=used,
         stopped=stopped,
     )
@@ -194,11 +193,11 @@ def _tallied(
 
 def _win_lines(wins: Wins) -> list[str]:
     rate = wins.rate
-    lines = []
+    lines = [warning] if (warning := wins.judgements.warning()) else []
     if rate is not None:
         lines.append(
             f"improved over plain, by {wins.judge}: {format_number(rate.mean, 1)}% of {rate.n} rows "
-            f"({format_number(rate.low, 1)} to {format_number(rate.high, 1)}), {wins.abstained} abstentions"
+            f"({format_number(rate.low, 1)} to {format_number(rate.high, 1)}), {wins.judgements}"
         )
     controlled = wins.length_controlled
     if controlled is not None:
@@ -210,13 +209,17 @@ def _win_lines(wins: Wins) -> list[str]:
             lines.append(f"length-controlled: {mean}% ({low} to {high}){note}. {LC_NOTE}")
     lines.append(str(wins.used))
     if wins.stopped:
-        lines.append(f"stopped: {wins.stopped} is reached after {wins.judged} of {wins.rows} rows; raise it to go on")
+        lines.append(
+            f"stopped: {wins.stopped} is reached after {wins.judgements.asked} of {wins.rows} rows; raise it to go on"
+        )
     return lines
 
 
 def _win_facts(wins: Wins) -> dict[str, Any]:
     rate, controlled = wins.rate, wins.length_controlled
-    facts: dict[str, Any] = {"judge": wins.judge, "judged": wins.judged, "of": wins.rows, "abstained": wins.abstained}
+    judged = wins.judgements
+    facts: dict[str, Any] = {"judge": wins.judge, "judged": judged.asked, "of": wins.rows}
+    facts |= {"abstained": judged.abstained, "failed": judged.failed}
     if rate is not None:
         facts |= {"mean": rate.mean, "low": rate.low, "high": rate.high, "n": rate.n}
     if controlled is not None and controlled.interval is not None:

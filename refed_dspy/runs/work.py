@@ -12,7 +12,7 @@ from refed_dspy.ledger.batches import left_batches
 from refed_dspy.ledger.identity import differences, has_begun
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.runs.plan import Plan
-from refed_dspy.runs.result import end_at_cap
+from refed_dspy.runs.result import end_at_cap, why_short
 from refed_dspy.teachers.by_stage import ANY, TeachersByStage
 from refed_dspy.teachers.pool import PoolSetup
 from refed_dspy.teachers.session import Session
@@ -77,9 +77,10 @@ def note_end(session: Session, plan: Plan) -> None:
         log.warning("%s", stopped)
     elif not plan.complete:
         log.warning(
-            "the references gave %d of %d samples: each of them failed, or gave nothing new in three rounds",
+            "the references gave %d of %d samples: %s",
             plan.kept,
             plan.settings.size,
+            why_short(session.ledger.failures()),
         )
     if left := sum(batch["calls"] for batch in left_batches(session.ledger)):
         log.warning(

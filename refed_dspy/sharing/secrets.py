@@ -13,19 +13,10 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from refed_dspy.config.keys import SHAPES
 from refed_dspy.errors import InputError, one_line
 from refed_dspy.sharing.manifest import name_digest
 
-SHAPES: Mapping[str, str] = {
-    "a key of OpenAI's or Anthropic's kind (sk-…)": r"\bsk-[A-Za-z0-9_\-]{20,}",
-    "a token of the Hub (hf_…)": r"\bhf_[A-Za-z0-9]{30,}",
-    "a token of GitHub (ghp_…, github_pat_…)": r"\b(?:gh[pousr]_[A-Za-z0-9]{36,}|github_pat_[A-Za-z0-9_]{40,})",
-    "a key of AWS (AKIA…)": r"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b",
-    "a key of Google (AIza…)": r"\bAIza[0-9A-Za-z_\-]{35}",
-    "a token of Slack (xox…)": r"\bxox[abprs]-[0-9A-Za-z\-]{10,}",
-    "a private key (PEM)": r"-----BEGIN [A-Z ]*PRIVATE KEY-----",
-}
-"""What it is → its regular expression, in Arrow's syntax (RE2)."""
 _SECRET_NAME = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL", re.IGNORECASE)
 _MIN_LENGTH = 12
 """A shorter value of a variable may be a word that any text holds."""

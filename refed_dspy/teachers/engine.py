@@ -8,6 +8,7 @@ Retries of `dspy.LM` itself are off.
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -16,7 +17,7 @@ from functools import partial
 from typing import Any, Self
 from weakref import WeakKeyDictionary
 
-from dspy.lm15 import LM15Error, ProviderError, Request, Response, response_to_events
+from dspy.lm15 import LM15Error, Request, Response, response_to_events
 from dspy.lm15 import TimeoutError as AnswerTimeout
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt
 from tenacity.wait import wait_random_exponential
@@ -36,10 +37,13 @@ from refed_dspy.teachers.outcomes import (
     outcome_of,
 )
 from refed_dspy.teachers.prices import Price
-from refed_dspy.teachers.rate_limits import LONGEST_PAUSE, RateLimits, Slot, WaitTooLong, WatchedTransport
+from refed_dspy.teachers.rate_limits import LONGEST_PAUSE, RateLimits, Slot, WaitTooLong
 from refed_dspy.teachers.requests import Outgoing
 from refed_dspy.teachers.route import Route
+from refed_dspy.teachers.transport import Reading, Unreadable, WatchedTransport, current_reading, longest_answer
+from refed_dspy.teachers.usage import without_usage
 
+log = logging.getLogger("refed_dspy.teachers")
 _BACKOFF = wait_random_exponential(multiplier=0.5, max=30)
 
 
@@ -69,6 +73,7 @@ class TeacherEngine:
         self._of_loop: WeakKeyDictionary[asyncio.AbstractEventLoop, Connections] = WeakKeyDictionary()
         self.shares_limits_with: TeacherEngine | None = None
         """Another engine of the same model at the same endpoint, whose rate limits this one uses."""
+        self._doubted = False
 
     def __deepcopy__(self, memo: object) -> Self:
         return self  # optimizers copy programs, and with them their LM: connections are shared
@@ -115,7 +120,7 @@ class TeacherEngine:
         end: Callable[[Slot], None] = limits.ended
         try:
             number = await recorder.reserve(self.model, self.endpoint, worst)
-            attempt = self.sent_attempt(worst, number)
+            attempt = self.sent_attempt(worst, number, prompt_bound)
             limits.sent(slot)
             try:
                 response = await self._in_time(connections, request, slot)
@@ -133,11 +138,41 @@ class TeacherEngine:
         """The answer, within one deadline for the whole attempt. Raises lm15's TimeoutError, a subclass of Python's."""
         try:
             async with asyncio.timeout(self.config.timeout):
-                return await answer_from(connections.lm, request, lambda: slot.answered)
+                return await self.answer_from(connections.lm, request, lambda: slot.answered)
         except LM15Error:
             raise
         except TimeoutError:
             raise AnswerTimeout(f"no answer in {self.config.timeout:g} s") from None
+
+    async def answer_from(self, lm: Any, request: Request, arrived: Callable[[], bool]) -> Response:
+        """The answer of `lm`, lm15's client. Raises LM15Error.
+
+        `arrived`: whether anything has come back. lm15 takes only whole numbers in a usage. Where an answer cannot be
+        read it is read without its usage, since it is paid for.
+        """
+        token = current_reading.set(reading := Reading())
+        try:
+            return await _read_answer(lm, request, arrived)
+        except Unreadable:
+            reading.instead = without_usage(reading.body)
+            if reading.instead is None:
+                raise
+            answer = await _read_answer(lm, request, arrived)
+            self._doubt()
+            return answer
+        finally:
+            current_reading.reset(token)
+
+    def _doubt(self) -> None:
+        """Say, once, that the usage of this model's answers is not to be believed."""
+        if not self._doubted:
+            log.warning(
+                "%s at %s: the tokens that an answer says it took cannot be right; such calls are charged at their "
+                "worst case",
+                self.model,
+                self.endpoint,
+            )
+        self._doubted = True
 
     def _connections(self) -> Connections:
         """The connections of the running event loop, made at its first call."""
@@ -147,12 +182,13 @@ class TeacherEngine:
             limits = (
                 self.shares_limits_with._connections().limits
                 if self.shares_limits_with is not None
-                else RateLimits(config.concurrency or 32, config.requests_per_minute, config.tokens_per_minute)
+                else RateLimits(
+                    config.concurrency or 32, config.requests_per_minute, config.tokens_per_minute, name=self.endpoint
+                )
             )
             transport = self.route.async_transport()
-            connections = self._of_loop[loop] = Connections(
-                self.route.async_lm(WatchedTransport(transport, limits)), transport, limits
-            )
+            watched = WatchedTransport(transport, limits, longest_answer(config))
+            connections = self._of_loop[loop] = Connections(self.route.async_lm(watched), transport, limits)
         return connections
 
     async def aclose(self) -> None:
@@ -195,14 +231,17 @@ class TeacherEngine:
         """The most that a call can cost whose prompt has at most `prompt_bound` tokens: picodollars; None: no price."""
         return None if self.price is None else self.price.worst(prompt_bound, self.config.max_tokens)
 
-    def sent_attempt(self, worst: int | None, number: int) -> SentAttempt:
+    def sent_attempt(self, worst: int | None, number: int, prompt_bound: int) -> SentAttempt:
         """An attempt that is sent now. `worst`: its reservation; `number`: of its call in the ledger."""
-        return SentAttempt(self.model, self.endpoint, self.price, worst, number, time.monotonic())
+        most = prompt_bound, self.config.max_tokens
+        return SentAttempt(self.model, self.endpoint, self.price, worst, number, time.monotonic(), most)
 
     def finished(self, response: Response, attempt: SentAttempt, recorder: Recorder) -> Response:
         """Record a finished attempt. Raises AnswerCut, AnswerRefused."""
         self.answered = True
         outcome = outcome_of(response)
+        if attempt.doubts(response):
+            self._doubt()
         recorder.report(attempt.answered(outcome, response, self.route.provider))
         if outcome == "cut":
             raise AnswerCut(f"cut at max_tokens={self.config.max_tokens}: raise it in the teacher's settings")
@@ -211,10 +250,10 @@ class TeacherEngine:
         return as_text(response)
 
     def failed(self, error: BaseException, attempt: SentAttempt, recorder: Recorder) -> BaseException:
-        """Record an attempt without an answer. Returns the error to raise: never with the key in it."""
+        """Record an attempt without an answer. Returns the error to raise: never with a key in it."""
         raised = error
         if isinstance(error, LM15Error):
-            raised = error_to_raise(error, self.endpoint, self.route.key(), self.answered)
+            raised = error_to_raise(error, self.endpoint, self.answered)
         if isinstance(raised, NotReached):
             recorder.not_sent(attempt.number)
         else:
@@ -222,11 +261,11 @@ class TeacherEngine:
         return raised
 
 
-async def answer_from(lm: Any, request: Request, arrived: Callable[[], bool]) -> Response:
-    """The answer of `lm`, lm15's client. Raises LM15Error.
+async def _read_answer(lm: Any, request: Request, arrived: Callable[[], bool]) -> Response:
+    """The answer of `lm`. Raises LM15Error.
 
-    lm15 fails on JSON of an unexpected shape: if an answer has `arrived`, that is the endpoint's fault, and costs one
-    row only.
+    lm15 fails on JSON of an unexpected shape: if an answer has `arrived`, that is the endpoint's fault (Unreadable),
+    and costs one row only.
     """
     try:
         answer: Response = await lm.complete(request)
@@ -235,7 +274,7 @@ async def answer_from(lm: Any, request: Request, arrived: Callable[[], bool]) ->
     except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
         if not arrived():
             raise
-        raise ProviderError(f"its answer cannot be read: {type(error).__name__}: {one_line(error, 120)}") from None
+        raise Unreadable(f"its answer cannot be read: {type(error).__name__}: {one_line(error, 120)}") from None
     return answer
 
 

@@ -27,7 +27,7 @@ from refed_dspy.ledger.recorder import current_recorder
 from refed_dspy.programs.lm_errors import AnswerCut, AnswerRefused
 from refed_dspy.records import Call
 from refed_dspy.teachers.outcomes import as_text, outcome_of
-from refed_dspy.teachers.route import used_tokens
+from refed_dspy.teachers.usage import used_tokens, whole
 
 if TYPE_CHECKING:
     from refed_dspy.teachers.teacher import Teacher
@@ -98,11 +98,12 @@ class MessagesEngine(ForeignEngine):
         with dspy.track_usage() as tracker:
             first = (await self.lm.acall(messages=messages, **self._others(request.config)))[0]
         tokens: dict[str, Any] = next(iter(tracker.get_total_tokens().values()), {})
-        usage = Usage(input_tokens=tokens.get("prompt_tokens"), output_tokens=tokens.get("completion_tokens"))
-        text = str((first.get("text") if isinstance(first, dict) else first) or "")
-        return Response(
-            id="-", model=self.lm.model, message=Message.assistant(text or " "), finish_reason="stop", usage=usage
+        usage = Usage(
+            input_tokens=whole(tokens.get("prompt_tokens")), output_tokens=whole(tokens.get("completion_tokens"))
         )
+        text = str((first.get("text") if isinstance(first, dict) else first) or "")
+        message = Message.assistant(text or " ")
+        return as_text(Response(id="-", model=self.lm.model, message=message, finish_reason="stop", usage=usage))
 
     def _others(self, config: Config) -> dict[str, Any]:
         """The settings of a request that are not the model's own."""

@@ -1,4 +1,4 @@
-"""Opens the judge: at temperature 0, with a warning where it is the teacher's own model."""
+"""Opens the judge: at temperature 0 where the model takes one, with a warning where it is the teacher's own model."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from refed_dspy.config import sampling
 from refed_dspy.config.teacher import TeacherConfig
-from refed_dspy.errors import ConfigError, ModelError
+from refed_dspy.errors import ModelError
 from refed_dspy.teachers.teacher import Teacher, open_teacher
 
 log = logging.getLogger("refed_dspy.teachers")
@@ -52,8 +53,7 @@ def open_judge_model(asked: Any, beside: Teacher | None = None) -> Teacher:
 
 
 def _at_temperature_zero(config: TeacherConfig, beside: Teacher | None) -> Teacher:
-    """`config`'s model at temperature 0, or with its own where the model takes no other."""
-    try:
-        return open_teacher(config.model_copy(update={"temperature": 0.0}), beside)
-    except ConfigError:
-        return open_teacher(config, beside)
+    """`config`'s model at temperature 0, or as it is where the model does not take that."""
+    if config.embedded or sampling.takes_zero(str(config.model), config.params):
+        config = config.model_copy(update={"temperature": 0.0})
+    return open_teacher(config, beside)

@@ -7,6 +7,7 @@ import json
 import re
 import time
 from dataclasses import dataclass, replace
+from typing import Any
 
 from dspy._vendor.lm15.transports import ConnectError
 from dspy.lm15 import (
@@ -20,15 +21,16 @@ from dspy.lm15 import (
     ServerError,
     TextPart,
     TransportError,
+    Usage,
 )
 from dspy.lm15 import TimeoutError as AnswerTimeout
 
-from refed_dspy.programs.lm_errors import AnswerRefused, NotAnApi, NotReached
+from refed_dspy.config.keys import without_keys, without_keys_in
+from refed_dspy.programs.lm_errors import AnswerRefused, NotAnApi, NotReached, Redirected
 from refed_dspy.records import Call
-from refed_dspy.teachers.keys import without_key
 from refed_dspy.teachers.prices import Price
-from refed_dspy.teachers.rate_limits import WebPage
-from refed_dspy.teachers.route import used_tokens
+from refed_dspy.teachers.transport import Unreadable, WebPage
+from refed_dspy.teachers.usage import is_incredible, used_tokens
 
 _PAGE = re.compile(r"<!doctype|<html", re.IGNORECASE)
 _TRANSIENT = (RateLimitError, ServerError, TransportError, AnswerTimeout)
@@ -44,10 +46,17 @@ class SentAttempt:
     worst: int | None
     number: int
     started: float
+    most: tuple[int, int]
+    """Tokens that its prompt and its completion can have at most."""
+
+    def doubts(self, response: Response) -> bool:
+        """Whether the answer says that it took more than it can have."""
+        return is_incredible(response.usage, *self.most)
 
     def answered(self, outcome: str, response: Response, provider: str) -> Call:
-        """The finished call, charged by its tokens; where they were not reported, at its worst case."""
-        prompt, cached, written, completion = used_tokens(provider, response.usage)
+        """The finished call, charged by its tokens; where they were not reported, or cannot be, at its worst case."""
+        usage = Usage() if self.doubts(response) else response.usage
+        prompt, cached, written, completion = used_tokens(provider, usage)
         cost = self.worst
         if self.price is not None and prompt is not None and completion is not None:
             cost = self.price.cost(prompt, cached or 0, written or 0, completion)
@@ -73,18 +82,24 @@ def _outcome(error: BaseException, status: int | None) -> str:
 
 
 def as_text(response: Response) -> Response:
-    """`response` with its JSON as text.
+    """`response` with its JSON as text, and without keys.
 
     Where a schema has an enum in it (a judge's verdict, say), lm15 returns the parsed value and no text. Adapters and
     the ledger need the text.
     """
-    if not any(isinstance(part, DataPart) for part in response.message.parts):
+    parts = tuple(map(_part_as_text, response.message.parts))
+    if all(new is old for new, old in zip(parts, response.message.parts, strict=True)):
         return response
-    parts = tuple(
-        TextPart(text=json.dumps(part.value, ensure_ascii=False)) if isinstance(part, DataPart) else part
-        for part in response.message.parts
-    )
     return replace(response, message=replace(response.message, parts=parts))
+
+
+def _part_as_text(part: Any) -> Any:
+    if isinstance(part, DataPart):
+        return TextPart(text=json.dumps(without_keys_in(part.value), ensure_ascii=False))
+    text = getattr(part, "text", None)  # a text, or reasoning
+    if not isinstance(text, str) or (clean := without_keys(text)) is text:
+        return part
+    return replace(part, text=clean)
 
 
 def outcome_of(response: Response) -> str:
@@ -114,17 +129,19 @@ def is_transient(error: BaseException) -> bool:
     return isinstance(error, _TRANSIENT) and not isinstance(error, BillingError)
 
 
-def error_to_raise(error: LM15Error, endpoint: str, key: str | None, answered: bool) -> BaseException:
-    """The error to raise, without the key: one of `programs.lm_errors` where DSPy has no type for it."""
+def error_to_raise(error: LM15Error, endpoint: str, answered: bool) -> BaseException:
+    """The error to raise, without keys: one of `programs.lm_errors` where DSPy has no type for it."""
     if _is_filter(error):
         return AnswerRefused("declined by a content filter")
-    error.message = without_key(error.message, key)
-    error.args = tuple(without_key(arg, key) if isinstance(arg, str) else arg for arg in error.args)
+    error.message = without_keys(error.message)
+    error.args = tuple(without_keys(arg) if isinstance(arg, str) else arg for arg in error.args)
     if isinstance(error, TransportError) and isinstance(error.__cause__, ConnectError):
         return NotReached(f"{endpoint} cannot be reached: {error.message}")
+    if error.status is not None and 300 <= error.status < 400:
+        return Redirected(endpoint, error.status)
     if isinstance(error, WebPage) and not answered:
         return NotAnApi(f"{endpoint} {error.message}")
-    if not answered and type(error) is ProviderError:  # the base type: lm15 could not classify it
+    if not answered and type(error) in {ProviderError, Unreadable}:  # the base type: lm15 could not classify it
         return NotAnApi(
             f"{endpoint} answered with something that is no API's answer: {_first_paragraph(error.message)}"
         )

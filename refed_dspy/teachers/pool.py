@@ -81,13 +81,13 @@ class Outage:
 
 
 class PooledTeacher(RecordedTeacher):
-    """The RecordedTeacher of a pool's member: only a final error ends a question: another may answer it."""
+    """The RecordedTeacher of a pool's member: another may answer a question that it did not answer."""
 
     async def _failed(self, key: Key, error: RowError, recorder: CallRecorder) -> None:
-        if error.final:
-            await super()._failed(key, error, recorder)
-        else:
+        if isinstance(error, _PASSING):
             recorder.write()
+        else:
+            await super()._failed(key, error, recorder)
 
 
 class PoolMember:
@@ -281,7 +281,7 @@ class Pool:
         if not isinstance(error, RowError):
             return
         if isinstance(error, NoConnection) and not any(weighted.member.recorded.answered for weighted in self._members):
-            raise member.recorded.not_reached(error) from error
+            raise member.recorded.failures.not_reached(error) from error
         await member.recorded.fail(keys[member.id], error)
 
 

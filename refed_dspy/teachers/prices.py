@@ -26,6 +26,8 @@ from refed_dspy.teachers.route import LOCAL_PROVIDERS
 
 TABLE_DATES = {"1.105.0": "2026-10-11"}
 """Version of the table that DSPy ships → the date it was published."""
+MOST_COST = 9_000_000 * PICO
+"""What a call is charged at most: SQLite's integers end a little above."""
 _LONGER = re.compile(r"input_cost_per_token_above_(\d+)k_tokens")
 
 
@@ -42,12 +44,12 @@ class Price:
         rates = self.rates
         for threshold, above in self.longer:
             rates = above if prompt > threshold else rates
-        return int(rates.cost(prompt, cached, written, completion))
+        return min(MOST_COST, int(rates.cost(prompt, cached, written, completion)))
 
     def worst(self, prompt: int, completion: int) -> int:
         """Picodollars: the most that a call of at most so many tokens can cost."""
         reached = [self.rates, *(rates for threshold, rates in self.longer if prompt > threshold)]
-        return max(rates.dearest_prompt * prompt + rates.completion * completion for rates in reached)
+        return min(MOST_COST, max(rates.dearest_prompt * prompt + rates.completion * completion for rates in reached))
 
 
 _DEARER = {"service_tier", "tools", "web_search_options", "plugins", "modalities"}

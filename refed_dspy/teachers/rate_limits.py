@@ -9,19 +9,16 @@ follows a refusal, for as long as the endpoint asks. Waiting calls get their slo
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import random
 import re
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
-
-from dspy.lm15 import TransportError
 
 FIRST_WINDOW = 32
 """Calls in flight before the first answer: an unknown endpoint does not get all of them at once."""
@@ -35,6 +32,9 @@ PATIENCE = 900.0
 """Seconds: after so long with nothing but refusals, or before so long a wait for a limit, a run ends in order."""
 MIN_REFUSALS = 5
 """Refusals in a row without which an endpoint is not `hopeless`, however long they took."""
+TOLD_FROM = 20.0
+"""Seconds: a longer wait is told."""
+log = logging.getLogger("refed_dspy.teachers")
 
 
 class WaitTooLong(Exception):
@@ -114,7 +114,7 @@ current_slot: ContextVar[Slot | None] = ContextVar("refed_slot", default=None)
 
 
 class RateLimits:
-    """The limits of one endpoint, for one event loop. `most`: the largest window."""
+    """The limits of one endpoint, for one event loop. `most`: the largest window; `name`: the endpoint's."""
 
     def __init__(
         self,
@@ -122,16 +122,21 @@ class RateLimits:
         requests_per_minute: float | None = None,
         tokens_per_minute: float | None = None,
         *,
+        name: str = "",
         clock: Callable[[], float] = time.monotonic,
         rng: random.Random | None = None,
     ) -> None:
-        self.most, self._clock = most, clock
+        self.most, self._clock, self._name = most, clock, name
         self._rng = rng or random.Random()
         self.window = float(min(most, FIRST_WINDOW))
         self.in_flight = 0
         self.requests = PerMinute(requests_per_minute, clock)
         self.tokens = PerMinute(tokens_per_minute, clock)
         self._paused_until = self._decreased_at = clock()
+        self._asked_for = 0.0
+        """Seconds of pause that the endpoint asked for last."""
+        self._told = False
+        """Whether people know that calls wait."""
         self._recent: deque[bool] = deque(maxlen=RECENT_ENDINGS)
         self._refused_since: float | None = None
         self._refusals = 0
@@ -168,6 +173,7 @@ class RateLimits:
         # Doubling each round trip until the first refusal, then one more each round trip.
         self.window = min(self.most, self.window + (1.0 if self._starting else 1.0 / self.window))
         self._recent.append(True)
+        self._told = False
         self.ended(slot)
 
     def ended(self, slot: Slot) -> None:  # noqa: ARG002 — one signature for all that end a slot
@@ -189,6 +195,7 @@ class RateLimits:
             self._decreased_at = now
         self._starting = False
         if retry_after:
+            self._asked_for = retry_after
             self._paused_until = max(self._paused_until, now + min(LONGEST_PAUSE, retry_after))
         self._release()
 
@@ -237,11 +244,28 @@ class RateLimits:
                 granted.set_exception(WaitTooLong(wait))
                 continue
             if wait > 0:
+                self._tell(wait)
                 self._look_again(wait)
                 return
             self._queue.popleft()
             self._take(tokens)
             granted.set_result(None)
+
+    def _tell(self, wait: float) -> None:
+        """Say why calls wait so many seconds, if that is long. Said once until a call goes well."""
+        if self._told or wait < TOLD_FROM:
+            return
+        self._told = True
+        if wait > self._paused_until - self._clock() + 1:
+            log.warning("%s: its rate limit is used up; waiting %.0f s", self._name, wait)
+            return
+        log.warning(
+            "%s: its rate limit is reached, and it asks for a pause of %s (Retry-After); waiting %.0f s, then it is "
+            "asked again",
+            self._name,
+            _span(self._asked_for),
+            wait,
+        )
 
     def _look_again(self, seconds: float) -> None:
         if self._timer is not None:
@@ -255,17 +279,25 @@ def _header(headers: Mapping[str, str], unit: str, what: str) -> str | None:
     return headers.get(f"x-ratelimit-{what}-{unit}") or headers.get(f"anthropic-ratelimit-{unit}-{what}")
 
 
+_NUMBER = re.compile(r"-?[0-9]+(?:\.[0-9]+)?")
+
+
 def _number(text: str | None) -> float | None:
-    """A finite number, or None."""
-    try:
-        number = math.nan if text is None else float(text)
-    except ValueError:
-        return None
+    """A finite number, or None. Python alone takes `1_0` and the digits of other scripts for numbers, too."""
+    number = float(text) if text is not None and _NUMBER.fullmatch(text.strip()) else math.nan
     return number if math.isfinite(number) else None
 
 
+def _span(seconds: float) -> str:
+    """So many seconds for people."""
+    for unit, length in (("years", 31_557_600), ("days", 86_400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:,.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_SPAN = re.compile(r"(\d+(?:\.\d+)?)(ms|[smhd])")
+_SPAN = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|[smhd])")
 _EPOCH = 1e9
 """A number as large as this is a point in time, in seconds since 1970."""
 
@@ -282,35 +314,3 @@ def _seconds(text: str | None) -> float | None:
         return max(0.0, datetime.fromisoformat(text).timestamp() - time.time())
     except ValueError:
         return None
-
-
-class WebPage(TransportError):
-    """An HTML page came back instead of JSON: from a proxy, or a wrong address."""
-
-
-class WatchedTransport:
-    """One of lm15's asynchronous transports. `limits` learns from the headers of each answer."""
-
-    def __init__(self, transport: Any, limits: RateLimits) -> None:
-        self._transport, self._limits = transport, limits
-
-    @asynccontextmanager
-    async def stream(self, request: Any) -> AsyncIterator[Any]:
-        """The response to one request. Raises WebPage."""
-        async with self._transport.stream(request) as response:
-            if (slot := current_slot.get()) is not None:
-                slot.answered = True
-            limits: dict[str, str] = {}
-            is_page = False
-            for name, value in response.headers:
-                name = name.lower()
-                if "ratelimit" in name:
-                    limits[name] = value
-                elif name == "content-type":
-                    is_page = value.lower().startswith("text/html")
-            if limits:
-                self._limits.learn(limits)
-            # A gateway's page about too many requests, or about an error of its own, means what its status says.
-            if is_page and response.status != 429 and response.status < 500:
-                raise WebPage(f"answered HTTP {response.status} with a web page, not with JSON")
-            yield response

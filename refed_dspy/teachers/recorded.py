@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter, defaultdict, deque
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -22,6 +22,7 @@ from dspy.clients.errors import wrap_error
 from dspy.lm15 import Config, LM15Error, Message, Request, Response, Usage
 from dspy.utils.exceptions import AdapterParseError, LMError
 
+from refed_dspy.config.keys import without_keys
 from refed_dspy.errors import (
     CapReached,
     CutAnswer,
@@ -35,6 +36,7 @@ from refed_dspy.errors import (
     TooLong,
     UnfitRequest,
 )
+from refed_dspy.ledger.history import ever_answered
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.recorder import CallRecorder, RunRecorder, recording
 from refed_dspy.ledger.statements import Answer, Key, answered, failed, reused, shared
@@ -43,11 +45,8 @@ from refed_dspy.programs.lm_errors import in_transit, translated
 from refed_dspy.programs.question import Fit, Question, UnnamedStage, current_fit, current_question, current_repetition
 from refed_dspy.records import Call, digest
 from refed_dspy.teachers import Teacher
+from refed_dspy.teachers.failures import CallPolicy, Failures
 from refed_dspy.teachers.foreign import text_of
-
-LEAST_CALLS = 20
-RECENT = 50
-"""A stage's failure share is taken over its last 50 calls, once there are 20: a teacher may also fail later on."""
 
 _KINDS = {kind.kind: kind for kind in (MalformedAnswer, CutAnswer, RefusedAnswer, TooLong, UnfitRequest)}
 
@@ -75,19 +74,6 @@ class Progress:
     """Rows that a filter dropped."""
     unit: str = "samples"
     """What is counted, for people."""
-
-
-@dataclass(frozen=True)
-class CallPolicy:
-    """How a model is asked in one run: the `seed` of its calls, and the share of failures that stops the run.
-
-    `depth`: stage → how deep in the program it is. Where the budget runs short the deepest stage goes first, since it
-    finishes samples; a stage that is not named goes before all that are.
-    """
-
-    seed: int = 0
-    max_failure_share: float = 0.5
-    depth: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -131,7 +117,7 @@ class RecordedTeacher:
         recorder: RunRecorder,
         teacher: Teacher,
         progress: Progress,
-        policy: CallPolicy = CallPolicy(),
+        policy: CallPolicy = CallPolicy(),  # noqa: B008 — it cannot change
         reused_from: Ledger | None = None,
         role: str = "teacher",
     ) -> None:
@@ -140,15 +126,17 @@ class RecordedTeacher:
         """What the model is in this session, for messages."""
         self.engine: Engine | None = None
         """What sends its requests, while it runs."""
-        self.seed, self.max_failure_share = policy.seed, policy.max_failure_share
+        self.seed, self.failures = policy.seed, Failures(role, policy)
         self._reused_from = reused_from
-        self.answered = False
-        """Whether any call was answered in this process, usable or not: then something was paid for."""
         self.key = key_function(teacher.identity, teacher.settings)
         """Asked → its key in the ledger."""
         self._settled = recorder.settled
         self._depth = policy.depth
-        self._recent: defaultdict[str, deque[bool]] = defaultdict(lambda: deque(maxlen=RECENT))
+
+    @property
+    def answered(self) -> bool:
+        """Whether any call was answered in this process, usable or not: then something was paid for."""
+        return self.failures.paid
 
     async def complete(self, request: Request) -> Response:
         """The recorded answer, or a new one, which is in the ledger by then. Raises LMError (`in_transit`)."""
@@ -185,7 +173,7 @@ class RecordedTeacher:
         if self._reused_from is None or (found := self._reused_from.answer(key.digest)) is None:
             return None
         try:
-            answer = asked.checked(found.text)
+            answer = asked.checked(without_keys(found.text))
         except MalformedAnswer:  # it was asked for with other bounds
             return None
         rows = [
@@ -198,6 +186,8 @@ class RecordedTeacher:
 
     async def ask(self, asked: Asked, key: Key) -> Answer:
         """Ask the teacher. The answer or failure is in the ledger before this returns or raises."""
+        if self.recorder.ended is not None:
+            raise self.recorder.ended
         if self.recorder.stopping:
             raise asyncio.CancelledError
         if self.recorder.out_of_time:
@@ -218,37 +208,35 @@ class RecordedTeacher:
         finally:
             self.progress.in_flight -= 1
             self._count(recorder.calls)
-        self.answered = True
+        self.failures.paid = True
         endpoint = recorder.calls[-1].endpoint if recorder.calls else self.teacher.endpoint
         rows = [*answered(key, answer, endpoint, recorder.take()), *self.recorder.recovered(key.digest)]
         self._settled.add(key.digest)  # before the wait: whoever is cancelled in it has had the answer written
         await self.recorder.group.commit(rows)
-        self._count_success(key.stage)
+        self.failures.answered(key.stage)
         return answer
 
     async def _failed(self, key: Key, error: RowError, recorder: CallRecorder) -> None:
-        """Record and count a request without an answer. Raises TeacherError, RunStopped."""
+        """Record and count a request without an answer. Raises TeacherError where the endpoint is not there, and as
+        `fail`."""
         if isinstance(error, NoConnection) and not self.answered:
             recorder.write()
-            raise self.not_reached(error) from error
+            raise self.failures.not_reached(error) from error
         await self.fail(key, error, recorder.take())
 
     async def fail(self, key: Key, error: RowError, calls: Sequence[Call] = ()) -> None:
-        """The request ends with `error`. Raises RunStopped where too many of its stage failed."""
+        """The request ends with `error`. Raises as `Failures.failed` where too many did."""
         (self._settled if error.final else self.recorder.passing).add(key.digest)
-        await self.recorder.group.commit(failed(key, error.kind, error.reason, error.final, calls))
-        if not isinstance(error, MalformedAnswer):  # each try of those was counted
-            self._count_failure(key.stage, error)
-
-    def not_reached(self, error: NoConnection) -> TeacherError:
-        """An endpoint that never answered is not one row's bad luck."""
-        prefix = "" if self.role == "teacher" else f"{self.role}: "
-        return TeacherError(f"{prefix}{error.reason} — check api_base, and that the server runs")
+        try:  # counted at once: calls that wait for a slot must hear of it before they begin
+            if not isinstance(error, MalformedAnswer):  # each try of those was counted
+                self._count_failure(key.stage, error)
+        finally:
+            await self.recorder.group.commit(failed(key, error.kind, error.reason, error.final, calls))
 
     async def _usable_answer(self, asked: Asked, recorder: CallRecorder) -> Answer:
         """An answer that fits. Each try is paid for and recorded.
 
-        Raises MalformedAnswer when the last try does not fit either, RunStopped when too many calls failed.
+        Raises MalformedAnswer when the last try does not fit either, and as `Failures.failed` when too many did.
         """
         tries = 0
         while True:
@@ -278,7 +266,7 @@ class RecordedTeacher:
 
     def _count(self, calls: Iterable[Call]) -> None:
         for call in calls:
-            self.answered = self.answered or call.prompt_tokens is not None or call.outcome == "ok"
+            self.failures.paid |= call.prompt_tokens is not None or call.outcome == "ok"
             self.progress.calls += 1
             self.progress.prompt_tokens += call.prompt_tokens or 0
             self.progress.completion_tokens += call.completion_tokens or 0
@@ -286,22 +274,21 @@ class RecordedTeacher:
                 self.progress.unpriced += 1
             self.progress.cost += call.cost or 0
 
-    def _count_success(self, stage: str) -> None:
-        self._recent[stage].append(True)
-
     def _count_failure(self, stage: str, error: RowError) -> None:
-        """Count a request that failed, or a try. Raises RunStopped where too many of the stage did."""
+        """Count a request that failed, or a try. Raises as `Failures.failed`."""
         self.progress.failed[error.kind] += 1
-        recent = self._recent[stage]
-        recent.append(False)
-        failed = recent.count(False)
-        if len(recent) >= LEAST_CALLS and failed / len(recent) >= self.max_failure_share:
-            share = self.max_failure_share
-            raise RunStopped(
-                f"{stage} failed in {failed} of its last {len(recent)} calls, the last one {error.kind}: "
-                f"{error.reason} — check the {self.role}"
-                + (f", or raise max_failure_share ({share:g})" if share < 1 else "")
-            ) from error
+        try:
+            self.failures.failed(stage, error)
+        except (TeacherError, RunStopped) as ended:
+            self.recorder.ended = ended
+            raise
+
+    def check_useful(self) -> None:
+        """Raises TeacherError or RunStopped where every call failed, and no start had an answer in their stages."""
+        if (useless := self.failures.useless()) is not None:
+            stages, error = useless
+            if not ever_answered(self.ledger, stages):
+                raise error
 
 
 def key_function(identity: Mapping[str, Any], settings: Mapping[str, Any]) -> Callable[[Asked], Key]:

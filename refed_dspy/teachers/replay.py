@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import dspy
 from dspy.lm15 import Request, Response
 
-from refed_dspy.errors import NoAnswer, RowError
+from refed_dspy.errors import NoAnswer, RowError, UnfitRequest
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.programs.adapter import checked_adapter
 from refed_dspy.programs.asking import with_roles
@@ -49,8 +49,9 @@ class Replay:
         self.missing += 1
         if (failure := self.ledger.failure(key.digest)) is None:
             raise in_transit(NotAsked(key.stage, key.item, "was never asked"))
+        kind, reason, _ = failure
         # Not NoConnection: that would be about the endpoint, which is not called here.
-        raise in_transit(NoAnswer(key.stage, key.item, failure[1]))
+        raise in_transit((UnfitRequest if kind == UnfitRequest.kind else NoAnswer)(key.stage, key.item, reason))
 
 
 @contextmanager

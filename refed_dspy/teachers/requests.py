@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Mapping
 from dataclasses import replace
@@ -12,9 +13,11 @@ from urllib.parse import urlsplit
 
 from dspy.lm15 import Config, Request
 
+from refed_dspy.config import sampling
 from refed_dspy.config.teacher import TeacherConfig
 from refed_dspy.teachers.route import Route
 
+log = logging.getLogger("refed_dspy.teachers")
 _BOUNDS = {"maxLength", "minLength", "maxItems", "minItems"}
 LONGEST_BOUND = 1_999
 """Characters: llama.cpp's grammar ignores a longer bound, and some of its versions refuse it."""
@@ -57,7 +60,7 @@ class Outgoing:
             most = min(settings.max_tokens or self.config.max_tokens, self.config.max_tokens)
             fitted = replace(
                 settings,
-                temperature=self.config.temperature if settings.temperature is None else settings.temperature,
+                temperature=self._temperature(settings.temperature),
                 extensions=dict(self.config.params) or None,
                 response_format=format_,
                 max_tokens=most,
@@ -65,6 +68,18 @@ class Outgoing:
             # The entry holds the original: as long as that lives, nothing else has its id.
             entry = self._configs[id(settings)] = (settings, fitted, len(json.dumps(format_)) if format_ else 0)
         return entry[1], entry[2]
+
+    def _temperature(self, asked: float | None) -> float | None:
+        """The temperature to send, None for none. A program may have `asked` for one of its own."""
+        model, temperature = str(self.config.model), self.config.temperature if asked is None else asked
+        if sampling.is_unsent(temperature, model, self.config.params):
+            return None
+        if temperature > 1 and sampling.on_anthropic_wire(model):
+            log.warning(
+                "%s: a program asks for temperature %g, and Anthropic's API takes at most 1", model, temperature
+            )
+            return 1.0
+        return temperature
 
 
 def takes_cache_key(config: TeacherConfig, route: Route) -> bool:

@@ -7,17 +7,12 @@ is a provider that DSPy's router knows.
 
 from __future__ import annotations
 
-import os
-import re
 from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import quote, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
-# Not in dspy.lm15's public names. By default the transport reads the whole environment for proxies at each request
-# (0.5 ms) and sends loopback calls to a proxy; here the proxy is set once.
-from dspy._vendor.lm15.features import HostSpec
-from dspy._vendor.lm15.transports import StdlibAsyncTransport
+from dspy._vendor.lm15.features import HostSpec  # not in dspy.lm15's public names
 from dspy.lm15 import (
     AccessPolicy,
     AsyncLMRouter,
@@ -28,18 +23,17 @@ from dspy.lm15 import (
     RouterConfig,
 )
 
+from refed_dspy.config.keys import read_key
+from refed_dspy.config.sampling import is_reasoning_deployment
 from refed_dspy.config.teacher import TeacherConfig
 from refed_dspy.errors import ModelError, one_line
-from refed_dspy.teachers.keys import read_key
+from refed_dspy.teachers.transport import PlainTransport
 
 CUSTOM_PROVIDER = "refed-teacher"
 """The name under which lm15 knows an endpoint that is given by its address."""
 CONNECT_SECONDS = 10.0
-MOST_TOKENS = 10**9
 # Their decoders need length bounds in the schema. Hosted strict modes refuse or ignore them.
 LOCAL_PROVIDERS = {"ollama", "vllm", "sglang"}
-_REASONING = re.compile(r"o\d|gpt-5")
-_REASONING_APART = {"gemini", "vertex", "vertex-express", "xai"}
 
 
 @dataclass(frozen=True)
@@ -59,9 +53,9 @@ class Route:
     transport: dict[str, Any]
     """How connections are made: keywords of lm15's transports."""
 
-    def async_transport(self) -> StdlibAsyncTransport:
+    def async_transport(self) -> PlainTransport:
         """Connections for one event loop; the caller closes them."""
-        return StdlibAsyncTransport(**self.transport)
+        return PlainTransport(**self.transport)
 
     def async_lm(self, transport: Any) -> Any:
         """lm15's client for this wire format over `transport`. It holds the key, in memory only."""
@@ -115,7 +109,7 @@ def _azure(config: TeacherConfig, base: str, deployment: str) -> Route:
         host = HostSpec(base_url=root, paths={"chat/completions": path}, model_in="path")
         access = AccessPolicy(provider=CUSTOM_PROVIDER, env_keys=env, auth_scheme=scheme, host=host)
     # Dated versions before late 2024 know only the old name; reasoning models take only the new one.
-    old = config.api_version is not None and not _REASONING.match(deployment)
+    old = config.api_version is not None and not is_reasoning_deployment(deployment)
     compat = OpenAIChatCompat(max_tokens_field="max_tokens") if old else OpenAIChatCompat()
     return _declared(config, base, deployment, access, compat, bounded_schema=False)
 
@@ -148,7 +142,7 @@ def _known_provider(config: TeacherConfig) -> Route:
         raise ModelError("the model's provider is unknown; give its endpoint's address in api_base") from None
     provider = resolution.provider
     if not env and resolution.env_key and not resolution.placeholder_key:
-        if not os.environ.get(resolution.env_key):
+        if not read_key(resolution.env_key):
             raise ModelError(
                 f"no key for {config.model}: set the variable {resolution.env_key}, or name another in api_key_env"
             )
@@ -163,12 +157,22 @@ def _known_provider(config: TeacherConfig) -> Route:
     return Route(provider, resolution.model, endpoint, RouterConfig(), env, bounded, transport)
 
 
+def key_variable(model: str) -> str | None:
+    """The variable from which DSPy reads the key for `model`; None: none, or the provider is unknown to it."""
+    try:
+        variable: str | None = LMRouter(RouterConfig()).resolve_openai_chat(model).env_key
+    except LM15Error:
+        return None
+    return variable
+
+
 def _transport(config: TeacherConfig, endpoint: str) -> dict[str, Any]:
     where = urlsplit(endpoint)
     host = where.hostname or ""
     direct = host in {"127.0.0.1", "localhost", "::1"} or bool(proxy_bypass(host))
     proxies = {} if direct else getproxies()
-    # engine.py sets one deadline for the whole attempt. lm15's own timeouts would make a task for each read and write.
+    # By default lm15 reads the whole environment for proxies at each request (0.5 ms) and sends loopback calls to a
+    # proxy. engine.py sets one deadline for the whole attempt: lm15's own timeouts would make a task each read.
     return {
         "connect_timeout": CONNECT_SECONDS,
         "read_timeout": None,
@@ -186,27 +190,3 @@ def _required_variable(config: TeacherConfig) -> tuple[str, ...]:
     if not read_key(config.api_key_env):
         raise ModelError(f"the variable {config.api_key_env} (api_key_env) is not set; export it and run again")
     return (config.api_key_env,)
-
-
-def _count(value: int | None) -> int | None:
-    """A count of tokens, or None for one that is impossible."""
-    return value if value is not None and 0 <= value <= MOST_TOKENS else None
-
-
-def used_tokens(provider: str, usage: Any) -> tuple[int | None, int | None, int | None, int | None]:
-    """(prompt, of it cached, of it written to a cache, completion) of a provider's usage, None where unknown.
-
-    Anthropic does not count cached tokens as prompt tokens, nor Gemini and xAI reasoning as completion; they are
-    billed, so they are added here.
-    """
-    prompt, cached, written, completion = map(
-        _count, (usage.input_tokens, usage.cache_read_tokens, usage.cache_write_tokens, usage.output_tokens)
-    )
-    if prompt is not None and "anthropic" in provider:
-        prompt += (cached or 0) + (written or 0)
-    if completion is not None and provider in _REASONING_APART:
-        completion += _count(usage.reasoning_tokens) or 0
-    if prompt is not None:  # no share exceeds the whole
-        cached = None if cached is None else min(cached, prompt)
-        written = None if written is None else min(written, prompt - (cached or 0))
-    return prompt, cached, written, completion

@@ -105,8 +105,8 @@ class Session:
 
         Raises:
             ConfigError: a cap is below the worst case of the very first call.
-            TeacherRefused: a model cannot be used with its settings, and nothing was paid for.
-            RunStopped: the same after the first answer.
+            TeacherRefused: a model cannot be used with its settings, or failed on every call, and nothing was paid for.
+            RunStopped: the same after the first answer, or a model failed too often.
         """
         recorder, remaining = self.start.recorder, self.start.caps_left
         recorder.out_of_time = remaining.over
@@ -133,15 +133,18 @@ class Session:
         """Notes in `cap_reached` the cap that ended the block, and turns other errors into what `running` raises."""
         budget = self.start.recorder.budget
         try:
-            yield
-        except CapReached:
-            reached = budget.reached
-            if reached is not None and not budget.calls:
-                raise ConfigError(
-                    f"{reached.cap}: below the worst case of the first call, {dollars(reached.worst)}: raise it, or "
-                    "lower the teacher's max_tokens"
-                ) from None
-            self.cap_reached = reached or CapReached("max_minutes")
+            try:
+                yield
+            except CapReached:
+                reached = budget.reached
+                if reached is not None and not budget.calls:
+                    raise ConfigError(
+                        f"{reached.cap}: below the worst case of the first call, {dollars(reached.worst)}: raise it, "
+                        "or lower the teacher's max_tokens"
+                    ) from None
+                self.cap_reached = reached or CapReached("max_minutes")
+            for recorded in dict.fromkeys(self.recorded_teachers.values()):
+                recorded.check_useful()
         except NothingKept:
             raise
         except (TeacherError, RunStopped, RowError) as error:  # a RowError here: the work cannot do without that row

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -13,10 +14,12 @@ from urllib.parse import urlsplit
 
 import dspy
 from dspy.clients.base_lm import BaseLM
-from dspy.utils.exceptions import LMError
+from dspy.utils.exceptions import LMConfigurationError, LMError
 
+from refed_dspy.config.keys import checked, know_environment, know_settings, without_keys
 from refed_dspy.config.loading import load_config
 from refed_dspy.config.run import RunConfig
+from refed_dspy.config.sampling import takes_temperature
 from refed_dspy.config.teacher import TeacherConfig
 from refed_dspy.errors import ConfigError, ModelError, one_line
 from refed_dspy.programs.fast_path import Engine, max_tokens_of
@@ -24,7 +27,7 @@ from refed_dspy.teachers.engine import BlockingTeacherEngine, TeacherEngine
 from refed_dspy.teachers.foreign import foreign_engine
 from refed_dspy.teachers.prices import FREE, Price, in_batches, price_of, table_price
 from refed_dspy.teachers.requests import OVERHEAD
-from refed_dspy.teachers.route import Route, resolve
+from refed_dspy.teachers.route import Route, key_variable, resolve
 
 TeacherLike: TypeAlias = Any
 """A TeacherConfig, a `dspy.LM`, or a string: a model's name or a teacher file."""
@@ -39,6 +42,8 @@ CHARACTERS_A_TOKEN = 4
 NO_BATCHES = {"anthropic", "gemini", "vertex", "vertex-express", "xai"}
 """Providers whose Batch API, if they have one, is not like OpenAI's."""
 EMBEDDED_WINDOW = 8192
+LEAST_TO_REASON = 16_000
+"""DSPy takes no lower `max_tokens` for OpenAI's reasoning models."""
 # The only settings of a caller's own LM that identify its answers: others may be keys, or new objects each time.
 _SAMPLING = {
     "temperature", "max_tokens", "max_completion_tokens", "top_p", "top_k", "min_p", "n", "stop", "seed",
@@ -256,6 +261,13 @@ def _language_model_on(config: TeacherConfig, at_once: TeacherEngine, engine: Te
             engine=BlockingTeacherEngine(at_once),
             async_engine=engine,
         )
+    except LMConfigurationError as error:
+        if config.max_tokens < LEAST_TO_REASON and not takes_temperature(str(config.model)):
+            raise ModelError(
+                f"max_tokens {config.max_tokens}: {config.model} counts its reasoning, too; set {LEAST_TO_REASON} or "
+                "more"
+            ) from None
+        raise ModelError(one_line(error)) from None
     except LMError as error:
         raise ModelError(one_line(error)) from None
 
@@ -276,7 +288,7 @@ def _identity(config: TeacherConfig, model: str) -> dict[str, Any]:
 def _from_lm(lm: BaseLM) -> Teacher:
     """A caller's own LM object, without its cache, which would give every sample the same answer."""
     sampling = {k: v for k, v in lm.kwargs.items() if k in _SAMPLING and v is not None}
-    uncached = lm.copy(cache=False) if lm.cache else lm
+    uncached = _with_plain_key(lm.copy(cache=False) if lm.cache else lm)
     return Teacher(
         identity={"model": lm.model, **{k: repr(v) for k, v in sorted(sampling.items())}},
         concurrency=DEFAULT_CONCURRENCY,
@@ -292,8 +304,21 @@ def _from_lm(lm: BaseLM) -> Teacher:
     )
 
 
+def _with_plain_key(lm: BaseLM) -> BaseLM:
+    """`lm` with its key stripped. Its keys are known from here on. Raises ModelError where no header can hold it."""
+    know_settings(lm.kwargs)
+    know_environment()
+    if not isinstance(lm, dspy.LM):
+        return lm
+    given = lm.kwargs.get("api_key")
+    where = "api_key" if given else key_variable(lm.model)
+    key = str(given or os.environ.get(where or "", ""))
+    plain = checked(key, str(where))
+    return lm if plain == key else lm.copy(api_key=plain)
+
+
 def _address(url: str) -> str:
-    """`url` without user, password or query."""
+    """`url` without user, password, query or key."""
     split = urlsplit(url)
     port = f":{split.port}" if split.port else ""
-    return f"{split.scheme}://{split.hostname}{port}{split.path}" if split.hostname else ""
+    return without_keys(f"{split.scheme}://{split.hostname}{port}{split.path}") if split.hostname else ""

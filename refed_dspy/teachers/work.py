@@ -18,8 +18,8 @@ from refed_dspy.ledger.spending import begin_start
 from refed_dspy.records import Reference
 from refed_dspy.teachers import Teacher
 from refed_dspy.teachers.caps import CapSettings, CapsLeft, budget_caps, check_caps, lasting_caps
+from refed_dspy.teachers.failures import CallPolicy
 from refed_dspy.teachers.pool import PoolSetup
-from refed_dspy.teachers.recorded import CallPolicy
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from refed_dspy.programs.mlflow_address import without_password
+from refed_dspy.programs.mlflow_address import without_secrets
 from refed_dspy.tracking.store import NotTracked, Store
 
 log = logging.getLogger("refed_dspy.tracking")
@@ -79,7 +79,7 @@ class MlflowTracker(Tracker):
         where = os.environ.get("MLFLOW_TRACKING_URI", "its local file")
         log.warning(
             "MLflow at %s was not told (%s); the work goes on; later: refed track %s",
-            without_password(where), without_password(reason), shlex.quote(str(self._store.folder)),
+            without_secrets(where), without_secrets(reason), shlex.quote(str(self._store.folder)),
         )  # fmt: skip
 
 

@@ -156,6 +156,11 @@ def _finish(
             "uncompiled_test": proof["baseline"]["score"]["mean"],
             "compiled_test": proof["compiled"]["score"]["mean"],
         }
+        level = proof.get("over_champion_equal_length" if proof.get("over_champion") else "equal_length") or {}
+        if level.get("low") is not None:
+            points |= {"equal_length_gain": level["mean"]}
+            points |= {f"equal_length_gain_{end}": level[end] for end in ("low", "high")}
+        points |= {name: proof["compiled"]["parts"].get(name) for name in ("wins", "length_ratio")}
         # Of points at one step MLflow shows the highest: a continued compile has another proof each time.
         step = int(outcome["calls"])
         if store.noted("proof") != step:

@@ -10,14 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from refed_dspy.errors import ConfigError, one_line
+from refed_dspy.errors import ConfigError
 from refed_dspy.programs.changed import prompts_digest
-from refed_dspy.programs.mlflow_address import DIGEST_TAG, without_password
+from refed_dspy.programs.mlflow_address import DIGEST_TAG, without_secrets
 from refed_dspy.tracking.store import NotTracked, Store, mlflow_client
 
 log = logging.getLogger("refed_dspy.tracking")
 CHALLENGER, CHAMPION = "challenger", "champion"
 PROGRAM = "program.json"
+RESTS = "refed.rests_on_length"
+"""The tag of a version whose gain rests on length."""
 
 
 @dataclass(frozen=True)
@@ -57,17 +59,19 @@ def _registered(store: Store, run_id: str, name: str, outcome: Mapping[str, Any]
     versions = dict(store.noted("versions") or {})
     candidate = outcome["candidate"]
     client, folder = store.client, f"programs/{candidate}"
-    proved = str(bool((outcome.get("proof") or {}).get("proved")))
+    proof = outcome.get("proof") or {}
+    proved = {"refed.proved": str(bool(proof.get("proved"))), RESTS: str(bool(proof.get("rests_on_length")))}
     store.file(run_id, store.folder / PROGRAM, folder)
     if candidate in versions:
-        store.call(client.set_model_version_tag, name, str(versions[candidate]), "refed.proved", proved)
+        for tag, value in proved.items():
+            store.call(client.set_model_version_tag, name, str(versions[candidate]), tag, value)
     else:
         if not store.call(client.search_registered_models, filter_string=f"name = '{name}'"):
             store.call(client.create_registered_model, name)
         tags = {
             DIGEST_TAG: prompts_digest(json.loads((store.folder / PROGRAM).read_text(encoding="utf-8"))),
             "refed.changed": str(candidate != outcome["baseline"]),
-            "refed.proved": proved,
+            **proved,
         }
         made = store.call(client.create_model_version, name, f"runs:/{run_id}/{folder}", run_id=run_id, tags=tags)
         versions[candidate] = str(made.version)
@@ -96,27 +100,32 @@ def champion(name: str) -> Registered | None:
         if client.get_model_version(name, version).tags.get(DIGEST_TAG, "") != prompts_digest(state):
             raise NotTracked(f"{PROGRAM} of {name} version {version} is not what was registered")
     except Exception as error:  # noqa: BLE001 — MLflow's own, its HTTP client's, a damaged file
-        raise NotTracked(one_line(without_password(error), 200)) from None
+        raise NotTracked(without_secrets(error, 200)) from None
     return Registered(version, state)
 
 
-def promote(name: str, version: str | None = None) -> str:
+def promote(name: str, version: str | None = None, accept_longer: bool = False) -> str:
     """Make a version of `name` the champion; without `version`, the challenger. Returns its number.
 
     Raises:
-        ConfigError: no such model or version, or MLflow cannot be reached.
+        ConfigError: no such model or version, or MLflow cannot be reached; or its gain rests on length, unless
+            `accept_longer`.
     """
     try:
         client = mlflow_client()
         promoted = version or _version_of(client, name, CHALLENGER)
         if promoted is None:
             raise ConfigError(f"promote: {name} has no {CHALLENGER}; name a version: --version N")
-        client.get_model_version(name, promoted)
+        if client.get_model_version(name, promoted).tags.get(RESTS) == str(True) and not accept_longer:
+            raise ConfigError(
+                f"promote: the gain of {name} version {promoted} rests on length (its proof.txt says by how much); "
+                "to promote it all the same: --accept-longer"
+            )
         client.set_registered_model_alias(name, CHAMPION, promoted)
     except ConfigError:
         raise
     except Exception as error:  # noqa: BLE001 — MLflow's own, and its HTTP client's
-        raise ConfigError(f"promote: {name}: MLflow says: {one_line(without_password(error), 200)}") from None
+        raise ConfigError(f"promote: {name}: MLflow says: {without_secrets(error, 200)}") from None
     return str(promoted)
 
 

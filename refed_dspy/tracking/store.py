@@ -12,7 +12,7 @@ from typing import Any
 
 from refed_dspy.errors import RefedError, one_line
 from refed_dspy.files import whole_file
-from refed_dspy.programs.mlflow_address import quiet_mlflow, without_password
+from refed_dspy.programs.mlflow_address import quiet_mlflow, without_secrets
 
 NOTE = "tracking.json"
 FOLDER_RUN = "run"
@@ -63,7 +63,7 @@ class Store:
         try:
             return function(*args, **kwargs)
         except Exception as error:  # noqa: BLE001 — MLflow's own, SQLAlchemy's, its HTTP client's, the disk's
-            raise NotTracked(one_line(without_password(error), 200)) from None
+            raise NotTracked(without_secrets(error, 200)) from None
 
     def run(self, kind: str, name: str, parameters: Mapping[str, Any], child: str | None = None) -> str:
         """The id of the folder's run, or of the `child` noted under that name; created if there is none yet."""
@@ -159,7 +159,7 @@ class Store:
         """The note, if it is of the same MLflow: to another server nothing was copied yet."""
         import mlflow
 
-        empty_note = {"uri": without_password(mlflow.get_tracking_uri())}
+        empty_note = {"uri": without_secrets(mlflow.get_tracking_uri())}
         try:
             note = json.loads((self.folder / NOTE).read_text(encoding="utf-8"))
         except FileNotFoundError:

@@ -135,9 +135,10 @@ def test_the_same_command_on_a_compile_that_is_done_pays_nothing(home: Path, ser
 @pytest.mark.slow
 def test_a_metric_from_the_config(home: Path, server: SimulatedTeacher) -> None:
     settings({"metric": {"wins": 0.2, "grades": 0.8, "diversity": 0.0, "criteria": {"clear": "It is clear."}}})
-    done = compile_(home, server)
+    done = compile_(home, server, "--accept-longer")
     assert done.exit_code == 0, done.output
     manifest = json.loads(Path("out/program.json").read_text())["refed"]
+    assert manifest["proof"]["accept_longer"] is True and manifest["proof"]["proved"] is False
     assert manifest["metric"]["grades"] == 0.8 and list(manifest["metric"]["criteria"]) == ["clear"]
 
 

@@ -16,6 +16,8 @@ from typer.testing import CliRunner, Result
 
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy.cli.main import app
+from refed_dspy.records import Failure
+from refed_dspy.runs.result import why_short
 from tests.conftest import KEY, KEY_VARIABLE
 from tests.support.scripted_engine import references
 
@@ -87,7 +89,33 @@ def test_the_same_command_goes_on_and_resume_needs_only_the_folder(home: Path, s
 def test_a_run_that_ends_short_says_so(home: Path, server: SimulatedTeacher) -> None:
     server.control(items=0)
     short = synth("--size", 30, "--teacher", teacher_file(home, server))
-    assert short.exit_code == 1 and "ended short" in short.stderr
+    assert short.exit_code == 1 and "ended short" in short.stderr and "gave nothing new in three rounds" in short.stderr
+
+
+def failure(kind: str, stage: str = "response_generation", reason: str = "so") -> Failure:
+    return Failure(stage=stage, item="1", kind=kind, reason=reason)
+
+
+@pytest.mark.parametrize(
+    ("failures", "dropped", "words"),
+    [
+        ([], 0, "each gave nothing new in three rounds — add references, or ask for fewer"),
+        ([], 7, "filters dropped 7 rows — add references, loosen a filter in a new run, or ask for fewer"),
+        (
+            [failure("cut"), *[failure("malformed", reason=f"no {n}") for n in range(3)], failure("refused")],
+            0,
+            "3 malformed in response_generation, the last because: no 2 — add references, or ask for fewer",
+        ),
+        (
+            [failure("no answer", reason="HTTP\n500")],
+            2,
+            "1 no answer in response_generation, the last because: HTTP 500; filters dropped 2 rows — run it again, "
+            "which asks again what had no answer, add references, loosen a filter in a new run, or ask for fewer",
+        ),
+    ],
+)
+def test_why_a_run_ends_short(failures: list[Failure], dropped: int, words: str) -> None:
+    assert why_short(failures, dropped) == words
 
 
 def bad_inputs(home: Path) -> dict[str, tuple[list[object], list[str]]]:

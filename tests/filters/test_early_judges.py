@@ -11,7 +11,7 @@ import pytest
 import refed_dspy
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy import TeacherConfig
-from refed_dspy.errors import ConfigError, NothingKept
+from refed_dspy.errors import ConfigError, NothingKept, RunStopped
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.programs.reference_level import ReferenceLevelFeedback
 from refed_dspy.teachers import open_teacher
@@ -73,11 +73,10 @@ async def test_equal_questions_at_once_are_one_call(server: SimulatedTeacher, tm
 async def test_equal_questions_fail_together_and_cost_one_call(server: SimulatedTeacher, tmp_path: Path) -> None:
     server.control(latency=0.05, faults={"refusal": 1.0})
     job = Work(kind="statistics", identity={}, models={"teacher": open_teacher(teacher_of(server))}, size=1, caps=NONE)
-    async with row_job(tmp_path / "work", job):
-        program = ReferenceLevelFeedback()
-        questions = (
-            ask("response_feedback", "x", program.response_feedback, reference_instruction="a", reference_response="b")
-            for _ in range(3)
-        )
-        errors = await asyncio.gather(*questions, return_exceptions=True)
+    with pytest.raises(RunStopped, match="teacher: the only call failed, the last one refused: "):
+        async with row_job(tmp_path / "work", job):
+            program = ReferenceLevelFeedback()
+            fields: dict[str, Any] = {"reference_instruction": "a", "reference_response": "b"}
+            questions = (ask("response_feedback", "x", program.response_feedback, **fields) for _ in range(3))
+            errors = await asyncio.gather(*questions, return_exceptions=True)
     assert {type(error).__name__ for error in errors} == {"RefusedAnswer"} and server.stats()["requests"] == 1

@@ -85,9 +85,7 @@ def test_a_judge_that_always_abstains_ends_the_run_and_a_second_start_pays_nothi
     judge.on_request = lambda _: '{"reason": "who knows", "verdict": "cannot tell"}'
     teacher = Teacher()
     for start in range(2):
-        with pytest.raises(
-            RunStopped, match=r"judge: the judge abstained on each of the \d+ rows .* name another judge"
-        ):
+        with pytest.raises(RunStopped, match=r"judge: the judge decided on none of the \d+ rows .* name another judge"):
             run(tmp_path / "run", teacher, ["judge"], size=60, count=9, judge=judge)
         if not start:
             paid = len(teacher.requests) + len(judge.requests)

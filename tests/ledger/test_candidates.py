@@ -55,6 +55,17 @@ def test_scores_are_kept_by_subset_and_averaged(ledger: Ledger) -> None:
     assert (candidate.mean("validation"), candidate.mean("test"), candidate.mean("train")) == (0.75, 0.0, None)
 
 
+def test_the_verdicts_behind_a_score_are_kept_beside_its_components(ledger: Ledger) -> None:
+    ledger.commit(candidate_seen("one", 0, {}))
+    compared = {"weight": 0.6, "verdicts": [(1.0, 0.25), (0.5, -0.1)]}
+    ledger.commit(evaluation_scored("one", "a", "test", 0.5, {"wins": 0.75, "length_cost": 0.125}, 0, compared))
+    ledger.commit(evaluation_scored("one", "b", "test", 0.25, {"wins": 0.5}, 0))
+    candidate = candidates_by_digest(ledger)["one"]
+    assert candidate.compared == {"test": {"a": {"weight": 0.6, "verdicts": [[1.0, 0.25], [0.5, -0.1]]}}}
+    assert candidate.component_means("test") == {"length_cost": 0.125, "wins": 0.625}
+    assert candidate.undiscounted("test") == {"a": 0.625, "b": 0.25} and candidate.undiscounted("train") == {}
+
+
 def test_scored_again_it_keeps_what_had_been_spent(ledger: Ledger) -> None:
     """The replay of a restart scores everything again: one score stays, and the time and the money of the first."""
     ledger.commit(candidate_seen("one", 0, {}))

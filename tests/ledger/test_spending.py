@@ -13,6 +13,7 @@ import pytest
 
 from refed_dspy.errors import CapReached
 from refed_dspy.ledger.budget import Caps
+from refed_dspy.ledger.candidates import evaluation_scored
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.recorder import RunRecorder
 from refed_dspy.ledger.spending import begin_start, seconds_at_work, spent
@@ -106,3 +107,15 @@ def test_a_call_on_its_way_when_the_process_was_killed_is_charged_at_its_worst(t
         before = spent(ledger)
         assert (before.cost, before.calls) == (1030, 2)
         assert [row[1:] for row in rows(tmp_path)] == [("cut", 100, 30), ("lost", 1000, 1000)]
+
+
+async def test_a_folder_whose_costs_exceed_sqlites_integers_can_be_opened(tmp_path: Path) -> None:
+    """As an earlier version wrote it, which believed any usage."""
+    with Ledger.create(tmp_path) as ledger:
+        for number in (1, 2, 3):
+            paid = Call("m", "e", "ok", 0.1, 10**9, 0, 10**9, 2**63 - 1, number)
+            ledger.commit(settled(KEY, [paid]))
+        assert spent(ledger).cost == pytest.approx(3 * 2**63) and spent(ledger).calls == 3
+        assert ledger.paid_for(KEY.digest) == pytest.approx(3 * 2**63)
+        reading = evaluation_scored("candidate", "example", "validation", 0.5, {}, spent(ledger).cost)
+        ledger.commit(reading)

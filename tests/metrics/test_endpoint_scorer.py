@@ -294,6 +294,17 @@ def test_a_dead_endpoint_is_reported() -> None:
     assert "secret" not in f"{caught.value}{scorer!r}"
 
 
+def test_a_key_is_stripped_and_one_that_no_header_takes_is_refused(
+    toy: ToyServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(VARIABLE, f" {KEY}\r\n")
+    assert open_scorer(toy, api_key_env=VARIABLE)._client.api_key == KEY
+    monkeypatch.setenv(VARIABLE, f"{KEY}\n{KEY}")
+    with pytest.raises(ConfigError, match=f"scorer: the key in {VARIABLE}") as error:
+        open_scorer(toy, api_key_env=VARIABLE)
+    assert KEY not in str(error.value)
+
+
 def test_empty_texts_ask_nothing(toy: ToyServer) -> None:
     assert open_scorer(toy).nll(["a", ""], ["", ""]) == [ScoredText(0.0, 0)] * 2
     assert toy.prompts == []
@@ -325,7 +336,7 @@ def test_a_redirect_to_another_host_is_not_followed(status: int) -> None:
         threading.Thread(target=http.serve_forever, args=(0.02,), daemon=True).start()
         scorer = EndpointScorer("toy", f"http://127.0.0.1:{http.server_address[1]}/v1")
         try:
-            with pytest.raises(ConfigError, match=str(status)):
+            with pytest.raises(ConfigError, match=rf"redirects .*\(HTTP {status}\): set api_base"):
                 scorer.nll([""], ["a text"])
         finally:
             http.shutdown()

@@ -17,7 +17,6 @@ from refed_dspy.metrics.intervals import (
     correlations,
     is_gain,
     mean_interval,
-    paired_gain,
 )
 
 EIGHT = [0.05, -0.02, 0.13, 0.22, 0.31, -0.11, 0.07, 0.18]
@@ -134,8 +133,6 @@ def test_a_number_that_is_none_is_refused(bad: float) -> None:
     with pytest.raises(ValueError, match="finite"):
         mean_interval([0.1, bad, 0.3])
     with pytest.raises(ValueError, match="finite"):
-        paired_gain({"a": bad, "b": 0.1}, {"a": 0.2, "b": 0.1})
-    with pytest.raises(ValueError, match="finite"):
         correlations([1, 2, 3, bad], [1, 2, 3, 4])
     with pytest.raises(ValueError, match="finite"):
         correlations([1, 2, 3, 4], [1, 2, 3, bad])
@@ -148,32 +145,6 @@ def test_what_does_not_fit_together_is_refused() -> None:
         mean_interval([1, 2, 3], ["a", "b"])
     with pytest.raises(ValueError, match="2 predicted but 3 observed"):
         correlations([1, 2], [1, 2, 3])
-
-
-# --- gains
-
-
-def test_a_gain_is_taken_over_what_both_scored() -> None:
-    old = {f"r{i}": 0.5 for i in range(8)} | {"only old": 0.0}
-    new = {"only new": 1.0, "bad": math.nan} | {f"r{i}": 0.5 + value for i, value in enumerate(EIGHT)}
-    gain, alone = paired_gain(new, old), mean_interval(EIGHT)
-    assert (gain.n, gain.clusters) == (8, 8)
-    for field in ("mean", "low", "high"):
-        assert getattr(gain, field) == pytest.approx(getattr(alone, field))
-
-
-def test_a_gain_does_not_depend_on_the_order_of_the_keys_and_passes_on_its_seed() -> None:
-    new = dict(enumerate(EIGHT))
-    old = dict.fromkeys(reversed(range(8)), 0.01)
-    turned = dict(reversed(new.items()))
-    assert paired_gain(new, old, seed=3) == paired_gain(turned, old, seed=3) != paired_gain(new, old, seed=4)
-
-
-def test_without_a_shared_key_there_is_nothing_to_compare() -> None:
-    with pytest.raises(ValueError, match="no key is scored on both sides"):
-        paired_gain({"a": 1.0}, {"b": 1.0})
-    with pytest.raises(ValueError, match="no key"):
-        paired_gain({}, {})
 
 
 # --- the rule
@@ -190,7 +161,7 @@ def test_a_gain_is_above_zero_and_stands_on_enough_clusters(low: float, clusters
 def test_the_same_small_gain_everywhere_is_one_but_rounding_is_none() -> None:
     assert is_gain(mean_interval([0.25] * 5)) and not is_gain(mean_interval([0.25] * 4))
     assert not is_gain(mean_interval([0.0] * 8))
-    leftover = paired_gain(dict.fromkeys(range(8), 0.1 + 0.2), dict.fromkeys(range(8), 0.3))
+    leftover = mean_interval([0.1 + 0.2 - 0.3] * 8)
     assert leftover.low > 0 and not is_gain(leftover)
     assert not is_gain(mean_interval([1.0] * 50, ["one reference"] * 50))
 

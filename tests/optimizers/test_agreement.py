@@ -29,7 +29,7 @@ from refed_dspy.programs.judges import OVERALL, RESPONSE_CRITERIA, Criterion, Pa
 from refed_dspy.programs.lm_errors import AnswerCut, NotReached
 from refed_dspy.teachers import open_teacher
 from refed_dspy.teachers.caps import CapSettings
-from refed_dspy.teachers.recorded import CallPolicy
+from refed_dspy.teachers.failures import ROWS_OWN, CallPolicy
 from refed_dspy.teachers.work import Work
 from tests.support.scripted_engine import Answer, Writer, fake_lm
 
@@ -78,7 +78,7 @@ def judged_by(writer: Writer, pairs: list[Pair], folder: Path) -> list[Verdict]:
     """The verdicts on `pairs`, in their order."""
     teacher = open_teacher(fake_lm(writer))
     caps = CapSettings(max_cost=None, max_calls=None, max_minutes=None)
-    policy = CallPolicy(max_failure_share=1.0)
+    policy = CallPolicy(uncounted=ROWS_OWN)
     work = Work(kind="agreement", identity={}, models={"judge": teacher}, size=len(pairs), caps=caps, policy=policy)
     verdicts, stopped = asyncio.run(judge_pairs(PairwiseJudge(), pairs, folder, work))
     assert stopped == ""
@@ -138,10 +138,10 @@ def test_an_abstention_is_recorded_and_is_no_zero(tmp_path: Path) -> None:
         return says("cannot tell") if "Task 3." in prompt(request) else perfect(request)
 
     verdicts = judged_by(writer_by(decide), pairs, tmp_path)
-    assert verdicts[2].abstained.startswith("cut: ")
+    assert verdicts[2].failed.startswith("cut: ")
     assert verdicts[3].abstained == "the judge could not tell"
     row = of(pairs, verdicts)
-    assert (row.pairs, row.abstained) == (6, 2)
+    assert (row.pairs, row.abstained, row.failed) == (6, 1, 1)
     assert mean_figures(row) == (1, 1)
     assert row.accuracy is not None
     assert row.accuracy.n == 4
@@ -283,9 +283,9 @@ def test_the_table() -> None:
     lines = agreement_lines(rows)
     assert len(lines) == 4
     assert [re.split(r"  +", line) for line in lines[:3]] == [
-        ["criterion", "pairs", "abstained", "accuracy", "same verdict", "consistent", "Pearson", "Spearman"],
-        ["overall quality", "8", "0", "1.00 (1.00 to 1.00)", "1.00 (1.00 to 1.00)", "1.00", "–", "–"],
-        ["depth", "2", "2", "–", "–", "–", "–", "–"],
+        ["criterion", "pairs", "abstained", "failed", "accuracy", "same verdict", "consistent", "Pearson", "Spearman"],
+        ["overall quality", "8", "0", "0", "1.00 (1.00 to 1.00)", "1.00 (1.00 to 1.00)", "1.00", "–", "–"],
+        ["depth", "2", "2", "0", "–", "–", "–", "–", "–"],
     ]
     assert lines[3].startswith("all ")
     assert {line.find("1.00 (") for line in (lines[1], lines[3])} == {lines[0].index("accuracy")}

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from benchmarks.simulated import SimulatedTeacher
-from refed_dspy.errors import ConfigError, RefedError, TeacherError
+from refed_dspy.errors import ConfigError, RefedError, RunStopped, TeacherError
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.teachers import open_teacher
 from tests.conftest import KEY, KEY_VARIABLE
@@ -139,10 +139,8 @@ def test_an_endpoint_that_goes_down_ends_it(
 ) -> None:
     server.control(down_after=BASELINE + 5)
     model = config(server, retries=0)
-    message = ends_with(
-        TeacherError, caplog, server=server, folder=tmp_path, teacher=model, judge=model, evaluations=60
-    )
-    assert "in a row had no answer" in message
+    message = ends_with(RunStopped, caplog, server=server, folder=tmp_path, teacher=model, judge=model, evaluations=60)
+    assert "of its last" in message and "server closed connection" in message
     assert requests(server) <= BASELINE + 5 + 20 + 32
 
 

@@ -104,3 +104,12 @@ def test_whatever_the_optimizer(optimizer: str, tmp_path: Path) -> None:
     asked = world.requests
     is_the_same(compiled(tmp_path / "c", refed(), REFERENCES, world, **more), first)
     assert world.requests == asked and first.proof is not None
+
+
+def test_a_gain_that_rests_on_length_can_be_accepted_later(tmp_path: Path) -> None:
+    world = Watched()
+    first = questioned(tmp_path / "c", world)
+    asked = world.requests
+    again = questioned(tmp_path / "c", world, accept_longer=True)
+    assert first.proof is not None and again.proof is not None and world.requests == asked
+    assert (first.proof.accept_longer, again.proof.accept_longer) == (False, True)

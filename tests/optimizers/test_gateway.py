@@ -15,8 +15,9 @@ from benchmarks.simulated import SimulatedTeacher
 from refed_dspy.ledger.budget import Caps
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.summary import usage_by_stage
-from refed_dspy.optimizers.gateway import UNANSWERED_LIMIT, current_candidate
+from refed_dspy.optimizers.gateway import current_candidate
 from refed_dspy.programs.lm_errors import AnswerCut, AnswerRefused
+from refed_dspy.teachers.failures import LEAST_CALLS
 from tests.conftest import KEY, KEY_VARIABLE
 from tests.support.gateways import (
     ask_text,
@@ -164,26 +165,24 @@ def test_a_failure_that_asking_again_would_repeat_is_not_asked_again(
 
 
 @pytest.mark.parametrize(
-    ("raised", "kind"),
+    ("raised", "kind", "asked"),
     [
-        (lm15.InvalidRequestError("too odd", status=400), lm_errors.LMInvalidRequestError),
-        pytest.param(
-            lm15.ContextLengthError("too long", status=400),
-            lm_errors.ContextWindowExceededError,
-        ),
+        (lm15.InvalidRequestError("too odd", status=400), lm_errors.LMInvalidRequestError, 4),
+        (lm15.ContextLengthError("too long", status=400), lm_errors.ContextWindowExceededError, 1),
     ],
     ids=["invalid", "too long"],
 )
-def test_a_request_that_does_not_fit_is_not_asked_again_and_fails_the_same_way(
-    tmp_path: Path, raised: Exception, kind: type[Exception]
+def test_a_request_that_does_not_fit_fails_the_same_way_again(
+    tmp_path: Path, raised: Exception, kind: type[Exception], asked: int
 ) -> None:
-    """dspy.ReAct shortens its trajectory on the second kind, and only on that: a replay must do as the first did."""
-    writer = Writer(raised)
+    """dspy.ReAct shortens its trajectory on the second kind, and only on that: a replay must do as the first did. The
+    first may have been the endpoint's fault, and costs nothing: it is asked again."""
+    writer = Writer(*[raised] * asked)
     errors = []
     for _ in range(2):
         with opened(tmp_path, teacher=fake_lm(writer)) as gateway:
             errors += [outcome(lambda: ask_text(gateway.lm("teacher"))) for _ in range(2)]
-    assert len(writer.requests) == 1
+    assert len(writer.requests) == asked
     assert [type(error) for error in errors] == [kind] * 4
 
 
@@ -290,7 +289,7 @@ def test_an_error_that_repeats_the_key_is_told_and_kept_without_it(
     writer = Writer()
     writer.on_request = lambda _: raised
     with opened(tmp_path, teacher=fake_lm(writer)) as gateway:
-        for n in range(UNANSWERED_LIMIT):
+        for n in range(LEAST_CALLS):
             outcome(lambda n=n: ask_text(gateway.lm("teacher"), f"What is {n}?"))  # type: ignore[misc]
         assert KEY not in str(gateway.stop_error)
     assert KEY.encode() not in stored(tmp_path)

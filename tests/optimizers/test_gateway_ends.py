@@ -16,11 +16,12 @@ from dspy import lm15
 from dspy.utils import exceptions as lm_errors
 
 from benchmarks.simulated import SimulatedTeacher
-from refed_dspy.errors import TeacherError
+from refed_dspy.errors import RunStopped, TeacherError
 from refed_dspy.ledger.budget import Caps
-from refed_dspy.optimizers.gateway import UNANSWERED_LIMIT, Gateway
+from refed_dspy.optimizers.gateway import Gateway
 from refed_dspy.programs.lm_errors import InTransit, LMCapReached
 from refed_dspy.teachers import open_teacher
+from refed_dspy.teachers.failures import LEAST_CALLS
 from tests.conftest import KEY_VARIABLE
 from tests.support.gateways import (
     PATIENCE,
@@ -46,7 +47,7 @@ def server(server: SimulatedTeacher) -> SimulatedTeacher:
 
 def stopped_by(gateway: Gateway) -> str:
     error = gateway.stop_error
-    assert type(error) is TeacherError and "\n" not in str(error)
+    assert type(error) in {TeacherError, RunStopped} and "\n" not in str(error)
     return str(error)
 
 
@@ -91,12 +92,12 @@ def test_so_many_failures_in_a_row_end_it(server: SimulatedTeacher, tmp_path: Pa
     server.control(faults={fault: 1})
     timeout = 0.03 if fault == "hang" else 5
     with opened(tmp_path, teacher=config(server, timeout=timeout)) as gateway:
-        failing(gateway, UNANSWERED_LIMIT - 1)
+        failing(gateway, LEAST_CALLS - 1)
         assert gateway.stop_error is None
-        failing(gateway, 1, start=UNANSWERED_LIMIT)
-        assert f"{UNANSWERED_LIMIT} requests in a row" in stopped_by(gateway)
-        failing(gateway, 3, start=2 * UNANSWERED_LIMIT)
-    assert requests(server) == UNANSWERED_LIMIT
+        failing(gateway, 1, start=LEAST_CALLS)
+        assert f"teacher: the first {LEAST_CALLS} calls failed" in stopped_by(gateway)
+        failing(gateway, 3, start=2 * LEAST_CALLS)
+    assert requests(server) == LEAST_CALLS
 
 
 def test_an_endpoint_that_goes_down_ends_it(tmp_path: Path) -> None:
@@ -106,19 +107,29 @@ def test_an_endpoint_that_goes_down_ends_it(tmp_path: Path) -> None:
     ):
         ask_text(gateway.lm("teacher"))
         short_lived.stop()
-        failing(gateway, UNANSWERED_LIMIT)
-        assert "in a row" in stopped_by(gateway)
+        failing(gateway, LEAST_CALLS)
+        assert f"failed in {LEAST_CALLS - 1} of its last {LEAST_CALLS} calls" in stopped_by(gateway)
     assert len(calls(tmp_path)) == 1, "what never reached it costs nothing"
 
 
-@pytest.mark.parametrize("answer", ["Fine.", response("Half an ans", "length")], ids=["answered", "cut"])
-def test_an_answer_in_between_ends_the_row(tmp_path: Path, answer: Any) -> None:
-    """A cut answer is one, too: the endpoint is well."""
-    down = [lm15.ServerError("overloaded", status=503)] * (UNANSWERED_LIMIT - 1)
-    with opened(tmp_path, teacher=fake_lm(Writer(*down, answer, *down))) as gateway:
-        for n in range(2 * UNANSWERED_LIMIT - 1):
+def test_it_goes_on_where_more_than_half_is_answered(tmp_path: Path) -> None:
+    down = lm15.ServerError("overloaded", status=503)
+    with opened(tmp_path, teacher=fake_lm(Writer(*["Fine.", "Fine.", down] * LEAST_CALLS))) as gateway:
+        for n in range(3 * LEAST_CALLS):
             outcome(lambda n=n: ask_text(gateway.lm("teacher"), f"What is {n}?"))  # type: ignore[misc]
-        assert gateway.stop_error is None
+        assert gateway.stop_error is None and gateway.unanswered == LEAST_CALLS
+
+
+@pytest.mark.parametrize(("role", "goes_on"), [("teacher", True), ("judge", False)])
+def test_a_candidate_may_spoil_the_teachers_answers_but_not_the_judges(
+    tmp_path: Path, role: str, goes_on: bool
+) -> None:
+    """What the teacher writes for a bad candidate is cut or malformed: that is the candidate's score."""
+    cut = [response("Half an ans", "length")] * LEAST_CALLS
+    with opened(tmp_path, **{role: fake_lm(Writer("Fine.", *cut))}) as gateway:
+        for n in range(LEAST_CALLS):
+            outcome(lambda n=n: ask_text(gateway.lm(role), f"What is {n}?"))  # type: ignore[misc]
+        assert (gateway.stop_error is None) == goes_on
 
 
 def test_one_role_that_fails_does_not_count_for_another(tmp_path: Path) -> None:
@@ -128,10 +139,10 @@ def test_one_role_that_fails_does_not_count_for_another(tmp_path: Path) -> None:
     failing_writer, fine = Writer(), Writer()
     failing_writer.on_request, fine.on_request = down, lambda _: "Fine."
     with opened(tmp_path, teacher=fake_lm(failing_writer), judge=fake_lm(fine, temperature=0.0)) as gateway:
-        for n in range(UNANSWERED_LIMIT):
+        for n in range(LEAST_CALLS):
             outcome(lambda n=n: ask_text(gateway.lm("teacher"), f"{n}?"))  # type: ignore[misc]
             outcome(lambda n=n: ask_text(gateway.lm("judge"), f"{n}?"))  # type: ignore[misc]
-        assert stopped_by(gateway).startswith(f"teacher: {UNANSWERED_LIMIT} requests")
+        assert stopped_by(gateway).startswith(f"teacher: the first {LEAST_CALLS} calls")
 
 
 # --- closing

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from refed_dspy.ledger.candidates import Candidate
 from refed_dspy.metrics.intervals import Interval, mean_interval
-from refed_dspy.optimizers.proof import ProgramScore, Proof, gain, program_score
+from refed_dspy.optimizers.proof import ProgramScore, Proof, gains, program_score
 
 
 def candidate(scores: Mapping[str, float], components: Mapping[str, Mapping[str, float]] | None = None) -> Candidate:
@@ -38,7 +40,7 @@ def a_score(mean: float = 0.5, **components: float) -> ProgramScore:
 
 
 def test_the_gain_is_the_mean_difference_of_each_pair() -> None:
-    difference = gain(candidate(NEW), candidate(OLD), one_cluster_each(OLD), seed=0)
+    difference, _ = gains(candidate(NEW), candidate(OLD), one_cluster_each(OLD), seed=0)
     assert difference is not None
     assert difference.mean == pytest.approx(0.33) and (difference.n, difference.clusters) == (8, 8)
     assert 0.3 <= difference.low < 0.33 < difference.high <= 0.36, (
@@ -47,40 +49,40 @@ def test_the_gain_is_the_mean_difference_of_each_pair() -> None:
 
 
 def test_the_seed_decides_the_interval() -> None:
-    made = [gain(candidate(NEW), candidate(OLD), one_cluster_each(OLD), seed=seed) for seed in (1, 1)]
+    made = [gains(candidate(NEW), candidate(OLD), one_cluster_each(OLD), seed=seed) for seed in (1, 1)]
     assert made[0] == made[1]
 
 
 def test_what_only_one_of_them_was_scored_on_is_left_out() -> None:
     new, old = {"a": 1.0, "b": 0.5, "c": 0.0}, {"b": 0.25, "c": 0.5, "d": 0.0}
-    difference = gain(candidate(new), candidate(old), one_cluster_each({**new, **old}), seed=0)
+    difference, _ = gains(candidate(new), candidate(old), one_cluster_each({**new, **old}), seed=0)
     assert difference is not None and difference.mean == pytest.approx(-0.125) and difference.n == 2
 
 
 @pytest.mark.parametrize(("new", "old"), [({}, {}), ({"a": 1.0}, {}), ({"a": 1.0}, {"b": 1.0})], ids=str)
 def test_nothing_shared_gives_no_gain(new: dict[str, float], old: dict[str, float]) -> None:
-    assert gain(candidate(new), candidate(old), {"a": "a", "b": "b"}, seed=0) is None
+    assert gains(candidate(new), candidate(old), {"a": "a", "b": "b"}, seed=0) == (None, None)
 
 
 def test_a_cluster_counts_once_however_many_examples_it_has() -> None:
     """Nine examples of one instruction gained 1, one example of another lost 1: that is even."""
     new = {**{f"a{n}": 1.0 for n in range(9)}, "b0": 0.0}
     old = {**{f"a{n}": 0.0 for n in range(9)}, "b0": 1.0}
-    difference = gain(candidate(new), candidate(old), {name: name[0] for name in new}, seed=0)
+    difference, _ = gains(candidate(new), candidate(old), {name: name[0] for name in new}, seed=0)
     assert difference is not None and difference.mean == pytest.approx(0) and difference.clusters == 2
 
 
 def test_only_the_test_set_counts() -> None:
     elsewhere = Candidate("d", 0, {}, 0.0, {"validation": {"e0": 1.0}}, {"validation": {"e0": {}}}, 0, 0)
-    assert gain(elsewhere, candidate(OLD), one_cluster_each(OLD), seed=0) is None
+    assert gains(elsewhere, candidate(OLD), one_cluster_each(OLD), seed=0) == (None, None)
     assert program_score(elsewhere, one_cluster_each(OLD), None, seed=0) is None
 
 
 def test_the_champion_s_seen_references_are_left_out() -> None:
     unseen = frozenset(["e1", "e2"])
-    difference = gain(candidate(NEW), candidate(OLD), one_cluster_each(OLD), seed=0, unseen=unseen)
+    difference, _ = gains(candidate(NEW), candidate(OLD), one_cluster_each(OLD), seed=0, unseen=unseen)
     assert difference is not None and difference.clusters == 2 and difference.mean == pytest.approx((0.32 + 0.34) / 2)
-    assert gain(candidate(NEW), candidate(OLD), one_cluster_each(OLD), seed=0, unseen=frozenset()) is None
+    assert gains(candidate(NEW), candidate(OLD), one_cluster_each(OLD), seed=0, unseen=frozenset()) == (None, None)
 
 
 # --- one program
@@ -123,24 +125,66 @@ def test_a_program_that_was_scored_on_too_little_proves_nothing() -> None:
     assert Proof(a_score(), a_score(), sure, whole=False).facts()["proved"] is False
 
 
+@pytest.mark.parametrize(
+    ("raw", "level", "rests"),
+    [
+        (interval(0.2, 0.1, 0.3), None, False),
+        (interval(0.2, 0.1, 0.3), interval(0.15, 0.05, 0.3), False),
+        (interval(0.2, 0.1, 0.3), interval(0.02, -0.1, 0.2), True),
+        (interval(0.2, 0.1, 0.3), interval(0.2, -math.inf, math.inf), True),
+        (interval(0.0, -0.1, 0.1), interval(0.15, 0.05, 0.3), None),
+    ],
+)
+def test_a_gain_that_is_none_at_equal_length_is_proved_by_a_word_alone(
+    raw: Interval, level: Interval | None, rests: bool | None
+) -> None:
+    """What is no gain to begin with is none at equal length either."""
+    for against in (None, a_score()):
+        gained = {"equal_length": level} if against is None else {"over_champion_equal_length": level}
+        facts: dict[str, Any] = {"gain": raw, "champion": against, "over_champion": against and raw, **gained}
+        plain, accepted = (Proof(a_score(), a_score(), **facts, accept_longer=word) for word in (False, True))
+        assert plain.rests_on_length is accepted.rests_on_length is bool(rests)
+        assert plain.proved is (rests is False) and accepted.proved is (rests is not None)
+        assert ("--accept-longer" in "".join(plain.doubts() + accepted.doubts())) is bool(rests)
+        assert plain.facts()["rests_on_length"] is bool(rests)
+
+
+def test_the_gain_at_equal_length_is_of_the_raw_scores() -> None:
+    """Each reference's score is 0.3, of 0.4 before a discount of its wins, and half of its answers are longer."""
+    scores, components = {f"e{n}": 0.3 for n in range(8)}, {f"e{n}": {"length_cost": 0.1} for n in range(8)}
+    verdicts = {"weight": 0.5, "verdicts": [[1.0, 0.3], [1.0, -0.3]]}
+    new = replace(candidate(scores, components), compared={"test": dict.fromkeys(scores, verdicts)})
+    raw, level = gains(new, candidate(dict.fromkeys(scores, 0.1)), one_cluster_each(scores), seed=0)
+    assert raw is not None and level is not None
+    assert raw.mean == pytest.approx(0.3) and level.mean == pytest.approx(0.3) and level.n == 8
+    measured = program_score(new, one_cluster_each(scores), None, seed=0)
+    assert measured is not None and measured.score.mean == pytest.approx(0.4)
+
+
 # --- as lines and facts
 
 
 def test_the_table_has_a_row_for_each_program_and_a_line_for_each_gain() -> None:
     proof = Proof(
         a_score(0.4, wins=0.5, grades=0.25, coverage=1.0, length_ratio=1.0),
-        a_score(0.7, wins=0.75, coverage=0.9),
+        a_score(0.7, wins=0.75, coverage=0.9, length_ratio=1.25),
         interval(0.3, 0.2, 0.4, 16),
         ProgramScore(interval(0.5, 0.4, 0.6), {"wins": 0.6}, None),
         interval(0.2, 0.1, 0.3, 9),
+        equal_length=interval(0.3, -math.inf, math.inf),
+        over_champion_equal_length=interval(0.15, 0.05, 0.25),
     )
     head, *rows, over_baseline, over_champion = proof.lines()
-    assert head.split() == ["program", "score", "(95%", "interval)", "wins", "coverage", "a", "sample"]
+    assert head.split() == ["program", "score", "(95%", "interval)", "wins", "coverage", "length", "a", "sample"]
     assert [row.split()[0] for row in rows] == ["uncompiled", "champion", "compiled"]
-    assert rows[0].split()[1:] == ["0.40", "(0.30", "to", "0.50)", "0.50", "1.00", "$0.0020"]
-    assert rows[1].endswith("–         price unknown") and rows[2].split()[-3:] == ["0.75", "0.90", "$0.0020"]
-    assert over_baseline == "gain over uncompiled: 0.30 (0.20 to 0.40), 16 held-out references"
-    assert over_champion == "gain over the champion: 0.20 (0.10 to 0.30), 9 references"
+    assert rows[0].split()[1:] == ["0.40", "(0.30", "to", "0.50)", "0.50", "1.00", "1.00", "$0.0020"]
+    assert rows[1].endswith("–       price unknown") and rows[2].split()[-3:] == ["0.90", "1.25", "$0.0020"]
+    assert over_baseline == (
+        "gain over uncompiled: 0.30 (0.20 to 0.40); at equal length not to be told, 16 held-out references"
+    )
+    assert over_champion == (
+        "gain over the champion: 0.20 (0.10 to 0.30); at equal length 0.15 (0.05 to 0.25), 9 references"
+    )
     starts = [line.index(line.split()[1]) for line in (head, *rows)]
     assert len(set(starts)) == 1, "columns stand below one another"
 

@@ -107,9 +107,9 @@ def test_odd_text_from_a_model_passes_through(stage: str) -> None:
     assert feedback.count(ODD) >= 2
 
 
-def test_a_judge_that_copies_the_prompt_has_abstained() -> None:
+def test_a_judge_that_copies_the_prompt_has_failed() -> None:
     bench = Bench(reason="<answer_a> is better", per_feature=1)
-    assert component(bench.score([sample(1, "5", "5")]), "abstained") == pytest.approx(1 / 5)
+    assert component(bench.score([sample(1, "5", "5")]), "judge_failed") == pytest.approx(1 / 5)
 
 
 @pytest.mark.parametrize("stage", ["instruction_feedback", "instruction_synthesis", "response_improvement"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import math
 from typing import Any
 
 import dspy
@@ -39,7 +40,7 @@ def test_a_win_a_tie_and_a_loss_by_hand() -> None:
     """Wins (1 + ½ + 0) / 3; grades 1, ½ and 0; two of three words differ (g and 5) between
     two instructions of ours, all between one of ours and the reference: 3 pairs with F = 1/3, 3 with 0."""
     evaluation = Bench().score([sample(1, "4", "5"), sample(2, "3", "3"), sample(3, "1", "1")])
-    assert component(evaluation, "wins") == component(evaluation, "raw_wins") == pytest.approx(0.5)
+    assert component(evaluation, "wins") == pytest.approx(0.5)
     assert component(evaluation, "grades") == pytest.approx(0.5)
     assert component(evaluation, "diversity") == pytest.approx(1 - (1 / 3) / 2)
     assert (
@@ -83,7 +84,7 @@ def test_an_abstention_on_one_sample_is_no_zero() -> None:
 
 @pytest.mark.parametrize("mark", ["?", "!"])
 def test_nothing_to_judge_by_is_not_scored(mark: str) -> None:
-    with pytest.raises(NotScored, match=f"{REFERENCE.id}: the judge abstained on all of its samples"):
+    with pytest.raises(NotScored, match=f"{REFERENCE.id}: the judge decided on none of its samples"):
         Bench().score([sample(1, mark, mark), sample(2, mark, mark)])
 
 
@@ -129,26 +130,30 @@ def test_an_endpoint_that_gave_nothing_leaves_nothing_to_score(stage: str) -> No
 
 
 @pytest.mark.parametrize(
-    ("times", "wins"),
-    [(0.5, 1.0), (1.0, 1.0), (1.5, 1.0), (3.0, 0.75), (6.0, 0.625), (150.0, 0.505)],
+    ("times", "credit"),
+    [(0.5, 1.0), (1.0, 1.0), (1.25, 0.82), (2.0, 0.625), (5.0, 0.52), (100.0, 0.50005)],
 )
-def test_length_wins_less_and_less(times: float, wins: float) -> None:
-    """What a win is above a tie, ½, is divided by length over 1.5 times the baseline's."""
+def test_a_longer_answer_s_win_counts_less(times: float, credit: float) -> None:
+    """What a win is above a tie, ½, is divided by the square of the length over the baseline's."""
     base = "q=3".ljust(40, "x")
-    evaluation = Bench(per_feature=1, base=base).score([sample(1, "5", length=int(40 * times))])
-    assert component(evaluation, "wins") == pytest.approx(wins)
-    assert component(evaluation, "raw_wins") == 1 and component(evaluation, "length_ratio") == pytest.approx(times)
+    bench = Bench(per_feature=1, base=base, wins=1.0, grades=0.0, diversity=0.0)
+    evaluation = bench.score([sample(1, "5", length=int(40 * times))])
+    assert evaluation.score == pytest.approx(credit)
+    assert component(evaluation, "length_cost") == pytest.approx(1 - credit)
+    assert component(evaluation, "wins") == 1 and component(evaluation, "length_ratio") == pytest.approx(times)
 
 
 def test_length_takes_nothing_from_a_tie_or_a_loss() -> None:
     long = 20 * len(BASE)
     evaluation = Bench(per_feature=2).score([sample(1, "3", length=long), sample(2, "1", length=long)])
-    assert component(evaluation, "wins") == pytest.approx(0.25)
+    assert component(evaluation, "wins") == pytest.approx(0.25) and component(evaluation, "length_cost") == 0
 
 
-def test_a_wider_tolerance_forgives_length() -> None:
-    evaluation = Bench(per_feature=1, length_tolerance=4).score([sample(1, "5", length=4 * len(BASE))])
-    assert component(evaluation, "wins") == pytest.approx(1)
+def test_the_verdicts_are_kept_with_the_lengths_of_the_answers() -> None:
+    twice = 2 * len(BASE)
+    evaluation = Bench().score([sample(1, "5", length=twice), sample(2, "1"), sample(3, "?")])
+    assert evaluation.compared is not None and evaluation.compared.weight == pytest.approx(0.6)
+    assert list(evaluation.compared.verdicts) == [(1.0, pytest.approx(math.log(2))), (0.0, 0.0)]
 
 
 @pytest.mark.parametrize(
@@ -196,7 +201,7 @@ def test_the_baseline_ties_with_itself_and_nobody_is_asked_to_compare() -> None:
     bench = Bench(per_feature=2)
     same = [sample(n).model_copy(update={"improved_response": BASE}) for n in (1, 2)]
     evaluation = bench.score(same)
-    assert component(evaluation, "wins") == component(evaluation, "raw_wins") == 0.5
+    assert component(evaluation, "wins") == 0.5
     assert bench.judge.asked("verdict") == [] and len(bench.judge.asked("grade")) == 2 * len(INSTRUCTION_CRITERIA)
 
 

@@ -14,7 +14,7 @@ import pytest
 from dspy.utils import exceptions as lm_errors
 from pydantic import Field
 
-from refed_dspy.errors import MalformedAnswer, TooLong
+from refed_dspy.errors import MalformedAnswer, RunStopped, TooLong
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.programs.asking import about_item, predictor_names
 from refed_dspy.teachers import open_teacher
@@ -83,7 +83,8 @@ def asked(folder: Path) -> Sequence[Any]:
 @EITHER_ADAPTER
 async def test_no_output_of_a_stage_may_be_blank(tmp_path: Path, adapter: Any, written: Any) -> None:
     writer = Writer(*[written("tide", " \n")] * 3)
-    with dspy.context(adapter=adapter):
+    useless = pytest.raises(RunStopped, match="all 3 calls failed, the last one malformed: reason is empty")
+    with dspy.context(adapter=adapter), useless:
         async with recorded(tmp_path, writer):
             with pytest.raises(MalformedAnswer, match="reason is empty"):
                 await ask("answering", "1", dspy.Predict(Answering), question="Why?")
@@ -144,12 +145,14 @@ async def test_a_later_start_reads_the_same_answer_at_no_cost(tmp_path: Path, ad
 
 async def test_a_request_that_is_too_long_is_remembered_as_that(tmp_path: Path) -> None:
     too_long: Answer = lm_errors.ContextWindowExceededError(message="9,000 tokens are too many")
-    writer = Writer(too_long)
-    for _ in range(2):
+    writer = Writer(too_long, as_json("tide"))
+    for n in range(2):
         async with recorded(tmp_path, writer):
             with pytest.raises(TooLong, match="9,000 tokens are too many"):
                 await ask("answering", "1", dspy.Predict(Answering), question="Why?")
-    assert len(writer.requests) == 1
+            if n == 0:
+                await ask("answering", "2", dspy.Predict(Answering), question="How?")
+    assert len(writer.requests) == 2
     with Ledger.read(tmp_path) as ledger:
         assert [failure.kind for failure in ledger.failures()] == ["too long"]
 

@@ -24,6 +24,7 @@ from refed_dspy.programs.judges import (
     SAME,
     Criterion,
     Graded,
+    Judgements,
     PairwiseJudge,
     RubricJudge,
     Verdict,
@@ -165,13 +166,23 @@ FAULTS: list[tuple[Answer, str]] = [
 ]
 
 
+def test_what_a_judge_decided_abstained_and_failed_on_is_counted_apart() -> None:
+    abstained, failed = Verdict(None, None, (), "the judge could not tell"), Verdict(None, None, (), failed="cut: so")
+    grades = Graded("depth", 3, "deep"), Graded("depth", None, "unclear"), Graded("depth", None, "x", failed="cut: x")
+    counted = Judgements.of([Verdict(0, True, ()), abstained, failed, *grades])
+    assert counted == Judgements(2, 2, 2, "cut: so") and counted.asked == 6
+    assert counted.warning() == "this rests on 2 of 6 judgements: 2 abstentions, 2 failures, the first because: cut: so"
+    assert str(Judgements(2, 1, 1)) == "1 abstention, 1 failure" and Judgements(2, 1, 1).warning() == ""
+    assert Judgements(0, 0, 0).warning() == ""
+
+
 @pytest.mark.parametrize(("fault", "why"), FAULTS)
 @pytest.mark.parametrize("first", [True, False])
-def test_a_call_that_fails_is_an_abstention_with_its_reason(fault: Answer, why: str, first: bool) -> None:
+def test_a_call_that_fails_is_no_abstention_and_has_its_reason(fault: Answer, why: str, first: bool) -> None:
     verdict = verdict_of(by_order(fault, says("B>A")) if first else by_order(says("A>B"), fault))
     assert (verdict.preference, verdict.consistent, verdict.win) == (None, None, None)
-    assert verdict.abstained.startswith(why)
-    assert len(verdict.abstained.splitlines()) == 1
+    assert verdict.failed.startswith(why) and not verdict.abstained
+    assert len(verdict.failed.splitlines()) == 1
 
 
 @pytest.mark.parametrize(

@@ -36,16 +36,21 @@ def rows(count: int, **more: str) -> list[dict[str, str]]:
     ]
 
 
+SYMBOLS = {"win": "A>B", "lose": "B>A", "tie": "A=B", "torn": "A>B", "mute": "?", "unsure": "cannot tell"}
+
+
 def judging(*verdicts: str) -> Writer:
-    """A judge that answers for row n what `verdicts[n]` names: win, lose, tie, torn (depends on the order), or mute
-    (nothing usable)."""
+    """A judge that answers for row n what `verdicts[n]` names: win, lose, tie, torn (depends on the order), unsure
+    (abstains) or mute (nothing usable)."""
     writer = Writer()
 
     def verdict(request: Request) -> str:
         text = "".join(str(getattr(part, "text", "")) for message in request.messages for part in message.parts)
         (number,) = {n for n in range(len(verdicts)) if f"Describe {n}." in text}
         first = text.index(f"better {number}") < text.index(f"plain {number}")
-        symbol = {"win": "A>B", "lose": "B>A", "tie": "A=B", "torn": "A>B", "mute": "?"}[verdicts[number]]
+        symbol = {"win": "A>B", "lose": "B>A", "tie": "A=B", "torn": "A>B", "mute": "?", "unsure": "cannot tell"}[
+            verdicts[number]
+        ]
         if not first and verdicts[number] in {"win", "lose"}:
             symbol = {"A>B": "B>A", "B>A": "A>B"}[symbol]
         return json.dumps({"reason": "so", "verdict": symbol})
@@ -91,11 +96,11 @@ def test_a_runs_folder_is_measured_while_it_is_written(server: SimulatedTeacher,
     with Ledger.create(tmp_path / "run"):  # as the run that is writing it has
         made = measured(tmp_path / "run", tmp_path / "v", judge=config(server))
     assert made.columns["plain"]["rows"] == made.columns["improved"]["rows"] == 4
-    assert made.wins is not None and made.wins.judged == 4
+    assert made.wins is not None and made.wins.judgements.asked == 4
     refed_dspy.synthesize(None, references(3), size=5, **settings)
     before = requests(server)
     again = measured(str(tmp_path / "run"), tmp_path / "v", judge=config(server))
-    assert again.wins is not None and again.wins.judged == 5 and requests(server) == before + 2
+    assert again.wins is not None and again.wins.judgements.asked == 5 and requests(server) == before + 2
     with pytest.raises(RunDirError, match="holds a run, not "):
         measured(tmp_path / "run", tmp_path / "run", judge=config(server))
 
@@ -109,15 +114,26 @@ def test_the_win_rate_is_that_of_the_verdicts(tmp_path: Path) -> None:
     wins = made.wins
     assert wins is not None and wins.rate is not None
     assert wins.rate.mean == pytest.approx(100 * (1 + 1 + 0 + 0.5 + 0.5) / 5) and wins.rate.n == 5
-    assert (wins.judged, wins.rows, wins.abstained, wins.judge) == (6, 6, 1, "fake/model")
+    assert (wins.judgements.asked, wins.rows, wins.judgements.failed, wins.judge) == (6, 6, 1, "fake/model")
     assert wins.rate.low < 60 < wins.rate.high
     lines = made.lines()
     assert any(line.startswith("improved over plain, by fake/model: 60.0% of 5 rows") for line in lines)
     assert any(line.startswith("length-controlled: – (5 groups of rows are too few") for line in lines)
     facts = made.facts()["win_rate"]
-    assert (facts["mean"], facts["n"], facts["abstained"], facts["judged"]) == (pytest.approx(60), 5, 1, 6)
+    assert (facts["mean"], facts["n"], facts["failed"], facts["judged"]) == (pytest.approx(60), 5, 1, 6)
     assert facts["calls"] == wins.used.calls == len(writer.requests) and facts["stopped"] == ""
     json.dumps(facts, allow_nan=False)
+
+
+def test_a_rate_that_rests_on_fewer_than_half_says_so_first(tmp_path: Path) -> None:
+    half = measured(rows(4), tmp_path / "a", judge=fake_lm(judging("win", "lose", "mute", "mute")))
+    assert not any("rests on" in line for line in half.lines())
+    made = measured(rows(5), tmp_path / "b", judge=fake_lm(judging("win", "lose", "unsure", "unsure", "mute")))
+    lines = [line for line in made.lines() if "judgements" in line or "improved over plain" in line]
+    assert lines[0].startswith(
+        "this rests on 2 of 5 judgements: 2 abstentions, 1 failure, the first because: malformed"
+    )
+    assert lines[1].endswith("2 abstentions, 1 failure")
 
 
 def test_the_winner_is_the_improved_response(tmp_path: Path) -> None:
@@ -150,18 +166,18 @@ def test_verdicts_are_paid_once_and_a_larger_sample_goes_on(server: SimulatedTea
     again = measured(rows(30), tmp_path / "v", judge=judge, sample=10)
     assert requests(server) == 20 and again.wins == first.wins
     whole = measured(rows(30), tmp_path / "v", judge=judge)
-    assert requests(server) == 60 and whole.wins is not None and whole.wins.judged == 30
+    assert requests(server) == 60 and whole.wins is not None and whole.wins.judgements.asked == 30
     other = measured(rows(30), tmp_path / "v", judge=judge, sample=10, seed=5)
-    assert requests(server) == 60 and other.wins is not None and other.wins.judged == 10
+    assert requests(server) == 60 and other.wins is not None and other.wins.judgements.asked == 10
 
 
 def test_at_a_cap_the_verdicts_so_far_count(server: SimulatedTeacher, tmp_path: Path) -> None:
     made = measured(rows(10), tmp_path / "v", judge=config(server, concurrency=1), max_calls=9)
-    assert made.wins is not None and (made.wins.stopped, made.wins.judged) == ("max_calls", 4)
+    assert made.wins is not None and (made.wins.stopped, made.wins.judgements.asked) == ("max_calls", 4)
     assert "stopped: max_calls is reached after 4 of 10 rows; raise it to go on" in made.lines()
     assert made.facts()["win_rate"]["stopped"] == "max_calls" and made.columns["plain"]["rows"] == 10
     made = measured(rows(10), tmp_path / "v", judge=config(server, concurrency=1), max_calls=20)
-    assert made.wins is not None and made.wins.judged == 10 and requests(server) == 20
+    assert made.wins is not None and made.wins.judgements.asked == 10 and requests(server) == 20
 
 
 # --- where there is no win rate
@@ -182,7 +198,7 @@ def test_a_judge_that_abstains_everywhere_is_one_line(tmp_path: Path, count: int
         measured(rows(count), tmp_path / "v", judge=fake_lm(judging(*["mute"] * count)))
     assert "malformed" in str(error.value) and "\n" not in str(error.value)
     if count == 3:
-        assert str(error.value).startswith("judge: it abstained on every row, first because: malformed")
+        assert str(error.value).startswith("judge: all 18 calls failed, the last one malformed")
 
 
 def test_a_refused_judge_is_reported_before_anything_else(tmp_path: Path) -> None:

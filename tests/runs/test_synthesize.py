@@ -136,7 +136,7 @@ def test_each_further_try_is_recorded_as_a_separate_call(tmp_path: Path) -> None
 
 
 def test_a_stage_that_only_fails_stops_the_run(tmp_path: Path) -> None:
-    with pytest.raises(RunStopped, match=r"20 of its last 20 calls.*refed resume"):
+    with pytest.raises(RunStopped, match=r"the first 20 calls failed.*refed resume"):
         run(tmp_path, Writer(*["no JSON"] * 50), count=30)
 
 

@@ -113,6 +113,7 @@ def test_faults_in_answers(teacher: SimulatedTeacher) -> None:
         choice = answer["choices"][0]
         return status, choice["finish_reason"], choice["message"]["content"]
 
+    assert after("400") == (400, "unsupported_value", "")
     assert after("429") == (429, "rate_limit_exceeded", "0.5")
     assert after("500") == (500, "server_error", "")
     assert after("refusal") == (200, "content_filter", "")

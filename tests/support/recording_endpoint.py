@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, TypeAlias
 
-Answering: TypeAlias = Callable[[dict[str, str]], tuple[int, dict[str, Any]]]
-"""From the headers of a request to the status and the body of what is answered."""
+Answering: TypeAlias = Callable[[dict[str, str]], tuple[int, dict[str, Any] | str]]
+"""From the headers of a request to the status and the body of what is answered: JSON, or plain text."""
 
 
 class Listener:
@@ -29,9 +29,10 @@ def listening(answering: Answering) -> Iterator[Listener]:
             listener.headers.append(headers)
             listener.bodies.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
             status, answer = answering(headers)
-            body = json.dumps(answer).encode()
+            plain = isinstance(answer, str)
+            body = str(answer).encode() if plain else json.dumps(answer).encode()
             self.send_response(status)
-            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Type", "text/plain" if plain else "application/json")
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)

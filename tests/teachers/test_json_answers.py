@@ -78,7 +78,7 @@ def test_agreement_with_people_is_measured_over_http(
         Pair(instruction=f"Say {i}.", answer_a=f"One {i}.", answer_b=f"Two {i}.", verdict=(-1) ** i) for i in range(12)
     ]
     made = measure_agreement(pairs, judge(server, wire, monkeypatch), tmp_path / "out")
-    assert made.judged == 12 and made.rows[-1].abstained <= 8
+    assert made.judgements.asked == 12 and made.judgements.decided >= 4
     assert all(row.accuracy is not None for row in made.rows)
 
 

@@ -12,11 +12,13 @@ import pytest
 
 import refed_dspy
 from benchmarks.simulated import SimulatedTeacher
+from refed_dspy import TeacherConfig
 from refed_dspy.config.loading import load_config
 from refed_dspy.config.run import RunConfig
-from refed_dspy.errors import ConfigError, RefedError, TeacherError
+from refed_dspy.errors import ConfigError, RefedError, TeacherError, TeacherRefused
 from refed_dspy.records import Analysis
 from refed_dspy.teachers import open_teacher
+from refed_dspy.teachers.route import resolve
 from tests.conftest import KEY, KEY_VARIABLE
 from tests.support.recording_endpoint import Answering, Listener, listening
 from tests.support.scripted_engine import references
@@ -95,7 +97,7 @@ def test_a_key_that_an_endpoint_repeats_is_told_nowhere(
     try:
         run(seen, tmp_path / "run", wire=wire, api_key_env="MY_OWN_KEY", max_tokens=64)
     except RefedError as error:
-        shown = _texts_of(error)
+        shown = texts_of(error)
     else:
         shown = repr(refed_dspy.read_run(tmp_path / "run").failures)
     assert seen.headers and "sk-mine-0123456789" in repr(seen.headers[0]), "it was sent, so it could be repeated"
@@ -118,7 +120,7 @@ def test_blanks_and_line_breaks_around_a_key_are_not_sent_and_the_key_is_kept_no
     try:
         run(seen, tmp_path / "run", wire=wire, api_key_env="MY_OWN_KEY", max_tokens=64)
     except RefedError as error:
-        shown = _texts_of(error)
+        shown = texts_of(error)
     sent = [
         value for name, value in seen.headers[0].items() if name.lower() in {"authorization", "api-key", "x-api-key"}
     ]
@@ -136,8 +138,37 @@ def test_a_key_that_no_header_can_hold_is_refused_before_anything_is_sent(
     monkeypatch.setenv("MY_OWN_KEY", key)
     with pytest.raises(ConfigError, match="MY_OWN_KEY") as error:
         run(stranger, tmp_path / "run", api_key_env="MY_OWN_KEY", max_tokens=64)
-    assert not stranger.headers and "sk-mine" not in _texts_of(error.value)
+    assert not stranger.headers and "sk-mine" not in texts_of(error.value)
     assert b"sk-mine" not in everything_in(tmp_path)
+
+
+def test_so_is_the_key_in_a_providers_own_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = TeacherConfig(model="openai/gpt-4o-mini")
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-mine-0123456789\r\n")
+    assert resolve(config).key() == "sk-mine-0123456789"
+    for key in ("sk-mine-01\n23456789", "sk-mine-é0123456789"):
+        monkeypatch.setenv("OPENAI_API_KEY", key)
+        for teacher in (config, dspy.LM("openai/gpt-4o-mini"), dspy.LM("openai/gpt-4o-mini", api_key=key)):
+            with pytest.raises(ConfigError, match="letter that no key has") as error:
+                open_teacher(teacher)
+            assert error.value.exit_code == 2 and "sk-mine" not in texts_of(error.value)
+    monkeypatch.setenv("OPENAI_API_KEY", " ")
+    with pytest.raises(ConfigError, match="no key for openai"):
+        resolve(config)
+
+
+@pytest.mark.parametrize("given", ["setting", "variable"])
+def test_so_is_the_key_of_a_callers_own_lm(
+    stranger: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str
+) -> None:
+    key = "sk-mine-0123456789\n"
+    monkeypatch.setenv("OPENAI_API_KEY", key if given == "variable" else "sk-other-0123456789")
+    own = {"api_key": key} if given == "setting" else {}
+    lm = dspy.LM("openai/gpt-4o-mini", api_base=stranger.base_url, num_retries=0, **own)
+    with pytest.raises(TeacherRefused) as error:
+        refed_dspy.synthesize(None, references(1), size=1, teacher=lm, run_dir=tmp_path / "run")
+    assert {headers["Authorization"] for headers in stranger.headers} == {"Bearer sk-mine-0123456789"}
+    assert "sk-mine" not in texts_of(error.value) and b"sk-mine" not in everything_in(tmp_path)
 
 
 def test_a_variable_of_blanks_holds_no_key(stranger: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,7 +177,7 @@ def test_a_variable_of_blanks_holds_no_key(stranger: Any, tmp_path: Path, monkey
         run(stranger, tmp_path / "run", api_key_env="MY_OWN_KEY")
 
 
-def _texts_of(error: BaseException | None) -> str:
+def texts_of(error: BaseException | None) -> str:
     """Text, repr and attributes of an error and of those that it came from."""
     texts = ""
     while error is not None:

@@ -125,6 +125,9 @@ def test_a_moment_is_read_as_the_time_until_it() -> None:
         "Wed, 21 Oct 2026 07:28:00 GMT",
         "12monkeys",
         "-5s",
+        "1_0",
+        "٣",
+        "٣s",
     ],
 )
 def test_garbage_says_nothing(text: str | None) -> None:

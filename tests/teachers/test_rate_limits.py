@@ -164,6 +164,37 @@ async def test_nothing_but_refusals_for_long_is_hopeless() -> None:
     assert not limits.hopeless, "patience begins anew with the first refusal after an answer"
 
 
+@pytest.mark.parametrize(
+    ("retry_after", "said"),
+    [(5, []), (45, ["asks for a pause of 45 s"]), (1e9, ["asks for a pause of 32 years (Retry-After); waiting 60 s"])],
+)
+def test_a_long_pause_is_told_once_with_its_reason(
+    retry_after: float, said: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    async def main() -> None:
+        limits = RateLimits(8, clock=asyncio.get_running_loop().time, rng=random.Random(0), name="http://there/v1")
+        for _ in range(3):  # refused each time
+            limits.refused(await limits.acquire(1), retry_after)
+        limits.ended(await limits.acquire(1))
+
+    virtually(main)
+    lines = [record.getMessage() for record in caplog.records]
+    assert len(lines) == len(said) and all(text in line for line, text in zip(lines, said, strict=True)), lines
+    assert all(line.startswith("http://there/v1: ") for line in lines)
+
+
+def test_a_limit_that_is_used_up_is_told_and_told_again_after_an_answer(caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        limits = RateLimits(8, tokens_per_minute=60, clock=asyncio.get_running_loop().time, name="there")
+        for _ in range(4):
+            limits.went_well(await limits.acquire(50))
+
+    virtually(main)
+    assert [record.getMessage() for record in caplog.records] == ["there: its rate limit is used up; waiting 40 s"] + [
+        "there: its rate limit is used up; waiting 50 s"
+    ] * 2
+
+
 # --- who waits
 
 

@@ -22,7 +22,8 @@ from refed_dspy.programs.asking import as_role
 from refed_dspy.programs.lm_errors import NotReached
 from refed_dspy.teachers import Teacher, open_teacher
 from refed_dspy.teachers.caps import CapSettings
-from refed_dspy.teachers.recorded import CallPolicy, Progress
+from refed_dspy.teachers.failures import CallPolicy
+from refed_dspy.teachers.recorded import Progress
 from refed_dspy.teachers.row_jobs import for_each_row, row_job
 from refed_dspy.teachers.session import Session
 from refed_dspy.teachers.work import Work
@@ -326,7 +327,8 @@ async def test_too_many_failures_stop_the_work_in_one_line(tmp_path: Path) -> No
         except Exception:  # noqa: BLE001 — a row may fail
             return
 
-    with pytest.raises(RunStopped, match=r"answering failed in 20 of its last 20 calls.*; what was paid") as stopped:
+    ended = r"teacher: the first 20 calls failed, the last one malformed.*; what was paid"
+    with pytest.raises(RunStopped, match=ended) as stopped:
         await worked(tmp_path, job({"teacher": opened}, policy=CallPolicy(0, 0.5)), range(99), work, slots=1)
     assert "\n" not in str(stopped.value) and len(writer.requests) <= 21
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -129,6 +130,9 @@ def test_the_parent_run(gepa: Tuned) -> None:
     assert made.proof is not None
     assert metrics["gain"] == pytest.approx(made.proof.gain.mean)
     assert metrics["gain_low"] <= metrics["gain"] <= metrics["gain_high"]
+    level, parts = made.proof.equal_length, made.proof.compiled.components
+    assert level is not None and (metrics["wins"], metrics["length_ratio"]) == (parts["wins"], parts["length_ratio"])
+    assert metrics.get("equal_length_gain") == (pytest.approx(level.mean) if math.isfinite(level.low) else None)
     assert metrics["uncompiled_test"] == pytest.approx(made.proof.baseline.score.mean)
     assert metrics["compiled_test"] == pytest.approx(made.proof.compiled.score.mean)
     best = [value for _, value in store.history(parent.info.run_id, "best_validation")]

@@ -17,7 +17,7 @@ from refed_dspy.tracking.registry import promote
 from refed_dspy.tracking.store import NotTracked, Store
 from tests.support import mlflow_stores
 from tests.support.mlflow_stores import Mlflow
-from tests.support.registered_programs import Compile, champion_is, outcome, tuned
+from tests.support.registered_programs import Compile, champion_is, outcome, refed, refused, tuned
 from tests.tracking.test_compile import BETTER, compiled_in_the_world
 
 mlflow_template, tracked = mlflow_stores.mlflow_template, mlflow_stores.tracked
@@ -72,6 +72,22 @@ def test_not_promoted_where_the_champion_changed_meanwhile(
     assert champion_is("2", tracked) and tracked.aliases()["challenger"] == "3"
     warnings = [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
     assert len(warnings) == 1 and "version 3 is not promoted" in warnings[0] and "version 2" in warnings[0]
+
+
+def test_a_gain_that_rests_on_length_is_promoted_by_a_word_alone(tracked: Mlflow) -> None:
+    a_compile, rests = Compile("c"), {"proved": False, "rests_on_length": True}
+    a_compile.register({**outcome("p"), "proof": rests})
+    assert tracked.version("1").tags["refed.rests_on_length"] == "True" and champion_is(None, tracked)
+    refused(refed("promote"), "the gain of refed version 1 rests on length", "--accept-longer")
+    assert champion_is(None, tracked)
+    assert refed("promote", "--accept-longer").exit_code == 0 and champion_is("1", tracked)
+
+
+def test_a_compile_told_to_accept_length_promotes_what_rests_on_it(tracked: Mlflow) -> None:
+    a_compile = Compile("c")
+    for word in (False, True):
+        a_compile.register({**outcome("p"), "proof": {"proved": word, "rests_on_length": True}})
+        assert champion_is("1" if word else None, tracked)
 
 
 def test_what_a_person_made_champion_is_not_unmade_by_copying_again(tracked: Mlflow) -> None:

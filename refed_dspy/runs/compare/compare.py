@@ -12,7 +12,7 @@ from refed_dspy.concurrency import run_blocking
 from refed_dspy.config.jobs import CompareConfig
 from refed_dspy.config.loading import check_config
 from refed_dspy.data.references import load_references
-from refed_dspy.errors import ConfigError, NoAnswer, NoConnection, RefedError, RunStopped, one_line
+from refed_dspy.errors import ConfigError, RefedError, RunStopped, one_line
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.programs import ReferenceLevelFeedback, SeedOnly
 from refed_dspy.programs.baselines import METHODS
@@ -24,6 +24,7 @@ from refed_dspy.runs.compare.figures import SEED, Diversity, tally
 from refed_dspy.runs.compare.replay import read_compared
 from refed_dspy.runs.compare.result import Comparison
 from refed_dspy.runs.compare.write import write_comparison
+from refed_dspy.runs.result import why_short
 from refed_dspy.runs.spec import RunSpec
 from refed_dspy.runs.synthesize import produce
 from refed_dspy.signatures import DEFAULT_FEATURES
@@ -32,8 +33,6 @@ from refed_dspy.teachers.by_stage import TeachersByStage
 from refed_dspy.teachers.judge import judge_for
 from refed_dspy.teachers.recorded import Progress
 from refed_dspy.teachers.work import Work
-
-_TRANSIENT = (NoAnswer.kind, NoConnection.kind)
 
 
 def compare(
@@ -74,10 +73,9 @@ def compare(
         raise
     stopped = made.stopped or ""
     if not made.complete and not stopped:
-        transient = any(failure.kind in _TRANSIENT for failure in made.failures)
         stopped = (
-            f"the references gave {len(made.samples)} of {config.size} instructions that {config.against} answered; "
-            + ("the same again asks for what had no answer" if transient else "add references, or ask for fewer")
+            f"the references gave {len(made.samples)} of {config.size} instructions that {config.against} answered: "
+            + why_short(made.failures)
         )
     return run_blocking(_evaluate(spec, folder, config, diversity, stopped))
 

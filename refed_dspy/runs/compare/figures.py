@@ -18,7 +18,7 @@ from refed_dspy.metrics.embedder import Embedder
 from refed_dspy.metrics.intervals import Interval, mean_interval
 from refed_dspy.metrics.win_rates import length_controlled, win_rate
 from refed_dspy.metrics.wording import distinct_n, words
-from refed_dspy.programs.judges import Graded
+from refed_dspy.programs.judges import Graded, Judgements
 from refed_dspy.runs.compare.replay import Compared, ComparedRow
 from refed_dspy.runs.compare.result import Comparison, Line, Subset
 from refed_dspy.teachers import Teacher
@@ -80,7 +80,10 @@ def tally(
         else _line(name, compared, config, costs, diversity)
         for name, source in config.programs.items()
     ]
-    reasons = (stopped, _without_verdicts(compared, lines))
+    verdicts = Judgements.of(verdict for row in compared.rows for verdict in row.answered.verdicts.values())
+    grades = Judgements.of(graded for row in compared.rows for graded in row.answered.grades.values())
+    none_decided = verdicts.asked and not verdicts.decided
+    reasons = (stopped, "the judge decided no pair: name another judge" if none_decided else "")
     return Comparison(
         out=ledger.path.parent,
         against=config.against,
@@ -92,25 +95,16 @@ def tally(
         subsets=subsets(compared, config),
         used=spent(ledger),
         stopped="; ".join(reason for reason in reasons if reason),
-        lacking=[*diversity.lacking, *_ungraded(compared), *_reused_costs(ledger)],
+        lacking=[*diversity.lacking, *_ungraded(grades), *_reused_costs(ledger)],
+        doubt=verdicts.warning() or grades.warning(),
     )
 
 
-def _without_verdicts(compared: Compared, lines: Sequence[Line]) -> str:
-    """What to do if the judge decided no pair at all; empty if it decided any."""
-    verdicts = [verdict for row in compared.rows for verdict in row.answered.verdicts.values()]
-    if not verdicts or any(line.win_rate is not None for line in lines):
-        return ""
-    reason = verdicts[0].abstained
-    return f"the judge decided none of {len(verdicts)} pairs, first because: {reason} — name another judge"
-
-
-def _ungraded(compared: Compared) -> list[str]:
+def _ungraded(grades: Judgements) -> list[str]:
     """A line if the judge graded nothing."""
-    grades = [graded for row in compared.rows for graded in row.answered.grades.values()]
-    if not grades or any(graded.grade is not None for graded in grades):
+    if grades.decided or not grades.asked:
         return []
-    return [f"grades: the judge gave none to {len(grades)} responses, first because: {one_line(grades[0].reason)}"]
+    return [f"grades: the judge gave none to {grades.asked} responses: {grades}, first because: {one_line(grades.why)}"]
 
 
 def _reused_costs(ledger: Ledger) -> list[str]:
@@ -167,7 +161,7 @@ def _seed_line(name: str, compared: Compared, config: CompareConfig, diversity: 
         failed={},
         win_rate=None,
         length_controlled=None,
-        abstained=0,
+        judgements=Judgements(0, 0, 0),
         consistent=None,
         grade=_mean_grade([(compared.seed_grades.get(ref.id), ref.id) for ref in references], config.seed),
         feedback=0,
@@ -181,7 +175,7 @@ def _wins(name: str, compared: Compared, config: CompareConfig) -> dict[str, Any
     """The figures of the judge's verdicts on a program."""
     judged = [(row, row.answered.verdicts[name]) for row in compared.rows if name in row.answered.verdicts]
     decided = [(row, verdict) for row, verdict in judged if verdict.win is not None]
-    figures: dict[str, Any] = {"abstained": len(judged) - len(decided)}
+    figures: dict[str, Any] = {"judgements": Judgements.of(verdict for _, verdict in judged)}
     if not decided:
         return {**figures, "win_rate": None, "length_controlled": None, "consistent": None}
     wins = [float(verdict.win or 0) for _, verdict in decided]

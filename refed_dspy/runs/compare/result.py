@@ -9,6 +9,7 @@ from pathlib import Path
 from refed_dspy.ledger.spending import Spent
 from refed_dspy.metrics.intervals import Interval
 from refed_dspy.metrics.win_rates import LC_NOTE, LengthControlled
+from refed_dspy.programs.judges import Judgements
 from refed_dspy.records import dollars
 from refed_dspy.text import NO_VALUE, format_number, table_lines
 
@@ -29,8 +30,8 @@ class Line:
     win_rate: Interval | None
     """Percent, over the program compared with; None for that one, and for the seed set, which shares no instruction."""
     length_controlled: LengthControlled | None
-    abstained: int
-    """Pairs that the judge did not decide."""
+    judgements: Judgements
+    """What came of its pairs."""
     consistent: float | None
     """The fraction of decided pairs on which the judge agreed in both orders."""
     grade: Interval | None
@@ -78,6 +79,8 @@ class Comparison:
     used: Spent
     stopped: str
     lacking: Sequence[str]
+    doubt: str = ""
+    """That the judge decided fewer than half of what it was asked, and why; empty where it did not."""
 
     def table(self) -> list[str]:
         """The table of programs, a line each."""
@@ -93,7 +96,8 @@ class Comparison:
 
     def text(self) -> list[str]:
         """The whole comparison as lines for a terminal or a file."""
-        text = [
+        text = [self.doubt] if self.doubt else []
+        text += [
             f"{self.instructions} instructions from {self.references} references, written by {self.teacher}, judged by "
             f"{self.judge} against {self.against}",
             "",
@@ -110,20 +114,20 @@ class Comparison:
 
 
 _HEADING = (
-    "program", "rows", "win rate %", "length-controlled %", "abstained", "consistent", "grade",
+    "program", "rows", "win rate %", "length-controlled %", "abstained", "judge failed", "consistent", "grade",
     "feedback", "calls", "dollars", "a 1,000 rows", "words", "distinct-2", "diversity",
 )  # fmt: skip
 
 
 def _cells(line: Line) -> list[str]:
-    controlled = line.length_controlled
+    controlled, judged = line.length_controlled, line.judgements
     per_thousand = None if line.cost is None or not line.rows else line.cost / line.rows * 1000
     return [
         line.program,
         str(line.rows),
         _interval(line.win_rate, 1),
         _interval(controlled.interval if controlled else None, 1),
-        str(line.abstained) if line.win_rate or line.abstained else NO_VALUE,
+        *(map(str, (judged.abstained, judged.failed)) if judged.asked else (NO_VALUE, NO_VALUE)),
         format_number(line.consistent),
         _interval(line.grade),
         str(line.feedback),
@@ -149,6 +153,6 @@ def _failed(line: Line) -> str:
 
 
 def _note(line: Line) -> str:
-    if line.abstained and line.win_rate is None:
-        return f"the judge decided none of its {line.abstained} pairs"
+    if line.judgements.asked and line.win_rate is None:
+        return f"the judge decided none of its {line.judgements.asked} pairs"
     return line.length_controlled.note if line.length_controlled is not None else ""

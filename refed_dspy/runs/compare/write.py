@@ -70,6 +70,7 @@ def rows(compared: Compared) -> Iterator[dict[str, Any]]:
                 "consistent": verdict.consistent if verdict else None,
                 "judge": list(verdict.reasons) if verdict else [],
                 "abstained": verdict.abstained if verdict else "",
+                "judge_failed": verdict.failed if verdict else "",
                 "grade": grade.grade if grade else None,
                 "grade_reason": grade.reason if grade else "",
             }

@@ -14,7 +14,7 @@ from refed_dspy.errors import ConfigError, ExportError, RowError, RunDirError, R
 from refed_dspy.files import check_apart
 from refed_dspy.filters.base import Decision, JudgeFilter, Step, labels, validated
 from refed_dspy.filters.build import build
-from refed_dspy.filters.judge import ABSTAINED
+from refed_dspy.filters.judge import FAILED
 from refed_dspy.ledger.ledger import FILE, Ledger
 from refed_dspy.ledger.spending import Spent, spent
 from refed_dspy.programs.load import open_judge
@@ -23,8 +23,9 @@ from refed_dspy.runs.filter.apply import apply_filters
 from refed_dspy.runs.filter.result import OUTPUTS, Filtering, write_filtering
 from refed_dspy.teachers import Teacher
 from refed_dspy.teachers.caps import caps_of
+from refed_dspy.teachers.failures import ROWS_OWN, CallPolicy
 from refed_dspy.teachers.judge import in_role, open_judge_model
-from refed_dspy.teachers.recorded import CallPolicy, Progress
+from refed_dspy.teachers.recorded import Progress
 from refed_dspy.teachers.row_jobs import for_each_row, row_job
 from refed_dspy.teachers.work import Work
 
@@ -123,7 +124,7 @@ async def _judged(judge_filter: JudgeFilter, row: DataRow) -> Decision | None:
     try:
         return validated(await judge_filter.judged(row, str(row.number)), judge_filter.name)
     except RowError as error:
-        return Decision(False, ABSTAINED, None, f"{error.kind}: {error.reason}") if error.final else None
+        return Decision(False, FAILED, None, f"{error.kind}: {error.reason}") if error.final else None
 
 
 def _work(models: Mapping[str, Teacher], rows: int, config: FilterRunConfig, identity: Mapping[str, Any]) -> Work:
@@ -133,7 +134,7 @@ def _work(models: Mapping[str, Teacher], rows: int, config: FilterRunConfig, ide
         models=models,
         size=rows,
         caps=caps_of(config),
-        policy=CallPolicy(config.seed, max_failure_share=1.0),  # a row that a judge fails on is reported as abstained
+        policy=CallPolicy(config.seed, uncounted=ROWS_OWN),
     )
 
 

@@ -15,7 +15,9 @@ from refed_dspy.data.dataset import DataSet
 from refed_dspy.errors import one_line
 from refed_dspy.files import write_json, write_lines, write_text
 from refed_dspy.filters.base import Decision
+from refed_dspy.filters.judge import ABSTAINED, FAILED
 from refed_dspy.ledger.spending import Spent
+from refed_dspy.programs.judges import Judgements
 from refed_dspy.runs.filter.apply import FilteredRows, FilterPass
 from refed_dspy.text import table_lines
 
@@ -101,6 +103,11 @@ class Filtering:
                 return f"{entry['filter']} kept none of {entry['in']} rows ({why}); loosen it, or take it out"
         return ""
 
+    def _doubts(self) -> list[str]:
+        """A line for each filter whose judge decided on fewer than half of its rows, where no cap ended the work."""
+        judgements = {} if self.stopped else {each.label: _judgements(each) for each in self.filtered.passes}
+        return [f"{label}: {warning}" for label, judged in judgements.items() if (warning := judged.warning())]
+
     def lines(self) -> list[str]:
         """The funnel, the cost and the counts, for a terminal."""
         rows = [["filter", "in", "kept", "dropped", "why"]]
@@ -108,7 +115,7 @@ class Filtering:
             why = [_why(entry["reasons"])] + [f"{entry['undecided']} undecided"] * bool(entry["undecided"])
             counts = [str(entry[name]) for name in ("in", "kept", "dropped")]
             rows.append([one_line(entry["filter"], 40), *counts, ", ".join(filter(None, why))])
-        lines = table_lines(rows)
+        lines = [*self._doubts(), *table_lines(rows)]
         if self.data.unread:
             lines.append(f"{READ}: rows that are no pair of texts")
         for filter_pass in self.filtered.passes:
@@ -123,6 +130,15 @@ class Filtering:
                 "the same command goes on"
             )
         return [*lines, f"{len(self.filtered.kept)} of {len(self.data.rows)} rows kept, in {self.out / KEPT}"]
+
+
+def _judgements(filter_pass: FilterPass) -> Judgements:
+    """What became of its rows, where a judge decides: a row that is still undecided is a failure."""
+    undecided = [decision for decision in filter_pass.decisions.values() if decision.reason in {ABSTAINED, FAILED}]
+    abstained = sum(decision.reason == ABSTAINED for decision in undecided)
+    decided = len(filter_pass.decisions) - len(undecided)
+    failed = filter_pass.rows_in - decided - abstained
+    return Judgements(decided, abstained, failed, next((decision.detail for decision in undecided), "no answer"))
 
 
 def _entry(filter_pass: FilterPass) -> dict[str, Any]:

@@ -22,7 +22,8 @@ from refed_dspy.runs.recycle.passes import Passes, PassResults, row_by_row, sele
 from refed_dspy.runs.recycle.result import OUTPUTS, Recycling, old_and_new, recycling_of, write_rows, write_table
 from refed_dspy.teachers import open_teacher
 from refed_dspy.teachers.caps import caps_of
-from refed_dspy.teachers.recorded import CallPolicy, Progress
+from refed_dspy.teachers.failures import CallPolicy
+from refed_dspy.teachers.recorded import Progress
 from refed_dspy.teachers.work import Work, resume_hint
 
 
@@ -71,7 +72,9 @@ def recycle(
         size=len(rows),
         caps=caps_of(config),
         policy=CallPolicy(
-            config.seed, config.max_failure_share, {stage: depth for depth, stage in enumerate(module.stage_names)}
+            config.seed,
+            config.max_failure_share,
+            depth={stage: depth for depth, stage in enumerate(module.stage_names)},
         ),
     )
     so_far = partial(recycling_of, folder, loaded, rows, tools.lacking)

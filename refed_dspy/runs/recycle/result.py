@@ -75,7 +75,11 @@ class Recycling(PassResults):
             lines += [f"{text}s: {counts}"] if facts else []
         for row in facts:
             reasons.update(row[f"{text}_reason"].partition(":")[0] for text in ("instruction", "response"))
-        lines += [f"fell back: {count} {reason}" for reason, count in reasons.most_common() if reason]
+        fell_back = [(reason, count) for reason, count in reasons.most_common() if reason]
+        if 2 * reasons[""] < reasons.total():
+            rests = f"this rests on {reasons['']} of {reasons.total()} answers"
+            lines.insert(0, f"{rests}; of the others most were: {fell_back[0][0]}")
+        lines += [f"fell back: {count} {reason}" for reason, count in fell_back]
         if unanswered := sum(self.made[row.number].unanswered for row in self.rows):
             lines.append(
                 f"{unanswered} rows lack an answer that the teacher may still give: the same command asks again"

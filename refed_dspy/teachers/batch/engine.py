@@ -33,7 +33,7 @@ from refed_dspy.teachers.batch.request import (
 )
 from refed_dspy.teachers.batch.service import BatchService
 from refed_dspy.teachers.batch.tracker import BatchTracker
-from refed_dspy.teachers.engine import TeacherEngine, answer_from
+from refed_dspy.teachers.engine import TeacherEngine
 from refed_dspy.teachers.outcomes import SentAttempt
 from refed_dspy.teachers.prices import Price
 from refed_dspy.teachers.route import Route
@@ -109,7 +109,7 @@ class BatchEngine(TeacherEngine):
         else:
             number = await recorder.reserve(self.model, self.endpoint, worst, batched=True)
             pending = PendingRequest(number or next(per_loop.collector.numbers))
-        attempt = self.sent_attempt(worst, pending.number)
+        attempt = self.sent_attempt(worst, pending.number, prompt_bound)
         try:
             response = await self._answered(per_loop, request, pending)
         except Straggler:
@@ -127,7 +127,7 @@ class BatchEngine(TeacherEngine):
         """The answer to `pending` through lm15's client, as `current_request` for the transport."""
         token = current_request.set(pending)
         try:
-            return await answer_from(per_loop.lm, request, pending.answer.done)
+            return await self.answer_from(per_loop.lm, request, pending.answer.done)
         finally:
             current_request.reset(token)
 

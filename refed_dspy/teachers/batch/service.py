@@ -7,21 +7,23 @@ and what it made is found again by its nonce.
 from __future__ import annotations
 
 import asyncio
-import json
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from io import BytesIO
+from collections.abc import Awaitable, Callable
 from typing import IO, Any, TypeVar
 
+import httpx
+from dspy.lm15 import LM15Error
 from dspy.utils.exceptions import LMAuthError, LMBillingError, LMError
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_delay, wait_random_exponential
 
+from refed_dspy.config.keys import without_keys
 from refed_dspy.config.teacher import TeacherConfig
 from refed_dspy.errors import one_line
-from refed_dspy.programs.lm_errors import BatchOutOfReach, BatchRejected, NoBatches, NotAnApi, NotReached
-from refed_dspy.teachers.keys import without_key
+from refed_dspy.programs.lm_errors import BatchOutOfReach, BatchRejected, NoBatches, NotAnApi, NotReached, Redirected
+from refed_dspy.teachers.batch.replies import Lines, bound, json_lines
 from refed_dspy.teachers.rate_limits import LONGEST_PAUSE, PATIENCE
 from refed_dspy.teachers.route import Route
+from refed_dspy.teachers.transport import longest_answer
 
 NONCE = "refed_batch"
 """The key in a batch's metadata under which its nonce is, by which it is found."""
@@ -44,6 +46,7 @@ class BatchService:
     def __init__(self, config: TeacherConfig, route: Route, patience: float = PATIENCE) -> None:
         """`patience`: seconds for which an endpoint that does not answer is asked again."""
         self.endpoint, self._route, self._patience = route.endpoint, route, patience
+        self._longest = longest_answer(config)
         self._look_again = min(1.0, config.batch.poll)
         self._lag = min(LAG, 10 * config.batch.poll)
         self._client = _client(config, route)
@@ -78,14 +81,15 @@ class BatchService:
             await asyncio.sleep(self._look_again)
             file = await self._with_retries(lambda: self._client.files.retrieve(name), "files")
         if status == "error":
-            why = one_line(self.without_key(file.status_details or "no reason"))
+            why = one_line(without_keys(str(file.status_details or "no reason")))
             raise BatchRejected(f"{self.endpoint} refused the file: {why}")
         return name
 
     async def create(self, file: str, nonce: str, since: float) -> Any:
         """Make a batch of an uploaded file, once: after a lost answer, the batch is looked for before it is made again.
 
-        Raises BatchRejected, NoBatches, LMAuthError or LMBillingError only where there certainly is no batch.
+        Only where there certainly is no batch it raises BatchRejected, NoBatches, Redirected, LMAuthError or
+        LMBillingError.
         """
 
         async def make() -> Any:
@@ -98,7 +102,7 @@ class BatchService:
         tried: list[bool] = []
         try:
             return await self._with_retries(make, "batches")
-        except (BatchRejected, NoBatches, LMAuthError, LMBillingError) as error:
+        except (BatchRejected, NoBatches, Redirected, LMAuthError, LMBillingError) as error:
             if len(tried) < 2:
                 raise
             raise BatchOutOfReach(f"whether {self.endpoint} has the batch is not known: {error}") from None
@@ -134,10 +138,15 @@ class BatchService:
         """The batch as it stands. Raises BatchOutOfReach where the endpoint does not know it."""
         return await self._with_retries(lambda: self._client.batches.retrieve(name), f"batches/{name}")
 
-    async def lines(self, file: str) -> Iterator[dict[str, Any]]:
-        """The lines of an output file, once all of it has come; {} for one that is no JSON object."""
-        content = await self._with_retries(lambda: self._client.files.content(file), f"files/{file}/content")
-        return _objects(content.content)
+    async def read(self, file: str, requests: int, deliver: Callable[[Lines], Awaitable[None]]) -> None:
+        """Have the lines of an output file delivered as they come; {} for one that is no JSON object. After a lost
+        connection they are delivered once more, from the first one on."""
+
+        async def download() -> None:
+            async with self._client.files.with_streaming_response.content(file) as response:
+                await deliver(json_lines(response.iter_bytes(), self._longest, requests))
+
+        await self._with_retries(download, f"files/{file}/content")
 
     async def aclose(self) -> None:
         await self._client.close()
@@ -159,9 +168,9 @@ class BatchService:
                     if isinstance(answer, str):  # what the package returns for a web page
                         raise NotAnApi(f"{self.endpoint} answered with something that is no API's answer ({what})")
                     return answer
-        except openai.OpenAIError as error:
+        except (openai.OpenAIError, httpx.HTTPError, LM15Error) as error:
             if isinstance(error, openai.APIConnectionError) and not self.reached:
-                raise NotReached(f"{self.endpoint} cannot be reached: {one_line(error)}") from None
+                raise NotReached(f"{self.endpoint} cannot be reached: {one_line(without_keys(str(error)))}") from None
             raise self._translated(error, what) from None
         raise AssertionError("tenacity ends by returning or raising")
 
@@ -172,16 +181,17 @@ class BatchService:
         if isinstance(error, openai.APIStatusError):
             self.reached = True
             return not _used_up(error) and (error.status_code in {408, 409, 429} or error.status_code >= 500)
-        return self.reached and isinstance(error, openai.APIConnectionError)
-
-    def without_key(self, text: object) -> str:
-        """`text` of a service without the key. Call it before a text is cut: part of a key would not be recognised."""
-        return without_key(str(text), self._route.key())
+        if isinstance(error.__cause__, LM15Error):  # its reply is too long, or cannot be read
+            self.reached = True
+            return False
+        return self.reached and isinstance(error, openai.APIConnectionError | httpx.HTTPError)
 
     def _translated(self, error: Exception, what: str) -> LMError:
         """The LMError for an error of the `openai` package at the path `what`."""
         status = getattr(error, "status_code", None)
-        reason = one_line(self.without_key(_message(error)))
+        if status is not None and 300 <= status < 400:
+            return Redirected(self.endpoint, status)
+        reason = one_line(without_keys(_message(error)))
         if status in {401, 403}:
             return LMAuthError(reason)
         if _used_up(error):
@@ -205,20 +215,11 @@ def _used_up(error: Exception) -> bool:
 
 
 def _message(error: Exception) -> str:
+    if isinstance(error.__cause__, LM15Error):
+        return str(error.__cause__.message)
     body = getattr(error, "body", None)
     message = body.get("message") if isinstance(body, dict) else None
     return str(message or getattr(error, "message", "") or error)
-
-
-def _objects(content: bytes) -> Iterator[dict[str, Any]]:
-    for text in BytesIO(content):  # split at line feeds only: texts may contain Unicode's other line ends
-        if not text.strip():
-            continue
-        try:
-            line = json.loads(text)
-        except (ValueError, RecursionError):
-            line = None
-        yield line if isinstance(line, dict) else {}
 
 
 def _is_azure(config: TeacherConfig) -> bool:
@@ -233,7 +234,12 @@ def _client(config: TeacherConfig, route: Route) -> Any:
     import openai
 
     http = openai.DefaultAsyncHttpxClient(
-        proxy=route.transport["proxy"], trust_env=False, timeout=config.timeout, follow_redirects=False
+        proxy=route.transport["proxy"],
+        trust_env=False,
+        timeout=config.timeout,
+        follow_redirects=False,
+        headers={"Accept-Encoding": "gzip"},
+        event_hooks={"response": [bound]},
     )
     settings: dict[str, Any] = {"api_key": route.key() or "none", "max_retries": 0, "http_client": http}
     if not _is_azure(config):

@@ -12,14 +12,17 @@ import uuid
 from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from dspy.utils.exceptions import LMAuthError, LMBillingError
 
+from refed_dspy.config.keys import without_keys
 from refed_dspy.config.teacher import BatchConfig
 from refed_dspy.errors import one_line
 from refed_dspy.ledger.batch_log import SentBatch
-from refed_dspy.programs.lm_errors import BatchRejected, NoBatches, WorkEnds
+from refed_dspy.programs.lm_errors import BatchRejected, NoBatches, Redirected, WorkEnds
+from refed_dspy.teachers.batch.replies import Lines
 from refed_dspy.teachers.batch.request import AnyBatchLog, PendingRequest, Unanswered
 from refed_dspy.teachers.batch.service import BatchService
 
@@ -31,6 +34,8 @@ SMALL = 10
 """A batch of at most so many requests is not halved any more: it waits until the service's queue has room."""
 CHUNK = 500
 """Answers that are written in one transaction."""
+CHUNK_BYTES = 8_000_000
+"""The same in characters: a chunk is written that has more."""
 FIRST_LOOK = 1.0
 """Seconds after which a batch is first looked at."""
 LOOKS = 5
@@ -167,7 +172,7 @@ class BatchTracker:
             refusal = self._refusal(error.message or str(error))
             self._without_answer(batch, "refused", refusal, batch.numbers)
             raise refusal from None
-        except (NoBatches, LMAuthError, LMBillingError) as error:
+        except (NoBatches, Redirected, LMAuthError, LMBillingError) as error:
             self._without_answer(batch, "refused", error, batch.numbers)
             raise
         self.log.named(batch, made.id)
@@ -194,12 +199,12 @@ class BatchTracker:
         end = await self._end(batch, service)
         failures = end.errors.data if end.errors and end.errors.data else []
         if end.status == "failed":
-            await self._failed(batch, failures, service)
+            await self._failed(batch, failures)
             return
         reader = _OutputReader(set(batch.numbers))
         for file in (end.output_file_id, end.error_file_id):
             if file:
-                await self._deliver_lines(reader, await service.lines(file))
+                await service.read(file, len(batch.numbers), partial(self._deliver_lines, reader))
         left = reader.left
         # Requests that were not executed cost nothing. Answers that were lost or garbled may have been billed.
         lost = left - reader.not_executed if end.status == "completed" or reader.unreadable else set[int]()
@@ -221,7 +226,7 @@ class BatchTracker:
             await asyncio.sleep(wait)
             wait = min(self.config.poll, 1.5 * wait)
 
-    async def _failed(self, batch: SentBatch, failures: Sequence[Any], service: BatchService) -> None:
+    async def _failed(self, batch: SentBatch, failures: Sequence[Any]) -> None:
         """The service executed nothing of the batch. One that its queue had no room for is sent again, in halves."""
         first = failures[0] if failures else None
         code = getattr(first, "code", None)
@@ -229,7 +234,7 @@ class BatchTracker:
             await self._make_room(batch)
             return
         line = f" (line {first.line})" if first is not None and first.line else ""
-        reason = one_line(service.without_key(getattr(first, "message", None) or code or "no reason given"), 200)
+        reason = one_line(without_keys(str(getattr(first, "message", None) or code or "no reason given")), 200)
         error = self._refusal(f"batch {batch.name} was refused by {self.names[0]}: {reason}{line}")
         self._without_answer(batch, "failed", error, batch.numbers)
 
@@ -259,27 +264,31 @@ class BatchTracker:
         log.warning("batch %s: no room at %s; going on with batches of %d", batch.name, self.names[0], self.most)
         self.submit([pending for pending in pending_requests if not pending.answer.done()])
 
-    async def _deliver_lines(self, reader: _OutputReader, lines: Iterable[Mapping[str, Any]]) -> None:
+    async def _deliver_lines(self, reader: _OutputReader, lines: Lines) -> None:
         """Log the answers, chunk by chunk, and wake the calls that wait for them."""
         chunk: dict[int, str] = {}
-        for line in lines:
+        size = 0
+        async for line in lines:
             number = _number(line)
             if number is None:
                 reader.unreadable += 1
-            elif number in reader.left and (text := _answer_text(line)) is not None:
-                reader.left.discard(number)
+            elif number not in reader.left or number in chunk:
+                continue
+            elif (text := _answer_text(line)) is not None:
                 chunk[number] = text
-            elif number in reader.left and _was_not_executed(line):
+                size += len(text)
+            elif _was_not_executed(line):
                 reader.not_executed.add(number)
-            if len(chunk) == CHUNK:
-                self._deliver(chunk)
-                chunk = {}
+            if len(chunk) == CHUNK or size > CHUNK_BYTES:
+                self._deliver(reader, chunk)
+                chunk, size = {}, 0
                 await asyncio.sleep(0)  # the calls that were woken go first
-        self._deliver(chunk)
+        self._deliver(reader, chunk)
 
-    def _deliver(self, answers: Mapping[int, str]) -> None:
+    def _deliver(self, reader: _OutputReader, answers: Mapping[int, str]) -> None:
         if answers:
             self.log.arrived(answers)
+        reader.left.difference_update(answers)
         for number, text in answers.items():
             pending = self._waiting.pop(number, None)
             if pending is not None and not pending.answer.done():

@@ -104,7 +104,7 @@ def test_a_judge_that_abstains_everywhere_is_a_clear_line_and_no_picture(
     made = run(server, tmp_path / "c", judge=fake_lm(Judge("cannot tell", "cannot tell")), grades=True)
     assert "the judge decided none of 18 pairs, first because: the judge could not tell" in made.stopped
     assert "name another judge" in made.stopped and "\n" not in made.stopped
-    assert line(made, "sample-level").abstained == 9 and line(made, "sample-level").win_rate is None
+    assert line(made, "sample-level").judgements.asked == 9 and line(made, "sample-level").win_rate is None
     assert "sample-level: the judge decided none of its 9 pairs" in made.text()
     assert any("grades: the judge gave none to 27 responses" in text for text in made.lacking)
     assert not (tmp_path / "c" / "win-rates.png").exists()

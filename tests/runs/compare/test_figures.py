@@ -41,7 +41,10 @@ def test_figures_are_by_reference_and_agree_with_the_rows(server: SimulatedTeach
         decided = [row for row in written if row["preference"] is not None]
         wins = [100 * (0.5 if row["preference"] == 0 else float(row["preference"] > 0)) for row in decided]
         figures = line(made, name)
-        assert figures.abstained == len(written) - len(decided) and figures.win_rate is not None
+        assert (
+            figures.judgements.abstained + figures.judgements.failed == len(written) - len(decided)
+            and figures.win_rate is not None
+        )
         expected = mean_interval(wins, [row["reference"] for row in decided])
         assert figures.win_rate.mean == pytest.approx(expected.mean)
         assert (figures.win_rate.low, figures.win_rate.high) == (max(0, expected.low), min(100, expected.high))

@@ -74,9 +74,9 @@ FATES: dict[str, tuple[Any, Any, list[tuple[str, int]]]] = {
     "declined": (odd(body("no", reason="content_filter")), RefusedAnswer, [("refused", COST)]),
     "no usage": (odd(body("no usage", usage=None)), None, [("ok", WORST)]),
     "odd usage": (
-        odd(body("q", usage={"prompt_tokens": "7", "completion_tokens": -3})),
-        NoAnswer,
-        [("no answer", WORST)],
+        odd(body("odd usage", usage={"prompt_tokens": "7", "completion_tokens": -3})),
+        None,
+        [("ok", WORST)],
     ),
     "much": (odd(body("much", usage={"prompt_tokens": 7, "completion_tokens": 10**30})), None, [("ok", WORST)]),
     "cached": (

@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import pytest
 from aiohttp import web
 
 from refed_dspy import TeacherConfig
+from refed_dspy.ledger.batches import left_batches
+from refed_dspy.ledger.ledger import Ledger
 from tests.conftest import KEY, KEY_VARIABLE
-from tests.support.scripted_batches import client
+from tests.support.scripted_batches import ScriptedService, ask_all, client, recorded_teacher, teacher_config
 
 WIRES: dict[str, dict[str, Any]] = {
     "openai": {"model": "odd/m"},
@@ -55,3 +58,19 @@ async def test_a_redirect_to_another_host_is_not_followed(
                 with pytest.raises(Exception, match=str(status)):
                     await service.upload(BytesIO(b"a prompt"))
     assert asked and not asked_there
+
+
+@pytest.mark.parametrize("step", ["create", "look", "download"])
+async def test_nor_is_one_in_the_middle_of_a_batch(
+    tmp_path: Path, service: ScriptedService, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    monkeypatch.setenv(KEY_VARIABLE, KEY)
+    async with answering(web.Response()) as (stranger, asked_there):
+        headers = {"Location": f"{stranger}/v1/batches"}
+        service.hooks[step] = [lambda: web.Response(status=307, headers=headers)] * 9
+        async with recorded_teacher(tmp_path, teacher_config(service, api_key_env=KEY_VARIABLE)) as recorded:
+            [error] = await ask_all(recorded, ["q"])
+    assert "(HTTP 307)" in str(error) and "api_base" in str(error)
+    assert not asked_there
+    with Ledger.read(tmp_path) as ledger:
+        assert len(left_batches(ledger)) == (step != "create"), "a batch that was made is fetched later"

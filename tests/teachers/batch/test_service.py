@@ -21,6 +21,7 @@ from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.recorder import CallRecorder
 from refed_dspy.ledger.statements import Key
 from refed_dspy.programs.lm_errors import BatchOutOfReach, BatchRejected, NoBatches, NotAnApi, NotReached
+from refed_dspy.teachers.batch.replies import Lines
 from refed_dspy.teachers.batch.request import NullBatchLog, PendingRequest
 from refed_dspy.teachers.batch.service import OLDER, BatchService
 from refed_dspy.teachers.batch.tracker import BatchTracker
@@ -186,7 +187,15 @@ async def test_a_download_that_breaks_off_is_begun_again(server: SimulatedTeache
         made = await there.create(await there.upload(BytesIO(written(*lines))), "nonce", time.time())
         while (end := await there.look(made.id)).status != "completed":  # noqa: ASYNC110 — the service has no events
             await asyncio.sleep(0.01)
-        assert len(list(await there.lines(end.output_file_id))) == 9
+        came: dict[Any, int] = {}
+
+        async def deliver(lines: Lines) -> None:
+            came.clear()
+            async for line in lines:
+                came[line["custom_id"]] = came.get(line["custom_id"], 0) + 1
+
+        await there.read(end.output_file_id, 9, deliver)
+        assert came == {f"call-{n}": 1 for n in range(9)}, "the last time from the first line on"
 
 
 # --- the tracker, when the service is away for longer than it waits

@@ -29,8 +29,9 @@ from refed_dspy.teachers import open_teacher
 from refed_dspy.teachers.batch.request import PendingRequest
 from refed_dspy.teachers.batch.service import BatchService
 from refed_dspy.teachers.batch.tracker import BatchTracker
+from refed_dspy.teachers.failures import CallPolicy
 from refed_dspy.teachers.pool import Pool, PooledTeacher, members_of
-from refed_dspy.teachers.recorded import CallPolicy, Progress
+from refed_dspy.teachers.recorded import Progress
 from refed_dspy.teachers.route import resolve
 from tests.conftest import KEY, KEY_VARIABLE
 from tests.support.scripted_batches import (

@@ -1,0 +1,168 @@
+"""What is taken out of texts as a key, and what is not; what settings are refused because they hold one."""
+
+from __future__ import annotations
+
+import html
+import json
+import random
+import string
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, quote_plus
+
+import pytest
+
+from refed_dspy import TeacherConfig
+from refed_dspy.config.keys import CUT, LEAST, checked, know, know_environment, know_settings, read_key, without_keys
+from refed_dspy.config.loading import load_config
+from refed_dspy.config.run import RunConfig
+from refed_dspy.errors import ConfigError, ModelError
+
+ODD = "sk-Ab+/=\"\\'&<%~" + "x9Yz" * 4
+PLAIN = "sk-" + "".join(random.Random(3).choices(string.ascii_letters + string.digits, k=47))
+FORMS: dict[str, Callable[[str], str]] = {
+    "plain": str,
+    "repr": lambda key: repr(key)[1:-1],
+    "json": lambda key: json.dumps(key)[1:-1],
+    "json of PHP": lambda key: json.dumps(key)[1:-1].replace("/", "\\/"),
+    "json of .NET": lambda key: key.translate({ord(letter): f"\\u{ord(letter):04X}" for letter in "+=\"\\'&<%"}),
+    "address": lambda key: quote(key, safe=""),
+    "path": quote,
+    "parameter": quote_plus,
+    "lower": lambda key: quote(key, safe="").replace("%2B", "%2b").replace("%2F", "%2f").replace("%3D", "%3d")
+    .replace("%5C", "%5c").replace("%3C", "%3c"),
+    "page": html.escape,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("key", [PLAIN, ODD, PLAIN * 40], ids=["plain", "odd", "2000 letters"])
+def test_every_form_of_a_key_is_taken_out_and_nothing_else(key: str, form: str) -> None:
+    know(key)
+    assert without_keys(f"Before {FORMS[form](key)} after") == "Before [key] after"
+
+
+@pytest.mark.parametrize("key", [PLAIN, ODD])
+def test_every_cut_of_twelve_characters_is_taken_out_wherever_it_stands(key: str) -> None:
+    know(key)
+    for length in range(CUT, len(key) + 1):
+        for first in range(len(key) - length + 1):
+            for before in range(10):  # the text is looked at every ninth character
+                text = "é " * before + " "[: before % 2]
+                cut = key[first : first + length]
+                assert without_keys(f"{text}{cut}") == f"{text}[key]", (first, length, before)
+    for first in range(len(key) - CUT + 2):
+        cut = key[first : first + CUT - 1]
+        assert without_keys(f"({cut})") == f"({cut})", "a shorter one may be a word"
+
+
+def test_several_keys_and_several_cuts_in_one_text() -> None:
+    other = PLAIN[::-1]
+    know(PLAIN)
+    know(other)
+    assert without_keys(f"{PLAIN[:20]}…{PLAIN[-15:]}, {other}{PLAIN}") == "[key]…[key], [key]"
+
+
+@pytest.mark.parametrize("key", ["none", "EMPTY", "lm-studio", "x" * (LEAST - 1)])
+def test_a_placeholder_stays(key: str) -> None:
+    know(key)
+    assert without_keys(f"set it to {key}") == f"set it to {key}"
+
+
+def test_a_key_is_read_stripped_and_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_LLM", f"\t{PLAIN}\r\n")
+    assert read_key("MY_LLM") == PLAIN
+    assert without_keys(repr(f"Bearer {PLAIN}\n")) == "'Bearer [key]\\n'"
+
+
+@pytest.mark.parametrize("letter", ["\n", " ", "\x00", "\x7f", "é", "ключ", "\ud800"])
+def test_a_key_that_no_header_takes_is_refused_by_the_name_of_its_variable(letter: str) -> None:
+    with pytest.raises(ModelError, match="MY_LLM") as error:
+        checked(f"{PLAIN}{letter}{PLAIN}", "MY_LLM")
+    assert PLAIN[:8] not in str(error.value) + repr(vars(error.value))
+
+
+def test_the_environments_keys_are_known_and_its_other_variables_are_not(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "a-file-with-the-key.pem"
+    file.touch()
+    secret = {
+        name: f"{name}-{PLAIN}" for name in ("OPENAI_API_KEY", "HF_TOKEN", "PGPASSWORD", "AWS_BEARER_TOKEN_BEDROCK")
+    }
+    plain = {"TOKENIZER": "meta-llama/Llama-3.1-8B", "SSH_KEY": str(file), "PASS_KEY": "correct horse battery staple"}
+    for name, value in {**secret, **plain}.items():
+        monkeypatch.setenv(name, value)
+    know_environment()
+    assert {without_keys(value) for value in secret.values()} == {"[key]"}
+    assert all(without_keys(value) == value for value in plain.values())
+
+
+def test_the_keys_in_a_callers_settings_are_known_at_any_depth() -> None:
+    headers = {"Authorization": f"Bearer {PLAIN}", "X-Gate": PLAIN[::-1], "Content-Type": "application/json"}
+    know_settings({"extra_headers": headers, "model": "openai/gpt-4.1-mini"})
+    assert without_keys(f"{PLAIN} {PLAIN[::-1]}") == "[key] [key]"
+    assert without_keys("application/json openai/gpt-4.1-mini") == "application/json openai/gpt-4.1-mini"
+
+
+# --- settings
+
+
+SECRET_NAMES = [
+    "api_key", "apikey", "key", "token", "access_token", "hf_token", "x-auth", "auth", "authorization", "oauth_token",
+    "credential", "credentials", "cookie", "Set-Cookie", "password", "client_secret", "extra_headers", "jwt",
+    "subscription-key",
+]  # fmt: skip
+PLAIN_NAMES = [
+    "max_thinking_tokens", "budget_tokens", "stop_token_ids", "skip_special_tokens", "prompt_cache_key", "author",
+    "logit_bias", "eos_token", "monkey_mode", "user",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SECRET_NAMES)
+def test_a_setting_named_like_a_secret_is_refused(name: str) -> None:
+    for params in ({name: "abc"}, {"extra_body": [{name: "abc"}]}):
+        with pytest.raises(ConfigError, match="api_key_env") as error:
+            loaded(params=params)
+        assert "abc" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", PLAIN_NAMES)
+def test_a_setting_with_another_name_is_taken(name: str) -> None:
+    assert loaded(params={name: 1}).params == {name: 1}
+
+
+@pytest.mark.parametrize("variable", ["MY_LLM", "OTHER_API_KEY"])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"params": {"user": "{}"}},
+        {"params": {"extra_body": {"a": ["Bearer {}"]}}},
+        {"model": "sim/{}"},
+        {"api_base": "http://localhost/{}/v1"},
+    ],
+    ids=["param", "deep", "model", "path"],
+)
+def test_the_value_of_a_known_variable_is_refused_in_any_setting(
+    monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], variable: str
+) -> None:
+    monkeypatch.setenv(variable, f"{ODD}\n")
+    filled = json.loads(json.dumps(settings).replace("{}", json.dumps(ODD)[1:-1]))
+    if "api_base" in settings:
+        filled = {"api_base": settings["api_base"].format(quote(ODD, safe=""))}
+    with pytest.raises(ConfigError, match=f"{next(iter(settings))} holds an API key") as error:
+        loaded(**filled, api_key_env="MY_LLM")
+    assert ODD[-CUT:] not in str(error.value)
+
+
+def test_what_looks_like_a_key_is_refused_unknown() -> None:
+    with pytest.raises(ConfigError, match="api_base holds an API key"):
+        loaded(api_base=f"http://localhost/{PLAIN}/v1")
+
+
+def loaded(**settings: Any) -> TeacherConfig:
+    teacher = {"model": "sim/m", "api_base": "http://localhost/v1", **settings}
+    config = load_config(RunConfig, environ={}, teacher=teacher).teacher
+    assert isinstance(config, TeacherConfig)
+    return config

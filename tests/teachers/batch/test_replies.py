@@ -1,0 +1,109 @@
+"""Files and replies of a batch service: read line by line, and no further than they can be long."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import random
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+
+from refed_dspy.programs.lm_errors import BatchOutOfReach
+from refed_dspy.teachers.batch.replies import LONGEST_REPLY, json_lines
+from refed_dspy.teachers.transport import longest_answer
+from tests.support.scripted_batches import (
+    ScriptedService,
+    ask_all,
+    asked,
+    body,
+    calls,
+    client,
+    line,
+    recorded_teacher,
+    teacher_config,
+    written,
+)
+
+
+async def in_pieces(data: bytes, rng: random.Random) -> AsyncIterator[bytes]:
+    while data:
+        size = rng.choice((1, 2, 17, 1000))
+        yield data[:size]
+        data = data[size:]
+
+
+@pytest.mark.parametrize("seed", range(20))
+async def test_lines_are_the_same_however_the_bytes_come(seed: int) -> None:
+    rng = random.Random(seed)
+    texts = [
+        "",
+        " ",
+        "null",
+        "[1]",
+        "{not",
+        "[" * 300,
+        '{"a": "\u2028\x85"}',
+        '{"b": 1}\r',
+        json.dumps({"c": "x" * 400}),
+    ]
+    lines = [rng.choice(texts) for _ in range(30)]
+    data = "\n".join(lines).encode() + rng.choice((b"", b"\n"))
+    came = [value async for value in json_lines(in_pieces(data, rng), 300, 30)]
+    expected: list[object] = []
+    for text in lines:
+        if text.strip():
+            value = json.loads(text) if text[0] == "{" and text != "{not" and len(text) <= 300 else {}
+            expected.append(value)
+    assert came == expected
+
+
+async def test_a_file_is_read_no_further_than_its_answers_can_be_long(caplog: pytest.LogCaptureFixture) -> None:
+    async def endless() -> AsyncIterator[bytes]:
+        while True:
+            yield b"{}\n" * 100
+
+    assert 0 < len([value async for value in json_lines(endless(), 3000, 9)]) <= 10_200
+    assert "not read to its end" in caplog.text
+
+
+async def test_an_answer_that_is_too_long_is_left_out_and_the_others_are_read(
+    service: ScriptedService, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = teacher_config(service, retries=0)
+
+    def one_long(lines: object) -> tuple[bytes, None]:
+        texts = {request["custom_id"]: asked(request) for request in lines}  # type: ignore[attr-defined]
+        long = "x" * longest_answer(config)
+        return written(*(line(n, body(long if text == "b" else text)) for n, text in texts.items())), None
+
+    service.answers = [one_long]
+    async with recorded_teacher(tmp_path, config) as recorded:
+        first, second, third = await ask_all(recorded, ["a", "b", "c"])
+    assert (first, third) == ("a", "c") and isinstance(second, Exception)
+    assert "were left out: 1" in caplog.text
+    assert sum(count for (how, cost), count in calls(tmp_path).items() if how == "no answer" and cost) == 1
+
+
+async def test_a_compressed_file_is_read(service: ScriptedService, tmp_path: Path) -> None:
+    def compressed() -> web.Response:
+        (content,) = service.files.values()
+        return web.Response(body=gzip.compress(content), headers={"Content-Encoding": "gzip"})
+
+    service.hooks["download"] = [compressed]
+    async with recorded_teacher(tmp_path, teacher_config(service)) as recorded:
+        assert await ask_all(recorded, ["a", "b"]) == ["a", "b"]
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+async def test_a_reply_without_end_is_not_read_on(service: ScriptedService, compressed: bool) -> None:
+    long = json.dumps({"id": "b", "filler": "x" * LONGEST_REPLY}).encode()
+    headers = {"Content-Type": "application/json"} | ({"Content-Encoding": "gzip"} if compressed else {})
+    data = gzip.compress(long) if compressed else long
+    service.hooks["look"] = [lambda: web.Response(body=data, headers=headers)]
+    async with client(teacher_config(service)) as there:
+        with pytest.raises(BatchOutOfReach, match="longer than 17 MB"):
+            await there.look("b")
+    assert service.calls["look"] == 1

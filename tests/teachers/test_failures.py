@@ -1,0 +1,146 @@
+"""When a model that fails ends the work, and when it does not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from dspy import lm15
+
+import refed_dspy
+from benchmarks.simulated import SimulatedTeacher
+from refed_dspy import TeacherConfig
+from refed_dspy.errors import (
+    MalformedAnswer,
+    NoAnswer,
+    RefedError,
+    RefusedAnswer,
+    RowError,
+    RunStopped,
+    TeacherError,
+    TeacherRefused,
+    TooLong,
+    UnfitRequest,
+)
+from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.runs.result import Synthesis
+from refed_dspy.teachers.failures import LEAST_CALLS, RECENT, ROWS_OWN, CallPolicy, Failures
+from tests.support.scripted_engine import Writer, fake_lm, references
+
+
+def error(kind: type[RowError] = NoAnswer, stage: str = "writing") -> RowError:
+    return kind(stage, "1", "so it is")
+
+
+def fails(failures: Failures, count: int, kind: type[RowError] = NoAnswer, stage: str = "writing") -> None:
+    for _ in range(count):
+        failures.failed(stage, error(kind, stage))
+
+
+@pytest.mark.parametrize("kind", [UnfitRequest, NoAnswer, MalformedAnswer, RefusedAnswer, TooLong])
+def test_the_first_twenty_calls_end_it_whatever_their_kind_and_stage(kind: type[RowError]) -> None:
+    failures = Failures("judge", CallPolicy(uncounted=ROWS_OWN))
+    fails(failures, LEAST_CALLS - 1, kind)
+    with pytest.raises(TeacherError if issubclass(kind, UnfitRequest) else RunStopped) as ended:
+        fails(failures, 1, kind, "another stage")
+    assert str(ended.value) == f"judge: the first 20 calls failed, the last one {kind.kind}: so it is — check the judge"
+
+
+def test_after_an_answer_it_is_a_share_of_the_stages_last_calls() -> None:
+    failures = Failures("judge", CallPolicy())
+    failures.answered("writing")
+    fails(failures, LEAST_CALLS - 2)
+    with pytest.raises(RunStopped, match="writing failed in 19 of its last 20 calls, the last one no answer"):
+        fails(failures, 1)
+
+
+def test_long_ago_answers_do_not_count() -> None:
+    failures = Failures("teacher", CallPolicy(max_failure_share=0.5))
+    for _ in range(10 * RECENT):
+        failures.answered("writing")
+    fails(failures, RECENT // 2 - 1)
+    with pytest.raises(RunStopped, match=r"25 of its last 50 calls.*, or raise max_failure_share \(0\.5\)") as ended:
+        failures.paid = True
+        fails(failures, 1)
+    assert "check the teacher" in str(ended.value)
+
+
+def test_what_is_a_rows_own_does_not_count_once_others_are_answered() -> None:
+    failures = Failures("judge", CallPolicy(uncounted=ROWS_OWN))
+    failures.answered("writing")
+    for kind in ROWS_OWN:
+        fails(failures, 2 * RECENT, kind)
+    assert failures.useless() is None
+
+
+def test_one_stage_says_nothing_about_another() -> None:
+    failures = Failures("teacher", CallPolicy())
+    failures.answered("reading")
+    fails(failures, LEAST_CALLS - 1)
+    failures.answered("reading")
+    with pytest.raises(RunStopped):
+        fails(failures, 1)
+
+
+@pytest.mark.parametrize(("count", "words"), [(1, "the only call failed"), (3, "all 3 calls failed")])
+def test_fewer_calls_all_of_which_failed_are_useless(count: int, words: str) -> None:
+    failures = Failures("judge", CallPolicy())
+    assert failures.useless() is None
+    fails(failures, count)
+    useless = failures.useless()
+    assert useless is not None and useless[0] == {"writing"} and str(useless[1]).startswith(f"judge: {words}, ")
+    failures.answered("reading")
+    assert failures.useless() is None
+
+
+# --- an endpoint that answers 400 to everything for a while, as some do to a wrong key
+
+
+def teacher(server: SimulatedTeacher) -> TeacherConfig:
+    return TeacherConfig(model="sim/sim-model", api_base=server.base_url, retries=0, concurrency=4)
+
+
+def run(folder: Path, server: SimulatedTeacher, size: int) -> Synthesis:
+    return refed_dspy.synthesize(None, references(12), teacher=teacher(server), run_dir=folder, size=size)
+
+
+def failures_in(folder: Path) -> list[tuple[str, bool]]:
+    """(kind, whether it is final) of each failure."""
+    with Ledger.read(folder) as ledger:
+        return [(kind, bool(final)) for kind, final in ledger.db.execute("SELECT kind, final FROM failures")]
+
+
+def test_refusals_before_any_answer_are_the_endpoints_and_nothing_is_lost(
+    server: SimulatedTeacher, tmp_path: Path
+) -> None:
+    server.control(faults={"400": 1.0}, response_words=4)
+    with pytest.raises(TeacherRefused, match="'temperature' does not support 0"):
+        run(tmp_path / "run", server, 20)
+    assert set(failures_in(tmp_path / "run")) == {("unfit", False)}
+    server.control(faults={})
+    assert run(tmp_path / "run", server, 20).complete
+
+
+def test_a_later_burst_of_refusals_costs_no_row_for_good(server: SimulatedTeacher, tmp_path: Path) -> None:
+    server.control(response_words=4)
+    run(tmp_path / "run", server, 10)
+    server.control(faults={"400": 1.0})
+    with pytest.raises(RefedError, match=r"unfit: .*'temperature' does not support 0.*refed resume"):
+        run(tmp_path / "run", server, 100)
+    failed = failures_in(tmp_path / "run")
+    assert set(failed) == {("unfit", False)} and len(failed) >= LEAST_CALLS
+    server.control(faults={})
+    assert run(tmp_path / "run", server, 100).complete and server.stats()["repeated"] == 0
+
+
+# --- and a row's own refusals
+
+
+@pytest.mark.parametrize("raised", [lm15.ContextLengthError("9,000 tokens", status=400)], ids=["too long"])
+def test_a_rows_own_refusal_is_final(tmp_path: Path, raised: Exception) -> None:
+    writer = Writer(raised)
+    made = refed_dspy.synthesize(None, references(6), teacher=fake_lm(writer), run_dir=tmp_path / "run", size=20)
+    assert [failure.kind for failure in made.failures] == ["too long"] and made.complete
+    asked = len(writer.requests)
+    refed_dspy.synthesize(None, references(6), teacher=fake_lm(writer), run_dir=tmp_path / "run", size=20)
+    assert len(writer.requests) == asked

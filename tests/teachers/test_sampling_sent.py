@@ -1,0 +1,111 @@
+"""Temperature, `top_p` and the length of an answer as they are sent."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+import dspy
+import pytest
+
+from refed_dspy import TeacherConfig
+from refed_dspy.errors import ConfigError
+from refed_dspy.programs.adapter import SchemaAdapter
+from refed_dspy.teachers import Teacher, open_teacher
+from refed_dspy.teachers.judge import judge_for
+from tests.support.recording_endpoint import Listener, listening
+
+OPENAI = {
+    "id": "1",
+    "object": "chat.completion",
+    "model": "m",
+    "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": '{"answer": "a"}'}}],
+    "usage": {"prompt_tokens": 9, "completion_tokens": 3},
+}
+ANTHROPIC = {
+    "id": "1",
+    "type": "message",
+    "role": "assistant",
+    "model": "m",
+    "content": [{"type": "text", "text": '{"answer": "a"}'}],
+    "stop_reason": "end_turn",
+    "usage": {"input_tokens": 9, "output_tokens": 3},
+}
+
+
+def sent(teacher: Teacher, there: Listener, **own: Any) -> dict[str, Any]:
+    """The body of one request by a program that sets `own` in its call."""
+
+    async def ask() -> None:
+        async with teacher.running() as lm:
+            with dspy.context(lm=lm, adapter=SchemaAdapter()):
+                await dspy.Predict("question -> answer").acall(question="q", config=own)
+
+    asyncio.run(ask())
+    return there.bodies[-1]
+
+
+def config(there: Listener, model: str, **more: Any) -> TeacherConfig:
+    return TeacherConfig.model_validate({"model": model, "api_base": there.base_url, "max_tokens": 16_000, **more})
+
+
+@pytest.mark.parametrize(
+    ("model", "params", "temperature"),
+    [
+        ("openai/gpt-4o-mini", {}, 0.0),
+        ("openai/gpt-5-mini", {}, None),
+        ("openai/o3", {}, None),
+        ("anthropic/claude-opus-4-8", {}, None),
+        ("anthropic/claude-sonnet-4-5", {}, 0.0),
+        ("anthropic/claude-sonnet-4-5", {"top_p": 0.5}, None),
+        ("anthropic/claude-3-opus", {"top_p": 0.5}, 0.0),
+    ],
+)
+@pytest.mark.parametrize("named", [False, True])
+def test_a_judge_is_asked_at_temperature_0_where_its_model_takes_that(
+    model: str, params: dict[str, Any], temperature: float | None, named: bool
+) -> None:
+    with listening(lambda _: (200, ANTHROPIC if model.startswith("anthropic") else OPENAI)) as there:
+        teacher = open_teacher(config(there, model, params=params))
+        body = sent(judge_for(teacher, config(there, model, params=params) if named else None), there)
+    assert body.get("temperature") == temperature and body.get("top_p") == params.get("top_p")
+
+
+@pytest.mark.parametrize("model", ["anthropic/claude-3-opus", "sim/any"])
+def test_both_are_sent_where_a_model_may_take_both(model: str) -> None:
+    with listening(lambda _: (200, ANTHROPIC if model.startswith("anthropic") else OPENAI)) as there:
+        body = sent(open_teacher(config(there, model, temperature=0.7, params={"top_p": 0.9})), there)
+    assert (body["temperature"], body["top_p"]) == (0.7, 0.9)
+
+
+def test_a_temperature_that_a_program_asks_for_is_not_cut_in_silence(caplog: pytest.LogCaptureFixture) -> None:
+    with listening(lambda _: (200, ANTHROPIC)) as there, caplog.at_level(logging.WARNING):
+        body = sent(open_teacher(config(there, "anthropic/claude-3-opus")), there, temperature=1.4)
+    assert body["temperature"] == 1.0
+    assert "temperature 1.4" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("deployment", "field"),
+    [
+        ("my-reasoner-gpt-5", "max_completion_tokens"),
+        ("prod_o3-mini", "max_completion_tokens"),
+        ("gpt-5", "max_completion_tokens"),
+        ("gpt-4o", "max_tokens"),
+        ("turbo1", "max_tokens"),
+    ],
+)
+def test_a_dated_azure_deployment_gets_the_field_that_its_name_suggests(
+    deployment: str, field: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ANY_KEY", "sk-any-0123456789")
+    with listening(lambda _: (200, OPENAI)) as there:
+        azure = {"api_base": there.root, "api_version": "2024-10-21", "api_key_env": "ANY_KEY"}
+        body = sent(open_teacher(config(there, f"azure/{deployment}", **azure)), there)
+    assert {name for name in body if name.startswith("max_")} == {field}
+
+
+def test_a_reasoning_model_with_too_few_tokens_is_refused_in_our_words() -> None:
+    with pytest.raises(ConfigError, match="max_tokens 4096: openai/gpt-5-mini counts its reasoning"):
+        open_teacher(TeacherConfig(model="openai/gpt-5-mini", api_base="http://127.0.0.1:9/v1"))
