@@ -92,10 +92,8 @@ class Proof:
         rows = [("uncompiled", self.baseline), ("compiled", self.compiled)]
         if self.champion is not None:
             rows.insert(1, ("champion", self.champion))
-        shown = {
-            name for _, score in rows for name in score.components if name not in UNJUDGED or score.components[name]
-        }
-        names = [name for name in COLUMNS if name in shown]
+        judged = {name for name in UNJUDGED if not any(score.components.get(name) for _, score in rows)}
+        names = [name for name in COLUMNS if name in self.compiled.components and name not in judged]
         unit = "a sample" if self.unit == "references" else "an example"
         heads = ["program", "score (95% interval)", *(COLUMNS[name] for name in names), unit]
         table = table_lines([heads, *([label, *row.cells(names)] for label, row in rows)])
