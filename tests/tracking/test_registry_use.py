@@ -150,7 +150,7 @@ def test_an_address_of_nothing_is_one_line(tracked: Mlflow, address: str) -> Non
 
 @pytest.mark.slow
 def test_a_capped_compile_promotes_what_it_comes_to_in_the_end(tracked: Mlflow, server: Any) -> None:
-    first = compiled_over_http("c", server, max_calls=60)
+    first = compiled_over_http("c", server, max_calls=120)
     assert first.proof is None and champion_is(None, tracked)
     whole = compiled_over_http("c", server, max_calls=5_000)
     newest = tracked.version(tracked.aliases()["challenger"])
