@@ -22,7 +22,7 @@
         ├── NothingKept         the filters drop every row, or the judge never decides
         └── CapReached          at max_cost, max_calls or max_minutes; `synthesize` then returns, and says so
 
-Each message is one line and ends with what to do about it.
+Each message is one line and ends with what to do about it. A note (`add_note`) may show more, a difference say.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ import typer
 
 from refed_dspy.cli.options import (
     NO_TEACHER,
+    AcceptChanged,
     ConfigOption,
     JudgeOption,
     MaxCalls,
@@ -58,6 +59,7 @@ def compile_(
     ] = None,
     evaluations: Annotated[int | None, typer.Option(help="About how often a candidate is scored.", metavar="N")] = None,
     program: ProgramOption = None,
+    accept_changed: AcceptChanged = None,
     config: ConfigOption = None,
     seed: Annotated[
         int | None, typer.Option(help="Seed of the split and the optimizer.", metavar="N", show_default="0")
@@ -101,8 +103,9 @@ def _tuned(settings: CompileConfig) -> Any:
 
     if not settings.pairs:
         return settings.program
-    judge = PairwiseJudge()
-    return judge if settings.program is None else load_program(settings.program, into=judge)
+    if settings.program is None:
+        return PairwiseJudge()
+    return load_program(settings.program, into=PairwiseJudge(), accept_changed=settings.accept_changed)
 
 
 def _print_outcome(made: Compiled, estimate: bool) -> None:
@@ -127,6 +130,7 @@ def agreement(
     out: Annotated[Path | None, typer.Option(help="Folder that keeps the verdicts.", metavar="DIR")] = None,
     count: Annotated[int | None, typer.Option(help="A seeded draw of so many pairs.", metavar="N")] = None,
     program: Annotated[str | None, typer.Option(help="A compiled judge.", metavar="FILE_OR_URI")] = None,
+    accept_changed: AcceptChanged = None,
     seed: Annotated[int, typer.Option(help="Seed of the draw.")] = 0,
     max_cost: MaxCost = None,
     max_calls: MaxCalls = None,
@@ -141,7 +145,7 @@ def agreement(
     model = load_config(StatsConfig, judge=judge).judge
     needed(model, "no judge: name one with --judge (a file, PROVIDER/NAME, or embedded), or REFED_JUDGE")
     measured = measure_agreement(
-        pairs, model, out, count=count, program=program, seed=seed,
+        pairs, model, out, count=count, program=program, accept_changed=bool(accept_changed), seed=seed,
         max_cost=max_cost, max_calls=max_calls, max_minutes=max_minutes,
     )  # fmt: skip
     for line in measured.lines():

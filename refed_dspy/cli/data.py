@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from refed_dspy.cli.options import (
+    AcceptChanged,
     ConfigOption,
     JsonOption,
     JudgeOption,
@@ -58,6 +59,7 @@ def compare_(
     against: Annotated[
         str | None, typer.Option(help="The program that the others are compared with.", metavar="NAME")
     ] = None,
+    accept_changed: AcceptChanged = None,
     config: ConfigOption = None,
     seed: SeedOption = None,
     max_cost: MaxCost = None,
@@ -91,6 +93,7 @@ def filter_(
     ] = None,
     out: OutOption = None,
     judge: JudgeOption = None,
+    accept_changed: AcceptChanged = None,
     config: ConfigOption = None,
     seed: SeedOption = None,
     max_cost: MaxCost = None,

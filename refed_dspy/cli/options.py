@@ -23,7 +23,8 @@ NO_TEACHER = "no teacher: name one with --teacher (a file, PROVIDER/NAME, or emb
 
 
 def reporting(command: F) -> F:
-    """Turn this package's errors, and Ctrl-C (a SIGTERM, a SIGHUP), into one line and an exit code."""
+    """Turn this package's errors, and Ctrl-C (a SIGTERM, a SIGHUP), into a line, with the error's notes below it, and an
+    exit code."""
 
     @functools.wraps(command)
     def wrapped(*args: Any, **kwargs: Any) -> None:
@@ -31,7 +32,7 @@ def reporting(command: F) -> F:
         try:
             command(*args, **kwargs)
         except RefedError as error:
-            say(f"refed: {one_line(error, 600)}", err=True)
+            say("\n".join([f"refed: {one_line(error, 600)}", *getattr(error, "__notes__", ())]), err=True)
             raise typer.Exit(error.exit_code) from None
         except KeyboardInterrupt:
             where = f"refed resume {kwargs['run_dir']}" if kwargs.get("run_dir") else "the same command"
@@ -84,6 +85,9 @@ MaxCost = Annotated[
 MaxCalls = Annotated[int | None, typer.Option(help="Stop after so many calls, over all starts.", metavar="N")]
 MaxMinutes = Annotated[
     float | None, typer.Option(help="Stop after so many minutes at work, over all starts.", metavar="N")
+]
+AcceptChanged = Annotated[
+    bool | None, typer.Option("--accept-changed", help="Take a saved program whose prompts were changed as it is.")
 ]
 ProgramOption = Annotated[str | None, typer.Option(help="A saved program.", metavar="FILE_OR_URI")]
 SeedOption = Annotated[int | None, typer.Option(help="Seed of draws and orders.", metavar="N", show_default="0")]

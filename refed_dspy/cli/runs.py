@@ -13,6 +13,7 @@ import typer
 from refed_dspy.cli.lines import batch_line, run_lines, work_lines
 from refed_dspy.cli.options import (
     NO_TEACHER,
+    AcceptChanged,
     ConfigOption,
     JsonOption,
     JudgeOption,
@@ -51,6 +52,7 @@ def synth(
     teacher: TeacherOption = None,
     config: ConfigOption = None,
     program: ProgramOption = None,
+    accept_changed: AcceptChanged = None,
     seed: SeedOption = None,
     per_reference: Annotated[
         int | None,
@@ -180,6 +182,7 @@ def preview(
     teacher: TeacherOption = None,
     config: ConfigOption = None,
     program: ProgramOption = None,
+    accept_changed: AcceptChanged = None,
     sample: Annotated[bool, typer.Option("--sample", help="Also make one: a paid call a stage, not kept.")] = False,
 ) -> None:
     """Show each stage's prompt for the first reference, and one sample as a dry run."""

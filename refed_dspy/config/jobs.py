@@ -62,6 +62,8 @@ class RecycleConfig(DataConfig, Capped):
     """Name → meaning of each criterion for reflecting on an instruction. Unset: the paper's five."""
     response_criteria: dict[str, str] | None = None
     """The same for responses. Unset: the paper's four."""
+    accept_changed: bool = False
+    """Take a saved program as it is, even where its prompts were changed after it was saved."""
     scorer: ScorerConfig | None = None
     """The model that IFD and r-IFD are computed with; without one they are not measured."""
     selective: bool = False

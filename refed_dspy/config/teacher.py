@@ -208,6 +208,8 @@ class WithJudge(Settings):
     """The model that judges. Unset: the teacher's model at temperature 0, with a warning."""
     judge_program: str | None = None
     """A compiled judge: its program's file or MLflow address."""
+    accept_changed: bool = False
+    """Take a saved program, or judge, as it is, even where its prompts were changed after it was saved."""
 
     @field_validator("judge_program", mode="before")
     @classmethod

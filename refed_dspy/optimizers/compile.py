@@ -8,7 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from refed_dspy.config.compile import MetricConfig
+from refed_dspy.ledger.ledger import FILE
+from refed_dspy.optimizers.ended import ended_outcome
 from refed_dspy.optimizers.gateway import open_gateway
+from refed_dspy.optimizers.least import refuse_small_caps
 from refed_dspy.optimizers.progress import CompileProgress
 from refed_dspy.optimizers.result import Compiled, write_outcome
 from refed_dspy.optimizers.spec import prepare
@@ -37,7 +40,8 @@ def compile(  # noqa: A001
 ) -> Compiled:
     """Tune `program`'s prompts and demonstrations, and prove the gain on examples that the optimizer never saw.
 
-    It may be stopped at any moment. The same call then continues, and nothing is paid for twice.
+    It may be stopped at any moment. The same call then continues, and nothing is paid for twice. A compile that has
+    ended is not run again: the same call returns its outcome.
 
     Args:
         program: a `ReferenceLevelFeedback`, a `PairwiseJudge`, any `dspy.Module`, a program's file or MLflow address;
@@ -56,15 +60,20 @@ def compile(  # noqa: A001
             threads, name, track, accept_longer, max_cost, max_calls, max_minutes: see `config.CompileConfig`.
 
     Raises:
-        InputError: an argument cannot be used; nothing was paid for.
+        InputError: an argument cannot be used, or a cap is too small for one candidate and its proof; nothing was paid
+            for.
         RunStopped, TeacherError: the compile ended early; the same call continues it.
     """
     models = {"teacher": teacher, "judge": judge, "reflection": reflection}
     spec = prepare(program, examples, metric, {**settings, **models})
     folder = Path(out) if out is not None else Path("refed-compiles") / digest(spec.identity())
+    if not estimate_only and not (folder / FILE).is_file():
+        refuse_small_caps(spec)
     with begin(folder, spec.work()) as start:
         track = False if estimate_only else spec.settings.track
         with tracking(folder, copy_compile, track, TRACKING_INTERVAL, at_once=True) as tracker:
+            if not estimate_only and (made := ended_outcome(folder, start.ledger, spec)) is not None:
+                return made
             with open_gateway(start.ledger, start.recorder, spec.teachers, spec.settings.seed) as gateway:
                 steps = CompileSteps(spec, gateway, start.caps_left.caps, start.caps_left.seconds, on_progress)
                 outcome = steps.run(estimate_only)

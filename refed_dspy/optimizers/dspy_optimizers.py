@@ -100,7 +100,13 @@ def _gepa(options: dict[str, Any], inputs: OptimizerInputs) -> Optimizer:
         **options,
         "gepa_kwargs": {**gepa_kwargs, "stop_callbacks": stop_callbacks},
     }
-    expected = settings.get("max_metric_calls") or inputs.evaluations
+    calls, batch = settings.get("max_metric_calls"), settings.get("reflection_minibatch_size") or 3
+    if calls is not None and calls <= inputs.validation:
+        raise ValueError(
+            f"{calls} evaluations are used up by the {inputs.validation} examples of the validation set before a "
+            f"candidate is tried; set evaluations to {2 * inputs.validation + 2 * batch} or more, or lower validation"
+        )
+    expected = calls or inputs.evaluations
     return Optimizer("gepa", dspy.GEPA(metric=inputs.metric, **settings), expected)
 
 
@@ -125,7 +131,8 @@ def _mipro(options: dict[str, Any], inputs: OptimizerInputs) -> Optimizer:
     }
     if settings["auto"] is not None:
         settings["num_candidates"] = None
-    return Optimizer("mipro", dspy.MIPROv2(metric=inputs.metric, **settings), inputs.evaluations, at_compile)
+    expected = max(inputs.evaluations, inputs.train + 2 * inputs.validation)
+    return Optimizer("mipro", dspy.MIPROv2(metric=inputs.metric, **settings), expected, at_compile)
 
 
 def _simba(options: dict[str, Any], inputs: OptimizerInputs) -> Optimizer:

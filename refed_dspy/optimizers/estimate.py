@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,7 +12,9 @@ from refed_dspy.ledger.history import count_calls
 from refed_dspy.optimizers.dspy_optimizers import Optimizer
 from refed_dspy.optimizers.gateway import Gateway
 from refed_dspy.optimizers.spec import CompileSpec
+from refed_dspy.records import dollars
 
+log = logging.getLogger("refed_dspy.optimizers")
 COST_OF_CANDIDATE = 1.6
 """Cost of a candidate's evaluation over that of the uncompiled program's, which needs no comparison."""
 MOST_FOR_PROOF = 0.5
@@ -23,7 +26,8 @@ def estimate_compile(
 ) -> dict[str, Any]:
     """What the whole will take, judging by the uncompiled program's evaluations. Costs are in picodollars.
 
-    `champion`: whether the proof compares with a champion.
+    `champion`: whether the proof compares with a champion. `least_cost` and `least_calls`: for the uncompiled program,
+    one candidate and their proof.
     """
     baseline = _baseline_figures(gateway, uncompiled)
     split = spec.split
@@ -36,12 +40,26 @@ def estimate_compile(
         "evaluations": optimizer.expected,
         "cost": each_cost * evaluations if priced else None,
         "calls": each_calls * evaluations,
+        "least_cost": each_cost * (len(split.validation) + for_proof) if priced else None,
+        "least_calls": each_calls * (len(split.validation) + for_proof),
         "proof_cost": each_cost * for_proof,
         "proof_calls": each_calls * for_proof,
         "spent": gateway.recorder.budget.spent,
         "spent_then": baseline["spent"],
         "calls_then": baseline["all_calls"],
     }
+
+
+def warn_of_small_caps(caps: Caps, estimate: Mapping[str, Any]) -> None:
+    """Say beforehand that a cap will end the compile before there is a proof, and what would do."""
+    too_little = "%s: %s will be reached before a candidate is proved, which takes about %s; about %s would do"
+    cost, calls = caps.max_cost, caps.max_calls
+    if cost is not None and estimate["least_cost"] is not None and cost < estimate["least_cost"]:
+        log.warning(too_little, "max_cost", dollars(cost), dollars(estimate["least_cost"]), dollars(estimate["cost"]))
+    if calls is not None and calls < estimate["least_calls"]:
+        log.warning(
+            too_little, "max_calls", f"{calls:,}", f"{estimate['least_calls']:,.0f}", f"{estimate['calls']:,.0f}"
+        )
 
 
 def caps_before_proof(caps: Caps, seconds: float | None, estimate: Mapping[str, Any]) -> tuple[Caps, float | None]:

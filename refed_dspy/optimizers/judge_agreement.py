@@ -56,6 +56,7 @@ def measure_agreement(
     out: str | Path | None = None,
     *,
     program: PairwiseJudge | str | Path | None = None,
+    accept_changed: bool = False,
     count: int | None = None,
     seed: int = 0,
     max_cost: float | None = None,
@@ -69,6 +70,7 @@ def measure_agreement(
         out: the folder that keeps the verdicts; None: `refed-verdicts/` and a name made from pairs, judge and program.
             The same call continues from them.
         program: a compiled judge, or its file or MLflow address; None: the judge with its own prompts.
+        accept_changed: take such a file even where its prompts were changed after it was saved.
         max_cost, max_calls, max_minutes: caps over all starts; at a cap, the result so far is returned.
 
     Raises:
@@ -76,7 +78,7 @@ def measure_agreement(
         RunStopped: the judge failed, or decided on no pair; verdicts are kept.
     """
     capped = check_config(Capped, {"max_cost": max_cost, "max_calls": max_calls, "max_minutes": max_minutes})
-    judge_program = program if isinstance(program, PairwiseJudge) else open_judge(program)
+    judge_program = program if isinstance(program, PairwiseJudge) else open_judge(program, accept_changed)
     chosen = load_pairs(pairs) if isinstance(pairs, str | Path) else list(pairs)
     if count is not None:
         chosen = sample_pairs(chosen, count, seed)

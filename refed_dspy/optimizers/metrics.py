@@ -33,6 +33,8 @@ class Evaluation:
     score: float
     components: Mapping[str, float] = field(default_factory=dict)
     compared: Compared | None = None
+    objectives: Mapping[str, float] = field(default_factory=dict)
+    """Those of which more is better: GEPA gets them as `objective_scores`."""
 
 
 class Metric(Protocol):
@@ -58,10 +60,12 @@ class Metric(Protocol):
 
 class MetricScore(dspy.Prediction):
     """A score as DSPy's optimizers use it: a number where they add, a bool where they bootstrap, and an object with
-    `score` and `feedback` where they reflect."""
+    `score`, `feedback` and, where the metric has parts, `objective_scores` where they reflect."""
 
-    def __init__(self, score: float, feedback: str, accept: float) -> None:
+    def __init__(self, score: float, feedback: str, accept: float, objectives: Mapping[str, float] = {}) -> None:
         super().__init__(score=score, feedback=feedback)
+        if objectives:
+            self.objective_scores = dict(objectives)
         object.__setattr__(self, "_accept", accept)
 
     def __bool__(self) -> bool:
@@ -113,11 +117,14 @@ class CustomMetric:
         return {"metric": name_of(self.function)}
 
     def score(self, example: dspy.Example, prediction: Any, trace: Any = None) -> Evaluation:
-        """The score that the function returns: a number, a bool, or an object with a `score`.
+        """The score that the function returns: a number, a bool, or an object with a `score`, and perhaps
+        `objective_scores`.
 
         Raises ValueError for a score that is no finite number.
         """
-        return Evaluation(_number(self._call(example, prediction, trace, None, None)))
+        result = self._call(example, prediction, trace, None, None)
+        parts = {str(name): float(part) for name, part in (getattr(result, "objective_scores", None) or {}).items()}
+        return Evaluation(_number(result), parts, objectives=parts)
 
     def feedback(self, example: dspy.Example, prediction: Any, stage: str | None, trace: Any) -> str:
         """The `feedback` that the function returns when called as GEPA calls it; else its score in words."""

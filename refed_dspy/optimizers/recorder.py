@@ -6,6 +6,7 @@ a `CandidateCallback` for every program that starts. Both work with any optimize
 
 from __future__ import annotations
 
+import json
 import math
 import threading
 from collections import Counter
@@ -24,7 +25,7 @@ from refed_dspy.optimizers.gateway import Gateway, current_candidate, in_metric
 from refed_dspy.optimizers.metrics import Metric, MetricScore, NotScored
 from refed_dspy.programs.lm_errors import row_error_of
 from refed_dspy.programs.saved import program_digests, program_state
-from refed_dspy.records import Failure, digest
+from refed_dspy.records import Failure, digest, json_default
 
 
 def candidate_id(program: dspy.Module) -> str:
@@ -112,7 +113,10 @@ class ScoreRecorder:
         `pred_trace` and reads `feedback`."""
         token = in_metric.set(True)
         try:
-            return self._scored(gold, pred, trace, pred_name, pred_trace)
+            score = self._scored(gold, pred, trace, pred_name, pred_trace)
+            if isinstance(trace, list):
+                trace[:] = map(_in_json, trace)
+            return score
         except Exception as error:
             if not is_recoverable(error):
                 self._gateway.stop(error)
@@ -136,9 +140,8 @@ class ScoreRecorder:
                 self._gateway.write(evaluation_abstained(candidate, example, subset, one_line(not_scored)))
             return MetricScore(self.neutral, one_line(f"It could not be judged: {not_scored}"), math.inf)
         if pred_name is not None:
-            return MetricScore(
-                evaluation.score, self.metric.feedback(gold, pred, pred_name, pred_trace), self.metric.accept
-            )
+            feedback = self.metric.feedback(gold, pred, pred_name, pred_trace)
+            return MetricScore(evaluation.score, feedback, self.metric.accept, evaluation.objectives)
         spent = self._gateway.recorder.budget.spent
         components, compared = evaluation.components, asdict(evaluation.compared) if evaluation.compared else None
         self._gateway.write(
@@ -146,7 +149,28 @@ class ScoreRecorder:
         )
         self.evaluations += 1
         self._watch()
-        return MetricScore(evaluation.score, f"scored {evaluation.score:.2f}", self.metric.accept)
+        in_words = f"scored {evaluation.score:.2f}"
+        return MetricScore(evaluation.score, in_words, self.metric.accept, evaluation.objectives)
+
+
+def _in_json(step: Any) -> Any:
+    """A step of a rollout, with what went in and came out as JSON has it; the step itself where JSON has no form of it.
+
+    DSPy draws demonstrations by the bytes of the steps' pickle. These hold the order of each model's set of fields,
+    another in each process, and which equal texts are one object; a resumed compile must draw the same ones.
+    """
+    try:
+        predictor, inputs, outputs = step
+        plain = json.loads(json.dumps([dict(inputs), dict(outputs.items())], default=_plain))
+    except (AttributeError, TypeError, ValueError):
+        return step
+    return predictor, plain[0], dspy.Prediction(**plain[1])
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dspy.Type | dspy.History):
+        raise TypeError("an adapter gives it another form than JSON's")
+    return json_default(value)
 
 
 def _shape(program: dspy.Module) -> list[tuple[str, tuple[str, ...]]]:

@@ -158,7 +158,7 @@ class ReferenceMetric:
     def _evaluation(self, reference: Reference, prediction: Any, judged: Sequence[JudgedSample]) -> Evaluation:
         coverage = self._coverage(prediction)
         if not judged:
-            return Evaluation(0.0, {"coverage": 0.0})
+            return Evaluation(0.0, {"coverage": 0.0}, objectives=dict.fromkeys((*COMPONENTS, "coverage"), 0.0))
         verdicts = [each for each in judged if each.win is not None]
         grades = [grade.share for each in judged for grade in each.grades if grade.share is not None]
         verdicts_and_grades = (
@@ -175,7 +175,8 @@ class ReferenceMetric:
             raise NotScored(f"{reference.id}: the judge decided on none of its samples: {judgements}, {judgements.why}")
         score = coverage * sum(weight * components[name] for name, weight in weights.items()) / whole
         of_wins = coverage * weights.get("wins", 0.0) / whole
-        length_cost = of_wins * (components["wins"] - _mean(map(_discounted, verdicts))) if verdicts else 0.0
+        controlled = {"wins": _mean(map(_discounted, verdicts))} if verdicts else {}
+        length_cost = of_wins * (components["wins"] - controlled["wins"]) if verdicts else 0.0
         defined = {name: value for name, value in components.items() if not math.isnan(value)}
         return Evaluation(
             score - length_cost,
@@ -188,6 +189,7 @@ class ReferenceMetric:
                 "judge_failed": judgements.failed / judgements.asked,
             },
             Compared(of_wins, [(each.win or 0.0, math.log(each.length_ratio)) for each in verdicts]),
+            objectives={**defined, **controlled, "coverage": coverage},
         )
 
     def _coverage(self, prediction: Any) -> float:

@@ -22,6 +22,7 @@ from refed_dspy.ledger.summary import failure_counts, usage_by_stage
 from refed_dspy.optimizers.agreement import JudgeReport
 from refed_dspy.optimizers.proof import Proof, finite
 from refed_dspy.optimizers.spec import CompileSpec
+from refed_dspy.programs.changed import DIFF
 from refed_dspy.programs.prompt_diff import prompt_diff
 from refed_dspy.programs.saved import MANIFEST, load_state, program_digests, program_state
 from refed_dspy.records import PICO, dollars
@@ -31,7 +32,7 @@ from refed_dspy.tracking.store import noted_run
 if TYPE_CHECKING:
     from refed_dspy.optimizers.steps import CompileOutcome
 
-PROGRAM, DIFF, PROOF = "program.json", "prompts.diff", "proof.txt"
+PROGRAM, PROOF = "program.json", "proof.txt"
 FORMAT = 1
 
 
@@ -99,32 +100,51 @@ def write_outcome(
 
     Raises RunStopped where the folder cannot be written.
     """
+    program = best_program(folder, spec, outcome)
+    made = compiled(folder, outcome, program, _manifest(ledger, spec, outcome, program))
+    if keep:
+        write_files(folder, files_of(spec, made))
+        ledger.set_meta(outcome=made.manifest, ended=outcome.facts())
+    return made
+
+
+def best_program(folder: Path, spec: CompileSpec, outcome: CompileOutcome) -> dspy.Module:
+    """A program with the prompts of the outcome's best candidate."""
     program = spec.program.deepcopy()
     load_state(program, outcome.best.state, str(folder))
     program._compiled = False  # DSPy's mark would freeze it inside another optimizer
-    manifest = _manifest(ledger, spec, outcome, program)
+    return program
+
+
+def compiled(folder: Path, outcome: CompileOutcome, program: dspy.Module, manifest: dict[str, Any]) -> Compiled:
+    """The outcome as a caller gets it. `program` remembers what it was tuned on."""
     program.tuned_on = manifest["seen"]
-    state = program_state(program)
-    state[MANIFEST] = {**state[MANIFEST], **manifest}
+    changed = outcome.best.digest != outcome.baseline.digest
+    return Compiled(program, folder, manifest, outcome.proof, outcome.stopped, changed, outcome.estimate, outcome.judge)
+
+
+def files_of(spec: CompileSpec, made: Compiled) -> dict[str, str]:
+    """Name → text of what the compile's folder holds besides its ledger."""
+    state = program_state(made.program)
+    state[MANIFEST] = {**state[MANIFEST], **made.manifest}
     files = {
         PROGRAM: json.dumps(state, ensure_ascii=False, indent=1),
         DIFF: prompt_diff(program_state(spec.program), state),
     }
-    if outcome.proof is not None:
-        report = outcome.judge.lines() if outcome.judge is not None else []
-        files[PROOF] = "\n".join([*outcome.proof.lines(), *report, ""])
-    changed = outcome.best.digest != outcome.baseline.digest
-    made = Compiled(program, folder, manifest, outcome.proof, outcome.stopped, changed, outcome.estimate, outcome.judge)
-    if not keep:
-        return made
+    if made.proof is not None:
+        report = made.judge.lines() if made.judge is not None else []
+        files[PROOF] = "\n".join([*made.proof.lines(), *report, ""])
+    return files
+
+
+def write_files(folder: Path, files: Mapping[str, str]) -> None:
+    """Write `files` to `folder`. Raises RunStopped where it cannot be written."""
     try:
         for name, text in files.items():
             with whole_file(folder / name) as file:
                 file.write(text.encode("utf-8", "surrogatepass"))
     except OSError as error:
         raise RunStopped(f"{folder}: cannot be written ({one_line(error.strerror or error)}); make room") from None
-    ledger.set_meta(outcome=manifest)
-    return made
 
 
 def _manifest(ledger: Ledger, spec: CompileSpec, outcome: CompileOutcome, program: dspy.Module) -> dict[str, Any]:

@@ -91,6 +91,12 @@ class CompileSpec:
         )
         return choose(settings.optimizer, settings.options, inputs)
 
+    @property
+    def expected_evaluations(self) -> int:
+        """About how many evaluations the optimizer will ask for. Raises ConfigError as `optimizer`."""
+        no_model: Any = object()  # stands for a model: setting up an optimizer asks nothing
+        return self.optimizer(_no_metric, no_model, no_model, stopping=lambda: False).expected
+
     def identity(self) -> dict[str, Any]:
         """What must be the same on every start, in JSON types. A refusal quotes these names."""
         settings = self.settings
@@ -177,10 +183,13 @@ def prepare(program: Any, examples: Any, metric: Any, arguments: Mapping[str, An
         raise ConfigError(f"metric: pass one for a {type(module).__name__}: a function of example and prediction")
     sizes = (settings.train, settings.validation, settings.test)
     split = split_examples(items, sizes, settings.seed, settings.held_out_criteria, getattr(module, "tuned_on", ()))
-    judge = open_judge(settings.judge_program)
+    judge = open_judge(settings.judge_program, settings.accept_changed)
     spec = CompileSpec(module, split, teachers, settings, metric, judge)
-    no_model: Any = object()  # stands for a model: setting up an optimizer asks nothing
-    spec.optimizer(_no_metric, no_model, no_model, stopping=lambda: False)
+    if (expected := spec.expected_evaluations) > settings.evaluations:
+        log.warning(
+            "evaluations: %d is fewer than %s takes with these sets, about %d; raise it, or lower train and validation",
+            settings.evaluations, settings.optimizer, expected,
+        )  # fmt: skip
     warn_of_another_teacher(judge, teachers["judge"].model)
     return spec
 
@@ -209,7 +218,7 @@ def _program(program: Any, settings: CompileConfig) -> dspy.Module:
         module = (
             ReferenceLevelFeedback(settings.features or DEFAULT_FEATURES)
             if source is None
-            else load_program(source, settings.features)
+            else load_program(source, settings.features, accept_changed=settings.accept_changed)
         )
         module.add_guidance(settings.guidance)
         return module

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from refed_dspy.ledger.budget import Caps
 from refed_dspy.ledger.candidates import Candidate, baseline_and_best, enough, load_candidates
 from refed_dspy.optimizers.agreement import JudgeReport, agreement_of_results
 from refed_dspy.optimizers.dspy_optimizers import NO_ERROR_LIMIT, Optimizer
-from refed_dspy.optimizers.estimate import caps_before_proof, estimate_compile
+from refed_dspy.optimizers.estimate import caps_before_proof, estimate_compile, warn_of_small_caps
 from refed_dspy.optimizers.gateway import Gateway, current_candidate
 from refed_dspy.optimizers.progress import CompileProgress
 from refed_dspy.optimizers.proof import Proof, gains, program_score
@@ -46,6 +46,13 @@ class CompileOutcome:
     """The version of the champion that the proof compares with."""
     judge: JudgeReport | None = None
     """Where the program is a judge."""
+
+    def facts(self) -> dict[str, Any] | None:
+        """What `ended.py` makes the outcome of again, in JSON's types; None where it has not ended: a cap stopped it,
+        or too little of the test set could be scored, which another start may mend."""
+        if self.stopped or self.proof is None or not self.proof.whole:
+            return None
+        return {**asdict(self), "baseline": self.baseline.digest, "best": self.best.digest}
 
 
 class CompileSteps:
@@ -103,6 +110,7 @@ class CompileSteps:
             )
             if estimate_only or self.gateway.cap_reached:
                 return CompileOutcome(uncompiled, uncompiled, estimate, stopped=self.gateway.cap_reached)
+            warn_of_small_caps(self.caps, estimate)
             self._tune(optimizer, estimate)
             best = self._best(baseline)
             proof, report = self._prove(baseline, best), self._judge_report(baseline, best)

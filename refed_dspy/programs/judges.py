@@ -15,7 +15,7 @@ import dspy
 from refed_dspy.concurrency import all_of
 from refed_dspy.errors import NoConnection, RowError, one_line
 from refed_dspy.programs.asking import about
-from refed_dspy.programs.program import Program
+from refed_dspy.programs.program import Program, trace_in_order
 from refed_dspy.signatures.judging import PairwiseComparison, RubricGrading
 
 
@@ -180,7 +180,8 @@ class PairwiseJudge(Program):
         description: str = OVERALL.description,
     ) -> dspy.Prediction:
         """A prediction with the Verdict's fields."""
-        verdict = await self.judge(instruction, answer_a, answer_b, Criterion(criterion, description))
+        with trace_in_order(self):
+            verdict = await self.judge(instruction, answer_a, answer_b, Criterion(criterion, description))
         return dspy.Prediction(**asdict(verdict))
 
 

@@ -14,7 +14,7 @@ from refed_dspy.programs.baselines import program_class_of
 from refed_dspy.programs.judges import PairwiseJudge
 from refed_dspy.programs.mlflow_address import model_version
 from refed_dspy.programs.reference_level import ReferenceLevelFeedback
-from refed_dspy.programs.saved import load_into, load_state, manifest_of, read_state, remember_origin
+from refed_dspy.programs.saved import load_into, load_saved, manifest_of, read_state, remember_origin
 from refed_dspy.signatures import DEFAULT_FEATURES
 
 log = logging.getLogger("refed_dspy.optimizers")
@@ -22,10 +22,14 @@ D = TypeVar("D", bound=dspy.Module)
 
 
 @overload
-def load_program(source: Path | str, *, into: D) -> D: ...
+def load_program(source: Path | str, *, into: D, accept_changed: bool = False) -> D: ...
 @overload
 def load_program(
-    source: Path | str, features: Mapping[str, str] | None = None, instructions_per_feature: int | None = None
+    source: Path | str,
+    features: Mapping[str, str] | None = None,
+    instructions_per_feature: int | None = None,
+    *,
+    accept_changed: bool = False,
 ) -> ReferenceLevelFeedback: ...
 def load_program(
     source: Path | str,
@@ -33,6 +37,7 @@ def load_program(
     instructions_per_feature: int | None = None,
     *,
     into: dspy.Module | None = None,
+    accept_changed: bool = False,
 ) -> Any:
     """The program at `source`: a file, or an MLflow address (`models:/NAME@ALIAS`, `models:/NAME/N`, `runs:/…`).
 
@@ -41,14 +46,16 @@ def load_program(
     `into` one of its kind, which is returned. The program's `source` says where it came from.
 
     Raises:
-        ConfigError: there is none, or it fits neither `features` nor the module.
+        ConfigError: there is none, or it fits neither `features` nor the module; or its prompts were changed after it
+            was saved, or registered in MLflow: the error's note is the difference, and `accept_changed` takes it as it
+            is.
     """
     if not isinstance(source, str | Path):
         raise ConfigError(
             f"load_program: {type(source).__name__} is no file and no MLflow address; load into a module with into="
         )
     if into is not None:
-        load_into(into, source)
+        load_into(into, source, accept_changed)
         return into
     state = read_state(source)
     manifest = manifest_of(state)
@@ -60,18 +67,18 @@ def load_program(
     program = program_class_of(state)(
         features or (saved if valid and saved else DEFAULT_FEATURES), instructions_per_feature
     )
-    load_state(program, state, str(source))
+    load_saved(program, state, str(source), accept_changed)
     _check_descriptions(program, features, str(source))
     remember_origin(program, state, str(source))
     program.source |= model_version(str(source))
     return program
 
 
-def open_judge(source: Path | str | None) -> PairwiseJudge:
-    """The compiled judge at `source`; None: the judge with its own prompts. Raises ConfigError."""
+def open_judge(source: Path | str | None, accept_changed: bool = False) -> PairwiseJudge:
+    """The compiled judge at `source`; None: the judge with its own prompts. Raises ConfigError as `load_program`."""
     judge = PairwiseJudge()
     if source is not None:
-        load_into(judge, source)
+        load_into(judge, source, accept_changed)
     return judge
 
 

@@ -11,6 +11,9 @@ from typing import Any
 from refed_dspy.config.keys import holds_key, is_secret_name, know, know_environment, without_keys
 from refed_dspy.errors import ConfigError, one_line
 
+DIGEST_TAG = "refed.digest"
+"""A registered version's tag: the digest of its prompts (`changed.prompts_digest`)."""
+
 
 def is_address(name: str) -> bool:
     """Whether `name` is an MLflow address, and not a file."""
@@ -74,18 +77,29 @@ def download_program(address: str) -> Path:
     return local / "program.json" if local.is_dir() else local
 
 
-_MODEL_ADDRESS = re.compile(r"models:/(?P<name>[^/@]+)(?:/(?P<version>\d+)|@(?P<alias>[^/]+))$")
+def registered_version(address: str) -> Any | None:
+    """The version of a registered model that `models:/…` means now; None for any other address, or a file's name.
+    Raises ConfigError."""
+    if not address.startswith("models:/"):
+        return None
+    mlflow = quiet_mlflow()
+    from mlflow.store.artifact.utils.models import get_model_name_and_version
+
+    try:
+        client = mlflow.MlflowClient()
+        named = get_model_name_and_version(client, address)
+        return client.get_model_version(*named) if len(named) == 2 else None
+    except Exception as error:  # noqa: BLE001 — MLflow's own, and its HTTP client's
+        raise ConfigError(f"program {address}: MLflow cannot provide it: {without_secrets(error)}") from None
+
+
+def registered_digest(address: str) -> str | None:
+    """The digest that the registry has of the version's prompts; None where it has none. Raises ConfigError."""
+    version = registered_version(address)
+    return None if version is None else version.tags.get(DIGEST_TAG)
 
 
 def model_version(address: str) -> dict[str, str]:
     """`model` and the `version` that the address of a registered model means now; empty for other addresses."""
-    if not is_address(address) or (match := _MODEL_ADDRESS.fullmatch(address)) is None:
-        return {}
-    version = match["version"]
-    if version is None:
-        mlflow = quiet_mlflow()
-        try:
-            version = str(mlflow.MlflowClient().get_model_version_by_alias(match["name"], match["alias"]).version)
-        except Exception as error:  # noqa: BLE001 — MLflow's own, and its HTTP client's
-            raise ConfigError(f"program {address}: MLflow cannot provide it: {without_secrets(error)}") from None
-    return {"model": match["name"], "version": version}
+    version = registered_version(address)
+    return {} if version is None else {"model": version.name, "version": str(version.version)}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import dspy
@@ -15,3 +17,22 @@ class Program(dspy.Module):
     def forward(self, *inputs: Any, **named: Any) -> dspy.Prediction:
         """`aforward` from ordinary code, and from notebooks, whose event loop is running."""
         return run_blocking(self.aforward(*inputs, **named))
+
+
+@contextmanager
+def trace_in_order(program: dspy.Module) -> Iterator[None]:
+    """Sort DSPy's trace of this block by stage, then by inputs, so that it does not depend on which call ended first.
+
+    Optimizers make demonstrations from it, and a resumed compile must make the same ones.
+    """
+    outer = dspy.settings.trace
+    if outer is None or not dspy.settings.max_trace_size:
+        yield
+        return
+    position = {id(predictor): n for n, predictor in enumerate(program.predictors())}
+    with dspy.context(trace=[]):
+        inner = dspy.settings.trace
+        try:
+            yield
+        finally:
+            outer.extend(sorted(inner, key=lambda step: (position.get(id(step[0]), -1), repr(step[1]))))

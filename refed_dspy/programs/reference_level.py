@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -12,7 +11,7 @@ import dspy
 from refed_dspy.concurrency import all_of, together
 from refed_dspy.errors import ConfigError, RowError
 from refed_dspy.programs.asking import about, again
-from refed_dspy.programs.program import Program
+from refed_dspy.programs.program import Program, trace_in_order
 from refed_dspy.records import Failure, Feedback, Reference, Sample
 from refed_dspy.signatures import (
     DEFAULT_FEATURES,
@@ -171,7 +170,7 @@ class ReferenceLevelFeedback(Program):
             A prediction with `feedback` (Feedback, or None where it failed), `samples` (list of Sample) and
             `failures` (list of Failure). A failed row is a Failure; a teacher that cannot go on raises.
         """
-        with _trace_in_order(self):
+        with trace_in_order(self):
             return await self._flow(as_reference(reference))
 
     async def _flow(self, reference: Reference) -> dspy.Prediction:
@@ -215,25 +214,6 @@ def as_reference(value: Reference | Mapping[str, Any]) -> Reference:
         return Reference(instruction=value["instruction"], response=value["response"])
     except (KeyError, TypeError, ValueError) as error:
         raise ConfigError("reference: needs a text `instruction` and a text `response`") from error
-
-
-@contextmanager
-def _trace_in_order(program: dspy.Module) -> Iterator[None]:
-    """Sort DSPy's trace of this block by stage, then by inputs, so that it does not depend on which call ended first.
-
-    Optimizers make demonstrations from it, and a resumed compile must make the same ones.
-    """
-    outer = dspy.settings.trace
-    if outer is None or not dspy.settings.max_trace_size:
-        yield
-        return
-    position = {id(predictor): n for n, predictor in enumerate(program.predictors())}
-    with dspy.context(trace=[]):
-        inner = dspy.settings.trace
-        try:
-            yield
-        finally:
-            outer.extend(sorted(inner, key=lambda step: (position.get(id(step[0]), -1), repr(step[1]))))
 
 
 async def _or_failure(failures: list[Failure], work: Coroutine[Any, Any, T]) -> T | None:

@@ -16,6 +16,7 @@ from refed_dspy.errors import ConfigError, one_line
 from refed_dspy.files import whole_file
 from refed_dspy.programs.adapter import SchemaAdapter, rendering
 from refed_dspy.programs.asking import predictor_names
+from refed_dspy.programs.changed import prompt_digests, refuse_changed
 from refed_dspy.programs.mlflow_address import download_program, is_address
 from refed_dspy.reading import read_bytes
 from refed_dspy.records import digest, json_default
@@ -53,8 +54,13 @@ def program_state(program: dspy.Module) -> dict[str, Any]:
     state: dict[str, Any] = without_models(program)[0].dump_state()  # an LM's state may hold addresses
     if isinstance(program, dspy.Predict):  # the state of a single predictor has no names
         state = {"self": state}
-    state[MANIFEST] = {"fields": _field_digests(program), "names": _field_names(program)}
-    return dict(json.loads(json.dumps(state, default=json_default)))
+    state = json.loads(json.dumps(state, default=json_default))
+    state[MANIFEST] = {
+        "fields": _field_digests(program),
+        "names": _field_names(program),
+        "digests": prompt_digests(state),
+    }
+    return state
 
 
 def without_models(program: dspy.Module) -> tuple[dspy.Module, dict[str, Any]]:
@@ -88,15 +94,22 @@ def save_program(program: dspy.Module, path: Path | str) -> None:
         raise ConfigError(f"program {path}: cannot be written: {one_line(error.strerror or error)}") from None
 
 
-def load_into(program: dspy.Module, source: Path | str) -> None:
+def load_into(program: dspy.Module, source: Path | str, accept_changed: bool = False) -> None:
     """Load the state at `source`, a JSON file or an MLflow address (`runs:/…`, `models:/…`), into `program`.
 
     Raises:
-        ConfigError: no such file, not a program, or one made for other fields.
+        ConfigError: no such file, not a program, one made for other fields, or, unless with `accept_changed`, one whose
+            prompts were changed after it was saved.
     """
     state = read_state(source)
-    load_state(program, state, str(source))
+    load_saved(program, state, str(source), accept_changed)
     remember_origin(program, state, str(source))
+
+
+def load_saved(program: dspy.Module, state: Any, source: str, accept_changed: bool = False) -> None:
+    """`load_state` of what was read from a file or MLflow: its prompts must be those that it was saved with."""
+    refuse_changed(state, manifest_of(state).get("digests"), program_state(program), source, accept_changed)
+    load_state(program, state, source)
 
 
 def remember_origin(program: dspy.Module, state: Any, source: str) -> None:

@@ -50,6 +50,7 @@ class RunSettings(TypedDict, total=False):
     filters: Sequence[FilterConfig | Mapping[str, Any] | str | Filter]
     judge: TeacherLike | None
     judge_program: str | Path | None
+    accept_changed: bool
     track: bool | None
 
 
@@ -77,7 +78,8 @@ def _screening(
 
     Raises ConfigError for a judge that compares improved responses with plain ones, in a program that improves none.
     """
-    opened_judge = None if config.judge_program is None else open_judge(config.judge_program)
+    path = config.judge_program
+    opened_judge = None if path is None else open_judge(path, config.accept_changed)
     screening = Screening(build(config.filters, config.seed, opened_judge))
     judges = [step.filter for step in screening.steps if isinstance(step.filter, JudgeFilter)]
     if any(filter_.needs_plain for filter_ in judges) and getattr(program, "final_stage", "") == "response_generation":

@@ -42,7 +42,7 @@ def _new_program(config: RunConfig) -> ReferenceLevelFeedback:
 
 def _saved_program(source: str | Path, config: RunConfig) -> ReferenceLevelFeedback:
     number = config.instructions_per_feature if "instructions_per_feature" in config.model_fields_set else None
-    program = load_program(source, config.features, number)
+    program = load_program(source, config.features, number, accept_changed=config.accept_changed)
     if "method" in config.model_fields_set and type(program) is not METHODS[config.method]:
         raise ConfigError(f"method: {source} is a {type(program).__name__}; leave method out")
     return program

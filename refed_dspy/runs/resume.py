@@ -22,7 +22,7 @@ from refed_dspy.teachers import TeacherLike
 from refed_dspy.teachers.by_stage import ANY
 from refed_dspy.teachers.recorded import Progress
 
-_KEPT = ("size", "seed", "per_reference", "max_failure_share", "reuse", "track", "judge_program")
+_KEPT = ("size", "seed", "per_reference", "max_failure_share", "reuse", "track", "judge_program", "accept_changed")
 """The settings that the ledger keeps as they were set."""
 
 
@@ -58,7 +58,7 @@ def resume(
         _refuse_other_work(ledger)
         references = References(tuple(ledger.references()), ledger.meta("left_out") or {})
         program = _program(ledger)
-        settings: Any = {name: ledger.meta(name) for name in _KEPT}
+        settings: Any = {name: value for name in _KEPT if (value := ledger.meta(name)) is not None}
         settings["teacher"] = _teachers(ledger, ANY) if teacher is None else teacher
         settings["teachers"] = _stages(ledger) if teachers is None else teachers
         settings["filters"] = _filters(ledger)

@@ -172,6 +172,7 @@ class RunSpec:
             "teacher": {"model": self.by_stage.first.model, "config": config and config.model_dump(mode="json")},
             "pools": self.by_stage.facts(),
             "judge_program": _absolute(self.config.judge_program),
+            "accept_changed": self.config.accept_changed,
             "judge": judge
             and {
                 "model": judge.model,

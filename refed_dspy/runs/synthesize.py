@@ -61,6 +61,7 @@ def synthesize(
             dropped, with filter, reason and score.
         judge: which model judges for filters that ask one; None: the teacher's at temperature 0, with a warning.
         judge_program: a compiled judge: its file or MLflow address.
+        accept_changed: take a saved program, or judge, even where its prompts were changed after it was saved.
         track: whether the run is tracked in MLflow (parameters, metrics each minute, cost, data set); None: it is,
             unless REFED_TRACK is false.
         method: of a new program: "reference-level" (None), "sample-level" or "instruction-only".

@@ -111,13 +111,13 @@ def test_an_estimate_asks_a_little_and_says_what_all_would_take(home: Path, serv
 
 @pytest.mark.slow
 def test_at_a_cap_it_ends_with_one_line_and_the_same_command_goes_on(home: Path, server: SimulatedTeacher) -> None:
-    cut = compile_(home, server, "--max-calls", 60)
-    assert cut.exit_code == 1 and server.stats()["requests"] == 60
+    cut = compile_(home, server, "--max-calls", 120)
+    assert cut.exit_code == 1 and server.stats()["requests"] == 120
     lines = [line for line in cut.stderr.splitlines() if line.startswith("refed: max_calls")]
     assert lines == ["refed: max_calls is reached; raise it, and the same command goes on"]
     assert "stopped: max_calls is reached" in cut.stdout and Path("out/program.json").is_file()
     again = compile_(home, server)
-    assert again.exit_code == 1 and server.stats()["requests"] == 60  # a cap stays
+    assert again.exit_code == 1 and server.stats()["requests"] == 120  # a cap stays
     done = compile_(home, server, "--max-calls", 5_000)
     assert done.exit_code == 0 and server.stats()["repeated"] == 0 and Path("out/proof.txt").is_file()
 

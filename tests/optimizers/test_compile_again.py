@@ -205,7 +205,8 @@ def test_nothing_is_said_of_none(tmp_path: Path) -> None:
 
 
 def test_what_could_not_be_judged_and_then_was_is_no_more_told(tmp_path: Path) -> None:
-    """The endpoint fails on the first start, and no more on the second."""
+    """The endpoint fails on the first start, and no more on the second; by another name what was asked is gone over
+    again."""
     silent = [True]
 
     def metric(example: Any, prediction: Any) -> float:
@@ -213,9 +214,10 @@ def test_what_could_not_be_judged_and_then_was_is_no_more_told(tmp_path: Path) -
             raise NotScored("no model answered")
         return marks(example, prediction)
 
-    first = compiled(tmp_path / "c", answerer(), QUESTIONS, metric=metric, optimizer=f"{__name__}.Looks")
+    more: dict[str, Any] = {"metric": metric, "optimizer": f"{__name__}.Looks"}
+    first = compiled(tmp_path / "c", answerer(), QUESTIONS, name="first", **more)
     silent[0] = False
-    second = compiled(tmp_path / "c", answerer(), QUESTIONS, metric=metric, optimizer=f"{__name__}.Looks")
+    second = compiled(tmp_path / "c", answerer(), QUESTIONS, name="second", **more)
     assert first.manifest["abstained"] > 0 == second.manifest["abstained"]
 
 

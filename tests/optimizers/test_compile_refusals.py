@@ -42,7 +42,7 @@ def test_a_cap_below_one_calls_worst_case_is_refused(server: SimulatedTeacher, t
 def test_a_cap_below_the_first_calls_own_worst_case_sends_nothing(server: SimulatedTeacher, tmp_path: Path) -> None:
     least = open_teacher(config(server)).least
     assert least is not None
-    made = compiled(server, tmp_path, max_cost=1.01 * least / 10**12)
+    made = compiled(server, tmp_path, max_cost=1.01 * least / 10**12, estimate_only=True)
     assert requests(server) == 0 and made.stopped == "max_cost" and not made.changed
 
 
@@ -81,7 +81,7 @@ def test_a_cap_that_makes_no_sense_is_refused(server: SimulatedTeacher, tmp_path
 def test_a_cap_in_dollars_needs_the_price_of_what_was_done_before(server: SimulatedTeacher, tmp_path: Path) -> None:
     """As for a run: what earlier starts cost is unknown, so what is left of the cap is unknown too."""
     free = config(server, price=None)
-    compiled(server, tmp_path, "bootstrap", teacher=free, judge=free, max_calls=30)
+    compiled(server, tmp_path, "bootstrap", teacher=free, judge=free, max_calls=50)
     with pytest.raises(ConfigError, match="unknown price"):
         compiled(server, tmp_path, "bootstrap", teacher=config(server), judge=config(server), max_cost=1.0)
 

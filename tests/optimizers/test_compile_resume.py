@@ -117,6 +117,36 @@ def test_calls_that_were_in_flight_at_a_kill_stay_charged(server: SimulatedTeach
     assert sum(rows.values()) <= 20
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("after", [60, 150], ids=["bootstrapping", "in the proof"])
+def test_a_killed_bootstrap_comes_to_the_same_candidates_in_another_process(
+    server: SimulatedTeacher, tmp_path: Path, after: int
+) -> None:
+    """Each predictor is asked several times a reference, and DSPy draws one of them by their pickle's bytes."""
+    server.control(response_words=8, items=2)
+    two = {"features": {"topic": "What it is about.", "tone": "How it sounds."}, "instructions_per_feature": 2}
+    found: list[dict[str, Any]] = []
+    for home in (tmp_path / "whole", tmp_path / "stopped"):
+        home.mkdir()
+        line = command(server, home, "bootstrap", **two)
+        if home.name == "stopped":
+            server.reset()
+            with subprocess.Popen(line, cwd=home, env=hash_seed(1), stderr=subprocess.DEVNULL) as process:
+                until(lambda: server.stats()["answered"] >= after or process.poll() is not None, 40)
+                process.kill()
+            assert answers(home / "compile") > 0
+        subprocess.run(line, cwd=home, env=hash_seed(2 + 4 * len(found)), check=True, capture_output=True)
+        found.append(outcome(home / "compile"))
+    assert any(candidate[2]["response_improvement"]["demos"] for candidate in found[0]["candidates"].values())
+    assert found[0]["candidates"].keys() == found[1]["candidates"].keys()
+    assert found[0] == found[1]
+
+
+def hash_seed(seed: int) -> dict[str, str]:
+    """The environment, with an order of sets that is as good as any other process's."""
+    return {**os.environ, "PYTHONHASHSEED": str(seed)}
+
+
 # --- the same call again
 
 
@@ -150,13 +180,13 @@ def test_other_caps_threads_and_prices_are_still_the_same_compile(server: Simula
 # --- Ctrl-C
 
 
-def command(server: SimulatedTeacher, home: Path, optimizer: str) -> list[str]:
+def command(server: SimulatedTeacher, home: Path, optimizer: str, **settings: Any) -> list[str]:
     """A compile by command line."""
     (home / "references.jsonl").write_text("".join(json.dumps(each) + "\n" for each in references(10)))
     for role in ("teacher", "judge"):
         model = {"model": f"openai/{role}", "api_base": server.base_url, "max_tokens": 512, "temperature": 0}
         (home / f"{role}.yaml").write_text(json.dumps(model))
-    (home / "compile.yaml").write_text(json.dumps(SMALL))
+    (home / "compile.yaml").write_text(json.dumps({**SMALL, **settings}))
     words = "compile --references references.jsonl --teacher teacher.yaml --judge judge.yaml --config compile.yaml"
     words += f" --optimizer {optimizer} --evaluations 10 --out compile"
     return [sys.executable, "-m", "refed_dspy.cli", *words.split()]

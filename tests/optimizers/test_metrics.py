@@ -159,3 +159,12 @@ def test_a_judge_is_told_what_people_said_and_whether_order_mattered() -> None:
     assert "changed with the order" in feedback and "A {is} nicer" in feedback and "no, B" in feedback
     plain = HumanAgreement().feedback(pair, dspy.Prediction(**{**made, "consistent": True}), "compare", None)
     assert "other way round" not in plain and "changed with the order" not in plain
+
+
+def test_the_parts_that_a_caller_s_metric_returns_are_kept() -> None:
+    def metric(example: Any, prediction: Any, trace: Any, name: Any, pred_trace: Any) -> Any:
+        return dspy.Prediction(score=0.5, feedback="so so", objective_scores={"wit": 1, "brevity": 0.0})
+
+    scored = CustomMetric(metric).score(dspy.Example(), dspy.Prediction())
+    assert scored.score == 0.5 and scored.components == scored.objectives == {"wit": 1.0, "brevity": 0.0}
+    assert CustomMetric(lambda example, prediction: 0.5).score(dspy.Example(), dspy.Prediction()).objectives == {}

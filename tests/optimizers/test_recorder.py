@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from typing import Any
 
 import dspy
@@ -16,7 +17,7 @@ from refed_dspy.optimizers.examples import example_id
 from refed_dspy.optimizers.gateway import in_metric
 from refed_dspy.optimizers.metrics import Evaluation, NotScored
 from refed_dspy.optimizers.recorder import candidate_id, is_recoverable
-from refed_dspy.records import Failure
+from refed_dspy.records import Analysis, Failure
 from tests.support.fake_gateway import EXAMPLES, ByWorth, FakeGateway, candidates, evaluate, program, recorder, running
 from tests.support.scripted_engine import Writer, fake_lm
 
@@ -137,6 +138,21 @@ def test_gepa_takes_it_and_gets_words_for_the_stage() -> None:
     assert gateway.evaluations == [] and record.evaluations == 0, "its rollout was scored before"
 
 
+def test_gepa_gets_the_parts_and_can_search_by_them() -> None:
+    """With this frontier GEPA refuses to begin without them."""
+    writer, metric = Writer(), ByWorth(q6=NotScored("the judge abstained"))
+    with running(candidates(FakeGateway(), program()), writer=writer):
+        tuned = dspy.GEPA(
+            metric=recorder(FakeGateway(), metric),
+            max_metric_calls=4,
+            reflection_lm=fake_lm(Writer(*(json.dumps({"new_instruction": f"Version {n}."}) for n in range(9)))),
+            num_threads=1,
+            track_stats=True,
+            gepa_kwargs={"frontier_type": "hybrid"},
+        ).compile(program(), trainset=EXAMPLES[:3], valset=EXAMPLES[5:8])
+    assert tuned.detailed_results.val_aggregate_subscores[0] == {"worth": pytest.approx((0.5 + 0.7) / 2)}
+
+
 def test_gepa_works_on_it() -> None:
     gateway, metric = FakeGateway(), ByWorth()
     writer = Writer()
@@ -155,7 +171,8 @@ def test_gepa_works_on_it() -> None:
 def test_simba_reads_score_and_feedback() -> None:
     with running():
         output = wrap_program(program(), recorder(FakeGateway()))(EXAMPLES[7])
-    assert output["score"] == 0.7 and output["output_metadata"] == {"feedback": "scored 0.70"}
+    assert output["score"] == 0.7
+    assert output["output_metadata"] == {"feedback": "scored 0.70", "objective_scores": {"worth": 0.7}}
 
 
 def test_a_rollout_that_failed_is_not_scored() -> None:
@@ -229,3 +246,27 @@ def test_whoever_watches_is_told_of_each() -> None:
     for example in EXAMPLES[:3]:
         record(example, dspy.Prediction(answer="x"))
     assert len(watched) == 3
+
+
+def test_what_demonstrations_are_drawn_by_does_not_depend_on_the_process() -> None:
+    """BootstrapFewShot draws by the pickle of a rollout's steps: equal texts must stand in it in one way, whether they
+    are one object or two, and a model must not bring its set of fields, which has another order in each process."""
+    predictor, one = dspy.Predict("question -> answer"), "".join(["a ", "text"])
+    record, pickles = recorder(FakeGateway()), []
+    for other in (one, "".join(["a ", "text"])):
+        analysis = Analysis(original_strengths=[one], improvement_opportunities=[other], relevant_feedback=[])
+        trace = [(predictor, {"question": one}, dspy.Prediction(answer=other, analysis=analysis))]
+        with running():
+            record(EXAMPLES[0], dspy.Prediction(worth=1), trace)
+        (kept, inputs, outputs), *_ = trace
+        assert kept is predictor and (inputs, outputs.answer) == ({"question": one}, one)
+        pickles.append(pickle.dumps(dspy.Example(**inputs, **outputs)))
+    assert pickles[0] == pickles[1] and b"fields_set" not in pickles[0]
+
+
+def test_a_step_that_json_cannot_hold_stays_as_it_is() -> None:
+    step = (dspy.Predict("image -> answer"), {"image": [dspy.Image("https://example.com/a.png")]}, dspy.Prediction())
+    trace = [step]
+    with running():
+        recorder(FakeGateway())(EXAMPLES[0], dspy.Prediction(worth=1), trace)
+    assert trace[0] is step

@@ -12,7 +12,7 @@ from typing import Any
 
 import dspy
 import pytest
-from dspy.lm15 import Request
+from dspy.lm15 import Request, Response
 from dspy.utils import exceptions as lm_errors
 
 from refed_dspy.errors import ConfigError, NoConnection, TeacherError
@@ -31,6 +31,8 @@ from refed_dspy.programs.judges import (
 )
 from refed_dspy.programs.lm_errors import AnswerCut, AnswerRefused, NotReached
 from refed_dspy.programs.saved import load_into, save_program
+from refed_dspy.teachers import open_teacher
+from refed_dspy.teachers.recorded_lm import recorded_lm
 from tests.support.asking import Noting
 from tests.support.scripted_engine import Answer, AsyncWriter, Writer, fake_lm, response
 
@@ -333,3 +335,23 @@ def test_a_tuned_judge_is_saved_and_loaded(tmp_path: Path) -> None:
         assert fresh.dump_state() == judge.dump_state()
     with pytest.raises(ConfigError, match="it lacks compare"):
         load_into(PairwiseJudge(), tmp_path / "judge.json")
+
+
+async def test_a_judge_s_trace_is_in_one_order_whichever_call_ended_first() -> None:
+    """A judge that is compiled is asked in both orders at once, and demonstrations are drawn from its trace."""
+    traces = []
+    for slow in ("first", "second"):
+
+        class Answers:
+            def __init__(self, slow: str) -> None:
+                self.slow = slow
+
+            async def complete(self, request: Request) -> Response:
+                text = "".join(str(getattr(part, "text", "")) for message in request.messages for part in message.parts)
+                await asyncio.sleep(0.03 if (text.index("one") < text.index("two")) == (self.slow == "first") else 0)
+                return response(json.dumps({"reason": "r", "verdict": "A=B"}))
+
+        with dspy.context(lm=recorded_lm(open_teacher(fake_lm(Writer())), Answers(slow)), trace=[]):
+            await PairwiseJudge().acall(instruction="i", answer_a="one", answer_b="two")
+            traces.append([step[1]["answer_a"] for step in dspy.settings.trace])
+    assert traces[0] == traces[1] and len(traces[0]) == 2

@@ -53,7 +53,7 @@ class ByWorth:
     def score(self, example: dspy.Example, prediction: Any, trace: Any = None) -> Evaluation:
         if (error := self.errors.get(example.question)) is not None:
             raise error
-        return Evaluation(example.worth, {"worth": example.worth})
+        return Evaluation(example.worth, {"worth": example.worth}, objectives={"worth": example.worth})
 
     def feedback(self, example: dspy.Example, prediction: Any, stage: str | None, trace: Any) -> str:
         self.stages.append((stage, trace))

@@ -200,6 +200,16 @@ def test_copying_a_compile_again_adds_nothing(gepa: Tuned) -> None:
     assert len(store.client.search_model_versions("name='refed'")) == versions == 1
 
 
+@pytest.mark.slow
+def test_an_ended_compile_that_is_printed_again_is_the_same_run_and_version(tracked: Mlflow) -> None:
+    first = compiled_in_the_world("compile")
+    before = tracked.everything()
+    again = compiled_in_the_world("compile")
+    assert again.lines() == first.lines() and again.manifest["run_id"] == parent_of(tracked).info.run_id
+    assert tracked.everything() == before and parent_of(tracked).info.status == "FINISHED"
+    assert len(tracked.client.search_model_versions("name='refed'")) == 1
+
+
 # --- candidates that are scored on more, later
 
 
@@ -265,11 +275,11 @@ def test_a_folder_named_as_a_candidate(tracked: Mlflow) -> None:
 
 @pytest.mark.slow
 def test_a_compile_at_its_cap_goes_on_as_the_same_run(tracked: Mlflow, server: SimulatedTeacher) -> None:
-    made = compiled_over_http("compile", server, max_calls=60)
+    made = compiled_over_http("compile", server, max_calls=120)
     first = parent_of(tracked)
     assert made.stopped == "max_calls" and first.data.tags["refed.stopped"] == "max_calls"
-    assert first.data.metrics["calls"] == 60 == server.stats()["requests"]
-    assert first.data.params["max_calls"] == "60"
+    assert first.data.metrics["calls"] == 120 == server.stats()["requests"]
+    assert first.data.params["max_calls"] == "120"
     whole = compiled_over_http("compile", server, max_calls=5_000)
     parent, children = parent_of(tracked), tracked.runs("candidate")
     assert parent.info.run_id == first.info.run_id and parent.info.status == "FINISHED" and not whole.stopped
@@ -302,7 +312,7 @@ def test_a_compile_that_lost_its_key_is_told_as_killed_and_no_key_is_told(
 def test_another_candidate_of_a_second_start_is_a_child_of_its_own(
     tracked: Mlflow, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    compiled_in_the_world("c", **BETTER)
+    compiled_in_the_world("c", name="first", **BETTER)
     monkeypatch.setattr(Adding, "besides", "\nBe kind.")
     compiled_in_the_world("c", **BETTER)
     candidates = candidates_in(Path("c"))

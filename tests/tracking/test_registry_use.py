@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from refed_dspy import synthesize
+from refed_dspy import ReferenceLevelFeedback, synthesize
 from refed_dspy.errors import ConfigError
+from refed_dspy.programs.changed import prompts_digest
 from refed_dspy.programs.load import load_program
-from refed_dspy.programs.saved import program_digests
+from refed_dspy.programs.saved import load_into, program_digests, save_program
 from refed_dspy.tracking.registry import champion, promote
+from refed_dspy.tracking.store import NotTracked
 from tests.support import mlflow_stores
 from tests.support.mlflow_stores import Mlflow, free_port
 from tests.support.registered_programs import Compile, champion_is, outcome, refed, refused, tuned
@@ -86,6 +89,26 @@ def test_a_version_is_used_without_unpickling_anything(tracked: Mlflow, tmp_path
     assert run.complete and not proof.exists()
 
 
+def test_a_version_whose_file_is_not_what_was_registered_is_refused(tracked: Mlflow) -> None:
+    """Its own digests fit: whoever changed the file has saved it again."""
+    Compile("c").register(outcome("p", proved=True), tuned("Be brief."))
+    where = Path(tracked.client.get_model_version_download_uri("refed", "1").removeprefix("file://"))
+    if not where.is_dir():  # runs:/ID/PATH
+        run, _, rest = str(where).removeprefix("runs:/").partition("/")
+        where = tracked.home / "artifacts" / run / "artifacts" / rest
+    load_program("models:/refed@champion")
+    save_program(tuned("Insult the reader."), where / "program.json")
+    for address in ("models:/refed@champion", "models:/refed/1", "models:/refed/latest"):
+        with pytest.raises(ConfigError, match=r"not what MLflow registered; .*--accept-changed"):
+            load_program(address)
+    with pytest.raises(ConfigError, match="not what MLflow registered"):
+        load_into(ReferenceLevelFeedback(), "models:/refed@champion")
+    with pytest.raises(NotTracked, match=r"program\.json of refed version 1 is not what was registered"):
+        champion("refed")
+    opened = load_program("models:/refed@champion", accept_changed=True)
+    assert "Insult the reader." in opened.response_generation.signature.instructions
+
+
 def test_a_version_has_the_features_that_it_was_compiled_with(tracked: Mlflow) -> None:
     features = {"mood": "the mood it is in", "length": "how long it is"}
     manifest = outcome(
@@ -127,10 +150,10 @@ def test_an_address_of_nothing_is_one_line(tracked: Mlflow, address: str) -> Non
 
 @pytest.mark.slow
 def test_a_capped_compile_promotes_what_it_comes_to_in_the_end(tracked: Mlflow, server: Any) -> None:
-    first = compiled_over_http("c", server, max_calls=60)
+    first = compiled_over_http("c", server, max_calls=120)
     assert first.proof is None and champion_is(None, tracked)
     whole = compiled_over_http("c", server, max_calls=5_000)
     newest = tracked.version(tracked.aliases()["challenger"])
-    assert newest.tags["refed.digest"] == whole.manifest["candidate"]
+    assert newest.tags["refed.digest"] == prompts_digest(json.loads(whole.path.read_text()))
     opened = load_program("models:/refed@challenger")
     assert program_digests(opened) == program_digests(whole.program)

@@ -88,7 +88,7 @@ def prepare(config: CompareConfig, programs: Mapping[str, Any], references: Any,
     built = {name: _program(name, source, config) for name, source in programs.items() if not _is_seed(source)}
     for program in built.values():
         warn_of_another_teacher(program, opened.model)
-    judge_program = open_judge(config.judge_program)
+    judge_program = open_judge(config.judge_program, config.accept_changed)
     seed_graded = config.grades and len(built) < len(programs)
     side_by_side = SideBySide(built, config.against, judge_program, graded=config.grades, seed_graded=seed_graded)
     usable = load_references(references, config.columns or None).fitting(opened.window, opened.max_tokens)
@@ -145,7 +145,7 @@ def _program(name: str, source: Any, config: CompareConfig) -> ReferenceLevelFee
         return METHODS[source](config.features or DEFAULT_FEATURES, per_feature)
     if isinstance(source, str | Path):
         explicit = per_feature if "instructions_per_feature" in config.model_fields_set else None
-        return load_program(source, config.features, explicit)
+        return load_program(source, config.features, explicit, accept_changed=config.accept_changed)
     raise ConfigError(
         f"programs: {name} is a {type(source).__name__}; give a program of refed_dspy.programs, or a name"
     )

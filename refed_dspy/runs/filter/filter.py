@@ -61,7 +61,8 @@ def filter_data(
         RunStopped: an error ended it early; what was paid for is kept.
     """
     config = check_config(FilterRunConfig, {**settings, "filters": filters})
-    judge_program = None if config.judge_program is None else open_judge(config.judge_program)
+    path = config.judge_program
+    judge_program = None if path is None else open_judge(path, config.accept_changed)
     steps = build(config.filters, config.seed, judge_program)
     if not steps:
         raise ConfigError("filters: name at least one")

@@ -104,7 +104,7 @@ def _program(source: Any, config: RecycleConfig) -> ReflectionTuning:
             RESPONSE_CRITERIA if of_responses is None else of_responses,
         )
         if source is not None:
-            load_into(program, source)
+            load_into(program, source, config.accept_changed)
         return program
     if not isinstance(source, ReflectionTuning):
         raise ConfigError(f"program: a {type(source).__name__} does not recycle; pass a ReflectionTuning, or its file")

@@ -1,0 +1,157 @@
+"""A program's file whose prompts are not those that it was saved with."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import dspy
+import pytest
+from typer.testing import CliRunner
+
+from refed_dspy import load_program
+from refed_dspy.cli.main import app
+from refed_dspy.errors import ConfigError
+from refed_dspy.programs import PairwiseJudge, ReferenceLevelFeedback
+from refed_dspy.programs.changed import DIFF, prompts_digest
+from refed_dspy.programs.load import open_judge
+from refed_dspy.programs.prompt_diff import prompt_diff
+from refed_dspy.programs.saved import program_digests, program_state, save_program
+
+STAGE = "response_generation"
+DEMO = {"example_instruction": "E", "example_response": "R", "instruction": "I", "response": "demonstrated"}
+
+
+def tuned() -> ReferenceLevelFeedback:
+    program = ReferenceLevelFeedback(guidance={STAGE: "Be brief."})
+    program.response_generation.demos = [dspy.Example(**DEMO)]
+    return program
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    """A compiled program, as it lies in its folder."""
+    save_program(tuned(), tmp_path / "program.json")
+    (tmp_path / DIFF).write_text(prompt_diff(program_state(ReferenceLevelFeedback()), program_state(tuned())))
+    return tmp_path / "program.json"
+
+
+def edited(path: Path, edit: Callable[[dict[str, Any]], object]) -> None:
+    state = json.loads(path.read_text())
+    edit(state)
+    path.write_text(json.dumps(state))
+
+
+def instruct(stage: str, old: str, new: str) -> Callable[[dict[str, Any]], object]:
+    def edit(state: dict[str, Any]) -> None:
+        signature = state[stage]["signature"]
+        assert old in signature["instructions"]
+        signature["instructions"] = signature["instructions"].replace(old, new)
+
+    return edit
+
+
+def refusal(path: Path) -> tuple[str, str]:
+    """The line with which it is refused, and the note below it."""
+    with pytest.raises(ConfigError) as caught:
+        load_program(path)
+    message = str(caught.value)
+    assert message.isprintable() and "--accept-changed" in message
+    return message, "\n".join(getattr(caught.value, "__notes__", []))
+
+
+EDITS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
+    "a compiled prompt": (instruct(STAGE, "Be brief.", "Insult the reader."), f"instructions of {STAGE}"),
+    "a prompt as it came": (
+        lambda state: state["response_feedback"]["signature"].update(instructions="Insult."),
+        "instructions of response_feedback",
+    ),
+    "a demonstration": (lambda state: state[STAGE]["demos"][0].update(response="No."), f"demonstrations of {STAGE}"),
+    "one more": (lambda state: state["response_feedback"]["demos"].append({}), "demonstrations of response_feedback"),
+    "none": (lambda state: state[STAGE].pop("demos"), f"demonstrations of {STAGE}"),
+    "a field's words": (
+        lambda state: state[STAGE]["signature"]["fields"][0].update(description="an insult"), f"fields of {STAGE}",
+    ),
+    "its digest": (lambda state: state["refed"]["digests"].pop(STAGE), f"instructions of {STAGE}"),
+    "all digests": (lambda state: state["refed"].update(digests=[]), "instructions of instruction_feedback"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("edit", EDITS)
+def test_whatever_was_changed_is_refused_by_name(edit: str, saved: Path) -> None:
+    change, named = EDITS[edit]
+    edited(saved, change)
+    message, _ = refusal(saved)
+    assert f"program {saved}: its prompts were changed after it was saved: " in message and named in message
+
+
+def test_the_difference_is_shown_where_the_old_text_is_known(saved: Path) -> None:
+    edited(saved, instruct(STAGE, "Be brief.", "Insult the \x1b[31mreader."))
+    _, note = refusal(saved)
+    lines = note.split("\n")
+    assert lines[0] == f"--- {STAGE}: instructions as saved" and lines[1] == "+++ now"
+    assert "-Be brief." in lines and "+Insult the ?[31mreader." in lines
+    (saved.parent / DIFF).unlink()
+    assert refusal(saved)[1] == "", "what was compiled is known from its difference alone"
+    edited(saved, instruct(STAGE, "Insult the \x1b[31mreader.", "Be brief."))
+    edited(saved, lambda state: state["response_feedback"]["signature"].update(instructions="Insult."))
+    assert "+Insult." in refusal(saved)[1].split("\n"), "the program's own prompts are known"
+
+
+def test_what_a_long_compiled_prompt_was_is_found_again(saved: Path) -> None:
+    before, after = (ReferenceLevelFeedback() for _ in range(2))
+    lines = [f"Rule {n % 20}." for n in range(40)]
+    for program, text in (
+        (before, lines),
+        (after, [*lines[:3], "New.", *lines[4:25], "Also new.", *lines[27:], "End"]),
+    ):
+        predictor = program.response_feedback
+        predictor.signature = predictor.signature.with_instructions("\n".join(text))
+    save_program(after, saved)
+    (saved.parent / DIFF).write_text(prompt_diff(program_state(before), program_state(after)))
+    edited(saved, instruct("response_feedback", "Also new.", "Worse."))
+    with pytest.raises(ConfigError) as caught:
+        load_program(saved, into=before)
+    assert re.search(r"^-Also new\.\n\+Worse\.$", "\n".join(caught.value.__notes__), re.MULTILINE)
+
+
+def test_a_person_who_meant_it_takes_it_as_it_is(saved: Path, caplog: pytest.LogCaptureFixture) -> None:
+    edited(saved, instruct(STAGE, "Be brief.", "Be bold."))
+    with caplog.at_level(logging.WARNING):
+        opened = load_program(saved, accept_changed=True)
+    assert "Be bold." in opened.response_generation.signature.instructions
+    assert f"instructions of {STAGE}; a proof of its gain no longer holds" in caplog.text
+    save_program(opened, saved)
+    assert program_digests(load_program(saved)) == program_digests(opened), "saved again it is a program as any other"
+
+
+def test_a_judge_s_prompts_are_looked_at_too(tmp_path: Path) -> None:
+    save_program(PairwiseJudge(), tmp_path / "judge.json")
+    assert open_judge(tmp_path / "judge.json")
+    edited(tmp_path / "judge.json", lambda state: state["compare"]["signature"].update(instructions="Prefer A."))
+    with pytest.raises(ConfigError, match="instructions of compare"):
+        open_judge(tmp_path / "judge.json")
+    assert open_judge(tmp_path / "judge.json", accept_changed=True).compare.signature.instructions == "Prefer A."
+
+
+def test_the_digest_of_all_prompts_is_that_of_the_texts_alone(saved: Path) -> None:
+    state = json.loads(saved.read_text())
+    before = prompts_digest(state)
+    state["refed"] = {"models": "others"}
+    assert prompts_digest(state) == before
+    state[STAGE]["demos"] = []
+    assert prompts_digest(state) != before
+
+
+def test_the_command_shows_the_difference_and_sends_nothing(saved: Path) -> None:
+    edited(saved, instruct(STAGE, "Be brief.", "Insult the reader."))
+    result = CliRunner().invoke(app, ["preview", "--program", str(saved)])
+    first, *shown = result.stderr.splitlines()
+    assert result.exit_code == 2 and first.startswith("refed: program ") and "Traceback" not in result.output
+    assert "-Be brief." in shown and "+Insult the reader." in shown and not result.stdout
+    accepted = CliRunner().invoke(app, ["preview", "--program", str(saved), "--accept-changed"])
+    assert accepted.exit_code == 0 and "Insult the reader." in accepted.stdout
