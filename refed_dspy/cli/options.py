@@ -23,8 +23,8 @@ NO_TEACHER = "no teacher: name one with --teacher (a file, PROVIDER/NAME, or emb
 
 
 def reporting(command: F) -> F:
-    """Turn this package's errors, and Ctrl-C (a SIGTERM, a SIGHUP), into a line, with the error's notes below it, and an
-    exit code."""
+    """Turn this package's errors, and Ctrl-C (a SIGTERM, a SIGHUP), into a line, an error's notes below it, and an exit
+    code."""
 
     @functools.wraps(command)
     def wrapped(*args: Any, **kwargs: Any) -> None:

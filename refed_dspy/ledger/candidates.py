@@ -8,13 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from refed_dspy.ledger.check import MOST
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.statements import Key, Statement, failed
 
 ENOUGH = 0.8
 """A mean over a smaller share of a set says nothing about a candidate: a cap or a fault cut its evaluation short."""
-MOST_INTEGER = 2**63 - 1
-"""SQLite's largest."""
 ABSTAINED = "abstained"
 """The kind under which evaluations that could not be scored are recorded among a compile's failures."""
 COMPARED = "compared"
@@ -98,7 +97,7 @@ def evaluation_scored(
 ) -> list[Statement]:
     """Write down a candidate's score on one example. Scored again, it keeps its first time and what was spent then."""
     stored = {**components, COMPARED: compared} if compared else dict(components)
-    row = (candidate, example, subset, score, json.dumps(stored), min(spent, MOST_INTEGER), time.time())
+    row = (candidate, example, subset, score, json.dumps(stored), min(spent, MOST), time.time())
     again = "ON CONFLICT (candidate, example) DO UPDATE SET score=excluded.score, components=excluded.components"
     return [(f"INSERT INTO evaluations VALUES (?,?,?,?,?,?,?) {again}", row)]
 

@@ -12,8 +12,8 @@ from typing import Any
 
 from refed_dspy.ledger.meta import damaged_name
 
-MOST = 2**62
-"""No whole number of a ledger is as large."""
+MOST = 2**63 - 1
+"""No whole number of a ledger is larger: SQLite has none."""
 LATEST = 1e11
 """No fraction of a ledger, a time in seconds say, is as large."""
 

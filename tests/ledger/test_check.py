@@ -41,7 +41,7 @@ def test_every_command_says_it_in_one_line(
     kind: str, home: Path, commands: list[list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(home)
-    few = drawn({kind: damages(Path("run") / FILE)[kind]}, random.Random(5), 3)
+    few = drawn({kind: damages(Path("run") / FILE)[kind]}, random.Random(5), 5)
     ends = {
         (damage.name, words): end
         for damage in few
