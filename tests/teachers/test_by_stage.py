@@ -89,7 +89,7 @@ def test_teachers_at_one_server_share_its_limits_and_others_do_not() -> None:
         (
             config("a"),
             {"response_feedbak": config("b")},
-            "response_feedbak: no such stage; did you mean response_,
+            "response_feedbak: no such stage; did you mean response_",
         ),
         (config("a"), {"xyz": config("b")}, "xyz: no such stage; the program's stages are .*, feedback$"),
     ],
