@@ -99,7 +99,7 @@ class _Visitor(ast.NodeVisitor):
         self._bound = before
 
     def visit_AsyncFunctionDef(self, node: ast.AsyncFunctionDef) -> None:
-        self.visit_FunctionDef(node)  # type: ignore[arg-type]
+        self.visit_FunctionDef(node)
 
     def _body(self, name: str, body: list[ast.stmt]) -> None:
         self._where.append(name)

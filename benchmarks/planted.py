@@ -1,10 +1,10 @@
 """Planted faults: a hundred faults in the code that money depends on, planted one at a time. Do the tests catch them?
 
 `python -m benchmarks.planted [SEED [COUNT]]`. The seed draws them from all that `mutations.py` finds in ROOMS, a third
-in each. Each is planted in a copy of the repository, in a folder of its own, and every fast test that calls the changed
-function runs, those of its room first, until one fails. That one must fail again when it runs alone with the fault; one
-that hangs for HANGS seconds counts as failed. Which tests call a function is found out first, by the whole fast suite
-without any fault, which must pass. A fault that changes nothing that anyone could notice is passed over: they are in
+in each. Each is planted in a copy of the repository, in a folder of its own, and the tests that call the changed
+function run, those of its room first, until one fails. That one must fail again when it runs alone with the fault; one
+that hangs for HANGS seconds counts as failed. Which tests call a function is found out first, by running them all
+(`make test`, and what is slow in tests/ledger and tests/teachers) without any fault: all must pass. A fault that changes nothing that anyone could notice is passed over: they are in
 planted_equivalents.yaml, each with the reason.
 
 Every result is a line of JSON in planted-SEED.jsonl, in the folder for temporary files. A second start with the same
@@ -39,8 +39,10 @@ from benchmarks.mutations import Fault, faults_of, traced
 
 ROOT = Path(__file__).parents[1]
 COUNT, LEAST_CAUGHT, AT_ONCE = 100, 0.97, 2
+ANY_SPEED = "not live and not browser and not finetune"
+FAST = f"{ANY_SPEED} and not slow"
 HANGS = 90
-"""Seconds. Those of the fast suite take less than ten each."""
+"""Seconds. A test takes a third of that at most."""
 LEDGER, TEACHERS, BATCHES = "refed_dspy/ledger/", "refed_dspy/teachers/", "refed_dspy/teachers/batch/"
 ROOMS = {
     "ledger": [f"{LEDGER}{name}.py" for name in (
@@ -144,16 +146,16 @@ class _Callers:
         self._seen.clear()
 
 
-def callers(tests: Sequence[str]) -> dict[str, list[str]]:
+def callers(tests: Sequence[str], marks: str) -> dict[str, list[str]]:
     """Function → which of these tests call it. Exits where one fails: there is no fault yet."""
     modules = {Path(module): Path(module).read_bytes() for of_room in ROOMS.values() for module in of_room}
     Path("sitecustomize.py").write_text("import builtins\n\nbuiltins._seen = set()\n")  # for processes of tests
     try:
         for module, source in modules.items():
             _write(module, traced(str(module), source))
-        broken = failing("--cache-clear", "--maxfail=99", *tests)
+        broken = failing("--cache-clear", "--maxfail=99", "-m", marks, *tests)
         found: dict[str, list[str]] = json.loads(Path("callers").read_text())
-        if broken and (broken := failing("--lf", *tests)):
+        if broken and (broken := failing("--lf", "-m", marks, *tests)):
             raise SystemExit(f"{broken} fails without any fault: mend that first")
     finally:
         for module, source in modules.items():
@@ -165,8 +167,8 @@ def caught_by(tests: Sequence[str]) -> str:
     """Which of `tests` catches the fault that is in this process's copy, or ""."""
     Path("chosen").write_text("\n".join(tests))
     for _ in range(2):  # a test that fails for another reason does not count
-        found = failing("--cache-clear", "@chosen") if tests else ""
-        if not found or "::" not in found or failing(found):
+        found = failing("--cache-clear", "-m", ANY_SPEED, "@chosen") if tests else ""
+        if not found or "::" not in found or failing("-m", ANY_SPEED, found):
             return found
     return ""
 
@@ -183,7 +185,7 @@ def drawn(seed: int, count: int) -> Iterator[tuple[str, Fault]]:
 
 def likely_first(room: str, module: str, tests: Iterable[str]) -> list[str]:
     """`tests`, those with the module's name first, then those of its room."""
-    name, first = f"test_{Path(module).stem}.py::", FIRST[room]
+    name, first = f"test_{Path(module).stem}", FIRST[room]
 
     def rank(test: str) -> tuple[bool, int]:
         return name not in test, next((at for at, folder in enumerate(first) if test.startswith(folder)), len(first))
@@ -216,12 +218,12 @@ def identified(fault: Fault) -> dict[str, Any]:
     return {"name": fault.name(source), "diff": fault.diff(source), "planted": digest}
 
 
-def halves() -> list[list[str]]:
-    """All tests, in two parts that take about as long."""
+def parts() -> list[tuple[list[str], str]]:
+    """All tests, and which of them by their marks: the slow ones too in the rooms of the code that is changed."""
     rooms = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "tests").iterdir() if path.name != "support")
-    rooms = [room for room in rooms if "__" not in room and "conftest" not in room]
-    first = {room for of_room in FIRST.values() for room in of_room} | {"tests/cli"}
-    return [[room for room in rooms if room in first], [room for room in rooms if room not in first]]
+    first, second = ["tests/ledger", "tests/teachers"], ["tests/cli", "tests/runs"]
+    others = [room for room in rooms if "__" not in room and "conftest" not in room and room not in first + second]
+    return [(first, ANY_SPEED), (second, FAST), (others, FAST)]
 
 
 def merged(parts: Iterable[dict[str, list[str]]]) -> dict[str, list[str]]:
@@ -252,9 +254,9 @@ def main() -> int:
     keys = [identified(fault)["planted"] for _, fault in faults]
     with (
         tempfile.TemporaryDirectory(prefix="planted-") as folder,
-        ProcessPoolExecutor(AT_ONCE, get_context("spawn"), started_warm, [Path(folder)]) as pool,
+        ProcessPoolExecutor(AT_ONCE, get_context("spawn"), initializer=started_warm, initargs=(Path(folder),)) as pool,
     ):
-        of_function = merged(pool.map(callers, halves()))
+        of_function = merged(pool.map(callers, *zip(*parts(), strict=True)))
         todo = [pair for pair, key in zip(faults, keys, strict=True) if not results.get(key, {}).get("by")]
         for done in as_completed([pool.submit(run, *pair, called_by(pair[1], of_function)) for pair in todo]):
             result = done.result()

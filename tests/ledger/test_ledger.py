@@ -268,9 +268,10 @@ def test_a_refused_ledger_is_free_for_the_next(tmp_path: Path) -> None:
 
 
 def test_an_error_of_the_program_undoes_what_was_written_and_stays_what_it_is(tmp_path: Path) -> None:
+    screens: dict[str, list[DecisionRow]] = {}
     with Ledger.create(tmp_path) as ledger:
         with pytest.raises(KeyError):
-            ledger.commit_proposal(0, "f", 0, ["one"], 0, NOBODY, {}.__getitem__)
+            ledger.commit_proposal(0, "f", 0, ["one"], 0, NOBODY, screens.__getitem__)
         assert ledger.open_instructions() == []
         ledger.commit(paid("a"))
 
