@@ -4,8 +4,8 @@
 in each. Each is planted in a copy of the repository, in a folder of its own, and the tests that call the changed
 function run, those of its room first, until one fails. That one must fail again when it runs alone with the fault; one
 that hangs for HANGS seconds counts as failed. Which tests call a function is found out first, by running them all
-(`make test`, and what is slow in tests/ledger and tests/teachers) without any fault: all must pass. A fault that changes nothing that anyone could notice is passed over: they are in
-planted_equivalents.yaml, each with the reason.
+(`make test`, and what is slow in tests/ledger and tests/teachers) without any fault: all must pass. A fault that
+changes nothing that anyone could notice is passed over: they are in planted_equivalents.yaml, each with the reason.
 
 Every result is a line of JSON in planted-SEED.jsonl, in the folder for temporary files. A second start with the same
 seed runs only the faults that are not caught there.

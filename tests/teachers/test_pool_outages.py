@@ -133,8 +133,15 @@ def test_a_teacher_that_is_down_is_probed_with_one_question_and_then_left_longer
     assert outage.may_ask()
     outage.end()
     assert not outage.down and outage.may_ask() and outage.may_ask()
-    clock.now += LONGEST_OUTAGE + 1
+    clock.now += LONGEST_OUTAGE
     assert outage.begin() and outage.seconds == FIRST_OUTAGE, "it was well for long"
+    clock.now += FIRST_OUTAGE
+    assert outage.may_ask()
+    outage.probe_again()
+    assert outage.may_ask() and not outage.may_ask(), "the question that probed it told nothing"
+    outage.end()
+    clock.now += FIRST_OUTAGE - 1
+    assert outage.begin() and outage.seconds == 2 * FIRST_OUTAGE, "it was well for a moment"
 
 
 @pytest.mark.parametrize(
