@@ -7,13 +7,14 @@ import os
 import signal
 import sqlite3
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from refed_dspy.data.rows import data_rows, dropped_rows
 from refed_dspy.errors import RunDirError, RunStopped
-from refed_dspy.ledger.ledger import FILE, Ledger
+from refed_dspy.ledger.ledger import FILE, FORMAT, Ledger
 from refed_dspy.ledger.statements import (
     Answer,
     DecisionRow,
@@ -64,8 +65,9 @@ def test_an_answer_and_its_calls_are_one_unit(tmp_path: Path) -> None:
 def test_the_same_answer_twice_is_one(tmp_path: Path) -> None:
     with Ledger.create(tmp_path) as ledger:
         ledger.commit(paid("a"))
-        ledger.commit(paid("a"))
+        ledger.commit(answered(key("a", "judge", "2"), Answer("another"), "elsewhere", []))
         assert ledger.db.execute("SELECT count(*) FROM answers").fetchone() == (1,)
+        assert ledger.answer("a") == ANSWER and ledger.endpoint("a") == "endpoint", "what was given stays"
 
 
 def test_an_answers_text_is_kept_where_its_json_is_not_what_was_read(tmp_path: Path) -> None:
@@ -240,6 +242,28 @@ def test_new_work_keeps_nothing_of_earlier_work_but_its_calls(tmp_path: Path) ->
         assert ledger.failures() == [] and ledger.last_call() == 1
 
 
+def test_decided_again_the_last_decision_counts(tmp_path: Path) -> None:
+    with Ledger.create(tmp_path) as ledger:
+        ledger.commit_proposal(0, "f", 0, ["one"], 0, NOBODY)
+        for kept, reason in ((True, ""), (False, "too short")):
+            ledger.commit(decided(1, [DecisionRow("length", 0, kept, 0.5, reason, "")]))
+        assert ledger.db.execute("SELECT kept, reason FROM decisions").fetchall() == [(0, "too short")]
+
+
+def test_a_ledger_is_safe_against_kills_and_read_while_it_is_written(tmp_path: Path) -> None:
+    with Ledger.create(tmp_path / "new" / "folder") as ledger:
+        pragmas = ("journal_mode", "synchronous", "user_version")
+        assert [ledger.db.execute(f"PRAGMA {name}").fetchone()[0] for name in pragmas] == ["wal", 1, FORMAT]
+        with ThreadPoolExecutor(1) as pool:
+            assert pool.submit(ledger.kept).result() == 0, "what asks from a thread of its own reads it, too"
+
+
+def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunDirError, match=r"file: cannot be written: .*"):
+        Ledger.create(tmp_path / "file")
+
+
 def test_a_closed_ledger_is_closed(tmp_path: Path) -> None:
     ledger = Ledger.create(tmp_path)
     with ledger as entered:
@@ -343,8 +367,9 @@ def test_another_format_is_refused(tmp_path: Path) -> None:
     Ledger.create(tmp_path).close()
     with sqlite3.connect(tmp_path / FILE) as db:
         db.execute("PRAGMA user_version=99")
-    with pytest.raises(RunDirError, match="another version"):
-        Ledger.create(tmp_path)
+    for opened in (Ledger.create, Ledger.read):
+        with pytest.raises(RunDirError, match="another version"):
+            opened(tmp_path)
 
 
 def test_a_full_disk_stops_the_run_and_keeps_what_was_committed(tmp_path: Path) -> None:

@@ -86,6 +86,16 @@ def test_an_added_call_ends_when_it_is_written(tmp_path: Path) -> None:
         assert ledger.db.execute("SELECT created + seconds FROM calls").fetchone()[0] <= time.time()
 
 
+async def test_a_call_that_a_later_start_took_over_began_when_that_began_to_wait(tmp_path: Path) -> None:
+    with Ledger.create(tmp_path) as ledger:
+        run, began = RunRecorder(ledger, Caps(), NOTHING), time.time()
+        old, new = [await reserve(unit(run)) for _ in range(2)]
+        ledger.commit([("UPDATE calls SET created=1000 WHERE id=?", (old,))])
+        ledger.commit(settled(KEY, [Call("m", "e", "ok", 5.0, number=old), Call("m", "e", "ok", 600.0, number=new)]))
+        created = [at for (at,) in ledger.db.execute("SELECT created FROM calls ORDER BY id")]
+        assert began - 5 <= created[0] <= time.time() - 5 and created[1] >= began, "none began before it was reserved"
+
+
 def test_a_batch_that_was_begun_is_work(tmp_path: Path) -> None:
     with Ledger.create(tmp_path) as ledger:
         begin(ledger, 1000, 50_000)
