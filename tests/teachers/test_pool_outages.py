@@ -12,9 +12,9 @@ from dspy import lm15
 
 import refed_dspy
 from benchmarks.simulated import SimulatedTeacher
-from refed_dspy.errors import RunStopped, TeacherRefused
+from refed_dspy.errors import NoConnection, RunStopped, TeacherError, TeacherRefused
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.programs.lm_errors import StillLimited
+from refed_dspy.programs.lm_errors import NotReached, StillLimited
 from refed_dspy.teachers.pool import FIRST_OUTAGE, LONGEST_OUTAGE, Outage
 from tests.conftest import KEY_VARIABLE
 from tests.support.clocks import Clock
@@ -210,3 +210,25 @@ def test_the_same_question_asked_twice_at_once_is_paid_for_once(tmp_path: Path) 
 
         asyncio.run(twice())
     assert sum(len(writer.requests) for writer in writers) == 5
+
+
+@pytest.mark.parametrize(("answered", "error"), [(True, NoConnection), (False, TeacherError)])
+def test_where_none_can_be_reached_it_is_a_mistake_only_if_none_ever_was(
+    tmp_path: Path, answered: bool, error: type[Exception]
+) -> None:
+    writers, reached = [Writer(), Writer()], [answered]
+    for writer in writers:
+        writer.on_request = lambda request: None if reached[0] else NotReached("it is away", model="m")
+    with Ledger.create(tmp_path / "run") as ledger:
+        session, ask_pool = at_session(ledger, writers, Clock())
+
+        async def scenario() -> None:
+            async with session.running():
+                if answered:
+                    await ask_pool(0)  # one of the two answers
+                reached[0] = False
+                with pytest.raises(error, match="it is away"):
+                    await ask_pool(1)
+
+        asyncio.run(scenario())
+    assert sum(len(writer.requests) for writer in writers) == 2 + answered
