@@ -178,7 +178,7 @@ async def test_few_refusals_are_not_hopeless_however_long_they_took() -> None:
     limits = RateLimits(4, clock=clock, rng=random.Random(0))
     for number in range(MIN_REFUSALS):
         assert not limits.hopeless
-        limits.refused(*await slots(limits, 1), None)
+        limits.refused((await slots(limits, 1))[0], None)
         clock.now += PATIENCE if number else PATIENCE + 1
     assert limits.hopeless
     limits.ended(*await slots(limits, 1))
@@ -191,7 +191,7 @@ async def test_refusals_at_random_shrink_the_window_by_half_their_share() -> Non
     for _ in range(3):
         limits.went_well(*await slots(limits, 1))
     clock.now += 1
-    limits.refused(*await slots(limits, 1), None)
+    limits.refused((await slots(limits, 1))[0], None)
     assert limits.window == FIRST_WINDOW * (1 - 1 / 4 / 2)
 
 
