@@ -2,7 +2,7 @@
 
 `python -m benchmarks.planted [SEED [COUNT]]`. The seed draws them from all that `mutations.py` finds in ROOMS, a third
 in each. Each is planted in a copy of the repository, in a folder of its own, and the tests that call the changed
-function run, those of its room first, until one fails. That one must fail again when it runs alone with the fault; one
+function run, quick ones first, until one fails. That one must fail again when it runs alone with the fault; one
 that hangs for HANGS seconds counts as failed. Which tests call a function is found out first, by running them all
 (`make test`, and what is slow in tests/ledger and tests/teachers) without any fault: all must pass. A fault that
 changes nothing that anyone could notice is passed over: they are in planted_equivalents.yaml, each with the reason.
@@ -55,23 +55,13 @@ ROOMS = {
         "collector", "engine", "request", "service", "tracker",
     )],
 }  # fmt: skip
-FIRST = {
-    "ledger": ["tests/ledger", "tests/teachers", "tests/runs"],
-    "teachers": ["tests/teachers", "tests/runs", "tests/ledger"],
-    "batches": ["tests/teachers/batch", "tests/ledger", "tests/teachers"],
-}
-"""Room → the tests that are likely to catch its faults."""
 
 
 def copied(folder: Path) -> Path:
     """A copy of what git has and does not ignore, with ../shared beside it where there is one."""
     root = folder / "repository"
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT,
-        capture_output=True,
-        check=True,
-    )
+    listing = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(listing, cwd=ROOT, capture_output=True, check=True)
     for name in listed.stdout.decode().split("\0"):
         if name and (ROOT / name).is_file():
             (root / name).parent.mkdir(parents=True, exist_ok=True)
@@ -108,12 +98,15 @@ def failing(*arguments: str) -> str:
         time.sleep(0.02)
     with suppress(ProcessLookupError):
         os.killpg(process, signal.SIGKILL)
-    if code == 1:
-        failed = json.loads(Path(".pytest_cache/v/cache/lastfailed").read_text())
-        return next(iter(failed), "a test")
     if code == 0:
         return ""
-    return "a hang" if "Timeout (" in Path("output").read_text(errors="replace") else f"pytest's exit {code}"
+    if code < 0:
+        os.waitpid(process, 0)
+    if code != 1:
+        hung = code < 0 or "Timeout (" in Path("output").read_text(errors="replace")
+        return "a hang" if hung else f"pytest's exit {code}"
+    failed = json.loads(Path(".pytest_cache/v/cache/lastfailed").read_text())
+    return next(iter(failed), "a test")
 
 
 def _tested(arguments: Sequence[str]) -> int:
@@ -133,33 +126,41 @@ def _tested(arguments: Sequence[str]) -> int:
 
 
 class _Callers:
-    """Notes which tests called each function, a plugin of pytest. `of`: function → tests."""
+    """Notes which tests called each function, a plugin of pytest. `of`: function → test → the seconds that it took."""
 
     def __init__(self) -> None:
-        self.of: defaultdict[str, list[str]] = defaultdict(list)
+        self.of: defaultdict[str, dict[str, float]] = defaultdict(dict)
+        self._took = 0.0
         self._seen: set[str] = set()
         vars(builtins)["_seen"] = self._seen  # what `traced` adds to
 
+    def pytest_runtest_logreport(self, report: Any) -> None:
+        self._took += report.duration
+
     def pytest_runtest_logfinish(self, nodeid: str) -> None:
         for name in self._seen:
-            self.of[name].append(nodeid)
+            self.of[name][nodeid] = self._took
         self._seen.clear()
+        self._took = 0.0
 
 
-def callers(tests: Sequence[str], marks: str) -> dict[str, list[str]]:
-    """Function → which of these tests call it. Exits where one fails: there is no fault yet."""
+def callers(tests: Sequence[str], marks: str) -> dict[str, dict[str, float]]:
+    """Function → those of these tests that call it → the seconds that each takes. Exits where one fails as it is."""
     modules = {Path(module): Path(module).read_bytes() for of_room in ROOMS.values() for module in of_room}
     Path("sitecustomize.py").write_text("import builtins\n\nbuiltins._seen = set()\n")  # for processes of tests
     try:
         for module, source in modules.items():
             _write(module, traced(str(module), source))
         broken = failing("--cache-clear", "--maxfail=99", "-m", marks, *tests)
-        found: dict[str, list[str]] = json.loads(Path("callers").read_text())
+        found: dict[str, dict[str, float]] = json.loads(Path("callers").read_text())
         if broken and (broken := failing("--lf", "-m", marks, *tests)):
             raise SystemExit(f"{broken} fails without any fault: mend that first")
     finally:
         for module, source in modules.items():
             _write(module, source)
+    Path("chosen").write_text("\n".join({test for of_function in found.values() for test in of_function}))
+    if broken := failing("--collect-only", "-m", marks, "@chosen"):
+        raise SystemExit(f"{broken}: not every test can be chosen by its name")  # a fault would seem to be caught
     return found
 
 
@@ -183,23 +184,13 @@ def drawn(seed: int, count: int) -> Iterator[tuple[str, Fault]]:
         yield from ((room, fault) for fault in faults[: (count + number) // len(ROOMS)])
 
 
-def likely_first(room: str, module: str, tests: Iterable[str]) -> list[str]:
-    """`tests`, those with the module's name first, then those of its room."""
-    name, first = f"test_{Path(module).stem}", FIRST[room]
-
-    def rank(test: str) -> tuple[bool, int]:
-        return name not in test, next((at for at, folder in enumerate(first) if test.startswith(folder)), len(first))
-
-    return sorted(dict.fromkeys(tests), key=rank)
-
-
 def run(room: str, fault: Fault, tests: Sequence[str]) -> dict[str, Any]:
     """Plant one fault in this process's copy, and take it out again."""
     started, module = time.monotonic(), Path(fault.module)
     source = module.read_bytes()
     try:
         _write(module, fault.planted(source))
-        found = caught_by(likely_first(room, fault.module, tests))
+        found = caught_by(tests)
     finally:
         _write(module, source)
     seconds = round(time.monotonic() - started)
@@ -226,22 +217,22 @@ def parts() -> list[tuple[list[str], str]]:
     return [(first, ANY_SPEED), (second, FAST), (others, FAST)]
 
 
-def merged(parts: Iterable[dict[str, list[str]]]) -> dict[str, list[str]]:
-    tests: defaultdict[str, list[str]] = defaultdict(list)
+def merged(parts: Iterable[dict[str, dict[str, float]]]) -> dict[str, dict[str, float]]:
+    tests: defaultdict[str, dict[str, float]] = defaultdict(dict)
     for part in parts:
         for function, of_function in part.items():
-            tests[function] += of_function
+            tests[function] |= of_function
     return tests
 
 
-def called_by(fault: Fault, of_function: dict[str, list[str]]) -> list[str]:
-    """The tests that call the function in which the fault is; where it is in none, those of the whole module."""
-    name = f"{fault.module} {fault.function}"
-    if name in of_function:
-        return of_function[name]
-    if fault.function.rpartition(".")[2].lstrip("_")[:1].islower():
-        return []  # a function that no test calls
-    return [test for function, tests in of_function.items() if function.startswith(fault.module) for test in tests]
+def called_by(fault: Fault, of_function: dict[str, dict[str, float]]) -> list[str]:
+    """The tests that call the function in which the fault is, or any of the module where it is in none: those with the
+    module's name first, and quick ones before slow ones."""
+    own, took = f"test_{Path(fault.module).stem}", of_function.get(f"{fault.module} {fault.function}", {})
+    if not fault.function.rpartition(".")[2].lstrip("_")[:1].islower():
+        of_module = [tests for function, tests in of_function.items() if function.startswith(fault.module)]
+        took = {test: seconds for tests in of_module for test, seconds in tests.items()}
+    return sorted(took, key=lambda test: (own not in test, took[test]))
 
 
 def main() -> int:
