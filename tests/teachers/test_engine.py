@@ -245,3 +245,8 @@ async def test_a_bound_on_calls_at_once_is_kept_and_a_plain_one_is_32(server: Si
         async with open_teacher(config(server, **settings)).running() as lm:
             assert lm.direct_engine._connections().limits.most == most
             assert lm.direct_engine._connections() is lm.direct_engine._connections()
+
+
+def test_what_asking_again_cannot_help_is_asked_once(server: SimulatedTeacher) -> None:
+    [error], [call] = ask(config(server, model="sim/missing-model", retries=2))
+    assert isinstance(error, lm_errors.LMUnsupportedModelError) and call.outcome == "http 404"
