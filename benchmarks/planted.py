@@ -102,11 +102,11 @@ def failing(*arguments: str) -> str:
         return ""
     if code < 0:
         os.waitpid(process, 0)
-    if code != 1:
-        hung = code < 0 or "Timeout (" in Path("output").read_text(errors="replace")
-        return "a hang" if hung else f"pytest's exit {code}"
-    failed = json.loads(Path(".pytest_cache/v/cache/lastfailed").read_text())
-    return next(iter(failed), "a test")
+    failed = Path(".pytest_cache/v/cache/lastfailed")
+    if code == 1 and failed.exists():
+        return next(iter(json.loads(failed.read_text())), "a test")
+    hung = code < 0 or "Timeout (" in Path("output").read_text(errors="replace")
+    return "a hang" if hung else f"pytest's exit {code}"
 
 
 def _tested(arguments: Sequence[str]) -> int:

@@ -232,3 +232,17 @@ def test_where_none_can_be_reached_it_is_a_mistake_only_if_none_ever_was(
 
         asyncio.run(scenario())
     assert sum(len(writer.requests) for writer in writers) == 2 + answered
+
+
+def test_people_are_shown_the_tokens_of_all_answers(tmp_path: Path) -> None:
+    with Ledger.create(tmp_path / "run") as ledger:
+        session, ask_pool = at_session(ledger, [Writer(), Writer()], Clock())
+
+        async def scenario() -> None:
+            async with session.running():
+                for number in range(3):
+                    await ask_pool(number)
+
+        asyncio.run(scenario())
+        progress = session.progress
+        assert (progress.prompt_tokens, progress.completion_tokens, progress.in_flight) == (300, 60, 0)
