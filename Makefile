@@ -12,7 +12,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: help setup demo test live slow browser finetune docs docs-serve bench ui lock clean
+.PHONY: help setup demo test live slow browser finetune docs docs-serve bench planted ui lock clean
 help: ## show this
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 10
 
@@ -86,6 +86,9 @@ bench: setup ## the figures of benchmarks/README.md, about forty minutes
 	$(BIN)/python -m benchmarks.alpaca
 	$(BIN)/python -m benchmarks.collections
 	$(BIN)/python -m benchmarks.report
+
+planted: setup ## a hundred faults planted in the code that money depends on; half an hour
+	$(BIN)/python -m benchmarks.planted 1
 
 lock: setup ## write requirements/dev.txt anew from pyproject.toml
 	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \

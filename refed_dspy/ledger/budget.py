@@ -112,16 +112,14 @@ class Budget:
         """Grant what fits now to those who wait, lowest rank first; with nothing in flight the first decides."""
         while self._waiting:
             _, _, worst, granted = self._waiting[0]
-            if granted.done():  # cancelled meanwhile
+            if granted.done():  # below, or cancelled meanwhile
                 heapq.heappop(self._waiting)
             elif self.reached is None and not self._cap(worst):
-                heapq.heappop(self._waiting)
                 self._take(worst)
                 granted.set_result(None)
             elif self.in_flight:
                 return
             else:
-                heapq.heappop(self._waiting)
                 granted.set_exception(self._close(worst))
 
     def _close(self, worst: int) -> CapReached:

@@ -251,7 +251,7 @@ class Ledger:
                     db.execute(sql, values)
             duplicates = len(texts) - len(new) - dropped
             db.execute(
-                "INSERT OR REPLACE INTO proposals VALUES (?,?,?,?,?,?)",
+                "INSERT INTO proposals VALUES (?,?,?,?,?,?)",
                 (reference, feature, round_, len(new), duplicates, surplus),
             )
         return Added(tuple(new), duplicates, dropped)

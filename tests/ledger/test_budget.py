@@ -143,6 +143,58 @@ async def test_a_bill_above_the_reservation_ends_the_run_instead_of_costing_more
     assert budget.calls == 1 + others
 
 
+# --- calls of earlier starts, and other caps
+
+
+async def test_a_call_of_an_earlier_start_that_is_in_flight_again_is_reserved_until_it_ends() -> None:
+    budget = Budget(Caps(max_cost=100), spent=80, calls=3)
+    budget.adopt(50)
+    assert (budget.spent, budget.reserved, budget.in_flight, budget.calls) == (30, 50, 1, 3)
+    other = waiting(budget, 40)
+    await settle_down()
+    assert not other.done(), "the call in flight may give something back"
+    budget.settle(50, 20)
+    await at_once(other)
+    assert (budget.spent, budget.reserved, budget.in_flight, budget.calls) == (50, 40, 1, 4)
+
+
+async def test_a_call_of_an_earlier_start_that_was_not_paid_for_makes_room() -> None:
+    budget = Budget(Caps(max_cost=100, max_calls=3), spent=70, calls=2)
+    await budget.reserve(30)
+    other = waiting(budget, 30)
+    await settle_down()
+    budget.forget(40)
+    await at_once(other)
+    assert (budget.spent, budget.reserved, budget.in_flight, budget.calls) == (30, 60, 2, 3)
+
+
+async def test_a_call_of_an_earlier_start_that_cost_less_makes_room() -> None:
+    budget = Budget(Caps(max_cost=100), spent=70, calls=2)
+    await budget.reserve(30)
+    other = waiting(budget, 25)
+    await settle_down()
+    budget.recharge(40, 15)
+    await at_once(other)
+    assert (budget.spent, budget.reserved, budget.in_flight, budget.calls) == (45, 55, 2, 4)
+
+
+async def test_another_cap_lets_those_who_wait_and_those_who_come_go_on() -> None:
+    budget = Budget(Caps(max_calls=1))
+    await budget.reserve(5)
+    other = waiting(budget, 5)
+    await settle_down()
+    assert not other.done()
+    budget.allow(Caps(max_calls=2))
+    await at_once(other)
+    for _ in range(2):
+        budget.settle(5, 5)
+    with pytest.raises(CapReached):
+        await budget.reserve(5)
+    budget.allow(Caps(max_cost=15))
+    await budget.reserve(5)
+    assert (budget.spent, budget.reserved, budget.calls) == (10, 5, 3)
+
+
 async def test_a_grant_in_the_moment_of_a_cancellation_is_given_back() -> None:
     budget = Budget(Caps(max_cost=10))
     await budget.reserve(10)

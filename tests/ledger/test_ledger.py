@@ -7,13 +7,14 @@ import os
 import signal
 import sqlite3
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from refed_dspy.data.rows import data_rows, dropped_rows
 from refed_dspy.errors import RunDirError, RunStopped
-from refed_dspy.ledger.ledger import FILE, Ledger
+from refed_dspy.ledger.ledger import FILE, FORMAT, Ledger
 from refed_dspy.ledger.statements import (
     Answer,
     DecisionRow,
@@ -64,8 +65,9 @@ def test_an_answer_and_its_calls_are_one_unit(tmp_path: Path) -> None:
 def test_the_same_answer_twice_is_one(tmp_path: Path) -> None:
     with Ledger.create(tmp_path) as ledger:
         ledger.commit(paid("a"))
-        ledger.commit(paid("a"))
+        ledger.commit(answered(key("a", "judge", "2"), Answer("another"), "elsewhere", []))
         assert ledger.db.execute("SELECT count(*) FROM answers").fetchone() == (1,)
+        assert ledger.answer("a") == ANSWER and ledger.endpoint("a") == "endpoint", "what was given stays"
 
 
 def test_an_answers_text_is_kept_where_its_json_is_not_what_was_read(tmp_path: Path) -> None:
@@ -97,6 +99,44 @@ def test_final_failures_are_remembered_and_passing_ones_are_not(tmp_path: Path) 
         ledger.commit([*paid("b"), recovered("b")])
         assert ledger.failure("b") is None and ledger.settled_keys() == {"a", "b"}
         assert [f.kind for f in ledger.failures()] == ["malformed"]
+
+
+def test_what_is_read_of_one_request_is_no_other_s(tmp_path: Path) -> None:
+    def call(model: str, outcome: str, cost: int | None) -> Call:
+        return Call(model, f"{model}'s", outcome, 0.1, cost=cost)
+
+    with Ledger.create(tmp_path) as ledger:
+        assert not ledger.has_answers() and ledger.last_call() == 0
+        ledger.commit(failed(key("c"), "cut", "long", True, [call("c", "cut", 5)]))
+        assert not ledger.has_answers() and ledger.last_call() == 1
+        ledger.commit(answered(key("a"), ANSWER, "a's", [call("b", "malformed", 3), call("a", "ok", 7)]))
+        ledger.commit(answered(key("b", "judge", "2"), Answer("{}", "raw"), "b's", [call("b", "ok", 11)]))
+        ledger.commit(failed(key("d"), "no answer", "HTTP 500", False, []))
+        assert [ledger.paid_for(name) for name in "abcd"] == [7, 11, 0, 0]
+        assert [ledger.endpoint(name) for name in "ab"] == ["a's", "b's"]
+        assert [answer and answer.asked_for for answer in map(ledger.answer, "abc")] == [
+            ("1", "response_generation"),
+            ("2", "judge"),
+            None,
+        ]
+        assert ledger.answered_models() == {("a", "a's"), ("b", "b's")}
+        assert ledger.has_answers() and ledger.last_call() == 4
+        assert [failure.reason for failure in ledger.failures()] == ["long", "HTTP 500"]
+        ledger.commit([recovered("d")])
+        assert ledger.failure("c") == ("cut", "long", True) and ledger.failure("d") is None
+
+
+def test_an_answer_at_an_unknown_price_has_cost_nothing_that_is_known(tmp_path: Path) -> None:
+    with Ledger.create(tmp_path) as ledger:
+        ledger.commit(paid("a", [CALL]))
+        assert ledger.paid_for("a") == 0
+
+
+def test_failed_again_the_last_reason_counts(tmp_path: Path) -> None:
+    with Ledger.create(tmp_path) as ledger:
+        ledger.commit(failed(key("a"), "no answer", "HTTP 500", False, []))
+        ledger.commit(failed(key("a"), "cut", "long", True, []))
+        assert ledger.failure("a") == ("cut", "long", True)
 
 
 def test_duplicates_are_found_whatever_their_case_and_spaces(tmp_path: Path) -> None:
@@ -145,6 +185,119 @@ def test_only_earlier_rounds_are_taken(tmp_path: Path) -> None:
             ledger.commit_proposal(0, "f", round_, [f"{round_}a", f"{round_}b"], 0, NOBODY)
         assert ledger.texts_before(0, 0, 60) == []
         assert ledger.texts_before(0, 2, 3) == ["0b", "1a", "1b"]
+
+
+def test_a_plan_is_restored_from_what_each_reference_gave_in_each_round(tmp_path: Path) -> None:
+    def drops_short(text: str) -> list[DecisionRow]:
+        return [DecisionRow("any", 0, True, None, "", ""), DecisionRow("length", 1, len(text) > 5, None, "short", "")]
+
+    with Ledger.create(tmp_path) as ledger:
+        ledger.commit_proposal(1, "g", 1, ["of the first round"], 0, NOBODY)
+        added = ledger.commit_proposal(0, "f", 0, ["A longer one", "short", "a LONGER one"], 2, NOBODY, drops_short)
+        assert (added.new, added.duplicates, added.dropped) == (((2, "A longer one"),), 1, 1)
+        ledger.commit_proposal(1, "f", 0, ["third", "fourth"], 0, NOBODY)
+        assert ledger.proposals() == [(0, "f", 0, 1), (1, "f", 0, 2), (1, "g", 1, 1)]
+        assert ledger.db.execute("SELECT kept, duplicates, surplus FROM proposals WHERE reference=0").fetchone() == (
+            1,
+            1,
+            2,
+        )
+        decisions = ledger.db.execute("SELECT instruction, filter, kept FROM decisions ORDER BY 1, position").fetchall()
+        assert decisions == [(2, "any", 1), (2, "length", 1), (3, "any", 1), (3, "length", 0)]
+        assert ledger.open_instructions() == [
+            (1, 1, "of the first round"),
+            (0, 2, "A longer one"),
+            (1, 4, "third"),
+            (1, 5, "fourth"),
+        ]
+        for instruction, round_ in ((1, 1), (4, 1), (2, 0)):
+            ledger.commit(sampled(instruction, round_, sample("x")))
+        assert sorted(ledger.used()) == [(0, 0, 1), (1, 1, 2)] and ledger.kept() == 3
+        assert ledger.texts_before(1, 1, 9) == ["third", "fourth"]
+        assert ledger.texts_before(1, 2, 2) == ["third", "fourth"] and ledger.texts_before(0, 1, 1) == ["short"]
+
+
+def test_an_answer_of_another_stage_does_not_put_an_instruction_first(tmp_path: Path) -> None:
+    with Ledger.create(tmp_path) as ledger:
+        ledger.commit_proposal(0, "f", 0, ["one", "two"], 0, NOBODY)
+        ledger.commit(answered(key("a", "filter_judge", "2"), ANSWER, "endpoint", []))
+        assert [i for _, i, _ in ledger.open_instructions()] == [1, 2]
+
+
+def test_what_is_written_down_again_is_what_it_is_now(tmp_path: Path) -> None:
+    with Ledger.create(tmp_path) as ledger:
+        assert ledger.holds() == ""
+        ledger.set_meta(work="run", size=3)
+        ledger.set_meta(size=5)
+        assert (ledger.holds(), ledger.meta("size")) == ("run", 5)
+
+
+def test_new_work_keeps_nothing_of_earlier_work_but_its_calls(tmp_path: Path) -> None:
+    others = [Reference(instruction=name, response="r", source="here row 1") for name in "cab"]
+    with Ledger.create(tmp_path) as ledger:
+        ledger.begin([REFERENCE], size=3)
+        ledger.commit(failed(key("a"), "cut", "long", True, [CALL]))
+        ledger.begin(others)
+        assert ledger.references() == others and ledger.meta("size") is None
+        assert ledger.failures() == [] and ledger.last_call() == 1
+
+
+def test_decided_again_the_last_decision_counts(tmp_path: Path) -> None:
+    with Ledger.create(tmp_path) as ledger:
+        ledger.commit_proposal(0, "f", 0, ["one"], 0, NOBODY)
+        for kept, reason in ((True, ""), (False, "too short")):
+            ledger.commit(decided(1, [DecisionRow("length", 0, kept, 0.5, reason, "")]))
+        assert ledger.db.execute("SELECT kept, reason FROM decisions").fetchall() == [(0, "too short")]
+
+
+def test_a_ledger_is_safe_against_kills_and_read_while_it_is_written(tmp_path: Path) -> None:
+    with Ledger.create(tmp_path / "new" / "folder") as ledger:
+        pragmas = ("journal_mode", "synchronous", "user_version")
+        assert [ledger.db.execute(f"PRAGMA {name}").fetchone()[0] for name in pragmas] == ["wal", 1, FORMAT]
+        with ThreadPoolExecutor(1) as pool:
+            assert pool.submit(ledger.kept).result() == 0, "what asks from a thread of its own reads it, too"
+
+
+def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunDirError, match=r"file: cannot be written: .*"):
+        Ledger.create(tmp_path / "file")
+
+
+def test_a_closed_ledger_is_closed(tmp_path: Path) -> None:
+    ledger = Ledger.create(tmp_path)
+    with ledger as entered:
+        assert entered is ledger
+    with pytest.raises(sqlite3.ProgrammingError):
+        ledger.kept()
+
+
+def test_a_ledger_that_is_read_is_not_written(tmp_path: Path) -> None:
+    Ledger.create(tmp_path).close()
+    with Ledger.read(tmp_path) as ledger, pytest.raises(RunStopped, match="readonly"):
+        ledger.commit(paid("a"))
+
+
+def test_a_ledger_that_is_only_just_being_made_is_not_read(tmp_path: Path) -> None:
+    sqlite3.connect(tmp_path / FILE).executescript("CREATE TABLE meta (name)").close()
+    with pytest.raises(RunDirError, match="only just being made"):
+        Ledger.read(tmp_path)
+
+
+def test_a_refused_ledger_is_free_for_the_next(tmp_path: Path) -> None:
+    (tmp_path / FILE).write_bytes(b"not a database, not at all")
+    for _ in range(2):
+        with pytest.raises(RunDirError, match="not a readable ledger"):
+            Ledger.create(tmp_path)
+
+
+def test_an_error_of_the_program_undoes_what_was_written_and_stays_what_it_is(tmp_path: Path) -> None:
+    screens: dict[str, list[DecisionRow]] = {}
+    with Ledger.create(tmp_path) as ledger:
+        with pytest.raises(KeyError):
+            ledger.commit_proposal(0, "f", 0, ["one"], 0, NOBODY, screens.__getitem__)
+        assert ledger.open_instructions() == []
+        ledger.commit(paid("a"))
 
 
 def test_a_run_is_begun_whole(tmp_path: Path) -> None:
@@ -214,8 +367,9 @@ def test_another_format_is_refused(tmp_path: Path) -> None:
     Ledger.create(tmp_path).close()
     with sqlite3.connect(tmp_path / FILE) as db:
         db.execute("PRAGMA user_version=99")
-    with pytest.raises(RunDirError, match="another version"):
-        Ledger.create(tmp_path)
+    for opened in (Ledger.create, Ledger.read):
+        with pytest.raises(RunDirError, match="another version"):
+            opened(tmp_path)
 
 
 def test_a_full_disk_stops_the_run_and_keeps_what_was_committed(tmp_path: Path) -> None:

@@ -14,9 +14,9 @@ from refed_dspy.errors import CapReached, RunStopped
 from refed_dspy.ledger.budget import Caps
 from refed_dspy.ledger.group_commit import GroupCommit
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.ledger.recorder import CallRecorder, RunRecorder
+from refed_dspy.ledger.recorder import CallRecorder, NullRecorder, RunRecorder, current_recorder, recording
 from refed_dspy.ledger.spending import Spent, spent
-from refed_dspy.ledger.statements import Answer, Key, Statement, answered, settled
+from refed_dspy.ledger.statements import Answer, Key, Statement, answered, failed, settled
 from refed_dspy.records import Call
 
 KEY = Key("response_generation", "1", 0, "digest")
@@ -234,6 +234,97 @@ async def test_a_reservation_that_cannot_be_written_is_given_back(tmp_path: Path
             await reserve(unit(run))
         assert (run.budget.in_flight, run.budget.reserved, run.budget.calls) == (0, 0, 0)
     assert rows(tmp_path) == []
+
+
+async def test_a_run_that_ends_while_a_call_waits_sends_nothing_and_keeps_nothing_for_it(tmp_path: Path) -> None:
+    with Ledger.create(tmp_path) as ledger:
+        run = RunRecorder(ledger, Caps(), NOTHING)
+        run.stopping = True
+        with pytest.raises(asyncio.CancelledError):
+            await reserve(unit(run))
+        run.group.close()
+        assert rows(tmp_path) == [] and unit(run).stopping
+        assert (run.budget.in_flight, run.budget.reserved, run.budget.calls) == (0, 0, 0)
+
+
+async def test_a_call_above_its_worst_case_is_charged_whole_and_told(tmp_path: Path, caplog: Any) -> None:
+    with Ledger.create(tmp_path) as ledger:
+        run = RunRecorder(ledger, Caps(), NOTHING)
+        for worst, cost in ((100, 100), (None, 5), (100, None), (100, 101)):
+            recorder = unit(run)
+            recorder.report(call(await reserve(recorder, worst), cost))
+        assert run.budget.spent == 206
+        (told,) = [record.getMessage() for record in caplog.records]
+        assert told.startswith("model was charged") and "endpoint does not keep to max_tokens" in told
+
+
+async def test_only_an_answer_is_renamed_and_only_the_last_one(tmp_path: Path) -> None:
+    with Ledger.create(tmp_path) as ledger:
+        recorder = unit(RunRecorder(ledger, Caps(), NOTHING))
+        recorder.rename_last("malformed")
+        for _ in range(2):
+            recorder.report(call(await reserve(recorder)))
+        recorder.rename_last("malformed")
+        assert (
+            [made.outcome for made in recorder.calls]
+            == ["ok", "malformed"]
+            == [made.outcome for made in recorder.take()]
+        )
+        assert recorder.take() == []
+
+
+async def test_a_failure_that_passed_is_deleted_once(tmp_path: Path) -> None:
+    with Ledger.create(tmp_path) as ledger:
+        for name, final in (("passing", False), ("other", False), ("final", True)):
+            ledger.commit(failed(Key("s", "i", 0, name), "no answer", "HTTP 500", final, []))
+        run = RunRecorder(ledger, Caps(), NOTHING)
+        statements = run.recovered("passing", "final", "unknown")
+        ledger.commit(statements)
+        assert len(statements) == 1 and run.recovered("passing") == [] and run.passing == {"other"}
+        assert ledger.passing_failures() == {"other"} and ledger.failure("final")
+        assert run.settled == {"final"}
+
+
+async def test_how_many_samples_fit_under_the_caps(tmp_path: Path) -> None:
+    with Ledger.create(tmp_path) as ledger:
+
+        def fit(caps: Caps, cost: int, calls: int, worst: int = 50) -> int | None:
+            return RunRecorder(ledger, caps, Spent(cost, calls, 0, 0.0), 2.0).affordable(worst)
+
+        assert fit(Caps(), 10, 10) is None
+        assert fit(Caps(max_calls=30), 10, 10) == 10
+        assert fit(Caps(max_calls=30), 10, 30) == 1, "the last one may just fit"
+        assert fit(Caps(max_cost=1000), 90, 9) == (1000 - 90) // (2 * 50), "few calls say little of what a call costs"
+        assert fit(Caps(max_cost=1000), 100, 10) == (1000 - 100) // (2 * 10)
+        assert fit(Caps(max_cost=1000, max_calls=20), 100, 10) == 5
+        assert fit(Caps(max_cost=100), 0, 10) == 100, "ten calls that cost nothing"
+        run = RunRecorder(ledger, Caps(max_cost=1000, max_calls=100), Spent(100, 10, 0, 0.0), 2.0)
+        await run.budget.reserve(500)
+        assert run.affordable(50) == (1000 - 100 - 500) // (2 * 10), "what is reserved may be spent"
+
+
+async def test_without_a_run_every_call_is_allowed_and_has_no_number() -> None:
+    recorder = current_recorder.get()
+    assert isinstance(recorder, NullRecorder) and await recorder.reserve("model", "endpoint", 10**15) == 0
+    assert recorder.adopt("endpoint", "model") is None and recorder.seed is None and not recorder.stopping
+
+
+async def test_a_recorder_is_that_of_its_block(tmp_path: Path) -> None:
+    with Ledger.create(tmp_path) as ledger:
+        recorder = unit(RunRecorder(ledger, Caps(), NOTHING))
+        with recording(recorder) as inside:
+            assert inside is recorder is current_recorder.get()
+        assert current_recorder.get() is not recorder
+
+
+async def test_a_call_without_a_number_of_its_own_was_not_reserved(tmp_path: Path) -> None:
+    with Ledger.create(tmp_path) as ledger:
+        run = RunRecorder(ledger, Caps(), NOTHING)
+        recorder = unit(run)
+        await reserve(recorder)
+        recorder.not_sent(0)
+        recorder.let_go(0)
+        assert run.budget.in_flight == 1
 
 
 # --- cancelled in the middle

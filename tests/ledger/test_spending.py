@@ -12,14 +12,17 @@ from pathlib import Path
 import pytest
 
 from refed_dspy.errors import CapReached
+from refed_dspy.ledger.batches import begun
 from refed_dspy.ledger.budget import Caps
 from refed_dspy.ledger.candidates import evaluation_scored
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.recorder import RunRecorder
-from refed_dspy.ledger.spending import begin_start, seconds_at_work, spent
+from refed_dspy.ledger.spending import Spent, begin_start, seconds_at_work, spent
 from refed_dspy.ledger.statements import settled
-from refed_dspy.records import Call
+from refed_dspy.records import PICO, Call
 from tests.ledger.test_recorder import KEY, NOTHING, call, reserve, rows, unit
+
+BATCH = "INSERT INTO batches (id, nonce, endpoint, model, requests, created) VALUES"
 
 
 async def test_calls_without_an_ending_are_charged_at_their_worst(tmp_path: Path) -> None:
@@ -82,6 +85,49 @@ def test_an_added_call_ends_when_it_is_written(tmp_path: Path) -> None:
     with Ledger.create(tmp_path) as ledger:
         ledger.commit(settled(KEY, [Call("model", "endpoint", "ok", 600.0)]))
         assert ledger.db.execute("SELECT created + seconds FROM calls").fetchone()[0] <= time.time()
+
+
+async def test_a_call_that_a_later_start_took_over_began_when_that_began_to_wait(tmp_path: Path) -> None:
+    with Ledger.create(tmp_path) as ledger:
+        run, began = RunRecorder(ledger, Caps(), NOTHING), time.time()
+        old, new = [await reserve(unit(run)) for _ in range(2)]
+        ledger.commit([("UPDATE calls SET created=1000 WHERE id=?", (old,))])
+        ledger.commit(settled(KEY, [Call("m", "e", "ok", 5.0, number=old), Call("m", "e", "ok", 600.0, number=new)]))
+        created = [at for (at,) in ledger.db.execute("SELECT created FROM calls ORDER BY id")]
+        assert began - 5 <= created[0] <= time.time() - 5 and created[1] >= began, "none began before it was reserved"
+
+
+def test_a_batch_that_was_begun_is_work(tmp_path: Path) -> None:
+    with Ledger.create(tmp_path) as ledger:
+        begin(ledger, 1000, 50_000)
+        ledger.commit(
+            [(f"{BATCH} (?, '{number}', 'e', 'm', 0, ?)", (number, at)) for number, at in ((1, 1030), (2, 50_002))]
+        )
+        assert seconds_at_work(ledger) == pytest.approx(32)
+
+
+async def test_a_call_in_a_batch_is_still_on_its_way(tmp_path: Path) -> None:
+    with Ledger.create(tmp_path) as ledger:
+        run = RunRecorder(ledger, Caps(), NOTHING)
+        numbers = [await reserve(unit(run)) for _ in range(2)]
+        ledger.commit(begun(1, "nonce", "endpoint", "model", numbers[:1]))
+        began = time.time()
+        begin_start(ledger)
+        assert [row[1] for row in rows(tmp_path)] == ["sent", "lost"]
+        assert began <= ledger.db.execute("SELECT begun FROM starts").fetchone()[0] <= time.time()
+
+
+@pytest.mark.parametrize(
+    ("total", "shown"),
+    [
+        (Spent(0, 0, 0, 5.0), "nothing paid"),
+        (Spent(PICO, 1200, 0, 0.0), "$1.00, 1,200 calls"),
+        (Spent(PICO, 3, 1, 0.0), "$1.00 and more at unknown prices, 3 calls"),
+        (Spent(0, 3, 3, 0.0), "price unknown, 3 calls"),
+    ],
+)
+def test_what_people_are_told(total: Spent, shown: str) -> None:
+    assert str(total) == shown
 
 
 def _reserve_and_hang(folder: Path) -> None:

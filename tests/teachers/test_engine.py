@@ -6,11 +6,12 @@ import asyncio
 import copy
 import json
 import pickle
+from contextlib import suppress
 from typing import Any
 
 import dspy
 import pytest
-from dspy.lm15 import RateLimitError
+from dspy.lm15 import Message, RateLimitError, Request
 from dspy.utils import exceptions as lm_errors
 from tenacity import RetryCallState, Retrying
 
@@ -219,3 +220,33 @@ def test_many_at_once_stay_within_the_connections(server: SimulatedTeacher) -> N
     assert len(calls) == 60 and not [a for a in answers if isinstance(a, Exception)]
     assert server.stats()["max_in_flight"] <= 10
     assert pickle.dumps(calls)
+
+
+@pytest.mark.parametrize("max_tokens", [16, 512])
+async def test_a_call_takes_of_the_limit_what_it_may_write_and_about_its_prompt(
+    server: SimulatedTeacher, max_tokens: int
+) -> None:
+    opened = open_teacher(config(server, tokens_per_minute=10**6, max_tokens=max_tokens))
+    async with opened.running() as lm:
+        engine = opened.engine(lm)
+        request = Request(model="sim-model", messages=(Message.user("x" * 3000),))
+        assert isinstance(engine, TeacherEngine)
+        _, bound = engine.outgoing(request)
+        with suppress(AnswerCut):
+            await engine.complete(request)
+        limits = engine._connections().limits
+        assert limits.tokens.taken == bound / 4 + max_tokens and limits.requests.taken == 1
+        assert limits.in_flight == 0
+        assert bound >= 3000
+
+
+async def test_a_bound_on_calls_at_once_is_kept_and_a_plain_one_is_32(server: SimulatedTeacher) -> None:
+    for settings, most in (({"concurrency": 3}, 3), ({}, 32)):
+        async with open_teacher(config(server, **settings)).running() as lm:
+            assert lm.direct_engine._connections().limits.most == most
+            assert lm.direct_engine._connections() is lm.direct_engine._connections()
+
+
+def test_what_asking_again_cannot_help_is_asked_once(server: SimulatedTeacher) -> None:
+    [error], [call] = ask(config(server, model="sim/missing-model", retries=2))
+    assert isinstance(error, lm_errors.LMUnsupportedModelError) and call.outcome == "http 404"

@@ -12,9 +12,9 @@ from dspy import lm15
 
 import refed_dspy
 from benchmarks.simulated import SimulatedTeacher
-from refed_dspy.errors import RunStopped, TeacherRefused
+from refed_dspy.errors import NoConnection, RunStopped, TeacherError, TeacherRefused
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.programs.lm_errors import StillLimited
+from refed_dspy.programs.lm_errors import NotReached, StillLimited
 from refed_dspy.teachers.pool import FIRST_OUTAGE, LONGEST_OUTAGE, Outage
 from tests.conftest import KEY_VARIABLE
 from tests.support.clocks import Clock
@@ -133,8 +133,15 @@ def test_a_teacher_that_is_down_is_probed_with_one_question_and_then_left_longer
     assert outage.may_ask()
     outage.end()
     assert not outage.down and outage.may_ask() and outage.may_ask()
-    clock.now += LONGEST_OUTAGE + 1
+    clock.now += LONGEST_OUTAGE
     assert outage.begin() and outage.seconds == FIRST_OUTAGE, "it was well for long"
+    clock.now += FIRST_OUTAGE
+    assert outage.may_ask()
+    outage.probe_again()
+    assert outage.may_ask() and not outage.may_ask(), "the question that probed it told nothing"
+    outage.end()
+    clock.now += FIRST_OUTAGE - 1
+    assert outage.begin() and outage.seconds == 2 * FIRST_OUTAGE, "it was well for a moment"
 
 
 @pytest.mark.parametrize(
@@ -203,3 +210,39 @@ def test_the_same_question_asked_twice_at_once_is_paid_for_once(tmp_path: Path) 
 
         asyncio.run(twice())
     assert sum(len(writer.requests) for writer in writers) == 5
+
+
+@pytest.mark.parametrize(("answered", "error"), [(True, NoConnection), (False, TeacherError)])
+def test_where_none_can_be_reached_it_is_a_mistake_only_if_none_ever_was(
+    tmp_path: Path, answered: bool, error: type[Exception]
+) -> None:
+    writers, reached = [Writer(), Writer()], [answered]
+    for writer in writers:
+        writer.on_request = lambda request: None if reached[0] else NotReached("it is away", model="m")
+    with Ledger.create(tmp_path / "run") as ledger:
+        session, ask_pool = at_session(ledger, writers, Clock())
+
+        async def scenario() -> None:
+            async with session.running():
+                if answered:
+                    await ask_pool(0)  # one of the two answers
+                reached[0] = False
+                with pytest.raises(error, match="it is away"):
+                    await ask_pool(1)
+
+        asyncio.run(scenario())
+    assert sum(len(writer.requests) for writer in writers) == 2 + answered
+
+
+def test_people_are_shown_the_tokens_of_all_answers(tmp_path: Path) -> None:
+    with Ledger.create(tmp_path / "run") as ledger:
+        session, ask_pool = at_session(ledger, [Writer(), Writer()], Clock())
+
+        async def scenario() -> None:
+            async with session.running():
+                for number in range(3):
+                    await ask_pool(number)
+
+        asyncio.run(scenario())
+        progress = session.progress
+        assert (progress.prompt_tokens, progress.completion_tokens, progress.in_flight) == (300, 60, 0)

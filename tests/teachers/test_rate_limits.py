@@ -8,7 +8,16 @@ from contextlib import suppress
 
 import pytest
 
-from refed_dspy.teachers.rate_limits import FIRST_WINDOW, LONGEST_PAUSE, PATIENCE, RateLimits, Slot
+from refed_dspy.teachers.rate_limits import (
+    FIRST_WINDOW,
+    LONGEST_PAUSE,
+    MIN_REFUSALS,
+    PATIENCE,
+    RateLimits,
+    Slot,
+    WaitTooLong,
+    current_slot,
+)
 from tests.support.clocks import Clock, settle_down, virtual_limits, virtually
 
 # --- the window
@@ -193,6 +202,58 @@ def test_a_limit_that_is_used_up_is_told_and_told_again_after_an_answer(caplog: 
     assert [record.getMessage() for record in caplog.records] == ["there: its rate limit is used up; waiting 40 s"] + [
         "there: its rate limit is used up; waiting 50 s"
     ] * 2
+
+
+async def test_few_refusals_are_not_hopeless_however_long_they_took() -> None:
+    clock = Clock()
+    limits = RateLimits(4, clock=clock, rng=random.Random(0))
+    for number in range(MIN_REFUSALS):
+        assert not limits.hopeless
+        limits.refused((await slots(limits, 1))[0], None)
+        clock.now += PATIENCE if number else PATIENCE + 1
+    assert limits.hopeless
+    limits.ended(*await slots(limits, 1))
+    assert not limits.hopeless, "something else than a refusal came"
+
+
+async def test_refusals_at_random_shrink_the_window_by_half_their_share() -> None:
+    clock = Clock()
+    limits = RateLimits(FIRST_WINDOW, clock=clock, rng=random.Random(0))
+    for _ in range(3):
+        limits.went_well(*await slots(limits, 1))
+    clock.now += 1
+    limits.refused((await slots(limits, 1))[0], None)
+    assert limits.window == FIRST_WINDOW * (1 - 1 / 4 / 2)
+
+
+async def test_headers_are_of_the_moment_in_which_their_call_was_sent() -> None:
+    clock = Clock()
+    limits = RateLimits(8, clock=clock)
+    first, second = await limits.acquire(100), await limits.acquire(30)
+    limits.sent(second)
+    limits.sent(first)
+    third = await limits.acquire(7)
+    limits.sent(third)
+    current_slot.set(first)
+    clock.now += 2
+    told = {"limit-requests": "60", "remaining-requests": "10", "limit-tokens": "600", "remaining-tokens": "100"}
+    limits.learn({f"x-ratelimit-{name}": value for name, value in told.items()})
+    assert limits.requests.left == 10 + 2 * 1 - 1, "one request was sent since"
+    assert limits.tokens.left == 100 + 2 * 10 - 7
+    assert (limits.requests.taken, limits.tokens.taken, limits.in_flight) == (3, 137, 3)
+
+
+def test_a_limit_that_is_used_up_for_long_refuses_who_needs_it_and_lets_others_in() -> None:
+    async def main() -> None:
+        limits = virtual_limits()
+        limits.tokens.learn(limit=1000, left=10, reset=86_400)
+        asked = [asyncio.create_task(limits.acquire(tokens)) for tokens in (500, 5)]
+        await settle_down()
+        with pytest.raises(WaitTooLong, match=r"allows nothing more for 7.. minutes"):
+            await asked[0]
+        assert asked[1].done() and limits.in_flight == 1
+
+    virtually(main)
 
 
 # --- who waits

@@ -13,7 +13,7 @@ from typing import Any
 
 import dspy
 import pytest
-from dspy.lm15 import Request
+from dspy.lm15 import Message, Request
 
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy.errors import ConfigError
@@ -24,7 +24,9 @@ from refed_dspy.ledger.spending import spent
 from refed_dspy.programs.adapter import SchemaAdapter
 from refed_dspy.programs.asking import about
 from refed_dspy.programs.lm_errors import InTransit
+from refed_dspy.programs.question import Question
 from refed_dspy.teachers import open_teacher
+from refed_dspy.teachers.recorded import Asked
 from refed_dspy.teachers.recorded_lm import RecordedLM, recorded_lm
 from refed_dspy.teachers.session import LEAN
 from tests.support.asking import ask
@@ -252,3 +254,8 @@ async def test_equal_requests_of_two_stages_and_items_are_one_call_and_both_have
     assert len({answer.answer for answer in answers}) == 1 == len(of.requests)
     assert rows(tmp_path, "SELECT stage, item FROM calls") == [("a", "1")]
     assert set(rows(tmp_path, "SELECT stage, item FROM asked")) == {("a", "1"), ("b", "1"), ("a", "2")}
+
+
+def test_half_a_surrogate_pair_in_an_answer_can_be_stored() -> None:
+    asked = Asked(Request(model="m", messages=(Message.user("?"),)), Question("stage", "item"), 0, None)
+    assert asked.checked("a\ud800b").text == "a?b"

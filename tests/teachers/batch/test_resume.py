@@ -16,7 +16,7 @@ import pytest
 
 import refed_dspy
 from benchmarks.simulated import SimulatedTeacher
-from refed_dspy.ledger.batches import left_batches
+from refed_dspy.ledger.batches import all_batches, left_batches
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.spending import spent
 from tests.support.killed_starts import TEXTS, called_off, goes_on, killed_at, killed_waiting
@@ -59,6 +59,8 @@ async def test_before_the_service_answers_its_nonce_tells_whether_it_is_there(
         assert left["name"] is None and left["calls"] == len(TEXTS) and spent(ledger).cost > len(TEXTS) * COST
     await goes_on(folder, service)
     assert len(service.sent) == 1 and states(folder) == (["completed"] if there else ["not sent", "completed"])
+    with Ledger.read(folder) as ledger:
+        assert all_batches(ledger)[-1]["name"] == "batch-0", "a third start need not look for it"
 
 
 @pytest.mark.slow

@@ -1,0 +1,39 @@
+"""A request that waits in a batch: what is known of it at each moment; and the log where there is no ledger."""
+
+from __future__ import annotations
+
+import pytest
+
+from refed_dspy.teachers.batch.request import NullBatchLog, PendingRequest, Unanswered, current_request
+
+
+async def test_what_is_known_of_a_request_as_its_answer_comes_or_does_not() -> None:
+    waiting, answered, cancelled, free, billed, broken = (PendingRequest(number) for number in range(6))
+    answered.answer.set_result("{}")
+    cancelled.answer.cancel()
+    for pending, error in ((free, Unanswered("x")), (billed, Unanswered("x", billed=True)), (broken, ValueError())):
+        pending.answer.set_exception(error)
+        assert pending.answer.exception() is error
+    requests = (waiting, answered, cancelled, free, billed, broken)
+    assert [pending.came for pending in requests] == [False, True, False, False, False, False]
+    assert [pending.billed for pending in requests] == [False, False, False, False, True, False]
+    assert not any(pending.sent or pending.held or pending.line for pending in requests)
+    assert len({*requests}) == 6, "two requests are never the same"
+    assert current_request.get() is None
+
+
+def test_why_there_is_no_answer_is_told() -> None:
+    error = Unanswered("expired")
+    assert (error.why, error.billed) == ("expired", False) and "ended without an answer: expired" in str(error)
+
+
+@pytest.mark.parametrize("of", [("endpoint", "model")])
+def test_without_a_ledger_nothing_is_kept_and_nothing_else_is_in_flight(of: tuple[str, str]) -> None:
+    log = NullBatchLog()
+    assert (log.in_flight_elsewhere, log.stopping) == (0, False)
+    first, second = log.begin(*of, "a", [1, 2]), log.begin(*of, "b", [3])
+    assert (first.id, first.nonce, first.name, first.numbers) == (1, "a", None, (1, 2)) and second.id == 2
+    log.park(1)
+    log.arrived({1: "{}"})
+    assert log.unclaimed(*of) == {} and log.under_way(*of) == ()
+    assert not log.has_answered(*of) and log.trackers == {}
