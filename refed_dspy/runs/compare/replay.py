@@ -9,7 +9,7 @@ from typing import Any
 
 from refed_dspy.errors import RowError
 from refed_dspy.ledger.instructions import kept_instructions, opened_references, tried_in_vain
-from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.ledger.ledger import Ledger, damaged
 from refed_dspy.programs.judges import Graded, Verdict
 from refed_dspy.programs.side_by_side import SideBySide
 from refed_dspy.records import Reference, Sample
@@ -114,5 +114,7 @@ class _Reader:
     async def answered(self, index: int, reference: Reference, text: str, item: str) -> ComparedAnswers:
         """What each program made of an instruction, and the judge's verdicts and grades."""
         made = await self.written(index, reference, text, item)
+        if self.side_by_side.against not in made.samples:
+            raise damaged(self.replay.ledger.path, f"row {item} has no answer")
         verdicts, grades = await self.side_by_side.judged(text, made.samples, item)
         return replace(made, verdicts=verdicts, grades=grades)
