@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from refed_dspy.ledger.candidates import load_candidates
-from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.ledger.ledger import Ledger, damaged
 from refed_dspy.optimizers.agreement import JudgeReport
 from refed_dspy.optimizers.proof import Proof
 from refed_dspy.optimizers.result import Compiled, best_program, compiled, files_of, write_files
@@ -15,25 +17,37 @@ from refed_dspy.optimizers.spec import CompileSpec
 from refed_dspy.optimizers.steps import CompileOutcome
 
 
+@dataclass(frozen=True)
+class Ended:
+    """A compile's outcome as its ledger keeps it: candidates by their digests."""
+
+    baseline: str
+    best: str
+    estimate: dict[str, Any]
+    proof: Proof
+    champion: str | None = None
+    judge: JudgeReport | None = None
+
+
 def ended_outcome(folder: Path, ledger: Ledger, spec: CompileSpec) -> Compiled | None:
     """The outcome of the compile in `folder`; None where it has not ended, or where another name or
     `accept_longer` is asked for now: then it is gone over again, from its recorded answers.
 
-    A file that is missing in the folder is written again. Raises RunStopped where it cannot be written.
+    A file that is missing in the folder is written again. Raises RunStopped where it cannot be written, RunDirError
+    where the outcome is damaged.
     """
     manifest, facts = ledger.meta("outcome") or {}, ledger.meta("ended")
-    settings = spec.settings
-    if facts is None or (manifest["name"], facts["proof"]["accept_longer"]) != (settings.name, settings.accept_longer):
+    if facts is None:
         return None
     candidates = {candidate.digest: candidate for candidate in load_candidates(ledger)}
-    outcome = CompileOutcome(
-        baseline=candidates[facts["baseline"]],
-        best=candidates[facts["best"]],
-        estimate=facts["estimate"],
-        proof=TypeAdapter(Proof).validate_python(facts["proof"]),
-        champion=facts["champion"],
-        judge=TypeAdapter(JudgeReport | None).validate_python(facts["judge"]),
-    )
+    try:
+        ended = TypeAdapter(Ended).validate_python(facts)
+        if (manifest["name"], ended.proof.accept_longer) != (spec.settings.name, spec.settings.accept_longer):
+            return None
+        baseline, best = candidates[ended.baseline], candidates[ended.best]
+    except (ValidationError, KeyError):
+        raise damaged(ledger.path, "the compile's outcome is damaged") from None
+    outcome = CompileOutcome(baseline, best, ended.estimate, ended.proof, champion=ended.champion, judge=ended.judge)
     made = compiled(folder, outcome, best_program(folder, spec, outcome), manifest)
     write_files(folder, {name: text for name, text in files_of(spec, made).items() if not (folder / name).exists()})
     return made
