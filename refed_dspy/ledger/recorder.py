@@ -94,7 +94,7 @@ class CallRecorder:
 
     def __init__(self, run: RunRecorder, key: Key, rank: int, seed: int) -> None:
         self.run, self.key, self.rank = run, key, rank
-        self.seed: int | None = seed
+        self.seed = seed
         """The seed to send to a teacher that takes one."""
         self.calls: list[Call] = []
         self.unwritten: list[Call] = []

@@ -209,8 +209,7 @@ class RecordedTeacher:
             self.progress.in_flight -= 1
             self._count(recorder.calls)
         self.failures.paid = True
-        endpoint = recorder.calls[-1].endpoint if recorder.calls else self.teacher.endpoint
-        rows = [*answered(key, answer, endpoint, recorder.take()), *self.recorder.recovered(key.digest)]
+        rows = [*answered(key, answer, self.teacher.endpoint, recorder.take()), *self.recorder.recovered(key.digest)]
         self._settled.add(key.digest)  # before the wait: whoever is cancelled in it has had the answer written
         await self.recorder.group.commit(rows)
         self.failures.answered(key.stage)
@@ -250,7 +249,7 @@ class RecordedTeacher:
                 if tries == self.teacher.malformed_retries or self.recorder.stopping:
                     raise
                 tries += 1
-                recorder.seed = (recorder.seed or 0) + 1
+                recorder.seed += 1
 
     async def _ask_once(self, asked: Asked) -> Response:
         """One try. Raises this package's errors."""
