@@ -27,7 +27,7 @@ from refed_dspy.programs.judges import PairwiseJudge, Verdict
 from refed_dspy.programs.saved import program_digests
 from refed_dspy.teachers import Teacher, open_teacher
 from refed_dspy.teachers.caps import CapSettings
-from refed_dspy.teachers.failures import ROWS_OWN, CallPolicy
+from refed_dspy.teachers.failures import CallPolicy
 from refed_dspy.teachers.work import Work
 
 DATA = Path(__file__).parents[2] / "shared/data"
@@ -45,7 +45,7 @@ def work_of(teacher: Teacher, judge: PairwiseJudge, pairs: int, report: bool) ->
         models={"judge": teacher},
         size=pairs,
         caps=CapSettings(max_cost=None, max_calls=None, max_minutes=1e-9 if report else math.inf),
-        policy=CallPolicy(uncounted=ROWS_OWN),
+        policy=CallPolicy(),
     )
 
 

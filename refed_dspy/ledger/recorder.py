@@ -39,7 +39,7 @@ class RunRecorder:
         self.calls_a_sample = calls_a_sample
         self.group = GroupCommit(ledger)
         self.budget = Budget(caps, before.cost, before.calls)
-        self.batches = BatchLog(self.group, self.budget, lambda: self.stopping)
+        self.batches = BatchLog(self.group, self.budget, lambda: self.stopping or self.ended is not None)
         self.ended: RefedError | None = None
         """What ended the work: a call that waits for a slot or for money raises it instead of beginning."""
         self.stopping = False
@@ -48,6 +48,8 @@ class RunRecorder:
         """Keys that were answered, or failed for good."""
         self.passing = ledger.passing_failures()
         """Keys of failures in the ledger that an answer removes."""
+        self.failed_before = frozenset(self.passing)
+        """Those of earlier starts."""
         self.single_flight = SingleFlight()
         """By key: equal requests at once are one."""
         self.out_of_time = False

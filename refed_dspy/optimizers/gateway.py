@@ -52,7 +52,7 @@ class Gateway:
     ) -> None:
         self.ledger, self.recorder, self.loop = ledger, recorder, loop
         self.models = {
-            role: CompileTeacher(self, role, teacher, CallPolicy(seed, uncounted=UNCOUNTED.get(role, ROWS_OWN)))
+            role: CompileTeacher(self, role, teacher, CallPolicy(seed, uncounted=UNCOUNTED.get(role, ())))
             for role, teacher in teachers.items()
         }
         """Role → its recorded teacher."""
@@ -207,6 +207,10 @@ class CompileTeacher(RecordedTeacher):
         except (TeacherError, RunStopped) as error:
             gateway.stop(error)
             raise
+        except asyncio.CancelledError:  # it was waiting for its batch to be sent
+            if gateway.stop_error is None or gateway.closed:
+                raise
+            raise CapReached("", reason=f"the compile is ending: {gateway.stop_error}") from None
 
     def _note_shared(self, key: Key) -> None:
         """Which candidates shared an answer is in no figure."""

@@ -23,7 +23,7 @@ from refed_dspy.programs.saved import program_digests
 from refed_dspy.reading import path_of
 from refed_dspy.records import digest, dollars
 from refed_dspy.teachers.caps import caps_of
-from refed_dspy.teachers.failures import ROWS_OWN, CallPolicy
+from refed_dspy.teachers.failures import CallPolicy
 from refed_dspy.teachers.judge import open_judge_model
 from refed_dspy.teachers.row_jobs import for_each_row, row_job
 from refed_dspy.teachers.work import Work
@@ -92,7 +92,7 @@ def measure_agreement(
         models={"judge": teacher},
         size=len(chosen),
         caps=caps_of(capped),
-        policy=CallPolicy(seed, uncounted=ROWS_OWN),
+        policy=CallPolicy(seed),
         other="other verdicts",
         way_out="use a new --out",
     )

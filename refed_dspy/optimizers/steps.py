@@ -262,7 +262,7 @@ class CompileSteps:
         if (error := self.gateway.stop_error) is not None:
             raise error
         for model in self.gateway.models.values():
-            self.gateway.read(lambda _, model=model: model.check_useful())  # type: ignore[misc]
+            self.gateway.read(lambda _, model=model: model.failures.check_useful())  # type: ignore[misc]
 
 
 def _samples(prediction: Any) -> int:

@@ -22,7 +22,7 @@ from refed_dspy.programs.saved import program_digests
 from refed_dspy.records import PICO, DataRow, digest
 from refed_dspy.teachers import Teacher
 from refed_dspy.teachers.caps import caps_of
-from refed_dspy.teachers.failures import ROWS_OWN, CallPolicy
+from refed_dspy.teachers.failures import CallPolicy
 from refed_dspy.teachers.judge import in_role, open_judge_model
 from refed_dspy.teachers.recorded import Progress
 from refed_dspy.teachers.row_jobs import for_each_row, row_job
@@ -153,7 +153,7 @@ async def _wins(
         models={"judge": judge},
         size=len(rows),
         caps=caps_of(config),
-        policy=CallPolicy(config.seed, uncounted=ROWS_OWN),
+        policy=CallPolicy(config.seed),
     )
     async with row_job(folder, work, on_progress) as session:
 

@@ -7,7 +7,7 @@ where there are fewer calls, a model that failed on each of them.
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from refed_dspy.errors import (
@@ -27,7 +27,9 @@ RECENT = 50
 DEFAULT_SHARE = 0.5
 """Of a work's last calls, where its settings name no `max_failure_share`."""
 ROWS_OWN = (RefusedAnswer, TooLong)
-"""Failures that say something of a row's text, and nothing of the model, once it has answered others."""
+"""Failures that say something of a row's text, and nothing of a judge, once it has answered others."""
+JUDGING = {"judge", "reflection"}
+"""Roles of models that write about texts, each of which may be odd."""
 
 
 @dataclass(frozen=True)
@@ -35,9 +37,9 @@ class CallPolicy:
     """How a model is asked in one work: the `seed` of its calls, and the share of failures that ends the work.
 
     `max_failure_share`: None where it is no setting of the work; then it is DEFAULT_SHARE. `uncounted`: the kinds of
-    failures that do not count once a stage has an answer. `depth`: stage → how deep in the program it is. Where the
-    budget runs short the deepest stage goes first, since it finishes samples; a stage that is not named goes before all
-    that are.
+    failures that do not count once a stage has an answer, besides ROWS_OWN for models that judge. `depth`: stage → how
+    deep in the program it is. Where the budget runs short the deepest stage goes first, since it finishes samples; a
+    stage that is not named goes before all that are.
     """
 
     seed: int = 0
@@ -47,10 +49,12 @@ class CallPolicy:
 
 
 class Failures:
-    """The failures of one model's calls in this start, by stage. `role` is what the model is, for messages."""
+    """The failures of one model's calls in this start, by stage. `role` is what the model is, for messages too;
+    `ever_answered` says whether any start had an answer in these stages."""
 
-    def __init__(self, role: str, policy: CallPolicy) -> None:
-        self.role, self.policy = role, policy
+    def __init__(self, role: str, policy: CallPolicy, ever_answered: Callable[[Iterable[str]], bool]) -> None:
+        self.role, self._share, self._ever_answered = role, policy.max_failure_share, ever_answered
+        self._uncounted = (*policy.uncounted, *(ROWS_OWN if role in JUDGING else ()))
         self._recent: defaultdict[str, deque[bool]] = defaultdict(lambda: deque(maxlen=RECENT))
         self._answered: set[str] = set()
         self._last: RowError | None = None
@@ -68,24 +72,22 @@ class Failures:
         RunStopped."""
         self._last, self._failed = error, self._failed + 1
         recent = self._recent[stage]
-        if stage in self._answered and isinstance(error, self.policy.uncounted):
+        if isinstance(error, self._uncounted) and (stage in self._answered or self._ever_answered([stage])):
             return
         recent.append(False)
         if not self._answered and self._failed >= LEAST_CALLS:
             raise self._error(f"{self.role}: the first {self._failed} calls failed", "") from error
-        failed, share = recent.count(False), self.policy.max_failure_share
+        failed, share = recent.count(False), self._share
         if len(recent) < LEAST_CALLS or failed / len(recent) < (share or DEFAULT_SHARE):
             return
         remedy = f", or raise max_failure_share ({share:g})" if share is not None and share < 1 and self.paid else ""
         raise self._error(f"{stage} failed in {failed} of its last {len(recent)} calls", remedy) from error
 
-    def useless(self) -> tuple[set[str], RefedError] | None:
-        """The stages in which every call failed, and the error that says so; None where the model was of use, or was
-        not asked."""
-        if self._last is None or self._answered:
-            return None
-        calls = f"all {self._failed} calls" if self._failed > 1 else "the only call"
-        return set(self._recent), self._error(f"{self.role}: {calls} failed", "")
+    def check_useful(self) -> None:
+        """Raises TeacherError or RunStopped where every call failed, and no start had an answer in their stages."""
+        if self._last is not None and not self._answered and not self._ever_answered(self._recent):
+            calls = f"all {self._failed} calls" if self._failed > 1 else "the only call"
+            raise self._error(f"{self.role}: {calls} failed", "")
 
     def not_reached(self, error: NoConnection) -> TeacherError:
         """An endpoint that never answered is not one row's bad luck."""

@@ -18,7 +18,17 @@ from typing import Any
 
 from dspy.lm15 import Config, Request, Response
 
-from refed_dspy.errors import EndpointBusy, NoAnswer, NoConnection, RefedError, RowError, TeacherError, one_line
+from refed_dspy.errors import (
+    EndpointBusy,
+    NoAnswer,
+    NoConnection,
+    RefedError,
+    RowError,
+    TeacherError,
+    TooLong,
+    UnfitRequest,
+    one_line,
+)
 from refed_dspy.ledger.batches import unsettled_calls
 from refed_dspy.ledger.recorder import CallRecorder
 from refed_dspy.ledger.statements import Answer, Key
@@ -27,64 +37,23 @@ from refed_dspy.programs.fast_path import ByIdentity
 from refed_dspy.programs.lm_errors import in_transit
 from refed_dspy.records import digest
 from refed_dspy.teachers.by_stage import ANY, TeachersByStage
+from refed_dspy.teachers.failures import LEAST_CALLS
 from refed_dspy.teachers.foreign import text_of
+from refed_dspy.teachers.outage import Outage
 from refed_dspy.teachers.recorded import Asked, RecordedTeacher, key_function, remembered, response_of
 
 log = logging.getLogger("refed_dspy.teachers")
-FIRST_OUTAGE, LONGEST_OUTAGE = 30.0, 900.0
-"""Seconds for which a teacher that went down is not asked: twice as long each time, up to a quarter of an hour."""
-_PASSING = (NoAnswer, EndpointBusy, TeacherError)
-"""Errors after which another teacher is asked."""
-
-
-class Outage:
-    """Whether one teacher is down, and when it is tried again. Times are the clock's, in seconds."""
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self.seconds = 0.0
-        """How long it is not asked in this outage, or was not in the last one."""
-        self._until: float | None = None
-        self._recovered = -math.inf
-        self._probing = False
-
-    @property
-    def down(self) -> bool:
-        return self._until is not None
-
-    def may_ask(self) -> bool:
-        """Whether to ask it: it is up, or its time is over and this is the one question that probes it."""
-        if self._until is None:
-            return True
-        if self._probing or self._clock() < self._until:
-            return False
-        self._probing = True
-        return True
-
-    def begin(self) -> bool:
-        """It did not answer. Returns whether it was up until now. An outage soon after the last one is longer."""
-        now, was_up = self._clock(), self._until is None
-        if not was_up and not self._probing:
-            return False  # it was asked before it went down
-        lately = not was_up or now - self._recovered < self.seconds
-        self.seconds = min(LONGEST_OUTAGE, 2 * self.seconds) if lately else FIRST_OUTAGE
-        self._until, self._probing = now + self.seconds, False
-        return was_up
-
-    def end(self) -> None:
-        """It answered."""
-        self._until, self._probing, self._recovered = None, False, self._clock()
-
-    def probe_again(self) -> None:
-        """The question that probed it ended before it answered or failed."""
-        self._probing = False
+_PASSING = (NoAnswer, EndpointBusy, TeacherError, UnfitRequest)
+"""Errors after which another teacher is asked; but a request that is too long for one is its row's failure."""
+FEW = 3
+"""So many refusals (400) in a row of a teacher that had answered are its own fault; fewer may be the requests'."""
 
 
 class PooledTeacher(RecordedTeacher):
     """The RecordedTeacher of a pool's member: another may answer a question that it did not answer."""
 
     async def _failed(self, key: Key, error: RowError, recorder: CallRecorder) -> None:
-        if isinstance(error, _PASSING):
+        if isinstance(error, _PASSING) and not isinstance(error, TooLong):
             recorder.write()
         else:
             await super()._failed(key, error, recorder)
@@ -101,6 +70,8 @@ class PoolMember:
         self.shown = f"{teacher.model} at {teacher.endpoint}"
         names = {teacher.model, *([str(config.model or config.gguf)] if config else [])}
         self._served = any((name, teacher.endpoint) in served for name in names)
+        self._refused = 0
+        """How many requests it refused (400), one after another."""
 
     @property
     def proved(self) -> bool:
@@ -116,16 +87,22 @@ class PoolMember:
 
         try:
             answer = await self.recorded.recorder.single_flight.share(key.digest, first)
-        except _PASSING:
+        except RowError as error:
+            if isinstance(error, TooLong) or not isinstance(error, _PASSING):  # an answer, if an unusable one
+                self._answered(was_down)
             raise
-        except RowError:  # an answer, if an unusable one
-            self._answered(was_down)
+        except _PASSING:
             raise
         except BaseException:
             self.outage.probe_again()
             raise
         self._answered(was_down)
         return answer
+
+    def refuses_all(self) -> bool:
+        """Whether one more refusal says that it is not the request that is at fault."""
+        self._refused += 1
+        return self._refused >= (FEW if self.proved else LEAST_CALLS)
 
     def went_down(self, error: RefedError) -> None:
         """Do not ask it for a while."""
@@ -140,6 +117,7 @@ class PoolMember:
 
     def _answered(self, was_down: bool) -> None:
         """It answered. `was_down`: it was down when it was asked."""
+        self._refused = 0
         if was_down and self.outage.down:
             self.outage.end()
             log.warning("%s answers again", self.shown)
@@ -227,7 +205,11 @@ class Pool:
         for member in self._candidates(asked, of_member):
             try:
                 answer = await member.ask(asked, of_member[member.id])
+            except TooLong:
+                raise
             except _PASSING as error:
+                if self._recorder.ended is not None:
+                    raise self._recorder.ended from error
                 self._check_outage(member, error)
                 failed = member, error
             else:
@@ -269,9 +251,11 @@ class Pool:
 
     def _check_outage(self, member: PoolMember, error: RefedError) -> None:
         """Note that a member is down. Raises TeacherError for one that refuses and never answered."""
-        others = len(self._members) > 1
+        others, refused = len(self._members) > 1, isinstance(error, UnfitRequest)
+        if refused and not (others and member.refuses_all()):
+            return
         # A refusal by one that never answered is a mistake in its settings, no outage.
-        if isinstance(error, TeacherError) and not (others and member.proved):
+        if (refused or isinstance(error, TeacherError)) and not (others and member.proved):
             raise TeacherError(f"{member.shown}: {error}") from error
         if others:
             member.went_down(error)

@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from hashlib import sha256
 from typing import Any
 
@@ -126,7 +126,7 @@ class RecordedTeacher:
         """What the model is in this session, for messages."""
         self.engine: Engine | None = None
         """What sends its requests, while it runs."""
-        self.seed, self.failures = policy.seed, Failures(role, policy)
+        self.seed, self.failures = policy.seed, Failures(role, policy, partial(ever_answered, ledger))
         self._reused_from = reused_from
         self.key = key_function(teacher.identity, teacher.settings)
         """Asked → its key in the ledger."""
@@ -209,10 +209,10 @@ class RecordedTeacher:
             self.progress.in_flight -= 1
             self._count(recorder.calls)
         self.failures.paid = True
+        self.failures.answered(key.stage)  # before the wait: others fail meanwhile
         rows = [*answered(key, answer, self.teacher.endpoint, recorder.take()), *self.recorder.recovered(key.digest)]
         self._settled.add(key.digest)  # before the wait: whoever is cancelled in it has had the answer written
         await self.recorder.group.commit(rows)
-        self.failures.answered(key.stage)
         return answer
 
     async def _failed(self, key: Key, error: RowError, recorder: CallRecorder) -> None:
@@ -225,9 +225,11 @@ class RecordedTeacher:
 
     async def fail(self, key: Key, error: RowError, calls: Sequence[Call] = ()) -> None:
         """The request ends with `error`. Raises as `Failures.failed` where too many did."""
+        # A row that an earlier start saw refused may be at fault itself.
+        again = isinstance(error, UnfitRequest) and key.digest in self.recorder.failed_before
         (self._settled if error.final else self.recorder.passing).add(key.digest)
         try:  # counted at once: calls that wait for a slot must hear of it before they begin
-            if not isinstance(error, MalformedAnswer):  # each try of those was counted
+            if not again:
                 self._count_failure(key.stage, error)
         finally:
             await self.recorder.group.commit(failed(key, error.kind, error.reason, error.final, calls))
@@ -245,9 +247,9 @@ class RecordedTeacher:
             except MalformedAnswer as error:
                 recorder.rename_last(error.kind)
                 recorder.write()
-                self._count_failure(asked.question.stage, error)
                 if tries == self.teacher.malformed_retries or self.recorder.stopping:
                     raise
+                self._count_failure(asked.question.stage, error)
                 tries += 1
                 recorder.seed += 1
 
@@ -281,13 +283,6 @@ class RecordedTeacher:
         except (TeacherError, RunStopped) as ended:
             self.recorder.ended = ended
             raise
-
-    def check_useful(self) -> None:
-        """Raises TeacherError or RunStopped where every call failed, and no start had an answer in their stages."""
-        if (useless := self.failures.useless()) is not None:
-            stages, error = useless
-            if not ever_answered(self.ledger, stages):
-                raise error
 
 
 def key_function(identity: Mapping[str, Any], settings: Mapping[str, Any]) -> Callable[[Asked], Key]:

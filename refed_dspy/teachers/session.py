@@ -144,7 +144,7 @@ class Session:
                     ) from None
                 self.cap_reached = reached or CapReached("max_minutes")
             for recorded in dict.fromkeys(self.recorded_teachers.values()):
-                recorded.check_useful()
+                recorded.failures.check_useful()
         except NothingKept:
             raise
         except (TeacherError, RunStopped, RowError) as error:  # a RowError here: the work cannot do without that row

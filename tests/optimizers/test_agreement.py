@@ -29,7 +29,7 @@ from refed_dspy.programs.judges import OVERALL, RESPONSE_CRITERIA, Criterion, Pa
 from refed_dspy.programs.lm_errors import AnswerCut, NotReached
 from refed_dspy.teachers import open_teacher
 from refed_dspy.teachers.caps import CapSettings
-from refed_dspy.teachers.failures import ROWS_OWN, CallPolicy
+from refed_dspy.teachers.failures import CallPolicy
 from refed_dspy.teachers.work import Work
 from tests.support.scripted_engine import Answer, Writer, fake_lm
 
@@ -78,7 +78,7 @@ def judged_by(writer: Writer, pairs: list[Pair], folder: Path) -> list[Verdict]:
     """The verdicts on `pairs`, in their order."""
     teacher = open_teacher(fake_lm(writer))
     caps = CapSettings(max_cost=None, max_calls=None, max_minutes=None)
-    policy = CallPolicy(uncounted=ROWS_OWN)
+    policy = CallPolicy()
     work = Work(kind="agreement", identity={}, models={"judge": teacher}, size=len(pairs), caps=caps, policy=policy)
     verdicts, stopped = asyncio.run(judge_pairs(PairwiseJudge(), pairs, folder, work))
     assert stopped == ""

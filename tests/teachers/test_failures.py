@@ -28,6 +28,11 @@ from refed_dspy.teachers.failures import LEAST_CALLS, RECENT, ROWS_OWN, CallPoli
 from tests.support.scripted_engine import Writer, fake_lm, references
 
 
+def failures_of(role: str, policy: CallPolicy = CallPolicy(), *stages: str) -> Failures:  # noqa: B008
+    """`stages`: those that an earlier start had an answer in."""
+    return Failures(role, policy, lambda asked: bool(set(asked) & set(stages)))
+
+
 def error(kind: type[RowError] = NoAnswer, stage: str = "writing") -> RowError:
     return kind(stage, "1", "so it is")
 
@@ -39,7 +44,7 @@ def fails(failures: Failures, count: int, kind: type[RowError] = NoAnswer, stage
 
 @pytest.mark.parametrize("kind", [UnfitRequest, NoAnswer, MalformedAnswer, RefusedAnswer, TooLong])
 def test_the_first_twenty_calls_end_it_whatever_their_kind_and_stage(kind: type[RowError]) -> None:
-    failures = Failures("judge", CallPolicy(uncounted=ROWS_OWN))
+    failures = failures_of("judge")
     fails(failures, LEAST_CALLS - 1, kind)
     with pytest.raises(TeacherError if issubclass(kind, UnfitRequest) else RunStopped) as ended:
         fails(failures, 1, kind, "another stage")
@@ -47,7 +52,7 @@ def test_the_first_twenty_calls_end_it_whatever_their_kind_and_stage(kind: type[
 
 
 def test_after_an_answer_it_is_a_share_of_the_stages_last_calls() -> None:
-    failures = Failures("judge", CallPolicy())
+    failures = failures_of("judge")
     failures.answered("writing")
     fails(failures, LEAST_CALLS - 2)
     with pytest.raises(RunStopped, match="writing failed in 19 of its last 20 calls, the last one no answer"):
@@ -55,7 +60,7 @@ def test_after_an_answer_it_is_a_share_of_the_stages_last_calls() -> None:
 
 
 def test_long_ago_answers_do_not_count() -> None:
-    failures = Failures("teacher", CallPolicy(max_failure_share=0.5))
+    failures = failures_of("teacher", CallPolicy(max_failure_share=0.5))
     for _ in range(10 * RECENT):
         failures.answered("writing")
     fails(failures, RECENT // 2 - 1)
@@ -66,15 +71,15 @@ def test_long_ago_answers_do_not_count() -> None:
 
 
 def test_what_is_a_rows_own_does_not_count_once_others_are_answered() -> None:
-    failures = Failures("judge", CallPolicy(uncounted=ROWS_OWN))
+    failures = failures_of("judge")
     failures.answered("writing")
     for kind in ROWS_OWN:
         fails(failures, 2 * RECENT, kind)
-    assert failures.useless() is None
+    failures.check_useful()
 
 
 def test_one_stage_says_nothing_about_another() -> None:
-    failures = Failures("teacher", CallPolicy())
+    failures = failures_of("teacher")
     failures.answered("reading")
     fails(failures, LEAST_CALLS - 1)
     failures.answered("reading")
@@ -84,13 +89,23 @@ def test_one_stage_says_nothing_about_another() -> None:
 
 @pytest.mark.parametrize(("count", "words"), [(1, "the only call failed"), (3, "all 3 calls failed")])
 def test_fewer_calls_all_of_which_failed_are_useless(count: int, words: str) -> None:
-    failures = Failures("judge", CallPolicy())
-    assert failures.useless() is None
-    fails(failures, count)
-    useless = failures.useless()
-    assert useless is not None and useless[0] == {"writing"} and str(useless[1]).startswith(f"judge: {words}, ")
+    failures, resumed = failures_of("judge"), failures_of("judge", CallPolicy(), "writing")
+    for each in (failures, resumed):
+        each.check_useful()
+        fails(each, count)
+    with pytest.raises(RunStopped, match=f"judge: {words}, "):
+        failures.check_useful()
+    resumed.check_useful()
     failures.answered("reading")
-    assert failures.useless() is None
+    failures.check_useful()
+
+
+def test_answers_of_an_earlier_start_tell_whose_fault_a_failure_is() -> None:
+    policy = CallPolicy(uncounted=(MalformedAnswer,))
+    resumed = failures_of("teacher", policy, "writing")
+    fails(resumed, 2 * RECENT, MalformedAnswer)
+    with pytest.raises(RunStopped):
+        fails(failures_of("teacher", policy, "reading"), LEAST_CALLS, MalformedAnswer)
 
 
 # --- an endpoint that answers 400 to everything for a while, as some do to a wrong key

@@ -15,7 +15,7 @@ from benchmarks.simulated import SimulatedTeacher
 from refed_dspy.errors import NoConnection, RunStopped, TeacherError, TeacherRefused
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.programs.lm_errors import NotReached, StillLimited
-from refed_dspy.teachers.pool import FIRST_OUTAGE, LONGEST_OUTAGE, Outage
+from refed_dspy.teachers.outage import FIRST_OUTAGE, LONGEST_OUTAGE, Outage
 from tests.conftest import KEY_VARIABLE
 from tests.support.clocks import Clock
 from tests.support.scripted_engine import Writer
@@ -112,7 +112,7 @@ def test_a_model_that_writes_nothing_usable_ends_the_run_by_name(
     two: tuple[SimulatedTeacher, ...], tmp_path: Path
 ) -> None:
     two[1].control(faults={"malformed": 1.0})
-    with pytest.raises(RunStopped, match=r"20 of its last 20 calls.*check the teacher sim/other-model"):
+    with pytest.raises(RunStopped, match=r"teacher sim/other-model: the first 20 calls failed"):
         run(tmp_path / "run", 100, teacher=pool(two), max_failure_share=1.0)
 
 

@@ -23,7 +23,7 @@ from refed_dspy.runs.filter.apply import apply_filters
 from refed_dspy.runs.filter.result import OUTPUTS, Filtering, write_filtering
 from refed_dspy.teachers import Teacher
 from refed_dspy.teachers.caps import caps_of
-from refed_dspy.teachers.failures import ROWS_OWN, CallPolicy
+from refed_dspy.teachers.failures import CallPolicy
 from refed_dspy.teachers.judge import in_role, open_judge_model
 from refed_dspy.teachers.recorded import Progress
 from refed_dspy.teachers.row_jobs import for_each_row, row_job
@@ -134,7 +134,7 @@ def _work(models: Mapping[str, Teacher], rows: int, config: FilterRunConfig, ide
         models=models,
         size=rows,
         caps=caps_of(config),
-        policy=CallPolicy(config.seed, uncounted=ROWS_OWN),
+        policy=CallPolicy(config.seed),
     )
 
 
