@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import itertools
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from dspy import lm15
+from dspy.lm15 import Message, Request, Response
 
 import refed_dspy
 from benchmarks.simulated import SimulatedTeacher
@@ -22,10 +27,17 @@ from refed_dspy.errors import (
     TooLong,
     UnfitRequest,
 )
+from refed_dspy.ledger.budget import Caps
 from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.ledger.recorder import RunRecorder
+from refed_dspy.ledger.spending import begin_start, spent
+from refed_dspy.programs.lm_errors import AnswerCut
+from refed_dspy.programs.question import Question
 from refed_dspy.runs.result import Synthesis
+from refed_dspy.teachers import open_teacher
 from refed_dspy.teachers.failures import LEAST_CALLS, RECENT, ROWS_OWN, CallPolicy, Failures
-from tests.support.scripted_engine import Writer, fake_lm, references
+from refed_dspy.teachers.recorded import Asked, Progress, RecordedTeacher
+from tests.support.scripted_engine import Writer, fake_lm, references, response
 
 
 def failures_of(role: str, policy: CallPolicy = CallPolicy(), *stages: str) -> Failures:  # noqa: B008
@@ -159,3 +171,88 @@ def test_a_rows_own_refusal_is_final(tmp_path: Path, raised: Exception) -> None:
     asked = len(writer.requests)
     refed_dspy.synthesize(None, references(6), teacher=fake_lm(writer), run_dir=tmp_path / "run", size=20)
     assert len(writer.requests) == asked
+
+
+# --- what arrives together, and what failed before
+
+
+class Together:
+    """An engine that answers when all have asked: those of `cut` with half an answer."""
+
+    def __init__(self, cut: set[int]) -> None:
+        self.cut, self.all_asked = cut, asyncio.Event()
+
+    async def complete(self, request: Any) -> Response:
+        await self.all_asked.wait()
+        if int(request.messages[0].parts[0].text) in self.cut:
+            raise AnswerCut("cut")
+        return response("Fine.")
+
+
+async def test_answers_that_arrive_together_with_failures_count_at_once(tmp_path: Path) -> None:
+    """As those of a batch do: their commit comes later."""
+    engine = Together(cut=set(range(0, 100, 3)))
+    with Ledger.create(tmp_path) as ledger:
+        begin_start(ledger)
+        recorder = RunRecorder(ledger, Caps(), spent(ledger))
+        recorded = RecordedTeacher(ledger, recorder, open_teacher(fake_lm(Writer())), Progress(0))
+        recorded.engine = engine
+
+        async def ask(number: int) -> Any:
+            request = Request(model="m", messages=(Message.user(str(number)),))
+            return await recorded.answer(Asked(request, Question("writing", str(number))))
+
+        asked = [asyncio.create_task(ask(number)) for number in range(100)]
+        await asyncio.sleep(0.05)
+        engine.all_asked.set()
+        answers = await asyncio.gather(*asked, return_exceptions=True)
+        recorder.group.close()
+    assert recorder.ended is None
+    assert {type(each).__name__ for each in answers} == {"Answer", "CutAnswer"}
+
+
+def odd_rows(start: int) -> Writer:
+    """Refuses every tenth instruction, for good."""
+    writer = Writer()
+    writer.numbers = itertools.count(1_000 * start)
+
+    def refusal(request: Any) -> Any:
+        found = re.findall(r"Task (\d+): do it", str(request.messages[-1]))
+        odd = "response" in writer.fields(request)[0] and found and int(found[-1]) % 10 == 3
+        return lm15.InvalidRequestError("not accepted", status=400) if odd else None
+
+    writer.on_request = refusal
+    return writer
+
+
+def test_rows_that_an_earlier_start_saw_refused_do_not_end_the_next(tmp_path: Path) -> None:
+    for start, size in enumerate((250, 300)):
+        made = refed_dspy.synthesize(
+            None, references(12), teacher=fake_lm(odd_rows(start)), run_dir=tmp_path / "run", size=size
+        )
+        assert made.complete and len(made.failures) >= LEAST_CALLS
+
+
+def test_a_pools_member_that_refuses_everything_after_it_answered_is_an_outage(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for start, size in enumerate((40, 80)):
+        good, bad = Writer(), Writer()
+        for writer, first in ((good, 1_000), (bad, 5_000)):
+            writer.numbers = itertools.count(first * (start + 1))
+        if start:
+            bad.on_request = lambda _: lm15.InvalidRequestError("bad key", status=400)
+        teachers = [fake_lm(good, "fake/good"), fake_lm(bad, "fake/bad")]
+        made = refed_dspy.synthesize(None, references(12), teacher=teachers, run_dir=tmp_path / "run", size=size)
+        assert made.complete and not made.failures
+    assert len(bad.requests) < 40
+    assert "fake/bad at fake does not answer (bad key): its questions go to the others" in caplog.text
+
+
+def test_a_pools_member_that_refuses_from_the_start_ends_the_run(tmp_path: Path) -> None:
+    good, bad = Writer(), Writer()
+    bad.on_request = lambda _: lm15.InvalidRequestError("bad key", status=400)
+    teachers = [fake_lm(good, "fake/good"), fake_lm(bad, "fake/bad")]
+    with pytest.raises(RefedError, match=r"fake/bad at fake: .*bad key"):
+        refed_dspy.synthesize(None, references(12), teacher=teachers, run_dir=tmp_path / "run", size=200)
+    assert len(bad.requests) >= LEAST_CALLS
