@@ -145,7 +145,7 @@ def translated(error: LMError | AdapterParseError, question: Question) -> RefedE
     lm = question.lm or dspy.settings.lm
     know_settings(getattr(getattr(lm, "recorded", lm), "kwargs", None))
     know_environment()
-    reason = one_line(without_keys(getattr(error, "message", "") or str(error)))
+    reason = one_line(without_keys(str(getattr(error, "message", "") or error)))
     if isinstance(error, LMCapReached):
         return CapReached("", reason=reason)
     if isinstance(error, StillLimited):

@@ -133,8 +133,9 @@ def error_to_raise(error: LM15Error, endpoint: str, answered: bool) -> BaseExcep
     """The error to raise, without keys: one of `programs.lm_errors` where DSPy has no type for it."""
     if _is_filter(error):
         return AnswerRefused("declined by a content filter")
-    error.message = without_keys(error.message)
-    error.args = tuple(without_keys(arg) if isinstance(arg, str) else arg for arg in error.args)
+    # Some endpoints send a list or a number in the message's place.
+    error.message = without_keys(str(error.message))
+    error.args = tuple(without_keys_in(arg) for arg in error.args)
     if isinstance(error, TransportError) and isinstance(error.__cause__, ConnectError):
         return NotReached(f"{endpoint} cannot be reached: {error.message}")
     if error.status is not None and 300 <= error.status < 400:

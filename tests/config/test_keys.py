@@ -57,6 +57,16 @@ def test_every_cut_of_twelve_characters_is_taken_out_wherever_it_stands(key: str
         assert without_keys(f"({cut})") == f"({cut})", "a shorter one may be a word"
 
 
+def test_a_key_that_is_escaped_letter_by_letter_is_taken_out_and_the_rest_stays_json() -> None:
+    key = "sk-SECRET-aaaabbbbccccdddd0123"
+    know(key)
+    escaped = "".join(f"\\u{ord(letter):04x}" for letter in key)
+    for written in (escaped, escaped.upper().replace("\\U", "\\u"), key[:6] + escaped[36:]):
+        clean = json.loads(without_keys(f'{{"a": "{written} \\\\u0041 \\u00e9\\u0022"}}'))
+        assert clean == {"a": '[key] \\u0041 é"'}
+    assert without_keys('{"a": "\\u0041"}') == '{"a": "\\u0041"}'
+
+
 def test_several_keys_and_several_cuts_in_one_text() -> None:
     other = PLAIN[::-1]
     know(PLAIN)

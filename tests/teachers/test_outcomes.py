@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,8 +19,13 @@ from dspy.lm15 import (
     TransportError,
 )
 
+import refed_dspy
+from refed_dspy.errors import TeacherRefused
+from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.teachers.outcomes import as_text, is_overload, is_rate_limit, is_transient, outcome_of
-from tests.support.scripted_engine import response
+from tests.support.compiling import config
+from tests.support.recording_endpoint import listening
+from tests.support.scripted_engine import references, response
 
 
 @pytest.mark.parametrize(
@@ -61,3 +67,13 @@ def test_parsed_values_become_text_beside_other_text(values: list[Any]) -> None:
     read = as_text(replace(given, message=Message(role="assistant", parts=parts)))
     texts = [part.text for part in read.message.parts if isinstance(part, TextPart)]
     assert texts == ["first", *(json.dumps(value, ensure_ascii=False) for value in values)]
+
+
+@pytest.mark.parametrize("message", [["a", "b"], 7, {"odd": "one"}, None, True])
+def test_an_errors_message_that_is_no_text_is_an_error_like_any_other(message: Any, tmp_path: Path) -> None:
+    endpoint: Any
+    with listening(lambda _: (400, {"error": {"message": message}})) as endpoint, pytest.raises(TeacherRefused):
+        refed_dspy.synthesize(None, references(2), size=2, teacher=config(endpoint, retries=0), run_dir=tmp_path)
+    with Ledger.read(tmp_path) as ledger:
+        outcomes = ledger.db.execute("SELECT DISTINCT outcome, cost FROM calls").fetchall()
+    assert outcomes == [("http 400", 0)]
