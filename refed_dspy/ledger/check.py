@@ -16,6 +16,8 @@ MOST = 2**63 - 1
 """No whole number of a ledger is larger: SQLite has none."""
 LATEST = 1e11
 """No fraction of a ledger, a time in seconds say, is as large."""
+_CALLERS = {"score", "repetition"}
+"""Columns of numbers that a caller gives (a filter's or a metric's score, a `rollout_id`): they have no bounds."""
 
 
 def schema() -> str:
@@ -63,7 +65,9 @@ _KINDS = {"TEXT": "text", "BLOB": "blob", "INTEGER": "integer", "REAL": "real"}
 def _fault(table: str, column: str, kind: str, not_null: int, _: Any, key: int) -> str:
     """The SQL condition that a value of `column` cannot be."""
     fault = f"typeof({column}) <> '{_KINDS[kind]}'"
-    if kind == "INTEGER":
+    if column in _CALLERS:
+        pass
+    elif kind == "INTEGER":
         fault += f" OR {column} NOT BETWEEN 0 AND {MOST}"
     elif kind == "REAL":
         fault += f" OR abs({column}) > {LATEST}"
