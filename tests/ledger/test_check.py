@@ -5,7 +5,10 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -127,3 +130,35 @@ def test_numbers_that_a_caller_gives_have_no_bounds_but_a_type(tmp_path: Path, n
         with pytest.raises(RunDirError, match=f"table {table} holds a value that cannot be"):
             Ledger.read(tmp_path)
         sql(f"UPDATE {table} SET {column} = 1")(tmp_path / FILE)
+
+
+def checks(folder: Path, monkeypatch: pytest.MonkeyPatch, opened: Callable[[Path], Ledger] = Ledger.read) -> int:
+    """How often opening the folder's ledger looks at the whole file."""
+    looked = []
+    monkeypatch.setattr("refed_dspy.ledger.check.check", looked.append)
+    opened(folder).close()
+    monkeypatch.undo()
+    return len(looked)
+
+
+def test_a_file_is_looked_at_once_until_somebody_else_changes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "run"
+    with Ledger.create(folder) as ledger:
+        ledger.set_meta(work="run")
+        assert checks(folder, monkeypatch) == 0, "this process writes it"
+    assert checks(folder, monkeypatch) == 0, "and left it so"
+    program = "from pathlib import Path; from refed_dspy.ledger.ledger import Ledger\n"
+    program += f"with Ledger.create(Path({str(folder)!r})) as ledger: ledger.set_meta(work='compile')"
+    subprocess.run([sys.executable, "-c", program], check=True)
+    assert [checks(folder, monkeypatch) for _ in range(3)] == [1, 0, 0]
+    sql("UPDATE meta SET value = '[5'")(folder / FILE)
+    for _ in range(2):
+        with pytest.raises(RunDirError, match="is damaged"):
+            Ledger.read(folder)
+    shutil.rmtree(folder)
+    Ledger.create(folder).close()
+    sql("DROP TABLE refs")(folder / FILE)
+    with pytest.raises(RunDirError, match="table refs is missing"):
+        Ledger.read(folder)
