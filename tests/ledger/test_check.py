@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -134,7 +135,7 @@ def test_numbers_that_a_caller_gives_have_no_bounds_but_a_type(tmp_path: Path, n
 
 def checks(folder: Path, monkeypatch: pytest.MonkeyPatch, opened: Callable[[Path], Ledger] = Ledger.read) -> int:
     """How often opening the folder's ledger looks at the whole file."""
-    looked = []
+    looked: list[Any] = []
     monkeypatch.setattr("refed_dspy.ledger.check.check", looked.append)
     opened(folder).close()
     monkeypatch.undo()
