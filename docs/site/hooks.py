@@ -45,10 +45,12 @@ def _made(mark: re.Match[str]) -> str:
 def commands() -> str:
     """Every command with its options, from the application. Headings start at the second level."""
     output = subprocess.run(
-        [sys.executable, "-m", "typer", "refed_dspy.cli", "utils", "docs", "--name", "refed"],
+        [sys.executable, "-m", "typer", "refed_dspy.cli.main", "utils", "docs", "--name", "refed"],
         check=True, capture_output=True, text=True,
     ).stdout  # fmt: skip
-    _, _, sections = output.partition("\n## ")
+    _, found, sections = output.partition("\n## ")
+    if not found:  # typer documents what it finds: a function that is no application, say
+        raise ValueError("refed_dspy.cli.main: typer found no commands there")
     # A usage line is not a command to run, so its code block is marked as text.
     plain = re.sub(r"```console\n\$ (.*?)\n```", r"```text\n\1\n```", "## " + sections, flags=re.DOTALL)
     return re.sub(r"^\* `--help`.*\n", "", plain, flags=re.MULTILINE)

@@ -166,6 +166,7 @@ def promote(
     """Make a version of the registered model the champion, proved or not."""
     from refed_dspy.tracking.registry import promote as make_champion
 
+    at_work()
     chosen = make_champion(name, version, accept_longer)
     say(f"{name} version {chosen} is champion: models:/{name}@champion")
 
@@ -176,6 +177,7 @@ def track(folder: RunDir) -> None:
     """Send a run or a compile to MLflow, or what is still missing there."""
     from refed_dspy.tracking.track import track as track_folder
 
+    at_work()
     say(f"told: run {track_folder(folder)}")
 
 

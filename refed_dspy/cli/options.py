@@ -35,7 +35,8 @@ def reporting(command: F) -> F:
             say("\n".join([f"refed: {one_line(error, 600)}", *getattr(error, "__notes__", ())]), err=True)
             raise typer.Exit(error.exit_code) from None
         except KeyboardInterrupt:
-            where = f"refed resume {kwargs['run_dir']}" if kwargs.get("run_dir") else "the same command"
+            is_run = command.__name__ in {"synth", "resume"} and kwargs.get("run_dir")
+            where = f"refed resume {kwargs['run_dir']}" if is_run else "the same command"
             say(f"refed: stopped; what was made is kept; go on with: {where}", err=True)
             raise typer.Exit(exit_code()) from None
 

@@ -162,6 +162,7 @@ def export(
     from refed_dspy.data.export import export_dropped
     from refed_dspy.runs.result import read_run
 
+    at_work()
     if read_run(run_dir).status["work"] == "comparison":
         raise InputError(f"{run_dir}: holds a comparison, whose rows are in {run_dir / 'rows.jsonl'} already")
     if dropped:

@@ -9,6 +9,7 @@ import typer
 
 from refed_dspy.cli.options import RunDir, reporting
 from refed_dspy.cli.printing import say
+from refed_dspy.cli.stopping import at_work
 
 app = typer.Typer()
 
@@ -26,6 +27,7 @@ def report(
     """Make one page that shows a run: what was made, why each row looks as it does, what it cost."""
     from refed_dspy.sharing.report.report import report as make
 
+    at_work()
     path = make(run_dir, out, force=force, say=lambda line: say(line, err=True))
     say(f"{path} ({path.stat().st_size / 1e6:.1f} MB)")
     if show:
@@ -57,6 +59,7 @@ def share_(
     """Make a folder for the Hugging Face Hub from a run: data set card, Parquet, and a list of what is in it."""
     from refed_dspy.sharing.share import share
 
+    at_work()
     made = share(
         run,
         out,
@@ -89,5 +92,6 @@ def push_(
     """Show exactly what would go to the Hub; with --go, send that."""
     from refed_dspy.sharing.push import MESSAGE, push
 
+    at_work()
     done = push(folder, repo, go=go, public=public, branch=branch, message=MESSAGE if message is None else message)
     say("\n".join(done.lines()))

@@ -31,7 +31,8 @@ def in_command(name: str) -> None:
 
 
 def at_work() -> None:
-    """Imports are over: Ctrl-C ends what is under way cleanly. asyncio sees to it where this handler is set."""
+    """The command's own imports are over: Ctrl-C ends what is under way cleanly, also inside a later import. Every
+    command that writes or sends anything calls it first. asyncio sees to Ctrl-C where this handler is set."""
     if signal.getsignal(signal.SIGINT) is _while_starting:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

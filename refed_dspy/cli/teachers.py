@@ -10,6 +10,7 @@ import typer
 from refed_dspy.cli.lines import batch_line, given_up_line
 from refed_dspy.cli.options import JsonOption, RunDir, reporting
 from refed_dspy.cli.printing import say
+from refed_dspy.cli.stopping import at_work
 from refed_dspy.errors import InputError, one_line
 
 app = typer.Typer()
@@ -29,6 +30,7 @@ def fetch(
     from refed_dspy.weights import WEIGHTS
     from refed_dspy.weights import fetch as download
 
+    at_work()
     if name not in WEIGHTS:
         raise InputError(f"{one_line(name, 60)}: no such weights; use {' or '.join(WEIGHTS)}")
     path = download(WEIGHTS[name], lambda line: say(line, err=True))
@@ -48,6 +50,7 @@ def batches(
     from refed_dspy.ledger.batches import abandoned, all_batches, left_batches
     from refed_dspy.ledger.ledger import Ledger
 
+    at_work()
     if give_up:
         with Ledger.read(run_dir), Ledger.create(run_dir) as ledger:
             left = left_batches(ledger)

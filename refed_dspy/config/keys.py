@@ -18,6 +18,11 @@ from refed_dspy.errors import ModelError
 
 LEAST = 16
 """Characters of a key. Anything shorter is a placeholder (`none`, `EMPTY`, `lm-studio`), and stays in texts."""
+_FEW = 5
+"""Different characters of a key. Anything of fewer is a placeholder (`xxxxxxxxxxxxxxxxxxxx`)."""
+_WORDS = re.compile(r"[a-z]{1,15}(?:[-_][a-z]{1,15})+")
+"""Lower-case words and hyphens are a placeholder, too (`sk-no-key-required`): its words stand in answers. Services draw
+their keys from more: digits, capitals, or many letters in a row."""
 CUT = 12
 """So many characters of a key, wherever they stand in it, are taken out of a text."""
 _PROBE = 4
@@ -79,8 +84,8 @@ def _is_sendable(key: str) -> bool:
 
 
 def know(key: str) -> None:
-    """Have `without_keys` take this key out of texts."""
-    if len(key) < LEAST or key in _known:
+    """Have `without_keys` take this key out of texts, unless it is a placeholder (LEAST, _FEW, _WORDS)."""
+    if len(key) < LEAST or len(set(key)) < _FEW or _WORDS.fullmatch(key) or key in _known:
         return
     for form in _written(key):
         _known.add(form)
@@ -140,8 +145,8 @@ def without_keys_in(value: Any) -> Any:
 
 
 def holds_key(text: str) -> bool:
-    """Whether a whole known key stands in `text`, or something that looks like one."""
-    return any(key in text for key in _known) or any(re.search(shape, text) for shape in SHAPES.values())
+    """Whether a whole known key stands in `text`, or something that looks like one. Other threads may `know` more."""
+    return any(key in text for key in tuple(_known)) or any(re.search(shape, text) for shape in SHAPES.values())
 
 
 def is_secret_name(name: object) -> bool:

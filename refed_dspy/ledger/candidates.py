@@ -16,8 +16,8 @@ ENOUGH = 0.8
 """A mean over a smaller share of a set says nothing about a candidate: a cap or a fault cut its evaluation short."""
 ABSTAINED = "abstained"
 """The kind under which evaluations that could not be scored are recorded among a compile's failures."""
-COMPARED = "compared"
-"""Where the verdicts behind a score stand among its components."""
+COMPARED = "refed.compared"
+"""Where the verdicts behind a score stand among its components, whose names a caller's metric may choose."""
 
 
 @dataclass(frozen=True)
@@ -126,8 +126,10 @@ def load_candidates(ledger: Ledger) -> list[Candidate]:
     for candidate, example, subset, score, components_json, spent_then in evaluations:
         scores.setdefault(candidate, {}).setdefault(subset, {})[example] = score
         stored = dict(ledger.parsed(dict[str, float | StoredVerdicts], components_json))
-        if isinstance(verdicts := stored.pop(COMPARED, None), StoredVerdicts):
-            compared.setdefault(candidate, {}).setdefault(subset, {})[example] = verdicts
+        for name, value in [*stored.items()]:
+            if isinstance(value, StoredVerdicts):  # by its kind: it had another name in earlier ledgers
+                compared.setdefault(candidate, {}).setdefault(subset, {})[example] = value
+                del stored[name]
         components.setdefault(candidate, {}).setdefault(subset, {})[example] = stored
         if subset != "test":  # the proof comes last, and has no part in the search
             spent[candidate] = max(spent_then, spent.get(candidate, 0))

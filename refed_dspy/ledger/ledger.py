@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 from pydantic import TypeAdapter, ValidationError
 
 from refed_dspy.errors import RunDirError, RunStopped, one_line
-from refed_dspy.ledger.check import check, schema
+from refed_dspy.ledger.check import begin_writing, check, check_if_new, end_writing, schema
 from refed_dspy.ledger.statements import Answer, DecisionRow, Statement, decided, text_digest, unusable
 from refed_dspy.records import Failure, Reference
 
@@ -73,6 +73,7 @@ class Ledger:
                 if not _is_made(run_dir / FILE, db):  # whole or not at all: a reader may look meanwhile
                     db.executescript(f"BEGIN IMMEDIATE; {schema()} PRAGMA user_version={FORMAT}; COMMIT")
                 check(db)
+                begin_writing(run_dir / FILE)
         except BaseException:
             lock.release()
             raise
@@ -92,13 +93,14 @@ class Ledger:
             db.execute("PRAGMA query_only=ON")
             if not _is_made(path, db):
                 raise RunDirError(f"{run_dir}: the run is only just being made; look again in a moment")
-            check(db)
+            check_if_new(path, db)
         return cls(path, db, None)
 
     def close(self) -> None:
         """Close the file, and release the lock if there is one."""
         self.db.close()
         if self._lock is not None:
+            end_writing(self.path)
             self._lock.release()
 
     def __enter__(self) -> Self:

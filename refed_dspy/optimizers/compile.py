@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from refed_dspy.config.compile import MetricConfig
-from refed_dspy.errors import TeacherError, TeacherRefused
-from refed_dspy.ledger.ledger import FILE
+from refed_dspy.errors import RunDirError, TeacherError, TeacherRefused
+from refed_dspy.ledger.candidates import load_candidates
+from refed_dspy.ledger.ledger import FILE, Ledger
 from refed_dspy.ledger.spending import spent
 from refed_dspy.optimizers.ended import ended_outcome
 from refed_dspy.optimizers.gateway import open_gateway
@@ -70,7 +71,7 @@ def compile(  # noqa: A001
     models = {"teacher": teacher, "judge": judge, "reflection": reflection}
     spec = prepare(program, examples, metric, {**settings, **models})
     folder = Path(out) if out is not None else Path("refed-compiles") / digest(spec.identity())
-    if not estimate_only and not (folder / FILE).is_file():
+    if not estimate_only and not _has_tuned(folder):
         refuse_small_caps(spec)
     with begin(folder, spec.work()) as start:
         track = False if estimate_only else spec.settings.track
@@ -87,3 +88,14 @@ def compile(  # noqa: A001
                 raise TeacherRefused(str(error)) from error
             tracker.update()  # so that the program's manifest can name its run
             return write_outcome(folder, start.ledger, spec, outcome, keep=not estimate_only)
+
+
+def _has_tuned(folder: Path) -> bool:
+    """Whether an optimizer has tried anything in `folder`: an estimate scores the uncompiled program alone."""
+    if not (folder / FILE).is_file():
+        return False
+    try:
+        with Ledger.read(folder) as ledger:
+            return ledger.meta("ended") is not None or len(load_candidates(ledger)) > 1
+    except RunDirError:
+        return True  # `begin` says what is wrong there

@@ -102,7 +102,7 @@ def measure_agreement(
     judged_pairs = [pair for pair in chosen if pair.id in verdicts]
     judgements = Judgements.of(verdicts.values())
     if judgements.asked and not judgements.decided and not stopped:
-        raise RunStopped(f"judge: {judgements.warning()} — name another judge")
+        raise RunStopped(judgements.none_decided("pairs"))
     rows = agreement(judged_pairs, [verdicts[pair.id] for pair in judged_pairs], seed)
     return Measurement(rows, judgements, len(chosen), spending.cost, spending.calls, stopped)
 

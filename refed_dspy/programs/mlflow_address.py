@@ -11,8 +11,8 @@ from typing import Any
 from refed_dspy.config.keys import holds_key, is_secret_name, know, know_environment, without_keys
 from refed_dspy.errors import ConfigError, one_line
 
-DIGEST_TAG = "refed.digest"
-"""A registered version's tag: the digest of its prompts (`changed.prompts_digest`)."""
+TEXTS_TAG = "refed.texts"
+"""A registered version's tag: the digest of its prompts (`changed.prompts_digest`). Earlier versions have none."""
 
 
 def is_address(name: str) -> bool:
@@ -96,7 +96,7 @@ def registered_version(address: str) -> Any | None:
 def registered_digest(address: str) -> str | None:
     """The digest that the registry has of the version's prompts; None where it has none. Raises ConfigError."""
     version = registered_version(address)
-    return None if version is None else version.tags.get(DIGEST_TAG)
+    return None if version is None else version.tags.get(TEXTS_TAG)
 
 
 def model_version(address: str) -> dict[str, str]:

@@ -177,7 +177,7 @@ def _tallied(
     decided = [(row, win) for row in rows if row.number in verdicts and (win := verdicts[row.number].win) is not None]
     judgements = Judgements.of(verdicts.values())
     if verdicts and not decided and not stopped:
-        raise RunStopped(f"judge: {judgements.warning()} — name another judge")
+        raise RunStopped(judgements.none_decided("rows"))
     wins, clusters = [win for _, win in decided], [row.instruction for row, _ in decided]
     differences = [float(len(row.response) - len(row.plain or "")) for row, _ in decided]
     return Wins(

@@ -180,7 +180,7 @@ async def inflated(chunks: AsyncIterable[bytes], coding: str) -> AsyncIterator[b
             except zlib.error:
                 raise TransportError("its compressed answer is damaged") from None
             chunk = inflater.unused_data.lstrip(b"\0") if inflater.eof else b""
-    if inflater is None or not inflater.eof:
+    if inflater is not None and not inflater.eof:  # no bytes are no body: an error may have none
         raise TransportError("its compressed answer ended early")
 
 

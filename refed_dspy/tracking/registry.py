@@ -12,7 +12,7 @@ from typing import Any
 
 from refed_dspy.errors import ConfigError
 from refed_dspy.programs.changed import prompts_digest
-from refed_dspy.programs.mlflow_address import DIGEST_TAG, without_secrets
+from refed_dspy.programs.mlflow_address import TEXTS_TAG, without_secrets
 from refed_dspy.tracking.store import NotTracked, Store, mlflow_client
 
 log = logging.getLogger("refed_dspy.tracking")
@@ -69,7 +69,8 @@ def _registered(store: Store, run_id: str, name: str, outcome: Mapping[str, Any]
         if not store.call(client.search_registered_models, filter_string=f"name = '{name}'"):
             store.call(client.create_registered_model, name)
         tags = {
-            DIGEST_TAG: prompts_digest(json.loads((store.folder / PROGRAM).read_text(encoding="utf-8"))),
+            "refed.digest": candidate,
+            TEXTS_TAG: prompts_digest(json.loads((store.folder / PROGRAM).read_text(encoding="utf-8"))),
             "refed.changed": str(candidate != outcome["baseline"]),
             **proved,
         }
@@ -97,7 +98,7 @@ def champion(name: str) -> Registered | None:
         with tempfile.TemporaryDirectory() as folder:
             path = mlflow.artifacts.download_artifacts(artifact_uri=f"models:/{name}/{version}", dst_path=folder)
             state = json.loads((Path(path) / PROGRAM).read_text(encoding="utf-8"))
-        if client.get_model_version(name, version).tags.get(DIGEST_TAG, "") != prompts_digest(state):
+        if client.get_model_version(name, version).tags.get(TEXTS_TAG) not in {None, prompts_digest(state)}:
             raise NotTracked(f"{PROGRAM} of {name} version {version} is not what was registered")
     except Exception as error:  # noqa: BLE001 — MLflow's own, its HTTP client's, a damaged file
         raise NotTracked(without_secrets(error, 200)) from None

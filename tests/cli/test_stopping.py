@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks.simulated import SimulatedTeacher
-from tests.support.scripted_engine import references
+from refed_dspy import synthesize
+from tests.support.scripted_engine import Writer, fake_lm, references
 
 REFED = [sys.executable, "-m", "refed_dspy.cli"]
 DURING_IMPORT = """
@@ -79,6 +80,28 @@ def test_during_the_imports_the_command_ends_at_once(home: Path, number: signal.
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (128 + number, "refed: stopped\n")
     assert not (home / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("module", "words"),
+    [
+        ("pyarrow.parquet", "share run --out made --license cc-by-4.0"),
+        ("pyarrow.parquet", "export run --format parquet --out made"),
+        ("plotly.offline", "report run --out made.html"),
+    ],
+)
+def test_inside_an_import_at_work_what_was_begun_is_cleaned_up(home: Path, module: str, words: str) -> None:
+    """Nothing but the run is left: no half file, no temporary folder, no lock that is held."""
+    made = synthesize(None, references(2), size=2, teacher=fake_lm(Writer()), run_dir=home / "run", track=False)
+    assert made.complete
+    before = {path.name for path in home.iterdir()}
+    done = subprocess.run(
+        [sys.executable, "-c", DURING_IMPORT, str(int(signal.SIGTERM)), module, *words.split()],
+        cwd=home, capture_output=True, text=True, check=False, preexec_fn=heeding_ctrl_c,
+    )  # fmt: skip
+    assert done.returncode == 128 + signal.SIGTERM
+    assert done.stderr.endswith("refed: stopped; what was made is kept; go on with: the same command\n"), done.stderr
+    assert {path.name for path in home.iterdir()} == before
 
 
 def outcomes(folder: Path) -> dict[str, int]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import html
 import json
 import random
 import string
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -74,10 +76,33 @@ def test_several_keys_and_several_cuts_in_one_text() -> None:
     assert without_keys(f"{PLAIN[:20]}…{PLAIN[-15:]}, {other}{PLAIN}") == "[key]…[key], [key]"
 
 
-@pytest.mark.parametrize("key", ["none", "EMPTY", "lm-studio", "x" * (LEAST - 1)])
+@pytest.mark.parametrize(
+    "key",
+    ["none", "EMPTY", "lm-studio", "x" * (LEAST - 1), "x" * 20, "sk-" + "x" * 40, "0123" * 10, "sk-no-key-required",
+     "my-local-inference-server", "your_api_key_goes_here"],
+)  # fmt: skip
 def test_a_placeholder_stays(key: str) -> None:
     know(key)
     assert without_keys(f"set it to {key}") == f"set it to {key}"
+
+
+LETTERS = string.ascii_letters + string.digits
+DRAWN: dict[str, Callable[[random.Random], str]] = {
+    "hex": lambda draw: f"{draw.getrandbits(128):032x}",
+    "UUID": lambda draw: str(uuid.UUID(int=draw.getrandbits(128))),
+    "base64": lambda draw: base64.b64encode(draw.randbytes(24)).decode(),
+    "sk-": lambda draw: "sk-" + "".join(draw.choices(LETTERS, k=32)),
+    "JWT": lambda draw: "eyJ" + ".".join("".join(draw.choices(LETTERS + "-_", k=40)) for _ in range(3)),
+    "lower case": lambda draw: "sk-" + "".join(draw.choices(string.ascii_lowercase, k=24)),
+    "16 letters": lambda draw: "".join(draw.choices(LETTERS, k=16)),
+}
+
+
+@pytest.mark.parametrize("kind", DRAWN)
+def test_a_key_that_was_drawn_is_never_a_placeholder(kind: str) -> None:
+    for seed in range(20):
+        know(key := DRAWN[kind](random.Random(seed)))
+        assert without_keys(f"the key is {key}.") == "the key is [key]."
 
 
 def test_a_key_is_read_stripped_and_known(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -67,6 +67,13 @@ def test_the_verdicts_behind_a_score_are_kept_beside_its_components(ledger: Ledg
     assert candidate.undiscounted("test") == {"a": 0.625, "b": 0.25} and candidate.undiscounted("train") == {}
 
 
+def test_a_caller_may_name_a_part_of_a_score_as_he_likes(ledger: Ledger) -> None:
+    ledger.commit(candidate_seen("one", 0, {}))
+    ledger.commit(evaluation_scored("one", "a", "test", 0.5, {"compared": 0.3, "weight": 1.0}, 0))
+    candidate = candidates_by_digest(ledger)["one"]
+    assert candidate.component_means("test") == {"compared": 0.3, "weight": 1.0} and candidate.compared == {}
+
+
 def test_scored_again_it_keeps_what_had_been_spent(ledger: Ledger) -> None:
     """The replay of a restart scores everything again: one score stays, and the time and the money of the first."""
     ledger.commit(candidate_seen("one", 0, {}))

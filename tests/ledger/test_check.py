@@ -5,10 +5,14 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,7 +20,7 @@ from benchmarks.damage import Damage, damages, drawn, made_folders, outcome, tri
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy.errors import RunDirError
 from refed_dspy.ledger.ledger import FILE, Ledger
-from refed_dspy.records import Sample
+from refed_dspy.records import Reference, Sample
 
 
 @pytest.fixture(scope="module")
@@ -106,3 +110,56 @@ def test_a_file_that_is_no_ledger_is_not_made_one(tmp_path: Path) -> None:
     with closing(sqlite3.connect(tmp_path / FILE)) as db:
         assert db.execute("SELECT name FROM sqlite_master").fetchall() == [("customers",)]
     assert len((tmp_path / FILE).read_bytes()) == len(before)
+
+
+@pytest.mark.parametrize("number", [9e999, -9e999, 1e12, -1e12, 0.0])
+def test_numbers_that_a_caller_gives_have_no_bounds_but_a_type(tmp_path: Path, number: float) -> None:
+    with Ledger.create(tmp_path) as ledger:
+        ledger.begin([Reference(instruction="a", response="b")])
+        ledger.commit_proposal(0, "", 0, ["a text"], 0, frozenset())
+        ledger.commit(
+            [
+                ("INSERT INTO decisions VALUES (1, 'mine', 0, 1, ?, '', '', 0.0)", (number,)),
+                ("INSERT INTO evaluations VALUES ('one', 'a', 'test', ?, '{}', 0, 0.0)", (number,)),
+                ("INSERT INTO answers VALUES ('k', '', '', ?, '{}', NULL, '', 0.0)", (-1 if number < 0 else 2**62,)),
+            ]
+        )
+    for opened in (Ledger.read, Ledger.create):
+        opened(tmp_path).close()
+    for table, column in (("decisions", "score"), ("evaluations", "score"), ("answers", "repetition")):
+        sql(f"UPDATE {table} SET {column} = 'much'")(tmp_path / FILE)
+        with pytest.raises(RunDirError, match=f"table {table} holds a value that cannot be"):
+            Ledger.read(tmp_path)
+        sql(f"UPDATE {table} SET {column} = 1")(tmp_path / FILE)
+
+
+def checks(folder: Path, monkeypatch: pytest.MonkeyPatch, opened: Callable[[Path], Ledger] = Ledger.read) -> int:
+    """How often opening the folder's ledger looks at the whole file."""
+    looked: list[Any] = []
+    monkeypatch.setattr("refed_dspy.ledger.check.check", looked.append)
+    opened(folder).close()
+    monkeypatch.undo()
+    return len(looked)
+
+
+def test_a_file_is_looked_at_once_until_somebody_else_changes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "run"
+    with Ledger.create(folder) as ledger:
+        ledger.set_meta(work="run")
+        assert checks(folder, monkeypatch) == 0, "this process writes it"
+    assert checks(folder, monkeypatch) == 0, "and left it so"
+    program = "from pathlib import Path; from refed_dspy.ledger.ledger import Ledger\n"
+    program += f"with Ledger.create(Path({str(folder)!r})) as ledger: ledger.set_meta(work='compile')"
+    subprocess.run([sys.executable, "-c", program], check=True)
+    assert [checks(folder, monkeypatch) for _ in range(3)] == [1, 0, 0]
+    sql("UPDATE meta SET value = '[5'")(folder / FILE)
+    for _ in range(2):
+        with pytest.raises(RunDirError, match="is damaged"):
+            Ledger.read(folder)
+    shutil.rmtree(folder)
+    Ledger.create(folder).close()
+    sql("DROP TABLE refs")(folder / FILE)
+    with pytest.raises(RunDirError, match="table refs is missing"):
+        Ledger.read(folder)

@@ -24,7 +24,7 @@ from refed_dspy.optimizers.agreement import (
     agreement_of_results,
     criterion_of,
 )
-from refed_dspy.optimizers.judge_agreement import judge_pairs
+from refed_dspy.optimizers.judge_agreement import judge_pairs, measure_agreement
 from refed_dspy.programs.judges import OVERALL, RESPONSE_CRITERIA, Criterion, PairwiseJudge, Verdict
 from refed_dspy.programs.lm_errors import AnswerCut, NotReached
 from refed_dspy.teachers import open_teacher
@@ -146,6 +146,14 @@ def test_an_abstention_is_recorded_and_is_no_zero(tmp_path: Path) -> None:
     assert row.accuracy is not None
     assert row.accuracy.n == 4
     assert row.consistency == 1
+
+
+def test_a_judge_that_decides_nothing_is_one_line(tmp_path: Path) -> None:
+    judge = fake_lm(writer_by(lambda _: says("cannot tell")))
+    with pytest.raises(RunStopped) as stopped:
+        measure_agreement([pair(number, 1) for number in range(3)], judge, tmp_path)
+    none = "judge: it decided on none of 3 pairs: 3 abstentions, 0 failures"
+    assert str(stopped.value) == f"{none}, the first because: the judge could not tell — name another judge"
 
 
 def number_of(request: Request) -> int:

@@ -243,7 +243,9 @@ def test_a_proof_of_less_than_four_fifths_of_the_test_set_proves_nothing(tmp_pat
 def test_a_start_that_came_to_nothing_leaves_nothing_to_tell(tmp_path: Path) -> None:
     down = Watched()
     down.answer = lambda text, fields: lm_errors.LMServerError("down", model="m")
-    with pytest.raises(RunStopped, match="scored nothing on every validation example"):
+    with pytest.raises(
+        RunStopped, match="teacher: all 4 calls failed, the last one no answer: down — check the teacher"
+    ):
         compiled(tmp_path / "c", refed(), REFERENCES, down)
     with Ledger.read(tmp_path / "c") as ledger:
         assert compile_status(ledger)["abstained"] == 2 and not ledger.has_answers()

@@ -201,6 +201,16 @@ def test_a_judge_that_abstains_everywhere_is_one_line(tmp_path: Path, count: int
         assert str(error.value).startswith("judge: all 18 calls failed, the last one malformed")
 
 
+def test_a_judge_that_decides_nothing_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(RunStopped) as error:
+        measured(rows(5), tmp_path / "v", judge=fake_lm(judging("unsure", "mute", "unsure", "mute", "unsure")))
+    message = str(error.value)
+    assert message.startswith(
+        "judge: it decided on none of 5 rows: 3 abstentions, 2 failures, the first because: malformed"
+    )
+    assert message.endswith(" — name another judge") and "\n" not in message
+
+
 def test_a_refused_judge_is_reported_before_anything_else(tmp_path: Path) -> None:
     writer = judging()
     writer.on_request = lambda request: lm_errors.LMAuthError("wrong key")

@@ -103,12 +103,18 @@ async def test_an_answer_as_long_as_its_tokens_allow_is_read() -> None:
         ("gzip, gzip", gzip.compress(gzip.compress(ANSWER)), "gzip, gzip"),
         ("gzip", ANSWER, "damaged"),
         ("gzip", gzip.compress(ANSWER)[:-9], "ended early"),
-        ("gzip", b"", "ended early"),
     ],
 )
 async def test_what_cannot_be_decompressed_is_told(coding: str, body: bytes, words: str) -> None:
     answers, _ = await answers_to(body, f"Content-Encoding: {coding}")
     assert all(words in str(answer) and "\n" not in str(answer) for answer in answers), answers
+
+
+@pytest.mark.parametrize("coding", ["gzip", "deflate"])
+@pytest.mark.parametrize("headers", [(), ("Content-Length: 0",)], ids=["chunked", "length"])
+async def test_an_error_without_a_body_is_what_its_status_says(coding: str, headers: tuple[str, ...]) -> None:
+    answers, calls = await answers_to(b"", f"Content-Encoding: {coding}", *headers, status=401)
+    assert {(call.outcome, call.cost) for call in calls} == {("http 401", 0)}, answers
 
 
 @pytest.mark.parametrize("size", [1, 7, 1 << 16, 1 << 20])

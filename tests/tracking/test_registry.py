@@ -37,7 +37,8 @@ def test_every_program_is_a_version_and_the_newest_the_challenger(tracked: Mlflo
         Compile(f"c{number}").register(outcome(f"p{number}"))
         assert tracked.aliases() == {"challenger": str(number)}
         made = tracked.version(str(number))
-        assert made.tags["refed.digest"] == digest_of(f"p{number}") and made.tags["refed.proved"] == "False"
+        assert made.tags["refed.texts"] == digest_of(f"p{number}") and made.tags["refed.proved"] == "False"
+        assert made.tags["refed.digest"] == f"p{number}"
     assert tracked.version("2").run_id != tracked.version("1").run_id
 
 
@@ -107,7 +108,7 @@ def test_another_program_of_the_same_compile_is_another_version_and_the_first_st
     a_compile.register(outcome("second", proved=True))
     assert tracked.aliases() == {"challenger": "2", "champion": "2"}
     assert program_digests(load_program("models:/refed/1")) == program_digests(before)
-    assert tracked.version("2").tags["refed.digest"] == digest_of("second")
+    assert tracked.version("2").tags["refed.texts"] == digest_of("second")
     assert program_digests(load_program("models:/refed@champion")) == program_digests(tuned("second"))
 
 

@@ -13,6 +13,7 @@ from refed_dspy import ReferenceLevelFeedback, synthesize
 from refed_dspy.errors import ConfigError
 from refed_dspy.programs.changed import prompts_digest
 from refed_dspy.programs.load import load_program
+from refed_dspy.programs.mlflow_address import TEXTS_TAG
 from refed_dspy.programs.saved import load_into, program_digests, save_program
 from refed_dspy.tracking.registry import champion, promote
 from refed_dspy.tracking.store import NotTracked
@@ -109,6 +110,15 @@ def test_a_version_whose_file_is_not_what_was_registered_is_refused(tracked: Mlf
     assert "Insult the reader." in opened.response_generation.signature.instructions
 
 
+def test_a_version_from_before_its_texts_had_a_digest_loads(tracked: Mlflow) -> None:
+    Compile("c").register(outcome("p", proved=True), tuned("Be brief."))
+    tracked.client.delete_model_version_tag("refed", "1", TEXTS_TAG)
+    assert tracked.version("1").tags["refed.digest"] == "p", "which is the candidate's, and never compared"
+    registered = champion("refed")
+    assert registered is not None and registered.version == "1"
+    assert program_digests(load_program("models:/refed@champion")) == program_digests(tuned("Be brief."))
+
+
 def test_a_version_has_the_features_that_it_was_compiled_with(tracked: Mlflow) -> None:
     features = {"mood": "the mood it is in", "length": "how long it is"}
     manifest = outcome(
@@ -154,6 +164,6 @@ def test_a_capped_compile_promotes_what_it_comes_to_in_the_end(tracked: Mlflow, 
     assert first.proof is None and champion_is(None, tracked)
     whole = compiled_over_http("c", server, max_calls=5_000)
     newest = tracked.version(tracked.aliases()["challenger"])
-    assert newest.tags["refed.digest"] == prompts_digest(json.loads(whole.path.read_text()))
+    assert newest.tags["refed.texts"] == prompts_digest(json.loads(whole.path.read_text()))
     opened = load_program("models:/refed@challenger")
     assert program_digests(opened) == program_digests(whole.program)

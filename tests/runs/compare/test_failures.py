@@ -102,8 +102,9 @@ def test_a_judge_that_abstains_everywhere_is_a_clear_line_and_no_picture(
     server: SimulatedTeacher, tmp_path: Path
 ) -> None:
     made = run(server, tmp_path / "c", judge=fake_lm(Judge("cannot tell", "cannot tell")), grades=True)
-    assert "the judge decided none of 18 pairs, first because: the judge could not tell" in made.stopped
-    assert "name another judge" in made.stopped and "\n" not in made.stopped
+    assert made.stopped == "the judge decided no pair: name another judge"
+    few = "this rests on 0 of 18 judgements: 18 abstentions, 0 failures"
+    assert made.doubt == f"{few}, the first because: the judge could not tell"
     assert line(made, "sample-level").judgements.asked == 9 and line(made, "sample-level").win_rate is None
     assert "sample-level: the judge decided none of its 9 pairs" in made.text()
     assert any("grades: the judge gave none to 27 responses" in text for text in made.lacking)
@@ -112,7 +113,7 @@ def test_a_judge_that_abstains_everywhere_is_a_clear_line_and_no_picture(
 
 
 @pytest.mark.slow
-def test_an_abstaining_judge_ends_the_command_with_1(server: SimulatedTeacher, tmp_path: Path) -> None:
+def test_a_failing_judge_ends_the_command_with_1(server: SimulatedTeacher, tmp_path: Path) -> None:
     settings = {**SMALL, "size": 2, "out": str(tmp_path / "c"), "references": str(tmp_path / "refs.jsonl")}
     settings["teacher"] = config(server).model_dump(mode="json", exclude_unset=True)
     settings["judge"] = config(server, model="sim/other-model", max_tokens=16, malformed_retries=0).model_dump(
@@ -121,7 +122,7 @@ def test_an_abstaining_judge_ends_the_command_with_1(server: SimulatedTeacher, t
     (tmp_path / "refs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in references(3)))
     (tmp_path / "c.yaml").write_text(json.dumps(settings))
     done = CliRunner().invoke(app, ["compare", "--config", str(tmp_path / "c.yaml")])
-    assert done.exit_code == 1 and "the judge decided none of 4 pairs, first because: cut" in done.output
+    assert done.exit_code == 1 and "refed: judge: all 8 calls failed, the last one cut: " in done.output
     good = {**settings, "judge": config(server, model="sim/other-model").model_dump(mode="json", exclude_unset=True)}
     (tmp_path / "c.yaml").write_text(json.dumps({**good, "out": str(tmp_path / "d")}))
     done = CliRunner().invoke(app, ["compare", "--config", str(tmp_path / "c.yaml"), "--seed", "5"])
