@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from refed_dspy.config.compile import MetricConfig
-from refed_dspy.errors import RunDirError
-from refed_dspy.ledger.candidates import load_candidates
-from refed_dspy.ledger.ledger import FILE, Ledger
+from refed_dspy.errors import TeacherError, TeacherRefused
+from refed_dspy.ledger.ledger import FILE
+from refed_dspy.ledger.spending import spent
 from refed_dspy.optimizers.ended import ended_outcome
 from refed_dspy.optimizers.gateway import open_gateway
 from refed_dspy.optimizers.least import refuse_small_caps
@@ -64,31 +64,26 @@ def compile(  # noqa: A001
     Raises:
         InputError: an argument cannot be used, or a cap is too small for one candidate and its proof; nothing was paid
             for.
+        TeacherRefused: a model cannot be used, and nothing was paid for.
         RunStopped, TeacherError: the compile ended early; the same call continues it.
     """
     models = {"teacher": teacher, "judge": judge, "reflection": reflection}
     spec = prepare(program, examples, metric, {**settings, **models})
     folder = Path(out) if out is not None else Path("refed-compiles") / digest(spec.identity())
-    if not estimate_only and not _has_tuned(folder):
+    if not estimate_only and not (folder / FILE).is_file():
         refuse_small_caps(spec)
     with begin(folder, spec.work()) as start:
         track = False if estimate_only else spec.settings.track
         with tracking(folder, copy_compile, track, TRACKING_INTERVAL, at_once=True) as tracker:
             if not estimate_only and (made := ended_outcome(folder, start.ledger, spec)) is not None:
                 return made
-            with open_gateway(start.ledger, start.recorder, spec.teachers, spec.settings.seed) as gateway:
-                steps = CompileSteps(spec, gateway, start.caps_left.caps, start.caps_left.seconds, on_progress)
-                outcome = steps.run(estimate_only)
+            try:
+                with open_gateway(start.ledger, start.recorder, spec.teachers, spec.settings.seed) as gateway:
+                    steps = CompileSteps(spec, gateway, start.caps_left.caps, start.caps_left.seconds, on_progress)
+                    outcome = steps.run(estimate_only)
+            except TeacherError as error:
+                if start.ledger.has_answers() or spent(start.ledger).cost:
+                    raise
+                raise TeacherRefused(str(error)) from error
             tracker.update()  # so that the program's manifest can name its run
             return write_outcome(folder, start.ledger, spec, outcome, keep=not estimate_only)
-
-
-def _has_tuned(folder: Path) -> bool:
-    """Whether an optimizer has tried anything in `folder`: an estimate scores the uncompiled program alone."""
-    if not (folder / FILE).is_file():
-        return False
-    try:
-        with Ledger.read(folder) as ledger:
-            return ledger.meta("ended") is not None or len(load_candidates(ledger)) > 1
-    except RunDirError:
-        return True  # `begin` says what is wrong there
