@@ -8,9 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from refed_dspy.config.compile import MetricConfig
-from refed_dspy.errors import TeacherError, TeacherRefused
 from refed_dspy.ledger.ledger import FILE
-from refed_dspy.ledger.spending import spent
 from refed_dspy.optimizers.ended import ended_outcome
 from refed_dspy.optimizers.gateway import open_gateway
 from refed_dspy.optimizers.least import refuse_small_caps
@@ -64,7 +62,6 @@ def compile(  # noqa: A001
     Raises:
         InputError: an argument cannot be used, or a cap is too small for one candidate and its proof; nothing was paid
             for.
-        TeacherRefused: a model cannot be used, and nothing was paid for.
         RunStopped, TeacherError: the compile ended early; the same call continues it.
     """
     models = {"teacher": teacher, "judge": judge, "reflection": reflection}
@@ -77,13 +74,8 @@ def compile(  # noqa: A001
         with tracking(folder, copy_compile, track, TRACKING_INTERVAL, at_once=True) as tracker:
             if not estimate_only and (made := ended_outcome(folder, start.ledger, spec)) is not None:
                 return made
-            try:
-                with open_gateway(start.ledger, start.recorder, spec.teachers, spec.settings.seed) as gateway:
-                    steps = CompileSteps(spec, gateway, start.caps_left.caps, start.caps_left.seconds, on_progress)
-                    outcome = steps.run(estimate_only)
-            except TeacherError as error:
-                if start.ledger.has_answers() or spent(start.ledger).cost:
-                    raise
-                raise TeacherRefused(str(error)) from error
+            with open_gateway(start.ledger, start.recorder, spec.teachers, spec.settings.seed) as gateway:
+                steps = CompileSteps(spec, gateway, start.caps_left.caps, start.caps_left.seconds, on_progress)
+                outcome = steps.run(estimate_only)
             tracker.update()  # so that the program's manifest can name its run
             return write_outcome(folder, start.ledger, spec, outcome, keep=not estimate_only)
