@@ -8,19 +8,18 @@ from pathlib import Path
 from typing import Any
 
 from refed_dspy.config.compile import MetricConfig
-from refed_dspy.errors import RunDirError, TeacherError, TeacherRefused
-from refed_dspy.ledger.candidates import load_candidates
-from refed_dspy.ledger.ledger import FILE, Ledger
+from refed_dspy.errors import TeacherError, TeacherRefused
+from refed_dspy.ledger.ledger import FILE
 from refed_dspy.ledger.spending import spent
 from refed_dspy.optimizers.ended import ended_outcome
 from refed_dspy.optimizers.gateway import open_gateway
 from refed_dspy.optimizers.least import refuse_small_caps
 from refed_dspy.optimizers.progress import CompileProgress
 from refed_dspy.optimizers.result import Compiled, write_outcome
-from refed_dspy.optimizers.spec import prepare
-from refed_dspy.optimizers.steps import CompileSteps
+from refed_dspy.optimizers.spec import CompileSpec, prepare
+from refed_dspy.optimizers.steps import CompileOutcome, CompileSteps
 from refed_dspy.records import digest
-from refed_dspy.teachers.work import begin
+from refed_dspy.teachers.work import Start, begin
 from refed_dspy.tracking.background import tracking
 from refed_dspy.tracking.compile import copy_compile
 
@@ -71,31 +70,27 @@ def compile(  # noqa: A001
     models = {"teacher": teacher, "judge": judge, "reflection": reflection}
     spec = prepare(program, examples, metric, {**settings, **models})
     folder = Path(out) if out is not None else Path("refed-compiles") / digest(spec.identity())
-    if not estimate_only and not _has_tuned(folder):
+    if not estimate_only and not (folder / FILE).is_file():
         refuse_small_caps(spec)
     with begin(folder, spec.work()) as start:
         track = False if estimate_only else spec.settings.track
         with tracking(folder, copy_compile, track, TRACKING_INTERVAL, at_once=True) as tracker:
             if not estimate_only and (made := ended_outcome(folder, start.ledger, spec)) is not None:
                 return made
-            try:
-                with open_gateway(start.ledger, start.recorder, spec.teachers, spec.settings.seed) as gateway:
-                    steps = CompileSteps(spec, gateway, start.caps_left.caps, start.caps_left.seconds, on_progress)
-                    outcome = steps.run(estimate_only)
-            except TeacherError as error:
-                if start.ledger.has_answers() or spent(start.ledger).cost:
-                    raise
-                raise TeacherRefused(str(error)) from error
+            outcome = _run_steps(start, spec, on_progress, estimate_only)
             tracker.update()  # so that the program's manifest can name its run
             return write_outcome(folder, start.ledger, spec, outcome, keep=not estimate_only)
 
 
-def _has_tuned(folder: Path) -> bool:
-    """Whether an optimizer has tried anything in `folder`: an estimate scores the uncompiled program alone."""
-    if not (folder / FILE).is_file():
-        return False
+def _run_steps(
+    start: Start, spec: CompileSpec, on_progress: Callable[[CompileProgress], None] | None, estimate_only: bool
+) -> CompileOutcome:
+    """One start of the compile. Raises TeacherRefused for a TeacherError before anything was paid for."""
     try:
-        with Ledger.read(folder) as ledger:
-            return ledger.meta("ended") is not None or len(load_candidates(ledger)) > 1
-    except RunDirError:
-        return True  # `begin` says what is wrong there
+        with open_gateway(start.ledger, start.recorder, spec.teachers, spec.settings.seed) as gateway:
+            steps = CompileSteps(spec, gateway, start.caps_left.caps, start.caps_left.seconds, on_progress)
+            return steps.run(estimate_only)
+    except TeacherError as error:
+        if start.ledger.has_answers() or spent(start.ledger).cost:
+            raise
+        raise TeacherRefused(str(error)) from error

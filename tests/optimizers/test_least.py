@@ -11,7 +11,6 @@ import pytest
 
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy.errors import ConfigError
-from refed_dspy.ledger.ledger import Ledger
 from tests.support import compiling
 from tests.support.capped_compiles import BASELINE, compiled, config
 from tests.support.compiling import Answerer, questions, requests
@@ -48,16 +47,6 @@ def test_what_would_do_does(server: SimulatedTeacher, tmp_path: Path) -> None:
 def test_too_few_dollars_are_refused(server: SimulatedTeacher, tmp_path: Path) -> None:
     message = refused(server, tmp_path / "c", max_cost=0.02)
     assert message.startswith("max_cost: $0.020 is too little: one candidate and its proof take about $0.031 at the")
-
-
-def test_an_estimate_does_not_let_too_small_a_cap_through(server: SimulatedTeacher, tmp_path: Path) -> None:
-    compiled(server, tmp_path / "c", estimate_only=True)
-    before = requests(server)
-    with pytest.raises(ConfigError, match=f"max_calls: {LEAST - 1} is too few"):
-        compiled(server, tmp_path / "c", max_calls=LEAST - 1)
-    assert requests(server) == before
-    with Ledger.read(tmp_path / "c") as ledger:
-        assert ledger.meta("max_calls") is None, "the cap that was refused is not the folder's"
 
 
 def test_a_program_of_one_call_takes_one_call_an_example(server: SimulatedTeacher, tmp_path: Path) -> None:
