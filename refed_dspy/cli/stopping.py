@@ -1,17 +1,23 @@
 """How a command ends early: Ctrl-C, also while its modules are still being imported, and SIGTERM and SIGHUP as Ctrl-C.
+A second one ends it at once.
 
 Imports nothing that takes time: it is the first that runs.
 """
 
 from __future__ import annotations
 
+import _thread
+import atexit
 import os
 import signal
 import stat
+from contextlib import suppress
 from types import FrameType
 
 _received = [signal.SIGINT]
 _in_command: list[str] = []
+_FIRST_CAME = signal.SIGURG
+"""The watching thread has the main one run a handler by it. Ignored by default, and sent by nobody else."""
 
 
 def stop_on_signals() -> None:
@@ -23,6 +29,13 @@ def stop_on_signals() -> None:
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _as_ctrl_c)
+    signal.signal(_FIRST_CAME, lambda *_: signal.signal(signal.SIGINT, lambda *_: None))
+    arrived, tell = os.pipe()
+    os.set_blocking(tell, False)
+    signal.set_wakeup_fd(tell, warn_on_full_buffer=False)
+    os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))
+    _thread.start_new_thread(_watch, (arrived,))
+    atexit.register(_over)  # the first to be registered is the last to run
 
 
 def in_command(name: str) -> None:
@@ -53,6 +66,32 @@ def _while_starting(number: int, frame: FrameType | None) -> None:
         os.write(2, b"refed: stopped\n")
         os._exit(exit_code())
     signal.default_int_handler(number, frame)
+
+
+def _watch(arrived: int) -> None:
+    """In a thread of its own, told of each signal: the first one's handler begins the end, any further one is the end.
+
+    Python's own handlers, asyncio's too, would raise a second KeyboardInterrupt in the middle of the cleaning up.
+    """
+    first = 0
+    while True:
+        number = os.read(arrived, 1)[0]
+        if number not in {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}:
+            continue
+        if not first:
+            first = number
+            _thread.interrupt_main(_FIRST_CAME)  # handled after those of lower numbers, as these three are
+        elif not first == number == signal.SIGHUP:  # a terminal that goes away may send two
+            with suppress(OSError):
+                show_cursor = b"\x1b[?25h\n" if os.isatty(2) else b""
+                os.write(2, show_cursor + b"refed: stopped at once; what was made is kept\n")
+            os._exit(128 + number)
+
+
+def _over() -> None:
+    """The exit code is settled. Python itself would give the signals back their defaults, which end it with others."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _as_ctrl_c(number: int, frame: FrameType | None) -> None:

@@ -22,7 +22,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from refed_dspy.errors import one_line
 
-_PLACES = {"references", "data", "pairs", "program", "judge_program", "run_dir", "out", "reuse", "against", "gguf"}
+PLACES = {"references", "data", "pairs", "program", "judge_program", "run_dir", "out", "reuse", "against", "gguf"}
 """Settings that name a file, a folder, a data set or a model: none of them is an empty text."""
 PAIR = ("instruction", "response", "input")
 """The fields of a pair that `columns` may name."""
@@ -46,7 +46,7 @@ class Settings(BaseModel):
             error = PydanticCustomError("unknown_key", "{hint}", {"hint": _unknown_key(str(unknown), cls.model_fields)})
             details = InitErrorDetails(type=error, loc=(str(unknown),), input=None)
             raise ValidationError.from_exception_data(cls.__name__, [details])
-        if (empty := next((key for key in _PLACES if value.get(key) == ""), None)) is not None:
+        if (empty := next((key for key in PLACES if value.get(key) == ""), None)) is not None:
             error = PydanticCustomError("empty", "is empty; is a shell variable unset?")
             details = InitErrorDetails(type=error, loc=(empty,), input=None)
             raise ValidationError.from_exception_data(cls.__name__, [details])

@@ -7,14 +7,14 @@ two underscores step inside: `REFED_TEACHER__TEMPERATURE=0.7`.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import ValidationError
 
-from refed_dspy.config.base import Settings
+from refed_dspy.config.base import PLACES, Capped, Settings
 from refed_dspy.config.compile import CompileConfig
 from refed_dspy.config.jobs import CompareConfig, FilterRunConfig, RecycleConfig, StatsConfig
 from refed_dspy.config.run import RunConfig
@@ -29,6 +29,8 @@ _KINDS = (RunConfig, CompileConfig, CompareConfig, FilterRunConfig, RecycleConfi
 _ALL_KEYS = {key for kind in _KINDS for key in kind.model_fields}
 _ROLES = ("teacher", "judge", "reflection")
 """Settings that are one model each; a name stands for its settings."""
+_NEVER_EMPTY = {*PLACES, *Capped.model_fields}
+"""Settings whose default may cost more than what was meant: nothing after the colon is no way to ask for it."""
 _WHOLE = ""
 """The key, where origins are told, of settings that are at odds as a whole."""
 
@@ -45,12 +47,14 @@ def load_config(
     """
     settings: dict[str, Any] = {} if file is None else _mapping(file, _read_yaml(file))
     origin = dict.fromkeys(settings, str(file))  # key → where it was set, for messages
-    variables = _from_environment(os.environ if environ is None else environ, kind)
+    given = _given(keywords)
+    variables = _from_environment(os.environ if environ is None else environ, kind, given)
     for key, value in variables.items():
         _set_from_environment(settings, origin, key, value)
-    given = _given(keywords)
     settings |= given
     origin |= {key: key for key in given}
+    if (empty := next((key for key in settings if settings[key] is None and key in _NEVER_EMPTY), None)) is not None:
+        raise ConfigError(f"{origin[empty]}: {empty}: is empty")
     single = {role: value for role in _ROLES if isinstance(value := variables.get(role), dict)}
     for role in _ROLES:
         if role in kind.model_fields and isinstance(name := settings.get(role), str):
@@ -171,8 +175,11 @@ def _read_yaml(file: Path) -> Any:
         raise ConfigError(f"{file}: not YAML: {one_line(error)}; put it in quotes") from None
 
 
-def _from_environment(environ: Mapping[str, str], kind: type[Settings]) -> dict[str, Any]:
-    """The settings that variables hold, except keys that only another kind of settings has."""
+def _from_environment(
+    environ: Mapping[str, str], kind: type[Settings], given: Collection[str] = ()
+) -> dict[str, Any]:
+    """The settings that variables hold, except keys that only another kind of settings has. A variable is not empty,
+    unless what it sets is `given` elsewhere."""
     settings: dict[str, Any] = {}
     for name in sorted(environ):
         if name.startswith(ENV_PREFIX) and name not in NOT_SETTINGS:
@@ -180,6 +187,8 @@ def _from_environment(environ: Mapping[str, str], kind: type[Settings]) -> dict[
             first = (outer or [last])[0]
             if first not in kind.model_fields and first in _ALL_KEYS:
                 continue
+            if not environ[name].strip() and ".".join([*outer, last]) not in given:
+                raise ConfigError(f"variable {name}: is empty; set it, or unset it")
             level = settings
             for key in outer:
                 level = level.setdefault(key, {})

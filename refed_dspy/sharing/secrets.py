@@ -137,7 +137,7 @@ def _columns(path: Path) -> Iterator[Any]:
     import pyarrow.parquet as pq
 
     try:
-        with pq.ParquetFile(path) as file:
+        with path.open("rb") as opened, pq.ParquetFile(opened) as file:  # Arrow takes no path that is not UTF-8
             for batch in file.iter_batches(batch_size=1_000):
                 for column in batch.columns:
                     yield from _arrays(pa, column)

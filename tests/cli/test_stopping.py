@@ -139,6 +139,33 @@ def test_what_is_in_flight_may_land(home: Path, server: SimulatedTeacher, name: 
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", ["synth", "compare", "compile"])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_signal_ends_it_at_once(
+    home: Path, server: SimulatedTeacher, name: str, number: signal.Signals
+) -> None:
+    """Also one that comes while what the first began is under way, and while Python itself ends."""
+    server.control(latency=60)
+    with subprocess.Popen(
+        [*REFED, *COMMANDS[name].split()], cwd=home, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
+        preexec_fn=heeding_ctrl_c,
+    ) as process:  # fmt: skip
+        try:
+            while server.stats()["requests"] < 1 and process.poll() is None:
+                time.sleep(0.02)
+            while process.poll() is None:
+                process.send_signal(number)
+                time.sleep(0.02)
+            stderr = process.communicate(timeout=30)[1]
+        finally:
+            process.kill()
+    assert process.returncode == 128 + number, stderr
+    assert "Traceback" not in stderr and "Exception" not in stderr
+    ended = stderr.splitlines()[-1]
+    assert ended.startswith("refed: stopped" if name == "compile" else "refed: stopped at once"), stderr
+
+
+@pytest.mark.slow
 def test_a_terminal_that_goes_away(home: Path, server: SimulatedTeacher) -> None:
     """A real one: the command leads its session, and its terminal is closed."""
     server.control(latency=0.2)

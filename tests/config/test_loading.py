@@ -333,3 +333,23 @@ def test_a_key_given_to_the_class_itself_is_not_repeated(settings: dict[str, Any
     with pytest.raises(ValueError) as caught:
         TeacherConfig(model=MODEL, **settings)
     assert KEY not in str(caught.value)
+
+
+@pytest.mark.parametrize("value", ["", " "])
+@pytest.mark.parametrize("name", ["REFERENCES", "TEACHER", "MAX_COST", "PROGRAM", "SEED", "TEACHER__TEMPERATURE"])
+def test_an_empty_variable_stands_for_no_default(name: str, value: str) -> None:
+    variable = f"REFED_{name}"
+    with pytest.raises(ConfigError, match=f"^variable {variable}: is empty"):
+        load_config(RunConfig, environ={"REFED_TEACHER__MODEL": "openai/x"} | {variable: value})
+
+
+def test_a_flag_wins_over_an_empty_variable() -> None:
+    assert load_config(RunConfig, environ={"REFED_REFERENCES": ""}, references="mine.jsonl").references == "mine.jsonl"
+
+
+@pytest.mark.parametrize("key", ["references", "program", "max_cost", "max_calls", "max_minutes"])
+def test_nothing_after_the_colon_stands_for_no_default(key: str, tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text(f"{key}:\n")
+    with pytest.raises(ConfigError, match=f"^{file}: {key}: is empty$"):
+        load_config(RunConfig, file, environ={})

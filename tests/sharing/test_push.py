@@ -123,6 +123,13 @@ def test_what_arrives_is_what_was_shown(hub: FakeHub, client: Client, folder: Pa
 
 
 @pytest.mark.slow
+def test_a_folder_whose_name_is_not_utf_8(hub: FakeHub, client: Client, folder: Path) -> None:
+    other = folder.rename(folder.with_name(os.fsdecode(b"share\xff")))
+    code, out, err = client.push(other, "me/set", "--go")
+    assert (code, err) == (0, "") and arrived(hub.repos["me/set"]) == shown(out) != {}
+
+
+@pytest.mark.slow
 def test_again_makes_no_commit_and_uploads_nothing(hub: FakeHub, client: Client, folder: Path) -> None:
     client.push(folder, "me/set", "--go")
     hub.log.clear()
