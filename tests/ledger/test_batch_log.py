@@ -112,6 +112,9 @@ async def test_an_answer_that_nobody_asked_for_is_charged_what_it_cost_and_can_b
         assert outcomes(ledger) == {1: "unused"} and budget.spent == 30
         log.settle(replace(CALL, number=1, outcome="unused", cost=None))
         assert budget.spent == 0
+        log.settle(replace(CALL, number=1, outcome="unused", cost=20))
+        assert budget.spent == 20, "its price was unknown, and is known now"
+        log.settle(replace(CALL, number=1, outcome="unused", cost=None))
         claimed = log.claim("key 1", *HERE)
         assert claimed is not None and (claimed.cost, budget.reserved) == (0, 0)
 

@@ -20,7 +20,7 @@ from refed_dspy import TeacherConfig
 from refed_dspy.errors import ConfigError
 from refed_dspy.ledger.recorder import recording
 from refed_dspy.programs.adapter import SchemaAdapter
-from refed_dspy.programs.lm_errors import AnswerCut, AnswerRefused, NotReached
+from refed_dspy.programs.lm_errors import AnswerCut, AnswerRefused, NotReached, StillLimited
 from refed_dspy.records import Call
 from refed_dspy.teachers import open_teacher
 from refed_dspy.teachers.engine import TeacherEngine
@@ -238,6 +238,17 @@ async def test_a_call_takes_of_the_limit_what_it_may_write_and_about_its_prompt(
         assert limits.tokens.taken == bound / 4 + max_tokens and limits.requests.taken == 1
         assert limits.in_flight == 0
         assert bound >= 3000
+
+
+async def test_a_limit_that_is_used_up_for_hours_is_told_and_nothing_is_sent(server: SimulatedTeacher) -> None:
+    opened = open_teacher(config(server))
+    async with opened.running() as lm:
+        engine = opened.engine(lm)
+        assert isinstance(engine, TeacherEngine)
+        engine._connections().limits.tokens.learn(limit=1000, left=0, reset=86_400)
+        with pytest.raises(StillLimited, match="by its rate limit"):
+            await engine.complete(Request(model="sim-model", messages=(Message.user("Why?"),)))
+    assert server.stats()["requests"] == 0
 
 
 async def test_a_bound_on_calls_at_once_is_kept_and_a_plain_one_is_32(server: SimulatedTeacher) -> None:

@@ -207,7 +207,7 @@ async def test_answers_that_arrive_together_with_failures_count_at_once(tmp_path
         engine.all_asked.set()
         answers = await asyncio.gather(*asked, return_exceptions=True)
         recorder.group.close()
-    assert recorder.ended is None
+    assert recorder.ended is None and recorded.progress.failed == {"cut": len(engine.cut)}
     assert {type(each).__name__ for each in answers} == {"Answer", "CutAnswer"}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.spending import spent
 from refed_dspy.records import PICO, Call
 from refed_dspy.teachers import open_teacher
-from refed_dspy.teachers.usage import is_incredible, used_tokens
+from refed_dspy.teachers.usage import is_incredible, used_tokens, without_usage
 from tests.support.recording_endpoint import listening
 from tests.support.scripted_engine import references
 from tests.teachers.test_engine import ask
@@ -115,3 +116,18 @@ def test_a_folder_stays_usable_at_any_price(server: SimulatedTeacher, tmp_path: 
     assert made.complete and refed_dspy.read_run(folder).complete
     with Ledger.read(folder) as ledger:
         assert spent(ledger).cost > 2**63, "more than SQLite's integers hold"
+
+
+@pytest.mark.parametrize(
+    ("answer", "left"),
+    [
+        ({"id": 1, "usage": {"x": 1}}, {"id": 1}),
+        ({"id": 1, "usage": None, "usageMetadata": [2]}, {"id": 1}),
+        ({"id": 1, "usage": None}, None),
+        ({"id": 1}, None),
+        ([1], None),
+    ],
+)
+def test_an_answer_is_read_without_its_usage_only_where_it_says_one(answer: Any, left: Any) -> None:
+    body = without_usage(json.dumps(answer).encode())
+    assert (None if body is None else json.loads(body)) == left
