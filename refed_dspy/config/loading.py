@@ -175,9 +175,7 @@ def _read_yaml(file: Path) -> Any:
         raise ConfigError(f"{file}: not YAML: {one_line(error)}; put it in quotes") from None
 
 
-def _from_environment(
-    environ: Mapping[str, str], kind: type[Settings], given: Collection[str] = ()
-) -> dict[str, Any]:
+def _from_environment(environ: Mapping[str, str], kind: type[Settings], given: Collection[str] = ()) -> dict[str, Any]:
     """The settings that variables hold, except keys that only another kind of settings has. A variable is not empty,
     unless what it sets is `given` elsewhere."""
     settings: dict[str, Any] = {}

@@ -134,8 +134,8 @@ def _parquet(path: Path) -> Rows:
 
     try:
         rows = pq.read_table(path).to_pylist()
-    except (pa.ArrowException, OSError) as error:
-        raise ReferencesError(f"{path}: not a readable Parquet file: {one_line(error, 120)}") from None
+    except (pa.ArrowException, OSError, UnicodeError) as error:  # Arrow takes no path that is not UTF-8
+        raise ReferencesError(f"{one_line(path, 200)}: not a readable Parquet file: {one_line(error, 120)}") from None
     return enumerate(rows, start=1)
 
 

@@ -26,7 +26,7 @@ BYTES_A_LOGPROB = 8192
 """What a token takes more where `params` ask for its probabilities: up to 20 alternatives."""
 _PIECE = 1 << 16
 _ENCODING = "x-refed-content-encoding"
-_SECONDS = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,9})?")
+_SECONDS = re.compile(r"[0-9]{1,20}(?:\.[0-9]{1,9})?")
 
 
 class WebPage(TransportError):

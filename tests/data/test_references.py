@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -331,3 +332,9 @@ def test_references_that_leave_no_room_for_an_answer_are_left_out_and_counted() 
 def test_a_window_that_none_fits_is_refused(window: int) -> None:
     with pytest.raises(ReferencesError, match="context_window"):
         load_references(ROWS).fitting(window, max_tokens=1_000)
+
+
+def test_a_parquet_file_whose_name_is_not_utf_8_is_refused_in_a_line(tmp_path: Path) -> None:
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/a\xff.parquet"))
+    path.write_bytes(b"PAR1")
+    assert "not a readable Parquet file" in refusal(path)
