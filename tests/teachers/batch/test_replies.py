@@ -8,12 +8,13 @@ import random
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import httpx
 import pytest
 from aiohttp import web
 
 from refed_dspy.programs.lm_errors import BatchOutOfReach
-from refed_dspy.teachers.batch.replies import LONGEST_REPLY, json_lines
-from refed_dspy.teachers.transport import longest_answer
+from refed_dspy.teachers.batch.replies import LONGEST_REPLY, bound, json_lines
+from refed_dspy.teachers.transport import AnswerTooLong, longest_answer
 from tests.support.scripted_batches import (
     ScriptedService,
     ask_all,
@@ -67,6 +68,34 @@ async def test_a_file_is_read_no_further_than_its_answers_can_be_long(caplog: py
 
     assert 0 < len([value async for value in json_lines(endless(), 3000, 9)]) <= 10_200
     assert "not read to its end" in caplog.text
+
+
+@pytest.mark.parametrize("end", [b"", b"\n"])
+async def test_a_last_line_that_is_too_long_is_counted_too(end: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    data = b"{}\n" + json.dumps({"a": "x" * 100}).encode() + end
+    assert [value async for value in json_lines(in_pieces(data, random.Random(0)), 50, 9)] == [{}, {}]
+    assert "were left out: 1" in caplog.text
+
+
+class Pieces(httpx.AsyncByteStream):
+    def __init__(self, *pieces: bytes) -> None:
+        self.pieces = pieces
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        for piece in self.pieces:
+            yield piece
+
+
+@pytest.mark.parametrize("more", [0, 1])
+async def test_the_bound_is_kept_to_the_byte(more: int) -> None:
+    stream = Pieces(b"x" * (LONGEST_REPLY - 1), b"y" * (1 + more))
+    reply = httpx.Response(200, request=httpx.Request("GET", "http://there/v1/batches"), stream=stream)
+    await bound(reply)
+    if more:
+        with pytest.raises(AnswerTooLong):
+            await reply.aread()
+    else:
+        assert len(await reply.aread()) == LONGEST_REPLY
 
 
 async def test_an_answer_that_is_too_long_is_left_out_and_the_others_are_read(
