@@ -13,9 +13,12 @@ import signal
 import stat
 from contextlib import suppress
 from types import FrameType
+from typing import Any
 
 _received = [signal.SIGINT]
 _in_command: list[str] = []
+_handler_before: list[Any] = []
+"""What Ctrl-C did when the first signal came."""
 _FIRST_CAME = signal.SIGURG
 """The watching thread has the main one run a handler by it. Ignored by default, and sent by nobody else."""
 
@@ -29,7 +32,7 @@ def stop_on_signals() -> None:
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _as_ctrl_c)
-    signal.signal(_FIRST_CAME, lambda *_: signal.signal(signal.SIGINT, lambda *_: None))
+    signal.signal(_FIRST_CAME, _no_second)
     arrived, tell = os.pipe()
     os.set_blocking(tell, False)
     signal.set_wakeup_fd(tell, warn_on_full_buffer=False)
@@ -88,6 +91,12 @@ def _watch(arrived: int) -> None:
             os._exit(128 + number)
 
 
+def _no_second(*_: object) -> None:
+    """Nothing more is done by Python's handlers. This one may run inside `_as_ctrl_c`, before its first line."""
+    _handler_before.append(signal.getsignal(signal.SIGINT))
+    signal.signal(signal.SIGINT, lambda *_: None)
+
+
 def _over() -> None:
     """The exit code is settled. Python itself would give the signals back their defaults, which end it with others."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -98,7 +107,7 @@ def _as_ctrl_c(number: int, frame: FrameType | None) -> None:
     _received.append(signal.Signals(number))
     if number == signal.SIGHUP:
         _leave_terminal()
-    handler = signal.getsignal(signal.SIGINT)  # asyncio's own, while it runs
+    handler = next(iter(_handler_before), signal.getsignal(signal.SIGINT))  # asyncio's own, while it runs
     if callable(handler):
         handler(signal.SIGINT, frame)
 
