@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -113,3 +114,14 @@ async def test_who_gave_a_samples_first_answer_gives_the_later_ones_as_well(tmp_
             await ask(pool, f"And {number}?")
             for member in members:
                 member.outage.end()
+
+
+async def test_equal_questions_at_once_are_one_call_that_both_have_asked(tmp_path: Path) -> None:
+    with pooled(tmp_path, first := Script(), second := Script()) as (pool, _, _):
+        request = Request(model="m", messages=(Message.user("Why?"),))
+        both = (pool.answer(Asked(request, Question("writing", item))) for item in ("one", "two"))
+        await asyncio.gather(*both)
+        assert first.asked + second.asked == 1
+        pool._recorder.group.flush()
+        with Ledger.read(tmp_path) as ledger:
+            assert sorted(ledger.db.execute("SELECT item FROM asked").fetchall()) == [("one",), ("two",)]

@@ -7,6 +7,8 @@ import gzip
 import json
 import zlib
 from collections.abc import Iterable
+from contextlib import nullcontext
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,7 +17,8 @@ from benchmarks.long_answers import LongAnswers, measured
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy import TeacherConfig
 from refed_dspy.records import Call
-from refed_dspy.teachers.transport import ENVELOPE, inflated, is_wait, longest_answer
+from refed_dspy.teachers.rate_limits import RateLimits
+from refed_dspy.teachers.transport import ENVELOPE, WatchedTransport, WebPage, inflated, is_wait, longest_answer
 from tests.teachers.test_rate_limits_http import ANSWER, ask, one_request
 
 
@@ -157,3 +160,11 @@ def test_no_answer_fills_the_memory(mode: str) -> None:
             kind: measured(server.url(kind), mode)["peak"] - usual for kind in ("endless", "1 GB", "lists", "gzip")
         }
     assert max(above.values()) <= 100, above
+
+
+@pytest.mark.parametrize(("status", "is_error"), [(200, True), (499, True), (429, False), (500, False), (502, False)])
+def test_a_web_page_is_an_error_of_its_own_where_its_status_says_nothing(status: int, is_error: bool) -> None:
+    page = SimpleNamespace(status=status, headers=[("Content-Type", "text/html")])
+    transport = WatchedTransport(None, RateLimits(1), 100)
+    with pytest.raises(WebPage) if is_error else nullcontext():
+        transport._read_headers(page)
