@@ -13,12 +13,13 @@ import pytest
 from dspy import lm15
 from dspy.lm15 import Message, Request, Response
 
-from refed_dspy.errors import RowError
+from refed_dspy.errors import CutAnswer, RowError
 from refed_dspy.ledger.budget import Caps
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.recorder import RunRecorder
 from refed_dspy.ledger.spending import begin_start, spent
 from refed_dspy.programs.asking import current_sample, same_teacher
+from refed_dspy.programs.lm_errors import AnswerCut
 from refed_dspy.programs.question import Question
 from refed_dspy.teachers import open_teacher
 from refed_dspy.teachers.outage import FIRST_OUTAGE
@@ -125,3 +126,12 @@ async def test_equal_questions_at_once_are_one_call_that_both_have_asked(tmp_pat
         pool._recorder.group.flush()
         with Ledger.read(tmp_path) as ledger:
             assert sorted(ledger.db.execute("SELECT item FROM asked").fetchall()) == [("one",), ("two",)]
+
+
+async def test_a_final_failure_of_a_member_is_not_paid_for_again(tmp_path: Path) -> None:
+    cut = AnswerCut("half of it")
+    with pooled(tmp_path, first := Script(cut), second := Script(cut)) as (pool, _, _):
+        for _ in range(2):
+            with pytest.raises(CutAnswer, match="half of it"):
+                await ask(pool, "Why?")
+        assert first.asked + second.asked == 1
