@@ -129,9 +129,11 @@ async def test_equal_questions_at_once_are_one_call_that_both_have_asked(tmp_pat
 
 
 async def test_a_final_failure_of_a_member_is_not_paid_for_again(tmp_path: Path) -> None:
+    """Nor asked of another, because that one is down by now."""
     cut = AnswerCut("half of it")
-    with pooled(tmp_path, first := Script(cut), second := Script(cut)) as (pool, _, _):
+    with pooled(tmp_path, first := Script(cut), second := Script(cut)) as (pool, members, _):
         for _ in range(2):
             with pytest.raises(CutAnswer, match="half of it"):
                 await ask(pool, "Why?")
+            members[second.asked].outage.begin()
         assert first.asked + second.asked == 1
