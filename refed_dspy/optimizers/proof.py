@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from refed_dspy.ledger.candidates import Candidate
-from refed_dspy.metrics.equal_length import Compared, equal_length_gain
+from refed_dspy.metrics.equal_length import equal_length_gain
 from refed_dspy.metrics.intervals import Interval, is_gain, mean_interval
 from refed_dspy.records import dollars
 from refed_dspy.text import format_number, table_lines
@@ -175,10 +175,6 @@ def gains(
     if not shared:
         return None, None
     raw = mean_interval(list(shared.values()), [clusters[e] for e in shared], seed=seed)
-    if not (of_new := _compared(new)):
+    if not (of_new := new.compared.get("test")):
         return raw, None
-    return raw, equal_length_gain(shared, of_new, _compared(old), clusters, seed=seed)
-
-
-def _compared(candidate: Candidate) -> dict[str, Compared]:
-    return {e: Compared(stored.weight, stored.verdicts) for e, stored in candidate.compared.get("test", {}).items()}
+    return raw, equal_length_gain(shared, of_new, old.compared.get("test", {}), clusters, seed=seed)

@@ -21,7 +21,6 @@ import dspy
 from refed_dspy.concurrency import all_of, run_blocking, together
 from refed_dspy.config.compile import MetricConfig
 from refed_dspy.errors import PASSING, RowError
-from refed_dspy.metrics.equal_length import Compared
 from refed_dspy.optimizers.judge_feedback import JudgedSample, feedback_on_instructions, feedback_on_responses
 from refed_dspy.optimizers.metrics import Evaluation, NotScored
 from refed_dspy.programs.adapter import SchemaAdapter
@@ -35,7 +34,7 @@ from refed_dspy.programs.judges import (
     RubricJudge,
 )
 from refed_dspy.programs.reference_level import ReferenceLevelFeedback, as_reference
-from refed_dspy.records import Reference, Sample
+from refed_dspy.records import Compared, Reference, Sample
 
 COMPONENTS = ("wins", "grades", "diversity")
 T = TypeVar("T")
