@@ -79,7 +79,7 @@ class PoolMember:
     @property
     def proved(self) -> bool:
         """Whether it ever answered in this folder: then a refusal is an outage, else a mistake in the settings."""
-        return self.recorded.answered or self._served
+        return self.recorded.failures.paid or self._served
 
     async def ask(self, asked: Asked, key: Key) -> Answer:
         """Its answer. Raises as `RecordedTeacher.ask`; a passing error leaves no failure in the ledger."""
@@ -266,7 +266,8 @@ class Pool:
         """No member answered: the request fails as it would if the last one asked were the only one."""
         if not isinstance(error, RowError):
             return
-        if isinstance(error, NoConnection) and not any(weighted.member.recorded.answered for weighted in self._members):
+        paid = any(weighted.member.recorded.failures.paid for weighted in self._members)
+        if isinstance(error, NoConnection) and not paid:
             raise member.recorded.failures.not_reached(error) from error
         await member.recorded.fail(keys[member.id], error)
 
