@@ -34,8 +34,8 @@ SMALL = 10
 """A batch of at most so many requests is not halved any more: it waits until the service's queue has room."""
 CHUNK = 500
 """Answers that are written in one transaction."""
-CHUNK_BYTES = 8_000_000
-"""The same in characters: a chunk is written that has more."""
+CHUNK_CHARACTERS = 8_000_000
+"""A chunk with more is written, too."""
 FIRST_LOOK = 1.0
 """Seconds after which a batch is first looked at."""
 LOOKS = 5
@@ -279,7 +279,7 @@ class BatchTracker:
                 size += len(text)
             elif _was_not_executed(line):
                 reader.not_executed.add(number)
-            if len(chunk) == CHUNK or size > CHUNK_BYTES:
+            if len(chunk) == CHUNK or size > CHUNK_CHARACTERS:
                 self._deliver(reader, chunk)
                 chunk, size = {}, 0
                 await asyncio.sleep(0)  # the calls that were woken go first
