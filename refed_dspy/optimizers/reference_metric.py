@@ -160,10 +160,7 @@ class ReferenceMetric:
             return Evaluation(0.0, {"coverage": 0.0}, objectives=dict.fromkeys((*COMPONENTS, "coverage"), 0.0))
         verdicts = [each for each in judged if each.win is not None]
         grades = [grade.share for each in judged for grade in each.grades if grade.share is not None]
-        verdicts_and_grades = (
-            each for sample in judged for each in (sample.verdict, *sample.grades) if each is not None
-        )
-        judgements = Judgements.of(verdicts_and_grades)
+        judgements = Judgements.of(one for each in judged for one in (each.verdict, *each.grades) if one is not None)
         components = {
             "wins": _mean(each.win for each in verdicts),
             "grades": _mean(grades),
