@@ -92,8 +92,8 @@ class Proof:
         rows = [("uncompiled", self.baseline), ("compiled", self.compiled)]
         if self.champion is not None:
             rows.insert(1, ("champion", self.champion))
-        judged = {name for name in UNJUDGED if not any(score.components.get(name) for _, score in rows)}
-        names = [name for name in COLUMNS if name in self.compiled.components and name not in judged]
+        empty = {name for name in UNJUDGED if not any(score.components.get(name) for _, score in rows)}
+        names = [name for name in COLUMNS if name in self.compiled.components and name not in empty]
         unit = "a sample" if self.unit == "references" else "an example"
         heads = ["program", "score (95% interval)", *(COLUMNS[name] for name in names), unit]
         table = table_lines([heads, *([label, *row.cells(names)] for label, row in rows)])
