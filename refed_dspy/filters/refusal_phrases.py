@@ -87,7 +87,7 @@ FIRST_PERSON = re.compile(
         rf"{_BE} going to have to {_DECLINE}",
         rf"(?:{_SORRY}[^\n]{{0,20}}?)?(?:that|this|it)(?: is|'s) (?:not )?something (?:that )?"
         rf"(?:i can\b|{_BE} (?:not )?(?:able|allowed|permitted)|{_CANNOT})",
-        rf"it (?:is|'s|would be|isn't|wouldn't be|would not be) (?:not )?(?:{_UNFIT}) for me to",
+        rf"it(?: is|'s| would be| isn't| wouldn't be| would not be) (?:not )?(?:{_UNFIT}) for me to",
         r"i (?:do not|don't) know(?: the answer)?(?: to (?:that|this)(?: question)?)?[.!]?$",
     )
 )
