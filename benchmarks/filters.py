@@ -85,7 +85,7 @@ def report_language(sets: dict[str, list[Pair]]) -> bool:
 
 def report_refusals(sets: dict[str, list[Pair]], xstest: Path | None) -> bool:
     filter_, texts = Refusals(), cells("refusal_texts.tsv")
-    gone = {pair for pair in dropped(filter_, [(cell[1], cell[2]) for cell in texts])}
+    gone = set(dropped(filter_, [(asked, text) for _, asked, text in texts]))
     missed = [text for kind, asked, text in texts if kind.startswith("refusal") and (asked, text) not in gone]
     false = [text for kind, asked, text in texts if kind.startswith("answer") and (asked, text) in gone]
     print(f"refusals: {len(texts)} texts of our own: missed {len(missed)} (at most 2), false {len(false)} (must be 0)")
