@@ -72,8 +72,8 @@ class RandomSettings(Keeping):
 
 
 class NearDuplicateSettings(Keeping):
-    """MinHash over shingles, confirmed by their exact Jaccard similarity. One changed word is allowed for, unless it is a
-    number or a name."""
+    """MinHash over shingles, confirmed by their exact Jaccard similarity. One changed word still makes a duplicate,
+    unless it is a number or a name."""
 
     threshold: float = Field(default=0.8, gt=0, le=1)
     """A row with this Jaccard similarity or more is dropped."""
