@@ -82,26 +82,29 @@ def runs(hashes: Array, length: int) -> Array:
     return run * _ODD
 
 
-def particulars(text: str) -> int:
-    """A hash (64 bits, the same in every process) of the numbers and names in `text`, in order.
-
-    A name is a capitalised word inside a sentence, so one that begins a sentence is none. A text in which half the
-    words or more are capitalised, a heading say, has only numbers.
-    """
+def particulars(text: str) -> list[str]:
+    """The numbers and names in `text`: words with a digit, and capitalised words inside a sentence, so one that begins a
+    sentence is none. A text in which half the words or more are capitalised, a heading say, has only numbers."""
     plain = normalize("NFKC", text)
-    found = [word.casefold() for word in _particulars(plain)]
+    found: list[str] = _particulars(plain)
     if 2 * sum(word[0].isupper() for word in plain.split()) >= len(plain.split()):
         found = [word for word in found if regex.search(r"\p{N}", word)]
-    return int.from_bytes(blake2b("\n".join(found).encode("utf-8", "surrogatepass"), digest_size=8).digest())
+    return found
+
+
+def has_all(shingles: Array, wanted: Array) -> bool:
+    """Whether each of `wanted` is among the sorted `shingles`, which are not empty."""
+    places = np.minimum(np.searchsorted(shingles, wanted), len(shingles) - 1)
+    return bool((shingles[places] == wanted).all())
 
 
 class _Compared(NamedTuple):
     """What is compared of a row: its sorted uint32 shingles, the similarity from which on another is its duplicate, the
-    hash of its numbers and names, and the index's keys of its MinHash signature."""
+    shingles of its numbers and names, and the index's keys of its MinHash signature."""
 
     shingles: Array
     needed: float
-    particulars: int
+    particulars: Array
     keys: Array
 
 
@@ -116,8 +119,8 @@ class NearDuplicates(TextFilter):
     from fifteen words on does it leave 0.8. So a text of `SHORT` words or more is dropped from `threshold` on, or from
     the similarity that one changed word leaves, whichever is lower. A shorter text is always dropped from `threshold`
     on, which at 0.8 means: the same words. Above 0.8 that allowance shrinks, to half a changed word at 0.9 and to none
-    at 1, where only equal texts are dropped. The allowance is not for another number or name (`particulars`): "Convert
-    12 miles" is no duplicate of "Convert 10 miles". From `threshold` on, a text is a duplicate whatever differs.
+    at 1, where only equal texts are dropped. However alike, a text with another number or name (`particulars`) is no
+    duplicate: "Convert 12 miles" stays beside "Convert 10 miles".
 
     Scripts without spaces are compared by characters, two of which count as a word. A polite opening of an English
     instruction ("Could you please ...") does not count. `of="both"` compares instruction and response as one text.
@@ -138,7 +141,7 @@ class NearDuplicates(TextFilter):
         self._index = BandIndex(*band_shape(min(edge, threshold)))
         self._shingles: list[Array] = []
         self._thresholds: list[float] = []
-        self._particulars: list[int] = []
+        self._particulars: list[Array] = []
         self._previews: list[str] = []
 
     def check(self, row: DataRow) -> Decision:
@@ -169,7 +172,8 @@ class NearDuplicates(TextFilter):
             sketch.update_batch(shingles[first : first + 4096].tolist())
         word_count = len(words) - unspaced(words).sum() / 2
         needed = self._needed(len(shingles), len(words), float(word_count))
-        return _Compared(shingles, needed, particulars(text), self._index.keys(sketch.hashvalues))
+        named = (runs(hashed(tokens(" ".join(particulars(text)))), 1) >> np.uint64(32)).astype(np.uint32)
+        return _Compared(shingles, needed, named, self._index.keys(sketch.hashvalues))
 
     def _needed(self, shingles: int, tokens: int, words: float) -> float:
         """The similarity from which on a text is a duplicate: (F - k) / (F + k) where a changed word takes k of its F
@@ -195,8 +199,10 @@ class NearDuplicates(TextFilter):
         shared = np.add.reduceat((shingles[places] == joined).astype(np.int64), starts)
         scores = shared / (sizes + len(shingles) - shared)
         near = scores >= np.maximum(compared.needed, [self._thresholds[number] for number in proposed])
-        alike = np.array([self._particulars[number] == compared.particulars for number in proposed])
-        near &= alike | (scores >= self._threshold - 1e-9)
+        for place in np.flatnonzero(near):
+            near[place] = has_all(sets[place], compared.particulars) and has_all(
+                shingles, self._particulars[proposed[place]]
+            )
         if not near.any():
             return None, float(scores.max())
         best = int(np.argmax(np.where(near, scores, -1.0)))

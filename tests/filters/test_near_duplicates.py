@@ -90,9 +90,9 @@ def test_another_number_or_name_is_another_task(text: str, changed: str) -> None
     assert filter_.check(row(other)).kept
 
 
-def test_a_number_is_not_enough_from_the_threshold_on() -> None:
+def test_another_number_is_another_task_however_long_the_text() -> None:
     text = " ".join(random.Random(4).sample(WORDS, 30))
-    assert kept([f"{text} 12", f"{text} 10"]) == [True, False]
+    assert kept([f"{text} 12", f"{text} 10", f"{text} 12."]) == [True, True, False]
 
 
 def test_capitals_that_name_nothing() -> None:
