@@ -74,7 +74,7 @@ class ResponseGuard(TextFilter):
 
     def check(self, row: DataRow) -> Decision:
         """`detail`: the words that decided, of a copy its first 8; `score`: the share of its runs of 8 words."""
-        same = row.plain is not None and row.plain.split() == row.response.split()
+        same = row.plain is not None and row.plain.strip() == row.response.strip()
         known = self._references.of(row) if self._copies else None
         for text in [row.response] if row.plain is None or same else [row.response, row.plain]:
             if self._talk and (words := prompt_talk(text, row.instruction)):

@@ -8,6 +8,7 @@ after it, another line, a sentence that asks for nothing, and items where items 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 from refed_dspy.errors import one_line
 from refed_dspy.text import any_of, find_placeholder, normalized
@@ -34,27 +35,39 @@ _CLAUSE = (
 )
 """What may follow a noun and is no text."""
 _NO_TEXT = "(?!day|week|month|year|morning|evening|night|season|summer|winter|decade|century|way|manner|order)"
-_BEGINS = r"(?:^|[.!?] )(?:please )?"
 _WORK_ON = any_of(
     "summari[sz]e|paraphrase|rewrite|rephrase|reword|proofread|edit|translate|correct|simplify|shorten|condense|classify",
     "analy[sz]e|improve|revise|polish|punctuate|fix|debug|read|review|refactor|complete|format|expand",
 )
-_POINTERS = (
-    # the short text below, the attached file, the following idiom
-    rf"\b{_THIS} (?:below|above|attached|enclosed|accompanying) (?:[\w-]+ ){{0,2}}?{_NOUN}\b",
-    rf"\b{_THIS} (?:[\w-]+ ){{0,2}}?{_NOUN} (?:below|above|attached|provided|given|shown|that follows?|here)\b",
-    rf"\bthe following {_NO_TEXT}(?:[\w-]+ ){{0,3}}?[\w-]+(?={_CLAUSE})",
-    r"\bwhich of (?:the following|these)\b",
-    # Edit this paragraph; Expand the given sentence
-    rf"{_BEGINS}{_WORK_ON} {_THIS} (?:{_GIVEN} )?(?:[\w-]+ )?{_NOUN}\b(?! of\b)",
-    rf"\bthe {_GIVEN} (?:[\w-]+ )?{_NOUN}(?=[.,;:!?]|$)",
-    rf"{_BEGINS}(?:given|based on|according to|using|considering|from|in) (?:the|this|these) (?:{_GIVEN} )?{_NOUN}"
-    "(?=,| (?:what|who|why|how|which|when|where)\\b)",
-    rf"\b(?:idea|point|theme|tone|topic|argument|author|title|moral|purpose) of (?:the|this) {_PROSE}(?=[?.]|$)",
+_CERTAIN = re.compile(
+    any_of(  # the short text below, the attached file, the following idiom
+        rf"\b{_THIS} (?:below|above|attached|enclosed|accompanying) (?:[\w-]+ ){{0,2}}?{_NOUN}\b",
+        rf"\b{_THIS} (?:[\w-]+ ){{0,2}}?{_NOUN} (?:below|above|attached|provided|given|shown|that follows?|here)\b",
+        rf"\bthe following {_NO_TEXT}(?:[\w-]+ ){{0,3}}?[\w-]+(?={_CLAUSE})",
+        r"\bwhich of (?:the following|these)\b",
+    )
 )
-_CERTAIN = {"p0", "p1", "p2", "p3"}
-"""The pointers that mean a text even where one is to be made."""
-_POINTER = re.compile(any_of(*(f"(?P<p{number}>{pointer})" for number, pointer in enumerate(_POINTERS))))
+"""Points to a text even where one is to be made."""
+_CERTAIN_HAVE = (
+    "following", "below", "above", "attached", "enclosed", "accompanying", "provided", "given", "shown", "that follow",
+    "here", "which of these",
+)  # fmt: skip
+_AT_START = re.compile(
+    "(?:please )?"
+    + any_of(  # Edit this paragraph; Based on the passage, …
+        rf"{_WORK_ON} {_THIS} (?:{_GIVEN} )?(?:[\w-]+ )?{_NOUN}\b(?! of\b)",
+        rf"(?:given|based on|according to|using|considering|from|in) (?:the|this|these) (?:{_GIVEN} )?{_NOUN}"
+        "(?=,| (?:what|who|why|how|which|when|where)\\b)",
+    )
+)
+"""At the start of a sentence."""
+_ELSEWHERE = re.compile(
+    any_of(  # the given sentence; the main idea of the passage
+        rf"\bthe {_GIVEN} (?:[\w-]+ )?{_NOUN}(?=[.,;:!?]|$)",
+        rf"\b(?:idea|point|theme|tone|topic|argument|author|title|moral|purpose) of (?:the|this) {_PROSE}(?=[?.]|$)",
+    )
+)
+_ELSEWHERE_HAVE = ("the given ", "the provided ", " of the ", " of this ")
 _MAKES = re.compile(
     "(?:please |can you |could you )?"
     "(?:write|create|design|develop|compose|draft|build|implement|imagine|invent|plan|explain how|how|why)\\b"
@@ -71,7 +84,8 @@ _ASKS = re.compile(
         "interpret|is|(?:it|they|this) should|justify|keep|let|limit|list|maintain|make|mention|name|no more|note|pay",
         "organi[sz]e|pick|point|present|preserve|propose|provide|rank|read|remember|remove|replace|return|revise|rewrite",
         "select|should|show|sort|state|suggest|summari[sz]e|support|tell|translate|try|use|what|when|where|which|who|why",
-        "analy[sz]e|would|write|you|your|the (?:answer|final|length|new|output|response|result|revised|summary|translation)",
+        "analy[sz]e|would|write|you|your",
+        "the (?:answer|final|length|new|output|response|result|revised|summary|translation)",
     )
     + r"\b"
 )
@@ -90,11 +104,26 @@ def missing_text(instruction: str) -> str:
     text = normalized(instruction)
     if len(text) > _LONGEST or _QUOTED.search(text):
         return ""
-    for pointer in _POINTER.finditer(text):
+    makes = _MAKES.match(text) is not None
+    for pointer in _pointers(text, certain=makes):
         before, after = text[: pointer.start()], text[pointer.end() :]
-        if not (_is_there(pointer.group(), before, after) or _is_made(pointer, text)):
-            return one_line(pointer.group().lstrip(".!? "), 80)
+        fiction = makes and _FICTION.search(text) is not None
+        if not (fiction or _is_there(pointer.group(), before, after) or _is_made(pointer.group(), before)):
+            return one_line(pointer.group(), 80)
     return ""
+
+
+def _pointers(text: str, certain: bool) -> Iterator[re.Match[str]]:
+    """The words of a text that point to another one; only those that are `certain` to."""
+    if any(word in text for word in _CERTAIN_HAVE):
+        yield from _CERTAIN.finditer(text)
+    if certain:
+        return
+    if any(word in text for word in _ELSEWHERE_HAVE):
+        yield from _ELSEWHERE.finditer(text)
+    for start in (0, *(end.end() for end in _SENTENCE_END.finditer(text))):
+        if pointer := _AT_START.match(text, start):
+            yield pointer
 
 
 def _is_there(pointer: str, before: str, after: str) -> bool:
@@ -112,9 +141,7 @@ def _is_content(sentence: str) -> bool:
     return len(sentence.split()) > 3 and not sentence.endswith("?") and _ASKS.match(sentence) is None
 
 
-def _is_made(pointer: re.Match[str], text: str) -> bool:
-    """Whether the text is one that is to be made, or a parameter of a program that is to be written."""
-    noun = re.escape(pointer.group().split()[-1].rstrip("s"))
-    if re.search(rf"\b(?:an?|your|each|every|some|new|any) (?:[\w-]+ ){{0,4}}{noun}", text[: pointer.start()]):
-        return True
-    return _MAKES.match(text) is not None and (pointer.lastgroup not in _CERTAIN or _FICTION.search(text) is not None)
+def _is_made(pointer: str, before: str) -> bool:
+    """Whether the words before `pointer` bring in what it points to: "Write a paragraph, then edit the paragraph"."""
+    noun = re.escape(pointer.split()[-1].rstrip("s"))
+    return re.search(rf"\b(?:an?|your|each|every|some|new|any) (?:[\w-]+ ){{0,4}}{noun}", before) is not None

@@ -40,90 +40,117 @@ _LACKED = any_of(
 
 @dataclass(frozen=True)
 class Talk:
-    """`pattern` is looked for in texts, in lower case, that have `needs`. It does not count in the response to an
-    instruction in which `noun` is found."""
+    """`pattern` is looked for around each place where a text, in lower case, has the words `near`. It does not count in
+    the response to an instruction in which `noun` is found."""
 
-    needs: str
+    near: str
     noun: re.Pattern[str]
     pattern: re.Pattern[str]
 
+    def found(self, lower: str) -> str:
+        """The words that match, or nothing."""
+        at = lower.find(self.near)
+        while at >= 0:
+            if match := self.pattern.search(lower, max(0, at - _AROUND), at + _AROUND):
+                return match.group()
+            at = lower.find(self.near, at + 1)
+        return ""
 
-def _talk(needs: str, noun: str, *patterns: str) -> Talk:
-    return Talk(needs, re.compile(noun), re.compile(any_of(*patterns), re.MULTILINE))
+
+_AROUND = 100
+"""Characters before and after a word within which a pattern is looked for."""
 
 
-def _rewritten(how: str, article: str) -> Talk:
-    """A response that is called improved, revised or enhanced."""
-    return _talk(
-        f"{how} ",
-        _ANSWER,
-        rf"\b(?:{article}|this|my|here(?:['’]s| is) (?:the|an?|my)) {how} {_ANSWER}{_OF_AN_EVENT}",
-        rf"\A\W*{how} {_ANSWER}\W*(?::|\n)",
+def _talk(near: str, noun: str, *patterns: str) -> Talk:
+    return Talk(near, re.compile(noun), re.compile(any_of(*patterns), re.MULTILINE))
+
+
+def _about(answer: str) -> tuple[Talk, ...]:
+    """Of a response, or answer, that is called improved or compared with an original one."""
+    named = f"{answer}{_OF_AN_EVENT}"
+    rewritten = r"\b(?:{}|this|my|here(?:['’]s| is) (?:the|an?|my)) {} " + named
+    return (
+        _talk(
+            f"original {answer}", _ANSWER, rf"\b{_BUILT_ON} ?the original {named}", f"the original {answer} {_LACKED}"
+        ),
+        _talk(f"improved {answer}", _ANSWER, rewritten.format("the", "improved")),
+        _talk(f"revised {answer}", _ANSWER, rewritten.format("this", "revised")),
+        _talk(f"enhanced {answer}", _ANSWER, rewritten.format("this", "enhanced")),
+        _talk(
+            f"this {answer} ",
+            _ANSWER,
+            f"this {answer} (?:incorporates|adheres to|is based on the (?:feedback|reference|example))",
+        ),
+        _talk(
+            f"{answer} ",
+            "criteri",
+            f"{answer} (?:meets|satisfies|fulfil\\w*|adheres to|follows) (?:all )?(?:the|these) (?:\\w+ )?criteria",
+        ),
     )
 
 
-_OF_BOTH = (
-    _talk(
-        "reference ",
-        "reference",
-        rf"\b(?:the|this|that|your|an?|our) {_GIVEN}reference (?:{_ANSWER}|{_TASK}|question|pair|feedback)s?\b",
+_OF_BOTH = {
+    "reference": (
+        _talk(
+            "reference",
+            "reference",
+            rf"\b(?:the|this|that|your|an?|our) {_GIVEN}reference (?:{_ANSWER}|{_TASK}|question|pair|feedback)s?\b",
+            rf"\b{_LIKE} the reference{_END}",
+            rf"\bthe reference {_SAYS}\b",
+            rf"\b{_MANNER} (?:of|as|from) the reference{_END}",
+        ),
     ),
-    _talk(
-        "the reference",
-        "reference",
-        rf"\b{_LIKE} the reference{_END}",
-        rf"\bthe reference {_SAYS}\b",
-        rf"\b{_MANNER} (?:of|as|from) the reference{_END}",
+    "example": (
+        _talk(
+            "example",
+            "example",
+            rf"\b(?:the|this) {_GIVEN}example (?:{_ANSWER}|{_TASK})s?\b",
+            rf"\b{_MANNER} of the {_GIVEN}example(?: (?:above|provided|given))?{_END}",
+        ),
     ),
-    _talk("example ", "example", rf"\b(?:the|this|your|our) {_GIVEN}example (?:{_ANSWER}|{_TASK})s?\b"),
-    _talk("of the ", "example", rf"\b{_MANNER} of the {_GIVEN}example(?: (?:above|provided|given))?{_END}"),
-    _talk("[[ ##", r"\[\[", r"\[\[ ## ?\w+ ?## \]\]"),
-    _talk(
-        "_",
-        "_",
-        r"\b(?:reference_(?:instruction|response|feedback)|example_(?:instruction|response)|improved_response|"
-        r"response_feedback|implementation_strategy|improvement_opportunities|original_strengths)\b",
+    "_": (
+        _talk("_response", "_", r"\b(?:reference|example|improved)_response\b"),
+        _talk("_feedback", "_", r"\b(?:response|reference)_feedback\b"),
+        _talk("_instruction", "_", r"\b(?:reference|example)_instruction\b"),
+        _talk("implementation_strategy", "_", "implementation_strategy"),
+        _talk("improvement_opportunities", "_", "improvement_opportunities"),
     ),
-    _talk("<", r"tag|xml|html|markup", rf"\A\s*<{_TAG}>", rf"</{_TAG}>\s*\Z"),
+    "[[ ##": (_talk("[[ ##", r"\[\[", r"\[\[ ## ?\w+ ?## \]\]"),),
+    "</": (_talk("</", "tag|xml|html|markup", rf"</{_TAG}>\s*\Z"),),
+}
+"""Letters that a text must have → what is looked for in it."""
+_OF_INSTRUCTION = {
+    "the ": (_talk(" feature", "", rf"\bthe (?:given|provided|specified|above) feature{_END}"),),
+    "instruction": (
+        _talk(
+            "instruction",
+            "",
+            r"\bthis (?:new )?instruction (?:is|asks|requires|tests|builds|covers|focuses|draws|explores)\b",
+            r"\bsimilar to the (?:given |provided |original )?instruction\b",
+        ),
+    ),
+}
+_OF_RESPONSE = {
+    "feedback": (
+        _talk(
+            "feedback",
+            "feedback",
+            rf"\b{_FROM} the (?:provided|given|above|reference) feedback{_OF_A_PERSON}",
+            rf"\b(?:as|where|which|what) the feedback {_SAYS}\b",
+            r"\bas (?:suggested|mentioned|noted|recommended|requested|advised) (?:in|by) the (?:\w+ )?feedback"
+            + _OF_A_PERSON,
+            rf"\b(?:{_ANSWER}|version|revision) (?:incorporates|addresses|reflects|applies) the (?:\w+ )?feedback\b",
+        ),
+    ),
+    "response": _about("response"),
+    "answer": _about("answer"),
+}
+_OPENINGS = (
+    _talk("", _ANSWER, rf"\W*(?:improved|revised|enhanced) {_ANSWER}\W*(?::|\n)"),
+    _talk("", "feedback", rf"\W*{_FROM} the feedback{_PASSIVE}{_OF_A_PERSON}"),
+    _talk("", "tag|xml|html|markup", rf"\s*<{_TAG}>"),
 )
-_OF_INSTRUCTION = (
-    _talk("feature", "", rf"\bthe (?:given|provided|specified|above) feature{_END}"),
-    _talk(
-        "this ", "", r"\bthis (?:new )?instruction (?:is|asks|requires|tests|builds|covers|focuses|draws|explores)\b"
-    ),
-    _talk("similar", "", r"\bsimilar to the (?:given |provided |original )?instruction\b"),
-)
-_OF_RESPONSE = (
-    _talk(
-        "feedback",
-        "feedback",
-        rf"\b{_FROM} the (?:provided|given|above|reference) feedback{_OF_A_PERSON}",
-        rf"\A\W*{_FROM} the feedback{_PASSIVE}{_OF_A_PERSON}",
-        rf"\b(?:as|where|which|what) the feedback {_SAYS}\b",
-        r"\bas (?:suggested|mentioned|noted|recommended|requested|highlighted|advised) (?:in|by) the (?:\w+ )?feedback"
-        + _OF_A_PERSON,
-        rf"\b(?:{_ANSWER}|version|revision) (?:incorporates|addresses|reflects|applies) the (?:\w+ )?feedback\b",
-    ),
-    _talk(
-        "original ",
-        _ANSWER,
-        rf"\b{_BUILT_ON} ?the original {_ANSWER}{_OF_AN_EVENT}",
-        rf"\bthe original {_ANSWER} {_LACKED}\b",
-    ),
-    _rewritten("improved", "the"),
-    _rewritten("revised", "this"),
-    _rewritten("enhanced", "this"),
-    _talk(
-        "this ",
-        _ANSWER,
-        rf"\bthis {_ANSWER} (?:incorporates|adheres to|is based on the (?:feedback|reference|example))\b",
-    ),
-    _talk(
-        "criteria",
-        "criteri",
-        rf"\b{_ANSWER} (?:meets|satisfies|fulfil\w*|adheres to|follows) (?:all )?(?:the|these) (?:\w+ )?criteria\b",
-    ),
-)
+"""Matched at the beginning of a text alone."""
 
 
 def prompt_talk(text: str, instruction: str | None = None) -> str:
@@ -132,8 +159,15 @@ def prompt_talk(text: str, instruction: str | None = None) -> str:
     `instruction`: the one that `text` answers; None where `text` is an instruction itself.
     """
     lower = text.lower()
-    for talk in (*_OF_BOTH, *(_OF_INSTRUCTION if instruction is None else _OF_RESPONSE)):
-        match = talk.pattern.search(lower) if talk.needs in lower else None
-        if match is not None and (instruction is None or not talk.noun.search(instruction.lower())):
+    for talks in (_OF_BOTH, _OF_INSTRUCTION if instruction is None else _OF_RESPONSE):
+        for talk in (talk for needed, some in talks.items() if needed in lower for talk in some):
+            if (words := talk.found(lower)) and not _is_asked_for(talk, instruction):
+                return one_line(words, 120)
+    for talk in _OPENINGS:
+        if (match := talk.pattern.match(lower)) and not _is_asked_for(talk, instruction):
             return one_line(match.group(), 120)
     return ""
+
+
+def _is_asked_for(talk: Talk, instruction: str | None) -> bool:
+    return instruction is not None and talk.noun.search(instruction.lower()) is not None

@@ -110,7 +110,7 @@ def test_the_plain_response_counts_too() -> None:
 
 
 def test_unchanged_is_told_or_dropped() -> None:
-    same = row("It  rains.\n", "It rains.")
+    same = row("It rains.\n", "It rains.")
     assert ResponseGuard().check(same) == Decision(True, remark=UNCHANGED)
     assert ResponseGuard(unchanged="drop").check(same) == Decision(False, UNCHANGED)
     assert not ResponseGuard(unchanged="drop").plain_is_bad(same)
