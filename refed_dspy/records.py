@@ -194,10 +194,11 @@ def json_default(value: Any) -> Any:
 class DataRow:
     """One row of a data set. `number` counts from 1, as a person would; `response` is what a model is trained on;
     `plain` is the response before it was improved, None where the data set has none; `fields` is the row as it was
-    read."""
+    read; `reference` is what it was made from, None where that is not known."""
 
     number: int
     instruction: str
     response: str
     plain: str | None = None
     fields: Mapping[str, Any] = field(default_factory=dict)
+    reference: Reference | None = None

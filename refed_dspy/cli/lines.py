@@ -54,6 +54,8 @@ def run_lines(status: Mapping[str, Any]) -> list[str]:
     if status["left_out"]:
         lines.append("references left out: " + ", ".join(f"{n} {why}" for why, n in status["left_out"].items()))
     lines += [_filter_line(counts) for counts in status["filters"]]
+    if status["unchanged"]:
+        lines.append(f"left as they were by the improvement: {status['unchanged']} of {status['kept']} samples")
     lines += [usage_line(stage, usage) for stage, usage in status["usage"].items()]
     if len(status["models"]) > 1:
         lines += [usage_line(f"{usage['model']} at {usage['endpoint']}", usage) for usage in status["models"]]
@@ -65,8 +67,14 @@ def run_lines(status: Mapping[str, Any]) -> list[str]:
 
 
 def _filter_line(counts: Mapping[str, Any]) -> str:
-    why = ", ".join(f"{count} {one_line(reason, 80)}" for reason, count in counts["reasons"].items())
-    return f"filter {counts['filter']}: {counts['kept']} kept, {counts['dropped']} dropped{why and f' ({why})'}"
+    of_kept, why = (_counted(counts[name]) for name in ("remarks", "reasons"))
+    return f"filter {counts['filter']}: {counts['kept']} kept{of_kept}, {counts['dropped']} dropped{why}"
+
+
+def _counted(reasons: Mapping[str, int]) -> str:
+    """Each reason with its count, in brackets; nothing where there is none."""
+    listed = ", ".join(f"{count} {one_line(reason, 80)}" for reason, count in reasons.items())
+    return f" ({listed})" if listed else ""
 
 
 def _failure_lines(status: Mapping[str, Any]) -> list[str]:

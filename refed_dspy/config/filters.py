@@ -134,6 +134,50 @@ class OverlapSettings(Keeping):
     """The file's columns that hold prompts. Unset: those whose names suggest it."""
 
 
+class _OfBothGuards(Settings):
+    copies: bool = True
+    """Whether a text that repeats its reference's is dropped."""
+    prompt_talk: bool = True
+    """Whether a text that speaks of the prompt it was written for is dropped."""
+
+
+class _OfInstructions(_OfBothGuards):
+    missing_text: bool = True
+    """Whether an instruction is dropped that needs a text which is not there."""
+
+
+class _OfResponses(_OfBothGuards):
+    unchanged: Literal["keep", "drop"] = "keep"
+    """What becomes of an improved response that is the plain one: it is counted, and kept or dropped."""
+
+
+class GuardSettings(_OfInstructions, _OfResponses):
+    """What a run's guards drop: each is a filter that stands before the run's own."""
+
+    def filters(self) -> list[FilterConfig]:
+        """The guards as filters, of instructions and of responses."""
+        of_instructions = self.model_dump(include={*_OfInstructions.model_fields})
+        of_responses = self.model_dump(include={*_OfResponses.model_fields})
+        return [
+            FilterConfig.model_validate(guard)
+            for guard in ({"instruction_guard": of_instructions}, {"response_guard": of_responses})
+        ]
+
+
+class _AgainstReferences(Keeping):
+    references: str | None = None
+    """What the rows were made from, where the data does not hold it: a file, a Hub data set, or `builtin`. A row whose
+    column `reference` has the id of one is compared with that one, others with all."""
+
+
+class InstructionGuardSettings(_OfInstructions, _AgainstReferences):
+    """An instruction must not repeat its reference, speak of its prompt, or need a text that is not there."""
+
+
+class ResponseGuardSettings(_OfResponses, _AgainstReferences):
+    """A response must not copy its reference or speak of its prompt."""
+
+
 class FilterConfig(Settings):
     """One filter: its name, and its settings under it. A name alone means the default settings. In a list of these,
     custom filters, which only Python can give, stay as they are."""
@@ -147,6 +191,8 @@ class FilterConfig(Settings):
     refusals: RefusalSettings | None = None
     language: LanguageSettings | None = None
     overlap: OverlapSettings | None = None
+    instruction_guard: InstructionGuardSettings | None = None
+    response_guard: ResponseGuardSettings | None = None
 
     @model_validator(mode="wrap")
     @classmethod

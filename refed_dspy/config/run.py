@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
 from refed_dspy.config.base import Capped, FromReferences
-from refed_dspy.config.filters import FilterConfig
+from refed_dspy.config.filters import FilterConfig, GuardSettings
 from refed_dspy.config.teacher import TeacherConfig, TeachersConfig, WithJudge
 
 
@@ -42,6 +42,9 @@ class RunConfig(Capped, WithJudge, FromReferences):
     """Which feedback guides the responses: on the reference (the paper's method), on each response, or none."""
     filters: list[FilterConfig] = Field(default_factory=list)
     """The filters that a sample must pass to be kept; `size` counts kept samples."""
+    guards: GuardSettings | Literal[False] = GuardSettings()
+    """Two filters before all others: what they drop, or `false` for none. A response that one drops is asked for once
+    more."""
     judge: TeacherConfig | None = None
     """The model that judges, for filters that need one. Unset: the teacher's model at temperature 0, with a warning."""
     track: bool | None = None
@@ -49,12 +52,19 @@ class RunConfig(Capped, WithJudge, FromReferences):
     max_failure_share: float = Field(default=0.5, gt=0, le=1)
     """If a stage fails in this share of its last 50 calls (of 20 at least), the run stops."""
 
+    @field_validator("guards", mode="before")
+    @classmethod
+    def _on_or_off(cls, value: Any) -> Any:
+        return value if value is False else GuardSettings.model_validate({} if value is True else value)
+
     @field_validator("filters")
     @classmethod
-    def _keep_no_number(cls, value: list[FilterConfig]) -> list[FilterConfig]:
+    def _fit_a_run(cls, value: list[FilterConfig]) -> list[FilterConfig]:
         ours = [config for config in value if isinstance(config, FilterConfig)]
         if name := next((config.name for config in ours if config.settings.keep is not None), None):
             raise ValueError(f"{name}: keep is for a data set that is there; a run keeps `size` samples")
+        if name := next((config.name for config in ours if getattr(config.settings, "references", None)), None):
+            raise ValueError(f"{name}: references is for a data set that is there; a run's rows have theirs")
         return value
 
     @field_validator("features")

@@ -15,7 +15,7 @@ from refed_dspy.data.rows import data_rows
 from refed_dspy.data.shapes import LeftOut, pair_of
 from refed_dspy.errors import ConfigError, ReferencesError, one_line
 from refed_dspy.ledger.ledger import FILE, Ledger
-from refed_dspy.records import DataRow, digest
+from refed_dspy.records import DataRow, Reference, digest
 
 ROLES = ("instruction", "response", "input", "plain")
 """The keys that `columns` may have."""
@@ -55,14 +55,14 @@ def load_dataset(source: Any, columns: Mapping[str, str] | None = None) -> DataS
     columns = dict(columns or {})
     if unknown := [role for role in columns if role not in ROLES]:
         raise ConfigError(f"columns: {one_line(unknown[0], 40)!r} is none of {', '.join(ROLES)}")
-    name, rows = _source(source)
+    name, rows, references = _source(source)
     usable: list[DataRow] = []
     unread: list[tuple[int, str, Mapping[str, Any]]] = []
     seen: dict[str, None] = {}
     for number, row in rows:
         seen.update(dict.fromkeys(str(key) for key in row))
         try:
-            usable.append(_row(number, row, columns))
+            usable.append(_row(number, row, columns, references))
         except LeftOut as reason:
             unread.append((number, str(reason), dict(row)))
     left_out = Counter(reason for _, reason, _ in unread)
@@ -74,14 +74,16 @@ def load_dataset(source: Any, columns: Mapping[str, str] | None = None) -> DataS
     return DataSet(name, usable, dict(left_out), unread)
 
 
-def _source(source: Any) -> tuple[str, Iterable[tuple[int, Mapping[str, Any]]]]:
+def _source(source: Any) -> tuple[str, Iterable[tuple[int, Mapping[str, Any]]], Mapping[str, Reference]]:
+    """Its name, its rows with their numbers, and by id the references that a run made them from."""
     if isinstance(source, str | Path):
         folder = Path(source)
         if _is_file(folder / FILE):
-            return str(source), enumerate(_rows_of_run(folder), start=1)
+            made, references = _rows_of_run(folder)
+            return str(source), enumerate(made, start=1), references
         if _is_file(folder / _KEPT):
             raise ReferencesError(f"{source}: is a folder of filtered rows; name its {folder / _KEPT}")
-    return rows_of(source, "data")
+    return *rows_of(source, "data"), {}
 
 
 _KEPT = "kept.jsonl"
@@ -94,16 +96,18 @@ def _is_file(path: Path) -> bool:
         return False
 
 
-def _rows_of_run(folder: Path) -> list[dict[str, Any]]:
+def _rows_of_run(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Reference]]:
     with Ledger.read(folder) as ledger:
         if (holds := ledger.holds()) not in {"", "run"}:
             there = sorted(path.name for path in folder.glob("*.jsonl"))
             hint = f"name a file of it: {', '.join(there)}" if there else "name a run's folder, or a file"
             raise ReferencesError(f"{folder}: holds a {holds}, not a run; {hint}")
-        return list(data_rows(ledger))
+        return list(data_rows(ledger)), {reference.id: reference for reference in ledger.references()}
 
 
-def _row(number: int, row: Mapping[str, Any], columns: Mapping[str, str]) -> DataRow:
+def _row(
+    number: int, row: Mapping[str, Any], columns: Mapping[str, str], references: Mapping[str, Reference]
+) -> DataRow:
     """Raises LeftOut for a row that is no pair of instruction and response."""
     if None in row:  # where Python's csv puts cells beyond the last column
         raise LeftOut("more cells than columns")
@@ -112,7 +116,8 @@ def _row(number: int, row: Mapping[str, Any], columns: Mapping[str, str]) -> Dat
     if "response" not in names and isinstance(row.get("improved_response"), str):  # as this package exports it
         names["response"], plain = "improved_response", plain or "response"
     instruction, response = pair_of(row, names)
-    return DataRow(number, instruction, response, None if plain is None else _plain(row, plain), dict(row))
+    reference = references.get(row["reference"]) if references else None
+    return DataRow(number, instruction, response, None if plain is None else _plain(row, plain), dict(row), reference)
 
 
 def _plain(row: Mapping[str, Any], column: str) -> str | None:

@@ -106,7 +106,7 @@ def dropped_rows(ledger: Ledger) -> Iterator[dict[str, Any]]:
 
 
 def passed_rows(ledger: Ledger, label: str) -> Iterator[DataRow]:
-    """The rows that the filter called `label` kept, in the order of its decisions."""
+    """The rows that the filter called `label` kept, in the order of its decisions, without their references."""
     for number, text, response, improved, *_ in _decided(ledger, kept=True, label=label):
         yield DataRow(number, text, improved or response or "", response)
 

@@ -17,13 +17,15 @@ class Decision:
     """Kept or dropped.
 
     `reason` is a short phrase that counts can be grouped by, empty for a kept row. `score` is the number that decided,
-    None where there is none. `detail` is what a person would want to see.
+    None where there is none. `detail` is what a person would want to see. `remark` is what is to be told of a kept row,
+    and counted ("unchanged"); between several stands "; ".
     """
 
     kept: bool
     reason: str = ""
     score: float | None = None
     detail: str = ""
+    remark: str = ""
 
 
 class TextFilter(Protocol):
@@ -92,7 +94,7 @@ def validated(decision: Any, label: str) -> Decision:
     if not isinstance(decision, Decision):
         raise RunStopped(f"filters: {label} returned a {type(decision).__name__}; it must be a Decision")
     score = None if decision.score is None else float(decision.score)
-    return Decision(bool(decision.kept), str(decision.reason), score, str(decision.detail))
+    return Decision(bool(decision.kept), str(decision.reason), score, str(decision.detail), str(decision.remark))
 
 
 def preview(text: str) -> str:

@@ -30,6 +30,8 @@ _BY_SETTINGS = {
     "refusals": "refed_dspy.filters.refusals:Refusals",
     "language": "refed_dspy.filters.language:Language",
     "overlap": "refed_dspy.filters.overlap:Overlap",
+    "instruction_guard": "refed_dspy.filters.guards:InstructionGuard",
+    "response_guard": "refed_dspy.filters.guards:ResponseGuard",
 }
 """The filters whose parameters are their settings: imported when used, since numpy comes with some."""
 

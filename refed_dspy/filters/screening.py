@@ -4,23 +4,42 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from refed_dspy.data.rows import passed_rows
 from refed_dspy.errors import NothingKept, one_line
 from refed_dspy.filters.base import Decision, Filter, JudgeFilter, Step, TextFilter, decide, labels, validated
+from refed_dspy.filters.guards import ResponseGuard
 from refed_dspy.filters.judge import NO_JUDGE
 from refed_dspy.ledger.decisions import decisions_of, last_decisions
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.statements import DecisionRow
-from refed_dspy.records import DataRow, Sample
+from refed_dspy.records import DataRow
 
 INSTRUCTIONS_IN_A_ROW, SAMPLES_IN_A_ROW = 100, 50
 """A run ends when this many in a row are dropped: it would pay for ever. An instruction costs a twentieth of a
 sample."""
+ASKED_AGAIN = "asked again"
+"""The remark on a kept sample whose first answer was dropped."""
 FAR = 15
 """Where few are kept anyway, a run ends after FAR times as many drops in a row as one kept row has cost so far. If a
 share p is kept, 15 / p in a row are all dropped by chance with (1 - p)^(15 / p) < 4e-7."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Why a guard dropped a sample, and whether the plain response is at fault; else only the improvement is."""
+
+    of_plain: bool
+    reason: str
+
+    def after(self, decisions: Sequence[DecisionRow]) -> list[DecisionRow]:
+        """The `decisions` on the second answer, with a remark on the first."""
+        guard, *others = decisions
+        reason = "; ".join(filter(None, [guard.reason, ASKED_AGAIN])) if guard.kept else guard.reason
+        detail = "; ".join(filter(None, [guard.detail, f"the first answer: {self.reason}"]))
+        return [replace(guard, reason=reason, detail=detail), *others]
 
 
 class Screening:
@@ -49,9 +68,9 @@ class Screening:
         """What must not change between starts."""
         return [[label, dict(step.settings)] for label, step in zip(labels(self.steps), self.steps, strict=True)]
 
-    def screen_instruction(self, text: str) -> list[DecisionRow]:
+    def screen_instruction(self, row: DataRow) -> list[DecisionRow]:
         """The free filters' decisions on a new instruction, up to the first drop."""
-        row, decisions = DataRow(0, text, ""), list[DecisionRow]()
+        decisions = list[DecisionRow]()
         for position, label, filter_ in self._of_instruction:
             decisions.append(_decision_row(label, position, decide(filter_, label, row)))
             if not decisions[-1].kept:
@@ -60,20 +79,27 @@ class Screening:
             self._instructions.count(decisions[-1])
         return decisions
 
-    async def judge_instruction(self, text: str, item: str) -> list[DecisionRow]:
+    async def judge_instruction(self, row: DataRow, item: str) -> list[DecisionRow]:
         """The judges' decisions on an instruction that is about to be answered, up to the first drop.
 
         Raises NoAnswer where a judge did not answer: the instruction stays open, and is judged on the next start.
         """
-        return await _apply(self._instruction_judges, DataRow(0, text, ""), item)
+        return await _apply(self._instruction_judges, row, item)
 
-    async def screen_sample(self, sample: Sample, item: str) -> list[DecisionRow]:
+    async def screen_sample(self, row: DataRow, item: str) -> list[DecisionRow]:
         """The decisions on a sample, up to the first drop.
 
         Raises NoAnswer where a judge did not answer: the sample is undecided, and judged on the next start.
         """
-        row = DataRow(0, sample.instruction, sample.improved_response, sample.response)
         return await _apply(self._of_sample, row, item)
+
+    def fault(self, row: DataRow, decisions: Sequence[DecisionRow]) -> Fault | None:
+        """What is wrong with a sample on which these `decisions` were made, where another answer may be better: a guard
+        dropped it before any other filter saw it."""
+        _, label, first = self._of_sample[0] if self._of_sample else (0, "", None)
+        if not isinstance(first, ResponseGuard) or not decisions or decisions[-1].kept or decisions[-1].filter != label:
+            return None
+        return Fault(first.plain_is_bad(row), decisions[-1].reason)
 
     def count_sample(self, decisions: Sequence[DecisionRow]) -> None:
         """Count a sample by all `decisions` on it, or on its instruction where judges dropped that."""
@@ -157,4 +183,5 @@ async def _apply(filters: Sequence[tuple[int, str, Filter]], row: DataRow, item:
 
 
 def _decision_row(label: str, position: int, decision: Decision) -> DecisionRow:
-    return DecisionRow(label, position, decision.kept, decision.score, decision.reason, decision.detail)
+    reason = decision.remark if decision.kept else decision.reason
+    return DecisionRow(label, position, decision.kept, decision.score, reason, decision.detail)

@@ -114,7 +114,8 @@ def unusable(instruction: int, round_: int, sample: Sample | None = None) -> lis
 
 @dataclass(frozen=True, slots=True)
 class DecisionRow:
-    """The decision of a run's filter about a row: the filter's name and its position in the run, and why."""
+    """The decision of a run's filter about a row: the filter's name and its position in the run, and why; `reason` of a
+    kept row is what is to be told of it."""
 
     filter: str
     position: int

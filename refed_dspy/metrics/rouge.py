@@ -89,6 +89,15 @@ def lcs(text: Codes, others: Sequence[Codes], least: int = 0) -> NDArray[np.int3
     return lengths
 
 
+def rouge_l(one: Sequence[str], other: Sequence[str]) -> float:
+    """ROUGE-L F of two texts' `tokens`."""
+    common = LCSseq.similarity(one, other)
+    if not common:
+        return 0.0
+    precision, recall = common / len(one), common / len(other)
+    return 2 * precision * recall / (precision + recall)
+
+
 class Alphabet:
     """Numbers for features: for those of `common`, most frequent first, then for others as texts bring them. A later
     number is taken for a rarer feature; a wrong guess costs time but changes no decision."""

@@ -104,6 +104,23 @@ def current_repetition() -> int:
     return _repetition.get()
 
 
+SECOND = 1_000
+"""What is added to the repetition of a call that asks for a second answer: no `rollout_id` of a program is so high."""
+
+
+@contextmanager
+def asked_again(stage: str) -> Iterator[None]:
+    """The calls that `stage` makes inside the block ask for a second answer to the same request."""
+    with dspy.context(refed_asked_again=stage):
+        yield
+
+
+def repetition_of(stage: str) -> int:
+    """Which answer to the same request a call of `stage` asks for in this context: 0 is the first."""
+    again = dspy.settings.get("refed_asked_again") == stage
+    return current_repetition() + (SECOND if again else 0)
+
+
 def rollout(*settings: Mapping[str, Any]) -> int:
     """The repetition that the first of `settings` with a `rollout_id` asks for."""
     return next((int(given["rollout_id"] or 0) for given in settings if given.get("rollout_id") is not None), 0)

@@ -48,6 +48,7 @@ class RunSettings(TypedDict, total=False):
     columns: Mapping[str, str] | None
     reuse: str | Path | None
     filters: Sequence[FilterConfig | Mapping[str, Any] | str | Filter]
+    guards: bool | Mapping[str, Any]
     judge: TeacherLike | None
     judge_program: str | Path | None
     accept_changed: bool
@@ -76,17 +77,20 @@ def _screening(
 ) -> tuple[Screening, Teacher | None]:
     """The run's filters, and the judge that they ask, if any does: the one that is `asked` for, or the teacher's model.
 
-    Raises ConfigError for a judge that compares improved responses with plain ones, in a program that improves none.
+    Raises ConfigError for what compares improved responses with plain ones, in a program that improves none.
     """
     path = config.judge_program
     opened_judge = None if path is None else open_judge(path, config.accept_changed)
-    screening = Screening(build(config.filters, config.seed, opened_judge))
+    guards = config.guards.filters() if config.guards else []
+    screening = Screening(build([*guards, *config.filters], config.seed, opened_judge))
     judges = [step.filter for step in screening.steps if isinstance(step.filter, JudgeFilter)]
-    if any(filter_.needs_plain for filter_ in judges) and getattr(program, "final_stage", "") == "response_generation":
-        raise ConfigError(
-            f"filters: judge compares improved responses with plain ones, and a {type(program).__name__} improves "
-            "none; take it out, or use another method"
-        )
+    compared = {
+        "filters: judge compares improved responses with plain ones": any(filter_.needs_plain for filter_ in judges),
+        "guards: unchanged is about improved responses": config.guards and config.guards.unchanged == "drop",
+    }
+    if getattr(program, "final_stage", "") == "response_generation" and any(compared.values()):
+        what = next(what for what, asked in compared.items() if asked)
+        raise ConfigError(f"{what}, and a {type(program).__name__} improves none; take it out, or use another method")
     if not judges:
         return screening, None
     with in_role("judge"):

@@ -61,7 +61,7 @@ def resume(
         settings: Any = {name: value for name in _KEPT if (value := ledger.meta(name)) is not None}
         settings["teacher"] = _teachers(ledger, ANY) if teacher is None else teacher
         settings["teachers"] = _stages(ledger) if teachers is None else teachers
-        settings["filters"] = _filters(ledger)
+        settings["filters"], settings["guards"] = _filters(ledger), False  # the guards are among them
         settings["judge"] = _judge(ledger) if judge is None else judge
     changed = {"size": size, "max_failure_share": max_failure_share}
     changed |= {"max_cost": max_cost, "max_calls": max_calls, "max_minutes": max_minutes}

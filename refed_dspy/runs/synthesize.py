@@ -59,6 +59,9 @@ def synthesize(
         filters: what a sample must pass to be kept, in order: names or settings as in a config file (`"refusals"`,
             `{"rouge": {"threshold": 0.7}}`), or filters of your own. Then `size` counts the kept; the ledger keeps the
             dropped, with filter, reason and score.
+        guards: two filters before all others (True): against instructions and responses that repeat their reference or
+            speak of their prompt, and against instructions that cannot be understood alone. A response that one drops
+            is asked for once more. False: none; `{"unchanged": "drop"}` and the like: what they drop (`GuardSettings`).
         judge: which model judges for filters that ask one; None: the teacher's at temperature 0, with a warning.
         judge_program: a compiled judge: its file or MLflow address.
         accept_changed: take a saved program, or judge, even where its prompts were changed after it was saved.

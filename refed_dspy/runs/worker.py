@@ -5,12 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 from refed_dspy.errors import RowError
-from refed_dspy.ledger.statements import decided, sampled, text_digest, unusable
+from refed_dspy.ledger.statements import DecisionRow, decided, sampled, text_digest, unusable
 from refed_dspy.programs.asking import about_item, predictor_names, same_teacher
+from refed_dspy.programs.question import asked_again
 from refed_dspy.programs.reference_level import TAKEN_SHOWN
+from refed_dspy.records import DataRow, Sample
 from refed_dspy.runs.plan import Propose, Respond, Study
 from refed_dspy.runs.spec import RunSpec
 from refed_dspy.teachers.session import Session
+
+PLAIN = "response_generation"
+"""The stage that writes the plain response."""
 
 
 class SynthesisWorker:
@@ -21,7 +26,9 @@ class SynthesisWorker:
         self.program, self.references, self.screening = spec.synthesis_program, spec.references, spec.screening
         self.session, self.ledger, self.progress = session, session.ledger, session.progress
         self.screening.restore(self.ledger)
+        self._by_stage = spec.by_stage
         self._names = predictor_names(spec.program)
+        self._final = str(getattr(spec.program, "final_stage", "response_improvement"))
         self._features: dict[int, dict[str, str]] = {}
         self._response_feedback: dict[int, Any] = {}
         # A copy of a reference's instruction is no new instruction.
@@ -40,6 +47,10 @@ class SynthesisWorker:
         taken = self.ledger.texts_before(unit.reference, unit.round, TAKEN_SHOWN)
         description = self._features[unit.reference][unit.feature]
         reference = self.references[unit.reference]
+
+        def screen(text: str) -> list[DecisionRow]:
+            return self.screening.screen_instruction(DataRow(0, text, "", reference=reference))
+
         with about_item(self._names, f"{reference.id}/{unit.feature}"):
             proposal = await self.program.propose(reference, unit.feature, description, taken, repetition=unit.round)
         added = self.ledger.commit_proposal(
@@ -49,7 +60,7 @@ class SynthesisWorker:
             proposal.instructions,
             proposal.surplus,
             self._barred,
-            self.screening.screen_instruction,
+            screen,
         )
         self.progress.dropped += added.dropped
         self.screening.check_hope()
@@ -57,13 +68,12 @@ class SynthesisWorker:
 
     async def respond(self, unit: Respond) -> bool:
         item = str(unit.instruction_id)
-        decisions, sample = await self.screening.judge_instruction(unit.text, item), None
+        row = DataRow(0, unit.text, "", reference=self.references[unit.reference])
+        decisions, sample = await self.screening.judge_instruction(row, item), None
         kept = all(decision.kept for decision in decisions)
         if kept:
-            feedback = self._response_feedback[unit.reference]
-            with same_teacher(unit.text), about_item(self._names, item):
-                sample = await self.program.respond(self.references[unit.reference], feedback, unit.text, item=item)
-            decisions += await self.screening.screen_sample(sample, item)
+            sample, late = await self._screened(unit, item)
+            decisions += late
             kept = all(decision.kept for decision in decisions)
         self.screening.count_sample(decisions)
         done = (
@@ -78,6 +88,34 @@ class SynthesisWorker:
             self.progress.dropped += 1
             self.screening.check_hope()
         return kept
+
+    async def _screened(self, unit: Respond, item: str) -> tuple[Sample, list[DecisionRow]]:
+        """The sample and the decisions on it. Where a guard drops the first one, the stage at fault is asked again, and
+        the second one counts."""
+        sample = await self._written(unit, item)
+        row = self._row(unit, sample)
+        decisions = await self.screening.screen_sample(row, item)
+        fault = self.screening.fault(row, decisions)
+        if fault is None or not self._may_differ(stage := PLAIN if fault.of_plain else self._final):
+            return sample, decisions
+        with asked_again(stage):
+            sample = await self._written(unit, item)
+        return sample, fault.after(await self.screening.screen_sample(self._row(unit, sample), item))
+
+    async def _written(self, unit: Respond, item: str) -> Sample:
+        reference, feedback = self.references[unit.reference], self._response_feedback[unit.reference]
+        with same_teacher(unit.text), about_item(self._names, item):
+            return await self.program.respond(reference, feedback, unit.text, item=item)
+
+    def _may_differ(self, stage: str) -> bool:
+        """Whether a second answer of `stage` may be another than the first: not at temperature 0."""
+        return any(share.teacher.settings.get("temperature") != 0 for share in self._by_stage.pool(stage))
+
+    def _row(self, unit: Respond, sample: Sample) -> DataRow:
+        """What filters see of a sample. A program that improves none has no plain response beside the final one."""
+        plain = None if self._final == PLAIN else sample.response
+        reference = self.references[unit.reference]
+        return DataRow(0, sample.instruction, sample.improved_response, plain, reference=reference)
 
     def response_failed(self, unit: Respond, error: RowError) -> None:
         if error.final:

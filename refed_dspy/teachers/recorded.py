@@ -42,7 +42,7 @@ from refed_dspy.ledger.recorder import CallRecorder, RunRecorder, recording
 from refed_dspy.ledger.statements import Answer, Key, answered, failed, reused, shared
 from refed_dspy.programs.fast_path import ByIdentity, Engine
 from refed_dspy.programs.lm_errors import in_transit, translated
-from refed_dspy.programs.question import Fit, Question, UnnamedStage, current_fit, current_question, current_repetition
+from refed_dspy.programs.question import Fit, Question, UnnamedStage, current_fit, current_question, repetition_of
 from refed_dspy.records import Call, digest
 from refed_dspy.teachers import Teacher
 from refed_dspy.teachers.failures import CallPolicy, Failures
@@ -92,7 +92,7 @@ class Asked:
         question = current_question() or Question("", "")
         if isinstance(question, UnnamedStage):
             question = question.of(reversed(dspy.settings.caller_modules or ()))
-        return cls(request, question, current_repetition(), current_fit())
+        return cls(request, question, repetition_of(question.stage), current_fit())
 
     def checked(self, text: str) -> Answer:
         """The answer with this text. Raises MalformedAnswer."""

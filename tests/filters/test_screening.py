@@ -65,7 +65,8 @@ def test_early_filters_go_first_and_the_first_that_drops_ends_it(tmp_path: Path)
     with Ledger.read(tmp_path / "run") as ledger:
         order = ledger.db.execute("SELECT DISTINCT filter, position FROM decisions ORDER BY position").fetchall()
         several = ledger.db.execute("SELECT instruction FROM decisions WHERE NOT kept GROUP BY 1 HAVING count(*) > 1")
-        assert order == [("length", 0), ("last", 1), ("first", 2)] and not several.fetchall()
+        guards = [("instruction_guard", 0), ("response_guard", 1)]
+        assert order == [*guards, ("length", 2), ("last", 3), ("first", 4)] and not several.fetchall()
 
 
 def test_many_slots_keep_exactly_the_size(server: SimulatedTeacher, tmp_path: Path) -> None:

@@ -116,6 +116,9 @@ class Filtering:
             counts = [str(entry[name]) for name in ("in", "kept", "dropped")]
             rows.append([one_line(entry["filter"], 40), *counts, ", ".join(filter(None, why))])
         lines = [*self._doubts(), *table_lines(rows)]
+        lines += [
+            f"{each['filter']}: of the kept, {_why(each['remarks'])}" for each in self.funnel() if each["remarks"]
+        ]
         if self.data.unread:
             lines.append(f"{READ}: rows that are no pair of texts")
         for filter_pass in self.filtered.passes:
@@ -142,14 +145,19 @@ def _judgements(filter_pass: FilterPass) -> Judgements:
 
 
 def _entry(filter_pass: FilterPass) -> dict[str, Any]:
-    """One pass's line of the funnel; reasons by count, equal counts by name."""
+    """One pass's line of the funnel; reasons of drops, and remarks on kept rows, by count, equal counts by name."""
     decisions = filter_pass.decisions.values()
     reasons = Counter(decision.reason for decision in decisions if not decision.kept)
+    remarks = Counter(remark for decision in decisions if decision.kept for remark in decision.remark.split("; "))
+    del remarks[""]
     dropped = reasons.total()
     kept, undecided = len(decisions) - dropped, filter_pass.rows_in - len(decisions)
     counts = {"in": filter_pass.rows_in, "kept": kept, "dropped": dropped, "undecided": undecided}
-    by_count = dict(sorted(reasons.items(), key=lambda item: (-item[1], item[0])))
-    return {"filter": filter_pass.label, **counts, "reasons": by_count}
+    return {"filter": filter_pass.label, **counts, "reasons": _by_count(reasons), "remarks": _by_count(remarks)}
+
+
+def _by_count(reasons: Mapping[str, int]) -> dict[str, int]:
+    return dict(sorted(reasons.items(), key=lambda item: (-item[1], item[0])))
 
 
 def _why(reasons: Mapping[str, int]) -> str:

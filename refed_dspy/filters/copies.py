@@ -1,0 +1,108 @@
+"""Whether an instruction is a reference's again, and whether a response copies a reference's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from typing import Any
+
+from refed_dspy.data.references import load_references
+from refed_dspy.filters.base import preview
+from refed_dspy.metrics.rouge import Alphabet, Index, rouge_l, tokens
+from refed_dspy.records import DataRow, Reference
+
+THRESHOLD = 0.7
+"""The ROUGE-L F from which on an instruction is its reference's again."""
+RUN, GRAM, SHARE = 25, 8, 0.3
+"""A copy has a run of `RUN` words, or more than this share of its runs of `GRAM` words, in the reference's response."""
+_HINT, _STEP = 6, 3
+"""A run of `GRAM` words holds one of `_HINT` words that begins at a multiple of `_STEP`."""
+
+
+class Known:
+    """References that a text is compared with. Without any it is false."""
+
+    def __init__(self, references: Sequence[Reference]) -> None:
+        self._references = references
+        self._runs = [Runs(reference.response) for reference in references]
+        self._hints = frozenset().union(*(runs.hints for runs in self._runs))
+        self._instructions = [tokens(reference.instruction) for reference in references]
+        self._index: tuple[Alphabet, Index] | None = None
+
+    def __len__(self) -> int:
+        return len(self._references)
+
+    def repeated(self, instruction: str) -> tuple[float, str] | None:
+        """(ROUGE-L F, beginning of the reference's instruction) where one's is like `instruction`."""
+        if len(self) == 1:
+            score, number = rouge_l(tokens(instruction), self._instructions[0]), 0
+        elif (nearest := self._nearest(instruction)) is not None:
+            number, score = nearest
+        else:
+            return None
+        return (score, preview(self._references[number].instruction)) if score >= THRESHOLD else None
+
+    def _nearest(self, instruction: str) -> tuple[int, float] | None:
+        if self._index is None:
+            self._index = Alphabet(), Index(THRESHOLD)
+            for reference in self._references:
+                self._index[1].add(self._index[0].encode(reference.instruction))
+        alphabet, index = self._index
+        return index.nearest(alphabet.encode(instruction))
+
+    def copied(self, response: str) -> tuple[float, str] | None:
+        """(share of its runs of 8 words, the first of them) where `response` copies a reference's."""
+        words = response.lower().split()
+        if self._hints.isdisjoint(_runs(words, _HINT, _STEP)):
+            return None
+        return next((copy for runs in self._runs if (copy := runs.copied(words)) is not None), None)
+
+
+class Runs:
+    """The runs of words of a text, by which copies of it are found."""
+
+    def __init__(self, text: str) -> None:
+        words = text.lower().split()
+        self._grams, self.hints = frozenset(_runs(words, GRAM)), frozenset(_runs(words, _HINT))
+
+    def copied(self, words: Sequence[str]) -> tuple[float, str] | None:
+        """(share of the runs of 8 of these words that are in the text, the first of them) where they are a copy."""
+        hits = [gram in self._grams for gram in _runs(words, GRAM)]
+        longest = hit = 0
+        for hit_here in hits:
+            hit = hit + 1 if hit_here else 0
+            longest = max(longest, hit)
+        share = sum(hits) / len(hits) if hits else 0.0
+        if share <= SHARE and longest <= RUN - GRAM:
+            return None
+        first = hits.index(True)
+        return share, " ".join(words[first : first + GRAM])
+
+
+def _runs(words: Sequence[str], length: int, step: int = 1) -> Iterator[tuple[str, ...]]:
+    """The runs of `length` words, every `step`-th."""
+    return zip(*(words[start::step] for start in range(length)), strict=False)
+
+
+class References:
+    """The reference of each row: its own, else the one of `source` (as `load_references` takes it) whose id the column
+    `reference` has, else all of `source`."""
+
+    def __init__(self, source: Any = None) -> None:
+        given = () if source is None else tuple(load_references(source))
+        self._by_id = {reference.id: reference for reference in given}
+        self._all = Known(given)
+
+    def of(self, row: DataRow) -> Known:
+        if (own := row.reference or self._by_id.get(str(row.fields.get("reference")))) is not None:
+            return _known(own)
+        return self._all
+
+
+@lru_cache(maxsize=128)
+def _by_texts(instruction: str, response: str) -> Known:
+    return Known([Reference(instruction=instruction, response=response)])
+
+
+def _known(reference: Reference) -> Known:
+    return _by_texts(reference.instruction, reference.response)

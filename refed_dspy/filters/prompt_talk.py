@@ -1,0 +1,173 @@
+"""Texts that speak of the prompt they were written for: of its example, reference, feedback, criteria or tags.
+
+Each pattern looks for a few words around one noun, and is tried only on texts that have the letters it needs: most
+texts are settled by a look for those. No pattern repeats a repetition, so its time grows with the text's length alone.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from refed_dspy.errors import one_line
+from refed_dspy.text import any_of
+
+_ANSWER, _TASK = "(?:response|answer)", "(?:instruction|task|prompt)"
+_GIVEN = "(?:(?:given|provided|original|above|previous) )?"
+_SAYS = any_of("suggest", "mention", "emphasi[sz]e", "recommend", "note", "say", "highlight", "ask", "request") + "s"
+_MANNER = "(?:style|structure|format|tone|approach|spirit|theme|subject|topic)"
+_FROM = any_of(
+    "based on|incorporating|following|addressing|(?:as )?per|according to|in (?:line with|light of|response to)",
+    "taking into account|considering|applying|using|guided by|to reflect|from|with",
+)
+_LIKE = "(?:similar to|different from|unlike|like|as in|based on|inspired by|model+ed (?:on|after)|than)"
+_END = r"(?= ?(?:[.,;:!)\n]|$))"
+"""No further word: "similar to the reference", but not "similar to the reference section"."""
+_PASSIVE = "(?: (?:provided|given|above|received))?"
+_OF_A_PERSON = rf"(?!{_PASSIVE} (?:to|by|from|of|in|at|on|during|through|via|for|about|with)\b)"
+"""Not somebody's feedback: "the feedback provided by customers"."""
+_OF_AN_EVENT = r"(?! (?:to|of|from|by|for|in|at|among|against|times?|rates?|plans?|teams?|key|sheet|box|choice)\b)"
+"""Not the response of an army, nor an answer sheet."""
+_TAG = "(?:example|instruction|response|feedback|reference|answer|analysis|improved_\\w+)"
+_BUILT_ON = (
+    r"(?:(?:improve[sd]?|improving|buil[dt]\w*|expand\w*) (?:up)?on|compared (?:to|with)|unlike|than|(?:of|in) )"
+)
+_LACKED = any_of(
+    "lack(?:s|ed)|already|did(?: not|n't)|provided|could",
+    "(?:was|is) (?:already )?(?:too|correct|clear|good|accurate|brief|vague|concise|helpful)",
+)
+
+
+@dataclass(frozen=True)
+class Talk:
+    """`pattern` is looked for around each place where a text, in lower case, has the words `near`. It does not count in
+    the response to an instruction in which `noun` is found."""
+
+    near: str
+    noun: re.Pattern[str]
+    pattern: re.Pattern[str]
+
+    def found(self, lower: str) -> str:
+        """The words that match, or nothing."""
+        at = lower.find(self.near)
+        while at >= 0:
+            if match := self.pattern.search(lower, max(0, at - _AROUND), at + _AROUND):
+                return match.group()
+            at = lower.find(self.near, at + 1)
+        return ""
+
+
+_AROUND = 100
+"""Characters before and after a word within which a pattern is looked for."""
+
+
+def _talk(near: str, noun: str, *patterns: str) -> Talk:
+    return Talk(near, re.compile(noun), re.compile(any_of(*patterns), re.MULTILINE))
+
+
+def _about(answer: str) -> tuple[Talk, ...]:
+    """Of a response, or answer, that is called improved or compared with an original one."""
+    named = f"{answer}{_OF_AN_EVENT}"
+    rewritten = r"\b(?:{}|this|my|here(?:['’]s| is) (?:the|an?|my)) {} " + named
+    return (
+        _talk(
+            f"original {answer}", _ANSWER, rf"\b{_BUILT_ON} ?the original {named}", f"the original {answer} {_LACKED}"
+        ),
+        _talk(f"improved {answer}", _ANSWER, rewritten.format("the", "improved")),
+        _talk(f"revised {answer}", _ANSWER, rewritten.format("this", "revised")),
+        _talk(f"enhanced {answer}", _ANSWER, rewritten.format("this", "enhanced")),
+        _talk(
+            f"this {answer} ",
+            _ANSWER,
+            f"this {answer} (?:incorporates|adheres to|is based on the (?:feedback|reference|example))",
+        ),
+        _talk(
+            f"{answer} ",
+            "criteri",
+            f"{answer} (?:meets|satisfies|fulfil\\w*|adheres to|follows) (?:all )?(?:the|these) (?:\\w+ )?criteria",
+        ),
+    )
+
+
+_OF_BOTH = {
+    "reference": (
+        _talk(
+            "reference",
+            "reference",
+            rf"\b(?:the|this|that|your|an?|our) {_GIVEN}reference (?:{_ANSWER}|{_TASK}|question|pair|feedback)s?\b",
+            rf"\b{_LIKE} the reference{_END}",
+            rf"\bthe reference {_SAYS}\b",
+            rf"\b{_MANNER} (?:of|as|from) the reference{_END}",
+        ),
+    ),
+    "example": (
+        _talk(
+            "example",
+            "example",
+            rf"\b(?:the|this) {_GIVEN}example (?:{_ANSWER}|{_TASK})s?\b",
+            rf"\b{_MANNER} of the {_GIVEN}example(?: (?:above|provided|given))?{_END}",
+        ),
+    ),
+    "_": (
+        _talk("_response", "_", r"\b(?:reference|example|improved)_response\b"),
+        _talk("_feedback", "_", r"\b(?:response|reference)_feedback\b"),
+        _talk("_instruction", "_", r"\b(?:reference|example)_instruction\b"),
+        _talk("implementation_strategy", "_", "implementation_strategy"),
+        _talk("improvement_opportunities", "_", "improvement_opportunities"),
+    ),
+    "[[ ##": (_talk("[[ ##", r"\[\[", r"\[\[ ## ?\w+ ?## \]\]"),),
+    "</": (_talk("</", "tag|xml|html|markup", rf"</{_TAG}>\s*\Z"),),
+}
+"""Letters that a text must have → what is looked for in it."""
+_OF_INSTRUCTION = {
+    "the ": (_talk(" feature", "", rf"\bthe (?:given|provided|specified|above) feature{_END}"),),
+    "instruction": (
+        _talk(
+            "instruction",
+            "",
+            r"\bthis (?:new )?instruction (?:is|asks|requires|tests|builds|covers|focuses|draws|explores)\b",
+            r"\bsimilar to the (?:given |provided |original )?instruction\b",
+        ),
+    ),
+}
+_OF_RESPONSE = {
+    "feedback": (
+        _talk(
+            "feedback",
+            "feedback",
+            rf"\b{_FROM} the (?:provided|given|above|reference) feedback{_OF_A_PERSON}",
+            rf"\b(?:as|where|which|what) the feedback {_SAYS}\b",
+            r"\bas (?:suggested|mentioned|noted|recommended|requested|advised) (?:in|by) the (?:\w+ )?feedback"
+            + _OF_A_PERSON,
+            rf"\b(?:{_ANSWER}|version|revision) (?:incorporates|addresses|reflects|applies) the (?:\w+ )?feedback\b",
+        ),
+    ),
+    "response": _about("response"),
+    "answer": _about("answer"),
+}
+_OPENINGS = (
+    _talk("", _ANSWER, rf"\W*(?:improved|revised|enhanced) {_ANSWER}\W*(?::|\n)"),
+    _talk("", "feedback", rf"\W*{_FROM} the feedback{_PASSIVE}{_OF_A_PERSON}"),
+    _talk("", "tag|xml|html|markup", rf"\s*<{_TAG}>"),
+)
+"""Matched at the beginning of a text alone."""
+
+
+def prompt_talk(text: str, instruction: str | None = None) -> str:
+    """The words with which `text` speaks of its prompt, in lower case on one line; empty where it does not.
+
+    `instruction`: the one that `text` answers; None where `text` is an instruction itself.
+    """
+    lower = text.lower()
+    for talks in (_OF_BOTH, _OF_INSTRUCTION if instruction is None else _OF_RESPONSE):
+        for talk in (talk for needed, some in talks.items() if needed in lower for talk in some):
+            if (words := talk.found(lower)) and not _is_asked_for(talk, instruction):
+                return one_line(words, 120)
+    for talk in _OPENINGS:
+        if (match := talk.pattern.match(lower)) and not _is_asked_for(talk, instruction):
+            return one_line(match.group(), 120)
+    return ""
+
+
+def _is_asked_for(talk: Talk, instruction: str | None) -> bool:
+    return instruction is not None and talk.noun.search(instruction.lower()) is not None
