@@ -20,35 +20,37 @@ _RESERVED = {"instructions", "signature", "fields", "input_fields", "output_fiel
 
 DEFAULT_FEATURES: Mapping[str, str] = MappingProxyType(
     {
-        "subject_areas": "Every field that the task touches, its neighbours, and what it draws on in them",
-        "relevant_skills": "The skills that a good response takes, from reasoning to writing, and how the task is put "
-        "so that it is clear which are wanted",
+        "subject_areas": "Every field and topic that the task covers, what it draws on from each, and the closest "
+        "related fields",
+        "relevant_skills": "The skills that a good response takes, from reasoning to writing, and how the wording and "
+        "structure of the instruction make clear that they are wanted",
     }
 )
 """The paper's two features: name → what its description should contain."""
 
 
-HEADS = """- Content: is it accurate? Does it cover what matters, in enough depth, with the reasoning, examples or evidence
-      that it needs?
-    - Communication: is it clear and complete? Do order, structure and formatting help the reader? Do its depth, its
-      tone and its liveliness suit them?
+HEADINGS = """- Content: is it accurate? Does it cover what matters, in enough depth, with the reasoning, examples or
+      evidence that it needs?
+    - Communication: is it clear and complete? Does each point lead to the next, and do structure and formatting help?
+      Do depth and tone suit the reader, and does it hold the reader's interest?
     - Alignment with the instruction: does it do all that was asked, with the right scope and focus, within every
       constraint? Does it meet the needs that the user implies but does not state?"""
 """What a response is judged by, on a reference and on a sample."""
+FEEDBACK = "strengths to keep and ways to improve, under the three headings, in 150 to 250 words"
 
 
 class InstructionFeedback(dspy.Signature):
-    """Describe what kind of task this excellent example is, so that new tasks as good can be written from it.
+    """Work out what makes this example an excellent task, so that new tasks as good can be written from your description.
 
-    The new tasks will train a language model to understand what people want, to recognise the form that a request
-    takes, and to respond well. So consider:
+    The new tasks will train a language model to understand what people want, to see what form a request takes, and to
+    respond well. So consider:
 
     - every field that the task touches, and every skill that a good response takes;
-    - what makes the instruction clear and actionable;
+    - why a reader knows at once what to do;
     - how its structure helps: the context it gives, the limits it sets, the form it asks for.
 
-    Be general enough to fit many other tasks, and specific enough that an expert would recognise the field: two to
-    four sentences for each output. Neither repeat the instruction nor answer it.
+    Be general enough to fit many other tasks, and specific enough that an expert would know the field: two to four
+    sentences for each output. Neither repeat the instruction nor answer it.
     """
 
     reference_instruction: str = dspy.InputField()
@@ -56,22 +58,21 @@ class InstructionFeedback(dspy.Signature):
 
 
 class ResponseFeedback(dspy.Signature):
-    __doc__ = f"""Study an excellent example, so that other responses can be made as good and better.
+    __doc__ = f"""Study an excellent example, so that other responses can be made as good or better.
 
-    Give detailed feedback on the reference response, as a demanding editor would, under three heads:
+    Give detailed feedback on the reference response, as a demanding editor would, under three headings:
 
-    {HEADS}
+    {HEADINGS}
 
-    Under each head, say which qualities make the response effective and why, and what would make it better still: as
-    concrete advice that can be acted on. It is for people who answer similar but different instructions, so speak of
-    the technique, and not of the facts of this example.
+    Under each heading, say which qualities make the response effective and why, and what would make it better still, as
+    advice that can be acted on. Be specific: name each technique, and say where this response uses it or lacks it, and
+    with what effect. Put it so that it helps somebody who answers a related instruction, and leave out only facts that
+    are of no use beyond this example.
     """
 
     reference_instruction: str = dspy.InputField()
     reference_response: str = dspy.InputField()
-    response_feedback: Guidance = dspy.OutputField(
-        desc="strengths to keep and ways to improve, under the three heads, in 150 to 250 words"
-    )
+    response_feedback: Guidance = dspy.OutputField(desc=FEEDBACK)
 
 
 def instruction_feedback(features: Mapping[str, str] = DEFAULT_FEATURES) -> type[dspy.Signature]:

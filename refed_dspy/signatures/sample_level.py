@@ -5,30 +5,29 @@ from __future__ import annotations
 import dspy
 
 from refed_dspy.records import Analysis, ImplementationStrategy, Prose
-from refed_dspy.signatures.feedback import HEADS, Guidance
+from refed_dspy.signatures.feedback import FEEDBACK, HEADINGS, Guidance
 from refed_dspy.signatures.synthesis import ANALYSIS, IMPROVING, STRATEGY
 
 
 class SampleFeedback(dspy.Signature):
     __doc__ = f"""Give detailed feedback on the response, as a demanding editor would, so that it can be made better.
 
-    Judge it under three heads:
+    Judge it under three headings:
 
-    {HEADS}
+    {HEADINGS}
 
-    Under each head, say which qualities make the response effective and why, and what would make it better still: as
-    concrete advice that can be acted on.
+    Under each heading, say which qualities make the response effective and why, and what would make it better still, as
+    advice that can be acted on. Be specific: name each technique, and say where this response uses it or lacks it, and
+    with what effect.
     """
 
     instruction: str = dspy.InputField()
     response: str = dspy.InputField()
-    response_feedback: Guidance = dspy.OutputField(
-        desc="strengths to keep and ways to improve, under the three heads, in 150 to 250 words"
-    )
+    response_feedback: Guidance = dspy.OutputField(desc=FEEDBACK)
 
 
 class SampleImprovement(dspy.Signature):
-    __doc__ = f"""Improve the response by applying the feedback, which is about this very response.
+    __doc__ = f"""Revise the response with the help of feedback that was written about it.
 
     {IMPROVING}
     """
