@@ -40,9 +40,9 @@ FEEDBACK = "strengths to keep and ways to improve, under the three headings, in 
 
 
 class InstructionFeedback(dspy.Signature):
-    """Work out what makes this example an excellent task, so that new tasks as good can be written from your description.
+    """Work out what makes this example an excellent task, so that new ones as good can be written from your description.
 
-    The new tasks will train a language model to understand what people want, to see what form a request takes, and to
+    These new tasks will train a language model to understand what people want, to see what form a request takes, and to
     respond well. So consider:
 
     - every field that the task touches, and every skill that a good response takes;
