@@ -40,7 +40,7 @@ FEEDBACK = "strengths to keep and ways to improve, under the three headings, in 
 
 
 class InstructionFeedback(dspy.Signature):
-    """Work out what makes this example an excellent task, so that new ones as good can be written from your description.
+    """Work out what makes this example an excellent task, so that new ones as good can be written from what you say.
 
     These new tasks will train a language model to understand what people want, to see what form a request takes, and to
     respond well. So consider:

@@ -38,8 +38,8 @@ class InstructionSynthesis(dspy.Signature):
 
 
 class ResponseGeneration(dspy.Signature):
-    """Answer the instruction as a helpful expert would: correctly, soundly reasoned, in clear language that sounds like a
-    person.
+    """Answer the instruction as a helpful expert would: correctly, soundly reasoned, in clear language that sounds like
+    a person.
 
     - Address every part of the instruction directly, and the needs that it implies.
     - Where steps help the reader to follow or to trust the answer, show them in order.
