@@ -98,13 +98,18 @@ def find_placeholder(text: str) -> str:
     slot = TEMPLATE_SLOT.match(bare) if len(bare) < 10 * _MOST_AFTER_SLOT else None
     if slot and (not re.search(r"\w", TEMPLATE_SLOT.sub("", bare)) or _is_mostly_slot(bare, slot.end())):
         return one_line(slot.group(), 80)
-    announcement = _ANNOUNCEMENT.search(lower[-200:])
+    announcement = _ANNOUNCEMENT.search(lower[-200:]) if ":" in lower[-200:] else None
     return one_line(announcement.group(), 80) if announcement else ""
 
 
 def normalized(text: str) -> str:
     """`text` stripped, in lower case, with straight apostrophes and single spaces within lines."""
-    return re.sub(r"[ \t\xa0]+", " ", re.sub("[’‘ʼ´`](?=[a-z])", "'", text.strip().lower()))
+    lower = text.strip().lower()
+    if not lower.isascii() or "`" in lower:
+        lower = re.sub("[’‘ʼ´`](?=[a-z])", "'", lower)
+    if "  " in lower or "\t" in lower or "\xa0" in lower:
+        lower = re.sub(r"[ \t\xa0]+", " ", lower)
+    return lower
 
 
 def without_marks(text: str) -> str:

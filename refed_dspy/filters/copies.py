@@ -15,6 +15,8 @@ THRESHOLD = 0.7
 """The ROUGE-L F from which on an instruction is its reference's again."""
 RUN, GRAM, SHARE = 25, 8, 0.3
 """A copy has a run of `RUN` words, or more than this share of its runs of `GRAM` words, in the reference's response."""
+_WHOLE_RUN = bytes([True] * (RUN - GRAM + 1))
+"""As many hits as there are runs of `GRAM` words in one of `RUN`."""
 _HINT, _STEP = 6, 3
 """A run of `GRAM` words holds one of `_HINT` words that begins at a multiple of `_STEP`."""
 
@@ -67,13 +69,9 @@ class Runs:
 
     def copied(self, words: Sequence[str]) -> tuple[float, str] | None:
         """(share of the runs of 8 of these words that are in the text, the first of them) where they are a copy."""
-        hits = [gram in self._grams for gram in _runs(words, GRAM)]
-        longest = hit = 0
-        for hit_here in hits:
-            hit = hit + 1 if hit_here else 0
-            longest = max(longest, hit)
+        hits = list(map(self._grams.__contains__, _runs(words, GRAM)))
         share = sum(hits) / len(hits) if hits else 0.0
-        if share <= SHARE and longest <= RUN - GRAM:
+        if share <= SHARE and _WHOLE_RUN not in bytes(hits):
             return None
         first = hits.index(True)
         return share, " ".join(words[first : first + GRAM])

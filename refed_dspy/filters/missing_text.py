@@ -49,8 +49,8 @@ _CERTAIN = re.compile(
 )
 """Points to a text even where one is to be made."""
 _CERTAIN_HAVE = (
-    "following", "below", "above", "attached", "enclosed", "accompanying", "provided", "given", "shown", "that follow",
-    "here", "which of these",
+    "following", " below", " above", "attached", "enclosed", "accompanying", " provided", " given", " shown",
+    " that follow", " here", "which of these",
 )  # fmt: skip
 _AT_START = re.compile(
     "(?:please )?"
@@ -89,7 +89,8 @@ _ASKS = re.compile(
     )
     + r"\b"
 )
-_SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
+_SENTENCE_END = re.compile(r"[.!?]\s+")
+_SENTENCES = re.compile(r"(?<=[.!?])\s+")
 _LONG, _LONGEST = 25, 1_500
 """Words after a pointer in its own sentence that are taken for the text; characters of an instruction that has one."""
 
@@ -102,13 +103,14 @@ def missing_text(instruction: str) -> str:
     if unfilled := find_placeholder(instruction):
         return unfilled
     text = normalized(instruction)
-    if len(text) > _LONGEST or _QUOTED.search(text):
+    if len(text) > _LONGEST:
         return ""
     makes = _MAKES.match(text) is not None
     for pointer in _pointers(text, certain=makes):
+        if _QUOTED.search(text) or (makes and _FICTION.search(text)):
+            return ""
         before, after = text[: pointer.start()], text[pointer.end() :]
-        fiction = makes and _FICTION.search(text) is not None
-        if not (fiction or _is_there(pointer.group(), before, after) or _is_made(pointer.group(), before)):
+        if not (_is_there(pointer.group(), before, after) or _is_made(pointer.group(), before)):
             return one_line(pointer.group(), 80)
     return ""
 
@@ -132,8 +134,8 @@ def _is_there(pointer: str, before: str, after: str) -> bool:
         return True
     if not re.search(rf"(?:{_PROSE}|{_PICTURED})(?: \w+)?$", pointer) and _ITEMS.search(after):
         return True
-    own, *later = _SENTENCE_END.split(after)
-    return len(own.split()) > _LONG or any(map(_is_content, [*_SENTENCE_END.split(before), *later]))
+    own, *later = _SENTENCES.split(after)
+    return len(own.split()) > _LONG or any(map(_is_content, [*_SENTENCES.split(before), *later]))
 
 
 def _is_content(sentence: str) -> bool:

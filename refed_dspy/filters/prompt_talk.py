@@ -68,21 +68,22 @@ def _talk(near: str, noun: str, *patterns: str) -> Talk:
 def _about(answer: str) -> tuple[Talk, ...]:
     """Of a response, or answer, that is called improved or compared with an original one."""
     named = f"{answer}{_OF_AN_EVENT}"
-    rewritten = r"\b(?:{}|this|my|here(?:['’]s| is) (?:the|an?|my)) {} " + named
+    here = "here(?:['’]s| is) (?:the|an?|my)"
     return (
+        _talk(f"l {answer}", _ANSWER, rf"\b{_BUILT_ON} ?the original {named}", f"the original {answer} {_LACKED}"),
         _talk(
-            f"original {answer}", _ANSWER, rf"\b{_BUILT_ON} ?the original {named}", f"the original {answer} {_LACKED}"
+            f"d {answer}",
+            _ANSWER,
+            rf"\b(?:the|this|my|{here}) improved {named}",
+            rf"\b(?:this|my|{here}) (?:revised|enhanced) {named}",
         ),
-        _talk(f"improved {answer}", _ANSWER, rewritten.format("the", "improved")),
-        _talk(f"revised {answer}", _ANSWER, rewritten.format("this", "revised")),
-        _talk(f"enhanced {answer}", _ANSWER, rewritten.format("this", "enhanced")),
         _talk(
             f"this {answer} ",
             _ANSWER,
             f"this {answer} (?:incorporates|adheres to|is based on the (?:feedback|reference|example))",
         ),
         _talk(
-            f"{answer} ",
+            " criteria",
             "criteri",
             f"{answer} (?:meets|satisfies|fulfil\\w*|adheres to|follows) (?:all )?(?:the|these) (?:\\w+ )?criteria",
         ),
@@ -100,13 +101,14 @@ _OF_BOTH = {
             rf"\b{_MANNER} (?:of|as|from) the reference{_END}",
         ),
     ),
-    "example": (
+    "example": tuple(
         _talk(
-            "example",
+            f"{given} example",
             "example",
             rf"\b(?:the|this) {_GIVEN}example (?:{_ANSWER}|{_TASK})s?\b",
             rf"\b{_MANNER} of the {_GIVEN}example(?: (?:above|provided|given))?{_END}",
-        ),
+        )
+        for given in ("the", "this", "given", "provided", "above", "original", "previous")
     ),
     "_": (
         _talk("_response", "_", r"\b(?:reference|example|improved)_response\b"),
@@ -116,7 +118,6 @@ _OF_BOTH = {
         _talk("improvement_opportunities", "_", "improvement_opportunities"),
     ),
     "[[ ##": (_talk("[[ ##", r"\[\[", r"\[\[ ## ?\w+ ?## \]\]"),),
-    "</": (_talk("</", "tag|xml|html|markup", rf"</{_TAG}>\s*\Z"),),
 }
 """Letters that a text must have → what is looked for in it."""
 _OF_INSTRUCTION = {
@@ -145,6 +146,9 @@ _OF_RESPONSE = {
     "response": _about("response"),
     "answer": _about("answer"),
 }
+_INSTRUCTION_ITEMS = (*_OF_BOTH.items(), *_OF_INSTRUCTION.items())
+_RESPONSE_ITEMS = (*_OF_BOTH.items(), *_OF_RESPONSE.items())
+_CLOSING = _talk("", "tag|xml|html|markup", rf"</{_TAG}>\s*\Z")
 _OPENINGS = (
     _talk("", _ANSWER, rf"\W*(?:improved|revised|enhanced) {_ANSWER}\W*(?::|\n)"),
     _talk("", "feedback", rf"\W*{_FROM} the feedback{_PASSIVE}{_OF_A_PERSON}"),
@@ -159,13 +163,16 @@ def prompt_talk(text: str, instruction: str | None = None) -> str:
     `instruction`: the one that `text` answers; None where `text` is an instruction itself.
     """
     lower = text.lower()
-    for talks in (_OF_BOTH, _OF_INSTRUCTION if instruction is None else _OF_RESPONSE):
-        for talk in (talk for needed, some in talks.items() if needed in lower for talk in some):
-            if (words := talk.found(lower)) and not _is_asked_for(talk, instruction):
-                return one_line(words, 120)
+    for needed, talks in _INSTRUCTION_ITEMS if instruction is None else _RESPONSE_ITEMS:
+        if needed in lower:
+            for talk in talks:
+                if (words := talk.found(lower)) and not _is_asked_for(talk, instruction):
+                    return one_line(words, 120)
     for talk in _OPENINGS:
         if (match := talk.pattern.match(lower)) and not _is_asked_for(talk, instruction):
             return one_line(match.group(), 120)
+    if lower.rstrip().endswith(">") and (words := _CLOSING.pattern.search(lower, max(0, len(lower) - _AROUND))):
+        return "" if _is_asked_for(_CLOSING, instruction) else one_line(words.group(), 120)
     return ""
 
 

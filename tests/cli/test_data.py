@@ -65,7 +65,7 @@ def filtered(home: Path, server: SimulatedTeacher) -> Path:
 
 def test_status_tells_what_each_filter_dropped_and_why(filtered: Path) -> None:
     facts = json.loads(refed("status", "run", "--json").stdout)
-    refusals, rubric = facts["filters"]
+    *_, refusals, rubric = facts["filters"]
     assert (refusals["filter"], refusals["dropped"]) == ("refusals", 0) and rubric["kept"] == 4
     assert rubric["dropped"] == sum(rubric["reasons"].values()) == refusals["kept"] - 4 > 0
     assert set(rubric["reasons"]) <= {"below 5", "judge abstained"}
@@ -77,9 +77,9 @@ def test_status_tells_what_each_filter_dropped_and_why(filtered: Path) -> None:
 def test_export_dropped(filtered: Path) -> None:
     facts = json.loads(refed("status", "run", "--json").stdout)
     result = refed("export", "run", "--dropped")
-    assert result.exit_code == 0 and f"{facts['filters'][1]['dropped']} dropped rows in dropped.jsonl" in result.output
+    assert result.exit_code == 0 and f"{facts['filters'][-1]['dropped']} dropped rows in dropped.jsonl" in result.output
     rows = [json.loads(line) for line in Path("dropped.jsonl").read_text().splitlines()]
-    assert len(rows) == facts["filters"][1]["dropped"]
+    assert len(rows) == facts["filters"][-1]["dropped"]
     for row in rows:
         assert row["filter"] == "rubric" and row["reason"] and row["instruction"] and row["improved_response"]
         assert (row["score"] is None) == (row["reason"] == "judge abstained")
