@@ -57,8 +57,8 @@ def measure_cost(concurrency: int) -> None:
     without, with_ = (median(figures) for figures in zip(*pairs, strict=True))
     ratios = sorted(guarded / bare - 1 for bare, guarded in pairs)
     print(
-        f"{concurrency} at once, client CPU a call: {without:.3f} ms without guards, {with_:.3f} ms with: {median(ratios):+.1%} "
-        f"({ratios[0]:+.1%} to {ratios[-1]:+.1%} of {PAIRS} pairs; at most +5%)"
+        f"{concurrency} at once, client CPU a call: {without:.3f} ms without guards, {with_:.3f} ms with: "
+        f"{median(ratios):+.1%} ({ratios[0]:+.1%} to {ratios[-1]:+.1%} of {PAIRS} pairs; at most +5%)"
     )
 
 

@@ -110,12 +110,25 @@ _OF_BOTH = {
         )
         for given in ("the", "this", "given", "provided", "above", "original", "previous")
     ),
-    "_": (
-        _talk("_response", "_", r"\b(?:reference|example|improved)_response\b"),
-        _talk("_feedback", "_", r"\b(?:response|reference)_feedback\b"),
-        _talk("_instruction", "_", r"\b(?:reference|example)_instruction\b"),
-        _talk("implementation_strategy", "_", "implementation_strategy"),
-        _talk("improvement_opportunities", "_", "improvement_opportunities"),
+    "_": tuple(
+        _talk(
+            name,
+            "_",
+            rf"\b(?:the|of|in|to|from|using|with|per) [`*\"']*{name}\b",
+            rf"\b{name}[`*\"']*(?::| =)",
+            rf"[`*\"']{name}[`*\"']",
+        )
+        for name in (  # fmt: skip
+            "improved_response",
+            "reference_response",
+            "example_response",
+            "response_feedback",
+            "reference_feedback",
+            "reference_instruction",
+            "example_instruction",
+            "implementation_strategy",
+            "improvement_opportunities",
+        )
     ),
     "[[ ##": (_talk("[[ ##", r"\[\[", r"\[\[ ## ?\w+ ?## \]\]"),),
 }
