@@ -90,6 +90,10 @@ def _about(answer: str) -> tuple[Talk, ...]:
     )
 
 
+_FIELDS = (
+    "improved_response", "reference_response", "example_response", "response_feedback", "reference_feedback",
+    "reference_instruction", "example_instruction", "implementation_strategy", "improvement_opportunities",
+)  # fmt: skip
 _OF_BOTH = {
     "reference": (
         _talk(
@@ -118,17 +122,7 @@ _OF_BOTH = {
             rf"\b{name}[`*\"']*(?::| =)",
             rf"[`*\"']{name}[`*\"']",
         )
-        for name in (  # fmt: skip
-            "improved_response",
-            "reference_response",
-            "example_response",
-            "response_feedback",
-            "reference_feedback",
-            "reference_instruction",
-            "example_instruction",
-            "implementation_strategy",
-            "improvement_opportunities",
-        )
+        for name in _FIELDS
     ),
     "[[ ##": (_talk("[[ ##", r"\[\[", r"\[\[ ## ?\w+ ?## \]\]"),),
 }
