@@ -178,8 +178,10 @@ def prompt_talk(text: str, instruction: str | None = None) -> str:
     for talk in _OPENINGS:
         if (match := talk.pattern.match(lower)) and not _is_asked_for(talk, instruction):
             return one_line(match.group(), 120)
-    if lower.rstrip().endswith(">") and (words := _CLOSING.pattern.search(lower, max(0, len(lower) - _AROUND))):
-        return "" if _is_asked_for(_CLOSING, instruction) else one_line(words.group(), 120)
+    if lower.rstrip().endswith(">"):
+        closing = _CLOSING.pattern.search(lower, max(0, len(lower) - _AROUND))
+        if closing and not _is_asked_for(_CLOSING, instruction):
+            return one_line(closing.group(), 120)
     return ""
 
 
