@@ -17,7 +17,7 @@ from typing import Any
 
 from refed_dspy.config.keys import read_key, without_keys
 from refed_dspy.errors import ConfigError, RefedError, TeacherError, one_line
-from refed_dspy.metrics.perplexity import ScoredText, ScoringPrompt, check_pairs, check_window, join
+from refed_dspy.metrics.perplexity import SEPARATOR, ScoredText, ScoringPrompt, check_pairs, check_window, join
 
 _ATTEMPTS = 3
 _MORE_IN_A_ROW = 4
@@ -32,9 +32,9 @@ class _NoAnswer(Exception):
 class EndpointScorer:
     """An OpenAI-compatible endpoint at `api_base` (ends in /v1) that serves `model`.
 
-    A text starts with `start`, by default with what the server's tokenizer puts in front of a text (Llama's BOS). Where
-    it puts nothing (Qwen, GPT-2), a text's first token is not scored; name a start to have it scored, and to get the
-    figures of a `TransformersScorer` (`<|endoftext|>`, say).
+    A text starts with `start`, by default with what the server's tokenizer puts in front of a text (Llama's BOS), else
+    with SEPARATOR where that is one token there (Qwen, GPT-2, SmolLM2): as with a `TransformersScorer`. Of other
+    tokenizers the BOS cannot be asked for: a text's first token is not scored unless a start is named.
 
     The key is read from the environment variable named by `api_key_env`; it appears in no message and not in the repr.
     Every text is one call, which a hosted service bills: `calls` and `tokens` count those that were answered.
@@ -131,6 +131,8 @@ class EndpointScorer:
         try:
             empty = self._tokenize("", special=True)
             start = empty["tokens"] if self._start_text is None else self._ids(self._start_text)
+            if self._start_text is None and not start and len(separator := self._ids(SEPARATOR)) == 1:
+                start = separator
             if not self._ids("a"):  # llama.cpp's /tokenize reads another field, so it sees no text
                 raise self._unfit("answers /tokenize without tokens")
         except _NoAnswer as error:

@@ -18,7 +18,7 @@ import pytest
 
 from refed_dspy.errors import ConfigError, TeacherError
 from refed_dspy.metrics.endpoint_scorer import EndpointScorer
-from refed_dspy.metrics.perplexity import GUESS, ScoredText, ifd
+from refed_dspy.metrics.perplexity import GUESS, SEPARATOR, ScoredText, ifd
 from tests.support.recording_endpoint import listening
 
 KEY, VARIABLE = "sk-toy-0123456789", "TOY_SCORER_KEY"
@@ -42,7 +42,8 @@ def nll(ids: Sequence[int], first: int) -> float:
 
 
 class ToyServer(ThreadingHTTPServer):
-    """The toy model behind vLLM's two endpoints. `fault` makes it misbehave; `bos`: whether its tokenizer adds one."""
+    """The toy model behind vLLM's two endpoints. `fault` makes it misbehave; `bos`: whether its tokenizer adds one;
+    `separator`: whether it has SEPARATOR as a token."""
 
     daemon_threads = True
     request_queue_size = 64
@@ -57,6 +58,7 @@ class ToyServer(ThreadingHTTPServer):
 
     def reset(self) -> None:
         self.fault, self.bos, self.window, self.key = "", True, 4096, ""
+        self.separator = False
         self.prompts: list[list[int]] = []
         self.busy = self.most_busy = 0
 
@@ -80,7 +82,7 @@ class ToyHandler(BaseHTTPRequestHandler):
     def tokenize(self, body: dict[str, Any]) -> None:
         if self.server.fault == "no tokenize":
             return self.send(404, '{"detail": "Not Found"}')
-        ids = tokens(body["prompt"])
+        ids = [BOS] if self.server.separator and body["prompt"] == SEPARATOR else tokens(body["prompt"])
         if body["add_special_tokens"] and self.server.bos:
             ids = [BOS, *ids]
         if self.server.fault == "llama.cpp":
@@ -171,11 +173,11 @@ def test_the_endpoint_gives_the_models_own_figures(toy: ToyServer, fault: str) -
 
 
 def test_ifd_through_the_endpoint(toy: ToyServer) -> None:
-    (difficulty,) = ifd(open_scorer(toy), [("Name a colour.", "Blue is one.")])
+    (difficulty,) = ifd(open_scorer(toy), [("Name a colour.", "Blue is one.")], "none")
     asked, answered = tokens("Name a colour."), tokens("Blue is one.")
     alone = nll([BOS, *answered], 1) / len(answered)
     in_context = nll([BOS, *tokens("Name a colour.\n"), *answered], 1 + len(tokens("Name a colour.\n"))) / len(answered)
-    before = [BOS, *tokens(f"Blue is one.\n{GUESS}\n")]
+    before = [BOS, *tokens(GUESS.replace("{response}", "Blue is one.") + "\n")]
     guessed = nll([*before, *asked], len(before)) / len(asked)
     assert difficulty.ifd == pytest.approx(math.exp(in_context - alone))
     assert difficulty.r_ifd == pytest.approx(math.exp(guessed - nll([BOS, *asked], 1) / len(asked)))
@@ -192,6 +194,15 @@ def test_without_a_first_token_the_texts_first_is_not_scored(toy: ToyServer) -> 
     (named,) = open_scorer(toy, start="<>").nll([""], ["abcdef"])
     assert named is not None
     assert named.nll == pytest.approx(nll([*tokens("<>"), *tokens("abcdef")], 1))
+
+
+def test_a_text_starts_with_the_separator_where_the_server_puts_nothing_in_front_and_has_it(toy: ToyServer) -> None:
+    toy.bos, toy.separator = False, True
+    (score,) = open_scorer(toy).nll([""], ["abcdef"])
+    assert score is not None and score.tokens == 3
+    assert score.nll == pytest.approx(nll([BOS, *tokens("abcdef")], 1))
+    (without,) = open_scorer(toy, start="").nll([""], ["abcdef"])
+    assert without is not None and without.tokens == 2
 
 
 def test_nothing_is_sent_beyond_the_window(toy: ToyServer) -> None:

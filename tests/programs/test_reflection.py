@@ -34,7 +34,7 @@ OLD, ANSWER = "Explain tides.", "The moon pulls."
 
 
 def reflected(new: str = "Explain spring tides.", answer: str = "Sun and moon align.") -> str:
-    notes = {"instruction_weaknesses": ["short"], "response_weaknesses": ["short"]}
+    notes = {"instruction_weaknesses": ["short"], "response_weaknesses": ["short"], "cause": "short"}
     return json.dumps({**notes, "new_instruction": new, "new_response": answer})
 
 

@@ -13,6 +13,7 @@ from refed_dspy.programs.reflection import (
     IMPROVED,
     ORIGINAL,
 )
+from refed_dspy.runs.recycle.select import UNIMPROVED
 from refed_dspy.teachers.recorded import Progress
 from tests.metrics.test_endpoint_scorer import ToyServer
 from tests.programs.test_reflection import Reflecting
@@ -117,12 +118,13 @@ def test_selective_rows_say_where_their_texts_are_from(
         assert bool(row["response_reason"]) == (row["response_from"] != IMPROVED)
     assert (ORIGINAL, IMPROVED) in sources and len(sources) > 2
     assert requests(server) == made.used.calls == 24
-    assert all(row["ifd"] < 1 and row["r_ifd"] < 1 for row in kept)
-    assert all(row["selection_reason"] and max(row["ifd"], row["r_ifd"]) >= 1 for row in dropped)
+    assert all(row["ifd"] < 1 and row["r_ifd"] < 1 and row["response_from"] == IMPROVED for row in kept)
+    assert all((row["selection_reason"] == UNIMPROVED) == (max(row["ifd"], row["r_ifd"]) < 1) for row in dropped)
+    assert {row["template"] for row in kept + dropped} == {"vicuna"}
     lines = made.lines()
     assert any(line.startswith(f"selected: {len(kept)} of 12 pairs") for line in lines)
     assert made.figures["new"]["rows"] == made.figures["old"]["rows"] == len(kept)
-    assert made.figures["new"]["IFD, mean"] == pytest.approx(sum(row["ifd"] for row in kept) / len(kept))
+    assert made.figures["new"]["IFD (vicuna), mean"] == pytest.approx(sum(row["ifd"] for row in kept) / len(kept))
     calls = len(scoring.prompts)
     assert f"scorer: {calls:,} calls" in "\n".join(lines)
     assert calls == len({tuple(prompt) for prompt in scoring.prompts}), "a text is scored once"
@@ -133,7 +135,7 @@ def test_selective_rows_say_where_their_texts_are_from(
 def test_a_scorer_alone_selects_nothing(server: SimulatedTeacher, scoring: ToyServer, tmp_path: Path) -> None:
     made = recycled(tmp_path / "r", config(server), scorer={"model": "toy", "api_base": scoring.url})
     assert [list(row) for row in read(tmp_path / "r" / "recycled.jsonl")] == [FIELDS] * 6
-    assert made.selected is None and made.figures["new"]["IFD, mean"] is not None
+    assert made.selected is None and made.figures["new"]["IFD (vicuna), mean"] is not None
 
 
 @pytest.mark.slow
