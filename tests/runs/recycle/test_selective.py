@@ -16,7 +16,7 @@ from refed_dspy.programs.reflection import (
 from refed_dspy.runs.recycle.select import UNIMPROVED
 from refed_dspy.teachers.recorded import Progress
 from tests.metrics.test_endpoint_scorer import ToyServer
-from tests.programs.test_reflection import Reflecting
+from tests.programs.test_reflection import Reflecting, improved, reflected
 from tests.runs.recycle.helpers import (
     BY_SCORE,
     FIELDS,
@@ -130,6 +130,36 @@ def test_selective_rows_say_where_their_texts_are_from(
     assert calls == len({tuple(prompt) for prompt in scoring.prompts}), "a text is scored once"
     again = recycled(tmp_path / "r", config(server), data)
     assert not again.selected and not (tmp_path / "r" / "dropped.jsonl").exists(), "of another selection"
+
+
+def test_rows_without_a_better_response_are_dropped_and_counted_or_kept_by_a_setting(
+    scoring: ToyServer, tmp_path: Path
+) -> None:
+    first, again = Reflecting(*[reflected("new", f"It is {n}.") for n in range(12)]), Reflecting()
+    first.queue.extend(improved("N/A") if n % 2 else improved(f"It is {n}, for this reason.") for n in range(12))
+    dropping = selective(tmp_path / "r", scoring, fake_lm(first), references(12))
+    unimproved = [row for row in dropping.dropped() if row["selection_reason"] == UNIMPROVED]
+    assert unimproved and list(dropping.kept()) and all(row["response_from"] == IMPROVED for row in dropping.kept())
+    assert all(row["response_from"] != IMPROVED and row["response_reason"] for row in unimproved)
+    assert f"dropped: {len(unimproved)} {UNIMPROVED}" in dropping.lines()
+    keeping = selective(tmp_path / "r", scoring, fake_lm(again), references(12), unimproved="keep")
+    assert not again.requests, "the same folder goes on, and nothing is paid for"
+    back = [{**row, "selection_reason": ""} for row in unimproved]
+    assert list(keeping.kept()) == sorted([*dropping.kept(), *back], key=lambda row: row["row"])
+    assert not [line for line in keeping.lines() if UNIMPROVED in line]
+
+
+def test_the_template_is_asked_for_and_named_in_rows_and_figures(scoring: ToyServer, tmp_path: Path) -> None:
+    scorer = {"model": "toy", "api_base": scoring.url, "template": "alpaca"}
+    vicuna = selective(tmp_path / "r", scoring, fake_lm(Reflecting()))
+    alpaca = recycled(tmp_path / "r", fake_lm(Reflecting()), selective=True, scorer=scorer)
+    rows = {row["row"]: row for row in [*vicuna.kept(), *vicuna.dropped()]}
+    written = read(tmp_path / "r" / "recycled.jsonl") + read(tmp_path / "r" / "dropped.jsonl")
+    assert len(written) == len(rows) == 6 and {row["template"] for row in written} == {"alpaca"}
+    assert all(row["original_ifd"] != rows[row["row"]]["original_ifd"] for row in written)
+    assert "IFD (alpaca), mean" in alpaca.figures["new"] and "IFD (vicuna), mean" not in alpaca.figures["new"]
+    with pytest.raises(ConfigError, match=r"template.*vicuna"):
+        recycled(tmp_path / "s", fake_lm(Reflecting()), scorer={**scorer, "template": "chatml"})
 
 
 def test_a_scorer_alone_selects_nothing(server: SimulatedTeacher, scoring: ToyServer, tmp_path: Path) -> None:
