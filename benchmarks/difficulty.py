@@ -5,9 +5,9 @@ and the weights fetched (`refed teacher fetch embedded-smoke`).
 
 1. Both scorers on the same tokens: the batched one, and the endpoint one, whose server is a separate process that
    answers as vLLM does with the same model.
-2. Every template against the arithmetic of the authors' code, which tokenises context and text as one text; and, where
-   its path is given, against their file (tianyi-lab/Reflection_Tuning, selection_code/) itself. Their Llama tokenizer
-   puts BOS in front of a text; SmolLM2's puts nothing there, so they are given the start that the scorer takes.
+2. Every template against the authors' file (tianyi-lab/Reflection_Tuning, selection_code/), or, where its path is not
+   given, against its arithmetic, which tokenises context and text as one text. Their Llama tokenizer puts BOS in front
+   of a text; SmolLM2's puts nothing there, so they are given the start that the scorer takes.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import cache
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from statistics import median
@@ -27,6 +28,7 @@ from typing import Any
 
 from refed_dspy.config.jobs import Template
 from refed_dspy.metrics.endpoint_scorer import EndpointScorer
+from refed_dspy.metrics.figures import CachedScorer
 from refed_dspy.metrics.perplexity import GUESS, SEPARATOR, TEMPLATES, Difficulty, ifd
 from refed_dspy.metrics.transformers_scorer import TransformersScorer
 from refed_dspy.weights import SMOKE, find
@@ -111,7 +113,7 @@ def losses(folder: Path) -> tuple[Loss, Loss]:
         whole, first = ids(context + text), len(ids(context))
         return mean(start + whole[:first], whole[first:])
 
-    return lambda context, text: mean(start + ids(context), ids(text)), together
+    return cache(lambda context, text: mean(start + ids(context), ids(text))), cache(together)
 
 
 def their_file(file: Path, folder: Path, rows: list[Pair], prompt: str) -> Figures:
@@ -228,19 +230,19 @@ def main() -> None:
     expected = by_loss(apart, rows, TEMPLATES["vicuna"])
     print(f"  direct, one sequence at a time: {time.perf_counter() - began:.0f} s")
     began = time.perf_counter()
-    scorer = TransformersScorer(str(folder))
-    batched = ifd(scorer, rows, "vicuna")
+    scorer = CachedScorer(TransformersScorer(str(folder)))
+    batched = ifd(scorer, rows)
     print(f"  batched: {time.perf_counter() - began:.0f} s, loading included")
     worst = {"batched": largest_gap(batched, expected), "endpoint": largest_gap(by_endpoint(folder, rows), expected)}
     for name, gap in worst.items():
         print(f"  {name}: largest difference of an IFD or r-IFD from the direct one {gap:.2e} (must be ≤ {WITHIN})")
     fine = all(gap <= WITHIN for gap in worst.values())
     for template, text in TEMPLATES.items():
-        measured = batched if template == "vicuna" else ifd(scorer, rows, template)
-        fine &= compared(f"{template}, against their arithmetic", measured, by_loss(together, rows, text))
         if file is not None and template in THEIR_NAMES:
-            theirs = their_file(file, folder, rows, THEIR_NAMES[template])
-            fine &= compared(f"{template}, against their file", measured, theirs)
+            name, theirs = "file", their_file(file, folder, rows, THEIR_NAMES[template])
+        else:
+            name, theirs = "arithmetic", by_loss(together, rows, text)
+        fine &= compared(f"{template}, against their {name}", ifd(scorer, rows, template), theirs)
     sys.exit(not fine)
 
 

@@ -21,8 +21,8 @@ from refed_dspy.errors import ConfigError
 
 TEMPLATES: Mapping[Template, str] = {
     "vicuna": (
-        "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, detailed, "
-        "and polite answers to the user's questions. USER: {instruction} ASSISTANT:"
+        "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, "
+        "detailed, and polite answers to the user's questions. USER: {instruction} ASSISTANT:"
     ),
     "alpaca": (
         "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n"

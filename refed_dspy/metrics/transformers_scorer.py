@@ -19,8 +19,10 @@ class TransformersScorer:
     """A causal language model run by transformers on this machine: on the GPU where torch has CUDA, else on the CPU.
 
     A text starts with `start`, by default with what the tokenizer puts in front of a text (Llama's BOS), else with
-    SEPARATOR where the vocabulary has it (Qwen, GPT-2, SmolLM2), else with the BOS or EOS token. Computes in float32 on a CPU, else in the type that transformers loads (from
-    its version 5 that of the checkpoint); log-probabilities are always computed in float32.
+    SEPARATOR where the vocabulary has it (Qwen, GPT-2, SmolLM2), else with the BOS or EOS token.
+
+    Computes in float32 on a CPU, else in the type that transformers loads (from its version 5 that of the checkpoint);
+    log-probabilities are always computed in float32.
     """
 
     def __init__(self, model: str, *, start: str | None = None) -> None:

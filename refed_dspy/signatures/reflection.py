@@ -22,7 +22,7 @@ class InstructionReflection(dspy.Signature):
        subject, but stands by itself: a reader who has never seen the old instruction can answer it, since any text,
        data or figures it speaks of are in it.
     5. Answer the new instruction as fully and in as much detail as you can: every part of it, with the reasoning step
-       by step, explanations and concrete examples where they help, correct throughout, in a form that is easy to follow.
+       by step, explanations and concrete examples where they help, correct throughout, and easy to follow.
 
     Neither the new instruction nor its answer mentions the old pair or this review.
     """
