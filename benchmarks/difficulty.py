@@ -3,11 +3,11 @@
 `python -m benchmarks.difficulty [ROWS.jsonl [data_analysis.py]]`, with torch, transformers, gguf and scipy installed
 and the weights fetched (`refed teacher fetch embedded-smoke`).
 
-1. Both scorers on the same tokens: the batched one, and the endpoint one, whose server is a separate process that
-   answers as vLLM does with the same model.
+1. Both scorers: the batched one, and the endpoint one, whose server is a separate process that answers as vLLM does
+   with the same model.
 2. Every template against the authors' file (tianyi-lab/Reflection_Tuning, selection_code/), or, where its path is not
-   given, against its arithmetic, which tokenises context and text as one text. Their Llama tokenizer puts BOS in front
-   of a text; SmolLM2's puts nothing there, so they are given the start that the scorer takes.
+   given, against its arithmetic. Their Llama tokenizer puts BOS in front of a text; SmolLM2's puts nothing there, so
+   they are given the start that the scorer takes.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def loaded(folder: Path) -> tuple[Any, Any]:
 
 
 def by_loss(loss: Loss, rows: list[Pair], template: str) -> Figures:
-    """The definition, by a model's loss and without the package's arithmetic."""
+    """The authors' arithmetic, by a model's loss and without the package's code."""
     figures = []
     for asked, answered in rows:
         forward = template.replace("{instruction}", asked)
@@ -93,8 +93,7 @@ def by_loss(loss: Loss, rows: list[Pair], template: str) -> Figures:
     return figures
 
 
-def losses(folder: Path) -> tuple[Loss, Loss]:
-    """The loss on context and text tokenised apart, as the scorers do, and on both as one text, as the authors do."""
+def loss_of(folder: Path) -> Loss:
     import torch
 
     model, tokenizer = loaded(folder)
@@ -102,18 +101,14 @@ def losses(folder: Path) -> tuple[Loss, Loss]:
     def ids(text: str) -> list[int]:
         return list(tokenizer.encode(text, add_special_tokens=False)) if text else []
 
-    def mean(before: list[int], after: list[int]) -> float:
-        labels = torch.tensor([[-100] * len(before) + after])
+    @cache
+    def loss(context: str, text: str) -> float:
+        whole, unscored = ids(SEPARATOR) + ids(context + text), 1 + len(ids(context))
+        labels = torch.tensor([[-100] * unscored + whole[unscored:]])
         with torch.no_grad():
-            return float(model(input_ids=torch.tensor([before + after]), labels=labels).loss)
+            return float(model(input_ids=torch.tensor([whole]), labels=labels).loss)
 
-    start = ids(SEPARATOR)
-
-    def together(context: str, text: str) -> float:
-        whole, first = ids(context + text), len(ids(context))
-        return mean(start + whole[:first], whole[first:])
-
-    return cache(lambda context, text: mean(start + ids(context), ids(text))), cache(together)
+    return loss
 
 
 def their_file(file: Path, folder: Path, rows: list[Pair], prompt: str) -> Figures:
@@ -225,9 +220,9 @@ def main() -> None:
     file = Path(sys.argv[2]) if len(sys.argv) > 2 else None
     folder = unpacked()
     print(f"{len(rows)} rows, SmolLM2-135M-Instruct in float32")
-    apart, together = losses(folder)
+    loss = loss_of(folder)
     began = time.perf_counter()
-    expected = by_loss(apart, rows, TEMPLATES["vicuna"])
+    expected = by_loss(loss, rows, TEMPLATES["vicuna"])
     print(f"  direct, one sequence at a time: {time.perf_counter() - began:.0f} s")
     began = time.perf_counter()
     scorer = CachedScorer(TransformersScorer(str(folder)))
@@ -241,7 +236,7 @@ def main() -> None:
         if file is not None and template in THEIR_NAMES:
             name, theirs = "file", their_file(file, folder, rows, THEIR_NAMES[template])
         else:
-            name, theirs = "arithmetic", by_loss(together, rows, text)
+            name, theirs = "arithmetic", by_loss(loss, rows, text)
         fine &= compared(f"{template}, against their {name}", ifd(scorer, rows, template), theirs)
     sys.exit(not fine)
 

@@ -1,10 +1,10 @@
 """A scorer behind an endpoint that returns the log-probabilities of a prompt's tokens, as vLLM's does.
 
-The place where a text starts among a prompt's tokens must be known exactly, so it is not guessed from characters: `POST
-/tokenize` at the server's root turns context and text into tokens, each alone, and `POST /v1/completions` gets the
-joined tokens as its prompt, with `prompt_logprobs: 0` (the log-probability of each prompt token, no others) and
-`max_tokens: 1` (the least that servers accept). Services without these endpoints, which echo a prompt as text, are
-refused.
+The place where a text starts among a prompt's tokens must be known, so it is not guessed from characters: `POST
+/tokenize` at the server's root turns the context, and context and text together, into tokens, and `POST
+/v1/completions` gets these as its prompt, with `prompt_logprobs: 0` (the log-probability of each prompt token, no
+others) and `max_tokens: 1` (the least that servers accept). Services without these endpoints, which echo a prompt as
+text, are refused.
 """
 
 from __future__ import annotations
@@ -109,7 +109,8 @@ class EndpointScorer:
         assert self._start_and_window is not None
         start, window = self._start_and_window
         try:
-            prompt = join(start, self._ids(context), self._ids(text), window)
+            first, whole = len(self._ids(context)), self._ids(context + text if text else "")
+            prompt = join(start, whole[:first], whole[first:], window)
             scored = ScoredText(self._nll(prompt) if prompt.scored else 0.0, prompt.scored)
         except _NoAnswer as error:
             with self._lock:

@@ -70,8 +70,9 @@ class Scorer(Protocol):
     def nll(self, contexts: Sequence[str], texts: Sequence[str]) -> list[ScoredText | None]:
         """The score of each text after the context at the same place, which may be empty; None where no answer came.
 
-        A text has the same tokens after every context: the two are tokenised separately and their tokens joined. An
-        empty text has no token.
+        Context and text are tokenised as one text, as they are in training and in the authors' code: apart, `:` and `-`
+        would be a sequence that no model has seen where `:-` is a token. As many tokens as the context has by itself
+        are the context's, a token that both share among them. An empty text has no token.
         """
         ...
 

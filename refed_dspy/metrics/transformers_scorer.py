@@ -50,10 +50,11 @@ class TransformersScorer:
         """See `Scorer`. Batched by length; no score is None. Raises ConfigError where there is not a context for
         each text, or the device has too little memory."""
         check_pairs(contexts, texts)
-        context_ids, text_ids = self._ids(contexts), self._ids(texts)
+        wholes = [context + text if text else "" for context, text in zip(contexts, texts, strict=True)]
+        ids = self._ids([*contexts, *wholes])
         prompts = [
-            join(self._start, context_ids[context], text_ids[text], self.window)
-            for context, text in zip(contexts, texts, strict=True)
+            join(self._start, ids[whole][: len(ids[context])], ids[whole][len(ids[context]) :], self.window)
+            for context, whole in zip(contexts, wholes, strict=True)
         ]
         nlls = [0.0] * len(prompts)
         scorable = [index for index, prompt in enumerate(prompts) if prompt.scored]

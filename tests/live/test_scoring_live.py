@@ -19,6 +19,7 @@ from refed_dspy.weights import MINILM, fetch
 
 pytestmark = pytest.mark.live
 ALPHABET = " abcdefghijklmnopqrstuvwxyz.,?\n"
+XZ = len(ALPHABET) + 2
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +37,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_tokenizer(path)
     torch.manual_seed(0)
     config = transformers.LlamaConfig(
-        vocab_size=len(ALPHABET) + 2, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        vocab_size=XZ + 1, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
         max_position_embeddings=128, initializer_range=0.5, bos_token_id=1, eos_token_id=None, pad_token_id=None,
     )  # fmt: skip
     transformers.LlamaForCausalLM(config).save_pretrained(path)
@@ -44,13 +45,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def save_tokenizer(path: Path, unk: str = "<unk>", bos: str = "<s>", in_front: str = "") -> None:
-    """A letter a token. `in_front`: the tokens that it puts in front of a text."""
+    """A letter a token, and xz is one. `in_front`: the tokens that it puts in front of a text."""
     import transformers
     from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
 
-    vocabulary = {unk: 0, bos: 1} | {letter: index + 2 for index, letter in enumerate(ALPHABET)}
+    vocabulary = {unk: 0, bos: 1, "xz": XZ} | {letter: index + 2 for index, letter in enumerate(ALPHABET)}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=unk))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("xz|."), "isolated")
     if in_front:
         special = [(token, vocabulary[token]) for token in in_front.split()]
         tokenizer.post_processor = processors.TemplateProcessing(single=f"{in_front} $A", special_tokens=special)
@@ -125,6 +126,15 @@ def test_ifd_by_a_model(folder: Path) -> None:
     assert first.r_ifd == pytest.approx(math.exp(backward), rel=1e-4)
     assert first.ppl_answer_given_instruction == pytest.approx(math.exp(in_context), rel=1e-4)
     assert blank.ifd is blank.ppl_answer_given_instruction is None and blank.ppl_instruction is not None
+
+
+def test_context_and_text_are_tokenised_as_one_text(folder: Path) -> None:
+    """As in training: x and z in a row are a sequence that a model never saw where xz is a token."""
+    after_x, after_y = TransformersScorer(str(folder)).nll(["ax", "ay"], ["zbc", "zbc"])
+    assert after_x is not None and after_x.tokens == 2, "xz is one of the context's two tokens"
+    assert after_x.mean == pytest.approx(loss(folder, [1, *ids("a"), XZ], ids("bc")), rel=1e-4)
+    assert after_y is not None and after_y.tokens == 3
+    assert after_y.mean == pytest.approx(loss(folder, [1, *ids("ay")], ids("zbc")), rel=1e-4)
 
 
 def test_a_text_beyond_the_window_is_cut(folder: Path) -> None:

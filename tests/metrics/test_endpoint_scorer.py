@@ -27,7 +27,7 @@ HOSTILE = ["!?", "漢字かな", "nul\0byte", "line\nbreak", "{0} %s {x}", "x" *
 
 
 def tokens(text: str) -> list[int]:
-    """Two characters a token: so a joined text has other tokens than its two texts apart."""
+    """Two characters a token: so a text after one of odd length has other tokens than it has alone."""
     return [2 + zlib.crc32(text[at : at + 2].encode()) % KINDS for at in range(0, len(text), 2)]
 
 
@@ -163,22 +163,27 @@ def test_the_endpoint_gives_the_models_own_figures(toy: ToyServer, fault: str) -
     scorer = open_scorer(toy)
     scores = scorer.nll(contexts, texts)
     for context, text, score in zip(contexts, texts, scores, strict=True):
-        ids = [BOS, *tokens(context), *tokens(text)]
+        ids, first = [BOS, *tokens(context + text)], 1 + len(tokens(context))
         assert score is not None
-        assert score.tokens == len(tokens(text))
-        assert score.nll == pytest.approx(nll(ids, len(ids) - len(tokens(text))), rel=1e-12)
+        assert score.tokens == (len(ids) - first if text else 0)
+        assert score.nll == pytest.approx(nll(ids, first) if text else 0, rel=1e-12)
     assert scorer.calls == len(texts) - 1 == len(toy.prompts)
     assert scorer.tokens == sum(map(len, toy.prompts))
     assert scorer.unanswered == 0
+
+
+def after(context: str, text: str) -> float:
+    """The mean of a text's tokens after a context, as one text."""
+    ids, first = [BOS, *tokens(context + text)], 1 + len(tokens(context))
+    return nll(ids, first) / (len(ids) - first)
 
 
 def test_ifd_through_the_endpoint(toy: ToyServer) -> None:
     (difficulty,) = ifd(open_scorer(toy), [("Name a colour.", "Blue is one.")], "none")
     asked, answered = tokens("Name a colour."), tokens("Blue is one.")
     alone = nll([BOS, *answered], 1) / len(answered)
-    in_context = nll([BOS, *tokens("Name a colour.\n"), *answered], 1 + len(tokens("Name a colour.\n"))) / len(answered)
-    before = [BOS, *tokens(GUESS.replace("{response}", "Blue is one.") + "\n")]
-    guessed = nll([*before, *asked], len(before)) / len(asked)
+    in_context = after("Name a colour.\n", "Blue is one.")
+    guessed = after(GUESS.replace("{response}", "Blue is one.") + "\n", "Name a colour.")
     assert difficulty.ifd == pytest.approx(math.exp(in_context - alone))
     assert difficulty.r_ifd == pytest.approx(math.exp(guessed - nll([BOS, *asked], 1) / len(asked)))
 
@@ -189,6 +194,7 @@ def test_without_a_first_token_the_texts_first_is_not_scored(toy: ToyServer) -> 
     assert alone is not None and in_context is not None and single is not None
     assert alone.tokens == in_context.tokens == 2
     assert alone.nll == pytest.approx(nll(tokens("abcdef"), 1))
+    assert in_context.nll == pytest.approx(nll(tokens("onabcdef"), 2))
     assert single == ScoredText(0.0, 0)
     assert len(toy.prompts) == 2
     (named,) = open_scorer(toy, start="<>").nll([""], ["abcdef"])
