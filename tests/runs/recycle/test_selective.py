@@ -135,18 +135,23 @@ def test_selective_rows_say_where_their_texts_are_from(
 def test_rows_without_a_better_response_are_dropped_and_counted_or_kept_by_a_setting(
     scoring: ToyServer, tmp_path: Path
 ) -> None:
-    first, again = Reflecting(*[reflected("new", f"It is {n}.") for n in range(12)]), Reflecting()
-    first.queue.extend(improved("N/A") if n % 2 else improved(f"It is {n}, for this reason.") for n in range(12))
-    dropping = selective(tmp_path / "r", scoring, fake_lm(first), references(12))
-    unimproved = [row for row in dropping.dropped() if row["selection_reason"] == UNIMPROVED]
-    assert unimproved and list(dropping.kept()) and all(row["response_from"] == IMPROVED for row in dropping.kept())
-    assert all(row["response_from"] != IMPROVED and row["response_reason"] for row in unimproved)
-    assert f"dropped: {len(unimproved)} {UNIMPROVED}" in dropping.lines()
-    keeping = selective(tmp_path / "r", scoring, fake_lm(again), references(12), unimproved="keep")
+    scoring.fault = "by length"  # so the longer of two responses has the lower r-IFD, and all figures are below 1
+    better = "N/A", "It is long. " * 9, "Short.", "It is. " * 9
+    first, again = Reflecting(*[reflected("N/A")] * 4, *map(improved, better)), Reflecting()
+    dropping = selective(tmp_path / "r", scoring, fake_lm(first), references(4))
+    dropped = list(dropping.dropped())
+    assert [row["response_from"] for row in dropping.kept()] == [IMPROVED] * 2
+    assert [(row["response_from"], row["selection_reason"]) for row in dropped] == [(ORIGINAL, UNIMPROVED)] * 2
+    assert sorted(row["response_reason"].partition(":")[0] for row in dropped) == [
+        "placeholder response",
+        "r-IFD not lower",
+    ]
+    assert f"dropped: 2 {UNIMPROVED}" in dropping.lines()
+    keeping = selective(tmp_path / "r", scoring, fake_lm(again), references(4), unimproved="keep")
     assert not again.requests, "the same folder goes on, and nothing is paid for"
-    back = [{**row, "selection_reason": ""} for row in unimproved]
+    back = [{**row, "selection_reason": ""} for row in dropped]
     assert list(keeping.kept()) == sorted([*dropping.kept(), *back], key=lambda row: row["row"])
-    assert not [line for line in keeping.lines() if UNIMPROVED in line]
+    assert not list(keeping.dropped()) and not [line for line in keeping.lines() if UNIMPROVED in line]
 
 
 def test_the_template_is_asked_for_and_named_in_rows_and_figures(scoring: ToyServer, tmp_path: Path) -> None:
