@@ -83,6 +83,7 @@ bench: setup ## the figures of benchmarks/README.md, about forty minutes
 	$(BIN)/python -m benchmarks.tracking
 	$(BIN)/python -m benchmarks.rouge
 	$(BIN)/python -m benchmarks.duplicates
+	$(BIN)/python -m benchmarks.filters
 	$(BIN)/python -m benchmarks.alpaca
 	$(BIN)/python -m benchmarks.collections
 	$(BIN)/python -m benchmarks.report

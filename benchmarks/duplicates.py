@@ -4,7 +4,8 @@
 instructions in ../shared/data, or a whole one, followed by a stretch of another text there (plain words where the files
 are missing). A thousand of them get a near-duplicate somewhere after them. It is caught if the planted row is dropped.
 A false drop is an unplanted row that is dropped although no earlier row is within one word of it, or within a tenth of
-its words (Levenshtein distance over words, by rapidfuzz: a different measure from the filter's).
+its words (Levenshtein distance over words, by rapidfuzz: a different measure from the filter's). Where the change falls
+on a number or a name it makes another task, which is counted apart.
 
 The filter is also run over the real instructions, each distinct one once.
 """
@@ -22,11 +23,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from benchmarks.texts import WORDS
-from refed_dspy.filters.near_duplicates import NearDuplicates, tokens
+from refed_dspy.filters.near_duplicates import NearDuplicates, particulars, tokens
 from refed_dspy.records import DataRow
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 ROWS, PLANTED = 10_000, 1_000
+ANOTHER = "a number or a name"
 LEAST_CAUGHT, MOST_FALSE, MOST_MS = 0.95, 0.01, 1.0
 
 
@@ -93,7 +95,9 @@ def planted(rng: random.Random) -> list[tuple[str, str]]:
     rows = [(float(place), text, "") for place, text in enumerate(base)]
     for number, place in enumerate(rng.sample(range(ROWS), PLANTED)):
         name, change = makers[number % len(makers)]
-        rows.append((rng.uniform(place, ROWS), change(base[place]), name))
+        text = change(base[place])
+        changes_task = name.startswith("a word") and particulars(text) != particulars(base[place])
+        rows.append((rng.uniform(place, ROWS), text, ANOTHER if changes_task else name))
     return [(text, name) for _, text, name in sorted(rows)]
 
 
@@ -123,8 +127,8 @@ def measure(rng: random.Random) -> bool:
     false = [at for at in suspects if not has_neighbour(texts[at], texts[:at])]
     for name in sorted(all_.keys() - {""}):
         print(f"{name}: {caught[name]} of {all_[name]} found")
-    share = (caught.total() - caught[""]) / PLANTED
-    print(f"found: {share:.1%} of {PLANTED} (must be >= {LEAST_CAUGHT:.0%})")
+    share = (caught.total() - caught[""] - caught[ANOTHER]) / (PLANTED - all_[ANOTHER])
+    print(f"found: {share:.1%} of {PLANTED - all_[ANOTHER]} (must be >= {LEAST_CAUGHT:.0%})")
     print(f"dropped of the {ROWS}: {len(suspects)}, without a near neighbour {len(false)}, {len(false) / ROWS:.2%}")
     for at in false[:5]:
         print(f"    {texts[at][:110]!r}")

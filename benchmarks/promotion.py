@@ -32,8 +32,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from refed_dspy.metrics.equal_length import Compared, equal_length_gain
+from refed_dspy.metrics.equal_length import equal_length_gain
 from refed_dspy.metrics.intervals import is_gain, mean_interval
+from refed_dspy.records import Compared
 
 Floats = NDArray[np.float64]
 COMPARISONS, FEW = 1_000, 20

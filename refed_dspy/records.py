@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Annotated, Any
@@ -106,6 +106,15 @@ class Failure(Record):
     item: str
     kind: str
     reason: str
+
+
+@dataclass(frozen=True)
+class Compared:
+    """The verdicts behind one score. `weight`: by how much the score rises if all of them turn from lost to won.
+    `verdicts`: (win from 0 to 1, log of the answer's length over that of the uncompiled program's) of each answer."""
+
+    weight: float
+    verdicts: Sequence[tuple[float, float]]
 
 
 PICO = 10**12

@@ -1,17 +1,102 @@
-"""Files that are written whole or not at all, and numbers and tables for people."""
+"""Files: what people name is anything (an empty text, a pipe, a device, YAML without an end), what is written is there
+whole or not at all. And numbers and tables for people."""
 
 from __future__ import annotations
 
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
-from refed_dspy.errors import ExportError
-from refed_dspy.files import check_apart, write_json, write_lines, write_text
+import refed_dspy
+from refed_dspy.config.loading import check_config, load_config
+from refed_dspy.config.run import RunConfig
+from refed_dspy.data.references import load_references
+from refed_dspy.errors import ConfigError, ExportError, InputError
+from refed_dspy.files import check_apart, parse_yaml, path_of, read_bytes, write_json, write_lines, write_text
 from refed_dspy.text import NO_VALUE, format_number, table_lines
+
+LAUGHS = "\n".join(["a0: &a0 [x, x, x]", *(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 30))])
+MERGES = "\n".join(["a0: &a0 {x: 1}", *(f"a{n}: &a{n} {{<<: [*a{n - 1}, *a{n - 1}]}}" for n in range(1, 60))])
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 100_000, "{a: " * 5_000, LAUGHS, MERGES, "a: &a [*a]", "a: &a {b: *a}", "a: [", "? [*b]"]
+)
+def test_yaml_without_end_is_an_error_of_yaml(text: str) -> None:
+    with pytest.raises(yaml.YAMLError):
+        parse_yaml(text)
+
+
+def test_yaml_as_ever() -> None:
+    assert parse_yaml("") is None and parse_yaml("5") == 5 and parse_yaml("a: &x {b: 1}\nc: {<<: *x, d: [*x, *x]}") == {
+        "a": {"b": 1}, "c": {"b": 1, "d": [{"b": 1}, {"b": 1}]},
+    }  # fmt: skip
+    with pytest.raises(yaml.YAMLError):
+        parse_yaml("!!python/object/apply:os.system [echo]")
+
+
+def test_a_pipe_and_a_device_are_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/zero")):
+        with pytest.raises(OSError, match="a pipe or a device"):
+            read_bytes(path)
+        with pytest.raises(ConfigError, match="a pipe or a device"):
+            load_config(RunConfig, path, {})
+        with pytest.raises(ConfigError, match="a pipe or a device"):
+            refed_dspy.load_program(path)
+        with pytest.raises(InputError, match="is no file"):
+            load_references(path)
+        with pytest.raises(InputError):
+            refed_dspy.measure_agreement(path, "openai/m")
+
+
+def test_a_file_of_brackets(tmp_path: Path) -> None:
+    for name in ("deep.yaml", "deep.json"):
+        (tmp_path / name).write_text("[" * 100_000)
+        with pytest.raises(ConfigError, match="nested without end"):
+            load_config(RunConfig, tmp_path / name, {})
+        with pytest.raises(ConfigError, match="not a program's JSON file"):
+            refed_dspy.load_program(tmp_path / name)
+    with pytest.raises(ConfigError, match="REFED_TEACHER"):
+        load_config(RunConfig, None, {"REFED_TEACHER": "[" * 5_000})
+
+
+@pytest.mark.parametrize("key", ["references", "run_dir", "program", "reuse"])
+def test_an_empty_name_is_an_error(key: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=f"{key}: is empty; is a shell variable unset"):
+        check_config(RunConfig, {key: ""})
+    (tmp_path / "c.yaml").write_text(f"{key}: ''\n")
+    with pytest.raises(ConfigError, match=f"{key}: is empty"):
+        load_config(RunConfig, tmp_path / "c.yaml", {})
+
+
+def test_an_empty_path_in_python() -> None:
+    assert path_of(".", "out") == Path(".")
+    for call in (refed_dspy.read_run, refed_dspy.resume, refed_dspy.report, refed_dspy.track, load_references):
+        with pytest.raises(InputError):
+            call("")
+    with pytest.raises(InputError, match="run_dir: is empty"):
+        refed_dspy.share("", "out")
+    with pytest.raises(InputError, match="folder: is empty"):
+        refed_dspy.push("", "a/b")
+    with pytest.raises(InputError, match="is empty"):
+        refed_dspy.synthesize(None, "builtin", run_dir="", teacher="openai/m")
+
+
+@pytest.mark.parametrize("key", ["max_cost", "max_minutes"])
+@pytest.mark.parametrize("cap", [1e300, 2e9, float("nan"), float("-inf"), 0.0])
+def test_a_cap_beyond_measure(key: str, cap: float) -> None:
+    with pytest.raises(ConfigError, match=f"{key}: input should be"):
+        check_config(RunConfig, {key: cap})
+
+
+def test_a_cap_that_is_lifted() -> None:
+    assert check_config(RunConfig, {"max_cost": float("inf")}).max_cost == float("inf")
 
 
 def test_files_are_whole_or_not_there(tmp_path: Path) -> None:

@@ -182,7 +182,7 @@ def _as_yaml(text: str) -> Any:
     """A filter as an option gives it: its name, or a line of YAML."""
     import yaml
 
-    from refed_dspy.reading import parse_yaml
+    from refed_dspy.files import parse_yaml
 
     try:
         return parse_yaml(text)

@@ -72,7 +72,8 @@ class RandomSettings(Keeping):
 
 
 class NearDuplicateSettings(Keeping):
-    """MinHash over shingles, confirmed by their exact Jaccard similarity."""
+    """MinHash over shingles, confirmed by their exact Jaccard similarity. One changed word still makes a duplicate,
+    unless it is a number or a name."""
 
     threshold: float = Field(default=0.8, gt=0, le=1)
     """A row with this Jaccard similarity or more is dropped."""
@@ -105,14 +106,14 @@ class LengthSettings(Keeping):
 
 
 class RefusalSettings(Keeping):
-    """Responses that decline, and placeholders."""
+    """Responses that decline, in English and thirteen other languages, and placeholders."""
 
     extra: list[str] = Field(default_factory=list)
     """Further phrases that only a refusal begins with."""
 
 
 class LanguageSettings(Keeping):
-    """The language that a text is in."""
+    """Texts that are hardly in an allowed language."""
 
     allowed: list[str] = Field(default_factory=lambda: ["en"], min_length=1)
     """ISO 639-1 codes."""

@@ -20,7 +20,7 @@ from refed_dspy.config.jobs import CompareConfig, FilterRunConfig, RecycleConfig
 from refed_dspy.config.run import RunConfig
 from refed_dspy.config.teacher import TeacherConfig
 from refed_dspy.errors import ConfigError, one_line
-from refed_dspy.reading import parse_yaml, read_bytes
+from refed_dspy.files import parse_yaml, read_bytes
 
 ENV_PREFIX = "REFED_"
 NOT_SETTINGS = {"REFED_CACHE"}

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from refed_dspy.errors import ReferencesError, one_line
-from refed_dspy.reading import read_bytes
+from refed_dspy.files import read_bytes
 from refed_dspy.records import Reference
 
 BUILTIN = "builtin"

@@ -21,9 +21,9 @@ LINEAGE_COLUMNS = (
 )  # fmt: skip
 
 
-def _key_of(stage: str, item: str = "CAST(i.id AS TEXT)") -> str:
-    """The key of the last answer that `stage` got for `item`: a stage may be a module that makes several calls."""
-    return f"(SELECT key FROM asked WHERE stage = {stage} AND item = {item} ORDER BY created DESC LIMIT 1)"
+def _key_of(stage: str) -> str:
+    """The key of the instruction's last answer by `stage`: a stage may be a module that makes several calls."""
+    return f"(SELECT key FROM asked WHERE stage = {stage} AND item = CAST(i.id AS TEXT) ORDER BY created DESC LIMIT 1)"
 
 
 _ROWS = f"""

@@ -9,6 +9,7 @@ from typing import Any
 
 from refed_dspy.config.filters import FilterConfig
 from refed_dspy.errors import ConfigError, one_line
+from refed_dspy.files import read_bytes
 from refed_dspy.filters.base import Filter, JudgeFilter, Step
 from refed_dspy.filters.judge import ImprovedWins, Rubric
 from refed_dspy.filters.random_draw import ByChance
@@ -21,7 +22,6 @@ from refed_dspy.programs.judges import (
     RubricJudge,
 )
 from refed_dspy.programs.saved import program_digests
-from refed_dspy.reading import read_bytes
 
 _BY_SETTINGS = {
     "rouge": "refed_dspy.filters.rouge:RougeFilter",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 from refed_dspy.config.filters import Of
 from refed_dspy.errors import ConfigError, one_line
@@ -23,24 +23,33 @@ CODES = tuple(_CODES.split())
 
 _fences = re.compile(r"^[ \t]*(`{3,}|~{3,}).*?(?:^[ \t]*\1[`~]*[ \t]*$|\Z)", re.DOTALL | re.MULTILINE)
 _inline = re.compile(r"`[^`\n]+`|https?://\S+")
-_dense = re.compile(r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af]")
+_quoted = re.compile(
+    r"[\"“”„«»][^\"“”„«»\n]+[\"“”„«»]|「[^「」\n]+」|『[^『』\n]+』"
+    r"|(?<!\w)['‘‚](?:[^'‘’‚\n]|(?<=\w)['’](?=\w))+['’](?!\w)"
+)
+_material = re.compile(r"(?::\s|：|\n).*", re.DOTALL)
+"""What an instruction works on: all that follows its first colon or line."""
 _LONGEST = 2000
-LEAST_CHARACTERS = 20
-LEAST_PROBABILITY = 0.8
-_NO_LANGUAGE = "zxx"
+LEAST_BYTES = 20
+SURELY_NOT, HARDLY = 0.001, 0.05
+FEW_LANGUAGES, LEAST_OF_FEW = 3, 0.75
+NO_LANGUAGE = "zxx"
+Ranked: TypeAlias = list[tuple[str, float]]
 
 
 class Language(TextFilter):
-    """Drops a row with a text that is clearly in a language other than those `allowed` (ISO 639 codes, as "en").
+    """Drops a row with a text that is hardly in one of the `allowed` languages (ISO 639 codes, as "en").
 
-    The language is detected by py3langid, a naive Bayes model over byte sequences that comes with its weights: 0.2 ms a
-    text, loaded at the first row. Code between fences or backticks and web addresses are removed first; of the rest,
-    the first 2,000 characters are classified.
+    Languages come from py3langid, a naive Bayes model over byte sequences that comes with its weights: 0.2 ms a text,
+    loaded at the first row. What counts is the probability of the allowed languages (and of "no language") together,
+    however uncertain it is which other language it is: Bulgarian or Macedonian. Below `SURELY_NOT` the text is dropped;
+    below `HARDLY` only if the `FEW_LANGUAGES` likeliest others have at least `LEAST_OF_FEW` of the probability, for
+    lists of names are a little like many languages.
 
-    Kept, because its language is uncertain: a text of fewer than `LEAST_CHARACTERS` letters (a Chinese, Japanese or
-    Korean one counts as three), or one whose likeliest language has a probability below `LEAST_PROBABILITY`. The model
-    takes the square root of the length as the temperature of its probabilities, so a few words, lists of names and code
-    stay below that.
+    Passed over are code between fences or backticks, web addresses, and quotations, unless there is nothing else; of an
+    instruction, also what follows its first colon or line break, if enough stands before. Of the rest, the first 2,000
+    characters are read. A text is kept if its letters take fewer than `LEAST_BYTES` bytes in UTF-8: 20 Latin letters,
+    10 Cyrillic ones, 7 Chinese characters.
 
     Raises:
         ConfigError: an unknown code.
@@ -55,30 +64,56 @@ class Language(TextFilter):
         self._model: Any = None
 
     def check(self, row: DataRow) -> Decision:
-        """Dropped as "language". `score`: the probability of the detected language, None where every text is too short;
-        `detail`: its code. For a kept row, both are those of its least certain text."""
-        texts = [row.instruction, row.response] if self._of == "both" else [getattr(row, self._of)]
-        detected = [language for language in map(self._detect, texts) if language is not None]
-        for code, probability in detected:
-            if code not in self._allowed and probability >= LEAST_PROBABILITY:
-                return Decision(False, "language", probability, code)
-        if not detected:
-            return Decision(True)
-        code, probability = min(detected, key=lambda language: language[1])
-        return Decision(True, score=probability, detail=code)
+        """Dropped as "language". `score`: the probability of the allowed languages, None where every text is too short;
+        `detail`: the likeliest language. Both are those of the text where the score is lowest."""
+        texts = [_task(row.instruction)] if self._of != "response" else []
+        if self._of != "instruction":
+            texts.append(_plain(row.response))
+        decisions = [self._decide(ranked) for ranked in map(self._ranked, texts) if ranked]
+        dropped = [decision for decision in decisions if not decision.kept]
+        return min(dropped or decisions, key=lambda decision: decision.score or 0.0, default=Decision(True))
 
-    def _detect(self, text: str) -> tuple[str, float] | None:
-        """(code, probability), or None where there are too few letters, or no language."""
-        plain = _inline.sub(" ", _fences.sub(" ", text))[:_LONGEST]
-        letters = sum(map(str.isalpha, plain)) + 2 * len(_dense.findall(plain))
-        if letters < LEAST_CHARACTERS:
-            return None
+    def likeliest(self, text: str) -> tuple[str, float] | None:
+        """(code, probability) of the language of `text`, or None where there are too few letters, or no language."""
+        ranked = self._ranked(_plain(text))
+        return ranked[0] if ranked and ranked[0][0] != NO_LANGUAGE else None
+
+    def _decide(self, ranked: Ranked) -> Decision:
+        others = [probability for code, probability in ranked if code not in self._allowed and code != NO_LANGUAGE]
+        allowed = max(0.0, 1 - sum(others))
+        likely = HARDLY if sum(others[:FEW_LANGUAGES]) >= LEAST_OF_FEW else SURELY_NOT
+        kept = allowed >= likely
+        return Decision(kept, "" if kept else "language", allowed, ranked[0][0])
+
+    def _ranked(self, plain: str) -> Ranked:
+        """All languages with their probabilities, the likeliest first; none where `plain` has too few letters."""
+        if not _has_letters(plain):
+            return []
         if self._model is None:
             from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
             self._model = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
-        code, probability = self._model.classify(plain)
-        return None if code == _NO_LANGUAGE else (code, float(probability))
+        ranked: Ranked = self._model.rank(plain[:_LONGEST])
+        return ranked
+
+
+def _plain(text: str) -> str:
+    """`text` without code, addresses and quotations; a text that is all quotation, without its code."""
+    plain = _inline.sub(" ", _fences.sub(" ", text))
+    outside = _quoted.sub(" ", plain)
+    return outside if any(map(str.isalpha, outside)) else plain
+
+
+def _task(instruction: str) -> str:
+    """What `instruction` asks, without the text that it asks it of."""
+    plain = _plain(instruction).strip()
+    asked = _material.sub("", plain)
+    return asked if _has_letters(asked) else plain
+
+
+def _has_letters(plain: str) -> bool:
+    """Whether there are enough of them to tell a language."""
+    return len("".join(filter(str.isalpha, plain[:_LONGEST])).encode("utf-8", "surrogatepass")) >= LEAST_BYTES
 
 
 def _checked_codes(allowed: Sequence[str]) -> frozenset[str]:

@@ -1,11 +1,12 @@
-"""A filter of near-duplicates: rows that differ from a kept row by a word, case, punctuation or white space only."""
+"""A filter of near-duplicates: rows that differ from a kept row by a word, case, punctuation or white space only, but
+not by a number or a name."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
 from hashlib import blake2b
-from typing import Any
+from typing import Any, NamedTuple
 from unicodedata import normalize
 
 import numpy as np
@@ -35,6 +36,10 @@ _polite = re.compile(
     r"[\s,:]*)+",
     re.IGNORECASE,
 )
+# A word with a digit in it, or a capitalised one (not "I") that does not begin a sentence, a line or a quotation.
+_particulars = regex.compile(
+    r"\b\w*\p{N}\w*|(?<![.!?:;\n\"“”„«»(\[•*#-]\s*)(?<!^\s*)\b(?!I\b)\p{Lu}\w*", flags=regex.MULTILINE
+).findall
 _ODD = np.uint64(0x9E3779B97F4A7C15)
 _LEAST = 0.4
 PERMUTATIONS = 128
@@ -77,6 +82,32 @@ def runs(hashes: Array, length: int) -> Array:
     return run * _ODD
 
 
+def particulars(text: str) -> list[str]:
+    """The numbers and names in `text`: words with a digit, and capitalised words inside a sentence, so one that begins a
+    sentence is none. A text in which half the words or more are capitalised, a heading say, has only numbers."""
+    plain = normalize("NFKC", text)
+    found: list[str] = _particulars(plain)
+    if 2 * sum(word[0].isupper() for word in plain.split()) >= len(plain.split()):
+        found = [word for word in found if regex.search(r"\p{N}", word)]
+    return found
+
+
+def has_all(shingles: Array, wanted: Array) -> bool:
+    """Whether each of `wanted` is among the sorted `shingles`, which are not empty."""
+    places = np.minimum(np.searchsorted(shingles, wanted), len(shingles) - 1)
+    return bool((shingles[places] == wanted).all())
+
+
+class _Compared(NamedTuple):
+    """What is compared of a row: its sorted uint32 shingles, the similarity from which on another is its duplicate, the
+    shingles of its numbers and names, and the index's keys of its MinHash signature."""
+
+    shingles: Array
+    needed: float
+    particulars: Array
+    keys: Array
+
+
 class NearDuplicates(TextFilter):
     """Drops a row whose text has a Jaccard similarity of `threshold` or more with a row kept before it.
 
@@ -88,7 +119,8 @@ class NearDuplicates(TextFilter):
     from fifteen words on does it leave 0.8. So a text of `SHORT` words or more is dropped from `threshold` on, or from
     the similarity that one changed word leaves, whichever is lower. A shorter text is always dropped from `threshold`
     on, which at 0.8 means: the same words. Above 0.8 that allowance shrinks, to half a changed word at 0.9 and to none
-    at 1, where only equal texts are dropped.
+    at 1, where only equal texts are dropped. However alike, a text with another number or name (`particulars`) is no
+    duplicate: "Convert 12 miles" stays beside "Convert 10 miles".
 
     Scripts without spaces are compared by characters, two of which count as a word. A polite opening of an English
     instruction ("Could you please ...") does not count. `of="both"` compares instruction and response as one text.
@@ -109,28 +141,29 @@ class NearDuplicates(TextFilter):
         self._index = BandIndex(*band_shape(min(edge, threshold)))
         self._shingles: list[Array] = []
         self._thresholds: list[float] = []
+        self._particulars: list[Array] = []
         self._previews: list[str] = []
 
     def check(self, row: DataRow) -> Decision:
         """Dropped as "near-duplicate"; or kept, and later rows are compared with it. `score`: the highest similarity
         to a proposed row, 0 where none was proposed; `detail`: the beginning of the text that was kept."""
-        shingles, needed, keys = self._read(row)
-        if not len(shingles):
+        compared = self._read(row)
+        if not len(compared.shingles):
             return Decision(True)
-        best, score = self._nearest(shingles, needed, keys)
+        best, score = self._nearest(compared)
         if best is not None:
             return Decision(False, "near-duplicate", score, self._previews[best])
-        self._keep(row, shingles, needed, keys)
+        self._keep(row, compared)
         return Decision(True, score=score)
 
     def remember(self, row: DataRow) -> None:
-        shingles, needed, keys = self._read(row)
-        if len(shingles):
-            self._keep(row, shingles, needed, keys)
+        compared = self._read(row)
+        if len(compared.shingles):
+            self._keep(row, compared)
 
-    def _read(self, row: DataRow) -> tuple[Array, float, Array]:
-        """(sorted uint32 shingles, similarity needed, the index's keys of their MinHash signature) of a row."""
-        words = tokens(_text(row, self._of))
+    def _read(self, row: DataRow) -> _Compared:
+        text = _text(row, self._of)
+        words = tokens(text)
         hashes = hashed(words)
         both = np.concatenate((runs(hashes, 1), runs(hashes, 2)))
         shingles = np.unique((both >> np.uint64(32)).astype(np.uint32))
@@ -139,7 +172,8 @@ class NearDuplicates(TextFilter):
             sketch.update_batch(shingles[first : first + 4096].tolist())
         word_count = len(words) - unspaced(words).sum() / 2
         needed = self._needed(len(shingles), len(words), float(word_count))
-        return shingles, needed, self._index.keys(sketch.hashvalues)
+        named = (runs(hashed(tokens(" ".join(particulars(text)))), 1) >> np.uint64(32)).astype(np.uint32)
+        return _Compared(shingles, needed, named, self._index.keys(sketch.hashvalues))
 
     def _needed(self, shingles: int, tokens: int, words: float) -> float:
         """The similarity from which on a text is a duplicate: (F - k) / (F + k) where a changed word takes k of its F
@@ -151,9 +185,10 @@ class NearDuplicates(TextFilter):
         left = max(_LEAST, (shingles - changed) / (shingles + changed))  # one word six times over has two shingles
         return min(self._threshold, left) - 1e-9
 
-    def _nearest(self, shingles: Array, needed: float, keys: Array) -> tuple[int | None, float]:
+    def _nearest(self, compared: _Compared) -> tuple[int | None, float]:
         """(the most similar kept row that is similar enough, the first of equals, or None; the highest similarity)."""
-        proposed = self._index.find(keys)
+        shingles = compared.shingles
+        proposed = self._index.find(compared.keys)
         if not len(proposed):
             return None, 0.0
         sets = [self._shingles[number] for number in proposed]
@@ -163,16 +198,21 @@ class NearDuplicates(TextFilter):
         starts = np.concatenate(([0], np.cumsum(sizes)[:-1]))
         shared = np.add.reduceat((shingles[places] == joined).astype(np.int64), starts)
         scores = shared / (sizes + len(shingles) - shared)
-        near = scores >= np.maximum(needed, [self._thresholds[number] for number in proposed])
+        near = scores >= np.maximum(compared.needed, [self._thresholds[number] for number in proposed])
+        for place in np.flatnonzero(near):
+            near[place] = has_all(sets[place], compared.particulars) and has_all(
+                shingles, self._particulars[proposed[place]]
+            )
         if not near.any():
             return None, float(scores.max())
         best = int(np.argmax(np.where(near, scores, -1.0)))
         return int(proposed[best]), float(scores[best])
 
-    def _keep(self, row: DataRow, shingles: Array, needed: float, keys: Array) -> None:
-        self._index.add(keys)
-        self._shingles.append(shingles)
-        self._thresholds.append(needed)
+    def _keep(self, row: DataRow, compared: _Compared) -> None:
+        self._index.add(compared.keys)
+        self._shingles.append(compared.shingles)
+        self._thresholds.append(compared.needed)
+        self._particulars.append(compared.particulars)
         self._previews.append(preview(_text(row, self._of)))
 
 

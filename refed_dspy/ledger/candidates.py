@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from refed_dspy.ledger.check import MOST
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.statements import Key, Statement, failed
+from refed_dspy.records import Compared
 
 ENOUGH = 0.8
 """A mean over a smaller share of a set says nothing about a candidate: a cap or a fault cut its evaluation short."""
@@ -18,14 +19,6 @@ ABSTAINED = "abstained"
 """The kind under which evaluations that could not be scored are recorded among a compile's failures."""
 COMPARED = "refed.compared"
 """Where the verdicts behind a score stand among its components, whose names a caller's metric may choose."""
-
-
-@dataclass(frozen=True)
-class StoredVerdicts:
-    """The verdicts behind a score (`metrics.equal_length.Compared`), as a ledger keeps them."""
-
-    weight: float
-    verdicts: list[tuple[float, float]]
 
 
 @dataclass(frozen=True)
@@ -44,8 +37,8 @@ class Candidate:
     """Picodollars paid for its calls. A call shared with an earlier candidate counts for that one."""
     spent: int
     """What the compile had cost when it was last scored on what the optimizer sees, in picodollars."""
-    compared: Mapping[str, Mapping[str, StoredVerdicts]] = field(default_factory=dict)
-    """Subset → example → the verdicts behind its score (`metrics.equal_length.Compared`), where there are some."""
+    compared: Mapping[str, Mapping[str, Compared]] = field(default_factory=dict)
+    """Subset → example → the verdicts behind its score, where there are some."""
 
     def mean(self, subset: str) -> float | None:
         """Its mean score on `subset`, or None."""
@@ -93,10 +86,10 @@ def evaluation_scored(
     score: float,
     components: Mapping[str, float],
     spent: int,
-    compared: Mapping[str, Any] | None = None,
+    compared: Compared | None = None,
 ) -> list[Statement]:
     """Write down a candidate's score on one example. Scored again, it keeps its first time and what was spent then."""
-    stored = {**components, COMPARED: compared} if compared else dict(components)
+    stored = {**components, COMPARED: asdict(compared)} if compared else dict(components)
     row = (candidate, example, subset, score, json.dumps(stored), min(spent, MOST), time.time())
     again = "ON CONFLICT (candidate, example) DO UPDATE SET score=excluded.score, components=excluded.components"
     return [(f"INSERT INTO evaluations VALUES (?,?,?,?,?,?,?) {again}", row)]
@@ -118,16 +111,16 @@ def load_candidates(ledger: Ledger) -> list[Candidate]:
     """All candidates, in the order in which they were first seen."""
     scores: dict[str, dict[str, dict[str, float]]] = {}
     components: dict[str, dict[str, dict[str, Any]]] = {}
-    compared: dict[str, dict[str, dict[str, StoredVerdicts]]] = {}
+    compared: dict[str, dict[str, dict[str, Compared]]] = {}
     spent: dict[str, int] = {}
     evaluations = ledger.db.execute(
         "SELECT candidate, example, subset, score, components, spent FROM evaluations ORDER BY created"
     )
     for candidate, example, subset, score, components_json, spent_then in evaluations:
         scores.setdefault(candidate, {}).setdefault(subset, {})[example] = score
-        stored = dict(ledger.parsed(dict[str, float | StoredVerdicts], components_json))
+        stored = dict(ledger.parsed(dict[str, float | Compared], components_json))
         for name, value in [*stored.items()]:
-            if isinstance(value, StoredVerdicts):  # by its kind: it had another name in earlier ledgers
+            if isinstance(value, Compared):  # by its kind: it had another name in earlier ledgers
                 compared.setdefault(candidate, {}).setdefault(subset, {})[example] = value
                 del stored[name]
         components.setdefault(candidate, {}).setdefault(subset, {})[example] = stored

@@ -37,12 +37,10 @@ ON CONFLICT (digest) DO NOTHING RETURNING id
 
 @dataclass(frozen=True)
 class Added:
-    """The outcome of storing proposed instructions: the new ones as (id, text), how many were duplicates, and how many
-    new ones a filter dropped."""
+    """The outcome of storing proposed instructions: the new ones as (id, text), and how many more a filter dropped."""
 
     new: tuple[tuple[int, str], ...]
-    duplicates: int
-    dropped: int = 0
+    dropped: int
 
 
 class Ledger:
@@ -256,7 +254,7 @@ class Ledger:
                 "INSERT INTO proposals VALUES (?,?,?,?,?,?)",
                 (reference, feature, round_, len(new), duplicates, surplus),
             )
-        return Added(tuple(new), duplicates, dropped)
+        return Added(tuple(new), dropped)
 
     # --- the state that a plan is restored from
 

@@ -27,20 +27,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from refed_dspy.metrics.intervals import Interval, mean_interval
+from refed_dspy.records import Compared
 
 Floats = NDArray[np.float64]
 LEAST_OVERLAP = 3
 """The fewest clusters in which an answer of the new program is no longer than the old one's longest."""
 _NO_SPREAD = 1e-12
-
-
-@dataclass(frozen=True)
-class Compared:
-    """The verdicts behind one score. `weight`: by how much the score rises if all of them turn from lost to won.
-    `verdicts`: (win from 0 to 1, log of the answer's length over that of the uncompiled program's) of each answer."""
-
-    weight: float
-    verdicts: Sequence[tuple[float, float]]
 
 
 @dataclass(frozen=True)

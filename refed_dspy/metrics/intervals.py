@@ -66,12 +66,10 @@ class Interval:
 
 @dataclass(frozen=True)
 class Correlation:
-    """How two lists of `n` numbers correlate, from -1 to 1; None where it is undefined."""
+    """How two lists of numbers correlate, from -1 to 1; None where it is undefined."""
 
     pearson: float | None
     spearman: float | None
-    kendall: float | None
-    n: int
 
 
 def mean_interval(
@@ -106,7 +104,7 @@ def is_gain(gain: Interval) -> bool:
 
 
 def correlations(predicted: Sequence[float], observed: Sequence[float]) -> Correlation:
-    """Pearson's r, Spearman's rho and Kendall's tau-b; all None for fewer than 3 pairs or where a side is constant.
+    """Pearson's r and Spearman's rho; both None for fewer than 3 pairs or where a side is constant.
 
     Raises ValueError for lists of two lengths and for a value that is not finite.
     """
@@ -114,15 +112,12 @@ def correlations(predicted: Sequence[float], observed: Sequence[float]) -> Corre
 
     if len(predicted) != len(observed):
         raise ValueError(f"{len(predicted)} predicted but {len(observed)} observed; give them in pairs")
-    n = len(predicted)
-    if n < 3:
-        return Correlation(None, None, None, n)
+    if len(predicted) < 3:
+        return Correlation(None, None)
     x, y = _numbers(predicted), _numbers(observed)
     if _constant(x) or _constant(y):
-        return Correlation(None, None, None, n)
-    measures = (stats.pearsonr, stats.spearmanr, stats.kendalltau)
-    pearson, spearman, kendall = (float(measure(x, y).statistic) for measure in measures)
-    return Correlation(pearson, spearman, kendall, n)
+        return Correlation(None, None)
+    return Correlation(*(float(measure(x, y).statistic) for measure in (stats.pearsonr, stats.spearmanr)))
 
 
 def _numbers(values: ArrayLike) -> Floats:

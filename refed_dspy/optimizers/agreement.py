@@ -27,16 +27,8 @@ PAIR_INPUTS = ("criterion", "description", "instruction", "answer_a", "answer_b"
 """What a judge sees of a pair, by the names of its signature."""
 _PACKAGE_CRITERIA = {**INSTRUCTION_CRITERIA, **RESPONSE_CRITERIA}
 _COLUMNS = (
-    "criterion",
-    "pairs",
-    "abstained",
-    "failed",
-    "accuracy",
-    "same verdict",
-    "consistent",
-    "Pearson",
-    "Spearman",
-)
+    "criterion", "pairs", "abstained", "failed", "accuracy", "same verdict", "consistent", "Pearson", "Spearman",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

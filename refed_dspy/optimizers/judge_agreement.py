@@ -12,6 +12,7 @@ from refed_dspy.config.base import Capped
 from refed_dspy.config.loading import check_config
 from refed_dspy.data.pairs import Pair, load_pairs, sample_pairs
 from refed_dspy.errors import RunStopped
+from refed_dspy.files import path_of
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.spending import spent
 from refed_dspy.optimizers.agreement import Agreement, agreement, agreement_lines, criterion_of
@@ -20,7 +21,6 @@ from refed_dspy.programs import PairwiseJudge, Verdict
 from refed_dspy.programs.judges import Judgements
 from refed_dspy.programs.load import open_judge, warn_of_another_teacher
 from refed_dspy.programs.saved import program_digests
-from refed_dspy.reading import path_of
 from refed_dspy.records import digest, dollars
 from refed_dspy.teachers.caps import caps_of
 from refed_dspy.teachers.failures import CallPolicy

@@ -11,8 +11,7 @@ from typing import Any, Protocol
 import dspy
 
 from refed_dspy.errors import RefedError
-from refed_dspy.metrics.equal_length import Compared
-from refed_dspy.records import digest
+from refed_dspy.records import Compared, digest
 
 
 class NotScored(RefedError):

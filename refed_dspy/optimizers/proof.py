@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from refed_dspy.ledger.candidates import Candidate
-from refed_dspy.metrics.equal_length import Compared, equal_length_gain
+from refed_dspy.metrics.equal_length import equal_length_gain
 from refed_dspy.metrics.intervals import Interval, is_gain, mean_interval
 from refed_dspy.records import dollars
 from refed_dspy.text import format_number, table_lines
@@ -92,8 +92,8 @@ class Proof:
         rows = [("uncompiled", self.baseline), ("compiled", self.compiled)]
         if self.champion is not None:
             rows.insert(1, ("champion", self.champion))
-        judged = {name for name in UNJUDGED if not any(score.components.get(name) for _, score in rows)}
-        names = [name for name in COLUMNS if name in self.compiled.components and name not in judged]
+        empty = {name for name in UNJUDGED if not any(score.components.get(name) for _, score in rows)}
+        names = [name for name in COLUMNS if name in self.compiled.components and name not in empty]
         unit = "a sample" if self.unit == "references" else "an example"
         heads = ["program", "score (95% interval)", *(COLUMNS[name] for name in names), unit]
         table = table_lines([heads, *([label, *row.cells(names)] for label, row in rows)])
@@ -175,10 +175,6 @@ def gains(
     if not shared:
         return None, None
     raw = mean_interval(list(shared.values()), [clusters[e] for e in shared], seed=seed)
-    if not (of_new := _compared(new)):
+    if not (of_new := new.compared.get("test")):
         return raw, None
-    return raw, equal_length_gain(shared, of_new, _compared(old), clusters, seed=seed)
-
-
-def _compared(candidate: Candidate) -> dict[str, Compared]:
-    return {e: Compared(stored.weight, stored.verdicts) for e, stored in candidate.compared.get("test", {}).items()}
+    return raw, equal_length_gain(shared, of_new, old.compared.get("test", {}), clusters, seed=seed)

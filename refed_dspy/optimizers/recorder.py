@@ -11,7 +11,6 @@ import math
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from typing import Any
 
 import dspy
@@ -143,10 +142,10 @@ class ScoreRecorder:
             feedback = self.metric.feedback(gold, pred, pred_name, pred_trace)
             return MetricScore(evaluation.score, feedback, self.metric.accept, evaluation.objectives)
         spent = self._gateway.recorder.budget.spent
-        components, compared = evaluation.components, asdict(evaluation.compared) if evaluation.compared else None
-        self._gateway.write(
-            evaluation_scored(candidate, example, subset, evaluation.score, components, spent, compared)
+        scored = evaluation_scored(
+            candidate, example, subset, evaluation.score, evaluation.components, spent, evaluation.compared
         )
+        self._gateway.write(scored)
         self.evaluations += 1
         self._watch()
         in_words = f"scored {evaluation.score:.2f}"

@@ -21,7 +21,6 @@ import dspy
 from refed_dspy.concurrency import all_of, run_blocking, together
 from refed_dspy.config.compile import MetricConfig
 from refed_dspy.errors import PASSING, RowError
-from refed_dspy.metrics.equal_length import Compared
 from refed_dspy.optimizers.judge_feedback import JudgedSample, feedback_on_instructions, feedback_on_responses
 from refed_dspy.optimizers.metrics import Evaluation, NotScored
 from refed_dspy.programs.adapter import SchemaAdapter
@@ -35,7 +34,7 @@ from refed_dspy.programs.judges import (
     RubricJudge,
 )
 from refed_dspy.programs.reference_level import ReferenceLevelFeedback, as_reference
-from refed_dspy.records import Reference, Sample
+from refed_dspy.records import Compared, Reference, Sample
 
 COMPONENTS = ("wins", "grades", "diversity")
 T = TypeVar("T")
@@ -161,10 +160,7 @@ class ReferenceMetric:
             return Evaluation(0.0, {"coverage": 0.0}, objectives=dict.fromkeys((*COMPONENTS, "coverage"), 0.0))
         verdicts = [each for each in judged if each.win is not None]
         grades = [grade.share for each in judged for grade in each.grades if grade.share is not None]
-        verdicts_and_grades = (
-            each for sample in judged for each in (sample.verdict, *sample.grades) if each is not None
-        )
-        judgements = Judgements.of(verdicts_and_grades)
+        judgements = Judgements.of(one for each in judged for one in (each.verdict, *each.grades) if one is not None)
         components = {
             "wins": _mean(each.win for each in verdicts),
             "grades": _mean(grades),

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import dspy
 from dspy.utils import exceptions as lm_errors
-from dspy.utils.exceptions import AdapterParseError, LMConfigurationError, LMError, LMTransportError
+from dspy.utils.exceptions import AdapterParseError, LMError, LMTransportError
 
 from refed_dspy.config.keys import know_environment, know_settings, without_keys
 from refed_dspy.errors import (
@@ -52,10 +52,6 @@ class Redirected(LMError):
 
 class StillLimited(LMError):
     """The endpoint's rate limit has refused every request for minutes."""
-
-
-class NotAnswering(LMConfigurationError):
-    """The model is not there, or not any more: handled like a wrong setting."""
 
 
 class NoBatches(LMError):

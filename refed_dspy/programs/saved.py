@@ -13,12 +13,12 @@ from typing import Any
 import dspy
 
 from refed_dspy.errors import ConfigError, one_line
-from refed_dspy.files import whole_file
-from refed_dspy.programs.adapter import SchemaAdapter, rendering
+from refed_dspy.files import read_bytes, whole_file
+from refed_dspy.programs.adapter import SchemaAdapter
 from refed_dspy.programs.asking import predictor_names
 from refed_dspy.programs.changed import prompt_digests, refuse_changed
 from refed_dspy.programs.mlflow_address import download_program, is_address
-from refed_dspy.reading import read_bytes
+from refed_dspy.programs.rendering import rendering
 from refed_dspy.records import digest, json_default
 
 MANIFEST = "refed"

@@ -13,11 +13,11 @@ from typing import Any
 from refed_dspy.data.export import export, to_dataset
 from refed_dspy.data.rows import Samples, dropped_rows
 from refed_dspy.errors import PASSING, CapReached, ExportError, RunDirError, one_line
+from refed_dspy.files import path_of
 from refed_dspy.ledger.identity import named_work
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.spending import Spent, spent
 from refed_dspy.ledger.summary import run_status
-from refed_dspy.reading import path_of
 from refed_dspy.records import PICO, Failure, dollars
 from refed_dspy.runs.forecast import Forecast, as_facts, forecast
 

@@ -10,12 +10,12 @@ from refed_dspy.config.loading import check_config
 from refed_dspy.config.teacher import TeacherConfig
 from refed_dspy.data.references import References
 from refed_dspy.errors import ConfigError, RunDirError
+from refed_dspy.files import path_of
 from refed_dspy.ledger.identity import named_work
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.programs import ReferenceLevelFeedback
 from refed_dspy.programs.baselines import METHODS
 from refed_dspy.programs.saved import load_state
-from refed_dspy.reading import path_of
 from refed_dspy.runs.result import Synthesis
 from refed_dspy.runs.synthesize import synthesize
 from refed_dspy.teachers import TeacherLike

@@ -16,8 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from refed_dspy.errors import ExportError, InputError, one_line
-from refed_dspy.files import write_json
-from refed_dspy.reading import read_bytes
+from refed_dspy.files import read_bytes, write_json
 
 FILE = "refed-share.json"
 _FORMAT = 1

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from refed_dspy.errors import InputError, one_line
-from refed_dspy.reading import path_of
+from refed_dspy.files import path_of
 from refed_dspy.sharing import hub
 from refed_dspy.sharing.manifest import FILE, SharedFile, hash_file, read_manifest, unlisted
 from refed_dspy.sharing.secrets import find_key_shapes, find_secrets, secret_values

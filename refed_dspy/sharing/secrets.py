@@ -18,6 +18,8 @@ from refed_dspy.errors import InputError, one_line
 from refed_dspy.sharing.manifest import name_digest
 
 _SECRET_NAME = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL", re.IGNORECASE)
+"""Anywhere in a variable's name. `config.keys` asks for more, since what it knows is cut out of answers; what is found
+here is reported, and nothing is published."""
 _MIN_LENGTH = 12
 """A shorter value of a variable may be a word that any text holds."""
 

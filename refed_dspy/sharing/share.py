@@ -14,11 +14,10 @@ from refed_dspy.data.export import export
 from refed_dspy.data.read import BUILTIN
 from refed_dspy.data.rows import dropped_rows
 from refed_dspy.errors import ExportError, RunDirError, one_line
-from refed_dspy.files import whole_file
+from refed_dspy.files import path_of, read_bytes, whole_file
 from refed_dspy.ledger.identity import named_work
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.summary import decisions_by_filter
-from refed_dspy.reading import path_of, read_bytes
 from refed_dspy.sharing.card import Card, CardSettings, Config
 from refed_dspy.sharing.facts import RunFacts, key_variables, run_facts
 from refed_dspy.sharing.manifest import SharedFile, whole_folder, write_manifest

@@ -11,7 +11,6 @@ from functools import cached_property, lru_cache
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from refed_dspy.records import DataRow
 from refed_dspy.sharing.copied import Copied, DrawnRow, count_copied
 
 if TYPE_CHECKING:
@@ -107,17 +106,17 @@ class Survey:
         be recognised from the responses of up to 300 rows."""
         counts: Counter[str] = Counter()
         detector = _detector()
-        for instruction, response in random.Random(0).sample(self.pairs, min(len(self.pairs), _LANGUAGE_ROWS)):
-            decision = detector.check(DataRow(0, instruction, response))
-            if decision.score is not None and decision.score >= _MIN_PROBABILITY:
-                counts[decision.detail] += 1
+        for _, response in random.Random(0).sample(self.pairs, min(len(self.pairs), _LANGUAGE_ROWS)):
+            likeliest = detector.likeliest(response)
+            if likeliest and likeliest[1] >= _MIN_PROBABILITY:
+                counts[likeliest[0]] += 1
         least = _MIN_SHARE * sum(counts.values())
         return [code for code, count in counts.most_common() if count >= least]
 
 
 @lru_cache(maxsize=1)
 def _detector() -> Language:
-    """Lets every language pass and reports which it is. Unpacking its model takes half a second."""
-    from refed_dspy.filters.language import CODES, Language
+    """Says which language a text is in. Unpacking its model takes half a second."""
+    from refed_dspy.filters.language import Language
 
-    return Language(CODES, of="response")
+    return Language()

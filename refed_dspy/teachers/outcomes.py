@@ -65,12 +65,16 @@ class SentAttempt:
     def failed(self, error: BaseException) -> Call:
         """The failed call. An error status is not billed; anything else may have been, so its worst case is charged."""
         status = error.status if isinstance(error, LM15Error) else None
-        free = status is not None and status >= 300 and status != 408 and not _is_filter(error)
-        cost = 0 if free else self.worst
+        cost = 0 if is_free(status) and not _is_filter(error) else self.worst
         return Call(self.model, self.endpoint, _outcome(error, status), self._seconds(), cost=cost, number=self.number)
 
     def _seconds(self) -> float:
         return round(time.monotonic() - self.started, 3)
+
+
+def is_free(status: int | None) -> bool:
+    """Whether an answer with this HTTP status is not billed: an error's, but for a 408. A filtered prompt may be."""
+    return status is not None and status >= 300 and status != 408
 
 
 def _outcome(error: BaseException, status: int | None) -> str:

@@ -43,17 +43,20 @@ from refed_dspy.teachers.outage import Outage
 from refed_dspy.teachers.recorded import Asked, RecordedTeacher, key_function, remembered, response_of
 
 log = logging.getLogger("refed_dspy.teachers")
-_PASSING = (NoAnswer, EndpointBusy, TeacherError, UnfitRequest)
-"""Errors after which another teacher is asked; but a request that is too long for one is its row's failure."""
 FEW = 3
 """So many refusals (400) in a row of a teacher that had answered are its own fault; fewer may be the requests'."""
+
+
+def _another_may_answer(error: BaseException) -> bool:
+    """Whether another teacher is asked after `error`. A request that is too long for one is its row's failure."""
+    return isinstance(error, NoAnswer | EndpointBusy | TeacherError | UnfitRequest) and not isinstance(error, TooLong)
 
 
 class PooledTeacher(RecordedTeacher):
     """The RecordedTeacher of a pool's member: another may answer a question that it did not answer."""
 
     async def _failed(self, key: Key, error: RowError, recorder: CallRecorder) -> None:
-        if isinstance(error, _PASSING) and not isinstance(error, TooLong):
+        if _another_may_answer(error):
             recorder.write()
         else:
             await super()._failed(key, error, recorder)
@@ -76,7 +79,7 @@ class PoolMember:
     @property
     def proved(self) -> bool:
         """Whether it ever answered in this folder: then a refusal is an outage, else a mistake in the settings."""
-        return self.recorded.answered or self._served
+        return self.recorded.failures.paid or self._served
 
     async def ask(self, asked: Asked, key: Key) -> Answer:
         """Its answer. Raises as `RecordedTeacher.ask`; a passing error leaves no failure in the ledger."""
@@ -87,14 +90,13 @@ class PoolMember:
 
         try:
             answer = await self.recorded.recorder.single_flight.share(key.digest, first)
-        except RowError as error:
-            if isinstance(error, TooLong) or not isinstance(error, _PASSING):  # an answer, if an unusable one
+        except BaseException as error:
+            if _another_may_answer(error):
+                raise
+            if isinstance(error, RowError):  # an answer, if an unusable one
                 self._answered(was_down)
-            raise
-        except _PASSING:
-            raise
-        except BaseException:
-            self.outage.probe_again()
+            else:
+                self.outage.probe_again()
             raise
         self._answered(was_down)
         return answer
@@ -205,9 +207,9 @@ class Pool:
         for member in self._candidates(asked, of_member):
             try:
                 answer = await member.ask(asked, of_member[member.id])
-            except TooLong:
-                raise
-            except _PASSING as error:
+            except RefedError as error:
+                if not _another_may_answer(error):
+                    raise
                 if self._recorder.ended is not None:
                     raise self._recorder.ended from error
                 self._check_outage(member, error)
@@ -264,7 +266,8 @@ class Pool:
         """No member answered: the request fails as it would if the last one asked were the only one."""
         if not isinstance(error, RowError):
             return
-        if isinstance(error, NoConnection) and not any(weighted.member.recorded.answered for weighted in self._members):
+        paid = any(weighted.member.recorded.failures.paid for weighted in self._members)
+        if isinstance(error, NoConnection) and not paid:
             raise member.recorded.failures.not_reached(error) from error
         await member.recorded.fail(keys[member.id], error)
 

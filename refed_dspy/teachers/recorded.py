@@ -133,11 +133,6 @@ class RecordedTeacher:
         self._settled = recorder.settled
         self._depth = policy.depth
 
-    @property
-    def answered(self) -> bool:
-        """Whether any call was answered in this process, usable or not: then something was paid for."""
-        return self.failures.paid
-
     async def complete(self, request: Request) -> Response:
         """The recorded answer, or a new one, which is in the ledger by then. Raises LMError (`in_transit`)."""
         try:
@@ -218,7 +213,7 @@ class RecordedTeacher:
     async def _failed(self, key: Key, error: RowError, recorder: CallRecorder) -> None:
         """Record and count a request without an answer. Raises TeacherError where the endpoint is not there, and as
         `fail`."""
-        if isinstance(error, NoConnection) and not self.answered:
+        if isinstance(error, NoConnection) and not self.failures.paid:
             recorder.write()
             raise self.failures.not_reached(error) from error
         await self.fail(key, error, recorder.take())

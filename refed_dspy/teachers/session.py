@@ -73,7 +73,7 @@ class Session:
     @property
     def answered(self) -> bool:
         """Whether any model answered in this start, so that something was paid for."""
-        return any(recorded.answered for recorded in self.recorded_teachers.values())
+        return any(recorded.failures.paid for recorded in self.recorded_teachers.values())
 
     @property
     def grace(self) -> float:

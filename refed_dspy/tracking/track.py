@@ -7,8 +7,8 @@ import shlex
 from pathlib import Path
 
 from refed_dspy.errors import RunDirError
+from refed_dspy.files import path_of
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.reading import path_of
 from refed_dspy.tracking.compile import copy_compile
 from refed_dspy.tracking.run import copy_run
 from refed_dspy.tracking.store import FOLDER_RUN, NotTracked, Store, noted_run

@@ -71,6 +71,40 @@ def test_the_score_is_the_jaccard_similarity_of_words_and_pairs_of_words() -> No
         assert filter_.check(row(again)).score == pytest.approx(len(ours & theirs) / len(ours | theirs))
 
 
+@pytest.mark.parametrize(
+    ("text", "changed"),
+    [
+        ("12 miles", "10 miles"),
+        ("v2 of the file", "v3 of the file"),
+        ("a map of Spain", "a map of France"),
+        ("it, as Kepler did", "it, as Newton did"),
+    ],
+)
+def test_another_number_or_name_is_another_task(text: str, changed: str) -> None:
+    first, other = (f"Convert {words} so that a child can read it." for words in (text, changed))
+    assert kept([first, other]) == kept([other, first]) == [True, True]
+    assert kept([first, first.upper()]) == [True, False]
+    assert kept([first, first.replace("child", "pupil")]) == [True, False]
+    filter_ = NearDuplicates()
+    filter_.remember(row(first))
+    assert filter_.check(row(other)).kept
+
+
+def test_another_number_is_another_task_however_long_the_text() -> None:
+    text = " ".join(random.Random(4).sample(WORDS, 30))
+    assert kept([f"{text} 12", f"{text} 10", f"{text} 12."]) == [True, True, False]
+
+
+def test_capitals_that_name_nothing() -> None:
+    for first, other in (
+        ("Write it. Keep the text very short", "Write it. Make the text very short"),
+        ("Write A Short Poem About The First Day", "Write A Short Poem About The Last Day"),
+        ("the poem that I wrote last year", "the poem that we wrote last year"),
+        ("list it:\n- Name all of the rivers", "list it:\n- State all of the rivers"),
+    ):
+        assert kept([first, other]) == [True, False]
+
+
 def test_six_words_allow_for_one_and_five_for_none() -> None:
     words = ["alpha", "beta", "gamma", "delta", "epsilon", "zeta"]
     for count, duplicate in ((SHORT, True), (SHORT - 1, False)):

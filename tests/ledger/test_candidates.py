@@ -9,7 +9,6 @@ import pytest
 
 from refed_dspy.ledger.candidates import (
     Candidate,
-    StoredVerdicts,
     baseline_and_best,
     candidate_seen,
     count_abstentions,
@@ -20,6 +19,7 @@ from refed_dspy.ledger.candidates import (
 )
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.statements import Key, failed, reserved
+from refed_dspy.records import Compared
 
 
 @pytest.fixture
@@ -58,11 +58,11 @@ def test_scores_are_kept_by_subset_and_averaged(ledger: Ledger) -> None:
 
 def test_the_verdicts_behind_a_score_are_kept_beside_its_components(ledger: Ledger) -> None:
     ledger.commit(candidate_seen("one", 0, {}))
-    compared = {"weight": 0.6, "verdicts": [(1.0, 0.25), (0.5, -0.1)]}
+    compared = Compared(0.6, [(1.0, 0.25), (0.5, -0.1)])
     ledger.commit(evaluation_scored("one", "a", "test", 0.5, {"wins": 0.75, "length_cost": 0.125}, 0, compared))
     ledger.commit(evaluation_scored("one", "b", "test", 0.25, {"wins": 0.5}, 0))
     candidate = candidates_by_digest(ledger)["one"]
-    assert candidate.compared == {"test": {"a": StoredVerdicts(0.6, [(1.0, 0.25), (0.5, -0.1)])}}
+    assert candidate.compared == {"test": {"a": compared}}
     assert candidate.component_means("test") == {"length_cost": 0.125, "wins": 0.625}
     assert candidate.undiscounted("test") == {"a": 0.625, "b": 0.25} and candidate.undiscounted("train") == {}
 

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from benchmarks.promotion import GAIN, RATIOS, Comparison, counts_words, scores, swayed
-from refed_dspy.metrics.equal_length import Compared, equal_length_gain
+from refed_dspy.metrics.equal_length import equal_length_gain
 from refed_dspy.metrics.intervals import Interval, is_gain, mean_interval
+from refed_dspy.records import Compared
 
 Verdicts = Sequence[Sequence[tuple[float, float]]]
 """Of each reference: (win, log of the length ratio) of each answer."""

@@ -197,17 +197,10 @@ def test_the_interval_holds_the_truth_as_often_as_it_says(clusters: int, monkeyp
 
 def test_correlations_by_hand() -> None:
     made = correlations([1, 2, 3, 4], [1, 3, 2, 4])
-    assert made.n == 4
     assert made.pearson == pytest.approx(0.8) and made.spearman == pytest.approx(0.8)
-    assert made.kendall == pytest.approx(4 / 6), "five pairs in order, one not"
     curved = correlations([1, 2, 3, 4, 5], [-1, -10, -100, -1_000, -10_000])
-    assert curved.spearman == pytest.approx(-1) and curved.kendall == pytest.approx(-1)
+    assert curved.spearman == pytest.approx(-1)
     assert curved.pearson is not None and -0.8 < curved.pearson < -0.7
-
-
-def test_kendall_minds_ties() -> None:
-    made = correlations([1, 1, 2, 3], [1, 2, 2, 3])
-    assert made.kendall == pytest.approx(4 / 5), "tau-b: 4 of the 5 pairs that each side tells apart"
 
 
 @pytest.mark.parametrize(
@@ -216,7 +209,7 @@ def test_kendall_minds_ties() -> None:
 )
 def test_where_a_correlation_is_undefined_there_is_none(predicted: list[float], observed: list[float]) -> None:
     made = correlations(predicted, observed)
-    assert (made.pearson, made.spearman, made.kendall) == (None, None, None) and made.n == len(predicted)
+    assert (made.pearson, made.spearman) == (None, None)
 
 
 # --- for people

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from refed_dspy.ledger.candidates import Candidate, StoredVerdicts
+from refed_dspy.ledger.candidates import Candidate
 from refed_dspy.metrics.intervals import Interval, mean_interval
 from refed_dspy.optimizers.proof import ProgramScore, Proof, gains, program_score
+from refed_dspy.records import Compared
 
 
 def candidate(scores: Mapping[str, float], components: Mapping[str, Mapping[str, float]] | None = None) -> Candidate:
@@ -152,7 +153,7 @@ def test_a_gain_that_is_none_at_equal_length_is_proved_by_a_word_alone(
 def test_the_gain_at_equal_length_is_of_the_raw_scores() -> None:
     """Each reference's score is 0.3, of 0.4 before a discount of its wins, and half of its answers are longer."""
     scores, components = {f"e{n}": 0.3 for n in range(8)}, {f"e{n}": {"length_cost": 0.1} for n in range(8)}
-    verdicts = StoredVerdicts(weight=0.5, verdicts=[(1.0, 0.3), (1.0, -0.3)])
+    verdicts = Compared(weight=0.5, verdicts=[(1.0, 0.3), (1.0, -0.3)])
     new = replace(candidate(scores, components), compared={"test": dict.fromkeys(scores, verdicts)})
     raw, level = gains(new, candidate(dict.fromkeys(scores, 0.1)), one_cluster_each(scores), seed=0)
     assert raw is not None and level is not None

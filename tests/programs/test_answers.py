@@ -11,7 +11,8 @@ from dspy.utils.exceptions import AdapterParseError
 
 from refed_dspy.records import Analysis, ImplementationStrategy
 from refed_dspy.signatures import ResponseGeneration, ResponseImprovement
-from tests.programs.test_adapter import ADAPTER, GOOD, WHOLE, Bounded, Note
+from tests.programs.test_adapter import ADAPTER, GOOD
+from tests.programs.test_rendering import WHOLE, Bounded, Note
 from tests.support.scripted_engine import SAMPLE_FIELDS
 
 

@@ -253,38 +253,6 @@ async def test_an_order_that_raises_leaves_no_other_behind() -> None:
     assert ends == ["cancelled"]
 
 
-# --- one text
-
-
-@pytest.mark.parametrize(("grade", "share"), [("1", 0), ("2", 0.25), ("3", 0.5), ("4", 0.75), ("5", 1)])
-def test_a_grade_is_one_to_five(grade: str, share: float) -> None:
-    writer = answering_by(lambda request: grades(grade))
-    graded = grade_of(writer)
-    assert graded == Graded("depth", int(grade), "it lacks an example")
-    assert graded.share == share
-    (request,) = writer.requests
-    assert (shown(request, "criterion"), shown(request, "description")) == ("depth", "how deep it goes")
-    assert (shown(request, "context"), shown(request, "text")) == ("Explain tides.", "The moon pulls.")
-
-
-@pytest.mark.parametrize("grade", ["0", "6", "3.5", "5/5", ""])
-def test_a_grade_out_of_bounds_is_an_abstention(grade: str) -> None:
-    graded = grade_of(answering_by(lambda request: grades(grade)))
-    assert (graded.grade, graded.share) == (None, None)
-    assert graded.reason.startswith("malformed: ")
-
-
-def test_a_grader_that_cannot_tell_abstains() -> None:
-    graded = grade_of(answering_by(lambda request: grades("cannot tell")))
-    assert (graded.grade, graded.share, graded.reason) == (None, None, "it lacks an example")
-
-
-def test_a_grade_that_was_cut_is_an_abstention_with_its_reason() -> None:
-    graded = grade_of(answering_by(lambda request: AnswerCut("cut at max_tokens=300")))
-    assert (graded.grade, graded.share) == (None, None)
-    assert graded.reason.startswith("cut: cut at max_tokens=300")
-
-
 # --- DSPy programs like any other
 
 

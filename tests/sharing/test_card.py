@@ -136,7 +136,7 @@ def test_the_language_of_the_rows_is_recognised(tmp_path: Path) -> None:
     german = "Die Katze liegt seit heute Morgen auf dem warmen Fensterbrett und schaut den Vögeln im Garten zu."
     survey.pairs += [("Was tut sie?", german)] * 2
     assert survey.languages() == ["de"]
-    survey.pairs[:] = [("?", "42")]
+    survey.pairs[:] = [("?", "42"), ("?", "Madrid, Barcelona, Valencia, Sevilla, Zaragoza, Málaga")]
     assert survey.languages() == []
 
 

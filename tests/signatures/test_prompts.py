@@ -17,7 +17,8 @@ from refed_dspy import TeacherConfig
 from refed_dspy.cli.lines import tokens_lines
 from refed_dspy.ledger.summary import tokens_a_sample
 from refed_dspy.programs import ReferenceLevelFeedback
-from refed_dspy.programs.adapter import SchemaAdapter, rendering
+from refed_dspy.programs.adapter import SchemaAdapter
+from refed_dspy.programs.rendering import rendering
 from refed_dspy.records import Analysis, ImplementationStrategy
 from refed_dspy.signatures import InstructionSynthesis, ResponseGeneration, ResponseImprovement
 from tests.support.scripted_engine import references

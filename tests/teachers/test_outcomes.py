@@ -22,7 +22,7 @@ from dspy.lm15 import (
 import refed_dspy
 from refed_dspy.errors import TeacherRefused
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.teachers.outcomes import as_text, is_overload, is_rate_limit, is_transient, outcome_of
+from refed_dspy.teachers.outcomes import as_text, is_free, is_overload, is_rate_limit, is_transient, outcome_of
 from tests.support.compiling import config
 from tests.support.recording_endpoint import listening
 from tests.support.scripted_engine import references, response
@@ -49,6 +49,12 @@ def test_an_error_is_a_limit_or_an_overload_or_passes_or_none_of_it(
 ) -> None:
     assert (is_rate_limit(error), is_overload(error), is_transient(error)) == (limit, overload, passes)
     assert isinstance(error, LM15Error) or not limit
+
+
+def test_which_statuses_cost_nothing() -> None:
+    assert [status for status in (None, 200, 299, 302, 400, 408, 429, 503, 599, 999) if not is_free(status)] == [
+        None, 200, 299, 408,
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from refed_dspy.teachers.rate_limits import PerMinute, RateLimits, _seconds
-from tests.support.clocks import Clock
+from tests.support.clocks import Clock, virtual_limits, virtually
 
 # --- limits per minute
 
@@ -160,3 +161,42 @@ def test_a_reset_that_is_no_number_breaks_nothing() -> None:
     values = {"limit": "60", "remaining": "0", "reset": "inf"}
     limits.learn({f"x-ratelimit-{what}-requests": value for what, value in values.items()})
     assert limits.requests.wait(1) >= 0
+
+
+# --- endpoints with limits of their own, in virtual time
+
+
+class FixedWindow:
+    """An endpoint that takes 60 requests in each minute of the clock, as many gateways do."""
+
+    def __init__(self) -> None:
+        self.minute, self.used, self.refused = -1, 0, 0
+
+    async def call(self, limits: RateLimits) -> bool:
+        loop, slot = asyncio.get_running_loop(), await limits.acquire(1)
+        await asyncio.sleep(1)
+        if (minute := int(loop.time() // 60)) != self.minute:
+            self.minute, self.used = minute, 0
+        reset = 60 - loop.time() % 60
+        taken = self.used < 60
+        self.used += taken
+        headers = {"limit": "60", "remaining": f"{60 - self.used}", "reset": f"{reset:.0f}s"}
+        limits.learn({f"x-ratelimit-{what}-requests": value for what, value in headers.items()})
+        limits.went_well(slot) if taken else limits.refused(slot, reset)
+        return taken
+
+
+@pytest.mark.parametrize("most", [4, 32])
+def test_a_limit_counted_minute_by_minute_is_used_well(most: int) -> None:
+    async def main() -> None:
+        limits, endpoint, loop = virtual_limits(most), FixedWindow(), asyncio.get_running_loop()
+        begun = loop.time()
+
+        async def call() -> None:
+            while not await endpoint.call(limits):
+                pass
+
+        await asyncio.gather(*(call() for _ in range(300)))
+        assert (loop.time() - begun) / 60 < 7, "five minutes' worth"
+
+    virtually(main)

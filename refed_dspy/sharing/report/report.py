@@ -7,12 +7,11 @@ from importlib.metadata import version
 from pathlib import Path
 
 from refed_dspy.errors import ConfigError, ExportError, RunDirError, one_line
-from refed_dspy.files import whole_file
+from refed_dspy.files import path_of, whole_file
 from refed_dspy.ledger.identity import named_work
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.summary import run_status
 from refed_dspy.metrics.embedder import Embedder
-from refed_dspy.reading import path_of
 from refed_dspy.sharing.report import charts, glance, histograms
 from refed_dspy.sharing.report.funnel import funnel
 from refed_dspy.sharing.report.map import draw_map, instruction_map

@@ -18,11 +18,10 @@ from refed_dspy.config.teacher import BatchConfig
 from refed_dspy.teachers.batch.request import AnyBatchLog, PendingRequest, Straggler, current_request
 from refed_dspy.teachers.batch.service import BatchService
 from refed_dspy.teachers.batch.tracker import BatchTracker
+from refed_dspy.teachers.outcomes import is_free
 from refed_dspy.teachers.transport import CannedResponse, current_reading
 from refed_dspy.teachers.usage import whole
 
-FREE = {*range(300, 600)} - {408}
-"""Statuses of errors that are not billed, as in outcomes.py."""
 LONGEST_WAIT = 60.0
 """A batch waits at most so many times `quiet` for calls that are in flight elsewhere."""
 
@@ -137,7 +136,7 @@ def _parsed(text: str) -> Mapping[str, Any]:
 def _tokens(answer: Mapping[str, Any]) -> tuple[int, int] | None:
     """Tokens (read, written) by an answer's usage; None where it has none that is valid."""
     body = answer["body"]
-    if answer["status"] in FREE and "content_filter" not in json.dumps(body):
+    if is_free(answer["status"]) and "content_filter" not in json.dumps(body):
         return 0, 0
     usage = body.get("usage") if isinstance(body, Mapping) else None
     if not isinstance(usage, Mapping):

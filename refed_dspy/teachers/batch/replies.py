@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import AsyncIterator
+import re
+import time
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias, cast
 
 import httpx
@@ -16,6 +19,7 @@ log = logging.getLogger("refed_dspy.batches")
 LONGEST_REPLY = 1 << 24
 """Bytes of a reply about batches; a list of 100 takes 100 KB."""
 Lines: TypeAlias = AsyncIterator[dict[str, Any]]
+_NAME = re.compile(r"call-([0-9]{1,18})")
 
 
 async def json_lines(chunks: AsyncIterator[bytes], longest: int, requests: int) -> Lines:
@@ -53,6 +57,43 @@ def _object(line: bytes) -> dict[str, Any]:
     except (ValueError, RecursionError):
         value = None
     return value if isinstance(value, dict) else {}
+
+
+@dataclass
+class OutputReader:
+    """What was read of a batch's files. `left`: calls without an answer so far; `not_executed`: those of them that the
+    service says it did not execute; `unreadable`: number of lines that name no call."""
+
+    left: set[int]
+    not_executed: set[int] = field(default_factory=set)
+    unreadable: int = 0
+
+    def answer(self, line: Mapping[str, Any]) -> tuple[int, str] | None:
+        """(Number of the call, answer as the log keeps it) of a line; None where it holds none for a call in `left`."""
+        name = _NAME.fullmatch(str(line.get("custom_id")))
+        if name is None:
+            self.unreadable += 1
+        elif (number := int(name[1])) in self.left:
+            if (text := _answer_text(line)) is not None:
+                return number, text
+            if _was_not_executed(line):
+                self.not_executed.add(number)
+        return None
+
+
+def _answer_text(line: Mapping[str, Any]) -> str | None:
+    """A line's answer as the log keeps it; None where it has none."""
+    response = line.get("response")
+    if not isinstance(response, Mapping) or type(response.get("status_code")) is not int:
+        return None
+    return json.dumps({"status": response["status_code"], "body": response.get("body"), "at": round(time.time())})
+
+
+def _was_not_executed(line: Mapping[str, Any]) -> bool:
+    """Whether a line says that the batch ended before the service executed this request."""
+    error = line.get("error")
+    code = error.get("code") if isinstance(error, Mapping) else None
+    return code in {"batch_expired", "batch_cancelled"}
 
 
 async def bound(response: httpx.Response) -> None:

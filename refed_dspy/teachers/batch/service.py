@@ -45,7 +45,7 @@ class BatchService:
 
     def __init__(self, config: TeacherConfig, route: Route, patience: float = PATIENCE) -> None:
         """`patience`: seconds for which an endpoint that does not answer is asked again."""
-        self.endpoint, self._route, self._patience = route.endpoint, route, patience
+        self.endpoint, self._patience = route.endpoint, patience
         self._longest = longest_answer(config)
         self._look_again = min(1.0, config.batch.poll)
         self._lag = min(LAG, 10 * config.batch.poll)

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
-import re
 import tempfile
-import time
 import uuid
 from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -22,7 +19,7 @@ from refed_dspy.config.teacher import BatchConfig
 from refed_dspy.errors import one_line
 from refed_dspy.ledger.batch_log import SentBatch
 from refed_dspy.programs.lm_errors import BatchRejected, NoBatches, Redirected, WorkEnds
-from refed_dspy.teachers.batch.replies import Lines
+from refed_dspy.teachers.batch.replies import Lines, OutputReader
 from refed_dspy.teachers.batch.request import AnyBatchLog, PendingRequest, Unanswered
 from refed_dspy.teachers.batch.service import BatchService
 
@@ -34,23 +31,12 @@ SMALL = 10
 """A batch of at most so many requests is not halved any more: it waits until the service's queue has room."""
 CHUNK = 500
 """Answers that are written in one transaction."""
-CHUNK_BYTES = 8_000_000
-"""The same in characters: a chunk is written that has more."""
+CHUNK_CHARACTERS = 8_000_000
+"""A chunk with more is written, too."""
 FIRST_LOOK = 1.0
 """Seconds after which a batch is first looked at."""
 LOOKS = 5
 """Further looks at a completed batch that names no file: the names may come a little after the status."""
-_NAME = re.compile(r"call-([0-9]{1,18})")
-
-
-@dataclass
-class _OutputReader:
-    """What was read of a batch's files. `left`: calls without an answer so far; `not_executed`: those of them that the
-    service says it did not execute; `unreadable`: number of lines that name no call."""
-
-    left: set[int]
-    not_executed: set[int] = field(default_factory=set)
-    unreadable: int = 0
 
 
 class BatchTracker:
@@ -201,7 +187,7 @@ class BatchTracker:
         if end.status == "failed":
             await self._failed(batch, failures)
             return
-        reader = _OutputReader(set(batch.numbers))
+        reader = OutputReader(set(batch.numbers))
         for file in (end.output_file_id, end.error_file_id):
             if file:
                 await service.read(file, len(batch.numbers), partial(self._deliver_lines, reader))
@@ -264,28 +250,23 @@ class BatchTracker:
         log.warning("batch %s: no room at %s; going on with batches of %d", batch.name, self.names[0], self.most)
         self.submit([pending for pending in pending_requests if not pending.answer.done()])
 
-    async def _deliver_lines(self, reader: _OutputReader, lines: Lines) -> None:
+    async def _deliver_lines(self, reader: OutputReader, lines: Lines) -> None:
         """Log the answers, chunk by chunk, and wake the calls that wait for them."""
         chunk: dict[int, str] = {}
         size = 0
         async for line in lines:
-            number = _number(line)
-            if number is None:
-                reader.unreadable += 1
-            elif number not in reader.left or number in chunk:
+            if (answer := reader.answer(line)) is None or answer[0] in chunk:
                 continue
-            elif (text := _answer_text(line)) is not None:
-                chunk[number] = text
-                size += len(text)
-            elif _was_not_executed(line):
-                reader.not_executed.add(number)
-            if len(chunk) == CHUNK or size > CHUNK_BYTES:
+            number, text = answer
+            chunk[number] = text
+            size += len(text)
+            if len(chunk) == CHUNK or size > CHUNK_CHARACTERS:
                 self._deliver(reader, chunk)
                 chunk, size = {}, 0
                 await asyncio.sleep(0)  # the calls that were woken go first
         self._deliver(reader, chunk)
 
-    def _deliver(self, reader: _OutputReader, answers: Mapping[int, str]) -> None:
+    def _deliver(self, reader: OutputReader, answers: Mapping[int, str]) -> None:
         if answers:
             self.log.arrived(answers)
         reader.left.difference_update(answers)
@@ -319,27 +300,6 @@ class BatchTracker:
             pending = self._waiting.pop(number, None)
             if pending is not None and not pending.answer.done():
                 pending.answer.set_exception(error)
-
-
-def _number(line: Mapping[str, Any]) -> int | None:
-    """The number of the call that a line of an output file answers."""
-    name = _NAME.fullmatch(str(line.get("custom_id")))
-    return int(name[1]) if name else None
-
-
-def _answer_text(line: Mapping[str, Any]) -> str | None:
-    """A line's answer as the log keeps it; None where it has none."""
-    response = line.get("response")
-    if not isinstance(response, Mapping) or type(response.get("status_code")) is not int:
-        return None
-    return json.dumps({"status": response["status_code"], "body": response.get("body"), "at": round(time.time())})
-
-
-def _was_not_executed(line: Mapping[str, Any]) -> bool:
-    """Whether a line says that the batch ended before the service executed this request."""
-    error = line.get("error")
-    code = error.get("code") if isinstance(error, Mapping) else None
-    return code in {"batch_expired", "batch_cancelled"}
 
 
 def _lacks_file(batch: Any) -> bool:

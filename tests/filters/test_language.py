@@ -1,0 +1,130 @@
+"""Languages: which texts are dropped, and what is passed over."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from refed_dspy.errors import ConfigError
+from refed_dspy.filters.language import CODES, SURELY_NOT, Language
+from refed_dspy.records import DataRow
+
+
+def row(instruction: str, response: str = "Here is the answer that you asked for.") -> DataRow:
+    return DataRow(1, instruction, response)
+
+
+GERMAN = "Bitte schreibe mir einen kurzen Text über den Herbst und die fallenden Blätter."
+ENGLISH = "Please write a short text for me about autumn and the leaves that fall from the trees."
+CHINESE = "请用三句话解释为什么天空是蓝色的，并举一个日常生活中的例子。"
+
+
+@pytest.fixture(scope="module")
+def english() -> Language:
+    return Language()
+
+
+def test_another_language_is_dropped_with_its_code(english: Language) -> None:
+    for text, code in ((GERMAN, "de"), (CHINESE, "zh")):
+        for mixed in (row(text, ENGLISH), row(ENGLISH, text)):
+            decision = english.check(mixed)
+            assert (decision.kept, decision.reason, decision.detail) == (False, "language", code)
+            assert decision.score is not None and 0 <= decision.score < SURELY_NOT
+    assert not english.check(row(ENGLISH, "写一首关于秋天的诗")).kept  # nine letters, which count as twenty-seven
+    kept = english.check(row(ENGLISH, ENGLISH))
+    assert kept.kept and kept.detail == "en" and kept.score is not None and kept.score > 0.8
+
+
+def test_what_cannot_be_told_is_kept(english: Language) -> None:
+    texts = [
+        "Bonjour",
+        "Non, merci !",
+        "秋天",
+        "1234567 + 890",
+        "",
+        "Pizza, Pasta, Risotto, Spaghetti, Napoli, Roma",
+        "for i in range(10):\n    print(x[i] ** 2)",
+        "1. Paris\n2. Lyon\n3. Marseille\n4. Nice\n5. Toulouse",
+    ]
+    assert [text for text in texts if not english.check(row(ENGLISH, text)).kept] == []
+
+
+def test_code_and_addresses_are_taken_out_first(english: Language) -> None:
+    fenced = f"{ENGLISH}\n\n```python\n# {GERMAN}\n{GERMAN * 4}\n```\nThat is all there is to it."
+    assert english.check(row(ENGLISH, fenced)).kept
+    assert english.check(row(ENGLISH, f"~~~\n{GERMAN * 9}")).score == english.check(row(ENGLISH)).score
+    assert english.check(row(ENGLISH, f"`{GERMAN}`")).kept
+    assert not english.check(row(ENGLISH, f"```\nx = 1\n```\n{GERMAN}")).kept
+    assert not english.check(row(ENGLISH, f"{GERMAN}\n```\nx = 1\n```")).kept
+
+
+def test_no_foreign_sentence_passes(english: Language) -> None:
+    lines = Path(__file__).with_name("foreign_sentences.tsv").read_text("utf-8").splitlines()
+    sentences = [line.split("\t") for line in lines]
+    assert len(sentences) >= 42 and {"bg", "ru", "zh"} < {code for code, _ in sentences}
+    assert [text for _, text in sentences if english.check(row(ENGLISH, text)).kept] == []
+    assert [text for _, text in sentences if english.check(row(text, ENGLISH)).kept] == []
+
+
+def test_a_language_that_is_allowed_may_be_taken_for_its_neighbour() -> None:
+    norwegian, serbian = "Skriv en kort fortelling om en dag på høsten.", "Napiši kratku priču o jednom danu u jesen."
+    for allowed, text in (("no", norwegian), ("da", norwegian), ("sr", serbian), ("bs", serbian)):
+        assert Language([allowed], of="response").check(row(ENGLISH, text)).kept
+
+
+def test_quotations_are_passed_over(english: Language) -> None:
+    for opening, closing in ('""', "“”", "„“", "«»", "''", "‘’", "「」"):
+        assert english.check(row(f"Translate the sentence {opening}{GERMAN}{closing} into English.")).kept
+    assert not english.check(row(f'"{GERMAN}"')).kept
+    assert not english.check(row(f'{GERMAN} "{ENGLISH}"')).kept
+
+
+def test_an_instruction_is_in_the_language_of_its_task(english: Language) -> None:
+    for break_ in (": ", ":\n", "\n\n"):
+        assert english.check(row(f"Translate the following into English{break_}{GERMAN * 3}")).kept
+        assert not english.check(row(f"Übersetze das Folgende bitte ins Englische{break_}{ENGLISH * 3}")).kept
+    assert not english.check(row(f"Aufgabe: {GERMAN}")).kept
+    assert not english.check(row(ENGLISH, f"Here is what you asked for:\n{GERMAN * 3}")).kept
+
+
+def test_lists_of_names_are_in_no_language(english: Language) -> None:
+    names = [
+        "Afghanistan, Armenia, Azerbaijan, Kazakhstan, Kyrgyzstan, Tajikistan, Turkmenistan, Uzbekistan",
+        "Madrid, Barcelona, Valencia, Sevilla, Zaragoza, Málaga",
+        "Johann Sebastian Bach, Ludwig van Beethoven, Wolfgang Amadeus Mozart",
+    ]
+    assert [text for text in names if not english.check(row(ENGLISH, text)).kept] == []
+
+
+def test_which_texts_and_which_languages(english: Language) -> None:
+    mixed = row(ENGLISH, GERMAN)
+    settings: list[tuple[dict[str, Any], bool]] = [
+        ({"of": "instruction"}, True), ({"of": "response"}, False), ({"allowed": ["de", "en"]}, True),
+        ({"allowed": ["de"]}, False), ({"of": "response", "allowed": ["de"]}, True),
+    ]  # fmt: skip
+    for options, kept in settings:
+        filter_ = Language(**options)
+        filter_._model = english._model  # a second to load
+        assert filter_.check(mixed).kept is kept, options
+        assert filter_.of_instruction is (options.get("of") == "instruction")
+
+
+def test_the_codes_are_those_of_the_model(english: Language) -> None:
+    english.check(row(ENGLISH))
+    assert {*CODES, "zxx"} == set(english._model.labels)  # zxx: no language
+    assert len(CODES) == len(set(CODES))
+
+
+@pytest.mark.parametrize(
+    ("allowed", "message"),
+    [
+        (["english"], "unknown code 'english'; give ISO 639 codes, as en"),
+        (["en", "DE"], "unknown code 'DE'; give ISO 639 codes, as de"),
+    ],
+)
+def test_languages_that_make_no_sense(allowed: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        Language(allowed)
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,324 @@
+"""Caps that hold against a server that keeps its own bill: with faults, many calls at once, kills and resumes."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import dspy
+import pytest
+
+import refed_dspy
+from benchmarks.simulated import SimulatedTeacher
+from refed_dspy import TeacherConfig
+from refed_dspy.errors import ConfigError, RunStopped
+from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.ledger.spending import spent
+from refed_dspy.runs.result import Synthesis
+from refed_dspy.teachers import open_teacher
+from tests.support.scripted_engine import Writer, references
+
+RATES = {"prompt": 1.0, "completion": 10.0, "cached": 0.5}
+"""Dollars a million tokens, so that a token costs a whole number of picodollars."""
+FAULTS = {"429": 0.05, "500": 0.05, "malformed": 0.05, "cut": 0.04, "drop": 0.03, "hang": 0.02, "nousage": 0.02}
+
+
+@pytest.fixture
+def server(server: SimulatedTeacher) -> SimulatedTeacher:
+    server.control(response_words=8)
+    return server
+
+
+def config(server: SimulatedTeacher, **settings: Any) -> TeacherConfig:
+    values = {"model": "sim/sim-model", "api_base": server.base_url, "price": RATES, "max_tokens": 512, "timeout": 0.3}
+    return TeacherConfig.model_validate({**values, "retries": 2, "concurrency": 200, **settings})
+
+
+def run(server: SimulatedTeacher, folder: Path, size: int = 60, **settings: Any) -> Synthesis:
+    teacher = settings.pop("teacher", None) or config(server)
+    return refed_dspy.synthesize(None, references(20), size=size, teacher=teacher, run_dir=folder, **settings)
+
+
+def billed(server: SimulatedTeacher) -> int:
+    """What the server would charge, in picodollars."""
+    stats = server.stats()
+    plain = stats["billed_prompt_tokens"] - stats["billed_cached_tokens"]
+    return int(plain * 10**6 + stats["billed_cached_tokens"] * 5 * 10**5 + stats["billed_completion_tokens"] * 10**7)
+
+
+def charged(folder: Path) -> int:
+    """Picodollars spent, as the ledger has it."""
+    with Ledger.read(folder) as ledger:
+        return spent(ledger).cost
+
+
+def calls_made(folder: Path) -> int:
+    with Ledger.read(folder) as ledger:
+        return spent(ledger).calls
+
+
+def pico(dollars: float) -> int:
+    return round(dollars * 10**12)
+
+
+def check_spending(server: SimulatedTeacher, folder: Path, max_cost: float) -> None:
+    assert billed(server) <= charged(folder) <= pico(max_cost)
+
+
+def rows(folder: Path) -> list[Any]:
+    return [json.loads(line) for line in (folder / "samples-at-cap.jsonl").read_text().splitlines()]
+
+
+# --- what the ledger has
+
+
+def test_without_faults_the_ledger_has_the_servers_bill(server: SimulatedTeacher, tmp_path: Path) -> None:
+    made = run(server, tmp_path / "run", size=40)
+    assert made.complete and made.stopped is None
+    assert charged(tmp_path / "run") == billed(server) > 0
+    assert pico(made.status["cost"]) == pytest.approx(billed(server), abs=2)
+    assert calls_made(tmp_path / "run") == server.stats()["requests"]
+    assert server.stats()["cached_tokens"] > 0, "the cheaper tokens were there to be told apart"
+
+
+@pytest.mark.parametrize(
+    "faults",
+    [("429", "500", "drop", "hang"), ("malformed", "cut", "empty", "refusal"), ("nousage", "oddusage", "filtered")],
+)
+def test_with_faults_the_ledger_has_at_least_the_bill(
+    server: SimulatedTeacher, tmp_path: Path, faults: tuple[str, ...]
+) -> None:
+    server.control(faults=dict.fromkeys(faults, 0.1), seed=3)
+    with contextlib.suppress(RunStopped):
+        run(server, tmp_path / "run", size=8, max_failure_share=1, teacher=config(server, timeout=0.2, retries=0))
+    assert charged(tmp_path / "run") >= billed(server) > 0
+    assert calls_made(tmp_path / "run") == server.stats()["requests"]
+
+
+# --- max_cost
+
+
+def test_max_cost_is_never_passed_whatever_goes_wrong(server: SimulatedTeacher, tmp_path: Path) -> None:
+    server.control(faults=FAULTS, latency=0.02, sigma=0.5, seed=1)
+    made = run(server, tmp_path / "run", size=400, max_cost=0.15, max_failure_share=1)
+    check_spending(server, tmp_path / "run", 0.15)
+    assert made.stopped is not None and not made.complete
+    assert server.stats()["requests"] > 20, "it stopped for its cap, not at once"
+
+
+def test_at_the_cap_it_returns_with_what_there_is(server: SimulatedTeacher, tmp_path: Path) -> None:
+    made = run(server, tmp_path / "run", size=300, max_cost=0.15)
+    assert made.stopped is not None and "\n" not in made.stopped
+    for words in ("max_cost $0.15 is reached", "of 300 samples are kept", "refed resume", "--max-cost"):
+        assert words in made.stopped
+    assert 0 < len(made.samples) == len(rows(tmp_path / "run")) < 300
+    assert str(tmp_path / "run" / "samples-at-cap.jsonl") in made.stopped
+    assert refed_dspy.read_run(tmp_path / "run").stopped == made.stopped
+
+
+def test_nothing_is_exported_where_nothing_is_kept(server: SimulatedTeacher, tmp_path: Path) -> None:
+    made = run(server, tmp_path / "run", max_calls=2)
+    assert made.stopped is not None and "0 of 60 samples" in made.stopped
+    assert not (tmp_path / "run" / "samples-at-cap.jsonl").exists()
+
+
+@pytest.mark.slow
+def test_a_resume_with_a_larger_cap_goes_on_to_the_full_size(server: SimulatedTeacher, tmp_path: Path) -> None:
+    server.control(faults={"500": 0.05, "malformed": 0.05}, seed=7)
+    first = run(server, tmp_path / "run", size=60, max_cost=0.1)
+    assert first.stopped is not None
+    again = refed_dspy.resume(tmp_path / "run", max_cost=0.14)
+    check_spending(server, tmp_path / "run", 0.14)
+    assert again.stopped is not None and len(again.samples) >= len(first.samples)
+    done = refed_dspy.resume(tmp_path / "run", max_cost=5)
+    assert done.complete and done.stopped is None and len(done.samples) == 60
+    assert charged(tmp_path / "run") >= billed(server) > pico(0.1), "all starts are counted"
+    assert calls_made(tmp_path / "run") == server.stats()["requests"]
+
+
+def test_the_cap_that_a_stop_proposes_is_above_the_one_that_was_reached(
+    server: SimulatedTeacher, tmp_path: Path
+) -> None:
+    made = run(server, tmp_path / "run", size=58, max_cost=0.15, teacher=config(server, max_tokens=4096))
+    for _ in range(3):
+        assert made.stopped is not None
+        proposed = float(made.stopped.rpartition("--max-cost ")[2])
+        assert proposed > made.status["caps"]["max_cost"]
+        made = refed_dspy.resume(tmp_path / "run", max_cost=proposed)
+        if made.complete:
+            return
+    raise AssertionError("following its advice three times did not end it")
+
+
+def test_a_resume_under_the_same_cap_passes_nothing(server: SimulatedTeacher, tmp_path: Path) -> None:
+    run(server, tmp_path / "run", size=100, max_cost=0.06)
+    assert refed_dspy.resume(tmp_path / "run").stopped is not None
+    check_spending(server, tmp_path / "run", 0.06)
+
+
+def test_a_cap_below_what_was_spent_sends_nothing(server: SimulatedTeacher, tmp_path: Path) -> None:
+    run(server, tmp_path / "run", size=10)
+    sent = server.stats()["requests"]
+    made = refed_dspy.resume(tmp_path / "run", size=20, max_cost=0.02)
+    assert made.stopped is not None and len(made.samples) == 10
+    assert server.stats()["requests"] == sent
+
+
+def test_a_run_that_fits_ends_as_ever(server: SimulatedTeacher, tmp_path: Path) -> None:
+    made = run(server, tmp_path / "run", size=15, max_cost=50, max_calls=500, max_minutes=10)
+    assert made.complete and made.stopped is None
+    assert not (tmp_path / "run" / "samples-at-cap.jsonl").exists()
+
+
+def test_one_call_at_a_time_where_the_cap_takes_no_more(server: SimulatedTeacher, tmp_path: Path) -> None:
+    """A cap that takes one worst case at a time must not end the run while calls in flight give most of it back."""
+    teacher = config(server)
+    least = open_teacher(teacher).least
+    assert least is not None
+    made = run(server, tmp_path / "run", size=4, max_cost=3 * least / 1e12)
+    assert server.stats()["max_in_flight"] <= 3
+    assert billed(server) <= charged(tmp_path / "run") <= 3 * least
+    assert made.complete or charged(tmp_path / "run") > least, "what came back was used"
+
+
+# --- max_calls
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("faults", [{}, {"429": 0.1, "500": 0.1, "drop": 0.05, "malformed": 0.1}])
+def test_max_calls_counts_every_attempt_that_the_server_saw(
+    server: SimulatedTeacher, tmp_path: Path, faults: dict[str, float]
+) -> None:
+    server.control(faults=faults, latency=0.01, seed=5)
+    made = run(server, tmp_path / "run", size=200, max_calls=70, max_failure_share=1)
+    assert server.stats()["requests"] == calls_made(tmp_path / "run") == 70
+    assert made.stopped is not None and "max_calls 70 is reached after 70 calls" in made.stopped
+    more = refed_dspy.resume(tmp_path / "run", max_calls=90)
+    assert server.stats()["requests"] == 90 and more.stopped is not None
+
+
+def test_max_calls_needs_no_price(server: SimulatedTeacher, tmp_path: Path) -> None:
+    made = run(server, tmp_path / "run", max_calls=50, teacher=config(server, price=None))
+    assert made.stopped is not None and server.stats()["requests"] == 50
+    assert "$" not in made.stopped, "an unknown price is not told as any number of dollars"
+
+
+# --- max_minutes
+
+
+@pytest.mark.slow
+def test_max_minutes_ends_the_run_in_order(server: SimulatedTeacher, tmp_path: Path) -> None:
+    server.control(latency=0.05)
+    made = run(server, tmp_path / "run", size=5_000, max_minutes=0.04)
+    assert made.stopped is not None and made.stopped.startswith("max_minutes 0.04 is reached after")
+    assert charged(tmp_path / "run") >= billed(server)
+    assert len(rows(tmp_path / "run")) == len(made.samples) > 0
+    server.control(latency=0)
+    assert refed_dspy.resume(tmp_path / "run", size=len(made.samples) + 5, max_minutes=5).complete
+
+
+def test_max_minutes_does_not_wait_for_an_endpoint_that_hangs(server: SimulatedTeacher, tmp_path: Path) -> None:
+    server.control(faults={"hang": 1})
+    teacher = config(server, timeout=300)
+    made = run(server, tmp_path / "run", max_minutes=0.01, teacher=teacher)
+    assert made.stopped is not None and "0 of 60" in made.stopped
+    assert charged(tmp_path / "run") >= billed(server) > 0, "cancelled calls are charged their worst case"
+
+
+# --- kills
+
+
+@pytest.mark.slow
+def test_a_killed_run_stays_under_its_cap(server: SimulatedTeacher, tmp_path: Path) -> None:
+    (tmp_path / "references.jsonl").write_text("".join(json.dumps(r) + "\n" for r in references(20)))
+    (tmp_path / "teacher.yaml").write_text(
+        f"model: sim/sim-model\napi_base: {server.base_url}\nmax_tokens: 512\ntimeout: 2\nconcurrency: 40\n"
+        f"price: {json.dumps(RATES)}\n"
+    )
+    command = [sys.executable, "-m", "refed_dspy.cli", "synth", "--size", "300", "--max-cost", "0.4"]
+    command += ["--references", "references.jsonl", "--run-dir", "run", "--teacher", "teacher.yaml"]
+    server.control(latency=0.05, sigma=0.5)
+    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as process:
+        while server.stats()["answered"] < 60 and process.poll() is None:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+    assert charged(tmp_path / "run") >= billed(server), "what was in flight stays charged"
+    server.control(latency=0)
+    made = refed_dspy.resume(tmp_path / "run")
+    assert made.stopped is not None and "max_cost $0.40 is reached" in made.stopped
+    check_spending(server, tmp_path / "run", 0.4)
+    assert calls_made(tmp_path / "run") >= server.stats()["requests"]
+    with Ledger.read(tmp_path / "run") as ledger:
+        outcomes = {outcome for (outcome,) in ledger.db.execute("SELECT DISTINCT outcome FROM calls")}
+    assert "lost" in outcomes and "sent" not in outcomes
+
+
+# --- caps that make no sense
+
+
+@pytest.mark.parametrize(
+    "caps",
+    [
+        {"max_cost": 0}, {"max_cost": -1.5}, {"max_cost": math.nan}, {"max_calls": 0},
+        {"max_calls": -3}, {"max_minutes": 0}, {"max_minutes": -1}, {"max_minutes": math.nan}, {"max_cost": 0.000001},
+    ],
+    ids=repr,
+)  # fmt: skip
+def test_a_cap_that_makes_no_sense_is_told_before_anything_is_sent(
+    server: SimulatedTeacher, tmp_path: Path, caps: dict[str, Any]
+) -> None:
+    with pytest.raises(ConfigError) as error:
+        run(server, tmp_path / "run", **caps)
+    assert str(error.value).startswith(next(iter(caps))) and "\n" not in str(error.value)
+    assert server.stats()["requests"] == 0
+
+
+def test_a_cap_below_the_first_calls_worst_case_names_it(server: SimulatedTeacher, tmp_path: Path) -> None:
+    least = open_teacher(config(server)).least
+    assert least is not None
+    # Above what any call can cost at worst, below what the first one can, whose prompt is longer than nothing.
+    for cap in (least / 1e12 * 0.9, least / 1e12 * 1.01):
+        with pytest.raises(ConfigError, match=r"worst case of .*call.*raise it, or lower the teacher's max_tokens"):
+            run(server, tmp_path / "run", max_cost=cap)
+    assert server.stats()["requests"] == 0
+
+
+def test_a_cap_in_dollars_needs_a_price(server: SimulatedTeacher, tmp_path: Path) -> None:
+    unpriced = config(server, price=None)
+    with pytest.raises(ConfigError, match=r"price of sim/sim-model .* is unknown.*max_calls"):
+        run(server, tmp_path / "run", max_cost=1, teacher=unpriced)
+    assert server.stats()["requests"] == 0
+
+
+def test_a_cap_in_dollars_needs_the_price_of_what_was_done_before(server: SimulatedTeacher, tmp_path: Path) -> None:
+    run(server, tmp_path / "run", size=5, teacher=config(server, price=None))
+    with pytest.raises(ConfigError, match="unknown price"):
+        run(server, tmp_path / "run", size=9, max_cost=5)
+
+
+@pytest.mark.parametrize("cap", [{"max_cost": 0.003}, {"max_calls": 15}], ids=repr)
+def test_a_callers_own_lm_takes_no_cap_that_could_not_be_kept(tmp_path: Path, cap: dict[str, Any]) -> None:
+    """Its price is in the table, but what it retries is not seen."""
+    writer = Writer()
+    lm = dspy.LM("openai/gpt-4o-mini", engine=writer, async_engine=writer.asynchronous, num_retries=0, cache=False)
+    with pytest.raises(ConfigError, match=f"^{next(iter(cap))}: .*dspy.LM.*TeacherConfig") as error:
+        refed_dspy.synthesize(None, references(4), size=20, teacher=lm, run_dir=tmp_path / "run", **cap)
+    assert "\n" not in str(error.value) and not writer.requests
+    made = refed_dspy.synthesize(None, references(4), size=2, teacher=lm, run_dir=tmp_path / "run", max_minutes=5)
+    assert made.complete
+
+
+def test_a_refused_cap_changes_nothing_in_the_folder(server: SimulatedTeacher, tmp_path: Path) -> None:
+    first = run(server, tmp_path / "run", size=100, max_cost=0.15)
+    with pytest.raises(ConfigError):
+        refed_dspy.resume(tmp_path / "run", max_cost=0.000001)
+    now = refed_dspy.read_run(tmp_path / "run")
+    assert now.status["caps"] == first.status["caps"] and now.stopped == first.stopped
