@@ -1,29 +1,34 @@
-"""The guards: what they cost, and how often they drop what is good.
+"""The guards: what they cost a run, and how often they drop what is good.
 
-`python -m benchmarks.guards [FILE …]`: client CPU a call of runs of 1,000 samples with guards and without, in turn, at
-the default concurrency and at 256, with responses of 250 words and references of 300. Then every row of the FILEs
-(`response=COLUMN:` before a name where the response has another name), taken as if it had been made from the package's
-references: each that is dropped is printed.
+`python -m benchmarks.guards [DATA]`: the public sets in the folder DATA (see `benchmarks.filters`), each pair taken as
+if it had been made from the package's references; each that is dropped is printed. Then, how many of their instructions
+are dropped whose input was taken away. Last, client CPU a call of runs of 1,000 samples with guards and without, in
+turn, at the default concurrency and at 256, with responses of 250 words and references of 300.
 """
 
 from __future__ import annotations
 
+import json
 import random
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 
 import refed_dspy
+from benchmarks.filters import DATA, Pair, pandalm, public_pairs
 from benchmarks.runs import teacher_config
 from benchmarks.simulated import SimulatedTeacher
 from benchmarks.texts import WORDS
-from refed_dspy.data.dataset import load_dataset
 from refed_dspy.errors import one_line
 from refed_dspy.filters.guards import InstructionGuard, ResponseGuard
+from refed_dspy.filters.missing_text import missing_text
+from refed_dspy.records import DataRow
 
 SIZE, PAIRS = 1_000, 7
+TOKENS = {"response": 330, "improved_response": 330, "new_instructions": 50}
 
 
 def references() -> list[dict[str, str]]:
@@ -35,7 +40,7 @@ def references() -> list[dict[str, str]]:
 
 
 def cpu_a_call(server: SimulatedTeacher, concurrency: int, guards: bool) -> float:
-    """Milliseconds of a run's process for each of its calls."""
+    """Milliseconds of this process for each call of a run."""
     server.reset()
     with tempfile.TemporaryDirectory() as folder:
         cpu = time.process_time()
@@ -49,35 +54,41 @@ def cpu_a_call(server: SimulatedTeacher, concurrency: int, guards: bool) -> floa
 
 
 def measure_cost(concurrency: int) -> None:
-    tokens = {"response": 330, "improved_response": 330, "new_instructions": 50}
     with SimulatedTeacher(latency=0.1 if concurrency > 100 else 0.02, sigma=0.0) as server:
-        server.control(field_tokens=tokens)
+        server.control(field_tokens=TOKENS)
         cpu_a_call(server, concurrency, True)  # imports and caches
         pairs = [[cpu_a_call(server, concurrency, guards) for guards in (False, True)] for _ in range(PAIRS)]
     without, with_ = (median(figures) for figures in zip(*pairs, strict=True))
-    ratios = sorted(guarded / bare - 1 for bare, guarded in pairs)
+    more = sorted(guarded / bare - 1 for bare, guarded in pairs)
     print(
-        f"{concurrency} at once, client CPU a call: {without:.3f} ms without guards, {with_:.3f} ms with: {median(ratios):+.1%} "
-        f"({ratios[0]:+.1%} to {ratios[-1]:+.1%} of {PAIRS} pairs; at most +5%)"
+        f"{concurrency} at once, client CPU a call: {without:.3f} ms without guards, {with_:.3f} ms with; "
+        f"{median(more):+.1%} ({more[0]:+.1%} to {more[-1]:+.1%} of {PAIRS} pairs; at most +5%)"
     )
 
 
-def count_drops(named: str) -> None:
-    column, _, file = named.rpartition(":")
-    columns = {"instruction": "instruction", "response": column.removeprefix("response=")} if column else None
-    rows = load_dataset(file, columns).rows
+def report_drops(name: str, pairs: Sequence[Pair]) -> None:
     guards = InstructionGuard(references="builtin"), ResponseGuard(references="builtin")
     dropped = 0
-    for row in rows:
-        for guard in guards:
-            if not (decision := guard.check(row)).kept:
-                dropped += 1
-                print(f"  row {row.number}: {decision.reason}: {decision.detail} | {one_line(row.instruction, 200)}")
-    print(f"{Path(file).name}: {dropped} of {len(rows)} rows dropped")
+    for instruction, response in pairs:
+        decisions = [guard.check(DataRow(0, instruction, response)) for guard in guards]
+        if drop := next((decision for decision in decisions if not decision.kept), None):
+            dropped += 1
+            print(f"  {drop.reason}: {drop.detail} | {one_line(instruction, 200)}")
+    print(f"{name}: {dropped} of {len(pairs)} pairs dropped ({dropped / len(pairs):.1%}; at most 1%)")
+
+
+def report_missing(data: Path) -> None:
+    """Of how many instructions it is seen that their input is not there."""
+    seeds = [json.loads(line) for line in (data / "self_instruct_seed_tasks.jsonl").read_text("utf-8").splitlines()]
+    asked = {row["instruction"] for row in seeds if row["instances"][0]["input"].strip()}
+    asked |= {row["instruction"] for row in pandalm(data) if row["input"].strip()}
+    print(f"without their inputs: {sum(map(bool, map(missing_text, asked)))} of {len(asked)} instructions dropped")
 
 
 if __name__ == "__main__":
+    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else DATA
+    for name, pairs in public_pairs(folder).items():
+        report_drops(name, pairs)
+    report_missing(folder)
     for at_once in (32, 256):
         measure_cost(at_once)
-    for name in sys.argv[1:]:
-        count_drops(name)

@@ -63,7 +63,7 @@ _AT_START = re.compile(
 """At the start of a sentence."""
 _ELSEWHERE = re.compile(
     any_of(  # the given sentence; the main idea of the passage
-        rf"\bthe {_GIVEN} (?:[\w-]+ )?{_NOUN}(?=[.,;:!?]|$)",
+        rf"\bthe {_GIVEN} (?!name|time|moment)(?:[\w-]+ ){{0,2}}?[\w-]+(?={_CLAUSE})",
         rf"\b(?:idea|point|theme|tone|topic|argument|author|title|moral|purpose) of (?:the|this) {_PROSE}(?=[?.]|$)",
     )
 )

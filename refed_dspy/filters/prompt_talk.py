@@ -90,6 +90,10 @@ def _about(answer: str) -> tuple[Talk, ...]:
     )
 
 
+_FIELDS = (
+    "improved_response", "reference_response", "example_response", "response_feedback", "reference_feedback",
+    "reference_instruction", "example_instruction", "implementation_strategy", "improvement_opportunities",
+)  # fmt: skip
 _OF_BOTH = {
     "reference": (
         _talk(
@@ -110,14 +114,18 @@ _OF_BOTH = {
         )
         for given in ("the", "this", "given", "provided", "above", "original", "previous")
     ),
-    "_": (
-        _talk("_response", "_", r"\b(?:reference|example|improved)_response\b"),
-        _talk("_feedback", "_", r"\b(?:response|reference)_feedback\b"),
-        _talk("_instruction", "_", r"\b(?:reference|example)_instruction\b"),
-        _talk("implementation_strategy", "_", "implementation_strategy"),
-        _talk("improvement_opportunities", "_", "improvement_opportunities"),
+    "_": tuple(
+        _talk(
+            name,
+            "_",
+            rf"\b(?:the|of|in|to|from|using|with|per) [`*\"']*{name}\b",
+            rf"\b{name}[`*\"']*(?::| =)",
+            rf"[`*\"']{name}[`*\"']",
+        )
+        for name in _FIELDS
     ),
     "[[ ##": (_talk("[[ ##", r"\[\[", r"\[\[ ## ?\w+ ?## \]\]"),),
+    "write the json:": (_talk("write the json:", "json", r"\bwrite the json: \w+"),),
 }
 """Letters that a text must have → what is looked for in it."""
 _OF_INSTRUCTION = {
@@ -171,8 +179,10 @@ def prompt_talk(text: str, instruction: str | None = None) -> str:
     for talk in _OPENINGS:
         if (match := talk.pattern.match(lower)) and not _is_asked_for(talk, instruction):
             return one_line(match.group(), 120)
-    if lower.rstrip().endswith(">") and (words := _CLOSING.pattern.search(lower, max(0, len(lower) - _AROUND))):
-        return "" if _is_asked_for(_CLOSING, instruction) else one_line(words.group(), 120)
+    if lower.rstrip().endswith(">"):
+        closing = _CLOSING.pattern.search(lower, max(0, len(lower) - _AROUND))
+        if closing and not _is_asked_for(_CLOSING, instruction):
+            return one_line(closing.group(), 120)
     return ""
 
 

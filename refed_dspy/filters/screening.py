@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from refed_dspy.data.rows import passed_rows
 from refed_dspy.errors import NothingKept, one_line
 from refed_dspy.filters.base import Decision, Filter, JudgeFilter, Step, TextFilter, decide, labels, validated
-from refed_dspy.filters.guards import ResponseGuard
 from refed_dspy.filters.judge import NO_JUDGE
 from refed_dspy.ledger.decisions import decisions_of, last_decisions
 from refed_dspy.ledger.ledger import Ledger
@@ -95,11 +94,12 @@ class Screening:
 
     def fault(self, row: DataRow, decisions: Sequence[DecisionRow]) -> Fault | None:
         """What is wrong with a sample on which these `decisions` were made, where another answer may be better: a guard
-        dropped it before any other filter saw it."""
-        _, label, first = self._of_sample[0] if self._of_sample else (0, "", None)
-        if not isinstance(first, ResponseGuard) or not decisions or decisions[-1].kept or decisions[-1].filter != label:
+        (a filter that can say `plain_is_bad`) dropped it before any other filter saw it."""
+        if len(decisions) != 1 or decisions[0].kept:
             return None
-        return Fault(first.plain_is_bad(row), decisions[-1].reason)
+        _, _, first = self._of_sample[0]
+        plain_is_bad: Callable[[DataRow], bool] | None = getattr(first, "plain_is_bad", None)
+        return None if plain_is_bad is None else Fault(plain_is_bad(row), decisions[0].reason)
 
     def count_sample(self, decisions: Sequence[DecisionRow]) -> None:
         """Count a sample by all `decisions` on it, or on its instruction where judges dropped that."""

@@ -15,6 +15,8 @@ from refed_dspy.data.references import load_references
 from refed_dspy.errors import ConfigError
 from refed_dspy.filters.base import Filter, JudgeFilter
 from refed_dspy.filters.build import build
+from refed_dspy.filters.copies import Known
+from refed_dspy.filters.guards import InstructionGuard, ResponseGuard
 from refed_dspy.filters.screening import Screening
 from refed_dspy.programs.load import open_judge, warn_of_another_teacher
 from refed_dspy.programs.saved import without_models
@@ -83,6 +85,9 @@ def _screening(
     opened_judge = None if path is None else open_judge(path, config.accept_changed)
     guards = config.guards.filters() if config.guards else []
     screening = Screening(build([*guards, *config.filters], config.seed, opened_judge))
+    for step in screening.steps:
+        if isinstance(step.filter, InstructionGuard | ResponseGuard):
+            step.filter.demonstrations = _demonstrations(program)
     judges = [step.filter for step in screening.steps if isinstance(step.filter, JudgeFilter)]
     compared = {
         "filters: judge compares improved responses with plain ones": any(filter_.needs_plain for filter_ in judges),
@@ -96,6 +101,16 @@ def _screening(
     with in_role("judge"):
         teacher = by_stage.first if asked is None else _teacher_of_model(by_stage, open_teacher(asked))
     return screening, judge_for(teacher, asked)
+
+
+def _demonstrations(program: dspy.Module) -> Known:
+    """The instructions and the responses in the demonstrations of `program`."""
+    fields = [field for predictor in program.predictors() for demo in predictor.demos for field in demo.items()]
+    listed = [text for name, texts in fields if name == "new_instructions" for text in texts]
+    return Known(
+        list(dict.fromkeys([*listed, *(text for name, text in fields if name.endswith("instruction"))])),
+        list(dict.fromkeys(text for name, text in fields if name.endswith("response"))),
+    )
 
 
 def _teacher_of_model(by_stage: TeachersByStage, judge: Teacher) -> Teacher:

@@ -52,7 +52,7 @@ def test_every_command_that_shows_a_run(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("REFED_EMBEDDINGS", "false")
-    (home / "f.yaml").write_text("filters: [refusals]\n")
+    (home / "f.yaml").write_text("filters: [refusals]\nguards: false\n")
     assert synth("--size", 3, "--teacher", teacher_file(home, server), "--config", "f.yaml").exit_code == 0
     folder = home / ODD
     shutil.move(home / "run", folder)

@@ -62,6 +62,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Synthesis:
         [{"instruction": "Say twenty words.", "response": SOURCE.upper()}],
         size=5, per_reference=7, seed=3, teacher=fake_lm(Copying(), "openai/gpt-4o-mini"),
         filters=["refusals", {"length": {"min_words": 1, "of": "response"}}], run_dir=tmp_path_factory.mktemp("run"),
+        guards=False,
     )  # fmt: skip
 
 

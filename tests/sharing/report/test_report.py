@@ -128,7 +128,14 @@ def test_a_program_that_improves_nothing(tmp_path: Path) -> None:
         rows, steps = read_rows(ledger), funnel(ledger, full_status(ledger))
     assert rows.columns["diff"] == [None, None] and rows.columns["analysis"] == [None, None]
     assert rows.columns["improved"] == [None, None] and all(rows.columns["response"])
-    assert [step.name for step in steps] == ["instructions written", "new ones", "answered", "in the data set"]
+    assert [step.name for step in steps] == [
+        "instructions written",
+        "new ones",
+        "kept by instruction_guard",
+        "answered",
+        "kept by response_guard",
+        "in the data set",
+    ]
 
 
 # --- the charts
