@@ -1,23 +1,35 @@
-"""IFD and r-IFD against a direct computation, one sequence at a time: SmolLM2-135M-Instruct, 40 rows.
+"""IFD and r-IFD against direct computations, one sequence at a time: SmolLM2-135M-Instruct, 40 rows.
 
-`python -m benchmarks.difficulty [ROWS.jsonl]`, with torch, transformers and gguf installed and the weights fetched
-(`refed teacher fetch embedded-smoke`). Both scorers are checked: the batched one, and the endpoint one, whose server is
-a separate process that answers as vLLM does with the same model.
+`python -m benchmarks.difficulty [ROWS.jsonl [data_analysis.py]]`, with torch, transformers, gguf and scipy installed
+and the weights fetched (`refed teacher fetch embedded-smoke`).
+
+1. Both scorers: the batched one, and the endpoint one, whose server is a separate process that answers as vLLM does
+   with the same model.
+2. Every template against the authors' file (tianyi-lab/Reflection_Tuning, selection_code/), or, where its path is not
+   given, against its arithmetic. Their Llama tokenizer puts BOS in front of a text; SmolLM2's puts nothing there, so
+   they are given the start that the scorer takes.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import runpy
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Callable
+from functools import cache
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from statistics import median
 from typing import Any
 
+from refed_dspy.config.jobs import Template
 from refed_dspy.metrics.endpoint_scorer import EndpointScorer
-from refed_dspy.metrics.perplexity import GUESS, Difficulty, ifd
+from refed_dspy.metrics.figures import CachedScorer
+from refed_dspy.metrics.perplexity import GUESS, SEPARATOR, TEMPLATES, Difficulty, ifd
 from refed_dspy.metrics.transformers_scorer import TransformersScorer
 from refed_dspy.weights import SMOKE, find
 
@@ -25,7 +37,13 @@ ROWS = Path("/work/shared/data/self_instruct_seed_tasks.jsonl")
 FOLDER = Path("/tmp/smollm")
 COUNT = 40
 WITHIN = 0.01
+LEAST = 0.99
+THEIR_NAMES: dict[Template, str] = {"vicuna": "vicuna", "alpaca": "alpaca", "wizardlm": "wiz"}
 Pair = tuple[str, str]
+Figures = list[tuple[float, float]]
+"""(IFD, r-IFD) of each row."""
+Loss = Callable[[str, str], float]
+"""(context, text) → mean -log p over the text's tokens."""
 
 
 def pairs(path: Path) -> list[Pair]:
@@ -64,27 +82,58 @@ def loaded(folder: Path) -> tuple[Any, Any]:
     return model.eval(), AutoTokenizer.from_pretrained(folder)
 
 
-def direct(folder: Path, rows: list[Pair]) -> list[tuple[float, float]]:
-    """(IFD, r-IFD) of each row by the model's own loss, without any of the package's code."""
+def by_loss(loss: Loss, rows: list[Pair], template: str) -> Figures:
+    """The authors' arithmetic, by a model's loss and without the package's code."""
+    figures = []
+    for asked, answered in rows:
+        forward = template.replace("{instruction}", asked)
+        backward = template.replace("{instruction}", GUESS.replace("{response}", answered))
+        given = math.exp(loss(forward, answered)), math.exp(loss(backward, asked))
+        figures.append((given[0] / math.exp(loss("", answered)), given[1] / math.exp(loss("", asked))))
+    return figures
+
+
+def loss_of(folder: Path) -> Loss:
     import torch
 
     model, tokenizer = loaded(folder)
 
-    def loss(context: str, text: str) -> float:
-        context_ids = [tokenizer.bos_token_id]
-        if context:
-            context_ids += tokenizer.encode(context, add_special_tokens=False)
-        text_ids = tokenizer.encode(text, add_special_tokens=False)
-        labels = torch.tensor([[-100] * len(context_ids) + text_ids])
-        with torch.no_grad():
-            return float(model(input_ids=torch.tensor([context_ids + text_ids]), labels=labels).loss)
+    def ids(text: str) -> list[int]:
+        return list(tokenizer.encode(text, add_special_tokens=False)) if text else []
 
-    figures = []
-    for asked, answered in rows:
-        forward = math.exp(loss(f"{asked}\n", answered)) / math.exp(loss("", answered))
-        backward = math.exp(loss(f"{answered}\n{GUESS}\n", asked)) / math.exp(loss("", asked))
-        figures.append((forward, backward))
-    return figures
+    @cache
+    def loss(context: str, text: str) -> float:
+        whole, unscored = ids(SEPARATOR) + ids(context + text), 1 + len(ids(context))
+        labels = torch.tensor([[-100] * unscored + whole[unscored:]])
+        with torch.no_grad():
+            return float(model(input_ids=torch.tensor([whole]), labels=labels).loss)
+
+    return loss
+
+
+def their_file(file: Path, folder: Path, rows: list[Pair], prompt: str) -> Figures:
+    """The figures by the authors' file as it is. It asks for a Llama tokenizer, and gets the model's with a start."""
+    import transformers
+    from tokenizers.processors import TemplateProcessing
+
+    class Tokenizer:
+        @staticmethod
+        def from_pretrained(name: str, **_: Any) -> Any:
+            tokenizer = transformers.AutoTokenizer.from_pretrained(name)
+            start = (SEPARATOR, tokenizer.get_vocab()[SEPARATOR])
+            post_processor = TemplateProcessing(single=f"{SEPARATOR} $A", special_tokens=[start])
+            tokenizer.backend_tokenizer.post_processor = post_processor
+            return tokenizer
+
+    transformers.LlamaTokenizer = Tokenizer
+    with tempfile.TemporaryDirectory() as made:
+        data, saved = Path(made) / "data.json", Path(made) / "scores.jsonl"
+        data.write_text(json.dumps([{"instruction": asked, "output": answered} for asked, answered in rows]))
+        sys.argv = [str(file), "--data_path", str(data), "--save_path", str(saved)]
+        sys.argv += ["--model_name_or_path", str(folder), "--prompt", prompt]
+        runpy.run_path(str(file), run_name="__main__")
+        scores = [json.loads(line)["ppl"] for line in saved.read_text().splitlines()]
+    return [(answer_given / answer, asked_given / asked) for asked, answer, asked_given, answer_given in scores]
 
 
 def serve(folder: Path) -> None:
@@ -125,13 +174,13 @@ def serve(folder: Path) -> None:
     server.serve_forever()
 
 
-def by_endpoint(folder: Path, rows: list[Pair], start: str) -> list[Difficulty]:
+def by_endpoint(folder: Path, rows: list[Pair]) -> list[Difficulty]:
     command = [sys.executable, "-m", "benchmarks.difficulty", "serve", str(folder)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
             port = int(process.stdout.readline())
-            scorer = EndpointScorer("smollm2", f"http://127.0.0.1:{port}/v1", start=start)
+            scorer = EndpointScorer("smollm2", f"http://127.0.0.1:{port}/v1")
             difficulties = ifd(scorer, rows)
             print(f"  endpoint: {scorer.calls} calls, {scorer.tokens:,} prompt tokens, {scorer.unanswered} unanswered")
             return difficulties
@@ -139,7 +188,7 @@ def by_endpoint(folder: Path, rows: list[Pair], start: str) -> list[Difficulty]:
             process.terminate()
 
 
-def largest_gap(measured: list[Difficulty], expected: list[tuple[float, float]]) -> float:
+def largest_gap(measured: list[Difficulty], expected: Figures) -> float:
     """The largest difference from `expected`, as a share of it. A missing figure is infinitely far."""
     gaps = []
     for row, (forward, backward) in zip(measured, expected, strict=True):
@@ -148,23 +197,48 @@ def largest_gap(measured: list[Difficulty], expected: list[tuple[float, float]])
     return max(gaps)
 
 
+def compared(name: str, measured: list[Difficulty], expected: Figures) -> bool:
+    """Prints how well `measured` agrees with `expected`; whether both rank correlations are high enough."""
+    from scipy.stats import spearmanr
+
+    print(f"  {name}: largest difference {largest_gap(measured, expected):.1%}")
+    rhos = []
+    for at, figure in enumerate(("IFD", "r-IFD")):
+        ours, theirs = [(row.ifd, row.r_ifd)[at] or math.inf for row in measured], [row[at] for row in expected]
+        rhos.append(float(spearmanr(ours, theirs).statistic))
+        alike = sum((a < 1) == (b < 1) for a, b in zip(ours, theirs, strict=True))
+        below = [sum(value < 1 for value in values) for values in (ours, theirs)]
+        print(
+            f"    {figure}: Spearman {rhos[-1]:.3f} (must be ≥ {LEAST}), median {median(ours):.2f} (theirs "
+            f"{median(theirs):.2f}), below 1 in {below[0]} (theirs {below[1]}), the same side of 1 in {alike}"
+        )
+    return min(rhos) >= LEAST
+
+
 def main() -> None:
     rows = pairs(Path(sys.argv[1]) if len(sys.argv) > 1 else ROWS)
+    file = Path(sys.argv[2]) if len(sys.argv) > 2 else None
     folder = unpacked()
     print(f"{len(rows)} rows, SmolLM2-135M-Instruct in float32")
+    loss = loss_of(folder)
     began = time.perf_counter()
-    expected = direct(folder, rows)
+    expected = by_loss(loss, rows, TEMPLATES["vicuna"])
     print(f"  direct, one sequence at a time: {time.perf_counter() - began:.0f} s")
     began = time.perf_counter()
-    batched = ifd(TransformersScorer(str(folder)), rows)
+    scorer = CachedScorer(TransformersScorer(str(folder)))
+    batched = ifd(scorer, rows)
     print(f"  batched: {time.perf_counter() - began:.0f} s, loading included")
-    remote = by_endpoint(folder, rows, loaded(folder)[1].bos_token)
-    worst = {"batched": largest_gap(batched, expected), "endpoint": largest_gap(remote, expected)}
+    worst = {"batched": largest_gap(batched, expected), "endpoint": largest_gap(by_endpoint(folder, rows), expected)}
     for name, gap in worst.items():
         print(f"  {name}: largest difference of an IFD or r-IFD from the direct one {gap:.2e} (must be ≤ {WITHIN})")
-    below = sum(forward < 1 and backward < 1 for forward, backward in expected)
-    print(f"  {below} of {len(rows)} rows have both below 1")
-    sys.exit(any(gap > WITHIN for gap in worst.values()))
+    fine = all(gap <= WITHIN for gap in worst.values())
+    for template, text in TEMPLATES.items():
+        if file is not None and template in THEIR_NAMES:
+            name, theirs = "file", their_file(file, folder, rows, THEIR_NAMES[template])
+        else:
+            name, theirs = "arithmetic", by_loss(loss, rows, text)
+        fine &= compared(f"{template}, against their {name}", ifd(scorer, rows, template), theirs)
+    sys.exit(not fine)
 
 
 if __name__ == "__main__":

@@ -1,19 +1,53 @@
-"""Print the samples of a run's folder, one after another: `python examples/show.py DIR [HOW_MANY]`."""
+"""Print the samples of a run's folder before and after: `python examples/show.py DIR [HOW_MANY]`.
 
+What the improvement took away is [-so-] (red in a terminal), what it added {+so+} (green).
+"""
+
+import re
 import sys
-from textwrap import fill, indent
+from collections.abc import Iterator
+from difflib import SequenceMatcher
+from itertools import islice
+from textwrap import indent
 
 import refed_dspy
 
+COLOURS = {"[-": ("\033[31m", "\033[0m"), "{+": ("\033[32m", "\033[0m")}
+PLAIN = {"[-": ("[-", "-]"), "{+": ("{+", "+}")}
 
-def paragraphs(text: str) -> str:
-    return indent("\n".join(fill(line, 100) for line in text.splitlines()), "    ")
+
+def words(text: str) -> list[str]:
+    """Words, signs and white space; without control characters, for the text is a model's and this is a terminal."""
+    return re.findall(r"\s+|\w+|[^\w\s]", "".join(c for c in text if c.isprintable() or c in "\n\t"))
 
 
-made = refed_dspy.read_run(sys.argv[1])
-for number, sample in enumerate(made.samples[: int(sys.argv[2]) if len(sys.argv) > 2 else 3], start=1):
-    print(f"── sample {number} ──\n  instruction\n{paragraphs(sample.instruction)}")
-    print(f"  response\n{paragraphs(sample.response)}")
-    print(f"  what to improve: {'; '.join(sample.analysis.improvement_opportunities)}")
-    print(f"  improved response\n{paragraphs(sample.improved_response)}\n")
-print(f"{len(made.samples)} samples in {made.run_dir}; all of them on a page: refed report {made.run_dir}")
+def marked(before: str, after: str) -> str:
+    """`after`, with what is new in it and what is gone from `before` marked."""
+
+    def pieces(old: list[str], new: list[str]) -> Iterator[str]:
+        for tag, i, j, k, m in SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
+            if tag == "equal":
+                yield "".join(new[k:m])
+            else:
+                yield from (mark("[-", old[i:j]), mark("{+", new[k:m]))
+
+    return "".join(pieces(words(before), words(after)))
+
+
+def mark(kind: str, part: list[str]) -> str:
+    begin, end = (COLOURS if sys.stdout.isatty() else PLAIN)[kind]
+    return f"{begin}{''.join(part)}{end}" if part else ""
+
+
+def main(folder: str, how_many: int = 3) -> None:
+    made = refed_dspy.read_run(folder)
+    for number, sample in enumerate(islice(made.samples, how_many), start=1):
+        print(f"── sample {number} ──\n  instruction\n{indent(''.join(words(sample.instruction)), '    ')}")
+        print(f"  before\n{indent(''.join(words(sample.response)), '    ')}")
+        print(f"  planned: {'; '.join(map(''.join, map(words, sample.implementation_strategy.planned_changes)))}")
+        print(f"  after\n{indent(marked(sample.response, sample.improved_response), '    ')}\n")
+    print(f"{len(made.samples)} samples in {made.run_dir}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], *map(int, sys.argv[2:3]))

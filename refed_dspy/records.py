@@ -32,8 +32,8 @@ class AtMost:
 Prose = Annotated[str, AtMost(24_000)]
 Note = Annotated[str, AtMost(1_500)]
 Notes = Annotated[list[Note], AtMost(24)]
-# Three short notes are asked for (about 150 tokens in all). A bound cuts in the middle of a word if it must: these
-# bounds stop a list that does not end, and do not touch what was asked for.
+# At most five short notes are asked for. A bound cuts in the middle of a word if it must: these bounds stop a list that
+# does not end, and do not touch what was asked for.
 ShortNote = Annotated[str, AtMost(400)]
 ShortNotes = Annotated[list[ShortNote], AtMost(6)]
 

@@ -214,8 +214,9 @@ def _check_programs(programs: Mapping[str, str]) -> None:
     where a file's reader could only say that there is no such file."""
     from refed_dspy.programs.baselines import METHODS
     from refed_dspy.programs.mlflow_address import is_address
+    from refed_dspy.programs.saved import OWN
 
-    methods = ["seed-only", *METHODS]
+    methods = ["seed-only", *METHODS, *OWN]
     for name, program in programs.items():
         if program not in methods and not is_address(program) and not Path(program).exists():
             near = get_close_matches(program, methods, n=1)

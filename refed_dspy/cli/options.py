@@ -70,7 +70,10 @@ def needed(value: T | None, message: str) -> T:
 
 RunDir = Annotated[Path, typer.Argument(metavar="DIR", help="The run's folder.")]
 ReferencesOption = Annotated[
-    str | None, typer.Option(help="File, Hub data set, or builtin.", metavar="FILE_OR_HUB_NAME", show_default="builtin")
+    str | None,
+    typer.Option(
+        help="File, Hub data set, builtin or builtin-short.", metavar="FILE_OR_HUB_NAME", show_default="builtin"
+    ),
 ]
 JudgeOption = Annotated[str | None, typer.Option(help="The model that judges, as --teacher.", metavar="FILE_OR_NAME")]
 TeacherOption = Annotated[

@@ -76,7 +76,8 @@ class FromReferences(Settings):
     """Which references the work starts from."""
 
     references: str | None = None
-    """A file, a Hub data set, or `builtin`. Unset: `builtin`."""
+    """A file, a Hub data set, or one of the package's own: `builtin` or, for small models, `builtin-short`.
+    Unset: `builtin`."""
     columns: PairColumns = Field(default_factory=dict)
     """The names of a table's columns where they differ: {instruction: question, response: answer}."""
 

@@ -81,7 +81,7 @@ class CompileConfig(Capped, WithJudge, FromReferences):
     guidance: dict[str, str] = Field(default_factory=dict)
     """Stage → a sentence of yours that is added to its prompt."""
     program: str | None = None
-    """A program's file or MLflow address to start from."""
+    """A program's file, its MLflow address, or `embedded`, to start from."""
     accept_longer: bool = False
     """Whether a gain may be proved that rests on length: one that is not there, or cannot be told, at equal length."""
     seed: int = Field(default=0, ge=0, lt=2**31)

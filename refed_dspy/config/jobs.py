@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
@@ -13,6 +13,7 @@ from refed_dspy.config.teacher import TeacherConfig, WithJudge
 
 COMPARED = ("seed-only", "instruction-only", "sample-level", "reference-level")
 """The programs of the paper's first table."""
+Template = Literal["vicuna", "alpaca", "wizardlm", "none"]
 
 
 class ScorerConfig(Settings):
@@ -27,6 +28,9 @@ class ScorerConfig(Settings):
     """Name of the environment variable that holds the key."""
     concurrency: int = Field(default=8, ge=1, le=256)
     """Calls in flight at once."""
+    template: Template = "vicuna"
+    """The prompt around an instruction in IFD and r-IFD: take the one that the model is to be trained with. `vicuna` is
+    the default of the authors' code, and what they trained with. `none`: the instruction and a line break."""
 
 
 class DataConfig(Settings):
@@ -68,6 +72,8 @@ class RecycleConfig(DataConfig, Capped):
     """The model that IFD and r-IFD are computed with; without one they are not measured."""
     selective: bool = False
     """Keep the new instruction only where it is harder (IFD), the new response only where it fits better (r-IFD)."""
+    unimproved: Literal["keep", "drop"] = "drop"
+    """What selective mode does with rows whose response it did not improve. `drop`, as the authors' code does."""
     embeddings: bool | None = None
     """Whether to measure coherence and semantic diversity with the small embedding model. Unset: if its weights are
     present."""

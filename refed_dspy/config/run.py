@@ -34,7 +34,8 @@ class RunConfig(Capped, WithJudge, FromReferences):
     guidance: dict[str, str] = Field(default_factory=dict)
     """Stage → a sentence of yours that is added to its prompt."""
     program: str | None = None
-    """A program's JSON file, or an MLflow address (`runs:/…`, `models:/…`)."""
+    """A program's JSON file, an MLflow address (`runs:/…`, `models:/…`), or `embedded`: the package's own for its
+    embedded model."""
     reuse: Path | None = None
     """Another run's folder: its answers to identical questions are reused at no cost."""
     method: Literal["reference-level", "sample-level", "instruction-only"] = "reference-level"

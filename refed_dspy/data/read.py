@@ -17,19 +17,22 @@ from refed_dspy.files import read_bytes
 from refed_dspy.records import Reference
 
 BUILTIN = "builtin"
+OWN = {BUILTIN: "references.jsonl", "builtin-short": "short_references.jsonl"}
+"""The package's own references: their name → their file. The short ones are for small models."""
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?")
 _BEYOND_MEASURE = "JSON beyond what can be read: a number of thousands of digits, or nesting without end"
 Rows = Iterator[tuple[int, Mapping[str, Any]]]
 
 
 def read_rows(source: str | Path) -> Rows:
-    """(number, row) of every row of `source`: a path, a Hub name (`OWNER/NAME`, or `OWNER/NAME:SPLIT`), or `builtin`.
+    """(number, row) of every row of `source`: a path, a Hub name (`OWNER/NAME`, or `OWNER/NAME:SPLIT`), or one of
+    `OWN`.
 
     Raises:
         ReferencesError: one line with file, row and remedy.
     """
-    if source == BUILTIN:
-        return _jsonl(str(source), files("refed_dspy.data").joinpath("references.jsonl").read_text(encoding="utf-8"))
+    if source in OWN:
+        return _jsonl(str(source), files("refed_dspy.data").joinpath(OWN[str(source)]).read_text(encoding="utf-8"))
     path = Path(source)
     try:
         there = path.stat()

@@ -61,7 +61,8 @@ def load_references(source: Any = BUILTIN, columns: Mapping[str, str] | None = N
 
     Args:
         source: a local JSONL, JSON, CSV or Parquet file; a Hub data set's name (`GAIR/lima`); a `datasets.Dataset`;
-            a list of mappings, `dspy.Example`s or `Reference`s; or `builtin`, those of the package.
+            a list of mappings, `dspy.Example`s or `Reference`s; or `builtin` or `builtin-short`, those of the
+            package.
         columns: where the table's columns have other names: {"instruction": "question", "response": "answer"}.
 
     Multi-turn rows, empty ones and duplicates are left out and counted in `.left_out`.

@@ -24,38 +24,38 @@ begins at a multiple of `_LONG_STEP`."""
 
 
 class Known:
-    """References that a text is compared with. Without any it is false."""
+    """Instructions and responses, of references say, that a text is compared with. Without any it is false."""
 
-    def __init__(self, references: Sequence[Reference]) -> None:
-        self._references = references
-        self._runs = [Runs(reference.response) for reference in references]
+    def __init__(self, instructions: Sequence[str], responses: Sequence[str]) -> None:
+        self._texts = instructions
+        self._runs = [Runs(response) for response in responses]
         self._hints = frozenset().union(*(runs.hints for runs in self._runs))
-        self._instructions = [tokens(reference.instruction) for reference in references]
+        self._instructions = [tokens(instruction) for instruction in instructions]
         self._index: tuple[Alphabet, Index] | None = None
 
     def __len__(self) -> int:
-        return len(self._references)
+        return len(self._texts)
 
     def repeated(self, instruction: str) -> tuple[float, str] | None:
-        """(ROUGE-L F, beginning of the reference's instruction) where one's is like `instruction`."""
+        """(ROUGE-L F, beginning of the known instruction) where one is like `instruction`."""
         if len(self) == 1:
             score, number = rouge_l(tokens(instruction), self._instructions[0]), 0
         elif (nearest := self._nearest(instruction)) is not None:
             number, score = nearest
         else:
             return None
-        return (score, preview(self._references[number].instruction)) if score >= THRESHOLD else None
+        return (score, preview(self._texts[number])) if score >= THRESHOLD else None
 
     def _nearest(self, instruction: str) -> tuple[int, float] | None:
         if self._index is None:
             self._index = Alphabet(), Index(THRESHOLD)
-            for reference in self._references:
-                self._index[1].add(self._index[0].encode(reference.instruction))
+            for text in self._texts:
+                self._index[1].add(self._index[0].encode(text))
         alphabet, index = self._index
         return index.nearest(alphabet.encode(instruction))
 
     def copied(self, words: Sequence[str]) -> tuple[float, str] | None:
-        """(share of its runs of 8 words, the first of them) where a response, as words, copies a reference's."""
+        """(share of its runs of 8 words, the first of them) where a response, as words, copies a known one."""
         if self._hints.isdisjoint(_runs(words, _HINT, _STEP if len(words) < _SHORT else _LONG_STEP)):
             return None
         return next((copy for runs in self._runs if (copy := runs.copied(words)) is not None), None)
@@ -90,7 +90,7 @@ class References:
     def __init__(self, source: Any = None) -> None:
         given = () if source is None else tuple(load_references(source))
         self._by_id = {reference.id: reference for reference in given}
-        self._all = Known(given)
+        self._all = Known([each.instruction for each in given], [each.response for each in given])
 
     def of(self, row: DataRow) -> Known:
         if (own := row.reference or self._by_id.get(str(row.fields.get("reference")))) is not None:
@@ -100,7 +100,7 @@ class References:
 
 @lru_cache(maxsize=128)
 def _by_texts(instruction: str, response: str) -> Known:
-    return Known([Reference(instruction=instruction, response=response)])
+    return Known([instruction], [response])
 
 
 def _known(reference: Reference) -> Known:

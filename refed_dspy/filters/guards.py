@@ -1,9 +1,9 @@
 """Guards: filters of what only a text that was made from a reference can get wrong.
 
-An instruction that is its reference's again, a response that copies its reference's, a text that speaks of the prompt
-it was written for, an instruction that needs a text which is not there. A row is compared with its own reference: of a
-run, the one that it was made from; else the one of `references` whose id the row's column `reference` has, or all of
-them. Where there is none, the decision says so.
+An instruction that is its reference's again, or a demonstration's; a response that copies either; a text that speaks of
+the prompt it was written for; an instruction that needs a text which is not there. A row is compared with its own
+reference: of a run, the one that it was made from; else the one of `references` whose id the row's column `reference`
+has, or all of them. Where there is none, the decision says so.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from refed_dspy.filters.base import Decision, TextFilter
-from refed_dspy.filters.copies import References
+from refed_dspy.filters.copies import Known, References
 from refed_dspy.filters.missing_text import missing_text
 from refed_dspy.filters.prompt_talk import prompt_talk
 from refed_dspy.records import DataRow
 
 REPEATS, COPIES, TALK = "repeats its reference", "copies its reference", "speaks of its prompt"
+REPEATS_SHOWN, COPIES_SHOWN = "repeats a demonstration", "copies a demonstration"
 MISSING, UNCHANGED, UNCOMPARED = "needs a text that is not there", "unchanged", "no reference to compare with"
 
 
@@ -35,19 +36,22 @@ class InstructionGuard(TextFilter):
     ) -> None:
         self._copies, self._talk, self._missing = copies, prompt_talk, missing_text
         self._references = References(references)
+        self.demonstrations = Known((), ())
+        """What the program shows its teacher: it must not come back, either."""
 
     def check(self, row: DataRow) -> Decision:
-        """`detail`: the words that decided, or the beginning of the reference's instruction; `score`: its ROUGE-L F."""
+        """`detail`: the words that decided, or the beginning of what is repeated; `score`: its ROUGE-L F."""
         if self._talk and (words := prompt_talk(row.instruction.lower())):
             return Decision(False, TALK, detail=words)
         if self._missing and (words := missing_text(row.instruction)):
             return Decision(False, MISSING, detail=words)
         if not self._copies:
             return Decision(True)
-        if not (known := self._references.of(row)):
-            return Decision(True, remark=UNCOMPARED)
-        repeated = known.repeated(row.instruction)
-        return Decision(True) if repeated is None else Decision(False, REPEATS, *repeated)
+        known = self._references.of(row)
+        for texts, reason in ((known, REPEATS), (self.demonstrations, REPEATS_SHOWN)):
+            if texts and (repeated := texts.repeated(row.instruction)):
+                return Decision(False, reason, *repeated)
+        return Decision(True, remark="" if known else UNCOMPARED)
 
 
 class ResponseGuard(TextFilter):
@@ -71,6 +75,8 @@ class ResponseGuard(TextFilter):
     ) -> None:
         self._copies, self._talk, self._drops_unchanged = copies, prompt_talk, unchanged == "drop"
         self._references = References(references)
+        self.demonstrations = Known((), ())
+        """What the program shows its teacher: it must not come back, either."""
 
     def check(self, row: DataRow) -> Decision:
         """`detail`: the words that decided, of a copy its first 8; `score`: the share of its runs of 8 words."""
@@ -80,8 +86,11 @@ class ResponseGuard(TextFilter):
             lower = text.lower()
             if self._talk and (words := prompt_talk(lower, row.instruction)):
                 return Decision(False, TALK, detail=words)
-            if known and (copy := known.copied(lower.split())):
+            split = lower.split() if self._copies else []
+            if known and (copy := known.copied(split)):
                 return Decision(False, COPIES, *copy)
+            if self.demonstrations and (copy := self.demonstrations.copied(split)):
+                return Decision(False, COPIES_SHOWN, *copy)
         if same and self._drops_unchanged:
             return Decision(False, UNCHANGED)
         remarks = [UNCHANGED] * same + [UNCOMPARED] * (known is not None and not known)

@@ -83,8 +83,8 @@ def runs(hashes: Array, length: int) -> Array:
 
 
 def particulars(text: str) -> list[str]:
-    """The numbers and names in `text`: words with a digit, and capitalised words inside a sentence, so one that begins a
-    sentence is none. A text in which half the words or more are capitalised, a heading say, has only numbers."""
+    """The numbers and names in `text`: words with a digit, and capitalised words inside a sentence (one that begins it
+    is none). A text in which half the words or more are capitalised, a heading say, has only numbers."""
     plain = normalize("NFKC", text)
     found: list[str] = _particulars(plain)
     if 2 * sum(word[0].isupper() for word in plain.split()) >= len(plain.split()):

@@ -125,6 +125,7 @@ _OF_BOTH = {
         for name in _FIELDS
     ),
     "[": (_talk("[[ ##", r"\[\[", r"\[\[ ## ?\w+ ?## \]\]"),),
+    "write the json:": (_talk("write the json:", "json", r"\bwrite the json: \w+"),),
 }
 """Letters that a text must have → what is looked for in it."""
 _OF_INSTRUCTION = {

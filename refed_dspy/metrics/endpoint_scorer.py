@@ -1,10 +1,10 @@
 """A scorer behind an endpoint that returns the log-probabilities of a prompt's tokens, as vLLM's does.
 
-The place where a text starts among a prompt's tokens must be known exactly, so it is not guessed from characters: `POST
-/tokenize` at the server's root turns context and text into tokens, each alone, and `POST /v1/completions` gets the
-joined tokens as its prompt, with `prompt_logprobs: 0` (the log-probability of each prompt token, no others) and
-`max_tokens: 1` (the least that servers accept). Services without these endpoints, which echo a prompt as text, are
-refused.
+The place where a text starts among a prompt's tokens must be known, so it is not guessed from characters: `POST
+/tokenize` at the server's root turns the context, and context and text together, into tokens, and `POST
+/v1/completions` gets these as its prompt, with `prompt_logprobs: 0` (the log-probability of each prompt token, no
+others) and `max_tokens: 1` (the least that servers accept). Services without these endpoints, which echo a prompt as
+text, are refused.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 from refed_dspy.config.keys import read_key, without_keys
 from refed_dspy.errors import ConfigError, RefedError, TeacherError, one_line
-from refed_dspy.metrics.perplexity import ScoredText, ScoringPrompt, check_pairs, check_window, join
+from refed_dspy.metrics.perplexity import SEPARATOR, ScoredText, ScoringPrompt, check_pairs, check_window, join
 
 _ATTEMPTS = 3
 _MORE_IN_A_ROW = 4
@@ -32,9 +32,9 @@ class _NoAnswer(Exception):
 class EndpointScorer:
     """An OpenAI-compatible endpoint at `api_base` (ends in /v1) that serves `model`.
 
-    A text starts with `start`, by default with what the server's tokenizer puts in front of a text (Llama's BOS). Where
-    it puts nothing (Qwen, GPT-2), a text's first token is not scored; name a start to have it scored, and to get the
-    figures of a `TransformersScorer` (`<|endoftext|>`, say).
+    A text starts with `start`, by default with what the server's tokenizer puts in front of a text (Llama's BOS), else
+    with SEPARATOR where that is one token there (Qwen, GPT-2, SmolLM2): as with a `TransformersScorer`. Of other
+    tokenizers the BOS cannot be asked for: a text's first token is not scored unless a start is named.
 
     The key is read from the environment variable named by `api_key_env`; it appears in no message and not in the repr.
     Every text is one call, which a hosted service bills: `calls` and `tokens` count those that were answered.
@@ -109,7 +109,8 @@ class EndpointScorer:
         assert self._start_and_window is not None
         start, window = self._start_and_window
         try:
-            prompt = join(start, self._ids(context), self._ids(text), window)
+            first, whole = len(self._ids(context)), self._ids(context + text if text else "")
+            prompt = join(start, whole[:first], whole[first:], window)
             scored = ScoredText(self._nll(prompt) if prompt.scored else 0.0, prompt.scored)
         except _NoAnswer as error:
             with self._lock:
@@ -131,6 +132,8 @@ class EndpointScorer:
         try:
             empty = self._tokenize("", special=True)
             start = empty["tokens"] if self._start_text is None else self._ids(self._start_text)
+            if self._start_text is None and not start and len(separator := self._ids(SEPARATOR)) == 1:
+                start = separator
             if not self._ids("a"):  # llama.cpp's /tokenize reads another field, so it sees no text
                 raise self._unfit("answers /tokenize without tokens")
         except _NoAnswer as error:

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from statistics import fmean, median
 
-from refed_dspy.config.jobs import ScorerConfig
+from refed_dspy.config.jobs import ScorerConfig, Template
 from refed_dspy.errors import ConfigError, RunStopped, TeacherError
 from refed_dspy.metrics.diversity import NEIGHBOURS, coherence, nearest_distance, semantic_diversity
 from refed_dspy.metrics.embedder import Embedder
 from refed_dspy.metrics.endpoint_scorer import EndpointScorer
-from refed_dspy.metrics.perplexity import Difficulty, ScoredText, Scorer, ifd
+from refed_dspy.metrics.perplexity import ScoredText, Scorer, ifd
 from refed_dspy.metrics.rouge import self_rouge
 from refed_dspy.metrics.transformers_scorer import TransformersScorer
 from refed_dspy.metrics.wording import SAMPLE_TOKENS, distinct_n, spread, words
@@ -33,6 +33,8 @@ class Tools:
     embedder: Embedder | None = None
     scorer: Scorer | None = None
     lacking: Sequence[str] = ()
+    template: Template = "vicuna"
+    """Of IFD and r-IFD."""
 
     def scored(self) -> str:
         """The scorer's calls, tokens and failures, for a hosted endpoint bills them. Empty where it does not count."""
@@ -95,7 +97,8 @@ def open_tools(embeddings: bool | None, scorer: ScorerConfig | None) -> Tools:
             lacking.append(f"coherence and semantic diversity: {error}")
     if scorer is None:
         lacking.append("perplexity, IFD and r-IFD: name a scorer, {model: …} for transformers or vLLM's endpoint")
-    return Tools(embedder, None if scorer is None else open_scorer(scorer), tuple(lacking))
+        return Tools(embedder, lacking=lacking)
+    return Tools(embedder, open_scorer(scorer), lacking, scorer.template)
 
 
 def open_scorer(config: ScorerConfig) -> Scorer:
@@ -127,7 +130,7 @@ def figures(pairs: Pairs, tools: Tools, sample: int = 500, seed: int = 0) -> dic
         **_lengths("response", responses),
         **_diversity(instructions, responses, sample, seed),
         **_embedded(_drawn(pairs, max(sample, NEIGHBOURS), seed), tools.embedder, seed),
-        **(_scored(ifd(tools.scorer, _drawn(pairs, sample, seed))) if tools.scorer is not None else {}),
+        **_scored(_drawn(pairs, sample, seed), tools),
     }
 
 
@@ -178,16 +181,20 @@ def _embedded(pairs: Pairs, embedder: Embedder | None, seed: int) -> Figures:
     }
 
 
-def _scored(difficulties: Sequence[Difficulty]) -> Figures:
+def _scored(pairs: Pairs, tools: Tools) -> Figures:
+    """The template is in the names of what depends on it: those of another one are other figures."""
+    if tools.scorer is None:
+        return {}
+    difficulties, template = ifd(tools.scorer, pairs, tools.template), tools.template
     instruction = [pair.ppl_instruction for pair in difficulties]
     response = [pair.ppl_answer_given_instruction for pair in difficulties]
     return {
         "perplexity of the instruction, mean": _over(fmean, instruction),
         "perplexity of the instruction, median": _over(median, instruction),
-        "perplexity of the response given it, mean": _over(fmean, response),
-        "perplexity of the response given it, median": _over(median, response),
-        "IFD, mean": _over(fmean, [pair.ifd for pair in difficulties]),
-        "r-IFD, mean": _over(fmean, [pair.r_ifd for pair in difficulties]),
+        f"perplexity of the response given it ({template}), mean": _over(fmean, response),
+        f"perplexity of the response given it ({template}), median": _over(median, response),
+        f"IFD ({template}), mean": _over(fmean, [pair.ifd for pair in difficulties]),
+        f"r-IFD ({template}), mean": _over(fmean, [pair.r_ifd for pair in difficulties]),
     }
 
 

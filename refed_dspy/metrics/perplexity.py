@@ -1,24 +1,46 @@
 """How difficult a pair is for a language model: perplexities, IFD and r-IFD (Li et al., arXiv 2308.12032, 2402.10110).
 
     PPL(t | c) = exp(mean over t's tokens of -log p(token | c and the tokens before))
-    IFD   = PPL(response | instruction) / PPL(response)
-    r-IFD = PPL(instruction | response, GUESS) / PPL(instruction)
+    IFD   = PPL(response | template(instruction)) / PPL(response)
+    r-IFD = PPL(instruction | template(GUESS with the response)) / PPL(instruction)
 
-Above 1, the context does not help at all. Context and text are plain text with a line break between them, whatever
-chat template the model has: the tokens of a template belong to neither.
+Above 1, the context does not help at all. Templates and GUESS are those of the authors' code
+(tianyi-lab/Reflection_Tuning, selection_code/data_analysis.py), character by character: figures depend on them, so only
+figures of one template can be compared. Whatever chat template the model itself has is not used.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from refed_dspy.config.jobs import Template
 from refed_dspy.errors import ConfigError
 
-GUESS = "What was asked, so that the text above is the answer to it?"
-"""The question between a response and the instruction that is to be guessed from it."""
+TEMPLATES: Mapping[Template, str] = {
+    "vicuna": (
+        "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, "
+        "detailed, and polite answers to the user's questions. USER: {instruction} ASSISTANT:"
+    ),
+    "alpaca": (
+        "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n"
+        "### Instruction:\n{instruction}\n\n### Response:"
+    ),
+    "wizardlm": "{instruction}\n\n### Response:",
+    "none": "{instruction}\n",
+}
+"""What stands before a text that follows on an instruction."""
+GUESS = (
+    "Below is the response to an instruction, please guess the corresponding instruction for the given response.\n"
+    "{response}\nGenerate the instruction for the above response."
+)
+"""The instruction that the instruction of a response follows on."""
+
+SEPARATOR = "<|endoftext|>"
+"""The token between documents in pre-training that many tokenizers have and put in front of no text. A chat tokenizer's
+BOS may be `<|im_start|>`, after which a first word other than a role's costs 14 nats (SmolLM2)."""
 
 _TEXT_SHARE = 0.75
 
@@ -48,8 +70,9 @@ class Scorer(Protocol):
     def nll(self, contexts: Sequence[str], texts: Sequence[str]) -> list[ScoredText | None]:
         """The score of each text after the context at the same place, which may be empty; None where no answer came.
 
-        A text has the same tokens after every context: the two are tokenised separately and their tokens joined. An
-        empty text has no token.
+        Context and text are tokenised as one text, as they are in training and in the authors' code: apart, `:` and `-`
+        would be a sequence that no model has seen where `:-` is a token. As many tokens as the context has by itself
+        are the context's, a token that both share among them. An empty text has no token.
         """
         ...
 
@@ -90,9 +113,9 @@ class Difficulty:
     ppl_answer_given_instruction: float | None
 
 
-def ifd(scorer: Scorer, pairs: Sequence[tuple[str, str]]) -> list[Difficulty]:
+def ifd(scorer: Scorer, pairs: Sequence[tuple[str, str]], template: Template = "vicuna") -> list[Difficulty]:
     """The difficulty of each (instruction, answer), in order. A text that pairs share is scored once a context."""
-    queries = [_queries(instruction, answer) for instruction, answer in pairs]
+    queries = [_queries(instruction, answer, TEMPLATES[template]) for instruction, answer in pairs]
     distinct = list(dict.fromkeys(query for of_pair in queries for query in of_pair if query))
     scores = scorer.nll([context for context, _ in distinct], [text for _, text in distinct]) if distinct else []
     score_of: dict[_Query, ScoredText | None] = {None: None, **dict(zip(distinct, scores, strict=True))}
@@ -110,7 +133,7 @@ def ifd(scorer: Scorer, pairs: Sequence[tuple[str, str]]) -> list[Difficulty]:
 _Query = tuple[str, str] | None
 
 
-def _queries(instruction: str, answer: str) -> tuple[_Query, _Query, _Query, _Query]:
+def _queries(instruction: str, answer: str, template: str) -> tuple[_Query, _Query, _Query, _Query]:
     """(context, text) of: instruction, answer, answer after instruction, instruction after answer. None for those with
     a blank text."""
     asked, answered = bool(instruction.strip()), bool(answer.strip())
@@ -118,8 +141,8 @@ def _queries(instruction: str, answer: str) -> tuple[_Query, _Query, _Query, _Qu
     return (
         ("", instruction) if asked else None,
         ("", answer) if answered else None,
-        (f"{instruction}\n", answer) if both else None,
-        (f"{answer}\n{GUESS}\n", instruction) if both else None,
+        (template.replace("{instruction}", instruction), answer) if both else None,
+        (template.replace("{instruction}", GUESS.replace("{response}", answer)), instruction) if both else None,
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from refed_dspy.errors import ConfigError, one_line
 from refed_dspy.metrics.embedder import batches
-from refed_dspy.metrics.perplexity import ScoredText, ScoringPrompt, check_pairs, check_window, join
+from refed_dspy.metrics.perplexity import SEPARATOR, ScoredText, ScoringPrompt, check_pairs, check_window, join
 
 BATCH_TOKENS = 2_048
 """Of a batch at most, padding included: its logits take BATCH_TOKENS × vocabulary × 4 bytes."""
@@ -18,9 +18,11 @@ WINDOW = 4_096
 class TransformersScorer:
     """A causal language model run by transformers on this machine: on the GPU where torch has CUDA, else on the CPU.
 
-    A text starts with `start`, by default with the tokenizer's BOS token, else its EOS token, which models without BOS
-    are trained to see between documents. Computes in float32 on a CPU, else in the type that transformers loads (from
-    its version 5 that of the checkpoint); log-probabilities are always computed in float32.
+    A text starts with `start`, by default with what the tokenizer puts in front of a text (Llama's BOS), else with
+    SEPARATOR where the vocabulary has it (Qwen, GPT-2, SmolLM2), else with the BOS or EOS token.
+
+    Computes in float32 on a CPU, else in the type that transformers loads (from its version 5 that of the checkpoint);
+    log-probabilities are always computed in float32.
     """
 
     def __init__(self, model: str, *, start: str | None = None) -> None:
@@ -48,10 +50,11 @@ class TransformersScorer:
         """See `Scorer`. Batched by length; no score is None. Raises ConfigError where there is not a context for
         each text, or the device has too little memory."""
         check_pairs(contexts, texts)
-        context_ids, text_ids = self._ids(contexts), self._ids(texts)
+        wholes = [context + text if text else "" for context, text in zip(contexts, texts, strict=True)]
+        ids = self._ids([*contexts, *wholes])
         prompts = [
-            join(self._start, context_ids[context], text_ids[text], self.window)
-            for context, text in zip(contexts, texts, strict=True)
+            join(self._start, ids[whole][: len(ids[context])], ids[whole][len(ids[context]) :], self.window)
+            for context, whole in zip(contexts, wholes, strict=True)
         ]
         nlls = [0.0] * len(prompts)
         scorable = [index for index, prompt in enumerate(prompts) if prompt.scored]
@@ -65,9 +68,11 @@ class TransformersScorer:
     def _start_tokens(self, start: str | None) -> list[int]:
         if start is not None:
             return list(self._tokenizer(start, add_special_tokens=False)["input_ids"])
-        first = self._tokenizer.bos_token_id
-        first = self._tokenizer.eos_token_id if first is None else first
-        return [] if first is None else [first]
+        if in_front := list(self._tokenizer("")["input_ids"]):
+            return in_front
+        tokens = self._tokenizer
+        others = (tokens.get_vocab().get(SEPARATOR), tokens.bos_token_id, tokens.eos_token_id)
+        return [token for token in others if token is not None][:1]
 
     def _ids(self, texts: Sequence[str]) -> dict[str, list[int]]:
         """The tokens of each different text, without special tokens."""

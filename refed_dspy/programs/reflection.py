@@ -17,22 +17,22 @@ from refed_dspy.text import find_placeholder
 
 INSTRUCTION_CRITERIA: Mapping[str, str] = MappingProxyType(
     {
-        "complexity of the topic": "how much there is to think about in what it asks",
-        "level of detail required": "how far a good answer has to go into particulars",
-        "knowledge required": "how much one has to know to answer it",
-        "ambiguity": "whether it can be read in one way only",
-        "logical reasoning or problem solving involved": "how many steps of thought a good answer takes",
+        "complexity of the topic": "the more there is to think about, the better",
+        "level of detail required": "the further a good answer has to go into particulars, the better",
+        "knowledge required": "the more one has to know to answer it well, the better",
+        "ambiguity": "the fewer ways it can be read in, the better",
+        "logical reasoning or problem solving involved": "the more steps of thought a good answer takes, the better",
     }
 )
 RESPONSE_CRITERIA: Mapping[str, str] = MappingProxyType(
     {
-        "helpfulness": "how far it takes the person who asked",
-        "relevance": "whether all of it bears on what was asked",
-        "accuracy": "whether it is right",
-        "level of details": "whether it goes into what matters, and no further",
+        "helpfulness": "the further it takes the person who asked, the better",
+        "relevance": "all of it bears on what was asked",
+        "accuracy": "all of it is right",
+        "level of details": "the more it says of what matters, with reasons and examples, the better",
     }
 )
-"""The paper's criteria."""
+"""The paper's criteria, each with the direction that its authors ask for."""
 ORIGINAL, REFLECTED, IMPROVED = "original", "instruction reflection", "response reflection"
 
 

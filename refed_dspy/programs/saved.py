@@ -7,6 +7,7 @@ would silently load a state into a changed signature.
 from __future__ import annotations
 
 import json
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from refed_dspy.programs.mlflow_address import download_program, is_address
 from refed_dspy.programs.rendering import rendering
 from refed_dspy.records import digest, json_default
 
+OWN = {"embedded": "embedded.json"}
+"""The package's own programs: their name → their file. This one is for the embedded model: it has demonstrations."""
 MANIFEST = "refed"
 """The key of this package's entry in a program's file."""
 
@@ -127,8 +130,13 @@ def remember_origin(program: dspy.Module, state: Any, source: str) -> None:
 
 
 def read_state(source: Path | str) -> Any:
-    """What the program file at `source` holds, an MLflow address included. Raises ConfigError."""
+    """What the program file at `source` holds; an MLflow address, or the name of one of `OWN`, included.
+
+    Raises ConfigError.
+    """
     name = str(source)
+    if name in OWN:
+        return json.loads(files("refed_dspy.programs").joinpath(OWN[name]).read_text(encoding="utf-8"))
     path = download_program(name) if is_address(name) else Path(name)
     try:
         return json.loads(read_bytes(path).decode())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 import dspy
 
@@ -23,6 +23,9 @@ from refed_dspy.runs.spec import RunSpec
 from refed_dspy.teachers import Teacher, TeacherLike, open_teacher
 from refed_dspy.teachers.by_stage import TeachersByStage, open_teachers, stages_of
 from refed_dspy.teachers.judge import in_role, judge_for
+
+if TYPE_CHECKING:
+    from refed_dspy.filters.copies import Known
 
 MODELS = ("teacher", "teachers", "judge")
 """Settings that may be objects, which no file can hold: they are opened as they are."""
@@ -83,6 +86,9 @@ def _screening(
     opened_judge = None if path is None else open_judge(path, config.accept_changed)
     guards = config.guards.filters() if config.guards else []
     screening = Screening(build([*guards, *config.filters], config.seed, opened_judge))
+    for step in screening.steps:
+        if hasattr(step.filter, "demonstrations"):  # a guard
+            step.filter.demonstrations = _demonstrations(program)
     judges = [step.filter for step in screening.steps if isinstance(step.filter, JudgeFilter)]
     compared = {
         "filters: judge compares improved responses with plain ones": any(filter_.needs_plain for filter_ in judges),
@@ -96,6 +102,18 @@ def _screening(
     with in_role("judge"):
         teacher = by_stage.first if asked is None else _teacher_of_model(by_stage, open_teacher(asked))
     return screening, judge_for(teacher, asked)
+
+
+def _demonstrations(program: dspy.Module) -> Known:
+    """The instructions and the responses in the demonstrations of `program`."""
+    from refed_dspy.filters.copies import Known  # numpy comes with it
+
+    fields = [field for predictor in program.predictors() for demo in predictor.demos for field in demo.items()]
+    listed = [text for name, texts in fields if name == "new_instructions" for text in texts]
+    return Known(
+        list(dict.fromkeys([*listed, *(text for name, text in fields if name.endswith("instruction"))])),
+        list(dict.fromkeys(text for name, text in fields if name.endswith("response"))),
+    )
 
 
 def _teacher_of_model(by_stage: TeachersByStage, judge: Teacher) -> Teacher:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import Any
 
-from refed_dspy.data.read import BUILTIN
+from refed_dspy.data.read import OWN
 from refed_dspy.sharing.facts import RunFacts
 from refed_dspy.sharing.markdown import Markdown, block, code, escaped, plain
 from refed_dspy.sharing.redact import PRIVATE
@@ -179,7 +179,7 @@ class Card:
         }
 
     def _source(self, name: str, count: int) -> dict[str, Any]:
-        builtin = name == BUILTIN
+        builtin = name in OWN
         return {
             "name": name,
             "count": count,

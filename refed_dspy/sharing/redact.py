@@ -6,7 +6,7 @@ import re
 from functools import lru_cache
 from urllib.parse import urlsplit
 
-from refed_dspy.data.read import BUILTIN
+from refed_dspy.data.read import OWN
 from refed_dspy.errors import one_line
 from refed_dspy.filters.judge import ABSTAINED
 from refed_dspy.ledger.provenance import EMBEDDED
@@ -87,7 +87,7 @@ def origin_of(source: str | None) -> str:
     """`public_source` without the row."""
     match = _ROW.match(source or "")
     name = match["source"] if match else ""
-    if name in {BUILTIN, _PASSED_IN}:
+    if name in {*OWN, _PASSED_IN}:
         return name
     if _FILES.search(name):
         return one_line(re.split(r"[/\\]", name)[-1], 120)

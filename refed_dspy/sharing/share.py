@@ -11,7 +11,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from refed_dspy.data.export import export
-from refed_dspy.data.read import BUILTIN
+from refed_dspy.data.read import OWN
 from refed_dspy.data.rows import dropped_rows
 from refed_dspy.errors import ExportError, RunDirError, one_line
 from refed_dspy.files import path_of, read_bytes, whole_file
@@ -168,9 +168,9 @@ def _notes(settings: CardSettings, facts: RunFacts, survey: Survey) -> list[str]
     notes = []
     if settings.license is None:
         notes.append("no license is named: nobody may use the data set as it is; name one with --license")
-    if settings.reference_license is None and any(name != "builtin" for name in facts.sources):
+    if settings.reference_license is None and not set(facts.sources) <= OWN.keys():
         notes.append("the references' license is not stated; state it with --reference-license")
-    if settings.reference_license is not None and set(facts.sources) <= {BUILTIN}:
+    if settings.reference_license is not None and set(facts.sources) <= OWN.keys():
         notes.append(
             "--reference-license is not in the card: all references are the package's own (builtin), under its license"
         )

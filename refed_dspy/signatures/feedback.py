@@ -13,25 +13,44 @@ from refed_dspy.errors import ConfigError, one_line
 from refed_dspy.records import AtMost
 
 Description = Annotated[str, AtMost(1_500)]
-Guidance = Annotated[str, AtMost(1_999)]  # a little over 300 words, where 200 are asked for
+Guidance = Annotated[str, AtMost(1_999)]  # a little over 300 words, where 250 are asked for at most
 
 _FIELD_NAME = re.compile(r"[a-z][a-z0-9_]*")
 _RESERVED = {"instructions", "signature", "fields", "input_fields", "output_fields"}  # names that DSPy's signatures use
 
 DEFAULT_FEATURES: Mapping[str, str] = MappingProxyType(
     {
-        "subject_areas": "The subject, its neighbours, and what in them the task draws on: two or three sentences",
-        "relevant_skills": "The skills that a good answer shows, from reasoning to writing: two or three sentences",
+        "subject_areas": "Every field and topic that the task covers, what it draws on from each, and the closest "
+        "related fields",
+        "relevant_skills": "The skills that a good response takes, from reasoning to writing, and how the wording and "
+        "structure of the instruction make clear that they are wanted",
     }
 )
 """The paper's two features: name → what its description should contain."""
 
 
-class InstructionFeedback(dspy.Signature):
-    """Describe what kind of task this excellent example is, so that new tasks as good can be written.
+HEADINGS = """- Content: is it accurate? Does it cover what matters, in enough depth, with the reasoning, examples or
+      evidence that it needs?
+    - Communication: is it clear and complete? Does each point lead to the next, and do structure and formatting help?
+      Do depth and tone suit the reader, and does it hold the reader's interest?
+    - Alignment with the instruction: does it do all that was asked, with the right scope and focus, within every
+      constraint? Does it meet the needs that the user implies but does not state?"""
+"""What a response is judged by, on a reference and on a sample."""
+FEEDBACK = "strengths to keep and ways to improve, under the three headings, in 150 to 250 words"
 
-    Be general enough to fit many other tasks, and specific enough that an expert would recognise the field. Neither
-    repeat the instruction nor answer it.
+
+class InstructionFeedback(dspy.Signature):
+    """Work out what makes this example an excellent task, so that new ones as good can be written from what you say.
+
+    These new tasks will train a language model to understand what people want, to see what form a request takes, and to
+    respond well. So consider:
+
+    - every field that the task touches, and every skill that a good response takes;
+    - why a reader knows at once what to do;
+    - how its structure helps: the context it gives, the limits it sets, the form it asks for.
+
+    Be general enough to fit many other tasks, and specific enough that an expert would know the field: two to four
+    sentences for each output. Neither repeat the instruction nor answer it.
     """
 
     reference_instruction: str = dspy.InputField()
@@ -39,19 +58,21 @@ class InstructionFeedback(dspy.Signature):
 
 
 class ResponseFeedback(dspy.Signature):
-    """Study an excellent example so that other responses can be made as good.
+    __doc__ = f"""Study an excellent example, so that other responses can be made as good or better.
 
-    Judge the reference response as a demanding editor would, under three heads: content (accuracy, depth, relevance),
-    communication (clarity, flow, structure, tone) and alignment with the instruction (scope, implied needs,
-    constraints). Name what makes it strong and what would make it stronger still, as advice that someone answering a
-    similar but different instruction could follow.
+    Give detailed feedback on the reference response, as a demanding editor would, under three headings:
+
+    {HEADINGS}
+
+    Under each heading, say which qualities make the response effective and why, and what would make it better still, as
+    advice that can be acted on. Be specific: name each technique, and say where this response uses it or lacks it, and
+    with what effect. Put it so that it helps somebody who answers a related instruction, and leave out only facts that
+    are of no use beyond this example.
     """
 
     reference_instruction: str = dspy.InputField()
     reference_response: str = dspy.InputField()
-    response_feedback: Guidance = dspy.OutputField(
-        desc="strengths to keep and ways to improve, under the three heads, in 100 to 200 words"
-    )
+    response_feedback: Guidance = dspy.OutputField(desc=FEEDBACK)
 
 
 def instruction_feedback(features: Mapping[str, str] = DEFAULT_FEATURES) -> type[dspy.Signature]:

@@ -5,34 +5,36 @@ from __future__ import annotations
 import dspy
 
 from refed_dspy.records import Analysis, ImplementationStrategy, Prose
-from refed_dspy.signatures.feedback import Guidance
+from refed_dspy.signatures.feedback import FEEDBACK, HEADINGS, Guidance
+from refed_dspy.signatures.synthesis import ANALYSIS, IMPROVING, STRATEGY
 
 
 class SampleFeedback(dspy.Signature):
-    """You judge responses so that they can be made better.
+    __doc__ = f"""Give detailed feedback on the response, as a demanding editor would, so that it can be made better.
 
-    Judge the response as a demanding editor would, under three heads: content (accuracy, depth, relevance),
-    communication (clarity, flow, structure, tone) and alignment with the instruction (scope, implied needs,
-    constraints). Name what makes it strong and what would make it stronger still.
+    Judge it under three headings:
+
+    {HEADINGS}
+
+    Under each heading, say which qualities make the response effective and why, and what would make it better still, as
+    advice that can be acted on. Be specific: name each technique, and say where this response uses it or lacks it, and
+    with what effect.
     """
 
     instruction: str = dspy.InputField()
     response: str = dspy.InputField()
-    response_feedback: Guidance = dspy.OutputField(
-        desc="strengths to keep and ways to improve, under the three heads, in 100 to 200 words"
-    )
+    response_feedback: Guidance = dspy.OutputField(desc=FEEDBACK)
 
 
 class SampleImprovement(dspy.Signature):
-    """Improve the response: judge it, plan changes, rewrite it with them in full.
+    __doc__ = f"""Revise the response with the help of feedback that was written about it.
 
-    The feedback is about this very response: use what matters most. The new response answers the instruction by itself,
-    keeps what was good, and never mentions the feedback or the earlier response.
+    {IMPROVING}
     """
 
     instruction: str = dspy.InputField()
     response: str = dspy.InputField()
     response_feedback: str = dspy.InputField()
-    analysis: Analysis = dspy.OutputField(desc="one to three short notes a list")
-    implementation_strategy: ImplementationStrategy = dspy.OutputField(desc="likewise; why, in one sentence")
-    improved_response: Prose = dspy.OutputField()
+    analysis: Analysis = dspy.OutputField(desc=ANALYSIS)
+    implementation_strategy: ImplementationStrategy = dspy.OutputField(desc=STRATEGY)
+    improved_response: Prose = dspy.OutputField(desc="the whole response, rewritten with these changes")

@@ -1,6 +1,7 @@
 """Texts that speak of the prompt they were written for, and texts that only look so."""
 
 TALK_OF_RESPONSES = [
+    "The command counts the words.\n\nWrite the JSON: analysis, implementation_strategy, improved_response.",
     "The reference response explains this with a table, so here is one too.",
     "Like the reference response, this answer begins with a definition.",
     "As in the reference answer, I list three causes.",

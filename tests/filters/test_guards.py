@@ -13,10 +13,13 @@ from refed_dspy.config.run import RunConfig
 from refed_dspy.errors import ConfigError
 from refed_dspy.filters.base import Decision
 from refed_dspy.filters.build import build
+from refed_dspy.filters.copies import Known
 from refed_dspy.filters.guards import (
     COPIES,
+    COPIES_SHOWN,
     MISSING,
     REPEATS,
+    REPEATS_SHOWN,
     TALK,
     UNCHANGED,
     UNCOMPARED,
@@ -190,3 +193,17 @@ def test_wrong_settings_are_refused_by_name(settings: dict[str, Any], message: s
     with pytest.raises(ConfigError) as raised:
         check_config(RunConfig, settings)
     assert message in str(raised.value) and "\n" not in str(raised.value)
+
+
+# --- demonstrations
+
+
+def test_what_the_program_shows_does_not_come_back() -> None:
+    shown = Known(["Write a function that turns seconds into hours and minutes."], [fresh(30)])
+    instructions, responses = InstructionGuard(), ResponseGuard()
+    instructions.demonstrations = responses.demonstrations = shown
+    again = instructions.check(row("", instruction="Write a function that turns seconds into minutes."))
+    assert (again.kept, again.reason) == (False, REPEATS_SHOWN)
+    assert instructions.check(row("", instruction="Write a function that reverses a list.")).kept
+    assert responses.check(row(fresh(30))).reason == COPIES_SHOWN
+    assert responses.check(row("Something else entirely, in more than eight words of its own.")).kept

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from refed_dspy.weights import MINILM, fetch
 
 pytestmark = pytest.mark.live
 ALPHABET = " abcdefghijklmnopqrstuvwxyz.,?\n"
+XZ = len(ALPHABET) + 2
 
 
 @pytest.fixture(scope="module")
@@ -31,21 +33,30 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny Llama with random weights and a letter a token, saved as any model is."""
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
-    from tokenizers import Regex, Tokenizer, models, pre_tokenizers
-
-    vocabulary = {"<unk>": 0, "<s>": 1} | {letter: index + 2 for index, letter in enumerate(ALPHABET)}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
     path = tmp_path_factory.mktemp("llama")
-    fast = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", unk_token="<unk>")
-    fast.save_pretrained(path)
+    save_tokenizer(path)
     torch.manual_seed(0)
     config = transformers.LlamaConfig(
-        vocab_size=len(vocabulary), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        vocab_size=XZ + 1, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
         max_position_embeddings=128, initializer_range=0.5, bos_token_id=1, eos_token_id=None, pad_token_id=None,
     )  # fmt: skip
     transformers.LlamaForCausalLM(config).save_pretrained(path)
     return path
+
+
+def save_tokenizer(path: Path, unk: str = "<unk>", bos: str = "<s>", in_front: str = "") -> None:
+    """A letter a token, and xz is one. `in_front`: the tokens that it puts in front of a text."""
+    import transformers
+    from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
+
+    vocabulary = {unk: 0, bos: 1, "xz": XZ} | {letter: index + 2 for index, letter in enumerate(ALPHABET)}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=unk))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("xz|."), "isolated")
+    if in_front:
+        special = [(token, vocabulary[token]) for token in in_front.split()]
+        tokenizer.post_processor = processors.TemplateProcessing(single=f"{in_front} $A", special_tokens=special)
+    fast = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=bos, unk_token=unk)
+    fast.save_pretrained(path)
 
 
 def loss(folder: Path, context: Sequence[int], text: Sequence[int]) -> float:
@@ -103,9 +114,11 @@ def test_batches_give_what_single_sequences_give(folder: Path) -> None:
 
 
 def test_ifd_by_a_model(folder: Path) -> None:
-    (first, blank) = ifd(TransformersScorer(str(folder)), [("name a sea.", "the north sea"), ("why?", "")])
+    (first, blank) = ifd(TransformersScorer(str(folder)), [("name a sea.", "the north sea"), ("why?", "")], "none")
     asked, answered = ids("name a sea."), ids("the north sea")
-    guess = [ALPHABET.index(letter) + 2 if letter in ALPHABET else 0 for letter in f"the north sea\n{GUESS}\n"]
+    before = GUESS.replace("{response}", "the north sea") + "\n"
+    guess = [ALPHABET.index(letter) + 2 if letter in ALPHABET else 0 for letter in before]
+    guess = guess[len(asked) + 1 - 128 :]  # what the window has left
     alone = loss(folder, [1], answered)
     in_context = loss(folder, [1, *ids("name a sea.\n")], answered)
     assert first.ifd == pytest.approx(math.exp(in_context - alone), rel=1e-4)
@@ -113,6 +126,15 @@ def test_ifd_by_a_model(folder: Path) -> None:
     assert first.r_ifd == pytest.approx(math.exp(backward), rel=1e-4)
     assert first.ppl_answer_given_instruction == pytest.approx(math.exp(in_context), rel=1e-4)
     assert blank.ifd is blank.ppl_answer_given_instruction is None and blank.ppl_instruction is not None
+
+
+def test_context_and_text_are_tokenised_as_one_text(folder: Path) -> None:
+    """As in training: x and z in a row are a sequence that a model never saw where xz is a token."""
+    after_x, after_y = TransformersScorer(str(folder)).nll(["ax", "ay"], ["zbc", "zbc"])
+    assert after_x is not None and after_x.tokens == 2, "xz is one of the context's two tokens"
+    assert after_x.mean == pytest.approx(loss(folder, [1, *ids("a"), XZ], ids("bc")), rel=1e-4)
+    assert after_y is not None and after_y.tokens == 3
+    assert after_y.mean == pytest.approx(loss(folder, [1, *ids("ay")], ids("zbc")), rel=1e-4)
 
 
 def test_a_text_beyond_the_window_is_cut(folder: Path) -> None:
@@ -132,6 +154,25 @@ def test_without_a_start_the_first_token_is_not_scored(folder: Path) -> None:
     assert alone.mean == pytest.approx(loss(folder, ids("x"), ids("yz")), rel=1e-4)
     assert in_context.mean == pytest.approx(loss(folder, ids("abcx"), ids("yz")), rel=1e-4)
     assert single == ScoredText(0.0, 0)
+
+
+@pytest.mark.parametrize(
+    ("unk", "bos", "in_front", "start"),
+    [
+        ("<unk>", "<s>", "", 1),
+        ("<|endoftext|>", "<|im_start|>", "", 0),  # SmolLM2's, whose BOS opens a turn
+        ("<|endoftext|>", "<s>", "<s>", 1),
+        ("<unk>", "<s>", "<unk>", 0),
+    ],
+)
+def test_a_text_starts_with_what_the_tokenizer_puts_there_or_what_separates_documents(
+    folder: Path, tmp_path: Path, unk: str, bos: str, in_front: str, start: int
+) -> None:
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    save_tokenizer(tmp_path, unk, bos, in_front)
+    (score,) = TransformersScorer(str(tmp_path)).nll([""], ["the sea"])
+    assert score is not None and score.tokens == 7
+    assert score.mean == pytest.approx(loss(folder, [start], ids("the sea")), rel=1e-4)
 
 
 def test_what_cannot_be_loaded_is_one_line() -> None:

@@ -18,7 +18,7 @@ import pytest
 
 from refed_dspy.errors import ConfigError, TeacherError
 from refed_dspy.metrics.endpoint_scorer import EndpointScorer
-from refed_dspy.metrics.perplexity import GUESS, ScoredText, ifd
+from refed_dspy.metrics.perplexity import GUESS, SEPARATOR, ScoredText, ifd
 from tests.support.recording_endpoint import listening
 
 KEY, VARIABLE = "sk-toy-0123456789", "TOY_SCORER_KEY"
@@ -27,7 +27,7 @@ HOSTILE = ["!?", "漢字かな", "nul\0byte", "line\nbreak", "{0} %s {x}", "x" *
 
 
 def tokens(text: str) -> list[int]:
-    """Two characters a token: so a joined text has other tokens than its two texts apart."""
+    """Two characters a token: so a text after one of odd length has other tokens than it has alone."""
     return [2 + zlib.crc32(text[at : at + 2].encode()) % KINDS for at in range(0, len(text), 2)]
 
 
@@ -42,7 +42,8 @@ def nll(ids: Sequence[int], first: int) -> float:
 
 
 class ToyServer(ThreadingHTTPServer):
-    """The toy model behind vLLM's two endpoints. `fault` makes it misbehave; `bos`: whether its tokenizer adds one."""
+    """The toy model behind vLLM's two endpoints. `fault` makes it misbehave; `bos`: whether its tokenizer adds one;
+    `separator`: whether it has SEPARATOR as a token."""
 
     daemon_threads = True
     request_queue_size = 64
@@ -57,6 +58,7 @@ class ToyServer(ThreadingHTTPServer):
 
     def reset(self) -> None:
         self.fault, self.bos, self.window, self.key = "", True, 4096, ""
+        self.separator = False
         self.prompts: list[list[int]] = []
         self.busy = self.most_busy = 0
 
@@ -80,7 +82,7 @@ class ToyHandler(BaseHTTPRequestHandler):
     def tokenize(self, body: dict[str, Any]) -> None:
         if self.server.fault == "no tokenize":
             return self.send(404, '{"detail": "Not Found"}')
-        ids = tokens(body["prompt"])
+        ids = [BOS] if self.server.separator and body["prompt"] == SEPARATOR else tokens(body["prompt"])
         if body["add_special_tokens"] and self.server.bos:
             ids = [BOS, *ids]
         if self.server.fault == "llama.cpp":
@@ -161,22 +163,27 @@ def test_the_endpoint_gives_the_models_own_figures(toy: ToyServer, fault: str) -
     scorer = open_scorer(toy)
     scores = scorer.nll(contexts, texts)
     for context, text, score in zip(contexts, texts, scores, strict=True):
-        ids = [BOS, *tokens(context), *tokens(text)]
+        ids, first = [BOS, *tokens(context + text)], 1 + len(tokens(context))
         assert score is not None
-        assert score.tokens == len(tokens(text))
-        assert score.nll == pytest.approx(nll(ids, len(ids) - len(tokens(text))), rel=1e-12)
+        assert score.tokens == (len(ids) - first if text else 0)
+        assert score.nll == pytest.approx(nll(ids, first) if text else 0, rel=1e-12)
     assert scorer.calls == len(texts) - 1 == len(toy.prompts)
     assert scorer.tokens == sum(map(len, toy.prompts))
     assert scorer.unanswered == 0
 
 
+def after(context: str, text: str) -> float:
+    """The mean of a text's tokens after a context, as one text."""
+    ids, first = [BOS, *tokens(context + text)], 1 + len(tokens(context))
+    return nll(ids, first) / (len(ids) - first)
+
+
 def test_ifd_through_the_endpoint(toy: ToyServer) -> None:
-    (difficulty,) = ifd(open_scorer(toy), [("Name a colour.", "Blue is one.")])
+    (difficulty,) = ifd(open_scorer(toy), [("Name a colour.", "Blue is one.")], "none")
     asked, answered = tokens("Name a colour."), tokens("Blue is one.")
     alone = nll([BOS, *answered], 1) / len(answered)
-    in_context = nll([BOS, *tokens("Name a colour.\n"), *answered], 1 + len(tokens("Name a colour.\n"))) / len(answered)
-    before = [BOS, *tokens(f"Blue is one.\n{GUESS}\n")]
-    guessed = nll([*before, *asked], len(before)) / len(asked)
+    in_context = after("Name a colour.\n", "Blue is one.")
+    guessed = after(GUESS.replace("{response}", "Blue is one.") + "\n", "Name a colour.")
     assert difficulty.ifd == pytest.approx(math.exp(in_context - alone))
     assert difficulty.r_ifd == pytest.approx(math.exp(guessed - nll([BOS, *asked], 1) / len(asked)))
 
@@ -187,11 +194,21 @@ def test_without_a_first_token_the_texts_first_is_not_scored(toy: ToyServer) -> 
     assert alone is not None and in_context is not None and single is not None
     assert alone.tokens == in_context.tokens == 2
     assert alone.nll == pytest.approx(nll(tokens("abcdef"), 1))
+    assert in_context.nll == pytest.approx(nll(tokens("onabcdef"), 2))
     assert single == ScoredText(0.0, 0)
     assert len(toy.prompts) == 2
     (named,) = open_scorer(toy, start="<>").nll([""], ["abcdef"])
     assert named is not None
     assert named.nll == pytest.approx(nll([*tokens("<>"), *tokens("abcdef")], 1))
+
+
+def test_a_text_starts_with_the_separator_where_the_server_puts_nothing_in_front_and_has_it(toy: ToyServer) -> None:
+    toy.bos, toy.separator = False, True
+    (score,) = open_scorer(toy).nll([""], ["abcdef"])
+    assert score is not None and score.tokens == 3
+    assert score.nll == pytest.approx(nll([BOS, *tokens("abcdef")], 1))
+    (without,) = open_scorer(toy, start="").nll([""], ["abcdef"])
+    assert without is not None and without.tokens == 2
 
 
 def test_nothing_is_sent_beyond_the_window(toy: ToyServer) -> None:

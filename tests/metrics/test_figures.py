@@ -43,12 +43,12 @@ class Lengths:
 
 
 def test_scored_figures_of_a_case_counted_by_hand() -> None:
-    values = figures([("aa", "bbbb"), ("cccc", "dd"), ("e", "unknown")], Tools(scorer=Lengths()))
+    values = figures([("aa", "bbbb"), ("cccc", "dd"), ("e", "unknown")], Tools(scorer=Lengths(), template="alpaca"))
     assert values["perplexity of the instruction, mean"] == pytest.approx(7 / 3)
     assert values["perplexity of the instruction, median"] == pytest.approx(2)
-    assert values["perplexity of the response given it, mean"] == pytest.approx((5 + 3) / 2)
-    assert values["IFD, mean"] == pytest.approx((5 / 4 + 3 / 2) / 2), "what got no answer is left out"
-    assert values["r-IFD, mean"] == pytest.approx((3 / 2 + 5 / 4 + 2 / 1) / 3)
+    assert values["perplexity of the response given it (alpaca), mean"] == pytest.approx((5 + 3) / 2)
+    assert values["IFD (alpaca), mean"] == pytest.approx((5 / 4 + 3 / 2) / 2), "what got no answer is left out"
+    assert values["r-IFD (alpaca), mean"] == pytest.approx((3 / 2 + 5 / 4 + 2 / 1) / 3)
 
 
 class Initials:

@@ -7,9 +7,11 @@ import re
 import subprocess
 import sys
 from collections.abc import Sequence
+from hashlib import sha256
 
 import pytest
 
+from refed_dspy.config.jobs import Template
 from refed_dspy.errors import ConfigError
 from refed_dspy.metrics.perplexity import GUESS, ScoredText, check_window, ifd, join
 
@@ -42,6 +44,11 @@ def test_a_long_context_keeps_its_end_and_a_long_text_its_beginning() -> None:
     assert short.ids == [0, 100, 101, 102, 1, 2]
 
 
+def guess(answer: str) -> str:
+    """What stands before an instruction to be guessed, with the template `none`."""
+    return GUESS.replace("{response}", answer) + "\n"
+
+
 class Listed:
     """A scorer that answers from a list, and remembers what it was asked."""
 
@@ -59,24 +66,47 @@ def test_ifd_is_the_ratio_of_perplexities() -> None:
         ("", "ask"): ScoredText(2 * math.log(30), 2),
         ("", "tell"): ScoredText(3 * math.log(50), 3),
         ("ask\n", "tell"): ScoredText(3 * math.log(20), 3),
-        (f"tell\n{GUESS}\n", "ask"): ScoredText(2 * math.log(12), 2),
+        (guess("tell"), "ask"): ScoredText(2 * math.log(12), 2),
     }
     model = Listed(scores)
-    (difficulty,) = ifd(model, [("ask", "tell")])
+    (difficulty,) = ifd(model, [("ask", "tell")], "none")
     assert difficulty.ifd == pytest.approx(20 / 50)
     assert difficulty.r_ifd == pytest.approx(12 / 30)
     assert (difficulty.ppl_instruction, difficulty.ppl_answer_given_instruction) == pytest.approx((30, 20))
-    assert ifd(model, [("ask", "tell")] * 5) == [difficulty] * 5
+    assert ifd(model, [("ask", "tell")] * 5, "none") == [difficulty] * 5
     assert len(model.asked) == 8  # four a call of `ifd`, however often a pair is there
+
+
+@pytest.mark.parametrize(
+    ("template", "asking", "guessing"),
+    [
+        ("vicuna", "404d26d790d4fc3f", "7fa95e4bbc7a3caf"),
+        ("alpaca", "0c264c5ae8d7c78c", "ceff9bdb49bf7dc0"),
+        ("wizardlm", "4e631664219d4625", "f37f926dcbd4c9a7"),
+    ],
+)
+def test_contexts_are_those_of_the_authors_code(template: Template, asking: str, guessing: str) -> None:
+    """Digests of what their selection_code/data_analysis.py puts before the response and before the instruction."""
+    asked, answered = "Name three colours, {response}.", "Red, {instruction} and 100% 漢字.\n"
+    contexts: dict[str, str] = {}
+
+    class Noting:
+        def nll(self, befores: Sequence[str], texts: Sequence[str]) -> list[ScoredText | None]:
+            contexts.update({text: before for before, text in zip(befores, texts, strict=True) if before})
+            return [None] * len(texts)
+
+    ifd(Noting(), [(asked, answered)], template)
+    digests = {text: sha256(context.encode()).hexdigest()[:16] for text, context in contexts.items()}
+    assert digests == {answered: asking, asked: guessing}
 
 
 def test_what_has_no_meaning_is_none() -> None:
     scores: dict[tuple[str, str], ScoredText | None] = {
         ("", "ask"): ScoredText(2.0, 2), ("", "tell"): ScoredText(0.0, 0), ("ask\n", "tell"): ScoredText(0.0, 0),
-        (f"tell\n{GUESS}\n", "ask"): None,
+        (guess("tell"), "ask"): None,
     }  # fmt: skip
     model = Listed(scores)
-    blank, silent, nothing = ifd(model, [("ask", " \n"), ("ask", "tell"), ("", "")])
+    blank, silent, nothing = ifd(model, [("ask", " \n"), ("ask", "tell"), ("", "")], "none")
     assert (blank.ifd, blank.r_ifd, blank.ppl_answer_given_instruction) == (None, None, None)
     assert blank.ppl_instruction == pytest.approx(math.e)
     assert (silent.ifd, silent.r_ifd, silent.ppl_answer_given_instruction) == (None, None, None)
@@ -88,9 +118,9 @@ def test_what_has_no_meaning_is_none() -> None:
 def test_a_ratio_of_perplexities_too_large_for_a_float_is_still_told() -> None:
     scores: dict[tuple[str, str], ScoredText | None] = {
         ("", "a"): ScoredText(900.0, 1), ("", "b"): ScoredText(900.0, 1), ("a\n", "b"): ScoredText(901.0, 1),
-        (f"b\n{GUESS}\n", "a"): ScoredText(math.inf, 1),
+        (guess("b"), "a"): ScoredText(math.inf, 1),
     }  # fmt: skip
-    (difficulty,) = ifd(Listed(scores), [("a", "b")])
+    (difficulty,) = ifd(Listed(scores), [("a", "b")], "none")
     assert difficulty.ppl_instruction is difficulty.ppl_answer_given_instruction is None
     assert difficulty.ifd == pytest.approx(math.e)
     assert difficulty.r_ifd is None

@@ -34,7 +34,7 @@ OLD, ANSWER = "Explain tides.", "The moon pulls."
 
 
 def reflected(new: str = "Explain spring tides.", answer: str = "Sun and moon align.") -> str:
-    notes = {"instruction_weaknesses": ["short"], "response_weaknesses": ["short"]}
+    notes = {"instruction_weaknesses": ["short"], "response_weaknesses": ["short"], "cause": "short"}
     return json.dumps({**notes, "new_instruction": new, "new_response": answer})
 
 
@@ -178,6 +178,46 @@ def test_what_is_no_rows_fault_is_raised() -> None:
         recycled(reflected())
     with pytest.raises(lm_errors.LMUnexpectedError, match="a bug"):
         recycled(KeyError("a bug"))
+
+
+# --- guidance
+
+BOTH = {
+    "why it is not good": r"why \w+ \w+ is not good",
+    "criterion by criterion": r"criteria one by one|a note a criterion",
+    "as detailed as possible": r"as much detail as (possible|you can)",
+    "a picky reader": r"hard to please",
+}
+OF_INSTRUCTIONS = {
+    "how the weak instruction led to the weak response": r"led to the",
+    "complex": r"\bcomplex\b",
+    "difficult to answer directly": r"cannot be answered off the cuff|difficult to answer directly",
+    "on the subject": r"subject",
+    "independent of the old one": r"never seen the old",
+    "complete": r"complete",
+}
+
+
+@pytest.mark.parametrize(("which", "points"), [(0, {**BOTH, **OF_INSTRUCTIONS}), (1, {**BOTH, "new": r"\bnew\b"})])
+def test_the_teacher_reads_every_point_of_the_authors_guidance(which: int, points: dict[str, str]) -> None:
+    _, writer = recycled(reflected(), improved())
+    read = re.sub(r"\s+", " ", str(writer.requests[which].system))
+    assert [point for point, wording in points.items() if not re.search(wording, read)] == []
+
+
+def test_reasons_are_written_before_the_texts_that_follow_from_them() -> None:
+    _, writer = recycled(reflected(), improved())
+    first, second = (re.findall(r'"(\w+)":\[?string', str(request.system)) for request in writer.requests)
+    assert first == ["instruction_weaknesses", "response_weaknesses", "cause", "new_instruction", "new_response"]
+    assert second == ["weaknesses", "better_response"]
+
+
+def test_what_stays_over_a_data_set_comes_before_what_is_a_pairs_own() -> None:
+    _, writer = recycled(reflected(), improved())
+    for request in writer.requests:
+        asked = "".join(str(getattr(part, "text", "")) for message in request.messages for part in message.parts)
+        places = [asked.index(f"<{name}>") for name in ("response_criteria", "instruction", "response")]
+        assert places == sorted(places)
 
 
 # --- criteria

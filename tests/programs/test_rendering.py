@@ -18,6 +18,7 @@ from refed_dspy.signatures import (
     ResponseImprovement,
     instruction_feedback,
 )
+from refed_dspy.signatures.synthesis import ANALYSIS, STRATEGY
 
 STAGE_SIGNATURES = [
     instruction_feedback(),
@@ -143,9 +144,7 @@ def test_the_system_message_tells_instructions_inputs_shape_and_outputs() -> Non
     system = rendering(ResponseImprovement).system
     assert system.startswith(ResponseImprovement.instructions)
     assert '{"analysis":{"original_strengths":[string],' in system
-    assert system.endswith(
-        "\n- analysis: one to three short notes a list\n- implementation_strategy: same; why in a sentence"
-    )
+    assert f"\n- analysis: {ANALYSIS}\n- implementation_strategy: {STRATEGY}\n" in system
     described = ResponseImprovement.with_updated_fields("instruction", desc="what was asked")
     assert "\n\nYou are given:\n- instruction: what was asked\n\nJSON:\n" in rendering(described).system
 

@@ -13,7 +13,7 @@ import pytest
 
 import refed_dspy
 from refed_dspy.cli.lines import run_lines
-from refed_dspy.errors import ConfigError
+from refed_dspy.errors import ConfigError, NothingKept
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.programs.asking import about
 from refed_dspy.programs.question import SECOND
@@ -250,3 +250,22 @@ def test_the_slower_way_through_dspy_is_asked_again_too(tmp_path: Path) -> None:
     with dspy.context(adapter=dspy.JSONAdapter()):
         made = run(tmp_path, teacher, size=1)
     assert made.complete and not dropped(tmp_path) and counts(made, "response_guard")["remarks"] == {"asked again": 1}
+
+
+# --- demonstrations of the program
+
+
+def test_a_demonstration_s_response_is_dropped(tmp_path: Path) -> None:
+    program = refed_dspy.ReferenceLevelFeedback()
+    shown = " ".join(f"shown{number}" for number in range(30))
+    program.response_generation.demos = [dspy.Example(instruction="Tell me why.", response=shown)]
+    of_second = Teacher(lambda field, task, asked: shown if task == 2 else None)
+    made = run(tmp_path / "run", of_second, size=4, program=program)
+    assert counts(made, "response_guard")["reasons"] == {"copies a demonstration": 1} and len(made.samples) == 4
+
+
+def test_a_demonstration_s_instruction_is_dropped(tmp_path: Path) -> None:
+    program = refed_dspy.ReferenceLevelFeedback()
+    program.instruction_synthesis.demos = [dspy.Example(new_instructions=["Task 2: do it"], how_many=1)]
+    with pytest.raises(NothingKept, match=r"100 of them by instruction_guard \(repeats a demonstration\)"):
+        run(tmp_path / "run", Teacher(), size=4, program=program)  # all of this teacher's are like it

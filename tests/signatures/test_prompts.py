@@ -1,4 +1,4 @@
-"""Few tokens: short fixed words, prefixes that are shared, and what a kept sample took."""
+"""The prompts: the page that shows them, prefixes that are shared, and what a kept sample took."""
 
 from __future__ import annotations
 
@@ -21,16 +21,17 @@ from refed_dspy.programs.adapter import SchemaAdapter
 from refed_dspy.programs.rendering import rendering
 from refed_dspy.records import Analysis, ImplementationStrategy
 from refed_dspy.signatures import InstructionSynthesis, ResponseGeneration, ResponseImprovement
+from refed_dspy.signatures.reflection import InstructionReflection, ResponseReflection
+from refed_dspy.signatures.sample_level import SampleFeedback, SampleImprovement
 from tests.support.scripted_engine import references
 
-MOST = {
-    "instruction_feedback": 120,
-    "response_feedback": 120,
-    "instruction_synthesis": 150,
-    "response_generation": 65,
-    "response_improvement": 130,
+PAGE = Path(__file__).parents[2] / "docs" / "prompts.md"
+STAGES = {name: predictor.signature for name, predictor in ReferenceLevelFeedback().named_predictors()} | {
+    "sample_feedback": SampleFeedback,
+    "sample_improvement": SampleImprovement,
+    "instruction_reflection": InstructionReflection,
+    "response_reflection": ResponseReflection,
 }
-"""Tokens of o200k_base that a stage's system message may have: every call pays for them."""
 
 
 def prompt(signature: Any, **inputs: Any) -> tuple[str, str]:
@@ -44,13 +45,15 @@ def shared(texts: list[str]) -> str:
     return texts[0][: next(ends)]
 
 
-@pytest.mark.parametrize("stage", MOST)
-def test_a_stage_s_fixed_words_are_few(stage: str) -> None:
-    signature = getattr(ReferenceLevelFeedback(), stage).signature
-    assert tokenizer("o200k_base").count(rendering(signature).system) <= MOST[stage]
-    frame = SchemaAdapter().format_user_message_content(
-        signature, dict.fromkeys(rendering(signature).inputs, ""), main_request=True
-    )
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_page_shows_each_prompt_as_it_is_sent(stage: str) -> None:
+    system, user = prompt(STAGES[stage], **dict.fromkeys(STAGES[stage].input_fields, "…"))
+    assert f"### {stage}\n\n```text\n{system}\n```\n\n```text\n{user}\n```\n" in PAGE.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_what_stands_around_the_inputs_is_short(stage: str) -> None:
+    _, frame = prompt(STAGES[stage], **dict.fromkeys(STAGES[stage].input_fields, ""))
     assert tokenizer("o200k_base").count(frame) <= 50
 
 
@@ -92,7 +95,6 @@ def test_a_longer_analysis_than_asked_for_is_accepted_and_a_decoder_is_bound() -
         schema["ImplementationStrategy"]["properties"]["planned_changes"],
     ]
     assert all((part["maxItems"], part["items"]["maxLength"]) == (6, 400) for part in lists)
-    assert "three short notes a list" in rendering(ResponseImprovement).system
 
 
 # --- what a kept sample took
@@ -135,7 +137,7 @@ def test_the_warm_benchmark_asks_what_a_run_asks() -> None:
     asked = [each.stage for each in warm.questions()]
     count = warm.REFERENCES * warm.SAMPLES
     assert Counter(asked)["response_generation"] == Counter(asked)["response_improvement"] == count
-    assert asked[:4] == [*MOST][:4], "a reference's calls follow one another"
+    assert asked[:4] == [*STAGES][:4], "a reference's calls follow one another"
 
 
 def test_docstrings_that_other_adapters_send_are_prompts() -> None:

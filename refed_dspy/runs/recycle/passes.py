@@ -12,10 +12,9 @@ from refed_dspy.errors import InputError, RunStopped, TeacherRefused
 from refed_dspy.ledger.history import settled_items
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.metrics.figures import scoring
-from refed_dspy.metrics.perplexity import Scorer
 from refed_dspy.programs.reflection import Improved, Recycled, Reflected, ReflectionTuning
 from refed_dspy.records import DataRow
-from refed_dspy.runs.recycle.select import Selected, choose, select
+from refed_dspy.runs.recycle.select import Selected, Selection
 from refed_dspy.teachers.caps import check_caps, lasting_caps
 from refed_dspy.teachers.recorded import Progress
 from refed_dspy.teachers.replay import Replay, replaying
@@ -104,7 +103,7 @@ def row_by_row(rows: Sequence[DataRow], passes: Passes, made: dict[int, Recycled
     return PassResults(made, stopped=passes.ask(rows, recycle, made))
 
 
-def selectively(rows: Sequence[DataRow], passes: Passes, scorer: Scorer) -> PassResults:
+def selectively(rows: Sequence[DataRow], passes: Passes, selection: Selection) -> PassResults:
     """The first pass on all rows, then a choice of pairs; the second pass on the chosen pairs, then the selection.
 
     If a cap ends the first pass, the result has the rows that earlier starts finished, and only those are scored.
@@ -125,11 +124,11 @@ def selectively(rows: Sequence[DataRow], passes: Passes, scorer: Scorer) -> Pass
         finished = passes.finished_rows(passes.program.stage_names[1])
         left = [row for row in left if row.number in finished]
     with scoring(resume_hint(passes.folder)):
-        chosen = choose(left, reflected, scorer)
+        chosen = selection.choose(left, reflected)
     if stopped:
         passes.recall(left, improve, improved)
     else:
         stopped = passes.ask(left, improve, improved, "responses")
     with scoring(resume_hint(passes.folder)):
-        made, selected = select(chosen, improved, scorer)
+        made, selected = selection.select(chosen, improved)
     return PassResults(made, selected, stopped, len(reflected) - len(made))

@@ -20,6 +20,7 @@ from refed_dspy.programs.saved import load_into, program_digests
 from refed_dspy.records import digest
 from refed_dspy.runs.recycle.passes import Passes, PassResults, row_by_row, selectively
 from refed_dspy.runs.recycle.result import OUTPUTS, Recycling, old_and_new, recycling_of, write_rows, write_table
+from refed_dspy.runs.recycle.select import Selection
 from refed_dspy.teachers import open_teacher
 from refed_dspy.teachers.caps import caps_of
 from refed_dspy.teachers.failures import CallPolicy
@@ -44,7 +45,7 @@ def recycle(
             one. A program from a file gets the criteria of the settings, as a new one does.
         out: the folder for the ledger, `recycled.jsonl` and the table; None: `refed-recycled/` and a name made from
             data, program and teacher. The same call continues in it, and so does one with another size.
-        settings: those of `RecycleConfig`: size, seed, columns, criteria, selective, scorer, caps.
+        settings: those of `RecycleConfig`: size, seed, columns, criteria, selective, unimproved, scorer, caps.
 
     Raises:
         InputError: an argument cannot be used; nothing was paid for.
@@ -79,10 +80,13 @@ def recycle(
     )
     so_far = partial(recycling_of, folder, loaded, rows, tools.lacking)
     passes = Passes(module, folder, work, on_progress)
-    scorer = tools.scorer if config.selective else None
     made: dict[int, Recycled] = {}
     try:
-        recycling = so_far(row_by_row(rows, passes, made) if scorer is None else selectively(rows, passes, scorer))
+        if config.selective and tools.scorer is not None:
+            selection = Selection(tools.scorer, tools.template, config.unimproved)
+            recycling = so_far(selectively(rows, passes, selection))
+        else:
+            recycling = so_far(row_by_row(rows, passes, made))
     except (RunStopped, KeyboardInterrupt):
         if made:
             write_rows(so_far(PassResults(made)))

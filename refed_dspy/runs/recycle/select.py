@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
+from refed_dspy.config.jobs import Template
 from refed_dspy.metrics.perplexity import Difficulty, Scorer, ifd
-from refed_dspy.programs.reflection import Improved, Recycled, Reflected
+from refed_dspy.programs.reflection import IMPROVED, Improved, Recycled, Reflected
 from refed_dspy.records import DataRow
 
 UNSCORED = "could not be scored"
+UNIMPROVED = "response not improved"
 
 
 @dataclass(frozen=True)
@@ -26,12 +29,15 @@ class Chosen:
 
 @dataclass(frozen=True)
 class Selected:
-    """A row's final figures, and why it is dropped: it teaches nothing (IFD or r-IFD not below 1)."""
+    """A row's final figures, and why it is dropped: it teaches nothing (IFD or r-IFD not below 1), or its response was
+    not improved."""
 
     ifd: float | None
     r_ifd: float | None
     original_ifd: float | None
     original_r_ifd: float | None
+    template: Template
+    """Of these figures. Rows without one were scored by an earlier version, whose figures are others."""
     selection_reason: str = ""
 
     @property
@@ -40,25 +46,73 @@ class Selected:
         return not self.selection_reason
 
 
-def choose(rows: Sequence[DataRow], reflected: Mapping[int, Reflected], scorer: Scorer) -> dict[int, Chosen]:
-    """Row number → its pair for the second pass.
+@dataclass(frozen=True)
+class Selection:
+    """How selective mode decides. `unimproved`: what becomes of a row that ends without a better response."""
 
-    That is the new pair if its IFD is higher than the original's, which means that it is harder. The original stays if
-    a figure cannot be computed or there is no new pair.
-    """
-    originals = [(row.instruction, row.response) for row in rows]
-    new_pairs = {}
-    for row in rows:
-        new_pair, _ = reflected[row.number]
-        if new_pair is not None:
-            new_pairs[row.number] = new_pair
-    difficulties = ifd(scorer, [*originals, *new_pairs.values()])
-    of_originals, of_new = difficulties[: len(originals)], difficulties[len(originals) :]
-    new_difficulties = dict(zip(new_pairs, of_new, strict=True))
-    return {
-        row.number: _chosen(pair, reflected[row.number], original, new_difficulties.get(row.number))
-        for row, pair, original in zip(rows, originals, of_originals, strict=True)
-    }
+    scorer: Scorer
+    template: Template = "vicuna"
+    unimproved: Literal["keep", "drop"] = "drop"
+
+    def choose(self, rows: Sequence[DataRow], reflected: Mapping[int, Reflected]) -> dict[int, Chosen]:
+        """Row number → its pair for the second pass.
+
+        That is the new pair if its IFD is higher than the original's, which means that it is harder. The original stays
+        if a figure cannot be computed or there is no new pair.
+        """
+        originals = [(row.instruction, row.response) for row in rows]
+        new_pairs = {}
+        for row in rows:
+            new_pair, _ = reflected[row.number]
+            if new_pair is not None:
+                new_pairs[row.number] = new_pair
+        difficulties = ifd(self.scorer, [*originals, *new_pairs.values()], self.template)
+        of_originals, of_new = difficulties[: len(originals)], difficulties[len(originals) :]
+        new_difficulties = dict(zip(new_pairs, of_new, strict=True))
+        return {
+            row.number: _chosen(pair, reflected[row.number], original, new_difficulties.get(row.number))
+            for row, pair, original in zip(rows, originals, of_originals, strict=True)
+        }
+
+    def select(
+        self, chosen: Mapping[int, Chosen], improved: Mapping[int, Improved]
+    ) -> tuple[dict[int, Recycled], dict[int, Selected]]:
+        """What became of each row that is in `improved`, and its figures, by row number.
+
+        The better response is kept if its r-IFD is lower than that of the response before, which means that it says
+        more of its instruction. A pair is then dropped unless IFD < 1 and r-IFD < 1 as far as they can be computed, and
+        where `unimproved` says so, without a better response.
+        """
+        better = {
+            number: (chosen[number].pair[0], response)
+            for number, (response, _) in improved.items()
+            if response is not None
+        }
+        of_better = dict(zip(better, ifd(self.scorer, list(better.values()), self.template), strict=True))
+        made: dict[int, Recycled] = {}
+        selected: dict[int, Selected] = {}
+        for number, result in improved.items():
+            choice = chosen[number]
+            before = difficulty = choice.difficulty
+            if number in better:
+                after = of_better[number]
+                if _above(before.r_ifd, after.r_ifd):
+                    difficulty = after
+                else:
+                    result = None, _why("r-IFD not lower", after.r_ifd, before.r_ifd)
+            made[number] = Recycled.of(choice.pair, choice.reflected, result)
+            selected[number] = Selected(
+                difficulty.ifd,
+                difficulty.r_ifd,
+                choice.original.ifd,
+                choice.original.r_ifd,
+                self.template,
+                _too_hard(difficulty) or self._unimproved(made[number]),
+            )
+        return made, selected
+
+    def _unimproved(self, made: Recycled) -> str:
+        return UNIMPROVED if self.unimproved == "drop" and made.response_from != IMPROVED else ""
 
 
 def _chosen(pair: tuple[str, str], reflected: Reflected, original: Difficulty, new: Difficulty | None) -> Chosen:
@@ -69,36 +123,6 @@ def _chosen(pair: tuple[str, str], reflected: Reflected, original: Difficulty, n
             return Chosen(new_pair, reflected, new, original)
         why = _why("IFD not higher", new.ifd, original.ifd)
     return Chosen(pair, (None, why), original, original)
-
-
-def select(
-    chosen: Mapping[int, Chosen], improved: Mapping[int, Improved], scorer: Scorer
-) -> tuple[dict[int, Recycled], dict[int, Selected]]:
-    """What became of each row that is in `improved`, and its figures, by row number.
-
-    The better response is kept if its r-IFD is lower than that of the response before, which means that it says more of
-    its instruction. A pair is then dropped unless IFD < 1 and r-IFD < 1; it is kept if a figure cannot be computed.
-    """
-    better = {
-        number: (chosen[number].pair[0], response) for number, (response, _) in improved.items() if response is not None
-    }
-    of_better = dict(zip(better, ifd(scorer, list(better.values())), strict=True))
-    made: dict[int, Recycled] = {}
-    selected: dict[int, Selected] = {}
-    for number, result in improved.items():
-        choice = chosen[number]
-        before = difficulty = choice.difficulty
-        if number in better:
-            after = of_better[number]
-            if _above(before.r_ifd, after.r_ifd):
-                difficulty = after
-            else:
-                result = None, _why("r-IFD not lower", after.r_ifd, before.r_ifd)
-        made[number] = Recycled.of(choice.pair, choice.reflected, result)
-        selected[number] = Selected(
-            difficulty.ifd, difficulty.r_ifd, choice.original.ifd, choice.original.r_ifd, _too_hard(difficulty)
-        )
-    return made, selected
 
 
 def _too_hard(difficulty: Difficulty) -> str:

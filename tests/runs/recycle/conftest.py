@@ -13,12 +13,13 @@ from tests.metrics.test_endpoint_scorer import ToyHandler, ToyServer
 
 
 class ChecksumEndpoint(ToyHandler):
-    """Derives a prompt's log probability from its checksum, so that figures lie on both sides of 1."""
+    """Derives a prompt's log probability from its checksum, so that figures lie on both sides of 1; or, while `fault`
+    says "by length", from its length, so that whatever comes after a context is likelier."""
 
     def answer(self, ids: list[int], fault: str) -> dict[str, Any]:
-        if fault:
+        if fault and fault != "by length":
             return super().answer(ids, fault)
-        logprob = -1 - (zlib.crc32(bytes(ids)) % 100) / 100
+        logprob = -1 / len(ids) if fault else -1 - (zlib.crc32(bytes(ids)) % 100) / 100
         logprobs = [None, *({str(token): {"logprob": logprob}} for token in ids[1:])]
         return {"choices": [{"text": "a", "prompt_logprobs": logprobs}], "usage": {"prompt_tokens": len(ids)}}
 

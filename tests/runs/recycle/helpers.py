@@ -25,7 +25,7 @@ FIELDS = [
     "row", "instruction", "response", "original_instruction", "original_response",
     "instruction_from", "response_from", "instruction_reason", "response_reason",
 ]  # fmt: skip
-BY_SCORE = ["ifd", "r_ifd", "original_ifd", "original_r_ifd", "selection_reason"]
+BY_SCORE = ["ifd", "r_ifd", "original_ifd", "original_r_ifd", "template", "selection_reason"]
 
 
 def recycled(folder: Path, teacher: Any, data: Any = None, **settings: Any) -> Recycling:

@@ -9,7 +9,7 @@ import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from dspy.lm15 import Request
@@ -30,7 +30,7 @@ from refed_dspy.programs.reflection import (
 )
 from refed_dspy.records import DataRow
 from refed_dspy.runs.recycle.passes import Passes, row_by_row, selectively
-from refed_dspy.runs.recycle.select import UNSCORED, Selected, choose, select
+from refed_dspy.runs.recycle.select import UNIMPROVED, UNSCORED, Selected, Selection
 from refed_dspy.teachers import open_teacher
 from refed_dspy.teachers.caps import CapSettings
 from refed_dspy.teachers.work import Work
@@ -42,15 +42,16 @@ from tests.support.scripted_engine import Writer, fake_lm, references
 
 
 class ScriptedScorer:
-    """Scripted ratios: "context|text" → the text's perplexity after the context's first line, over its perplexity
-    without a context, which is 10."""
+    """Scripted ratios: "instruction|response", or the other way round → the second one's perplexity after the first, by
+    the template `none`, over its perplexity without a context, which is 10."""
 
     def __init__(self, ratios: Mapping[str, float]) -> None:
         self.ratios = ratios
         self.asked: list[str] = []
 
     def nll(self, contexts: Sequence[str], texts: Sequence[str]) -> list[ScoredText | None]:
-        keys = [f"{context.partition(chr(10))[0]}|{text}" for context, text in zip(contexts, texts, strict=True)]
+        befores = [context.removeprefix(GUESS.partition("{response}")[0]).partition("\n")[0] for context in contexts]
+        keys = [f"{before}|{text}" for before, text in zip(befores, texts, strict=True)]
         self.asked += keys
         return [self.scored(key) for key in keys]
 
@@ -64,10 +65,12 @@ NEW: Reflected = (("new", "first"), "")
 BETTER: Improved = ("better", "")
 
 
-def chosen(reflected: Reflected, improved: Improved, ratios: Mapping[str, float]) -> tuple[Recycled, Selected]:
+def chosen(
+    reflected: Reflected, improved: Improved, ratios: Mapping[str, float], unimproved: Literal["keep", "drop"] = "keep"
+) -> tuple[Recycled, Selected]:
     """What becomes of the pair (old, said)."""
-    scorer = CachedScorer(ScriptedScorer(ratios))
-    made, selected = select(choose([DataRow(1, "old", "said")], {1: reflected}, scorer), {1: improved}, scorer)
+    selection = Selection(CachedScorer(ScriptedScorer(ratios)), "none", unimproved)
+    made, selected = selection.select(selection.choose([DataRow(1, "old", "said")], {1: reflected}), {1: improved})
     return made[1], selected[1]
 
 
@@ -106,6 +109,9 @@ def test_selection(ifds: Any, r_ifds: Any, pair: Any, sources: Any, dropped: str
     assert selected.original_ifd == pytest.approx(ifds[0]) and selected.original_r_ifd == pytest.approx(r_ifds[0])
     assert selected.ifd == pytest.approx(ratios.get("|".join(pair)))
     assert selected.r_ifd == pytest.approx(ratios.get("|".join(reversed(pair))))
+    same, other = chosen(NEW, BETTER, ratios, "drop")
+    assert same == made
+    assert other.selection_reason == (dropped or ("" if sources[1] == IMPROVED else UNIMPROVED))
 
 
 def test_a_better_response_is_dropped_by_the_figures_of_its_pair() -> None:
@@ -132,12 +138,12 @@ def test_the_reason_says_why_a_new_text_is_not_taken() -> None:
 
 
 def test_what_was_not_written_is_not_scored() -> None:
-    scorer = ScriptedScorer({})
+    selection = Selection(scorer := ScriptedScorer({}), "none")
     rows = [DataRow(1, "old", "said"), DataRow(2, "blue", "sky")]
-    pairs = choose(rows, {1: NEW, 2: (None, "")}, scorer)
+    pairs = selection.choose(rows, {1: NEW, 2: (None, "")})
     assert len(scorer.asked) == 12 and {pairs[1].pair, pairs[2].pair} == {("old", "said"), ("blue", "sky")}
     scorer.asked.clear()
-    select(pairs, {1: (None, ""), 2: BETTER}, scorer)
+    selection.select(pairs, {1: (None, ""), 2: BETTER})
     assert sorted(scorer.asked) == ["better|blue", "blue|better", "|better", "|blue"]
 
 
@@ -157,7 +163,7 @@ class TopicScorer:
     def scored(self, context: str, text: str) -> ScoredText:
         if not context:
             return ScoredText(1.0, 1)
-        if GUESS in context:
+        if GUESS.partition("{response}")[0] in context:
             return ScoredText(0.2 if "better" in context else 0.5, 1)
         harder = {"new odd": 0.9, "new even": 0.1}
         return ScoredText(next((nll for name, nll in harder.items() if name in context), 0.5), 1)
@@ -186,7 +192,7 @@ ROWS = load_dataset(references(6)).rows
 
 def test_the_second_pass_is_over_the_pair_that_was_chosen(tmp_path: Path) -> None:
     writer = TopicWriter()
-    passed = selectively(ROWS, passes(tmp_path, writer), CachedScorer(TopicScorer()))
+    passed = selectively(ROWS, passes(tmp_path, writer), Selection(CachedScorer(TopicScorer())))
     assert [first_pass(request) for request in writer.requests] == [True] * 6 + [False] * 6
     for at, row in enumerate(ROWS):
         made = passed.made[row.number]
@@ -213,10 +219,10 @@ def test_a_folder_that_is_taken_between_the_passes_stops_it(tmp_path: Path) -> N
     scorer, taken = TopicScorer(), list[Ledger]()
     scorer.before = lambda: taken.append(Ledger.create(tmp_path))
     with pytest.raises(RunStopped, match=r"another process is working .*; what was paid for is kept"):
-        selectively(ROWS, passes(tmp_path, TopicWriter()), scorer)
+        selectively(ROWS, passes(tmp_path, TopicWriter()), Selection(scorer))
     taken[0].close()
     writer = TopicWriter()
-    assert len(selectively(ROWS, passes(tmp_path, writer), scorer).made) == 6
+    assert len(selectively(ROWS, passes(tmp_path, writer), Selection(scorer)).made) == 6
     assert [first_pass(request) for request in writer.requests] == [False] * 6, "the first pass is not paid for again"
 
 
@@ -229,8 +235,8 @@ def test_minutes_that_are_used_up_between_the_passes_end_it_in_order(tmp_path: P
                 db.execute("UPDATE starts SET begun=begun-3600")
 
     writer.on_request = last
-    passed = selectively(ROWS, passes(tmp_path, writer, max_minutes=10), TopicScorer())
+    passed = selectively(ROWS, passes(tmp_path, writer, max_minutes=10), Selection(TopicScorer()))
     assert (passed.stopped, passed.halfway, passed.made) == ("max_minutes", 6, {})
     assert len(writer.requests) == 6
-    passed = selectively(ROWS, passes(tmp_path, writer, max_minutes=100), TopicScorer())
+    passed = selectively(ROWS, passes(tmp_path, writer, max_minutes=100), Selection(TopicScorer()))
     assert len(passed.made) == 6 and len(writer.requests) == 12

@@ -13,9 +13,10 @@ from refed_dspy.programs.reflection import (
     IMPROVED,
     ORIGINAL,
 )
+from refed_dspy.runs.recycle.select import UNIMPROVED
 from refed_dspy.teachers.recorded import Progress
 from tests.metrics.test_endpoint_scorer import ToyServer
-from tests.programs.test_reflection import Reflecting
+from tests.programs.test_reflection import Reflecting, improved, reflected
 from tests.runs.recycle.helpers import (
     BY_SCORE,
     FIELDS,
@@ -117,12 +118,13 @@ def test_selective_rows_say_where_their_texts_are_from(
         assert bool(row["response_reason"]) == (row["response_from"] != IMPROVED)
     assert (ORIGINAL, IMPROVED) in sources and len(sources) > 2
     assert requests(server) == made.used.calls == 24
-    assert all(row["ifd"] < 1 and row["r_ifd"] < 1 for row in kept)
-    assert all(row["selection_reason"] and max(row["ifd"], row["r_ifd"]) >= 1 for row in dropped)
+    assert all(row["ifd"] < 1 and row["r_ifd"] < 1 and row["response_from"] == IMPROVED for row in kept)
+    assert all((row["selection_reason"] == UNIMPROVED) == (max(row["ifd"], row["r_ifd"]) < 1) for row in dropped)
+    assert {row["template"] for row in kept + dropped} == {"vicuna"}
     lines = made.lines()
     assert any(line.startswith(f"selected: {len(kept)} of 12 pairs") for line in lines)
     assert made.figures["new"]["rows"] == made.figures["old"]["rows"] == len(kept)
-    assert made.figures["new"]["IFD, mean"] == pytest.approx(sum(row["ifd"] for row in kept) / len(kept))
+    assert made.figures["new"]["IFD (vicuna), mean"] == pytest.approx(sum(row["ifd"] for row in kept) / len(kept))
     calls = len(scoring.prompts)
     assert f"scorer: {calls:,} calls" in "\n".join(lines)
     assert calls == len({tuple(prompt) for prompt in scoring.prompts}), "a text is scored once"
@@ -130,10 +132,45 @@ def test_selective_rows_say_where_their_texts_are_from(
     assert not again.selected and not (tmp_path / "r" / "dropped.jsonl").exists(), "of another selection"
 
 
+def test_rows_without_a_better_response_are_dropped_and_counted_or_kept_by_a_setting(
+    scoring: ToyServer, tmp_path: Path
+) -> None:
+    scoring.fault = "by length"  # so the longer of two responses has the lower r-IFD, and all figures are below 1
+    better = "N/A", "It is long. " * 9, "Short.", "It is. " * 9
+    first, again = Reflecting(*[reflected("N/A")] * 4, *map(improved, better)), Reflecting()
+    dropping = selective(tmp_path / "r", scoring, fake_lm(first), references(4))
+    dropped = list(dropping.dropped())
+    assert [row["response_from"] for row in dropping.kept()] == [IMPROVED] * 2
+    assert [(row["response_from"], row["selection_reason"]) for row in dropped] == [(ORIGINAL, UNIMPROVED)] * 2
+    assert sorted(row["response_reason"].partition(":")[0] for row in dropped) == [
+        "placeholder response",
+        "r-IFD not lower",
+    ]
+    assert f"dropped: 2 {UNIMPROVED}" in dropping.lines()
+    keeping = selective(tmp_path / "r", scoring, fake_lm(again), references(4), unimproved="keep")
+    assert not again.requests, "the same folder goes on, and nothing is paid for"
+    back = [{**row, "selection_reason": ""} for row in dropped]
+    assert list(keeping.kept()) == sorted([*dropping.kept(), *back], key=lambda row: row["row"])
+    assert not list(keeping.dropped()) and not [line for line in keeping.lines() if UNIMPROVED in line]
+
+
+def test_the_template_is_asked_for_and_named_in_rows_and_figures(scoring: ToyServer, tmp_path: Path) -> None:
+    scorer = {"model": "toy", "api_base": scoring.url, "template": "alpaca"}
+    vicuna = selective(tmp_path / "r", scoring, fake_lm(Reflecting()))
+    alpaca = recycled(tmp_path / "r", fake_lm(Reflecting()), selective=True, scorer=scorer)
+    rows = {row["row"]: row for row in [*vicuna.kept(), *vicuna.dropped()]}
+    written = read(tmp_path / "r" / "recycled.jsonl") + read(tmp_path / "r" / "dropped.jsonl")
+    assert len(written) == len(rows) == 6 and {row["template"] for row in written} == {"alpaca"}
+    assert all(row["original_ifd"] != rows[row["row"]]["original_ifd"] for row in written)
+    assert "IFD (alpaca), mean" in alpaca.figures["new"] and "IFD (vicuna), mean" not in alpaca.figures["new"]
+    with pytest.raises(ConfigError, match=r"template.*vicuna"):
+        recycled(tmp_path / "s", fake_lm(Reflecting()), scorer={**scorer, "template": "chatml"})
+
+
 def test_a_scorer_alone_selects_nothing(server: SimulatedTeacher, scoring: ToyServer, tmp_path: Path) -> None:
     made = recycled(tmp_path / "r", config(server), scorer={"model": "toy", "api_base": scoring.url})
     assert [list(row) for row in read(tmp_path / "r" / "recycled.jsonl")] == [FIELDS] * 6
-    assert made.selected is None and made.figures["new"]["IFD, mean"] is not None
+    assert made.selected is None and made.figures["new"]["IFD (vicuna), mean"] is not None
 
 
 @pytest.mark.slow

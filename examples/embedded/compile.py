@@ -1,0 +1,87 @@
+"""Make `refed_dspy/programs/embedded.json`: demonstrations for the embedded model, and the proof that they help it.
+
+    python examples/embedded/compile.py [FOLDER]
+
+`refed compile` with an optimizer of one step: it gives each stage its demonstrations of demonstrations.yaml. The proof
+compares the samples with those of the same program without them, on five of the short references, by a metric that
+asks no judge: the share of instructions and samples that pass the guards and were changed by their improvement. Takes
+half an hour on two cores.
+"""
+
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import dspy
+import yaml
+
+import refed_dspy
+from refed_dspy.filters.guards import InstructionGuard, ResponseGuard
+from refed_dspy.optimizers.result import Compiled
+from refed_dspy.records import DataRow
+
+HERE = Path(__file__).parent
+WRITTEN = yaml.safe_load((HERE / "demonstrations.yaml").read_text(encoding="utf-8"))
+PROGRAM = Path(refed_dspy.__file__).parent / "programs" / "embedded.json"
+EMBEDDED = refed_dspy.TeacherConfig(
+    model="embedded",
+    temperature=0.7,
+    max_tokens=700,
+    context_window=4096,
+    concurrency=1,
+    params={"repeat_penalty": 1.05},
+)
+"""As in examples/demo.yaml."""
+SYNTHESES = 2
+"""Calls that ask for instructions, one a feature; each asks for one here."""
+
+
+class WrittenDemonstrations:
+    """An optimizer that gives each stage the demonstrations written for it."""
+
+    def __init__(self, **_: object) -> None:
+        pass
+
+    def compile(self, student: dspy.Module, *, trainset: list[dspy.Example]) -> dspy.Module:  # noqa: ARG002
+        for stage, demonstrations in WRITTEN["demonstrations"].items():
+            predictor = getattr(student, stage)
+            inputs = list(predictor.signature.input_fields)
+            predictor.demos = [dspy.Example(one).with_inputs(*inputs) for one in demonstrations]
+        return student
+
+
+def usable_share(example: dspy.Example, prediction: dspy.Prediction, trace: object = None) -> float:  # noqa: ARG001
+    """The share of the samples asked for that came and pass the guards, changed by their improvement."""
+    instruction_guard, response_guard = InstructionGuard(), ResponseGuard(unchanged="drop")
+    rows = [
+        DataRow(0, sample.instruction, sample.improved_response, sample.response, reference=example.reference)
+        for sample in prediction.samples
+    ]
+    usable = sum(instruction_guard.check(row).kept and response_guard.check(row).kept for row in rows)
+    return min(1.0, usable / SYNTHESES)
+
+
+def compiled(out: Path | str, teacher: Any = EMBEDDED) -> Compiled:
+    return refed_dspy.compile(
+        refed_dspy.ReferenceLevelFeedback(instructions_per_feature=3, guidance=WRITTEN["guidance"]),
+        "builtin-short",
+        optimizer=f"{__name__}.WrittenDemonstrations",
+        metric=usable_share,
+        teacher=teacher,
+        instructions_per_feature=1,
+        train=1,
+        validation=2,
+        test=5,
+        threads=1,
+        out=out,
+        name="embedded",
+        track=False,
+    )
+
+
+if __name__ == "__main__":
+    made = compiled(sys.argv[1] if len(sys.argv) > 1 else "compiles/embedded")
+    print("\n".join(made.lines()))
+    if made.changed:
+        shutil.copy(made.path, PROGRAM)
