@@ -17,8 +17,10 @@ RUN, GRAM, SHARE = 25, 8, 0.3
 """A copy has a run of `RUN` words, or more than this share of its runs of `GRAM` words, in the reference's response."""
 _WHOLE_RUN = bytes([True] * (RUN - GRAM + 1))
 """As many hits as there are runs of `GRAM` words in one of `RUN`."""
-_HINT, _STEP = 6, 3
-"""A run of `GRAM` words holds one of `_HINT` words that begins at a multiple of `_STEP`."""
+_HINT, _SHORT, _STEP, _LONG_STEP = 6, 30, 3, 5
+"""A run of 8 words holds one of `_HINT` that begins at a multiple of `_STEP`. From `_SHORT` words on, no text has more
+than 30% of its runs of 8 in common without a run of 10 (k common runs take 9k - 1 words at least), which holds one that
+begins at a multiple of `_LONG_STEP`."""
 
 
 class Known:
@@ -52,10 +54,9 @@ class Known:
         alphabet, index = self._index
         return index.nearest(alphabet.encode(instruction))
 
-    def copied(self, response: str) -> tuple[float, str] | None:
-        """(share of its runs of 8 words, the first of them) where `response` copies a known one."""
-        words = response.lower().split()
-        if self._hints.isdisjoint(_runs(words, _HINT, _STEP)):
+    def copied(self, words: Sequence[str]) -> tuple[float, str] | None:
+        """(share of its runs of 8 words, the first of them) where a response, as words, copies a known one."""
+        if self._hints.isdisjoint(_runs(words, _HINT, _STEP if len(words) < _SHORT else _LONG_STEP)):
             return None
         return next((copy for runs in self._runs if (copy := runs.copied(words)) is not None), None)
 

@@ -41,7 +41,7 @@ class InstructionGuard(TextFilter):
 
     def check(self, row: DataRow) -> Decision:
         """`detail`: the words that decided, or the beginning of what is repeated; `score`: its ROUGE-L F."""
-        if self._talk and (words := prompt_talk(row.instruction)):
+        if self._talk and (words := prompt_talk(row.instruction.lower())):
             return Decision(False, TALK, detail=words)
         if self._missing and (words := missing_text(row.instruction)):
             return Decision(False, MISSING, detail=words)
@@ -83,11 +83,13 @@ class ResponseGuard(TextFilter):
         same = row.plain is not None and row.plain.strip() == row.response.strip()
         known = self._references.of(row) if self._copies else None
         for text in [row.response] if row.plain is None or same else [row.response, row.plain]:
-            if self._talk and (words := prompt_talk(text, row.instruction)):
+            lower = text.lower()
+            if self._talk and (words := prompt_talk(lower, row.instruction)):
                 return Decision(False, TALK, detail=words)
-            if known and (copy := known.copied(text)):
+            split = lower.split() if self._copies else []
+            if known and (copy := known.copied(split)):
                 return Decision(False, COPIES, *copy)
-            if self._copies and self.demonstrations and (copy := self.demonstrations.copied(text)):
+            if self.demonstrations and (copy := self.demonstrations.copied(split)):
                 return Decision(False, COPIES_SHOWN, *copy)
         if same and self._drops_unchanged:
             return Decision(False, UNCHANGED)

@@ -124,7 +124,7 @@ _OF_BOTH = {
         )
         for name in _FIELDS
     ),
-    "[[ ##": (_talk("[[ ##", r"\[\[", r"\[\[ ## ?\w+ ?## \]\]"),),
+    "[": (_talk("[[ ##", r"\[\[", r"\[\[ ## ?\w+ ?## \]\]"),),
     "write the json:": (_talk("write the json:", "json", r"\bwrite the json: \w+"),),
 }
 """Letters that a text must have → what is looked for in it."""
@@ -165,12 +165,11 @@ _OPENINGS = (
 """Matched at the beginning of a text alone."""
 
 
-def prompt_talk(text: str, instruction: str | None = None) -> str:
-    """The words with which `text` speaks of its prompt, in lower case on one line; empty where it does not.
+def prompt_talk(lower: str, instruction: str | None = None) -> str:
+    """The words with which a text, in lower case, speaks of its prompt, on one line; empty where it does not.
 
-    `instruction`: the one that `text` answers; None where `text` is an instruction itself.
+    `instruction`: the one that the text answers; None where it is an instruction itself.
     """
-    lower = text.lower()
     for needed, talks in _INSTRUCTION_ITEMS if instruction is None else _RESPONSE_ITEMS:
         if needed in lower:
             for talk in talks:

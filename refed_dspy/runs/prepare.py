@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 import dspy
 
@@ -15,8 +15,6 @@ from refed_dspy.data.references import load_references
 from refed_dspy.errors import ConfigError
 from refed_dspy.filters.base import Filter, JudgeFilter
 from refed_dspy.filters.build import build
-from refed_dspy.filters.copies import Known
-from refed_dspy.filters.guards import InstructionGuard, ResponseGuard
 from refed_dspy.filters.screening import Screening
 from refed_dspy.programs.load import open_judge, warn_of_another_teacher
 from refed_dspy.programs.saved import without_models
@@ -25,6 +23,9 @@ from refed_dspy.runs.spec import RunSpec
 from refed_dspy.teachers import Teacher, TeacherLike, open_teacher
 from refed_dspy.teachers.by_stage import TeachersByStage, open_teachers, stages_of
 from refed_dspy.teachers.judge import in_role, judge_for
+
+if TYPE_CHECKING:
+    from refed_dspy.filters.copies import Known
 
 MODELS = ("teacher", "teachers", "judge")
 """Settings that may be objects, which no file can hold: they are opened as they are."""
@@ -86,7 +87,7 @@ def _screening(
     guards = config.guards.filters() if config.guards else []
     screening = Screening(build([*guards, *config.filters], config.seed, opened_judge))
     for step in screening.steps:
-        if isinstance(step.filter, InstructionGuard | ResponseGuard):
+        if hasattr(step.filter, "demonstrations"):  # a guard
             step.filter.demonstrations = _demonstrations(program)
     judges = [step.filter for step in screening.steps if isinstance(step.filter, JudgeFilter)]
     compared = {
@@ -105,6 +106,8 @@ def _screening(
 
 def _demonstrations(program: dspy.Module) -> Known:
     """The instructions and the responses in the demonstrations of `program`."""
+    from refed_dspy.filters.copies import Known  # numpy comes with it
+
     fields = [field for predictor in program.predictors() for demo in predictor.demos for field in demo.items()]
     listed = [text for name, texts in fields if name == "new_instructions" for text in texts]
     return Known(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 import pytest
@@ -94,6 +95,22 @@ def test_a_copy_is_a_long_run_or_many_short_ones(response: str, copy: bool) -> N
         decision = ResponseGuard().check(row(start + response))
         assert decision.reason == (COPIES if copy else "")
         assert ResponseGuard(copies=False).check(row(start + response)).kept
+
+
+def test_copies_are_found_wherever_and_however_short_their_runs_are() -> None:
+    draw, words = random.Random(0), REFERENCE.response.split()
+    runs = {tuple(words[at : at + 8]) for at in range(len(words))}
+    kept = 0
+    for _ in range(400):
+        text: list[str] = []
+        while len(text) < draw.choice((10, 28, 30, 60, 200)):
+            at = draw.randrange(150)
+            text += [*words[at : at + draw.randint(8, 14)], *fresh(draw.randint(1, 12)).split()]
+        hits = [tuple(text[at : at + 8]) in runs for at in range(len(text) - 7)]
+        copy = sum(hits) > 0.3 * len(hits)
+        assert ResponseGuard().check(row(" ".join(text))).kept is not copy
+        kept += not copy
+    assert 50 < kept < 350
 
 
 def test_of_a_copy_it_tells_the_share_and_the_first_words() -> None:

@@ -12,6 +12,7 @@ import dspy
 import pytest
 
 import refed_dspy
+from refed_dspy.cli.lines import run_lines
 from refed_dspy.errors import ConfigError, NothingKept
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.programs.asking import about
@@ -140,6 +141,10 @@ def same(name: str, task: int, asked: int) -> str | None:
 def test_unchanged_improvements_are_counted(tmp_path: Path) -> None:
     made = run(tmp_path, Teacher(same))
     assert made.status["unchanged"] == counts(made, "response_guard")["remarks"]["unchanged"] == 2
+    assert {
+        "filter response_guard: 6 kept (2 unchanged), 0 dropped",
+        "left as they were by the improvement: 2 of 6 samples",
+    } <= set(run_lines(made.status))
     with Ledger.read(tmp_path) as ledger:
         shown = {fact.name: fact for fact in facts(ledger, made.status, read_rows(ledger))}
     assert shown["Left as it was"].value == "2" and shown["Left as it was"].note.startswith("of 6 ")
