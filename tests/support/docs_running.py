@@ -60,8 +60,8 @@ class Block:
 
 
 def pages() -> list[Path]:
-    """Every page there is."""
-    return sorted(DOCS.rglob("*.md"))
+    """Every page there is, but for the one that a model wrote: its code is data."""
+    return sorted(path for path in DOCS.rglob("*.md") if path.name != "demo-samples.md")
 
 
 def page_name(path: Path) -> str:
