@@ -1,13 +1,15 @@
-"""Make `refed_dspy/programs/embedded.json`: demonstrations for the embedded model, and the proof that they help it.
+"""Make `refed_dspy/programs/embedded.json` of the demonstrations for the embedded model, and prove that they help it.
 
+    python examples/embedded/compile.py save
     python examples/embedded/compile.py [FOLDER]
 
-`refed compile` with an optimizer of one step: it gives each stage its demonstrations of demonstrations.yaml. The proof
-compares the samples with those of the same program without them, on five of the short references, by a metric that
-asks no judge: the share of instructions and samples that pass the guards and were changed by their improvement. Takes
-half an hour on two cores.
+The first writes the program with the demonstrations, unproved. The second is a compile with an optimizer of one step,
+which gives each stage its demonstrations of demonstrations.yaml. The proof compares the samples with those of the same
+program without them, on five of the short references, by a metric that asks no judge: the share of samples that pass
+the guards and were changed by their improvement. It takes half an hour on two quiet cores.
 """
 
+import json
 import shutil
 import sys
 from pathlib import Path
@@ -19,6 +21,7 @@ import yaml
 import refed_dspy
 from refed_dspy.filters.guards import InstructionGuard, ResponseGuard
 from refed_dspy.optimizers.result import Compiled
+from refed_dspy.programs.saved import MANIFEST, program_state
 from refed_dspy.records import DataRow
 
 HERE = Path(__file__).parent
@@ -62,9 +65,21 @@ def usable_share(example: dspy.Example, prediction: dspy.Prediction, trace: obje
     return min(1.0, usable / SYNTHESES)
 
 
+def plain() -> refed_dspy.ReferenceLevelFeedback:
+    """The program without demonstrations."""
+    return refed_dspy.ReferenceLevelFeedback(instructions_per_feature=3, guidance=WRITTEN["guidance"])
+
+
+def save() -> None:
+    program = plain()
+    state = program_state(WrittenDemonstrations().compile(program, trainset=[]))
+    state[MANIFEST]["instructions_per_feature"] = program.instructions_per_feature
+    PROGRAM.write_text(json.dumps(state, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+
+
 def compiled(out: Path | str, teacher: Any = EMBEDDED) -> Compiled:
     return refed_dspy.compile(
-        refed_dspy.ReferenceLevelFeedback(instructions_per_feature=3, guidance=WRITTEN["guidance"]),
+        plain(),
         "builtin-short",
         optimizer=f"{__name__}.WrittenDemonstrations",
         metric=usable_share,
@@ -81,6 +96,9 @@ def compiled(out: Path | str, teacher: Any = EMBEDDED) -> Compiled:
 
 
 if __name__ == "__main__":
+    if sys.argv[1:] == ["save"]:
+        save()
+        sys.exit()
     made = compiled(sys.argv[1] if len(sys.argv) > 1 else "compiles/embedded")
     print("\n".join(made.lines()))
     if made.changed:
