@@ -285,7 +285,11 @@ def test_hostile_text_is_text_wherever_it_stands(tmp_path: Path) -> None:
     page = rendered(text)
     for markup in ("<script", "<img", "<b>", "<strong>", 'javascript:x"', "<a "):
         assert markup not in page, markup
-    assert page.count("<h1>") == 1 and "{{ 7*7 }}" in page and "49" not in page.split("In numbers")[0]
+    assert (
+        page.count("<h1>") == 1
+        and "{{ 7*7 }}" in page
+        and " 49 " not in page.replace("<", " ").replace(">", " ").split("In numbers")[0]
+    )
     rows_of = [line for line in text.splitlines() if line.startswith("|")]
     assert "&lt;script&gt;alert(1)" in page and all(line.endswith("|") for line in rows_of)
     assert page.count("<table>") == text.count("\n| ---")

@@ -189,7 +189,7 @@ def test_the_settings_are_listed(text: str) -> None:
         '| filter `length` | `{"min_words": 1, "of": "response"}` |',
     ):  # fmt: skip
         assert f"\n{line}\n" in text, line
-    assert "\n- `relevant_skills`: The skills that a good answer shows" in text
+    assert "\n- `relevant_skills`: The skills that a good response takes" in text
 
 
 def test_the_instructions_of_each_stage_are_shown_with_their_origin(text: str) -> None:

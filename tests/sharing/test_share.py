@@ -25,8 +25,8 @@ HOST = "llm.corp.internal"
 @pytest.fixture
 def private(filtered_run: Synthesis, tmp_path: Path) -> Path:
     """The run as if a private endpoint had made it, from references in a file of somebody's folder."""
-    model = "hosted_vllm//home/somebody/models/big"
-    source = "json_set(record, '$.source', '/home/somebody/secret plans/refs.jsonl row ' || (position + 1))"
+    model = "hosted_vllm//home/mary.smith/models/big"
+    source = "json_set(record, '$.source', '/home/mary.smith/secret plans/refs.jsonl row ' || (position + 1))"
     return copy_run(
         filtered_run,
         tmp_path / "private",
@@ -86,7 +86,7 @@ def test_nothing_private_is_published(private: Path, tmp_path: Path) -> None:
     tables = [pq.read_table(path).to_pylist() for path in (tmp_path / "out").rglob("*.parquet")]
     card = (tmp_path / "out" / "README.md").read_text()
     everything = card + json.dumps(tables) + (tmp_path / "out" / FILE).read_text()
-    for secret in (HOST, "8443", "tenant", "somebody", "secret plans", "/home", str(tmp_path), str(private)):
+    for secret in (HOST, "8443", "tenant", "mary.smith", "secret plans", "/home", str(tmp_path), str(private)):
         assert secret not in everything, secret
     assert "a private endpoint" in card and "`refs.jsonl`" in card and "`big`" in card
     row = next(row for table in tables for row in table if "endpoint" in row)
@@ -101,7 +101,7 @@ def test_nothing_private_is_on_the_page_either(private: Path, tmp_path: Path) ->
     assert packed_rows and any("shows the references" in note for note in made.notes)
     rows = gzip.decompress(base64.b64decode(packed_rows[1])).decode()
     shown = re.sub(r"<script>.*?</script>", "", page, flags=re.DOTALL) + rows
-    for secret in (HOST, "8443", "tenant", "somebody", "secret plans", "/home", str(tmp_path)):
+    for secret in (HOST, "8443", "tenant", "mary.smith", "secret plans", "/home", str(tmp_path)):
         assert secret not in shown, secret
     assert "a private endpoint" in shown and "refs.jsonl row" in rows and "the set" in page
     assert len(json.loads(rows)["columns"]["instruction"]) >= made.rows
@@ -110,7 +110,7 @@ def test_nothing_private_is_on_the_page_either(private: Path, tmp_path: Path) ->
 @pytest.fixture
 def abstained(filtered_run: Synthesis, tmp_path: Path) -> Path:
     """The run as if a judge had abstained on a row over a server's error, and a custom filter decided on the others."""
-    detail = f"unfit: HTTP 400 at https://{HOST}/v1 for /home/somebody/models/big: too long"
+    detail = f"unfit: HTTP 400 at https://{HOST}/v1 for /home/mary.smith/models/big: too long"
     row = "(SELECT min(instruction) FROM decisions WHERE NOT kept)"
     return copy_run(
         filtered_run,
