@@ -83,7 +83,8 @@ def _source(source: Any) -> tuple[str, Iterable[tuple[int, Mapping[str, Any]]], 
             return str(source), enumerate(made, start=1), references
         if _is_file(folder / _KEPT):
             raise ReferencesError(f"{source}: is a folder of filtered rows; name its {folder / _KEPT}")
-    return *rows_of(source, "data"), {}
+    name, rows = rows_of(source, "data")
+    return name, rows, {}
 
 
 _KEPT = "kept.jsonl"

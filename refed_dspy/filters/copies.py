@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from refed_dspy.data.references import load_references
 from refed_dspy.filters.base import preview
@@ -23,6 +23,13 @@ than 30% of its runs of 8 in common without a run of 10 (k common runs take 9k -
 begins at a multiple of `_LONG_STEP`."""
 
 
+class Match(NamedTuple):
+    """What is like a known text: how much of it, from 0 to 1, and the words that show it."""
+
+    score: float
+    words: str
+
+
 class Known:
     """Instructions and responses, of references say, that a text is compared with. Without any it is false."""
 
@@ -36,7 +43,7 @@ class Known:
     def __len__(self) -> int:
         return len(self._texts)
 
-    def repeated(self, instruction: str) -> tuple[float, str] | None:
+    def repeated(self, instruction: str) -> Match | None:
         """(ROUGE-L F, beginning of the known instruction) where one is like `instruction`."""
         if len(self) == 1:
             score, number = rouge_l(tokens(instruction), self._instructions[0]), 0
@@ -44,7 +51,7 @@ class Known:
             number, score = nearest
         else:
             return None
-        return (score, preview(self._texts[number])) if score >= THRESHOLD else None
+        return Match(score, preview(self._texts[number])) if score >= THRESHOLD else None
 
     def _nearest(self, instruction: str) -> tuple[int, float] | None:
         if self._index is None:
@@ -54,7 +61,7 @@ class Known:
         alphabet, index = self._index
         return index.nearest(alphabet.encode(instruction))
 
-    def copied(self, words: Sequence[str]) -> tuple[float, str] | None:
+    def copied(self, words: Sequence[str]) -> Match | None:
         """(share of its runs of 8 words, the first of them) where a response, as words, copies a known one."""
         if self._hints.isdisjoint(_runs(words, _HINT, _STEP if len(words) < _SHORT else _LONG_STEP)):
             return None
@@ -68,14 +75,14 @@ class Runs:
         words = text.lower().split()
         self._grams, self.hints = frozenset(_runs(words, GRAM)), frozenset(_runs(words, _HINT))
 
-    def copied(self, words: Sequence[str]) -> tuple[float, str] | None:
+    def copied(self, words: Sequence[str]) -> Match | None:
         """(share of the runs of 8 of these words that are in the text, the first of them) where they are a copy."""
         hits = list(map(self._grams.__contains__, _runs(words, GRAM)))
         share = sum(hits) / len(hits) if hits else 0.0
         if share <= SHARE and _WHOLE_RUN not in bytes(hits):
             return None
         first = hits.index(True)
-        return share, " ".join(words[first : first + GRAM])
+        return Match(share, " ".join(words[first : first + GRAM]))
 
 
 def _runs(words: Sequence[str], length: int, step: int = 1) -> Iterator[tuple[str, ...]]:

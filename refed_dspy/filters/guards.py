@@ -50,7 +50,7 @@ class InstructionGuard(TextFilter):
         known = self._references.of(row)
         for texts, reason in ((known, REPEATS), (self.demonstrations, REPEATS_SHOWN)):
             if texts and (repeated := texts.repeated(row.instruction)):
-                return Decision(False, reason, *repeated)
+                return Decision(False, reason, repeated.score, repeated.words)
         return Decision(True, remark="" if known else UNCOMPARED)
 
 
@@ -88,9 +88,9 @@ class ResponseGuard(TextFilter):
                 return Decision(False, TALK, detail=words)
             split = lower.split() if self._copies else []
             if known and (copy := known.copied(split)):
-                return Decision(False, COPIES, *copy)
+                return Decision(False, COPIES, copy.score, copy.words)
             if self.demonstrations and (copy := self.demonstrations.copied(split)):
-                return Decision(False, COPIES_SHOWN, *copy)
+                return Decision(False, COPIES_SHOWN, copy.score, copy.words)
         if same and self._drops_unchanged:
             return Decision(False, UNCHANGED)
         remarks = [UNCHANGED] * same + [UNCOMPARED] * (known is not None and not known)

@@ -117,7 +117,7 @@ def correlations(predicted: Sequence[float], observed: Sequence[float]) -> Corre
     x, y = _numbers(predicted), _numbers(observed)
     if _constant(x) or _constant(y):
         return Correlation(None, None)
-    return Correlation(*(float(measure(x, y).statistic) for measure in (stats.pearsonr, stats.spearmanr)))
+    return Correlation(float(stats.pearsonr(x, y).statistic), float(stats.spearmanr(x, y).statistic))
 
 
 def _numbers(values: ArrayLike) -> Floats:
