@@ -18,9 +18,9 @@ from refed_dspy.errors import ConfigError, RunDirError, RunStopped, TeacherRefus
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.metrics.figures import open_tools
 from refed_dspy.runs.stats import DataStats
-from tests.metrics.test_endpoint_scorer import ToyServer
 from tests.support.compiling import config
 from tests.support.scripted_engine import Writer, fake_lm, references
+from tests.support.toy_server import ToyServer
 
 
 def rows(count: int, **more: str) -> list[dict[str, str]]:

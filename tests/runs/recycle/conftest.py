@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.metrics.test_endpoint_scorer import ToyHandler, ToyServer
+from tests.support.toy_server import ToyHandler, ToyServer
 
 
 class ChecksumEndpoint(ToyHandler):

@@ -17,9 +17,9 @@ from dspy.lm15 import Request
 import refed_dspy
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy.runs.recycle.result import Recycling
-from tests.metrics.test_endpoint_scorer import ToyServer
 from tests.support import ROOT
 from tests.support.scripted_engine import references
+from tests.support.toy_server import ToyServer
 
 FIELDS = [
     "row", "instruction", "response", "original_instruction", "original_response",

@@ -12,7 +12,6 @@ import pytest
 
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy.ledger.ledger import Ledger
-from tests.metrics.test_endpoint_scorer import ToyServer
 from tests.runs.recycle.helpers import (
     COMMAND,
     REFED,
@@ -22,6 +21,7 @@ from tests.runs.recycle.helpers import (
     stopped,
 )
 from tests.support.scripted_engine import references
+from tests.support.toy_server import ToyServer
 
 
 @pytest.fixture

@@ -15,7 +15,6 @@ from refed_dspy.programs.reflection import (
 )
 from refed_dspy.runs.recycle.select import UNIMPROVED
 from refed_dspy.teachers.recorded import Progress
-from tests.metrics.test_endpoint_scorer import ToyServer
 from tests.programs.test_reflection import Reflecting, improved, reflected
 from tests.runs.recycle.helpers import (
     BY_SCORE,
@@ -28,6 +27,7 @@ from tests.runs.recycle.helpers import (
 )
 from tests.support.compiling import config
 from tests.support.scripted_engine import fake_lm, references
+from tests.support.toy_server import ToyServer
 
 
 @pytest.mark.slow
