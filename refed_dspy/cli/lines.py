@@ -54,8 +54,6 @@ def run_lines(status: Mapping[str, Any]) -> list[str]:
     if status["left_out"]:
         lines.append("references left out: " + ", ".join(f"{n} {why}" for why, n in status["left_out"].items()))
     lines += [_filter_line(counts) for counts in status["filters"]]
-    if status["unchanged"]:
-        lines.append(f"left as they were by the improvement: {status['unchanged']} of {status['kept']} samples")
     lines += [usage_line(stage, usage) for stage, usage in status["usage"].items()]
     if len(status["models"]) > 1:
         lines += [usage_line(f"{usage['model']} at {usage['endpoint']}", usage) for usage in status["models"]]

@@ -78,9 +78,8 @@ def run_status(ledger: Ledger) -> dict[str, Any]:
     `size` (asked for) and `kept`; `references` in all, `opened`, and `left_out` by reason; `instructions`: how many are
     `new`, `duplicates` or `surplus` (beyond the number asked for); `failures` by stage and kind; `usage` by stage;
     `tokens_a_sample` by stage and in all; `cost` in dollars, without the `unpriced` calls; `cost_per_sample`: of the
-    calls that are not in flight; `filters`: what each kept and dropped, by reason, and what is to be told of the kept;
-    `unchanged`: samples that the improvement left as they were (None: no guard looked); `stopped`: the cap it ended at;
-    `models`: what each used (`usage_by_model`).
+    calls that are not in flight; `filters`: what each kept and dropped, by reason, and what is to be told of the kept
+    ("unchanged"); `stopped`: the cap it ended at; `models`: what each used (`usage_by_model`).
     """
     db, paid = ledger.db, _paid(ledger)
     usage, cost = paid["usage"], paid["cost"]
@@ -102,7 +101,6 @@ def run_status(ledger: Ledger) -> dict[str, Any]:
         "left_out": ledger.meta("left_out") or {},
         "instructions": {"new": new, "duplicates": duplicates, "surplus": surplus},
         "filters": decisions_by_filter(ledger),
-        "unchanged": unchanged_samples(ledger),
         **paid,
         "tokens_a_sample": tokens_a_sample(usage, kept),
         "cost_per_sample": (cost - in_flight) / kept if kept and cost is not None and not paid["unpriced"] else None,
@@ -130,16 +128,6 @@ def decisions_by_filter(ledger: Ledger) -> list[dict[str, Any]]:
         for remark in filter(None, reason.split("; ") if kept else ()):
             counts["remarks"][remark] = counts["remarks"].get(remark, 0) + count
     return list(filters.values())
-
-
-def unchanged_samples(ledger: Ledger) -> int | None:
-    """How many kept samples have an improved response that is the plain one; None: no guard looked."""
-    labels = [label for label, _ in ledger.meta("filters") or () if label.partition(" ")[0] == "response_guard"]
-    if not labels:
-        return None
-    query = """SELECT count(*) FROM decisions d JOIN samples s ON s.instruction = d.instruction
-               WHERE filter = ? AND d.kept AND reason LIKE 'unchanged%'"""
-    return int(ledger.db.execute(query, labels[:1]).fetchone()[0])
 
 
 def work_status(ledger: Ledger) -> dict[str, Any]:
