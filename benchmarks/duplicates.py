@@ -45,12 +45,15 @@ def real_texts() -> tuple[list[str], list[str], list[str]]:
     return [*dict.fromkeys(row["instruction"] for row in seeds)], [*dict.fromkeys(asked)], [*texts]
 
 
-def recombined(count: int, rng: random.Random) -> list[str]:
-    """`count` distinct instructions of 6 to 40 words."""
-    try:
-        seeds, asked, others = real_texts()
-    except FileNotFoundError:
-        seeds = asked = others = [" ".join(rng.choices(WORDS, k=60)) for _ in range(2000)]
+def plain_texts(rng: random.Random) -> tuple[list[str], list[str], list[str]]:
+    """The same of plain words, which needs no file."""
+    texts = [" ".join(rng.choices(WORDS, k=60)) for _ in range(2000)]
+    return texts, texts, texts
+
+
+def recombined(count: int, rng: random.Random, texts: tuple[list[str], list[str], list[str]]) -> list[str]:
+    """`count` distinct instructions of 6 to 40 words: beginnings of the first two, stretches of the third."""
+    seeds, asked, others = texts
     openings = [text.split() for text in (*seeds, *(text.split("\n")[0] for text in asked))]
     bodies = [words for text in others if len(words := text.split()) >= 8]
     made: dict[str, None] = {}
@@ -89,7 +92,7 @@ def changes(rng: random.Random, vocabulary: Sequence[str]) -> dict[str, Callable
 
 def planted(rng: random.Random) -> list[tuple[str, str]]:
     """(text, name of its change: empty for one of the ten thousand), in the order the filter sees them."""
-    base = recombined(ROWS, rng)
+    base = recombined(ROWS, rng, real_texts() if DATA.exists() else plain_texts(rng))
     vocabulary = sorted({word for text in base for word in text.split() if word.isalpha() and len(word) > 2})
     makers = list(changes(rng, vocabulary).items())
     rows = [(float(place), text, "") for place, text in enumerate(base)]

@@ -334,10 +334,10 @@ def test_bands_propose_what_is_as_near_as_that(similarity: float) -> None:
 
 
 def test_planted_near_duplicates_are_found_among_rows_of_the_same_words() -> None:
-    from benchmarks.duplicates import changes, recombined
+    from benchmarks.duplicates import changes, plain_texts, recombined
 
     rng = random.Random(11)
-    base = recombined(400, rng)
+    base = recombined(400, rng, plain_texts(rng))
     filter_ = NearDuplicates()
     dropped = sum(not filter_.check(row(text)).kept for text in base)
     made = changes(rng, WORDS)
