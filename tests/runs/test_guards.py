@@ -12,6 +12,7 @@ import dspy
 import pytest
 
 import refed_dspy
+from benchmarks.simulated import SimulatedTeacher
 from refed_dspy.cli.lines import run_lines
 from refed_dspy.errors import ConfigError, NothingKept
 from refed_dspy.ledger.ledger import Ledger
@@ -22,6 +23,7 @@ from refed_dspy.runs.result import Synthesis
 from refed_dspy.sharing.report.glance import facts
 from refed_dspy.sharing.report.rows import read_rows
 from tests.filters.filtered_runs import WORDS, dropped
+from tests.support.scripted_batches import bill, simulated
 from tests.support.scripted_engine import Writer, fake_lm
 
 COPY = " ".join(f"word{number}" for number in range(30))
@@ -239,6 +241,21 @@ def test_any_program_is_asked_again(tmp_path: Path) -> None:
     with Ledger.read(tmp_path) as ledger:
         asked = ledger.db.execute("SELECT DISTINCT repetition FROM answers WHERE stage = 'response_generation'")
         assert sorted(number for (number,) in asked) == [0, 1, SECOND, SECOND + 1]
+
+
+def test_a_batch_asks_again_too_after_a_stop(tmp_path: Path, server: SimulatedTeacher) -> None:
+    """The first start ends with the instructions; the second before the second answers, which the third asks for."""
+    settings: dict[str, Any] = {"teacher": simulated(server), "run_dir": tmp_path, "track": False, "size": 2}
+    for signature, calls in (("", 3), ("This response incorporates", 7)):
+        server.control(batch_seconds=0, signature=signature)
+        made = refed_dspy.synthesize(None, REFERENCES[:1], max_calls=calls, **settings)
+        assert server.stats()["batch_requests"] == calls and not made.samples
+    server.control(signature="")
+    made = refed_dspy.synthesize(None, REFERENCES[:1], max_calls=100, **settings)
+    assert made.complete and not dropped(tmp_path)
+    assert counts(made, "response_guard")["remarks"] == {"asked again": 2}
+    assert server.stats()["batch_requests"] == 7 + 4
+    assert made.status["cost"] == pytest.approx(bill(server), rel=1e-9)
 
 
 def test_the_slower_way_through_dspy_is_asked_again_too(tmp_path: Path) -> None:
