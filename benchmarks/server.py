@@ -189,7 +189,9 @@ class Simulator:
         `read` is the prompt and cached tokens. `times` is how often the messages have come so far."""
         content, reason, completion = write(make, self.draw(chat, times), fate, chat.most, self.tokens)
         spent = (*read, completion)
-        data = wire.answer(next(self.answers), chat, content, reason, spent)
+        data = wire.answer(next(self.answers), chat, self.settings.thinking + content, reason, spent)
+        if self.settings.reasoning:
+            wire.think(data, self.settings.reasoning)
         if fate == "nousage":
             del data["usage"]
         elif fate == "oddusage":

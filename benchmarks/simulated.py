@@ -49,8 +49,9 @@ class Settings:
 
     tokenizer is "" (a token is four characters) or "o200k_base". The prefix cache works in steps of 128 tokens; a
     prompt or a match of fewer than cache_minimum tokens (OpenAI's is 1024) is not cached. cache_warm says when a prompt
-    enters the cache: at its "arrival", or when its "answer" was sent, as at a provider. field_tokens: top-level
-    property of an answer -> the tokens of its text, divided over the texts of a list or an object; for
+    enters the cache: at its "arrival", or when its "answer" was sent, as at a provider. thinking is written before each
+    answer, in its text; reasoning is sent with each, in the field that a reasoning parser fills. field_tokens:
+    top-level property of an answer -> the tokens of its text, divided over the texts of a list or an object; for
     new_instructions, the tokens of each item.
 
     With batches false the endpoints of Files and Batches do not exist. A batch takes batch_seconds and answers (and
@@ -85,6 +86,8 @@ class Settings:
     tokenizer: str = ""
     cache_minimum: int = 0
     cache_warm: str = "arrival"
+    thinking: str = ""
+    reasoning: str = ""
     field_tokens: dict[str, int] = field(default_factory=dict)
     batches: bool = True
     batch_seconds: float = 0.2
@@ -137,7 +140,7 @@ CHECKS: dict[str, Callable[[Any], bool]] = {
     "batch_faults": _fractions(BATCH_FAULTS),
     "batch_fates": lambda value: isinstance(value, list) and set(map(str, value)) <= FATES,
     "field_tokens": _tokens,
-    "signature": lambda value: isinstance(value, str),
+    **dict.fromkeys(("signature", "thinking", "reasoning"), lambda value: isinstance(value, str)),
     "fail_stage": lambda value: isinstance(value, str) and value != "",
     "tokenizer": lambda value: value in ("", "o200k_base"),
     "cache_warm": lambda value: value in ("arrival", "answer"),

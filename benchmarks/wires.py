@@ -123,6 +123,10 @@ class OpenAI:
             },
         }
 
+    def think(self, data: dict[str, Any], reasoning: str) -> None:
+        """Put `reasoning` into an answer's body, beside its text."""
+        data["choices"][0]["message"]["reasoning_content"] = reasoning
+
     def error(self, refused: Refused) -> dict[str, Any]:
         if refused.code == "content_filter":
             inner = {"code": "ResponsibleAIPolicyViolation"}
@@ -232,6 +236,9 @@ class Anthropic(OpenAI):
                 "output_tokens": completion,
             },
         }
+
+    def think(self, data: dict[str, Any], reasoning: str) -> None:
+        data["content"].insert(0, {"type": "thinking", "thinking": reasoning, "signature": "sim"})
 
     def error(self, refused: Refused) -> dict[str, Any]:
         kind = self.kinds.get(refused.status, "api_error")

@@ -2,11 +2,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import pytest
 
-from benchmarks.simulated import SimulatedTeacher
+from benchmarks.simulated import Settings, SimulatedTeacher
 from refed_dspy.config import keys
 
 if TYPE_CHECKING:
@@ -29,13 +30,7 @@ def no_known_keys() -> None:
 
 def reset_server(server: SimulatedTeacher) -> None:
     """Reset every setting that a test may have changed, and the counts."""
-    server.control(
-        latency=0, sigma=0, items=10, duplicates=0, faults={}, retry_after=None, limit_per_minute=None,
-        limit_tokens_per_minute=None, rate_headers=True, signature="", response_words=40, auth_fails_after=None,
-        down_after=None, fail_stage=None, seed=0, tokenizer="", cache_minimum=0, cache_warm="arrival", field_tokens={},
-        batches=True, batch_seconds=0.2, batch_progressive=False, batch_faults={}, batch_fates=[],
-        batch_max_requests=50_000, batch_max_bytes=200_000_000,
-    )  # fmt: skip
+    server.control(**asdict(Settings(latency=0, sigma=0)))
     server.reset()
 
 

@@ -25,13 +25,16 @@ from refed_dspy.records import Failure, Reference
 
 T = TypeVar("T")
 
-FORMAT = 5
+FORMAT = 6
 """The format of the file: its `user_version`. Others are refused."""
 FILE = "ledger.sqlite"
 """The file's name in a run's folder."""
 _NEW_INSTRUCTION = """
 INSERT INTO instructions (reference, feature, round, digest, text) VALUES (?,?,?,?,?)
 ON CONFLICT (digest) DO NOTHING RETURNING id
+"""
+_ANSWER = """
+SELECT output, raw, coalesce(text, ''), item, stage FROM answers LEFT JOIN reasoning USING (key) WHERE key=?
 """
 
 
@@ -196,8 +199,8 @@ class Ledger:
 
     def answer(self, digest: str) -> Answer | None:
         """The paid answer under this key, or None."""
-        row = self.db.execute("SELECT output, raw, item, stage FROM answers WHERE key=?", (digest,)).fetchone()
-        return None if row is None else Answer(row[0], row[1], asked_for=(row[2], row[3]))
+        row = self.db.execute(_ANSWER, (digest,)).fetchone()
+        return None if row is None else Answer(row[0], row[1], row[2], asked_for=(row[3], row[4]))
 
     def endpoint(self, digest: str) -> str:
         """The endpoint that gave the answer under this key."""

@@ -11,6 +11,9 @@ CREATE TABLE IF NOT EXISTS answers (
 );
 CREATE INDEX IF NOT EXISTS answers_of_item ON answers (item, stage);
 
+-- What the model thought before the answer under `key`, where its server told.
+CREATE TABLE IF NOT EXISTS reasoning (key TEXT PRIMARY KEY, text TEXT NOT NULL) WITHOUT ROWID;
+
 -- Another stage or item that made a request which was answered already.
 CREATE TABLE IF NOT EXISTS shared (
   item TEXT NOT NULL, stage TEXT NOT NULL, key TEXT NOT NULL, PRIMARY KEY (item, stage, key)

@@ -30,10 +30,12 @@ class Key:
 
 @dataclass(frozen=True)
 class Answer:
-    """A paid answer: its typed outputs as JSON, and its text where the adapter that asked does not read that JSON."""
+    """A paid answer: its typed outputs as JSON, its text where the adapter that asked does not read that JSON, and what
+    the model thought before it."""
 
     output: str
     raw: str | None = None
+    reasoning: str = ""
     asked_for: tuple[str, str] | None = field(default=None, compare=False)
     """The item and stage that asked first; None where it was not read from the ledger."""
 
@@ -51,8 +53,10 @@ def text_digest(text: str) -> bytes:
 def answered(key: Key, answer: Answer, endpoint: str, calls: Iterable[Call]) -> list[Statement]:
     """An answer that `endpoint` gave, and its calls, settled."""
     row = (key.digest, key.stage, key.item, key.repetition, answer.output, answer.raw, endpoint, time.time())
+    thought = ("INSERT OR IGNORE INTO reasoning VALUES (?,?)", (key.digest, answer.reasoning))
     return [
         ("INSERT OR IGNORE INTO answers VALUES (?,?,?,?,?,?,?,?)", row),
+        *([thought] if answer.reasoning else []),
         *settled(key, calls),
     ]
 

@@ -22,6 +22,7 @@ from refed_dspy.errors import ConfigError
 from refed_dspy.programs.fast_path import ask_directly, direct_engine
 from refed_dspy.programs.lm_errors import in_transit
 from refed_dspy.programs.question import Fit, UnnamedStage, current_question, fitting
+from refed_dspy.programs.reasoning import split_reasoning
 from refed_dspy.programs.rendering import JsonObject, rendering
 
 
@@ -106,16 +107,17 @@ class SchemaAdapter(dspy.JSONAdapter):
 
     def parsed(self, signature: type[dspy.Signature], completion: str) -> BaseModel:
         """`parse`, as one Pydantic model."""
-        fixed = rendering(signature)
-        if not completion.strip():
+        fixed, answer = rendering(signature), split_reasoning(completion)[1]
+        if not answer.strip():
             raise _unfit(signature, completion, "the answer is empty")
+        answer = _json_object(answer)
         try:
-            parsed = fixed.answer.model_validate_json(_json_object(completion), strict=True)
+            parsed = fixed.answer.model_validate_json(answer, strict=True)
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
             where = ".".join(str(step) for step in first["loc"])
             raise _unfit(signature, completion, f"{where}: {first['msg']}" if where else first["msg"]) from None
-        if (tag := next((tag for tag in fixed.tags if tag in completion), None)) is not None:
+        if (tag := next((tag for tag in fixed.tags if tag in answer), None)) is not None:
             raise _unfit(signature, completion, f"copies the prompt: it holds its {tag}")
         _refuse_blanks(signature, completion, {name: getattr(parsed, name) for name in fixed.outputs})
         return parsed

@@ -27,6 +27,7 @@ from dspy.lm15 import TimeoutError as AnswerTimeout
 
 from refed_dspy.config.keys import without_keys, without_keys_in
 from refed_dspy.programs.lm_errors import AnswerRefused, NotAnApi, NotReached, Redirected
+from refed_dspy.programs.reasoning import with_reasoning_apart
 from refed_dspy.records import Call
 from refed_dspy.teachers.prices import Price
 from refed_dspy.teachers.transport import Unreadable, WebPage
@@ -86,11 +87,12 @@ def _outcome(error: BaseException, status: int | None) -> str:
 
 
 def as_text(response: Response) -> Response:
-    """`response` with its JSON as text, and without keys.
+    """`response` with its JSON as text, its reasoning apart, and without keys.
 
     Where a schema has an enum in it (a judge's verdict, say), lm15 returns the parsed value and no text. Adapters and
     the ledger need the text.
     """
+    response = with_reasoning_apart(response)
     parts = tuple(map(_part_as_text, response.message.parts))
     if all(new is old for new, old in zip(parts, response.message.parts, strict=True)):
         return response

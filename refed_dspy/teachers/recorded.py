@@ -43,6 +43,7 @@ from refed_dspy.ledger.statements import Answer, Key, answered, failed, reused, 
 from refed_dspy.programs.fast_path import ByIdentity, Engine
 from refed_dspy.programs.lm_errors import in_transit, translated
 from refed_dspy.programs.question import Fit, Question, UnnamedStage, current_fit, current_question, repetition_of
+from refed_dspy.programs.reasoning import reasoning_of
 from refed_dspy.records import Call, digest
 from refed_dspy.teachers import Teacher
 from refed_dspy.teachers.failures import CallPolicy, Failures
@@ -94,13 +95,14 @@ class Asked:
             question = question.of(reversed(dspy.settings.caller_modules or ()))
         return cls(request, question, repetition_of(question.stage), current_fit())
 
-    def checked(self, text: str) -> Answer:
-        """The answer with this text. Raises MalformedAnswer."""
-        text = text.encode("utf-8", "replace").decode()  # no database takes half a surrogate pair
+    def checked(self, text: str, reasoning: str = "") -> Answer:
+        """The answer with this text, for which the model had this `reasoning`. Raises MalformedAnswer."""
+        # No database takes half a surrogate pair.
+        text, reasoning = (each.encode("utf-8", "replace").decode() for each in (text, reasoning))
         if self.fit is None:
-            return Answer(text)
+            return Answer(text, reasoning=reasoning)
         try:
-            return Answer(*self.fit.checked(text))
+            return Answer(*self.fit.checked(text), reasoning)
         except AdapterParseError as error:
             raise translated(error, self.question) from None
 
@@ -168,7 +170,7 @@ class RecordedTeacher:
         if self._reused_from is None or (found := self._reused_from.answer(key.digest)) is None:
             return None
         try:
-            answer = asked.checked(without_keys(found.text))
+            answer = asked.checked(without_keys(found.text), without_keys(found.reasoning))
         except MalformedAnswer:  # it was asked for with other bounds
             return None
         rows = [
@@ -238,7 +240,7 @@ class RecordedTeacher:
         while True:
             response = await self._ask_once(asked)
             try:
-                return asked.checked(response.text or "")
+                return asked.checked(response.text or "", reasoning_of(response))
             except MalformedAnswer as error:
                 recorder.rename_last(error.kind)
                 recorder.write()

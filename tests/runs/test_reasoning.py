@@ -1,0 +1,48 @@
+"""Runs with a teacher that thinks: its thoughts are in the ledger, and nowhere else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import refed_dspy
+from benchmarks.simulated import SimulatedTeacher
+from refed_dspy.ledger.ledger import Ledger
+from tests.support.scripted_engine import references
+
+MARK = "hmm-marked-thought"
+INLINE = [
+    f"<think>\n{MARK}: [1] short, [2] clear.\n</think>\n",
+    f"<think>{MARK}: " + 'as JSON {"response": {"a": [1, 2]}}, or {x}</think>\n\n',
+    f"{MARK}: the template wrote the tag; <reference_feedback> says so, and <example_response>.\n</think>\n",
+    f'<think>{MARK}: a draft\n```json\n{{"response": "draft", "new_instructions": ["draft"]}}\n```\n</think>\n',
+    f"<think>{MARK}: never closed, with {{braces}} and [1].\n\n",
+]
+
+
+def kept_and_thoughts(folder: Path, server: SimulatedTeacher) -> tuple[list[str], list[str]]:
+    """The rows of a run of four as text, and what the ledger has of thoughts."""
+    teacher = refed_dspy.TeacherConfig(model="sim/sim-model", api_base=server.base_url)
+    made = refed_dspy.synthesize(None, references(2), size=4, teacher=teacher, run_dir=folder, track=False)
+    assert made.complete and not made.status["failures"]
+    with Ledger.read(folder) as ledger:
+        thoughts = ledger.db.execute("SELECT text FROM answers JOIN reasoning USING (key)").fetchall()
+        answers = ledger.db.execute("SELECT count(*) FROM answers").fetchone()[0]
+    assert len(thoughts) == answers
+    return [str(row) for row in made.samples.rows()], [text for (text,) in thoughts]
+
+
+@pytest.mark.parametrize("thinking", INLINE)
+def test_a_thought_in_the_text_is_no_part_of_an_answer(tmp_path: Path, server: SimulatedTeacher, thinking: str) -> None:
+    server.control(thinking=thinking)
+    rows, thoughts = kept_and_thoughts(tmp_path, server)
+    assert len(rows) == 4 and not any(MARK in row or "think>" in row for row in rows)
+    assert all(MARK in text and "think>" not in text for text in thoughts)
+    assert server.stats()["requests"] == len(thoughts), "no answer was asked for twice"
+
+
+def test_a_thought_in_its_own_field_is_kept(tmp_path: Path, server: SimulatedTeacher) -> None:
+    server.control(reasoning=MARK)
+    rows, thoughts = kept_and_thoughts(tmp_path, server)
+    assert set(thoughts) == {MARK} and not any(MARK in row for row in rows)
