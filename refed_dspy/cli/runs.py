@@ -38,6 +38,7 @@ app = typer.Typer()
 
 _CAPS = ("REFED_MAX_COST", "REFED_MAX_CALLS", "REFED_MAX_MINUTES")
 """The variables that a resume reads: a run keeps its other settings."""
+FORMAT_HELP = "jsonl, parquet, messages, sharegpt, alpaca, prompt-completion, preference or kto."
 _OF_SAMPLES = ("", "run", "comparison")
 """What a folder may hold for its samples to be counted (`Ledger.holds`)."""
 
@@ -148,7 +149,7 @@ def status(run_dir: RunDir, as_json: JsonOption = False) -> None:
 @reporting
 def export(
     run_dir: RunDir,
-    format: Annotated[str, typer.Option(help="jsonl, parquet, messages, sharegpt or alpaca.")] = "jsonl",  # noqa: A002
+    format: Annotated[str, typer.Option(help=FORMAT_HELP)] = "jsonl",  # noqa: A002
     out: Annotated[
         Path | None, typer.Option(help="File to write.", metavar="FILE", show_default="samples.jsonl, or dropped.jsonl")
     ] = None,
@@ -160,6 +161,7 @@ def export(
     """Write the samples made so far to a file, or the rows that the run's filters dropped."""
     from refed_dspy.data.export import export as write
     from refed_dspy.data.export import export_dropped
+    from refed_dspy.data.formats import PAIRED
     from refed_dspy.runs.result import read_run
 
     at_work()
@@ -172,7 +174,9 @@ def export(
         say(f"{export_dropped(run_dir, out, force=force)} dropped rows in {out}")
         return
     out = out or Path("samples.jsonl")
-    say(f"{write(run_dir, format, out, force=force)} samples in {out}")
+    made = write(run_dir, format, out, force=force)
+    noun = "pairs" if format in PAIRED else "samples"
+    say(f"{made.count} {noun} in {out}" + (f" ({made.told})" if made.told else ""))
 
 
 @app.command()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from itertools import islice
+from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from refed_dspy.data.formats import FORMS, PAIRED, Pairs, Row
 from refed_dspy.data.rows import LINEAGE_COLUMNS, data_rows, dropped_rows
 from refed_dspy.errors import ExportError, one_line
 from refed_dspy.files import as_export_error, whole_file, write_lines
@@ -17,50 +19,29 @@ from refed_dspy.ledger.summary import decisions_by_filter
 if TYPE_CHECKING:
     import datasets
 
-Row = Mapping[str, Any]
 _ROW_GROUP = 1_000
 
 
-def _messages(row: Row) -> Row:
-    """The format of OpenAI and TRL. The improved response is the text to train on."""
-    return {
-        "messages": [
-            {"role": "user", "content": row["instruction"]},
-            {"role": "assistant", "content": row["improved_response"]},
-        ]
-    }
+FORMATS = ("jsonl", "parquet", *[name for name in FORMS if name != "jsonl"], *PAIRED)
 
 
-def _sharegpt(row: Row) -> Row:
-    return {
-        "conversations": [
-            {"from": "human", "value": row["instruction"]},
-            {"from": "gpt", "value": row["improved_response"]},
-        ]
-    }
+@dataclass(frozen=True)
+class Exported:
+    """What was written: how many samples or pairs, and what to know of them, on one line."""
+
+    count: int
+    told: str = ""
 
 
-def _alpaca(row: Row) -> Row:
-    return {"instruction": row["instruction"], "input": "", "output": row["improved_response"]}
+def export(run_dir: Path, format: str, out: Path, *, force: bool = False) -> Exported:  # noqa: A002 — the flag's name
+    """Write the samples that `run_dir` has so far to `out`, whole or not at all.
 
-
-_FORMS: dict[str, Callable[[Row], Row]] = {
-    "jsonl": lambda row: row,
-    "messages": _messages,
-    "sharegpt": _sharegpt,
-    "alpaca": _alpaca,
-}
-FORMATS = ("jsonl", "parquet", "messages", "sharegpt", "alpaca")
-
-
-def export(run_dir: Path, format: str, out: Path, *, force: bool = False) -> int:  # noqa: A002 — the flag's name
-    """Write the samples that `run_dir` has so far to `out`, whole or not at all; returns how many.
-
-    `jsonl` and `parquet` hold the paper's columns and the lineage; `messages`, `sharegpt` and `alpaca` are JSON
-    lines of (instruction, improved response).
+    `jsonl` and `parquet` hold the paper's columns and the lineage; `messages`, `sharegpt`, `alpaca` and
+    `prompt-completion` are JSON lines of (instruction, improved response); `preference` and `kto` are JSON lines of
+    pairs (`data.formats.Pairs`).
 
     Raises:
-        ExportError: `out` exists and `force` is not set, it cannot be written, or there is no sample yet.
+        ExportError: `out` exists and `force` is not set, it cannot be written, there is no sample yet, or no pair.
         RunDirError: no run there.
     """
     if format not in FORMATS:
@@ -68,11 +49,22 @@ def export(run_dir: Path, format: str, out: Path, *, force: bool = False) -> int
     with _ledger_for(run_dir, out, force) as ledger:
         if not ledger.kept():
             raise ExportError(f"{run_dir}: no samples yet; run or resume it first")
+        if format in PAIRED:
+            return _export_pairs(ledger, format, out)
         rows = data_rows(ledger)
         if format != "parquet":
-            return write_lines(out, map(_FORMS[format], rows))
+            return Exported(write_lines(out, map(FORMS[format], rows)))
         with whole_file(out) as file:
-            return _parquet(rows, file)
+            return Exported(_parquet(rows, file))
+
+
+def _export_pairs(ledger: Ledger, format: str, out: Path) -> Exported:  # noqa: A002
+    pairs = Pairs(ledger, format)
+    lines = list(islice(pairs, 1))
+    if not lines:
+        raise ExportError(f"{format}: no pair to write; {pairs.told()}")
+    write_lines(out, chain(lines, pairs))
+    return Exported(pairs.count, pairs.told())
 
 
 @contextmanager

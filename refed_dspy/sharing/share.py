@@ -125,7 +125,7 @@ def _data(ledger: Ledger, made: Path, dropped: bool) -> tuple[list[Config], Surv
     """Write the rows. Raises RunDirError if rows were added meanwhile: the card would describe other rows."""
     folder, whole = ledger.path.parent, made.parent / "all.parquet"
     texts = {reference.id: (reference.instruction, reference.response) for reference in ledger.references()}
-    survey = Survey(export(folder, "parquet", whole), texts)
+    survey = Survey(export(folder, "parquet", whole).count, texts)
     rows, pattern = write_shards(survey.observe(cleaned_tables(whole)), made / "data")
     configs = [Config("default", pattern, rows)]
     if dropped:

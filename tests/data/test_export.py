@@ -86,7 +86,7 @@ def lines(path: Path) -> list[dict[str, Any]]:
 
 def written(run: Synthesis, format_: str, folder: Path) -> list[dict[str, Any]]:
     out = folder / f"out.{format_}"
-    assert export(run.run_dir, format_, out) == SIZE
+    assert export(run.run_dir, format_, out).count == SIZE
     return lines(out)
 
 
@@ -117,7 +117,7 @@ def test_the_lineage_says_where_each_row_came_from(run: Synthesis, tmp_path: Pat
 
 def test_parquet_and_the_dataset_hold_what_jsonl_holds(run: Synthesis, tmp_path: Path) -> None:
     rows = written(run, "jsonl", tmp_path)
-    assert export(run.run_dir, "parquet", tmp_path / "out.parquet") == SIZE
+    assert export(run.run_dir, "parquet", tmp_path / "out.parquet").count == SIZE
     assert pq.read_table(tmp_path / "out.parquet").to_pylist() == rows
     assert to_dataset(run.run_dir).to_list() == rows
     assert run.to_dataset().column_names == list(PAPER_COLUMNS + LINEAGE_COLUMNS)
@@ -169,9 +169,9 @@ def test_the_work_of_reading_a_row_does_not_grow_with_the_run(tmp_path: Path) ->
 
 def test_every_row_of_a_long_run_is_written_once(tmp_path: Path) -> None:
     out = tmp_path / "out.jsonl"
-    assert export(filled(tmp_path / "long", 1_001), "jsonl", out) == 1_001
+    assert export(filled(tmp_path / "long", 1_001), "jsonl", out).count == 1_001
     assert [row["sample"] for row in lines(out)] == list(range(1, 1_002))
-    assert export(tmp_path / "long", "parquet", tmp_path / "out.parquet") == 1_001
+    assert export(tmp_path / "long", "parquet", tmp_path / "out.parquet").count == 1_001
     assert pq.read_table(tmp_path / "out.parquet")["sample"].to_pylist() == list(range(1, 1_002))
 
 
@@ -185,7 +185,7 @@ def test_an_existing_file_is_kept_unless_forced(run: Synthesis, tmp_path: Path, 
     with pytest.raises(ExportError, match="--force"):
         export(run.run_dir, format_, out)
     assert out.read_text() == "mine"
-    assert export(run.run_dir, format_, out, force=True) == SIZE
+    assert export(run.run_dir, format_, out, force=True).count == SIZE
     assert out.read_bytes() != b"mine"
 
 

@@ -1,0 +1,122 @@
+"""The formats of trainers: what one sample becomes in each of them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Any
+
+from refed_dspy.data.rows import data_rows
+from refed_dspy.errors import ExportError
+from refed_dspy.ledger.ledger import Ledger
+
+Row = Mapping[str, Any]
+IN_ONE_ORDER = "in one order only"
+"""The remark of the filter `judge` on a row whose improved response won in one order of the two."""
+_VERDICTS = """
+SELECT s.seq, d.score, d.reason FROM decisions d JOIN samples s ON s.instruction = d.instruction
+WHERE d.filter = 'judge' AND d.kept
+"""
+
+
+def messages(row: Row) -> Row:
+    """The format of OpenAI and TRL. The improved response is the text to train on."""
+    return {"messages": [*_user(row), *_assistant(row["improved_response"])]}
+
+
+def sharegpt(row: Row) -> Row:
+    return {
+        "conversations": [
+            {"from": "human", "value": row["instruction"]},
+            {"from": "gpt", "value": row["improved_response"]},
+        ]
+    }
+
+
+def alpaca(row: Row) -> Row:
+    return {"instruction": row["instruction"], "input": "", "output": row["improved_response"]}
+
+
+def prompt_completion(row: Row) -> Row:
+    """TRL's conversational prompt and completion."""
+    return {"prompt": _user(row), "completion": _assistant(row["improved_response"])}
+
+
+def _user(row: Row) -> list[dict[str, str]]:
+    return [{"role": "user", "content": row["instruction"]}]
+
+
+def _assistant(text: str) -> list[dict[str, str]]:
+    return [{"role": "assistant", "content": text}]
+
+
+FORMS: dict[str, Callable[[Row], Row]] = {
+    "jsonl": lambda row: row,
+    "messages": messages,
+    "sharegpt": sharegpt,
+    "alpaca": alpaca,
+    "prompt-completion": prompt_completion,
+}
+"""Formats with a line a sample."""
+PAIRED = ("preference", "kto")
+"""Formats of pairs: the improved response is chosen, the plain one rejected."""
+
+
+@dataclass
+class Pairs:
+    """The pairs of a run's samples. What was left out, and how long the texts are, is counted while they are read.
+
+    A sample whose two texts are equal makes no pair; nor does one that the run's `judge` preferred in one order only.
+    """
+
+    ledger: Ledger
+    format: str
+    """`preference`: TRL's conversational pairs, with the judge's margin (0 to 2; None: unjudged). `kto`: its unpaired
+    rows, the improved response labelled True and the plain one False."""
+    left_out: Counter[str] = field(default_factory=Counter)
+    unjudged: int = 0
+    """Pairs that no judge compared."""
+    count: int = 0
+    _longer: list[float] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if self.ledger.meta("final_stage") == "response_generation":
+            raise ExportError(f"{self.format}: this run's program improves no response, so there are no pairs")
+        self._lines = self._made()
+
+    def __iter__(self) -> Iterator[Row]:
+        return self._lines
+
+    def _made(self) -> Iterator[Row]:
+        for row, margin in self._kept():
+            prompt, better, worse = _user(row), _assistant(row["improved_response"]), _assistant(row["response"])
+            if self.format == "preference":
+                yield {"prompt": prompt, "chosen": better, "rejected": worse, "margin": margin}
+            else:
+                yield {"prompt": prompt, "completion": better, "label": True}
+                yield {"prompt": prompt, "completion": worse, "label": False}
+
+    def _kept(self) -> Iterator[tuple[Row, float | None]]:
+        verdicts = {number: (score, remark) for number, score, remark in self.ledger.db.execute(_VERDICTS)}
+        for row in data_rows(self.ledger):
+            margin, remark = verdicts.get(row["sample"], (None, ""))
+            if row["improved_response"].strip() == row["response"].strip():
+                self.left_out["unchanged"] += 1
+            elif remark == IN_ONE_ORDER:
+                self.left_out[f"preferred {IN_ONE_ORDER}"] += 1
+            else:
+                self.count += 1
+                self.unjudged += margin is None
+                self._longer.append(len(row["improved_response"]) / max(1, len(row["response"])))
+                yield row, margin
+
+    def told(self) -> str:
+        """What to know of the pairs, on one line."""
+        parts = [f"{self.unjudged} unjudged"] if self.unjudged else []
+        if self._longer:
+            parts.append(f"chosen {median(self._longer):.2f} times as long as rejected (median)")
+        if self.left_out:
+            parts.append("left out: " + ", ".join(f"{count} {why}" for why, count in self.left_out.items()))
+        return "; ".join(parts)

@@ -1,0 +1,92 @@
+"""Formats of trainers: pairs of improved and plain responses, and what is left out of them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from refed_dspy.data.export import export
+from refed_dspy.data.formats import IN_ONE_ORDER
+from refed_dspy.errors import ExportError
+from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.ledger.statements import DecisionRow, decided, sampled
+from refed_dspy.records import Reference, Sample
+from tests.support.scripted_engine import SAMPLE_FIELDS
+
+PAIRS = [("plain one", "a better one"), ("same", "same "), ("plain three", "three, better"), ("four", "four, perhaps")]
+
+
+def run(folder: Path, verdicts: dict[int, tuple[float, str]], **meta: Any) -> Path:
+    """A run with a sample for each of PAIRS, and what a judge decided on them, by number: (preference, remark)."""
+    with Ledger.create(folder) as ledger:
+        ledger.begin([Reference(instruction="Q", response="A", source="a")], teacher={"model": "m"}, **meta)
+        added = ledger.commit_proposal(0, "tone", 0, [f"Task {i}" for i in range(len(PAIRS))], 0, frozenset())
+        for (number, text), (plain, improved) in zip(added.new, PAIRS, strict=True):
+            fields = {**SAMPLE_FIELDS, "instruction": text, "response": plain, "improved_response": improved}
+            ledger.commit(sampled(number, 0, Sample.model_validate(fields)))
+            if number in verdicts:
+                score, remark = verdicts[number]
+                ledger.commit(decided(number, [DecisionRow("judge", 0, True, score, remark, "")]))
+    return folder
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def text(role: str, content: str) -> list[dict[str, str]]:
+    return [{"role": role, "content": content}]
+
+
+def test_pairs_are_improved_and_plain_where_they_differ(tmp_path: Path) -> None:
+    folder = run(tmp_path / "run", {1: (2.0, ""), 4: (0.5, IN_ONE_ORDER)})
+    made = export(folder, "preference", tmp_path / "pairs.jsonl")
+    rows = lines(tmp_path / "pairs.jsonl")
+    assert rows[0] == {
+        "prompt": text("user", "Task 0"),
+        "chosen": text("assistant", "a better one"),
+        "rejected": text("assistant", "plain one"),
+        "margin": 2.0,
+    }
+    assert [row["margin"] for row in rows] == [2.0, None] and made.count == 2
+    assert made.told == (
+        "1 unjudged; chosen 1.26 times as long as rejected (median); "
+        "left out: 1 unchanged, 1 preferred in one order only"
+    )
+
+
+def test_kto_has_both_texts_of_a_pair(tmp_path: Path) -> None:
+    made = export(run(tmp_path / "run", {}), "kto", tmp_path / "kto.jsonl")
+    rows = lines(tmp_path / "kto.jsonl")
+    assert made.count == 3 and len(rows) == 6
+    assert rows[:2] == [
+        {"prompt": text("user", "Task 0"), "completion": text("assistant", "a better one"), "label": True},
+        {"prompt": text("user", "Task 0"), "completion": text("assistant", "plain one"), "label": False},
+    ]
+
+
+def test_prompt_and_completion(tmp_path: Path) -> None:
+    made = export(run(tmp_path / "run", {}), "prompt-completion", tmp_path / "sft.jsonl")
+    assert made.count == len(PAIRS)
+    assert lines(tmp_path / "sft.jsonl")[0] == {
+        "prompt": text("user", "Task 0"),
+        "completion": text("assistant", "a better one"),
+    }
+
+
+@pytest.mark.parametrize("format_", ["preference", "kto"])
+def test_a_run_that_improves_nothing_has_no_pairs(tmp_path: Path, format_: str) -> None:
+    folder = run(tmp_path / "run", {}, final_stage="response_generation")
+    with pytest.raises(ExportError, match=f"^{format_}: this run's program improves no response"):
+        export(folder, format_, tmp_path / "pairs.jsonl")
+    assert not (tmp_path / "pairs.jsonl").exists()
+
+
+def test_where_every_pair_is_left_out_nothing_is_written(tmp_path: Path) -> None:
+    folder = run(tmp_path / "run", dict.fromkeys((1, 3, 4), (0.5, IN_ONE_ORDER)))
+    with pytest.raises(ExportError, match=f"no pair to write; left out: 3 preferred {IN_ONE_ORDER}, 1 unc"):
+        export(folder, "preference", tmp_path / "pairs.jsonl")
+    assert not (tmp_path / "pairs.jsonl").exists()
