@@ -66,16 +66,35 @@ NO_STRATEGY = ImplementationStrategy(planned_changes=[], rationale="")
 
 
 class Reference(Record):
-    """One excellent pair to learn from. `source` says where it was read: file and row."""
+    """One excellent pair to learn from. `source` says where it was read: file and row. `system`: the system prompt that
+    it stands under, which its samples inherit; `earlier`: the turns of its conversation before it."""
 
     instruction: str = Field(min_length=1)
     response: str = Field(min_length=1)
     source: str = ""
+    system: str = ""
+    earlier: str = ""
 
     @property
     def id(self) -> str:
         """Twelve hex digits of the pair's digest: the same pair has the same id in every run."""
-        return sha256(f"{self.instruction}\0{self.response}".encode()).hexdigest()[:12]
+        texts = [self.instruction, self.response, *([self.system, self.earlier] if self.system or self.earlier else [])]
+        return sha256("\0".join(texts).encode()).hexdigest()[:12]
+
+    @property
+    def shown(self) -> str:
+        """The instruction as prompts show it: with what it stands under."""
+        return _under(self.instruction, {"System prompt": self.system, "Earlier in the conversation": self.earlier})
+
+    def posed(self, instruction: str) -> str:
+        """A new `instruction` as prompts show it: under the system prompt that it inherits."""
+        return _under(instruction, {"System prompt": self.system})
+
+
+def _under(instruction: str, sections: Mapping[str, str]) -> str:
+    """`instruction` after those `sections` that have a text; alone where none has."""
+    given = [f"{name}:\n{text}" for name, text in sections.items() if text]
+    return "\n\n".join([*given, f"Instruction:\n{instruction}"]) if given else instruction
 
 
 class Feedback(Record):
@@ -202,3 +221,8 @@ class DataRow:
     plain: str | None = None
     fields: Mapping[str, Any] = field(default_factory=dict)
     reference: Reference | None = None
+
+    @property
+    def posed(self) -> str:
+        """The instruction as a judge sees it: under the system prompt that it inherits from its reference."""
+        return self.instruction if self.reference is None else self.reference.posed(self.instruction)

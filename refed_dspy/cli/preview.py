@@ -25,29 +25,32 @@ Message = dict[str, Any]
 
 def rendered_prompts(program: ReferenceLevelFeedback, reference: Reference) -> dict[str, list[Message]]:
     """Stage → messages for `reference`. What an earlier stage would have written stands in «guillemets»."""
-    feature = next(iter(program.features))
-    pair = {"reference_instruction": reference.instruction, "reference_response": reference.response}
+    feature, new = next(iter(program.features)), reference.posed("«a new instruction»")
+    pair = {"reference_instruction": reference.shown, "reference_response": reference.response}
     inputs: dict[str, dict[str, Any]] = {"instruction_feedback": pair, "response_feedback": pair}
     inputs["instruction_synthesis"] = {
         "how_many": program.instructions_per_feature,
-        "reference_instruction": reference.instruction,
+        "reference_instruction": reference.shown,
         "feature_name": feature.replace("_", " "),
         "feature": f"«{feature}, from instruction feedback»",
         "taken": [],
     }
     inputs["response_generation"] = {
-        "example_instruction": reference.instruction,
+        "example_instruction": reference.shown,
         "example_response": reference.response,
-        "instruction": "«a new instruction»",
+        "instruction": new,
     }
     inputs["response_improvement"] = {
         "reference_feedback": "«the response feedback of the reference»",
-        "instruction": "«a new instruction»",
+        "instruction": new,
         "response": "«the response to it»",
     }
     adapter = dspy.settings.adapter or SchemaAdapter()
     prompts = {}
-    inputs["sample_feedback"] = {"instruction": "«a new instruction»", "response": "«the response to it»"}
+    inputs["sample_feedback"] = {
+        "instruction": new,
+        "response": "«the response to it»",
+    }
     inputs["sample_improvement"] = {**inputs["sample_feedback"], "response_feedback": "«the feedback on the response»"}
     for stage in program.stage_names:
         predictor = getattr(program, stage)

@@ -156,6 +156,9 @@ def export(
     dropped: Annotated[
         bool, typer.Option("--dropped", help="The rows that filters dropped instead, with reason and score (jsonl).")
     ] = False,
+    reasoning: Annotated[
+        bool, typer.Option("--reasoning", help="With what the teacher thought before each improved response.")
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the file.")] = False,
 ) -> None:
     """Write the samples made so far to a file, or the rows that the run's filters dropped."""
@@ -168,13 +171,13 @@ def export(
     if read_run(run_dir).status["work"] == "comparison":
         raise InputError(f"{run_dir}: holds a comparison, whose rows are in {run_dir / 'rows.jsonl'} already")
     if dropped:
-        if format != "jsonl":
-            raise InputError(f"format {one_line(format, 40)}: dropped rows are written as jsonl only")
+        if format != "jsonl" or reasoning:
+            raise InputError(f"format {one_line(format, 40)}: dropped rows are written as jsonl only, and plain")
         out = out or Path("dropped.jsonl")
         say(f"{export_dropped(run_dir, out, force=force)} dropped rows in {out}")
         return
     out = out or Path("samples.jsonl")
-    made = write(run_dir, format, out, force=force)
+    made = write(run_dir, format, out, force=force, reasoning=reasoning)
     noun = "pairs" if format in PAIRED else "samples"
     say(f"{made.count} {noun} in {out}" + (f" ({made.told})" if made.told else ""))
 
@@ -199,7 +202,7 @@ def preview(
     from refed_dspy.teachers.by_stage import open_teachers, stages_of
 
     settings = settings_of(RunConfig, context)
-    loaded = load_references(settings.references or "builtin", settings.columns or None)
+    loaded = load_references(settings.references or "builtin", settings.columns or None, settings.turns)
     module = open_program(settings.program, settings)
     for stage, messages in rendered_prompts(module, loaded[0]).items():
         for message in messages:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from functools import partial
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import (
     AfterValidator,
@@ -80,6 +80,9 @@ class FromReferences(Settings):
     Unset: `builtin`."""
     columns: PairColumns = Field(default_factory=dict)
     """The names of a table's columns where they differ: {instruction: question, response: answer}."""
+    turns: Literal["leave_out", "first", "last"] = "leave_out"
+    """Of a conversation of several exchanges, take the `first`, or the `last` with the earlier ones as its context; or
+    leave it out, and count it."""
 
 
 class Capped(Settings):

@@ -12,7 +12,7 @@ from typing import Any
 from refed_dspy.data.read import rows_of
 from refed_dspy.data.references import none_usable
 from refed_dspy.data.rows import data_rows
-from refed_dspy.data.shapes import LeftOut, pair_of
+from refed_dspy.data.shapes import LeftOut, exchange_of
 from refed_dspy.errors import ConfigError, ReferencesError, one_line
 from refed_dspy.ledger.ledger import FILE, Ledger
 from refed_dspy.records import DataRow, Reference, digest
@@ -116,9 +116,10 @@ def _row(
     plain = columns.get("plain")
     if "response" not in names and isinstance(row.get("improved_response"), str):  # as this package exports it
         names["response"], plain = "improved_response", plain or "response"
-    instruction, response = pair_of(row, names)
+    pair = exchange_of(row, names)
     reference = references.get(row["reference"]) if references else None
-    return DataRow(number, instruction, response, None if plain is None else _plain(row, plain), dict(row), reference)
+    before = None if plain is None else _plain(row, plain)
+    return DataRow(number, pair.instruction, pair.response, before, dict(row), reference)
 
 
 def _plain(row: Mapping[str, Any], column: str) -> str | None:

@@ -9,8 +9,8 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from refed_dspy.data.formats import FORMS, PAIRED, Pairs, Row
-from refed_dspy.data.rows import LINEAGE_COLUMNS, data_rows, dropped_rows
+from refed_dspy.data.formats import FORMS, PAIRED, THINKING, Pairs, Row
+from refed_dspy.data.rows import LINEAGE_COLUMNS, REASONING, data_rows, dropped_rows
 from refed_dspy.errors import ExportError, one_line
 from refed_dspy.files import as_export_error, whole_file, write_lines
 from refed_dspy.ledger.ledger import Ledger
@@ -33,12 +33,20 @@ class Exported:
     told: str = ""
 
 
-def export(run_dir: Path, format: str, out: Path, *, force: bool = False) -> Exported:  # noqa: A002 — the flag's name
+def export(
+    run_dir: Path,
+    format: str,  # noqa: A002 — the flag's name
+    out: Path,
+    *,
+    force: bool = False,
+    reasoning: bool = False,
+) -> Exported:
     """Write the samples that `run_dir` has so far to `out`, whole or not at all.
 
     `jsonl` and `parquet` hold the paper's columns and the lineage; `messages`, `sharegpt`, `alpaca` and
     `prompt-completion` are JSON lines of (instruction, improved response); `preference` and `kto` are JSON lines of
-    pairs (`data.formats.Pairs`).
+    pairs (`data.formats.Pairs`). With `reasoning`, also what the model thought before the improved response, as a
+    column, or as the message's `reasoning_content`.
 
     Raises:
         ExportError: `out` exists and `force` is not set, it cannot be written, there is no sample yet, or no pair.
@@ -46,16 +54,18 @@ def export(run_dir: Path, format: str, out: Path, *, force: bool = False) -> Exp
     """
     if format not in FORMATS:
         raise ExportError(f"format {one_line(format, 40)}: unknown; use {', '.join(FORMATS)}")
+    if reasoning and format not in THINKING:
+        raise ExportError(f"format {format}: has no place for reasoning; use {', '.join(THINKING)}")
     with _ledger_for(run_dir, out, force) as ledger:
         if not ledger.kept():
             raise ExportError(f"{run_dir}: no samples yet; run or resume it first")
         if format in PAIRED:
             return _export_pairs(ledger, format, out)
-        rows = data_rows(ledger)
+        rows = data_rows(ledger, reasoning=reasoning)
         if format != "parquet":
             return Exported(write_lines(out, map(FORMS[format], rows)))
         with whole_file(out) as file:
-            return Exported(_parquet(rows, file))
+            return Exported(_parquet(rows, file, reasoning=reasoning))
 
 
 def _export_pairs(ledger: Ledger, format: str, out: Path) -> Exported:  # noqa: A002
@@ -76,20 +86,20 @@ def _ledger_for(run_dir: Path, out: Path, force: bool) -> Iterator[Ledger]:
         yield ledger
 
 
-def _parquet(rows: Iterable[Row], file: IO[bytes]) -> int:
+def _parquet(rows: Iterable[Row], file: IO[bytes], *, reasoning: bool) -> int:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     count = 0
     remaining = iter(rows)
-    with pq.ParquetWriter(file, _schema(pa)) as writer:
+    with pq.ParquetWriter(file, _schema(pa, reasoning=reasoning)) as writer:
         while group := list(islice(remaining, _ROW_GROUP)):
             writer.write_table(pa.Table.from_pylist(group, schema=writer.schema))
             count += len(group)
     return count
 
 
-def _schema(pa: Any) -> Any:
+def _schema(pa: Any, *, reasoning: bool = False) -> Any:
     text, notes, number = pa.string(), pa.list_(pa.string()), pa.int64()
     analysis = pa.struct(
         [("original_strengths", notes), ("improvement_opportunities", notes), ("relevant_feedback", notes)]
@@ -103,6 +113,7 @@ def _schema(pa: Any) -> Any:
         "improved_response": text,
         **dict.fromkeys(LINEAGE_COLUMNS, text),
         **dict.fromkeys(("sample", "round", "prompt_tokens", "completion_tokens"), number),
+        **({REASONING: text} if reasoning else {}),
     }
     return pa.schema(list(columns.items()))
 

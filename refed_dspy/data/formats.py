@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
-from refed_dspy.data.rows import data_rows
+from refed_dspy.data.rows import REASONING, data_rows
 from refed_dspy.errors import ExportError
 from refed_dspy.ledger.ledger import Ledger
 
@@ -23,33 +23,34 @@ WHERE d.filter = 'judge' AND d.kept
 
 def messages(row: Row) -> Row:
     """The format of OpenAI and TRL. The improved response is the text to train on."""
-    return {"messages": [*_user(row), *_assistant(row["improved_response"])]}
+    return {"messages": [*_prompt(row), *_assistant(row["improved_response"], row.get(REASONING, ""))]}
 
 
 def sharegpt(row: Row) -> Row:
-    return {
-        "conversations": [
-            {"from": "human", "value": row["instruction"]},
-            {"from": "gpt", "value": row["improved_response"]},
-        ]
-    }
+    """The format of ShareGPT."""
+    said = [("system", row["system"])] if row["system"] else []
+    said += [("human", row["instruction"]), ("gpt", row["improved_response"])]
+    return {"conversations": [{"from": speaker, "value": text} for speaker, text in said]}
 
 
 def alpaca(row: Row) -> Row:
-    return {"instruction": row["instruction"], "input": "", "output": row["improved_response"]}
+    """The format of Alpaca; a system prompt in a column of its own, where there is one."""
+    system = {"system": row["system"]} if row["system"] else {}
+    return {"instruction": row["instruction"], "input": "", "output": row["improved_response"], **system}
 
 
 def prompt_completion(row: Row) -> Row:
     """TRL's conversational prompt and completion."""
-    return {"prompt": _user(row), "completion": _assistant(row["improved_response"])}
+    return {"prompt": _prompt(row), "completion": _assistant(row["improved_response"], row.get(REASONING, ""))}
 
 
-def _user(row: Row) -> list[dict[str, str]]:
-    return [{"role": "user", "content": row["instruction"]}]
+def _prompt(row: Row) -> list[dict[str, str]]:
+    system = [{"role": "system", "content": row["system"]}] if row["system"] else []
+    return [*system, {"role": "user", "content": row["instruction"]}]
 
 
-def _assistant(text: str) -> list[dict[str, str]]:
-    return [{"role": "assistant", "content": text}]
+def _assistant(text: str, reasoning: str = "") -> list[dict[str, str]]:
+    return [{"role": "assistant", **({"reasoning_content": reasoning} if reasoning else {}), "content": text}]
 
 
 FORMS: dict[str, Callable[[Row], Row]] = {
@@ -60,6 +61,8 @@ FORMS: dict[str, Callable[[Row], Row]] = {
     "prompt-completion": prompt_completion,
 }
 """Formats with a line a sample."""
+THINKING = ("jsonl", "parquet", "messages", "prompt-completion")
+"""Formats that have a place for reasoning."""
 PAIRED = ("preference", "kto")
 """Formats of pairs: the improved response is chosen, the plain one rejected."""
 
@@ -91,7 +94,7 @@ class Pairs:
 
     def _made(self) -> Iterator[Row]:
         for row, margin in self._kept():
-            prompt, better, worse = _user(row), _assistant(row["improved_response"]), _assistant(row["response"])
+            prompt, better, worse = _prompt(row), _assistant(row["improved_response"]), _assistant(row["response"])
             if self.format == "preference":
                 yield {"prompt": prompt, "chosen": better, "rejected": worse, "margin": margin}
             else:

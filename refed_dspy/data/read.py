@@ -49,10 +49,17 @@ def read_rows(source: str | Path) -> Rows:
 
 
 def rows_of(source: Any, noun: str) -> tuple[str, Rows]:
-    """(name, numbered rows) of `source`: what `read_rows` takes, or a list of mappings, `Reference`s or
-    `dspy.Example`s, called `noun`. Raises ReferencesError."""
+    """(name, numbered rows) of `source`: what `read_rows` takes, a `DatasetDict` of one split, a data frame, or a list
+    of mappings, (instruction, response) pairs, `Reference`s or `dspy.Example`s, called `noun`. Raises ReferencesError.
+    """
     if isinstance(source, str | Path):
         return str(source), read_rows(source)
+    if isinstance(source, Mapping):
+        source = _only_split(source, noun)
+    if hasattr(source, "to_dicts"):  # polars
+        source = source.to_dicts()
+    elif hasattr(source, "iterrows"):  # pandas, whose missing values are NaN
+        source = source.astype(object).where(source.notna(), None).to_dict("records")
     if isinstance(source, Iterable):
         return noun, ((number, _mapping(row, f"{noun} row {number}")) for number, row in enumerate(source, start=1))
     raise ReferencesError(
@@ -60,14 +67,28 @@ def rows_of(source: Any, noun: str) -> tuple[str, Rows]:
     )
 
 
+def _only_split(splits: Mapping[str, Any], noun: str) -> Iterable[Any]:
+    """The rows of a `DatasetDict`. Raises ReferencesError unless it has one split."""
+    if not splits or not all(hasattr(rows, "column_names") for rows in splits.values()):
+        raise ReferencesError(f"{noun}: a {type(splits).__name__}; pass a list of mappings, one for each row")
+    if len(splits) > 1:
+        first = next(iter(splits))
+        names = one_line(", ".join(splits), 120)
+        raise ReferencesError(f"{noun}: holds the splits {names}; name the one to read, for instance [{first!r}]")
+    rows: Iterable[Any] = next(iter(splits.values()))
+    return rows
+
+
 def _mapping(row: Any, where: str) -> Mapping[str, Any]:
     if isinstance(row, Mapping):
         return row
     if isinstance(row, Reference):
-        return {"instruction": row.instruction, "response": row.response, "source": row.source}
+        return row.model_dump()
+    if isinstance(row, tuple) and len(row) == 2:
+        return {"instruction": row[0], "response": row[1]}
     if hasattr(row, "toDict"):  # dspy.Example
         return dict(row.toDict())
-    raise ReferencesError(f"{where}: a {type(row).__name__}; each must be a mapping")
+    raise ReferencesError(f"{where}: a {type(row).__name__}; each must be a mapping, or (instruction, response)")
 
 
 def _file(path: Path) -> Rows:

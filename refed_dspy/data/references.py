@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, overload
 
 from refed_dspy.data.read import BUILTIN, rows_of
-from refed_dspy.data.shapes import LeftOut, pair_of
+from refed_dspy.data.shapes import LeftOut, Turns, exchange_of
 from refed_dspy.errors import ReferencesError, one_line
 from refed_dspy.records import Reference
 
@@ -45,7 +45,7 @@ class References(Sequence[Reference]):
         if window is None:
             return self
         room = (window - max_tokens - PROMPT_TOKENS) * CHARACTERS_PER_TOKEN
-        kept = tuple(r for r in self.items if len(r.instruction) + len(r.response) <= room)
+        kept = tuple(r for r in self.items if len(r.shown) + len(r.response) <= room)
         left_out = Counter(self.left_out)
         left_out["too long"] += len(self.items) - len(kept)
         if not kept:
@@ -56,14 +56,18 @@ class References(Sequence[Reference]):
         return References(kept, {k: v for k, v in left_out.items() if v})
 
 
-def load_references(source: Any = BUILTIN, columns: Mapping[str, str] | None = None) -> References:
+def load_references(
+    source: Any = BUILTIN, columns: Mapping[str, str] | None = None, turns: Turns = "leave_out"
+) -> References:
     """The references of `source`.
 
     Args:
-        source: a local JSONL, JSON, CSV or Parquet file; a Hub data set's name (`GAIR/lima`); a `datasets.Dataset`;
-            a list of mappings, `dspy.Example`s or `Reference`s; or `builtin` or `builtin-short`, those of the
-            package.
-        columns: where the table's columns have other names: {"instruction": "question", "response": "answer"}.
+        source: a local JSONL, JSON, CSV or Parquet file; a Hub data set's name (`GAIR/lima`); a `datasets.Dataset`, or
+            a `DatasetDict` of one split; a data frame; a list of mappings, (instruction, response) pairs,
+            `dspy.Example`s or `Reference`s; or `builtin` or `builtin-short`, those of the package.
+        columns: where the table's columns have other names: {"instruction": "task", "response": "solution"}.
+        turns: of a conversation of several exchanges, take the `first`, or the `last` with the earlier ones as its
+            context; or leave it out.
 
     Multi-turn rows, empty ones and duplicates are left out and counted in `.left_out`.
 
@@ -78,12 +82,12 @@ def load_references(source: Any = BUILTIN, columns: Mapping[str, str] | None = N
     seen: list[str] = []
     for number, row in rows:
         try:
-            reference = _reference(row, columns, f"{name} row {number}")
+            reference = _reference(row, columns, turns, f"{name} row {number}")
         except LeftOut as reason:
             left_out[str(reason)] += 1
             seen = seen or list(row)[:12]
             continue
-        key = " ".join(f"{reference.instruction}\0{reference.response}".casefold().split())
+        key = " ".join(f"{reference.shown}\0{reference.response}".casefold().split())
         if key in kept:
             left_out["duplicate"] += 1
         else:
@@ -93,12 +97,13 @@ def load_references(source: Any = BUILTIN, columns: Mapping[str, str] | None = N
     return References(tuple(kept.values()), dict(left_out))
 
 
-def _reference(row: Mapping[str, Any], columns: Mapping[str, str] | None, where: str) -> Reference:
-    instruction, response = pair_of(row, columns or {})
-    source = row.get("source")
+def _reference(row: Mapping[str, Any], columns: Mapping[str, str] | None, turns: Turns, where: str) -> Reference:
+    found, source = exchange_of(row, columns or {}, turns), row.get("source")
     return Reference(
-        instruction=instruction,
-        response=response,
+        instruction=found.instruction,
+        response=found.response,
+        system=found.system,
+        earlier=found.earlier,
         source=source if isinstance(source, str) and re.search(r" row \d+$", source) else where,
     )
 

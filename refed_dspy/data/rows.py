@@ -17,8 +17,10 @@ PAPER_COLUMNS = ("instruction", "response", "analysis", "implementation_strategy
 LINEAGE_COLUMNS = (
     "sample", "reference", "reference_source", "feature", "round", "teacher", "endpoint",
     "response_teacher", "response_endpoint", "instruction_teacher", "instruction_endpoint",
-    "program", "prompt_tokens", "completion_tokens",
+    "program", "prompt_tokens", "completion_tokens", "system",
 )  # fmt: skip
+REASONING = "reasoning"
+"""The column of what the model thought before the final response: written on request."""
 
 
 def _key_of(stage: str) -> str:
@@ -27,7 +29,8 @@ def _key_of(stage: str) -> str:
 
 
 _ROWS = f"""
-SELECT s.seq, i.text, i.sample, r.id, json_extract(r.record, '$.source'), i.feature, i.round,
+SELECT s.seq, i.text, i.sample, r.id, json_extract(r.record, '$.source'), json_extract(r.record, '$.system'),
+       i.feature, i.round,
        {_key_of(":final")}, {_key_of("'response_generation'")},
        (SELECT key FROM asked WHERE item = r.id || '/' || i.feature AND stage = 'instruction_synthesis'
          AND repetition = i.round LIMIT 1),
@@ -38,6 +41,8 @@ JOIN instructions i ON i.id = s.instruction
 JOIN refs r ON r.position = i.reference
 WHERE s.seq > :after ORDER BY s.seq LIMIT :limit
 """
+_FINAL_KEY = 8
+"""The place of the final answer's key in a record of `_ROWS`."""
 DROPPED_COLUMNS = (
     "instruction", "response", "improved_response", "reference", "feature", "round",
     "filter", "reason", "score", "detail",
@@ -45,8 +50,11 @@ DROPPED_COLUMNS = (
 _PAGE = 500
 
 
-def data_rows(ledger: Ledger, after: int = 0, limit: int | None = None) -> Iterator[dict[str, Any]]:
-    """The kept samples as rows, in the order they were made, `PAPER_COLUMNS` then `LINEAGE_COLUMNS`.
+def data_rows(
+    ledger: Ledger, after: int = 0, limit: int | None = None, *, reasoning: bool = False
+) -> Iterator[dict[str, Any]]:
+    """The kept samples as rows, in the order they were made, `PAPER_COLUMNS` then `LINEAGE_COLUMNS`; with `reasoning`
+    also the column REASONING.
 
     Starts behind the sample numbered `after`; `limit`: at most so many rows. Reads in pages, so memory use is constant,
     and samples that a run in progress adds meanwhile may be included.
@@ -58,7 +66,8 @@ def data_rows(ledger: Ledger, after: int = 0, limit: int | None = None) -> Itera
         if not records:
             return
         for record in records:
-            yield _row(ledger, record, origins)
+            row = _row(ledger, record, origins)
+            yield {**row, REASONING: ledger.reasoning(record[_FINAL_KEY])} if reasoning else row
         after = records[-1][0]
         left = None if left is None else left - len(records)
 
@@ -87,10 +96,10 @@ def final_prompt(ledger: Ledger) -> str | None:
 
 def _row(ledger: Ledger, record: tuple[Any, ...], origins: _Origins) -> dict[str, Any]:
     """The row of one record of `_ROWS`."""
-    number, instruction, text, reference, source, feature, round_, *keys, prompt_tokens, completion_tokens = record
+    number, instruction, text, reference, source, system, feature, round_, *keys, read, written = record
     made = ledger.parsed(Sample, text).model_dump()
     teachers = [name for key in keys for name in origins.of(key)]
-    lineage = (number, reference, source, feature, round_, *teachers, origins.program, prompt_tokens, completion_tokens)
+    lineage = (number, reference, source, feature, round_, *teachers, origins.program, read, written, system or "")
     return {
         **{name: made[name] for name in PAPER_COLUMNS},
         "instruction": instruction,

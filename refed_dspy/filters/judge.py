@@ -64,7 +64,7 @@ class ImprovedWins(_Judged):
     async def judged(self, row: DataRow, item: str) -> Decision:
         self._check_useful()
         with as_role("judge"):
-            verdict = await self.judge.judge(row.instruction, row.response, row.plain or "", self.criterion, item)
+            verdict = await self.judge.judge(row.posed, row.response, row.plain or "", self.criterion, item)
         preference = verdict.preference
         if preference is None:
             return self._undecided("pairwise_judge", item, verdict.abstained, verdict.failed)
@@ -89,7 +89,7 @@ class Rubric(_Judged):
         self._check_useful()
         of_response = self.of == "response"
         text = row.response if of_response else row.instruction
-        context = f"It answers this instruction:\n{row.instruction}" if of_response else "It is an instruction."
+        context = f"It answers this instruction:\n{row.posed}" if of_response else "It is an instruction."
         with as_role("judge"):
             graded = await self.judge.judge(text, context, self.criterion, item)
         if graded.grade is None:

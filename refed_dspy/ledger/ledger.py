@@ -202,6 +202,11 @@ class Ledger:
         row = self.db.execute(_ANSWER, (digest,)).fetchone()
         return None if row is None else Answer(row[0], row[1], row[2], asked_for=(row[3], row[4]))
 
+    def reasoning(self, digest: str | None) -> str:
+        """What the model thought before the answer under this key; empty where that is not known."""
+        row = self.db.execute("SELECT text FROM reasoning WHERE key=?", (digest,)).fetchone()
+        return "" if row is None else str(row[0])
+
     def endpoint(self, digest: str) -> str:
         """The endpoint that gave the answer under this key."""
         return str(self.db.execute("SELECT endpoint FROM answers WHERE key=?", (digest,)).fetchone()[0])

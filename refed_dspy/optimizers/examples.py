@@ -13,6 +13,7 @@ import dspy
 
 from refed_dspy.data.pairs import Pair, load_pairs
 from refed_dspy.data.references import References, load_references
+from refed_dspy.data.shapes import Turns
 from refed_dspy.errors import ConfigError
 from refed_dspy.optimizers.agreement import criterion_of
 from refed_dspy.programs import PairwiseJudge, ReferenceLevelFeedback
@@ -63,7 +64,9 @@ def cluster_of(example: dspy.Example) -> str:
     return digest(instruction) if isinstance(instruction, str) else example_id(example)
 
 
-def as_examples(program: dspy.Module, source: Any, columns: Mapping[str, str] | None = None) -> list[dspy.Example]:
+def as_examples(
+    program: dspy.Module, source: Any, columns: Mapping[str, str] | None = None, turns: Turns = "leave_out"
+) -> list[dspy.Example]:
     """The examples that `program` is tuned on, one for each item.
 
     References (anything `load_references` takes) for a `ReferenceLevelFeedback`; pairs with people's verdicts (a file,
@@ -73,7 +76,7 @@ def as_examples(program: dspy.Module, source: Any, columns: Mapping[str, str] | 
         InputError: they cannot be read or used.
     """
     if isinstance(program, ReferenceLevelFeedback):
-        loaded = source if isinstance(source, References) else load_references(source, columns)
+        loaded = source if isinstance(source, References) else load_references(source, columns, turns)
         return [reference_example(reference) for reference in loaded]
     if isinstance(program, PairwiseJudge):
         return [_judged(item) for item in (load_pairs(source) if isinstance(source, str | Path) else _as_list(source))]

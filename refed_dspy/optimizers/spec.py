@@ -176,7 +176,7 @@ def prepare(program: Any, examples: Any, metric: Any, arguments: Mapping[str, An
     module = _program(program, settings)
     teachers = open_teachers(models)
     warn_of_another_teacher(module, teachers["teacher"].model)
-    items = as_examples(module, examples, settings.columns or None)
+    items = as_examples(module, examples, settings.columns or None, settings.turns)
     if isinstance(module, ReferenceLevelFeedback):
         items = _fitting(items, teachers["teacher"])
     elif not isinstance(module, PairwiseJudge) and metric is None:

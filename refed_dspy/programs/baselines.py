@@ -59,10 +59,12 @@ class SampleLevelFeedback(InstructionFeedbackOnly):
         item = item or f"{reference.id}/{instruction[:40]}"
         response = await self.first_response(reference, instruction, item)
         with about("sample_feedback", item):
-            feedback = await self.sample_feedback.acall(instruction=instruction, response=response)
+            feedback = await self.sample_feedback.acall(instruction=reference.posed(instruction), response=response)
         with about("sample_improvement", item):
             better = await self.sample_improvement.acall(
-                instruction=instruction, response=response, response_feedback=feedback.response_feedback
+                instruction=reference.posed(instruction),
+                response=response,
+                response_feedback=feedback.response_feedback,
             )
         return improved_sample(instruction, response, better)
 

@@ -107,7 +107,7 @@ class ReferenceLevelFeedback(Program):
         """Feedback on the reference's instruction: feature → description."""
         with about("instruction_feedback", reference.id):
             answer = await self.instruction_feedback.acall(
-                reference_instruction=reference.instruction, reference_response=reference.response
+                reference_instruction=reference.shown, reference_response=reference.response
             )
         return {name: answer[name] for name in self.features}
 
@@ -115,7 +115,7 @@ class ReferenceLevelFeedback(Program):
         """Feedback on the reference's response."""
         with about("response_feedback", reference.id):
             answer = await self.response_feedback.acall(
-                reference_instruction=reference.instruction, reference_response=reference.response
+                reference_instruction=reference.shown, reference_response=reference.response
             )
         return str(answer.response_feedback)
 
@@ -134,7 +134,7 @@ class ReferenceLevelFeedback(Program):
             answer = await self.instruction_synthesis.acall(
                 config=again(repetition),
                 how_many=self.instructions_per_feature,
-                reference_instruction=reference.instruction,
+                reference_instruction=reference.shown,
                 feature_name=feature.replace("_", " "),
                 feature=description,
                 taken=list(taken[-TAKEN_SHOWN:]),
@@ -147,9 +147,9 @@ class ReferenceLevelFeedback(Program):
         """The answer to `instruction`, with the reference as an example."""
         with about("response_generation", item or f"{reference.id}/{instruction[:40]}"):
             answer = await self.response_generation.acall(
-                example_instruction=reference.instruction,
+                example_instruction=reference.shown,
                 example_response=reference.response,
-                instruction=instruction,
+                instruction=reference.posed(instruction),
             )
         return str(answer.response)
 
@@ -159,7 +159,7 @@ class ReferenceLevelFeedback(Program):
         response = await self.first_response(reference, instruction, item)
         with about("response_improvement", item):
             better = await self.response_improvement.acall(
-                reference_feedback=response_feedback, instruction=instruction, response=response
+                reference_feedback=response_feedback, instruction=reference.posed(instruction), response=response
             )
         return improved_sample(instruction, response, better)
 
@@ -207,12 +207,14 @@ def improved_sample(instruction: str, response: str, better: dspy.Prediction) ->
 
 
 def as_reference(value: Reference | Mapping[str, Any]) -> Reference:
-    """`value` as a Reference: a Reference, or a mapping or dspy.Example with `instruction` and `response`."""
+    """`value` as a Reference: a Reference, or a mapping or dspy.Example with `instruction` and `response`, and with or
+    without a `system` prompt."""
     if isinstance(value, Reference):
         return value
     try:
-        return Reference(instruction=value["instruction"], response=value["response"])
-    except (KeyError, TypeError, ValueError) as error:
+        system = value.get("system", "")
+        return Reference(instruction=value["instruction"], response=value["response"], system=system)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ConfigError("reference: needs a text `instruction` and a text `response`") from error
 
 

@@ -12,6 +12,7 @@ from refed_dspy.config.filters import FilterConfig
 from refed_dspy.config.loading import check_config
 from refed_dspy.config.run import RunConfig
 from refed_dspy.data.references import load_references
+from refed_dspy.data.shapes import Turns
 from refed_dspy.errors import ConfigError
 from refed_dspy.filters.base import Filter, JudgeFilter
 from refed_dspy.filters.build import build
@@ -49,6 +50,7 @@ class RunSettings(TypedDict, total=False):
     max_calls: float | None
     max_minutes: float | None
     columns: Mapping[str, str] | None
+    turns: Turns
     reuse: str | Path | None
     filters: Sequence[FilterConfig | Mapping[str, Any] | str | Filter]
     guards: bool | Mapping[str, Any]
@@ -66,7 +68,7 @@ def prepare(program: ProgramLike, references: Any, **settings: Unpack[RunSetting
     if teacher is None and dspy.settings.lm is None:
         teacher = next(iter(bound.values()), None)
     by_stage = open_teachers(teacher, bound | dict(settings.get("teachers") or {}), stages_of(module))
-    usable = load_references(references, config.columns or None)
+    usable = load_references(references, config.columns or None, config.turns)
     for teacher in by_stage.teachers:
         usable = usable.fitting(teacher.window, teacher.max_tokens)
     if not by_stage.asks(getattr(module, "source", {}).get("teacher")):

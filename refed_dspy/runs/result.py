@@ -47,9 +47,9 @@ class Synthesis:
         """The samples as a `datasets.Dataset`."""
         return to_dataset(self.run_dir)
 
-    def export(self, format: str, out: str | Path, *, force: bool = False) -> int:  # noqa: A002
+    def export(self, format: str, out: str | Path, *, force: bool = False, reasoning: bool = False) -> int:  # noqa: A002
         """Write the samples to a file, and return how many samples or pairs; see `refed export`."""
-        return export(self.run_dir, format, path_of(out, "out"), force=force).count
+        return export(self.run_dir, format, path_of(out, "out"), force=force, reasoning=reasoning).count
 
     def dropped(self) -> Iterator[dict[str, Any]]:
         """The rows that filters dropped, each with filter, reason and score (`data.rows.DROPPED_COLUMNS`)."""

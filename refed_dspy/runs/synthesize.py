@@ -54,6 +54,7 @@ def synthesize(
         max_minutes: the same for the time at work.
         max_failure_share: a stage failing at this share of its last 50 calls stops the run (0.5).
         columns: names of the references' columns.
+        turns: what becomes of conversations of several exchanges: leave_out (unset), first or last.
         reuse: the folder of another run whose answers to exactly the same questions are taken over at no cost: after a
             recompile, only what follows from the changed prompts is paid for.
         filters: what a sample must pass to be kept, in order: names or settings as in a config file (`"refusals"`,

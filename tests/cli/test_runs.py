@@ -121,7 +121,7 @@ def test_why_a_run_ends_short(failures: list[Failure], dropped: int, words: str)
 def bad_inputs(home: Path) -> dict[str, tuple[list[object], list[str]]]:
     (home / "broken.jsonl").write_text('{"instruction": "a", "response": "b"}\n{"instruction": "a", \n')
     (home / "latin.jsonl").write_bytes('{"instruction": "é", "response": "b"}\n'.encode("latin-1"))
-    (home / "shapeless.jsonl").write_text('{"question": "a", "answer": "b"}\n')
+    (home / "shapeless.jsonl").write_text('{"ask": "a", "reply": "b"}\n')
     (home / "config.yaml").write_text("size: 3\nteachr: embedded\n")
     (home / "broken.yaml").write_text("size: 3\n  teacher: [\n")
     (home / "down.yaml").write_text("model: sim/x\napi_base: http://127.0.0.1:9/v1\n")
@@ -133,7 +133,7 @@ def bad_inputs(home: Path) -> dict[str, tuple[list[object], list[str]]]:
         "missing file": ([*down, "--references", "none.jsonl"], ["none.jsonl", "no such file"]),
         "broken JSON": ([*down, "--references", "broken.jsonl"], ["broken.jsonl line 2", "broken JSON"]),
         "wrong encoding": ([*down, "--references", "latin.jsonl"], ["latin.jsonl line 1", "UTF-8"]),
-        "no usable row": ([*down, "--references", "shapeless.jsonl"], ["no usable row", "question, answer", "columns"]),
+        "no usable row": ([*down, "--references", "shapeless.jsonl"], ["no usable row", "ask, reply", "columns"]),
         "unknown config key": (["--config", "config.yaml"], ["config.yaml", "teachr", "did you mean teacher?"]),
         "broken config": (["--config", "broken.yaml"], ["broken.yaml line 2", "not YAML"]),
         "missing key variable": (["--teacher", "nokey.yaml"], ["NOT_SET_HERE", "export it"]),

@@ -129,7 +129,7 @@ def test_a_ragged_table_is_not_read_as_if_it_were_whole(tmp_path: Path) -> None:
     ("rows", "columns", "kind", "message"),
     [
         ([], {}, ReferencesError, "no rows"),
-        ([{"question": "q", "answer": "a"}], {}, ReferencesError, "its columns are question, answer"),
+        ([{"ask": "q", "reply": "a"}], {}, ReferencesError, "its columns are ask, reply"),
         ([{"question": "q"}, {"answer": "a"}], {}, ReferencesError, "question, answer"),
         ([{"instruction": "i", "response": "r"}], {"plain": "old"}, ReferencesError, "no row has the column old"),
         ([{"instruction": "i", "response": "r"}], {"instuction": "q"}, ConfigError, "'instuction' is none of"),

@@ -20,6 +20,11 @@ SYSTEM: Row = {"role": "system", "content": "S"}
         {"instruction": "Q", "output": "A"},
         {"instruction": "Q", "input": " ", "output": "A"},
         {"instruction": "Q", "input": None, "output": "A"},
+        {"question": "Q", "answer": "A"},
+        {"prompt": "Q", "completion": "A"},
+        {"prompt": "Q", "response": "A"},
+        {"prompt": [USER], "completion": [ASSISTANT]},
+        {"messages": [USER, {"role": "assistant", "content": [{"type": "text", "text": "A"}]}]},
         {"conversations": ["Q", "A"], "source": "stackexchange"},
         {"conversations": [HUMAN, GPT]},
         {"conversations": [{"from": "system", "value": "S"}, HUMAN, GPT]},
@@ -41,6 +46,7 @@ def test_a_known_shape_is_recognised(row: Row) -> None:
     [
         {"instruction": "Q ", "input": "\nI", "output": "A"},
         {"instruction": "Q", "input": "I", "response": "A"},
+        {"instruction": "Q", "context": "I", "response": "A"},
         {"instruction": "Q", "instances": [{"input": "I", "output": "A"}]},
     ],
     ids=str,
@@ -64,7 +70,7 @@ def test_an_input_follows_its_instruction(row: Row) -> None:
         ({"messages": [SYSTEM, USER, ASSISTANT, USER]}, "multi-turn"),
         ({"conversations": [HUMAN, GPT, HUMAN, GPT]}, "multi-turn"),
         ({"instruction": "\ud800", "response": "A"}, "broken text"),
-        ({"question": "Q", "answer": "A"}, "unrecognised"),
+        ({"ask": "Q", "reply": "A"}, "unrecognised"),
         ({}, "unrecognised"),
         ({"instruction": 5, "response": "A"}, "unrecognised"),
         ({"instruction": "Q", "response": ["A"]}, "unrecognised"),
@@ -73,13 +79,59 @@ def test_an_input_follows_its_instruction(row: Row) -> None:
         ({"messages": [ASSISTANT, USER]}, "unrecognised"),
         ({"messages": [ASSISTANT, ASSISTANT]}, "unrecognised"),
         ({"conversations": [HUMAN, HUMAN]}, "unrecognised"),
-        ({"messages": [USER, {"role": "assistant", "content": [{"type": "text", "text": "A"}]}]}, "unrecognised"),
+        ({"messages": [USER, {"role": "assistant", "content": [{"type": "image_url"}]}]}, "unrecognised"),
+        ({"messages": [USER, {"role": "tool", "content": "42"}, ASSISTANT]}, "unrecognised"),
+        ({"messages": [{"role": "system", "content": 5}, USER, ASSISTANT]}, "unrecognised"),
+        ({"instruction": "Q", "response": "A", "system": "\ud800"}, "broken text"),
     ],
     ids=str,
 )
 def test_an_unusable_row_is_left_out_and_counted_by_reason(row: Row, reason: str) -> None:
     assert load_references([ROWS[0], row]).left_out == {reason: 1}
     assert f"no usable row (1 {reason})" in refusal([row])
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"messages": [SYSTEM, USER, ASSISTANT]},
+        {"messages": [{"role": "developer", "content": " S "}, USER, ASSISTANT]},
+        {"conversations": [{"from": "system", "value": "S"}, HUMAN, GPT]},
+        {"prompt": [SYSTEM, USER], "completion": [ASSISTANT]},
+        {"instruction": "Q", "response": "A", "system": "S"},
+        {"system_prompt": "S", "question": "Q", "response": "A"},
+    ],
+    ids=str,
+)
+def test_a_system_prompt_is_kept(row: Row) -> None:
+    [reference] = load_references([row])
+    assert (reference.system, reference.instruction, reference.response) == ("S", "Q", "A")
+    assert reference.shown == "System prompt:\nS\n\nInstruction:\nQ"
+    assert reference.id != load_references([{"instruction": "Q", "response": "A"}])[0].id
+
+
+CONVERSATION = ["Q1", "A1", "Q2", "A2", "Q3"]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"conversations": CONVERSATION},
+        {
+            "messages": [
+                {"role": "user" if n % 2 == 0 else "assistant", "content": t} for n, t in enumerate(CONVERSATION)
+            ]
+        },
+    ],
+    ids=["strings", "messages"],
+)
+def test_of_a_conversation_the_first_or_the_last_exchange_is_taken(row: Row) -> None:
+    assert pairs(load_references([row], turns="first")) == [("Q1", "A1")]
+    [last] = load_references([row], turns="last")
+    assert (last.instruction, last.response, last.earlier) == ("Q2", "A2", "User: Q1\n\nAssistant: A1")
+    assert last.shown == "Earlier in the conversation:\nUser: Q1\n\nAssistant: A1\n\nInstruction:\nQ2"
+    assert load_references([ROWS[0], row]).left_out == {"multi-turn": 1}
+    assert load_references([last])[0] == last, "a reference is read as it is"
 
 
 def test_reasons_are_counted_together_and_the_commonest_comes_first() -> None:

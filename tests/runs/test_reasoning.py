@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 import refed_dspy
 from benchmarks.simulated import SimulatedTeacher
+from refed_dspy.errors import ExportError
 from refed_dspy.ledger.ledger import Ledger
 from tests.support.scripted_engine import references
 
@@ -46,3 +49,19 @@ def test_a_thought_in_its_own_field_is_kept(tmp_path: Path, server: SimulatedTea
     server.control(reasoning=MARK)
     rows, thoughts = kept_and_thoughts(tmp_path, server)
     assert set(thoughts) == {MARK} and not any(MARK in row for row in rows)
+
+
+def test_it_is_exported_on_request(tmp_path: Path, server: SimulatedTeacher) -> None:
+    server.control(reasoning=MARK)
+    kept_and_thoughts(tmp_path / "run", server)
+    made = refed_dspy.read_run(tmp_path / "run")
+    for format_ in ("jsonl", "messages", "prompt-completion"):
+        for reasoning in (False, True):
+            made.export(format_, out := tmp_path / "out", force=True, reasoning=reasoning)
+            assert [MARK in line for line in out.read_text().splitlines()] == [reasoning] * 4
+    row = json.loads(out.read_text().splitlines()[0])
+    assert row["completion"][0]["reasoning_content"] == MARK
+    made.export("parquet", tmp_path / "out.parquet", reasoning=True)
+    assert pq.read_table(tmp_path / "out.parquet")["reasoning"].to_pylist() == [MARK] * 4
+    with pytest.raises(ExportError, match=r"^format alpaca: has no place for reasoning; use jsonl, "):
+        made.export("alpaca", tmp_path / "no", reasoning=True)

@@ -91,7 +91,7 @@ def prepare(config: CompareConfig, programs: Mapping[str, Any], references: Any,
     judge_program = open_judge(config.judge_program, config.accept_changed)
     seed_graded = config.grades and len(built) < len(programs)
     side_by_side = SideBySide(built, config.against, judge_program, graded=config.grades, seed_graded=seed_graded)
-    usable = load_references(references, config.columns or None).fitting(opened.window, opened.max_tokens)
+    usable = load_references(references, config.columns or None, config.turns).fitting(opened.window, opened.max_tokens)
     by_stage = TeachersByStage.of(opened)
     return _ComparisonSpec(config, side_by_side, usable, by_stage, judge_for(opened, judge), kind="comparison")
 
