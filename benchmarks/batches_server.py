@@ -20,6 +20,7 @@ from aiohttp import web
 
 from benchmarks.batch_lines import YIELD, Line, Reading, answered, unreached
 from benchmarks.files_server import File, Files, page
+from benchmarks.model_rules import keep_rules
 from benchmarks.simulated import Settings
 from benchmarks.wires import AZURE, AZURE_V1, FILTERED, OPENAI, Chat, Dropped, OpenAI, Refused, reply
 
@@ -299,6 +300,7 @@ class Batches:
             make = self.teacher.maker(chat)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise Refused(400, "invalid_request", f"{type(error).__name__}: {error}") from None
+        keep_rules(self.teacher.settings.rules, chat.body)
         prompt, _ = self.teacher.tokens.measure(chat)
         self.teacher.times[chat.digest] = times = self.teacher.times[chat.digest] + 1
         body, (_, _, completion) = self.teacher.compose(wire, chat, make, times, fate, (prompt, 0))

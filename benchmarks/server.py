@@ -30,6 +30,7 @@ from aiohttp import web
 
 from benchmarks.batches_server import Batches, place
 from benchmarks.counts import Bucket, Stats
+from benchmarks.model_rules import keep_rules
 from benchmarks.simulated import Settings
 from benchmarks.texts import Draw, Make, SchemaWriter, write
 from benchmarks.tokenizers import Tokenizer, tokenizer
@@ -153,6 +154,7 @@ class Simulator:
             make = self.maker(chat)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise Refused(400, "invalid_request", f"{type(error).__name__}: {error}") from None
+        keep_rules(self.settings.rules, chat.body)
         stats.repeated += chat.digest in stats.digests
         self.gate(wire, request)
         wire.admit(chat, request)

@@ -24,6 +24,7 @@ FAULTS |= {"html", "html502", "filtered", "nousage", "oddusage"}
 BATCH_FAULTS = {"400", "429", "500", "missing", "malformed", "cut", "refusal", "garbage", "nousage"}
 FATES = {"ok", "failed", "token_limit", "expired", "cancelled", "stuck"}
 FATES |= {"upload500", "create500", "createdrop", "poll500", "download_drop"}
+RULES = {"no max_tokens", "no max_completion_tokens", "default temperature", "no temperature", "no bounds", "no schema"}
 OPTIONAL = {"retry_after", "limit_per_minute", "limit_burst", "limit_tokens_per_minute", "limit_tokens_burst"}
 OPTIONAL |= {"auth_fails_after", "down_after", "fail_stage"}
 WHOLE = {"items", "seed", "response_words", "auth_fails_after", "down_after", "cache_minimum"}
@@ -50,7 +51,8 @@ class Settings:
     tokenizer is "" (a token is four characters) or "o200k_base". The prefix cache works in steps of 128 tokens; a
     prompt or a match of fewer than cache_minimum tokens (OpenAI's is 1024) is not cached. cache_warm says when a prompt
     enters the cache: at its "arrival", or when its "answer" was sent, as at a provider. thinking is written before each
-    answer, in its text; reasoning is sent with each, in the field that a reasoning parser fills. field_tokens:
+    answer, in its text; reasoning is sent with each, in the field that a reasoning parser fills. rules are names of
+    `benchmarks.model_rules.RULES`, by which requests are refused. field_tokens:
     top-level property of an answer -> the tokens of its text, divided over the texts of a list or an object; for
     new_instructions, the tokens of each item.
 
@@ -88,6 +90,7 @@ class Settings:
     cache_warm: str = "arrival"
     thinking: str = ""
     reasoning: str = ""
+    rules: list[str] = field(default_factory=list)
     field_tokens: dict[str, int] = field(default_factory=dict)
     batches: bool = True
     batch_seconds: float = 0.2
@@ -140,6 +143,7 @@ CHECKS: dict[str, Callable[[Any], bool]] = {
     "batch_faults": _fractions(BATCH_FAULTS),
     "batch_fates": lambda value: isinstance(value, list) and set(map(str, value)) <= FATES,
     "field_tokens": _tokens,
+    "rules": lambda value: isinstance(value, list) and set(map(str, value)) <= RULES,
     **dict.fromkeys(("signature", "thinking", "reasoning"), lambda value: isinstance(value, str)),
     "fail_stage": lambda value: isinstance(value, str) and value != "",
     "tokenizer": lambda value: value in ("", "o200k_base"),

@@ -33,10 +33,18 @@ class Refused(Exception):
     """A refusal: the error that a wire's `error` builds, or a page of HTML if `page`."""
 
     def __init__(
-        self, status: int, code: str, text: str, headers: dict[str, str] | None = None, *, page: bool = False
+        self,
+        status: int,
+        code: str,
+        text: str,
+        headers: dict[str, str] | None = None,
+        *,
+        page: bool = False,
+        param: str | None = None,
     ) -> None:
         super().__init__(text)
         self.status, self.code, self.text, self.headers, self.page = status, code, text, headers, page
+        self.param = param
 
 
 def reply(data: Any, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
@@ -47,7 +55,7 @@ def reply(data: Any, status: int = 200, headers: dict[str, str] | None = None) -
 @dataclass(slots=True)
 class Chat:
     """One chat request as read. `texts` are its messages' texts, `text` is all of them, `most` the max_tokens asked
-    for, `form` the type of response_format."""
+    for, `form` the type of response_format, `body` the request."""
 
     model: str
     texts: list[str]
@@ -58,6 +66,7 @@ class Chat:
     most: int | None
     form: str
     schema: Any
+    body: dict[str, Any]
 
 
 class OpenAI:
@@ -90,6 +99,7 @@ class OpenAI:
             most=_most(body.get("max_completion_tokens") or body.get("max_tokens")),
             form=kind,
             schema=form["json_schema"]["schema"] if kind == "json_schema" else None,
+            body=body,
         )
 
     def admit(self, chat: Chat, request: web.BaseRequest) -> None:
@@ -133,7 +143,7 @@ class OpenAI:
             error = {"message": refused.text, "type": None, "param": "prompt", "code": refused.code}
             return {"error": error | {"status": refused.status, "innererror": inner}}
         kind = {429: "requests", 500: "server_error"}.get(refused.status, "invalid_request_error")
-        return {"error": {"message": refused.text, "type": kind, "param": None, "code": refused.code}}
+        return {"error": {"message": refused.text, "type": kind, "param": refused.param, "code": refused.code}}
 
     def limits(self, bucket: Bucket) -> dict[str, str]:
         """The rate-limit headers of one bucket."""
@@ -213,6 +223,7 @@ class Anthropic(OpenAI):
             most=_most(body["max_tokens"]),
             form="",
             schema=form["schema"] if form.get("type") == "json_schema" else None,
+            body=body,
         )
 
     def check(self, chat: Chat, request: web.BaseRequest) -> None:  # noqa: ARG002

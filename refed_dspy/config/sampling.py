@@ -14,6 +14,9 @@ _CLAUDE_WITHOUT = (
     r"|(?!opus|sonnet|haiku|instant)[a-z]+-\d)(?!\d)"
 )
 _OPENAI_WITHOUT = r"(?:o\d|gpt-5)(?![a-z0-9])(?!(?:\.\d+)*-chat)"
+_THINKS = re.compile(r"deepseek-(?:r\d|reasoner)|\br1\b|qwq|qwen-?3|magistral|gpt-oss|think|reason")
+LEAST_TO_REASON = 16_000
+"""Tokens of an answer that leave room for reasoning, which counts as a part of it."""
 _WITHOUT = re.compile(rf"(?:.*[./])?{_CLAUDE_WITHOUT}|{_OPENAI_WITHOUT}")
 # From Claude Opus 4.1, Sonnet 4.5 and Haiku 4.5 on.
 _EITHER = re.compile(rf"claude-(?:opus|sonnet|haiku)-4[-.](?:[1-9]|\d\d)(?!\d)|{_CLAUDE_WITHOUT}")
@@ -22,6 +25,12 @@ _EITHER = re.compile(rf"claude-(?:opus|sonnet|haiku)-4[-.](?:[1-9]|\d\d)(?!\d)|{
 def is_reasoning_deployment(deployment: str) -> bool:
     """Whether an Azure deployment, whose name is free text, seems to be of one of OpenAI's reasoning models."""
     return re.search(rf"(?:^|[^a-z0-9]){_OPENAI_WITHOUT}", deployment.lower()) is not None
+
+
+def reasons(model: str) -> bool:
+    """Whether PROVIDER/NAME seems to reason before it answers, where nothing says how much."""
+    name = model.lower().rpartition("/")[2]
+    return re.match(_OPENAI_WITHOUT, name) is not None or _THINKS.search(name) is not None
 
 
 def takes_temperature(model: str) -> bool:

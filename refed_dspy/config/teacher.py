@@ -74,8 +74,8 @@ class TeacherConfig(Settings):
     temperature: float = Field(default=1.0, ge=0, le=2)
     """The sampling temperature; at 0 the likeliest text is written. Some models take none but 1."""
     max_tokens: int = Field(default=4096, ge=16, le=10_000_000)
-    """At most this many tokens per answer. An answer that is cut there is a failure. A reservation under a cap assumes
-    that all of them are used."""
+    """At most this many tokens per answer, reasoning included. An answer that is cut there is a failure. A reservation
+    under a cap assumes that all of them are used. Unset, for a model that reasons: 16,000."""
     concurrency: int | None = Field(default=None, ge=1, le=100_000)
     """Calls in flight at once. Unset: 32, 2 for an embedded model, 10,000 where they wait for a batch."""
     mode: Literal["interactive", "batch", "mixed"] = "interactive"
@@ -101,14 +101,24 @@ class TeacherConfig(Settings):
     context_window: int | None = Field(default=None, ge=512)
     """Tokens the model can read. Longer references are left out. Unset: 8192 for an embedded model; for others, no
     reference is too long."""
+    reasoning: Literal["low", "medium", "high"] | None = None
+    """How much a model that reasons does so before it answers. Unset: its own default."""
+    answer_schema: Literal["bounded", "strict", "none"] | None = None
+    """The JSON schema that is sent for an answer: with bounds on lengths, without, or none at all. Unset: as the
+    endpoint is known to take it, or says."""
     params: dict[str, Any] = Field(default_factory=dict)
     """Anything else the API takes: top_p, seed, reasoning_effort, …"""
 
     @model_validator(mode="before")
     @classmethod
-    def _is_no_pool(cls, value: Any) -> Any:
+    def _with_room_to_reason(cls, value: Any) -> Any:
         if isinstance(value, list):
             raise ValueError("takes one; a list (a pool) is for the teachers of a run")
+        if isinstance(value, dict) and value.get("max_tokens") is None:
+            model = value.get("model")
+            if value.get("reasoning") or (isinstance(model, str) and sampling.reasons(model)):
+                rest = {name: setting for name, setting in value.items() if name != "max_tokens"}
+                return {**rest, "max_tokens": sampling.LEAST_TO_REASON}
         return value
 
     @property

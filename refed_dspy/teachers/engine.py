@@ -85,8 +85,24 @@ class TeacherEngine:
         whatever the recorder raises.
         """
         recorder = current_recorder.get()
-        outgoing, prompt_bound = self.outgoing(request, recorder.seed)
-        return await self.retried(partial(self._past_rate_limits, outgoing, prompt_bound, recorder), recorder)
+
+        async def ask(outgoing: Request, prompt_bound: int) -> Response:
+            return await self.retried(partial(self._past_rate_limits, outgoing, prompt_bound, recorder), recorder)
+
+        return await self.in_its_dialect(ask, request, recorder)
+
+    async def in_its_dialect(
+        self, ask: Callable[[Request, int], Awaitable[Response]], request: Request, recorder: Recorder
+    ) -> Response:
+        """What `ask` returns for the request as it is sent and a bound on its prompt's tokens. Where the endpoint
+        refuses a parameter, it is asked again without."""
+        while True:
+            dialect = self.outgoing.dialect
+            try:
+                return await ask(*self.outgoing(request, recorder.seed))
+            except LM15Error as error:
+                if recorder.stopping or not self.outgoing.learned(error, dialect):
+                    raise
 
     async def stream(self, request: Request) -> AsyncIterator[Any]:
         """The whole answer at once, as the events that `dspy.streamify` waits for."""

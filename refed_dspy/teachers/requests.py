@@ -11,10 +11,13 @@ from hashlib import sha256
 from typing import Any
 from urllib.parse import urlsplit
 
-from dspy.lm15 import Config, Request
+from dspy.lm15 import Config, LM15Error, Reasoning, Request
 
 from refed_dspy.config import sampling
+from refed_dspy.config.keys import without_keys
 from refed_dspy.config.teacher import TeacherConfig
+from refed_dspy.errors import one_line
+from refed_dspy.teachers.dialect import Dialect
 from refed_dspy.teachers.route import Route
 
 log = logging.getLogger("refed_dspy.teachers")
@@ -33,6 +36,9 @@ class Outgoing:
 
     def __init__(self, config: TeacherConfig, route: Route) -> None:
         self.config, self.route = config, route
+        self.dialect = Dialect(schema=config.answer_schema or route.schema)
+        """What the endpoint takes, as far as is known by now."""
+        self._tried = {self.dialect}
         self._configs: dict[int, tuple[Config, Config, int]] = {}
         self.takes_cache_key = takes_cache_key(config, route)
 
@@ -43,9 +49,9 @@ class Outgoing:
         """
         config, size = self._fitted(request.config)
         if self.config.embedded and seed is not None:
-            config = replace(config, extensions={"seed": seed, **self.config.params})
-        elif self.takes_cache_key and (key := cache_key(request)) is not None:
-            config = replace(config, extensions={CACHE_KEY: key, **self.config.params})  # the user's params win
+            config = replace(config, extensions={"seed": seed, **(config.extensions or {})})
+        elif self.takes_cache_key and (key := cache_key(request)) is not None:  # the user's params win
+            config = replace(config, extensions={CACHE_KEY: key, **(config.extensions or {})})
         size += OVERHEAD + _bytes(request.system) + sum(_bytes(part) for part in request.messages)
         return replace(request, model=self.route.model, config=config), size
 
@@ -55,22 +61,45 @@ class Outgoing:
         if entry is None or entry[0] is not settings:
             if len(self._configs) >= 256:  # optimizers make ever new signatures
                 self._configs.clear()
-            format_ = settings.response_format and fit_bounds(settings.response_format, self.route.bounded_schema)
+            format_ = self._format(settings.response_format)
             # max_cost relies on max_tokens: a request for more (by a user's own module, say) gets no more.
             most = min(settings.max_tokens or self.config.max_tokens, self.config.max_tokens)
             fitted = replace(
                 settings,
                 temperature=self._temperature(settings.temperature),
-                extensions=dict(self.config.params) or None,
                 response_format=format_,
-                max_tokens=most,
+                reasoning=settings.reasoning or (self.config.reasoning and Reasoning(effort=self.config.reasoning)),
+                **self.dialect.bounds(self.config.params, most),
             )
             # The entry holds the original: as long as that lives, nothing else has its id.
             entry = self._configs[id(settings)] = (settings, fitted, len(json.dumps(format_)) if format_ else 0)
         return entry[1], entry[2]
 
+    def learned(self, error: LM15Error, sent: Dialect) -> bool:
+        """Whether a request that was refused with `error`, `sent` in this dialect, is worth sending again: the error
+        says what the endpoint does not take, or did so for another request meanwhile."""
+        if self.dialect != sent:
+            return True
+        other = sent.after(error)
+        if other is None or other in self._tried:
+            return False
+        log.warning("%s at %s: %s (it said: %s)", self.config.model, self.route.endpoint, other.told(sent),
+                    one_line(without_keys(str(error.message)), 120))  # fmt: skip
+        self._tried.add(other)
+        self.dialect = other
+        self._configs.clear()
+        return True
+
+    def _format(self, asked: Any) -> Any:
+        """The response format to send: `asked`'s schema as the endpoint's decoder takes it."""
+        if not asked or self.dialect.schema == "none":
+            return None
+        return fit_bounds(asked, self.dialect.schema == "bounded")
+
     def _temperature(self, asked: float | None) -> float | None:
         """The temperature to send, None for none. A program may have `asked` for one of its own."""
+        if not self.dialect.temperature:
+            return None
         model, temperature = str(self.config.model), self.config.temperature if asked is None else asked
         if sampling.is_unsent(temperature, model, self.config.params):
             return None

@@ -27,6 +27,7 @@ from refed_dspy.config.keys import read_key
 from refed_dspy.config.sampling import is_reasoning_deployment
 from refed_dspy.config.teacher import TeacherConfig
 from refed_dspy.errors import ModelError, one_line
+from refed_dspy.teachers.dialect import Schema
 from refed_dspy.teachers.transport import PlainTransport
 
 CUSTOM_PROVIDER = "refed-teacher"
@@ -48,8 +49,8 @@ class Route:
     """What the ledger records as the endpoint."""
     config: RouterConfig
     key_env: tuple[str, ...]
-    bounded_schema: bool
-    """Whether the schema's length bounds are sent."""
+    schema: Schema
+    """How much of a schema its decoder is known to take."""
     transport: dict[str, Any]
     """How connections are made: keywords of lm15's transports."""
 
@@ -93,8 +94,15 @@ def resolve(config: TeacherConfig, api_base: str | None = None) -> Route:
 def _custom(config: TeacherConfig, base: str, name: str) -> Route:
     """Any OpenAI-compatible endpoint by its address. Without `api_key_env` it is sent no key, whatever is set."""
     access = AccessPolicy(provider=CUSTOM_PROVIDER, base_url=base, env_keys=_required_variable(config))
-    compat = OpenAIChatCompat(max_tokens_field="max_tokens")
-    return _declared(config, base, name, access, compat, bounded_schema=True)
+    hosted = _is_hosted(base)
+    field: Any = "max_completion_tokens" if hosted or is_reasoning_deployment(name) else "max_tokens"
+    compat = OpenAIChatCompat(max_tokens_field=field)
+    return _declared(config, base, name, access, compat, schema="strict" if hosted else "bounded")
+
+
+def _is_hosted(base: str) -> bool:
+    """Whether an address is one of OpenAI's own hosts, regional ones too: their strict schemas have no bounds."""
+    return f".{urlsplit(base).hostname or ''}".endswith((".api.openai.com", ".openai.azure.com"))
 
 
 def _azure(config: TeacherConfig, base: str, deployment: str) -> Route:
@@ -111,26 +119,26 @@ def _azure(config: TeacherConfig, base: str, deployment: str) -> Route:
     # Dated versions before late 2024 know only the old name; reasoning models take only the new one.
     old = config.api_version is not None and not is_reasoning_deployment(deployment)
     compat = OpenAIChatCompat(max_tokens_field="max_tokens") if old else OpenAIChatCompat()
-    return _declared(config, base, deployment, access, compat, bounded_schema=False)
+    return _declared(config, base, deployment, access, compat, schema="strict")
 
 
 def _declared(
-    config: TeacherConfig, base: str, name: str, access: AccessPolicy, compat: OpenAIChatCompat, *, bounded_schema: bool
+    config: TeacherConfig, base: str, name: str, access: AccessPolicy, compat: OpenAIChatCompat, *, schema: Schema
 ) -> Route:
     definition = ProviderDefinition.chat(access, compat=compat)
     # An endpoint without a key is sent a placeholder: lm15 insists on one.
     keyless = None if access.env_keys else {CUSTOM_PROVIDER: "none"}
     router = RouterConfig(providers=(definition,), api_keys=keyless)
-    return _at(config, base, CUSTOM_PROVIDER, name, router, bounded_schema=bounded_schema)
+    return _at(config, base, CUSTOM_PROVIDER, name, router, schema=schema)
 
 
 def _at(
-    config: TeacherConfig, base: str, provider: str, name: str, router: RouterConfig, *, bounded_schema: bool = False
+    config: TeacherConfig, base: str, provider: str, name: str, router: RouterConfig, *, schema: Schema = "strict"
 ) -> Route:
     if config.api_key_env is None and provider == "anthropic":
         router = replace(router, api_keys={provider: "none"})  # never send the provider's own key to another host
     env = _required_variable(config)
-    return Route(provider, name, base, router, env, bounded_schema, _transport(config, base))
+    return Route(provider, name, base, router, env, schema, _transport(config, base))
 
 
 def _known_provider(config: TeacherConfig) -> Route:
@@ -152,9 +160,9 @@ def _known_provider(config: TeacherConfig) -> Route:
     except LM15Error as error:
         raise ModelError(f"{one_line(error.message)}; or give its endpoint's address in api_base") from None
     endpoint = str(getattr(lm, "base_url", None) or provider)
-    bounded = provider in LOCAL_PROVIDERS
+    schema: Schema = "bounded" if provider in LOCAL_PROVIDERS else "strict"
     transport = _transport(config, endpoint)
-    return Route(provider, resolution.model, endpoint, RouterConfig(), env, bounded, transport)
+    return Route(provider, resolution.model, endpoint, RouterConfig(), env, schema, transport)
 
 
 def key_variable(model: str) -> str | None:

@@ -14,12 +14,12 @@ from urllib.parse import urlsplit
 
 import dspy
 from dspy.clients.base_lm import BaseLM
-from dspy.utils.exceptions import LMConfigurationError, LMError
+from dspy.utils.exceptions import LMError
 
 from refed_dspy.config.keys import checked, know_environment, know_settings, without_keys
 from refed_dspy.config.loading import load_config
 from refed_dspy.config.run import RunConfig
-from refed_dspy.config.sampling import takes_temperature
+from refed_dspy.config.sampling import LEAST_TO_REASON, takes_temperature
 from refed_dspy.config.teacher import TeacherConfig
 from refed_dspy.errors import ConfigError, ModelError, one_line
 from refed_dspy.programs.fast_path import Engine, max_tokens_of
@@ -42,8 +42,6 @@ CHARACTERS_A_TOKEN = 4
 NO_BATCHES = {"anthropic", "gemini", "vertex", "vertex-express", "xai"}
 """Providers whose Batch API, if they have one, is not like OpenAI's."""
 EMBEDDED_WINDOW = 8192
-LEAST_TO_REASON = 16_000
-"""DSPy takes no lower `max_tokens` for OpenAI's reasoning models."""
 # The only settings of a caller's own LM that identify its answers: others may be keys, or new objects each time.
 _SAMPLING = {
     "temperature", "max_tokens", "max_completion_tokens", "top_p", "top_k", "min_p", "n", "stop", "seed",
@@ -261,27 +259,25 @@ def _language_model_on(config: TeacherConfig, at_once: TeacherEngine, engine: Te
             engine=BlockingTeacherEngine(at_once),
             async_engine=engine,
         )
-    except LMConfigurationError as error:
-        if config.max_tokens < LEAST_TO_REASON and not takes_temperature(str(config.model)):
-            raise ModelError(
-                f"max_tokens {config.max_tokens}: {config.model} counts its reasoning, too; set {LEAST_TO_REASON} or "
-                "more"
-            ) from None
-        raise ModelError(one_line(error)) from None
     except LMError as error:
         raise ModelError(one_line(error)) from None
 
 
 def _settings(config: TeacherConfig) -> dict[str, Any]:
-    return {"temperature": config.temperature, "max_tokens": config.max_tokens}
+    """What every request asks for. DSPy wants a model that reasons to be asked for so many tokens; the engine sends the
+    config's number where that is lower."""
+    least = LEAST_TO_REASON if not config.embedded and not takes_temperature(str(config.model)) else 0
+    return {"temperature": config.temperature, "max_tokens": max(config.max_tokens, least)}
 
 
 def _identity(config: TeacherConfig, model: str) -> dict[str, Any]:
+    reasoning = {} if config.reasoning is None else {"reasoning": config.reasoning}
     return {
         "model": model,
         "temperature": config.temperature,
         "max_tokens": config.max_tokens,
         "params": dict(sorted(config.params.items())),
+        **reasoning,
     }
 
 

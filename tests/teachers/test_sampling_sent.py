@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from typing import Any
 
@@ -10,10 +11,11 @@ import dspy
 import pytest
 
 from refed_dspy import TeacherConfig
-from refed_dspy.errors import ConfigError
 from refed_dspy.programs.adapter import SchemaAdapter
+from refed_dspy.records import Note
 from refed_dspy.teachers import Teacher, open_teacher
 from refed_dspy.teachers.judge import judge_for
+from refed_dspy.teachers.route import resolve
 from tests.support.recording_endpoint import Listener, listening
 
 OPENAI = {
@@ -106,6 +108,55 @@ def test_a_dated_azure_deployment_gets_the_field_that_its_name_suggests(
     assert {name for name in body if name.startswith("max_")} == {field}
 
 
-def test_a_reasoning_model_with_too_few_tokens_is_refused_in_our_words() -> None:
-    with pytest.raises(ConfigError, match="max_tokens 4096: openai/gpt-5-mini counts its reasoning"):
-        open_teacher(TeacherConfig(model="openai/gpt-5-mini", api_base="http://127.0.0.1:9/v1"))
+@pytest.mark.parametrize(
+    ("model", "given", "field", "tokens"),
+    [
+        ("openai/gpt-5-mini", {}, "max_completion_tokens", 16_000),
+        ("openai/o4-mini", {"max_tokens": 2_000}, "max_completion_tokens", 2_000),
+        ("openai/gpt-4o-mini", {}, "max_tokens", 4_096),
+        ("gateway/deepseek-r1", {}, "max_tokens", 16_000),
+        ("vllm/Qwen3-8B", {"max_tokens": 900}, "max_tokens", 900),
+        ("any/model", {"reasoning": "low"}, "max_tokens", 16_000),
+    ],
+)
+def test_a_model_that_reasons_gets_room_and_the_field_that_it_takes(
+    model: str, given: dict[str, Any], field: str, tokens: int
+) -> None:
+    with listening(lambda _: (200, OPENAI)) as there:
+        body = sent(open_teacher(TeacherConfig(model=model, api_base=there.base_url, **given)), there)
+    assert {name: count for name, count in body.items() if name.startswith("max_")} == {field: tokens}
+    assert body.get("reasoning_effort") == given.get("reasoning")
+
+
+@pytest.mark.parametrize(
+    ("asked", "sent_schema"), [(None, "bounded"), ("bounded", "bounded"), ("strict", "strict"), ("none", None)]
+)
+def test_the_schema_that_is_asked_for_is_sent(asked: Any, sent_schema: str | None) -> None:
+    class Short(dspy.Signature):
+        question: str = dspy.InputField()
+        answer: Note = dspy.OutputField()
+
+    async def ask(teacher: Teacher) -> None:
+        async with teacher.running() as lm:
+            with dspy.context(lm=lm, adapter=SchemaAdapter()):
+                await dspy.Predict(Short).acall(question="q")
+
+    with listening(lambda _: (200, OPENAI)) as there:
+        asyncio.run(ask(open_teacher(config(there, "sim/any", answer_schema=asked))))
+    form = json.dumps(there.bodies[-1].get("response_format"))
+    assert (form == "null") == (sent_schema is None) and ("maxLength" in form) == (sent_schema == "bounded")
+
+
+@pytest.mark.parametrize(
+    ("host", "schema"),
+    [
+        ("https://eu.api.openai.com/v1", "strict"),
+        ("https://api.openai.com/v1", "strict"),
+        ("https://x.openai.azure.com/openai/v1", "strict"),
+        ("https://gateway.example/v1", "bounded"),
+        ("https://api.openai.com.example/v1", "bounded"),
+    ],
+)
+def test_openai_s_own_hosts_get_schemas_without_bounds(host: str, schema: str) -> None:
+    route = resolve(TeacherConfig(model="any/gpt-4o-mini", api_base=host))
+    assert route.schema == schema

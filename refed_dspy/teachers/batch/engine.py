@@ -78,10 +78,13 @@ class BatchEngine(TeacherEngine):
     async def _in_batch(self, request: Request) -> Response:
         """The answer from a batch, repeated as `wait` says. Raises Straggler where a batch is not worth it."""
         recorder = current_recorder.get()
-        outgoing, prompt_bound = self.outgoing(request, recorder.seed)
         cancelled: list[Unanswered] = []
-        ask = partial(self._attempt_in_batch, outgoing, prompt_bound, recorder, cancelled)
-        return await self.retried(ask, recorder)
+
+        async def ask(outgoing: Request, prompt_bound: int) -> Response:
+            attempt = partial(self._attempt_in_batch, outgoing, prompt_bound, recorder, cancelled)
+            return await self.retried(attempt, recorder)
+
+        return await self.in_its_dialect(ask, request, recorder)
 
     async def _attempt_in_batch(
         self, request: Request, prompt_bound: int, recorder: Recorder, cancelled: list[Unanswered]
