@@ -15,11 +15,13 @@ import hashlib
 import json
 import shutil
 import sys
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
-NUMBERS = {
+Numbers: TypeAlias = dict[str, tuple[float, float, str]]
+NUMBERS: Numbers = {
     "epochs": (3.0, 1000, "times that each sample is seen"),
     "learning_rate": (2e-4, 1, "at its highest: 3%% of the steps rise to it, then it falls as a cosine"),
     "batch_size": (8, 2**16, "packs of --max-length tokens in a step"),
@@ -49,15 +51,20 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     """The settings. A value out of range ends the program with code 2."""
     parser = argparse.ArgumentParser(description="LoRA fine-tuning on a refed data set, by TRL.")
     parser.add_argument("--data", type=Path, required=True, help="JSONL of messages, or refed's own JSONL or Parquet")
+    return parsed(parser, argv, NUMBERS)
+
+
+def parsed(parser: argparse.ArgumentParser, argv: list[str] | None, numbers: Numbers) -> argparse.Namespace:
+    """The settings of a training: the model, the folder, and `numbers`, each with its default, maximum and meaning."""
     parser.add_argument("--model", required=True, help="a causal language model: a folder, or a name on the Hub")
     parser.add_argument("--out", type=Path, required=True, help="a folder for the adapter")
     parser.add_argument("--chat-template", type=Path, help="a Jinja file, instead of the tokenizer's own template")
-    for name, (default, _, meaning) in NUMBERS.items():
+    for name, (default, _, meaning) in numbers.items():
         flag = f"--{name.replace('_', '-')}"
         parser.add_argument(flag, type=type(default), default=default, help=f"{meaning} (default {default})")
     args = parser.parse_args(argv)
-    for name in NUMBERS:
-        if not (0 if name in {"seed", "eval_share"} else 1e-9) <= getattr(args, name) <= NUMBERS[name][1]:
+    for name, (_, most, _) in numbers.items():
+        if not (0 if name in {"seed", "eval_share"} else 1e-9) <= getattr(args, name) <= most:
             parser.error(f"--{name.replace('_', '-')} {getattr(args, name)} is out of range")
     return args
 
@@ -152,7 +159,8 @@ def start(args: argparse.Namespace) -> tuple[dict[str, Any], str | None]:
     """What must not change between two starts in the folder, and the checkpoint to go on from, or None. Raises BadInput
     where the folder holds another training."""
     settings = args.out / "settings.json"
-    made_by: dict[str, Any] = {name: getattr(args, name) for name in ("model", *NUMBERS) if name != "save_steps"}
+    aside = {"data", "out", "chat_template", "save_steps"}
+    made_by: dict[str, Any] = {name: value for name, value in vars(args).items() if name not in aside}
     try:
         for name in ("data", "chat_template"):
             if path := getattr(args, name):
@@ -205,17 +213,28 @@ def train(args: argparse.Namespace) -> None:
     read = read_samples(args.data)
     tokenizer, model = load_tokenizer(args.model, args.chat_template), load_model(args.model)
     samples = fitting(read, model, tokenizer, args)
-    trainer = make_trainer(args, model, tokenizer, samples)
-    print(f"going on from {checkpoint}" if checkpoint else f"training on {len(samples)} samples", flush=True)
+    finish(
+        args,
+        make_trainer(args, model, tokenizer, samples),
+        {**made_by, "rows": len(read), "left_out": len(read) - len(samples)},
+        checkpoint,
+    )
+
+
+def finish(args: argparse.Namespace, trainer: Any, facts: dict[str, Any], checkpoint: str | None) -> None:
+    """Train to the end, and write the adapter and what is known of the training: `facts`, the losses, the versions."""
+    samples = facts["rows"] - facts["left_out"]
+    print(f"going on from {checkpoint}" if checkpoint else f"training on {samples} samples", flush=True)
     done = trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_model(str(args.out))
     if trainer.is_world_process_zero():
         kinds, log = ("loss", "eval_loss"), trainer.state.log_history
         facts = {
-            **made_by, "rows": len(read), "left_out": len(read) - len(samples), "steps": trainer.state.global_step,
+            **facts, "steps": trainer.state.global_step,
             "losses": [{k: row[k] for k in ("step", "epoch", kind)} for row in log for kind in kinds if kind in row],
             "versions": {name: version(name) for name in ("torch", "transformers", "trl", "peft", "datasets")},
-            "device": str(model.device), "dtype": str(model.dtype), "seconds": done.metrics["train_runtime"],
+            "device": str(trainer.model.device), "dtype": str(trainer.model.dtype),
+            "seconds": done.metrics["train_runtime"],
         }  # fmt: skip
         write_json(args.out / RESULT, facts)
         shutil.rmtree(args.out / "checkpoints")
@@ -227,10 +246,10 @@ def write_json(path: Path, value: Any) -> None:
     temporary.replace(path)
 
 
-def main() -> int:
-    args = arguments()
+def main(name: str, args: argparse.Namespace, work: Callable[[argparse.Namespace], None]) -> int:
+    """The exit code of a script's `work`, whose errors are told in one line."""
     try:
-        train(args)
+        work(args)
         return 0
     except BadInput as error:
         code, why = 2, " ".join(str(error).split())[:500]
@@ -240,9 +259,9 @@ def main() -> int:
         if "out of memory" not in str(error):
             raise
         code, why = 1, "the GPU's memory is full: lower --max-length or --lora-rank, or take a smaller model"
-    print(f"sft: {why}", file=sys.stderr)
+    print(f"{name}: {why}", file=sys.stderr)
     return code
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main("sft", arguments(), train))

@@ -58,6 +58,8 @@ def run(tmp_path_factory: pytest.TempPathFactory, shared_server: SimulatedTeache
     made = synthesize(None, load_references("builtin"), size=ROWS, teacher=teacher, run_dir=folder)
     made.export("messages", folder / "train.jsonl")
     made.export("parquet", folder / "train.parquet")
+    for pairs in ("preference", "kto"):
+        made.export(pairs, folder / f"{pairs}.jsonl")
     reset_server(shared_server)
     return folder
 
@@ -66,6 +68,12 @@ def run(tmp_path_factory: pytest.TempPathFactory, shared_server: SimulatedTeache
 def train_file(run: Path) -> Path:
     """What `refed export --format messages` writes of the run."""
     return run / "train.jsonl"
+
+
+@pytest.fixture(scope="session")
+def pairs(run: Path) -> Path:
+    """What `refed export --format preference` writes of the run."""
+    return run / "preference.jsonl"
 
 
 @pytest.fixture(scope="session")
