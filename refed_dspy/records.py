@@ -213,7 +213,8 @@ def json_default(value: Any) -> Any:
 class DataRow:
     """One row of a data set. `number` counts from 1, as a person would; `response` is what a model is trained on;
     `plain` is the response before it was improved, None where the data set has none; `fields` is the row as it was
-    read; `reference` is what it was made from, None where that is not known."""
+    read; `reference` is what it was made from, None where that is not known; `system` is the system prompt that it
+    stands under."""
 
     number: int
     instruction: str
@@ -221,8 +222,10 @@ class DataRow:
     plain: str | None = None
     fields: Mapping[str, Any] = field(default_factory=dict)
     reference: Reference | None = None
+    system: str = ""
 
     @property
     def posed(self) -> str:
-        """The instruction as a judge sees it: under the system prompt that it inherits from its reference."""
-        return self.instruction if self.reference is None else self.reference.posed(self.instruction)
+        """The instruction as a judge sees it: under its system prompt, or the one that it inherits."""
+        inherited = "" if self.reference is None else self.reference.system
+        return _under(self.instruction, {"System prompt": self.system or inherited})

@@ -8,6 +8,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, ModelWrapValidatorHandler, model_validator
 
 from refed_dspy.config.base import Settings
+from refed_dspy.config.named import FILTERS, is_named
 
 Of = Literal["instruction", "response", "both"]
 
@@ -178,9 +179,16 @@ class ResponseGuardSettings(_OfResponses, _AgainstReferences):
     """A response must not copy its reference or speak of its prompt."""
 
 
+class NamedFilter(Settings):
+    """A filter of the caller's own, by name (`config.named`), and what it is made with."""
+
+    name: str
+    settings: dict[str, Any] = Field(default_factory=dict)
+
+
 class FilterConfig(Settings):
-    """One filter: its name, and its settings under it. A name alone means the default settings. In a list of these,
-    custom filters, which only Python can give, stay as they are."""
+    """One filter: its name, and its settings under it. A name alone means the default settings. In a list of these, a
+    custom filter, given in Python, stays as it is, and one given by name becomes a NamedFilter."""
 
     judge: JudgeSettings | None = None
     rubric: RubricSettings | None = None
@@ -199,11 +207,16 @@ class FilterConfig(Settings):
     def _may_be_a_name_or_custom(cls, value: Any, check: ModelWrapValidatorHandler[Self]) -> Any:
         if hasattr(value, "check") or hasattr(value, "judged"):  # a custom filter: filters/build.py checks it
             return value
+        if isinstance(value, NamedFilter):
+            return value
         if isinstance(value, str):
-            return check({value: {}})
+            value = {value: {}}
         if isinstance(value, dict):
             if len(value) != 1:
                 raise ValueError("is one filter: write each as an entry of its own")
+            [(name, settings)] = value.items()
+            if name not in cls.model_fields and is_named(name, FILTERS):
+                return NamedFilter(name=name, settings=settings or {})
             return check({name: {} if settings is None else settings for name, settings in value.items()})
         return check(value)
 

@@ -119,7 +119,7 @@ def _row(
     pair = exchange_of(row, names)
     reference = references.get(row["reference"]) if references else None
     before = None if plain is None else _plain(row, plain)
-    return DataRow(number, pair.instruction, pair.response, before, dict(row), reference)
+    return DataRow(number, pair.instruction, pair.response, before, dict(row), reference, pair.system)
 
 
 def _plain(row: Mapping[str, Any], column: str) -> str | None:

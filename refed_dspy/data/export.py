@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from refed_dspy.config.named import FORMATS as OWN_FORMATS
+from refed_dspy.config.named import is_named, resolve
 from refed_dspy.data.formats import FORMS, PAIRED, THINKING, Pairs, Row
 from refed_dspy.data.rows import LINEAGE_COLUMNS, REASONING, data_rows, dropped_rows
 from refed_dspy.errors import ExportError, one_line
@@ -45,16 +47,20 @@ def export(
 
     `jsonl` and `parquet` hold the paper's columns and the lineage; `messages`, `sharegpt`, `alpaca` and
     `prompt-completion` are JSON lines of (instruction, improved response); `preference` and `kto` are JSON lines of
-    pairs (`data.formats.Pairs`). With `reasoning`, also what the model thought before the improved response, as a
-    column, or as the message's `reasoning_content`.
+    pairs (`data.formats.Pairs`); any other name is that of a function from a row to a line's mapping (`config.named`).
+    With `reasoning`, also what the model thought before the improved response, as a column, or as the message's
+    `reasoning_content`.
 
     Raises:
         ExportError: `out` exists and `force` is not set, it cannot be written, there is no sample yet, or no pair.
         RunDirError: no run there.
     """
+    form = FORMS.get(format)
     if format not in FORMATS:
-        raise ExportError(f"format {one_line(format, 40)}: unknown; use {', '.join(FORMATS)}")
-    if reasoning and format not in THINKING:
+        if not is_named(format, OWN_FORMATS):
+            raise ExportError(f"format {one_line(format, 40)}: unknown; use {', '.join(FORMATS)}")
+        form = _own_form(format)
+    if reasoning and format in FORMATS and format not in THINKING:
         raise ExportError(f"format {format}: has no place for reasoning; use {', '.join(THINKING)}")
     with _ledger_for(run_dir, out, force) as ledger:
         if not ledger.kept():
@@ -62,10 +68,24 @@ def export(
         if format in PAIRED:
             return _export_pairs(ledger, format, out)
         rows = data_rows(ledger, reasoning=reasoning)
-        if format != "parquet":
-            return Exported(write_lines(out, map(FORMS[format], rows)))
+        if form is not None:
+            return Exported(write_lines(out, map(form, rows)))
         with whole_file(out) as file:
             return Exported(_parquet(rows, file, reasoning=reasoning))
+
+
+def _own_form(name: str) -> Callable[[Row], Row]:
+    """The caller's own format of this name: a function from a row to what its line holds."""
+    form = resolve(name, OWN_FORMATS, "format")
+    if not callable(form):
+        raise ExportError(f"format {one_line(name, 80)}: no function; it must make a line's mapping of a row")
+
+    def checked(row: Row) -> Row:
+        if not isinstance(line := form(row), Mapping):
+            raise ExportError(f"format {one_line(name, 80)}: returned a {type(line).__name__}; it must be a mapping")
+        return line
+
+    return checked
 
 
 def _export_pairs(ledger: Ledger, format: str, out: Path) -> Exported:  # noqa: A002

@@ -23,7 +23,7 @@ WHERE d.filter = 'judge' AND d.kept
 
 def messages(row: Row) -> Row:
     """The format of OpenAI and TRL. The improved response is the text to train on."""
-    return {"messages": [*_prompt(row), *_assistant(row["improved_response"], row.get(REASONING, ""))]}
+    return {"messages": [*_prompt(row), *answer_of(row["improved_response"], row.get(REASONING, ""))]}
 
 
 def sharegpt(row: Row) -> Row:
@@ -41,15 +41,21 @@ def alpaca(row: Row) -> Row:
 
 def prompt_completion(row: Row) -> Row:
     """TRL's conversational prompt and completion."""
-    return {"prompt": _prompt(row), "completion": _assistant(row["improved_response"], row.get(REASONING, ""))}
+    return {"prompt": _prompt(row), "completion": answer_of(row["improved_response"], row.get(REASONING, ""))}
 
 
 def _prompt(row: Row) -> list[dict[str, str]]:
-    system = [{"role": "system", "content": row["system"]}] if row["system"] else []
-    return [*system, {"role": "user", "content": row["instruction"]}]
+    return prompt_of(row["instruction"], row["system"])
 
 
-def _assistant(text: str, reasoning: str = "") -> list[dict[str, str]]:
+def prompt_of(instruction: str, system: str) -> list[dict[str, str]]:
+    """An instruction as messages, under its system prompt where it has one."""
+    first = [{"role": "system", "content": system}] if system else []
+    return [*first, {"role": "user", "content": instruction}]
+
+
+def answer_of(text: str, reasoning: str = "") -> list[dict[str, str]]:
+    """A response as messages, with what was thought before it where that is given."""
     return [{"role": "assistant", **({"reasoning_content": reasoning} if reasoning else {}), "content": text}]
 
 
@@ -94,7 +100,7 @@ class Pairs:
 
     def _made(self) -> Iterator[Row]:
         for row, margin in self._kept():
-            prompt, better, worse = _prompt(row), _assistant(row["improved_response"]), _assistant(row["response"])
+            prompt, better, worse = _prompt(row), answer_of(row["improved_response"]), answer_of(row["response"])
             if self.format == "preference":
                 yield {"prompt": prompt, "chosen": better, "rejected": worse, "margin": margin}
             else:

@@ -7,7 +7,8 @@ from hashlib import sha256
 from pkgutil import resolve_name
 from typing import Any
 
-from refed_dspy.config.filters import FilterConfig
+from refed_dspy.config.filters import FilterConfig, NamedFilter
+from refed_dspy.config.named import FILTERS, resolve
 from refed_dspy.errors import ConfigError, one_line
 from refed_dspy.files import read_bytes
 from refed_dspy.filters.base import Filter, JudgeFilter, Step
@@ -36,7 +37,9 @@ _BY_SETTINGS = {
 """The filters whose parameters are their settings: imported when used, since numpy comes with some."""
 
 
-def build(configs: Sequence[FilterConfig | Filter], seed: int, judge: PairwiseJudge | None = None) -> list[Step]:
+def build(
+    configs: Sequence[FilterConfig | NamedFilter | Filter], seed: int, judge: PairwiseJudge | None = None
+) -> list[Step]:
     """The filters of `configs`, in their order, before any row was checked. Custom filters stay as they are.
 
     `judge`: a compiled pairwise judge.
@@ -50,7 +53,9 @@ def build(configs: Sequence[FilterConfig | Filter], seed: int, judge: PairwiseJu
     return [_step(item, seed, judge) for item in configs]
 
 
-def _step(config: FilterConfig | Filter, seed: int, judge: PairwiseJudge | None) -> Step:
+def _step(config: FilterConfig | NamedFilter | Filter, seed: int, judge: PairwiseJudge | None) -> Step:
+    if isinstance(config, NamedFilter):
+        return _named(config)
     if not isinstance(config, FilterConfig):
         _check_custom(config)
         return Step(config, {"class": f"{type(config).__module__}.{type(config).__qualname__}"})
@@ -69,6 +74,21 @@ def _built(config: FilterConfig, seed: int, judge: PairwiseJudge | None) -> Filt
         case name:
             kind: type[Filter] = resolve_name(_BY_SETTINGS[name])
             return kind(**settings.model_dump(exclude={"keep"}))
+
+
+def _named(config: NamedFilter) -> Step:
+    """The caller's own filter of this name: an object, or a class that is made one with its settings."""
+    made = resolve(config.name, FILTERS, "filters:")
+    if callable(made):
+        try:
+            made = made(**config.settings)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"filters: {config.name}: {one_line(error, 160)}") from None
+    elif config.settings:
+        raise ConfigError(f"filters: {config.name} names an object, which takes no settings")
+    _check_custom(made)
+    kind = {"class": f"{type(made).__module__}.{type(made).__qualname__}"}
+    return Step(made, {**kind, "settings": config.settings} if config.settings else kind)
 
 
 def _check_custom(filter_: Any) -> None:

@@ -93,11 +93,11 @@ class ReferenceMetric:
                 return f"{head}\n\nNone of the instructions that this call wrote came to a final answer."
             return f"{head}\n\n{feedback_on_instructions(chosen or judged)}"
         asked = inputs.get("instruction")
-        chosen = [each for each in judged if each.sample.instruction == asked]
+        chosen = [each for each in judged if reference.posed(each.sample.instruction) == asked]
         if asked is not None and not chosen:
             return f"{head}\n\nThe instruction that this call was for came to no final answer."
         chosen = chosen or worst_first(judged)[:2]
-        graded = run_blocking(self._grade_answers(chosen))
+        graded = run_blocking(self._grade_answers(reference, chosen))
         return f"{head}\n\n{feedback_on_responses(chosen, graded)}"
 
     def _judge_once(self, reference: Reference, prediction: Any) -> list[JudgedSample]:
@@ -124,7 +124,10 @@ class ReferenceMetric:
         if feedback is not None:
             answered = await self._of_baseline(self.baseline.respond(reference, feedback, sample.instruction))
         baseline = None if answered is None else answered.improved_response
-        context = _instruction_context(reference, sample.instruction, siblings)
+        context, asked = (
+            _instruction_context(reference, sample.instruction, siblings),
+            reference.posed(sample.instruction),
+        )
         with dspy.context(lm=self.judge_lm):
             async with together() as group:
                 grades = [
@@ -133,7 +136,7 @@ class ReferenceMetric:
                 ]
                 verdict = None
                 if baseline is not None:
-                    verdict = await self.pairwise.judge(sample.instruction, sample.improved_response, baseline)
+                    verdict = await self.pairwise.judge(asked, sample.improved_response, baseline)
             return JudgedSample(sample, baseline, verdict, tuple(grade.result() for grade in grades))
 
     async def _of_baseline(self, question: Coroutine[Any, Any, T]) -> T | None:
@@ -144,12 +147,12 @@ class ReferenceMetric:
         except RowError:
             return None
 
-    async def _grade_answers(self, judged: Sequence[JudgedSample]) -> list[list[Graded]]:
+    async def _grade_answers(self, reference: Reference, judged: Sequence[JudgedSample]) -> list[list[Graded]]:
         with _metric_context(), dspy.context(lm=self.judge_lm):
-            return await all_of(self._grade_answer(each.sample) for each in judged)
+            return await all_of(self._grade_answer(reference, each.sample) for each in judged)
 
-    async def _grade_answer(self, sample: Sample) -> list[Graded]:
-        text, context = sample.improved_response, f"It answers: {sample.instruction}"
+    async def _grade_answer(self, reference: Reference, sample: Sample) -> list[Graded]:
+        text, context = sample.improved_response, f"It answers: {reference.posed(sample.instruction)}"
         return await all_of(self.rubric.judge(text, context, each) for each in RESPONSE_CRITERIA.values())
 
     # --- arithmetic
@@ -227,9 +230,7 @@ def _mean(values: Iterable[float | None]) -> float:
 
 def _instruction_context(reference: Reference, instruction: str, siblings: Sequence[str]) -> str:
     others = "\n".join(f"- {text}" for text in siblings if text != instruction) or "(none)"
-    return (
-        f"The text is a new instruction, made after this reference:\n{reference.instruction}\n\nIts siblings:\n{others}"
-    )
+    return f"The text is a new instruction, made after this reference:\n{reference.shown}\n\nIts siblings:\n{others}"
 
 
 def _summary(evaluation: Evaluation, prediction: Any) -> str:

@@ -102,7 +102,7 @@ class SideBySide(dspy.Module):
             except RowError:  # it is in the ledger's failures; its program is not compared here
                 if name == self.against:
                     raise
-        await self.judged(instruction, samples, item)
+        await self.judged(reference.posed(instruction), samples, item)
         return samples[self.against]
 
     async def judged(
@@ -124,7 +124,7 @@ class SideBySide(dspy.Module):
     async def grade_reference(self, reference: Reference) -> Graded:
         """The grade of a reference's response: the only figure by which the seed set can be compared."""
         with as_role("judge"):
-            return await self.grade(reference.response, reference.instruction, reference.id)
+            return await self.grade(reference.response, reference.shown, reference.id)
 
     async def grade(self, response: str, instruction: str, item: str) -> Graded:
         return await self.grader.judge(response, f"{CONTEXT}{instruction}", OVERALL, item)

@@ -159,7 +159,7 @@ async def _wins(
 
         async def compare(row: DataRow) -> None:
             verdicts[row.number] = await program.judge(
-                row.instruction, row.response, row.plain or "", OVERALL, str(row.number)
+                row.posed, row.response, row.plain or "", OVERALL, str(row.number)
             )
 
         await for_each_row(session, rows, compare, judge.concurrency)

@@ -120,6 +120,8 @@ def _filter(settings: Any) -> str:
             published[name] = re.split(r"[/\\]", str(value))[-1]
         elif name == "class":  # a caller's own filter: its module may name anything
             published["own filter"] = str(value).rpartition(".")[2]
+        elif name == "settings":  # of a caller's own filter: they may hold anything
+            continue
         elif name == "prompts":
             published[name] = "compiled"
         elif value not in (None, "", []):

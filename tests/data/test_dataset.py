@@ -181,3 +181,14 @@ def test_a_draw_is_the_seeds_and_in_order() -> None:
         some = [row.number for row in drawn(rows, 9, seed)]
         assert some == sorted(n + 1 for n in random.Random(seed).sample(range(50), 9))
     assert drawn(rows, None, 1) == drawn(rows, 50, 1) == list(rows)
+
+
+def test_a_row_keeps_its_system_prompt() -> None:
+    messages = [
+        {"role": "system", "content": "S"},
+        {"role": "user", "content": "Q"},
+        {"role": "assistant", "content": "A"},
+    ]
+    [row] = load_dataset([{"messages": messages}]).rows
+    assert (row.instruction, row.system, row.posed) == ("Q", "S", "System prompt:\nS\n\nInstruction:\nQ")
+    assert load_dataset([{"instruction": "Q", "response": "A"}]).rows[0].posed == "Q"

@@ -116,5 +116,5 @@ class _Reader:
         made = await self.written(index, reference, text, item)
         if self.side_by_side.against not in made.samples:
             raise damaged(self.replay.ledger.path, f"row {item} has no answer")
-        verdicts, grades = await self.side_by_side.judged(text, made.samples, item)
+        verdicts, grades = await self.side_by_side.judged(reference.posed(text), made.samples, item)
         return replace(made, verdicts=verdicts, grades=grades)

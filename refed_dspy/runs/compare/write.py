@@ -4,25 +4,30 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
+from refed_dspy.data.formats import answer_of, prompt_of
 from refed_dspy.files import write_json, write_lines, write_text
 from refed_dspy.records import PICO
 from refed_dspy.runs.compare.pictures import Bar, Point, filter_picture, save, win_rate_picture
 from refed_dspy.runs.compare.replay import Compared
 from refed_dspy.runs.compare.result import PROXY, Comparison
 
-TABLE, FIGURES, ROWS = "comparison.txt", "comparison.json", "rows.jsonl"
+TABLE, FIGURES, ROWS, PAIRS = "comparison.txt", "comparison.json", "rows.jsonl", "pairs.jsonl"
 WIN_RATES, FILTERS = "win-rates.png", "filters.png"
 
 
-def write_comparison(comparison: Comparison, compared: Compared) -> None:
-    """Write all files into the comparison's folder, each whole or not at all. Raises ExportError."""
+def write_comparison(comparison: Comparison, compared: Compared, systems: Mapping[str, str]) -> None:
+    """Write all files into the comparison's folder, each whole or not at all. Raises ExportError.
+
+    `systems`: a reference's id → the system prompt that its rows inherit; "" for none.
+    """
     write_text(comparison.out / TABLE, comparison.text())
     write_json(comparison.out / FIGURES, facts(comparison))
     write_lines(comparison.out / ROWS, rows(compared))
+    write_lines(comparison.out / PAIRS, pairs(compared, comparison.against, systems))
     bars = [
         Bar(line.program, line.win_rate, line.length_controlled.interval if line.length_controlled else None)
         for line in comparison.lines
@@ -73,4 +78,23 @@ def rows(compared: Compared) -> Iterator[dict[str, Any]]:
                 "judge_failed": verdict.failed if verdict else "",
                 "grade": grade.grade if grade else None,
                 "grade_reason": grade.reason if grade else "",
+            }
+
+
+def pairs(compared: Compared, against: str, systems: Mapping[str, str]) -> Iterator[dict[str, Any]]:
+    """Pairs to train on, as `refed export --format preference` writes them: of each program's response and that of the
+    program compared with, where the judge preferred one in both orders."""
+    for row in compared.rows:
+        for name, verdict in row.answered.verdicts.items():
+            if not verdict.preference or not verdict.consistent:
+                continue
+            better, worse = (name, against) if verdict.preference > 0 else (against, name)
+            samples, system = row.answered.samples, systems.get(row.reference, "")
+            yield {
+                "prompt": prompt_of(row.instruction, system),
+                "chosen": answer_of(samples[better].improved_response),
+                "rejected": answer_of(samples[worse].improved_response),
+                "margin": abs(verdict.preference),
+                "chosen_program": better,
+                "rejected_program": worse,
             }

@@ -1,0 +1,154 @@
+"""What a caller names of their own: filters, programs and formats by dotted name or entry point."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import refed_dspy
+from refed_dspy.config.named import FILTERS, FORMATS, PROGRAMS, is_named, resolve
+from refed_dspy.errors import ConfigError, ExportError, InputError
+from refed_dspy.runs.result import Synthesis
+from tests.filters.filtered_runs import dropped
+from tests.support.scripted_engine import Writer, fake_lm, references
+
+MODULE = """
+import refed_dspy
+from refed_dspy.filters.base import Decision
+
+
+class NoDigit:
+    name, of_instruction = "no_digit", True
+
+    def __init__(self, digit="7"):
+        self.digit = str(digit)
+
+    def check(self, row):
+        return Decision(self.digit not in row.instruction, "has the digit")
+
+    def remember(self, row):
+        pass
+
+
+always = NoDigit("never there")
+
+
+class Mine(refed_dspy.ReferenceLevelFeedback):
+    def __init__(self):
+        super().__init__(guidance={"response_generation": "Sing it."})
+
+
+def line(row):
+    return {"q": row["instruction"], "a": row["improved_response"]}
+
+
+def no_line(row):
+    return row["instruction"]
+
+
+broken = 5
+"""
+
+
+@pytest.fixture(autouse=True)
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A module of the caller's in the working directory."""
+    (tmp_path / "own_parts.py").write_text(MODULE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    yield
+    sys.modules.pop("own_parts", None)
+
+
+def run(folder: str = "run", **settings: Any) -> tuple[Synthesis, Writer]:
+    teacher = Writer()
+    made = refed_dspy.synthesize(
+        settings.pop("program", None), references(2), size=4, teacher=fake_lm(teacher), run_dir=folder, track=False,
+        **settings,
+    )  # fmt: skip
+    return made, teacher
+
+
+@pytest.mark.parametrize("name", ["own_parts:NoDigit", "own_parts.NoDigit"])
+def test_a_filter_by_name_gets_its_settings(tmp_path: Path, name: str) -> None:
+    made, _ = run(filters=[{name: {"digit": 3}}])
+    assert made.complete and {row["filter"] for row in dropped(tmp_path / "run")} == {"no_digit"}
+    with pytest.raises(InputError, match="filters"):
+        run(filters=[{name: {"digit": 4}}])  # another setting is another run
+
+
+def test_an_object_is_a_filter_too() -> None:
+    assert run(filters=["own_parts:always"])[0].complete
+
+
+@pytest.mark.parametrize(
+    ("filter_", "why"),
+    [
+        ("nowhere.at:All", "filters: nowhere.at:All: cannot be imported: No module named 'nowhere'"),
+        ("own_parts:Nothing", "filters: own_parts:Nothing: cannot be imported: .*has no attribute 'Nothing'"),
+        ("own_parts:broken", "filters: int lacks name, of_instruction, check, remember"),
+        ({"own_parts:NoDigit": {"colour": "red"}}, "filters: own_parts:NoDigit: .*unexpected keyword.*'colour'"),
+        ({"own_parts:always": {"digit": 1}}, "filters: own_parts:always names an object, which takes no settings"),
+        ("lenght", "lenght: unknown key; did you mean length"),
+    ],
+)
+def test_a_name_that_is_no_filter_is_one_line(filter_: Any, why: str) -> None:
+    with pytest.raises(ConfigError, match=why) as refused:
+        run(filters=[filter_])
+    assert "\n" not in str(refused.value) and not Path("run").exists()
+
+
+def test_a_program_by_name() -> None:
+    made, teacher = run(program="own_parts:Mine")
+    sung = [request for request in teacher.requests if "Sing it." in str(request.system)]
+    assert made.complete and len(sung) == 4
+
+
+@pytest.mark.parametrize(
+    ("program", "why"),
+    [
+        ("own_parts:Other", "program: own_parts:Other: cannot be imported"),
+        ("own_parts:broken", "program: a int cannot be run at scale"),
+        ("program.json", "program.json: no such file"),
+    ],
+)
+def test_a_name_that_is_no_program_is_one_line(program: str, why: str) -> None:
+    with pytest.raises(ConfigError, match=why):
+        run(program=program)
+
+
+def test_a_format_by_name(tmp_path: Path) -> None:
+    made, _ = run()
+    assert made.export("own_parts:line", tmp_path / "own.jsonl") == 4
+    first = json.loads((tmp_path / "own.jsonl").read_text().splitlines()[0])
+    assert first == {"q": made.samples[0].instruction, "a": made.samples[0].improved_response}
+    for name, why in (
+        ("own_parts:no_line", "returned a str; it must be a mapping"),
+        ("own_parts:broken", "no function"),
+        ("own_parts:nothing", "cannot be imported"),
+        ("yaml", "unknown; use jsonl"),
+    ):
+        with pytest.raises((ExportError, ConfigError), match=why):
+            made.export(name, tmp_path / "no.jsonl")
+    assert not (tmp_path / "no.jsonl").exists()
+
+
+def test_another_package_s_entry_point_is_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    points = [
+        importlib.metadata.EntryPoint("no_digit", "own_parts:NoDigit", FILTERS),
+        importlib.metadata.EntryPoint("sung", "own_parts:Mine", PROGRAMS),
+    ]
+    monkeypatch.setattr(
+        "refed_dspy.config.named.entry_points",
+        lambda group, name: [point for point in points if (point.group, point.name) == (group, name)],
+    )
+    monkeypatch.syspath_prepend(".")
+    assert is_named("no_digit", FILTERS) and not is_named("no_digit", FORMATS)
+    assert resolve("sung", PROGRAMS, "program:").__name__ == "Mine"
+    assert run(filters=[{"no_digit": {"digit": 3}}], program="sung")[0].complete

@@ -1,0 +1,47 @@
+"""The pairs that a comparison leaves to train on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from dspy.lm15 import Request
+
+from benchmarks.simulated import SimulatedTeacher
+from tests.runs.compare.helpers import CapitalsProgram, Judge, prompt, run
+from tests.support.scripted_engine import fake_lm
+
+SYSTEM = "Answer in one sentence."
+REFERENCES = [
+    {"instruction": f"Explain topic {n}.", "response": f"Topic {n} is simple.", "system": SYSTEM} for n in range(6)
+]
+
+
+class Capitals(Judge):
+    """Likes capitals, by `by` ("A>>B" or "A>B"); of every third pair it says that the first answer is better."""
+
+    def decide(self, request: Request) -> Any:
+        if "grade" in self.fields(request):
+            return super().decide(request)
+        shown = prompt(request)
+        assert SYSTEM in shown
+        first, second = (shown.partition(f"<{n}>\n")[2].partition("\n</>")[0] for n in ("answer_a", "answer_b"))
+        loud = first if first.isupper() else second
+        fair = len(loud) % 3 > 0
+        return json.dumps({"reason": "loud", "verdict": "A>>B" if not fair or loud == first else "B>>A"})
+
+
+def test_pairs_are_those_that_the_judge_preferred_in_both_orders(server: SimulatedTeacher, tmp_path: Path) -> None:
+    for against, loser in (("plain", "plain"), ("loud", "plain")):
+        out = tmp_path / against
+        programs = {"plain": "instruction-only", "loud": CapitalsProgram()}
+        run(server, out, programs, judge=fake_lm(Capitals()), data=REFERENCES, against=against)
+        rows = [json.loads(line) for line in (out / "rows.jsonl").read_text().splitlines()]
+        pairs = [json.loads(line) for line in (out / "pairs.jsonl").read_text().splitlines()]
+        clear = [row for row in rows if row["consistent"] and row["preference"]]
+        assert 0 < len(pairs) == len(clear) < len(rows) / 2
+        for pair in pairs:
+            assert pair["prompt"][0] == {"role": "system", "content": SYSTEM}
+            assert (pair["chosen_program"], pair["rejected_program"], pair["margin"]) == ("loud", loser, 2)
+            assert pair["chosen"][0]["content"] == pair["rejected"][0]["content"].upper()
