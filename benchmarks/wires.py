@@ -136,6 +136,8 @@ class OpenAI:
     def think(self, data: dict[str, Any], reasoning: str) -> None:
         """Put `reasoning` into an answer's body, beside its text."""
         data["choices"][0]["message"]["reasoning_content"] = reasoning
+        if "usage" in data:
+            data["usage"]["completion_tokens_details"] = {"reasoning_tokens": len(reasoning) // 4}
 
     def error(self, refused: Refused) -> dict[str, Any]:
         if refused.code == "content_filter":

@@ -176,10 +176,10 @@ class Rates:
 class Call:
     """One attempt that reached a teacher. A token count of None was not reported: unknown, not zero.
 
-    `prompt_tokens` includes `cached_tokens`. `outcome` is `ok`, the kind of a failure, or `cancelled`. `cost` is what
-    it is charged, in picodollars: computed from its tokens, or its whole reservation where it may have been billed
-    without an answer; None where the model's price is unknown. `number` is its row in the ledger, 0 if none was
-    reserved.
+    `prompt_tokens` includes `cached_tokens`, and `completion_tokens` `reasoning_tokens`. `outcome` is `ok`, the kind of
+    a failure, or `cancelled`. `cost` is what it is charged, in picodollars: computed from its tokens, or its whole
+    reservation where it may have been billed without an answer; None where the model's price is unknown. `number` is
+    its row in the ledger, 0 if none was reserved.
     """
 
     model: str
@@ -191,6 +191,7 @@ class Call:
     completion_tokens: int | None = None
     cost: int | None = None
     number: int = 0
+    reasoning_tokens: int | None = None
 
 
 def digest(value: Any) -> str:

@@ -21,9 +21,10 @@ def money(amount: float | None, unpriced: int = 0) -> str:
 def usage_line(stage: str, usage: Mapping[str, Any]) -> str:
     """What one stage's calls took (`ledger.summary.usage_by_stage`)."""
     unknown = f", {usage['unknown']} of unknown usage" if usage["unknown"] else ""
+    reasoning = f" ({usage['reasoning_tokens']} reasoning)" if usage["reasoning_tokens"] else ""
     return (
         f"{stage}: {usage['calls']} calls, {usage['prompt_tokens']} tokens read ({usage['cached_tokens']} cached), "
-        f"{usage['completion_tokens']} written{unknown}, {money(usage['cost'], usage['unpriced'])}"
+        f"{usage['completion_tokens']} written{reasoning}{unknown}, {money(usage['cost'], usage['unpriced'])}"
     )
 
 

@@ -31,7 +31,7 @@ CREATE TABLE IF NOT EXISTS calls (
   id INTEGER PRIMARY KEY, key TEXT NOT NULL, stage TEXT NOT NULL, item TEXT NOT NULL, model TEXT NOT NULL,
   endpoint TEXT NOT NULL, outcome TEXT NOT NULL, seconds REAL NOT NULL,
   prompt_tokens INTEGER, cached_tokens INTEGER, completion_tokens INTEGER,
-  reserved INTEGER, cost INTEGER, created REAL NOT NULL
+  reserved INTEGER, cost INTEGER, created REAL NOT NULL, reasoning_tokens INTEGER
 );
 
 CREATE INDEX IF NOT EXISTS calls_of_item ON calls (item);

@@ -145,9 +145,10 @@ def _settled(key: Key, call: Call) -> Statement:
     tokens = (call.prompt_tokens, call.cached_tokens, call.completion_tokens)
     made = (call.model, call.endpoint, call.outcome, call.seconds, *tokens, call.cost, time.time() - call.seconds)
     return (
-        "INSERT INTO calls VALUES (?,?,?,?,?,?,?,?,?,?,?,NULL,?,?) ON CONFLICT (id) DO UPDATE SET"
+        "INSERT INTO calls VALUES (?,?,?,?,?,?,?,?,?,?,?,NULL,?,?,?) ON CONFLICT (id) DO UPDATE SET"
         " outcome=excluded.outcome, seconds=excluded.seconds, prompt_tokens=excluded.prompt_tokens,"
-        " cached_tokens=excluded.cached_tokens, completion_tokens=excluded.completion_tokens, cost=excluded.cost,"
+        " cached_tokens=excluded.cached_tokens, completion_tokens=excluded.completion_tokens,"
+        " reasoning_tokens=excluded.reasoning_tokens, cost=excluded.cost,"
         " created=max(created, excluded.created)",  # of a call that a later start adopted: when it began to wait
-        (call.number or None, key.digest, key.stage, key.item, *made),
+        (call.number or None, key.digest, key.stage, key.item, *made, call.reasoning_tokens),
     )

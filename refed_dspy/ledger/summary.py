@@ -13,23 +13,33 @@ _USAGE = """
 SELECT {0}, count(*), sum(outcome = 'ok'), total(prompt_tokens), total(cached_tokens), total(completion_tokens),
        sum(prompt_tokens IS NULL AND outcome NOT LIKE 'http 4%' AND outcome NOT LIKE 'http 5%' AND outcome != 'sent'),
        total(cost), total(CASE WHEN prompt_tokens IS NULL AND outcome != 'sent' THEN cost END),
-       total(CASE WHEN outcome = 'sent' THEN cost END), sum(outcome = 'sent'), sum(cost IS NULL)
+       total(CASE WHEN outcome = 'sent' THEN cost END), sum(outcome = 'sent'), sum(cost IS NULL),
+       total(reasoning_tokens)
 FROM calls GROUP BY {0} ORDER BY min(id)
 """
 _COLUMNS = (
     "calls", "answered", "prompt_tokens", "cached_tokens", "completion_tokens", "unknown", "cost", "reserved",
-    "in_flight_cost", "in_flight", "unpriced",
+    "in_flight_cost", "in_flight", "unpriced", "reasoning_tokens",
 )  # fmt: skip
-_OF_MODEL = ("calls", "prompt_tokens", "cached_tokens", "completion_tokens", "unknown", "cost", "unpriced")
+_OF_MODEL = (
+    "calls",
+    "prompt_tokens",
+    "cached_tokens",
+    "completion_tokens",
+    "unknown",
+    "cost",
+    "unpriced",
+    "reasoning_tokens",
+)
 
 
 def usage_by_stage(ledger: Ledger) -> dict[str, dict[str, Any]]:
     """Stage → its calls and what they used.
 
-    `answered` calls; tokens; `unknown`: calls that may have been billed but reported no tokens; `cost` in dollars, and
-    how much of it is `reserved` for those `unknown` calls at their worst case; `in_flight` calls and the reservations
-    for them (`in_flight_cost`, part of `cost`); `unpriced`: calls whose price is unknown. They are not in `cost`, which
-    is None if there are no others.
+    `answered` calls; tokens (`reasoning_tokens` are a part of the completion's); `unknown`: calls that may have been
+    billed but reported no tokens; `cost` in dollars, and how much of it is `reserved` for those `unknown` calls at
+    their worst case; `in_flight` calls and the reservations for them (`in_flight_cost`, part of `cost`); `unpriced`:
+    calls whose price is unknown. They are not in `cost`, which is None if there are no others.
     """
     return {stage: use for (stage,), use in _usage_by(ledger, "stage")}
 

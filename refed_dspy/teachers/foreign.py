@@ -27,7 +27,7 @@ from refed_dspy.ledger.recorder import current_recorder
 from refed_dspy.programs.lm_errors import AnswerCut, AnswerRefused
 from refed_dspy.records import Call
 from refed_dspy.teachers.outcomes import as_text, outcome_of
-from refed_dspy.teachers.usage import used_tokens, whole
+from refed_dspy.teachers.usage import reasoning_tokens, used_tokens, whole
 
 if TYPE_CHECKING:
     from refed_dspy.teachers.teacher import Teacher
@@ -83,7 +83,16 @@ class ForeignEngine:
         if price is not None and prompt is not None and completion is not None:
             cost = price.cost(prompt, cached or 0, written or 0, completion)
         return Call(
-            self.teacher.model, self.teacher.endpoint, outcome, seconds, prompt, cached, completion, cost, number
+            self.teacher.model,
+            self.teacher.endpoint,
+            outcome,
+            seconds,
+            prompt,
+            cached,
+            completion,
+            cost,
+            number,
+            reasoning_tokens(usage),
         )
 
 

@@ -31,7 +31,7 @@ from refed_dspy.programs.reasoning import with_reasoning_apart
 from refed_dspy.records import Call
 from refed_dspy.teachers.prices import Price
 from refed_dspy.teachers.transport import Unreadable, WebPage
-from refed_dspy.teachers.usage import is_incredible, used_tokens
+from refed_dspy.teachers.usage import is_incredible, reasoning_tokens, used_tokens
 
 _PAGE = re.compile(r"<!doctype|<html", re.IGNORECASE)
 _TRANSIENT = (RateLimitError, ServerError, TransportError, AnswerTimeout)
@@ -61,7 +61,10 @@ class SentAttempt:
         cost = self.worst
         if self.price is not None and prompt is not None and completion is not None:
             cost = self.price.cost(prompt, cached or 0, written or 0, completion)
-        return Call(self.model, self.endpoint, outcome, self._seconds(), prompt, cached, completion, cost, self.number)
+        return Call(
+            self.model, self.endpoint, outcome, self._seconds(), prompt, cached, completion, cost, self.number,
+            reasoning_tokens(usage),
+        )  # fmt: skip
 
     def failed(self, error: BaseException) -> Call:
         """The failed call. An error status is not billed; anything else may have been, so its worst case is charged."""

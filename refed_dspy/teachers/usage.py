@@ -32,6 +32,11 @@ def used_tokens(provider: str, usage: Any) -> tuple[int | None, int | None, int 
     return prompt, cached, written, completion
 
 
+def reasoning_tokens(usage: Any) -> int | None:
+    """How many tokens of a completion were reasoning; None where that is not said."""
+    return _count(usage.reasoning_tokens)
+
+
 def is_incredible(usage: Any, prompt_bound: int, max_tokens: int) -> bool:
     """Whether a usage says more than a request can have taken that has at most `prompt_bound` tokens in its prompt. A
     provider may add to a prompt, or pass `max_tokens`, but not many times."""

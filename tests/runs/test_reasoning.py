@@ -10,6 +10,7 @@ import pytest
 
 import refed_dspy
 from benchmarks.simulated import SimulatedTeacher
+from refed_dspy.cli.lines import usage_line
 from refed_dspy.errors import ExportError
 from refed_dspy.ledger.ledger import Ledger
 from tests.support.scripted_engine import references
@@ -49,6 +50,9 @@ def test_a_thought_in_its_own_field_is_kept(tmp_path: Path, server: SimulatedTea
     server.control(reasoning=MARK)
     rows, thoughts = kept_and_thoughts(tmp_path, server)
     assert set(thoughts) == {MARK} and not any(MARK in row for row in rows)
+    status = refed_dspy.read_run(tmp_path).status
+    assert all(use["reasoning_tokens"] == use["calls"] * (len(MARK) // 4) for use in status["usage"].values())
+    assert all(" reasoning), " in line for line in map(usage_line, status["usage"], status["usage"].values()))
 
 
 def test_it_is_exported_on_request(tmp_path: Path, server: SimulatedTeacher) -> None:
