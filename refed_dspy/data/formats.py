@@ -127,5 +127,5 @@ class Pairs:
         if self._longer:
             parts.append(f"chosen {median(self._longer):.2f} times as long as rejected (median)")
         if self.left_out:
-            parts.append("left out: " + ", ".join(f"{count} {why}" for why, count in self.left_out.items()))
+            parts.append("left out " + ", ".join(f"{count} {why}" for why, count in self.left_out.items()))
         return "; ".join(parts)

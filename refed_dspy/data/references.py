@@ -6,11 +6,11 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, overload
+from typing import Any, get_args, overload
 
 from refed_dspy.data.read import BUILTIN, rows_of
 from refed_dspy.data.shapes import LeftOut, Turns, exchange_of
-from refed_dspy.errors import ReferencesError, one_line
+from refed_dspy.errors import ConfigError, ReferencesError, one_line
 from refed_dspy.records import Reference
 
 # A cautious guess, for any tokenizer: English runs at 4 to 5 characters a token, code and other scripts below it.
@@ -72,10 +72,13 @@ def load_references(
     Multi-turn rows, empty ones and duplicates are left out and counted in `.left_out`.
 
     Raises:
+        ConfigError: `turns` is none of these.
         ReferencesError: it cannot be read, or no row of it is usable; one line names file, row and remedy.
     """
     if isinstance(source, References):
         return source
+    if turns not in get_args(Turns):
+        raise ConfigError(f"turns: {one_line(turns, 40)!r} is none of {', '.join(get_args(Turns))}")
     name, rows = rows_of(source, "references")
     kept: dict[str, Reference] = {}
     left_out: Counter[str] = Counter()

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from refed_dspy.data.formats import Pairs
+from refed_dspy.errors import ExportError
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.provenance import model_of
 from refed_dspy.ledger.summary import run_status
@@ -86,6 +88,8 @@ class RunFacts:
     made: str
     """The first and the last day (UTC) on which a row was made: "A to B", or "A" where they are the same."""
     settings: SharedSettings
+    pairs: str
+    """How many pairs of a chosen and a rejected response its rows make, and what to know of them; empty for none."""
 
 
 def run_facts(ledger: Ledger) -> RunFacts:
@@ -113,7 +117,18 @@ def run_facts(ledger: Ledger) -> RunFacts:
         reused=int(ledger.db.execute(_REUSED).fetchone()[0]),
         made=_made(ledger),
         settings=settings_of(ledger),
+        pairs=_pairs(ledger),
     )
+
+
+def _pairs(ledger: Ledger) -> str:
+    try:
+        pairs = Pairs(ledger, "preference")
+    except ExportError:  # nothing is improved
+        return ""
+    for _ in pairs:
+        pass
+    return f"{pairs.count} ({pairs.told()})" if pairs.count else ""
 
 
 def key_variables(ledger: Ledger) -> set[str]:

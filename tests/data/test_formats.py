@@ -54,7 +54,7 @@ def test_pairs_are_improved_and_plain_where_they_differ(tmp_path: Path) -> None:
     assert [row["margin"] for row in rows] == [2.0, None] and made.count == 2
     assert made.told == (
         "1 unjudged; chosen 1.26 times as long as rejected (median); "
-        "left out: 1 unchanged, 1 preferred in one order only"
+        "left out 1 unchanged, 1 preferred in one order only"
     )
 
 
@@ -87,6 +87,6 @@ def test_a_run_that_improves_nothing_has_no_pairs(tmp_path: Path, format_: str) 
 
 def test_where_every_pair_is_left_out_nothing_is_written(tmp_path: Path) -> None:
     folder = run(tmp_path / "run", dict.fromkeys((1, 3, 4), (0.5, IN_ONE_ORDER)))
-    with pytest.raises(ExportError, match=f"no pair to write; left out: 3 preferred {IN_ONE_ORDER}, 1 unc"):
+    with pytest.raises(ExportError, match=f"no pair to write; left out 3 preferred {IN_ONE_ORDER}, 1 unc"):
         export(folder, "preference", tmp_path / "pairs.jsonl")
     assert not (tmp_path / "pairs.jsonl").exists()

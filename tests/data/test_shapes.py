@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from refed_dspy.data.references import load_references
+from refed_dspy.errors import ConfigError
 from tests.data.test_references import ROWS, Row, pairs, refusal
 
 USER, ASSISTANT = {"role": "user", "content": " Q "}, {"role": "assistant", "content": "A\n"}
@@ -132,6 +133,11 @@ def test_of_a_conversation_the_first_or_the_last_exchange_is_taken(row: Row) -> 
     assert last.shown == "Earlier in the conversation:\nUser: Q1\n\nAssistant: A1\n\nInstruction:\nQ2"
     assert load_references([ROWS[0], row]).left_out == {"multi-turn": 1}
     assert load_references([last])[0] == last, "a reference is read as it is"
+
+
+def test_turns_that_do_not_exist_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"^turns: 'middle' is none of leave_out, first, last$"):
+        load_references([ROWS[0]], turns="middle")  # type: ignore[arg-type]
 
 
 def test_reasons_are_counted_together_and_the_commonest_comes_first() -> None:
