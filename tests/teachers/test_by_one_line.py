@@ -1,0 +1,61 @@
+"""Teachers by one line of settings, at endpoints that refuse and answer as the real ones do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import refed_dspy
+from benchmarks.simulated import SimulatedTeacher
+from tests.support.scripted_engine import references
+
+REASONS = ["no max_tokens", "default temperature", "no bounds"]
+"""What OpenAI's reasoning models refuse."""
+THINKS = "Let me see: [1] {so}.\n</think>\n\n"
+AZURE = {"api_key_env": "ANY_KEY"}
+DATED = {**AZURE, "api_version": "2024-10-21"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "answers", "refusals"),
+    [
+        ({"model": "openai/gpt-4o-mini"}, {"rules": ["no bounds"]}, 1),
+        ({"model": "openai/gpt-5-mini"}, {"rules": REASONS}, 1),
+        ({"model": "openai/o4-mini", "max_tokens": 2_000}, {"rules": REASONS}, 1),
+        ({"model": "gateway/ours"}, {"rules": REASONS}, 2),
+        ({"model": "gateway/ours", "temperature": 0.7}, {"rules": REASONS}, 3),
+        ({"model": "gateway/ours", "answer_schema": "strict"}, {"rules": REASONS}, 1),
+        ({"model": "azure/prod", **AZURE}, {"rules": REASONS}, 0),
+        ({"model": "azure/prod", **DATED}, {"rules": REASONS}, 1),
+        ({"model": "azure/prod", **DATED}, {"rules": ["no max_completion_tokens", "no bounds"]}, 0),
+        ({"model": "anthropic/ours", "temperature": 0.5}, {"rules": ["no temperature"]}, 1),
+        ({"model": "vllm/Qwen/Qwen3-8B"}, {"reasoning": "So."}, 0),
+        ({"model": "vllm/Qwen/Qwen3-8B"}, {"thinking": f"<think>{THINKS}"}, 0),
+        ({"model": "ollama/deepseek-r1"}, {"thinking": THINKS}, 0),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("mode", ["interactive", "batch"])
+def test_rows_are_made_at_once(
+    tmp_path: Path,
+    server: SimulatedTeacher,
+    monkeypatch: pytest.MonkeyPatch,
+    settings: dict[str, Any],
+    answers: dict[str, Any],
+    refusals: int,
+    mode: str,
+) -> None:
+    if mode == "batch" and not str(settings["model"]).startswith(("openai", "azure")):
+        pytest.skip("no batches there")
+    monkeypatch.setenv("ANY_KEY", "sk-any-0123456789")
+    server.control(**answers, batch_seconds=0)
+    wire = str(settings["model"]).partition("/")[0]
+    base = server.root if wire == "azure" else server.base_url
+    values = {"api_base": base, "concurrency": 1, "price": {"prompt": 1, "completion": 2}, **settings, "mode": mode}
+    teacher = refed_dspy.TeacherConfig.model_validate({**values, "batch": {"quiet": 0.05, "poll": 0.05}})
+    made = refed_dspy.synthesize(None, references(1), size=3, teacher=teacher, run_dir=tmp_path, track=False)
+    assert made.complete and not made.status["failures"]
+    if mode == "interactive":
+        assert server.stats()["by_status"].get("400", 0) == refusals
