@@ -20,6 +20,8 @@ _REFUSED = re.compile(
     r"unsupported|not support|unrecognized|not permitted|not allowed|extra inputs|unknown|invalid|only the default"
     r"|only 1|deprecated|unexpected|must be 1"
 )
+_TOO_MUCH = re.compile(r"too (?:large|long|many|big)|exceed|context (?:length|window)|at most \d")
+"""A refusal of how much was sent, or asked for, whatever parameters it names."""
 _BOUND = re.compile(r"(?:max|min)(?:length|items)")
 _SCHEMA = re.compile(r"response_format|json_schema|output_config|output_format|\bschema\b")
 
@@ -39,7 +41,7 @@ class Dialect:
         Only the endpoint's words are looked at, since gateways lose the code and the name of the parameter.
         """
         said = str(error.message).lower()
-        if error.status not in {400, 422} or not _REFUSED.search(said):
+        if error.status not in {400, 422} or not _REFUSED.search(said) or _TOO_MUCH.search(said):
             return None
         if NEW_FIELD in said and OLD_FIELD in said.replace(NEW_FIELD, ""):  # "… Use 'max_completion_tokens' instead."
             return replace(self, tokens_field=NEW_FIELD)

@@ -55,6 +55,10 @@ def test_a_refusal_says_what_to_leave_out(words: str, then: dict[str, Any]) -> N
     "error",
     [
         refused("The prompt is too long: 9,000 tokens, and at most 8,192 are supported"),
+        refused(
+            "'max_tokens' or 'max_completion_tokens' is too large: 8000. This model's maximum context length is 4096 "
+            "tokens and your request has 25 input tokens (invalid_request_error)"
+        ),
         refused("Invalid value for temperature", status=500, kind=ServerError),
         refused("'temperature' is not supported", status=None),
         refused("The model `m` does not exist: invalid"),
