@@ -214,7 +214,7 @@ def test_what_the_program_shows_does_not_come_back() -> None:
 def test_a_sentence_of_a_demonstration_is_a_copy(words: int, kept: bool, before: int) -> None:
     """It is found wherever it stands, in a text of which it is a small part."""
     guard = ResponseGuard()
-    guard.demonstrations = Known([], [" ".join(f"shown{n}" for n in range(40))], RUN_SHOWN)
+    guard.demonstrations = Known(["Q"], [" ".join(f"shown{n}" for n in range(40))], RUN_SHOWN)
     own = [f"own{n}" for n in range(100)]
     sentence = [f"shown{n}" for n in range(9, 9 + words)]
     assert guard.check(row(" ".join([*own[: 40 + before], *sentence, *own[40 + before :]]))).kept == kept
