@@ -75,6 +75,6 @@ def test_the_compile_of_the_demonstrations_runs(example: Any, server: SimulatedT
     teacher = refed_dspy.TeacherConfig(model="sim/sim-model", api_base=server.base_url)
     made = example.compiled(tmp_path / "compile", teacher)
     assert made.path.is_file() and made.proof is not None
-    assert not made.changed, "the simulated teacher's samples are all usable: demonstrations cannot help it"
+    assert not made.changed, "the simulated teacher writes the same with demonstrations"
     shown = example.WrittenDemonstrations().compile(made.program, trainset=[])
     assert [len(predictor.demos) for predictor in shown.predictors()] == [2, 2, 2, 2, 2]

@@ -15,8 +15,8 @@ THRESHOLD = 0.7
 """The ROUGE-L F from which on an instruction is its reference's again."""
 RUN, GRAM, SHARE = 25, 8, 0.3
 """A copy has a run of `RUN` words, or more than this share of its runs of `GRAM` words, in the reference's response."""
-_WHOLE_RUN = bytes([True] * (RUN - GRAM + 1))
-"""As many hits as there are runs of `GRAM` words in one of `RUN`."""
+RUN_SHOWN = 12
+"""The run that makes a copy of a demonstration's response: a sentence of it has no place in another one's."""
 _HINT, _SHORT, _STEP, _LONG_STEP = 6, 30, 3, 5
 """A run of 8 words holds one of `_HINT` that begins at a multiple of `_STEP`. From `_SHORT` words on, no text has more
 than 30% of its runs of 8 in common without a run of 10 (k common runs take 9k - 1 words at least), which holds one that
@@ -31,11 +31,12 @@ class Match(NamedTuple):
 
 
 class Known:
-    """Instructions and responses, of references say, that a text is compared with. Without any it is false."""
+    """Instructions and responses, of references say, that a text is compared with. Without any it is false. `run`: how
+    many words in a row of a response make a copy of it, at least 10."""
 
-    def __init__(self, instructions: Sequence[str], responses: Sequence[str]) -> None:
+    def __init__(self, instructions: Sequence[str], responses: Sequence[str], run: int = RUN) -> None:
         self._texts = instructions
-        self._runs = [Runs(response) for response in responses]
+        self._runs = [Runs(response, run) for response in responses]
         self._hints = frozenset().union(*(runs.hints for runs in self._runs))
         self._instructions = [tokens(instruction) for instruction in instructions]
         self._index: tuple[Alphabet, Index] | None = None
@@ -71,15 +72,17 @@ class Known:
 class Runs:
     """The runs of words of a text, by which copies of it are found."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, run: int) -> None:
         words = text.lower().split()
         self._grams, self.hints = frozenset(_runs(words, GRAM)), frozenset(_runs(words, _HINT))
+        self._whole_run = bytes([True] * (run - GRAM + 1))
+        """As many hits as there are runs of `GRAM` words in one of `run`."""
 
     def copied(self, words: Sequence[str]) -> Match | None:
         """(share of the runs of 8 of these words that are in the text, the first of them) where they are a copy."""
         hits = list(map(self._grams.__contains__, _runs(words, GRAM)))
         share = sum(hits) / len(hits) if hits else 0.0
-        if share <= SHARE and _WHOLE_RUN not in bytes(hits):
+        if share <= SHARE and self._whole_run not in bytes(hits):
             return None
         first = hits.index(True)
         return Match(share, " ".join(words[first : first + GRAM]))

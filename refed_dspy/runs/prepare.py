@@ -108,13 +108,14 @@ def _screening(
 
 def _demonstrations(program: dspy.Module) -> Known:
     """The instructions and the responses in the demonstrations of `program`."""
-    from refed_dspy.filters.copies import Known  # numpy comes with it
+    from refed_dspy.filters.copies import RUN_SHOWN, Known  # numpy comes with it
 
     fields = [field for predictor in program.predictors() for demo in predictor.demos for field in demo.items()]
     listed = [text for name, texts in fields if name == "new_instructions" for text in texts]
     return Known(
         list(dict.fromkeys([*listed, *(text for name, text in fields if name.endswith("instruction"))])),
         list(dict.fromkeys(text for name, text in fields if name.endswith("response"))),
+        RUN_SHOWN,
     )
 
 

@@ -13,7 +13,7 @@ from refed_dspy.config.run import RunConfig
 from refed_dspy.errors import ConfigError
 from refed_dspy.filters.base import Decision
 from refed_dspy.filters.build import build
-from refed_dspy.filters.copies import Known
+from refed_dspy.filters.copies import RUN_SHOWN, Known
 from refed_dspy.filters.guards import (
     COPIES,
     COPIES_SHOWN,
@@ -207,3 +207,14 @@ def test_what_the_program_shows_does_not_come_back() -> None:
     assert instructions.check(row("", instruction="Write a function that reverses a list.")).kept
     assert responses.check(row(fresh(30))).reason == COPIES_SHOWN
     assert responses.check(row("Something else entirely, in more than eight words of its own.")).kept
+
+
+@pytest.mark.parametrize(("words", "kept"), [(12, False), (11, True)])
+@pytest.mark.parametrize("before", range(6))
+def test_a_sentence_of_a_demonstration_is_a_copy(words: int, kept: bool, before: int) -> None:
+    """It is found wherever it stands, in a text of which it is a small part."""
+    guard = ResponseGuard()
+    guard.demonstrations = Known(["Q"], [" ".join(f"shown{n}" for n in range(40))], RUN_SHOWN)
+    own = [f"own{n}" for n in range(100)]
+    sentence = [f"shown{n}" for n in range(9, 9 + words)]
+    assert guard.check(row(" ".join([*own[: 40 + before], *sentence, *own[40 + before :]]))).kept == kept
