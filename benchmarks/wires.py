@@ -20,7 +20,7 @@ from aiohttp import web
 from benchmarks.counts import Bucket
 
 AZURE_VERSIONS = {"2024-06-01", "2024-10-21", "2025-01-01-preview", "2025-04-01-preview"}
-UNFIT = "Unsupported value: 'temperature' does not support 0 with this model."
+UNFIT = "Unsupported value: 'messages[0].role' does not support 'system' with this model."
 FILTERED = "The response was filtered due to the prompt triggering content management policy."
 NO_DEPLOYMENT = "The API deployment for this resource does not exist. Create it, or name one that is there."
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -179,11 +180,12 @@ class ResponseGuardSettings(_OfResponses, _AgainstReferences):
     """A response must not copy its reference or speak of its prompt."""
 
 
-class NamedFilter(Settings):
+@dataclass(frozen=True)
+class NamedFilter:
     """A filter of the caller's own, by name (`config.named`), and what it is made with."""
 
     name: str
-    settings: dict[str, Any] = Field(default_factory=dict)
+    settings: dict[str, Any]
 
 
 class FilterConfig(Settings):
@@ -216,7 +218,7 @@ class FilterConfig(Settings):
                 raise ValueError("is one filter: write each as an entry of its own")
             [(name, settings)] = value.items()
             if name not in cls.model_fields and is_named(name, FILTERS):
-                return NamedFilter(name=name, settings=settings or {})
+                return NamedFilter(name, dict(settings or {}))
             return check({name: {} if settings is None else settings for name, settings in value.items()})
         return check(value)
 

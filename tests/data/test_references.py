@@ -11,7 +11,7 @@ from typing import Any
 
 import datasets
 import dspy
-import pandas
+import pandas  # type: ignore[import-untyped]
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest

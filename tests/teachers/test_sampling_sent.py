@@ -132,7 +132,7 @@ def test_a_model_that_reasons_gets_room_and_the_field_that_it_takes(
     ("asked", "sent_schema"), [(None, "bounded"), ("bounded", "bounded"), ("strict", "strict"), ("none", None)]
 )
 def test_the_schema_that_is_asked_for_is_sent(asked: Any, sent_schema: str | None) -> None:
-    class Short(dspy.Signature):
+    class Short(dspy.Signature):  # type: ignore[misc]
         question: str = dspy.InputField()
         answer: Note = dspy.OutputField()
 

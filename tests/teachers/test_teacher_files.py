@@ -23,6 +23,7 @@ from tests.support.scripted_engine import references
 FILES = sorted((ROOT / "examples" / "teachers").glob("*.yaml"))
 HOSTED = {
     "openai": "https://api.openai.com/v1",
+    "gpt-5": "https://api.openai.com/v1",
     "azure": "https://YOUR-RESOURCE.openai.azure.com",
     "anthropic": "https://api.anthropic.com/v1",
     "openrouter": "https://openrouter.ai/api/v1",
@@ -40,7 +41,7 @@ def keys(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_there_is_one_for_each_kind() -> None:
     names = {"openai", "azure", "anthropic", "openrouter", "ollama", "vllm", "llama-cpp", "embedded"}
-    names |= {"openai-batch", "azure-batch"}
+    names |= {"openai-batch", "azure-batch", "gpt-5", "qwen3", "deepseek-r1"}
     assert {file.stem for file in FILES} == names
 
 
