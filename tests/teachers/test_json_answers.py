@@ -91,7 +91,7 @@ def test_a_runs_filter_gets_verdicts_over_http(server: SimulatedTeacher, tmp_pat
     )
     assert made.complete and all(verdict in GRADES for verdict in verdicts(tmp_path / "run"))
     with Ledger.read(tmp_path / "run") as ledger:
-        kept = ledger.db.execute("SELECT score FROM decisions WHERE kept").fetchall()
+        kept = ledger.db.execute("SELECT score FROM decisions WHERE kept AND filter = 'judge'").fetchall()
         scored = [row for row in dropped_rows(ledger) if row["score"] is not None]
     assert len(kept) == 2 and all(score > 0 for (score,) in kept)
     assert scored and all(row["score"] <= 0 for row in scored)
