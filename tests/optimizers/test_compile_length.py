@@ -72,7 +72,7 @@ def written(folder: Path, world: Wordy, **settings: Any) -> tuple[Compiled, Proo
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("times", "told"), [(1.3, True), (5.2, False)])
+@pytest.mark.parametrize(("times", "told"), [(1.4, True), (5.2, False)])
 def test_a_program_that_only_writes_longer_is_not_proved_without_a_word(
     times: float, told: bool, tmp_path: Path
 ) -> None:
