@@ -54,7 +54,7 @@ def test_from_a_run_to_the_picture_and_each_step_once(
 ) -> None:
     out = tmp_path / "figure"
     arguments = [run, "--model", tiny, "--prompts", prompts, "--judge", judge_file(tmp_path, server), "--out", out]
-    arguments += ["--sizes", 6, "--max-new-tokens", 24, "--filters", "random", "rouge", "judge"]
+    arguments += ["--sizes", 3, "--max-new-tokens", 24, "--filters", "random", "rouge", "judge"]
 
     dry = run_script("filter_figure.py", *arguments, "--dry-run", *SFT)
     assert dry.returncode == 0 and not out.exists()
@@ -76,7 +76,7 @@ def test_from_a_run_to_the_picture_and_each_step_once(
     assert done.returncode == 0, done.stderr[-3000:]
     facts = json.loads((out / "figure.json").read_text())
     assert [(line["filter"], line["size"]) for line in facts["lines"]] == [
-        (name, 6) for name in ("random", "rouge", "judge")
+        (name, 3) for name in ("random", "rouge", "judge")
     ]
     for line in facts["lines"]:
         assert line["judged"] == 5 and (line["win_rate"] is None or 0 <= line["win_rate"]["mean"] <= 100)
@@ -84,7 +84,7 @@ def test_from_a_run_to_the_picture_and_each_step_once(
     text = (out / "figure.txt").read_text()
     assert "over its own answers before training" in text
     assert f", {server.stats()['answered']} calls" in text
-    assert {training["rows"] for training in facts["trainings"].values()} == {6}
+    assert {training["rows"] for training in facts["trainings"].values()} == {3}
 
     asked, there = server.stats()["answered"], files(out)
     again = run_script("filter_figure.py", *arguments, "--max-cost", 5, *SFT)
