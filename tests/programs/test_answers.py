@@ -167,3 +167,10 @@ def test_an_answer_that_copies_the_prompts_tags_is_refused() -> None:
     assert refusal(ResponseImprovement, copied) == "copies the prompt: it holds its <reference_feedback>"
     xml = {**GOOD, "improved_response": "Send <response>200</response>."}
     assert ADAPTER.parse(ResponseImprovement, json.dumps(xml))["improved_response"] == xml["improved_response"]
+
+
+def test_a_thought_may_speak_of_the_prompts_tags() -> None:
+    thought = "<think>What does <reference_feedback> say? [1] {this}</think>\n"
+    assert ADAPTER.parse(ResponseImprovement, thought + json.dumps(GOOD)) == ADAPTER.parse(
+        ResponseImprovement, json.dumps(GOOD)
+    )
