@@ -19,7 +19,8 @@ REFERENCES = [
 
 
 class Capitals(Judge):
-    """Likes capitals, by `by` ("A>>B" or "A>B"); of every third pair it says that the first answer is better."""
+    """Likes capitals; of every third pair it says that the first answer is better, whichever it is, and less so where
+    that is the quiet one."""
 
     def decide(self, request: Request) -> Any:
         if "grade" in self.fields(request):
@@ -29,7 +30,8 @@ class Capitals(Judge):
         first, second = (shown.partition(f"<{n}>\n")[2].partition("\n</>")[0] for n in ("answer_a", "answer_b"))
         loud = first if first.isupper() else second
         fair = len(loud) % 3 > 0
-        return json.dumps({"reason": "loud", "verdict": "A>>B" if not fair or loud == first else "B>>A"})
+        verdict = "A>>B" if loud == first else "B>>A" if fair else "A>B"
+        return json.dumps({"reason": "loud", "verdict": verdict})
 
 
 def test_pairs_are_those_that_the_judge_preferred_in_both_orders(server: SimulatedTeacher, tmp_path: Path) -> None:
@@ -40,7 +42,7 @@ def test_pairs_are_those_that_the_judge_preferred_in_both_orders(server: Simulat
         rows = [json.loads(line) for line in (out / "rows.jsonl").read_text().splitlines()]
         pairs = [json.loads(line) for line in (out / "pairs.jsonl").read_text().splitlines()]
         clear = [row for row in rows if row["consistent"] and row["preference"]]
-        assert 0 < len(pairs) == len(clear) < len(rows) / 2
+        assert 0 < len(pairs) == len(clear) < len([row for row in rows if row["preference"]])
         for pair in pairs:
             assert pair["prompt"][0] == {"role": "system", "content": SYSTEM}
             assert (pair["chosen_program"], pair["rejected_program"], pair["margin"]) == ("loud", loser, 2)
