@@ -19,7 +19,7 @@ REFERENCES = [
 
 
 class Capitals(Judge):
-    """Likes capitals; of every third pair it says that the first answer is better, whichever it is, and less so where
+    """Likes capitals; of some pairs it says that the first answer is better, whichever it is, and less so where
     that is the quiet one."""
 
     def decide(self, request: Request) -> Any:
@@ -29,7 +29,7 @@ class Capitals(Judge):
         assert SYSTEM in shown
         first, second = (shown.partition(f"<{n}>\n")[2].partition("\n</>")[0] for n in ("answer_a", "answer_b"))
         loud = first if first.isupper() else second
-        fair = len(loud) % 3 > 0
+        fair = len(loud) % 2 > 0
         verdict = "A>>B" if loud == first else "B>>A" if fair else "A>B"
         return json.dumps({"reason": "loud", "verdict": verdict})
 
