@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from statistics import median
@@ -13,10 +12,8 @@ from refed_dspy.errors import ExportError
 from refed_dspy.ledger.ledger import Ledger
 
 Row = Mapping[str, Any]
-IN_ONE_ORDER = "in one order only"
-"""The remark of the filter `judge` on a row whose improved response won in one order of the two."""
-_VERDICTS = """
-SELECT s.seq, d.score, d.reason FROM decisions d JOIN samples s ON s.instruction = d.instruction
+_MARGINS = """
+SELECT s.seq, d.score FROM decisions d JOIN samples s ON s.instruction = d.instruction
 WHERE d.filter = 'judge' AND d.kept
 """
 
@@ -77,14 +74,15 @@ PAIRED = ("preference", "kto")
 class Pairs:
     """The pairs of a run's samples. What was left out, and how long the texts are, is counted while they are read.
 
-    A sample whose two texts are equal makes no pair; nor does one that the run's `judge` preferred in one order only.
+    A sample whose two texts are equal makes no pair. Those that the run's filter `judge` kept won in both orders.
     """
 
     ledger: Ledger
     format: str
     """`preference`: TRL's conversational pairs, with the judge's margin (0 to 2; None: unjudged). `kto`: its unpaired
     rows, the improved response labelled True and the plain one False."""
-    left_out: Counter[str] = field(default_factory=Counter)
+    unchanged: int = 0
+    """Samples left out, since the improvement left them as they were."""
     unjudged: int = 0
     """Pairs that no judge compared."""
     count: int = 0
@@ -108,24 +106,22 @@ class Pairs:
                 yield {"prompt": prompt, "completion": worse, "label": False}
 
     def _kept(self) -> Iterator[tuple[Row, float | None]]:
-        verdicts = {number: (score, remark) for number, score, remark in self.ledger.db.execute(_VERDICTS)}
+        margins = dict(self.ledger.db.execute(_MARGINS))
         for row in data_rows(self.ledger):
-            margin, remark = verdicts.get(row["sample"], (None, ""))
             if row["improved_response"].strip() == row["response"].strip():
-                self.left_out["unchanged"] += 1
-            elif remark == IN_ONE_ORDER:
-                self.left_out[f"preferred {IN_ONE_ORDER}"] += 1
-            else:
-                self.count += 1
-                self.unjudged += margin is None
-                self._longer.append(len(row["improved_response"]) / max(1, len(row["response"])))
-                yield row, margin
+                self.unchanged += 1
+                continue
+            margin = margins.get(row["sample"])
+            self.count += 1
+            self.unjudged += margin is None
+            self._longer.append(len(row["improved_response"]) / max(1, len(row["response"])))
+            yield row, margin
 
     def told(self) -> str:
         """What to know of the pairs, on one line."""
         parts = [f"{self.unjudged} unjudged"] if self.unjudged else []
         if self._longer:
             parts.append(f"chosen {median(self._longer):.2f} times as long as rejected (median)")
-        if self.left_out:
-            parts.append("left out " + ", ".join(f"{count} {why}" for why, count in self.left_out.items()))
+        if self.unchanged:
+            parts.append(f"left out {self.unchanged} unchanged")
         return "; ".join(parts)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from refed_dspy.data.formats import IN_ONE_ORDER
 from refed_dspy.errors import PASSING, NoAnswer, NothingKept, one_line
 from refed_dspy.filters.base import Decision, JudgeFilter
 from refed_dspy.programs.asking import as_role
@@ -71,7 +70,7 @@ class ImprovedWins(_Judged):
         self.decided += verdict is not SAME  # equal texts are a tie without a question
         detail = one_line(verdict.reasons[0], 300) if verdict.reasons else ""
         if preference > self.margin:
-            return Decision(True, "", preference, detail, "" if verdict.consistent else IN_ONE_ORDER)
+            return Decision(True, "", preference, detail)
         reason = "improved loses" if preference < 0 else "tie" if preference == 0 else "wins by too little"
         return Decision(False, reason, preference, detail)
 

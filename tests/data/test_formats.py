@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from refed_dspy.data.export import export
-from refed_dspy.data.formats import IN_ONE_ORDER
 from refed_dspy.errors import ExportError
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.statements import DecisionRow, decided, sampled
@@ -19,17 +18,16 @@ from tests.support.scripted_engine import SAMPLE_FIELDS
 PAIRS = [("plain one", "a better one"), ("same", "same "), ("plain three", "three, better"), ("four", "four, perhaps")]
 
 
-def run(folder: Path, verdicts: dict[int, tuple[float, str]], **meta: Any) -> Path:
-    """A run with a sample for each of PAIRS, and what a judge decided on them, by number: (preference, remark)."""
+def run(folder: Path, margins: dict[int, float], **meta: Any) -> Path:
+    """A run with a sample for each of PAIRS, and what a judge preferred them by, by number."""
     with Ledger.create(folder) as ledger:
         ledger.begin([Reference(instruction="Q", response="A", source="a")], teacher={"model": "m"}, **meta)
         added = ledger.commit_proposal(0, "tone", 0, [f"Task {i}" for i in range(len(PAIRS))], 0, frozenset())
         for (number, text), (plain, improved) in zip(added.new, PAIRS, strict=True):
             fields = {**SAMPLE_FIELDS, "instruction": text, "response": plain, "improved_response": improved}
             ledger.commit(sampled(number, 0, Sample.model_validate(fields)))
-            if number in verdicts:
-                score, remark = verdicts[number]
-                ledger.commit(decided(number, [DecisionRow("judge", 0, True, score, remark, "")]))
+            if number in margins:
+                ledger.commit(decided(number, [DecisionRow("judge", 0, True, margins[number], "", "")]))
     return folder
 
 
@@ -42,7 +40,7 @@ def text(role: str, content: str) -> list[dict[str, str]]:
 
 
 def test_pairs_are_improved_and_plain_where_they_differ(tmp_path: Path) -> None:
-    folder = run(tmp_path / "run", {1: (2.0, ""), 4: (0.5, IN_ONE_ORDER)})
+    folder = run(tmp_path / "run", {1: 2.0})
     made = export(folder, "preference", tmp_path / "pairs.jsonl")
     rows = lines(tmp_path / "pairs.jsonl")
     assert rows[0] == {
@@ -51,11 +49,8 @@ def test_pairs_are_improved_and_plain_where_they_differ(tmp_path: Path) -> None:
         "rejected": text("assistant", "plain one"),
         "margin": 2.0,
     }
-    assert [row["margin"] for row in rows] == [2.0, None] and made.count == 2
-    assert made.told == (
-        "1 unjudged; chosen 1.26 times as long as rejected (median); "
-        "left out 1 unchanged, 1 preferred in one order only"
-    )
+    assert [row["margin"] for row in rows] == [2.0, None, None] and made.count == 3
+    assert made.told == "2 unjudged; chosen 1.33 times as long as rejected (median); left out 1 unchanged"
 
 
 def test_kto_has_both_texts_of_a_pair(tmp_path: Path) -> None:
@@ -85,8 +80,8 @@ def test_a_run_that_improves_nothing_has_no_pairs(tmp_path: Path, format_: str) 
     assert not (tmp_path / "pairs.jsonl").exists()
 
 
-def test_where_every_pair_is_left_out_nothing_is_written(tmp_path: Path) -> None:
-    folder = run(tmp_path / "run", dict.fromkeys((1, 3, 4), (0.5, IN_ONE_ORDER)))
-    with pytest.raises(ExportError, match=f"no pair to write; left out 3 preferred {IN_ONE_ORDER}, 1 unc"):
-        export(folder, "preference", tmp_path / "pairs.jsonl")
+def test_where_every_pair_is_left_out_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(f"{__name__}.PAIRS", [("same", "same ")])
+    with pytest.raises(ExportError, match="no pair to write; left out 1 unchanged"):
+        export(run(tmp_path / "run", {}), "preference", tmp_path / "pairs.jsonl")
     assert not (tmp_path / "pairs.jsonl").exists()

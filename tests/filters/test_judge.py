@@ -1,4 +1,4 @@
-"""The filter that asks a judge about pairs: what the judge is shown, and what is told of a row that it keeps."""
+"""The filter that asks a judge about pairs: what the judge is shown."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from typing import Any, cast
 
 import pytest
 
-from refed_dspy.data.formats import IN_ONE_ORDER
 from refed_dspy.filters.judge import ImprovedWins
 from refed_dspy.programs.judges import PairwiseJudge, Verdict
 from refed_dspy.records import DataRow, Reference
@@ -25,12 +24,6 @@ class Says:
 
 def filter_by(judge: Says) -> ImprovedWins:
     return ImprovedWins(cast(PairwiseJudge, judge))
-
-
-@pytest.mark.parametrize(("consistent", "remark"), [(True, ""), (False, IN_ONE_ORDER)])
-async def test_a_win_in_one_order_is_told(consistent: bool, remark: str) -> None:
-    decision = await filter_by(Says(Verdict(0.5, consistent, ("why",)))).judged(DataRow(1, "Q", "better", "plain"), "1")
-    assert (decision.kept, decision.remark, decision.score) == (True, remark, 0.5)
 
 
 @pytest.mark.parametrize(

@@ -86,7 +86,7 @@ def pairs(compared: Compared, against: str, systems: Mapping[str, str]) -> Itera
     program compared with, where the judge preferred one in both orders."""
     for row in compared.rows:
         for name, verdict in row.answered.verdicts.items():
-            if not verdict.preference or not verdict.consistent:
+            if not verdict.preference:  # a tie, or the orders disagree
                 continue
             better, worse = (name, against) if verdict.preference > 0 else (against, name)
             samples, system = row.answered.samples, systems.get(row.reference, "")

@@ -19,8 +19,7 @@ REFERENCES = [
 
 
 class Capitals(Judge):
-    """Likes capitals; of some pairs it says that the first answer is better, whichever it is, and less so where
-    that is the quiet one."""
+    """Likes capitals; of some pairs it says that the first answer is better, whichever it is."""
 
     def decide(self, request: Request) -> Any:
         if "grade" in self.fields(request):
@@ -30,7 +29,7 @@ class Capitals(Judge):
         first, second = (shown.partition(f"<{n}>\n")[2].partition("\n</>")[0] for n in ("answer_a", "answer_b"))
         loud = first if first.isupper() else second
         fair = len(loud) % 2 > 0
-        verdict = "A>>B" if loud == first else "B>>A" if fair else "A>B"
+        verdict = "A>>B" if loud == first or not fair else "B>>A"
         return json.dumps({"reason": "loud", "verdict": verdict})
 
 
@@ -41,8 +40,8 @@ def test_pairs_are_those_that_the_judge_preferred_in_both_orders(server: Simulat
         run(server, out, programs, judge=fake_lm(Capitals()), data=REFERENCES, against=against)
         rows = [json.loads(line) for line in (out / "rows.jsonl").read_text().splitlines()]
         pairs = [json.loads(line) for line in (out / "pairs.jsonl").read_text().splitlines()]
-        clear = [row for row in rows if row["consistent"] and row["preference"]]
-        assert 0 < len(pairs) == len(clear) < len([row for row in rows if row["preference"]])
+        judged = [row["consistent"] for row in rows if row["consistent"] is not None]
+        assert 0 < len(pairs) == sum(judged) < len(judged)
         for pair in pairs:
             assert pair["prompt"][0] == {"role": "system", "content": SYSTEM}
             assert (pair["chosen_program"], pair["rejected_program"], pair["margin"]) == ("loud", loser, 2)
