@@ -39,7 +39,7 @@ def mark(kind: str, part: list[str]) -> str:
     return f"{begin}{''.join(part)}{end}" if part else ""
 
 
-def main(folder: str, how_many: int = 3) -> None:
+def main(folder: str, how_many: int) -> None:
     made = refed_dspy.read_run(folder)
     for number, sample in enumerate(islice(made.samples, how_many), start=1):
         print(f"── sample {number} ──\n  instruction\n{indent(''.join(words(sample.instruction)), '    ')}")
@@ -50,4 +50,4 @@ def main(folder: str, how_many: int = 3) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], *map(int, sys.argv[2:3]))
+    main(sys.argv[1], int(sys.argv[2]) if len(sys.argv) > 2 else 3)

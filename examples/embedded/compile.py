@@ -29,15 +29,8 @@ from refed_dspy.records import DataRow
 HERE = Path(__file__).parent
 WRITTEN = yaml.safe_load((HERE / "demonstrations.yaml").read_text(encoding="utf-8"))
 PROGRAM = Path(refed_dspy.__file__).parent / "programs" / "embedded.json"
-EMBEDDED = refed_dspy.TeacherConfig(
-    model="embedded",
-    temperature=0.7,
-    max_tokens=700,
-    context_window=4096,
-    concurrency=1,
-    params={"repeat_penalty": 1.05},
-)
-"""As in examples/demo.yaml."""
+DEMO = yaml.safe_load((HERE.parent / "demo.yaml").read_text(encoding="utf-8"))
+EMBEDDED = refed_dspy.TeacherConfig.model_validate(DEMO["teacher"])
 SAMPLES = 6
 """Of a reference: it has two features, and is asked for three instructions of each."""
 _TASK = re.compile(

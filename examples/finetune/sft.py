@@ -18,9 +18,10 @@ import sys
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 Numbers: TypeAlias = dict[str, tuple[float, float, str]]
+Lengths: TypeAlias = Callable[[list[dict[str, Any]], Any], list[int]]
 NUMBERS: Numbers = {
     "epochs": (3.0, 1000, "times that each sample is seen"),
     "learning_rate": (2e-4, 1, "at its highest: 3%% of the steps rise to it, then it falls as a cosine"),
@@ -137,19 +138,23 @@ def load_model(name: str) -> Any:
         raise BadInput(f"{name}: cannot be loaded: {error}; name a causal language model") from None
 
 
+def sample_lengths(samples: list[dict[str, Any]], tokenizer: Any) -> list[int]:
+    """The tokens of each sample."""
+    texts = [tokenizer.apply_chat_template(row["prompt"] + row["completion"], tokenize=False) for row in samples]
+    return [len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
+
+
 def fitting(
-    samples: list[dict[str, Any]], model: Any, tokenizer: Any, args: argparse.Namespace
+    rows: list[dict[str, Any]], model: Any, tokenizer: Any, args: argparse.Namespace, lengths: Lengths = sample_lengths
 ) -> list[dict[str, Any]]:
-    """The samples of at most --max-length tokens; a cut answer would not teach the model to stop. Raises BadInput where
-    the model's window is smaller, or too few samples are left."""
+    """The rows of at most --max-length tokens; a cut answer would not teach the model to stop. Raises BadInput where
+    the model's window is smaller, or too few rows are left."""
     room = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if room is not None and args.max_length > room:
         raise BadInput(f"{args.model}: has room for {room} tokens; lower --max-length from {args.max_length}")
-    texts = [tokenizer.apply_chat_template(row["prompt"] + row["completion"], tokenize=False) for row in samples]
-    tokens = tokenizer(texts, add_special_tokens=False)["input_ids"]
-    fit = [sample for sample, ids in zip(samples, tokens, strict=True) if len(ids) <= args.max_length]
-    if lost := len(samples) - len(fit):
-        print(f"{lost} of {len(samples)} samples are longer than --max-length {args.max_length}, and left out")
+    fit = [row for row, length in zip(rows, lengths(rows, tokenizer), strict=True) if length <= args.max_length]
+    if lost := len(rows) - len(fit):
+        print(f"{lost} of {len(rows)} samples are longer than --max-length {args.max_length}, and left out")
     if len(fit) < (2 if args.eval_share else 1):
         raise BadInput(f"{args.data}: {len(fit)} samples of at most {args.max_length} tokens are too few to train on")
     return fit
@@ -178,63 +183,84 @@ def start(args: argparse.Namespace) -> tuple[dict[str, Any], str | None]:
     return made_by, None if last is None else str(last)
 
 
+def held_out(samples: list[dict[str, Any]], args: argparse.Namespace) -> tuple[Any, Any]:
+    """The samples to train on, and those for the evaluation loss, or None."""
+    from datasets import Dataset
+
+    rows = Dataset.from_list(samples)
+    if not args.eval_share:
+        return rows, None
+    split = rows.train_test_split(max(1, round(args.eval_share * len(rows))), seed=args.seed)
+    return split["train"], split["test"]
+
+
+def settings_of(args: argparse.Namespace, model: Any) -> dict[str, Any]:
+    """What the settings of TRL's trainers have in common."""
+    import torch
+
+    gpu, evaluated = torch.cuda.is_available(), bool(args.eval_share)
+    return {
+        "output_dir": str(args.out / "checkpoints"), "seed": args.seed, "num_train_epochs": args.epochs,
+        "learning_rate": args.learning_rate, "per_device_train_batch_size": 1, "per_device_eval_batch_size": 1,
+        "gradient_accumulation_steps": args.batch_size, "max_length": args.max_length,
+        "bf16": model.dtype == torch.bfloat16, "gradient_checkpointing": gpu, "dataloader_pin_memory": gpu,
+        "report_to": "none", "eval_strategy": "epoch" if evaluated else "no", "eval_on_start": evaluated,
+        "save_steps": args.save_steps, "save_total_limit": 2, "logging_steps": 0.02,  # of all steps
+    }  # fmt: skip
+
+
+def lora(args: argparse.Namespace) -> Any:
+    """The adapter."""
+    from peft import LoraConfig
+
+    sizes = {"r": args.lora_rank, "lora_alpha": 2 * args.lora_rank}
+    return LoraConfig(**sizes, lora_dropout=0.05, target_modules="all-linear", task_type="CAUSAL_LM")
+
+
 def make_trainer(args: argparse.Namespace, model: Any, tokenizer: Any, samples: list[dict[str, Any]]) -> Any:
     """TRL's trainer. It packs whole samples; attention and positions start afresh at each."""
-    import torch
-    from datasets import Dataset
-    from peft import LoraConfig
     from trl import SFTConfig, SFTTrainer
 
-    rows, held_out = Dataset.from_list(samples), None
-    if args.eval_share:
-        split = rows.train_test_split(max(1, round(args.eval_share * len(rows))), seed=args.seed)
-        rows, held_out = split["train"], split["test"]
-    gpu = torch.cuda.is_available()
+    rows, kept_back = held_out(samples, args)
     settings = SFTConfig(
-        output_dir=str(args.out / "checkpoints"), seed=args.seed, num_train_epochs=args.epochs,
-        learning_rate=args.learning_rate, lr_scheduler_type="cosine", warmup_steps=0.03,  # of all steps
-        per_device_train_batch_size=1, per_device_eval_batch_size=1, gradient_accumulation_steps=args.batch_size,
-        max_length=args.max_length, packing=True, completion_only_loss=True, eos_token=tokenizer.eos_token,
-        bf16=model.dtype == torch.bfloat16, gradient_checkpointing=gpu, dataloader_pin_memory=gpu, report_to="none",
-        eval_strategy="epoch" if held_out else "no", eval_on_start=held_out is not None,
-        save_steps=args.save_steps, save_total_limit=2, logging_steps=0.02,  # of all steps
+        **settings_of(args, model), lr_scheduler_type="cosine", warmup_steps=0.03,  # of all steps
+        packing=True, completion_only_loss=True, eos_token=tokenizer.eos_token,
     )  # fmt: skip
-    sizes = {"r": args.lora_rank, "lora_alpha": 2 * args.lora_rank}
-    lora = LoraConfig(**sizes, lora_dropout=0.05, target_modules="all-linear", task_type="CAUSAL_LM")
-    return SFTTrainer(model, settings, None, rows, held_out, tokenizer, peft_config=lora)
+    return SFTTrainer(model, settings, None, rows, kept_back, tokenizer, peft_config=lora(args))
 
 
-def train(args: argparse.Namespace) -> None:
+class Recipe(NamedTuple):
+    """What is read, how long it is, and what trains on it. `name` is the script's."""
+
+    name: str
+    read: Callable[[Path], list[dict[str, Any]]]
+    lengths: Lengths
+    make_trainer: Callable[[argparse.Namespace, Any, Any, list[dict[str, Any]]], Any]
+
+
+SFT = Recipe("sft", read_samples, sample_lengths, make_trainer)
+
+
+def train(args: argparse.Namespace, recipe: Recipe = SFT) -> None:
     """Train, or continue a training. Raises BadInput."""
     made_by, checkpoint = start(args)
     if (args.out / RESULT).is_file():
         print(f"{args.out}: is finished; nothing is left to do")
         return
-    read = read_samples(args.data)
+    read = recipe.read(args.data)
     tokenizer, model = load_tokenizer(args.model, args.chat_template), load_model(args.model)
-    samples = fitting(read, model, tokenizer, args)
-    finish(
-        args,
-        make_trainer(args, model, tokenizer, samples),
-        {**made_by, "rows": len(read), "left_out": len(read) - len(samples)},
-        checkpoint,
-    )
-
-
-def finish(args: argparse.Namespace, trainer: Any, facts: dict[str, Any], checkpoint: str | None) -> None:
-    """Train to the end, and write the adapter and what is known of the training: `facts`, the losses, the versions."""
-    samples = facts["rows"] - facts["left_out"]
-    print(f"going on from {checkpoint}" if checkpoint else f"training on {samples} samples", flush=True)
+    samples = fitting(read, model, tokenizer, args, recipe.lengths)
+    trainer = recipe.make_trainer(args, model, tokenizer, samples)
+    print(f"going on from {checkpoint}" if checkpoint else f"training on {len(samples)} samples", flush=True)
     done = trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_model(str(args.out))
     if trainer.is_world_process_zero():
         kinds, log = ("loss", "eval_loss"), trainer.state.log_history
         facts = {
-            **facts, "steps": trainer.state.global_step,
+            **made_by, "rows": len(read), "left_out": len(read) - len(samples), "steps": trainer.state.global_step,
             "losses": [{k: row[k] for k in ("step", "epoch", kind)} for row in log for kind in kinds if kind in row],
             "versions": {name: version(name) for name in ("torch", "transformers", "trl", "peft", "datasets")},
-            "device": str(trainer.model.device), "dtype": str(trainer.model.dtype),
-            "seconds": done.metrics["train_runtime"],
+            "device": str(model.device), "dtype": str(model.dtype), "seconds": done.metrics["train_runtime"],
         }  # fmt: skip
         write_json(args.out / RESULT, facts)
         shutil.rmtree(args.out / "checkpoints")
@@ -246,10 +272,10 @@ def write_json(path: Path, value: Any) -> None:
     temporary.replace(path)
 
 
-def main(name: str, args: argparse.Namespace, work: Callable[[argparse.Namespace], None]) -> int:
-    """The exit code of a script's `work`, whose errors are told in one line."""
+def main(args: argparse.Namespace, recipe: Recipe = SFT) -> int:
+    """The exit code of a script, whose errors are told in one line."""
     try:
-        work(args)
+        train(args, recipe)
         return 0
     except BadInput as error:
         code, why = 2, " ".join(str(error).split())[:500]
@@ -259,9 +285,9 @@ def main(name: str, args: argparse.Namespace, work: Callable[[argparse.Namespace
         if "out of memory" not in str(error):
             raise
         code, why = 1, "the GPU's memory is full: lower --max-length or --lora-rank, or take a smaller model"
-    print(f"{name}: {why}", file=sys.stderr)
+    print(f"{recipe.name}: {why}", file=sys.stderr)
     return code
 
 
 if __name__ == "__main__":
-    sys.exit(main("sft", arguments(), train))
+    sys.exit(main(arguments()))

@@ -213,12 +213,14 @@ def _check_programs(programs: Mapping[str, str]) -> None:
     """Raises ConfigError for a program that is no method, no file and no MLflow address. It suggests what was meant,
     where a file's reader could only say that there is no such file."""
     from refed_dspy.programs.baselines import METHODS
+    from refed_dspy.programs.load import names_own_program
     from refed_dspy.programs.mlflow_address import is_address
     from refed_dspy.programs.saved import OWN
 
     methods = ["seed-only", *METHODS, *OWN]
     for name, program in programs.items():
-        if program not in methods and not is_address(program) and not Path(program).exists():
+        known = program in methods or is_address(program) or names_own_program(program)
+        if not known and not Path(program).exists():
             near = get_close_matches(program, methods, n=1)
             hint = f"did you mean {near[0]}?" if near else f"name a program's file, or one of {', '.join(methods)}"
             raise ConfigError(f"programs: {one_line(name, 40)}: no program {one_line(program, 80)!r}; {hint}")

@@ -47,10 +47,7 @@ def rendered_prompts(program: ReferenceLevelFeedback, reference: Reference) -> d
     }
     adapter = dspy.settings.adapter or SchemaAdapter()
     prompts = {}
-    inputs["sample_feedback"] = {
-        "instruction": new,
-        "response": "«the response to it»",
-    }
+    inputs["sample_feedback"] = {"instruction": new, "response": "«the response to it»"}
     inputs["sample_improvement"] = {**inputs["sample_feedback"], "response_feedback": "«the feedback on the response»"}
     for stage in program.stage_names:
         predictor = getattr(program, stage)

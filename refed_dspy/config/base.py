@@ -72,6 +72,10 @@ RowColumns: TypeAlias = Annotated[dict[str, str], AfterValidator(partial(_check_
 """The same with `plain`: the response before it was improved."""
 
 
+Turns: TypeAlias = Literal["leave_out", "first", "last"]
+"""What becomes of a conversation of several exchanges: it is left out, or one of its exchanges is taken."""
+
+
 class FromReferences(Settings):
     """Which references the work starts from."""
 
@@ -80,7 +84,7 @@ class FromReferences(Settings):
     Unset: `builtin`."""
     columns: PairColumns = Field(default_factory=dict)
     """The names of a table's columns where they differ: {instruction: question, response: answer}."""
-    turns: Literal["leave_out", "first", "last"] = "leave_out"
+    turns: Turns = "leave_out"
     """Of a conversation of several exchanges, take the `first`, or the `last` with the earlier ones as its context; or
     leave it out, and count it."""
 

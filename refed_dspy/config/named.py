@@ -12,7 +12,8 @@ from typing import Any
 
 from refed_dspy.errors import ConfigError, one_line
 
-FILTERS, PROGRAMS, FORMATS = "refed_dspy.filters", "refed_dspy.programs", "refed_dspy.formats"
+FILTERS, FORMATS = "refed_dspy.filters", "refed_dspy.formats"
+OPTIMIZERS, PROGRAMS = "refed_dspy.optimizers", "refed_dspy.programs"
 """The groups of entry points."""
 _DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*([.:][^\W\d]\w*)(\.[^\W\d]\w*)*")
 

@@ -30,7 +30,7 @@ def is_reasoning_deployment(deployment: str) -> bool:
 def reasons(model: str) -> bool:
     """Whether PROVIDER/NAME seems to reason before it answers, where nothing says how much."""
     name = model.lower().rpartition("/")[2]
-    return re.match(_OPENAI_WITHOUT, name) is not None or _THINKS.search(name) is not None
+    return is_reasoning_deployment(name) or _THINKS.search(name) is not None
 
 
 def takes_temperature(model: str) -> bool:

@@ -90,10 +90,10 @@ def _own_form(name: str) -> Callable[[Row], Row]:
 
 def _export_pairs(ledger: Ledger, format: str, out: Path) -> Exported:  # noqa: A002
     pairs = Pairs(ledger, format)
-    lines = list(islice(pairs, 1))
-    if not lines:
+    lines = iter(pairs)
+    if (first := next(lines, None)) is None:
         raise ExportError(f"{format}: no pair to write; {pairs.told()}")
-    write_lines(out, chain(lines, pairs))
+    write_lines(out, chain([first], lines))
     return Exported(pairs.count, pairs.told())
 
 

@@ -91,12 +91,8 @@ class Pairs:
     def __post_init__(self) -> None:
         if self.ledger.meta("final_stage") == "response_generation":
             raise ExportError(f"{self.format}: this run's program improves no response, so there are no pairs")
-        self._lines = self._made()
 
     def __iter__(self) -> Iterator[Row]:
-        return self._lines
-
-    def _made(self) -> Iterator[Row]:
         for row, margin in self._kept():
             prompt, better, worse = _prompt(row), answer_of(row["improved_response"]), answer_of(row["response"])
             if self.format == "preference":

@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, get_args, overload
 
+from refed_dspy.config.base import Turns
 from refed_dspy.data.read import BUILTIN, rows_of
-from refed_dspy.data.shapes import LeftOut, Turns, exchange_of
+from refed_dspy.data.shapes import LeftOut, exchange_of
 from refed_dspy.errors import ConfigError, ReferencesError, one_line
 from refed_dspy.records import Reference
 

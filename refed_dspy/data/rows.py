@@ -41,8 +41,6 @@ JOIN instructions i ON i.id = s.instruction
 JOIN refs r ON r.position = i.reference
 WHERE s.seq > :after ORDER BY s.seq LIMIT :limit
 """
-_FINAL_KEY = 8
-"""The place of the final answer's key in a record of `_ROWS`."""
 DROPPED_COLUMNS = (
     "instruction", "response", "improved_response", "reference", "feature", "round",
     "filter", "reason", "score", "detail",
@@ -66,8 +64,7 @@ def data_rows(
         if not records:
             return
         for record in records:
-            row = _row(ledger, record, origins)
-            yield {**row, REASONING: ledger.reasoning(record[_FINAL_KEY])} if reasoning else row
+            yield _row(ledger, record, origins, reasoning=reasoning)
         after = records[-1][0]
         left = None if left is None else left - len(records)
 
@@ -94,7 +91,7 @@ def final_prompt(ledger: Ledger) -> str | None:
     return next((prompt for name, prompt in reversed(prompts.items()) if final in re.split(r"\W", name)), None)
 
 
-def _row(ledger: Ledger, record: tuple[Any, ...], origins: _Origins) -> dict[str, Any]:
+def _row(ledger: Ledger, record: tuple[Any, ...], origins: _Origins, *, reasoning: bool) -> dict[str, Any]:
     """The row of one record of `_ROWS`."""
     number, instruction, text, reference, source, system, feature, round_, *keys, read, written = record
     made = ledger.parsed(Sample, text).model_dump()
@@ -104,6 +101,7 @@ def _row(ledger: Ledger, record: tuple[Any, ...], origins: _Origins) -> dict[str
         **{name: made[name] for name in PAPER_COLUMNS},
         "instruction": instruction,
         **dict(zip(LINEAGE_COLUMNS, lineage, strict=True)),
+        **({REASONING: ledger.reasoning(keys[0])} if reasoning else {}),  # the first key is the final answer's
     }
 
 

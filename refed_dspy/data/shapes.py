@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
-Turns: TypeAlias = Literal["leave_out", "first", "last"]
-"""What becomes of a conversation of several exchanges: it is left out, or one of its exchanges is taken."""
+from refed_dspy.config.base import Turns
+
 _SYSTEM = {"system", "developer"}
 _USER = {"user", "human", "prompter"}
 _ASSISTANT = {"assistant", "gpt", "chatgpt", "bot", "model"}
@@ -20,8 +20,8 @@ _NAMES = (
 _INPUTS = ("input", "context")
 """Columns of a text that an instruction is about, as Alpaca and Dolly name them."""
 _SYSTEM_COLUMNS = ("system", "system_prompt")
-EARLIER = "earlier"
-"""The column of the turns before an exchange, where a `Reference` is read as a row."""
+_EARLIER = ("earlier",)
+"""The turns before an exchange, where a `Reference` is read as a row."""
 
 
 class LeftOut(Exception):
@@ -60,8 +60,8 @@ def exchange_of(row: Mapping[str, Any], columns: Mapping[str, str], turns: Turns
         LeftOut: "multi-turn", "empty", "broken text" or "unrecognised".
     """
     exchange = _found(row, columns, turns)
-    system = exchange.system or next((row[name] for name in _SYSTEM_COLUMNS if isinstance(row.get(name), str)), "")
-    return replace(exchange, system=system, earlier=exchange.earlier or row.get(EARLIER)).checked()
+    system, earlier = exchange.system or _text_in(row, _SYSTEM_COLUMNS), exchange.earlier or _text_in(row, _EARLIER)
+    return replace(exchange, system=system, earlier=earlier).checked()
 
 
 def _found(row: Mapping[str, Any], columns: Mapping[str, str], turns: Turns) -> Exchange:
@@ -96,9 +96,13 @@ def _is_list(value: Any) -> bool:
 
 
 def _with_input(row: Mapping[str, Any], instruction: str = "instruction", inputs: Sequence[str] = _INPUTS) -> Any:
-    text = row.get(instruction)
-    extra = next((row[name] for name in inputs if isinstance(row.get(name), str) and row[name].strip()), "")
+    text, extra = row.get(instruction), _text_in(row, inputs)
     return f"{text.strip()}\n\n{extra.strip()}" if isinstance(text, str) and extra else text
+
+
+def _text_in(row: Mapping[str, Any], columns: Sequence[str]) -> str:
+    """The first of these columns that has a text; empty where none has."""
+    return next((row[name] for name in columns if isinstance(row.get(name), str) and row[name].strip()), "")
 
 
 def _conversation(messages: Any, turns: Turns) -> Exchange:

@@ -87,8 +87,7 @@ def _named(config: NamedFilter) -> Step:
     elif config.settings:
         raise ConfigError(f"filters: {config.name} names an object, which takes no settings")
     _check_custom(made)
-    kind = {"class": f"{type(made).__module__}.{type(made).__qualname__}"}
-    return Step(made, {**kind, "settings": config.settings} if config.settings else kind)
+    return Step(made, {"named": config.name, "settings": config.settings})
 
 
 def _check_custom(filter_: Any) -> None:

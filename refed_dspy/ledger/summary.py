@@ -22,15 +22,8 @@ _COLUMNS = (
     "in_flight_cost", "in_flight", "unpriced", "reasoning_tokens",
 )  # fmt: skip
 _OF_MODEL = (
-    "calls",
-    "prompt_tokens",
-    "cached_tokens",
-    "completion_tokens",
-    "unknown",
-    "cost",
-    "unpriced",
-    "reasoning_tokens",
-)
+    "calls", "prompt_tokens", "cached_tokens", "completion_tokens", "unknown", "cost", "unpriced", "reasoning_tokens",
+)  # fmt: skip
 
 
 def usage_by_stage(ledger: Ledger) -> dict[str, dict[str, Any]]:

@@ -77,9 +77,14 @@ def f_measure(common: NDArray[Any], length: int, lengths: NDArray[Any]) -> NDArr
     0 where nothing is common. Bit for bit what `rouge-score` computes."""
     ratios: NDArray[np.float64] = np.zeros(len(common))
     some = np.flatnonzero(common)
-    precision, recall = common[some] / length, common[some] / lengths[some]
-    ratios[some] = 2 * precision * recall / (precision + recall)
+    ratios[some] = _f(common[some], length, lengths[some])
     return ratios
+
+
+def _f(common: Any, length: int, other: Any) -> Any:
+    """The F of LCS lengths above 0: numbers, or arrays of them."""
+    precision, recall = common / length, common / other
+    return 2 * precision * recall / (precision + recall)
 
 
 def lcs(text: Codes, others: Sequence[Codes], least: int = 0) -> NDArray[np.int32]:
@@ -92,10 +97,7 @@ def lcs(text: Codes, others: Sequence[Codes], least: int = 0) -> NDArray[np.int3
 def rouge_l(one: Sequence[str], other: Sequence[str]) -> float:
     """ROUGE-L F of two texts' `tokens`."""
     common = LCSseq.similarity(one, other)
-    if not common:
-        return 0.0
-    precision, recall = common / len(one), common / len(other)
-    return 2 * precision * recall / (precision + recall)
+    return float(_f(common, len(one), len(other))) if common else 0.0
 
 
 class Alphabet:

@@ -6,7 +6,6 @@ effort. The optimizer's options take precedence over what is set here.
 
 from __future__ import annotations
 
-import importlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from typing import Any, TypeAlias
 
 import dspy
 
+from refed_dspy.config.named import OPTIMIZERS, is_named, resolve
 from refed_dspy.errors import ConfigError, one_line
 
 Examples: TypeAlias = Sequence[dspy.Example]
@@ -68,7 +68,7 @@ def choose(name: str, options: Mapping[str, Any], inputs: OptimizerInputs) -> Op
     try:
         if name in makers:
             return makers[name](dict(options), inputs)
-        if "." in name:
+        if is_named(name, OPTIMIZERS):
             return _by_dotted_name(name, dict(options), inputs)
     except (ArithmeticError, AssertionError, TypeError, ValueError) as error:
         raise ConfigError(f"optimizer {name}: {one_line(error)}") from None
@@ -154,11 +154,7 @@ def _simba(options: dict[str, Any], inputs: OptimizerInputs) -> Optimizer:
 
 def _by_dotted_name(name: str, options: dict[str, Any], inputs: OptimizerInputs) -> Optimizer:
     """Any class with DSPy's shape: made with `metric=`, then `compile(student, trainset=…)`."""
-    module, _, attribute = name.rpartition(".")
-    try:
-        kind = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"optimizer {name}: cannot be imported: {one_line(error)}") from None
+    kind = resolve(name, OPTIMIZERS, "optimizer")
     if not callable(kind) or not hasattr(kind, "compile"):
         raise ConfigError(f"optimizer {name}: has no compile(student, trainset=…)")
     offered = {

@@ -11,9 +11,9 @@ from typing import Any
 
 import dspy
 
+from refed_dspy.config.base import Turns
 from refed_dspy.data.pairs import Pair, load_pairs
 from refed_dspy.data.references import References, load_references
-from refed_dspy.data.shapes import Turns
 from refed_dspy.errors import ConfigError
 from refed_dspy.optimizers.agreement import criterion_of
 from refed_dspy.programs import PairwiseJudge, ReferenceLevelFeedback

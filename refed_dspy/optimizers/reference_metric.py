@@ -124,10 +124,8 @@ class ReferenceMetric:
         if feedback is not None:
             answered = await self._of_baseline(self.baseline.respond(reference, feedback, sample.instruction))
         baseline = None if answered is None else answered.improved_response
-        context, asked = (
-            _instruction_context(reference, sample.instruction, siblings),
-            reference.posed(sample.instruction),
-        )
+        context = _instruction_context(reference, sample.instruction, siblings)
+        asked = reference.posed(sample.instruction)
         with dspy.context(lm=self.judge_lm):
             async with together() as group:
                 grades = [

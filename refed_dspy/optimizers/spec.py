@@ -19,7 +19,7 @@ from refed_dspy.optimizers.examples import Split, as_examples, example_id, split
 from refed_dspy.optimizers.metrics import CustomMetric, HumanAgreement, Metric, name_of, source_of
 from refed_dspy.optimizers.reference_metric import ReferenceMetric
 from refed_dspy.programs import PairwiseJudge, ReferenceLevelFeedback
-from refed_dspy.programs.load import load_program, open_judge, refuse_bound_models, warn_of_another_teacher
+from refed_dspy.programs.load import load_program, open_judge, own_program, refuse_bound_models, warn_of_another_teacher
 from refed_dspy.programs.saved import program_digests
 from refed_dspy.records import digest
 from refed_dspy.signatures import DEFAULT_FEATURES
@@ -213,12 +213,12 @@ def open_teachers(models: Mapping[str, Any]) -> dict[str, Teacher]:
 
 
 def _program(program: Any, settings: CompileConfig) -> dspy.Module:
+    program = own_program(program or settings.program)
     if program is None or isinstance(program, str | Path):
-        source = program or settings.program
         module = (
             ReferenceLevelFeedback(settings.features or DEFAULT_FEATURES)
-            if source is None
-            else load_program(source, settings.features, accept_changed=settings.accept_changed)
+            if program is None
+            else load_program(program, settings.features, accept_changed=settings.accept_changed)
         )
         module.add_guidance(settings.guidance)
         return module

@@ -9,6 +9,7 @@ from typing import Any, TypeVar, overload
 
 import dspy
 
+from refed_dspy.config.named import PROGRAMS, is_named, resolve
 from refed_dspy.errors import ConfigError
 from refed_dspy.programs.baselines import program_class_of
 from refed_dspy.programs.judges import PairwiseJudge
@@ -72,6 +73,21 @@ def load_program(
     remember_origin(program, state, str(source))
     program.source |= model_version(str(source))
     return program
+
+
+def names_own_program(source: Any) -> bool:
+    """Whether `source` names a program of the caller's own (`config.named`), not a file or an address."""
+    is_file = isinstance(source, str) and (source.endswith(".json") or Path(source).exists())
+    return not is_file and is_named(source, PROGRAMS)
+
+
+def own_program(source: Any) -> Any:
+    """The caller's own program that `source` names: an object, or what a class or a function makes; `source` itself
+    where it names none. Raises ConfigError where it cannot be imported."""
+    if not names_own_program(source):
+        return source
+    made = resolve(source, PROGRAMS, "program:")
+    return made() if callable(made) and not isinstance(made, dspy.Module) else made
 
 
 def open_judge(source: Path | str | None, accept_changed: bool = False) -> PairwiseJudge:

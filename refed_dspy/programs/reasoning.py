@@ -66,8 +66,8 @@ def reasoning_of(response: Response) -> str:
 
 def with_reasoning_apart(response: Response) -> Response:
     """`response` with the reasoning in its text as a part of its own."""
-    reasoning, answer = split_reasoning(text := response.text or "")
-    if answer is text:
+    reasoning, answer = split_reasoning(response.text or "")
+    if answer == (response.text or ""):
         return response
     others = [part for part in response.message.parts if not isinstance(part, TextPart)]
     thought = [ThinkingPart(text=reasoning)] if reasoning else []

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 import dspy
 
+from refed_dspy.config.base import Turns
 from refed_dspy.config.filters import FilterConfig
 from refed_dspy.config.loading import check_config
 from refed_dspy.config.run import RunConfig
 from refed_dspy.data.references import load_references
-from refed_dspy.data.shapes import Turns
 from refed_dspy.errors import ConfigError
 from refed_dspy.filters.base import Filter, JudgeFilter
 from refed_dspy.filters.build import build

@@ -7,12 +7,11 @@ from typing import Any, TypeAlias
 
 import dspy
 
-from refed_dspy.config.named import PROGRAMS, is_named, resolve
 from refed_dspy.config.run import RunConfig
 from refed_dspy.errors import ConfigError
 from refed_dspy.programs import ReferenceLevelFeedback
 from refed_dspy.programs.baselines import METHODS
-from refed_dspy.programs.load import load_program
+from refed_dspy.programs.load import load_program, own_program
 from refed_dspy.signatures import DEFAULT_FEATURES
 
 ProgramLike: TypeAlias = Any
@@ -25,9 +24,7 @@ def open_program(program: ProgramLike, config: RunConfig) -> dspy.Module:
     Raises:
         ConfigError: it cannot be run at scale, or `config` sets what it has itself.
     """
-    is_file = isinstance(program, str) and (program.endswith(".json") or Path(program).exists())
-    if not is_file and is_named(program, PROGRAMS):
-        program = _own_program(program)
+    program = own_program(program)
     if program is None or isinstance(program, str | Path):
         module = _new_program(config) if program is None else _saved_program(program, config)
         module.add_guidance(config.guidance)
@@ -38,12 +35,6 @@ def open_program(program: ProgramLike, config: RunConfig) -> dspy.Module:
     if own := config.model_fields_set & {"method", "features", "instructions_per_feature", "guidance"}:
         raise ConfigError(f"{min(own)}: a program that is passed has its own; leave it out")
     return program
-
-
-def _own_program(name: str) -> Any:
-    """The caller's own program of this name: an object, or what a class or a function makes."""
-    made = resolve(name, PROGRAMS, "program:")
-    return made if isinstance(made, dspy.Module) else made() if callable(made) else made
 
 
 def _new_program(config: RunConfig) -> ReferenceLevelFeedback:

@@ -87,7 +87,9 @@ def _filters(ledger: Ledger) -> list[Any]:
         )
     added = {"seed", "prompts", "content"}  # by the filter itself, to its settings
     return [
-        {label.partition(" ")[0]: {name: value for name, value in settings.items() if name not in added}}
+        {settings["named"]: settings["settings"]}
+        if "named" in settings
+        else {label.partition(" ")[0]: {name: value for name, value in settings.items() if name not in added}}
         for label, settings in stored
     ]
 
@@ -112,7 +114,9 @@ def _program(ledger: Ledger) -> ReferenceLevelFeedback:
     folder, identity = ledger.path.parent, ledger.meta("identity")
     kind = {method.__name__: method for method in METHODS.values()}.get(identity["kind"])
     if kind is None:
-        raise RunDirError(f"{folder}: its program is a script's own; call synthesize(…, run_dir=…) there")
+        raise RunDirError(
+            f"{folder}: its program is not the package's; go on with the command or the script that began it"
+        )
     program = kind(features=ledger.meta("features"), instructions_per_feature=identity["instructions_per_feature"])
     try:
         load_state(program, ledger.meta("program"), str(folder))

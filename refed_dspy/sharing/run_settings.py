@@ -118,8 +118,8 @@ def _filter(settings: Any) -> str:
     for name, value in (settings if isinstance(settings, dict) else {}).items():
         if name == "against":  # a file
             published[name] = re.split(r"[/\\]", str(value))[-1]
-        elif name == "class":  # a caller's own filter: its module may name anything
-            published["own filter"] = str(value).rpartition(".")[2]
+        elif name in {"class", "named"}:  # a caller's own filter: its module may name anything
+            published["own filter"] = re.split("[.:]", str(value))[-1]
         elif name == "settings":  # of a caller's own filter: they may hold anything
             continue
         elif name == "prompts":

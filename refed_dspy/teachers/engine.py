@@ -99,7 +99,8 @@ class TeacherEngine:
         while True:
             dialect = self.outgoing.dialect
             try:
-                return await ask(*self.outgoing(request, recorder.seed))
+                outgoing, prompt_bound = self.outgoing(request, recorder.seed)
+                return await ask(outgoing, prompt_bound)
             except LM15Error as error:
                 if recorder.stopping or not self.outgoing.learned(error, dialect):
                     raise

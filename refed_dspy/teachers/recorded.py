@@ -102,7 +102,8 @@ class Asked:
         if self.fit is None:
             return Answer(text, reasoning=reasoning)
         try:
-            return Answer(*self.fit.checked(text), reasoning)
+            output, raw = self.fit.checked(text)
+            return Answer(output, raw, reasoning)
         except AdapterParseError as error:
             raise translated(error, self.question) from None
 

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from hashlib import sha256
 from typing import Any
-from urllib.parse import urlsplit
 
 from dspy.lm15 import Config, LM15Error, Reasoning, Request
 
@@ -18,7 +17,7 @@ from refed_dspy.config.keys import without_keys
 from refed_dspy.config.teacher import TeacherConfig
 from refed_dspy.errors import one_line
 from refed_dspy.teachers.dialect import Dialect
-from refed_dspy.teachers.route import Route
+from refed_dspy.teachers.route import Route, is_at
 
 log = logging.getLogger("refed_dspy.teachers")
 _BOUNDS = {"maxLength", "minLength", "maxItems", "minItems"}
@@ -118,7 +117,7 @@ def takes_cache_key(config: TeacherConfig, route: Route) -> bool:
         return False
     if str(config.model).startswith("azure/"):
         return config.api_version is None
-    return f".{urlsplit(route.endpoint).hostname or ''}".endswith(".api.openai.com")
+    return is_at(route.endpoint, ".api.openai.com")
 
 
 def cache_key(request: Request) -> str | None:

@@ -94,15 +94,15 @@ def resolve(config: TeacherConfig, api_base: str | None = None) -> Route:
 def _custom(config: TeacherConfig, base: str, name: str) -> Route:
     """Any OpenAI-compatible endpoint by its address. Without `api_key_env` it is sent no key, whatever is set."""
     access = AccessPolicy(provider=CUSTOM_PROVIDER, base_url=base, env_keys=_required_variable(config))
-    hosted = _is_hosted(base)
+    hosted = is_at(base, ".api.openai.com", ".openai.azure.com")  # regional hosts, too
     field: Any = "max_completion_tokens" if hosted or is_reasoning_deployment(name) else "max_tokens"
     compat = OpenAIChatCompat(max_tokens_field=field)
     return _declared(config, base, name, access, compat, schema="strict" if hosted else "bounded")
 
 
-def _is_hosted(base: str) -> bool:
-    """Whether an address is one of OpenAI's own hosts, regional ones too: their strict schemas have no bounds."""
-    return f".{urlsplit(base).hostname or ''}".endswith((".api.openai.com", ".openai.azure.com"))
+def is_at(address: str, *hosts: str) -> bool:
+    """Whether `address` is at one of the `hosts`, each with a dot before it, or below."""
+    return f".{urlsplit(address).hostname or ''}".endswith(hosts)
 
 
 def _azure(config: TeacherConfig, base: str, deployment: str) -> Route:

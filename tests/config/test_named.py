@@ -12,8 +12,14 @@ from typing import Any
 import pytest
 
 import refed_dspy
+from refed_dspy.cli.runs import FORMAT_HELP
+from refed_dspy.config.jobs import CompareConfig
 from refed_dspy.config.named import FILTERS, FORMATS, PROGRAMS, is_named, resolve
+from refed_dspy.data.export import FORMATS as EVERY_FORMAT
 from refed_dspy.errors import ConfigError, ExportError, InputError
+from refed_dspy.optimizers.dspy_optimizers import choose
+from refed_dspy.programs.load import names_own_program
+from refed_dspy.runs.compare.compare import prepare as prepare_comparison
 from refed_dspy.runs.result import Synthesis
 from tests.filters.filtered_runs import dropped
 from tests.support.scripted_engine import Writer, fake_lm, references
@@ -152,3 +158,23 @@ def test_another_package_s_entry_point_is_a_name(monkeypatch: pytest.MonkeyPatch
     assert is_named("no_digit", FILTERS) and not is_named("no_digit", FORMATS)
     assert resolve("sung", PROGRAMS, "program:").__name__ == "Mine"
     assert run(filters=[{"no_digit": {"digit": 3}}], program="sung")[0].complete
+
+
+def test_a_run_with_a_named_filter_is_resumed() -> None:
+    run(filters=[{"own_parts:NoDigit": {"digit": 3}}, "own_parts:always"])
+    made = refed_dspy.resume("run", size=6, teacher=fake_lm(Writer()))
+    assert made.complete and {row["filter"] for row in dropped(Path("run"))} == {"no_digit"}
+
+
+def test_an_optimizer_and_a_compared_program_go_by_name_too() -> None:
+    assert names_own_program("own_parts:Mine") and not names_own_program("own_parts.json")
+    with pytest.raises(ConfigError, match="optimizer own_parts:Nobody: cannot be imported"):
+        choose("own_parts:Nobody", {}, None)  # type: ignore[arg-type]
+    programs = {"mine": "own_parts:Mine", "plain": "reference-level"}
+    settings = CompareConfig(programs=programs, against="plain")
+    spec = prepare_comparison(settings, programs, references(1), fake_lm(Writer()), None)
+    assert type(spec.program.programs["mine"]).__name__ == "Mine"
+
+
+def test_the_help_names_every_format() -> None:
+    assert all(name in FORMAT_HELP for name in EVERY_FORMAT)

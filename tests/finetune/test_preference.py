@@ -27,8 +27,9 @@ def preferred(
     tmp_path_factory: pytest.TempPathFactory, modules: Callable[[str], ModuleType], pairs: Path, tiny: Path
 ) -> Path:
     """A finished training's folder."""
-    out, dpo = tmp_path_factory.mktemp("models") / "preferred", modules("dpo")
-    dpo.train(dpo.arguments([str(part) for part in ("--data", pairs, "--model", tiny, "--out", out, *SETTINGS)]))
+    out, sft, dpo = tmp_path_factory.mktemp("models") / "preferred", modules("sft"), modules("dpo")
+    arguments = ("--data", pairs, "--model", tiny, "--out", out, *SETTINGS)
+    sft.train(dpo.arguments([str(part) for part in arguments]), dpo.DPO)
     return out
 
 
@@ -51,6 +52,11 @@ def test_a_file_of_something_else_is_refused_in_a_line(tmp_path: Path, tiny: Pat
     (tmp_path / "bad.jsonl").write_text(row + "\n")
     refused = run_script("dpo.py", "--data", tmp_path / "bad.jsonl", "--model", tiny, "--out", tmp_path / "out")
     assert refused.returncode == 2 and refused.stderr.count("\n") == 1 and refused.stderr.startswith("dpo: ")
+
+
+def test_a_length_beyond_the_model_s_window_is_refused(tmp_path: Path, pairs: Path, tiny: Path) -> None:
+    refused = run_script("dpo.py", "--data", pairs, "--model", tiny, "--out", tmp_path / "out", "--max-length", 4_096)
+    assert refused.returncode == 2 and "has room for 512 tokens" in refused.stderr
 
 
 def test_kto_s_trainer_reads_its_format(

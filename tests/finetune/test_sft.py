@@ -286,5 +286,5 @@ def test_the_command_says_one_line_and_2(tiny: Path, tmp_path: Path) -> None:
 
 
 def test_the_recipe_is_short_enough_to_copy(modules: Callable[[str], ModuleType]) -> None:
-    assert len((FOLDER / "sft.py").read_text().splitlines()) < 275
+    assert len((FOLDER / "sft.py").read_text().splitlines()) < 300
     assert "refed_dspy" not in (FOLDER / "sft.py").read_text()

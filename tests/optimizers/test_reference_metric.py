@@ -344,13 +344,3 @@ def test_what_was_judged_a_moment_ago_is_not_asked_again() -> None:
     assert (len(bench.judge.requests), len(bench.teacher.requests)) == asked
     bench.metric.feedback(EXAMPLE, prediction, "response_generation", call({"instruction": "task1 g=3"}))
     assert len(bench.judge.requests) == asked[0] + len(RESPONSE_CRITERIA)
-
-
-def test_feedback_finds_the_answer_under_a_system_prompt() -> None:
-    bench = Bench(per_feature=1)
-    reference = REFERENCE.model_copy(update={"system": "Answer in French."})
-    example, prediction = dspy.Example(reference=reference).with_inputs("reference"), made([sample(1, "5")])
-    asked = call({"instruction": reference.posed(prediction.samples[0].instruction)})
-    told = bench.metric.feedback(example, prediction, "response_generation", asked)
-    assert "came to no final answer" not in told
-    assert all("Answer in French." in prompt(request) for request in bench.judge.asked("verdict"))

@@ -159,7 +159,7 @@ def test_that_nothing_was_copied_is_stated_too(tmp_path: Path) -> None:
 
 def test_rows_that_were_left_as_they_were(text: str) -> None:
     """Words changed of those of both: 1, 1, 0 (left), and twice 'a plain answer of four' to 'a plain one', 4 of 8."""
-    assert "The improvement left 1 row of 5 as it was. At the median it changed 50% of the words" in text
+    assert "improvement left 1 row of 5 as it was. At the median it changed 50% of the words" in text
     assert (
         "over `response`: 4 (4 unjudged; chosen 3.18 times as long as rejected (median); left out 1 unchanged)" in text
     )

@@ -16,7 +16,7 @@ from refed_dspy.errors import ConfigError, RefedError, RunStopped, one_line
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.programs import ReferenceLevelFeedback, SeedOnly
 from refed_dspy.programs.baselines import METHODS
-from refed_dspy.programs.load import load_program, open_judge, refuse_bound_models, warn_of_another_teacher
+from refed_dspy.programs.load import load_program, open_judge, own_program, refuse_bound_models, warn_of_another_teacher
 from refed_dspy.programs.saved import program_digests
 from refed_dspy.programs.side_by_side import SideBySide
 from refed_dspy.records import digest
@@ -137,7 +137,7 @@ def _config_name(source: Any) -> str:
 
 
 def _program(name: str, source: Any, config: CompareConfig) -> ReferenceLevelFeedback:
-    per_feature = config.instructions_per_feature
+    per_feature, source = config.instructions_per_feature, own_program(source)
     if isinstance(source, ReferenceLevelFeedback):
         refuse_bound_models(source, name)
         return source
