@@ -209,16 +209,14 @@ def test_the_caller_s_options_are_left_as_they_are() -> None:
 # --- refusals
 
 
-@pytest.mark.parametrize("name", ["", "GEPA", "mipro2", "gepa ", "copro", "a b\nc"])
+@pytest.mark.parametrize("name", ["", "GEPA", "mipro2", "gepa ", "copro", "a b\nc", ".Thing", "dspy.", "..", "/a.b"])
 def test_an_unknown_name_is_told_with_the_known_ones(name: str) -> None:
     with pytest.raises(ConfigError, match="bootstrap, gepa, mipro, simba; others go by their dotted name") as raised:
         choose(name, {}, optimizer_inputs())
     assert str(raised.value).isprintable()
 
 
-@pytest.mark.parametrize(
-    "name", ["dspy.NoSuch", "nosuch.Thing", ".Thing", "dspy.", "..", "dspy.teleprompt.x.y", "/a.b"]
-)
+@pytest.mark.parametrize("name", ["dspy.NoSuch", "nosuch.Thing", "dspy.teleprompt.x.y"])
 def test_a_dotted_name_that_is_none_is_told(name: str) -> None:
     with pytest.raises(ConfigError, match=r"^optimizer ") as raised:
         choose(name, {}, optimizer_inputs())

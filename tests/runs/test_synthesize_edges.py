@@ -83,7 +83,9 @@ def test_a_program_of_another_kind_is_not_resumed_as_ours(tmp_path: Path) -> Non
         pass
 
     refed_dspy.synthesize(Bolder(), references(2), size=1, teacher=fake_lm(Writer()), run_dir=tmp_path)
-    with pytest.raises(RunDirError, match="a script's own"):
+    with pytest.raises(
+        RunDirError, match="its program is not the package's; go on with the command or the script that began it"
+    ):
         refed_dspy.resume(tmp_path, size=2, teacher=fake_lm(Writer()))
 
 
