@@ -34,6 +34,12 @@ def _no_temperature(body: dict[str, Any]) -> str:
     return "`temperature` is deprecated for this model." if "temperature" in body else ""
 
 
+def _thinks_at_one(body: dict[str, Any]) -> str:
+    if "thinking" not in body or body.get("temperature", 1) == 1:
+        return ""
+    return "`temperature` may only be set to 1 when thinking is enabled or in adaptive mode."
+
+
 def _no_bounds(body: dict[str, Any]) -> str:
     bound = next((name for name in _keys(body.get("response_format")) if name in _BOUNDS), "")
     if not bound:
@@ -59,6 +65,7 @@ RULES: dict[str, Callable[[dict[str, Any]], str]] = {
     "no max_completion_tokens": _no_new_field,
     "default temperature": _default_temperature,
     "no temperature": _no_temperature,
+    "thinks at temperature 1": _thinks_at_one,
     "no bounds": _no_bounds,
     "no schema": _no_schema,
 }

@@ -25,6 +25,7 @@ BATCH_FAULTS = {"400", "429", "500", "missing", "malformed", "cut", "refusal", "
 FATES = {"ok", "failed", "token_limit", "expired", "cancelled", "stuck"}
 FATES |= {"upload500", "create500", "createdrop", "poll500", "download_drop"}
 RULES = {"no max_tokens", "no max_completion_tokens", "default temperature", "no temperature", "no bounds", "no schema"}
+RULES |= {"thinks at temperature 1"}
 OPTIONAL = {"retry_after", "limit_per_minute", "limit_burst", "limit_tokens_per_minute", "limit_tokens_burst"}
 OPTIONAL |= {"auth_fails_after", "down_after", "fail_stage"}
 WHOLE = {"items", "seed", "response_words", "auth_fails_after", "down_after", "cache_minimum"}

@@ -51,9 +51,9 @@ def on_anthropic_wire(model: str) -> bool:
 
 
 def is_unsent(temperature: float, model: str, params: Mapping[str, Any]) -> bool:
-    """Whether a request goes without its `temperature`: where that is the default of a model that takes no other, and
-    where the model takes the `top_p` in `params` in its place."""
-    if temperature == DEFAULT_TEMPERATURE and not takes_temperature(model):
+    """Whether a request goes without its `temperature`: where that is the default of a model that takes no other, or of
+    Anthropic's, which take none any more; and where the model takes the `top_p` in `params` in its place."""
+    if temperature == DEFAULT_TEMPERATURE and (on_anthropic_wire(model) or not takes_temperature(model)):
         return True
     return params.get("top_p") is not None and _is_either_or(model)
 

@@ -18,7 +18,7 @@ Schema: TypeAlias = Literal["bounded", "strict", "none"]
 OLD_FIELD, NEW_FIELD = "max_tokens", "max_completion_tokens"
 _REFUSED = re.compile(
     r"unsupported|not support|unrecognized|not permitted|not allowed|extra inputs|unknown|invalid|only the default"
-    r"|only 1|deprecated|unexpected|must be 1"
+    r"|only 1|only be set to 1|deprecated|unexpected|must be 1"
 )
 _TOO_MUCH = re.compile(r"too (?:large|long|many|big)|exceed|context (?:length|window)|at most \d")
 """A refusal of how much was sent, or asked for, whatever parameters it names."""

@@ -10,6 +10,8 @@ from dataclasses import replace
 from hashlib import sha256
 from typing import Any
 
+from dspy._vendor.lm15.providers.anthropic import anthropic_adaptive_class  # not in dspy.lm15's public names
+from dspy._vendor.lm15.providers.common import EFFORT_THINKING_BUDGETS
 from dspy.lm15 import Config, LM15Error, Reasoning, Request
 
 from refed_dspy.config import sampling
@@ -63,12 +65,14 @@ class Outgoing:
             format_ = self._format(settings.response_format)
             # max_cost relies on max_tokens: a request for more (by a user's own module, say) gets no more.
             most = min(settings.max_tokens or self.config.max_tokens, self.config.max_tokens)
+            reasoning = self._reasoning(settings.reasoning, most)
+            thinking = (reasoning and reasoning.thinking_budget) or 0  # lm15 adds it to the answer's bound
             fitted = replace(
                 settings,
                 temperature=self._temperature(settings.temperature),
                 response_format=format_,
-                reasoning=settings.reasoning or (self.config.reasoning and Reasoning(effort=self.config.reasoning)),
-                **self.dialect.bounds(self.config.params, most),
+                reasoning=reasoning,
+                **self.dialect.bounds(self.config.params, most - thinking),
             )
             # The entry holds the original: as long as that lives, nothing else has its id.
             entry = self._configs[id(settings)] = (settings, fitted, len(json.dumps(format_)) if format_ else 0)
@@ -94,6 +98,18 @@ class Outgoing:
         if not asked or self.dialect.schema == "none":
             return None
         return fit_bounds(asked, self.dialect.schema == "bounded")
+
+    def _reasoning(self, asked: Reasoning | None, most: int) -> Reasoning | None:
+        """How much to reason. Claude models that take a budget in place of a word get at most half of the `most` tokens
+        of an answer for it."""
+        model = str(self.config.model)
+        reasoning = asked or (Reasoning(effort=self.config.reasoning) if self.config.reasoning else None)
+        if reasoning is None or reasoning.is_off or not sampling.on_anthropic_wire(model):
+            return reasoning
+        if anthropic_adaptive_class(model):
+            return reasoning
+        budget = reasoning.thinking_budget or EFFORT_THINKING_BUDGETS[reasoning.effort]
+        return replace(reasoning, thinking_budget=min(budget, most // 2))
 
     def _temperature(self, asked: float | None) -> float | None:
         """The temperature to send, None for none. A program may have `asked` for one of its own."""

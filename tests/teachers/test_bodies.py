@@ -1,4 +1,5 @@
-"""The bodies of requests, by the `openai` package's own types and OpenAI's published rules for strict schemas."""
+"""The bodies of requests, by the `openai` and `anthropic` packages' own types and OpenAI's published rules for strict
+schemas."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ from typing import Any, get_type_hints
 
 import dspy
 import pytest
+from anthropic.types.message_create_params import MessageCreateParamsNonStreaming
 from openai.types.chat.completion_create_params import CompletionCreateParamsNonStreaming
 from pydantic import TypeAdapter
 
@@ -20,6 +22,8 @@ from tests.support.recording_endpoint import Listener, listening
 
 BODY: TypeAdapter[Any] = TypeAdapter(CompletionCreateParamsNonStreaming)
 KNOWN = set(get_type_hints(CompletionCreateParamsNonStreaming))
+MESSAGE: TypeAdapter[Any] = TypeAdapter(MessageCreateParamsNonStreaming)
+IN_MESSAGE = set(get_type_hints(MessageCreateParamsNonStreaming))
 STRICT = {"type", "properties", "required", "additionalProperties", "items", "enum", "$ref", "$defs", "anyOf"}
 """The keywords of a strict schema that OpenAI's guide allows, as far as ours could have them."""
 
@@ -41,6 +45,11 @@ def asked(there: Listener, **settings: Any) -> list[dict[str, Any]]:
 
     asyncio.run(ask())
     return there.bodies
+
+
+def refused(_: dict[str, str]) -> tuple[int, dict[str, Any]]:
+    """What does not matter here."""
+    return 400, {"type": "error", "error": {"message": "no", "type": "invalid_request_error"}}
 
 
 def schemas(part: Any) -> Iterator[dict[str, Any]]:
@@ -65,7 +74,7 @@ def schemas(part: Any) -> Iterator[dict[str, Any]]:
     ids=str,
 )
 def test_bodies_are_what_the_api_takes(settings: dict[str, Any]) -> None:
-    with listening(lambda _: (400, {"error": {"message": "no", "type": "invalid_request_error"}})) as there:
+    with listening(refused) as there:
         bodies = asked(there, **settings)
     assert len(bodies) == 7
     for body in bodies:
@@ -80,3 +89,29 @@ def test_bodies_are_what_the_api_takes(settings: dict[str, Any]) -> None:
             assert not schema.keys() - STRICT
             if schema.get("type") == "object":
                 assert schema["additionalProperties"] is False and set(schema["required"]) == set(schema["properties"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "thinking"),
+    [
+        ({"model": "anthropic/claude-sonnet-4-5"}, None),
+        ({"model": "anthropic/claude-sonnet-4-5", "answer_schema": "none"}, None),
+        ({"model": "anthropic/claude-sonnet-4-5", "reasoning": "low"}, {"type": "enabled", "budget_tokens": 2_048}),
+        ({"model": "anthropic/claude-haiku-4-5", "reasoning": "high"}, {"type": "enabled", "budget_tokens": 8_000}),
+        ({"model": "anthropic/claude-opus-5", "reasoning": "high"}, {"type": "adaptive"}),
+    ],
+    ids=str,
+)
+def test_bodies_are_what_anthropic_takes(settings: dict[str, Any], thinking: dict[str, Any] | None) -> None:
+    with listening(refused) as there:
+        bodies = asked(there, **settings)
+    assert len(bodies) == 7
+    for body in bodies:
+        MESSAGE.validate_python(body)
+        assert not body.keys() - IN_MESSAGE
+        assert body["max_tokens"] == (16_000 if "reasoning" in settings else 4_096)  # a cap relies on it
+        assert body.get("thinking") == thinking
+        form = (body.get("output_config") or {}).get("format")
+        assert ("answer_schema" in settings) == (form is None)
+        for schema in schemas(form and form["schema"]):
+            assert not schema.keys() - STRICT

@@ -30,6 +30,7 @@ CASES: list[tuple[dict[str, Any], dict[str, Any], int]] = [
     ({"model": "azure/prod", **DATED}, {"rules": REASONS}, 1),
     ({"model": "azure/prod", **DATED}, {"rules": ["no max_completion_tokens", "no bounds"]}, 0),
     ({"model": "anthropic/ours", "temperature": 0.5}, {"rules": ["no temperature"]}, 1),
+    ({"model": "anthropic/ours", "temperature": 0.5, "reasoning": "low"}, {"rules": ["thinks at temperature 1"]}, 1),
     ({"model": "vllm/Qwen/Qwen3-8B"}, {"reasoning": "So."}, 0),
     ({"model": "vllm/Qwen/Qwen3-8B"}, {"thinking": f"<think>{THINKS}"}, 0),
     ({"model": "ollama/deepseek-r1"}, {"thinking": THINKS}, 0),
