@@ -66,13 +66,14 @@ class Outgoing:
             # max_cost relies on max_tokens: a request for more (by a user's own module, say) gets no more.
             most = min(settings.max_tokens or self.config.max_tokens, self.config.max_tokens)
             reasoning = self._reasoning(settings.reasoning, most)
-            thinking = (reasoning and reasoning.thinking_budget) or 0  # lm15 adds it to the answer's bound
+            if reasoning and reasoning.thinking_budget and sampling.on_anthropic_wire(str(self.config.model)):
+                most -= reasoning.thinking_budget  # lm15 adds it again
             fitted = replace(
                 settings,
                 temperature=self._temperature(settings.temperature),
                 response_format=format_,
                 reasoning=reasoning,
-                **self.dialect.bounds(self.config.params, most - thinking),
+                **self.dialect.bounds(self.config.params, most),
             )
             # The entry holds the original: as long as that lives, nothing else has its id.
             entry = self._configs[id(settings)] = (settings, fitted, len(json.dumps(format_)) if format_ else 0)
@@ -100,13 +101,11 @@ class Outgoing:
         return fit_bounds(asked, self.dialect.schema == "bounded")
 
     def _reasoning(self, asked: Reasoning | None, most: int) -> Reasoning | None:
-        """How much to reason. Claude models that take a budget in place of a word get at most half of the `most` tokens
-        of an answer for it."""
-        model = str(self.config.model)
-        reasoning = asked or (Reasoning(effort=self.config.reasoning) if self.config.reasoning else None)
-        if reasoning is None or reasoning.is_off or not sampling.on_anthropic_wire(model):
-            return reasoning
-        if anthropic_adaptive_class(model):
+        """How much to reason. A model that takes a budget in place of a word gets at most half of the `most` tokens of
+        an answer for it."""
+        level = self.config.reasoning
+        reasoning = asked or (Reasoning(effort=level, summary="auto") if level else None)
+        if reasoning is None or reasoning.is_off or not takes_budget(str(self.config.model)):
             return reasoning
         budget = reasoning.thinking_budget or EFFORT_THINKING_BUDGETS[reasoning.effort]
         return replace(reasoning, thinking_budget=min(budget, most // 2))
@@ -124,6 +123,13 @@ class Outgoing:
             )
             return 1.0
         return temperature
+
+
+def takes_budget(model: str) -> bool:
+    """Whether PROVIDER/NAME takes a number of tokens to reason with: Claude up to 4.5, and Gemini 2."""
+    if sampling.on_anthropic_wire(model):
+        return not anthropic_adaptive_class(model)
+    return model.startswith("gemini/gemini-2")
 
 
 def takes_cache_key(config: TeacherConfig, route: Route) -> bool:

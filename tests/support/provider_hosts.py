@@ -16,7 +16,13 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-HOSTS = ("api.openai.com", "eu.api.openai.com", "api.anthropic.com", "prod.openai.azure.com")
+HOSTS = (
+    "api.openai.com",
+    "eu.api.openai.com",
+    "api.anthropic.com",
+    "prod.openai.azure.com",
+    "generativelanguage.googleapis.com",
+)
 
 
 def certify(folder: Path) -> Path:

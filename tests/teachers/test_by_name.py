@@ -9,7 +9,9 @@ import pytest
 
 import refed_dspy
 from benchmarks.simulated import SimulatedTeacher
+from refed_dspy.errors import TeacherRefused
 from tests.support.provider_hosts import standing_in
+from tests.support.recording_endpoint import listening
 from tests.support.scripted_engine import references
 
 REASONS = ["no max_tokens", "default temperature", "no bounds"]
@@ -52,3 +54,23 @@ def test_nothing_is_refused(
     assert made.complete and set(connected) == {host}
     assert set(server.stats()["by_status"]) == {"200"}
     assert made.usage["response_generation"]["cost"] or host.endswith("azure.com")  # the table knows its price
+
+
+@pytest.mark.parametrize(
+    ("model", "thinking"),
+    [
+        ("gemini/gemini-2.5-flash", {"includeThoughts": True, "thinkingBudget": 8_000}),
+        ("gemini/gemini-3-pro", {"includeThoughts": True, "thinkingLevel": "high"}),
+    ],
+)
+def test_gemini_has_room_for_an_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str, thinking: dict[str, Any]
+) -> None:
+    monkeypatch.setenv("GEMINI_API_KEY", "any-0123456789")
+    with listening(lambda _: (400, {"error": {"code": 400, "message": "no", "status": "INVALID_ARGUMENT"}})) as there:
+        port = int(there.root.rpartition(":")[2])
+        with standing_in(port, tmp_path, monkeypatch), pytest.raises(TeacherRefused):
+            teacher = refed_dspy.TeacherConfig(model=model, reasoning="high", concurrency=1)
+            refed_dspy.synthesize(None, references(1), size=1, teacher=teacher, run_dir=tmp_path / "run")
+    settings = there.bodies[0]["generationConfig"]
+    assert settings["maxOutputTokens"] == 16_000 and settings["thinkingConfig"] == thinking
