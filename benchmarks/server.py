@@ -32,7 +32,7 @@ from benchmarks.batches_server import Batches, place
 from benchmarks.counts import Bucket, Stats
 from benchmarks.model_rules import keep_rules
 from benchmarks.simulated import Settings
-from benchmarks.texts import Draw, Make, SchemaWriter, write
+from benchmarks.texts import Draw, Make, SchemaWriter, sketched, write
 from benchmarks.tokenizers import Tokenizer, tokenizer
 from benchmarks.wires import AZURE_V1, FILTERED, OPENAI, UNFIT, Chat, Dropped, OpenAI, Refused, odd, reply, wire_of
 
@@ -254,14 +254,16 @@ class Simulator:
         return latency, fate
 
     def maker(self, chat: Chat) -> Make | None:
-        """The writer for the requested format (each schema is walked once); None for plain text."""
-        if chat.schema is None:
-            if chat.form != "json_object":
-                return None
+        """The writer for the requested format, or else the one that the prompt sketches (each schema is walked once);
+        None for plain text."""
+        if chat.schema is None and chat.form == "json_object":
             return JSON_INSTRUCTIONS if "new_instructions" in chat.text else JSON_OBJECT
-        key = blake2b(orjson.dumps(chat.schema), digest_size=16).digest()
+        schema = sketched(chat.system) if chat.schema is None else chat.schema
+        if schema is None:
+            return None
+        key = blake2b(orjson.dumps(schema), digest_size=16).digest()
         if key not in self.schemas:
-            self.schemas[key] = SchemaWriter(chat.schema).build(chat.schema)
+            self.schemas[key] = SchemaWriter(schema).build(schema)
         return self.schemas[key]
 
     def draw(self, chat: Chat, times: int) -> Draw:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import re
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -254,3 +255,25 @@ def write(make: Make | None, draw: Draw, fate: str, most: int | None, tokens: To
         text, reason = text[: len(text) * 2 // 3], "length"
     kept, count = tokens.limit(text, most)
     return kept, reason if len(kept) == len(text) else "length", count
+
+
+_SKETCH = re.compile(r"^JSON:\n(\{.*\})$", re.MULTILINE)
+_TYPE = re.compile(r"(?<=[:\[])(string|integer|number|boolean)\b")
+_CHOICE = re.compile(r'"[^"]*"(?: \| "[^"]*")+')
+
+
+def sketched(prompt: str) -> dict[str, Any] | None:
+    """The schema that a prompt sketches in words, {"notes":[string]}; None where it sketches none."""
+    found = _SKETCH.search(prompt)
+    if found is None:
+        return None
+    choices = _CHOICE.sub(lambda match: f'{{"enum":[{match[0].replace(" | ", ",")}]}}', found[1])
+    return _of_sketch(orjson.loads(_TYPE.sub(r'{"type":"\1"}', choices)))
+
+
+def _of_sketch(part: Any) -> dict[str, Any]:
+    if isinstance(part, list):
+        return {"type": "array", "items": _of_sketch(part[0])}
+    if part.keys() & {"type", "enum"}:
+        return dict(part)
+    return {"type": "object", "properties": {name: _of_sketch(value) for name, value in part.items()}}

@@ -26,6 +26,8 @@ CASES: list[tuple[dict[str, Any], dict[str, Any], int]] = [
     ({"model": "gateway/ours"}, {"rules": REASONS}, 2),
     ({"model": "gateway/ours", "temperature": 0.7}, {"rules": REASONS}, 3),
     ({"model": "gateway/ours", "answer_schema": "strict"}, {"rules": REASONS}, 1),
+    ({"model": "gateway/ours"}, {"rules": ["no schema"]}, 1),
+    ({"model": "gateway/ours", "answer_schema": "none"}, {"rules": ["no schema"]}, 0),
     ({"model": "azure/prod", **AZURE}, {"rules": REASONS}, 0),
     ({"model": "azure/prod", **DATED}, {"rules": REASONS}, 1),
     ({"model": "azure/prod", **DATED}, {"rules": ["no max_completion_tokens", "no bounds"]}, 0),
