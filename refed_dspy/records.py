@@ -88,7 +88,12 @@ class Reference(Record):
 
     def posed(self, instruction: str) -> str:
         """A new `instruction` as prompts show it: under the system prompt that it inherits."""
-        return _under(instruction, {"System prompt": self.system})
+        return under_system(instruction, self.system)
+
+
+def under_system(instruction: str, system: str) -> str:
+    """`instruction` as prompts show it: under its `system` prompt, if it has one."""
+    return _under(instruction, {"System prompt": system})
 
 
 def _under(instruction: str, sections: Mapping[str, str]) -> str:
@@ -226,7 +231,11 @@ class DataRow:
     system: str = ""
 
     @property
+    def stands_under(self) -> str:
+        """Its system prompt, or the one that it inherits; "" for none."""
+        return self.system or ("" if self.reference is None else self.reference.system)
+
+    @property
     def posed(self) -> str:
-        """The instruction as a judge sees it: under its system prompt, or the one that it inherits."""
-        inherited = "" if self.reference is None else self.reference.system
-        return _under(self.instruction, {"System prompt": self.system or inherited})
+        """The instruction as a judge sees it."""
+        return under_system(self.instruction, self.stands_under)

@@ -12,6 +12,7 @@ import dspy
 from refed_dspy.errors import PASSING, ConfigError, NoConnection, RowError, one_line
 from refed_dspy.programs.asking import about
 from refed_dspy.programs.program import Program
+from refed_dspy.records import under_system
 from refed_dspy.signatures.reflection import InstructionReflection, ResponseReflection
 from refed_dspy.text import find_placeholder
 
@@ -104,16 +105,17 @@ class ReflectionTuning(Program):
         self.instruction_reflection = dspy.Predict(InstructionReflection)
         self.response_reflection = dspy.Predict(ResponseReflection)
 
-    async def recycle(self, instruction: str, response: str, item: str = "") -> Recycled:
+    async def recycle(self, instruction: str, response: str, item: str = "", system: str = "") -> Recycled:
         """Both passes, the second on the first one's result. A pass that fails (a RowError) or changes nothing leaves
-        its input, with the reason. `item` names the pair in the ledger and in messages; "": by its instruction."""
+        its input, with the reason. `item` names the pair in the ledger and in messages; "": by its instruction.
+        `system` is the system prompt that the pair stands under, which stays."""
         item = item or one_line(instruction, 40)
-        reflected = await self.reflect(instruction, response, item)
+        reflected = await self.reflect(instruction, response, item, system)
         new_instruction, new_response = reflected[0] or (instruction, response)
-        improved = await self.improve(new_instruction, new_response, item)
+        improved = await self.improve(new_instruction, new_response, item, system)
         return Recycled.of((instruction, response), reflected, improved)
 
-    async def reflect(self, instruction: str, response: str, item: str = "") -> Reflected:
+    async def reflect(self, instruction: str, response: str, item: str = "", system: str = "") -> Reflected:
         """The first pass: the new pair, or None and why: a RowError, a placeholder, the same instruction again.
 
         A new instruction is taken only together with its answer: the old answer would be wrong for it.
@@ -123,7 +125,7 @@ class ReflectionTuning(Program):
             item,
             instruction_criteria=self.of_instructions,
             response_criteria=self.of_responses,
-            instruction=instruction,
+            instruction=under_system(instruction, system),
             response=response,
         )
         if isinstance(prediction, str):
@@ -137,9 +139,10 @@ class ReflectionTuning(Program):
             return None, "the same instruction again"
         return (new_instruction, new_response), ""
 
-    async def improve(self, instruction: str, response: str, item: str = "") -> Improved:
+    async def improve(self, instruction: str, response: str, item: str = "", system: str = "") -> Improved:
         """The second pass: the better response, or None and why: a RowError, a placeholder, the same one again."""
-        inputs = {"response_criteria": self.of_responses, "instruction": instruction, "response": response}
+        posed = under_system(instruction, system)
+        inputs = {"response_criteria": self.of_responses, "instruction": posed, "response": response}
         prediction = await self._ask("response_reflection", item, **inputs)
         if isinstance(prediction, str):
             return None, prediction

@@ -62,6 +62,16 @@ def shown(request: Request, name: str) -> str:
     return match[1]
 
 
+def test_both_passes_see_the_system_prompt() -> None:
+    writer = Writer(reflected(), improved())
+    with dspy.context(lm=fake_lm(writer)):
+        made = asyncio.run(ReflectionTuning().recycle(OLD, ANSWER, system="Answer in French."))
+    assert made.instruction == "Explain spring tides."
+    for request, instruction in zip(writer.requests, (OLD, made.instruction), strict=True):
+        asked = shown(request, "instruction")
+        assert asked == f"System prompt:\nAnswer in French.\n\nInstruction:\n{instruction}"
+
+
 def test_both_passes_make_a_new_pair() -> None:
     made, writer = recycled(reflected(), improved())
     assert made == Recycled(

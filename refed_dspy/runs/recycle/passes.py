@@ -98,7 +98,7 @@ def row_by_row(rows: Sequence[DataRow], passes: Passes, made: dict[int, Recycled
     """Both passes on each row. Whatever ends it, the rows that are done are in `made`."""
 
     def recycle(row: DataRow) -> Awaitable[Recycled]:
-        return passes.program.recycle(row.instruction, row.response, str(row.number))
+        return passes.program.recycle(row.instruction, row.response, str(row.number), row.stands_under)
 
     return PassResults(made, stopped=passes.ask(rows, recycle, made))
 
@@ -111,10 +111,10 @@ def selectively(rows: Sequence[DataRow], passes: Passes, selection: Selection) -
     """
 
     def reflect(row: DataRow) -> Awaitable[Reflected]:
-        return passes.program.reflect(row.instruction, row.response, str(row.number))
+        return passes.program.reflect(row.instruction, row.response, str(row.number), row.stands_under)
 
     def improve(row: DataRow) -> Awaitable[Improved]:
-        return passes.program.improve(*chosen[row.number].pair, str(row.number))
+        return passes.program.improve(*chosen[row.number].pair, str(row.number), row.stands_under)
 
     reflected: dict[int, Reflected] = {}
     improved: dict[int, Improved] = {}

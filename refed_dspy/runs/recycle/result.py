@@ -61,6 +61,7 @@ class Recycling(PassResults):
                 "response_from": made.response_from,
                 "instruction_reason": made.instruction_reason,
                 "response_reason": made.response_reason,
+                "system": row.stands_under,
             }
             yield (facts, True) if chosen is None else ({**facts, **asdict(chosen)}, chosen.kept)
 

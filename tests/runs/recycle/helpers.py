@@ -24,6 +24,7 @@ from tests.support.toy_server import ToyServer
 FIELDS = [
     "row", "instruction", "response", "original_instruction", "original_response",
     "instruction_from", "response_from", "instruction_reason", "response_reason",
+    "system",
 ]  # fmt: skip
 BY_SCORE = ["ifd", "r_ifd", "original_ifd", "original_r_ifd", "template", "selection_reason"]
 

@@ -55,6 +55,14 @@ def test_rows_are_in_order_and_say_where_each_text_is_from(server: SimulatedTeac
     assert not (tmp_path / "r" / "dropped.jsonl").exists()
 
 
+def test_a_row_keeps_its_system_prompt(tmp_path: Path) -> None:
+    writer = Reflecting()
+    row = {"system": "Answer in French.", "instruction": "Name a fish.", "response": "La morue."}
+    made = recycled(tmp_path / "r", fake_lm(writer), [row, references(1)[0]])
+    assert [each["system"] for each in made.kept()] == ["Answer in French.", ""]
+    assert [mentions(request, "Answer in French.") for request in writer.requests].count(True) == 2
+
+
 def test_it_can_be_recycled_again(server: SimulatedTeacher, tmp_path: Path) -> None:
     recycled(tmp_path / "r", config(server))
     first = (tmp_path / "r" / "recycled.jsonl").read_bytes()
