@@ -211,6 +211,15 @@ def test_every_public_name_is_in_the_reference() -> None:
     assert not set(refed_dspy.__all__) - shown - {"programs"}
 
 
+def test_the_messages_that_troubleshooting_explains_are_printed_somewhere() -> None:
+    page = (running.DOCS / "troubleshooting.md").read_text(encoding="utf-8")
+    sources = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "refed_dspy").rglob("*.py"))
+    sources = re.sub(r'"\s+f?"', "", sources)  # a text over several lines
+    parts = [part.strip() for title in re.findall(r"^### ([a-z].*)$", page, re.MULTILINE) for part in title.split("…")]
+    others = {"malformed: Invalid JSON"}  # Pydantic's words
+    assert len(parts) > 10 and not {part for part in parts if part not in sources} - others
+
+
 def test_every_settings_class_is_in_the_reference() -> None:
     text = (running.DOCS / "reference" / "settings.md").read_text(encoding="utf-8")
     classes = {
