@@ -21,11 +21,15 @@ def run_blocking(work: Coroutine[Any, Any, T]) -> T:
 
     Ctrl-C cancels `work`, waits until it has cleaned up, and raises KeyboardInterrupt.
     """
+    return _in_thread(work) if _loop_runs() else asyncio.run(work)
+
+
+def _loop_runs() -> bool:
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        return asyncio.run(work)
-    return _in_thread(work)
+        return False
+    return True
 
 
 @asynccontextmanager

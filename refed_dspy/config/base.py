@@ -24,7 +24,7 @@ from refed_dspy.errors import one_line
 
 PLACES = {"references", "data", "pairs", "program", "judge_program", "run_dir", "out", "reuse", "against", "gguf"}
 """Settings that name a file, a folder, a data set or a model: none of them is an empty text."""
-PAIR = ("instruction", "response", "input")
+PAIR = ("instruction", "response", "input", "system")
 """The fields of a pair that `columns` may name."""
 
 

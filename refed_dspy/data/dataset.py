@@ -9,15 +9,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from refed_dspy.config.base import PAIR
 from refed_dspy.data.read import rows_of
 from refed_dspy.data.references import none_usable
 from refed_dspy.data.rows import data_rows
-from refed_dspy.data.shapes import LeftOut, exchange_of
-from refed_dspy.errors import ConfigError, ReferencesError, one_line
+from refed_dspy.data.shapes import LeftOut, check_roles, exchange_of
+from refed_dspy.errors import ReferencesError, one_line
 from refed_dspy.ledger.ledger import FILE, Ledger
 from refed_dspy.records import DataRow, Reference, digest
 
-ROLES = ("instruction", "response", "input", "plain")
+ROLES = (*PAIR, "plain")
 """The keys that `columns` may have."""
 
 
@@ -53,8 +54,7 @@ def load_dataset(source: Any, columns: Mapping[str, str] | None = None) -> DataS
         RunDirError: a folder without a run, or a damaged one.
     """
     columns = dict(columns or {})
-    if unknown := [role for role in columns if role not in ROLES]:
-        raise ConfigError(f"columns: {one_line(unknown[0], 40)!r} is none of {', '.join(ROLES)}")
+    check_roles(columns, ROLES)
     name, rows, references = _source(source)
     usable: list[DataRow] = []
     unread: list[tuple[int, str, Mapping[str, Any]]] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from refed_dspy.config.named import FORMATS as OWN_FORMATS
-from refed_dspy.config.named import is_named, resolve
+from refed_dspy.config.named import is_named, raised, resolve
 from refed_dspy.data.formats import FORMS, PAIRED, THINKING, Pairs, Row
 from refed_dspy.data.rows import LINEAGE_COLUMNS, REASONING, data_rows, dropped_rows
 from refed_dspy.errors import ExportError, one_line
@@ -81,8 +82,17 @@ def _own_form(name: str) -> Callable[[Row], Row]:
         raise ExportError(f"format {one_line(name, 80)}: no function; it must make a line's mapping of a row")
 
     def checked(row: Row) -> Row:
-        if not isinstance(line := form(row), Mapping):
-            raise ExportError(f"format {one_line(name, 80)}: returned a {type(line).__name__}; it must be a mapping")
+        where = f"format {one_line(name, 80)}: sample {row['sample']}"
+        try:
+            line = form(row)
+        except Exception as error:
+            raise ExportError(f"{where}: {raised(error)}") from error
+        if not isinstance(line, Mapping):
+            raise ExportError(f"{where}: returned a {type(line).__name__}; it must be a mapping")
+        try:
+            json.dumps(line, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise ExportError(f"{where}: its line cannot be written as JSON: {one_line(error, 160)}") from None
         return line
 
     return checked

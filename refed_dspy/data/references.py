@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, get_args, overload
 
-from refed_dspy.config.base import Turns
+from refed_dspy.config.base import PAIR, Turns
 from refed_dspy.data.read import BUILTIN, rows_of
-from refed_dspy.data.shapes import LeftOut, exchange_of
+from refed_dspy.data.shapes import LeftOut, check_roles, exchange_of
 from refed_dspy.errors import ConfigError, ReferencesError, one_line
 from refed_dspy.records import Reference
 
@@ -66,20 +66,22 @@ def load_references(
         source: a local JSONL, JSON, CSV or Parquet file; a Hub data set's name (`GAIR/lima`); a `datasets.Dataset`, or
             a `DatasetDict` of one split; a data frame; a list of mappings, (instruction, response) pairs,
             `dspy.Example`s or `Reference`s; or `builtin` or `builtin-short`, those of the package.
-        columns: where the table's columns have other names: {"instruction": "task", "response": "solution"}.
+        columns: where the table's columns have other names: {"instruction": "task", "response": "solution"}; `input`
+            and `system` may be named, too.
         turns: of a conversation of several exchanges, take the `first`, or the `last` with the earlier ones as its
             context; or leave it out.
 
     Multi-turn rows, empty ones and duplicates are left out and counted in `.left_out`.
 
     Raises:
-        ConfigError: `turns` is none of these.
+        ConfigError: `turns` is none of these, or `columns` has an unknown key.
         ReferencesError: it cannot be read, or no row of it is usable; one line names file, row and remedy.
     """
     if isinstance(source, References):
         return source
     if turns not in get_args(Turns):
         raise ConfigError(f"turns: {one_line(turns, 40)!r} is none of {', '.join(get_args(Turns))}")
+    check_roles(columns or {}, PAIR)
     name, rows = rows_of(source, "references")
     kept: dict[str, Reference] = {}
     left_out: Counter[str] = Counter()
@@ -117,8 +119,8 @@ def none_usable(name: str, left_out: Counter[str], columns: list[str]) -> str:
     if not left_out:
         return f"{name}: no rows; write an instruction and its response a row"
     reasons = ", ".join(f"{count} {reason}" for reason, count in left_out.most_common())
-    hint = ""
-    if "unrecognised" in left_out:
+    hint = "; set turns to first or last to learn from one exchange of each" if "multi-turn" in left_out else ""
+    if any(reason == "unrecognised" or reason.startswith("no column") for reason in left_out):
         names = one_line(", ".join(map(str, columns)), 200)
         hint = f"; its columns are {names}: name the right ones in columns: {{instruction: …, response: …}}"
     return f"{name}: no usable row ({reasons}){hint}"

@@ -8,7 +8,7 @@ from pkgutil import resolve_name
 from typing import Any
 
 from refed_dspy.config.filters import FilterConfig, NamedFilter
-from refed_dspy.config.named import FILTERS, resolve
+from refed_dspy.config.named import FILTERS, made, resolve
 from refed_dspy.errors import ConfigError, one_line
 from refed_dspy.files import read_bytes
 from refed_dspy.filters.base import Filter, JudgeFilter, Step
@@ -78,16 +78,13 @@ def _built(config: FilterConfig, seed: int, judge: PairwiseJudge | None) -> Filt
 
 def _named(config: NamedFilter) -> Step:
     """The caller's own filter of this name: an object, or a class that is made one with its settings."""
-    made = resolve(config.name, FILTERS, "filters:")
-    if callable(made):
-        try:
-            made = made(**config.settings)
-        except (TypeError, ValueError) as error:
-            raise ConfigError(f"filters: {config.name}: {one_line(error, 160)}") from None
+    own = resolve(config.name, FILTERS, "filters:")
+    if callable(own):
+        own = made(own, f"filters: {config.name}", **config.settings)
     elif config.settings:
         raise ConfigError(f"filters: {config.name} names an object, which takes no settings")
-    _check_custom(made)
-    return Step(made, {"named": config.name, "settings": config.settings})
+    _check_custom(own)
+    return Step(own, {"named": config.name, "settings": config.settings})
 
 
 def _check_custom(filter_: Any) -> None:

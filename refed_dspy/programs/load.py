@@ -9,7 +9,7 @@ from typing import Any, TypeVar, overload
 
 import dspy
 
-from refed_dspy.config.named import PROGRAMS, is_named, resolve
+from refed_dspy.config.named import PROGRAMS, is_named, made, resolve
 from refed_dspy.errors import ConfigError
 from refed_dspy.programs.baselines import program_class_of
 from refed_dspy.programs.judges import PairwiseJudge
@@ -82,12 +82,16 @@ def names_own_program(source: Any) -> bool:
 
 
 def own_program(source: Any) -> Any:
-    """The caller's own program that `source` names: an object, or what a class or a function makes; `source` itself
-    where it names none. Raises ConfigError where it cannot be imported."""
+    """The caller's own program that `source` names: an object, or what a class or a function makes, which remembers its
+    name (`named`); `source` itself where it names none. Raises ConfigError where it cannot be had."""
     if not names_own_program(source):
         return source
-    made = resolve(source, PROGRAMS, "program:")
-    return made() if callable(made) and not isinstance(made, dspy.Module) else made
+    own = resolve(source, PROGRAMS, "program:")
+    if callable(own) and not isinstance(own, dspy.Module):
+        own = made(own, f"program: {source}")
+    if isinstance(own, dspy.Module):
+        own.named = source
+    return own
 
 
 def open_judge(source: Path | str | None, accept_changed: bool = False) -> PairwiseJudge:

@@ -13,8 +13,8 @@ from refed_dspy.errors import ConfigError, RunDirError
 from refed_dspy.files import path_of
 from refed_dspy.ledger.identity import named_work
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.programs import ReferenceLevelFeedback
 from refed_dspy.programs.baselines import METHODS
+from refed_dspy.programs.load import own_program
 from refed_dspy.programs.saved import load_state
 from refed_dspy.runs.result import Synthesis
 from refed_dspy.runs.synthesize import synthesize
@@ -110,7 +110,9 @@ def _judge(ledger: Ledger) -> TeacherConfig | None:
     )
 
 
-def _program(ledger: Ledger) -> ReferenceLevelFeedback:
+def _program(ledger: Ledger) -> Any:
+    if (named := ledger.meta("program_named")) is not None:
+        return own_program(named)
     folder, identity = ledger.path.parent, ledger.meta("identity")
     kind = {method.__name__: method for method in METHODS.values()}.get(identity["kind"])
     if kind is None:

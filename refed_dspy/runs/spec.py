@@ -168,6 +168,7 @@ class RunSpec:
             "stopped": None,
             "track": self.config.track,
             "program_source": getattr(self.program, "source", None) or None,
+            "program_named": getattr(self.program, "named", None),
             "reuse": str(self.config.reuse.absolute()) if self.config.reuse else None,
             "teacher": {"model": self.by_stage.first.model, "config": config and config.model_dump(mode="json")},
             "pools": self.by_stage.facts(),

@@ -58,6 +58,24 @@ def no_line(row):
     return row["instruction"]
 
 
+def odd(row):
+    return {"share": float("nan")} if row["sample"] else {}
+
+
+class NeedsMore(Mine):
+    def __init__(self, more):
+        super().__init__()
+
+
+class Angry(NoDigit):
+    def __init__(self):
+        raise KeyError("no such list")
+
+
+def careless(row):
+    return {"a": row["nope"]}
+
+
 broken = 5
 """
 
@@ -66,6 +84,8 @@ broken = 5
 def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A module of the caller's in the working directory."""
     (tmp_path / "own_parts.py").write_text(MODULE)
+    (tmp_path / "unreadable.py").write_text("def (:\n")
+    (tmp_path / "leaving.py").write_text("raise SystemExit(7)\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
     yield
@@ -98,6 +118,9 @@ def test_an_object_is_a_filter_too() -> None:
     [
         ("nowhere.at:All", "filters: nowhere.at:All: cannot be imported: No module named 'nowhere'"),
         ("own_parts:Nothing", "filters: own_parts:Nothing: cannot be imported: .*has no attribute 'Nothing'"),
+        ("own_parts:Angry", "filters: own_parts:Angry: KeyError: 'no such list'"),
+        ("unreadable:Any", "filters: unreadable:Any: cannot be imported: SyntaxError: .*unreadable.py, line 1"),
+        ("leaving:Any", "filters: leaving:Any: cannot be imported: SystemExit: 7"),
         ("own_parts:broken", "filters: int lacks name, of_instruction, check, remember"),
         ({"own_parts:NoDigit": {"colour": "red"}}, "filters: own_parts:NoDigit: .*unexpected keyword.*'colour'"),
         ({"own_parts:always": {"digit": 1}}, "filters: own_parts:always names an object, which takes no settings"),
@@ -121,6 +144,7 @@ def test_a_program_by_name() -> None:
     [
         ("own_parts:Other", "program: own_parts:Other: cannot be imported"),
         ("own_parts:broken", "program: a int cannot be run at scale"),
+        ("own_parts:NeedsMore", "program: own_parts:NeedsMore: TypeError: .*'more'"),
         ("program.json", "program.json: no such file"),
     ],
 )
@@ -135,7 +159,9 @@ def test_a_format_by_name(tmp_path: Path) -> None:
     first = json.loads((tmp_path / "own.jsonl").read_text().splitlines()[0])
     assert first == {"q": made.samples[0].instruction, "a": made.samples[0].improved_response}
     for name, why in (
-        ("own_parts:no_line", "returned a str; it must be a mapping"),
+        ("own_parts:no_line", "sample 1: returned a str; it must be a mapping"),
+        ("own_parts:odd", "sample 1: its line cannot be written as JSON: Out of range float values"),
+        ("own_parts:careless", "sample 1: KeyError: 'nope'"),
         ("own_parts:broken", "no function"),
         ("own_parts:nothing", "cannot be imported"),
         ("yaml", "unknown; use jsonl"),
@@ -164,6 +190,13 @@ def test_a_run_with_a_named_filter_is_resumed() -> None:
     run(filters=[{"own_parts:NoDigit": {"digit": 3}}, "own_parts:always"])
     made = refed_dspy.resume("run", size=6, teacher=fake_lm(Writer()))
     assert made.complete and {row["filter"] for row in dropped(Path("run"))} == {"no_digit"}
+
+
+def test_a_run_with_a_named_program_is_resumed() -> None:
+    run(program="own_parts:Mine")
+    teacher = Writer()
+    made = refed_dspy.resume("run", size=6, teacher=fake_lm(teacher))
+    assert made.complete and any("Sing it." in str(request.system) for request in teacher.requests)
 
 
 def test_an_optimizer_and_a_compared_program_go_by_name_too() -> None:

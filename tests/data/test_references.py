@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from refed_dspy.data.references import References, load_references
-from refed_dspy.errors import ReferencesError
+from refed_dspy.errors import ConfigError, ReferencesError
 from refed_dspy.records import Reference
 from tests.support import ROOT
 
@@ -259,11 +259,29 @@ def test_an_unknown_shape_is_refused_with_its_columns_and_the_remedy(tmp_path: P
 
 @pytest.mark.parametrize(
     "columns",
-    [{"instruction": "quest", "response": "answer"}, {"response": "answer"}, {"question": "instruction"}],
+    [{"instruction": "quest", "response": "answer"}, {"response": "answer"}, {"system": "rules"}],
     ids=str,
 )
 def test_columns_that_are_not_there_are_refused_with_those_that_are(columns: dict[str, str]) -> None:
-    assert "its columns are ask, reply" in refusal([{"ask": "Q", "reply": "A"}], columns)
+    message = refusal([{"ask": "Q", "reply": "A"}], columns)
+    assert "its columns are ask, reply" in message and f"no column {next(iter(columns.values()))}" in message
+
+
+def test_a_column_of_no_role_is_refused() -> None:
+    with pytest.raises(ConfigError, match="columns: 'question' is none of instruction, response, input, system"):
+        load_references([{"ask": "Q", "reply": "A"}], {"question": "ask"})
+
+
+def test_a_system_prompt_may_stand_in_a_column_of_any_name() -> None:
+    row, named = {"ask": "Q", "reply": "A", "rules": "Be brief."}, {"instruction": "ask", "response": "reply"}
+    loaded = load_references([row], {**named, "system": "rules"})
+    assert loaded[0].system == "Be brief."
+    chat = {"messages": [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}], "rules": "Be brief."}
+    assert load_references([chat], {"system": "rules"})[0].system == "Be brief."
+    assert (
+        load_references([row | {"system": float("nan")}], {"instruction": "ask", "response": "reply"})[0].system == ""
+    )
+    assert "1 unrecognised" in refusal([{"instruction": "Q", "response": "A", "system": ["Be brief."]}])
 
 
 def test_a_column_with_a_line_break_in_its_name_is_told_in_one_line() -> None:

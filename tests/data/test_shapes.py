@@ -135,6 +135,17 @@ def test_of_a_conversation_the_first_or_the_last_exchange_is_taken(row: Row) -> 
     assert load_references([last])[0] == last, "a reference is read as it is"
 
 
+@pytest.mark.parametrize(("turns", "system"), [("first", "S1"), ("last", "S1\n\nS2")])
+def test_an_exchange_stands_under_the_system_prompts_before_its_answer(turns: Any, system: str) -> None:
+    roles = ["system", "user", "assistant", "system", "user", "assistant", "system"]
+    said = [{"role": role, "content": f"{role[0].upper()}{number}"} for number, role in enumerate(roles)]
+    texts = {0: "S1", 3: "S2", 6: "S3"}
+    for number, text in texts.items():
+        said[number]["content"] = text
+    [reference] = load_references([{"messages": said}], turns=turns)
+    assert reference.system == system
+
+
 def test_turns_that_do_not_exist_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"^turns: 'middle' is none of leave_out, first, last$"):
         load_references([ROWS[0]], turns="middle")  # type: ignore[arg-type]
@@ -142,7 +153,8 @@ def test_turns_that_do_not_exist_are_refused() -> None:
 
 def test_reasons_are_counted_together_and_the_commonest_comes_first() -> None:
     rows: list[Row] = [{"conversations": ["Q"]}, {"conversations": ["Q", "A", "Q"]}, {"conversations": []}]
-    assert refusal(rows) == "references: no usable row (2 empty, 1 multi-turn)"
+    hint = "; set turns to first or last to learn from one exchange of each"
+    assert refusal(rows) == f"references: no usable row (2 empty, 1 multi-turn){hint}"
 
 
 def test_duplicates_are_told_apart_from_others_by_both_texts() -> None:
