@@ -78,7 +78,7 @@ def compare_(
     references_ = settings.references or "builtin"
     made = shown(compare, settings.programs, references_, **given(settings, "programs", "references"))
     _print(made.text())
-    say(f"table, rows and pictures in {folder}")
+    say(f"table, rows, pairs and pictures in {folder}")
     _ended_short(made.stopped, folder)
 
 

@@ -169,10 +169,12 @@ def export(
 
     at_work()
     if read_run(run_dir).status["work"] == "comparison":
-        raise InputError(f"{run_dir}: holds a comparison, whose rows are in {run_dir / 'rows.jsonl'} already")
+        file = run_dir / ("pairs.jsonl" if format in PAIRED else "rows.jsonl")
+        raise InputError(f"{run_dir}: holds a comparison, whose {file.stem} are in {file} already")
     if dropped:
         if format != "jsonl" or reasoning:
-            raise InputError(f"format {one_line(format, 40)}: dropped rows are written as jsonl only, and plain")
+            what = "--reasoning" if format == "jsonl" else f"--format {one_line(format, 40)}"
+            raise InputError(f"{what}: leave it out; dropped rows are written as jsonl, without reasoning")
         out = out or Path("dropped.jsonl")
         say(f"{export_dropped(run_dir, out, force=force)} dropped rows in {out}")
         return

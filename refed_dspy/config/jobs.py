@@ -129,7 +129,7 @@ class CompareConfig(Capped, WithJudge, FromReferences):
     embeddings: bool | None = None
     """Whether to measure semantic diversity with the small embedding model. Unset: if its weights are present."""
     out: Path | None = None
-    """Folder for table, rows and pictures."""
+    """Folder for table, rows, pairs and pictures."""
     seed: int = Field(default=0, ge=0, lt=2**31)
     """Seed of random draws and orders."""
     max_failure_share: float = Field(default=0.5, gt=0, le=1)

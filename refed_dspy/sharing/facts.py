@@ -76,6 +76,8 @@ class RunFacts:
     references: int
     opened: int
     left_out: Mapping[str, int]
+    under_system: int
+    """References with a system prompt, which the rows repeat."""
     sources: Mapping[str, int]
     """Where references come from → how many."""
     instructions: Mapping[str, int]
@@ -109,6 +111,7 @@ def run_facts(ledger: Ledger) -> RunFacts:
         references=status["references"],
         opened=status["opened"],
         left_out=status["left_out"],
+        under_system=sum(bool(reference.system) for reference in references),
         sources=dict(origins.most_common()),
         instructions={**status["instructions"], "new": _written(ledger)},
         filters=status["filters"],

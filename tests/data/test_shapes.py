@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from refed_dspy.config.base import Turns
 from refed_dspy.data.references import load_references
 from refed_dspy.errors import ConfigError
 from tests.data.test_references import ROWS, Row, pairs, refusal
@@ -136,7 +137,7 @@ def test_of_a_conversation_the_first_or_the_last_exchange_is_taken(row: Row) -> 
 
 
 @pytest.mark.parametrize(("turns", "system"), [("first", "S1"), ("last", "S1\n\nS2")])
-def test_an_exchange_stands_under_the_system_prompts_before_its_answer(turns: Any, system: str) -> None:
+def test_an_exchange_stands_under_the_system_prompts_before_its_answer(turns: Turns, system: str) -> None:
     roles = ["system", "user", "assistant", "system", "user", "assistant", "system"]
     said = [{"role": role, "content": f"{role[0].upper()}{number}"} for number, role in enumerate(roles)]
     texts = {0: "S1", 3: "S2", 6: "S3"}

@@ -1,4 +1,4 @@
-"""What a card says of the pairs that its rows make."""
+"""What a card says of the pairs that its rows make, and of their system prompts."""
 
 from __future__ import annotations
 
@@ -24,3 +24,12 @@ def test_it_says_how_many_are_unjudged_and_how_much_longer_the_chosen_ones_are(t
 
 def test_a_program_that_improves_nothing_makes_none(tmp_path: Path) -> None:
     assert "Pairs to prefer" not in card(tmp_path, "instruction-only")
+
+
+def test_it_says_that_rows_repeat_a_system_prompt(tmp_path: Path) -> None:
+    under = [{**each, "system": "Be brief."} for each in references(1)]
+    made = synthesize(None, under, size=1, teacher=fake_lm(Writer()), run_dir=tmp_path / "run", track=False)
+    share(made.run_dir, tmp_path / "shared")
+    text = (tmp_path / "shared" / "README.md").read_text()
+    assert "except `system`: 1 reference has a system prompt, which the rows made from it repeat word for word" in text
+    assert "except `system`" not in card(tmp_path / "plain", "reference-level")

@@ -160,6 +160,5 @@ async def _evaluate(
         if not compared.rows:
             raise RunStopped(f"{folder}: nothing to compare yet; {stopped or 'no instruction was answered'}")
         comparison = tally(ledger, compared, spec.models, config, diversity, stopped)
-        systems = {reference.id: reference.system for reference in ledger.references()}
-    write_comparison(comparison, compared, systems)
+    write_comparison(comparison, compared)
     return comparison

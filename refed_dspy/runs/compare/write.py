@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
@@ -19,15 +19,12 @@ TABLE, FIGURES, ROWS, PAIRS = "comparison.txt", "comparison.json", "rows.jsonl",
 WIN_RATES, FILTERS = "win-rates.png", "filters.png"
 
 
-def write_comparison(comparison: Comparison, compared: Compared, systems: Mapping[str, str]) -> None:
-    """Write all files into the comparison's folder, each whole or not at all. Raises ExportError.
-
-    `systems`: a reference's id → the system prompt that its rows inherit; "" for none.
-    """
+def write_comparison(comparison: Comparison, compared: Compared) -> None:
+    """Write all files into the comparison's folder, each whole or not at all. Raises ExportError."""
     write_text(comparison.out / TABLE, comparison.text())
     write_json(comparison.out / FIGURES, facts(comparison))
     write_lines(comparison.out / ROWS, rows(compared))
-    write_lines(comparison.out / PAIRS, pairs(compared, comparison.against, systems))
+    write_lines(comparison.out / PAIRS, pairs(compared, comparison.against))
     bars = [
         Bar(line.program, line.win_rate, line.length_controlled.interval if line.length_controlled else None)
         for line in comparison.lines
@@ -59,8 +56,14 @@ def facts(comparison: Comparison) -> dict[str, Any]:
     return dict(json.loads(json.dumps(figures, default=str), parse_constant=lambda _: None))
 
 
+def _systems(compared: Compared) -> dict[str, str]:
+    """A reference's id → the system prompt that its rows inherit; "" for none."""
+    return {reference.id: reference.system for reference in compared.references}
+
+
 def rows(compared: Compared) -> Iterator[dict[str, Any]]:
     """One row for each instruction and program."""
+    systems = _systems(compared)
     for row in compared.rows:
         for name, sample in row.answered.samples.items():
             verdict, grade = row.answered.verdicts.get(name), row.answered.grades.get(name)
@@ -78,18 +81,20 @@ def rows(compared: Compared) -> Iterator[dict[str, Any]]:
                 "judge_failed": verdict.failed if verdict else "",
                 "grade": grade.grade if grade else None,
                 "grade_reason": grade.reason if grade else "",
+                "system": systems[row.reference],
             }
 
 
-def pairs(compared: Compared, against: str, systems: Mapping[str, str]) -> Iterator[dict[str, Any]]:
+def pairs(compared: Compared, against: str) -> Iterator[dict[str, Any]]:
     """Pairs to train on, as `refed export --format preference` writes them: of each program's response and that of the
     program compared with, where the judge preferred one in both orders."""
+    systems = _systems(compared)
     for row in compared.rows:
         for name, verdict in row.answered.verdicts.items():
             if not verdict.preference:  # a tie, or the orders disagree
                 continue
             better, worse = (name, against) if verdict.preference > 0 else (against, name)
-            samples, system = row.answered.samples, systems.get(row.reference, "")
+            samples, system = row.answered.samples, systems[row.reference]
             yield {
                 "prompt": prompt_of(row.instruction, system),
                 "chosen": answer_of(samples[better].improved_response),

@@ -42,6 +42,7 @@ def test_pairs_are_those_that_the_judge_preferred_in_both_orders(server: Simulat
         pairs = [json.loads(line) for line in (out / "pairs.jsonl").read_text().splitlines()]
         judged = [row["consistent"] for row in rows if row["consistent"] is not None]
         assert 0 < len(pairs) == sum(judged) < len(judged)
+        assert {row["system"] for row in rows} == {SYSTEM}
         for pair in pairs:
             assert pair["prompt"][0] == {"role": "system", "content": SYSTEM}
             assert (pair["chosen_program"], pair["rejected_program"], pair["margin"]) == ("loud", loser, 2)
