@@ -40,6 +40,10 @@ def _thinks_at_one(body: dict[str, Any]) -> str:
     return "`temperature` may only be set to 1 when thinking is enabled or in adaptive mode."
 
 
+def _no_reasoning(body: dict[str, Any]) -> str:
+    return "Unrecognized request argument supplied: reasoning_effort" if "reasoning_effort" in body else ""
+
+
 def _no_bounds(body: dict[str, Any]) -> str:
     bound = next((name for name in _keys(body.get("response_format")) if name in _BOUNDS), "")
     if not bound:
@@ -66,6 +70,7 @@ RULES: dict[str, Callable[[dict[str, Any]], str]] = {
     "default temperature": _default_temperature,
     "no temperature": _no_temperature,
     "thinks at temperature 1": _thinks_at_one,
+    "no reasoning": _no_reasoning,
     "no bounds": _no_bounds,
     "no schema": _no_schema,
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -68,11 +69,21 @@ def export(
             raise ExportError(f"{run_dir}: no samples yet; run or resume it first")
         if format in PAIRED:
             return _export_pairs(ledger, format, out)
-        rows = data_rows(ledger, reasoning=reasoning)
+        thoughts = Counter[bool]()
+        rows = _counting(data_rows(ledger, reasoning=reasoning), thoughts)
         if form is not None:
-            return Exported(write_lines(out, map(form, rows)))
-        with whole_file(out) as file:
-            return Exported(_parquet(rows, file, reasoning=reasoning))
+            count = write_lines(out, map(form, rows))
+        else:
+            with whole_file(out) as file:
+                count = _parquet(rows, file, reasoning=reasoning)
+        return Exported(count, f"{thoughts[True]} with reasoning" if reasoning else "")
+
+
+def _counting(rows: Iterable[dict[str, Any]], thoughts: Counter[bool]) -> Iterator[dict[str, Any]]:
+    """`rows`, counted by whether reasoning is recorded for them."""
+    for row in rows:
+        thoughts[bool(row.get(REASONING))] += 1
+        yield row
 
 
 def _own_form(name: str) -> Callable[[Row], Row]:

@@ -117,7 +117,7 @@ class Pairs:
         """What to know of the pairs, on one line."""
         parts = [f"{self.unjudged} unjudged"] if self.unjudged else []
         if self._longer:
-            parts.append(f"chosen {median(self._longer):.2f} times as long as rejected (median)")
+            parts.append(f"chosen {median(self._longer):.2f} times as many characters as rejected (median)")
         if self.unchanged:
             parts.append(f"left out {self.unchanged} unchanged")
         return "; ".join(parts)

@@ -33,6 +33,8 @@ class Dialect:
     tokens_field: str | None = None
     temperature: bool = True
     """Whether a temperature is sent."""
+    reasoning: bool = True
+    """Whether it is sent how much to reason, where that is set."""
     schema: Schema = "bounded"
 
     def after(self, error: LM15Error) -> Dialect | None:
@@ -49,6 +51,8 @@ class Dialect:
             return replace(self, tokens_field=OLD_FIELD)
         if "temperature" in said and self.temperature:
             return replace(self, temperature=False)
+        if "reasoning_effort" in said and self.reasoning:
+            return replace(self, reasoning=False)
         if _BOUND.search(said) and self.schema == "bounded":
             return replace(self, schema="strict")
         if _SCHEMA.search(said) and self.schema != "none":
@@ -61,6 +65,8 @@ class Dialect:
             return f"{self.tokens_field} is sent instead"
         if self.temperature != before.temperature:
             return "no temperature is sent any more"
+        if self.reasoning != before.reasoning:
+            return "it is no longer sent how much to reason"
         if self.schema == "strict":
             return "schemas are sent without bounds from here on"
         return "no schema is sent any more: answers may fit their fields less often"

@@ -103,7 +103,7 @@ class Outgoing:
     def _reasoning(self, asked: Reasoning | None, most: int) -> Reasoning | None:
         """How much to reason. A model that takes a budget in place of a word gets at most half of the `most` tokens of
         an answer for it."""
-        level = self.config.reasoning
+        level = self.config.reasoning if self.dialect.reasoning else None
         reasoning = asked or (Reasoning(effort=level, summary="auto") if level else None)
         if reasoning is None or reasoning.is_off or not takes_budget(str(self.config.model)):
             return reasoning

@@ -50,7 +50,7 @@ def test_pairs_are_improved_and_plain_where_they_differ(tmp_path: Path) -> None:
         "margin": 2.0,
     }
     assert [row["margin"] for row in rows] == [2.0, None, None] and made.count == 3
-    assert made.told == "2 unjudged; chosen 1.33 times as long as rejected (median); left out 1 unchanged"
+    assert made.told == "2 unjudged; chosen 1.33 times as many characters as rejected (median); left out 1 unchanged"
 
 
 def test_kto_has_both_texts_of_a_pair(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 import refed_dspy
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy.cli.lines import usage_line
+from refed_dspy.data.export import export
 from refed_dspy.errors import ExportError
 from refed_dspy.ledger.ledger import Ledger
 from tests.support.scripted_engine import references
@@ -65,7 +66,7 @@ def test_it_is_exported_on_request(tmp_path: Path, server: SimulatedTeacher) -> 
             assert [MARK in line for line in out.read_text().splitlines()] == [reasoning] * 4
     row = json.loads(out.read_text().splitlines()[0])
     assert row["completion"][0]["reasoning_content"] == MARK
-    made.export("parquet", tmp_path / "out.parquet", reasoning=True)
+    assert export(made.run_dir, "parquet", tmp_path / "out.parquet", reasoning=True).told == "4 with reasoning"
     assert pq.read_table(tmp_path / "out.parquet")["reasoning"].to_pylist() == [MARK] * 4
     with pytest.raises(ExportError, match=r"^format alpaca: has no place for reasoning; use jsonl, "):
         made.export("alpaca", tmp_path / "no", reasoning=True)

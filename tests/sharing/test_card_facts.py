@@ -161,7 +161,7 @@ def test_rows_that_were_left_as_they_were(text: str) -> None:
     """Words changed of those of both: 1, 1, 0 (left), and twice 'a plain answer of four' to 'a plain one', 4 of 8."""
     assert "improvement left 1 row of 5 as it was. At the median it changed 50% of the words" in text
     assert (
-        "over `response`: 4 (4 unjudged; chosen 3.18 times as long as rejected (median); left out 1 unchanged)" in text
+        "over `response`: 4 (4 unjudged; chosen 3.18 times as many characters as rejected (median); left out 1" in text
     )
 
 

@@ -19,7 +19,10 @@ def card(folder: Path, method: str) -> str:
 
 def test_it_says_how_many_are_unjudged_and_how_much_longer_the_chosen_ones_are(tmp_path: Path) -> None:
     text = card(tmp_path, "reference-level")
-    assert "Pairs to prefer, `improved_response` over `response`: 3 (3 unjudged; chosen 1.50 times as long" in text
+    assert (
+        "Pairs to prefer, `improved_response` over `response`: 3 (3 unjudged; chosen 1.50 times as many characters"
+        in text
+    )
 
 
 def test_a_program_that_improves_nothing_makes_none(tmp_path: Path) -> None:

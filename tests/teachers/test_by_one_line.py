@@ -27,6 +27,7 @@ CASES: list[tuple[dict[str, Any], dict[str, Any], int]] = [
     ({"model": "gateway/ours", "temperature": 0.7}, {"rules": REASONS}, 3),
     ({"model": "gateway/ours", "answer_schema": "strict"}, {"rules": REASONS}, 1),
     ({"model": "gateway/ours"}, {"rules": ["no schema"]}, 1),
+    ({"model": "gateway/ours", "reasoning": "low"}, {"rules": ["no reasoning"]}, 1),
     ({"model": "gateway/ours", "answer_schema": "none"}, {"rules": ["no schema"]}, 0),
     ({"model": "azure/prod", **AZURE}, {"rules": REASONS}, 0),
     ({"model": "azure/prod", **DATED}, {"rules": REASONS}, 1),

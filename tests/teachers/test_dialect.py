@@ -44,6 +44,7 @@ def refused(text: str, status: int | None = 400, kind: type[LM15Error] = Invalid
             {"schema": "strict"},
         ),
         ("output_config.format.schema: For 'array' type, 'maxItems' is not supported", {"schema": "strict"}),
+        ("Unrecognized request argument supplied: reasoning_effort", {"reasoning": False}),
         ("This response_format type is unavailable now: not supported", {"schema": "none"}),
     ],
 )
@@ -69,9 +70,9 @@ def test_other_errors_are_not_about_a_parameter(error: LM15Error) -> None:
 
 
 def test_what_was_left_out_is_not_left_out_again() -> None:
-    least = Dialect("max_tokens", temperature=False, schema="none")
-    for words in ("temperature is not supported", "response_format is not supported", "maxLength is not permitted"):
-        assert least.after(refused(words)) is None
+    least = Dialect("max_tokens", temperature=False, reasoning=False, schema="none")
+    for name in ("temperature", "reasoning_effort", "response_format", "maxLength"):
+        assert least.after(refused(f"{name} is not supported")) is None
 
 
 # --- against an endpoint that refuses
