@@ -90,10 +90,12 @@ async def _filter(
     watch: Callable[[Progress], None] | None,
 ) -> Filtering:
     stopped: list[str] = []
+    judges = [step.filter for step in steps if isinstance(step.filter, JudgeFilter)]
 
     async def ask_judge(judge_filter: JudgeFilter, rows: Sequence[DataRow]) -> dict[int, Decision]:
         decisions: dict[int, Decision] = {}
-        async with row_job(folder, _work(models, len(rows), config, identity), watch) as session:
+        then = "" if judge_filter is judges[-1] else "another filter is still to ask the judge"
+        async with row_job(folder, _work(models, len(rows), config, identity, then), watch) as session:
 
             async def judge(row: DataRow) -> None:
                 if (decision := await _judged(judge_filter, row)) is not None:
@@ -127,7 +129,9 @@ async def _judged(judge_filter: JudgeFilter, row: DataRow) -> Decision | None:
         return Decision(False, FAILED, None, f"{error.kind}: {error.reason}") if error.final else None
 
 
-def _work(models: Mapping[str, Teacher], rows: int, config: FilterRunConfig, identity: Mapping[str, Any]) -> Work:
+def _work(
+    models: Mapping[str, Teacher], rows: int, config: FilterRunConfig, identity: Mapping[str, Any], then: str
+) -> Work:
     return Work(
         kind="filtering",
         identity=identity,
@@ -135,6 +139,7 @@ def _work(models: Mapping[str, Teacher], rows: int, config: FilterRunConfig, ide
         size=rows,
         caps=caps_of(config),
         policy=CallPolicy(config.seed),
+        then=then,
     )
 
 
