@@ -162,11 +162,11 @@ def batches_line(batches: Sequence[Mapping[str, Any]], folder: Path) -> list[str
 
 def listing_lines(works: Sequence[Mapping[str, Any]]) -> list[str]:
     """A line for each work (`ledger.listing.works_below`), and a heading."""
-    rows = [("folder", "work", "state", "done", "dollars", "last active")]
+    rows = [("folder", "work", "state", "progress", "dollars", "last active")]
     for each in works:
-        done = f"{each['done']} of {each['size']}" if each["size"] is not None else str(each["done"])
+        count = f"{each['count']} of {each['size']}" if each["size"] is not None else str(each["count"])
         state = (one_line(each["folder"], 80), one_line(each["work"], 20), one_line(each["state"], 20))
-        rows.append((*state, done, money(each["cost"]), _when(each["last_active"])))
+        rows.append((*state, count, money(each["cost"]), _when(each["last_active"])))
     return table_lines(rows)
 
 

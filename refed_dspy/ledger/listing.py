@@ -23,9 +23,9 @@ def works_below(root: Path) -> tuple[list[dict[str, Any]], list[str]]:
     """The work in `root` and up to DEPTH levels below it, the last active first, and a line for each ledger that cannot
     be read.
 
-    Each has its `folder`, `work`, `state`, `reason`, `last_active`, how many it has `done` of `size` (samples, rows or,
-    in a compile, evaluations; a size may be None), and `cost` in dollars (None: no price is known). Files are not
-    checked for damage, which takes long: `Ledger.read` does that.
+    Each has its `folder`, `work`, `state`, `reason`, `last_active`, the `count` that it has made of `size` (samples,
+    rows or, in a compile, evaluations; a size may be None), and `cost` in dollars (None: no price is known). Files are
+    not checked for damage, which takes long: `Ledger.read` does that.
     """
     works, unreadable = [], []
     for folder in _folders(root, DEPTH):
@@ -66,7 +66,7 @@ def _glance(folder: Path) -> dict[str, Any]:
             "folder": str(folder),
             "work": work,
             **state_of(ledger),
-            "done": int(db.execute(of).fetchone()[0]),
+            "count": int(db.execute(of).fetchone()[0]),
             "size": size if counted != "evaluations" else None,
             "cost": None if unpriced and not cost else cost / PICO,
         }

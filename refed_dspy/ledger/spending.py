@@ -8,7 +8,7 @@ from itertools import pairwise
 
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.statements import SENT
-from refed_dspy.ledger.states import KILLED, End, ended
+from refed_dspy.ledger.states import KILLED, NO_WORD, End, ended
 from refed_dspy.records import dollars
 
 
@@ -61,6 +61,6 @@ def begin_start(ledger: Ledger) -> None:
         [
             ("UPDATE calls SET outcome='lost' WHERE outcome=? AND id NOT IN (SELECT call FROM batched)", (SENT,)),
             ("INSERT INTO starts VALUES (?)", (time.time(),)),
-            ended(End(KILLED)),
+            ended(End(KILLED, NO_WORD)),
         ]
     )

@@ -20,6 +20,8 @@ from refed_dspy.ledger.statements import Statement
 RUNNING, STOPPED, KILLED = "running", "stopped", "killed"
 SHORT, CAPPED, DONE = "ended short", "at its cap", "done"
 ESTIMATED = "only an estimate was asked for"
+NO_WORD = "its process ended without a word"
+"""The reason for `killed`: who is killed writes none."""
 _LAST_ACTIVE = """
 SELECT max(t) FROM (SELECT max(begun) t FROM starts UNION ALL SELECT max(created + seconds) FROM calls
 UNION ALL SELECT max(created) FROM answers)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -21,6 +22,8 @@ from refed_dspy.teachers import Teacher
 from refed_dspy.teachers.caps import CapSettings, CapsLeft, budget_caps, check_caps, lasting_caps
 from refed_dspy.teachers.failures import CallPolicy
 from refed_dspy.teachers.pool import PoolSetup
+
+log = logging.getLogger("refed_dspy.teachers")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +97,10 @@ class Work:
 
     def record(self, ledger: Ledger, caps: CapSettings) -> int:
         """Write the work into the ledger. Returns the size to reach: at least what is kept already."""
-        identity, size = self.stored_identity, max(self.size, ledger.kept())
+        identity, kept = self.stored_identity, ledger.kept()
+        size = max(self.size, kept)
+        if self.size < kept:
+            log.warning("%d %s were asked for and %d are kept already: none is taken away", self.size, self.unit, kept)
         facts = {**self.facts_at(ledger), **caps, "work": self.kind, "size": size}
         if has_begun(ledger) or ledger.meta("identity") == identity:
             ledger.set_meta(**facts)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.ledger.states import End, last_end
+from refed_dspy.ledger.states import KILLED, End, last_end
 from refed_dspy.ledger.summary import run_status
 from refed_dspy.records import PICO, digest
 from refed_dspy.tracking.store import Store
@@ -102,7 +102,7 @@ def _finish(store: Store, run_id: str, status: Mapping[str, Any], end: End) -> N
     kept = int(status["kept"])
     complete = kept >= status["size"]
     store.tags(run_id, {"refed.kept": kept, "refed.complete": complete})
-    store.stopped(run_id, end.reason)
+    store.stopped(run_id, None if end.state == KILLED else end.reason)  # killed: it is at work
     if kept and store.noted("rows") != kept:
         key = digest([str(store.folder.absolute()), kept, status["seed"]])
         store.data_set(run_id, store.folder.absolute().name, key, str(store.folder.absolute()), kept, "synthesis")

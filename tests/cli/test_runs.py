@@ -63,7 +63,7 @@ def test_synth_status_export(home: Path, server: SimulatedTeacher) -> None:
     made = synth("--size", 25, "--teacher", teacher_file(home, server))
     assert made.exit_code == 0 and "25 of 25 samples" in made.output
     facts = json.loads(refed("status", "run", "--json").stdout)
-    assert facts["kept"] == 25 and facts["complete"] and facts["usage"]["response_generation"]["calls"] == 25
+    assert facts["kept"] == 25 and facts["state"] == "done" and facts["usage"]["response_generation"]["calls"] == 25
     assert "25 of 25 samples" in refed("status", "run").stdout
     assert refed("export", "run", "--format", "jsonl", "--out", "out.jsonl").exit_code == 0
     rows = [json.loads(line) for line in Path("out.jsonl").read_text().splitlines()]
@@ -89,7 +89,11 @@ def test_the_same_command_goes_on_and_resume_needs_only_the_folder(home: Path, s
 def test_a_run_that_ends_short_says_so(home: Path, server: SimulatedTeacher) -> None:
     server.control(items=0)
     short = synth("--size", 30, "--teacher", teacher_file(home, server))
-    assert short.exit_code == 1 and "ended short" in short.stderr and "gave nothing new in three rounds" in short.stderr
+    assert (
+        short.exit_code == 1
+        and short.stdout.startswith("ended short: ")
+        and "gave nothing new in three rounds" in short.stderr
+    )
 
 
 def failure(kind: str, stage: str = "response_generation", reason: str = "so") -> Failure:
