@@ -115,11 +115,12 @@ def _calls_lines(status: Mapping[str, Any]) -> list[str]:
     in_flight, at_most = (sum(use[name] for use in usage) for name in ("in_flight", "in_flight_cost"))
     unknown, reserved = (sum(use[name] for use in usage) for name in ("unknown", "reserved"))
     if in_flight and (status["state"] == "running" or status.get("batches")):
-        lines.append(f"in flight: {in_flight} calls, {money(at_most)} at most")
+        lines.append(f"in flight: {in_flight} calls" + (f", {money(at_most)} at most" if at_most else ""))
     else:
         unknown, reserved = unknown + in_flight, reserved + at_most
-    if unknown and reserved:
-        lines.append(f"unknown: the usage of {unknown} calls, counted at their worst case, {money(reserved)}")
+    if unknown:
+        counted = f", counted at their worst case, {money(reserved)}" if reserved else ""
+        lines.append(f"unknown: the usage of {unknown} calls{counted}")
     return lines
 
 
