@@ -49,7 +49,9 @@ def synth(
     context: typer.Context,
     references: ReferencesOption = None,
     size: Annotated[int | None, typer.Option(help="Samples to keep.", metavar="N", show_default="100")] = None,
-    run_dir: Annotated[Path | None, typer.Option(help="Folder of the run; required.", metavar="DIR")] = None,
+    run_dir: Annotated[
+        Path | None, typer.Option(help="Folder of the run.", metavar="DIR", show_default="refed-runs/ and a name")
+    ] = None,
     teacher: TeacherOption = None,
     config: ConfigOption = None,
     program: ProgramOption = None,
@@ -83,14 +85,14 @@ def synth(
     from refed_dspy.runs.synthesize import synthesize
 
     settings = settings_of(RunConfig, context)
-    needed(settings.run_dir, "run_dir: name the folder that shall hold the run: --run-dir DIR")
     needed(settings.teacher, NO_TEACHER)
     source, keywords = settings.references or "builtin", given(settings, "program", "references")
     if estimate:
         lines = shown(forecast, settings.program, source, **keywords).lines()
         say("\n".join([*lines, "go on with the same command without --estimate"]))
         return
-    _finish(shown(synthesize, settings.program, source, **keywords))
+    made = shown(synthesize, settings.program, source, **keywords)
+    _finish(made, *([f"folder: {made.run_dir}"] if settings.run_dir is None else []))
 
 
 @app.command()
@@ -239,9 +241,9 @@ def preview(
         say(f"───── one sample\n{made.model_dump_json(indent=2)}")
 
 
-def _finish(made: Any) -> None:
-    """Say what came of a run. Raises typer.Exit(1) where it is not done."""
-    for line in run_lines({**made.status, "reason": ""}):  # that goes to stderr
+def _finish(made: Any, *more: str) -> None:
+    """Say what came of a run, and what `more` there is to know. Raises typer.Exit(1) where it is not done."""
+    for line in [*run_lines({**made.status, "reason": ""}), *more]:  # the reason goes to stderr
         say(line)
     if made.reason:
         say(f"refed: {made.reason}", err=True)

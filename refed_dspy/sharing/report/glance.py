@@ -9,7 +9,6 @@ from typing import Any
 
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.spending import seconds_at_work
-from refed_dspy.ledger.states import DONE
 from refed_dspy.records import PICO, digest, dollars
 from refed_dspy.sharing.report.charts import amounts
 from refed_dspy.sharing.report.differences import BOTH
@@ -91,8 +90,8 @@ def facts(ledger: Ledger, status: Mapping[str, Any], rows: Rows) -> list[Fact]:
 def notes(status: Mapping[str, Any]) -> list[str]:
     """What a reader has to know first."""
     texts = []
-    if status["state"] != DONE:
-        texts.append(f"The run is {status['state']}: {status['kept']:,} of {status['size']:,} samples.")
+    if status["kept"] < status["size"]:
+        texts.append(f"{status['state'].capitalize()}: {status['kept']:,} of {status['size']:,} samples.")
     if status["unpriced"]:
         texts.append(f"{status['unpriced']:,} calls have no known price and are in no sum of dollars.")
     if reserved := sum(use["reserved"] for use in status["usage"].values()):
