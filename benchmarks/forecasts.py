@@ -1,6 +1,6 @@
 """How good the forecasts of the time left are: what progress said after 1, 5, 25 and 75% of the samples, and the truth.
 
-python -m benchmarks.forecasts [--size N] [--concurrency N] [--latency SECONDS] [--drop SHARE]
+python -m benchmarks.forecasts [--size N] [--concurrency N] [--latency SECONDS]
 """
 
 from __future__ import annotations
@@ -44,11 +44,9 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=1_000)
     parser.add_argument("--concurrency", type=int, default=32)
     parser.add_argument("--latency", type=float, default=0.5)
-    parser.add_argument("--refused", type=float, default=0.0, help="share of answers that are refusals")
     options = parser.parse_args()
     watcher = Watcher()
     with SimulatedTeacher(latency=options.latency) as server, tempfile.TemporaryDirectory() as home:
-        server.control(faults={"refusal": options.refused} if options.refused else {})
         teacher = TeacherConfig(model="sim/m", api_base=server.base_url, concurrency=options.concurrency)
         began = time.monotonic()
         synthesize(size=options.size, teacher=teacher, run_dir=Path(home), track=False, on_progress=watcher.watch)
