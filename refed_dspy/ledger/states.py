@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from refed_dspy.errors import CapReached, NothingKept, RefedError, one_line
-from refed_dspy.ledger.ledger import LOCK, Ledger
+from refed_dspy.ledger.ledger import FILE, LOCK, Ledger
 from refed_dspy.ledger.statements import Statement
 
 RUNNING, STOPPED, KILLED = "running", "stopped", "killed"
@@ -73,6 +73,14 @@ def state_of(ledger: Ledger) -> dict[str, Any]:
     known = [moment for moment in moments if moment is not None]
     last = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(max(known))) if known else None
     return {**end._asdict(), "last_active": last}
+
+
+def state_in(folder: Path) -> str:
+    """The state of the work in `folder`; done where it has no ledger, since nobody had to be asked."""
+    if not (folder / FILE).is_file():
+        return DONE
+    with Ledger.read(folder) as ledger:
+        return str(state_of(ledger)["state"])
 
 
 def is_at_work(folder: Path) -> bool:

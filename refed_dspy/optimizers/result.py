@@ -18,7 +18,7 @@ from refed_dspy.files import whole_file
 from refed_dspy.ledger.candidates import ABSTAINED, baseline_and_best, count_abstentions, load_candidates
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.spending import spent
-from refed_dspy.ledger.states import state_of
+from refed_dspy.ledger.states import state_in, state_of
 from refed_dspy.ledger.summary import failure_counts, usage_by_stage
 from refed_dspy.optimizers.agreement import JudgeReport
 from refed_dspy.optimizers.proof import Proof, finite
@@ -53,6 +53,11 @@ class Compiled:
     estimate: Mapping[str, Any]
     judge: JudgeReport | None = None
     """Where the program is a judge: its agreement with people, before and after."""
+
+    @property
+    def state(self) -> str:
+        """How the work stands now: running, stopped, killed, ended short, at its cap or done."""
+        return state_in(self.folder)
 
     @property
     def path(self) -> Path:
