@@ -20,7 +20,8 @@ from refed_dspy.ledger.statements import Statement
 RUNNING, STOPPED, KILLED = "running", "stopped", "killed"
 SHORT, CAPPED, DONE = "ended short", "at its cap", "done"
 ESTIMATED = "only an estimate was asked for"
-NO_WORD = "its process ended without a word"
+INTERRUPTED = "interrupted; the same command goes on"
+NO_WORD = "its process ended without a word; the same command goes on"
 """The reason for `killed`: who is killed writes none."""
 _LAST_ACTIVE = """
 SELECT max(t) FROM (SELECT max(begun) t FROM starts UNION ALL SELECT max(created + seconds) FROM calls
@@ -40,7 +41,7 @@ class End(NamedTuple):
         if isinstance(error, NothingKept | CapReached):
             return cls(CAPPED if isinstance(error, CapReached) else SHORT, one_line(error, 600))
         if isinstance(error, KeyboardInterrupt | asyncio.CancelledError | SystemExit | GeneratorExit):
-            return cls(STOPPED, "interrupted")
+            return cls(STOPPED, INTERRUPTED)
         kind = "" if isinstance(error, RefedError) else f"{type(error).__name__}: "
         return cls(STOPPED, one_line(f"{kind}{error}", 600))
 
@@ -54,6 +55,12 @@ def ended(end: End) -> Statement:
 def write_end(ledger: Ledger, end: End) -> None:
     """Write how this start ends. Raises RunStopped where it cannot be written."""
     ledger.commit([ended(end)])
+
+
+def note_failure(folder: Path, reason: str) -> None:
+    """Write that what came of the work in `folder` is of no use, although the start itself ended well."""
+    with Ledger.create(folder) as ledger:
+        write_end(ledger, End(SHORT, reason))
 
 
 def last_end(ledger: Ledger) -> End:

@@ -36,8 +36,7 @@ async def row_job(folder: Path, work: Work, watch: Callable[[Progress], None] | 
 
 def _end(session: Session) -> End:
     if (reached := session.cap_reached) is not None:
-        option = f"--{reached.cap.replace('_', '-')}"
-        return End(CAPPED, f"{reached.cap} is reached; the same command with a larger {option} goes on")
+        return End(CAPPED, f"{reached.cap} is reached; raise it, and the same command goes on")
     if session.start.work.then:
         return End(STOPPED, f"{session.start.work.then}; the same command goes on")
     if unanswered := len(session.start.recorder.passing):

@@ -17,7 +17,7 @@ import pytest
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy import synthesize
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.ledger.states import state_of
+from refed_dspy.ledger.states import INTERRUPTED, state_of
 from tests.support.scripted_engine import Writer, fake_lm, references
 
 REFED = [sys.executable, "-m", "refed_dspy.cli"]
@@ -139,7 +139,7 @@ def test_what_is_in_flight_may_land(home: Path, server: SimulatedTeacher, name: 
     if name != "compile":  # DSPy's optimizers are ended where they stand
         assert ended == {"ok": server.stats()["requests"]}, "every call landed"
     assert "sent" not in ended
-    assert state(home / "out") == {"state": "stopped", "reason": "interrupted"}
+    assert state(home / "out") == {"state": "stopped", "reason": INTERRUPTED}
     server.control(latency=0)
     if name != "compile":
         done = subprocess.run(command, cwd=home, capture_output=True, text=True, check=False)

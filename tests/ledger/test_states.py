@@ -13,7 +13,19 @@ import pytest
 from refed_dspy.errors import CapReached, NothingKept, RunStopped
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.spending import begin_start
-from refed_dspy.ledger.states import CAPPED, DONE, KILLED, NO_WORD, RUNNING, SHORT, STOPPED, End, state_of, write_end
+from refed_dspy.ledger.states import (
+    CAPPED,
+    DONE,
+    INTERRUPTED,
+    KILLED,
+    NO_WORD,
+    RUNNING,
+    SHORT,
+    STOPPED,
+    End,
+    state_of,
+    write_end,
+)
 
 AT_WORK = """
 import sys, time
@@ -84,8 +96,8 @@ def test_it_was_last_active_when_the_last_thing_was_written(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("error", "end"),
     [
-        (KeyboardInterrupt(), End(STOPPED, "interrupted")),
-        (asyncio.CancelledError(), End(STOPPED, "interrupted")),
+        (KeyboardInterrupt(), End(STOPPED, INTERRUPTED)),
+        (asyncio.CancelledError(), End(STOPPED, INTERRUPTED)),
         (RunStopped("the disk\nis full"), End(STOPPED, "the disk is full")),
         (NothingKept("filters drop all"), End(SHORT, "filters drop all")),
         (CapReached("max_calls"), End(CAPPED, "max_calls is reached")),

@@ -17,6 +17,7 @@ from refed_dspy.filters.build import build
 from refed_dspy.filters.judge import FAILED
 from refed_dspy.ledger.ledger import FILE, Ledger
 from refed_dspy.ledger.spending import Spent, spent
+from refed_dspy.ledger.states import note_failure
 from refed_dspy.programs.load import open_judge
 from refed_dspy.records import DataRow, digest
 from refed_dspy.runs.filter.apply import apply_filters
@@ -105,6 +106,7 @@ async def _filter(
         if session.cap_reached is not None:
             stopped.append(session.cap_reached.cap)
         elif reason := judge_filter.hopeless():
+            note_failure(folder, reason)
             raise RunStopped(reason)
         return decisions
 
