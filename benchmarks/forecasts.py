@@ -26,8 +26,10 @@ class Watcher:
         self.said: dict[float, tuple[float, float, float | None]] = {}
         """Share → the moment; all the time so far as the pace; the forecast."""
         self.ended = threading.Event()
+        self.began = time.monotonic()
 
     def watch(self, progress: Progress) -> None:
+        self.began = time.monotonic()
         threading.Thread(target=self._note, args=(progress,), daemon=True).start()
 
     def _note(self, progress: Progress) -> None:
@@ -35,7 +37,7 @@ class Watcher:
             for share in AT:
                 if share not in self.said and progress.kept >= max(1, share * progress.size):
                     now = time.monotonic()
-                    even = (now - progress.started) / progress.kept * (progress.size - progress.kept)
+                    even = (now - self.began) / progress.kept * (progress.size - progress.kept)
                     self.said[share] = now, even, progress.seconds_left()
 
 

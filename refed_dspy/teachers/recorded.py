@@ -71,8 +71,6 @@ class Progress:
     priced: bool = True
     """Whether the price of every model at work is known."""
     failed: Counter[str] = field(default_factory=Counter)
-    started: float = field(default_factory=time.monotonic)
-    kept_at_start: int = 0
     dropped: int = 0
     """Rows that a filter dropped."""
     unit: str = "samples"

@@ -58,7 +58,6 @@ async def for_each_row(session: Session, items: Iterable[T], work: Callable[[T],
         session.progress.keep()
 
     left = await _needing_calls(session, items, counted) if session.ledger.has_answers() else items
-    session.progress.kept_at_start = session.progress.kept
     del session.progress.moments[:]  # what earlier starts paid for says nothing of the pace
     waiting = iter(left)
     await keep_running(lambda: map(counted, waiting), slots, session.stop, session.grace)
