@@ -75,7 +75,11 @@ def last_end(ledger: Ledger) -> End:
 def state_of(ledger: Ledger) -> dict[str, Any]:
     """`state`, its `reason` (empty where there is none to give), and when the work was `last_active` (UTC, ISO 8601;
     None before its first start)."""
-    end = End(RUNNING) if is_at_work(ledger.path.parent) else last_end(ledger)
+    end = last_end(ledger)
+    if is_at_work(ledger.path.parent):
+        end = End(RUNNING)
+    elif end.state == KILLED:
+        end = last_end(ledger)  # it may have ended between the two looks
     moments = [ledger.db.execute(_LAST_ACTIVE).fetchone()[0], (ledger.meta("last_end") or {}).get("at")]
     known = [moment for moment in moments if moment is not None]
     last = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(max(known))) if known else None
