@@ -124,7 +124,7 @@ def resume(
 @reporting
 def status(
     run_dir: Annotated[
-        Path | None, typer.Argument(metavar="[DIR]", help="A folder of work; unset, all below this one are listed.")
+        Path | None, typer.Argument(metavar="DIR", help="A folder of work; unset, all below this one are listed.")
     ] = None,
     tokens: Annotated[bool, typer.Option("--tokens", help="Also calls, tokens and dollars by stage.")] = False,
     as_json: JsonOption = False,
