@@ -156,6 +156,7 @@ def test_status_tells_running_from_killed(home: Path, server: SimulatedTeacher, 
         try:
             while server.stats()["answered"] < 6 and process.poll() is None:
                 time.sleep(0.02)
+            server.control(latency=60)  # the next calls are in flight for as long as anyone looks
             running = subprocess.run(status, cwd=home, capture_output=True, text=True, check=True).stdout
             assert process.poll() is None, "it was at work all the while"
         finally:
