@@ -54,7 +54,7 @@ def test_a_process_at_work_is_running_and_then_killed(tmp_path: Path) -> None:
     assert state(tmp_path) == (KILLED, NO_WORD)
 
 
-def test_looking_does_not_keep_others_from_looking_or_from_working(tmp_path: Path) -> None:
+def test_who_looks_is_not_taken_for_who_works(tmp_path: Path) -> None:
     import fcntl
 
     with Ledger.create(tmp_path) as ledger:
