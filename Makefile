@@ -79,6 +79,7 @@ bench: setup ## the figures of benchmarks/README.md, about forty minutes
 	$(BIN)/python -m benchmarks.endpoints
 	$(BIN)/python -m benchmarks.long_answers
 	$(BIN)/python -m benchmarks.estimates
+	$(BIN)/python -m benchmarks.forecasts
 	$(BIN)/python -m benchmarks.caps
 	$(BIN)/python -m benchmarks.promotion
 	$(BIN)/python -m benchmarks.optimization

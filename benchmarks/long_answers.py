@@ -152,7 +152,7 @@ def client(url: str, mode: str, folder: str) -> None:
     )
     try:
         made = refed_dspy.synthesize(None, REFERENCES, size=20, teacher=teacher, run_dir=folder)
-        words = f"{len(made.samples)} samples; {made.stopped}; {made.failures[:1]}"
+        words = f"{len(made.samples)} samples; {made.reason}; {made.failures[:1]}"
     except RefedError as error:
         words = str(error)
     print(json.dumps({"words": words, "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))

@@ -70,9 +70,10 @@ def test_an_errors_line_is_one_line_and_safe_to_print() -> None:
 
 
 def test_progress_in_one_line() -> None:
-    progress = Progress(size=100, kept=50, kept_at_start=40, in_flight=7, calls=12_345, prompt_tokens=123_456)
+    progress = Progress(size=100, kept=50, in_flight=7, calls=12_345, prompt_tokens=123_456)
     progress.failed["malformed"] += 2
-    progress.started = time.monotonic() - 100
-    assert summary(progress) == (
-        "50/100 samples · 7 in flight · 12345 calls · 123k tokens read, 0 written · $0 · 2 failed · about 8 min left"
-    )
+    line = "50/100 samples · 7 in flight · 12345 calls · 123k tokens read, 0 written · $0 · 2 failed · "
+    assert summary(progress) == line + "time left: …"
+    now = time.monotonic()
+    progress.moments.extend(now - 10 * (39 - n) for n in range(40))
+    assert summary(progress) == line + "about 8 min left"

@@ -18,6 +18,7 @@ from rich.text import Text
 
 from refed_dspy.cli.stopping import at_work
 from refed_dspy.optimizers.progress import CompileProgress
+from refed_dspy.pace import time_left
 from refed_dspy.records import dollars
 from refed_dspy.teachers.recorded import Progress
 
@@ -144,17 +145,11 @@ def summary(progress: Progress) -> str:
         phrases.append(f"{failed} failed")
     if progress.dropped:
         phrases.append(f"{progress.dropped} dropped")
-    made = progress.kept - progress.kept_at_start
-    if made and progress.kept < progress.size:
-        left = (time.monotonic() - progress.started) / made * (progress.size - progress.kept)
-        phrases.append(f"about {_span(left)} left")
+    if progress.kept < progress.size:
+        left = progress.seconds_left()
+        phrases.append("time left: …" if left is None else time_left(left))
     return " · ".join(phrases)
 
 
 def _short(count: int) -> str:
     return f"{count}" if count < 10_000 else f"{count / 1_000:.0f}k" if count < 10_000_000 else f"{count / 1e6:.1f}M"
-
-
-def _span(seconds: float) -> str:
-    minutes = round(seconds / 60)
-    return f"{seconds:.0f} s" if seconds < 90 else f"{minutes} min" if minutes < 90 else f"{minutes / 60:.1f} h"

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from refed_dspy.errors import one_line
+from refed_dspy.pace import span, time_left
+from refed_dspy.text import table_lines
 
 
 def money(amount: float | None, unpriced: int = 0) -> str:
@@ -16,6 +21,54 @@ def money(amount: float | None, unpriced: int = 0) -> str:
     if amount is None or (unpriced and not amount):
         return "price unknown"
     return dollars(amount * PICO) + (f" and {unpriced} calls at an unknown price" if unpriced else "")
+
+
+def state_lines(status: Mapping[str, Any], made: str) -> list[str]:
+    """The state first, with what is `made`, dollars and the time that is left; below it the reason, if there is one."""
+    first = f"{status['state']}{_ago(status)}: {made}, {money(status['cost'], status.get('unpriced', 0))}"
+    if (seconds := status.get("seconds_left")) is not None:
+        first += f", {time_left(seconds)}"
+    return [first, *([f"reason: {one_line(status['reason'], 600)}"] if status["reason"] else [])]
+
+
+def _ago(status: Mapping[str, Any]) -> str:
+    """How long ago the work was last active, where that is over a minute."""
+    if status["last_active"] is None:
+        return ""
+    last = datetime.fromisoformat(status["last_active"])
+    seconds = time.time() - last.timestamp()
+    if seconds < 60:
+        return ""
+    when = f"{span(seconds)} ago" if seconds < 36 * 3600 else f"on {last.astimezone():%Y-%m-%d}"
+    return f" (last active {when})" if status["state"] == "running" else f" {when}"
+
+
+def run_lines(status: Mapping[str, Any]) -> list[str]:
+    """How a run or a comparison stands (`runs.result.full_status`)."""
+    made = "instructions compared" if status["work"] == "comparison" else "samples"
+    instructions, left_out = status["instructions"], sum(status["left_out"].values())
+    references = f"references: {status['opened']} of {status['references']} opened"
+    new = f"instructions: {instructions['new']} new, {instructions['duplicates']} duplicate"
+    return [
+        *state_lines(status, f"{status['kept']} of {status['size']} {made}"),
+        *_cost_lines(status),
+        references + (f", {left_out} left out{_counted(status['left_out'])}" if left_out else ""),
+        new + (f", {instructions['surplus']} beyond the number asked for" if instructions["surplus"] else ""),
+        *_filters_line(status["filters"]),
+        *_calls_lines(status),
+    ]
+
+
+def token_lines(status: Mapping[str, Any]) -> list[str]:
+    """Calls, tokens and dollars by stage, by model where there are several, and tokens a sample."""
+    lines = [usage_line(stage, usage) for stage, usage in status["usage"].items()]
+    models = status.get("models", ())
+    if len(models) > 1:
+        lines += [usage_line(f"{usage['model']} at {usage['endpoint']}", usage) for usage in models]
+    if (tokens := status.get("tokens_a_sample")) is not None:
+        lines.append(f"a sample: {_tokens(tokens['all'])}")
+        lines += [f"  {stage}: {_tokens(share)}" for stage, share in tokens["stages"].items()]
+    return lines
 
 
 def usage_line(stage: str, usage: Mapping[str, Any]) -> str:
@@ -28,88 +81,98 @@ def usage_line(stage: str, usage: Mapping[str, Any]) -> str:
     )
 
 
-def tokens_lines(tokens: Mapping[str, Any] | None) -> list[str]:
-    """What a kept sample took (`ledger.summary.tokens_a_sample`): a line for all stages, and one for each."""
-    if tokens is None:
-        return []
-    lines = [f"a kept sample: {_tokens(tokens['all'])}"]
-    return lines + [f"  {stage}: {_tokens(share)}" for stage, share in tokens["stages"].items()]
-
-
 def _tokens(tokens: Mapping[str, float]) -> str:
-    phrases = [f"{tokens['prompt']:,.0f} tokens read"]
-    if tokens["cached"]:
-        phrases.append(f"{tokens['cached']:,.0f} of them cached, {tokens['uncached']:,.0f} not")
-    return ", ".join([*phrases, f"{tokens['completion']:,.0f} written"])
+    cached = f" ({tokens['cached']:,.0f} cached)" if tokens["cached"] else ""
+    return f"{tokens['prompt']:,.0f} tokens read{cached}, {tokens['completion']:,.0f} written"
 
 
-def run_lines(status: Mapping[str, Any]) -> list[str]:
-    """How a run or a comparison stands (`runs.result.full_status`)."""
-    instructions = status["instructions"]
-    made = "instructions compared" if status["work"] == "comparison" else "samples"
-    lines = [
-        f"{status['kept']} of {status['size']} {made}, {status['opened']} of {status['references']} references opened",
-        f"instructions: {instructions['new']} new, {instructions['duplicates']} duplicate, "
-        f"{instructions['surplus']} beyond the number asked for",
-    ]
-    if status["left_out"]:
-        lines.append("references left out: " + ", ".join(f"{n} {why}" for why, n in status["left_out"].items()))
-    lines += [_filter_line(counts) for counts in status["filters"]]
-    lines += [usage_line(stage, usage) for stage, usage in status["usage"].items()]
-    if len(status["models"]) > 1:
-        lines += [usage_line(f"{usage['model']} at {usage['endpoint']}", usage) for usage in status["models"]]
-    lines += tokens_lines(status["tokens_a_sample"])
-    lines += _cost_lines(status)
-    if status["stopped"]:
-        lines.append(f"stopped: {status['stopped']}")
-    return lines + _failure_lines(status)
-
-
-def _filter_line(counts: Mapping[str, Any]) -> str:
-    of_kept, why = (_counted(counts[name]) for name in ("remarks", "reasons"))
-    return f"filter {counts['filter']}: {counts['kept']} kept{of_kept}, {counts['dropped']} dropped{why}"
+def _filters_line(filters: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What filters dropped, and what they noted of kept rows, in one line; none where there is neither."""
+    phrases = [f"{each['dropped']} dropped by {each['filter']}{_counted(each['reasons'])}" for each in filters]
+    told = [phrase for each, phrase in zip(filters, phrases, strict=True) if each["dropped"]]
+    remarks = Counter[str]()
+    for each in filters:
+        remarks.update(each["remarks"])
+    told += [f"{count} {one_line(remark, 80)}" for remark, count in remarks.most_common(3)]
+    return [f"filters: {', '.join(told)}"] if told else []
 
 
 def _counted(reasons: Mapping[str, int]) -> str:
-    """Each reason with its count, in brackets; nothing where there is none."""
-    listed = ", ".join(f"{count} {one_line(reason, 80)}" for reason, count in reasons.items())
-    return f" ({listed})" if listed else ""
+    """The most frequent reasons with their counts, in brackets."""
+    top = sorted(reasons.items(), key=lambda item: -item[1])
+    shown = [f"{count} {one_line(reason, 80)}" for reason, count in top[:3]]
+    return f" ({', '.join([*shown, *(['…'] if len(top) > 3 else [])])})"
 
 
-def _failure_lines(status: Mapping[str, Any]) -> list[str]:
-    return [f"failed: {group['count']} {group['kind']} in {group['stage']}" for group in status["failures"]]
+def _calls_lines(status: Mapping[str, Any]) -> list[str]:
+    """How many calls there were and what failed, and the calls that are counted at their worst case."""
+    usage, failures = list(status["usage"].values()), status["failures"]
+    failed = {f"{each['kind']} in {each['stage']}": each["count"] for each in failures}
+    line = f"calls: {sum(use['calls'] for use in usage):,}"
+    if failed:
+        line += f", {sum(failed.values())} questions failed{_counted(failed)}"
+    lines = [line] if usage else []
+    in_flight, at_most = (sum(use[name] for use in usage) for name in ("in_flight", "in_flight_cost"))
+    unknown, reserved = (sum(use[name] for use in usage) for name in ("unknown", "reserved"))
+    if in_flight and (status["state"] == "running" or status.get("batches")):
+        lines.append(f"in flight: {in_flight} calls" + (f", {money(at_most)} at most" if at_most else ""))
+    else:
+        unknown, reserved = unknown + in_flight, reserved + at_most
+    if unknown:
+        counted = f", counted at their worst case, {money(reserved)}" if reserved else ""
+        lines.append(f"unknown: the usage of {unknown} calls{counted}")
+    return lines
 
 
 def _cost_lines(status: Mapping[str, Any]) -> list[str]:
-    """What the run has cost, for each kept sample, and what it is projected to."""
-    each, usage = status["cost_per_sample"], status["usage"].values()
-    line = f"dollars: {money(status['cost'], status['unpriced'])}"
-    if each:
-        line += f", {money(each)} a kept sample"
-    if in_flight := sum(stage["in_flight"] for stage in usage):
-        cost = money(sum(stage["in_flight_cost"] for stage in usage))
-        line += f"; {cost} of it set aside for {in_flight} calls in flight"
-    if reserved := sum(stage["reserved"] for stage in usage):
-        line += f"; {money(reserved)} of it set aside for calls that never reported their tokens"
-    if status["price_source"]:
-        line += f" (prices of {status['price_source']})"
-    lines = [line]
-    if (projected := status["projected"]) is not None:
-        worth = "dollars unknown"
-        if projected["cost"] is not None:
-            worth = f"{money(projected['cost'])} ({money(projected['low'])} to {money(projected['high'])})"
-        lines.append(f"projected for {projected['size']} samples: {worth}, {projected['calls']} calls")
-    return lines
+    """What a sample has cost, and what the whole run is projected to."""
+    phrases = [f"{money(each)} a sample"] if (each := status["cost_per_sample"]) else []
+    if (projected := status["projected"]) is not None and projected["cost"] is not None:
+        bounds = f"{money(projected['low'])} to {money(projected['high'])}"
+        phrases.append(f"about {money(projected['cost'])} for all {projected['size']} ({bounds})")
+    if phrases and status["price_source"]:
+        phrases[-1] += f" (prices of {status['price_source']})"
+    return [f"dollars: {', '.join(phrases)}"] if phrases else []
 
 
 def work_lines(status: Mapping[str, Any]) -> list[str]:
     """How work over a data set stands (`ledger.summary.work_status`)."""
     asked, rows = status["asked"], status["rows"]
     of = f" of {rows}" if rows is not None and rows >= asked else ""
-    lines = [f"{status['work']}: {asked}{of} rows asked about"]
-    lines += [usage_line(stage, usage) for stage, usage in status["usage"].items()]
-    lines.append(f"dollars: {money(status['cost'], status['unpriced'])}")
-    return lines + _failure_lines(status)
+    return [*state_lines(status, f"{status['work']}, {asked}{of} rows asked about"), *_calls_lines(status)]
+
+
+def compile_lines(facts: Mapping[str, Any]) -> list[str]:
+    """How a compile stands (`optimizers.result.compile_status`)."""
+    best = "" if facts["best"] is None else f", best {facts['best']:.2f} (uncompiled {facts['uncompiled']:.2f})"
+    made = f"compile by {facts['optimizer']}, {facts['candidates']} candidates, {facts['evaluations']} evaluations"
+    proof = {None: "none yet", True: "proved better", False: "not proved better"}[facts["proved"]]
+    lines = [*state_lines(facts, made + best), f"proof: {proof}", *_calls_lines(facts)]
+    if abstained := facts["abstained"]:
+        lines.append(f"not judged: {abstained} evaluations more, which count neither for nor against a candidate")
+    return lines
+
+
+def batches_line(batches: Sequence[Mapping[str, Any]], folder: Path) -> list[str]:
+    """The batches that work waits for, in one line; none where there is none."""
+    if not batches:
+        return []
+    calls = sum(batch["calls"] for batch in batches)
+    return [f"batches: {len(batches)} under way, {calls} calls not settled; see: refed batches {folder}"]
+
+
+def listing_lines(works: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A line for each work (`ledger.listing.works_below`), and a heading."""
+    rows = [("folder", "work", "state", "progress", "dollars", "last active")]
+    for each in works:
+        count = f"{each['count']} of {each['size']}" if each["size"] is not None else str(each["count"])
+        state = (one_line(each["folder"], 80), one_line(each["work"], 20), one_line(each["state"], 20))
+        rows.append((*state, count, money(each["cost"]), _when(each["last_active"])))
+    return table_lines(rows)
+
+
+def _when(last_active: str | None) -> str:
+    return "" if last_active is None else f"{datetime.fromisoformat(last_active).astimezone():%Y-%m-%d %H:%M}"
 
 
 def batch_line(batch: Mapping[str, Any]) -> str:

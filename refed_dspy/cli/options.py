@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # the commands import what they need when they run: help shou
 F = TypeVar("F", bound=Callable[..., None])
 S = TypeVar("S", bound="Settings")
 T = TypeVar("T")
-NO_TEACHER = "no teacher: name one with --teacher (a file, PROVIDER/NAME, or embedded)"
+NO_TEACHER = "no teacher: name one (PROVIDER/NAME, a file, or embedded): --teacher openai/gpt-4.1-mini, for example"
 
 
 def reporting(command: F) -> F:

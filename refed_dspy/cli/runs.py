@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from refed_dspy.cli.lines import batch_line, run_lines, work_lines
+from refed_dspy.cli.lines import batches_line, compile_lines, listing_lines, run_lines, token_lines, work_lines
 from refed_dspy.cli.options import (
     NO_TEACHER,
     AcceptChanged,
@@ -49,7 +49,9 @@ def synth(
     context: typer.Context,
     references: ReferencesOption = None,
     size: Annotated[int | None, typer.Option(help="Samples to keep.", metavar="N", show_default="100")] = None,
-    run_dir: Annotated[Path | None, typer.Option(help="Folder of the run; required.", metavar="DIR")] = None,
+    run_dir: Annotated[
+        Path | None, typer.Option(help="Folder of the run.", metavar="DIR", show_default="refed-runs/ and a name")
+    ] = None,
     teacher: TeacherOption = None,
     config: ConfigOption = None,
     program: ProgramOption = None,
@@ -83,14 +85,14 @@ def synth(
     from refed_dspy.runs.synthesize import synthesize
 
     settings = settings_of(RunConfig, context)
-    needed(settings.run_dir, "run_dir: name the folder that shall hold the run: --run-dir DIR")
     needed(settings.teacher, NO_TEACHER)
     source, keywords = settings.references or "builtin", given(settings, "program", "references")
     if estimate:
         lines = shown(forecast, settings.program, source, **keywords).lines()
         say("\n".join([*lines, "go on with the same command without --estimate"]))
         return
-    _finish(shown(synthesize, settings.program, source, **keywords))
+    made = shown(synthesize, settings.program, source, **keywords)
+    _finish(made, *([f"folder: {made.run_dir}"] if settings.run_dir is None else []))
 
 
 @app.command()
@@ -120,15 +122,23 @@ def resume(
 
 @app.command()
 @reporting
-def status(run_dir: RunDir, as_json: JsonOption = False) -> None:
-    """What a run, a compile or other work has made and used so far; works while it runs."""
+def status(
+    run_dir: Annotated[
+        Path | None, typer.Argument(metavar="DIR", help="A folder of work; unset, all below this one are listed.")
+    ] = None,
+    tokens: Annotated[bool, typer.Option("--tokens", help="Also calls, tokens and dollars by stage.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """How a run, a compile or other work stands; without DIR, a list of those here."""
     from refed_dspy.ledger.batches import left_batches
     from refed_dspy.ledger.ledger import Ledger
     from refed_dspy.ledger.summary import work_status
     from refed_dspy.optimizers.result import compile_status
-    from refed_dspy.optimizers.result import status_lines as compile_lines
     from refed_dspy.runs.result import full_status
 
+    if run_dir is None:
+        _list_here(as_json)
+        return
     with Ledger.read(run_dir) as ledger:
         holds = ledger.holds()
         to_lines: Callable[[dict[str, Any]], list[str]]
@@ -142,7 +152,22 @@ def status(run_dir: RunDir, as_json: JsonOption = False) -> None:
     if as_json:
         say(json.dumps(facts, ensure_ascii=False, indent=2))
         return
-    say("\n".join([*to_lines(facts), *(f"waits for {batch_line(batch)}" for batch in facts["batches"])]))
+    lines = [*to_lines(facts), *batches_line(facts["batches"], run_dir), *(token_lines(facts) if tokens else [])]
+    say("\n".join(lines))
+
+
+def _list_here(as_json: bool) -> None:
+    from refed_dspy.ledger.listing import works_below
+
+    works, unreadable = works_below(Path())
+    if as_json:
+        say(json.dumps(works, ensure_ascii=False, indent=2))
+    elif works:
+        say("\n".join(listing_lines(works)))
+    elif not unreadable:
+        say("no runs here, nor in folders up to three levels down")
+    for line in unreadable:
+        say(f"refed: {line}", err=True)
 
 
 @app.command()
@@ -216,17 +241,10 @@ def preview(
         say(f"───── one sample\n{made.model_dump_json(indent=2)}")
 
 
-def _finish(made: Any) -> None:
-    """Say what came of a run. Raises typer.Exit(1) where it ended short."""
-    from refed_dspy.runs.result import why_short
-
-    for line in run_lines({**made.status, "stopped": None}):  # why it stopped goes to stderr, below
+def _finish(made: Any, *more: str) -> None:
+    """Say what came of a run, and what `more` there is to know. Raises typer.Exit(1) where it is not done."""
+    for line in [*run_lines({**made.status, "reason": ""}), *more]:  # the reason goes to stderr
         say(line)
-    if made.stopped:
-        say(f"refed: {made.stopped}", err=True)
-        raise typer.Exit(1)
-    if not made.complete:
-        dropped = sum(counts["dropped"] for counts in made.status["filters"])
-        gave = f"the references gave {len(made.samples)} of {made.size} samples"
-        say(f"ended short: {gave}: {why_short(made.failures, dropped)}", err=True)
+    if made.reason:
+        say(f"refed: {made.reason}", err=True)
         raise typer.Exit(1)

@@ -29,6 +29,8 @@ FORMAT = 6
 """The format of the file: its `user_version`. Others are refused."""
 FILE = "ledger.sqlite"
 """The file's name in a run's folder."""
+LOCK = ".lock"
+"""The file that the process at work in a folder holds locked."""
 _NEW_INSTRUCTION = """
 INSERT INTO instructions (reference, feature, round, digest, text) VALUES (?,?,?,?,?)
 ON CONFLICT (digest) DO NOTHING RETURNING id
@@ -61,7 +63,7 @@ class Ledger:
         """
         try:
             run_dir.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(run_dir / ".lock", timeout=0)
+            lock = FileLock(run_dir / LOCK, timeout=0.1, poll_interval=0.01)  # a look at it takes a moment
             lock.acquire()
         except Timeout:
             raise RunDirError(f"{run_dir}: another process is working on this run; wait for it, or stop it") from None

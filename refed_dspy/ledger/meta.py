@@ -26,6 +26,12 @@ class _Model(TypedDict):
     weight: NotRequired[float]
 
 
+class _End(TypedDict):
+    state: str
+    reason: str
+    at: float
+
+
 class _First(TypedDict):
     cost: float
     calls: float
@@ -75,7 +81,7 @@ _SHAPES: Mapping[str, Any] = {
     "left_out": dict[str, int] | None,
     "final_stage": str | None,
     "price_source": str | None,
-    "stopped": str | None,
+    "last_end": _End,
     "judge_program": str | None,
     "reuse": str | None,
     "track": bool | None,

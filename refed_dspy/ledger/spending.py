@@ -8,6 +8,7 @@ from itertools import pairwise
 
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.statements import SENT
+from refed_dspy.ledger.states import KILLED, NO_WORD, End, ended
 from refed_dspy.records import dollars
 
 
@@ -55,10 +56,11 @@ def seconds_at_work(ledger: Ledger) -> float:
 
 def begin_start(ledger: Ledger) -> None:
     """Begin a start: calls that were in flight when the last one was killed are lost, and stay charged at their worst
-    case. Those in a batch are still in flight."""
+    case. Those in a batch are still in flight. Until it says how it ended, it was killed."""
     ledger.commit(
         [
             ("UPDATE calls SET outcome='lost' WHERE outcome=? AND id NOT IN (SELECT call FROM batched)", (SENT,)),
             ("INSERT INTO starts VALUES (?)", (time.time(),)),
+            ended(End(KILLED, NO_WORD)),
         ]
     )

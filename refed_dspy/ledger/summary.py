@@ -7,6 +7,7 @@ from typing import Any
 
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.provenance import model_of
+from refed_dspy.ledger.states import state_of
 from refed_dspy.records import PICO
 
 _USAGE = """
@@ -82,7 +83,7 @@ def run_status(ledger: Ledger) -> dict[str, Any]:
     `new`, `duplicates` or `surplus` (beyond the number asked for); `failures` by stage and kind; `usage` by stage;
     `tokens_a_sample` by stage and in all; `cost` in dollars, without the `unpriced` calls; `cost_per_sample`: of the
     calls that are not in flight; `filters`: what each kept and dropped, by reason, and what is to be told of the kept
-    ("unchanged"); `stopped`: the cap it ended at; `models`: what each used (`usage_by_model`).
+    ("unchanged"); `models`: what each used (`usage_by_model`); `state`, `reason` and `last_active` (`states.state_of`).
     """
     db, paid = ledger.db, _paid(ledger)
     usage, cost = paid["usage"], paid["cost"]
@@ -96,9 +97,9 @@ def run_status(ledger: Ledger) -> dict[str, Any]:
     size, kept = int(ledger.meta("size") or 0), ledger.kept()
     return {
         "work": ledger.holds(),
+        **state_of(ledger),
         "size": size,
         "kept": kept,
-        "complete": kept >= size,
         "references": db.execute("SELECT count(*) FROM refs").fetchone()[0],
         "opened": opened,
         "left_out": ledger.meta("left_out") or {},
@@ -110,7 +111,6 @@ def run_status(ledger: Ledger) -> dict[str, Any]:
         "price_source": ledger.meta("price_source"),
         "teacher": ledger.meta("teacher") or {},
         "seed": ledger.meta("seed"),
-        "stopped": ledger.meta("stopped"),
         "models": usage_by_model(ledger),
     }
 
@@ -135,9 +135,9 @@ def decisions_by_filter(ledger: Ledger) -> list[dict[str, Any]]:
 
 def work_status(ledger: Ledger) -> dict[str, Any]:
     """The state of work over a data set, in JSON types: the kind of `work`; the number of its `rows` (None: unknown),
-    and of those `asked` about; failures, usage and cost as those of a run."""
+    and of those `asked` about; state, failures, usage and cost as those of a run."""
     (asked,) = ledger.db.execute("SELECT count(DISTINCT item) FROM calls").fetchone()
-    return {"work": ledger.holds(), "rows": ledger.meta("size"), "asked": asked, **_paid(ledger)}
+    return {"work": ledger.holds(), **state_of(ledger), "rows": ledger.meta("size"), "asked": asked, **_paid(ledger)}
 
 
 def failure_counts(ledger: Ledger, but: str = "") -> list[dict[str, Any]]:

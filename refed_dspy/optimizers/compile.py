@@ -11,11 +11,12 @@ from refed_dspy.config.compile import MetricConfig
 from refed_dspy.errors import TeacherError, TeacherRefused
 from refed_dspy.ledger.ledger import FILE
 from refed_dspy.ledger.spending import spent
+from refed_dspy.ledger.states import CAPPED, DONE, ESTIMATED, SHORT, STOPPED, End, write_end
 from refed_dspy.optimizers.ended import ended_outcome
 from refed_dspy.optimizers.gateway import open_gateway
 from refed_dspy.optimizers.least import refuse_small_caps
 from refed_dspy.optimizers.progress import CompileProgress
-from refed_dspy.optimizers.result import Compiled, write_outcome
+from refed_dspy.optimizers.result import Compiled, why_stopped, write_outcome
 from refed_dspy.optimizers.spec import CompileSpec, prepare
 from refed_dspy.optimizers.steps import CompileOutcome, CompileSteps
 from refed_dspy.records import digest
@@ -79,7 +80,17 @@ def compile(  # noqa: A001
                 return made
             outcome = _run_steps(start, spec, on_progress, estimate_only)
             tracker.update()  # so that the program's manifest can name its run
-            return write_outcome(folder, start.ledger, spec, outcome, keep=not estimate_only)
+            made = write_outcome(folder, start.ledger, spec, outcome, keep=not estimate_only)
+            write_end(start.ledger, _end(made.stopped, estimate_only))
+            return made
+
+
+def _end(stopped: str, estimate_only: bool) -> End:
+    """`stopped`: what ended it early (`CompileOutcome.stopped`)."""
+    if stopped:
+        why = f"{why_stopped(stopped, '; raise it')}, and the same command goes on"
+        return End(CAPPED if stopped.startswith("max_") else SHORT, why)
+    return End(STOPPED, ESTIMATED) if estimate_only else End(DONE)
 
 
 def _run_steps(

@@ -15,6 +15,7 @@ from refed_dspy.errors import RunStopped
 from refed_dspy.files import path_of
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.spending import spent
+from refed_dspy.ledger.states import note_failure
 from refed_dspy.optimizers.agreement import Agreement, agreement, agreement_lines, criterion_of
 from refed_dspy.optimizers.result import why_stopped
 from refed_dspy.programs import PairwiseJudge, Verdict
@@ -102,7 +103,8 @@ def measure_agreement(
     judged_pairs = [pair for pair in chosen if pair.id in verdicts]
     judgements = Judgements.of(verdicts.values())
     if judgements.asked and not judgements.decided and not stopped:
-        raise RunStopped(judgements.none_decided("pairs"))
+        note_failure(folder, why := judgements.none_decided("pairs"))
+        raise RunStopped(why)
     rows = agreement(judged_pairs, [verdicts[pair.id] for pair in judged_pairs], seed)
     return Measurement(rows, judgements, len(chosen), spending.cost, spending.calls, stopped)
 

@@ -18,6 +18,7 @@ from refed_dspy.files import whole_file
 from refed_dspy.ledger.candidates import ABSTAINED, baseline_and_best, count_abstentions, load_candidates
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.spending import spent
+from refed_dspy.ledger.states import state_in, state_of
 from refed_dspy.ledger.summary import failure_counts, usage_by_stage
 from refed_dspy.optimizers.agreement import JudgeReport
 from refed_dspy.optimizers.proof import Proof, finite
@@ -52,6 +53,11 @@ class Compiled:
     estimate: Mapping[str, Any]
     judge: JudgeReport | None = None
     """Where the program is a judge: its agreement with people, before and after."""
+
+    @property
+    def state(self) -> str:
+        """How the work stands now: running, stopped, killed, ended short, at its cap or done."""
+        return state_in(self.folder)
 
     @property
     def path(self) -> Path:
@@ -193,12 +199,15 @@ def compile_status(ledger: Ledger) -> dict[str, Any]:
 
     `optimizer`; `candidates` tried, `evaluations` scored, and those that could not be scored (`abstained`); `failures`
     by role and kind; `uncompiled` and `best` mean scores on the validation set, None before there are some; `proved`:
-    None before the proof; `usage` by model; `cost` in dollars; `caps`; `stopped`.
+    None before the proof; `usage` by model; `cost` in dollars; `caps`; `state`, `reason` and `last_active`
+    (`states.state_of`).
     """
     candidates, spending, identity = load_candidates(ledger), spent(ledger), ledger.meta("identity") or {}
     outcome = ledger.meta("outcome") or {}
     uncompiled, best = baseline_and_best(candidates)
     return {
+        "work": ledger.holds(),
+        **state_of(ledger),
         "optimizer": identity.get("optimizer"),
         "candidates": len(candidates),
         "evaluations": sum(len(scores) for candidate in candidates for scores in candidate.scores.values()),
@@ -211,26 +220,7 @@ def compile_status(ledger: Ledger) -> dict[str, Any]:
         "cost": None if spending.unpriced else spending.cost / PICO,
         "calls": spending.calls,
         "caps": {name: ledger.meta(name) for name in ("max_cost", "max_calls", "max_minutes")},
-        "finished": bool(outcome),
-        "stopped": outcome.get("stopped") or None,
     }
-
-
-def status_lines(facts: dict[str, Any]) -> list[str]:
-    """The status, for a terminal."""
-    best = "" if facts["best"] is None else f", best {facts['best']:.2f} (uncompiled {facts['uncompiled']:.2f})"
-    lines = [
-        f"a compile by {facts['optimizer']}: {facts['candidates']} candidates, {facts['evaluations']} evaluations{best}"
-    ]
-    lines += _failure_lines(facts)
-    for role, use in facts["usage"].items():
-        tokens = f"{use['prompt_tokens']} tokens read, {use['completion_tokens']} written"
-        lines.append(f"{role}: {use['calls']} calls, {tokens}, {_money(use['cost'])}")
-    lines.append(f"dollars: {_money(facts['cost'])}")
-    if facts["stopped"]:
-        lines.append(f"stopped: {why_stopped(facts['stopped'])}")
-    proof = {None: "no proof yet", True: "proved better", False: "not proved better"}[facts["proved"]]
-    return [*lines, proof if facts["finished"] else "not finished: the same command goes on"]
 
 
 def _failure_lines(facts: Mapping[str, Any]) -> list[str]:

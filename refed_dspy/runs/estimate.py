@@ -13,6 +13,7 @@ from typing import Any, Unpack
 from refed_dspy.concurrency import run_blocking
 from refed_dspy.errors import RunStopped
 from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.ledger.states import CAPPED
 from refed_dspy.records import dollars
 from refed_dspy.runs.forecast import CONFIDENCE, Forecast, forecast
 from refed_dspy.runs.prepare import RunSettings, prepare
@@ -110,7 +111,8 @@ async def aestimate(
         shallow = min(PILOT_SAMPLES, spec.config.per_reference or PILOT_SAMPLES)
         pilot = replace(spec.plan_settings(min(spec.size, PILOT_REFERENCES * PILOT_SAMPLES)), per_reference=shallow)
         made = await produce(spec, on_progress, pilot)
-        stopped, prediction = made.stopped, _forecast_from(spec)
+        prediction = _forecast_from(spec)
+        stopped = made.reason if made.state == CAPPED else None
         if prediction is None and stopped is not None:
             raise RunStopped(stopped)
     if prediction is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shlex
+import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,9 @@ from refed_dspy.files import path_of
 from refed_dspy.ledger.identity import named_work
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.spending import Spent, spent
+from refed_dspy.ledger.states import RUNNING
 from refed_dspy.ledger.summary import run_status
+from refed_dspy.pace import seconds_left
 from refed_dspy.records import PICO, Failure, dollars
 from refed_dspy.runs.forecast import Forecast, as_facts, forecast
 
@@ -35,8 +38,16 @@ class Synthesis:
     left_out: Mapping[str, int]
     """Reason → references left out."""
     status: dict[str, Any]
-    stopped: str | None = None
-    """Where a cap ended the run before its size: which, what there is, and what more would take. Else None."""
+
+    @property
+    def state(self) -> str:
+        """running, stopped, killed, ended short, at its cap or done, when this was read."""
+        return str(self.status["state"])
+
+    @property
+    def reason(self) -> str:
+        """Why the run is in its state and what to do, where it is not done: at a cap also what more would take."""
+        return str(self.status["reason"])
 
     @property
     def complete(self) -> bool:
@@ -72,15 +83,23 @@ def read_run(run_dir: str | Path) -> Synthesis:
         status["usage"],
         status["left_out"],
         status,
-        status["stopped"],
     )
 
 
 def full_status(ledger: Ledger) -> dict[str, Any]:
-    """`run_status`, and what the whole run is projected to take (None while too little was made)."""
+    """`run_status`, what the whole run is projected to take (None while too little was made), and while it is running
+    how many `seconds_left` it has (None while that cannot be told)."""
     status = run_status(ledger)
-    begun = bool(ledger.meta("identity")) and not status["complete"]
-    return {**status, "projected": as_facts(forecast(ledger)) if begun else None}
+    left = _seconds_left(ledger, status) if status["state"] == RUNNING else None
+    begun = bool(ledger.meta("identity")) and status["kept"] < status["size"]
+    return {**status, "seconds_left": left, "projected": as_facts(forecast(ledger)) if begun else None}
+
+
+def _seconds_left(ledger: Ledger, status: Mapping[str, Any]) -> float | None:
+    made = "SELECT created FROM samples WHERE created >= (SELECT max(begun) FROM starts) ORDER BY seq"
+    moments = [moment for (moment,) in ledger.db.execute(made)]
+    in_flight = sum(use["in_flight"] for use in status["usage"].values())
+    return seconds_left(moments, time.time(), status["size"] - status["kept"], in_flight)
 
 
 def why_short(failures: Sequence[Failure], dropped: int = 0) -> str:

@@ -165,7 +165,6 @@ class RunSpec:
             "max_failure_share": self.config.max_failure_share,
             "rates": rates_of(self.by_stage.first),
             "price_source": self.by_stage.price_source,
-            "stopped": None,
             "track": self.config.track,
             "program_source": getattr(self.program, "source", None) or None,
             "program_named": getattr(self.program, "named", None),

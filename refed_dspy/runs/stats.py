@@ -14,6 +14,7 @@ from refed_dspy.data.dataset import DataSet, data_identity, drawn, load_dataset
 from refed_dspy.errors import ConfigError, RunStopped, one_line
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.spending import Spent, spent
+from refed_dspy.ledger.states import note_failure
 from refed_dspy.metrics.figures import Figures, Tools, figures, open_tools, scoring, table
 from refed_dspy.metrics.intervals import Interval
 from refed_dspy.metrics.win_rates import LC_NOTE, LengthControlled, length_controlled, win_rate
@@ -165,9 +166,12 @@ async def _wins(
         await for_each_row(session, rows, compare, judge.concurrency)
     with Ledger.read(folder) as ledger:
         used = spent(ledger)
-    return _tallied(
-        judge.model, rows, verdicts, used, session.cap_reached.cap if session.cap_reached else "", config.seed
-    )
+    stopped = session.cap_reached.cap if session.cap_reached else ""
+    try:
+        return _tallied(judge.model, rows, verdicts, used, stopped, config.seed)
+    except RunStopped as error:
+        note_failure(folder, str(error))
+        raise
 
 
 def _tallied(

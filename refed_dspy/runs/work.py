@@ -11,6 +11,8 @@ from typing import Any
 from refed_dspy.ledger.batches import left_batches
 from refed_dspy.ledger.identity import differences, has_begun
 from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.ledger.states import CAPPED, DONE, ESTIMATED, SHORT, STOPPED, End, write_end
+from refed_dspy.ledger.summary import decisions_by_filter
 from refed_dspy.runs.plan import Plan
 from refed_dspy.runs.result import end_at_cap, why_short
 from refed_dspy.teachers.by_stage import ANY, TeachersByStage
@@ -70,18 +72,10 @@ class RunWork(Work):
 
 def note_end(session: Session, plan: Plan) -> None:
     """Write down and say how the start ended: at a cap, short of its size, with calls left in batches."""
-    folder = session.ledger.path.parent
-    if session.cap_reached is not None:
-        stopped = end_at_cap(folder, session.cap_reached)
-        session.ledger.set_meta(stopped=stopped)
-        log.warning("%s", stopped)
-    elif not plan.complete:
-        log.warning(
-            "the references gave %d of %d samples: %s",
-            plan.kept,
-            plan.settings.size,
-            why_short(session.ledger.failures()),
-        )
+    folder, end = session.ledger.path.parent, _end(session, plan)
+    write_end(session.ledger, end)
+    if end.reason:
+        log.warning("%s", end.reason)
     if left := sum(batch["calls"] for batch in left_batches(session.ledger)):
         log.warning(
             "%d calls still wait in batches, charged at their worst case: a later start takes the answers that it "
@@ -89,6 +83,19 @@ def note_end(session: Session, plan: Plan) -> None:
             left,
             shlex.quote(str(folder)),
         )
+
+
+def _end(session: Session, plan: Plan) -> End:
+    ledger = session.ledger
+    if session.cap_reached is not None:
+        return End(CAPPED, end_at_cap(ledger.path.parent, session.cap_reached))
+    if not plan.complete:
+        dropped = sum(counts["dropped"] for counts in decisions_by_filter(ledger))
+        why = why_short(ledger.failures(), dropped)
+        return End(SHORT, f"the references gave {plan.kept} of {plan.settings.size} {session.start.work.unit}: {why}")
+    if plan.settings.size < session.start.size:
+        return End(STOPPED, ESTIMATED)
+    return End(DONE)
 
 
 def _asked_teachers(ledger: Ledger) -> list[Any]:

@@ -83,7 +83,7 @@ class SynthesisWorker:
         )
         await self.session.commit([*done, *decided(unit.instruction_id, decisions)])
         if kept:
-            self.progress.kept += 1
+            self.progress.keep()
         else:
             self.progress.dropped += 1
             self.screening.check_hope()

@@ -31,7 +31,7 @@ def public(page: Page, title: str) -> Page:
         page,
         title=title,
         lead=replace(page.lead, by=tuple(public_model(model) for model in page.lead.by)),
-        stopped=None,
+        stopped="",
         tables=[_table(table) for table in page.tables],
         rows=Rows(_names(page.rows.names), _columns(page.rows.columns)),
     )

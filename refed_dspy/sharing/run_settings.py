@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.ledger.states import CAPPED, last_end
 from refed_dspy.records import digest
 from refed_dspy.sharing.redact import public_model
 
@@ -19,7 +20,7 @@ _SAMPLING = (
 """The parameters that are published; others may hold anything."""
 _META = (
     "identity", "teacher", "asked_teachers", "pools", "judge", "judge_program", "size", "per_reference", "seed",
-    "filters", "features", "program", "stopped",
+    "filters", "features", "program",
 )  # fmt: skip
 """Entries of the ledger's `meta` that are read."""
 _CAP = re.compile(r"(max_cost|max_calls|max_minutes) [^:/\\]{1,40} is reached after [^:/\\]{1,40}(?=:)")
@@ -55,7 +56,8 @@ def settings_of(ledger: Ledger) -> SharedSettings:
     """The settings of the run in `ledger`, without addresses and folders; of a file only its name."""
     meta = {name: ledger.meta(name) for name in _META}
     identity = meta["identity"] or {}
-    stopped = _CAP.match(str(meta["stopped"] or ""))
+    end = last_end(ledger)
+    stopped = _CAP.match(end.reason) if end.state == CAPPED else None
     return SharedSettings(
         rows=list(_rows(meta, identity)),
         filters=[(str(name), _filter(settings)) for name, settings in meta["filters"] or ()],

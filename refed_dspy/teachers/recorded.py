@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -40,6 +41,7 @@ from refed_dspy.ledger.history import ever_answered
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.recorder import CallRecorder, RunRecorder, recording
 from refed_dspy.ledger.statements import Answer, Key, answered, failed, reused, shared
+from refed_dspy.pace import seconds_left
 from refed_dspy.programs.fast_path import ByIdentity, Engine
 from refed_dspy.programs.lm_errors import in_transit, translated
 from refed_dspy.programs.question import Fit, Question, UnnamedStage, current_fit, current_question, repetition_of
@@ -69,12 +71,21 @@ class Progress:
     priced: bool = True
     """Whether the price of every model at work is known."""
     failed: Counter[str] = field(default_factory=Counter)
-    started: float = field(default_factory=time.monotonic)
-    kept_at_start: int = 0
     dropped: int = 0
     """Rows that a filter dropped."""
     unit: str = "samples"
     """What is counted, for people."""
+    moments: array[float] = field(default_factory=lambda: array("d"), repr=False)
+    """When each sample of this process was kept."""
+
+    def keep(self) -> None:
+        """Another one is kept."""
+        self.kept += 1
+        self.moments.append(time.monotonic())
+
+    def seconds_left(self) -> float | None:
+        """How long it will still take; None while too little came to tell."""
+        return seconds_left(self.moments, time.monotonic(), self.size - self.kept, self.in_flight)
 
 
 @dataclass(frozen=True)

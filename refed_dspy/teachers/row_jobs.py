@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from refed_dspy.concurrency import keep_running
+from refed_dspy.ledger.states import CAPPED, DONE, SHORT, STOPPED, End, write_end
 from refed_dspy.teachers.recorded import Progress
 from refed_dspy.teachers.session import Session
 from refed_dspy.teachers.work import Work, begin
@@ -30,6 +31,17 @@ async def row_job(folder: Path, work: Work, watch: Callable[[Progress], None] | 
             watch(session.progress)
         async with session.running():
             yield session
+        write_end(session.ledger, _end(session))
+
+
+def _end(session: Session) -> End:
+    if (reached := session.cap_reached) is not None:
+        return End(CAPPED, f"{reached.cap} is reached; raise it, and the same command goes on")
+    if session.start.work.then:
+        return End(STOPPED, f"{session.start.work.then}; the same command goes on")
+    if unanswered := len(session.start.recorder.passing):
+        return End(SHORT, f"{unanswered} questions had no answer; the same command asks them again")
+    return End(DONE)
 
 
 async def for_each_row(session: Session, items: Iterable[T], work: Callable[[T], Awaitable[None]], slots: int) -> None:
@@ -43,10 +55,10 @@ async def for_each_row(session: Session, items: Iterable[T], work: Callable[[T],
 
     async def counted(item: T) -> None:
         await work(item)
-        session.progress.kept += 1
+        session.progress.keep()
 
     left = await _needing_calls(session, items, counted) if session.ledger.has_answers() else items
-    session.progress.kept_at_start = session.progress.kept
+    del session.progress.moments[:]  # what earlier starts paid for says nothing of the pace
     waiting = iter(left)
     await keep_running(lambda: map(counted, waiting), slots, session.stop, session.grace)
 

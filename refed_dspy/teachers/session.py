@@ -38,11 +38,9 @@ class Session:
     def __init__(self, start: Start) -> None:
         work, before = start.work, start.caps_left.before
         self.start, self.ledger, self.models = start, start.ledger, work.models
-        kept = start.ledger.kept()
         self.progress = Progress(
             start.size,
-            kept,
-            kept_at_start=kept,
+            start.ledger.kept(),
             cost=before.cost,
             unpriced=before.unpriced,
             priced=all(model.price is not None for model in work.models.values()),

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import json
+import logging
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from refed_dspy.errors import RunDirError
+from refed_dspy.errors import RunDirError, RunStopped
 from refed_dspy.ledger.identity import differences, has_begun, named_work
 from refed_dspy.ledger.ledger import FILE, Ledger
 from refed_dspy.ledger.recorder import RunRecorder
 from refed_dspy.ledger.spending import begin_start
+from refed_dspy.ledger.states import DONE, KILLED, End, last_end, write_end
 from refed_dspy.records import Reference
 from refed_dspy.teachers import Teacher
 from refed_dspy.teachers.caps import CapSettings, CapsLeft, budget_caps, check_caps, lasting_caps
 from refed_dspy.teachers.failures import CallPolicy
 from refed_dspy.teachers.pool import PoolSetup
+
+log = logging.getLogger("refed_dspy.teachers")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +49,8 @@ class Work:
     policy: CallPolicy = field(default_factory=CallPolicy)
     calls_each: float = 2.0
     """About how many calls a sample or a row takes."""
+    then: str = ""
+    """What is left of the whole work once this is done."""
     unit: str = "rows"
     """What is counted, for people."""
     other: str = ""
@@ -91,7 +97,10 @@ class Work:
 
     def record(self, ledger: Ledger, caps: CapSettings) -> int:
         """Write the work into the ledger. Returns the size to reach: at least what is kept already."""
-        identity, size = self.stored_identity, max(self.size, ledger.kept())
+        identity, kept = self.stored_identity, ledger.kept()
+        size = max(self.size, kept)
+        if self.size < kept:
+            log.warning("%d %s were asked for and %d are kept already: none is taken away", self.size, self.unit, kept)
         facts = {**self.facts_at(ledger), **caps, "work": self.kind, "size": size}
         if has_begun(ledger) or ledger.meta("identity") == identity:
             ledger.set_meta(**facts)
@@ -118,7 +127,8 @@ class Start:
 def begin(folder: Path, work: Work) -> Iterator[Start]:
     """The folder's ledger, open for one more start of `work`, which is new there or the same as before.
 
-    Where this raises, nothing was written.
+    How the start ended is written as it ends: by an error, as the block wrote it (`write_end`), else done. Where this
+    raises, nothing was written.
 
     Raises:
         RunDirError: the folder holds other work, is in use, or cannot be written; or there is no run to reuse.
@@ -135,7 +145,14 @@ def begin(folder: Path, work: Work) -> Iterator[Start]:
         size = work.record(ledger, caps)
         begin_start(ledger)
         recorder = RunRecorder(ledger, caps_left.caps, caps_left.before, work.calls_each)
-        yield Start(ledger, work, size, caps_left, recorder, reused_from)
+        try:
+            yield Start(ledger, work, size, caps_left, recorder, reused_from)
+        except BaseException as error:
+            with suppress(RunStopped):  # the block's error is raised; a failed write has the same cause
+                write_end(ledger, End.by(error))
+            raise
+        if last_end(ledger).state == KILLED:
+            write_end(ledger, End(DONE))
 
 
 def resume_hint(folder: Path) -> str:

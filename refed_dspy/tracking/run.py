@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.ledger.states import KILLED, End, last_end
 from refed_dspy.ledger.summary import run_status
 from refed_dspy.records import PICO, digest
 from refed_dspy.tracking.store import Store
@@ -29,6 +30,7 @@ def copy_run(store: Store, last: bool) -> None:
             return  # perhaps refused before its first answer: there is nothing to copy
         status, points = run_status(ledger), per_minute(ledger)
         parameters, source = run_parameters(ledger, status), ledger.meta("program_source") or {}
+        end = last_end(ledger)
     run_id = store.run("synthesis", store.folder.absolute().name, parameters)
     copied_up_to = store.noted("minute")
     complete = [minute for minute in points if last or minute < max(points)]
@@ -48,7 +50,7 @@ def copy_run(store: Store, last: bool) -> None:
         store.tags(run_id, {f"refed.program.{name}": value for name, value in source.items() if value is not None})
         store.remember(linked=True)
     if last:
-        _finish(store, run_id, status)
+        _finish(store, run_id, status, end)
 
 
 def per_minute(ledger: Ledger) -> dict[int, dict[str, float]]:
@@ -96,12 +98,13 @@ def _teachers(by_stage: Mapping[str, Any] | None) -> str | None:
     return ", ".join(f"{stage}: {models}" if stage else models for stage, models in pools.items()) or None
 
 
-def _finish(store: Store, run_id: str, status: Mapping[str, Any]) -> None:
-    store.tags(run_id, {"refed.kept": status["kept"], "refed.complete": status["complete"]})
-    store.stopped(run_id, status["stopped"])
+def _finish(store: Store, run_id: str, status: Mapping[str, Any], end: End) -> None:
     kept = int(status["kept"])
+    complete = kept >= status["size"]
+    store.tags(run_id, {"refed.kept": kept, "refed.complete": complete})
+    store.stopped(run_id, None if end.state == KILLED else end.reason)  # killed: it is at work
     if kept and store.noted("rows") != kept:
         key = digest([str(store.folder.absolute()), kept, status["seed"]])
         store.data_set(run_id, store.folder.absolute().name, key, str(store.folder.absolute()), kept, "synthesis")
         store.remember(rows=kept)
-    store.ended(run_id, "FINISHED" if status["complete"] else "KILLED")
+    store.ended(run_id, "FINISHED" if complete else "KILLED")

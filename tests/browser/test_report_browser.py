@@ -68,7 +68,7 @@ def made_page(rows: Rows, tmp_path_factory: pytest.TempPathFactory) -> Path:
     chart = instruction_map(rows, Map(places, "by hand"))
     assert chart is not None
     path = tmp_path_factory.mktemp("made") / "page.html"
-    path.write_bytes(render(Page("by hand", Lead(KEPT, 2, ("one",), "$1"), None, (), (), [chart], (), rows), "0"))
+    path.write_bytes(render(Page("by hand", Lead(KEPT, 2, ("one",), "$1"), "", (), (), [chart], (), rows), "0"))
     return path
 
 

@@ -115,6 +115,7 @@ def test_at_a_cap_it_ends_with_one_line_and_the_same_command_goes_on(home: Path,
     assert cut.exit_code == 1 and server.stats()["requests"] == 120
     lines = [line for line in cut.stderr.splitlines() if line.startswith("refed: max_calls")]
     assert lines == ["refed: max_calls is reached; raise it, and the same command goes on"]
+    assert refed("status", "out").stdout.startswith("at its cap: compile by ")
     assert "stopped: max_calls is reached" in cut.stdout and Path("out/program.json").is_file()
     again = compile_(home, server)
     assert again.exit_code == 1 and server.stats()["requests"] == 120  # a cap stays

@@ -70,7 +70,7 @@ def test_status_tells_what_each_filter_dropped_and_why(filtered: Path) -> None:
     assert rubric["dropped"] == sum(rubric["reasons"].values()) == refusals["kept"] - 4 > 0
     assert set(rubric["reasons"]) <= {"below 5", "judge abstained"}
     shown = refed("status", "run").stdout
-    assert f"filter rubric: 4 kept, {rubric['dropped']} dropped (" in shown
+    assert f"filters: {rubric['dropped']} dropped by rubric (" in shown
     assert all(f"{count} {reason}" in shown for reason, count in rubric["reasons"].items())
 
 
@@ -103,7 +103,7 @@ def test_resume_goes_on_with_the_runs_filters_and_judge(
     written(home, "elsewhere/down.yaml", DOWN)
     monkeypatch.chdir(home / "elsewhere")
     grown = refed("resume", "../run", "--size", 6)
-    assert grown.exit_code == 0 and "6 of 6 samples" in grown.output and "filter rubric: 6 kept" in grown.output
+    assert grown.exit_code == 0 and "6 of 6 samples" in grown.output and "dropped by rubric" in grown.output
     other = written(home, "moved.yaml", f"model: sim/other-model\napi_base: {server.root}/v1/\n")
     refused(refed("resume", "../run", "--size", 7, "--judge", "down.yaml"), "judge.model was")
     assert refed("resume", "../run", "--size", 7, "--judge", f"../{other}").exit_code == 0
@@ -152,7 +152,7 @@ def test_a_judge_that_is_down_is_told_before_and_after_the_first_answer(home: Pa
 def test_methods(home: Path, server: SimulatedTeacher) -> None:
     teacher = teacher_file(home, server)
     made = synth("--size", 3, "--teacher", teacher, "--method", "sample-level")
-    assert made.exit_code == 0 and "sample_feedback: 3 calls" in made.output
+    assert made.exit_code == 0 and "sample_feedback: 3 calls" in refed("status", "run", "--tokens").output
     assert "5 of 5 samples" in refed("resume", "run", "--size", 5).output and server.stats()["repeated"] == 0
     refused(synth("--size", 3, "--teacher", teacher), "holds another run", "kind was SampleLevelFeedback")
     refused(synth("--method", "smaple-level", "--teacher", teacher), "method: input should be 'reference-level'")
@@ -173,7 +173,8 @@ def test_filter_status_and_again(rows: str, home: Path, server: SimulatedTeacher
     assert server.stats()["requests"] == paid
     facts = json.loads(refed("status", "out", "--json").stdout)
     assert facts["work"] == "filtering" and facts["asked"] == 24 and facts["usage"]["pairwise_judge"]["calls"] == 48
-    assert refed("status", "out").stdout.startswith("filtering: 24 of 24 rows asked about\npairwise_judge: 48 calls")
+    shown = refed("status", "out", "--tokens").stdout
+    assert shown.startswith("done: filtering, 24 of 24 rows asked about, ") and "\npairwise_judge: 48 calls" in shown
     refused(refed("resume", "out"), "holds a filtering, not a run")
     refused(refed("export", "out", "--out", "x"), "holds a filtering, not a run")
     refused(refed("recycle", rows, "--out", "out", "--teacher", "judge.yaml"), "holds a filtering, not a recycling")
@@ -280,9 +281,10 @@ def test_recycle(rows: str, home: Path, server: SimulatedTeacher) -> None:
     refused(refed("recycle", "none.jsonl", "--out", "r", "--teacher", teacher), "none.jsonl: no such file")
     short = refed("recycle", rows, "--size", 5, "--out", "r", "--teacher", teacher, "--max-calls", 4)
     refused(short, "max_calls", "--max-calls", code=1)
+    assert refed("status", "r").stdout.startswith("at its cap: recycling, ")
     made = refed("recycle", rows, "--size", 5, "--out", "r", "--teacher", teacher, "--max-calls", 10)
     assert made.exit_code == 0 and "5 of 5 rows recycled" in made.stdout and server.stats()["repeated"] == 0
-    assert refed("status", "r").stdout.startswith("recycling: 5 of 5 rows asked about\n")
+    assert refed("status", "r").stdout.startswith("done: recycling, 5 of 5 rows asked about, ")
 
 
 def test_stats(rows: str, home: Path, server: SimulatedTeacher) -> None:
@@ -297,7 +299,7 @@ def test_stats(rows: str, home: Path, server: SimulatedTeacher) -> None:
     judged = ("stats", rows, "--config", "plain.yaml", "--judge", "judge.yaml", "--out", "st")
     refused(refed(*judged, "--max-calls", 8), "max_calls", "--max-calls", code=1)
     assert "improved over plain, by sim/other-model" in refed(*judged, "--max-calls", 60).stdout
-    assert refed("status", "st").stdout.startswith("statistics: 24 of 24 rows asked about\n")
+    assert refed("status", "st").stdout.startswith("done: statistics, 24 of 24 rows asked about, ")
     refused(refed("resume", "st"), "holds statistics, not a run")
 
 

@@ -96,7 +96,7 @@ def test_a_resume_goes_on_under_a_larger_cap(home: Path, server: SimulatedTeache
     assert server.stats()["requests"] == 35
     done = refed("resume", "run", "--max-calls", 500)
     assert done.exit_code == 0 and "20 of 20 samples" in done.stdout
-    assert facts()["stopped"] is None
+    assert (facts()["state"], facts()["reason"]) == ("done", "")
 
 
 def test_caps_come_from_a_settings_file_and_the_environment_too(
@@ -199,13 +199,14 @@ def test_status_tells_dollars_by_stage_for_each_sample_and_in_all(home: Path, se
     stats = server.stats()
     plain = stats["billed_prompt_tokens"] - stats["billed_cached_tokens"]
     bill = (plain + 0.5 * stats["billed_cached_tokens"] + 10 * stats["billed_completion_tokens"]) / 1e6
-    shown = refed("status", "run").stdout.splitlines()
+    shown = refed("status", "run", "--tokens").stdout.splitlines()
     for stage in ("instruction_feedback", "instruction_synthesis", "response_generation", "response_improvement"):
         [line] = [line for line in shown if line.startswith(f"{stage}: ")]
         assert MONEY.search(line), line
     [total] = [line for line in shown if line.startswith("dollars: ")]
     assert "the teacher's settings" in total
-    assert total.startswith(f"dollars: {dollars(bill * PICO)}, {dollars(bill / 10 * PICO)} a kept sample")
+    assert shown[0] == f"done: 10 of 10 samples, {dollars(bill * PICO)}"
+    assert total.startswith(f"dollars: {dollars(bill / 10 * PICO)} a sample")
     status = facts()
     assert status["cost"] == pytest.approx(bill) and status["cost_per_sample"] == pytest.approx(bill / 10)
     assert sum(use["cost"] for use in status["usage"].values()) == pytest.approx(bill)
@@ -215,19 +216,19 @@ def test_status_tells_dollars_by_stage_for_each_sample_and_in_all(home: Path, se
 
 def test_status_of_an_unfinished_run_tells_what_it_is_projected_to(home: Path) -> None:
     synth("--size", 60, "--max-calls", 90)
-    [line] = [line for line in refed("status", "run").stdout.splitlines() if line.startswith("projected")]
-    assert line.startswith("projected for 60 samples: $") and "calls" in line
+    [line] = [line for line in refed("status", "run").stdout.splitlines() if line.startswith("dollars: ")]
+    assert " a sample, about $" in line and " for all 60 ($" in line
     status = facts()["projected"]
     assert status["size"] == 60 and 0 < status["low"] <= status["cost"] <= status["high"]
     assert all(isinstance(status[name], float) for name in ("cost", "low", "high"))
-    assert facts()["stopped"].startswith("max_calls 90 is reached")
+    assert facts()["state"] == "at its cap" and facts()["reason"].startswith("max_calls 90 is reached")
 
 
 def test_what_was_charged_unseen_is_told_apart(home: Path, server: SimulatedTeacher) -> None:
     server.control(faults={"nousage": 0.3}, seed=2)
     synth("--size", 10)
-    [line] = [line for line in refed("status", "run").stdout.splitlines() if line.startswith("dollars: ")]
-    assert "set aside for calls that never reported their tokens" in line
+    [line] = [line for line in refed("status", "run").stdout.splitlines() if line.startswith("unknown: ")]
+    assert "counted at their worst case, $" in line
     status = facts()
     reserved = sum(use["reserved"] for use in status["usage"].values())
     assert 0 < reserved < status["cost"] and sum(use["unknown"] for use in status["usage"].values()) > 0
@@ -255,8 +256,8 @@ def test_a_price_known_later_counts_from_then_on(home: Path) -> None:
     assert synth("--size", 6).exit_code == 0
     status = facts()
     assert status["unpriced"] == before["unpriced"] > 0 and status["cost"] > 0
-    [line] = [line for line in refed("status", "run").stdout.splitlines() if line.startswith("dollars: ")]
-    assert MONEY.search(line) and "at an unknown price" in line and "a kept sample" not in line
+    line = refed("status", "run").stdout.splitlines()[0]
+    assert MONEY.search(line) and "at an unknown price" in line
 
 
 def test_a_free_teacher_is_told_as_such(home: Path) -> None:
@@ -264,4 +265,4 @@ def test_a_free_teacher_is_told_as_such(home: Path) -> None:
     (home / "free.yaml").write_text(f"{teacher}price: {{prompt: 0, completion: 0}}\n")
     made = synth("--size", 2, "--max-cost", 0.01, teacher="free.yaml")
     assert made.exit_code == 0, "no call of it can pass a cap"
-    assert "dollars: $0" in refed("status", "run").stdout
+    assert "done: 2 of 2 samples, $0\n" in refed("status", "run").stdout

@@ -62,12 +62,15 @@ def test_every_command_that_shows_a_run(
         db.execute("UPDATE calls SET stage = stage || ? WHERE id % 5 = 0", (evil,))
         db.execute("INSERT INTO failures VALUES ('k', ?, ?, ?, ?, 1, 1.0)", (evil,) * 4)
         db.execute("UPDATE decisions SET filter = ?, reason = ?, kept = instruction % 2", (evil, evil))
-        db.execute("UPDATE meta SET value = ? WHERE name IN ('stopped', 'price_source')", (json.dumps(evil),))
+        db.execute("UPDATE meta SET value = ? WHERE name = 'price_source'", (json.dumps(evil),))
+        end = json.dumps({"state": evil, "reason": evil, "at": 1.0})
+        db.execute("UPDATE meta SET value = ? WHERE name = 'last_end'", (end,))
         db.execute("INSERT INTO batches VALUES (1, ?, ?, ?, ?, NULL, 2, 1.0, NULL)", (evil,) * 4)
         db.execute("INSERT INTO batched VALUES (1, 1, NULL)")
-    assert json.loads(harmless("status", folder, "--json"))["stopped"] == evil
+    assert json.loads(harmless("status", folder, "--json"))["reason"] == evil
     for words in (
-        ["status", folder], ["batches", folder], ["batches", folder, "--json"],
+        ["status", folder], ["status", folder, "--tokens"], ["status"], ["status", "--json"],
+        ["batches", folder], ["batches", folder, "--json"],
         ["report", folder, "--out", "r.html"], ["report", folder, "--out", "r.html"], ["export", folder],
         ["export", folder, "--format", ODD], ["share", folder, "--out", "shared"], ["share", folder, "--license", ODD],
         ["stats", folder], ["filter", folder, "--filter", "refusals", "--out", "kept"], ["resume", folder],

@@ -63,7 +63,7 @@ def test_synth_status_export(home: Path, server: SimulatedTeacher) -> None:
     made = synth("--size", 25, "--teacher", teacher_file(home, server))
     assert made.exit_code == 0 and "25 of 25 samples" in made.output
     facts = json.loads(refed("status", "run", "--json").stdout)
-    assert facts["kept"] == 25 and facts["complete"] and facts["usage"]["response_generation"]["calls"] == 25
+    assert facts["kept"] == 25 and facts["state"] == "done" and facts["usage"]["response_generation"]["calls"] == 25
     assert "25 of 25 samples" in refed("status", "run").stdout
     assert refed("export", "run", "--format", "jsonl", "--out", "out.jsonl").exit_code == 0
     rows = [json.loads(line) for line in Path("out.jsonl").read_text().splitlines()]
@@ -86,10 +86,55 @@ def test_the_same_command_goes_on_and_resume_needs_only_the_folder(home: Path, s
     assert server.stats()["repeated"] == 0
 
 
+def test_a_smaller_size_than_what_is_kept_is_said_and_nothing_is_taken_away(
+    home: Path, server: SimulatedTeacher, caplog: pytest.LogCaptureFixture
+) -> None:
+    synth("--size", 5, "--teacher", teacher_file(home, server))
+    assert refed("resume", "run", "--size", 5).exit_code == 0 and not caplog.messages
+    again = refed("resume", "run", "--size", 3)
+    assert again.exit_code == 0 and again.stdout.startswith("done: 5 of 5 samples")
+    assert caplog.messages == ["3 samples were asked for and 5 are kept already: none is taken away"]
+
+
+def test_without_a_folder_a_run_gets_one_and_status_lists_it(home: Path, server: SimulatedTeacher) -> None:
+    assert "no runs here" in refed("status").stdout
+    words = ("synth", "--references", "references.jsonl", "--size", 2, "--teacher", teacher_file(home, server))
+    made = refed(*words)
+    assert made.exit_code == 0, made.output
+    folder = made.stdout.splitlines()[-1].removeprefix("folder: ")
+    assert folder.startswith("refed-runs/") and refed("status", folder).stdout.startswith("done: 2 of 2 samples")
+    paid = server.stats()["requests"]
+    assert refed(*words).exit_code == 0 and server.stats()["requests"] == paid, "the same command goes on in it"
+    heading, line = refed("status").stdout.splitlines()
+    assert heading.split() == ["folder", "work", "state", "progress", "dollars", "last", "active"]
+    assert line.split()[:6] == [folder, "run", "done", "2", "of", "2"]
+    [facts] = json.loads(refed("status", "--json").stdout)
+    assert (facts["folder"], facts["state"], facts["count"]) == (folder, "done", 2)
+
+
+def test_status_is_at_most_ten_lines_and_tokens_are_asked_for(home: Path, server: SimulatedTeacher) -> None:
+    server.control(faults={"malformed": 0.2, "nousage": 0.2}, duplicates=0.2, seed=2)
+    (home / "strict.yaml").write_text("filters: [{rouge: {threshold: 0.3}}]\n")
+    teacher = teacher_file(home, server, price="{prompt: 1, completion: 10}")
+    synth("--size", 40, "--teacher", teacher, "--config", "strict.yaml", "--max-calls", 80)
+    lines = refed("status", "run").stdout.splitlines()
+    names = [line.partition(":")[0] for line in lines]
+    assert names == ["at its cap", "reason", "dollars", "references", "instructions", "filters", "calls", "unknown"]
+    assert lines == refed("status", "run", "--tokens").stdout.splitlines()[: len(lines)]
+    assert not any("tokens" in line for line in lines)
+
+
+def test_an_estimate_is_a_start_that_stopped(home: Path, server: SimulatedTeacher) -> None:
+    assert synth("--size", 300, "--teacher", teacher_file(home, server), "--estimate").exit_code == 0
+    facts = json.loads(refed("status", "run", "--json").stdout)
+    assert (facts["state"], facts["reason"]) == ("stopped", "only an estimate was asked for")
+
+
 def test_a_run_that_ends_short_says_so(home: Path, server: SimulatedTeacher) -> None:
     server.control(items=0)
     short = synth("--size", 30, "--teacher", teacher_file(home, server))
-    assert short.exit_code == 1 and "ended short" in short.stderr and "gave nothing new in three rounds" in short.stderr
+    assert short.exit_code == 1 and short.stdout.startswith("ended short: 0 of 30 samples")
+    assert "gave nothing new in three rounds" in short.stderr
 
 
 def failure(kind: str, stage: str = "response_generation", reason: str = "so") -> Failure:

@@ -16,6 +16,8 @@ import pytest
 
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy import synthesize
+from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.ledger.states import INTERRUPTED, state_of
 from tests.support.scripted_engine import Writer, fake_lm, references
 
 REFED = [sys.executable, "-m", "refed_dspy.cli"]
@@ -109,6 +111,12 @@ def outcomes(folder: Path) -> dict[str, int]:
         return dict(db.execute("SELECT outcome, count(*) FROM calls GROUP BY outcome"))
 
 
+def state(folder: Path) -> dict[str, str]:
+    with Ledger.read(folder) as ledger:
+        facts = state_of(ledger)
+    return {name: facts[name] for name in ("state", "reason")}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", COMMANDS)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
@@ -131,11 +139,32 @@ def test_what_is_in_flight_may_land(home: Path, server: SimulatedTeacher, name: 
     if name != "compile":  # DSPy's optimizers are ended where they stand
         assert ended == {"ok": server.stats()["requests"]}, "every call landed"
     assert "sent" not in ended
+    assert state(home / "out") == {"state": "stopped", "reason": INTERRUPTED}
     server.control(latency=0)
     if name != "compile":
         done = subprocess.run(command, cwd=home, capture_output=True, text=True, check=False)
         assert done.returncode in {0, 1} and "Traceback" not in done.stderr
         assert server.stats()["repeated"] == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", COMMANDS)
+def test_status_tells_running_from_killed(home: Path, server: SimulatedTeacher, name: str) -> None:
+    server.control(latency=0.3)
+    status = [*REFED, "status", "out"]
+    with subprocess.Popen([*REFED, *COMMANDS[name].split()], cwd=home, stderr=subprocess.DEVNULL) as process:
+        try:
+            while server.stats()["answered"] < 6 and process.poll() is None:
+                time.sleep(0.02)
+            server.control(latency=60)  # the next calls are in flight for as long as anyone looks
+            running = subprocess.run(status, cwd=home, capture_output=True, text=True, check=True).stdout
+            assert process.poll() is None, "it was at work all the while"
+        finally:
+            process.kill()
+    killed = subprocess.run(status, cwd=home, capture_output=True, text=True, check=True).stdout
+    assert running.startswith("running: ") and "in flight: " in running and len(running.splitlines()) <= 10, running
+    assert killed.startswith("killed: ") and "in flight" not in killed and len(killed.splitlines()) <= 10, killed
+    assert "unknown: the usage of " in killed, killed
 
 
 @pytest.mark.slow

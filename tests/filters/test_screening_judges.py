@@ -102,6 +102,6 @@ def test_caps_hold_with_a_judge_and_count_its_worst_case(server: SimulatedTeache
     assert server.stats()["requests"] == 0
     judge = TeacherConfig(model="sim/other-model", max_tokens=300, **common)
     made = run(tmp_path / "run", teacher, [{"rubric": {"at_least": 2}}], judge=judge, max_calls=40, size=90)
-    assert made.stopped is not None and server.stats()["requests"] == 40
+    assert made.state == "at its cap" and server.stats()["requests"] == 40
     assert made.usage["rubric_judge"]["calls"] > 0
     assert made.status["kept"] + len(dropped(tmp_path / "run")) == made.usage["rubric_judge"]["calls"]

@@ -16,6 +16,8 @@ from dspy.utils import exceptions as lm_errors
 
 from refed_dspy.data.pairs import Pair
 from refed_dspy.errors import RunStopped, TeacherRefused
+from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.ledger.states import state_of
 from refed_dspy.optimizers.agreement import (
     ALL,
     Agreement,
@@ -154,6 +156,9 @@ def test_a_judge_that_decides_nothing_is_one_line(tmp_path: Path) -> None:
         measure_agreement([pair(number, 1) for number in range(3)], judge, tmp_path)
     none = "judge: it decided on none of 3 pairs: 3 abstentions, 0 failures"
     assert str(stopped.value) == f"{none}, the first because: the judge could not tell — name another judge"
+    with Ledger.read(tmp_path) as ledger:
+        facts = state_of(ledger)
+    assert (facts["state"], facts["reason"]) == ("ended short", str(stopped.value))
 
 
 def number_of(request: Request) -> int:

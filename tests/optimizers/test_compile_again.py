@@ -14,10 +14,11 @@ import pytest
 from dspy.lm15 import Request, Response
 from dspy.utils import exceptions as lm_errors
 
+from refed_dspy.cli.lines import compile_lines
 from refed_dspy.errors import RunDirError, RunStopped
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.optimizers.metrics import NotScored, name_of
-from refed_dspy.optimizers.result import compile_status, status_lines, why_stopped
+from refed_dspy.optimizers.result import compile_status, why_stopped
 from refed_dspy.programs import PairwiseJudge, ReferenceLevelFeedback
 from refed_dspy.programs.saved import load_into, save_program
 from refed_dspy.teachers import open_teacher
@@ -194,14 +195,14 @@ def test_how_many_could_not_be_judged_is_told_wherever_a_compile_is(tmp_path: Pa
     assert line in made.lines()
     with Ledger.read(made.folder) as ledger:
         facts = compile_status(ledger)
-    assert facts["abstained"] == 2 and facts["evaluations"] == 2 + 2 * 2 and line in status_lines(facts)
+    assert facts["abstained"] == 2 and facts["evaluations"] == 2 + 2 * 2 and line in compile_lines(facts)
 
 
 def test_nothing_is_said_of_none(tmp_path: Path) -> None:
     made = compiled(tmp_path / "c", answerer(), QUESTIONS, metric=marks)
     assert made.manifest["abstained"] == 0 and "not judged" not in "\n".join(made.lines())
     with Ledger.read(made.folder) as ledger:
-        assert "not judged" not in "\n".join(status_lines(compile_status(ledger)))
+        assert "not judged" not in "\n".join(compile_lines(compile_status(ledger)))
 
 
 def test_what_could_not_be_judged_and_then_was_is_no_more_told(tmp_path: Path) -> None:

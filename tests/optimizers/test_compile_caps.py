@@ -76,7 +76,7 @@ def test_max_minutes_ends_it_and_lets_go_of_what_hangs(server: SimulatedTeacher,
 def test_a_higher_cap_lets_the_same_call_go_on_and_pays_nothing_again(server: SimulatedTeacher, tmp_path: Path) -> None:
     compiled(server, tmp_path, max_calls=50)
     made = compiled(server, tmp_path, max_calls=60)
-    assert 50 < requests(server) <= 60 and made.stopped == "max_calls"
+    assert 50 < requests(server) <= 60 and made.stopped == "max_calls" and made.state == "at its cap"
     done = compiled(server, tmp_path, max_calls=2_000)
     assert done.stopped == "" and done.proof is not None
     assert server.stats()["repeated"] == 0 and requests(server) == charged(tmp_path)[1]

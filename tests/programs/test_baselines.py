@@ -130,9 +130,9 @@ def test_a_cap_ends_each_in_order_and_the_same_command_goes_on(
     server: SimulatedTeacher, tmp_path: Path, method: str
 ) -> None:
     short = run(server, tmp_path / "run", method, max_calls=12)
-    assert short.stopped and "refed resume" in short.stopped and requests(server) <= 12
+    assert short.reason and "refed resume" in short.reason and requests(server) <= 12
     made = refed_dspy.resume(tmp_path / "run", max_calls=1000)
-    assert made.complete and not made.stopped and server.stats()["repeated"] == 0
+    assert made.complete and made.state == "done" and server.stats()["repeated"] == 0
 
 
 def test_another_method_in_the_folder_is_refused(server: SimulatedTeacher, tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ def test_a_small_cap_buys_samples_and_not_only_feedback(
     server.control(latency=0.01)
     made = run(server, tmp_path / "run", **caps)
     calls = sum(use["calls"] for use in made.usage.values())
-    assert made.stopped and len(made.samples) >= 0.3 * calls, "an unlimited run makes 0.45 samples a call"
+    assert made.reason and len(made.samples) >= 0.3 * calls, "an unlimited run makes 0.45 samples a call"
 
 
 def test_a_plan_opens_no_reference_for_samples_beyond_the_cap() -> None:
@@ -56,11 +56,11 @@ def test_a_plan_opens_no_reference_for_samples_beyond_the_cap() -> None:
 
 
 def test_a_cap_stays_until_another_is_given(server: SimulatedTeacher, tmp_path: Path) -> None:
-    assert run(server, tmp_path / "run", max_calls=40).stopped
-    assert run(server, tmp_path / "run").stopped, "the same run again, and the cap was not lifted"
+    assert run(server, tmp_path / "run", max_calls=40).reason
+    assert run(server, tmp_path / "run").reason, "the same run again, and the cap was not lifted"
     assert refed_dspy.resume(tmp_path / "run", max_calls=60).status["caps"]["max_calls"] == 60
     made = run(server, tmp_path / "run", size=40, max_cost=math.inf, max_calls=10_000)
-    assert made.complete and made.stopped is None and made.status["caps"]["max_cost"] is None
+    assert made.complete and made.state == "done" and made.status["caps"]["max_cost"] is None
 
 
 def test_a_refused_start_leaves_the_run_as_it_was(server: SimulatedTeacher, tmp_path: Path) -> None:

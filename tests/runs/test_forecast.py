@@ -79,7 +79,7 @@ def test_nothing_is_foreseen_from_too_little(server: SimulatedTeacher, tmp_path:
     with Ledger.read(tmp_path / "run") as ledger:
         assert forecast(ledger) is None
     assert made.status["projected"] is None
-    assert made.stopped is not None and "too few to say" in made.stopped
+    assert made.state == "at its cap" and "too few to say" in made.reason
 
 
 def test_a_run_with_nothing_left_to_ask_foresees_what_was_spent(server: SimulatedTeacher, tmp_path: Path) -> None:

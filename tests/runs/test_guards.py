@@ -143,7 +143,7 @@ def same(name: str, task: int, asked: int) -> str | None:
 def test_unchanged_improvements_are_counted(tmp_path: Path) -> None:
     made = run(tmp_path, Teacher(same))
     assert counts(made, "response_guard")["remarks"] == {"unchanged": 2}
-    assert "filter response_guard: 6 kept (2 unchanged), 0 dropped" in run_lines(made.status)
+    assert "filters: 2 unchanged" in run_lines(made.status)
     with Ledger.read(tmp_path) as ledger:
         shown = {fact.name: fact for fact in facts(ledger, made.status, read_rows(ledger))}
     assert shown["Left as it was"].value == "2" and shown["Left as it was"].note.startswith("of 6 ")

@@ -14,7 +14,7 @@ from benchmarks import economy, warm
 from benchmarks.simulated import SimulatedTeacher
 from benchmarks.tokenizers import tokenizer
 from refed_dspy import TeacherConfig
-from refed_dspy.cli.lines import tokens_lines
+from refed_dspy.cli.lines import token_lines
 from refed_dspy.ledger.summary import tokens_a_sample
 from refed_dspy.programs import ReferenceLevelFeedback
 from refed_dspy.programs.adapter import SchemaAdapter
@@ -113,14 +113,14 @@ def test_tokens_a_sample_are_everything_that_was_read_and_written(server: Simula
     assert tokens["all"]["completion"] == pytest.approx(stats["completion_tokens"] / 30, abs=0.1)
     generation = tokens["stages"]["response_generation"]
     assert generation["cached"] > generation["uncached"] > 0
-    first, *lines = tokens_lines(tokens)
-    assert first.startswith("a kept sample: ") and len(lines) == len(tokens["stages"])
-    assert f"{generation['cached']:,.0f} of them cached" in "\n".join(lines)
+    first, *lines = token_lines({"usage": {}, "tokens_a_sample": tokens})
+    assert first.startswith("a sample: ") and len(lines) == len(tokens["stages"])
+    assert f"({generation['cached']:,.0f} cached)" in "\n".join(lines)
 
 
 def test_where_nothing_is_kept_no_sample_took_anything() -> None:
     assert tokens_a_sample({"stage": {"prompt_tokens": 5, "cached_tokens": 0, "completion_tokens": 1}}, 0) is None
-    assert tokens_lines(None) == []
+    assert token_lines({"usage": {}, "tokens_a_sample": None}) == []
 
 
 # --- the questions of the benchmarks

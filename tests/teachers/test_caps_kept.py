@@ -81,7 +81,7 @@ def rows(folder: Path) -> list[Any]:
 
 def test_without_faults_the_ledger_has_the_servers_bill(server: SimulatedTeacher, tmp_path: Path) -> None:
     made = run(server, tmp_path / "run", size=40)
-    assert made.complete and made.stopped is None
+    assert made.complete and made.state == "done"
     assert charged(tmp_path / "run") == billed(server) > 0
     assert pico(made.status["cost"]) == pytest.approx(billed(server), abs=2)
     assert calls_made(tmp_path / "run") == server.stats()["requests"]
@@ -109,23 +109,23 @@ def test_max_cost_is_never_passed_whatever_goes_wrong(server: SimulatedTeacher, 
     server.control(faults=FAULTS, latency=0.02, sigma=0.5, seed=1)
     made = run(server, tmp_path / "run", size=400, max_cost=0.15, max_failure_share=1)
     check_spending(server, tmp_path / "run", 0.15)
-    assert made.stopped is not None and not made.complete
+    assert made.state == "at its cap" and not made.complete
     assert server.stats()["requests"] > 20, "it stopped for its cap, not at once"
 
 
 def test_at_the_cap_it_returns_with_what_there_is(server: SimulatedTeacher, tmp_path: Path) -> None:
     made = run(server, tmp_path / "run", size=300, max_cost=0.15)
-    assert made.stopped is not None and "\n" not in made.stopped
+    assert made.state == "at its cap" and "\n" not in made.reason
     for words in ("max_cost $0.15 is reached", "of 300 samples are kept", "refed resume", "--max-cost"):
-        assert words in made.stopped
+        assert words in made.reason
     assert 0 < len(made.samples) == len(rows(tmp_path / "run")) < 300
-    assert str(tmp_path / "run" / "samples-at-cap.jsonl") in made.stopped
-    assert refed_dspy.read_run(tmp_path / "run").stopped == made.stopped
+    assert str(tmp_path / "run" / "samples-at-cap.jsonl") in made.reason
+    assert refed_dspy.read_run(tmp_path / "run").reason == made.reason
 
 
 def test_nothing_is_exported_where_nothing_is_kept(server: SimulatedTeacher, tmp_path: Path) -> None:
     made = run(server, tmp_path / "run", max_calls=2)
-    assert made.stopped is not None and "0 of 60 samples" in made.stopped
+    assert made.state == "at its cap" and "0 of 60 samples" in made.reason
     assert not (tmp_path / "run" / "samples-at-cap.jsonl").exists()
 
 
@@ -133,12 +133,12 @@ def test_nothing_is_exported_where_nothing_is_kept(server: SimulatedTeacher, tmp
 def test_a_resume_with_a_larger_cap_goes_on_to_the_full_size(server: SimulatedTeacher, tmp_path: Path) -> None:
     server.control(faults={"500": 0.05, "malformed": 0.05}, seed=7)
     first = run(server, tmp_path / "run", size=60, max_cost=0.1)
-    assert first.stopped is not None
+    assert first.state == "at its cap"
     again = refed_dspy.resume(tmp_path / "run", max_cost=0.14)
     check_spending(server, tmp_path / "run", 0.14)
-    assert again.stopped is not None and len(again.samples) >= len(first.samples)
+    assert again.state == "at its cap" and len(again.samples) >= len(first.samples)
     done = refed_dspy.resume(tmp_path / "run", max_cost=5)
-    assert done.complete and done.stopped is None and len(done.samples) == 60
+    assert done.complete and done.state == "done" and len(done.samples) == 60
     assert charged(tmp_path / "run") >= billed(server) > pico(0.1), "all starts are counted"
     assert calls_made(tmp_path / "run") == server.stats()["requests"]
 
@@ -148,8 +148,8 @@ def test_the_cap_that_a_stop_proposes_is_above_the_one_that_was_reached(
 ) -> None:
     made = run(server, tmp_path / "run", size=58, max_cost=0.15, teacher=config(server, max_tokens=4096))
     for _ in range(3):
-        assert made.stopped is not None
-        proposed = float(made.stopped.rpartition("--max-cost ")[2])
+        assert made.state == "at its cap"
+        proposed = float(made.reason.rpartition("--max-cost ")[2])
         assert proposed > made.status["caps"]["max_cost"]
         made = refed_dspy.resume(tmp_path / "run", max_cost=proposed)
         if made.complete:
@@ -159,7 +159,7 @@ def test_the_cap_that_a_stop_proposes_is_above_the_one_that_was_reached(
 
 def test_a_resume_under_the_same_cap_passes_nothing(server: SimulatedTeacher, tmp_path: Path) -> None:
     run(server, tmp_path / "run", size=100, max_cost=0.06)
-    assert refed_dspy.resume(tmp_path / "run").stopped is not None
+    assert refed_dspy.resume(tmp_path / "run").state == "at its cap"
     check_spending(server, tmp_path / "run", 0.06)
 
 
@@ -167,13 +167,13 @@ def test_a_cap_below_what_was_spent_sends_nothing(server: SimulatedTeacher, tmp_
     run(server, tmp_path / "run", size=10)
     sent = server.stats()["requests"]
     made = refed_dspy.resume(tmp_path / "run", size=20, max_cost=0.02)
-    assert made.stopped is not None and len(made.samples) == 10
+    assert made.state == "at its cap" and len(made.samples) == 10
     assert server.stats()["requests"] == sent
 
 
 def test_a_run_that_fits_ends_as_ever(server: SimulatedTeacher, tmp_path: Path) -> None:
     made = run(server, tmp_path / "run", size=15, max_cost=50, max_calls=500, max_minutes=10)
-    assert made.complete and made.stopped is None
+    assert made.complete and made.state == "done"
     assert not (tmp_path / "run" / "samples-at-cap.jsonl").exists()
 
 
@@ -199,15 +199,15 @@ def test_max_calls_counts_every_attempt_that_the_server_saw(
     server.control(faults=faults, latency=0.01, seed=5)
     made = run(server, tmp_path / "run", size=200, max_calls=70, max_failure_share=1)
     assert server.stats()["requests"] == calls_made(tmp_path / "run") == 70
-    assert made.stopped is not None and "max_calls 70 is reached after 70 calls" in made.stopped
+    assert made.state == "at its cap" and "max_calls 70 is reached after 70 calls" in made.reason
     more = refed_dspy.resume(tmp_path / "run", max_calls=90)
-    assert server.stats()["requests"] == 90 and more.stopped is not None
+    assert server.stats()["requests"] == 90 and more.state == "at its cap"
 
 
 def test_max_calls_needs_no_price(server: SimulatedTeacher, tmp_path: Path) -> None:
     made = run(server, tmp_path / "run", max_calls=50, teacher=config(server, price=None))
-    assert made.stopped is not None and server.stats()["requests"] == 50
-    assert "$" not in made.stopped, "an unknown price is not told as any number of dollars"
+    assert made.state == "at its cap" and server.stats()["requests"] == 50
+    assert "$" not in made.reason, "an unknown price is not told as any number of dollars"
 
 
 # --- max_minutes
@@ -217,7 +217,7 @@ def test_max_calls_needs_no_price(server: SimulatedTeacher, tmp_path: Path) -> N
 def test_max_minutes_ends_the_run_in_order(server: SimulatedTeacher, tmp_path: Path) -> None:
     server.control(latency=0.05)
     made = run(server, tmp_path / "run", size=5_000, max_minutes=0.04)
-    assert made.stopped is not None and made.stopped.startswith("max_minutes 0.04 is reached after")
+    assert made.state == "at its cap" and made.reason.startswith("max_minutes 0.04 is reached after")
     assert charged(tmp_path / "run") >= billed(server)
     assert len(rows(tmp_path / "run")) == len(made.samples) > 0
     server.control(latency=0)
@@ -228,7 +228,7 @@ def test_max_minutes_does_not_wait_for_an_endpoint_that_hangs(server: SimulatedT
     server.control(faults={"hang": 1})
     teacher = config(server, timeout=300)
     made = run(server, tmp_path / "run", max_minutes=0.01, teacher=teacher)
-    assert made.stopped is not None and "0 of 60" in made.stopped
+    assert made.state == "at its cap" and "0 of 60" in made.reason
     assert charged(tmp_path / "run") >= billed(server) > 0, "cancelled calls are charged their worst case"
 
 
@@ -253,7 +253,7 @@ def test_a_killed_run_stays_under_its_cap(server: SimulatedTeacher, tmp_path: Pa
     assert charged(tmp_path / "run") >= billed(server), "what was in flight stays charged"
     server.control(latency=0)
     made = refed_dspy.resume(tmp_path / "run")
-    assert made.stopped is not None and "max_cost $0.40 is reached" in made.stopped
+    assert made.state == "at its cap" and "max_cost $0.40 is reached" in made.reason
     check_spending(server, tmp_path / "run", 0.4)
     assert calls_made(tmp_path / "run") >= server.stats()["requests"]
     with Ledger.read(tmp_path / "run") as ledger:
@@ -321,4 +321,4 @@ def test_a_refused_cap_changes_nothing_in_the_folder(server: SimulatedTeacher, t
     with pytest.raises(ConfigError):
         refed_dspy.resume(tmp_path / "run", max_cost=0.000001)
     now = refed_dspy.read_run(tmp_path / "run")
-    assert now.status["caps"] == first.status["caps"] and now.stopped == first.stopped
+    assert now.status["caps"] == first.status["caps"] and now.reason == first.reason

@@ -19,7 +19,7 @@ from tests.support.two_teachers import asked, check_lineage, config, pool, run
 
 def test_caps_hold_over_all_members(two: tuple[SimulatedTeacher, ...], tmp_path: Path) -> None:
     made = run(tmp_path / "calls", 100, teacher=pool(two), max_calls=31)
-    assert made.stopped is not None and sum(asked(two)) <= 31
+    assert made.state == "at its cap" and sum(asked(two)) <= 31
     dear = [teacher.model_copy(update={"price": None}) for teacher in pool(two)]
     with pytest.raises(ConfigError, match=r"price of sim/sim-model at .*set the teacher sim/sim-model's price"):
         run(tmp_path / "unknown", 10, teacher=[dear[0], pool(two)[1]], max_cost=1.0)
@@ -35,7 +35,7 @@ def test_a_cap_in_dollars_holds_over_all_members(two: tuple[SimulatedTeacher, ..
     for server in two:
         stats = server.stats()
         billed += (stats["billed_prompt_tokens"] + 2 * stats["billed_completion_tokens"]) / 1e6
-    assert made.stopped is not None and len(made.samples) and 0.02 < billed <= 0.05
+    assert made.state == "at its cap" and len(made.samples) and 0.02 < billed <= 0.05
 
 
 @pytest.mark.slow

@@ -24,7 +24,6 @@ from refed_dspy.runs.compare.figures import SEED, Diversity, tally
 from refed_dspy.runs.compare.replay import read_compared
 from refed_dspy.runs.compare.result import Comparison
 from refed_dspy.runs.compare.write import write_comparison
-from refed_dspy.runs.result import why_short
 from refed_dspy.runs.spec import RunSpec
 from refed_dspy.runs.synthesize import produce
 from refed_dspy.signatures import DEFAULT_FEATURES
@@ -71,13 +70,7 @@ def compare(
         with suppress(RefedError):  # for example, nothing to compare yet; the error that ended it is raised
             run_blocking(_evaluate(spec, folder, config, diversity, str(error)))
         raise
-    stopped = made.stopped or ""
-    if not made.complete and not stopped:
-        stopped = (
-            f"the references gave {len(made.samples)} of {config.size} instructions that {config.against} answered: "
-            + why_short(made.failures)
-        )
-    return run_blocking(_evaluate(spec, folder, config, diversity, stopped))
+    return run_blocking(_evaluate(spec, folder, config, diversity, made.reason))
 
 
 def prepare(config: CompareConfig, programs: Mapping[str, Any], references: Any, teacher: Any, judge: Any) -> RunSpec:
@@ -118,7 +111,7 @@ class _ComparisonSpec(RunSpec):
         return named or Path("refed-comparisons") / digest(self.identity())
 
     def work(self) -> Work:
-        return replace(super().work(), way_out="name another folder with out", most_changes=4)
+        return replace(super().work(), unit="instructions", way_out="name another folder with out", most_changes=4)
 
 
 def _is_seed(source: Any) -> bool:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from refed_dspy.ledger.spending import Spent
+from refed_dspy.ledger.states import state_in
 from refed_dspy.metrics.intervals import Interval
 from refed_dspy.metrics.win_rates import LC_NOTE, LengthControlled
 from refed_dspy.programs.judges import Judgements
@@ -81,6 +82,11 @@ class Comparison:
     lacking: Sequence[str]
     doubt: str = ""
     """That the judge decided fewer than half of what it was asked, and why; empty where it did not."""
+
+    @property
+    def state(self) -> str:
+        """How the work stands now: running, stopped, killed, ended short, at its cap or done."""
+        return state_in(self.out)
 
     def table(self) -> list[str]:
         """The table of programs, a line each."""

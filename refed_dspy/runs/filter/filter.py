@@ -17,6 +17,7 @@ from refed_dspy.filters.build import build
 from refed_dspy.filters.judge import FAILED
 from refed_dspy.ledger.ledger import FILE, Ledger
 from refed_dspy.ledger.spending import Spent, spent
+from refed_dspy.ledger.states import note_failure
 from refed_dspy.programs.load import open_judge
 from refed_dspy.records import DataRow, digest
 from refed_dspy.runs.filter.apply import apply_filters
@@ -90,10 +91,12 @@ async def _filter(
     watch: Callable[[Progress], None] | None,
 ) -> Filtering:
     stopped: list[str] = []
+    judges = [step.filter for step in steps if isinstance(step.filter, JudgeFilter)]
 
     async def ask_judge(judge_filter: JudgeFilter, rows: Sequence[DataRow]) -> dict[int, Decision]:
         decisions: dict[int, Decision] = {}
-        async with row_job(folder, _work(models, len(rows), config, identity), watch) as session:
+        then = "" if judge_filter is judges[-1] else "another filter is still to ask the judge"
+        async with row_job(folder, _work(models, len(rows), config, identity, then), watch) as session:
 
             async def judge(row: DataRow) -> None:
                 if (decision := await _judged(judge_filter, row)) is not None:
@@ -103,6 +106,7 @@ async def _filter(
         if session.cap_reached is not None:
             stopped.append(session.cap_reached.cap)
         elif reason := judge_filter.hopeless():
+            note_failure(folder, reason)
             raise RunStopped(reason)
         return decisions
 
@@ -127,7 +131,9 @@ async def _judged(judge_filter: JudgeFilter, row: DataRow) -> Decision | None:
         return Decision(False, FAILED, None, f"{error.kind}: {error.reason}") if error.final else None
 
 
-def _work(models: Mapping[str, Teacher], rows: int, config: FilterRunConfig, identity: Mapping[str, Any]) -> Work:
+def _work(
+    models: Mapping[str, Teacher], rows: int, config: FilterRunConfig, identity: Mapping[str, Any], then: str
+) -> Work:
     return Work(
         kind="filtering",
         identity=identity,
@@ -135,6 +141,7 @@ def _work(models: Mapping[str, Teacher], rows: int, config: FilterRunConfig, ide
         size=rows,
         caps=caps_of(config),
         policy=CallPolicy(config.seed),
+        then=then,
     )
 
 

@@ -17,6 +17,7 @@ from refed_dspy.files import write_json, write_lines, write_text
 from refed_dspy.filters.base import Decision
 from refed_dspy.filters.judge import ABSTAINED, FAILED
 from refed_dspy.ledger.spending import Spent
+from refed_dspy.ledger.states import state_in
 from refed_dspy.programs.judges import Judgements
 from refed_dspy.runs.filter.apply import FilteredRows, FilterPass
 from refed_dspy.text import table_lines
@@ -39,6 +40,11 @@ class Filtering:
     filtered: FilteredRows
     used: Spent | None
     stopped: str
+
+    @property
+    def state(self) -> str:
+        """How the work stands now: running, stopped, killed, ended short, at its cap or done."""
+        return state_in(self.out)
 
     def kept(self) -> Iterator[dict[str, Any]]:
         """The kept rows as they were, with the scores that they passed with in `refed_filters`."""

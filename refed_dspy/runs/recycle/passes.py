@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -44,23 +44,25 @@ class Passes:
         self.program, self.folder, self.work, self.watch = program, folder, work, watch
         self._answered = False
 
-    def ask(self, rows: Sequence[DataRow], work: RowTask[T], done: dict[int, T], unit: str = "rows") -> str:
-        """Do `work` on each row and put its result into `done`, by row number. `unit`: what is counted, for progress.
+    def ask(
+        self, rows: Sequence[DataRow], work: RowTask[T], done: dict[int, T], unit: str = "rows", then: str = ""
+    ) -> str:
+        """Do `work` on each row and put its result into `done`, by row number. `unit`: what is counted, for progress;
+        `then`: what is left after this pass.
 
         Returns the cap that ended it early, or an empty text. Raises as `row_job` does, except that an InputError
         becomes RunStopped once the teacher has answered in an earlier pass of this start.
         """
         try:
-            return run_blocking(self._ask(rows, work, done, unit))
+            return run_blocking(self._ask(rows, work, done, unit, then))
         except InputError as error:
             if not self._answered:
                 raise
             hint = "" if isinstance(error, TeacherRefused) else f"; {resume_hint(self.folder)}"
             raise RunStopped(f"{error}{hint}") from error
 
-    async def _ask(self, rows: Sequence[DataRow], work: RowTask[T], done: dict[int, T], unit: str) -> str:
-        async with row_job(self.folder, self.work, self.watch) as session:
-            session.progress.unit = unit
+    async def _ask(self, rows: Sequence[DataRow], work: RowTask[T], done: dict[int, T], unit: str, then: str) -> str:
+        async with row_job(self.folder, replace(self.work, unit=unit, then=then), self.watch) as session:
 
             async def work_on(row: DataRow) -> None:
                 done[row.number] = await work(row)
@@ -118,7 +120,7 @@ def selectively(rows: Sequence[DataRow], passes: Passes, selection: Selection) -
 
     reflected: dict[int, Reflected] = {}
     improved: dict[int, Improved] = {}
-    stopped = passes.ask(rows, reflect, reflected, "instructions") or passes.out_of_time()
+    stopped = passes.ask(rows, reflect, reflected, "instructions", "the second pass is to come") or passes.out_of_time()
     left = [row for row in rows if row.number in reflected]
     if stopped:
         finished = passes.finished_rows(passes.program.stage_names[1])

@@ -12,6 +12,7 @@ from refed_dspy.data.dataset import DataSet
 from refed_dspy.files import write_json, write_lines, write_text
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.spending import Spent, spent
+from refed_dspy.ledger.states import state_in
 from refed_dspy.metrics.figures import Figures, Pairs, Tools, figures, table
 from refed_dspy.programs.reflection import IMPROVED, REFLECTED, Recycled
 from refed_dspy.records import DataRow
@@ -38,6 +39,11 @@ class Recycling(PassResults):
     """Figures that were left out, and what to do to get them."""
     scored: str = ""
     """What the scorer was asked in this start, if it counts that."""
+
+    @property
+    def state(self) -> str:
+        """How the work stands now: running, stopped, killed, ended short, at its cap or done."""
+        return state_in(self.out)
 
     def kept(self) -> Iterator[dict[str, Any]]:
         """The recycled rows, as they are written."""

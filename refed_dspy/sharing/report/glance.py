@@ -90,8 +90,8 @@ def facts(ledger: Ledger, status: Mapping[str, Any], rows: Rows) -> list[Fact]:
 def notes(status: Mapping[str, Any]) -> list[str]:
     """What a reader has to know first."""
     texts = []
-    if not status["complete"]:
-        texts.append(f"The run has {status['kept']:,} of {status['size']:,} samples: it is under way, or ended short.")
+    if status["kept"] < status["size"]:
+        texts.append(f"{status['state'].capitalize()}: {status['kept']:,} of {status['size']:,} samples.")
     if status["unpriced"]:
         texts.append(f"{status['unpriced']:,} calls have no known price and are in no sum of dollars.")
     if reserved := sum(use["reserved"] for use in status["usage"].values()):

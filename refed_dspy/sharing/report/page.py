@@ -32,7 +32,7 @@ class Page:
 
     title: str
     lead: Lead
-    stopped: str | None
+    stopped: str
     facts: Sequence[Fact]
     notes: Sequence[str]
     charts: Sequence[Chart]

@@ -85,7 +85,7 @@ def read_page(folder: Path, say: Callable[[str], None]) -> Page:
     ]
     shown = [chart for chart in made if chart is not None]
     lead, notes, name = glance.lead(status, rows), glance.notes(status), folder.absolute().name
-    return Page(name, lead, status["stopped"], facts, notes, shown, tables, rows)
+    return Page(name, lead, status["reason"], facts, notes, shown, tables, rows)
 
 
 def _embedder(say: Callable[[str], None]) -> Embedder | None:

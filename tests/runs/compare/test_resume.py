@@ -54,6 +54,7 @@ def test_a_cap_leaves_a_table_and_says_how_to_go_on(server: SimulatedTeacher, tm
     assert f"not complete: {short.stopped}" in text and "sample-level" in text
     assert line(short, "sample-level").rows == short.instructions
     made = run(server, tmp_path / "c", max_calls=10_000)
+    assert short.state == made.state == "done", "the folder's, now"
     assert made.instructions == 9 and not made.stopped and server.stats()["repeated"] == 0
     assert (tmp_path / "c" / "comparison.txt").read_text() != text
 

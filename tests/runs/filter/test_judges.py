@@ -14,6 +14,7 @@ from refed_dspy.errors import (
     RunStopped,
     TeacherRefused,
 )
+from refed_dspy.ledger.states import state_in
 from refed_dspy.programs.judges import PairwiseJudge
 from refed_dspy.programs.saved import save_program
 from tests.runs.filter.helpers import (
@@ -54,6 +55,7 @@ def test_a_judge_that_abstains_everywhere_is_reported_in_a_line(tmp_path: Path, 
     # Twenty rows are enough to see it. 32 are asked about at once, and each that ends makes room for another.
     assert len(judge.requests) == asked if asked else 40 <= len(judge.requests) <= 2 * (20 + 32)
     asked_before = len(judge.requests)
+    assert state_in(tmp_path / "out") == "ended short"
     with pytest.raises(RunStopped, match="abstention"):
         filtered(tmp_path / "out", ["judge"], rows[:count] + rows[-1:], judge)
     assert len(judge.requests) <= asked_before + (0 if asked else 40)

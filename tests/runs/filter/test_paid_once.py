@@ -108,12 +108,12 @@ def test_at_a_cap_what_is_decided_stands_and_the_next_start_goes_on(server: Simu
         return made
 
     made = go("out", max_calls=31)
-    assert made.stopped == "max_calls" and server.stats()["requests"] == 31
+    assert made.stopped == "max_calls" and made.state == "at its cap" and server.stats()["requests"] == 31
     assert len(made.filtered.undecided) >= 25 and not made.problem
     assert made.lines()[-2].startswith("stopped: max_calls is reached with")
     assert go("out").stopped == "max_calls" and server.stats()["requests"] == 31, "the cap stays"
     done = go("out", max_calls=1000)
-    assert not done.stopped and server.stats()["repeated"] == 0
+    assert not done.stopped and done.state == "done" and server.stats()["repeated"] == 0
     assert not (tmp_path / "out" / "undecided.jsonl").exists()
     asked = server.stats()["requests"]
     assert go("out").used is not None and server.stats()["requests"] == asked

@@ -30,11 +30,13 @@ def test_the_same_call_again_pays_nothing_and_writes_the_same(server: SimulatedT
 
 def test_at_a_cap_the_rows_so_far_are_written_and_counted(server: SimulatedTeacher, tmp_path: Path) -> None:
     made = recycled(tmp_path / "r", config(server, concurrency=1), max_calls=7)
+    assert made.state == "at its cap"
     assert made.stopped == "max_calls" and len(made.rows) == 3 and made.used.calls == 7
     assert len(read(tmp_path / "r" / "recycled.jsonl")) == 3
     assert made.lines()[0].startswith("3 of 6 rows recycled")
     assert made.lines()[-1] == "stopped: max_calls is reached; raise it, and the same command goes on"
     made = recycled(tmp_path / "r", config(server, concurrency=1), max_calls=100)
+    assert made.state == "done"
     assert not made.stopped and len(made.rows) == 6 and requests(server) == 12 and server.stats()["repeated"] == 0
 
 

@@ -51,7 +51,7 @@ def test_what_is_private_is_removed() -> None:
         ["program", "ReferenceLevelFeedback"], ["teacher", "big"], ["judge", "big"], ["seed", "3"],
     ]  # fmt: skip
     assert models.rows == [["big", PRIVATE, "5"]]
-    assert (published.title, published.lead.by, published.stopped) == ("the set", ("big",), None)
+    assert (published.title, published.lead.by, published.stopped) == ("the set", ("big",), "")
     assert published.rows.names["references"] == [{"id": "a", "source": "refs.jsonl row 3", "instruction": "Do."}]
     assert published.rows.names["features"] == ["form"] and published.facts == page().facts
 

@@ -200,7 +200,7 @@ def test_a_cap_is_not_passed_by_a_cent(tmp_path: Path, server: SimulatedTeacher,
         made = refed_dspy.synthesize(
             None, references(4), size=60, teacher=config, run_dir=tmp_path, max_cost=cap, track=False
         )
-        assert not made.complete and made.stopped and "max_cost" in made.stopped
+        assert not made.complete and made.reason and "max_cost" in made.reason
         assert bill(server) <= made.status["cost"] <= cap
     with Ledger.read(tmp_path) as ledger:
         answers = "SELECT stage, item FROM calls WHERE outcome IN ('ok', 'malformed')"
@@ -237,7 +237,7 @@ def test_a_run_whose_time_is_up_leaves_its_batch_to_the_next_start(tmp_path: Pat
     server.control(batch_seconds=4)
     settings: dict[str, Any] = {"size": 4, "teacher": simulated(server), "run_dir": tmp_path, "track": False}
     made = refed_dspy.synthesize(None, references(2), **settings, max_minutes=2 / 60)
-    assert made.stopped and "max_minutes" in made.stopped and batched(tmp_path)
+    assert made.reason and "max_minutes" in made.reason and batched(tmp_path)
     server.control(batch_seconds=0)
     assert refed_dspy.resume(tmp_path, max_minutes=10).complete
     assert server.stats()["batch_repeated"] == 0 and batched(tmp_path) == 0

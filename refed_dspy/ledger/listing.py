@@ -1,0 +1,72 @@
+"""The work below a folder, at a glance: each ledger's kind of work, state, size and dollars."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from refed_dspy.errors import one_line
+from refed_dspy.ledger.ledger import FILE, FORMAT, Ledger
+from refed_dspy.ledger.states import state_of
+from refed_dspy.records import PICO
+
+DEPTH = 3
+"""How many levels of folders are looked at."""
+_OF_SAMPLES = ("run", "comparison")
+
+
+def works_below(root: Path) -> tuple[list[dict[str, Any]], list[str]]:
+    """The work in `root` and up to DEPTH levels below it, the last active first, and a line for each ledger that cannot
+    be read.
+
+    Each has its `folder`, `work`, `state`, `reason`, `last_active`, the `count` that it has made of `size` (samples,
+    rows or, in a compile, evaluations; a size may be None), and `cost` in dollars (None: no price is known). Files are
+    not checked for damage, which takes long: `Ledger.read` does that.
+    """
+    works, unreadable = [], []
+    for folder in _folders(root, DEPTH):
+        try:
+            works.append(_glance(folder))
+        except (sqlite3.Error, ValueError, TypeError, LookupError) as error:
+            unreadable.append(f"{folder}: cannot be read ({one_line(error, 100)})")
+    return sorted(works, key=lambda work: work["last_active"] or "", reverse=True), unreadable
+
+
+def _folders(root: Path, depth: int) -> Iterator[Path]:
+    """`root` and the folders below it that have a ledger. Hidden ones and links are left out."""
+    if (root / FILE).is_file():
+        yield root
+    if not depth:
+        return
+    try:
+        inner = sorted(entry.name for entry in os.scandir(root) if entry.is_dir(follow_symlinks=False))
+    except OSError:  # not ours to look into
+        return
+    for name in inner:
+        if not name.startswith("."):
+            yield from _folders(root / name, depth - 1)
+
+
+def _glance(folder: Path) -> dict[str, Any]:
+    path = folder / FILE
+    with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True, timeout=1)) as db:
+        db.execute("PRAGMA query_only=ON")
+        if (version := db.execute("PRAGMA user_version").fetchone()[0]) != FORMAT:
+            raise ValueError(f"format {version}, this version reads {FORMAT}")
+        ledger = Ledger(path, db, None)
+        work, size = ledger.holds(), ledger.meta("size")
+        cost, unpriced = db.execute("SELECT total(cost), sum(cost IS NULL) FROM calls").fetchone()
+        counted = "samples" if work in _OF_SAMPLES else "evaluations" if work == "compile" else ""
+        of = f"SELECT count(*) FROM {counted}" if counted else "SELECT count(DISTINCT item) FROM calls"
+        return {
+            "folder": str(folder),
+            "work": work,
+            **state_of(ledger),
+            "count": int(db.execute(of).fetchone()[0]),
+            "size": size if counted != "evaluations" else None,
+            "cost": None if unpriced and not cost else cost / PICO,
+        }

@@ -1,0 +1,111 @@
+"""The state of whatever has a ledger: a run, a comparison, a compile, a filtering, a recycling, a measurement.
+
+`running` is asked of the lock. Each start writes `killed` as it begins, and what it really came to as it ends: who is
+killed can write nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from refed_dspy.errors import CapReached, NothingKept, RefedError, one_line
+from refed_dspy.ledger.ledger import FILE, LOCK, Ledger
+from refed_dspy.ledger.statements import Statement
+
+RUNNING, STOPPED, KILLED = "running", "stopped", "killed"
+SHORT, CAPPED, DONE = "ended short", "at its cap", "done"
+ESTIMATED = "only an estimate was asked for"
+INTERRUPTED = "interrupted; the same command goes on"
+NO_WORD = "its process ended without a word; the same command goes on"
+"""The reason for `killed`: who is killed writes none."""
+_LAST_ACTIVE = """
+SELECT max(t) FROM (SELECT max(begun) t FROM starts UNION ALL SELECT max(created + seconds) FROM calls
+UNION ALL SELECT max(created) FROM answers)
+"""
+
+
+class End(NamedTuple):
+    """How a start ended, and why where it is not done."""
+
+    state: str
+    reason: str = ""
+
+    @classmethod
+    def by(cls, error: BaseException) -> End:
+        """How a start ends that `error` ends."""
+        if isinstance(error, NothingKept | CapReached):
+            return cls(CAPPED if isinstance(error, CapReached) else SHORT, one_line(error, 600))
+        if isinstance(error, KeyboardInterrupt | asyncio.CancelledError | SystemExit | GeneratorExit):
+            return cls(STOPPED, INTERRUPTED)
+        kind = "" if isinstance(error, RefedError) else f"{type(error).__name__}: "
+        return cls(STOPPED, one_line(f"{kind}{error}", 600))
+
+
+def ended(end: End) -> Statement:
+    """The statement that writes how the last start ended."""
+    value = json.dumps({**end._asdict(), "at": time.time()})
+    return ("INSERT OR REPLACE INTO meta VALUES ('last_end', ?)", (value,))
+
+
+def write_end(ledger: Ledger, end: End) -> None:
+    """Write how this start ends. Raises RunStopped where it cannot be written."""
+    ledger.commit([ended(end)])
+
+
+def note_failure(folder: Path, reason: str) -> None:
+    """Write that what came of the work in `folder` is of no use, although the start itself ended well."""
+    with Ledger.create(folder) as ledger:
+        write_end(ledger, End(SHORT, reason))
+
+
+def last_end(ledger: Ledger) -> End:
+    """How the last start ended, as the ledger has it: `killed` also while it is at work. Of a folder that an earlier
+    version wrote, which noted no end: done where its size is reached, else stopped."""
+    if (stored := ledger.meta("last_end")) is not None:
+        return End(stored["state"], stored["reason"])
+    size = ledger.meta("size")
+    return End(DONE if size and ledger.kept() >= size else STOPPED)
+
+
+def state_of(ledger: Ledger) -> dict[str, Any]:
+    """`state`, its `reason` (empty where there is none to give), and when the work was `last_active` (UTC, ISO 8601;
+    None before its first start)."""
+    end = last_end(ledger)
+    if is_at_work(ledger.path.parent):
+        end = End(RUNNING)
+    elif end.state == KILLED:
+        end = last_end(ledger)  # it may have ended between the two looks
+    moments = [ledger.db.execute(_LAST_ACTIVE).fetchone()[0], (ledger.meta("last_end") or {}).get("at")]
+    known = [moment for moment in moments if moment is not None]
+    last = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(max(known))) if known else None
+    return {**end._asdict(), "last_active": last}
+
+
+def state_in(folder: Path) -> str:
+    """The state of the work in `folder`; done where it has no ledger, since nobody had to be asked."""
+    if not (folder / FILE).is_file():
+        return DONE
+    with Ledger.read(folder) as ledger:
+        return str(state_of(ledger)["state"])
+
+
+def is_at_work(folder: Path) -> bool:
+    """Whether a process works in `folder`: whether anyone holds its lock."""
+    import fcntl  # not on Windows
+
+    try:
+        file = os.open(folder / LOCK, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:  # held; or on a file system without such locks, where the file is there only while it is held
+        return True
+    finally:
+        os.close(file)
+    return False

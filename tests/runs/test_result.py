@@ -1,0 +1,30 @@
+"""A run's status while a process works on it: the time that is left, from the moments at which samples came."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from refed_dspy import read_run, synthesize
+from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.ledger.spending import begin_start
+from refed_dspy.runs.result import full_status
+from tests.support.scripted_engine import Writer, fake_lm, references
+
+
+def test_the_time_left_is_told_of_a_run_at_work_alone(tmp_path: Path) -> None:
+    made = synthesize(None, references(9), size=60, teacher=fake_lm(Writer()), run_dir=tmp_path, track=False)
+    assert (made.state, made.reason, made.status["seconds_left"]) == ("done", "", None)
+    with Ledger.create(tmp_path) as ledger:
+        begin_start(ledger)
+        ledger.set_meta(size=160)
+        assert full_status(ledger)["seconds_left"] is None, "what earlier starts made says nothing of the pace"
+        now = time.time()
+        ledger.commit([("UPDATE starts SET begun = ?", (now - 1_000,))])
+        ledger.commit([("UPDATE samples SET created = ? - (60 - seq) * 2.0", (now,))])
+        status = full_status(ledger)
+    assert status["state"] == "running" and status["seconds_left"] == pytest.approx(200, rel=0.05)
+    killed = read_run(tmp_path)
+    assert killed.state == "killed" and killed.reason.startswith("its process ended without a word")
