@@ -112,6 +112,11 @@ def work_lines(status: Mapping[str, Any]) -> list[str]:
     return lines + _failure_lines(status)
 
 
+def simulated_lines(status: Mapping[str, Any]) -> list[str]:
+    """That the simulated teacher answered, if it did."""
+    return [status["simulated"]] if status["simulated"] else []
+
+
 def batch_line(batch: Mapping[str, Any]) -> str:
     """One batch (`ledger.batches.all_batches`)."""
     begun = time.strftime("%Y-%m-%d %H:%M", time.localtime(batch["created"]))

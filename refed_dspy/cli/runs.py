@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from refed_dspy.cli.lines import batch_line, run_lines, work_lines
+from refed_dspy.cli.lines import batch_line, run_lines, simulated_lines, work_lines
 from refed_dspy.cli.options import (
     NO_TEACHER,
     AcceptChanged,
@@ -142,7 +142,7 @@ def status(run_dir: RunDir, as_json: JsonOption = False) -> None:
     if as_json:
         say(json.dumps(facts, ensure_ascii=False, indent=2))
         return
-    say("\n".join([*to_lines(facts), *(f"waits for {batch_line(batch)}" for batch in facts["batches"])]))
+    say("\n".join([*to_lines(facts), *simulated_lines(facts), *(f"waits for {batch_line(batch)}" for batch in facts["batches"])]))
 
 
 @app.command()
@@ -219,6 +219,8 @@ def _finish(made: Any) -> None:
     from refed_dspy.runs.result import why_short
 
     for line in run_lines({**made.status, "stopped": None}):  # why it stopped goes to stderr, below
+        say(line)
+    for line in simulated_lines(made.status):
         say(line)
     if made.stopped:
         say(f"refed: {made.stopped}", err=True)

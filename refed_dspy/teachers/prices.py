@@ -63,13 +63,13 @@ FREE = Price(Rates(0, 0, 0, 0), "this machine")
 def price_of(config: TeacherConfig, endpoint: str) -> Price | None:
     """The teacher's price; None where it is not known.
 
-    An embedded model costs nothing. A model's name says what it costs only at its own provider's address: behind any
+    An embedded model costs nothing, nor does the simulated teacher. A model's name says what it costs only at its own provider's address: behind any
     other, `price` in the teacher's settings has to say so.
 
     Raises:
         ConfigError: `price` names a model that the table does not have.
     """
-    if config.embedded:
+    if config.without_endpoint:
         return FREE
     if isinstance(config.price, PriceConfig):
         return _from_settings(config.price)

@@ -49,7 +49,7 @@ class Outgoing:
         A token stands for at least one byte of text, so the bytes of everything sent bound their number.
         """
         config, size = self._fitted(request.config)
-        if self.config.embedded and seed is not None:
+        if self.config.without_endpoint and seed is not None:
             config = replace(config, extensions={"seed": seed, **(config.extensions or {})})
         elif self.takes_cache_key and (key := cache_key(request)) is not None:  # the user's params win
             config = replace(config, extensions={CACHE_KEY: key, **(config.extensions or {})})
@@ -150,14 +150,14 @@ def cache_key(request: Request) -> str | None:
     and the rest anywhere.
     """
     *earlier, last = request.messages
-    opening = _OPENING.match(_text(last))
+    opening = _OPENING.match(text_of(last))
     if opening is None:
         return None
-    shared = [_text(request.system), *map(_text, earlier), opening.group()]
+    shared = [text_of(request.system), *map(text_of, earlier), opening.group()]
     return sha256("\0".join(shared).encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
-def _text(part: Any) -> str:
+def text_of(part: Any) -> str:
     """The text of a system message or of a message."""
     if part is None or isinstance(part, str):
         return part or ""
@@ -166,7 +166,7 @@ def _text(part: Any) -> str:
 
 def _bytes(part: Any) -> int:
     """Bytes of a system message or of a message's texts."""
-    return len(_text(part).encode("utf-8", "surrogatepass"))
+    return len(text_of(part).encode("utf-8", "surrogatepass"))
 
 
 def fit_bounds(part: Any, bounded: bool) -> Any:

@@ -89,7 +89,7 @@ def facts(ledger: Ledger, status: Mapping[str, Any], rows: Rows) -> list[Fact]:
 
 def notes(status: Mapping[str, Any]) -> list[str]:
     """What a reader has to know first."""
-    texts = []
+    texts = [f"{status['simulated'].capitalize()}."] if status["simulated"] else []
     if not status["complete"]:
         texts.append(f"The run has {status['kept']:,} of {status['size']:,} samples: it is under way, or ended short.")
     if status["unpriced"]:
