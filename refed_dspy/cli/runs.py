@@ -142,7 +142,15 @@ def status(run_dir: RunDir, as_json: JsonOption = False) -> None:
     if as_json:
         say(json.dumps(facts, ensure_ascii=False, indent=2))
         return
-    say("\n".join([*to_lines(facts), *simulated_lines(facts), *(f"waits for {batch_line(batch)}" for batch in facts["batches"])]))
+    say(
+        "\n".join(
+            [
+                *to_lines(facts),
+                *simulated_lines(facts),
+                *(f"waits for {batch_line(batch)}" for batch in facts["batches"]),
+            ]
+        )
+    )
 
 
 @app.command()
