@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 from itertools import islice
-from pathlib import Path
 from textwrap import indent
 from typing import Annotated
 

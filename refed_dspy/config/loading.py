@@ -66,6 +66,20 @@ def load_config(
     return _validated(kind, settings, origin)
 
 
+def teachers_in(name_or_file: str) -> list[TeacherConfig]:
+    """Each teacher that a name, a teacher file or the settings of any work name, once, and the judge; with what
+    variables say. Raises ConfigError."""
+    roles: dict[str, Any] = {"teacher": name_or_file}
+    if name_or_file.endswith((".yaml", ".yml", ".json")):
+        content = _read_yaml(Path(name_or_file))
+        if isinstance(content, dict) and "teacher" in content:
+            roles = {role: content.get(role) for role in ("teacher", "teachers", "judge")}
+    settings = load_config(RunConfig, **roles)
+    pools = [settings.teacher, *settings.teachers.values(), settings.judge]
+    named = [one for pool in pools for one in (pool if isinstance(pool, list) else [pool]) if one is not None]
+    return [one for place, one in enumerate(named) if one not in named[:place]]
+
+
 def check_config(kind: type[S], keywords: Mapping[str, Any]) -> S:
     """The settings of `kind` from Python's keywords; None means not set. Raises ConfigError.
 

@@ -19,6 +19,7 @@ from refed_dspy.config.keys import without_keys
 from refed_dspy.config.teacher import TeacherConfig
 from refed_dspy.errors import one_line
 from refed_dspy.teachers.dialect import Dialect
+from refed_dspy.teachers.learned import recall
 from refed_dspy.teachers.route import Route, is_at
 
 log = logging.getLogger("refed_dspy.teachers")
@@ -37,11 +38,23 @@ class Outgoing:
 
     def __init__(self, config: TeacherConfig, route: Route) -> None:
         self.config, self.route = config, route
-        self.dialect = Dialect(schema=config.answer_schema or route.schema)
-        """What the endpoint takes, as far as is known by now."""
-        self._tried = {self.dialect}
         self._configs: dict[int, tuple[Config, Config, int]] = {}
+        self._presumed = Dialect(schema=config.answer_schema or route.schema)
+        self.dialect = self._presumed
+        """What the endpoint takes, as far as is known by now."""
+        if not config.without_endpoint and (known := recall(config, route.endpoint)) is not None:
+            self.dialect = replace(known, schema=config.answer_schema or known.schema)
+        self._tried = {self.dialect}
         self.takes_cache_key = takes_cache_key(config, route)
+
+    def forget(self) -> None:
+        """Presume what the endpoint takes, as if it had never refused anything."""
+        self.dialect, self._tried = self._presumed, {self._presumed}
+
+    @property
+    def refused(self) -> bool:
+        """Whether the endpoint is known to refuse something that was presumed of it."""
+        return self.dialect != self._presumed
 
     def __call__(self, request: Request, seed: int | None = None) -> tuple[Request, int]:
         """The request to send, and a number of tokens that its prompt cannot exceed.

@@ -169,6 +169,13 @@ def open_teacher(teacher: TeacherLike | None, beside: Teacher | None = None) -> 
     return _embedded(teacher, beside) if teacher.embedded else _remote(teacher, beside)
 
 
+def at_once(teacher: Teacher) -> Teacher:
+    """The same one, asked interactively."""
+    if teacher.config is None or not teacher.batched:
+        return teacher
+    return open_teacher(teacher.config.model_copy(update={"mode": "interactive", "concurrency": None}))
+
+
 def _remote(config: TeacherConfig, beside: Teacher | None = None) -> Teacher:
     usual = DEFAULT_CONCURRENCY if config.mode == "interactive" else BATCH_CONCURRENCY
     config = config.model_copy(update={"concurrency": config.concurrency or usual})

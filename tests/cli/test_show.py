@@ -23,12 +23,12 @@ def run(tmp_path: Path) -> Path:
     writer = Writer()
 
     def answer(request: object) -> str | None:
-        texts = json.loads(writer.write(request))  # type: ignore[arg-type]
+        texts = json.loads(writer.write(request))
         if "improved_response" in texts:
             return json.dumps({**texts, "improved_response": f"A dog \x1b[31mran home. {'And on. ' * 400}"})
         return json.dumps({**texts, "response": "A cat ran home."}) if "response" in texts else None
 
-    writer.on_request = answer  # type: ignore[assignment]
+    writer.on_request = answer
     refed_dspy.synthesize(
         None, references(1), size=5, teacher=fake_lm(writer), run_dir=tmp_path / "run", guards=False, track=False
     )

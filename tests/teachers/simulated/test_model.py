@@ -64,8 +64,10 @@ def test_rows_depend_on_the_seed_alone(run: Synthesis, tmp_path: Path) -> None:
 
 def test_a_run_that_another_model_began_says_that_it_is_made_in_part(tmp_path: Path) -> None:
     writer = fake_lm(Writer())
-    pool = {"teachers": {"feedback": "simulated"}}
-    mixed = refed_dspy.synthesize(None, references(1), size=2, teacher=writer, run_dir=tmp_path, track=False, **pool)
+    stages = {"feedback": "simulated"}
+    mixed = refed_dspy.synthesize(
+        None, references(1), size=2, teacher=writer, teachers=stages, run_dir=tmp_path, track=False
+    )
     assert mixed.status["simulated"] == "made in part by the simulated teacher, for trying the tool only"
     with Ledger.read(tmp_path) as ledger:
         assert ledger.kept() == 2
@@ -99,7 +101,7 @@ class Nested(BaseModel):
     name: str
 
 
-class Anything(dspy.Signature):
+class Anything(dspy.Signature):  # type: ignore[misc]
     """Answer."""
 
     question: str = dspy.InputField()

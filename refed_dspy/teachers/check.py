@@ -1,0 +1,147 @@
+"""Whether a teacher works: two small requests through its own engine, as a run's go, and what they show of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Annotated
+
+import dspy
+from dspy.clients.errors import wrap_error
+from dspy.lm15 import LM15Error, Message, Request, Response
+
+from refed_dspy.config import sampling
+from refed_dspy.config.teacher import TeacherConfig
+from refed_dspy.ledger.recorder import NullRecorder, recording
+from refed_dspy.programs.adapter import SchemaAdapter
+from refed_dspy.programs.asking import about
+from refed_dspy.programs.fast_path import lm_request
+from refed_dspy.programs.reasoning import reasoning_of
+from refed_dspy.programs.rendering import rendering
+from refed_dspy.records import PICO, AtMost, Call
+from refed_dspy.teachers.learned import remember
+from refed_dspy.teachers.prices import Price, table_name, table_window
+from refed_dspy.teachers.requests import Outgoing
+from refed_dspy.teachers.teacher import Teacher, at_once, open_teacher
+
+Tell = Callable[[str, str], None]
+"""Takes the name of a finding and the finding."""
+PROSE = "Explain in about 100 words why bread rises."
+_SCHEMAS = {
+    "bounded": "taken, with bounds on lengths; the answer fits",
+    "strict": "taken, without bounds on lengths; the answer fits",
+    "none": "not sent; the answer fits all the same",
+}
+
+
+class Fruit(dspy.Signature):
+    """Name three fruits of this colour, and say in one sentence what else they have in common."""
+
+    colour: str = dspy.InputField()
+    fruits: Annotated[list[Annotated[str, AtMost(40)]], AtMost(5)] = dspy.OutputField()
+    sentence: Annotated[str, AtMost(400)] = dspy.OutputField()
+
+
+@dataclass
+class CallList(NullRecorder):
+    """A recorder that allows everything and keeps the calls."""
+
+    calls: list[Call] = field(default_factory=list)
+
+    def report(self, call: Call) -> None:
+        self.calls.append(call)
+
+
+async def check(config: TeacherConfig, tell: Tell) -> list[Call]:
+    """Make the two requests, and `tell` what they show, one finding after another. What the endpoint refused is
+    remembered for later runs. Returns the calls.
+
+    Raises:
+        ModelError: it cannot be used with its settings; nothing was sent.
+        RowError, TeacherError: it does not work, in the endpoint's own words.
+    """
+    teacher, calls = at_once(open_teacher(config)), CallList()
+    async with teacher.running() as lm:
+        engine = lm.direct_engine
+        outgoing: Outgoing = engine.outgoing
+        outgoing.forget()
+        names = engine.route.key_env
+        tell("key", f"read from {', '.join(names)}" if names else "none is sent")
+        adapter = SchemaAdapter()
+        request = lm_request(lm, adapter.format(Fruit, [], {"colour": "red"}), rendering(Fruit).typed_format)
+        with recording(calls), about("check", teacher.model):
+            first = await _answer(engine, request)
+            tell("model", f"{teacher.model} answers" + _other_name(teacher, first))
+            adapter.parsed(Fruit, first.text or "")
+            tell("schema", _SCHEMAS[outgoing.dialect.schema])
+            second = await _answer(engine, _in_prose(request, config))
+        tell("temperature", _temperature(config, outgoing))
+        if outgoing.dialect.tokens_field is not None:
+            tell("max_tokens", f"sent as {outgoing.dialect.tokens_field}")
+        tell("thinking", _thinking(calls.calls, first, second))
+        tell("price", _price(teacher.price))
+        tell("window", _window(teacher))
+        tell("speed", _speed(calls.calls[-1]))
+        if not config.without_endpoint:
+            remember(config, engine.route.endpoint, outgoing.dialect if outgoing.refused else None)
+    return calls.calls
+
+
+async def _answer(engine: object, request: Request) -> Response:
+    try:
+        answer: Response = await engine.complete(request)  # type: ignore[attr-defined]
+    except LM15Error as error:
+        raise wrap_error(error, model=request.model) from error
+    return answer
+
+
+def _in_prose(request: Request, config: TeacherConfig) -> Request:
+    """A request of the same kind without a schema; at temperature 0, as a judge's are, where the model may take it."""
+    zero = sampling.takes_zero(str(config.model), config.params)
+    settings = replace(request.config, response_format=None, temperature=0.0 if zero else request.config.temperature)
+    return replace(request, system=None, messages=(Message.user(PROSE),), config=settings)
+
+
+def _other_name(teacher: Teacher, answer: Response) -> str:
+    own = teacher.model.partition("/")[2] or teacher.model
+    return f" (it calls itself {answer.model})" if answer.model and answer.model != own else ""
+
+
+def _temperature(config: TeacherConfig, outgoing: Outgoing) -> str:
+    model, tried = str(config.model), f"{config.temperature:g}"
+    if not outgoing.dialect.temperature or sampling.is_unsent(config.temperature, model, config.params):
+        return "none is sent: the model takes its default alone"
+    return f"{tried} and 0 are taken" if sampling.takes_zero(model, config.params) else f"{tried} is taken"
+
+
+def _thinking(calls: list[Call], *answers: Response) -> str:
+    tokens = sum(call.reasoning_tokens or 0 for call in calls)
+    if any(map(reasoning_of, answers)):
+        return "told apart from the answer" + (f", {tokens} tokens" if tokens else "")
+    return f"{tokens} tokens, not shown" if tokens else "none seen"
+
+
+def _price(price: Price | None) -> str:
+    if price is None:
+        return "unknown: set `price` in the teacher's settings; without it max_cost cannot be kept"
+    rates, million = price.rates, 10**6 / PICO
+    if not rates.completion and not rates.prompt:
+        return f"nothing ({price.source})"
+    return (
+        f"${rates.prompt * million:g} read, ${rates.completion * million:g} written, a million tokens ({price.source})"
+    )
+
+
+def _window(teacher: Teacher) -> str:
+    if teacher.window is not None:
+        return f"{teacher.window:,} tokens (settings)"
+    table = teacher.price is not None and teacher.price.source == table_name()
+    window = table_window(teacher.model) if table else None
+    return f"{window:,} tokens ({table_name()})" if window else "not known: context_window in its settings says it"
+
+
+def _speed(call: Call) -> str:
+    if not call.completion_tokens:
+        return f"an answer in {call.seconds:.1f} s; tokens are not reported"
+    rate = call.completion_tokens / max(call.seconds, 0.001)
+    return f"{rate:,.0f} tokens/s: {call.completion_tokens} in {call.seconds:.1f} s"
