@@ -20,6 +20,9 @@ from refed_dspy.errors import one_line
 
 EMBEDDED = ("embedded", "embedded-smoke")
 """Names of the models that a run starts itself."""
+SIMULATED = "simulated"
+"""The name of the teacher that is no model."""
+NO_ENDPOINT = (*EMBEDDED, SIMULATED)
 _VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*")  # upper case: a key put here by mistake has other letters
 _RESERVED_PARAMS = {"model", "messages", "n", "stream", "temperature", "max_tokens", "timeout", "response_format"}
 # Other names for the length or the number of answers: a cap relies on max_tokens.
@@ -130,7 +133,7 @@ class TeacherConfig(Settings):
     @property
     def simulated(self) -> bool:
         """Whether no model answers."""
-        return self.model == "simulated"
+        return self.model == SIMULATED
 
     @property
     def without_endpoint(self) -> bool:
