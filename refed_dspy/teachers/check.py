@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Annotated
 
@@ -12,6 +12,7 @@ from dspy.lm15 import LM15Error, Message, Request, Response
 
 from refed_dspy.config import sampling
 from refed_dspy.config.teacher import TeacherConfig
+from refed_dspy.errors import ExportError
 from refed_dspy.ledger.recorder import NullRecorder, recording
 from refed_dspy.programs.adapter import SchemaAdapter
 from refed_dspy.programs.asking import about
@@ -19,9 +20,11 @@ from refed_dspy.programs.fast_path import lm_request
 from refed_dspy.programs.reasoning import reasoning_of
 from refed_dspy.programs.rendering import rendering
 from refed_dspy.records import PICO, AtMost, Call
-from refed_dspy.teachers.learned import remember
+from refed_dspy.teachers.dialect import Dialect
+from refed_dspy.teachers.engine import TeacherEngine
+from refed_dspy.teachers.learned import learned_file, remember
 from refed_dspy.teachers.prices import Price, table_name, table_window
-from refed_dspy.teachers.requests import Outgoing
+from refed_dspy.teachers.route import LOCAL_PROVIDERS
 from refed_dspy.teachers.teacher import Teacher, at_once, open_teacher
 
 Tell = Callable[[str, str], None]
@@ -60,39 +63,54 @@ async def check(config: TeacherConfig, tell: Tell) -> list[Call]:
         ModelError: it cannot be used with its settings; nothing was sent.
         RowError, TeacherError: it does not work, in the endpoint's own words.
     """
-    teacher, calls = at_once(open_teacher(config)), CallList()
+    teacher, recorder = at_once(open_teacher(config)), CallList()
     async with teacher.running() as lm:
-        engine = lm.direct_engine
-        outgoing: Outgoing = engine.outgoing
-        outgoing.forget()
+        engine: TeacherEngine = lm.direct_engine
+        engine.outgoing.forget()
         names = engine.route.key_env
         tell("key", f"read from {', '.join(names)}" if names else "none is sent")
         adapter = SchemaAdapter()
         request = lm_request(lm, adapter.format(Fruit, [], {"colour": "red"}), rendering(Fruit).typed_format)
-        with recording(calls), about("check", teacher.model):
+        with recording(recorder), about("check", teacher.model):
             first = await _answer(engine, request)
             tell("model", f"{teacher.model} answers" + _other_name(teacher, first))
             adapter.parsed(Fruit, first.text or "")
-            tell("schema", _SCHEMAS[outgoing.dialect.schema])
+            tell("schema", _SCHEMAS[engine.outgoing.dialect.schema])
             second = await _answer(engine, _in_prose(request, config))
-        tell("temperature", _temperature(config, outgoing))
-        if outgoing.dialect.tokens_field is not None:
-            tell("max_tokens", f"sent as {outgoing.dialect.tokens_field}")
-        tell("thinking", _thinking(calls.calls, first, second))
-        tell("price", _price(teacher.price))
-        tell("window", _window(teacher))
-        tell("speed", _speed(calls.calls[-1]))
-        if not config.without_endpoint:
-            remember(config, engine.route.endpoint, outgoing.dialect if outgoing.refused else None)
-    return calls.calls
+        for name, finding in _findings(config, teacher, engine.outgoing.dialect):
+            tell(name, finding)
+        tell("thinking", _thinking(recorder.calls, first, second))
+        tell("speed", _speed(recorder.calls[-1]))
+        if kept := _kept(engine):
+            tell("remembered", kept)
+    return recorder.calls
 
 
-async def _answer(engine: object, request: Request) -> Response:
+def _findings(config: TeacherConfig, teacher: Teacher, dialect: Dialect) -> Iterator[tuple[str, str]]:
+    yield "temperature", _temperature(config, dialect)
+    if dialect.tokens_field is not None:
+        yield "max_tokens", f"sent as {dialect.tokens_field}"
+    yield "price", _price(teacher.price)
+    yield "window", _window(config, teacher)
+
+
+def _kept(engine: TeacherEngine) -> str:
+    """Remember what the endpoint refused. Returns what to say of it; empty where it refused nothing."""
+    outgoing, config = engine.outgoing, engine.config
+    if config.without_endpoint:
+        return ""
     try:
-        answer: Response = await engine.complete(request)  # type: ignore[attr-defined]
+        remember(config, engine.route.endpoint, outgoing.dialect if outgoing.refused else None)
+    except ExportError as error:
+        return f"nothing: {error}"
+    return f"what is refused, for later runs, in {learned_file()}" if outgoing.refused else ""
+
+
+async def _answer(engine: TeacherEngine, request: Request) -> Response:
+    try:
+        return await engine.complete(request)
     except LM15Error as error:
         raise wrap_error(error, model=request.model) from error
-    return answer
 
 
 def _in_prose(request: Request, config: TeacherConfig) -> Request:
@@ -107,11 +125,14 @@ def _other_name(teacher: Teacher, answer: Response) -> str:
     return f" (it calls itself {answer.model})" if answer.model and answer.model != own else ""
 
 
-def _temperature(config: TeacherConfig, outgoing: Outgoing) -> str:
-    model, tried = str(config.model), f"{config.temperature:g}"
-    if not outgoing.dialect.temperature or sampling.is_unsent(config.temperature, model, config.params):
-        return "none is sent: the model takes its default alone"
-    return f"{tried} and 0 are taken" if sampling.takes_zero(model, config.params) else f"{tried} is taken"
+def _temperature(config: TeacherConfig, dialect: Dialect) -> str:
+    if not dialect.temperature:
+        return "refused, so none is sent"
+    model, params = str(config.model), config.params
+    asked = dict.fromkeys([config.temperature, *([0.0] if sampling.takes_zero(model, params) else [])])
+    sent = [f"{temperature:g}" for temperature in asked if not sampling.is_unsent(temperature, model, params)]
+    taken = f"{' and '.join(sent)} {'are' if len(sent) > 1 else 'is'} taken"
+    return taken if sent else "none is sent to a model of this name"
 
 
 def _thinking(calls: list[Call], *answers: Response) -> str:
@@ -132,11 +153,12 @@ def _price(price: Price | None) -> str:
     )
 
 
-def _window(teacher: Teacher) -> str:
+def _window(config: TeacherConfig, teacher: Teacher) -> str:
     if teacher.window is not None:
         return f"{teacher.window:,} tokens (settings)"
-    table = teacher.price is not None and teacher.price.source == table_name()
-    window = table_window(teacher.model) if table else None
+    provider = teacher.model.partition("/")[0]
+    own = config.api_base is None and provider not in LOCAL_PROVIDERS  # else the server's settings say it
+    window = table_window(teacher.model) if own else None
     return f"{window:,} tokens ({table_name()})" if window else "not known: context_window in its settings says it"
 
 

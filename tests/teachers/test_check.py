@@ -16,6 +16,7 @@ from benchmarks.simulated import SimulatedTeacher
 from refed_dspy.cli.main import app
 from refed_dspy.teachers.learned import learned_file
 from tests.conftest import KEY, KEY_VARIABLE
+from tests.support.provider_hosts import standing_in
 from tests.support.scripted_engine import references
 
 REASONS = ["no max_tokens", "default temperature", "no bounds"]
@@ -68,10 +69,11 @@ def test_what_is_refused_is_told_and_later_runs_know_it(
     server.control(rules=REASONS, reasoning="So so.")
     found = findings(check(settings(server)))
     assert found["schema"] == "taken, without bounds on lengths; the answer fits"
-    assert found["temperature"] == "none is sent: the model takes its default alone"
+    assert found["temperature"] == "refused, so none is sent"
     assert found["max_tokens"] == "sent as max_completion_tokens"
     assert found["thinking"].startswith("told apart from the answer")
     assert found["this check"].startswith("2 answers, 3 refused, $")
+    assert found["remembered"] == f"what is refused, for later runs, in {learned_file()}"
     server.reset()
     caplog.clear()
     teacher = refed_dspy.TeacherConfig.model_validate(settings(server))
@@ -95,6 +97,12 @@ def test_a_check_begins_afresh_and_forgets_what_holds_no_more(server: SimulatedT
     server.control(rules=[])
     assert findings(check(settings(server)))["schema"] == "taken, with bounds on lengths; the answer fits"
     assert json.loads(learned_file().read_text()) == {}
+
+
+def test_a_cache_that_cannot_be_written_is_told_and_no_failure(server: SimulatedTeacher, cache: Path) -> None:
+    cache.write_text("a file")
+    server.control(rules=["no bounds"])
+    assert findings(check(settings(server)))["remembered"].startswith(f"nothing: {learned_file()}: cannot be written")
 
 
 @pytest.mark.parametrize("content", ["{", '{"gateway/ours at x": {"temperature": "yes"}}', "[]", "\0"])
@@ -163,3 +171,30 @@ def test_the_simulated_teacher_has_neither_key_nor_price() -> None:
     found = findings(check("simulated"))
     assert found["price"] == "nothing (this machine)" and found["this check"] == "2 answers, $0"
     assert not learned_file().exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "variable", "rules", "window", "temperature"),
+    [
+        ("openai/gpt-4o-mini", "OPENAI_API_KEY", ["no bounds"], "128,000", "1 and 0 are taken"),
+        ("openai/gpt-5-mini", "OPENAI_API_KEY", REASONS, "272,000", "none is sent to a model of this name"),
+        ("anthropic/claude-haiku-4-5", "ANTHROPIC_API_KEY", [], "200,000", "0 is taken"),
+    ],
+)
+def test_providers_by_name_are_asked_twice_and_refuse_nothing(
+    server: SimulatedTeacher,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    variable: str,
+    rules: list[str],
+    window: str,
+    temperature: str,
+) -> None:
+    server.control(rules=rules)
+    monkeypatch.setenv(variable, "sk-any-0123456789")
+    with standing_in(server.port, tmp_path, monkeypatch):
+        found = findings(check(name))
+    assert found["key"] == f"read from {variable}" and found["temperature"] == temperature
+    assert found["window"].startswith(f"{window} tokens (LiteLLM") and "(LiteLLM" in found["price"]
+    assert found["this check"].startswith("2 answers, $") and server.stats()["requests"] == 2
