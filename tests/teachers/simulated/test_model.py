@@ -54,12 +54,13 @@ def test_its_judge_mostly_prefers_what_was_improved(run: Synthesis, tmp_path: Pa
     assert 20 <= len(list(kept.kept())) < 40
 
 
-def test_rows_depend_on_the_seed_alone(run: Synthesis, tmp_path: Path) -> None:
-    def texts(one: Synthesis) -> set[str]:
+def test_rows_depend_on_the_seed_alone(tmp_path: Path) -> None:
+    def texts(folder: str, seed: int) -> set[str]:
+        one = made(tmp_path / folder, 20, references=references(1), seed=seed)
         return {sample.improved_response for sample in one.samples}
 
-    assert texts(made(tmp_path / "again", per_reference=10)) == texts(run)
-    assert not texts(made(tmp_path / "other", per_reference=10, seed=1)) & texts(run)
+    first = texts("first", 0)
+    assert len(first) == 20 and texts("again", 0) == first and not texts("other", 1) & first
 
 
 def test_a_run_that_another_model_began_says_that_it_is_made_in_part(tmp_path: Path) -> None:
