@@ -20,7 +20,8 @@ def simulated_note(ledger: Ledger) -> str:
     by = {endpoint == SIMULATED for (endpoint,) in ledger.db.execute("SELECT DISTINCT endpoint FROM answers")}
     if True not in by:
         return ""
-    whole = "made by the simulated teacher: no model wrote these rows"
+    texts = "rows" if ledger.holds() in {"", "run", "comparison", "recycling"} else "answers"
+    whole = f"made by the simulated teacher: no model wrote these {texts}"
     return f"{'made in part by the simulated teacher' if False in by else whole}, for trying the tool only"
 
 

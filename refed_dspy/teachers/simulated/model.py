@@ -18,8 +18,14 @@ from refed_dspy.teachers.requests import text_of
 from refed_dspy.teachers.route import Route
 from refed_dspy.teachers.simulated import words
 
-_INPUT = re.compile(r"^<(\w+)>\n(.*?)\n</>|^\[\[ ## (\w+) ## \]\]\n(.*?)(?=\n\n\[\[ ## |\Z)", re.DOTALL | re.MULTILINE)
+_INPUT = re.compile(
+    r"^<(\w+)>\n(.*?)\n</>|^\[\[ ## (\w+) ## \]\]\n(.*?)(?=\n\n\[\[ ## |\n\nRespond with |\Z)", re.DOTALL | re.MULTILINE
+)
 """An input as this package's adapter shows it, or as DSPy's own do."""
+_ASKED_FOR = "\n\nRespond with the corresponding output fields"
+_FIELD = re.compile(r"\[\[ ## (\w+) ## \]\]")
+_NOTE = re.compile(r"^\{(\w+)\} +# note: [^{\n]*?(?:one of: (.+)|JSON schema: (\{.*\}))$", re.MULTILINE)
+"""What DSPy's ChatAdapter says of a field that is no text: its choices, or its schema."""
 _DEEP = 5
 """Nesting from which lists are empty and optional fields left out, so that recursive schemas end."""
 _VERDICTS = ((1.5, "A>>B"), (0.5, "A>B"), (-0.5, "A=B"), (-1.5, "B>A"), (-math.inf, "B>>A"))
@@ -47,7 +53,10 @@ class SimulatedModel:
         rng = random.Random(sha256(f"{seed}\0{system}\0{asked}".encode("utf-8", "surrogatepass")).digest())
         schema = (request.config.response_format or {}).get("schema")
         inputs = inputs_of(text_of(request.messages[-1]))
-        text = json.dumps(_Answer(rng, schema, inputs).value(schema)) if schema else _prose(rng, asked)
+        if schema:
+            text = json.dumps(_Answer(rng, schema, inputs).value(schema))
+        else:
+            text = _in_fields(rng, system, asked) or _prose(rng, asked)
         usage = Usage(input_tokens=_tokens(system + asked), output_tokens=_tokens(text))
         return Response(
             id=SIMULATED, model=SIMULATED, message=Message.assistant(text), finish_reason="stop", usage=usage
@@ -133,6 +142,23 @@ class _Answer:
         if name in {"response", "new_response", "answer"}:
             return words.response(self.rng, instruction)
         return words.note(self.rng, name)
+
+
+def _in_fields(rng: random.Random, system: str, asked: str) -> str:
+    """An answer in the fields that DSPy's ChatAdapter asks for; empty where no fields are asked for."""
+    before, wanted, names = asked.rpartition(_ASKED_FOR)
+    if not wanted:
+        return ""
+    notes = {
+        name: {"enum": either.split("; ")} if either else json.loads(schema)
+        for name, either, schema in _NOTE.findall(system)
+    }
+    inputs, sections = inputs_of(before), []
+    for name in _FIELD.findall(names):
+        schema = notes.get(name, {"type": "string"})
+        value = _Answer(rng, schema, inputs).value(schema, name)
+        sections.append(f"[[ ## {name} ## ]]\n{value if isinstance(value, str) else json.dumps(value)}")
+    return "\n\n".join(sections[:-1])  # the last is the marker of the end
 
 
 def _prose(rng: random.Random, asked: str) -> str:

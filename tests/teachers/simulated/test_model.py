@@ -13,6 +13,7 @@ from pydantic import BaseModel
 import refed_dspy
 from refed_dspy.data.export import export
 from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.ledger.provenance import simulated_note
 from refed_dspy.records import AtMost
 from refed_dspy.runs.result import Synthesis
 from refed_dspy.sharing.report.glance import notes
@@ -52,6 +53,8 @@ def test_guards_and_filters_of_likeness_keep_nearly_all(run: Synthesis, tmp_path
 def test_its_judge_mostly_prefers_what_was_improved(run: Synthesis, tmp_path: Path) -> None:
     kept = refed_dspy.filter_data(run.run_dir, ["judge"], judge="simulated", out=tmp_path / "judged")
     assert 20 <= len(list(kept.kept())) < 40
+    with Ledger.read(tmp_path / "judged") as ledger:  # the rows are somebody else's
+        assert simulated_note(ledger) == NOTE.replace("rows", "answers")
 
 
 def test_rows_depend_on_the_seed_alone(tmp_path: Path) -> None:
@@ -91,6 +94,15 @@ def test_settings_that_it_cannot_have(settings: dict[str, Any], reason: str) -> 
         open_teacher(refed_dspy.TeacherConfig(model="simulated", **settings))
 
 
+@pytest.mark.parametrize("adapter", [dspy.ChatAdapter, dspy.JSONAdapter])
+def test_adapters_of_dspy_are_answered_in_their_own_format(tmp_path: Path, adapter: Any) -> None:
+    filters: Any = ["judge"]
+    with dspy.context(adapter=adapter()):
+        run = made(tmp_path, 4, references=references(1), filters=filters, judge="simulated")
+    assert run.complete and not run.failures
+    assert all(sample.improved_response.startswith("This answer is simulated.") for sample in run.samples)
+
+
 class Part(BaseModel):
     name: Annotated[str, AtMost(9)]
     share: float
@@ -120,7 +132,7 @@ async def test_any_signature_is_answered() -> None:
             answer = await dspy.Predict(Anything).acall(question="What fits?")
             assert answer.kind in {"a", "b"} and answer.counts and len(answer.part.name) <= 9
             assert answer.note.startswith("Simulated note: ")
-        with dspy.context(lm=lm, adapter=dspy.ChatAdapter()):  # falls back to JSON
+        with dspy.context(lm=lm, adapter=dspy.ChatAdapter()):
             assert (await dspy.Predict("question -> answer").acall(question="Now?")).answer
         with dspy.context(lm=lm, adapter=dspy.JSONAdapter()):
             nested = dspy.Signature({"question": (str, dspy.InputField()), "whole": (Nested, dspy.OutputField())})
