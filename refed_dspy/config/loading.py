@@ -29,7 +29,7 @@ _KINDS = (RunConfig, CompileConfig, CompareConfig, FilterRunConfig, RecycleConfi
 _ALL_KEYS = {key for kind in _KINDS for key in kind.model_fields}
 _ROLES = ("teacher", "judge", "reflection")
 """Settings that are one model each; a name stands for its settings."""
-_OF_ENDPOINTS = {"api_base", "api_version", "api_key_env", "price"}
+_OF_ENDPOINTS = {"api_base", "api_version", "api_key_env"}
 """Settings of a teacher that mean nothing without an endpoint."""
 _NEVER_EMPTY = {*PLACES, *Capped.model_fields}
 """Settings whose default may cost more than what was meant: nothing after the colon is no way to ask for it."""

@@ -262,12 +262,11 @@ def test_nothing_after_the_colon_stands_for_no_default(key: str, tmp_path: Path)
 
 @pytest.mark.parametrize("name", ["simulated", "embedded"])
 def test_an_address_that_stays_exported_is_not_that_of_a_teacher_without_one(tmp_path: Path, name: str) -> None:
-    exported = {"REFED_TEACHER__API_BASE": "http://localhost:1/v1", "REFED_TEACHER__PRICE": "openai/gpt-4o-mini"}
-    exported["REFED_TEACHER__TEMPERATURE"] = "0.5"
+    exported = {"REFED_TEACHER__API_BASE": "http://localhost:1/v1", "REFED_TEACHER__TEMPERATURE": "0.5"}
     (tmp_path / "run.yaml").write_text(f"teacher: {{model: {name}, temperature: 0.7}}\n")
     for settings in (
         load_config(RunConfig, tmp_path / "run.yaml", exported),
         load_config(RunConfig, environ=exported, teacher=name),
     ):
         assert isinstance(settings.teacher, TeacherConfig)
-        assert (settings.teacher.api_base, settings.teacher.price, settings.teacher.temperature) == (None, None, 0.5)
+        assert (settings.teacher.api_base, settings.teacher.temperature) == (None, 0.5)
