@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # help should not wait for pydantic
 
 app = typer.Typer()
 _SETTINGS = """\
-# A run's settings. A line that begins with # and no space is a setting that you can switch on: take the # away.
+# The settings of a run. Those behind a # without a space, as in #seed, are off: take the # away to switch them on.
 
 references: {references}  # that come with refed; or your own: a file (jsonl, json, csv, parquet) or a Hub data set
 size: 20  # samples to keep

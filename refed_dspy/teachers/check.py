@@ -73,7 +73,7 @@ async def check(config: TeacherConfig, tell: Tell) -> list[Call]:
         request = lm_request(lm, adapter.format(Fruit, [], {"colour": "red"}), rendering(Fruit).typed_format)
         with recording(recorder), about("check", teacher.model):
             first = await _answer(engine, request)
-            tell("model", f"{teacher.model} answers" + _other_name(teacher, first))
+            tell("model", f"{teacher.model} answers{_other_name(config, first)}")
             adapter.parsed(Fruit, first.text or "")
             tell("schema", _SCHEMAS[engine.outgoing.dialect.schema])
             second = await _answer(engine, _in_prose(request, config))
@@ -120,9 +120,9 @@ def _in_prose(request: Request, config: TeacherConfig) -> Request:
     return replace(request, system=None, messages=(Message.user(PROSE),), config=settings)
 
 
-def _other_name(teacher: Teacher, answer: Response) -> str:
-    own = teacher.model.partition("/")[2] or teacher.model
-    return f" (it calls itself {answer.model})" if answer.model and answer.model != own else ""
+def _other_name(config: TeacherConfig, answer: Response) -> str:
+    same = config.without_endpoint or answer.model in {None, "", str(config.model).partition("/")[2]}
+    return "" if same else f" (it calls itself {answer.model})"
 
 
 def _temperature(config: TeacherConfig, dialect: Dialect) -> str:
@@ -166,4 +166,4 @@ def _speed(call: Call) -> str:
     if not call.completion_tokens:
         return f"an answer in {call.seconds:.1f} s; tokens are not reported"
     rate = call.completion_tokens / max(call.seconds, 0.001)
-    return f"{rate:,.0f} tokens/s: {call.completion_tokens} in {call.seconds:.1f} s"
+    return f"{rate:,.{0 if rate >= 10 else 1}f} tokens/s: {call.completion_tokens} in {call.seconds:.1f} s"

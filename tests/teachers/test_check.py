@@ -50,7 +50,7 @@ def findings(result: Result) -> dict[str, str]:
 def test_a_teacher_that_works_takes_two_calls(server: SimulatedTeacher, cache: Path) -> None:
     found = findings(check(settings(server, context_window=4096)))
     assert server.stats()["requests"] == 2 and not cache.exists()
-    assert re.fullmatch(r"[\d,]+ tokens/s: \d+ in [\d.]+ s", found.pop("speed"))
+    assert re.fullmatch(r"[\d,.]+ tokens/s: \d+ in [\d.]+ s", found.pop("speed"))
     assert re.fullmatch(r"2 answers, \$[\d.]+", found.pop("this check"))
     assert found == {
         "key": "none is sent",

@@ -145,6 +145,7 @@ async def test_any_signature_is_answered() -> None:
         assert "simulated" in (await lm.acall("Write in ``` blocks."))[0]
 
 
+@pytest.mark.slow
 def test_a_compile_by_it_ends_with_a_proof(tmp_path: Path) -> None:
     done = refed_dspy.compile(
         refed_dspy.programs.ReferenceLevelFeedback(instructions_per_feature=2),
