@@ -28,7 +28,7 @@ demo: setup ## a real model on this machine makes 6 samples; downloads 1.1 GB on
 	$(BIN)/refed teacher fetch
 	$(BIN)/refed synth --config examples/demo.yaml --run-dir $(DEMO)
 	$(BIN)/refed export $(DEMO) --format jsonl --out $(DEMO)/samples.jsonl --force
-	@$(BIN)/python examples/show.py $(DEMO)
+	@$(BIN)/refed show $(DEMO)
 	@$(BIN)/refed report $(DEMO)
 	@echo "All of them on a page: open $(DEMO)/report.html in a browser, or: $(BIN)/refed report $(DEMO) --open"
 

@@ -143,7 +143,7 @@ def agreement(
 
     at_work()
     model = load_config(StatsConfig, judge=judge).judge
-    needed(model, "no judge: name one with --judge (a file, PROVIDER/NAME, or embedded), or REFED_JUDGE")
+    needed(model, "no judge: name one with --judge (a file, PROVIDER/NAME, embedded or simulated), or REFED_JUDGE")
     measured = measure_agreement(
         pairs, model, out, count=count, program=program, accept_changed=bool(accept_changed), seed=seed,
         max_cost=max_cost, max_calls=max_calls, max_minutes=max_minutes,

@@ -40,7 +40,7 @@ ScorerOption = Annotated[
 _CAPS = ("max_cost", "max_calls", "max_minutes")
 _NO_OUT = "out: name it with --out DIR"
 _NO_DATA = "data: name it with a file or a run's DIR"
-_NO_TEACHER = "teacher: name it with --teacher (a file, PROVIDER/NAME, or embedded)"
+_NO_TEACHER = "teacher: name it with --teacher (a file, PROVIDER/NAME, embedded or simulated)"
 
 app = typer.Typer()
 

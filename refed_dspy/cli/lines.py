@@ -175,6 +175,11 @@ def _when(last_active: str | None) -> str:
     return "" if last_active is None else f"{datetime.fromisoformat(last_active).astimezone():%Y-%m-%d %H:%M}"
 
 
+def simulated_lines(status: Mapping[str, Any]) -> list[str]:
+    """That the simulated teacher answered, if it did."""
+    return [status["simulated"]] if status["simulated"] else []
+
+
 def batch_line(batch: Mapping[str, Any]) -> str:
     """One batch (`ledger.batches.all_batches`)."""
     begun = time.strftime("%Y-%m-%d %H:%M", time.localtime(batch["created"]))

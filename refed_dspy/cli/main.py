@@ -10,13 +10,13 @@ import typer
 from typer.core import TyperGroup
 
 from refed_dspy.cli import compile as compiling
-from refed_dspy.cli import data, runs, sharing, teachers
+from refed_dspy.cli import data, init, runs, sharing, show, teachers
 from refed_dspy.cli.printing import PlainFormatter, printable, say
 from refed_dspy.errors import one_line
 
 GROUPS = {
-    "Make": ("synth", "resume", "preview"),
-    "Look": ("status", "report", "stats"),
+    "Make": ("init", "synth", "resume", "preview"),
+    "Look": ("show", "status", "report", "stats"),
     "Judge and improve": ("filter", "compare", "judge", "compile", "promote", "recycle"),
     "Publish": ("export", "share", "push"),
     "Upkeep": ("teacher", "batches", "track"),
@@ -65,7 +65,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for commands in (runs.app, data.app, compiling.app, sharing.app, teachers.app):
+for commands in (init.app, runs.app, show.app, data.app, compiling.app, sharing.app, teachers.app):
     app.add_typer(commands)
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # the commands import what they need when they run: help shou
 F = TypeVar("F", bound=Callable[..., None])
 S = TypeVar("S", bound="Settings")
 T = TypeVar("T")
-NO_TEACHER = "no teacher: name one (PROVIDER/NAME, a file, or embedded): --teacher openai/gpt-4.1-mini, for example"
+NO_TEACHER = "no teacher: name one with --teacher: openai/gpt-4.1-mini, a file, embedded, or simulated to try it out"
 
 
 def reporting(command: F) -> F:
@@ -77,7 +77,8 @@ ReferencesOption = Annotated[
 ]
 JudgeOption = Annotated[str | None, typer.Option(help="The model that judges, as --teacher.", metavar="FILE_OR_NAME")]
 TeacherOption = Annotated[
-    str | None, typer.Option(help="PROVIDER/NAME, a teacher file, a .gguf file, or embedded.", metavar="FILE_OR_NAME")
+    str | None,
+    typer.Option(help="PROVIDER/NAME, a teacher file, a .gguf file, embedded or simulated.", metavar="FILE_OR_NAME"),
 ]
 ConfigOption = Annotated[
     Path | None,

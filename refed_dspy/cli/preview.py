@@ -16,9 +16,9 @@ from refed_dspy.programs.adapter import SchemaAdapter, checked_adapter
 from refed_dspy.programs.fast_path import Engine
 from refed_dspy.programs.question import current_question
 from refed_dspy.records import Reference, Sample
-from refed_dspy.teachers import Teacher, open_teacher
 from refed_dspy.teachers.by_stage import ANY, TeachersByStage
 from refed_dspy.teachers.recorded_lm import recorded_lm
+from refed_dspy.teachers.teacher import at_once
 
 Message = dict[str, Any]
 
@@ -64,8 +64,8 @@ async def one_sample(program: ReferenceLevelFeedback, reference: Reference, by_s
     async with AsyncExitStack() as stack:
         engines: dict[int, Engine] = {}
         for teacher in by_stage.teachers:
-            at_once = _at_once(teacher)
-            engines[id(teacher)] = at_once.engine(await stack.enter_async_context(at_once.running()))
+            asked = at_once(teacher)
+            engines[id(teacher)] = asked.engine(await stack.enter_async_context(asked.running()))
         with dspy.context(lm=recorded_lm(by_stage.first, _FirstOfPool(by_stage, engines)), adapter=checked_adapter()):
             features, feedback = await asyncio.gather(
                 program.collect_features(reference), program.collect_response_feedback(reference)
@@ -87,10 +87,3 @@ class _FirstOfPool:
         question = current_question()
         pool = self._by_stage.pool(question.stage if question else ANY)
         return await self._engines[id(pool[0].teacher)].complete(request)
-
-
-def _at_once(teacher: Teacher) -> Teacher:
-    """The same one, asked interactively."""
-    if teacher.config is None or not teacher.batched:
-        return teacher
-    return open_teacher(teacher.config.model_copy(update={"mode": "interactive", "concurrency": None}))

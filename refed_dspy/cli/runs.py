@@ -10,7 +10,15 @@ from typing import Annotated, Any
 
 import typer
 
-from refed_dspy.cli.lines import batches_line, compile_lines, listing_lines, run_lines, token_lines, work_lines
+from refed_dspy.cli.lines import (
+    batches_line,
+    compile_lines,
+    listing_lines,
+    run_lines,
+    simulated_lines,
+    token_lines,
+    work_lines,
+)
 from refed_dspy.cli.options import (
     NO_TEACHER,
     AcceptChanged,
@@ -152,8 +160,8 @@ def status(
     if as_json:
         say(json.dumps(facts, ensure_ascii=False, indent=2))
         return
-    lines = [*to_lines(facts), *batches_line(facts["batches"], run_dir), *(token_lines(facts) if tokens else [])]
-    say("\n".join(lines))
+    lines = [*to_lines(facts), *simulated_lines(facts), *batches_line(facts["batches"], run_dir)]
+    say("\n".join([*lines, *(token_lines(facts) if tokens else [])]))
 
 
 def _list_here(as_json: bool) -> None:
@@ -243,7 +251,8 @@ def preview(
 
 def _finish(made: Any, *more: str) -> None:
     """Say what came of a run, and what `more` there is to know. Raises typer.Exit(1) where it is not done."""
-    for line in [*run_lines({**made.status, "reason": ""}), *more]:  # the reason goes to stderr
+    to_stdout = {**made.status, "reason": ""}  # the reason goes to stderr
+    for line in [*run_lines(to_stdout), *simulated_lines(made.status), *more]:
         say(line)
     if made.reason:
         say(f"refed: {made.reason}", err=True)

@@ -1,4 +1,5 @@
-"""`refed teacher fetch`, `refed batches`: the embedded model's weights, and the batches at a provider."""
+"""`refed teacher check` and `fetch`, `refed batches`: whether a teacher works, the embedded model's weights, and the
+batches at a provider."""
 
 from __future__ import annotations
 
@@ -14,8 +15,37 @@ from refed_dspy.cli.stopping import at_work
 from refed_dspy.errors import InputError, one_line
 
 app = typer.Typer()
-teacher_app = typer.Typer(no_args_is_help=True, help="The embedded teacher: a model that runs on this machine.")
+teacher_app = typer.Typer(no_args_is_help=True, help="Check whether a teacher works; download the embedded model.")
 app.add_typer(teacher_app, name="teacher")
+
+
+@teacher_app.command()
+@reporting
+def check(
+    name_or_file: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME_OR_FILE", help="PROVIDER/NAME, embedded, simulated, a teacher file, or the settings of a run."
+        ),
+    ],
+) -> None:
+    """Make two small calls (paid, for a fraction of a cent) and say what works; what is refused is remembered."""
+    from refed_dspy.concurrency import run_blocking
+    from refed_dspy.config.loading import teachers_in
+    from refed_dspy.records import dollars
+    from refed_dspy.teachers.check import check as check_one
+
+    teachers = teachers_in(name_or_file)
+    at_work()
+    for config in teachers:
+        if len(teachers) > 1:
+            say(f"───── {config.model or config.gguf}")
+        calls = run_blocking(check_one(config, lambda what, finding: say(f"{what + ':':<13}{one_line(finding, 300)}")))
+        answered = sum(call.outcome == "ok" for call in calls)
+        priced = [call.cost for call in calls if call.cost is not None]
+        cost = dollars(sum(priced)) if len(priced) == len(calls) else "price unknown"
+        refused = f", {len(calls) - answered} refused" if answered < len(calls) else ""
+        say(f"this check:  {answered} answers{refused}, {cost}")
 
 
 @teacher_app.command()

@@ -18,7 +18,7 @@ from refed_dspy.config.base import PLACES, Capped, Settings
 from refed_dspy.config.compile import CompileConfig
 from refed_dspy.config.jobs import CompareConfig, FilterRunConfig, RecycleConfig, StatsConfig
 from refed_dspy.config.run import RunConfig
-from refed_dspy.config.teacher import TeacherConfig
+from refed_dspy.config.teacher import NO_ENDPOINT, TeacherConfig
 from refed_dspy.errors import ConfigError, one_line
 from refed_dspy.files import parse_yaml, read_bytes
 
@@ -29,6 +29,8 @@ _KINDS = (RunConfig, CompileConfig, CompareConfig, FilterRunConfig, RecycleConfi
 _ALL_KEYS = {key for kind in _KINDS for key in kind.model_fields}
 _ROLES = ("teacher", "judge", "reflection")
 """Settings that are one model each; a name stands for its settings."""
+_OF_ENDPOINTS = {"api_base", "api_version", "api_key_env"}
+"""Settings of a teacher that mean nothing without an endpoint."""
 _NEVER_EMPTY = {*PLACES, *Capped.model_fields}
 """Settings whose default may cost more than what was meant: nothing after the colon is no way to ask for it."""
 _WHOLE = ""
@@ -59,11 +61,27 @@ def load_config(
     for role in _ROLES:
         if role in kind.model_fields and isinstance(name := settings.get(role), str):
             settings[role] = _by_name(role, name, single.get(role, {}))
+        if isinstance(settings.get(role), dict):
+            settings[role] = _without_address(settings[role], single.get(role, {}))
     if kind is not CompileConfig and single.get("judge") and not {"model", "gguf"} & set(settings["judge"]):
         del settings["judge"]  # variables that refine a compile's judge do not name one by themselves
     if "teachers" in kind.model_fields:
         _expand_teachers(settings)
     return _validated(kind, settings, origin)
+
+
+def teachers_in(name_or_file: str) -> list[TeacherConfig]:
+    """Each teacher that a name, a teacher file or the settings of any work name, once, and the judge; with what
+    variables say. Raises ConfigError."""
+    roles: dict[str, Any] = {"teacher": name_or_file}
+    if name_or_file.endswith((".yaml", ".yml", ".json")):
+        content = _read_yaml(Path(name_or_file))
+        if isinstance(content, dict) and "teacher" in content:
+            roles = {role: content.get(role) for role in ("teacher", "teachers", "judge")}
+    settings = load_config(RunConfig, **roles)
+    pools = [settings.teacher, *settings.teachers.values(), settings.judge]
+    named = [one for pool in pools for one in (pool if isinstance(pool, list) else [pool]) if one is not None]
+    return [one for place, one in enumerate(named) if one not in named[:place]]
 
 
 def check_config(kind: type[S], keywords: Mapping[str, Any]) -> S:
@@ -130,6 +148,14 @@ def _by_name(role: str, name: str, from_variables: Mapping[str, Any]) -> Any:
     # A model named by flag or keyword wins over the environment; the keys of a teacher file do not.
     fixed = set() if Path(name).is_file() else set(settings)
     return {**settings, **{key: value for key, value in from_variables.items() if key not in fixed}}
+
+
+def _without_address(settings: dict[str, Any], from_variables: Mapping[str, Any]) -> dict[str, Any]:
+    """A teacher's settings; of one that has no endpoint without the address and the key that variables set, which stay
+    set for others."""
+    if settings.get("gguf") is None and settings.get("model") not in NO_ENDPOINT:
+        return settings
+    return {key: value for key, value in settings.items() if key not in _OF_ENDPOINTS or key not in from_variables}
 
 
 def _settings_of(name: str) -> dict[str, Any] | list[dict[str, Any]]:

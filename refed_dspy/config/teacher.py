@@ -20,6 +20,9 @@ from refed_dspy.errors import one_line
 
 EMBEDDED = ("embedded", "embedded-smoke")
 """Names of the models that a run starts itself."""
+SIMULATED = "simulated"
+"""The name of the teacher that is no model."""
+NO_ENDPOINT = (*EMBEDDED, SIMULATED)
 _VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]*")  # upper case: a key put here by mistake has other letters
 _RESERVED_PARAMS = {"model", "messages", "n", "stream", "temperature", "max_tokens", "timeout", "response_format"}
 # Other names for the length or the number of answers: a cap relies on max_tokens.
@@ -62,7 +65,8 @@ class TeacherConfig(Settings):
     """Which model to ask, where it is, and how fast it may be asked."""
 
     model: str | None = None
-    """`PROVIDER/NAME`, or `embedded` for a model that the run starts itself, on this machine."""
+    """`PROVIDER/NAME`; `embedded` for a model that the run starts itself, on this machine; `simulated` for texts from
+    word lists, to try the tool without any model."""
     gguf: Path | None = None
     """A GGUF file to run that way: any instruct model."""
     api_base: str | None = None
@@ -126,6 +130,16 @@ class TeacherConfig(Settings):
         """Whether the run starts the model itself."""
         return self.gguf is not None or self.model in EMBEDDED
 
+    @property
+    def simulated(self) -> bool:
+        """Whether no model answers."""
+        return self.model == SIMULATED
+
+    @property
+    def without_endpoint(self) -> bool:
+        """Whether it is embedded or simulated: there is no address, no key and no price."""
+        return self.embedded or self.simulated
+
     @field_validator("api_key_env")
     @classmethod
     def _names_a_variable(cls, value: str | None) -> str | None:
@@ -185,16 +199,17 @@ class TeacherConfig(Settings):
     @model_validator(mode="after")
     def _check_model(self) -> Self:
         if (self.model is None) == (self.gguf is None):
-            raise ValueError("needs a model (PROVIDER/NAME, or embedded) or a gguf file, one of the two")
-        if not self.embedded and "/" not in str(self.model).strip("/"):
-            raise ValueError("model must be PROVIDER/NAME, or embedded")
-        if self.embedded and (self.api_base or self.api_key_env):
-            raise ValueError("an embedded model takes no api_base and no api_key_env")
+            raise ValueError("needs a model (PROVIDER/NAME, embedded or simulated) or a gguf file, one of the two")
+        if not self.without_endpoint and "/" not in str(self.model).strip("/"):
+            raise ValueError("model must be PROVIDER/NAME, embedded or simulated")
+        if self.without_endpoint and (self.api_base or self.api_key_env):
+            kind = "the simulated teacher" if self.simulated else "an embedded model"
+            raise ValueError(f"{kind} takes no api_base and no api_key_env")
         if self.api_version is not None and not str(self.model).startswith("azure/"):
             raise ValueError("api_version is Azure's: model must be azure/DEPLOYMENT")
         if self.api_version is not None and self.api_base is None:
             raise ValueError("api_version needs api_base: the resource's root, https://NAME.openai.azure.com")
-        if not self.embedded and (fault := sampling.fault(str(self.model), self.temperature, self.params)):
+        if not self.without_endpoint and (fault := sampling.fault(str(self.model), self.temperature, self.params)):
             raise ValueError(fault)
         return self
 

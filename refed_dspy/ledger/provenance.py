@@ -6,11 +6,23 @@ from refed_dspy.ledger.ledger import Ledger
 
 EMBEDDED = "embedded:"
 """Prefix of the endpoint of a model that the run started itself; the model's name follows."""
+SIMULATED = "simulated"
+"""The endpoint of the simulated teacher."""
 
 
 def model_of(model: str, endpoint: str) -> str:
     """The name of a call's model; of one that the run started itself, its name in the run's settings."""
     return endpoint.removeprefix(EMBEDDED) if endpoint.startswith(EMBEDDED) else model
+
+
+def simulated_note(ledger: Ledger) -> str:
+    """What people must know of texts by the simulated teacher; empty where a model gave every answer."""
+    by = {endpoint == SIMULATED for (endpoint,) in ledger.db.execute("SELECT DISTINCT endpoint FROM answers")}
+    if True not in by:
+        return ""
+    texts = "rows" if ledger.holds() in {"", "run", "comparison", "recycling"} else "answers"
+    whole = f"made by the simulated teacher: no model wrote these {texts}"
+    return f"{'made in part by the simulated teacher' if False in by else whole}, for trying the tool only"
 
 
 class Authors:

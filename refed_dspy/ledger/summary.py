@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.ledger.provenance import model_of
+from refed_dspy.ledger.provenance import model_of, simulated_note
 from refed_dspy.ledger.states import state_of
 from refed_dspy.records import PICO
 
@@ -149,7 +149,8 @@ def failure_counts(ledger: Ledger, but: str = "") -> list[dict[str, Any]]:
 
 
 def _paid(ledger: Ledger) -> dict[str, Any]:
-    """Failures by stage and kind, usage by stage, caps, and dollars: without the `unpriced` calls, None if all are."""
+    """Failures by stage and kind, usage by stage, caps, and dollars: without the `unpriced` calls, None if all are.
+    `simulated`: a note where the simulated teacher answered, else empty."""
     usage = usage_by_stage(ledger)
     costs = [use["cost"] for use in usage.values() if use["cost"] is not None]
     return {
@@ -158,4 +159,5 @@ def _paid(ledger: Ledger) -> dict[str, Any]:
         "cost": sum(costs) if costs or not usage else None,
         "unpriced": sum(use["unpriced"] for use in usage.values()),
         "caps": {name: ledger.meta(name) for name in ("max_cost", "max_calls", "max_minutes")},
+        "simulated": simulated_note(ledger),
     }

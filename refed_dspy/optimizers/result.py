@@ -17,6 +17,7 @@ from refed_dspy.errors import RunStopped, one_line
 from refed_dspy.files import whole_file
 from refed_dspy.ledger.candidates import ABSTAINED, baseline_and_best, count_abstentions, load_candidates
 from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.ledger.provenance import simulated_note
 from refed_dspy.ledger.spending import spent
 from refed_dspy.ledger.states import state_in, state_of
 from refed_dspy.ledger.summary import failure_counts, usage_by_stage
@@ -220,6 +221,7 @@ def compile_status(ledger: Ledger) -> dict[str, Any]:
         "cost": None if spending.unpriced else spending.cost / PICO,
         "calls": spending.calls,
         "caps": {name: ledger.meta(name) for name in ("max_cost", "max_calls", "max_minutes")},
+        "simulated": simulated_note(ledger),
     }
 
 

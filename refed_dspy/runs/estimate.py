@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Unpack
 
 from refed_dspy.concurrency import run_blocking
+from refed_dspy.config.teacher import SIMULATED
 from refed_dspy.errors import RunStopped
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.states import CAPPED
@@ -54,7 +55,8 @@ class Estimate:
     be predicted."""
     price_source: str | None
     others: Mapping[str, tuple[int, int, int]] = field(default_factory=dict)
-    """Another teacher → cost, low and high for as many tokens."""
+    """Another teacher → cost, low and high for as many tokens. None for the simulated teacher's: its texts are
+    shorter."""
     stopped: str | None = None
     """Where a cap ended the pilot: which, and what it would take."""
 
@@ -117,7 +119,7 @@ async def aestimate(
             raise RunStopped(stopped)
     if prediction is None:
         raise RunStopped(f"{folder}: too few samples could be made to foresee anything; look at: refed status {folder}")
-    prices = {name: table_price(name) for name in OTHERS}
+    prices = {} if spec.by_stage.asks(SIMULATED) else {name: table_price(name) for name in OTHERS}
     return Estimate(
         run_dir=folder,
         forecast=prediction,

@@ -38,9 +38,9 @@ def synthesize(
         references: whatever `load_references` takes.
         on_progress: called with a `Progress` once, when work starts; its counts stay current.
         size: kept samples to make (100).
-        teacher: `TeacherConfig`, `dspy.LM`, "PROVIDER/NAME", "embedded" or a teacher file; None: `dspy.settings.lm`. A
-            list of these is a pool: they share the work by `TeacherConfig.weight`, and while one is down the others go
-            on.
+        teacher: `TeacherConfig`, `dspy.LM`, "PROVIDER/NAME", "embedded", "simulated" or a teacher file; None:
+            `dspy.settings.lm`. A list of these is a pool: they share the work by `TeacherConfig.weight`, and while one
+            is down the others go on.
         teachers: stage → the same, for stages that other teachers answer (`{"feedback": "openai/gpt-4.1"}`); the key
             `feedback` means every stage of feedback.
         run_dir: the run's folder; None: `refed-runs/` and a name made from everything that shapes the run, so that

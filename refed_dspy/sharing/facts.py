@@ -90,6 +90,8 @@ class RunFacts:
     made: str
     """The first and the last day (UTC) on which a row was made: "A to B", or "A" where they are the same."""
     settings: SharedSettings
+    simulated: str
+    """That the simulated teacher answered, if it did."""
     pairs: str
     """How many pairs of a chosen and a rejected response its rows make, and what to know of them; empty for none."""
 
@@ -108,6 +110,7 @@ def run_facts(ledger: Ledger) -> RunFacts:
         seed=int(status["seed"] or 0),
         size=status["size"],
         kept=status["kept"],
+        simulated=status["simulated"],
         references=status["references"],
         opened=status["opened"],
         left_out=status["left_out"],

@@ -15,7 +15,9 @@ from dspy.lm15 import LM15Error
 
 Schema: TypeAlias = Literal["bounded", "strict", "none"]
 """The JSON schema of an answer: with bounds on the lengths of texts and lists, without, or not sent at all."""
-OLD_FIELD, NEW_FIELD = "max_tokens", "max_completion_tokens"
+Field: TypeAlias = Literal["max_tokens", "max_completion_tokens"]
+OLD_FIELD: Field = "max_tokens"
+NEW_FIELD: Field = "max_completion_tokens"
 _REFUSED = re.compile(
     r"unsupported|not support|unrecognized|not permitted|not allowed|extra inputs|unknown|invalid|only the default"
     r"|only 1|only be set to 1|deprecated|unexpected|must be 1"
@@ -30,7 +32,7 @@ _SCHEMA = re.compile(r"response_format|json_schema|output_config|output_format|\
 class Dialect:
     """`tokens_field`: the parameter that bounds an answer's length; None: the one that the wire format has."""
 
-    tokens_field: str | None = None
+    tokens_field: Field | None = None
     temperature: bool = True
     """Whether a temperature is sent."""
     reasoning: bool = True

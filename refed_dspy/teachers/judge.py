@@ -54,6 +54,6 @@ def open_judge_model(asked: Any, beside: Teacher | None = None) -> Teacher:
 
 def _at_temperature_zero(config: TeacherConfig, beside: Teacher | None) -> Teacher:
     """`config`'s model at temperature 0, or as it is where the model does not take that."""
-    if config.embedded or sampling.takes_zero(str(config.model), config.params):
+    if config.without_endpoint or sampling.takes_zero(str(config.model), config.params):
         config = config.model_copy(update={"temperature": 0.0})
     return open_teacher(config, beside)

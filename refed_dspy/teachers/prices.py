@@ -63,13 +63,13 @@ FREE = Price(Rates(0, 0, 0, 0), "this machine")
 def price_of(config: TeacherConfig, endpoint: str) -> Price | None:
     """The teacher's price; None where it is not known.
 
-    An embedded model costs nothing. A model's name says what it costs only at its own provider's address: behind any
-    other, `price` in the teacher's settings has to say so.
+    An embedded model costs nothing, nor does the simulated teacher. A model's name says what it costs only at its own
+    provider's address: behind any other, `price` in the teacher's settings has to say so.
 
     Raises:
         ConfigError: `price` names a model that the table does not have.
     """
-    if config.embedded:
+    if config.without_endpoint:
         return FREE
     if isinstance(config.price, PriceConfig):
         return _from_settings(config.price)
@@ -145,6 +145,12 @@ def table_price(model: str) -> Price | None:
     thresholds = sorted(int(match[1]) for key in info if (match := _LONGER.fullmatch(key)))
     longer = ((1000 * k, above) for k in thresholds if (above := _rates(info, f"_above_{k}k_tokens")))
     return Price(rates, table_name(), tuple(longer))
+
+
+def table_window(model: str) -> int | None:
+    """Tokens that PROVIDER/NAME can read, in the table; None where it does not say."""
+    window = _table_entry(model)[1].get("max_input_tokens")
+    return window if isinstance(window, int) and window > 0 else None
 
 
 def _is_provider_host(model: str, endpoint: str) -> bool:

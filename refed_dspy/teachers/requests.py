@@ -19,6 +19,7 @@ from refed_dspy.config.keys import without_keys
 from refed_dspy.config.teacher import TeacherConfig
 from refed_dspy.errors import one_line
 from refed_dspy.teachers.dialect import Dialect
+from refed_dspy.teachers.learned import recall
 from refed_dspy.teachers.route import Route, is_at
 
 log = logging.getLogger("refed_dspy.teachers")
@@ -37,11 +38,23 @@ class Outgoing:
 
     def __init__(self, config: TeacherConfig, route: Route) -> None:
         self.config, self.route = config, route
-        self.dialect = Dialect(schema=config.answer_schema or route.schema)
-        """What the endpoint takes, as far as is known by now."""
-        self._tried = {self.dialect}
         self._configs: dict[int, tuple[Config, Config, int]] = {}
+        self._presumed = Dialect(schema=config.answer_schema or route.schema)
+        self.dialect = self._presumed
+        """What the endpoint takes, as far as is known by now."""
+        if not config.without_endpoint and (known := recall(config, route.endpoint)) is not None:
+            self.dialect = replace(known, schema=config.answer_schema or known.schema)
+        self._tried = {self.dialect}
         self.takes_cache_key = takes_cache_key(config, route)
+
+    def forget(self) -> None:
+        """Presume what the endpoint takes, as if it had never refused anything."""
+        self.dialect, self._tried = self._presumed, {self._presumed}
+
+    @property
+    def refused(self) -> bool:
+        """Whether the endpoint is known to refuse something that was presumed of it."""
+        return self.dialect != self._presumed
 
     def __call__(self, request: Request, seed: int | None = None) -> tuple[Request, int]:
         """The request to send, and a number of tokens that its prompt cannot exceed.
@@ -49,7 +62,7 @@ class Outgoing:
         A token stands for at least one byte of text, so the bytes of everything sent bound their number.
         """
         config, size = self._fitted(request.config)
-        if self.config.embedded and seed is not None:
+        if self.config.without_endpoint and seed is not None:
             config = replace(config, extensions={"seed": seed, **(config.extensions or {})})
         elif self.takes_cache_key and (key := cache_key(request)) is not None:  # the user's params win
             config = replace(config, extensions={CACHE_KEY: key, **(config.extensions or {})})
@@ -150,14 +163,14 @@ def cache_key(request: Request) -> str | None:
     and the rest anywhere.
     """
     *earlier, last = request.messages
-    opening = _OPENING.match(_text(last))
+    opening = _OPENING.match(text_of(last))
     if opening is None:
         return None
-    shared = [_text(request.system), *map(_text, earlier), opening.group()]
+    shared = [text_of(request.system), *map(text_of, earlier), opening.group()]
     return sha256("\0".join(shared).encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
-def _text(part: Any) -> str:
+def text_of(part: Any) -> str:
     """The text of a system message or of a message."""
     if part is None or isinstance(part, str):
         return part or ""
@@ -166,7 +179,7 @@ def _text(part: Any) -> str:
 
 def _bytes(part: Any) -> int:
     """Bytes of a system message or of a message's texts."""
-    return len(_text(part).encode("utf-8", "surrogatepass"))
+    return len(text_of(part).encode("utf-8", "surrogatepass"))
 
 
 def fit_bounds(part: Any, bounded: bool) -> Any:

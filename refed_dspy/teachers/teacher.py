@@ -28,6 +28,7 @@ from refed_dspy.teachers.foreign import foreign_engine
 from refed_dspy.teachers.prices import FREE, Price, in_batches, price_of, table_price
 from refed_dspy.teachers.requests import OVERHEAD
 from refed_dspy.teachers.route import Route, key_variable, resolve
+from refed_dspy.teachers.simulated.model import ROUTE as SIMULATED_ROUTE
 
 TeacherLike: TypeAlias = Any
 """A TeacherConfig, a `dspy.LM`, or a string: a model's name or a teacher file."""
@@ -160,17 +161,25 @@ def open_teacher(teacher: TeacherLike | None, beside: Teacher | None = None) -> 
         return teacher
     if isinstance(teacher, str | Path):
         teacher = read_teacher(teacher)
-    if isinstance(teacher, TeacherConfig) and teacher.embedded and teacher.mode != "interactive":
-        raise ModelError(f"an embedded model takes no batches: leave out mode: {teacher.mode}")
+    if isinstance(teacher, TeacherConfig) and teacher.without_endpoint and teacher.mode != "interactive":
+        kind = "the simulated teacher" if teacher.simulated else "an embedded model"
+        raise ModelError(f"{kind} takes no batches: leave out mode: {teacher.mode}")
     if not isinstance(teacher, TeacherConfig):
         raise ModelError(f"a {type(teacher).__name__}; pass a TeacherConfig, a dspy.LM, a name or a file")
     return _embedded(teacher, beside) if teacher.embedded else _remote(teacher, beside)
 
 
+def at_once(teacher: Teacher) -> Teacher:
+    """The same one, asked interactively."""
+    if teacher.config is None or not teacher.batched:
+        return teacher
+    return open_teacher(teacher.config.model_copy(update={"mode": "interactive", "concurrency": None}))
+
+
 def _remote(config: TeacherConfig, beside: Teacher | None = None) -> Teacher:
     usual = DEFAULT_CONCURRENCY if config.mode == "interactive" else BATCH_CONCURRENCY
     config = config.model_copy(update={"concurrency": config.concurrency or usual})
-    route = resolve(config)
+    route = SIMULATED_ROUTE if config.simulated else resolve(config)
     price = price_of(config, route.endpoint)
     if config.mode == "interactive":
         lm = _language_model(config, route, price)
@@ -266,7 +275,7 @@ def _language_model_on(config: TeacherConfig, at_once: TeacherEngine, engine: Te
 def _settings(config: TeacherConfig) -> dict[str, Any]:
     """What every request asks for. DSPy wants a model that reasons to be asked for so many tokens; the engine sends the
     config's number where that is lower."""
-    least = LEAST_TO_REASON if not config.embedded and not takes_temperature(str(config.model)) else 0
+    least = LEAST_TO_REASON if not config.without_endpoint and not takes_temperature(str(config.model)) else 0
     return {"temperature": config.temperature, "max_tokens": max(config.max_tokens, least)}
 
 

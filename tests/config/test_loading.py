@@ -258,3 +258,15 @@ def test_nothing_after_the_colon_stands_for_no_default(key: str, tmp_path: Path)
     file.write_text(f"{key}:\n")
     with pytest.raises(ConfigError, match=f"^{file}: {key}: is empty$"):
         load_config(RunConfig, file, environ={})
+
+
+@pytest.mark.parametrize("name", ["simulated", "embedded"])
+def test_an_address_that_stays_exported_is_not_that_of_a_teacher_without_one(tmp_path: Path, name: str) -> None:
+    exported = {"REFED_TEACHER__API_BASE": "http://localhost:1/v1", "REFED_TEACHER__TEMPERATURE": "0.5"}
+    (tmp_path / "run.yaml").write_text(f"teacher: {{model: {name}, temperature: 0.7}}\n")
+    for settings in (
+        load_config(RunConfig, tmp_path / "run.yaml", exported),
+        load_config(RunConfig, environ=exported, teacher=name),
+    ):
+        assert isinstance(settings.teacher, TeacherConfig)
+        assert (settings.teacher.api_base, settings.teacher.temperature) == (None, 0.5)

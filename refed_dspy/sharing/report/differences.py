@@ -23,12 +23,15 @@ def difference(plain: str, improved: str) -> list[int]:
 
     Lengths count UTF-16 units, as browsers do. A removed segment comes before the added one that replaces it.
     """
-    segments: list[int] = []
+    return [number for kind, text in segments(plain, improved) for number in (kind, _utf16_units(text))]
+
+
+def segments(plain: str, improved: str) -> Iterator[tuple[int, str]]:
+    """(kind, text) of each segment, in the same order."""
     for same, removed, added in _changes(_WORDS.findall(plain), _WORDS.findall(improved)):
         for kind, words in ((BOTH, same), (PLAIN, removed), (IMPROVED, added)):
             if words:
-                segments += [kind, _utf16_units("".join(words))]
-    return segments
+                yield kind, "".join(words)
 
 
 def _changes(old: Sequence[str], new: Sequence[str]) -> list[tuple[list[str], list[str], list[str]]]:

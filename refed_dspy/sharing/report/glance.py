@@ -89,7 +89,7 @@ def facts(ledger: Ledger, status: Mapping[str, Any], rows: Rows) -> list[Fact]:
 
 def notes(status: Mapping[str, Any]) -> list[str]:
     """What a reader has to know first."""
-    texts = []
+    texts = [f"{status['simulated'].capitalize()}."] if status["simulated"] else []
     if status["kept"] < status["size"]:
         texts.append(f"{status['state'].capitalize()}: {status['kept']:,} of {status['size']:,} samples.")
     if status["unpriced"]:

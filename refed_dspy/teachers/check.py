@@ -1,0 +1,169 @@
+"""Whether a teacher works: two small requests through its own engine, as a run's go, and what they show of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Annotated
+
+import dspy
+from dspy.clients.errors import wrap_error
+from dspy.lm15 import LM15Error, Message, Request, Response
+
+from refed_dspy.config import sampling
+from refed_dspy.config.teacher import TeacherConfig
+from refed_dspy.errors import ExportError
+from refed_dspy.ledger.recorder import NullRecorder, recording
+from refed_dspy.programs.adapter import SchemaAdapter
+from refed_dspy.programs.asking import about
+from refed_dspy.programs.fast_path import lm_request
+from refed_dspy.programs.reasoning import reasoning_of
+from refed_dspy.programs.rendering import rendering
+from refed_dspy.records import PICO, AtMost, Call
+from refed_dspy.teachers.dialect import Dialect
+from refed_dspy.teachers.engine import TeacherEngine
+from refed_dspy.teachers.learned import learned_file, remember
+from refed_dspy.teachers.prices import Price, table_name, table_window
+from refed_dspy.teachers.route import LOCAL_PROVIDERS
+from refed_dspy.teachers.teacher import Teacher, at_once, open_teacher
+
+Tell = Callable[[str, str], None]
+"""Takes the name of a finding and the finding."""
+PROSE = "Explain in about 100 words why bread rises."
+_SCHEMAS = {
+    "bounded": "taken, with bounds on lengths; the answer fits",
+    "strict": "taken, without bounds on lengths; the answer fits",
+    "none": "not sent; the answer fits all the same",
+}
+
+
+class Fruit(dspy.Signature):
+    """Name three fruits of this colour, and say in one sentence what else they have in common."""
+
+    colour: str = dspy.InputField()
+    fruits: Annotated[list[Annotated[str, AtMost(40)]], AtMost(5)] = dspy.OutputField()
+    sentence: Annotated[str, AtMost(400)] = dspy.OutputField()
+
+
+@dataclass
+class CallList(NullRecorder):
+    """A recorder that allows everything and keeps the calls."""
+
+    calls: list[Call] = field(default_factory=list)
+
+    def report(self, call: Call) -> None:
+        self.calls.append(call)
+
+
+async def check(config: TeacherConfig, tell: Tell) -> list[Call]:
+    """Make the two requests, and `tell` what they show, one finding after another. What the endpoint refused is
+    remembered for later runs. Returns the calls.
+
+    Raises:
+        ModelError: it cannot be used with its settings; nothing was sent.
+        RowError, TeacherError: it does not work, in the endpoint's own words.
+    """
+    teacher, recorder = at_once(open_teacher(config)), CallList()
+    async with teacher.running() as lm:
+        engine: TeacherEngine = lm.direct_engine
+        engine.outgoing.forget()
+        names = engine.route.key_env
+        tell("key", f"read from {', '.join(names)}" if names else "none is sent")
+        adapter = SchemaAdapter()
+        request = lm_request(lm, adapter.format(Fruit, [], {"colour": "red"}), rendering(Fruit).typed_format)
+        with recording(recorder), about("check", teacher.model):
+            first = await _answer(engine, request)
+            tell("model", f"{teacher.model} answers{_other_name(config, first)}")
+            adapter.parsed(Fruit, first.text or "")
+            tell("schema", _SCHEMAS[engine.outgoing.dialect.schema])
+            second = await _answer(engine, _in_prose(request, config))
+        for name, finding in _findings(config, teacher, engine.outgoing.dialect):
+            tell(name, finding)
+        tell("thinking", _thinking(recorder.calls, first, second))
+        tell("speed", _speed(recorder.calls[-1]))
+        if kept := _kept(engine):
+            tell("remembered", kept)
+    return recorder.calls
+
+
+def _findings(config: TeacherConfig, teacher: Teacher, dialect: Dialect) -> Iterator[tuple[str, str]]:
+    yield "temperature", _temperature(config, dialect)
+    if dialect.tokens_field is not None:
+        yield "max_tokens", f"sent as {dialect.tokens_field}"
+    yield "price", _price(teacher.price)
+    yield "window", _window(config, teacher)
+
+
+def _kept(engine: TeacherEngine) -> str:
+    """Remember what the endpoint refused. Returns what to say of it; empty where it refused nothing."""
+    outgoing, config = engine.outgoing, engine.config
+    if config.without_endpoint:
+        return ""
+    try:
+        remember(config, engine.route.endpoint, outgoing.dialect if outgoing.refused else None)
+    except ExportError as error:
+        return f"nothing: {error}"
+    return f"what is refused, for later runs, in {learned_file()}" if outgoing.refused else ""
+
+
+async def _answer(engine: TeacherEngine, request: Request) -> Response:
+    try:
+        return await engine.complete(request)
+    except LM15Error as error:
+        raise wrap_error(error, model=request.model) from error
+
+
+def _in_prose(request: Request, config: TeacherConfig) -> Request:
+    """A request of the same kind without a schema; at temperature 0, as a judge's are, where the model may take it."""
+    zero = sampling.takes_zero(str(config.model), config.params)
+    settings = replace(request.config, response_format=None, temperature=0.0 if zero else request.config.temperature)
+    return replace(request, system=None, messages=(Message.user(PROSE),), config=settings)
+
+
+def _other_name(config: TeacherConfig, answer: Response) -> str:
+    same = config.without_endpoint or answer.model in {None, "", str(config.model).partition("/")[2]}
+    return "" if same else f" (it calls itself {answer.model})"
+
+
+def _temperature(config: TeacherConfig, dialect: Dialect) -> str:
+    if not dialect.temperature:
+        return "refused, so none is sent"
+    model, params = str(config.model), config.params
+    asked = dict.fromkeys([config.temperature, *([0.0] if sampling.takes_zero(model, params) else [])])
+    sent = [f"{temperature:g}" for temperature in asked if not sampling.is_unsent(temperature, model, params)]
+    taken = f"{' and '.join(sent)} {'are' if len(sent) > 1 else 'is'} taken"
+    return taken if sent else "none is sent to a model of this name"
+
+
+def _thinking(calls: list[Call], *answers: Response) -> str:
+    tokens = sum(call.reasoning_tokens or 0 for call in calls)
+    if any(map(reasoning_of, answers)):
+        return "told apart from the answer" + (f", {tokens} tokens" if tokens else "")
+    return f"{tokens} tokens, not shown" if tokens else "none seen"
+
+
+def _price(price: Price | None) -> str:
+    if price is None:
+        return "unknown: set `price` in the teacher's settings; without it max_cost cannot be kept"
+    rates, million = price.rates, 10**6 / PICO
+    if not rates.completion and not rates.prompt:
+        return f"nothing ({price.source})"
+    return (
+        f"${rates.prompt * million:g} read, ${rates.completion * million:g} written, a million tokens ({price.source})"
+    )
+
+
+def _window(config: TeacherConfig, teacher: Teacher) -> str:
+    if teacher.window is not None:
+        return f"{teacher.window:,} tokens (settings)"
+    provider = teacher.model.partition("/")[0]
+    own = config.api_base is None and provider not in LOCAL_PROVIDERS  # else the server's settings say it
+    window = table_window(teacher.model) if own else None
+    return f"{window:,} tokens ({table_name()})" if window else "not known: context_window in its settings says it"
+
+
+def _speed(call: Call) -> str:
+    if not call.completion_tokens:
+        return f"an answer in {call.seconds:.1f} s; tokens are not reported"
+    rate = call.completion_tokens / max(call.seconds, 0.001)
+    return f"{rate:,.{0 if rate >= 10 else 1}f} tokens/s: {call.completion_tokens} in {call.seconds:.1f} s"
