@@ -1,11 +1,12 @@
 """Train a language model to prefer the improved responses: TRL's DPOTrainer with LoRA, on the pairs of a refed run.
 
     refed export runs/first --format preference --out pairs.jsonl
-    python dpo.py --data pairs.jsonl --model tuned-and-merged --out preferred
+    python dpo.py --data pairs.jsonl --model tuned --out preferred
 
-Start from a model that answers instructions: an instruct model, or one that sft.py has tuned. The reference model of
-the loss is the same model without the adapter. The same command continues a stopped training from its last checkpoint,
-and does nothing after a finished one. In --out: the adapter, its tokenizer, and training.json. Exit codes as sft.py's.
+Start from a model that answers instructions: an instruct model, or the folder of one that sft.py has tuned, whose
+adapter is merged into it first. The reference model of the loss is that model, without the new adapter. The same
+command continues a stopped training from its last checkpoint, and does nothing after a finished one. In --out: the
+adapter, its tokenizer, and training.json. Exit codes as sft.py's.
 """
 
 from __future__ import annotations

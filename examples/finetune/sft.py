@@ -127,13 +127,18 @@ def load_tokenizer(name: str, chat_template: Path | None = None) -> Any:
 
 
 def load_model(name: str) -> Any:
-    """The model, in bfloat16 where this machine computes in it. Raises BadInput where it cannot be loaded."""
+    """The model, in bfloat16 where this machine computes in it; with the adapter merged into it, where `name` is a
+    folder of one. Raises BadInput where it cannot be loaded."""
     import torch
+    from peft import AutoPeftModelForCausalLM
     from transformers import AutoModelForCausalLM
 
     has_bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    dtype = torch.bfloat16 if has_bf16 else torch.float32
     try:
-        return AutoModelForCausalLM.from_pretrained(name, dtype=torch.bfloat16 if has_bf16 else torch.float32)
+        if Path(name, "adapter_config.json").is_file():
+            return AutoPeftModelForCausalLM.from_pretrained(name, dtype=dtype).merge_and_unload()
+        return AutoModelForCausalLM.from_pretrained(name, dtype=dtype)
     except (OSError, ValueError) as error:
         raise BadInput(f"{name}: cannot be loaded: {error}; name a causal language model") from None
 

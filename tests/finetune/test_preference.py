@@ -42,6 +42,14 @@ def test_the_loss_of_preference_falls(preferred: Path) -> None:
     assert (preferred / "adapter_model.safetensors").is_file()
 
 
+def test_an_adapter_is_merged_into_its_model_first(
+    modules: Callable[[str], ModuleType], tuned: Path, tiny: Path
+) -> None:
+    merged, plain = (dict(modules("sft").load_model(str(name)).named_parameters()) for name in (tuned, tiny))
+    assert merged.keys() == plain.keys(), "no adapter beside the weights"
+    assert any(not merged[name].equal(plain[name]) for name in plain)
+
+
 def test_the_same_command_does_nothing_after_the_end(preferred: Path, pairs: Path, tiny: Path) -> None:
     again = run_script("dpo.py", "--data", pairs, "--model", tiny, "--out", preferred, *SETTINGS)
     assert again.returncode == 0 and "is finished" in again.stdout
