@@ -143,9 +143,9 @@ def _finish(
     about: Mapping[str, Any],
 ) -> None:
     store.text(run_id, "evaluations.jsonl", evaluation_table(candidates))
-    store.figure(run_id, score_figure(candidates), "best_score_against_dollars.png")
     if outcome is None:
         return
+    store.figure(run_id, score_figure(candidates), "best_score_against_dollars.png")
     for name in FILES:
         if (path := Path(store.folder) / name).is_file():
             store.file(run_id, path)
