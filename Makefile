@@ -63,8 +63,9 @@ docs: setup ## the documentation as a site, in site/
 docs-serve: setup ## the same on 127.0.0.1:8000, made anew as pages change
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
 
-ui: setup ## MLflow's pages over the local file (or MLFLOW_TRACKING_URI), without its job workers
-	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow ui --workers 1 --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}"
+ui: setup ## MLflow's pages over the store in the user's data folder (or MLFLOW_TRACKING_URI), without its job workers
+	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow ui --workers 1 --backend-store-uri \
+	  "$$($(BIN)/python -c 'from refed_dspy.programs.mlflow_address import tracking_uri; print(tracking_uri())')"
 
 bench: setup ## the figures of benchmarks/README.md, about forty minutes
 	$(BIN)/python -m benchmarks.calls
@@ -84,6 +85,7 @@ bench: setup ## the figures of benchmarks/README.md, about forty minutes
 	$(BIN)/python -m benchmarks.promotion
 	$(BIN)/python -m benchmarks.optimization
 	$(BIN)/python -m benchmarks.tracking
+	$(BIN)/python -m benchmarks.stopping
 	$(BIN)/python -m benchmarks.rouge
 	$(BIN)/python -m benchmarks.duplicates
 	$(BIN)/python -m benchmarks.filters

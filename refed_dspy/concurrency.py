@@ -93,7 +93,7 @@ def _in_thread(work: Coroutine[Any, Any, T]) -> T:
     return outcome.result()
 
 
-GRACE = 2.0
+GRACE = 1.5
 """Seconds that calls in flight may take to finish when the run must stop: their answers are paid for."""
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING
@@ -13,8 +14,10 @@ from refed_dspy.config import keys
 if TYPE_CHECKING:
     from tests.support.scripted_batches import ScriptedService
 
-# Only the tests of tracking send anything to MLflow.
+# Only the tests of tracking send anything to MLflow, and none to the store of whoever runs them.
 os.environ["REFED_TRACK"] = "false"
+_data = tempfile.TemporaryDirectory(prefix="refed-tests-")
+os.environ["XDG_DATA_HOME"] = _data.name
 KEY_VARIABLE = "SIMULATED_TEACHER_KEY"
 KEY = "sk-simulated-0123456789abcdef"
 MARKS = ("north", "south")

@@ -1,6 +1,6 @@
 """The command line: one file a group of commands."""
 
-from refed_dspy.cli.stopping import stop_on_signals
+from refed_dspy.cli.stopping import end_process, stop_on_signals
 
 
 def main() -> None:
@@ -9,4 +9,9 @@ def main() -> None:
     stop_on_signals()
     from refed_dspy.cli.main import run  # takes a while: Ctrl-C must be in good hands by then
 
-    run()
+    try:
+        run()
+    except SystemExit as ended:
+        if isinstance(ended.code, int):
+            end_process(ended.code)
+        raise

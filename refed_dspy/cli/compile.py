@@ -22,9 +22,11 @@ from refed_dspy.cli.options import (
     ReferencesOption,
     RunDir,
     TeacherOption,
+    TrackOption,
     given,
     needed,
     reporting,
+    say_where_tracked,
     settings_of,
 )
 from refed_dspy.cli.printing import say
@@ -70,6 +72,7 @@ def compile_(
     max_cost: MaxCost = None,
     max_calls: MaxCalls = None,
     max_minutes: MaxMinutes = None,
+    track: TrackOption = None,
     accept_longer: Annotated[
         bool | None, typer.Option("--accept-longer", help="Let a gain that rests on length be proved.")
     ] = None,
@@ -114,6 +117,7 @@ def _print_outcome(made: Compiled, estimate: bool) -> None:
 
     for line in made.estimate_lines() if estimate else made.lines():
         say(line)
+    say_where_tracked(made.folder)
     if made.stopped:
         say(f"refed: {why_stopped(made.stopped, '; raise it')}, and the same command goes on", err=True)
         raise typer.Exit(1)
@@ -179,6 +183,7 @@ def track(folder: RunDir) -> None:
 
     at_work()
     say(f"told: run {track_folder(folder)}")
+    say_where_tracked(folder)
 
 
 class _Log:

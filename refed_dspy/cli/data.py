@@ -21,9 +21,11 @@ from refed_dspy.cli.options import (
     ReferencesOption,
     SeedOption,
     TeacherOption,
+    TrackOption,
     given,
     needed,
     reporting,
+    say_where_tracked,
     settings_of,
 )
 from refed_dspy.cli.printing import say
@@ -65,6 +67,7 @@ def compare_(
     max_cost: MaxCost = None,
     max_calls: MaxCalls = None,
     max_minutes: MaxMinutes = None,
+    track: TrackOption = None,
 ) -> None:
     """Compare programs on the same references: win rates, costs, filters. Run it again to continue."""
     from refed_dspy.cli.display import shown
@@ -79,6 +82,7 @@ def compare_(
     made = shown(compare, settings.programs, references_, **given(settings, "programs", "references"))
     _print(made.text())
     say(f"table, rows, pairs and pictures in {folder}")
+    say_where_tracked(folder)
     _ended_short(made.stopped, folder)
 
 

@@ -16,7 +16,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from refed_dspy.cli.stopping import at_work
+from refed_dspy.cli.stopping import at_work, lines_printed_by
 from refed_dspy.optimizers.progress import CompileProgress
 from refed_dspy.pace import time_left
 from refed_dspy.records import dollars
@@ -46,7 +46,10 @@ class _Shown(ABC, Generic[P]):
         From here on Ctrl-C ends the work cleanly."""
         at_work()
         if self.console.is_terminal:
-            with Live(get_renderable=self._picture, console=self.console, refresh_per_second=4, transient=True):
+            with (
+                Live(get_renderable=self._picture, console=self.console, refresh_per_second=4, transient=True),
+                lines_printed_by(self._say),
+            ):
                 yield self
             return
         done = Event()

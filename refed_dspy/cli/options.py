@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
 import typer
 
 from refed_dspy.cli.printing import say
-from refed_dspy.cli.stopping import exit_code, in_command
+from refed_dspy.cli.stopping import exit_code, in_command, say_no_more
 from refed_dspy.errors import InputError, RefedError, one_line
 
 if TYPE_CHECKING:  # the commands import what they need when they run: help should not wait for DSPy
@@ -35,6 +35,7 @@ def reporting(command: F) -> F:
             say("\n".join([f"refed: {one_line(error, 600)}", *getattr(error, "__notes__", ())]), err=True)
             raise typer.Exit(error.exit_code) from None
         except KeyboardInterrupt:
+            say_no_more()
             is_run = command.__name__ in {"synth", "resume"} and kwargs.get("run_dir")
             where = f"refed resume {kwargs['run_dir']}" if is_run else "the same command"
             say(f"refed: stopped; what was made is kept; go on with: {where}", err=True)
@@ -59,6 +60,14 @@ def settings_of(kind: type[S], context: typer.Context, environ: Mapping[str, str
 def given(settings: Settings, *positional: str) -> dict[str, Any]:
     """The settings that are set anywhere, as keywords, but those that are passed by position."""
     return {name: getattr(settings, name) for name in settings.model_fields_set - {*positional}}
+
+
+def say_where_tracked(folder: Path) -> None:
+    """Say where MLflow has the work in `folder`, if it has."""
+    from refed_dspy.tracking.store import where
+
+    if (place := where(folder)) is not None:
+        say(f"in MLflow: {place}")
 
 
 def needed(value: T | None, message: str) -> T:
@@ -96,4 +105,5 @@ AcceptChanged = Annotated[
 ]
 ProgramOption = Annotated[str | None, typer.Option(help="A saved program.", metavar="FILE_OR_URI")]
 SeedOption = Annotated[int | None, typer.Option(help="Seed of draws and orders.", metavar="N", show_default="0")]
+TrackOption = Annotated[bool | None, typer.Option("--track/--no-track", help="Track it in MLflow.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="For scripts.")]

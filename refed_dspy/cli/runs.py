@@ -33,9 +33,11 @@ from refed_dspy.cli.options import (
     RunDir,
     SeedOption,
     TeacherOption,
+    TrackOption,
     given,
     needed,
     reporting,
+    say_where_tracked,
     settings_of,
 )
 from refed_dspy.cli.printing import say
@@ -82,6 +84,7 @@ def synth(
     max_cost: MaxCost = None,
     max_calls: MaxCalls = None,
     max_minutes: MaxMinutes = None,
+    track: TrackOption = None,
     estimate: Annotated[
         bool, typer.Option("--estimate", help="Make a few samples (paid, and kept), and say what all would take.")
     ] = False,
@@ -254,6 +257,7 @@ def _finish(made: Any, *more: str) -> None:
     to_stdout = {**made.status, "reason": ""}  # the reason goes to stderr
     for line in [*run_lines(to_stdout), *simulated_lines(made.status), *more]:
         say(line)
+    say_where_tracked(made.run_dir)
     if made.reason:
         say(f"refed: {made.reason}", err=True)
         raise typer.Exit(1)

@@ -11,7 +11,9 @@ import atexit
 import os
 import signal
 import stat
-from contextlib import suppress
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
@@ -19,8 +21,11 @@ _received = [signal.SIGINT]
 _in_command: list[str] = []
 _handler_before: list[Any] = []
 """What Ctrl-C did when the first signal came."""
+_print_line: list[Callable[[str], object]] = []
+"""How a line is printed while a display is on the terminal."""
 _FIRST_CAME = signal.SIGURG
 """The watching thread has the main one run a handler by it. Ignored by default, and sent by nobody else."""
+_STOPPING = "refed: stopping; once more ends it at once"
 
 
 def stop_on_signals() -> None:
@@ -53,6 +58,31 @@ def at_work() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@contextmanager
+def lines_printed_by(print_line: Callable[[str], object]) -> Iterator[None]:
+    """Inside the block, what is said at the first signal is said by `print_line`, above what a display shows."""
+    _print_line.append(print_line)
+    try:
+        yield
+    finally:
+        _print_line.remove(print_line)
+
+
+def say_no_more() -> None:
+    """The command has stopped, and says so itself."""
+    _print_line.append(lambda _: None)
+
+
+def end_process(code: int) -> None:
+    """After a signal: end the process here, with `code`. All is cleaned up, and Python's own end would wait for threads
+    of libraries, and take a second on a busy machine."""
+    if _handler_before:
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(code)
+
+
 def exit_code() -> int:
     """128 and the signal's number, as shells have it: 130 after Ctrl-C, 143 after SIGTERM, 129 after SIGHUP."""
     return 128 + _received[-1]
@@ -83,12 +113,24 @@ def _watch(arrived: int) -> None:
             continue
         if not first:
             first = number
+            if signal.getsignal(signal.SIGINT) is not _while_starting:  # there is something to clean up
+                with suppress(RuntimeError):  # in its own thread: a terminal that takes nothing must not block this one
+                    _thread.start_new_thread(_say_stopping, ())
             _thread.interrupt_main(_FIRST_CAME)  # handled after those of lower numbers, as these three are
         elif not first == number == signal.SIGHUP:  # a terminal that goes away may send two
             with suppress(OSError):
                 show_cursor = b"\x1b[?25h\n" if os.isatty(2) else b""
                 os.write(2, show_cursor + b"refed: stopped at once; what was made is kept\n")
             os._exit(128 + number)
+
+
+def _say_stopping() -> None:
+    """Say that the first signal was heard."""
+    with suppress(OSError, ValueError):
+        if _print_line:
+            _print_line[-1](_STOPPING)
+        else:
+            os.write(2, f"{_STOPPING}\n".encode())
 
 
 def _no_second(*_: object) -> None:

@@ -93,7 +93,7 @@ class CompileConfig(Capped, WithJudge, FromReferences):
     name: str = Field(default="refed", pattern=r"^[A-Za-z0-9][A-Za-z0-9 _.\-]{0,99}$")
     """The registered model's name."""
     track: bool | None = None
-    """Whether the compile is logged to MLflow. Unset: as `REFED_TRACK` says, and yes without it."""
+    """Whether the compile is logged to MLflow. Unset: yes."""
 
     @field_validator("options")
     @classmethod

@@ -137,7 +137,7 @@ class CompareConfig(Capped, WithJudge, FromReferences):
     reuse: Path | None = None
     """The folder of another comparison or run: its answers to identical questions are reused at no cost."""
     track: bool | None = None
-    """Whether the comparison is logged to MLflow. Unset: as `REFED_TRACK` says, and yes without it."""
+    """Whether the comparison is logged to MLflow. Unset: where MLFLOW_TRACKING_URI is set, or an earlier start was."""
 
     @field_validator("programs")
     @classmethod

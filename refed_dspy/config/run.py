@@ -48,7 +48,7 @@ class RunConfig(Capped, WithJudge, FromReferences):
     judge: TeacherConfig | None = None
     """The model that judges, for filters that need one. Unset: the teacher's model at temperature 0, with a warning."""
     track: bool | None = None
-    """Whether the run is logged to MLflow (`REFED_TRACK=false`: no). Unset: yes."""
+    """Whether the run is logged to MLflow. Unset: where MLFLOW_TRACKING_URI is set, or an earlier start was logged."""
     max_failure_share: float = Field(default=0.5, gt=0, le=1)
     """If a stage fails in this share of its last 50 calls (of 20 at least), the run stops."""
 

@@ -21,11 +21,13 @@ from refed_dspy.optimizers.spec import CompileSpec, prepare
 from refed_dspy.optimizers.steps import CompileOutcome, CompileSteps
 from refed_dspy.records import digest
 from refed_dspy.teachers.work import Start, begin
-from refed_dspy.tracking.background import tracking
+from refed_dspy.tracking.background import tracking, wanted
 from refed_dspy.tracking.compile import copy_compile
 
 TRACKING_INTERVAL = 15.0
 """Seconds between two updates of MLflow."""
+AT_STOP = 1.5
+"""Seconds that Ctrl-C leaves for MLflow. A compile's calls get none."""
 
 
 def compile(  # noqa: A001
@@ -74,8 +76,8 @@ def compile(  # noqa: A001
     if not estimate_only and not (folder / FILE).is_file():
         refuse_small_caps(spec)
     with begin(folder, spec.work()) as start:
-        track = False if estimate_only else spec.settings.track
-        with tracking(folder, copy_compile, track, TRACKING_INTERVAL, at_once=True) as tracker:
+        track = not estimate_only and wanted(spec.settings.track)
+        with tracking(folder, copy_compile, track, TRACKING_INTERVAL, AT_STOP) as tracker:
             if not estimate_only and (made := ended_outcome(folder, start.ledger, spec)) is not None:
                 return made
             outcome = _run_steps(start, spec, on_progress, estimate_only)

@@ -1,4 +1,4 @@
-"""Programs stored in MLflow: their addresses (`models:/…`, `runs:/…`), and how they are downloaded."""
+"""Where MLflow stores runs and programs; the addresses of programs (`models:/…`, `runs:/…`), and their download."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import os
 import re
 from pathlib import Path
 from typing import Any
+
+import platformdirs
 
 from refed_dspy.config.keys import holds_key, is_secret_name, know, know_environment, without_keys
 from refed_dspy.errors import ConfigError, one_line
@@ -44,6 +46,40 @@ def quiet_mlflow() -> Any:
     return mlflow
 
 
+def tracking_uri() -> str:
+    """Where runs and programs are stored: MLFLOW_TRACKING_URI (which `mlflow.set_tracking_uri` sets, too), else one
+    SQLite file in the user's data folder, so that they are found from any working folder."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{platformdirs.user_data_path('refed-dspy')}/mlflow.db"
+
+
+def store_folder() -> Path | None:
+    """The folder of the store where that is a SQLite file, else None."""
+    scheme, _, file = tracking_uri().partition(":///")
+    return Path(file).absolute().parent if scheme == "sqlite" else None
+
+
+def mlflow_client() -> Any:
+    """An `MlflowClient` of that store. The process's own address is left as it is: a notebook may log its own work
+    elsewhere. Raises what MLflow does, and OSError where the data folder cannot be made."""
+    mlflow = quiet_mlflow()
+    if (folder := store_folder()) is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+    return mlflow.MlflowClient(tracking_uri=tracking_uri())
+
+
+def downloaded(address: str, to: str | None = None) -> Path:
+    """The local file or folder of an artifact's address. Raises what MLflow does."""
+    artifacts, client = quiet_mlflow().artifacts, mlflow_client()
+    if address.startswith("models:/") and store_folder() is not None:
+        # MLflow looks these up at the process's own address only, which need not be set.
+        from mlflow.store.artifact.utils.models import get_model_name_and_version
+
+        named = get_model_name_and_version(client, address)
+        if len(named) == 2:
+            address = client.get_model_version_download_uri(*named)
+    return Path(artifacts.download_artifacts(artifact_uri=address, dst_path=to, tracking_uri=client.tracking_uri))
+
+
 def without_secrets(text: object, limit: int = 300) -> str:
     """`text` in one line, without the secrets that an MLflow address may hold: user and password, a parameter with a
     token, and a token in place of a profile (`databricks://TOKEN`)."""
@@ -69,9 +105,8 @@ def _without_secret(parameter: re.Match[str]) -> str:
 
 def download_program(address: str) -> Path:
     """Download a program's JSON from MLflow; returns the local file. Raises ConfigError."""
-    mlflow = quiet_mlflow()
     try:
-        local = Path(mlflow.artifacts.download_artifacts(artifact_uri=address))
+        local = downloaded(address)
     except Exception as error:  # noqa: BLE001 — MLflow's own, and its HTTP client's
         raise ConfigError(f"program {address}: MLflow cannot provide it: {without_secrets(error)}") from None
     return local / "program.json" if local.is_dir() else local
@@ -82,11 +117,11 @@ def registered_version(address: str) -> Any | None:
     Raises ConfigError."""
     if not address.startswith("models:/"):
         return None
-    mlflow = quiet_mlflow()
+    quiet_mlflow()
     from mlflow.store.artifact.utils.models import get_model_name_and_version
 
     try:
-        client = mlflow.MlflowClient()
+        client = mlflow_client()
         named = get_model_name_and_version(client, address)
         return client.get_model_version(*named) if len(named) == 2 else None
     except Exception as error:  # noqa: BLE001 — MLflow's own, and its HTTP client's

@@ -17,7 +17,7 @@ from refed_dspy.runs.worker import SynthesisWorker
 from refed_dspy.teachers.recorded import Progress
 from refed_dspy.teachers.session import Session
 from refed_dspy.teachers.work import begin
-from refed_dspy.tracking.background import tracking
+from refed_dspy.tracking.background import run_wanted, tracking
 from refed_dspy.tracking.run import copy_run
 
 TRACKING_INTERVAL = 60.0
@@ -66,8 +66,8 @@ def synthesize(
         judge: which model judges for filters that ask one; None: the teacher's at temperature 0, with a warning.
         judge_program: a compiled judge: its file or MLflow address.
         accept_changed: take a saved program, or judge, even where its prompts were changed after it was saved.
-        track: whether the run is tracked in MLflow (parameters, metrics each minute, cost, data set); None: it is,
-            unless REFED_TRACK is false.
+        track: whether the run is tracked in MLflow (parameters, metrics each minute, cost, data set); None: as
+            REFED_TRACK says, else where MLFLOW_TRACKING_URI is set, or an earlier start of the run was tracked.
         method: of a new program: "reference-level" (None), "sample-level" or "instruction-only".
         features: of a new or saved program: name → what feedback on an instruction looks for.
         instructions_per_feature: how many instructions one call of such a program asks for (10).
@@ -109,11 +109,12 @@ async def produce(
         session.progress.size = plan.settings.size
         if on_progress is not None:
             on_progress(session.progress)
-        with tracking(folder, copy_run, spec.config.track, TRACKING_INTERVAL):
+        with tracking(folder, copy_run, run_wanted(spec.config.track, folder), TRACKING_INTERVAL) as tracker:
             if not plan.complete:
                 spec.warn_of_small_batches()
                 async with session.running():  # in here DSPy's language model is the recorded one
                     await run_plan(plan, SynthesisWorker(spec, session), spec.slots, session.grace)
             note_end(session, plan)
+            await tracker.told()
     refresh_samples(folder)
     return read_run(folder)

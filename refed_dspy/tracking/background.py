@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import shlex
@@ -10,12 +11,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from refed_dspy.programs.mlflow_address import without_secrets
-from refed_dspy.tracking.store import NotTracked, Store
+from refed_dspy.programs.mlflow_address import tracking_uri, without_secrets
+from refed_dspy.tracking.store import NotTracked, Store, noted_run
 
 log = logging.getLogger("refed_dspy.tracking")
 LONGEST_WAIT = 60.0
 """Seconds that the work waits for MLflow at most, at its end and in `update`."""
+AT_STOP = 0.4
+"""Seconds that Ctrl-C leaves for MLflow, after the calls' own."""
+LOOKS = 0.05
+"""Seconds between two looks whether it is done, in an event loop."""
 
 
 class Tracker:
@@ -24,20 +29,23 @@ class Tracker:
     def update(self) -> None:
         """Copy what there is by now. Returns when that is done, or has taken too long."""
 
-    def finish(self) -> None:
-        """Copy the rest. Never raises: what could not be copied is a warning."""
+    async def told(self) -> None:
+        """Copy the rest, in an event loop, where Ctrl-C gets through. Returns when that is done, or takes too long."""
+
+    def finish(self, at_stop: float | None = None) -> None:
+        """Copy the rest. Never raises: what could not be copied is a warning.
+
+        `at_stop`: Ctrl-C has ended the work; MLflow gets so many seconds, and none if it was never reached.
+        """
 
 
 class MlflowTracker(Tracker):
-    """Copies a folder to MLflow every `interval` seconds, and once more at the end."""
+    """Copies a folder to MLflow at once, every `interval` seconds, and once more at the end."""
 
-    def __init__(
-        self, folder: Path, copy: Callable[[Store, bool], None], interval: float, at_once: bool = False
-    ) -> None:
-        self._copy_at_start = at_once
+    def __init__(self, folder: Path, copy: Callable[[Store, bool], None], interval: float) -> None:
         self._store, self._copy_to_store, self._interval = Store(folder), copy, interval
         self._ended, self._wake, self._copied = threading.Event(), threading.Event(), threading.Event()
-        self._warned = False
+        self._warned = self._given_up = False
         self._thread = threading.Thread(target=self._work, name="refed-tracking", daemon=True)
         self._thread.start()
 
@@ -46,16 +54,27 @@ class MlflowTracker(Tracker):
         self._wake.set()
         self._copied.wait(LONGEST_WAIT)
 
-    def finish(self) -> None:
+    async def told(self) -> None:
+        self._end()
+        for _ in range(int(LONGEST_WAIT / LOOKS)):
+            if not self._thread.is_alive():
+                return
+            await asyncio.sleep(LOOKS)
+
+    def finish(self, at_stop: float | None = None) -> None:
+        self._given_up = at_stop is not None and self._store.client is None
+        self._end()
+        self._thread.join(0 if self._given_up else LONGEST_WAIT if at_stop is None else at_stop)
+        if self._thread.is_alive():
+            self._given_up = True
+            self._warn("it does not answer" if at_stop is None else "there was no time")
+
+    def _end(self) -> None:
         self._ended.set()
         self._wake.set()
-        self._thread.join(LONGEST_WAIT)
-        if self._thread.is_alive():
-            self._warn("it does not answer")
 
     def _work(self) -> None:
-        if self._copy_at_start:
-            self._copy_now(last=False)
+        self._copy_now(last=False)
         while not self._ended.is_set():
             self._wake.wait(self._interval)
             self._wake.clear()
@@ -67,7 +86,8 @@ class MlflowTracker(Tracker):
     def _copy_now(self, last: bool) -> None:
         try:
             self._store.connect()
-            self._copy_to_store(self._store, last)
+            if not self._given_up:
+                self._copy_to_store(self._store, last)
         except NotTracked as error:
             if last or not self._warned:
                 self._warn(str(error))
@@ -76,30 +96,39 @@ class MlflowTracker(Tracker):
 
     def _warn(self, reason: str) -> None:
         self._warned = True
-        where = os.environ.get("MLFLOW_TRACKING_URI", "its local file")
         log.warning(
-            "MLflow at %s was not told (%s); the work goes on; later: refed track %s",
-            without_secrets(where), without_secrets(reason), shlex.quote(str(self._store.folder)),
+            "MLflow at %s was not told (%s); %s: refed track %s",
+            without_secrets(tracking_uri()), without_secrets(reason),
+            "later" if self._ended.is_set() else "the work goes on; later", shlex.quote(str(self._store.folder)),
         )  # fmt: skip
 
 
-def wanted(track: bool | None) -> bool:
-    """Whether to track: as `track` says; if it is None, as REFED_TRACK says; else yes."""
+def wanted(track: bool | None, by_default: bool = True) -> bool:
+    """Whether to track: as `track` says; if it is None, as REFED_TRACK says; else `by_default`."""
     if track is not None:
         return track
-    return os.environ.get("REFED_TRACK", "true").strip().lower() not in {"false", "0", "no", "off"}
+    said = os.environ.get("REFED_TRACK", "").strip().lower()
+    return said not in {"false", "0", "no", "off"} if said else by_default
+
+
+def run_wanted(track: bool | None, folder: Path) -> bool:
+    """Whether to track a run, of whose kind there are many: where one asks for it, or did at an earlier start, or where
+    MLFLOW_TRACKING_URI is set."""
+    return wanted(track, bool(os.environ.get("MLFLOW_TRACKING_URI")) or noted_run(folder) is not None)
 
 
 @contextmanager
 def tracking(
-    folder: Path, copy: Callable[[Store, bool], None], track: bool | None, interval: float, at_once: bool = False
+    folder: Path, copy: Callable[[Store, bool], None], track: bool, interval: float, at_stop: float = AT_STOP
 ) -> Iterator[Tracker]:
-    """Call `copy(store, last)` every `interval` seconds while the block runs, and once more after it.
-
-    `at_once`: also when it begins.
-    """
-    tracker = MlflowTracker(folder, copy, interval, at_once) if wanted(track) else Tracker()
+    """If `track`: call `copy(store, last)` when the block begins, every `interval` seconds while it runs, and once more
+    after it. Ctrl-C waits `at_stop` seconds for that."""
+    tracker = MlflowTracker(folder, copy, interval) if track else Tracker()
+    left: float | None = None
     try:
         yield tracker
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        left = at_stop
+        raise
     finally:
-        tracker.finish()
+        tracker.finish(left)

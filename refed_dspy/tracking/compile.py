@@ -29,6 +29,8 @@ def copy_compile(store: Store, last: bool) -> None:
         candidates, spending = load_candidates(ledger), spent(ledger)
         about = ledger.meta("about") or {}
     run_id = store.run("compile", store.folder.absolute().name, compile_parameters(identity, about))
+    if last and outcome is None:  # what must be true comes first: after Ctrl-C there may be no time for the rest
+        store.ended(run_id, "KILLED")
     _copy_data(store, run_id, about)
     copied = dict(store.noted("candidates") or {})
     for candidate in candidates:
@@ -117,6 +119,7 @@ def _copy_candidate(store: Store, candidate: Candidate, first: Candidate) -> Non
         {"candidate": candidate.seq, "digest": candidate.digest, "changed": ", ".join(changed) or "nothing"},
         candidate.digest,
     )
+    store.ended(child)
     # MLflow shows the point of the highest step, and of several the highest value: so each update has its own step.
     step = sum(len(scores) for scores in candidate.scores.values())
     now = time.time()
@@ -130,7 +133,6 @@ def _copy_candidate(store: Store, candidate: Candidate, first: Candidate) -> Non
         store.text(child, "program.json", json.dumps(candidate.state, ensure_ascii=False, indent=1))
         store.text(child, "prompts.diff", prompt_diff(first.state, candidate.state))
         store.remember(**{f"files of {candidate.digest}": True})
-    store.ended(child, at=None)
 
 
 def _finish(
@@ -141,10 +143,9 @@ def _finish(
     about: Mapping[str, Any],
 ) -> None:
     store.text(run_id, "evaluations.jsonl", evaluation_table(candidates))
-    store.figure(run_id, score_figure(candidates), "best_score_against_dollars.png")
     if outcome is None:
-        store.ended(run_id, "KILLED")
         return
+    store.figure(run_id, score_figure(candidates), "best_score_against_dollars.png")
     for name in FILES:
         if (path := Path(store.folder) / name).is_file():
             store.file(run_id, path)

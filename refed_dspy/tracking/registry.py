@@ -7,13 +7,12 @@ import logging
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from refed_dspy.errors import ConfigError
 from refed_dspy.programs.changed import prompts_digest
-from refed_dspy.programs.mlflow_address import TEXTS_TAG, without_secrets
-from refed_dspy.tracking.store import NotTracked, Store, mlflow_client
+from refed_dspy.programs.mlflow_address import TEXTS_TAG, downloaded, mlflow_client, without_secrets
+from refed_dspy.tracking.store import NotTracked, Store
 
 log = logging.getLogger("refed_dspy.tracking")
 CHALLENGER, CHAMPION = "challenger", "champion"
@@ -93,11 +92,9 @@ def champion(name: str) -> Registered | None:
             return None
         if (version := _version_of(client, name, CHAMPION)) is None:
             return None
-        import mlflow
-
         with tempfile.TemporaryDirectory() as folder:
-            path = mlflow.artifacts.download_artifacts(artifact_uri=f"models:/{name}/{version}", dst_path=folder)
-            state = json.loads((Path(path) / PROGRAM).read_text(encoding="utf-8"))
+            path = downloaded(f"models:/{name}/{version}", folder)
+            state = json.loads((path / PROGRAM).read_text(encoding="utf-8"))
         if client.get_model_version(name, version).tags.get(TEXTS_TAG) not in {None, prompts_digest(state)}:
             raise NotTracked(f"{PROGRAM} of {name} version {version} is not what was registered")
     except Exception as error:  # noqa: BLE001 — MLflow's own, its HTTP client's, a damaged file

@@ -32,6 +32,8 @@ def copy_run(store: Store, last: bool) -> None:
         parameters, source = run_parameters(ledger, status), ledger.meta("program_source") or {}
         end = last_end(ledger)
     run_id = store.run("synthesis", store.folder.absolute().name, parameters)
+    if last:  # what must be true comes first: after Ctrl-C there may be no time for the rest
+        store.ended(run_id, "FINISHED" if status["kept"] >= status["size"] else "KILLED")
     copied_up_to = store.noted("minute")
     complete = [minute for minute in points if last or minute < max(points)]
     new_minutes = [m for m in complete if copied_up_to is None or m > copied_up_to or (last and m >= copied_up_to)]
@@ -107,4 +109,3 @@ def _finish(store: Store, run_id: str, status: Mapping[str, Any], end: End) -> N
         key = digest([str(store.folder.absolute()), kept, status["seed"]])
         store.data_set(run_id, store.folder.absolute().name, key, str(store.folder.absolute()), kept, "synthesis")
         store.remember(rows=kept)
-    store.ended(run_id, "FINISHED" if complete else "KILLED")

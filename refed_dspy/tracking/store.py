@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 
 from refed_dspy.errors import RefedError, one_line
 from refed_dspy.files import whole_file
-from refed_dspy.programs.mlflow_address import quiet_mlflow, without_secrets
+from refed_dspy.programs.mlflow_address import mlflow_client, store_folder, without_secrets
 
 NOTE = "tracking.json"
 FOLDER_RUN = "run"
@@ -26,18 +27,26 @@ class NotTracked(RefedError):
     """MLflow could not be reached or refused. Nothing is lost: `refed track DIR` copies it later."""
 
 
-def mlflow_client() -> Any:
-    """An `MlflowClient` for MLFLOW_TRACKING_URI, or MLflow's local SQLite file."""
-    return quiet_mlflow().MlflowClient()
-
-
 def noted_run(folder: Path) -> str | None:
     """The id of the folder's run in MLflow, or None where none is noted."""
+    return _noted(folder)[0]
+
+
+def where(folder: Path) -> str | None:
+    """Where the folder's run is looked at in MLflow, a command or an address; None where none is noted."""
+    run, uri = _noted(folder)
+    if run is None:
+        return None
+    return f"mlflow ui --backend-store-uri {shlex.quote(uri)}" if uri.startswith("sqlite:") else uri
+
+
+def _noted(folder: Path) -> tuple[str | None, str]:
+    """The id of the folder's run in MLflow, or None where none is noted; MLflow's address."""
     try:
         note = json.loads((folder / NOTE).read_text(encoding="utf-8"))
-        return str(note["runs"][FOLDER_RUN])
+        return str(note["runs"][FOLDER_RUN]), str(note["uri"])
     except (OSError, ValueError, KeyError, TypeError):
-        return None
+        return None, ""
 
 
 class Store:
@@ -153,13 +162,15 @@ class Store:
     def _experiment(self) -> str:
         name = os.environ.get("MLFLOW_EXPERIMENT_NAME", EXPERIMENT)
         experiment = self.call(self.client.get_experiment_by_name, name)
-        return str(experiment.experiment_id if experiment else self.call(self.client.create_experiment, name))
+        if experiment:
+            return str(experiment.experiment_id)
+        # A SQLite file has its artifacts beside it: MLflow's default is the folder one happens to be in.
+        files = None if (folder := store_folder()) is None else (folder / "mlruns").as_uri()
+        return str(self.call(self.client.create_experiment, name, files))
 
     def _read(self) -> dict[str, Any]:
         """The note, if it is of the same MLflow: to another server nothing was copied yet."""
-        import mlflow
-
-        empty_note = {"uri": without_secrets(mlflow.get_tracking_uri())}
+        empty_note = {"uri": without_secrets(self.client.tracking_uri)}
         try:
             note = json.loads((self.folder / NOTE).read_text(encoding="utf-8"))
         except FileNotFoundError:

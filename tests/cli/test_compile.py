@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -236,6 +237,35 @@ def test_a_compile_tracked_promoted_and_used(
     assert made.exit_code == 0, made.output
     (run,) = tracked.runs("synthesis")
     assert run.data.tags["refed.program.version"] == "1" and run.data.tags["refed.program.model"] == "mine"
+
+
+@pytest.mark.slow
+def test_without_an_address_the_store_is_in_the_user_s_data_folder(
+    home: Path, server: SimulatedTeacher, mlflow_template: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A compile is tracked there, a run is not; its champion is found from any folder, and nothing else is written."""
+    monkeypatch.delenv("REFED_TRACK")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    data = home / "data" / "refed-dspy"
+    monkeypatch.setenv("XDG_DATA_HOME", str(data.parent))
+    data.mkdir(parents=True)
+    shutil.copy(mlflow_template, data / "mlflow.db")
+    before = {path.name for path in home.iterdir()} | {"teacher.yaml"}
+    done = compile_(home, server, "--name", "mine")
+    shown = f"in MLflow: mlflow ui --backend-store-uri sqlite:///{data / 'mlflow.db'}"
+    assert done.exit_code == 0 and done.stdout.splitlines()[-1] == shown, done.output
+    assert refed("promote", "mine").exit_code == 0
+    assert {path.name for path in home.iterdir()} == before | {"out"}
+    assert {path.name for path in data.iterdir()} == {"mlflow.db", "mlruns"}
+    (home / "elsewhere").mkdir()
+    monkeypatch.chdir(home / "elsewhere")
+    words = ["synth", "--references", home / "references.jsonl", "--size", 3, "--teacher", home / "teacher.yaml"]
+    made = refed(*words, "--run-dir", "run", "--program", "models:/mine@champion")
+    assert made.exit_code == 0 and "in MLflow" not in made.stdout, made.output
+    assert not Path("run/tracking.json").exists()
+    asked = refed(*words, "--run-dir", "asked", "--track")
+    assert asked.exit_code == 0 and asked.stdout.splitlines()[-1] == shown, asked.output
+    assert {path.name for path in Path().iterdir()} == {"run", "asked"}
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
+from refed_dspy.cli import stopping
 from refed_dspy.cli.display import CompileDisplay, Display, compile_summary
 from refed_dspy.optimizers.progress import CompileProgress
 from refed_dspy.teachers.recorded import Progress
@@ -32,6 +33,13 @@ def test_a_run_on_a_terminal_is_a_bar_and_a_line() -> None:
         display.watch(Progress(size=10, kept=4))
         time.sleep(0.6)
     assert "starting the teacher" in seen(console) and "4/10 samples" in seen(console)
+
+
+def test_stopping_is_said_above_the_bar() -> None:
+    console = terminal()
+    with Display(console).showing():
+        stopping._say_stopping()
+    assert "refed: stopping; once more ends it at once" in seen(console)
 
 
 def test_a_compile_on_a_terminal_is_a_line() -> None:

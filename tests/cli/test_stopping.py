@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -18,8 +19,10 @@ from benchmarks.simulated import SimulatedTeacher
 from refed_dspy import synthesize
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.states import INTERRUPTED, state_of
+from tests.support import mlflow_stores
 from tests.support.scripted_engine import Writer, fake_lm, references
 
+mlflow_template = mlflow_stores.mlflow_template
 REFED = [sys.executable, "-m", "refed_dspy.cli"]
 DURING_IMPORT = """
 import os, signal, sys
@@ -165,6 +168,42 @@ def test_status_tells_running_from_killed(home: Path, server: SimulatedTeacher, 
     assert running.startswith("running: ") and "in flight: " in running and len(running.splitlines()) <= 10, running
     assert killed.startswith("killed: ") and "in flight" not in killed and len(killed.splitlines()) <= 10, killed
     assert "unknown: the usage of " in killed, killed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["synth", "compare", "compile"])
+def test_ctrl_c_of_tracked_work(
+    home: Path, server: SimulatedTeacher, name: str, mlflow_template: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its run is not under way at MLflow any more, or not there yet; `refed track` tells the rest."""
+    store = home / "mlflow.db"
+    shutil.copy(mlflow_template, store)
+    monkeypatch.setenv("REFED_TRACK", "true")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{store}")
+    command = [*REFED, *COMMANDS[name].split()]
+    with subprocess.Popen(
+        command, cwd=home, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, preexec_fn=heeding_ctrl_c
+    ) as process:
+        try:
+            while server.stats()["answered"] < 6 and process.poll() is None:
+                time.sleep(0.02)
+            server.control(latency=60)
+            while not server.stats()["in_flight"] and process.poll() is None:
+                time.sleep(0.02)
+            process.send_signal(signal.SIGINT)
+            stderr = process.communicate(timeout=30)[1]
+        finally:
+            process.kill()
+    assert process.returncode == 130, stderr
+    assert stderr.splitlines().count("refed: stopping; once more ends it at once") == 1
+    assert stderr.splitlines()[-1].startswith("refed: stopped; what was made is kept") and "Traceback" not in stderr
+    ended = outcomes(home / "out")
+    assert ended["ok"] == server.stats()["answered"] and "sent" not in ended
+    told = subprocess.run([*REFED, "track", "out"], cwd=home, capture_output=True, text=True, check=False)
+    assert told.returncode == 0, told.stderr
+    with sqlite3.connect(store) as db:
+        assert {status for (status,) in db.execute("SELECT status FROM runs")} <= {"KILLED", "FINISHED"}
+        assert db.execute("SELECT count(*) FROM runs WHERE status = 'KILLED'").fetchone() == (1,)
 
 
 @pytest.mark.slow

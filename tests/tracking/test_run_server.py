@@ -138,7 +138,7 @@ def test_tracking_a_folder_afterwards(tracked: Mlflow, tmp_path: Path) -> None:
     made(track=False)
     result = CliRunner().invoke(app, ["track", "run"])
     (run,) = tracked.runs()
-    assert result.exit_code == 0 and result.output.strip().endswith(run.info.run_id)
+    assert result.exit_code == 0 and result.output.splitlines()[0] == f"told: run {run.info.run_id}"
     Path("empty").mkdir()
     for folder in ("empty", "none"):
         result = CliRunner().invoke(app, ["track", folder])
