@@ -10,7 +10,7 @@ from typing import Any
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.spending import seconds_at_work
 from refed_dspy.records import PICO, digest, dollars
-from refed_dspy.sharing.report.charts import amounts
+from refed_dspy.sharing.report.charts import amounts, readable
 from refed_dspy.sharing.report.differences import BOTH
 from refed_dspy.sharing.report.rows import Rows
 
@@ -28,11 +28,14 @@ class Fact:
 
 @dataclass(frozen=True)
 class Table:
+    """`digests`: rows that are shown on demand."""
+
     id: str
     title: str
     text: str
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
+    digests: Sequence[Sequence[str]] = ()
 
 
 @dataclass(frozen=True)
@@ -72,26 +75,28 @@ def facts(ledger: Ledger, status: Mapping[str, Any], rows: Rows) -> list[Fact]:
         Fact("Tokens written", f"{written:,}"),
         Fact("Time at work", _duration(seconds_at_work(ledger))),
         Fact("References", f"{status['opened']:,}", f"opened of {status['references']:,}"),
-        Fact(
-            "Failures",
-            f"{sum(failure['count'] for failure in status['failures']):,}",
-            "each made up for where it could be",
-        ),
     ]
+    if failed := sum(failure["count"] for failure in status["failures"]):
+        figures.append(Fact("Failures", f"{failed:,}", "other rows took their place" if status["complete"] else ""))
     if status["filters"]:
         figures.append(Fact("Dropped", f"{dropped:,}", "by the run's filters"))
     compared = [diff for diff, kept in zip(rows.columns["diff"], rows.columns["kept"], strict=True) if kept and diff]
-    if compared:
-        same = sum(kind == [BOTH] for kind in (diff[::2] for diff in compared))
-        figures.append(Fact("Left as it was", f"{same:,}", f"of {len(compared):,} responses, by the improvement"))
+    if same := sum(set(diff[::2]) == {BOTH} for diff in compared):
+        figures.append(Fact("Unchanged", f"{same:,}", f"of {len(compared):,} responses, by the improvement"))
     return figures
+
+
+def state(status: Mapping[str, Any]) -> str:
+    """In which state the work is: "done", "stopped", …"""
+    known = status.get("state")
+    return str(known) if known else "done" if status.get("complete") else "at its cap" if status.get("stopped") else ""
 
 
 def notes(status: Mapping[str, Any]) -> list[str]:
     """What a reader has to know first."""
-    texts = [f"{status['simulated'].capitalize()}."] if status["simulated"] else []
-    if status["kept"] < status["size"]:
-        texts.append(f"{status['state'].capitalize()}: {status['kept']:,} of {status['size']:,} samples.")
+    texts = []
+    if not status["complete"]:
+        texts.append(f"The run has {status['kept']:,} of {status['size']:,} samples.")
     if status["unpriced"]:
         texts.append(f"{status['unpriced']:,} calls have no known price and are in no sum of dollars.")
     if reserved := sum(use["reserved"] for use in status["usage"].values()):
@@ -104,7 +109,7 @@ def notes(status: Mapping[str, Any]) -> list[str]:
 
 def tables(ledger: Ledger, status: Mapping[str, Any]) -> list[Table]:
     others = [_settings(ledger, status), _models(status)]
-    rows = [[stage, kind, f"{count:,}", reason] for stage, kind, count, reason in ledger.db.execute(_EXAMPLES)]
+    rows = [[readable(stage), kind, f"{count:,}", reason] for stage, kind, count, reason in ledger.db.execute(_EXAMPLES)]
     if rows:
         text = "Units that failed for good or for now, by stage and kind, each with one of the reasons."
         columns = ("stage", "kind", "how many", "for instance")
@@ -125,9 +130,7 @@ def _settings(ledger: Ledger, status: Mapping[str, Any]) -> Table:
     source = ledger.meta("program_source") or {}
     values = {
         "program": identity.get("kind"),
-        "program's prompts": digest(identity["program"]) if identity else None,
         "saved program": ", ".join(f"{name} {value}" for name, value in source.items() if value is not None),
-        **{f"prompt of {stage}": prompt for stage, prompt in identity.get("program", {}).items()},
         "features": ", ".join(identity.get("features") or ()),
         "instructions a feature": identity.get("instructions_per_feature"),
         "seed": status["seed"],
@@ -138,8 +141,10 @@ def _settings(ledger: Ledger, status: Mapping[str, Any]) -> Table:
         **{name.replace("_", " "): value for name, value in status["caps"].items()},
     }
     rows = [[name, str(value)] for name, value in values.items() if value not in (None, "")]
-    text = "Prompts are identified by the digest of their texts."
-    return Table("settings", "What made it", text, ("what", "value"), rows)
+    digests = [[f"prompt of {readable(stage)}", prompt] for stage, prompt in identity.get("program", {}).items()]
+    if digests:
+        digests.insert(0, ["all prompts", digest(identity["program"])])
+    return Table("settings", "What made it", "", ("what", "value"), rows, digests)
 
 
 def _teachers(ledger: Ledger, status: Mapping[str, Any]) -> dict[str, Any]:
@@ -149,7 +154,7 @@ def _teachers(ledger: Ledger, status: Mapping[str, Any]) -> dict[str, Any]:
         config = status["teacher"].get("config") or {}
         return {"teacher": status["teacher"].get("model"), "temperature": config.get("temperature")}
     return {
-        f"teacher of {stage or 'other stages'}": " + ".join(member["model"] for member in pool)
+        f"teacher of {readable(stage) or 'other stages'}": " + ".join(member["model"] for member in pool)
         for stage, pool in by_stage.items()
     }
 

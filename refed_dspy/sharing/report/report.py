@@ -13,6 +13,7 @@ from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.summary import run_status
 from refed_dspy.metrics.embedder import Embedder
 from refed_dspy.sharing.report import charts, glance, histograms
+from refed_dspy.sharing.report.extracts import strip
 from refed_dspy.sharing.report.funnel import funnel
 from refed_dspy.sharing.report.map import draw_map, instruction_map
 from refed_dspy.sharing.report.page import Page, render
@@ -78,14 +79,24 @@ def read_page(folder: Path, say: Callable[[str], None]) -> Page:
     made = [
         charts.flow(steps),
         histograms.lengths(rows),
-        instruction_map(rows, map_),
         *histograms.scores(rows),
         charts.costs(status["usage"]),
         charts.progress(points),
+        instruction_map(rows, map_),
     ]
-    shown = [chart for chart in made if chart is not None]
-    lead, notes, name = glance.lead(status, rows), glance.notes(status), folder.absolute().name
-    return Page(name, lead, status["reason"], facts, notes, shown, tables, rows)
+    samples = strip(rows)
+    return Page(
+        title=folder.absolute().name,
+        lead=glance.lead(status, rows),
+        state=glance.state(status),
+        reason=str(status.get("reason") or status["stopped"] or ""),
+        facts=facts,
+        notes=glance.notes(status),
+        galleries=[samples] if samples else [],
+        charts=[chart for chart in made if chart is not None],
+        tables=tables,
+        rows=rows,
+    )
 
 
 def _embedder(say: Callable[[str], None]) -> Embedder | None:

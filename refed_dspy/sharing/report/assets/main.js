@@ -31,7 +31,7 @@
         header.querySelector("button").addEventListener("click", () => this.sort(header.dataset.column));
       }
       const score = this.headers.find((header) => header.dataset.column === "score");
-      if (store.names.scoring) score.querySelector("button").title = `given by ${store.names.scoring}`;
+      if (score && store.names.scoring) score.querySelector("button").title = `given by ${store.names.scoring}`;
       this.mark();
     }
 
@@ -253,35 +253,24 @@
     }
   };
 
-  function theme(charts) {
-    const root = document.documentElement;
+  function theme() {
     for (const radio of document.querySelectorAll("input[name=theme]")) {
-      radio.addEventListener("change", () => {
-        root.dataset.theme = radio.value;
-        charts.recolour();
-      });
+      radio.addEventListener("change", () => (document.documentElement.dataset.theme = radio.value));
     }
-    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => charts.recolour());
-    matchMedia("print").addEventListener("change", () => {
-      charts.drawAll();
-      charts.recolour();
-    });
   }
 
   /** Starts the page. If it cannot be shown, a message takes the list's place. */
   async function start() {
-    const figures = JSON.parse(document.getElementById("figures").textContent);
-    let browser = null;
-    const charts = new refed.Charts(figures, (row) => browser?.open(row, true));
-    theme(charts);
+    theme();
     const rows = document.getElementById("rows");
     if (!rows) return;
     const data = await refed.decode(rows.textContent).catch(failed);
     if (!data) return;
     rows.remove(); // Tens of megabytes that are not needed twice.
     const store = new refed.Store(data);
-    browser = new refed.Browser(store);
-    charts.describe = (row) => `${refed.called(store, row)}: ${store.columns.instruction[row].slice(0, 200)}`;
+    const browser = new refed.Browser(store);
+    const describe = (row) => `${refed.called(store, row)}: ${store.columns.instruction[row].slice(0, 200)}`;
+    refed.follow(describe, (row) => browser.open(row, true));
   }
 
   function failed(error) {

@@ -1,0 +1,109 @@
+"""Rows shown in full beside each other, with what changed between their texts marked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from refed_dspy.sharing.report.differences import BOTH, PLAIN, difference
+from refed_dspy.sharing.report.rows import Rows
+
+Segments: TypeAlias = Sequence[tuple[int, str]]
+"""(kind, text): see `differences`."""
+STRIP = 3
+_LONGEST = 1_500
+"""Characters of a text that are shown."""
+_SAME = 160
+"""Characters shown at each end of a stretch in which nothing changed."""
+
+
+@dataclass(frozen=True)
+class Text:
+    title: str
+    segments: Segments
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Extract:
+    """`title`: what the row is called; `href`: where on the page all of it is, or nothing."""
+
+    title: str
+    texts: Sequence[Text]
+    href: str = ""
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """A section of the page."""
+
+    id: str
+    title: str
+    text: str
+    extracts: Sequence[Extract]
+
+
+def plain(title: str, text: str, note: str = "") -> Text:
+    """A text in which nothing is marked."""
+    return Text(title, [(BOTH, _cut(text, _LONGEST))], note)
+
+
+def changed(title: str, before: str, after: str, note: str = "") -> Text:
+    """How `before` became `after`."""
+    return Text(title, _excerpt(_segments(difference(before, after), before, after)), note)
+
+
+def strip(rows: Rows) -> Gallery | None:
+    """A few samples from all over the run, those that an improvement changed if there are any; None without a row."""
+    columns = rows.columns
+    kept = [at for at, flag in enumerate(columns["kept"]) if flag]
+    if not kept:
+        return None
+    better = [at for at in kept if set((columns["diff"][at] or [])[::2]) - {BOTH}] or kept
+    step = max(1, len(better) // STRIP)
+    shown = [_sample(rows, at) for at in better[:: step][:STRIP]]
+    marked = any(columns["diff"][at] for at in better)
+    text = "Struck through: what the improvement took out. Underlined: what it put in." if marked else ""
+    names = {1: "A sample", 2: "Two samples", 3: "Three samples"}
+    return Gallery("strip", names[len(shown)], text, shown)
+
+
+def _sample(rows: Rows, at: int) -> Extract:
+    row = {name: rows.columns[name][at] for name in ("number", "instruction", "response", "improved", "diff")}
+    texts = [plain("Instruction", row["instruction"])]
+    if row["diff"]:
+        texts.append(Text("Response", _excerpt(_segments(row["diff"], row["response"], row["improved"]))))
+    else:
+        texts.append(plain("Response", row["improved"] or row["response"] or ""))
+    return Extract(f"Sample {row['number']:,}", texts, f"#sample-{row['number']}")
+
+
+def _segments(diff: Sequence[int], before: str, after: str) -> list[tuple[int, str]]:
+    """The texts of a difference's segments; its lengths count UTF-16 units."""
+    old, new = (text.encode("utf-16-le", "surrogatepass") for text in (before, after))
+    segments, at, to = list[tuple[int, str]](), 0, 0
+    for kind, length in zip(diff[::2], diff[1::2], strict=True):
+        size = 2 * length
+        piece = old[at : at + size] if kind in (BOTH, PLAIN) else new[to : to + size]
+        at += size if kind in (BOTH, PLAIN) else 0
+        to += size if kind != PLAIN else 0
+        segments.append((kind, piece.decode("utf-16-le", "surrogatepass")))
+    return segments
+
+
+def _excerpt(segments: Segments) -> Segments:
+    """The segments with the unchanged stretches shortened, up to _LONGEST characters."""
+    short, left = list[tuple[int, str]](), _LONGEST
+    for kind, text in segments:
+        if left <= 0:
+            return [*short, (BOTH, "…")]
+        if kind == BOTH and len(text) > 3 * _SAME:
+            text = f"{text[:_SAME]} … {text[-_SAME:]}"
+        short.append((kind, _cut(text, left)))
+        left -= len(text)
+    return short
+
+
+def _cut(text: str, length: int) -> str:
+    return text if len(text) <= length else f"{text[:length]}…"
