@@ -32,8 +32,8 @@ def readable(stage: str) -> str:
     return stage.replace("_", " ")
 
 
-def flow(steps: Sequence[FunnelStep]) -> Chart | None:
-    """The steps of `funnel.funnel`, each with what is left; None where nothing was lost on the way."""
+def flow(steps: Sequence[FunnelStep], title: str, text: str) -> Chart | None:
+    """Steps, each with the rows that are left; None where nothing was lost on the way."""
     if not any(step.lost for step in steps):
         return None
     first = steps[0].count or 1
@@ -46,8 +46,7 @@ def flow(steps: Sequence[FunnelStep]) -> Chart | None:
         [step.name, f"{step.count:,}", "; ".join(f"{count:,} {why}" for why, count in step.lost.items())]
         for step in steps
     ]
-    text = f"{steps[0].count:,} instructions were written; {steps[-1].count:,} rows are in the data set."
-    return Chart("funnel", "From instruction to row", text, bars, ("step", "rows", "lost on the way"), rows)
+    return Chart("funnel", title, text, bars, ("step", "rows", "lost on the way"), rows)
 
 
 def costs(usage: Mapping[str, Mapping[str, Any]]) -> Chart:

@@ -14,6 +14,8 @@ PALETTE = ("#4269d0", "#c47f00", "#e0523a", "#2a9d83", "#3ca951", "#d6578f", "#8
 BLUE, AMBER, RED, GREEN = 0, 1, 2, 4
 """Places in PALETTE."""
 
+Interval: TypeAlias = tuple[float, float, float]
+"""(mean, low, high); the ends may be no numbers, where there is no interval."""
 Ticks: TypeAlias = list[tuple[float, str]]
 """(percent of the axis, label)."""
 
@@ -172,7 +174,7 @@ class Intervals:
 
     kind: ClassVar = "bars"
     labels: Sequence[str]
-    series: Mapping[str, Sequence[tuple[float, float, float] | None]]
+    series: Mapping[str, Sequence[Interval | None]]
     ends: Sequence[str]
     low: float
     high: float

@@ -17,6 +17,9 @@ _LONGEST = 1_500
 _SAME = 160
 """Characters shown at each end of a stretch in which nothing changed."""
 
+_REWRITTEN = 0.85
+"""Share of both texts that is in one of them only, above which marks would hide both."""
+
 
 @dataclass(frozen=True)
 class Text:
@@ -36,12 +39,15 @@ class Extract:
 
 @dataclass(frozen=True)
 class Gallery:
-    """A section of the page."""
+    """A section of the page. `wide`: an extract takes a whole row, its texts beside each other, and can be folded;
+    `listed`: in the page's table of contents, under `title`."""
 
     id: str
     title: str
     text: str
     extracts: Sequence[Extract]
+    wide: bool = False
+    listed: bool = True
 
 
 def plain(title: str, text: str, note: str = "") -> Text:
@@ -71,11 +77,13 @@ def strip(rows: Rows) -> Gallery | None:
 
 def _sample(rows: Rows, at: int) -> Extract:
     row = {name: rows.columns[name][at] for name in ("number", "instruction", "response", "improved", "diff")}
-    texts = [plain("Instruction", row["instruction"])]
-    if row["diff"]:
-        texts.append(Text("Response", _excerpt(_segments(row["diff"], row["response"], row["improved"]))))
-    else:
+    texts, diff = [plain("Instruction", row["instruction"])], row["diff"]
+    if diff is None:
         texts.append(plain("Response", row["improved"] or row["response"] or ""))
+    elif sum(length for kind, length in zip(diff[::2], diff[1::2], strict=True) if kind) > _REWRITTEN * sum(diff[1::2]):
+        texts += [plain("Plain response", row["response"]), plain("Improved response", row["improved"], "written anew")]
+    else:
+        texts.append(Text("Response", _excerpt(_segments(diff, row["response"], row["improved"]))))
     return Extract(f"Sample {row['number']:,}", texts, f"#sample-{row['number']}")
 
 

@@ -60,25 +60,17 @@ def lead(status: Mapping[str, Any], rows: Rows) -> Lead:
 
 
 def facts(ledger: Ledger, status: Mapping[str, Any], rows: Rows) -> list[Fact]:
-    """The figures at the top."""
-    usage = status["usage"].values()
-    calls, answered = sum(use["calls"] for use in usage), sum(use["answered"] for use in usage)
-    read, written = sum(use["prompt_tokens"] for use in usage), sum(use["completion_tokens"] for use in usage)
-    cached = sum(use["cached_tokens"] for use in usage)
-    per_sample = status["cost_per_sample"]
-    dropped = sum(counts["dropped"] for counts in status["filters"])
+    """The figures at the top of a run's page."""
+    each, complete = status["cost_per_sample"], status["kept"] >= status["size"]
     figures = [
         Fact("Samples", f"{status['kept']:,}", f"of {status['size']:,} asked for"),
-        Fact("Cost", _money(status), f"{dollars(per_sample * PICO)} a sample" if per_sample else ""),
-        Fact("Calls", f"{calls:,}", f"{answered:,} answered"),
-        Fact("Tokens read", f"{read:,}", f"{cached:,} of them cached"),
-        Fact("Tokens written", f"{written:,}"),
-        Fact("Time at work", _duration(seconds_at_work(ledger))),
+        *paid(ledger, status, f"{dollars(each * PICO)} a sample" if each else ""),
         Fact("References", f"{status['opened']:,}", f"opened of {status['references']:,}"),
     ]
     if failed := sum(failure["count"] for failure in status["failures"]):
-        figures.append(Fact("Failures", f"{failed:,}", "other rows took their place" if status["complete"] else ""))
+        figures.append(Fact("Failures", f"{failed:,}", "other rows took their place" if complete else ""))
     if status["filters"]:
+        dropped = sum(counts["dropped"] for counts in status["filters"])
         figures.append(Fact("Dropped", f"{dropped:,}", "by the run's filters"))
     compared = [diff for diff, kept in zip(rows.columns["diff"], rows.columns["kept"], strict=True) if kept and diff]
     if same := sum(set(diff[::2]) == {BOTH} for diff in compared):
@@ -86,29 +78,49 @@ def facts(ledger: Ledger, status: Mapping[str, Any], rows: Rows) -> list[Fact]:
     return figures
 
 
-def state(status: Mapping[str, Any]) -> str:
-    """In which state the work is: "done", "stopped", …"""
-    known = status.get("state")
-    return str(known) if known else "done" if status.get("complete") else "at its cap" if status.get("stopped") else ""
+def paid(ledger: Ledger, status: Mapping[str, Any], each: str = "") -> list[Fact]:
+    """What any paid work took. `each`: what the cost is in other terms."""
+    usage = status["usage"].values()
+    calls, answered = sum(use["calls"] for use in usage), sum(use["answered"] for use in usage)
+    read, written = sum(use["prompt_tokens"] for use in usage), sum(use["completion_tokens"] for use in usage)
+    cached = sum(use["cached_tokens"] for use in usage)
+    return [
+        Fact("Cost", _money(status), each),
+        Fact("Calls", f"{calls:,}", f"{answered:,} answered"),
+        Fact("Tokens read", f"{read:,}", f"{cached:,} of them cached"),
+        Fact("Tokens written", f"{written:,}"),
+        Fact("Time at work", _duration(seconds_at_work(ledger))),
+    ]
+
+
+def state(status: Mapping[str, Any]) -> tuple[str, str]:
+    """In which state the work is ("done", "stopped", …), and why."""
+    return str(status.get("state") or ""), str(status.get("reason") or "")
 
 
 def notes(status: Mapping[str, Any]) -> list[str]:
-    """What a reader has to know first."""
-    texts = []
-    if not status["complete"]:
-        texts.append(f"The run has {status['kept']:,} of {status['size']:,} samples.")
-    if status["unpriced"]:
-        texts.append(f"{status['unpriced']:,} calls have no known price and are in no sum of dollars.")
-    if reserved := sum(use["reserved"] for use in status["usage"].values()):
-        texts.append(f"{dollars(reserved * PICO)} of the cost is set aside for calls that never reported their tokens.")
+    """What a reader of a run's page has to know first."""
+    texts = spending_notes(status)
+    if status["kept"] < status["size"]:
+        texts.insert(0, f"The run has {status['kept']:,} of {status['size']:,} samples.")
     if status["left_out"]:
         left = ", ".join(f"{count:,} {why}" for why, count in status["left_out"].items())
         texts.append(f"References left out: {left}.")
     return texts
 
 
+def spending_notes(status: Mapping[str, Any]) -> list[str]:
+    """What the cost leaves out or sets aside."""
+    texts = []
+    if status["unpriced"]:
+        texts.append(f"{status['unpriced']:,} calls have no known price and are in no sum of dollars.")
+    if reserved := sum(use["reserved"] for use in status["usage"].values()):
+        texts.append(f"{dollars(reserved * PICO)} of the cost is set aside for calls that never reported their tokens.")
+    return texts
+
+
 def tables(ledger: Ledger, status: Mapping[str, Any]) -> list[Table]:
-    others = [_settings(ledger, status), _models(status)]
+    others = [_settings(ledger, status), models(status["models"])]
     rows = [[readable(stage), kind, f"{count:,}", reason] for stage, kind, count, reason in ledger.db.execute(_EXAMPLES)]
     if rows:
         text = "Units that failed for good or for now, by stage and kind, each with one of the reasons."
@@ -117,9 +129,10 @@ def tables(ledger: Ledger, status: Mapping[str, Any]) -> list[Table]:
     return others
 
 
-def _models(status: Mapping[str, Any]) -> Table:
+def models(usage: Sequence[Mapping[str, Any]]) -> Table:
+    """A table of `ledger.summary.usage_by_model`."""
     counts = ("calls", "prompt_tokens", "completion_tokens")
-    rows = [[use["model"], use["endpoint"], *amounts(use, counts)] for use in status["models"]]
+    rows = [[use["model"], use["endpoint"], *amounts(use, counts)] for use in usage]
     columns = ("model", "endpoint", "calls", "tokens read", "tokens written", "dollars")
     return Table("models", "Models", "Who was asked, and what it came to.", columns, rows)
 
