@@ -61,6 +61,7 @@ class Bars:
 
     kind: ClassVar = "bars"
     middle_at: ClassVar = None
+    ticks: ClassVar[Ticks] = []
     labels: Sequence[str]
     series: Mapping[str, Sequence[float]]
     ends: Sequence[str]
@@ -107,8 +108,9 @@ class Histogram:
 
     @property
     def y(self) -> Axis:
-        columns = zip(*(heights for _, heights in self.series.values()), strict=True)
-        return Axis("rows", 0, 1.05 * max(map(sum if self.stacked else max, columns)), whole=True)
+        columns = list(zip(*(heights for _, heights in self.series.values()), strict=True))
+        highest = max(sum(heights) if self.stacked else max(heights) for heights in columns)
+        return Axis("rows", 0, 1.05 * highest, whole=True)
 
     @property
     def columns(self) -> list[tuple[float, float, float, float, str, str]]:
@@ -160,12 +162,11 @@ class Lines:
     @property
     def marks(self) -> list[tuple[str, str]]:
         """Each line's path and colour."""
-        x = self.x
-        return [
-            ("M" + "L".join(f"{x.at(at)} {100 - axis.at(high):.2f}" for at, high in zip(self.places, highs, strict=True)),
-             PALETTE[color])
-            for axis, highs, color in zip(self.axes, self.series.values(), (BLUE, RED), strict=False)
-        ]  # fmt: skip
+        marks, x = [], self.x
+        for axis, heights, color in zip(self.axes, self.series.values(), (BLUE, RED), strict=False):
+            points = (f"{x.at(at)} {100 - axis.at(y):.2f}" for at, y in zip(self.places, heights, strict=True))
+            marks.append((f"M{'L'.join(points)}", PALETTE[color]))
+        return marks
 
 
 @dataclass(frozen=True)
@@ -189,6 +190,12 @@ class Intervals:
         return None if self.middle is None else Axis("", self.low, self.high).at(self.middle)
 
     @property
+    def ticks(self) -> Ticks:
+        axis = Axis("", self.low, self.high)
+        marked = [self.low, *([] if self.middle is None else [self.middle]), self.high]
+        return [(axis.at(value), f"{value:,.3g}") for value in marked]
+
+    @property
     def lines(self) -> list[tuple[str, list[Part], str]]:
         axis, lines = Axis("", self.low, self.high), []
         for at, (label, end) in enumerate(zip(self.labels, self.ends, strict=True)):
@@ -207,7 +214,8 @@ class Intervals:
 
 @dataclass(frozen=True)
 class Dots:
-    """Points that are rows, in their order. `colourings`: label → (name and colour of its groups, each row's colour)."""
+    """Points that are rows, in their order. `colourings`: label → (each group's name and colour, each row's colour as a
+    place in PALETTE)."""
 
     kind: ClassVar = "dots"
     places: Sequence[tuple[float, float]]

@@ -68,11 +68,11 @@ def strip(rows: Rows) -> Gallery | None:
         return None
     better = [at for at in kept if set((columns["diff"][at] or [])[::2]) - {BOTH}] or kept
     step = max(1, len(better) // STRIP)
-    shown = [_sample(rows, at) for at in better[:: step][:STRIP]]
-    marked = any(columns["diff"][at] for at in better)
+    shown = [_sample(rows, at) for at in better[::step][:STRIP]]
+    marked = any(kind != BOTH for extract in shown for text in extract.texts for kind, _ in text.segments)
     text = "Struck through: what the improvement took out. Underlined: what it put in." if marked else ""
     names = {1: "A sample", 2: "Two samples", 3: "Three samples"}
-    return Gallery("strip", names[len(shown)], text, shown)
+    return Gallery("strip", names[len(shown)], text, shown, listed=False)
 
 
 def _sample(rows: Rows, at: int) -> Extract:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,9 @@ from refed_dspy.sharing.report.differences import BOTH
 from refed_dspy.sharing.report.rows import Rows
 
 _EXAMPLES = "SELECT stage, kind, count(*), min(reason) FROM failures GROUP BY 1, 2 ORDER BY 3 DESC"
+_RECENT = "SELECT count(*) FROM calls WHERE outcome != 'sent' AND created + seconds > ?"
+_SECONDS = 10
+"""Over which the pace is measured."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +63,8 @@ def lead(status: Mapping[str, Any], rows: Rows) -> Lead:
     return Lead(status["kept"], references, by or (str(status["teacher"].get("model", "a teacher")),), _money(status))
 
 
-def facts(ledger: Ledger, status: Mapping[str, Any], rows: Rows) -> list[Fact]:
-    """The figures at the top of a run's page."""
+def facts(ledger: Ledger, status: Mapping[str, Any]) -> list[Fact]:
+    """The figures at the top of a run's page that its ledger counts."""
     each, complete = status["cost_per_sample"], status["kept"] >= status["size"]
     figures = [
         Fact("Samples", f"{status['kept']:,}", f"of {status['size']:,} asked for"),
@@ -72,10 +76,14 @@ def facts(ledger: Ledger, status: Mapping[str, Any], rows: Rows) -> list[Fact]:
     if status["filters"]:
         dropped = sum(counts["dropped"] for counts in status["filters"])
         figures.append(Fact("Dropped", f"{dropped:,}", "by the run's filters"))
-    compared = [diff for diff, kept in zip(rows.columns["diff"], rows.columns["kept"], strict=True) if kept and diff]
-    if same := sum(set(diff[::2]) == {BOTH} for diff in compared):
-        figures.append(Fact("Unchanged", f"{same:,}", f"of {len(compared):,} responses, by the improvement"))
     return figures
+
+
+def unchanged(rows: Rows) -> list[Fact]:
+    """How many responses the improvement left as they were; nothing where it changed all."""
+    compared = [diff for diff, kept in zip(rows.columns["diff"], rows.columns["kept"], strict=True) if kept and diff]
+    same = sum(set(diff[::2]) == {BOTH} for diff in compared)
+    return [Fact("Unchanged", f"{same:,}", f"of {len(compared):,} responses, by the improvement")] if same else []
 
 
 def paid(ledger: Ledger, status: Mapping[str, Any], each: str = "") -> list[Fact]:
@@ -91,6 +99,12 @@ def paid(ledger: Ledger, status: Mapping[str, Any], each: str = "") -> list[Fact
         Fact("Tokens written", f"{written:,}"),
         Fact("Time at work", _duration(seconds_at_work(ledger))),
     ]
+
+
+def pace(ledger: Ledger) -> Fact:
+    """How fast calls come back at the moment."""
+    (count,) = ledger.db.execute(_RECENT, (time.time() - _SECONDS,)).fetchone()
+    return Fact("Calls a second", f"{count / _SECONDS:.1f}", f"in the last {_SECONDS} seconds")
 
 
 def state(status: Mapping[str, Any]) -> tuple[str, str]:
@@ -121,7 +135,9 @@ def spending_notes(status: Mapping[str, Any]) -> list[str]:
 
 def tables(ledger: Ledger, status: Mapping[str, Any]) -> list[Table]:
     others = [_settings(ledger, status), models(status["models"])]
-    rows = [[readable(stage), kind, f"{count:,}", reason] for stage, kind, count, reason in ledger.db.execute(_EXAMPLES)]
+    rows = [
+        [readable(stage), kind, f"{count:,}", reason] for stage, kind, count, reason in ledger.db.execute(_EXAMPLES)
+    ]
     if rows:
         text = "Units that failed for good or for now, by stage and kind, each with one of the reasons."
         columns = ("stage", "kind", "how many", "for instance")

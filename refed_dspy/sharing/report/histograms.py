@@ -59,9 +59,7 @@ def _scores(place: int, name: str, kept_all: Sequence[float | None], dropped_all
     edges = _between(values) if few else np.linspace(values[0], values[-1], _BINS + 1)
     groups = (("kept", GREEN, kept), ("dropped", RED, dropped))
     places = (values if few else _centres(edges)).tolist()
-    heights = {
-        group: (color, np.histogram(scores, edges)[0].tolist()) for group, color, scores in groups if scores
-    }
+    heights = {group: (color, np.histogram(scores, edges)[0].tolist()) for group, color, scores in groups if scores}
     without = len(kept_all) + len(dropped_all) - len(kept) - len(dropped)
     text = f"{len(kept_all):,} rows kept and {len(dropped_all):,} dropped by {name}, by the score it gave."
     text += f" {without:,} of them have none." if without else ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby, islice
 from pathlib import Path
@@ -57,11 +56,17 @@ def _win_rates(lines: Sequence[Mapping[str, Any]], against: str) -> Chart | None
     compared = [line for line in lines if line["win_rate"]]
     if not compared:
         return None
-    rates = [(_interval(line["win_rate"]), _interval((line["length_controlled"] or {}).get("interval"))) for line in compared]
+    rates = [
+        (_interval(line["win_rate"]), _interval((line["length_controlled"] or {}).get("interval"))) for line in compared
+    ]
     series = {name: [each[at] for each in rates] for at, name in enumerate(_RATES)}
     series = {name: intervals for name, intervals in series.items() if any(intervals)}
-    figure = Intervals([line["program"] for line in compared], series, [_text(rate, 1, "%") for rate, _ in rates], 0, 100, 50)
-    rows = [[line["program"], *(_text(rate, 1, "%") for rate in each)] for line, each in zip(compared, rates, strict=True)]
+    figure = Intervals(
+        [line["program"] for line in compared], series, [_text(rate, 1, "%") for rate, _ in rates], 0, 100, 50
+    )
+    rows = [
+        [line["program"], *(_text(rate, 1, "%") for rate in each)] for line, each in zip(compared, rates, strict=True)
+    ]
     text = f"How often the judge preferred the program's response to that of {against}, with 95% intervals."
     return Chart("wins", f"Win rates over {against}", text, figure, ("program", *_RATES), rows)
 
@@ -78,16 +83,31 @@ def _grades(lines: Sequence[Mapping[str, Any]]) -> Chart | None:
 
 
 def _programs(lines: Sequence[Mapping[str, Any]]) -> Table:
-    columns = ("program", "rows", "both orders agree", "feedback", "calls", "dollars", "1,000 rows", "words", "distinct-2")
+    columns = (
+        "program",
+        "rows",
+        "both orders agree",
+        "feedback",
+        "calls",
+        "dollars",
+        "1,000 rows",
+        "words",
+        "distinct-2",
+    )
     rows = [
         [
             line["program"], f"{line['rows']:,}", format_number(line["consistent"]), f"{line['feedback']:,}",
-            f"{line['calls']:,}", _money(line["cost"]), _money(line["cost"] and 1000 * line["cost"] / max(1, line["rows"])),
+            f"{line['calls']:,}", _money(line["cost"]), _money(_each_thousand(line)),
             format_number(line["words"], 0), format_number(line["distinct"]),
         ]
         for line in lines
     ]  # fmt: skip
     return Table("programs", "Programs", "What each would have taken alone, without the judge.", columns, rows)
+
+
+def _each_thousand(line: Mapping[str, Any]) -> float | None:
+    cost, rows = line["cost"], line["rows"]
+    return 1000 * cost / rows if cost is not None and rows else None
 
 
 def _side_by_side(path: Path) -> Gallery | None:

@@ -47,7 +47,7 @@ def compile_page(folder: Path, ledger: Ledger) -> Page:
         reason=reason,
         facts=facts,
         notes=[*_notes(outcome, candidates, best), *glance.spending_notes(status)],
-        galleries=[_prompts(candidates[0], best)] if best else [],
+        galleries=[prompts] if best and (prompts := _prompts(candidates[0], best)) else [],
         charts=drawn,
         tables=[_candidates(candidates, best), glance.models(usage_by_model(ledger))],
     )
@@ -97,7 +97,9 @@ def _gains(proof: Mapping[str, Any]) -> Chart:
         "gain": "over the uncompiled", "equal_length": "at equal length", "over_champion": "over the champion",
         "over_champion_equal_length": "over the champion, at equal length",
     }  # fmt: skip
-    gains = {label: _interval(proof[key]) for key, label in names.items() if proof.get(key) and proof[key]["low"] is not None}
+    gains = {
+        label: _interval(proof[key]) for key, label in names.items() if proof.get(key) and proof[key]["low"] is not None
+    }
     widest = max([0.1, *(abs(end) for gain in gains.values() for end in gain)])
     ends = [f"{mean:+z.2f} ({low:+z.2f} to {high:+z.2f})" for mean, low, high in gains.values()]
     figure = Intervals(list(gains), {"gain": list(gains.values())}, ends, -widest, widest, 0)
@@ -119,12 +121,15 @@ def _candidates(candidates: Sequence[Candidate], best: Candidate | None) -> Tabl
     return Table("candidates", "Candidates", text, ("candidate", "changed in", *_SETS, "dollars"), rows)
 
 
-def _prompts(before: Candidate, after: Candidate) -> Gallery:
-    """What the best candidate's prompts have that the uncompiled program's have not, and the reverse."""
+def _prompts(before: Candidate, after: Candidate) -> Gallery | None:
+    """What the best candidate's prompts have that the uncompiled program's have not, and the reverse; None where they
+    are the same."""
     names = changed_predictors(before.state, after.state)
+    if not names:
+        return None
     shown = [Extract(readable(name), _differences(before.state[name], after.state[name])) for name in names]
     text = "Struck through: only in the uncompiled program. Underlined: only in the best candidate."
-    return Gallery("prompts", "Prompts", text if shown else "No prompt changed.", shown, wide=True)
+    return Gallery("prompts", "Prompts", text, shown, wide=True)
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Text]:

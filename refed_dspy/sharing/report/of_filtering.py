@@ -72,7 +72,9 @@ def _steps(passes: Sequence[Mapping[str, Any]]) -> list[FunnelStep]:
 
 def _reasons(passes: Sequence[Mapping[str, Any]]) -> Table:
     rows = [
-        [each["filter"], "dropped", reason, f"{count:,}"] for each in passes for reason, count in each["reasons"].items()
+        [each["filter"], "dropped", reason, f"{count:,}"]
+        for each in passes
+        for reason, count in each["reasons"].items()
     ]
     rows += [
         [each["filter"], "kept", remark, f"{count:,}"] for each in passes for remark, count in each["remarks"].items()
@@ -83,7 +85,9 @@ def _reasons(passes: Sequence[Mapping[str, Any]]) -> Table:
 def _galleries(folder: Path) -> list[Gallery]:
     """Rows that were kept, and some for each reason of a filter to drop them."""
     galleries = []
-    if kept := [Extract(f"Row {_row_number(row)}", _texts(row)) for row in islice(json_lines(folder / KEPT), _EXAMPLES)]:
+    if kept := [
+        Extract(f"Row {_row_number(row)}", _texts(row)) for row in islice(json_lines(folder / KEPT), _EXAMPLES)
+    ]:
         galleries.append(Gallery("kept", "Kept", f"The first of the rows in {KEPT}.", kept))
     counts: Counter[tuple[str, str]] = Counter()
     examples: dict[tuple[str, str], list[Extract]] = {}

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 from refed_dspy.errors import ConfigError
 from refed_dspy.ledger.ledger import Ledger
@@ -12,21 +13,23 @@ from refed_dspy.metrics.embedder import Embedder
 from refed_dspy.sharing.report import charts, glance, histograms
 from refed_dspy.sharing.report.extracts import strip
 from refed_dspy.sharing.report.funnel import funnel
-from refed_dspy.sharing.report.map import draw_map, instruction_map
+from refed_dspy.sharing.report.map import Map, draw_map, instruction_map
 from refed_dspy.sharing.report.page import Page
 from refed_dspy.sharing.report.rows import read_rows
 from refed_dspy.tracking.run import per_minute
 
+DrawMap: TypeAlias = Callable[[Sequence[str], int], Map | None]
+"""The map of texts by a seed."""
 
-def run_page(folder: Path, ledger: Ledger, say: Callable[[str], None]) -> Page:
-    """The contents of a run's page. `say` is called before its slow step, the map."""
+
+def run_page(folder: Path, ledger: Ledger, draw: DrawMap) -> Page:
+    """The contents of a run's page."""
     status, rows = run_status(ledger), read_rows(ledger)
     steps = funnel(ledger, status)
     flow = f"{steps[0].count:,} instructions were written; {steps[-1].count:,} rows are in the data set."
-    facts, tables, points = glance.facts(ledger, status, rows), glance.tables(ledger, status), per_minute(ledger)
+    facts, tables, points = glance.facts(ledger, status), glance.tables(ledger, status), per_minute(ledger)
     ledger.db.execute("ROLLBACK")  # all is read; what follows takes seconds
-    say(f"drawing a map of {len(rows):,} instructions")
-    map_ = draw_map(rows.columns["instruction"], int(status["seed"] or 0), _embedder(say))
+    map_ = draw(rows.columns["instruction"], int(status["seed"] or 0))
     made = [
         charts.flow(steps, "From instruction to row", flow),
         histograms.lengths(rows),
@@ -41,7 +44,7 @@ def run_page(folder: Path, ledger: Ledger, say: Callable[[str], None]) -> Page:
         lead=glance.lead(status, rows),
         state=state,
         reason=reason,
-        facts=facts,
+        facts=facts + glance.unchanged(rows),
         notes=glance.notes(status),
         galleries=[samples] if samples else [],
         charts=[chart for chart in made if chart is not None],
@@ -50,10 +53,21 @@ def run_page(folder: Path, ledger: Ledger, say: Callable[[str], None]) -> Page:
     )
 
 
-def _embedder(say: Callable[[str], None]) -> Embedder | None:
-    """The embedder, if its weights were fetched to this machine."""
-    try:
-        return Embedder.open()
-    except ConfigError as error:
-        say(f"the map goes by words: {error}")
-        return None
+def no_map(texts: Sequence[str], seed: int) -> None:
+    """For a page that is made again and again."""
+
+
+def best_map(say: Callable[[str], None]) -> DrawMap:
+    """The map by meaning if the embedder's weights were fetched to this machine, else by words. `say` is called with a
+    line about it."""
+
+    def draw(texts: Sequence[str], seed: int) -> Map | None:
+        say(f"drawing a map of {len(texts):,} instructions")
+        try:
+            embedder = Embedder.open()
+        except ConfigError as error:
+            say(f"the map goes by words: {error}")
+            embedder = None
+        return draw_map(texts, seed, embedder)
+
+    return draw

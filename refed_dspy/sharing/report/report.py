@@ -13,7 +13,7 @@ from refed_dspy.ledger.ledger import FILE, Ledger
 from refed_dspy.sharing.report.of_comparison import comparison_page
 from refed_dspy.sharing.report.of_compile import compile_page
 from refed_dspy.sharing.report.of_filtering import FUNNEL, filtering_page
-from refed_dspy.sharing.report.of_run import run_page
+from refed_dspy.sharing.report.of_run import DrawMap, best_map, run_page
 from refed_dspy.sharing.report.page import Page, render
 from refed_dspy.tracking.background import wanted
 from refed_dspy.tracking.track import log_page
@@ -47,7 +47,7 @@ def report(
         raise ExportError(f"{path}: is part of the run; name another file")
     if out is not None and not path.parent.is_dir():  # checked before seconds of work
         raise ExportError(f"{path}: cannot be written: no folder {path.parent}; make it first")
-    content = render(read_page(folder, say), version("refed-dspy"))
+    content = render(read_page(folder, best_map(say)), version("refed-dspy"))
     try:
         with whole_file(path) as file:
             file.write(content)
@@ -58,7 +58,7 @@ def report(
     return path
 
 
-def read_page(folder: Path, say: Callable[[str], None]) -> Page:
+def read_page(folder: Path, draw: DrawMap) -> Page:
     """The contents of the page of the work in `folder`. Raises RunDirError: none there, or nothing in it yet."""
     if (folder / FUNNEL).is_file() and not (folder / FILE).is_file():  # no judge was asked
         return filtering_page(folder, None)
@@ -69,7 +69,7 @@ def read_page(folder: Path, say: Callable[[str], None]) -> Page:
             raise RunDirError(f"{folder}: nothing was answered here yet, so there is nothing to show; run or resume it")
         ledger.db.execute("BEGIN")  # a snapshot: the work may go on meanwhile
         if holds == "run":
-            return run_page(folder, ledger, say)
+            return run_page(folder, ledger, draw)
         return _PAGES[holds](folder, ledger)
 
 

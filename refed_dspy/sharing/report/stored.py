@@ -33,4 +33,6 @@ def json_lines(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _damaged(path: Path, error: Exception) -> RunDirError:
-    return RunDirError(f"{one_line(path, 200)}: cannot be read ({one_line(error, 100)}); run the command again to write it")
+    return RunDirError(
+        f"{one_line(path, 200)}: cannot be read ({one_line(error, 100)}); run the command again to write it"
+    )

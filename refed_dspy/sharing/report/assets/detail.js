@@ -138,7 +138,8 @@
       const fold = this.fold("reference", refed.titleOf(reference));
       fold.append(...titled("Instruction", this.text(reference.instruction)));
       fold.append(...titled("Response", this.text(reference.response)));
-      return this.step("reference", "Reference", [reference.id, reference.source], fold);
+      fold.append(...titled("Id", this.text(reference.id)));
+      return this.step("reference", "Reference", [reference.source], fold);
     }
 
     feedback(row) {

@@ -22,8 +22,7 @@
       this.headers = Array.from(document.querySelectorAll("#grid [data-column]"));
       this.column = "number";
       this.descending = false;
-      this.selects = this.choices().filter((choice) => choice.names.length > 1).map((choice) => this.select(choice));
-      if (new Set(store.columns.score).size > 2) this.range();
+      this.offer();
       this.search.addEventListener("input", () => this.notify());
       this.filters.addEventListener("input", () => this.notify());
       document.getElementById("reset").addEventListener("click", () => this.reset());
@@ -33,6 +32,20 @@
       const score = this.headers.find((header) => header.dataset.column === "score");
       if (score && store.names.scoring) score.querySelector("button").title = `given by ${store.names.scoring}`;
       this.mark();
+    }
+
+    /** Puts the filters in place; what was chosen in them stays chosen, where there still is such a thing. */
+    offer() {
+      const before = new Map(Array.from(this.filters.querySelectorAll("select, input"), (field) => [field.id, chosen(field)]));
+      this.filters.replaceChildren();
+      [this.from, this.to] = [];
+      this.selects = this.choices().filter((choice) => choice.names.length > 1).map((choice) => this.select(choice));
+      if (new Set(this.store.columns.score).size > 2) this.range();
+      for (const field of this.filters.querySelectorAll("select, input")) {
+        const value = before.get(field.id);
+        if (field.options) field.value = Array.from(field.options).find(({ dataset }) => dataset.name === value)?.value ?? "";
+        else field.value = value ?? "";
+      }
     }
 
     /** What there is to choose from: of each, names and by row the indexes of those it has. */
@@ -71,7 +84,9 @@
       select.id = `filter-${id}`;
       select.append(new Option("all", ""));
       for (const { name, at } of names) {
-        select.append(new Option(`${cut(name)} (${refed.count(counts[at])})`, String(at)));
+        const option = new Option(`${cut(name)} (${refed.count(counts[at])})`, String(at));
+        option.dataset.name = name;
+        select.append(option);
       }
       field.append(select);
       this.filters.append(field);
@@ -139,6 +154,10 @@
     }
   };
 
+  function chosen(field) {
+    return field.options ? field.selectedOptions[0].dataset.name : field.value;
+  }
+
   function named(label, id, names, of) {
     return { label, id, names, of };
   }
@@ -185,6 +204,20 @@
       document.getElementById("none").hidden = rows.length > 0;
       this.status.textContent = `${refed.count(rows.length)} of ${refed.count(this.store.size)} rows`;
       document.getElementById("reset").hidden = rows.length === this.store.size;
+    }
+
+    /** Shows other rows in place of those there are: the same and more. */
+    refill(data) {
+      const { instruction } = this.store.columns;
+      const open = instruction[this.detail.row];
+      this.store.fill(data);
+      this.detail.row = this.store.columns.instruction.indexOf(open);
+      this.list.setOpened(this.detail.row);
+      this.controls.offer();
+      const top = this.list.scroller.scrollTop;
+      this.choose();
+      this.list.scroller.scrollTop = top;
+      this.prepare();
     }
 
     prepare() {
@@ -268,7 +301,7 @@
     if (!data) return;
     rows.remove(); // Tens of megabytes that are not needed twice.
     const store = new refed.Store(data);
-    const browser = new refed.Browser(store);
+    const browser = (refed.browser = new refed.Browser(store));
     const describe = (row) => `${refed.called(store, row)}: ${store.columns.instruction[row].slice(0, 200)}`;
     refed.follow(describe, (row) => browser.open(row, true));
   }

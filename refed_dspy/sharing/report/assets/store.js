@@ -44,6 +44,11 @@
   refed.Store = class {
     /** @param {{names: object, columns: object}} data the result of decode. */
     constructor(data) {
+      this.fill(data);
+    }
+
+    /** Takes these rows in place of those there are. */
+    fill(data) {
       this.names = data.names;
       this.columns = data.columns;
       this.size = data.columns.kept.length;
