@@ -34,7 +34,7 @@ def public(page: Page, title: str) -> Page:
         lead=_lead(page.lead),
         reason="",
         tables=[_table(table) for table in page.tables],
-        rows=page.rows and Rows(_names(page.rows.names), _columns(page.rows.columns)),
+        rows=None if page.rows is None else Rows(_names(page.rows.names), _columns(page.rows.columns)),
     )
 
 

@@ -81,7 +81,7 @@ def _sample(rows: Rows, at: int) -> Extract:
     if diff is None:
         texts.append(plain("Response", row["improved"] or row["response"] or ""))
     elif sum(length for kind, length in zip(diff[::2], diff[1::2], strict=True) if kind) > _REWRITTEN * sum(diff[1::2]):
-        texts += [plain("Plain response", row["response"]), plain("Improved response", row["improved"], "written anew")]
+        texts += [plain("Plain response", row["response"]), plain("Improved response", row["improved"], "rewritten")]
     else:
         texts.append(Text("Response", _excerpt(_segments(diff, row["response"], row["improved"]))))
     return Extract(f"Sample {row['number']:,}", texts, f"#sample-{row['number']}")

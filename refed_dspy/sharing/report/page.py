@@ -78,7 +78,7 @@ def render(page: Page, version: str, *, live: bool = False) -> bytes:
         csp=_POLICY.format(scripts=_hash(script), connect="'self'" if live else "'none'"),
         css=Markup(assets["report.css"]),  # noqa: S704 — the package's own files
         script=Markup(script),  # noqa: S704
-        rows=None if page.rows is None else Markup(packed(page.rows)),  # noqa: S704 — base64
+        rows=Markup(packed(page.rows)) if page.rows else None,  # noqa: S704 — base64
         columns=_columns(page.rows),
         palette=PALETTE,
         live=live,
