@@ -47,13 +47,12 @@ def watch(
     from refed_dspy.sharing.report.watch import Watch
 
     at_work()
-    with Watch(run_dir, port) as server:
+    with suppress(KeyboardInterrupt), Watch(run_dir, port) as server:
+        say("Ctrl-C ends the watching, not the run. Open:", err=True)
         say(server.address)
-        say("Ctrl-C ends it; the run goes on.", err=True)
         if show:
             typer.launch(server.address)
-        with suppress(KeyboardInterrupt):
-            server.serve_forever()
+        server.serve_forever()
 
 
 @app.command("share")

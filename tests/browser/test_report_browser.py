@@ -161,6 +161,19 @@ def test_hits_are_marked_and_their_column_is_named(browse: Browse, made_page: Pa
     assert {"Omega", "uno"} <= set(page.locator("#detail mark").all_inner_texts())
 
 
+def test_columns_without_a_value_are_not_shown(browse: Browse, rows: Rows, tmp_path: Path) -> None:
+    bare = {
+        name: [None] * SIZE if name in {"score", "cost", "diff"} else values for name, values in rows.columns.items()
+    }
+    path = tmp_path / "bare.html"
+    page = Page("bare", Lead(KEPT, 2, ("one",), "$1"), "done", "", (), (), (), (), (), Rows(rows.names, bare))
+    path.write_bytes(render(page, "0"))
+    opened = browse(path)
+    heads = opened.ready().eval_on_selector_all("#grid [data-column]", "all => all.map(head => head.dataset.column)")
+    assert heads == ["number", "instruction", "words"] and opened.complaints == []
+    assert opened.page.inner_text(".state") == "done"
+
+
 def test_every_filter_and_the_way_back(browse: Browse, made_page: Path, rows: Rows) -> None:
     page = browse(made_page).ready()
     page.select_option("#filter-reason", label="short: bad 1 (5)")

@@ -87,6 +87,36 @@ def test_the_policy_blocks_what_the_page_would_not(browse: Browse, page_file: Pa
     assert page.evaluate("window.ran") is None and any("Content Security Policy" in text for text in opened.complaints)
 
 
+# --- what comes first
+
+
+def test_samples_come_right_after_the_glance_with_the_change_marked(browse: Browse, page_file: Path) -> None:
+    page = browse(page_file).ready()
+    sections = page.eval_on_selector_all("main > section", "sections => sections.map(section => section.id)")
+    assert sections == ["glance", "strip", "samples", "charts", "tables"]
+    assert page.locator("#strip ins").count() and page.locator("#strip del").count()
+    assert page.locator("#strip script, #strip img").count() == 0
+    page.click("#strip h3 a >> nth=1")
+    page.wait_for_selector("#detail[open]")
+    assert page.inner_text("#detail-title") == page.inner_text("#strip h3 >> nth=1")
+
+
+@pytest.mark.parametrize("width", [1700, 1400, 1000, 390])
+def test_no_tile_stands_alone_and_no_row_is_half_empty(browse: Browse, page_file: Path, width: int) -> None:
+    page = browse(page_file, viewport={"width": width, "height": 900}).ready()
+    for one, all_ in ((".tile", ".tiles"), ("#charts .card", "#charts .cards"), ("#tables .card", "#tables .cards")):
+        boxes = [element.bounding_box() for element in page.locator(one).all()]
+        ends = {round(box["y"]): round(box["x"] + box["width"]) for box in boxes}  # of the last one in each row
+        outer = page.locator(all_).bounding_box()
+        assert len(boxes) > 1 and set(ends.values()) == {round(outer["x"] + outer["width"])}, one
+
+
+def test_what_opens_has_no_heavy_ring(browse: Browse, page_file: Path) -> None:
+    page = browse(page_file, "#sample-1").ready()
+    assert focused(page) == "detail-title"
+    assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "none"
+
+
 # --- search, filters, order
 
 

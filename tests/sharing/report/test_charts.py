@@ -83,7 +83,7 @@ def test_the_flow_says_what_was_lost() -> None:
 
 
 def test_costs_by_stage() -> None:
-    use = {
+    use: dict[str, Any] = {
         "calls": 1200, "prompt_tokens": 7000, "cached_tokens": 60, "completion_tokens": 30, "cost": 1.25, "unpriced": 0,
     }  # fmt: skip
     dear = {"a_stage": use, "other": {**use, "cost": None, "unpriced": 1200}, "third": {**use, "cost": 0.5}}
