@@ -109,7 +109,8 @@ def pace(ledger: Ledger) -> Fact:
 
 def state(status: Mapping[str, Any]) -> tuple[str, str]:
     """In which state the work is ("done", "stopped", …), and why."""
-    return str(status.get("state") or ""), str(status.get("reason") or "")
+    stopped = status.get("stopped") or ""
+    return str(status.get("state") or ("at its cap" if stopped else "")), str(status.get("reason") or stopped)
 
 
 def notes(status: Mapping[str, Any]) -> list[str]:

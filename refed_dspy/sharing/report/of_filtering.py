@@ -38,7 +38,7 @@ def filtering_page(folder: Path, ledger: Ledger | None) -> Page:
     if undecided := sum(each["undecided"] for each in passes):
         facts.append(Fact("Undecided", f"{undecided:,}", "a judge gave no answer"))
     flow = charts.flow(_steps(passes), "From row to kept row", f"{kept:,} of {rows:,} rows passed all filters.")
-    drawn, tables, notes, state, reason = [flow] if flow else [], [_reasons(passes)], list[str](), "", ""
+    drawn, tables, notes, state, reason = [flow] if flow else [], [_reasons(passes)], list[str](), "done", ""
     if ledger is not None:
         status = work_status(ledger)
         state, reason = glance.state(status)
