@@ -107,12 +107,6 @@ def pace(ledger: Ledger) -> Fact:
     return Fact("Calls a second", f"{count / _SECONDS:.1f}", f"in the last {_SECONDS} seconds")
 
 
-def state(status: Mapping[str, Any]) -> tuple[str, str]:
-    """In which state the work is ("done", "stopped", …), and why."""
-    stopped = status.get("stopped") or ""
-    return str(status.get("state") or ("at its cap" if stopped else "")), str(status.get("reason") or stopped)
-
-
 def notes(status: Mapping[str, Any]) -> list[str]:
     """What a reader of a run's page has to know first."""
     texts = spending_notes(status)

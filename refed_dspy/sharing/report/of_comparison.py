@@ -28,9 +28,8 @@ _RATES = ("win rate", "length-controlled")
 def comparison_page(folder: Path, ledger: Ledger) -> Page:
     """The contents of a comparison's page; until it has ended, what it took so far."""
     status, made = run_status(ledger), read_json(folder / FIGURES)
-    state, reason = glance.state(status)
     lines = made.get("lines", [])
-    notes = [made[name] for name in ("doubt", "stopped") if made.get(name) and made[name] != reason]
+    notes = [made[name] for name in ("doubt", "stopped") if made.get(name) and made[name] != status["reason"]]
     notes += glance.spending_notes(status) + [f"Not measured: {line}" for line in made.get("lacking", ())]
     lead = f"{status['kept']:,} of {status['size']:,} instructions compared"
     if made:
@@ -42,8 +41,8 @@ def comparison_page(folder: Path, ledger: Ledger) -> Page:
     return Page(
         title=folder.absolute().name,
         lead=lead,
-        state=state,
-        reason=reason,
+        state=status["state"],
+        reason=status["reason"],
         facts=[Fact("Instructions", f"{status['kept']:,}", f"of {status['size']:,}"), *glance.paid(ledger, status)],
         notes=notes,
         galleries=[side_by_side] if (side_by_side := _side_by_side(folder / ROWS)) else [],

@@ -38,13 +38,12 @@ def compile_page(folder: Path, ledger: Ledger) -> Page:
         over = "over the champion" if proof["over_champion"] else "over the uncompiled program"
         facts.insert(0, Fact("Gain", f"{gain['mean']:+z.2f}", f"{gain['low']:z.2f} to {gain['high']:z.2f}, {over}"))
         facts.insert(1, Fact("Proved", "yes" if proof["proved"] else "no"))
-    state, reason = glance.state(status)
     drawn = [*([_scores(proof), _gains(proof)] if proof else []), charts.costs(status["usage"])]
     return Page(
         title=folder.absolute().name,
         lead=f"{identity.get('kind', 'A program')} compiled by {identity.get('optimizer', 'an optimizer')}",
-        state=state,
-        reason=reason,
+        state=status["state"],
+        reason=status["reason"],
         facts=facts,
         notes=[*_notes(outcome, candidates, best), *glance.spending_notes(status)],
         galleries=[prompts] if best and (prompts := _prompts(candidates[0], best)) else [],
@@ -62,7 +61,7 @@ def _best(candidates: Sequence[Candidate], outcome: Mapping[str, Any]) -> Candid
 
 def _notes(outcome: Mapping[str, Any], candidates: Sequence[Candidate], best: Candidate | None) -> list[str]:
     if not outcome:
-        return ["The compile has not ended: the same command goes on."]
+        return []
     if not outcome["proof"]:
         return ["There is no proof: it ended before the test set was scored."]
     proof, notes = outcome["proof"], []

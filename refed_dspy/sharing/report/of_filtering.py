@@ -41,7 +41,7 @@ def filtering_page(folder: Path, ledger: Ledger | None) -> Page:
     drawn, tables, notes, state, reason = [flow] if flow else [], [_reasons(passes)], list[str](), "done", ""
     if ledger is not None:
         status = work_status(ledger)
-        state, reason = glance.state(status)
+        state, reason = status["state"], status["reason"]
         facts += glance.paid(ledger, status)
         notes = glance.spending_notes(status)
         drawn.append(charts.costs(status["usage"]))

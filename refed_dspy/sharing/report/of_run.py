@@ -38,12 +38,12 @@ def run_page(folder: Path, ledger: Ledger, draw: DrawMap) -> Page:
         charts.progress(points),
         instruction_map(rows, map_),
     ]
-    samples, (state, reason) = strip(rows), glance.state(status)
+    samples = strip(rows)
     return Page(
         title=folder.absolute().name,
         lead=glance.lead(status, rows),
-        state=state,
-        reason=reason,
+        state=status["state"],
+        reason=status["reason"],
         facts=facts + glance.unchanged(rows),
         notes=glance.notes(status),
         galleries=[samples] if samples else [],

@@ -246,7 +246,8 @@ def test_a_run_that_goes_on_can_be_shown(folder: Path, tmp_path: Path) -> None:
         reading.db.backup(copy.db)
         copy.set_meta(size=500)
         page = report(tmp_path).read_text(encoding="utf-8")  # its writer holds the lock
-    assert "24 of 500 samples" in page
+    assert "24 of 500 samples" in page and 'data-state="running"' in page
+    assert 'data-state="killed"' in report(tmp_path).read_text(encoding="utf-8"), "its writer ended without a word"
 
 
 def test_where_it_goes(folder: Path, tmp_path: Path) -> None:
