@@ -21,6 +21,7 @@ from refed_dspy.cli.main import app
 from refed_dspy.data.rows import data_rows, dropped_rows
 from refed_dspy.errors import ExportError, RunDirError
 from refed_dspy.ledger.ledger import FILE, Ledger
+from refed_dspy.ledger.states import End, write_end
 from refed_dspy.runs.result import full_status
 from refed_dspy.sharing.report import charts, histograms
 from refed_dspy.sharing.report.drawing import Bars, Dots
@@ -247,7 +248,10 @@ def test_a_run_that_goes_on_can_be_shown(folder: Path, tmp_path: Path) -> None:
         copy.set_meta(size=500)
         page = report(tmp_path).read_text(encoding="utf-8")  # its writer holds the lock
     assert "24 of 500 samples" in page and 'data-state="running"' in page
-    assert 'data-state="killed"' in report(tmp_path).read_text(encoding="utf-8"), "its writer ended without a word"
+    with Ledger.create(tmp_path) as ledger:
+        write_end(ledger, End("stopped", f"why {HOSTILE}"))
+    page = report(tmp_path).read_text(encoding="utf-8")
+    assert 'data-state="stopped"' in page and "Stopped: why &lt;script&gt;" in page
 
 
 def test_where_it_goes(folder: Path, tmp_path: Path) -> None:
