@@ -43,9 +43,7 @@
   /** The rows of a report, and which of them to show in which order. A row is identified by its index, from 0. */
   refed.Store = class {
     /** @param {{names: object, columns: object}} data the result of decode. */
-    constructor(data) {
-      this.fill(data);
-    }
+    constructor(data) { this.fill(data); }
 
     /** Takes these rows in place of those there are. */
     fill(data) {
