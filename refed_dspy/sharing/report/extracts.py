@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from refed_dspy.sharing.report.differences import BOTH, PLAIN, difference
+from refed_dspy.sharing.report.differences import BOTH, segments
 from refed_dspy.sharing.report.rows import Rows
 
 Segments: TypeAlias = Sequence[tuple[int, str]]
@@ -57,7 +57,7 @@ def plain(title: str, text: str, note: str = "") -> Text:
 
 def changed(title: str, before: str, after: str, note: str = "") -> Text:
     """How `before` became `after`."""
-    return Text(title, _excerpt(_segments(difference(before, after), before, after)), note)
+    return Text(title, _excerpt(segments(before, after)), note)
 
 
 def strip(rows: Rows) -> Gallery | None:
@@ -83,27 +83,14 @@ def _sample(rows: Rows, at: int) -> Extract:
     elif sum(length for kind, length in zip(diff[::2], diff[1::2], strict=True) if kind) > _REWRITTEN * sum(diff[1::2]):
         texts += [plain("Plain response", row["response"]), plain("Improved response", row["improved"], "rewritten")]
     else:
-        texts.append(Text("Response", _excerpt(_segments(diff, row["response"], row["improved"]))))
+        texts.append(Text("Response", _excerpt(segments(row["response"], row["improved"]))))
     return Extract(f"Sample {row['number']:,}", texts, f"#sample-{row['number']}")
 
 
-def _segments(diff: Sequence[int], before: str, after: str) -> list[tuple[int, str]]:
-    """The texts of a difference's segments; its lengths count UTF-16 units."""
-    old, new = (text.encode("utf-16-le", "surrogatepass") for text in (before, after))
-    segments, at, to = list[tuple[int, str]](), 0, 0
-    for kind, length in zip(diff[::2], diff[1::2], strict=True):
-        size = 2 * length
-        piece = old[at : at + size] if kind in (BOTH, PLAIN) else new[to : to + size]
-        at += size if kind in (BOTH, PLAIN) else 0
-        to += size if kind != PLAIN else 0
-        segments.append((kind, piece.decode("utf-16-le", "surrogatepass")))
-    return segments
-
-
-def _excerpt(segments: Segments) -> Segments:
-    """The segments with the unchanged stretches shortened, up to _LONGEST characters."""
+def _excerpt(pieces: Iterable[tuple[int, str]]) -> Segments:
+    """The pieces with the unchanged stretches shortened, up to _LONGEST characters."""
     short, left = list[tuple[int, str]](), _LONGEST
-    for kind, text in segments:
+    for kind, text in pieces:
         if left <= 0:
             return [*short, (BOTH, "…")]
         if kind == BOTH and len(text) > 3 * _SAME:

@@ -111,7 +111,7 @@ def notes(status: Mapping[str, Any]) -> list[str]:
     """What a reader of a run's page has to know first."""
     texts = spending_notes(status)
     if status["kept"] < status["size"]:
-        texts.insert(0, f"The run has {status['kept']:,} of {status['size']:,} samples.")
+        texts.append(f"The run has {status['kept']:,} of {status['size']:,} samples.")
     if status["left_out"]:
         left = ", ".join(f"{count:,} {why}" for why, count in status["left_out"].items())
         texts.append(f"References left out: {left}.")
@@ -119,8 +119,8 @@ def notes(status: Mapping[str, Any]) -> list[str]:
 
 
 def spending_notes(status: Mapping[str, Any]) -> list[str]:
-    """What the cost leaves out or sets aside."""
-    texts = []
+    """That the teacher was simulated, and what the cost leaves out or sets aside."""
+    texts = [f"{status['simulated'].capitalize()}."] if status["simulated"] else []
     if status["unpriced"]:
         texts.append(f"{status['unpriced']:,} calls have no known price and are in no sum of dollars.")
     if reserved := sum(use["reserved"] for use in status["usage"].values()):
