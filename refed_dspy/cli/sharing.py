@@ -1,7 +1,9 @@
-"""`refed report`, `refed share`, `refed push`: a run as a page, made ready for the Hub, and sent there."""
+"""`refed report`, `watch`, `share` and `push`: work as a page, also while it goes on; a run made ready for the Hub, and
+sent there."""
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -24,7 +26,7 @@ def report(
     force: Annotated[bool, typer.Option("--force", help="Overwrite the file.")] = False,
     show: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
 ) -> None:
-    """Make one page that shows a run: what was made, why each row looks as it does, what it cost."""
+    """Make one page that shows a run, or a comparison, a filtering or a compile: what came of it, why, and its cost."""
     from refed_dspy.sharing.report.report import report as make
 
     at_work()
@@ -32,6 +34,25 @@ def report(
     say(f"{path} ({path.stat().st_size / 1e6:.1f} MB)")
     if show:
         typer.launch(str(path.absolute()))
+
+
+@app.command()
+@reporting
+def watch(
+    run_dir: RunDir,
+    port: Annotated[int, typer.Option(help="Port on this machine.", metavar="N", show_default="any that is free")] = 0,
+    show: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
+) -> None:
+    """Show a run in the browser while it goes on: the report, filled as rows come. Ctrl-C ends the watching only."""
+    from refed_dspy.sharing.report.watch import Watch
+
+    at_work()
+    with suppress(KeyboardInterrupt), Watch(run_dir, port) as server:
+        say("Ctrl-C ends the watching, not the run. Open:", err=True)
+        say(server.address)
+        if show:
+            typer.launch(server.address)
+        server.serve_forever()
 
 
 @app.command("share")

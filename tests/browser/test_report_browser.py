@@ -65,10 +65,10 @@ def rows() -> Rows:
 @pytest.fixture(scope="module")
 def made_page(rows: Rows, tmp_path_factory: pytest.TempPathFactory) -> Path:
     places = np.stack([np.arange(SIZE) % 12 * 10.0, np.arange(SIZE) // 12 * 10.0], axis=1)
-    chart = instruction_map(rows, Map(places, "by hand"))
+    chart = instruction_map(rows, Map(places, "words"))
     assert chart is not None
     path = tmp_path_factory.mktemp("made") / "page.html"
-    path.write_bytes(render(Page("by hand", Lead(KEPT, 2, ("one",), "$1"), "", (), (), [chart], (), rows), "0"))
+    path.write_bytes(render(Page("by hand", Lead(KEPT, 2, ("one",), "$1"), "", "", (), (), (), [chart], (), rows), "0"))
     return path
 
 
@@ -79,6 +79,7 @@ def anchor(page: Any) -> str:
 def test_names_from_models_and_settings_are_text_wherever_they_stand(browse: Browse, made_page: Path) -> None:
     opened = browse(made_page, f"#sample-{ODD + 1}")
     page = opened.ready()
+    page.evaluate("document.querySelectorAll('#detail details').forEach(fold => (fold.open = true))")
     shown = page.inner_text("#detail")
     for text in (
         f"row feedback {HOSTILE}",
@@ -106,9 +107,7 @@ def test_names_from_models_and_settings_are_text_wherever_they_stand(browse: Bro
     assert page.inner_text("#detail-title") == f"Sample {ODD + 2}"
     chart = page.locator("#chart-map")
     chart.scroll_into_view_if_needed()
-    page.wait_for_selector("#chart-map .scatterlayer .point")
-    # Drawn group by group: the second group's only point is the odd row.
-    box = chart.locator(".scatterlayer .trace").nth(1).locator(".point").bounding_box()
+    box = chart.locator("svg path").nth(ODD).bounding_box()
     page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     page.wait_for_function("document.querySelector('.readout').textContent !== ''")
     readout = page.inner_text(".readout")
@@ -118,13 +117,11 @@ def test_names_from_models_and_settings_are_text_wherever_they_stand(browse: Bro
     assert page.locator("body img, #browser script, .readout *").count() == 0 and opened.complaints == []
 
 
-def test_a_text_under_the_mouse_on_the_map_is_text(browse: Browse, made_page: Path) -> None:
+def test_a_name_in_the_maps_legend_is_text(browse: Browse, made_page: Path) -> None:
     opened = browse(made_page)
     page = opened.ready()
-    page.evaluate("Plotly.newPlot; document.querySelector('#chart-map').scrollIntoView()")
-    page.wait_for_selector("#chart-map .scatterlayer .point")
-    assert page.locator("#chart-map img, #chart-map a").count() == 0
-    assert "‹script›" in page.inner_html("#chart-map .legend") and opened.complaints == []
+    assert page.locator("#chart-map img, #chart-map a, #chart-map script").count() == 0
+    assert "<script>" in page.inner_text("#chart-map .legend >> nth=0") and opened.complaints == []
 
 
 FIND = """([data, queries]) => {
@@ -162,6 +159,19 @@ def test_hits_are_marked_and_their_column_is_named(browse: Browse, made_page: Pa
     assert page.inner_text("#rows-body .small >> nth=0").startswith("improved: ")
     page.click("#rows-body [role=row]")
     assert {"Omega", "uno"} <= set(page.locator("#detail mark").all_inner_texts())
+
+
+def test_columns_without_a_value_are_not_shown(browse: Browse, rows: Rows, tmp_path: Path) -> None:
+    bare = {
+        name: [None] * SIZE if name in {"score", "cost", "diff"} else values for name, values in rows.columns.items()
+    }
+    path = tmp_path / "bare.html"
+    page = Page("bare", Lead(KEPT, 2, ("one",), "$1"), "done", "", (), (), (), (), (), Rows(rows.names, bare))
+    path.write_bytes(render(page, "0"))
+    opened = browse(path)
+    heads = opened.ready().eval_on_selector_all("#grid [data-column]", "all => all.map(head => head.dataset.column)")
+    assert heads == ["number", "instruction", "words"] and opened.complaints == []
+    assert opened.page.inner_text(".state") == "done"
 
 
 def test_every_filter_and_the_way_back(browse: Browse, made_page: Path, rows: Rows) -> None:
@@ -262,9 +272,7 @@ def test_an_address_opens_its_row_and_what_was_folded_stays_folded(browse: Brows
 
 def test_charts_and_paper_follow_the_theme(browse: Browse, made_page: Path) -> None:
     page = browse(made_page).ready()
-    page.locator("#chart-map").scroll_into_view_if_needed()
-    legend = "getComputedStyle(document.querySelector('#chart-map .legendtext')).fill"
-    page.wait_for_selector("#chart-map .legendtext")
+    legend = "getComputedStyle(document.querySelector('#chart-map .legend')).color"
     light = page.evaluate(legend)
     page.check("#theme input[value=dark]", force=True)
     page.wait_for_function(f"{legend} !== '{light}'")

@@ -44,22 +44,13 @@ def focused(page: Any) -> str:
     )
 
 
-def draw_all(page: Any) -> None:
-    """Every chart is drawn once it comes near to view."""
-    page.evaluate("document.querySelectorAll('.chart').forEach(chart => chart.scrollIntoView())")
-    page.wait_for_selector(
-        f".chart >> nth={page.locator('.chart').count() - 1} >> .main-svg >> nth=0", state="attached"
-    )
-
-
 # --- it loads nothing and runs nothing but itself
 
 
 def test_opens_from_disk_alone(browse: Browse, page_file: Path) -> None:
     opened = browse(page_file)
     page = opened.ready()
-    draw_all(page)
-    page.wait_for_function("document.querySelectorAll('.chart .main-svg').length >= 4")
+    assert page.locator(".chart .bars, .chart .plot, .chart .dots").count() >= 4
     page.click("#rows-body [role=row]")
     assert [url for url in opened.requests if not url.startswith("data:")] == [page_file.as_uri()]
     assert opened.complaints == []
@@ -94,6 +85,36 @@ def test_the_policy_blocks_what_the_page_would_not(browse: Browse, page_file: Pa
     )
     page.wait_for_timeout(200)
     assert page.evaluate("window.ran") is None and any("Content Security Policy" in text for text in opened.complaints)
+
+
+# --- what comes first
+
+
+def test_samples_come_right_after_the_glance_with_the_change_marked(browse: Browse, page_file: Path) -> None:
+    page = browse(page_file).ready()
+    sections = page.eval_on_selector_all("main > section", "sections => sections.map(section => section.id)")
+    assert sections == ["glance", "strip", "samples", "charts", "tables"]
+    assert page.locator("#strip ins").count() and page.locator("#strip del").count()
+    assert page.locator("#strip script, #strip img").count() == 0
+    page.click("#strip h3 a >> nth=1")
+    page.wait_for_selector("#detail[open]")
+    assert page.inner_text("#detail-title") == page.inner_text("#strip h3 >> nth=1")
+
+
+@pytest.mark.parametrize("width", [1700, 1400, 1000, 390])
+def test_no_tile_stands_alone_and_no_row_is_half_empty(browse: Browse, page_file: Path, width: int) -> None:
+    page = browse(page_file, viewport={"width": width, "height": 900}).ready()
+    for one, all_ in ((".tile", ".tiles"), ("#charts .card", "#charts .cards"), ("#tables .card", "#tables .cards")):
+        boxes = [element.bounding_box() for element in page.locator(one).all()]
+        ends = {round(box["y"]): round(box["x"] + box["width"]) for box in boxes}  # of the last one in each row
+        outer = page.locator(all_).bounding_box()
+        assert len(boxes) > 1 and set(ends.values()) == {round(outer["x"] + outer["width"])}, one
+
+
+def test_what_opens_has_no_heavy_ring(browse: Browse, page_file: Path) -> None:
+    page = browse(page_file, "#sample-1").ready()
+    assert focused(page) == "detail-title"
+    assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "none"
 
 
 # --- search, filters, order
@@ -170,13 +191,14 @@ def test_a_row_shows_where_it_comes_from(browse: Browse, page_file: Path, rows: 
     at = rows.columns["number"].index(3)
     reference = rows.names["references"][rows.columns["reference"][at]]
     page.click("#detail .reference summary")
+    page.click("#detail .program summary")
     shown = page.inner_text("#detail")
     feature = rows.names["features"][rows.columns["feature"][at]]
     for text in (
         "Sample 3", reference["id"], reference["source"], reference["instruction"], reference["response"],
         reference["features"][feature], reference["feedback"], rows.columns["instruction"][at],
         *rows.columns["analysis"][at][0], *rows.columns["strategy"][at][0], "fake/model", "by late",
-        "response_generation", "response_improvement", rows.names["programs"][0],
+        "response generation", "response improvement", rows.names["programs"][0],
     ):  # fmt: skip
         assert text in shown, text
     assert page.url.endswith("#sample-3")
@@ -207,15 +229,17 @@ def test_a_point_of_the_map_opens_its_row(browse: Browse, page_file: Path) -> No
     page = browse(page_file).ready()
     chart = page.locator("#chart-map")
     chart.scroll_into_view_if_needed()
-    page.wait_for_selector("#chart-map .scatterlayer .point")
-    box = chart.locator(".point").first.bounding_box()
+    box = chart.locator("svg path").first.bounding_box()
     page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     page.wait_for_selector("#detail[open]")
     assert re.match("Sample|Dropped row", page.inner_text("#detail-title"))
-    page.check("input[name=chart-map-colour][value=feature]")
-    names = page.locator("#chart-map .legendtext").all_text_contents()
-    assert {"subject_areas", "relevant_skills"} <= set(names)
+    page.click("#detail-close")
+    colour = "getComputedStyle(document.querySelector('#chart-map path')).stroke"
+    by_reference = {page.evaluate(colour), *page.locator("#chart-map .legend:visible li").all_inner_texts()}
+    page.check("#chart-map input[value=b]", force=True)
+    by_feature = {page.evaluate(colour), *page.locator("#chart-map .legend:visible li").all_inner_texts()}
+    assert {"subject_areas", "relevant_skills"} <= by_feature and not by_reference & {"subject_areas"}
 
 
 # --- by keyboard
@@ -271,7 +295,6 @@ def test_the_theme_and_the_figures_by_keyboard(browse: Browse, page_file: Path) 
 @pytest.mark.parametrize("width", [1400, 375])
 def test_axe_finds_no_serious_fault(browse: Browse, page_file: Path, scheme: str, width: int) -> None:
     page = browse(page_file, color_scheme=scheme, viewport={"width": width, "height": 800}).ready()
-    draw_all(page)
     page.click(".figures summary >> nth=0")
     for panel in ("closed", "open"):
         if panel == "open":

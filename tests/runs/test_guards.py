@@ -20,7 +20,7 @@ from refed_dspy.programs.asking import about
 from refed_dspy.programs.question import SECOND
 from refed_dspy.runs.forecast import forecast
 from refed_dspy.runs.result import Synthesis
-from refed_dspy.sharing.report.glance import facts
+from refed_dspy.sharing.report.glance import unchanged
 from refed_dspy.sharing.report.rows import read_rows
 from tests.filters.filtered_runs import WORDS, dropped
 from tests.support.scripted_batches import bill, simulated
@@ -145,8 +145,8 @@ def test_unchanged_improvements_are_counted(tmp_path: Path) -> None:
     assert counts(made, "response_guard")["remarks"] == {"unchanged": 2}
     assert "filters: 2 unchanged" in run_lines(made.status)
     with Ledger.read(tmp_path) as ledger:
-        shown = {fact.name: fact for fact in facts(ledger, made.status, read_rows(ledger))}
-    assert shown["Left as it was"].value == "2" and shown["Left as it was"].note.startswith("of 6 ")
+        (fact,) = unchanged(read_rows(ledger))
+    assert (fact.name, fact.value) == ("Unchanged", "2") and fact.note.startswith("of 6 ")
 
 
 def test_unchanged_improvements_may_be_asked_again_and_dropped(tmp_path: Path) -> None:

@@ -1,21 +1,15 @@
-"""The page's charts as Plotly figures, each with the same numbers as a table, for screen readers.
-
-Of the run's texts only the beginning of a reference's instruction goes into a chart, through `plain`: Plotly parses
-some texts as markup.
-"""
+"""The page's charts, each with the same numbers as a table, for screen readers."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 from refed_dspy.records import PICO, dollars
+from refed_dspy.sharing.report.drawing import Bars, Figure, Lines
 from refed_dspy.sharing.report.funnel import FunnelStep
 
-Figure: TypeAlias = dict[str, Any]
-PALETTE = ("#4269d0", "#c47f00", "#e0523a", "#2a9d83", "#3ca951", "#d6578f", "#8a4fe0", "#5b8def", "#9c6b4e", "#7d8288")
-BLUE, RED, GREEN = PALETTE[0], PALETTE[2], PALETTE[4]
 _MAX_LINES = 50
 """Lines of a table by minute, about."""
 
@@ -33,56 +27,47 @@ class Chart:
     wide: bool = False
 
 
-def plain(text: str) -> str:
-    """`text`, a name from settings, without anything that Plotly would parse as markup."""
-    return text.replace("&", "＆").replace("<", "‹").replace(">", "›")
+def readable(stage: str) -> str:
+    """A stage's name for people: `instruction_feedback` is "instruction feedback"."""
+    return stage.replace("_", " ")
 
 
-def titled(x: str, y: str) -> Figure:
-    """A layout with these titles of its axes."""
-    return {"xaxis": {"title": {"text": x}}, "yaxis": {"title": {"text": y}}}
-
-
-def flow(steps: Sequence[FunnelStep]) -> Chart:
-    """A funnel chart of the steps of `funnel.funnel`."""
-    trace = {
-        "type": "funnel",
-        "y": [plain(step.name) for step in steps],
-        "x": [step.count for step in steps],
-        "texttemplate": "%{value:,} · %{percentInitial:.0%}",
-        "marker": {"color": BLUE},
-        "connector": {"fillcolor": "rgba(128,128,128,0.15)"},
-    }
+def flow(steps: Sequence[FunnelStep], title: str, text: str) -> Chart | None:
+    """Steps, each with the rows that are left; None where nothing was lost on the way."""
+    if not any(step.lost for step in steps):
+        return None
+    first = steps[0].count or 1
+    bars = Bars(
+        [step.name for step in steps],
+        {"rows": [step.count for step in steps]},
+        [f"{step.count:,} · {step.count / first:.0%}" for step in steps],
+    )
     rows = [
         [step.name, f"{step.count:,}", "; ".join(f"{count:,} {why}" for why, count in step.lost.items())]
         for step in steps
     ]
-    text = f"{steps[0].count:,} instructions were written; {steps[-1].count:,} rows are in the data set."
-    figure = {"data": [trace], "layout": {"margin": {"l": 170}, "height": 60 + 44 * len(steps)}}
-    return Chart("funnel", "From instruction to row", text, figure, ("step", "rows", "lost on the way"), rows)
+    return Chart("funnel", title, text, bars, ("step", "rows", "lost on the way"), rows)
 
 
 def costs(usage: Mapping[str, Mapping[str, Any]]) -> Chart:
     """Dollars by stage, or tokens where nothing has a price above zero. `usage`: see `usage_by_stage`."""
     unpriced = sum(use["unpriced"] for use in usage.values())
     unknown = f" The price of {unpriced:,} calls is not known; they are not in it." if unpriced else ""
+    stages = [readable(stage) for stage in usage]
     if any(use["cost"] for use in usage.values()):
-        paid = {stage: use["cost"] or 0 for stage, use in usage.items()}
-        traces, unit = [_horizontal_bars("dollars", paid, BLUE)], "dollars"
-        text = f"{dollars(sum(paid.values()) * PICO)} in all.{unknown}"
+        paid = [use["cost"] or 0 for use in usage.values()]
+        bars = Bars(stages, {"dollars": paid}, [dollars(cost * PICO) for cost in paid])
+        text = f"{dollars(sum(paid) * PICO)} in all.{unknown}"
     else:
-        read = {stage: use["prompt_tokens"] for stage, use in usage.items()}
-        written = {stage: use["completion_tokens"] for stage, use in usage.items()}
-        traces = [_horizontal_bars("tokens read", read, BLUE), _horizontal_bars("tokens written", written, PALETTE[1])]
-        text = f"{sum(read.values()):,} tokens read and {sum(written.values()):,} written."
-        text += unknown or " No call cost anything."
-        unit = "tokens"
-    layout = {**titled(unit, ""), "barmode": "stack", "margin": {"l": 170}}
-    layout["yaxis"] = {"autorange": "reversed"}
+        read = [use["prompt_tokens"] for use in usage.values()]
+        written = [use["completion_tokens"] for use in usage.values()]
+        ends = [f"{sum(tokens):,}" for tokens in zip(read, written, strict=True)]
+        bars = Bars(stages, {"tokens read": read, "tokens written": written}, ends)
+        text = f"{sum(read):,} tokens read and {sum(written):,} written." + (unknown or " No call cost anything.")
     counts = ("calls", "prompt_tokens", "cached_tokens", "completion_tokens")
-    rows = [[stage, *amounts(use, counts)] for stage, use in usage.items()]
+    rows = [[readable(stage), *amounts(use, counts)] for stage, use in usage.items()]
     columns = ("stage", "calls", "tokens read", "of them cached", "tokens written", "dollars")
-    return Chart("cost", "Cost by stage", text, {"data": traces, "layout": layout}, columns, rows)
+    return Chart("cost", "Cost by stage", text, bars, columns, rows)
 
 
 def amounts(use: Mapping[str, Any], counts: Sequence[str]) -> list[str]:
@@ -96,11 +81,9 @@ def progress(points: Mapping[int, Mapping[str, float]]) -> Chart | None:
     if len(points) < 2:
         return None
     minutes = list(points)
-    layout = titled("minutes since it began", "rows kept")
-    traces = [_line("rows kept", minutes, [points[at]["kept"] for at in minutes], BLUE)]
+    series = {"rows kept": [points[at]["kept"] for at in minutes]}
     if any(points[at]["dollars"] for at in minutes):
-        traces.append({**_line("dollars", minutes, [points[at]["dollars"] for at in minutes], RED), "yaxis": "y2"})
-        layout["yaxis2"] = {"title": {"text": "dollars"}, "overlaying": "y", "side": "right", "showgrid": False}
+        series["dollars"] = [points[at]["dollars"] for at in minutes]
     shown = [*minutes[: -1 : max(1, len(minutes) // _MAX_LINES)], minutes[-1]]
     rows = [
         [*(f"{number:,.0f}" for number in (at, points[at]["kept"], points[at]["calls"])),
@@ -110,16 +93,4 @@ def progress(points: Mapping[int, Mapping[str, float]]) -> Chart | None:
     last = minutes[-1]
     text = f"{points[last]['kept']:,.0f} rows were kept within {last + 1:,} minutes of the first start."
     columns = ("minute", "rows kept", "calls", "dollars")
-    return Chart("time", "Over time", text, {"data": traces, "layout": layout}, columns, rows)
-
-
-def _line(name: str, x: Sequence[float], y: Sequence[float], color: str) -> Figure:
-    return {"type": "scatter", "mode": "lines", "name": name, "x": list(x), "y": list(y), "line": {"color": color}}
-
-
-def _horizontal_bars(name: str, amounts: Mapping[str, float], color: str) -> Figure:
-    stages = [plain(stage) for stage in amounts]
-    return {
-        "type": "bar", "orientation": "h", "name": name, "y": stages, "x": list(amounts.values()),
-        "marker": {"color": color},
-    }  # fmt: skip
+    return Chart("time", "Over time", text, Lines("minutes since it began", minutes, series), columns, rows)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,11 +11,14 @@ from typing import Any
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.spending import seconds_at_work
 from refed_dspy.records import PICO, digest, dollars
-from refed_dspy.sharing.report.charts import amounts
+from refed_dspy.sharing.report.charts import amounts, readable
 from refed_dspy.sharing.report.differences import BOTH
 from refed_dspy.sharing.report.rows import Rows
 
 _EXAMPLES = "SELECT stage, kind, count(*), min(reason) FROM failures GROUP BY 1, 2 ORDER BY 3 DESC"
+_RECENT = "SELECT count(*) FROM calls WHERE outcome != 'sent' AND created + seconds > ?"
+_SECONDS = 10
+"""Over which the pace is measured."""
 
 
 @dataclass(frozen=True)
@@ -28,11 +32,14 @@ class Fact:
 
 @dataclass(frozen=True)
 class Table:
+    """`digests`: rows that are shown on demand."""
+
     id: str
     title: str
     text: str
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
+    digests: Sequence[Sequence[str]] = ()
 
 
 @dataclass(frozen=True)
@@ -56,55 +63,76 @@ def lead(status: Mapping[str, Any], rows: Rows) -> Lead:
     return Lead(status["kept"], references, by or (str(status["teacher"].get("model", "a teacher")),), _money(status))
 
 
-def facts(ledger: Ledger, status: Mapping[str, Any], rows: Rows) -> list[Fact]:
-    """The figures at the top."""
+def facts(ledger: Ledger, status: Mapping[str, Any]) -> list[Fact]:
+    """The figures at the top of a run's page that its ledger counts."""
+    each, complete = status["cost_per_sample"], status["kept"] >= status["size"]
+    figures = [
+        Fact("Samples", f"{status['kept']:,}", f"of {status['size']:,} asked for"),
+        *paid(ledger, status, f"{dollars(each * PICO)} a sample" if each else ""),
+        Fact("References", f"{status['opened']:,}", f"opened of {status['references']:,}"),
+    ]
+    if failed := sum(failure["count"] for failure in status["failures"]):
+        figures.append(Fact("Failures", f"{failed:,}", "other rows took their place" if complete else ""))
+    if status["filters"]:
+        dropped = sum(counts["dropped"] for counts in status["filters"])
+        figures.append(Fact("Dropped", f"{dropped:,}", "by the run's filters"))
+    return figures
+
+
+def unchanged(rows: Rows) -> list[Fact]:
+    """How many responses the improvement left as they were; nothing where it changed all."""
+    compared = [diff for diff, kept in zip(rows.columns["diff"], rows.columns["kept"], strict=True) if kept and diff]
+    same = sum(set(diff[::2]) == {BOTH} for diff in compared)
+    return [Fact("Unchanged", f"{same:,}", f"of {len(compared):,} responses, by the improvement")] if same else []
+
+
+def paid(ledger: Ledger, status: Mapping[str, Any], each: str = "") -> list[Fact]:
+    """What any paid work took. `each`: what the cost is in other terms."""
     usage = status["usage"].values()
     calls, answered = sum(use["calls"] for use in usage), sum(use["answered"] for use in usage)
     read, written = sum(use["prompt_tokens"] for use in usage), sum(use["completion_tokens"] for use in usage)
     cached = sum(use["cached_tokens"] for use in usage)
-    per_sample = status["cost_per_sample"]
-    dropped = sum(counts["dropped"] for counts in status["filters"])
-    figures = [
-        Fact("Samples", f"{status['kept']:,}", f"of {status['size']:,} asked for"),
-        Fact("Cost", _money(status), f"{dollars(per_sample * PICO)} a sample" if per_sample else ""),
+    return [
+        Fact("Cost", _money(status), each),
         Fact("Calls", f"{calls:,}", f"{answered:,} answered"),
         Fact("Tokens read", f"{read:,}", f"{cached:,} of them cached"),
         Fact("Tokens written", f"{written:,}"),
         Fact("Time at work", _duration(seconds_at_work(ledger))),
-        Fact("References", f"{status['opened']:,}", f"opened of {status['references']:,}"),
-        Fact(
-            "Failures",
-            f"{sum(failure['count'] for failure in status['failures']):,}",
-            "each made up for where it could be",
-        ),
     ]
-    if status["filters"]:
-        figures.append(Fact("Dropped", f"{dropped:,}", "by the run's filters"))
-    compared = [diff for diff, kept in zip(rows.columns["diff"], rows.columns["kept"], strict=True) if kept and diff]
-    if compared:
-        same = sum(kind == [BOTH] for kind in (diff[::2] for diff in compared))
-        figures.append(Fact("Left as it was", f"{same:,}", f"of {len(compared):,} responses, by the improvement"))
-    return figures
+
+
+def pace(ledger: Ledger) -> Fact:
+    """How fast calls come back at the moment."""
+    (count,) = ledger.db.execute(_RECENT, (time.time() - _SECONDS,)).fetchone()
+    return Fact("Calls a second", f"{count / _SECONDS:.1f}", f"in the last {_SECONDS} seconds")
 
 
 def notes(status: Mapping[str, Any]) -> list[str]:
-    """What a reader has to know first."""
-    texts = [f"{status['simulated'].capitalize()}."] if status["simulated"] else []
+    """What a reader of a run's page has to know first."""
+    texts = spending_notes(status)
     if status["kept"] < status["size"]:
-        texts.append(f"{status['state'].capitalize()}: {status['kept']:,} of {status['size']:,} samples.")
-    if status["unpriced"]:
-        texts.append(f"{status['unpriced']:,} calls have no known price and are in no sum of dollars.")
-    if reserved := sum(use["reserved"] for use in status["usage"].values()):
-        texts.append(f"{dollars(reserved * PICO)} of the cost is set aside for calls that never reported their tokens.")
+        texts.append(f"The run has {status['kept']:,} of {status['size']:,} samples.")
     if status["left_out"]:
         left = ", ".join(f"{count:,} {why}" for why, count in status["left_out"].items())
         texts.append(f"References left out: {left}.")
     return texts
 
 
+def spending_notes(status: Mapping[str, Any]) -> list[str]:
+    """That the teacher was simulated, and what the cost leaves out or sets aside."""
+    texts = [f"{status['simulated'].capitalize()}."] if status["simulated"] else []
+    if status["unpriced"]:
+        texts.append(f"{status['unpriced']:,} calls have no known price and are in no sum of dollars.")
+    if reserved := sum(use["reserved"] for use in status["usage"].values()):
+        texts.append(f"{dollars(reserved * PICO)} of the cost is set aside for calls that never reported their tokens.")
+    return texts
+
+
 def tables(ledger: Ledger, status: Mapping[str, Any]) -> list[Table]:
-    others = [_settings(ledger, status), _models(status)]
-    rows = [[stage, kind, f"{count:,}", reason] for stage, kind, count, reason in ledger.db.execute(_EXAMPLES)]
+    others = [_settings(ledger, status), models(status["models"])]
+    rows = [
+        [readable(stage), kind, f"{count:,}", reason] for stage, kind, count, reason in ledger.db.execute(_EXAMPLES)
+    ]
     if rows:
         text = "Units that failed for good or for now, by stage and kind, each with one of the reasons."
         columns = ("stage", "kind", "how many", "for instance")
@@ -112,9 +140,10 @@ def tables(ledger: Ledger, status: Mapping[str, Any]) -> list[Table]:
     return others
 
 
-def _models(status: Mapping[str, Any]) -> Table:
+def models(usage: Sequence[Mapping[str, Any]]) -> Table:
+    """A table of `ledger.summary.usage_by_model`."""
     counts = ("calls", "prompt_tokens", "completion_tokens")
-    rows = [[use["model"], use["endpoint"], *amounts(use, counts)] for use in status["models"]]
+    rows = [[use["model"], use["endpoint"], *amounts(use, counts)] for use in usage]
     columns = ("model", "endpoint", "calls", "tokens read", "tokens written", "dollars")
     return Table("models", "Models", "Who was asked, and what it came to.", columns, rows)
 
@@ -125,9 +154,7 @@ def _settings(ledger: Ledger, status: Mapping[str, Any]) -> Table:
     source = ledger.meta("program_source") or {}
     values = {
         "program": identity.get("kind"),
-        "program's prompts": digest(identity["program"]) if identity else None,
         "saved program": ", ".join(f"{name} {value}" for name, value in source.items() if value is not None),
-        **{f"prompt of {stage}": prompt for stage, prompt in identity.get("program", {}).items()},
         "features": ", ".join(identity.get("features") or ()),
         "instructions a feature": identity.get("instructions_per_feature"),
         "seed": status["seed"],
@@ -138,8 +165,10 @@ def _settings(ledger: Ledger, status: Mapping[str, Any]) -> Table:
         **{name.replace("_", " "): value for name, value in status["caps"].items()},
     }
     rows = [[name, str(value)] for name, value in values.items() if value not in (None, "")]
-    text = "Prompts are identified by the digest of their texts."
-    return Table("settings", "What made it", text, ("what", "value"), rows)
+    digests = [[f"prompt of {readable(stage)}", prompt] for stage, prompt in identity.get("program", {}).items()]
+    if digests:
+        digests.insert(0, ["all prompts", digest(identity["program"])])
+    return Table("settings", "What made it", "", ("what", "value"), rows, digests)
 
 
 def _teachers(ledger: Ledger, status: Mapping[str, Any]) -> dict[str, Any]:
@@ -149,7 +178,7 @@ def _teachers(ledger: Ledger, status: Mapping[str, Any]) -> dict[str, Any]:
         config = status["teacher"].get("config") or {}
         return {"teacher": status["teacher"].get("model"), "temperature": config.get("temperature")}
     return {
-        f"teacher of {stage or 'other stages'}": " + ".join(member["model"] for member in pool)
+        f"teacher of {readable(stage) or 'other stages'}": " + ".join(member["model"] for member in pool)
         for stage, pool in by_stage.items()
     }
 

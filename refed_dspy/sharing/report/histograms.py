@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from refed_dspy.metrics.wording import Spread, spread
-from refed_dspy.sharing.report.charts import GREEN, PALETTE, RED, Chart, Figure, plain, titled
+from refed_dspy.sharing.report.charts import Chart
+from refed_dspy.sharing.report.drawing import GREEN, RED, Histogram
 from refed_dspy.sharing.report.rows import Rows
 from refed_dspy.text import NO_VALUE, format_number
 
@@ -29,15 +30,15 @@ def lengths(rows: Rows) -> Chart | None:
     # The last bin holds everything longer: otherwise one huge text would squeeze all others into the first bin.
     top = max(1.0, float(np.percentile(np.concatenate(list(words.values())), 99.5)))
     edges = np.linspace(0, top, _BINS + 1)
-    traces = [
-        _bars(name, _centres(edges), np.histogram(np.minimum(counts, top), edges)[0], PALETTE[place], 0.6)
-        for place, (name, counts) in enumerate(words.items())
-    ]
-    layout = {**titled("words", "rows"), "barmode": "overlay", "bargap": 0}
+    heights = {
+        name: (color, np.histogram(np.minimum(counts, top), edges)[0].tolist())
+        for color, (name, counts) in enumerate(words.items())
+    }
+    figure = Histogram("words", _centres(edges).tolist(), top / _BINS, heights, stacked=False)
     table = [[name, *_cells(spread(counts))] for name, counts in words.items()]
     medians = ", ".join(f"{np.median(counts):.0f} in the {name}" for name, counts in words.items())
     columns = ("text", "rows", "mean", "median", "5%", "95%", "longest")
-    return Chart("lengths", "Lengths", f"Median words: {medians}.", {"data": traces, "layout": layout}, columns, table)
+    return Chart("lengths", "Lengths", f"Median words: {medians}.", figure, columns, table)
 
 
 def scores(rows: Rows) -> list[Chart]:
@@ -57,18 +58,14 @@ def _scores(place: int, name: str, kept_all: Sequence[float | None], dropped_all
     few = len(values) <= _BINS  # such as grades: a bar each
     edges = _between(values) if few else np.linspace(values[0], values[-1], _BINS + 1)
     groups = (("kept", GREEN, kept), ("dropped", RED, dropped))
-    traces = [
-        _bars(group, values if few else _centres(edges), np.histogram(scores, edges)[0], color, 1)
-        for group, color, scores in groups
-        if scores
-    ]
-    layout = {**titled("score", "rows"), "barmode": "stack"}
+    places = (values if few else _centres(edges)).tolist()
+    heights = {group: (color, np.histogram(scores, edges)[0].tolist()) for group, color, scores in groups if scores}
     without = len(kept_all) + len(dropped_all) - len(kept) - len(dropped)
     text = f"{len(kept_all):,} rows kept and {len(dropped_all):,} dropped by {name}, by the score it gave."
     text += f" {without:,} of them have none." if without else ""
     table = [[group, *_cells(spread(scores))] for group, _, scores in groups]
     columns = ("rows that were", "rows", "mean", "median", "5%", "95%", "highest")
-    figure = {"data": traces, "layout": layout}
+    figure = Histogram("score", places, float(np.diff(edges).min()), heights, stacked=True)
     return Chart(f"scores-{place}", f"Scores of {name}", text, figure, columns, table)
 
 
@@ -80,14 +77,6 @@ def _between(values: Any) -> Any:
     """Edges of bins that each hold a single one of two or more sorted values."""
     middle = _centres(values)
     return np.concatenate([[2 * values[0] - middle[0]], middle, [2 * values[-1] - middle[-1]]])
-
-
-def _bars(name: str, x: Any, heights: Any, color: str, opacity: float) -> Figure:
-    places = np.asarray(x, dtype=float).round(4).tolist()
-    return {
-        "type": "bar", "name": plain(name), "x": places, "y": heights.tolist(), "marker": {"color": color},
-        "opacity": opacity,
-    }  # fmt: skip
 
 
 def _cells(of: Spread | None) -> list[str]:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from refed_dspy.errors import one_line
 from refed_dspy.metrics.embedder import Embedder
-from refed_dspy.sharing.report.charts import PALETTE, Chart, Figure, plain
+from refed_dspy.sharing.report.charts import Chart
+from refed_dspy.sharing.report.drawing import GREEN, PALETTE, RED, Axis, Dots
 from refed_dspy.sharing.report.rows import Rows
 
 Points: TypeAlias = NDArray[np.float64]
@@ -29,10 +30,10 @@ _PERPLEXITY = 30
 
 @dataclass(frozen=True)
 class Map:
-    """`points`: (n, 2), a row per text. `by`: what similarity goes by."""
+    """`points`: (n, 2), a row per text. `by`: what likeness goes by."""
 
     points: Points
-    by: str
+    by: Literal["words", "meaning"]
 
 
 def draw_map(texts: Sequence[str], seed: int = 0, embedder: Embedder | None = None) -> Map | None:
@@ -45,12 +46,10 @@ def draw_map(texts: Sequence[str], seed: int = 0, embedder: Embedder | None = No
         return None
     landmarks = _landmarks(len(texts), seed)
     if embedder is not None:
-        vectors, by = embedder.embed(texts), "by meaning (all-MiniLM-L6-v2)"
-    elif any(map(_WORD.search, texts)):
-        vectors, by = _by_words(texts), "by their words; by meaning after: refed teacher fetch embedder"
-    else:
-        return None
-    return Map(_places(_reduced(vectors, landmarks, seed), landmarks, seed), by)
+        return Map(_places(_reduced(embedder.embed(texts), landmarks, seed), landmarks, seed), "meaning")
+    if any(map(_WORD.search, texts)):
+        return Map(_places(_reduced(_by_words(texts), landmarks, seed), landmarks, seed), "words")
+    return None
 
 
 def _landmarks(count: int, seed: int) -> Numbers:
@@ -100,72 +99,50 @@ def _places(vectors: Points, landmarks: Numbers, seed: int) -> Points:
 
 
 _MAX_NAMED = len(PALETTE)
-"""References that are named in the legend. With more of them they form one entry, and colours repeat."""
+"""References that are named in the legend. With more of them colours repeat, and the legend says so."""
 _MANY = 1_000
 """Above this number points are drawn smaller."""
 _NAME = 40
 """Characters of a reference's instruction that stand for it in the legend."""
-_BLANK = {"showticklabels": False, "zeroline": False, "showgrid": False}
+_BY = {"words": "by the words they share", "meaning": "by meaning (all-MiniLM-L6-v2)"}
 
 
 def instruction_map(rows: Rows, map_: Map | None) -> Chart | None:
-    """A chart with one set of traces per colouring, over the same points; None without a map.
-
-    `layout.meta.colourings` lists each set's label and traces. A point's `customdata` is its row.
-    """
+    """A chart of a point a row, in several colourings; None without a map."""
     if map_ is None:
         return None
-    sets = {"reference": _by_reference(rows, map_.points)}
-    sets["feature"] = _groups(map_.points, rows.columns["feature"], rows.names["features"])
-    if 0 in rows.columns["kept"]:
-        sets["kept or dropped"] = _groups(map_.points, rows.columns["kept"], ("dropped", "kept"))
-    traces: list[Figure] = []
-    colourings = []
-    for label, added in sets.items():
-        colourings.append({"label": label, "traces": list(range(len(traces), len(traces) + len(added)))})
-        traces += added if label == "reference" else [{**trace, "visible": False} for trace in added]
-    layout = {
-        "xaxis": _BLANK, "yaxis": _BLANK, "hovermode": "closest", "height": 560, "meta": {"colourings": colourings},
-    }  # fmt: skip
     opened = len(set(rows.columns["reference"]))
-    table = [["references", f"{opened:,}"]]
+    colourings = {
+        "reference": _by_reference(rows, opened),
+        "feature": _groups(rows.columns["feature"], rows.names["features"]),
+    }
+    if 0 in rows.columns["kept"]:
+        colors = [GREEN if kept else RED for kept in rows.columns["kept"]]
+        colourings["kept or dropped"] = ([("kept", PALETTE[GREEN]), ("dropped", PALETTE[RED])], colors)
+    axes = [Axis("", float(values.min()), float(values.max())) for values in map_.points.T]
+    places = [(axes[0].at(x), axes[1].at(y)) for x, y in map_.points]
     counts = [rows.columns["feature"].count(number) for number in range(len(rows.names["features"]))]
+    table = [["references", f"{opened:,}"]]
     table += [
         [f"feature {name}", f"{count:,} instructions"]
         for name, count in zip(rows.names["features"], counts, strict=True)
     ]
-    text = (
-        f"{len(rows):,} instructions from {opened:,} references; those that ask for like things lie near each other, "
-        f"{map_.by}."
-    )
-    figure = {"data": traces, "layout": layout}
-    return Chart("map", "Map of instructions", text, figure, ("what", "how many"), table, wide=True)
+    near = f"Those that are alike {_BY[map_.by]} lie near each other."
+    text = f"{len(rows):,} instructions from {opened:,} references. {near}"
+    figure = Dots(places, colourings, small=len(rows) > _MANY)
+    return Chart("map", f"Map of instructions, by {map_.by}", text, figure, ("what", "how many"), table, wide=True)
 
 
-def _by_reference(rows: Rows, points: Points) -> list[Figure]:
-    references = rows.columns["reference"]
-    if len(set(references)) > _MAX_NAMED:
-        colors = [PALETTE[reference % len(PALETTE)] for reference in references]
-        return [_points(points, range(len(references)), "references", colors)]
+Colouring: TypeAlias = tuple[list[tuple[str, str]], list[int]]
+"""(name and colour of each group, each row's place in PALETTE)."""
+
+
+def _by_reference(rows: Rows, opened: int) -> Colouring:
     names = [one_line(reference["instruction"], _NAME) for reference in rows.names["references"]]
-    return _groups(points, references, names)
+    legend, colors = _groups(rows.columns["reference"], names)
+    return ([("each reference a colour; colours repeat", PALETTE[0])] if opened > _MAX_NAMED else legend), colors
 
 
-def _groups(points: Points, groups: Sequence[int], names: Sequence[str]) -> list[Figure]:
-    members: dict[int, list[int]] = {}
-    for row, group in enumerate(groups):
-        members.setdefault(group, []).append(row)
-    return [
-        _points(points, members[group], names[group], PALETTE[number % len(PALETTE)])
-        for number, group in enumerate(sorted(members))
-    ]
-
-
-def _points(points: Points, which: Sequence[int], name: str, color: Any) -> Figure:
-    places = points[list(which)].round(2)
-    size = 5 if len(points) > _MANY else 8
-    return {
-        "type": "scatter", "mode": "markers", "name": plain(name), "x": places[:, 0].tolist(),
-        "y": places[:, 1].tolist(), "customdata": list(which), "hoverinfo": "none",
-        "marker": {"color": color, "size": size, "opacity": 0.75},
-    }  # fmt: skip
+def _groups(groups: Sequence[int], names: Sequence[str]) -> Colouring:
+    colors = [group % len(PALETTE) for group in groups]
+    return [(names[group], PALETTE[group % len(PALETTE)]) for group in sorted(set(groups))], colors

@@ -13,66 +13,91 @@ from importlib.resources import files
 from typing import Any
 
 from refed_dspy.sharing.report.charts import Chart
+from refed_dspy.sharing.report.drawing import PALETTE
+from refed_dspy.sharing.report.extracts import Gallery
 from refed_dspy.sharing.report.glance import Fact, Lead, Table
 from refed_dspy.sharing.report.rows import Rows
 
-_SCRIPTS = ("store.js", "list.js", "detail.js", "charts.js", "main.js")
+_SCRIPTS = ("store.js", "list.js", "detail.js", "map.js", "main.js")
 _POLICY = (
     "default-src 'none'; script-src {scripts}; style-src 'unsafe-inline'; img-src data: blob:; base-uri 'none'; "
-    "form-action 'none'"
+    "form-action 'none'; connect-src {connect}"
 )
-"""A browser runs the two scripts with these hashes and no other, whatever the page contains. Charts set styles."""
+"""A browser runs the scripts with these hashes and no other, whatever the page contains. Bars set their widths."""
 _LEVEL = 4
 """Compression level: 6 takes three times as long and saves a tenth."""
 
 
+_COLUMNS = {
+    "number": ("No.", "64px"), "instruction": ("Instruction", "minmax(0, 1fr)"), "words": ("Words", "56px"),
+    "change": ("Change", "64px"), "score": ("Score", "60px"), "cost": ("Cost", "84px"),
+}  # fmt: skip
+"""The list of rows: name → title and width."""
+_FROM = {"change": "diff"}
+"""Columns of the list that are not named as those of the rows that they come from."""
+
+
 @dataclass(frozen=True)
 class Page:
-    """The page's contents. `title`: the run's name; `notes`: what to know first; `stopped`: why the run ended early."""
+    """The page's contents. `title`: the work's name; `state` and `reason`: "stopped", and why; `notes`: what to know
+    first; `rows`: those of a run."""
 
     title: str
-    lead: Lead
-    stopped: str
+    lead: Lead | str
+    state: str
+    reason: str
     facts: Sequence[Fact]
     notes: Sequence[str]
+    galleries: Sequence[Gallery]
     charts: Sequence[Chart]
     tables: Sequence[Table]
-    rows: Rows
+    rows: Rows | None = None
 
 
-def render(page: Page, version: str) -> bytes:
-    """The page as a file's content, in UTF-8.
+def render(page: Page, version: str, *, live: bool = False) -> bytes:
+    """The page as a file's content, in UTF-8. `live`: it asks the server that it came from for what is new.
 
     What came from a model or a reference is in it as data only: rows as compressed JSON, which scripts insert as text,
     everything else escaped.
     """
     import jinja2
     from markupsafe import Markup
-    from plotly.offline import get_plotlyjs
 
     folder = files("refed_dspy.sharing.report").joinpath("assets")
-    names = (*_SCRIPTS, "report.css", "report.html.j2")
+    scripts = (*_SCRIPTS, "live.js") if live else _SCRIPTS
+    names = (*scripts, "report.css", "charts.html.j2", "report.html.j2")
     assets = {name: folder.joinpath(name).read_text(encoding="utf-8") for name in names}
-    script, plotly = "\n".join(assets[name] for name in _SCRIPTS), get_plotlyjs()
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
-    text = environment.from_string(assets["report.html.j2"]).render(
-        csp=_POLICY.format(scripts=" ".join(map(_hash, (plotly, script)))),
+    script = "\n".join(assets[name] for name in scripts)
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, loader=jinja2.DictLoader(assets), trim_blocks=True,
+        lstrip_blocks=True,
+    )  # fmt: skip
+    text = environment.get_template("report.html.j2").render(
+        page=page,
+        lead=str(page.lead),
+        csp=_POLICY.format(scripts=_hash(script), connect="'self'" if live else "'none'"),
         css=Markup(assets["report.css"]),  # noqa: S704 — the package's own files
-        plotly=Markup(plotly),  # noqa: S704
         script=Markup(script),  # noqa: S704
-        rows=Markup(packed(page.rows)),  # noqa: S704 — base64
-        figures=Markup(_as_json({chart.id: chart.figure for chart in page.charts})),  # noqa: S704 — see there
+        rows=Markup(packed(page.rows)) if page.rows else None,  # noqa: S704 — base64
+        columns=_columns(page.rows),
+        palette=PALETTE,
+        live=live,
         made=time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
         version=version,
-        count=len(page.rows),
-        lead=str(page.lead),
-        notes=[f"The run stopped: {page.stopped}", *page.notes] if page.stopped else page.notes,
-        title=page.title,
-        facts=page.facts,
-        charts=page.charts,
-        tables=page.tables,
     )
     return text.encode("utf-8", "replace")
+
+
+def _columns(rows: Rows | None) -> dict[str, tuple[str, str]]:
+    """The columns of the list of rows, without those in which no row has a value."""
+    if rows is None:
+        return {}
+    always = {"instruction", "words"}
+    return {
+        name: shown
+        for name, shown in _COLUMNS.items()
+        if name in always or any(value is not None for value in rows.columns[_FROM.get(name, name)])
+    }
 
 
 def packed(rows: Rows) -> str:

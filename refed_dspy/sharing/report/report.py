@@ -1,4 +1,4 @@
-"""Make the report: read a run's folder, write its page."""
+"""Make the report: read the folder of a run or of other work, write its page."""
 
 from __future__ import annotations
 
@@ -6,19 +6,16 @@ from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
-from refed_dspy.errors import ConfigError, ExportError, RunDirError, one_line
+from refed_dspy.errors import ExportError, RunDirError, one_line
 from refed_dspy.files import path_of, whole_file
 from refed_dspy.ledger.identity import named_work
-from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.ledger.summary import run_status
-from refed_dspy.metrics.embedder import Embedder
-from refed_dspy.sharing.report import charts, glance, histograms
-from refed_dspy.sharing.report.funnel import funnel
-from refed_dspy.sharing.report.map import draw_map, instruction_map
+from refed_dspy.ledger.ledger import FILE, Ledger
+from refed_dspy.sharing.report.of_comparison import comparison_page
+from refed_dspy.sharing.report.of_compile import compile_page
+from refed_dspy.sharing.report.of_filtering import FUNNEL, filtering_page
+from refed_dspy.sharing.report.of_run import DrawMap, best_map, run_page
 from refed_dspy.sharing.report.page import Page, render
-from refed_dspy.sharing.report.rows import read_rows
 from refed_dspy.tracking.background import wanted
-from refed_dspy.tracking.run import per_minute
 from refed_dspy.tracking.track import log_page
 
 NAME = "report.html"
@@ -50,7 +47,7 @@ def report(
         raise ExportError(f"{path}: is part of the run; name another file")
     if out is not None and not path.parent.is_dir():  # checked before seconds of work
         raise ExportError(f"{path}: cannot be written: no folder {path.parent}; make it first")
-    content = render(read_page(folder, say), version("refed-dspy"))
+    content = render(read_page(folder, best_map(say)), version("refed-dspy"))
     try:
         with whole_file(path) as file:
             file.write(content)
@@ -61,37 +58,20 @@ def report(
     return path
 
 
-def read_page(folder: Path, say: Callable[[str], None]) -> Page:
-    """The contents of the page of the run in `folder`. Raises RunDirError: no run there, or nothing in it yet."""
+def read_page(folder: Path, draw: DrawMap) -> Page:
+    """The contents of the page of the work in `folder`. Raises RunDirError: none there, or nothing in it yet."""
+    if (folder / FUNNEL).is_file() and not (folder / FILE).is_file():  # no judge was asked
+        return filtering_page(folder, None)
     with Ledger.read(folder) as ledger:
-        if (holds := ledger.holds()) not in {"", "run"}:
-            raise RunDirError(f"{folder}: holds {named_work(holds)}, not a run; a report shows a run")
+        if (holds := ledger.holds() or "run") not in {"run", *_PAGES}:
+            raise RunDirError(f"{folder}: holds {named_work(holds)}; a report shows {_KINDS}")
         if not ledger.has_answers():
             raise RunDirError(f"{folder}: nothing was answered here yet, so there is nothing to show; run or resume it")
-        ledger.db.execute("BEGIN")  # a snapshot: the run may go on meanwhile
-        status, rows = run_status(ledger), read_rows(ledger)
-        steps, points = funnel(ledger, status), per_minute(ledger)
-        facts, tables = glance.facts(ledger, status, rows), glance.tables(ledger, status)
-        seed = int(status["seed"] or 0)
-    say(f"drawing a map of {len(rows):,} instructions")
-    map_ = draw_map(rows.columns["instruction"], seed, _embedder(say))
-    made = [
-        charts.flow(steps),
-        histograms.lengths(rows),
-        instruction_map(rows, map_),
-        *histograms.scores(rows),
-        charts.costs(status["usage"]),
-        charts.progress(points),
-    ]
-    shown = [chart for chart in made if chart is not None]
-    lead, notes, name = glance.lead(status, rows), glance.notes(status), folder.absolute().name
-    return Page(name, lead, status["reason"], facts, notes, shown, tables, rows)
+        ledger.db.execute("BEGIN")  # a snapshot: the work may go on meanwhile
+        if holds == "run":
+            return run_page(folder, ledger, draw)
+        return _PAGES[holds](folder, ledger)
 
 
-def _embedder(say: Callable[[str], None]) -> Embedder | None:
-    """The embedder, if its weights were fetched to this machine."""
-    try:
-        return Embedder.open()
-    except ConfigError as error:
-        say(f"the map goes by words: {error}")
-        return None
+_PAGES = {"comparison": comparison_page, "filtering": filtering_page, "compile": compile_page}
+_KINDS = "a run, a comparison, a filtering or a compile"

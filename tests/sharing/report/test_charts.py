@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import numpy as np
 import pytest
 
 from refed_dspy.sharing.report import charts, histograms
+from refed_dspy.sharing.report.drawing import (
+    GREEN,
+    PALETTE,
+    RED,
+    Axis,
+    Bars,
+    Dots,
+    Histogram,
+    Interval,
+    Intervals,
+    Lines,
+)
 from refed_dspy.sharing.report.funnel import FunnelStep
 from refed_dspy.sharing.report.map import LANDMARKS, Map, draw_map, instruction_map
 from refed_dspy.sharing.report.rows import Rows
@@ -16,11 +27,14 @@ from refed_dspy.sharing.report.rows import Rows
 MARKUP = "<a href='x'>&"
 
 
-def bars(chart: charts.Chart | None) -> dict[str, dict[float, int]]:
-    """Name of a trace → place → height, of bars that are not empty."""
-    assert chart is not None
-    traces = chart.figure["data"]
-    return {trace["name"]: {x: y for x, y in zip(trace["x"], trace["y"], strict=True) if y} for trace in traces}
+def bars(chart: charts.Chart | None) -> dict[str, dict[float, float]]:
+    """Name of a series → place → height, of columns that are not empty."""
+    assert chart is not None and isinstance(chart.figure, Histogram)
+    places = chart.figure.places
+    return {
+        name: {x: y for x, y in zip(places, heights, strict=True) if y}
+        for name, (_, heights) in chart.figure.series.items()
+    }
 
 
 def test_lengths_are_those_of_kept_rows_and_the_last_bin_has_what_is_longer() -> None:
@@ -60,86 +74,110 @@ def test_scores_of_many_values_are_counted_in_bins() -> None:
 
 
 def test_the_flow_says_what_was_lost() -> None:
-    chart = charts.flow(
-        [FunnelStep("written", 1200), FunnelStep(f"kept by {MARKUP}", 900, {"too short": 250, "odd": 50})]
-    )
-    assert chart.rows == [["written", "1,200", ""], [f"kept by {MARKUP}", "900", "250 too short; 50 odd"]]
-    assert chart.figure["data"][0]["x"] == [1200, 900] and "1,200 instructions" in chart.text
-    assert "<" not in json.dumps(chart.figure) and "&" not in json.dumps(chart.figure)
+    steps = [FunnelStep("written", 1200), FunnelStep("kept by one", 900, {"too short": 250, "odd": 50})]
+    chart = charts.flow(steps, "Flow", "1,200 in all.")
+    assert chart is not None and isinstance(chart.figure, Bars)
+    assert chart.rows == [["written", "1,200", ""], ["kept by one", "900", "250 too short; 50 odd"]]
+    assert chart.figure.ends == ["1,200 · 100%", "900 · 75%"]
+    assert charts.flow(steps[:1], "Flow", "") is None, "nothing was lost: there is nothing to see"
 
 
 def test_costs_by_stage() -> None:
-    use = {
-        "calls": 1200,
-        "prompt_tokens": 7000,
-        "cached_tokens": 60,
-        "completion_tokens": 30,
-        "cost": 1.25,
-        "unpriced": 0,
-    }
-    chart = charts.costs({MARKUP: use, "other": {**use, "cost": None, "unpriced": 1200}, "third": {**use, "cost": 0.5}})
-    assert chart.rows[0] == [MARKUP, "1,200", "7,000", "60", "30", "$1.25"] and chart.rows[1][-1] == "unknown"
-    assert (
-        chart.text == "$1.75 in all. The price of 1,200 calls is not known; they are not in it."
-        and "<" not in json.dumps(chart.figure)
-    )
+    use: dict[str, Any] = {
+        "calls": 1200, "prompt_tokens": 7000, "cached_tokens": 60, "completion_tokens": 30, "cost": 1.25, "unpriced": 0,
+    }  # fmt: skip
+    dear = {"a_stage": use, "other": {**use, "cost": None, "unpriced": 1200}, "third": {**use, "cost": 0.5}}
+    chart = charts.costs(dear)
+    assert chart.rows[0] == ["a stage", "1,200", "7,000", "60", "30", "$1.25"] and chart.rows[1][-1] == "unknown"
+    assert chart.text == "$1.75 in all. The price of 1,200 calls is not known; they are not in it."
+    assert isinstance(chart.figure, Bars) and chart.figure.series == {"dollars": [1.25, 0, 0.5]}
+    assert [[part.width for part in parts] for _, parts, _ in chart.figure.lines] == [[100], [0], [40]]
 
 
 def test_progress_shows_rows_and_dollars_to_the_last_minute() -> None:
     points = {at: {"kept": at * 2.0, "calls": at * 9.0, "dollars": at / 10} for at in range(201)}
     chart = charts.progress(points)
     assert chart is not None
-    kept, cost = chart.figure["data"]
-    assert kept["y"] == [at * 2.0 for at in range(201)] and kept["x"] == list(range(201))
-    assert cost["y"][-1] == 20 and cost["yaxis"] == "y2" and "yaxis2" in chart.figure["layout"]
+    figure = chart.figure
+    assert isinstance(figure, Lines) and figure.places == list(range(201)) and figure.right is not None
+    assert figure.series["rows kept"] == [at * 2.0 for at in range(201)] and figure.series["dollars"][-1] == 20
+    assert figure.marks[0][0].startswith("M0.0 100.00L0.5 ") and "100.0 4.76" in figure.marks[1][0], "below the top"
     assert chart.rows[-1] == ["200", "400", "1,800", "$20.00"] and chart.rows[0][0] == "0" and len(chart.rows) <= 68
     assert chart.text == "400 rows were kept within 201 minutes of the first start."
     free = charts.progress({at: {**point, "dollars": 0.0} for at, point in points.items()})
-    assert free is not None and len(free.figure["data"]) == 1
+    assert free is not None and isinstance(free.figure, Lines) and free.figure.right is None
     assert charts.progress({0: points[1]}) is None
+
+
+def test_round_numbers_on_an_axis() -> None:
+    assert Axis("", 0, 42).ticks == [(0, "0"), (23.81, "10"), (47.62, "20"), (71.43, "30"), (95.24, "40")]
+    assert [label for _, label in Axis("", -1.5, 1.5).ticks] == ["-1", "0", "1"]
+    assert [label for _, label in Axis("", 0, 2, whole=True).ticks] == ["0", "1", "2"]
+    assert [label for _, label in Axis("", 0, 0.0031).ticks] == ["0", "0.001", "0.002", "0.003"]
+    assert Axis("", 3, 3).ticks == [(0, "3")], "nothing to spread"
+
+
+def test_columns_stand_on_each_other_only_where_they_are_stacked() -> None:
+    series: dict[str, tuple[int, list[float]]] = {"kept": (GREEN, [1, 3]), "dropped": (RED, [1, 0])}
+    stacked = Histogram("score", [1.0, 2.0], 1.0, series, stacked=True)
+    (_, first, width, height, color, title), (_, tallest, *_), (left, second, *_) = stacked.columns
+    assert (width, color, title) == (50, PALETTE[GREEN], "kept, about 1 score: 1 rows")
+    assert left == 0 and first + height == 100 and second + height == pytest.approx(first, abs=0.02)
+    assert tallest == 4.76, "the tallest stays below the top"
+    behind = Histogram("score", [1.0, 2.0], 1.0, series, stacked=False)
+    assert behind.columns[2][1] == behind.columns[0][1]
+
+
+def test_intervals_stay_within_their_axis_and_one_may_be_missing() -> None:
+    nan = float("nan")
+    rates: dict[str, list[Interval | None]] = {
+        "win rate": [(40.0, -5.0, 60.0), (70.0, nan, nan)],
+        "length-controlled": [None, (50.0, 20.0, 80.0)],
+    }
+    first, second = Intervals(["a", "b"], rates, ["", ""], 0, 100, 50).lines
+    assert [(part.left, part.width, part.mean) for part in first[1]] == [(0, 60, 40)]
+    assert [(part.left, part.width, part.mean) for part in second[1]] == [(70, 0, 70), (20, 60, 50)]
 
 
 # --- the map
 
 
-def mapped(references: list[int], features: list[int], opened: int) -> charts.Chart:
-    names = {
-        "references": [{"id": "0", "instruction": f"ref {MARKUP} {at}"} for at in range(opened)],
+def mapped(references: list[int], features: list[int], opened: int) -> Dots:
+    names: dict[str, Any] = {
+        "references": [{"id": "0", "instruction": f"ref {at}"} for at in range(opened)],
         "features": ["never", "form", "aim"],
     }
     places = np.arange(2.0 * len(references)).reshape(-1, 2)
     rows = Rows(
         names, {"number": references, "reference": references, "feature": features, "kept": [1] * len(features)}
     )
-    chart = instruction_map(rows, Map(places, "by hand"))
-    assert chart is not None
-    return chart
+    chart = instruction_map(rows, Map(places, "words"))
+    assert chart is not None and chart.title == "Map of instructions, by words" and isinstance(chart.figure, Dots)
+    assert chart.text.startswith(f"{len(features)} instructions from {len(set(references))} references")
+    assert chart.rows[1:] == [[f"feature {name}", f"{features.count(at)} instructions"]
+                              for at, name in enumerate(names["features"])]  # fmt: skip
+    return chart.figure
 
 
 def test_each_point_keeps_its_place_and_its_group() -> None:
-    chart = mapped([2, 0, 2], [1, 2, 1], 3)
-    traces = chart.figure["data"]
-    points = {trace["name"].replace(charts.plain(MARKUP), ""): (trace["customdata"], trace["x"]) for trace in traces}
-    assert points == {
-        "ref  0": ([1], [2.0]), "ref  2": ([0, 2], [0.0, 4.0]), "form": ([0, 2], [0.0, 4.0]), "aim": ([1], [2.0]),
-    }  # fmt: skip
-    assert [trace.get("visible", True) for trace in traces] == [True, True, False, False]
-    assert chart.rows == [["references", "2"], *([f"feature {n}", f"{c} instructions"] for n, c in
-                          (("never", 0), ("form", 2), ("aim", 1)))]  # fmt: skip
-    assert chart.text.startswith("3 instructions from 2 references") and "<" not in json.dumps(chart.figure)
+    figure = mapped([2, 0, 2], [1, 2, 1], 3)
+    assert figure.places == [(0, 0), (50, 50), (100, 100)]
+    assert figure.colourings == {
+        "reference": ([("ref 0", PALETTE[0]), ("ref 2", PALETTE[2])], [2, 0, 2]),
+        "feature": ([("form", PALETTE[1]), ("aim", PALETTE[2])], [1, 2, 1]),
+    }
+    assert figure.drawn[1] == ((50, 50), "a0 b2")
 
 
 def test_with_many_references_neighbours_still_differ_in_colour() -> None:
-    chart = mapped(list(range(21)), [1] * 21, 21)
-    first, *rest = chart.figure["data"]
-    assert first["customdata"] == list(range(21)) and first["name"] == "references" and len(rest) == 1
-    assert len(set(first["marker"]["color"])) == len(charts.PALETTE) and len(first["marker"]["color"]) == 21
+    legend, colors = mapped(list(range(21)), [1] * 21, 21).colourings["reference"]
+    assert len(legend) == 1 and colors[:3] == [0, 1, 2] and colors[10:13] == [0, 1, 2], "and the legend names none"
 
 
 def test_equal_texts_and_texts_without_words() -> None:
     map_ = draw_map(["bread"] * 20 + ["wine", "salt", "oil", "rice"], 1)
     assert map_ is not None and np.isfinite(map_.points).all()
-    assert map_.by.startswith("by their words")
+    assert map_.by == "words"
     assert draw_map(["!", "?", ".", ",", ";"]) is None
     assert draw_map(["one two", "three", "four", "five", "six"], 1) is not None
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import itertools
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -14,11 +14,15 @@ from refed_dspy.ledger.ledger import FILE, Ledger
 from refed_dspy.records import PICO, dollars
 from refed_dspy.runs.result import full_status
 from refed_dspy.sharing.report import glance
+from refed_dspy.sharing.report.charts import Chart
+from refed_dspy.sharing.report.drawing import Bars
+from refed_dspy.sharing.report.extracts import Extract, Gallery, changed, plain
 from refed_dspy.sharing.report.funnel import OPEN, funnel
 from refed_dspy.sharing.report.map import draw_map, instruction_map
+from refed_dspy.sharing.report.of_run import best_map
 from refed_dspy.sharing.report.page import Page, render
 from refed_dspy.sharing.report.report import read_page
-from refed_dspy.sharing.report.rows import Rows, read_rows
+from refed_dspy.sharing.report.rows import COLUMNS, Rows, read_rows
 from tests.support.example_run import HOSTILE, shown_run
 
 CALL = "INSERT INTO calls VALUES (NULL, 'k', ?, ?, 'other/model', 'other', ?, 1, 70, 40, 30, 0, ?, 0, NULL)"
@@ -46,7 +50,7 @@ def first_rows(ledger: Ledger, count: int = 2) -> list[str]:
 
 
 def facts(ledger: Ledger) -> dict[str, tuple[str, str]]:
-    return {fact.name: (fact.value, fact.note) for fact in glance.facts(ledger, full_status(ledger), read_rows(ledger))}
+    return {fact.name: (fact.value, fact.note) for fact in glance.facts(ledger, full_status(ledger))}
 
 
 def table(ledger: Ledger, name: str) -> list[list[str]]:
@@ -139,7 +143,7 @@ def test_the_map_goes_by_the_runs_seed(ledger: Ledger, tmp_path: Path, monkeypat
     monkeypatch.setenv("REFED_CACHE", str(tmp_path / "cache"))
     ledger.set_meta(seed=5)
     rows = read_rows(ledger)
-    shown = next(chart for chart in read_page(tmp_path, lambda _: None).charts if chart.id == "map")
+    shown = next(chart for chart in read_page(tmp_path, best_map(lambda _: None)).charts if chart.id == "map")
     by_seed = [instruction_map(rows, draw_map(rows.columns["instruction"], seed)) for seed in (5, 0)]
     assert by_seed[0] is not None and by_seed[1] is not None
     assert shown.figure == by_seed[0].figure != by_seed[1].figure
@@ -203,8 +207,8 @@ def test_what_to_know_first(ledger: Ledger) -> None:
     last = "(SELECT max(id) FROM calls)"
     ledger.db.execute(f"UPDATE calls SET outcome = 'lost', prompt_tokens = NULL, cost = {PICO // 4} WHERE id = {last}")
     ledger.set_meta(size=20, left_out={"no response": 1_200})
-    unfinished, reserved, left = glance.notes(full_status(ledger))
-    assert unfinished == "Running: 12 of 20 samples."
+    reserved, unfinished, left = glance.notes(full_status(ledger))
+    assert unfinished == "The run has 12 of 20 samples."
     assert reserved.startswith("$0.25 of the cost is set aside")
     assert left == "References left out: 1,200 no response."
 
@@ -217,31 +221,41 @@ def test_the_tables_list_failures_models_and_settings(ledger: Ledger) -> None:
     count, reason = ledger.db.execute(
         "SELECT count(*), min(reason) FROM failures WHERE stage = 'response_generation' AND kind = 'malformed'"
     ).fetchone()
-    assert failures["response_generation", "malformed"] == [str(count), reason]
+    assert failures["response generation", "malformed"] == [str(count), reason]
     models = {row[0]: row[1:] for row in table(ledger, "models")}
     (calls,) = ledger.db.execute("SELECT count(*) FROM calls WHERE model = 'fake/model'").fetchone()
     assert models["other/model"] == ["other", "1", "70", "30", "$3.00"]
     assert models["fake/model"][1] == str(calls) and models["fake/model"][-1] == dollars(calls * PICO // 500)
     settings = dict(table(ledger, "settings"))
+    digests = next(each.digests for each in glance.tables(ledger, full_status(ledger)) if each.id == "settings")
     prompts = ledger.meta("identity")["program"]
     assert settings["saved program"] == "name refed, version 3" and settings["max cost"] == "7.5"
-    assert all(settings[f"prompt of {stage}"] == prompt for stage, prompt in prompts.items())
-    assert settings["program's prompts"] not in prompts.values() and settings["features"]
+    assert ["prompt of response generation", prompts["response_generation"]] in list(digests)
+    assert digests[0][0] == "all prompts" and len(digests) == 1 + len(prompts), "shown on demand only"
+    assert not {*settings.values()} & {*prompts.values()} and settings["features"]
     assert "early" in settings["filters"] and settings["teacher"] == "fake/model"
 
 
-def test_what_stopped_it_and_a_charts_text_are_data() -> None:
-    from refed_dspy.sharing.report.charts import Chart
+def test_the_pace_is_that_of_the_last_seconds(ledger: Ledger) -> None:
+    (count,) = ledger.db.execute("SELECT count(*) FROM calls WHERE stage = 'response_generation'").fetchone()
+    ledger.db.execute("UPDATE calls SET created = 0, seconds = 1")
+    assert glance.pace(ledger).value == "0.0"
+    ledger.db.execute("UPDATE calls SET created = ? WHERE stage = 'response_generation'", (time.time(),))
+    assert glance.pace(ledger).value == f"{count / 10:.1f}"
 
-    rows = Rows({}, {"number": []})
+
+def test_what_stopped_it_and_a_charts_text_are_data() -> None:
+    rows = Rows({}, {name: [] for name in COLUMNS})
     lead = glance.Lead(0, 0, (HOSTILE,), "$0")
-    figure: dict[str, Any] = {"data": [{"name": "</script><script>alert(1)</script>"}], "layout": {}}
-    chart = Chart("one", HOSTILE, HOSTILE, figure, (HOSTILE,), ((HOSTILE,),))
-    table_ = glance.Table("t", HOSTILE, HOSTILE, (HOSTILE,), ((HOSTILE,),))
+    bars = Bars([HOSTILE], {HOSTILE: [1.0], "other": [1.0]}, [HOSTILE])
+    chart = Chart("one", HOSTILE, HOSTILE, bars, (HOSTILE,), ((HOSTILE,),))
+    table_ = glance.Table("t", HOSTILE, HOSTILE, (HOSTILE,), ((HOSTILE,),), ((HOSTILE,),))
+    extract = Extract(HOSTILE, [plain(HOSTILE, HOSTILE, HOSTILE), changed(HOSTILE, HOSTILE, f"{HOSTILE} more")])
+    shown_in = [Gallery(name, HOSTILE, HOSTILE, [extract], wide=name == "wide") for name in ("wide", "cards")]
     facts_ = [glance.Fact(HOSTILE, HOSTILE, HOSTILE)]
-    text = render(Page(HOSTILE, lead, f"the cap {HOSTILE}", facts_, [HOSTILE], [chart], [table_], rows), "0").decode()
+    page = Page(HOSTILE, lead, "at its cap", f"the cap {HOSTILE}", facts_, [HOSTILE], shown_in, [chart], [table_], rows)
+    text = render(page, "0").decode()
     shown = text[: text.index("<script>")]
-    assert "The run stopped: the cap &lt;script&gt;" in shown
+    assert "At its cap: the cap &lt;script&gt;" in shown
     assert "alert(1)</script>" not in shown and "<img" not in shown and "{{ 7*7 }}" in shown
-    assert '<script type="application/json" id="figures">' in shown and "\\u003c/script>\\u003cscript>" in shown
-    assert text.count("<script") == text.count("</script>") == 3
+    assert text.count("<script") == text.count("</script>") == 1

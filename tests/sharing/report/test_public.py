@@ -36,11 +36,14 @@ def page() -> Page:
         [],
     ]
     columns = {"instruction": ["what was written at /home stays", ""], "decisions": decisions}
-    return Page("somebody's", lead, "cap in /home/somebody", facts, ["note"], (), tables, Rows(names, columns))
+    return Page(
+        "somebody's", lead, "at its cap", "in /home/somebody", facts, ["note"], (), (), tables, Rows(names, columns)
+    )
 
 
 def test_what_is_private_is_removed() -> None:
     published = public(page(), "the set")
+    assert published.rows is not None and isinstance(published.lead, Lead)
     kept = {name: value for name, value in vars(published).items() if name != "rows"} | {"names": published.rows.names}
     for secret in ("somebody", "10.0.0.7", "/home"):
         assert secret not in str(kept), secret
@@ -51,16 +54,19 @@ def test_what_is_private_is_removed() -> None:
         ["program", "ReferenceLevelFeedback"], ["teacher", "big"], ["judge", "big"], ["seed", "3"],
     ]  # fmt: skip
     assert models.rows == [["big", PRIVATE, "5"]]
-    assert (published.title, published.lead.by, published.stopped) == ("the set", ("big",), "")
+    assert (published.title, published.lead.by, published.reason) == ("the set", ("big",), "")
     assert published.rows.names["references"] == [{"id": "a", "source": "refs.jsonl row 3", "instruction": "Do."}]
     assert published.rows.names["features"] == ["form"] and published.facts == page().facts
 
 
 def test_what_the_models_wrote_stays() -> None:
-    published, before = public(page(), "the set").rows.columns, page().rows.columns
-    assert published["instruction"] == before["instruction"] and published.keys() == before.keys()
+    published, before = public(page(), "the set").rows, page().rows
+    assert published is not None and before is not None and published.columns.keys() == before.columns.keys()
+    assert published.columns["instruction"] == before.columns["instruction"]
 
 
 def test_of_a_judges_abstention_only_the_kind_stays() -> None:
-    [first, second] = public(page(), "the set").rows.columns["decisions"]
+    published = public(page(), "the set").rows
+    assert published is not None
+    first, second = published.columns["decisions"]
     assert first == [[0, 1, 2.0, "", "fine: at /home"], [1, 0, None, "judge abstained", "unfit"]] and second == []

@@ -138,7 +138,8 @@
       const fold = this.fold("reference", refed.titleOf(reference));
       fold.append(...titled("Instruction", this.text(reference.instruction)));
       fold.append(...titled("Response", this.text(reference.response)));
-      return this.step("reference", "Reference", [reference.id, reference.source], fold);
+      fold.append(...titled("Id", this.text(reference.id)));
+      return this.step("reference", "Reference", [reference.source], fold);
     }
 
     feedback(row) {
@@ -287,7 +288,7 @@
       const verdicts = this.store.columns.verdicts?.[row] ?? [];
       const content = verdicts.map(([stage, reason, detail]) => {
         const block = make("div", "decision");
-        block.append(make("p", "verdict", this.store.names.stages[stage] ?? stage));
+        block.append(make("p", "verdict", refed.stage(this.store, stage)));
         for (const text of [reason, detail]) if (text) block.append(this.text(text));
         return block;
       });
@@ -319,7 +320,7 @@
       const body = table.createTBody();
       for (const [stage, ...numbers] of calls) {
         const line = body.insertRow();
-        line.append(make("td", "", this.store.names.stages[stage] ?? stage));
+        line.append(make("td", "", refed.stage(this.store, stage)));
         const texts = numbers.map((value, i) => (i === 4 ? refed.dollars(value) || "unknown" : refed.count(value)));
         line.append(...texts.map((text) => make("td", "number", text)));
       }
@@ -328,7 +329,9 @@
 
     program(row) {
       const program = this.store.names.programs[this.store.columns.program[row]];
-      return this.step("program", "Program", [], this.text(program ?? "unknown", "version"));
+      const fold = this.fold("program", "Digest of its prompts");
+      fold.append(this.text(program ?? "unknown", "version"));
+      return this.step("program", "Program", [], fold);
     }
   };
 

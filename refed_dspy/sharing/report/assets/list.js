@@ -55,6 +55,9 @@
     return at === null ? `Dropped row ${row + 1}` : `Sample ${number.format(at)}`;
   };
 
+  /** A stage's name for people. */
+  refed.stage = (store, stage) => (store.names.stages[stage] ?? String(stage)).replaceAll("_", " ");
+
   const AROUND = 16; // Characters before a hit in a row's second line.
   const SHOWN = 300; // Of a text in one line: more never fits, and laying out 50 kB would take its time.
 

@@ -22,8 +22,7 @@
       this.headers = Array.from(document.querySelectorAll("#grid [data-column]"));
       this.column = "number";
       this.descending = false;
-      this.selects = this.choices().filter((choice) => choice.names.length > 1).map((choice) => this.select(choice));
-      if (new Set(store.columns.score).size > 2) this.range();
+      this.offer();
       this.search.addEventListener("input", () => this.notify());
       this.filters.addEventListener("input", () => this.notify());
       document.getElementById("reset").addEventListener("click", () => this.reset());
@@ -31,8 +30,22 @@
         header.querySelector("button").addEventListener("click", () => this.sort(header.dataset.column));
       }
       const score = this.headers.find((header) => header.dataset.column === "score");
-      if (store.names.scoring) score.querySelector("button").title = `given by ${store.names.scoring}`;
+      if (score && store.names.scoring) score.querySelector("button").title = `given by ${store.names.scoring}`;
       this.mark();
+    }
+
+    /** Puts the filters in place; what was chosen in them stays chosen, where there still is such a thing. */
+    offer() {
+      const before = new Map(Array.from(this.filters.querySelectorAll("select, input"), (field) => [field.id, chosen(field)]));
+      this.filters.replaceChildren();
+      [this.from, this.to] = [];
+      this.selects = this.choices().filter((choice) => choice.names.length > 1).map((choice) => this.select(choice));
+      if (new Set(this.store.columns.score).size > 2) this.range();
+      for (const field of this.filters.querySelectorAll("select, input")) {
+        const value = before.get(field.id);
+        if (field.options) field.value = Array.from(field.options).find(({ dataset }) => dataset.name === value)?.value ?? "";
+        else field.value = value ?? "";
+      }
     }
 
     /** What there is to choose from: of each, names and by row the indexes of those it has. */
@@ -71,7 +84,9 @@
       select.id = `filter-${id}`;
       select.append(new Option("all", ""));
       for (const { name, at } of names) {
-        select.append(new Option(`${cut(name)} (${refed.count(counts[at])})`, String(at)));
+        const option = new Option(`${cut(name)} (${refed.count(counts[at])})`, String(at));
+        option.dataset.name = name;
+        select.append(option);
       }
       field.append(select);
       this.filters.append(field);
@@ -139,6 +154,10 @@
     }
   };
 
+  function chosen(field) {
+    return field.options ? field.selectedOptions[0].dataset.name : field.value;
+  }
+
   function named(label, id, names, of) {
     return { label, id, names, of };
   }
@@ -185,6 +204,20 @@
       document.getElementById("none").hidden = rows.length > 0;
       this.status.textContent = `${refed.count(rows.length)} of ${refed.count(this.store.size)} rows`;
       document.getElementById("reset").hidden = rows.length === this.store.size;
+    }
+
+    /** Shows other rows in place of those there are: the same and more. */
+    refill(data) {
+      const { instruction } = this.store.columns;
+      const open = instruction[this.detail.row];
+      this.store.fill(data);
+      this.detail.row = this.store.columns.instruction.indexOf(open);
+      this.list.setOpened(this.detail.row);
+      this.controls.offer();
+      const top = this.list.scroller.scrollTop;
+      this.choose();
+      this.list.scroller.scrollTop = top;
+      this.prepare();
     }
 
     prepare() {
@@ -253,35 +286,24 @@
     }
   };
 
-  function theme(charts) {
-    const root = document.documentElement;
+  function theme() {
     for (const radio of document.querySelectorAll("input[name=theme]")) {
-      radio.addEventListener("change", () => {
-        root.dataset.theme = radio.value;
-        charts.recolour();
-      });
+      radio.addEventListener("change", () => (document.documentElement.dataset.theme = radio.value));
     }
-    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => charts.recolour());
-    matchMedia("print").addEventListener("change", () => {
-      charts.drawAll();
-      charts.recolour();
-    });
   }
 
   /** Starts the page. If it cannot be shown, a message takes the list's place. */
   async function start() {
-    const figures = JSON.parse(document.getElementById("figures").textContent);
-    let browser = null;
-    const charts = new refed.Charts(figures, (row) => browser?.open(row, true));
-    theme(charts);
+    theme();
     const rows = document.getElementById("rows");
     if (!rows) return;
     const data = await refed.decode(rows.textContent).catch(failed);
     if (!data) return;
     rows.remove(); // Tens of megabytes that are not needed twice.
     const store = new refed.Store(data);
-    browser = new refed.Browser(store);
-    charts.describe = (row) => `${refed.called(store, row)}: ${store.columns.instruction[row].slice(0, 200)}`;
+    const browser = (refed.browser = new refed.Browser(store));
+    const describe = (row) => `${refed.called(store, row)}: ${store.columns.instruction[row].slice(0, 200)}`;
+    refed.follow(describe, (row) => browser.open(row, true));
   }
 
   function failed(error) {

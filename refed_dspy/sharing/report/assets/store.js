@@ -43,7 +43,10 @@
   /** The rows of a report, and which of them to show in which order. A row is identified by its index, from 0. */
   refed.Store = class {
     /** @param {{names: object, columns: object}} data the result of decode. */
-    constructor(data) {
+    constructor(data) { this.fill(data); }
+
+    /** Takes these rows in place of those there are. */
+    fill(data) {
       this.names = data.names;
       this.columns = data.columns;
       this.size = data.columns.kept.length;

@@ -1,0 +1,148 @@
+"""The pages of comparisons, filterings and compiles."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+import refed_dspy
+from refed_dspy.errors import RunDirError
+from refed_dspy.sharing.report.drawing import Bars, Intervals
+from refed_dspy.sharing.report.of_run import no_map
+from refed_dspy.sharing.report.page import Page
+from refed_dspy.sharing.report.report import read_page, report
+from tests.support.example_run import HOSTILE
+from tests.support.scripted_engine import Writer, fake_lm, references
+from tests.support.simulated_compiles import QUESTIONS, answerer, compiled, marks
+
+ROWS = [
+    {"instruction": f"Task {at} {HOSTILE}", "response": "I cannot help." if at % 4 == 0 else f"Answer {at} {HOSTILE}"}
+    for at in range(12)
+]
+
+
+def chart(page: Page, name: str) -> Bars | Intervals:
+    figure = next(each.figure for each in page.charts if each.id == name)
+    assert isinstance(figure, Bars | Intervals)
+    return figure
+
+
+def facts(page: Page) -> dict[str, tuple[str, str]]:
+    return {fact.name: (fact.value, fact.note) for fact in page.facts}
+
+
+def written(folder: Path) -> str:
+    """The page's file, without its script."""
+    text = report(folder).read_text(encoding="utf-8")
+    assert text.count("<script") == text.count("</script>") == 1 and "<img" not in text
+    return text[: text.index("<script>")]
+
+
+# --- comparisons
+
+
+@pytest.fixture(scope="module")
+def comparison(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    judge = Writer()
+    judge.on_request = lambda request: json.dumps(
+        {"reason": "so", **{name: "A>B" if name == "verdict" else "4" for name in judge.fields(request)[1:]}}
+    )
+    folder = tmp_path_factory.mktemp("comparison")
+    refed_dspy.compare(
+        None, references(4), teacher=fake_lm(Writer()), judge=fake_lm(judge, "judge/model"), out=folder, size=8,
+        embeddings=False, track=False, subsets=[4],
+    )  # fmt: skip
+    return folder
+
+
+def test_a_comparison_shows_win_rates_and_the_answers_side_by_side(comparison: Path) -> None:
+    page = read_page(comparison, no_map)
+    made = json.loads((comparison / "comparison.json").read_text())
+    rates = {line["program"]: line["win_rate"]["mean"] for line in made["lines"] if line["win_rate"]}
+    wins, grades = chart(page, "wins"), chart(page, "grades")
+    assert isinstance(wins, Intervals) and (wins.low, wins.middle, wins.high) == (0, 50, 100)
+    assert dict(zip(wins.labels, (each and each[0] for each in wins.series["win rate"]), strict=True)) == rates
+    assert len(rates) == 2 and isinstance(grades, Intervals) and set(grades.labels) > set(rates)
+    (gallery,) = page.galleries
+    assert len(gallery.extracts) == 8 and gallery.wide
+    assert [text.title for text in gallery.extracts[0].texts] == ["instruction-only", "sample-level", "reference-level"]
+    assert re.fullmatch(r"(wins|loses|a tie), grade 4", gallery.extracts[0].texts[1].note)
+    assert facts(page)["Instructions"] == ("8", "of 8") and "judged by judge/model" in str(page.lead)
+    assert "Win rates over instruction-only" in written(comparison)
+
+
+def test_a_comparison_without_figures_shows_what_was_paid(comparison: Path, tmp_path: Path) -> None:
+    (tmp_path / "ledger.sqlite").write_bytes((comparison / "ledger.sqlite").read_bytes())
+    page = read_page(tmp_path, no_map)
+    assert not page.galleries and [each.id for each in page.charts] == ["cost"] and facts(page)["Calls"][0] != "0"
+    (tmp_path / "comparison.json").write_text("{half")
+    with pytest.raises(RunDirError, match=r"comparison\.json: cannot be read .*; run the command again"):
+        read_page(tmp_path, no_map)
+
+
+# --- filterings
+
+
+def test_a_filtering_without_a_judge_shows_examples_of_each_reason(tmp_path: Path) -> None:
+    refed_dspy.filter_data(ROWS, ["refusals", {"length": {"of": "response", "max_words": 3}}], out=tmp_path / "f")
+    page = read_page(tmp_path / "f", no_map)
+    funnel = json.loads((tmp_path / "f" / "funnel.json").read_text())
+    flow = chart(page, "funnel")
+    assert isinstance(flow, Bars) and flow.series["rows"] == [12, *(each["kept"] for each in funnel)]
+    kept = funnel[-1]["kept"]
+    assert facts(page)["Kept"] == (str(kept), f"{kept / 12:.0%}") and "Cost" not in facts(page)
+    shown = {gallery.title: gallery.extracts for gallery in page.galleries}
+    (refusals,) = [extracts for title, extracts in shown.items() if title.startswith("Dropped by refusals")]
+    assert len(refusals) == 3 and [text.title for text in refusals[0].texts][:2] == ["Instruction", "Response"]
+    assert refusals[0].title == "Row 1" and refusals[0].texts[1].segments == [(0, "I cannot help.")]
+    assert HOSTILE not in written(tmp_path / "f")
+
+
+def test_a_filtering_by_a_judge_shows_what_it_cost(tmp_path: Path) -> None:
+    judge = Writer()
+    judge.on_request = lambda request: json.dumps(
+        {"reason": "so", **{name: "2" for name in judge.fields(request) if name != "reason"}}
+    )
+    settings = {"rubric": {"at_least": 3}}
+    refed_dspy.filter_data(ROWS[1:3], [settings], judge=fake_lm(judge), out=tmp_path / "f")
+    page = read_page(tmp_path / "f", no_map)
+    assert facts(page)["Calls"][0] == "2" and [each.id for each in page.charts] == ["funnel", "cost"]
+    (gallery,) = page.galleries
+    assert gallery.extracts[0].title == "Row 1, score 2" and "Cost by stage" in written(tmp_path / "f")
+
+
+def test_rows_without_a_known_shape_show_their_texts(tmp_path: Path) -> None:
+    data = [{"ask": f"Task {at}", "say": f"Answer {at}", "at": at} for at in range(3)]
+    columns = {"instruction": "ask", "response": "say"}
+    refed_dspy.filter_data(data, ["refusals"], columns=columns, out=tmp_path / "f")
+    page = read_page(tmp_path / "f", no_map)
+    assert [text.title for text in page.galleries[0].extracts[0].texts] == ["ask", "say"]
+    assert not page.charts, "nothing was dropped"
+
+
+# --- compiles
+
+
+def test_a_compile_shows_candidates_gain_and_what_changed_in_the_prompts(tmp_path: Path) -> None:
+    made = compiled(tmp_path, answerer(), QUESTIONS, metric=marks)
+    assert made.proof is not None
+    page = read_page(tmp_path, no_map)
+    gains, scores = chart(page, "gains"), chart(page, "scores")
+    assert isinstance(gains, Intervals) and isinstance(scores, Intervals)
+    first = gains.series["gain"][0]
+    assert first is not None and first[0] == pytest.approx(made.proof.gain.mean)
+    assert facts(page)["Proved"][0] == ("yes" if made.manifest["proof"]["proved"] else "no")
+    candidates = next(table for table in page.tables if table.id == "candidates")
+    assert candidates.rows[0][0].startswith("0, uncompiled") and len(candidates.rows) == page_count(page)
+    assert sum(row[0].endswith(", kept") for row in candidates.rows) == 1
+    assert bool(page.galleries) == made.changed
+    for gallery in page.galleries:
+        assert gallery.title == "Prompts" and all(extract.texts for extract in gallery.extracts)
+    assert "Scores on the test set" in written(tmp_path)
+
+
+def page_count(page: Page) -> int:
+    return int(facts(page)["Candidates"][0])

@@ -1,0 +1,140 @@
+"""The page of work that goes on: who may see it, and that it follows."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import pytest
+
+from refed_dspy.errors import ConfigError, RunDirError
+from refed_dspy.ledger.ledger import FILE, Ledger
+from refed_dspy.sharing.report.watch import Watch
+from tests.support.example_run import shown_run
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return shown_run(tmp_path_factory.mktemp("watch") / "run", size=6)
+
+
+@pytest.fixture
+def folder(made: Path, tmp_path: Path) -> Path:
+    shutil.copy(made / FILE, tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def server(folder: Path) -> Iterator[Watch]:
+    with Watch(folder) as opened:
+        thread = Thread(target=opened.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield opened
+        opened.shutdown()
+        thread.join()
+
+
+def get(server: Watch, path: str, method: str = "GET", **headers: str) -> tuple[int, bytes, dict[str, str]]:
+    connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=10)
+    connection.request(method, path, headers=headers)
+    answer = connection.getresponse()
+    content = answer.read()
+    connection.close()
+    return answer.status, content, dict(answer.getheaders())
+
+
+def now(server: Watch) -> dict[str, Any]:
+    status, content, _ = get(server, f"/{server.token}/now")
+    assert status == 200
+    return dict(json.loads(content))
+
+
+def test_only_loopback_the_token_and_this_hosts_names_are_answered(server: Watch) -> None:
+    assert server.server_address[0] == "127.0.0.1"
+    port = server.server_port
+    assert server.address == f"http://127.0.0.1:{port}/{server.token}/" and len(server.token) >= 32
+    assert get(server, f"/{server.token}/", Host=f"localhost:{port}")[0] == 200
+    for host in ("evil.example", f"evil.example:{port}", "127.0.0.1", f"127.0.0.1:{port + 1}", ""):
+        status, content, _ = get(server, f"/{server.token}/", Host=host)
+        assert (status, content) == (403, b"Forbidden\n"), host
+    for path in ("/", "/now", f"/{server.token}", f"/{server.token}x/", f"/{server.token}/../", f"/{server.token}/x"):
+        assert get(server, path)[:2] == (404, b"Not Found\n"), path
+    assert get(server, f"/{server.token}/", "POST")[0] == 501
+    with Watch(server.folder) as other:
+        assert other.token != server.token
+
+
+def test_two_hosts_are_none(server: Watch) -> None:
+    with socket.create_connection(("127.0.0.1", server.server_port), timeout=10) as connection:
+        host = f"Host: 127.0.0.1:{server.server_port}\r\n"
+        connection.sendall(f"GET /{server.token}/ HTTP/1.1\r\n{host}Host: evil.example\r\n\r\n".encode())
+        assert b" 403 " in connection.recv(100)
+
+
+def test_the_page_may_ask_this_server_alone_and_stays_nowhere(server: Watch) -> None:
+    status, content, headers = get(server, f"/{server.token}/")
+    page = content.decode()
+    assert status == 200 and "connect-src &#39;self&#39;" in page and "Calls a second" in page
+    assert headers["Cache-Control"] == "no-store" and headers["Referrer-Policy"] == "no-referrer"
+    assert "Python" not in headers["Server"] and server.token not in page
+
+
+def test_figures_and_page_follow_the_ledger(server: Watch, folder: Path) -> None:
+    before = now(server)
+    figures = {fact["name"]: fact for fact in before["facts"]}
+    assert figures["Samples"]["value"] == "6" and "Calls a second" in figures
+    first = get(server, f"/{server.token}/")[1]
+    assert get(server, f"/{server.token}/")[1] == first and now(server)["mark"] == before["mark"]
+    with Ledger.create(folder) as ledger:
+        ledger.set_meta(size=500)
+        after = now(server)
+        assert after["mark"] != before["mark"]
+        assert {fact["name"]: fact for fact in after["facts"]}["Samples"]["note"] == "of 500 asked for"
+        assert b"6 of 500 samples" in get(server, f"/{server.token}/")[1]
+
+
+def test_before_the_first_answer_it_waits(tmp_path: Path) -> None:
+    with Ledger.create(tmp_path) as ledger:
+        ledger.begin([], identity={})
+    with Watch(tmp_path) as server:
+        assert b"Nothing was answered yet." in server.page()
+    with pytest.raises(RunDirError, match="no run here"):
+        Watch(tmp_path / "nowhere")
+
+
+def test_a_port_that_is_taken_is_one_line(server: Watch, folder: Path) -> None:
+    with pytest.raises(ConfigError, match=rf"^port {server.server_port}: .*; name another$"):
+        Watch(folder, server.server_port)
+
+
+def test_a_ledger_that_went_away_is_an_answer_and_no_end(server: Watch, folder: Path) -> None:
+    (folder / FILE).rename(folder / "elsewhere")
+    status, content, _ = get(server, f"/{server.token}/now")
+    assert status == 503 and b"no run here" in content and b"Traceback" not in content
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_the_watching(folder: Path) -> None:
+    command = [sys.executable, "-m", "refed_dspy.cli", "watch", str(folder)]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "COLUMNS": "200"}
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith("http://127.0.0.1:")
+        process.send_signal(signal.SIGINT)
+        rest, errors = process.communicate(timeout=30)
+    assert (
+        (process.returncode, rest) == (0, "")
+        and errors.startswith("Ctrl-C ends the watching")
+        and errors.count("\n") == 1
+    )
