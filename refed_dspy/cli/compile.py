@@ -42,7 +42,7 @@ app = typer.Typer()
 app.add_typer(judge_app, name="judge")
 
 
-@app.command("compile")
+@app.command("compile", options_metavar="--teacher FILE_OR_NAME --out DIR [OPTIONS]")
 @reporting
 def compile_(
     context: typer.Context,
@@ -119,7 +119,7 @@ def _print_outcome(made: Compiled, estimate: bool) -> None:
         raise typer.Exit(1)
 
 
-@judge_app.command()
+@judge_app.command(options_metavar="--pairs FILE --judge FILE_OR_NAME [OPTIONS]")
 @reporting
 def agreement(
     pairs: Annotated[str, typer.Option(help="Pairs of answers with people's verdicts.", metavar="FILE")],

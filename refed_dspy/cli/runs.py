@@ -51,7 +51,7 @@ _OF_SAMPLES = ("", "run", "comparison")
 """What a folder may hold for its samples to be counted (`Ledger.holds`)."""
 
 
-@app.command()
+@app.command(options_metavar="--teacher FILE_OR_NAME --run-dir DIR [OPTIONS]")
 @reporting
 def synth(
     context: typer.Context,

@@ -34,7 +34,7 @@ def report(
         typer.launch(str(path.absolute()))
 
 
-@app.command("share")
+@app.command("share", options_metavar="--out FOLDER [OPTIONS]")
 @reporting
 def share_(
     run: Annotated[Path, typer.Argument(metavar="DIR", help="The run's folder.")],
