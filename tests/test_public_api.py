@@ -21,6 +21,8 @@ def refuse(event, args):
         raise SystemExit(f"network: {event} {args}")
 sys.addaudithook(refuse)
 import refed_dspy, refed_dspy.cli
+if "dspy" in sys.modules:
+    raise SystemExit("imported: dspy")
 refed_dspy.load_references("builtin")
 refed_dspy.ReferenceLevelFeedback(), refed_dspy.synthesize
 heavy = ("litellm", "mlflow", "datasets", "xllamacpp", "openai", "numpy", "rapidfuzz")

@@ -34,6 +34,7 @@ if TYPE_CHECKING:  # the commands import what they need when they run: help shou
     from refed_dspy.config.compile import CompileConfig
     from refed_dspy.optimizers.result import Compiled
 
+OPTIMIZERS = ("bootstrap", "gepa", "mipro", "simba")
 judge_app = typer.Typer(no_args_is_help=True, help="Measure a judge against people's verdicts.")
 PairsOption = Annotated[str | None, typer.Option(help="Pairs of answers with people's verdicts.", metavar="FILE")]
 
@@ -49,7 +50,10 @@ def compile_(
     references: ReferencesOption = None,
     pairs: PairsOption = None,
     optimizer: Annotated[
-        str | None, typer.Option(help="bootstrap, gepa, mipro, simba, or a dotted name.", metavar="NAME")
+        str | None,
+        typer.Option(
+            help=f"{', '.join(OPTIMIZERS)}, or a dotted name.", metavar="NAME", autocompletion=lambda: OPTIMIZERS
+        ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the compile.", metavar="DIR")] = None,
     teacher: TeacherOption = None,

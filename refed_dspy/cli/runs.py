@@ -46,7 +46,8 @@ app = typer.Typer()
 
 _CAPS = ("REFED_MAX_COST", "REFED_MAX_CALLS", "REFED_MAX_MINUTES")
 """The variables that a resume reads: a run keeps its other settings."""
-FORMAT_HELP = "jsonl, parquet, messages, sharegpt, alpaca, prompt-completion, preference or kto."
+FORMATS = ("jsonl", "parquet", "messages", "sharegpt", "alpaca", "prompt-completion", "preference", "kto")
+METHODS = ("reference-level", "sample-level", "instruction-only")
 _OF_SAMPLES = ("", "run", "comparison")
 """What a folder may hold for its samples to be counted (`Ledger.holds`)."""
 
@@ -72,7 +73,10 @@ def synth(
     method: Annotated[
         str | None,
         typer.Option(
-            help="reference-level, sample-level or instruction-only.", metavar="NAME", show_default="reference-level"
+            help=f"{', '.join(METHODS)}.",
+            metavar="NAME",
+            show_default="reference-level",
+            autocompletion=lambda: METHODS,
         ),
     ] = None,
     judge: JudgeOption = None,
@@ -182,7 +186,9 @@ def _list_here(as_json: bool) -> None:
 @reporting
 def export(
     run_dir: RunDir,
-    format: Annotated[str, typer.Option(help=FORMAT_HELP)] = "jsonl",  # noqa: A002
+    format: Annotated[  # noqa: A002 — the flag's name
+        str, typer.Option(help=f"{', '.join(FORMATS)}.", metavar="NAME", autocompletion=lambda: FORMATS)
+    ] = "jsonl",
     out: Annotated[
         Path | None, typer.Option(help="File to write.", metavar="FILE", show_default="samples.jsonl, or dropped.jsonl")
     ] = None,
