@@ -1,5 +1,6 @@
-# The command in an image: docker build -t refed . && docker run --rm -v "$PWD:/work" -e OPENAI_API_KEY refed --help
-# With the model that runs beside a run: --build-arg EXTRAS=[local]
+# The command in an image; the folder you are in is the one it works in:
+#   docker build -t refed .        (--build-arg EXTRAS=[local] for the model that runs beside a run)
+#   docker run --rm -it -v "$PWD:/work" --user "$(id -u)" -e HOME=/work -e OPENAI_API_KEY refed --help
 ARG PYTHON=python:3.13-slim
 
 FROM ${PYTHON} AS build
@@ -15,7 +16,7 @@ RUN /tools/bin/uv build --wheel -o /dist \
 
 FROM ${PYTHON}
 ENV PATH=/opt/refed/bin:$PATH DO_NOT_TRACK=1 MLFLOW_DISABLE_TELEMETRY=true HF_HUB_DISABLE_TELEMETRY=1
-RUN useradd --create-home --uid 1000 refed
+RUN useradd --create-home --uid 1000 refed && install -d -o refed /work
 COPY --from=build /opt/refed /opt/refed
 USER refed
 WORKDIR /work
