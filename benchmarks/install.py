@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from importlib.metadata import Distribution, distributions
 from pathlib import Path
 
@@ -34,7 +34,9 @@ class Installed:
     """The packages in a folder, by name and extras; and what each needs there."""
 
     def __init__(self, site: Path) -> None:
-        self._found = {canonicalize_name(each.metadata["Name"]): each for each in distributions(path=[str(site)])}
+        self._found: dict[str, Distribution] = {
+            canonicalize_name(each.metadata["Name"]): each for each in distributions(path=[str(site)])
+        }
 
     def needs(self, name: str, extras: Iterable[str] = ()) -> list[tuple[str, tuple[str, ...]]]:
         wanted = map(Requirement, self._found[name].requires or ())
@@ -56,12 +58,15 @@ class Installed:
         return {name for name, _ in seen}
 
     def megabytes(self, names: Iterable[str]) -> float:
-        return sum(map(_bytes, (self._found[name] for name in names))) / 1e6
+        files = {path for name in names for path in _files(self._found[name])}  # MLflow's three packages share some
+        return sum(path.stat().st_size for path in files) / 1e6
 
 
-def _bytes(package: Distribution) -> int:
-    inside = (file for file in package.files or () if file.parts[0] != ".." and file.suffix != ".pyc")
-    return sum(path.stat().st_size for file in inside if (path := Path(str(file.locate()))).is_file())
+def _files(package: Distribution) -> Iterator[Path]:
+    for file in package.files or ():
+        path = Path(str(file.locate()))
+        if file.parts[0] != ".." and file.suffix != ".pyc" and path.is_file():
+            yield path
 
 
 def report(installed: Installed) -> list[str]:
@@ -71,14 +76,14 @@ def report(installed: Installed) -> list[str]:
     needed = installed.closure(each for each in direct if each[0] in NEEDED)
     rows = []
     for each in direct:
-        alone = everything - installed.closure(other for other in direct if other != each) - {"refed-dspy"}
+        without = installed.closure(other for other in direct if other != each) | {"refed-dspy"}
         brought = "brought by the five as well" if each[0] in needed and each[0] not in NEEDED else ""
-        size = installed.megabytes(alone)
-        rows.append((size, f"{each[0]:18} {installed.megabytes([each[0]]):7.1f} {len(alone):4} {size:7.1f}  {brought}"))
+        count, size = len(everything - without), installed.megabytes(everything) - installed.megabytes(without)
+        rows.append((size, f"{each[0]:18} {installed.megabytes([each[0]]):7.1f} {count:5} {size:7.1f}  {brought}"))
     return [
         f"{len(everything)} packages, {installed.megabytes(everything):.0f} MB; "
         f"{', '.join(NEEDED)}: {len(needed)}, {installed.megabytes(needed):.0f} MB",
-        f"{'':18} {'MB':>7} {'alone':>4} {'MB':>6}",
+        f"{'':18} {'MB':>7} {'alone':>5} {'MB':>7}",
         *(row for _, row in sorted(rows, reverse=True)),
     ]
 

@@ -41,10 +41,8 @@ def test_its_commands_and_references_need_no_source_tree(wheel: Path, tmp_path: 
 
     def printed(*command: str) -> str:
         environ = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-        done = subprocess.run(
-            [env / "bin" / command[0], *command[1:]], cwd=tmp_path, env=environ, capture_output=True, text=True, check=True
-        )
-        return done.stdout
+        words = [env / "bin" / command[0], *command[1:]]
+        return subprocess.run(words, cwd=tmp_path, env=environ, stdout=subprocess.PIPE, text=True, check=True).stdout
 
     code = "import refed_dspy as r; print(r.__file__, len(r.load_references('builtin')))"
     file, count = printed("python", "-c", code).split()
