@@ -41,7 +41,7 @@ def test_its_commands_and_references_need_no_source_tree(wheel: Path, tmp_path: 
 
     def printed(*command: str) -> str:
         environ = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-        words = [env / "bin" / command[0], *command[1:]]
+        words = [str(env / "bin" / command[0]), *command[1:]]
         return subprocess.run(words, cwd=tmp_path, env=environ, stdout=subprocess.PIPE, text=True, check=True).stdout
 
     code = "import refed_dspy as r; print(r.__file__, len(r.load_references('builtin')))"
