@@ -52,7 +52,7 @@ _OF_SAMPLES = ("", "run", "comparison")
 """What a folder may hold for its samples to be counted (`Ledger.holds`)."""
 
 
-@app.command(options_metavar="--teacher FILE_OR_NAME --run-dir DIR [OPTIONS]")
+@app.command(options_metavar="--teacher FILE_OR_NAME [OPTIONS]")
 @reporting
 def synth(
     context: typer.Context,
@@ -145,7 +145,6 @@ def status(
     from refed_dspy.ledger.batches import left_batches
     from refed_dspy.ledger.ledger import Ledger
     from refed_dspy.ledger.summary import work_status
-    from refed_dspy.optimizers.result import compile_status
     from refed_dspy.runs.result import full_status
 
     if run_dir is None:
@@ -155,6 +154,8 @@ def status(
         holds = ledger.holds()
         to_lines: Callable[[dict[str, Any]], list[str]]
         if holds == "compile":
+            from refed_dspy.optimizers.result import compile_status  # which imports DSPy
+
             facts, to_lines = compile_status(ledger), compile_lines
         elif holds in _OF_SAMPLES:
             facts, to_lines = full_status(ledger), run_lines

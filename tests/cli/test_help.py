@@ -105,7 +105,7 @@ def test_shells_complete_words_of_a_fixed_list(typed: str, offered: set[str]) ->
 
 
 def test_usage_names_the_options_that_a_command_needs() -> None:
-    assert "synth --teacher FILE_OR_NAME --run-dir DIR [OPTIONS]" in " ".join(help_of("synth").split())
+    assert "synth --teacher FILE_OR_NAME [OPTIONS]" in " ".join(help_of("synth").split())
 
 
 def test_help_waits_for_no_heavy_library() -> None:
