@@ -48,5 +48,8 @@ def test_its_commands_and_references_need_no_source_tree(wheel: Path, tmp_path: 
     file, count = printed("python", "-c", code).split()
     assert Path(file).is_relative_to(env) and int(count) >= 24
     assert "--teacher" in printed("refed", "synth", "--help")
+    printed("refed", "synth", "--teacher", "simulated", "--size", "2", "--run-dir", "first")
+    printed("refed", "report", "first")
+    assert printed("refed", "export", "first").startswith("2 samples in")
     assert printed("refed-dspy", "--version") == f"refed-dspy {refed_dspy.__version__}\n"
     assert f"\nversion: {refed_dspy.__version__}\n" in (ROOT / "CITATION.cff").read_text()

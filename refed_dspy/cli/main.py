@@ -15,7 +15,7 @@ from refed_dspy.cli.printing import PlainFormatter, printable, say
 from refed_dspy.errors import one_line
 
 GROUPS = {
-    "Make": ("init", "synth", "resume", "preview"),
+    "Make": ("synth", "init", "resume", "preview"),
     "Look": ("show", "status", "report", "stats"),
     "Judge and improve": ("filter", "compare", "judge", "compile", "promote", "recycle"),
     "Publish": ("export", "share", "push"),
