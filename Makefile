@@ -12,7 +12,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: help setup demo test live slow browser finetune docs docs-serve bench planted ui lock clean
+.PHONY: help setup demo test live slow browser finetune docs docs-serve bench planted ui lock wheel clean
 help: ## show this
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 10
 
@@ -99,6 +99,9 @@ planted: setup ## a hundred faults planted in the code that money depends on; ha
 lock: setup ## write requirements/dev.txt anew from pyproject.toml
 	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
 	  --extra dev --extra docs --extra local pyproject.toml -o $(LOCK) --upgrade
+
+wheel: setup ## the wheel in an empty environment: packages, sizes, start-up; installs from the package index
+	$(BIN)/python -m benchmarks.install
 
 clean: ## remove what the targets made
 	rm -rf $(VENV) $(FINETUNE) $(DEMO) site build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -141,6 +141,8 @@ class Compared:
     verdicts: Sequence[tuple[float, float]]
 
 
+TAKEN_SHOWN = 60
+"""How many of a reference's instructions, the newest, the prompt shows as taken: enough to steer, few enough to fit."""
 PICO = 10**12
 """Picodollars in a dollar. Money is counted in whole picodollars: a token's price is a whole number of them, so sums
 are exact."""

@@ -20,7 +20,9 @@ def refuse(event, args):
     if event in {"socket.connect", "socket.getaddrinfo", "socket.sendto"}:
         raise SystemExit(f"network: {event} {args}")
 sys.addaudithook(refuse)
-import refed_dspy, refed_dspy.cli
+import refed_dspy, refed_dspy.cli, refed_dspy.data.export, refed_dspy.runs.result
+if "dspy" in sys.modules:
+    raise SystemExit("imported: dspy")
 refed_dspy.load_references("builtin")
 refed_dspy.ReferenceLevelFeedback(), refed_dspy.synthesize
 heavy = ("litellm", "mlflow", "datasets", "xllamacpp", "openai", "numpy", "rapidfuzz")

@@ -36,6 +36,7 @@ if TYPE_CHECKING:  # the commands import what they need when they run: help shou
     from refed_dspy.config.compile import CompileConfig
     from refed_dspy.optimizers.result import Compiled
 
+OPTIMIZERS = ("bootstrap", "gepa", "mipro", "simba")
 judge_app = typer.Typer(no_args_is_help=True, help="Measure a judge against people's verdicts.")
 PairsOption = Annotated[str | None, typer.Option(help="Pairs of answers with people's verdicts.", metavar="FILE")]
 
@@ -44,14 +45,17 @@ app = typer.Typer()
 app.add_typer(judge_app, name="judge")
 
 
-@app.command("compile")
+@app.command("compile", options_metavar="--teacher FILE_OR_NAME --out DIR [OPTIONS]")
 @reporting
 def compile_(
     context: typer.Context,
     references: ReferencesOption = None,
     pairs: PairsOption = None,
     optimizer: Annotated[
-        str | None, typer.Option(help="bootstrap, gepa, mipro, simba, or a dotted name.", metavar="NAME")
+        str | None,
+        typer.Option(
+            help=f"{', '.join(OPTIMIZERS)}, or a dotted name.", metavar="NAME", autocompletion=lambda: OPTIMIZERS
+        ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the compile.", metavar="DIR")] = None,
     teacher: TeacherOption = None,
@@ -123,7 +127,7 @@ def _print_outcome(made: Compiled, estimate: bool) -> None:
         raise typer.Exit(1)
 
 
-@judge_app.command()
+@judge_app.command(options_metavar="--pairs FILE --judge FILE_OR_NAME [OPTIONS]")
 @reporting
 def agreement(
     pairs: Annotated[str, typer.Option(help="Pairs of answers with people's verdicts.", metavar="FILE")],

@@ -47,7 +47,7 @@ _NO_TEACHER = "teacher: name it with --teacher (a file, PROVIDER/NAME, embedded 
 app = typer.Typer()
 
 
-@app.command("compare")
+@app.command("compare", options_metavar="--config FILE --out DIR [OPTIONS]")
 @reporting
 def compare_(
     context: typer.Context,
@@ -86,7 +86,7 @@ def compare_(
     _ended_short(made.stopped, folder)
 
 
-@app.command("filter")
+@app.command("filter", options_metavar="--filter NAME_OR_YAML --out DIR [OPTIONS]")
 @reporting
 def filter_(
     context: typer.Context,
@@ -117,7 +117,7 @@ def filter_(
     _ended_short(made.problem or made.stopped, folder)
 
 
-@app.command("recycle")
+@app.command("recycle", options_metavar="--teacher FILE_OR_NAME --out DIR [OPTIONS]")
 @reporting
 def recycle_(
     context: typer.Context,

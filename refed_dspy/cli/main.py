@@ -15,8 +15,8 @@ from refed_dspy.cli.printing import PlainFormatter, printable, say
 from refed_dspy.errors import one_line
 
 GROUPS = {
-    "Make": ("init", "synth", "resume", "preview"),
-    "Look": ("show", "status", "report", "stats"),
+    "Make": ("synth", "init", "resume", "preview"),
+    "Look": ("show", "status", "report", "watch", "stats"),
     "Judge and improve": ("filter", "compare", "judge", "compile", "promote", "recycle"),
     "Publish": ("export", "share", "push"),
     "Upkeep": ("teacher", "batches", "track"),
@@ -63,6 +63,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
+    epilog="Without a key: refed synth --teacher simulated --size 5 --run-dir first",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for commands in (init.app, runs.app, show.app, data.app, compiling.app, sharing.app, teachers.app):
@@ -83,7 +84,7 @@ def refed(
         bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
     ] = False,
 ) -> None:
-    """Instruction-tuning data from a few excellent references."""
+    """Instruction-tuning data from a few excellent references, by a DSPy program."""
 
 
 def run() -> None:

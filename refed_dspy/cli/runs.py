@@ -48,12 +48,13 @@ app = typer.Typer()
 
 _CAPS = ("REFED_MAX_COST", "REFED_MAX_CALLS", "REFED_MAX_MINUTES")
 """The variables that a resume reads: a run keeps its other settings."""
-FORMAT_HELP = "jsonl, parquet, messages, sharegpt, alpaca, prompt-completion, preference or kto."
+FORMATS = ("jsonl", "parquet", "messages", "sharegpt", "alpaca", "prompt-completion", "preference", "kto")
+METHODS = ("reference-level", "sample-level", "instruction-only")
 _OF_SAMPLES = ("", "run", "comparison")
 """What a folder may hold for its samples to be counted (`Ledger.holds`)."""
 
 
-@app.command()
+@app.command(options_metavar="--teacher FILE_OR_NAME [OPTIONS]")
 @reporting
 def synth(
     context: typer.Context,
@@ -74,7 +75,10 @@ def synth(
     method: Annotated[
         str | None,
         typer.Option(
-            help="reference-level, sample-level or instruction-only.", metavar="NAME", show_default="reference-level"
+            help=f"{', '.join(METHODS)}.",
+            metavar="NAME",
+            show_default="reference-level",
+            autocompletion=lambda: METHODS,
         ),
     ] = None,
     judge: JudgeOption = None,
@@ -144,7 +148,6 @@ def status(
     from refed_dspy.ledger.batches import left_batches
     from refed_dspy.ledger.ledger import Ledger
     from refed_dspy.ledger.summary import work_status
-    from refed_dspy.optimizers.result import compile_status
     from refed_dspy.runs.result import full_status
 
     if run_dir is None:
@@ -154,6 +157,8 @@ def status(
         holds = ledger.holds()
         to_lines: Callable[[dict[str, Any]], list[str]]
         if holds == "compile":
+            from refed_dspy.optimizers.result import compile_status  # which imports DSPy
+
             facts, to_lines = compile_status(ledger), compile_lines
         elif holds in _OF_SAMPLES:
             facts, to_lines = full_status(ledger), run_lines
@@ -185,7 +190,9 @@ def _list_here(as_json: bool) -> None:
 @reporting
 def export(
     run_dir: RunDir,
-    format: Annotated[str, typer.Option(help=FORMAT_HELP)] = "jsonl",  # noqa: A002
+    format: Annotated[  # noqa: A002 — the flag's name
+        str, typer.Option(help=f"{', '.join(FORMATS)}.", metavar="NAME", autocompletion=lambda: FORMATS)
+    ] = "jsonl",
     out: Annotated[
         Path | None, typer.Option(help="File to write.", metavar="FILE", show_default="samples.jsonl, or dropped.jsonl")
     ] = None,

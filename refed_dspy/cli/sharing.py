@@ -55,7 +55,7 @@ def watch(
         server.serve_forever()
 
 
-@app.command("share")
+@app.command("share", options_metavar="--out FOLDER [OPTIONS]")
 @reporting
 def share_(
     run: Annotated[Path, typer.Argument(metavar="DIR", help="The run's folder.")],

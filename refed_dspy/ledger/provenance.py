@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from refed_dspy.ledger.ledger import Ledger
 
+ANY = ""
+"""The key of the pool for every stage that is not named."""
 EMBEDDED = "embedded:"
 """Prefix of the endpoint of a model that the run started itself; the model's name follows."""
 SIMULATED = "simulated"

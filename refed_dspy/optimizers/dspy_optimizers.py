@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import Any, TypeAlias
 
 import dspy
@@ -20,6 +21,8 @@ Examples: TypeAlias = Sequence[dspy.Example]
 AUTO = ("light", "medium", "heavy")
 NO_ERROR_LIMIT = 1_000_000
 """So many errors never occur: which error ends a compile is decided elsewhere (optimizers/recorder.py)."""
+
+_SEARCH_BY_OPTUNA = (dspy.MIPROv2, dspy.BootstrapFewShotWithOptuna)
 
 
 @dataclass(frozen=True)
@@ -62,20 +65,27 @@ def choose(name: str, options: Mapping[str, Any], inputs: OptimizerInputs) -> Op
     """The optimizer called `name`, set up with `inputs`.
 
     Raises:
-        ConfigError: no such optimizer, or options that it does not take.
+        ConfigError: no such optimizer, options that it does not take, or a package that it needs is missing.
     """
     makers = {"bootstrap": _bootstrap, "gepa": _gepa, "mipro": _mipro, "simba": _simba}
     try:
         if name in makers:
-            return makers[name](dict(options), inputs)
+            return _runnable(makers[name](dict(options), inputs))
         if is_named(name, OPTIMIZERS):
-            return _by_dotted_name(name, dict(options), inputs)
+            return _runnable(_by_dotted_name(name, dict(options), inputs))
     except (ArithmeticError, AssertionError, TypeError, ValueError) as error:
         raise ConfigError(f"optimizer {name}: {one_line(error)}") from None
     raise ConfigError(
         f"optimizer: {one_line(name, 40)!r} is none of {', '.join(makers)}; others go by their dotted name, "
         "dspy.teleprompt.COPRO say"
     )
+
+
+def _runnable(optimizer: Optimizer) -> Optimizer:
+    """`optimizer`, which would import Optuna only after paid work. Raises ConfigError where that is not installed."""
+    if isinstance(optimizer.kind, _SEARCH_BY_OPTUNA) and find_spec("optuna") is None:
+        raise ConfigError(f'optimizer {optimizer.name} needs Optuna: run `pip install "refed-dspy[mipro]"`')
+    return optimizer
 
 
 def _bootstrap(options: dict[str, Any], inputs: OptimizerInputs) -> Optimizer:

@@ -12,7 +12,7 @@ from refed_dspy.concurrency import all_of, together
 from refed_dspy.errors import ConfigError, RowError
 from refed_dspy.programs.asking import about, again
 from refed_dspy.programs.program import Program, trace_in_order
-from refed_dspy.records import Failure, Feedback, Reference, Sample
+from refed_dspy.records import TAKEN_SHOWN, Failure, Feedback, Reference, Sample
 from refed_dspy.signatures import (
     DEFAULT_FEATURES,
     InstructionSynthesis,
@@ -29,9 +29,6 @@ STAGES = (
     "response_generation",
     "response_improvement",
 )
-TAKEN_SHOWN = 60
-"""How many of a reference's instructions, the newest, the prompt shows as taken: enough to steer, few enough to fit."""
-
 T = TypeVar("T")
 
 

@@ -21,8 +21,7 @@ from refed_dspy.ledger.history import (
 from refed_dspy.ledger.instructions import dropped_items, instructions
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.spending import spent
-from refed_dspy.programs.reference_level import TAKEN_SHOWN
-from refed_dspy.records import Reference
+from refed_dspy.records import TAKEN_SHOWN, Reference
 from refed_dspy.runs.stage_weights import StageWeights
 
 STUDY = {"features": "instruction_feedback", "response": "response_feedback"}

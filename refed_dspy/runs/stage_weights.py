@@ -10,9 +10,8 @@ from typing import Any
 
 from refed_dspy.ledger.history import Usage
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.ledger.provenance import model_of
+from refed_dspy.ledger.provenance import ANY, model_of
 from refed_dspy.records import Rates
-from refed_dspy.teachers.by_stage import ANY
 
 JUDGE = "judge"
 """The name of the judge as one who answers."""

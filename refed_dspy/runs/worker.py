@@ -8,8 +8,7 @@ from refed_dspy.errors import RowError
 from refed_dspy.ledger.statements import DecisionRow, decided, sampled, text_digest, unusable
 from refed_dspy.programs.asking import about_item, predictor_names, same_teacher
 from refed_dspy.programs.question import asked_again
-from refed_dspy.programs.reference_level import TAKEN_SHOWN
-from refed_dspy.records import DataRow, Sample
+from refed_dspy.records import TAKEN_SHOWN, DataRow, Sample
 from refed_dspy.runs.plan import Propose, Respond, Study
 from refed_dspy.runs.spec import RunSpec
 from refed_dspy.teachers.session import Session

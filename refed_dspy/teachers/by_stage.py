@@ -12,14 +12,13 @@ from typing import Any, TypeAlias
 
 from refed_dspy.config.teacher import TeacherConfig
 from refed_dspy.errors import ConfigError, one_line
+from refed_dspy.ledger.provenance import ANY as ANY
 from refed_dspy.programs.asking import predictor_names
 from refed_dspy.records import digest
 from refed_dspy.teachers import Teacher, TeacherLike, open_teacher
 from refed_dspy.teachers.judge import in_role
 from refed_dspy.teachers.teacher import read_teacher
 
-ANY = ""
-"""The key of the pool for every stage that is not named."""
 FEEDBACK = "feedback"
 """The key that stands for every stage that collects feedback."""
 PoolShares: TypeAlias = Sequence["PoolShare"]

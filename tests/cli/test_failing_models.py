@@ -70,7 +70,7 @@ def test_a_model_that_refuses_every_call_ends_the_work(name: str, home: Path, fi
     done = refed(*words, *(COMPILE if words[0] == "compile" else ()))
     assert done.exit_code == (1 if two[0].stats()["requests"] else 2), "2 where nothing was paid"
     asked = two[1].stats()["requests"]
-    # GEPA alone gives up before twenty failed proposals.
-    assert (1 if "reflection" in name else 20) <= asked <= 20 + CONCURRENCY, done.output
+    # GEPA alone gives up before twenty failed proposals; an example whose first question failed asks no other one.
+    assert (1 if "reflection" in name else 10 if "compile" in name else 20) <= asked <= 20 + CONCURRENCY, done.output
     assert UNFIT in done.stderr and "Traceback" not in done.output
     assert done.stderr.splitlines()[-1].startswith("refed: "), done.stderr

@@ -80,12 +80,32 @@ def test_the_version() -> None:
     assert (result.exit_code, result.stdout) == (0, f"refed-dspy {version('refed-dspy')}\n")
 
 
+def completed(typed: str, shell: str) -> set[str]:
+    """What a shell is offered after `typed`."""
+    env = {"_REFED_COMPLETE": f"complete_{shell}", "COMP_WORDS": typed, "COMP_CWORD": str(typed.count(" "))}
+    env |= {"_TYPER_COMPLETE_ARGS": typed, "_TYPER_COMPLETE_FISH_ACTION": "get-args"}
+    return set(re.findall(r"[\w-]+", CliRunner().invoke(app, [], prog_name="refed", env=env).output))
+
+
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_shells_complete_commands(shell: str) -> None:
-    env = {"_REFED_COMPLETE": f"complete_{shell}", "COMP_WORDS": "refed re", "COMP_CWORD": "1"}
-    env |= {"_TYPER_COMPLETE_ARGS": "refed re", "_TYPER_COMPLETE_FISH_ACTION": "get-args"}
-    result = CliRunner().invoke(app, [], prog_name="refed", env=env)
-    assert {"resume", "report", "recycle"} <= set(re.findall(r"\w+", result.output))
+    assert {"resume", "report", "recycle"} <= completed("refed re", shell)
+
+
+@pytest.mark.parametrize(
+    ("typed", "offered"),
+    [
+        ("refed export runs/1 --format p", {"parquet", "preference", "prompt-completion"}),
+        ("refed synth --method s", {"sample-level"}),
+        ("refed compile --optimizer g", {"gepa"}),
+    ],
+)
+def test_shells_complete_words_of_a_fixed_list(typed: str, offered: set[str]) -> None:
+    assert completed(typed, "bash") == offered
+
+
+def test_usage_names_the_options_that_a_command_needs() -> None:
+    assert "synth --teacher FILE_OR_NAME [OPTIONS]" in " ".join(help_of("synth").split())
 
 
 def test_help_waits_for_no_heavy_library() -> None:

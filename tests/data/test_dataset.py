@@ -161,8 +161,8 @@ def test_folders_without_a_run(tmp_path: Path) -> None:
     with pytest.raises(ReferencesError, match="is a folder"):
         load_dataset(tmp_path)
     rows = [{"instruction": "i", "response": "b", "first": "a"}]
-    judge = Writer('{"reason": "r", "verdict": "A>B"}', '{"reason": "r", "verdict": "B>A"}')
-    refed_dspy.filter_data(rows, ["judge"], judge=fake_lm(judge), columns={"plain": "first"}, out=tmp_path / "f")
+    judge = fake_lm(Writer('{"reason": "r", "grade": "5"}'))
+    refed_dspy.filter_data(rows, ["rubric"], judge=judge, columns={"plain": "first"}, out=tmp_path / "f")
     with pytest.raises(ReferencesError, match="holds a filtering, not a run; name a file of it: dropped"):
         load_dataset(tmp_path / "f")
     assert len(load_dataset(tmp_path / "f" / "kept.jsonl").rows) == 1

@@ -159,7 +159,7 @@ CSV_HEAD = "instruction,response\n"
         ("a.jsonl", f"\n\n{PAIR}\n\nrow\n", 5),
         ("a.jsonl", f"{PAIR} {PAIR}", 1),
         ("a.json", "", 1),
-        ("a.json", f"[{PAIR},\n{PAIR}\n,\n]", 4),
+        ("a.json", f"[{PAIR},\n{PAIR}\n\n{PAIR}]", 4),
         ("a.json", f"{PAIR}\n{PAIR}", 2),
         pytest.param("a.csv", f'{CSV_HEAD}"x"y,z\n', 2, id="csv-quote"),
         pytest.param(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -262,3 +263,10 @@ def test_an_option_of_a_wrong_value_is_told_in_one_line(name: str, options: dict
 def test_simba_without_candidates_is_told(options: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="optimizer simba"):
         choose("simba", options, optimizer_inputs())
+
+
+@pytest.mark.parametrize("name", ["mipro", "dspy.BootstrapFewShotWithOptuna"])
+def test_without_optuna_the_extra_is_named(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "optuna", None)  # as where it is not installed
+    with pytest.raises(ConfigError, match=rf'^optimizer {name} needs Optuna: run `pip install "refed-dspy\[mipro\]"`$'):
+        choose(name, {}, optimizer_inputs())

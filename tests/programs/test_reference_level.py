@@ -16,8 +16,8 @@ from dspy.utils import exceptions as lm_errors
 from refed_dspy.errors import ConfigError, MalformedAnswer, TeacherError
 from refed_dspy.programs import ReferenceLevelFeedback
 from refed_dspy.programs.lm_errors import AnswerCut, AnswerRefused
-from refed_dspy.programs.reference_level import STAGES, TAKEN_SHOWN
-from refed_dspy.records import Feedback, Reference, Sample
+from refed_dspy.programs.reference_level import STAGES
+from refed_dspy.records import TAKEN_SHOWN, Feedback, Reference, Sample
 from tests.support.asking import Noting
 from tests.support.scripted_engine import Answer, AsyncWriter, Writer, fake_lm
 

@@ -258,9 +258,9 @@ def _refed_words(line: str) -> Iterator[list[str]]:
 def unknown_option(command: Any, words: list[str]) -> str:
     """The first command or option of a `refed` command line that typer's `command` does not have; "" if it has all."""
     rest = list(words)
-    while rest and hasattr(command, "commands"):
+    while rest and hasattr(command, "commands") and not rest[0].startswith("-"):
         name = rest.pop(0)
-        if name.isupper() or name == "…" or name == "--help":
+        if name.isupper() or name == "…":
             return ""
         if name not in command.commands:
             return f"refed {' '.join(words)}: no command {name}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections import deque
 from collections.abc import Callable
@@ -39,7 +38,7 @@ class Writer:
         self.queue: deque[Answer] = deque(queue)
         self.per_call, self.repeat = per_call, repeat
         self.requests: list[Request] = []
-        self.numbers = itertools.count(1)
+        self.numbers = iter(range(1, 1_000_000))  # since Python 3.14 a count cannot be copied
         self.on_request: Callable[[Request], Answer | None] = lambda request: None
 
     def fields(self, request: Request) -> list[str]:

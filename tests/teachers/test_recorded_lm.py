@@ -252,8 +252,10 @@ async def test_equal_requests_of_two_stages_and_items_are_one_call_and_both_have
             ]
             answers = await asyncio.gather(*asking) if at_once else [await each for each in asking]
     assert len({answer.answer for answer in answers}) == 1 == len(of.requests)
-    assert rows(tmp_path, "SELECT stage, item FROM calls") == [("a", "1")]
-    assert set(rows(tmp_path, "SELECT stage, item FROM asked")) == {("a", "1"), ("b", "1"), ("a", "2")}
+    (call,) = rows(tmp_path, "SELECT stage, item FROM calls")
+    asked = rows(tmp_path, "SELECT stage, item FROM asked")
+    assert set(asked) == {("a", "1"), ("b", "1"), ("a", "2")}
+    assert call in asked if at_once else call == ("a", "1"), "DSPy's threads decide who comes first of several at once"
 
 
 def test_half_a_surrogate_pair_in_an_answer_can_be_stored() -> None:
