@@ -204,7 +204,9 @@ def open_teachers(models: Mapping[str, Any]) -> dict[str, Teacher]:
     teacher = open_teacher(models["teacher"])
     judge = judge_for(teacher, models["judge"])
     with in_role("reflection"):
-        reflection = judge if models["reflection"] is None else open_teacher(models["reflection"], teacher)
+        reflection = (
+            judge if models["reflection"] is None else open_teacher(models["reflection"], teacher, "reflection")
+        )
     opened: dict[str, Teacher] = {}
     for role, model in zip(ROLES, (teacher, judge, reflection), strict=True):
         equal = (other for other in opened.values() if other.config is not None and other.config == model.config)

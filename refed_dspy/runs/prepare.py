@@ -102,7 +102,7 @@ def _screening(
     if not judges:
         return screening, None
     with in_role("judge"):
-        teacher = by_stage.first if asked is None else _teacher_of_model(by_stage, open_teacher(asked))
+        teacher = by_stage.first if asked is None else _teacher_of_model(by_stage, open_teacher(asked, role="judge"))
     return screening, judge_for(teacher, asked)
 
 

@@ -19,7 +19,7 @@ CALLS = 1 + 1 + 2 + 20 + 20
 
 
 class Telling(StatusMessageProvider):  # type: ignore[misc]
-    def lm_start_status_message(self, instance: Any, inputs: dict[str, Any]) -> str:  # noqa: ARG002
+    def lm_start_status_message(self, instance: Any, inputs: dict[str, Any]) -> str:
         return "asking"
 
 
