@@ -180,7 +180,7 @@ def prepare(program: Any, examples: Any, metric: Any, arguments: Mapping[str, An
     if isinstance(module, ReferenceLevelFeedback):
         items = _fitting(items, teachers["teacher"])
     elif not isinstance(module, PairwiseJudge) and metric is None:
-        raise ConfigError(f"metric: pass one for a {type(module).__name__}: a function of example and prediction")
+        raise ConfigError(f"metric: pass one for {type(module).__name__}: a function of example and prediction")
     sizes = (settings.train, settings.validation, settings.test)
     split = split_examples(items, sizes, settings.seed, settings.held_out_criteria, getattr(module, "tuned_on", ()))
     judge = open_judge(settings.judge_program, settings.accept_changed)
@@ -228,7 +228,7 @@ def _program(program: Any, settings: CompileConfig) -> dspy.Module:
         raise ConfigError(f"program: a {type(program).__name__}; pass a dspy.Module, a program's file, or its address")
     refuse_bound_models(program)
     if not program.named_predictors():
-        raise ConfigError(f"program: a {type(program).__name__} has no predictor to tune")
+        raise ConfigError(f"program: {type(program).__name__} has no predictor to tune")
     return program
 
 
