@@ -50,7 +50,8 @@ class RunConfig(Capped, WithJudge, FromReferences):
     track: bool | None = None
     """Whether the run is logged to MLflow (`REFED_TRACK=false`: no). Unset: yes."""
     max_failure_share: float = Field(default=0.5, gt=0, le=1)
-    """If a stage fails in this share of its last 50 calls (of 20 at least), the run stops."""
+    """The share of a stage's last 50 calls that may fail before the run stops, counted from its 20th call on. It also stops
+    where its first 20 calls all fail."""
 
     @field_validator("guards", mode="before")
     @classmethod

@@ -124,7 +124,7 @@ REFUSED: dict[str, tuple[Any, Any, dict[str, Any], str]] = {
     "a wrong weight": (refed, REFERENCES, {"metric": {"win": 1}}, "metric.win: unknown key; did you mean wins"),
     "an LM of its own": (bound, QUESTIONS, {}, "program: predict has an LM of its own; pass the LM as teacher="),
     "no program": (dict, QUESTIONS, {}, "program: a dict; pass a dspy.Module"),
-    "no predictor": (dspy.Module, QUESTIONS, {}, "program: a Module has no predictor to tune"),
+    "no predictor": (dspy.Module, QUESTIONS, {}, "program: Module has no predictor to tune"),
     "no such file": (lambda: "none.json", REFERENCES, {"metric": None}, "program none.json: no such file"),
     "a wrong setting": (answerer, QUESTIONS, {"evaluation": 3}, "evaluation: unknown key; did you mean evaluations"),
     "too few": (answerer, QUESTIONS, {"evaluations": 0}, "evaluations: input should be greater"),
