@@ -50,8 +50,8 @@ class RunConfig(Capped, WithJudge, FromReferences):
     track: bool | None = None
     """Whether the run is logged to MLflow (`REFED_TRACK=false`: no). Unset: yes."""
     max_failure_share: float = Field(default=0.5, gt=0, le=1)
-    """The share of a stage's last 50 calls that may fail before the run stops, counted from its 20th call on. It also stops
-    where its first 20 calls all fail."""
+    """The run stops where this share of a stage's last 50 calls failed (of 20 at least), and where its first 20 calls all
+    failed."""
 
     @field_validator("guards", mode="before")
     @classmethod
