@@ -50,8 +50,8 @@ class RunConfig(Capped, WithJudge, FromReferences):
     track: bool | None = None
     """Whether the run is logged to MLflow (`REFED_TRACK=false`: no). Unset: yes."""
     max_failure_share: float = Field(default=0.5, gt=0, le=1)
-    """The run stops where this share of a stage's last 50 calls failed (of 20 at least), and where its first 20 calls all
-    failed."""
+    """The run stops where this share of a stage's last 50 calls failed (of 20 at least), or where its first 20 calls
+    all failed."""
 
     @field_validator("guards", mode="before")
     @classmethod
