@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,7 @@ from refed_dspy.config.teacher import TeacherConfig
 from refed_dspy.errors import ConfigError
 from refed_dspy.teachers import open_teacher
 from refed_dspy.teachers.by_stage import open_teachers
+from tests.support import ROOT
 
 MODEL, OTHER = "openai/gpt-4o-mini", "openai/gpt-4o"
 SERVER = "http://127.0.0.1:9/v1"
@@ -154,3 +158,13 @@ def test_a_word_in_python_is_refined_by_its_roles_variables(monkeypatch: pytest.
     monkeypatch.setenv("REFED_TEACHER__TEMPERATURE", "9")
     with pytest.raises(ConfigError, match=r"^variable REFED_TEACHER__TEMPERATURE: teacher.temperature: input should"):
         open_teacher(MODEL)
+
+
+def test_the_command_line_tells_a_person() -> None:
+    words = [sys.executable, "-m", "refed_dspy.cli", "preview", "--config", "examples/demo.yaml"]
+    done = subprocess.run(words, cwd=ROOT, env={**os.environ, **EXPORTED, "REFED_SIEZ": "3"}, capture_output=True)
+    assert done.returncode == 0
+    assert done.stderr.decode().splitlines() == [
+        "refed: variable REFED_TEACHER__API_BASE is not used: an embedded model has no address",
+        "refed: variable REFED_SIEZ is no setting, and is ignored; did you mean REFED_SIZE?",
+    ]
