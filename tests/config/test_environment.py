@@ -160,6 +160,7 @@ def test_a_word_in_python_is_refined_by_its_roles_variables(monkeypatch: pytest.
         open_teacher(MODEL)
 
 
+@pytest.mark.slow
 def test_the_command_line_tells_a_person() -> None:
     words = [sys.executable, "-m", "refed_dspy.cli", "preview", "--config", "examples/demo.yaml"]
     done = subprocess.run(words, cwd=ROOT, env={**os.environ, **EXPORTED, "REFED_SIEZ": "3"}, capture_output=True)
