@@ -165,7 +165,8 @@ def _refined(plain: Any, role: str, refinement: Mapping[str, Any]) -> Any:
         refined = {key: value for key, value in refined.items() if key not in _WHICH or key in refinement}
     if refined.get("gguf") or refined.get("model") in NO_ENDPOINT:
         for key in refinement.keys() & {*_WHERE}:
-            log.warning("variable %s is not used: an embedded model has no address", variable(role, key))
+            name = one_line(refined.get("gguf") or refined["model"], 80)
+            log.warning("variable %s is not used: %s has no address", variable(role, key), name)
             refined.pop(key)
     return refined
 

@@ -116,7 +116,7 @@ def test_an_embedded_model_has_no_address_and_that_is_told(file: Path, caplog: p
         teacher = load_config(RunConfig, file, EXPORTED).teacher
         first = teacher[0] if isinstance(teacher, list) else teacher
         assert first == TeacherConfig(model="embedded", price=MODEL)
-    message = "variable REFED_TEACHER__API_BASE is not used: an embedded model has no address"
+    message = "variable REFED_TEACHER__API_BASE is not used: embedded has no address"
     assert caplog.messages == [message] * 3
 
 
@@ -166,6 +166,6 @@ def test_the_command_line_tells_a_person() -> None:
     done = subprocess.run(words, cwd=ROOT, env={**os.environ, **EXPORTED, "REFED_SIEZ": "3"}, capture_output=True)
     assert done.returncode == 0
     assert done.stderr.decode().splitlines() == [
-        "refed: variable REFED_TEACHER__API_BASE is not used: an embedded model has no address",
+        "refed: variable REFED_TEACHER__API_BASE is not used: embedded has no address",
         "refed: variable REFED_SIEZ is no setting, and is ignored; did you mean REFED_SIZE?",
     ]
