@@ -21,10 +21,11 @@ def run_blocking(work: Coroutine[Any, Any, T]) -> T:
 
     Ctrl-C cancels `work`, waits until it has cleaned up, and raises KeyboardInterrupt.
     """
-    return _in_thread(work) if _loop_runs() else asyncio.run(work)
+    return _in_thread(work) if in_event_loop() else asyncio.run(work)
 
 
-def _loop_runs() -> bool:
+def in_event_loop() -> bool:
+    """Whether an event loop is running in this thread."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:

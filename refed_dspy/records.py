@@ -114,13 +114,15 @@ class Feedback(Record):
 
 
 class Sample(Record):
-    """One row of the data set, under the paper's names."""
+    """One row of the data set, under the paper's names. `extra`: what its program's stages wrote besides, by column, in
+    the samples that are read from a run."""
 
     instruction: str
     response: str
     analysis: Analysis
     implementation_strategy: ImplementationStrategy
     improved_response: str
+    extra: Mapping[str, Any] = Field(default_factory=dict, exclude=True)
 
 
 class Failure(Record):

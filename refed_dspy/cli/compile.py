@@ -170,12 +170,13 @@ def promote(
         str | None, typer.Option(help="Which version.", metavar="N", show_default="the challenger")
     ] = None,
     accept_longer: Annotated[bool, typer.Option("--accept-longer", help="Even if its gain rests on length.")] = False,
+    unproved: Annotated[bool, typer.Option("--unproved", help="Even if its gain was not proved.")] = False,
 ) -> None:
-    """Make a version of the registered model the champion, proved or not."""
+    """Make a version of the registered model the champion."""
     from refed_dspy.tracking.registry import promote as make_champion
 
     at_work()
-    chosen = make_champion(name, version, accept_longer)
+    chosen = make_champion(name, version, accept_longer, unproved)
     say(f"{name} version {chosen} is champion: models:/{name}@champion")
 
 

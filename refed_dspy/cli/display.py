@@ -126,7 +126,8 @@ def shown(work: Callable[..., T], *arguments: Any, **keywords: Any) -> T:
 
 def compile_summary(progress: CompileProgress) -> str:
     """One line: what is being done, evaluations, candidates, the best score, dollars."""
-    phrases = [progress.phase, f"{progress.evaluations} of about {progress.expected or '?'} evaluations"]
+    expected = f" of about {progress.expected}" if progress.expected else ""
+    phrases = [progress.phase, f"{progress.evaluations}{expected} evaluations"]
     if progress.candidates:
         phrases.append(f"{progress.candidates} candidates")
     if progress.best is not None and progress.baseline is not None:

@@ -92,7 +92,7 @@ def run() -> None:
     log = logging.StreamHandler()
     log.setFormatter(PlainFormatter("refed: %(message)s"))
     logging.basicConfig(handlers=[log], level=logging.ERROR)
-    for room in ("optimizers", "teachers", "tracking"):  # their warnings are printed nowhere else
+    for room in ("config", "optimizers", "teachers", "tracking"):  # their warnings are printed nowhere else
         logging.getLogger(f"refed_dspy.{room}").setLevel(logging.WARNING)
     logging.getLogger("refed_dspy.batches").setLevel(logging.INFO)  # hours may pass between two lines
     app()

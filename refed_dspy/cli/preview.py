@@ -50,7 +50,7 @@ def rendered_prompts(program: ReferenceLevelFeedback, reference: Reference) -> d
     inputs["sample_feedback"] = {"instruction": new, "response": "«the response to it»"}
     inputs["sample_improvement"] = {**inputs["sample_feedback"], "response_feedback": "«the feedback on the response»"}
     for stage in program.stage_names:
-        predictor = getattr(program, stage)
+        predictor = getattr(program, stage).predictors()[0]  # of a module in its place, the first one
         prompts[stage] = adapter.format(predictor.signature, predictor.demos, inputs[stage])
     return prompts
 

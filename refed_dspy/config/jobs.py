@@ -80,7 +80,8 @@ class RecycleConfig(DataConfig, Capped):
     sample: int = Field(default=500, ge=10)
     """Rows drawn for the measures that take long."""
     max_failure_share: float = Field(default=0.5, gt=0, le=1)
-    """If a stage fails in this share of its last 50 calls (of 20 at least), the work stops."""
+    """The work stops where this share of a stage's last 50 calls failed (of 20 at least), or where its first 20 calls
+    all failed."""
 
     @field_validator("selective")
     @classmethod
@@ -133,7 +134,8 @@ class CompareConfig(Capped, WithJudge, FromReferences):
     seed: int = Field(default=0, ge=0, lt=2**31)
     """Seed of random draws and orders."""
     max_failure_share: float = Field(default=0.5, gt=0, le=1)
-    """If a stage fails in this share of its last 50 calls (of 20 at least), the work stops."""
+    """The work stops where this share of a stage's last 50 calls failed (of 20 at least), or where its first 20 calls
+    all failed."""
     reuse: Path | None = None
     """The folder of another comparison or run: its answers to identical questions are reused at no cost."""
     track: bool | None = None

@@ -1,13 +1,13 @@
 """Reading settings: from a file, the environment and keywords; a wrong one is a ConfigError of one line.
 
-A keyword (or a flag) wins over an environment variable, which wins over the file. `REFED_SIZE=20` sets `size`;
-two underscores step inside: `REFED_TEACHER__TEMPERATURE=0.7`.
+A keyword (or a flag) wins over an environment variable, which wins over the file.
 """
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -16,23 +16,19 @@ from pydantic import ValidationError
 
 from refed_dspy.config.base import PLACES, Capped, Settings
 from refed_dspy.config.compile import CompileConfig
-from refed_dspy.config.jobs import CompareConfig, FilterRunConfig, RecycleConfig, StatsConfig
+from refed_dspy.config.environment import ROLES, Variables, read_variables, variable
 from refed_dspy.config.run import RunConfig
 from refed_dspy.config.teacher import NO_ENDPOINT, TeacherConfig
 from refed_dspy.errors import ConfigError, one_line
 from refed_dspy.files import parse_yaml, read_bytes
 
-ENV_PREFIX = "REFED_"
-NOT_SETTINGS = {"REFED_CACHE"}
-"""Variables of that prefix that are read elsewhere."""
-_KINDS = (RunConfig, CompileConfig, CompareConfig, FilterRunConfig, RecycleConfig, StatsConfig)
-_ALL_KEYS = {key for kind in _KINDS for key in kind.model_fields}
-_ROLES = ("teacher", "judge", "reflection")
-"""Settings that are one model each; a name stands for its settings."""
-_OF_ENDPOINTS = {"api_base", "api_version", "api_key_env"}
-"""Settings of a teacher that mean nothing without an endpoint."""
+log = logging.getLogger("refed_dspy.config")
 _NEVER_EMPTY = {*PLACES, *Capped.model_fields}
 """Settings whose default may cost more than what was meant: nothing after the colon is no way to ask for it."""
+_WHICH = ("model", "gguf")
+"""Settings that say which model it is."""
+_WHERE = ("api_base", "api_key_env", "api_version")
+"""Settings that say where a model is: they mean nothing where it has no endpoint."""
 _WHOLE = ""
 """The key, where origins are told, of settings that are at odds as a whole."""
 
@@ -50,24 +46,31 @@ def load_config(
     settings: dict[str, Any] = {} if file is None else _mapping(file, _read_yaml(file))
     origin = dict.fromkeys(settings, str(file))  # key → where it was set, for messages
     given = _given(keywords)
-    variables = _from_environment(os.environ if environ is None else environ, kind, given)
-    for key, value in variables.items():
+    variables = read_variables(os.environ if environ is None else environ, kind, given)
+    for key, value in variables.settings.items():
         _set_from_environment(settings, origin, key, value)
     settings |= given
     origin |= {key: key for key in given}
     if (empty := next((key for key in settings if settings[key] is None and key in _NEVER_EMPTY), None)) is not None:
         raise ConfigError(f"{origin[empty]}: {empty}: is empty")
-    single = {role: value for role in _ROLES if isinstance(value := variables.get(role), dict)}
-    for role in _ROLES:
-        if role in kind.model_fields and isinstance(name := settings.get(role), str):
-            settings[role] = _by_name(role, name, single.get(role, {}))
-        if isinstance(settings.get(role), dict):
-            settings[role] = _without_address(settings[role], single.get(role, {}))
-    if kind is not CompileConfig and single.get("judge") and not {"model", "gguf"} & set(settings["judge"]):
-        del settings["judge"]  # variables that refine a compile's judge do not name one by themselves
-    if "teachers" in kind.model_fields:
-        _expand_teachers(settings)
+    for role in ROLES:
+        if role in kind.model_fields:
+            _set_model(kind, settings, role, variables, role in given)
+    if isinstance(stages := settings.get("teachers"), dict):
+        settings["teachers"] = {str(stage): _expanded(value) for stage, value in stages.items()}
+    variables.warn(settings)
     return _validated(kind, settings, origin)
+
+
+def model_settings(word: str, role: str, environ: Mapping[str, str] | None = None) -> Any:
+    """The settings of a model's name or a teacher file, as variables refine a model of `role` (`REFED_JUDGE__…`; none
+    do for an empty role): a TeacherConfig, or a list of them. Raises ConfigError."""
+    prefix = variable(role, "")
+    variables = os.environ if environ is None else environ
+    refining = {name: value for name, value in variables.items() if role and name.startswith(prefix)}
+    kind: type[Settings] = CompileConfig if role == "reflection" else RunConfig
+    keyword: dict[str, Any] = {role or "teacher": word}
+    return getattr(load_config(kind, environ=refining, **keyword), role or "teacher")
 
 
 def teachers_in(name_or_file: str) -> list[TeacherConfig]:
@@ -109,22 +112,71 @@ def _given(keywords: Mapping[str, Any]) -> dict[str, Any]:
 
 def _set_from_environment(settings: dict[str, Any], origin: dict[str, str], key: str, value: Any) -> None:
     """Put the `value` that variables set for `key` over the file's."""
-    old, variable = settings.get(key), f"variable {ENV_PREFIX}{key.upper()}"
-    if key == "teacher" and isinstance(old, list) and isinstance(value, dict):
-        raise ConfigError(f"{variable}__{min(value).upper()}: the file's teacher is a list; set it there")
+    old, where = settings.get(key), f"variable {variable(key)}"
     if isinstance(old, dict) and isinstance(value, dict):
         settings[key] = {**old, **value}
-        origin |= {f"{key}.{inner}": f"{variable}__{inner.upper()}" for inner in value}
+        origin |= {f"{key}.{inner}": f"variable {variable(key, inner)}" for inner in value}
     else:
-        settings[key], origin[key] = value, variable
+        settings[key], origin[key] = value, where
 
 
-def _expand_teachers(settings: dict[str, Any]) -> None:
-    """Replace the names in a pool, and in `teachers`, by the settings that they stand for."""
-    if isinstance(pool := settings.get("teacher"), list):
-        settings["teacher"] = _expanded(pool)
-    if isinstance(stages := settings.get("teachers"), dict):
-        settings["teachers"] = {str(stage): _expanded(value) for stage, value in stages.items()}
+def _set_model(
+    kind: type[Settings], settings: dict[str, Any], role: str, variables: Variables, by_keyword: bool
+) -> None:
+    """Replace what `settings` say of a model by its settings, which variables refine (`REFED_TEACHER__MAX_TOKENS`). A
+    model that a keyword names wins over the variables; the keys of a teacher file do not.
+
+    Raises ConfigError: a teacher file, or a variable, is wrong.
+    """
+    given, refinement = settings.get(role), variables.refinements.get(role, {})
+    plain = _expanded(given)
+    if which := [key for key in _WHICH if key in refinement]:
+        name = variable(role, which[0])
+        if by_keyword and isinstance(given, str) and not Path(given).is_file():
+            refinement = {key: value for key, value in refinement.items() if key not in _WHICH}
+        elif role in variables.settings:
+            raise ConfigError(f"variable {name}: {role} is set as a whole by another variable; keep one of them")
+        elif isinstance(plain, list):
+            listed = one_line(given, 200) if isinstance(given, str) else f"the {role}"
+            raise ConfigError(f"variable {name}: {listed} is a list of teachers; set it there")
+    elif plain is None:  # refined, and not named: there is none
+        if refinement and kind is CompileConfig and role != "teacher":
+            log.warning("variable %s is not used: no %s is named", variable(role, min(refinement)), role)
+        return
+    if not refinement or not isinstance(plain, dict | list | None):
+        settings.update({role: plain})
+        return
+    settings[role] = refined = _refined(plain or {}, role, refinement)
+    if _fits(kind, {role: refined}):
+        return
+    settings[role] = plain
+    if plain is None or _fits(kind, {role: plain}):
+        origin = {f"{role}.{key}": f"variable {variable(role, key)}" for key in refinement}
+        whole = ", ".join(sorted(variable(role, key) for key in refinement))
+        _validated(kind, {role: refined}, {**origin, role: f"variable {whole}"})
+
+
+def _refined(plain: Any, role: str, refinement: Mapping[str, Any]) -> Any:
+    """The settings of a model with those of `refinement`; of each one in a list, with those it has not itself."""
+    if isinstance(plain, list):
+        return [_refined(one, role, {k: v for k, v in refinement.items() if k not in one}) for one in plain]
+    refined = {**plain, **refinement}
+    if any(key in refinement for key in _WHICH):
+        refined = {key: value for key, value in refined.items() if key not in _WHICH or key in refinement}
+    if refined.get("gguf") or refined.get("model") in NO_ENDPOINT:
+        for key in refinement.keys() & {*_WHERE}:
+            name = one_line(refined.get("gguf") or refined["model"], 80)
+            log.warning("variable %s is not used: %s has no address", variable(role, key), name)
+            refined.pop(key)
+    return refined
+
+
+def _fits(kind: type[Settings], settings: Mapping[str, Any]) -> bool:
+    try:
+        kind.model_validate(settings)
+    except ValidationError:
+        return False
+    return True
 
 
 def _expanded(value: Any) -> Any:
@@ -135,27 +187,6 @@ def _expanded(value: Any) -> Any:
         return value
     expanded = [_expanded(item) for item in value]
     return [teacher for item in expanded for teacher in (item if isinstance(item, list) else [item])]
-
-
-def _by_name(role: str, name: str, from_variables: Mapping[str, Any]) -> Any:
-    """The settings that `name` stands for, with those that single variables set (`REFED_TEACHER__MAX_TOKENS`)."""
-    settings = _settings_of(name)
-    if isinstance(settings, list):
-        if from_variables:
-            variable = f"variable {ENV_PREFIX}{role.upper()}__{min(from_variables).upper()}"
-            raise ConfigError(f"{variable}: {one_line(name, 200)} is a list of teachers; set it there")
-        return settings
-    # A model named by flag or keyword wins over the environment; the keys of a teacher file do not.
-    fixed = set() if Path(name).is_file() else set(settings)
-    return {**settings, **{key: value for key, value in from_variables.items() if key not in fixed}}
-
-
-def _without_address(settings: dict[str, Any], from_variables: Mapping[str, Any]) -> dict[str, Any]:
-    """A teacher's settings; of one that has no endpoint without the address and the key that variables set, which stay
-    set for others."""
-    if settings.get("gguf") is None and settings.get("model") not in NO_ENDPOINT:
-        return settings
-    return {key: value for key, value in settings.items() if key not in _OF_ENDPOINTS or key not in from_variables}
 
 
 def _settings_of(name: str) -> dict[str, Any] | list[dict[str, Any]]:
@@ -201,30 +232,6 @@ def _read_yaml(file: Path) -> Any:
         raise ConfigError(f"{file}: not YAML: {one_line(error)}; put it in quotes") from None
 
 
-def _from_environment(environ: Mapping[str, str], kind: type[Settings], given: Collection[str] = ()) -> dict[str, Any]:
-    """The settings that variables hold, except keys that only another kind of settings has. A variable is not empty,
-    unless what it sets is `given` elsewhere."""
-    settings: dict[str, Any] = {}
-    for name in sorted(environ):
-        if name.startswith(ENV_PREFIX) and name not in NOT_SETTINGS:
-            *outer, last = name.removeprefix(ENV_PREFIX).lower().split("__")
-            first = (outer or [last])[0]
-            if first not in kind.model_fields and first in _ALL_KEYS:
-                continue
-            if not environ[name].strip() and ".".join([*outer, last]) not in given:
-                raise ConfigError(f"variable {name}: is empty; set it, or unset it")
-            level = settings
-            for key in outer:
-                level = level.setdefault(key, {})
-                if not isinstance(level, dict):
-                    raise ConfigError(f"variable {name}: {key} is set as a whole by another variable; keep one of them")
-            try:
-                level[last] = parse_yaml(environ[name])
-            except (yaml.YAMLError, ValueError):
-                raise ConfigError(f"variable {name}: not a YAML value; quote it") from None
-    return settings
-
-
 def _validated(kind: type[S], settings: Mapping[str, Any], origin: Mapping[str, str]) -> S:
     """`settings` as an object of `kind`. Raises ConfigError that says where (`origin`) the first fault stands."""
     try:
@@ -232,12 +239,21 @@ def _validated(kind: type[S], settings: Mapping[str, Any], origin: Mapping[str, 
     except ValidationError as error:
         # Only the first fault, and never the value: it may be an API key put in the wrong place.
         fault = error.errors(include_url=False, include_input=False)[0]
-    path = [str(step) for step in fault["loc"]]
-    name = one_line(".".join(path), 80) or "teacher"  # only a teacher's settings are at odds as a whole
+    path = [step for step in fault["loc"] if isinstance(step, str)]
     where = origin.get(".".join(path[:2])) or origin.get(path[0] if path else _WHOLE)
-    start = name if where in {None, name} else f"{where}: {name}"
+    name = one_line(_place(fault["loc"]), 80) or "teacher"  # only a teacher's settings are at odds as a whole
+    start = name if where in {None, name} or name.startswith(f"{where} ") else f"{where}: {name}"
     message = _MESSAGES.get(fault["type"], fault["msg"].removeprefix("Value error, "))
     raise ConfigError(f"{start}: {message[0].lower() + message[1:]}")
+
+
+def _place(steps: Sequence[str | int]) -> str:
+    """Where a fault is, for people, who count from 1: `filters 2: rouge.threshold`."""
+    place = ""
+    for step in steps:
+        joint = "" if not place else ": " if place[-1].isdigit() else "."
+        place += f" {step + 1}" if isinstance(step, int) else joint + step
+    return place
 
 
 _MESSAGES = {

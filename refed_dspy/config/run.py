@@ -50,7 +50,8 @@ class RunConfig(Capped, WithJudge, FromReferences):
     track: bool | None = None
     """Whether the run is logged to MLflow. Unset: where MLFLOW_TRACKING_URI is set, or an earlier start was logged."""
     max_failure_share: float = Field(default=0.5, gt=0, le=1)
-    """If a stage fails in this share of its last 50 calls (of 20 at least), the run stops."""
+    """The run stops where this share of a stage's last 50 calls failed (of 20 at least), or where its first 20 calls
+    all failed."""
 
     @field_validator("guards", mode="before")
     @classmethod

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -14,7 +14,7 @@ from typing import IO, TYPE_CHECKING, Any
 from refed_dspy.config.named import FORMATS as OWN_FORMATS
 from refed_dspy.config.named import is_named, raised, resolve
 from refed_dspy.data.formats import FORMS, PAIRED, THINKING, Pairs, Row
-from refed_dspy.data.rows import LINEAGE_COLUMNS, REASONING, data_rows, dropped_rows
+from refed_dspy.data.rows import LINEAGE_COLUMNS, REASONING, data_rows, dropped_rows, extra_columns
 from refed_dspy.errors import ExportError, one_line
 from refed_dspy.files import as_export_error, whole_file, write_lines
 from refed_dspy.ledger.ledger import Ledger
@@ -75,7 +75,7 @@ def export(
             count = write_lines(out, map(form, rows))
         else:
             with whole_file(out) as file:
-                count = _parquet(rows, file, reasoning=reasoning)
+                count = _parquet(rows, file, extra_columns(ledger), reasoning=reasoning)
         return Exported(count, f"{thoughts[True]} with reasoning" if reasoning else "")
 
 
@@ -127,20 +127,36 @@ def _ledger_for(run_dir: Path, out: Path, force: bool) -> Iterator[Ledger]:
         yield ledger
 
 
-def _parquet(rows: Iterable[Row], file: IO[bytes], *, reasoning: bool) -> int:
+def _parquet(rows: Iterable[Row], file: IO[bytes], extra: Mapping[str, str], *, reasoning: bool) -> int:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     count = 0
     remaining = iter(rows)
-    with pq.ParquetWriter(file, _schema(pa, reasoning=reasoning)) as writer:
+    schema = _schema(pa, extra, reasoning=reasoning)
+    with pq.ParquetWriter(file, schema) as writer:
         while group := list(islice(remaining, _ROW_GROUP)):
-            writer.write_table(pa.Table.from_pylist(group, schema=writer.schema))
+            writer.write_table(_table(pa, group, schema, extra))
             count += len(group)
     return count
 
 
-def _schema(pa: Any, *, reasoning: bool = False) -> Any:
+def _table(pa: Any, rows: Sequence[Row], schema: Any, extra: Mapping[str, str]) -> Any:
+    """`rows` as a table. What an extra column holds is text where it has no plain type: JSON, unless it is a text."""
+    as_text = [name for name, kind in extra.items() if kind not in _PLAIN]
+    changed = [{**row, **{name: _as_text(row[name]) for name in as_text}} for row in rows]
+    return pa.Table.from_pylist(changed, schema=schema)
+
+
+def _as_text(value: Any) -> str | None:
+    return value if value is None or isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+_PLAIN = {"str": "string", "int": "int64", "float": "float64", "bool": "bool"}
+"""Type of an extra column → its name in Arrow."""
+
+
+def _schema(pa: Any, extra: Mapping[str, str], *, reasoning: bool = False) -> Any:
     text, notes, number = pa.string(), pa.list_(pa.string()), pa.int64()
     analysis = pa.struct(
         [("original_strengths", notes), ("improvement_opportunities", notes), ("relevant_feedback", notes)]
@@ -154,6 +170,7 @@ def _schema(pa: Any, *, reasoning: bool = False) -> Any:
         "improved_response": text,
         **dict.fromkeys(LINEAGE_COLUMNS, text),
         **dict.fromkeys(("sample", "round", "prompt_tokens", "completion_tokens"), number),
+        **{name: pa.type_for_alias(_PLAIN.get(kind, "string")) for name, kind in extra.items()},
         **({REASONING: text} if reasoning else {}),
     }
     return pa.schema(list(columns.items()))
@@ -165,7 +182,8 @@ def to_dataset(run_dir: Path) -> datasets.Dataset:
     import pyarrow as pa
 
     with Ledger.read(run_dir) as ledger:
-        table = pa.Table.from_pylist(list(data_rows(ledger)), schema=_schema(pa))
+        extra = extra_columns(ledger)
+        table = _table(pa, list(data_rows(ledger)), _schema(pa, extra), extra)
     return datasets.Dataset(table)
 
 

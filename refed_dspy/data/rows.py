@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import weakref
 from collections.abc import Iterator, Sequence
@@ -29,7 +30,7 @@ def _key_of(stage: str) -> str:
 
 
 _ROWS = f"""
-SELECT s.seq, i.text, i.sample, r.id, json_extract(r.record, '$.source'), json_extract(r.record, '$.system'),
+SELECT i.id, s.seq, i.text, i.sample, r.id, json_extract(r.record, '$.source'), json_extract(r.record, '$.system'),
        i.feature, i.round,
        {_key_of(":final")}, {_key_of("'response_generation'")},
        (SELECT key FROM asked WHERE item = r.id || '/' || i.feature AND stage = 'instruction_synthesis'
@@ -41,6 +42,11 @@ JOIN instructions i ON i.id = s.instruction
 JOIN refs r ON r.position = i.reference
 WHERE s.seq > :after ORDER BY s.seq LIMIT :limit
 """
+_EXTRA = """
+SELECT stage, output FROM asked WHERE stage IN (SELECT value FROM json_each(:stages))
+  AND item IN (:instruction, :reference, :proposal) AND (item <> :proposal OR repetition = :round) ORDER BY created
+"""
+"""What a row's stages answered, the last answer last. An item is an instruction, a reference, or its feature."""
 DROPPED_COLUMNS = (
     "instruction", "response", "improved_response", "reference", "feature", "round",
     "filter", "reason", "score", "detail",
@@ -51,8 +57,8 @@ _PAGE = 500
 def data_rows(
     ledger: Ledger, after: int = 0, limit: int | None = None, *, reasoning: bool = False
 ) -> Iterator[dict[str, Any]]:
-    """The kept samples as rows, in the order they were made, `PAPER_COLUMNS` then `LINEAGE_COLUMNS`; with `reasoning`
-    also the column REASONING.
+    """The kept samples as rows, in the order they were made, `PAPER_COLUMNS` then `LINEAGE_COLUMNS`, then
+    `extra_columns`; with `reasoning` also the column REASONING.
 
     Starts behind the sample numbered `after`; `limit`: at most so many rows. Reads in pages, so memory use is constant,
     and samples that a run in progress adds meanwhile may be included.
@@ -65,7 +71,7 @@ def data_rows(
             return
         for record in records:
             yield _row(ledger, record, origins, reasoning=reasoning)
-        after = records[-1][0]
+        after = records[-1][1]
         left = None if left is None else left - len(records)
 
 
@@ -77,11 +83,30 @@ class _Origins:
         self.final_stage = str(ledger.meta("final_stage") or "response_improvement")
         """The stage whose answer is the text to train on."""
         self.program = final_prompt(ledger)
+        self.extra_outputs: dict[str, dict[str, str]] = ledger.meta("extra_outputs") or {}
 
     def of(self, key: str | None) -> tuple[str | None, str | None]:
         """(model, endpoint) of the answer under `key`; None where it is not known."""
         endpoint = None if key is None else self._ledger.endpoint(key)
         return self._authors.model(key, endpoint), endpoint
+
+    def besides(self, instruction: int, reference: str, feature: str, round_: int) -> dict[str, Any]:
+        """Column → what a stage wrote for the row beyond a sample's fields; None where it wrote nothing."""
+        columns: dict[str, Any] = dict.fromkeys(extra_columns(self._ledger))
+        if not columns:
+            return {}
+        items = {"instruction": str(instruction), "reference": reference, "proposal": f"{reference}/{feature}"}
+        asked = {**items, "round": round_, "stages": json.dumps([*self.extra_outputs])}
+        for stage, text in self._ledger.db.execute(_EXTRA, asked):
+            output = json.loads(text)
+            columns |= {f"{stage}_{name}": output[name] for name in self.extra_outputs[stage] if name in output}
+        return columns
+
+
+def extra_columns(ledger: Ledger) -> dict[str, str]:
+    """Column → type (`programs.extra_outputs`) of what a run's stages write beyond a sample's fields."""
+    outputs = ledger.meta("extra_outputs") or {}
+    return {f"{stage}_{name}": kind for stage, fields in outputs.items() for name, kind in fields.items()}
 
 
 def final_prompt(ledger: Ledger) -> str | None:
@@ -93,7 +118,7 @@ def final_prompt(ledger: Ledger) -> str | None:
 
 def _row(ledger: Ledger, record: tuple[Any, ...], origins: _Origins, *, reasoning: bool) -> dict[str, Any]:
     """The row of one record of `_ROWS`."""
-    number, instruction, text, reference, source, system, feature, round_, *keys, read, written = record
+    id_, number, instruction, text, reference, source, system, feature, round_, *keys, read, written = record
     made = ledger.parsed(Sample, text).model_dump()
     teachers = [name for key in keys for name in origins.of(key)]
     lineage = (number, reference, source, feature, round_, *teachers, origins.program, read, written, system or "")
@@ -101,6 +126,7 @@ def _row(ledger: Ledger, record: tuple[Any, ...], origins: _Origins, *, reasonin
         **{name: made[name] for name in PAPER_COLUMNS},
         "instruction": instruction,
         **dict(zip(LINEAGE_COLUMNS, lineage, strict=True)),
+        **origins.besides(id_, reference, feature, round_),
         **({REASONING: ledger.reasoning(keys[0])} if reasoning else {}),  # the first key is the final answer's
     }
 
@@ -148,16 +174,16 @@ class Samples(Sequence[Sample]):
         if not -size <= index < size:
             raise IndexError(f"sample {index} of {size}")
         # Samples are numbered from 1 without gaps: none is ever deleted.
-        return _sample(next(data_rows(self._ledger, after=index % size, limit=1)))
+        return self._sample(next(data_rows(self._ledger, after=index % size, limit=1)))
 
     def __iter__(self) -> Iterator[Sample]:
         for row in self.rows():  # a separate generator keeps this object, and so its ledger, alive
-            yield _sample(row)
+            yield self._sample(row)
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """The samples as the data set's rows, lineage included."""
         yield from data_rows(self._ledger)
 
-
-def _sample(row: dict[str, Any]) -> Sample:
-    return Sample.model_validate({name: row[name] for name in PAPER_COLUMNS})
+    def _sample(self, row: dict[str, Any]) -> Sample:
+        extra = {name: row[name] for name in extra_columns(self._ledger)}
+        return Sample.model_validate({**{name: row[name] for name in PAPER_COLUMNS}, "extra": extra})

@@ -80,6 +80,7 @@ _SHAPES: Mapping[str, Any] = {
     "filters": list[Annotated[tuple[str, dict[str, Any]], _AS_TUPLE]] | None,
     "left_out": dict[str, int] | None,
     "final_stage": str | None,
+    "extra_outputs": dict[str, dict[str, str]] | None,
     "price_source": str | None,
     "last_end": _End,
     "judge_program": str | None,

@@ -81,9 +81,7 @@ def as_examples(
     if isinstance(program, PairwiseJudge):
         return [_judged(item) for item in (load_pairs(source) if isinstance(source, str | Path) else _as_list(source))]
     if not _are_examples(source):
-        raise ConfigError(
-            f"examples: a {type(program).__name__} is tuned on a list of dspy.Example, each with_inputs(…)"
-        )
+        raise ConfigError(f"examples: {type(program).__name__} is tuned on a list of dspy.Example, each with_inputs(…)")
     return list({example_id(example): example for example in source}.values())
 
 

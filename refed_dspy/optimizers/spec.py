@@ -180,7 +180,7 @@ def prepare(program: Any, examples: Any, metric: Any, arguments: Mapping[str, An
     if isinstance(module, ReferenceLevelFeedback):
         items = _fitting(items, teachers["teacher"])
     elif not isinstance(module, PairwiseJudge) and metric is None:
-        raise ConfigError(f"metric: pass one for a {type(module).__name__}: a function of example and prediction")
+        raise ConfigError(f"metric: pass one for {type(module).__name__}: a function of example and prediction")
     sizes = (settings.train, settings.validation, settings.test)
     split = split_examples(items, sizes, settings.seed, settings.held_out_criteria, getattr(module, "tuned_on", ()))
     judge = open_judge(settings.judge_program, settings.accept_changed)
@@ -204,7 +204,9 @@ def open_teachers(models: Mapping[str, Any]) -> dict[str, Teacher]:
     teacher = open_teacher(models["teacher"])
     judge = judge_for(teacher, models["judge"])
     with in_role("reflection"):
-        reflection = judge if models["reflection"] is None else open_teacher(models["reflection"], teacher)
+        reflection = (
+            judge if models["reflection"] is None else open_teacher(models["reflection"], teacher, "reflection")
+        )
     opened: dict[str, Teacher] = {}
     for role, model in zip(ROLES, (teacher, judge, reflection), strict=True):
         equal = (other for other in opened.values() if other.config is not None and other.config == model.config)
@@ -226,7 +228,7 @@ def _program(program: Any, settings: CompileConfig) -> dspy.Module:
         raise ConfigError(f"program: a {type(program).__name__}; pass a dspy.Module, a program's file, or its address")
     refuse_bound_models(program)
     if not program.named_predictors():
-        raise ConfigError(f"program: a {type(program).__name__} has no predictor to tune")
+        raise ConfigError(f"program: {type(program).__name__} has no predictor to tune")
     return program
 
 

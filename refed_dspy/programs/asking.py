@@ -35,9 +35,14 @@ def about(stage: str, item: str) -> AbstractContextManager[None]:
 
 
 def predictor_names(program: Any) -> dict[str, str]:
-    """`Predict.stage` of each predictor of `program` → its name there; of one inside a ChainOfThought, that one's."""
+    """`Predict.stage` of each predictor of `program` → its name there (`name_of`)."""
     named = program.named_predictors() if isinstance(program, dspy.Module) else []
-    return {predictor.stage: name.removesuffix(".predict").rpartition(".")[2] for name, predictor in named}
+    return {predictor.stage: name_of(path) for path, predictor in named}
+
+
+def name_of(path: str) -> str:
+    """The last name in a predictor's `path` in its program; of one inside a ChainOfThought, that one's."""
+    return path.removesuffix(".predict").rpartition(".")[2]
 
 
 def about_item(names: Mapping[str, str], item: str) -> AbstractContextManager[None]:

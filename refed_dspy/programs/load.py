@@ -105,7 +105,9 @@ def open_judge(source: Path | str | None, accept_changed: bool = False) -> Pairw
 def _check_descriptions(program: ReferenceLevelFeedback, features: Mapping[str, str] | None, source: str) -> None:
     """Raises ConfigError for a feature whose description differs from the file's: the loaded prompts keep theirs."""
     for name, description in (features or {}).items():
-        loaded = (program.instruction_feedback.signature.output_fields[name].json_schema_extra or {}).get("desc")
+        loaded = (
+            program.instruction_feedback.predictors()[0].signature.output_fields[name].json_schema_extra or {}
+        ).get("desc")
         if loaded != description:
             raise ConfigError(
                 f"program {source}: it was made with other words for the feature {name}; leave features out, or make "

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import dspy
+from anyio import ClosedResourceError, from_thread
 
-from refed_dspy.concurrency import run_blocking
+from refed_dspy.concurrency import in_event_loop, run_blocking
 
 
 class Program(dspy.Module):
@@ -16,7 +18,38 @@ class Program(dspy.Module):
 
     def forward(self, *inputs: Any, **named: Any) -> dspy.Prediction:
         """`aforward` from ordinary code, and from notebooks, whose event loop is running."""
-        return run_blocking(self.aforward(*inputs, **named))
+        with _streaming():
+            return run_blocking(self.aforward(*inputs, **named))
+
+
+class _OtherLoopsStream:
+    """The stream of `dspy.streamify`, which only the event loop that reads it may write to."""
+
+    def __init__(self, stream: Any, loop: asyncio.AbstractEventLoop) -> None:
+        self.stream, self.loop = stream, loop
+
+    async def send(self, item: Any) -> None:
+        sent = asyncio.wrap_future(asyncio.run_coroutine_threadsafe(self.stream.send(item), self.loop))
+        while not (await asyncio.wait([sent], timeout=1))[0]:
+            if self.loop.is_closed():  # its reader went away before it came to send
+                raise ClosedResourceError
+        await sent
+
+
+@contextmanager
+def _streaming() -> Iterator[None]:
+    """Have the block, which runs an event loop of its own, stream to the loop that `dspy.streamify` waits on. There
+    the block is in a thread that anyio knows."""
+    stream = dspy.settings.send_stream
+    if stream is None or in_event_loop():
+        yield
+        return
+
+    async def waiting() -> asyncio.AbstractEventLoop:
+        return asyncio.get_running_loop()
+
+    with dspy.context(send_stream=_OtherLoopsStream(stream, from_thread.run(waiting))):
+        yield
 
 
 @contextmanager

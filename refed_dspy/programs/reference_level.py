@@ -87,7 +87,8 @@ class ReferenceLevelFeedback(Program):
         self.add_guidance(guidance or {})
 
     def add_guidance(self, guidance: Mapping[str, str]) -> None:
-        """Append the user's sentence to the instructions of each named stage, once.
+        """Append the user's sentence to the instructions of each named stage, once; of a module there, to each
+        predictor's.
 
         Raises:
             ConfigError: a stage that does not exist.
@@ -95,10 +96,10 @@ class ReferenceLevelFeedback(Program):
         for stage, sentence in guidance.items():
             if stage not in self.stage_names:
                 raise ConfigError(f"guidance: no stage {stage!r}; the stages are {', '.join(self.stage_names)}")
-            predictor = getattr(self, stage)
-            instructions = predictor.signature.instructions
-            if sentence not in instructions:
-                predictor.signature = predictor.signature.with_instructions(f"{instructions}\n\n{sentence}")
+            for predictor in getattr(self, stage).predictors():
+                instructions = predictor.signature.instructions
+                if sentence not in instructions:
+                    predictor.signature = predictor.signature.with_instructions(f"{instructions}\n\n{sentence}")
 
     async def collect_features(self, reference: Reference) -> dict[str, str]:
         """Feedback on the reference's instruction: feature → description."""

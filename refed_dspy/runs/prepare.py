@@ -98,11 +98,11 @@ def _screening(
     }
     if getattr(program, "final_stage", "") == "response_generation" and any(compared.values()):
         what = next(what for what, asked in compared.items() if asked)
-        raise ConfigError(f"{what}, and a {type(program).__name__} improves none; take it out, or use another method")
+        raise ConfigError(f"{what}, and {type(program).__name__} improves none; take it out, or use another method")
     if not judges:
         return screening, None
     with in_role("judge"):
-        teacher = by_stage.first if asked is None else _teacher_of_model(by_stage, open_teacher(asked))
+        teacher = by_stage.first if asked is None else _teacher_of_model(by_stage, open_teacher(asked, role="judge"))
     return screening, judge_for(teacher, asked)
 
 

@@ -31,7 +31,7 @@ def open_program(program: ProgramLike, config: RunConfig) -> dspy.Module:
         return module
     missing = [name for name in ("collect_features", "propose", "respond") if not hasattr(program, name)]
     if missing:
-        raise ConfigError(f"program: a {type(program).__name__} cannot be run at scale: it lacks {', '.join(missing)}")
+        raise ConfigError(f"program: {type(program).__name__} cannot be run at scale: it lacks {', '.join(missing)}")
     if own := config.model_fields_set & {"method", "features", "instructions_per_feature", "guidance"}:
         raise ConfigError(f"{min(own)}: a program that is passed has its own; leave it out")
     return program

@@ -16,6 +16,7 @@ from refed_dspy.data.references import References
 from refed_dspy.filters.base import JudgeFilter
 from refed_dspy.filters.screening import Screening
 from refed_dspy.ledger.recorder import CALLS_A_SAMPLE
+from refed_dspy.programs.extra_outputs import extra_outputs
 from refed_dspy.programs.mlflow_address import is_address
 from refed_dspy.programs.reference_level import Proposal
 from refed_dspy.programs.saved import program_digests, program_state
@@ -159,6 +160,7 @@ class RunSpec:
             "features": dict(self.synthesis_program.features),
             "left_out": dict(self.references.left_out),
             "seed": self.config.seed,
+            "extra_outputs": extra_outputs(self.program) if self.kind == "run" else {},
             "final_stage": getattr(self.program, "final_stage", None),
             "filters": self.screening.identity(),
             "per_reference": self.config.per_reference,

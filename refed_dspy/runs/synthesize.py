@@ -52,7 +52,8 @@ def synthesize(
             A cap once set stays; `math.inf` lifts it.
         max_calls: the same for calls, whatever becomes of them.
         max_minutes: the same for the time at work.
-        max_failure_share: a stage failing at this share of its last 50 calls stops the run (0.5).
+        max_failure_share: the run stops where this share of a stage's last 50 calls failed, or of its first 20 or more
+            (0.5).
         columns: names of the references' columns.
         turns: what becomes of conversations of several exchanges: leave_out (unset), first or last.
         reuse: the folder of another run whose answers to exactly the same questions are taken over at no cost: after a

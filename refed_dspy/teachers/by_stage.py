@@ -181,7 +181,7 @@ class _Opening:
     def pool(self, likes: Any, where: str) -> PoolShares:
         """`likes`: one TeacherLike or a list of them; `where`: the setting they come from, for messages."""
         with in_role(where):
-            shares = [self._share(like) for like in _flattened(likes)]
+            shares = [self._share(like) for like in _flattened(likes, where if where == "teacher" else "")]
         seen = Counter(digest(_who(share.teacher)) for share in shares)
         if twice := next((share for share in shares if seen[digest(_who(share.teacher))] > 1), None):
             name = f"{twice.teacher.model} at {twice.teacher.endpoint}"
@@ -212,12 +212,13 @@ def _same_server(first: TeacherConfig | None, second: TeacherConfig) -> bool:
     )
 
 
-def _flattened(likes: Any) -> Iterator[TeacherLike]:
-    """Each TeacherLike of a value or of nested lists. Teacher files are read, since one may hold a list."""
+def _flattened(likes: Any, role: str) -> Iterator[TeacherLike]:
+    """Each TeacherLike of a value or of nested lists. Names and files are read as those of `role`: a file may hold a
+    list."""
     if isinstance(likes, str | Path):
-        likes = read_teacher(likes)
+        likes = read_teacher(likes, role)
     if isinstance(likes, list | tuple):
         for like in likes:
-            yield from _flattened(like)
+            yield from _flattened(like, role)
     else:
         yield likes

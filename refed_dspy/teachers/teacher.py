@@ -17,8 +17,7 @@ from dspy.clients.base_lm import BaseLM
 from dspy.utils.exceptions import LMError
 
 from refed_dspy.config.keys import checked, know_environment, know_settings, without_keys
-from refed_dspy.config.loading import load_config
-from refed_dspy.config.run import RunConfig
+from refed_dspy.config.loading import model_settings
 from refed_dspy.config.sampling import LEAST_TO_REASON, takes_temperature
 from refed_dspy.config.teacher import TeacherConfig
 from refed_dspy.errors import ConfigError, ModelError, one_line
@@ -131,19 +130,21 @@ class Teacher:
             await asyncio.to_thread(self.stop)
 
 
-def read_teacher(source: str | Path) -> Any:
-    """The settings of a model's name or a teacher file: a TeacherConfig, or a list of them. Raises ConfigError."""
+def read_teacher(source: str | Path, role: str = "teacher") -> Any:
+    """As `config.loading.model_settings`."""
     try:
-        return load_config(RunConfig, environ={}, teacher=str(source)).teacher
+        return model_settings(str(source), role)
     except ConfigError as error:
         where, _, reason = str(error).partition(": ")
-        if where == "teacher":  # it is no file's mistake
+        if where == (role or "teacher"):  # it is no file's mistake, and no variable's
             raise ModelError(reason) from None
         raise
 
 
-def open_teacher(teacher: TeacherLike | None, beside: Teacher | None = None) -> Teacher:
+def open_teacher(teacher: TeacherLike | None, beside: Teacher | None = None, role: str = "teacher") -> Teacher:
     """Set up `teacher`: a config, a `dspy.LM`, a model's name or a teacher file; None means `dspy.settings.lm`.
+
+    The variables of its `role` refine a name or a file (`REFED_TEACHER__API_BASE`).
 
     An embedded model uses the server of `beside` if that has the same weights; another one its rate limits, if it is
     the same model at the same endpoint.
@@ -160,7 +161,7 @@ def open_teacher(teacher: TeacherLike | None, beside: Teacher | None = None) -> 
     if isinstance(teacher, Teacher):
         return teacher
     if isinstance(teacher, str | Path):
-        teacher = read_teacher(teacher)
+        teacher = read_teacher(teacher, role)
     if isinstance(teacher, TeacherConfig) and teacher.without_endpoint and teacher.mode != "interactive":
         kind = "the simulated teacher" if teacher.simulated else "an embedded model"
         raise ModelError(f"{kind} takes no batches: leave out mode: {teacher.mode}")

@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from refed_dspy.errors import ConfigError
+from refed_dspy.errors import ConfigError, one_line
+from refed_dspy.metrics.intervals import Interval
 from refed_dspy.programs.changed import prompts_digest
 from refed_dspy.programs.mlflow_address import TEXTS_TAG, downloaded, mlflow_client, without_secrets
 from refed_dspy.tracking.store import NotTracked, Store
@@ -17,8 +18,8 @@ from refed_dspy.tracking.store import NotTracked, Store
 log = logging.getLogger("refed_dspy.tracking")
 CHALLENGER, CHAMPION = "challenger", "champion"
 PROGRAM = "program.json"
-RESTS = "refed.rests_on_length"
-"""The tag of a version whose gain rests on length."""
+PROVED, RESTS, GAIN = "refed.proved", "refed.rests_on_length", "refed.gain"
+"""A version's tags: whether its gain was proved, whether it rests on length, and the gain itself, for people."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,8 @@ def _registered(store: Store, run_id: str, name: str, outcome: Mapping[str, Any]
     candidate = outcome["candidate"]
     client, folder = store.client, f"programs/{candidate}"
     proof = outcome.get("proof") or {}
-    proved = {"refed.proved": str(bool(proof.get("proved"))), RESTS: str(bool(proof.get("rests_on_length")))}
+    proved = {PROVED: str(bool(proof.get("proved"))), RESTS: str(bool(proof.get("rests_on_length")))}
+    proved[GAIN] = _gain(proof)
     store.file(run_id, store.folder / PROGRAM, folder)
     if candidate in versions:
         for tag, value in proved.items():
@@ -84,6 +86,15 @@ def _registered(store: Store, run_id: str, name: str, outcome: Mapping[str, Any]
     return version
 
 
+def _gain(proof: Mapping[str, Any]) -> str:
+    """The gain in a proof's facts, with its 95% interval: over the champion where there was one."""
+    if (gain := proof.get("over_champion")) is not None:
+        return f"{Interval(**gain)} over the champion"
+    if (gain := proof.get("gain")) is not None:
+        return f"{Interval(**gain)} over the uncompiled program"
+    return "none measured: the compile ended before its proof"
+
+
 def champion(name: str) -> Registered | None:
     """The current champion of `name`, or None. Raises NotTracked where MLflow fails."""
     try:
@@ -102,29 +113,36 @@ def champion(name: str) -> Registered | None:
     return Registered(version, state)
 
 
-def promote(name: str, version: str | None = None, accept_longer: bool = False) -> str:
+def promote(name: str, version: str | None = None, accept_longer: bool = False, unproved: bool = False) -> str:
     """Make a version of `name` the champion; without `version`, the challenger. Returns its number.
 
     Raises:
-        ConfigError: no such model or version, or MLflow cannot be reached; or its gain rests on length, unless
-            `accept_longer`.
+        ConfigError: no such model or version, or MLflow cannot be reached; or its gain was not proved, unless
+            `unproved`; or rests on length, unless `accept_longer` or `unproved`.
     """
     try:
         client = mlflow_client()
         promoted = version or _version_of(client, name, CHALLENGER)
         if promoted is None:
             raise ConfigError(f"promote: {name} has no {CHALLENGER}; name a version: --version N")
-        if client.get_model_version(name, promoted).tags.get(RESTS) == str(True) and not accept_longer:
-            raise ConfigError(
-                f"promote: the gain of {name} version {promoted} rests on length (its proof.txt says by how much); "
-                "to promote it all the same: --accept-longer"
-            )
+        if not unproved and (refusal := _refusal(client.get_model_version(name, promoted).tags, accept_longer)):
+            raise ConfigError(f"promote: {name} version {promoted}: {refusal}")
         client.set_registered_model_alias(name, CHAMPION, promoted)
     except ConfigError:
         raise
     except Exception as error:  # noqa: BLE001 — MLflow's own, and its HTTP client's
         raise ConfigError(f"promote: {name}: MLflow says: {without_secrets(error, 200)}") from None
     return str(promoted)
+
+
+def _refusal(tags: Mapping[str, str], accept_longer: bool) -> str:
+    """Why a version with these tags is not promoted, and the word that would do it; empty where it is."""
+    gain = f"gain {one_line(tags.get(GAIN, 'not recorded'), 120)}"
+    if tags.get(RESTS) == str(True):
+        return "" if accept_longer else f"its gain rests on length ({gain}); promote it anyway with --accept-longer"
+    if tags.get(PROVED) == str(True):
+        return ""
+    return f"its gain was not proved ({gain}); promote it anyway with --unproved (unproved=True)"
 
 
 def _version_of(client: Any, name: str, alias: str) -> str | None:

@@ -123,7 +123,9 @@ def find(weights: Weights) -> Path:
         return path
     what = "are not downloaded yet" if size is None else f"are damaged ({size:,} bytes, not {weights.size:,})"
     command = "refed teacher fetch" if weights is CODER_1_5B else f"refed teacher fetch {weights.name}"
-    raise ConfigError(f"the weights of `{weights.name}` {what}: run `{command}`, or {weights.instead}")
+    # Without an embedder the work goes on, and names what it did not measure.
+    instead = f", or {weights.instead}" if weights is not MINILM else ""
+    raise ConfigError(f"the weights of `{weights.name}` {what}: run `{command}`{instead}")
 
 
 def verify(path: Path, weights: Weights) -> None:

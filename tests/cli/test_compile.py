@@ -228,7 +228,7 @@ def test_a_compile_tracked_promoted_and_used(
     done = compile_(home, server, "--name", "mine")
     assert done.exit_code == 0, done.output
     assert len(tracked.runs("compile")) == 1 and tracked.aliases("mine") == {"challenger": "1"}
-    assert refed("promote", "mine").output == "mine version 1 is champion: models:/mine@champion\n"
+    assert refed("promote", "mine", "--unproved").output == "mine version 1 is champion: models:/mine@champion\n"
     before = tracked.everything()
     assert refed("track", "out").exit_code == 0 and tracked.everything() == before
     assert tracked.aliases("mine") == {"challenger": "1", "champion": "1"}

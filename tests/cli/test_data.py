@@ -209,7 +209,7 @@ def bad_filtering(folder: Path) -> dict[str, tuple[list[object], list[str], int]
         "nothing": (["rows.jsonl", "--filter", ""], ["--filter is empty"], 2),
         "wrong type": (
             ["rows.jsonl", "--filter", "rouge: 5"],
-            ["filters.0.rouge: input should be `key: value` settings"],
+            ["filters 1: rouge: input should be `key: value` settings"],
             2,
         ),
         "broken config": (["rows.jsonl", "--config", "bad.yaml"], ["bad.yaml line 2: not YAML"], 2),
@@ -315,7 +315,7 @@ def test_compare_refuses_before_anything_is_asked(home: Path, server: SimulatedT
         refed(*words, "--teacher", teacher, "--config", "typo.yaml"), "'refrence-level'; did you mean reference-level?"
     )
     refused(refed(*words, "--teacher", teacher, "--config", "nofile.yaml"), "programs: b: no program 'mine.json'")
-    refused(refed(*words, "--teacher", teacher, "--config", "sizes.yaml"), "sizes.yaml: subsets.0")
+    refused(refed(*words, "--teacher", teacher, "--config", "sizes.yaml"), "sizes.yaml: subsets 1")
     assert not server.stats()["requests"] and not (home / "c").exists()
 
 

@@ -54,7 +54,8 @@ def test_a_compile_on_a_terminal_is_a_line() -> None:
 
 @pytest.mark.parametrize(("best", "line"), [(0.75, "best 0.75 (uncompiled 0.50)"), (None, "0 calls")])
 def test_the_best_score_is_shown_once_there_is_one(best: float | None, line: str) -> None:
-    assert line in compile_summary(CompileProgress(phase="optimizing", best=best, baseline=0.5))
+    text = compile_summary(CompileProgress(phase="optimizing", best=best, baseline=0.5))
+    assert line in text and text.startswith("optimizing · 0 evaluations · "), "how many there will be is not known yet"
 
 
 def test_weights_of_an_unknown_name_are_refused() -> None:

@@ -35,25 +35,25 @@ def fault(
     ("kind", "text", "message"),
     [
         (FilterRunConfig, "filtres: [rouge]", "FILE: filtres: unknown key; did you mean filters?"),
-        (FilterRunConfig, "filters: [rogue]", "FILE: filters.0.rogue: unknown key; did you mean rouge?"),
+        (FilterRunConfig, "filters: [rogue]", "FILE: filters 1: rogue: unknown key; did you mean rouge?"),
         (
             FilterRunConfig,
             "filters: [judge, {rouge: {treshold: 0.5}}]",
-            "filters.1.rouge.treshold: unknown key; did you",
+            "filters 2: rouge.treshold: unknown key; did you",
         ),
         (
             FilterRunConfig,
             "filters: [{rouge: {threshold: high}}]",
-            "filters.0.rouge.threshold: input should be a valid",
+            "filters 1: rouge.threshold: input should be a valid",
         ),
         (FilterRunConfig, "filters: refusals", "filters: input should be a list: [one, another]"),
-        (FilterRunConfig, "filters: [3]", "filters.0: input should be `key: value` settings"),
-        (FilterRunConfig, "filters: [{rouge: 5}]", "filters.0.rouge: input should be `key: value` settings"),
-        (FilterRunConfig, "filters: [{rouge: {}, judge: {}}]", "filters.0: is one filter"),
+        (FilterRunConfig, "filters: [3]", "filters 1: input should be `key: value` settings"),
+        (FilterRunConfig, "filters: [{rouge: 5}]", "filters 1: rouge: input should be `key: value` settings"),
+        (FilterRunConfig, "filters: [{rouge: {}, judge: {}}]", "filters 1: is one filter"),
         (
             FilterRunConfig,
             "filters: [{rouge: {keep: 0}}]",
-            "filters.0.rouge.keep: input should be greater than or equal",
+            "filters 1: rouge.keep: input should be greater than or equal",
         ),
         (FilterRunConfig, "columns: {plian: first}", "columns: plian: unknown key; did you mean plain?"),
         (FilterRunConfig, "columns: [plain]", "columns: input should be `name: value` lines"),
@@ -70,7 +70,7 @@ def fault(
         (CompareConfig, "programs: [a, b]", "programs: input should be `name: value` lines"),
         (CompareConfig, "programs: {a: reference-level}", "programs: name at least two"),
         (CompareConfig, "subset: [5]", "subset: unknown key; did you mean subsets?"),
-        (CompareConfig, "subsets: [5, 0]", "subsets.1: input should be greater than or equal to 1"),
+        (CompareConfig, "subsets: [5, 0]", "subsets 2: input should be greater than or equal to 1"),
         (CompareConfig, "columns: {plain: x}", "columns: plain: unknown key; known are instruction, response, input"),
     ],
 )
@@ -110,8 +110,6 @@ def test_variables_of_one_command_are_no_fault_of_another(tmp_path: Path) -> Non
     assert load_config(StatsConfig, None, environ).scorer is not None
     assert load_config(RecycleConfig, None, environ).size == 4
     assert load_config(RunConfig, None, environ).method == "sample-level"
-    with pytest.raises(ConfigError, match=r"variable REFED_SUBSET: subset: unknown key; did you mean subsets\?"):
-        load_config(CompareConfig, None, {"REFED_SUBSET": "[3]"})
 
 
 def test_a_variable_that_refines_a_compiles_judge_makes_none_of_a_run() -> None:
@@ -121,8 +119,6 @@ def test_a_variable_that_refines_a_compiles_judge_makes_none_of_a_run() -> None:
     assert named is not None and named.max_tokens == 300 and named.model == "openai/gpt-4o"
     whole = load_config(StatsConfig, None, {**refines, "REFED_JUDGE__MODEL": "openai/gpt-4o"}).judge
     assert whole is not None and whole.max_tokens == 300
-    with pytest.raises(ConfigError, match="judge"):
-        load_config(CompileConfig, None, refines)  # there a judge is due, and this one has no name
 
 
 def test_filters_set_from_python() -> None:
@@ -143,7 +139,7 @@ def test_filters_set_from_python() -> None:
     with pytest.raises(ConfigError, match=r"rouge: keep is for a data set .* a run keeps `size` samples"):
         checked(RunConfig, custom, {"rouge": {"keep": 5}})
     assert checked(FilterRunConfig, {"rouge": {"keep": 5}})[0].settings.keep == 5
-    with pytest.raises(ConfigError, match=r"filters.1.rogue: unknown key; did you mean rouge\?"):
+    with pytest.raises(ConfigError, match=r"^filters 2: rogue: unknown key; did you mean rouge\?"):
         checked(FilterRunConfig, custom, "rogue")
 
 

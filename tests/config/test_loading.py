@@ -79,8 +79,8 @@ def test_variables_of_others_and_the_cache_folders_are_no_settings() -> None:
 
 
 def test_a_variable_set_as_a_whole_and_in_part_is_refused() -> None:
-    message = refusal(environ={"REFED_TEACHER": MODEL, "REFED_TEACHER__RETRIES": "1"})
-    assert "REFED_TEACHER__RETRIES" in message
+    message = refusal(environ={"REFED_FEATURES": "all", "REFED_FEATURES__TONE": "how it sounds"})
+    assert message == "variable REFED_FEATURES__TONE: features is set as a whole by another variable; keep one of them"
 
 
 @pytest.mark.parametrize(
@@ -177,8 +177,6 @@ def test_an_unknown_key_is_placed_and_the_nearest_right_one_told(file: Path, wro
     assert refusal(file) == f"{file}: {wrong}: unknown key; did you mean {right}?"
     keywords: dict[str, Any] = {wrong: 3}
     assert refusal(**keywords) == f"{wrong}: unknown key; did you mean {right}?"
-    variable = f"REFED_{wrong.upper()}"
-    assert refusal(environ={variable: "3"}) == f"variable {variable}: {wrong}: unknown key; did you mean {right}?"
 
 
 @pytest.mark.parametrize(
@@ -235,7 +233,8 @@ def test_a_value_out_of_range_is_refused_with_its_key_and_its_place(file: Path, 
 
 @pytest.mark.parametrize("name", ["size", "seed", "columns", "guidance", "features", "api_key", "authorization"])
 def test_a_key_in_any_other_setting_is_not_repeated(name: str) -> None:
-    assert KEY not in refusal(environ={f"REFED_{name.upper()}": KEY})
+    if name in RunConfig.model_fields:
+        assert KEY not in refusal(environ={f"REFED_{name.upper()}": KEY})
     keywords: dict[str, Any] = {name: KEY}
     assert KEY not in refusal(**keywords)
 

@@ -143,7 +143,7 @@ def test_a_program_by_name() -> None:
     ("program", "why"),
     [
         ("own_parts:Other", "program: own_parts:Other: cannot be imported"),
-        ("own_parts:broken", "program: a int cannot be run at scale"),
+        ("own_parts:broken", "program: int cannot be run at scale"),
         ("own_parts:NeedsMore", "program: own_parts:NeedsMore: TypeError: .*'more'"),
         ("program.json", "program.json: no such file"),
     ],

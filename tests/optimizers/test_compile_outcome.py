@@ -114,17 +114,17 @@ def bound() -> dspy.Module:
 
 
 REFUSED: dict[str, tuple[Any, Any, dict[str, Any], str]] = {
-    "no examples": (answerer, [], {}, "examples: a ChainOfThought is tuned on a list of dspy.Example"),
+    "no examples": (answerer, [], {}, "examples: ChainOfThought is tuned on a list of dspy.Example"),
     "two examples": (answerer, QUESTIONS[:2], {}, "examples: 2 of them.*a compile needs 3"),
     "two references": (refed, REFERENCES[:2], {"metric": None}, "examples: 2 of them.*a compile needs 3"),
     "no references": (refed, [], {"metric": None}, "references"),
-    "no metric": (answerer, QUESTIONS, {"metric": None}, "metric: pass one for a ChainOfThought"),
+    "no metric": (answerer, QUESTIONS, {"metric": None}, "metric: pass one for ChainOfThought"),
     "a metric's name": (answerer, QUESTIONS, {"metric": "accuracy"}, "metric: a str; pass a function"),
-    "weights for another": (answerer, QUESTIONS, {"metric": {"wins": 1}}, "metric: pass one for a ChainOfThought"),
+    "weights for another": (answerer, QUESTIONS, {"metric": {"wins": 1}}, "metric: pass one for ChainOfThought"),
     "a wrong weight": (refed, REFERENCES, {"metric": {"win": 1}}, "metric.win: unknown key; did you mean wins"),
     "an LM of its own": (bound, QUESTIONS, {}, "program: predict has an LM of its own; pass the LM as teacher="),
     "no program": (dict, QUESTIONS, {}, "program: a dict; pass a dspy.Module"),
-    "no predictor": (dspy.Module, QUESTIONS, {}, "program: a Module has no predictor to tune"),
+    "no predictor": (dspy.Module, QUESTIONS, {}, "program: Module has no predictor to tune"),
     "no such file": (lambda: "none.json", REFERENCES, {"metric": None}, "program none.json: no such file"),
     "a wrong setting": (answerer, QUESTIONS, {"evaluation": 3}, "evaluation: unknown key; did you mean evaluations"),
     "too few": (answerer, QUESTIONS, {"evaluations": 0}, "evaluations: input should be greater"),

@@ -253,7 +253,7 @@ def test_the_seed_set_is_its_references_and_asks_nothing() -> None:
     made = SeedOnly()(references(1)[0])
     (sample,) = made.samples
     assert (sample.instruction, sample.improved_response) == ("Explain topic 0.", "Topic 0 is about 0 things.")
-    with pytest.raises(ConfigError, match="a SeedOnly cannot be run at scale"):
+    with pytest.raises(ConfigError, match="program: SeedOnly cannot be run at scale"):
         refed_dspy.synthesize(SeedOnly(), references(2), size=1, teacher=fake_lm(Writer()))
     with pytest.raises(ConfigError, match="needs a text"):
         SeedOnly()({"instruction": "alone"})

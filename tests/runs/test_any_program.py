@@ -18,6 +18,7 @@ from dspy.lm15 import Request
 import refed_dspy
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy import ReferenceLevelFeedback, TeacherConfig
+from refed_dspy.cli.preview import rendered_prompts
 from refed_dspy.errors import RunStopped
 from refed_dspy.programs.reference_level import STAGES
 from refed_dspy.records import Reference, Sample
@@ -87,6 +88,16 @@ def test_a_chain_of_thought_in_a_stages_place_is_recorded_once(tmp_path: Path, s
     assert paid(tmp_path / "run")["response_improvement"] == SIZE
     again = run(Thinking(*stages), tmp_path / "run", fake_lm(writer))
     assert list(again.samples.rows()) == list(made.samples.rows()) and len(writer.requests) == asked
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_it_takes_guidance_and_is_previewed(stage: str) -> None:
+    program = Thinking(stage)
+    for _ in range(2):
+        program.add_guidance({stage: "Be brief."})
+    prompts = rendered_prompts(program, Reference(**references(1)[0]))
+    system, user = (message["content"] for message in prompts[stage])
+    assert system.count("Be brief.") == 1 and "reasoning" in user
 
 
 def test_its_reasoning_is_in_the_ledger(tmp_path: Path) -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any, TypeAlias
 
 import dspy
-from dspy.lm15 import Message, Request, Response, Usage
+from dspy.lm15 import Message, Request, Response, Usage, response_to_events
 
 from refed_dspy.ledger.recorder import NullRecorder
 from refed_dspy.records import Call
@@ -81,6 +81,10 @@ class AsyncWriter:
 
     async def complete(self, request: Request) -> Response:
         return self.writer.answer(request)
+
+    async def stream(self, request: Request) -> AsyncIterator[Any]:
+        for event in response_to_events(self.writer.answer(request)):
+            yield event
 
 
 class CallCollector(NullRecorder):

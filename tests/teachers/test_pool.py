@@ -164,14 +164,14 @@ def test_a_config_and_a_file_may_hold_a_list(tmp_path: Path) -> None:
     ("kind", "text", "environ", "message"),
     [
         (RunConfig, "teacher: []", {}, "teacher: list should have at least 1 item"),
-        (RunConfig, "teacher: [{modle: x}]", {}, "teacher.0.modle: unknown key; did you mean model?"),
+        (RunConfig, "teacher: [{modle: x}]", {}, "teacher 1: modle: unknown key; did you mean model?"),
         (RunConfig, "teachers: {feedback: {model: x}}", {}, "teachers.feedback: model must be PROVIDER/NAME"),
-        (RunConfig, "teacher: [{model: a/b, weight: 0}]", {}, "teacher.0.weight: input should be greater than 0"),
+        (RunConfig, "teacher: [{model: a/b, weight: 0}]", {}, "teacher 1: weight: input should be greater than 0"),
         (
             RunConfig,
             "teacher: [a/b, c/d]",
-            {"REFED_TEACHER__RETRIES": "3"},
-            "REFED_TEACHER__RETRIES: the file's teacher",
+            {"REFED_TEACHER__MODEL": "e/f"},
+            "variable REFED_TEACHER__MODEL: the teacher is a list of teachers; set it there",
         ),
         (CompileConfig, "teacher: [a/b, c/d]", {}, "teacher: takes one; a list"),
         (RecycleConfig, "teacher: [a/b, c/d]", {}, "teacher: takes one; a list"),

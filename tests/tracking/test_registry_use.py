@@ -31,12 +31,29 @@ mlflow_template, tracked = mlflow_stores.mlflow_template, mlflow_stores.tracked
 def test_promote_makes_the_challenger_champion(tracked: Mlflow) -> None:
     for number in (1, 2, 3):
         Compile(f"c{number}").register(outcome(f"p{number}"))
-    assert promote("refed") == "3" and champion_is("3", tracked)
-    assert promote("refed", "1") == "1" and champion_is("1", tracked)
-    result = refed("promote", "refed", "--version", 2)
+    assert promote("refed", unproved=True) == "3" and champion_is("3", tracked)
+    assert promote("refed", "1", unproved=True) == "1" and champion_is("1", tracked)
+    result = refed("promote", "refed", "--version", 2, "--unproved")
     assert result.exit_code == 0 and result.output == "refed version 2 is champion: models:/refed@champion\n"
     assert champion_is("2", tracked)
-    assert refed("promote").exit_code == 0 and champion_is("3", tracked)
+
+
+def test_what_was_not_proved_is_promoted_by_a_word_alone_and_its_gain_is_told(tracked: Mlflow) -> None:
+    def gain(mean: float) -> dict[str, Any]:
+        return {"mean": mean, "low": mean - 0.1, "high": mean + 0.1, "n": 64, "clusters": 16}
+
+    worse = {"proved": False, "gain": gain(-0.04)}
+    Compile("one").register({**outcome("p1"), "proof": worse})
+    refused(refed("promote"), "version 1", "not proved (gain -0.04 (-0.14 to 0.06) over the uncomp", "--unproved")
+    refused(refed("promote", "--accept-longer"), "not proved")
+    Compile("two").register({**outcome("p2"), "proof": {**worse, "champion": {}, "over_champion": gain(0.05)}})
+    Compile("three").register({**outcome("p3"), "proof": None})
+    with pytest.raises(ConfigError, match=r"none measured.*unproved=True"):
+        promote("refed")
+    assert champion_is(None, tracked)
+    assert refed("promote", "--unproved").exit_code == 0 and champion_is("3", tracked)
+    Compile("four").register({**outcome("p4"), "proof": {"proved": True, "gain": gain(0.2)}})
+    assert promote("refed") == "4" and champion_is("4", tracked)
 
 
 def test_promote_says_in_one_line_what_is_not_there(tracked: Mlflow) -> None:

@@ -111,7 +111,7 @@ def _program(source: Any, config: RecycleConfig) -> ReflectionTuning:
             load_into(program, source, config.accept_changed)
         return program
     if not isinstance(source, ReflectionTuning):
-        raise ConfigError(f"program: a {type(source).__name__} does not recycle; pass a ReflectionTuning, or its file")
+        raise ConfigError(f"program: {type(source).__name__} does not recycle; pass a ReflectionTuning, or its file")
     if criteria != (None, None):
         raise ConfigError("criteria: the program given has its own; make it with these, or leave the criteria out")
     refuse_bound_models(source)

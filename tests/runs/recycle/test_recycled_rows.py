@@ -129,7 +129,7 @@ def test_a_custom_program_is_used(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("program", "settings", "message"),
     [
-        (ReferenceLevelFeedback(), {}, "a ReferenceLevelFeedback does not recycle"),
+        (ReferenceLevelFeedback(), {}, "program: ReferenceLevelFeedback does not recycle"),
         (ReflectionTuning(), {"response_criteria": {"a": "b"}}, "the program given has its own"),
         ("nowhere.json", {}, "nowhere.json: no such file"),
     ],

@@ -1,0 +1,52 @@
+"""`dspy.streamify` over a program: what comes of each call arrives, and then the prediction."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import dspy
+import pytest
+from dspy.clients.engines.streaming import EngineChunk
+from dspy.streaming import StatusMessage, StatusMessageProvider
+
+from refed_dspy.errors import TeacherError
+from refed_dspy.programs import ReferenceLevelFeedback
+from tests.support.scripted_engine import Writer, fake_lm
+
+REFERENCE = {"instruction": "Explain tides.", "response": "The moon pulls."}
+CALLS = 1 + 1 + 2 + 20 + 20
+
+
+class Telling(StatusMessageProvider):  # type: ignore[misc]
+    def lm_start_status_message(self, instance: Any, inputs: dict[str, Any]) -> str:
+        return "asking"
+
+
+async def streamed(writer: Writer, **form: Any) -> list[Any]:
+    with dspy.context(lm=fake_lm(writer)):
+        return [value async for value in dspy.streamify(ReferenceLevelFeedback(), **form)(REFERENCE)]
+
+
+@pytest.mark.parametrize("form", [{}, {"is_async_program": True}], ids=["default", "async"])
+def test_a_program_streams(form: dict[str, Any]) -> None:
+    writer = Writer()
+    *chunks, made = asyncio.run(asyncio.wait_for(streamed(writer, **form), 60))
+    assert len(made.samples) == 20 and len(writer.requests) == CALLS
+    assert len(chunks) == 2 * CALLS and all(isinstance(chunk, EngineChunk) for chunk in chunks)
+
+
+def test_status_messages_of_many_calls_at_once_arrive() -> None:
+    """More of them than the stream holds, none of them sent on the event loop that reads it."""
+    *told, made = asyncio.run(asyncio.wait_for(streamed(Writer(), status_message_provider=Telling()), 60))
+    assert len(made.samples) == 20
+    assert sum(isinstance(value, StatusMessage) for value in told) == CALLS
+
+
+def test_from_ordinary_code_and_with_an_error() -> None:
+    with dspy.context(lm=fake_lm(Writer())):
+        *_, made = dspy.streamify(ReferenceLevelFeedback(), async_streaming=False)(REFERENCE)
+    assert len(made.samples) == 20
+    refused = dspy.utils.exceptions.LMAuthError("no such key", model="fake/model")
+    with pytest.raises(TeacherError, match="no such key"):
+        asyncio.run(streamed(Writer(*[refused] * 2)))
