@@ -157,17 +157,15 @@ def _set_model(
 
 
 def _refined(plain: Any, role: str, refinement: Mapping[str, Any]) -> Any:
-    """The settings of a model with those of `refinement`; of each one in a list, with those it has not itself."""
+    """The settings of a model with those of `refinement`; of each one in a list, with those it has not itself. An
+    address that stays exported is passed over where a model has none."""
     if isinstance(plain, list):
         return [_refined(one, role, {k: v for k, v in refinement.items() if k not in one}) for one in plain]
     refined = {**plain, **refinement}
     if any(key in refinement for key in _WHICH):
         refined = {key: value for key, value in refined.items() if key not in _WHICH or key in refinement}
     if refined.get("gguf") or refined.get("model") in NO_ENDPOINT:
-        for key in refinement.keys() & {*_WHERE}:
-            name = one_line(refined.get("gguf") or refined["model"], 80)
-            log.warning("variable %s is not used: %s has no address", variable(role, key), name)
-            refined.pop(key)
+        refined = {key: value for key, value in refined.items() if key not in _WHERE or key not in refinement}
     return refined
 
 
