@@ -35,6 +35,6 @@ from refed_dspy.errors import ConfigError
     ],
 )
 def test_settings_that_make_no_sense(name: str, settings: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigError, match=rf"filters\.0\.{name}.*{message}") as caught:
+    with pytest.raises(ConfigError, match=rf"filters 1: {name}.*{message}") as caught:
         check_config(RunConfig, {"filters": [{name: settings}]})
     assert "\n" not in str(caught.value)
