@@ -98,6 +98,7 @@ def compile_(
             settings.pairs or settings.references or "builtin",
             **given(settings, "program"),
             estimate_only=estimate,
+            progress=False,
             on_progress=display.watch,
         )
     _print_outcome(made, estimate)
@@ -145,6 +146,7 @@ def agreement(
     max_minutes: MaxMinutes = None,
 ) -> None:
     """How well a judge agrees with people. Run it again to continue."""
+    from refed_dspy.cli.display import shown
     from refed_dspy.config.jobs import StatsConfig
     from refed_dspy.config.loading import load_config
     from refed_dspy.optimizers.judge_agreement import measure_agreement
@@ -152,9 +154,9 @@ def agreement(
     at_work()
     model = load_config(StatsConfig, judge=judge).judge
     needed(model, "no judge: name one with --judge (a file, PROVIDER/NAME, embedded or simulated), or REFED_JUDGE")
-    measured = measure_agreement(
-        pairs, model, out, count=count, program=program, accept_changed=bool(accept_changed), seed=seed,
-        max_cost=max_cost, max_calls=max_calls, max_minutes=max_minutes,
+    measured = shown(
+        measure_agreement, pairs, model, out, count=count, program=program, accept_changed=bool(accept_changed),
+        seed=seed, max_cost=max_cost, max_calls=max_calls, max_minutes=max_minutes,
     )  # fmt: skip
     for line in measured.lines():
         say(line)

@@ -52,6 +52,7 @@ class Compiled:
     changed: bool
     """False where no candidate was better than the uncompiled program: then `program` is the uncompiled one."""
     estimate: Mapping[str, Any]
+    """What the whole takes: `cost` and what else is money in dollars, `calls`, `evaluations`, …"""
     judge: JudgeReport | None = None
     """Where the program is a judge: its agreement with people, before and after."""
 
@@ -87,12 +88,12 @@ class Compiled:
     def estimate_lines(self) -> list[str]:
         """What the whole compile would take, judging by the uncompiled program's evaluations."""
         estimate = self.estimate
-        cost = "dollars unknown" if estimate["cost"] is None else f"about {dollars(estimate['cost'])}"
+        cost = "dollars unknown" if estimate["cost"] is None else f"about {_money(estimate['cost'])}"
         return [
             f"uncompiled program on the validation set: {format_number(self.manifest['validation']['uncompiled'])}",
             f"the whole: {cost}, {estimate['calls']:,.0f} calls, for about {estimate['evaluations']} evaluations and "
             "the proof; less where candidates share calls; the reflection model's calls are not in it",
-            f"so far: {dollars(estimate['spent'])}; go on with the same command without --estimate",
+            f"so far: {_money(estimate['spent'])}; go on with the same command without --estimate",
         ]
 
     def diff(self) -> str:
@@ -127,7 +128,8 @@ def compiled(folder: Path, outcome: CompileOutcome, program: dspy.Module, manife
     """The outcome as a caller gets it. `program` remembers what it was tuned on."""
     program.tuned_on = manifest["seen"]
     changed = outcome.best.digest != outcome.baseline.digest
-    return Compiled(program, folder, manifest, outcome.proof, outcome.stopped, changed, outcome.estimate, outcome.judge)
+    estimate = {name: _in_dollars(name, value) for name, value in outcome.estimate.items()}
+    return Compiled(program, folder, manifest, outcome.proof, outcome.stopped, changed, estimate, outcome.judge)
 
 
 def files_of(spec: CompileSpec, made: Compiled) -> dict[str, str]:
@@ -181,7 +183,7 @@ def _manifest(ledger: Ledger, spec: CompileSpec, outcome: CompileOutcome, progra
         "run_id": noted_run(ledger.path.parent),
         "proof": outcome.proof and outcome.proof.facts(),
         "agreement": outcome.judge and outcome.judge.facts(),
-        "cost": None if spending.unpriced else spending.cost / PICO,
+        "cost": None if spending.unpriced else spending.cost,
         "calls": spending.calls,
         "usage": usage_by_stage(ledger),
         "stopped": outcome.stopped,
@@ -189,6 +191,11 @@ def _manifest(ledger: Ledger, spec: CompileSpec, outcome: CompileOutcome, progra
         "instructions_per_feature": getattr(program, "instructions_per_feature", None),
     }
     return dict(json.loads(json.dumps(finite(facts))))
+
+
+def _in_dollars(name: str, value: Any) -> Any:
+    """A figure of `estimate_compile`, which counts money in picodollars."""
+    return value / PICO if value is not None and ("cost" in name or "spent" in name) else value
 
 
 def _money(amount: float | None) -> str:
@@ -218,7 +225,7 @@ def compile_status(ledger: Ledger) -> dict[str, Any]:
         "best": best,
         "proved": (outcome.get("proof") or {}).get("proved"),
         "usage": usage_by_stage(ledger),
-        "cost": None if spending.unpriced else spending.cost / PICO,
+        "cost": None if spending.unpriced else spending.cost,
         "calls": spending.calls,
         "caps": {name: ledger.meta(name) for name in ("max_cost", "max_calls", "max_minutes")},
         "simulated": simulated_note(ledger),

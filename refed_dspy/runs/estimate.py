@@ -15,7 +15,8 @@ from refed_dspy.config.teacher import SIMULATED
 from refed_dspy.errors import RunStopped
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.states import CAPPED
-from refed_dspy.records import dollars
+from refed_dspy.progress import Progress, Watch
+from refed_dspy.records import PICO, dollars
 from refed_dspy.runs.forecast import CONFIDENCE, Forecast, forecast
 from refed_dspy.runs.prepare import RunSettings, prepare
 from refed_dspy.runs.program import ProgramLike
@@ -24,7 +25,6 @@ from refed_dspy.runs.stage_weights import StageWeights
 from refed_dspy.runs.synthesize import produce
 from refed_dspy.teachers.by_stage import ANY, TeachersByStage
 from refed_dspy.teachers.prices import table_name, table_price
-from refed_dspy.teachers.recorded import Progress
 
 PILOT_REFERENCES = 5
 PILOT_SAMPLES = 3
@@ -46,7 +46,7 @@ OTHERS = (
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a run will take. Money in picodollars."""
+    """What a run will take. Money in dollars."""
 
     run_dir: Path
     forecast: Forecast
@@ -54,7 +54,7 @@ class Estimate:
     """Still to wait, with as many calls in flight as the teacher's settings allow; None: in batches, whose time cannot
     be predicted."""
     price_source: str | None
-    others: Mapping[str, tuple[int, int, int]] = field(default_factory=dict)
+    others: Mapping[str, tuple[float, float, float]] = field(default_factory=dict)
     """Another teacher → cost, low and high for as many tokens. None for the simulated teacher's: its texts are
     shorter."""
     stopped: str | None = None
@@ -73,7 +73,7 @@ class Estimate:
         if self.others:
             lines.append(f"as many tokens elsewhere (prices of {table_name()}; other models write more or less):")
             lines += [
-                f"  {name:30} {dollars(cost):>10}  ({dollars(low)} to {dollars(high)})"
+                f"  {name:30} {_money(cost):>10}  ({_money(low)} to {_money(high)})"
                 for name, (cost, low, high) in sorted(self.others.items(), key=lambda item: item[1][0])
             ]
         return lines
@@ -83,6 +83,7 @@ def estimate(
     program: ProgramLike = None,
     references: Any = "builtin",
     *,
+    progress: bool = True,
     on_progress: Callable[[Progress], None] | None = None,
     **settings: Unpack[RunSettings],
 ) -> Estimate:
@@ -95,13 +96,14 @@ def estimate(
         InputError: as `synthesize`.
         RunStopped: too little could be made to base a forecast on.
     """
-    return run_blocking(aestimate(program, references, on_progress=on_progress, **settings))
+    return run_blocking(aestimate(program, references, progress=progress, on_progress=on_progress, **settings))
 
 
 async def aestimate(
     program: ProgramLike = None,
     references: Any = "builtin",
     *,
+    progress: bool = True,
     on_progress: Callable[[Progress], None] | None = None,
     **settings: Unpack[RunSettings],
 ) -> Estimate:
@@ -112,7 +114,7 @@ async def aestimate(
     if prediction is None:
         shallow = min(PILOT_SAMPLES, spec.config.per_reference or PILOT_SAMPLES)
         pilot = replace(spec.plan_settings(min(spec.size, PILOT_REFERENCES * PILOT_SAMPLES)), per_reference=shallow)
-        made = await produce(spec, on_progress, pilot)
+        made = await produce(spec, Watch(on_progress, progress), pilot)
         prediction = _forecast_from(spec)
         stopped = made.reason if made.state == CAPPED else None
         if prediction is None and stopped is not None:
@@ -168,6 +170,10 @@ def _minutes_to_wait(prediction: Forecast, by_stage: TeachersByStage) -> float:
     return max(waits)
 
 
+def _money(amount: float) -> str:
+    return dollars(amount * PICO)
+
+
 def _time_text(minutes: float | None) -> str:
     if minutes is None:
         return "within a day a wave of batches"
@@ -182,8 +188,8 @@ def _price_line(prediction: Forecast, source: str | None) -> str:
             "dollars: unknown; set the teacher's price, and a judge's ({prompt: …, completion: …} in dollars a million "
             "tokens)"
         )
-    low, high = dollars(prediction.low), dollars(prediction.high)
+    low, high = _money(prediction.low), _money(prediction.high)
     return (
-        f"dollars: {dollars(prediction.cost)} in all, {CONFIDENCE:.0%} between {low} and {high}; "
-        f"{dollars(prediction.spent)} of it spent already (prices of {source})"
+        f"dollars: {_money(prediction.cost)} in all, {CONFIDENCE:.0%} between {low} and {high}; "
+        f"{_money(prediction.spent)} of it spent already (prices of {source})"
     )

@@ -162,7 +162,7 @@ def _export_text(folder: Path) -> str:
 
 def _used_text(cap: str, used: Spent) -> str:
     if cap == "max_cost":
-        return dollars(used.cost)
+        return dollars(used.picodollars)
     return f"{used.calls:,} calls" if cap == "max_calls" else f"{used.seconds / 60:.1f} minutes"
 
 
@@ -171,10 +171,12 @@ def _to_go_on(cap: CapReached, prediction: Forecast, used: Spent, limit: float) 
     the forecast, and room for a call's worst case beyond it."""
     cost = ""
     if prediction.cost is not None and prediction.low is not None and prediction.high is not None:
-        low, high = dollars(prediction.low - prediction.spent), dollars(prediction.high - prediction.spent)
-        cost = f"about {dollars(prediction.cost - prediction.spent)} ({low} to {high})"
+        about, low, high = (
+            dollars((bound - prediction.spent) * PICO) for bound in (prediction.cost, prediction.low, prediction.high)
+        )
+        cost = f"about {about} ({low} to {high})"
     if cap.cap == "max_cost":
-        return f"cost {cost}", _rounded_up(max(prediction.high or 0, limit * PICO) / PICO + cap.worst / PICO)
+        return f"cost {cost}", _rounded_up(max(prediction.high or 0, limit) + cap.worst / PICO)
     also = f", {cost}" if cost else ""
     calls, at_most = prediction.calls_to_come, prediction.calls_to_come * (1 + prediction.spread)
     if cap.cap == "max_calls":

@@ -16,11 +16,11 @@ from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.programs.baselines import METHODS
 from refed_dspy.programs.load import own_program
 from refed_dspy.programs.saved import load_state
+from refed_dspy.progress import Progress
 from refed_dspy.runs.result import Synthesis
 from refed_dspy.runs.synthesize import synthesize
 from refed_dspy.teachers import TeacherLike
 from refed_dspy.teachers.by_stage import ANY
-from refed_dspy.teachers.recorded import Progress
 
 _KEPT = ("size", "seed", "per_reference", "max_failure_share", "reuse", "track", "judge_program", "accept_changed")
 """The settings that the ledger keeps as they were set."""
@@ -37,6 +37,7 @@ def resume(
     max_cost: float | None = None,
     max_calls: int | None = None,
     max_minutes: float | None = None,
+    progress: bool = True,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> Synthesis:
     """Go on with the run in `run_dir`, from what its ledger holds: references, program, teacher.
@@ -50,6 +51,7 @@ def resume(
         max_failure_share: another share than before.
         max_cost, max_calls, max_minutes: other caps than before; they count what earlier starts used.
             `math.inf` lifts one.
+        progress, on_progress: as `synthesize`.
 
     Raises:
         RunDirError: there is no run, or only the script that began it can build its program or teacher again.
@@ -66,7 +68,7 @@ def resume(
     changed = {"size": size, "max_failure_share": max_failure_share}
     changed |= {"max_cost": max_cost, "max_calls": max_calls, "max_minutes": max_minutes}
     settings |= {name: value for name, value in changed.items() if value is not None}
-    return synthesize(program, references, run_dir=run_dir, on_progress=on_progress, **settings)
+    return synthesize(program, references, run_dir=run_dir, progress=progress, on_progress=on_progress, **settings)
 
 
 def _refuse_other_work(ledger: Ledger) -> None:

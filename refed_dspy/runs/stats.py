@@ -20,12 +20,12 @@ from refed_dspy.metrics.intervals import Interval
 from refed_dspy.metrics.win_rates import LC_NOTE, LengthControlled, length_controlled, win_rate
 from refed_dspy.programs.judges import OVERALL, Judgements, PairwiseJudge, Verdict
 from refed_dspy.programs.saved import program_digests
-from refed_dspy.records import PICO, DataRow, digest
+from refed_dspy.progress import Progress, Watch
+from refed_dspy.records import DataRow, digest
 from refed_dspy.teachers import Teacher
 from refed_dspy.teachers.caps import caps_of
 from refed_dspy.teachers.failures import CallPolicy
 from refed_dspy.teachers.judge import in_role, open_judge_model
-from refed_dspy.teachers.recorded import Progress
 from refed_dspy.teachers.row_jobs import for_each_row, row_job
 from refed_dspy.teachers.work import Work
 from refed_dspy.text import NO_VALUE, format_number
@@ -83,6 +83,7 @@ def measure(
     *,
     judge: Any = None,
     out: str | Path | None = None,
+    progress: bool = True,
     on_progress: Callable[[Progress], None] | None = None,
     **settings: Any,
 ) -> DataStats:
@@ -92,6 +93,7 @@ def measure(
         judge: who judges the win rate of the improved responses over the plain ones, which `data` must have, on
             `sample` rows; None: no win rate.
         out: the folder that keeps the judge's verdicts; None: `refed-verdicts/` and a name made from data and judge.
+        progress, on_progress: as `synthesize`, while the judge is asked.
         settings: those of `StatsConfig`: columns, scorer, embeddings, sample, seed, caps.
 
     Raises:
@@ -105,7 +107,9 @@ def measure(
     with in_role("judge"):
         opened = None if judge is None else open_judge_model(judge)
     tools = open_tools(config.embeddings, config.scorer)  # before the judge: what fails here costs nothing
-    wins = None if opened is None else run_blocking(_wins(data, loaded, opened, out, config, on_progress))
+    wins = (
+        None if opened is None else run_blocking(_wins(data, loaded, opened, out, config, Watch(on_progress, progress)))
+    )
     with scoring("verdicts are kept; the same command measures again"):
         columns = _columns(loaded, tools, config)
     partly_plain = (
@@ -138,7 +142,7 @@ async def _wins(
     judge: Teacher,
     out: str | Path | None,
     config: StatsConfig,
-    on_progress: Callable[[Progress], None] | None,
+    watch: Watch[Progress],
 ) -> Wins:
     rows, program = drawn(data.rows, config.sample, config.seed), PairwiseJudge()
     identity = {
@@ -156,7 +160,7 @@ async def _wins(
         caps=caps_of(config),
         policy=CallPolicy(config.seed),
     )
-    async with row_job(folder, work, on_progress) as session:
+    async with row_job(folder, work, watch) as session:
 
         async def compare(row: DataRow) -> None:
             verdicts[row.number] = await program.judge(
@@ -229,5 +233,5 @@ def _win_facts(wins: Wins) -> dict[str, Any]:
     if controlled is not None and controlled.interval is not None:
         interval = controlled.interval
         facts["length_controlled"] = {"mean": interval.mean, "low": interval.low, "high": interval.high}
-    paid = {"calls": wins.used.calls, "cost": wins.used.cost / PICO, "stopped": wins.stopped}
+    paid = {"calls": wins.used.calls, "cost": wins.used.cost, "stopped": wins.stopped}
     return {"win_rate": {**facts, **paid}}

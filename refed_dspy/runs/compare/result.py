@@ -11,7 +11,7 @@ from refed_dspy.ledger.states import state_in
 from refed_dspy.metrics.intervals import Interval
 from refed_dspy.metrics.win_rates import LC_NOTE, LengthControlled
 from refed_dspy.programs.judges import Judgements
-from refed_dspy.records import dollars
+from refed_dspy.records import PICO, dollars
 from refed_dspy.text import NO_VALUE, format_number, table_lines
 
 PROXY = (
@@ -22,7 +22,7 @@ PROXY = (
 
 @dataclass(frozen=True)
 class Line:
-    """One program, over the comparison's instructions. Money in picodollars."""
+    """One program, over the comparison's instructions."""
 
     program: str
     rows: int
@@ -40,9 +40,9 @@ class Line:
     feedback: int
     """How many times feedback on responses was collected: once per reference, or once per sample."""
     calls: int
-    cost: int | None
-    """What the program alone would have paid for these rows: including the instructions and failed calls, without the
-    judge. None: price unknown."""
+    cost: float | None
+    """Dollars that the program alone would have paid for these rows: with the instructions and failed calls, without
+    the judge. None: price unknown."""
     words: float
     """Mean words of a response."""
     distinct: float | None
@@ -138,8 +138,8 @@ def _cells(line: Line) -> list[str]:
         _interval(line.grade),
         str(line.feedback),
         str(line.calls),
-        NO_VALUE if line.cost is None else dollars(line.cost),
-        NO_VALUE if per_thousand is None else dollars(per_thousand),
+        NO_VALUE if line.cost is None else dollars(line.cost * PICO),
+        NO_VALUE if per_thousand is None else dollars(per_thousand * PICO),
         format_number(line.words, 0),
         format_number(line.distinct),
         format_number(line.diversity),
