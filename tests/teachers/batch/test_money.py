@@ -155,9 +155,8 @@ def test_what_waits_and_is_not_asked_for_any_more_stays_charged(made: Path) -> N
         assert forecast_.cost == forecast_.spent == spent(ledger).cost == pytest.approx(before.spent + 2 * WORST / PICO)
         waiting(ledger, calls=200)
         some = foreseen(ledger, 40)
-        assert some.cost is not None and 0 < before.spent + 202 * WORST / PICO - some.cost < 40 * WORST / PICO, (
-            "28 of them or so"
-        )
+        assert some.cost is not None
+        assert 0 < before.spent + 202 * WORST / PICO - some.cost < 40 * WORST / PICO, "28 of them or so"
 
 
 @pytest.mark.parametrize(
