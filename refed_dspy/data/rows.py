@@ -169,7 +169,10 @@ class Samples(Sequence[Sample]):
     def __getitem__(self, index: slice) -> list[Sample]: ...
     def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
         if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
+            chosen = range(*index.indices(len(self)))
+            if chosen.step == 1:
+                return [_sample(row) for row in data_rows(self._ledger, after=chosen.start, limit=len(chosen))]
+            return [self[i] for i in chosen]
         size = len(self)
         if not -size <= index < size:
             raise IndexError(f"sample {index} of {size}")
