@@ -21,6 +21,7 @@ from pydantic import (
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from refed_dspy.errors import one_line
+from refed_dspy.reprs import record_repr
 
 PLACES = {"references", "data", "pairs", "program", "judge_program", "run_dir", "out", "reuse", "against", "gguf"}
 """Settings that name a file, a folder, a data set or a model: none of them is an empty text."""
@@ -51,6 +52,10 @@ class Settings(BaseModel):
             details = InitErrorDetails(type=error, loc=(empty,), input=None)
             raise ValidationError.from_exception_data(cls.__name__, [details])
         return value
+
+    def __repr__(self) -> str:
+        given = {name: value for name, value in self if name in self.model_fields_set}
+        return record_repr(type(self).__name__, given)
 
 
 def _unknown_key(key: str, known: Iterable[str]) -> str:

@@ -17,13 +17,14 @@ from refed_dspy.data.shapes import LeftOut, check_roles, exchange_of
 from refed_dspy.errors import ReferencesError, one_line
 from refed_dspy.ledger.ledger import FILE, Ledger
 from refed_dspy.records import DataRow, Reference, digest
+from refed_dspy.reprs import Shown
 
 ROLES = (*PAIR, "plain")
 """The keys that `columns` may have."""
 
 
-@dataclass(frozen=True)
-class DataSet:
+@dataclass(frozen=True, repr=False)
+class DataSet(Shown):
     """The usable rows of a data set in their order, and the others. `name` is the source as it was named."""
 
     name: str
@@ -32,6 +33,12 @@ class DataSet:
     """How many rows were left out, by reason."""
     unread: Sequence[tuple[int, str, Mapping[str, Any]]] = ()
     """The rows left out: number, reason, and the row unchanged."""
+
+    def _describe(self) -> str:
+        return f"{len(self.rows)} rows of {self.name}"
+
+    def _table(self) -> tuple[Sequence[str], Iterable[Sequence[object]]]:
+        return ("instruction", "response"), ((row.instruction, row.response) for row in self.rows)
 
     @property
     def has_plain(self) -> bool:

@@ -24,6 +24,7 @@ from refed_dspy.programs.load import open_judge, warn_of_another_teacher
 from refed_dspy.programs.saved import program_digests
 from refed_dspy.progress import NOBODY, Progress, Watch
 from refed_dspy.records import PICO, digest, dollars
+from refed_dspy.reprs import Shown, html_lines
 from refed_dspy.teachers.caps import caps_of
 from refed_dspy.teachers.failures import CallPolicy
 from refed_dspy.teachers.judge import open_judge_model
@@ -31,8 +32,8 @@ from refed_dspy.teachers.row_jobs import for_each_row, row_job
 from refed_dspy.teachers.work import Work
 
 
-@dataclass(frozen=True)
-class Measurement:
+@dataclass(frozen=True, repr=False)
+class Measurement(Shown):
     """How a judge agrees with people: a row for each criterion, and what it cost. `stopped`: the cap that ended it."""
 
     rows: Sequence[Agreement]
@@ -42,6 +43,12 @@ class Measurement:
     """Dollars."""
     calls: int
     stopped: str
+
+    def _describe(self) -> str:
+        return f"{self.judgements.decided} of {self.pairs} pairs judged, {dollars(self.cost * PICO)}"
+
+    def _repr_html_(self) -> str:
+        return html_lines(repr(self), self.lines())
 
     def lines(self) -> list[str]:
         """The table and what it took, for a terminal."""

@@ -28,6 +28,7 @@ from refed_dspy.programs.changed import DIFF
 from refed_dspy.programs.prompt_diff import prompt_diff
 from refed_dspy.programs.saved import MANIFEST, load_state, program_digests, program_state
 from refed_dspy.records import PICO, dollars
+from refed_dspy.reprs import Shown, html_lines
 from refed_dspy.text import format_number
 from refed_dspy.tracking.store import noted_run
 
@@ -38,8 +39,8 @@ PROGRAM, PROOF = "program.json", "proof.txt"
 FORMAT = 1
 
 
-@dataclass(frozen=True)
-class Compiled:
+@dataclass(frozen=True, repr=False)
+class Compiled(Shown):
     """A compile's outcome. `program` is ready to run; `folder` holds it as `program.json`, with its manifest in it."""
 
     program: dspy.Module
@@ -55,6 +56,13 @@ class Compiled:
     """What the whole takes: `cost` and what else is money in dollars, `calls`, `evaluations`, …"""
     judge: JudgeReport | None = None
     """Where the program is a judge: its agreement with people, before and after."""
+
+    def _describe(self) -> str:
+        proved = "no proof" if self.proof is None else "proved better" if self.proof.proved else "not proved better"
+        return f"a {type(self.program).__name__}, {proved}, {_money(self.manifest['cost'])}, in {self.path}"
+
+    def _repr_html_(self) -> str:
+        return html_lines(repr(self), self.lines())
 
     @property
     def state(self) -> str:

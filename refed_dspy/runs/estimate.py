@@ -17,6 +17,7 @@ from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.states import CAPPED
 from refed_dspy.progress import Progress, Watch
 from refed_dspy.records import PICO, dollars
+from refed_dspy.reprs import Shown, html_lines
 from refed_dspy.runs.forecast import CONFIDENCE, Forecast, forecast
 from refed_dspy.runs.prepare import RunSettings, prepare
 from refed_dspy.runs.program import ProgramLike
@@ -44,8 +45,8 @@ OTHERS = (
 """Other teachers that the estimate prices too; those that the price table does not have are left out."""
 
 
-@dataclass(frozen=True)
-class Estimate:
+@dataclass(frozen=True, repr=False)
+class Estimate(Shown):
     """What a run will take. Money in dollars."""
 
     run_dir: Path
@@ -59,6 +60,13 @@ class Estimate:
     shorter."""
     stopped: str | None = None
     """Where a cap ended the pilot: which, and what it would take."""
+
+    def _describe(self) -> str:
+        cost = "price unknown" if self.forecast.cost is None else f"about {_money(self.forecast.cost)}"
+        return f"{self.forecast.size:,} samples, {cost}, {_time_text(self.minutes)}"
+
+    def _repr_html_(self) -> str:
+        return html_lines(repr(self), self.lines())
 
     def lines(self) -> list[str]:
         """The estimate for people."""

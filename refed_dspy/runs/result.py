@@ -6,13 +6,13 @@ import math
 import shlex
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, overload
 
 from refed_dspy.data.export import export, to_dataset
-from refed_dspy.data.rows import Samples, dropped_rows
+from refed_dspy.data.rows import LINEAGE_COLUMNS, PAPER_COLUMNS, Samples, dropped_rows
 from refed_dspy.errors import PASSING, CapReached, ExportError, RunDirError, one_line
 from refed_dspy.files import path_of
 from refed_dspy.ledger.identity import named_work
@@ -21,13 +21,18 @@ from refed_dspy.ledger.spending import Spent, spent
 from refed_dspy.ledger.states import RUNNING
 from refed_dspy.ledger.summary import run_status
 from refed_dspy.pace import seconds_left
-from refed_dspy.records import PICO, Failure, dollars
+from refed_dspy.records import PICO, Failure, Sample, dollars
+from refed_dspy.reprs import Shown
 from refed_dspy.runs.forecast import Forecast, as_facts, forecast
 
+if TYPE_CHECKING:
+    import datasets
+    import pandas as pd
 
-@dataclass(frozen=True)
-class Synthesis:
-    """A run's outcome. `samples` is read from the run's folder when it is accessed."""
+
+@dataclass(frozen=True, repr=False)
+class Synthesis(Shown, Sequence[Sample]):
+    """A run's outcome, and a sequence of its samples, which are read from the run's folder when they are accessed."""
 
     run_dir: Path
     size: int
@@ -54,9 +59,35 @@ class Synthesis:
         """Whether `size` samples were kept; False where no reference gave anything new before that."""
         return len(self.samples) >= self.size
 
-    def to_dataset(self) -> Any:
-        """The samples as a `datasets.Dataset`."""
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __iter__(self) -> Iterator[Sample]:
+        return iter(self.samples)
+
+    @overload
+    def __getitem__(self, index: int) -> Sample: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Sample]: ...
+    def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
+        return self.samples[index]
+
+    def _describe(self) -> str:
+        cost = "" if self.status["unpriced"] else f", {dollars(self.status['cost'] * PICO)}"
+        return f"{len(self)} of {self.size} samples{cost}, in {self.run_dir}"
+
+    def _table(self) -> tuple[Sequence[str], Iterable[Sequence[object]]]:
+        return self.samples._table()
+
+    def to_dataset(self) -> datasets.Dataset:
+        """The samples as a `datasets.Dataset`: all columns of a row."""
         return to_dataset(self.run_dir)
+
+    def to_pandas(self) -> pd.DataFrame:
+        """The same as a data frame."""
+        import pandas as pd
+
+        return pd.DataFrame(self.samples.rows(), columns=[*PAPER_COLUMNS, *LINEAGE_COLUMNS])
 
     def export(self, format: str, out: str | Path, *, force: bool = False, reasoning: bool = False) -> int:  # noqa: A002
         """Write the samples to a file, and return how many samples or pairs; see `refed export`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from refed_dspy.concurrency import run_blocking
 from refed_dspy.config.jobs import StatsConfig
@@ -22,6 +22,7 @@ from refed_dspy.programs.judges import OVERALL, Judgements, PairwiseJudge, Verdi
 from refed_dspy.programs.saved import program_digests
 from refed_dspy.progress import Progress, Watch
 from refed_dspy.records import DataRow, digest
+from refed_dspy.reprs import Shown, html_lines
 from refed_dspy.teachers import Teacher
 from refed_dspy.teachers.caps import caps_of
 from refed_dspy.teachers.failures import CallPolicy
@@ -29,6 +30,9 @@ from refed_dspy.teachers.judge import in_role, open_judge_model
 from refed_dspy.teachers.row_jobs import for_each_row, row_job
 from refed_dspy.teachers.work import Work
 from refed_dspy.text import NO_VALUE, format_number
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -46,8 +50,8 @@ class Wins:
     """The cap that ended it early, or nothing."""
 
 
-@dataclass(frozen=True)
-class DataStats:
+@dataclass(frozen=True, repr=False)
+class DataStats(Shown):
     """A data set's figures. `columns`: "improved" and "plain" where it has both, else "data"."""
 
     data: DataSet
@@ -56,6 +60,18 @@ class DataStats:
     lacking: Sequence[str]
     scored: str = ""
     """The scorer's calls and tokens, where it counts them."""
+
+    def _describe(self) -> str:
+        return f"{len(next(iter(self.columns.values())))} figures of {len(self.data.rows)} rows of {self.data.name}"
+
+    def _repr_html_(self) -> str:
+        return html_lines(repr(self), self.lines())
+
+    def to_pandas(self) -> pd.DataFrame:
+        """The figures as a data frame: a row each, a column for each of `columns`."""
+        import pandas as pd
+
+        return pd.DataFrame({name: dict(figures) for name, figures in self.columns.items()})
 
     def lines(self) -> list[str]:
         """All of it for a terminal."""

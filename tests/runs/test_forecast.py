@@ -20,6 +20,7 @@ from refed_dspy.records import Rates
 from refed_dspy.runs.estimate import PILOT_REFERENCES, PILOT_SAMPLES, Estimate
 from refed_dspy.runs.forecast import Forecast, forecast
 from refed_dspy.runs.result import Synthesis
+from tests.support.looks import small
 
 PRICE = {"prompt": 1.0, "completion": 2.0}
 
@@ -174,7 +175,7 @@ def test_an_estimate_makes_a_little_and_the_run_goes_on_from_it(server: Simulate
 def test_a_second_estimate_sends_nothing(server: SimulatedTeacher, tmp_path: Path) -> None:
     first = estimate(server, tmp_path / "run")
     sent = server.stats()["requests"]
-    assert estimate(server, tmp_path / "run") == first
+    assert estimate(server, tmp_path / "run") == first and "200 samples" in small(first)
     larger = estimate(server, tmp_path / "run", 2_000)
     assert server.stats()["requests"] == sent
     assert first.forecast.cost is not None and larger.forecast.cost is not None
