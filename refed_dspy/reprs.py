@@ -52,7 +52,7 @@ def html_lines(caption: str, lines: Sequence[str]) -> str:
 
 def record_repr(kind: str, fields: Mapping[str, object]) -> str:
     """`kind` and its fields as Python would write them, long ones cut; empty ones are left out."""
-    given = {name: value for name, value in fields.items() if value not in ("", None)}
+    given = {name: value for name, value in fields.items() if value not in ("", None, {})}
     width = (LONGEST_REPR - len(kind) - 2 - sum(len(name) + 5 for name in given)) // max(1, len(given))
     shown = (
         f"{name}={one_line(value, width)!r}" if isinstance(value, str) else f"{name}={one_line(repr(value), width)}"

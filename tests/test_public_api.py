@@ -6,6 +6,10 @@ import pickle
 import subprocess
 import sys
 import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -78,3 +82,19 @@ def test_progress_in_one_line() -> None:
     now = time.monotonic()
     progress.moments.extend(now - 10 * (39 - n) for n in range(40))
     assert str(progress) == f"50/100 samples · $0 · 2 failed · about 8 min left · {counts}"
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda folder: refed_dspy.synthesize(sise=5, run_dir=folder / "a"), "sise: unknown key; did you mean size?"),
+        (lambda folder: refed_dspy.load_references(folder / "none.jsonl"), "no such file"),
+        (lambda folder: refed_dspy.read_run(folder), "no run here"),
+        (lambda folder: refed_dspy.filter_data([{"instruction": "a", "response": "b"}], ["rubric"]), "with judge=…"),
+    ],
+)
+def test_a_persons_mistake_is_a_short_traceback(tmp_path: Path, call: Callable[[Path], Any], message: str) -> None:
+    with pytest.raises(errors.InputError) as raised:
+        call(tmp_path)
+    shown = traceback.format_exception(raised.value)[1:]
+    assert message in shown[-1] and "--" not in shown[-1] and len("".join(shown).splitlines()) <= 10

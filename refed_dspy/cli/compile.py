@@ -29,7 +29,7 @@ from refed_dspy.cli.options import (
     say_where_tracked,
     settings_of,
 )
-from refed_dspy.cli.printing import say
+from refed_dspy.cli.printing import as_options, say
 from refed_dspy.cli.stopping import at_work
 
 if TYPE_CHECKING:  # the commands import what they need when they run: help should not wait for DSPy
@@ -121,7 +121,7 @@ def _print_outcome(made: Compiled, estimate: bool) -> None:
     from refed_dspy.optimizers.result import why_stopped
 
     for line in made.estimate_lines() if estimate else made.lines():
-        say(line)
+        say(as_options(line))
     say_where_tracked(made.folder)
     if made.stopped:
         say(f"refed: {why_stopped(made.stopped, '; raise it')}, and the same command goes on", err=True)

@@ -14,7 +14,7 @@ from refed_dspy.data.read import rows_of
 from refed_dspy.data.references import none_usable
 from refed_dspy.data.rows import data_rows
 from refed_dspy.data.shapes import LeftOut, check_roles, exchange_of
-from refed_dspy.errors import ReferencesError, one_line
+from refed_dspy.errors import ReferencesError, briefly, one_line
 from refed_dspy.ledger.ledger import FILE, Ledger
 from refed_dspy.records import DataRow, Reference, digest
 from refed_dspy.reprs import Shown
@@ -46,6 +46,7 @@ class DataSet(Shown):
         return all(row.plain is not None for row in self.rows)
 
 
+@briefly
 def load_dataset(source: Any, columns: Mapping[str, str] | None = None) -> DataSet:
     """The rows of `source`.
 

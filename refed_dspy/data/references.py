@@ -11,7 +11,7 @@ from typing import Any, get_args, overload
 from refed_dspy.config.base import PAIR, Turns
 from refed_dspy.data.read import BUILTIN, rows_of
 from refed_dspy.data.shapes import LeftOut, check_roles, exchange_of
-from refed_dspy.errors import ConfigError, ReferencesError, one_line
+from refed_dspy.errors import ConfigError, ReferencesError, briefly, one_line
 from refed_dspy.records import Reference
 from refed_dspy.reprs import Shown
 
@@ -65,6 +65,7 @@ class References(Shown, Sequence[Reference]):
         return References(kept, {k: v for k, v in left_out.items() if v})
 
 
+@briefly
 def load_references(
     source: Any = BUILTIN, columns: Mapping[str, str] | None = None, turns: Turns = "leave_out"
 ) -> References:

@@ -179,7 +179,7 @@ class Samples(Shown, Sequence[Sample]):
         if isinstance(index, slice):
             chosen = range(*index.indices(len(self)))
             if chosen.step == 1:
-                return [_sample(row) for row in data_rows(self._ledger, after=chosen.start, limit=len(chosen))]
+                return [self._sample(row) for row in data_rows(self._ledger, after=chosen.start, limit=len(chosen))]
             return [self[i] for i in chosen]
         size = len(self)
         if not -size <= index < size:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from refed_dspy.config.compile import MetricConfig
-from refed_dspy.errors import TeacherError, TeacherRefused
+from refed_dspy.errors import TeacherError, TeacherRefused, briefly
 from refed_dspy.ledger.ledger import FILE
 from refed_dspy.ledger.spending import spent
 from refed_dspy.ledger.states import CAPPED, DONE, ESTIMATED, SHORT, STOPPED, End, write_end
@@ -30,6 +30,7 @@ AT_STOP = 1.5
 """Seconds that Ctrl-C leaves for MLflow. A compile's calls get none."""
 
 
+@briefly
 def compile(  # noqa: A001
     program: Any = None,
     examples: Any = "builtin",

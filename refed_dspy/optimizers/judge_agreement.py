@@ -11,7 +11,7 @@ from refed_dspy.concurrency import run_blocking
 from refed_dspy.config.base import Capped
 from refed_dspy.config.loading import check_config
 from refed_dspy.data.pairs import Pair, load_pairs, sample_pairs
-from refed_dspy.errors import RunStopped
+from refed_dspy.errors import RunStopped, briefly
 from refed_dspy.files import path_of
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.spending import spent
@@ -60,6 +60,7 @@ class Measurement(Shown):
         return [*lines, f"stopped: {why_stopped(self.stopped, '; raise it to go on')}"] if self.stopped else lines
 
 
+@briefly
 def measure_agreement(
     pairs: str | Path | Sequence[Pair],
     judge: Any,
@@ -107,7 +108,7 @@ def measure_agreement(
         caps=caps_of(capped),
         policy=CallPolicy(seed),
         other="other verdicts",
-        way_out="use a new --out",
+        way_out="name another folder with out=…",
     )
     verdicts, stopped = run_blocking(judge_pairs(judge_program, chosen, folder, work, Watch(on_progress, progress)))
     with Ledger.read(folder) as ledger:

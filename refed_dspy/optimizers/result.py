@@ -101,7 +101,7 @@ class Compiled(Shown):
             f"uncompiled program on the validation set: {format_number(self.manifest['validation']['uncompiled'])}",
             f"the whole: {cost}, {estimate['calls']:,.0f} calls, for about {estimate['evaluations']} evaluations and "
             "the proof; less where candidates share calls; the reflection model's calls are not in it",
-            f"so far: {_money(estimate['spent'])}; go on with the same command without --estimate",
+            f"so far: {_money(estimate['spent'])}; go on with the same command without estimate_only=True",
         ]
 
     def diff(self) -> str:

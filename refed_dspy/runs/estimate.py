@@ -12,7 +12,7 @@ from typing import Any, Unpack
 
 from refed_dspy.concurrency import run_blocking
 from refed_dspy.config.teacher import SIMULATED
-from refed_dspy.errors import RunStopped
+from refed_dspy.errors import RunStopped, briefly
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.states import CAPPED
 from refed_dspy.progress import Progress, Watch
@@ -87,6 +87,7 @@ class Estimate(Shown):
         return lines
 
 
+@briefly
 def estimate(
     program: ProgramLike = None,
     references: Any = "builtin",

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 from refed_dspy.data.export import export, to_dataset
 from refed_dspy.data.rows import LINEAGE_COLUMNS, PAPER_COLUMNS, Samples, dropped_rows
-from refed_dspy.errors import PASSING, CapReached, ExportError, RunDirError, one_line
+from refed_dspy.errors import PASSING, CapReached, ExportError, RunDirError, briefly, one_line
 from refed_dspy.files import path_of
 from refed_dspy.ledger.identity import named_work
 from refed_dspy.ledger.ledger import Ledger
@@ -87,7 +87,8 @@ class Synthesis(Shown, Sequence[Sample]):
         """The same as a data frame."""
         import pandas as pd
 
-        return pd.DataFrame(self.samples.rows(), columns=[*PAPER_COLUMNS, *LINEAGE_COLUMNS])
+        rows = list(self.samples.rows())
+        return pd.DataFrame(rows, columns=None if rows else [*PAPER_COLUMNS, *LINEAGE_COLUMNS])
 
     def export(self, format: str, out: str | Path, *, force: bool = False, reasoning: bool = False) -> int:  # noqa: A002
         """Write the samples to a file, and return how many samples or pairs; see `refed export`."""
@@ -99,6 +100,7 @@ class Synthesis(Shown, Sequence[Sample]):
             yield from dropped_rows(ledger)
 
 
+@briefly
 def read_run(run_dir: str | Path) -> Synthesis:
     """The outcome, so far, of the run in `run_dir`. Raises RunDirError where there is none."""
     folder = path_of(run_dir, "run_dir")

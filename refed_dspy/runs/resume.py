@@ -9,7 +9,7 @@ from typing import Any
 from refed_dspy.config.loading import check_config
 from refed_dspy.config.teacher import TeacherConfig
 from refed_dspy.data.references import References
-from refed_dspy.errors import ConfigError, RunDirError
+from refed_dspy.errors import ConfigError, RunDirError, briefly
 from refed_dspy.files import path_of
 from refed_dspy.ledger.identity import named_work
 from refed_dspy.ledger.ledger import Ledger
@@ -26,6 +26,7 @@ _KEPT = ("size", "seed", "per_reference", "max_failure_share", "reuse", "track",
 """The settings that the ledger keeps as they were set."""
 
 
+@briefly
 def resume(
     run_dir: str | Path,
     *,
@@ -108,7 +109,7 @@ def _judge(ledger: Ledger) -> TeacherConfig | None:
         return None
     raise RunDirError(
         f"{ledger.path.parent}: its judge was a Python object; call synthesize(…, run_dir=…) in its script, or name "
-        "the same model with --judge"
+        "the same model with judge=…"
     )
 
 
@@ -127,7 +128,7 @@ def _program(ledger: Ledger) -> Any:
     except ConfigError:
         raise RunDirError(
             f"{folder}: made with other prompts, of an earlier version or a script's own: go on with that version, or "
-            "call synthesize(…, run_dir=…) in that script, or begin a new --run-dir; refed export works as it is"
+            "call synthesize(…, run_dir=…) in that script, or begin in another folder; refed export works as it is"
         ) from None
     return program
 
@@ -142,7 +143,7 @@ def _teachers(ledger: Ledger, stage: str) -> list[TeacherConfig]:
     if any(member.get("config") is None for member in members):
         raise RunDirError(
             f"{ledger.path.parent}: its teacher was a Python object; call synthesize(…, run_dir=…) in its script, "
-            "or name the same model with --teacher"
+            "or name the same model with teacher=…"
         )
     return [
         check_config(TeacherConfig, {**member["config"], "weight": member.get("weight", 1.0)}) for member in members

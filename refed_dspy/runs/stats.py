@@ -11,7 +11,7 @@ from refed_dspy.concurrency import run_blocking
 from refed_dspy.config.jobs import StatsConfig
 from refed_dspy.config.loading import check_config
 from refed_dspy.data.dataset import DataSet, data_identity, drawn, load_dataset
-from refed_dspy.errors import ConfigError, RunStopped, one_line
+from refed_dspy.errors import ConfigError, RunStopped, briefly, one_line
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.spending import Spent, spent
 from refed_dspy.ledger.states import note_failure
@@ -94,6 +94,7 @@ class DataStats(Shown):
         return {**facts, "left_out": dict(self.data.left_out), "not_measured": list(self.lacking)}
 
 
+@briefly
 def measure(
     data: Any,
     *,

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, Unpack
 
 from refed_dspy.concurrency import run_blocking
+from refed_dspy.errors import briefly
 from refed_dspy.progress import NOBODY, Progress, Watch
 from refed_dspy.runs.plan import Plan, PlanSettings
 from refed_dspy.runs.prepare import RunSettings, prepare
@@ -24,6 +25,7 @@ TRACKING_INTERVAL = 60.0
 """Seconds between two reports to MLflow."""
 
 
+@briefly
 def synthesize(
     program: ProgramLike = None,
     references: Any = "builtin",

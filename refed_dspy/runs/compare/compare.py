@@ -12,7 +12,7 @@ from refed_dspy.concurrency import run_blocking
 from refed_dspy.config.jobs import CompareConfig
 from refed_dspy.config.loading import check_config
 from refed_dspy.data.references import load_references
-from refed_dspy.errors import ConfigError, RefedError, RunStopped, one_line
+from refed_dspy.errors import ConfigError, RefedError, RunStopped, briefly, one_line
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.programs import ReferenceLevelFeedback, SeedOnly
 from refed_dspy.programs.baselines import METHODS
@@ -34,6 +34,7 @@ from refed_dspy.teachers.judge import judge_for
 from refed_dspy.teachers.work import Work
 
 
+@briefly
 def compare(
     programs: Mapping[str, Any] | None = None,
     references: Any = "builtin",

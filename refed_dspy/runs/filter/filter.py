@@ -10,7 +10,7 @@ from refed_dspy.concurrency import run_blocking
 from refed_dspy.config.jobs import FilterRunConfig
 from refed_dspy.config.loading import check_config
 from refed_dspy.data.dataset import DataSet, load_dataset
-from refed_dspy.errors import ConfigError, ExportError, RowError, RunDirError, RunStopped, one_line
+from refed_dspy.errors import ConfigError, ExportError, RowError, RunDirError, RunStopped, briefly, one_line
 from refed_dspy.files import check_apart
 from refed_dspy.filters.base import Decision, JudgeFilter, Step, labels, validated
 from refed_dspy.filters.build import build
@@ -33,6 +33,7 @@ from refed_dspy.teachers.work import Work
 NO_PLAIN = "no plain response"
 
 
+@briefly
 def filter_data(
     data: Any,
     filters: Sequence[Any],
@@ -73,7 +74,7 @@ def filter_data(
     _check_columns(loaded, steps)
     paid = any(isinstance(step.filter, JudgeFilter) for step in steps)
     if paid and judge is None:
-        raise ConfigError("judge: name the model that judges, with judge=… (or --judge)")
+        raise ConfigError("judge: name the model that judges, with judge=…")
     with in_role("judge"):
         models = {"judge": open_judge_model(judge)} if paid else {}
     identity = _identity(loaded, models)

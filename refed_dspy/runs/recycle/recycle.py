@@ -11,7 +11,7 @@ from typing import Any
 from refed_dspy.config.jobs import RecycleConfig
 from refed_dspy.config.loading import check_config
 from refed_dspy.data.dataset import data_identity, drawn, load_dataset
-from refed_dspy.errors import ConfigError, RunStopped
+from refed_dspy.errors import ConfigError, RunStopped, briefly
 from refed_dspy.files import check_apart
 from refed_dspy.metrics.figures import open_tools, scoring
 from refed_dspy.programs.load import refuse_bound_models, warn_of_another_teacher
@@ -28,6 +28,7 @@ from refed_dspy.teachers.failures import CallPolicy
 from refed_dspy.teachers.work import Work, resume_hint
 
 
+@briefly
 def recycle(
     data: Any,
     *,
