@@ -87,7 +87,7 @@ def test_progress_in_one_line() -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda folder: refed_dspy.synthesize(sise=5, run_dir=folder / "a"), "sise: unknown key; did you mean size?"),
+        (lambda _: refed_dspy.synthesize(sise=5), "sise: unknown key; did you mean size?"),  # type: ignore[call-arg]
         (lambda folder: refed_dspy.load_references(folder / "none.jsonl"), "no such file"),
         (lambda folder: refed_dspy.read_run(folder), "no run here"),
         (lambda folder: refed_dspy.filter_data([{"instruction": "a", "response": "b"}], ["rubric"]), "with judge=…"),

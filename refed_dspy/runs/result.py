@@ -90,6 +90,7 @@ class Synthesis(Shown, Sequence[Sample]):
         rows = list(self.samples.rows())
         return pd.DataFrame(rows, columns=None if rows else [*PAPER_COLUMNS, *LINEAGE_COLUMNS])
 
+    @briefly
     def export(self, format: str, out: str | Path, *, force: bool = False, reasoning: bool = False) -> int:  # noqa: A002
         """Write the samples to a file, and return how many samples or pairs; see `refed export`."""
         return export(self.run_dir, format, path_of(out, "out"), force=force, reasoning=reasoning).count

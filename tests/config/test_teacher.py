@@ -115,4 +115,4 @@ def test_a_misspelt_keyword_of_the_class_itself_is_one_line() -> None:
         TeacherConfig(model="alone")
     nested = {"prompt": -1, "completion": 1}
     with pytest.raises(ConfigError, match=r"^price\.prompt: input should be greater"):
-        TeacherConfig(model=MODEL, price=nested)
+        TeacherConfig(model=MODEL, price=nested)  # type: ignore[arg-type]
