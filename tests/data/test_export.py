@@ -248,7 +248,7 @@ def test_a_name_too_long_is_refused(run: Synthesis, tmp_path: Path) -> None:
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
-    assert "refed synth" in refusal(tmp_path, "jsonl", tmp_path / "out")
+    assert "no run here" in refusal(tmp_path, "jsonl", tmp_path / "out")
 
 
 def test_a_run_without_samples_is_refused_but_gives_an_empty_dataset(tmp_path: Path) -> None:
