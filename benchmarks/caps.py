@@ -91,7 +91,7 @@ def main() -> None:
                 killed(server.base_url, folder, max_cost, size, rng)
             run(server.base_url, folder, max_cost, size)
             with Ledger.read(folder) as ledger:
-                recorded, kept = spent(ledger).cost, ledger.kept()
+                recorded, kept = spent(ledger).picodollars, ledger.kept()
             billed = bill(server.stats())
             capped += kept < size
             over_ledger = max(over_ledger, recorded / PICO - max_cost)

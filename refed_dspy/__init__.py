@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from refed_dspy.runs.result import read_run
     from refed_dspy.runs.resume import resume
     from refed_dspy.runs.stats import measure
+    from refed_dspy.runs.stream import stream
     from refed_dspy.runs.synthesize import asynthesize, synthesize
     from refed_dspy.sharing.push import push
     from refed_dspy.sharing.report.report import report
@@ -57,6 +58,7 @@ _ROOMS = {
     "TeacherConfig": "config.teacher",
     "synthesize": "runs.synthesize",
     "asynthesize": "runs.synthesize",
+    "stream": "runs.stream",
     "resume": "runs.resume",
     "estimate": "runs.estimate",
     "read_run": "runs.result",
@@ -97,6 +99,7 @@ __all__ = [
     "resume",
     "save_program",
     "share",
+    "stream",
     "synthesize",
     "track",
 ]

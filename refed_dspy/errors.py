@@ -27,6 +27,13 @@ Each message is one line and ends with what to do about it. A note (`add_note`) 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import wraps
+from typing import ParamSpec, TypeVar
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
 
 def one_line(text: object, limit: int = 300) -> str:
     """`text` without line breaks or control characters, at most `limit` characters: safe to print."""
@@ -172,3 +179,17 @@ class CapReached(RunStopped):
 
     def __reduce__(self) -> tuple[type[CapReached], tuple[str, int, str]]:
         return type(self), (self.cap, self.worst, str(self))
+
+
+def briefly(call: Callable[P, T]) -> Callable[P, T]:
+    """`call`, whose errors of this package show the caller's line and the message alone: the message says all there is
+    to know, and the frames between are this package's own."""
+
+    @wraps(call)
+    def called(*arguments: P.args, **keywords: P.kwargs) -> T:
+        try:
+            return call(*arguments, **keywords)
+        except RefedError as error:
+            raise error.with_traceback(None) from None
+
+    return called

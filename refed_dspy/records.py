@@ -12,6 +12,8 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler
 from pydantic_core import CoreSchema
 
+from refed_dspy.reprs import html_table, record_repr
+
 
 @dataclass(frozen=True)
 class AtMost:
@@ -42,6 +44,12 @@ class Record(BaseModel):
     """Base of the records: frozen, without further fields."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def __repr__(self) -> str:
+        return record_repr(type(self).__name__, dict(self))
+
+    def _repr_html_(self) -> str:
+        return html_table(type(self).__name__, ("field", "value"), dict(self).items())
 
 
 # The docstrings of the next two are in the schema that adapters other than ours show to the teacher: they are prompts.

@@ -6,13 +6,16 @@ import pickle
 import subprocess
 import sys
 import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 import refed_dspy
 from refed_dspy import errors
-from refed_dspy.cli.display import summary
-from refed_dspy.teachers.recorded import Progress
+from refed_dspy.progress import Progress
 
 NO_NETWORK = """
 import sys
@@ -74,8 +77,24 @@ def test_an_errors_line_is_one_line_and_safe_to_print() -> None:
 def test_progress_in_one_line() -> None:
     progress = Progress(size=100, kept=50, in_flight=7, calls=12_345, prompt_tokens=123_456)
     progress.failed["malformed"] += 2
-    line = "50/100 samples · 7 in flight · 12345 calls · 123k tokens read, 0 written · $0 · 2 failed · "
-    assert summary(progress) == line + "time left: …"
+    counts = "7 in flight · 12345 calls · 123k tokens read, 0 written"
+    assert str(progress) == f"50/100 samples · $0 · 2 failed · time left: … · {counts}"
     now = time.monotonic()
     progress.moments.extend(now - 10 * (39 - n) for n in range(40))
-    assert summary(progress) == line + "about 8 min left"
+    assert str(progress) == f"50/100 samples · $0 · 2 failed · about 8 min left · {counts}"
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda _: refed_dspy.synthesize(sise=5), "sise: unknown key; did you mean size?"),  # type: ignore[call-arg]
+        (lambda folder: refed_dspy.load_references(folder / "none.jsonl"), "no such file"),
+        (lambda folder: refed_dspy.read_run(folder), "no run here"),
+        (lambda folder: refed_dspy.filter_data([{"instruction": "a", "response": "b"}], ["rubric"]), "with judge=…"),
+    ],
+)
+def test_a_persons_mistake_is_a_short_traceback(tmp_path: Path, call: Callable[[Path], Any], message: str) -> None:
+    with pytest.raises(errors.InputError) as raised:
+        call(tmp_path)
+    shown = traceback.format_exception(raised.value)[1:]
+    assert message in shown[-1] and "--" not in shown[-1] and len("".join(shown).splitlines()) <= 10

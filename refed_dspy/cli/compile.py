@@ -29,7 +29,7 @@ from refed_dspy.cli.options import (
     say_where_tracked,
     settings_of,
 )
-from refed_dspy.cli.printing import say
+from refed_dspy.cli.printing import as_options, say
 from refed_dspy.cli.stopping import at_work
 
 if TYPE_CHECKING:  # the commands import what they need when they run: help should not wait for DSPy
@@ -98,6 +98,7 @@ def compile_(
             settings.pairs or settings.references or "builtin",
             **given(settings, "program"),
             estimate_only=estimate,
+            progress=False,
             on_progress=display.watch,
         )
     _print_outcome(made, estimate)
@@ -120,7 +121,7 @@ def _print_outcome(made: Compiled, estimate: bool) -> None:
     from refed_dspy.optimizers.result import why_stopped
 
     for line in made.estimate_lines() if estimate else made.lines():
-        say(line)
+        say(as_options(line))
     say_where_tracked(made.folder)
     if made.stopped:
         say(f"refed: {why_stopped(made.stopped, '; raise it')}, and the same command goes on", err=True)
@@ -145,6 +146,7 @@ def agreement(
     max_minutes: MaxMinutes = None,
 ) -> None:
     """How well a judge agrees with people. Run it again to continue."""
+    from refed_dspy.cli.display import shown
     from refed_dspy.config.jobs import StatsConfig
     from refed_dspy.config.loading import load_config
     from refed_dspy.optimizers.judge_agreement import measure_agreement
@@ -152,9 +154,9 @@ def agreement(
     at_work()
     model = load_config(StatsConfig, judge=judge).judge
     needed(model, "no judge: name one with --judge (a file, PROVIDER/NAME, embedded or simulated), or REFED_JUDGE")
-    measured = measure_agreement(
-        pairs, model, out, count=count, program=program, accept_changed=bool(accept_changed), seed=seed,
-        max_cost=max_cost, max_calls=max_calls, max_minutes=max_minutes,
+    measured = shown(
+        measure_agreement, pairs, model, out, count=count, program=program, accept_changed=bool(accept_changed),
+        seed=seed, max_cost=max_cost, max_calls=max_calls, max_minutes=max_minutes,
     )  # fmt: skip
     for line in measured.lines():
         say(line)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
 
 import typer
 
-from refed_dspy.cli.printing import say
+from refed_dspy.cli.printing import as_options, say
 from refed_dspy.cli.stopping import exit_code, in_command, say_no_more
 from refed_dspy.errors import InputError, RefedError, one_line
 
@@ -32,7 +32,8 @@ def reporting(command: F) -> F:
         try:
             command(*args, **kwargs)
         except RefedError as error:
-            say("\n".join([f"refed: {one_line(error, 600)}", *getattr(error, "__notes__", ())]), err=True)
+            line = as_options(one_line(error, 600))
+            say("\n".join([f"refed: {line}", *getattr(error, "__notes__", ())]), err=True)
             raise typer.Exit(error.exit_code) from None
         except KeyboardInterrupt:
             say_no_more()

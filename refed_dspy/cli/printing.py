@@ -11,9 +11,23 @@ _STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\u
 """Control characters but tab and line feed, what turns the direction of text around, and half characters."""
 
 
+_KEYWORD = re.compile(
+    r"\b(?P<name>accept_changed|accept_longer|dropped|estimate(?=_only)|force|go|judge|license|out|public|"
+    r"reference_license|run_dir|teacher|unproved|version)(?:_only)?=(?P<value>True\b|…)"
+)
+"""A keyword that a message names, of those that commands have as options."""
+
+
 def printable(text: str) -> str:
     """`text` with what could steer a terminal written out, as JSON does (`\\u001b`). JSON stays the same JSON."""
     return _STEERING.sub(lambda found: f"\\u{ord(found[0]):04x}", text.replace("\r\n", "\n"))
+
+
+def as_options(text: str) -> str:
+    """A message of the package with its keywords as this command line's options: `force=True` as `--force`."""
+    return _KEYWORD.sub(
+        lambda found: f"--{found['name'].replace('_', '-')}{' …' if found['value'] == '…' else ''}", text
+    )
 
 
 def say(text: object, err: bool = False) -> None:

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from refed_dspy.cli.options import RunDir, reporting
-from refed_dspy.cli.printing import say
+from refed_dspy.cli.printing import as_options, say
 from refed_dspy.cli.stopping import at_work
 
 app = typer.Typer()
@@ -95,7 +95,7 @@ def share_(
     for file in made.files:
         say(f"{file.path}  {file.bytes:,} bytes")
     for note in made.notes:
-        say(f"refed: {note}", err=True)
+        say(f"refed: {as_options(note)}", err=True)
     more = f", {made.dropped} dropped ones" if made.dropped else ""
     say(f"{made.rows} rows{more} in {out}; read its README.md, then: refed push {out} OWNER/NAME")
 
@@ -115,4 +115,4 @@ def push_(
 
     at_work()
     done = push(folder, repo, go=go, public=public, branch=branch, message=MESSAGE if message is None else message)
-    say("\n".join(done.lines()))
+    say(as_options("\n".join(done.lines())))

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from functools import partial
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from pydantic import (
     AfterValidator,
@@ -20,7 +20,8 @@ from pydantic import (
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from refed_dspy.errors import one_line
+from refed_dspy.errors import ConfigError, one_line
+from refed_dspy.reprs import record_repr
 
 PLACES = {"references", "data", "pairs", "program", "judge_program", "run_dir", "out", "reuse", "against", "gguf"}
 """Settings that name a file, a folder, a data set or a model: none of them is an empty text."""
@@ -51,6 +52,44 @@ class Settings(BaseModel):
             details = InitErrorDetails(type=error, loc=(empty,), input=None)
             raise ValidationError.from_exception_data(cls.__name__, [details])
         return value
+
+    if not TYPE_CHECKING:  # editors and type checkers see the settings' own names
+
+        def __init__(self, **settings: Any) -> None:
+            try:
+                super().__init__(**settings)
+            except ValidationError as error:
+                steps, message = first_fault(error)
+                raise ConfigError(f"{one_line(place_of(steps), 80) or type(self).__name__}: {message}") from None
+
+        __init__.__pydantic_base_init__ = True  # pydantic's mark: it validates what is nested without calling this
+
+    def __repr__(self) -> str:
+        given = {name: value for name, value in self if name in self.model_fields_set}
+        return record_repr(type(self).__name__, given)
+
+
+def first_fault(error: ValidationError) -> tuple[tuple[int | str, ...], str]:
+    """Where the first fault stands, and what it is. Never the value: it may be an API key put in the wrong place."""
+    fault = error.errors(include_url=False, include_input=False)[0]
+    message = _MESSAGES.get(fault["type"], fault["msg"].removeprefix("Value error, "))
+    return fault["loc"], message[0].lower() + message[1:]
+
+
+def place_of(steps: Iterable[str | int]) -> str:
+    """Where a fault is, for people, who count from 1: `filters 2: rouge.threshold`."""
+    place = ""
+    for step in steps:
+        joint = "" if not place else ": " if place[-1].isdigit() else "."
+        place += f" {step + 1}" if isinstance(step, int) else joint + step
+    return place
+
+
+_MESSAGES = {
+    "dict_type": "input should be `name: value` lines",
+    "list_type": "input should be a list: [one, another]",
+}
+"""Pydantic's type of error → a message that speaks of YAML."""
 
 
 def _unknown_key(key: str, known: Iterable[str]) -> str:

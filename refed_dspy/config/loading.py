@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import ValidationError
 
-from refed_dspy.config.base import PLACES, Capped, Settings
+from refed_dspy.config.base import PLACES, Capped, Settings, first_fault, place_of
 from refed_dspy.config.compile import CompileConfig
 from refed_dspy.config.environment import ROLES, Variables, read_variables, variable
 from refed_dspy.config.run import RunConfig
@@ -235,27 +235,9 @@ def _validated(kind: type[S], settings: Mapping[str, Any], origin: Mapping[str, 
     try:
         return kind.model_validate(settings)
     except ValidationError as error:
-        # Only the first fault, and never the value: it may be an API key put in the wrong place.
-        fault = error.errors(include_url=False, include_input=False)[0]
-    path = [step for step in fault["loc"] if isinstance(step, str)]
+        steps, message = first_fault(error)
+    path = [step for step in steps if isinstance(step, str)]
     where = origin.get(".".join(path[:2])) or origin.get(path[0] if path else _WHOLE)
-    name = one_line(_place(fault["loc"]), 80) or "teacher"  # only a teacher's settings are at odds as a whole
+    name = one_line(place_of(steps), 80) or "teacher"  # only a teacher's settings are at odds as a whole
     start = name if where in {None, name} or name.startswith(f"{where} ") else f"{where}: {name}"
-    message = _MESSAGES.get(fault["type"], fault["msg"].removeprefix("Value error, "))
-    raise ConfigError(f"{start}: {message[0].lower() + message[1:]}")
-
-
-def _place(steps: Sequence[str | int]) -> str:
-    """Where a fault is, for people, who count from 1: `filters 2: rouge.threshold`."""
-    place = ""
-    for step in steps:
-        joint = "" if not place else ": " if place[-1].isdigit() else "."
-        place += f" {step + 1}" if isinstance(step, int) else joint + step
-    return place
-
-
-_MESSAGES = {
-    "dict_type": "input should be `name: value` lines",
-    "list_type": "input should be a list: [one, another]",
-}
-"""Pydantic's type of error → a message that speaks of YAML."""
+    raise ConfigError(f"{start}: {message}")

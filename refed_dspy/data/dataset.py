@@ -14,16 +14,17 @@ from refed_dspy.data.read import rows_of
 from refed_dspy.data.references import none_usable
 from refed_dspy.data.rows import data_rows
 from refed_dspy.data.shapes import LeftOut, check_roles, exchange_of
-from refed_dspy.errors import ReferencesError, one_line
+from refed_dspy.errors import ReferencesError, briefly, one_line
 from refed_dspy.ledger.ledger import FILE, Ledger
 from refed_dspy.records import DataRow, Reference, digest
+from refed_dspy.reprs import Shown
 
 ROLES = (*PAIR, "plain")
 """The keys that `columns` may have."""
 
 
-@dataclass(frozen=True)
-class DataSet:
+@dataclass(frozen=True, repr=False)
+class DataSet(Shown):
     """The usable rows of a data set in their order, and the others. `name` is the source as it was named."""
 
     name: str
@@ -33,12 +34,19 @@ class DataSet:
     unread: Sequence[tuple[int, str, Mapping[str, Any]]] = ()
     """The rows left out: number, reason, and the row unchanged."""
 
+    def _describe(self) -> str:
+        return f"{len(self.rows)} rows of {self.name}"
+
+    def _table(self) -> tuple[Sequence[str], Iterable[Sequence[object]]]:
+        return ("instruction", "response"), ((row.instruction, row.response) for row in self.rows)
+
     @property
     def has_plain(self) -> bool:
         """Whether every row has the response before it was improved, too."""
         return all(row.plain is not None for row in self.rows)
 
 
+@briefly
 def load_dataset(source: Any, columns: Mapping[str, str] | None = None) -> DataSet:
     """The rows of `source`.
 

@@ -15,7 +15,7 @@ from refed_dspy.config.named import FORMATS as OWN_FORMATS
 from refed_dspy.config.named import is_named, raised, resolve
 from refed_dspy.data.formats import FORMS, PAIRED, THINKING, Pairs, Row
 from refed_dspy.data.rows import LINEAGE_COLUMNS, REASONING, data_rows, dropped_rows, extra_columns
-from refed_dspy.errors import ExportError, one_line
+from refed_dspy.errors import ExportError, briefly, one_line
 from refed_dspy.files import as_export_error, whole_file, write_lines
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.summary import decisions_by_filter
@@ -37,6 +37,7 @@ class Exported:
     told: str = ""
 
 
+@briefly
 def export(
     run_dir: Path,
     format: str,  # noqa: A002 — the flag's name
@@ -123,7 +124,7 @@ def _ledger_for(run_dir: Path, out: Path, force: bool) -> Iterator[Ledger]:
     """The run's ledger, for writing to `out`. Raises ExportError where that exists or cannot be written."""
     with Ledger.read(run_dir) as ledger, as_export_error(out):
         if out.exists() and not force:
-            raise ExportError(f"{out}: exists; name another file, or overwrite it with --force")
+            raise ExportError(f"{out}: exists; name another file, or overwrite it with force=True")
         yield ledger
 
 
@@ -196,5 +197,5 @@ def export_dropped(run_dir: Path, out: Path, *, force: bool = False) -> int:
     """
     with _ledger_for(run_dir, out, force) as ledger:
         if not any(counts["dropped"] for counts in decisions_by_filter(ledger)):
-            raise ExportError(f"{run_dir}: no filter dropped anything; without --dropped, its samples are written")
+            raise ExportError(f"{run_dir}: no filter dropped anything")
         return write_lines(out, dropped_rows(ledger))

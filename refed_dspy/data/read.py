@@ -14,7 +14,7 @@ from typing import Any
 
 from refed_dspy.errors import ReferencesError, one_line
 from refed_dspy.files import read_bytes
-from refed_dspy.records import Reference
+from refed_dspy.records import Reference, Sample
 
 BUILTIN = "builtin"
 OWN = {BUILTIN: "references.jsonl", "builtin-short": "short_references.jsonl"}
@@ -82,7 +82,7 @@ def _only_split(splits: Mapping[str, Any], noun: str) -> Iterable[Any]:
 def _mapping(row: Any, where: str) -> Mapping[str, Any]:
     if isinstance(row, Mapping):
         return row
-    if isinstance(row, Reference):
+    if isinstance(row, Reference | Sample):
         return row.model_dump()
     if isinstance(row, tuple) and len(row) == 2:
         return {"instruction": row[0], "response": row[1]}

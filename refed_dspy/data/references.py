@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, get_args, overload
 
 from refed_dspy.config.base import PAIR, Turns
 from refed_dspy.data.read import BUILTIN, rows_of
 from refed_dspy.data.shapes import LeftOut, check_roles, exchange_of
-from refed_dspy.errors import ConfigError, ReferencesError, one_line
+from refed_dspy.errors import ConfigError, ReferencesError, briefly, one_line
 from refed_dspy.records import Reference
+from refed_dspy.reprs import Shown
 
 # A cautious guess, for any tokenizer: English runs at 4 to 5 characters a token, code and other scripts below it.
 CHARACTERS_PER_TOKEN = 3
@@ -20,8 +21,8 @@ PROMPT_TOKENS = 600
 """Room left for a stage's prompt text."""
 
 
-@dataclass(frozen=True)
-class References(Sequence[Reference]):
+@dataclass(frozen=True, repr=False)
+class References(Shown, Sequence[Reference]):
     """The usable references in their order, and how many rows were left out, by reason."""
 
     items: tuple[Reference, ...]
@@ -36,6 +37,13 @@ class References(Sequence[Reference]):
 
     def __len__(self) -> int:
         return len(self.items)
+
+    def _describe(self) -> str:
+        left_out = ", ".join(f"{count} {reason}" for reason, count in self.left_out.items())
+        return f"{len(self)}" + (f", left out: {left_out}" if left_out else "")
+
+    def _table(self) -> tuple[Sequence[str], Iterable[Sequence[object]]]:
+        return ("instruction", "response"), ((each.instruction, each.response) for each in self.items)
 
     def fitting(self, window: int | None, max_tokens: int) -> References:
         """Those that leave room for the prompt and an answer of `max_tokens` in a window of `window` tokens.
@@ -57,6 +65,7 @@ class References(Sequence[Reference]):
         return References(kept, {k: v for k, v in left_out.items() if v})
 
 
+@briefly
 def load_references(
     source: Any = BUILTIN, columns: Mapping[str, str] | None = None, turns: Turns = "leave_out"
 ) -> References:

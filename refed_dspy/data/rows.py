@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, overload
 
@@ -13,6 +13,7 @@ from refed_dspy.ledger.decisions import decided_rows
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.provenance import Authors
 from refed_dspy.records import DataRow, Sample
+from refed_dspy.reprs import Shown
 
 PAPER_COLUMNS = ("instruction", "response", "analysis", "implementation_strategy", "improved_response")
 LINEAGE_COLUMNS = (
@@ -153,7 +154,7 @@ def _decided(ledger: Ledger, *, kept: bool, label: str | None) -> Iterator[tuple
         yield number, instruction, response, improved, *rest
 
 
-class Samples(Sequence[Sample]):
+class Samples(Shown, Sequence[Sample]):
     """The kept samples of a run, read from its ledger when accessed: a list that takes no memory."""
 
     def __init__(self, run_dir: Path) -> None:
@@ -163,13 +164,23 @@ class Samples(Sequence[Sample]):
     def __len__(self) -> int:
         return self._ledger.kept()
 
+    def _describe(self) -> str:
+        return f"{len(self)} in {self._ledger.path.parent}"
+
+    def _table(self) -> tuple[Sequence[str], Iterable[Sequence[object]]]:
+        texts = ("instruction", "response", "improved_response")
+        return texts, ([row[name] for name in texts] for row in self.rows())
+
     @overload
     def __getitem__(self, index: int) -> Sample: ...
     @overload
     def __getitem__(self, index: slice) -> list[Sample]: ...
     def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
         if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
+            chosen = range(*index.indices(len(self)))
+            if chosen.step == 1:
+                return [self._sample(row) for row in data_rows(self._ledger, after=chosen.start, limit=len(chosen))]
+            return [self[i] for i in chosen]
         size = len(self)
         if not -size <= index < size:
             raise IndexError(f"sample {index} of {size}")

@@ -91,7 +91,7 @@ class Ledger:
         """
         path = run_dir / FILE
         if not path.is_file():
-            raise RunDirError(f"{run_dir}: no run here (no {FILE}); start one with: refed synth --run-dir {run_dir}")
+            raise RunDirError(f"{run_dir}: no run here (no {FILE}); name the folder of a run")
         with _open(path, "rw") as db:
             db.execute("PRAGMA query_only=ON")
             if not _is_made(path, db):
@@ -336,7 +336,7 @@ def _text(path: Path, value: bytes) -> str:
 def damaged(path: Path, why: object) -> RunDirError:
     """The error for a ledger at `path` that cannot be read."""
     why = one_line(why)
-    return RunDirError(f"{path}: not a readable ledger ({why}); restore it from a copy, or use a new --run-dir")
+    return RunDirError(f"{path}: not a readable ledger ({why}); restore it from a copy, or name another folder")
 
 
 def _is_made(path: Path, db: sqlite3.Connection) -> bool:

@@ -38,7 +38,7 @@ class RunRecorder:
     def __init__(self, ledger: Ledger, caps: Caps, before: Spent, calls_a_sample: float = CALLS_A_SAMPLE) -> None:
         self.calls_a_sample = calls_a_sample
         self.group = GroupCommit(ledger)
-        self.budget = Budget(caps, before.cost, before.calls)
+        self.budget = Budget(caps, before.picodollars, before.calls)
         self.batches = BatchLog(self.group, self.budget, lambda: self.stopping or self.ended is not None)
         self.ended: RefedError | None = None
         """What ended the work: a call that waits for a slot or for money raises it instead of beginning."""

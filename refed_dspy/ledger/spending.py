@@ -1,4 +1,4 @@
-"""What a run has cost so far, and how long it has worked, read from its ledger. Money is in picodollars."""
+"""What a run has cost so far, and how long it has worked, read from its ledger."""
 
 from __future__ import annotations
 
@@ -9,25 +9,30 @@ from itertools import pairwise
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.statements import SENT
 from refed_dspy.ledger.states import KILLED, NO_WORD, End, ended
-from refed_dspy.records import dollars
+from refed_dspy.records import PICO, dollars
 
 
 @dataclass(frozen=True)
 class Spent:
     """Totals over all starts of a run. `unpriced` counts calls whose price is unknown; `seconds` is time of work."""
 
-    cost: int
+    picodollars: int
     calls: int
     unpriced: int
     seconds: float
+
+    @property
+    def cost(self) -> float:
+        """Dollars."""
+        return self.picodollars / PICO
 
     def __str__(self) -> str:
         """For people: dollars and calls."""
         if not self.calls:
             return "nothing paid"
-        money = dollars(self.cost)
+        money = dollars(self.picodollars)
         if self.unpriced:
-            money = f"{money} and more at unknown prices" if self.cost else "price unknown"
+            money = f"{money} and more at unknown prices" if self.picodollars else "price unknown"
         return f"{money}, {self.calls:,} calls"
 
 

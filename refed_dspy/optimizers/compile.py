@@ -8,17 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from refed_dspy.config.compile import MetricConfig
-from refed_dspy.errors import TeacherError, TeacherRefused
+from refed_dspy.errors import TeacherError, TeacherRefused, briefly
 from refed_dspy.ledger.ledger import FILE
 from refed_dspy.ledger.spending import spent
 from refed_dspy.ledger.states import CAPPED, DONE, ESTIMATED, SHORT, STOPPED, End, write_end
 from refed_dspy.optimizers.ended import ended_outcome
 from refed_dspy.optimizers.gateway import open_gateway
 from refed_dspy.optimizers.least import refuse_small_caps
-from refed_dspy.optimizers.progress import CompileProgress
 from refed_dspy.optimizers.result import Compiled, why_stopped, write_outcome
 from refed_dspy.optimizers.spec import CompileSpec, prepare
 from refed_dspy.optimizers.steps import CompileOutcome, CompileSteps
+from refed_dspy.progress import CompileProgress, Teller, Watch
 from refed_dspy.records import digest
 from refed_dspy.teachers.work import Start, begin
 from refed_dspy.tracking.background import tracking, wanted
@@ -30,6 +30,7 @@ AT_STOP = 1.5
 """Seconds that Ctrl-C leaves for MLflow. A compile's calls get none."""
 
 
+@briefly
 def compile(  # noqa: A001
     program: Any = None,
     examples: Any = "builtin",
@@ -40,6 +41,7 @@ def compile(  # noqa: A001
     reflection: Any = None,
     out: str | Path | None = None,
     estimate_only: bool = False,
+    progress: bool = True,
     on_progress: Callable[[CompileProgress], None] | None = None,
     **settings: Any,
 ) -> Compiled:
@@ -60,7 +62,8 @@ def compile(  # noqa: A001
         reflection: the model that rewrites prompts; None: the judge's.
         out: the compile's folder; None: `refed-compiles/` and a name made from all that determines the result.
         estimate_only: score the uncompiled program on the validation set, and estimate what the whole would take.
-        on_progress: called once with a `CompileProgress`, when work starts; that object is kept up to date.
+        progress: whether a terminal or a notebook shows a bar.
+        on_progress: called with a `CompileProgress` as its counts change, in any thread; its error ends the compile.
         settings: optimizer, options, evaluations, seed, train, validation, test, instructions_per_feature,
             threads, name, track, accept_longer, max_cost, max_calls, max_minutes: see `config.CompileConfig`.
 
@@ -80,7 +83,8 @@ def compile(  # noqa: A001
         with tracking(folder, copy_compile, track, TRACKING_INTERVAL, AT_STOP) as tracker:
             if not estimate_only and (made := ended_outcome(folder, start.ledger, spec)) is not None:
                 return made
-            outcome = _run_steps(start, spec, on_progress, estimate_only)
+            with Watch(on_progress, progress).telling(CompileProgress()) as teller:
+                outcome = _run_steps(start, spec, teller, estimate_only)
             tracker.update()  # so that the program's manifest can name its run
             made = write_outcome(folder, start.ledger, spec, outcome, keep=not estimate_only)
             write_end(start.ledger, _end(made.stopped, estimate_only))
@@ -95,15 +99,13 @@ def _end(stopped: str, estimate_only: bool) -> End:
     return End(STOPPED, ESTIMATED) if estimate_only else End(DONE)
 
 
-def _run_steps(
-    start: Start, spec: CompileSpec, on_progress: Callable[[CompileProgress], None] | None, estimate_only: bool
-) -> CompileOutcome:
+def _run_steps(start: Start, spec: CompileSpec, teller: Teller[CompileProgress], estimate_only: bool) -> CompileOutcome:
     """One start of the compile. Raises TeacherRefused for a TeacherError before anything was paid for."""
     try:
         with open_gateway(start.ledger, start.recorder, spec.teachers, spec.settings.seed) as gateway:
-            steps = CompileSteps(spec, gateway, start.caps_left.caps, start.caps_left.seconds, on_progress)
+            steps = CompileSteps(spec, gateway, start.caps_left.caps, start.caps_left.seconds, teller)
             return steps.run(estimate_only)
     except TeacherError as error:
-        if start.ledger.has_answers() or spent(start.ledger).cost:
+        if start.ledger.has_answers() or spent(start.ledger).picodollars:
             raise
         raise TeacherRefused(str(error)) from error

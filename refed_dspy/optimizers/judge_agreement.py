@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from refed_dspy.concurrency import run_blocking
 from refed_dspy.config.base import Capped
 from refed_dspy.config.loading import check_config
 from refed_dspy.data.pairs import Pair, load_pairs, sample_pairs
-from refed_dspy.errors import RunStopped
+from refed_dspy.errors import RunStopped, briefly
 from refed_dspy.files import path_of
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.spending import spent
@@ -22,7 +22,9 @@ from refed_dspy.programs import PairwiseJudge, Verdict
 from refed_dspy.programs.judges import Judgements
 from refed_dspy.programs.load import open_judge, warn_of_another_teacher
 from refed_dspy.programs.saved import program_digests
-from refed_dspy.records import digest, dollars
+from refed_dspy.progress import NOBODY, Progress, Watch
+from refed_dspy.records import PICO, digest, dollars
+from refed_dspy.reprs import Shown, html_lines
 from refed_dspy.teachers.caps import caps_of
 from refed_dspy.teachers.failures import CallPolicy
 from refed_dspy.teachers.judge import open_judge_model
@@ -30,27 +32,35 @@ from refed_dspy.teachers.row_jobs import for_each_row, row_job
 from refed_dspy.teachers.work import Work
 
 
-@dataclass(frozen=True)
-class Measurement:
+@dataclass(frozen=True, repr=False)
+class Measurement(Shown):
     """How a judge agrees with people: a row for each criterion, and what it cost. `stopped`: the cap that ended it."""
 
     rows: Sequence[Agreement]
     judgements: Judgements
     pairs: int
-    cost: int
+    cost: float
+    """Dollars."""
     calls: int
     stopped: str
+
+    def _describe(self) -> str:
+        return f"{self.judgements.decided} of {self.pairs} pairs judged, {dollars(self.cost * PICO)}"
+
+    def _repr_html_(self) -> str:
+        return html_lines(repr(self), self.lines())
 
     def lines(self) -> list[str]:
         """The table and what it took, for a terminal."""
         judged = self.judgements
         counts = f"{judged.decided} of {self.pairs} pairs judged, {judged}"
-        lines = [*agreement_lines(self.rows), f"{counts}, {dollars(self.cost)}, {self.calls} calls"]
+        lines = [*agreement_lines(self.rows), f"{counts}, {dollars(self.cost * PICO)}, {self.calls} calls"]
         if warning := judged.warning():
             lines.insert(0, warning)
         return [*lines, f"stopped: {why_stopped(self.stopped, '; raise it to go on')}"] if self.stopped else lines
 
 
+@briefly
 def measure_agreement(
     pairs: str | Path | Sequence[Pair],
     judge: Any,
@@ -63,6 +73,8 @@ def measure_agreement(
     max_cost: float | None = None,
     max_calls: int | None = None,
     max_minutes: float | None = None,
+    progress: bool = True,
+    on_progress: Callable[[Progress], None] | None = None,
 ) -> Measurement:
     """Have `judge` (what `synthesize` takes as teacher) judge pairs that people have judged.
 
@@ -73,6 +85,7 @@ def measure_agreement(
         program: a compiled judge, or its file or MLflow address; None: the judge with its own prompts.
         accept_changed: take such a file even where its prompts were changed after it was saved.
         max_cost, max_calls, max_minutes: caps over all starts; at a cap, the result so far is returned.
+        progress, on_progress: as `synthesize`.
 
     Raises:
         InputError: an argument cannot be used; nothing was paid for.
@@ -95,9 +108,9 @@ def measure_agreement(
         caps=caps_of(capped),
         policy=CallPolicy(seed),
         other="other verdicts",
-        way_out="use a new --out",
+        way_out="name another folder with out=…",
     )
-    verdicts, stopped = run_blocking(judge_pairs(judge_program, chosen, folder, work))
+    verdicts, stopped = run_blocking(judge_pairs(judge_program, chosen, folder, work, Watch(on_progress, progress)))
     with Ledger.read(folder) as ledger:
         spending = spent(ledger)
     judged_pairs = [pair for pair in chosen if pair.id in verdicts]
@@ -110,11 +123,11 @@ def measure_agreement(
 
 
 async def judge_pairs(
-    judge: PairwiseJudge, pairs: Sequence[Pair], folder: Path, work: Work
+    judge: PairwiseJudge, pairs: Sequence[Pair], folder: Path, work: Work, watch: Watch[Progress] = NOBODY
 ) -> tuple[dict[str, Verdict], str]:
     """Pair's id → verdict, and the cap that ended it early, or an empty text. Raises as `row_job`."""
     verdicts: dict[str, Verdict] = {}
-    async with row_job(folder, work) as session:
+    async with row_job(folder, work, watch) as session:
 
         async def judge_pair(pair: Pair) -> None:
             criterion = criterion_of(pair)

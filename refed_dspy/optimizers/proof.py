@@ -119,8 +119,8 @@ class Proof:
             ratio = format_number(self.compiled.components.get("length_ratio"))
             rests = f"the gain rests on length, the answers being {ratio} times as long as the uncompiled program's"
             if self.proved:
-                return [f"proved by --accept-longer alone: {rests}"]
-            return [f"not proved: {rests}; to let it count all the same: --accept-longer"]
+                return [f"proved by accept_longer=True alone: {rests}"]
+            return [f"not proved: {rests}; to let it count all the same: accept_longer=True"]
         if self.proved:
             return []
         if not self.whole:

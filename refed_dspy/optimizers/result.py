@@ -28,6 +28,7 @@ from refed_dspy.programs.changed import DIFF
 from refed_dspy.programs.prompt_diff import prompt_diff
 from refed_dspy.programs.saved import MANIFEST, load_state, program_digests, program_state
 from refed_dspy.records import PICO, dollars
+from refed_dspy.reprs import Shown, html_lines
 from refed_dspy.text import format_number
 from refed_dspy.tracking.store import noted_run
 
@@ -38,8 +39,8 @@ PROGRAM, PROOF = "program.json", "proof.txt"
 FORMAT = 1
 
 
-@dataclass(frozen=True)
-class Compiled:
+@dataclass(frozen=True, repr=False)
+class Compiled(Shown):
     """A compile's outcome. `program` is ready to run; `folder` holds it as `program.json`, with its manifest in it."""
 
     program: dspy.Module
@@ -52,8 +53,16 @@ class Compiled:
     changed: bool
     """False where no candidate was better than the uncompiled program: then `program` is the uncompiled one."""
     estimate: Mapping[str, Any]
+    """What the whole takes: `cost` and what else is money in dollars, `calls`, `evaluations`, …"""
     judge: JudgeReport | None = None
     """Where the program is a judge: its agreement with people, before and after."""
+
+    def _describe(self) -> str:
+        proved = "no proof" if self.proof is None else "proved better" if self.proof.proved else "not proved better"
+        return f"a {type(self.program).__name__}, {proved}, {_money(self.manifest['cost'])}, in {self.path}"
+
+    def _repr_html_(self) -> str:
+        return html_lines(repr(self), self.lines())
 
     @property
     def state(self) -> str:
@@ -87,12 +96,12 @@ class Compiled:
     def estimate_lines(self) -> list[str]:
         """What the whole compile would take, judging by the uncompiled program's evaluations."""
         estimate = self.estimate
-        cost = "dollars unknown" if estimate["cost"] is None else f"about {dollars(estimate['cost'])}"
+        cost = "dollars unknown" if estimate["cost"] is None else f"about {_money(estimate['cost'])}"
         return [
             f"uncompiled program on the validation set: {format_number(self.manifest['validation']['uncompiled'])}",
             f"the whole: {cost}, {estimate['calls']:,.0f} calls, for about {estimate['evaluations']} evaluations and "
             "the proof; less where candidates share calls; the reflection model's calls are not in it",
-            f"so far: {dollars(estimate['spent'])}; go on with the same command without --estimate",
+            f"so far: {_money(estimate['spent'])}; go on with the same command without estimate_only=True",
         ]
 
     def diff(self) -> str:
@@ -127,7 +136,8 @@ def compiled(folder: Path, outcome: CompileOutcome, program: dspy.Module, manife
     """The outcome as a caller gets it. `program` remembers what it was tuned on."""
     program.tuned_on = manifest["seen"]
     changed = outcome.best.digest != outcome.baseline.digest
-    return Compiled(program, folder, manifest, outcome.proof, outcome.stopped, changed, outcome.estimate, outcome.judge)
+    estimate = {name: _in_dollars(name, value) for name, value in outcome.estimate.items()}
+    return Compiled(program, folder, manifest, outcome.proof, outcome.stopped, changed, estimate, outcome.judge)
 
 
 def files_of(spec: CompileSpec, made: Compiled) -> dict[str, str]:
@@ -181,7 +191,7 @@ def _manifest(ledger: Ledger, spec: CompileSpec, outcome: CompileOutcome, progra
         "run_id": noted_run(ledger.path.parent),
         "proof": outcome.proof and outcome.proof.facts(),
         "agreement": outcome.judge and outcome.judge.facts(),
-        "cost": None if spending.unpriced else spending.cost / PICO,
+        "cost": None if spending.unpriced else spending.cost,
         "calls": spending.calls,
         "usage": usage_by_stage(ledger),
         "stopped": outcome.stopped,
@@ -189,6 +199,11 @@ def _manifest(ledger: Ledger, spec: CompileSpec, outcome: CompileOutcome, progra
         "instructions_per_feature": getattr(program, "instructions_per_feature", None),
     }
     return dict(json.loads(json.dumps(finite(facts))))
+
+
+def _in_dollars(name: str, value: Any) -> Any:
+    """A figure of `estimate_compile`, which counts money in picodollars."""
+    return value / PICO if value is not None and ("cost" in name or "spent" in name) else value
 
 
 def _money(amount: float | None) -> str:
@@ -218,7 +233,7 @@ def compile_status(ledger: Ledger) -> dict[str, Any]:
         "best": best,
         "proved": (outcome.get("proof") or {}).get("proved"),
         "usage": usage_by_stage(ledger),
-        "cost": None if spending.unpriced else spending.cost / PICO,
+        "cost": None if spending.unpriced else spending.cost,
         "calls": spending.calls,
         "caps": {name: ledger.meta(name) for name in ("max_cost", "max_calls", "max_minutes")},
         "simulated": simulated_note(ledger),

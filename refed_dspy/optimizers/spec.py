@@ -133,7 +133,7 @@ class CompileSpec:
             size=self.settings.evaluations,
             caps=caps_of(self.settings),
             facts={"about": self.about()},
-            way_out="use a new --out",
+            way_out="name another folder with out=…",
         )
 
     def about(self) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,7 +18,6 @@ from refed_dspy.optimizers.agreement import JudgeReport, agreement_of_results
 from refed_dspy.optimizers.dspy_optimizers import NO_ERROR_LIMIT, Optimizer
 from refed_dspy.optimizers.estimate import caps_before_proof, estimate_compile, warn_of_small_caps
 from refed_dspy.optimizers.gateway import Gateway, current_candidate
-from refed_dspy.optimizers.progress import CompileProgress
 from refed_dspy.optimizers.proof import Proof, gains, program_score
 from refed_dspy.optimizers.recorder import CandidateCallback, ScoreRecorder, is_recoverable
 from refed_dspy.optimizers.reference_metric import ReferenceMetric
@@ -26,6 +25,7 @@ from refed_dspy.optimizers.spec import CompileSpec
 from refed_dspy.programs import PairwiseJudge
 from refed_dspy.programs.adapter import SchemaAdapter
 from refed_dspy.programs.saved import MANIFEST, load_state, program_state
+from refed_dspy.progress import CompileProgress, Teller
 from refed_dspy.tracking.background import wanted
 from refed_dspy.tracking.registry import Registered, champion
 from refed_dspy.tracking.store import NotTracked, noted_run
@@ -64,13 +64,13 @@ class CompileSteps:
         gateway: Gateway,
         caps: Caps,
         seconds: float | None,
-        on_progress: Callable[[CompileProgress], None] | None,
+        teller: Teller[CompileProgress],
     ) -> None:
         self.spec, self.gateway, self.caps, self.seconds = spec, gateway, caps, seconds
         self.teacher, self.judge, self.reflection = (gateway.lm(role) for role in ("teacher", "judge", "reflection"))
         self.student = spec.student
         self.candidates = CandidateCallback(gateway, self.student, spec.split)
-        self.progress = CompileProgress()
+        self._teller, self.progress = teller, teller.progress
         metric = spec.metric_with(self.teacher, self.judge)
         self.recorder = ScoreRecorder(metric, gateway, spec.split.subsets(), self._on_evaluation)
         self.clusters = spec.split.clusters()
@@ -81,8 +81,6 @@ class CompileSteps:
         """Candidate → the results of `dspy.Evaluate` on the test set: (example, prediction, score)."""
         self.unit_costs: dict[str, float] = {}
         """Candidate → picodollars a sample (or an example) on the test set."""
-        if on_progress is not None:
-            on_progress(self.progress)
 
     def run(self, estimate_only: bool = False) -> CompileOutcome:
         """Baseline, estimate, optimizer, choice, proof. Raises the error that ended it, unless that was a cap."""
@@ -124,7 +122,7 @@ class CompileSteps:
 
     def _tune(self, optimizer: Optimizer, estimate: Mapping[str, Any]) -> None:
         """Run the optimizer under what the proof leaves of the caps."""
-        self.progress.phase = optimizer.name
+        self._begin(optimizer.name)
         self.gateway.allow(*caps_before_proof(self.caps, self.seconds, estimate))
         try:
             tuned = optimizer.tune(self.student, list(self.spec.split.train), list(self.spec.split.validation))
@@ -182,7 +180,7 @@ class CompileSteps:
 
     def _evaluate(self, phase: str, program: dspy.Module | str, examples: Sequence[dspy.Example] | None = None) -> None:
         """Score `program` (or the candidate of that id) on `examples` (or the test set)."""
-        self.progress.phase = phase
+        self._begin(phase)
         of_test = examples is None
         if isinstance(program, str):
             program = self._with_prompts(self._candidates()[program].state)
@@ -232,14 +230,19 @@ class CompileSteps:
         load_state(program, dict(state), "candidate")
         return program
 
+    def _begin(self, phase: str) -> None:
+        self.progress.phase = phase
+        self._teller.tell_now()
+
     def _on_evaluation(self) -> None:
         budget = self.gateway.recorder.budget
         self.progress.evaluations = self.recorder.evaluations
-        self.progress.cost, self.progress.calls = budget.spent, budget.calls
+        self.progress.picodollars, self.progress.calls = budget.spent, budget.calls
         if self.recorder.evaluations % 10 == 0:
             candidates = self.gateway.read(load_candidates)
             self.progress.candidates = len(candidates)
             self.progress.baseline, self.progress.best = baseline_and_best(candidates)
+        self._teller.tell()
 
     def _raise_if_nothing_scored(self, uncompiled: Candidate) -> None:
         """Raises RunStopped where the uncompiled program scored nothing: no optimizer is worth its cost then."""

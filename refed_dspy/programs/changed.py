@@ -54,7 +54,7 @@ def refuse_changed(state: Any, saved: object, fresh: Mapping[str, Any], source: 
     if accept:
         log.warning("%s; a proof of its gain no longer holds", message)
         return
-    error = ConfigError(f"{message}; restore it, or take it as it is with --accept-changed (accept_changed: true)")
+    error = ConfigError(f"{message}; restore it, or take it as it is with accept_changed=True")
     if shown := "\n".join(_difference(changed, state, fresh, _diff_beside(source))):
         error.add_note(shown)
     raise error

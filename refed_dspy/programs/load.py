@@ -10,7 +10,7 @@ from typing import Any, TypeVar, overload
 import dspy
 
 from refed_dspy.config.named import PROGRAMS, is_named, made, resolve
-from refed_dspy.errors import ConfigError
+from refed_dspy.errors import ConfigError, briefly
 from refed_dspy.programs.baselines import program_class_of
 from refed_dspy.programs.judges import PairwiseJudge
 from refed_dspy.programs.mlflow_address import model_version
@@ -32,6 +32,7 @@ def load_program(
     *,
     accept_changed: bool = False,
 ) -> ReferenceLevelFeedback: ...
+@briefly
 def load_program(
     source: Path | str,
     features: Mapping[str, str] | None = None,

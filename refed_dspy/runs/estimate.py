@@ -12,10 +12,12 @@ from typing import Any, Unpack
 
 from refed_dspy.concurrency import run_blocking
 from refed_dspy.config.teacher import SIMULATED
-from refed_dspy.errors import RunStopped
+from refed_dspy.errors import RunStopped, briefly
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.states import CAPPED
-from refed_dspy.records import dollars
+from refed_dspy.progress import Progress, Watch
+from refed_dspy.records import PICO, dollars
+from refed_dspy.reprs import Shown, html_lines
 from refed_dspy.runs.forecast import CONFIDENCE, Forecast, forecast
 from refed_dspy.runs.prepare import RunSettings, prepare
 from refed_dspy.runs.program import ProgramLike
@@ -24,7 +26,6 @@ from refed_dspy.runs.stage_weights import StageWeights
 from refed_dspy.runs.synthesize import produce
 from refed_dspy.teachers.by_stage import ANY, TeachersByStage
 from refed_dspy.teachers.prices import table_name, table_price
-from refed_dspy.teachers.recorded import Progress
 
 PILOT_REFERENCES = 5
 PILOT_SAMPLES = 3
@@ -44,9 +45,9 @@ OTHERS = (
 """Other teachers that the estimate prices too; those that the price table does not have are left out."""
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """What a run will take. Money in picodollars."""
+@dataclass(frozen=True, repr=False)
+class Estimate(Shown):
+    """What a run will take. Money in dollars."""
 
     run_dir: Path
     forecast: Forecast
@@ -54,11 +55,18 @@ class Estimate:
     """Still to wait, with as many calls in flight as the teacher's settings allow; None: in batches, whose time cannot
     be predicted."""
     price_source: str | None
-    others: Mapping[str, tuple[int, int, int]] = field(default_factory=dict)
+    others: Mapping[str, tuple[float, float, float]] = field(default_factory=dict)
     """Another teacher → cost, low and high for as many tokens. None for the simulated teacher's: its texts are
     shorter."""
     stopped: str | None = None
     """Where a cap ended the pilot: which, and what it would take."""
+
+    def _describe(self) -> str:
+        cost = "price unknown" if self.forecast.cost is None else f"about {_money(self.forecast.cost)}"
+        return f"{self.forecast.size:,} samples, {cost}, {_time_text(self.minutes)}"
+
+    def _repr_html_(self) -> str:
+        return html_lines(repr(self), self.lines())
 
     def lines(self) -> list[str]:
         """The estimate for people."""
@@ -73,16 +81,18 @@ class Estimate:
         if self.others:
             lines.append(f"as many tokens elsewhere (prices of {table_name()}; other models write more or less):")
             lines += [
-                f"  {name:30} {dollars(cost):>10}  ({dollars(low)} to {dollars(high)})"
+                f"  {name:30} {_money(cost):>10}  ({_money(low)} to {_money(high)})"
                 for name, (cost, low, high) in sorted(self.others.items(), key=lambda item: item[1][0])
             ]
         return lines
 
 
+@briefly
 def estimate(
     program: ProgramLike = None,
     references: Any = "builtin",
     *,
+    progress: bool = True,
     on_progress: Callable[[Progress], None] | None = None,
     **settings: Unpack[RunSettings],
 ) -> Estimate:
@@ -95,13 +105,14 @@ def estimate(
         InputError: as `synthesize`.
         RunStopped: too little could be made to base a forecast on.
     """
-    return run_blocking(aestimate(program, references, on_progress=on_progress, **settings))
+    return run_blocking(aestimate(program, references, progress=progress, on_progress=on_progress, **settings))
 
 
 async def aestimate(
     program: ProgramLike = None,
     references: Any = "builtin",
     *,
+    progress: bool = True,
     on_progress: Callable[[Progress], None] | None = None,
     **settings: Unpack[RunSettings],
 ) -> Estimate:
@@ -112,7 +123,7 @@ async def aestimate(
     if prediction is None:
         shallow = min(PILOT_SAMPLES, spec.config.per_reference or PILOT_SAMPLES)
         pilot = replace(spec.plan_settings(min(spec.size, PILOT_REFERENCES * PILOT_SAMPLES)), per_reference=shallow)
-        made = await produce(spec, on_progress, pilot)
+        made = await produce(spec, Watch(on_progress, progress), pilot)
         prediction = _forecast_from(spec)
         stopped = made.reason if made.state == CAPPED else None
         if prediction is None and stopped is not None:
@@ -168,6 +179,10 @@ def _minutes_to_wait(prediction: Forecast, by_stage: TeachersByStage) -> float:
     return max(waits)
 
 
+def _money(amount: float) -> str:
+    return dollars(amount * PICO)
+
+
 def _time_text(minutes: float | None) -> str:
     if minutes is None:
         return "within a day a wave of batches"
@@ -182,8 +197,8 @@ def _price_line(prediction: Forecast, source: str | None) -> str:
             "dollars: unknown; set the teacher's price, and a judge's ({prompt: …, completion: …} in dollars a million "
             "tokens)"
         )
-    low, high = dollars(prediction.low), dollars(prediction.high)
+    low, high = _money(prediction.low), _money(prediction.high)
     return (
-        f"dollars: {dollars(prediction.cost)} in all, {CONFIDENCE:.0%} between {low} and {high}; "
-        f"{dollars(prediction.spent)} of it spent already (prices of {source})"
+        f"dollars: {_money(prediction.cost)} in all, {CONFIDENCE:.0%} between {low} and {high}; "
+        f"{_money(prediction.spent)} of it spent already (prices of {source})"
     )

@@ -37,18 +37,18 @@ TOKENS_A_CHARACTER = 0.25
 
 @dataclass(frozen=True)
 class Forecast:
-    """What the whole run will take; its cost is with `CONFIDENCE` between `low` and `high`. Money in picodollars,
-    None: unknown."""
+    """What the whole run will take; its cost is with `CONFIDENCE` between `low` and `high`. Money in dollars; None:
+    unknown."""
 
     size: int
     calls: int
     prompt_tokens: int
     cached_tokens: int
     completion_tokens: int
-    cost: int | None
-    low: int | None
-    high: int | None
-    spent: int
+    cost: float | None
+    low: float | None
+    high: float | None
+    spent: float
     """Already, and finally: what is reserved for calls that wait in a batch is still to come."""
     seconds: float
     """The teacher's time still to come, summed over all calls: divided by the calls in flight at once, the time to
@@ -61,13 +61,13 @@ class Forecast:
     references: int
     """How many it is based on: those that gave samples."""
 
-    def at(self, rates: Rates) -> tuple[int, int, int]:
-        """Cost, low and high of as many tokens at other rates, from the first call on."""
+    def at(self, rates: Rates) -> tuple[float, float, float]:
+        """Dollars: cost, low and high of as many tokens at other rates, from the first call on."""
         prompt, cached, completion = self.tokens_to_come
         whole = rates.cost(self.prompt_tokens, self.cached_tokens, 0, self.completion_tokens)
         ahead = rates.cost(prompt, cached, 0, completion)
         low, high = _interval(ahead, self.spread)
-        return round(whole), round(whole - ahead + low), round(whole - ahead + high)
+        return whole / PICO, (whole - ahead + low) / PICO, (whole - ahead + high) / PICO
 
 
 def _interval(ahead: float, spread: float) -> tuple[float, float]:
@@ -122,8 +122,7 @@ def _from_simulations(size: int, history: RunHistory, simulations: Sequence[Sequ
     settled = history.settled(_questions_to_come(simulations))
     cost = low = high = None
     if weights.priced:
-        cost = settled + round(ahead)
-        low, high = (settled + round(bound) for bound in _interval(ahead, spread))
+        cost, low, high = ((settled + to_come) / PICO for to_come in (ahead, *_interval(ahead, spread)))
     return Forecast(
         size=size,
         calls=round(whole.calls),
@@ -133,7 +132,7 @@ def _from_simulations(size: int, history: RunHistory, simulations: Sequence[Sequ
         cost=cost,
         low=low,
         high=high,
-        spent=settled,
+        spent=settled / PICO,
         seconds=rest.seconds,
         calls_to_come=round(rest.calls),
         tokens_to_come=(rest.prompt, rest.cached, rest.completion),
@@ -237,7 +236,4 @@ def as_facts(prediction: Forecast | None) -> dict[str, Any] | None:
     facts: dict[str, Any] = {
         name: getattr(prediction, name) for name in ("size", "calls", "prompt_tokens", "completion_tokens")
     }
-    for name in ("cost", "low", "high"):
-        picodollars = getattr(prediction, name)
-        facts[name] = None if picodollars is None else picodollars / PICO
-    return {**facts, "confidence": CONFIDENCE}
+    return {**facts, "cost": prediction.cost, "low": prediction.low, "high": prediction.high, "confidence": CONFIDENCE}

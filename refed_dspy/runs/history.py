@@ -129,7 +129,7 @@ class RunHistory:
             failed=Counter(stage for stage, _ in failed),
             instruction_characters=mean,
             weights=weights,
-            charged=spent(ledger).cost + round(sum(_cost(calls, weights) for calls in unpriced_calls(ledger))),
+            charged=spent(ledger).picodollars + round(sum(_cost(calls, weights) for calls in unpriced_calls(ledger))),
             waiting=_waiting(calls_in_batches(ledger), weights),
             final=str(ledger.meta("final_stage") or IMPROVEMENT),
             dropped=len(responses & dropped_items(ledger)),

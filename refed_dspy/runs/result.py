@@ -6,14 +6,14 @@ import math
 import shlex
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, overload
 
 from refed_dspy.data.export import export, to_dataset
-from refed_dspy.data.rows import Samples, dropped_rows
-from refed_dspy.errors import PASSING, CapReached, ExportError, RunDirError, one_line
+from refed_dspy.data.rows import LINEAGE_COLUMNS, PAPER_COLUMNS, Samples, dropped_rows
+from refed_dspy.errors import PASSING, CapReached, ExportError, RunDirError, briefly, one_line
 from refed_dspy.files import path_of
 from refed_dspy.ledger.identity import named_work
 from refed_dspy.ledger.ledger import Ledger
@@ -21,13 +21,18 @@ from refed_dspy.ledger.spending import Spent, spent
 from refed_dspy.ledger.states import RUNNING
 from refed_dspy.ledger.summary import run_status
 from refed_dspy.pace import seconds_left
-from refed_dspy.records import PICO, Failure, dollars
+from refed_dspy.records import PICO, Failure, Sample, dollars
+from refed_dspy.reprs import Shown
 from refed_dspy.runs.forecast import Forecast, as_facts, forecast
 
+if TYPE_CHECKING:
+    import datasets
+    import pandas as pd
 
-@dataclass(frozen=True)
-class Synthesis:
-    """A run's outcome. `samples` is read from the run's folder when it is accessed."""
+
+@dataclass(frozen=True, repr=False)
+class Synthesis(Shown, Sequence[Sample]):
+    """A run's outcome, and a sequence of its samples, which are read from the run's folder when they are accessed."""
 
     run_dir: Path
     size: int
@@ -54,10 +59,38 @@ class Synthesis:
         """Whether `size` samples were kept; False where no reference gave anything new before that."""
         return len(self.samples) >= self.size
 
-    def to_dataset(self) -> Any:
-        """The samples as a `datasets.Dataset`."""
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __iter__(self) -> Iterator[Sample]:
+        return iter(self.samples)
+
+    @overload
+    def __getitem__(self, index: int) -> Sample: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Sample]: ...
+    def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
+        return self.samples[index]
+
+    def _describe(self) -> str:
+        cost = "" if self.status["unpriced"] else f", {dollars(self.status['cost'] * PICO)}"
+        return f"{len(self)} of {self.size} samples{cost}, in {self.run_dir}"
+
+    def _table(self) -> tuple[Sequence[str], Iterable[Sequence[object]]]:
+        return self.samples._table()
+
+    def to_dataset(self) -> datasets.Dataset:
+        """The samples as a `datasets.Dataset`: all columns of a row."""
         return to_dataset(self.run_dir)
 
+    def to_pandas(self) -> pd.DataFrame:
+        """The same as a data frame."""
+        import pandas as pd
+
+        rows = list(self.samples.rows())
+        return pd.DataFrame(rows, columns=None if rows else [*PAPER_COLUMNS, *LINEAGE_COLUMNS])
+
+    @briefly
     def export(self, format: str, out: str | Path, *, force: bool = False, reasoning: bool = False) -> int:  # noqa: A002
         """Write the samples to a file, and return how many samples or pairs; see `refed export`."""
         return export(self.run_dir, format, path_of(out, "out"), force=force, reasoning=reasoning).count
@@ -68,6 +101,7 @@ class Synthesis:
             yield from dropped_rows(ledger)
 
 
+@briefly
 def read_run(run_dir: str | Path) -> Synthesis:
     """The outcome, so far, of the run in `run_dir`. Raises RunDirError where there is none."""
     folder = path_of(run_dir, "run_dir")
@@ -162,7 +196,7 @@ def _export_text(folder: Path) -> str:
 
 def _used_text(cap: str, used: Spent) -> str:
     if cap == "max_cost":
-        return dollars(used.cost)
+        return dollars(used.picodollars)
     return f"{used.calls:,} calls" if cap == "max_calls" else f"{used.seconds / 60:.1f} minutes"
 
 
@@ -171,10 +205,12 @@ def _to_go_on(cap: CapReached, prediction: Forecast, used: Spent, limit: float) 
     the forecast, and room for a call's worst case beyond it."""
     cost = ""
     if prediction.cost is not None and prediction.low is not None and prediction.high is not None:
-        low, high = dollars(prediction.low - prediction.spent), dollars(prediction.high - prediction.spent)
-        cost = f"about {dollars(prediction.cost - prediction.spent)} ({low} to {high})"
+        about, low, high = (
+            dollars((bound - prediction.spent) * PICO) for bound in (prediction.cost, prediction.low, prediction.high)
+        )
+        cost = f"about {about} ({low} to {high})"
     if cap.cap == "max_cost":
-        return f"cost {cost}", _rounded_up(max(prediction.high or 0, limit * PICO) / PICO + cap.worst / PICO)
+        return f"cost {cost}", _rounded_up(max(prediction.high or 0, limit) + cap.worst / PICO)
     also = f", {cost}" if cost else ""
     calls, at_most = prediction.calls_to_come, prediction.calls_to_come * (1 + prediction.spread)
     if cap.cap == "max_calls":

@@ -9,23 +9,24 @@ from typing import Any
 from refed_dspy.config.loading import check_config
 from refed_dspy.config.teacher import TeacherConfig
 from refed_dspy.data.references import References
-from refed_dspy.errors import ConfigError, RunDirError
+from refed_dspy.errors import ConfigError, RunDirError, briefly
 from refed_dspy.files import path_of
 from refed_dspy.ledger.identity import named_work
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.programs.baselines import METHODS
 from refed_dspy.programs.load import own_program
 from refed_dspy.programs.saved import load_state
+from refed_dspy.progress import Progress
 from refed_dspy.runs.result import Synthesis
 from refed_dspy.runs.synthesize import synthesize
 from refed_dspy.teachers import TeacherLike
 from refed_dspy.teachers.by_stage import ANY
-from refed_dspy.teachers.recorded import Progress
 
 _KEPT = ("size", "seed", "per_reference", "max_failure_share", "reuse", "track", "judge_program", "accept_changed")
 """The settings that the ledger keeps as they were set."""
 
 
+@briefly
 def resume(
     run_dir: str | Path,
     *,
@@ -37,6 +38,7 @@ def resume(
     max_cost: float | None = None,
     max_calls: int | None = None,
     max_minutes: float | None = None,
+    progress: bool = True,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> Synthesis:
     """Go on with the run in `run_dir`, from what its ledger holds: references, program, teacher.
@@ -50,6 +52,7 @@ def resume(
         max_failure_share: another share than before.
         max_cost, max_calls, max_minutes: other caps than before; they count what earlier starts used.
             `math.inf` lifts one.
+        progress, on_progress: as `synthesize`.
 
     Raises:
         RunDirError: there is no run, or only the script that began it can build its program or teacher again.
@@ -66,7 +69,7 @@ def resume(
     changed = {"size": size, "max_failure_share": max_failure_share}
     changed |= {"max_cost": max_cost, "max_calls": max_calls, "max_minutes": max_minutes}
     settings |= {name: value for name, value in changed.items() if value is not None}
-    return synthesize(program, references, run_dir=run_dir, on_progress=on_progress, **settings)
+    return synthesize(program, references, run_dir=run_dir, progress=progress, on_progress=on_progress, **settings)
 
 
 def _refuse_other_work(ledger: Ledger) -> None:
@@ -106,7 +109,7 @@ def _judge(ledger: Ledger) -> TeacherConfig | None:
         return None
     raise RunDirError(
         f"{ledger.path.parent}: its judge was a Python object; call synthesize(…, run_dir=…) in its script, or name "
-        "the same model with --judge"
+        "the same model with judge=…"
     )
 
 
@@ -125,7 +128,7 @@ def _program(ledger: Ledger) -> Any:
     except ConfigError:
         raise RunDirError(
             f"{folder}: made with other prompts, of an earlier version or a script's own: go on with that version, or "
-            "call synthesize(…, run_dir=…) in that script, or begin a new --run-dir; refed export works as it is"
+            "call synthesize(…, run_dir=…) in that script, or begin in another folder; refed export works as it is"
         ) from None
     return program
 
@@ -140,7 +143,7 @@ def _teachers(ledger: Ledger, stage: str) -> list[TeacherConfig]:
     if any(member.get("config") is None for member in members):
         raise RunDirError(
             f"{ledger.path.parent}: its teacher was a Python object; call synthesize(…, run_dir=…) in its script, "
-            "or name the same model with --teacher"
+            "or name the same model with teacher=…"
         )
     return [
         check_config(TeacherConfig, {**member["config"], "weight": member.get("weight", 1.0)}) for member in members

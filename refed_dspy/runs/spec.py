@@ -149,7 +149,7 @@ class RunSpec:
             calls_each=self.calls_a_sample,
             unit="samples",
             reuse=self.config.reuse,
-            way_out="use a new --run-dir",
+            way_out="name another folder with run_dir=…",
         )
 
     def _facts(self) -> dict[str, Any]:

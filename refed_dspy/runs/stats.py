@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from refed_dspy.concurrency import run_blocking
 from refed_dspy.config.jobs import StatsConfig
 from refed_dspy.config.loading import check_config
 from refed_dspy.data.dataset import DataSet, data_identity, drawn, load_dataset
-from refed_dspy.errors import ConfigError, RunStopped, one_line
+from refed_dspy.errors import ConfigError, RunStopped, briefly, one_line
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.spending import Spent, spent
 from refed_dspy.ledger.states import note_failure
@@ -20,15 +20,19 @@ from refed_dspy.metrics.intervals import Interval
 from refed_dspy.metrics.win_rates import LC_NOTE, LengthControlled, length_controlled, win_rate
 from refed_dspy.programs.judges import OVERALL, Judgements, PairwiseJudge, Verdict
 from refed_dspy.programs.saved import program_digests
-from refed_dspy.records import PICO, DataRow, digest
+from refed_dspy.progress import Progress, Watch
+from refed_dspy.records import DataRow, digest
+from refed_dspy.reprs import Shown, html_lines
 from refed_dspy.teachers import Teacher
 from refed_dspy.teachers.caps import caps_of
 from refed_dspy.teachers.failures import CallPolicy
 from refed_dspy.teachers.judge import in_role, open_judge_model
-from refed_dspy.teachers.recorded import Progress
 from refed_dspy.teachers.row_jobs import for_each_row, row_job
 from refed_dspy.teachers.work import Work
 from refed_dspy.text import NO_VALUE, format_number
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -46,8 +50,8 @@ class Wins:
     """The cap that ended it early, or nothing."""
 
 
-@dataclass(frozen=True)
-class DataStats:
+@dataclass(frozen=True, repr=False)
+class DataStats(Shown):
     """A data set's figures. `columns`: "improved" and "plain" where it has both, else "data"."""
 
     data: DataSet
@@ -56,6 +60,18 @@ class DataStats:
     lacking: Sequence[str]
     scored: str = ""
     """The scorer's calls and tokens, where it counts them."""
+
+    def _describe(self) -> str:
+        return f"{len(next(iter(self.columns.values())))} figures of {len(self.data.rows)} rows of {self.data.name}"
+
+    def _repr_html_(self) -> str:
+        return html_lines(repr(self), self.lines())
+
+    def to_pandas(self) -> pd.DataFrame:
+        """The figures as a data frame: a row each, a column for each of `columns`."""
+        import pandas as pd
+
+        return pd.DataFrame({name: dict(figures) for name, figures in self.columns.items()})
 
     def lines(self) -> list[str]:
         """All of it for a terminal."""
@@ -78,11 +94,13 @@ class DataStats:
         return {**facts, "left_out": dict(self.data.left_out), "not_measured": list(self.lacking)}
 
 
+@briefly
 def measure(
     data: Any,
     *,
     judge: Any = None,
     out: str | Path | None = None,
+    progress: bool = True,
     on_progress: Callable[[Progress], None] | None = None,
     **settings: Any,
 ) -> DataStats:
@@ -92,6 +110,7 @@ def measure(
         judge: who judges the win rate of the improved responses over the plain ones, which `data` must have, on
             `sample` rows; None: no win rate.
         out: the folder that keeps the judge's verdicts; None: `refed-verdicts/` and a name made from data and judge.
+        progress, on_progress: as `synthesize`, while the judge is asked.
         settings: those of `StatsConfig`: columns, scorer, embeddings, sample, seed, caps.
 
     Raises:
@@ -105,7 +124,9 @@ def measure(
     with in_role("judge"):
         opened = None if judge is None else open_judge_model(judge)
     tools = open_tools(config.embeddings, config.scorer)  # before the judge: what fails here costs nothing
-    wins = None if opened is None else run_blocking(_wins(data, loaded, opened, out, config, on_progress))
+    wins = (
+        None if opened is None else run_blocking(_wins(data, loaded, opened, out, config, Watch(on_progress, progress)))
+    )
     with scoring("verdicts are kept; the same command measures again"):
         columns = _columns(loaded, tools, config)
     partly_plain = (
@@ -138,7 +159,7 @@ async def _wins(
     judge: Teacher,
     out: str | Path | None,
     config: StatsConfig,
-    on_progress: Callable[[Progress], None] | None,
+    watch: Watch[Progress],
 ) -> Wins:
     rows, program = drawn(data.rows, config.sample, config.seed), PairwiseJudge()
     identity = {
@@ -156,7 +177,7 @@ async def _wins(
         caps=caps_of(config),
         policy=CallPolicy(config.seed),
     )
-    async with row_job(folder, work, on_progress) as session:
+    async with row_job(folder, work, watch) as session:
 
         async def compare(row: DataRow) -> None:
             verdicts[row.number] = await program.judge(
@@ -229,5 +250,5 @@ def _win_facts(wins: Wins) -> dict[str, Any]:
     if controlled is not None and controlled.interval is not None:
         interval = controlled.interval
         facts["length_controlled"] = {"mean": interval.mean, "low": interval.low, "high": interval.high}
-    paid = {"calls": wins.used.calls, "cost": wins.used.cost / PICO, "stopped": wins.stopped}
+    paid = {"calls": wins.used.calls, "cost": wins.used.cost, "stopped": wins.stopped}
     return {"win_rate": {**facts, **paid}}

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from typing import Any, Unpack
 
 from refed_dspy.concurrency import run_blocking
+from refed_dspy.errors import briefly
+from refed_dspy.progress import NOBODY, Progress, Watch
 from refed_dspy.runs.plan import Plan, PlanSettings
 from refed_dspy.runs.prepare import RunSettings, prepare
 from refed_dspy.runs.program import ProgramLike
@@ -14,7 +16,6 @@ from refed_dspy.runs.scheduler import run_plan
 from refed_dspy.runs.spec import RunSpec
 from refed_dspy.runs.work import note_end
 from refed_dspy.runs.worker import SynthesisWorker
-from refed_dspy.teachers.recorded import Progress
 from refed_dspy.teachers.session import Session
 from refed_dspy.teachers.work import begin
 from refed_dspy.tracking.background import run_wanted, tracking
@@ -24,10 +25,12 @@ TRACKING_INTERVAL = 60.0
 """Seconds between two reports to MLflow."""
 
 
+@briefly
 def synthesize(
     program: ProgramLike = None,
     references: Any = "builtin",
     *,
+    progress: bool = True,
     on_progress: Callable[[Progress], None] | None = None,
     **settings: Unpack[RunSettings],
 ) -> Synthesis:
@@ -36,7 +39,9 @@ def synthesize(
     Args:
         program: a `ReferenceLevelFeedback`, the file or MLflow address of a saved one, or None for a new one.
         references: whatever `load_references` takes.
-        on_progress: called with a `Progress` once, when work starts; its counts stay current.
+        progress: whether a terminal or a notebook shows a bar.
+        on_progress: called with a `Progress` as its counts change, at most ten times a second, and a last time at the
+            end. It runs in the thread of the run; an error in it ends the run, which can be resumed.
         size: kept samples to make (100).
         teacher: `TeacherConfig`, `dspy.LM`, "PROVIDER/NAME", "embedded", "simulated" or a teacher file; None:
             `dspy.settings.lm`. A list of these is a pool: they share the work by `TeacherConfig.weight`, and while one
@@ -78,23 +83,24 @@ def synthesize(
         InputError: an argument cannot be used; nothing was paid for.
         RunStopped: the run ended early; what was made is kept and the message says how to go on.
     """
-    return run_blocking(asynthesize(program, references, on_progress=on_progress, **settings))
+    return run_blocking(asynthesize(program, references, progress=progress, on_progress=on_progress, **settings))
 
 
 async def asynthesize(
     program: ProgramLike = None,
     references: Any = "builtin",
     *,
+    progress: bool = True,
     on_progress: Callable[[Progress], None] | None = None,
     **settings: Unpack[RunSettings],
 ) -> Synthesis:
     """`synthesize`, for code that runs in an event loop."""
-    return await produce(prepare(program, references, **settings), on_progress)
+    return await produce(prepare(program, references, **settings), Watch(on_progress, progress))
 
 
 async def produce(
     spec: RunSpec,
-    on_progress: Callable[[Progress], None] | None = None,
+    watch: Watch[Progress] = NOBODY,
     plan_settings: PlanSettings | None = None,
 ) -> Synthesis:
     """Continue the run in its folder until its size is reached.
@@ -108,13 +114,13 @@ async def produce(
         plan.restore(ledger.kept(), ledger.proposals(), ledger.used(), ledger.open_instructions())
         session = Session(start)
         session.progress.size = plan.settings.size
-        if on_progress is not None:
-            on_progress(session.progress)
         with tracking(folder, copy_run, run_wanted(spec.config.track, folder), TRACKING_INTERVAL) as tracker:
             if not plan.complete:
                 spec.warn_of_small_batches()
-                async with session.running():  # in here DSPy's language model is the recorded one
-                    await run_plan(plan, SynthesisWorker(spec, session), spec.slots, session.grace)
+            async with watch.following(session.progress):
+                if not plan.complete:
+                    async with session.running():  # in here DSPy's language model is the recorded one
+                        await run_plan(plan, SynthesisWorker(spec, session), spec.slots, session.grace)
             note_end(session, plan)
             await tracker.told()
     refresh_samples(folder)

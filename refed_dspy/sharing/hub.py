@@ -97,9 +97,9 @@ def _open_branch(api: Any, target: Target) -> Any:
         info = api.repo_info(target.repo, repo_type=_KIND)
     if bool(info.private) != target.private:
         raise InputError(
-            f"{target.repo}: is there, and is public; --public says that this is meant; nothing was sent"
+            f"{target.repo}: is there, and is public; public=True says that this is meant; nothing was sent"
             if target.private
-            else f"{target.repo}: is there, and is private; leave out --public, or change it in its settings on the Hub"
+            else f"{target.repo}: is there, and is private; leave out public=True, or change that on the Hub"
         )
     if target.branch == "main":
         return info

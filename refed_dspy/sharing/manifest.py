@@ -89,14 +89,14 @@ def read_manifest(folder: Path) -> Manifest:
             f"{shown}: not made by refed share (no {FILE}); make it with: refed share DIR --out FOLDER"
         ) from None
     except (OSError, ValueError, RecursionError):
-        raise InputError(f"{shown}: its {FILE} cannot be read; make the folder again with --force") from None
+        raise InputError(f"{shown}: its {FILE} cannot be read; make the folder again with force=True") from None
     try:
         if manifest["format"] != _FORMAT:
-            raise InputError(f"{shown}: made by another version of refed share; make it again with --force")
+            raise InputError(f"{shown}: made by another version of refed share; make it again with force=True")
         files = [_listed_file(path, entry) for path, entry in manifest["files"].items()]
         return Manifest(files, frozenset(map(str, manifest.get("key_variables", ()))))
     except (KeyError, TypeError, AttributeError, ValueError):
-        raise InputError(f"{shown}: its {FILE} is damaged; make the folder again with --force") from None
+        raise InputError(f"{shown}: its {FILE} is damaged; make the folder again with force=True") from None
 
 
 def _listed_file(path: str, entry: Any) -> SharedFile:
@@ -157,13 +157,13 @@ def _check_replaceable(target: Path, force: bool) -> None:
     if not target.exists():
         return
     if not target.is_dir():
-        raise ExportError(f"{shown}: is a file; name another folder with --out")
+        raise ExportError(f"{shown}: is a file; name another folder with out=…")
     if next(target.iterdir(), None) is None:
         return
     if not (target / FILE).is_file():
-        raise ExportError(f"{shown}: exists, and refed share did not make it; name another folder with --out")
+        raise ExportError(f"{shown}: exists, and refed share did not make it; name another folder with out=…")
     if not force:
-        raise ExportError(f"{shown}: exists; name another folder with --out, or replace it with --force")
+        raise ExportError(f"{shown}: exists; name another folder with out=…, or replace it with force=True")
     if others := unlisted(target, read_manifest(target).files):
         raise ExportError(
             f"{shown}: holds {one_line(others[0], 100)}, which refed share did not write; move it away first"

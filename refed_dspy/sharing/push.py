@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from refed_dspy.errors import InputError, one_line
+from refed_dspy.errors import InputError, briefly, one_line
 from refed_dspy.files import path_of
 from refed_dspy.sharing import hub
 from refed_dspy.sharing.manifest import FILE, SharedFile, hash_file, read_manifest, unlisted
@@ -68,10 +68,11 @@ class Push:
         if self.unchanged:
             return "unchanged: the Hub has all of it already; no commit was made"
         if self.commit is None:
-            return "nothing was sent; to send exactly this, give the same command with --go"
+            return "nothing was sent; to send exactly this, give the same command with go=True"
         return f"sent in one commit: {self.commit}"
 
 
+@briefly
 def push(
     folder: str | Path,
     repo: str,
@@ -136,12 +137,14 @@ def _current(folder: Path, relative: str) -> SharedFile:
     path = folder / relative
     linked = any((folder / Path(*Path(relative).parts[:end])).is_symlink() for end in range(1, len(path.parts)))
     if linked:
-        raise InputError(f"{one_line(path, 200)}: is a link, or in a linked folder; make the folder again with --force")
+        raise InputError(
+            f"{one_line(path, 200)}: is a link, or in a linked folder; make the folder again with force=True"
+        )
     try:
         return hash_file(folder, relative)
     except OSError as error:
         why = one_line(error.strerror or error)
-        raise InputError(f"{one_line(path, 200)}: {why}; make the folder again with refed share … --force") from None
+        raise InputError(f"{one_line(path, 200)}: {why}; make the folder again with force=True") from None
 
 
 def _warnings(

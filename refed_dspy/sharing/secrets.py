@@ -110,7 +110,7 @@ def _page(path: Path, text: str) -> Iterator[str]:
     except (ValueError, OSError, EOFError, zlib.error, RecursionError):
         raise InputError(
             f"{one_line(path, 200)}: the data in it cannot be read, so a key in it could not be seen; make the folder "
-            "again with --force"
+            "again with force=True"
         ) from None
     rest = _DATA.sub("", text)  # packed data may look like a key by chance
     yield rest

@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 from refed_dspy.data.export import export
 from refed_dspy.data.read import OWN
 from refed_dspy.data.rows import dropped_rows
-from refed_dspy.errors import ExportError, RunDirError, one_line
+from refed_dspy.errors import ExportError, RunDirError, briefly, one_line
 from refed_dspy.files import path_of, read_bytes, whole_file
 from refed_dspy.ledger.identity import named_work
 from refed_dspy.ledger.ledger import Ledger
@@ -43,6 +43,7 @@ class Shared:
     notes: Sequence[str]
 
 
+@briefly
 def share(
     run_dir: str | Path,
     out: str | Path,
@@ -78,7 +79,7 @@ def share(
         if (holds := ledger.holds()) not in {"", "run"}:
             raise RunDirError(f"{folder}: holds {named_work(holds)}, not a run; share the run that it was made from")
         if dropped and not any(counts["dropped"] for counts in decisions_by_filter(ledger)):
-            raise ExportError(f"{folder}: no filter dropped anything; leave out --dropped")
+            raise ExportError(f"{folder}: no filter dropped anything; leave out dropped=True")
         license_text, license_id = _license(license)
         settings = CardSettings(
             name=one_line(name or target.name, 120),
@@ -167,12 +168,12 @@ def _text(path: Path, what: str) -> str:
 def _notes(settings: CardSettings, facts: RunFacts, survey: Survey) -> list[str]:
     notes = []
     if settings.license is None:
-        notes.append("no license is named: nobody may use the data set as it is; name one with --license")
+        notes.append("no license is named: nobody may use the data set as it is; name one with license=…")
     if settings.reference_license is None and not set(facts.sources) <= OWN.keys():
-        notes.append("the references' license is not stated; state it with --reference-license")
+        notes.append("the references' license is not stated; state it with reference_license=…")
     if settings.reference_license is not None and set(facts.sources) <= OWN.keys():
         notes.append(
-            "--reference-license is not in the card: all references are the package's own (builtin), under its license"
+            "reference_license=… is not in the card: all references are the package's own (builtin), under its license"
         )
     if copies := survey.copied.rows:
         notes.append(

@@ -2,17 +2,14 @@
 
 A recorded answer is returned, a recorded final failure is raised again at no cost, and any other request is made; its
 answer is committed before anyone sees it. Two requests are equal when model, sampling, settings, messages and
-repetition are, whoever makes them. `Progress` counts for whoever watches.
+repetition are, whoever makes them.
 """
 
 from __future__ import annotations
 
 import asyncio
-import time
-from array import array
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from hashlib import sha256
 from typing import Any
@@ -41,51 +38,17 @@ from refed_dspy.ledger.history import ever_answered
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.recorder import CallRecorder, RunRecorder, recording
 from refed_dspy.ledger.statements import Answer, Key, answered, failed, reused, shared
-from refed_dspy.pace import seconds_left
 from refed_dspy.programs.fast_path import ByIdentity, Engine
 from refed_dspy.programs.lm_errors import in_transit, translated
 from refed_dspy.programs.question import Fit, Question, UnnamedStage, current_fit, current_question, repetition_of
 from refed_dspy.programs.reasoning import reasoning_of
+from refed_dspy.progress import Progress
 from refed_dspy.records import Call, digest
 from refed_dspy.teachers import Teacher
 from refed_dspy.teachers.failures import CallPolicy, Failures
 from refed_dspy.teachers.foreign import text_of
 
 _KINDS = {kind.kind: kind for kind in (MalformedAnswer, CutAnswer, RefusedAnswer, TooLong, UnfitRequest)}
-
-
-@dataclass
-class Progress:
-    """How far a run is, for whoever watches: counts of this process, but all starts' `kept`, `cost` and `unpriced`."""
-
-    size: int
-    kept: int = 0
-    in_flight: int = 0
-    calls: int = 0
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    cost: int = 0
-    """Picodollars, of the calls whose price is known."""
-    unpriced: int = 0
-    """Calls whose price is unknown."""
-    priced: bool = True
-    """Whether the price of every model at work is known."""
-    failed: Counter[str] = field(default_factory=Counter)
-    dropped: int = 0
-    """Rows that a filter dropped."""
-    unit: str = "samples"
-    """What is counted, for people."""
-    moments: array[float] = field(default_factory=lambda: array("d"), repr=False)
-    """When each sample of this process was kept."""
-
-    def keep(self) -> None:
-        """Another one is kept."""
-        self.kept += 1
-        self.moments.append(time.monotonic())
-
-    def seconds_left(self) -> float | None:
-        """How long it will still take; None while too little came to tell."""
-        return seconds_left(self.moments, time.monotonic(), self.size - self.kept, self.in_flight)
 
 
 @dataclass(frozen=True)
@@ -282,7 +245,7 @@ class RecordedTeacher:
             self.progress.completion_tokens += call.completion_tokens or 0
             if call.cost is None:
                 self.progress.unpriced += 1
-            self.progress.cost += call.cost or 0
+            self.progress.picodollars += call.cost or 0
 
     def _count_failure(self, stage: str, error: RowError) -> None:
         """Count a request that failed, or a try. Raises as `Failures.failed`."""

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from refed_dspy.concurrency import keep_running
 from refed_dspy.ledger.states import CAPPED, DONE, SHORT, STOPPED, End, write_end
-from refed_dspy.teachers.recorded import Progress
+from refed_dspy.progress import NOBODY, Progress, Watch
 from refed_dspy.teachers.session import Session
 from refed_dspy.teachers.work import Work, begin
 
@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 @asynccontextmanager
-async def row_job(folder: Path, work: Work, watch: Callable[[Progress], None] | None = None) -> AsyncIterator[Session]:
+async def row_job(folder: Path, work: Work, watch: Watch[Progress] = NOBODY) -> AsyncIterator[Session]:
     """The session in `folder`, its models running. At a cap the block ends cleanly; `Session.cap_reached` says which.
 
     Raises:
@@ -27,9 +27,7 @@ async def row_job(folder: Path, work: Work, watch: Callable[[Progress], None] | 
     """
     with begin(folder, work) as start:
         session = Session(start)
-        if watch is not None:
-            watch(session.progress)
-        async with session.running():
+        async with watch.following(session.progress), session.running():
             yield session
         write_end(session.ledger, _end(session))
 

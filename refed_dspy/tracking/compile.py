@@ -45,7 +45,7 @@ def copy_compile(store: Store, last: bool) -> None:
     store.metrics(run_id, [("best_validation", score, at, step) for step, (_, score, at) in steps])
     store.remember(points=len(points))
     if last:
-        store.metrics(run_id, [("dollars", spending.cost / PICO, 0, 0), ("calls", spending.calls, 0, 0)])
+        store.metrics(run_id, [("dollars", spending.cost, 0, 0), ("calls", spending.calls, 0, 0)])
         _finish(store, run_id, candidates, outcome, about)
 
 

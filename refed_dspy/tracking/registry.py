@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from refed_dspy.errors import ConfigError, one_line
+from refed_dspy.errors import ConfigError, briefly, one_line
 from refed_dspy.metrics.intervals import Interval
 from refed_dspy.programs.changed import prompts_digest
 from refed_dspy.programs.mlflow_address import TEXTS_TAG, downloaded, mlflow_client, without_secrets
@@ -113,6 +113,7 @@ def champion(name: str) -> Registered | None:
     return Registered(version, state)
 
 
+@briefly
 def promote(name: str, version: str | None = None, accept_longer: bool = False, unproved: bool = False) -> str:
     """Make a version of `name` the champion; without `version`, the challenger. Returns its number.
 
@@ -124,7 +125,7 @@ def promote(name: str, version: str | None = None, accept_longer: bool = False, 
         client = mlflow_client()
         promoted = version or _version_of(client, name, CHALLENGER)
         if promoted is None:
-            raise ConfigError(f"promote: {name} has no {CHALLENGER}; name a version: --version N")
+            raise ConfigError(f"promote: {name} has no {CHALLENGER}; name one with version=…")
         if not unproved and (refusal := _refusal(client.get_model_version(name, promoted).tags, accept_longer)):
             raise ConfigError(f"promote: {name} version {promoted}: {refusal}")
         client.set_registered_model_alias(name, CHAMPION, promoted)
@@ -139,10 +140,10 @@ def _refusal(tags: Mapping[str, str], accept_longer: bool) -> str:
     """Why a version with these tags is not promoted, and the word that would do it; empty where it is."""
     gain = f"gain {one_line(tags.get(GAIN, 'not recorded'), 120)}"
     if tags.get(RESTS) == str(True):
-        return "" if accept_longer else f"its gain rests on length ({gain}); promote it anyway with --accept-longer"
+        return "" if accept_longer else f"its gain rests on length ({gain}); promote it anyway with accept_longer=True"
     if tags.get(PROVED) == str(True):
         return ""
-    return f"its gain was not proved ({gain}); promote it anyway with --unproved (unproved=True)"
+    return f"its gain was not proved ({gain}); promote it anyway with unproved=True"
 
 
 def _version_of(client: Any, name: str, alias: str) -> str | None:

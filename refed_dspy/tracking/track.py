@@ -6,7 +6,7 @@ import logging
 import shlex
 from pathlib import Path
 
-from refed_dspy.errors import RunDirError
+from refed_dspy.errors import RunDirError, briefly
 from refed_dspy.files import path_of
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.tracking.compile import copy_compile
@@ -17,6 +17,7 @@ log = logging.getLogger(__name__)
 _COPIES = {"run": copy_run, "comparison": copy_run, "compile": copy_compile}
 
 
+@briefly
 def track(folder: Path | str) -> str:
     """Copy to MLflow what is new in the run or compile in `folder`. Returns the id of its MLflow run.
 

@@ -54,7 +54,7 @@ def test_giving_up_keeps_the_charge(folder: Path) -> None:
     assert output_of(str(folder), "--give-up") == (0, "2 given up: 3 calls stay charged in full\n")
     with Ledger.create(folder) as ledger:
         begin_start(ledger)
-        assert spent(ledger).cost == 400
+        assert spent(ledger).picodollars == 400
         assert ledger.db.execute("SELECT count(*) FROM batched").fetchone() == (0,)
     assert [row["state"] for row in json.loads(output_of(str(folder), "--json")[1])] == [
         "completed", "given up", "given up",

@@ -10,9 +10,8 @@ import pytest
 from rich.console import Console
 
 from refed_dspy.cli import stopping
-from refed_dspy.cli.display import CompileDisplay, Display, compile_summary
-from refed_dspy.optimizers.progress import CompileProgress
-from refed_dspy.teachers.recorded import Progress
+from refed_dspy.cli.display import CompileDisplay, Display
+from refed_dspy.progress import CompileProgress, Progress
 from tests.cli.test_runs import refed, refused
 from tests.support.gateways import until
 
@@ -54,7 +53,7 @@ def test_a_compile_on_a_terminal_is_a_line() -> None:
 
 @pytest.mark.parametrize(("best", "line"), [(0.75, "best 0.75 (uncompiled 0.50)"), (None, "0 calls")])
 def test_the_best_score_is_shown_once_there_is_one(best: float | None, line: str) -> None:
-    text = compile_summary(CompileProgress(phase="optimizing", best=best, baseline=0.5))
+    text = str(CompileProgress(phase="optimizing", best=best, baseline=0.5))
     assert line in text and text.startswith("optimizing · 0 evaluations · "), "how many there will be is not known yet"
 
 

@@ -220,7 +220,7 @@ def test_a_wrong_key_and_an_unknown_model(
 def test_a_folder_of_another_run_names_the_difference(home: Path, server: SimulatedTeacher) -> None:
     teacher = teacher_file(home, server)
     synth("--size", 2, "--teacher", teacher)
-    refused(synth("--size", 3, "--teacher", teacher, "--seed", 7), "seed was 0, is 7", "new --run-dir")
+    refused(synth("--size", 3, "--teacher", teacher, "--seed", 7), "seed was 0, is 7", "another folder with --run-dir")
 
 
 def test_a_corrupt_ledger(home: Path, server: SimulatedTeacher) -> None:

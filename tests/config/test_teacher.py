@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from refed_dspy.config.teacher import TeacherConfig
+from refed_dspy.errors import ConfigError
 from tests.config.test_loading import KEY, MODEL, refusal
 
 
@@ -102,6 +103,16 @@ def test_another_providers_key_is_refused_as_a_variables_name(key: str) -> None:
 
 @pytest.mark.parametrize("settings", [{"api_key_env": KEY}, {"api_key": KEY}], ids=["api_key_env", "api_key"])
 def test_a_key_given_to_the_class_itself_is_not_repeated(settings: dict[str, Any]) -> None:
-    with pytest.raises(ValueError) as caught:
+    with pytest.raises(ConfigError, match=r"^api_key") as caught:
         TeacherConfig(model=MODEL, **settings)
     assert KEY not in str(caught.value)
+
+
+def test_a_misspelt_keyword_of_the_class_itself_is_one_line() -> None:
+    with pytest.raises(ConfigError, match=r"^temprature: unknown key; did you mean temperature\?$"):
+        TeacherConfig(model=MODEL, temprature=1)  # type: ignore[call-arg]
+    with pytest.raises(ConfigError, match=r"^TeacherConfig: model must be PROVIDER/NAME"):
+        TeacherConfig(model="alone")
+    nested = {"prompt": -1, "completion": 1}
+    with pytest.raises(ConfigError, match=r"^price\.prompt: input should be greater"):
+        TeacherConfig(model=MODEL, price=nested)  # type: ignore[arg-type]

@@ -182,7 +182,7 @@ def test_every_row_of_a_long_run_is_written_once(tmp_path: Path) -> None:
 def test_an_existing_file_is_kept_unless_forced(run: Synthesis, tmp_path: Path, format_: str) -> None:
     out = tmp_path / "out"
     out.write_text("mine")
-    with pytest.raises(ExportError, match="--force"):
+    with pytest.raises(ExportError, match="force=True"):
         export(run.run_dir, format_, out)
     assert out.read_text() == "mine"
     assert export(run.run_dir, format_, out, force=True).count == SIZE
@@ -248,7 +248,7 @@ def test_a_name_too_long_is_refused(run: Synthesis, tmp_path: Path) -> None:
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
-    assert "refed synth" in refusal(tmp_path, "jsonl", tmp_path / "out")
+    assert "no run here" in refusal(tmp_path, "jsonl", tmp_path / "out")
 
 
 def test_a_run_without_samples_is_refused_but_gives_an_empty_dataset(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datasets
-import pandas  # type: ignore[import-untyped]
+import pandas
 import pytest
 
 from refed_dspy.data.references import load_references

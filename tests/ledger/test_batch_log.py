@@ -26,7 +26,7 @@ def start(folder: Path) -> Iterator[tuple[Ledger, BatchLog, Budget]]:
     with Ledger.create(folder) as ledger:
         begin_start(ledger)
         before, group = spent(ledger), GroupCommit(ledger)
-        budget = Budget(Caps(), before.cost, before.calls)
+        budget = Budget(Caps(), before.picodollars, before.calls)
         yield ledger, BatchLog(group, budget, lambda: False), budget
         group.close()
 

@@ -271,6 +271,6 @@ async def test_budget_and_ledger_agree_after_any_schedule(tmp_path: Path, seed: 
             assert ended is None or isinstance(ended, CapReached | asyncio.CancelledError)
         run.group.close()
         total = spent(ledger)
-        assert (total.cost, total.calls) == (run.budget.spent, run.budget.calls)
+        assert (total.picodollars, total.calls) == (run.budget.spent, run.budget.calls)
         assert (run.budget.in_flight, run.budget.reserved) == (0, 0)
         assert not [row for row in rows(tmp_path) if row[1] == "sent"]

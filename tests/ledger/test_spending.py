@@ -35,7 +35,7 @@ async def test_calls_without_an_ending_are_charged_at_their_worst(tmp_path: Path
         for _ in range(2):  # opened again, nothing changes
             begin_start(ledger)
             before = spent(ledger)
-            assert (before.cost, before.calls, before.unpriced) == (230, 3, 1)
+            assert (before.picodollars, before.calls, before.unpriced) == (230, 3, 1)
         assert [row[1] for row in rows(tmp_path)] == ["cut", "lost", "lost"]
         run = RunRecorder(ledger, Caps(max_cost=300), before)
         with pytest.raises(CapReached):
@@ -151,7 +151,7 @@ def test_a_call_on_its_way_when_the_process_was_killed_is_charged_at_its_worst(t
     with Ledger.create(tmp_path) as ledger:
         begin_start(ledger)
         before = spent(ledger)
-        assert (before.cost, before.calls) == (1030, 2)
+        assert (before.picodollars, before.calls) == (1030, 2)
         assert [row[1:] for row in rows(tmp_path)] == [("cut", 100, 30), ("lost", 1000, 1000)]
 
 
@@ -161,7 +161,7 @@ async def test_a_folder_whose_costs_exceed_sqlites_integers_can_be_opened(tmp_pa
         for number in (1, 2, 3):
             paid = Call("m", "e", "ok", 0.1, 10**9, 0, 10**9, 2**63 - 1, number)
             ledger.commit(settled(KEY, [paid]))
-        assert spent(ledger).cost == pytest.approx(3 * 2**63) and spent(ledger).calls == 3
+        assert spent(ledger).picodollars == pytest.approx(3 * 2**63) and spent(ledger).calls == 3
         assert ledger.paid_for(KEY.digest) == pytest.approx(3 * 2**63)
-        reading = evaluation_scored("candidate", "example", "validation", 0.5, {}, spent(ledger).cost)
+        reading = evaluation_scored("candidate", "example", "validation", 0.5, {}, spent(ledger).picodollars)
         ledger.commit(reading)

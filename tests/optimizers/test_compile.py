@@ -13,6 +13,8 @@ from refed_dspy.errors import RunDirError
 from refed_dspy.optimizers.result import Compiled
 from refed_dspy.programs import PairwiseJudge, ReferenceLevelFeedback
 from refed_dspy.programs.saved import load_into, program_digests, program_state
+from refed_dspy.progress import CompileProgress
+from tests.support.looks import small
 from tests.support.simulated_compiles import (
     ONE_CRITERION,
     OPTIONS,
@@ -162,6 +164,17 @@ def test_an_estimate_pays_for_the_validation_set_alone_and_the_compile_goes_on(t
     assert world.requests == 2 and made.proof is None and not made.changed
     assert made.estimate["calls"] > 2 and made.estimate["cost"] is None, "the price is unknown"
     lines = made.estimate_lines()
-    assert len(lines) == 3 and "dollars unknown" in lines[1] and "without --estimate" in lines[2]
+    assert len(lines) == 3 and "dollars unknown" in lines[1] and "without estimate_only=True" in lines[2]
     whole = compiled(tmp_path / "c", answerer(), QUESTIONS, world, metric=marks)
     assert whole.proof is not None and world.requests == 6, "train and test are new, validation is not"
+    assert "no proof" in small(made) and "a ChainOfThought" in small(whole)
+
+
+def test_an_error_in_on_progress_ends_the_compile(tmp_path: Path) -> None:
+    def buggy(progress: CompileProgress) -> None:
+        if progress.evaluations:
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        compiled(tmp_path / "c", answerer(), QUESTIONS, metric=marks, on_progress=buggy)
+    assert compiled(tmp_path / "c", answerer(), QUESTIONS, metric=marks).proof is not None

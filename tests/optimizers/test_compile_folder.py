@@ -69,7 +69,7 @@ def test_another_compile_in_the_same_folder_is_refused_with_the_difference(
     }
     with pytest.raises(RunDirError) as refused:
         compiled(server, finished, settings.pop("optimizer"), **settings)
-    assert named in str(refused.value) and "--out" in str(refused.value) and "\n" not in str(refused.value)
+    assert named in str(refused.value) and "out=…" in str(refused.value) and "\n" not in str(refused.value)
     assert requests(server) == 0 and outcome(finished) == before
 
 

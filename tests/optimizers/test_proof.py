@@ -146,7 +146,7 @@ def test_a_gain_that_is_none_at_equal_length_is_proved_by_a_word_alone(
         plain, accepted = (Proof(a_score(), a_score(), **facts, accept_longer=word) for word in (False, True))
         assert plain.rests_on_length is accepted.rests_on_length is bool(rests)
         assert plain.proved is (rests is False) and accepted.proved is (rests is not None)
-        assert ("--accept-longer" in "".join(plain.doubts() + accepted.doubts())) is bool(rests)
+        assert ("accept_longer=True" in "".join(plain.doubts() + accepted.doubts())) is bool(rests)
         assert plain.facts()["rests_on_length"] is bool(rests)
 
 

@@ -14,7 +14,7 @@ from dspy.utils import exceptions as lm_errors
 from dspy.utils.callback import BaseCallback
 
 from refed_dspy.config.compile import MetricConfig
-from refed_dspy.errors import TeacherError
+from refed_dspy.errors import ConfigError, TeacherError
 from refed_dspy.optimizers.judge_feedback import JudgedSample
 from refed_dspy.optimizers.metrics import NotScored
 from refed_dspy.optimizers.reference_metric import diversity, worst_first
@@ -190,7 +190,7 @@ def test_diversity_counts_the_reference_s_own_instruction() -> None:
 @pytest.mark.parametrize("diversity", [0, 1])
 def test_a_metric_that_the_judge_has_no_part_in_is_refused(diversity: float) -> None:
     """Each evaluation would be paid for, and none could be scored."""
-    with pytest.raises(ValueError, match="wins and grades cannot both have no weight"):
+    with pytest.raises(ConfigError, match="wins and grades cannot both have no weight"):
         MetricConfig(wins=0, grades=0, diversity=diversity)
 
 

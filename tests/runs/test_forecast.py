@@ -20,6 +20,7 @@ from refed_dspy.records import Rates
 from refed_dspy.runs.estimate import PILOT_REFERENCES, PILOT_SAMPLES, Estimate
 from refed_dspy.runs.forecast import Forecast, forecast
 from refed_dspy.runs.result import Synthesis
+from tests.support.looks import small
 
 PRICE = {"prompt": 1.0, "completion": 2.0}
 
@@ -63,8 +64,8 @@ def predicted(folder: Path, size: int | None = None, per_reference: int | None =
     return prediction
 
 
-def totals(folder: Path) -> tuple[int, int, int, int]:
-    """Picodollars charged, calls, and tokens read and written."""
+def totals(folder: Path) -> tuple[float, int, int, int]:
+    """Dollars charged, calls, and tokens read and written."""
     with Ledger.read(folder) as ledger:
         used = spent(ledger)
         read, written = ledger.db.execute("SELECT sum(prompt_tokens), sum(completion_tokens) FROM calls").fetchone()
@@ -174,7 +175,7 @@ def test_an_estimate_makes_a_little_and_the_run_goes_on_from_it(server: Simulate
 def test_a_second_estimate_sends_nothing(server: SimulatedTeacher, tmp_path: Path) -> None:
     first = estimate(server, tmp_path / "run")
     sent = server.stats()["requests"]
-    assert estimate(server, tmp_path / "run") == first
+    assert estimate(server, tmp_path / "run") == first and "200 samples" in small(first)
     larger = estimate(server, tmp_path / "run", 2_000)
     assert server.stats()["requests"] == sent
     assert first.forecast.cost is not None and larger.forecast.cost is not None
@@ -259,8 +260,8 @@ def test_an_estimate_in_a_folder_of_other_work_is_refused(server: SimulatedTeach
 
 def wide(spread: float) -> Forecast:
     return Forecast(
-        size=100, calls=300, prompt_tokens=10_000, cached_tokens=0, completion_tokens=10_000, cost=10**12,
-        low=10**11, high=3 * 10**12, spent=10**11, seconds=9.0, calls_to_come=250, spread=spread, references=2,
+        size=100, calls=300, prompt_tokens=10_000, cached_tokens=0, completion_tokens=10_000, cost=1.0,
+        low=0.1, high=3.0, spent=0.1, seconds=9.0, calls_to_come=250, spread=spread, references=2,
         tokens_to_come=(8_000.0, 0.0, 8_000.0),
     )  # fmt: skip
 
@@ -277,7 +278,7 @@ def test_what_was_spent_already_is_no_guess_elsewhere() -> None:
     cost, low, high = dataclasses.replace(wide(0.5), tokens_to_come=(0.0, 0.0, 0.0)).at(
         Rates(10**6, 10**6, 10**6, 10**7)
     )
-    assert cost == low == high == 10_000 * 10**6 + 10_000 * 10**7
+    assert cost == low == high == (10_000 * 10**6 + 10_000 * 10**7) / 10**12
 
 
 def test_the_facts_are_json(server: SimulatedTeacher, tmp_path: Path) -> None:

@@ -61,8 +61,8 @@ def predicted(folder: Path, size: int | None = None) -> Forecast:
     return prediction
 
 
-def actual(folder: Path) -> tuple[int, int]:
-    """(calls, picodollars) that were paid."""
+def actual(folder: Path) -> tuple[int, float]:
+    """(calls, dollars) that were paid."""
     with Ledger.read(folder) as ledger:
         used = spent(ledger)
     return used.calls, used.cost

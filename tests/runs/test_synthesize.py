@@ -6,7 +6,6 @@ import asyncio
 import gc
 import json
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,8 @@ import refed_dspy
 from refed_dspy import ReferenceLevelFeedback
 from refed_dspy.errors import ConfigError, RunDirError, RunStopped, TeacherRefused
 from refed_dspy.ledger.ledger import Ledger
+from refed_dspy.progress import Progress
 from refed_dspy.runs.result import Synthesis
-from refed_dspy.teachers.recorded import Progress
 from tests.support.scripted_engine import Writer, fake_lm, references, response
 
 
@@ -313,12 +312,14 @@ def test_nothing_is_left_running(tmp_path: Path) -> None:
     assert [t.name for t in threading.enumerate() if t.name.startswith("refed")] == []
 
 
-def test_progress_is_handed_out_once_and_stays_current(tmp_path: Path) -> None:
-    watched: list[Progress] = []
-    watch: Callable[[Progress], None] = watched.append
+def test_progress_is_told_first_and_last(tmp_path: Path) -> None:
+    told: list[tuple[int, int, int, int]] = []
+
+    def watch(progress: Progress) -> None:
+        told.append((progress.kept, progress.size, progress.in_flight, progress.calls))
+
     run(tmp_path, Writer(), size=5, on_progress=watch)
-    assert len(watched) == 1
-    assert (watched[0].kept, watched[0].size, watched[0].in_flight, watched[0].calls) == (5, 5, 0, 13)
+    assert told[0] == (0, 5, 0, 0) and told[-1] == (5, 5, 0, 13)
 
 
 def test_text_from_a_model_is_data(tmp_path: Path) -> None:

@@ -296,7 +296,7 @@ def test_a_license_that_is_not_needed_is_not_ignored_silently(run: Synthesis, tm
     made = synthesize(None, "builtin", size=2, teacher=fake_lm(Writer()), run_dir=tmp_path / "run")
     notes = share(made.run_dir, tmp_path / "out", reference_license="CC0").notes
     text = (tmp_path / "out" / "README.md").read_text()
-    assert [note for note in notes if note.startswith("--reference-license is not in the card")]
+    assert [note for note in notes if note.startswith("reference_license=… is not in the card")]
     assert "CC0" not in text and "`builtin` are the references that come with the package" in text
     shared = share(run.run_dir, tmp_path / "own", reference_license="CC0")
     assert not [note for note in shared.notes if "is not in the card" in note]

@@ -33,7 +33,7 @@ def test_a_folder_that_is_there_is_kept_unless_forced(filtered_run: Synthesis, t
     out = tmp_path / "out"
     share(filtered_run.run_dir, out, dropped=True)
     before = contents_of(out)
-    with pytest.raises(ExportError, match="--force"):
+    with pytest.raises(ExportError, match="force=True"):
         share(filtered_run.run_dir, out)
     assert contents_of(out) == before
     share(filtered_run.run_dir, out, force=True)
@@ -196,7 +196,7 @@ def test_a_run_without_rows_or_of_another_kind(filtered_run: Synthesis, tmp_path
     with pytest.raises(RunDirError, match="holds a filtering, not a run"):
         share(other, tmp_path / "out")
     undropped = copy_run(filtered_run, tmp_path / "undropped", "DELETE FROM decisions")
-    with pytest.raises(ExportError, match="leave out --dropped"):
+    with pytest.raises(ExportError, match="leave out dropped=True"):
         share(undropped, tmp_path / "out", dropped=True)
     with pytest.raises(ConfigError, match="the Hub knows none"):
         share(filtered_run.run_dir, tmp_path / "out", license="mine")

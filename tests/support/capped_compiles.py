@@ -38,7 +38,7 @@ def billed(server: SimulatedTeacher) -> int:
 def charged(folder: Path) -> tuple[int, int]:
     """Picodollars and calls."""
     with Ledger.read(folder) as ledger:
-        return spent(ledger).cost, spent(ledger).calls
+        return spent(ledger).picodollars, spent(ledger).calls
 
 
 def candidates(folder: Path) -> list[Candidate]:

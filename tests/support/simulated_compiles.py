@@ -17,11 +17,11 @@ from refed_dspy import compile as tune
 from refed_dspy.data.pairs import Pair
 from refed_dspy.ledger.candidates import Candidate, load_candidates
 from refed_dspy.ledger.ledger import Ledger
-from refed_dspy.optimizers.progress import CompileProgress
 from refed_dspy.optimizers.result import Compiled
 from refed_dspy.programs import ReferenceLevelFeedback
 from refed_dspy.programs.load import load_program
 from refed_dspy.programs.saved import program_digests
+from refed_dspy.progress import CompileProgress
 from tests.support.scripted_engine import response
 
 PREFERENCE = Preference(0)

@@ -77,7 +77,7 @@ def test_what_earlier_starts_used_is_gone(tmp_path: Path) -> None:
         assert left(max_minutes=2).seconds == pytest.approx(30)
         assert left(max_minutes=1).seconds == 0
         assert left().seconds is None and left().caps == Caps()
-        assert (left().before.cost, left().before.calls) == (7, 1)
+        assert (left().before.picodollars, left().before.calls) == (7, 1)
         assert left(max_cost=1.5, max_calls=9).caps == Caps(1_500_000_000_000, 9)
         assert left(max_cost=math.inf, max_calls=9).caps == Caps(None, 9)
 

@@ -56,7 +56,7 @@ def billed(server: SimulatedTeacher) -> int:
 def charged(folder: Path) -> int:
     """Picodollars spent, as the ledger has it."""
     with Ledger.read(folder) as ledger:
-        return spent(ledger).cost
+        return spent(ledger).picodollars
 
 
 def calls_made(folder: Path) -> int:

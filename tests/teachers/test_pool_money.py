@@ -55,7 +55,7 @@ def test_an_estimate_knows_what_each_charges(two: tuple[SimulatedTeacher, ...], 
     assert estimate.forecast.cost is not None
     assert estimate.forecast.cost / PICO == pytest.approx(made.status["cost"], rel=0.15)
     with Ledger.read(tmp_path / "run") as ledger:
-        assert spent(ledger).cost == pytest.approx(made.status["cost"] * PICO)
+        assert spent(ledger).picodollars == pytest.approx(made.status["cost"] * PICO)
 
 
 @pytest.mark.slow

@@ -20,10 +20,10 @@ from refed_dspy.errors import ConfigError, NoConnection, RunDirError, RunStopped
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.programs.asking import as_role
 from refed_dspy.programs.lm_errors import NotReached
+from refed_dspy.progress import Progress, Watch
 from refed_dspy.teachers import Teacher, open_teacher
 from refed_dspy.teachers.caps import CapSettings
 from refed_dspy.teachers.failures import CallPolicy
-from refed_dspy.teachers.recorded import Progress
 from refed_dspy.teachers.row_jobs import for_each_row, row_job
 from refed_dspy.teachers.session import Session
 from refed_dspy.teachers.work import Work
@@ -49,7 +49,7 @@ async def worked(
     slots: int = 2,
     seen: list[Progress] | None = None,
 ) -> Session:
-    async with row_job(folder, spec, None if seen is None else seen.append) as session:
+    async with row_job(folder, spec, Watch(None if seen is None else seen.append)) as session:
         await for_each_row(session, items, work, slots)
     return session
 

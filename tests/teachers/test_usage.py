@@ -115,7 +115,7 @@ def test_a_folder_stays_usable_at_any_price(server: SimulatedTeacher, tmp_path: 
     made = refed_dspy.resume(folder, size=5)
     assert made.complete and refed_dspy.read_run(folder).complete
     with Ledger.read(folder) as ledger:
-        assert spent(ledger).cost > 2**63, "more than SQLite's integers hold"
+        assert spent(ledger).picodollars > 2**63, "more than SQLite's integers hold"
 
 
 @pytest.mark.parametrize(

@@ -117,7 +117,7 @@ def test_a_version_whose_file_is_not_what_was_registered_is_refused(tracked: Mlf
     load_program("models:/refed@champion")
     save_program(tuned("Insult the reader."), where / "program.json")
     for address in ("models:/refed@champion", "models:/refed/1", "models:/refed/latest"):
-        with pytest.raises(ConfigError, match=r"not what MLflow registered; .*--accept-changed"):
+        with pytest.raises(ConfigError, match=r"not what MLflow registered; .*accept_changed=True"):
             load_program(address)
     with pytest.raises(ConfigError, match="not what MLflow registered"):
         load_into(ReferenceLevelFeedback(), "models:/refed@champion")

@@ -12,13 +12,14 @@ from refed_dspy.concurrency import run_blocking
 from refed_dspy.config.jobs import CompareConfig
 from refed_dspy.config.loading import check_config
 from refed_dspy.data.references import load_references
-from refed_dspy.errors import ConfigError, RefedError, RunStopped, one_line
+from refed_dspy.errors import ConfigError, RefedError, RunStopped, briefly, one_line
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.programs import ReferenceLevelFeedback, SeedOnly
 from refed_dspy.programs.baselines import METHODS
 from refed_dspy.programs.load import load_program, open_judge, own_program, refuse_bound_models, warn_of_another_teacher
 from refed_dspy.programs.saved import program_digests
 from refed_dspy.programs.side_by_side import SideBySide
+from refed_dspy.progress import Progress, Watch
 from refed_dspy.records import digest
 from refed_dspy.runs.compare.figures import SEED, Diversity, tally
 from refed_dspy.runs.compare.replay import read_compared
@@ -30,10 +31,10 @@ from refed_dspy.signatures import DEFAULT_FEATURES
 from refed_dspy.teachers import open_teacher
 from refed_dspy.teachers.by_stage import TeachersByStage
 from refed_dspy.teachers.judge import judge_for
-from refed_dspy.teachers.recorded import Progress
 from refed_dspy.teachers.work import Work
 
 
+@briefly
 def compare(
     programs: Mapping[str, Any] | None = None,
     references: Any = "builtin",
@@ -41,6 +42,7 @@ def compare(
     teacher: Any = None,
     judge: Any = None,
     out: str | Path | None = None,
+    progress: bool = True,
     on_progress: Callable[[Progress], None] | None = None,
     **settings: Any,
 ) -> Comparison:
@@ -53,6 +55,7 @@ def compare(
         teacher, judge: as `synthesize` takes a teacher. A judge that is the teacher's model gives a warning.
         out: the folder for everything, with one ledger; the same call continues in it. None: `refed-comparisons/` and a
             name made from everything that shapes the comparison.
+        progress, on_progress: as `synthesize`.
         settings: those of `CompareConfig`: against, size, seed, grades, subsets, embeddings, caps, …
 
     Raises:
@@ -65,7 +68,7 @@ def compare(
     diversity = Diversity.open(config.embeddings)
     folder = spec.folder
     try:
-        made = run_blocking(produce(spec, on_progress))
+        made = run_blocking(produce(spec, Watch(on_progress, progress)))
     except RunStopped as error:
         with suppress(RefedError):  # for example, nothing to compare yet; the error that ended it is raised
             run_blocking(_evaluate(spec, folder, config, diversity, str(error)))

@@ -19,6 +19,7 @@ from refed_dspy.metrics.intervals import Interval, mean_interval
 from refed_dspy.metrics.win_rates import length_controlled, win_rate
 from refed_dspy.metrics.wording import distinct_n, words
 from refed_dspy.programs.judges import Graded, Judgements
+from refed_dspy.records import PICO
 from refed_dspy.runs.compare.replay import Compared, ComparedRow
 from refed_dspy.runs.compare.result import Comparison, Line, Subset
 from refed_dspy.teachers import Teacher
@@ -146,7 +147,7 @@ def _line(name: str, compared: Compared, config: CompareConfig, costs: _Costs, d
         grade=_grade(name, compared.rows, config.seed),
         feedback=len(costs.feedback & asked),
         calls=calls,
-        cost=cost,
+        cost=None if cost is None else cost / PICO,
         **_text_figures([row.instruction for row in rows], texts, diversity, config.seed),
     )
 

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from refed_dspy.ledger.spending import Spent
 from refed_dspy.ledger.states import state_in
 from refed_dspy.metrics.intervals import Interval
 from refed_dspy.metrics.win_rates import LC_NOTE, LengthControlled
 from refed_dspy.programs.judges import Judgements
-from refed_dspy.records import dollars
+from refed_dspy.records import PICO, dollars
+from refed_dspy.reprs import Shown
 from refed_dspy.text import NO_VALUE, format_number, table_lines
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 PROXY = (
     "A judge's opinion of the data stands for the scores of models that are fine-tuned on it: a proxy, not the paper's "
@@ -22,7 +27,7 @@ PROXY = (
 
 @dataclass(frozen=True)
 class Line:
-    """One program, over the comparison's instructions. Money in picodollars."""
+    """One program, over the comparison's instructions."""
 
     program: str
     rows: int
@@ -40,9 +45,9 @@ class Line:
     feedback: int
     """How many times feedback on responses was collected: once per reference, or once per sample."""
     calls: int
-    cost: int | None
-    """What the program alone would have paid for these rows: including the instructions and failed calls, without the
-    judge. None: price unknown."""
+    cost: float | None
+    """Dollars that the program alone would have paid for these rows: with the instructions and failed calls, without
+    the judge. None: price unknown."""
     words: float
     """Mean words of a response."""
     distinct: float | None
@@ -62,8 +67,8 @@ class Subset:
     win_rate: Interval | None
 
 
-@dataclass(frozen=True)
-class Comparison:
+@dataclass(frozen=True, repr=False)
+class Comparison(Shown):
     """A comparison so far, written to `out`.
 
     `stopped` says what is missing and what to do about it: what ended the comparison early, or that the judge decided
@@ -88,9 +93,22 @@ class Comparison:
         """How the work stands now: running, stopped, killed, ended short, at its cap or done."""
         return state_in(self.out)
 
+    def _describe(self) -> str:
+        programs = ", ".join(line.program for line in self.lines)
+        return f"{programs} on {self.instructions} instructions, judged by {self.judge}, in {self.out}"
+
+    def _table(self) -> tuple[Sequence[str], Iterable[Sequence[object]]]:
+        return _HEADING, map(_cells, self.lines)
+
     def table(self) -> list[str]:
         """The table of programs, a line each."""
         return table_lines([_HEADING, *map(_cells, self.lines)])
+
+    def to_pandas(self) -> pd.DataFrame:
+        """The same as a data frame: a program a row, every bound in a column of its own."""
+        import pandas as pd
+
+        return pd.json_normalize([asdict(line) for line in self.lines], sep="_")
 
     def filter_table(self) -> list[str]:
         """The table of the filters' subsets, a line each."""
@@ -138,8 +156,8 @@ def _cells(line: Line) -> list[str]:
         _interval(line.grade),
         str(line.feedback),
         str(line.calls),
-        NO_VALUE if line.cost is None else dollars(line.cost),
-        NO_VALUE if per_thousand is None else dollars(per_thousand),
+        NO_VALUE if line.cost is None else dollars(line.cost * PICO),
+        NO_VALUE if per_thousand is None else dollars(per_thousand * PICO),
         format_number(line.words, 0),
         format_number(line.distinct),
         format_number(line.diversity),

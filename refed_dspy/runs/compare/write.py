@@ -10,7 +10,6 @@ from typing import Any
 
 from refed_dspy.data.formats import answer_of, prompt_of
 from refed_dspy.files import write_json, write_lines, write_text
-from refed_dspy.records import PICO
 from refed_dspy.runs.compare.pictures import Bar, Point, filter_picture, save, win_rate_picture
 from refed_dspy.runs.compare.replay import Compared
 from refed_dspy.runs.compare.result import PROXY, Comparison
@@ -48,11 +47,8 @@ def facts(comparison: Comparison) -> dict[str, Any]:
     figures = asdict(comparison)
     figures["out"] = str(comparison.out)
     figures["proxy"] = PROXY
-    for line in figures["lines"]:
-        line["cost"] = None if line["cost"] is None else line["cost"] / PICO
-    used = figures["used"]
-    unknown = used["unpriced"] and not used["cost"]
-    used["cost"] = None if unknown else used["cost"] / PICO
+    used, picodollars = figures["used"], figures["used"].pop("picodollars")
+    used["cost"] = None if used["unpriced"] and not picodollars else comparison.used.cost
     return dict(json.loads(json.dumps(figures, default=str), parse_constant=lambda _: None))
 
 

@@ -10,7 +10,7 @@ from refed_dspy.concurrency import run_blocking
 from refed_dspy.config.jobs import FilterRunConfig
 from refed_dspy.config.loading import check_config
 from refed_dspy.data.dataset import DataSet, load_dataset
-from refed_dspy.errors import ConfigError, ExportError, RowError, RunDirError, RunStopped, one_line
+from refed_dspy.errors import ConfigError, ExportError, RowError, RunDirError, RunStopped, briefly, one_line
 from refed_dspy.files import check_apart
 from refed_dspy.filters.base import Decision, JudgeFilter, Step, labels, validated
 from refed_dspy.filters.build import build
@@ -19,6 +19,7 @@ from refed_dspy.ledger.ledger import FILE, Ledger
 from refed_dspy.ledger.spending import Spent, spent
 from refed_dspy.ledger.states import note_failure
 from refed_dspy.programs.load import open_judge
+from refed_dspy.progress import Progress, Watch
 from refed_dspy.records import DataRow, digest
 from refed_dspy.runs.filter.apply import apply_filters
 from refed_dspy.runs.filter.result import OUTPUTS, Filtering, write_filtering
@@ -26,19 +27,20 @@ from refed_dspy.teachers import Teacher
 from refed_dspy.teachers.caps import caps_of
 from refed_dspy.teachers.failures import CallPolicy
 from refed_dspy.teachers.judge import in_role, open_judge_model
-from refed_dspy.teachers.recorded import Progress
 from refed_dspy.teachers.row_jobs import for_each_row, row_job
 from refed_dspy.teachers.work import Work
 
 NO_PLAIN = "no plain response"
 
 
+@briefly
 def filter_data(
     data: Any,
     filters: Sequence[Any],
     *,
     judge: Any = None,
     out: str | Path | None = None,
+    progress: bool = True,
     on_progress: Callable[[Progress], None] | None = None,
     **settings: Any,
 ) -> Filtering:
@@ -52,6 +54,7 @@ def filter_data(
             `refed-filtered/` and a name made from the rows and the judge (from the rows and the filters, if none asks a
             judge). In one folder no verdict is paid for twice, whatever filters use it: with other filters, or if the
             data has changed since, the folder's files are written anew.
+        progress, on_progress: as `synthesize`, where a judge is asked.
         settings: those of `FilterRunConfig`: columns, seed, judge_program, caps.
 
     Rows that a judge did not answer on, or could not because of a cap, are in `undecided.jsonl`: the same call asks
@@ -71,14 +74,14 @@ def filter_data(
     _check_columns(loaded, steps)
     paid = any(isinstance(step.filter, JudgeFilter) for step in steps)
     if paid and judge is None:
-        raise ConfigError("judge: name the model that judges, with judge=… (or --judge)")
+        raise ConfigError("judge: name the model that judges, with judge=…")
     with in_role("judge"):
         models = {"judge": open_judge_model(judge)} if paid else {}
     identity = _identity(loaded, models)
     folder = Path(out) if out is not None else Path("refed-filtered") / _folder_name(loaded, steps, models, config.seed)
     check_apart(data, [folder, *(folder / name for name in OUTPUTS)])
     _make_folder(folder)
-    return run_blocking(_filter(loaded, steps, models, folder, config, identity, on_progress))
+    return run_blocking(_filter(loaded, steps, models, folder, config, identity, Watch(on_progress, progress)))
 
 
 async def _filter(
@@ -88,7 +91,7 @@ async def _filter(
     folder: Path,
     config: FilterRunConfig,
     identity: Mapping[str, Any],
-    watch: Callable[[Progress], None] | None,
+    watch: Watch[Progress],
 ) -> Filtering:
     stopped: list[str] = []
     judges = [step.filter for step in steps if isinstance(step.filter, JudgeFilter)]

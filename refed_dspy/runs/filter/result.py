@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from base64 import b64encode
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, time
 from pathlib import Path
 from typing import Any
 
 from refed_dspy.data.dataset import DataSet
+from refed_dspy.data.kept import KeptRows
 from refed_dspy.errors import one_line
 from refed_dspy.files import write_json, write_lines, write_text
 from refed_dspy.filters.base import Decision
@@ -31,9 +32,11 @@ READ = "read"
 """The funnel's name for reading the data, if some rows were not a pair of texts."""
 
 
-@dataclass(frozen=True)
-class Filtering:
-    """The result, written to `out`. `used`: None if no judge was asked; `stopped`: the cap that ended it, or empty."""
+@dataclass(frozen=True, repr=False)
+class Filtering(KeptRows):
+    """The result, written to `out`, and a sequence of the kept rows.
+
+    `used`: None if no judge was asked; `stopped`: the cap that ended it, or empty."""
 
     out: Path
     data: DataSet
@@ -45,6 +48,15 @@ class Filtering:
     def state(self) -> str:
         """How the work stands now: running, stopped, killed, ended short, at its cap or done."""
         return state_in(self.out)
+
+    def _describe(self) -> str:
+        return f"{len(self.filtered.kept)} of {len(self.data.rows)} rows kept, in {self.out / KEPT}"
+
+    def _table(self) -> tuple[Sequence[str], Iterable[Sequence[object]]]:
+        return ("filter", "in", "kept", "dropped", "why"), (
+            (entry["filter"], entry["in"], entry["kept"], entry["dropped"], _why(entry["reasons"]))
+            for entry in self.funnel()
+        )
 
     def kept(self) -> Iterator[dict[str, Any]]:
         """The kept rows as they were, with the scores that they passed with in `refed_filters`."""
@@ -138,7 +150,7 @@ class Filtering:
                 f"stopped: {self.stopped} is reached with {len(self.filtered.undecided)} rows undecided; raise it, and "
                 "the same command goes on"
             )
-        return [*lines, f"{len(self.filtered.kept)} of {len(self.data.rows)} rows kept, in {self.out / KEPT}"]
+        return [*lines, self._describe()]
 
 
 def _judgements(filter_pass: FilterPass) -> Judgements:

@@ -11,12 +11,13 @@ from typing import Any
 from refed_dspy.config.jobs import RecycleConfig
 from refed_dspy.config.loading import check_config
 from refed_dspy.data.dataset import data_identity, drawn, load_dataset
-from refed_dspy.errors import ConfigError, RunStopped
+from refed_dspy.errors import ConfigError, RunStopped, briefly
 from refed_dspy.files import check_apart
 from refed_dspy.metrics.figures import open_tools, scoring
 from refed_dspy.programs.load import refuse_bound_models, warn_of_another_teacher
 from refed_dspy.programs.reflection import INSTRUCTION_CRITERIA, RESPONSE_CRITERIA, Recycled, ReflectionTuning
 from refed_dspy.programs.saved import load_into, program_digests
+from refed_dspy.progress import Progress, Watch
 from refed_dspy.records import digest
 from refed_dspy.runs.recycle.passes import Passes, PassResults, row_by_row, selectively
 from refed_dspy.runs.recycle.result import OUTPUTS, Recycling, old_and_new, recycling_of, write_rows, write_table
@@ -24,16 +25,17 @@ from refed_dspy.runs.recycle.select import Selection
 from refed_dspy.teachers import open_teacher
 from refed_dspy.teachers.caps import caps_of
 from refed_dspy.teachers.failures import CallPolicy
-from refed_dspy.teachers.recorded import Progress
 from refed_dspy.teachers.work import Work, resume_hint
 
 
+@briefly
 def recycle(
     data: Any,
     *,
     teacher: Any = None,
     program: ReflectionTuning | str | Path | None = None,
     out: str | Path | None = None,
+    progress: bool = True,
     on_progress: Callable[[Progress], None] | None = None,
     **settings: Any,
 ) -> Recycling:
@@ -45,6 +47,7 @@ def recycle(
             one. A program from a file gets the criteria of the settings, as a new one does.
         out: the folder for the ledger, `recycled.jsonl` and the table; None: `refed-recycled/` and a name made from
             data, program and teacher. The same call continues in it, and so does one with another size.
+        progress, on_progress: as `synthesize`, anew for each pass over the rows.
         settings: those of `RecycleConfig`: size, seed, columns, criteria, selective, unimproved, scorer, caps.
 
     Raises:
@@ -79,7 +82,7 @@ def recycle(
         ),
     )
     so_far = partial(recycling_of, folder, loaded, rows, tools.lacking)
-    passes = Passes(module, folder, work, on_progress)
+    passes = Passes(module, folder, work, Watch(on_progress, progress))
     made: dict[int, Recycled] = {}
     try:
         if config.selective and tools.scorer is not None:

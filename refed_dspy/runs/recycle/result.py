@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from refed_dspy.data.dataset import DataSet
+from refed_dspy.data.kept import KeptRows
 from refed_dspy.files import write_json, write_lines, write_text
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.spending import Spent, spent
@@ -23,9 +24,9 @@ ROWS, DROPPED, TABLE = "recycled.jsonl", "dropped.jsonl", "table"
 OUTPUTS = (ROWS, DROPPED, f"{TABLE}.txt", f"{TABLE}.json")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Recycling(PassResults):
-    """What the passes made so far, what it cost, and its figures."""
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Recycling(PassResults, KeptRows):
+    """What the passes made so far, what it cost, and its figures; and a sequence of the recycled rows."""
 
     out: Path
     data: DataSet
@@ -44,6 +45,15 @@ class Recycling(PassResults):
     def state(self) -> str:
         """How the work stands now: running, stopped, killed, ended short, at its cap or done."""
         return state_in(self.out)
+
+    __repr__ = KeptRows.__repr__  # not that of PassResults, which holds every row
+
+    def _describe(self) -> str:
+        return f"{len(self.rows)} of {self.size} rows recycled, {self.used}, in {self.out / ROWS}"
+
+    def _table(self) -> tuple[Sequence[str], Iterable[Sequence[object]]]:
+        texts = ("original_instruction", "instruction", "original_response", "response")
+        return texts, ([row[name] for name in texts] for row in self.kept())
 
     def kept(self) -> Iterator[dict[str, Any]]:
         """The recycled rows, as they are written."""

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
-from refed_dspy.errors import ExportError, RunDirError, one_line
+from refed_dspy.errors import ExportError, RunDirError, briefly, one_line
 from refed_dspy.files import path_of, whole_file
 from refed_dspy.ledger.identity import named_work
 from refed_dspy.ledger.ledger import FILE, Ledger
@@ -21,6 +21,7 @@ from refed_dspy.tracking.track import log_page
 NAME = "report.html"
 
 
+@briefly
 def report(
     run_dir: str | Path,
     out: str | Path | None = None,
@@ -42,7 +43,7 @@ def report(
     folder = path_of(run_dir, "run_dir")
     path = folder / NAME if out is None else path_of(out, "out")
     if out is not None and path.exists() and not force:
-        raise ExportError(f"{path}: exists; name another file, or overwrite it with --force")
+        raise ExportError(f"{path}: exists; name another file, or overwrite it with force=True")
     if path.resolve().parent == folder.resolve() and path.name != NAME and path.exists():
         raise ExportError(f"{path}: is part of the run; name another file")
     if out is not None and not path.parent.is_dir():  # checked before seconds of work

@@ -29,6 +29,7 @@ from tests.runs.compare.helpers import (
     rows,
     run,
 )
+from tests.support.looks import small
 from tests.support.scripted_engine import Writer, fake_lm, references
 
 
@@ -41,6 +42,7 @@ def test_shared_questions_are_paid_for_once_and_the_ledger_agrees_with_the_serve
     assert asked["sample_feedback"] == asked["sample_improvement"] == asked["response_improvement"] == 9
     assert asked["pairwise_judge"] == 2 * 2 * 9 and asked["rubric_judge"] == 3 * 9 + 3
     assert requests(server) == sum(asked.values()) == made.used.calls
+    assert "reference-level" in small(made) and list(made.to_pandas()["program"]) == list(ALL)
     assert server.stats()["repeated"] == 0
     plain = {row["instruction"]: row["response"] for row in rows(tmp_path / "c")}
     assert all(row["response"] == plain[row["instruction"]] for row in rows(tmp_path / "c")), "paired"

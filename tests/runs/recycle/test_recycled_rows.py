@@ -29,6 +29,7 @@ from tests.runs.recycle.helpers import (
     requests,
 )
 from tests.support.compiling import config
+from tests.support.looks import small
 from tests.support.scripted_engine import fake_lm, references
 
 
@@ -45,6 +46,7 @@ def test_rows_are_in_order_and_say_where_each_text_is_from(server: SimulatedTeac
         assert (row["instruction_from"], row["response_from"]) == (REFLECTED, IMPROVED)
         assert row["instruction_reason"] == row["response_reason"] == ""
     assert requests(server) == 12 and made.used.calls == 12
+    assert "6 of 6 rows recycled" in small(made) and list(made) == rows and len(made) == made.to_dataset().num_rows
     lines = made.lines()
     assert lines[0].startswith("6 of 6 rows recycled, $") and "12 calls" in lines[0]
     assert lines[1:3] == ["instructions: 6 by instruction reflection", "responses: 6 by response reflection"]

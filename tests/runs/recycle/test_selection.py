@@ -28,6 +28,7 @@ from refed_dspy.programs.reflection import (
     Reflected,
     ReflectionTuning,
 )
+from refed_dspy.progress import NOBODY
 from refed_dspy.records import DataRow
 from refed_dspy.runs.recycle.passes import Passes, row_by_row, selectively
 from refed_dspy.runs.recycle.select import UNIMPROVED, UNSCORED, Selected, Selection
@@ -184,7 +185,7 @@ def passes(folder: Path, writer: Writer, concurrency: int = 8, max_minutes: floa
     teacher = replace(open_teacher(fake_lm(writer)), concurrency=concurrency)
     caps = CapSettings(max_cost=None, max_calls=None, max_minutes=max_minutes)
     work = Work(kind="recycling", identity={}, models={"teacher": teacher}, size=6, caps=caps)
-    return Passes(ReflectionTuning(), folder, work, None)
+    return Passes(ReflectionTuning(), folder, work, NOBODY)
 
 
 ROWS = load_dataset(references(6)).rows

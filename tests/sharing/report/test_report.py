@@ -265,7 +265,7 @@ def test_where_it_goes(folder: Path, tmp_path: Path) -> None:
     )
     other = tmp_path / "mine.html"
     other.write_text("mine")
-    with pytest.raises(ExportError, match=r"mine\.html: exists; .* --force"):
+    with pytest.raises(ExportError, match=r"mine\.html: exists; .* force=True"):
         report(place, other)
     assert other.read_text() == "mine"
     assert report(place, other, force=True).stat().st_size < 300_000, "no library is in it"
@@ -280,7 +280,7 @@ def test_bad_input_is_one_line(folder: Path, tmp_path: Path) -> None:
 
     assert invoke(str(tmp_path)) == (
         2,
-        f"refed: {tmp_path}: no run here (no ledger.sqlite); start one with: refed synth --run-dir {tmp_path}\n",
+        f"refed: {tmp_path}: no run here (no ledger.sqlite); name the folder of a run\n",
     )
     with Ledger.create(tmp_path / "new") as ledger:
         ledger.begin([], identity={})

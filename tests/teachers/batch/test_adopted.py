@@ -137,7 +137,7 @@ async def test_another_mode_or_place_is_refused_while_calls_wait(tmp_path: Path,
         before = spent(ledger)
         ledger.commit(abandoned(batch["id"] for batch in left_batches(ledger)))
         refuse_left_batches(ledger, [open_teacher(teacher_config(service, mode="interactive"))])
-        assert spent(ledger).cost == before.cost and spent(ledger).calls == before.calls
+        assert spent(ledger).picodollars == before.picodollars and spent(ledger).calls == before.calls
     assert batched(folder) == 0 and states(folder) == ["given up"]
 
 

@@ -25,6 +25,7 @@ from refed_dspy.ledger.statements import Key, reserved
 from refed_dspy.ledger.summary import run_status
 from refed_dspy.optimizers.spec import prepare as prepare_compile
 from refed_dspy.programs.saved import MANIFEST
+from refed_dspy.progress import Progress
 from refed_dspy.records import PICO, Call, Rates
 from refed_dspy.runs.estimate import Estimate
 from refed_dspy.runs.forecast import Forecast, forecast
@@ -35,7 +36,6 @@ from refed_dspy.teachers import open_teacher
 from refed_dspy.teachers.by_stage import open_teachers, stages_of
 from refed_dspy.teachers.caps import CapSettings, lasting_caps
 from refed_dspy.teachers.pool import Pool, PooledTeacher, PoolMember
-from refed_dspy.teachers.recorded import Progress
 from refed_dspy.teachers.work import Work, begin
 from tests.support.compiling import SMALL
 from tests.support.scripted_batches import ask, ask_engine, running_at
@@ -152,10 +152,11 @@ def test_what_waits_and_is_not_asked_for_any_more_stays_charged(made: Path) -> N
         before = foreseen(ledger, 12)
         waiting(ledger, calls=2)
         forecast_ = foreseen(ledger, 12)
-        assert forecast_.cost == forecast_.spent == spent(ledger).cost == before.spent + 2 * WORST
+        assert forecast_.cost == forecast_.spent == spent(ledger).cost == pytest.approx(before.spent + 2 * WORST / PICO)
         waiting(ledger, calls=200)
         some = foreseen(ledger, 40)
-        assert some.cost is not None and 0 < before.spent + 202 * WORST - some.cost < 40 * WORST, "28 of them or so"
+        assert some.cost is not None
+        assert 0 < before.spent + 202 * WORST / PICO - some.cost < 40 * WORST / PICO, "28 of them or so"
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from refed_dspy.ledger.recorder import CallRecorder, RunRecorder
 from refed_dspy.ledger.spending import begin_start, seconds_at_work, spent
 from refed_dspy.ledger.statements import Answer, Key, answered, reserved
 from refed_dspy.programs.lm_errors import BatchOutOfReach, NotReached
+from refed_dspy.progress import Progress
 from refed_dspy.records import Call
 from refed_dspy.teachers import open_teacher
 from refed_dspy.teachers.batch.request import PendingRequest
@@ -31,7 +32,6 @@ from refed_dspy.teachers.batch.service import BatchService
 from refed_dspy.teachers.batch.tracker import BatchTracker
 from refed_dspy.teachers.failures import CallPolicy
 from refed_dspy.teachers.pool import Pool, PooledTeacher, members_of
-from refed_dspy.teachers.recorded import Progress
 from refed_dspy.teachers.route import resolve
 from tests.conftest import KEY, KEY_VARIABLE
 from tests.support.scripted_batches import (
@@ -325,9 +325,9 @@ async def test_answers_that_have_come_are_not_given_up(tmp_path: Path, service: 
         ledger.commit([("UPDATE batched SET answer=? WHERE call=?", answer) for answer in answers])
         left = left_batches(ledger)
         assert given_up_line(left).startswith("1 given up: 2 calls stay charged in full; 2 answers that have come")
-        before = spent(ledger).cost
+        before = spent(ledger).picodollars
         ledger.commit(abandoned(batch["id"] for batch in left))
-        assert not left_batches(ledger) and spent(ledger).cost == before
+        assert not left_batches(ledger) and spent(ledger).picodollars == before
     service.sent.clear()
     async with recorded_teacher(folder, teacher_config(service)) as recorded:
         assert await ask_all(recorded, texts) == texts

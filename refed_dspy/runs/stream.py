@@ -1,0 +1,66 @@
+"""`stream`: a run's samples one by one, as they are kept."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from typing import Any, Unpack
+
+from refed_dspy.data.rows import Samples
+from refed_dspy.progress import Progress, Watch
+from refed_dspy.records import Sample
+from refed_dspy.runs.prepare import RunSettings, prepare
+from refed_dspy.runs.program import ProgramLike
+from refed_dspy.runs.synthesize import produce
+
+_AT_ONCE = 100
+"""Samples that are read together."""
+
+
+async def stream(
+    program: ProgramLike = None,
+    references: Any = "builtin",
+    *,
+    progress: bool = True,
+    on_progress: Callable[[Progress], None] | None = None,
+    **settings: Unpack[RunSettings],
+) -> AsyncGenerator[Sample, None]:
+    """The samples of `synthesize` with the same arguments, each as soon as it is kept; first those that the run's
+    folder has already, so that the loop sees all of them.
+
+    The run goes on while the loop works on a sample. Leaving the loop stops it as Ctrl-C does: what is in flight gets
+    two seconds, and the same call goes on. `async with contextlib.aclosing(stream(…)) as samples:` waits until it has
+    stopped. At a cap the loop ends with a warning.
+
+    Raises:
+        InputError: an argument cannot be used; nothing was paid for.
+        RunStopped: the run ended early, after the samples that were kept.
+    """
+    spec = prepare(program, references, **settings)
+    begun, changed = asyncio.Event(), asyncio.Event()
+
+    def told(now: Progress) -> None:
+        begun.set()
+        changed.set()
+        if on_progress is not None:
+            on_progress(now)
+
+    run = asyncio.create_task(produce(spec, Watch(told, progress)))
+    run.add_done_callback(lambda _: changed.set())
+    samples: Samples | None = None
+    given, ended = 0, False
+    try:
+        while not ended:
+            await changed.wait()
+            changed.clear()
+            ended = run.done()
+            if samples is None and begun.is_set():  # before that there may be no folder
+                samples = Samples(spec.folder)
+            while samples is not None and (page := samples[given : given + _AT_ONCE]):
+                for sample in page:
+                    given += 1
+                    yield sample
+        await run
+    finally:
+        run.cancel()
+        await asyncio.wait([run])

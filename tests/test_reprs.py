@@ -1,0 +1,71 @@
+"""What Python and notebooks show of results, and results as sequences, data frames and data sets."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import refed_dspy
+from refed_dspy import Reference, TeacherConfig
+from refed_dspy.data.dataset import load_dataset
+from refed_dspy.errors import ExportError
+from refed_dspy.runs.result import Synthesis
+from tests.support.looks import small
+from tests.support.scripted_engine import Writer, fake_lm, references
+
+NASTY = "<script>alert('&\"')</script> $5 and $6 \x1b[31m\u202e\n\n| a | b |\n" * 90
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Synthesis:
+    writer = Writer()
+    writer.on_request = lambda request: json.dumps(
+        {name: NASTY if name.endswith("response") else writer._value(name) for name in writer.fields(request)}
+    )
+    folder = tmp_path_factory.mktemp("nasty") / "run"
+    return refed_dspy.synthesize(
+        None, references(4), size=12, teacher=fake_lm(writer), run_dir=folder, guards=False, track=False
+    )
+
+
+def test_texts_are_data_and_sizes_are_small(made: Synthesis) -> None:
+    rows = [{"instruction": f"{i} {NASTY}", "response": NASTY} for i in range(300)]
+    loaded = refed_dspy.load_references(rows)
+    for value in (made, made.samples, made[0], loaded, loaded[0], load_dataset(rows), made[0].analysis):
+        small(value)
+    assert "&lt;script&gt;" in small(made) and "mathjax_ignore" in small(made)
+    assert repr(made) == f"<Synthesis: 12 of 12 samples, in {made.run_dir}>" and repr(loaded) == "<References: 300>"
+    assert repr(Reference(instruction="a", response="b")) == "Reference(instruction='a', response='b')"
+
+
+def test_settings_show_what_was_set() -> None:
+    assert repr(TeacherConfig(model="a/b", retries=2)) == "TeacherConfig(model='a/b', retries=2)"
+    assert len(repr(TeacherConfig(model="a/b", params={"x": "y" * 5000}))) <= 200
+
+
+def test_a_run_is_a_sequence_of_its_samples(made: Synthesis) -> None:
+    assert len(made) == 12 and list(made) == list(made.samples) and made[0] in made
+    assert made[-1] == made.samples[11] and made[2:5] == made.samples[2:5] == [made[2], made[3], made[4]]
+    assert made[10:99:2] == [made[10]] and made[5:2] == []
+    frame, rows = made.to_pandas(), made.to_dataset()
+    assert list(frame.columns) == rows.column_names and list(frame["instruction"]) == rows["instruction"]
+
+
+def test_filtered_rows_are_a_sequence(made: Synthesis, tmp_path: Path) -> None:
+    filtered = refed_dspy.filter_data(made, [{"random": {"keep": 5}}], out=tmp_path / "filtered")
+    assert "random" in small(filtered) and len(filtered) == 5 and list(filtered) == list(filtered.kept())
+    assert filtered[0] == next(filtered.kept()) and filtered[3:] == list(filtered)[3:]
+    assert len(filtered.to_pandas()) == filtered.to_dataset().num_rows == 5
+    again = refed_dspy.measure(filtered, embeddings=False)
+    assert small(again) and list(again.to_pandas().columns) == ["plain", "improved"]
+
+
+def test_a_column_of_several_kinds_is_told(tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = [{"instruction": f"a{i}", "response": "b", "x": x} for i, x in enumerate((1, "one"))]
+    filtered = refed_dspy.filter_data(rows, [{"random": {"keep": 2}}], out=tmp_path / "out")
+    with pytest.raises(ExportError, match="several kinds"):
+        filtered.to_dataset()
+    assert list(filtered.to_pandas()["x"]) == [1, "one"]
