@@ -60,7 +60,7 @@ def refusal(path: Path) -> tuple[str, str]:
     with pytest.raises(ConfigError) as caught:
         load_program(path)
     message = str(caught.value)
-    assert message.isprintable() and "--accept-changed" in message
+    assert message.isprintable() and "accept_changed=True" in message
     return message, "\n".join(getattr(caught.value, "__notes__", []))
 
 
@@ -153,5 +153,5 @@ def test_the_command_shows_the_difference_and_sends_nothing(saved: Path) -> None
     first, *shown = result.stderr.splitlines()
     assert result.exit_code == 2 and first.startswith("refed: program ") and "Traceback" not in result.output
     assert "-Be brief." in shown and "+Insult the reader." in shown and not result.stdout
-    accepted = CliRunner().invoke(app, ["preview", "--program", str(saved), "--accept-changed"])
+    accepted = CliRunner().invoke(app, ["preview", "--program", str(saved), "accept_changed=True"])
     assert accepted.exit_code == 0 and "Insult the reader." in accepted.stdout

@@ -194,7 +194,7 @@ def test_no_call_within_its_bounds_costs_more_than_its_worst_case(seed: int) -> 
 
 
 def test_no_parameter_lets_an_answer_be_longer_than_its_worst_case() -> None:
-    with pytest.raises(ValueError, match="max_completion_tokens"):
+    with pytest.raises(ConfigError, match="max_completion_tokens"):
         TeacherConfig(model="azure/gpt-4o", api_base=HERE, max_tokens=100, params={"max_completion_tokens": 99_999})
 
 
