@@ -153,5 +153,5 @@ def test_the_command_shows_the_difference_and_sends_nothing(saved: Path) -> None
     first, *shown = result.stderr.splitlines()
     assert result.exit_code == 2 and first.startswith("refed: program ") and "Traceback" not in result.output
     assert "-Be brief." in shown and "+Insult the reader." in shown and not result.stdout
-    accepted = CliRunner().invoke(app, ["preview", "--program", str(saved), "accept_changed=True"])
+    accepted = CliRunner().invoke(app, ["preview", "--program", str(saved), "--accept-changed"])
     assert accepted.exit_code == 0 and "Insult the reader." in accepted.stdout
