@@ -46,6 +46,8 @@ def row(at: int) -> dict[str, Any]:
 def rows() -> Rows:
     made = [row(at) for at in range(SIZE)]
     origin: dict[str, Any] = {
+        "system": f"Be brief {HOSTILE}",
+        "earlier": f"User: well {HOSTILE}",
         "instruction": f"Do {HOSTILE}",
         "response": "Done.",
         "features": {},
@@ -92,6 +94,8 @@ def test_names_from_models_and_settings_are_text_wherever_they_stand(browse: Bro
         f"verdict: A {HOSTILE}",
         "the judge's reason",
         f"on it {HOSTILE}",
+        f"Be brief {HOSTILE}",
+        f"User: well {HOSTILE}",
         "prompt-two",
         "price unknown",
         "1,234 tokens read, 56 written",

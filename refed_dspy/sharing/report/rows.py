@@ -202,6 +202,8 @@ def _references(ledger: Ledger) -> Iterator[dict[str, Any]]:
         yield {
             "id": reference.id,
             "source": reference.source,
+            "system": reference.system,
+            "earlier": reference.earlier,
             "instruction": reference.instruction,
             "response": reference.response,
             "features": features.get(reference.id, {}),

@@ -97,6 +97,14 @@ def test_dropped_rows_follow(ledger: Ledger) -> None:
     assert any(rows.columns["response"][at] is None for at in dropped), "one was dropped early"
 
 
+def test_a_reference_has_what_it_stands_under(tmp_path: Path) -> None:
+    row = {"system": "Be brief.", "earlier": "User: Well?", **references(1)[0]}
+    made = refed_dspy.synthesize(None, [row], size=1, teacher=fake_lm(Writer()), run_dir=tmp_path / "run")
+    with Ledger.read(made.run_dir) as ledger:
+        [reference] = read_rows(ledger).names["references"]
+    assert (reference["system"], reference["earlier"]) == ("Be brief.", "User: Well?")
+
+
 def test_what_was_learned_of_a_reference(ledger: Ledger) -> None:
     learned, features = read_rows(ledger).names["references"], ledger.meta("features")
     opened = [reference for reference in learned if reference["features"]]

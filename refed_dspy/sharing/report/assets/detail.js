@@ -136,6 +136,7 @@
       const reference = this.store.reference(row);
       if (!reference) return this.step("reference", "Reference", ["not in this report"]);
       const fold = this.fold("reference", refed.titleOf(reference));
+      if (reference.earlier) fold.append(...titled("Earlier in the conversation", this.text(reference.earlier)));
       fold.append(...titled("Instruction", this.text(reference.instruction)));
       fold.append(...titled("Response", this.text(reference.response)));
       fold.append(...titled("Id", this.text(reference.id)));
@@ -165,7 +166,10 @@
       const { columns } = this.store;
       const writer = this.store.writer(columns.writers[row][0]);
       const about = [`round ${columns.round[row]}`, this.store.feature(row), writer];
-      return this.step("instruction", "Instruction", about, this.text(columns.instruction[row]));
+      const system = this.store.reference(row)?.system;
+      const text = this.text(columns.instruction[row]);
+      const shown = system ? [...titled("System prompt", this.text(system)), ...titled("New instruction", text)] : [text];
+      return this.step("instruction", "Instruction", about, ...shown);
     }
 
     answers(row) {
