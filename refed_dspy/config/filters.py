@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -10,6 +11,7 @@ from pydantic import Field, ModelWrapValidatorHandler, model_validator
 
 from refed_dspy.config.base import Settings
 from refed_dspy.config.named import FILTERS, is_named
+from refed_dspy.errors import one_line
 
 Of = Literal["instruction", "response", "both"]
 
@@ -219,6 +221,9 @@ class FilterConfig(Settings):
             [(name, settings)] = value.items()
             if name not in cls.model_fields and is_named(name, FILTERS):
                 return NamedFilter(name, dict(settings or {}))
+            if name not in cls.model_fields and not get_close_matches(str(name), cls.model_fields, cutoff=0.5):
+                known = ", ".join(cls.model_fields)
+                raise ValueError(f"{one_line(name, 40)} is no filter; use {known}, or one of your own, module:Class")
             return check({name: {} if settings is None else settings for name, settings in value.items()})
         return check(value)
 

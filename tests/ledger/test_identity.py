@@ -30,6 +30,17 @@ def test_what_differs_is_told_by_its_path_and_nothing_else_is() -> None:
     assert differences(stored, stored) == []
 
 
+def test_filters_differ_by_name_and_setting_or_in_their_order() -> None:
+    short, own = ["length", {"min_words": 1, "of": "response"}], ["own", {"settings": {"word": "castle"}}]
+    longer, other = ["length", {"min_words": 2, "of": "response"}], ["own", {"settings": {"word": "river"}}]
+    assert differences({"filters": [short, own]}, {"filters": [longer, other]}) == [
+        "filters.length.min_words was 1, is 2",
+        "filters.own.settings.word was castle, is river",
+    ]
+    assert differences({"filters": [short]}, {"filters": [short, own]}) == [f"filters.own was None, is {own[1]}"]
+    assert differences({"filters": [short, own]}, {"filters": [own, short]}) == ["filters were in another order"]
+
+
 def test_work_has_begun_with_an_answer_or_a_batch_under_way(tmp_path: Path) -> None:
     with Ledger.create(tmp_path / "answer") as ledger:
         assert not has_begun(ledger)
