@@ -198,4 +198,6 @@ def _duration(seconds: float) -> str:
     hours, minutes = divmod(minutes, 60)
     if hours:
         return f"{hours:,} h {minutes} min"
+    if minutes >= 10:
+        return f"{minutes + (rest >= 30)} min"
     return f"{minutes} min {rest} s" if minutes else f"{rest or seconds:.2g} s"
