@@ -205,6 +205,11 @@ def test_a_key_that_there_is_not_is_told(tmp_path: Path) -> None:
             load(block, tmp_path)
 
 
+def test_the_list_for_language_models_has_every_page() -> None:
+    listed = set(re.findall(r"\]\(([\w/-]+\.md)\)", (running.DOCS / "llms.txt").read_text(encoding="utf-8")))
+    assert listed == {path.relative_to(running.DOCS).as_posix() for path in running.DOCS.rglob("*.md")}
+
+
 def test_every_public_name_is_in_the_reference() -> None:
     pages = "".join(path.read_text(encoding="utf-8") for path in (running.DOCS / "reference").glob("*.md"))
     shown = {name.rpartition(".")[2] for name in re.findall(r"^::: (refed_dspy\.[\w.]+)$", pages, re.MULTILINE)}

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import ast
+import asyncio
 import importlib.util
+import inspect
+import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -78,3 +82,24 @@ def test_the_compile_of_the_demonstrations_runs(example: Any, server: SimulatedT
     assert not made.changed, "the simulated teacher writes the same with demonstrations"
     shown = example.WrittenDemonstrations().compile(made.program, trainset=[])
     assert [len(predictor.demos) for predictor in shown.predictors()] == [2, 2, 2, 2, 2]
+
+
+# --- notebooks
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", sorted((EXAMPLES / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem)
+def test_a_notebook_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each cell in one process, as a kernel would: with `await` and `async for` at the top."""
+    monkeypatch.chdir(tmp_path)
+    cells = [cell for cell in json.loads(path.read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == "code"]
+    assert cells and not any(cell["outputs"] for cell in cells)
+
+    async def run() -> None:
+        names: dict[str, Any] = {}
+        for number, cell in enumerate(cells):
+            code = compile("".join(cell["source"]), f"cell {number}", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+            if inspect.iscoroutine(coroutine := eval(code, names)):
+                await coroutine
+
+    asyncio.run(run())
