@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,7 @@ from refed_dspy.records import digest
 from refed_dspy.runs.recycle.passes import Passes, PassResults, row_by_row, selectively
 from refed_dspy.runs.recycle.result import OUTPUTS, Recycling, old_and_new, recycling_of, write_rows, write_table
 from refed_dspy.runs.recycle.select import Selection
-from refed_dspy.teachers import open_teacher
+from refed_dspy.teachers import Teacher, open_teacher
 from refed_dspy.teachers.caps import caps_of
 from refed_dspy.teachers.failures import CallPolicy
 from refed_dspy.teachers.work import Work, resume_hint
@@ -69,18 +69,7 @@ def recycle(
     folder = Path(out) if out is not None else Path("refed-recycled") / digest(identity)
     check_apart(data, [folder / name for name in OUTPUTS])
     tools = open_tools(config.embeddings, config.scorer)  # first: if a figure cannot be computed, nothing is paid for
-    work = Work(
-        kind="recycling",
-        identity=identity,
-        models={"teacher": opened},
-        size=len(rows),
-        caps=caps_of(config),
-        policy=CallPolicy(
-            config.seed,
-            config.max_failure_share,
-            depth={stage: depth for depth, stage in enumerate(module.stage_names)},
-        ),
-    )
+    work = _work(config, identity, opened, len(rows), module.stage_names)
     so_far = partial(recycling_of, folder, loaded, rows, tools.lacking)
     passes = Passes(module, folder, work, Watch(on_progress, progress))
     made: dict[int, Recycled] = {}
@@ -100,6 +89,20 @@ def recycle(
     recycling = replace(recycling, figures=figures, scored=tools.scored())
     write_table(recycling)
     return recycling
+
+
+def _work(
+    config: RecycleConfig, identity: Mapping[str, Any], teacher: Teacher, size: int, stages: Sequence[str]
+) -> Work:
+    depth = {stage: depth for depth, stage in enumerate(stages)}
+    return Work(
+        kind="recycling",
+        identity=identity,
+        models={"teacher": teacher},
+        size=size,
+        caps=caps_of(config),
+        policy=CallPolicy(config.seed, config.max_failure_share, depth=depth),
+    )
 
 
 def _program(source: Any, config: RecycleConfig) -> ReflectionTuning:
