@@ -190,6 +190,7 @@ def briefly(call: Callable[P, T]) -> Callable[P, T]:
         try:
             return call(*arguments, **keywords)
         except RefedError as error:
+            error.__context__ = None  # an exception group in it would make IPython print instead of raise
             raise error.with_traceback(None) from None
 
     return called

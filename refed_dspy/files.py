@@ -63,7 +63,10 @@ def _written_out(node: Any, known: dict[int, int]) -> int:
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[IO[bytes]]:
-    """A temporary file beside `path`, which it replaces when the block ends without an error. Raises OSError."""
+    """A temporary file beside `path`, which it replaces when the block ends without an error. Raises OSError; so do a
+    pipe and a device, which would be gone."""
+    if path.exists() and not path.is_file():
+        raise OSError("it is a pipe, a device or a folder")
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".refed-")
     temporary = Path(name)
     try:
@@ -102,6 +105,13 @@ def write_text(path: Path, lines: Iterable[str]) -> None:
 def write_json(path: Path, value: Any) -> None:
     """`value` as JSON, whole or not at all. Raises ExportError where it cannot be written."""
     write_text(path, [json.dumps(value, ensure_ascii=False, indent=1)])
+
+
+def check_own(folder: Path, outputs: Iterable[str], mark: str) -> None:
+    """Raises ExportError if `folder` has one of the `outputs` and no `mark`, which the work that writes them leaves
+    beside them: somebody else's file would be overwritten."""
+    if not (folder / mark).exists() and (theirs := [name for name in outputs if (folder / name).exists()]):
+        raise ExportError(f"{folder / theirs[0]}: exists, and was not written by this command; name another folder")
 
 
 def check_apart(data: Any, outputs: Iterable[Path]) -> None:

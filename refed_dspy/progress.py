@@ -10,11 +10,12 @@ from array import array
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from refed_dspy.concurrency import together
+from refed_dspy.errors import ConfigError
 from refed_dspy.pace import seconds_left, time_left
 from refed_dspy.records import PICO, dollars
 
@@ -125,10 +126,17 @@ P = TypeVar("P", Progress, CompileProgress)
 
 @dataclass(frozen=True)
 class Watch(Generic[P]):
-    """Who is told how far work is: the caller's `on_progress`, and a bar where a terminal or a notebook can show it."""
+    """Who is told how far work is: the caller's `on_progress`, and a bar where a terminal or a notebook can show it.
+
+    Raises ConfigError where `on_progress` is no function.
+    """
 
     on_progress: Callable[[P], None] | None = None
     bar: bool = False
+
+    def __post_init__(self) -> None:
+        if self.on_progress is not None and not callable(self.on_progress):
+            raise ConfigError(f"on_progress: a {type(self.on_progress).__name__}; pass a function of a Progress")
 
     @contextmanager
     def telling(self, progress: P) -> Iterator[Teller[P]]:
@@ -188,7 +196,7 @@ class Teller(Generic[P]):
                     self._bar.draw(picture(self.progress))
             if self._on_progress is not None:
                 self.failed = True
-                self._on_progress(self.progress)
+                self._on_progress(replace(self.progress))  # as it is now: the next one may be kept beside it
                 self.failed = False
 
     async def keep_telling(self) -> None:

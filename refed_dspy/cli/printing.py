@@ -4,6 +4,12 @@ from __future__ import annotations
 
 import logging
 import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import typer
 
@@ -33,6 +39,23 @@ def as_options(text: str) -> str:
 def say(text: object, err: bool = False) -> None:
     """Print `text` and a line feed: on stdout, or on stderr."""
     typer.echo(printable(str(text)), err=err)
+
+
+@contextmanager
+def written(out: Path) -> Iterator[tuple[Path, Callable[..., None]]]:
+    """Where to write, and how to say what was written: `out`, or for `-` a file that goes to stdout afterwards."""
+
+    def report(what: str, note: str = "") -> None:
+        if str(out) != "-":
+            say(f"{what} in {out}" + (f" ({note})" if note else ""))
+
+    if str(out) != "-":
+        yield out, report
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        yield (path := Path(folder) / "rows"), report
+        with path.open("rb") as file:
+            shutil.copyfileobj(file, sys.stdout.buffer)
 
 
 class PlainFormatter(logging.Formatter):

@@ -40,7 +40,7 @@ from refed_dspy.cli.options import (
     say_where_tracked,
     settings_of,
 )
-from refed_dspy.cli.printing import say
+from refed_dspy.cli.printing import say, written
 from refed_dspy.cli.stopping import at_work
 from refed_dspy.errors import InputError, one_line
 
@@ -194,7 +194,10 @@ def export(
         str, typer.Option(help=f"{', '.join(FORMATS)}.", metavar="NAME", autocompletion=lambda: FORMATS)
     ] = "jsonl",
     out: Annotated[
-        Path | None, typer.Option(help="File to write.", metavar="FILE", show_default="samples.jsonl, or dropped.jsonl")
+        Path | None,
+        typer.Option(
+            help="File to write; - for stdout.", metavar="FILE", show_default="samples.jsonl, or dropped.jsonl"
+        ),
     ] = None,
     dropped: Annotated[
         bool, typer.Option("--dropped", help="The rows that filters dropped instead, with reason and score (jsonl).")
@@ -211,6 +214,8 @@ def export(
     from refed_dspy.runs.result import read_run
 
     at_work()
+    if out is not None and out.suffix == ".parquet" and format != "parquet":
+        raise InputError(f"{out}: is named as Parquet, and would hold {one_line(format, 40)}; add --format parquet")
     if read_run(run_dir).status["work"] == "comparison":
         file = run_dir / ("pairs.jsonl" if format in PAIRED else "rows.jsonl")
         raise InputError(f"{run_dir}: holds a comparison, whose {file.stem} are in {file} already")
@@ -218,13 +223,12 @@ def export(
         if format != "jsonl" or reasoning:
             what = "--reasoning" if format == "jsonl" else f"--format {one_line(format, 40)}"
             raise InputError(f"{what}: leave it out; dropped rows are written as jsonl, without reasoning")
-        out = out or Path("dropped.jsonl")
-        say(f"{export_dropped(run_dir, out, force=force)} dropped rows in {out}")
+        with written(out or Path("dropped.jsonl")) as (path, report):
+            report(f"{export_dropped(run_dir, path, force=force)} dropped rows")
         return
-    out = out or Path("samples.jsonl")
-    made = write(run_dir, format, out, force=force, reasoning=reasoning)
-    noun = "pairs" if format in PAIRED else "samples"
-    say(f"{made.count} {noun} in {out}" + (f" ({made.told})" if made.told else ""))
+    with written(out or Path("samples.parquet" if format == "parquet" else "samples.jsonl")) as (path, report):
+        made = write(run_dir, format, path, force=force, reasoning=reasoning)
+        report(f"{made.count} {'pairs' if format in PAIRED else 'samples'}", made.told)
 
 
 @app.command()

@@ -3,8 +3,11 @@ package, by its name there."""
 
 from __future__ import annotations
 
+import ast
+import inspect
 import re
 import sys
+import textwrap
 from collections.abc import Callable
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -12,6 +15,7 @@ from pkgutil import resolve_name
 from typing import Any
 
 from refed_dspy.errors import ConfigError, one_line
+from refed_dspy.records import digest
 
 FILTERS, FORMATS = "refed_dspy.filters", "refed_dspy.formats"
 OPTIMIZERS, PROGRAMS = "refed_dspy.optimizers", "refed_dspy.programs"
@@ -50,3 +54,28 @@ def made(maker: Callable[..., Any], where: str, **settings: Any) -> Any:
 def raised(error: BaseException) -> str:
     """What a caller's own code raised, on one line."""
     return f"{type(error).__name__}: {one_line(error, 160)}"
+
+
+_KNOWN = ("refed_dspy.", "dspy.", "builtins")
+"""Modules whose code a version tells."""
+
+
+def code_of(thing: Any) -> str:
+    """A digest of the code of a caller's own function, or of the methods of their own class and of its own bases:
+    comments and form do not count. Empty where there is none, or its source is not at hand."""
+    kinds = thing.__mro__ if isinstance(thing, type) else [thing]
+    own = [kind for kind in kinds if not f"{kind.__module__}.".startswith(_KNOWN)]
+    parts = [part for kind in own for part in (vars(kind).values() if isinstance(kind, type) else [kind])]
+    sources = [source for part in parts if (source := _source(part))]
+    return digest(sources) if sources else ""
+
+
+def _source(part: Any) -> str:
+    """The code of a function, as a tree in words; empty for anything else."""
+    function = inspect.unwrap(getattr(part, "__func__", getattr(part, "fget", part)) or part)
+    if not inspect.isfunction(function):
+        return ""
+    try:
+        return ast.dump(ast.parse(textwrap.dedent(inspect.getsource(function))))
+    except (OSError, SyntaxError):
+        return ""

@@ -123,7 +123,7 @@ def _export_pairs(ledger: Ledger, format: str, out: Path) -> Exported:  # noqa: 
 def _ledger_for(run_dir: Path, out: Path, force: bool) -> Iterator[Ledger]:
     """The run's ledger, for writing to `out`. Raises ExportError where that exists or cannot be written."""
     with Ledger.read(run_dir) as ledger, as_export_error(out):
-        if out.exists() and not force:
+        if out.exists() and out.is_file() and not force:
             raise ExportError(f"{out}: exists; name another file, or overwrite it with force=True")
         yield ledger
 

@@ -8,7 +8,7 @@ from pkgutil import resolve_name
 from typing import Any
 
 from refed_dspy.config.filters import FilterConfig, NamedFilter
-from refed_dspy.config.named import FILTERS, made, resolve
+from refed_dspy.config.named import FILTERS, code_of, made, resolve
 from refed_dspy.errors import ConfigError, one_line
 from refed_dspy.files import read_bytes
 from refed_dspy.filters.base import Filter, JudgeFilter, Step
@@ -58,7 +58,7 @@ def _step(config: FilterConfig | NamedFilter | Filter, seed: int, judge: Pairwis
         return _named(config)
     if not isinstance(config, FilterConfig):
         _check_custom(config)
-        return Step(config, {"class": f"{type(config).__module__}.{type(config).__qualname__}"})
+        return Step(config, {"class": f"{type(config).__module__}.{type(config).__qualname__}", **_code(config)})
     return Step(_built(config, seed, judge), _identity(config, seed, judge), config.settings.keep)
 
 
@@ -84,7 +84,12 @@ def _named(config: NamedFilter) -> Step:
     elif config.settings:
         raise ConfigError(f"filters: {config.name} names an object, which takes no settings")
     _check_custom(own)
-    return Step(own, {"named": config.name, "settings": config.settings})
+    return Step(own, {"named": config.name, "settings": config.settings, **_code(own)})
+
+
+def _code(own: Any) -> dict[str, str]:
+    code = code_of(type(own))
+    return {"code": code} if code else {}
 
 
 def _check_custom(filter_: Any) -> None:

@@ -10,8 +10,9 @@ from typing import Any, Protocol
 
 import dspy
 
+from refed_dspy.config.named import code_of
 from refed_dspy.errors import RefedError
-from refed_dspy.records import Compared, digest
+from refed_dspy.records import Compared
 
 
 class NotScored(RefedError):
@@ -154,14 +155,6 @@ def _number(result: Any) -> float:
 
 
 def name_of(function: Callable[..., Any]) -> str:
-    """A function's module and name, and a digest of its source: a changed function has another name."""
+    """A function's module and name, and a digest of its code: a changed function has another name."""
     kind = function if hasattr(function, "__qualname__") else type(function)
-    return f"{getattr(kind, '__module__', '')}.{kind.__qualname__}{source_of(kind)}"
-
-
-def source_of(thing: Any) -> str:
-    """A digest of a function's or class's source after a space; an empty text where the source is not available."""
-    try:
-        return f" {digest(inspect.getsource(thing))}"
-    except (OSError, TypeError):
-        return ""
+    return f"{getattr(kind, '__module__', '')}.{kind.__qualname__} {code_of(kind)}".rstrip()

@@ -12,11 +12,12 @@ import dspy
 
 from refed_dspy.config.compile import CompileConfig, MetricConfig
 from refed_dspy.config.loading import check_config
+from refed_dspy.config.named import code_of
 from refed_dspy.data.references import References
 from refed_dspy.errors import ConfigError, one_line
 from refed_dspy.optimizers.dspy_optimizers import Optimizer, OptimizerInputs, choose
 from refed_dspy.optimizers.examples import Split, as_examples, example_id, split_examples
-from refed_dspy.optimizers.metrics import CustomMetric, HumanAgreement, Metric, name_of, source_of
+from refed_dspy.optimizers.metrics import CustomMetric, HumanAgreement, Metric, name_of
 from refed_dspy.optimizers.reference_metric import ReferenceMetric
 from refed_dspy.programs import PairwiseJudge, ReferenceLevelFeedback
 from refed_dspy.programs.load import load_program, open_judge, own_program, refuse_bound_models, warn_of_another_teacher
@@ -101,7 +102,7 @@ class CompileSpec:
         """What must be the same on every start, in JSON types. A refusal quotes these names."""
         settings = self.settings
         return {
-            "kind": f"{type(self.program).__name__}{self._code}",
+            "kind": f"{type(self.program).__name__} {code_of(type(self.program))}".rstrip(),
             "program": program_digests(self.program),
             "examples": self._set_digests,
             "optimizer": settings.optimizer,
@@ -117,12 +118,6 @@ class CompileSpec:
     @property
     def _set_digests(self) -> dict[str, str]:
         return {name: digest([example_id(each) for each in examples]) for name, examples in self.split.sets.items()}
-
-    @property
-    def _code(self) -> str:
-        """A digest of the source of a caller's program class; this package's and DSPy's need none."""
-        kind = type(self.program)
-        return "" if kind.__module__.startswith(("refed_dspy.", "dspy.")) else source_of(kind)
 
     def work(self) -> Work:
         """The compile as paid work."""

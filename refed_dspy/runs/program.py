@@ -29,6 +29,9 @@ def open_program(program: ProgramLike, config: RunConfig) -> dspy.Module:
         module = _new_program(config) if program is None else _saved_program(program, config)
         module.add_guidance(config.guidance)
         return module
+    program = getattr(program, "program", program)  # a finished compile has one
+    if isinstance(program, type):
+        raise ConfigError(f"program: {program.__name__} is a class; pass one of its objects, {program.__name__}()")
     missing = [name for name in ("collect_features", "propose", "respond") if not hasattr(program, name)]
     if missing:
         raise ConfigError(f"program: {type(program).__name__} cannot be run at scale: it lacks {', '.join(missing)}")

@@ -11,6 +11,7 @@ from typing import Any, Protocol, cast
 import dspy
 
 from refed_dspy.config.jobs import CompareConfig
+from refed_dspy.config.named import code_of
 from refed_dspy.config.run import RunConfig
 from refed_dspy.data.references import References
 from refed_dspy.filters.base import JudgeFilter
@@ -128,6 +129,8 @@ class RunSpec:
             "teacher": self.by_stage.identity(),
             "seed": self.config.seed,
         }
+        if code := code_of(type(self.program)):
+            identity["code of the program"] = code
         if self.judge is not None:
             identity["judge"] = self.judge.identity
         if self.screening.steps:

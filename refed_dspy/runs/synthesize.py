@@ -53,7 +53,7 @@ def synthesize(
         seed: for the order of references and, where a teacher takes a seed, for each call (0).
         per_reference: at most so many samples of one reference in a round.
         max_cost: dollars the run may cost, over all its starts; never exceeded, not even by one call, as long as the
-            provider keeps to `max_tokens`. At the cap the run ends cleanly and this returns: see `Synthesis.stopped`.
+            provider keeps to `max_tokens`. At the cap the run ends cleanly and this returns: see `Synthesis.reason`.
             A cap once set stays; `math.inf` lifts it.
         max_calls: the same for calls, whatever becomes of them.
         max_minutes: the same for the time at work.

@@ -308,3 +308,16 @@ def test_help_is_quick_to_read() -> None:
     for command in ("synth", "resume", "status", "export", "preview", "teacher"):
         assert command in shown
     assert refed("synth", "--nonsense").exit_code == 2
+
+
+def test_an_export_goes_to_stdout_and_replaces_no_pipe(home: Path, server: SimulatedTeacher) -> None:
+    synth("--size", 3, "--teacher", teacher_file(home, server))
+    assert len([json.loads(line) for line in refed("export", "run", "--out", "-").stdout.splitlines()]) == 3
+    os.mkfifo("pipe")
+    (home / "rows.jsonl").write_text("")
+    Path("link").symlink_to("rows.jsonl")
+    for out in ("pipe", "/dev/null"):
+        refused(refed("export", "run", "--out", out, "--force"), "it is a pipe, a device or a folder", code=2)
+    assert Path("pipe").is_fifo() and Path("/dev/null").is_char_device()
+    refused(refed("export", "run", "--out", "rows.parquet"), "add --format parquet")
+    assert refed("export", "run", "--format", "parquet").exit_code == 0 and Path("samples.parquet").is_file()

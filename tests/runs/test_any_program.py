@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import linecache
 import multiprocessing
 import os
 import signal
 import sqlite3
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -19,7 +22,7 @@ import refed_dspy
 from benchmarks.simulated import SimulatedTeacher
 from refed_dspy import ReferenceLevelFeedback, TeacherConfig
 from refed_dspy.cli.preview import rendered_prompts
-from refed_dspy.errors import RunStopped
+from refed_dspy.errors import RunDirError, RunStopped
 from refed_dspy.programs.reference_level import STAGES
 from refed_dspy.records import Reference, Sample
 from refed_dspy.runs.result import Synthesis
@@ -236,3 +239,34 @@ def test_killed_at_any_moment_it_pays_for_nothing_twice(server: SimulatedTeacher
     lost = query(tmp_path, "SELECT count(*) FROM calls WHERE outcome='lost'")[0][0]
     assert lost <= 2 * 8, "only what was in flight at the two kills"
     assert 0 <= server.stats()["requests"] - paid(tmp_path).total() <= lost
+
+
+OWN = """
+import refed_dspy
+
+
+class Own(refed_dspy.ReferenceLevelFeedback):
+    async def respond(self, *arguments, **keywords):
+        sample = await super().respond(*arguments, **keywords)
+        return sample.model_copy(update={{"improved_response": sample.improved_response.{change}()}})
+"""
+
+
+def test_rows_of_two_versions_of_one_s_own_code_are_not_mixed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def own(source: str) -> Any:
+        (tmp_path / "own_code.py").write_text(source)
+        linecache.clearcache()
+        sys.modules.pop("own_code", None)
+        importlib.invalidate_caches()
+        return importlib.import_module("own_code").Own()
+
+    def run(program: Any, size: int) -> Synthesis:
+        teacher = fake_lm(Writer())
+        return refed_dspy.synthesize(program, references(2), size=size, teacher=teacher, run_dir=tmp_path / "run")
+
+    run(own(OWN.format(change="upper")), 2)
+    with pytest.raises(RunDirError, match="holds another run: code of the program was"):
+        run(own(OWN.format(change="title")), 3)
+    assert len(run(own("# a comment\n" + OWN.format(change="upper")), 3)) == 3

@@ -11,7 +11,7 @@ from refed_dspy.config.jobs import FilterRunConfig
 from refed_dspy.config.loading import check_config
 from refed_dspy.data.dataset import DataSet, load_dataset
 from refed_dspy.errors import ConfigError, ExportError, RowError, RunDirError, RunStopped, briefly, one_line
-from refed_dspy.files import check_apart
+from refed_dspy.files import check_apart, check_own
 from refed_dspy.filters.base import Decision, JudgeFilter, Step, labels, validated
 from refed_dspy.filters.build import build
 from refed_dspy.filters.judge import FAILED
@@ -22,7 +22,7 @@ from refed_dspy.programs.load import open_judge
 from refed_dspy.progress import Progress, Watch
 from refed_dspy.records import DataRow, digest
 from refed_dspy.runs.filter.apply import apply_filters
-from refed_dspy.runs.filter.result import OUTPUTS, Filtering, write_filtering
+from refed_dspy.runs.filter.result import FUNNEL, OUTPUTS, Filtering, write_filtering
 from refed_dspy.teachers import Teacher
 from refed_dspy.teachers.caps import caps_of
 from refed_dspy.teachers.failures import CallPolicy
@@ -80,6 +80,7 @@ def filter_data(
     identity = _identity(loaded, models)
     folder = Path(out) if out is not None else Path("refed-filtered") / _folder_name(loaded, steps, models, config.seed)
     check_apart(data, [folder, *(folder / name for name in OUTPUTS)])
+    check_own(folder, OUTPUTS, f"{FUNNEL}.json")
     _make_folder(folder)
     return run_blocking(_filter(loaded, steps, models, folder, config, identity, Watch(on_progress, progress)))
 

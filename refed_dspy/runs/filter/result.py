@@ -210,11 +210,11 @@ def _as_json(value: Any) -> Any:
 
 def write_filtering(filtering: Filtering) -> None:
     """Write rows and funnel into the folder, each file whole or not at all."""
+    write_json(filtering.out / f"{FUNNEL}.json", filtering.funnel())  # first: it says whose the others are
     write_lines(filtering.out / KEPT, filtering.kept())
     write_lines(filtering.out / DROPPED, filtering.dropped())
     if filtering.filtered.undecided:
         write_lines(filtering.out / UNDECIDED, filtering.undecided())
     else:
         (filtering.out / UNDECIDED).unlink(missing_ok=True)
-    write_json(filtering.out / f"{FUNNEL}.json", filtering.funnel())
     write_text(filtering.out / f"{FUNNEL}.txt", filtering.lines())

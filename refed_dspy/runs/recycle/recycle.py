@@ -12,7 +12,8 @@ from refed_dspy.config.jobs import RecycleConfig
 from refed_dspy.config.loading import check_config
 from refed_dspy.data.dataset import data_identity, drawn, load_dataset
 from refed_dspy.errors import ConfigError, RunStopped, briefly
-from refed_dspy.files import check_apart
+from refed_dspy.files import check_apart, check_own
+from refed_dspy.ledger.ledger import FILE
 from refed_dspy.metrics.figures import open_tools, scoring
 from refed_dspy.programs.load import refuse_bound_models, warn_of_another_teacher
 from refed_dspy.programs.reflection import INSTRUCTION_CRITERIA, RESPONSE_CRITERIA, Recycled, ReflectionTuning
@@ -68,6 +69,7 @@ def recycle(
     }
     folder = Path(out) if out is not None else Path("refed-recycled") / digest(identity)
     check_apart(data, [folder / name for name in OUTPUTS])
+    check_own(folder, OUTPUTS, FILE)
     tools = open_tools(config.embeddings, config.scorer)  # first: if a figure cannot be computed, nothing is paid for
     work = _work(config, identity, opened, len(rows), module.stage_names)
     so_far = partial(recycling_of, folder, loaded, rows, tools.lacking)

@@ -50,6 +50,16 @@ def test_bad_filters_are_reported_in_a_line(tmp_path: Path, filters: list[Any], 
     assert "\n" not in str(raised.value) and not (tmp_path / "out").exists()
 
 
+def test_a_file_of_somebody_else_s_is_never_written_over(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "kept.jsonl").write_text("precious")
+    with pytest.raises(ExportError, match=r"kept\.jsonl: exists, and was not written by this command"):
+        filtered(tmp_path / "out", ["refusals"])
+    assert (tmp_path / "out" / "kept.jsonl").read_text() == "precious"
+    filtered(tmp_path / "other", ["refusals"])
+    filtered(tmp_path / "other", [{"length": {"min_words": 1}}])  # its own files may be
+
+
 @pytest.mark.parametrize("where", ["out/kept.jsonl", "out/dropped.jsonl", "out/undecided.jsonl"])
 def test_what_is_read_is_never_written_over(tmp_path: Path, where: str) -> None:
     path = tmp_path / where

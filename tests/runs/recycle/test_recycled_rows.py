@@ -57,6 +57,12 @@ def test_rows_are_in_order_and_say_where_each_text_is_from(server: SimulatedTeac
     assert not (tmp_path / "r" / "dropped.jsonl").exists()
 
 
+def test_a_file_of_somebody_else_s_is_never_written_over(tmp_path: Path) -> None:
+    (tmp_path / "recycled.jsonl").write_text("precious")
+    with pytest.raises(ExportError, match=r"recycled\.jsonl: exists, and was not written by this command"):
+        recycled(tmp_path, fake_lm(Reflecting()))
+
+
 def test_a_row_keeps_its_system_prompt(tmp_path: Path) -> None:
     writer = Reflecting()
     row = {"system": "Answer in French.", "instruction": "Name a fish.", "response": "La morue."}
