@@ -88,6 +88,7 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(RunDirError, match="cannot be written"):
         filtered(tmp_path / "file", ["refusals"])
     (tmp_path / "out" / "kept.jsonl").mkdir(parents=True)
+    (tmp_path / "out" / "funnel.json").write_text("[]")
     with pytest.raises(ExportError, match=r"kept.jsonl: cannot be written"):
         filtered(tmp_path / "out", ["refusals"])
     judge = NumberJudge()
