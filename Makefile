@@ -58,6 +58,7 @@ finetune: $(FINETUNE)/.installed ## the training recipe on a tiny model; install
 	$(FINETUNE)/bin/python -m pytest -m finetune tests/finetune
 
 docs: setup ## the documentation as a site, in site/
+	$(BIN)/python docs/site/hooks.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 docs-serve: setup ## the same on 127.0.0.1:8000, made anew as pages change

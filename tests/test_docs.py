@@ -236,6 +236,17 @@ def test_every_settings_class_is_in_the_reference() -> None:
     assert not classes - set(re.findall(r"^<!-- generated: settings (\w+) -->$", text, re.MULTILINE))
 
 
+@pytest.mark.slow
+def test_the_generated_parts_are_those_of_the_present_program() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", "import sys; sys.path.insert(0, 'docs/site'); import hooks, pathlib\n"
+         "for page in pathlib.Path('docs/reference').glob('*.md'):\n"
+         "    assert page.read_text() == hooks.renewed(page.read_text()), f'{page}: run docs/site/hooks.py'"],
+        cwd=ROOT, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The site, built without a warning."""

@@ -1,4 +1,5 @@
-"""Generates parts of the reference from the package itself: replaces the marks `<!-- generated: … -->`.
+"""Generates parts of the reference from the package itself: what stands between `<!-- generated: … -->` and
+`<!-- end -->`. It is kept in the pages, for those who read them without the site; `python docs/site/hooks.py` renews it.
 
 `commands` becomes the command line as typer documents it, `settings NAME` the keys of a settings class in one of the
 modules of `refed_dspy.config`.
@@ -11,9 +12,13 @@ import re
 import subprocess
 import sys
 from functools import cache
+from pathlib import Path
 from typing import Any
 
-_MARK = re.compile(r"^<!-- generated: (?P<what>[a-z]+)(?: (?P<name>\w+))? -->$", re.MULTILINE)
+_MARK = re.compile(
+    r"^(?P<mark><!-- generated: (?P<what>[a-z]+)(?: (?P<name>\w+))? -->)\n(?:.*?^<!-- end -->\n)?",
+    re.MULTILINE | re.DOTALL,
+)
 _WORDS = {"Ge": "≥ {0.ge}", "Gt": "> {0.gt}", "Le": "≤ {0.le}", "Lt": "< {0.lt}"}
 _NAMES = {
     "PairColumns": "dict[str, str]",
@@ -28,8 +33,13 @@ _MODULES = ("base", "teacher", "run", "compile", "jobs", "filters")
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """`markdown` with its marks replaced. Raises ValueError for an unknown mark."""
-    return _MARK.sub(_made, markdown)
+    """`markdown` with its generated parts made anew. Raises ValueError for an unknown mark."""
+    return _MARK.sub(lambda mark: _made(mark) + "\n", markdown)
+
+
+def renewed(markdown: str) -> str:
+    """The same as it is kept in the page, between its marks."""
+    return _MARK.sub(lambda mark: f"{mark['mark']}\n\n{_made(mark).strip()}\n\n<!-- end -->\n", markdown)
 
 
 def _made(mark: re.Match[str]) -> str:
@@ -115,3 +125,8 @@ def _plain(annotation: str) -> str:
 
 def _escaped(text: str) -> str:
     return text.replace("|", "\\|")
+
+
+if __name__ == "__main__":
+    for page in (Path(__file__).parent.parent / "reference").glob("*.md"):
+        page.write_text(renewed(page.read_text(encoding="utf-8")), encoding="utf-8")
