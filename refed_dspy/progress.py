@@ -105,6 +105,10 @@ class CompileProgress:
         """Dollars."""
         return self.picodollars / PICO
 
+    def finish(self) -> None:
+        """Nothing is left to do."""
+        self.phase, self.expected = "done", self.evaluations
+
     @property
     def share(self) -> float:
         """The part that is done, from 0 to 1, as far as that is known."""

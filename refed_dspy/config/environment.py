@@ -14,6 +14,7 @@ import yaml
 from refed_dspy.config.base import Settings
 from refed_dspy.config.compile import CompileConfig
 from refed_dspy.config.jobs import CompareConfig, FilterRunConfig, RecycleConfig, StatsConfig
+from refed_dspy.config.keys import is_secret_name
 from refed_dspy.config.run import RunConfig
 from refed_dspy.errors import ConfigError, one_line
 from refed_dspy.files import parse_yaml
@@ -42,7 +43,8 @@ class Variables:
         """Log each variable that is no setting, unless `settings` name it as the one that holds a key."""
         named = {*_key_names(settings), *_key_names(self.refinements)}
         for name, near in self.unknown.items():
-            if name not in named:
+            is_key = is_secret_name(name) and "__" not in name  # for other settings than these
+            if name not in named and not is_key:
                 hint = f"; did you mean {near}?" if near else ""
                 log.warning("variable %s is no setting, and is ignored%s", one_line(name, 80), hint)
 

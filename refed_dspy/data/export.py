@@ -171,6 +171,7 @@ def _schema(pa: Any, extra: Mapping[str, str], *, reasoning: bool = False) -> An
         "improved_response": text,
         **dict.fromkeys(LINEAGE_COLUMNS, text),
         **dict.fromkeys(("sample", "round", "prompt_tokens", "completion_tokens"), number),
+        "cost": pa.float64(),
         **{name: pa.type_for_alias(_PLAIN.get(kind, "string")) for name, kind in extra.items()},
         **({REASONING: text} if reasoning else {}),
     }

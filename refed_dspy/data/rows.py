@@ -12,14 +12,14 @@ from typing import Any, overload
 from refed_dspy.ledger.decisions import decided_rows
 from refed_dspy.ledger.ledger import Ledger
 from refed_dspy.ledger.provenance import Authors
-from refed_dspy.records import DataRow, Sample
+from refed_dspy.records import PICO, DataRow, Sample
 from refed_dspy.reprs import Shown
 
 PAPER_COLUMNS = ("instruction", "response", "analysis", "implementation_strategy", "improved_response")
 LINEAGE_COLUMNS = (
     "sample", "reference", "reference_source", "feature", "round", "teacher", "endpoint",
     "response_teacher", "response_endpoint", "instruction_teacher", "instruction_endpoint",
-    "program", "prompt_tokens", "completion_tokens", "system",
+    "program", "prompt_tokens", "completion_tokens", "cost", "system",
 )  # fmt: skip
 REASONING = "reasoning"
 """The column of what the model thought before the final response: written on request."""
@@ -37,7 +37,9 @@ SELECT i.id, s.seq, i.text, i.sample, r.id, json_extract(r.record, '$.source'), 
        (SELECT key FROM asked WHERE item = r.id || '/' || i.feature AND stage = 'instruction_synthesis'
          AND repetition = i.round LIMIT 1),
        (SELECT sum(prompt_tokens) FROM calls WHERE item = CAST(i.id AS TEXT) AND stage NOT LIKE '%judge'),
-       (SELECT sum(completion_tokens) FROM calls WHERE item = CAST(i.id AS TEXT) AND stage NOT LIKE '%judge')
+       (SELECT sum(completion_tokens) FROM calls WHERE item = CAST(i.id AS TEXT) AND stage NOT LIKE '%judge'),
+       (SELECT CASE WHEN count(*) = count(cost) THEN sum(cost) END
+         FROM calls WHERE item = CAST(i.id AS TEXT) AND stage NOT LIKE '%judge')
 FROM samples s
 JOIN instructions i ON i.id = s.instruction
 JOIN refs r ON r.position = i.reference
@@ -119,10 +121,11 @@ def final_prompt(ledger: Ledger) -> str | None:
 
 def _row(ledger: Ledger, record: tuple[Any, ...], origins: _Origins, *, reasoning: bool) -> dict[str, Any]:
     """The row of one record of `_ROWS`."""
-    id_, number, instruction, text, reference, source, system, feature, round_, *keys, read, written = record
+    id_, number, instruction, text, reference, source, system, feature, round_, *keys, read, written, cost = record
     made = ledger.parsed(Sample, text).model_dump()
     teachers = [name for key in keys for name in origins.of(key)]
-    lineage = (number, reference, source, feature, round_, *teachers, origins.program, read, written, system or "")
+    used = (read, written, None if cost is None else cost / PICO)
+    lineage = (number, reference, source, feature, round_, *teachers, origins.program, *used, system or "")
     return {
         **{name: made[name] for name in PAPER_COLUMNS},
         "instruction": instruction,

@@ -98,8 +98,8 @@ def validated(decision: Any, label: str) -> Decision:
 
 
 def preview(text: str) -> str:
-    """The beginning of `text` on one line, at most 80 characters."""
-    return one_line(text[:400], 80)
+    """The beginning of `text` on one line, at most 400 characters: most instructions are whole."""
+    return one_line(text[:2_000], 400)
 
 
 @dataclass(frozen=True)

@@ -67,10 +67,12 @@ def enough(scored: int, size: int) -> bool:
 
 
 def baseline_and_best(candidates: Sequence[Candidate]) -> tuple[float | None, float | None]:
-    """Mean validation scores of the first candidate (the uncompiled program), and of the best of all; None before
-    there is one."""
-    scores = [mean for candidate in candidates if (mean := candidate.mean("validation")) is not None]
-    return (candidates[0].mean("validation") if candidates else None), max(scores, default=None)
+    """Mean validation scores of the first candidate (the uncompiled program), and of the best of those that were scored
+    on as many examples; None before there is one."""
+    counts = [len(candidate.scores.get("validation", {})) for candidate in candidates]
+    means = [candidate.mean("validation") for candidate in candidates]
+    whole = [mean for mean, count in zip(means, counts, strict=True) if mean is not None and enough(count, counts[0])]
+    return (means[0] if means else None), max(whole, default=None)
 
 
 def candidate_seen(digest: str, seq: int, state: Mapping[str, Any]) -> list[Statement]:

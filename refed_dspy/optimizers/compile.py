@@ -85,6 +85,7 @@ def compile(  # noqa: A001
                 return made
             with Watch(on_progress, progress).telling(CompileProgress()) as teller:
                 outcome = _run_steps(start, spec, teller, estimate_only)
+                teller.progress.finish()
             tracker.update()  # so that the program's manifest can name its run
             made = write_outcome(folder, start.ledger, spec, outcome, keep=not estimate_only)
             write_end(start.ledger, _end(made.stopped, estimate_only))

@@ -9,7 +9,7 @@ from typing import Any
 
 from refed_dspy.ledger.candidates import Candidate
 from refed_dspy.metrics.equal_length import equal_length_gain
-from refed_dspy.metrics.intervals import Interval, is_gain, mean_interval
+from refed_dspy.metrics.intervals import MIN_CLUSTERS, Interval, is_gain, mean_interval
 from refed_dspy.records import dollars
 from refed_dspy.text import format_number, table_lines
 
@@ -125,7 +125,11 @@ class Proof:
             return []
         if not self.whole:
             return ["not proved: less than four fifths of the test set could be scored"]
-        return [f"not proved: the interval of the gain reaches zero, or fewer than 5 {self.unit} were held out"]
+        gain = self.gain if self.champion is None else self.over_champion
+        if gain is None or gain.clusters < MIN_CLUSTERS:
+            held_out = 0 if gain is None else gain.clusters
+            return [f"not proved: {held_out} {self.unit} were held out, and it takes {MIN_CLUSTERS} or more"]
+        return ["not proved: the interval of the gain reaches zero"]
 
     def facts(self) -> dict[str, Any]:
         """The same in JSON types, as the outcome stores it."""

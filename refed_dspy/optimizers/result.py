@@ -89,7 +89,7 @@ class Compiled(Shown):
         if not self.changed:
             lines.append("no candidate was better than the uncompiled program, which is what is kept")
         if self.stopped:
-            why = why_stopped(self.stopped)
+            why = why_stopped(self.stopped, "; raise it")
             lines.append(f"stopped: {why}; this is the best program so far, and the same command goes on")
         return [*lines, f"program: {self.path}"]
 

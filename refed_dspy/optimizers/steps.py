@@ -232,16 +232,20 @@ class CompileSteps:
 
     def _begin(self, phase: str) -> None:
         self.progress.phase = phase
+        self._look_at_scores()
         self._teller.tell_now()
+
+    def _look_at_scores(self) -> None:
+        candidates = self.gateway.read(load_candidates)
+        self.progress.candidates = len(candidates)
+        self.progress.baseline, self.progress.best = baseline_and_best(candidates)
 
     def _on_evaluation(self) -> None:
         budget = self.gateway.recorder.budget
         self.progress.evaluations = self.recorder.evaluations
         self.progress.picodollars, self.progress.calls = budget.spent, budget.calls
         if self.recorder.evaluations % 10 == 0:
-            candidates = self.gateway.read(load_candidates)
-            self.progress.candidates = len(candidates)
-            self.progress.baseline, self.progress.best = baseline_and_best(candidates)
+            self._look_at_scores()
         self._teller.tell()
 
     def _raise_if_nothing_scored(self, uncompiled: Candidate) -> None:

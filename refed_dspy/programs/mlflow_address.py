@@ -95,6 +95,7 @@ def without_secrets(text: object, limit: int = 300) -> str:
 
 
 _PROFILE = re.compile(r"^databricks(?:-uc)?://([^/?\s]+)")
+_CHAMPION = re.compile(r"models:/([^/@]+)@champion")
 _PARAMETER = re.compile(r"([?&])([^=&?\s]+)=([^&\s'\"]+)")
 
 
@@ -108,6 +109,11 @@ def download_program(address: str) -> Path:
     try:
         local = downloaded(address)
     except Exception as error:  # noqa: BLE001 — MLflow's own, and its HTTP client's
+        if (name := _CHAMPION.fullmatch(address)) and "alias champion not found" in str(error):
+            raise ConfigError(
+                f"program {address}: {name[1]} has no champion yet: no compile of it was proved better; promote one "
+                f"anyway with: refed promote {name[1]} --unproved"
+            ) from None
         raise ConfigError(f"program {address}: MLflow cannot provide it: {without_secrets(error)}") from None
     return local / "program.json" if local.is_dir() else local
 

@@ -274,5 +274,6 @@ COLUMNS: Mapping[str, str] = {
     "program": "digest of the prompt that improved the response",
     "prompt_tokens": "tokens read by the row's own calls, without its reference's",
     "completion_tokens": "tokens written by these calls",
+    "cost": "dollars paid for these calls; empty where a price is unknown",
     "system": "the system prompt that the reference, and so the row, stands under; empty where there is none",
 }

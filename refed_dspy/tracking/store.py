@@ -37,7 +37,10 @@ def where(folder: Path) -> str | None:
     run, uri = _noted(folder)
     if run is None:
         return None
-    return f"mlflow ui --backend-store-uri {shlex.quote(uri)}" if uri.startswith("sqlite:") else uri
+    if not uri.startswith("sqlite:"):
+        return uri
+    # MLflow's job workers wait for the network, and without one its pages never come up.
+    return f"MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow ui --workers 1 --backend-store-uri {shlex.quote(uri)}"
 
 
 def _noted(folder: Path) -> tuple[str | None, str]:

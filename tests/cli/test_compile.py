@@ -252,7 +252,7 @@ def test_without_an_address_the_store_is_in_the_user_s_data_folder(
     shutil.copy(mlflow_template, data / "mlflow.db")
     before = {path.name for path in home.iterdir()} | {"teacher.yaml"}
     done = compile_(home, server, "--name", "mine")
-    shown = f"in MLflow: mlflow ui --backend-store-uri sqlite:///{data / 'mlflow.db'}"
+    shown = f"mlflow ui --workers 1 --backend-store-uri sqlite:///{data / 'mlflow.db'}"
     assert done.exit_code == 0 and done.stdout.splitlines()[-1] == shown, done.output
     assert refed("promote", "mine").exit_code == 0
     assert {path.name for path in home.iterdir()} == before | {"out"}

@@ -65,7 +65,7 @@ def test_one_like_no_other_gets_no_guess_and_its_value_is_not_repeated(caplog: p
 
 
 def test_none_where_a_config_names_it(file: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    names = [f"REFED_{role}_KEY" for role in ("ONE", "TWO", "THREE", "FOUR")]
+    names = [f"REFED_{role}" for role in ("ONE", "TWO", "THREE", "FOUR")]
     keys = dict.fromkeys(names, "sk-proj-4f9a0c55e1d27b")
     (tmp_path / "judge.yaml").write_text(f"model: {OTHER}\napi_key_env: {names[2]}\n")
     file.write_text(
@@ -77,6 +77,9 @@ def test_none_where_a_config_names_it(file: Path, tmp_path: Path, caplog: pytest
     caplog.clear()
     load_config(RunConfig, environ={**keys, "REFED_TEACHER__API_KEY_ENV": names[0]}, teacher=MODEL)
     assert names[0] not in caplog.text and names[1] in caplog.text
+    caplog.clear()
+    load_config(RunConfig, environ={"REFED_GATEWAY_KEY": "sk-proj-4f9a0c55e1d27b", "REFED_TEACHER__API_KEY_EV": "K"})
+    assert [message.split()[1] for message in caplog.messages] == ["REFED_TEACHER__API_KEY_EV"]
 
 
 # --- variables that refine a model

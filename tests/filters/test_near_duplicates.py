@@ -248,9 +248,9 @@ def test_hostile_texts() -> None:
 
 def test_the_detail_is_one_short_line() -> None:
     filter_ = NearDuplicates()
-    filter_.check(row("line one of it\nline two\x1b[31m " + "and more " * 40))
-    detail = filter_.check(row("line one of it\nline two\x1b[31m " + "and more " * 40)).detail
-    assert detail.startswith("line one of it line two?[31m and more") and len(detail) == 80
+    filter_.check(row("line one of it\nline two\x1b[31m " + "and more " * 60))
+    detail = filter_.check(row("line one of it\nline two\x1b[31m " + "and more " * 60)).detail
+    assert detail.startswith("line one of it line two?[31m and more") and len(detail) == 400
 
 
 def test_what_is_compared() -> None:

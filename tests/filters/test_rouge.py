@@ -226,7 +226,7 @@ def test_what_is_shown_is_one_short_line() -> None:
     rouge.check(row(long))
     shown = rouge.check(row(long + "more")).detail
     assert shown.startswith("Say {x}?[31m word")
-    assert len(shown) == 80
+    assert len(shown) == 400
     assert shown.isprintable()
 
 
