@@ -47,7 +47,7 @@ def test_a_ledger_that_is_read_is_not_written(tmp_path: Path) -> None:
 
 def test_a_ledger_that_is_only_just_being_made_is_not_read(tmp_path: Path) -> None:
     (tmp_path / FILE).touch()
-    with pytest.raises(RunDirError, match="only just being made"):
+    with pytest.raises(RunDirError, match="just being created"):
         Ledger.read(tmp_path)
 
 
