@@ -109,7 +109,7 @@ def test_a_kill_loses_no_committed_row_and_frees_the_lock(tmp_path: Path) -> Non
 def test_a_damaged_ledger_is_refused_in_one_line(tmp_path: Path, damage: bytes) -> None:
     (tmp_path / FILE).write_bytes(damage)
     for opened in (Ledger.create, Ledger.read):
-        with pytest.raises(RunDirError, match=r"not a readable ledger.*name another folder"):
+        with pytest.raises(RunDirError, match=r"not a readable ledger.*choose another folder"):
             opened(tmp_path)
 
 
