@@ -81,7 +81,7 @@ def main() -> None:
     try:
         verdicts, _ = asyncio.run(judge_pairs(judge, alternating, options.out, work))
     except KeyboardInterrupt:
-        raise SystemExit(f"stopped; verdicts are kept in {options.out}, and the same command goes on") from None
+        raise SystemExit(f"stopped; verdicts are kept in {options.out}; run the same command to continue") from None
     except RefedError as error:
         raise SystemExit(f"stopped: {error}") from None
     report(drawn, verdicts, options.seed)

@@ -1,4 +1,4 @@
-"""Prompt tokens and dollars a sample: references of 1,800 characters, answers of realistic length, o200k_base.
+"""Prompt tokens and dollars per sample: references of 1,800 characters, answers of realistic length, o200k_base.
 
 The simulated server counts tokens as OpenAI does (messages only, in steps of 128; a prefix is cached once a request
 with it has been answered) and keeps the bill. Dollars are at gpt-4o-mini's list price, for 10,000 samples: first with a

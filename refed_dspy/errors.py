@@ -8,7 +8,7 @@
     │   ├── RunDirError         the run's folder: of another run, in use, unreadable
     │   ├── ExportError         the file to write exists, or cannot be written
     │   └── TeacherRefused      the teacher cannot serve this run at all, raised before its first answer
-    ├── RowError                one row fails and the run goes on
+    ├── RowError                one row fails and the run continues
     │   ├── MalformedAnswer     the answer does not fit the signature
     │   ├── CutAnswer           the answer ended at the token limit
     │   ├── RefusedAnswer       a content filter, or the model itself, declined
@@ -22,7 +22,8 @@
         ├── NothingKept         the filters drop every row, or the judge never decides
         └── CapReached          at max_cost, max_calls or max_minutes; `synthesize` then returns, and says so
 
-Each message is one line and ends with what to do about it. A note (`add_note`) may show more, a difference say.
+Each message is one line and ends with what to do about it. A note (`add_note`) may show more, for instance a
+difference.
 """
 
 from __future__ import annotations
@@ -82,7 +83,7 @@ class ExportError(InputError):
 
 
 class RowError(RefedError):
-    """One call's row failed; the run records it and goes on.
+    """One call's row failed; the run records it and continues.
 
     `kind` is the word stored in the ledger and counted in reports.
     """
@@ -147,7 +148,7 @@ PASSING = frozenset(kind.kind for kind in (UnfitRequest, NoAnswer, NoConnection)
 
 
 class TeacherError(RefedError):
-    """The teacher cannot go on: a wrong key, model name, account or endpoint. Stops the run."""
+    """The teacher cannot continue: a wrong key, model name, account or endpoint. Stops the run."""
 
 
 class TeacherRefused(TeacherError, InputError):
@@ -165,7 +166,7 @@ class EndpointBusy(RunStopped):
 
 
 class NothingKept(RunStopped):
-    """Filters drop every row, or a judge never decides: going on would cost money without end."""
+    """Filters drop every row, or a judge never decides: continuing would cost money for nothing."""
 
 
 class CapReached(RunStopped):

@@ -42,10 +42,10 @@ def parse_yaml(text: str) -> Any:
     try:
         node = loader.get_single_node()
         if _written_out(node, {}) > _MOST_CHARACTERS:
-            raise yaml.MarkedYAMLError(problem="its aliases stand for more than anybody could read")
+            raise yaml.MarkedYAMLError(problem="its aliases expand to too much text")
         return None if node is None else loader.construct_document(node)
     except RecursionError:
-        raise yaml.MarkedYAMLError(problem="nested without end") from None
+        raise yaml.MarkedYAMLError(problem="nested endlessly") from None
     finally:
         loader.dispose()
 
@@ -111,13 +111,13 @@ def check_own(folder: Path, outputs: Iterable[str], mark: str) -> None:
     """Raises ExportError if `folder` has one of the `outputs` and no `mark`, which the work that writes them leaves
     beside them: somebody else's file would be overwritten."""
     if not (folder / mark).exists() and (theirs := [name for name in outputs if (folder / name).exists()]):
-        raise ExportError(f"{folder / theirs[0]}: exists, and was not written by this command; name another folder")
+        raise ExportError(f"{folder / theirs[0]}: exists, and was not written by this command; choose another folder")
 
 
 def check_apart(data: Any, outputs: Iterable[Path]) -> None:
     """Raises ExportError if one of the `outputs` would overwrite the input `data`."""
     if isinstance(data, str | Path) and any(Path(data).resolve() == path.resolve() for path in outputs):
-        raise ExportError(f"{data}: is where the results would go; name another folder with out")
+        raise ExportError(f"{data}: is where the results would go; choose another folder with out")
 
 
 @contextmanager

@@ -74,8 +74,8 @@ NO_STRATEGY = ImplementationStrategy(planned_changes=[], rationale="")
 
 
 class Reference(Record):
-    """One excellent pair to learn from. `source` says where it was read: file and row. `system`: the system prompt that
-    it stands under, which its samples inherit; `earlier`: the turns of its conversation before it."""
+    """One excellent pair to learn from. `source`: the file and row it was read from. `system`: its system prompt,
+    which its samples inherit; `earlier`: the turns before it in its conversation."""
 
     instruction: str = Field(min_length=1)
     response: str = Field(min_length=1)
@@ -122,8 +122,8 @@ class Feedback(Record):
 
 
 class Sample(Record):
-    """One row of the data set, under the paper's names. `extra`: what its program's stages wrote besides, by column, in
-    the samples that are read from a run."""
+    """One row of the data set, under the paper's names. `extra`: what its program's stages wrote in other fields, by
+    column, in samples read from a run."""
 
     instruction: str
     response: str

@@ -58,9 +58,9 @@ def test_a_pipe_and_a_device_are_refused_at_once(tmp_path: Path) -> None:
 def test_a_file_of_brackets(tmp_path: Path) -> None:
     for name in ("deep.yaml", "deep.json"):
         (tmp_path / name).write_text("[" * 100_000)
-        with pytest.raises(ConfigError, match="nested without end"):
+        with pytest.raises(ConfigError, match="nested endlessly"):
             load_config(RunConfig, tmp_path / name, {})
-        with pytest.raises(ConfigError, match="not a program's JSON file"):
+        with pytest.raises(ConfigError, match="not a saved program"):
             refed_dspy.load_program(tmp_path / name)
     with pytest.raises(ConfigError, match="REFED_TEACHER"):
         load_config(RunConfig, None, {"REFED_TEACHER": "[" * 5_000})
@@ -91,7 +91,7 @@ def test_an_empty_path_in_python() -> None:
 @pytest.mark.parametrize("key", ["max_cost", "max_minutes"])
 @pytest.mark.parametrize("cap", [1e300, 2e9, float("nan"), float("-inf"), 0.0])
 def test_a_cap_beyond_measure(key: str, cap: float) -> None:
-    with pytest.raises(ConfigError, match=f"{key}: input should be"):
+    with pytest.raises(ConfigError, match=rf"{key}: (input should be|must be at most)"):
         check_config(RunConfig, {key: cap})
 
 
@@ -123,7 +123,7 @@ def test_files_are_whole_or_not_there(tmp_path: Path) -> None:
 def test_what_is_read_is_not_written_over(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path)
     for data in (str(tmp_path / "a.jsonl"), tmp_path / "link" / "a.jsonl", tmp_path / "x" / ".." / "a.jsonl"):
-        with pytest.raises(ExportError, match="name another folder"):
+        with pytest.raises(ExportError, match="choose another folder"):
             check_apart(data, [tmp_path / "a.jsonl"])
     check_apart(tmp_path / "b.jsonl", [tmp_path / "a.jsonl"])
     check_apart([{"a": 1}], [tmp_path / "a.jsonl"])

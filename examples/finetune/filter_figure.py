@@ -281,7 +281,7 @@ def _run(script: str, *arguments: Any) -> None:
         raise KeyboardInterrupt
     if code:
         raise RunStopped(
-            f"{script} ended with code {code}, for the reason above; mend it, and the same command goes on"
+            f"{script} ended with code {code}, for the reason above; fix it and run the same command to continue"
         )
 
 

@@ -181,7 +181,7 @@ def start(args: argparse.Namespace) -> tuple[dict[str, Any], str | None]:
         args.out.mkdir(parents=True, exist_ok=True)
         write_json(settings, made_by)
     except OSError as error:
-        raise BadInput(f"{error.filename or args.out}: {error.strerror}; name another file or folder") from None
+        raise BadInput(f"{error.filename or args.out}: {error.strerror}; choose another file or folder") from None
     # trainer_state.json is written last: a checkpoint without it was cut off.
     whole = [state.parent for state in args.out.glob("checkpoints/checkpoint-*/trainer_state.json")]
     last = max(whole, key=lambda folder: int(folder.name.rpartition("-")[2]), default=None)

@@ -37,8 +37,8 @@ if TYPE_CHECKING:  # the commands import what they need when they run: help shou
     from refed_dspy.optimizers.result import Compiled
 
 OPTIMIZERS = ("bootstrap", "gepa", "mipro", "simba")
-judge_app = typer.Typer(no_args_is_help=True, help="Measure a judge against people's verdicts.")
-PairsOption = Annotated[str | None, typer.Option(help="Pairs of answers with people's verdicts.", metavar="FILE")]
+judge_app = typer.Typer(no_args_is_help=True, help="Compare a judge with people.")
+PairsOption = Annotated[str | None, typer.Option(help="Pairs of answers with human verdicts.", metavar="FILE")]
 
 
 app = typer.Typer()
@@ -57,18 +57,20 @@ def compile_(
             help=f"{', '.join(OPTIMIZERS)}, or a dotted name.", metavar="NAME", autocompletion=lambda: OPTIMIZERS
         ),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder of the compile.", metavar="DIR")] = None,
+    out: Annotated[Path | None, typer.Option(help="The compile's folder.", metavar="DIR")] = None,
     teacher: TeacherOption = None,
     judge: JudgeOption = None,
     reflection: Annotated[
-        str | None, typer.Option(help="The model that rewrites prompts, as --teacher.", metavar="FILE_OR_NAME")
+        str | None, typer.Option(help="The model that rewrites prompts, given like --teacher.", metavar="FILE_OR_NAME")
     ] = None,
-    evaluations: Annotated[int | None, typer.Option(help="About how often a candidate is scored.", metavar="N")] = None,
+    evaluations: Annotated[
+        int | None, typer.Option(help="Approximate number of evaluations in all.", metavar="N")
+    ] = None,
     program: ProgramOption = None,
     accept_changed: AcceptChanged = None,
     config: ConfigOption = None,
     seed: Annotated[
-        int | None, typer.Option(help="Seed of the split and the optimizer.", metavar="N", show_default="0")
+        int | None, typer.Option(help="Seed for the split and the optimizer.", metavar="N", show_default="0")
     ] = None,
     name: Annotated[
         str | None, typer.Option(help="The registered model's name.", metavar="NAME", show_default="refed")
@@ -78,10 +80,10 @@ def compile_(
     max_minutes: MaxMinutes = None,
     track: TrackOption = None,
     accept_longer: Annotated[
-        bool | None, typer.Option("--accept-longer", help="Let a gain that rests on length be proved.")
+        bool | None, typer.Option("--accept-longer", help="Accept a gain that rests on longer answers.")
     ] = None,
     estimate: Annotated[
-        bool, typer.Option("--estimate", help="Score the uncompiled program only, and say what all would take.")
+        bool, typer.Option("--estimate", help="Score only the uncompiled program and forecast the whole compile.")
     ] = False,
 ) -> None:
     """Tune a program's prompts and prove the gain. Run it again to continue."""
@@ -90,7 +92,7 @@ def compile_(
     from refed_dspy.optimizers.compile import compile as tune
 
     settings = settings_of(CompileConfig, context)
-    folder = needed(settings.out, "out: name the folder that shall hold the compile: --out DIR")
+    folder = needed(settings.out, "out: no folder for the compile; set one with --out DIR")
     needed(settings.teacher, NO_TEACHER)
     with CompileDisplay().showing() as display, _optimizer_log(folder / "optimizer.log"):
         made = tune(
@@ -124,28 +126,28 @@ def _print_outcome(made: Compiled, estimate: bool) -> None:
         say(as_options(line))
     say_where_tracked(made.folder)
     if made.stopped:
-        say(f"refed: {why_stopped(made.stopped, '; raise it')}, and the same command goes on", err=True)
+        say(f"refed: {why_stopped(made.stopped, '; raise it')}; run the same command to continue", err=True)
         raise typer.Exit(1)
 
 
 @judge_app.command(options_metavar="--pairs FILE --judge FILE_OR_NAME [OPTIONS]")
 @reporting
 def agreement(
-    pairs: Annotated[str, typer.Option(help="Pairs of answers with people's verdicts.", metavar="FILE")],
+    pairs: Annotated[str, typer.Option(help="Pairs of answers with human verdicts.", metavar="FILE")],
     judge: Annotated[
         str | None,
-        typer.Option(help="The model that judges, as --teacher; unset, REFED_JUDGE.", metavar="FILE_OR_NAME"),
+        typer.Option(help="The judge, given like --teacher; default: REFED_JUDGE.", metavar="FILE_OR_NAME"),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder that keeps the verdicts.", metavar="DIR")] = None,
-    count: Annotated[int | None, typer.Option(help="A seeded draw of so many pairs.", metavar="N")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder to keep the verdicts in.", metavar="DIR")] = None,
+    count: Annotated[int | None, typer.Option(help="Number of pairs to draw at random.", metavar="N")] = None,
     program: Annotated[str | None, typer.Option(help="A compiled judge.", metavar="FILE_OR_URI")] = None,
     accept_changed: AcceptChanged = None,
-    seed: Annotated[int, typer.Option(help="Seed of the draw.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed for the draw.", metavar="N")] = 0,
     max_cost: MaxCost = None,
     max_calls: MaxCalls = None,
     max_minutes: MaxMinutes = None,
 ) -> None:
-    """How well a judge agrees with people. Run it again to continue."""
+    """Measure how well a judge agrees with people. Run it again to continue."""
     from refed_dspy.cli.display import shown
     from refed_dspy.config.jobs import StatsConfig
     from refed_dspy.config.loading import load_config
@@ -153,7 +155,9 @@ def agreement(
 
     at_work()
     model = load_config(StatsConfig, judge=judge).judge
-    needed(model, "no judge: name one with --judge (a file, PROVIDER/NAME, embedded or simulated), or REFED_JUDGE")
+    needed(
+        model, "no judge: choose one with --judge (PROVIDER/NAME, a teacher file, embedded or simulated) or REFED_JUDGE"
+    )
     measured = shown(
         measure_agreement, pairs, model, out, count=count, program=program, accept_changed=bool(accept_changed),
         seed=seed, max_cost=max_cost, max_calls=max_calls, max_minutes=max_minutes,
@@ -169,10 +173,12 @@ def agreement(
 def promote(
     name: Annotated[str, typer.Argument(help="The registered model.")] = "refed",
     version: Annotated[
-        str | None, typer.Option(help="Which version.", metavar="N", show_default="the challenger")
+        str | None, typer.Option(help="The version.", metavar="N", show_default="the challenger")
     ] = None,
-    accept_longer: Annotated[bool, typer.Option("--accept-longer", help="Even if its gain rests on length.")] = False,
-    unproved: Annotated[bool, typer.Option("--unproved", help="Even if its gain was not proved.")] = False,
+    accept_longer: Annotated[
+        bool, typer.Option("--accept-longer", help="Promote even if the gain rests on longer answers.")
+    ] = False,
+    unproved: Annotated[bool, typer.Option("--unproved", help="Promote even if the gain was not proved.")] = False,
 ) -> None:
     """Make a version of the registered model the champion."""
     from refed_dspy.tracking.registry import promote as make_champion
@@ -185,11 +191,11 @@ def promote(
 @app.command()
 @reporting
 def track(folder: RunDir) -> None:
-    """Send a run or a compile to MLflow, or what is still missing there."""
+    """Log a run or a compile to MLflow, or add what is still missing there."""
     from refed_dspy.tracking.track import track as track_folder
 
     at_work()
-    say(f"told: run {track_folder(folder)}")
+    say(f"logged to MLflow: run {track_folder(folder)}")
     say_where_tracked(folder)
 
 

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from refed_dspy.cli.options import (
+    NO_TEACHER,
     AcceptChanged,
     ConfigOption,
     JsonOption,
@@ -33,16 +34,17 @@ from refed_dspy.errors import ConfigError, one_line
 
 Data = Annotated[
     str | None,
-    typer.Argument(metavar="DATA", help="A file, a Hub data set or a run's folder; unset, the config's `data`."),
+    typer.Argument(
+        metavar="DATA", help="A file, a Hub data set or a run's folder; default: `data` in the settings file."
+    ),
 ]
 OutOption = Annotated[Path | None, typer.Option(help="Folder for the results.", metavar="DIR")]
 ScorerOption = Annotated[
-    str | None, typer.Option(help="Folder or Hub name of the model that perplexity is by.", metavar="NAME")
+    str | None, typer.Option(help="Folder or Hub name of the model that scores perplexity.", metavar="NAME")
 ]
 _CAPS = ("max_cost", "max_calls", "max_minutes")
-_NO_OUT = "out: name it with --out DIR"
-_NO_DATA = "data: name it with a file or a run's DIR"
-_NO_TEACHER = "teacher: name it with --teacher (a file, PROVIDER/NAME, embedded or simulated)"
+_NO_OUT = "out: no folder for the results; set one with --out DIR"
+_NO_DATA = "data: no data set; pass a file, a Hub data set or a run's folder"
 
 app = typer.Typer()
 
@@ -58,9 +60,7 @@ def compare_(
     out: OutOption = None,
     teacher: TeacherOption = None,
     judge: JudgeOption = None,
-    against: Annotated[
-        str | None, typer.Option(help="The program that the others are compared with.", metavar="NAME")
-    ] = None,
+    against: Annotated[str | None, typer.Option(help="The program to compare the others with.", metavar="NAME")] = None,
     accept_changed: AcceptChanged = None,
     config: ConfigOption = None,
     seed: SeedOption = None,
@@ -76,7 +76,7 @@ def compare_(
 
     settings = settings_of(CompareConfig, context)
     folder = needed(settings.out, _NO_OUT)
-    needed(settings.teacher, _NO_TEACHER)
+    needed(settings.teacher, NO_TEACHER)
     _check_programs(settings.programs)
     references_ = settings.references or "builtin"
     made = shown(compare, settings.programs, references_, **given(settings, "programs", "references"))
@@ -93,7 +93,9 @@ def filter_(
     data: Data = None,
     filters: Annotated[
         list[str] | None,
-        typer.Option("--filter", help="refusals, or 'rouge: {threshold: 0.7}'; one an option.", metavar="NAME_OR_YAML"),
+        typer.Option(
+            "--filter", help="refusals, or 'rouge: {threshold: 0.7}'; may be repeated.", metavar="NAME_OR_YAML"
+        ),
     ] = None,
     out: OutOption = None,
     judge: JudgeOption = None,
@@ -104,7 +106,7 @@ def filter_(
     max_calls: MaxCalls = None,
     max_minutes: MaxMinutes = None,
 ) -> None:
-    """Filter a data set: kept and dropped rows, each with reason and score, and a funnel. The data is not touched."""
+    """Filter a data set: write kept and dropped rows with reasons and scores. The data itself is not changed."""
     from refed_dspy.cli.display import shown
     from refed_dspy.config.jobs import FilterRunConfig
     from refed_dspy.runs.filter.filter import filter_data
@@ -123,12 +125,13 @@ def recycle_(
     context: typer.Context,
     data: Data = None,
     size: Annotated[
-        int | None, typer.Option(help="Rows to recycle, drawn by the seed.", metavar="N", show_default="all")
+        int | None, typer.Option(help="Rows to recycle, drawn at random.", metavar="N", show_default="all")
     ] = None,
     out: OutOption = None,
     teacher: TeacherOption = None,
     selective: Annotated[
-        bool | None, typer.Option("--selective", help="Keep new parts by IFD and r-IFD; needs --scorer.")
+        bool | None,
+        typer.Option("--selective", help="Keep a new part only if IFD or r-IFD favours it; needs --scorer."),
     ] = None,
     scorer: ScorerOption = None,
     config: ConfigOption = None,
@@ -137,14 +140,14 @@ def recycle_(
     max_calls: MaxCalls = None,
     max_minutes: MaxMinutes = None,
 ) -> None:
-    """Reflection-Tuning: better instructions and responses for an existing data set. Run it again to continue."""
+    """Improve an existing data set's instructions and responses by Reflection-Tuning. Run it again to continue."""
     from refed_dspy.cli.display import shown
     from refed_dspy.config.jobs import RecycleConfig
     from refed_dspy.runs.recycle.recycle import recycle
 
     settings = settings_of(RecycleConfig, context, scorer=scorer and {"model": scorer})
     folder, source = needed(settings.out, _NO_OUT), needed(settings.data, _NO_DATA)
-    needed(settings.teacher, _NO_TEACHER)
+    needed(settings.teacher, NO_TEACHER)
     made = shown(recycle, source, **given(settings, "data"))
     _print(made.lines())
     say(f"rows and table in {folder}")
@@ -158,7 +161,7 @@ def stats_(
     data: Data = None,
     scorer: ScorerOption = None,
     judge: JudgeOption = None,
-    sample: Annotated[int | None, typer.Option(help="Rows drawn for what costs time or money.", metavar="N")] = None,
+    sample: Annotated[int | None, typer.Option(help="Rows to draw for slow or paid measurements.", metavar="N")] = None,
     out: OutOption = None,
     config: ConfigOption = None,
     seed: SeedOption = None,
@@ -167,7 +170,7 @@ def stats_(
     max_calls: MaxCalls = None,
     max_minutes: MaxMinutes = None,
 ) -> None:
-    """A data set in figures: lengths, diversity, coherence, perplexity, win rate of improved over first responses."""
+    """Measure a data set: lengths, diversity, coherence, perplexity, win rate of improved over first responses."""
     from refed_dspy.cli.display import shown
     from refed_dspy.config.jobs import StatsConfig
     from refed_dspy.runs.stats import measure
@@ -206,8 +209,8 @@ def _ended_short(why: str, folder: Path | None) -> None:
     if why in _CAPS:
         where = f" in {folder}" if folder is not None else ""
         why = (
-            f"{why} is reached; what was paid for is kept{where}: the same command with a larger "
-            f"--{why.replace('_', '-')} goes on"
+            f"{why} is reached; paid answers are kept{where}: to continue, run the same command with a "
+            f"larger --{why.replace('_', '-')}"
         )
     say(f"refed: {why}", err=True)
     raise typer.Exit(1)
@@ -226,5 +229,5 @@ def _check_programs(programs: Mapping[str, str]) -> None:
         known = program in methods or is_address(program) or names_own_program(program)
         if not known and not Path(program).exists():
             near = get_close_matches(program, methods, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"name a program's file, or one of {', '.join(methods)}"
+            hint = f"did you mean {near[0]}?" if near else f"give a program's file or one of {', '.join(methods)}"
             raise ConfigError(f"programs: {one_line(name, 40)}: no program {one_line(program, 80)!r}; {hint}")

@@ -20,33 +20,33 @@ if TYPE_CHECKING:  # help should not wait for pydantic
 
 app = typer.Typer()
 _SETTINGS = """\
-# The settings of a run. Those behind a # without a space, as in #seed, are off: take the # away to switch them on.
+# Settings of a run. Lines with a # and no space after it, such as #seed, are off: remove the # to turn them on.
 
-references: {references}  # that come with refed; or your own: a file (jsonl, json, csv, parquet) or a Hub data set
+references: {references}  # these come with refed; or your own: a file (jsonl, json, csv, parquet) or a Hub data set
 size: 20  # samples to keep
-run_dir: runs/first  # the run's folder; the same command goes on from what is there
+run_dir: runs/first  # the run's folder; run the same command again to continue
 {program}
 teacher:
 {teacher}
-#judge: {{model: {judge}}}  # for the filters that need one; best a stronger model than the teacher
+#judge: {{model: {judge}}}  # for filters that need one; ideally a stronger model than the teacher
 
-# The run stops before it passes one of these, over all its starts.
+# The run stops before it exceeds any of these, over all its starts.
 {cost}
 #max_calls: 1000
 #max_minutes: 60
 
-#filters:  # a dropped sample is made up for by another
+#filters:  # every dropped sample is replaced by another
 #  - refusals
 #  - near_duplicates
 #  - length: {{max_words: 800}}
-#  - judge  # the improved response must beat the plain one: two calls a sample
+#  - judge  # the improved response must beat the plain one: two calls per sample
 
-#seed: 0  # another seed, other samples
+#seed: 0  # another seed makes other samples
 #track: true  # log the run to MLflow
 """
-_ANY = ("#temperature: 1.0", "#max_tokens: {most}  # an answer that is cut there is lost", "#concurrency: 32")
+_ANY = ("#temperature: 1.0", "#max_tokens: {most}  # a longer answer is cut off and lost", "#concurrency: 32")
 _OWN_MACHINE = "price: {prompt: 0, completion: 0}  # your own machine"
-_WINDOW = "context_window: 8192  # as the server is set to; longer references are left out"
+_WINDOW = "context_window: 8192  # the server's own setting; longer references are left out"
 _AT = {
     "ollama": ("api_base: http://localhost:11434/v1", _OWN_MACHINE, _WINDOW, "concurrency: 4"),
     "vllm": ("api_base: http://localhost:8000/v1", _OWN_MACHINE, f"#{_WINDOW}", "concurrency: 256"),
@@ -54,9 +54,9 @@ _AT = {
     "llama-cpp": ("api_base: http://localhost:8080/v1", _OWN_MACHINE, _WINDOW, "concurrency: 4"),
     "azure": (
         "api_base: https://YOUR-RESOURCE.openai.azure.com",
-        "#api_version: 2024-10-21  # the dated API; without it the v1 API",
+        "#api_version: 2024-10-21  # the dated API; without it, the v1 API",
         "api_key_env: AZURE_OPENAI_API_KEY  # the NAME of the variable that holds the key",
-        "#price: azure/gpt-4o-mini  # what the deployment runs, if its name does not say it",
+        "#price: azure/gpt-4o-mini  # the deployed model, if the name does not say",
         *_ANY,
     ),
 }
@@ -64,7 +64,7 @@ _AT = {
 _ELSEWHERE = (
     "api_base: http://localhost:8000/v1  # the endpoint's address, up to and including /v1",
     "#api_key_env: MY_KEY  # the NAME of the variable that holds its key",
-    "#price: {prompt: 0.15, completion: 0.6}  # dollars a million tokens; max_cost needs it",
+    "#price: {prompt: 0.15, completion: 0.6}  # dollars per million tokens; needed for max_cost",
     *_ANY,
 )
 _LOCAL = ("temperature: 0.7", "max_tokens: 1024", "#context_window: 8192", "#concurrency: 2")
@@ -78,7 +78,7 @@ def init(
         str, typer.Option(help="PROVIDER/NAME, embedded, simulated or a .gguf file.", metavar="NAME")
     ] = "openai/gpt-4o-mini",
 ) -> None:
-    """Write a file of settings, with comments, for a teacher chosen by name."""
+    """Write a commented settings file for a teacher."""
     from refed_dspy.files import as_export_error
 
     text, before = settings_for(teacher)
@@ -87,7 +87,7 @@ def init(
             with file.open("x", encoding="utf-8") as opened:
                 opened.write(text)
         except FileExistsError:
-            raise ExportError(f"{one_line(file, 200)}: exists already; name another file, or delete it") from None
+            raise ExportError(f"{one_line(file, 200)}: already exists; choose another file or delete it") from None
     name = shlex.quote(str(file))
     say(f"settings for {one_line(teacher, 100)} are in {name}; next:")
     say("\n".join(f"  {line}" for line in (*before, f"refed teacher check {name}", f"refed synth --config {name}")))
@@ -111,10 +111,10 @@ def settings_for(teacher: str) -> tuple[str, list[str]]:
     small = str(config.model) in EMBEDDED
     text = _SETTINGS.format(
         references="builtin-short" if small else "builtin",
-        program="program: embedded  # with demonstrations, for so small a model\n" if small else "",
+        program="program: embedded  # with demonstrations, for such a small model\n" if small else "",
         teacher="".join(f"  {line}\n" for line in [f"{key}: {name}", *lines]).replace("{most}", str(config.max_tokens)),
         judge="simulated" if config.simulated else "openai/gpt-4.1",
-        cost="max_cost: 1.0  # dollars" if priced else "#max_cost: 1.0  # dollars; it needs the teacher's price",
+        cost="max_cost: 1.0  # dollars" if priced else "#max_cost: 1.0  # dollars; needs the teacher's price",
     )
     return text, before
 
@@ -126,7 +126,7 @@ def _teacher(config: TeacherConfig) -> tuple[Sequence[str], list[str], bool]:
     from refed_dspy.teachers.route import key_variable
 
     if config.simulated:
-        return ["# No model: texts from word lists, for trying the tool only."], [], True
+        return ["# Not a model: texts from word lists, to try refed out."], [], True
     if config.embedded:
         return _LOCAL, [] if config.gguf else [f"refed teacher fetch {config.model}"], True
     model = str(config.model)

@@ -53,7 +53,7 @@ def run_lines(status: Mapping[str, Any]) -> list[str]:
         *state_lines(status, f"{status['kept']} of {status['size']} {made}"),
         *_cost_lines(status),
         references + (f", {left_out} left out{_counted(status['left_out'])}" if left_out else ""),
-        new + (f", {instructions['surplus']} beyond the number asked for" if instructions["surplus"] else ""),
+        new + (f", {instructions['surplus']} surplus" if instructions["surplus"] else ""),
         *_filters_line(status["filters"]),
         *_calls_lines(status),
     ]
@@ -66,7 +66,7 @@ def token_lines(status: Mapping[str, Any]) -> list[str]:
     if len(models) > 1:
         lines += [usage_line(f"{usage['model']} at {usage['endpoint']}", usage) for usage in models]
     if (tokens := status.get("tokens_a_sample")) is not None:
-        lines.append(f"a sample: {_tokens(tokens['all'])}")
+        lines.append(f"per sample: {_tokens(tokens['all'])}")
         lines += [f"  {stage}: {_tokens(share)}" for stage, share in tokens["stages"].items()]
     return lines
 
@@ -120,13 +120,13 @@ def _calls_lines(status: Mapping[str, Any]) -> list[str]:
         unknown, reserved = unknown + in_flight, reserved + at_most
     if unknown:
         counted = f", counted at their worst case, {money(reserved)}" if reserved else ""
-        lines.append(f"unknown: the usage of {unknown} calls{counted}")
+        lines.append(f"unknown usage: {unknown} calls{counted}")
     return lines
 
 
 def _cost_lines(status: Mapping[str, Any]) -> list[str]:
     """What a sample has cost, and what the whole run is projected to."""
-    phrases = [f"{money(each)} a sample"] if (each := status["cost_per_sample"]) else []
+    phrases = [f"{money(each)} per sample"] if (each := status["cost_per_sample"]) else []
     if (projected := status["projected"]) is not None and projected["cost"] is not None:
         bounds = f"{money(projected['low'])} to {money(projected['high'])}"
         phrases.append(f"about {money(projected['cost'])} for all {projected['size']} ({bounds})")
@@ -139,7 +139,7 @@ def work_lines(status: Mapping[str, Any]) -> list[str]:
     """How work over a data set stands (`ledger.summary.work_status`)."""
     asked, rows = status["asked"], status["rows"]
     of = f" of {rows}" if rows is not None and rows >= asked else ""
-    return [*state_lines(status, f"{status['work']}, {asked}{of} rows asked about"), *_calls_lines(status)]
+    return [*state_lines(status, f"{status['work']}, {asked}{of} rows sent to the model"), *_calls_lines(status)]
 
 
 def compile_lines(facts: Mapping[str, Any]) -> list[str]:
@@ -149,7 +149,7 @@ def compile_lines(facts: Mapping[str, Any]) -> list[str]:
     proof = {None: "none yet", True: "proved better", False: "not proved better"}[facts["proved"]]
     lines = [*state_lines(facts, made + best), f"proof: {proof}", *_calls_lines(facts)]
     if abstained := facts["abstained"]:
-        lines.append(f"not judged: {abstained} evaluations more, which count neither for nor against a candidate")
+        lines.append(f"not judged: {abstained} more evaluations; they count neither for nor against a candidate")
     return lines
 
 
@@ -158,7 +158,7 @@ def batches_line(batches: Sequence[Mapping[str, Any]], folder: Path) -> list[str
     if not batches:
         return []
     calls = sum(batch["calls"] for batch in batches)
-    return [f"batches: {len(batches)} under way, {calls} calls not settled; see: refed batches {folder}"]
+    return [f"batches: {len(batches)} under way, {calls} calls pending; see: refed batches {folder}"]
 
 
 def listing_lines(works: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -183,15 +183,15 @@ def simulated_lines(status: Mapping[str, Any]) -> list[str]:
 def batch_line(batch: Mapping[str, Any]) -> str:
     """One batch (`ledger.batches.all_batches`)."""
     begun = time.strftime("%Y-%m-%d %H:%M", time.localtime(batch["created"]))
-    state = batch["state"] or ("under way" if batch["name"] else "not known to be there")
-    waiting = f", {batch['calls']} calls not settled" if batch["calls"] else ""
+    state = batch["state"] or ("under way" if batch["name"] else "not confirmed")
+    waiting = f", {batch['calls']} calls pending" if batch["calls"] else ""
     name = one_line(batch["name"] or f"(refed_batch {batch['nonce']})")
-    return f"{name}: {batch['requests']} requests of {begun} to {batch['model']}, {state}{waiting}"
+    return f"{name}: {batch['requests']} requests from {begun} to {batch['model']}, {state}{waiting}"
 
 
 def given_up_line(batches: Sequence[Mapping[str, Any]]) -> str:
     """What became of the calls in `batches` that nobody asks about any more."""
     arrived = sum(batch["arrived"] for batch in batches)
     lost = sum(batch["calls"] for batch in batches) - arrived
-    kept = f"; {arrived} answers that have come are kept for a run in batches" if arrived else ""
+    kept = f"; {arrived} answers already received are kept for a batch run" if arrived else ""
     return f"{len(batches)} given up: {lost} calls stay charged in full{kept}"

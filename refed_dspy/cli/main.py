@@ -16,10 +16,10 @@ from refed_dspy.errors import one_line
 
 GROUPS = {
     "Make": ("synth", "init", "resume", "preview"),
-    "Look": ("show", "status", "report", "watch", "stats"),
+    "Inspect": ("show", "status", "report", "watch", "stats"),
     "Judge and improve": ("filter", "compare", "judge", "compile", "promote", "recycle"),
     "Publish": ("export", "share", "push"),
-    "Upkeep": ("teacher", "batches", "track"),
+    "Maintain": ("teacher", "batches", "track"),
 }
 """Every command, in the order in which people need them."""
 
@@ -84,7 +84,7 @@ def refed(
         bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
     ] = False,
 ) -> None:
-    """Instruction-tuning data from a few excellent references, by a DSPy program."""
+    """Make instruction-tuning data from a few excellent references with a DSPy program."""
 
 
 def run() -> None:

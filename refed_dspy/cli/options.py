@@ -19,7 +19,9 @@ if TYPE_CHECKING:  # the commands import what they need when they run: help shou
 F = TypeVar("F", bound=Callable[..., None])
 S = TypeVar("S", bound="Settings")
 T = TypeVar("T")
-NO_TEACHER = "no teacher: name one with --teacher: openai/gpt-4.1-mini, a file, embedded, or simulated to try it out"
+NO_TEACHER = (
+    "no teacher: choose one with --teacher (openai/gpt-4.1-mini, a teacher file, embedded, or simulated to try it out)"
+)
 
 
 def reporting(command: F) -> F:
@@ -39,7 +41,7 @@ def reporting(command: F) -> F:
             say_no_more()
             is_run = command.__name__ in {"synth", "resume"} and kwargs.get("run_dir")
             where = f"refed resume {kwargs['run_dir']}" if is_run else "the same command"
-            say(f"refed: stopped; what was made is kept; go on with: {where}", err=True)
+            say(f"refed: stopped; everything made so far is kept; continue with: {where}", err=True)
             raise typer.Exit(exit_code()) from None
 
     return cast(F, wrapped)
@@ -82,29 +84,31 @@ RunDir = Annotated[Path, typer.Argument(metavar="DIR", help="The run's folder.")
 ReferencesOption = Annotated[
     str | None,
     typer.Option(
-        help="File, Hub data set, builtin or builtin-short.", metavar="FILE_OR_HUB_NAME", show_default="builtin"
+        help="A file, a Hub data set, builtin or builtin-short.", metavar="FILE_OR_HUB_NAME", show_default="builtin"
     ),
 ]
-JudgeOption = Annotated[str | None, typer.Option(help="The model that judges, as --teacher.", metavar="FILE_OR_NAME")]
+JudgeOption = Annotated[str | None, typer.Option(help="The judge, given like --teacher.", metavar="FILE_OR_NAME")]
 TeacherOption = Annotated[
     str | None,
     typer.Option(help="PROVIDER/NAME, a teacher file, a .gguf file, embedded or simulated.", metavar="FILE_OR_NAME"),
 ]
 ConfigOption = Annotated[
     Path | None,
-    typer.Option(help="Settings in YAML: filters, batches, teachers by stage, …; a flag wins over it.", metavar="FILE"),
+    typer.Option(help="YAML settings: filters, batches, teachers by stage, …; options override them.", metavar="FILE"),
 ]
 MaxCost = Annotated[
-    float | None, typer.Option(help="Stop before it costs more than this, over all starts.", metavar="DOLLARS")
+    float | None, typer.Option(help="Stop before the total cost exceeds this, over all starts.", metavar="DOLLARS")
 ]
-MaxCalls = Annotated[int | None, typer.Option(help="Stop after so many calls, over all starts.", metavar="N")]
+MaxCalls = Annotated[int | None, typer.Option(help="Stop after this many calls, over all starts.", metavar="N")]
 MaxMinutes = Annotated[
-    float | None, typer.Option(help="Stop after so many minutes at work, over all starts.", metavar="N")
+    float | None, typer.Option(help="Stop after this many minutes of work, over all starts.", metavar="N")
 ]
 AcceptChanged = Annotated[
-    bool | None, typer.Option("--accept-changed", help="Take a saved program whose prompts were changed as it is.")
+    bool | None, typer.Option("--accept-changed", help="Accept a saved program even if its prompts were edited.")
 ]
 ProgramOption = Annotated[str | None, typer.Option(help="A saved program.", metavar="FILE_OR_URI")]
-SeedOption = Annotated[int | None, typer.Option(help="Seed of draws and orders.", metavar="N", show_default="0")]
-TrackOption = Annotated[bool | None, typer.Option("--track/--no-track", help="Track it in MLflow.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="For scripts.")]
+SeedOption = Annotated[
+    int | None, typer.Option(help="Seed for random draws and orders.", metavar="N", show_default="0")
+]
+TrackOption = Annotated[bool | None, typer.Option("--track/--no-track", help="Log it to MLflow.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]

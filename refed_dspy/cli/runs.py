@@ -61,7 +61,7 @@ def synth(
     references: ReferencesOption = None,
     size: Annotated[int | None, typer.Option(help="Samples to keep.", metavar="N", show_default="100")] = None,
     run_dir: Annotated[
-        Path | None, typer.Option(help="Folder of the run.", metavar="DIR", show_default="refed-runs/ and a name")
+        Path | None, typer.Option(help="The run's folder.", metavar="DIR", show_default="a new one in refed-runs/")
     ] = None,
     teacher: TeacherOption = None,
     config: ConfigOption = None,
@@ -70,7 +70,7 @@ def synth(
     seed: SeedOption = None,
     per_reference: Annotated[
         int | None,
-        typer.Option(help="Most samples of one reference in a round.", metavar="N", show_default="all it gives"),
+        typer.Option(help="Most samples per reference in a round.", metavar="N", show_default="no limit"),
     ] = None,
     method: Annotated[
         str | None,
@@ -83,14 +83,14 @@ def synth(
     ] = None,
     judge: JudgeOption = None,
     reuse: Annotated[
-        Path | None, typer.Option(help="Take over another run's answers to the very same questions.", metavar="DIR")
+        Path | None, typer.Option(help="Reuse this run's answers to identical questions, at no cost.", metavar="DIR")
     ] = None,
     max_cost: MaxCost = None,
     max_calls: MaxCalls = None,
     max_minutes: MaxMinutes = None,
     track: TrackOption = None,
     estimate: Annotated[
-        bool, typer.Option("--estimate", help="Make a few samples (paid, and kept), and say what all would take.")
+        bool, typer.Option("--estimate", help="Make a few samples (paid and kept) and forecast the whole run.")
     ] = False,
 ) -> None:
     """Make samples from references. Run it again to continue."""
@@ -104,7 +104,7 @@ def synth(
     source, keywords = settings.references or "builtin", given(settings, "program", "references")
     if estimate:
         lines = shown(forecast, settings.program, source, **keywords).lines()
-        say("\n".join([*lines, "go on with the same command without --estimate"]))
+        say("\n".join([*lines, "to continue, run the same command without --estimate"]))
         return
     made = shown(synthesize, settings.program, source, **keywords)
     _finish(made, *([f"folder: {made.run_dir}"] if settings.run_dir is None else []))
@@ -115,11 +115,11 @@ def synth(
 def resume(
     context: typer.Context,
     run_dir: RunDir,
-    size: Annotated[int | None, typer.Option(help="Another target than before.", metavar="N")] = None,
+    size: Annotated[int | None, typer.Option(help="A new number of samples to keep.", metavar="N")] = None,
     teacher: TeacherOption = None,
     judge: JudgeOption = None,
     max_failure_share: Annotated[
-        float | None, typer.Option(help="Another share of failed calls that stops the run.", metavar="SHARE")
+        float | None, typer.Option(help="A new share of failed calls that stops the run.", metavar="SHARE")
     ] = None,
     max_cost: MaxCost = None,
     max_calls: MaxCalls = None,
@@ -139,12 +139,15 @@ def resume(
 @reporting
 def status(
     run_dir: Annotated[
-        Path | None, typer.Argument(metavar="DIR", help="A folder of work; unset, all below this one are listed.")
+        Path | None,
+        typer.Argument(
+            metavar="DIR", help="Folder of a run or other work; without it, all below this folder are listed."
+        ),
     ] = None,
-    tokens: Annotated[bool, typer.Option("--tokens", help="Also calls, tokens and dollars by stage.")] = False,
+    tokens: Annotated[bool, typer.Option("--tokens", help="Add calls, tokens and dollars by stage.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """How a run, a compile or other work stands; without DIR, a list of those here."""
+    """Show the state of a run, a compile or other work; without DIR, list all work here."""
     from refed_dspy.ledger.batches import left_batches
     from refed_dspy.ledger.ledger import Ledger
     from refed_dspy.ledger.summary import work_status
@@ -181,7 +184,7 @@ def _list_here(as_json: bool) -> None:
     elif works:
         say("\n".join(listing_lines(works)))
     elif not unreadable:
-        say("no runs here, nor in folders up to three levels down")
+        say("no runs here or up to three folders down")
     for line in unreadable:
         say(f"refed: {line}", err=True)
 
@@ -200,14 +203,14 @@ def export(
         ),
     ] = None,
     dropped: Annotated[
-        bool, typer.Option("--dropped", help="The rows that filters dropped instead, with reason and score (jsonl).")
+        bool, typer.Option("--dropped", help="Write the dropped rows instead, with reason and score (jsonl).")
     ] = False,
     reasoning: Annotated[
-        bool, typer.Option("--reasoning", help="With what the teacher thought before each improved response.")
+        bool, typer.Option("--reasoning", help="Include the teacher's reasoning behind each improved response.")
     ] = False,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the file.")] = False,
 ) -> None:
-    """Write the samples made so far to a file, or the rows that the run's filters dropped."""
+    """Write the samples made so far, or the rows that filters dropped, to a file."""
     from refed_dspy.data.export import export as write
     from refed_dspy.data.export import export_dropped
     from refed_dspy.data.formats import PAIRED
@@ -218,11 +221,11 @@ def export(
         raise InputError(f"{out}: is named as Parquet, and would hold {one_line(format, 40)}; add --format parquet")
     if read_run(run_dir).status["work"] == "comparison":
         file = run_dir / ("pairs.jsonl" if format in PAIRED else "rows.jsonl")
-        raise InputError(f"{run_dir}: holds a comparison, whose {file.stem} are in {file} already")
+        raise InputError(f"{run_dir}: contains a comparison; its {file.stem} are already in {file}")
     if dropped:
         if format != "jsonl" or reasoning:
             what = "--reasoning" if format == "jsonl" else f"--format {one_line(format, 40)}"
-            raise InputError(f"{what}: leave it out; dropped rows are written as jsonl, without reasoning")
+            raise InputError(f"{what}: remove it; dropped rows are written as jsonl, without reasoning")
         with written(out or Path("dropped.jsonl")) as (path, report):
             report(f"{export_dropped(run_dir, path, force=force)} dropped rows")
         return
@@ -240,9 +243,11 @@ def preview(
     config: ConfigOption = None,
     program: ProgramOption = None,
     accept_changed: AcceptChanged = None,
-    sample: Annotated[bool, typer.Option("--sample", help="Also make one: a paid call a stage, not kept.")] = False,
+    sample: Annotated[
+        bool, typer.Option("--sample", help="Also make one sample: one paid call per stage, not kept.")
+    ] = False,
 ) -> None:
-    """Show each stage's prompt for the first reference, and one sample as a dry run."""
+    """Show each stage's prompt for the first reference; with --sample, also make one sample."""
     from refed_dspy.cli.preview import one_sample, rendered_prompts
     from refed_dspy.concurrency import run_blocking
     from refed_dspy.config.run import RunConfig

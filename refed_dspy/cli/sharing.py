@@ -26,7 +26,7 @@ def report(
     force: Annotated[bool, typer.Option("--force", help="Overwrite the file.")] = False,
     show: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
 ) -> None:
-    """Make one page that shows a run, or a comparison, a filtering or a compile: what came of it, why, and its cost."""
+    """Write a one-page report of a run, a comparison, a filtering or a compile: results, reasons and cost."""
     from refed_dspy.sharing.report.report import report as make
 
     at_work()
@@ -40,15 +40,15 @@ def report(
 @reporting
 def watch(
     run_dir: RunDir,
-    port: Annotated[int, typer.Option(help="Port on this machine.", metavar="N", show_default="any that is free")] = 0,
+    port: Annotated[int, typer.Option(help="Port on this machine.", metavar="N", show_default="any free port")] = 0,
     show: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
 ) -> None:
-    """Show a run in the browser while it goes on: the report, filled as rows come. Ctrl-C ends the watching only."""
+    """Show a live report of a run in the browser. Ctrl-C stops the page, not the run."""
     from refed_dspy.sharing.report.watch import Watch
 
     at_work()
     with suppress(KeyboardInterrupt), Watch(run_dir, port) as server:
-        say("Ctrl-C ends the watching, not the run. Open:", err=True)
+        say("Ctrl-C stops the page, not the run. Open:", err=True)
         say(server.address)
         if show:
             typer.launch(server.address)
@@ -59,25 +59,21 @@ def watch(
 @reporting
 def share_(
     run: Annotated[Path, typer.Argument(metavar="DIR", help="The run's folder.")],
-    out: Annotated[Path, typer.Option(help="Folder to make.", metavar="FOLDER")],
+    out: Annotated[Path, typer.Option(help="Folder to create.", metavar="FOLDER")],
     name: Annotated[
         str | None, typer.Option(help="The data set's name.", metavar="TEXT", show_default="the folder's")
     ] = None,
     license: Annotated[  # noqa: A002 — the flag's name
         str | None,
-        typer.Option(help="License that you give the data: its name on the Hub, or a file of its text.", metavar="ID"),
+        typer.Option(help="License of the data: its name on the Hub, or a file with its text.", metavar="ID"),
     ] = None,
-    reference_license: Annotated[
-        str | None, typer.Option(help="Under what license the references are.", metavar="TEXT")
-    ] = None,
-    citation: Annotated[
-        Path | None, typer.Option(help="BibTeX with which to cite the data set.", metavar="FILE")
-    ] = None,
-    report: Annotated[bool, typer.Option("--report", help="Also a page that shows the run.")] = False,
-    dropped: Annotated[bool, typer.Option("--dropped", help="Also the rows that filters dropped.")] = False,
+    reference_license: Annotated[str | None, typer.Option(help="License of the references.", metavar="TEXT")] = None,
+    citation: Annotated[Path | None, typer.Option(help="BibTeX for citing the data set.", metavar="FILE")] = None,
+    report: Annotated[bool, typer.Option("--report", help="Include the run's report.")] = False,
+    dropped: Annotated[bool, typer.Option("--dropped", help="Include the rows that filters dropped.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace a folder that this command made.")] = False,
 ) -> None:
-    """Make a folder for the Hugging Face Hub from a run: data set card, Parquet, and a list of what is in it."""
+    """Turn a run into a folder for the Hugging Face Hub: data set card, Parquet and a list of files."""
     from refed_dspy.sharing.share import share
 
     at_work()
@@ -96,7 +92,7 @@ def share_(
         say(f"{file.path}  {file.bytes:,} bytes")
     for note in made.notes:
         say(f"refed: {as_options(note)}", err=True)
-    more = f", {made.dropped} dropped ones" if made.dropped else ""
+    more = f" and {made.dropped} dropped rows" if made.dropped else ""
     say(f"{made.rows} rows{more} in {out}; read its README.md, then: refed push {out} OWNER/NAME")
 
 
@@ -105,12 +101,14 @@ def share_(
 def push_(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A folder that refed share made.")],
     repo: Annotated[str, typer.Argument(metavar="OWNER/NAME", help="The data set on the Hub.")],
-    go: Annotated[bool, typer.Option("--go", help="Send it. Without, nothing is sent or asked.")] = False,
-    public: Annotated[bool, typer.Option("--public", help="Make it public, not private.")] = False,
-    branch: Annotated[str, typer.Option(help="The branch, made where it is not there.", metavar="NAME")] = "main",
+    go: Annotated[
+        bool, typer.Option("--go", help="Send it. Without this, nothing is sent and the Hub is not contacted.")
+    ] = False,
+    public: Annotated[bool, typer.Option("--public", help="Make the data set public instead of private.")] = False,
+    branch: Annotated[str, typer.Option(help="The branch; created if missing.", metavar="NAME")] = "main",
     message: Annotated[str | None, typer.Option(help="The commit's message.", metavar="TEXT")] = None,
 ) -> None:
-    """Show exactly what would go to the Hub; with --go, send that."""
+    """Show exactly what would be sent to the Hub; with --go, send it."""
     from refed_dspy.sharing.push import MESSAGE, push
 
     at_work()

@@ -36,7 +36,7 @@ def show(
     for place, sample in enumerate(islice(made.samples, number), start=1):
         say(f"── sample {place} of {len(made.samples)}")
         say(indent(_short(sample.instruction), "  "))
-        say("response, with what was [-removed-] and {+added+}:" if not _coloured() else "response:")
+        say("response, with [-removed-] and {+added+} text:" if not _coloured() else "response:")
         typer.echo(indent(changed(_short(sample.response), _short(sample.improved_response)), "  ") + "\n")
 
 

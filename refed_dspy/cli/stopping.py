@@ -25,7 +25,7 @@ _print_line: list[Callable[[str], object]] = []
 """How a line is printed while a display is on the terminal."""
 _FIRST_CAME = signal.SIGURG
 """The watching thread has the main one run a handler by it. Ignored by default, and sent by nobody else."""
-_STOPPING = "refed: stopping; once more ends it at once"
+_STOPPING = "refed: stopping; press Ctrl-C again to stop at once"
 
 
 def stop_on_signals() -> None:
@@ -120,7 +120,7 @@ def _watch(arrived: int) -> None:
         elif not first == number == signal.SIGHUP:  # a terminal that goes away may send two
             with suppress(OSError):
                 show_cursor = b"\x1b[?25h\n" if os.isatty(2) else b""
-                os.write(2, show_cursor + b"refed: stopped at once; what was made is kept\n")
+                os.write(2, show_cursor + b"refed: stopped at once; everything made so far is kept\n")
             os._exit(128 + number)
 
 

@@ -15,7 +15,7 @@ from refed_dspy.cli.stopping import at_work
 from refed_dspy.errors import InputError, one_line
 
 app = typer.Typer()
-teacher_app = typer.Typer(no_args_is_help=True, help="Check whether a teacher works; download the embedded model.")
+teacher_app = typer.Typer(no_args_is_help=True, help="Check a teacher; download the embedded model.")
 app.add_typer(teacher_app, name="teacher")
 
 
@@ -25,11 +25,11 @@ def check(
     name_or_file: Annotated[
         str,
         typer.Argument(
-            metavar="NAME_OR_FILE", help="PROVIDER/NAME, embedded, simulated, a teacher file, or the settings of a run."
+            metavar="NAME_OR_FILE", help="PROVIDER/NAME, embedded, simulated, a teacher file or a run's settings file."
         ),
     ],
 ) -> None:
-    """Make two small calls (paid, for a fraction of a cent) and say what works; what is refused is remembered."""
+    """Test a teacher with two small paid calls (a fraction of a cent) and remember what it refuses."""
     from refed_dspy.concurrency import run_blocking
     from refed_dspy.config.loading import teachers_in
     from refed_dspy.records import dollars
@@ -45,7 +45,7 @@ def check(
         priced = [call.cost for call in calls if call.cost is not None]
         cost = dollars(sum(priced)) if len(priced) == len(calls) else "price unknown"
         refused = f", {len(calls) - answered} refused" if answered < len(calls) else ""
-        say(f"this check:  {answered} answers{refused}, {cost}")
+        say(f"this check: {answered} answers{refused}, {cost}")
 
 
 @teacher_app.command()
@@ -53,7 +53,7 @@ def check(
 def fetch(
     name: Annotated[str, typer.Argument(help="embedded, embedded-smoke (tiny, for tests), or embedder.")] = "embedded",
 ) -> None:
-    """Download weights and check them: the embedded teacher's, or the small embedding model that statistics use.
+    """Download and verify weights: the embedded teacher's, or the small embedding model for statistics.
 
     1.1 GB; 93 MB for embedded-smoke, 84 MB for embedder.
     """
@@ -72,11 +72,11 @@ def fetch(
 def batches(
     run_dir: RunDir,
     give_up: Annotated[
-        bool, typer.Option("--give-up", help="Ask about open batches no more; their calls stay charged, and go again.")
+        bool, typer.Option("--give-up", help="Abandon open batches; their calls stay charged and are sent again.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """The batches of a run, a compile or other work: which are under way, and how the others ended."""
+    """List the batches of a run, a compile or other work with their states."""
     from refed_dspy.ledger.batches import abandoned, all_batches, left_batches
     from refed_dspy.ledger.ledger import Ledger
 
@@ -92,4 +92,4 @@ def batches(
     if as_json:
         say(json.dumps(facts))
     else:
-        say("\n".join(map(batch_line, facts)) or f"{run_dir}: no batches; they come with mode: batch or mixed")
+        say("\n".join(map(batch_line, facts)) or f"{run_dir}: no batches; they are made with mode: batch or mixed")

@@ -95,7 +95,7 @@ _MESSAGES = {
 def _unknown_key(key: str, known: Iterable[str]) -> str:
     near = get_close_matches(key, known, n=3, cutoff=0.5)
     near.sort(key=lambda other: sorted(other) != sorted(key))  # two letters that changed places come first
-    return "unknown key; " + (f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}")
+    return "unknown key; " + (f"did you mean {near[0]}?" if near else f"known keys: {', '.join(known)}")
 
 
 def _check_columns(fields: Sequence[str], columns: dict[str, str]) -> dict[str, str]:
@@ -119,25 +119,24 @@ class FromReferences(Settings):
     """Which references the work starts from."""
 
     references: str | None = None
-    """A file, a Hub data set, or one of the package's own: `builtin` or, for small models, `builtin-short`.
-    Unset: `builtin`."""
+    """A file, a Hub data set, or one of the package's own sets: `builtin` or, for small models, `builtin-short`. Unset:
+    `builtin`."""
     columns: PairColumns = Field(default_factory=dict)
-    """The names of a table's columns where they differ: {instruction: question, response: answer}."""
+    """Column names that differ from the usual ones: {instruction: question, response: answer}."""
     turns: Turns = "leave_out"
-    """Of a conversation of several exchanges, take the `first`, or the `last` with the earlier ones as its context; or
-    leave it out, and count it."""
+    """How to treat conversations of several exchanges: `leave_out` (and count them), learn from the `first` exchange,
+    or from the `last` with the earlier ones as context."""
 
 
 class Capped(Settings):
-    """Caps over all models and all starts. They are stored in the folder and hold until they are set again."""
+    """Caps over all models and all starts. They are stored in the folder and apply until they are set again."""
 
     max_cost: float | None = Field(default=None, gt=0, allow_inf_nan=True)
-    """Dollars that the work may cost, over all models and starts. A cap holds until it is set again; `.inf` lifts
-    it."""
+    """Dollars the work may cost, over all models and starts. The cap applies until it is set again; `.inf` lifts it."""
     max_calls: int | None = Field(default=None, ge=1)
-    """Calls that it may make, over all models and starts, whatever their outcome."""
+    """Calls the work may make, over all models and starts, whatever their outcome."""
     max_minutes: float | None = Field(default=None, gt=0, allow_inf_nan=True)
-    """Minutes that it may work, over all starts."""
+    """Minutes the work may take, over all starts."""
 
     @field_validator("max_calls", mode="wrap")
     @classmethod
@@ -148,5 +147,5 @@ class Capped(Settings):
     @classmethod
     def _in_reach(cls, value: float | None) -> float | None:
         if value is not None and 1e9 < value < math.inf:
-            raise ValueError("input should be at most 1,000,000,000; `.inf` lifts the cap")
+            raise ValueError("must be at most 1,000,000,000; `.inf` lifts the cap")
         return value

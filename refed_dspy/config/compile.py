@@ -12,22 +12,22 @@ from refed_dspy.config.keys import secret_name
 from refed_dspy.config.teacher import TeacherConfig, WithJudge
 from refed_dspy.errors import one_line
 
-_REFLECTION = "name the model as reflection: others would pass the caps unseen"
-_TEACHER = "name the model as teacher: no cap would see others"
+_REFLECTION = "set `reflection` instead: the caps would miss other models"
+_TEACHER = "set `teacher` instead: the caps would miss other models"
 _RESERVED_OPTIONS = {
-    "metric": "the compile's own; weights go into metric:",
+    "metric": "set by the compile; put weights under `metric`",
     "reflection_lm": _REFLECTION,
     "prompt_model": _REFLECTION,
     "task_model": _TEACHER,
     "teacher_settings": _TEACHER,
-    "log_dir": "it would keep pickles; a compile goes on from its own folder",
-    "num_threads": "set threads",
+    "log_dir": "remove it: a compile continues from its own folder, without pickles",
+    "num_threads": "set `threads` instead",
 }
 """Options of DSPy's optimizers that a compile sets itself → what to do instead."""
 
 
 class MetricConfig(Settings):
-    """What a program is tuned for: the weights of the metric's components, and its rules
+    """What a program is tuned for: the weights of the metric's components and its rules
     (optimizers/reference_metric.py)."""
 
     wins: float = Field(default=0.6, ge=0, le=1)
@@ -37,14 +37,14 @@ class MetricConfig(Settings):
     diversity: float = Field(default=0.1, ge=0, le=1)
     """Weight of how different the instructions are from one another."""
     criteria: dict[str, str] | None = None
-    """Name → meaning of each criterion that instructions are graded by. Unset: this package's four."""
+    """Name → meaning of each criterion for grading instructions. Unset: the package's four."""
     accept: float = Field(default=0.5, ge=0, le=1)
     """A rollout with at least this score may become a demonstration."""
 
     @model_validator(mode="after")
     def _weighs_something(self) -> Self:
         if not self.wins + self.grades:
-            raise ValueError("wins and grades cannot both have no weight: diversity alone says nothing of quality")
+            raise ValueError("wins and grades cannot both be 0: diversity alone says nothing about quality")
         return self
 
 
@@ -52,15 +52,15 @@ class CompileConfig(Capped, WithJudge, FromReferences):
     """One compile: of which program, on which examples, by which optimizer and judge, under which caps."""
 
     pairs: str | None = None
-    """A file of pairs with people's verdicts. If set, the judge is tuned instead of a program."""
+    """A file of answer pairs with human verdicts. If set, the judge is tuned instead of a program."""
     held_out_criteria: list[str] = Field(default_factory=list)
-    """Criteria of `pairs` that are used in the test set only."""
+    """Criteria of `pairs` to use only in the test set."""
     optimizer: str = "gepa"
-    """bootstrap, gepa, mipro, simba, or the dotted name of any other."""
+    """bootstrap, gepa, mipro, simba, or the dotted name of any other DSPy optimizer."""
     options: dict[str, Any] = Field(default_factory=dict)
-    """Settings of the optimizer; they override this package's choices for it."""
+    """Settings for the optimizer; they override the package's choices."""
     evaluations: int = Field(default=200, ge=1)
-    """About how many times a candidate is scored on an example, over the whole compile."""
+    """Approximate number of times a candidate is scored on an example, over the whole compile."""
     teacher: TeacherConfig | None = None
     """The model that runs the program."""
     reflection: TeacherConfig | None = None
@@ -68,38 +68,39 @@ class CompileConfig(Capped, WithJudge, FromReferences):
     metric: MetricConfig = Field(default_factory=MetricConfig)
     """The metric: its weights and rules."""
     train: int = Field(default=24, ge=1)
-    """At most this many references to learn from. With too few references, each of the three sets gets a proportional
-    share."""
+    """Maximum number of references to learn from. If there are too few references, the three sets share them in
+    proportion."""
     validation: int = Field(default=12, ge=1)
-    """At most this many references to choose candidates by."""
+    """Maximum number of references for choosing candidates."""
     test: int = Field(default=16, ge=1)
-    """At most this many references to test the champion on."""
+    """Maximum number of references for testing the best candidate."""
     features: dict[str, str] | None = None
-    """Name → what feedback on an instruction looks for. Unset: the program's features."""
+    """Name → what feedback on an instruction looks for. Unset: the program's own features."""
     instructions_per_feature: int = Field(default=2, ge=1, le=100)
-    """How many instructions a candidate writes during the compile. The compiled program keeps its number."""
+    """How many instructions a candidate writes per call during the compile. The compiled program keeps its own
+    number."""
     guidance: dict[str, str] = Field(default_factory=dict)
-    """Stage → a sentence of yours that is added to its prompt."""
+    """Stage → a sentence to add to its prompt."""
     program: str | None = None
-    """A program's file, its MLflow address, or `embedded`, to start from."""
+    """The program to start from: a file, an MLflow address, or `embedded`."""
     accept_longer: bool = False
-    """Whether a gain may be proved that rests on length: one that is not there, or cannot be told, at equal length."""
+    """Accept a gain that rests on longer answers: one that disappears, or cannot be measured, at equal length."""
     seed: int = Field(default=0, ge=0, lt=2**31)
-    """Of the split and the optimizer."""
+    """Seed for the split and the optimizer."""
     threads: int = Field(default=4, ge=1, le=256)
-    """Examples that are evaluated at once; each makes several calls at once."""
+    """Examples evaluated at once; each makes several calls at once."""
     out: Path | None = None
-    """Folder of the compile."""
+    """The compile's folder."""
     name: str = Field(default="refed", pattern=r"^[A-Za-z0-9][A-Za-z0-9 _.\-]{0,99}$")
     """The registered model's name."""
     track: bool | None = None
-    """Whether the compile is logged to MLflow. Unset: yes."""
+    """Log the compile to MLflow. Unset: yes."""
 
     @field_validator("options")
     @classmethod
     def _check_options(cls, value: dict[str, Any]) -> dict[str, Any]:
         if name := secret_name(value):
-            raise ValueError(f"{one_line(name, 40)} may hold a key: options are written down")
+            raise ValueError(f"{one_line(name, 40)} looks like an API key: options are stored in plain text; remove it")
         if reserved := sorted(set(_RESERVED_OPTIONS).intersection(value)):
             raise ValueError(f"{reserved[0]}: {_RESERVED_OPTIONS[reserved[0]]}")
         return value

@@ -46,7 +46,7 @@ class Variables:
             is_key = is_secret_name(name) and "__" not in name  # for other settings than these
             if name not in named and not is_key:
                 hint = f"; did you mean {near}?" if near else ""
-                log.warning("variable %s is no setting, and is ignored%s", one_line(name, 80), hint)
+                log.warning("variable %s is not a setting and is ignored%s", one_line(name, 80), hint)
 
 
 def variable(*path: str) -> str:
@@ -72,7 +72,7 @@ def read_variables(environ: Mapping[str, str], kind: type[Settings], given: Coll
             read.unknown[name] = near
             continue
         if not environ[name].strip() and ".".join(path) not in given:
-            raise ConfigError(f"variable {name}: is empty; set it, or unset it")
+            raise ConfigError(f"variable {name}: is empty; set it or unset it")
         _put(read.refinements if path[0] in ROLES and path[1:] else read.settings, name, path, environ[name])
     return read
 
@@ -81,11 +81,11 @@ def _put(settings: dict[str, Any], name: str, path: list[str], text: str) -> Non
     for key in path[:-1]:
         settings = settings.setdefault(key, {})
         if not isinstance(settings, dict):
-            raise ConfigError(f"variable {name}: {key} is set as a whole by another variable; keep one of them")
+            raise ConfigError(f"variable {name}: {key} is also set by another variable; keep only one")
     try:
         settings[path[-1]] = parse_yaml(text)
     except (yaml.YAMLError, ValueError):
-        raise ConfigError(f"variable {name}: not a YAML value; quote it") from None
+        raise ConfigError(f"variable {name}: not valid YAML; put the value in quotes") from None
 
 
 def _meant(kind: type[Settings], path: list[str], outer: tuple[str, ...] = ()) -> str | None:

@@ -20,22 +20,22 @@ class Keeping(Settings):
     """What every filter has."""
 
     keep: int | None = Field(default=None, ge=1)
-    """How many of the rows that pass are kept: the best where a judge scores them, otherwise the first in order."""
+    """How many of the passing rows to keep: the best if a judge scores them, otherwise the first."""
 
 
 class Judging(Keeping):
     """What every filter has that asks a judge."""
 
     criterion: str | None = Field(default=None, min_length=1)
-    """One of this package's criteria by name (content_quality, clear, …), or any other with a description. Unset:
-    overall quality."""
+    """One of the package's criteria by name (content_quality, clear, …), or your own with a description. Unset: overall
+    quality."""
     description: str = ""
     """What the criterion means."""
 
     @model_validator(mode="after")
     def _names_what_it_describes(self) -> Self:
         if self.description and self.criterion is None:
-            raise ValueError("a description needs a criterion: its name")
+            raise ValueError("description needs a criterion; add its name")
         return self
 
 
@@ -43,61 +43,61 @@ class JudgeSettings(Judging):
     """The improved response must beat the plain one, in both orders."""
 
     margin: float = Field(default=0, ge=0, lt=2)
-    """The judge's preference, from -2 to 2, must be above this."""
+    """The judge's preference, from -2 to 2, must exceed this."""
 
 
 class RubricSettings(Judging):
-    """A judge grades one text from 1 to 5, by one criterion."""
+    """A judge grades one text from 1 to 5 on one criterion."""
 
     of: Literal["instruction", "response"] = "response"
-    """Which text is graded."""
+    """Which text to grade."""
     at_least: int = Field(default=4, ge=1, le=5)
-    """The lowest grade that is kept."""
+    """The lowest grade to keep."""
 
 
 class RougeSettings(Keeping):
-    """The highest ROUGE-L F of the instruction against those kept must be below the threshold (Self-Instruct: 0.7)."""
+    """Drops an instruction whose highest ROUGE-L F against the kept ones reaches the threshold (Self-Instruct: 0.7)."""
 
     threshold: float = Field(default=0.7, gt=0, le=1)
-    """An instruction with this F or more is dropped."""
+    """Drop instructions with this F or more."""
 
 
 class RandomSettings(Keeping):
-    """The control: rows drawn by the seed."""
+    """A control: keeps rows at random, drawn with the seed."""
 
     share: float | None = Field(default=None, gt=0, le=1)
-    """The share of all rows to keep, in place of `keep`."""
+    """The share of all rows to keep, instead of `keep`."""
 
     @model_validator(mode="after")
     def _draws_some(self) -> Self:
         if (self.keep is None) == (self.share is None):
-            raise ValueError("needs keep (a number of rows) or share (of all), one of the two")
+            raise ValueError("needs either keep (a number of rows) or share (of all rows)")
         return self
 
 
 class NearDuplicateSettings(Keeping):
-    """MinHash over shingles, confirmed by their exact Jaccard similarity. One changed word still makes a duplicate,
-    unless it is a number or a name."""
+    """Drops near-duplicates: MinHash over shingles, confirmed by exact Jaccard similarity. Texts that differ in one
+    word are still duplicates, unless that word is a number or a name."""
 
     threshold: float = Field(default=0.8, gt=0, le=1)
-    """A row with this Jaccard similarity or more is dropped."""
+    """Drop rows with this Jaccard similarity or more."""
     of: Of = "instruction"
-    """Which text is compared."""
+    """Which text to compare."""
 
 
 class LengthSettings(Keeping):
-    """Bounds in words or characters."""
+    """Drops texts that are too short or too long, in words or characters."""
 
     min_words: int | None = Field(default=None, ge=1)
-    """Shorter texts are dropped."""
+    """Drop texts with fewer words."""
     max_words: int | None = Field(default=None, ge=1)
-    """Longer texts are dropped."""
+    """Drop texts with more words."""
     min_characters: int | None = Field(default=None, ge=1)
-    """The same in characters."""
+    """Drop texts with fewer characters."""
     max_characters: int | None = Field(default=None, ge=1)
-    """The same in characters."""
+    """Drop texts with more characters."""
     of: Literal["instruction", "response"] = "response"
-    """Which text is counted."""
+    """Which text to measure."""
 
     @model_validator(mode="after")
     def _bounds_something(self) -> Self:
@@ -105,58 +105,58 @@ class LengthSettings(Keeping):
         if all(bound is None for pair in pairs for bound in pair):
             raise ValueError("needs min_words, max_words, min_characters or max_characters")
         if any(low is not None and high is not None and low > high for low, high in pairs):
-            raise ValueError("its lower bound is above its upper one")
+            raise ValueError("the lower bound is above the upper one")
         return self
 
 
 class RefusalSettings(Keeping):
-    """Responses that decline, in English and thirteen other languages, and placeholders."""
+    """Drops responses that decline, in English and thirteen other languages, and placeholders."""
 
     extra: list[str] = Field(default_factory=list)
-    """Further phrases that only a refusal begins with."""
+    """Further phrases that only refusals begin with."""
 
 
 class LanguageSettings(Keeping):
-    """Texts that are hardly in an allowed language."""
+    """Drops texts that are hardly in an allowed language."""
 
     allowed: list[str] = Field(default_factory=lambda: ["en"], min_length=1)
     """ISO 639-1 codes."""
     of: Of = "both"
-    """Which text is checked."""
+    """Which text to check."""
 
 
 class OverlapSettings(Keeping):
-    """No n consecutive words may occur in a benchmark's prompts."""
+    """Drops rows that share n consecutive words with a benchmark's prompts."""
 
     against: Path
     """The benchmark's file."""
     n: int = Field(default=13, ge=3, le=50)
-    """How many consecutive words."""
+    """How many consecutive words count as overlap."""
     of: Literal["instruction", "both"] = "instruction"
-    """Which text is checked."""
+    """Which text to check."""
     columns: list[str] | None = None
-    """The file's columns that hold prompts. Unset: those whose names suggest it."""
+    """The file's columns that contain prompts. Unset: those whose names suggest it."""
 
 
 class _OfBothGuards(Settings):
     copies: bool = True
-    """Whether a text that repeats its reference's is dropped."""
+    """Drop a text that repeats its reference's."""
     prompt_talk: bool = True
-    """Whether a text that speaks of the prompt it was written for is dropped."""
+    """Drop a text that talks about the prompt it was written for."""
 
 
 class _OfInstructions(_OfBothGuards):
     missing_text: bool = True
-    """Whether an instruction is dropped that needs a text which is not there."""
+    """Drop an instruction that needs a text it does not include."""
 
 
 class _OfResponses(_OfBothGuards):
     unchanged: Literal["keep", "drop"] = "keep"
-    """What becomes of an improved response that is the plain one: it is counted, and kept or dropped."""
+    """What to do with an improved response that equals the plain one: it is counted either way."""
 
 
 class GuardSettings(_OfInstructions, _OfResponses):
-    """What a run's guards drop: each is a filter that stands before the run's own."""
+    """What a run's guards drop; each guard is a filter that runs before the run's own."""
 
     def filters(self) -> list[FilterConfig]:
         """The guards as filters, of instructions and of responses."""
@@ -170,16 +170,16 @@ class GuardSettings(_OfInstructions, _OfResponses):
 
 class _AgainstReferences(Keeping):
     references: str | None = None
-    """What the rows were made from, where the data does not hold it: a file, a Hub data set, or `builtin`. A row whose
-    column `reference` has the id of one is compared with that one, others with all."""
+    """What the rows were made from, if the data does not contain it: a file, a Hub data set, or `builtin`. A row whose
+    `reference` column names one is compared with that one, other rows with all of them."""
 
 
 class InstructionGuardSettings(_OfInstructions, _AgainstReferences):
-    """An instruction must not repeat its reference, speak of its prompt, or need a text that is not there."""
+    """Drops instructions that repeat their reference, talk about their prompt, or need a text they do not include."""
 
 
 class ResponseGuardSettings(_OfResponses, _AgainstReferences):
-    """A response must not copy its reference or speak of its prompt."""
+    """Drops responses that copy their reference or talk about their prompt."""
 
 
 @dataclass(frozen=True)
@@ -217,7 +217,7 @@ class FilterConfig(Settings):
             value = {value: {}}
         if isinstance(value, dict):
             if len(value) != 1:
-                raise ValueError("is one filter: write each as an entry of its own")
+                raise ValueError("must be one filter; write each filter as its own entry")
             [(name, settings)] = value.items()
             if name not in cls.model_fields and is_named(name, FILTERS):
                 return NamedFilter(name, dict(settings or {}))

@@ -17,7 +17,7 @@ Template = Literal["vicuna", "alpaca", "wizardlm", "none"]
 
 
 class ScorerConfig(Settings):
-    """The model that scores how likely a text is: one on this machine, or an endpoint that returns prompt
+    """The model that scores how likely a text is: one on this machine, or an endpoint that returns a prompt's
     log-probabilities (vLLM)."""
 
     model: str
@@ -29,8 +29,8 @@ class ScorerConfig(Settings):
     concurrency: int = Field(default=8, ge=1, le=256)
     """Calls in flight at once."""
     template: Template = "vicuna"
-    """The prompt around an instruction in IFD and r-IFD: take the one that the model is to be trained with. `vicuna` is
-    the default of the authors' code, and what they trained with. `none`: the instruction and a line break."""
+    """The prompt around an instruction in IFD and r-IFD: choose the one that the model will be trained with. `vicuna`
+    is the default of the authors' code and what they trained with. `none`: the instruction and a line break."""
 
 
 class DataConfig(Settings):
@@ -39,20 +39,20 @@ class DataConfig(Settings):
     data: str | None = None
     """A file, a Hub data set's name, or a run's folder."""
     columns: RowColumns = Field(default_factory=dict)
-    """The names of its columns where they differ: {instruction: question, response: answer, plain: first_answer}."""
+    """Column names that differ from the usual ones: {instruction: question, response: answer, plain: first_answer}."""
     out: Path | None = None
     """Folder for the results."""
     seed: int = Field(default=0, ge=0, lt=2**31)
-    """Seed of random draws and orders."""
+    """Seed for random draws and orders."""
 
 
 class FilterRunConfig(DataConfig, Capped, WithJudge):
     """Filters over an existing data set."""
 
     filters: list[FilterConfig] = Field(default_factory=list)
-    """The filters in their order: each sees the rows that the one before it kept."""
+    """The filters, in order: each sees the rows that the one before it kept."""
     judge: TeacherConfig | None = None
-    """The model that judges, for `judge` and `rubric`."""
+    """The judge, for `judge` and `rubric`."""
 
 
 class RecycleConfig(DataConfig, Capped):
@@ -61,33 +61,32 @@ class RecycleConfig(DataConfig, Capped):
     teacher: TeacherConfig | None = None
     """The model that reflects."""
     size: int | None = Field(default=None, ge=1)
-    """How many rows, drawn by the seed. Unset: all."""
+    """How many rows to recycle, drawn with the seed. Unset: all."""
     instruction_criteria: dict[str, str] | None = None
     """Name → meaning of each criterion for reflecting on an instruction. Unset: the paper's five."""
     response_criteria: dict[str, str] | None = None
     """The same for responses. Unset: the paper's four."""
     accept_changed: bool = False
-    """Take a saved program as it is, even where its prompts were changed after it was saved."""
+    """Accept a saved program even if its prompts were edited after it was saved."""
     scorer: ScorerConfig | None = None
-    """The model that IFD and r-IFD are computed with; without one they are not measured."""
+    """The model that computes IFD and r-IFD; unset, they are not measured."""
     selective: bool = False
-    """Keep the new instruction only where it is harder (IFD), the new response only where it fits better (r-IFD)."""
+    """Keep a new instruction only if it is harder (IFD), a new response only if it fits better (r-IFD)."""
     unimproved: Literal["keep", "drop"] = "drop"
-    """What selective mode does with rows whose response it did not improve. `drop`, as the authors' code does."""
+    """What selective mode does with rows whose response did not improve. `drop`: as the authors' code does."""
     embeddings: bool | None = None
-    """Whether to measure coherence and semantic diversity with the small embedding model. Unset: if its weights are
-    present."""
+    """Measure coherence and semantic diversity with the small embedding model. Unset: if its weights are present."""
     sample: int = Field(default=500, ge=10)
-    """Rows drawn for the measures that take long."""
+    """Rows to draw for slow measurements."""
     max_failure_share: float = Field(default=0.5, gt=0, le=1)
-    """The work stops where this share of a stage's last 50 calls failed (of 20 at least), or where its first 20 calls
-    all failed."""
+    """Stop when this share of a stage's last 50 calls failed (of at least 20), or when its first 20 calls all
+    failed."""
 
     @field_validator("selective")
     @classmethod
     def _needs_a_scorer(cls, value: bool, info: ValidationInfo) -> bool:
         if value and info.data.get("scorer") is None:
-            raise ValueError("needs a scorer, {model: …}, the model that IFD and r-IFD are computed with")
+            raise ValueError("needs scorer: {model: …}, to compute IFD and r-IFD")
         return value
 
 
@@ -95,59 +94,59 @@ class StatsConfig(DataConfig, Capped):
     """Statistics of a data set."""
 
     scorer: ScorerConfig | None = None
-    """The model that perplexity, IFD and r-IFD are computed with; without one they are not measured."""
+    """The model that computes perplexity, IFD and r-IFD; unset, they are not measured."""
     judge: TeacherConfig | None = None
-    """The model that judges improved responses against plain ones, for their win rate. Unset, or for a data set without
-    plain responses: no win rate."""
+    """The judge that compares improved with plain responses, for their win rate. Unset, or without plain responses: no
+    win rate."""
     sample: int = Field(default=500, ge=10)
-    """Rows drawn for the measures that take time or money: self-ROUGE-L, perplexity, verdicts."""
+    """Rows to draw for slow or paid measurements: self-ROUGE-L, perplexity, verdicts."""
     embeddings: bool | None = None
-    """Whether to measure coherence and semantic diversity with the small embedding model. Unset: if its weights are
-    present."""
+    """Measure coherence and semantic diversity with the small embedding model. Unset: if its weights are present."""
 
 
 class CompareConfig(Capped, WithJudge, FromReferences):
-    """Programs side by side: on the same references, instructions and first responses, by one judge."""
+    """Programs compared on the same references, instructions and first responses, by one judge."""
 
     programs: dict[str, str] = Field(default_factory=lambda: {name: name for name in COMPARED})
     """Name → seed-only, instruction-only, sample-level, reference-level, or a program's file or MLflow address."""
     against: str = Field(default="instruction-only", validate_default=True)
-    """The program whose responses all others are compared with."""
+    """The program to compare all others with."""
     size: int = Field(default=100, ge=1)
-    """Instructions that all programs answer."""
+    """How many instructions every program answers."""
     instructions_per_feature: int = Field(default=10, ge=1, le=100)
-    """How many instructions one call of synthesis asks for."""
+    """How many instructions one synthesis call requests."""
     per_reference: int | None = Field(default=5, ge=1)
-    """At most this many of one reference: its instructions are alike, so confidence intervals need many references."""
+    """Maximum number of instructions per reference: those of one reference are alike, so confidence intervals need many
+    references."""
     features: dict[str, str] | None = None
     """Name → what feedback on an instruction looks for. Unset: the paper's two."""
     teacher: TeacherConfig | None = None
     """The teacher of all programs."""
     grades: bool = True
-    """Whether to grade every program's rows by a rubric, too: the only measure that includes the seed set."""
+    """Also grade every program's rows by a rubric: the only measure that includes the seed set."""
     subsets: list[Annotated[int, Field(ge=1)]] | None = Field(default=None, min_length=1)
     """Sizes of the filters' subsets. Unset: an eighth, a quarter, a half and all of the rows."""
     embeddings: bool | None = None
-    """Whether to measure semantic diversity with the small embedding model. Unset: if its weights are present."""
+    """Measure semantic diversity with the small embedding model. Unset: if its weights are present."""
     out: Path | None = None
-    """Folder for table, rows, pairs and pictures."""
+    """Folder for the table, rows, pairs and pictures."""
     seed: int = Field(default=0, ge=0, lt=2**31)
-    """Seed of random draws and orders."""
+    """Seed for random draws and orders."""
     max_failure_share: float = Field(default=0.5, gt=0, le=1)
-    """The work stops where this share of a stage's last 50 calls failed (of 20 at least), or where its first 20 calls
-    all failed."""
+    """Stop when this share of a stage's last 50 calls failed (of at least 20), or when its first 20 calls all
+    failed."""
     reuse: Path | None = None
-    """The folder of another comparison or run: its answers to identical questions are reused at no cost."""
+    """Folder of another comparison or run whose answers to identical questions are reused at no cost."""
     track: bool | None = None
-    """Whether the comparison is logged to MLflow. Unset: where MLFLOW_TRACKING_URI is set, or an earlier start was."""
+    """Log the comparison to MLflow. Unset: if MLFLOW_TRACKING_URI is set or an earlier start was logged."""
 
     @field_validator("programs")
     @classmethod
     def _at_least_two(cls, value: dict[str, str]) -> dict[str, str]:
         if len(value) < 2:
-            raise ValueError("name at least two")
+            raise ValueError("needs at least two programs")
         if bad := next((name for name in value if not name.strip() or len(name) > 60), None):
-            raise ValueError(f"{bad[:20]!r} is no name: use 1 to 60 characters")
+            raise ValueError(f"{bad[:20]!r} is not a valid name; use 1 to 60 characters")
         return value
 
     @field_validator("against")
@@ -155,7 +154,7 @@ class CompareConfig(Capped, WithJudge, FromReferences):
     def _check_against(cls, value: str, info: ValidationInfo) -> str:
         programs = info.data.get("programs", {value: ""})  # without: they are at fault, which was told
         if value not in programs:
-            raise ValueError(f"name one of the programs: {', '.join(programs)}")
+            raise ValueError(f"must be one of the programs: {', '.join(programs)}")
         if programs[value] == "seed-only":
-            raise ValueError("the seed set answers none of the new instructions; name another program")
+            raise ValueError("the seed set answers no new instructions; choose another program")
         return value

@@ -73,7 +73,9 @@ def checked(key: str, where: str, role: str = "teacher") -> str:
     """
     key = key.strip()
     if not _is_sendable(key):
-        raise ModelError(f"the key in {where} has a letter that no key has (a line break, a blank, an accent)", role)
+        raise ModelError(
+            f"the key in {where} contains a character no key has (a line break, a space, an accent); set it again", role
+        )
     know(key)
     return key
 

@@ -135,13 +135,13 @@ def _set_model(
         if by_keyword and isinstance(given, str) and not Path(given).is_file():
             refinement = {key: value for key, value in refinement.items() if key not in _WHICH}
         elif role in variables.settings:
-            raise ConfigError(f"variable {name}: {role} is set as a whole by another variable; keep one of them")
+            raise ConfigError(f"variable {name}: {role} is also set by another variable; keep only one")
         elif isinstance(plain, list):
             listed = one_line(given, 200) if isinstance(given, str) else f"the {role}"
-            raise ConfigError(f"variable {name}: {listed} is a list of teachers; set it there")
+            raise ConfigError(f"variable {name}: {listed} is a list of teachers; change it in that file")
     elif plain is None:  # refined, and not named: there is none
         if refinement and kind is CompileConfig and role != "teacher":
-            log.warning("variable %s is not used: no %s is named", variable(role, min(refinement)), role)
+            log.warning("variable %s is not used: no %s is set", variable(role, min(refinement)), role)
         return
     if not refinement or not isinstance(plain, dict | list | None):
         settings.update({role: plain})
@@ -194,7 +194,7 @@ def _settings_of(name: str) -> dict[str, Any] | list[dict[str, Any]]:
         if not isinstance(content, list) or not content:
             return _checked_teacher(name, _mapping(name, content))
         if not all(isinstance(teacher, dict) for teacher in content):
-            raise ConfigError(f"{name}: a list of teachers holds `key: value` settings, a dash before each teacher")
+            raise ConfigError(f"{name}: a list of teachers needs a dash before each teacher and `key: value` settings")
         return [_checked_teacher(name, teacher) for teacher in content]
     if name.endswith(".gguf"):
         return {"gguf": name}
@@ -210,7 +210,7 @@ def _checked_teacher(file: str, settings: dict[str, Any]) -> dict[str, Any]:
 def _mapping(file: str | Path, content: Any) -> dict[str, Any]:
     """The settings of a file that holds one mapping. Raises ConfigError for any other."""
     if not isinstance(content, dict):
-        raise ConfigError(f"{file}: must hold `key: value` lines, one setting each")
+        raise ConfigError(f"{file}: must contain `key: value` lines, one setting each")
     return {str(key): value for key, value in content.items()}
 
 

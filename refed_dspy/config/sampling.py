@@ -68,9 +68,9 @@ def fault(model: str, temperature: float, params: Mapping[str, Any]) -> str:
     if on_anthropic_wire(model) and temperature > 1:
         return f"temperature {temperature:g}: Anthropic's API takes 0 to 1"
     if not takes_temperature(model):
-        return f"temperature {temperature:g}: {model} takes none but its default, 1: leave it out"
+        return f"temperature {temperature:g}: {model} only takes its default, 1; remove it"
     if params.get("top_p") is not None and _is_either_or(model):
-        return f"temperature {temperature:g}: {model} takes it or top_p, not both: leave one of them out"
+        return f"temperature {temperature:g}: {model} takes either it or top_p, not both; remove one"
     return ""
 
 

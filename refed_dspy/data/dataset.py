@@ -52,13 +52,14 @@ def load_dataset(source: Any, columns: Mapping[str, str] | None = None) -> DataS
 
     Args:
         source: a run's folder; a JSONL, JSON, CSV or Parquet file; a Hub data set's name; or a list of mappings.
-        columns: where the columns have other names: {"instruction": …, "response": …, "input": …, "plain": …}.
+        columns: column names that differ from the usual ones: {"instruction": …, "response": …, "input": …,
+            "plain": …}.
             `response` is the text to train on; `plain` is the response before it was improved. A row with
             `improved_response` has both.
 
     Raises:
         ConfigError: `columns` has an unknown key.
-        ReferencesError: the source cannot be read, or no row of it is usable; one line with file, row and remedy.
+        ReferencesError: the source cannot be read or has no usable row; one line with file, row and remedy.
         RunDirError: a folder without a run, or a damaged one.
     """
     columns = dict(columns or {})
@@ -78,7 +79,9 @@ def load_dataset(source: Any, columns: Mapping[str, str] | None = None) -> DataS
         raise ReferencesError(none_usable(name, left_out, [*seen][:12]))
     if "plain" in columns and columns["plain"] not in seen:
         there = one_line(", ".join([*seen][:12]), 200)
-        raise ReferencesError(f"{name}: no row has the column {columns['plain']} (columns: plain); it has {there}")
+        raise ReferencesError(
+            f"{name}: no row has the column {columns['plain']} (columns: plain); its columns are {there}"
+        )
     return DataSet(name, usable, dict(left_out), unread)
 
 
@@ -90,7 +93,7 @@ def _source(source: Any) -> tuple[str, Iterable[tuple[int, Mapping[str, Any]]], 
             made, references = _rows_of_run(folder)
             return str(source), enumerate(made, start=1), references
         if _is_file(folder / _KEPT):
-            raise ReferencesError(f"{source}: is a folder of filtered rows; name its {folder / _KEPT}")
+            raise ReferencesError(f"{source}: is a folder of filtered rows; pass its file {folder / _KEPT}")
     name, rows = rows_of(source, "data")
     return name, rows, {}
 
@@ -109,8 +112,8 @@ def _rows_of_run(folder: Path) -> tuple[list[dict[str, Any]], dict[str, Referenc
     with Ledger.read(folder) as ledger:
         if (holds := ledger.holds()) not in {"", "run"}:
             there = sorted(path.name for path in folder.glob("*.jsonl"))
-            hint = f"name a file of it: {', '.join(there)}" if there else "name a run's folder, or a file"
-            raise ReferencesError(f"{folder}: holds a {holds}, not a run; {hint}")
+            hint = f"pass one of its files: {', '.join(there)}" if there else "pass a run's folder or a file"
+            raise ReferencesError(f"{folder}: contains a {holds}, not a run; {hint}")
         return list(data_rows(ledger)), {reference.id: reference for reference in ledger.references()}
 
 

@@ -61,10 +61,10 @@ def export(
     form = FORMS.get(format)
     if format not in FORMATS:
         if not is_named(format, OWN_FORMATS):
-            raise ExportError(f"format {one_line(format, 40)}: unknown; use {', '.join(FORMATS)}")
+            raise ExportError(f"format {one_line(format, 40)}: unknown; use one of {', '.join(FORMATS)}")
         form = _own_form(format)
     if reasoning and format in FORMATS and format not in THINKING:
-        raise ExportError(f"format {format}: has no place for reasoning; use {', '.join(THINKING)}")
+        raise ExportError(f"format {format}: cannot contain reasoning; use {', '.join(THINKING)}")
     with _ledger_for(run_dir, out, force) as ledger:
         if not ledger.kept():
             raise ExportError(f"{run_dir}: no samples yet; run or resume it first")
@@ -91,7 +91,7 @@ def _own_form(name: str) -> Callable[[Row], Row]:
     """The caller's own format of this name: a function from a row to what its line holds."""
     form = resolve(name, OWN_FORMATS, "format")
     if not callable(form):
-        raise ExportError(f"format {one_line(name, 80)}: no function; it must make a line's mapping of a row")
+        raise ExportError(f"format {one_line(name, 80)}: not a function; it must turn a row into a mapping")
 
     def checked(row: Row) -> Row:
         where = f"format {one_line(name, 80)}: sample {row['sample']}"
@@ -100,11 +100,11 @@ def _own_form(name: str) -> Callable[[Row], Row]:
         except Exception as error:
             raise ExportError(f"{where}: {raised(error)}") from error
         if not isinstance(line, Mapping):
-            raise ExportError(f"{where}: returned a {type(line).__name__}; it must be a mapping")
+            raise ExportError(f"{where}: returned a {type(line).__name__}; it must return a mapping")
         try:
             json.dumps(line, allow_nan=False)
         except (TypeError, ValueError) as error:
-            raise ExportError(f"{where}: its line cannot be written as JSON: {one_line(error, 160)}") from None
+            raise ExportError(f"{where}: the result cannot be written as JSON: {one_line(error, 160)}") from None
         return line
 
     return checked
@@ -114,7 +114,7 @@ def _export_pairs(ledger: Ledger, format: str, out: Path) -> Exported:  # noqa: 
     pairs = Pairs(ledger, format)
     lines = iter(pairs)
     if (first := next(lines, None)) is None:
-        raise ExportError(f"{format}: no pair to write; {pairs.told()}")
+        raise ExportError(f"{format}: no pairs to write; {pairs.told()}")
     write_lines(out, chain([first], lines))
     return Exported(pairs.count, pairs.told())
 
@@ -124,7 +124,7 @@ def _ledger_for(run_dir: Path, out: Path, force: bool) -> Iterator[Ledger]:
     """The run's ledger, for writing to `out`. Raises ExportError where that exists or cannot be written."""
     with Ledger.read(run_dir) as ledger, as_export_error(out):
         if out.exists() and out.is_file() and not force:
-            raise ExportError(f"{out}: exists; name another file, or overwrite it with force=True")
+            raise ExportError(f"{out}: already exists; choose another file or overwrite it with force=True")
         yield ledger
 
 
@@ -198,5 +198,5 @@ def export_dropped(run_dir: Path, out: Path, *, force: bool = False) -> int:
     """
     with _ledger_for(run_dir, out, force) as ledger:
         if not any(counts["dropped"] for counts in decisions_by_filter(ledger)):
-            raise ExportError(f"{run_dir}: no filter dropped anything")
+            raise ExportError(f"{run_dir}: filters dropped nothing")
         return write_lines(out, dropped_rows(ledger))

@@ -90,7 +90,7 @@ class Pairs:
 
     def __post_init__(self) -> None:
         if self.ledger.meta("final_stage") == "response_generation":
-            raise ExportError(f"{self.format}: this run's program improves no response, so there are no pairs")
+            raise ExportError(f"{self.format}: this run's program does not improve responses, so there are no pairs")
 
     def __iter__(self) -> Iterator[Row]:
         for row, margin in self._kept():

@@ -54,18 +54,19 @@ class Pair(Record):
 
 
 def load_pairs(source: str | Path) -> list[Pair]:
-    """The pairs of `source`: a JSON or JSONL file, or whatever else references are read from.
+    """The pairs of `source`: a JSON or JSONL file, or any other source that references are read from.
 
     There are three shapes, and a file may mix them: {instruction, answer_a, answer_b, preferred: A, B or tie}, with an
     optional criterion and its description; LLMBar's {input, output_1, output_2, label}; PandaLM's {instruction, input,
     response1, response2, annotator1 to 3}, where the majority of annotators decides; without one it is a tie.
 
     Raises:
-        ReferencesError: it cannot be read, a row is no such pair, or there is none; one line with file, row and remedy.
+        ReferencesError: it cannot be read, a row is not such a pair, or there are no rows; one line names
+            file, row and remedy.
     """
     pairs = [_pair(row, f"{source} row {number}") for number, row in read_rows(source)]
     if not pairs:
-        raise ReferencesError(f"{source}: no rows; write one pair a row, with {_columns('refed')}")
+        raise ReferencesError(f"{source}: no rows; write one pair per row, with {_columns('refed')}")
     return pairs
 
 
@@ -76,7 +77,7 @@ def sample_pairs(pairs: Sequence[Pair], count: int, seed: int) -> list[Pair]:
         ConfigError: a count below 1.
     """
     if count < 1:
-        raise ConfigError(f"count: {count} pairs cannot be drawn; ask for 1 or more")
+        raise ConfigError(f"count: {count} pairs cannot be drawn; set 1 or more")
     return random.Random(seed).sample(pairs, min(count, len(pairs)))
 
 
@@ -93,9 +94,9 @@ def _pair(row: Mapping[str, Any], where: str) -> Pair:
         _text(row, name, where, optional=True) if shape == "refed" else "" for name in ("criterion", "description")
     )
     if description and not criterion:
-        raise ReferencesError(f"{where}: a description without a criterion; give the criterion it describes a name")
+        raise ReferencesError(f"{where}: a description without a criterion; add the criterion's name")
     if not instruction:
-        raise ReferencesError(f"{where}: the instruction is empty; write one, or take the row out")
+        raise ReferencesError(f"{where}: the instruction is empty; add one or remove the row")
     return Pair(
         instruction=instruction,
         answer_a=answer_a,
@@ -115,7 +116,7 @@ def _text(row: Mapping[str, Any], name: str, where: str, optional: bool = False)
     if value is None:
         if optional:
             return ""
-        raise ReferencesError(f"{where}: {name} is missing; write it, or take the row out")
+        raise ReferencesError(f"{where}: {name} is missing; add it or remove the row")
     if isinstance(value, bool | int | float):
         # Four of PandaLM's answers are a bare `true`: the file's writer took the answer "True" for a value.
         value = str(value)
@@ -124,7 +125,7 @@ def _text(row: Mapping[str, Any], name: str, where: str, optional: bool = False)
     try:
         value.encode()
     except UnicodeEncodeError:  # a lone surrogate: no provider can receive it
-        raise ReferencesError(f"{where}: {name} is broken text; mend it, or take the row out") from None
+        raise ReferencesError(f"{where}: {name} is not valid text; fix it or remove the row") from None
     return value.strip()
 
 

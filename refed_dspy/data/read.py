@@ -20,7 +20,7 @@ BUILTIN = "builtin"
 OWN = {BUILTIN: "references.jsonl", "builtin-short": "short_references.jsonl"}
 """The package's own references: their name → their file. The short ones are for small models."""
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?")
-_BEYOND_MEASURE = "JSON beyond what can be read: a number of thousands of digits, or nesting without end"
+_BEYOND_MEASURE = "JSON that cannot be read: a number with thousands of digits, or endless nesting"
 Rows = Iterator[tuple[int, Mapping[str, Any]]]
 
 
@@ -42,7 +42,7 @@ def read_rows(source: str | Path) -> Rows:
         return _file(path)
     if there is not None:
         kind = "a folder" if stat.S_ISDIR(there.st_mode) else "no file"
-        raise ReferencesError(f"{source}: is {kind}; name a JSONL, JSON, CSV or Parquet file")
+        raise ReferencesError(f"{source}: is {kind}; pass a JSONL, JSON, CSV or Parquet file")
     if path.suffix.lower() in {*_READERS, ".parquet"} or not _HUB_NAME.fullmatch(str(source)):
         raise ReferencesError(f"{one_line(source, 200)}: no such file (a Hub data set is named OWNER/NAME)")
     return _hub(str(source))
@@ -70,11 +70,11 @@ def rows_of(source: Any, noun: str) -> tuple[str, Rows]:
 def _only_split(splits: Mapping[str, Any], noun: str) -> Iterable[Any]:
     """The rows of a `DatasetDict`. Raises ReferencesError unless it has one split."""
     if not splits or not all(hasattr(rows, "column_names") for rows in splits.values()):
-        raise ReferencesError(f"{noun}: a {type(splits).__name__}; pass a list of mappings, one for each row")
+        raise ReferencesError(f"{noun}: got a {type(splits).__name__}; pass a list of mappings, one per row")
     if len(splits) > 1:
         first = next(iter(splits))
         names = one_line(", ".join(splits), 120)
-        raise ReferencesError(f"{noun}: holds the splits {names}; name the one to read, for instance [{first!r}]")
+        raise ReferencesError(f"{noun}: has the splits {names}; choose one, for instance [{first!r}]")
     rows: Iterable[Any] = next(iter(splits.values()))
     return rows
 
@@ -88,7 +88,7 @@ def _mapping(row: Any, where: str) -> Mapping[str, Any]:
         return {"instruction": row[0], "response": row[1]}
     if hasattr(row, "toDict"):  # dspy.Example
         return dict(row.toDict())
-    raise ReferencesError(f"{where}: a {type(row).__name__}; each must be a mapping, or (instruction, response)")
+    raise ReferencesError(f"{where}: is a {type(row).__name__}; it must be a mapping or (instruction, response)")
 
 
 def _file(path: Path) -> Rows:
@@ -97,7 +97,7 @@ def _file(path: Path) -> Rows:
         return _parquet(path)
     reader = _READERS.get(kind)
     if reader is None:
-        raise ReferencesError(f"{path}: unknown kind of file; use {', '.join(_READERS)} or .parquet")
+        raise ReferencesError(f"{path}: unknown file type; use {', '.join(_READERS)} or .parquet")
     return reader(str(path), read_text(path))
 
 
@@ -114,7 +114,7 @@ def read_text(path: Path) -> str:
 
 def _object(name: str, number: int, value: Any) -> Mapping[str, Any]:
     if not isinstance(value, dict):
-        raise ReferencesError(f"{name} row {number}: holds a {type(value).__name__}; each row must be an object")
+        raise ReferencesError(f"{name} row {number}: is a {type(value).__name__}; each row must be an object")
     return value
 
 
@@ -138,7 +138,7 @@ def _json(name: str, text: str) -> Rows:
     except (ValueError, RecursionError):
         raise ReferencesError(f"{name}: {_BEYOND_MEASURE}") from None
     if not isinstance(rows, list):
-        raise ReferencesError(f"{name}: must hold a list of objects; for one object a line, name it .jsonl")
+        raise ReferencesError(f"{name}: must contain a list of objects; if it has one object per line, name it .jsonl")
     for number, row in enumerate(rows, start=1):
         yield number, _object(name, number, row)
 
@@ -177,17 +177,17 @@ def _hub(source: str) -> Rows:
     except DatasetNotFoundError as error:
         if "gated" in str(error).lower():
             raise ReferencesError(
-                f"{name}: gated on the Hub: accept its terms on its page, log in with `hf auth login`, run again"
+                f"{name}: gated on the Hub: accept the terms on its page, log in with `hf auth login` and run again"
             ) from None
         raise ReferencesError(
-            f"{name}: not on the Hub, or not open to you; check the name, or name a local file"
+            f"{name}: not on the Hub, or you have no access; check the name or pass a local file"
         ) from None
     except (ConnectionError, OSError) as error:
         raise ReferencesError(
-            f"{name}: the Hub cannot be reached ({one_line(error, 120)}); name a local file"
+            f"{name}: the Hub cannot be reached ({one_line(error, 120)}); pass a local file"
         ) from None
     except ValueError as error:
-        raise ReferencesError(f"{name}: {one_line(error, 160)}; name another split as {name}:SPLIT") from None
+        raise ReferencesError(f"{name}: {one_line(error, 160)}; choose another split as {name}:SPLIT") from None
     except Exception as error:  # noqa: BLE001 — datasets' builders raise many kinds, all of them about this data set
         raise ReferencesError(f"{name}: cannot be loaded: {one_line(error, 160)}") from None
     return enumerate(rows, start=1)

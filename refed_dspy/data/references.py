@@ -59,8 +59,8 @@ class References(Shown, Sequence[Reference]):
         left_out["too long"] += len(self.items) - len(kept)
         if not kept:
             raise ReferencesError(
-                f"references: none fits the teacher's window of {window} tokens with max_tokens {max_tokens}; "
-                "raise context_window, or lower max_tokens"
+                f"references: none fits the teacher's context window of {window} tokens with max_tokens "
+                "{max_tokens}; raise context_window or lower max_tokens"
             )
         return References(kept, {k: v for k, v in left_out.items() if v})
 
@@ -75,21 +75,21 @@ def load_references(
         source: a local JSONL, JSON, CSV or Parquet file; a Hub data set's name (`GAIR/lima`); a `datasets.Dataset`, or
             a `DatasetDict` of one split; a data frame; a list of mappings, (instruction, response) pairs,
             `dspy.Example`s or `Reference`s; or `builtin` or `builtin-short`, those of the package.
-        columns: where the table's columns have other names: {"instruction": "task", "response": "solution"}; `input`
-            and `system` may be named, too.
-        turns: of a conversation of several exchanges, take the `first`, or the `last` with the earlier ones as its
-            context; or leave it out.
+        columns: column names that differ from the usual ones: {"instruction": "task", "response": "solution"}; `input`
+            and `system` are possible, too.
+        turns: for conversations of several exchanges: `first`, `last` (with the earlier ones as context) or
+            `leave_out`.
 
     Multi-turn rows, empty ones and duplicates are left out and counted in `.left_out`.
 
     Raises:
-        ConfigError: `turns` is none of these, or `columns` has an unknown key.
-        ReferencesError: it cannot be read, or no row of it is usable; one line names file, row and remedy.
+        ConfigError: `turns` has an unknown value or `columns` an unknown key.
+        ReferencesError: it cannot be read, or has no usable row; one line names file, row and remedy.
     """
     if isinstance(source, References):
         return source
     if turns not in get_args(Turns):
-        raise ConfigError(f"turns: {one_line(turns, 40)!r} is none of {', '.join(get_args(Turns))}")
+        raise ConfigError(f"turns: {one_line(turns, 40)!r} is not one of {', '.join(get_args(Turns))}")
     check_roles(columns or {}, PAIR)
     name, rows = rows_of(source, "references")
     kept: dict[str, Reference] = {}
@@ -126,10 +126,10 @@ def _reference(row: Mapping[str, Any], columns: Mapping[str, str] | None, turns:
 def none_usable(name: str, left_out: Counter[str], columns: list[str]) -> str:
     """The message about a source without a usable row; `columns` are those of a row that was not recognised."""
     if not left_out:
-        return f"{name}: no rows; write an instruction and its response a row"
+        return f"{name}: no rows; write one instruction and its response per row"
     reasons = ", ".join(f"{count} {reason}" for reason, count in left_out.most_common())
     hint = "; set turns to first or last to learn from one exchange of each" if "multi-turn" in left_out else ""
     if any(reason == "unrecognised" or reason.startswith("no column") for reason in left_out):
         names = one_line(", ".join(map(str, columns)), 200)
-        hint = f"; its columns are {names}: name the right ones in columns: {{instruction: …, response: …}}"
+        hint = f"; its columns are {names}; choose the right ones with columns: {{instruction: …, response: …}}"
     return f"{name}: no usable row ({reasons}){hint}"

@@ -57,7 +57,7 @@ class Exchange:
 def check_roles(columns: Mapping[str, str], roles: Sequence[str]) -> None:
     """Raises ConfigError where `columns` names a column for what is none of `roles`."""
     if unknown := [role for role in columns if role not in roles]:
-        raise ConfigError(f"columns: {one_line(unknown[0], 40)!r} is none of {', '.join(roles)}")
+        raise ConfigError(f"columns: {one_line(unknown[0], 40)!r} is not one of {', '.join(roles)}")
 
 
 def exchange_of(row: Mapping[str, Any], columns: Mapping[str, str], turns: Turns = "leave_out") -> Exchange:

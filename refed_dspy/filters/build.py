@@ -49,7 +49,7 @@ def build(
             asks.
     """
     if judge is not None and not any(isinstance(item, FilterConfig) and item.name == "judge" for item in configs):
-        raise ConfigError("judge_program: no filter asks it; add judge to the filters, or leave it out")
+        raise ConfigError("judge_program: no filter uses it; add judge to the filters or remove it")
     return [_step(item, seed, judge) for item in configs]
 
 
@@ -82,7 +82,7 @@ def _named(config: NamedFilter) -> Step:
     if callable(own):
         own = made(own, f"filters: {config.name}", **config.settings)
     elif config.settings:
-        raise ConfigError(f"filters: {config.name} names an object, which takes no settings")
+        raise ConfigError(f"filters: {config.name} is an object, which takes no settings; remove them")
     _check_custom(own)
     return Step(own, {"named": config.name, "settings": config.settings, **_code(own)})
 
@@ -96,14 +96,14 @@ def _check_custom(filter_: Any) -> None:
     """Raises ConfigError where a custom filter lacks an attribute that a run or a data set will ask for."""
     class_name = filter_.__name__ if isinstance(filter_, type) else type(filter_).__name__
     if isinstance(filter_, type):
-        raise ConfigError(f"filters: {class_name} is a class; give one of its objects, {class_name}(…)")
+        raise ConfigError(f"filters: {class_name} is a class; pass an instance, {class_name}(…)")
     if hasattr(filter_, "judged") and not isinstance(filter_, JudgeFilter):
-        raise ConfigError(f"filters: {class_name} asks a judge, so make it a JudgeFilter (refed_dspy.filters.base)")
+        raise ConfigError(f"filters: {class_name} asks a judge; derive it from refed_dspy.filters.base.JudgeFilter")
     needed = ("name",) if isinstance(filter_, JudgeFilter) else ("name", "of_instruction", "check", "remember")
     if lacking := [name for name in needed if not hasattr(filter_, name)]:
         raise ConfigError(f"filters: {class_name} lacks {', '.join(lacking)}; see refed_dspy.filters.base")
     if not isinstance(filter_.name, str) or not filter_.name.strip():
-        raise ConfigError(f"filters: the name of {class_name} must be a text")
+        raise ConfigError(f"filters: the name of {class_name} must be text")
 
 
 def _identity(config: FilterConfig, seed: int, judge: PairwiseJudge | None) -> dict[str, Any]:
@@ -132,7 +132,7 @@ def criterion_of(settings: Any) -> Criterion:
         return Criterion(name, settings.description)
     if name not in available:
         raise ConfigError(
-            f"filters: criterion {one_line(name, 40)!r} needs a description; without one, it is one of: "
+            f"filters: criterion {one_line(name, 40)!r} needs a description; without one, use one of: "
             + ", ".join(available)
         )
     return available[name]

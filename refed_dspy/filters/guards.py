@@ -18,7 +18,7 @@ from refed_dspy.records import DataRow
 
 REPEATS, COPIES, TALK = "repeats its reference", "copies its reference", "speaks of its prompt"
 REPEATS_SHOWN, COPIES_SHOWN = "repeats a demonstration", "copies a demonstration"
-MISSING, UNCHANGED, UNCOMPARED = "needs a text that is not there", "unchanged", "no reference to compare with"
+MISSING, UNCHANGED, UNCOMPARED = "needs a text that is missing", "unchanged", "no reference to compare with"
 
 
 class InstructionGuard(TextFilter):

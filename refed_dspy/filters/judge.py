@@ -32,8 +32,8 @@ class _Judged(JudgeFilter):
         if judged.decided or judged.asked < least:
             return ""
         return (
-            f"{self.name}: the judge decided on none of the {judged.asked} rows that it was asked about: {judged}, the "
-            f"last because: {one_line(judged.why, 160)} — name another judge, and another folder"
+            f"{self.name}: the judge decided none of the {judged.asked} rows it was asked about: {judged}, the "
+            f"last because: {one_line(judged.why, 160)} — choose another judge and another folder"
         )
 
     def _check_useful(self) -> None:

@@ -122,5 +122,5 @@ def _checked_codes(allowed: Sequence[str]) -> frozenset[str]:
     for code in allowed:
         if code not in CODES:
             nearest = extractOne(str(code).lower()[:20], CODES)[0]
-            raise ConfigError(f"language: unknown code {one_line(code, 40)!r}; give ISO 639 codes, as {nearest}")
+            raise ConfigError(f"language: unknown code {one_line(code, 40)!r}; use ISO 639 codes, such as {nearest}")
     return frozenset(allowed)

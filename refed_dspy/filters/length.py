@@ -38,8 +38,8 @@ class Length(TextFilter):
                 continue
             count = len(text.split()) if unit == "words" else len(text)
             if least is not None and count < least:
-                return Decision(False, "too short", count, f"{count} {unit}, at least {least} asked for")
+                return Decision(False, "too short", count, f"{count} {unit}, at least {least} required")
             if most is not None and count > most:
-                return Decision(False, "too long", count, f"{count} {unit}, at most {most} asked for")
+                return Decision(False, "too long", count, f"{count} {unit}, at most {most} allowed")
             counts.append(count)
         return Decision(True, score=counts[0])

@@ -49,7 +49,7 @@ class Overlap(TextFilter):
         of: Literal["instruction", "both"] = "instruction",
     ) -> None:
         if columns is not None and not columns:
-            raise ConfigError("overlap: columns is empty; name the prompts' columns, or leave the setting out")
+            raise ConfigError("overlap: columns is empty; list the prompts' columns or remove the setting")
         self.of_instruction = of == "instruction"
         self._n = n
         self.prompts = self.ignored = 0
@@ -58,7 +58,7 @@ class Overlap(TextFilter):
             self._add_prompt(text, by_length)
         if not self.prompts:
             where = against if isinstance(against, Path) else "the prompts given"
-            raise InputError(f"{where}: no prompt of {min(LEAST_WORDS, n)} words or more; name a benchmark's prompts")
+            raise InputError(f"{where}: no prompt of {min(LEAST_WORDS, n)} words or more; pass a benchmark's prompts")
         self._runs = {length: np.unique(np.concatenate(arrays)) for length, arrays in sorted(by_length.items())}
 
     def check(self, row: DataRow) -> Decision:
@@ -115,7 +115,7 @@ def _prompts(against: Path | Sequence[str], columns: Sequence[str] | None) -> It
         yield from against
         return
     if not against.is_file():
-        raise InputError(f"{against}: no such file; name a JSONL, JSON, CSV, Parquet or .txt file")
+        raise InputError(f"{against}: no such file; pass a JSONL, JSON, CSV, Parquet or .txt file")
     if against.suffix.lower() == ".txt":
         yield from (line for line in read_text(against).split("\n") if line.strip())
         return
@@ -129,8 +129,8 @@ def _prompts(against: Path | Sequence[str], columns: Sequence[str] | None) -> It
             yield from _texts(row, name)
     if missing:
         there = ", ".join(sorted(seen)) or "none"
-        asked = f"none of the columns {', '.join(columns)}" if columns else "no column that is known to hold prompts"
-        raise InputError(one_line(f"{against}: {asked}; set columns to one of those there: {there}"))
+        asked = f"none of the columns {', '.join(columns)}" if columns else "no known prompt column"
+        raise InputError(one_line(f"{against}: {asked}; set columns to one of: {there}"))
 
 
 def _texts(row: Mapping[str, Any], name: str) -> Iterator[str]:

@@ -51,7 +51,7 @@ class Refusals(TextFilter):
     def __init__(self, extra: Sequence[str] = ()) -> None:
         self._extra = [normalized(phrase) for phrase in extra]
         if not all(any(map(str.isalpha, phrase)) for phrase in self._extra):
-            raise ConfigError("refusals: an extra phrase has no letter; give the words of a refusal, or leave it out")
+            raise ConfigError("refusals: an extra phrase has no letters; give the words of a refusal or remove it")
 
     def check(self, row: DataRow) -> Decision:
         instruction = normalized(row.instruction)

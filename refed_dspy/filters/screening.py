@@ -114,8 +114,8 @@ class Screening:
         for streak in (self._instructions, self._samples):
             if drops := streak.hopeless():
                 raise NothingKept(
-                    f"filters: {drops}; this run pays for no more: loosen it, or take it out, in a new run with reuse: "
-                    f"{self._folder}, which takes over what was paid for"
+                    f"filters: {drops}; the run stopped before paying for more: loosen or remove the filter in a new "
+                    f"run with reuse: {self._folder}, which pays for nothing twice"
                 )
 
     def restore(self, ledger: Ledger) -> None:

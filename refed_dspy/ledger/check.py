@@ -37,11 +37,11 @@ def check(db: sqlite3.Connection) -> None:
             if [row[1] for row in db.execute(f"PRAGMA table_info({table})")] != columns:
                 raise sqlite3.DatabaseError(f"table {table} is missing, or has other columns")
             if fault and db.execute(f"SELECT 1 FROM {table} WHERE {fault} LIMIT 1").fetchone():
-                raise sqlite3.DatabaseError(f"table {table} holds a value that cannot be")
+                raise sqlite3.DatabaseError(f"table {table} contains an impossible value")
         if (row := db.execute("PRAGMA foreign_key_check").fetchone()) is not None:
             raise sqlite3.DatabaseError(f"a row of {row[0]} belongs to no row of {row[2]}")
         if (name := damaged_name(dict(db.execute("SELECT name, value FROM meta")))) is not None:
-            raise sqlite3.DatabaseError(f"what it remembers as {name!r} is damaged")
+            raise sqlite3.DatabaseError(f"its stored {name!r} is damaged")
     finally:
         db.execute("ROLLBACK")
 

@@ -66,7 +66,7 @@ class Ledger:
             lock = FileLock(run_dir / LOCK, timeout=0.1, poll_interval=0.01)  # a look at it takes a moment
             lock.acquire()
         except Timeout:
-            raise RunDirError(f"{run_dir}: another process is working on this run; wait for it, or stop it") from None
+            raise RunDirError(f"{run_dir}: another process is working on this run; wait for it or stop it") from None
         except OSError as error:
             raise RunDirError(f"{run_dir}: cannot be written: {one_line(error.strerror or error)}") from None
         try:
@@ -95,7 +95,7 @@ class Ledger:
         with _open(path, "rw") as db:
             db.execute("PRAGMA query_only=ON")
             if not _is_made(path, db):
-                raise RunDirError(f"{run_dir}: the run is only just being made; look again in a moment")
+                raise RunDirError(f"{run_dir}: the run is just being created; try again in a moment")
             check_if_new(path, db)
         return cls(path, db, None)
 
@@ -336,7 +336,7 @@ def _text(path: Path, value: bytes) -> str:
 def damaged(path: Path, why: object) -> RunDirError:
     """The error for a ledger at `path` that cannot be read."""
     why = one_line(why)
-    return RunDirError(f"{path}: not a readable ledger ({why}); restore it from a copy, or name another folder")
+    return RunDirError(f"{path}: not a readable ledger ({why}); restore it from a backup or choose another folder")
 
 
 def _is_made(path: Path, db: sqlite3.Connection) -> bool:
@@ -344,7 +344,9 @@ def _is_made(path: Path, db: sqlite3.Connection) -> bool:
     that is no ledger."""
     version = db.execute("PRAGMA user_version").fetchone()[0]
     if version not in {0, FORMAT}:
-        raise RunDirError(f"{path}: written by another version (format {version}, this is {FORMAT}); use that version")
+        raise RunDirError(
+            f"{path}: written by another version (format {version}, this one uses {FORMAT}); use that version"
+        )
     if version == 0 and db.execute("SELECT 1 FROM sqlite_master").fetchone():
         raise sqlite3.DatabaseError("it is another database")
     return bool(version)

@@ -24,7 +24,7 @@ def simulated_note(ledger: Ledger) -> str:
         return ""
     texts = "rows" if ledger.holds() in {"", "run", "comparison", "recycling"} else "answers"
     whole = f"made by the simulated teacher: no model wrote these {texts}"
-    return f"{'made in part by the simulated teacher' if False in by else whole}, for trying the tool only"
+    return f"{'made in part by the simulated teacher' if False in by else whole}, for trying refed out only"
 
 
 class Authors:

@@ -138,8 +138,8 @@ class CallRecorder:
         self.run.budget.settle(worst, call.cost or 0)
         if 0 < worst < (call.cost or 0):  # 0: the price is unknown, or an earlier start had sent the call
             log.warning(
-                "%s was charged %s, and its worst case was %s: %s does not keep to max_tokens, or miscounts; no cap is "
-                "safe with it",
+                "%s cost %s, more than its worst case of %s: %s exceeds max_tokens or miscounts, so caps may be "
+                "exceeded",
                 call.model,
                 dollars(call.cost or 0),
                 dollars(worst),

@@ -19,9 +19,9 @@ from refed_dspy.ledger.statements import Statement
 
 RUNNING, STOPPED, KILLED = "running", "stopped", "killed"
 SHORT, CAPPED, DONE = "ended short", "at its cap", "done"
-ESTIMATED = "only an estimate was asked for"
-INTERRUPTED = "interrupted; the same command goes on"
-NO_WORD = "its process ended without a word; the same command goes on"
+ESTIMATED = "this was only an estimate"
+INTERRUPTED = "interrupted; run the same command to continue"
+NO_WORD = "its process was killed; run the same command to continue"
 """The reason for `killed`: who is killed writes none."""
 _LAST_ACTIVE = """
 SELECT max(t) FROM (SELECT max(begun) t FROM starts UNION ALL SELECT max(created + seconds) FROM calls

@@ -21,7 +21,7 @@ def coherence(embedder: Embedder, instructions: Sequence[str], responses: Sequen
     Raises ConfigError where there are not as many instructions as responses.
     """
     if len(instructions) != len(responses):
-        raise ConfigError(f"{len(instructions)} instructions and {len(responses)} responses make no pairs")
+        raise ConfigError(f"{len(instructions)} instructions and {len(responses)} responses must be equal in number")
     pairs = zip(instructions, responses, strict=True)
     whole = [bool(instruction.strip() and response.strip()) for instruction, response in pairs]
     asked = embedder.embed([text for text, both in zip(instructions, whole, strict=True) if both])

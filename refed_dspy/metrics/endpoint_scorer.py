@@ -56,7 +56,7 @@ class EndpointScorer:
 
         if not api_base.startswith(("http://", "https://")):
             raise ConfigError(
-                f"api_base {one_line(api_base, 80)}: give a whole address such as http://localhost:8000/v1"
+                f"api_base {one_line(api_base, 80)}: give a full address such as http://localhost:8000/v1"
             )
         self.model, self.api_base = model, api_base.rstrip("/")
         self.calls = 0
@@ -120,7 +120,7 @@ class EndpointScorer:
             if in_a_row >= self._concurrency + _MORE_IN_A_ROW:
                 raise TeacherError(
                     f"{_place(self.api_base)} gave no answer {in_a_row} times in a row ({error}; {self.calls} calls "
-                    "answered): look at the server, then score again"
+                    "answered); check the server, then score again"
                 ) from error
             return None
         with self._lock:
@@ -137,7 +137,7 @@ class EndpointScorer:
             if not self._ids("a"):  # llama.cpp's /tokenize reads another field, so it sees no text
                 raise self._unfit("answers /tokenize without tokens")
         except _NoAnswer as error:
-            raise TeacherError(f"{_place(self.api_base)} gave no answer ({error}): look at the server") from error
+            raise TeacherError(f"{_place(self.api_base)} gave no answer ({error}); check the server") from error
         served = _whole(empty.get("max_model_len"))
         # A token of it is for the answer, which is thrown away.
         return start, check_window(4_096 if served is None else served - 1)
@@ -177,7 +177,7 @@ class EndpointScorer:
                 raise ValueError("another length")
             logprobs = [float(places[at][str(prompt.ids[at])]["logprob"]) for at in range(first, len(prompt.ids))]
         except (KeyError, TypeError, ValueError) as error:
-            raise self._unfit("returns log-probabilities of other tokens than it was sent") from error
+            raise self._unfit("returns log-probabilities for tokens it was not sent") from error
         if not all(value <= 1e-6 for value in logprobs):
             raise self._unfit("returns log-probabilities above 0")
         return logprobs
@@ -198,36 +198,36 @@ class EndpointScorer:
                 raise _NoAnswer(f"HTTP {error.status_code}") from error
             raise self._refused(error.status_code, path) from error
         except (OpenAIError, ValueError) as error:
-            raise self._unfit("answers with something else than JSON") from error
+            raise self._unfit("answers with something other than JSON") from error
         if not isinstance(answer, Mapping):
-            raise self._unfit("answers with something else than a JSON object, a web page perhaps")
+            raise self._unfit("answers with something other than a JSON object, perhaps a web page")
         return answer
 
     def _refused(self, status: int, path: str) -> ConfigError:
         where = _place(self.api_base)
         if 300 <= status < 400:
-            return ConfigError(f"{where} redirects to another address (HTTP {status}): set api_base to that one")
+            return ConfigError(f"{where} redirects to another address (HTTP {status}); set api_base to that address")
         if status in (401, 403):
             return ConfigError(
-                f"{where} refuses the key (HTTP {status}): set api_key_env to the variable that holds it"
+                f"{where} refused the key (HTTP {status}); set api_key_env to the variable that holds the right one"
             )
         if status in (404, 405) and path.endswith("/tokenize"):
-            return ConfigError(f"{where} has no /tokenize (HTTP {status}), as vLLM's server has: {_OTHER_WAY}")
+            return ConfigError(f"{where} has no /tokenize (HTTP {status}), unlike vLLM's server; {_OTHER_WAY}")
         name = one_line(self.model, 60)
-        return ConfigError(f"{where} refuses to score with {name} (HTTP {status}): check the name, or {_OTHER_WAY}")
+        return ConfigError(f"{where} refused to score with {name} (HTTP {status}); check the name, or {_OTHER_WAY}")
 
     def _unfit(self, fault: str) -> ConfigError:
         return ConfigError(f"{_place(self.api_base)} {fault}: {_OTHER_WAY}")
 
 
-_OTHER_WAY = "score with a vLLM server, or with a model on this machine"
+_OTHER_WAY = "score with a vLLM server or a model on this machine"
 
 
 def _key(variable: str | None) -> str:
     if variable is None:
         return "none"  # set, so that the client does not read OPENAI_API_KEY
     if not (key := read_key(variable, "scorer")):
-        raise ConfigError(f"the environment variable {one_line(variable, 60)} is not set: put the endpoint's key there")
+        raise ConfigError(f"the environment variable {one_line(variable, 60)} is not set; put the endpoint's key there")
     return key
 
 

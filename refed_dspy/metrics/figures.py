@@ -96,7 +96,7 @@ def open_tools(embeddings: bool | None, scorer: ScorerConfig | None) -> Tools:
                 raise
             lacking.append(f"coherence and semantic diversity: {error}")
     if scorer is None:
-        lacking.append("perplexity, IFD and r-IFD: name a scorer, {model: …} for transformers or vLLM's endpoint")
+        lacking.append("perplexity, IFD and r-IFD: set scorer: {model: …}, a transformers model or a vLLM endpoint")
         return Tools(embedder, lacking=lacking)
     return Tools(embedder, open_scorer(scorer), lacking, scorer.template)
 
@@ -113,7 +113,7 @@ def open_scorer(config: ScorerConfig) -> Scorer:
     except (ConfigError, TeacherError) as error:
         raise ConfigError(f"scorer: {error}") from error
     if score is None:
-        raise ConfigError(f"scorer: {config.model} gave no answer to a first text: look at the server, then run again")
+        raise ConfigError(f"scorer: {config.model} gave no answer to a first text; check the server, then run again")
     return CachedScorer(scorer)
 
 

@@ -111,7 +111,7 @@ def correlations(predicted: Sequence[float], observed: Sequence[float]) -> Corre
     from scipy import stats
 
     if len(predicted) != len(observed):
-        raise ValueError(f"{len(predicted)} predicted but {len(observed)} observed; give them in pairs")
+        raise ValueError(f"{len(predicted)} predicted but {len(observed)} observed; both need the same number")
     if len(predicted) < 3:
         return Correlation(None, None)
     x, y = _numbers(predicted), _numbers(observed)
@@ -124,9 +124,9 @@ def _numbers(values: ArrayLike) -> Floats:
     """One dimension of finite numbers, at least one."""
     numbers = np.asarray(values, dtype=np.float64)
     if numbers.ndim != 1 or numbers.size == 0:
-        raise ValueError("there is no list of numbers to take a mean of; give at least one")
+        raise ValueError("no numbers to average; pass at least one")
     if not np.isfinite(numbers).all():
-        raise ValueError("a value is not a finite number; leave out what has no score")
+        raise ValueError("a value is not a finite number; leave out rows without a score")
     return numbers
 
 
@@ -136,7 +136,7 @@ def _cluster_means(values: Floats, clusters: Sequence[Hashable] | None) -> Float
     if clusters is None:
         return np.sort(values)
     if len(clusters) != len(values):
-        raise ValueError(f"{len(values)} values but {len(clusters)} clusters; name the cluster of each value")
+        raise ValueError(f"{len(values)} values but {len(clusters)} clusters; give one cluster per value")
     members: defaultdict[Hashable, list[float]] = defaultdict(list)
     for value, cluster in zip(values.tolist(), clusters, strict=True):
         members[cluster].append(value)

@@ -168,11 +168,11 @@ def _exp(mean: float | None) -> float | None:
 def check_window(tokens: int) -> int:
     """`tokens`, or ConfigError where no text fits."""
     if tokens < 16:
-        raise ConfigError(f"a window of {tokens} tokens is too small to score texts in: give 16 or more")
+        raise ConfigError(f"a window of {tokens} tokens is too small for scoring; use 16 or more")
     return tokens
 
 
 def check_pairs(contexts: Sequence[str], texts: Sequence[str]) -> None:
     """ConfigError unless there is a context for each text."""
     if len(contexts) != len(texts):
-        raise ConfigError(f"{len(contexts)} contexts and {len(texts)} texts make no pairs")
+        raise ConfigError(f"{len(contexts)} contexts and {len(texts)} texts must be equal in number")

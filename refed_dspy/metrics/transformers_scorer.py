@@ -39,8 +39,8 @@ class TransformersScorer:
             self._model = loaded.float() if self._device == "cpu" else loaded.to(self._device)
         except (OSError, ValueError, RuntimeError, KeyError, ImportError, AssertionError) as error:
             raise ConfigError(
-                f"cannot load {one_line(model, 80)} for scoring on {self._device} ({one_line(error, 120)}): name a "
-                "folder or a Hub name of a causal language model"
+                f"cannot load {one_line(model, 80)} for scoring on {self._device} ({one_line(error, 120)}); pass the "
+                "folder or Hub name of a causal language model"
             ) from error
         positions = getattr(self._model.config.get_text_config(), "max_position_embeddings", None)
         self.window = check_window(min(WINDOW, positions or WINDOW))
@@ -95,7 +95,7 @@ class TransformersScorer:
             logits = self._model(input_ids=ids, attention_mask=mask, use_cache=False).logits
         except torch.cuda.OutOfMemoryError as error:
             raise ConfigError(
-                f"{self._device} has too little memory for {BATCH_TOKENS} tokens together: name a smaller model, or "
+                f"{self._device} has too little memory for {BATCH_TOKENS} tokens at once; choose a smaller model or "
                 "hide the GPU with CUDA_VISIBLE_DEVICES="
             ) from error
         totals = []

@@ -86,7 +86,7 @@ def length_controlled(
     comparison, of the order of 1 (their term stands without a scale). Not comparable with published LC win rates:
     show LC_NOTE beside it. The order of rows does not matter, and with the sides exchanged it is 100 less itself.
 
-    Below LEAST_CLUSTERS there is no estimate. Where all comparisons ended alike or all differ in length by the same,
+    Below LEAST_CLUSTERS there is no estimate. Where all comparisons ended alike, or all differ in length by the same,
     length and quality cannot be separated: the estimate is the plain win rate, with a note. Raises ValueError without a
     comparison, for a win outside 0 to 1, for a number that is not finite and for lists of two lengths.
     """
@@ -97,7 +97,7 @@ def length_controlled(
     cluster_of = _cluster_numbers(clusters, len(wins))
     scaled = differences / (np.abs(differences).max() or 1.0)  # the square of a huge one would not be finite
     if (n := int(cluster_of.max()) + 1) < LEAST_CLUSTERS:
-        return LengthControlled(None, None, f"{n} groups of rows are too few; {LEAST_CLUSTERS} or more tell a rate")
+        return LengthControlled(None, None, f"{n} groups of rows are too few; a rate needs at least {LEAST_CLUSTERS}")
     if alike := _alike(won, scaled):
         return LengthControlled(win_rate(wins, clusters, seed=seed), None, f"{alike}: this is the plain win rate")
     weights = 1 / np.bincount(cluster_of)[cluster_of]
@@ -107,7 +107,7 @@ def length_controlled(
     logits = mean_interval(of_clusters, seed=seed)
     interval = Interval(100 * lc, _percent(logits.low), _percent(logits.high), len(won), n)
     always_longer = scaled.min() > 0 or scaled.max() < 0
-    note = "one side is always the longer: equal length is beyond what was seen" if always_longer else ""
+    note = "one side is always longer, so nothing is known about equal length" if always_longer else ""
     return LengthControlled(interval, float(fit[0]), note)
 
 
@@ -132,7 +132,7 @@ def _cluster_numbers(clusters: Sequence[Hashable] | None, n: int) -> NDArray[np.
     if clusters is None:
         return np.arange(n)
     if len(clusters) != n:
-        raise ValueError(f"{n} wins but {len(clusters)} clusters; name the cluster of each")
+        raise ValueError(f"{n} wins but {len(clusters)} clusters; give one cluster per win")
     numbers: dict[Hashable, int] = {}
     return np.array([numbers.setdefault(cluster, len(numbers)) for cluster in clusters])
 
@@ -140,8 +140,8 @@ def _cluster_numbers(clusters: Sequence[Hashable] | None, n: int) -> NDArray[np.
 def _alike(won: Floats, scaled: Floats) -> str:
     """Why no slope can be fitted; empty where one can."""
     if np.ptp(won) <= 1e-12:
-        return "all comparisons ended alike"
-    return "all answers differ in length by the same" if np.ptp(scaled) <= 1e-12 else ""
+        return "all comparisons ended the same way"
+    return "all answers differ in length by the same amount" if np.ptp(scaled) <= 1e-12 else ""
 
 
 def _spread(numbers: Floats, weights: Floats) -> float:

@@ -132,7 +132,7 @@ class JudgeReport:
 
     def lines(self) -> list[str]:
         """Two tables for a terminal."""
-        held_out = f"; held out altogether: {', '.join(self.held_out)}" if self.held_out else ""
+        held_out = f"; held out entirely: {', '.join(self.held_out)}" if self.held_out else ""
         return [
             f"agreement with people on the test pairs, uncompiled{held_out}:",
             *agreement_lines(self.before),

@@ -53,15 +53,15 @@ def compile(  # noqa: A001
     Args:
         program: a `ReferenceLevelFeedback`, a `PairwiseJudge`, any `dspy.Module`, a program's file or MLflow address;
             None for a new ReferenceLevelFeedback.
-        examples: references for a ReferenceLevelFeedback; pairs with people's verdicts for a PairwiseJudge;
+        examples: references for a ReferenceLevelFeedback; pairs with human verdicts for a PairwiseJudge;
             `dspy.Example`s for any other program.
         metric: weights and rules of this package's metric (a `MetricConfig`, or its fields); or your own metric, a
             function of (example, prediction) or with GEPA's five arguments, which programs of other kinds need.
         teacher: the model that runs the program; what `synthesize` takes.
         judge: the model that judges; None: the teacher's at temperature 0 (a `dspy.LM` as it is), with a warning.
         reflection: the model that rewrites prompts; None: the judge's.
-        out: the compile's folder; None: `refed-compiles/` and a name made from all that determines the result.
-        estimate_only: score the uncompiled program on the validation set, and estimate what the whole would take.
+        out: the compile's folder; None: a folder in `refed-compiles/`, named after what determines the result.
+        estimate_only: score the uncompiled program on the validation set, and forecast the whole compile.
         progress: whether a terminal or a notebook shows a bar.
         on_progress: called with a `CompileProgress` as its counts change, in any thread; its error ends the compile.
         settings: optimizer, options, evaluations, seed, train, validation, test, instructions_per_feature,
@@ -95,7 +95,7 @@ def compile(  # noqa: A001
 def _end(stopped: str, estimate_only: bool) -> End:
     """`stopped`: what ended it early (`CompileOutcome.stopped`)."""
     if stopped:
-        why = f"{why_stopped(stopped, '; raise it')}, and the same command goes on"
+        why = f"{why_stopped(stopped, '; raise it')}; run the same command to continue"
         return End(CAPPED if stopped.startswith("max_") else SHORT, why)
     return End(STOPPED, ESTIMATED) if estimate_only else End(DONE)
 

@@ -76,8 +76,8 @@ def choose(name: str, options: Mapping[str, Any], inputs: OptimizerInputs) -> Op
     except (ArithmeticError, AssertionError, TypeError, ValueError) as error:
         raise ConfigError(f"optimizer {name}: {one_line(error)}") from None
     raise ConfigError(
-        f"optimizer: {one_line(name, 40)!r} is none of {', '.join(makers)}; others go by their dotted name, "
-        "dspy.teleprompt.COPRO say"
+        f"optimizer: {one_line(name, 40)!r} is not one of {', '.join(makers)}; give any other by its dotted name, "
+        "such as dspy.teleprompt.COPRO"
     )
 
 
@@ -113,8 +113,8 @@ def _gepa(options: dict[str, Any], inputs: OptimizerInputs) -> Optimizer:
     calls, batch = settings.get("max_metric_calls"), settings.get("reflection_minibatch_size") or 3
     if calls is not None and calls <= inputs.validation:
         raise ValueError(
-            f"{calls} evaluations are used up by the {inputs.validation} examples of the validation set before a "
-            f"candidate is tried; set evaluations to {2 * inputs.validation + 2 * batch} or more, or lower validation"
+            f"{calls} evaluations are used up by the {inputs.validation} validation examples before any candidate is "
+            f"tried; set evaluations to {2 * inputs.validation + 2 * batch} or more, or lower validation"
         )
     expected = calls or inputs.evaluations
     return Optimizer("gepa", dspy.GEPA(metric=inputs.metric, **settings), expected)

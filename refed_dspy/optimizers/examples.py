@@ -81,7 +81,7 @@ def as_examples(
     if isinstance(program, PairwiseJudge):
         return [_judged(item) for item in (load_pairs(source) if isinstance(source, str | Path) else _as_list(source))]
     if not _are_examples(source):
-        raise ConfigError(f"examples: {type(program).__name__} is tuned on a list of dspy.Example, each with_inputs(…)")
+        raise ConfigError(f"examples: {type(program).__name__} needs a list of dspy.Example, each with_inputs(…)")
     return list({example_id(example): example for example in source}.values())
 
 
@@ -98,7 +98,7 @@ def pair_example(pair: Pair) -> dspy.Example:
 
 def _as_list(source: Any) -> list[Any]:
     if not isinstance(source, Sequence) or not source:
-        raise ConfigError("examples: a judge is tuned on a file of pairs, or a list of Pair")
+        raise ConfigError("examples: a judge needs a file of pairs or a list of Pair")
     return list(source)
 
 
@@ -109,7 +109,7 @@ def _judged(item: Any) -> dspy.Example:
     needed = {"instruction", "answer_a", "answer_b", "people"}
     if not isinstance(item, dspy.Example) or needed - set(item.keys()) or item.people not in (1, 0, -1):
         raise ConfigError(
-            "examples: a judge is tuned on pairs: Pair objects, or dspy.Examples with instruction, answer_a, answer_b "
+            "examples: a judge needs pairs: Pair objects, or dspy.Examples with instruction, answer_a, answer_b "
             "and people (1: A is preferred, 0: a tie, -1: B)"
         )
     return item if item._input_keys else item.with_inputs(*(set(item.keys()) - {"people"}))
@@ -156,8 +156,8 @@ def split_examples(
     names = [*names[: counts[0] + counts[1]], *names[len(names) - counts[2] :]]
     if any(name in seen for name in names[counts[0] + counts[1] :]):
         raise ConfigError(
-            "examples: the program was tuned on so many of them that too few are left to prove it on; add others, or "
-            "lower test"
+            "examples: the program was already tuned on most of them, so too few are left to prove a gain; add others "
+            "or lower test"
         )
     edges = [0, counts[0], counts[0] + counts[1], sum(counts)]
     sets = [[example for name in names[a:b] for example in groups[name]] for a, b in pairwise(edges)]
@@ -174,7 +174,7 @@ def _held_out_criteria(examples: Sequence[dspy.Example], names: Collection[str])
     criteria = {_criterion(example) for example in examples}
     if unknown := sorted(held_out - criteria):
         listed = ", ".join(sorted(criteria))
-        raise ConfigError(f"held_out_criteria: no example is judged by {unknown[0]!r}; there are {listed}")
+        raise ConfigError(f"held_out_criteria: no example is judged by {unknown[0]!r}; use one of {listed}")
     return held_out
 
 
@@ -184,8 +184,8 @@ def _check_enough(examples: int, clusters: int, held_out: Collection[str]) -> No
         raise ConfigError("held_out_criteria: nothing is left to tune on; hold out fewer criteria")
     if clusters < FEWEST_CLUSTERS:
         raise ConfigError(
-            f"examples: {examples} of them, with {clusters} references or instructions to tune on; a compile needs "
-            f"{FEWEST_CLUSTERS} at the least (train, validation, test), and 20 or more to prove anything"
+            f"examples: {examples} of them, with {clusters} references or instructions to tune on; a compile needs at "
+            f"least {FEWEST_CLUSTERS} (train, validation, test), and 20 or more to prove anything"
         )
 
 

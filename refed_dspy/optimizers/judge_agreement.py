@@ -57,7 +57,7 @@ class Measurement(Shown):
         lines = [*agreement_lines(self.rows), f"{counts}, {dollars(self.cost * PICO)}, {self.calls} calls"]
         if warning := judged.warning():
             lines.insert(0, warning)
-        return [*lines, f"stopped: {why_stopped(self.stopped, '; raise it to go on')}"] if self.stopped else lines
+        return [*lines, f"stopped: {why_stopped(self.stopped, '; raise it to continue')}"] if self.stopped else lines
 
 
 @briefly
@@ -80,16 +80,16 @@ def measure_agreement(
 
     Args:
         pairs: a file that `load_pairs` reads, or pairs; `count` of them are drawn with `seed`, or all are used.
-        out: the folder that keeps the verdicts; None: `refed-verdicts/` and a name made from pairs, judge and program.
-            The same call continues from them.
+        out: the folder that keeps the verdicts; None: a folder in `refed-verdicts/`, named after pairs, judge and
+            program. The same call continues from them.
         program: a compiled judge, or its file or MLflow address; None: the judge with its own prompts.
-        accept_changed: take such a file even where its prompts were changed after it was saved.
+        accept_changed: accept such a file even if its prompts were edited after it was saved.
         max_cost, max_calls, max_minutes: caps over all starts; at a cap, the result so far is returned.
         progress, on_progress: as `synthesize`.
 
     Raises:
         InputError: an argument cannot be used; nothing was paid for.
-        RunStopped: the judge failed, or decided on no pair; verdicts are kept.
+        RunStopped: the judge failed, or decided no pairs; verdicts are kept.
     """
     capped = check_config(Capped, {"max_cost": max_cost, "max_calls": max_calls, "max_minutes": max_minutes})
     judge_program = program if isinstance(program, PairwiseJudge) else open_judge(program, accept_changed)
@@ -108,7 +108,7 @@ def measure_agreement(
         caps=caps_of(capped),
         policy=CallPolicy(seed),
         other="other verdicts",
-        way_out="name another folder with out=…",
+        way_out="choose another folder with out=…",
     )
     verdicts, stopped = run_blocking(judge_pairs(judge_program, chosen, folder, work, Watch(on_progress, progress)))
     with Ledger.read(folder) as ledger:

@@ -38,19 +38,19 @@ def refuse_small_caps(spec: CompileSpec) -> None:
     plain, candidate = _calls(spec)
     usual = pairs + COST_OF_CANDIDATE * (spec.expected_evaluations + pairs)
     at_least = "one candidate and its proof take"
-    would_do = f"would do for {settings.optimizer} with evaluations: {settings.evaluations}; raise it, or lower "
+    would_do = f"is enough for {settings.optimizer} with evaluations: {settings.evaluations}; raise it or lower "
     would_do += "evaluations, validation and test"
     calls = pairs * (plain.total + candidate.total)
     if settings.max_calls is not None and settings.max_calls < calls:
         raise ConfigError(
-            f"max_calls: {settings.max_calls:,} is too few: {at_least} {calls:,} at the least; about "
+            f"max_calls: {settings.max_calls:,} is too few: {at_least} at least {calls:,}; about "
             f"{usual * plain.total:,.0f} {would_do}"
         )
     cost = pairs * (_cost(spec, plain, LEAST_TOKENS) + _cost(spec, candidate, LEAST_TOKENS))
     if settings.max_cost is not None and settings.max_cost * PICO < cost:
         raise ConfigError(
-            f"max_cost: {dollars(settings.max_cost * PICO)} is too little: {at_least} about {dollars(cost)} at the "
-            f"least; about {dollars(usual * _cost(spec, plain, USUAL_TOKENS))} {would_do}"
+            f"max_cost: {dollars(settings.max_cost * PICO)} is too little: {at_least} at least about {dollars(cost)}; "
+            f"about {dollars(usual * _cost(spec, plain, USUAL_TOKENS))} {would_do}"
         )
 
 

@@ -150,7 +150,7 @@ def _takes(function: Callable[..., Any], count: int) -> bool:
 def _number(result: Any) -> float:
     score = float(getattr(result, "score", result))
     if not math.isfinite(score):
-        raise ValueError(f"the metric returned {score}, which is no finite number")
+        raise ValueError(f"the metric returned {score}, which is not a finite number")
     return score
 
 

@@ -110,17 +110,17 @@ class Proof:
             abstained, failed = (score.components.get(name, 0.0) for name in UNJUDGED)
             if abstained + failed > 0.5:
                 judged = f"{1 - abstained - failed:.0%} of its judgements"
-                return f"this rests on {judged}: on {abstained:.0%} the judge abstained, on {failed:.0%} it failed"
+                return f"based on only {judged}: the judge abstained on {abstained:.0%} and failed on {failed:.0%}"
         return ""
 
     def doubts(self) -> list[str]:
         """Why nothing is proved, or on whose word, in a line; empty where it simply is."""
         if self.rests_on_length:
             ratio = format_number(self.compiled.components.get("length_ratio"))
-            rests = f"the gain rests on length, the answers being {ratio} times as long as the uncompiled program's"
+            rests = f"the gain rests on length: the answers are {ratio} times as long as the uncompiled program's"
             if self.proved:
-                return [f"proved by accept_longer=True alone: {rests}"]
-            return [f"not proved: {rests}; to let it count all the same: accept_longer=True"]
+                return [f"proved only by accept_longer=True: {rests}"]
+            return [f"not proved: {rests}; accept it with accept_longer=True"]
         if self.proved:
             return []
         if not self.whole:
@@ -128,8 +128,8 @@ class Proof:
         gain = self.gain if self.champion is None else self.over_champion
         if gain is None or gain.clusters < MIN_CLUSTERS:
             held_out = 0 if gain is None else gain.clusters
-            return [f"not proved: {held_out} {self.unit} were held out, and it takes {MIN_CLUSTERS} or more"]
-        return ["not proved: the interval of the gain reaches zero"]
+            return [f"not proved: only {held_out} {self.unit} were held out; it takes {MIN_CLUSTERS} or more"]
+        return ["not proved: the gain's interval includes zero"]
 
     def facts(self) -> dict[str, Any]:
         """The same in JSON types, as the outcome stores it."""
@@ -142,7 +142,7 @@ class Proof:
 def _at_equal_length(gain: Interval | None) -> str:
     if gain is None:
         return ""
-    return f"; at equal length {gain if math.isfinite(gain.low) else 'not to be told'}"
+    return f"; at equal length {gain if math.isfinite(gain.low) else 'unknown'}"
 
 
 def finite(value: Any) -> Any:

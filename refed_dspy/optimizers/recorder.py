@@ -168,7 +168,7 @@ def _in_json(step: Any) -> Any:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, dspy.Type | dspy.History):
-        raise TypeError("an adapter gives it another form than JSON's")
+        raise TypeError("an adapter gives it a form other than JSON")
     return json_default(value)
 
 

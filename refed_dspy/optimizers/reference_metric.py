@@ -169,7 +169,7 @@ class ReferenceMetric:
         }
         weights = {name: getattr(self.config, name) for name in COMPONENTS if not math.isnan(components[name])}
         if set(weights) <= {"diversity"} or not (whole := sum(weights.values())):
-            raise NotScored(f"{reference.id}: the judge decided on none of its samples: {judgements}, {judgements.why}")
+            raise NotScored(f"{reference.id}: the judge decided none of its samples: {judgements}, {judgements.why}")
         score = coverage * sum(weight * components[name] for name, weight in weights.items()) / whole
         of_wins = coverage * weights.get("wins", 0.0) / whole
         controlled = {"wins": _mean(map(_discounted, verdicts))} if verdicts else {}

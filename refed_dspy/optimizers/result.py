@@ -81,16 +81,16 @@ class Compiled(Shown):
         lines = [warning] if proof is not None and (warning := proof.warning()) else []
         lines.append(f"validation: {before} uncompiled, {after} compiled")
         if proof is None:
-            lines.append("no proof: it ended before the test set was scored")
+            lines.append("no proof: the compile ended before the test set was scored")
         else:
             lines += [*proof.lines(), *(self.judge.lines() if self.judge is not None else []), *proof.doubts()]
         lines.append(f"cost: {_money(manifest['cost'])}, {manifest['calls']} calls")
         lines += _failure_lines(manifest)
         if not self.changed:
-            lines.append("no candidate was better than the uncompiled program, which is what is kept")
+            lines.append("no candidate was better, so the uncompiled program is kept")
         if self.stopped:
             why = why_stopped(self.stopped, "; raise it")
-            lines.append(f"stopped: {why}; this is the best program so far, and the same command goes on")
+            lines.append(f"stopped: {why}; this is the best program so far; run the same command to continue")
         return [*lines, f"program: {self.path}"]
 
     def estimate_lines(self) -> list[str]:
@@ -99,9 +99,9 @@ class Compiled(Shown):
         cost = "dollars unknown" if estimate["cost"] is None else f"about {_money(estimate['cost'])}"
         return [
             f"uncompiled program on the validation set: {format_number(self.manifest['validation']['uncompiled'])}",
-            f"the whole: {cost}, {estimate['calls']:,.0f} calls, for about {estimate['evaluations']} evaluations and "
-            "the proof; less where candidates share calls; the reflection model's calls are not in it",
-            f"so far: {_money(estimate['spent'])}; go on with the same command without estimate_only=True",
+            f"whole compile: {cost}, {estimate['calls']:,.0f} calls, for about {estimate['evaluations']} evaluations "
+            "and the proof; less if candidates share calls; without the reflection model's calls",
+            f"so far: {_money(estimate['spent'])}; to continue, run the same command without estimate_only=True",
         ]
 
     def diff(self) -> str:
@@ -243,11 +243,11 @@ def compile_status(ledger: Ledger) -> dict[str, Any]:
 def _failure_lines(facts: Mapping[str, Any]) -> list[str]:
     """A line about evaluations that could not be scored, and one about each kind of failed calls."""
     abstained = facts["abstained"]
-    uncounted = f"not judged: {abstained} evaluations more, which count neither for nor against a candidate"
+    uncounted = f"not judged: {abstained} more evaluations; they count neither for nor against a candidate"
     failed = (f"failed: {each['count']} {each['kind']} in {each['stage']}" for each in facts.get("failures", ()))
     return [*([uncounted] if abstained else []), *failed]
 
 
 def why_stopped(stopped: str, remedy: str = "") -> str:
     """What ended a compile early, in words: a cap, with its `remedy`, or missing answers."""
-    return f"{stopped} is reached{remedy}" if stopped.startswith("max_") else f"there was {stopped}"
+    return f"{stopped} is reached{remedy}" if stopped.startswith("max_") else stopped

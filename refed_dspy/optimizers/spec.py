@@ -128,7 +128,7 @@ class CompileSpec:
             size=self.settings.evaluations,
             caps=caps_of(self.settings),
             facts={"about": self.about()},
-            way_out="name another folder with out=…",
+            way_out="choose another folder with out=…",
         )
 
     def about(self) -> dict[str, Any]:
@@ -166,7 +166,7 @@ def prepare(program: Any, examples: Any, metric: Any, arguments: Mapping[str, An
     if isinstance(metric, MetricConfig | Mapping):
         arguments, metric = {**arguments, "metric": metric}, None
     if metric is not None and not callable(metric):
-        raise ConfigError(f"metric: a {type(metric).__name__}; pass a function, or a MetricConfig")
+        raise ConfigError(f"metric: got a {type(metric).__name__}; pass a function or a MetricConfig")
     settings = check_config(CompileConfig, {k: v for k, v in arguments.items() if k not in ROLES})
     module = _program(program, settings)
     teachers = open_teachers(models)
@@ -175,14 +175,14 @@ def prepare(program: Any, examples: Any, metric: Any, arguments: Mapping[str, An
     if isinstance(module, ReferenceLevelFeedback):
         items = _fitting(items, teachers["teacher"])
     elif not isinstance(module, PairwiseJudge) and metric is None:
-        raise ConfigError(f"metric: pass one for {type(module).__name__}: a function of example and prediction")
+        raise ConfigError(f"metric: {type(module).__name__} needs one; pass a function of example and prediction")
     sizes = (settings.train, settings.validation, settings.test)
     split = split_examples(items, sizes, settings.seed, settings.held_out_criteria, getattr(module, "tuned_on", ()))
     judge = open_judge(settings.judge_program, settings.accept_changed)
     spec = CompileSpec(module, split, teachers, settings, metric, judge)
     if (expected := spec.expected_evaluations) > settings.evaluations:
         log.warning(
-            "evaluations: %d is fewer than %s takes with these sets, about %d; raise it, or lower train and validation",
+            "evaluations: %d is too few: with these sets %s takes about %d; raise it or lower train and validation",
             settings.evaluations, settings.optimizer, expected,
         )  # fmt: skip
     warn_of_another_teacher(judge, teachers["judge"].model)
@@ -220,10 +220,12 @@ def _program(program: Any, settings: CompileConfig) -> dspy.Module:
         module.add_guidance(settings.guidance)
         return module
     if not isinstance(program, dspy.Module):
-        raise ConfigError(f"program: a {type(program).__name__}; pass a dspy.Module, a program's file, or its address")
+        raise ConfigError(
+            f"program: got a {type(program).__name__}; pass a dspy.Module, a program's file or its MLflow address"
+        )
     refuse_bound_models(program)
     if not program.named_predictors():
-        raise ConfigError(f"program: {type(program).__name__} has no predictor to tune")
+        raise ConfigError(f"program: {type(program).__name__} has no predictors to tune")
     return program
 
 

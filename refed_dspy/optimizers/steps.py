@@ -131,7 +131,7 @@ class CompileSteps:
             if not self.gateway.cap_reached and not is_recoverable(error):
                 raise
             if not self.gateway.cap_reached:
-                log.warning("the optimizer ended early (%s): going on with what it found", one_line(error, 200))
+                log.warning("the optimizer ended early (%s); continuing with what it found", one_line(error, 200))
             tuned = None
         self._raise_if_stopped()
         self.tuning_ended_at = self.gateway.cap_reached
@@ -257,8 +257,8 @@ class CompileSteps:
         failures = ", ".join(f"{count} {kind}" for kind, count in self.recorder.failures.most_common(2))
         raise RunStopped(
             f"the uncompiled program scored {'0 on' if scores else 'nothing on'} every validation example"
-            f"{f' ({failures})' if failures else ''}: see to the models and their max_tokens first; "
-            "what was asked is kept"
+            f"{f' ({failures})' if failures else ''}; check the models and their max_tokens first; paid "
+            "answers are kept"
         )
 
     def _stopping(self) -> bool:
@@ -306,7 +306,7 @@ def champion_for(spec: CompileSpec, folder: Path) -> Registered | None:
         if registered is not None:
             load_state(spec.student, dict(registered.state), f"champion of {spec.settings.name}")
     except NotTracked as error:
-        log.warning("MLflow cannot say which program is champion (%s): nothing will be promoted by this compile", error)
+        log.warning("MLflow cannot tell which program is champion (%s): this compile will promote nothing", error)
         return None
     except ConfigError as error:
         log.warning("%s: not compared with it", error)

@@ -118,7 +118,7 @@ class SchemaAdapter(dspy.JSONAdapter):
             where = ".".join(str(step) for step in first["loc"])
             raise _unfit(signature, completion, f"{where}: {first['msg']}" if where else first["msg"]) from None
         if (tag := next((tag for tag in fixed.tags if tag in answer), None)) is not None:
-            raise _unfit(signature, completion, f"copies the prompt: it holds its {tag}")
+            raise _unfit(signature, completion, f"copies the prompt, including its {tag}")
         _refuse_blanks(signature, completion, {name: getattr(parsed, name) for name in fixed.outputs})
         return parsed
 
@@ -221,7 +221,7 @@ def checked_adapter() -> dspy.Adapter:
     """
     adapter = dspy.settings.adapter or SchemaAdapter()
     if isinstance(adapter, dspy.TwoStepAdapter):
-        raise ConfigError("adapter: a TwoStepAdapter asks a second model, which no cap or ledger sees; set another one")
+        raise ConfigError("adapter: a TwoStepAdapter calls a second model outside caps and ledger; set another adapter")
     if not isinstance(adapter, dspy.ChatAdapter) or isinstance(adapter, SchemaAdapter | _Checking):
         return adapter
     checked = copy.copy(adapter)
@@ -237,7 +237,7 @@ def _note(lm: Any) -> None:
     if hasattr(lm, "recorded"):
         return
     if dspy.settings.get("refed_roles") is not None:
-        reason = f"{lm.model}: a language model that no cap or ledger sees: name it in teachers=, or as the judge"
+        reason = f"{lm.model}: a language model outside caps and ledger; pass it in teachers= or as the judge"
         raise in_transit(ConfigError(reason))
     if (question := current_question()) is not None:
         question.lm = lm

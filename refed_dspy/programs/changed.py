@@ -50,11 +50,11 @@ def refuse_changed(state: Any, saved: object, fresh: Mapping[str, Any], source: 
         return
     named = ", ".join(f"{part} of {name}" for name, part, _ in changed) or "all of them by its own digests"
     not_registered = "; not what MLflow registered" if registered not in {None, digest(current)} else ""
-    message = one_line(f"program {source}: its prompts were changed after it was saved: {named}{not_registered}")
+    message = one_line(f"program {source}: its prompts were edited after it was saved: {named}{not_registered}")
     if accept:
-        log.warning("%s; a proof of its gain no longer holds", message)
+        log.warning("%s; the proof of its gain no longer applies", message)
         return
-    error = ConfigError(f"{message}; restore it, or take it as it is with accept_changed=True")
+    error = ConfigError(f"{message}; restore it or accept it with accept_changed=True")
     if shown := "\n".join(_difference(changed, state, fresh, _diff_beside(source))):
         error.add_note(shown)
     raise error

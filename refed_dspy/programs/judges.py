@@ -129,11 +129,11 @@ class Judgements:
         """That what rests on these rests on fewer than half of them, and why; empty where it does not."""
         if 2 * self.decided >= self.asked:
             return ""
-        return self._because(f"this rests on {self.decided} of {self.asked} judgements")
+        return self._because(f"based on only {self.decided} of {self.asked} judgements")
 
     def none_decided(self, rows: str) -> str:
         """The message of a work that ends because its judge decided on none of the `rows` ("pairs", say)."""
-        return self._because(f"judge: it decided on none of {self.asked} {rows}") + " — name another judge"
+        return self._because(f"judge: it decided none of {self.asked} {rows}") + " — choose another judge"
 
     def _because(self, what: str) -> str:
         return f"{what}: {self}, the first because: {one_line(self.why, 200)}"

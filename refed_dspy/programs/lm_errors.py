@@ -47,7 +47,7 @@ class Redirected(LMError):
     """The endpoint named another address. No redirect is followed: keys and prompts would go there."""
 
     def __init__(self, endpoint: str, status: int) -> None:
-        super().__init__(f"{endpoint} redirects to another address (HTTP {status}), and no redirect is followed")
+        super().__init__(f"{endpoint} redirects to another address (HTTP {status}), and redirects are not followed")
 
 
 class StillLimited(LMError):
@@ -120,10 +120,10 @@ _STOP_HINTS = (
     (lm_errors.LMUnsupportedModelError, "check the teacher's model and api_base"),
     (lm_errors.LMUnsupportedFeatureError, "check the teacher's params"),
     (lm_errors.LMConfigurationError, "check the teacher's settings"),
-    (Redirected, "set api_base to the address that answers by itself (https instead of http, perhaps)"),
-    (NotAnApi, "check api_base, and the proxies set in the environment"),
-    (NoBatches, "set mode: interactive, or name an endpoint that takes batches"),
-    (BatchRejected, "nothing of it was paid for; mend that, or set mode: interactive"),
+    (Redirected, "set api_base to the final address (perhaps https instead of http)"),
+    (NotAnApi, "check api_base and the environment's proxy settings"),
+    (NoBatches, "set mode: interactive or use an endpoint that takes batches"),
+    (BatchRejected, "none of it was paid for; fix that or set mode: interactive"),
 )
 
 
@@ -153,7 +153,7 @@ def translated(error: LMError | AdapterParseError, question: Question) -> RefedE
     if (row_error := row_error_of(error)) is not None:
         return row_error(question.stage, question.item, reason)
     if without_keys(str(error)) != str(error):
-        return TeacherError(f"{question}: {reason} — not an error that was expected")
+        return TeacherError(f"{question}: {reason} — unexpected error")
     raise error
 
 

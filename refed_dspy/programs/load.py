@@ -48,13 +48,14 @@ def load_program(
     `into` one of its kind, which is returned. The program's `source` says where it came from.
 
     Raises:
-        ConfigError: there is none, or it fits neither `features` nor the module; or its prompts were changed after it
-            was saved, or registered in MLflow: the error's note is the difference, and `accept_changed` takes it as it
-            is.
+        ConfigError: there is no program, or it does not fit `features` or the module; or its prompts were edited
+            after it was saved or registered in MLflow: the error's note shows the difference, and `accept_changed`
+            accepts it.
     """
     if not isinstance(source, str | Path):
         raise ConfigError(
-            f"load_program: {type(source).__name__} is no file and no MLflow address; load into a module with into="
+            f"load_program: {type(source).__name__} is neither a file nor an MLflow address; "
+            "load into a module with into="
         )
     if into is not None:
         load_into(into, source, accept_changed)
@@ -111,8 +112,8 @@ def _check_descriptions(program: ReferenceLevelFeedback, features: Mapping[str, 
         ).get("desc")
         if loaded != description:
             raise ConfigError(
-                f"program {source}: it was made with other words for the feature {name}; leave features out, or make "
-                "the program anew"
+                f"program {source}: it was made with another description of the feature {name}; remove features or "
+                "make the program again"
             )
 
 
@@ -123,7 +124,7 @@ def refuse_bound_models(program: dspy.Module, name: str = "") -> None:
     ]:
         what, of = ("programs", f" of {name}") if name else ("program", "")
         raise ConfigError(
-            f"{what}: {', '.join(bound)}{of} has an LM of its own; pass the LM as teacher=, after set_lm(None)"
+            f"{what}: {', '.join(bound)}{of} has an LM of its own; call set_lm(None) and pass the LM as teacher="
         )
 
 

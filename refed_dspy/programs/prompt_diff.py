@@ -19,7 +19,7 @@ def prompt_diff(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
     for name, old, new in _predictors_of_both(before, after):
         if lines := [*_lines(old, new), *_demos(old, new)]:
             blocks.append("\n".join([f"### {name}", *lines]))
-    return "\n\n".join(blocks) + "\n" if blocks else "no prompt changed\n"
+    return "\n\n".join(blocks) + "\n" if blocks else "no prompts changed\n"
 
 
 def changed_predictors(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:

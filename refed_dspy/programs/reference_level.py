@@ -74,7 +74,7 @@ class ReferenceLevelFeedback(Program):
     ) -> None:
         super().__init__()
         if not features:
-            raise ConfigError("features: name at least one")
+            raise ConfigError("features: needs at least one")
         if instructions_per_feature < 1:
             raise ConfigError("instructions_per_feature: must be 1 or more")
         self.source: dict[str, str] = {}
@@ -213,7 +213,7 @@ def as_reference(value: Reference | Mapping[str, Any]) -> Reference:
         system = value.get("system", "")
         return Reference(instruction=value["instruction"], response=value["response"], system=system)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ConfigError("reference: needs a text `instruction` and a text `response`") from error
+        raise ConfigError("reference: needs text in `instruction` and `response`") from error
 
 
 async def _or_failure(failures: list[Failure], work: Coroutine[Any, Any, T]) -> T | None:

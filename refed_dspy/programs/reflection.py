@@ -99,7 +99,7 @@ class ReflectionTuning(Program):
     ) -> None:
         super().__init__()
         if not instruction_criteria or not response_criteria:
-            raise ConfigError("criteria: name at least one for instructions and one for responses")
+            raise ConfigError("criteria: needs at least one for instructions and one for responses")
         self.of_instructions = [f"{name}: {text}" for name, text in instruction_criteria.items()]
         self.of_responses = [f"{name}: {text}" for name, text in response_criteria.items()]
         self.instruction_reflection = dspy.Predict(InstructionReflection)

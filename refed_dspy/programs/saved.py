@@ -74,7 +74,7 @@ def without_models(program: dspy.Module) -> tuple[dspy.Module, dict[str, Any]]:
         name = names[predictor.stage]
         if predictor.lm is not None and bound.setdefault(name, predictor.lm) is not predictor.lm:
             raise ConfigError(
-                f"program: predictors called {name} have different language models; give them other names"
+                f"program: predictors called {name} have different language models; give them different names"
             )
     if not bound:
         return program, {}
@@ -144,7 +144,7 @@ def read_state(source: Path | str) -> Any:
     except FileNotFoundError:
         raise ConfigError(f"program {name}: no such file") from None
     except (OSError, ValueError, RecursionError) as error:
-        raise ConfigError(f"program {name}: not a program's JSON file: {one_line(error)}") from None
+        raise ConfigError(f"program {name}: not a saved program (JSON): {one_line(error)}") from None
 
 
 def manifest_of(state: Any) -> dict[str, Any]:
@@ -162,7 +162,7 @@ def load_state(program: dspy.Module, state: Any, source: str) -> None:
     expected = {name for name, _ in program.named_predictors()}
     lacking = sorted(name for name in expected if not (isinstance(state, dict) and isinstance(state.get(name), dict)))
     if lacking:
-        raise ConfigError(f"program {source}: not a state of this program: it lacks {', '.join(lacking)}")
+        raise ConfigError(f"program {source}: not saved from this program: it lacks {', '.join(lacking)}")
     manifest = state.get(MANIFEST, {"fields": {}})  # a state that DSPy saved has none
     fields = manifest.get("fields") if isinstance(manifest, dict) else None
     if not isinstance(fields, dict):
@@ -171,8 +171,8 @@ def load_state(program: dspy.Module, state: Any, source: str) -> None:
     if changed:
         difference = _field_difference(program, manifest, changed)
         raise ConfigError(
-            f"program {source}: made for other fields of {', '.join(changed)}{difference}; set the same features, or "
-            "make it anew"
+            f"program {source}: made for other fields of {', '.join(changed)}{difference}; set the same features or "
+            "make the program again"
         )
     try:
         prompts = {name: _prompt_of(state[name]) for name in expected}

@@ -37,7 +37,7 @@ class SideBySide(dspy.Module):
     ) -> None:
         super().__init__()
         if any(isinstance(program, SeedOnly) for program in programs.values()):
-            raise ConfigError("programs: the seed set answers no new instruction; leave it out here")
+            raise ConfigError("programs: the seed set answers no new instructions; remove it here")
         self.programs, self.against, self.graded = dict(programs), against, graded
         self.seed_graded = seed_graded
         self.judge, self.grader = judge or PairwiseJudge(), RubricJudge()

@@ -79,7 +79,9 @@ class Estimate(Shown):
         if self.stopped:
             lines.append(f"the pilot stopped: {self.stopped}")
         if self.others:
-            lines.append(f"as many tokens elsewhere (prices of {table_name()}; other models write more or less):")
+            lines.append(
+                f"the same number of tokens elsewhere (prices of {table_name()}; other models may write more or less):"
+            )
             lines += [
                 f"  {name:30} {_money(cost):>10}  ({_money(low)} to {_money(high)})"
                 for name, (cost, low, high) in sorted(self.others.items(), key=lambda item: item[1][0])
@@ -99,11 +101,11 @@ def estimate(
     """What `synthesize` with the same arguments would take: calls, tokens, dollars, minutes, with an interval.
 
     Where the run's folder holds samples of a few references already, they are read and nothing is sent. Otherwise a few
-    are made there, under the same caps: `synthesize` goes on from them.
+    are made there, under the same caps: `synthesize` continues from them.
 
     Raises:
         InputError: as `synthesize`.
-        RunStopped: too little could be made to base a forecast on.
+        RunStopped: too few samples could be made for a forecast.
     """
     return run_blocking(aestimate(program, references, progress=progress, on_progress=on_progress, **settings))
 
@@ -129,7 +131,7 @@ async def aestimate(
         if prediction is None and stopped is not None:
             raise RunStopped(stopped)
     if prediction is None:
-        raise RunStopped(f"{folder}: too few samples could be made to foresee anything; look at: refed status {folder}")
+        raise RunStopped(f"{folder}: too few samples to make a forecast; see: refed status {folder}")
     prices = {} if spec.by_stage.asks(SIMULATED) else {name: table_price(name) for name in OTHERS}
     return Estimate(
         run_dir=folder,
@@ -185,20 +187,20 @@ def _money(amount: float) -> str:
 
 def _time_text(minutes: float | None) -> str:
     if minutes is None:
-        return "within a day a wave of batches"
+        return "up to a day per round of batches"
     if minutes < 1.5:
-        return f"{max(1, round(minutes * 60))} s to wait"
-    return f"{minutes:.0f} min to wait" if minutes < 90 else f"{minutes / 60:.1f} h to wait"
+        return f"about {max(1, round(minutes * 60))} s"
+    return f"about {minutes:.0f} min" if minutes < 90 else f"about {minutes / 60:.1f} h"
 
 
 def _price_line(prediction: Forecast, source: str | None) -> str:
     if prediction.cost is None or prediction.low is None or prediction.high is None:
         return (
-            "dollars: unknown; set the teacher's price, and a judge's ({prompt: …, completion: …} in dollars a million "
-            "tokens)"
+            "dollars: unknown; set the teacher's price, and the judge's ({prompt: …, completion: …} in dollars per "
+            "million tokens)"
         )
     low, high = _money(prediction.low), _money(prediction.high)
     return (
         f"dollars: {_money(prediction.cost)} in all, {CONFIDENCE:.0%} between {low} and {high}; "
-        f"{_money(prediction.spent)} of it spent already (prices of {source})"
+        f"{_money(prediction.spent)} already spent (prices of {source})"
     )

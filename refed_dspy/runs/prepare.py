@@ -94,11 +94,11 @@ def _screening(
     judges = [step.filter for step in screening.steps if isinstance(step.filter, JudgeFilter)]
     compared = {
         "filters: judge compares improved responses with plain ones": any(filter_.needs_plain for filter_ in judges),
-        "guards: unchanged is about improved responses": config.guards and config.guards.unchanged == "drop",
+        "guards: unchanged concerns improved responses": config.guards and config.guards.unchanged == "drop",
     }
     if getattr(program, "final_stage", "") == "response_generation" and any(compared.values()):
         what = next(what for what, asked in compared.items() if asked)
-        raise ConfigError(f"{what}, and {type(program).__name__} improves none; take it out, or use another method")
+        raise ConfigError(f"{what}, and {type(program).__name__} makes none; remove it or use another method")
     if not judges:
         return screening, None
     with in_role("judge"):

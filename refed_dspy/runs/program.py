@@ -34,9 +34,9 @@ def open_program(program: ProgramLike, config: RunConfig) -> dspy.Module:
         raise ConfigError(f"program: {program.__name__} is a class; pass one of its objects, {program.__name__}()")
     missing = [name for name in ("collect_features", "propose", "respond") if not hasattr(program, name)]
     if missing:
-        raise ConfigError(f"program: {type(program).__name__} cannot be run at scale: it lacks {', '.join(missing)}")
+        raise ConfigError(f"program: {type(program).__name__} cannot run: it lacks {', '.join(missing)}")
     if own := config.model_fields_set & {"method", "features", "instructions_per_feature", "guidance"}:
-        raise ConfigError(f"{min(own)}: a program that is passed has its own; leave it out")
+        raise ConfigError(f"{min(own)}: the program you pass has its own; remove it")
     return program
 
 
@@ -48,5 +48,5 @@ def _saved_program(source: str | Path, config: RunConfig) -> ReferenceLevelFeedb
     number = config.instructions_per_feature if "instructions_per_feature" in config.model_fields_set else None
     program = load_program(source, config.features, number, accept_changed=config.accept_changed)
     if "method" in config.model_fields_set and type(program) is not METHODS[config.method]:
-        raise ConfigError(f"method: {source} is a {type(program).__name__}; leave method out")
+        raise ConfigError(f"method: {source} is a {type(program).__name__}; remove method")
     return program

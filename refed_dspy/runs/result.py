@@ -103,11 +103,11 @@ class Synthesis(Shown, Sequence[Sample]):
 
 @briefly
 def read_run(run_dir: str | Path) -> Synthesis:
-    """The outcome, so far, of the run in `run_dir`. Raises RunDirError where there is none."""
+    """The outcome so far of the run in `run_dir`. Raises RunDirError if there is no run."""
     folder = path_of(run_dir, "run_dir")
     with Ledger.read(folder) as ledger:
         if (holds := ledger.holds()) not in {"", "run", "comparison"}:
-            raise RunDirError(f"{folder}: holds {named_work(holds)}, not a run")
+            raise RunDirError(f"{folder}: contains {named_work(holds)}, not a run")
         status, failures = full_status(ledger), ledger.failures()
     return Synthesis(
         folder,
@@ -139,17 +139,17 @@ def _seconds_left(ledger: Ledger, status: Mapping[str, Any]) -> float | None:
 def why_short(failures: Sequence[Failure], dropped: int = 0) -> str:
     """Why there are fewer samples than asked for, and what to do, in one line: the most frequent of `failures`, with
     the last one's reason, and the rows that filters `dropped`."""
-    causes, remedies = [], ["add references", "ask for fewer"]
+    causes, remedies = [], ["add references", "set a smaller size"]
     if failures:
         (stage, kind), count = Counter((each.stage, each.kind) for each in failures).most_common(1)[0]
         last = [each.reason for each in failures if (each.stage, each.kind) == (stage, kind)][-1]
-        causes.append(f"{count} {kind} in {stage}, the last because: {one_line(last, 200)}")
+        causes.append(f"{count} {kind} in {stage}, the last one: {one_line(last, 200)}")
     if dropped:
         causes.append(f"filters dropped {dropped} rows")
         remedies.insert(1, "loosen a filter in a new run")
     if any(each.kind in PASSING for each in failures):
-        remedies.insert(0, "run it again, which asks again what had no answer")
-    why = "; ".join(causes) or "each gave nothing new in three rounds"
+        remedies.insert(0, "run it again to retry unanswered questions")
+    why = "; ".join(causes) or "none gave anything new in three rounds"
     return f"{why} — {', '.join(remedies[:-1])}, or {remedies[-1]}"
 
 
@@ -172,10 +172,10 @@ def end_at_cap(folder: Path, cap: CapReached) -> str:
     begin = f"refed resume {shlex.quote(str(folder))}" if is_run else "the same command with"
     again = f"{begin} --{cap.cap.replace('_', '-')}"
     if prediction is None:
-        why = f"; most that failed was {failed[0][0]}" if failed else ""
-        return f"{start}{why}; too few to say what more would take: {again} MORE"
+        why = f"; the most frequent failure was {failed[0][0]}" if failed else ""
+        return f"{start}{why}; too few to forecast the rest; continue with: {again} MORE"
     would_take, enough = _to_go_on(cap, prediction, used, limit)
-    return f"{start}; the other {size - kept} would {would_take}: {again} {enough}"
+    return f"{start}; the other {size - kept} would {would_take}; continue with: {again} {enough}"
 
 
 def refresh_samples(folder: Path) -> None:

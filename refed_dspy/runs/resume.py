@@ -41,21 +41,21 @@ def resume(
     progress: bool = True,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> Synthesis:
-    """Go on with the run in `run_dir`, from what its ledger holds: references, program, teacher.
+    """Continue the run in `run_dir` with the references, program and teacher in its ledger.
 
     Args:
-        size: another target than before.
+        size: a new number of samples to keep.
         teacher: the same model at another address, or with other limits; remembered from then on. Of a pool: other
             members or weights; one of its members must stay.
-        teachers: stage → the same, in place of all teachers of single stages; `{}`: no stage has one any more.
+        teachers: stage → the same, replacing all teachers of single stages; `{}` removes them.
         judge: the same for the judge of the run's filters.
-        max_failure_share: another share than before.
-        max_cost, max_calls, max_minutes: other caps than before; they count what earlier starts used.
+        max_failure_share: a new share of failed calls that stops the run.
+        max_cost, max_calls, max_minutes: new caps; what earlier starts used counts.
             `math.inf` lifts one.
         progress, on_progress: as `synthesize`.
 
     Raises:
-        RunDirError: there is no run, or only the script that began it can build its program or teacher again.
+        RunDirError: there is no run, or only the script that started it can build its program or teacher.
     """
     with Ledger.read(path_of(run_dir, "run_dir")) as ledger:
         _refuse_other_work(ledger)
@@ -76,9 +76,11 @@ def _refuse_other_work(ledger: Ledger) -> None:
     """Raises RunDirError where there is no run to go on with."""
     folder = ledger.path.parent
     if (holds := ledger.holds()) not in {"", "run"}:
-        raise RunDirError(f"{folder}: holds {named_work(holds)}, not a run; go on with the command that began it")
+        raise RunDirError(
+            f"{folder}: contains {named_work(holds)}, not a run; continue with the command that started it"
+        )
     if not ledger.meta("identity"):
-        raise RunDirError(f"{folder}: the run never began; start it again with refed synth")
+        raise RunDirError(f"{folder}: the run never started; start it with refed synth")
 
 
 def _filters(ledger: Ledger) -> list[Any]:
@@ -86,7 +88,7 @@ def _filters(ledger: Ledger) -> list[Any]:
     stored = ledger.meta("filters") or []
     if any("class" in settings for _, settings in stored):
         raise RunDirError(
-            f"{ledger.path.parent}: one of its filters is a script's own; call synthesize(…, run_dir=…) there"
+            f"{ledger.path.parent}: one of its filters is defined in a script; call synthesize(…, run_dir=…) there"
         )
     added = {"seed", "prompts", "content"}  # by the filter itself, to its settings
     return [
@@ -108,7 +110,7 @@ def _judge(ledger: Ledger) -> TeacherConfig | None:
     if teacher is None and stored["model"] == ledger.meta("teacher")["model"]:
         return None
     raise RunDirError(
-        f"{ledger.path.parent}: its judge was a Python object; call synthesize(…, run_dir=…) in its script, or name "
+        f"{ledger.path.parent}: its judge was a Python object; call synthesize(…, run_dir=…) in its script, or pass "
         "the same model with judge=…"
     )
 
@@ -120,15 +122,15 @@ def _program(ledger: Ledger) -> Any:
     kind = {method.__name__: method for method in METHODS.values()}.get(identity["kind"])
     if kind is None:
         raise RunDirError(
-            f"{folder}: its program is not the package's; go on with the command or the script that began it"
+            f"{folder}: it uses a program of its own; continue with the command or script that started it"
         )
     program = kind(features=ledger.meta("features"), instructions_per_feature=identity["instructions_per_feature"])
     try:
         load_state(program, ledger.meta("program"), str(folder))
     except ConfigError:
         raise RunDirError(
-            f"{folder}: made with other prompts, of an earlier version or a script's own: go on with that version, or "
-            "call synthesize(…, run_dir=…) in that script, or begin in another folder; refed export works as it is"
+            f"{folder}: made with other prompts (an earlier version's or a script's own): continue with that version "
+            "or script, or use another folder; refed export still works"
         ) from None
     return program
 
@@ -142,8 +144,8 @@ def _teachers(ledger: Ledger, stage: str) -> list[TeacherConfig]:
     members = (ledger.meta("pools") or {}).get(stage) or [ledger.meta("teacher")]
     if any(member.get("config") is None for member in members):
         raise RunDirError(
-            f"{ledger.path.parent}: its teacher was a Python object; call synthesize(…, run_dir=…) in its script, "
-            "or name the same model with teacher=…"
+            f"{ledger.path.parent}: its teacher was a Python object; call synthesize(…, run_dir=…) in its script, or "
+            "pass the same model with teacher=…"
         )
     return [
         check_config(TeacherConfig, {**member["config"], "weight": member.get("weight", 1.0)}) for member in members

@@ -152,7 +152,7 @@ class RunSpec:
             calls_each=self.calls_a_sample,
             unit="samples",
             reuse=self.config.reuse,
-            way_out="name another folder with run_dir=…",
+            way_out="choose another folder with run_dir=…",
         )
 
     def _facts(self) -> dict[str, Any]:
@@ -203,8 +203,8 @@ class RunSpec:
         for role, model in self.models.items():
             if model.batched and model.concurrency < FULL_BATCH:
                 log.warning(
-                    "%s: concurrency %d: at most so many requests a batch, each of which may take hours; leave it out, "
-                    "or set thousands",
+                    "%s: concurrency %d limits each batch to that many requests, and a batch may take hours; remove "
+                    "it or set thousands",
                     role,
                     model.concurrency,
                 )

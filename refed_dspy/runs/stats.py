@@ -104,7 +104,8 @@ def measure(
     on_progress: Callable[[Progress], None] | None = None,
     **settings: Any,
 ) -> DataStats:
-    """The figures of `data` (whatever `load_dataset` takes). No model is asked except the `judge` and the scorer.
+    """The figures of `data` (whatever `load_dataset` takes). Only the `judge` and the scorer are models that get
+    asked.
 
     Args:
         judge: who judges the win rate of the improved responses over the plain ones, which `data` must have, on
@@ -127,7 +128,7 @@ def measure(
     wins = (
         None if opened is None else run_blocking(_wins(data, loaded, opened, out, config, Watch(on_progress, progress)))
     )
-    with scoring("verdicts are kept; the same command measures again"):
+    with scoring("verdicts are kept; run the same command to continue"):
         columns = _columns(loaded, tools, config)
     partly_plain = (
         [f"plain responses: {lacking} of {len(loaded.rows)} rows have none"] if 0 < lacking < len(loaded.rows) else []
@@ -141,8 +142,8 @@ def _check_plain(data: DataSet, lacking: int, column: str | None, judged: bool) 
         raise ConfigError(f"columns: plain: no row of {data.name} has a text in {one_line(column, 60)!r}")
     if judged and lacking:
         raise ConfigError(
-            f"judge: {lacking} of {len(data.rows)} rows of {data.name} have no plain response that the other could win "
-            "against; name its column in columns: {plain: …}, or leave judge out"
+            f"judge: {lacking} of {len(data.rows)} rows of {data.name} have no plain response to compare with; give "
+            "the column with columns: {plain: …} or remove judge"
         )
 
 
@@ -235,7 +236,8 @@ def _win_lines(wins: Wins) -> list[str]:
     lines.append(str(wins.used))
     if wins.stopped:
         lines.append(
-            f"stopped: {wins.stopped} is reached after {wins.judgements.asked} of {wins.rows} rows; raise it to go on"
+            f"stopped: {wins.stopped} is reached after {wins.judgements.asked} of {wins.rows} rows; "
+            "raise it to continue"
         )
     return lines
 

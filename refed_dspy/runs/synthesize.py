@@ -34,7 +34,7 @@ def synthesize(
     on_progress: Callable[[Progress], None] | None = None,
     **settings: Unpack[RunSettings],
 ) -> Synthesis:
-    """Make `size` samples and keep them in `run_dir`. If it is stopped at any moment, the same call continues it.
+    """Make `size` samples and keep them in `run_dir`. It may be stopped at any moment; the same call continues it.
 
     Args:
         program: a `ReferenceLevelFeedback`, the file or MLflow address of a saved one, or None for a new one.
@@ -44,14 +44,14 @@ def synthesize(
             end. It runs in the thread of the run; an error in it ends the run, which can be resumed.
         size: kept samples to make (100).
         teacher: `TeacherConfig`, `dspy.LM`, "PROVIDER/NAME", "embedded", "simulated" or a teacher file; None:
-            `dspy.settings.lm`. A list of these is a pool: they share the work by `TeacherConfig.weight`, and while one
-            is down the others go on.
-        teachers: stage → the same, for stages that other teachers answer (`{"feedback": "openai/gpt-4.1"}`); the key
-            `feedback` means every stage of feedback.
-        run_dir: the run's folder; None: `refed-runs/` and a name made from everything that shapes the run, so that
-            the same call again continues it.
+            `dspy.settings.lm`. A list of these is a pool: they share the work by `TeacherConfig.weight`, and if one
+            fails the others take over.
+        teachers: stage → the same, for stages with teachers of their own (`{"feedback": "openai/gpt-4.1"}`); the key
+            `feedback` means all feedback stages.
+        run_dir: the run's folder; None: a folder in `refed-runs/`, named after everything that shapes the run, so
+            that the same call continues it.
         seed: for the order of references and, where a teacher takes a seed, for each call (0).
-        per_reference: at most so many samples of one reference in a round.
+        per_reference: maximum number of samples per reference in a round.
         max_cost: dollars the run may cost, over all its starts; never exceeded, not even by one call, as long as the
             provider keeps to `max_tokens`. At the cap the run ends cleanly and this returns: see `Synthesis.reason`.
             A cap once set stays; `math.inf` lifts it.
@@ -60,28 +60,28 @@ def synthesize(
         max_failure_share: the run stops where this share of a stage's last 50 calls failed, or of its first 20 or more
             (0.5).
         columns: names of the references' columns.
-        turns: what becomes of conversations of several exchanges: leave_out (unset), first or last.
-        reuse: the folder of another run whose answers to exactly the same questions are taken over at no cost: after a
+        turns: how to treat conversations of several exchanges: leave_out (unset), first or last.
+        reuse: the folder of another run whose answers to identical questions are reused at no cost: after a
             recompile, only what follows from the changed prompts is paid for.
         filters: what a sample must pass to be kept, in order: names or settings as in a config file (`"refusals"`,
             `{"rouge": {"threshold": 0.7}}`), or filters of your own. Then `size` counts the kept; the ledger keeps the
             dropped, with filter, reason and score.
         guards: two filters before all others (True): against instructions and responses that repeat their reference or
-            speak of their prompt, and against instructions that cannot be understood alone. A response that one drops
-            is asked for once more. False: none; `{"unchanged": "drop"}` and the like: what they drop (`GuardSettings`).
+            talk about their prompt, and against instructions that cannot be understood alone. A dropped response is
+            requested once more. False: none; `{"unchanged": "drop"}` and the like: what they drop (`GuardSettings`).
         judge: which model judges for filters that ask one; None: the teacher's at temperature 0, with a warning.
         judge_program: a compiled judge: its file or MLflow address.
-        accept_changed: take a saved program, or judge, even where its prompts were changed after it was saved.
+        accept_changed: accept a saved program or judge even if its prompts were edited after it was saved.
         track: whether the run is tracked in MLflow (parameters, metrics each minute, cost, data set); None: as
             REFED_TRACK says, else where MLFLOW_TRACKING_URI is set, or an earlier start of the run was tracked.
         method: of a new program: "reference-level" (None), "sample-level" or "instruction-only".
         features: of a new or saved program: name → what feedback on an instruction looks for.
         instructions_per_feature: how many instructions one call of such a program asks for (10).
-        guidance: stage → a sentence of yours that is added to its prompt, in such a program.
+        guidance: stage → a sentence to add to its prompt, in such a program.
 
     Raises:
         InputError: an argument cannot be used; nothing was paid for.
-        RunStopped: the run ended early; what was made is kept and the message says how to go on.
+        RunStopped: the run ended early; everything made so far is kept, and the message says how to continue.
     """
     return run_blocking(asynthesize(program, references, progress=progress, on_progress=on_progress, **settings))
 

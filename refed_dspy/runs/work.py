@@ -57,7 +57,9 @@ class RunWork(Work):
 
     def resume_hint(self, ledger: Ledger) -> str:
         folder = shlex.quote(str(ledger.path.parent))
-        next_step = f"go on with: refed resume {folder}" if self.kind == "run" else "the same command goes on"
+        next_step = (
+            f"continue with: refed resume {folder}" if self.kind == "run" else "run the same command to continue"
+        )
         return f"{ledger.kept()} samples are kept; {next_step}"
 
     def _warn_of_other_teachers(self, ledger: Ledger) -> None:
@@ -67,7 +69,7 @@ class RunWork(Work):
         for stage in sorted({*before, *now}):
             was, is_ = (_pool_text(facts.get(stage, facts[ANY])) for facts in (before, now))
             if was != is_:
-                teachers_log.warning("%s: was %s, is now %s; what is answered stays", stage or "teacher", was, is_)
+                teachers_log.warning("%s: was %s, is now %s; existing answers are kept", stage or "teacher", was, is_)
 
 
 def note_end(session: Session, plan: Plan) -> None:
@@ -78,8 +80,8 @@ def note_end(session: Session, plan: Plan) -> None:
         log.warning("%s", end.reason)
     if left := sum(batch["calls"] for batch in left_batches(session.ledger)):
         log.warning(
-            "%d calls still wait in batches, charged at their worst case: a later start takes the answers that it "
-            "needs; see: refed batches %s",
+            "%d calls still wait in batches, charged at their worst case; a later start fetches the answers it needs; "
+            "see: refed batches %s",
             left,
             shlex.quote(str(folder)),
         )

@@ -36,12 +36,12 @@ _EXAMPLE = 600
 _LINE = 600
 """Characters shown of a setting."""
 _ORIGINS = {
-    "package": "the words of refed-dspy",
-    "guided": "the words of refed-dspy, and guidance of the author's behind them",
-    "other": "not the words that this version of refed-dspy has: compiled, changed, or of another version",
+    "package": "refed-dspy's own prompts",
+    "guided": "refed-dspy's own prompts, with the author's guidance added",
+    "other": "not this version's own prompts: compiled, edited, or from another version",
     "": "the program's own",
 }
-_CUSTOM_METHOD = "A program of its own, run by refed-dspy."
+_CUSTOM_METHOD = "A custom program, run by refed-dspy."
 _PAPER = """
 @inproceedings{mehri-etal-2026-beyond,
   title = {Beyond Sample-Level Feedback: Using Reference-Level Feedback to Guide Data Synthesis},
@@ -192,7 +192,7 @@ class Card:
             return Markdown("The license's text is in LICENSE.")
         if self.settings.license:
             return code(self.settings.license)
-        return "None was named. Ask the author before you use it."
+        return "None is stated. Ask the author before you use it."
 
 
 def _counted(count: int, singular: str, plural: str = "") -> str:
@@ -208,10 +208,10 @@ def _copied(survey: Survey, configs: Sequence[Config]) -> Markdown:
     text = (
         f"In {rows}, half or more of the {_NGRAM}-word runs of the response stand in "
         f"the reference (that is `improved_response`; of `response` in {copied.response:,}, of `instruction` in "
-        f"{copied.instruction:,}). {examined} looked at, each beside its own reference. "
-        f"Texts of fewer than {_NGRAM} words count as none, and shorter runs and ideas are not looked for."
+        f"{copied.instruction:,}). {examined} checked, each against its own reference. Texts "
+        f"of fewer than {_NGRAM} words are not counted; shorter runs and shared ideas are not searched for."
     )
-    return Markdown(f"{text} The rows of `dropped` were not looked at." if len(configs) > 1 else text)
+    return Markdown(f"{text} The rows of `dropped` were not checked." if len(configs) > 1 else text)
 
 
 def _rows_per_reference(survey: Survey) -> str:
@@ -264,16 +264,16 @@ COLUMNS: Mapping[str, str] = {
     "reference": "id of the reference that the row came from, a digest of its texts",
     "reference_source": "where that reference stood: source and row",
     "feature": "the feature of the reference that the instruction was written by",
-    "round": "how often the reference had been gone through before, from 0",
+    "round": "how often the reference had been used up before, from 0",
     "teacher": "the model that wrote the improved response",
     "endpoint": "where that model was asked",
     "response_teacher": "the model that wrote the first response",
-    "response_endpoint": "where that one was asked",
+    "response_endpoint": "where that model was asked",
     "instruction_teacher": "the model that wrote the instruction",
-    "instruction_endpoint": "where that one was asked",
+    "instruction_endpoint": "where that model was asked",
     "program": "digest of the prompt that improved the response",
     "prompt_tokens": "tokens read by the row's own calls, without its reference's",
     "completion_tokens": "tokens written by these calls",
-    "cost": "dollars paid for these calls; empty where a price is unknown",
-    "system": "the system prompt that the reference, and so the row, stands under; empty where there is none",
+    "cost": "dollars paid for these calls; empty if a price is unknown",
+    "system": "the system prompt of the reference and so of the row; empty if it has none",
 }

@@ -20,7 +20,7 @@ _HUB_FILES = {".gitattributes"}
 """Files that the Hub itself puts into a repository."""
 _NOTHING_IGNORED = "# nothing is left out\n"
 _VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
-_AGAIN = "the same command goes on: what the Hub has does not go twice"
+_AGAIN = "run the same command to continue: files already on the Hub are not sent again"
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def send(folder: Path, files: Sequence[SharedFile], target: Target) -> Sent:
 
     with _hub_errors(target):
         if get_token() is None:
-            raise InputError("the Hub: no token; set HF_TOKEN to one that may write, or run hf auth login")
+            raise InputError("the Hub: no token; set HF_TOKEN to one that may write or run hf auth login")
         api = HfApi(library_name="refed-dspy")
         head = _open_branch(api, target)
         ours = {file.path for file in files}
@@ -80,7 +80,7 @@ def send(folder: Path, files: Sequence[SharedFile], target: Target) -> Sent:
         commit = _commit(api, target, str(head.sha), folder, files)
         if wrong := _missing(api, target, str(commit.oid), files):
             raise RefedError(
-                f"{target.repo}: the Hub took the commit, but {wrong[0]} is not there as it is here; {_AGAIN}"
+                f"{target.repo}: the Hub took the commit, but its {wrong[0]} differs from this one; {_AGAIN}"
             )
         return Sent(one_line(commit.commit_url, 300), staying)
 
@@ -97,9 +97,9 @@ def _open_branch(api: Any, target: Target) -> Any:
         info = api.repo_info(target.repo, repo_type=_KIND)
     if bool(info.private) != target.private:
         raise InputError(
-            f"{target.repo}: is there, and is public; public=True says that this is meant; nothing was sent"
+            f"{target.repo}: already exists and is public; confirm with public=True; nothing was sent"
             if target.private
-            else f"{target.repo}: is there, and is private; leave out public=True, or change that on the Hub"
+            else f"{target.repo}: already exists and is private; leave out public=True or change that on the Hub"
         )
     if target.branch == "main":
         return info
@@ -135,7 +135,7 @@ def _commit(api: Any, target: Target, head: str, folder: Path, files: Sequence[S
     api.preupload_lfs_files(target.repo, adds, free_memory=False, gitignore_content=_NOTHING_IGNORED, **branch)
     for add, file in zip(adds, files, strict=True):
         if add.upload_info.sha256.hex() != file.sha256:
-            raise InputError(f"{file.path}: changed while it was sent; nothing was committed; run it again")
+            raise InputError(f"{file.path}: changed while it was being sent; nothing was committed; run it again")
     return api.create_commit(target.repo, adds, commit_message=target.message, parent_commit=head, **branch)
 
 
@@ -146,18 +146,18 @@ def _content(folder: Path, file: SharedFile) -> bytes | str:
         return str(path)
     content = path.read_bytes()
     if hashlib.sha256(content).hexdigest() != file.sha256:
-        raise InputError(f"{file.path}: changed while it was looked at; nothing was sent; run it again")
+        raise InputError(f"{file.path}: changed while it was being read; nothing was sent; run it again")
     return content
 
 
 _STATUS: Mapping[int, tuple[type[RefedError], str]] = {
-    401: (InputError, "refuses the token; set HF_TOKEN to one that is valid, or run hf auth login"),
-    402: (InputError, "asks to be paid for this; see the account's plan"),
-    403: (InputError, "gives the token no right to write there; use one of role write, or another OWNER"),
-    404: (InputError, "knows no such repository or owner, or the token may not see it; check OWNER/NAME and the token"),
-    409: (RefedError, f"says that the repository changed meanwhile; {_AGAIN}"),
-    412: (RefedError, f"says that the repository changed meanwhile; {_AGAIN}"),
-    429: (RefedError, f"asks for fewer requests; wait some minutes; {_AGAIN}"),
+    401: (InputError, "refused the token; set HF_TOKEN to a valid one or run hf auth login"),
+    402: (InputError, "requires payment for this; check the account's plan"),
+    403: (InputError, "does not let this token write there; use a token with role write or another OWNER"),
+    404: (InputError, "has no such repository or owner, or the token cannot see it; check OWNER/NAME and the token"),
+    409: (RefedError, f"reports that the repository changed meanwhile; {_AGAIN}"),
+    412: (RefedError, f"reports that the repository changed meanwhile; {_AGAIN}"),
+    429: (RefedError, f"asks for fewer requests; wait a few minutes; {_AGAIN}"),
 }
 
 
@@ -192,5 +192,5 @@ def _refusal(target: Target, error: Any) -> RefedError:
         kind, what = _STATUS[status]
         return kind(f"{target.repo}: the Hub {what}{f' (it says: {message})' if message else ''}")
     if status >= 500:
-        return RefedError(f"{target.repo}: the Hub fails ({status}); wait some minutes; {_AGAIN}")
+        return RefedError(f"{target.repo}: the Hub fails ({status}); wait a few minutes; {_AGAIN}")
     return InputError(f"{target.repo}: the Hub refuses this ({status}{f': {message}' if message else ''})")

@@ -144,8 +144,8 @@ def _replace(target: Path, made: Path) -> None:
         made.rename(target)
     except OSError:
         raise ExportError(
-            f"{one_line(target, 200)}: something else came to be there meanwhile, and stays; what it held before is in "
-            f"{one_line(before, 200)}; look at both, then share again"
+            f"{one_line(target, 200)}: something else was created there meanwhile and was kept; the previous content "
+            f"is in {one_line(before, 200)}; check both, then share again"
         ) from None
     shutil.rmtree(before)
 
@@ -157,14 +157,14 @@ def _check_replaceable(target: Path, force: bool) -> None:
     if not target.exists():
         return
     if not target.is_dir():
-        raise ExportError(f"{shown}: is a file; name another folder with out=…")
+        raise ExportError(f"{shown}: is a file; choose another folder with out=…")
     if next(target.iterdir(), None) is None:
         return
     if not (target / FILE).is_file():
-        raise ExportError(f"{shown}: exists, and refed share did not make it; name another folder with out=…")
+        raise ExportError(f"{shown}: exists and was not made by refed share; choose another folder with out=…")
     if not force:
-        raise ExportError(f"{shown}: exists; name another folder with out=…, or replace it with force=True")
+        raise ExportError(f"{shown}: already exists; choose another folder with out=… or replace it with force=True")
     if others := unlisted(target, read_manifest(target).files):
         raise ExportError(
-            f"{shown}: holds {one_line(others[0], 100)}, which refed share did not write; move it away first"
+            f"{shown}: contains {one_line(others[0], 100)}, which refed share did not write; move it away first"
         )

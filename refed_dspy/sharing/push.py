@@ -60,15 +60,15 @@ class Push:
             f"token: {self.account}",
         ]
         lines += [f"not sent, since refed share did not write it: {one_line(path, 200)}" for path in self.left_out]
-        lines += [f"in the repository and not in the folder, stays: {one_line(path, 200)}" for path in self.staying]
+        lines += [f"only in the repository, kept: {one_line(path, 200)}" for path in self.staying]
         lines += [f"warning: {text}" for text in [*self.leaks, *self.warnings]]
         return [*lines, self._end()]
 
     def _end(self) -> str:
         if self.unchanged:
-            return "unchanged: the Hub has all of it already; no commit was made"
+            return "unchanged: the Hub already has all of it; no commit was made"
         if self.commit is None:
-            return "nothing was sent; to send exactly this, give the same command with go=True"
+            return "nothing was sent; to send exactly this, run the same command with go=True"
         return f"sent in one commit: {self.commit}"
 
 
@@ -88,9 +88,9 @@ def push(
     `refed share` wrote is sent, as it is now. If the Hub has all of it already, no commit is made.
 
     Args:
-        repo: OWNER/NAME. Made if it does not exist, private unless `public`; an existing repository must have the
-            visibility asked for.
-        branch: made if it does not exist.
+        repo: OWNER/NAME. Created if it does not exist, private unless `public`; an existing repository must have the
+            requested visibility.
+        branch: created if it does not exist.
 
     Raises:
         InputError: not a folder of `refed share`, an invalid name, no token or no permission, another visibility, or a
@@ -101,18 +101,18 @@ def push(
     if not go:
         return plan
     if plan.leaks:
-        raise InputError(f"{plan.leaks[0]}; take it out, and make the folder again; nothing was sent")
+        raise InputError(f"{plan.leaks[0]}; remove it and make the folder again; nothing was sent")
     sent = hub.send(plan.folder, plan.files, hub.Target(plan.repo, plan.private, plan.branch, plan.message))
     return replace(plan, commit=sent.commit, unchanged=sent.commit is None, staying=sent.staying)
 
 
 def _plan(folder: Path, repo: str, *, public: bool, branch: str, message: str) -> Push:
     if not _REPO.fullmatch(repo) or ".." in repo or "--" in repo or len(repo) > 96:
-        raise InputError(f"{one_line(repo, 100)}: is no name of a repository; give OWNER/NAME")
+        raise InputError(f"{one_line(repo, 100)}: not a repository name; give OWNER/NAME")
     if not _BRANCH.fullmatch(branch):
-        raise InputError(f"branch {one_line(branch, 100)}: is no name of a branch")
+        raise InputError(f"branch {one_line(branch, 100)}: not a valid branch name; choose another")
     if not message.strip():
-        raise InputError("message: is empty; say in a few words what is pushed")
+        raise InputError("message: is empty; describe in a few words what is pushed")
     manifest = read_manifest(folder)
     listed = manifest.files
     license_ = _license_of(folder / _CARD)
@@ -138,7 +138,7 @@ def _current(folder: Path, relative: str) -> SharedFile:
     linked = any((folder / Path(*Path(relative).parts[:end])).is_symlink() for end in range(1, len(path.parts)))
     if linked:
         raise InputError(
-            f"{one_line(path, 200)}: is a link, or in a linked folder; make the folder again with force=True"
+            f"{one_line(path, 200)}: is a link or in a linked folder; make the folder again with force=True"
         )
     try:
         return hash_file(folder, relative)
@@ -154,15 +154,15 @@ def _warnings(
     changed = [file.path for file in files if before.get(file.path, file.sha256) != file.sha256]
     warnings = [f"{path}: changed since refed share" for path in changed]
     if (license_ or "unknown") == "unknown":
-        warnings.append(f"{_CARD} names no license: nobody may use the data set as it is")
+        warnings.append(f"{_CARD} names no license: without one, nobody may use the data set")
     for file in files:
-        warnings += [f"{file.path}: holds what looks like {what}" for what in find_key_shapes(folder / file.path)]
+        warnings += [f"{file.path}: contains what looks like {what}" for what in find_key_shapes(folder / file.path)]
     return warnings
 
 
 def _leaks(folder: Path, files: Sequence[SharedFile], key_variables: Collection[str]) -> list[str]:
     secrets = secret_values(key_variables)
-    return [f"{file.path}: holds {what}" for file in files for what in find_secrets(folder / file.path, secrets)]
+    return [f"{file.path}: contains {what}" for file in files for what in find_secrets(folder / file.path, secrets)]
 
 
 def _license_of(card: Path) -> Any:

@@ -69,8 +69,8 @@ def settings_of(ledger: Ledger) -> SharedSettings:
 
 def _rows(meta: Mapping[str, Any], identity: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     bound = meta["per_reference"]
-    yield "rows asked for", f"{meta['size'] or 0:,}"
-    yield "instructions asked for at a time, by each feature", str(identity.get("instructions_per_feature", _UNKNOWN))
+    yield "rows requested", f"{meta['size'] or 0:,}"
+    yield "instructions per call, for each feature", str(identity.get("instructions_per_feature", _UNKNOWN))
     yield "rows of a reference before the next one", "no bound was set" if bound is None else f"at most {bound:,}"
     yield "seed", str(meta["seed"])
     yield from _teachers(meta)

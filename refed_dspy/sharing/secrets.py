@@ -109,7 +109,7 @@ def _page(path: Path, text: str) -> Iterator[str]:
             yield "\n".join(_strings(content))
     except (ValueError, OSError, EOFError, zlib.error, RecursionError):
         raise InputError(
-            f"{one_line(path, 200)}: the data in it cannot be read, so a key in it could not be seen; make the folder "
+            f"{one_line(path, 200)}: its data cannot be read, so it cannot be searched for keys; make the folder "
             "again with force=True"
         ) from None
     rest = _DATA.sub("", text)  # packed data may look like a key by chance

@@ -77,9 +77,9 @@ def share(
     folder, target = path_of(run_dir, "run_dir"), path_of(out, "out").resolve()
     with Ledger.read(folder) as ledger, _locked(folder):
         if (holds := ledger.holds()) not in {"", "run"}:
-            raise RunDirError(f"{folder}: holds {named_work(holds)}, not a run; share the run that it was made from")
+            raise RunDirError(f"{folder}: contains {named_work(holds)}, not a run; share the run it was made from")
         if dropped and not any(counts["dropped"] for counts in decisions_by_filter(ledger)):
-            raise ExportError(f"{folder}: no filter dropped anything; leave out dropped=True")
+            raise ExportError(f"{folder}: filters dropped nothing; leave out dropped=True")
         license_text, license_id = _license(license)
         settings = CardSettings(
             name=one_line(name or target.name, 120),
@@ -113,7 +113,7 @@ def _locked(folder: Path) -> Iterator[None]:
     try:
         lock.acquire()
     except Timeout:
-        raise RunDirError(f"{folder}: the run is at work; let it end, or stop it, then share it") from None
+        raise RunDirError(f"{folder}: the run is still running; wait for it or stop it, then share it") from None
     except OSError:
         pass
     try:
@@ -133,7 +133,7 @@ def _data(ledger: Ledger, made: Path, dropped: bool) -> tuple[list[Config], Surv
         dropped_count, pattern = write_shards(dropped_tables(dropped_rows(ledger)), made / "dropped")
         configs.append(Config("dropped", pattern, dropped_count))
     if ledger.kept() != rows:
-        raise RunDirError(f"{folder}: rows came in while it was read; let the run end, or stop it, then share it")
+        raise RunDirError(f"{folder}: rows arrived while it was being read; wait for the run or stop it, then share it")
     return configs, survey
 
 
@@ -168,17 +168,15 @@ def _text(path: Path, what: str) -> str:
 def _notes(settings: CardSettings, facts: RunFacts, survey: Survey) -> list[str]:
     notes = []
     if settings.license is None:
-        notes.append("no license is named: nobody may use the data set as it is; name one with license=…")
+        notes.append("no license: without one, nobody may use the data set; set it with license=…")
     if settings.reference_license is None and not set(facts.sources) <= OWN.keys():
-        notes.append("the references' license is not stated; state it with reference_license=…")
+        notes.append("the references' license is unknown; set it with reference_license=…")
     if settings.reference_license is not None and set(facts.sources) <= OWN.keys():
-        notes.append(
-            "reference_license=… is not in the card: all references are the package's own (builtin), under its license"
-        )
+        notes.append("reference_license=… was not used: all references come with refed (builtin), under its license")
     if copies := survey.copied.rows:
         notes.append(
-            f"in {copies:,} of {len(survey.drawn):,} rows looked at, half or more of a text stands in the reference "
-            "word for word: the references' license then covers text in the rows; see Known limits in the card"
+            f"in {copies:,} of {len(survey.drawn):,} rows checked, half or more of a text is copied from the reference "
+            "word for word, so the references' license covers it; see Known limits in the card"
         )
     if settings.report:
         notes.append("report.html shows the references themselves: share it only if their license allows it")

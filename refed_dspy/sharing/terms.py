@@ -9,7 +9,7 @@ from refed_dspy.errors import ConfigError, one_line
 from refed_dspy.sharing.redact import PRIVATE
 from refed_dspy.weights import WEIGHTS
 
-UNKNOWN = "not known here: those of the model, and of the service that ran it"
+UNKNOWN = "not known here: see those of the model and of the service that ran it"
 TERMS_PAGES = (
     (re.compile(r"(^|/)(gpt-(?!oss)|chatgpt|o[1-9](-|$))"), "https://openai.com/policies"),
     (re.compile(r"(^|[/.])claude"), "https://www.anthropic.com/legal/commercial-terms"),
@@ -49,5 +49,5 @@ def checked_license(identifier: str) -> str:
     if name in LICENSES:
         return name
     near = get_close_matches(name, sorted(LICENSES), n=1, cutoff=0.6)
-    hint = f"did you mean {near[0]}?" if near else "give one such as cc-by-4.0, or the file with the license's text"
-    raise ConfigError(f"license {one_line(identifier, 60)}: the Hub knows none of that name; {hint}")
+    hint = f"did you mean {near[0]}?" if near else "use one such as cc-by-4.0, or a file with the license's text"
+    raise ConfigError(f"license {one_line(identifier, 60)}: not a license the Hub knows; {hint}")

@@ -185,9 +185,9 @@ class _Opening:
         seen = Counter(digest(_who(share.teacher)) for share in shares)
         if twice := next((share for share in shares if seen[digest(_who(share.teacher))] > 1), None):
             name = f"{twice.teacher.model} at {twice.teacher.endpoint}"
-            raise ConfigError(f"{where}: {name} stands there twice; give it a weight instead")
+            raise ConfigError(f"{where}: {name} is listed twice; give it a weight instead")
         if not shares:
-            raise ConfigError(f"{where}: an empty list; name a teacher")
+            raise ConfigError(f"{where}: the list is empty; add a teacher")
         return tuple(shares)
 
     def _share(self, like: TeacherLike) -> PoolShare:

@@ -93,8 +93,8 @@ def refuse_left_batches(ledger: Ledger, models: Iterable[Teacher]) -> None:
             folder = shlex.quote(str(ledger.path.parent))
             raise ConfigError(
                 f"{batch['calls']} calls wait in a batch of {batch['model']} at {batch['endpoint']} "
-                f"({batch['name'] or 'not named yet'}): go on with that teacher in mode: batch or mixed, or give it up "
-                f"with: refed batches {folder} --give-up"
+                f"({batch['name'] or 'not named yet'}); continue with that teacher in mode: batch or mixed, or "
+                f"abandon it with: refed batches {folder} --give-up"
             )
 
 
@@ -109,8 +109,8 @@ def check_caps(ledger: Ledger, models: Mapping[str, Teacher], settings: CapSetti
     caps, before, max_minutes = budget_caps(models, settings), spent(ledger), settings["max_minutes"]
     if caps.max_cost is not None and before.unpriced:
         raise ConfigError(
-            f"max_cost: {before.unpriced} calls of earlier starts were made at an unknown price, so what is left of "
-            "the cap is unknown too; use max_calls"
+            f"max_cost: {before.unpriced} calls of earlier starts have no known price, so what is left of the cap is "
+            "unknown; use max_calls"
         )
     seconds = None if max_minutes is None else max(0.0, 60 * max_minutes - before.seconds)
     return CapsLeft(caps, before, seconds)
@@ -129,7 +129,7 @@ def budget_caps(models: Mapping[str, Teacher], settings: CapSettings) -> Caps:
         if caps != Caps() and not model.reports_calls:
             name = "max_calls" if max_cost is None else "max_cost"
             raise ConfigError(
-                f"{name}: a dspy.LM retries by itself, unseen, so no cap can be kept; give the {role} as a "
+                f"{name}: a dspy.LM retries on its own, so a cap cannot be kept; pass the {role} as a "
                 "TeacherConfig, a teacher file or PROVIDER/NAME"
             )
         if caps.max_cost is not None:
@@ -141,12 +141,12 @@ def _check_worst(role: str, model: Teacher, max_cost: int) -> None:
     """Raises ConfigError where the model's worst case is unknown, or above the cap."""
     if model.least is None:
         raise ConfigError(
-            f"max_cost: the price of {model.model} at {model.endpoint} is unknown, so no cap in dollars can be "
-            f"kept; set the {role}'s price ({{prompt: …, completion: …}} in dollars a million tokens), or use "
+            f"max_cost: the price of {model.model} at {model.endpoint} is unknown, so a dollar cap cannot be kept; "
+            f"set the {role}'s price ({{prompt: …, completion: …}} in dollars per million tokens) or use "
             "max_calls"
         )
     if model.least > max_cost:
         raise ConfigError(
             f"max_cost: {dollars(max_cost)} is below the worst case of one call, {dollars(model.least)} "
-            f"({model.max_tokens} tokens written): raise it, or lower the {role}'s max_tokens"
+            f"({model.max_tokens} tokens written); raise it or lower the {role}'s max_tokens"
         )

@@ -31,9 +31,9 @@ Tell = Callable[[str, str], None]
 """Takes the name of a finding and the finding."""
 PROSE = "Explain in about 100 words why bread rises."
 _SCHEMAS = {
-    "bounded": "taken, with bounds on lengths; the answer fits",
-    "strict": "taken, without bounds on lengths; the answer fits",
-    "none": "not sent; the answer fits all the same",
+    "bounded": "accepted, with length bounds; the answer fits",
+    "strict": "accepted, without length bounds; the answer fits",
+    "none": "not sent; the answer fits anyway",
 }
 
 
@@ -103,7 +103,7 @@ def _kept(engine: TeacherEngine) -> str:
         remember(config, engine.route.endpoint, outgoing.dialect if outgoing.refused else None)
     except ExportError as error:
         return f"nothing: {error}"
-    return f"what is refused, for later runs, in {learned_file()}" if outgoing.refused else ""
+    return f"refusals noted for later runs in {learned_file()}" if outgoing.refused else ""
 
 
 async def _answer(engine: TeacherEngine, request: Request) -> Response:
@@ -132,25 +132,24 @@ def _temperature(config: TeacherConfig, dialect: Dialect) -> str:
     asked = dict.fromkeys([config.temperature, *([0.0] if sampling.takes_zero(model, params) else [])])
     sent = [f"{temperature:g}" for temperature in asked if not sampling.is_unsent(temperature, model, params)]
     taken = f"{' and '.join(sent)} {'are' if len(sent) > 1 else 'is'} taken"
-    return taken if sent else "none is sent to a model of this name"
+    return taken if sent else "not sent to models of this name"
 
 
 def _thinking(calls: list[Call], *answers: Response) -> str:
     tokens = sum(call.reasoning_tokens or 0 for call in calls)
     if any(map(reasoning_of, answers)):
-        return "told apart from the answer" + (f", {tokens} tokens" if tokens else "")
+        return "separate from the answer" + (f", {tokens} tokens" if tokens else "")
     return f"{tokens} tokens, not shown" if tokens else "none seen"
 
 
 def _price(price: Price | None) -> str:
     if price is None:
-        return "unknown: set `price` in the teacher's settings; without it max_cost cannot be kept"
+        return "unknown: set `price` in the teacher's settings; max_cost needs it"
     rates, million = price.rates, 10**6 / PICO
     if not rates.completion and not rates.prompt:
         return f"nothing ({price.source})"
-    return (
-        f"${rates.prompt * million:g} read, ${rates.completion * million:g} written, a million tokens ({price.source})"
-    )
+    dollars = f"${rates.prompt * million:g} read, ${rates.completion * million:g} written"
+    return f"{dollars}, per million tokens ({price.source})"
 
 
 def _window(config: TeacherConfig, teacher: Teacher) -> str:
@@ -159,11 +158,11 @@ def _window(config: TeacherConfig, teacher: Teacher) -> str:
     provider = teacher.model.partition("/")[0]
     own = config.api_base is None and provider not in LOCAL_PROVIDERS  # else the server's settings say it
     window = table_window(teacher.model) if own else None
-    return f"{window:,} tokens ({table_name()})" if window else "not known: context_window in its settings says it"
+    return f"{window:,} tokens ({table_name()})" if window else "unknown: set context_window in the teacher's settings"
 
 
 def _speed(call: Call) -> str:
     if not call.completion_tokens:
-        return f"an answer in {call.seconds:.1f} s; tokens are not reported"
+        return f"an answer in {call.seconds:.1f} s; it does not report tokens"
     rate = call.completion_tokens / max(call.seconds, 0.001)
     return f"{rate:,.{0 if rate >= 10 else 1}f} tokens/s: {call.completion_tokens} in {call.seconds:.1f} s"

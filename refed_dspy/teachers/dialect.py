@@ -66,12 +66,12 @@ class Dialect:
         if self.tokens_field != before.tokens_field:
             return f"{self.tokens_field} is sent instead"
         if self.temperature != before.temperature:
-            return "no temperature is sent any more"
+            return "temperature is no longer sent"
         if self.reasoning != before.reasoning:
-            return "it is no longer sent how much to reason"
+            return "the reasoning effort is no longer sent"
         if self.schema == "strict":
-            return "schemas are sent without bounds from here on"
-        return "no schema is sent any more: answers may fit their fields less often"
+            return "schemas are sent without bounds from now on"
+        return "no schema is sent from now on: answers may fit their fields less often"
 
     def bounds(self, params: Mapping[str, Any], most: int) -> dict[str, Any]:
         """The fields of a request's settings that say how long an answer may be, `most` tokens, and the user's

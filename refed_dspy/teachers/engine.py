@@ -184,8 +184,7 @@ class TeacherEngine:
         """Say, once, that the usage of this model's answers is not to be believed."""
         if not self._doubted:
             log.warning(
-                "%s at %s: the tokens that an answer says it took cannot be right; such calls are charged at their "
-                "worst case",
+                "%s at %s: an answer reported impossible token counts; such calls are charged at their worst case",
                 self.model,
                 self.endpoint,
             )
@@ -261,7 +260,7 @@ class TeacherEngine:
             self._doubt()
         recorder.report(attempt.answered(outcome, response, self.route.provider))
         if outcome == "cut":
-            raise AnswerCut(f"cut at max_tokens={self.config.max_tokens}: raise it in the teacher's settings")
+            raise AnswerCut(f"cut at max_tokens={self.config.max_tokens}; raise it in the teacher's settings")
         if outcome == "refused":
             raise AnswerRefused("declined by the model or its content filter")
         return as_text(response)

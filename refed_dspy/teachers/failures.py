@@ -92,7 +92,7 @@ class Failures:
     def not_reached(self, error: NoConnection) -> TeacherError:
         """An endpoint that never answered is not one row's bad luck."""
         prefix = "" if self.role == "teacher" else f"{self.role}: "
-        return TeacherError(f"{prefix}{error.reason} — check api_base, and that the server runs")
+        return TeacherError(f"{prefix}{error.reason} — check api_base and that the server is running")
 
     def _error(self, what: str, remedy: str) -> RefedError:
         assert self._last is not None

@@ -60,7 +60,7 @@ class ForeignEngine:
         finally:
             recorder.report(self._call(outcome, round(time.monotonic() - started, 3), usage, number))
         if outcome == "cut":
-            raise AnswerCut("cut at the token limit: raise max_tokens in the LM's settings")
+            raise AnswerCut("cut at the token limit; raise max_tokens in the LM's settings")
         if outcome == "refused":
             raise AnswerRefused("declined by the model or its content filter")
         return response

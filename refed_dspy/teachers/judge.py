@@ -28,8 +28,8 @@ def judge_for(teacher: Teacher, asked: Any) -> Teacher:
             judge = teacher if teacher.config is None else _at_temperature_zero(teacher.config, teacher)
     if judge.model == teacher.model:
         log.warning(
-            "judge and teacher are one model (%s): models prefer their own words, so take the scores as a guide only, "
-            "or name another judge",
+            "judge and teacher are the same model (%s), and models prefer their own words: treat scores as a guide "
+            "only, or choose another judge",
             teacher.model,
         )
     return teacher if judge.config is not None and judge.config == teacher.config else judge

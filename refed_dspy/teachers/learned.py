@@ -51,9 +51,7 @@ def _read() -> dict[str, Dialect]:
         return {}
     except (OSError, ValidationError) as error:
         reason = error.strerror if isinstance(error, OSError) else "damaged"
-        log.warning(
-            "%s is ignored (%s): refed teacher check writes it anew", one_line(path, 200), one_line(reason or "")
-        )
+        log.warning("%s is ignored (%s); refed teacher check rewrites it", one_line(path, 200), one_line(reason or ""))
         return {}
 
 

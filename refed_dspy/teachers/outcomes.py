@@ -152,9 +152,7 @@ def error_to_raise(error: LM15Error, endpoint: str, answered: bool) -> BaseExcep
     if isinstance(error, WebPage) and not answered:
         return NotAnApi(f"{endpoint} {error.message}")
     if not answered and type(error) in {ProviderError, Unreadable}:  # the base type: lm15 could not classify it
-        return NotAnApi(
-            f"{endpoint} answered with something that is no API's answer: {_first_paragraph(error.message)}"
-        )
+        return NotAnApi(f"{endpoint} gave an answer that is not an API's: {_first_paragraph(error.message)}")
     error.message = _first_paragraph(error.message)
     if _PAGE.search(error.message):
         error.message = f"answered HTTP {error.status} with a web page"

@@ -111,7 +111,7 @@ class PoolMember:
         if self.outage.begin():
             why = error.reason if isinstance(error, RowError) else str(error)
             log.warning(
-                "%s does not answer (%s): its questions go to the others; it is tried again in %.0f s",
+                "%s does not answer (%s); its questions go to the others; trying it again in %.0f s",
                 self.shown,
                 one_line(why, 200),
                 self.outage.seconds,

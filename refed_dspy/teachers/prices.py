@@ -77,7 +77,7 @@ def price_of(config: TeacherConfig, endpoint: str) -> Price | None:
         price = table_price(config.price)
         if price is None:
             raise ModelError(
-                f"price: the table of {table_name()} has no {config.price}; give "
+                f"price: {config.price} is not in the price table ({table_name()}); give "
                 "{prompt: …, completion: …} in dollars a million tokens"
             )
         return price

@@ -257,11 +257,10 @@ class RateLimits:
             return
         self._told = True
         if wait > self._paused_until - self._clock() + 1:
-            log.warning("%s: its rate limit is used up; waiting %.0f s", self._name, wait)
+            log.warning("%s: rate limit used up; waiting %.0f s", self._name, wait)
             return
         log.warning(
-            "%s: its rate limit is reached, and it asks for a pause of %s (Retry-After); waiting %.0f s, then it is "
-            "asked again",
+            "%s: rate limit reached, asks for a pause of %s (Retry-After); waiting %.0f s, then trying again",
             self._name,
             _span(self._asked_for),
             wait,

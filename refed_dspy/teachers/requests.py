@@ -131,9 +131,7 @@ class Outgoing:
         if sampling.is_unsent(temperature, model, self.config.params):
             return None
         if temperature > 1 and sampling.on_anthropic_wire(model):
-            log.warning(
-                "%s: a program asks for temperature %g, and Anthropic's API takes at most 1", model, temperature
-            )
+            log.warning("%s: a program sets temperature %g, but Anthropic's API takes at most 1", model, temperature)
             return 1.0
         return temperature
 

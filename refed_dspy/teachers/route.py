@@ -147,18 +147,18 @@ def _known_provider(config: TeacherConfig) -> Route:
     try:
         resolution = LMRouter(RouterConfig()).resolve_openai_chat(str(config.model))
     except LM15Error:
-        raise ModelError("the model's provider is unknown; give its endpoint's address in api_base") from None
+        raise ModelError("the model's provider is unknown; set api_base to its endpoint's address") from None
     provider = resolution.provider
     if not env and resolution.env_key and not resolution.placeholder_key:
         if not read_key(resolution.env_key):
             raise ModelError(
-                f"no key for {config.model}: set the variable {resolution.env_key}, or name another in api_key_env"
+                f"no key for {config.model}: set the variable {resolution.env_key} or name another in api_key_env"
             )
         env = (resolution.env_key,)
     try:
         lm = AsyncLMRouter(RouterConfig()).lm(f"{provider}:{resolution.model}")
     except LM15Error as error:
-        raise ModelError(f"{one_line(error.message)}; or give its endpoint's address in api_base") from None
+        raise ModelError(f"{one_line(error.message)}; or set api_base to its endpoint's address") from None
     endpoint = str(getattr(lm, "base_url", None) or provider)
     schema: Schema = "bounded" if provider in LOCAL_PROVIDERS else "strict"
     transport = _transport(config, endpoint)

@@ -34,11 +34,11 @@ async def row_job(folder: Path, work: Work, watch: Watch[Progress] = NOBODY) -> 
 
 def _end(session: Session) -> End:
     if (reached := session.cap_reached) is not None:
-        return End(CAPPED, f"{reached.cap} is reached; raise it, and the same command goes on")
+        return End(CAPPED, f"{reached.cap} is reached; raise it and run the same command to continue")
     if session.start.work.then:
-        return End(STOPPED, f"{session.start.work.then}; the same command goes on")
+        return End(STOPPED, f"{session.start.work.then}; run the same command to continue")
     if unanswered := len(session.start.recorder.passing):
-        return End(SHORT, f"{unanswered} questions had no answer; the same command asks them again")
+        return End(SHORT, f"{unanswered} questions had no answer; run the same command to ask them again")
     return End(DONE)
 
 

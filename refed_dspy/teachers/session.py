@@ -138,8 +138,8 @@ class Session:
                 reached = budget.reached
                 if reached is not None and not budget.calls:
                     raise ConfigError(
-                        f"{reached.cap}: below the worst case of the first call, {dollars(reached.worst)}: raise it, "
-                        "or lower the teacher's max_tokens"
+                        f"{reached.cap}: below the worst case of the first call, {dollars(reached.worst)}; raise it or "
+                        "lower the teacher's max_tokens"
                     ) from None
                 self.cap_reached = reached or CapReached("max_minutes")
             for recorded in dict.fromkeys(self.recorded_teachers.values()):

@@ -150,7 +150,7 @@ def open_teacher(teacher: TeacherLike | None, beside: Teacher | None = None, rol
     the same model at the same endpoint.
 
     Raises:
-        ModelError: it cannot be used with its settings; one line says why.
+        ModelError: its settings do not work; one line says why.
     """
     if teacher is None:
         if dspy.settings.lm is None:
@@ -164,9 +164,9 @@ def open_teacher(teacher: TeacherLike | None, beside: Teacher | None = None, rol
         teacher = read_teacher(teacher, role)
     if isinstance(teacher, TeacherConfig) and teacher.without_endpoint and teacher.mode != "interactive":
         kind = "the simulated teacher" if teacher.simulated else "an embedded model"
-        raise ModelError(f"{kind} takes no batches: leave out mode: {teacher.mode}")
+        raise ModelError(f"{kind} takes no batches; remove mode: {teacher.mode}")
     if not isinstance(teacher, TeacherConfig):
-        raise ModelError(f"a {type(teacher).__name__}; pass a TeacherConfig, a dspy.LM, a name or a file")
+        raise ModelError(f"got a {type(teacher).__name__}; pass a TeacherConfig, a dspy.LM, a name or a file")
     return _embedded(teacher, beside) if teacher.embedded else _remote(teacher, beside)
 
 
@@ -211,7 +211,7 @@ def _batch_model(config: TeacherConfig, route: Route, price: Price | None, plain
 
     if route.provider in NO_BATCHES:
         raise ModelError(
-            f"mode: {config.mode} needs a Batch API like OpenAI's, and {config.model} speaks another: set "
+            f"mode: {config.mode} needs a Batch API like OpenAI's, which {config.model} does not have; set "
             "mode: interactive"
         )
     at_once = TeacherEngine(config, route, plain)

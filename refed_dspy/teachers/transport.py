@@ -159,7 +159,7 @@ class CannedResponse:
 def too_long(most: int, status: int) -> AnswerTooLong:
     """The error for an answer of more than `most` bytes. Only the status of an error is told: it is not billed."""
     return AnswerTooLong(
-        f"its answer is longer than {most / 1e6:.1f} MB, more than max_tokens allows: it was not read to its end",
+        f"its answer is longer than {most / 1e6:.1f} MB, more than max_tokens allows; it was not read to the end",
         status=status if status >= 400 else None,
     )
 
@@ -167,7 +167,7 @@ def too_long(most: int, status: int) -> AnswerTooLong:
 async def inflated(chunks: AsyncIterable[bytes], coding: str) -> AsyncIterator[bytes]:
     """`chunks`, decompressed in small pieces. Raises TransportError where they are not what `coding` says."""
     if coding not in {"gzip", "x-gzip", "deflate"}:
-        raise TransportError(f"its answer has the encoding {coding[:40]!r}, which was not asked for")
+        raise TransportError(f"its answer has the encoding {coding[:40]!r}, which was not requested")
     inflater = None
     async for chunk in chunks:
         while chunk:

@@ -55,7 +55,7 @@ class Work:
     """What is counted, for people."""
     other: str = ""
     """What a folder with another identity holds, for the message; unset: another of this kind."""
-    way_out: str = "name another folder"
+    way_out: str = "choose another folder"
     most_changes: int | None = None
     """How many changes a refusal names; None: all."""
 
@@ -85,14 +85,14 @@ class Work:
         folder, existing = ledger.path.parent, ledger.holds()
         if existing not in {"", self.kind}:
             raise RunDirError(
-                f"{folder}: holds {named_work(existing)}, not {named_work(self.kind)}; name another folder"
+                f"{folder}: contains {named_work(existing)}, not {named_work(self.kind)}; choose another folder"
             )
         if has_begun(ledger) and (changes := self.changes(ledger)):
             named = changes[: self.most_changes]
             more = [f"and {len(changes) - len(named)} more"] if len(changes) > len(named) else []
             raise RunDirError(
-                f"{folder}: holds {self.other or f'another {self.kind}'}: {'; '.join([*named, *more])}; set these "
-                f"back, or {self.way_out}"
+                f"{folder}: contains {self.other or f'another {self.kind}'}: {'; '.join([*named, *more])}; restore "
+                f"these settings or {self.way_out}"
             )
 
     def record(self, ledger: Ledger, caps: CapSettings) -> int:
@@ -100,7 +100,7 @@ class Work:
         identity, kept = self.stored_identity, ledger.kept()
         size = max(self.size, kept)
         if self.size < kept:
-            log.warning("%d %s were asked for and %d are kept already: none is taken away", self.size, self.unit, kept)
+            log.warning("size is %d %s, but %d are already kept; none are removed", self.size, self.unit, kept)
         facts = {**self.facts_at(ledger), **caps, "work": self.kind, "size": size}
         if has_begun(ledger) or ledger.meta("identity") == identity:
             ledger.set_meta(**facts)
@@ -157,4 +157,4 @@ def begin(folder: Path, work: Work) -> Iterator[Start]:
 
 def resume_hint(folder: Path) -> str:
     """What is kept and how to go on with work in `folder`, for messages."""
-    return f"what was paid for is kept in {shlex.quote(str(folder))}; the same command goes on from there"
+    return f"paid answers are kept in {shlex.quote(str(folder))}; run the same command to continue"

@@ -92,14 +92,14 @@ class MlflowTracker(Tracker):
             if last or not self._warned:
                 self._warn(str(error))
         except Exception:  # a bug here must not end the paid work; the log gets its traceback
-            log.exception("tracking failed; the work goes on")
+            log.exception("tracking failed; the work continues")
 
     def _warn(self, reason: str) -> None:
         self._warned = True
         log.warning(
-            "MLflow at %s was not told (%s); %s: refed track %s",
+            "MLflow at %s was not updated (%s); %s: refed track %s",
             without_secrets(tracking_uri()), without_secrets(reason),
-            "later" if self._ended.is_set() else "the work goes on; later", shlex.quote(str(self._store.folder)),
+            "later" if self._ended.is_set() else "the work continues; later", shlex.quote(str(self._store.folder)),
         )  # fmt: skip
 
 

@@ -107,7 +107,7 @@ def champion(name: str) -> Registered | None:
             path = downloaded(f"models:/{name}/{version}", folder)
             state = json.loads((path / PROGRAM).read_text(encoding="utf-8"))
         if client.get_model_version(name, version).tags.get(TEXTS_TAG) not in {None, prompts_digest(state)}:
-            raise NotTracked(f"{PROGRAM} of {name} version {version} is not what was registered")
+            raise NotTracked(f"{PROGRAM} of {name} version {version} is not the registered file")
     except Exception as error:  # noqa: BLE001 — MLflow's own, its HTTP client's, a damaged file
         raise NotTracked(without_secrets(error, 200)) from None
     return Registered(version, state)
@@ -125,7 +125,7 @@ def promote(name: str, version: str | None = None, accept_longer: bool = False, 
         client = mlflow_client()
         promoted = version or _version_of(client, name, CHALLENGER)
         if promoted is None:
-            raise ConfigError(f"promote: {name} has no {CHALLENGER}; name one with version=…")
+            raise ConfigError(f"promote: {name} has no {CHALLENGER}; choose one with version=…")
         if not unproved and (refusal := _refusal(client.get_model_version(name, promoted).tags, accept_longer)):
             raise ConfigError(f"promote: {name} version {promoted}: {refusal}")
         client.set_registered_model_alias(name, CHAMPION, promoted)
@@ -140,7 +140,9 @@ def _refusal(tags: Mapping[str, str], accept_longer: bool) -> str:
     """Why a version with these tags is not promoted, and the word that would do it; empty where it is."""
     gain = f"gain {one_line(tags.get(GAIN, 'not recorded'), 120)}"
     if tags.get(RESTS) == str(True):
-        return "" if accept_longer else f"its gain rests on length ({gain}); promote it anyway with accept_longer=True"
+        return (
+            "" if accept_longer else f"its gain rests on length ({gain}); to promote it anyway, use accept_longer=True"
+        )
     if tags.get(PROVED) == str(True):
         return ""
     return f"its gain was not proved ({gain}); promote it anyway with unproved=True"

@@ -19,10 +19,10 @@ _COPIES = {"run": copy_run, "comparison": copy_run, "compile": copy_compile}
 
 @briefly
 def track(folder: Path | str) -> str:
-    """Copy to MLflow what is new in the run or compile in `folder`. Returns the id of its MLflow run.
+    """Log to MLflow what is new in the run or compile in `folder`. Returns the id of its MLflow run.
 
     Raises:
-        RunDirError: neither is there.
+        RunDirError: there is no run or compile.
         NotTracked: MLflow cannot be reached, or refuses.
     """
     path = path_of(folder, "folder").absolute()
@@ -30,7 +30,7 @@ def track(folder: Path | str) -> str:
         kind = ledger.holds()
         answered = kind in _COPIES and ledger.has_answers()
     if not answered:
-        raise RunDirError(f"{folder}: nothing was answered here yet, so there is nothing to tell of")
+        raise RunDirError(f"{folder}: no answers yet, so nothing to log")
     store = Store(path)
     store.connect()
     _COPIES[kind](store, True)
@@ -52,5 +52,5 @@ def log_page(folder: Path, page: Path) -> bool:
             store.file(str(run_id), page)
         return run_id is not None
     except NotTracked as error:
-        log.warning("MLflow did not take %s (%s); later: refed report %s", page, error, shlex.quote(str(folder)))
+        log.warning("MLflow did not take %s (%s); try later: refed report %s", page, error, shlex.quote(str(folder)))
         return False

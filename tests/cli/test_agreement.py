@@ -94,7 +94,7 @@ def test_agreement_by_a_compiled_judge(home: Path, server: SimulatedTeacher) -> 
     save_program(judge, "judge.json")
     assert program_digests(judge) != program_digests(PairwiseJudge())
     assert agreement(home, server, "--program", "judge.json").exit_code == 0
-    refused(agreement(home, server), "holds other verdicts", "program")
+    refused(agreement(home, server), "contains other verdicts", "program")
 
 
 @pytest.mark.slow

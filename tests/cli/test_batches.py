@@ -37,9 +37,9 @@ def test_a_line_for_each(folder: Path) -> None:
     code, text = output_of(str(folder))
     first, second, third = text.splitlines()
     assert code == 0 and "\x1b" not in text
-    assert first.startswith("batch_a: 1 requests of ") and first.endswith("to openai/m, completed")
-    assert second.startswith("batch_b") and second.endswith("under way, 2 calls not settled")
-    assert third.startswith("(refed_batch n3): ") and "not known to be there, 1 calls not settled" in third
+    assert first.startswith("batch_a: 1 requests from ") and first.endswith("to openai/m, completed")
+    assert second.startswith("batch_b") and second.endswith("under way, 2 calls pending")
+    assert third.startswith("(refed_batch n3): ") and "not confirmed, 1 calls pending" in third
 
 
 def test_the_same_for_scripts(folder: Path) -> None:
@@ -77,6 +77,6 @@ def test_a_folder_without(tmp_path: Path) -> None:
         pass
     assert (
         output_of(str(tmp_path / "empty"))[1]
-        == f"{tmp_path / 'empty'}: no batches; they come with mode: batch or mixed\n"
+        == f"{tmp_path / 'empty'}: no batches; they are made with mode: batch or mixed\n"
     )
     assert output_of(str(tmp_path / "empty"), "--json") == (0, "[]\n")

@@ -95,13 +95,13 @@ def test_what_dspy_says_is_in_a_file(home: Path, server: SimulatedTeacher) -> No
     for text in ("Average Metric", "Bootstrapped", "it/s", "INFO", "Traceback"):
         assert text not in done.stdout + done.stderr, text
     assert all(" · " in line or line.startswith("refed: ") for line in done.stderr.splitlines()), done.stderr
-    assert "judge and teacher are one model" in done.stderr
+    assert "judge and teacher are the same model" in done.stderr
 
 
 @pytest.mark.slow
 def test_an_estimate_asks_a_little_and_says_what_all_would_take(home: Path, server: SimulatedTeacher) -> None:
     result = compile_(home, server, "--estimate")
-    assert result.exit_code == 0 and "the whole: about $" in result.stdout and "without --estimate" in result.stdout
+    assert result.exit_code == 0 and "whole compile: about $" in result.stdout and "without --estimate" in result.stdout
     paid = server.stats()["requests"]
     done = compile_(home, server)
     assert done.exit_code == 0 and server.stats()["repeated"] == 0 and server.stats()["requests"] > 2 * paid
@@ -115,7 +115,7 @@ def test_at_a_cap_it_ends_with_one_line_and_the_same_command_goes_on(home: Path,
     cut = compile_(home, server, "--max-calls", 120)
     assert cut.exit_code == 1 and server.stats()["requests"] == 120
     lines = [line for line in cut.stderr.splitlines() if line.startswith("refed: max_calls")]
-    assert lines == ["refed: max_calls is reached; raise it, and the same command goes on"]
+    assert lines == ["refed: max_calls is reached; raise it; run the same command to continue"]
     assert refed("status", "out").stdout.startswith("at its cap: compile by ")
     assert "stopped: max_calls is reached" in cut.stdout and Path("out/program.json").is_file()
     again = compile_(home, server)
@@ -161,7 +161,7 @@ def wrong(home: Path) -> dict[str, tuple[list[object], list[str]]]:
         "unknown optimizer": ([*out, "--optimizer", "nosuch"], ["nosuch"]),
         "no such dotted name": ([*out, "--optimizer", "no.such.Thing"], ["no.such.Thing"]),
         "missing references": ([*out, "--references", "none.jsonl"], ["none.jsonl", "no such file"]),
-        "two references": ([*out, "--references", "few.jsonl"], ["a compile needs 3"]),
+        "two references": ([*out, "--references", "few.jsonl"], ["a compile needs at least 3"]),
         "broken pairs": ([*out, "--pairs", "broken-pairs.jsonl"], ["broken-pairs.jsonl line 1"]),
         "not a program": ([*out, "--program", "program.json"], ["program.json", "it lacks"]),
         "no price": ([*out, "--max-cost", 1], ["max_cost", "price"]),
@@ -190,15 +190,17 @@ def test_bad_input_is_one_line(home: Path, case: str) -> None:
 def test_the_folder_of_a_run_or_of_another_compile(home: Path, server: SimulatedTeacher) -> None:
     teacher = teacher_file(home, server, price=PRICE)
     refed("synth", "--references", "references.jsonl", "--run-dir", "run", "--size", 2, "--teacher", teacher)
-    refused(refed("compile", "--references", "references.jsonl", "--out", "run", "--teacher", teacher), "holds a run")
+    refused(
+        refed("compile", "--references", "references.jsonl", "--out", "run", "--teacher", teacher), "contains a run"
+    )
     compile_(home, server, "--estimate")
-    refused(compile_(home, server, "--seed", 3), "holds another compile", "seed was 0, is 3")
+    refused(compile_(home, server, "--seed", 3), "contains another compile", "seed was 0, is 3")
 
 
 def test_a_run_in_the_folder_of_a_compile(home: Path, server: SimulatedTeacher) -> None:
     compile_(home, server, "--estimate")
     words = ["synth", "--references", "references.jsonl", "--run-dir", "out", "--teacher", home / "teacher.yaml"]
-    refused(refed(*words), "out", "holds")
+    refused(refed(*words), "out", "contains")
 
 
 @pytest.mark.slow
@@ -254,7 +256,7 @@ def test_without_an_address_the_store_is_in_the_user_s_data_folder(
     done = compile_(home, server, "--name", "mine")
     shown = f"mlflow ui --workers 1 --backend-store-uri sqlite:///{data / 'mlflow.db'}"
     assert done.exit_code == 0 and done.stdout.splitlines()[-1] == shown, done.output
-    assert refed("promote", "mine").exit_code == 0
+    assert refed("promote", "mine", "--unproved").exit_code == 0
     assert {path.name for path in home.iterdir()} == before | {"out"}
     assert {path.name for path in data.iterdir()} == {"mlflow.db", "mlruns"}
     (home / "elsewhere").mkdir()

@@ -83,7 +83,7 @@ def test_export_dropped(filtered: Path) -> None:
     for row in rows:
         assert row["filter"] == "rubric" and row["reason"] and row["instruction"] and row["improved_response"]
         assert (row["score"] is None) == (row["reason"] == "judge abstained")
-    refused(refed("export", "run", "--dropped"), "dropped.jsonl: exists", "--force")
+    refused(refed("export", "run", "--dropped"), "dropped.jsonl: already exists", "--force")
     assert refed("export", "run", "--dropped", "--force").exit_code == 0
     refused(
         refed("export", "run", "--dropped", "--format", "parquet", "--out", "x"), "dropped rows are written as jsonl"
@@ -154,7 +154,7 @@ def test_methods(home: Path, server: SimulatedTeacher) -> None:
     made = synth("--size", 3, "--teacher", teacher, "--method", "sample-level")
     assert made.exit_code == 0 and "sample_feedback: 3 calls" in refed("status", "run", "--tokens").output
     assert "5 of 5 samples" in refed("resume", "run", "--size", 5).output and server.stats()["repeated"] == 0
-    refused(synth("--size", 3, "--teacher", teacher), "holds another run", "kind was SampleLevelFeedback")
+    refused(synth("--size", 3, "--teacher", teacher), "contains another run", "kind was SampleLevelFeedback")
     refused(synth("--method", "smaple-level", "--teacher", teacher), "method: input should be 'reference-level'")
 
 
@@ -174,10 +174,12 @@ def test_filter_status_and_again(rows: str, home: Path, server: SimulatedTeacher
     facts = json.loads(refed("status", "out", "--json").stdout)
     assert facts["work"] == "filtering" and facts["asked"] == 24 and facts["usage"]["pairwise_judge"]["calls"] == 48
     shown = refed("status", "out", "--tokens").stdout
-    assert shown.startswith("done: filtering, 24 of 24 rows asked about, ") and "\npairwise_judge: 48 calls" in shown
-    refused(refed("resume", "out"), "holds a filtering, not a run")
-    refused(refed("export", "out", "--out", "x"), "holds a filtering, not a run")
-    refused(refed("recycle", rows, "--out", "out", "--teacher", "judge.yaml"), "holds a filtering, not a recycling")
+    assert (
+        shown.startswith("done: filtering, 24 of 24 rows sent to the model, ") and "\npairwise_judge: 48 calls" in shown
+    )
+    refused(refed("resume", "out"), "contains a filtering, not a run")
+    refused(refed("export", "out", "--out", "x"), "contains a filtering, not a run")
+    refused(refed("recycle", rows, "--out", "out", "--teacher", "judge.yaml"), "contains a filtering, not a recycling")
 
 
 def test_filter_at_a_cap_says_how_to_go_on(rows: str, home: Path, server: SimulatedTeacher) -> None:
@@ -202,8 +204,8 @@ def bad_filtering(folder: Path) -> dict[str, tuple[list[object], list[str], int]
         "broken": (["broken.jsonl", "--filter", "refusals"], ["broken.jsonl line 1"], 2),
         "missing file": (["none.jsonl", "--filter", "refusals"], ["none.jsonl: no such file"], 2),
         "a folder": ([".", "--filter", "refusals"], ["is a folder"], 2),
-        "no data": (["--filter", "refusals"], ["data: name it"], 2),
-        "no filter": (["rows.jsonl"], ["filters: name at least one"], 2),
+        "no data": (["--filter", "refusals"], ["data: no data set"], 2),
+        "no filter": (["rows.jsonl"], ["filters: needs at least one"], 2),
         "unknown filter": (["rows.jsonl", "--filter", "rogue"], ["rogue: unknown key; did you mean rouge?"], 2),
         "not YAML": (["rows.jsonl", "--filter", "rouge: {threshold"], ["--filter", "not YAML"], 2),
         "nothing": (["rows.jsonl", "--filter", ""], ["--filter is empty"], 2),
@@ -264,7 +266,7 @@ def test_ctrl_c_in_filter_keeps_what_was_paid_for(rows: str, home: Path, server:
             _, stderr = process.communicate(timeout=20)
         finally:
             process.kill()
-    assert process.returncode == 130 and stderr.strip().splitlines()[-1].endswith("go on with: the same command")
+    assert process.returncode == 130 and stderr.strip().splitlines()[-1].endswith("continue with: the same command")
     assert "Traceback" not in stderr
     server.control(latency=0)
     done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ})
@@ -276,15 +278,15 @@ def test_ctrl_c_in_filter_keeps_what_was_paid_for(rows: str, home: Path, server:
 
 def test_recycle(rows: str, home: Path, server: SimulatedTeacher) -> None:
     teacher = teacher_file(home, server)
-    refused(refed("recycle", rows, "--out", "r"), "teacher: name it with --teacher")
-    refused(refed("recycle", rows, "--out", "r", "--teacher", teacher, "--selective"), "selective: needs a scorer")
+    refused(refed("recycle", rows, "--out", "r"), "no teacher: choose one with --teacher")
+    refused(refed("recycle", rows, "--out", "r", "--teacher", teacher, "--selective"), "selective: needs scorer")
     refused(refed("recycle", "none.jsonl", "--out", "r", "--teacher", teacher), "none.jsonl: no such file")
     short = refed("recycle", rows, "--size", 5, "--out", "r", "--teacher", teacher, "--max-calls", 4)
     refused(short, "max_calls", "--max-calls", code=1)
     assert refed("status", "r").stdout.startswith("at its cap: recycling, ")
     made = refed("recycle", rows, "--size", 5, "--out", "r", "--teacher", teacher, "--max-calls", 10)
     assert made.exit_code == 0 and "5 of 5 rows recycled" in made.stdout and server.stats()["repeated"] == 0
-    assert refed("status", "r").stdout.startswith("done: recycling, 5 of 5 rows asked about, ")
+    assert refed("status", "r").stdout.startswith("done: recycling, 5 of 5 rows sent to the model, ")
 
 
 def test_stats(rows: str, home: Path, server: SimulatedTeacher) -> None:
@@ -299,8 +301,8 @@ def test_stats(rows: str, home: Path, server: SimulatedTeacher) -> None:
     judged = ("stats", rows, "--config", "plain.yaml", "--judge", "judge.yaml", "--out", "st")
     refused(refed(*judged, "--max-calls", 8), "max_calls", "--max-calls", code=1)
     assert "improved over plain, by sim/other-model" in refed(*judged, "--max-calls", 60).stdout
-    assert refed("status", "st").stdout.startswith("done: statistics, 24 of 24 rows asked about, ")
-    refused(refed("resume", "st"), "holds statistics, not a run")
+    assert refed("status", "st").stdout.startswith("done: statistics, 24 of 24 rows sent to the model, ")
+    refused(refed("resume", "st"), "contains statistics, not a run")
 
 
 def test_compare_refuses_before_anything_is_asked(home: Path, server: SimulatedTeacher) -> None:
@@ -309,8 +311,8 @@ def test_compare_refuses_before_anything_is_asked(home: Path, server: SimulatedT
     written(home, "typo.yaml", "programs: {a: reference-level, b: refrence-level}\nagainst: a\n")
     written(home, "nofile.yaml", "programs: {a: reference-level, b: mine.json}\nagainst: a\n")
     written(home, "sizes.yaml", "subsets: [0]\n")
-    refused(refed(*words), "teacher: name it with --teacher")
-    refused(refed(*words, "--teacher", teacher, "--against", "nobody"), "refed: against: name one of the programs")
+    refused(refed(*words), "no teacher: choose one with --teacher")
+    refused(refed(*words, "--teacher", teacher, "--against", "nobody"), "refed: against: must be one of the programs")
     refused(
         refed(*words, "--teacher", teacher, "--config", "typo.yaml"), "'refrence-level'; did you mean reference-level?"
     )
@@ -327,10 +329,10 @@ def test_compare_status_and_export(home: Path, server: SimulatedTeacher) -> None
     assert made.exit_code == 0 and "reference-level" in made.stdout, made.output
     paid = server.stats()["requests"]
     assert refed(*words).exit_code == 0 and server.stats()["requests"] == paid
-    assert refed("status", "c").stdout.startswith("4 of 4 instructions compared, ")
-    refused(refed("export", "c"), "c: holds a comparison, whose rows are in c/rows.jsonl already")
-    refused(refed("resume", "c"), "holds a comparison, not a run")
-    refused(synth("--run-dir", "c", "--teacher", "teacher.yaml"), "holds a comparison, not a run")
+    assert refed("status", "c").stdout.startswith("done: 4 of 4 instructions compared, ")
+    refused(refed("export", "c"), "c: contains a comparison; its rows are already in c/rows.jsonl")
+    refused(refed("resume", "c"), "contains a comparison, not a run")
+    refused(synth("--run-dir", "c", "--teacher", "teacher.yaml"), "contains a comparison, not a run")
 
 
 def test_help_names_every_command() -> None:

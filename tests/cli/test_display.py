@@ -38,7 +38,7 @@ def test_stopping_is_said_above_the_bar() -> None:
     console = terminal()
     with Display(console).showing():
         stopping._say_stopping()
-    assert "refed: stopping; once more ends it at once" in seen(console)
+    assert "refed: stopping; press Ctrl-C again to stop at once" in seen(console)
 
 
 def test_a_compile_on_a_terminal_is_a_line() -> None:

@@ -33,7 +33,9 @@ def test_groups_stand_in_order_and_no_description_is_cut() -> None:
     assert [line[:-1] for line in text.splitlines() if line.endswith(":") and line[:-1] in GROUPS] == list(GROUPS)
     assert "..." not in text.partition("Make:")[2]
     plain = " ".join(text.split())
-    assert "share Make a folder for the Hugging Face Hub from a run: data set card, Parquet, and a list of" in plain
+    assert (
+        "share Turn a run into a folder for the Hugging Face Hub: data set card, Parquet and a list of files." in plain
+    )
 
 
 @pytest.mark.parametrize(

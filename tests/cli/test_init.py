@@ -72,7 +72,7 @@ def test_a_file_that_is_there_stays() -> None:
     result = init()
     assert (result.exit_code, result.stderr) == (
         2,
-        "refed: refed.yaml: exists already; name another file, or delete it\n",
+        "refed: refed.yaml: already exists; choose another file or delete it\n",
     )
     assert Path("refed.yaml").read_text() == "mine"
 

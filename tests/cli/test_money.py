@@ -168,7 +168,7 @@ def test_an_estimate_and_then_the_run(home: Path, server: SimulatedTeacher) -> N
     assert result.exit_code == 0, result.output
     first, second, *_, last = result.stdout.splitlines()
     assert first.startswith("60 samples: about ") and second.startswith("dollars: $")
-    assert last == "go on with the same command without --estimate"
+    assert last == "to continue, run the same command without --estimate"
     made = facts()
     assert made["size"] == 60 and 0 < made["kept"] <= 15
     sent = server.stats()["requests"]
@@ -206,7 +206,7 @@ def test_status_tells_dollars_by_stage_for_each_sample_and_in_all(home: Path, se
     [total] = [line for line in shown if line.startswith("dollars: ")]
     assert "the teacher's settings" in total
     assert shown[0] == f"done: 10 of 10 samples, {dollars(bill * PICO)}"
-    assert total.startswith(f"dollars: {dollars(bill / 10 * PICO)} a sample")
+    assert total.startswith(f"dollars: {dollars(bill / 10 * PICO)} per sample")
     status = facts()
     assert status["cost"] == pytest.approx(bill) and status["cost_per_sample"] == pytest.approx(bill / 10)
     assert sum(use["cost"] for use in status["usage"].values()) == pytest.approx(bill)
@@ -217,7 +217,7 @@ def test_status_tells_dollars_by_stage_for_each_sample_and_in_all(home: Path, se
 def test_status_of_an_unfinished_run_tells_what_it_is_projected_to(home: Path) -> None:
     synth("--size", 60, "--max-calls", 90)
     [line] = [line for line in refed("status", "run").stdout.splitlines() if line.startswith("dollars: ")]
-    assert " a sample, about $" in line and " for all 60 ($" in line
+    assert " per sample, about $" in line and " for all 60 ($" in line
     status = facts()["projected"]
     assert status["size"] == 60 and 0 < status["low"] <= status["cost"] <= status["high"]
     assert all(isinstance(status[name], float) for name in ("cost", "low", "high"))
@@ -227,7 +227,7 @@ def test_status_of_an_unfinished_run_tells_what_it_is_projected_to(home: Path) -
 def test_what_was_charged_unseen_is_told_apart(home: Path, server: SimulatedTeacher) -> None:
     server.control(faults={"nousage": 0.3}, seed=2)
     synth("--size", 10)
-    [line] = [line for line in refed("status", "run").stdout.splitlines() if line.startswith("unknown: ")]
+    [line] = [line for line in refed("status", "run").stdout.splitlines() if line.startswith("unknown usage: ")]
     assert "counted at their worst case, $" in line
     status = facts()
     reserved = sum(use["reserved"] for use in status["usage"].values())

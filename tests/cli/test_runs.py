@@ -71,7 +71,7 @@ def test_synth_status_export(home: Path, server: SimulatedTeacher) -> None:
     assert list(rows[0])[:5] == [
         "instruction", "response", "analysis", "implementation_strategy", "improved_response",
     ]  # fmt: skip
-    refused(refed("export", "run", "--format", "jsonl", "--out", "out.jsonl"), "out.jsonl: exists", "--force")
+    refused(refed("export", "run", "--format", "jsonl", "--out", "out.jsonl"), "out.jsonl: already exists", "--force")
     assert refed("export", "run", "--out", "out.jsonl", "--force").exit_code == 0
 
 
@@ -93,7 +93,7 @@ def test_a_smaller_size_than_what_is_kept_is_said_and_nothing_is_taken_away(
     assert refed("resume", "run", "--size", 5).exit_code == 0 and not caplog.messages
     again = refed("resume", "run", "--size", 3)
     assert again.exit_code == 0 and again.stdout.startswith("done: 5 of 5 samples")
-    assert caplog.messages == ["3 samples were asked for and 5 are kept already: none is taken away"]
+    assert caplog.messages == ["size is 3 samples, but 5 are already kept; none are removed"]
 
 
 def test_without_a_folder_a_run_gets_one_and_status_lists_it(home: Path, server: SimulatedTeacher) -> None:
@@ -119,7 +119,16 @@ def test_status_is_at_most_ten_lines_and_tokens_are_asked_for(home: Path, server
     synth("--size", 40, "--teacher", teacher, "--config", "strict.yaml", "--max-calls", 80)
     lines = refed("status", "run").stdout.splitlines()
     names = [line.partition(":")[0] for line in lines]
-    assert names == ["at its cap", "reason", "dollars", "references", "instructions", "filters", "calls", "unknown"]
+    assert names == [
+        "at its cap",
+        "reason",
+        "dollars",
+        "references",
+        "instructions",
+        "filters",
+        "calls",
+        "unknown usage",
+    ]
     assert lines == refed("status", "run", "--tokens").stdout.splitlines()[: len(lines)]
     assert not any("tokens" in line for line in lines)
 
@@ -127,14 +136,14 @@ def test_status_is_at_most_ten_lines_and_tokens_are_asked_for(home: Path, server
 def test_an_estimate_is_a_start_that_stopped(home: Path, server: SimulatedTeacher) -> None:
     assert synth("--size", 300, "--teacher", teacher_file(home, server), "--estimate").exit_code == 0
     facts = json.loads(refed("status", "run", "--json").stdout)
-    assert (facts["state"], facts["reason"]) == ("stopped", "only an estimate was asked for")
+    assert (facts["state"], facts["reason"]) == ("stopped", "this was only an estimate")
 
 
 def test_a_run_that_ends_short_says_so(home: Path, server: SimulatedTeacher) -> None:
     server.control(items=0)
     short = synth("--size", 30, "--teacher", teacher_file(home, server))
     assert short.exit_code == 1 and short.stdout.startswith("ended short: 0 of 30 samples")
-    assert "gave nothing new in three rounds" in short.stderr
+    assert "gave anything new in three rounds" in short.stderr
 
 
 def failure(kind: str, stage: str = "response_generation", reason: str = "so") -> Failure:
@@ -144,18 +153,18 @@ def failure(kind: str, stage: str = "response_generation", reason: str = "so") -
 @pytest.mark.parametrize(
     ("failures", "dropped", "words"),
     [
-        ([], 0, "each gave nothing new in three rounds — add references, or ask for fewer"),
-        ([], 7, "filters dropped 7 rows — add references, loosen a filter in a new run, or ask for fewer"),
+        ([], 0, "none gave anything new in three rounds — add references, or set a smaller size"),
+        ([], 7, "filters dropped 7 rows — add references, loosen a filter in a new run, or set a smaller size"),
         (
             [failure("cut"), *[failure("malformed", reason=f"no {n}") for n in range(3)], failure("refused")],
             0,
-            "3 malformed in response_generation, the last because: no 2 — add references, or ask for fewer",
+            "3 malformed in response_generation, the last one: no 2 — add references, or set a smaller size",
         ),
         (
             [failure("no answer", reason="HTTP\n500")],
             2,
-            "1 no answer in response_generation, the last because: HTTP 500; filters dropped 2 rows — run it again, "
-            "which asks again what had no answer, add references, loosen a filter in a new run, or ask for fewer",
+            "1 no answer in response_generation, the last one: HTTP 500; filters dropped 2 rows — run it again to "
+            "retry unanswered questions, add references, loosen a filter in a new run, or set a smaller size",
         ),
     ],
 )

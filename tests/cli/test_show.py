@@ -51,7 +51,7 @@ def test_as_many_as_asked_for(run: Path) -> None:
 def test_the_simulated_teacher_is_named_first(tmp_path: Path) -> None:
     words = ["synth", "--teacher", "simulated", "--size", "2", "--run-dir", str(tmp_path / "first")]
     made = CliRunner().invoke(app, words)
-    note = "made by the simulated teacher: no model wrote these rows, for trying the tool only"
+    note = "made by the simulated teacher: no model wrote these rows, for trying refed out only"
     assert made.exit_code == 0 and made.stdout.endswith(f"{note}\n")
     assert show(tmp_path / "first").stdout.startswith(f"{note}\n\n── sample 1 of 2\n  Simulated task ")
 

@@ -100,12 +100,12 @@ def test_a_model_s_file_is_read_and_variables_win_over_it(tmp_path: Path) -> Non
 
 def test_a_judge_s_temperature_without_a_judge_is_told(caplog: pytest.LogCaptureFixture) -> None:
     assert load_config(CompileConfig, environ={"REFED_JUDGE__TEMPERATURE": "0.3"}).judge is None
-    assert caplog.messages == ["variable REFED_JUDGE__TEMPERATURE is not used: no judge is named"]
+    assert caplog.messages == ["variable REFED_JUDGE__TEMPERATURE is not used: no judge is set"]
 
 
 def test_a_model_named_by_two_variables_is_refused() -> None:
     message = refusal(environ={"REFED_JUDGE": MODEL, "REFED_JUDGE__MODEL": OTHER})
-    assert message == "variable REFED_JUDGE__MODEL: judge is set as a whole by another variable; keep one of them"
+    assert message == "variable REFED_JUDGE__MODEL: judge is also set by another variable; keep only one"
 
 
 def test_the_metric_s_weights_from_file_and_environment(file: Path) -> None:

@@ -56,12 +56,12 @@ def test_a_variable_that_is_no_setting_is_a_warning_with_the_nearest(
     kind: type[Settings], name: str, near: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert load_config(kind, environ={name: "3"}) == load_config(kind, environ={})
-    assert caplog.messages == [f"variable {name} is no setting, and is ignored; did you mean {near}?"]
+    assert caplog.messages == [f"variable {name} is not a setting and is ignored; did you mean {near}?"]
 
 
 def test_one_like_no_other_gets_no_guess_and_its_value_is_not_repeated(caplog: pytest.LogCaptureFixture) -> None:
     load_config(RunConfig, environ={"REFED_XYZZY": "sk-proj-4f9a0c55e1d27b", "REFED_": "", "REFED_CACHE": "/tmp"})
-    assert caplog.messages == [f"variable REFED_{name} is no setting, and is ignored" for name in ("", "XYZZY")]
+    assert caplog.messages == [f"variable REFED_{name} is not a setting and is ignored" for name in ("", "XYZZY")]
 
 
 def test_none_where_a_config_names_it(file: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -73,7 +73,7 @@ def test_none_where_a_config_names_it(file: Path, tmp_path: Path, caplog: pytest
         f"teachers: {{feedback: {{model: {OTHER}, api_key_env: {names[1]}}}}}\njudge: {tmp_path}/judge.yaml\n"
     )
     load_config(RunConfig, file, {**keys, "REFED_SCORER__API_KEY_ENV": names[3], "REFED_SCORER__MODEL": "m"})
-    assert caplog.messages == [f"variable {names[3]} is no setting, and is ignored"], "a run has no scorer"
+    assert caplog.messages == [f"variable {names[3]} is not a setting and is ignored"], "a run has no scorer"
     caplog.clear()
     load_config(RunConfig, environ={**keys, "REFED_TEACHER__API_KEY_ENV": names[0]}, teacher=MODEL)
     assert names[0] not in caplog.text and names[1] in caplog.text
@@ -132,10 +132,10 @@ def test_an_address_that_stays_exported_is_not_that_of_an_embedded_model(
         (
             f"teacher: {{model: {MODEL}, temperature: 0.5}}",
             {"API_VERSION": "2024-10-21", "RETRIES": "3"},
-            "variable REFED_TEACHER__API_VERSION, REFED_TEACHER__RETRIES: teacher: api_version is Azure's",
+            "variable REFED_TEACHER__API_VERSION, REFED_TEACHER__RETRIES: teacher: api_version is only for Azure",
         ),
         ("teacher: {modle: x}", {"RETRIES": "3"}, "FILE: teacher.modle: unknown key; did you mean model?"),
-        ("teacher: {retries: 3}", {"TEMPERATURE": "1"}, "FILE: teacher: needs a model"),
+        ("teacher: {retries: 3}", {"TEMPERATURE": "1"}, "FILE: teacher: needs either a model"),
         ("teacher: gpt-4o", {"TEMPERATURE": "9"}, "FILE: teacher: model must be PROVIDER/NAME"),
     ],
 )
@@ -169,5 +169,5 @@ def test_the_command_line_tells_a_person() -> None:
     words = [sys.executable, "-m", "refed_dspy.cli", "preview", "--config", "examples/demo.yaml"]
     done = subprocess.run(words, cwd=ROOT, env={**os.environ, **EXPORTED, "REFED_SIEZ": "3"}, capture_output=True)
     assert done.returncode == 0
-    expected = "refed: variable REFED_SIEZ is no setting, and is ignored; did you mean REFED_SIZE?\n"
+    expected = "refed: variable REFED_SIEZ is not a setting and is ignored; did you mean REFED_SIZE?\n"
     assert done.stderr.decode() == expected

@@ -49,7 +49,7 @@ def fault(
         (FilterRunConfig, "filters: refusals", "filters: input should be a list: [one, another]"),
         (FilterRunConfig, "filters: [3]", "filters 1: input should be `key: value` settings"),
         (FilterRunConfig, "filters: [{rouge: 5}]", "filters 1: rouge: input should be `key: value` settings"),
-        (FilterRunConfig, "filters: [{rouge: {}, judge: {}}]", "filters 1: is one filter"),
+        (FilterRunConfig, "filters: [{rouge: {}, judge: {}}]", "filters 1: must be one filter"),
         (
             FilterRunConfig,
             "filters: [{rouge: {keep: 0}}]",
@@ -68,10 +68,10 @@ def fault(
         (RecycleConfig, "columns: {instructon: q}", "columns: instructon: unknown key; did you mean instruction?"),
         (RecycleConfig, "response_criteria: [clear]", "response_criteria: input should be `name: value` lines"),
         (CompareConfig, "programs: [a, b]", "programs: input should be `name: value` lines"),
-        (CompareConfig, "programs: {a: reference-level}", "programs: name at least two"),
+        (CompareConfig, "programs: {a: reference-level}", "programs: needs at least two programs"),
         (CompareConfig, "subset: [5]", "subset: unknown key; did you mean subsets?"),
         (CompareConfig, "subsets: [5, 0]", "subsets 2: input should be greater than or equal to 1"),
-        (CompareConfig, "columns: {plain: x}", "columns: plain: unknown key; known are instruction, response, input"),
+        (CompareConfig, "columns: {plain: x}", "columns: plain: unknown key; known keys: instruction, response, input"),
     ],
 )
 def test_a_fault_is_named_with_where_it_stands(kind: type[Settings], text: str, message: str, tmp_path: Path) -> None:
@@ -81,19 +81,23 @@ def test_a_fault_is_named_with_where_it_stands(kind: type[Settings], text: str, 
 def test_settings_that_do_not_fit_together_are_told_under_the_one_that_is_wrong(tmp_path: Path) -> None:
     """Also where another setting came first, or from elsewhere."""
     track = {"REFED_TRACK": "false"}
-    assert fault(CompareConfig, "size: 3", tmp_path, track, against="nobody").startswith("against: name one of the pro")
+    assert fault(CompareConfig, "size: 3", tmp_path, track, against="nobody").startswith(
+        "against: must be one of the pro"
+    )
     assert fault(CompareConfig, "against: seed-only", tmp_path, track).startswith("FILE: against: the seed set answers")
     programs = "programs: {a: reference-level, b: sample-level}"  # nobody set the one that does not fit
-    assert fault(CompareConfig, programs, tmp_path, track).startswith("against: name one of the programs: a, b")
-    assert fault(RecycleConfig, "size: 3", tmp_path, selective=True).startswith("selective: needs a scorer, {model: …}")
+    assert fault(CompareConfig, programs, tmp_path, track).startswith("against: must be one of the programs: a, b")
+    assert fault(RecycleConfig, "size: 3", tmp_path, selective=True).startswith("selective: needs scorer: {model: …}")
     message = fault(RecycleConfig, "size: 3", tmp_path, {"REFED_SELECTIVE": "true"})
-    assert message.startswith("variable REFED_SELECTIVE: selective: needs a scorer")
-    assert fault(StatsConfig, "judge: {api_base: 'http://h/v1'}", tmp_path).startswith("FILE: judge: needs a model")
+    assert message.startswith("variable REFED_SELECTIVE: selective: needs scorer")
+    assert fault(StatsConfig, "judge: {api_base: 'http://h/v1'}", tmp_path).startswith(
+        "FILE: judge: needs either a model"
+    )
 
 
 def test_unreadable_files(tmp_path: Path) -> None:
     assert "line 2: not YAML" in fault(StatsConfig, "data: x\n  out: [\n", tmp_path)
-    assert "must hold `key: value` lines" in fault(StatsConfig, "- a\n", tmp_path)
+    assert "must contain `key: value` lines" in fault(StatsConfig, "- a\n", tmp_path)
     with pytest.raises(ConfigError, match="no such file"):
         load_config(StatsConfig, tmp_path / "none.yaml", {})
 
@@ -136,7 +140,7 @@ def test_filters_set_from_python() -> None:
     first, second, third = checked(RunConfig, "refusals", custom, {"rouge": {"threshold": 0.5}})
     assert first.name == "refusals" and second is custom and third.settings.threshold == 0.5
     assert checked(RunConfig, custom, third) == [custom, third]
-    with pytest.raises(ConfigError, match=r"rouge: keep is for a data set .* a run keeps `size` samples"):
+    with pytest.raises(ConfigError, match=r"rouge: keep is only for filtering .* a run keeps `size` samples"):
         checked(RunConfig, custom, {"rouge": {"keep": 5}})
     assert checked(FilterRunConfig, {"rouge": {"keep": 5}})[0].settings.keep == 5
     with pytest.raises(ConfigError, match=r"^filters 2: rogue: unknown key; did you mean rouge\?"):

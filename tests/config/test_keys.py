@@ -186,13 +186,13 @@ def test_the_value_of_a_known_variable_is_refused_in_any_setting(
     filled = json.loads(json.dumps(settings).replace("{}", json.dumps(ODD)[1:-1]))
     if "api_base" in settings:
         filled = {"api_base": settings["api_base"].format(quote(ODD, safe=""))}
-    with pytest.raises(ConfigError, match=f"{next(iter(settings))} holds an API key") as error:
+    with pytest.raises(ConfigError, match=f"{next(iter(settings))} contains an API key") as error:
         loaded(**filled, api_key_env="MY_LLM")
     assert ODD[-CUT:] not in str(error.value)
 
 
 def test_what_looks_like_a_key_is_refused_unknown() -> None:
-    with pytest.raises(ConfigError, match="api_base holds an API key"):
+    with pytest.raises(ConfigError, match="api_base contains an API key"):
         loaded(api_base=f"http://localhost/{PLAIN}/v1")
 
 

@@ -80,7 +80,7 @@ def test_variables_of_others_and_the_cache_folders_are_no_settings() -> None:
 
 def test_a_variable_set_as_a_whole_and_in_part_is_refused() -> None:
     message = refusal(environ={"REFED_FEATURES": "all", "REFED_FEATURES__TONE": "how it sounds"})
-    assert message == "variable REFED_FEATURES__TONE: features is set as a whole by another variable; keep one of them"
+    assert message == "variable REFED_FEATURES__TONE: features is also set by another variable; keep only one"
 
 
 @pytest.mark.parametrize(

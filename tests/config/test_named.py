@@ -123,7 +123,10 @@ def test_an_object_is_a_filter_too() -> None:
         ("leaving:Any", "filters: leaving:Any: cannot be imported: SystemExit: 7"),
         ("own_parts:broken", "filters: int lacks name, of_instruction, check, remember"),
         ({"own_parts:NoDigit": {"colour": "red"}}, "filters: own_parts:NoDigit: .*unexpected keyword.*'colour'"),
-        ({"own_parts:always": {"digit": 1}}, "filters: own_parts:always names an object, which takes no settings"),
+        (
+            {"own_parts:always": {"digit": 1}},
+            "filters: own_parts:always is an object, which takes no settings; remove them",
+        ),
         ("lenght", "lenght: unknown key; did you mean length"),
     ],
 )
@@ -143,7 +146,7 @@ def test_a_program_by_name() -> None:
     ("program", "why"),
     [
         ("own_parts:Other", "program: own_parts:Other: cannot be imported"),
-        ("own_parts:broken", "program: int cannot be run at scale"),
+        ("own_parts:broken", "program: int cannot run"),
         ("own_parts:NeedsMore", "program: own_parts:NeedsMore: TypeError: .*'more'"),
         ("program.json", "program.json: no such file"),
     ],
@@ -159,12 +162,12 @@ def test_a_format_by_name(tmp_path: Path) -> None:
     first = json.loads((tmp_path / "own.jsonl").read_text().splitlines()[0])
     assert first == {"q": made.samples[0].instruction, "a": made.samples[0].improved_response}
     for name, why in (
-        ("own_parts:no_line", "sample 1: returned a str; it must be a mapping"),
-        ("own_parts:odd", "sample 1: its line cannot be written as JSON: Out of range float values"),
+        ("own_parts:no_line", "sample 1: returned a str; it must return a mapping"),
+        ("own_parts:odd", "sample 1: the result cannot be written as JSON: Out of range float values"),
         ("own_parts:careless", "sample 1: KeyError: 'nope'"),
-        ("own_parts:broken", "no function"),
+        ("own_parts:broken", "not a function"),
         ("own_parts:nothing", "cannot be imported"),
-        ("yaml", "unknown; use jsonl"),
+        ("yaml", "unknown; use one of jsonl"),
     ):
         with pytest.raises((ExportError, ConfigError), match=why):
             made.export(name, tmp_path / "no.jsonl")

@@ -17,7 +17,7 @@ from tests.config.test_loading import KEY, MODEL, refusal
     ("settings", "hint"),
     [
         ({}, "model"),
-        ({"model": MODEL, "gguf": "own.gguf"}, "one of the two"),
+        ({"model": MODEL, "gguf": "own.gguf"}, "needs either"),
         ({"model": "gpt-4o-mini"}, "PROVIDER/NAME"),
         ({"model": ""}, "PROVIDER/NAME"),
         ({"model": "embedded", "api_base": "http://127.0.0.1/v1"}, "api_base"),

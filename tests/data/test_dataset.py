@@ -132,8 +132,8 @@ def test_a_ragged_table_is_not_read_as_if_it_were_whole(tmp_path: Path) -> None:
         ([{"ask": "q", "reply": "a"}], {}, ReferencesError, "its columns are ask, reply"),
         ([{"question": "q"}, {"answer": "a"}], {}, ReferencesError, "question, answer"),
         ([{"instruction": "i", "response": "r"}], {"plain": "old"}, ReferencesError, "no row has the column old"),
-        ([{"instruction": "i", "response": "r"}], {"instuction": "q"}, ConfigError, "'instuction' is none of"),
-        (["text"], {}, ReferencesError, "data row 1: a str"),
+        ([{"instruction": "i", "response": "r"}], {"instuction": "q"}, ConfigError, "'instuction' is not one of"),
+        (["text"], {}, ReferencesError, "data row 1: is a str"),
         (7, {}, ReferencesError, "cannot read a int"),
         (None, {}, ReferencesError, "cannot read a NoneType"),
     ],
@@ -163,11 +163,11 @@ def test_folders_without_a_run(tmp_path: Path) -> None:
     rows = [{"instruction": "i", "response": "b", "first": "a"}]
     judge = fake_lm(Writer('{"reason": "r", "grade": "5"}'))
     refed_dspy.filter_data(rows, ["rubric"], judge=judge, columns={"plain": "first"}, out=tmp_path / "f")
-    with pytest.raises(ReferencesError, match="holds a filtering, not a run; name a file of it: dropped"):
+    with pytest.raises(ReferencesError, match="contains a filtering, not a run; pass one of its files: dropped"):
         load_dataset(tmp_path / "f")
     assert len(load_dataset(tmp_path / "f" / "kept.jsonl").rows) == 1
     refed_dspy.filter_data(rows, ["refusals"], out=tmp_path / "free")
-    with pytest.raises(ReferencesError, match=r"name its .*kept.jsonl"):
+    with pytest.raises(ReferencesError, match=r"pass its file .*kept.jsonl"):
         load_dataset(tmp_path / "free")
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "ledger.sqlite").write_bytes(b"no database at all, but long enough to be looked at" * 9)

@@ -75,13 +75,13 @@ def test_prompt_and_completion(tmp_path: Path) -> None:
 @pytest.mark.parametrize("format_", ["preference", "kto"])
 def test_a_run_that_improves_nothing_has_no_pairs(tmp_path: Path, format_: str) -> None:
     folder = run(tmp_path / "run", {}, final_stage="response_generation")
-    with pytest.raises(ExportError, match=f"^{format_}: this run's program improves no response"):
+    with pytest.raises(ExportError, match=f"^{format_}: this run's program does not improve responses"):
         export(folder, format_, tmp_path / "pairs.jsonl")
     assert not (tmp_path / "pairs.jsonl").exists()
 
 
 def test_where_every_pair_is_left_out_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(f"{__name__}.PAIRS", [("same", "same ")])
-    with pytest.raises(ExportError, match="no pair to write; left out 1 unchanged"):
+    with pytest.raises(ExportError, match="no pairs to write; left out 1 unchanged"):
         export(run(tmp_path / "run", {}), "preference", tmp_path / "pairs.jsonl")
     assert not (tmp_path / "pairs.jsonl").exists()

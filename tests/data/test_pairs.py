@@ -135,15 +135,15 @@ def test_one_file_may_mix_shapes_as_json_or_jsonl(tmp_path: Path) -> None:
         ({**REFED, "preferred": "C"}, "preferred is C; it must be A, B or tie"),
         ({**REFED, "preferred": None}, "preferred is None; it must be A, B or tie"),
         ({**REFED, "preferred": {"a": ["\n"] * 99}}, "preferred is {'a': ["),
-        ({**REFED, "answer_b": None}, "answer_b is missing; write it, or take the row out"),
+        ({**REFED, "answer_b": None}, "answer_b is missing; add it or remove the row"),
         ({**REFED, "answer_b": ["x"]}, "answer_b is a list; it must be text"),
-        ({**REFED, "instruction": " \n"}, "the instruction is empty; write one, or take the row out"),
-        ({**REFED, "description": "deep"}, "a description without a criterion; give the criterion it describes a name"),
-        ({**REFED, "answer_a": "\ud83d"}, "answer_a is broken text; mend it, or take the row out"),
+        ({**REFED, "instruction": " \n"}, "the instruction is empty; add one or remove the row"),
+        ({**REFED, "description": "deep"}, "a description without a criterion; add the criterion's name"),
+        ({**REFED, "answer_a": "\ud83d"}, "answer_a is not valid text; fix it or remove the row"),
         ({**BAR, "label": 0}, "label is 0; it must be 1 or 2"),
         ({**BAR, "label": True}, "label is True; it must be 1 or 2"),
         ({**PANDA, "annotator2": 3}, "annotator2 is 3; it must be 0 (a tie), 1 or 2"),
-        ([REFED], "holds a list; each row must be an object"),
+        ([REFED], "is a list; each row must be an object"),
     ],
 )
 def test_a_row_that_is_no_pair_is_named(tmp_path: Path, row: Any, fault: str) -> None:
@@ -157,16 +157,16 @@ def test_a_broken_file_is_named(tmp_path: Path) -> None:
     path.write_text(f'{json.dumps(REFED)}\n{{"instruction": "i', encoding="utf-8")
     assert refusal(path).startswith(" line 2: broken JSON: ")
     path.write_text("\n\n", encoding="utf-8")
-    assert refusal(path) == ": no rows; write one pair a row, with instruction, answer_a, answer_b, preferred"
+    assert refusal(path) == ": no rows; write one pair per row, with instruction, answer_a, answer_b, preferred"
     path.write_bytes(b'{"instruction": "\xff"}')
     assert refusal(path).startswith(" line 1: not UTF-8")
     assert refusal(tmp_path / "none.json").startswith(": no such file")
     assert refusal(tmp_path).startswith(": is a folder")
     single = tmp_path / "one.json"
     single.write_text(json.dumps(REFED), encoding="utf-8")
-    assert refusal(single).startswith(": must hold a list of objects")
+    assert refusal(single).startswith(": must contain a list of objects")
     single.write_text("[" * 100_000, encoding="utf-8")
-    assert "beyond what can be read" in refusal(single)
+    assert "JSON that cannot be read" in refusal(single)
 
 
 # --- drawing
@@ -180,7 +180,7 @@ def test_a_draw_is_seeded_and_takes_nothing_twice(tmp_path: Path) -> None:
     assert len({pair.id for pair in drawn}) == 20
     everything = sample_pairs(pairs, 999, seed=3)
     assert sorted(pair.id for pair in everything) == sorted(pair.id for pair in pairs)
-    with pytest.raises(ConfigError, match="ask for 1 or more"):
+    with pytest.raises(ConfigError, match="set 1 or more"):
         sample_pairs(pairs, 0, seed=3)
 
 

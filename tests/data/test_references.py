@@ -139,13 +139,13 @@ def test_rows_given_as_text_instead_of_a_path_are_refused() -> None:
 
 
 def test_a_folder_is_refused(tmp_path: Path) -> None:
-    assert refusal(tmp_path) == f"{tmp_path}: is a folder; name a JSONL, JSON, CSV or Parquet file"
+    assert refusal(tmp_path) == f"{tmp_path}: is a folder; pass a JSONL, JSON, CSV or Parquet file"
 
 
 def test_another_kind_of_file_is_refused_with_the_kinds_known(tmp_path: Path) -> None:
     path = tmp_path / "rows.txt"
     path.write_text(PAIR)
-    assert refusal(path).endswith("unknown kind of file; use .jsonl, .ndjson, .json, .csv or .parquet")
+    assert refusal(path).endswith("unknown file type; use .jsonl, .ndjson, .json, .csv or .parquet")
 
 
 CSV_HEAD = "instruction,response\n"
@@ -234,7 +234,7 @@ def test_json_beyond_the_decoders_limits_is_refused(tmp_path: Path, line: str) -
 def test_a_file_without_rows_is_refused(tmp_path: Path, name: str, text: str) -> None:
     path = tmp_path / name
     path.write_text(text)
-    assert refusal(path) == f"{path}: no rows; write an instruction and its response a row"
+    assert refusal(path) == f"{path}: no rows; write one instruction and its response per row"
 
 
 # --- columns of other names
@@ -268,7 +268,7 @@ def test_columns_that_are_not_there_are_refused_with_those_that_are(columns: dic
 
 
 def test_a_column_of_no_role_is_refused() -> None:
-    with pytest.raises(ConfigError, match="columns: 'question' is none of instruction, response, input, system"):
+    with pytest.raises(ConfigError, match="columns: 'question' is not one of instruction, response, input, system"):
         load_references([{"ask": "Q", "reply": "A"}], {"question": "ask"})
 
 
@@ -323,7 +323,7 @@ def test_an_object_that_holds_no_rows_is_refused(source: Any) -> None:
 
 @pytest.mark.parametrize("source", [[], iter([]), ()], ids=["list", "iterator", "tuple"])
 def test_no_rows_at_all_are_refused(source: Any) -> None:
-    assert refusal(source) == "references: no rows; write an instruction and its response a row"
+    assert refusal(source) == "references: no rows; write one instruction and its response per row"
 
 
 def test_a_references_id_is_of_its_content_alone() -> None:

@@ -26,7 +26,7 @@ def test_a_dataset_dict_of_one_split_is_read() -> None:
 def test_of_several_splits_one_must_be_named() -> None:
     table = datasets.Dataset.from_list(TABLE)
     splits = datasets.DatasetDict(train=table, test=table)
-    assert refusal(splits) == "references: holds the splits train, test; name the one to read, for instance ['train']"
+    assert refusal(splits) == "references: has the splits train, test; choose one, for instance ['train']"
     assert len(load_references(splits["train"])) == 2
 
 
@@ -36,10 +36,10 @@ def test_pairs_of_texts_are_read() -> None:
 
 @pytest.mark.parametrize("source", [{}, {"instruction": "Q", "response": "A"}])
 def test_one_mapping_is_not_a_list_of_them(source: dict[str, str]) -> None:
-    assert refusal(source) == "references: a dict; pass a list of mappings, one for each row"
+    assert refusal(source) == "references: got a dict; pass a list of mappings, one per row"
 
 
 def test_a_system_prompt_counts_where_a_window_is_small() -> None:
     references = load_references([{"instruction": "Q", "response": "A", "system": "S" * 30_000}])
-    with pytest.raises(ReferencesError, match="none fits the teacher's window of 8192 tokens"):
+    with pytest.raises(ReferencesError, match="none fits the teacher's context window of 8192 tokens"):
         references.fitting(8192, 1024)

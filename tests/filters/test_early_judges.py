@@ -51,7 +51,7 @@ def test_a_hopeless_run_does_not_propose_a_resume(server: SimulatedTeacher, tmp_
 
 def test_a_judge_has_nothing_to_compare_where_nothing_is_improved(server: SimulatedTeacher, tmp_path: Path) -> None:
     program = refed_dspy.programs.InstructionFeedbackOnly()
-    with pytest.raises(ConfigError, match="InstructionFeedbackOnly improves none"):
+    with pytest.raises(ConfigError, match="InstructionFeedbackOnly makes none"):
         refed_dspy.synthesize(program, size=2, teacher=teacher_of(server), filters=["judge"], run_dir=tmp_path / "run")
     assert server.stats()["requests"] == 0
 

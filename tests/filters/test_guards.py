@@ -186,7 +186,10 @@ def test_a_runs_guards_are_filters() -> None:
         ({"guards": {"unchnged": "drop"}}, "guards.unchnged: unknown key; did you mean unchanged"),
         ({"guards": {"unchanged": "maybe"}}, "guards.unchanged: input should be 'keep' or 'drop'"),
         ({"guards": "drop"}, "guards: input should be `key: value` settings"),
-        ({"filters": [{"response_guard": {"references": "x.jsonl"}}]}, "references is for a data set that is there"),
+        (
+            {"filters": [{"response_guard": {"references": "x.jsonl"}}]},
+            "references is only for filtering an existing data set",
+        ),
     ],
 )
 def test_wrong_settings_are_refused_by_name(settings: dict[str, Any], message: str) -> None:

@@ -120,8 +120,8 @@ def test_the_codes_are_those_of_the_model(english: Language) -> None:
 @pytest.mark.parametrize(
     ("allowed", "message"),
     [
-        (["english"], "unknown code 'english'; give ISO 639 codes, as en"),
-        (["en", "DE"], "unknown code 'DE'; give ISO 639 codes, as de"),
+        (["english"], "unknown code 'english'; use ISO 639 codes, such as en"),
+        (["en", "DE"], "unknown code 'DE'; use ISO 639 codes, such as de"),
     ],
 )
 def test_languages_that_make_no_sense(allowed: list[str], message: str) -> None:

@@ -115,10 +115,12 @@ def test_columns(tmp_path: Path) -> None:
     assert not Overlap(file).check(row(turns[1])).kept
     assert Overlap(file).check(row(PROMPT)).kept
     assert not Overlap(file, columns=["gold"]).check(row(PROMPT)).kept
-    with pytest.raises(InputError, match=r"none of the columns asked, that; set columns .* gold, prompt, turns"):
+    with pytest.raises(
+        InputError, match=r"none of the columns asked, that; set columns to one of: gold, prompt, turns"
+    ):
         Overlap(file, columns=["asked", "that"])
     file.write_text(json.dumps([{"gold": PROMPT}]))
-    with pytest.raises(InputError, match=r"no column that is known to hold prompts; set columns .*: gold$"):
+    with pytest.raises(InputError, match=r"no known prompt column; set columns .*: gold$"):
         Overlap(file)
 
 
@@ -130,7 +132,7 @@ def test_columns(tmp_path: Path) -> None:
         ("x.txt", b"\xff\xfe\x00", "not UTF-8"),
         ("x.txt", b"Hi there\n", "no prompt of 5 words or more"),
         ("x.jsonl", b"{broken", "line 1: broken JSON"),
-        ("x.bin", b"x", "unknown kind of file"),
+        ("x.bin", b"x", "unknown file type"),
     ],
 )
 def test_files_that_cannot_be_used_are_one_line(tmp_path: Path, name: str, content: bytes | None, message: str) -> None:

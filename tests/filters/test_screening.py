@@ -151,7 +151,7 @@ def test_killed_and_resumed_it_keeps_the_size_and_no_two_alike(server: Simulated
 def test_other_filters_are_another_run(tmp_path: Path) -> None:
     run(tmp_path / "run", Teacher(), [{"length": {"min_words": 1}}, "refusals"], size=3)
     for other in ([], ["refusals", {"length": {"min_words": 1}}], [{"length": {"min_words": 2}}, "refusals"]):
-        with pytest.raises(RunDirError, match=r"holds another run: filters(\.length\S* was| were in another order)"):
+        with pytest.raises(RunDirError, match=r"contains another run: filters(\.length\S* was| were in another order)"):
             run(tmp_path / "run", Teacher(), other, size=4)
     fresh = Teacher()
     made = run(tmp_path / "other", fresh, [{"length": {"min_words": 2}}], size=3, reuse=tmp_path / "run")
@@ -166,7 +166,9 @@ def test_filters_that_drop_everything_end_the_run(tmp_path: Path, of_instruction
     nothing = {"length": {"min_words": 900}} if not of_instruction else {"random": {"share": 1e-12}}
     teacher = Teacher()
     bounds = {"instructions": INSTRUCTIONS_IN_A_ROW, "samples": SAMPLES_IN_A_ROW}[noun]
-    message = f"filters: the last \\d+ {noun} were all dropped, \\d+ of them by .* reuse: .*run, which takes over"
+    message = (
+        f"filters: the last \\d+ {noun} were all dropped, \\d+ of them by .* reuse: .*run, which pays for nothing twice"
+    )
     with pytest.raises(RunStopped, match=message) as raised:
         run(tmp_path / "run", teacher, [nothing], size=1000, count=40)
     assert "\n" not in str(raised.value) and raised.value.exit_code == 1
@@ -213,12 +215,14 @@ def test_an_error_of_a_custom_filter_names_the_filter(tmp_path: Path) -> None:
         run(tmp_path / "run", Teacher(), [broken])
     made = run(tmp_path / "run", Teacher(), [Even(of_instruction=True)], size=3)
     assert made.complete, "nothing of the proposal was stored, so it is decided on anew"
-    with pytest.raises(RunDirError, match="a script's own"):
+    with pytest.raises(RunDirError, match="defined in a script"):
         refed_dspy.resume(tmp_path / "run", size=4, teacher=fake_lm(Teacher()))
 
 
 def test_keep_is_for_data_sets(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="keep is for a data set that is there; a run keeps `size` samples"):
+    with pytest.raises(
+        ConfigError, match="keep is only for filtering an existing data set; remove it: a run keeps `size` samples"
+    ):
         run(tmp_path / "run", Teacher(), [{"rouge": {"keep": 5}}])
     with pytest.raises(ConfigError, match="Even is a class"):
         run(tmp_path / "run", Teacher(), [Even])

@@ -37,7 +37,7 @@ def test_without_a_judge_the_teacher_judges_at_temperature_zero(
     teacher = TeacherConfig(model="sim/sim-model", api_base=server.base_url, temperature=0.9)
     with caplog.at_level(logging.WARNING):
         made = run(tmp_path / "run", teacher, [{"rubric": {"at_least": 2}}], size=4)
-    assert len(made.samples) == 4 and "judge and teacher are one model" in caplog.text
+    assert len(made.samples) == 4 and "judge and teacher are the same model" in caplog.text
     with Ledger.read(tmp_path / "run") as ledger:
         assert ledger.meta("judge")["config"]["temperature"] == 0.0
         assert ledger.meta("identity")["teacher"] != ledger.meta("identity")["judge"]
@@ -85,7 +85,7 @@ def test_a_judge_that_always_abstains_ends_the_run_and_a_second_start_pays_nothi
     judge.on_request = lambda _: '{"reason": "who knows", "verdict": "cannot tell"}'
     teacher = Teacher()
     for start in range(2):
-        with pytest.raises(RunStopped, match=r"judge: the judge decided on none of the \d+ rows .* name another judge"):
+        with pytest.raises(RunStopped, match=r"judge: the judge decided none of the \d+ rows .* choose another judge"):
             run(tmp_path / "run", teacher, ["judge"], size=60, count=9, judge=judge)
         if not start:
             paid = len(teacher.requests) + len(judge.requests)

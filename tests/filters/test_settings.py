@@ -18,7 +18,7 @@ from refed_dspy.errors import ConfigError
         ("length", {}, "needs min_words, max_words, min_characters or max_characters"),
         ("length", {"min_words": -1}, "min_words: .*greater than or equal to 1"),
         ("length", {"max_characters": -5}, "max_characters: .*greater than or equal to 1"),
-        ("length", {"min_words": 9, "max_words": 8}, "its lower bound is above its upper one"),
+        ("length", {"min_words": 9, "max_words": 8}, "the lower bound is above the upper one"),
         ("length", {"min_words": 9, "of": "both"}, "of: .*'instruction' or 'response'"),
         ("language", {"allowed": []}, "allowed: .*at least 1 item"),
         ("language", {"of": "all"}, "of: .*'instruction', 'response' or 'both'"),

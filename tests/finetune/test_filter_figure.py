@@ -92,7 +92,7 @@ def test_from_a_run_to_the_picture_and_each_step_once(
     assert server.stats()["answered"] == asked and files(out) == there
     assert json.loads((out / "figure.json").read_text()) == facts
     other = run_script("filter_figure.py", *arguments, "--max-cost", 5, *SFT, "--epochs", 2)
-    assert other.returncode == 2 and "holds a figure with another sft" in other.stderr
+    assert other.returncode == 2 and "contains a figure with another sft" in other.stderr
 
 
 def opened(figure: ModuleType, folder: Path, answers: Mapping[str, Sequence[str]], **more: Any) -> Any:
@@ -164,7 +164,7 @@ def test_a_subset_holds_what_its_filter_keeps(figure: ModuleType, tmp_path: Path
     [
         ({"prompts": [{"question": "a"}]}, "row 1: needs an instruction; it has question"),
         ({"baseline": [{"instruction": "another", "output": "a"}]}, "has no answer to 5 of 5 prompts"),
-        ({"data": [{"instruction": "a", "response": "b"}]}, "leave judge out"),
+        ({"data": [{"instruction": "a", "response": "b"}]}, "remove judge"),
     ],
 )
 def test_bad_input_is_refused_before_anything_is_done(

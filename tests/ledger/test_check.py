@@ -69,18 +69,18 @@ def test_what_is_wrong_is_said(home: Path, commands: list[list[str]], monkeypatc
         sql("DROP TABLE refs"): "table refs is missing",
         sql("DROP VIEW asked"): "table asked is missing",
         sql("ALTER TABLE calls RENAME COLUMN cost TO price"): "table calls is missing, or has other columns",
-        sql("UPDATE calls SET cost = 'much'"): "table calls holds a value that cannot be",
-        sql("UPDATE calls SET seconds = 9e999"): "table calls holds a value that cannot be",
+        sql("UPDATE calls SET cost = 'much'"): "table calls contains an impossible value",
+        sql("UPDATE calls SET seconds = 9e999"): "table calls contains an impossible value",
         sql("UPDATE samples SET instruction = 77 WHERE seq = 1"): "a row of samples belongs to no row of instructions",
-        sql("DELETE FROM refs"): "table instructions holds a value that cannot be",
-        sql("UPDATE meta SET value = '[5' WHERE name = 'filters'"): "what it remembers as 'filters' is damaged",
+        sql("DELETE FROM refs"): "table instructions contains an impossible value",
+        sql("UPDATE meta SET value = '[5' WHERE name = 'filters'"): "its stored 'filters' is damaged",
         sql("UPDATE meta SET value = '{\"kind\": 5}' WHERE name = 'identity'"): "'identity' is damaged",
         sql("UPDATE meta SET value = CAST(x'ff' AS TEXT) WHERE name = 'seed'"): "a text is not UTF-8",
     }.items():
         for words, end in tried("run", [["status", "d"]], Damage(why, apply)):
             assert end == "2", (why, words, end)
         for opened in (Ledger.read, Ledger.create):
-            with pytest.raises(RunDirError, match=rf"{why}.*restore it from a copy"):
+            with pytest.raises(RunDirError, match=rf"{why}.*restore it from a backup"):
                 opened(Path("d"))
 
 
@@ -128,7 +128,7 @@ def test_numbers_that_a_caller_gives_have_no_bounds_but_a_type(tmp_path: Path, n
         opened(tmp_path).close()
     for table, column in (("decisions", "score"), ("evaluations", "score"), ("answers", "repetition")):
         sql(f"UPDATE {table} SET {column} = 'much'")(tmp_path / FILE)
-        with pytest.raises(RunDirError, match=f"table {table} holds a value that cannot be"):
+        with pytest.raises(RunDirError, match=f"table {table} contains an impossible value"):
             Ledger.read(tmp_path)
         sql(f"UPDATE {table} SET {column} = 1")(tmp_path / FILE)
 

@@ -47,7 +47,7 @@ def test_a_ledger_that_is_read_is_not_written(tmp_path: Path) -> None:
 
 def test_a_ledger_that_is_only_just_being_made_is_not_read(tmp_path: Path) -> None:
     (tmp_path / FILE).touch()
-    with pytest.raises(RunDirError, match="only just being made"):
+    with pytest.raises(RunDirError, match="just being created"):
         Ledger.read(tmp_path)
 
 
@@ -109,7 +109,7 @@ def test_a_kill_loses_no_committed_row_and_frees_the_lock(tmp_path: Path) -> Non
 def test_a_damaged_ledger_is_refused_in_one_line(tmp_path: Path, damage: bytes) -> None:
     (tmp_path / FILE).write_bytes(damage)
     for opened in (Ledger.create, Ledger.read):
-        with pytest.raises(RunDirError, match=r"not a readable ledger.*name another folder"):
+        with pytest.raises(RunDirError, match=r"not a readable ledger.*choose another folder"):
             opened(tmp_path)
 
 

@@ -150,7 +150,7 @@ async def test_a_call_above_its_worst_case_is_charged_whole_and_told(tmp_path: P
             recorder.report(call(await reserve(recorder, worst), cost))
         assert run.budget.spent == 206
         (told,) = [record.getMessage() for record in caplog.records]
-        assert told.startswith("model was charged") and "endpoint does not keep to max_tokens" in told
+        assert told.startswith("model cost") and "endpoint exceeds max_tokens" in told
 
 
 async def test_only_an_answer_is_renamed_and_only_the_last_one(tmp_path: Path) -> None:

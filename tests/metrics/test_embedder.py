@@ -216,7 +216,7 @@ def test_the_embedder_says_how_to_fetch_it(tmp_path: Path, monkeypatch: pytest.M
     assert "gguf" not in str(caught.value) and "\n" not in str(caught.value)
     with (tmp_path / MINILM.filename).open("wb") as file:
         file.truncate(MINILM.size)
-    with pytest.raises(ConfigError, match=r"not all-MiniLM-L6-v2.*fetch it again"):
+    with pytest.raises(ConfigError, match=r"not all-MiniLM-L6-v2.*download it again"):
         Embedder.open()
 
 

@@ -118,11 +118,11 @@ def test_as_many_requests_are_open_as_were_asked_for(toy: ToyServer) -> None:
     [
         ("no logprobs", "does not return the log-probabilities of a prompt"),
         ("no choice", "does not return the log-probabilities of a prompt"),
-        ("one short", "of other tokens than it was sent"),
-        ("others", "of other tokens than it was sent"),
+        ("one short", "for tokens it was not sent"),
+        ("others", "for tokens it was not sent"),
         ("above 0", "above 0"),
-        ("html", "a web page perhaps"),
-        ("half json", "something else than JSON"),
+        ("html", "perhaps a web page"),
+        ("half json", "something other than JSON"),
         ("no tokenize", r"has no /tokenize \(HTTP 404\)"),
         ("llama.cpp", "/tokenize without tokens"),
         ("404", "check the name"),
@@ -141,7 +141,7 @@ def test_a_wrong_key_is_refused_and_never_shown(toy: ToyServer, monkeypatch: pyt
     toy.key = "another"
     monkeypatch.setenv(VARIABLE, KEY)
     scorer = open_scorer(toy, api_key_env=VARIABLE)
-    with pytest.raises(ConfigError, match=r"refuses the key \(HTTP 401\).*api_key_env") as caught:
+    with pytest.raises(ConfigError, match=r"refused the key \(HTTP 401\).*api_key_env") as caught:
         scorer.nll([""], ["text"])
     assert KEY not in f"{caught.value}{scorer!r}{vars(scorer)}"
     toy.key = KEY
@@ -151,7 +151,7 @@ def test_a_wrong_key_is_refused_and_never_shown(toy: ToyServer, monkeypatch: pyt
 def test_a_key_is_taken_from_the_named_variable_only(toy: ToyServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     toy.key = KEY
-    with pytest.raises(ConfigError, match="refuses the key"):
+    with pytest.raises(ConfigError, match="refused the key"):
         open_scorer(toy).nll([""], ["text"])
     with pytest.raises(ConfigError, match=f"{VARIABLE} is not set"):
         open_scorer(toy, api_key_env=VARIABLE)
@@ -214,7 +214,7 @@ def test_empty_texts_ask_nothing(toy: ToyServer) -> None:
 
 
 def test_an_address_without_a_scheme_is_refused() -> None:
-    with pytest.raises(ConfigError, match="whole address"):
+    with pytest.raises(ConfigError, match="full address"):
         EndpointScorer("toy", "localhost:8000")
 
 
@@ -239,7 +239,7 @@ def test_a_redirect_to_another_host_is_not_followed(status: int) -> None:
         threading.Thread(target=http.serve_forever, args=(0.02,), daemon=True).start()
         scorer = EndpointScorer("toy", f"http://127.0.0.1:{http.server_address[1]}/v1")
         try:
-            with pytest.raises(ConfigError, match=rf"redirects .*\(HTTP {status}\): set api_base"):
+            with pytest.raises(ConfigError, match=rf"redirects .*\(HTTP {status}\); set api_base"):
                 scorer.nll([""], ["a text"])
         finally:
             http.shutdown()

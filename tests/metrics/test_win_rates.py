@@ -266,7 +266,7 @@ def test_where_nearly_all_is_won_it_is_near_the_win_rate(n: int, losses: int) ->
     lc = length_controlled(wins, differences)
     assert lc.interval is not None and rate_of(lc) == pytest.approx(win_rate(wins).mean, abs=8 if losses else 1e-9)
     assert 0 <= lc.interval.low <= lc.interval.mean <= lc.interval.high <= 100
-    assert lc.note == ("" if losses else "all comparisons ended alike: this is the plain win rate")
+    assert lc.note == ("" if losses else "all comparisons ended the same way: this is the plain win rate")
 
 
 def test_where_length_decides_without_exception_it_is_finite() -> None:
@@ -286,7 +286,7 @@ def test_where_lengths_differ_by_the_same_it_is_the_win_rate() -> None:
 def test_of_few_instructions_there_is_no_estimate() -> None:
     lc = length_controlled([1.0, 0.0] * 50, list(range(100)), [i % (LEAST_CLUSTERS - 1) for i in range(100)])
     assert lc.interval is None and lc.beta is None
-    assert lc.note == "9 groups of rows are too few; 10 or more tell a rate"
+    assert lc.note == "9 groups of rows are too few; a rate needs at least 10"
     assert length_controlled([1.0, 0.0] * 5, list(range(10))).interval is not None
 
 
@@ -295,7 +295,7 @@ def test_one_side_always_longer_is_told() -> None:
     assert length_controlled(wins, differences).note == ""
     for sign in (1, -1):
         lc = length_controlled(wins, [sign * (abs(d) + 1) for d in differences])
-        assert lc.interval is not None and "always the longer" in lc.note
+        assert lc.interval is not None and "always longer" in lc.note
 
 
 def test_wild_lengths_and_difficulties_stay_finite() -> None:

@@ -154,8 +154,8 @@ def test_a_judge_that_decides_nothing_is_one_line(tmp_path: Path) -> None:
     judge = fake_lm(writer_by(lambda _: says("cannot tell")))
     with pytest.raises(RunStopped) as stopped:
         measure_agreement([pair(number, 1) for number in range(3)], judge, tmp_path)
-    none = "judge: it decided on none of 3 pairs: 3 abstentions, 0 failures"
-    assert str(stopped.value) == f"{none}, the first because: the judge could not tell — name another judge"
+    none = "judge: it decided none of 3 pairs: 3 abstentions, 0 failures"
+    assert str(stopped.value) == f"{none}, the first because: the judge could not tell — choose another judge"
     with Ledger.read(tmp_path) as ledger:
         facts = state_of(ledger)
     assert (facts["state"], facts["reason"]) == ("ended short", str(stopped.value))
@@ -218,7 +218,7 @@ def test_a_judge_that_cannot_be_asked_stops_it(fault: Exception, first: bool, tm
     with pytest.raises(TeacherRefused if first else RunStopped) as stopped:
         judged_by(writer, pairs, tmp_path)
     assert len(writer.requests) < 100 and "\n" not in str(stopped.value)
-    assert ("the same command goes on" in str(stopped.value)) != first
+    assert ("run the same command to continue" in str(stopped.value)) != first
 
 
 # --- figures

@@ -93,7 +93,7 @@ def test_another_compile_in_the_same_folder_is_refused_with_the_difference(tmp_p
     world = Watched()
     compiled(tmp_path / "c", answerer(), QUESTIONS, world, metric=marks)
     asked = world.requests
-    with pytest.raises(RunDirError, match="holds another compile: evaluations was 6, is 9; set these back"):
+    with pytest.raises(RunDirError, match="contains another compile: evaluations was 6, is 9; restore these settings"):
         compiled(tmp_path / "c", answerer(), QUESTIONS, world, metric=marks, evaluations=9)
     assert world.requests == asked
 

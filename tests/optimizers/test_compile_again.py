@@ -86,7 +86,7 @@ def test_the_judge_is_asked_with_the_prompts_of_the_program_that_is_named(tmp_pa
     assert compared and all("Prefer whichever is stricter." in text for text in compared)
     assert not [text for _, text in world.asked if "'grade'" in text and "stricter" in text]
     asked = world.requests
-    with pytest.raises(RunDirError, match=r"holds another compile: judge_program\."):
+    with pytest.raises(RunDirError, match=r"contains another compile: judge_program\."):
         compiled(tmp_path / "c", refed(), REFERENCES, world, **settings)
     assert world.requests == asked
 
@@ -115,7 +115,7 @@ def test_a_metric_whose_text_was_changed_is_another(tmp_path: Path) -> None:
     assert name_of(old).split()[0] == name_of(new).split()[0] and name_of(old) != name_of(new)
     assert name_of(old) == name_of(one_metric())
     compiled(tmp_path / "c", answerer(), QUESTIONS, metric=old)
-    with pytest.raises(RunDirError, match="holds another compile: metric was"):
+    with pytest.raises(RunDirError, match="contains another compile: metric was"):
         compiled(tmp_path / "c", answerer(), QUESTIONS, metric=new)
     assert compiled(tmp_path / "c", answerer(), QUESTIONS, metric=one_metric()).path.exists()
 
@@ -191,7 +191,7 @@ def test_how_many_could_not_be_judged_is_told_wherever_a_compile_is(tmp_path: Pa
     for _ in range(2):  # a second start says the same
         made = compiled(tmp_path / "c", answerer(), QUESTIONS, metric=abstains, optimizer=KNOWS)
         assert made.manifest["abstained"] == 2
-    line = "not judged: 2 evaluations more, which count neither for nor against a candidate"
+    line = "not judged: 2 more evaluations; they count neither for nor against a candidate"
     assert line in made.lines()
     with Ledger.read(made.folder) as ledger:
         facts = compile_status(ledger)

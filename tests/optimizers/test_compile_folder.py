@@ -82,14 +82,14 @@ def test_another_kind_of_program_is_refused(server: SimulatedTeacher, finished: 
 def test_a_runs_folder_is_refused_for_a_compile(server: SimulatedTeacher, tmp_path: Path) -> None:
     refed_dspy.synthesize(None, references(3), size=1, teacher=config(server), run_dir=tmp_path / "run", track=False)
     asked = requests(server)
-    with pytest.raises(RunDirError, match="holds a run, not a compile"):
+    with pytest.raises(RunDirError, match="contains a run, not a compile"):
         compiled(server, tmp_path / "run")
     assert requests(server) == asked
     assert refed_dspy.read_run(tmp_path / "run").complete
 
 
 def test_a_compiles_folder_is_refused_for_a_resume(server: SimulatedTeacher, finished: Path) -> None:
-    with pytest.raises(RunDirError, match="holds a compile, not a run"):
+    with pytest.raises(RunDirError, match="contains a compile, not a run"):
         refed_dspy.resume(finished)
     assert requests(server) == 0
 

@@ -77,9 +77,9 @@ def test_the_outcome_is_told_in_a_few_lines(tmp_path: Path) -> None:
     made = compiled(tmp_path / "c", answerer(), QUESTIONS, metric=lambda example, prediction: 0.5)
     lines = made.lines()
     assert lines[0] == "validation: 0.50 uncompiled, 0.50 compiled" and lines[-1] == f"program: {made.path}"
-    assert "no candidate was better than the uncompiled program, which is what is kept" in lines
+    assert "no candidate was better, so the uncompiled program is kept" in lines
     assert any(line.startswith("not proved: ") for line in lines) and any("price unknown, 8 calls" in s for s in lines)
-    assert all(line.isprintable() for line in lines) and made.diff() == "no prompt changed\n"
+    assert all(line.isprintable() for line in lines) and made.diff() == "no prompts changed\n"
 
 
 @pytest.mark.slow
@@ -114,29 +114,34 @@ def bound() -> dspy.Module:
 
 
 REFUSED: dict[str, tuple[Any, Any, dict[str, Any], str]] = {
-    "no examples": (answerer, [], {}, "examples: ChainOfThought is tuned on a list of dspy.Example"),
-    "two examples": (answerer, QUESTIONS[:2], {}, "examples: 2 of them.*a compile needs 3"),
-    "two references": (refed, REFERENCES[:2], {"metric": None}, "examples: 2 of them.*a compile needs 3"),
+    "no examples": (answerer, [], {}, "examples: ChainOfThought needs a list of dspy.Example"),
+    "two examples": (answerer, QUESTIONS[:2], {}, "examples: 2 of them.*a compile needs at least 3"),
+    "two references": (refed, REFERENCES[:2], {"metric": None}, "examples: 2 of them.*a compile needs at least 3"),
     "no references": (refed, [], {"metric": None}, "references"),
-    "no metric": (answerer, QUESTIONS, {"metric": None}, "metric: pass one for ChainOfThought"),
-    "a metric's name": (answerer, QUESTIONS, {"metric": "accuracy"}, "metric: a str; pass a function"),
-    "weights for another": (answerer, QUESTIONS, {"metric": {"wins": 1}}, "metric: pass one for ChainOfThought"),
+    "no metric": (answerer, QUESTIONS, {"metric": None}, "metric: ChainOfThought needs one"),
+    "a metric's name": (answerer, QUESTIONS, {"metric": "accuracy"}, "metric: got a str; pass a function"),
+    "weights for another": (answerer, QUESTIONS, {"metric": {"wins": 1}}, "metric: ChainOfThought needs one"),
     "a wrong weight": (refed, REFERENCES, {"metric": {"win": 1}}, "metric.win: unknown key; did you mean wins"),
-    "an LM of its own": (bound, QUESTIONS, {}, "program: predict has an LM of its own; pass the LM as teacher="),
-    "no program": (dict, QUESTIONS, {}, "program: a dict; pass a dspy.Module"),
-    "no predictor": (dspy.Module, QUESTIONS, {}, "program: Module has no predictor to tune"),
+    "an LM of its own": (
+        bound,
+        QUESTIONS,
+        {},
+        r"program: predict has an LM of its own; call set_lm\(None\) and pass the LM as teacher=",
+    ),
+    "no program": (dict, QUESTIONS, {}, "program: got a dict; pass a dspy.Module"),
+    "no predictor": (dspy.Module, QUESTIONS, {}, "program: Module has no predictors to tune"),
     "no such file": (lambda: "none.json", REFERENCES, {"metric": None}, "program none.json: no such file"),
     "a wrong setting": (answerer, QUESTIONS, {"evaluation": 3}, "evaluation: unknown key; did you mean evaluations"),
     "too few": (answerer, QUESTIONS, {"evaluations": 0}, "evaluations: input should be greater"),
-    "a wrong teacher": (answerer, QUESTIONS, {"teacher": 7}, "teacher: a int; pass a TeacherConfig"),
+    "a wrong teacher": (answerer, QUESTIONS, {"teacher": 7}, "teacher: got a int; pass a TeacherConfig"),
     "pairs of one": (PairwiseJudge, [pair(1, "depth")], {"metric": None}, "examples: 1 of them"),
 }
 # These need an optimizer, or caps, made ready.
 REFUSED |= {
-    "unknown optimizer": (answerer, QUESTIONS, {"optimizer": "gepaa"}, "none of bootstrap, gepa, mipro, simba"),
+    "unknown optimizer": (answerer, QUESTIONS, {"optimizer": "gepaa"}, "not one of bootstrap, gepa, mipro, simba"),
     "wrong option": (answerer, QUESTIONS, {"options": {"demos": 3}}, "optimizer bootstrap: .*demos"),
     "no such class": (answerer, QUESTIONS, {"optimizer": "dspy.Nope"}, "optimizer dspy.Nope: cannot be imp"),
-    "a cap for an LM": (answerer, QUESTIONS, {"max_calls": 9}, "a dspy.LM retries by itself"),
+    "a cap for an LM": (answerer, QUESTIONS, {"max_calls": 9}, "a dspy.LM retries on its own"),
 }
 
 
@@ -162,8 +167,8 @@ def test_a_program_that_makes_nothing_says_why(tmp_path: Path) -> None:
     with pytest.raises(RunStopped) as raised:
         compiled(tmp_path / "c", refed(), REFERENCES, world)
     assert str(raised.value) == (
-        "the uncompiled program scored 0 on every validation example (2 malformed in instruction_synthesis): see to "
-        "the models and their max_tokens first; what was asked is kept"
+        "the uncompiled program scored 0 on every validation example (2 malformed in instruction_synthesis); check the "
+        "models and their max_tokens first; paid answers are kept"
     )
 
 

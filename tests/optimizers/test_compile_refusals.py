@@ -60,7 +60,7 @@ def test_a_callers_own_lm_takes_no_cap(
 ) -> None:
     writer = Writer()
     message = refused(server, tmp_path, **{role: fake_lm(writer)}, **cap)
-    assert message.startswith(f"{next(iter(cap))}: a dspy.LM") and f"give the {role} as a TeacherConfig" in message
+    assert message.startswith(f"{next(iter(cap))}: a dspy.LM") and f"pass the {role} as a TeacherConfig" in message
     assert not writer.requests
 
 
@@ -82,7 +82,7 @@ def test_a_cap_in_dollars_needs_the_price_of_what_was_done_before(server: Simula
     """As for a run: what earlier starts cost is unknown, so what is left of the cap is unknown too."""
     free = config(server, price=None)
     compiled(server, tmp_path, "bootstrap", teacher=free, judge=free, max_calls=50)
-    with pytest.raises(ConfigError, match="unknown price"):
+    with pytest.raises(ConfigError, match="no known price"):
         compiled(server, tmp_path, "bootstrap", teacher=config(server), judge=config(server), max_cost=1.0)
 
 

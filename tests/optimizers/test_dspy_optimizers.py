@@ -212,7 +212,7 @@ def test_the_caller_s_options_are_left_as_they_are() -> None:
 
 @pytest.mark.parametrize("name", ["", "GEPA", "mipro2", "gepa ", "copro", "a b\nc", ".Thing", "dspy.", "..", "/a.b"])
 def test_an_unknown_name_is_told_with_the_known_ones(name: str) -> None:
-    with pytest.raises(ConfigError, match="bootstrap, gepa, mipro, simba; others go by their dotted name") as raised:
+    with pytest.raises(ConfigError, match="bootstrap, gepa, mipro, simba; give any other by its dotted name") as raised:
         choose(name, {}, optimizer_inputs())
     assert str(raised.value).isprintable()
 

@@ -81,7 +81,7 @@ def test_other_settings_are_another_compile_as_ever(tmp_path: Path) -> None:
     questioned(tmp_path / "c", world)
     asked = world.requests
     for more in ({"optimizer": "bootstrap"}, {"evaluations": 9}, {"seed": 2}):
-        with pytest.raises(RunDirError, match="holds another compile"):
+        with pytest.raises(RunDirError, match="contains another compile"):
             questioned(tmp_path / "c", world, **more)
     assert world.requests == asked
 

@@ -105,7 +105,7 @@ def test_the_seed_decides_and_the_order_of_the_examples_does_not() -> None:
 
 @pytest.mark.parametrize("count", [0, 1, 2])
 def test_fewer_than_three_are_refused(count: int) -> None:
-    with pytest.raises(ConfigError, match=rf"^examples: {count} of them, .*a compile needs 3") as raised:
+    with pytest.raises(ConfigError, match=rf"^examples: {count} of them, .*a compile needs at least 3") as raised:
         split_examples(pairs(count), SIZES, seed=0)
     assert "\n" not in str(raised.value)
 
@@ -230,7 +230,7 @@ def test_examples_of_one_instruction_are_one_cluster() -> None:
     ids=repr,
 )
 def test_what_is_no_list_of_examples_is_refused_in_one_line(rows: Any) -> None:
-    with pytest.raises(ConfigError, match=r"examples: ChainOfThought is tuned on a list of dspy.Example") as raised:
+    with pytest.raises(ConfigError, match=r"examples: ChainOfThought needs a list of dspy.Example") as raised:
         as_examples(dspy.ChainOfThought("question -> answer"), rows)
     assert "\n" not in str(raised.value)
 

@@ -181,7 +181,7 @@ def test_the_table_has_a_row_for_each_program_and_a_line_for_each_gain() -> None
     assert rows[0].split()[1:] == ["0.40", "(0.30", "to", "0.50)", "0.50", "1.00", "1.00", "$0.0020"]
     assert rows[1].endswith("–       price unknown") and rows[2].split()[-3:] == ["0.90", "1.25", "$0.0020"]
     assert over_baseline == (
-        "gain over uncompiled: 0.30 (0.20 to 0.40); at equal length not to be told, 16 held-out references"
+        "gain over uncompiled: 0.30 (0.20 to 0.40); at equal length unknown, 16 held-out references"
     )
     assert over_champion == (
         "gain over the champion: 0.20 (0.10 to 0.30); at equal length 0.15 (0.05 to 0.25), 9 references"

@@ -84,7 +84,7 @@ def test_an_abstention_on_one_sample_is_no_zero() -> None:
 
 @pytest.mark.parametrize("mark", ["?", "!"])
 def test_nothing_to_judge_by_is_not_scored(mark: str) -> None:
-    with pytest.raises(NotScored, match=f"{REFERENCE.id}: the judge decided on none of its samples"):
+    with pytest.raises(NotScored, match=f"{REFERENCE.id}: the judge decided none of its samples"):
         Bench().score([sample(1, mark, mark), sample(2, mark, mark)])
 
 
@@ -190,7 +190,7 @@ def test_diversity_counts_the_reference_s_own_instruction() -> None:
 @pytest.mark.parametrize("diversity", [0, 1])
 def test_a_metric_that_the_judge_has_no_part_in_is_refused(diversity: float) -> None:
     """Each evaluation would be paid for, and none could be scored."""
-    with pytest.raises(ConfigError, match="wins and grades cannot both have no weight"):
+    with pytest.raises(ConfigError, match="wins and grades cannot both be 0"):
         MetricConfig(wins=0, grades=0, diversity=diversity)
 
 

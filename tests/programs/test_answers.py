@@ -164,7 +164,7 @@ def test_what_is_longer_than_the_decoders_bounds_is_taken_whole() -> None:
 
 def test_an_answer_that_copies_the_prompts_tags_is_refused() -> None:
     copied = {**GOOD, "improved_response": "<reference_feedback>\nStrong in content.\n</>"}
-    assert refusal(ResponseImprovement, copied) == "copies the prompt: it holds its <reference_feedback>"
+    assert refusal(ResponseImprovement, copied) == "copies the prompt, including its <reference_feedback>"
     xml = {**GOOD, "improved_response": "Send <response>200</response>."}
     assert ADAPTER.parse(ResponseImprovement, json.dumps(xml))["improved_response"] == xml["improved_response"]
 

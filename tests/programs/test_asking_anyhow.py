@@ -148,14 +148,14 @@ async def test_a_model_that_no_ledger_sees_is_refused(tmp_path: Path) -> None:
     other, predictor = Writer(), dspy.Predict("question -> answer")
     predictor.lm = fake_lm(other, "fake/other")
     async with session(tmp_path, teacher=fake_lm(Writer())):
-        with pytest.raises(ConfigError, match="fake/other: a language model that no cap or"), about("stage", "item"):
+        with pytest.raises(ConfigError, match="fake/other: a language model outside caps and"), about("stage", "item"):
             await predictor.acall(question="Why?")
     assert not other.requests
 
 
 async def test_an_adapter_with_a_model_of_its_own_is_refused(tmp_path: Path) -> None:
     two_steps = dspy.context(adapter=dspy.TwoStepAdapter(fake_lm(Writer())))
-    with two_steps, pytest.raises(ConfigError, match="TwoStepAdapter asks a second model"):
+    with two_steps, pytest.raises(ConfigError, match="TwoStepAdapter calls a second model"):
         async with session(tmp_path, teacher=fake_lm(Writer())):
             pass
 

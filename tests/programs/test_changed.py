@@ -86,7 +86,7 @@ def test_whatever_was_changed_is_refused_by_name(edit: str, saved: Path) -> None
     change, named = EDITS[edit]
     edited(saved, change)
     message, _ = refusal(saved)
-    assert f"program {saved}: its prompts were changed after it was saved: " in message and named in message
+    assert f"program {saved}: its prompts were edited after it was saved: " in message and named in message
 
 
 def test_the_difference_is_shown_where_the_old_text_is_known(saved: Path) -> None:
@@ -124,7 +124,7 @@ def test_a_person_who_meant_it_takes_it_as_it_is(saved: Path, caplog: pytest.Log
     with caplog.at_level(logging.WARNING):
         opened = load_program(saved, accept_changed=True)
     assert "Be bold." in opened.response_generation.signature.instructions
-    assert f"instructions of {STAGE}; a proof of its gain no longer holds" in caplog.text
+    assert f"instructions of {STAGE}; the proof of its gain no longer applies" in caplog.text
     save_program(opened, saved)
     assert program_digests(load_program(saved)) == program_digests(opened), "saved again it is a program as any other"
 

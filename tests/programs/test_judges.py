@@ -171,7 +171,7 @@ def test_what_a_judge_decided_abstained_and_failed_on_is_counted_apart() -> None
     grades = Graded("depth", 3, "deep"), Graded("depth", None, "unclear"), Graded("depth", None, "x", failed="cut: x")
     counted = Judgements.of([Verdict(0, True, ()), abstained, failed, *grades])
     assert counted == Judgements(2, 2, 2, "cut: so") and counted.asked == 6
-    assert counted.warning() == "this rests on 2 of 6 judgements: 2 abstentions, 2 failures, the first because: cut: so"
+    assert counted.warning() == "based on only 2 of 6 judgements: 2 abstentions, 2 failures, the first because: cut: so"
     assert str(Judgements(2, 1, 1)) == "1 abstention, 1 failure" and Judgements(2, 1, 1).warning() == ""
     assert Judgements(0, 0, 0).warning() == ""
 

@@ -63,7 +63,7 @@ def test_into_loads_a_module_of_any_kind_and_returns_it(tmp_path: Path) -> None:
 
 def test_a_module_in_the_place_of_the_source_is_one_line() -> None:
     assert refusal(PairwiseJudge()) == (
-        "load_program: PairwiseJudge is no file and no MLflow address; load into a module with into="
+        "load_program: PairwiseJudge is neither a file nor an MLflow address; load into a module with into="
     )
 
 
@@ -109,12 +109,12 @@ def test_other_features_are_refused_with_the_difference(tmp_path: Path) -> None:
 
 def test_features_with_other_descriptions_are_refused(tmp_path: Path) -> None:
     message = refusal(saved(tmp_path), features={"audience": "Who reads", "tone": "How {formal} it is"})
-    assert "made with other words for the feature audience" in message
+    assert "made with another description of the feature audience" in message
 
 
 def test_another_kind_of_program_is_refused(tmp_path: Path) -> None:
     save_program(PairwiseJudge(), tmp_path / "judge.json")
-    assert "not a state of this program: it lacks instruction_feedback" in refusal(tmp_path / "judge.json")
+    assert "not saved from this program: it lacks instruction_feedback" in refusal(tmp_path / "judge.json")
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", '"x"', "null", "{}", '{"refed": 3}'])

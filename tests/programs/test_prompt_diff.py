@@ -29,7 +29,7 @@ def with_demos(stage: str, *demos: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_the_same_program_has_no_difference() -> None:
-    assert prompt_diff(state(), state()) == "no prompt changed\n"
+    assert prompt_diff(state(), state()) == "no prompts changed\n"
     assert changed_predictors(state(), state()) == []
 
 
@@ -80,13 +80,13 @@ def test_a_long_demonstration_is_clipped_to_one_line() -> None:
 def test_the_manifest_is_no_prompt() -> None:
     before, after = state(), state()
     after["refed"] = {"fields": {}, "instructions": "other", "made": "today"}
-    assert prompt_diff(before, after) == "no prompt changed\n" and changed_predictors(before, after) == []
+    assert prompt_diff(before, after) == "no prompts changed\n" and changed_predictors(before, after) == []
 
 
 def test_a_predictor_that_one_of_them_lacks_is_passed_over() -> None:
     before = {name: part for name, part in state().items() if name != STAGES[0]}
     assert STAGES[0] not in prompt_diff(before, state(instruction_feedback="Other."))
-    assert prompt_diff({}, state()) == "no prompt changed\n"
+    assert prompt_diff({}, state()) == "no prompts changed\n"
 
 
 @pytest.mark.parametrize("line", ["-- first", "---", "++ plus"])

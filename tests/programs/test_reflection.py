@@ -255,7 +255,7 @@ def test_the_papers_criteria_are_the_usual_ones() -> None:
 
 @pytest.mark.parametrize("none", [({}, RESPONSE_CRITERIA), (INSTRUCTION_CRITERIA, {})])
 def test_no_criterion_is_refused(none: tuple[Any, Any]) -> None:
-    with pytest.raises(ConfigError, match="name at least one"):
+    with pytest.raises(ConfigError, match="needs at least one"):
         ReflectionTuning(*none)
 
 

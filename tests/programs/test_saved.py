@@ -222,7 +222,7 @@ def test_a_folder_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff", b"program", b"\xef\xbb\xbf{}", b'{"a": 1}}'])
 def test_a_file_that_is_not_json_is_refused(file: Path, content: bytes) -> None:
     file.write_bytes(content)
-    assert "not a program's JSON file" in refusal(like_tuned(), file)
+    assert "not a saved program" in refusal(like_tuned(), file)
 
 
 @pytest.mark.parametrize("content", ["[]", "3", "null", "{}", '"response_generation"', '{"refed": {}}'])

@@ -267,6 +267,6 @@ def test_rows_of_two_versions_of_one_s_own_code_are_not_mixed(tmp_path: Path, mo
         return refed_dspy.synthesize(program, references(2), size=size, teacher=teacher, run_dir=tmp_path / "run")
 
     run(own(OWN.format(change="upper")), 2)
-    with pytest.raises(RunDirError, match="holds another run: code of the program was"):
+    with pytest.raises(RunDirError, match="contains another run: code of the program was"):
         run(own(OWN.format(change="title")), 3)
     assert len(run(own("# a comment\n" + OWN.format(change="upper")), 3)) == 3

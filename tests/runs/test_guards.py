@@ -110,7 +110,7 @@ def test_bad_instructions_are_not_asked_again(tmp_path: Path) -> None:
     )
     made = run(tmp_path, teacher, size=2)
     assert [row["reason"] for row in dropped(tmp_path)] == [
-        "repeats its reference", "needs a text that is not there", "speaks of its prompt",
+        "repeats its reference", "needs a text that is missing", "speaks of its prompt",
     ]  # fmt: skip
     assert made.complete and teacher.calls("response") == 2 and teacher.calls("new_instructions") == 1
 
@@ -162,7 +162,7 @@ def test_unchanged_improvements_may_be_asked_again_and_dropped(tmp_path: Path) -
 def test_a_program_that_improves_nothing_leaves_nothing_unchanged(tmp_path: Path) -> None:
     made = run(tmp_path / "run", Teacher(), method="instruction-only")
     assert made.complete and not counts(made, "response_guard")["remarks"]
-    with pytest.raises(ConfigError, match="guards: unchanged is about improved responses, and InstructionFeedback"):
+    with pytest.raises(ConfigError, match="guards: unchanged concerns improved responses, and InstructionFeedback"):
         run(tmp_path / "other", Teacher(), method="instruction-only", guards={"unchanged": "drop"})
 
 

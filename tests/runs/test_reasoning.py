@@ -68,5 +68,5 @@ def test_it_is_exported_on_request(tmp_path: Path, server: SimulatedTeacher) -> 
     assert row["completion"][0]["reasoning_content"] == MARK
     assert export(made.run_dir, "parquet", tmp_path / "out.parquet", reasoning=True).told == "4 with reasoning"
     assert pq.read_table(tmp_path / "out.parquet")["reasoning"].to_pylist() == [MARK] * 4
-    with pytest.raises(ExportError, match=r"^format alpaca: has no place for reasoning; use jsonl, "):
+    with pytest.raises(ExportError, match=r"^format alpaca: cannot contain reasoning; use jsonl, "):
         made.export("alpaca", tmp_path / "no", reasoning=True)

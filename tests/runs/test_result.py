@@ -27,4 +27,4 @@ def test_the_time_left_is_told_of_a_run_at_work_alone(tmp_path: Path) -> None:
         status = full_status(ledger)
     assert status["state"] == "running" and status["seconds_left"] == pytest.approx(200, rel=0.05)
     killed = read_run(tmp_path)
-    assert killed.state == "killed" and killed.reason.startswith("its process ended without a word")
+    assert killed.state == "killed" and killed.reason.startswith("its process was killed")

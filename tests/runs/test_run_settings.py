@@ -43,7 +43,7 @@ def test_editors_complete_the_keys_of_the_model_and_help_tells_of_each() -> None
         ({"max_minutes": "5"}, "max_minutes: input should be a valid number"),
         ({"columns": {"instructon": "q"}}, "columns: instructon: unknown key; did you mean instruction?"),
         ({"filters": ["rogue"]}, "filters 1: rogue: unknown key; did you mean rouge?"),
-        ({"features": {}}, "features: name at least one feature"),
+        ({"features": {}}, "features: needs at least one feature"),
         ({"max_calls": 1.5}, "max_calls: input should be a valid integer, got a number with a fractional part"),
         ({"method": "magic"}, "method: input should be 'reference-level', 'sample-level' or 'instruction-only'"),
     ],
@@ -83,18 +83,18 @@ def test_a_saved_program_takes_what_the_settings_set(tmp_path: Path) -> None:
     assert open_program(str(file), RunConfig(features=features)).instructions_per_feature == 10
     with pytest.raises(ConfigError, match="set the same features"):
         open_program(file, RunConfig())
-    with pytest.raises(ConfigError, match=r"method: .*program\.json is a ReferenceLevelFeedback; leave method out"):
+    with pytest.raises(ConfigError, match=r"method: .*program\.json is a ReferenceLevelFeedback; remove method"):
         open_program(file, RunConfig(features=features, method="sample-level"))
 
 
 @pytest.mark.parametrize("settings", [{"features": {"a": "b"}}, {"method": "sample-level"}, {"guidance": {"x": "y"}}])
 def test_a_program_that_is_passed_is_not_changed_by_settings(settings: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match=f"{min(settings)}: a program that is passed has its own; leave it out"):
+    with pytest.raises(ConfigError, match=f"{min(settings)}: the program you pass has its own; remove it"):
         prepared(ReferenceLevelFeedback(), **settings)
 
 
 def test_a_compiled_judge_may_be_a_path(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="judge_program: no filter asks it"):
+    with pytest.raises(ConfigError, match="judge_program: no filter uses it"):
         prepared(judge_program=save_judge(tmp_path / "judge.json"))
 
 

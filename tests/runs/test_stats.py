@@ -76,7 +76,7 @@ def test_a_file_with_plain_responses_has_two_columns(tmp_path: Path) -> None:
     assert list(made.columns) == ["plain", "improved"] and made.wins is None
     assert made.columns["plain"]["response words, mean"] == 2 and made.columns["improved"]["response words, mean"] == 4
     assert made.facts()["left_out"] == {"unrecognised": 1} and "not read as a pair: 1 unrecognised" in made.lines()
-    assert "not measured: perplexity, IFD and r-IFD: name a scorer" in "\n".join(made.lines())
+    assert "not measured: perplexity, IFD and r-IFD: set scorer" in "\n".join(made.lines())
     json.dumps(made.facts(), allow_nan=False)
     assert [path.name for path in tmp_path.iterdir()] == ["d.jsonl"], "nothing is written without a judge"
 
@@ -101,7 +101,7 @@ def test_a_runs_folder_is_measured_while_it_is_written(server: SimulatedTeacher,
     before = requests(server)
     again = measured(str(tmp_path / "run"), tmp_path / "v", judge=config(server))
     assert again.wins is not None and again.wins.judgements.asked == 5 and requests(server) == before + 2
-    with pytest.raises(RunDirError, match="holds a run, not "):
+    with pytest.raises(RunDirError, match="contains a run, not "):
         measured(tmp_path / "run", tmp_path / "run", judge=config(server))
 
 
@@ -127,11 +127,11 @@ def test_the_win_rate_is_that_of_the_verdicts(tmp_path: Path) -> None:
 
 def test_a_rate_that_rests_on_fewer_than_half_says_so_first(tmp_path: Path) -> None:
     half = measured(rows(4), tmp_path / "a", judge=fake_lm(judging("win", "lose", "mute", "mute")))
-    assert not any("rests on" in line for line in half.lines())
+    assert not any("based on only" in line for line in half.lines())
     made = measured(rows(5), tmp_path / "b", judge=fake_lm(judging("win", "lose", "unsure", "unsure", "mute")))
     lines = [line for line in made.lines() if "judgements" in line or "improved over plain" in line]
     assert lines[0].startswith(
-        "this rests on 2 of 5 judgements: 2 abstentions, 1 failure, the first because: malformed"
+        "based on only 2 of 5 judgements: 2 abstentions, 1 failure, the first because: malformed"
     )
     assert lines[1].endswith("2 abstentions, 1 failure")
 
@@ -141,7 +141,7 @@ def test_the_winner_is_the_improved_response(tmp_path: Path) -> None:
     lost = measured(rows(12), tmp_path / "b", judge=fake_lm(judging(*["lose"] * 12))).wins
     assert won is not None and lost is not None and won.rate is not None and lost.rate is not None
     assert (won.rate.mean, lost.rate.mean) == (100, 0)
-    assert won.length_controlled is not None and "all comparisons ended alike" in won.length_controlled.note
+    assert won.length_controlled is not None and "all comparisons ended the same way" in won.length_controlled.note
 
 
 def test_the_length_controlled_rate_is_shown_with_its_note(tmp_path: Path) -> None:
@@ -174,7 +174,7 @@ def test_verdicts_are_paid_once_and_a_larger_sample_goes_on(server: SimulatedTea
 def test_at_a_cap_the_verdicts_so_far_count(server: SimulatedTeacher, tmp_path: Path) -> None:
     made = measured(rows(10), tmp_path / "v", judge=config(server, concurrency=1), max_calls=9)
     assert made.wins is not None and (made.wins.stopped, made.wins.judgements.asked) == ("max_calls", 4)
-    assert "stopped: max_calls is reached after 4 of 10 rows; raise it to go on" in made.lines()
+    assert "stopped: max_calls is reached after 4 of 10 rows; raise it to continue" in made.lines()
     assert made.facts()["win_rate"]["stopped"] == "max_calls" and made.columns["plain"]["rows"] == 10
     made = measured(rows(10), tmp_path / "v", judge=config(server, concurrency=1), max_calls=20)
     assert made.wins is not None and made.wins.judgements.asked == 10 and requests(server) == 20
@@ -206,9 +206,9 @@ def test_a_judge_that_decides_nothing_is_one_line(tmp_path: Path) -> None:
         measured(rows(5), tmp_path / "v", judge=fake_lm(judging("unsure", "mute", "unsure", "mute", "unsure")))
     message = str(error.value)
     assert message.startswith(
-        "judge: it decided on none of 5 rows: 3 abstentions, 2 failures, the first because: malformed"
+        "judge: it decided none of 5 rows: 3 abstentions, 2 failures, the first because: malformed"
     )
-    assert message.endswith(" — name another judge") and "\n" not in message
+    assert message.endswith(" — choose another judge") and "\n" not in message
 
 
 def test_a_refused_judge_is_reported_before_anything_else(tmp_path: Path) -> None:
@@ -235,7 +235,7 @@ def test_a_wrong_judge_is_reported_before_a_scorer_is_asked(toy: ToyServer, tmp_
         measured(rows(3), tmp_path / "v", judge=5, scorer=scorer)
     assert not toy.prompts
     toy.fault = "401"
-    with pytest.raises(ConfigError, match="scorer: .*refuses the key"):  # noqa: RUF043
+    with pytest.raises(ConfigError, match="scorer: .*refused the key"):  # noqa: RUF043
         measured(rows(3), tmp_path / "v", judge=fake_lm(judging("win", "win", "win")), scorer=scorer)
     assert not (tmp_path / "v").exists()
 

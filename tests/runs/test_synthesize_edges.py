@@ -84,7 +84,7 @@ def test_a_program_of_another_kind_is_not_resumed_as_ours(tmp_path: Path) -> Non
 
     refed_dspy.synthesize(Bolder(), references(2), size=1, teacher=fake_lm(Writer()), run_dir=tmp_path)
     with pytest.raises(
-        RunDirError, match="its program is not the package's; go on with the command or the script that began it"
+        RunDirError, match="it uses a program of its own; continue with the command or script that started it"
     ):
         refed_dspy.resume(tmp_path, size=2, teacher=fake_lm(Writer()))
 
@@ -155,5 +155,5 @@ def test_a_flag_wins_for_what_it_names_and_the_environment_for_the_rest(tmp_path
 
 
 def test_a_teacher_of_a_wrong_type_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="teacher: a int"):
+    with pytest.raises(ConfigError, match="teacher: got a int"):
         open_teacher(5)

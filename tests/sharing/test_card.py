@@ -108,7 +108,7 @@ def test_an_unknown_price_and_an_unfinished_run_are_stated(run: Synthesis, tmp_p
 
 def test_licenses_are_stated_and_never_invented(run: Synthesis, tmp_path: Path) -> None:
     none = card_of(run.run_dir).text()
-    assert "license" not in DatasetCard(none).data.to_dict() and "None was named" in none
+    assert "license" not in DatasetCard(none).data.to_dict() and "None is stated" in none
     assert "| `references` | 3 | not stated |" in none
     stated = card_of(run.run_dir, license="mit", reference_license="CC BY-SA 4.0 | ours").text()
     assert "## License\n\n`mit`" in stated and "| `references` | 3 | CC BY-SA 4.0 \\| ours |" in stated

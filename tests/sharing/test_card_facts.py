@@ -140,11 +140,11 @@ def test_the_card_and_the_notes_report_copied_text(made: Shared, text: str) -> N
     assert text.count(sentence) == 2
     assert "(that is `improved_response`; of `response` in 0, of `instruction` in 0)" in text
     assert sentence in text.split("## Known limits")[1] and sentence in text.split("## References")[1].split("\n## ")[0]
-    assert "5 rows were looked at" in text
+    assert "5 rows were checked" in text
     for untrue in ("holds their texts", "was written by language models", "as large as was asked for"):
         assert untrue not in text
     [note] = [note for note in made.notes if "word for word" in note]
-    assert note.startswith("in 2 of 5 rows") and "the references' license then covers text in the rows" in note
+    assert note.startswith("in 2 of 5 rows") and "so the references' license covers it" in note
 
 
 def test_that_nothing_was_copied_is_stated_too(tmp_path: Path) -> None:
@@ -185,7 +185,7 @@ def test_no_more_rows_are_looked_at_than_are_drawn() -> None:
 
 def test_the_settings_are_listed(text: str) -> None:
     for line in (
-        "| rows asked for | 5 |", "| instructions asked for at a time, by each feature | 10 |", "| seed | 3 |",
+        "| rows requested | 5 |", "| instructions per call, for each feature | 10 |", "| seed | 3 |",
         "| rows of a reference before the next one | at most 7 |", "| filter `refusals` | `{}` |",
         '| filter `length` | `{"min_words": 1, "of": "response"}` |',
     ):  # fmt: skip
@@ -198,9 +198,9 @@ def test_the_instructions_of_each_stage_are_shown_with_their_origin(text: str) -
     program = ReferenceLevelFeedback()
     assert fold.count("```\n") == 2 * 5 + 2
     for name, predictor in program.named_predictors():
-        assert f"`{name}`: the words of refed-dspy" in fold and predictor.signature.instructions in fold
-    assert "`response_generation`: the words of refed-dspy, and guidance" in fold
-    assert f"The guidance in it:\n\n```\n{GUIDANCE}\n```" in fold and fold.count("guidance of the author") == 1
+        assert f"`{name}`: refed-dspy's own prompts" in fold and predictor.signature.instructions in fold
+    assert "`response_generation`: refed-dspy's own prompts, with the author's guidance" in fold
+    assert f"The guidance in it:\n\n```\n{GUIDANCE}\n```" in fold and fold.count("the author's guidance added") == 1
 
 
 def at_cap(reason: str) -> dict[str, Any]:
@@ -296,10 +296,10 @@ def test_a_license_that_is_not_needed_is_not_ignored_silently(run: Synthesis, tm
     made = synthesize(None, "builtin", size=2, teacher=fake_lm(Writer()), run_dir=tmp_path / "run")
     notes = share(made.run_dir, tmp_path / "out", reference_license="CC0").notes
     text = (tmp_path / "out" / "README.md").read_text()
-    assert [note for note in notes if note.startswith("reference_license=… is not in the card")]
+    assert [note for note in notes if note.startswith("reference_license=… was not used")]
     assert "CC0" not in text and "`builtin` are the references that come with the package" in text
     shared = share(run.run_dir, tmp_path / "own", reference_license="CC0")
-    assert not [note for note in shared.notes if "is not in the card" in note]
+    assert not [note for note in shared.notes if "was not used" in note]
     assert "come with the package" not in (shared.folder / "README.md").read_text()
 
 

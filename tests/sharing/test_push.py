@@ -171,8 +171,8 @@ def test_a_list_of_ignored_files_on_the_hub_takes_nothing_away(hub: FakeHub, cli
 @pytest.mark.slow
 def test_tokens_and_rights(hub: FakeHub, client: Client, folder: Path) -> None:
     client.refused(folder, "me/set", "--go", message="no token; set HF_TOKEN", code=2, token="")
-    client.refused(folder, "me/set", "--go", message="refuses the token", code=2, token="hf_wrong")
-    client.refused(folder, "me/set", "--go", message="no right to write", code=2, token=READER)
+    client.refused(folder, "me/set", "--go", message="refused the token", code=2, token="hf_wrong")
+    client.refused(folder, "me/set", "--go", message="not let this token write", code=2, token=READER)
     client.refused(folder, "nobody/set", "--go", message="or another OWNER", code=2)
     assert hub.repos == {}
     assert "none yet: set HF_TOKEN" in client.push(folder, "me/set", token="")[1]
@@ -181,8 +181,8 @@ def test_tokens_and_rights(hub: FakeHub, client: Client, folder: Path) -> None:
 @pytest.mark.slow
 def test_the_visibility_must_be_as_asked_for(hub: FakeHub, client: Client, folder: Path) -> None:
     hub.repos |= {"me/open": Repo(private=False), "me/closed": Repo(private=True)}
-    client.refused(folder, "me/open", "--go", message="is there, and is public", code=2)
-    client.refused(folder, "me/closed", "--go", "--public", message="is there, and is private", code=2)
+    client.refused(folder, "me/open", "--go", message="already exists and is public", code=2)
+    client.refused(folder, "me/closed", "--go", "--public", message="already exists and is private", code=2)
     assert all(len(repo.branches["main"]) == 1 for repo in hub.repos.values()) and not hub.blobs
 
 
@@ -191,7 +191,7 @@ def test_the_visibility_must_be_as_asked_for(hub: FakeHub, client: Client, folde
     ("where", "status", "message", "code"),
     [
         ("/api/repos/create", 503, "the Hub fails (503)", 1),
-        ("/commit/", 500, "the same command goes on", 1),
+        ("/commit/", 500, "run the same command to continue", 1),
         ("/commit/", 429, "asks for fewer requests", 1),
         ("/commit/", 413, "refuses this (413", 2),
         ("/api/validate-yaml", 400, "Invalid metadata in README.md", 2),
@@ -231,7 +231,7 @@ def test_a_file_that_changes_while_it_is_sent_is_not_committed(hub: FakeHub, cli
     hub.on_request = lambda path: "/preupload/" in path and (folder / "LICENSE").write_bytes(b"b" * 11_000_000)
     card.write_bytes(hub.repos["me/set"].branches["main"][-1]["README.md"])
     client.refused(
-        folder, "me/set", "--go", message="LICENSE: changed while it was sent; nothing was committed", code=2
+        folder, "me/set", "--go", message="LICENSE: changed while it was being sent; nothing was committed", code=2
     )
     assert len(hub.repos["me/set"].branches["main"]) == 2
 

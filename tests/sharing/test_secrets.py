@@ -30,7 +30,7 @@ from tests.support.scripted_engine import SAMPLE_FIELDS, Writer, fake_lm, refere
 
 def test_what_looks_like_a_key_is_reported_and_not_shown(folder: Path, tmp_path: Path) -> None:
     lines = "\n".join(push(written(tmp_path, f"Set it to {KEY}."), "me/set").lines())
-    assert "data/train-00000-of-00001.parquet: holds what looks like a key of OpenAI's" in lines
+    assert "data/train-00000-of-00001.parquet: contains what looks like a key of OpenAI's" in lines
     assert "names no license" in lines and KEY not in lines
     assert not push(folder, "me/set").warnings
 
@@ -41,9 +41,9 @@ def test_the_value_of_a_secret_variable_does_not_go(folder: Path, monkeypatch: p
     with (folder / "README.md").open("a") as card:
         card.write("an-odd-secret-7391\n")
     dry = push(folder, "me/set")
-    assert dry.leaks == ["README.md: holds the value of the variable SOME_API_KEY"]
+    assert dry.leaks == ["README.md: contains the value of the variable SOME_API_KEY"]
     assert "an-odd-secret" not in "\n".join(dry.lines())
-    with pytest.raises(InputError, match="SOME_API_KEY; take it out"):
+    with pytest.raises(InputError, match="SOME_API_KEY; remove it"):
         push(folder, "me/set", go=True)
 
 
@@ -54,7 +54,7 @@ def test_a_long_value_is_no_path(folder: Path, monkeypatch: pytest.MonkeyPatch) 
     with (folder / "README.md").open("a") as card:
         card.write(f"{value}\n")
     done = CliRunner().invoke(app, ["push", str(folder), "me/set"])
-    assert done.exit_code == 0 and "README.md: holds the value of the variable SESSION_TOKEN" in done.stdout
+    assert done.exit_code == 0 and "README.md: contains the value of the variable SESSION_TOKEN" in done.stdout
     assert value not in done.output
     done = CliRunner().invoke(app, ["push", str(folder), "me/set", "--go"])
     assert (done.exit_code, done.stderr.count("\n")) == (2, 1) and value not in done.output
@@ -73,7 +73,7 @@ def test_a_variable_that_the_run_names_is_a_secret_whatever_it_is_called(
         db.execute("UPDATE meta SET value = ? WHERE name = 'teacher'", (teacher,))
     db.close()
     share(run, tmp_path / "out", citation=run / "cite.bib")
-    assert push(tmp_path / "out", "me/set").leaks == ["README.md: holds the value of the variable CORP_LLM"]
+    assert push(tmp_path / "out", "me/set").leaks == ["README.md: contains the value of the variable CORP_LLM"]
 
 
 def test_a_value_that_is_no_text_is_no_trouble(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,9 +109,9 @@ def test_a_page_is_read_as_a_browser_reads_it(tmp_path: Path, monkeypatch: pytes
     made = push(folder, "me/set")
     about_page = [text for text in [*made.warnings, *made.leaks] if text.startswith("report.html")]
     assert about_page == [
-        "report.html: holds what looks like a key of OpenAI's or Anthropic's kind (sk-…)",
-        "report.html: holds the value of the variable SOME_PASSWORD",
-        "report.html: holds the value of the variable OTHER_PASSWORD",
+        "report.html: contains what looks like a key of OpenAI's or Anthropic's kind (sk-…)",
+        "report.html: contains the value of the variable SOME_PASSWORD",
+        "report.html: contains the value of the variable OTHER_PASSWORD",
     ]
 
 
@@ -120,7 +120,7 @@ def test_a_page_whose_rows_cannot_be_read_is_refused(folder: Path) -> None:
     manifest = json.loads((folder / FILE).read_text())
     manifest["files"]["LICENSE.html"] = {"bytes": 0, "sha256": ""}
     (folder / FILE).write_text(json.dumps(manifest))
-    with pytest.raises(InputError, match="a key in it could not be seen; make the folder again"):
+    with pytest.raises(InputError, match="it cannot be searched for keys; make the folder again"):
         push(folder, "me/set")
 
 
@@ -135,4 +135,4 @@ def test_a_card_is_read_without_its_escapes(run_dir: Path, tmp_path: Path) -> No
     share(run_dir, tmp_path / "out", reference_license=f"as {TOKEN} may")
     card = (tmp_path / "out" / "README.md").read_text()
     assert TOKEN not in card and TOKEN.replace("_", "\\_") in card
-    assert "README.md: holds what looks like a token of the Hub (hf_…)" in push(tmp_path / "out", "me/set").warnings
+    assert "README.md: contains what looks like a token of the Hub (hf_…)" in push(tmp_path / "out", "me/set").warnings

@@ -45,7 +45,7 @@ def test_a_folder_that_is_there_is_kept_unless_forced(filtered_run: Synthesis, t
 def test_a_folder_of_somebody_elses_is_never_replaced(filtered_run: Synthesis, tmp_path: Path, force: bool) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("x")
-    with pytest.raises(ExportError, match="refed share did not make it"):
+    with pytest.raises(ExportError, match="was not made by refed share"):
         share(filtered_run.run_dir, tmp_path / "mine", force=force)
     (tmp_path / "file").write_text("x")
     with pytest.raises(ExportError, match="is a file"):
@@ -56,7 +56,7 @@ def test_a_folder_of_somebody_elses_is_never_replaced(filtered_run: Synthesis, t
 def test_what_somebody_put_into_the_folder_is_not_removed(filtered_run: Synthesis, tmp_path: Path) -> None:
     share(filtered_run.run_dir, tmp_path / "out")
     (tmp_path / "out" / "notes.md").write_text("mine")
-    with pytest.raises(ExportError, match=r"holds notes\.md, which refed share did not write"):
+    with pytest.raises(ExportError, match=r"contains notes\.md, which refed share did not write"):
         share(filtered_run.run_dir, tmp_path / "out", force=True)
     assert (tmp_path / "out" / "notes.md").read_text() == "mine"
 
@@ -118,7 +118,7 @@ def test_what_was_there_is_kept_where_something_else_takes_its_place(filtered_ru
     (tmp_path / "out.before").write_text("of another time")
     before = contents_of(tmp_path / "out")
     with (
-        pytest.raises(ExportError, match=r"what it held before is in .*/out\.before1; ") as raised,
+        pytest.raises(ExportError, match=r"the previous content is in .*/out\.before1; ") as raised,
         whole_folder(Meddled(tmp_path / "out"), force=True) as made,
     ):
         (made / "README.md").write_text("new")
@@ -132,7 +132,7 @@ def test_what_was_there_is_kept_where_something_else_takes_its_place(filtered_ru
 
 def test_a_run_at_work_is_refused(filtered_run: Synthesis, tmp_path: Path) -> None:
     folder = copy_run(filtered_run, tmp_path / "run")
-    with Ledger.create(folder), pytest.raises(RunDirError, match="is at work; let it end, or stop it"):
+    with Ledger.create(folder), pytest.raises(RunDirError, match="is still running; wait for it or stop it"):
         share(folder, tmp_path / "out")
     assert not (tmp_path / "out").exists()
     assert share(folder, tmp_path / "out").rows == FILTERED_SIZE
@@ -193,16 +193,16 @@ def test_a_run_without_rows_or_of_another_kind(filtered_run: Synthesis, tmp_path
     with pytest.raises(ExportError, match="no samples yet"):
         share(empty, tmp_path / "out")
     other = copy_run(filtered_run, tmp_path / "other", "INSERT OR REPLACE INTO meta VALUES ('work', '\"filtering\"')")
-    with pytest.raises(RunDirError, match="holds a filtering, not a run"):
+    with pytest.raises(RunDirError, match="contains a filtering, not a run"):
         share(other, tmp_path / "out")
     undropped = copy_run(filtered_run, tmp_path / "undropped", "DELETE FROM decisions")
     with pytest.raises(ExportError, match="leave out dropped=True"):
         share(undropped, tmp_path / "out", dropped=True)
-    with pytest.raises(ConfigError, match="the Hub knows none"):
+    with pytest.raises(ConfigError, match="not a license the Hub knows"):
         share(filtered_run.run_dir, tmp_path / "out", license="mine")
 
 
 def test_the_command_reports_what_it_made(filtered_run: Synthesis, tmp_path: Path) -> None:
     done = refed("share", filtered_run.run_dir, "--out", tmp_path / "out")
     assert done.exit_code == 0 and f"{FILTERED_SIZE} rows in" in done.stdout and "refed push" in done.stdout
-    assert "no license is named" in done.stderr and "--reference-license" in done.stderr
+    assert "no license: without one" in done.stderr and "--reference-license" in done.stderr

@@ -83,9 +83,9 @@ def test_teachers_at_one_server_share_its_limits_and_others_do_not() -> None:
 @pytest.mark.parametrize(
     ("teacher", "stages", "message"),
     [
-        ([], {}, "teacher: an empty list; name a teacher"),
-        ([config("a"), config("a", weight=2)], {}, "teacher: sim/a at .* stands there twice; give it a weight instead"),
-        (config("a"), {"feedback": []}, "teachers: feedback: an empty list"),
+        ([], {}, "teacher: the list is empty; add a teacher"),
+        ([config("a"), config("a", weight=2)], {}, "teacher: sim/a at .* is listed twice; give it a weight instead"),
+        (config("a"), {"feedback": []}, "teachers: feedback: the list is empty"),
         (
             config("a"),
             {"response_feedbak": config("b")},

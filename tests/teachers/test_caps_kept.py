@@ -207,7 +207,7 @@ def test_max_calls_counts_every_attempt_that_the_server_saw(
 def test_max_calls_needs_no_price(server: SimulatedTeacher, tmp_path: Path) -> None:
     made = run(server, tmp_path / "run", max_calls=50, teacher=config(server, price=None))
     assert made.state == "at its cap" and server.stats()["requests"] == 50
-    assert "$" not in made.reason, "an unknown price is not told as any number of dollars"
+    assert "$" not in made.reason, "an no known price is not told as any number of dollars"
 
 
 # --- max_minutes
@@ -286,7 +286,7 @@ def test_a_cap_below_the_first_calls_worst_case_names_it(server: SimulatedTeache
     assert least is not None
     # Above what any call can cost at worst, below what the first one can, whose prompt is longer than nothing.
     for cap in (least / 1e12 * 0.9, least / 1e12 * 1.01):
-        with pytest.raises(ConfigError, match=r"worst case of .*call.*raise it, or lower the teacher's max_tokens"):
+        with pytest.raises(ConfigError, match=r"worst case of .*call.*raise it or lower the teacher's max_tokens"):
             run(server, tmp_path / "run", max_cost=cap)
     assert server.stats()["requests"] == 0
 
@@ -300,7 +300,7 @@ def test_a_cap_in_dollars_needs_a_price(server: SimulatedTeacher, tmp_path: Path
 
 def test_a_cap_in_dollars_needs_the_price_of_what_was_done_before(server: SimulatedTeacher, tmp_path: Path) -> None:
     run(server, tmp_path / "run", size=5, teacher=config(server, price=None))
-    with pytest.raises(ConfigError, match="unknown price"):
+    with pytest.raises(ConfigError, match="no known price"):
         run(server, tmp_path / "run", size=9, max_cost=5)
 
 

@@ -55,10 +55,10 @@ def test_a_teacher_that_works_takes_two_calls(server: SimulatedTeacher, cache: P
     assert found == {
         "key": "none is sent",
         "model": "gateway/ours answers",
-        "schema": "taken, with bounds on lengths; the answer fits",
+        "schema": "accepted, with length bounds; the answer fits",
         "temperature": "1 and 0 are taken",
         "thinking": "none seen",
-        "price": "$1 read, $2 written, a million tokens (the teacher's settings)",
+        "price": "$1 read, $2 written, per million tokens (the teacher's settings)",
         "window": "4,096 tokens (settings)",
     }
 
@@ -68,12 +68,12 @@ def test_what_is_refused_is_told_and_later_runs_know_it(
 ) -> None:
     server.control(rules=REASONS, reasoning="So so.")
     found = findings(check(settings(server)))
-    assert found["schema"] == "taken, without bounds on lengths; the answer fits"
+    assert found["schema"] == "accepted, without length bounds; the answer fits"
     assert found["temperature"] == "refused, so none is sent"
     assert found["max_tokens"] == "sent as max_completion_tokens"
-    assert found["thinking"].startswith("told apart from the answer")
+    assert found["thinking"].startswith("separate from the answer")
     assert found["this check"].startswith("2 answers, 3 refused, $")
-    assert found["remembered"] == f"what is refused, for later runs, in {learned_file()}"
+    assert found["remembered"] == f"refusals noted for later runs in {learned_file()}"
     server.reset()
     caplog.clear()
     teacher = refed_dspy.TeacherConfig.model_validate(settings(server))
@@ -95,7 +95,7 @@ def test_a_check_begins_afresh_and_forgets_what_holds_no_more(server: SimulatedT
     server.control(rules=REASONS)
     check(settings(server))
     server.control(rules=[])
-    assert findings(check(settings(server)))["schema"] == "taken, with bounds on lengths; the answer fits"
+    assert findings(check(settings(server)))["schema"] == "accepted, with length bounds; the answer fits"
     assert json.loads(learned_file().read_text()) == {}
 
 
@@ -177,7 +177,7 @@ def test_the_simulated_teacher_has_neither_key_nor_price() -> None:
     ("name", "variable", "rules", "window", "temperature"),
     [
         ("openai/gpt-4o-mini", "OPENAI_API_KEY", ["no bounds"], "128,000", "1 and 0 are taken"),
-        ("openai/gpt-5-mini", "OPENAI_API_KEY", REASONS, "272,000", "none is sent to a model of this name"),
+        ("openai/gpt-5-mini", "OPENAI_API_KEY", REASONS, "272,000", "not sent to models of this name"),
         ("anthropic/claude-haiku-4-5", "ANTHROPIC_API_KEY", [], "200,000", "0 is taken"),
     ],
 )

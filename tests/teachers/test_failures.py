@@ -247,7 +247,7 @@ def test_a_pools_member_that_refuses_everything_after_it_answered_is_an_outage(
         made = refed_dspy.synthesize(None, references(12), teacher=teachers, run_dir=tmp_path / "run", size=size)
         assert made.complete and not made.failures
     assert len(bad.requests) < 40
-    assert "fake/bad at fake does not answer (bad key): its questions go to the others" in caplog.text
+    assert "fake/bad at fake does not answer (bad key); its questions go to the others" in caplog.text
 
 
 def test_a_pools_member_that_refuses_from_the_start_ends_the_run(tmp_path: Path) -> None:

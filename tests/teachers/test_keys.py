@@ -149,7 +149,7 @@ def test_so_is_the_key_in_a_providers_own_variable(monkeypatch: pytest.MonkeyPat
     for key in ("sk-mine-01\n23456789", "sk-mine-é0123456789"):
         monkeypatch.setenv("OPENAI_API_KEY", key)
         for teacher in (config, dspy.LM("openai/gpt-4o-mini"), dspy.LM("openai/gpt-4o-mini", api_key=key)):
-            with pytest.raises(ConfigError, match="letter that no key has") as error:
+            with pytest.raises(ConfigError, match="character no key has") as error:
                 open_teacher(teacher)
             assert error.value.exit_code == 2 and "sk-mine" not in texts_of(error.value)
     monkeypatch.setenv("OPENAI_API_KEY", " ")

@@ -89,9 +89,11 @@ def test_who_began_a_sample_ends_it_whatever_the_weights_are_now(
 
 def test_a_run_of_other_teachers_is_another_run(two: tuple[SimulatedTeacher, ...], tmp_path: Path) -> None:
     run(tmp_path / "run", 4, teacher=pool(two))
-    with pytest.raises(RunDirError, match=r"teacher was sim/sim-model, sim/other-model, is sim/sim-model; set these"):
+    with pytest.raises(
+        RunDirError, match=r"teacher was sim/sim-model, sim/other-model, is sim/sim-model; restore these"
+    ):
         run(tmp_path / "run", 4, teacher=config(two[0], temperature=0.5))
-    with pytest.raises(RunDirError, match="holds another run"):
+    with pytest.raises(RunDirError, match="contains another run"):
         run(tmp_path / "run", 4, teacher=[config(server, temperature=0.5) for server in two])
 
 
@@ -126,7 +128,7 @@ def test_a_stage_that_there_is_not_is_refused(tmp_path: Path, stage: str, hint: 
 def test_one_teacher_in_several_places_is_one(tmp_path: Path) -> None:
     writer, other = Writer(), fake_lm(Writer())
     lm = fake_lm(writer)
-    with pytest.raises(ConfigError, match="fake/model at fake stands there twice; give it a weight"):
+    with pytest.raises(ConfigError, match="fake/model at fake is listed twice; give it a weight"):
         run(tmp_path / "run", teacher=[lm, other])
     made = run(tmp_path / "run", 4, teacher=lm, teachers={"feedback": lm, "response_generation": [lm]})
     assert made.complete and made.status["models"][0]["calls"] == len(writer.requests)
@@ -171,11 +173,11 @@ def test_a_config_and_a_file_may_hold_a_list(tmp_path: Path) -> None:
             RunConfig,
             "teacher: [a/b, c/d]",
             {"REFED_TEACHER__MODEL": "e/f"},
-            "variable REFED_TEACHER__MODEL: the teacher is a list of teachers; set it there",
+            "variable REFED_TEACHER__MODEL: the teacher is a list of teachers; change it in that file",
         ),
-        (CompileConfig, "teacher: [a/b, c/d]", {}, "teacher: takes one; a list"),
-        (RecycleConfig, "teacher: [a/b, c/d]", {}, "teacher: takes one; a list"),
-        (RunConfig, "judge: [a/b, c/d]", {}, "judge: takes one; a list"),
+        (CompileConfig, "teacher: [a/b, c/d]", {}, "teacher: takes one model; a list"),
+        (RecycleConfig, "teacher: [a/b, c/d]", {}, "teacher: takes one model; a list"),
+        (RunConfig, "judge: [a/b, c/d]", {}, "judge: takes one model; a list"),
     ],
 )
 def test_wrong_settings_of_several_are_told_in_one_line(

@@ -69,9 +69,9 @@ def test_a_key_that_never_worked_ends_the_run(
         run(tmp_path / "first", teacher=[mistaken.model_copy(update={"weight": 1e6}), config(two[0])])
     assert refused.value.exit_code == 2 and wrong not in str(refused.value) and two[0].stats()["requests"] == 0
     run(tmp_path / "run", 10, teacher=config(two[0]))
-    with pytest.raises(TeacherRefused, match=f"sim/other-model at {locked.base_url}.*go on with: refed resume"):
+    with pytest.raises(TeacherRefused, match=f"sim/other-model at {locked.base_url}.*continue with: refed resume"):
         run(tmp_path / "run", 40, teacher=[mistaken.model_copy(update={"weight": 1e6}), config(two[0])])
-    with pytest.raises(RunStopped, match=f"sim/other-model at {locked.base_url}.*go on with: refed resume"):
+    with pytest.raises(RunStopped, match=f"sim/other-model at {locked.base_url}.*continue with: refed resume"):
         run(tmp_path / "late", 200, teacher=[mistaken.model_copy(update={"weight": 0.06}), config(two[0])])
     assert asked(two)[0] > 4, "others had answered: then it is no mistake that cost nothing"
     right = mistaken.model_copy(update={"api_key_env": KEY_VARIABLE})
@@ -86,7 +86,7 @@ def test_one_that_cannot_be_reached_at_the_start_is_down_and_all_are_a_mistake(
         made = run(tmp_path / "run", 10, teacher=[nobody, config(two[0])])
     assert made.complete and not made.failures
     assert "sim/sim-model at http://127.0.0.1:9/v1 does not answer" in caplog.text
-    with pytest.raises(TeacherRefused, match=r"check api_base, and that the server runs") as refused:
+    with pytest.raises(TeacherRefused, match=r"check api_base and that the server is running") as refused:
         run(tmp_path / "none", 10, teacher=[nobody, config("http://127.0.0.1:19/v1")])
     assert refused.value.exit_code == 2
 
@@ -95,7 +95,7 @@ def test_one_that_cannot_be_reached_at_the_start_is_down_and_all_are_a_mistake(
 def test_where_all_are_down_the_run_ends_and_goes_on_later(two: tuple[SimulatedTeacher, ...], tmp_path: Path) -> None:
     for server in two:
         server.control(down_after=15)
-    with pytest.raises(RunStopped, match=r"failed in .* check the teacher sim/.*go on with: refed resume"):
+    with pytest.raises(RunStopped, match=r"failed in .* check the teacher sim/.*continue with: refed resume"):
         run(tmp_path / "run", 200, teacher=pool(two))
     for server in two:
         server.control(down_after=None)

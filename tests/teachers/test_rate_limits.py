@@ -199,8 +199,8 @@ def test_a_limit_that_is_used_up_is_told_and_told_again_after_an_answer(caplog: 
             limits.went_well(await limits.acquire(50))
 
     virtually(main)
-    assert [record.getMessage() for record in caplog.records] == ["there: its rate limit is used up; waiting 40 s"] + [
-        "there: its rate limit is used up; waiting 50 s"
+    assert [record.getMessage() for record in caplog.records] == ["there: rate limit used up; waiting 40 s"] + [
+        "there: rate limit used up; waiting 50 s"
     ] * 2
 
 

@@ -203,7 +203,7 @@ async def test_half_paid_work_is_done_again_from_its_beginning(tmp_path: Path) -
 async def test_other_work_is_refused_before_its_caps_are_looked_at(tmp_path: Path) -> None:
     with Ledger.create(tmp_path) as ledger:
         ledger.set_meta(work="filtering")
-    with pytest.raises(RunDirError, match=r"holds a filtering, not .*testing; name another folder"):
+    with pytest.raises(RunDirError, match=r"contains a filtering, not .*testing; choose another folder"):
         await worked(tmp_path, job({"teacher": teacher()[0]}, caps={"max_calls": 5}), [], question_only)
 
 
@@ -211,7 +211,7 @@ async def test_another_identity_is_refused_by_name_once_there_are_answers(tmp_pa
     opened, _ = teacher()
     await worked(tmp_path, job({"teacher": opened}, identity={"data": "a", "teacher": {"t": 1}}), [], question_only)
     await worked(tmp_path, job({"teacher": opened}, identity={"data": "b", "teacher": {"t": 1}}), [1], question_only)
-    with pytest.raises(RunDirError, match=r"holds another testing: teacher\.t was 1, is 2; set these back"):
+    with pytest.raises(RunDirError, match=r"contains another testing: teacher\.t was 1, is 2; restore these settings"):
         await worked(tmp_path, job({"teacher": opened}, identity={"data": "b", "teacher": {"t": 2}}), [], question_only)
 
 
@@ -257,7 +257,7 @@ async def test_a_cap_that_no_call_fits_under_is_told_before_any(server: Simulate
     with pytest.raises(ConfigError, match="max_cost"):
         await worked(tmp_path, job(models, caps={"max_cost": 1e-6}), range(6), question_only)
     assert server.stats()["requests"] == 0
-    with pytest.raises(ConfigError, match="give the teacher as a TeacherConfig"):
+    with pytest.raises(ConfigError, match="pass the teacher as a TeacherConfig"):
         await worked(tmp_path, job({"teacher": teacher()[0]}, caps={"max_calls": 3}), [1], question_only)
 
 
@@ -303,14 +303,16 @@ async def test_a_model_that_never_answers_is_refused_and_later_it_stops_the_work
     with pytest.raises(TeacherRefused if role == "teacher" else RunStopped) as stopped:
         await worked(tmp_path, job(models), range(3), work, slots=1)
     assert "check the key" in str(stopped.value) and "\n" not in str(stopped.value)
-    assert ("the same command goes on" in str(stopped.value)) == (role == "judge"), "only then something is kept"
+    assert ("run the same command to continue" in str(stopped.value)) == (role == "judge"), (
+        "only then something is kept"
+    )
     assert getattr(stopped.value, "exit_code", 0) == (2 if role == "teacher" else 1)
 
 
 async def test_a_row_that_cannot_do_without_its_answer_ends_the_work_and_says_how_to_go_on(tmp_path: Path) -> None:
     opened, writer = teacher()
     writer.on_request = lambda request: NotReached("connection refused") if len(writer.requests) > 1 else None
-    with pytest.raises(RunStopped, match=r"connection refused; what was paid for is kept in .*the same command"):
+    with pytest.raises(RunStopped, match=r"connection refused; paid answers are kept in .*the same command"):
         await worked(tmp_path, job({"teacher": opened}), range(3), question_only, slots=1)
     assert not issubclass(RunStopped, NoConnection)
 
@@ -327,7 +329,7 @@ async def test_too_many_failures_stop_the_work_in_one_line(tmp_path: Path) -> No
         except Exception:  # noqa: BLE001 — a row may fail
             return
 
-    ended = r"teacher: the first 20 calls failed, the last one malformed.*; what was paid"
+    ended = r"teacher: the first 20 calls failed, the last one malformed.*; paid answers"
     with pytest.raises(RunStopped, match=ended) as stopped:
         await worked(tmp_path, job({"teacher": opened}, policy=CallPolicy(0, 0.5)), range(99), work, slots=1)
     assert "\n" not in str(stopped.value) and len(writer.requests) <= 21

@@ -70,10 +70,16 @@ def test_what_came_to_nothing_gives_way_to_other_settings(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"kind": "filtering"}, "holds a testing, not a filtering; name another folder"),
-        ({"identity": {"seed": 2}}, "holds another testing: seed was 1, is 2; set these back, or name another folder"),
-        ({"identity": {"seed": 2}, "other": "others", "way_out": "go"}, "holds others: .*; set these back, or go"),
-        ({"identity": {"a": 1, "b": 2}, "most_changes": 1}, "testing: a was None, is 1; and 2 more; set"),
+        ({"kind": "filtering"}, "contains a testing, not a filtering; choose another folder"),
+        (
+            {"identity": {"seed": 2}},
+            "contains another testing: seed was 1, is 2; restore these settings or choose another folder",
+        ),
+        (
+            {"identity": {"seed": 2}, "other": "others", "way_out": "go"},
+            "contains others: .*; restore these settings or go",
+        ),
+        ({"identity": {"a": 1, "b": 2}, "most_changes": 1}, "testing: a was None, is 1; and 2 more; restore"),
         ({"reuse": Path("nowhere")}, "nowhere: no run here"),
     ],
 )

@@ -44,7 +44,7 @@ def test_ctrl_c_does_not_wait_for_a_store_that_hangs(slow: Slow, caplog: pytest.
         slow.begun.wait()
         raise KeyboardInterrupt
     (warned,) = warnings(caplog)
-    assert "was not told (there was no time); later: refed track run" in warned
+    assert "was not updated (there was no time); later: refed track run" in warned
 
 
 async def test_ctrl_c_gets_through_while_the_end_is_copied(slow: Slow, caplog: pytest.LogCaptureFixture) -> None:

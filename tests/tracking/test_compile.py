@@ -174,7 +174,7 @@ def test_every_candidate_is_a_child_of_the_one_parent(gepa: Tuned) -> None:
             else child.data.params["changed"] != "nothing"
         )
         assert json.loads(artifact(store, child.info.run_id, "program.json")) == candidate.state
-        unchanged = artifact(store, child.info.run_id, "prompts.diff") == b"no prompt changed\n"
+        unchanged = artifact(store, child.info.run_id, "prompts.diff") == b"no prompts changed\n"
         assert unchanged == (candidate.seq == 0)
 
 

@@ -121,7 +121,7 @@ def test_a_version_whose_file_is_not_what_was_registered_is_refused(tracked: Mlf
             load_program(address)
     with pytest.raises(ConfigError, match="not what MLflow registered"):
         load_into(ReferenceLevelFeedback(), "models:/refed@champion")
-    with pytest.raises(NotTracked, match=r"program\.json of refed version 1 is not what was registered"):
+    with pytest.raises(NotTracked, match=r"program\.json of refed version 1 is not the registered file"):
         champion("refed")
     opened = load_program("models:/refed@champion", accept_changed=True)
     assert "Insult the reader." in opened.response_generation.signature.instructions

@@ -35,7 +35,7 @@ def test_a_closed_port_costs_one_warning(tracked: Mlflow, caplog: pytest.LogCapt
     run = made(size=9)
     assert time.monotonic() - began < 20 and run.complete
     (warned,) = warnings(caplog)
-    assert "was not told" in warned and "refed track" in warned and "\n" not in warned
+    assert "was not updated" in warned and "refed track" in warned and "\n" not in warned
     assert "Traceback" not in caplog.text
     tracked.use()
     assert CliRunner().invoke(app, ["track", "run"]).exit_code == 0
@@ -138,7 +138,7 @@ def test_tracking_a_folder_afterwards(tracked: Mlflow, tmp_path: Path) -> None:
     made(track=False)
     result = CliRunner().invoke(app, ["track", "run"])
     (run,) = tracked.runs()
-    assert result.exit_code == 0 and result.output.splitlines()[0] == f"told: run {run.info.run_id}"
+    assert result.exit_code == 0 and result.output.splitlines()[0] == f"logged to MLflow: run {run.info.run_id}"
     Path("empty").mkdir()
     for folder in ("empty", "none"):
         result = CliRunner().invoke(app, ["track", folder])

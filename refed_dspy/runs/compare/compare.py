@@ -60,7 +60,7 @@ def compare(
 
     Raises:
         InputError: an argument cannot be used; nothing was paid for.
-        RunStopped: it ended early; what was made is kept. If there is a row, the folder has the table of what there is.
+        RunStopped: it ended early; everything made so far is kept, with a table if there are any rows.
     """
     values = {**settings, "out": out, **({"programs": _named(programs)} if programs else {})}
     config = check_config(CompareConfig, values)
@@ -79,7 +79,7 @@ def compare(
 def prepare(config: CompareConfig, programs: Mapping[str, Any], references: Any, teacher: Any, judge: Any) -> RunSpec:
     """The comparison as a run, checked; nothing is written. Raises InputError."""
     if bad := next((name for name in programs if not name.isprintable()), None):
-        raise ConfigError(f"programs: {one_line(bad, 40)} is no name: it has characters that cannot be shown")
+        raise ConfigError(f"programs: {one_line(bad, 40)} is not a valid name: it has unprintable characters")
     opened = open_teacher(teacher)
     built = {name: _program(name, source, config) for name, source in programs.items() if not _is_seed(source)}
     for program in built.values():
@@ -114,7 +114,7 @@ class _ComparisonSpec(RunSpec):
         return named or Path("refed-comparisons") / digest(self.identity())
 
     def work(self) -> Work:
-        return replace(super().work(), unit="instructions", way_out="name another folder with out", most_changes=4)
+        return replace(super().work(), unit="instructions", way_out="choose another folder with out", most_changes=4)
 
 
 def _is_seed(source: Any) -> bool:
@@ -144,7 +144,7 @@ def _program(name: str, source: Any, config: CompareConfig) -> ReferenceLevelFee
         explicit = per_feature if "instructions_per_feature" in config.model_fields_set else None
         return load_program(source, config.features, explicit, accept_changed=config.accept_changed)
     raise ConfigError(
-        f"programs: {name} is a {type(source).__name__}; give a program of refed_dspy.programs, or a name"
+        f"programs: {name} is a {type(source).__name__}; pass a program from refed_dspy.programs or a name"
     )
 
 

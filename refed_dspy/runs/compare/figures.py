@@ -84,7 +84,7 @@ def tally(
     verdicts = Judgements.of(verdict for row in compared.rows for verdict in row.answered.verdicts.values())
     grades = Judgements.of(graded for row in compared.rows for graded in row.answered.grades.values())
     none_decided = verdicts.asked and not verdicts.decided
-    reasons = (stopped, "the judge decided no pair: name another judge" if none_decided else "")
+    reasons = (stopped, "the judge decided no pairs; choose another judge" if none_decided else "")
     return Comparison(
         out=ledger.path.parent,
         against=config.against,
@@ -105,7 +105,9 @@ def _ungraded(grades: Judgements) -> list[str]:
     """A line if the judge graded nothing."""
     if grades.decided or not grades.asked:
         return []
-    return [f"grades: the judge gave none to {grades.asked} responses: {grades}, first because: {one_line(grades.why)}"]
+    return [
+        f"grades: the judge graded none of {grades.asked} responses: {grades}, first because: {one_line(grades.why)}"
+    ]
 
 
 def _reused_costs(ledger: Ledger) -> list[str]:
@@ -113,9 +115,7 @@ def _reused_costs(ledger: Ledger) -> list[str]:
     source = ledger.meta("reuse")
     if source is None:
         return []
-    return [
-        f"what the answers cost that were taken over from {source}: calls and dollars are those that were paid here"
-    ]
+    return [f"the cost of answers reused from {source}: calls and dollars are only those paid here"]
 
 
 class _Costs:

@@ -119,7 +119,7 @@ def save(figure: Figure, path: Path) -> None:
             figure.savefig(file, format="png")
     except OSError as error:
         why = one_line(error.strerror or error)
-        raise ExportError(f"{one_line(path, 200)}: cannot be written: {why}; name another file") from None
+        raise ExportError(f"{one_line(path, 200)}: cannot be written: {why}; choose another file") from None
 
 
 def _style() -> AbstractContextManager[None]:

@@ -19,10 +19,7 @@ from refed_dspy.text import NO_VALUE, format_number, table_lines
 if TYPE_CHECKING:
     import pandas as pd
 
-PROXY = (
-    "A judge's opinion of the data stands for the scores of models that are fine-tuned on it: a proxy, not the paper's "
-    "own measure"
-)
+PROXY = "The judge's opinion of the data is a proxy for the scores of models fine-tuned on it, which the paper measures"
 
 
 @dataclass(frozen=True)
@@ -131,10 +128,10 @@ class Comparison(Shown):
         text += [f"{line.program} has no answer to {_failed(line)}" for line in self.lines if line.failed]
         text += [f"{line.program}: {note}" for line in self.lines if (note := _note(line))]
         if self.subsets:
-            text += ["what filters keep, and what it is worth:", "", *self.filter_table(), ""]
-        text += [f"{PROXY}.", LC_NOTE, f"paid in all, shared work once: {self.used}"]
+            text += ["rows that filters keep, by grade:", "", *self.filter_table(), ""]
+        text += [f"{PROXY}.", LC_NOTE, f"paid in total, shared work counted once: {self.used}"]
         text += [f"not measured: {line}" for line in self.lacking]
-        return [*text, f"not complete: {self.stopped}"] if self.stopped else text
+        return [*text, f"incomplete: {self.stopped}"] if self.stopped else text
 
 
 _HEADING = (

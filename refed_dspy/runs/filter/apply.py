@@ -14,7 +14,7 @@ IN_SEEDED_ORDER = {"rouge", "random"}
 """Filters that take the rows in an order drawn by the seed (paper notes, section 3), as judges do to choose among equal
 scores. All others take the rows in the order of the data, so that of two rows alike the first stays."""
 BEYOND = "beyond keep"
-NOT_REACHED = "not looked at: enough were kept"
+NOT_REACHED = "not checked: enough were kept"
 
 AskJudge = Callable[[JudgeFilter, Sequence[DataRow]], Awaitable[dict[int, Decision]]]
 """A judge filter's decision on each row that it reached, by row number."""

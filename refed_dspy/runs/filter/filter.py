@@ -48,7 +48,7 @@ def filter_data(
 
     Args:
         filters: in their order: names or settings as in a config file (`"refusals"`, `{"rouge": {"keep": 4000}}`), or
-            custom filters; one that compares rows must be made anew for each call.
+            custom filters; one that compares rows must be created again for each call.
         judge: which model judges, for `judge` and `rubric`; as `synthesize` takes a teacher.
         out: the folder for `kept.jsonl`, `dropped.jsonl`, the funnel, and the ledger of the judge's answers. None:
             `refed-filtered/` and a name made from the rows and the judge (from the rows and the filters, if none asks a
@@ -62,19 +62,19 @@ def filter_data(
 
     Raises:
         InputError: an argument cannot be used; nothing was paid for.
-        RunStopped: an error ended it early; what was paid for is kept.
+        RunStopped: an error ended it early; paid answers are kept.
     """
     config = check_config(FilterRunConfig, {**settings, "filters": filters})
     path = config.judge_program
     judge_program = None if path is None else open_judge(path, config.accept_changed)
     steps = build(config.filters, config.seed, judge_program)
     if not steps:
-        raise ConfigError("filters: name at least one")
+        raise ConfigError("filters: needs at least one")
     loaded = load_dataset(data, config.columns or None)
     _check_columns(loaded, steps)
     paid = any(isinstance(step.filter, JudgeFilter) for step in steps)
     if paid and judge is None:
-        raise ConfigError("judge: name the model that judges, with judge=…")
+        raise ConfigError("judge: no model; choose one with judge=…")
     with in_role("judge"):
         models = {"judge": open_judge_model(judge)} if paid else {}
     identity = _identity(loaded, models)
@@ -99,7 +99,7 @@ async def _filter(
 
     async def ask_judge(judge_filter: JudgeFilter, rows: Sequence[DataRow]) -> dict[int, Decision]:
         decisions: dict[int, Decision] = {}
-        then = "" if judge_filter is judges[-1] else "another filter is still to ask the judge"
+        then = "" if judge_filter is judges[-1] else "the judge's rows are decided first by another filter"
         async with row_job(folder, _work(models, len(rows), config, identity, then), watch) as session:
 
             async def judge(row: DataRow) -> None:
@@ -121,7 +121,9 @@ async def _filter(
     except ExportError as error:
         if filtering.used is None:
             raise
-        raise RunStopped(f"{error}; what the judge said is kept: the same command pays for none of it again") from None
+        raise RunStopped(
+            f"{error}; the judge's answers are kept: the same command pays for none of them again"
+        ) from None
     return filtering
 
 
@@ -178,9 +180,9 @@ def _check_columns(data: DataSet, steps: Sequence[Step]) -> None:
             if any(row.plain is not None for row in data.rows):
                 return
             raise ConfigError(
-                f"{step.filter.name}: compares the improved response with the plain one, and none of the "
-                f"{len(data.rows)} rows of {one_line(data.name, 200)} has a plain one; name its column in columns: "
-                "{plain: …}, or take the filter out"
+                f"{step.filter.name}: compares improved with plain responses, but none of the {len(data.rows)} "
+                f"rows of {one_line(data.name, 200)} has a plain one; give the column with columns: "
+                "{plain: …} or remove the filter"
             )
 
 

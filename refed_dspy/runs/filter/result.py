@@ -114,11 +114,11 @@ class Filtering(KeptRows):
         if self.stopped:
             return ""
         if unanswered := len(self.filtered.undecided):
-            return f"the judge did not answer on {unanswered} rows, now in {UNDECIDED}; the same command asks it again"
+            return f"the judge gave no answer on {unanswered} rows (in {UNDECIDED}); run the same command to ask again"
         for entry in self.funnel():
             if not entry["kept"]:
                 why = _why(entry["reasons"])
-                return f"{entry['filter']} kept none of {entry['in']} rows ({why}); loosen it, or take it out"
+                return f"{entry['filter']} kept none of {entry['in']} rows ({why}); loosen or remove it"
         return ""
 
     def _doubts(self) -> list[str]:
@@ -147,8 +147,8 @@ class Filtering(KeptRows):
             lines.append(str(self.used))
         if self.stopped:
             lines.append(
-                f"stopped: {self.stopped} is reached with {len(self.filtered.undecided)} rows undecided; raise it, and "
-                "the same command goes on"
+                f"stopped: {self.stopped} is reached with {len(self.filtered.undecided)} rows undecided; raise it and "
+                "run the same command to continue"
             )
         return [*lines, self._describe()]
 

@@ -53,7 +53,7 @@ def recycle(
 
     Raises:
         InputError: an argument cannot be used; nothing was paid for.
-        RunStopped: it ended early; what was made is kept.
+        RunStopped: it ended early; everything made so far is kept.
     """
     config = check_config(RecycleConfig, settings)
     opened = open_teacher(teacher)
@@ -119,8 +119,8 @@ def _program(source: Any, config: RecycleConfig) -> ReflectionTuning:
             load_into(program, source, config.accept_changed)
         return program
     if not isinstance(source, ReflectionTuning):
-        raise ConfigError(f"program: {type(source).__name__} does not recycle; pass a ReflectionTuning, or its file")
+        raise ConfigError(f"program: {type(source).__name__} cannot recycle; pass a ReflectionTuning or its file")
     if criteria != (None, None):
-        raise ConfigError("criteria: the program given has its own; make it with these, or leave the criteria out")
+        raise ConfigError("criteria: the program you pass has its own; build it with these or remove them")
     refuse_bound_models(source)
     return source

@@ -94,13 +94,11 @@ class Recycling(PassResults, KeptRows):
             reasons.update(row[f"{text}_reason"].partition(":")[0] for text in ("instruction", "response"))
         fell_back = [(reason, count) for reason, count in reasons.most_common() if reason]
         if 2 * reasons[""] < reasons.total():
-            rests = f"this rests on {reasons['']} of {reasons.total()} answers"
-            lines.insert(0, f"{rests}; of the others most were: {fell_back[0][0]}")
+            rests = f"based on only {reasons['']} of {reasons.total()} answers"
+            lines.insert(0, f"{rests}; most of the others were: {fell_back[0][0]}")
         lines += [f"fell back: {count} {reason}" for reason, count in fell_back]
         if unanswered := sum(self.made[row.number].unanswered for row in self.rows):
-            lines.append(
-                f"{unanswered} rows lack an answer that the teacher may still give: the same command asks again"
-            )
+            lines.append(f"{unanswered} rows lack an answer; run the same command to ask again")
         if self.data.left_out:
             left_out = ", ".join(f"{count} {reason}" for reason, count in self.data.left_out.items())
             lines.append(f"not read as a pair: {left_out}")
@@ -110,9 +108,11 @@ class Recycling(PassResults, KeptRows):
         lines += [f"scorer: {self.scored}"] if self.scored else []
         lines += [f"not measured: {line}" for line in self.lacking]
         if self.halfway:
-            lines.append(f"first pass alone: {self.halfway} rows; the second begins once all rows have had the first")
+            lines.append(
+                f"first pass only: {self.halfway} rows; the second pass starts when all rows have had the first"
+            )
         if self.stopped:
-            lines.append(f"stopped: {self.stopped} is reached; raise it, and the same command goes on")
+            lines.append(f"stopped: {self.stopped} is reached; raise it and run the same command to continue")
         return lines
 
 

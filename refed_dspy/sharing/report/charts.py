@@ -33,7 +33,7 @@ def readable(stage: str) -> str:
 
 
 def flow(steps: Sequence[FunnelStep], title: str, text: str) -> Chart | None:
-    """Steps, each with the rows that are left; None where nothing was lost on the way."""
+    """Steps, each with the rows that are left; None where nothing was lost in between."""
     if not any(step.lost for step in steps):
         return None
     first = steps[0].count or 1
@@ -46,13 +46,13 @@ def flow(steps: Sequence[FunnelStep], title: str, text: str) -> Chart | None:
         [step.name, f"{step.count:,}", "; ".join(f"{count:,} {why}" for why, count in step.lost.items())]
         for step in steps
     ]
-    return Chart("funnel", title, text, bars, ("step", "rows", "lost on the way"), rows)
+    return Chart("funnel", title, text, bars, ("step", "rows", "lost in between"), rows)
 
 
 def costs(usage: Mapping[str, Mapping[str, Any]]) -> Chart:
     """Dollars by stage, or tokens where nothing has a price above zero. `usage`: see `usage_by_stage`."""
     unpriced = sum(use["unpriced"] for use in usage.values())
-    unknown = f" The price of {unpriced:,} calls is not known; they are not in it." if unpriced else ""
+    unknown = f" Without {unpriced:,} calls of unknown price." if unpriced else ""
     stages = [readable(stage) for stage in usage]
     if any(use["cost"] for use in usage.values()):
         paid = [use["cost"] or 0 for use in usage.values()]

@@ -8,7 +8,7 @@ from typing import Any
 
 from refed_dspy.ledger.ledger import Ledger
 
-OPEN = "not asked about, or on their way"
+OPEN = "not asked yet, or in flight"
 _PLAIN = "response_generation"
 _ANSWERED = "SELECT count(*) FROM instructions WHERE CAST(id AS TEXT) IN (SELECT item FROM answers WHERE stage = ?)"
 # Failures of the plain response (`response_generation`), or of its improvement. A judge's failure loses no row here.
@@ -40,7 +40,7 @@ def funnel(ledger: Ledger, status: Mapping[str, Any]) -> list[FunnelStep]:
     A step's count and its losses add up to the count of the step before.
     """
     made = status["instructions"]
-    lost = {"duplicates": made["duplicates"], "beyond the number asked for": made["surplus"]}
+    lost = {"duplicates": made["duplicates"], "surplus": made["surplus"]}
     (new,) = ledger.db.execute("SELECT count(*) FROM instructions").fetchone()  # also what filters dropped at once
     written = FunnelStep("instructions written", new + sum(lost.values()))
     steps = [written, FunnelStep("new ones", new, _nonzero(lost))]

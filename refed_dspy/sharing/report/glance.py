@@ -67,8 +67,8 @@ def facts(ledger: Ledger, status: Mapping[str, Any]) -> list[Fact]:
     """The figures at the top of a run's page that its ledger counts."""
     each, complete = status["cost_per_sample"], status["kept"] >= status["size"]
     figures = [
-        Fact("Samples", f"{status['kept']:,}", f"of {status['size']:,} asked for"),
-        *paid(ledger, status, f"{dollars(each * PICO)} a sample" if each else ""),
+        Fact("Samples", f"{status['kept']:,}", f"of {status['size']:,} requested"),
+        *paid(ledger, status, f"{dollars(each * PICO)} per sample" if each else ""),
         Fact("References", f"{status['opened']:,}", f"opened of {status['references']:,}"),
     ]
     if failed := sum(failure["count"] for failure in status["failures"]):
@@ -83,7 +83,7 @@ def unchanged(rows: Rows) -> list[Fact]:
     """How many responses the improvement left as they were; nothing where it changed all."""
     compared = [diff for diff, kept in zip(rows.columns["diff"], rows.columns["kept"], strict=True) if kept and diff]
     same = sum(set(diff[::2]) == {BOTH} for diff in compared)
-    return [Fact("Unchanged", f"{same:,}", f"of {len(compared):,} responses, by the improvement")] if same else []
+    return [Fact("Unchanged", f"{same:,}", f"of {len(compared):,} responses, after improvement")] if same else []
 
 
 def paid(ledger: Ledger, status: Mapping[str, Any], each: str = "") -> list[Fact]:
@@ -104,7 +104,7 @@ def paid(ledger: Ledger, status: Mapping[str, Any], each: str = "") -> list[Fact
 def pace(ledger: Ledger) -> Fact:
     """How fast calls come back at the moment."""
     (count,) = ledger.db.execute(_RECENT, (time.time() - _SECONDS,)).fetchone()
-    return Fact("Calls a second", f"{count / _SECONDS:.1f}", f"in the last {_SECONDS} seconds")
+    return Fact("Calls per second", f"{count / _SECONDS:.1f}", f"in the last {_SECONDS} seconds")
 
 
 def notes(status: Mapping[str, Any]) -> list[str]:
@@ -122,7 +122,7 @@ def spending_notes(status: Mapping[str, Any]) -> list[str]:
     """That the teacher was simulated, and what the cost leaves out or sets aside."""
     texts = [f"{status['simulated'].capitalize()}."] if status["simulated"] else []
     if status["unpriced"]:
-        texts.append(f"{status['unpriced']:,} calls have no known price and are in no sum of dollars.")
+        texts.append(f"{status['unpriced']:,} calls have no known price and are not counted in dollars.")
     if reserved := sum(use["reserved"] for use in status["usage"].values()):
         texts.append(f"{dollars(reserved * PICO)} of the cost is set aside for calls that never reported their tokens.")
     return texts
@@ -134,7 +134,7 @@ def tables(ledger: Ledger, status: Mapping[str, Any]) -> list[Table]:
         [readable(stage), kind, f"{count:,}", reason] for stage, kind, count, reason in ledger.db.execute(_EXAMPLES)
     ]
     if rows:
-        text = "Units that failed for good or for now, by stage and kind, each with one of the reasons."
+        text = "What failed, for good or for now, by stage and kind, with one reason each."
         columns = ("stage", "kind", "how many", "for instance")
         return [Table("failures", "Failures by reason", text, columns, rows), *others]
     return others
@@ -145,7 +145,7 @@ def models(usage: Sequence[Mapping[str, Any]]) -> Table:
     counts = ("calls", "prompt_tokens", "completion_tokens")
     rows = [[use["model"], use["endpoint"], *amounts(use, counts)] for use in usage]
     columns = ("model", "endpoint", "calls", "tokens read", "tokens written", "dollars")
-    return Table("models", "Models", "Who was asked, and what it came to.", columns, rows)
+    return Table("models", "Models", "Calls, tokens and cost of each model.", columns, rows)
 
 
 def _settings(ledger: Ledger, status: Mapping[str, Any]) -> Table:

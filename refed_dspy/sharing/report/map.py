@@ -127,7 +127,7 @@ def instruction_map(rows: Rows, map_: Map | None) -> Chart | None:
         [f"feature {name}", f"{count:,} instructions"]
         for name, count in zip(rows.names["features"], counts, strict=True)
     ]
-    near = f"Those that are alike {_BY[map_.by]} lie near each other."
+    near = f"Instructions that are similar {_BY[map_.by]} lie close together."
     text = f"{len(rows):,} instructions from {opened:,} references. {near}"
     figure = Dots(places, colourings, small=len(rows) > _MANY)
     return Chart("map", f"Map of instructions, by {map_.by}", text, figure, ("what", "how many"), table, wide=True)

@@ -101,7 +101,9 @@ def _programs(lines: Sequence[Mapping[str, Any]]) -> Table:
         ]
         for line in lines
     ]  # fmt: skip
-    return Table("programs", "Programs", "What each would have taken alone, without the judge.", columns, rows)
+    return Table(
+        "programs", "Programs", "What each program would have cost on its own, without the judge.", columns, rows
+    )
 
 
 def _each_thousand(line: Mapping[str, Any]) -> float | None:

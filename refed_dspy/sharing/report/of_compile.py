@@ -63,15 +63,15 @@ def _notes(outcome: Mapping[str, Any], candidates: Sequence[Candidate], best: Ca
     if not outcome:
         return []
     if not outcome["proof"]:
-        return ["There is no proof: it ended before the test set was scored."]
+        return ["No proof: the compile ended before the test set was scored."]
     proof, notes = outcome["proof"], []
     if best is candidates[0]:
-        notes.append("No candidate was better than the uncompiled program, which is what was kept.")
+        notes.append("No candidate was better, so the uncompiled program was kept.")
     elif not proof["proved"]:
         why = "rests on the length of the answers" if proof["rests_on_length"] else "may be chance"
         notes.append(f"The gain is not proved: it {why}.")
     if not proof["whole"]:
-        notes.append("Only a part of the test set was scored.")
+        notes.append("Only part of the test set was scored.")
     return notes
 
 
@@ -87,7 +87,7 @@ def _scores(proof: Mapping[str, Any]) -> Chart:
     ]
     text = f"Mean scores on {proof['gain']['n']:,} unseen {proof['unit']}, with 95% intervals."
     figure = Intervals(programs, {"score": scores}, ends, 0, 1)
-    columns = ("program", "score", *map(readable, names), "dollars a sample")
+    columns = ("program", "score", *map(readable, names), "dollars per sample")
     return Chart("scores", "Scores on the test set", text, figure, columns, rows)
 
 

@@ -47,7 +47,7 @@ def filtering_page(folder: Path, ledger: Ledger | None) -> Page:
         drawn.append(charts.costs(status["usage"]))
         tables.append(glance.models(usage_by_model(ledger)))
     if not passes:
-        notes.append("The filters have not ended yet: this is what was paid so far.")
+        notes.append("The filters have not finished; this is the cost so far.")
     names = ", ".join(each["filter"] for each in passes)
     return Page(
         title=folder.absolute().name,

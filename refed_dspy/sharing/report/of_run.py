@@ -66,7 +66,7 @@ def best_map(say: Callable[[str], None]) -> DrawMap:
         try:
             embedder = Embedder.open()
         except ConfigError as error:
-            say(f"the map goes by words: {error}")
+            say(f"the map compares words instead: {error}")
             embedder = None
         return draw_map(texts, seed, embedder)
 

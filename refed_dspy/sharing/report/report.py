@@ -43,9 +43,9 @@ def report(
     folder = path_of(run_dir, "run_dir")
     path = folder / NAME if out is None else path_of(out, "out")
     if out is not None and path.exists() and not force:
-        raise ExportError(f"{path}: exists; name another file, or overwrite it with force=True")
+        raise ExportError(f"{path}: already exists; choose another file or overwrite it with force=True")
     if path.resolve().parent == folder.resolve() and path.name != NAME and path.exists():
-        raise ExportError(f"{path}: is part of the run; name another file")
+        raise ExportError(f"{path}: is part of the run; choose another file")
     if out is not None and not path.parent.is_dir():  # checked before seconds of work
         raise ExportError(f"{path}: cannot be written: no folder {path.parent}; make it first")
     content = render(read_page(folder, best_map(say)), version("refed-dspy"))
@@ -65,9 +65,9 @@ def read_page(folder: Path, draw: DrawMap) -> Page:
         return filtering_page(folder, None)
     with Ledger.read(folder) as ledger:
         if (holds := ledger.holds() or "run") not in {"run", *_PAGES}:
-            raise RunDirError(f"{folder}: holds {named_work(holds)}; a report shows {_KINDS}")
+            raise RunDirError(f"{folder}: contains {named_work(holds)}; a report shows {_KINDS}")
         if not ledger.has_answers():
-            raise RunDirError(f"{folder}: nothing was answered here yet, so there is nothing to show; run or resume it")
+            raise RunDirError(f"{folder}: no answers yet, so nothing to show; run or resume it first")
         ledger.db.execute("BEGIN")  # a snapshot: the work may go on meanwhile
         if holds == "run":
             return run_page(folder, ledger, draw)

@@ -55,7 +55,7 @@ class Watch(ThreadingHTTPServer):
         try:
             super().__init__(("127.0.0.1", port), _Answers)
         except OSError as error:
-            raise ConfigError(f"port {port}: {one_line(error.strerror or error)}; name another") from None
+            raise ConfigError(f"port {port}: {one_line(error.strerror or error)}; choose another") from None
 
     @property
     def address(self) -> str:
@@ -88,7 +88,7 @@ class Watch(ThreadingHTTPServer):
         with Ledger.read(self.folder) as ledger:
             pace, waiting = glance.pace(ledger), not ledger.has_answers()
         if waiting:
-            return Page(self.folder.absolute().name, "Nothing was answered yet.", "", "", [pace], [], [], [], [])
+            return Page(self.folder.absolute().name, "No answers yet.", "", "", [pace], [], [], [], [])
         page = read_page(self.folder, no_map)
         return replace(page, facts=[*page.facts, pace])
 

@@ -148,8 +148,8 @@ class BatchEngine(TeacherEngine):
         if cancelled or isinstance(error, WorkEnds | RefedError):
             return error
         return BatchOutOfReach(  # it runs and is billed: no other teacher may be asked instead
-            f"a batch under way at {self.endpoint} cannot be asked about ({one_line(error, 150)}): mend that (the key "
-            "that api_key_env names, the account, api_base); the batch is in the ledger, and is fetched then"
+            f"a batch under way at {self.endpoint} gives no answer ({one_line(error, 150)}); fix that (the key "
+            "in api_key_env, the account, api_base) and start again: the batch is in the ledger"
         )
 
     def _check_cancelled(self, error: BaseException, cancelled: list[Unanswered]) -> BaseException:
@@ -160,7 +160,7 @@ class BatchEngine(TeacherEngine):
         cancelled.append(error)
         if len(cancelled) < 2:
             return error
-        return WorkEnds(f"the batch was cancelled at {self.endpoint} twice: nothing more is sent in this start")
+        return WorkEnds(f"the batch was cancelled twice at {self.endpoint}; nothing more is sent in this start")
 
     @staticmethod
     def wait(state: RetryCallState) -> float:

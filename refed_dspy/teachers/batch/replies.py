@@ -39,16 +39,14 @@ async def json_lines(chunks: AsyncIterator[bytes], longest: int, requests: int) 
         start = start + rest if length <= longest else b""
         read += len(chunk)
         if read > longest * (requests + 1):
-            log.warning("a batch's file is longer than the answers to its requests can be: it was not read to its end")
+            log.warning("a batch's file is longer than its answers can be; it was not read to the end")
             yield {}
             return
     if length > longest or start.strip():
         left_out += length > longest
         yield _object(start)
     if left_out:
-        log.warning(
-            "answers in a batch's file that are longer than %.1f MB and were left out: %d", longest / 1e6, left_out
-        )
+        log.warning("answers over %.1f MB left out of a batch's file: %d", longest / 1e6, left_out)
 
 
 def _object(line: bytes) -> dict[str, Any]:

@@ -77,7 +77,7 @@ class BatchService:
         name, since = str(file.id), time.monotonic()
         while (status := getattr(file, "status", None)) in PROCESSING:
             if time.monotonic() - since > self._patience:
-                raise BatchOutOfReach(f"{self.endpoint} has looked at a file for too long: it is still {status}")
+                raise BatchOutOfReach(f"{self.endpoint} took too long to process a file; it is still {status}")
             await asyncio.sleep(self._look_again)
             file = await self._with_retries(lambda: self._client.files.retrieve(name), "files")
         if status == "error":
@@ -105,7 +105,7 @@ class BatchService:
         except (BatchRejected, NoBatches, Redirected, LMAuthError, LMBillingError) as error:
             if len(tried) < 2:
                 raise
-            raise BatchOutOfReach(f"whether {self.endpoint} has the batch is not known: {error}") from None
+            raise BatchOutOfReach(f"it is unknown whether {self.endpoint} has the batch: {error}") from None
 
     async def find(self, nonce: str, since: float, file: str | None = None) -> Any | None:
         """The batch made with `nonce` after `since` (seconds since 1970), or of that file; or None.
@@ -166,7 +166,7 @@ class BatchService:
                     answer = await ask()
                     self.reached = True
                     if isinstance(answer, str):  # what the package returns for a web page
-                        raise NotAnApi(f"{self.endpoint} answered with something that is no API's answer ({what})")
+                        raise NotAnApi(f"{self.endpoint} gave an answer that is not an API's ({what})")
                     return answer
         except (openai.OpenAIError, httpx.HTTPError, LM15Error) as error:
             if isinstance(error, openai.APIConnectionError) and not self.reached:
@@ -200,13 +200,12 @@ class BatchService:
             return NoBatches(f"{self.endpoint} takes no batches (POST {what} answered HTTP {status})")
         if status in {404, 410}:
             return BatchOutOfReach(
-                f"{self.endpoint} does not know {what} (HTTP {status}); what is in it can be given up: refed batches, "
-                "with --give-up"
+                f"{self.endpoint} does not know {what} (HTTP {status}); to abandon it: refed batches DIR --give-up"
             )
         refused = status is not None and 400 <= status < 500 and status not in {408, 409, 429}
         if refused and what in {"files", "batches"}:
             return BatchRejected(f"{self.endpoint} refused a batch: HTTP {status}: {reason}")
-        return BatchOutOfReach(f"{self.endpoint} cannot be asked about batches ({what}): {reason}")
+        return BatchOutOfReach(f"{self.endpoint} gives no answer about batches ({what}): {reason}")
 
 
 def _used_up(error: Exception) -> bool:

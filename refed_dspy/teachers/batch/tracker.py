@@ -172,7 +172,7 @@ class BatchTracker:
             if name is None:
                 existing = await self.service.find(batch.nonce, batch.created)
                 if existing is None:
-                    self._without_answer(batch, "not sent", Unanswered("it was never made"), batch.numbers)
+                    self._without_answer(batch, "not sent", Unanswered("it was never created"), batch.numbers)
                     return
                 name = str(existing.id)
                 self.log.named(batch, name)
@@ -229,7 +229,7 @@ class BatchTracker:
         later the run ends, since another teacher of a pool may be dearer."""
         if not self.log.has_answered(*self.names):
             return BatchRejected(message)
-        return WorkEnds(f"{message} — nothing of that batch was paid for; mend that, or set mode: interactive")
+        return WorkEnds(f"{message} — none of that batch was paid for; fix that or set mode: interactive")
 
     async def _make_room(self, batch: SentBatch) -> None:
         """The service's queue had no room for the batch: send smaller ones, one after the other."""
@@ -244,10 +244,10 @@ class BatchTracker:
         if self._one_at_a_time is None:
             self._one_at_a_time = asyncio.Semaphore(1)
         if len(batch.numbers) <= SMALL:
-            log.warning("batch %s: no room at %s; it is asked again in a while", batch.name, self.names[0])
+            log.warning("batch %s: no room at %s; trying again later", batch.name, self.names[0])
             await asyncio.sleep(10 * self.config.poll)
         self.most = min(self.most, max(SMALL, min(self.most, len(batch.numbers)) // 2))
-        log.warning("batch %s: no room at %s; going on with batches of %d", batch.name, self.names[0], self.most)
+        log.warning("batch %s: no room at %s; continuing with batches of %d", batch.name, self.names[0], self.most)
         self.submit([pending for pending in pending_requests if not pending.answer.done()])
 
     async def _deliver_lines(self, reader: OutputReader, lines: Lines) -> None:

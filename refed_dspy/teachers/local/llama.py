@@ -60,7 +60,7 @@ class LlamaServer:
     def url(self) -> str:
         """The base URL, ending in /v1. Raises ConfigError where the server was not started."""
         if self._url is None:
-            raise ConfigError("the embedded model is not running: call start() first")
+            raise ConfigError("the embedded model is not running; call start() first")
         return self._url
 
     def start(self) -> str:
@@ -155,7 +155,7 @@ def _check_gguf(path: Path) -> None:
         raise ConfigError(f"{shown} is not a GGUF model; set `gguf:` to one, {_OTHER_ENGINE}")
     _, version, tensors, settings = _HEADER.unpack(head)
     if version not in _VERSIONS or tensors < 1 or settings < 1:
-        raise ConfigError(f"{shown} is damaged, or of an unknown GGUF version; get it again, {_OTHER_ENGINE}")
+        raise ConfigError(f"{shown} is damaged or of an unknown GGUF version; download it again, {_OTHER_ENGINE}")
 
 
 def available_cores() -> int:

@@ -102,12 +102,12 @@ def test_a_judge_that_abstains_everywhere_is_a_clear_line_and_no_picture(
     server: SimulatedTeacher, tmp_path: Path
 ) -> None:
     made = run(server, tmp_path / "c", judge=fake_lm(Judge("cannot tell", "cannot tell")), grades=True)
-    assert made.stopped == "the judge decided no pair: name another judge"
+    assert made.stopped == "the judge decided no pairs; choose another judge"
     few = "this rests on 0 of 18 judgements: 18 abstentions, 0 failures"
     assert made.doubt == f"{few}, the first because: the judge could not tell"
     assert line(made, "sample-level").judgements.asked == 9 and line(made, "sample-level").win_rate is None
     assert "sample-level: the judge decided none of its 9 pairs" in made.text()
-    assert any("grades: the judge gave none to 27 responses" in text for text in made.lacking)
+    assert any("grades: the judge graded none of 27 responses" in text for text in made.lacking)
     assert not (tmp_path / "c" / "win-rates.png").exists()
     assert line(made, "sample-level").feedback == 9, "what does not depend on a judge is there all the same"
 
@@ -128,7 +128,7 @@ def test_a_failing_judge_ends_the_command_with_1(server: SimulatedTeacher, tmp_p
     done = CliRunner().invoke(app, ["compare", "--config", str(tmp_path / "c.yaml"), "--seed", "5"])
     assert done.exit_code in {0, 1} and "instruction-only" in done.output
     wrong = CliRunner().invoke(app, ["compare", "--config", str(tmp_path / "c.yaml"), "--against", "nobody"])
-    assert wrong.exit_code == 2 and "against: name one of the programs" in wrong.output
+    assert wrong.exit_code == 2 and "against: must be one of the programs" in wrong.output
 
 
 @pytest.mark.slow

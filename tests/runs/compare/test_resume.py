@@ -51,7 +51,7 @@ def test_a_cap_leaves_a_table_and_says_how_to_go_on(server: SimulatedTeacher, tm
     assert "max_calls 60 is reached" in short.stopped and "the same command with --max-calls" in short.stopped
     assert "refed resume" not in short.stopped and not (tmp_path / "c" / "samples-at-cap.jsonl").exists()
     text = (tmp_path / "c" / "comparison.txt").read_text()
-    assert f"not complete: {short.stopped}" in text and "sample-level" in text
+    assert f"incomplete: {short.stopped}" in text and "sample-level" in text
     assert line(short, "sample-level").rows == short.instructions
     made = run(server, tmp_path / "c", max_calls=10_000)
     assert short.state == made.state == "done", "the folder's, now"
@@ -114,7 +114,7 @@ def test_an_endpoint_that_dies_leaves_the_table_of_what_there_is(server: Simulat
     with pytest.raises(RunStopped):
         run(server, tmp_path / "c", data=references(80), teacher=teacher, judge=judge, size=200)
     assert 0 < facts(tmp_path / "c")["instructions"] < 200
-    assert "not complete: " in (tmp_path / "c" / "comparison.txt").read_text()
+    assert "incomplete: " in (tmp_path / "c" / "comparison.txt").read_text()
 
 
 def test_another_comparison_in_the_folder_is_refused(server: SimulatedTeacher, tmp_path: Path) -> None:
@@ -134,7 +134,7 @@ def test_another_comparison_in_the_folder_is_refused(server: SimulatedTeacher, t
             settings["judge"] = config(server, model=f"sim/{settings['judge']}", temperature=0.5)
         with pytest.raises(RunDirError, match=message) as error:
             run(server, tmp_path / "c", size=2, **settings)
-        assert "holds another comparison" in str(error.value) and "name another folder" in str(error.value)
+        assert "contains another comparison" in str(error.value) and "choose another folder" in str(error.value)
     assert requests(server) == before and (tmp_path / "c" / "comparison.json").read_bytes() == files
 
 
@@ -157,13 +157,16 @@ def test_a_folder_of_a_run_is_refused_and_one_of_a_comparison_is_no_run(
     server: SimulatedTeacher, tmp_path: Path
 ) -> None:
     refed_dspy.synthesize(None, references(3), size=2, teacher=config(server), run_dir=tmp_path / "run")
-    with pytest.raises(RunDirError, match="holds a run, not a comparison; name another folder"):
+    with pytest.raises(RunDirError, match="contains a run, not a comparison; choose another folder"):
         run(server, tmp_path / "run")
     run(server, tmp_path / "c", size=2)
-    with pytest.raises(RunDirError, match="holds a comparison, not a run"):
+    with pytest.raises(RunDirError, match="contains a comparison, not a run"):
         refed_dspy.synthesize(None, references(6), size=2, teacher=config(server), run_dir=tmp_path / "c")
     done = CliRunner().invoke(app, ["resume", str(tmp_path / "c")])
-    assert done.exit_code == 2 and "holds a comparison, not a run; go on with the command that began it" in done.output
+    assert (
+        done.exit_code == 2
+        and "contains a comparison, not a run; continue with the command that started it" in done.output
+    )
 
 
 @pytest.mark.slow

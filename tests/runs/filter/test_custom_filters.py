@@ -91,10 +91,10 @@ class Nameless:
 @pytest.mark.parametrize(
     ("custom", "message"),
     [
-        (CustomFilter, r"CustomFilter is a class; give one of its objects, CustomFilter\(…\)"),
-        (UnmarkedJudge(), "UnmarkedJudge asks a judge, so make it a JudgeFilter"),
+        (CustomFilter, r"CustomFilter is a class; pass an instance, CustomFilter\(…\)"),
+        (UnmarkedJudge(), "UnmarkedJudge asks a judge; derive it from refed_dspy.filters.base.JudgeFilter"),
         (Nameless(), "Nameless lacks name, remember"),
-        (CustomFilter(name=""), "the name of CustomFilter must be a text"),
+        (CustomFilter(name=""), "the name of CustomFilter must be text"),
     ],
 )
 def test_a_filter_that_cannot_work_is_refused_before_anything(tmp_path: Path, custom: Any, message: str) -> None:

@@ -40,7 +40,7 @@ def test_a_compiled_judge_is_asked_with_its_prompt(tmp_path: Path) -> None:
     filtered(tmp_path / "out", ["judge"], PAIRS[:3], judge, judge_program=str(tmp_path / "judge.json"))
     asked = [prompt in str(request) for request in judge.requests]
     assert asked == [False] * 6 + [True] * 6
-    with pytest.raises(ConfigError, match="judge_program: no filter asks it"):
+    with pytest.raises(ConfigError, match="judge_program: no filter uses it"):
         filtered(tmp_path / "out", ["rubric"], PAIRS[:3], judge, judge_program=str(tmp_path / "judge.json"))
 
 
@@ -49,7 +49,7 @@ def test_a_judge_that_abstains_everywhere_is_reported_in_a_line(tmp_path: Path, 
     rows = [pair(4, instruction=f"An unclear matter {n}.") for n in range(count)] + [pair(2), pair(2)]
     rows[-1]["improved_response"] = rows[-1]["response"]  # a tie without a question decides nothing
     judge = NumberJudge()
-    with pytest.raises(RunStopped, match=r"judge: the judge decided on none of the .* another folder") as raised:
+    with pytest.raises(RunStopped, match=r"judge: the judge decided none of the .* another folder") as raised:
         filtered(tmp_path / "out", ["judge"], rows[:count] + rows[-1:], judge)
     assert "\n" not in str(raised.value) and raised.value.exit_code == 1
     # Twenty rows are enough to see it. 32 are asked about at once, and each that ends makes room for another.
@@ -77,7 +77,7 @@ def test_a_row_that_it_did_not_answer_on_is_undecided_and_asked_again(tmp_path: 
     made = filtered(tmp_path / "out", ["judge", {"length": {"min_words": 2}}], judge=judge)
     adds_up(made, 40)
     assert numbers(lines(made.out / "undecided.jsonl")) == [8]
-    assert "the judge did not answer on 1 rows" in made.problem
+    assert "the judge gave no answer on 1 rows" in made.problem
     assert len(made.filtered.kept) == len(set(WON) - {8}), "what was decided goes on to the next filter"
     again = NumberJudge()
     done = filtered(tmp_path / "out", ["judge", {"length": {"min_words": 2}}], judge=again)
@@ -91,7 +91,7 @@ def test_rows_without_a_plain_response(tmp_path: Path) -> None:
     made = filtered(tmp_path / "out", ["judge"], rows, judge)
     adds_up(made, 6)
     assert made.funnel()[0]["reasons"]["no plain response"] == 1 and len(judge.requests) == 10
-    with pytest.raises(ConfigError, match="none of the 1 rows of data has a plain one; name its column"):
+    with pytest.raises(ConfigError, match="none of the 1 rows of data has a plain one; give the column"):
         filtered(tmp_path / "none", ["judge"], rows[-1:], judge)
     assert not (tmp_path / "none").exists()
 

@@ -122,7 +122,7 @@ def test_at_a_cap_what_is_decided_stands_and_the_next_start_goes_on(server: Simu
 def test_a_cap_below_one_verdict_is_the_judges(server: SimulatedTeacher, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"max_cost: .* worst case of one call.*judge's max_tokens"):
         refed_dspy.filter_data(PAIRS, ["judge"], judge=http(server), out=tmp_path / "out", max_cost=0.0000001)
-    with pytest.raises(ConfigError, match="give the judge as"):
+    with pytest.raises(ConfigError, match="pass the judge as"):
         filtered(tmp_path / "out", ["judge"], judge=NumberJudge(), max_calls=5)
     assert server.stats()["requests"] == 0
 

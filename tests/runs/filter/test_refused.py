@@ -31,15 +31,15 @@ from tests.support.scripted_engine import Writer, fake_lm
 @pytest.mark.parametrize(
     ("filters", "message"),
     [
-        ([], "filters: name at least one"),
+        ([], "filters: needs at least one"),
         (["judges"], "did you mean judge?"),
         ([{"rouge": {"treshold": 0.7}}], "did you mean threshold?"),
-        ([{"rouge": {}, "judge": {}}], "one filter: write each as an entry"),
+        ([{"rouge": {}, "judge": {}}], "must be one filter; write each filter as its own entry"),
         (["random"], "keep .* or share"),
         ([{"rubric": {"criterion": "grace"}}], "needs a description"),
         ([{"rubric": {"criterion": "unlike_its_siblings"}}], "needs a description"),
-        ([{"judge": {"description": "how graceful it is"}}], "a description needs a criterion"),
-        (["judge"], "judge: name the model that judges"),
+        ([{"judge": {"description": "how graceful it is"}}], "description needs a criterion"),
+        (["judge"], "judge: no model"),
         ([{"overlap": {"against": "no/such.jsonl"}}], "no/such.jsonl"),
         ([7], "filters"),
     ],
@@ -68,7 +68,7 @@ def test_what_is_read_is_never_written_over(tmp_path: Path, where: str) -> None:
     path.write_text(rows)
     (tmp_path / "link.jsonl").symlink_to(path)
     for source in (path, tmp_path / "link.jsonl"):
-        with pytest.raises(ExportError, match="name another folder"):
+        with pytest.raises(ExportError, match="choose another folder"):
             filtered(tmp_path / "out", ["refusals"], source)
     assert path.read_text() == rows
 
@@ -77,7 +77,7 @@ def test_a_filter_that_keeps_nothing_is_named(tmp_path: Path) -> None:
     judge = NumberJudge()
     filters = ["refusals", {"length": {"min_words": 90}}, "judge", "refusals"]
     made = filtered(tmp_path / "out", filters, judge=judge)
-    assert made.problem == "length kept none of 40 rows (40 too short); loosen it, or take it out"
+    assert made.problem == "length kept none of 40 rows (40 too short); loosen or remove it"
     assert not judge.requests and made.used is None
     adds_up(made, 40)
     assert (made.out / "kept.jsonl").read_text() == ""
@@ -92,7 +92,7 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=r"kept.jsonl: cannot be written"):
         filtered(tmp_path / "out", ["refusals"])
     judge = NumberJudge()
-    with pytest.raises(RunStopped, match=r"kept.jsonl: cannot be written.*pays for none of it again") as raised:
+    with pytest.raises(RunStopped, match=r"kept.jsonl: cannot be written.*pays for none of them again") as raised:
         filtered(tmp_path / "out", ["judge"], judge=judge)
     assert raised.value.exit_code == 1
     (tmp_path / "out" / "kept.jsonl").rmdir()
@@ -104,7 +104,7 @@ def test_the_folder_of_other_work_is_refused(tmp_path: Path) -> None:
     from tests.support.scripted_engine import references
 
     refed_dspy.synthesize(None, references(2), size=4, teacher=fake_lm(Writer()), run_dir=tmp_path / "run", track=False)
-    with pytest.raises(RefedError, match="holds a run, not a filtering"):
+    with pytest.raises(RefedError, match="contains a run, not a filtering"):
         filtered(tmp_path / "run", ["judge"], judge=NumberJudge())
     made = filtered(tmp_path / "out", [{"random": {"keep": 3}}], tmp_path / "run")
     assert [row["sample"] for row in lines(made.out / "kept.jsonl")] == numbers(lines(made.out / "kept.jsonl"))

@@ -76,7 +76,7 @@ def test_it_can_be_recycled_again(server: SimulatedTeacher, tmp_path: Path) -> N
     first = (tmp_path / "r" / "recycled.jsonl").read_bytes()
     again = recycled(tmp_path / "s", config(server), tmp_path / "r" / "recycled.jsonl")
     assert len(again.rows) == 6 and (tmp_path / "r" / "recycled.jsonl").read_bytes() == first
-    with pytest.raises(ExportError, match="name another folder"):
+    with pytest.raises(ExportError, match="choose another folder"):
         recycled(tmp_path / "r", config(server), tmp_path / "r" / "recycled.jsonl")
 
 
@@ -137,8 +137,8 @@ def test_a_custom_program_is_used(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("program", "settings", "message"),
     [
-        (ReferenceLevelFeedback(), {}, "program: ReferenceLevelFeedback does not recycle"),
-        (ReflectionTuning(), {"response_criteria": {"a": "b"}}, "the program given has its own"),
+        (ReferenceLevelFeedback(), {}, "program: ReferenceLevelFeedback cannot recycle"),
+        (ReflectionTuning(), {"response_criteria": {"a": "b"}}, "the program you pass has its own"),
         ("nowhere.json", {}, "nowhere.json: no such file"),
     ],
     ids=["another", "criteria", "no file"],
@@ -155,5 +155,5 @@ def test_a_program_that_cannot_be_used_is_refused(
 def test_a_program_with_a_model_of_its_own_is_refused(tmp_path: Path) -> None:
     bound = ReflectionTuning()
     bound.set_lm(fake_lm(Reflecting()))
-    with pytest.raises(ConfigError, match="has an LM of its own; pass the LM as teacher="):
+    with pytest.raises(ConfigError, match=r"has an LM of its own; call set_lm\(None\) and pass the LM as teacher="):
         recycled(tmp_path / "r", fake_lm(Reflecting()), program=bound)

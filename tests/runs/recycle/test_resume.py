@@ -34,7 +34,7 @@ def test_at_a_cap_the_rows_so_far_are_written_and_counted(server: SimulatedTeach
     assert made.stopped == "max_calls" and len(made.rows) == 3 and made.used.calls == 7
     assert len(read(tmp_path / "r" / "recycled.jsonl")) == 3
     assert made.lines()[0].startswith("3 of 6 rows recycled")
-    assert made.lines()[-1] == "stopped: max_calls is reached; raise it, and the same command goes on"
+    assert made.lines()[-1] == "stopped: max_calls is reached; raise it and run the same command to continue"
     made = recycled(tmp_path / "r", config(server, concurrency=1), max_calls=100)
     assert made.state == "done"
     assert not made.stopped and len(made.rows) == 6 and requests(server) == 12 and server.stats()["repeated"] == 0
@@ -58,7 +58,7 @@ def test_a_passing_failure_falls_back_and_says_that_it_is_asked_again(server: Si
     server.control(faults={"500": 0.3}, seed=4)
     made = recycled(tmp_path / "r", config(server, retries=0, concurrency=1), references(8), max_failure_share=1.0)
     lost = [row for row in made.kept() if "no answer" in row["instruction_reason"] + row["response_reason"]]
-    assert lost and f"{len(lost)} rows lack an answer that the teacher may still give" in "\n".join(made.lines())
+    assert lost and f"{len(lost)} rows lack an answer" in "\n".join(made.lines())
     server.control(faults={})
     made = recycled(tmp_path / "r", config(server, retries=0), references(8))
     assert not [row for row in made.kept() if row["instruction_reason"] or row["response_reason"]]
@@ -71,7 +71,7 @@ def test_too_many_failures_stop_it_in_one_line_and_keep_the_rows(server: Simulat
     with pytest.raises(RunStopped) as raised:
         recycled(tmp_path / "r", teacher, references(60), max_calls=1_000)
     line = str(raised.value)
-    assert "calls failed" in line and f"what was paid for is kept in {tmp_path / 'r'}" in line
+    assert "calls failed" in line and f"paid answers are kept in {tmp_path / 'r'}" in line
     assert "\n" not in line and requests(server) < 60
     rows = read(tmp_path / "r" / "recycled.jsonl")
     assert [row["row"] for row in rows[:5]] == [1, 2, 3, 4, 5]
@@ -84,13 +84,13 @@ def test_a_teacher_that_is_refused_is_bad_input(server: SimulatedTeacher, tmp_pa
         recycled(tmp_path / "r", config(server))
     server.control(auth_fails_after=5)
     server.reset()
-    with pytest.raises(RunStopped, match=r"check the key.*the same command goes on"):
+    with pytest.raises(RunStopped, match=r"check the key.*run the same command to continue"):
         recycled(tmp_path / "r", config(server, concurrency=1))
 
 
 def test_other_data_is_refused_by_name(server: SimulatedTeacher, tmp_path: Path) -> None:
     recycled(tmp_path / "r", config(server))
-    with pytest.raises(RunDirError, match="holds another recycling: data was"):
+    with pytest.raises(RunDirError, match="contains another recycling: data was"):
         recycled(tmp_path / "r", config(server), references(7))
     with pytest.raises(RunDirError, match=r"teacher\.temperature was"):
         recycled(tmp_path / "r", config(server, temperature=0.5))
@@ -103,7 +103,7 @@ def test_a_run_that_is_still_growing(server: SimulatedTeacher, tmp_path: Path) -
     server.control(items=3)
     settings: Any = {"teacher": config(server, max_tokens=2048), "run_dir": tmp_path / "run"}
     refed_dspy.synthesize(None, references(4), size=4, **settings)
-    with pytest.raises(RunDirError, match="holds a run, not "):
+    with pytest.raises(RunDirError, match="contains a run, not "):
         recycled(tmp_path / "run", config(server), tmp_path / "run")
     first = recycled(tmp_path / "r", config(server), tmp_path / "run")
     with Ledger.create(tmp_path / "run"):  # as the run that is writing it has

@@ -219,7 +219,7 @@ def test_without_selection_both_passes_are_over_one_row_after_the_other(tmp_path
 def test_a_folder_that_is_taken_between_the_passes_stops_it(tmp_path: Path) -> None:
     scorer, taken = TopicScorer(), list[Ledger]()
     scorer.before = lambda: taken.append(Ledger.create(tmp_path))
-    with pytest.raises(RunStopped, match=r"another process is working .*; what was paid for is kept"):
+    with pytest.raises(RunStopped, match=r"another process is working .*; paid answers are kept"):
         selectively(ROWS, passes(tmp_path, TopicWriter()), Selection(scorer))
     taken[0].close()
     writer = TopicWriter()

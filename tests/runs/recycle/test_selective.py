@@ -40,14 +40,14 @@ def test_a_cap_in_either_pass_ends_it_in_order(
     assert (made.stopped, len(made.rows), made.halfway, made.used.calls) == ("max_calls", done, halfway, calls)
     rows = read(tmp_path / "r" / "recycled.jsonl") + read(tmp_path / "r" / "dropped.jsonl")
     assert sorted(row["row"] for row in rows) == [1, 2, 3][:done]
-    assert f"first pass alone: {halfway} rows; the second begins once all rows have had the first" in made.lines()
+    assert f"first pass only: {halfway} rows; the second pass starts when all rows have had the first" in made.lines()
     assert made.lines()[-1].startswith("stopped: max_calls is reached")
     if calls < 6:
         assert len(scoring.prompts) == 1, "but for the first text nothing is scored that the next start scores again"
     made = selective(tmp_path / "r", scoring, teacher, max_calls=100)
     assert (made.stopped, len(made.rows), made.halfway, made.used.calls) == ("", 6, 0, 12)
     assert requests(server) == 12 and server.stats()["repeated"] == 0
-    assert not [line for line in made.lines() if "first pass alone" in line]
+    assert not [line for line in made.lines() if "first pass only" in line]
 
 
 @pytest.mark.slow
@@ -94,7 +94,7 @@ def test_a_teacher_that_is_refused_in_either_pass(
     with pytest.raises(refused, match="check the key") as raised:
         selective(tmp_path / "r", scoring, config(server, concurrency=1))
     assert isinstance(raised.value, TeacherRefused) == (after == 0)
-    assert str(raised.value).count("the same command goes on") == (after > 0)
+    assert str(raised.value).count("run the same command to continue") == (after > 0)
 
 
 @pytest.mark.slow
@@ -185,7 +185,7 @@ def test_a_scorer_that_cannot_be_used_is_reported_before_anything_is_paid(
 
 
 def test_selective_without_a_scorer_is_refused(server: SimulatedTeacher, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"selective:? needs a scorer"):
+    with pytest.raises(ConfigError, match=r"selective:? needs scorer"):
         recycled(tmp_path / "r", config(server), selective=True)
     with pytest.raises(ConfigError, match="not set"):
         scorer = {"model": "toy", "api_base": "http://127.0.0.1:9/v1", "api_key_env": "NOWHERE_KEY"}
@@ -204,7 +204,7 @@ def test_a_scorer_that_fails_later_says_how_to_go_on(
 
     writer.on_request = then_broken
     scorer = {"model": "toy", "api_base": scoring.url}
-    with pytest.raises(RunStopped, match=r"^scorer: .*what was paid for is kept in .*the same command goes on"):
+    with pytest.raises(RunStopped, match=r"^scorer: .*paid answers are kept in .*run the same command to continue"):
         recycled(tmp_path / "r", fake_lm(writer), scorer=scorer, selective=True)
     assert [first_pass(request) for request in writer.requests] == [True] * 6
     scoring.reset()

@@ -89,7 +89,7 @@ def test_costs_by_stage() -> None:
     dear = {"a_stage": use, "other": {**use, "cost": None, "unpriced": 1200}, "third": {**use, "cost": 0.5}}
     chart = charts.costs(dear)
     assert chart.rows[0] == ["a stage", "1,200", "7,000", "60", "30", "$1.25"] and chart.rows[1][-1] == "unknown"
-    assert chart.text == "$1.75 in all. The price of 1,200 calls is not known; they are not in it."
+    assert chart.text == "$1.75 in all. Without 1,200 calls of unknown price."
     assert isinstance(chart.figure, Bars) and chart.figure.series == {"dollars": [1.25, 0, 0.5]}
     assert [[part.width for part in parts] for _, parts, _ in chart.figure.lines] == [[100], [0], [40]]
 

@@ -119,7 +119,7 @@ def test_what_was_never_new_and_what_is_open_are_counted(ledger: Ledger) -> None
     ledger.db.execute("DELETE FROM decisions WHERE instruction = ? AND filter = 'late'", (first,))
     ledger.db.execute("DELETE FROM answers WHERE item = ? AND stage = 'response_improvement'", (first,))
     steps = {step.name: step for step in funnel(ledger, full_status(ledger))}
-    assert steps["new ones"].lost == {"duplicates": 3, "beyond the number asked for": 2}
+    assert steps["new ones"].lost == {"duplicates": 3, "surplus": 2}
     assert steps["instructions written"].count == steps["new ones"].count + 5
     assert steps["improved"].lost[OPEN] == 1 and OPEN not in steps["kept by late"].lost
 
@@ -166,7 +166,7 @@ def test_the_facts_are_the_ledgers(ledger: Ledger) -> None:
     (dropped,) = ledger.db.execute("SELECT count(*) FROM decisions WHERE NOT kept").fetchone()
     shown = facts(ledger)
     cost = (count - 1) * PICO // 500
-    assert shown["Samples"] == ("12", "of 12 asked for")
+    assert shown["Samples"] == ("12", "of 12 requested")
     assert shown["Calls"] == (str(count), f"{ok} answered") and ok < count
     assert shown["Tokens read"] == (f"{read:,.0f}", f"{cached:.0f} of them cached") and cached == 40
     assert shown["Tokens written"][0] == f"{written:,.0f}"
@@ -174,7 +174,7 @@ def test_the_facts_are_the_ledgers(ledger: Ledger) -> None:
     assert shown["Failures"][0] == str(failed) and failed > 1
     assert shown["Dropped"][0] == str(dropped) and dropped > 2
     assert shown["References"] == (f"{shown['References'][0]}", "opened of 4")
-    assert shown["Cost"] == (dollars(cost), f"{dollars(cost / 12)} a sample")
+    assert shown["Cost"] == (dollars(cost), f"{dollars(cost / 12)} per sample")
 
 
 @pytest.mark.parametrize(
@@ -193,7 +193,7 @@ def test_an_unknown_price_is_never_zero(ledger: Ledger) -> None:
     (calls,) = ledger.db.execute("SELECT count(*) FROM calls").fetchone()
     assert facts(ledger)["Cost"] == ("price unknown", "")
     assert str(glance.lead(status, read_rows(ledger))).endswith("by fake/model: price unknown")
-    assert f"{calls:,} calls have no known price and are in no sum of dollars." in glance.notes(status)
+    assert f"{calls:,} calls have no known price and are not counted in dollars." in glance.notes(status)
     assert [row[-1] for row in table(ledger, "models")] == ["unknown"]
     free = "UPDATE calls SET cost = 0 WHERE stage = 'response_generation'"
     ledger.db.execute(free)

@@ -273,7 +273,7 @@ def test_where_it_goes(folder: Path, tmp_path: Path) -> None:
     )
     other = tmp_path / "mine.html"
     other.write_text("mine")
-    with pytest.raises(ExportError, match=r"mine\.html: exists; .* force=True"):
+    with pytest.raises(ExportError, match=r"mine\.html: already exists; .* force=True"):
         report(place, other)
     assert other.read_text() == "mine"
     assert report(place, other, force=True).stat().st_size < 300_000, "no library is in it"
@@ -293,11 +293,11 @@ def test_bad_input_is_one_line(folder: Path, tmp_path: Path) -> None:
     with Ledger.create(tmp_path / "new") as ledger:
         ledger.begin([], identity={})
     code, line = invoke(str(tmp_path / "new"))
-    assert code == 2 and "nothing was answered here yet" in line and line.count("\n") == 1
+    assert code == 2 and "no answers yet" in line and line.count("\n") == 1
     with Ledger.create(tmp_path / "other") as ledger:
         ledger.set_meta(work="agreement")
     code, line = invoke(str(tmp_path / "other"))
-    assert code == 2 and "holds an agreement; a report shows a run" in line and line.count("\n") == 1
+    assert code == 2 and "contains an agreement; a report shows a run" in line and line.count("\n") == 1
     out = tmp_path / "page.html"
     done = CliRunner().invoke(app, ["report", str(folder), "--out", str(out)])
     assert done.exit_code == 0 and done.stdout.startswith(f"{out} (") and out.exists()

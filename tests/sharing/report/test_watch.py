@@ -84,7 +84,7 @@ def test_two_hosts_are_none(server: Watch) -> None:
 def test_the_page_may_ask_this_server_alone_and_stays_nowhere(server: Watch) -> None:
     status, content, headers = get(server, f"/{server.token}/")
     page = content.decode()
-    assert status == 200 and "connect-src &#39;self&#39;" in page and "Calls a second" in page
+    assert status == 200 and "connect-src &#39;self&#39;" in page and "Calls per second" in page
     assert headers["Cache-Control"] == "no-store" and headers["Referrer-Policy"] == "no-referrer"
     assert "Python" not in headers["Server"] and server.token not in page
 
@@ -92,14 +92,14 @@ def test_the_page_may_ask_this_server_alone_and_stays_nowhere(server: Watch) -> 
 def test_figures_and_page_follow_the_ledger(server: Watch, folder: Path) -> None:
     before = now(server)
     figures = {fact["name"]: fact for fact in before["facts"]}
-    assert figures["Samples"]["value"] == "6" and "Calls a second" in figures
+    assert figures["Samples"]["value"] == "6" and "Calls per second" in figures
     first = get(server, f"/{server.token}/")[1]
     assert get(server, f"/{server.token}/")[1] == first and now(server)["mark"] == before["mark"]
     with Ledger.create(folder) as ledger:
         ledger.set_meta(size=500)
         after = now(server)
         assert after["mark"] != before["mark"]
-        assert {fact["name"]: fact for fact in after["facts"]}["Samples"]["note"] == "of 500 asked for"
+        assert {fact["name"]: fact for fact in after["facts"]}["Samples"]["note"] == "of 500 requested"
         assert b"6 of 500 samples" in get(server, f"/{server.token}/")[1]
 
 
@@ -107,13 +107,13 @@ def test_before_the_first_answer_it_waits(tmp_path: Path) -> None:
     with Ledger.create(tmp_path) as ledger:
         ledger.begin([], identity={})
     with Watch(tmp_path) as server:
-        assert b"Nothing was answered yet." in server.page()
+        assert b"No answers yet." in server.page()
     with pytest.raises(RunDirError, match="no run here"):
         Watch(tmp_path / "nowhere")
 
 
 def test_a_port_that_is_taken_is_one_line(server: Watch, folder: Path) -> None:
-    with pytest.raises(ConfigError, match=rf"^port {server.server_port}: .*; name another$"):
+    with pytest.raises(ConfigError, match=rf"^port {server.server_port}: .*; choose another$"):
         Watch(folder, server.server_port)
 
 
@@ -134,7 +134,5 @@ def test_ctrl_c_ends_the_watching(folder: Path) -> None:
         process.send_signal(signal.SIGINT)
         rest, errors = process.communicate(timeout=30)
     assert (
-        (process.returncode, rest) == (0, "")
-        and errors.startswith("Ctrl-C ends the watching")
-        and errors.count("\n") == 1
+        (process.returncode, rest) == (0, "") and errors.startswith("Ctrl-C stops the page") and errors.count("\n") == 1
     )

@@ -90,7 +90,7 @@ def test_a_run_whose_first_batch_is_under_way_is_no_other(tmp_path: Path) -> Non
     started(tmp_path, spec.work())  # nothing came of the other
     with Ledger.create(tmp_path) as ledger:
         waiting(ledger)
-    with pytest.raises(RunDirError, match="holds another run: seed was 0, is 9"):
+    with pytest.raises(RunDirError, match="contains another run: seed was 0, is 9"):
         started(tmp_path, other.work())
     with Ledger.read(tmp_path) as ledger:
         assert ledger.meta("seed") == 0 and len(left_batches(ledger)) == 1
@@ -102,7 +102,7 @@ def test_work_over_rows_whose_first_batch_is_under_way_is_no_other(tmp_path: Pat
     started(tmp_path, work)
     with Ledger.create(tmp_path) as ledger:
         waiting(ledger)
-    with pytest.raises(RunDirError, match="holds another testing: data was d, is e"):
+    with pytest.raises(RunDirError, match="contains another testing: data was d, is e"):
         started(tmp_path, replace(work, identity={"data": "e"}))
 
 
@@ -113,7 +113,7 @@ def test_a_compile_whose_first_batch_is_under_way_is_no_other(tmp_path: Path) ->
     with Ledger.create(tmp_path) as ledger:
         ledger.commit(candidate_seen("d", 0, {}))
         waiting(ledger)
-    with pytest.raises(RunDirError, match="holds another compile"):
+    with pytest.raises(RunDirError, match="contains another compile"):
         started(tmp_path, other.work())
     started(tmp_path, job.work())
     with Ledger.read(tmp_path) as ledger:
@@ -180,7 +180,7 @@ def test_a_judge_is_foreseen_at_its_own_price(
 
 def test_nobody_foresees_the_minutes_of_a_batch(tmp_path: Path) -> None:
     forecast_ = Forecast(100, 300, 10, 0, 10, PICO, PICO, PICO, 0, 9.0, 250, (8.0, 0.0, 8.0), 0.1, 5)
-    assert Estimate(tmp_path, forecast_, None, "x").lines()[0].endswith("within a day a wave of batches")
+    assert Estimate(tmp_path, forecast_, None, "x").lines()[0].endswith("up to a day per round of batches")
 
 
 @pytest.mark.slow
@@ -266,7 +266,7 @@ def test_small_batches_are_warned_of(
         teacher = config(server.base_url, batch={"quiet": 0.02, "poll": 0.02}, max_tokens=2048, concurrency=concurrency)
         with caplog.at_level(logging.WARNING, logger="refed_dspy"):
             refed_dspy.synthesize(None, references(2), size=2, teacher=teacher, run_dir=tmp_path / str(warned))
-        assert ("teacher: concurrency 50: at most so many requests a batch" in caplog.text) is warned
+        assert ("teacher: concurrency 50 limits each batch to that many requests" in caplog.text) is warned
 
 
 def test_a_run_that_is_complete_tells_of_what_waits(
@@ -290,15 +290,15 @@ async def test_a_preview_waits_for_no_batch(server: SimulatedTeacher) -> None:
 
 
 def test_an_empty_list_of_teachers_is_no_way_to_say_the_same_ones(made: Path) -> None:
-    with pytest.raises(ConfigError, match="teacher: an empty list"):
+    with pytest.raises(ConfigError, match="teacher: the list is empty"):
         refed_dspy.resume(made, teacher=[])
 
 
 def test_a_run_of_other_prompts_is_told_from_a_script_s_own(made: Path) -> None:
     with Ledger.create(made) as ledger:
         state = ledger.meta("program")
-        state[MANIFEST]["fields"]["response_generation"] = "of an earlier version"
+        state[MANIFEST]["fields"]["response_generation"] = "an earlier version's"
         ledger.set_meta(program=state)
-    with pytest.raises(RunDirError, match=r"made with other prompts, of an earlier version .* refed export") as error:
+    with pytest.raises(RunDirError, match=r"made with other prompts \(an earlier version's .* refed export") as error:
         refed_dspy.resume(made, size=20)
     assert "\n" not in str(error.value)

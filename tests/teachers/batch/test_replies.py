@@ -67,14 +67,14 @@ async def test_a_file_is_read_no_further_than_its_answers_can_be_long(caplog: py
             yield b"{}\n" * 100
 
     assert 0 < len([value async for value in json_lines(endless(), 3000, 9)]) <= 10_200
-    assert "not read to its end" in caplog.text
+    assert "not read to the end" in caplog.text
 
 
 @pytest.mark.parametrize("end", [b"", b"\n"])
 async def test_a_last_line_that_is_too_long_is_counted_too(end: bytes, caplog: pytest.LogCaptureFixture) -> None:
     data = b"{}\n" + json.dumps({"a": "x" * 100}).encode() + end
     assert [value async for value in json_lines(in_pieces(data, random.Random(0)), 50, 9)] == [{}, {}]
-    assert "were left out: 1" in caplog.text
+    assert "left out of a batch's file: 1" in caplog.text
 
 
 class Pieces(httpx.AsyncByteStream):
@@ -112,7 +112,7 @@ async def test_an_answer_that_is_too_long_is_left_out_and_the_others_are_read(
     async with recorded_teacher(tmp_path, config) as recorded:
         first, second, third = await ask_all(recorded, ["a", "b", "c"])
     assert (first, third) == ("a", "c") and isinstance(second, Exception)
-    assert "were left out: 1" in caplog.text
+    assert "left out of a batch's file: 1" in caplog.text
     assert sum(count for (how, cost), count in calls(tmp_path).items() if how == "no answer" and cost) == 1
 
 

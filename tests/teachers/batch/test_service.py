@@ -257,7 +257,7 @@ async def test_out_of_reach_is_a_stop_that_loses_nothing(tmp_path: Path, service
 async def test_a_key_that_is_revoked_during_the_wait_loses_nothing(tmp_path: Path, service: ScriptedService) -> None:
     service.hooks["look"] = [answer(401, "bad key")]
     async with recorded_teacher(tmp_path, teacher_config(service)) as recorded:
-        with pytest.raises(RunStopped, match=r"\(bad key\): mend that \(the key that api_key_env names"):
+        with pytest.raises(RunStopped, match=r"\(bad key\): fix that \(the key in api_key_env"):
             await ask(recorded, "a")
     async with recorded_teacher(tmp_path, teacher_config(service)) as recorded:
         assert await ask(recorded, "a") == "a"

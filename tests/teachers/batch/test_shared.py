@@ -324,7 +324,7 @@ async def test_answers_that_have_come_are_not_given_up(tmp_path: Path, service: 
         answers = [(json.dumps({"status": 200, "body": body(text)}), n) for n, text in enumerate(texts[:2], 1)]
         ledger.commit([("UPDATE batched SET answer=? WHERE call=?", answer) for answer in answers])
         left = left_batches(ledger)
-        assert given_up_line(left).startswith("1 given up: 2 calls stay charged in full; 2 answers that have come")
+        assert given_up_line(left).startswith("1 given up: 2 calls stay charged in full; 2 answers already received")
         before = spent(ledger).picodollars
         ledger.commit(abandoned(batch["id"] for batch in left))
         assert not left_batches(ledger) and spent(ledger).picodollars == before

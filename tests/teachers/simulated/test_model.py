@@ -20,7 +20,7 @@ from refed_dspy.sharing.report.glance import notes
 from refed_dspy.teachers import open_teacher
 from tests.support.scripted_engine import Writer, fake_lm, references
 
-NOTE = "made by the simulated teacher: no model wrote these rows, for trying the tool only"
+NOTE = "made by the simulated teacher: no model wrote these rows, for trying refed out only"
 
 
 def made(folder: Path, size: int = 40, **settings: Any) -> Synthesis:
@@ -38,7 +38,7 @@ def test_a_run_is_whole_free_and_says_who_made_it(run: Synthesis, tmp_path: Path
     assert notes(run.status) == [f"{NOTE.capitalize()}."]
     refed_dspy.share(run.run_dir, tmp_path / "shared", license="cc-by-4.0")
     card = (tmp_path / "shared" / "README.md").read_text()
-    assert "no model wrote these rows, for trying the tool only" in card and "language models answered" not in card
+    assert "no model wrote these rows, for trying refed out only" in card and "language models answered" not in card
     export(run.run_dir, "jsonl", tmp_path / "rows.jsonl")
     assert '"teacher": "simulated"' in (tmp_path / "rows.jsonl").read_text().splitlines()[0]
 
@@ -77,7 +77,7 @@ def test_a_run_that_another_model_began_says_that_it_is_made_in_part(tmp_path: P
     mixed = refed_dspy.synthesize(
         None, references(1), size=2, teacher=writer, teachers=stages, run_dir=tmp_path, track=False
     )
-    assert mixed.status["simulated"] == "made in part by the simulated teacher, for trying the tool only"
+    assert mixed.status["simulated"] == "made in part by the simulated teacher, for trying refed out only"
     with Ledger.read(tmp_path) as ledger:
         assert ledger.kept() == 2
 
@@ -90,8 +90,8 @@ def test_a_model_is_no_simulation(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
-        ({"mode": "batch"}, "teacher: the simulated teacher takes no batches: leave out mode: batch"),
-        ({"api_base": "http://localhost:1/v1"}, "the simulated teacher takes no api_base and no api_key_env"),
+        ({"mode": "batch"}, "teacher: the simulated teacher takes no batches; remove mode: batch"),
+        ({"api_base": "http://localhost:1/v1"}, "the simulated teacher takes no api_base or api_key_env; remove it"),
     ],
 )
 def test_settings_that_it_cannot_have(settings: dict[str, Any], reason: str) -> None:
