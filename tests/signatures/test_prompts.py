@@ -114,7 +114,7 @@ def test_tokens_a_sample_are_everything_that_was_read_and_written(server: Simula
     generation = tokens["stages"]["response_generation"]
     assert generation["cached"] > generation["uncached"] > 0
     first, *lines = token_lines({"usage": {}, "tokens_a_sample": tokens})
-    assert first.startswith("a sample: ") and len(lines) == len(tokens["stages"])
+    assert first.startswith("per sample: ") and len(lines) == len(tokens["stages"])
     assert f"({generation['cached']:,.0f} cached)" in "\n".join(lines)
 
 

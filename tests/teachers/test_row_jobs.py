@@ -157,7 +157,7 @@ async def test_what_is_paid_for_comes_first_whatever_ends_the_rest(server: Simul
     session = await worked(tmp_path, job(models, caps={"max_calls": 4}), [0, 1, 2, 3, 4], work, slots=1, seen=seen)
     assert done == [1, 2, 3, 4] and server.stats()["requests"] == 4
     assert session.cap_reached is not None and session.cap_reached.cap == "max_calls"
-    assert seen[0].kept == 4 and not seen[0].moments, "what was there already says nothing of the pace"
+    assert seen[-1].kept == 4 and not seen[-1].moments, "what was there already says nothing of the pace"
 
 
 @pytest.mark.parametrize("within", [False, True])
