@@ -55,6 +55,7 @@ def test_a_pipe_and_a_device_are_refused_at_once(tmp_path: Path) -> None:
             refed_dspy.measure_agreement(path, "openai/m")
 
 
+@pytest.mark.slow
 def test_a_file_of_brackets(tmp_path: Path) -> None:
     for name in ("deep.yaml", "deep.json"):
         (tmp_path / name).write_text("[" * 100_000)

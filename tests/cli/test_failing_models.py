@@ -62,7 +62,9 @@ def files(tmp_path: Path, two: Servers, monkeypatch: pytest.MonkeyPatch) -> Path
 home = test_runs.home
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name.startswith("compile") else []) for name in COMMANDS]
+)
 def test_a_model_that_refuses_every_call_ends_the_work(name: str, home: Path, files: Path, two: Servers) -> None:
     assert home == files
     two[1].control(faults={"400": 1.0})

@@ -90,9 +90,9 @@ def test_during_the_imports_the_command_ends_at_once(home: Path, number: signal.
 @pytest.mark.parametrize(
     ("module", "words"),
     [
-        ("pyarrow.parquet", "share run --out made --license cc-by-4.0"),
         ("pyarrow.parquet", "export run --format parquet --out made"),
-        ("jinja2", "report run --out made.html"),
+        pytest.param("pyarrow.parquet", "share run --out made --license cc-by-4.0", marks=pytest.mark.slow),
+        pytest.param("jinja2", "report run --out made.html", marks=pytest.mark.slow),
     ],
 )
 def test_inside_an_import_at_work_what_was_begun_is_cleaned_up(home: Path, module: str, words: str) -> None:

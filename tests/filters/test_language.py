@@ -68,6 +68,7 @@ def test_no_foreign_sentence_passes(english: Language) -> None:
     assert [text for _, text in sentences if english.check(row(text, ENGLISH)).kept] == []
 
 
+@pytest.mark.slow
 def test_a_language_that_is_allowed_may_be_taken_for_its_neighbour() -> None:
     norwegian, serbian = "Skriv en kort fortelling om en dag på høsten.", "Napiši kratku priču o jednom danu u jesen."
     for allowed, text in (("no", norwegian), ("da", norwegian), ("sr", serbian), ("bs", serbian)):

@@ -93,6 +93,7 @@ def rouge_l(text: str, other: str) -> float:
     return float(f_measure(lcs(first, [second]), len(first), np.array([len(second)]))[0])
 
 
+@pytest.mark.slow
 def test_tokens_are_those_of_the_package() -> None:
     from rouge_score.tokenizers import DefaultTokenizer
 

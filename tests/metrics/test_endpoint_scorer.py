@@ -187,6 +187,7 @@ def test_a_passing_error_is_tried_again(toy: ToyServer) -> None:
     timer.join()
 
 
+@pytest.mark.slow
 def test_a_dead_endpoint_is_reported() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

@@ -89,6 +89,7 @@ def test_max_cost_is_never_passed_by_fifty_threads(server: SimulatedTeacher, tmp
     assert recorded_cost > cap / 2, "what came back was used"
 
 
+@pytest.mark.slow
 def test_max_minutes_lets_go_of_whatever_hangs(server: SimulatedTeacher, tmp_path: Path) -> None:
     opening = time.monotonic()
     with opened(tmp_path, teacher=config(server, timeout=600)) as gateway:

@@ -156,7 +156,10 @@ def echoing(server: SimulatedTeacher, monkeypatch: pytest.MonkeyPatch) -> Iterat
 @pytest.mark.parametrize(
     ("wire", "settings"),
     [(wire, {}) for wire in WIRES]
-    + [(wire, {"mode": "batch", "batch": {"quiet": 0.05, "poll": 0.05}}) for wire in ("openai", "azure")],
+    + [
+        pytest.param(wire, {"mode": "batch", "batch": {"quiet": 0.05, "poll": 0.05}}, marks=pytest.mark.slow)
+        for wire in ("openai", "azure")
+    ],
     ids=[*WIRES, "batch", "azure-batch"],
 )
 def test_a_key_in_an_answer_is_kept_and_shown_nowhere(

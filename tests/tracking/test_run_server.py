@@ -24,6 +24,7 @@ from tests.support import mlflow_stores
 from tests.support.mlflow_stores import PASSWORD, Mlflow, Server, free_port, written
 from tests.support.tracked_runs import made, teacher, warnings
 
+pytestmark = pytest.mark.slow
 mlflow_template, tracked = mlflow_stores.mlflow_template, mlflow_stores.tracked
 
 # --- MLflow is away
