@@ -46,6 +46,7 @@ def test_references_and_what_a_model_wrote_in_preview(home: Path, server: Simula
     assert "\\u001b]0;title" in shown and "one sample" in shown
 
 
+@pytest.mark.slow
 def test_every_command_that_shows_a_run(
     home: Path,  # noqa: F811
     server: SimulatedTeacher,

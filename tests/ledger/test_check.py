@@ -40,7 +40,9 @@ def commands(home: Path, shared_server: SimulatedTeacher) -> list[list[str]]:
     return folders["run"]
 
 
-@pytest.mark.parametrize("kind", ["bytes", "file", "table", "column", "meta"])
+@pytest.mark.parametrize(
+    "kind", ["bytes", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("file", "table", "column", "meta"))]
+)
 def test_every_command_says_it_in_one_line(
     kind: str, home: Path, commands: list[list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

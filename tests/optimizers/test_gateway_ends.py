@@ -198,6 +198,7 @@ def closes_while_many_wait_for_one_call(folder: Path) -> None:
     (folder / "closed").touch()
 
 
+@pytest.mark.slow
 def test_closing_ends_where_many_threads_wait_for_one_call(tmp_path: Path) -> None:
     """In a process of its own: a loop that spins cannot be stopped otherwise."""
     process = multiprocessing.get_context("fork").Process(target=closes_while_many_wait_for_one_call, args=(tmp_path,))

@@ -39,6 +39,7 @@ def slow(tracked: Mlflow) -> Iterator[Slow]:
     copy.over.set()
 
 
+@pytest.mark.slow
 def test_ctrl_c_does_not_wait_for_a_store_that_hangs(slow: Slow, caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(KeyboardInterrupt), tracking(Path("run"), slow, True, 60):
         slow.begun.wait()

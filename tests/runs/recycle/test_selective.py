@@ -154,6 +154,7 @@ def test_rows_without_a_better_response_are_dropped_and_counted_or_kept_by_a_set
     assert not list(keeping.dropped()) and not [line for line in keeping.lines() if UNIMPROVED in line]
 
 
+@pytest.mark.slow
 def test_the_template_is_asked_for_and_named_in_rows_and_figures(scoring: ToyServer, tmp_path: Path) -> None:
     scorer = {"model": "toy", "api_base": scoring.url, "template": "alpaca"}
     vicuna = selective(tmp_path / "r", scoring, fake_lm(Reflecting()))

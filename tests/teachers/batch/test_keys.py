@@ -44,7 +44,9 @@ EVERY = tuple(itertools.product(STATUSES, (True, False), CUTS[:2]))
 @pytest.mark.parametrize(
     "statuses", [pytest.param(SOME, id="some"), pytest.param(EVERY, id="every", marks=pytest.mark.slow)]
 )
-@pytest.mark.parametrize("kind", KEYS)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=[pytest.mark.slow] if number % 3 else []) for number, kind in enumerate(KEYS)]
+)
 async def test_a_refusal_tells_no_part_of_it(
     service: ScriptedService,
     monkeypatch: pytest.MonkeyPatch,
