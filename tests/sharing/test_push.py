@@ -145,7 +145,11 @@ def test_what_changed_goes_and_what_else_is_there_stays(hub: FakeHub, client: Cl
     with (folder / "README.md").open("a") as card:
         card.write("\nMore.\n")
     code, out, _ = client.push(folder, "me/set", "--go")
-    assert code == 0 and "README.md: changed since refed share" in out and "stays: data/older.parquet" in out
+    assert (
+        code == 0
+        and "README.md: changed since refed share" in out
+        and "only in the repository, kept: data/older.parquet" in out
+    )
     assert arrived(hub.repos["me/set"])["README.md"] == shown(out)["README.md"]
     assert "data/older.parquet" in hub.repos["me/set"].branches["main"][-1]
 
@@ -285,9 +289,9 @@ def test_the_token_of_a_login_does_not_go(hub: FakeHub, client: Client, folder: 
     (client.home / "token").write_text("an-odd-token-7391\n")
     try:
         code, out, err = client.push(folder, "me/set", token="")
-        assert (code, err) == (0, "") and "warning: README.md: holds the token of hf auth login" in out
+        assert (code, err) == (0, "") and "warning: README.md: contains the token of hf auth login" in out
         assert "token: of hf auth login" in out and "an-odd-token" not in out
-        message = "README.md: holds the token of hf auth login; take it out"
+        message = "README.md: contains the token of hf auth login; remove it"
         assert "an-odd-token" not in client.refused(folder, "me/set", "--go", message=message, code=2, token="")
     finally:
         (client.home / "token").unlink()

@@ -103,7 +103,7 @@ def test_a_judge_that_abstains_everywhere_is_a_clear_line_and_no_picture(
 ) -> None:
     made = run(server, tmp_path / "c", judge=fake_lm(Judge("cannot tell", "cannot tell")), grades=True)
     assert made.stopped == "the judge decided no pairs; choose another judge"
-    few = "this rests on 0 of 18 judgements: 18 abstentions, 0 failures"
+    few = "based on only 0 of 18 judgements: 18 abstentions, 0 failures"
     assert made.doubt == f"{few}, the first because: the judge could not tell"
     assert line(made, "sample-level").judgements.asked == 9 and line(made, "sample-level").win_rate is None
     assert "sample-level: the judge decided none of its 9 pairs" in made.text()
